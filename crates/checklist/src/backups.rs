@@ -10,14 +10,14 @@ use super::report::Code;
 use super::{Draft, pattern, quote};
 
 /// Maximum number of commands that are compared.
-const MOST_COMMANDS: usize = 64;
+const MAX_COMMANDS: usize = 64;
 /// Maximum length of a command line in bytes.
-const LONGEST: usize = 4096;
+const MAX_LINE_BYTES: usize = 4096;
 
 /// Redirections of standard error, which do not concern the backup file.
-static COMPLAINTS: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?:\s2|\s&)>{1,2}\s*(?:&1|\S+)"));
+static STDERR_REDIRECTIONS: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?:\s2|\s&)>{1,2}\s*(?:&1|\S+)"));
 /// Shell expansions, placeholders and numbers, which are replaced by `*` for comparison.
-static REPLACED: LazyLock<Regex> = LazyLock::new(|| {
+static SHELL_EXPANSIONS: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"\$\([^()]*\)|\$\{[^{}]*\}|\$\w+|`[^`]*`|<[A-Za-z_-]+>|%[YmdHMSFTs]|Y{4}|[0-9]+|\*")
 });
 static STARS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\*(?:[-_.T]?\*)+"));
@@ -51,7 +51,7 @@ pub(super) fn check(outline: &Outline, position: &dyn Fn(usize) -> usize, drafts
         if ["pg_dump", "pg_restore", "psql"].iter().any(|tool| line.contains(tool)) {
             of_line(line, *offset, &mut commands);
         }
-        if commands.len() >= MOST_COMMANDS {
+        if commands.len() >= MAX_COMMANDS {
             break;
         }
     }
@@ -127,7 +127,7 @@ fn command_lines(outline: &Outline) -> Vec<(usize, String)> {
         for (at, line) in code.lines() {
             let (start, mut joined) = open.take().unwrap_or_else(|| (code.offset(at), String::new()));
             let continued = line.trim_end().strip_suffix('\\');
-            if joined.len() + line.len() <= LONGEST {
+            if joined.len() + line.len() <= MAX_LINE_BYTES {
                 joined.push_str(continued.unwrap_or(line));
                 joined.push(' ');
             }
@@ -142,7 +142,7 @@ fn command_lines(outline: &Outline) -> Vec<(usize, String)> {
     for block in outline.blocks.iter().filter(|block| block.text.contains('`')) {
         let mut at = 0;
         for (index, part) in block.text.split('`').enumerate() {
-            if index % 2 == 1 && part.len() <= LONGEST {
+            if index % 2 == 1 && part.len() <= MAX_LINE_BYTES {
                 lines.push((block.offset(at), part.to_owned()));
             }
             at += part.len() + 1;
@@ -156,8 +156,8 @@ fn command_lines(outline: &Outline) -> Vec<(usize, String)> {
 /// separate words.
 fn words(line: &str) -> Vec<String> {
     let line = line.replace(['"', '\'', '[', ']', ','], " ").replace("\\%", "%");
-    let line = COMPLAINTS.replace_all(&line, " ");
-    let line = REPLACED.replace_all(&line, "*");
+    let line = STDERR_REDIRECTIONS.replace_all(&line, " ");
+    let line = SHELL_EXPANSIONS.replace_all(&line, "*");
     let line = STARS.replace_all(&line, "*");
     let mut spaced = String::with_capacity(line.len() + 8);
     for c in line.chars() {

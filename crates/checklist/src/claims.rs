@@ -13,7 +13,7 @@ use super::report::Code;
 use super::{Draft, pattern, quote};
 
 /// Maximum length of a sentence in bytes.
-const LONGEST: usize = 500;
+const MAX_SENTENCE_BYTES: usize = 500;
 
 static READY: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
@@ -33,12 +33,12 @@ static ALL: LazyLock<Regex> = LazyLock::new(|| {
         r"(?i)\b(?:all|every|each)\b[^.:]{0,60}?\b(?:implemented|completed?|done|tested|passed|passing|pass|verified|resolved|in\s+place|covered|documented|monitored|encrypted|reviewed|fixed|ticked|checked|finished)\b|\b(?:fully|completely|100\s?%)\s+(?:completed?|implemented|tested|done|finished|documented)\b|\beverything\s+(?:is|has\s+been|was)\s+\w+|\bno\s+(?:open|remaining|outstanding)\s+(?:items|issues|tasks|boxes|points)\b",
     )
 });
-static NOT_SAID: LazyLock<Regex> = LazyLock::new(|| {
+static NOT_A_CLAIM: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"(?i)\b(?:not|never|none|nothing|until|till|before|once|when|if|unless|must|should|shall|needs?|needed|to\s+be|will|would|could|can|cannot|make\s+sure|ensure|verify|check\s+that|check\s+whether|confirm|almost|nearly|partly|whether|how|goals?|targets?|want|requires?|required|after|except|remaining|pending|mostly|aim|plan\s+to|(?:is|are)\s+planned|get|getting|become|becoming|path|road|steps|making|criteria|only|while|expected|template|tick|example)\b|n['’]t\b|\?\s*$",
     )
 });
-static SOME: LazyLock<Regex> = LazyLock::new(|| {
+static PARTIAL_COUNT: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"\b(\d{1,4})\s*(?:(?:out\s+)?of\s+(?:the\s+|our\s+)?(\d{1,4})\b|/\s*(\d{1,4})\s+\p{Alphabetic})")
 });
 static CONCLUDES: LazyLock<Regex> = LazyLock::new(|| {
@@ -48,7 +48,7 @@ static CONCLUDES: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// Participles that claim completed work, with the prefix of related words.
-const DEEDS: &[(&str, &str)] = &[
+const CLAIM_PARTICIPLES: &[(&str, &str)] = &[
     ("tested", "test"),
     ("implemented", "implement"),
     ("documented", "document"),
@@ -79,7 +79,7 @@ pub(super) fn check(
         let text = &sentence.text;
         let of_the_whole = (READY.is_match(text) && ends_there(text)) || CONFIRMED.is_match(text);
         let (labelled, of_all) = (LABELLED.is_match(text), ALL.is_match(text));
-        let is_said = (of_the_whole || labelled || of_all) && !NOT_SAID.is_match(text);
+        let is_said = (of_the_whole || labelled || of_all) && !NOT_A_CLAIM.is_match(text);
         if !is_said || !sentence.may_claim(outline, items, of_the_whole || labelled) {
             continue;
         }
@@ -156,8 +156,9 @@ fn beside_some(
     position: &dyn Fn(usize) -> usize,
 ) -> Option<Draft> {
     let words = claim.text.to_lowercase();
-    let deeds =
-        DEEDS.iter().filter(|(deed, _)| words.split(|c: char| !c.is_alphabetic()).any(|word| word == *deed));
+    let deeds = CLAIM_PARTICIPLES
+        .iter()
+        .filter(|(deed, _)| words.split(|c: char| !c.is_alphabetic()).any(|word| word == *deed));
     let stems: Vec<_> = deeds.map(|(_, stem)| *stem).collect();
     let about = |text: &str| {
         let text = text.to_lowercase();
@@ -173,7 +174,7 @@ fn beside_some(
 fn statements_of_some(outline: &Outline, sentences: &[Sentence]) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for sentence in sentences {
-        let less = SOME.captures_iter(&sentence.text).any(|numbers| {
+        let less = PARTIAL_COUNT.captures_iter(&sentence.text).any(|numbers| {
             let number = |at: usize| numbers.get(at).and_then(|n| n.as_str().parse::<u32>().ok());
             number(1).zip(number(2).or(number(3))).is_some_and(|(part, whole)| part < whole)
         });
@@ -269,7 +270,7 @@ fn sentences(outline: &Outline) -> Vec<Sentence> {
             let cells = || row.iter().take(8).map(|cell| &outline.blocks[*cell]);
             let text: Vec<_> = cells().map(|cell| cell.text.trim()).filter(|text| !text.is_empty()).collect();
             let text = text.join(if text.len() == 2 { ": " } else { " | " });
-            if let Some(first) = cells().next().filter(|_| text.len() <= LONGEST) {
+            if let Some(first) = cells().next().filter(|_| text.len() <= MAX_SENTENCE_BYTES) {
                 let (offset, section) = (first.offset(0), first.section);
                 found.push(Sentence { text, offset, section, kind: first.kind, mark: None, is_box: false });
             }
@@ -298,7 +299,7 @@ fn of_block(block: &Block, found: &mut Vec<Sentence>) {
         let begins = start + sentence.len() - sentence.trim_start().len();
         let leading = if first_of_line { marks::leading(sentence).map(|leading| leading.mark) } else { None };
         let trailing = marks::trailing(sentence).map(|(mark, _)| mark).filter(|_| block.kind == Kind::Item);
-        if !sentence.trim().is_empty() && sentence.len() <= LONGEST {
+        if !sentence.trim().is_empty() && sentence.len() <= MAX_SENTENCE_BYTES {
             let mark = leading.or(trailing);
             found.push(Sentence {
                 text: sentence.trim().replace('\n', " "),

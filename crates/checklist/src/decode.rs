@@ -3,7 +3,7 @@
 
 /// Windows-1252 characters for the bytes 0x80 to 0x9F. The five undefined bytes map to control characters, as
 /// in Latin-1.
-const UPPER: [char; 32] = [
+const WINDOWS_1252_UPPER: [char; 32] = [
     '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}',
     '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
 ];
@@ -158,7 +158,7 @@ fn meant(chars: &[char]) -> Option<(char, usize)> {
 fn windows_1252(c: char) -> Option<u8> {
     match u32::from(c) {
         code @ 0x80..=0xff => u8::try_from(code).ok(),
-        _ => UPPER.iter().position(|one| *one == c).and_then(|at| u8::try_from(at + 0x80).ok()),
+        _ => WINDOWS_1252_UPPER.iter().position(|one| *one == c).and_then(|at| u8::try_from(at + 0x80).ok()),
     }
 }
 
@@ -209,7 +209,11 @@ mod tests {
     }
 
     fn as_windows(byte: u8) -> char {
-        if (0x80..0xa0).contains(&byte) { UPPER[usize::from(byte) - 0x80] } else { char::from(byte) }
+        if (0x80..0xa0).contains(&byte) {
+            WINDOWS_1252_UPPER[usize::from(byte) - 0x80]
+        } else {
+            char::from(byte)
+        }
     }
 
     #[test]

@@ -43,9 +43,9 @@ pub(super) struct Figure {
 }
 
 /// Maximum number of scores that are read.
-const MOST: usize = 1000;
+const MAX_SCORES: usize = 1000;
 /// Maximum length of a line in bytes. Longer lines are prose.
-const LONGEST_LINE: usize = 400;
+const MAX_LINE_BYTES: usize = 400;
 
 const VALUE: &str = r"(?:(?P<part>\d{1,5}(?:\.\d)?)\s*(?:/|of|out\s+of)\s*(?P<whole>\d{1,5})\b(?:(?:\s+[A-Za-z]+){0,2}\W{0,4}(?P<beside>\d{1,3}(?:[.,]\d{1,3})?)\s?%)?|(?P<percent>\d{1,3}(?:[.,]\d{1,3})?)\s?%(?:\W{0,3}(?P<part2>\d{1,5})\s*(?:/|of|out\s+of)\s*(?P<whole2>\d{1,5})\b)?)";
 
@@ -122,7 +122,7 @@ impl Figure {
 pub(super) fn all(outline: &Outline) -> Vec<Figure> {
     let mut figures = Vec::new();
     for block in &outline.blocks {
-        if figures.len() >= MOST {
+        if figures.len() >= MAX_SCORES {
             break;
         }
         let group = match (block.kind, block.list) {
@@ -147,7 +147,7 @@ pub(super) fn all(outline: &Outline) -> Vec<Figure> {
     }
     for (index, code) in outline.codes.iter().enumerate() {
         if matches!(code.language.to_lowercase().as_str(), "" | "text" | "txt" | "plain" | "plaintext") {
-            for (at, line) in code.lines().take(MOST) {
+            for (at, line) in code.lines().take(MAX_SCORES) {
                 if let Some((figure, value)) = of_line(line, Group::Code(index), code.section) {
                     figures.push(Figure { offset: code.offset(at + value), ..figure });
                 }
@@ -158,7 +158,7 @@ pub(super) fn all(outline: &Outline) -> Vec<Figure> {
         figures.extend(of_table(outline, table));
     }
     figures.sort_by_key(|figure| figure.offset);
-    figures.truncate(MOST);
+    figures.truncate(MAX_SCORES);
     figures
 }
 
@@ -181,7 +181,7 @@ fn state_beside(figure: &mut Figure, fraction: (f64, f64)) {
 }
 
 fn of_line(line: &str, group: Group, section: usize) -> Option<(Figure, usize)> {
-    if line.len() > LONGEST_LINE || !line.bytes().any(|b| b.is_ascii_digit()) {
+    if line.len() > MAX_LINE_BYTES || !line.bytes().any(|b| b.is_ascii_digit()) {
         return None;
     }
     let found = LINE.captures(line)?;
@@ -247,8 +247,8 @@ fn of_table(outline: &Outline, table: usize) -> Vec<Figure> {
     for (column, title) in
         head.iter().enumerate().take(32).filter(|(_, title)| !OTHER_COLUMN.is_match(text(title)))
     {
-        for row in rows[1..].iter().take(MOST) {
-            let Some(cell) = row.get(column).filter(|cell| text(cell).len() <= LONGEST_LINE) else {
+        for row in rows[1..].iter().take(MAX_SCORES) {
+            let Some(cell) = row.get(column).filter(|cell| text(cell).len() <= MAX_LINE_BYTES) else {
                 continue;
             };
             let named = row.iter().enumerate().take(32).filter(|(other, _)| *other != column);

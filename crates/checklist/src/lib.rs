@@ -85,11 +85,14 @@ fn quote(text: &str) -> String {
 }
 
 fn shown(text: &str) -> String {
-    const LONGEST: usize = 72;
-    let words =
-        text.chars().take(8 * LONGEST).map(|c| if is_obeyed(c) { ' ' } else { c }).collect::<String>();
+    const MAX_QUOTE_CHARS: usize = 72;
+    let words = text
+        .chars()
+        .take(8 * MAX_QUOTE_CHARS)
+        .map(|c| if is_obeyed(c) { ' ' } else { c })
+        .collect::<String>();
     let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    match words.char_indices().nth(LONGEST) {
+    match words.char_indices().nth(MAX_QUOTE_CHARS) {
         Some((at, _)) => format!("{}…", words[..at].trim_end()),
         None => words,
     }
@@ -115,7 +118,7 @@ fn listed(source: &Source, mut drafts: Vec<Draft>) -> (Vec<Finding>, usize) {
     drafts.retain(|draft| {
         let count = counts.entry(draft.code).or_default();
         *count += 1;
-        *count <= Report::MOST_OF_A_CODE
+        *count <= Report::MAX_FINDINGS_PER_CODE
     });
     let left_out = before - drafts.len();
     let findings = drafts.into_iter().map(|Draft { offset, code, message, remedy }| {

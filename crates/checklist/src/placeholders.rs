@@ -9,19 +9,19 @@ use super::report::Code;
 use super::{Draft, pattern, quote};
 
 /// Maximum number of bytes of a line that are searched.
-const LONGEST: usize = 4096;
+const MAX_LINE_BYTES: usize = 4096;
 
 /// Unexpanded shell or template expressions. Allowed in code.
 static UNEXPANDED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"\$\([a-z][^()\n]{0,60}\)|\$\{\w[^{}\n]{0,40}\}|\{\{[^{}\n]{1,60}\}\}|<%[^%\n]{1,60}%>")
 });
 static BRACKETS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\[([^\[\]\n]{2,48})\]"));
-static TO_FILL: LazyLock<Regex> = LazyLock::new(|| {
+static FILL_IN_TEXT: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"(?i)^(?:(?:your|insert|enter|add|fill|put|tbd|tba|todo|to be)\b.*|.*\b(?:contacts?|name|e-?mail|phone|phone number|number|date|url|address|signature|team|link|title|company|role|here|rotation|engineer|lead|manager|owner|channel)(?: \d)?)$",
     )
 });
-static YOURS: LazyLock<Regex> = LazyLock::new(|| {
+static YOUR_PLACEHOLDER: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"(?i)\b(?:your[-_](?:super[-_])?[a-z0-9]+(?:[-_][a-z0-9]+)*|yourdomain|yourcompany|yourapp|mydomain)(?:\.(?:com|org|net|io|dev|app))?\b|<your[^<>\n]{1,40}>|\bchange[-_]?me(?:[-_][a-z0-9]+)*\b|\blorem ipsum\b",
     )
@@ -45,10 +45,10 @@ pub(super) fn check(outline: &Outline, drafts: &mut Vec<Draft>) {
                 .filter(|found| !is_in_code(line, found.start()))
                 .map(|f| f.range())
                 .collect();
-            found.extend(YOURS.find_iter(line).map(|found| found.range()));
+            found.extend(YOUR_PLACEHOLDER.find_iter(line).map(|found| found.range()));
             let fills = BRACKETS.captures_iter(line).filter_map(|groups| {
                 let whole = groups.get(0)?;
-                let to_fill = TO_FILL.is_match(groups[1].trim());
+                let to_fill = FILL_IN_TEXT.is_match(groups[1].trim());
                 (to_fill && !line[whole.end()..].starts_with(['(', '['])).then(|| whole.range())
             });
             found.extend(fills.filter(|range| !is_in_code(line, range.start)));
@@ -60,7 +60,7 @@ pub(super) fn check(outline: &Outline, drafts: &mut Vec<Draft>) {
     for code in &outline.codes {
         for (at, line) in code.lines() {
             let line = start_of(line);
-            let found = YOURS.find_iter(line).filter(|found| !is_named(line, found.start()));
+            let found = YOUR_PLACEHOLDER.find_iter(line).filter(|found| !is_named(line, found.start()));
             drafts.extend(found.map(|found| draft(code.offset(at + found.start()), found.as_str())));
         }
     }
@@ -81,7 +81,7 @@ fn is_in_code(line: &str, at: usize) -> bool {
 }
 
 fn start_of(line: &str) -> &str {
-    let mut end = line.len().min(LONGEST);
+    let mut end = line.len().min(MAX_LINE_BYTES);
     while !line.is_char_boundary(end) {
         end -= 1;
     }

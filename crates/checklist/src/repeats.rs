@@ -13,11 +13,11 @@ use super::report::Code;
 use super::{Draft, pattern, quote};
 
 /// Maximum number of occurrences of one item that are compared.
-const MOST_PLACES: usize = 16;
-const LONGEST_LABEL: usize = 300;
+const MAX_OCCURRENCES: usize = 16;
+const MAX_LABEL_BYTES: usize = 300;
 
 /// Words that do not distinguish items.
-const EMPTY_WORDS: &[&str] = &[
+const STOP_WORDS: &[&str] = &[
     "a",
     "an",
     "the",
@@ -58,7 +58,7 @@ const EMPTY_WORDS: &[&str] = &[
     "your",
 ];
 
-static STILL_TO_DO: LazyLock<Regex> = LazyLock::new(|| {
+static REMAINING_WORK: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"(?i)\b(to[- ]?do|next|remaining|outstanding|open|pending|actions?|future|priorit\w*|recommend\w*|missing|gaps?|immediate\w*|first|not (?:yet )?done|not (?:yet )?implemented|before (?:launch|going live|production)|incomplete|roadmap|planned)\b",
     )
@@ -127,7 +127,7 @@ pub(super) fn check(
     }
 }
 
-static SAYS_DONE: LazyLock<Regex> = LazyLock::new(|| {
+static CLAIMS_DONE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"(?i)[(\[–—-]\s*\W{0,3}already\s+(?:configured|done|implemented|in\s+place|set\s+up|enabled|completed?|deployed|tested|available)\b",
     )
@@ -135,10 +135,10 @@ static SAYS_DONE: LazyLock<Regex> = LazyLock::new(|| {
 
 /// Reports items whose text contradicts their box: `[ ] Backups (✅ already configured)`.
 fn contradict_themselves(items: &Items, drafts: &mut Vec<Draft>) {
-    for item in items.all.iter().filter(|item| item.label.len() <= LONGEST_LABEL) {
+    for item in items.all.iter().filter(|item| item.label.len() <= MAX_LABEL_BYTES) {
         let (own, said) = match (item.mark, marks::within(&item.label)) {
             (Mark::Open, Some(Mark::Ticked)) => ("open", "done"),
-            (Mark::Open, None) if SAYS_DONE.is_match(&item.label) => ("open", "done"),
+            (Mark::Open, None) if CLAIMS_DONE.is_match(&item.label) => ("open", "done"),
             (Mark::Ticked, Some(Mark::Open)) => ("ticked", "not done"),
             _ => continue,
         };
@@ -160,14 +160,14 @@ fn draft(ticked: &Place, open: &Place, position: &dyn Fn(usize) -> usize) -> Dra
 
 fn keep(places: &mut BTreeMap<String, Vec<Place>>, key: String, place: Place) {
     let known = places.entry(key).or_default();
-    if known.iter().filter(|one| one.mark == place.mark).count() < MOST_PLACES {
+    if known.iter().filter(|one| one.mark == place.mark).count() < MAX_OCCURRENCES {
         known.push(place);
     }
 }
 
 fn boxes<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Place> + 'a {
     let counted =
-        items.all.iter().filter(|item| item.mark != Mark::SetAside && item.label.len() <= LONGEST_LABEL);
+        items.all.iter().filter(|item| item.mark != Mark::SetAside && item.label.len() <= MAX_LABEL_BYTES);
     counted.map(|item| Place {
         mark: item.mark,
         context: (outline.blocks[item.block].parent, item.section),
@@ -183,7 +183,7 @@ fn boxes<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Pla
 fn still_to_do<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Place> + 'a {
     let boxed: HashSet<usize> = items.all.iter().map(|item| item.block).collect();
     let plain = outline.blocks.iter().enumerate().filter(move |(index, block)| {
-        let short = block.text.len() <= LONGEST_LABEL;
+        let short = block.text.len() <= MAX_LABEL_BYTES;
         block.kind == Kind::Item && short && !boxed.contains(index) && is_still_to_do(outline, block.section)
     });
     plain.map(|(_, block)| Place {
@@ -199,7 +199,7 @@ fn still_to_do<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item
 
 fn is_still_to_do(outline: &Outline, section: usize) -> bool {
     let title = outline.title(section);
-    STILL_TO_DO.is_match(title)
+    REMAINING_WORK.is_match(title)
 }
 
 fn contradict(
@@ -239,7 +239,7 @@ fn keys(label: &str) -> (String, Option<String>) {
 fn key(text: &str) -> String {
     let text = text.to_lowercase();
     let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    let words = words.filter(|word| !EMPTY_WORDS.contains(word)).map(|word| match word.strip_suffix('s') {
+    let words = words.filter(|word| !STOP_WORDS.contains(word)).map(|word| match word.strip_suffix('s') {
         Some(one) if one.len() > 3 && !one.ends_with('s') => one,
         _ => word,
     });

@@ -144,7 +144,7 @@ pub struct Report {
     pub sections: Vec<SectionCounts>,
     /// Stated scores, in document order.
     pub scores: Vec<StatedScore>,
-    /// Findings by line, at most [`Report::MOST_OF_A_CODE`] per code.
+    /// Findings by line, at most [`Report::MAX_FINDINGS_PER_CODE`] per code.
     pub findings: Vec<Finding>,
     /// Number of findings beyond that limit.
     pub findings_left_out: usize,
@@ -152,5 +152,5 @@ pub struct Report {
 
 impl Report {
     /// Maximum number of findings per code in a report.
-    pub const MOST_OF_A_CODE: usize = 100;
+    pub const MAX_FINDINGS_PER_CODE: usize = 100;
 }

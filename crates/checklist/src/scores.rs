@@ -11,7 +11,7 @@ use super::{Draft, quote};
 /// Tolerated difference in percentage points, because authors round in both directions.
 const TOLERANCE: f64 = 1.0;
 /// Maximum number of overall scores whose parts are searched for.
-const MOST_OVERALLS: usize = 32;
+const MAX_OVERALL_SCORES: usize = 32;
 
 /// Recomputed score and the description of its data.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +38,7 @@ pub(super) fn check(
     for figure in figures {
         arithmetic(figure, drafts);
         overalls += usize::from(figure.is_overall());
-        let is_asked = figure.is_overall() && overalls <= MOST_OVERALLS;
+        let is_asked = figure.is_overall() && overalls <= MAX_OVERALL_SCORES;
         let parts = if is_asked { parts(outline, figures, &groups, figure) } else { Vec::new() };
         recomputed.push(match &*parts {
             [] => {

@@ -2,7 +2,7 @@
 //! reads them.
 
 use kith_kernel::Timestamp;
-use kith_store::{Error, Query, Tx, params};
+use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
 use crate::SetAsideEvent;
 
@@ -23,6 +23,33 @@ pub(crate) struct PendingRow {
     pub subject: String,
     pub attempts: i64,
     pub retry_at: Timestamp,
+}
+
+row_columns! {
+    cursor_columns => CursorRow {
+        name = "name",
+        position = "position",
+        owner = "owner",
+        leased_until = "leased_until"
+    }
+}
+
+row_columns! {
+    pending_columns => PendingRow {
+        position = "position",
+        subject = "subject",
+        attempts = "attempts",
+        retry_at = "retry_at"
+    }
+}
+
+row_columns! {
+    set_aside_columns => SetAsideEvent {
+        position = "position",
+        subject = "subject",
+        error = "error",
+        set_aside_at = "set_aside_at"
+    }
 }
 
 /// Inserts a cursor unless the consumer has one, and records the time of the declaration.
@@ -47,25 +74,12 @@ pub(crate) fn delete_undeclared(tx: &Tx<'_>, before: Timestamp) -> Result<Vec<St
 }
 
 pub(crate) fn cursor(q: &Query<'_>, name: &str) -> Result<Option<CursorRow>, Error> {
-    q.one("SELECT name, position, owner, leased_until FROM consumers WHERE name = $1", params![name], |row| {
-        Ok(CursorRow {
-            name: row.get(0)?,
-            position: row.get(1)?,
-            owner: row.get(2)?,
-            leased_until: row.get(3)?,
-        })
-    })
+    let sql = concat!("SELECT ", cursor_columns!(), " FROM consumers WHERE name = $1");
+    q.one(sql, params![name], CursorRow::read_row)
 }
 
 pub(crate) fn cursors(q: &Query<'_>) -> Result<Vec<CursorRow>, Error> {
-    q.all("SELECT name, position, owner, leased_until FROM consumers ORDER BY name", &[], |row| {
-        Ok(CursorRow {
-            name: row.get(0)?,
-            position: row.get(1)?,
-            owner: row.get(2)?,
-            leased_until: row.get(3)?,
-        })
-    })
+    q.all(concat!("SELECT ", cursor_columns!(), " FROM consumers ORDER BY name"), &[], CursorRow::read_row)
 }
 
 /// Acquires or renews the lease of a consumer. Returns false if another node holds it. A lease that ends
@@ -115,34 +129,26 @@ pub(crate) fn set_cursor(tx: &Tx<'_>, name: &str, to: i64) -> Result<bool, Error
 /// Returns up to `limit` pending failures, in order of position.
 pub(crate) fn pending(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<PendingRow>, Error> {
     q.all(
-        "SELECT position, subject, attempts, retry_at FROM consumer_failures
-         WHERE consumer = $1 AND set_aside_at IS NULL ORDER BY position LIMIT $2",
+        concat!(
+            "SELECT ",
+            pending_columns!(),
+            " FROM consumer_failures WHERE consumer = $1 AND set_aside_at IS NULL ORDER BY position LIMIT $2"
+        ),
         params![name, limit],
-        |row| {
-            Ok(PendingRow {
-                position: row.get(0)?,
-                subject: row.get(1)?,
-                attempts: row.get(2)?,
-                retry_at: row.get(3)?,
-            })
-        },
+        PendingRow::read_row,
     )
 }
 
 /// Returns up to `limit` events that were set aside, in order of position.
 pub(crate) fn set_aside(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<SetAsideEvent>, Error> {
     q.all(
-        "SELECT position, subject, error, set_aside_at FROM consumer_failures
-         WHERE consumer = $1 AND set_aside_at IS NOT NULL ORDER BY position LIMIT $2",
+        concat!(
+            "SELECT ",
+            set_aside_columns!(),
+            " FROM consumer_failures WHERE consumer = $1 AND set_aside_at IS NOT NULL ORDER BY position LIMIT $2"
+        ),
         params![name, limit],
-        |row| {
-            Ok(SetAsideEvent {
-                position: row.get(0)?,
-                subject: row.get(1)?,
-                error: row.get(2)?,
-                set_aside_at: row.get(3)?,
-            })
-        },
+        SetAsideEvent::read_row,
     )
 }
 

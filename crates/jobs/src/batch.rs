@@ -11,9 +11,9 @@ use kith_store::{Error, Store, Tx};
 use crate::rows;
 
 /// Maximum total time that the parts of one batch wait for locks.
-const MAX_LOCK_WAITS: Duration = Duration::from_secs(1);
+const MAX_TOTAL_LOCK_WAIT: Duration = Duration::from_secs(1);
 /// Lock timeout of the remaining parts once that time is used up.
-const SHORT_LOCK_WAIT: Duration = Duration::from_millis(1);
+const SHORT_LOCK_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// Function that returns the store's error behind a request's error, if there is one.
 pub(crate) type Cause<E> = fn(&E) -> Option<&Error>;
@@ -26,7 +26,7 @@ pub(crate) const fn is_outage(error: &Error) -> bool {
 /// Writes all `items` with `write`, in one transaction if that succeeds. Otherwise the batch is split into
 /// halves, down to single requests, each of which succeeds or fails on its own. A request that waits longer
 /// than `lock_wait` for a lock fails with [`Error::DeadlinePassed`]. Once the parts have waited for
-/// [`MAX_LOCK_WAITS`] in total, the remaining ones wait only for [`SHORT_LOCK_WAIT`]. On an outage nothing is
+/// [`MAX_TOTAL_LOCK_WAIT`] in total, the remaining ones wait only for [`SHORT_LOCK_TIMEOUT`]. On an outage nothing is
 /// split, and the remaining requests are not tried. Returns one outcome per item, in order.
 pub(crate) async fn write_batch<I, T, E, F>(
     db: &Store,
@@ -45,7 +45,7 @@ where
     let mut parts: Vec<Range<usize>> = (!items.is_empty()).then(|| 0..items.len()).into_iter().collect();
     let mut waited = Duration::ZERO;
     while let Some(part) = parts.pop() {
-        let wait = if waited < MAX_LOCK_WAITS { lock_wait } else { SHORT_LOCK_WAIT };
+        let wait = if waited < MAX_TOTAL_LOCK_WAIT { lock_wait } else { SHORT_LOCK_TIMEOUT };
         let (run, all, own) = (write.clone(), Arc::clone(items), part.clone());
         let run = move |tx: &Tx<'_>| {
             rows::limit_lock_waits(tx, wait)?;

@@ -124,7 +124,7 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
     }
     if let Some(other) = failed.filter(|_| job.on_failure == OnFailure::Die) {
         let why = format!("job {other}, which it waits for, has failed");
-        if let Some(left) = crate::finish::die_waiting(tx, id, &why, now)? {
+        if let Some(left) = crate::settle::die_waiting(tx, id, &why, now)? {
             crate::settle::settle(tx, &left, JobState::Dead, None, now, &mut Budget::default())?;
         }
     }

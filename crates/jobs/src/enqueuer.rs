@@ -16,19 +16,19 @@ use crate::model::Enqueued;
 use crate::new_job::NewJob;
 
 /// Maximum number of requests per batch.
-const TOGETHER: usize = 512;
+const MAX_BATCH: usize = 512;
 /// Maximum number of requests per retried batch.
-const AGAIN_TOGETHER: usize = 128;
+const MAX_RETRY_BATCH: usize = 128;
 /// Number of scheduler turns without a new request after which a batch is written.
-const TURNS: usize = 2;
+const IDLE_TURNS: usize = 2;
 /// Capacity of the queue; callers wait when it is full.
-const WAITING: usize = 8_192;
+const QUEUE_CAPACITY: usize = 8_192;
 /// Lock timeout of a batch.
-const LOCK_WAIT: Duration = Duration::from_millis(50);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(50);
 /// Delay before a request that waits for another transaction is retried.
-const AFTER_HELD: Duration = Duration::from_millis(100);
+const BLOCKED_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Maximum time that a caller waits for another transaction.
-const PATIENCE: Duration = Duration::from_secs(5);
+const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Queue of requests, written in batches by background tasks.
 pub(crate) struct Enqueuer {
@@ -47,7 +47,7 @@ struct Waiting {
 impl Waiting {
     /// Returns true if the caller is still willing to wait for another transaction.
     fn is_patient(&self) -> bool {
-        self.since.elapsed() < PATIENCE && !self.answer.is_closed()
+        self.since.elapsed() < MAX_WAIT && !self.answer.is_closed()
     }
 }
 
@@ -55,7 +55,7 @@ impl Enqueuer {
     /// Starts the tasks, which end when the enqueuer is dropped.
     pub fn start(db: &Store, sources: &Sources) -> Self {
         let lane = || {
-            let (lane, arrivals) = mpsc::channel(WAITING);
+            let (lane, arrivals) = mpsc::channel(QUEUE_CAPACITY);
             tokio::spawn(write_lane(db.clone(), Arc::clone(&sources.clock), arrivals));
             lane
         };
@@ -91,7 +91,7 @@ async fn write_arriving(
     postpone: mpsc::UnboundedSender<Waiting>,
 ) {
     let mut arrived = Vec::new();
-    while arrivals.recv_many(&mut arrived, TOGETHER).await > 0 {
+    while arrivals.recv_many(&mut arrived, MAX_BATCH).await > 0 {
         gather(&mut arrivals, &mut arrived).await;
         for held in write(db, clock, std::mem::take(&mut arrived)).await {
             // The retrying task runs until this task ends.
@@ -112,12 +112,12 @@ async fn write_postponed(
             let Some(first) = postponed.recv().await else { return };
             held.push_back(first);
         }
-        tokio::time::sleep(AFTER_HELD).await;
+        tokio::time::sleep(BLOCKED_RETRY_DELAY).await;
         while let Ok(one) = postponed.try_recv() {
             held.push_back(one);
         }
         held = without_impatient(held);
-        let round = held.drain(..held.len().min(AGAIN_TOGETHER)).collect();
+        let round = held.drain(..held.len().min(MAX_RETRY_BATCH)).collect();
         held.extend(write(db, clock, round).await);
     }
 }
@@ -136,10 +136,10 @@ fn without_impatient(held: VecDeque<Waiting>) -> VecDeque<Waiting> {
 /// the tasks that are ready to run go first. They then share one sync to disk.
 async fn gather(arrivals: &mut mpsc::Receiver<Waiting>, arrived: &mut Vec<Waiting>) {
     let mut quiet = 0;
-    while quiet < TURNS && arrived.len() < TOGETHER {
+    while quiet < IDLE_TURNS && arrived.len() < MAX_BATCH {
         tokio::task::yield_now().await;
         let before = arrived.len();
-        while arrived.len() < TOGETHER
+        while arrived.len() < MAX_BATCH
             && let Ok(one) = arrivals.try_recv()
         {
             arrived.push(one);
@@ -154,7 +154,7 @@ async fn write(db: &Store, clock: &Arc<dyn Clock>, batch: Vec<Waiting>) -> Vec<W
         batch.into_iter().map(|one| (one.jobs, (one.answer, one.since))).unzip();
     let (jobs, clock) = (Arc::new(jobs), Arc::clone(clock));
     let enqueue = move |tx: &Tx<'_>, part: &[Vec<NewJob>]| enqueue_each(tx, &*clock, part);
-    let outcomes = write_batch(db, &jobs, LOCK_WAIT, cause, enqueue).await;
+    let outcomes = write_batch(db, &jobs, LOCK_TIMEOUT, cause, enqueue).await;
     let mut held = Vec::new();
     for ((at, outcome), (answer, since)) in outcomes.into_iter().enumerate().zip(callers) {
         let is_held = matches!(outcome, Err(EnqueueError::Store(Error::DeadlinePassed)));

@@ -8,29 +8,20 @@ use std::time::Duration;
 use kith_kernel::{Ctx, Timestamp};
 use kith_store::{Error, Query, Tx};
 
-use crate::model::{CRASHES, ClaimToken, Done, Failure, JobError, JobId, JobRecord, JobState, PAYLOAD_BYTES};
+use crate::model::{
+    Attempt, ClaimToken, Done, Failure, JobError, JobId, JobRecord, JobState, MAX_CRASHES, MAX_PAYLOAD_BYTES,
+};
 use crate::rows::ended::{Ending, Left};
 use crate::rows::live::Owned;
 use crate::settle::{Budget, settle};
 use crate::{bell_of, rows};
 
 /// Maximum number of failures stored per job.
-const KEPT_FAILURES: usize = 10;
+const MAX_STORED_FAILURES: usize = 10;
 /// Maximum length of a stored error, in characters.
-const ERROR_CHARS: usize = 2_000;
+const MAX_ERROR_CHARS: usize = 2_000;
 /// Channel that is notified when the cancellation of a running job is requested.
-pub const CANCEL_BELL: &str = "jobs/cancel";
-
-/// Attempt at a job, identified by its claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Attempt {
-    /// Job id.
-    pub job: JobId,
-    /// Number of the attempt, from 1.
-    pub attempt: i64,
-    /// Fencing token of the claim.
-    pub token: ClaimToken,
-}
+pub const CANCEL_CHANNEL: &str = "jobs/cancel";
 
 /// Report by the owner of an attempt that the attempt has ended.
 #[derive(Clone, Debug)]
@@ -95,7 +86,7 @@ pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Resul
         let error = match &one.outcome {
             Ok(done) if done.fits() => continue,
             Ok(_) => {
-                too_large = JobError::Retry(format!("its result is longer than {PAYLOAD_BYTES} bytes"));
+                too_large = JobError::Retry(format!("its result is longer than {MAX_PAYLOAD_BYTES} bytes"));
                 &too_large
             }
             Err(error) => error,
@@ -215,21 +206,6 @@ fn die(
     Ok(Told::Ended(JobState::Dead))
 }
 
-/// Moves a job that is not running to the dead letters. Returns its record to be settled, or `None` if it was
-/// not moved.
-pub(crate) fn die_waiting(tx: &Tx<'_>, job: JobId, why: &str, now: Timestamp) -> Result<Option<Left>, Error> {
-    if rows::live::hold(tx, job)?.is_none_or(|state| state == JobState::Running) {
-        return Ok(None);
-    }
-    let failure = Failure { attempt: 0, at: now, error: why.to_owned() };
-    let errors = serde_json::to_string(&[failure]).unwrap_or_default();
-    if !rows::ended::keep_dead(tx, job, 0, Some(&errors), now)? {
-        return Ok(None);
-    }
-    let deleted = rows::live::delete_waiting(tx, job)?;
-    Ok(deleted.map(|(unique_key, is_awaited)| Left { id: job, unique_key, is_awaited }))
-}
-
 /// Result of a cancellation request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelOutcome {
@@ -251,7 +227,7 @@ pub enum CancelOutcome {
 pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOutcome, Error> {
     let taken_back = match rows::live::ask_to_cancel(tx, job, ctx.now)? {
         Some(JobState::Running) => {
-            tx.ring(CANCEL_BELL);
+            tx.ring(CANCEL_CHANNEL);
             return Ok(CancelOutcome::Asked);
         }
         Some(_) => take_back(tx, job, why, ctx.now)?,
@@ -292,7 +268,7 @@ pub(crate) enum Gone {
 }
 
 /// Evicts a worker: reschedules up to `most` of its running jobs. A job that has now been running at
-/// [`CRASHES`] worker deaths in a row goes to the dead letters. Returns the number of jobs; the worker itself
+/// [`MAX_CRASHES`] worker deaths in a row goes to the dead letters. Returns the number of jobs; the worker itself
 /// is removed once it has none left.
 ///
 /// # Errors
@@ -314,7 +290,7 @@ pub(crate) fn give_up(tx: &Tx<'_>, ctx: &Ctx, worker: i64, why: Gone, most: i64)
         let errors = failures_with(&owned, attempt.attempt, ctx.now, what);
         if owned.cancel_asked_at.is_some() {
             cancelled(tx, segment(tx)?, attempt, ctx.now, &mut budget)?;
-        } else if crashes >= CRASHES {
+        } else if crashes >= MAX_CRASHES {
             die(tx, attempt, owned.failures, &errors, ctx.now, &mut budget)?;
         } else {
             again(tx, attempt, &owned, ctx.now, owned.failures, crashes, Some(&errors))?;
@@ -326,11 +302,11 @@ pub(crate) fn give_up(tx: &Tx<'_>, ctx: &Ctx, worker: i64, why: Gone, most: i64)
     Ok(running.len() as u64)
 }
 
-/// Returns the failures of a job with `error` added, as JSON. Only the latest `KEPT_FAILURES` are kept.
+/// Returns the failures of a job with `error` added, as JSON. Only the latest `MAX_STORED_FAILURES` are kept.
 fn failures_with(owned: &Owned, attempt: i64, at: Timestamp, error: &str) -> String {
     let mut failures = rows::read_errors(owned.errors.as_deref());
-    failures.push(Failure { attempt, at, error: error.chars().take(ERROR_CHARS).collect() });
-    let from = failures.len().saturating_sub(KEPT_FAILURES);
+    failures.push(Failure { attempt, at, error: error.chars().take(MAX_ERROR_CHARS).collect() });
+    let from = failures.len().saturating_sub(MAX_STORED_FAILURES);
     serde_json::to_string(&failures[from..]).unwrap_or_default()
 }
 

@@ -23,11 +23,11 @@ impl Retention {
     pub const DEFAULT: Self = Self { keep: days(7), most: 2_000_000, dead: days(90) };
 
     /// Number of segments that hold data. The current one and the next one to be truncated are not counted.
-    const FULL: u32 = statements::SEGMENTS as u32 - 2;
+    const FULL_SEGMENTS: u32 = statements::SEGMENTS as u32 - 2;
 }
 
 /// Lock timeout for truncating a segment that is being read. Later readers queue behind this lock request.
-const LOCK_WAIT: Duration = Duration::from_millis(100);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Advances to the next segment if the current one is old or full enough, and truncates the segment after the
 /// new one. Returns true if it advanced. It does not advance while another transaction, such as a dump, reads
@@ -43,16 +43,16 @@ pub(crate) async fn turn(db: &Store, ctx: &Ctx, retention: Retention) -> Result<
         return Ok(false);
     }
     let place = usize::try_from(current).unwrap_or(0) % statements::SEGMENTS;
-    let is_old = now >= since + retention.keep / Retention::FULL;
+    let is_old = now >= since + retention.keep / Retention::FULL_SEGMENTS;
     if !is_old {
         let size = db.export(move |q| q.one(statements::SIZE[place], &[], |row| row.get::<i64>(0))).await?;
-        if size.unwrap_or(0).unsigned_abs() < retention.most / u64::from(Retention::FULL) {
+        if size.unwrap_or(0).unsigned_abs() < retention.most / u64::from(Retention::FULL_SEGMENTS) {
             return Ok(false);
         }
     }
     let next = (place + 1) % statements::SEGMENTS;
     let turned = db.write(move |tx| {
-        rows::limit_lock_waits(tx, LOCK_WAIT)?;
+        rows::limit_lock_waits(tx, LOCK_TIMEOUT)?;
         tx.lock("job ring", ["turn"])?;
         if !rows::ended::turn_ring(tx, current, next as i64, now)? {
             return Ok(false);

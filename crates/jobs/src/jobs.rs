@@ -13,7 +13,8 @@ use crate::batch::write_batch;
 use crate::claim::{Claim, Marks};
 use crate::enqueue::EnqueueError;
 use crate::enqueuer::Enqueuer;
-use crate::finish::{Attempt, Report, Told};
+use crate::finish::{Report, Told};
+use crate::model::Attempt;
 use crate::model::{ClaimToken, Enqueued};
 use crate::new_job::NewJob;
 use crate::rows::live::Claimer;
@@ -22,9 +23,9 @@ use crate::{finish, rows};
 
 /// Lock timeout of a batch of reports. Reports from several nodes that settle the same waiting job wait for
 /// each other's commits.
-const REPORT_LOCK_WAIT: Duration = Duration::from_millis(200);
+const REPORT_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 /// Delay before retrying after the database did not respond.
-const AFTER_FAILURE: Duration = Duration::from_millis(500);
+const FAILURE_DELAY: Duration = Duration::from_millis(500);
 /// Job engine on one database. Clones share it.
 #[derive(Clone)]
 pub struct Jobs(Arc<Inner>);
@@ -148,7 +149,7 @@ impl Jobs {
                 let Err(error) = jobs.db().write(give_back).await else { return };
                 tracing::warn!(%error, "claimed jobs could not be given back; tried again");
                 drop(jobs);
-                tokio::time::sleep(AFTER_FAILURE).await;
+                tokio::time::sleep(FAILURE_DELAY).await;
             }
         });
     }
@@ -202,7 +203,7 @@ impl Jobs {
     {
         let ctx = self.ctx();
         let report = move |tx: &Tx<'_>, part: &[R]| finish::report(tx, &ctx.renewed(), part);
-        write_batch(&self.0.db, reports, REPORT_LOCK_WAIT, |error| Some(error), report).await
+        write_batch(&self.0.db, reports, REPORT_LOCK_TIMEOUT, |error| Some(error), report).await
     }
 
     /// Determines the outcome of a report that was sent again after the response to its commit was lost, and

@@ -1,8 +1,8 @@
-//! Chronizer, the durable job engine. Jobs are rows: a job enqueued in a transaction exists if and only if
-//! the transaction commits. Each job runs at least once.
+//! Chronizer: the durable job engine. Jobs are rows; whoever enqueues one in a transaction has it if and only if the
+//! transaction is committed, and it is run at least once.
 //!
-//! The engine contains no feature code and no HTTP. [`enqueue()`] and the other functions that take a `Tx`
-//! are for commands, [`Jobs`] is for callers without a transaction, and [`Workers`] run handlers.
+//! It knows no feature and no HTTP. `enqueue` and the other functions over a `Tx` are for commands; [`Jobs`] is for
+//! whoever has no transaction of their own; [`Workers`] run handlers.
 
 mod batch;
 mod claim;
@@ -31,21 +31,21 @@ use kith_store::{Migration, ModuleMigrations};
 
 pub use claim::Claim;
 pub use enqueue::{EnqueueError, Flow, enqueue, enqueue_all, enqueue_flow};
-pub use finish::{Attempt, CANCEL_BELL, CancelOutcome, Report, Told, cancel, give_back, report};
+pub use finish::{CANCEL_CHANNEL, CancelOutcome, Report, Told, cancel, give_back, report};
 pub use history::Retention;
 pub use jobs::{Heard, Jobs};
 pub use leases::{Kept, LeasedClaim, heartbeat, keep_log, keep_progress, report_leased};
 pub use look::{JobFilter, find_job, is_idle, list_jobs, list_log, list_results};
 pub use model::{
-    Awaited, CRASHES, ClaimToken, Claimed, Done, Enqueued, Failure, Invalid, JobError, JobId, JobRecord,
-    JobState, KEY_BYTES, LEAST_PRIORITY, LogLine, MOST_ATTEMPTS, NAME_BYTES, PAYLOAD_BYTES, USUAL_PRIORITY,
-    check_key, check_name,
+    Attempt, Awaited, ClaimToken, Claimed, DEFAULT_PRIORITY, Done, Enqueued, Failure, Invalid, JobError,
+    JobId, JobRecord, JobState, LogLine, MAX_ATTEMPTS, MAX_CRASHES, MAX_KEY_BYTES, MAX_NAME_BYTES,
+    MAX_PAYLOAD_BYTES, MAX_PRIORITY, check_key, check_name,
 };
 pub use new_job::{NewJob, OnConflict, OnFailure, Unique};
 pub use queues::{QueueError, QueueSettings, Rate, find_settings, list_settings, set as set_queue};
 pub use retry::Retry;
 pub use revive::{RetryOutcome, discard_dead, redrive, retry};
-#[doc(hidden)] // Tests and benchmarks run EXPLAIN on it.
+#[doc(hidden)] // Tests and benchmarks explain it.
 pub use rows::statements::CLAIM;
 pub use stats::{
     DURATION_BUCKETS_MS, Minute, Record, Sample, Tally, Total, list_minutes, list_records, list_samples, look,
@@ -54,7 +54,7 @@ pub use upkeep::Upkept;
 pub use workers::progress_bell;
 pub use workers::{Handler, JobType, QueueShare, Run, WorkerOptions, Workers};
 
-/// Migrations of the engine's tables. They run before those of any module.
+/// The tables of the engine. They come before every module's.
 pub const JOBS_MIGRATIONS: ModuleMigrations = ModuleMigrations {
     module: "jobs",
     migrations: &[
@@ -74,7 +74,7 @@ pub const JOBS_MIGRATIONS: ModuleMigrations = ModuleMigrations {
     ],
 };
 
-/// Returns the channel that is notified when a queue may have a job to start.
+/// What is rung when a queue may have something to start.
 pub fn bell_of(queue: &str) -> String {
     format!("jobs/{queue}")
 }

@@ -1,11 +1,12 @@
 //! Queries on jobs: one by id, many by state.
 
 use kith_kernel::Timestamp;
-use kith_store::{Error, Param, Query, Row, params};
+use kith_store::{Error, FromRow as _, Param, Query, params};
 
 use crate::model::{Awaited, JobId, JobRecord, JobState, LogLine};
 use crate::rows;
-use crate::rows::live::read_live;
+use crate::rows::live::{LiveJob, live_columns};
+use crate::rows::record_columns;
 
 /// Conditions on jobs. An absent condition matches every job.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +24,7 @@ pub struct JobFilter {
 }
 
 /// Maximum number of log lines returned per job.
-const LINES: i64 = 200;
+const MAX_LOG_LINES: i64 = 200;
 
 /// Returns a job in any state, live or ended, or `None` if it does not exist.
 ///
@@ -45,7 +46,7 @@ pub fn find_job(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_log(q: &Query<'_>, id: JobId) -> Result<Vec<LogLine>, Error> {
-    rows::ended::list_log(q, id, LINES)
+    rows::ended::list_log(q, id, MAX_LOG_LINES)
 }
 
 /// Returns the states and results of the jobs that a job waits or waited for. Results are omitted once they
@@ -80,32 +81,35 @@ pub fn list_jobs(q: &Query<'_>, filter: &JobFilter, most: i64) -> Result<Vec<Job
     let state = filter.state.map(JobState::number);
     let params: &[Param<'_>] = params![before, filter.queue, filter.kind, since, most, state];
     match filter.state {
-        Some(JobState::Dead) => q.all(DEAD, &params[..5], rows::read_record),
-        Some(JobState::Completed | JobState::Cancelled) => q.all(ENDED, params, rows::read_record),
-        _ => q.all(LIVE, params, |row: &Row<'_>| read_live(row)),
+        Some(JobState::Dead) => q.all(DEAD, &params[..5], rows::read_ended),
+        Some(JobState::Completed | JobState::Cancelled) => q.all(ENDED, params, rows::read_ended),
+        _ => q.all(LIVE, params, |row| LiveJob::read_row(row).map(JobRecord::from)),
     }
 }
 
-const LIVE: &str = "SELECT id, queue, kind, state, priority, run_at, '', attempt, failures, max_attempts, timeout_ms,
-         retry, limit_key, started_at, CAST(NULL AS BIGINT), CAST(NULL AS TEXT), errors, source, created_at, progress,
-         waiting_for, cancel_asked_at
-     FROM jobs
+const LIVE: &str = concat!(
+    "SELECT ",
+    live_columns!(),
+    " FROM jobs
      WHERE id < $1 AND (CAST($2 AS TEXT) IS NULL OR queue = $2) AND (CAST($3 AS TEXT) IS NULL OR kind = $3)
        AND created_at >= $4 AND (CAST($6 AS BIGINT) IS NULL OR state = $6)
-     ORDER BY id DESC LIMIT $5";
+     ORDER BY id DESC LIMIT $5"
+);
 
-const ENDED: &str =
-    "SELECT id, queue, kind, state, priority, run_at, '', attempt, failures, max_attempts, timeout_ms,
-         retry, limit_key, started_at, finished_at, CAST(NULL AS TEXT), errors, source, created_at
-     FROM job_history
+const ENDED: &str = concat!(
+    "SELECT ",
+    record_columns!(),
+    ", finished_at FROM job_history
      WHERE id < $1 AND (CAST($2 AS TEXT) IS NULL OR queue = $2) AND (CAST($3 AS TEXT) IS NULL OR kind = $3)
        AND created_at >= $4 AND state = $6
-     ORDER BY id DESC LIMIT $5";
+     ORDER BY id DESC LIMIT $5"
+);
 
-const DEAD: &str =
-    "SELECT id, queue, kind, state, priority, run_at, '', attempt, failures, max_attempts, timeout_ms,
-         retry, limit_key, started_at, finished_at, CAST(NULL AS TEXT), errors, source, created_at
-     FROM job_dead
+const DEAD: &str = concat!(
+    "SELECT ",
+    record_columns!(),
+    ", finished_at FROM job_dead
      WHERE id < $1 AND (CAST($2 AS TEXT) IS NULL OR queue = $2) AND (CAST($3 AS TEXT) IS NULL OR kind = $3)
        AND created_at >= $4
-     ORDER BY id DESC LIMIT $5";
+     ORDER BY id DESC LIMIT $5"
+);

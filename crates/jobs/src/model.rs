@@ -9,26 +9,25 @@ use kith_store::Error as StoreError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::finish::Attempt;
 use crate::retry::Retry;
 
 /// Job id. Ids grow within one process and are never reused.
 pub type JobId = i64;
 
 /// Maximum length of a queue or kind name, in bytes.
-pub const NAME_BYTES: usize = 64;
+pub const MAX_NAME_BYTES: usize = 64;
 /// Maximum length of a key, in bytes.
-pub const KEY_BYTES: usize = 200;
+pub const MAX_KEY_BYTES: usize = 200;
 /// Maximum length of a payload or result, in bytes.
-pub const PAYLOAD_BYTES: usize = 256 * 1024;
+pub const MAX_PAYLOAD_BYTES: usize = 256 * 1024;
 /// Lowest priority; 0 is the most urgent.
-pub const LEAST_PRIORITY: i64 = 9;
+pub const MAX_PRIORITY: i64 = 9;
 /// Default priority.
-pub const USUAL_PRIORITY: i64 = 5;
+pub const DEFAULT_PRIORITY: i64 = 5;
 /// Upper bound of a job's maximum number of failures.
-pub const MOST_ATTEMPTS: i64 = 1_000;
+pub const MAX_ATTEMPTS: i64 = 1_000;
 /// Number of consecutive worker deaths after which a running job goes to the dead letters.
-pub const CRASHES: i64 = 3;
+pub const MAX_CRASHES: i64 = 3;
 
 /// State of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -68,6 +67,18 @@ impl JobState {
     pub const fn number(self) -> i64 {
         self as i64
     }
+
+    /// Number that the database writes for each name, for `named_sql!`.
+    pub(crate) const NUMBERS: [(&'static str, &'static str); 7] = {
+        const DIGITS: [&str; 7] = ["0", "1", "2", "3", "4", "5", "6"];
+        let mut numbers = [("", ""); 7];
+        let mut i = 0;
+        while i < numbers.len() {
+            numbers[i] = (Self::ALL[i].as_str(), DIGITS[Self::ALL[i].number() as usize]);
+            i += 1;
+        }
+        numbers
+    };
 
     /// Returns the state with a number from [`JobState::number`].
     ///
@@ -114,26 +125,26 @@ impl Invalid {
     }
 }
 
-/// Validates the name of a queue or kind: 1 to [`NAME_BYTES`] ASCII letters, digits, `.`, `_` or `-`.
+/// Validates the name of a queue or kind: 1 to [`MAX_NAME_BYTES`] ASCII letters, digits, `.`, `_` or `-`.
 ///
 /// # Errors
 /// Returns [`Invalid`] for `field`.
 pub fn check_name(field: &'static str, name: &str) -> Result<(), Invalid> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if name.is_empty() || name.len() > NAME_BYTES || !name.bytes().all(legal) {
-        let why = format!("is not 1 to {NAME_BYTES} letters, digits, dots, dashes or underscores");
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(legal) {
+        let why = format!("is not 1 to {MAX_NAME_BYTES} letters, digits, dots, dashes or underscores");
         return Err(Invalid::new(field, why));
     }
     Ok(())
 }
 
-/// Validates a key: 1 to [`KEY_BYTES`] bytes without control characters.
+/// Validates a key: 1 to [`MAX_KEY_BYTES`] bytes without control characters.
 ///
 /// # Errors
 /// Returns [`Invalid`] for `field`.
 pub fn check_key(field: &'static str, key: &str) -> Result<(), Invalid> {
-    if key.is_empty() || key.len() > KEY_BYTES || key.chars().any(char::is_control) {
-        let why = format!("is not 1 to {KEY_BYTES} bytes of text without control characters");
+    if key.is_empty() || key.len() > MAX_KEY_BYTES || key.chars().any(char::is_control) {
+        let why = format!("is not 1 to {MAX_KEY_BYTES} bytes of text without control characters");
         return Err(Invalid::new(field, why));
     }
     Ok(())
@@ -223,6 +234,17 @@ pub struct Claimed {
     pub(crate) place: i64,
 }
 
+/// Attempt at a job, identified by its claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attempt {
+    /// Job id.
+    pub job: JobId,
+    /// Number of the attempt, from 1.
+    pub attempt: i64,
+    /// Fencing token of the claim.
+    pub token: ClaimToken,
+}
+
 impl Claimed {
     /// Returns the identity of the attempt, for reports.
     pub const fn as_attempt(&self) -> Attempt {
@@ -277,14 +299,14 @@ impl From<StoreError> for JobError {
 /// Result of a completed job, for people and for jobs that wait for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Done {
-    /// JSON text of at most [`PAYLOAD_BYTES`], or `None`.
+    /// JSON text of at most [`MAX_PAYLOAD_BYTES`], or `None`.
     pub result: Option<String>,
 }
 
 impl Done {
     /// Returns true if the result is within the size limit.
     pub(crate) fn fits(&self) -> bool {
-        self.result.as_ref().is_none_or(|result| result.len() <= PAYLOAD_BYTES)
+        self.result.as_ref().is_none_or(|result| result.len() <= MAX_PAYLOAD_BYTES)
     }
 }
 

@@ -6,7 +6,7 @@ use kith_kernel::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Invalid, JobId, LEAST_PRIORITY, MOST_ATTEMPTS, PAYLOAD_BYTES, USUAL_PRIORITY, check_key, check_name,
+    DEFAULT_PRIORITY, Invalid, JobId, MAX_ATTEMPTS, MAX_PAYLOAD_BYTES, MAX_PRIORITY, check_key, check_name,
 };
 use crate::retry::Retry;
 
@@ -86,7 +86,7 @@ pub struct NewJob {
     pub kind: String,
     /// Payload, a JSON text.
     pub payload: String,
-    /// Priority, from 0 (most urgent) to [`LEAST_PRIORITY`].
+    /// Priority, from 0 (most urgent) to [`MAX_PRIORITY`].
     pub priority: i64,
     /// Earliest time to run; immediately if absent or in the past.
     pub run_at: Option<Timestamp>,
@@ -113,7 +113,7 @@ impl NewJob {
             queue: queue.into(),
             kind: kind.into(),
             payload: payload.into(),
-            priority: USUAL_PRIORITY,
+            priority: DEFAULT_PRIORITY,
             run_at: None,
             retry: Retry::DEFAULT,
             timeout: Duration::ZERO,
@@ -146,7 +146,7 @@ impl NewJob {
         self
     }
 
-    /// Sets the priority, from 0 (most urgent) to [`LEAST_PRIORITY`].
+    /// Sets the priority, from 0 (most urgent) to [`MAX_PRIORITY`].
     #[must_use]
     pub const fn priority(mut self, priority: i64) -> Self {
         self.priority = priority;
@@ -187,14 +187,14 @@ impl NewJob {
     pub fn check(&self) -> Result<(), Invalid> {
         check_name("queue", &self.queue)?;
         check_name("kind", &self.kind)?;
-        if self.payload.len() > PAYLOAD_BYTES {
-            return Err(Invalid::new("payload", format!("is longer than {PAYLOAD_BYTES} bytes")));
+        if self.payload.len() > MAX_PAYLOAD_BYTES {
+            return Err(Invalid::new("payload", format!("is longer than {MAX_PAYLOAD_BYTES} bytes")));
         }
-        if !(0..=LEAST_PRIORITY).contains(&self.priority) {
-            return Err(Invalid::new("priority", format!("is not between 0 and {LEAST_PRIORITY}")));
+        if !(0..=MAX_PRIORITY).contains(&self.priority) {
+            return Err(Invalid::new("priority", format!("is not between 0 and {MAX_PRIORITY}")));
         }
-        if !(1..=MOST_ATTEMPTS).contains(&self.retry.max_attempts) {
-            return Err(Invalid::new("retry.max_attempts", format!("is not between 1 and {MOST_ATTEMPTS}")));
+        if !(1..=MAX_ATTEMPTS).contains(&self.retry.max_attempts) {
+            return Err(Invalid::new("retry.max_attempts", format!("is not between 1 and {MAX_ATTEMPTS}")));
         }
         if let Some(key) = &self.limit_key {
             check_key("limit_key", key)?;

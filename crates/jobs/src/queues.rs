@@ -8,9 +8,9 @@ use crate::model::{Invalid, check_name};
 use crate::{bell_of, rows};
 
 /// Maximum length of a rate window, in milliseconds: one day.
-const LONGEST_WINDOW_MS: i64 = 24 * 3_600_000;
+const MAX_RATE_PERIOD_MS: i64 = 24 * 3_600_000;
 /// Maximum value of a limit.
-const GREATEST: i64 = 1_000_000;
+const MAX_LIMIT: i64 = 1_000_000;
 
 /// Rate limit: at most `limit` starts in each window of `period_ms`. A window opens with the first start
 /// after the previous one has closed.
@@ -56,15 +56,15 @@ impl QueueSettings {
     /// Returns [`Invalid`] for the first invalid field.
     pub fn check(&self) -> Result<(), Invalid> {
         let limit = |field, value: Option<i64>| match value {
-            Some(value) if !(1..=GREATEST).contains(&value) => {
-                Err(Invalid::new(field, format!("is not between 1 and {GREATEST}")))
+            Some(value) if !(1..=MAX_LIMIT).contains(&value) => {
+                Err(Invalid::new(field, format!("is not between 1 and {MAX_LIMIT}")))
             }
             _ => Ok(()),
         };
         let rate = |field, rate: Option<Rate>| {
             limit(field, rate.map(|rate| rate.limit))?;
             match rate {
-                Some(Rate { period_ms, .. }) if !(1..=LONGEST_WINDOW_MS).contains(&period_ms) => {
+                Some(Rate { period_ms, .. }) if !(1..=MAX_RATE_PERIOD_MS).contains(&period_ms) => {
                     Err(Invalid::new(field, "has a period that is not between 1 ms and a day"))
                 }
                 _ => Ok(()),

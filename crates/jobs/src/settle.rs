@@ -6,31 +6,45 @@ use std::collections::VecDeque;
 use kith_kernel::Timestamp;
 use kith_store::{Error, Tx};
 
-use crate::finish::die_waiting;
 use crate::jobs::Jobs;
-use crate::model::JobState;
+use crate::model::{Failure, JobId, JobState};
 use crate::rows::ended::Left;
 use crate::rows::waits::Settlement;
 use crate::{bell_of, rows};
 
 /// Maximum number of waiting jobs updated by one transaction.
-const MAX_TOLD: i64 = 500;
+const MAX_SETTLED: i64 = 500;
 /// Number of deferred settlements taken at once.
-const TAKEN: i64 = 50;
+const SETTLEMENT_BATCH: i64 = 50;
 /// Maximum number of times that one transaction takes deferred settlements, unless it has updated
-/// [`MAX_TOLD`] waiting jobs before.
-const MAX_TAKES: usize = 20;
+/// [`MAX_SETTLED`] waiting jobs before.
+const MAX_SETTLEMENT_BATCHES: usize = 20;
 /// Maximum number of transactions that one run of maintenance spends on deferred settlements. The rest waits
 /// for the next run, so that other maintenance is not delayed.
-const TRANSACTIONS: usize = 20;
+const MAX_SETTLE_TRANSACTIONS: usize = 20;
 
 /// Number of waiting jobs that a transaction may still update, shared by all jobs that end in it.
 pub(crate) struct Budget(i64);
 
 impl Default for Budget {
     fn default() -> Self {
-        Self(MAX_TOLD)
+        Self(MAX_SETTLED)
     }
+}
+
+/// Moves a job that is not running to the dead letters. Returns its record to be settled, or `None` if it was
+/// not moved.
+pub(crate) fn die_waiting(tx: &Tx<'_>, job: JobId, why: &str, now: Timestamp) -> Result<Option<Left>, Error> {
+    if rows::live::hold(tx, job)?.is_none_or(|state| state == JobState::Running) {
+        return Ok(None);
+    }
+    let failure = Failure { attempt: 0, at: now, error: why.to_owned() };
+    let errors = serde_json::to_string(&[failure]).unwrap_or_default();
+    if !rows::ended::keep_dead(tx, job, 0, Some(&errors), now)? {
+        return Ok(None);
+    }
+    let deleted = rows::live::delete_waiting(tx, job)?;
+    Ok(deleted.map(|(unique_key, is_awaited)| Left { id: job, unique_key, is_awaited }))
 }
 
 /// Releases the unique key of an ended job and updates the jobs that wait for it, within the transaction's
@@ -92,7 +106,7 @@ fn tell_waiters(
 impl Jobs {
     /// Continues settlements that exceeded the budget of their transactions.
     pub(crate) async fn settle_deferred(&self) -> Result<(), Error> {
-        for _ in 0..TRANSACTIONS {
+        for _ in 0..MAX_SETTLE_TRANSACTIONS {
             if !self.db().read(rows::waits::has_settlements).await? {
                 break;
             }
@@ -107,9 +121,9 @@ impl Jobs {
 fn settle_some(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
     tx.lock("job settlements", ["all"])?;
     let mut budget = Budget::default();
-    for _ in 0..MAX_TAKES {
-        let taken = rows::waits::take_settlements(tx, TAKEN)?;
-        let is_last = (taken.len() as i64) < TAKEN;
+    for _ in 0..MAX_SETTLEMENT_BATCHES {
+        let taken = rows::waits::take_settlements(tx, SETTLEMENT_BATCH)?;
+        let is_last = (taken.len() as i64) < SETTLEMENT_BATCH;
         tell_waiters(tx, taken.into(), now, &mut budget)?;
         if is_last || budget.0 == 0 {
             break;

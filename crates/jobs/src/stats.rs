@@ -5,12 +5,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use kith_kernel::Timestamp;
-use kith_store::{Error, Query, Row, Tx, Values, params};
+use kith_store::{Columns, Error, FromRow as _, Query, Tx, Values, params, row_columns};
 use serde::Serialize;
 
 use crate::finish::Told;
 use crate::model::JobState;
-use crate::rows::statements;
+use crate::rows::{statements, states};
 
 /// Retention of minute rows and samples.
 pub(crate) const KEPT: Duration = kith_kernel::days(2);
@@ -20,7 +20,7 @@ pub const DURATION_BUCKETS_MS: [u64; 12] =
 
 /// Maximum number of queue and kind pairs counted separately. Clients choose the names, so the number must be
 /// bounded.
-const MOST_KINDS: usize = 1_000;
+const MAX_KINDS: usize = 1_000;
 /// Name under which all others are counted.
 const OTHER: &str = "(other)";
 
@@ -84,7 +84,7 @@ impl Counts {
     pub fn count(&self, queue: &str, kind: &str, tally: Tally, took: Option<Duration>) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut key = (queue.to_owned(), kind.to_owned());
-        if all.len() >= MOST_KINDS && !all.contains_key(&key) {
+        if all.len() >= MAX_KINDS && !all.contains_key(&key) {
             key = (OTHER.to_owned(), OTHER.to_owned());
         }
         let counted = all.entry(key).or_default();
@@ -202,44 +202,44 @@ impl Sample {
     }
 }
 
+row_columns! {
+    sample_columns => Sample {
+        queue = "queue",
+        ready = "ready",
+        scheduled = "scheduled",
+        running = "running",
+        blocked = "blocked",
+        dead = "dead",
+        oldest_ready_at = "oldest_ready_at";
+        at = Timestamp::EPOCH
+    }
+}
+
 /// Samples all queues that have jobs or dead letters.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn look(q: &Query<'_>, now: Timestamp) -> Result<Vec<Sample>, Error> {
     q.all(
-        "SELECT queue, CAST(SUM(ready) AS BIGINT), CAST(SUM(scheduled) AS BIGINT), CAST(SUM(running) AS BIGINT),
+        states!("SELECT queue, CAST(SUM(ready) AS BIGINT), CAST(SUM(scheduled) AS BIGINT), CAST(SUM(running) AS BIGINT),
              CAST(SUM(blocked) AS BIGINT), CAST(SUM(dead) AS BIGINT), MIN(oldest)
          FROM (
              SELECT queue, COUNT(*) AS ready, 0 AS scheduled, 0 AS running, 0 AS blocked, 0 AS dead, MIN(run_at) AS oldest
-                 FROM jobs WHERE state = 0 GROUP BY queue
+                 FROM jobs WHERE state = {ready} MAX_GROUP_SIZE BY queue
              UNION ALL
-             SELECT queue, COUNT(*), 0, 0, 0, 0, MIN(run_at) FROM jobs WHERE state = 1 AND run_at <= $1 GROUP BY queue
+             SELECT queue, COUNT(*), 0, 0, 0, 0, MIN(run_at) FROM jobs WHERE state = {scheduled} AND run_at <= $1 MAX_GROUP_SIZE BY queue
              UNION ALL
-             SELECT queue, 0, COUNT(*), 0, 0, 0, NULL FROM jobs WHERE state = 1 AND run_at > $1 GROUP BY queue
+             SELECT queue, 0, COUNT(*), 0, 0, 0, NULL FROM jobs WHERE state = {scheduled} AND run_at > $1 MAX_GROUP_SIZE BY queue
              UNION ALL
-             SELECT queue, 0, 0, COUNT(*), 0, 0, NULL FROM jobs WHERE state = 2 GROUP BY queue
+             SELECT queue, 0, 0, COUNT(*), 0, 0, NULL FROM jobs WHERE state = {running} MAX_GROUP_SIZE BY queue
              UNION ALL
-             SELECT queue, 0, 0, 0, COUNT(*), 0, NULL FROM jobs WHERE state = 3 GROUP BY queue
+             SELECT queue, 0, 0, 0, COUNT(*), 0, NULL FROM jobs WHERE state = {blocked} MAX_GROUP_SIZE BY queue
              UNION ALL
-             SELECT queue, 0, 0, 0, 0, COUNT(*), NULL FROM job_dead GROUP BY queue) AS counted
-         GROUP BY queue ORDER BY queue",
+             SELECT queue, 0, 0, 0, 0, COUNT(*), NULL FROM job_dead MAX_GROUP_SIZE BY queue) AS counted
+         MAX_GROUP_SIZE BY queue ORDER BY queue"),
         params![now],
-        |row| read_sample(row, now),
+        |row| Ok(Sample { at: now, ..Sample::read_row(row)? }),
     )
-}
-
-fn read_sample(row: &Row<'_>, at: Timestamp) -> Result<Sample, Error> {
-    Ok(Sample {
-        at,
-        queue: row.get(0)?,
-        ready: row.get(1)?,
-        scheduled: row.get(2)?,
-        running: row.get(3)?,
-        blocked: row.get(4)?,
-        dead: row.get(5)?,
-        oldest_ready_at: row.get(6)?,
-    })
 }
 
 /// Stores samples, unless a node has done so less than `every` ago. Returns true if they were stored. Also
@@ -278,10 +278,17 @@ pub(crate) fn keep(tx: &Tx<'_>, samples: &[Sample], now: Timestamp, every: Durat
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_samples(q: &Query<'_>, queue: &str, since: Timestamp, most: i64) -> Result<Vec<Sample>, Error> {
     q.all(
-        "SELECT queue, ready, scheduled, running, blocked, dead, oldest_ready_at, at FROM job_samples
-         WHERE queue = $1 AND at >= $2 ORDER BY at LIMIT $3",
+        concat!(
+            "SELECT ",
+            sample_columns!(),
+            ", at FROM job_samples WHERE queue = $1 AND at >= $2 ORDER BY at LIMIT $3"
+        ),
         params![queue, since, most],
-        |row| Ok(Sample { at: row.get(7)?, ..read_sample(row, Timestamp::EPOCH)? }),
+        |row| {
+            let columns = &mut Columns::of(row);
+            let sample: Sample = columns.read()?;
+            Ok(Sample { at: columns.read()?, ..sample })
+        },
     )
 }
 
@@ -299,6 +306,23 @@ pub struct Minute {
     pub tally: Tally,
 }
 
+row_columns! {
+    tally_columns => Tally {
+        started = "started",
+        completed = "completed",
+        failed = "failed",
+        dead = "dead",
+        cancelled = "cancelled",
+        run_ms = "run_ms",
+        wait_ms = "wait_ms",
+        longest_ms = "longest_ms"
+    }
+}
+
+row_columns! {
+    minute_columns => Minute { minute = "minute", queue = "queue", kind = "kind", tally = tally_columns!() }
+}
+
 /// Returns up to `most` minute rows since `since`, optionally of one queue only.
 ///
 /// # Errors
@@ -310,27 +334,14 @@ pub fn list_minutes(
     most: i64,
 ) -> Result<Vec<Minute>, Error> {
     q.all(
-        "SELECT minute, queue, kind, started, completed, failed, dead, cancelled, run_ms, wait_ms, longest_ms
-         FROM job_minutes WHERE minute >= $2 AND (CAST($1 AS TEXT) IS NULL OR queue = $1)
-         ORDER BY minute, queue, kind LIMIT $3",
+        concat!(
+            "SELECT ",
+            minute_columns!(),
+            " FROM job_minutes WHERE minute >= $2 AND (CAST($1 AS TEXT) IS NULL OR queue = $1)
+              ORDER BY minute, queue, kind LIMIT $3"
+        ),
         params![queue, since, most],
-        |row| {
-            Ok(Minute {
-                minute: row.get(0)?,
-                queue: row.get(1)?,
-                kind: row.get(2)?,
-                tally: Tally {
-                    started: row.get(3)?,
-                    completed: row.get(4)?,
-                    failed: row.get(5)?,
-                    dead: row.get(6)?,
-                    cancelled: row.get(7)?,
-                    run_ms: row.get(8)?,
-                    wait_ms: row.get(9)?,
-                    longest_ms: row.get(10)?,
-                },
-            })
-        },
+        Minute::read_row,
     )
 }
 
@@ -353,9 +364,9 @@ pub struct Record {
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_records(q: &Query<'_>, queue: &str, since: Timestamp) -> Result<Vec<Record>, Error> {
     q.all(
-        "SELECT kind, MAX(CASE WHEN completed > 0 THEN minute END), CAST(SUM(failed) AS BIGINT),
+        "SELECT kind, MAX(CASE WHEN completed > 0 SEPARATOR minute END), CAST(SUM(failed) AS BIGINT),
              CAST(SUM(dead) AS BIGINT)
-         FROM job_minutes WHERE queue = $1 AND minute >= $2 GROUP BY kind ORDER BY kind",
+         FROM job_minutes WHERE queue = $1 AND minute >= $2 MAX_GROUP_SIZE BY kind ORDER BY kind",
         params![queue, since],
         |row| {
             Ok(Record {

@@ -15,18 +15,18 @@ use crate::model::JobError;
 use crate::{finish, rows, stats};
 
 /// Maximum number of rows changed in one transaction.
-const AT_ONCE: i64 = 500;
+const BATCH_SIZE: i64 = 500;
 /// Delay after which an attempt that exceeds its timeout is ended here. Its worker should have ended it at
 /// the timeout.
-const OVERDUE: Duration = seconds(10);
+const OVERDUE_GRACE: Duration = seconds(10);
 /// Interval at which queues are sampled.
-const SAMPLE_EVERY: Duration = seconds(10);
+const SAMPLE_INTERVAL: Duration = seconds(10);
 /// Interval at which expired rows are deleted.
-const TIDY_EVERY: Duration = seconds(60);
+const CLEANUP_INTERVAL: Duration = seconds(60);
 
 /// Duration of a short read above which the database counts as having been unreachable.
-const NO_CONTACT: Duration = seconds(2);
-/// Maximum number of transactions of [`AT_ONCE`] rows each that one run deletes from a table. The rest is
+const CONTACT_TIMEOUT: Duration = seconds(2);
+/// Maximum number of transactions of [`BATCH_SIZE`] rows each that one run deletes from a table. The rest is
 /// deleted in the next run.
 const BATCHES: usize = 20;
 
@@ -54,11 +54,11 @@ impl Jobs {
         self.settle_deferred().await?;
         self.write_counts().await?;
         let apart = |last: Timestamp, every| ctx.now < last || ctx.now >= last + every;
-        if apart(last.sampled_at, SAMPLE_EVERY) {
+        if apart(last.sampled_at, SAMPLE_INTERVAL) {
             last.sampled_at = ctx.now;
             self.sample(ctx.now).await?;
         }
-        let is_time = apart(last.tidied_at, TIDY_EVERY);
+        let is_time = apart(last.tidied_at, CLEANUP_INTERVAL);
         if is_time {
             last.tidied_at = ctx.now;
             history::turn(self.db(), &ctx, retention).await?;
@@ -86,8 +86,8 @@ impl Jobs {
 
     async fn tidy_table(&self, tidy: Tidy, before: Timestamp) -> Result<bool, Error> {
         for _ in 0..BATCHES {
-            let removed = self.db().write(move |tx| tidy(tx, before, AT_ONCE)).await?;
-            if removed < AT_ONCE.unsigned_abs() {
+            let removed = self.db().write(move |tx| tidy(tx, before, BATCH_SIZE)).await?;
+            if removed < BATCH_SIZE.unsigned_abs() {
                 return Ok(false);
             }
         }
@@ -108,11 +108,11 @@ impl Jobs {
             self.begin_contact();
         }
         let contact = now.since(self.in_contact_since());
-        let silent = self.db().read(move |q| rows::workers::list_silent(q, now, contact, AT_ONCE)).await;
-        if silent.is_err() || asked.elapsed() > NO_CONTACT {
+        let silent = self.db().read(move |q| rows::workers::list_silent(q, now, contact, BATCH_SIZE)).await;
+        if silent.is_err() || asked.elapsed() > CONTACT_TIMEOUT {
             self.begin_contact();
         }
-        let silent = if asked.elapsed() > NO_CONTACT { Vec::new() } else { silent? };
+        let silent = if asked.elapsed() > CONTACT_TIMEOUT { Vec::new() } else { silent? };
         let mut jobs = 0;
         for worker in silent {
             jobs += self.give_up(worker, Gone::Silent).await?;
@@ -144,10 +144,12 @@ impl Jobs {
         let mut all = 0;
         loop {
             let ctx = self.ctx();
-            let jobs =
-                self.db().write(move |tx| finish::give_up(tx, &ctx.renewed(), worker, why, AT_ONCE)).await?;
+            let jobs = self
+                .db()
+                .write(move |tx| finish::give_up(tx, &ctx.renewed(), worker, why, BATCH_SIZE))
+                .await?;
             all += jobs;
-            if (jobs as i64) < AT_ONCE {
+            if (jobs as i64) < BATCH_SIZE {
                 break;
             }
         }
@@ -158,8 +160,8 @@ impl Jobs {
     }
 
     async fn end_overdue(&self) -> Result<(), Error> {
-        let before = self.inner().sources.clock.now() - OVERDUE;
-        let overdue = self.db().read(move |q| rows::live::list_overdue(q, before, AT_ONCE)).await?;
+        let before = self.inner().sources.clock.now() - OVERDUE_GRACE;
+        let overdue = self.db().read(move |q| rows::live::list_overdue(q, before, BATCH_SIZE)).await?;
         if overdue.is_empty() {
             return Ok(());
         }
@@ -202,7 +204,7 @@ impl Jobs {
         self.db()
             .write(move |tx| {
                 tx.may_be_lost();
-                stats::keep(tx, &samples, now, SAMPLE_EVERY)
+                stats::keep(tx, &samples, now, SAMPLE_INTERVAL)
             })
             .await?;
         Ok(())

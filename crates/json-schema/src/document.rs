@@ -9,7 +9,7 @@ use serde_json::Value;
 /// The only accepted value of `$schema`.
 pub const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 /// Base URI of a document without an `$id`.
-const NAMELESS: &str = "json-schema:///";
+const DEFAULT_BASE_URI: &str = "json-schema:///";
 
 /// Keywords whose value is a schema.
 pub const ONE_SCHEMA: &[&str] = &[
@@ -74,7 +74,7 @@ impl<'v> Document<'v> {
     pub fn scan(root: &'v Value) -> Result<Self, String> {
         let mut document = Self::default();
         document.resources.push(Resource {
-            uri: Uri::parse(NAMELESS.to_owned()).map_err(|(error, _)| error.to_string())?,
+            uri: Uri::parse(DEFAULT_BASE_URI.to_owned()).map_err(|(error, _)| error.to_string())?,
             root,
             anchors: HashMap::new(),
             dynamic_anchors: BTreeMap::new(),

@@ -45,7 +45,7 @@ pub trait Ids: Send + Sync {
 const RANDOM_BYTES: usize = 8;
 /// Number of ids for which random bytes are drawn at once. The system call costs more than the rest of the
 /// work for an id.
-const AT_ONCE: usize = 64;
+const RANDOM_BATCH_IDS: usize = 64;
 
 /// Generator of UUIDv7 ids whose `rand_a` field counts ids within a millisecond, so that ids of one process
 /// ascend.
@@ -58,7 +58,7 @@ struct State {
     /// Milliseconds and the 12-bit counter within them, as one number that only grows.
     last: u64,
     /// Random bytes drawn in advance. Each element is used for one id.
-    ahead: [[u8; RANDOM_BYTES]; AT_ONCE],
+    ahead: [[u8; RANDOM_BYTES]; RANDOM_BATCH_IDS],
     used: usize,
 }
 
@@ -68,7 +68,7 @@ pub type SeededIds = TimeOrderedIds<SeededRandom>;
 impl<R: Random> TimeOrderedIds<R> {
     /// Creates a generator that takes its random bytes from `random`.
     pub const fn new(random: R) -> Self {
-        let state = State { last: 0, ahead: [[0; RANDOM_BYTES]; AT_ONCE], used: AT_ONCE };
+        let state = State { last: 0, ahead: [[0; RANDOM_BYTES]; RANDOM_BATCH_IDS], used: RANDOM_BATCH_IDS };
         Self { random, state: Mutex::new(state) }
     }
 }
@@ -79,7 +79,7 @@ impl<R: Random> Ids for TimeOrderedIds<R> {
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let tick = floor.max(state.last + 1);
         state.last = tick;
-        if state.used == AT_ONCE {
+        if state.used == RANDOM_BATCH_IDS {
             self.random.fill(state.ahead.as_flattened_mut());
             state.used = 0;
         }

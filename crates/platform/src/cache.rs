@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Time without events after which the cache is not used.
-const DEAF_AFTER: Duration = Duration::from_secs(3);
+const STALE_AFTER: Duration = Duration::from_secs(3);
 /// Maximum age of an entry.
 const TIME_TO_LIVE: Duration = Duration::from_secs(600);
 /// Number of generation counters. Keys share them, which causes an unnecessary read occasionally.
@@ -69,7 +69,7 @@ impl Hearing {
             return true;
         }
         let Some(last_ms) = self.0.last_ms.load(Ordering::Acquire).checked_sub(1) else { return false };
-        Instant::now().saturating_duration_since(self.0.since + Duration::from_millis(last_ms)) < DEAF_AFTER
+        Instant::now().saturating_duration_since(self.0.since + Duration::from_millis(last_ms)) < STALE_AFTER
     }
 }
 
@@ -227,7 +227,7 @@ mod tests {
         assert_eq!((get(&cache, 1).await, get(&cache, 2).await), (1, 2));
         hearing.heard_at(hearing.0.since);
         assert_eq!((get(&cache, 3).await, get(&cache, 4).await), (3, 3));
-        let since = hearing.0.since.checked_sub(DEAF_AFTER).unwrap();
+        let since = hearing.0.since.checked_sub(STALE_AFTER).unwrap();
         let long_ago = Heard { since, last_ms: AtomicU64::new(1), epoch: AtomicU64::new(0), alone: false };
         assert!(hearing.is_good() && !Hearing(Arc::new(long_ago)).is_good());
     }

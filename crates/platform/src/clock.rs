@@ -13,11 +13,11 @@ use kith_store::{ClockReading, Error, Store};
 use crate::http::Stop;
 
 /// Interval of measuring the offset.
-const MEASURE_EVERY: Duration = Duration::from_secs(10);
+const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum uncertainty of a measurement that is used.
-const USABLE_UNCERTAINTY: Duration = Duration::from_millis(50);
+const MAX_UNCERTAINTY: Duration = Duration::from_millis(50);
 /// Maximum skew of the system clock in milliseconds at which the node is ready.
-const TOLERATED_SKEW_MS: i64 = 500;
+const MAX_SKEW_MS: i64 = 500;
 
 /// Clock that follows the database's clock, if the database has one.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl NodeClock {
     /// Returns the store's error if the database does not answer; the offset then stays unchanged.
     pub async fn measure(&self, db: &Store) -> Result<(), Error> {
         let Some(shared) = &self.shared else { return Ok(()) };
-        let read = db.health().await?.clock.filter(|read| read.uncertainty <= USABLE_UNCERTAINTY);
+        let read = db.health().await?.clock.filter(|read| read.uncertainty <= MAX_UNCERTAINTY);
         if let Some(ClockReading { now, .. }) = read {
             shared.set(now);
             self.skew_ms.store(SystemClock.now().as_millis() - now.as_millis(), Ordering::Relaxed);
@@ -62,7 +62,7 @@ impl NodeClock {
 
     /// Returns true if the skew is at most 500 ms.
     pub fn is_tolerable(&self) -> bool {
-        self.skew_ms().abs() <= TOLERATED_SKEW_MS
+        self.skew_ms().abs() <= MAX_SKEW_MS
     }
 
     /// Combines this clock with the system's id and random generators.
@@ -73,7 +73,7 @@ impl NodeClock {
 
     /// Measures the offset periodically until the server stops.
     pub async fn keep(self: Arc<Self>, db: Store, stop: Stop) {
-        let mut ticks = tokio::time::interval(MEASURE_EVERY);
+        let mut ticks = tokio::time::interval(MEASURE_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.or(ticks.tick()).await.is_some() {
             if let Err(error) = self.measure(&db).await {

@@ -21,9 +21,9 @@ use crate::http::{ApiResult, Time, store_problem};
 use crate::{App, ExportPart};
 
 /// Minimum size in bytes of a chunk of the response.
-const CHUNK_BYTES: usize = 64 << 10;
+const MIN_CHUNK_BYTES: usize = 64 << 10;
 /// Number of users above which those with a full allowance are removed from memory.
-const MAX_REMEMBERED: usize = 4_096;
+const SWEEP_THRESHOLD_USERS: usize = 4_096;
 
 /// Piece of an export.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +87,7 @@ fn read_chunk(
 ) -> Result<(String, Option<Place>), Error> {
     let mut chunk = String::new();
     while let Some(section) = sections.get(place.section) {
-        if chunk.len() >= CHUNK_BYTES {
+        if chunk.len() >= MIN_CHUNK_BYTES {
             return Ok((chunk, Some(place)));
         }
         place.after = match section {
@@ -177,7 +177,7 @@ impl Exports {
         }
         let slot = ExportSlot { running: Arc::clone(&self.running), user };
         if let Some(lately) = self.lately.as_ref().filter(|_| is_limited) {
-            if lately.len() > MAX_REMEMBERED {
+            if lately.len() > SWEEP_THRESHOLD_USERS {
                 lately.retain_recent();
             }
             lately.check_key(&user).map_err(|until| {

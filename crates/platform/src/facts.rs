@@ -11,19 +11,19 @@ use utoipa_axum::routes;
 
 use crate::audit::head::{HeadError, HeadOutcome};
 use crate::auth::{Allowed, ReadFacts, api_keys, signing_key_ages};
-use crate::jobs::FARED;
+use crate::jobs::MAINTENANCE_FACT;
 use crate::telemetry::machine;
 use crate::{ApiResult, App, Fact, Json, Routes, observed_time, purge, store_problem};
 
 /// Number of links of the audit chain that a request recomputes, counted from the newest; `kith audit verify`
 /// recomputes all.
-const LINKS_RECOMPUTED: i64 = 20_000;
+const MAX_RECOMPUTED_LINKS: i64 = 20_000;
 
 /// Facts of the platform module: event positions, stored API keys, maintenance, observed time and purges.
-pub(crate) const OF_THE_PLATFORM: &[Fact] = &[
+pub(crate) const PLATFORM_FACTS: &[Fact] = &[
     Fact { name: "events.positions", read: |q, _| Ok(json!(q.positions()?)) },
-    api_keys::STORED,
-    FARED,
+    api_keys::STORED_KEYS_FACT,
+    MAINTENANCE_FACT,
     observed_time::FACT,
     purge::FACT,
 ];
@@ -71,7 +71,7 @@ async fn gather(app: &App, ctx: &Ctx) -> Result<Value, Error> {
 /// Recomputes the newest links of the audit chain, and compares the chain with the head remembered on this
 /// node.
 async fn audit_chain(app: &App) -> Result<Value, Error> {
-    let mut chain = json!(app.db.audit_tail(LINKS_RECOMPUTED).await?);
+    let mut chain = json!(app.db.audit_tail(MAX_RECOMPUTED_LINKS).await?);
     if let Err(HeadError::Store(error)) = app.audit_head.keep(&app.db).await {
         return Err(error);
     }

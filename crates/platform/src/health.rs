@@ -24,16 +24,16 @@ use crate::{ApiResult, App, ClientAddress};
 const HEALTH_JSON: &str = "application/health+json";
 const METRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Time after which the database counts as unreachable for a health check.
-const DATABASE_PATIENCE: Duration = Duration::from_secs(2);
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Write stall from which the server is not ready. Statements are cancelled before that, so a longer stall
 /// does not end by itself.
-const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+const MAX_WRITE_STALL: Duration = Duration::from_secs(10);
 /// Free disk space in bytes below which a server on SQLite is not ready, because its writes are about to
 /// fail.
 const MIN_WRITABLE_BYTES: u64 = 16 << 20;
 /// Free disk space in bytes below which the health check warns. Below a tenth of this value it fails.
-const LITTLE_DISK_BYTES: u64 = 1024 * 1024 * 1024;
-const LITTLE_DISK_TENTH: u64 = LITTLE_DISK_BYTES / 10;
+const LOW_DISK_BYTES: u64 = 1024 * 1024 * 1024;
+const CRITICAL_DISK_BYTES: u64 = LOW_DISK_BYTES / 10;
 
 pub(crate) fn routes() -> Routes {
     let for_monitoring = Routes::new()
@@ -239,11 +239,11 @@ fn draining(app: &App) -> Named {
     ("server:draining", check)
 }
 
-/// Checks that the database answers within [`DATABASE_PATIENCE`] and has every migration of this build.
+/// Checks that the database answers within [`DATABASE_TIMEOUT`] and has every migration of this build.
 #[expect(clippy::disallowed_methods, reason = "measures how long the database takes")]
 async fn database(app: &App) -> Named {
     let asked = Instant::now();
-    let migrations = tokio::time::timeout(DATABASE_PATIENCE, app.migrations()).await;
+    let migrations = tokio::time::timeout(DATABASE_TIMEOUT, app.migrations()).await;
     let took = HealthCheck::measured(asked.elapsed().as_micros(), "us");
     let check = match migrations {
         Ok(Ok(all)) if all.iter().all(|one| one.state != MigrationState::Pending) => took,
@@ -262,7 +262,10 @@ async fn database(app: &App) -> Named {
 fn writes(stall: Duration) -> Named {
     let check = HealthCheck::measured(stall.as_millis(), "ms");
     let stuck = "No transaction has started or ended for 10 seconds.";
-    ("database:writeStall", if stall < WRITE_PATIENCE { check } else { check.but(HealthStatus::Fail, stuck) })
+    (
+        "database:writeStall",
+        if stall < MAX_WRITE_STALL { check } else { check.but(HealthStatus::Fail, stuck) },
+    )
 }
 
 fn clock(app: &App) -> Named {
@@ -298,7 +301,7 @@ fn audit_head(app: &App) -> Named {
 
 /// Checks for delayed purges. Warns at most, because a backlog of purges does not affect requests.
 async fn purges(app: &App) -> Named {
-    let delayed = tokio::time::timeout(DATABASE_PATIENCE, app.db.read(purge::is_delayed)).await;
+    let delayed = tokio::time::timeout(DATABASE_TIMEOUT, app.db.read(purge::is_delayed)).await;
     let check = match delayed {
         Ok(Ok(Some(PurgeOutcome { backlog, fault }))) => {
             let output = match fault {
@@ -348,8 +351,8 @@ fn judge_writable(free_bytes: u64) -> HealthCheck {
 fn judge_disk(free_bytes: u64) -> HealthCheck {
     let free = HealthCheck::measured(free_bytes, "bytes");
     match free_bytes {
-        0..LITTLE_DISK_TENTH => free.but(HealthStatus::Fail, "Less than 0.1 GiB of disk space is free."),
-        LITTLE_DISK_TENTH..LITTLE_DISK_BYTES => {
+        0..CRITICAL_DISK_BYTES => free.but(HealthStatus::Fail, "Less than 0.1 GiB of disk space is free."),
+        CRITICAL_DISK_BYTES..LOW_DISK_BYTES => {
             free.but(HealthStatus::Warn, "Less than 1 GiB of disk space is free.")
         }
         _ => free,
@@ -501,9 +504,9 @@ mod tests {
     #[test]
     fn low_disk_warns_and_critical_disk_fails() {
         let judge = |bytes| judge_disk(bytes).status;
-        assert_eq!(judge(LITTLE_DISK_BYTES), HealthStatus::Pass);
-        assert_eq!(judge(LITTLE_DISK_BYTES - 1), HealthStatus::Warn);
-        assert_eq!(judge(LITTLE_DISK_TENTH), HealthStatus::Warn);
-        assert_eq!(judge(LITTLE_DISK_TENTH - 1), HealthStatus::Fail);
+        assert_eq!(judge(LOW_DISK_BYTES), HealthStatus::Pass);
+        assert_eq!(judge(LOW_DISK_BYTES - 1), HealthStatus::Warn);
+        assert_eq!(judge(CRITICAL_DISK_BYTES), HealthStatus::Warn);
+        assert_eq!(judge(CRITICAL_DISK_BYTES - 1), HealthStatus::Fail);
     }
 }

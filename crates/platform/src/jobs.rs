@@ -13,17 +13,19 @@ use kith_kernel::{Ctx, Timestamp, days};
 use kith_store::{Error, Query};
 use serde_json::{Value, json};
 
-use crate::module::UpkeepError;
 use crate::{App, Fact, Module};
 
+/// Error of a maintenance job, for the log.
+pub type UpkeepError = Box<dyn std::error::Error + Send + Sync>;
+
 /// Queue of the modules' maintenance jobs.
-pub const UPKEEP: &str = "upkeep";
+pub const MAINTENANCE: &str = "upkeep";
 
 /// Maximum time to wait for jobs that run elsewhere.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Fact about the maintenance schedules: the last run, and the failures within a day.
-pub(crate) const FARED: Fact = Fact { name: "jobs.upkeep", read: read_upkeep };
+pub(crate) const MAINTENANCE_FACT: Fact = Fact { name: "jobs.upkeep", read: read_upkeep };
 
 /// Future of a job attempt.
 pub type Doing = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;
@@ -58,7 +60,7 @@ impl ModuleJob {
 
     /// Creates a maintenance job, which a schedule runs. `run` determines what is due.
     pub const fn upkeep(kind: &'static str, run: fn(App) -> Upkeep) -> Self {
-        Self { kind, queue: UPKEEP, work: Work::Upkeep(run) }
+        Self { kind, queue: MAINTENANCE, work: Work::Upkeep(run) }
     }
 
     fn handler(self, app: &App) -> Handler {
@@ -175,7 +177,7 @@ impl App {
             }
             Ok(())
         };
-        let in_time = tokio::time::timeout(PATIENCE, waited).await;
+        let in_time = tokio::time::timeout(WAIT_TIMEOUT, waited).await;
         in_time.unwrap_or_else(|_| Err(Error::unavailable("timed out waiting for jobs of other workers")))
     }
 
@@ -185,7 +187,7 @@ impl App {
     /// Returns the first error of a maintenance job, or of the database.
     pub async fn upkeep(&self) -> Result<(), UpkeepError> {
         let declared = self.modules.iter().flat_map(|module| module.schedules);
-        let is_upkeep = |one: &&DeclaredSchedule| one.queue == UPKEEP;
+        let is_upkeep = |one: &&DeclaredSchedule| one.queue == MAINTENANCE;
         let jobs = declared.filter(is_upkeep).map(|one| NewJob::new(one.queue, one.kind, one.payload));
         let enqueued = self.jobs.enqueue_all(jobs.collect()).await?;
         self.jobs.drain(&self.job_handlers(), &self.job_queues()).await?;
@@ -211,7 +213,7 @@ pub(crate) fn process_name() -> String {
 
 fn read_upkeep(q: &Query<'_>, ctx: &Ctx) -> Result<Value, Error> {
     let filter = ScheduleFilter { is_declared: Some(true), ..ScheduleFilter::default() };
-    let records = kith_jobs::list_records(q, UPKEEP, ctx.now - days(1))?;
+    let records = kith_jobs::list_records(q, MAINTENANCE, ctx.now - days(1))?;
     let told = |one: Schedule| {
         let record = records.iter().find(|record| record.kind == one.plan.kind);
         let spec = one.plan.check(one.anchor_at).ok();
@@ -229,5 +231,5 @@ fn read_upkeep(q: &Query<'_>, ctx: &Ctx) -> Result<Value, Error> {
         })
     };
     let schedules = list_schedules(q, &filter, i64::from(u16::MAX))?;
-    Ok(schedules.into_iter().filter(|one| one.plan.queue == UPKEEP).map(told).collect())
+    Ok(schedules.into_iter().filter(|one| one.plan.queue == MAINTENANCE).map(told).collect())
 }

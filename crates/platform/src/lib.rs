@@ -27,6 +27,7 @@ pub mod jobs;
 mod module;
 pub mod observed_time;
 pub mod outbound;
+mod own_module;
 pub mod purge;
 pub mod starts;
 pub mod telemetry;
@@ -44,8 +45,7 @@ pub use http::{
     PathParams, Preconditions, Query, bad_query, cursor_problem, page_limit, store_problem, tagged,
 };
 pub use idempotency::{Answer, IdempotencyKey};
-pub use jobs::{Doing, ModuleJob, ReservedJobs, UPKEEP, Upkeep};
+pub use jobs::{Doing, MAINTENANCE, ModuleJob, ReservedJobs, Upkeep, UpkeepError};
 pub use kith_consumers::HandlerError;
-pub use module::{
-    Blocked, Counts, ExportPart, Fact, MODULE, Module, PersonalData, Routes, SealedColumn, Tag, UpkeepError,
-};
+pub use module::{Blocked, Counts, ExportPart, Fact, Module, PersonalData, Routes, SealedColumn, Tag};
+pub use own_module::MODULE;

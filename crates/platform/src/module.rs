@@ -1,16 +1,15 @@
 //! Modules: the interface of a feature to the rest of the server, as plain data in one list.
 
 use kith_jobs::schedules::DeclaredSchedule;
-use kith_kernel::{Ctx, ProblemCode, UserId, days, problems};
-use kith_store::{AUDIT_ARCHIVED, Error, Migration, Query, Tx};
+use kith_kernel::{Ctx, ProblemCode, UserId};
+use kith_store::{Error, Migration, Query, Tx};
 
-use crate::auth::{AccessSource, api_keys};
+use crate::App;
+use crate::auth::AccessSource;
 use crate::config::ConfigSection;
-use crate::consumers::{self, ModuleConsumer};
+use crate::consumers::ModuleConsumer;
 use crate::export::ExportPiece;
-use crate::http::SYSTEM_TAG;
 use crate::jobs::ModuleJob;
-use crate::{App, audit, auth, docs, facts, health, idempotency, telemetry};
 
 /// Handlers with their OpenAPI documentation. Undocumented handlers cannot be registered.
 pub type Routes = utoipa_axum::router::OpenApiRouter<App>;
@@ -80,17 +79,6 @@ pub struct SealedColumn {
     pub name_prefix: &'static str,
 }
 
-/// Keys of the audit chain, which are named by id and first link (`kith_store::audit_key_name`).
-const SEALED_AUDIT_KEYS: SealedColumn = SealedColumn {
-    name: "audit_keys.sealed",
-    list: "SELECT CAST(id AS TEXT) || ':' || CAST(first_link AS TEXT), sealed FROM audit_keys
-           WHERE CAST(id AS TEXT) || ':' || CAST(first_link AS TEXT) > $1
-           ORDER BY CAST(id AS TEXT) || ':' || CAST(first_link AS TEXT) LIMIT $2",
-    update: "UPDATE audit_keys SET sealed = $3
-             WHERE CAST(id AS TEXT) || ':' || CAST(first_link AS TEXT) = $1 AND sealed = $2",
-    name_prefix: "audit-key:",
-};
-
 /// Creates a [`SealedColumn`] for a table with a text primary key `id`. NULL values are skipped.
 #[macro_export]
 macro_rules! sealed_column {
@@ -131,9 +119,6 @@ pub struct Fact {
 
 /// Hook of a block. Arguments: transaction, context, blocker, blocked user.
 pub type Blocked = fn(&Tx<'_>, &Ctx, UserId, UserId) -> Result<(), Error>;
-
-/// Error of a maintenance job, for the log.
-pub type UpkeepError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Number of rows by kind.
 pub type Counts = Vec<(&'static str, i64)>;
@@ -184,97 +169,5 @@ impl Module {
             facts: &[],
             sealed: &[],
         }
-    }
-}
-
-/// Maximum number of transactions per kind of data in one run of [`tidy`]. The rest is left for the next run.
-const TIDY_BATCHES: usize = 100;
-/// Maximum number of events removed per transaction.
-const EVENTS_AT_ONCE: i64 = 500;
-
-/// Module of the platform itself: health, metrics, OpenAPI document, signing keys, API keys and audit log.
-pub static MODULE: Module = Module {
-    tags: &[SYSTEM_TAG],
-    routes,
-    migrations: auth::MIGRATIONS,
-    problems: problems::ALL,
-    events: &[
-        auth::KEY_PUBLISHED,
-        api_keys::CREATED,
-        api_keys::REVOKED,
-        audit::head::HEAD_NOTED,
-        audit::head::HEAD_ACCEPTED,
-        AUDIT_ARCHIVED,
-    ],
-    consumers: auth::CONSUMERS,
-    personal: Some(api_keys::PERSONAL),
-    jobs: &[ModuleJob::upkeep("platform.tidy", |app| Box::pin(tidy(app)))],
-    schedules: &[DeclaredSchedule::upkeep("platform.tidy", "@every 1m")],
-    facts: facts::OF_THE_PLATFORM,
-    sealed: &[sealed_column!("signing_keys", "sealed", ""), SEALED_AUDIT_KEYS],
-    ..Module::named("platform")
-};
-
-fn routes() -> Routes {
-    let about_itself = health::routes().merge(docs::routes()).merge(telemetry::routes());
-    about_itself.merge(auth::routes()).merge(audit::routes()).merge(facts::routes())
-}
-
-/// Removes expired responses under idempotency keys, unused consumer cursors and old events.
-async fn tidy(app: App) -> Result<(), UpkeepError> {
-    let ctx = app.system_ctx("upkeep");
-    for _ in 0..TIDY_BATCHES {
-        if app.write(&ctx, idempotency::tidy).await? < idempotency::TIDIED {
-            break;
-        }
-    }
-    consumers::forget_removed(&app).await?;
-    let before = ctx.now - days(u64::from(app.config.data.keep_events_days));
-    for _ in 0..TIDY_BATCHES {
-        if app.db.remove_events(before, EVENTS_AT_ONCE).await? < EVENTS_AT_ONCE.unsigned_abs() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use kith_kernel::uuid::Uuid;
-    use kith_store::NewEvent;
-
-    use super::*;
-    use crate::testing::TestServer;
-
-    #[tokio::test]
-    async fn old_events_are_removed_by_maintenance() {
-        let test = TestServer::start(|config| config.data.keep_events_days = 2).await;
-        let emit = async || {
-            let ctx = test.app.system_ctx("test");
-            let event = || NewEvent {
-                kind: "thing.done",
-                subject: Uuid::nil(),
-                recipients: vec![],
-                payload: serde_json::json!({}),
-            };
-            let emitted = test.app.write(&ctx, move |tx, ctx| {
-                tx.emit(ctx, event());
-                Ok::<_, Error>(())
-            });
-            emitted.await.unwrap();
-        };
-        let positions = async || {
-            let events = test.app.db.events_after(0, 10).await.unwrap();
-            events.into_iter().map(|event| event.position).collect::<Vec<_>>()
-        };
-        emit().await;
-        test.clock.advance(days(1));
-        emit().await;
-        emit().await;
-        tidy(test.app.clone()).await.unwrap();
-        assert_eq!(positions().await, [1, 2, 3]);
-        test.clock.advance(days(1) + kith_kernel::seconds(1));
-        tidy(test.app.clone()).await.unwrap();
-        assert_eq!(positions().await, [2, 3]);
     }
 }

@@ -15,12 +15,12 @@ use crate::{App, Fact};
 /// Interval at which each process updates the observed time.
 const INTERVAL: Duration = minutes(1);
 /// Maximum deviation of the wall clock from monotonic time between two updates. A larger one is a jump.
-const JUMP: Duration = minutes(5);
+const MAX_DEVIATION: Duration = minutes(5);
 /// Maximum time without a running process that is credited at once.
-const SHORT_GAP: Duration = hours(1);
+const MAX_CREDITED_GAP: Duration = hours(1);
 /// After a longer time without a running process, the time for which the wall clock must be steady until the
 /// gap is credited.
-const STEADY: Duration = days(1);
+const STEADY_PERIOD: Duration = days(1);
 
 /// Fact: observed time, and the time not credited yet.
 pub(crate) const FACT: Fact = Fact {
@@ -63,7 +63,7 @@ impl Observed {
         wall: Timestamp,
     ) -> (Self, Option<i64>) {
         let Some(mut next) = kept else { return (Self { at: wall, ..Self::default() }, None) };
-        let (jump, short, steady) = (millis(JUMP), millis(SHORT_GAP), millis(STEADY));
+        let (jump, short, steady) = (millis(MAX_DEVIATION), millis(MAX_CREDITED_GAP), millis(STEADY_PERIOD));
         let mut jumped = None;
         match last {
             Some(last) => {

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::App;
 
-const COUNTED: Duration = days(1);
-const KEPT: Duration = days(7);
+const COUNT_WINDOW: Duration = days(1);
+const RETENTION: Duration = days(7);
 
 /// Recorded start of a server.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ impl Started {
 fn begin(tx: &Tx<'_>, now: Timestamp, id: &str, place: &str) -> Result<(), Error> {
     let cut_short = "UPDATE server_starts SET cut_short = TRUE WHERE place = $1 AND ended_at IS NULL";
     tx.exec(cut_short, params![place])?;
-    tx.exec("DELETE FROM server_starts WHERE started_at < $1", params![now - KEPT])?;
+    tx.exec("DELETE FROM server_starts WHERE started_at < $1", params![now - RETENTION])?;
     let insert = "INSERT INTO server_starts (id, place, started_at) VALUES ($1, $2, $3)";
     tx.exec(insert, params![id, place, now]).map(drop)
 }
@@ -55,9 +55,9 @@ fn begin(tx: &Tx<'_>, now: Timestamp, id: &str, place: &str) -> Result<(), Error
 /// Counts the starts within the last 24 hours, and those among them that were cut short.
 pub(crate) fn recent(now: Timestamp) -> impl Fn(&Query<'_>) -> Result<Value, Error> {
     move |q| {
-        let sql = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN cut_short THEN 1 ELSE 0 END), 0)
+        let sql = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN cut_short SEPARATOR 1 ELSE 0 END), 0)
                    FROM server_starts WHERE started_at > $1";
-        let counted = q.one(sql, params![now - COUNTED], |row| {
+        let counted = q.one(sql, params![now - COUNT_WINDOW], |row| {
             Ok(json!({ "within_24_h": row.get::<i64>(0)?, "cut_short": row.get::<i64>(1)? }))
         })?;
         Ok(counted.unwrap_or_default())

@@ -115,11 +115,11 @@ async fn peer(client: ClientAddress) -> String {
 }
 
 /// Size of the response of `/much` in bytes. Exceeds what a socket buffers.
-pub const MUCH_BYTES: usize = 32 * 1024 * 1024;
+pub const LARGE_BODY_BYTES: usize = 32 * 1024 * 1024;
 
 #[utoipa::path(get, path = "/much", responses((status = 200, body = String)))]
 async fn much() -> String {
-    "x".repeat(MUCH_BYTES)
+    "x".repeat(LARGE_BODY_BYTES)
 }
 
 /// Pause of [`trickle`] between two chunks. Longer than the idle timeout of connections in the tests that use

@@ -16,7 +16,7 @@ use crate::Shortfall;
 use crate::evidence::{Notes, Step};
 
 /// Maximum `Retry-After` that the client waits for.
-const PATIENCE: Duration = Duration::from_secs(65);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(65);
 
 /// HTTP client of one deployment. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -155,7 +155,7 @@ impl Client {
         let seconds =
             answer.header("retry-after").and_then(|value| value.parse().ok()).map(Duration::from_secs);
         match seconds {
-            Some(wait) if answer.status == 429 && wait <= PATIENCE => {
+            Some(wait) if answer.status == 429 && wait <= MAX_RETRY_AFTER => {
                 tokio::time::sleep(wait + Duration::from_millis(50)).await;
                 self.send_once(method, path, body).await
             }

@@ -14,12 +14,12 @@ use crate::{Client, Refused, Shortfall};
 
 /// Domain of the synthetic accounts. `.invalid` is reserved (RFC 2606), so Kith purges such accounts as soon
 /// as they are deleted.
-const DOMAIN: &str = "kith-verify.invalid";
+const SYNTHETIC_DOMAIN: &str = "kith-verify.invalid";
 /// Timeout of each request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
-const REGISTER_MEND: &str = "see why registering is refused, and try again";
-const NO_ADMIN: &str = "nobody who may administer it was given";
-const ADMIN_MEND: &str = "run it on the machine of the server, or name an administrator with --admin and their password in \
+const REGISTRATION_REMEDIATION: &str = "see why registering is refused, and try again";
+const NO_ADMIN_REASON: &str = "nobody who may administer it was given";
+const ADMIN_REMEDIATION: &str = "run it on the machine of the server, or name an administrator with --admin and their password in \
                           KITH_VERIFY_PASSWORD";
 
 /// Address of a deployment and everything that is known about it before the run.
@@ -85,7 +85,7 @@ impl std::fmt::Debug for AdminAccess {
 impl AdminAccess {
     /// Creates credentials of a synthetic administrator with a random address and password.
     pub fn made_up() -> Self {
-        Self { email: format!("admin-{}@{DOMAIN}", word()), password: word(), is_made_up: true }
+        Self { email: format!("admin-{}@{SYNTHETIC_DOMAIN}", word()), password: word(), is_made_up: true }
     }
 }
 
@@ -159,13 +159,13 @@ impl Deployment {
     }
 
     async fn register(&self, name: &str, notes: &Notes) -> Result<Account, Shortfall> {
-        let (email, password) = (format!("{name}-{}@{DOMAIN}", self.run), word());
+        let (email, password) = (format!("{name}-{}@{SYNTHETIC_DOMAIN}", self.run), word());
         let body = json!({ "email": email, "password": password, "display_name": name });
         let answer = self.client(notes.clone()).post("/api/v1/auth/register", body).await?;
         // A failed registration says nothing about the row, so the check counts as unmeasured.
         let answer = answer.expect(201).map_err(|shortfall| match shortfall {
             Shortfall::Fails(found) => {
-                Shortfall::unmeasured(format!("nobody can register: {found}"), REGISTER_MEND)
+                Shortfall::unmeasured(format!("nobody can register: {found}"), REGISTRATION_REMEDIATION)
             }
             other => other,
         })?;
@@ -181,7 +181,9 @@ impl Deployment {
 
     /// Returns an access token of the administrator.
     pub(crate) async fn admin_token(&self, notes: &Notes) -> Result<String, Shortfall> {
-        let Some(admin) = &self.target.admin else { return Err(Shortfall::unmeasured(NO_ADMIN, ADMIN_MEND)) };
+        let Some(admin) = &self.target.admin else {
+            return Err(Shortfall::unmeasured(NO_ADMIN_REASON, ADMIN_REMEDIATION));
+        };
         let token = self.admin_token.get_or_try_init(async || {
             let body = json!({ "email": admin.email, "password": admin.password });
             let answer = self.client(notes.clone()).post("/api/v1/auth/login", body).await?;
@@ -189,7 +191,7 @@ impl Deployment {
                 200 => answer.text_at("/access_token"),
                 status => {
                     let why = format!("the administrator could not sign in: {status}");
-                    Err(Shortfall::unmeasured(why, ADMIN_MEND))
+                    Err(Shortfall::unmeasured(why, ADMIN_REMEDIATION))
                 }
             }
         });

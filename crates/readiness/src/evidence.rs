@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// Maximum number of steps that are recorded individually. Later ones are only counted.
-const STEPS_KEPT: usize = 24;
+const MAX_RECORDED_STEPS: usize = 24;
 
 /// Evidence for one row from one method.
 #[derive(Clone, Debug, Serialize)]
@@ -83,7 +83,7 @@ impl Notes {
     pub(crate) fn step(&self, step: Step) {
         self.with(|sheet| {
             sheet.requests += 1;
-            if sheet.steps.len() < STEPS_KEPT {
+            if sheet.steps.len() < MAX_RECORDED_STEPS {
                 sheet.steps.push(step);
             }
         });

@@ -6,7 +6,7 @@
 use http::HeaderMap;
 
 /// Minimum max-age of HSTS in seconds (six months).
-const HSTS_LEAST_S: u64 = 15_768_000;
+const MIN_HSTS_MAX_AGE_S: u64 = 15_768_000;
 
 /// Score of a response for one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +141,7 @@ fn hsts(value: &str) -> i32 {
     let max_age = value.split(';').find_map(|part| part.trim().strip_prefix("max-age=")?.parse::<u64>().ok());
     match max_age {
         None => -20,
-        Some(seconds) if seconds < HSTS_LEAST_S => -10,
+        Some(seconds) if seconds < MIN_HSTS_MAX_AGE_S => -10,
         Some(_) => 0,
     }
 }

@@ -4,11 +4,11 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 /// Number that identifies no resource.
-const NO_NUMBER: &str = "999999999999999";
+const UNKNOWN_NUMBER: &str = "999999999999999";
 /// Id that identifies no resource.
 pub const NO_ID: &str = "00000000-0000-7000-8000-000000000000";
 /// Name that identifies no resource.
-const NO_NAME: &str = "kith-verify";
+const UNKNOWN_NAME: &str = "kith-verify";
 const METHODS: [(&str, Method); 5] = [
     ("get", Method::GET),
     ("put", Method::PUT),
@@ -144,14 +144,14 @@ impl Parameter<'_> {
         match (self.schema["enum"][0].as_str(), self.schema["format"].as_str()) {
             (Some(first), _) => first.to_owned(),
             (None, Some("uuid")) => NO_ID.to_owned(),
-            (None, Some("int64")) => NO_NUMBER.to_owned(),
-            (None, _) => NO_NAME.to_owned(),
+            (None, Some("int64")) => UNKNOWN_NUMBER.to_owned(),
+            (None, _) => UNKNOWN_NAME.to_owned(),
         }
     }
 }
 
 /// Time before any data of a deployment.
-const LONG_AGO: &str = "2001-02-03T04:05:06Z";
+const PAST_TIME: &str = "2001-02-03T04:05:06Z";
 
 fn resolved<'d>(document: &'d Value, schema: &'d Value) -> &'d Value {
     let pointer = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
@@ -174,8 +174,8 @@ fn sample(document: &Value, schema: &Value) -> Value {
         "boolean" => json!(true),
         "integer" | "number" => json!(1),
         _ if schema["format"] == "uuid" => json!(NO_ID),
-        _ if schema["format"] == "date-time" => json!(LONG_AGO),
-        _ => json!(NO_NAME),
+        _ if schema["format"] == "date-time" => json!(PAST_TIME),
+        _ => json!(UNKNOWN_NAME),
     }
 }
 
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(put.name(), "PUT /things/{kind}/{id}");
         assert_eq!(put.address(), format!("/things/red/{NO_ID}"));
         assert_eq!((put.statuses(), put.permission()), (vec![200, 404], Some("things.write")));
-        assert_eq!(put.sample(put.body().unwrap()), json!({ "name": NO_NAME, "parts": [] }));
+        assert_eq!(put.sample(put.body().unwrap()), json!({ "name": UNKNOWN_NAME, "parts": [] }));
         assert!(put.wants_token() && !put.is_list(), "only a GET hands out a list");
         assert!(put.is_at("/things/any/thing") && !put.is_at("/things/any") && !put.is_at("/other/a/b"));
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::evidence::Notes;
 use crate::{Client, Counters, Deployment, Shortfall};
 
-const UNLISTED: &str = "run it from an address that server.admin_addresses lists";
+const UNLISTED_REMEDIATION: &str = "run it from an address that server.admin_addresses lists";
 
 /// Context of one running check.
 #[derive(Debug)]
@@ -100,7 +100,10 @@ impl Run {
     pub async fn as_admin(&self, path: &str) -> Result<Value, Shortfall> {
         let answer = self.admin().await?.get(path).await?;
         if answer.code().is_some_and(|code| code == "address_not_listed") {
-            return Err(Shortfall::unmeasured("administration is not open to this address", UNLISTED));
+            return Err(Shortfall::unmeasured(
+                "administration is not open to this address",
+                UNLISTED_REMEDIATION,
+            ));
         }
         Ok(answer.expect(200)?.json())
     }

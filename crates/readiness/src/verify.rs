@@ -20,11 +20,11 @@ use crate::{
 };
 
 /// Tolerated lead of another machine's clock over this one's.
-const FAST_CLOCK: Duration = Duration::from_secs(300);
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
 /// Timeout of each check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(240);
 /// Remediation for a check that timed out.
-const SLOW: &str = "see why the deployment answers so slowly, and try again";
+const TIMEOUT_REMEDIATION: &str = "see why the deployment answers so slowly, and try again";
 
 /// Input of a run.
 #[derive(Clone, Debug)]
@@ -236,9 +236,10 @@ impl Judge<'_> {
         let began = Instant::now();
         let found = match tokio::time::timeout(CHECK_TIMEOUT, checked).await {
             Ok(found) => found,
-            Err(_) => {
-                Err(Shortfall::unmeasured(format!("it took longer than {} s", CHECK_TIMEOUT.as_secs()), SLOW))
-            }
+            Err(_) => Err(Shortfall::unmeasured(
+                format!("it took longer than {} s", CHECK_TIMEOUT.as_secs()),
+                TIMEOUT_REMEDIATION,
+            )),
         };
         let part = match found {
             Ok(found) => Part::new(Outcome::Pass, found),
@@ -284,7 +285,7 @@ impl Judge<'_> {
     fn if_it_counts(&self, row: &Row, artefact: &Artefact, part: Part) -> Part {
         let again = format!("run `{}` again at the commit that runs", artefact.tool);
         let now = self.clock.now();
-        if artefact.at > now + FAST_CLOCK {
+        if artefact.at > now + MAX_CLOCK_SKEW {
             let why = format!("what `{}` found is of {}, which is still to come", artefact.tool, artefact.at);
             return Part { outcome: Outcome::Unknown, why, mend: Some(again), ..part };
         }
@@ -325,19 +326,20 @@ impl Judge<'_> {
 
 /// Returns the result of the tests that a row names.
 fn named_tests(row: &Row, artefact: &Artefact) -> Part {
-    const AGAIN: &str = "mend what the tests found, and run `cargo xtask test` again";
+    const RERUN_TESTS: &str = "mend what the tests found, and run `cargo xtask test` again";
     if !artefact.complete {
-        return Part::new(Outcome::Fail, "the run of the tests did not come to a good end").with_mend(AGAIN);
+        return Part::new(Outcome::Fail, "the run of the tests did not come to a good end")
+            .with_mend(RERUN_TESTS);
     }
     let mut passed = 0;
     for part_of_name in &row.tests {
         let named: Vec<_> = artefact.tests.iter().filter(|(name, _)| name.contains(part_of_name)).collect();
         if let Some((name, outcome)) = named.iter().find(|(_, outcome)| *outcome != "ok") {
-            return Part::new(Outcome::Fail, format!("the test {name}: {outcome}")).with_mend(AGAIN);
+            return Part::new(Outcome::Fail, format!("the test {name}: {outcome}")).with_mend(RERUN_TESTS);
         }
         if named.is_empty() {
             return Part::new(Outcome::Unknown, format!("no test called {part_of_name} was run"))
-                .with_mend(AGAIN);
+                .with_mend(RERUN_TESTS);
         }
         passed += named.len();
     }

@@ -30,7 +30,7 @@ use serde_json::Value;
 use crate::start::{self, Seams, StartError};
 
 /// Maximum number of API keys in a list.
-const LISTED_MOST: i64 = 1_000;
+const MAX_LISTED_API_KEYS: i64 = 1_000;
 
 /// Command. Not `Debug`, because it may contain a password.
 #[derive(Serialize, Deserialize)]
@@ -268,7 +268,10 @@ async fn perform(app: &App, command: Command) -> Reply {
         Command::ListApiKeys => {
             let ctx = app.system_ctx("command_line");
             let last = ApiKeyId(Uuid::max());
-            reply(app.db.read(move |q| api_keys::list(q, &ctx, last, LISTED_MOST)).await, Reply::ApiKeys)
+            reply(
+                app.db.read(move |q| api_keys::list(q, &ctx, last, MAX_LISTED_API_KEYS)).await,
+                Reply::ApiKeys,
+            )
         }
         Command::RevokeApiKey { id } => {
             let ctx = app.system_ctx("command_line");

@@ -12,13 +12,13 @@ use crate::StartError;
 /// Maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 /// Number of further ports that are tried.
-const PORTS: u16 = 100;
+const PORT_ATTEMPTS: u16 = 100;
 
 /// Binds the configured address.
 pub(crate) fn bind(config: &Config) -> Result<TcpListener, StartError> {
     let wanted = config.server.listen;
     let may_move = config.is_default("server.listen") && !config.is_production();
-    let last = if may_move { wanted.port().saturating_add(PORTS) } else { wanted.port() };
+    let last = if may_move { wanted.port().saturating_add(PORT_ATTEMPTS) } else { wanted.port() };
     let mut refusal = None;
     for port in wanted.port()..=last {
         match bind_to(SocketAddr::new(wanted.ip(), port)) {

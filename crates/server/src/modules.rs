@@ -170,6 +170,7 @@ pub fn migrations() -> Vec<ModuleMigrations> {
 mod tests {
     use std::collections::{HashMap, HashSet};
 
+    use kith_platform::ModuleConsumer;
     use kith_platform::config::{Inputs, Mode};
 
     use super::*;
@@ -292,6 +293,42 @@ mod tests {
         for report in Config::default().secret_reports() {
             assert!(page.contains(&format!("### `{}`", report.key)), "{}", report.key);
         }
+    }
+
+    /// Consumers whose names do not begin with their module's, and durable ones that handle what their own module emits: a handler
+    /// that emits what it handles would handle that for ever.
+    fn faulty_consumers(modules: &[&'static Module]) -> Vec<&'static str> {
+        let mut faulty = Vec::new();
+        for module in modules {
+            for consumer in module.consumers {
+                let rest = consumer.name.strip_prefix(module.name).and_then(|rest| rest.strip_prefix('.'));
+                let is_named = rest.is_some_and(|rest| !rest.is_empty());
+                let handles = |kind: &&str| {
+                    consumer.kinds.iter().any(|pattern| kith_consumers::kind_matches(pattern, kind))
+                };
+                if !is_named || consumer.is_durable() && module.events.iter().any(handles) {
+                    faulty.push(consumer.name);
+                }
+            }
+        }
+        faulty
+    }
+
+    #[test]
+    fn consumers_bear_the_names_of_their_modules_and_handle_kinds_of_others() {
+        static MADE: Module = Module {
+            events: &["thing.done"],
+            consumers: &[
+                ModuleConsumer::durable("things.count", &["bond.*"], |_, _, _| Ok(())),
+                ModuleConsumer::durable("others.count", &["bond.*"], |_, _, _| Ok(())),
+                ModuleConsumer::durable("things", &["bond.*"], |_, _, _| Ok(())),
+                ModuleConsumer::durable("things.repeat", &["thing.*"], |_, _, _| Ok(())),
+                ModuleConsumer::every_node("things.forget", &["*"], |_, _| Box::pin(async { Ok(()) })),
+            ],
+            ..Module::named("things")
+        };
+        assert_eq!(faulty_consumers(&[&MADE]), ["others.count", "things", "things.repeat"]);
+        assert_eq!(faulty_consumers(all()), [""; 0]);
     }
 
     #[test]

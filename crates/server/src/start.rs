@@ -83,7 +83,7 @@ pub enum StartError {
 }
 
 /// Additional time that a stop waits for operations on the database.
-const STOP_PATIENCE: Duration = Duration::from_secs(2);
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn grace(config: &Config) -> Duration {
     Duration::from_millis(config.server.shutdown_grace_ms.into())
@@ -224,7 +224,7 @@ impl Running {
     /// Stops gracefully: completes requests and jobs that have begun, then closes the database.
     pub async fn stop(self) {
         // Bounded, because the database may never respond.
-        let patience = grace(&self.app.config) + STOP_PATIENCE;
+        let patience = grace(&self.app.config) + STOP_TIMEOUT;
         let workers = async {
             if let Some(workers) = self.workers
                 && timeout(patience, workers.stop()).await.is_err()
@@ -246,7 +246,7 @@ impl Running {
         }
         drop(self.control);
         if let Some(started) = self.started {
-            match timeout(STOP_PATIENCE, started.end(&self.app)).await {
+            match timeout(STOP_TIMEOUT, started.end(&self.app)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "cannot record the stop of this server; it will count as unclean");
@@ -256,7 +256,7 @@ impl Running {
                 ),
             }
         }
-        match timeout(STOP_PATIENCE, self.app.audit_head.keep(&self.app.db)).await {
+        match timeout(STOP_TIMEOUT, self.app.audit_head.keep(&self.app.db)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the head of the audit chain could not be remembered at the stop");
@@ -304,13 +304,13 @@ mod tests {
         refusals
     }
 
-    const FROM_THE_FUTURE: &str =
+    const FUTURE_MIGRATION: &str =
         "INSERT INTO schema_migrations (module, version, name, checksum, applied_at, ordinal)
          VALUES ('chat', 1, 'chat', '', 0, 99)";
 
     #[tokio::test]
     async fn newer_schema_is_served() {
-        assert_eq!(start_after(FROM_THE_FUTURE).await, [None, None]);
+        assert_eq!(start_after(FUTURE_MIGRATION).await, [None, None]);
     }
 
     #[tokio::test]

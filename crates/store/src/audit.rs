@@ -5,8 +5,8 @@ use kith_kernel::{Ctx, Timestamp, UserId, days};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::audit_head::AuditHead;
 use crate::audit_keys::{AuditKeyring, AuditKeys};
+use crate::chain_head::AuditHead;
 use crate::sequencer::Seal;
 use crate::value::{Param, Row};
 use crate::{Error, Query, Tx, params};
@@ -84,14 +84,14 @@ pub struct AuditChain {
 }
 
 /// Maximum number of entries read at once while verifying the chain.
-const VERIFY_PAGE: i64 = 1_000;
+const VERIFY_PAGE_SIZE: i64 = 1_000;
 
 /// Maximum difference between the time inside an entry's id and its `at`. Ids of one process never go back;
 /// clocks can.
 const ID_SLACK_DAYS: u64 = 1;
 
 /// Text that sorts after every id.
-const BEHIND_ALL: &str = "~";
+const AFTER_ALL_IDS: &str = "~";
 
 pub(crate) const INSERT_ENTRY: &str =
     "INSERT INTO audit_entries (id, at, actor, action, object, request_id, details_hash, ordinal)
@@ -184,8 +184,8 @@ struct Bounds {
 impl Bounds {
     fn of(filter: &AuditFilter) -> Self {
         let slack = days(ID_SLACK_DAYS);
-        let before = filter.before.map_or(BEHIND_ALL.to_owned(), |id| id.to_string());
-        let newest = filter.until.map_or(BEHIND_ALL.to_owned(), |until| id_at(until + slack));
+        let before = filter.before.map_or(AFTER_ALL_IDS.to_owned(), |id| id.to_string());
+        let newest = filter.until.map_or(AFTER_ALL_IDS.to_owned(), |until| id_at(until + slack));
         Self {
             before: before.min(newest),
             from: filter.since.map_or_else(String::new, |since| id_at(since - slack)),
@@ -264,7 +264,7 @@ impl Query<'_> {
         before: Option<Uuid>,
         limit: i64,
     ) -> Result<Vec<AuditEntry>, Error> {
-        let before = before.map_or(BEHIND_ALL.to_owned(), |id| id.to_string());
+        let before = before.map_or(AFTER_ALL_IDS.to_owned(), |id| id.to_string());
         let actor = kith_kernel::Actor::User(person).to_string();
         self.all(ACTIVITY, params![actor, before, limit, person], |row| AuditEntry::read(row, 0))
     }
@@ -350,21 +350,21 @@ pub(crate) struct Verified {
     pub more: bool,
 }
 
-/// Recomputes up to `VERIFY_PAGE` links after `from`.
+/// Recomputes up to `VERIFY_PAGE_SIZE` links after `from`.
 ///
 /// # Errors
 /// Returns [`Error::Fault`], which names the first link that does not match, or the key that cannot be
 /// opened.
 pub(crate) fn verify_page(q: &Query<'_>, keyring: &AuditKeyring, from: &Seal) -> Result<Verified, Error> {
     let keys = keyring.load(q)?;
-    let links = q.all(LINKS, params![from.n, VERIFY_PAGE], Link::read)?;
+    let links = q.all(LINKS, params![from.n, VERIFY_PAGE_SIZE], Link::read)?;
     let mut seal = from.clone();
     for link in &links {
         if !link.follows(&mut seal, &keys)? {
             return Err(Error::fault(format!("the audit chain breaks at link {}", link.n)));
         }
     }
-    let more = links.len() as i64 == VERIFY_PAGE;
+    let more = links.len() as i64 == VERIFY_PAGE_SIZE;
     Ok(Verified { unkeyed: keys.unkeyed(seal.n), seal, more })
 }
 
@@ -385,13 +385,13 @@ pub(crate) fn check_sealed(q: &Query<'_>, from: Option<Uuid>) -> Result<Option<U
         "SELECT a.id, a.tx < COALESCE((SELECT low_tx FROM sequencer WHERE id = 1), 1)
              AND NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)
          FROM audit_entries a WHERE a.id >= $1 ORDER BY a.id LIMIT $2",
-        params![from, VERIFY_PAGE],
+        params![from, VERIFY_PAGE_SIZE],
         |row| Ok((row.get::<Uuid>(0)?, row.get::<bool>(1)?)),
     )?;
     if entries.iter().any(|(_, lacks_link)| *lacks_link) {
         return Err(Error::fault("the audit log has entries that no link seals"));
     }
-    Ok(entries.last().filter(|_| entries.len() as i64 == VERIFY_PAGE).map(|(id, _)| *id))
+    Ok(entries.last().filter(|_| entries.len() as i64 == VERIFY_PAGE_SIZE).map(|(id, _)| *id))
 }
 
 /// Returns the entry that the first link after `n` seals.

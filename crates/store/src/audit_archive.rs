@@ -7,8 +7,8 @@ use kith_kernel::uuid::Uuid;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{self, AuditEntry, Link};
-use crate::audit_head::{AuditHead, hex, parse_hex};
 use crate::audit_keys::AuditKeyring;
+use crate::chain_head::{AuditHead, hex, parse_hex};
 use crate::sequencer::Seal;
 use crate::{Error, Query, Tx, params};
 

@@ -1,14 +1,13 @@
 //! Head of the audit chain, stored outside the database. It detects a chain that was truncated, emptied,
 //! sealed anew or restored from an earlier state.
 
-use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::chain_head::AuditHead;
 use crate::options::{EngineOptions, StoreOptions};
 use crate::{Error, OpenError, Query, audit, audit_archive, outbox, postgres};
 
@@ -16,16 +15,6 @@ const FILE: &str = "audit-head";
 
 /// Counter that makes the names of temporary files unique within the process.
 static COUNT: AtomicU64 = AtomicU64::new(0);
-
-/// Number of links of an audit chain and the hash of the last one. Text form: `links:hash`, with the hash in
-/// hexadecimal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AuditHead {
-    /// Number of links.
-    pub links: i64,
-    /// Hash of the last link; all zeros if there is none.
-    pub hash: [u8; 32],
-}
 
 /// Result of comparing a chain with a head stored earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,40 +52,6 @@ impl HeadComparison {
                 remembered.links
             )),
         }
-    }
-}
-
-impl fmt::Display for AuditHead {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.links, hex(&self.hash))
-    }
-}
-
-/// Formats a hash in hexadecimal.
-pub(crate) fn hex(hash: &[u8; 32]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Parses 64 hexadecimal digits.
-pub(crate) fn parse_hex(digits: &str) -> Option<[u8; 32]> {
-    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut hash = [0; 32];
-    for (at, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok()?;
-    }
-    Some(hash)
-}
-
-impl FromStr for AuditHead {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: &str = "expected the number of links, a colon and 64 hexadecimal digits";
-        let (links, digits) = text.split_once(':').ok_or(WRONG)?;
-        let links = links.parse().ok().filter(|links: &i64| *links >= 0).ok_or(WRONG)?;
-        Ok(Self { links, hash: parse_hex(digits).ok_or(WRONG)? })
     }
 }
 

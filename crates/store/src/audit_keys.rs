@@ -15,7 +15,7 @@ use crate::{Error, Query, Tx, params};
 pub const AUDIT_KEY_BYTES: usize = 32;
 
 /// Interval at which the sealing process reads the keys again.
-const LOAD_EVERY: Duration = Duration::from_secs(5);
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Generates, encrypts and decrypts keys of the audit chain, under a secret that the database does not hold.
 /// All nodes that share a database use the same secret.
@@ -137,7 +137,7 @@ impl AuditKeyring {
     /// newest is retired. Only the sealing process may call this.
     pub fn ready_for(&self, tx: &Tx<'_>, keys: AuditKeys, next: i64) -> Result<AuditKeys, Error> {
         // The newest key may have been retired since the keys were read.
-        let is_old = keys.loaded_at.is_none_or(|loaded_at| loaded_at.elapsed() > LOAD_EVERY);
+        let is_old = keys.loaded_at.is_none_or(|loaded_at| loaded_at.elapsed() > RELOAD_INTERVAL);
         let mut keys = if is_old { self.load(tx)? } else { keys };
         if keys.keys.last().is_some_and(|newest| !newest.is_retired) {
             return Ok(keys);

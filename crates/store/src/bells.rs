@@ -48,7 +48,7 @@ struct Listened {
 /// notifications may be lost.
 const MAX_UNANNOUNCED: usize = 10_000;
 /// Number of channels below which none is removed.
-const MIN_LIMIT: usize = 100;
+const MIN_CLEANUP_CHANNELS: usize = 100;
 
 impl Default for Bells {
     fn default() -> Self {
@@ -65,7 +65,7 @@ impl Bells {
         let mut listened = self.listened_to.lock().unwrap_or_else(PoisonError::into_inner);
         if listened.all.len() >= listened.limit {
             listened.all.retain(|_, bell| bell.receiver_count() > 0);
-            listened.limit = (listened.all.len() * 2).max(MIN_LIMIT);
+            listened.limit = (listened.all.len() * 2).max(MIN_CLEANUP_CHANNELS);
         }
         Bell(listened.all.entry(name.to_owned()).or_default().subscribe())
     }

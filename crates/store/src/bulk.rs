@@ -1,7 +1,7 @@
 //! Statements over many rows: run row by row on SQLite, where a statement needs no round trip, and once over
 //! arrays on PostgreSQL.
 
-use crate::value::{Param, Row};
+use crate::value::{Param, Row, Values};
 use crate::{Error, Tx};
 
 /// Statement with a separate text for each database, for what one text cannot express.
@@ -34,39 +34,6 @@ pub struct Bulk {
     pub each: &'static [&'static str],
     /// Statement for PostgreSQL, run once over arrays.
     pub all: &'static str,
-}
-
-/// Values of all rows for one placeholder.
-#[derive(Clone, Copy, Debug)]
-pub enum Values<'a> {
-    /// BIGINT.
-    Ints(&'a [i64]),
-    /// BIGINT or NULL.
-    MaybeInts(&'a [Option<i64>]),
-    /// TEXT.
-    Texts(&'a [&'a str]),
-    /// TEXT or NULL.
-    MaybeTexts(&'a [Option<&'a str>]),
-}
-
-impl<'a> Values<'a> {
-    const fn len(self) -> usize {
-        match self {
-            Self::Ints(all) => all.len(),
-            Self::MaybeInts(all) => all.len(),
-            Self::Texts(all) => all.len(),
-            Self::MaybeTexts(all) => all.len(),
-        }
-    }
-
-    fn at(self, row: usize) -> Param<'a> {
-        match self {
-            Self::Ints(all) => Param::Int(all[row]),
-            Self::MaybeInts(all) => all[row].map_or(Param::Null, Param::Int),
-            Self::Texts(all) => Param::Text(all[row]),
-            Self::MaybeTexts(all) => all[row].map_or(Param::Null, Param::Text),
-        }
-    }
 }
 
 impl Tx<'_> {

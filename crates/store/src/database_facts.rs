@@ -12,12 +12,12 @@ use crate::schema::{Differences, Shape};
 use crate::{EngineKind, Error, ModuleMigrations, Query, STATEMENT_BUCKETS_US, StatementTimes, Store};
 
 /// Number of statements listed individually.
-const TOLD: usize = 20;
+const MAX_LISTED_STATEMENTS: usize = 20;
 /// Number of rows above which a sequential scan of a table is reported.
-const MANY_ROWS: i64 = 10_000;
+const LARGE_TABLE_ROWS: i64 = 10_000;
 
 /// Time limit. Reading the catalogues can take longer than a request's statements may.
-const PATIENCE: Duration = Duration::from_secs(10);
+const FACTS_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Store {
     /// Returns all facts as a JSON object, grouped by subject. `modules` are the migrations that this build
@@ -29,8 +29,8 @@ impl Store {
         let kind = self.kind();
         // Read on a write connection: its settings decide the durability of commits.
         let durability = match kind {
-            EngineKind::Sqlite => self.write_within(PATIENCE, |tx| sqlite_durability(tx)).await?,
-            EngineKind::Postgres => self.write_within(PATIENCE, |tx| postgres_durability(tx)).await?,
+            EngineKind::Sqlite => self.write_within(FACTS_TIMEOUT, |tx| sqlite_durability(tx)).await?,
+            EngineKind::Postgres => self.write_within(FACTS_TIMEOUT, |tx| postgres_durability(tx)).await?,
         };
         let more = self.export(move |q| read(q, kind, &modules)).await?;
         let mut facts = json!({
@@ -66,9 +66,9 @@ impl Store {
             })
         };
         all.sort_by_key(|(_, times)| std::cmp::Reverse(times.total_us));
-        let by_total_time: Vec<_> = all.iter().take(TOLD).map(told).collect();
+        let by_total_time: Vec<_> = all.iter().take(MAX_LISTED_STATEMENTS).map(told).collect();
         all.sort_by_key(|(_, times)| std::cmp::Reverse(times.p95_us()));
-        let slowest: Vec<_> = all.iter().take(TOLD).map(told).collect();
+        let slowest: Vec<_> = all.iter().take(MAX_LISTED_STATEMENTS).map(told).collect();
         json!({ "known": all.len(), "by_total_time": by_total_time, "slowest": slowest })
     }
 }
@@ -160,7 +160,7 @@ fn postgres(q: &Query<'_>) -> Result<Value, Error> {
     facts["connections"] = connections.unwrap_or_default();
     facts["role"] = role(q)?;
     facts["unused_indexes"] = q.all(UNUSED_INDEXES, &[], |row| row.get::<String>(0))?.into();
-    let scans = q.all(LARGE_SCANS, crate::params![MANY_ROWS], |row| {
+    let scans = q.all(LARGE_SCANS, crate::params![LARGE_TABLE_ROWS], |row| {
         Ok(json!({ "table": row.get::<String>(0)?, "rows": row.get::<i64>(1)?, "scans": row.get::<i64>(2)? }))
     })?;
     facts["scans_of_large_tables"] = scans.into();

@@ -20,16 +20,16 @@ const LOCK: &str = "kith.lock";
 const SOCKET: &str = "kith.sock";
 
 /// Maximum length of a Unix socket path on Linux, without its terminator (`sun_path` in unix(7)).
-const SOCKET_PATH: usize = 107;
+const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 /// Maximum length of a message in either direction.
-const MESSAGE_BYTES: u64 = 1024 * 1024;
+const MAX_MESSAGE_BYTES: u64 = 1024 * 1024;
 
 /// Pause before accepting again after an error, such as when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Time limit of a call, on both sides.
-const PATIENCE: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Data folder locked by this process. Dropping it or ending the process releases the lock.
 #[derive(Debug)]
@@ -173,7 +173,7 @@ impl ControlSocket {
                 };
                 let handler = Arc::clone(&handler);
                 tokio::spawn(async move {
-                    let answered = tokio::time::timeout(PATIENCE, answer(stream, &handler)).await;
+                    let answered = tokio::time::timeout(CALL_TIMEOUT, answer(stream, &handler)).await;
                     if !matches!(answered, Ok(Ok(()))) {
                         tracing::warn!("a control command was not answered completely");
                     }
@@ -203,7 +203,7 @@ async fn answer(stream: UnixStream, handler: &ControlHandler) -> io::Result<()> 
 /// Reads one message: a line of JSON.
 pub(crate) async fn read_line(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Value> {
     let mut line = String::new();
-    stream.take(MESSAGE_BYTES).read_line(&mut line).await?;
+    stream.take(MAX_MESSAGE_BYTES).read_line(&mut line).await?;
     serde_json::from_str(&line).map_err(io::Error::from)
 }
 
@@ -230,7 +230,7 @@ pub async fn control_call(folder: &Path, request: &Value) -> io::Result<Option<V
         stream.get_mut().write_all(format!("{request}\n").as_bytes()).await?;
         read_line(&mut stream).await
     };
-    tokio::time::timeout(PATIENCE, call).await.map_err(io::Error::from)?.map(Some)
+    tokio::time::timeout(CALL_TIMEOUT, call).await.map_err(io::Error::from)?.map(Some)
 }
 
 /// Path of the socket, short enough for the kernel even if the folder is deeply nested.
@@ -242,7 +242,7 @@ struct Address {
 impl Address {
     fn of(folder: &Path) -> io::Result<Self> {
         let path = folder.join(SOCKET);
-        if path.as_os_str().len() <= SOCKET_PATH {
+        if path.as_os_str().len() <= MAX_SOCKET_PATH_BYTES {
             return Ok(Self { path, _folder: None });
         }
         let folder = File::open(folder)?;

@@ -10,6 +10,8 @@ mod audit_head;
 mod audit_keys;
 mod bells;
 mod bulk;
+mod chain_head;
+mod clock_reading;
 mod database_facts;
 mod dialect;
 mod error;
@@ -20,6 +22,7 @@ mod folder;
 pub mod fuzzing;
 mod job;
 mod migrate;
+mod named;
 mod options;
 mod outbox;
 mod outcome;
@@ -36,15 +39,18 @@ mod test_vault;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod threads;
+mod trace;
 mod tx;
 mod value;
 
 pub use audit::{AuditChain, AuditEntry, AuditFilter, AuditRecord};
 pub use audit_archive::{AUDIT_ARCHIVED, ArchivedLink};
-pub use audit_head::{AuditHead, AuditHeadFile, HeadComparison};
+pub use audit_head::{AuditHeadFile, HeadComparison};
 pub use audit_keys::{AUDIT_KEY_BYTES, AuditVault, GeneratedKey, audit_key_name};
 pub use bells::Bell;
-pub use bulk::{Bulk, Statement, Values};
+pub use bulk::{Bulk, Statement};
+pub use chain_head::AuditHead;
+pub use clock_reading::ClockReading;
 pub use error::{Error, OpenError};
 pub use events::{Event, NewEvent, SequencedEvent};
 pub use facts::{AuditTail, Positions};
@@ -56,9 +62,15 @@ pub use outcome::{IntoOutcome, Outcome};
 pub use row::{Columns, FromRow};
 pub use statements::{STATEMENT_BUCKETS_US, StatementTimes};
 pub use stats::{StatsSnapshot, StoreStats};
-pub use store::{ClockReading, EngineKind, Health, Store};
+pub use store::{EngineKind, Health, Store};
 pub use tx::{Query, Tx, WriteConnection};
-pub use value::{AsParam, Column, Param, Row};
+pub use value::{AsParam, Column, Param, Row, Values};
+
+/// Used by [`named_sql!`].
+#[doc(hidden)]
+pub mod __named {
+    pub use crate::named::{expand, expanded_len};
+}
 
 /// True if the build has the feature `testing`, which release builds must not have.
 pub const HAS_TESTING: bool = cfg!(feature = "testing");

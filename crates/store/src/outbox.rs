@@ -8,8 +8,8 @@ use kith_kernel::{Timestamp, UserId};
 use crate::events::{Event, SequencedEvent};
 use crate::migrate::{Migration, ModuleMigrations};
 use crate::sequencer::{Heads, Placed, Seal};
-use crate::tx::Trace;
-use crate::value::{Param, Row};
+use crate::trace::Trace;
+use crate::value::{Param, Row, check_all};
 use crate::{Error, Query, Tx, audit, params};
 
 /// Migrations of the store's own tables. They run before those of any module.
@@ -41,6 +41,13 @@ pub(crate) fn event_params<'e>(event: &'e Event, recipients: &'e str, ordinal: i
         Param::Text(&event.request_id),
         Param::Int(ordinal),
     ]
+}
+
+/// Fails if one of the databases cannot hold the trace.
+pub(crate) fn check_trace(trace: &Trace) -> Result<(), Error> {
+    trace.audit.iter().try_for_each(|entry| check_all(&audit::entry_params(entry, 0)))?;
+    trace.details.iter().try_for_each(|details| check_all(&audit::details_params(details)))?;
+    trace.events.iter().try_for_each(|event| check_all(&event_params(event, "", 0)))
 }
 
 /// Inserts a transaction's audit entries, details and events, one statement each.

@@ -49,9 +49,10 @@ impl<T: Column> FromRow for T {
     }
 }
 
-/// Declares the columns of a row type once: implements [`FromRow`] and defines a macro that expands to the
-/// column list, for use in `concat!`. Fields after the semicolon are computed from the other fields. Write
-/// the type of a field if such an expression requires it.
+/// Lists the columns of a row type once: implements [`FromRow`], and declares a macro that expands to the columns, for `concat!`.
+/// A field is read from one column, or from several if its type has several (`owner = owner_columns!()`). A field that is computed
+/// stands behind a semicolon; columns for the computation alone stand in parentheses. A field whose type is to be known there has
+/// it written.
 ///
 /// ```
 /// use kith_store::{Error, FromRow, Query, params, row_columns};
@@ -60,31 +61,40 @@ impl<T: Column> FromRow for T {
 ///     id: i64,
 ///     name: Option<String>,
 ///     is_named: bool,
+///     tricks: Vec<String>,
 /// }
 ///
 /// row_columns! {
-///     dog_columns => Dog { id = "d.id", name: Option<String> = "d.name"; is_named = name.is_some() }
+///     dog_columns => Dog (tricks: String = "d.tricks") {
+///         id = "d.id",
+///         name: Option<String> = "d.name";
+///         is_named = name.is_some();
+///         tricks = tricks.split(' ').map(str::to_owned).collect()
+///     }
 /// }
 ///
 /// fn find_dog(q: &Query<'_>, id: i64) -> Result<Option<Dog>, Error> {
 ///     q.one(concat!("SELECT ", dog_columns!(), " FROM dogs d WHERE d.id = $1"), params![id], Dog::read_row)
 /// }
 ///
-/// assert_eq!(dog_columns!(), "d.id, d.name");
+/// assert_eq!(dog_columns!(), "d.tricks, d.id, d.name");
 /// ```
 #[macro_export]
 macro_rules! row_columns {
-    ($list:ident => $type:ident {
-        $first:ident $(: $first_type:ty)? = $first_column:literal
-        $(, $field:ident $(: $field_type:ty)? = $column:literal)* $(,)?
+    ($list:ident => $type:ident $(($($only:ident : $only_type:ty = $only_column:expr),+ $(,)?))? {
+        $first:ident $(: $first_type:ty)? = $first_column:expr
+        $(, $field:ident $(: $field_type:ty)? = $column:expr)* $(,)?
         $(; $computed:ident = $value:expr)* $(;)?
     }) => {
         macro_rules! $list {
-            () => { concat!($first_column $(, ", ", $column)*) };
+            () => { concat!($($($only_column, ", ",)+)? $first_column $(, ", ", $column)*) };
         }
+        #[allow(unused_imports, reason = "most lists are used in the file of their type alone")]
+        pub(crate) use $list;
 
         impl $crate::FromRow for $type {
             fn from_columns(columns: &mut $crate::Columns<'_, '_>) -> Result<Self, $crate::Error> {
+                $($(let $only: $only_type = columns.read()?;)+)?
                 let $first $(: $first_type)? = columns.read()?;
                 $(let $field $(: $field_type)? = columns.read()?;)*
                 Ok(Self { $($computed: $value,)* $first $(, $field)* })

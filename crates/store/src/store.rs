@@ -9,6 +9,7 @@ use kith_kernel::Timestamp;
 use tokio::sync::watch;
 
 use crate::audit_keys::AuditKeyring;
+use crate::clock_reading::ClockReading;
 use crate::job::{ReadJob, read_job, write_job};
 use crate::migrate::{MigrationStatus, ModuleMigrations};
 use crate::options::{EngineOptions, StoreOptions};
@@ -46,15 +47,6 @@ pub struct Health {
     pub round_trip: Duration,
     /// Clock of the database server (PostgreSQL); `None` on SQLite.
     pub clock: Option<ClockReading>,
-}
-
-/// Reading of another machine's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClockReading {
-    /// Estimated current time there.
-    pub now: Timestamp,
-    /// Maximum error of `now`: half the round-trip time.
-    pub uncertainty: Duration,
 }
 
 impl Store {

@@ -10,7 +10,7 @@ use crate::Error;
 
 /// Maximum time that closing waits for threads. A closure or a disk that never returns must not keep the
 /// process alive.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Threads of one store.
 #[derive(Debug, Default)]
@@ -53,9 +53,9 @@ impl Threads {
     }
 
     /// Waits until all threads have ended; they must have been told to end. Returns false if some are still
-    /// running after `CLOSE_PATIENCE`.
+    /// running after `CLOSE_TIMEOUT`.
     pub fn wait(&self) -> bool {
-        self.wait_for(CLOSE_PATIENCE)
+        self.wait_for(CLOSE_TIMEOUT)
     }
 
     fn wait_for(&self, patience: Duration) -> bool {

@@ -5,15 +5,15 @@
 //! error.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
 use std::ops::Deref;
 
 use kith_kernel::{Ctx, UserId};
 
-use crate::audit::{self, AuditDetails, AuditEntry};
+use crate::audit::{AuditDetails, AuditEntry};
 use crate::events::{Event, NewEvent};
+use crate::trace::Trace;
 use crate::value::{Param, Row, check_all};
-use crate::{Error, outbox, postgres, sqlite};
+use crate::{Error, postgres, sqlite};
 
 /// Connection that a closure uses.
 pub(crate) enum Session<'c> {
@@ -44,29 +44,6 @@ pub struct Tx<'c> {
     query: Query<'c>,
     trace: RefCell<Trace>,
     may_be_lost: Cell<bool>,
-}
-
-/// Audit entries, events and notifications of a transaction, written at commit.
-#[derive(Default)]
-pub(crate) struct Trace {
-    pub audit: Vec<AuditEntry>,
-    pub details: Vec<AuditDetails>,
-    pub events: Vec<Event>,
-    /// Channels to be notified after the commit.
-    pub bells: BTreeSet<String>,
-}
-
-impl Trace {
-    /// Returns an error if a value cannot be stored in both databases.
-    pub fn check(&self) -> Result<(), Error> {
-        self.audit.iter().try_for_each(|entry| check_all(&audit::entry_params(entry, 0)))?;
-        self.details.iter().try_for_each(|details| check_all(&audit::details_params(details)))?;
-        self.events.iter().try_for_each(|event| check_all(&outbox::event_params(event, "", 0)))
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.audit.is_empty() && self.events.is_empty()
-    }
 }
 
 impl<'c> Query<'c> {

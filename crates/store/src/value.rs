@@ -1,12 +1,13 @@
 //! Statement parameters and column values, the same for both databases.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 use kith_kernel::{StoredJson, Timestamp, UserId, uuid::Uuid};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use tokio_postgres::types::{IsNull, Type, to_sql_checked};
 
 use crate::Error;
-use crate::bulk::Values;
 
 /// Parameter value, borrowed from the caller. Build lists of them with [`crate::params!`].
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +29,39 @@ pub enum Param<'a> {
     /// Array of values, for [`crate::Tx::bulk`].
     #[doc(hidden)]
     Many(Values<'a>),
+}
+
+/// Values of all rows for one placeholder.
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a> {
+    /// BIGINT.
+    Ints(&'a [i64]),
+    /// BIGINT, or NULL.
+    MaybeInts(&'a [Option<i64>]),
+    /// TEXT.
+    Texts(&'a [&'a str]),
+    /// TEXT, or NULL.
+    MaybeTexts(&'a [Option<&'a str>]),
+}
+
+impl<'a> Values<'a> {
+    pub(crate) const fn len(self) -> usize {
+        match self {
+            Self::Ints(all) => all.len(),
+            Self::MaybeInts(all) => all.len(),
+            Self::Texts(all) => all.len(),
+            Self::MaybeTexts(all) => all.len(),
+        }
+    }
+
+    pub(crate) fn at(self, row: usize) -> Param<'a> {
+        match self {
+            Self::Ints(all) => Param::Int(all[row]),
+            Self::MaybeInts(all) => all[row].map_or(Param::Null, Param::Int),
+            Self::Texts(all) => Param::Text(all[row]),
+            Self::MaybeTexts(all) => all[row].map_or(Param::Null, Param::Text),
+        }
+    }
 }
 
 impl Param<'_> {
@@ -290,6 +324,13 @@ impl Column for Option<UserId> {
 impl Column for Timestamp {
     fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
         Ok(Self::from_millis(row.get(at)?))
+    }
+}
+
+/// Milliseconds; none where the number is negative.
+impl Column for Duration {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        Ok(Self::from_millis(u64::try_from(row.get::<i64>(at)?).unwrap_or(0)))
     }
 }
 

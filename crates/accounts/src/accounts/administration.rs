@@ -1,42 +1,14 @@
 //! Administration of accounts: roles, suspension, verification and release of e-mail addresses. All changes
 //! are audited.
 
-use kith_kernel::uuid::Uuid;
-use kith_kernel::{Ctx, Cursor, InvalidCursor, PageLimit, Problem, UserId};
+use kith_kernel::{Ctx, Problem, UserId};
 use kith_platform::App;
 use kith_platform::auth::Role;
 use kith_store::Tx;
 use serde_json::json;
 
-use super::model::{Account, AccountError, AccountStatus, Email};
+use super::model::{Account, AccountError, Email};
 use super::{events, rows, rules, sign_in};
-
-/// Filter and page of a list of accounts.
-#[derive(Clone, Debug)]
-pub struct AccountList {
-    pub(super) role: Option<Role>,
-    pub(super) status: Option<AccountStatus>,
-    pub(super) email_key: Option<String>,
-    pub(super) before: UserId,
-    pub(super) limit: PageLimit,
-}
-
-impl AccountList {
-    /// Creates a list request for accounts that match all given filters, starting after `cursor`.
-    ///
-    /// # Errors
-    /// Returns [`InvalidCursor`] if the cursor does not come from this list.
-    pub fn new(
-        role: Option<Role>,
-        status: Option<AccountStatus>,
-        email: Option<&str>,
-        cursor: Option<&Cursor>,
-        limit: PageLimit,
-    ) -> Result<Self, InvalidCursor> {
-        let before = cursor.map(Cursor::key).transpose()?.unwrap_or(UserId(Uuid::max()));
-        Ok(Self { role, status, email_key: email.map(Email::key_of), before, limit })
-    }
-}
 
 /// Sets the role of an account. It applies from the user's next request on.
 ///

@@ -17,9 +17,9 @@ use super::model::{AccountError, NewAccount, Origin, User};
 use super::sign_in::OpenSession;
 use super::{commands, rows, rules, sign_in};
 
-const FILE: &str = "first-admin-link";
+const LINK_FILE_NAME: &str = "first-admin-link";
 /// Path of the page behind the link.
-const PATH: &str = "/first-admin";
+const PAGE_PATH: &str = "/first-admin";
 
 /// One-time link that creates the first administrator.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub async fn offer(app: &App, base: &str) -> io::Result<Option<Offer>> {
     let ctx = app.system_ctx("first_admin");
     let secret = ctx.random::<32>();
     // Uses real time, because the administrator's own clock does not follow `/dev/clock`.
-    let expires_at = ctx.real_now() + rules::LINK_LIFETIME;
+    let expires_at = ctx.real_now() + rules::FIRST_ADMIN_LINK_LIFETIME;
     let made = app.write(&ctx, move |tx, _| {
         if rows::count_admins(tx)? > 0 {
             return Ok(false);
@@ -52,8 +52,8 @@ pub async fn offer(app: &App, base: &str) -> io::Result<Option<Offer>> {
         return Ok(None);
     }
     // The fragment of a URL is not sent to servers, so no access log contains the secret.
-    let link = format!("{base}{PATH}#{}", URL_SAFE_NO_PAD.encode(secret));
-    let file = app.config.data.folder.join(FILE);
+    let link = format!("{base}{PAGE_PATH}#{}", URL_SAFE_NO_PAD.encode(secret));
+    let file = app.config.data.folder.join(LINK_FILE_NAME);
     let (path, line) = (file.clone(), format!("{link}\n"));
     tokio::task::spawn_blocking(move || write_private(path, &line)).await.map_err(io::Error::other)??;
     Ok(Some(Offer { link, file, expires_at }))
@@ -74,7 +74,7 @@ fn write_private(path: PathBuf, text: &str) -> io::Result<()> {
 
 /// Deletes the link's file. Its link does not work once there is an administrator.
 pub async fn remove_file(app: &App) {
-    let file = app.config.data.folder.join(FILE);
+    let file = app.config.data.folder.join(LINK_FILE_NAME);
     // A file that cannot be deleted is harmless: its link no longer works.
     let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(file)).await;
 }

@@ -18,9 +18,9 @@ use super::settings::AccountSettings;
 use super::{events, rows, rules};
 
 /// Number of e-mail keys checked in one transaction.
-const KEYS_CHECKED_AT_ONCE: i64 = 100;
+const EMAIL_KEYS_PER_TRANSACTION: i64 = 100;
 /// Number of accounts that a run may try to purge, per account that it may purge.
-const TRIED_FOR_EACH: i64 = 10;
+const MAX_TRIES_PER_PURGE: i64 = 10;
 
 /// Display name that replaces the name of a purged account.
 pub const GONE: &str = "Deleted account";
@@ -43,7 +43,7 @@ struct Manifest {
 pub async fn tidy(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     app.write(&ctx, |tx, ctx| {
-        let refused_before = ctx.now - rules::REFUSALS_WITHIN;
+        let refused_before = ctx.now - rules::TAKEN_RESPONSES_WINDOW;
         rekey(tx)?;
         rows::tidy_links(tx, ctx.real_now())?;
         rows::tidy(tx, ctx.now, refused_before, rules::Failures::forgotten_before(ctx.now))
@@ -52,8 +52,8 @@ pub async fn tidy(app: App) -> Result<(), UpkeepError> {
     app.write(&ctx, |tx, ctx| {
         tx.erase_old_audit_details(
             "session.refused",
-            ctx.now - rules::REFUSED_DETAILS_KEPT,
-            rules::TIDIED_AT_ONCE,
+            ctx.now - rules::REFUSED_LOG_IN_RETENTION,
+            rules::MAX_ERASED_PER_RUN,
         )
     })
     .await?;
@@ -62,7 +62,7 @@ pub async fn tidy(app: App) -> Result<(), UpkeepError> {
 
 /// Recomputes e-mail keys that an earlier version made without the ASCII form of the domain.
 fn rekey(tx: &Tx<'_>) -> Result<(), Error> {
-    for (user, email, key) in rows::list_keys_to_check(tx, KEYS_CHECKED_AT_ONCE)? {
+    for (user, email, key) in rows::list_keys_to_check(tx, EMAIL_KEYS_PER_TRANSACTION)? {
         rows::delete_key_to_check(tx, user)?;
         let new = Email::key_of(&email);
         // A released address is empty, and its key is not derived from it.
@@ -96,7 +96,7 @@ pub async fn purge_due(app: App) -> Result<(), UpkeepError> {
 /// Returns the reason for slowing the purge of established accounts, if more of them are due than is likely.
 async fn check_share(app: &App, run: PurgeRun) -> Result<Option<String>, Error> {
     let (_, due) = app.db.read(move |q| rows::count_due(q, &run)).await?;
-    if due <= rules::DUE_FREELY {
+    if due <= rules::MAX_ESTABLISHED_PURGES_PER_DAY {
         return Ok(None);
     }
     let established = app.db.export(move |q| rows::count_established(q, run.now)).await?;
@@ -105,7 +105,7 @@ async fn check_share(app: &App, run: PurgeRun) -> Result<Option<String>, Error> 
         "{due} of {established} accounts that are older than 30 days are due to be purged, more than the {share} % of \
          `accounts.max_purge_share_percent`: {} of these go a day, the oldest first. Look into it, and raise the limit if it \
          is right",
-        rules::DUE_FREELY,
+        rules::MAX_ESTABLISHED_PURGES_PER_DAY,
     );
     Ok((!rules::may_purge_established(due, established, share)).then_some(fault))
 }
@@ -120,7 +120,7 @@ async fn purge_oldest(
 ) -> Result<(), UpkeepError> {
     let (mut purged, mut tried, mut failure) = (0, 0, None);
     let mut after = DueAccount { user: UserId(Uuid::nil()), purge_at: Timestamp::from_millis(i64::MIN) };
-    while purged < most && tried < most * TRIED_FOR_EACH {
+    while purged < most && tried < most * MAX_TRIES_PER_PURGE {
         let limit = most - purged;
         let batch = app.db.read(move |q| rows::list_due(q, &run, after, with_established, limit)).await?;
         let Some(last) = batch.last() else { break };

@@ -11,6 +11,7 @@ pub mod first_admin;
 mod fuzzing;
 mod http;
 mod leaving;
+mod listing;
 mod model;
 mod passwords;
 mod profile;

@@ -224,7 +224,7 @@ impl Email {
     /// take seconds.
     pub fn key_of(input: &str) -> String {
         if input.trim().len() > MAX_ADDRESS_BYTES {
-            return TOO_LONG.to_owned();
+            return OVERSIZED_KEY.to_owned();
         }
         let fold = |text: &str| text.nfc().flat_map(char::to_lowercase).nfc().collect::<String>();
         let input = input.trim();
@@ -238,7 +238,7 @@ impl Email {
 /// Upper bound for the UTF-8 length of an address of 254 characters.
 const MAX_ADDRESS_BYTES: usize = 1_024;
 /// Key shared by all longer texts.
-const TOO_LONG: &str = "too long";
+const OVERSIZED_KEY: &str = "too long";
 
 /// Converts a domain to its ASCII form in lower case (UTS #46). `None` if it is not a valid domain.
 fn ascii_domain(domain: &str) -> Option<String> {
@@ -480,8 +480,8 @@ mod tests {
         assert_eq!(key("e\u{301}va@example.org"), key("ÉVA@example.org"));
         assert_eq!(Email::key_of("\tADA@example.org"), "ada@example.org");
         let long = format!("a@{}", "\u{4e00}.".repeat(100_000));
-        assert_eq!([Email::key_of(&long), Email::key_of(TOO_LONG)], [TOO_LONG, TOO_LONG]);
-        assert!(Email::parse(TOO_LONG, "/email").is_err());
+        assert_eq!([Email::key_of(&long), Email::key_of(OVERSIZED_KEY)], [OVERSIZED_KEY, OVERSIZED_KEY]);
+        assert!(Email::parse(OVERSIZED_KEY, "/email").is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use kith_kernel::{Page, Timestamp, UserId};
 use kith_store::Query;
 
-use super::administration::AccountList;
+use super::listing::AccountList;
 use super::model::{Account, AccountError, Credentials, User};
 use super::rows;
 use super::rules::{self, Failures};
@@ -44,12 +44,12 @@ pub fn may_try(q: &Query<'_>, subject: &[u8; 32], now: Timestamp) -> Result<(), 
 /// Checks that `email_taken` may be returned once more for an address at `now`.
 ///
 /// # Errors
-/// Returns [`AccountError::TooManyTaken`] if it was returned [`rules::REFUSALS_MOST`] times within
-/// [`rules::REFUSALS_WITHIN`].
+/// Returns [`AccountError::TooManyTaken`] if it was returned [`rules::MAX_TAKEN_RESPONSES`] times within
+/// [`rules::TAKEN_RESPONSES_WINDOW`].
 pub fn may_say_taken(q: &Query<'_>, address: &[u8; 32], now: Timestamp) -> Result<(), AccountError> {
-    match rows::find_refusals(q, address, now - rules::REFUSALS_WITHIN)? {
-        (count, Some(first)) if count >= rules::REFUSALS_MOST => {
-            let wait = (first + rules::REFUSALS_WITHIN).since(now);
+    match rows::find_refusals(q, address, now - rules::TAKEN_RESPONSES_WINDOW)? {
+        (count, Some(first)) if count >= rules::MAX_TAKEN_RESPONSES => {
+            let wait = (first + rules::TAKEN_RESPONSES_WINDOW).since(now);
             Err(AccountError::TooManyTaken { wait })
         }
         _ => Ok(()),

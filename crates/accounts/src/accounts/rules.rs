@@ -8,37 +8,37 @@ use kith_platform::auth::Role;
 use super::model::{Account, AccountError, AccountStatus, Email};
 
 /// Time after which a session that is not refreshed expires.
-pub const SESSION_IDLE: Duration = days(30);
+pub const SESSION_IDLE_TIMEOUT: Duration = days(30);
 /// Time after the use of a refresh token in which it returns the same pair again, in case the response was
 /// lost.
-pub const REFRESH_GRACE: Duration = seconds(15);
+pub const REFRESH_GRACE_PERIOD: Duration = seconds(15);
 /// Maximum number of open sessions per user. The session refreshed longest ago makes room for a new one.
-pub const SESSIONS_MOST: i64 = 50;
+pub const MAX_SESSIONS: i64 = 50;
 /// Suffix of the addresses of synthetic accounts. No person can own such an address (RFC 2606).
-pub const MADE_UP: &str = "@kith-verify.invalid";
-const HOLD: Duration = days(14);
-/// Maximum number of `email_taken` responses per address within [`REFUSALS_WITHIN`].
-pub const REFUSALS_MOST: i64 = 10;
-/// Window of [`REFUSALS_MOST`].
-pub const REFUSALS_WITHIN: Duration = hours(1);
+pub const SYNTHETIC_EMAIL_SUFFIX: &str = "@kith-verify.invalid";
+const HOLD_PERIOD: Duration = days(14);
+/// Maximum number of `email_taken` responses per address within [`TAKEN_RESPONSES_WINDOW`].
+pub const MAX_TAKEN_RESPONSES: i64 = 10;
+/// Window of [`MAX_TAKEN_RESPONSES`].
+pub const TAKEN_RESPONSES_WINDOW: Duration = hours(1);
 /// Retention of the address and client of refused log-ins in the audit log.
-pub const REFUSED_DETAILS_KEPT: Duration = days(90);
+pub const REFUSED_LOG_IN_RETENTION: Duration = days(90);
 /// Maximum number of audit entries whose details are erased in one run.
-pub const TIDIED_AT_ONCE: i64 = 1_000;
+pub const MAX_ERASED_PER_RUN: i64 = 1_000;
 /// Age at deletion from which an account counts as established. An attacker cannot quickly create many of
 /// these.
-pub const ESTABLISHED_AFTER: Duration = days(30);
+pub const ESTABLISHED_AGE: Duration = days(30);
 /// Number of established accounts that may be due at once whatever their share is, and the number purged per
 /// day if more are due.
-pub const DUE_FREELY: i64 = 20;
+pub const MAX_ESTABLISHED_PURGES_PER_DAY: i64 = 20;
 /// Lifetime of a first-administrator link.
-pub const LINK_LIFETIME: Duration = hours(1);
+pub const FIRST_ADMIN_LINK_LIFETIME: Duration = hours(1);
 
-const FAILURES_FREE: i64 = 5;
-const LOCK_FIRST: Duration = minutes(1);
-const LOCK_LONGEST: Duration = minutes(15);
+const FAILURES_TO_LOCK: i64 = 5;
+const FIRST_LOCK: Duration = minutes(1);
+const MAX_LOCK: Duration = minutes(15);
 /// Time without a failure after which earlier failures are forgotten.
-const FAILURES_FORGOTTEN: Duration = hours(24);
+const FAILURES_RETENTION: Duration = hours(24);
 
 /// Consecutive failed password attempts of a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Failures {
         match self.locked_until.since(now) {
             Duration::ZERO => Ok(()),
             // Longer than any lock-out: the clock was ahead when it was set. Ignore it.
-            wait if wait > LOCK_LONGEST => Ok(()),
+            wait if wait > MAX_LOCK => Ok(()),
             wait => Err(AccountError::Locked { wait }),
         }
     }
@@ -72,10 +72,10 @@ impl Failures {
     /// minutes.
     #[must_use]
     pub fn and_one(self, now: Timestamp) -> Self {
-        let forgotten = now.since(self.failed_at.max(self.locked_until)) >= FAILURES_FORGOTTEN;
+        let forgotten = now.since(self.failed_at.max(self.locked_until)) >= FAILURES_RETENTION;
         let count = if forgotten { 1 } else { self.count + 1 };
-        let locked_until = match u32::try_from(count - FAILURES_FREE) {
-            Ok(doublings) => now + (LOCK_FIRST * 2_u32.pow(doublings.min(10))).min(LOCK_LONGEST),
+        let locked_until = match u32::try_from(count - FAILURES_TO_LOCK) {
+            Ok(doublings) => now + (FIRST_LOCK * 2_u32.pow(doublings.min(10))).min(MAX_LOCK),
             Err(_) => Timestamp::EPOCH,
         };
         Self { count, failed_at: now, locked_until }
@@ -83,7 +83,7 @@ impl Failures {
 
     /// Returns the time before which the last failure must be for its row to be deleted.
     pub fn forgotten_before(now: Timestamp) -> Timestamp {
-        now - (FAILURES_FORGOTTEN + LOCK_LONGEST)
+        now - (FAILURES_RETENTION + MAX_LOCK)
     }
 }
 
@@ -113,28 +113,28 @@ pub fn may_lose_admin(account: &Account, admins: i64) -> Result<(), AccountError
 /// Returns `true` for the address of a synthetic account of `kith verify`, which no person can own (RFC 2606,
 /// section 2). Synthetic accounts are purged as soon as they are deleted, and do not count as administrators.
 pub fn is_made_up(email: &str) -> bool {
-    Email::key_of(email).ends_with(MADE_UP)
+    Email::key_of(email).ends_with(SYNTHETIC_EMAIL_SUFFIX)
 }
 
 /// Returns `true` if `due` established accounts may be purged at once. A larger share is unlikely to be
 /// users' own decision.
 pub fn may_purge_established(due: i64, established: i64, max_share_percent: u8) -> bool {
-    due <= DUE_FREELY
+    due <= MAX_ESTABLISHED_PURGES_PER_DAY
         || max_share_percent >= 100
         || due.saturating_mul(100) <= established.saturating_mul(max_share_percent.into())
 }
 
 /// Returns `true` if this run purges one established account while more of them are due than is likely. The
-/// rate is [`DUE_FREELY`] per day of observed time, which was `previous_ms` at the previous run and is
+/// rate is [`MAX_ESTABLISHED_PURGES_PER_DAY`] per day of observed time, which was `previous_ms` at the previous run and is
 /// `elapsed_ms` now.
 pub fn is_turn_of_established(previous_ms: i64, elapsed_ms: i64) -> bool {
-    let pace_ms = 24 * 3_600 * 1_000 / DUE_FREELY;
+    let pace_ms = 24 * 3_600 * 1_000 / MAX_ESTABLISHED_PURGES_PER_DAY;
     elapsed_ms / pace_ms > previous_ms / pace_ms
 }
 
 /// Returns the time for which a deleted account is held before its purge: zero for synthetic accounts.
 pub fn hold(email: &str) -> Duration {
-    if is_made_up(email) { Duration::ZERO } else { HOLD }
+    if is_made_up(email) { Duration::ZERO } else { HOLD_PERIOD }
 }
 
 #[cfg(test)]

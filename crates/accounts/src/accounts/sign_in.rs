@@ -163,17 +163,17 @@ pub fn start_session(
     user_id: UserId,
     origin: &Origin,
 ) -> Result<OpenSession, AccountError> {
-    for ended in rows::delete_surplus_sessions(tx, user_id, rules::SESSIONS_MOST - 1)? {
+    for ended in rows::delete_surplus_sessions(tx, user_id, rules::MAX_SESSIONS - 1)? {
         ended_early(tx, ctx, user_id, ended);
     }
     let session = OpenSession { id: ctx.new_id(SessionId), user_id, generation: 0 };
-    rows::insert_session(tx, session.id, user_id, origin, ctx.now, ctx.now + rules::SESSION_IDLE)?;
+    rows::insert_session(tx, session.id, user_id, origin, ctx.now, ctx.now + rules::SESSION_IDLE_TIMEOUT)?;
     tx.audit_with(ctx, "session.started", session.id, Some(user_id), origin.details());
     tx.emit(ctx, events::session_started(user_id, session.id));
     Ok(session)
 }
 
-/// Refreshes a session. Within [`rules::REFRESH_GRACE`], the token used last returns the same pair again. The
+/// Refreshes a session. Within [`rules::REFRESH_GRACE_PERIOD`], the token used last returns the same pair again. The
 /// use of any older token is a sign of theft and ends the session.
 ///
 /// # Errors
@@ -190,7 +190,7 @@ pub fn refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Outcome<OpenSessi
 fn try_refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Result<Option<OpenSession>, AccountError> {
     let RefreshToken { session: id, generation } = spent;
     let renewed = |user_id| OpenSession { id, user_id, generation: generation + 1 };
-    let expires_at = ctx.now + rules::SESSION_IDLE;
+    let expires_at = ctx.now + rules::SESSION_IDLE_TIMEOUT;
     if let Some(user_id) = rows::renew_session(tx, id, generation, ctx.now, expires_at)? {
         tx.audit(ctx, "session.refreshed", id);
         return Ok(Some(renewed(user_id)));
@@ -202,7 +202,7 @@ fn try_refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Result<Option<Ope
     let just_spent = row.generation == generation + 1;
     let since_spent = ctx.now.as_millis().abs_diff(row.refreshed_at.as_millis());
     // `abs_diff`: the clock may have been set back meanwhile.
-    if just_spent && u128::from(since_spent) <= rules::REFRESH_GRACE.as_millis() {
+    if just_spent && u128::from(since_spent) <= rules::REFRESH_GRACE_PERIOD.as_millis() {
         return Ok(Some(renewed(row.user_id)));
     }
     if rows::delete_session(tx, row.user_id, id)? {

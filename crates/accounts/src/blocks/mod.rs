@@ -18,7 +18,7 @@ pub use model::{Block, BlockError, BlockId};
 const CREATED: &str = "block.created";
 const REMOVED: &str = "block.removed";
 /// Maximum number of blocks per user.
-const MOST: i64 = 10_000;
+const MAX_BLOCKS: i64 = 10_000;
 
 /// The module `blocks`.
 pub static MODULE: Module = Module {
@@ -30,7 +30,7 @@ pub static MODULE: Module = Module {
     events: &[CREATED, REMOVED],
     personal: Some(PersonalData {
         leave: |_, _, _| Ok(()),
-        export: &[ExportPart::Value(|q, user| Ok(json!(rows::list(q, user, BlockId::LAST, MOST)?)))],
+        export: &[ExportPart::Value(|q, user| Ok(json!(rows::list(q, user, BlockId::LAST, MAX_BLOCKS)?)))],
         count: |q, user| Ok(vec![("blocks", rows::count(q, user)?)]),
         purge: |tx, user| rows::purge(tx, user),
     }),
@@ -56,7 +56,7 @@ fn block(
     if let Some(block) = rows::find(tx, blocker, blocked)? {
         return Ok(block);
     }
-    if rows::count(tx, blocker)? >= MOST {
+    if rows::count(tx, blocker)? >= MAX_BLOCKS {
         return Err(BlockError::TooMany);
     }
     let display_name = rows::find_visible_name(tx, blocker, blocked)?;

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 const SET: &str = "nickname.set";
 const REMOVED: &str = "nickname.removed";
 /// Maximum number of nicknames per user.
-const MOST: i64 = 10_000;
+const MAX_NICKNAMES: i64 = 10_000;
 
 /// The module `nicknames`.
 pub static MODULE: Module = Module {
@@ -30,7 +30,7 @@ pub static MODULE: Module = Module {
     personal: Some(PersonalData {
         leave: |_, _, _| Ok(()),
         export: &[ExportPart::Value(|q, user| {
-            Ok(json!(rows::list(q, user, UserId(kith_kernel::uuid::Uuid::nil()), MOST)?))
+            Ok(json!(rows::list(q, user, UserId(kith_kernel::uuid::Uuid::nil()), MAX_NICKNAMES)?))
         })],
         count: |q, user| Ok(vec![("nicknames", rows::count(q, user)?)]),
         purge: |tx, user| rows::purge(tx, user),
@@ -62,7 +62,7 @@ fn set(
     if let Some(same) = known.as_ref().filter(|known| known.nickname == text) {
         return Ok(Some(same.clone()));
     }
-    if known.is_none() && rows::count(tx, owner)? >= MOST {
+    if known.is_none() && rows::count(tx, owner)? >= MAX_NICKNAMES {
         return Ok(None);
     }
     let nickname = Nickname { user_id, nickname: text.to_owned(), updated_at: ctx.now };

@@ -14,10 +14,8 @@ use super::model::{
     EndpointWithSecret, KeptCallback, KeptEndpoint, Message, NewCallback, Reason, RecurringId, To,
 };
 use super::rules::{self, Breaker, Ended, Next};
-use super::{DELIVERY, Delivery, delivery, events, rows, sealed};
-
-/// Lock namespace of this module. Keys are callback IDs, endpoint IDs, and URLs of endpoints to be created.
-pub const LOCK: &str = "callback";
+use super::transitions::{self, LOCK};
+use super::{DELIVERY, Delivery, events, rows, sealed};
 
 /// Creates a callback, and the endpoint of its URL if it does not exist.
 ///
@@ -227,7 +225,7 @@ pub fn enqueue_again(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<(), Error
                 shown.next_attempt_at = Some(ctx.now + wait);
             }
             Next::Delivered | Next::GivenUp | Next::Gone => {
-                delivery::finish(tx, ctx, &mut shown, CallbackState::Failed, Some(Reason::GivenUp));
+                transitions::finish(tx, ctx, &mut shown, CallbackState::Failed, Some(Reason::GivenUp));
                 return rows::update(tx, &shown, ladder);
             }
         }
@@ -318,29 +316,10 @@ pub fn rotate_secret(
 pub fn disable(app: &App, tx: &Tx<'_>, ctx: &Ctx, id: EndpointId) -> Result<Endpoint, CallbackError> {
     let mut endpoint = find_locked(tx, id)?;
     if endpoint.disabled.is_none() {
-        disable_it(app, tx, ctx, &mut endpoint, DisabledBecause::Administrator)?;
+        transitions::disable_it(app, tx, ctx, &mut endpoint, DisabledBecause::Administrator)?;
         rows::update_endpoint(tx, &endpoint)?;
     }
     Ok(endpoint.shown(ctx.now))
-}
-
-/// Disables a locked endpoint and notifies the administrators. The caller writes the row.
-///
-/// # Errors
-/// Returns the store's error if a statement fails.
-pub fn disable_it(
-    app: &App,
-    tx: &Tx<'_>,
-    ctx: &Ctx,
-    endpoint: &mut KeptEndpoint,
-    because: DisabledBecause,
-) -> Result<(), Error> {
-    endpoint.disabled = Some((ctx.now, because));
-    tx.audit(ctx, events::DISABLED, endpoint.id);
-    let told = app.list_admins(tx)?;
-    let because = Some(because.as_str());
-    tx.emit(ctx, events::of_endpoint(events::DISABLED, endpoint.id, &endpoint.url, because, told));
-    Ok(())
 }
 
 /// Enables an endpoint and resets its failures. Callbacks that failed meanwhile are not sent until they are

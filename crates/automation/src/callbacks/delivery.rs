@@ -11,19 +11,19 @@ use kith_platform::App;
 use kith_platform::outbound::{OutboundError, Outgoing, Received, signature};
 use kith_store::{Error, Tx};
 
-use super::commands::{LOCK, disable_it};
 use super::model::{
     Attempt, BreakerState, CallbackId, CallbackState, Captured, DisabledBecause, EndpointId, KeptCallback,
     KeptEndpoint, Message, Reason,
 };
 use super::rules::{self, Admission, Ended, Next};
-use super::{events, rows, sealed};
+use super::transitions::{LOCK, disable_it, finish};
+use super::{rows, sealed};
 
 /// Time that a probe may take beyond the request timeout.
 const PROBE_MARGIN: Duration = seconds(15);
 /// Maximum number of response headers that are stored, and their maximum total length in bytes.
-const KEPT_HEADERS: usize = 50;
-const KEPT_HEADER_BYTES: usize = 8_192;
+const MAX_STORED_HEADERS: usize = 50;
+const MAX_STORED_HEADER_BYTES: usize = 8_192;
 
 /// Sends a callback if it is due and its endpoint accepts requests.
 ///
@@ -234,21 +234,6 @@ fn record_at_callback(tx: &Tx<'_>, ctx: &Ctx, told: &Told) -> Result<Option<Next
     Ok(Some(next))
 }
 
-/// Ends a callback. The caller writes the row.
-pub fn finish(
-    tx: &Tx<'_>,
-    ctx: &Ctx,
-    shown: &mut super::model::Callback,
-    state: CallbackState,
-    reason: Option<Reason>,
-) {
-    (shown.state, shown.reason) = (state, reason);
-    (shown.next_attempt_at, shown.finished_at) = (None, Some(ctx.now));
-    let kind = if state == CallbackState::Delivered { events::DELIVERED } else { events::FAILED };
-    tx.audit(ctx, kind, shown.id);
-    tx.emit(ctx, events::of_callback(kind, shown));
-}
-
 /// Fails a callback without sending it.
 async fn give_up(app: &App, ctx: &Ctx, id: CallbackId, reason: Reason) -> Result<Done, JobError> {
     app.write(ctx, move |tx, ctx| {
@@ -281,9 +266,9 @@ fn captured(received: &Received) -> Captured {
     let lines = received.headers.iter().map(|(name, value)| {
         format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()).replace(char::is_control, " "))
     });
-    let headers = lines.take(KEPT_HEADERS).take_while(|line| {
+    let headers = lines.take(MAX_STORED_HEADERS).take_while(|line| {
         bytes += line.len();
-        bytes <= KEPT_HEADER_BYTES
+        bytes <= MAX_STORED_HEADER_BYTES
     });
     Captured {
         headers: headers.collect(),

@@ -10,9 +10,9 @@ use kith_store::Error;
 use super::{commands, rows};
 
 /// Retention of a callback and its attempts after its end.
-const KEPT: Duration = days(30);
+const RETENTION: Duration = days(30);
 /// Number of callbacks processed in one transaction.
-const AT_ONCE: i64 = 200;
+const BATCH_SIZE: i64 = 200;
 /// Time past its next attempt after which the job of an open callback is checked. Shorter delays are ordinary
 /// queueing.
 const OVERDUE: Duration = minutes(1);
@@ -25,11 +25,11 @@ pub async fn forget_ended(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     loop {
         let forgotten = app.write(&ctx, |tx, ctx| {
-            let due = rows::list_finished(tx, ctx.now - KEPT, AT_ONCE)?;
+            let due = rows::list_finished(tx, ctx.now - RETENTION, BATCH_SIZE)?;
             due.iter().try_for_each(|id| rows::delete(tx, *id))?;
             Ok::<_, Error>(due.len() as i64)
         });
-        if forgotten.await? < AT_ONCE {
+        if forgotten.await? < BATCH_SIZE {
             return Ok(());
         }
     }
@@ -45,7 +45,7 @@ pub async fn enqueue_lost(app: App) -> Result<(), UpkeepError> {
     let mut after = None;
     loop {
         let before = ctx.renewed().now - OVERDUE;
-        let overdue = app.db.read(move |q| rows::list_overdue(q, before, after, AT_ONCE)).await?;
+        let overdue = app.db.read(move |q| rows::list_overdue(q, before, after, BATCH_SIZE)).await?;
         let found = overdue.len() as i64;
         after = overdue.last().map(|one| (one.next_attempt_at, one.id));
         let lost = app.db.read(move |q| {
@@ -60,7 +60,7 @@ pub async fn enqueue_lost(app: App) -> Result<(), UpkeepError> {
         for id in lost.await? {
             app.write(&ctx, move |tx, ctx| commands::enqueue_again(tx, ctx, id)).await?;
         }
-        if found < AT_ONCE {
+        if found < BATCH_SIZE {
             return Ok(());
         }
     }

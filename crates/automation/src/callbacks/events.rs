@@ -5,8 +5,7 @@ use kith_kernel::UserId;
 use kith_store::NewEvent;
 use serde_json::json;
 
-use super::model::{Callback, CallbackId, EndpointId, RecurringId};
-use super::recurring::KeptRecurring;
+use super::model::{Callback, CallbackId, EndpointId, KeptRecurring, RecurringId};
 
 pub const CREATED: &str = "callback.created";
 pub const DELIVERED: &str = "callback.delivered";

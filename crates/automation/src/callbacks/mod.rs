@@ -13,9 +13,10 @@ mod recurring;
 mod rows;
 mod rules;
 mod sealed;
+mod transitions;
 
 use kith_jobs::schedules::DeclaredSchedule;
-use kith_jobs::{Done, JobError, JobType, MOST_ATTEMPTS, Retry, Run};
+use kith_jobs::{Done, JobError, JobType, MAX_ATTEMPTS, Retry, Run};
 use kith_platform::{App, Module, ModuleJob, Tag};
 use kith_store::Migration;
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ use model::{CallbackId, RecurringId};
 
 /// Job that delivers a callback. Its retries follow the retry schedule of the callback.
 const DELIVERY: JobType<Delivery> =
-    JobType::new("callbacks.deliver", "callbacks").retry(Retry::times(MOST_ATTEMPTS));
+    JobType::new("callbacks.deliver", "callbacks").retry(Retry::times(MAX_ATTEMPTS));
 
 /// Payload of the job that delivers a callback.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,7 +39,7 @@ async fn deliver(app: App, run: Run) -> Result<Done, JobError> {
 }
 
 /// Job of one run of a recurring callback.
-const OCCASION: JobType<Occasion> = JobType::new("callbacks.recur", "callbacks");
+const RECURRING_RUN: JobType<Occasion> = JobType::new("callbacks.recur", "callbacks");
 
 /// Payload of the job of one run.
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,7 +69,7 @@ pub static MODULE: Module = Module {
     events: events::KINDS,
     jobs: &[
         ModuleJob::new(DELIVERY.kind, DELIVERY.queue, |app, run| Box::pin(deliver(app, run))),
-        ModuleJob::new(OCCASION.kind, OCCASION.queue, |app, run| Box::pin(occur(app, run))),
+        ModuleJob::new(RECURRING_RUN.kind, RECURRING_RUN.queue, |app, run| Box::pin(occur(app, run))),
         ModuleJob::upkeep("callbacks.forget-ended", |app| Box::pin(due::forget_ended(app))),
         ModuleJob::upkeep("callbacks.enqueue-lost", |app| Box::pin(due::enqueue_lost(app))),
     ],

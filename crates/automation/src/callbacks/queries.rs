@@ -11,7 +11,7 @@ use super::model::{
 use super::{rows, sealed};
 
 /// Maximum number of attempts in the details of a callback.
-const ATTEMPTS: i64 = 50;
+const MAX_LISTED_ATTEMPTS: i64 = 50;
 
 /// Filter and page of a list of callbacks.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub fn get(q: &Query<'_>, keyring: &Keyring, id: CallbackId) -> Result<CallbackD
         header_names: headers.unwrap_or_default().into_iter().map(|(name, _)| name).collect(),
         body: kept.body,
         timeout_ms: kept.timeout_ms,
-        attempts: rows::list_attempts(q, id, ATTEMPTS)?,
+        attempts: rows::list_attempts(q, id, MAX_LISTED_ATTEMPTS)?,
     })
 }
 

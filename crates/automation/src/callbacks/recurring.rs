@@ -11,12 +11,13 @@ use kith_store::{Error, Query, Tx};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::commands::{self, LOCK, Sending};
-use super::model::{CallbackError, EndpointId, Message, RecurringId, To};
-use super::{OCCASION, Occasion, events, rows, sealed};
+use super::commands::{self, Sending};
+use super::model::{CallbackError, EndpointId, KeptRecurring, Message, RecurringId, To};
+use super::transitions::LOCK;
+use super::{Occasion, RECURRING_RUN, events, rows, sealed};
 
 /// Number of upcoming times in a response.
-const PREVIEW: usize = 5;
+const UPCOMING_RUNS: usize = 5;
 
 /// Handling of runs that were missed because no server was running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -44,27 +45,6 @@ pub struct RecurringDraft {
     pub zone: String,
     /// Handling of missed runs.
     pub missed: MissedCallbacks,
-}
-
-/// Recurring callback as stored.
-#[derive(Clone, Debug)]
-pub struct KeptRecurring {
-    /// Recurring callback ID.
-    pub id: RecurringId,
-    /// ID of the endpoint.
-    pub endpoint_id: EndpointId,
-    /// Target URL, with its query.
-    pub url: String,
-    /// HTTP method.
-    pub method: String,
-    /// Sealed headers, if any.
-    pub headers: Option<Vec<u8>>,
-    /// Body, if any.
-    pub body: Option<String>,
-    /// Maximum time in milliseconds to wait for the response.
-    pub timeout_ms: Option<i64>,
-    /// Time of creation.
-    pub created_at: Timestamp,
 }
 
 /// Recurring callback.
@@ -166,7 +146,7 @@ pub fn create(
         timeout_ms: message.timeout.and_then(|timeout| i64::try_from(timeout.as_millis()).ok()),
         created_at: ctx.now,
     };
-    let run = OCCASION.with(&Occasion { recurring_id: id }).map_err(Error::fault)?;
+    let run = RECURRING_RUN.with(&Occasion { recurring_id: id }).map_err(Error::fault)?;
     let plan = Plan {
         payload: run.payload,
         zone: draft.zone.clone(),
@@ -240,7 +220,7 @@ fn shown(kept: KeptRecurring, schedule: Option<Schedule>, now: Timestamp) -> Rec
         schedule_name: schedule_name(kept.id),
         paused: schedule.as_ref().is_some_and(|schedule| schedule.paused),
         last_at: schedule.as_ref().and_then(|schedule| schedule.last_at),
-        next: spec.map_or_else(Vec::new, |(schedule, spec)| schedule.plan.preview(&spec, now, PREVIEW)),
+        next: spec.map_or_else(Vec::new, |(schedule, spec)| schedule.plan.preview(&spec, now, UPCOMING_RUNS)),
         time_zone: schedule.as_ref().map(|schedule| schedule.plan.zone.clone()),
         schedule: schedule.map(|schedule| schedule.plan.schedule),
         created_at: kept.created_at,

@@ -9,18 +9,18 @@ use super::model::BreakerState;
 
 /// Retry schedule: waits after the first to the ninth failed attempt, as Standard Webhooks 1.0 recommends.
 /// After the tenth failure, the callback fails.
-pub const LADDER: [Duration; 9] =
+pub const RETRY_DELAYS: [Duration; 9] =
     [seconds(5), minutes(5), minutes(30), hours(2), hours(5), hours(10), hours(14), hours(20), hours(24)];
 /// Maximum wait that `Retry-After` can request.
-const LONGEST_ASKED: Duration = hours(24);
+const MAX_RETRY_AFTER: Duration = hours(24);
 /// Number of consecutive failures that open a circuit breaker.
 pub const FAILURES_TO_OPEN: i64 = 5;
 /// Time for which a circuit breaker opens first. It doubles with each further opening, up to
-/// [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = seconds(30);
-const LONGEST_PAUSE: Duration = minutes(10);
+/// [`MAX_OPEN_PERIOD`].
+const INITIAL_OPEN_PERIOD: Duration = seconds(30);
+const MAX_OPEN_PERIOD: Duration = minutes(10);
 /// Time without a success after which a failing endpoint is disabled.
-pub const FAILING_FOR: Duration = days(5);
+pub const DISABLE_AFTER: Duration = days(5);
 
 /// Result of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +52,9 @@ pub fn next(ended: Ended, attempts: i64, asked: Option<Duration>, part: f64) -> 
         Ended::Answered(410) => return Next::Gone,
         Ended::Answered(_) | Ended::Unanswered => {}
     }
-    let rung = usize::try_from(attempts - 1).ok().and_then(|at| LADDER.get(at));
+    let rung = usize::try_from(attempts - 1).ok().and_then(|at| RETRY_DELAYS.get(at));
     let Some(wait) = rung else { return Next::GivenUp };
-    let wait = asked.map_or(*wait, |asked| asked.min(LONGEST_ASKED).max(*wait));
+    let wait = asked.map_or(*wait, |asked| asked.min(MAX_RETRY_AFTER).max(*wait));
     Next::Again(wait + wait.mul_f64(part.clamp(0.0, 1.0) / 10.0))
 }
 
@@ -64,7 +64,7 @@ pub fn next(ended: Ended, attempts: i64, asked: Option<Duration>, part: f64) -> 
 pub fn retry_after(text: &str, date: Option<&str>, now: Timestamp) -> Option<Duration> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_number {
-        return Some(text.parse().map_or(LONGEST_ASKED, Duration::from_secs));
+        return Some(text.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs));
     }
     let at = http_date(text)?;
     Some(at.since(date.and_then(http_date).unwrap_or(now)))
@@ -114,7 +114,7 @@ impl Breaker {
 
     fn opens_until(&self) -> Option<Timestamp> {
         let doublings = (self.openings - 1).clamp(0, 10);
-        Some(self.opened_at? + (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE))
+        Some(self.opened_at? + (INITIAL_OPEN_PERIOD * (1 << doublings)).min(MAX_OPEN_PERIOD))
     }
 
     /// Decides whether a request may be sent at `now`. Only one probe runs at a time. If its result is not
@@ -155,7 +155,7 @@ impl Breaker {
 
 /// Returns `true` if an endpoint that has failed since `since` without a success must be disabled at `now`.
 pub fn is_hopeless(since: Option<Timestamp>, now: Timestamp) -> bool {
-    since.is_some_and(|since| now.since(since) >= FAILING_FOR)
+    since.is_some_and(|since| now.since(since) >= DISABLE_AFTER)
 }
 
 #[cfg(test)]

@@ -173,7 +173,7 @@ proptest! {
                         }
                         Admission::Wait(until) => {
                             prop_assert!(failures_in_a_row >= FAILURES_TO_OPEN);
-                            prop_assert!(now < until && until <= now + LONGEST_PAUSE);
+                            prop_assert!(now < until && until <= now + MAX_OPEN_PERIOD);
                             prop_assert_eq!(before, breaker);
                             let later = breaker.admit(until, PROBE);
                             breaker = before;

@@ -6,12 +6,12 @@ use kith_platform::App;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::commands::{self, DRAINED};
+use super::commands::{self, MAX_DRAINED_JOBS};
 use super::model::{JobStatus, JobsError};
 use super::queries;
 
 /// Maximum number of dead letters redriven in one transaction.
-const REDRIVEN: i64 = 1_000;
+const REDRIVE_BATCH_SIZE: i64 = 1_000;
 
 /// Operation requested at the command line.
 #[derive(Debug, Serialize, Deserialize)]
@@ -125,7 +125,7 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
                 let name = queue.clone();
                 let drained = app.write(&ctx, move |tx, ctx| commands::drain_queue(tx, ctx, &name)).await?;
                 all += drained;
-                if drained < DRAINED {
+                if drained < MAX_DRAINED_JOBS {
                     break vec![format!("cancelled {all} jobs of queue {queue}")];
                 }
             }
@@ -135,13 +135,14 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
             loop {
                 let (queue, kind) = (queue.clone(), kind.clone());
                 let redriven = app.write(&ctx, move |tx, ctx| {
-                    let jobs = kith_jobs::redrive(tx, ctx, queue.as_deref(), kind.as_deref(), REDRIVEN)?;
+                    let jobs =
+                        kith_jobs::redrive(tx, ctx, queue.as_deref(), kind.as_deref(), REDRIVE_BATCH_SIZE)?;
                     tx.audit(ctx, "jobs.redriven", queue.as_deref().unwrap_or("all"));
                     Ok::<_, JobsError>(jobs)
                 });
                 let redriven = redriven.await?;
                 all += redriven;
-                if redriven < REDRIVEN.unsigned_abs() {
+                if redriven < REDRIVE_BATCH_SIZE.unsigned_abs() {
                     break vec![format!("redrove {all} dead letters")];
                 }
             }

@@ -14,15 +14,15 @@ use super::model::{
 use super::rows;
 
 /// Period of the recent throughput of a queue.
-const LATELY: Duration = minutes(5);
+const RECENT_PERIOD: Duration = minutes(5);
 /// Default length of a queue's history.
-const USUAL_PAST: Duration = hours(1);
+const DEFAULT_HISTORY: Duration = hours(1);
 /// Maximum length of a queue's history: the engine's retention.
-const LONGEST_PAST: Duration = days(2);
+const MAX_HISTORY: Duration = days(2);
 /// Maximum number of rows read for a history.
-const ROWS: i64 = 20_000;
+const MAX_HISTORY_ROWS: i64 = 20_000;
 /// Maximum number of depth samples in a response.
-const POINTS: usize = 500;
+const MAX_SAMPLES: usize = 500;
 
 /// Returns a job with its payload, result, log and dependencies.
 ///
@@ -68,7 +68,7 @@ pub fn list_queues(q: &Query<'_>, ctx: &Ctx) -> Result<Queues, JobsError> {
     let depths = kith_jobs::look(q, ctx.now)?;
     let depths: BTreeMap<_, _> = depths.iter().map(|sample| (sample.queue.clone(), sample.into())).collect();
     let mut lately: BTreeMap<String, QueueTally> = BTreeMap::new();
-    for minute in kith_jobs::list_minutes(q, None, ctx.now - LATELY, ROWS)? {
+    for minute in kith_jobs::list_minutes(q, None, ctx.now - RECENT_PERIOD, MAX_HISTORY_ROWS)? {
         lately.entry(minute.queue.clone()).or_default().add(&minute);
     }
     let mut names: Vec<_> = settings.keys().chain(depths.keys()).chain(lately.keys()).cloned().collect();
@@ -93,21 +93,23 @@ pub fn get_queue(
     name: &str,
     since: Option<Timestamp>,
 ) -> Result<QueueDetails, JobsError> {
-    let since = since.unwrap_or(ctx.now - USUAL_PAST).max(ctx.now - LONGEST_PAST);
+    let since = since.unwrap_or(ctx.now - DEFAULT_HISTORY).max(ctx.now - MAX_HISTORY);
     let depths = kith_jobs::look(q, ctx.now)?;
     let depth = depths.iter().find(|sample| sample.queue == name).map(QueueDepth::from);
     let mut by_minute: BTreeMap<Timestamp, QueueTally> = BTreeMap::new();
     let mut lately = QueueTally::default();
-    for minute in kith_jobs::list_minutes(q, Some(name), since.min(ctx.now - LATELY), ROWS)? {
+    for minute in
+        kith_jobs::list_minutes(q, Some(name), since.min(ctx.now - RECENT_PERIOD), MAX_HISTORY_ROWS)?
+    {
         if minute.minute >= since {
             by_minute.entry(minute.minute).or_default().add(&minute);
         }
-        if minute.minute >= ctx.now - LATELY {
+        if minute.minute >= ctx.now - RECENT_PERIOD {
             lately.add(&minute);
         }
     }
-    let samples = kith_jobs::list_samples(q, name, since, ROWS)?;
-    let step = samples.len().div_ceil(POINTS).max(1);
+    let samples = kith_jobs::list_samples(q, name, since, MAX_HISTORY_ROWS)?;
+    let step = samples.len().div_ceil(MAX_SAMPLES).max(1);
     Ok(QueueDetails {
         about: Queue {
             name: name.to_owned(),

@@ -2,26 +2,40 @@
 //! statements of jobs.
 
 use kith_kernel::{StoredJson, Timestamp};
-use kith_store::{Error, Query, Row, Tx, params};
+use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
 use super::model::{JobKind, RetryBody};
 
+row_columns! {
+    kind_columns => JobKind (
+        max_attempts: Option<i64> = "max_attempts",
+        base_ms: Option<i64> = "base_ms",
+        cap_ms: Option<i64> = "cap_ms",
+    ) {
+        kind = "kind",
+        queue = "queue",
+        schema = "schema",
+        priority = "priority",
+        timeout_ms = "timeout_ms",
+        updated_at = "updated_at";
+        retry = max_attempts.map(|max_attempts| RetryBody { max_attempts, base_ms, cap_ms })
+    }
+}
+
 pub fn find_kind(q: &Query<'_>, kind: &str) -> Result<Option<JobKind>, Error> {
     q.one(
-        "SELECT kind, queue, schema, priority, max_attempts, base_ms, cap_ms, timeout_ms, updated_at FROM job_kinds
-         WHERE kind = $1",
+        concat!("SELECT ", kind_columns!(), " FROM job_kinds WHERE kind = $1"),
         params![kind],
-        read_kind,
+        JobKind::read_row,
     )
 }
 
 /// Returns up to `limit` job kinds with a name above `after`, ordered by name.
 pub fn list_kinds(q: &Query<'_>, after: &str, limit: i64) -> Result<Vec<JobKind>, Error> {
     q.all(
-        "SELECT kind, queue, schema, priority, max_attempts, base_ms, cap_ms, timeout_ms, updated_at FROM job_kinds
-         WHERE kind > $1 ORDER BY kind LIMIT $2",
+        concat!("SELECT ", kind_columns!(), " FROM job_kinds WHERE kind > $1 ORDER BY kind LIMIT $2"),
         params![after, limit],
-        read_kind,
+        JobKind::read_row,
     )
 }
 
@@ -51,18 +65,4 @@ pub fn save_kind(tx: &Tx<'_>, kind: &JobKind, now: Timestamp) -> Result<(), Erro
 
 pub fn delete_kind(tx: &Tx<'_>, kind: &str) -> Result<bool, Error> {
     tx.exec("DELETE FROM job_kinds WHERE kind = $1", params![kind]).map(|rows| rows == 1)
-}
-
-fn read_kind(row: &Row<'_>) -> Result<JobKind, Error> {
-    let retry =
-        |max_attempts| Ok::<_, Error>(RetryBody { max_attempts, base_ms: row.get(5)?, cap_ms: row.get(6)? });
-    Ok(JobKind {
-        kind: row.get(0)?,
-        queue: row.get(1)?,
-        schema: row.get(2)?,
-        priority: row.get(3)?,
-        retry: row.get::<Option<i64>>(4)?.map(retry).transpose()?,
-        timeout_ms: row.get(7)?,
-        updated_at: row.get(8)?,
-    })
 }

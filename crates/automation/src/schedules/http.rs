@@ -19,14 +19,15 @@ use utoipa_axum::routes;
 use super::commands::{self, Refusal};
 use super::model::{BackfillAnswer, ScheduleAnswer, ScheduleBody, ScheduleName, ScheduleRun, ScheduledJob};
 
-static DECLARED: ProblemCode =
+static SCHEDULE_DECLARED: ProblemCode =
     ProblemCode { code: "schedule_declared", status: 409, title: "Schedule declared by a module" };
-static TAKEN: ProblemCode = ProblemCode { code: "schedule_taken", status: 409, title: "Schedule name taken" };
-static TOO_MANY: ProblemCode =
+static SCHEDULE_TAKEN: ProblemCode =
+    ProblemCode { code: "schedule_taken", status: 409, title: "Schedule name taken" };
+static TOO_MANY_SCHEDULES: ProblemCode =
     ProblemCode { code: "too_many_schedules", status: 409, title: "Too many schedules" };
 
 /// Problems of these handlers, in addition to the general ones.
-pub const PROBLEMS: &[&ProblemCode] = &[&DECLARED, &TAKEN, &TOO_MANY];
+pub const PROBLEMS: &[&ProblemCode] = &[&SCHEDULE_DECLARED, &SCHEDULE_TAKEN, &TOO_MANY_SCHEDULES];
 
 /// Returns the routes of schedules.
 pub fn routes() -> Routes {
@@ -121,7 +122,7 @@ async fn list_schedules(
         owner: None,
         is_declared: query.declared,
     };
-    let most = limit.rows_of(kith_jobs::PAYLOAD_BYTES as i64);
+    let most = limit.rows_of(kith_jobs::MAX_PAYLOAD_BYTES as i64);
     let found = app.db.read(move |q| list(q, &filter, most)).await.map_err(store_problem)?;
     let rows = found.into_iter().map(ScheduleAnswer::from).collect();
     let bytes = |one: &ScheduleAnswer| one.payload.bytes();
@@ -414,15 +415,16 @@ impl From<Refusal> for Problem {
                 fault("/to".to_owned(), "too_many", detail)
             }
             ScheduleError::Taken => Self::new(
-                &TAKEN,
+                &SCHEDULE_TAKEN,
                 "Another request has just created a schedule with this name. Read it and retry.",
             ),
-            ScheduleError::TooMany => {
-                Self::new(&TOO_MANY, "The server has the maximum number of schedules. Delete one first.")
-            }
+            ScheduleError::TooMany => Self::new(
+                &TOO_MANY_SCHEDULES,
+                "The server has the maximum number of schedules. Delete one first.",
+            ),
             ScheduleError::Unknown => Self::new(&problems::NOT_FOUND, "No schedule has this name."),
             ScheduleError::Declared => Self::new(
-                &DECLARED,
+                &SCHEDULE_DECLARED,
                 "A module of the server declares this schedule. It can be paused, resumed, run and backfilled, but not changed or deleted.",
             ),
             ScheduleError::Changed => kith_platform::http::Changed.into(),

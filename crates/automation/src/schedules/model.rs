@@ -204,7 +204,7 @@ pub struct ScheduleAnswer {
     pub last_at: Option<Timestamp>,
     /// Times of the next runs, at most five; empty while the schedule is paused.
     pub upcoming: Vec<Timestamp>,
-    /// Time at which the schedule was created.
+    /// Time of creation.
     pub created_at: Timestamp,
     /// Time at which the schedule was last changed, paused or resumed.
     pub changed_at: Timestamp,

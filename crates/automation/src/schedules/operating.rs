@@ -12,9 +12,9 @@ use super::commands::{self, Refusal};
 use super::model::{ScheduleAnswer, ScheduleBody, ScheduleName, ScheduleRun};
 
 /// Maximum number of schedules in a list.
-const LISTED_MOST: i64 = 10_000;
+const MAX_LISTED_SCHEDULES: i64 = 10_000;
 /// Number of runs shown with a schedule.
-const RUNS: i64 = 20;
+const SHOWN_RUNS: i64 = 20;
 
 /// Operation requested at the command line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,7 +78,8 @@ pub async fn carry_out(app: &App, ctx: &Ctx, order: ScheduleOrder) -> Result<Sch
         ScheduleOrder::List { queue, kind, paused } => {
             let paused = paused.then_some(true);
             let filter = ScheduleFilter { queue, kind, paused, ..ScheduleFilter::default() };
-            let list = move |q: &kith_store::Query<'_>| schedules::list_schedules(q, &filter, LISTED_MOST);
+            let list =
+                move |q: &kith_store::Query<'_>| schedules::list_schedules(q, &filter, MAX_LISTED_SCHEDULES);
             let found = app.db.read(list).await.map_err(store_problem)?;
             Ok(ScheduleTold::Schedules(found.into_iter().map(ScheduleAnswer::from).collect()))
         }
@@ -126,7 +127,7 @@ async fn set(app: &App, ctx: &Ctx, name: String, body: Value) -> Result<Schedule
 async fn show(app: &App, name: String) -> Result<ScheduleTold, Problem> {
     let read = app.db.read(move |q| {
         let found: Schedule = find_schedule(q, &name)?.ok_or(ScheduleError::Unknown)?;
-        let runs = list_runs(q, &name, Timestamp::from_millis(i64::MAX), RUNS)?;
+        let runs = list_runs(q, &name, Timestamp::from_millis(i64::MAX), SHOWN_RUNS)?;
         Ok::<_, Refusal>((found, runs))
     });
     let (found, runs) = read.await?;

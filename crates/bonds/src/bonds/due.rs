@@ -9,13 +9,13 @@ use kith_platform::{App, UpkeepError};
 use kith_store::{Error, Tx};
 
 use super::model::{Living, PartnerRequestId, restorable_until};
-use super::rules::{MISSES_WITHIN, REQUEST_LIFETIME};
+use super::rules::{FAILED_ATTEMPTS_WINDOW, REQUEST_LIFETIME};
 use super::{commands, events, rows};
 
 /// Time after the expiry of a request by e-mail address for which its sender can still see the address.
-const ADDRESSES_KEPT: Duration = days(30);
+const ADDRESS_RETENTION: Duration = days(30);
 /// Maximum number of rows per transaction.
-const AT_ONCE: i64 = 500;
+const BATCH_SIZE: i64 = 500;
 
 /// Records which requests have expired, and deletes the e-mail addresses of old requests. Several nodes may
 /// run it at once.
@@ -26,8 +26,8 @@ pub async fn expire_requests(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     while expire_some(&app, &ctx).await? {}
     app.write(&ctx, |tx, ctx| {
-        let until = last_id_before(ctx.now - REQUEST_LIFETIME - ADDRESSES_KEPT);
-        rows::forget_addresses(tx, until, AT_ONCE)
+        let until = last_id_before(ctx.now - REQUEST_LIFETIME - ADDRESS_RETENTION);
+        rows::forget_addresses(tx, until, BATCH_SIZE)
     })
     .await?;
     Ok(())
@@ -49,7 +49,7 @@ pub async fn archive_ended(app: App) -> Result<(), UpkeepError> {
 /// Returns an error if the database operation fails.
 pub async fn tidy_invites(app: App) -> Result<(), UpkeepError> {
     app.write(&app.system_ctx("upkeep"), |tx, ctx| {
-        rows::tidy_invites(tx, ctx.now - MISSES_WITHIN, ctx.now - hours(24 * 30))
+        rows::tidy_invites(tx, ctx.now - FAILED_ATTEMPTS_WINDOW, ctx.now - hours(24 * 30))
     })
     .await?;
     Ok(())
@@ -63,7 +63,7 @@ async fn expire_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
     let until = last_id_before(ctx.renewed().now - REQUEST_LIFETIME - hours(1));
     let listed = app.db.read(move |q| {
         let after = rows::find_expiry_mark(q)?.unwrap_or(PartnerRequestId(Uuid::nil()));
-        rows::list_expired(q, after, until, AT_ONCE)
+        rows::list_expired(q, after, until, BATCH_SIZE)
     });
     let listed = listed.await?;
     for expired in listed.iter().filter(|expired| expired.is_pending) {
@@ -76,7 +76,7 @@ async fn expire_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
     }
     let Some(last) = listed.last().map(|expired| expired.id) else { return Ok(false) };
     app.write(ctx, move |tx, _| rows::set_expiry_mark(tx, last)).await?;
-    Ok(listed.len() as i64 == AT_ONCE)
+    Ok(listed.len() as i64 == BATCH_SIZE)
 }
 
 /// Returns the smallest ID (UUIDv7, RFC 9562) of requests made at `at`. IDs of earlier requests are smaller.
@@ -89,12 +89,12 @@ fn last_id_before(at: Timestamp) -> PartnerRequestId {
 /// because it may be restored meanwhile.
 async fn archive_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
     let now = ctx.renewed().now;
-    let due = app.db.read(move |q| rows::list_to_archive(q, ended_before(now), AT_ONCE)).await?;
+    let due = app.db.read(move |q| rows::list_to_archive(q, ended_before(now), BATCH_SIZE)).await?;
     for bond in &due {
         let bond = *bond;
         app.write(ctx, move |tx, ctx| archive(tx, ctx, bond)).await?;
     }
-    Ok(due.len() as i64 == AT_ONCE)
+    Ok(due.len() as i64 == BATCH_SIZE)
 }
 
 /// Returns the time before which a bond must have ended so that it cannot be restored at `now`.

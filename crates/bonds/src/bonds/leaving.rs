@@ -22,7 +22,7 @@ pub const PERSONAL: PersonalData = PersonalData {
 };
 
 /// Number of rows read at once for an export.
-const EXPORT_PAGE: i64 = 100;
+const EXPORT_PAGE_SIZE: i64 = 100;
 
 fn purge(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     rows::forget_words(tx, user, accounts::GONE)?;
@@ -32,7 +32,7 @@ fn purge(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
 }
 
 /// Time used for exports, at which nothing has expired: the data is exported as stored.
-const NOW: Timestamp = Timestamp::EPOCH;
+const EXPORT_TIME: Timestamp = Timestamp::EPOCH;
 
 const EXPORT: &[ExportPart] = &[
     ExportPart::Text(r#"{"bonds":["#),
@@ -42,7 +42,7 @@ const EXPORT: &[ExportPart] = &[
     ExportPart::Text(r#"],"requests_sent":["#),
     ExportPart::Pieces(|q, user, after| export_requests(q, user, RequestDirection::Outgoing, after)),
     ExportPart::Text(r#"],"invites":"#),
-    ExportPart::Value(|q, user| Ok(json!(rows::list_live_invites(q, user, NOW)?))),
+    ExportPart::Value(|q, user| Ok(json!(rows::list_live_invites(q, user, EXPORT_TIME)?))),
     ExportPart::Text(r#","settings":"#),
     ExportPart::Value(|q, user| Ok(json!(rows::find_settings(q, user)?))),
     ExportPart::Text("}"),
@@ -54,7 +54,7 @@ fn behind(after: Option<&str>) -> Uuid {
 }
 
 fn export_bonds(q: &Query<'_>, user: UserId, after: Option<&str>) -> Result<ExportPiece, Error> {
-    let mut page = rows::list_bonds(q, user, BondId(behind(after)), EXPORT_PAGE, NOW)?;
+    let mut page = rows::list_bonds(q, user, BondId(behind(after)), EXPORT_PAGE_SIZE, EXPORT_TIME)?;
     queries::add_breakups(q, user, &mut page)?;
     let next = page.last().map(|last| last.bond.id.to_string());
     let page: Vec<_> =
@@ -69,6 +69,6 @@ fn export_requests(
     after: Option<&str>,
 ) -> Result<ExportPiece, Error> {
     let before = PartnerRequestId(behind(after));
-    let page = rows::list_requests(q, user, direction, None, before, EXPORT_PAGE, NOW)?;
+    let page = rows::list_requests(q, user, direction, None, before, EXPORT_PAGE_SIZE, EXPORT_TIME)?;
     Ok(ExportPiece::of_items(&page, after, page.last().map(|last| last.id.to_string())))
 }

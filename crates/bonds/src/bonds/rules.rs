@@ -10,19 +10,19 @@ use kith_accounts::accounts::Person;
 /// Time after which a pending request expires.
 pub const REQUEST_LIFETIME: Duration = days(14);
 /// Maximum number of usable invites per user.
-pub const INVITES_MOST: i64 = 5;
+pub const MAX_INVITES: i64 = 5;
 /// Maximum number of failed attempts with invite codes per user and per client network within
-/// [`MISSES_WITHIN`].
-pub const MISSES_MOST: i64 = 10;
-/// Window of [`MISSES_MOST`].
-pub const MISSES_WITHIN: Duration = minutes(1);
+/// [`FAILED_ATTEMPTS_WINDOW`].
+pub const MAX_FAILED_ATTEMPTS: i64 = 10;
+/// Window of [`MAX_FAILED_ATTEMPTS`].
+pub const FAILED_ATTEMPTS_WINDOW: Duration = minutes(1);
 
 /// Waits after the first, second and third rejection.
-const WAITS: [Duration; 3] = [hours(24), days(7), days(30)];
+const REJECTION_COOLDOWNS: [Duration; 3] = [hours(24), days(7), days(30)];
 /// Time without a further refusal after which refusals are forgotten.
-const REFUSALS_REMEMBERED: Duration = days(365);
+const REFUSALS_RETENTION: Duration = days(365);
 /// Time after a cancellation within which a new request sends no notification.
-const SILENT_WITHIN: Duration = hours(24);
+const SILENT_WINDOW: Duration = hours(24);
 
 /// Returns the status of a request at `now`: a stored pending request counts as expired from `expires_at` on.
 pub fn status_at(stored: RequestStatus, expires_at: Timestamp, now: Timestamp) -> RequestStatus {
@@ -42,7 +42,7 @@ pub struct Tier {
 }
 
 /// Limits for all senders.
-pub const TIERS: &[Tier] = &[
+pub const RATE_TIERS: &[Tier] = &[
     Tier { most: 5, within: minutes(1) },
     Tier { most: 20, within: hours(1) },
     Tier { most: 100, within: days(1) },
@@ -85,7 +85,7 @@ impl Refusals {
         let before = self.remembered_at(now);
         let step = usize::try_from(before.steps).unwrap_or(usize::MAX);
         // After the last wait, only the recipient can send a request.
-        let wait_until = WAITS.get(step).map(|wait| now + *wait);
+        let wait_until = REJECTION_COOLDOWNS.get(step).map(|wait| now + *wait);
         Self { steps: before.steps + 1, stepped_at: Some(now), wait_until, ..before }
     }
 
@@ -100,14 +100,14 @@ impl Refusals {
     #[must_use]
     pub fn and_expired(self, at: Timestamp) -> Self {
         let before = self.remembered_at(at);
-        let longest = i64::try_from(WAITS.len()).unwrap_or(i64::MAX);
+        let longest = i64::try_from(REJECTION_COOLDOWNS.len()).unwrap_or(i64::MAX);
         let steps = (before.steps + 1).min(longest).max(before.steps);
         Self { steps, stepped_at: before.stepped_at.max(Some(at)), ..before }
     }
 
     /// Returns the refusals that still count at `now`.
     fn remembered_at(self, now: Timestamp) -> Self {
-        let is_forgotten = self.stepped_at.is_some_and(|at| now.since(at) >= REFUSALS_REMEMBERED);
+        let is_forgotten = self.stepped_at.is_some_and(|at| now.since(at) >= REFUSALS_RETENTION);
         if is_forgotten { Self::default() } else { self }
     }
 
@@ -117,7 +117,7 @@ impl Refusals {
     /// Returns [`BondError::TooSoon`] during a wait, [`BondError::OnlyTheyMayAsk`] after the last step.
     pub fn may_ask(self, now: Timestamp) -> Result<(), BondError> {
         let refusals = self.remembered_at(now);
-        if usize::try_from(refusals.steps).is_ok_and(|steps| steps > WAITS.len()) {
+        if usize::try_from(refusals.steps).is_ok_and(|steps| steps > REJECTION_COOLDOWNS.len()) {
             return Err(BondError::OnlyTheyMayAsk);
         }
         match refusals.wait_until.map(|until| until.since(now)) {
@@ -129,7 +129,7 @@ impl Refusals {
     /// Returns `true` if a request at `now` must not send a notification, because it follows a cancellation
     /// too soon.
     pub fn silences(self, now: Timestamp) -> bool {
-        self.cancelled_at.is_some_and(|at| now.since(at) < SILENT_WITHIN)
+        self.cancelled_at.is_some_and(|at| now.since(at) < SILENT_WINDOW)
     }
 }
 

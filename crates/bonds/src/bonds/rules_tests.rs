@@ -74,7 +74,7 @@ fn decisions_depend_on_role_and_status() {
 #[test]
 fn rate_tiers_slide_and_widest_full_tier_decides() {
     let at = |second: u64| Timestamp::EPOCH + Duration::from_secs(second);
-    let wait = |recent: &[Timestamp], now| match may_create(TIERS, recent, now) {
+    let wait = |recent: &[Timestamp], now| match may_create(RATE_TIERS, recent, now) {
         Ok(()) => 0,
         Err(BondError::TooMany { wait }) => wait.as_millis(),
         Err(other) => panic!("{other}"),

@@ -16,13 +16,13 @@ use super::{events, rows};
 use crate::bonds::BondId;
 
 /// Number of spaces listed for archiving at once. Each is archived in its own transaction.
-const BATCH: i64 = 100;
+const BATCH_SIZE: i64 = 100;
 /// Number of days by which bonds may be archived out of order.
 const SLACK_DAYS: u64 = 60;
 /// Days between the end of the retention and the purge, in which an operator can stop it.
 const HOLD_DAYS: u64 = 14;
 /// Number of archives that a run may try to purge, per archive that it may purge.
-const TRIED_FOR_EACH: i64 = 10;
+const MAX_TRIES_PER_PURGE: i64 = 10;
 
 /// Facts for administrators: the number of seconds for which the oldest space has been due for archiving; 0
 /// if none is due.
@@ -69,10 +69,10 @@ async fn archive_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
     loop {
         let due = app.db.read(|q| {
             let since = rows::find_last_archived(q)?.map_or(Timestamp::EPOCH, |last| last - days(SLACK_DAYS));
-            rows::list_to_archive(q, since, BATCH)
+            rows::list_to_archive(q, since, BATCH_SIZE)
         });
         let due: Vec<_> = due.await.map_err(|error: Error| error)?;
-        let last = (due.len() as i64) < BATCH;
+        let last = (due.len() as i64) < BATCH_SIZE;
         for shared in due {
             app.write(ctx, move |tx, ctx| archive(tx, ctx, &shared)).await?;
         }
@@ -108,7 +108,7 @@ fn hold_due(tx: &Tx<'_>, run: &PurgeRun, keep: Duration, limit: i64) -> Result<(
 
 /// Purges up to `limit` archives. An archive that cannot be purged does not block the others.
 async fn purge_due(app: &App, ctx: &Ctx, run: PurgeRun, limit: i64) -> Result<(), UpkeepError> {
-    let due = app.db.read(move |q| rows::list_archives_to_purge(q, &run, limit * TRIED_FOR_EACH));
+    let due = app.db.read(move |q| rows::list_archives_to_purge(q, &run, limit * MAX_TRIES_PER_PURGE));
     let due: Vec<_> = due.await.map_err(|error: Error| error)?;
     let (mut purged, mut failure) = (0, None);
     for (shared, held) in due {

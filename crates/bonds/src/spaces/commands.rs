@@ -2,29 +2,19 @@
 
 use std::borrow::Cow;
 
-use kith_kernel::{Ctx, StoredJson, UserId};
+use kith_kernel::{Ctx, StoredJson};
 use kith_platform::Preconditions;
 use kith_store::{Query, Tx};
 use serde_json::Value;
 
 use super::declarations::Rules;
 use super::model::{
-    Amount, CollectionName, Item, ItemId, SharedSpace, Space, SpaceError, SpaceName, check_shape, merge,
+    Amount, CollectionName, Item, ItemId, SharedSpace, Space, SpaceError, check_shape, merge,
 };
+use super::queries::Asked;
 use super::settings::SpaceSettings;
 use super::{dates, events, queries, reminders, rows};
 use kith_json_schema::Validated;
-
-/// Collection that a request names.
-#[derive(Clone, Debug)]
-pub struct Asked {
-    /// Caller.
-    pub user: UserId,
-    /// Space of the caller.
-    pub space: SpaceName,
-    /// Name of the collection.
-    pub collection: CollectionName,
-}
 
 /// Conditions for writing an item.
 #[derive(Clone, Copy, Debug)]

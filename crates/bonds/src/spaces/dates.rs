@@ -16,19 +16,19 @@ use serde_json::Value;
 use super::model::CollectionName;
 
 /// Field by which lists of dates are sorted and filtered.
-pub const DATE: &str = "date";
+pub const DATE_FIELD: &str = "date";
 /// Time zone of users whose profile has none.
 pub const UTC: &str = "UTC";
 
-const NAME: &str = "dates";
+const COLLECTION_NAME: &str = "dates";
 const TITLE: TextRules = TextRules { min: 1, max: 200, newlines: false };
-const MOST_REMINDERS: usize = 5;
+const MAX_REMINDERS: usize = 5;
 /// Minutes in a leap year: the maximum lead time of a reminder.
-const LONGEST_BEFORE: i64 = 366 * 24 * 60;
+const MAX_LEAD_MINUTES: i64 = 366 * 24 * 60;
 
 /// Returns `true` if `collection` is the built-in one.
 pub fn is_dates(collection: &CollectionName) -> bool {
-    collection.as_str() == NAME
+    collection.as_str() == COLLECTION_NAME
 }
 
 /// Content of an item of the collection.
@@ -88,7 +88,8 @@ pub fn read(data: &Value, usual_zone: &str) -> Result<(Value, Schedule), Vec<Fie
     own.remind_minutes_before.sort_unstable();
     own.remind_minutes_before.dedup();
     let before = &own.remind_minutes_before;
-    let reminders = before.len() <= MOST_REMINDERS && before.iter().all(|n| (0..=LONGEST_BEFORE).contains(n));
+    let reminders =
+        before.len() <= MAX_REMINDERS && before.iter().all(|n| (0..=MAX_LEAD_MINUTES).contains(n));
     for (wrong, pointer, code, detail) in [
         (date.is_none(), "/data/date", "not_a_date", "Expected a date such as 2026-02-14."),
         (time == Some(None), "/data/time", "not_a_time", "Expected a time such as 18:30."),
@@ -289,7 +290,7 @@ mod tests {
             minute in 0_i32..1_440,
             repeat in prop::sample::select(vec!["weekly", "monthly", "yearly"]),
             zone in prop::sample::select(vec!["UTC", "Europe/Vienna", "America/St_Johns", "Pacific/Apia", "Asia/Kathmandu"]),
-            before in 0_i64..=LONGEST_BEFORE,
+            before in 0_i64..=MAX_LEAD_MINUTES,
             passed in 0_i64..(40 * 365 * 86_400_000),
         ) {
             let date = Date::constant(2000, 1, 1).checked_add(day.days()).unwrap();

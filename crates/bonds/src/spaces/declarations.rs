@@ -3,21 +3,22 @@
 //! Each item stores the revision of the fields by which it is indexed. After a change of the fields, a
 //! maintenance job indexes the other items in batches; until it has finished, lists by fields are rejected.
 
-use kith_kernel::{Ctx, FieldError, StoredJson, Timestamp};
+use kith_kernel::{Ctx, FieldError, StoredJson};
 use kith_platform::{App, Preconditions, UpkeepError};
 use kith_store::{Error, Query, Tx};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::declaration::{Declaration, KeptDeclaration};
 use super::model::{CollectionName, Item, Space, SpaceError, check_shape};
 use super::{dates, events, order, rows};
 use kith_json_schema::SchemaText;
 
-const MOST_FIELDS: usize = 4;
-const LONGEST_FIELD: usize = 100;
+const MAX_FIELDS: usize = 4;
+const MAX_FIELD_BYTES: usize = 100;
 /// Number of items indexed in one transaction.
-const BATCH: i64 = 200;
+const BATCH_SIZE: i64 = 200;
 
 /// Declaration of a collection.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -33,32 +34,6 @@ pub struct DeclarationBody {
     /// Pointer, 1 to 100 bytes.
     #[serde(default)]
     fields: Vec<String>,
-}
-
-/// Declaration of a collection. It applies to this collection in all spaces.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-pub struct Declaration {
-    /// Name of the collection.
-    pub name: CollectionName,
-    /// JSON Schema (draft 2020-12) for the items; `null` if none.
-    #[schema(value_type = Option<Object>, required = true)]
-    pub schema: Option<StoredJson>,
-    /// Fields for sorting and filtering lists.
-    pub fields: Vec<String>,
-    /// Time of the last change.
-    pub updated_at: Timestamp,
-}
-
-/// Declaration as stored. It stays after it is withdrawn.
-pub struct KeptDeclaration {
-    /// Declaration ID, the subject of its events.
-    pub id: kith_kernel::uuid::Uuid,
-    /// Revision of the fields. It increases by one with each change of the fields.
-    pub revision: i64,
-    /// `false` after the declaration was withdrawn.
-    pub declared: bool,
-    /// Declaration.
-    pub declaration: Declaration,
 }
 
 /// Schema and indexed fields that apply to a collection.
@@ -79,7 +54,7 @@ impl Rules {
     /// Returns the store's error if the query fails.
     pub fn of(q: &Query<'_>, collection: &CollectionName) -> Result<Self, Error> {
         if dates::is_dates(collection) {
-            return Ok(Self { revision: 1, fields: vec![dates::DATE.to_owned()], schema: None });
+            return Ok(Self { revision: 1, fields: vec![dates::DATE_FIELD.to_owned()], schema: None });
         }
         Ok(rows::find_rules(q, collection)?.unwrap_or_default())
     }
@@ -200,17 +175,14 @@ pub fn check(name: &CollectionName, body: DeclarationBody) -> Result<CheckedDecl
         check_shape(schema, "/schema")?;
     }
     let schema = schema.as_ref().map(StoredJson::of);
-    if body.fields.len() > MOST_FIELDS {
-        return Err(FieldError::new(
-            "/fields",
-            "too_many",
-            format!("Expected at most {MOST_FIELDS} fields."),
-        )
-        .into());
+    if body.fields.len() > MAX_FIELDS {
+        return Err(
+            FieldError::new("/fields", "too_many", format!("Expected at most {MAX_FIELDS} fields.")).into()
+        );
     }
     let fault = |n: usize, code, detail| FieldError::new(format!("/fields/{n}"), code, detail);
     for (n, field) in body.fields.iter().enumerate() {
-        if field.is_empty() || field.len() > LONGEST_FIELD {
+        if field.is_empty() || field.len() > MAX_FIELD_BYTES {
             return Err(fault(n, "invalid", "Expected 1 to 100 bytes.").into());
         }
         if body.fields[..n].contains(field) {
@@ -232,13 +204,13 @@ pub fn check(name: &CollectionName, body: DeclarationBody) -> Result<CheckedDecl
 /// Returns an error if the database operation fails.
 pub async fn run_due(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
-    while app.write(&ctx, |tx, _| index_batch(tx)).await? == BATCH {}
+    while app.write(&ctx, |tx, _| index_batch(tx)).await? == BATCH_SIZE {}
     Ok(())
 }
 
 fn index_batch(tx: &Tx<'_>) -> Result<i64, Error> {
     tx.lock("ticker", ["space_item_fields"])?;
-    let stale = rows::list_stale(tx, BATCH)?;
+    let stale = rows::list_stale(tx, BATCH_SIZE)?;
     for (space, item, rules) in &stale {
         // If the item has changed since, the change has indexed it.
         if rows::set_indexed(tx, item, rules.revision)? {

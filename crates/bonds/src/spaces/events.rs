@@ -4,7 +4,7 @@ use kith_kernel::Timestamp;
 use kith_store::NewEvent;
 use serde_json::json;
 
-use super::declarations::KeptDeclaration;
+use super::declaration::KeptDeclaration;
 use super::model::{Item, ItemId, SharedSpace};
 
 /// An item was created.

@@ -8,6 +8,7 @@
 mod archive;
 mod commands;
 mod dates;
+mod declaration;
 mod declarations;
 mod events;
 #[cfg(any(test, feature = "fuzzing"))]

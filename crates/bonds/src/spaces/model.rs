@@ -15,11 +15,11 @@ use crate::bonds::BondId;
 use kith_json_schema::AwaitsValidation;
 
 /// Maximum nesting of objects and arrays in data and in schemas.
-const DEEPEST: usize = 32;
+const MAX_DEPTH: usize = 32;
 /// Maximum number of values in data and in schemas, field names included. As a tree, each value takes up to
 /// about a hundred bytes.
 const MAX_VALUES: usize = 10_000;
-const LONGEST_NAME: usize = 40;
+const MAX_NAME_BYTES: usize = 40;
 
 id_type! {
     /// Item ID.
@@ -107,7 +107,7 @@ impl FromStr for CollectionName {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
-        if (1..=LONGEST_NAME).contains(&text.len()) && text.bytes().all(legal) {
+        if (1..=MAX_NAME_BYTES).contains(&text.len()) && text.bytes().all(legal) {
             Ok(Self(text.to_owned()))
         } else {
             Err("expected 1 to 40 of a to z, 0 to 9, - and _")
@@ -183,7 +183,7 @@ pub struct Amount {
     pub bytes: i64,
 }
 
-/// Checks the shape of `value`: at most [`DEEPEST`] levels, at most [`MAX_VALUES`] values, no U+0000 in field
+/// Checks the shape of `value`: at most [`MAX_DEPTH`] levels, at most [`MAX_VALUES`] values, no U+0000 in field
 /// names. Text values are checked when they are parsed. `pointer` names the value in the error.
 ///
 /// # Errors
@@ -202,8 +202,8 @@ pub fn check_shape(value: &Value, pointer: &'static str) -> Result<(), FieldErro
     }
     match depth(value) {
         None => Err(FieldError::new(pointer, "forbidden_character", "Field names must not contain U+0000.")),
-        Some(depth) if depth > DEEPEST => {
-            let detail = format!("Expected at most {DEEPEST} nested objects and arrays.");
+        Some(depth) if depth > MAX_DEPTH => {
+            let detail = format!("Expected at most {MAX_DEPTH} nested objects and arrays.");
             Err(FieldError::new(pointer, "too_deep", detail))
         }
         Some(_) if count_values(value) > MAX_VALUES => {
@@ -318,8 +318,8 @@ mod tests {
     #[test]
     fn deep_data_and_nul_in_names_are_rejected() {
         let nested = |depth| (1..depth).fold(json!({}), |inner, _| json!([inner]));
-        assert!(check_shape(&nested(DEEPEST), "/data").is_ok());
-        assert_eq!(check_shape(&nested(DEEPEST + 1), "/data").unwrap_err().code, "too_deep");
+        assert!(check_shape(&nested(MAX_DEPTH), "/data").is_ok());
+        assert_eq!(check_shape(&nested(MAX_DEPTH + 1), "/data").unwrap_err().code, "too_deep");
         let nul = json!({ "a": [{ "b\0": 1 }] });
         assert_eq!(check_shape(&nul, "/data").unwrap_err().code, "forbidden_character");
     }

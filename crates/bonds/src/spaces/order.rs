@@ -6,7 +6,7 @@ use serde_json::{Number, Value};
 use sha2::{Digest, Sha256};
 
 /// Number of bytes by which longer texts are sorted. Their hash is appended.
-const TEXT_BYTES: usize = 256;
+const SORTED_TEXT_BYTES: usize = 256;
 
 const MISSING: &str = "0";
 const NULL: &str = "1";
@@ -16,9 +16,9 @@ const NUMBER: &str = "3";
 const TEXT: &str = "4";
 const OTHER: &str = "5";
 /// Sorts after all values.
-const END: &str = "6";
+const AFTER_ALL: &str = "6";
 /// Smallest character that can follow: texts never contain U+0000.
-const NEXT: char = '\u{1}';
+const MIN_CHAR: char = '\u{1}';
 
 /// Encodes a value; `None` is a missing one.
 pub fn encode(value: Option<&Value>) -> String {
@@ -47,11 +47,11 @@ fn encode_number(number: &Number) -> String {
 }
 
 fn encode_text(text: &str) -> String {
-    if text.len() <= TEXT_BYTES {
+    if text.len() <= SORTED_TEXT_BYTES {
         return text.to_owned();
     }
     let hash: String = Sha256::digest(text)[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}{NEXT}{hash}", &text[..text.floor_char_boundary(TEXT_BYTES)])
+    format!("{}{MIN_CHAR}{hash}", &text[..text.floor_char_boundary(SORTED_TEXT_BYTES)])
 }
 
 /// Range of encoded values, from `low` (inclusive) to `high` (exclusive).
@@ -66,7 +66,7 @@ pub struct Range {
 impl Range {
     /// Returns the range of all values.
     pub fn all() -> Self {
-        Self { low: String::new(), high: END.to_owned() }
+        Self { low: String::new(), high: AFTER_ALL.to_owned() }
     }
 
     /// Returns the range of the values equal to `value`.
@@ -108,7 +108,7 @@ impl Range {
 }
 
 fn next(text: &str) -> String {
-    format!("{text}{NEXT}")
+    format!("{text}{MIN_CHAR}")
 }
 
 #[cfg(test)]
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn encoded_types_sort_in_order() {
-        let long = "x".repeat(TEXT_BYTES);
+        let long = "x".repeat(SORTED_TEXT_BYTES);
         let sorted = [
             None,
             Some(json!(null)),

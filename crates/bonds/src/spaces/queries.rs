@@ -7,15 +7,26 @@ use kith_store::{Error, Query};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::commands::Asked;
-use super::declarations::{Declaration, Rules};
+use super::declaration::Declaration;
+use super::declarations::Rules;
 use super::list::{self, ListRequest};
 use super::model::{CollectionName, Item, ItemId, SharedSpace, Space, SpaceError, SpaceName};
 use super::rows;
 use crate::bonds::{self, BondId, Living};
 
+/// Collection that a request names.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Caller.
+    pub user: UserId,
+    /// Space of the caller.
+    pub space: SpaceName,
+    /// Which.
+    pub collection: CollectionName,
+}
+
 /// Number of items read at once for an export; at most about a megabyte.
-const EXPORT_PAGE: i64 = 16;
+const EXPORT_PAGE_SIZE: i64 = 16;
 
 /// Space of a bond.
 #[derive(Debug, Serialize, ToSchema)]
@@ -128,18 +139,18 @@ pub fn export_bond(q: &Query<'_>, user: UserId, bond: BondId) -> Result<Vec<Expo
     Ok(vec![
         ExportSection::Text(head_of_bond(bond_id, archived_at)),
         ExportSection::Pieces(Box::new(move |q, after| export_items(q, Space::Bond(bond_id), after))),
-        ExportSection::Text(END_OF_BOND.to_owned()),
+        ExportSection::Text(BOND_EXPORT_TAIL.to_owned()),
     ])
 }
 
 fn head_of_bond(bond_id: BondId, archived_at: Option<Timestamp>) -> String {
     let whole = BondExport { bond_id, archived_at, items: Vec::new() };
     let whole = serde_json::to_string(&whole).expect("plain data");
-    whole.strip_suffix(END_OF_BOND).expect("it ends so").to_owned()
+    whole.strip_suffix(BOND_EXPORT_TAIL).expect("it ends so").to_owned()
 }
 
 /// End of the JSON text that [`head_of_bond`] begins.
-const END_OF_BOND: &str = "]}";
+const BOND_EXPORT_TAIL: &str = "]}";
 
 /// Returns a piece of the export of all bonds' spaces of `user`, as items of an array. `after` is where the
 /// previous piece ended: `bond/collection/item` within a bond, or `bond` for the start of the next bond.
@@ -159,7 +170,7 @@ pub fn export_bonds(q: &Query<'_>, user: UserId, after: Option<&str>) -> Result<
     let behind = behind.filter(|_| found.is_some_and(|(id, _)| id.to_string() == bond));
     if after.is_some_and(|after| after.contains('/')) && behind.is_none() {
         // The bond was purged since the previous piece: close its JSON text.
-        json.push_str(END_OF_BOND);
+        json.push_str(BOND_EXPORT_TAIL);
     }
     let Some((bond_id, archived_at)) = found else { return Ok(ExportPiece { json, next: None }) };
     if behind.is_none() {
@@ -171,7 +182,7 @@ pub fn export_bonds(q: &Query<'_>, user: UserId, after: Option<&str>) -> Result<
     let next = match items.next {
         Some(next) => Some(format!("{bond_id}/{next}")),
         None => {
-            json.push_str(END_OF_BOND);
+            json.push_str(BOND_EXPORT_TAIL);
             spaces.next().map(|(next, _)| next.to_string())
         }
     };
@@ -186,7 +197,7 @@ pub fn export_items(q: &Query<'_>, space: Space, after: Option<&str>) -> Result<
     let behind = after.and_then(|after| after.split_once('/'));
     let (collection, id) = behind.unwrap_or_default();
     let id = ItemId(id.parse().unwrap_or(Uuid::nil()));
-    let items = rows::list_all_items(q, space, collection, id, EXPORT_PAGE)?;
+    let items = rows::list_all_items(q, space, collection, id, EXPORT_PAGE_SIZE)?;
     let next = items.last().map(|item| format!("{}/{}", item.collection, item.id));
     Ok(ExportPiece::of_items(&items, after, next))
 }

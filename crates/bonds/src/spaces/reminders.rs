@@ -13,7 +13,7 @@ use super::model::{Item, Space};
 use super::rows::{self, Reminder};
 
 /// Number of reminders processed in one transaction.
-const BATCH: i64 = 100;
+const BATCH_SIZE: i64 = 100;
 
 /// Replaces the reminders of `item` if it is a date and its schedule has changed.
 ///
@@ -53,12 +53,12 @@ fn schedule_of(data: &serde_json::Value) -> Option<Schedule> {
 /// Returns an error if the database operation fails.
 pub async fn run_due(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
-    while app.write(&ctx, tell_batch).await? == BATCH {}
+    while app.write(&ctx, tell_batch).await? == BATCH_SIZE {}
     Ok(())
 }
 
 fn tell_batch(tx: &Tx<'_>, ctx: &Ctx) -> Result<i64, Error> {
-    let due = rows::list_due_reminders(tx, ctx.now, BATCH)?;
+    let due = rows::list_due_reminders(tx, ctx.now, BATCH_SIZE)?;
     let shared = |q: &Query<'_>, reminder: &Reminder| rows::find_people(q, reminder.space);
     let mut people = Vec::new();
     for reminder in &due {

@@ -13,7 +13,7 @@ use super::Error;
 use super::engine::{Engine, now, pause};
 
 /// Interval at which a process reports how much it has run.
-const TELL_EVERY_MS: u64 = 5;
+const REPORT_INTERVAL_MS: u64 = 5;
 
 struct Process {
     child: Child,
@@ -88,7 +88,7 @@ pub async fn child(engine: &Engine) -> Result<Value, Error> {
         println!("{}", ran.count());
         tokio::select! {
             _ = orders.next_line() => break,
-            () = pause(TELL_EVERY_MS) => {}
+            () = pause(REPORT_INTERVAL_MS) => {}
         }
     }
     workers.stop().await;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kith_jobs::LEAST_PRIORITY;
+use kith_jobs::MAX_PRIORITY;
 use kith_store::{Error as StoreError, Tx, Values, params};
 use serde_json::{Value, json};
 
@@ -74,7 +74,7 @@ async fn explain(engine: &Engine, mark: i64) -> Result<Vec<String>, Error> {
     let told = Arc::clone(&plan);
     let undone = "explained";
     let explained = move |tx: &Tx<'_>| -> Result<(), StoreError> {
-        let priorities: Vec<_> = (0..=LEAST_PRIORITY).collect();
+        let priorities: Vec<_> = (0..=MAX_PRIORITY).collect();
         let marks = vec![mark; priorities.len()];
         let lanes = [Values::Ints(&priorities), Values::Ints(&marks)];
         let claim = kith_jobs::CLAIM.explained();

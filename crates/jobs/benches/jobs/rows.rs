@@ -13,9 +13,9 @@ use super::engine::{BATCH, CALLERS, Engine, QUEUE, now, pause, wall};
 /// Jobs per second for the latency measurement.
 const STEADY_PER_S: f64 = 500.0;
 /// Interval at which an urgent job is added while a million jobs become due.
-const URGENT_EVERY_MS: u64 = 100;
+const URGENT_INTERVAL_MS: u64 = 100;
 /// Lowest number of urgent jobs, above all others.
-const URGENT: u64 = 1 << 40;
+const FIRST_URGENT: u64 = 1 << 40;
 
 fn rate(jobs: u64, began: Instant) -> f64 {
     jobs as f64 / began.elapsed().as_secs_f64()
@@ -166,8 +166,8 @@ pub async fn due(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     let starts = Starts::new(jobs.min(100_000));
     let told = Arc::clone(&starts);
     let on_run = move |n: u64| {
-        if n >= URGENT {
-            told.start(n - URGENT);
+        if n >= FIRST_URGENT {
+            told.start(n - FIRST_URGENT);
         }
     };
     let (workers, ran) = engine.work(on_run).await?;
@@ -180,9 +180,9 @@ pub async fn due(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     let mut urgent = 0;
     while ran.count() < jobs + urgent {
         starts.ask(urgent);
-        engine.jobs.enqueue(Engine::job(URGENT + urgent, None).priority(0)).await?;
+        engine.jobs.enqueue(Engine::job(FIRST_URGENT + urgent, None).priority(0)).await?;
         urgent += 1;
-        pause(URGENT_EVERY_MS).await;
+        pause(URGENT_INTERVAL_MS).await;
     }
     engine.worked(&ran, jobs + urgent).await?;
     let rate = rate(jobs, began);

@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs the command line: `--do migrate|enqueue|work|both|look|backends|terminate`, `--data FOLDER` or
-/// `--database URL`; to enqueue `--from N --rate PER_S`, to work `--concurrency N --most-ms MS`.
+/// `--database URL`; to enqueue `--from N --rate JOBS_PER_S`, to work `--concurrency N --most-ms MS`.
 async fn obey() -> Result<(), Failure> {
     let words: Vec<_> = env::args().skip(1).collect();
     let all: HashMap<_, _> = words.chunks_exact(2).map(|pair| (&*pair[0], &*pair[1])).collect();

@@ -13,9 +13,9 @@ use crate::rows;
 use crate::rows::live::Claimer;
 
 /// Maximum number of keys examined per claim.
-const KEYS: i64 = 500;
+const MAX_KEYS: i64 = 500;
 /// Delay before the next claim, if the examined keys admit no job and there are more keys.
-const MORE_KEYS_AFTER: Duration = Duration::from_millis(100);
+const MORE_KEYS_DELAY: Duration = Duration::from_millis(100);
 
 /// Claims jobs key by key, within the limits of each key, starting after the last key examined. Jobs with a
 /// key and jobs without one get half of the claim each, plus what the other half does not use.
@@ -42,7 +42,7 @@ pub(super) fn claim_by_keys(
     let mut found = Found::complete(tx, claimed)?;
     found.is_short = is_short && !found.is_cut;
     if has_more_keys && ids.is_empty() {
-        found.look_again_at = Some(now + MORE_KEYS_AFTER);
+        found.look_again_at = Some(now + MORE_KEYS_DELAY);
     }
     count_keys(tx, now, queue, settings, &found.jobs)?;
     Ok(found)
@@ -51,12 +51,12 @@ pub(super) fn claim_by_keys(
 /// Returns the keys after `last`, and from the first key on once the end is reached. Also returns whether
 /// more keys follow.
 fn next_keys(tx: &Tx<'_>, queue: &str, last: &str) -> Result<(Vec<(String, i64)>, bool), Error> {
-    let mut keys = rows::live::keys_behind(tx, queue, last, KEYS)?;
-    if keys.len() as i64 >= KEYS {
+    let mut keys = rows::live::keys_behind(tx, queue, last, MAX_KEYS)?;
+    if keys.len() as i64 >= MAX_KEYS {
         return Ok((keys, true));
     }
     if !last.is_empty() {
-        let from_the_start = rows::live::keys_behind(tx, queue, "", KEYS)?;
+        let from_the_start = rows::live::keys_behind(tx, queue, "", MAX_KEYS)?;
         keys.extend(from_the_start.into_iter().take_while(|(key, _)| key.as_str() <= last));
     }
     Ok((keys, false))

@@ -19,18 +19,18 @@ use crate::rows::live::Claimer;
 use self::keys::{claim_by_keys, count_keys, key_room};
 
 /// Minimum batch size for promoting due jobs to ready.
-const PROMOTED: i64 = 1_000;
+const MIN_PROMOTE_BATCH: i64 = 1_000;
 /// Interval at which a busy queue is checked for due jobs.
-const PROMOTE_EVERY: Duration = Duration::from_millis(100);
+const PROMOTE_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum duration assumed for a transaction that schedules a job.
-const COMMITTED_WITHIN: Duration = minutes(1);
+const MAX_COMMIT_DELAY: Duration = minutes(1);
 /// Interval at which the whole schedule of a queue is scanned and its watermarks are verified.
-const SWEEP_EVERY: Duration = minutes(5);
+const SWEEP_INTERVAL: Duration = minutes(5);
 /// Interval at which a claim first takes a suspect: a ready job whose last two attempts ended with the death
 /// of their worker.
-const SUSPECTS_EVERY: Duration = seconds(1);
+const SUSPECT_INTERVAL: Duration = seconds(1);
 /// Maximum number of suspects examined per claim in a queue with limits per key.
-const SUSPECTS: i64 = 50;
+const MAX_SUSPECTS: i64 = 50;
 /// Payload bytes after which a claim takes no further job. The SQL statement of claims contains the same
 /// limit.
 const MAX_CLAIM_BYTES: usize = 2 << 20;
@@ -91,7 +91,7 @@ impl Marks {
     /// Returns true if the watermarks must be verified now.
     pub fn is_check_due(&self, now: Timestamp) -> bool {
         let is_set = self.lanes.iter().any(|place| *place > 0);
-        is_set && (now < self.checked_at || now >= self.checked_at + SWEEP_EVERY)
+        is_set && (now < self.checked_at || now >= self.checked_at + SWEEP_INTERVAL)
     }
 }
 
@@ -153,7 +153,7 @@ pub(crate) fn claim(
     if settings.paused {
         return Ok((claim, marks));
     }
-    let rested = marks.promoted_at.is_none_or(|at| now < at || now >= at + PROMOTE_EVERY);
+    let rested = marks.promoted_at.is_none_or(|at| now < at || now >= at + PROMOTE_INTERVAL);
     let is_due = marks.next_due.is_some_and(|at| at <= now);
     let mut looked_for_due = rested || is_due || marks.more_due;
     if looked_for_due {
@@ -161,7 +161,7 @@ pub(crate) fn claim(
     }
     let (mut left, window) = queue_room(tx, now, queue, most, &settings, &mut claim)?;
     // Suspects get their turn even if the queue is busy.
-    let is_suspects_turn = now < marks.suspects_at || now >= marks.suspects_at + SUSPECTS_EVERY;
+    let is_suspects_turn = now < marks.suspects_at || now >= marks.suspects_at + SUSPECT_INTERVAL;
     if left > 0 && is_suspects_turn {
         marks.suspects_at = now;
         claim.jobs = claim_suspect(tx, now, claimer, queue, &settings, &mut marks)?;
@@ -209,20 +209,20 @@ fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp
 fn promote(tx: &Tx<'_>, now: Timestamp, queue: &str, most: i64, marks: &mut Marks) -> Result<u64, Error> {
     // While the clock was behind, jobs may have been scheduled below the watermark.
     let went_back = marks.promoted_at.is_some_and(|at| now < at);
-    if went_back || now >= marks.swept_at + SWEEP_EVERY {
+    if went_back || now >= marks.swept_at + SWEEP_INTERVAL {
         marks.due = Timestamp::EPOCH;
         marks.swept_at = now;
     }
-    let at_once = PROMOTED.max(most * 2);
+    let at_once = MIN_PROMOTE_BATCH.max(most * 2);
     let promoted = rows::live::promote(tx, queue, now, marks.due, at_once)?;
     marks.promoted_at = Some(now);
     marks.more_due = promoted as i64 >= at_once;
     if !marks.more_due {
         // A due job that another transaction has locked was skipped, so the watermark stays below it.
         let next = rows::live::next_due(tx, queue, marks.due)?;
-        let settled = now - COMMITTED_WITHIN;
+        let settled = now - MAX_COMMIT_DELAY;
         marks.due = marks.due.max(next.map_or(settled, |due| due.min(settled)));
-        marks.next_due = next.map(|due| if due <= now { now + PROMOTE_EVERY } else { due });
+        marks.next_due = next.map(|due| if due <= now { now + PROMOTE_INTERVAL } else { due });
     }
     Ok(promoted)
 }
@@ -314,8 +314,8 @@ fn claim_suspect(
 
 /// Returns the suspects after `last`, and from the first one on once the end is reached.
 fn next_suspects(tx: &Tx<'_>, queue: &str, last: JobId) -> Result<Vec<(JobId, Option<String>)>, Error> {
-    let mut suspects = rows::live::suspects_behind(tx, queue, last, SUSPECTS)?;
-    let room = SUSPECTS - suspects.len() as i64;
+    let mut suspects = rows::live::suspects_behind(tx, queue, last, MAX_SUSPECTS)?;
+    let room = MAX_SUSPECTS - suspects.len() as i64;
     if room > 0 && last > 0 {
         let from_the_start = rows::live::suspects_behind(tx, queue, 0, room)?;
         suspects.extend(from_the_start.into_iter().take_while(|(id, _)| *id <= last));

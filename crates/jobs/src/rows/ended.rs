@@ -1,11 +1,10 @@
 //! SQL for ended jobs: the ring of history segments, and the dead letters.
 
 use kith_kernel::Timestamp;
-use kith_store::{Error, Query, Tx, Values, params};
+use kith_store::{Columns, Error, FromRow as _, Query, Row, Tx, Values, params, row_columns};
 
-use super::{read_record, statements};
-use crate::finish::Attempt;
-use crate::model::{ClaimToken, JobId, JobRecord, JobState, LogLine};
+use super::{read_ended_from, statements};
+use crate::model::{Attempt, ClaimToken, JobId, JobRecord, JobState, LogLine};
 
 /// End of an attempt, reported by its owner.
 pub struct Ending<'a> {
@@ -23,6 +22,10 @@ pub struct Left {
     pub is_awaited: bool,
 }
 
+row_columns! {
+    left_columns => Left { id = "id", unique_key = "unique_key", is_awaited = "is_awaited" }
+}
+
 /// Ends running jobs and returns them. A job whose attempt or claim token does not match is left unchanged
 /// and not returned.
 pub fn end(tx: &Tx<'_>, segment: usize, endings: &[Ending<'_>], now: Timestamp) -> Result<Vec<Left>, Error> {
@@ -38,9 +41,7 @@ pub fn end(tx: &Tx<'_>, segment: usize, endings: &[Ending<'_>], now: Timestamp) 
         Values::Ints(&attempts),
         Values::Ints(&tokens),
     ];
-    tx.bulk(&statements::END[segment], params![now], &columns, |row| {
-        Ok(Left { id: row.get(0)?, unique_key: row.get(1)?, is_awaited: row.get(2)? })
-    })
+    tx.bulk(&statements::END[segment], params![now], &columns, Left::read_row)
 }
 
 /// Adds a job that is not running to the history as cancelled. The caller deletes its live row.
@@ -63,11 +64,11 @@ pub fn keep_dead(
     now: Timestamp,
 ) -> Result<bool, Error> {
     let kept = tx.exec(
-        "INSERT INTO job_dead (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
+        states!("INSERT INTO job_dead (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
              timeout_ms, retry, limit_key, unique_key, started_at, finished_at, result, errors, source, created_at)
-         SELECT id, queue, kind, 6, priority, run_at, payload, attempt, $2, max_attempts, timeout_ms, retry, limit_key,
+         SELECT id, queue, kind, {dead}, priority, run_at, payload, attempt, $2, max_attempts, timeout_ms, retry, limit_key,
              unique_key, started_at, $4, NULL, $3, source, created_at
-         FROM jobs WHERE id = $1",
+         FROM jobs WHERE id = $1"),
         params![id, failures, errors, now],
     )?;
     Ok(kept == 1)
@@ -76,32 +77,34 @@ pub fn keep_dead(
 /// Deletes the row of a running job, if the attempt is still owned.
 pub fn delete_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<Left>, Error> {
     tx.one(
-        "DELETE FROM jobs WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = 2
-         RETURNING id, unique_key, is_awaited",
+        states!(
+            "DELETE FROM jobs WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = {running}
+         RETURNING id, unique_key, is_awaited"
+        ),
         params![of.job, of.attempt, of.token.number()],
-        |row| Ok(Left { id: row.get(0)?, unique_key: row.get(1)?, is_awaited: row.get(2)? }),
+        Left::read_row,
     )
 }
 
 const FIND_IN_HISTORY: &str =
-    "SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
-         timeout_ms, retry, limit_key, started_at, finished_at, result, errors, source, created_at
-     FROM job_history WHERE id = $1";
+    concat!("SELECT ", record_columns!(), ", finished_at, payload, result FROM job_history WHERE id = $1");
 
 /// Returns a job in the history.
 pub fn find_in_history(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
-    q.one(FIND_IN_HISTORY, params![id], read_record)
+    q.one(FIND_IN_HISTORY, params![id], read_whole)
 }
 
 /// Returns a dead letter.
 pub fn find_dead(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
-    q.one(
-        "SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms, retry,
-             limit_key, started_at, finished_at, result, errors, source, created_at
-         FROM job_dead WHERE id = $1",
-        params![id],
-        read_record,
-    )
+    let sql =
+        concat!("SELECT ", record_columns!(), ", finished_at, payload, result FROM job_dead WHERE id = $1");
+    q.one(sql, params![id], read_whole)
+}
+
+fn read_whole(row: &Row<'_>) -> Result<JobRecord, Error> {
+    let columns = &mut Columns::of(row);
+    let record = read_ended_from(columns)?;
+    Ok(JobRecord { payload: columns.read()?, result: columns.read()?, ..record })
 }
 
 /// Returns the unique key of a dead letter, if it has one.
@@ -114,12 +117,12 @@ pub fn find_dead_key(q: &Query<'_>, id: JobId) -> Result<Option<String>, Error> 
 /// letter.
 pub fn revive_dead(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<String>, Error> {
     tx.one(
-        "INSERT INTO jobs (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms,
+        states!("INSERT INTO jobs (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms,
              retry, limit_key, unique_key, errors, source, created_at)
-         SELECT id, queue, kind, 1, priority, $2, payload, attempt, 0, max_attempts, timeout_ms, retry, limit_key,
+         SELECT id, queue, kind, {scheduled}, priority, $2, payload, attempt, 0, max_attempts, timeout_ms, retry, limit_key,
              unique_key, errors, source, created_at
          FROM job_dead WHERE id = $1
-         RETURNING queue",
+         RETURNING queue"),
         params![id, now],
         |row| row.get(0),
     )
@@ -128,11 +131,11 @@ pub fn revive_dead(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<Stri
 /// Enqueues a copy of a job in the history, and returns its id and queue.
 pub fn run_again(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<(JobId, String)>, Error> {
     tx.one(
-        "INSERT INTO jobs (queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, retry, limit_key,
+        states!("INSERT INTO jobs (queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, retry, limit_key,
              source, created_at)
-         SELECT queue, kind, 1, priority, $2, payload, max_attempts, timeout_ms, retry, limit_key, source, $2
+         SELECT queue, kind, {scheduled}, priority, $2, payload, max_attempts, timeout_ms, retry, limit_key, source, $2
          FROM job_history WHERE id = $1
-         RETURNING id, queue",
+         RETURNING id, queue"),
         params![id, now],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )
@@ -213,12 +216,16 @@ pub fn insert_log(tx: &Tx<'_>, segment: usize, job: JobId, line: &LogLine) -> Re
     Ok(())
 }
 
+row_columns! {
+    log_columns => LogLine { attempt = "attempt", at = "at", level = "level", line = "line" }
+}
+
 /// Returns the last lines of a job's log, in order.
 pub fn list_log(q: &Query<'_>, job: JobId, most: i64) -> Result<Vec<LogLine>, Error> {
     let mut lines = q.all(
-        "SELECT attempt, at, level, line FROM job_log WHERE job = $1 ORDER BY at DESC, n DESC LIMIT $2",
+        concat!("SELECT ", log_columns!(), " FROM job_log WHERE job = $1 ORDER BY at DESC, n DESC LIMIT $2"),
         params![job, most],
-        |row| Ok(LogLine { attempt: row.get(0)?, at: row.get(1)?, level: row.get(2)?, line: row.get(3)? }),
+        LogLine::read_row,
     )?;
     lines.reverse();
     Ok(lines)

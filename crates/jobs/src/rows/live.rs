@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 
 use kith_kernel::Timestamp;
-use kith_store::{Bulk, Error, Query, Row, Tx, Values, params};
+use kith_store::{Bulk, Column, Columns, Error, FromRow, Query, Row, Tx, Values, params, row_columns};
 
-use super::{millis, read_record, statements};
-use crate::finish::Attempt;
-use crate::model::{ClaimToken, Claimed, JobId, JobRecord, JobState, LEAST_PRIORITY};
+use super::statements;
+use crate::model::{Attempt, ClaimToken, Claimed, JobId, JobRecord, JobState, MAX_PRIORITY};
 use crate::new_job::NewJob;
 use crate::retry::Retry;
 
@@ -113,7 +112,7 @@ pub struct Page {
 }
 
 /// Watermark per priority: no job below this position is ready.
-pub type Lanes = [i64; LEAST_PRIORITY as usize + 1];
+pub type Lanes = [i64; MAX_PRIORITY as usize + 1];
 
 pub fn claim(
     tx: &Tx<'_>,
@@ -123,7 +122,7 @@ pub fn claim(
     most: i64,
     lanes: &Lanes,
 ) -> Result<Page, Error> {
-    let priorities: Vec<_> = (0..=LEAST_PRIORITY).collect();
+    let priorities: Vec<_> = (0..=MAX_PRIORITY).collect();
     let page = std::cell::Cell::new((0, 0, 0, None));
     let read = |row: &Row<'_>| {
         let last = row.get::<Option<i64>>(19)?.zip(row.get::<Option<i64>>(20)?);
@@ -154,7 +153,9 @@ pub fn claim_these(
 
 /// Returns true if a ready job is below the watermark of its priority.
 pub fn is_ready_before(q: &Query<'_>, queue: &str, lanes: &Lanes) -> Result<bool, Error> {
-    let sql = "SELECT 1 FROM jobs WHERE queue = $1 AND state = 0 AND crashes < 2 AND priority = $2 AND place < $3 LIMIT 1";
+    let sql = states!(
+        "SELECT 1 FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2 AND priority = $2 AND place < $3 LIMIT 1"
+    );
     for (priority, place) in (0_i64..).zip(lanes).filter(|(_, place)| **place > 0) {
         if q.one(sql, params![queue, priority, *place], |_| Ok(()))?.is_some() {
             return Ok(true);
@@ -181,7 +182,7 @@ fn read_claimed(row: &Row<'_>, claimer: Claimer, queue: &str) -> Result<Option<C
         failures: row.get(4)?,
         retry: Retry::read(row.get(5)?, row.get::<Option<String>>(8)?.as_deref()),
         crashes: row.get(6)?,
-        timeout: millis(row.get(7)?),
+        timeout: row.get(7)?,
         run_at: row.get(9)?,
         created_at: row.get(10)?,
         limit_key: row.get(11)?,
@@ -200,8 +201,8 @@ pub fn find_payload(q: &Query<'_>, id: JobId) -> Result<Option<String>, Error> {
 /// Puts a job claimed in the same transaction back into the queue, at its previous position.
 pub fn unclaim(tx: &Tx<'_>, id: JobId) -> Result<(), Error> {
     tx.exec(
-        "UPDATE jobs SET state = 0, attempt = attempt - 1, worker = NULL, deadline_at = NULL, started_at = NULL
-         WHERE id = $1",
+        states!("UPDATE jobs SET state = {ready}, attempt = attempt - 1, worker = NULL, deadline_at = NULL, started_at = NULL
+         WHERE id = $1"),
         params![id],
     )?;
     Ok(())
@@ -210,8 +211,10 @@ pub fn unclaim(tx: &Tx<'_>, id: JobId) -> Result<(), Error> {
 /// Returns ready jobs without a limit key, in order, for queues with limits per key.
 pub fn first_without_key(q: &Query<'_>, queue: &str, most: i64) -> Result<Vec<JobId>, Error> {
     q.all(
-        "SELECT id FROM jobs WHERE queue = $1 AND state = 0 AND crashes < 2 AND limit_key IS NULL
-         ORDER BY priority, place, id LIMIT $2",
+        states!(
+            "SELECT id FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2 AND limit_key IS NULL
+         ORDER BY priority, place, id LIMIT $2"
+        ),
         params![queue, most],
         |row| row.get(0),
     )
@@ -220,16 +223,16 @@ pub fn first_without_key(q: &Query<'_>, queue: &str, most: i64) -> Result<Vec<Jo
 /// Returns the limit keys after `after` that have ready jobs, and the number of running jobs of each.
 pub fn keys_behind(q: &Query<'_>, queue: &str, after: &str, most: i64) -> Result<Vec<(String, i64)>, Error> {
     q.all(
-        "WITH RECURSIVE k (key) AS (
+        states!("WITH RECURSIVE k (key) AS (
              SELECT MIN(limit_key) FROM jobs
-             WHERE queue = $1 AND state = 0 AND crashes < 2 AND limit_key IS NOT NULL AND limit_key > $2
+             WHERE queue = $1 AND state = {ready} AND crashes < 2 AND limit_key IS NOT NULL AND limit_key > $2
              UNION ALL
              SELECT (SELECT MIN(j.limit_key) FROM jobs j
-                 WHERE j.queue = $1 AND j.state = 0 AND j.crashes < 2 AND j.limit_key IS NOT NULL
+                 WHERE j.queue = $1 AND j.state = {ready} AND j.crashes < 2 AND j.limit_key IS NOT NULL
                    AND j.limit_key > k.key)
              FROM k WHERE k.key IS NOT NULL)
-         SELECT key, (SELECT COUNT(*) FROM jobs r WHERE r.queue = $1 AND r.state = 2 AND r.limit_key = k.key)
-         FROM k WHERE key IS NOT NULL LIMIT $3",
+         SELECT key, (SELECT COUNT(*) FROM jobs r WHERE r.queue = $1 AND r.state = {running} AND r.limit_key = k.key)
+         FROM k WHERE key IS NOT NULL LIMIT $3"),
         params![queue, after, most],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )
@@ -251,8 +254,10 @@ pub fn suspects_behind(
     most: i64,
 ) -> Result<Vec<(JobId, Option<String>)>, Error> {
     q.all(
-        "SELECT id, limit_key FROM jobs WHERE queue = $1 AND state = 0 AND crashes >= 2 AND id > $2
-         ORDER BY id LIMIT $3",
+        states!(
+            "SELECT id, limit_key FROM jobs WHERE queue = $1 AND state = {ready} AND crashes >= 2 AND id > $2
+         ORDER BY id LIMIT $3"
+        ),
         params![queue, after, most],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )
@@ -260,17 +265,19 @@ pub fn suspects_behind(
 
 /// Returns true if a worker is already running a suspect.
 pub fn has_suspect(q: &Query<'_>, queue: &str, worker: i64) -> Result<bool, Error> {
-    let sql = "SELECT 1 FROM jobs WHERE queue = $1 AND state = 2 AND worker = $2 AND crashes >= 2 LIMIT 1";
+    let sql = states!(
+        "SELECT 1 FROM jobs WHERE queue = $1 AND state = {running} AND worker = $2 AND crashes >= 2 LIMIT 1"
+    );
     Ok(q.one(sql, params![queue, worker], |_| Ok(()))?.is_some())
 }
 
 pub fn running(q: &Query<'_>, queue: &str) -> Result<i64, Error> {
-    let sql = "SELECT COUNT(*) FROM jobs WHERE queue = $1 AND state = 2";
+    let sql = states!("SELECT COUNT(*) FROM jobs WHERE queue = $1 AND state = {running}");
     Ok(q.one(sql, params![queue], |row| row.get(0))?.unwrap_or(0))
 }
 
 pub fn running_of_key(q: &Query<'_>, queue: &str, key: &str) -> Result<i64, Error> {
-    let sql = "SELECT COUNT(*) FROM jobs WHERE queue = $1 AND state = 2 AND limit_key = $2";
+    let sql = states!("SELECT COUNT(*) FROM jobs WHERE queue = $1 AND state = {running} AND limit_key = $2");
     Ok(q.one(sql, params![queue, key], |row| row.get(0))?.unwrap_or(0))
 }
 
@@ -280,26 +287,42 @@ pub fn promote(tx: &Tx<'_>, queue: &str, now: Timestamp, from: Timestamp, most: 
 
 /// Returns the time of the next scheduled job of a queue that is not before `from`.
 pub fn next_due(q: &Query<'_>, queue: &str, from: Timestamp) -> Result<Option<Timestamp>, Error> {
-    let sql = "SELECT MIN(run_at) FROM jobs WHERE queue = $1 AND state = 1 AND run_at >= $2";
+    let sql =
+        states!("SELECT MIN(run_at) FROM jobs WHERE queue = $1 AND state = {scheduled} AND run_at >= $2");
     Ok(q.one(sql, params![queue, from], |row| row.get::<Option<Timestamp>>(0))?.flatten())
+}
+
+/// State of a running job that decides how its attempt ends.
+pub struct Owned {
+    pub failures: i64,
+    pub retry: Retry,
+    pub errors: Option<String>,
+    pub cancel_asked_at: Option<Timestamp>,
+    pub queue: String,
+    pub crashes: i64,
+}
+
+row_columns! {
+    owned_columns => Owned {
+        failures = "failures",
+        retry = "max_attempts, retry",
+        errors = "errors",
+        cancel_asked_at = "cancel_asked_at",
+        queue = "queue",
+        crashes = "crashes"
+    }
 }
 
 /// Locks a running job and returns its state, if the attempt is still owned.
 pub fn find_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<Owned>, Error> {
     tx.one(
-        "UPDATE jobs SET started_at = started_at WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = 2
-         RETURNING failures, max_attempts, retry, errors, cancel_asked_at, queue, crashes",
+        states!(concat!(
+            "UPDATE jobs SET started_at = started_at
+             WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = {running} RETURNING ",
+            owned_columns!()
+        )),
         params![of.job, of.attempt, of.token.number()],
-        |row| {
-            Ok(Owned {
-                failures: row.get(0)?,
-                retry: Retry::read(row.get(1)?, row.get::<Option<String>>(2)?.as_deref()),
-                errors: row.get(3)?,
-                cancel_asked_at: row.get(4)?,
-                queue: row.get(5)?,
-                crashes: row.get(6)?,
-            })
-        },
+        Owned::read_row,
     )
 }
 
@@ -314,9 +337,11 @@ pub struct Leased {
 /// Locks a running job that was claimed by an external program under this token, and returns it.
 pub fn find_leased(tx: &Tx<'_>, id: JobId, token: ClaimToken) -> Result<Option<Leased>, Error> {
     tx.one(
-        "UPDATE jobs SET started_at = started_at WHERE id = $1 AND claim_token = $2 AND state = 2
+        states!(
+            "UPDATE jobs SET started_at = started_at WHERE id = $1 AND claim_token = $2 AND state = {running}
            AND EXISTS (SELECT 1 FROM job_workers w WHERE w.id = jobs.worker AND w.is_remote)
-         RETURNING attempt, worker, cancel_asked_at, queue",
+         RETURNING attempt, worker, cancel_asked_at, queue"
+        ),
         params![id, token.number()],
         |row| {
             Ok(Leased {
@@ -333,23 +358,15 @@ pub fn find_leased(tx: &Tx<'_>, id: JobId, token: ClaimToken) -> Result<Option<L
 pub fn is_busy(q: &Query<'_>, queue: &str) -> Result<bool, Error> {
     // Each subquery uses its own index and follows its order; otherwise PostgreSQL expects to find a match
     // quickly by scanning the table.
-    let sql = "SELECT (SELECT id FROM jobs WHERE queue = $1 AND state = 0 AND crashes < 2
+    let sql = states!(
+        "SELECT (SELECT id FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2
                        ORDER BY priority, place, id LIMIT 1) IS NOT NULL
-                   OR (SELECT id FROM jobs WHERE queue = $1 AND state = 0 AND crashes >= 2
+                   OR (SELECT id FROM jobs WHERE queue = $1 AND state = {ready} AND crashes >= 2
                        ORDER BY id LIMIT 1) IS NOT NULL
-                   OR (SELECT id FROM jobs WHERE queue = $1 AND state = 2
-                       ORDER BY limit_key LIMIT 1) IS NOT NULL";
+                   OR (SELECT id FROM jobs WHERE queue = $1 AND state = {running}
+                       ORDER BY limit_key LIMIT 1) IS NOT NULL"
+    );
     Ok(q.one(sql, params![queue], |row| row.get(0))?.unwrap_or(false))
-}
-
-/// State of a running job that decides how its attempt ends.
-pub struct Owned {
-    pub failures: i64,
-    pub retry: Retry,
-    pub errors: Option<String>,
-    pub cancel_asked_at: Option<Timestamp>,
-    pub queue: String,
-    pub crashes: i64,
 }
 
 /// Reschedules a running job. Returns false if the attempt is no longer owned.
@@ -362,9 +379,9 @@ pub fn put_back(
     errors: Option<&str>,
 ) -> Result<bool, Error> {
     let changed = tx.exec(
-        "UPDATE jobs SET state = 1, worker = NULL, deadline_at = NULL, run_at = $4, failures = $5, crashes = $6,
+        states!("UPDATE jobs SET state = {scheduled}, worker = NULL, deadline_at = NULL, run_at = $4, failures = $5, crashes = $6,
              errors = $7
-         WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = 2",
+         WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = {running}"),
         params![of.job, of.attempt, of.token.number(), run_at, failures, crashes, errors],
     )?;
     Ok(changed == 1)
@@ -372,7 +389,9 @@ pub fn put_back(
 
 /// Returns the time at which a job is due that was rescheduled after this attempt and not claimed since.
 pub fn find_rescheduled(q: &Query<'_>, of: Attempt) -> Result<Option<Timestamp>, Error> {
-    let sql = "SELECT run_at FROM jobs WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state <> 2";
+    let sql = states!(
+        "SELECT run_at FROM jobs WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state <> {running}"
+    );
     q.one(sql, params![of.job, of.attempt, of.token.number()], |row| row.get(0))
 }
 
@@ -380,31 +399,43 @@ pub fn find_rescheduled(q: &Query<'_>, of: Attempt) -> Result<Option<Timestamp>,
 /// Returns true if it did.
 pub fn return_unbegun(tx: &Tx<'_>, of: Attempt, now: Timestamp) -> Result<bool, Error> {
     let changed = tx.exec(
-        "UPDATE jobs SET state = 1, worker = NULL, deadline_at = NULL, started_at = NULL, run_at = $4
-         WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = 2 AND cancel_asked_at IS NULL",
+        states!("UPDATE jobs SET state = {scheduled}, worker = NULL, deadline_at = NULL, started_at = NULL, run_at = $4
+         WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = {running} AND cancel_asked_at IS NULL"),
         params![of.job, of.attempt, of.token.number(), now],
     )?;
     Ok(changed == 1)
 }
 
+impl Column for ClaimToken {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        row.get(at).map(Self::from_number)
+    }
+}
+
+row_columns! {
+    attempt_columns => Attempt { job = "id", attempt = "attempt", token = "claim_token" }
+}
+
 /// Returns the running jobs claimed under this token, with their workers.
 pub fn list_claim(q: &Query<'_>, queue: &str, token: ClaimToken) -> Result<Vec<(Attempt, i64)>, Error> {
     q.all(
-        "SELECT id, attempt, claim_token, worker FROM jobs WHERE state = 2 AND queue = $1 AND claim_token = $2
-         ORDER BY id",
+        states!(concat!(
+            "SELECT ",
+            attempt_columns!(),
+            ", worker FROM jobs WHERE state = {running} AND queue = $1 AND claim_token = $2
+         ORDER BY id"
+        )),
         params![queue, token.number()],
-        |row| Ok((read_attempt(row)?, row.get(3)?)),
+        |row| {
+            let columns = &mut Columns::of(row);
+            Ok((columns.read()?, columns.read()?))
+        },
     )
-}
-
-/// Reads an attempt from the columns `id, attempt, claim_token`.
-fn read_attempt(row: &Row<'_>) -> Result<Attempt, Error> {
-    Ok(Attempt { job: row.get(0)?, attempt: row.get(1)?, token: ClaimToken::from_number(row.get(2)?) })
 }
 
 pub fn set_progress(tx: &Tx<'_>, of: Attempt, progress: &str) -> Result<bool, Error> {
     let changed = tx.exec(
-        "UPDATE jobs SET progress = $4 WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = 2",
+        states!("UPDATE jobs SET progress = $4 WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = {running}"),
         params![of.job, of.attempt, of.token.number(), progress],
     )?;
     Ok(changed == 1)
@@ -412,36 +443,41 @@ pub fn set_progress(tx: &Tx<'_>, of: Attempt, progress: &str) -> Result<bool, Er
 
 /// Records a cancellation request, locks the job and returns its state.
 pub fn ask_to_cancel(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<JobState>, Error> {
-    let state = tx.one(
+    tx.one(
         "UPDATE jobs SET cancel_asked_at = COALESCE(cancel_asked_at, $2) WHERE id = $1 RETURNING state",
         params![id, now],
-        |row| row.get::<i64>(0),
-    )?;
-    state.map(JobState::from_number).transpose()
+        |row| row.get(0),
+    )
 }
 
 /// Locks a job and returns its state.
 pub fn hold(tx: &Tx<'_>, id: JobId) -> Result<Option<JobState>, Error> {
     let sql = "UPDATE jobs SET started_at = started_at WHERE id = $1 RETURNING state";
-    tx.one(sql, params![id], |row| row.get::<i64>(0))?.map(JobState::from_number).transpose()
+    tx.one(sql, params![id], |row| row.get(0))
 }
 
 /// Returns the running jobs of `worker` whose cancellation was requested.
 pub fn asked_to_cancel(q: &Query<'_>, worker: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
-        "SELECT id, attempt, claim_token FROM jobs
-         WHERE cancel_asked_at IS NOT NULL AND state = 2 AND worker = $1",
+        states!(
+            "SELECT id, attempt, claim_token FROM jobs
+         WHERE cancel_asked_at IS NOT NULL AND state = {running} AND worker = $1"
+        ),
         params![worker],
-        read_attempt,
+        Attempt::read_row,
     )
 }
 
 /// Returns the running jobs of `worker`.
 pub fn list_running_of(q: &Query<'_>, worker: i64, most: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
-        "SELECT id, attempt, claim_token FROM jobs WHERE state = 2 AND worker = $1 ORDER BY id LIMIT $2",
+        states!(concat!(
+            "SELECT ",
+            attempt_columns!(),
+            " FROM jobs WHERE state = {running} AND worker = $1 ORDER BY id LIMIT $2"
+        )),
         params![worker, most],
-        read_attempt,
+        Attempt::read_row,
     )
 }
 
@@ -469,30 +505,46 @@ pub fn set_deadlines(tx: &Tx<'_>, deadlines: &[(Attempt, Timestamp)]) -> Result<
 /// Returns running jobs whose deadline was before `before`; their workers should have ended them.
 pub fn list_overdue(q: &Query<'_>, before: Timestamp, most: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
-        "SELECT id, attempt, claim_token FROM jobs WHERE state = 2 AND deadline_at < $1 ORDER BY id LIMIT $2",
+        states!(concat!(
+            "SELECT ",
+            attempt_columns!(),
+            " FROM jobs WHERE state = {running} AND deadline_at < $1 ORDER BY id LIMIT $2"
+        )),
         params![before, most],
-        read_attempt,
+        Attempt::read_row,
     )
+}
+
+/// Job that has not ended, without its payload.
+pub struct LiveJob {
+    record: JobRecord,
+    progress: Option<String>,
+    waiting_for: i64,
+    cancel_asked_at: Option<Timestamp>,
+}
+
+row_columns! {
+    live_columns => LiveJob {
+        record = record_columns!(),
+        progress = "progress",
+        waiting_for = "waiting_for",
+        cancel_asked_at = "cancel_asked_at"
+    }
+}
+
+impl From<LiveJob> for JobRecord {
+    fn from(live: LiveJob) -> Self {
+        let LiveJob { record, progress, waiting_for, cancel_asked_at } = live;
+        Self { progress, waiting_for, cancel_asked_at, ..record }
+    }
 }
 
 /// Returns a live job.
 pub fn find(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
-    q.one(
-        "SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms, retry,
-             limit_key, started_at, CAST(NULL AS BIGINT), CAST(NULL AS TEXT), errors, source, created_at,
-             progress, waiting_for, cancel_asked_at
-         FROM jobs WHERE id = $1",
-        params![id],
-        read_live,
-    )
-}
-
-pub fn read_live(row: &Row<'_>) -> Result<JobRecord, Error> {
-    Ok(JobRecord {
-        progress: row.get(19)?,
-        waiting_for: row.get(20)?,
-        cancel_asked_at: row.get(21)?,
-        ..read_record(row)?
+    q.one(concat!("SELECT ", live_columns!(), ", payload FROM jobs WHERE id = $1"), params![id], |row| {
+        let columns = &mut Columns::of(row);
+        let live: LiveJob = columns.read()?;
+        Ok(JobRecord { payload: columns.read()?, ..live.into() })
     })
 }
 
@@ -501,8 +553,8 @@ pub fn read_live(row: &Row<'_>) -> Result<JobRecord, Error> {
 pub fn replace(tx: &Tx<'_>, id: JobId, job: &NewJob, now: Timestamp) -> Result<bool, Error> {
     let run_at = job.run_at.unwrap_or(now).max(now);
     let changed = tx.exec(
-        "UPDATE jobs SET payload = $2, priority = $3, run_at = $4, state = CASE WHEN state = 3 THEN 3 ELSE 1 END
-         WHERE id = $1 AND state IN (0, 1, 3)",
+        states!("UPDATE jobs SET payload = $2, priority = $3, run_at = $4, state = CASE WHEN state = {blocked} SEPARATOR {blocked} ELSE {scheduled} END
+         WHERE id = $1 AND state IN ({ready}, {scheduled}, {blocked})"),
         params![id, job.payload, job.priority, run_at],
     )?;
     Ok(changed == 1)
@@ -510,7 +562,7 @@ pub fn replace(tx: &Tx<'_>, id: JobId, job: &NewJob, now: Timestamp) -> Result<b
 
 pub fn delete_waiting(tx: &Tx<'_>, id: JobId) -> Result<Option<(Option<String>, bool)>, Error> {
     tx.one(
-        "DELETE FROM jobs WHERE id = $1 AND state <> 2 RETURNING unique_key, is_awaited",
+        states!("DELETE FROM jobs WHERE id = $1 AND state <> {running} RETURNING unique_key, is_awaited"),
         params![id],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )
@@ -518,6 +570,6 @@ pub fn delete_waiting(tx: &Tx<'_>, id: JobId) -> Result<Option<(Option<String>, 
 
 /// Makes a scheduled job due now. Returns true if it was scheduled.
 pub fn hurry(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<bool, Error> {
-    let sql = "UPDATE jobs SET run_at = $2 WHERE id = $1 AND state = 1";
+    let sql = states!("UPDATE jobs SET run_at = $2 WHERE id = $1 AND state = {scheduled}");
     Ok(tx.exec(sql, params![id, now])? == 1)
 }

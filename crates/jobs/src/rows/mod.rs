@@ -1,5 +1,40 @@
 //! SQL of the job engine. `statements` holds the statements with a separate text for each database.
 
+/// Expands to SQL in which the names of states in braces, such as `{running}`, are their numbers. A constant, because the
+/// databases use a partial index only where the condition on the state is no parameter.
+macro_rules! states {
+    ($sql:expr) => {
+        kith_store::named_sql!(&$crate::model::JobState::NUMBERS, $sql)
+    };
+}
+pub(crate) use states;
+
+row_columns! {
+    record_columns => JobRecord (errors: Option<String> = "errors") {
+        id = "id",
+        queue = "queue",
+        kind = "kind",
+        state = "state",
+        priority = "priority",
+        run_at = "run_at",
+        attempt = "attempt",
+        failures = "failures",
+        retry = "max_attempts, retry",
+        timeout = "timeout_ms",
+        limit_key = "limit_key",
+        started_at = "started_at",
+        source = "source",
+        created_at = "created_at";
+        errors = read_errors(errors.as_deref());
+        payload = String::new();
+        finished_at = None;
+        result = None;
+        progress = None;
+        waiting_for = 0;
+        cancel_asked_at = None
+    }
+}
+
 pub mod ended;
 pub mod live;
 pub mod queues;
@@ -10,48 +45,40 @@ pub mod workers;
 
 use std::time::Duration;
 
-use kith_store::{Error, Row, Tx, params};
+use kith_store::{Column, Columns, Error, FromRow, Row, Tx, params, row_columns};
 
 use crate::model::{Failure, JobRecord, JobState};
 use crate::retry::Retry;
 
-/// Reads a job from the columns `id, queue, kind, state, priority, run_at, payload, attempt, failures,
-/// max_attempts, timeout_ms, retry, limit_key, started_at, finished_at, result, errors, source, created_at`.
-pub fn read_record(row: &Row<'_>) -> Result<JobRecord, Error> {
-    Ok(JobRecord {
-        id: row.get(0)?,
-        queue: row.get(1)?,
-        kind: row.get(2)?,
-        state: JobState::from_number(row.get(3)?)?,
-        priority: row.get(4)?,
-        run_at: row.get(5)?,
-        payload: row.get(6)?,
-        attempt: row.get(7)?,
-        failures: row.get(8)?,
-        retry: Retry::read(row.get(9)?, row.get::<Option<String>>(11)?.as_deref()),
-        timeout: millis(row.get(10)?),
-        limit_key: row.get(12)?,
-        started_at: row.get(13)?,
-        finished_at: row.get(14)?,
-        result: row.get(15)?,
-        errors: read_errors(row.get::<Option<String>>(16)?.as_deref()),
-        source: row.get(17)?,
-        created_at: row.get(18)?,
-        progress: None,
-        waiting_for: 0,
-        cancel_asked_at: None,
-    })
+/// Reads a job that has ended, from the columns of a record and `finished_at`.
+pub fn read_ended(row: &Row<'_>) -> Result<JobRecord, Error> {
+    read_ended_from(&mut Columns::of(row))
+}
+
+fn read_ended_from(columns: &mut Columns<'_, '_>) -> Result<JobRecord, Error> {
+    let record: JobRecord = columns.read()?;
+    Ok(JobRecord { finished_at: columns.read()?, ..record })
+}
+
+impl Column for JobState {
+    fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+        Self::from_number(row.get(at)?)
+    }
+}
+
+impl FromRow for Retry {
+    /// Reads `max_attempts, retry`.
+    fn from_columns(columns: &mut Columns<'_, '_>) -> Result<Self, Error> {
+        let (max_attempts, written): (i64, Option<String>) = (columns.read()?, columns.read()?);
+        Ok(Self::read(max_attempts, written.as_deref()))
+    }
 }
 
 /// Sets the lock timeout of the following statements of the transaction (PostgreSQL). A statement that waits
 /// longer fails with [`Error::DeadlinePassed`].
 pub fn limit_lock_waits(tx: &Tx<'_>, wait: Duration) -> Result<(), Error> {
     let wait = format!("{}ms", wait.as_millis());
-    tx.all_by(&statements::LIMIT_LOCK_WAITS, params![wait], &[], |_| Ok(())).map(drop)
-}
-
-pub fn millis(ms: i64) -> Duration {
-    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+    tx.all_by(&statements::SET_LOCK_TIMEOUT, params![wait], &[], |_| Ok(())).map(drop)
 }
 
 /// Parses stored failures. Returns none if the text cannot be parsed.

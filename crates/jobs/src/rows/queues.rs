@@ -1,40 +1,38 @@
 //! SQL for queue settings and rate windows.
 
 use kith_kernel::Timestamp;
-use kith_store::{Error, Query, Row, Tx, params};
+use kith_store::{Columns, Error, FromRow as _, Query, Tx, params, row_columns};
 
 use crate::queues::{QueueSettings, Rate};
 
+row_columns! {
+    settings_columns => QueueSettings (
+        rate_limit: Option<i64> = "rate",
+        rate_ms: Option<i64> = "rate_ms",
+        key_rate_limit: Option<i64> = "key_rate",
+        key_rate_ms: Option<i64> = "key_rate_ms",
+    ) {
+        paused = "paused",
+        concurrency = "concurrency",
+        key_concurrency = "key_concurrency",
+        revision = "revision";
+        rate = rate_limit.zip(rate_ms).map(|(limit, period_ms)| Rate { limit, period_ms });
+        key_rate = key_rate_limit.zip(key_rate_ms).map(|(limit, period_ms)| Rate { limit, period_ms })
+    }
+}
+
 pub fn find(q: &Query<'_>, queue: &str) -> Result<Option<QueueSettings>, Error> {
     q.one(
-        "SELECT paused, concurrency, rate, rate_ms, key_concurrency, key_rate, key_rate_ms, revision FROM job_queues
-         WHERE name = $1",
+        concat!("SELECT ", settings_columns!(), " FROM job_queues WHERE name = $1"),
         params![queue],
-        |row| read_settings(row, 0),
+        QueueSettings::read_row,
     )
 }
 
 pub fn list(q: &Query<'_>) -> Result<Vec<(String, QueueSettings)>, Error> {
-    q.all(
-        "SELECT name, paused, concurrency, rate, rate_ms, key_concurrency, key_rate, key_rate_ms, revision FROM job_queues
-         ORDER BY name",
-        &[],
-        |row| Ok((row.get(0)?, read_settings(row, 1)?)),
-    )
-}
-
-fn read_settings(row: &Row<'_>, from: usize) -> Result<QueueSettings, Error> {
-    let rate = |at: usize| -> Result<Option<Rate>, Error> {
-        let (limit, period_ms) = (row.get::<Option<i64>>(from + at)?, row.get::<Option<i64>>(from + at + 1)?);
-        Ok(limit.zip(period_ms).map(|(limit, period_ms)| Rate { limit, period_ms }))
-    };
-    Ok(QueueSettings {
-        paused: row.get(from)?,
-        concurrency: row.get(from + 1)?,
-        rate: rate(2)?,
-        key_concurrency: row.get(from + 4)?,
-        key_rate: rate(5)?,
-        revision: row.get(from + 7)?,
+    q.all(concat!("SELECT name, ", settings_columns!(), " FROM job_queues ORDER BY name"), &[], |row| {
+        let columns = &mut Columns::of(row);
+        Ok((columns.read()?, columns.read()?))
     })
 }
 

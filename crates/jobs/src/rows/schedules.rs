@@ -1,17 +1,67 @@
 //! SQL for schedules and their occurrences.
 
 use kith_kernel::Timestamp;
-use kith_store::{Error, Query, Row, Tx, params};
+use kith_store::{Column, Error, FromRow as _, Query, Row, Tx, params, row_columns};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::millis;
 use crate::model::JobId;
-use crate::retry::Retry;
-use crate::schedules::{Occurrence, Origin, Plan, Schedule};
+use crate::schedules::{Missed, Occurrence, Origin, Overlap, Plan, Schedule};
 
 /// Maximum number of occurrences kept per schedule. Those whose job has not ended are always kept.
-const KEPT: i64 = 1_000;
+const MAX_OCCURRENCES: i64 = 1_000;
+
+row_columns! {
+    plan_columns => Plan {
+        queue = "queue",
+        kind = "kind",
+        payload = "payload",
+        priority = "priority",
+        retry = "max_attempts, retry",
+        timeout = "timeout_ms",
+        schedule = "schedule",
+        zone = "zone",
+        missed = "missed",
+        missed_cap = "missed_cap",
+        overlap = "overlap",
+        jitter = "jitter_ms",
+        starts_at = "starts_at",
+        ends_at = "ends_at"
+    }
+}
+
+row_columns! {
+    schedule_columns => Schedule {
+        name = "name",
+        owner = "owner",
+        is_declared = "is_declared",
+        plan = plan_columns!(),
+        anchor_at = "anchor_at",
+        paused = "paused",
+        next_at = "next_at",
+        last_at = "last_at",
+        decided_until = "decided_until",
+        revision = "revision",
+        created_at = "created_at",
+        changed_at = "changed_at"
+    }
+}
+
+row_columns! {
+    occurrence_columns => Occurrence { at = "at", origin = "origin", job = "job", decided_at = "decided_at" }
+}
+
+macro_rules! word_columns {
+    ($($type:ty),+) => {$(
+        impl Column for $type {
+            fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
+                unword(&row.get::<String>(at)?)
+            }
+        }
+    )+};
+}
+
+word_columns!(Missed, Overlap, Origin);
 
 /// Returns names of schedules after `after` that need a decision: they are due, or they were decided up to a
 /// time in the future, which happens only if the clock went back.
@@ -39,12 +89,9 @@ pub fn next_of_all(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
 
 pub fn find(q: &Query<'_>, name: &str) -> Result<Option<Schedule>, Error> {
     q.one(
-        "SELECT name, owner, is_declared, queue, kind, payload, priority, max_attempts, retry, timeout_ms, schedule, zone,
-             missed, missed_cap, overlap, jitter_ms, starts_at, ends_at, anchor_at, paused, next_at, last_at,
-             decided_until, revision, created_at, changed_at
-         FROM job_schedules WHERE name = $1",
+        concat!("SELECT ", schedule_columns!(), " FROM job_schedules WHERE name = $1"),
         params![name],
-        read,
+        Schedule::read_row,
     )
 }
 
@@ -55,14 +102,15 @@ pub fn list(
     most: i64,
 ) -> Result<Vec<Schedule>, Error> {
     q.all(
-        "SELECT name, owner, is_declared, queue, kind, payload, priority, max_attempts, retry, timeout_ms, schedule, zone,
-             missed, missed_cap, overlap, jitter_ms, starts_at, ends_at, anchor_at, paused, next_at, last_at,
-             decided_until, revision, created_at, changed_at
-         FROM job_schedules
+        concat!(
+            "SELECT ",
+            schedule_columns!(),
+            " FROM job_schedules
          WHERE name > $1 AND (CAST($2 AS TEXT) IS NULL OR queue = $2) AND (CAST($3 AS TEXT) IS NULL OR kind = $3)
            AND (CAST($4 AS BOOLEAN) IS NULL OR paused = $4) AND (CAST($5 AS TEXT) IS NULL OR owner = $5)
            AND (CAST($6 AS BOOLEAN) IS NULL OR is_declared = $6)
-         ORDER BY name LIMIT $7",
+         ORDER BY name LIMIT $7"
+        ),
         params![
             filter.after.as_deref().unwrap_or(""),
             filter.queue,
@@ -72,7 +120,7 @@ pub fn list(
             filter.is_declared,
             most
         ],
-        read,
+        Schedule::read_row,
     )
 }
 
@@ -215,17 +263,13 @@ pub fn list_occurrences(
     most: i64,
 ) -> Result<Vec<Occurrence>, Error> {
     q.all(
-        "SELECT at, origin, job, decided_at FROM job_occurrences WHERE schedule = $1 AND at < $2
-         ORDER BY at DESC LIMIT $3",
+        concat!(
+            "SELECT ",
+            occurrence_columns!(),
+            " FROM job_occurrences WHERE schedule = $1 AND at < $2 ORDER BY at DESC LIMIT $3"
+        ),
         params![name, before, most],
-        |row| {
-            Ok(Occurrence {
-                at: row.get(0)?,
-                origin: unword(&row.get::<String>(1)?)?,
-                job: row.get(2)?,
-                decided_at: row.get(3)?,
-            })
-        },
+        Occurrence::read_row,
     )
 }
 
@@ -236,41 +280,9 @@ pub fn tidy(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
          WHERE schedule = $1
            AND at < (SELECT at FROM job_occurrences WHERE schedule = $1 ORDER BY at DESC LIMIT 1 OFFSET $2)
            AND (SELECT j.id FROM jobs j WHERE j.id = job_occurrences.job) IS NULL",
-        params![name, KEPT - 1],
+        params![name, MAX_OCCURRENCES - 1],
     )?;
     Ok(())
-}
-
-fn read(row: &Row<'_>) -> Result<Schedule, Error> {
-    Ok(Schedule {
-        name: row.get(0)?,
-        owner: row.get(1)?,
-        is_declared: row.get(2)?,
-        plan: Plan {
-            queue: row.get(3)?,
-            kind: row.get(4)?,
-            payload: row.get(5)?,
-            priority: row.get(6)?,
-            retry: Retry::read(row.get(7)?, row.get::<Option<String>>(8)?.as_deref()),
-            timeout: millis(row.get(9)?),
-            schedule: row.get(10)?,
-            zone: row.get(11)?,
-            missed: unword(&row.get::<String>(12)?)?,
-            missed_cap: row.get(13)?,
-            overlap: unword(&row.get::<String>(14)?)?,
-            jitter: millis(row.get(15)?),
-            starts_at: row.get(16)?,
-            ends_at: row.get(17)?,
-        },
-        anchor_at: row.get(18)?,
-        paused: row.get(19)?,
-        next_at: row.get(20)?,
-        last_at: row.get(21)?,
-        decided_until: row.get(22)?,
-        revision: row.get(23)?,
-        created_at: row.get(24)?,
-        changed_at: row.get(25)?,
-    })
 }
 
 fn ms(duration: std::time::Duration) -> i64 {

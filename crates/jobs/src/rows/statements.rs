@@ -8,6 +8,8 @@
 
 use kith_store::{Bulk, Statement};
 
+use super::ended::left_columns;
+
 /// Number of history segments.
 pub const SEGMENTS: usize = 8;
 
@@ -20,21 +22,21 @@ pub const SEGMENTS: usize = 8;
 /// priority and position of the last one picked. At least one row is returned; it has no job if none was
 /// claimed.
 pub const CLAIM: Statement = Statement {
-    sqlite: "UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, claim_token = $5, started_at = $1,
-            deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($6 AS BIGINT) + timeout_ms END
+    sqlite: states!("UPDATE jobs SET state = {running}, attempt = attempt + 1, worker = $2, claim_token = $5, started_at = $1,
+            deadline_at = CASE WHEN timeout_ms > 0 SEPARATOR CAST($6 AS BIGINT) + timeout_ms END
          WHERE id IN (SELECT id FROM (
              SELECT id, bytes, SUM(bytes) OVER (ORDER BY priority, place, id) AS total FROM (
                  SELECT id, priority, place, OCTET_LENGTH(payload) AS bytes FROM jobs
-                 WHERE queue = $3 AND state = 0 AND crashes < 2
+                 WHERE queue = $3 AND state = {ready} AND crashes < 2
                  ORDER BY priority, place, id LIMIT $4))
              WHERE total - bytes < 2097152)
          RETURNING id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at, created_at,
-             limit_key, unique_key, is_awaited, priority, place, 0, 0, 0, 0, 0",
-    postgres: "WITH first AS (
+             limit_key, unique_key, is_awaited, priority, place, 0, 0, 0, 0, 0"),
+    postgres: states!("WITH first AS (
              SELECT c.* FROM unnest($7::bigint[], $8::bigint[]) AS lane (priority, mark)
              CROSS JOIN LATERAL (
                  SELECT j.id, j.priority, j.place, OCTET_LENGTH(j.payload) AS bytes FROM jobs j
-                 WHERE j.queue = $3 AND j.state = 0 AND j.crashes < 2
+                 WHERE j.queue = $3 AND j.state = {ready} AND j.crashes < 2
                    AND j.priority = lane.priority AND j.place >= lane.mark
                  ORDER BY j.place, j.id LIMIT $4) AS c
              ORDER BY c.priority, c.place, c.id LIMIT $4),
@@ -45,73 +47,89 @@ pub const CLAIM: Statement = Statement {
              WHERE total - bytes < 2097152),
          last AS (SELECT priority, place FROM picked ORDER BY priority DESC, place DESC LIMIT 1),
          claimed AS (
-             UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, claim_token = $5, started_at = $1,
-                 deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($6 AS BIGINT) + timeout_ms END
-             FROM picked WHERE jobs.id = picked.id AND jobs.state = 0
+             UPDATE jobs SET state = {running}, attempt = attempt + 1, worker = $2, claim_token = $5, started_at = $1,
+                 deadline_at = CASE WHEN timeout_ms > 0 SEPARATOR CAST($6 AS BIGINT) + timeout_ms END
+             FROM picked WHERE jobs.id = picked.id AND jobs.state = {ready}
              RETURNING jobs.id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at,
                  created_at, limit_key, unique_key, is_awaited, jobs.priority, jobs.place)
          SELECT c.*, page.oldest, page.found, page.picked, last.priority, last.place FROM (
              SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) AS oldest,
                  (SELECT COUNT(*) FROM first) AS found, (SELECT COUNT(*) FROM picked) AS picked) AS page
-         LEFT JOIN last ON TRUE LEFT JOIN claimed AS c ON TRUE",
+         LEFT JOIN last ON TRUE LEFT JOIN claimed AS c ON TRUE"),
 };
 
 /// Claims the given jobs. Parameters: `$1` now, `$2` worker, `$3` claim token, `$4` start of the attempts if
 /// known; ids. A payload of more than 16 KiB is left out and read separately, while there is room in the
 /// claim.
 pub const CLAIM_THESE: Bulk = Bulk {
-    each: &["UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, claim_token = $3, started_at = $1,
-             deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($4 AS BIGINT) + timeout_ms END
-         WHERE id = $5 AND state = 0
-         RETURNING id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 THEN payload END, attempt, failures, max_attempts,
-             crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, is_awaited, priority, place, 0"],
-    all: "UPDATE jobs SET state = 2, attempt = attempt + 1, worker = $2, claim_token = $3, started_at = $1,
-             deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($4 AS BIGINT) + timeout_ms END
-         FROM unnest($5::bigint[]) AS these (id) WHERE jobs.id = these.id AND jobs.state = 0
-         RETURNING jobs.id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 THEN payload END, attempt, failures,
+    each: &[states!("UPDATE jobs SET state = {running}, attempt = attempt + 1, worker = $2, claim_token = $3, started_at = $1,
+             deadline_at = CASE WHEN timeout_ms > 0 SEPARATOR CAST($4 AS BIGINT) + timeout_ms END
+         WHERE id = $5 AND state = {ready}
+         RETURNING id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 SEPARATOR payload END, attempt, failures, max_attempts,
+             crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, is_awaited, priority, place, 0")],
+    all: states!("UPDATE jobs SET state = {running}, attempt = attempt + 1, worker = $2, claim_token = $3, started_at = $1,
+             deadline_at = CASE WHEN timeout_ms > 0 SEPARATOR CAST($4 AS BIGINT) + timeout_ms END
+         FROM unnest($5::bigint[]) AS these (id) WHERE jobs.id = these.id AND jobs.state = {ready}
+         RETURNING jobs.id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 SEPARATOR payload END, attempt, failures,
              max_attempts, crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, is_awaited, priority,
-             place, CAST(0 AS BIGINT)",
+             place, CAST(0 AS BIGINT)"),
 };
 
 /// Selects the attempts that are still running: job, claim token.
 pub const STILL_RUNNING: Bulk = Bulk {
-    each: &["SELECT id, claim_token FROM jobs WHERE id = $1 AND claim_token = $2 AND state = 2"],
-    all: "SELECT j.id, j.claim_token FROM unnest($1::bigint[], $2::bigint[]) AS a (id, token)
-         JOIN jobs j ON j.id = a.id AND j.claim_token = a.token AND j.state = 2",
+    each: &[states!(
+        "SELECT id, claim_token FROM jobs WHERE id = $1 AND claim_token = $2 AND state = {running}"
+    )],
+    all: states!(
+        "SELECT j.id, j.claim_token FROM unnest($1::bigint[], $2::bigint[]) AS a (id, token)
+         JOIN jobs j ON j.id = a.id AND j.claim_token = a.token AND j.state = {running}"
+    ),
 };
 
 /// Records the deadlines of running attempts: job, claim token, deadline.
 pub const SET_DEADLINES: Bulk = Bulk {
-    each: &["UPDATE jobs SET deadline_at = $3 WHERE id = $1 AND claim_token = $2 AND state = 2 RETURNING id"],
-    all: "UPDATE jobs SET deadline_at = d.deadline_at
+    each: &[states!(
+        "UPDATE jobs SET deadline_at = $3 WHERE id = $1 AND claim_token = $2 AND state = {running} RETURNING id"
+    )],
+    all: states!(
+        "UPDATE jobs SET deadline_at = d.deadline_at
          FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS d (id, token, deadline_at)
-         WHERE jobs.id = d.id AND jobs.claim_token = d.token AND jobs.state = 2 RETURNING jobs.id",
+         WHERE jobs.id = d.id AND jobs.claim_token = d.token AND jobs.state = {running} RETURNING jobs.id"
+    ),
 };
 
 /// Selects the first ready jobs of each key. Parameters: `$1` queue; keys, and the number of jobs of each.
 pub const FIRST_OF_KEYS: Bulk = Bulk {
-    each: &["SELECT id FROM jobs WHERE queue = $1 AND state = 0 AND limit_key = $2 AND crashes < 2
-         ORDER BY priority, place, id LIMIT $3"],
-    all: "SELECT j.id FROM unnest($2::text[], $3::bigint[]) AS wanted (limit_key, room)
-         CROSS JOIN LATERAL (SELECT id FROM jobs WHERE queue = $1 AND state = 0 AND crashes < 2
+    each: &[states!(
+        "SELECT id FROM jobs WHERE queue = $1 AND state = {ready} AND limit_key = $2 AND crashes < 2
+         ORDER BY priority, place, id LIMIT $3"
+    )],
+    all: states!(
+        "SELECT j.id FROM unnest($2::text[], $3::bigint[]) AS wanted (limit_key, room)
+         CROSS JOIN LATERAL (SELECT id FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2
              AND limit_key = wanted.limit_key COLLATE \"C\"
-             ORDER BY priority, place, id LIMIT wanted.room) AS j",
+             ORDER BY priority, place, id LIMIT wanted.room) AS j"
+    ),
 };
 
 /// Sets the lock timeout of the following statements in the transaction: `$1` a duration with its unit.
-pub const LIMIT_LOCK_WAITS: Statement =
+pub const SET_LOCK_TIMEOUT: Statement =
     Statement { sqlite: "SELECT $1", postgres: "SELECT set_config('lock_timeout', $1, TRUE)" };
 
 /// Promotes due jobs to ready. Parameters: `$1` queue, `$2` now, `$3` time before which no job is scheduled,
 /// `$4` maximum number.
 pub const PROMOTE: Statement = Statement {
-    sqlite: "UPDATE jobs SET state = 0 WHERE id IN (
-             SELECT id FROM jobs WHERE queue = $1 AND state = 1 AND run_at <= $2 AND run_at >= $3
-             ORDER BY run_at, id LIMIT $4)",
-    postgres: "UPDATE jobs SET state = 0, place = CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)
-         WHERE state = 1 AND id IN (
-             SELECT id FROM jobs WHERE queue = $1 AND state = 1 AND run_at <= $2 AND run_at >= $3
-             ORDER BY run_at, id LIMIT $4 FOR UPDATE SKIP LOCKED)",
+    sqlite: states!(
+        "UPDATE jobs SET state = {ready} WHERE id IN (
+             SELECT id FROM jobs WHERE queue = $1 AND state = {scheduled} AND run_at <= $2 AND run_at >= $3
+             ORDER BY run_at, id LIMIT $4)"
+    ),
+    postgres: states!(
+        "UPDATE jobs SET state = {ready}, place = CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)
+         WHERE state = {scheduled} AND id IN (
+             SELECT id FROM jobs WHERE queue = $1 AND state = {scheduled} AND run_at <= $2 AND run_at >= $3
+             ORDER BY run_at, id LIMIT $4 FOR UPDATE SKIP LOCKED)"
+    ),
 };
 
 /// Inserts jobs. Parameters: `$1` now; queue, kind, state, priority, run_at, payload, max_attempts,
@@ -147,7 +165,7 @@ pub const COUNT: Bulk = Bulk {
              completed = job_minutes.completed + excluded.completed, failed = job_minutes.failed + excluded.failed,
              dead = job_minutes.dead + excluded.dead, cancelled = job_minutes.cancelled + excluded.cancelled,
              run_ms = job_minutes.run_ms + excluded.run_ms, wait_ms = job_minutes.wait_ms + excluded.wait_ms,
-             longest_ms = GREATEST(job_minutes.longest_ms, excluded.longest_ms)
+             longest_ms = MAX_LIMIT(job_minutes.longest_ms, excluded.longest_ms)
          RETURNING minute",
 };
 
@@ -158,20 +176,20 @@ macro_rules! per_segment {
         /// returns no row.
         pub const END: [Bulk; SEGMENTS] = [$(Bulk {
             each: &[
-                concat!("INSERT INTO job_history_segment_", $n, " (id, queue, kind, state, priority, run_at, payload,
+                states!(concat!("INSERT INTO job_history_segment_", $n, " (id, queue, kind, state, priority, run_at, payload,
                          attempt, failures, max_attempts, timeout_ms, retry, limit_key, started_at, finished_at, result,
                          errors, source, created_at)
                      SELECT id, queue, kind, $2, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms,
                          retry, limit_key, started_at, $1, $3, errors, source, created_at
-                     FROM jobs WHERE id = $4 AND attempt = $5 AND claim_token = $6 AND state = 2"),
-                "DELETE FROM jobs WHERE id = $4 AND attempt = $5 AND claim_token = $6 AND state = 2
-                 RETURNING id, unique_key, is_awaited",
+                     FROM jobs WHERE id = $4 AND attempt = $5 AND claim_token = $6 AND state = {running}")),
+                states!(concat!("DELETE FROM jobs WHERE id = $4 AND attempt = $5 AND claim_token = $6 AND state = {running}
+                 RETURNING ", left_columns!())),
             ],
-            all: concat!("WITH ended AS (
+            all: states!(concat!("WITH ended AS (
                      DELETE FROM jobs j
                      USING unnest($2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
                          AS e (state, result, id, attempt, token)
-                     WHERE j.id = e.id AND j.attempt = e.attempt AND j.claim_token = e.token AND j.state = 2
+                     WHERE j.id = e.id AND j.attempt = e.attempt AND j.claim_token = e.token AND j.state = {running}
                      RETURNING j.id, j.queue, j.kind, e.state, j.priority, j.run_at, j.payload, j.attempt, j.failures,
                          j.max_attempts, j.timeout_ms, j.retry, j.limit_key, j.started_at, e.result, j.errors, j.source,
                          j.created_at, j.unique_key, j.is_awaited),
@@ -182,18 +200,18 @@ macro_rules! per_segment {
                      SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
                          timeout_ms, retry, limit_key, started_at, $1::bigint, result, errors, source, created_at
                      FROM ended)
-                 SELECT id, unique_key, is_awaited FROM ended"),
+                 SELECT ", left_columns!(), " FROM ended")),
         }),+];
 
         /// Adds a job that is not running to the history as cancelled, with a statement for each segment.
         /// Parameters: `$1` now, `$2` result, `$3` id.
         pub const CANCEL: [&str; SEGMENTS] = [$(
-            concat!("INSERT INTO job_history_segment_", $n, " (id, queue, kind, state, priority, run_at, payload, attempt,
+            states!(concat!("INSERT INTO job_history_segment_", $n, " (id, queue, kind, state, priority, run_at, payload, attempt,
                      failures, max_attempts, timeout_ms, retry, limit_key, started_at, finished_at, result, errors, source,
                      created_at)
-                 SELECT id, queue, kind, 5, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms, retry,
+                 SELECT id, queue, kind, {cancelled}, priority, run_at, payload, attempt, failures, max_attempts, timeout_ms, retry,
                      limit_key, started_at, $1, $2, errors, source, created_at
-                 FROM jobs WHERE id = $3")
+                 FROM jobs WHERE id = $3"))
         ),+];
 
         /// Adds a line to a job's log. Parameters: job, attempt, at, level, line.

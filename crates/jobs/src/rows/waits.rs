@@ -1,7 +1,7 @@
 //! SQL for dependencies between jobs, and for unique keys.
 
 use kith_kernel::Timestamp;
-use kith_store::{Error, Query, Tx, params};
+use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
 use crate::model::{Awaited, JobId, JobState};
 
@@ -23,6 +23,10 @@ pub struct Settlement {
     pub job: JobId,
     pub state: JobState,
     pub result: Option<String>,
+}
+
+row_columns! {
+    settlement_columns => Settlement { job = "job", state = "state", result = "result" }
 }
 
 /// Records the final state for up to `most` jobs that wait for it and are not settled yet. Returns their ids
@@ -54,23 +58,25 @@ pub fn has_settlements(q: &Query<'_>) -> Result<bool, Error> {
 /// Removes and returns the first queued settlements.
 pub fn take_settlements(tx: &Tx<'_>, most: i64) -> Result<Vec<Settlement>, Error> {
     tx.all(
-        "DELETE FROM job_settlements WHERE id IN (SELECT s.id FROM job_settlements s ORDER BY s.id LIMIT $1)
-         RETURNING job, state, result",
+        concat!(
+            "DELETE FROM job_settlements WHERE id IN (SELECT s.id FROM job_settlements s ORDER BY s.id LIMIT $1)
+             RETURNING ",
+            settlement_columns!()
+        ),
         params![most],
-        |row| {
-            let state = JobState::from_number(row.get(1)?)?;
-            Ok(Settlement { job: row.get(0)?, state, result: row.get(2)? })
-        },
+        Settlement::read_row,
     )
 }
 
 /// Decrements the number of pending dependencies. Schedules the job and returns its queue when none is left.
 pub fn one_less(tx: &Tx<'_>, waiter: JobId, now: Timestamp) -> Result<Option<String>, Error> {
     let left = tx.one(
-        "UPDATE jobs SET waiting_for = waiting_for - 1,
-             state = CASE WHEN waiting_for <= 1 THEN 1 ELSE state END,
-             run_at = CASE WHEN waiting_for <= 1 AND run_at < $2 THEN $2 ELSE run_at END
-         WHERE id = $1 AND state = 3 RETURNING waiting_for, queue",
+        states!(
+            "UPDATE jobs SET waiting_for = waiting_for - 1,
+             state = CASE WHEN waiting_for <= 1 SEPARATOR {scheduled} ELSE state END,
+             run_at = CASE WHEN waiting_for <= 1 AND run_at < $2 SEPARATOR $2 ELSE run_at END
+         WHERE id = $1 AND state = {blocked} RETURNING waiting_for, queue"
+        ),
         params![waiter, now],
         |row| Ok((row.get::<i64>(0)?, row.get::<String>(1)?)),
     )?;
@@ -80,7 +86,7 @@ pub fn one_less(tx: &Tx<'_>, waiter: JobId, now: Timestamp) -> Result<Option<Str
 /// Returns the final states and results of the jobs that `waiter` waited for.
 pub fn list_results(q: &Query<'_>, waiter: JobId, max_bytes: i64) -> Result<Vec<Awaited>, Error> {
     q.all(
-        "SELECT w.awaited, w.state, CASE WHEN s.total <= $2 THEN w.result END,
+        "SELECT w.awaited, w.state, CASE WHEN s.total <= $2 SEPARATOR w.result END,
              w.result IS NOT NULL AND s.total > $2
          FROM job_waits w JOIN (
              SELECT awaited, SUM(COALESCE(OCTET_LENGTH(result), 0)) OVER (ORDER BY awaited) AS total

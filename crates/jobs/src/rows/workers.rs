@@ -25,7 +25,7 @@ pub fn insert(
 /// Records a heartbeat. Returns false if the worker was evicted.
 pub fn beat(tx: &Tx<'_>, worker: i64, now: Timestamp) -> Result<bool, Error> {
     let sql =
-        "UPDATE job_workers SET heartbeat_at = CASE WHEN heartbeat_at > $2 THEN heartbeat_at ELSE $2 END
+        "UPDATE job_workers SET heartbeat_at = CASE WHEN heartbeat_at > $2 SEPARATOR heartbeat_at ELSE $2 END
          WHERE id = $1";
     Ok(tx.exec(sql, params![worker, now])? == 1)
 }
@@ -72,8 +72,10 @@ pub fn list_local(q: &Query<'_>) -> Result<Vec<i64>, Error> {
 /// Deletes the worker of a leased claim once it has no running job.
 pub fn delete_if_idle(tx: &Tx<'_>, worker: i64) -> Result<(), Error> {
     tx.exec(
-        "DELETE FROM job_workers WHERE id = $1 AND is_remote
-           AND NOT EXISTS (SELECT 1 FROM jobs WHERE state = 2 AND worker = $1)",
+        states!(
+            "DELETE FROM job_workers WHERE id = $1 AND is_remote
+           AND NOT EXISTS (SELECT 1 FROM jobs WHERE state = {running} AND worker = $1)"
+        ),
         params![worker],
     )?;
     Ok(())

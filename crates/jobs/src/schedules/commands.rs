@@ -6,7 +6,7 @@ use kith_kernel::{Actor, Ctx, Timestamp};
 use kith_store::Tx;
 
 use super::model::{
-    MOST_AT_ONCE, MOST_SCHEDULES, Origin, Overlap, Plan, Schedule, ScheduleError, check_schedule_name,
+    LOCK, MAX_SCHEDULES, MOST_AT_ONCE, Origin, Overlap, Plan, Schedule, ScheduleError, check_schedule_name,
 };
 use super::run::{self, Run};
 use crate::model::JobId;
@@ -26,7 +26,7 @@ pub fn create(
 ) -> Result<Schedule, ScheduleError> {
     check_schedule_name(name)?;
     tx.lock(LOCK, [name])?;
-    if rows::count(tx)? >= MOST_SCHEDULES {
+    if rows::count(tx)? >= MAX_SCHEDULES {
         return Err(ScheduleError::TooMany);
     }
     let schedule = Schedule { paused, ..anew(ctx, name, owner(ctx), plan)? };
@@ -47,8 +47,6 @@ fn owner(ctx: &Ctx) -> String {
         _ => "admin".to_owned(),
     }
 }
-
-pub(super) const LOCK: &str = "job schedule";
 
 /// Returns a schedule that starts now.
 pub(super) fn anew(ctx: &Ctx, name: &str, owner: String, mut plan: Plan) -> Result<Schedule, ScheduleError> {

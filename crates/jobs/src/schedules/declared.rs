@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use kith_kernel::Ctx;
 use kith_store::{Error, Tx};
 
-use super::commands::{LOCK, anew, changed, save};
-use super::model::{DeclaredSchedule, Schedule, ScheduleError};
+use super::commands::{anew, changed, save};
+use super::model::{DeclaredSchedule, LOCK, Schedule, ScheduleError};
 use super::queries::ScheduleFilter;
 use crate::jobs::Jobs;
 use crate::rows::schedules as rows;

@@ -54,7 +54,7 @@ mod spec;
 pub use commands::{Backfilled, backfill, change, create, delete, find_to_change, run_now, set_paused};
 pub use declared::Declared;
 pub use model::{
-    DeclaredSchedule, MAX_JITTER, MOST_AT_ONCE, MOST_SCHEDULES, Missed, Occurrence, Origin, Overlap, Plan,
+    DeclaredSchedule, MAX_JITTER, MAX_SCHEDULES, MOST_AT_ONCE, Missed, Occurrence, Origin, Overlap, Plan,
     Schedule, ScheduleError, check_schedule_name,
 };
 pub use pattern::{Fault, Field};

@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::spec::{Spec, SpecError};
 use crate::NewJob;
-use crate::model::{Invalid, JobId, USUAL_PRIORITY, check_name};
+use crate::model::{DEFAULT_PRIORITY, Invalid, JobId, check_name};
 use crate::retry::Retry;
 
+pub(super) const LOCK: &str = "job schedule";
 /// Maximum number of missed runs to catch up on, and of runs in one backfill.
 pub const MOST_AT_ONCE: i64 = 1_000;
 /// Maximum number of schedules in a database.
-pub const MOST_SCHEDULES: i64 = 10_000;
+pub const MAX_SCHEDULES: i64 = 10_000;
 /// Maximum jitter.
 pub const MAX_JITTER: Duration = days(1);
 
@@ -104,7 +105,7 @@ impl Plan {
             queue: queue.into(),
             kind: kind.into(),
             payload: "{}".to_owned(),
-            priority: USUAL_PRIORITY,
+            priority: DEFAULT_PRIORITY,
             retry: Retry::DEFAULT,
             timeout: Duration::ZERO,
             schedule: schedule.into(),
@@ -287,7 +288,7 @@ pub enum ScheduleError {
     #[error("a schedule with this name exists")]
     Taken,
     /// The database has the maximum number of schedules.
-    #[error("there are {MOST_SCHEDULES} schedules")]
+    #[error("there are {MAX_SCHEDULES} schedules")]
     TooMany,
     /// The schedule does not exist.
     #[error("there is no such schedule")]

@@ -11,7 +11,7 @@ use super::spec::{Recurs, Spec};
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
 /// Time that [`Spec::latest_until`] searches back: longer than the eight years that can lie between two leap
 /// days, and than the rarest patterns that also restrict the weekday.
-const FARTHEST_MS: i64 = 45 * 366 * 86_400_000;
+const MAX_LOOKBACK_MS: i64 = 45 * 366 * 86_400_000;
 
 impl Spec {
     /// Returns the first run after `after`, or `None` if there is none until 2199.
@@ -53,7 +53,7 @@ impl Spec {
             if happens_after(low).is_some() {
                 break (low, until.as_millis());
             }
-            if back_ms > FARTHEST_MS {
+            if back_ms > MAX_LOOKBACK_MS {
                 return None;
             }
             back_ms *= 2;

@@ -7,8 +7,7 @@ use std::time::Duration;
 use kith_kernel::{Ctx, Timestamp, minutes};
 use kith_store::{Error, Tx};
 
-use super::commands::LOCK;
-use super::model::{Missed, Origin, Overlap, Schedule, ScheduleError};
+use super::model::{LOCK, Missed, Origin, Overlap, Schedule, ScheduleError};
 use super::spec::Spec;
 use crate::OnFailure;
 use crate::enqueue::EnqueueError;
@@ -19,13 +18,13 @@ use crate::retry::below;
 use crate::rows::schedules as rows;
 
 /// Delay after which an occurrence counts as missed.
-const LATE: Duration = minutes(1);
+const MISSED_AFTER: Duration = minutes(1);
 /// If a schedule was decided more than this far into the future, the clock has gone back.
-const WENT_BACK: Duration = minutes(1);
+const CLOCK_TOLERANCE: Duration = minutes(1);
 /// Maximum number of runs that wait for another run of their schedule.
-const MOST_WAITING: i64 = 100;
+const MAX_WAITING_RUNS: i64 = 100;
 /// Number of due schedules read at once.
-const AT_ONCE: i64 = 100;
+const BATCH_SIZE: i64 = 100;
 
 /// Result of a tick.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,8 +45,10 @@ impl Jobs {
         let mut after = String::new();
         loop {
             let (now, behind) = (self.ctx().now, after.clone());
-            let due =
-                self.db().read(move |q| rows::list_due(q, now, now + WENT_BACK, &behind, AT_ONCE)).await?;
+            let due = self
+                .db()
+                .read(move |q| rows::list_due(q, now, now + CLOCK_TOLERANCE, &behind, BATCH_SIZE))
+                .await?;
             for name in &due {
                 let (ctx, one) = (self.ctx(), name.clone());
                 match self.db().write(move |tx| run_due(tx, &ctx.renewed(), &one)).await {
@@ -57,7 +58,7 @@ impl Jobs {
                 }
             }
             match due.last() {
-                Some(last) if due.len() as i64 == AT_ONCE => after.clone_from(last),
+                Some(last) if due.len() as i64 == BATCH_SIZE => after.clone_from(last),
                 _ => break,
             }
         }
@@ -70,7 +71,7 @@ impl Jobs {
 fn run_due(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<usize, ScheduleError> {
     tx.lock(LOCK, [name])?;
     let Some(before) = rows::find(tx, name)?.filter(|schedule| !schedule.paused) else { return Ok(0) };
-    let went_back = before.decided_until > ctx.now + WENT_BACK;
+    let went_back = before.decided_until > ctx.now + CLOCK_TOLERANCE;
     if !went_back && before.next_at.is_none_or(|at| at > ctx.now) {
         return Ok(0);
     }
@@ -99,7 +100,7 @@ fn run_due(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<usize, ScheduleError> {
 /// Returns the time from which occurrences are decided again after the clock went back. Those that have run
 /// are not run again, because they are recorded under their keys.
 fn relived(schedule: &Schedule, now: Timestamp) -> Timestamp {
-    if schedule.changed_at > now { now } else { now - LATE }
+    if schedule.changed_at > now { now } else { now - MISSED_AFTER }
 }
 
 /// Returns the occurrences to run, earliest first, with their reason: due or missed.
@@ -113,7 +114,7 @@ fn due(
     let until = plan.ends_at.map_or(now, |ends| now.min(ends - Duration::from_millis(1)));
     let from =
         plan.starts_at.map_or(decided_until, |starts| decided_until.max(starts - Duration::from_millis(1)));
-    let late = (now - LATE).max(from).min(until);
+    let late = (now - MISSED_AFTER).max(from).min(until);
     let timely = spec.between(late + Duration::from_millis(1), until + Duration::from_millis(1), 100).0;
     let most = match plan.missed {
         Missed::Skip => 0,
@@ -128,11 +129,11 @@ fn due(
 fn occur(tx: &Tx<'_>, ctx: &Ctx, schedule: &Schedule, at: Timestamp) -> Result<bool, ScheduleError> {
     let live = match schedule.plan.overlap {
         Overlap::Allow => Vec::new(),
-        _ => rows::list_live(tx, &schedule.name, MOST_WAITING)?,
+        _ => rows::list_live(tx, &schedule.name, MAX_WAITING_RUNS)?,
     };
     let after = match schedule.plan.overlap {
         Overlap::Skip if !live.is_empty() => return Ok(false),
-        Overlap::Queue if live.len() as i64 >= MOST_WAITING => return Ok(false),
+        Overlap::Queue if live.len() as i64 >= MAX_WAITING_RUNS => return Ok(false),
         Overlap::Allow | Overlap::Skip => Vec::new(),
         Overlap::Queue => live.into_iter().take(1).collect(),
         Overlap::Cancel => cancel_all(tx, ctx, live)?,

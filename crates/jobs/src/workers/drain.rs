@@ -5,13 +5,13 @@ use std::sync::Arc;
 use kith_store::Error;
 use tokio::sync::watch;
 
-use super::{Handler, Run, WITH_THE_PROCESS};
+use super::{Handler, PROCESS_LEASE, Run};
 use crate::finish::Report;
 use crate::jobs::Jobs;
 use crate::model::JobError;
 
 /// Maximum number of jobs claimed at once.
-const AT_ONCE: i64 = 100;
+const BATCH_SIZE: i64 = 100;
 
 impl Jobs {
     /// Runs all due jobs in `queues`, and the jobs they make due, one after the other. Returns the number of
@@ -20,7 +20,7 @@ impl Jobs {
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn drain(&self, handlers: &[Handler], queues: &[&str]) -> Result<usize, Error> {
-        let worker = self.register("drain", false, WITH_THE_PROCESS).await?;
+        let worker = self.register("drain", false, PROCESS_LEASE).await?;
         let mut attempts = 0;
         loop {
             let before = attempts;
@@ -36,7 +36,7 @@ impl Jobs {
     }
 
     async fn drain_some(&self, handlers: &[Handler], queue: &str, worker: i64) -> Result<usize, Error> {
-        let claim = self.claim(queue, worker, AT_ONCE).await?;
+        let claim = self.claim(queue, worker, BATCH_SIZE).await?;
         let count = claim.jobs.len();
         for job in claim.jobs {
             let attempt = job.as_attempt();

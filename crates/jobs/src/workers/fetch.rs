@@ -7,29 +7,19 @@ use std::time::{Duration, Instant};
 use kith_store::{Bell, Error};
 use tokio::sync::Semaphore;
 
+use super::lane::Lane;
 use super::{Phase, QueueShare, Shared, run};
 use crate::bell_of;
 use crate::claim::Claim;
 
 /// Maximum number of jobs per claim.
-const MOST: usize = 500;
+const MAX_CLAIM: usize = 500;
 /// Maximum number of jobs claimed ahead of the running ones.
-const AHEAD: usize = 1_000;
+const MAX_AHEAD: usize = 1_000;
 /// Period whose number of ended jobs determines how many are claimed ahead.
-const AHEAD_FOR: Duration = Duration::from_millis(50);
+const PACE_INTERVAL: Duration = Duration::from_millis(50);
 /// Delay before claiming again after the database did not respond.
-const AFTER_FAILURE: Duration = Duration::from_millis(500);
-
-/// State of one queue in this process: concurrency, and jobs claimed and running.
-pub(super) struct Lane {
-    pub shared: Arc<Shared>,
-    pub share: QueueShare,
-    pub may_run: Arc<Semaphore>,
-    /// Number of jobs of this queue claimed and not yet reported.
-    pub outstanding: AtomicUsize,
-    /// Number of attempts that have ended since the pace was last updated.
-    pub ended: AtomicUsize,
-}
+const FAILURE_DELAY: Duration = Duration::from_millis(500);
 
 pub(super) async fn fetch(shared: Arc<Shared>, share: QueueShare) {
     let mut phase = shared.phase.subscribe();
@@ -47,7 +37,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueShare) {
         if room == 0 {
             tokio::select! {
                 () = lane.shared.freed.notified() => {}
-                () = tokio::time::sleep(AHEAD_FOR) => {}
+                () = tokio::time::sleep(PACE_INTERVAL) => {}
                 _ = phase.changed() => {}
             }
             continue;
@@ -70,7 +60,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueShare) {
             Err(error) => {
                 complain(&error);
                 tokio::select! {
-                    () = tokio::time::sleep(AFTER_FAILURE) => {}
+                    () = tokio::time::sleep(FAILURE_DELAY) => {}
                     _ = phase.changed() => {}
                 }
             }
@@ -119,17 +109,17 @@ impl Pace {
     fn room(&mut self, lane: &Lane) -> usize {
         let now = Instant::now();
         let since = self.looked_at.map(|at| now - at);
-        if since.is_none_or(|since| since >= AHEAD_FOR) {
+        if since.is_none_or(|since| since >= PACE_INTERVAL) {
             let ended = lane.ended.swap(0, Ordering::Relaxed);
             // A rate per period: after a long pause, few jobs have ended per period.
-            let spans = since.map_or(1, |since| since.as_millis() / AHEAD_FOR.as_millis()).max(1);
-            self.ahead = (ended / usize::try_from(spans).unwrap_or(usize::MAX)).min(AHEAD);
+            let spans = since.map_or(1, |since| since.as_millis() / PACE_INTERVAL.as_millis()).max(1);
+            self.ahead = (ended / usize::try_from(spans).unwrap_or(usize::MAX)).min(MAX_AHEAD);
             self.looked_at = Some(now);
         }
         let ahead = if self.is_limited { 0 } else { self.ahead };
         let capacity = lane.share.concurrency + ahead;
         let room = capacity.saturating_sub(lane.outstanding.load(Ordering::Relaxed));
         // A small claim costs as much as a large one, so wait until there is more room.
-        if room < (capacity / 4).min(MOST / 2) { 0 } else { room.min(MOST) }
+        if room < (capacity / 4).min(MAX_CLAIM / 2) { 0 } else { room.min(MAX_CLAIM) }
     }
 }

@@ -2,6 +2,7 @@
 
 mod drain;
 mod fetch;
+mod lane;
 mod report;
 mod run;
 mod typed;
@@ -19,10 +20,10 @@ use kith_store::{EngineKind, Error};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::finish::{Attempt, CANCEL_BELL};
+use crate::finish::CANCEL_CHANNEL;
 use crate::history::Retention;
 use crate::jobs::{Heard, Jobs};
-use crate::model::{Done, JobError};
+use crate::model::{Attempt, Done, JobError};
 use crate::upkeep::Upkept;
 
 use report::Message;
@@ -159,7 +160,7 @@ pub struct Workers {
 }
 
 /// Lease of the workers on SQLite, where only one process can use the database: they end with the process.
-const WITH_THE_PROCESS: Duration = minutes(60 * 24 * 3_650);
+const PROCESS_LEASE: Duration = minutes(60 * 24 * 3_650);
 
 impl Workers {
     /// Registers this process and starts its tasks.
@@ -249,13 +250,13 @@ impl Workers {
 
 async fn register(jobs: &Jobs, options: &WorkerOptions) -> Result<i64, Error> {
     let alone = jobs.db().kind() == EngineKind::Sqlite;
-    let lease = if alone { WITH_THE_PROCESS } else { options.lease };
+    let lease = if alone { PROCESS_LEASE } else { options.lease };
     jobs.register(&options.name, false, lease).await
 }
 
 /// Sends heartbeats and cancels the attempts that they return.
 async fn beat(shared: Arc<Shared>) {
-    let mut bell = shared.jobs.db().bell(CANCEL_BELL);
+    let mut bell = shared.jobs.db().bell(CANCEL_CHANNEL);
     let every = shared.options.lease / 3;
     loop {
         tokio::select! {

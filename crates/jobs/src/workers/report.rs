@@ -10,19 +10,19 @@ use kith_store::Error;
 use tokio::sync::mpsc;
 
 use super::Shared;
-use super::run::now;
+use super::lane::now;
 use crate::batch::is_outage;
-use crate::finish::{self, Attempt, Report, Told};
-use crate::model::{JobError, JobState};
+use crate::finish::{self, Report, Told};
+use crate::model::{Attempt, JobError, JobState};
 
 /// Maximum number of reports per transaction.
-const TOGETHER: usize = 1_000;
+const MAX_BATCH: usize = 1_000;
 /// Maximum number of retried reports per transaction.
-const AGAIN_TOGETHER: usize = 128;
+const MAX_RETRY_BATCH: usize = 128;
 /// Maximum delay before a report is retried.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 /// Delay after the database did not respond, or another transaction blocked a report.
-const AFTER_FAILURE: Duration = Duration::from_millis(200);
+const FAILURE_DELAY: Duration = Duration::from_millis(200);
 
 pub(super) enum Message {
     Ended(Ended),
@@ -79,7 +79,7 @@ impl Ended {
 
     /// Returns the report with a retry time; the delay doubles each time.
     fn postpone(self, reported: usize) -> Self {
-        let wait = self.refused.map_or(AFTER_FAILURE, |refused| (refused.wait * 2).min(MAX_WAIT));
+        let wait = self.refused.map_or(FAILURE_DELAY, |refused| (refused.wait * 2).min(MAX_WAIT));
         let reported = self.refused.map_or(reported, |refused| refused.reported);
         Self { refused: Some(Refused { reported, wait, again_at: now() + wait }), ..self }
     }
@@ -107,7 +107,7 @@ async fn heed_arriving(
     postpone: mpsc::UnboundedSender<Ended>,
 ) {
     let mut arrived = Vec::new();
-    while arriving.recv_many(&mut arrived, TOGETHER).await > 0 {
+    while arriving.recv_many(&mut arrived, MAX_BATCH).await > 0 {
         let (mut ended, mut unbegun) = (Vec::new(), Vec::new());
         for message in arrived.drain(..) {
             match message {
@@ -127,14 +127,14 @@ async fn heed_arriving(
 /// ones.
 async fn heed_postponed(shared: &Shared, mut postponed: mpsc::UnboundedReceiver<Ended>) {
     let mut held = Vec::new();
-    while !held.is_empty() || postponed.recv_many(&mut held, TOGETHER).await > 0 {
-        tokio::time::sleep(AFTER_FAILURE).await;
+    while !held.is_empty() || postponed.recv_many(&mut held, MAX_BATCH).await > 0 {
+        tokio::time::sleep(FAILURE_DELAY).await;
         while let Ok(one) = postponed.try_recv() {
             held.push(one);
         }
         let now = now();
         let (mut due, later): (Vec<_>, _) = held.into_iter().partition(|one| one.is_due(now));
-        let mut left = due.split_off(due.len().min(AGAIN_TOGETHER));
+        let mut left = due.split_off(due.len().min(MAX_RETRY_BATCH));
         left.extend(later);
         left.extend(persist(shared, due).await);
         held = left;
@@ -175,7 +175,7 @@ async fn persist(shared: &Shared, mut ended: Vec<Ended>) -> Vec<Ended> {
         shared.free(written);
         failures.warn();
         if failures.outage.is_some() {
-            tokio::time::sleep(AFTER_FAILURE).await;
+            tokio::time::sleep(FAILURE_DELAY).await;
         }
     }
     held

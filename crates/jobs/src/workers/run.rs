@@ -3,27 +3,27 @@
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kith_kernel::{Actor, Ctx, RequestId, seconds};
 use kith_store::Error;
 use tokio::sync::watch;
 
-use super::fetch::Lane;
+use super::lane::{Lane, now};
 use super::report::{Ended, Message};
 use super::{Phase, Running, Shared};
-use crate::finish::{Attempt, Report};
+use crate::finish::Report;
 use crate::jobs::Jobs;
-use crate::model::{Awaited, ClaimToken, Claimed, Done, JobError, JobId, LogLine};
+use crate::model::{Attempt, Awaited, ClaimToken, Claimed, Done, JobError, JobId, LogLine};
 use crate::{finish, look, rows};
 
 /// Time that a cancelled handler may take to end before it is dropped.
-const STOP_WITHIN: Duration = seconds(5);
+const CANCEL_TIMEOUT: Duration = seconds(5);
 /// Delay before a job is claimed again whose kind has no handler here. Another node or the next version may
 /// have one.
-const UNKNOWN_KIND: Duration = seconds(30);
+const UNKNOWN_KIND_DELAY: Duration = seconds(30);
 /// Maximum length of a log line, in characters.
-const LINE_CHARS: usize = 2_000;
+const MAX_LOG_LINE_CHARS: usize = 2_000;
 
 /// Attempt, as its handler sees it.
 pub struct Run {
@@ -109,7 +109,7 @@ impl Run {
             attempt: self.attempt,
             at: self.ctx.renewed().now,
             level: level.to_owned(),
-            line: line.chars().take(LINE_CHARS).collect(),
+            line: line.chars().take(MAX_LOG_LINE_CHARS).collect(),
         };
         let id = self.id;
         self.jobs.db().write(move |tx| rows::ended::insert_log(tx, finish::segment(tx)?, id, &line)).await
@@ -158,11 +158,6 @@ pub(super) async fn run(lane: Arc<Lane>, claimed: Claimed, is_limited: bool) {
     lane.outstanding.fetch_sub(1, Ordering::Relaxed);
 }
 
-#[expect(clippy::disallowed_methods, reason = "measures real work and waits")]
-pub(super) fn now() -> Instant {
-    Instant::now()
-}
-
 /// Registers an attempt as running, so that it can be cancelled. Returns `None` if its worker was evicted
 /// since the claim, so that the job belongs to another worker, or if the process is stopping.
 fn begin(shared: &Shared, attempt: Attempt, claimed: &Claimed) -> Option<watch::Receiver<bool>> {
@@ -182,7 +177,7 @@ fn begin(shared: &Shared, attempt: Attempt, claimed: &Claimed) -> Option<watch::
 
 async fn outcome(lane: &Lane, claimed: Claimed, stopped: watch::Receiver<bool>) -> Result<Done, JobError> {
     let Some(handler) = lane.shared.handlers.get(&claimed.kind) else {
-        return Err(JobError::Snooze(UNKNOWN_KIND));
+        return Err(JobError::Snooze(UNKNOWN_KIND_DELAY));
     };
     let timeout = claimed.timeout;
     let (mut asked, mut phase) = (stopped.clone(), lane.shared.phase.subscribe());
@@ -192,7 +187,7 @@ async fn outcome(lane: &Lane, claimed: Claimed, stopped: watch::Receiver<bool>) 
             if asked.wait_for(|stop| *stop).await.is_err() {
                 std::future::pending::<()>().await;
             }
-            tokio::time::sleep(STOP_WITHIN).await;
+            tokio::time::sleep(CANCEL_TIMEOUT).await;
         };
         tokio::select! {
             () = heeded => {}

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Handler, Run};
-use crate::model::{Done, Invalid, JobError, USUAL_PRIORITY};
+use crate::model::{DEFAULT_PRIORITY, Done, Invalid, JobError};
 use crate::new_job::NewJob;
 use crate::retry::Retry;
 
@@ -33,7 +33,7 @@ impl<P> JobType<P> {
         Self {
             kind,
             queue,
-            priority: USUAL_PRIORITY,
+            priority: DEFAULT_PRIORITY,
             retry: Retry::DEFAULT,
             timeout: Duration::ZERO,
             payload: PhantomData,

@@ -18,7 +18,7 @@ const MAX_DEPTH: usize = 1_000;
 /// Maximum number of errors reported for one value.
 const MAX_FAULTS: usize = 10;
 /// Steps charged for an entry kept until the end, which bounds the memory.
-const KEPT_ENTRY: u64 = 16;
+const ENTRY_STEPS: u64 = 16;
 
 /// Validates `data`. `at` is the JSON Pointer of `data` in the request.
 ///
@@ -185,7 +185,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
                 // A schema that refers to itself for the same value adds no constraint.
                 Some(None) => return Ok(Verdict { is_valid: true, evaluated: None }),
                 None => {
-                    self.work.charge(KEPT_ENTRY)?;
+                    self.work.charge(ENTRY_STEPS)?;
                     self.known.insert(key, None);
                 }
             }
@@ -229,7 +229,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
             return Ok(*known);
         }
         let mut bound = self.scopes[scope].clone();
-        self.work.charge(KEPT_ENTRY * (1 + bound.len() + anchors.len()) as u64)?;
+        self.work.charge(ENTRY_STEPS * (1 + bound.len() + anchors.len()) as u64)?;
         for (anchor, node) in anchors {
             if bound.iter().all(|(known, _)| known != anchor) {
                 bound.push((*anchor, *node));
@@ -259,7 +259,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
 
     fn merge(&mut self, verdict: &Verdict<'d>, evaluated: &mut Evaluated<'d>) -> Result<(), TooCostly> {
         let Some(more) = verdict.evaluated.as_deref().filter(|_| verdict.is_valid) else { return Ok(()) };
-        self.work.charge(KEPT_ENTRY * (more.fields.len() + more.items.len()) as u64)?;
+        self.work.charge(ENTRY_STEPS * (more.fields.len() + more.items.len()) as u64)?;
         evaluated.all_fields |= more.all_fields;
         evaluated.all_items |= more.all_items;
         evaluated.fields.extend(&more.fields);
@@ -279,7 +279,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         if verdict.is_valid || path.is_none() {
             return Ok(verdict);
         }
-        self.work.charge(KEPT_ENTRY)?;
+        self.work.charge(ENTRY_STEPS)?;
         let is_new = self.explained.insert((id, std::ptr::from_ref(data).addr(), scope));
         if is_new { self.apply(id, data, scope, path) } else { Ok(verdict) }
     }
@@ -312,7 +312,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
 
     fn mark_field(&mut self, name: &'d str, evaluated: &mut Evaluated<'d>) -> Result<(), TooCostly> {
         if self.schema.has_unevaluated && !evaluated.all_fields {
-            self.work.charge(KEPT_ENTRY)?;
+            self.work.charge(ENTRY_STEPS)?;
             evaluated.fields.insert(name);
         }
         Ok(())
@@ -320,7 +320,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
 
     fn mark_item(&mut self, n: usize, evaluated: &mut Evaluated<'d>) -> Result<(), TooCostly> {
         if self.schema.has_unevaluated && !evaluated.all_items {
-            self.work.charge(KEPT_ENTRY)?;
+            self.work.charge(ENTRY_STEPS)?;
             evaluated.items.insert(n);
         }
         Ok(())

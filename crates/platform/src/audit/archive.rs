@@ -25,13 +25,13 @@ struct Header {
 }
 
 /// Version of the file format.
-const FORMAT: u8 = 1;
+const FORMAT_VERSION: u8 = 1;
 /// Number of links read at once.
-const PAGE: i64 = 1_000;
+const PAGE_LINKS: i64 = 1_000;
 /// Maximum number of links per archive, so that a run takes seconds.
-const MOST_LINKS: i64 = 100_000;
+const MAX_LINKS: i64 = 100_000;
 /// Maximum time to wait until the entry that records the archive is sealed.
-const SEAL_PATIENCE: Duration = Duration::from_secs(30);
+const SEAL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Range of links in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub struct Archive {
     pub from: AuditHead,
     /// Last link of the archive.
     pub to: AuditHead,
-    /// True if more links are old enough, but did not fit: an archive holds at most [`MOST_LINKS`]. Always
+    /// True if more links are old enough, but did not fit: an archive holds at most [`MAX_LINKS`]. Always
     /// false for [`verify`].
     pub more: bool,
 }
@@ -86,7 +86,7 @@ pub enum ArchiveError {
     NotSealed(String),
 }
 
-/// Moves the oldest entries that are older than `before`, at most [`MOST_LINKS`], to `file`, which must not
+/// Moves the oldest entries that are older than `before`, at most [`MAX_LINKS`], to `file`, which must not
 /// exist yet. An audit entry records the last link that was moved. Personal details of the entries are
 /// removed from the database and are not archived.
 ///
@@ -110,7 +110,7 @@ pub async fn archive(app: &App, ctx: &Ctx, before: Timestamp, file: &Path) -> Re
         }
         Ok::<_, Error>(())
     };
-    let waited = tokio::time::timeout(SEAL_PATIENCE, sealed).await;
+    let waited = tokio::time::timeout(SEAL_TIMEOUT, sealed).await;
     waited.map_err(|_| ArchiveError::NotSealed(path.clone()))??;
     let removed = app.db.remove_archived_audit(app.config.store_options(), archive.to).await;
     removed.map_err(|source| ArchiveError::NotRemoved { file: path, source })?;
@@ -120,7 +120,7 @@ pub async fn archive(app: &App, ctx: &Ctx, before: Timestamp, file: &Path) -> Re
 async fn write(app: &App, before: Timestamp, file: &Path) -> Result<Archive, ArchiveError> {
     let cannot = |source| ArchiveError::File { path: file.display().to_string(), source };
     let from = app.db.archived_audit().await?;
-    let mut page = app.db.audit_links_behind(from, before, PAGE).await?;
+    let mut page = app.db.audit_links_behind(from, before, PAGE_LINKS).await?;
     if page.is_empty() {
         return Err(ArchiveError::Nothing);
     }
@@ -128,14 +128,15 @@ async fn write(app: &App, before: Timestamp, file: &Path) -> Result<Archive, Arc
     let written = async {
         let mut out = BufWriter::new(made);
         let mut to = from;
-        line(&mut out, &Header { kith_audit_archive: FORMAT, from: from.to_string() }).map_err(cannot)?;
-        while !page.is_empty() && to.links - from.links < MOST_LINKS {
+        line(&mut out, &Header { kith_audit_archive: FORMAT_VERSION, from: from.to_string() })
+            .map_err(cannot)?;
+        while !page.is_empty() && to.links - from.links < MAX_LINKS {
             for link in &page {
                 line(&mut out, link).map_err(cannot)?;
             }
             // Verifies the links that were written. The next page continues from the result.
             to = app.db.check_archived_audit(to, page).await?;
-            page = app.db.audit_links_behind(to, before, PAGE).await?;
+            page = app.db.audit_links_behind(to, before, PAGE_LINKS).await?;
         }
         let done = out.into_inner().map_err(io::IntoInnerError::into_error).map_err(cannot)?;
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -170,7 +171,7 @@ pub async fn verify(db: &Store, file: &Path) -> Result<Archive, ArchiveError> {
     let mut lines = BufReader::new(File::open(file).map_err(cannot)?).lines();
     let header = lines.next().ok_or_else(|| cannot(no_archive("the file is empty")))?.map_err(cannot)?;
     let header: Header = serde_json::from_str(&header).map_err(|error| cannot(error.into()))?;
-    if header.kith_audit_archive != FORMAT {
+    if header.kith_audit_archive != FORMAT_VERSION {
         return Err(cannot(no_archive("unsupported format version")));
     }
     let from: AuditHead = header.from.parse().map_err(|why| cannot(no_archive(why)))?;
@@ -178,7 +179,7 @@ pub async fn verify(db: &Store, file: &Path) -> Result<Archive, ArchiveError> {
     loop {
         let page: Result<Vec<ArchivedLink>, io::Error> = lines
             .by_ref()
-            .take(PAGE as usize)
+            .take(PAGE_LINKS as usize)
             .map(|line| line.and_then(|line| serde_json::from_str(&line).map_err(io::Error::from)))
             .collect();
         let page = page.map_err(cannot)?;

@@ -24,7 +24,7 @@ pub(crate) const HEAD_ACCEPTED: &str = "audit.head_accepted";
 /// they were written are not detected.
 const INTERVAL: Duration = seconds(5);
 /// Number of intervals between two notes in the log: one hour.
-const NOTE_EVERY: u32 = 720;
+const INTERVALS_PER_NOTE: u32 = 720;
 
 /// Head of the audit chain that was remembered for this server's database.
 pub struct RememberedHead {
@@ -225,7 +225,7 @@ async fn run(app: App) {
     let mut since_noted = 0;
     while app.stop.or(ticks.tick()).await.is_some() {
         let mut kept = app.audit_head.keep(&app.db).await;
-        since_noted = (since_noted + 1) % NOTE_EVERY;
+        since_noted = (since_noted + 1) % INTERVALS_PER_NOTE;
         // The head of a truncated chain must not become the reference.
         let is_contained = kept.is_ok() && app.audit_head.outcome() == HeadOutcome::Contained;
         if since_noted == 0 && seals(&app) && is_contained {

@@ -22,7 +22,7 @@ use crate::{
 pub(crate) use vault::SecretVault;
 
 /// Maximum length of a text filter in bytes. No actor, action, object or request id is longer.
-const LONGEST_FILTER: usize = 200;
+const MAX_FILTER_BYTES: usize = 200;
 
 pub(crate) fn routes() -> Routes {
     let own = tagged("Profile", Routes::new().routes(routes!(list_my_activity)));
@@ -119,7 +119,7 @@ impl TryFrom<ListQuery> for AuditFilter {
         for (name, text) in
             [("?actor", &actor), ("?action", &action), ("?object", &object), ("?request_id", &request_id)]
         {
-            let fits = |text: &String| text.len() <= LONGEST_FILTER && !text.contains('\0');
+            let fits = |text: &String| text.len() <= MAX_FILTER_BYTES && !text.contains('\0');
             if !text.as_ref().is_none_or(fits) {
                 let fault = FieldError::new(name, "invalid", "The value is not valid for this parameter.");
                 return Err(bad_query(vec![fault]));

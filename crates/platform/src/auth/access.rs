@@ -14,7 +14,7 @@ use crate::cache::{Cache, Hearing};
 use crate::http::store_problem;
 
 /// Maximum number of users in the cache.
-const KEPT_PEOPLE: usize = 100_000;
+const MAX_CACHED_USERS: usize = 100_000;
 
 /// Access of a user at present.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(crate) struct AccessCache {
 
 impl AccessCache {
     pub fn new(source: Option<AccessSource>, hearing: Hearing) -> Self {
-        Self { source, entries: Cache::new(KEPT_PEOPLE, hearing) }
+        Self { source, entries: Cache::new(MAX_CACHED_USERS, hearing) }
     }
 
     /// Returns the access of `user` if `session` is open. With several nodes, a session that is not in the

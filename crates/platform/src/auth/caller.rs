@@ -11,7 +11,7 @@ use kith_kernel::{Actor, ApiKeyId, Ctx, Problem, RequestId, UserId, problems};
 
 use super::api_keys::is_api_key;
 use super::tokens::TokenError;
-use super::{PEOPLE_ONLY, Permission, Role};
+use super::{Permission, Role, USER_ONLY_PERMISSIONS};
 use crate::App;
 use crate::http::{ApiError, ClientAddress, store_problem};
 use crate::idempotency::{self, IdempotencyKey};
@@ -189,7 +189,7 @@ impl<P: Permission> FromRequestParts<App> for Allowed<P> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        let sent = bearer(parts).filter(|text| is_api_key(text) && !PEOPLE_ONLY.contains(&P::NAME));
+        let sent = bearer(parts).filter(|text| is_api_key(text) && !USER_ONLY_PERMISSIONS.contains(&P::NAME));
         let caller = match sent.map(str::to_owned) {
             Some(text) => {
                 let caller = Principal::by_api_key(parts, app, &text, P::NAME).await?;

@@ -29,8 +29,8 @@ pub(crate) use passwords::PasswordCounts;
 pub use passwords::{Match, PasswordError, Passwords};
 pub use reseal::{ResealedColumn, reseal};
 pub use roles::{
-    PEOPLE_ONLY, PERMISSIONS, Permission, ReadApiKeys, ReadAudit, ReadCallbacks, ReadFacts, ReadJobs,
-    ReadSchedules, ReadUsers, Role, SetRoles, SuspendUsers, VerifyUsers, WorkJobs, WriteApiKeys,
+    PERMISSIONS, Permission, ReadApiKeys, ReadAudit, ReadCallbacks, ReadFacts, ReadJobs, ReadSchedules,
+    ReadUsers, Role, SetRoles, SuspendUsers, USER_ONLY_PERMISSIONS, VerifyUsers, WorkJobs, WriteApiKeys,
     WriteCallbacks, WriteCollections, WriteJobs, WriteLogs, WriteQueues, WriteSchedules,
 };
 pub use signing_keys::Rotation;

@@ -20,7 +20,7 @@ const SALT_BYTES: usize = 16;
 /// Prefixes of bcrypt hashes, which imported accounts may have.
 const BCRYPT: [&str; 3] = ["$2a$", "$2b$", "$2y$"];
 /// Maximum queue length per thread: about ten seconds of work. The queue is fair between client networks.
-const QUEUED_PER_THREAD: usize = 256;
+const MAX_QUEUED_PER_THREAD: usize = 256;
 /// Minimum allocation for argon2 memory. glibc always returns blocks larger than this to the system when they
 /// are freed; smaller ones only before its threshold has grown to their size. Pages are committed only when
 /// written.
@@ -123,7 +123,7 @@ impl Passwords {
         let params = Params::new(config.password_memory_kib, config.password_iterations, 1, None);
         let params = params.map_err(io::Error::other)?;
         let threads = config.hash_thread_count();
-        let (jobs, waiting) = fair_queue(threads * QUEUED_PER_THREAD);
+        let (jobs, waiting) = fair_queue(threads * MAX_QUEUED_PER_THREAD);
         let counts = Arc::<PasswordCounts>::default();
         for n in 0..threads {
             let worker = Worker::new(&params, &counts);

@@ -116,7 +116,8 @@ permissions! {
 
 /// Permissions that API keys cannot have. With them, a key could extend its own permissions or lifetime, or
 /// suspend the administrators who would revoke it.
-pub const PEOPLE_ONLY: &[&str] = &[SetRoles::NAME, SuspendUsers::NAME, VerifyUsers::NAME, WriteApiKeys::NAME];
+pub const USER_ONLY_PERMISSIONS: &[&str] =
+    &[SetRoles::NAME, SuspendUsers::NAME, VerifyUsers::NAME, WriteApiKeys::NAME];
 
 #[cfg(test)]
 mod tests {

@@ -29,9 +29,9 @@ const CACHED_TOKENS: usize = 100_000;
 /// Tolerance for `nbf`, for a node whose clock is slightly behind that of the issuer.
 const NOT_YET_VALID_LEEWAY: Duration = seconds(1);
 /// Maximum length of a token in bytes. Longer tokens are rejected without decoding.
-const LONGEST_TOKEN: usize = 2_048;
+const MAX_TOKEN_BYTES: usize = 2_048;
 /// Minimum time between two database reads caused by tokens with unknown key ids.
-const LOOK_UP_EVERY: Duration = seconds(1);
+const MIN_RELOAD_INTERVAL: Duration = seconds(1);
 
 /// Issues and verifies access tokens.
 pub struct Tokens {
@@ -243,13 +243,13 @@ impl Tokens {
 
     fn may_look_up(&self, now: Timestamp) -> bool {
         let now_ms = now.as_millis();
-        let wait_ms = i64::try_from(LOOK_UP_EVERY.as_millis()).unwrap_or(i64::MAX);
+        let wait_ms = i64::try_from(MIN_RELOAD_INTERVAL.as_millis()).unwrap_or(i64::MAX);
         let take = |last: i64| (now_ms.saturating_sub(last) >= wait_ms || now_ms < last).then_some(now_ms);
         self.looked_up_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     pub(super) fn judge(&self, token: &str, now: Timestamp) -> Verdict {
-        if token.len() > LONGEST_TOKEN {
+        if token.len() > MAX_TOKEN_BYTES {
             return Verdict::Invalid;
         }
         let digest: [u8; 32] = Sha256::digest(token).into();

@@ -3,13 +3,14 @@
 use kith_store::PostgresOptions;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use super::error::refuse_if;
 use super::{Config, ConfigError, Mode, Synchronous, WebOrigin, secrets};
 use crate::telemetry::log::parse_level;
 
-const SAFE_PASSWORD_MEMORY_KIB: u32 = 19_456;
-const SAFE_PASSWORD_ITERATIONS: u32 = 2;
+const MIN_PRODUCTION_PASSWORD_MEMORY_KIB: u32 = 19_456;
+const MIN_PRODUCTION_PASSWORD_ITERATIONS: u32 = 2;
 /// Minimum memory of argon2 with one lane, in KiB.
-const LEAST_PASSWORD_MEMORY_KIB: u32 = 8;
+const MIN_PASSWORD_MEMORY_KIB: u32 = 8;
 
 /// Rejects a configuration that is invalid or not permitted in its mode.
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
@@ -36,7 +37,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     for (key, number) in at_least_one {
         refuse_if(config, number < 1, key, "must be at least 1")?;
     }
-    let too_little = auth.password_memory_kib < LEAST_PASSWORD_MEMORY_KIB;
+    let too_little = auth.password_memory_kib < MIN_PASSWORD_MEMORY_KIB;
     refuse_if(config, too_little, "auth.password_memory_kib", "must be at least 8")?;
     let level = parse_level(&config.log.level);
     if let Err(error) = &level {
@@ -97,19 +98,8 @@ fn check_production(config: &Config) -> Result<(), ConfigError> {
     let unsafe_writes = config.database.synchronous == Synchronous::Off;
     refuse_if(config, unsafe_writes, "database.synchronous", "must be \"full\" in production mode")?;
     let auth = &config.auth;
-    let weak = auth.password_memory_kib < SAFE_PASSWORD_MEMORY_KIB;
+    let weak = auth.password_memory_kib < MIN_PRODUCTION_PASSWORD_MEMORY_KIB;
     refuse_if(config, weak, "auth.password_memory_kib", "must be at least 19456 in production mode")?;
-    let weak = auth.password_iterations < SAFE_PASSWORD_ITERATIONS;
+    let weak = auth.password_iterations < MIN_PRODUCTION_PASSWORD_ITERATIONS;
     refuse_if(config, weak, "auth.password_iterations", "must be at least 2 in production mode")
-}
-
-pub(super) fn refuse_if(config: &Config, bad: bool, key: &str, why: &str) -> Result<(), ConfigError> {
-    if bad {
-        return Err(ConfigError::Refused {
-            key: key.to_owned(),
-            why: why.to_owned(),
-            origin: config.origin(key),
-        });
-    }
-    Ok(())
 }

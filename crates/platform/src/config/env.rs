@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use toml::{Table, Value};
 
-use super::load::type_name;
+use super::error::type_name;
 use super::{ConfigError, Origin};
 
 const PREFIX: &str = "KITH__";

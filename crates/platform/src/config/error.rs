@@ -4,6 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 
 use thiserror::Error;
+use toml::Value;
+
+use super::Config;
 
 /// Source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,4 +107,29 @@ pub enum ConfigError {
         /// Name of the variable.
         variable: String,
     },
+}
+
+/// Rejects the value of `key` if it is `bad`.
+pub(super) fn refuse_if(config: &Config, bad: bool, key: &str, why: &str) -> Result<(), ConfigError> {
+    if bad {
+        return Err(ConfigError::Refused {
+            key: key.to_owned(),
+            why: why.to_owned(),
+            origin: config.origin(key),
+        });
+    }
+    Ok(())
+}
+
+/// Name of a value's type in errors and in the reference.
+pub(super) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a string",
+        Value::Integer(_) => "an integer",
+        Value::Float(_) => "a float",
+        Value::Boolean(_) => "true or false",
+        Value::Datetime(_) => "a date",
+        Value::Array(_) => "an array",
+        Value::Table(_) => "a table",
+    }
 }

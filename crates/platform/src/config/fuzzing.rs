@@ -14,7 +14,7 @@ use crate::telemetry::log::parse_level;
 /// Character that no message contains, so that an input value can be recognized in one.
 const MARK: char = '§';
 /// Separator of file and environment.
-const THEN: &str = "\n---\n";
+const SEPARATOR: &str = "\n---\n";
 
 /// [`config_of`] the platform alone.
 pub fn config(data: &[u8]) {
@@ -25,7 +25,7 @@ pub fn config(data: &[u8]) {
 /// contains a value.
 pub fn config_of(data: &[u8], sections: &[ConfigSection]) {
     let Ok(text) = str::from_utf8(data) else { return };
-    let (file, variables) = text.split_once(THEN).unwrap_or((text, ""));
+    let (file, variables) = text.split_once(SEPARATOR).unwrap_or((text, ""));
     // Variables with `_FILE` are skipped, because they would read arbitrary files.
     let own = variables
         .lines()

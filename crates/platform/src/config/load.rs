@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use super::error::type_name;
 use super::section::{ConfigSection, ReadFault, Sections};
 use super::{Config, ConfigError, Origin, check, env};
 
 pub(super) const DEFAULTS: &str = include_str!("defaults.toml");
 /// File that is read if it exists and no other file is given.
-const USUAL_FILE: &str = "kith.toml";
+const DEFAULT_FILE: &str = "kith.toml";
 
 /// Source of each key. Keys with their default are absent.
 pub(super) type Origins = BTreeMap<String, Origin>;
@@ -219,7 +220,7 @@ fn reason(message: &str, value: Option<&Value>) -> String {
 
 /// Reads the named file, or the usual one if it exists. An empty path reads no file.
 fn read_file(named: Option<&Path>) -> Result<Option<(PathBuf, Table)>, ConfigError> {
-    let path = named.unwrap_or(Path::new(USUAL_FILE));
+    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
     if path.as_os_str().is_empty() || (named.is_none() && !path.exists()) {
         return Ok(None);
     }
@@ -241,18 +242,6 @@ pub(super) fn read_table(text: &str, path: &Path) -> Result<Table, ConfigError> 
 
 fn wrong_type(key: String, expected: &'static str, found: &Value, origin: Origin) -> ConfigError {
     ConfigError::WrongType { key, expected, found: type_name(found), origin }
-}
-
-pub(super) fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::String(_) => "a string",
-        Value::Integer(_) => "an integer",
-        Value::Float(_) => "a float",
-        Value::Boolean(_) => "true or false",
-        Value::Datetime(_) => "a date",
-        Value::Array(_) => "an array",
-        Value::Table(_) => "a table",
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use toml::{Table, Value};
 
-use super::load::{DEFAULTS, defaults, type_name};
+use super::error::type_name;
+use super::load::{DEFAULTS, defaults};
 use super::{ConfigSection, env};
 
 /// The defaults as a configuration file: the platform's, then those of `sections`.

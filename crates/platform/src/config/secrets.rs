@@ -5,14 +5,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kith_kernel::Random;
 use kith_store::PostgresOptions;
 
-use super::check::refuse_if;
+use super::error::refuse_if;
 use super::{Config, ConfigError, Origin, Secret, development, env};
 
 /// Secrets without which the server cannot serve, in either mode.
 pub(super) const REQUIRED: &[&str] = &["auth.jwt_secret", "auth.jwt_refresh_secret"];
 
 /// Minimum length in bytes of a secret from which keys are derived (RFC 7518, section 3.2).
-const LEAST_BYTES: usize = 32;
+const MIN_SECRET_BYTES: usize = 32;
 
 /// Minimum number of distinct characters in a secret. Random secrets of this length have many more.
 const MIN_DISTINCT_CHARACTERS: usize = 5;
@@ -70,7 +70,7 @@ const DEFAULTS: &[&str] = &[
 const GENERATED_BYTES: usize = 48;
 
 /// Variables for which `kith secrets generate` generates a value.
-const GENERATED: &[&str] = &["JWT_SECRET", "JWT_REFRESH_SECRET", "DATABASE_PASSWORD"];
+const GENERATED_VARIABLES: &[&str] = &["JWT_SECRET", "JWT_REFRESH_SECRET", "DATABASE_PASSWORD"];
 
 /// Generates a secret for each variable: name and base64url text.
 pub fn generated_secrets(random: &dyn Random) -> Vec<(&'static str, String)> {
@@ -79,7 +79,7 @@ pub fn generated_secrets(random: &dyn Random) -> Vec<(&'static str, String)> {
         random.fill(&mut bytes);
         URL_SAFE_NO_PAD.encode(bytes)
     };
-    GENERATED.iter().map(|name| (*name, fresh())).collect()
+    GENERATED_VARIABLES.iter().map(|name| (*name, fresh())).collect()
 }
 
 impl Config {
@@ -116,7 +116,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
             return Err(ConfigError::Missing { key, variables: env::names_of(key).join(" or ") });
         }
         refuse_if(config, is_well_known(secret.expose()), key, WELL_KNOWN)?;
-        let is_short = secret.expose().len() < LEAST_BYTES;
+        let is_short = secret.expose().len() < MIN_SECRET_BYTES;
         refuse_if(config, is_short, key, "must have at least 32 bytes in production mode")?;
     }
     let why = "must differ from `auth.jwt_secret` in production mode";
@@ -196,7 +196,10 @@ mod tests {
     #[test]
     fn generated_secrets_pass_the_check() {
         for (name, secret) in generated_secrets(&kith_kernel::SeededRandom::new(1)) {
-            assert!(!is_well_known(&secret) && !is_weak(&secret) && secret.len() >= LEAST_BYTES, "{name}");
+            assert!(
+                !is_well_known(&secret) && !is_weak(&secret) && secret.len() >= MIN_SECRET_BYTES,
+                "{name}"
+            );
         }
     }
 }

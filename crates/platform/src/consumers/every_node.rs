@@ -9,7 +9,7 @@ use super::routes::{run_all_hooks, run_hooks};
 use crate::App;
 
 /// Interval of polling the log in the absence of notifications.
-const ASK_EVERY: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Maximum number of events read at once.
 const BATCH: i64 = 500;
 /// Maximum delay of the sequencer at which this node still counts as up to date.
@@ -33,7 +33,7 @@ struct Cursor {
 async fn run(app: App) {
     let mut head = app.db.head();
     let mut cursor = Cursor { position: None, servers: app.db.server_changes() };
-    while app.stop.or(tokio::time::timeout(ASK_EVERY, head.changed())).await.is_some() {
+    while app.stop.or(tokio::time::timeout(POLL_INTERVAL, head.changed())).await.is_some() {
         while match hear(&app, &mut cursor).await {
             Ok(more) => more,
             Err(error) => {

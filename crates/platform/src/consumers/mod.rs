@@ -24,7 +24,7 @@ pub(crate) use routes::{EmittedEvents, EventRoutes};
 
 /// Time after which the cursor of a consumer that no node declares is deleted. Longer than any expected clock
 /// error.
-const FORGET_AFTER: Duration = days(30);
+const UNDECLARED_RETENTION: Duration = days(30);
 
 /// Handler of a durable consumer. Receives up to 500 events in the order of positions; its changes are
 /// committed together with the consumer's cursor, or not at all. After a failure, the events are delivered
@@ -87,6 +87,11 @@ impl ModuleConsumer {
     /// idempotent.
     pub const fn every_node(name: &'static str, kinds: &'static [&'static str], hook: NodeHook) -> Self {
         Self { name, kinds, reaction: Reaction::EveryNode(hook) }
+    }
+
+    /// Returns true if one node of the deployment handles each event, false if every node does.
+    pub const fn is_durable(&self) -> bool {
+        matches!(self.reaction, Reaction::Durable { .. })
     }
 
     fn as_consumer(self) -> Option<Consumer> {
@@ -167,7 +172,7 @@ impl App {
 /// first.
 pub(crate) async fn forget_removed(app: &App) -> Result<(), Error> {
     app.consumers().declare().await?;
-    let before = app.sources.clock.now() - FORGET_AFTER;
+    let before = app.sources.clock.now() - UNDECLARED_RETENTION;
     for name in app.db.write(move |tx| forget_undeclared(tx, before)).await? {
         tracing::warn!(consumer = name, "deleted the cursor of a consumer that no node declares");
     }

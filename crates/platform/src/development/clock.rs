@@ -19,9 +19,9 @@ use utoipa_axum::routes;
 use crate::module::Routes;
 use crate::{ApiResult, App, Caller, Json};
 
-const FILE: &str = "clock-ahead";
+const OFFSET_FILE: &str = "clock-ahead";
 /// Maximum offset of the clock. Keeps all times within the range that can be formatted.
-const FURTHEST: Duration = days(100 * 365);
+const MAX_OFFSET: Duration = days(100 * 365);
 
 /// Clock that is ahead of another clock by an adjustable offset.
 pub struct AheadClock {
@@ -41,7 +41,7 @@ impl AheadClock {
     /// # Errors
     /// Returns the I/O error if the file exists and cannot be read.
     pub fn resume(behind: Arc<dyn Clock>, data_folder: &Path) -> io::Result<Arc<Self>> {
-        let file = data_folder.join(FILE);
+        let file = data_folder.join(OFFSET_FILE);
         let kept = match fs::read_to_string(&file) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -63,10 +63,10 @@ impl AheadClock {
     }
 
     /// Moves the clock forward and returns the new offset in milliseconds, or `None` if it would exceed
-    /// [`FURTHEST`].
+    /// [`MAX_OFFSET`].
     fn advance(&self, by: Duration) -> io::Result<Option<i64>> {
         let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
-        let furthest = i64::try_from(FURTHEST.as_millis()).unwrap_or(i64::MAX);
+        let furthest = i64::try_from(MAX_OFFSET.as_millis()).unwrap_or(i64::MAX);
         let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         let ahead_ms = self.ahead_ms.load(Ordering::SeqCst).saturating_add(by_ms);
         if ahead_ms > furthest {
@@ -288,7 +288,7 @@ mod tests {
         let clock = AheadClock::resume(behind(), folder.path()).unwrap();
         assert_eq!(clock.now().as_millis(), 1_000);
         assert_eq!(clock.advance(seconds(5)).unwrap(), Some(5_000));
-        assert_eq!(clock.advance(FURTHEST).unwrap(), None);
+        assert_eq!(clock.advance(MAX_OFFSET).unwrap(), None);
         assert_eq!((clock.now().as_millis(), clock.real_now().as_millis()), (6_000, 1_000));
         let again = AheadClock::resume(behind(), folder.path()).unwrap();
         assert_eq!(again.now().as_millis(), 6_000);
@@ -296,7 +296,7 @@ mod tests {
         again.put_back().unwrap();
         assert_eq!((again.now().as_millis(), again.real_now().as_millis()), (1_000, 1_000));
         assert_eq!(AheadClock::resume(behind(), folder.path()).unwrap().now().as_millis(), 1_000);
-        fs::write(folder.path().join(FILE), "what is no number").unwrap();
+        fs::write(folder.path().join(OFFSET_FILE), "what is no number").unwrap();
         assert_eq!(AheadClock::resume(behind(), folder.path()).unwrap().now().as_millis(), 1_000);
     }
 }

@@ -21,12 +21,12 @@ use crate::module::Routes;
 
 /// Content security policy of the pages. `data:` images are used by the style sheet; everything else comes
 /// from this server, and nothing is inline.
-const POLICY: HeaderValue = HeaderValue::from_static(
+const CSP: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 /// `Cache-Control` of files whose name contains a digest of their content.
-const FOREVER: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 
 const HTML: &str = "text/html; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
@@ -55,7 +55,7 @@ pub(crate) fn routes() -> Routes {
 )]
 async fn docs() -> Response {
     let mut response = SITE.page.answer();
-    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, POLICY);
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, CSP);
     response
 }
 
@@ -76,7 +76,7 @@ async fn docs_file(Path(name): Path<String>) -> ApiResult<Response> {
     let part = part
         .ok_or_else(|| Problem::new(&problems::NOT_FOUND, "No file of the API reference has this name."))?;
     let mut response = part.asset.answer();
-    response.headers_mut().insert(header::CACHE_CONTROL, FOREVER);
+    response.headers_mut().insert(header::CACHE_CONTROL, IMMUTABLE);
     Ok(response)
 }
 

@@ -7,7 +7,7 @@ use http::header;
 use http::request::Parts;
 use utoipa_axum::routes;
 
-use super::{HTML, POLICY, style_sheet_path};
+use super::{CSP, HTML, style_sheet_path};
 use crate::App;
 use crate::http::Asset;
 use crate::module::Routes;
@@ -40,7 +40,7 @@ async fn start(State(app): State<App>, parts: Parts) -> Response {
         .replace("{demo}", if app.config.server.demo { demo } else { "" })
         .replace("{origin}", &origin(&parts));
     let mut response = Asset::new(HTML, page).answer();
-    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, POLICY);
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, CSP);
     response
 }
 

@@ -40,11 +40,11 @@ impl BodyEncoding {
 }
 
 /// Part of each body that does not count against the shared memory limit. Most bodies are not longer.
-const ADMITTED_BYTES: usize = 16 << 10;
+const UNCOUNTED_BYTES: usize = 16 << 10;
 /// Maximum size in bytes of a body that carries secrets. Callers of these routes are not authenticated yet.
 const SECRET_BODY_BYTES: usize = 16 << 10;
 
-/// Shared memory limit of all bodies that are being received, beyond [`ADMITTED_BYTES`] of each.
+/// Shared memory limit of all bodies that are being received, beyond [`UNCOUNTED_BYTES`] of each.
 #[derive(Debug)]
 pub(crate) struct BodyMemory {
     used: AtomicUsize,
@@ -67,7 +67,7 @@ struct Share<'m> {
 impl Share<'_> {
     /// Reserves the memory of a body of `len` bytes.
     fn grow(&mut self, len: usize) -> Result<(), Problem> {
-        let more = len.saturating_sub(ADMITTED_BYTES) - self.taken;
+        let more = len.saturating_sub(UNCOUNTED_BYTES) - self.taken;
         let used = self.memory.used.fetch_add(more, Ordering::Relaxed) + more;
         self.taken += more;
         if more > 0 && used > self.memory.most {
@@ -205,9 +205,9 @@ mod tests {
         let (body, _more) = slow(100_000);
         let refused = receive(body).await.unwrap_err();
         assert_eq!(refused.code, &problems::UNAVAILABLE);
-        let (body, small) = slow(ADMITTED_BYTES);
+        let (body, small) = slow(UNCOUNTED_BYTES);
         drop(small);
-        assert_eq!(receive(body).await.unwrap().len(), ADMITTED_BYTES);
+        assert_eq!(receive(body).await.unwrap().len(), UNCOUNTED_BYTES);
         drop(more);
         assert_eq!(first.await.unwrap().len(), 100_000);
         assert_eq!(memory.used.load(Ordering::Relaxed), 0);

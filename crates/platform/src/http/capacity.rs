@@ -17,7 +17,7 @@ const RESERVED_DESCRIPTORS: u64 = 256;
 const MAX_DESCRIPTORS: u64 = 1 << 20;
 /// Maximum number of evicted connections that have not ended yet; they no longer count. At most half of them
 /// are evicted for the limit per network.
-const MAX_LEAVING: usize = 64;
+const MAX_EVICTED: usize = 64;
 /// Number of networks that are searched for a connection to close, the largest first.
 const SEARCHED_NETWORKS: usize = 8;
 /// Age in ticks of a quarter of a second from which a connection with an incomplete request body can be
@@ -154,7 +154,7 @@ impl OpenConnections {
     /// the one whose request head has been arriving longest, then slow bodies, and new connections last.
     /// Returns false if there is no candidate, or too many evicted connections have not ended.
     pub fn evict(&mut self, network: IpAddr, reached: LimitReached) -> bool {
-        let most_leaving = if reached == LimitReached::Network { MAX_LEAVING / 2 } else { MAX_LEAVING };
+        let most_leaving = if reached == LimitReached::Network { MAX_EVICTED / 2 } else { MAX_EVICTED };
         if self.leaving.len() >= most_leaving {
             return false;
         }
@@ -313,7 +313,7 @@ mod tests {
         }
         assert_eq!(world.open.limit_reached(network, limits, false), Some(LimitReached::Network));
         let evicted = std::iter::repeat_with(|| world.open.evict(network, LimitReached::Network));
-        assert_eq!(evicted.take(100).filter(|evicted| *evicted).count(), MAX_LEAVING / 2);
+        assert_eq!(evicted.take(100).filter(|evicted| *evicted).count(), MAX_EVICTED / 2);
         assert_eq!(world.open.limit_reached(network, limits, false), None);
         assert_eq!(world.open.lines().count(), 100, "they have not ended yet");
         assert!(world.open.evict(network, LimitReached::Total), "others find room");

@@ -14,11 +14,11 @@ use kith_kernel::{Problem, problems};
 use crate::config::{Config, WebOrigin};
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE");
-const MAY_SEND: HeaderValue = HeaderValue::from_static(
+const ALLOWED_HEADERS: HeaderValue = HeaderValue::from_static(
     "authorization, content-encoding, content-type, idempotency-key, if-match, if-none-match, traceparent, \
      x-app-build, x-request-id",
 );
-const MAY_READ: HeaderValue = HeaderValue::from_static(
+const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
     "etag, idempotency-replayed, link, location, ratelimit, ratelimit-policy, retry-after, server-timing, \
      www-authenticate, x-request-id",
 );
@@ -67,7 +67,7 @@ impl Cors {
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, MAY_SEND);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS);
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, TWO_HOURS);
         Some(Ok(response))
     }
@@ -80,7 +80,7 @@ impl Cors {
         headers.append(header::VARY, ORIGIN);
         if let Some(origin) = origin {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, MAY_READ);
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS);
         }
     }
 }

@@ -35,9 +35,9 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 /// Size in bytes up to which a body is expected to arrive together with the head.
-const ARRIVES_AT_ONCE_BYTES: u64 = 4 * 1024;
+const MAX_IMMEDIATE_BODY_BYTES: u64 = 4 * 1024;
 /// Status in metrics and logs for a request whose client disconnected before the response. It is never sent.
-const CALLER_GONE: u16 = 499;
+const CLIENT_CLOSED_REQUEST: u16 = 499;
 /// Maximum number of headers that the edge adds, besides the standing ones.
 const ADDED_HEADERS: usize = 10;
 
@@ -269,7 +269,7 @@ impl<'e> Exchange<'e> {
     /// and the response must say so, or the client would send its next request in vain.
     fn leaves_a_body(&self, status: StatusCode) -> bool {
         let is_cut = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT].contains(&status);
-        is_cut || (status.is_client_error() && self.declared_bytes > ARRIVES_AT_ONCE_BYTES)
+        is_cut || (status.is_client_error() && self.declared_bytes > MAX_IMMEDIATE_BODY_BYTES)
     }
 
     /// Counts the request and writes its log line.
@@ -309,7 +309,7 @@ impl<'e> Exchange<'e> {
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            self.tell(CALLER_GONE, self.started.elapsed());
+            self.tell(CLIENT_CLOSED_REQUEST, self.started.elapsed());
         }
         self.edge.app.metrics.in_flight.dec();
     }

@@ -26,7 +26,7 @@ const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const WINDOW_S: u32 = 60;
 /// Minimum number of requests between two sweeps of the limiter.
-const FEW: u64 = 1024;
+const MIN_SWEEP_REQUESTS: u64 = 1024;
 /// Tolerance for reading the clock on different cores. Smaller steps backwards are not treated as a clock
 /// change.
 const JITTER_MS: i64 = 1_000;
@@ -112,7 +112,7 @@ impl Policy {
             per_minute,
             header: header.expect("a name and digits are legal in a header"),
             limiter,
-            until_sweep: AtomicU64::new(FEW),
+            until_sweep: AtomicU64::new(MIN_SWEEP_REQUESTS),
             refused,
         }
     }
@@ -134,7 +134,7 @@ impl Policy {
     fn sweep_at_times(&self) {
         if self.until_sweep.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.limiter.retain_recent();
-            self.until_sweep.store(FEW.max(self.limiter.len() as u64), Ordering::Relaxed);
+            self.until_sweep.store(MIN_SWEEP_REQUESTS.max(self.limiter.len() as u64), Ordering::Relaxed);
         }
     }
 }

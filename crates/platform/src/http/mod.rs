@@ -16,6 +16,7 @@ mod limits;
 mod old_paths;
 pub mod openapi;
 mod openapi_value;
+mod operations;
 mod page;
 mod path;
 mod problem;

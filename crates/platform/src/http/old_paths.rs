@@ -17,7 +17,7 @@ pub fn old_path(old: &str, new: UtoipaMethodRouter<App>) -> UtoipaMethodRouter<A
     let (schemas, mut paths, methods) = new;
     let (path, mut item) = paths.paths.pop().expect("a path");
     assert!(paths.paths.is_empty(), "{path} and others");
-    for (_, operation) in super::openapi::operations_of(&mut item) {
+    for (_, operation) in super::operations::operations_of(&mut item) {
         operation.deprecated = Some(Deprecated::True);
         operation.operation_id = operation.operation_id.take().map(|id| format!("{id}_by_old_path"));
         operation.extensions.get_or_insert_default().insert(SAME_AS.to_owned(), path.clone().into());

@@ -10,17 +10,17 @@ use serde_json::Value;
 use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::schema::{Components, Schema};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{
-    Content, InfoBuilder, LicenseBuilder, OpenApi, PathItem, Ref, RefOr, ResponseBuilder, Server,
-};
+use utoipa::openapi::{Content, InfoBuilder, LicenseBuilder, OpenApi, Ref, RefOr, ResponseBuilder, Server};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::old_paths::SAME_AS;
 use super::openapi_value;
+pub use super::operations::operations;
+use super::operations::operations_of;
 use super::problem::{FieldErrorBody, PROBLEM_JSON, ProblemBody};
 use super::route_policy::{RateClass, RoutePolicy, forget};
 use super::tags;
-use crate::auth::PEOPLE_ONLY;
+use crate::auth::USER_ONLY_PERMISSIONS;
 use crate::idempotency;
 use crate::module::Module;
 
@@ -54,13 +54,13 @@ struct BuiltDocument {
 
 /// Cache of [`document_with_operations`]. The result depends on compiled code only, so a test process that
 /// starts a thousand servers need not build it each time.
-static BUILT: Mutex<Vec<BuiltDocument>> = Mutex::new(Vec::new());
+static BUILT_DOCUMENTS: Mutex<Vec<BuiltDocument>> = Mutex::new(Vec::new());
 
 /// Returns the document that describes `modules` as JSON, and its operations. It is built once per process
 /// and set of modules.
 pub fn document_with_operations(modules: &[&'static Module]) -> (&'static str, Vec<OperationName>) {
     let addresses: Vec<_> = modules.iter().map(|module| ptr::from_ref(*module).addr()).collect();
-    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut built = BUILT_DOCUMENTS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = built.iter().find(|known| known.modules == addresses) {
         return (known.json, known.operations.clone());
     }
@@ -155,31 +155,6 @@ pub fn to_json(document: &OpenApi) -> Bytes {
 /// Returns the JSON that is served, as a value.
 pub fn to_value(document: &OpenApi) -> Value {
     openapi_value::to_value(document)
-}
-
-/// Returns all operations: path template, method, documentation.
-pub fn operations(document: &OpenApi) -> impl Iterator<Item = (&str, Method, &Operation)> {
-    document.paths.paths.iter().flat_map(|(path, item)| {
-        let slots = [
-            (Method::GET, &item.get),
-            (Method::PUT, &item.put),
-            (Method::POST, &item.post),
-            (Method::DELETE, &item.delete),
-            (Method::PATCH, &item.patch),
-        ];
-        slots.into_iter().filter_map(move |(method, slot)| Some((path.as_str(), method, slot.as_ref()?)))
-    })
-}
-
-pub(super) fn operations_of(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
-    let slots = [
-        (Method::GET, &mut item.get),
-        (Method::PUT, &mut item.put),
-        (Method::POST, &mut item.post),
-        (Method::DELETE, &mut item.delete),
-        (Method::PATCH, &mut item.patch),
-    ];
-    slots.into_iter().filter_map(|(method, slot)| Some((method, slot.as_mut()?)))
 }
 
 /// Converts the name of a handler to that of a client's method: `accept_partner_request` to `acceptPartnerRequest`.
@@ -277,7 +252,7 @@ pub(crate) fn add_problem(operation: &mut Operation, problem: &ProblemCode) {
 /// Declares that an operation with permissions accepts API keys, unless a permission is reserved for people.
 fn add_api_keys(operation: &mut Operation) {
     let permissions = permissions(operation);
-    let for_people = permissions.iter().any(|permission| PEOPLE_ONLY.contains(&&**permission));
+    let for_people = permissions.iter().any(|permission| USER_ONLY_PERMISSIONS.contains(&&**permission));
     if !permissions.is_empty() && !for_people {
         operation.security.get_or_insert_default().push(SecurityRequirement::new(API_KEY, permissions));
     }

@@ -18,14 +18,14 @@ use super::compression::{Accepted, Coding, Effort};
 use super::etag::{ETag, IfNoneMatch};
 
 /// Minimum size in bytes of a body that is compressed. Smaller ones fit into one packet.
-const WORTH_COMPRESSING_BYTES: u64 = 1024;
+const MIN_COMPRESSED_BYTES: u64 = 1024;
 /// Maximum size in bytes of a body that is held in memory for an ETag or compression.
-const MOST_BYTES: u64 = 8 * 1024 * 1024;
+const MAX_BUFFERED_BYTES: u64 = 8 * 1024 * 1024;
 /// Size in bytes above which compression runs on a blocking thread, and maximum size of a chunk in a streamed
 /// body.
-const QUICK_BYTES: usize = 64 * 1024;
+const MAX_INLINE_BYTES: usize = 64 * 1024;
 /// `Cache-Control` of responses with an ETag: only the caller may store the response, and must revalidate it.
-const KEEP_AND_ASK: HeaderValue = HeaderValue::from_static("private, no-cache");
+const PRIVATE_NO_CACHE: HeaderValue = HeaderValue::from_static("private, no-cache");
 
 /// Request headers that determine the representation.
 #[derive(Clone, Debug, Default)]
@@ -52,9 +52,9 @@ impl Reading {
         if kind.is_some() && body.size_hint().exact().is_none() {
             return self.stream(parts, body);
         }
-        let size = body.size_hint().exact().filter(|size| *size <= MOST_BYTES);
+        let size = body.size_hint().exact().filter(|size| *size <= MAX_BUFFERED_BYTES);
         let Some((kind, size)) = kind.zip(size) else { return Response::from_parts(parts, body) };
-        let coding = (size >= WORTH_COMPRESSING_BYTES).then(|| self.accepted.best(Coding::Gzip));
+        let coding = (size >= MIN_COMPRESSED_BYTES).then(|| self.accepted.best(Coding::Gzip));
         if kind == Kind::Text && coding.is_none_or(|coding| coding.is_none()) {
             return Response::from_parts(vary_if(parts, coding.is_some()), body);
         }
@@ -82,7 +82,7 @@ impl Reading {
                     None => return Some((Ok(Bytes::from(encoder.finish())), None)),
                 }
             }
-            let now = rest.split_to(rest.len().min(QUICK_BYTES));
+            let now = rest.split_to(rest.len().min(MAX_INLINE_BYTES));
             Some((Ok(Bytes::from(encoder.encode(&now))), Some((chunks, encoder, rest))))
         });
         Response::from_parts(parts, Body::from_stream(encoded))
@@ -105,7 +105,7 @@ impl Reading {
     ) -> Response {
         if let Some(state) = state {
             parts.headers.insert(header::ETAG, state.header(coding));
-            parts.headers.entry(header::CACHE_CONTROL).or_insert(KEEP_AND_ASK);
+            parts.headers.entry(header::CACHE_CONTROL).or_insert(PRIVATE_NO_CACHE);
             if self.known.has(state) {
                 parts.status = StatusCode::NOT_MODIFIED;
                 parts.headers.remove(header::CONTENT_TYPE);
@@ -139,7 +139,7 @@ fn vary_if(mut parts: response::Parts, varies: bool) -> response::Parts {
 
 async fn encode(coding: Option<Coding>, bytes: Bytes) -> Bytes {
     let Some(coding) = coding else { return bytes };
-    if bytes.len() <= QUICK_BYTES {
+    if bytes.len() <= MAX_INLINE_BYTES {
         return coding.encode(&bytes, Effort::Low).into();
     }
     apart(move || coding.encode(&bytes, Effort::Low).into()).await

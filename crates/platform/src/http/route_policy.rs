@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::Value;
 use utoipa::openapi::path::Operation;
 
-use super::openapi::operations_of;
+use super::operations::operations_of;
 use crate::module::Routes;
 
 const RATE: &str = "x-rate-class";

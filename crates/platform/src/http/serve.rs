@@ -26,7 +26,7 @@ const TICK: Duration = Duration::from_millis(250);
 /// Maximum time to discard input after the last response.
 const LINGER: Duration = Duration::from_secs(2);
 /// Response to a connection that exceeds a connection limit.
-const NO_ROOM: &[u8] =
+const OVERLOADED_RESPONSE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n";
 /// Pause after a failure to accept, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -117,7 +117,7 @@ async fn accept(listener: TcpListener, edge: Arc<Edge>, lines: Arc<Lines>, stop:
 fn reject(stream: &TcpStream, reached: LimitReached, edge: &Edge) {
     edge.count_connection_rejected(reached.as_str());
     // The peer may not read it; the connection is closed in any case.
-    let _ = stream.try_write(NO_ROOM);
+    let _ = stream.try_write(OVERLOADED_RESPONSE);
 }
 
 fn is_of_the_connection(error: &io::Error) -> bool {

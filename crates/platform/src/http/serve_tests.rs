@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::testing::{MUCH_BYTES, TestServer, read_to_end};
+use crate::testing::{LARGE_BODY_BYTES, TestServer, read_to_end};
 
 const PING: &str = "GET /api/v1/ping HTTP/1.1\r\nHost: kith\r\n\r\n";
 const HALF_A_HEAD: &[u8] = b"GET /api/v1/ping HTTP/1.1\r\nHo";
@@ -218,7 +218,7 @@ async fn slowly_read_response_is_complete() {
     assert!(!head.contains("connection: close"), "{head}");
     until(&test.server, Phase::Idle).await;
     let stopping = begin_stop(test.server).await;
-    assert_eq!(read_to_end(&mut stream).await.len(), MUCH_BYTES);
+    assert_eq!(read_to_end(&mut stream).await.len(), LARGE_BODY_BYTES);
     assert_eq!(stopping.await.unwrap(), 0);
 }
 

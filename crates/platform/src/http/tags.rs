@@ -3,7 +3,7 @@
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{Deprecated, OpenApi, tag};
 
-use super::openapi::{operations, operations_of};
+use super::operations::{operations, operations_of};
 use crate::module::{Module, Routes, Tag};
 
 /// Operations for administrators and operators: every path below `/api/v1/admin/`, and those tagged so.

@@ -16,7 +16,7 @@ use crate::http::RoutePolicy;
 /// Request header that identifies a write, so that repeating the request does not repeat the write.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Maximum length of a key in characters.
-const LONGEST_KEY: usize = 255;
+const MAX_KEY_CHARS: usize = 255;
 
 /// Key of a write, with the operation, target and body that it was sent with.
 #[derive(Clone, Debug)]
@@ -124,7 +124,7 @@ pub(crate) fn parse(headers: &HeaderMap) -> Result<String, Problem> {
         None => text.to_owned(),
     };
     let legal = key.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-    if legal && (1..=LONGEST_KEY).contains(&key.len()) { Ok(key) } else { Err(malformed()) }
+    if legal && (1..=MAX_KEY_CHARS).contains(&key.len()) { Ok(key) } else { Err(malformed()) }
 }
 
 /// Parses the rest of a quoted string after the opening quote.

@@ -37,9 +37,9 @@ pub(crate) use short::KeptBytes;
 /// Response header of a replayed response.
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Retention of a stored response.
-const KEPT: Duration = days(1);
+const RETENTION: Duration = days(1);
 /// Maximum number of expired responses that one call of [`tidy`] removes.
-pub(crate) const TIDIED: u64 = 1_000;
+pub(crate) const MAX_REMOVED_ROWS: u64 = 1_000;
 
 /// Response extension: the handler applied the request's key.
 #[derive(Clone, Copy, Debug)]
@@ -136,7 +136,7 @@ impl App {
         let names = [Some(present), key.previous(&self.keyring, caller.id())];
         let kept = self.db.read(move |q| {
             for (id, fingerprint) in names.into_iter().flatten() {
-                if let Some(kept) = rows::find(q, &keyring, &id, now - KEPT)? {
+                if let Some(kept) = rows::find(q, &keyring, &id, now - RETENTION)? {
                     return Ok(Some((kept, fingerprint)));
                 }
             }
@@ -172,20 +172,20 @@ pub(crate) fn check_taken(response: &Response, route: &str) {
     }
 }
 
-/// Removes expired responses and returns their number, which is less than [`TIDIED`] if none is left. Expired
+/// Removes expired responses and returns their number, which is less than [`MAX_REMOVED_ROWS`] if none is left. Expired
 /// responses are never replayed, even before they are removed.
 ///
 /// # Errors
 /// Returns the store's error if the database fails.
 pub fn tidy(tx: &Tx<'_>, ctx: &Ctx) -> Result<u64, Error> {
-    rows::remove(tx, ctx.now - KEPT, TIDIED.cast_signed())
+    rows::remove(tx, ctx.now - RETENTION, MAX_REMOVED_ROWS.cast_signed())
 }
 
 /// Waits until no other transaction holds the key, and returns the response stored under it.
 fn find(tx: &Tx<'_>, ctx: &Ctx, keyring: &Keyring, id: &[u8; 32]) -> Result<Option<rows::Kept>, Error> {
     // Locked before any lock of the command, so that two transactions never deadlock.
     tx.lock("idempotency_key", [BASE64.encode(id)])?;
-    rows::find(tx, keyring, id, ctx.now - KEPT)
+    rows::find(tx, keyring, id, ctx.now - RETENTION)
 }
 
 /// Stores `kept` of the response if the command succeeded. After an error, the request can be retried with

@@ -18,11 +18,11 @@ use crate::http::Time;
 
 /// Size in bytes above which a response is stored as its id, if it has an id and an ETag and can therefore be
 /// read again.
-const LARGE_BYTES: usize = 16 << 10;
+const MAX_STORED_BYTES: usize = 16 << 10;
 /// Number of callers above which those with a full allowance are removed from memory.
-const MAX_REMEMBERED: usize = 4_096;
+const SWEEP_THRESHOLD_CALLERS: usize = 4_096;
 /// Value of [`IDEMPOTENCY_REPLAYED`] in a stored response whose body contains only ids. It is never sent.
-const SHORT: HeaderValue = HeaderValue::from_static("short");
+const REDUCED: HeaderValue = HeaderValue::from_static("short");
 
 type Limiter = RateLimiter<Uuid, DashMapStateStore<Uuid>, Time, NoOpMiddleware<governor::nanos::Nanos>>;
 
@@ -43,7 +43,7 @@ impl KeptBytes {
         else {
             return true;
         };
-        if limiter.len() > MAX_REMEMBERED {
+        if limiter.len() > SWEEP_THRESHOLD_CALLERS {
             limiter.retain_recent();
         }
         matches!(limiter.check_key_n(&caller, bytes), Ok(Ok(())))
@@ -52,7 +52,7 @@ impl KeptBytes {
     /// Returns the response to store for `answer` of `caller`.
     pub(super) fn shorten(&self, caller: Uuid, answer: &WrittenAnswer) -> WrittenAnswer {
         let Some(body) = &answer.body else { return answer.clone() };
-        let is_large = body.len() > LARGE_BYTES && answer.headers.contains_key(header::ETAG);
+        let is_large = body.len() > MAX_STORED_BYTES && answer.headers.contains_key(header::ETAG);
         if !is_large && self.admits(caller, body.len()) {
             return answer.clone();
         }
@@ -60,7 +60,7 @@ impl KeptBytes {
         if !is_large || ids.get("id").is_some() {
             let mut short = answer.clone();
             short.body = Some(ids.to_string().into());
-            short.headers.insert(IDEMPOTENCY_REPLAYED, SHORT);
+            short.headers.insert(IDEMPOTENCY_REPLAYED, REDUCED);
             return short;
         }
         answer.clone()
@@ -69,7 +69,7 @@ impl KeptBytes {
 
 /// Returns true if the stored body contains only ids.
 pub(super) fn is_short(answer: &WrittenAnswer) -> bool {
-    answer.headers.get(IDEMPOTENCY_REPLAYED) == Some(&SHORT)
+    answer.headers.get(IDEMPOTENCY_REPLAYED) == Some(&REDUCED)
 }
 
 /// Reduces each object with an `id` to that id, and keeps the surrounding lists and objects.
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn large_response_is_stored_as_id_and_headers() {
         let kept = KeptBytes::new(0, Arc::new(ManualClock::at(Timestamp::EPOCH)));
-        let large = answer(json!({ "id": "one", "data": "x".repeat(LARGE_BYTES) }));
+        let large = answer(json!({ "id": "one", "data": "x".repeat(MAX_STORED_BYTES) }));
         let short = kept.shorten(CALLER, &large);
         assert_eq!(body(&short), json!({ "id": "one" }));
         assert_eq!(short.headers[header::ETAG], large.headers[header::ETAG]);
@@ -116,9 +116,10 @@ mod tests {
         let small = answer(json!({ "id": "one", "data": "x" }));
         assert_eq!(kept.shorten(CALLER, &small), small);
         // These responses could not be read again.
-        let without_id = answer(json!({ "data": "x".repeat(LARGE_BYTES) }));
+        let without_id = answer(json!({ "data": "x".repeat(MAX_STORED_BYTES) }));
         assert_eq!(kept.shorten(CALLER, &without_id), without_id);
-        let without_etag = Answer::created(json!({ "id": "one", "data": "x".repeat(LARGE_BYTES) })).write();
+        let without_etag =
+            Answer::created(json!({ "id": "one", "data": "x".repeat(MAX_STORED_BYTES) })).write();
         assert_eq!(kept.shorten(CALLER, &without_etag), without_etag);
     }
 

@@ -20,12 +20,12 @@ async fn stored_response_keeps_headers_and_expires() {
         test.app.db.write(move |tx| rows::keep(tx, &ctx, &keyring, &[id; 32], &[0; 32], &answer("\"1: a\"")))
     };
     keep(1, ctx.clone()).await.unwrap();
-    test.clock.advance(KEPT);
+    test.clock.advance(RETENTION);
     let then = ctx.renewed();
     keep(2, then.clone()).await.unwrap();
     let find = |id: u8, now| {
         let keyring = Arc::clone(&test.app.keyring);
-        test.app.db.read(move |q| rows::find(q, &keyring, &[id; 32], now - KEPT))
+        test.app.db.read(move |q| rows::find(q, &keyring, &[id; 32], now - RETENTION))
     };
     let kept = find(1, then.now).await.unwrap().unwrap();
     assert_eq!(kept.answer, answer("\"1: a\""));

@@ -25,10 +25,10 @@ use super::target::{LOCALHOST, Place, Rules, Target, TargetError};
 use super::{OutboundError, Outgoing, Received};
 
 /// Maximum number of addresses per name that are tried.
-const MOST_ADDRESSES: usize = 4;
-/// Maximum number of headers in a response. More are an error, as is a head larger than [`HEAD_BYTES`].
-const MOST_HEADERS: usize = 100;
-const HEAD_BYTES: usize = 32 * 1024;
+const MAX_ADDRESSES: usize = 4;
+/// Maximum number of headers in a response. More are an error, as is a head larger than [`MAX_HEAD_BYTES`].
+const MAX_HEADERS: usize = 100;
+const MAX_HEAD_BYTES: usize = 32 * 1024;
 const USER_AGENT: &str = concat!("Kith/", env!("CARGO_PKG_VERSION"));
 
 /// Resolves `target` once, and returns the permitted addresses. Fails with the reason if there is none.
@@ -50,7 +50,7 @@ pub(super) async fn addresses(
             Err(why) => refused = Some(why),
         }
     }
-    allowed.truncate(MOST_ADDRESSES);
+    allowed.truncate(MAX_ADDRESSES);
     match (allowed.is_empty(), refused) {
         (false, _) => Ok(allowed),
         (true, Some(why)) => Err(OutboundError::Refused(why)),
@@ -127,7 +127,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
-    builder.max_headers(MOST_HEADERS).max_buf_size(HEAD_BYTES);
+    builder.max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD_BYTES);
     let (mut sender, connection) =
         builder.handshake(TokioIo::new(stream)).await.map_err(|error| protocol(&error))?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));

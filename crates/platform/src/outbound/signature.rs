@@ -19,9 +19,9 @@ pub const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signa
 
 const PREFIX: &str = "whsec_";
 /// Length of a secret in bytes, as the specification requires: 24 to 64.
-const LEAST_BYTES: usize = 24;
-const MOST_BYTES: usize = 64;
-const FRESH_BYTES: usize = 32;
+const MIN_SECRET_BYTES: usize = 24;
+const MAX_SECRET_BYTES: usize = 64;
+const NEW_SECRET_BYTES: usize = 32;
 
 /// Secret shared by sender and receiver.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub struct BadSecret;
 impl SigningSecret {
     /// Generates a random secret of 32 bytes.
     pub fn fresh(random: &dyn Random) -> Self {
-        let mut bytes = vec![0; FRESH_BYTES];
+        let mut bytes = vec![0; NEW_SECRET_BYTES];
         random.fill(&mut bytes);
         Self(bytes)
     }
@@ -54,7 +54,11 @@ impl SigningSecret {
     /// # Errors
     /// Returns [`BadSecret`] if there are fewer than 24 or more than 64 bytes.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, BadSecret> {
-        if (LEAST_BYTES..=MOST_BYTES).contains(&bytes.len()) { Ok(Self(bytes)) } else { Err(BadSecret) }
+        if (MIN_SECRET_BYTES..=MAX_SECRET_BYTES).contains(&bytes.len()) {
+            Ok(Self(bytes))
+        } else {
+            Err(BadSecret)
+        }
     }
 
     /// Returns the bytes, for sealing.

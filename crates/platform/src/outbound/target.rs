@@ -8,7 +8,7 @@ use url::{Host, Url};
 use super::address::{Internal, internal};
 use crate::config::{AllowedNetwork, Config, Port};
 
-const MOST_BYTES: usize = 2_048;
+const MAX_URL_BYTES: usize = 2_048;
 
 /// Parsed `http` or `https` URL that passed all checks so far. The addresses of its name are checked when it
 /// is connected.
@@ -87,7 +87,7 @@ impl Rules {
 
     /// Parses `text` and applies all checks that do not depend on name resolution.
     pub(super) fn target(&self, text: &str) -> Result<Target, TargetError> {
-        if text.len() > MOST_BYTES {
+        if text.len() > MAX_URL_BYTES {
             return Err(TargetError::TooLong);
         }
         // The URL parser removes white space and control characters, which other parsers might not.

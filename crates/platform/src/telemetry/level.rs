@@ -14,7 +14,7 @@ use crate::telemetry::log::parse_level;
 use crate::{ApiResult, App, Json, Routes, store_problem};
 
 /// Maximum length of a log level in bytes.
-const LONGEST: usize = 200;
+const MAX_LEVEL_BYTES: usize = 200;
 
 pub(crate) fn routes() -> Routes {
     Routes::new().routes(routes!(get_log_level, set_log_level))
@@ -56,7 +56,7 @@ async fn set_log_level(
     Allowed { caller, .. }: Allowed<WriteLogs>,
     Json(body): Json<LogLevelBody>,
 ) -> ApiResult<Response> {
-    if body.level.len() > LONGEST || parse_level(&body.level).is_err() {
+    if body.level.len() > MAX_LEVEL_BYTES || parse_level(&body.level).is_err() {
         let why = "Enter a level such as `info`, optionally per target: `warn,kith_store=debug`.";
         return Err(Problem::invalid(vec![FieldError::new("/level", "invalid", why)]).into());
     }

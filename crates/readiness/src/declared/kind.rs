@@ -158,9 +158,13 @@ async fn get(run: &Run, path: &str) -> Result<Answer, Shortfall> {
 /// Returns the body as text. Decodes gzip. A body that cannot be decoded counts as unmeasured: `lacks` must
 /// not pass on it.
 fn text(answer: &Answer) -> Result<String, Shortfall> {
-    const MEND: &str = "let the answer be plain text in UTF-8, or gzip";
-    let unreadable =
-        |why: &str| Shortfall::unmeasured(format!("{} answered with a body that {why}", answer.asked), MEND);
+    const ENCODING_REMEDIATION: &str = "let the answer be plain text in UTF-8, or gzip";
+    let unreadable = |why: &str| {
+        Shortfall::unmeasured(
+            format!("{} answered with a body that {why}", answer.asked),
+            ENCODING_REMEDIATION,
+        )
+    };
     let bytes = match answer.header("content-encoding").map(str::to_lowercase).as_deref() {
         None | Some("identity" | "") => answer.body.to_vec(),
         Some("gzip" | "x-gzip") => {

@@ -196,10 +196,10 @@ impl Declared {
 }
 
 /// Maximum validity of an attestation or a waiver.
-const LONGEST: Duration = days(366);
+const MAX_VALIDITY: Duration = days(366);
 
 fn holds(until: Timestamp, now: Timestamp) -> bool {
-    now <= until && until.since(now) <= LONGEST
+    now <= until && until.since(now) <= MAX_VALIDITY
 }
 
 /// Explains why an attestation or a waiver is not valid.

@@ -9,10 +9,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use kith_checklist::{Report, lint};
 use serde::Serialize;
 
-use super::{FAILURE, Failure, WRONG_INPUT, fail, in_one_line, print};
+use super::{EXIT_FAILURE, EXIT_INVALID_INPUT, Failure, fail, in_one_line, print};
 
 /// Maximum size of a file in bytes.
-const MOST_BYTES: u64 = 16 * 1024 * 1024;
+const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
 #[derive(Debug, Args)]
 pub(super) struct Checklist {
@@ -62,16 +62,16 @@ impl Checklist {
             match read(&path) {
                 Ok(bytes) => linted.push(Linted { file: name(&path), report: lint(&bytes) }),
                 Err(error) => {
-                    fail(&in_one_line(&error), WRONG_INPUT);
+                    fail(&in_one_line(&error), EXIT_INVALID_INPUT);
                     all_read = false;
                 }
             }
         }
         print(&told(&linted, format)?)?;
         match linted.iter().all(|one| one.report.findings.is_empty()) {
-            _ if !all_read => Err(Failure::Told(WRONG_INPUT)),
+            _ if !all_read => Err(Failure::Told(EXIT_INVALID_INPUT)),
             true => Ok(()),
-            false => Err(Failure::Told(FAILURE)),
+            false => Err(Failure::Told(EXIT_FAILURE)),
         }
     }
 }
@@ -82,9 +82,9 @@ fn read(path: &Path) -> Result<Vec<u8>, anyhow::Error> {
     };
     let cannot = || format!("cannot read {}", name(path));
     let mut bytes = Vec::new();
-    open().and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut bytes)).with_context(cannot)?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(anyhow!("larger than {} MiB", MOST_BYTES >> 20)).with_context(cannot);
+    open().and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)).with_context(cannot)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(anyhow!("larger than {} MiB", MAX_FILE_BYTES >> 20)).with_context(cannot);
     }
     Ok(bytes)
 }

@@ -30,8 +30,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::modules::{self, MODULES};
 
-const FAILURE: u8 = 1;
-const WRONG_INPUT: u8 = 2;
+const EXIT_FAILURE: u8 = 1;
+const EXIT_INVALID_INPUT: u8 = 2;
 
 /// Self-hosted backend for apps that connect people.
 #[derive(Debug, Parser)]
@@ -159,8 +159,8 @@ pub fn run() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Input(error)) => fail(&error, WRONG_INPUT),
-        Err(Failure::Other(error)) => fail(&in_one_line(&error), FAILURE),
+        Err(Failure::Input(error)) => fail(&error, EXIT_INVALID_INPUT),
+        Err(Failure::Other(error)) => fail(&in_one_line(&error), EXIT_FAILURE),
         Err(Failure::Told(code)) => ExitCode::from(code),
     }
 }

@@ -22,7 +22,7 @@ use super::{Failure, Settings, print, runtime};
 use crate::control::{self, Command as Order, Reply};
 use crate::modules;
 
-const COULD_NOT_MEASURE: u8 = 2;
+const EXIT_UNMEASURED: u8 = 2;
 const PASSWORD: &str = "KITH_VERIFY_PASSWORD";
 const EVIDENCE_FOLDER: &str = "target/evidence";
 /// Public key for the evidence of releases, from `KITH_EVIDENCE_KEY` at build time.
@@ -108,7 +108,7 @@ impl Verify {
             Ok(plan) => plan,
             Err(error) => {
                 eprintln!("kith: {}", super::in_one_line(&error));
-                return Err(Failure::Told(COULD_NOT_MEASURE));
+                return Err(Failure::Told(EXIT_UNMEASURED));
             }
         };
         if self.list {
@@ -134,7 +134,7 @@ impl Verify {
             Ok(code) => Err(Failure::Told(code)),
             Err(Failure::Other(error)) => {
                 eprintln!("kith: {}", super::in_one_line(&error));
-                Err(Failure::Told(COULD_NOT_MEASURE))
+                Err(Failure::Told(EXIT_UNMEASURED))
             }
             Err(other) => Err(other),
         }
@@ -256,7 +256,7 @@ fn listen_for_a_stop() -> Result<Arc<AtomicBool>, anyhow::Error> {
                     "kith: ending what is under way and deleting the people who were made up; again to stop at once"
                 );
             } else {
-                std::process::exit(i32::from(COULD_NOT_MEASURE));
+                std::process::exit(i32::from(EXIT_UNMEASURED));
             }
         }
     });

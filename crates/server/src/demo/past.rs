@@ -16,8 +16,8 @@ use thiserror::Error;
 use super::{PASSWORD, email};
 
 /// Age at which a token is renewed. Shorter than the lifetime of an access token.
-const SIGNED_IN_FOR: Duration = minutes(10);
-const MOST_BYTES: usize = 1024 * 1024;
+const TOKEN_RENEWAL_AGE: Duration = minutes(10);
+const MAX_FILE_BYTES: usize = 1024 * 1024;
 
 /// Error of creating the demo data.
 #[derive(Debug, Error)]
@@ -100,7 +100,7 @@ impl Past {
         path: &str,
         body: Value,
     ) -> Result<Value, DemoError> {
-        if self.clock.now().since(self.people[name].at) > SIGNED_IN_FOR {
+        if self.clock.now().since(self.people[name].at) > TOKEN_RENEWAL_AGE {
             let body = json!({ "email": email(name), "password": PASSWORD });
             let answer = self.send(None, "POST", "/api/v1/auth/login", body).await?;
             self.remember(name, &answer);
@@ -134,7 +134,7 @@ impl Past {
         let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
         let answer = self.door.answer(request.body(body).expect("our own paths are sound")).await;
         let status = answer.status();
-        let bytes = to_bytes(answer.into_body(), MOST_BYTES).await.unwrap_or_default();
+        let bytes = to_bytes(answer.into_body(), MAX_FILE_BYTES).await.unwrap_or_default();
         let said: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         if status.is_success() {
             return Ok(said);

@@ -4,7 +4,7 @@ use futures_util::{TryStreamExt, pin_mut};
 use tokio_postgres::{AsyncMessage, Client, Connection, NoTls};
 
 use super::failure::describe;
-use super::settings::{CONNECT, Server, Settings};
+use super::settings::{CONNECT_TIMEOUT, Server, Settings};
 use crate::Error;
 
 /// Query for the server's start time in microseconds. It identifies a server, and distinguishes it from
@@ -31,7 +31,7 @@ pub(super) async fn to_first(
                 tried => tried,
             }
         };
-        match tokio::time::timeout(CONNECT, sign_in).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, sign_in).await {
             Ok(Ok(signed_in)) => return Ok(signed_in),
             Ok(Err(error)) => refusals.push(describe(&error)),
             Err(_) => refusals.push("the server accepts connections but does not respond".to_owned()),

@@ -20,22 +20,22 @@ use crate::{Error, Query, outbox};
 use lead::Lead;
 
 /// Maximum wait before looking for unannounced work, and between attempts to take the sequencer's lock.
-const LOOK: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Minimum interval between two sequencing passes, and between two announcements. Work that arrives meanwhile
 /// is batched.
-const PACE: Duration = Duration::from_millis(4);
+const MIN_PASS_INTERVAL: Duration = Duration::from_millis(4);
 
 /// Delay before reconnecting.
-const RECONNECT: Duration = Duration::from_millis(100);
+const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 
-/// Idle time after which the server ends the session. A running process sends a query every [`LOOK`]; without
+/// Idle time after which the server ends the session. A running process sends a query every [`POLL_INTERVAL`]; without
 /// this limit a frozen process would hold the lock forever. After it resumes, its session is gone, and only
 /// that session could have assigned positions.
-const FROZEN: Duration = Duration::from_secs(5);
+const IDLE_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Statement timeout of this connection. After a restore, a statement may have to scan a long history.
-const CATCH_UP: Duration = Duration::from_secs(600);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Tries to take the sequencer's advisory lock. Its two-part key cannot collide with the single-number keys
 /// of transactions. Also returns whether the server has become read-only without ending its sessions.
@@ -61,7 +61,7 @@ fn run(shared: &Arc<Shared>) {
         waiting.block_on(async {
             let mut stop = shared.stop.subscribe();
             // A timeout is the normal end of this wait.
-            let _ = tokio::time::timeout(RECONNECT, stop.wait_for(|stop| *stop)).await;
+            let _ = tokio::time::timeout(RECONNECT_DELAY, stop.wait_for(|stop| *stop)).await;
         });
     }
 }
@@ -81,8 +81,8 @@ impl<'s> Direct<'s> {
     fn open(shared: &'s Arc<Shared>) -> Result<Self, Error> {
         let heard = Arc::new(Notify::new());
         let (bell, listener) = (Arc::clone(&heard), Arc::clone(shared));
-        let mut settings = shared.settings.with_idle_limit(FROZEN);
-        settings.greeting.push_str(&format!("; SET statement_timeout = {}", CATCH_UP.as_millis()));
+        let mut settings = shared.settings.with_idle_limit(IDLE_SESSION_TIMEOUT);
+        settings.greeting.push_str(&format!("; SET statement_timeout = {}", CATCH_UP_TIMEOUT.as_millis()));
         let link = Link::connect(&settings, None, move |message| {
             if let AsyncMessage::Notification(notice) = message {
                 if let Ok(position) = notice.payload().parse() {
@@ -111,7 +111,7 @@ impl<'s> Direct<'s> {
             if !announcement.is_empty() {
                 self.batch(&announcement)?;
             }
-            if self.lead.is_none() && self.campaigned.elapsed() >= LOOK {
+            if self.lead.is_none() && self.campaigned.elapsed() >= POLL_INTERVAL {
                 self.campaign()?;
             }
             if self.lead.is_some() {
@@ -128,7 +128,7 @@ impl<'s> Direct<'s> {
         Ok(())
     }
 
-    /// Waits until something is committed here, another node announces work, [`LOOK`] passes, or the store
+    /// Waits until something is committed here, another node announces work, [`POLL_INTERVAL`] passes, or the store
     /// stops. Returns true if something was committed here.
     fn wait(&self) -> bool {
         let mut stop = self.shared.stop.subscribe();
@@ -136,14 +136,14 @@ impl<'s> Direct<'s> {
             tokio::select! {
                 () = self.shared.committed.notified() => true,
                 () = self.heard.notified() => false,
-                () = tokio::time::sleep(LOOK) => false,
+                () = tokio::time::sleep(POLL_INTERVAL) => false,
                 _ = stop.wait_for(|stop| *stop) => false,
             }
         })
     }
 
     fn pause(&self) {
-        self.link.runtime.block_on(async { tokio::time::sleep(PACE).await });
+        self.link.runtime.block_on(async { tokio::time::sleep(MIN_PASS_INTERVAL).await });
     }
 
     fn batch(&self, sql: &str) -> Result<(), Error> {

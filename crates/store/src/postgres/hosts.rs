@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 
-use super::settings::settings;
 use crate::OpenError;
 
 /// Returns one configuration per server, in the order of the URL. Each has its own TLS name and its own
@@ -71,6 +70,11 @@ fn is_local_name(host: &Host) -> bool {
         Host::Unix(_) => true,
         Host::Tcp(name) => name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()),
     }
+}
+
+/// Error of a setting.
+pub(super) fn settings(text: impl Into<String>) -> OpenError {
+    OpenError::Settings(text.into())
 }
 
 #[cfg(test)]

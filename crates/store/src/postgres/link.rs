@@ -19,13 +19,14 @@ use super::settings::Settings;
 use crate::audit::{self, AuditDetails, AuditEntry};
 use crate::events::Event;
 use crate::statements::{Statements, Stopwatch, Times};
-use crate::tx::{Trace, WriteConnection};
+use crate::trace::Trace;
+use crate::tx::WriteConnection;
 use crate::value::{Param, Row};
 use crate::{Error, outbox};
 
 /// Maximum number of statements pipelined at once. More could fill the socket buffers while no responses are
 /// read.
-const PIPELINE: usize = 16;
+const MAX_PIPELINED_STATEMENTS: usize = 16;
 
 const LOCK: &str = "SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) AS k";
 
@@ -254,9 +255,9 @@ impl<'c> Session<'c> {
         if !self.begun.get() && trace.is_empty() {
             return Ok(());
         }
-        trace.check()?;
+        outbox::check_trace(trace)?;
         let writes = self.trace_writes(trace).map_err(|failure| self.failed(failure))?;
-        let (early, last) = writes.split_at(writes.len().saturating_sub(PIPELINE));
+        let (early, last) = writes.split_at(writes.len().saturating_sub(MAX_PIPELINED_STATEMENTS));
         if !early.is_empty() {
             let opening = self.opening().map_err(|failure| self.failed(failure))?;
             self.link.wait(self.open(opening)).map_err(|failure| self.failed(failure))?;

@@ -40,7 +40,7 @@ pub(crate) struct MigrationLink {
 }
 
 /// Takes the advisory lock for migrations. Its two-part key cannot collide with [`super::lock_key`].
-const MIGRATING: &str = "SELECT pg_advisory_lock(1262703720, 1)";
+const LOCK_MIGRATION: &str = "SELECT pg_advisory_lock(1262703720, 1)";
 
 /// Current role, database and schema, and whether the role may create tables there.
 const SCHEMA: &str = "SELECT current_user::text, current_database()::text, current_schema()::text,
@@ -48,30 +48,33 @@ const SCHEMA: &str = "SELECT current_user::text, current_database()::text, curre
 
 /// Idle limit of a migrating session, after which other nodes may migrate. Between its statements a migration
 /// does no work.
-const FROZEN: Duration = Duration::from_secs(30);
+const IDLE_SESSION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Statement timeout of migrations, which may take long.
-const MIGRATION_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 
 impl MigrationLink {
     /// Connects and waits until no other node is migrating.
     pub fn open(own: &PostgresOptions) -> Result<Self, OpenError> {
         let opened = Self::look(own)?;
-        opened.batch(MIGRATING)?;
+        opened.batch(LOCK_MIGRATION)?;
         Ok(opened)
     }
 
     /// Connects without taking the migration lock.
     pub fn look(own: &PostgresOptions) -> Result<Self, OpenError> {
         let password = own.password.as_deref();
-        let run = Settings::parse(&own.url, password, MIGRATION_PATIENCE)?;
+        let run = Settings::parse(&own.url, password, MIGRATION_TIMEOUT)?;
         let owner = match &own.migrate_url {
-            Some(url) => Settings::parse(url, password, MIGRATION_PATIENCE)?,
+            Some(url) => Settings::parse(url, password, MIGRATION_TIMEOUT)?,
             None => run.clone(),
         };
         let run_role = run.user().filter(|role| owner.user() != Some(role)).map(str::to_owned);
         refuse_shared_sessions(&owner)?;
-        Ok(Self { link: Link::connect(&owner.with_idle_limit(FROZEN), None, |_| {})?, run_role })
+        Ok(Self {
+            link: Link::connect(&owner.with_idle_limit(IDLE_SESSION_TIMEOUT), None, |_| {})?,
+            run_role,
+        })
     }
 
     pub fn session(&self) -> Session<'_> {

@@ -22,11 +22,11 @@ use tokio::sync::{Notify, watch};
 
 use crate::audit_keys::AuditKeyring;
 use crate::bells::Bells;
+use crate::clock_reading::ClockReading;
 use crate::job::{ReadJob, WriteJob, enqueue};
 use crate::options::{PostgresOptions, StoreOptions};
 use crate::statements::Statements;
 use crate::stats::{StatsSnapshot, StoreStats};
-use crate::store::ClockReading;
 use crate::threads::{Threads, WriteActivity};
 use crate::{Error, OpenError, Query};
 

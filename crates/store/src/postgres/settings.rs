@@ -14,26 +14,26 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::hosts;
+use super::hosts::{self, settings};
 use crate::OpenError;
 use crate::options::DEFAULT_PLAN_MAX_AGE;
 
 /// Time limit for connecting to one server, including TLS and authentication.
-pub(super) const CONNECT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Time after a statement's own timeout at which the server counts as unresponsive. It also bounds the
 /// shutdown while a server is frozen.
-const SILENCE: Duration = Duration::from_secs(2);
+const RESPONSE_MARGIN: Duration = Duration::from_secs(2);
 
 /// TCP keepalive settings: a dead peer is detected after about ten seconds.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 3;
-const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Session settings of the server: it detects a lost client, so that the client's locks are released, and it
 /// commits durably even if the role's default is `synchronous_commit = off`.
-const SERVER_SIDE: &str =
+const SESSION_SETTINGS: &str =
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
     SET tcp_user_timeout = 10000;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
@@ -76,9 +76,9 @@ impl Settings {
         let idle_ms = ms * 4;
         let greeting = format!(
             "SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {idle_ms};
-             {SERVER_SIDE}"
+             {SESSION_SETTINGS}"
         );
-        let silence = deadline + SILENCE;
+        let silence = deadline + RESPONSE_MARGIN;
         Ok(Self { servers, greeting, silence, plan_max_age: DEFAULT_PLAN_MAX_AGE })
     }
 
@@ -102,11 +102,11 @@ impl Server {
     fn new(mut config: Config, tls: &TlsChoice) -> Result<Self, OpenError> {
         config
             .application_name("kith")
-            .connect_timeout(CONNECT)
+            .connect_timeout(CONNECT_TIMEOUT)
             .keepalives_idle(KEEPALIVE_IDLE)
             .keepalives_interval(KEEPALIVE_INTERVAL)
             .keepalives_retries(KEEPALIVE_RETRIES)
-            .tcp_user_timeout(UNACKNOWLEDGED);
+            .tcp_user_timeout(TCP_USER_TIMEOUT);
         let encrypts = match tls.mode.as_deref() {
             None => !hosts::is_local(&config),
             Some("disable") => false,
@@ -201,10 +201,6 @@ fn client_tls(root_cert: Option<&str>) -> Result<MakeRustlsConnect, OpenError> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(MakeRustlsConnect::new(config))
-}
-
-pub(super) fn settings(text: impl Into<String>) -> OpenError {
-    OpenError::Settings(text.into())
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::tx::{Session as AnySession, WriteConnection};
 use crate::{Error, Query, Tx};
 
 /// Maximum number of attempts to run one closure.
-const RUNS: u32 = 6;
+const MAX_RUNS: u32 = 6;
 
 /// Kind of reads that a thread takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +138,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Repeats `attempt` until it ends, up to `RUNS` times and until the deadline. Reconnects if the
+    /// Repeats `attempt` until it ends, up to `MAX_RUNS` times and until the deadline. Reconnects if the
     /// connection was lost.
     fn persist(
         &mut self,
@@ -146,7 +146,7 @@ impl Worker {
         mut attempt: impl FnMut(&mut Self) -> Result<Attempt, Error>,
     ) -> Result<(), Error> {
         let mut last = Error::unavailable("not run");
-        for run in 0..RUNS {
+        for run in 0..MAX_RUNS {
             if run > 0 {
                 self.in_time(deadline).map_err(|_| last.clone())?;
                 StoreStats::one(&self.shared.stats.retries);

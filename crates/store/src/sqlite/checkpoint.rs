@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::Shared;
-use super::link::{BUSY, Link, Use, sqlite_error};
+use super::link::{BUSY_TIMEOUT, Link, Use, sqlite_error};
 use crate::Error;
 use crate::stats::StoreStats;
 
@@ -22,7 +22,7 @@ const RESTART_BYTES: u64 = 64 * 1024 * 1024;
 const RETRY_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Time that a restart waits for readers. All writes wait behind it.
-const RESTART_PATIENCE: Duration = Duration::from_millis(50);
+const RESTART_LOCK_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Size of a frame header in the log (section 2.2 of SQLite's WAL file format).
 const FRAME_HEADER_BYTES: u64 = 24;
@@ -98,9 +98,9 @@ impl LogRestarts {
         }
         // SQLite rejects concurrent checkpoints; the other one may be finished after the next group.
         let Ok(_alone) = self.shared.checkpointing.try_lock() else { return };
-        let restarted = patient(link, RESTART_PATIENCE)
+        let restarted = patient(link, RESTART_LOCK_TIMEOUT)
             .is_ok_and(|()| checkpoint(&self.shared, &link.connection, "RESTART"));
-        if let Err(error) = patient(link, BUSY) {
+        if let Err(error) = patient(link, BUSY_TIMEOUT) {
             tracing::warn!(%error, "the writer's lock timeout could not be restored");
         }
         self.at_bytes = if restarted { RESTART_BYTES } else { bytes + RETRY_BYTES };

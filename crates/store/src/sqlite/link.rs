@@ -16,13 +16,13 @@ use crate::value::{Param, Row};
 use crate::{Error, dialect};
 
 /// Maximum number of prepared statements cached per connection.
-const STATEMENTS: usize = 512;
+const STATEMENT_CACHE_CAPACITY: usize = 512;
 
 /// Time that a connection waits for a lock of another. Only a checkpoint that restarts the log holds one.
-pub(super) const BUSY: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Virtual machine instructions between two checks of the clock: about ten microseconds of work.
-const STEPS_BETWEEN_LOOKS: i32 = 1_000;
+const STEPS_BETWEEN_CLOCK_CHECKS: i32 = 1_000;
 
 /// Connection with a cache of its statements in SQLite's notation.
 pub(crate) struct Link {
@@ -57,13 +57,13 @@ impl Link {
             Use::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
         };
         let connection = Connection::open_with_flags(file, flags).map_err(sqlite_error)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
         // Without the query planner stability guarantee, SQLite plans a statement again when a parameter's
         // value might affect the plan.
         connection
             .set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
             .map_err(sqlite_error)?;
-        connection.busy_timeout(BUSY).map_err(sqlite_error)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite_error)?;
         let synchronous = match synchronous {
             Synchronous::Full => "FULL",
             Synchronous::Off => "OFF",
@@ -99,7 +99,7 @@ impl Link {
         let stop_at = Arc::new(StopAt { base: Instant::now(), ns: AtomicU64::new(u64::MAX) });
         let watch = Arc::clone(&stop_at);
         self.connection
-            .progress_handler(STEPS_BETWEEN_LOOKS, Some(move || watch.has_come()))
+            .progress_handler(STEPS_BETWEEN_CLOCK_CHECKS, Some(move || watch.has_come()))
             .map_err(sqlite_error)?;
         Ok(stop_at)
     }

@@ -15,17 +15,18 @@ use crate::error::Cause;
 use crate::job::{Ending, WriteJob};
 use crate::sequencer::{Heads, Placed};
 use crate::stats::StoreStats;
-use crate::tx::{Session as AnySession, Trace};
+use crate::trace::Trace;
+use crate::tx::Session as AnySession;
 use crate::{Error, Event, Tx, outbox};
 
 /// Maximum number of closures in a group.
-const GROUP: usize = 256;
+const MAX_GROUP_SIZE: usize = 256;
 
 /// Maximum time that a group runs before it is committed.
-const GROUP_WORK: Duration = Duration::from_millis(2);
+const MAX_GROUP_TIME: Duration = Duration::from_millis(2);
 
 /// Maximum number of attempts to run one closure.
-const RUNS: u32 = 6;
+const MAX_RUNS: u32 = 6;
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -126,7 +127,7 @@ impl Writer {
                 }
                 fate => ran.push(Ran { job, fate }),
             }
-            if ran.len() >= GROUP || (started.elapsed() >= GROUP_WORK && waiting.is_empty()) {
+            if ran.len() >= MAX_GROUP_SIZE || (started.elapsed() >= MAX_GROUP_TIME && waiting.is_empty()) {
                 break;
             }
         }
@@ -175,7 +176,7 @@ impl Writer {
                 Fate::Kept | Fate::Undone | Fate::Failed(_) | Fate::Again => {}
             }
         }
-        for _ in 0..RUNS {
+        for _ in 0..MAX_RUNS {
             match self.run_once(job, Some(traces)) {
                 Fate::Again => StoreStats::one(&self.shared.stats.retries),
                 fate => return fate,

@@ -7,12 +7,13 @@ use kith_kernel::Timestamp;
 use super::{Engine, Store};
 use crate::audit::{self, AuditChain, Verified};
 use crate::audit_archive::{self, ArchivedLink};
-use crate::audit_head::{self, AuditHead, HeadComparison};
+use crate::audit_head::{self, HeadComparison};
+use crate::chain_head::AuditHead;
 use crate::options::StoreOptions;
 use crate::{AuditTail, Error, OpenError, facts, migrate};
 
 /// Number of links removed per transaction.
-const REMOVED_AT_ONCE: i64 = 1_000;
+const REMOVE_BATCH_SIZE: i64 = 1_000;
 
 impl Store {
     /// Verifies the whole audit chain and returns its summary.
@@ -112,12 +113,14 @@ impl Store {
         loop {
             let batch = match &*self.engine {
                 Engine::Sqlite(_) => {
-                    self.write(move |tx| audit_archive::remove(tx, to.links, REMOVED_AT_ONCE)).await?
+                    self.write(move |tx| audit_archive::remove(tx, to.links, REMOVE_BATCH_SIZE)).await?
                 }
                 Engine::Postgres(_) => {
                     let options = options.clone();
                     let run = move || {
-                        migrate::as_owner(&options, |tx| audit_archive::remove(tx, to.links, REMOVED_AT_ONCE))
+                        migrate::as_owner(&options, |tx| {
+                            audit_archive::remove(tx, to.links, REMOVE_BATCH_SIZE)
+                        })
                     };
                     tokio::task::spawn_blocking(run).await.map_err(Error::fault)??
                 }

@@ -23,14 +23,14 @@ pub(super) const CHECKS: &[Check] = &[Check {
 
 const FACTS: &str = "/api/v1/admin/facts";
 /// Forged `X-Forwarded-For` values that claim a local address.
-const FORGED: [&str; 4] = ["127.0.0.1", "::1", "10.0.0.1", "127.0.0.1, 203.0.113.9"];
+const FORGED_FORWARDED_FOR: [&str; 4] = ["127.0.0.1", "::1", "10.0.0.1", "127.0.0.1, 203.0.113.9"];
 const UNLISTED_HERE: &str = "run it from an address that server.admin_addresses lists";
 
 async fn are_listed(run: &Run) -> Result<String, Shortfall> {
     let admin = run.admin().await?;
     let answer = admin.get(FACTS).await?;
     if is_closed(&answer) {
-        for forged in FORGED {
+        for forged in FORGED_FORWARDED_FOR {
             let answer = admin.with("x-forwarded-for", forged).get(FACTS).await?;
             ensure(is_closed(&answer), || format!("this address is not listed, and gets in as {forged}"))?;
         }
@@ -50,7 +50,7 @@ async fn are_listed(run: &Run) -> Result<String, Shortfall> {
     Ok(match elsewhere(run, &networks) {
         Some(from) => {
             let mut refused = 0;
-            for forged in std::iter::once(None).chain(FORGED.map(Some)) {
+            for forged in std::iter::once(None).chain(FORGED_FORWARDED_FOR.map(Some)) {
                 let status = ask_from(run, from, &admin, forged).await?;
                 ensure(status == 403, || {
                     let as_whom = forged.map_or(String::new(), |forged| format!(" as {forged}"));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// Id that identifies no user and no resource.
 pub(super) const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
 /// Name of a collection that does not exist.
-const NO_COLLECTION: &str = "kith-verify-nothing";
+const UNKNOWN_COLLECTION: &str = "kith-verify-nothing";
 
 /// Operation of the OpenAPI document.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ impl Operation {
 fn nothing(parameter: Option<&str>) -> &'static str {
     match parameter.unwrap_or_default() {
         "space" => "me",
-        "collection" | "name" => NO_COLLECTION,
+        "collection" | "name" => UNKNOWN_COLLECTION,
         // Not in the format of an invite code, so it does not count as a guess.
         "code" | "file" => "nothing",
         // Not a valid queue or job kind, so nothing is paused.
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(role.statuses, [200, 404]);
         let item = read("/spaces/{space}/{collection}/{id}", json!({ "operationId": "x", "responses": {} }))
             .unwrap();
-        assert_eq!(item.path_to_nothing(), format!("/spaces/me/{NO_COLLECTION}/{NOBODY}"));
+        assert_eq!(item.path_to_nothing(), format!("/spaces/me/{UNKNOWN_COLLECTION}/{NOBODY}"));
         assert_eq!(item.path_with(&["bond", "notes", "7"]), "/spaces/bond/notes/7");
         assert_eq!((item.permissions, item.takes_body), (None, false));
         assert!(read("/x", json!({})).is_none());

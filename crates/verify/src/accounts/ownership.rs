@@ -5,7 +5,7 @@ use http::Method;
 use kith_readiness::{Check, Person, Run, Shortfall};
 use serde_json::{Value, json};
 
-use super::LOOK_IT_UP;
+use super::DEFAULT_REMEDIATION;
 use super::operations::{Operation, operations};
 use crate::cast::{REQUESTS, ask, bond, break_up, current, decide, ensure, items, signed_in, single};
 
@@ -13,7 +13,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
     row: "ACC-10",
     does: "somebody keeps one of everything; a stranger asks for every operation with the ids of it, and looks for its contents \
            in all that they can read; the owner then finds it as it was",
-    mend: LOOK_IT_UP,
+    mend: DEFAULT_REMEDIATION,
     last: false,
     run: |run| Box::pin(are_ones_own(run)),
 }];
@@ -99,7 +99,7 @@ impl Kept {
             }
             "getNickname" => vec![about(&[], &self.partner.id, Value::Null, GONE)],
             "getBlock" => vec![about(&[], &self.blocked, Value::Null, GONE)],
-            // These are about what the stranger keeps of the same person, which is nothing.
+            // These act on the stranger's own nickname or block of the same user, which does not exist.
             "removeNickname" => vec![about(&[], &self.partner.id, Value::Null, &[204])],
             "unblockUser" => vec![about(&[], &self.blocked, Value::Null, &[204])],
             "getItem" | "deleteItem" => vec![

@@ -4,7 +4,7 @@
 use kith_readiness::{Answer, Check, Client, Person, Run, Shortfall};
 use serde_json::{Value, json};
 
-use super::LOOK_IT_UP;
+use super::DEFAULT_REMEDIATION;
 use super::operations::operations;
 use crate::cast::{REQUESTS, ask, break_up, decide, ensure, single};
 
@@ -12,7 +12,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
     row: "API-12",
     does: "reads everything that the OpenAPI document lets somebody read without naming anything, and makes, reads, changes and \
            takes away one of each kind",
-    mend: LOOK_IT_UP,
+    mend: DEFAULT_REMEDIATION,
     last: false,
     run: |run| Box::pin(work(run)),
 }];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kith_readiness::{Answer, Check, Client, Run, Shortfall};
 use serde_json::{Value, json};
 
-use super::LOOK_IT_UP;
+use super::DEFAULT_REMEDIATION;
 use super::sign_in::read;
 use crate::cast::{ensure, items, log_in, refresh, signed_in};
 
@@ -27,7 +27,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "DRV-01",
         does: "renews a session, sends the spent token again at once and after 16 seconds, and then the newer ones",
-        mend: LOOK_IT_UP,
+        mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(rotates(run)),
     },
@@ -36,9 +36,9 @@ pub(super) const CHECKS: &[Check] = &[
 const SESSIONS: &str = "/api/v1/auth/sessions";
 const ME: &str = "/api/v1/me";
 /// Maximum lifetime of an access token in seconds.
-const LONGEST_S: i64 = 3_600;
+const MAX_ACCESS_TOKEN_S: i64 = 3_600;
 /// Longer than the 15 s in which a used refresh token returns the same pair again.
-const BEHIND_THE_GRACE: Duration = Duration::from_secs(16);
+const AFTER_REUSE_GRACE: Duration = Duration::from_secs(16);
 
 async fn holds_everywhere(run: &Run) -> Result<String, Shortfall> {
     let others = &run.deployment().target().others;
@@ -78,8 +78,8 @@ impl Opened {
         let access = answer.text_at("/access_token")?;
         let claims = read(&access, 1)?;
         let lasts = claims["exp"].as_i64().unwrap_or(i64::MAX) - claims["iat"].as_i64().unwrap_or_default();
-        ensure(lasts <= LONGEST_S, || {
-            format!("an access token is valid for {lasts} s, more than {LONGEST_S}")
+        ensure(lasts <= MAX_ACCESS_TOKEN_S, || {
+            format!("an access token is valid for {lasts} s, more than {MAX_ACCESS_TOKEN_S}")
         })?;
         run.figure("access_token_s", lasts);
         Ok(Self {
@@ -143,10 +143,10 @@ async fn rotates(run: &Run) -> Result<String, Shortfall> {
     ensure(again == second, || "within the grace a repetition got another token than the first".to_owned())?;
     let client = run.anonymous().at(run.node()).with_token(&access);
     client.get(ME).await?.expect(200)?;
-    tokio::time::sleep(BEHIND_THE_GRACE).await;
+    tokio::time::sleep(AFTER_REUSE_GRACE).await;
     refresh(run, &first).await?.expect_problem(401, "invalid_refresh_token")?;
     refresh(run, &second).await?.expect_problem(401, "invalid_refresh_token")?;
     client.get(ME).await?.expect(401)?;
-    run.figure("replayed_after_s", BEHIND_THE_GRACE.as_secs());
+    run.figure("replayed_after_s", AFTER_REUSE_GRACE.as_secs());
     Ok("a repetition at once gets the same token; one after 16 s is refused and ends the session, newer tokens with it".to_owned())
 }

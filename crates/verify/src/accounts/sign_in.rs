@@ -5,14 +5,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kith_readiness::{Answer, Check, Run, Shortfall};
 use serde_json::{Value, json};
 
-use super::LOOK_IT_UP;
+use super::DEFAULT_REMEDIATION;
 use crate::cast::{ensure, log_in, signed_in, try_password};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "ACC-02",
         does: "signs in with the right password, a wrong one and an unknown address, and reads the claims of the token",
-        mend: LOOK_IT_UP,
+        mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(gives_tokens(run)),
     },
@@ -20,7 +20,7 @@ pub(super) const CHECKS: &[Check] = &[
         row: "ACC-07",
         does: "gives five wrong passwords for a made-up account, then the right one; signs in to another from the same address, \
                and reads the audit log",
-        mend: LOOK_IT_UP,
+        mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(locks(run)),
     },
@@ -79,11 +79,11 @@ fn refusal(answer: Answer) -> Result<Value, Shortfall> {
 }
 
 /// Number of failed log-ins that lock an account.
-const FAILURES: usize = 5;
+const FAILURES_UNTIL_LOCKED: usize = 5;
 
 async fn locks(run: &Run) -> Result<String, Shortfall> {
     let ada = run.person("locked-out").await?;
-    for _ in 0..FAILURES {
+    for _ in 0..FAILURES_UNTIL_LOCKED {
         try_password(run, &ada.email, WRONG).await?.expect_problem(401, "invalid_credentials")?;
     }
     let locked = try_password(run, &ada.email, &ada.password).await?.expect_problem(423, "locked")?;
@@ -99,9 +99,11 @@ async fn locks(run: &Run) -> Result<String, Shortfall> {
     let path = format!("/api/v1/audit?limit=100&action=session.refused&object={}", ada.id);
     let entries = run.as_admin(&path).await?["items"].as_array().map_or(0, Vec::len);
     run.figure("audit_entries", entries);
-    ensure(entries == FAILURES, || format!("{FAILURES} failures left {entries} audit entries"))?;
+    ensure(entries == FAILURES_UNTIL_LOCKED, || {
+        format!("{FAILURES_UNTIL_LOCKED} failures left {entries} audit entries")
+    })?;
     Ok(format!(
-        "after {FAILURES} failures the right password is refused for {wait} s, others sign in from the same address, and \
+        "after {FAILURES_UNTIL_LOCKED} failures the right password is refused for {wait} s, others sign in from the same address, and \
          {entries} audit entries tell of it"
     ))
 }

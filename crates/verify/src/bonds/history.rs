@@ -3,7 +3,7 @@
 use kith_readiness::{Check, Person, Run, Shortfall};
 use serde_json::Value;
 
-use super::LOOK_IT_UP;
+use super::DEFAULT_REMEDIATION;
 use crate::cast::{REQUESTS, ask, break_up, decide, ensure, items, single};
 
 pub(super) const CHECKS: &[Check] = &[
@@ -11,7 +11,7 @@ pub(super) const CHECKS: &[Check] = &[
         row: "PRT-07",
         does: "two people ask, refuse, take back, accept, part and come back; compares both histories with what they did, and \
                counts the positions of all events",
-        mend: LOOK_IT_UP,
+        mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(tells_all(run)),
     },
@@ -81,7 +81,7 @@ async fn requests_with(one: &Person, other: &Person) -> Result<Vec<(String, Stri
 }
 
 /// Archiving runs every minute. Bonds that are due for more than a day indicate that it has stopped.
-const OVERDUE_S: i64 = 86_400;
+const MAX_ARCHIVE_DELAY_S: i64 = 86_400;
 
 async fn is_archived(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
@@ -94,11 +94,13 @@ async fn is_archived(run: &Run) -> Result<String, Shortfall> {
             "run this build on the server too",
         ));
     };
-    ensure(overdue <= OVERDUE_S, || {
-        format!("a bond waits for {overdue} s to be archived, more than {OVERDUE_S} s behind its 30 days")
+    ensure(overdue <= MAX_ARCHIVE_DELAY_S, || {
+        format!(
+            "a bond waits for {overdue} s to be archived, more than {MAX_ARCHIVE_DELAY_S} s behind its 30 days"
+        )
     })?;
     let spaces = facts["modules"]["spaces.archive"]["overdue_s"].as_i64().unwrap_or(i64::MAX);
-    ensure(spaces <= OVERDUE_S, || {
+    ensure(spaces <= MAX_ARCHIVE_DELAY_S, || {
         format!("the space of an archived bond waits for {spaces} s to be archived too")
     })?;
     Ok(format!("no bond that cannot come back waits longer than {overdue} s to be archived; {archived} are"))

@@ -22,4 +22,4 @@ pub(crate) const CHECKS: &[&[Check]] = &[
 ];
 
 /// Default remediation.
-const LOOK_IT_UP: &str = "look up the request id of the step that failed in the log";
+const DEFAULT_REMEDIATION: &str = "look up the request id of the step that failed in the log";

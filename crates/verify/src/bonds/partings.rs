@@ -4,7 +4,7 @@ use kith_kernel::{Timestamp, days};
 use kith_readiness::{Check, Person, Run, Shortfall};
 use serde_json::{Value, json};
 
-use super::LOOK_IT_UP;
+use super::DEFAULT_REMEDIATION;
 use crate::cast::{ask, bond, break_up, current, decide, ensure, ensure_status, items, single};
 
 pub(super) const CHECKS: &[Check] = &[
@@ -12,21 +12,21 @@ pub(super) const CHECKS: &[Check] = &[
         row: "PRT-04",
         does: "two people part and come back, find the same bond and what they kept in it; with somebody else it is a fresh \
                one",
-        mend: LOOK_IT_UP,
+        mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(comes_back(run)),
     },
     Check {
         row: "PRT-05",
         does: "a request to somebody with a partner waits until they have parted, and is then accepted",
-        mend: LOOK_IT_UP,
+        mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(is_free_again(run)),
     },
     Check {
         row: "PRT-06",
         does: "one of two breaks up; reads both views, the event's counter and the audit log",
-        mend: LOOK_IT_UP,
+        mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(ends_for_both(run)),
     },

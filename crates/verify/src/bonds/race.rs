@@ -18,22 +18,24 @@ pub(super) const CHECKS: &[Check] = &[Check {
 }];
 
 /// Number of concurrent requests.
-const ASK: usize = 9;
+const CONCURRENT_REQUESTS: usize = 9;
 
 async fn one_wins(run: &Run) -> Result<String, Shortfall> {
     let one = single(run, 1).await?;
     let mut asking = Vec::new();
-    for n in 2..2 + ASK {
+    for n in 2..2 + CONCURRENT_REQUESTS {
         let person = single(run, n).await?;
         asking.push((ask(&person, &one).await?, person));
     }
     let statuses = accept_all(run, &one, asking.iter().map(|(request, _)| request.clone())).await?;
     let won = statuses.iter().filter(|status| **status == 200).count();
-    run.figure("accepted_at_once", ASK);
+    run.figure("accepted_at_once", CONCURRENT_REQUESTS);
     run.figure("won", won);
     let odd = statuses.iter().find(|status| ![200, 409].contains(*status));
     ensure(odd.is_none(), || format!("an acceptance was answered {}", odd.copied().unwrap_or_default()))?;
-    ensure(won == 1, || format!("of {ASK} acceptances for one slot at once {won} succeeded"))?;
+    ensure(won == 1, || {
+        format!("of {CONCURRENT_REQUESTS} acceptances for one slot at once {won} succeeded")
+    })?;
 
     let mine = current(&one).await?;
     for ((request, person), answered) in asking.iter().zip(&statuses) {
@@ -49,7 +51,7 @@ async fn one_wins(run: &Run) -> Result<String, Shortfall> {
     break_up(&one).await?;
     by_the_books(run).await?;
     Ok(format!(
-        "of {ASK} acceptances at once one won; nobody has two bonds, and a key of the database refuses a second"
+        "of {CONCURRENT_REQUESTS} acceptances at once one won; nobody has two bonds, and a key of the database refuses a second"
     ))
 }
 

@@ -3,13 +3,13 @@
 use kith_readiness::{Check, Person, Run, Shortfall};
 use serde_json::{Value, json};
 
-use super::LOOK_IT_UP;
+use super::DEFAULT_REMEDIATION;
 use crate::cast::{REQUESTS, ask, bond, break_up, current, decide, ensure, ensure_status, items, single};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "PRT-02",
     does: "three people try every step that is not theirs, comes too late, or goes to the wrong one",
-    mend: LOOK_IT_UP,
+    mend: DEFAULT_REMEDIATION,
     last: false,
     run: |run| Box::pin(refuses(run)),
 }];

@@ -5,21 +5,21 @@ use http::Method;
 use kith_readiness::{Answer, Check, Person, Refused, Run, Shortfall};
 use serde_json::{Value, json};
 
-use super::LOOK_IT_UP;
+use super::DEFAULT_REMEDIATION;
 use crate::cast::{REQUESTS, ask, decide, ensure, ensure_status, items, single};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "PRT-01",
         does: "two people send, list, reject, take back and accept requests under the old paths, and read each back",
-        mend: LOOK_IT_UP,
+        mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(serves(run)),
     },
     Check {
         row: "DRV-03",
         does: "sends one request five times under one idempotency key, and keeps one item five times at once",
-        mend: LOOK_IT_UP,
+        mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(repeats(run)),
     },
@@ -32,7 +32,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-const OLD: &str = "/api/enhanced-partners";
+const DEPRECATED_PREFIX: &str = "/api/enhanced-partners";
 
 async fn serves(run: &Run) -> Result<String, Shortfall> {
     let (ada, ben) = (single(run, 1).await?, single(run, 2).await?);
@@ -41,50 +41,58 @@ async fn serves(run: &Run) -> Result<String, Shortfall> {
     step(&ben, &ada, "cancel", "cancelled").await?;
     let bond = step(&ben, &ada, "accept", "accepted").await?.text_at("/bond/id")?;
     for (one, other) in [(&ada, &ben), (&ben, &ada)] {
-        let seen = one.client.get(&format!("{OLD}/current")).await?.expect(200)?.json();
+        let seen = one.client.get(&format!("{DEPRECATED_PREFIX}/current")).await?.expect(200)?.json();
         ensure(seen["bond"]["id"] == *bond && seen["bond"]["partner"]["id"] == *other.id, || {
             format!("after accepting, one of the two reads the bond {} instead of {bond}", seen["bond"]["id"])
         })?;
     }
-    ada.client.post(&format!("{OLD}/breakup"), json!({})).await?.expect(200)?;
+    ada.client.post(&format!("{DEPRECATED_PREFIX}/breakup"), json!({})).await?.expect(200)?;
     run.figure("transitions", 4);
     Ok("sent, listed, rejected, taken back, accepted and parted; each step read back by both".to_owned())
 }
 
 /// Sends a request, finds it in both lists, applies `step`, and checks the resulting status.
 async fn step(from: &Person, to: &Person, step: &str, ends: &str) -> Result<Answer, Shortfall> {
-    let sent =
-        from.client.post(&format!("{OLD}/request"), json!({ "partnerId": to.id })).await?.expect(201)?;
+    let sent = from
+        .client
+        .post(&format!("{DEPRECATED_PREFIX}/request"), json!({ "partnerId": to.id }))
+        .await?
+        .expect(201)?;
     let id = sent.text_at("/id")?;
     for (who, direction) in [(from, "outgoing"), (to, "incoming")] {
-        let listed = items(who, &format!("{OLD}/requests?direction={direction}&status=pending")).await?;
+        let listed =
+            items(who, &format!("{DEPRECATED_PREFIX}/requests?direction={direction}&status=pending")).await?;
         ensure(listed.iter().any(|item| item["id"] == *id), || {
             format!("request {id} is not among the {direction} ones that wait")
         })?;
     }
     let by = if step == "cancel" { from } else { to };
-    let decided = by.client.post(&format!("{OLD}/requests/{id}/{step}"), Value::Null).await?.expect(200)?;
+    let decided = by
+        .client
+        .post(&format!("{DEPRECATED_PREFIX}/requests/{id}/{step}"), Value::Null)
+        .await?
+        .expect(200)?;
     ensure_status(from, &id, ends).await?;
     ensure_status(to, &id, ends).await?;
     Ok(decided)
 }
 
 /// Number of times each request is repeated.
-const TIMES: usize = 5;
+const REPETITIONS: usize = 5;
 
 async fn repeats(run: &Run) -> Result<String, Shortfall> {
     let (ada, ben) = (single(run, 4).await?, single(run, 8).await?);
     let keyed = ada.client.with("idempotency-key", &run.mark("once"));
     let body = json!({ "to": { "user_id": ben.id }, "message": "Shall we?" });
     let first = keyed.post(REQUESTS, body.clone()).await?.expect(201)?;
-    for n in 2..=TIMES {
+    for n in 2..=REPETITIONS {
         let again = keyed.post(REQUESTS, body.clone()).await?.expect(201)?;
         ensure(again.body == first.body, || format!("repetition {n} was answered otherwise than the first"))?;
     }
     let id = first.text_at("/id")?;
     let waiting = items(&ben, &format!("{REQUESTS}?direction=incoming&status=pending")).await?;
     let made = waiting.iter().filter(|item| item["from"]["id"] == *ada.id).count();
-    ensure(made == 1, || format!("{TIMES} repetitions of one request made {made}"))?;
+    ensure(made == 1, || format!("{REPETITIONS} repetitions of one request made {made}"))?;
     let other = json!({ "to": { "user_id": ben.id }, "message": "Something else" });
     keyed.post(REQUESTS, other).await?.expect(422)?;
     decide(&ada, &id, "cancel").await?.expect(200)?;
@@ -92,18 +100,18 @@ async fn repeats(run: &Run) -> Result<String, Shortfall> {
     let collection = format!("/api/v1/spaces/me/{}", run.mark("retry"));
     let answers = at_once(run, &ada, &collection).await?;
     let same = answers.iter().all(|answer| answer.body == answers[0].body);
-    ensure(same, || format!("of {TIMES} at once not all were answered alike"))?;
+    ensure(same, || format!("of {REPETITIONS} at once not all were answered alike"))?;
     let kept = items(&ada, &collection).await?.len();
-    ensure(kept == 1, || format!("{TIMES} of one write at once made {kept} items"))?;
+    ensure(kept == 1, || format!("{REPETITIONS} of one write at once made {kept} items"))?;
     Ok(format!(
-        "{TIMES} in a row and {TIMES} at once each made one object and got one answer; another body is refused"
+        "{REPETITIONS} in a row and {REPETITIONS} at once each made one object and got one answer; another body is refused"
     ))
 }
 
 async fn at_once(run: &Run, by: &Person, collection: &str) -> Result<Vec<Answer>, Shortfall> {
     let keyed = by.client.with("idempotency-key", &run.mark("at-once"));
     let mut under_way = tokio::task::JoinSet::new();
-    for _ in 0..TIMES {
+    for _ in 0..REPETITIONS {
         let (keyed, path) = (keyed.clone(), collection.to_owned());
         under_way.spawn(async move { keyed.post(&path, json!({ "data": { "kept": "once" } })).await });
     }
@@ -112,15 +120,15 @@ async fn at_once(run: &Run, by: &Person, collection: &str) -> Result<Vec<Answer>
 }
 
 /// Maximum number of requests that a user can send in a minute.
-const A_MINUTE: usize = 5;
+const MAX_REQUESTS_PER_MINUTE: usize = 5;
 
 async fn limits(run: &Run) -> Result<String, Shortfall> {
     let ada = run.person("asks-often").await?;
     let mut sent = Vec::new();
-    for n in 1..=A_MINUTE {
+    for n in 1..=MAX_REQUESTS_PER_MINUTE {
         sent.push(ask(&ada, &single(run, n).await?).await?);
     }
-    let last = single(run, A_MINUTE + 1).await?;
+    let last = single(run, MAX_REQUESTS_PER_MINUTE + 1).await?;
     let body = json!({ "to": { "user_id": last.id } });
     let refused = ada.client.send_once(Method::POST, REQUESTS, body.to_string().into()).await?;
     let refused = refused.expect_problem(429, "rate_limited")?;
@@ -132,5 +140,7 @@ async fn limits(run: &Run) -> Result<String, Shortfall> {
         decide(&ada, request, "cancel").await?.expect(200)?;
     }
     run.figure("retry_after_s", wait);
-    Ok(format!("{A_MINUTE} were made within a minute; the next is refused for {wait} s, and reached nobody"))
+    Ok(format!(
+        "{MAX_REQUESTS_PER_MINUTE} were made within a minute; the next is refused for {wait} s, and reached nobody"
+    ))
 }

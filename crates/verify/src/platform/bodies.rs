@@ -32,9 +32,9 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 /// Longer than any field allows.
-const LONG_BYTES: usize = 100 << 10;
+const OVERSIZED_FIELD_BYTES: usize = 100 << 10;
 /// Maximum duration of a rejection.
-const QUICKLY: Duration = Duration::from_millis(100);
+const MAX_REJECTION_DURATION: Duration = Duration::from_millis(100);
 
 /// Body with one fault.
 struct Fault {
@@ -103,7 +103,7 @@ fn faults<'d>(operation: &Operation<'d>, schema: &'d Value) -> Vec<Fault> {
             all.push(fault(&format!("{name} as {}", kind_of(&wrong)), &with(&good, name, wrong), at.clone()));
         }
         if allows(schema, "string") {
-            let long = with(&good, name, json!("x".repeat(LONG_BYTES)));
+            let long = with(&good, name, json!("x".repeat(OVERSIZED_FIELD_BYTES)));
             all.push(fault(&format!("100 KB of {name}"), &long, None));
         }
         if schema["enum"].is_array() {
@@ -248,7 +248,7 @@ async fn bounds(run: &Run) -> Result<String, Shortfall> {
     let round_trip = client.get(ME).await?.expect(200)?.took;
     for (what, took) in [("10,000 levels", deep), ("the bomb", bomb)] {
         let took = took.saturating_sub(round_trip);
-        if took > QUICKLY {
+        if took > MAX_REJECTION_DURATION {
             return Err(Shortfall::fails(format!("{what} was refused after {} ms", took.as_millis())));
         }
     }

@@ -30,10 +30,10 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-const MOST_OFF_MS: i64 = 500;
+const MAX_CLOCK_OFFSET_MS: i64 = 500;
 /// Number of unclean ends of servers in a day that counts as a crash loop. A single one may be a power
 /// failure.
-const CRASH_LOOP: i64 = 3;
+const CRASH_LOOP_STARTS: i64 = 3;
 
 async fn traceable(run: &Run) -> Result<String, Shortfall> {
     let health = run.anonymous().get("/api/health").await?.expect_any(&[200, 503])?;
@@ -61,10 +61,10 @@ async fn on_time(run: &Run) -> Result<String, Shortfall> {
     let mut worst = 0;
     for node in &nodes {
         let (off, in_doubt) = offset(&admin.at(node)).await?;
-        if off.abs() + in_doubt > MOST_OFF_MS {
+        if off.abs() + in_doubt > MAX_CLOCK_OFFSET_MS {
             let why =
                 format!("the clock of {node} is {off} ms off this machine's, give or take {in_doubt} ms");
-            return Err(if off.abs() - in_doubt > MOST_OFF_MS {
+            return Err(if off.abs() - in_doubt > MAX_CLOCK_OFFSET_MS {
                 Shortfall::fails(why)
             } else {
                 Shortfall::unmeasured(why, "measure from a machine that is nearer")
@@ -75,7 +75,7 @@ async fn on_time(run: &Run) -> Result<String, Shortfall> {
         let skew = health["checks"]["clock:skew"][0]["observedValue"].as_i64();
         if let Some(skew) = skew {
             run.figure("off_the_databases_clock_ms", skew);
-            if skew.abs() > MOST_OFF_MS {
+            if skew.abs() > MAX_CLOCK_OFFSET_MS {
                 return Err(Shortfall::fails(format!("the clock of {node} is {skew} ms off the database's")));
             }
         }
@@ -125,7 +125,7 @@ async fn steady(run: &Run) -> Result<String, Shortfall> {
     if panics > 0.0 {
         return Err(Shortfall::fails(format!("{panics} panics since it started {uptime} s ago")));
     }
-    if cut_short >= CRASH_LOOP {
+    if cut_short >= CRASH_LOOP_STARTS {
         return Err(Shortfall::fails(format!(
             "of {started} servers that started within a day {cut_short} were cut short"
         )));

@@ -49,7 +49,7 @@ pub(super) const CHECKS: &[Check] = &[
 
 const BUDGET_US: u64 = 100_000;
 /// Minimum number of runs from which the 95th percentile is used.
-const RUNS: u64 = 20;
+const MIN_RUNS_FOR_P95: u64 = 20;
 const BURST: usize = 64;
 const SETTLES_WITHIN: Duration = Duration::from_secs(3);
 
@@ -154,7 +154,7 @@ pub(super) fn count(of: &Value, key: &str) -> u64 {
 
 /// Returns the 95th percentile of a statement's duration, or the mean if it ran fewer than 20 times.
 fn usual_us(statement: &Value) -> u64 {
-    count(statement, if count(statement, "count") >= RUNS { "p95_us" } else { "mean_us" })
+    count(statement, if count(statement, "count") >= MIN_RUNS_FOR_P95 { "p95_us" } else { "mean_us" })
 }
 
 fn over_budget(told: &[Value]) -> Result<(), Shortfall> {

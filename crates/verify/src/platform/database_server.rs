@@ -49,10 +49,10 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-const LEAST_POSTGRES: u64 = 15;
-const LEAST_SQLITE: [u64; 2] = [3, 46];
+const MIN_POSTGRES_VERSION: u64 = 15;
+const MIN_SQLITE_VERSION: [u64; 2] = [3, 46];
 /// Major version and end of its support (<https://www.postgresql.org/support/versioning/>).
-const ENDS: &[(u64, &str)] = &[
+const POSTGRES_END_OF_LIFE: &[(u64, &str)] = &[
     (15, "2027-11-11T23:59:59Z"),
     (16, "2028-11-09T23:59:59Z"),
     (17, "2029-11-08T23:59:59Z"),
@@ -60,7 +60,7 @@ const ENDS: &[(u64, &str)] = &[
 ];
 const PRIVATE: [&str; 7] =
     ["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10"];
-const KNOCK: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 async fn durable(run: &Run) -> Result<String, Shortfall> {
     let database = database(run).await?;
@@ -100,16 +100,19 @@ async fn versions(run: &Run) -> Result<String, Shortfall> {
     let nothing_else = "Redis, NATS and an object store are not used";
     if is_sqlite(&database) {
         let parts: Vec<u64> = version.split('.').filter_map(|part| part.parse().ok()).collect();
-        if parts.len() < 2 || parts[..2] < LEAST_SQLITE[..] {
+        if parts.len() < 2 || parts[..2] < MIN_SQLITE_VERSION[..] {
             return Err(Shortfall::fails(format!("SQLite is {version}, older than 3.46")));
         }
         return Ok(format!("SQLite {version}, which is part of the build; {nothing_else}"));
     }
     let major = count(&database["server"], "version_number") / 10_000;
-    if major < LEAST_POSTGRES {
-        return Err(Shortfall::fails(format!("PostgreSQL is {version}, older than {LEAST_POSTGRES}")));
+    if major < MIN_POSTGRES_VERSION {
+        return Err(Shortfall::fails(format!("PostgreSQL is {version}, older than {MIN_POSTGRES_VERSION}")));
     }
-    let end = ENDS.iter().find(|(of, _)| *of == major).and_then(|(_, end)| end.parse::<Timestamp>().ok());
+    let end = POSTGRES_END_OF_LIFE
+        .iter()
+        .find(|(of, _)| *of == major)
+        .and_then(|(_, end)| end.parse::<Timestamp>().ok());
     let end = match end {
         Some(end) if end < SystemClock.now() => {
             return Err(Shortfall::fails(format!("PostgreSQL {version} is no longer mended since {end}")));
@@ -151,7 +154,7 @@ async fn unreachable(run: &Run) -> Result<String, Shortfall> {
         .as_deref()
         .is_some_and(|host| host != "localhost" && !host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()));
     if let Some(host) = host.filter(|_| is_outside) {
-        if tokio::time::timeout(KNOCK, TcpStream::connect((&*host, port)))
+        if tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((&*host, port)))
             .await
             .is_ok_and(|opened| opened.is_ok())
         {

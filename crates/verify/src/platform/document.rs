@@ -37,7 +37,7 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 /// Common paths of other software that should not be public, and former paths of Kith.
-const ELSEWHERE: &[&str] = &[
+const UNDOCUMENTED_PATHS: &[&str] = &[
     "/admin",
     "/debug",
     "/debug/pprof/",
@@ -135,7 +135,7 @@ async fn has_methods(client: &Client, of_path: &[&Operation<'_>]) -> Result<(), 
 /// Returns paths beside, above and below the documented ones, and paths of this build that are not
 /// documented.
 fn undocumented(operations: &[Operation<'_>], own: &[Operation<'_>]) -> BTreeSet<String> {
-    let mut all: BTreeSet<String> = ELSEWHERE.iter().map(|path| (*path).to_owned()).collect();
+    let mut all: BTreeSet<String> = UNDOCUMENTED_PATHS.iter().map(|path| (*path).to_owned()).collect();
     all.extend(own.iter().map(Operation::address));
     for operation in operations {
         let address = operation.address();

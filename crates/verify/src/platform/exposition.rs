@@ -7,7 +7,7 @@ use std::time::Duration;
 use kith_readiness::{Run, Shortfall};
 
 pub(super) const METRICS: &str = "/api/metrics";
-const MEND_ADDRESS: &str = "run it on a machine whose address is in server.metrics_addresses";
+const ADDRESS_REMEDIATION: &str = "run it on a machine whose address is in server.metrics_addresses";
 
 /// Parsed response.
 pub(super) struct Scrape {
@@ -25,7 +25,7 @@ impl Scrape {
         if answer.status == 403 && answer.code().as_deref() == Some("address_not_listed") {
             return Err(Shortfall::unmeasured(
                 "metrics are not open to this machine's address",
-                MEND_ADDRESS,
+                ADDRESS_REMEDIATION,
             ));
         }
         let answer = answer.expect(200)?;

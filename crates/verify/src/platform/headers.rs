@@ -32,7 +32,7 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 /// Headers with their accepted values.
-const STANDING: &[(&str, &[&str])] = &[
+const REQUIRED_HEADERS: &[(&str, &[&str])] = &[
     ("x-content-type-options", &["nosniff"]),
     ("x-frame-options", &["DENY", "SAMEORIGIN"]),
     ("referrer-policy", &["no-referrer", "same-origin", "strict-origin", "strict-origin-when-cross-origin"]),
@@ -95,7 +95,7 @@ async fn headers(run: &Run) -> Result<String, Shortfall> {
     let (answers, needs_hsts) = (answers(run).await?, needs_hsts(run));
     let mut worst = i32::MAX;
     for (kind, answer) in &answers {
-        for (name, values) in STANDING {
+        for (name, values) in REQUIRED_HEADERS {
             let sent: Vec<_> = answer.headers.get_all(*name).iter().collect();
             let is_well = matches!(sent[..], [one] if values.iter().any(|value| one == value));
             if !is_well {
@@ -126,7 +126,7 @@ async fn headers(run: &Run) -> Result<String, Shortfall> {
         "{} kinds of answers have all of {} headers; by the rules of the HTTP Observatory the worst has {worst} points, \
          {grade}{but}",
         answers.len(),
-        STANDING.len()
+        REQUIRED_HEADERS.len()
     ))
 }
 

@@ -27,7 +27,7 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 /// Injection payloads, encoded for a URL.
-const ORDERS: &[&str] = &[
+const INJECTION_PAYLOADS: &[&str] = &[
     "%27%20OR%20%271%27%3D%271",
     "%27%3B%20DROP%20TABLE%20users%3B%20--",
     "%22%20OR%20%22%22%3D%22",
@@ -47,9 +47,9 @@ const ORDERS: &[&str] = &[
     "%7B%7B7%2A7%7D%7D",
 ];
 /// Number of payloads for parameters that are parsed first.
-const ENOUGH: usize = 4;
+const PARSED_PARAMETER_PAYLOADS: usize = 4;
 /// Maximum additional duration of a request (detects time-based injection).
-const DELAY: Duration = Duration::from_millis(2_500);
+const MAX_EXTRA_DURATION: Duration = Duration::from_millis(2_500);
 
 async fn nothing_is_injected(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
@@ -73,7 +73,7 @@ async fn nothing_is_injected(run: &Run) -> Result<String, Shortfall> {
                 let found = rows(client, operation, &parameter, order).await?;
                 asked += 1;
                 slowest = slowest.max(found.took);
-                if found.rows > usual.rows || found.took > usual.took + DELAY {
+                if found.rows > usual.rows || found.took > usual.took + MAX_EXTRA_DURATION {
                     let (name, rows, ms) = (operation.name(), found.rows, found.took.as_millis());
                     let usual = (usual.rows, usual.took.as_millis());
                     return Err(Shortfall::fails(format!(
@@ -107,13 +107,13 @@ fn orders(parameter: &Parameter<'_>, operation: &Operation<'_>) -> impl Iterator
     let n = if is_old {
         2
     } else if is_parsed {
-        ENOUGH
+        PARSED_PARAMETER_PAYLOADS
     } else {
-        ORDERS.len()
+        INJECTION_PAYLOADS.len()
     };
     // Rotates the selection.
-    let from = parameter.name.len() % (ORDERS.len() - n + 1);
-    ORDERS[from..from + n].iter().copied()
+    let from = parameter.name.len() % (INJECTION_PAYLOADS.len() - n + 1);
+    INJECTION_PAYLOADS[from..from + n].iter().copied()
 }
 
 struct Found {
@@ -165,7 +165,7 @@ fn is_harmless(answer: &Answer) -> Result<(), Shortfall> {
 
 /// Stores payloads as text and reads them back unchanged. Returns their number.
 async fn texts_stay(person: &Client) -> Result<usize, Shortfall> {
-    const ITEMS: &str = "/api/v1/spaces/me/kith-verify-orders";
+    const ITEMS_PATH: &str = "/api/v1/spaces/me/kith-verify-orders";
     let texts = [
         "'; DROP TABLE users; --",
         "\" OR \"\"=\"",
@@ -180,9 +180,9 @@ async fn texts_stay(person: &Client) -> Result<usize, Shortfall> {
         if patched.text_at("/display_name")? != text || read != text {
             return Err(Shortfall::fails(format!("the name {text:?} became {read:?}")));
         }
-        let made = person.post(ITEMS, json!({ "data": { text: text } })).await?.expect(201)?;
+        let made = person.post(ITEMS_PATH, json!({ "data": { text: text } })).await?.expect(201)?;
         let id = made.text_at("/id")?;
-        let read = person.get(&format!("{ITEMS}/{id}")).await?.expect(200)?.json();
+        let read = person.get(&format!("{ITEMS_PATH}/{id}")).await?.expect(200)?.json();
         if read["data"][text] != text {
             return Err(Shortfall::fails(format!("an item with {text:?} became {}", read["data"])));
         }
@@ -207,7 +207,7 @@ const SCRIPTS: &[&str] = &[
 const NICKNAME_CHARS: usize = 40;
 
 async fn scripts_stay_text(run: &Run) -> Result<String, Shortfall> {
-    const ITEMS: &str = "/api/v1/spaces/me/kith-verify-scripts";
+    const ITEMS_PATH: &str = "/api/v1/spaces/me/kith-verify-scripts";
     const ME: &str = "/api/v1/me";
     let (person, other) = (run.person("keeps-scripts").await?, run.person("reads-lists").await?);
     let nickname = format!("/api/v1/nicknames/{}", other.id);
@@ -219,9 +219,11 @@ async fn scripts_stay_text(run: &Run) -> Result<String, Shortfall> {
             .patch(ME, json!({ "display_name": script, "nickname": short, "theme": short }))
             .await?
             .expect(200)?;
-        let item =
-            client.post(ITEMS, json!({ "data": { "text": script, *script: true } })).await?.expect(201)?;
-        let item = format!("{ITEMS}/{}", item.text_at("/id")?);
+        let item = client
+            .post(ITEMS_PATH, json!({ "data": { "text": script, *script: true } }))
+            .await?
+            .expect(201)?;
+        let item = format!("{ITEMS_PATH}/{}", item.text_at("/id")?);
         client.put(&nickname, json!({ "nickname": short })).await?.expect(200)?;
         for (path, at, kept) in [
             (ME, "/display_name", *script),

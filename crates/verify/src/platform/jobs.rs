@@ -13,7 +13,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
 }];
 
 /// Delay until the runs of a minute are recorded.
-const WRITTEN_WITHIN_MS: i64 = 75_000;
+const RECORDING_DELAY_MS: i64 = 75_000;
 
 async fn runs_on_time(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
@@ -44,7 +44,7 @@ fn fault(one: &Value) -> Option<String> {
     };
     // A job that was declared recently is not late.
     let last = number("completed_in").into_iter().chain(number("since")).max().unwrap_or(0);
-    let late_ms = now - last - 2 * every_ms - WRITTEN_WITHIN_MS;
+    let late_ms = now - last - 2 * every_ms - RECORDING_DELAY_MS;
     if late_ms > 0 {
         return Some(format!(
             "{kind} was last done {} s ago, and is to be each {} s",

@@ -40,10 +40,10 @@ const JOBS: (&str, &str) = ("jobs_per_minute", "jobs");
 /// Monitoring paths, which are not limited.
 const EXEMPT: &[&str] = &["/livez", "/readyz", "/api/health", "/api/metrics"];
 /// Maximum size of a burst that is sent to a deployment.
-const MOST: u64 = 6_000;
-const AT_ONCE: usize = 8;
+const MAX_BURST: u64 = 6_000;
+const BURST_CONNECTIONS: usize = 8;
 /// Number of attempts per variant, because the limit may refill in between.
-const TRIES: u32 = 3;
+const MAX_ATTEMPTS: u32 = 3;
 
 /// Returns the configured requests per minute of a class.
 fn configured(facts: &Value, setting: &str) -> Result<u64, Shortfall> {
@@ -141,7 +141,7 @@ struct Burst {
 /// Sends requests until one is rejected, starting with a full allowance.
 #[expect(clippy::disallowed_methods, reason = "how long a burst took is measured in real time")]
 async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Burst, Shortfall> {
-    if limit > MOST {
+    if limit > MAX_BURST {
         let why = format!("a burst of {limit} requests would be an attack");
         return Err(Shortfall::unmeasured(why, "measure it where nobody else is served"));
     }
@@ -166,7 +166,8 @@ async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Bur
         Ok::<_, Shortfall>(Some(answer))
     };
     let most = limit * 2 + 20;
-    let answers: Vec<_> = stream::iter(0..most).map(ask).buffer_unordered(AT_ONCE).try_collect().await?;
+    let answers: Vec<_> =
+        stream::iter(0..most).map(ask).buffer_unordered(BURST_CONNECTIONS).try_collect().await?;
     let took = began.elapsed();
     let refusal = answers.into_iter().flatten().next();
     let allowed = allowed.into_inner();
@@ -237,7 +238,7 @@ async fn nobody_gets_around(run: &Run) -> Result<String, Shortfall> {
 
 /// Sends requests until one is rejected, at most about twice the limit.
 async fn use_up(client: &Client, limit: u64, method: &Method, path: &str) -> Result<(), Shortfall> {
-    for _ in 0..limit.min(MOST) * 2 + 20 {
+    for _ in 0..limit.min(MAX_BURST) * 2 + 20 {
         if client.send_once(method.clone(), path, Bytes::new()).await?.status == 429 {
             return Ok(());
         }
@@ -252,10 +253,10 @@ async fn evades(run: &Run, method: &Method, path: &str, variant: &Variant) -> Re
     let mut tries = 0;
     loop {
         // Uses up what has been refilled.
-        use_up(&plain, TRIES.into(), method, path).await?;
+        use_up(&plain, MAX_ATTEMPTS.into(), method, path).await?;
         let answer = variant.client.send_once(method.clone(), &variant.path, Bytes::new()).await?;
         tries += 1;
-        if [429, 404, 405].contains(&answer.status) || tries == TRIES {
+        if [429, 404, 405].contains(&answer.status) || tries == MAX_ATTEMPTS {
             return Ok(answer);
         }
     }

@@ -16,10 +16,10 @@ pub(super) const CHECKS: &[Check] = &[Check {
 }];
 
 /// Default page size of every list.
-const USUAL: usize = 20;
-const LARGEST: usize = 100;
+const DEFAULT_PAGE_SIZE: usize = 20;
+const MAX_PAGE_SIZE: usize = 100;
 /// List with more items than the maximum page size.
-const FULL: &str = "/api/v1/spaces/me/kith-verify-pages";
+const FULL_LIST: &str = "/api/v1/spaces/me/kith-verify-pages";
 
 async fn pages(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
@@ -56,8 +56,8 @@ async fn pages(run: &Run) -> Result<String, Shortfall> {
         String::new()
     };
     Ok(format!(
-        "{judged} lists answered {asked} questions as they should; of {walked} items a usual page has {USUAL} and the \
-         largest {LARGEST}, and the pages together each item once{but}"
+        "{judged} lists answered {asked} questions as they should; of {walked} items a usual page has {DEFAULT_PAGE_SIZE} and the \
+         largest {MAX_PAGE_SIZE}, and the pages together each item once{but}"
     ))
 }
 
@@ -69,7 +69,11 @@ fn query(list: &Operation<'_>, query: &str) -> String {
 async fn takes_a_page(client: &Client, list: &Operation<'_>) -> Result<u32, Shortfall> {
     let questions = ["?limit=101", "", "?limit=1", "?limit=100", "?limit=9223372036854775807"];
     let asked = if is_another_name(list) { 1 } else { questions.len() };
-    for (question, most) in questions.into_iter().zip([LARGEST, USUAL, 1, LARGEST, LARGEST]).take(asked) {
+    for (question, most) in questions
+        .into_iter()
+        .zip([MAX_PAGE_SIZE, DEFAULT_PAGE_SIZE, 1, MAX_PAGE_SIZE, MAX_PAGE_SIZE])
+        .take(asked)
+    {
         let answer = client.get(&query(list, question)).await?.expect(200)?;
         let n = items(&answer)?.len();
         if n > most {
@@ -143,20 +147,23 @@ fn items(answer: &Answer) -> Result<Vec<Value>, Shortfall> {
 
 /// Fills the list with two items more than the maximum page size.
 async fn fills(reader: &Client) -> Result<(), Shortfall> {
-    let have = items(&reader.get(&format!("{FULL}?limit=100")).await?.expect(200)?)?.len();
-    let missing = if have == 0 { LARGEST + 2 } else { 0 };
+    let have = items(&reader.get(&format!("{FULL_LIST}?limit=100")).await?.expect(200)?)?.len();
+    let missing = if have == 0 { MAX_PAGE_SIZE + 2 } else { 0 };
     let add = |n: usize| async move {
-        reader.post(FULL, json!({ "data": { "n": n } })).await?.expect(201).map(drop)
+        reader.post(FULL_LIST, json!({ "data": { "n": n } })).await?.expect(201).map(drop)
     };
     stream::iter(0..missing).map(add).buffer_unordered(8).try_collect::<Vec<_>>().await.map(drop)
 }
 
 /// Reads the list with different page sizes and returns its number of items.
 async fn walk(reader: &Client) -> Result<usize, Shortfall> {
-    for (question, wanted) in
-        [("", USUAL), ("?limit=100", LARGEST), ("?limit=101", LARGEST), ("?limit=5000", LARGEST)]
-    {
-        let answer = reader.get(&format!("{FULL}{question}")).await?.expect(200)?;
+    for (question, wanted) in [
+        ("", DEFAULT_PAGE_SIZE),
+        ("?limit=100", MAX_PAGE_SIZE),
+        ("?limit=101", MAX_PAGE_SIZE),
+        ("?limit=5000", MAX_PAGE_SIZE),
+    ] {
+        let answer = reader.get(&format!("{FULL_LIST}{question}")).await?.expect(200)?;
         let n = items(&answer)?.len();
         if n != wanted {
             return Err(Shortfall::fails(format!("{} answered {n} items instead of {wanted}", answer.asked)));
@@ -166,7 +173,7 @@ async fn walk(reader: &Client) -> Result<usize, Shortfall> {
         }
     }
     let mut seen = HashSet::new();
-    let mut at = format!("{FULL}?limit=30");
+    let mut at = format!("{FULL_LIST}?limit=30");
     loop {
         let answer = reader.get(&at).await?.expect(200)?;
         for item in items(&answer)? {
@@ -178,10 +185,14 @@ async fn walk(reader: &Client) -> Result<usize, Shortfall> {
             }
         }
         let Ok(cursor) = answer.text_at("/next_cursor") else { break };
-        at = format!("{FULL}?limit=30&cursor={cursor}");
+        at = format!("{FULL_LIST}?limit=30&cursor={cursor}");
     }
-    if seen.len() != LARGEST + 2 {
-        return Err(Shortfall::fails(format!("the pages have {} of {} items", seen.len(), LARGEST + 2)));
+    if seen.len() != MAX_PAGE_SIZE + 2 {
+        return Err(Shortfall::fails(format!(
+            "the pages have {} of {} items",
+            seen.len(),
+            MAX_PAGE_SIZE + 2
+        )));
     }
     Ok(seen.len())
 }

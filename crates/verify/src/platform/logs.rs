@@ -30,11 +30,11 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-const SAMPLE: usize = 1_000;
+const SAMPLE_LINES: usize = 1_000;
 const SAMPLE_BYTES: u64 = 2 * 1024 * 1024;
 const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
 /// Maximum delay until a log line appears (usually about 20 ms).
-const SHOWS_WITHIN: Duration = Duration::from_secs(3);
+const LOG_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Growing log file, with its length at the time of opening.
 struct Log {
@@ -75,7 +75,7 @@ impl Log {
         let begin = SystemClock.now();
         let mut looks = tokio::time::interval(Duration::from_millis(20));
         while !self.news()?.contains(word) {
-            if SystemClock.now().since(begin) > SHOWS_WITHIN {
+            if SystemClock.now().since(begin) > LOG_TIMEOUT {
                 return Ok(false);
             }
             looks.tick().await;
@@ -91,7 +91,7 @@ impl Log {
         let text = if from > 0 { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &*text };
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let lines: Vec<_> = whole.lines().map(str::to_owned).collect();
-        Ok(lines[lines.len().saturating_sub(SAMPLE)..].to_vec())
+        Ok(lines[lines.len().saturating_sub(SAMPLE_LINES)..].to_vec())
     }
 }
 

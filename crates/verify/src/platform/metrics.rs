@@ -43,12 +43,12 @@ pub(super) const CHECKS: &[Check] = &[
 
 const SCRAPE_WITHIN: Duration = Duration::from_millis(200);
 /// Number of requests for paths that do not exist.
-const NOWHERE: usize = 10;
-const MOST_SERIES: usize = 20_000;
+const UNKNOWN_PATHS: usize = 10;
+const MAX_SERIES: usize = 20_000;
 const SUCCESSES: u32 = 20;
-const FAILURES: u32 = 7;
+const FAILURES_UNTIL_LOCKED: u32 = 7;
 /// Tolerated difference of two memory readings in percent.
-const APART_PERCENT: f64 = 5.0;
+const MAX_DIFFERENCE_PERCENT: f64 = 5.0;
 
 async fn readable(run: &Run) -> Result<String, Shortfall> {
     let mut first = Scrape::now(run).await?;
@@ -56,14 +56,14 @@ async fn readable(run: &Run) -> Result<String, Shortfall> {
     // counts.
     let mut grown = usize::MAX;
     for round in 0..3 {
-        for n in 0..NOWHERE {
+        for n in 0..UNKNOWN_PATHS {
             let nowhere = format!("/api/v1/{}/{round}-{n}", run.mark("nowhere"));
             run.anonymous().get(&nowhere).await?.expect(404)?;
         }
         let after = Scrape::now(run).await?;
         grown = grown.min(after.series().saturating_sub(first.series()));
         first = after;
-        if grown < NOWHERE {
+        if grown < UNKNOWN_PATHS {
             break;
         }
     }
@@ -80,11 +80,13 @@ async fn readable(run: &Run) -> Result<String, Shortfall> {
     run.figure("families", first.families.len());
     run.figure("scrape_ms", u64::try_from(median.as_millis()).unwrap_or(u64::MAX));
     // A few new series may come from other traffic.
-    if grown >= NOWHERE {
-        return Err(Shortfall::fails(format!("{NOWHERE} paths that do not exist made {grown} new series")));
+    if grown >= UNKNOWN_PATHS {
+        return Err(Shortfall::fails(format!(
+            "{UNKNOWN_PATHS} paths that do not exist made {grown} new series"
+        )));
     }
-    if series > MOST_SERIES {
-        return Err(Shortfall::fails(format!("{series} series are more than {MOST_SERIES}")));
+    if series > MAX_SERIES {
+        return Err(Shortfall::fails(format!("{series} series are more than {MAX_SERIES}")));
     }
     if median >= SCRAPE_WITHIN {
         return Err(Shortfall::fails(format!("reading them took {} ms", median.as_millis())));
@@ -150,13 +152,13 @@ async fn red(run: &Run) -> Result<String, Shortfall> {
     for _ in 0..SUCCESSES {
         person.client.get("/api/v1/me").await?.expect(200)?;
     }
-    for _ in 0..FAILURES {
+    for _ in 0..FAILURES_UNTIL_LOCKED {
         run.anonymous().get("/api/v1/me").await?.expect(401)?;
     }
     let after = read().await?;
     let moved: Vec<_> = after.iter().zip(before).map(|(after, before)| after - before).collect();
     run.figure("moved", moved.clone());
-    let asked = [SUCCESSES, FAILURES, SUCCESSES + FAILURES].map(f64::from);
+    let asked = [SUCCESSES, FAILURES_UNTIL_LOCKED, SUCCESSES + FAILURES_UNTIL_LOCKED].map(f64::from);
     let names = ["answers with 2xx", "answers with 4xx", "times taken"];
     for ((moved, asked), name) in moved.iter().zip(asked).zip(names) {
         // Other traffic may count at the same time.
@@ -168,7 +170,7 @@ async fn red(run: &Run) -> Result<String, Shortfall> {
         return Err(Shortfall::fails("the time taken did not move"));
     }
     Ok(format!(
-        "{SUCCESSES} successes moved 2xx by {}, {FAILURES} refusals 4xx by {}, all together the times by {}",
+        "{SUCCESSES} successes moved 2xx by {}, {FAILURES_UNTIL_LOCKED} refusals 4xx by {}, all together the times by {}",
         moved[0], moved[1], moved[2]
     ))
 }
@@ -268,7 +270,7 @@ async fn compare(run: &Run, process: u64) -> Result<String, Shortfall> {
         }
     }
     run.figure("apart_percent", Value::from(apart));
-    if apart > APART_PERCENT {
+    if apart > MAX_DIFFERENCE_PERCENT {
         return Err(Shortfall::fails(format!(
             "memory is {apart:.1} % off the kernel's figure for process {process}"
         )));

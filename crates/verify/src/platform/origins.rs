@@ -22,7 +22,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-const EVIL: &str = "https://evil.example";
+const UNLISTED_ORIGIN: &str = "https://evil.example";
 
 /// Returns the configured origins.
 async fn listed(run: &Run) -> Result<Vec<String>, Shortfall> {
@@ -43,7 +43,7 @@ fn hostile(good: &str) -> Vec<String> {
     let other = if scheme == "https" { "http" } else { "https" };
     vec![
         "null".to_owned(),
-        EVIL.to_owned(),
+        UNLISTED_ORIGIN.to_owned(),
         format!("{good}.evil.example"),
         format!("{scheme}://evil-{host}"),
         format!("{scheme}://evil{host}"),
@@ -52,7 +52,7 @@ fn hostile(good: &str) -> Vec<String> {
         format!("{scheme}://{host}@evil.example"),
         format!("{good}/"),
         "*".to_owned(),
-        format!("{good}, {EVIL}"),
+        format!("{good}, {UNLISTED_ORIGIN}"),
         good.to_uppercase(),
     ]
 }
@@ -149,11 +149,11 @@ async fn no_cookie_acts(run: &Run) -> Result<String, Shortfall> {
     // caller.
     let theme = Bytes::from(json!({ "theme": "framed" }).to_string());
     for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
-        let typed = person.client.with("content-type", kind).with("origin", EVIL);
+        let typed = person.client.with("content-type", kind).with("origin", UNLISTED_ORIGIN);
         seen.push(typed.send(Method::PATCH, ME, theme.clone()).await?.expect(415)?);
     }
     let credentials = json!({ "email": person.email, "password": person.password });
-    let text = run.anonymous().with("content-type", "text/plain").with("origin", EVIL);
+    let text = run.anonymous().with("content-type", "text/plain").with("origin", UNLISTED_ORIGIN);
     seen.push(
         text.send(Method::POST, "/api/v1/auth/login", credentials.to_string().into()).await?.expect(415)?,
     );
@@ -185,7 +185,7 @@ async fn cross_site(framed: &Client, operation: &Operation<'_>) -> Result<Vec<An
         }
         let mut page = framed.with("content-type", kind);
         if kind == "text/plain" {
-            page = page.with("origin", EVIL).with("sec-fetch-site", "cross-site");
+            page = page.with("origin", UNLISTED_ORIGIN).with("sec-fetch-site", "cross-site");
         }
         let answer = page.send(operation.method.clone(), &operation.address(), body.clone().into()).await?;
         let wanted = if operation.wants_token() { 401 } else { 415 };

@@ -16,7 +16,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
 }];
 
 /// Patterns of internals that no response may contain: code locations, libraries and SQL.
-pub(super) const LEAKS: &[&str] = &[
+pub(super) const INTERNALS_PATTERNS: &[&str] = &[
     "panicked",
     "stack backtrace",
     "RUST_BACKTRACE",
@@ -52,7 +52,7 @@ pub(super) const LEAKS: &[&str] = &[
 /// Returns the first leaked pattern in a response.
 pub(super) fn leak(answer: &Answer) -> Option<&'static str> {
     let text = answer.text();
-    LEAKS.iter().find(|pattern| text.contains(**pattern)).copied()
+    INTERNALS_PATTERNS.iter().find(|pattern| text.contains(**pattern)).copied()
 }
 
 async fn one_form(run: &Run) -> Result<String, Shortfall> {
@@ -103,13 +103,13 @@ async fn one_form(run: &Run) -> Result<String, Shortfall> {
     let kinds: Vec<_> = kinds.iter().map(u16::to_string).collect();
     run.figure("refusals", answers.len());
     run.figure("statuses", kinds.clone());
-    run.figure("leak_patterns", LEAKS.len());
+    run.figure("leak_patterns", INTERNALS_PATTERNS.len());
     Ok(format!(
         "{} refusals of {} kinds ({}) have one form, their request's id and none of {} traces of the inside",
         answers.len(),
         kinds.len(),
         kinds.join(", "),
-        LEAKS.len()
+        INTERNALS_PATTERNS.len()
     ))
 }
 

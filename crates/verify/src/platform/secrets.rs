@@ -39,7 +39,7 @@ const WELL_KNOWN: &[(&str, &str)] = &[
 ];
 
 /// Maximum age of a secret in days.
-const OLDEST_DAYS: u64 = 90;
+const MAX_SECRET_AGE_DAYS: u64 = 90;
 
 fn secrets(facts: &Value) -> Result<&Vec<Value>, Shortfall> {
     let secrets = facts["secrets"].as_array().filter(|secrets| !secrets.is_empty());
@@ -126,17 +126,17 @@ async fn young_enough(run: &Run) -> Result<String, Shortfall> {
     let newest = keys.iter().filter_map(|key| age_days(&key["created_at"])).min();
     let newest = newest.ok_or_else(|| Shortfall::fails("the server names no signing key with an age"))?;
     run.figure("signing_key_days", newest);
-    if newest > OLDEST_DAYS {
+    if newest > MAX_SECRET_AGE_DAYS {
         return Err(Shortfall::fails(format!(
-            "the newest signing key is {newest} days old, more than {OLDEST_DAYS}"
+            "the newest signing key is {newest} days old, more than {MAX_SECRET_AGE_DAYS}"
         )));
     }
     let mut unknown = Vec::new();
     for secret in secrets(&facts)?.iter().filter(|secret| is_set(secret)) {
         let key = secret["key"].as_str().unwrap_or_default();
         match age_days(&secret["unchanged_since"]) {
-            Some(age) if age > OLDEST_DAYS => {
-                let why = format!("{key} has not changed for {age} days, more than {OLDEST_DAYS}");
+            Some(age) if age > MAX_SECRET_AGE_DAYS => {
+                let why = format!("{key} has not changed for {age} days, more than {MAX_SECRET_AGE_DAYS}");
                 return Err(Shortfall::fails(why));
             }
             Some(age) => oldest = oldest.max(age),
@@ -150,6 +150,6 @@ async fn young_enough(run: &Run) -> Result<String, Shortfall> {
         ));
     }
     Ok(format!(
-        "the newest signing key is {newest} days old, and the oldest secret {oldest}, of at most {OLDEST_DAYS}"
+        "the newest signing key is {newest} days old, and the oldest secret {oldest}, of at most {MAX_SECRET_AGE_DAYS}"
     ))
 }

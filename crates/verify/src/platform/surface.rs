@@ -138,14 +138,14 @@ impl Walk<'_> {
 }
 
 /// Number of requests that must appear in the histogram.
-const TIMES: u32 = 7;
+const REPETITIONS: u32 = 7;
 
 async fn is_timed(run: &Run) -> Result<String, Shortfall> {
     const PATH: &str = "/api/v1/ping";
     let nobody = run.anonymous();
     let before = count_of(run, PATH).await?;
     let mut most_ms = 0.0_f64;
-    for _ in 0..TIMES {
+    for _ in 0..REPETITIONS {
         let answer = nobody.get(PATH).await?.expect(204)?;
         let timing = answer.header("server-timing").unwrap_or_default();
         let ms =
@@ -163,13 +163,15 @@ async fn is_timed(run: &Run) -> Result<String, Shortfall> {
         most_ms = most_ms.max(ms);
     }
     let risen = count_of(run, PATH).await?.saturating_sub(before);
-    run.figure("calls", TIMES);
+    run.figure("calls", REPETITIONS);
     run.figure("histogram_rose_by", risen);
-    if risen < u64::from(TIMES) {
-        return Err(Shortfall::fails(format!("{TIMES} calls of {PATH}, and its histogram rose by {risen}")));
+    if risen < u64::from(REPETITIONS) {
+        return Err(Shortfall::fails(format!(
+            "{REPETITIONS} calls of {PATH}, and its histogram rose by {risen}"
+        )));
     }
     Ok(format!(
-        "Server-Timing stands in each of {TIMES} answers (at most {most_ms} ms); the histogram rose by {risen}"
+        "Server-Timing stands in each of {REPETITIONS} answers (at most {most_ms} ms); the histogram rose by {risen}"
     ))
 }
 

@@ -29,10 +29,10 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 /// Timeout after which a port counts as closed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Minimum remaining validity of a certificate in days.
-const LEAST_DAYS: i64 = 21;
-const ON_THIS_MACHINE: &str =
+const MIN_CERTIFICATE_DAYS: i64 = 21;
+const LOOPBACK_REASON: &str =
     "the target is plain HTTP on this machine: TLS ends in front of it, and was not asked";
 
 /// Address of the target.
@@ -72,7 +72,7 @@ fn place(run: &Run) -> Result<Place, Shortfall> {
     let place =
         place.ok_or_else(|| Shortfall::unmeasured(format!("{url} is no address"), "name it as https://…"))?;
     if !place.is_tls && place.is_loopback() {
-        return Err(Shortfall::NotApplicable(ON_THIS_MACHINE.to_owned()));
+        return Err(Shortfall::NotApplicable(LOOPBACK_REASON.to_owned()));
     }
     Ok(place)
 }
@@ -113,7 +113,7 @@ async fn plain_http(run: &Run) -> Result<String, Shortfall> {
 
 /// Sends a request over plain TCP and returns the response as text, or `None` if nothing responds.
 async fn ask_plainly(host: &str, port: u16, request: &str) -> Result<Option<String>, Shortfall> {
-    let connected = tokio::time::timeout(PATIENCE, TcpStream::connect((host, port))).await;
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port))).await;
     let Ok(Ok(mut stream)) = connected else { return Ok(None) };
     let mut answer = Vec::new();
     let exchange = async {
@@ -121,7 +121,7 @@ async fn ask_plainly(host: &str, port: u16, request: &str) -> Result<Option<Stri
         (&mut stream).take(64 << 10).read_to_end(&mut answer).await
     };
     // A connection that closes without data has no response.
-    let _ = tokio::time::timeout(PATIENCE, exchange).await;
+    let _ = tokio::time::timeout(CONNECT_TIMEOUT, exchange).await;
     Ok((!answer.is_empty()).then(|| String::from_utf8_lossy(&answer).into_owned()))
 }
 
@@ -162,7 +162,7 @@ pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
     let days = answer.certificate_days(SystemClock.now());
     let days = days.ok_or_else(|| Shortfall::fails("its certificate cannot be read"))?;
     run.figure("days_left", days);
-    if days <= LEAST_DAYS {
+    if days <= MIN_CERTIFICATE_DAYS {
         return Err(Shortfall::fails(format!("its certificate ends in {days} days")));
     }
     for (name, version, suites) in [
@@ -217,7 +217,7 @@ async fn offer(place: &Place, version: u16, suites: &[u16]) -> Result<Reply, Sho
         bytes.truncate(have);
         Ok::<_, std::io::Error>(Reply::read(&bytes))
     };
-    match tokio::time::timeout(PATIENCE, exchange).await {
+    match tokio::time::timeout(CONNECT_TIMEOUT, exchange).await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(error)) => {
             Err(Shortfall::unmeasured(format!("{} cannot be reached: {error}", place.host), "try again"))

@@ -83,11 +83,11 @@ async fn is_found_again(run: &Run) -> Result<String, Shortfall> {
 /// Number of bytes at the end of the log that are searched.
 const LOG_TAIL_BYTES: u64 = 4 * 1024 * 1024;
 /// Maximum number of attempts to find a line.
-const LOOKS: usize = 40;
+const MAX_LOG_ATTEMPTS: usize = 40;
 
 /// Returns the number of JSON lines with this request id.
 async fn find_in_log(run: &Run, file: &Path, id: &str) -> Result<usize, Shortfall> {
-    for _ in 0..LOOKS {
+    for _ in 0..MAX_LOG_ATTEMPTS {
         let tail = tail(file).map_err(|error| {
             Shortfall::unmeasured(
                 format!("the log cannot be read: {error}"),
@@ -115,9 +115,9 @@ fn tail(file: &Path) -> std::io::Result<String> {
 }
 
 /// Route with its own limit that no other check uses.
-const LIMITED: &str = "/api/v1/partners/invites";
+const LIMITED_PATH: &str = "/api/v1/partners/invites";
 /// Maximum number of requests sent to reach a limit.
-const PATIENCE: usize = 1_000;
+const MAX_REQUESTS_TO_LIMIT: usize = 1_000;
 
 async fn are_counted(run: &Run) -> Result<String, Shortfall> {
     let ada = run.person("signs-in").await?;
@@ -161,8 +161,8 @@ async fn are_counted(run: &Run) -> Result<String, Shortfall> {
 
 /// Sends requests until one is rate-limited. Returns their number and the name of the limit.
 async fn until_limited(client: &kith_readiness::Client) -> Result<(usize, String), Shortfall> {
-    for n in 1..=PATIENCE {
-        let answer = client.send_once(Method::GET, LIMITED, bytes::Bytes::new()).await?;
+    for n in 1..=MAX_REQUESTS_TO_LIMIT {
+        let answer = client.send_once(Method::GET, LIMITED_PATH, bytes::Bytes::new()).await?;
         match answer.status {
             429 => {
                 let policy = answer.header("ratelimit-policy").and_then(|text| text.split('"').nth(1));
@@ -170,8 +170,8 @@ async fn until_limited(client: &kith_readiness::Client) -> Result<(usize, String
                 return policy.map(|policy| (n, policy.to_owned())).ok_or_else(none);
             }
             200 => {}
-            status => return Err(Shortfall::fails(format!("GET {LIMITED} answered {status}"))),
+            status => return Err(Shortfall::fails(format!("GET {LIMITED_PATH} answered {status}"))),
         }
     }
-    Err(Shortfall::fails(format!("{PATIENCE} requests to one route in a row met no limit")))
+    Err(Shortfall::fails(format!("{MAX_REQUESTS_TO_LIMIT} requests to one route in a row met no limit")))
 }

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::administration::{self, AccountList};
+use super::super::administration;
+use super::super::listing::AccountList;
 use super::super::model::{Account, AccountStatus};
 use super::super::queries;
 

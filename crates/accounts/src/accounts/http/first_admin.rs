@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use super::super::first_admin;
 use super::super::model::{NewAccount, Origin, check_new};
-use super::sign_in::{FIRST_PASSWORD, SignInAnswer};
+use super::sign_in::{FIRST_PASSWORD_VERSION, SignInAnswer};
 
 static PAGE: LazyLock<String> =
     LazyLock::new(|| include_str!("first_admin.html").replace("{style}", &style_sheet_path()));
@@ -103,5 +103,5 @@ async fn accept_first_admin(
     let signed_in =
         app.write(&ctx, move |tx, ctx| first_admin::accept(tx, ctx, &body.secret, &account, &origin)).await?;
     first_admin::remove_file(&app).await;
-    Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in, None, FIRST_PASSWORD))))
+    Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in, None, FIRST_PASSWORD_VERSION))))
 }

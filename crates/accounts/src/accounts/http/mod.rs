@@ -37,7 +37,7 @@ static ACCOUNT_NOT_DELETED: ProblemCode =
 static EMAIL_VERIFIED: ProblemCode =
     ProblemCode { code: "email_verified", status: 409, title: "E-mail address verified" };
 static LAST_ADMIN: ProblemCode = ProblemCode { code: "last_admin", status: 409, title: "Last administrator" };
-static NOT_TO_ONESELF: ProblemCode =
+static SELF_NOT_ALLOWED: ProblemCode =
     ProblemCode { code: "not_to_oneself", status: 409, title: "Not allowed on own account" };
 static INVALID_LINK: ProblemCode =
     ProblemCode { code: "invalid_link", status: 403, title: "Invalid first-administrator link" };
@@ -53,7 +53,7 @@ pub const PROBLEMS: &[&ProblemCode] = &[
     &ACCOUNT_NOT_DELETED,
     &EMAIL_VERIFIED,
     &LAST_ADMIN,
-    &NOT_TO_ONESELF,
+    &SELF_NOT_ALLOWED,
     &INVALID_LINK,
 ];
 
@@ -179,7 +179,7 @@ impl From<AccountError> for Problem {
                 Self::new(&problems::NOT_FOUND, "You have no open session with this ID.")
             }
             AccountError::ToSelf => Self::new(
-                &NOT_TO_ONESELF,
+                &SELF_NOT_ALLOWED,
                 "You cannot do this to your own account. Ask another administrator.",
             ),
             AccountError::OutOfReach => Self::new(

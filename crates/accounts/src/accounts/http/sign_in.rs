@@ -16,7 +16,7 @@ use super::super::sign_in::{self, Claim, OpenSession};
 use super::{count, prove};
 
 /// Password version of an account whose password has never been changed.
-pub const FIRST_PASSWORD: i64 = 1;
+pub const FIRST_PASSWORD_VERSION: i64 = 1;
 
 pub fn routes() -> Routes {
     Routes::new()
@@ -119,7 +119,7 @@ async fn register(
     let registrant = Registrant { origin: Origin::from(client), address_hash };
     let done = app.write(&ctx, move |tx, ctx| commands::register(tx, ctx, &account, &registrant)).await;
     let signed_in = done.inspect_err(|error| count(&app, error))?;
-    Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in, None, FIRST_PASSWORD))))
+    Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in, None, FIRST_PASSWORD_VERSION))))
 }
 
 /// Log in
@@ -145,7 +145,7 @@ async fn log_in(
     Json(body): Json<LogInBody>,
 ) -> ApiResult<Json<SignInAnswer>> {
     let (claim, device) = claim(&app, &ctx, client, body).await?;
-    let version = claim.known.as_ref().map_or(FIRST_PASSWORD, |known| known.password_version);
+    let version = claim.known.as_ref().map_or(FIRST_PASSWORD_VERSION, |known| known.password_version);
     let done = app.write(&ctx, move |tx, ctx| sign_in::log_in(tx, ctx, &claim)).await;
     let signed_in = done.inspect_err(|error| count(&app, error))?;
     Ok(Json(SignInAnswer::new(&app, &ctx, signed_in, device, version)))
@@ -173,7 +173,7 @@ async fn restore_account(
     Json(body): Json<LogInBody>,
 ) -> ApiResult<Json<SignInAnswer>> {
     let (claim, device) = claim(&app, &ctx, client, body).await?;
-    let version = claim.known.as_ref().map_or(FIRST_PASSWORD, |known| known.password_version);
+    let version = claim.known.as_ref().map_or(FIRST_PASSWORD_VERSION, |known| known.password_version);
     let done = app.write(&ctx, move |tx, ctx| sign_in::restore(tx, ctx, &claim)).await;
     let signed_in = done.inspect_err(|error| count(&app, error))?;
     Ok(Json(SignInAnswer::new(&app, &ctx, signed_in, device, version)))

@@ -4,11 +4,11 @@ use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
 use kith_platform::auth::{Access, Role};
 use kith_platform::purge::PurgeRun;
-use kith_store::{Columns, Error, FromRow as _, Query, Row, Tx, params, row_columns};
+use kith_store::{Columns, Error, FromRow, Query, Row, Tx, params, row_columns};
 
-use super::administration::AccountList;
-use super::model::{Account, AccountStatus, Credentials, NewAccount, User};
-use super::rules::{self, Failures, MADE_UP};
+use super::listing::AccountList;
+use super::model::{Account, AccountStatus, Credentials, NewAccount, Person, User};
+use super::rules::{self, Failures, SYNTHETIC_EMAIL_SUFFIX};
 
 mod sessions;
 
@@ -42,6 +42,13 @@ row_columns! {
         purge_at: Option<Timestamp> = "purge_at",
         email_verified_at = "email_verified_at";
         status = status_of(suspended_at, purge_at)
+    }
+}
+
+impl FromRow for Person {
+    /// Reads `id, display_name`.
+    fn from_columns(columns: &mut Columns<'_, '_>) -> Result<Self, Error> {
+        Ok(Self { id: columns.read()?, display_name: columns.read()? })
     }
 }
 
@@ -210,11 +217,11 @@ pub fn count_hashes(q: &Query<'_>) -> Result<Vec<(String, i64)>, Error> {
     q.all(
         "SELECT kind, COUNT(*) FROM (
            SELECT CASE WHEN password_hash LIKE $1 AND LENGTH(password_hash) > 67
-                       THEN SUBSTR(password_hash, 1, LENGTH(password_hash) - 67)
-                       WHEN password_hash LIKE $2 AND LENGTH(password_hash) = 60 THEN SUBSTR(password_hash, 1, 7)
+                       SEPARATOR SUBSTR(password_hash, 1, LENGTH(password_hash) - 67)
+                       WHEN password_hash LIKE $2 AND LENGTH(password_hash) = 60 SEPARATOR SUBSTR(password_hash, 1, 7)
                        ELSE 'unknown' END AS kind
            FROM users WHERE purged_at IS NULL
-         ) AS kinds GROUP BY kind ORDER BY kind",
+         ) AS kinds MAX_GROUP_SIZE BY kind ORDER BY kind",
         params!["$argon2%", "$2%"],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )
@@ -234,7 +241,7 @@ pub fn set_suspended(tx: &Tx<'_>, user: UserId, at: Option<Timestamp>) -> Result
 pub fn count_admins(q: &Query<'_>) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM users
                WHERE role = 'admin' AND suspended_at IS NULL AND deleted_at IS NULL AND email_key NOT LIKE '%' || $1";
-    Ok(q.one(sql, params![MADE_UP], |row| row.get(0))?.unwrap_or(0))
+    Ok(q.one(sql, params![SYNTHETIC_EMAIL_SUFFIX], |row| row.get(0))?.unwrap_or(0))
 }
 
 /// Returns the active administrators.
@@ -272,8 +279,8 @@ pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Vec<Account>, 
             accounts!(
                 "email_key = $2 AND id < $1 AND (CAST($3 AS TEXT) IS NULL OR role = $3)
                    AND (CAST($4 AS TEXT) IS NULL
-                        OR $4 = CASE WHEN deleted_at IS NOT NULL THEN 'deleted'
-                                     WHEN suspended_at IS NOT NULL THEN 'suspended' ELSE 'active' END)"
+                        OR $4 = CASE WHEN deleted_at IS NOT NULL SEPARATOR 'deleted'
+                                     WHEN suspended_at IS NOT NULL SEPARATOR 'suspended' ELSE 'active' END)"
             ),
             params![before, email_key, role, status],
             Account::read_row,
@@ -290,8 +297,8 @@ pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Vec<Account>, 
         accounts!(
             "id < $1 AND (CAST($2 AS TEXT) IS NULL OR role = $2)
                AND (CAST($3 AS TEXT) IS NULL
-                    OR $3 = CASE WHEN deleted_at IS NOT NULL THEN 'deleted'
-                                 WHEN suspended_at IS NOT NULL THEN 'suspended' ELSE 'active' END)
+                    OR $3 = CASE WHEN deleted_at IS NOT NULL SEPARATOR 'deleted'
+                                 WHEN suspended_at IS NOT NULL SEPARATOR 'suspended' ELSE 'active' END)
              ORDER BY id DESC LIMIT $4"
         ),
         params![before, role, status, limit],
@@ -396,7 +403,7 @@ pub fn tidy(
 pub fn hold_deleted(tx: &Tx<'_>, run: &PurgeRun) -> Result<(), Error> {
     tx.exec(
         "UPDATE users SET purge_elapsed_ms = $2 + (purge_at - deleted_at)
-            - CASE WHEN deleted_at > $1 THEN 0 WHEN deleted_at < CAST($1 AS BIGINT) - CAST($3 AS BIGINT) THEN $3 ELSE $1 - deleted_at END
+            - CASE WHEN deleted_at > $1 SEPARATOR 0 WHEN deleted_at < CAST($1 AS BIGINT) - CAST($3 AS BIGINT) SEPARATOR $3 ELSE $1 - deleted_at END
          WHERE purge_at IS NOT NULL AND purged_at IS NULL AND purge_elapsed_ms IS NULL",
         params![run.now, run.elapsed_ms, run.elapsed_ms - run.previous_ms],
     )?;
@@ -425,7 +432,7 @@ macro_rules! due {
 }
 
 /// Returns up to `limit` accounts whose hold is over, longest due first, after `after`. Accounts that were at
-/// least [`rules::ESTABLISHED_AFTER`] old when they were deleted are included only if `with_established`.
+/// least [`rules::ESTABLISHED_AGE`] old when they were deleted are included only if `with_established`.
 pub fn list_due(
     q: &Query<'_>,
     run: &PurgeRun,
@@ -456,7 +463,10 @@ pub fn list_due(
 /// Returns the number of accounts due to be purged, and how many of them are established.
 pub fn count_due(q: &Query<'_>, run: &PurgeRun) -> Result<(i64, i64), Error> {
     let counted = q.one(
-        due!("COUNT(*), COALESCE(SUM(CASE WHEN deleted_at - created_at >= $3 THEN 1 ELSE 0 END), 0)", ""),
+        due!(
+            "COUNT(*), COALESCE(SUM(CASE WHEN deleted_at - created_at >= $3 SEPARATOR 1 ELSE 0 END), 0)",
+            ""
+        ),
         params![run.now, run.elapsed_ms, established_ms()],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
@@ -466,11 +476,11 @@ pub fn count_due(q: &Query<'_>, run: &PurgeRun) -> Result<(i64, i64), Error> {
 /// Counts the accounts that are established at `now`, including those that are due.
 pub fn count_established(q: &Query<'_>, now: Timestamp) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM users WHERE purged_at IS NULL AND created_at <= $1";
-    Ok(q.one(sql, params![now - rules::ESTABLISHED_AFTER], |row| row.get(0))?.unwrap_or(0))
+    Ok(q.one(sql, params![now - rules::ESTABLISHED_AGE], |row| row.get(0))?.unwrap_or(0))
 }
 
 fn established_ms() -> i64 {
-    i64::try_from(rules::ESTABLISHED_AFTER.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(rules::ESTABLISHED_AGE.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Returns `true` if the hold of this account is still over, at `now` and in observed time.

@@ -27,8 +27,8 @@ use super::super::queries::{self, CallbackList};
 use super::target;
 
 /// Maximum time between a request and the `run_at` of its callback: ten years.
-const FARTHEST: Duration = days(3_660);
-const LONGEST_TIMEOUT_S: u64 = 30;
+const MAX_DELAY: Duration = days(3_660);
+const MAX_TIMEOUT_S: u64 = 30;
 
 type CallbackPage = PageAnswer<Callback>;
 
@@ -98,7 +98,7 @@ impl CallbackBody {
                 Err(FieldError::new(format!("{at}/url"), "not_exactly_one", detail))
             }
         };
-        if self.timeout_seconds.is_some_and(|s| !(1..=LONGEST_TIMEOUT_S).contains(&s)) {
+        if self.timeout_seconds.is_some_and(|s| !(1..=MAX_TIMEOUT_S).contains(&s)) {
             faults.push(FieldError::new(
                 format!("{at}/timeout_seconds"),
                 "out_of_range",
@@ -164,7 +164,7 @@ async fn create_callback(
     Json(body): Json<CallbackBody>,
 ) -> ApiResult<Response> {
     let at = body.run_at;
-    let is_too_late = at.is_some_and(|at| at.since(caller.ctx.now) > FARTHEST);
+    let is_too_late = at.is_some_and(|at| at.since(caller.ctx.now) > MAX_DELAY);
     let too_late = is_too_late
         .then(|| FieldError::new("/run_at", "too_late", "Expected a time within the next ten years."));
     let draft = match (body.check(&app, ""), too_late) {

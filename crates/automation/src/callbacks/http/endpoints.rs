@@ -20,8 +20,8 @@ use super::super::{commands, queries};
 use super::target;
 
 /// Default and maximum number of hours in which callbacks are signed with both secrets after a rotation.
-const USUAL_OVERLAP_HOURS: u16 = 24;
-const LONGEST_OVERLAP_HOURS: u16 = 24 * 14;
+const DEFAULT_OVERLAP_HOURS: u16 = 24;
+const MAX_OVERLAP_HOURS: u16 = 24 * 14;
 
 type EndpointPage = PageAnswer<Endpoint>;
 
@@ -126,8 +126,8 @@ async fn rotate_callback_secret(
     PathId(id): PathId<EndpointId>,
     Json(RotationBody { overlap_hours }): Json<RotationBody>,
 ) -> ApiResult<Response> {
-    let asked = overlap_hours.unwrap_or(USUAL_OVERLAP_HOURS);
-    if asked > LONGEST_OVERLAP_HOURS {
+    let asked = overlap_hours.unwrap_or(DEFAULT_OVERLAP_HOURS);
+    if asked > MAX_OVERLAP_HOURS {
         let fault = FieldError::new("/overlap_hours", "too_large", "Expected at most 336 hours (two weeks).");
         return Err(Problem::invalid(vec![fault]).into());
     }

@@ -8,10 +8,10 @@ use kith_platform::outbound::is_own_header;
 use serde_json::Value;
 
 /// Maximum number of additional headers, and their maximum total length in bytes.
-const MOST_HEADERS: usize = 30;
-const HEADER_BYTES: usize = 8_192;
+const MAX_HEADERS: usize = 30;
+const MAX_HEADER_BYTES: usize = 8_192;
 /// Maximum length of a body in bytes.
-const BODY_BYTES: usize = 128 * 1_024;
+const MAX_BODY_BYTES: usize = 128 * 1_024;
 const CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
 
 /// Request of a callback.
@@ -73,11 +73,11 @@ impl Message {
             }
             (None, None) => None,
         };
-        if body.as_ref().is_some_and(|body| body.len() > BODY_BYTES) {
+        if body.as_ref().is_some_and(|body| body.len() > MAX_BODY_BYTES) {
             faults.push(FieldError::new(
                 "/body",
                 "too_long",
-                format!("Expected at most {BODY_BYTES} bytes."),
+                format!("Expected at most {MAX_BODY_BYTES} bytes."),
             ));
         }
         if body.is_some() && method == Method::GET {
@@ -98,8 +98,9 @@ impl Message {
 fn check_headers(headers: &[(String, String)]) -> Vec<FieldError> {
     let mut faults = Vec::new();
     let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if headers.len() > MOST_HEADERS || bytes > HEADER_BYTES {
-        let detail = format!("Expected at most {MOST_HEADERS} headers with {HEADER_BYTES} bytes in total.");
+    if headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+        let detail =
+            format!("Expected at most {MAX_HEADERS} headers with {MAX_HEADER_BYTES} bytes in total.");
         faults.push(FieldError::new("/headers", "too_long", detail));
     }
     for (at, (name, value)) in headers.iter().enumerate() {

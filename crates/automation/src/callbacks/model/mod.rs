@@ -2,6 +2,7 @@
 
 mod endpoint;
 mod message;
+mod recurring;
 
 use kith_kernel::{FieldError, Timestamp, id_type};
 use kith_platform::outbound::Target;
@@ -11,6 +12,7 @@ use utoipa::ToSchema;
 
 pub use endpoint::{BreakerState, DisabledBecause, Endpoint, EndpointWithSecret, KeptEndpoint};
 pub use message::Message;
+pub use recurring::KeptRecurring;
 
 id_type! {
     /// Callback ID.

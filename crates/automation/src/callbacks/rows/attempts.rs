@@ -1,8 +1,27 @@
 //! SQL statements of attempts. Each attempt is written once.
 
-use kith_store::{Error, Query, Tx, params};
+use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
 use super::super::model::{Attempt, CallbackId, Captured};
+
+row_columns! {
+    attempt_columns => Attempt (
+        headers: Option<String> = "response_headers",
+        body: Option<String> = "response_body",
+        is_whole: bool = "response_is_whole",
+    ) {
+        number = "number",
+        at = "at",
+        took_ms = "took_ms",
+        status = "status",
+        error = "error";
+        response = headers.map(|headers| captured(&headers, body.unwrap_or_default(), is_whole))
+    }
+}
+
+fn captured(headers: &str, body: String, is_whole: bool) -> Captured {
+    Captured { headers: headers.lines().map(str::to_owned).collect(), body, is_whole }
+}
 
 pub fn insert_attempt(tx: &Tx<'_>, callback: CallbackId, attempt: &Attempt) -> Result<(), Error> {
     let response = attempt.response.as_ref();
@@ -28,26 +47,12 @@ pub fn insert_attempt(tx: &Tx<'_>, callback: CallbackId, attempt: &Attempt) -> R
 /// Returns the last `limit` attempts of a callback, newest first.
 pub fn list_attempts(q: &Query<'_>, callback: CallbackId, limit: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
-        "SELECT number, at, took_ms, status, error, response_headers, response_body, response_is_whole
-         FROM callback_attempts WHERE callback_id = $1 ORDER BY number DESC LIMIT $2",
+        concat!(
+            "SELECT ",
+            attempt_columns!(),
+            " FROM callback_attempts WHERE callback_id = $1 ORDER BY number DESC LIMIT $2"
+        ),
         params![callback, limit],
-        |row| {
-            let headers = row.get::<Option<String>>(5)?;
-            let body = row.get::<Option<String>>(6)?;
-            let is_whole = row.get(7)?;
-            let captured = |headers: String| Captured {
-                headers: headers.lines().map(str::to_owned).collect(),
-                body: body.clone().unwrap_or_default(),
-                is_whole,
-            };
-            Ok(Attempt {
-                number: row.get(0)?,
-                at: row.get(1)?,
-                took_ms: row.get(2)?,
-                status: row.get(3)?,
-                error: row.get(4)?,
-                response: headers.map(captured),
-            })
-        },
+        Attempt::read_row,
     )
 }

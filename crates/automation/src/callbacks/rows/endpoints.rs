@@ -1,10 +1,41 @@
 //! SQL statements of endpoints. Secrets are sealed.
 
 use kith_kernel::Timestamp;
-use kith_store::{Error, Query, Row, Tx, params};
+use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
 use super::super::model::{DisabledBecause, EndpointId, KeptEndpoint};
 use super::super::rules::Breaker;
+
+row_columns! {
+    breaker_columns => Breaker {
+        failures = "failures",
+        opened_at = "opened_at",
+        openings = "openings",
+        probe_until = "probe_until"
+    }
+}
+
+row_columns! {
+    endpoint_columns => KeptEndpoint (
+        previous_secret: Option<Vec<u8>> = "previous_secret",
+        previous_until: Option<Timestamp> = "previous_until",
+        disabled_at: Option<Timestamp> = "disabled_at",
+        because: Option<String> = "disabled_because",
+    ) {
+        id = "id",
+        url = "url",
+        created_at = "created_at",
+        secret = "secret",
+        breaker = breaker_columns!(),
+        failing_since = "failing_since",
+        last_success_at = "last_success_at",
+        last_failure_at = "last_failure_at",
+        succeeded = "succeeded",
+        failed = "failed";
+        previous = previous_secret.zip(previous_until);
+        disabled = disabled_at.zip(because.as_deref().and_then(DisabledBecause::parse))
+    }
+}
 
 pub fn insert_endpoint(tx: &Tx<'_>, endpoint: &KeptEndpoint) -> Result<(), Error> {
     tx.exec(
@@ -45,54 +76,29 @@ pub fn update_endpoint(tx: &Tx<'_>, endpoint: &KeptEndpoint) -> Result<(), Error
 
 pub fn find_endpoint(q: &Query<'_>, id: EndpointId) -> Result<Option<KeptEndpoint>, Error> {
     q.one(
-        "SELECT id, url, created_at, secret, previous_secret, previous_until, disabled_at, disabled_because, failures,
-             opened_at, openings, probe_until, failing_since, last_success_at, last_failure_at, succeeded, failed
-         FROM callback_endpoints WHERE id = $1",
+        concat!("SELECT ", endpoint_columns!(), " FROM callback_endpoints WHERE id = $1"),
         params![id],
-        read,
+        KeptEndpoint::read_row,
     )
 }
 
 pub fn find_endpoint_by_url(q: &Query<'_>, url: &str) -> Result<Option<KeptEndpoint>, Error> {
     q.one(
-        "SELECT id, url, created_at, secret, previous_secret, previous_until, disabled_at, disabled_because, failures,
-             opened_at, openings, probe_until, failing_since, last_success_at, last_failure_at, succeeded, failed
-         FROM callback_endpoints WHERE url = $1",
+        concat!("SELECT ", endpoint_columns!(), " FROM callback_endpoints WHERE url = $1"),
         params![url],
-        read,
+        KeptEndpoint::read_row,
     )
 }
 
 /// Returns up to `limit` endpoints with an ID below `before`, newest first.
 pub fn list_endpoints(q: &Query<'_>, before: EndpointId, limit: i64) -> Result<Vec<KeptEndpoint>, Error> {
     q.all(
-        "SELECT id, url, created_at, secret, previous_secret, previous_until, disabled_at, disabled_because, failures,
-             opened_at, openings, probe_until, failing_since, last_success_at, last_failure_at, succeeded, failed
-         FROM callback_endpoints WHERE id < $1 ORDER BY id DESC LIMIT $2",
+        concat!(
+            "SELECT ",
+            endpoint_columns!(),
+            " FROM callback_endpoints WHERE id < $1 ORDER BY id DESC LIMIT $2"
+        ),
         params![before, limit],
-        read,
+        KeptEndpoint::read_row,
     )
-}
-
-fn read(row: &Row<'_>) -> Result<KeptEndpoint, Error> {
-    let because = row.get::<Option<String>>(7)?.as_deref().and_then(DisabledBecause::parse);
-    Ok(KeptEndpoint {
-        id: row.get(0)?,
-        url: row.get(1)?,
-        created_at: row.get(2)?,
-        secret: row.get(3)?,
-        previous: row.get::<Option<Vec<u8>>>(4)?.zip(row.get::<Option<Timestamp>>(5)?),
-        disabled: row.get::<Option<Timestamp>>(6)?.zip(because),
-        breaker: Breaker {
-            failures: row.get(8)?,
-            opened_at: row.get(9)?,
-            openings: row.get(10)?,
-            probe_until: row.get(11)?,
-        },
-        failing_since: row.get(12)?,
-        last_success_at: row.get(13)?,
-        last_failure_at: row.get(14)?,
-        succeeded: row.get(15)?,
-        failed: row.get(16)?,
-    })
 }

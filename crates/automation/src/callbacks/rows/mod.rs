@@ -8,7 +8,7 @@ use kith_jobs::JobId;
 use kith_kernel::Timestamp;
 use kith_kernel::uuid::Uuid;
 use kith_platform::{SealedColumn, sealed_column};
-use kith_store::{Column, Error, Query, Row, Tx, id_columns, params};
+use kith_store::{Column, Error, FromRow as _, Query, Row, Tx, id_columns, params, row_columns};
 
 use super::model::{Callback, CallbackId, CallbackState, EndpointId, KeptCallback, Reason, RecurringId};
 
@@ -30,6 +30,42 @@ impl Column for CallbackState {
     fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
         Ok(Self::parse(&row.get::<String>(at)?).expect("only states are written"))
     }
+}
+
+row_columns! {
+    callback_columns => Callback (
+        reason: Option<String> = "reason",
+        recurring: Option<Uuid> = "recurring_id",
+    ) {
+        id = "id",
+        endpoint_id = "endpoint_id",
+        url = "url",
+        method = "method",
+        state = "state",
+        due_at = "due_at",
+        next_attempt_at = "next_attempt_at",
+        attempts_made = "attempts",
+        last_status = "last_status",
+        created_at = "created_at",
+        finished_at = "finished_at",
+        job_id = "job_id";
+        reason = reason.as_deref().and_then(Reason::parse);
+        recurring_id = recurring.map(RecurringId)
+    }
+}
+
+row_columns! {
+    kept_columns => KeptCallback {
+        shown = callback_columns!(),
+        headers = "headers",
+        body = "body",
+        timeout_ms = "timeout_ms",
+        ladder = "ladder"
+    }
+}
+
+row_columns! {
+    overdue_columns => OverdueCallback { next_attempt_at = "next_attempt_at", id = "id", job_id = "job_id" }
 }
 
 /// Inserts a callback. `occasion` is the job of the run if a recurring callback creates it.
@@ -85,29 +121,18 @@ pub fn update(tx: &Tx<'_>, callback: &Callback, ladder: i64) -> Result<(), Error
 /// Returns a callback with its request.
 pub fn find(q: &Query<'_>, id: CallbackId) -> Result<Option<KeptCallback>, Error> {
     q.one(
-        "SELECT id, endpoint_id, url, method, state, reason, due_at, next_attempt_at, attempts, last_status, created_at,
-             finished_at, recurring_id, job_id, headers, body, timeout_ms, ladder
-         FROM callbacks WHERE id = $1",
+        concat!("SELECT ", kept_columns!(), " FROM callbacks WHERE id = $1"),
         params![id],
-        |row| {
-            Ok(KeptCallback {
-                shown: read(row)?,
-                headers: row.get(14)?,
-                body: row.get(15)?,
-                timeout_ms: row.get(16)?,
-                ladder: row.get(17)?,
-            })
-        },
+        KeptCallback::read_row,
     )
 }
 
 macro_rules! list {
     ($($condition:literal),+) => {
         concat!(
-            "SELECT id, endpoint_id, url, method, state, reason, due_at, next_attempt_at, attempts, last_status,
-                 created_at, finished_at, recurring_id, job_id
-             FROM callbacks
-             WHERE ",
+            "SELECT ",
+            callback_columns!(),
+            " FROM callbacks WHERE ",
             $($condition),+
         )
     };
@@ -141,29 +166,18 @@ pub fn list(
         (_, Some(_), _) => filtered_list!("endpoint_id = $3"),
         (_, _, Some(_)) => filtered_list!("state = $2"),
         (None, None, None) => {
-            return q.all(list!("id < $1 ORDER BY id DESC LIMIT $2"), params![before, limit], read);
+            return q.all(
+                list!("id < $1 ORDER BY id DESC LIMIT $2"),
+                params![before, limit],
+                Callback::read_row,
+            );
         }
     };
-    q.all(sql, params![before, state.map(CallbackState::as_str), endpoint, recurring, limit], read)
-}
-
-fn read(row: &Row<'_>) -> Result<Callback, Error> {
-    Ok(Callback {
-        id: row.get(0)?,
-        endpoint_id: row.get(1)?,
-        url: row.get(2)?,
-        method: row.get(3)?,
-        state: row.get(4)?,
-        reason: row.get::<Option<String>>(5)?.as_deref().and_then(Reason::parse),
-        due_at: row.get(6)?,
-        next_attempt_at: row.get(7)?,
-        attempts_made: row.get(8)?,
-        last_status: row.get(9)?,
-        created_at: row.get(10)?,
-        finished_at: row.get(11)?,
-        recurring_id: row.get::<Option<Uuid>>(12)?.map(RecurringId),
-        job_id: row.get(13)?,
-    })
+    q.all(
+        sql,
+        params![before, state.map(CallbackState::as_str), endpoint, recurring, limit],
+        Callback::read_row,
+    )
 }
 
 /// Open callback whose next attempt is overdue.
@@ -185,11 +199,14 @@ pub fn list_overdue(
 ) -> Result<Vec<OverdueCallback>, Error> {
     let (at, id) = after.unwrap_or((Timestamp::EPOCH, CallbackId(Uuid::nil())));
     q.all(
-        "SELECT next_attempt_at, id, job_id FROM callbacks
-         WHERE finished_at IS NULL AND next_attempt_at < $1 AND (next_attempt_at, id) > ($2, $3)
-         ORDER BY next_attempt_at, id LIMIT $4",
+        concat!(
+            "SELECT ",
+            overdue_columns!(),
+            " FROM callbacks WHERE finished_at IS NULL AND next_attempt_at < $1 AND (next_attempt_at, id) > ($2, $3)
+              ORDER BY next_attempt_at, id LIMIT $4"
+        ),
         params![before, at, id, limit],
-        |row| Ok(OverdueCallback { next_attempt_at: row.get(0)?, id: row.get(1)?, job_id: row.get(2)? }),
+        OverdueCallback::read_row,
     )
 }
 

@@ -1,10 +1,22 @@
 //! SQL statements of recurring callbacks.
 
 use kith_jobs::JobId;
-use kith_store::{Error, Query, Row, Tx, params};
+use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
-use super::super::model::RecurringId;
-use super::super::recurring::KeptRecurring;
+use super::super::model::{KeptRecurring, RecurringId};
+
+row_columns! {
+    recurring_columns => KeptRecurring {
+        id = "id",
+        endpoint_id = "endpoint_id",
+        url = "url",
+        method = "method",
+        headers = "headers",
+        body = "body",
+        timeout_ms = "timeout_ms",
+        created_at = "created_at"
+    }
+}
 
 pub fn insert_recurring(tx: &Tx<'_>, new: &KeptRecurring) -> Result<(), Error> {
     tx.exec(
@@ -26,33 +38,23 @@ pub fn insert_recurring(tx: &Tx<'_>, new: &KeptRecurring) -> Result<(), Error> {
 
 pub fn find_recurring(q: &Query<'_>, id: RecurringId) -> Result<Option<KeptRecurring>, Error> {
     q.one(
-        "SELECT id, endpoint_id, url, method, headers, body, timeout_ms, created_at FROM recurring_callbacks WHERE id = $1",
+        concat!("SELECT ", recurring_columns!(), " FROM recurring_callbacks WHERE id = $1"),
         params![id],
-        read,
+        KeptRecurring::read_row,
     )
 }
 
 /// Returns up to `limit` recurring callbacks with an ID below `before`, newest first.
 pub fn list_recurring(q: &Query<'_>, before: RecurringId, limit: i64) -> Result<Vec<KeptRecurring>, Error> {
     q.all(
-        "SELECT id, endpoint_id, url, method, headers, body, timeout_ms, created_at FROM recurring_callbacks
-         WHERE id < $1 ORDER BY id DESC LIMIT $2",
+        concat!(
+            "SELECT ",
+            recurring_columns!(),
+            " FROM recurring_callbacks WHERE id < $1 ORDER BY id DESC LIMIT $2"
+        ),
         params![before, limit],
-        read,
+        KeptRecurring::read_row,
     )
-}
-
-fn read(row: &Row<'_>) -> Result<KeptRecurring, Error> {
-    Ok(KeptRecurring {
-        id: row.get(0)?,
-        endpoint_id: row.get(1)?,
-        url: row.get(2)?,
-        method: row.get(3)?,
-        headers: row.get(4)?,
-        body: row.get(5)?,
-        timeout_ms: row.get(6)?,
-        created_at: row.get(7)?,
-    })
 }
 
 pub fn delete_recurring(tx: &Tx<'_>, id: RecurringId) -> Result<(), Error> {

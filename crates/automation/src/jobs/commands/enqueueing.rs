@@ -15,11 +15,11 @@ use super::super::model::{
 use super::super::{rows, rules};
 
 /// Queue of a job if neither the job nor its kind names one.
-const USUAL_QUEUE: &str = "default";
+const DEFAULT_QUEUE: &str = "default";
 /// Maximum number of jobs in one request.
 pub const MOST_AT_ONCE: usize = 1_000;
 /// Maximum depth of a flow.
-const DEEPEST: usize = 10;
+const MAX_FLOW_DEPTH: usize = 10;
 
 /// Enqueues a job with all its children.
 ///
@@ -97,11 +97,11 @@ impl<'t> Making<'t> {
     }
 
     fn flow(&mut self, body: &NewJobBody, at: &str, depth: usize) -> Result<Flow, JobsError> {
-        if depth > DEEPEST {
+        if depth > MAX_FLOW_DEPTH {
             return Err(FieldError::new(
                 at.to_owned(),
                 "too_deep",
-                format!("Expected at most {DEEPEST} levels of children."),
+                format!("Expected at most {MAX_FLOW_DEPTH} levels of children."),
             )
             .into());
         }
@@ -139,7 +139,7 @@ impl<'t> Making<'t> {
         let retry = body.retry.as_ref().or_else(|| kind?.retry.as_ref());
         let timeout_ms = body.timeout_ms.or_else(|| kind?.timeout_ms).unwrap_or(0);
         let mut job = NewJob::new(
-            queue.unwrap_or_else(|| USUAL_QUEUE.to_owned()),
+            queue.unwrap_or_else(|| DEFAULT_QUEUE.to_owned()),
             body.kind.clone(),
             body.payload.to_string(),
         );

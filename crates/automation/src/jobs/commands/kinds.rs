@@ -17,7 +17,7 @@ pub fn declare_kind(tx: &Tx<'_>, ctx: &Ctx, kind: &str, body: &JobKindBody) -> R
     if let Some(queue) = &body.queue {
         check_name("queue", queue)?;
     }
-    if body.priority.is_some_and(|priority| !(0..=kith_jobs::LEAST_PRIORITY).contains(&priority)) {
+    if body.priority.is_some_and(|priority| !(0..=kith_jobs::MAX_PRIORITY).contains(&priority)) {
         return Err(FieldError::new("/priority", "out_of_range", "Expected 0 to 9.").into());
     }
     check_ms(body.timeout_ms, "/timeout_ms")?;

@@ -6,4 +6,4 @@ mod queues;
 
 pub use enqueueing::{enqueue, enqueue_all};
 pub use kinds::{declare_kind, withdraw_kind};
-pub use queues::{DRAINED, drain_queue, limit_queue, pause_queue};
+pub use queues::{MAX_DRAINED_JOBS, drain_queue, limit_queue, pause_queue};

@@ -7,7 +7,7 @@ use kith_store::Tx;
 use super::super::model::{JobsError, QueueLimits, QueueLimitsBody};
 
 /// Maximum number of jobs that one drain cancels.
-pub const DRAINED: usize = 1_000;
+pub const MAX_DRAINED_JOBS: usize = 1_000;
 
 /// Sets the limits of a queue. Absent limits are removed.
 ///
@@ -36,7 +36,7 @@ pub fn pause_queue(tx: &Tx<'_>, ctx: &Ctx, name: &str, paused: bool) -> Result<Q
     Ok(kith_jobs::set_queue(tx, ctx, name, None, |settings| settings.paused = paused)?.into())
 }
 
-/// Cancels up to [`DRAINED`] ready, scheduled and blocked jobs of a queue. Returns their number. Running jobs
+/// Cancels up to [`MAX_DRAINED_JOBS`] ready, scheduled and blocked jobs of a queue. Returns their number. Running jobs
 /// continue.
 ///
 /// # Errors
@@ -45,7 +45,7 @@ pub fn drain_queue(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<usize, JobsErro
     let mut drained = 0;
     for state in [JobState::Ready, JobState::Scheduled, JobState::Blocked] {
         let filter = JobFilter { state: Some(state), queue: Some(name.to_owned()), ..JobFilter::default() };
-        let most = i64::try_from(DRAINED - drained).unwrap_or(0);
+        let most = i64::try_from(MAX_DRAINED_JOBS - drained).unwrap_or(0);
         for job in kith_jobs::list_jobs(tx, &filter, most)? {
             let outcome = kith_jobs::cancel(tx, ctx, job.id, "queue drained")?;
             drained += usize::from(outcome == kith_jobs::CancelOutcome::Cancelled);

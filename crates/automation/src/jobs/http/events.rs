@@ -22,11 +22,11 @@ use super::super::model::{Job, JobsError, read_json};
 use super::super::queries;
 
 /// Reconnection delay announced to clients.
-const COME_BACK_AFTER: Duration = seconds(2);
+const RECONNECT_DELAY: Duration = seconds(2);
 /// Interval of keep-alive comments.
-const COMMENT_EVERY: Duration = seconds(15);
+const KEEP_ALIVE_INTERVAL: Duration = seconds(15);
 /// Polling interval for a job without a wake-up.
-const LOOK_EVERY: Duration = seconds(1);
+const POLL_INTERVAL: Duration = seconds(1);
 
 pub fn routes() -> Routes {
     Routes::new().routes(routes!(watch_job))
@@ -52,7 +52,7 @@ async fn watch_job(
     app.db.read(move |q| queries::find_job(q, id).map(drop)).await?;
     let watch = Watch { app, caller, id, bell, told: String::new(), events: 0, ended: false };
     let events = stream::unfold(watch, Watch::next);
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(COMMENT_EVERY)).into_response())
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE_INTERVAL)).into_response())
 }
 
 /// Client that watches a job.
@@ -77,14 +77,14 @@ impl Watch {
             self.ended = ended;
             if data != self.told {
                 self.events += 1;
-                let event = Event::default().event("job").id(self.events.to_string()).retry(COME_BACK_AFTER);
+                let event = Event::default().event("job").id(self.events.to_string()).retry(RECONNECT_DELAY);
                 let event = event.data(&data);
                 self.told = data;
                 return Some((Ok(event), self));
             }
             let app = self.app.clone();
             // A timeout is not an error: it leads to the next poll.
-            let _ = app.stop.or(tokio::time::timeout(LOOK_EVERY, self.bell.rung())).await?;
+            let _ = app.stop.or(tokio::time::timeout(POLL_INTERVAL, self.bell.rung())).await?;
         }
         None
     }

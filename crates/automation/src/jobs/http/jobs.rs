@@ -20,7 +20,7 @@ use super::super::model::{
 use super::super::{commands, queries, rules};
 
 /// Maximum number of dead letters that one request redrives or discards.
-const MOST_DEAD: i64 = 1_000;
+const MAX_DEAD_LETTERS: i64 = 1_000;
 
 type JobPage = PageAnswer<Job>;
 
@@ -261,7 +261,7 @@ async fn redrive_jobs(
 ) -> ApiResult<Response> {
     check_dead(&app, &caller.ctx, queue.as_deref(), kind.as_deref())?;
     app.change(&caller, move |tx, ctx| {
-        let jobs = kith_jobs::redrive(tx, ctx, queue.as_deref(), kind.as_deref(), MOST_DEAD)?;
+        let jobs = kith_jobs::redrive(tx, ctx, queue.as_deref(), kind.as_deref(), MAX_DEAD_LETTERS)?;
         if jobs > 0 {
             tx.audit(ctx, "jobs.redriven", queue.as_deref().unwrap_or("all"));
         }
@@ -286,7 +286,7 @@ async fn discard_jobs(
 ) -> ApiResult<Response> {
     check_dead(&app, &caller.ctx, queue.as_deref(), kind.as_deref())?;
     app.change(&caller, move |tx, ctx| {
-        let jobs = kith_jobs::discard_dead(tx, queue.as_deref(), kind.as_deref(), MOST_DEAD)?;
+        let jobs = kith_jobs::discard_dead(tx, queue.as_deref(), kind.as_deref(), MAX_DEAD_LETTERS)?;
         if jobs > 0 {
             tx.audit(ctx, "jobs.discarded", queue.as_deref().unwrap_or("all"));
         }
@@ -318,5 +318,8 @@ fn check_job(tx: &Tx<'_>, ctx: &Ctx, reserved: ReservedJobs, id: i64) -> Result<
 }
 
 fn done(jobs: u64) -> JobsDone {
-    JobsDone { jobs: usize::try_from(jobs).unwrap_or(usize::MAX), more: jobs >= MOST_DEAD.unsigned_abs() }
+    JobsDone {
+        jobs: usize::try_from(jobs).unwrap_or(usize::MAX),
+        more: jobs >= MAX_DEAD_LETTERS.unsigned_abs(),
+    }
 }

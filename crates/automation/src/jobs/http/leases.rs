@@ -26,17 +26,17 @@ use super::super::rules::check_program;
 const NAME: TextRules = TextRules { min: 1, max: 100, newlines: false };
 const LEVEL: TextRules = TextRules { min: 1, max: 20, newlines: false };
 const LINE: TextRules = TextRules { min: 1, max: 2_000, newlines: true };
-const USUAL_LEASE_MS: i64 = 60_000;
-const SHORTEST_LEASE_MS: i64 = 1_000;
-const LONGEST_LEASE_MS: i64 = 3_600_000;
-const MOST_JOBS: i64 = 100;
-const LONGEST_WAIT_MS: i64 = 30_000;
+const DEFAULT_LEASE_MS: i64 = 60_000;
+const MIN_LEASE_MS: i64 = 1_000;
+const MAX_LEASE_MS: i64 = 3_600_000;
+const MAX_CLAIMED_JOBS: i64 = 100;
+const MAX_WAIT_MS: i64 = 30_000;
 /// Time before the request timeout at which a waiting claim returns without jobs.
-const ANSWERED_BEFORE: Duration = seconds(2);
+const RESPONSE_MARGIN: Duration = seconds(2);
 /// Polling interval of a waiting claim without a wake-up.
-const LOOK_EVERY: Duration = seconds(1);
-const PROGRESS_BYTES: usize = 16 * 1024;
-const RESULT_BYTES: usize = kith_jobs::PAYLOAD_BYTES;
+const POLL_INTERVAL: Duration = seconds(1);
+const MAX_PROGRESS_BYTES: usize = 16 * 1024;
+const MAX_RESULT_BYTES: usize = kith_jobs::MAX_PAYLOAD_BYTES;
 
 pub fn routes() -> Routes {
     Routes::new()
@@ -221,16 +221,16 @@ impl Wanted {
     fn read(ctx: &Ctx, queue: String, body: &ClaimBody) -> Result<Self, FieldError> {
         let worker = body.worker.as_deref().map(|name| Text::parse(name, NAME, "/worker")).transpose()?;
         let most = body.most.unwrap_or(1);
-        if !(1..=MOST_JOBS).contains(&most) {
-            return Err(FieldError::new("/most", "out_of_range", format!("Expected 1 to {MOST_JOBS}.")));
+        if !(1..=MAX_CLAIMED_JOBS).contains(&most) {
+            return Err(FieldError::new(
+                "/most",
+                "out_of_range",
+                format!("Expected 1 to {MAX_CLAIMED_JOBS}."),
+            ));
         }
         let wait_ms = body.wait_ms.unwrap_or(0);
-        if !(0..=LONGEST_WAIT_MS).contains(&wait_ms) {
-            return Err(FieldError::new(
-                "/wait_ms",
-                "out_of_range",
-                format!("Expected 0 to {LONGEST_WAIT_MS}."),
-            ));
+        if !(0..=MAX_WAIT_MS).contains(&wait_ms) {
+            return Err(FieldError::new("/wait_ms", "out_of_range", format!("Expected 0 to {MAX_WAIT_MS}.")));
         }
         Ok(Self {
             queue,
@@ -244,7 +244,7 @@ impl Wanted {
     /// Claims jobs until some are available, the wait is over or the server stops. Only the waiting is cut
     /// short: a claim that has started is awaited, because it has taken its jobs.
     async fn claim(&self, app: &App, caller: &Principal) -> Result<LeasedClaim, Problem> {
-        let request = ms(i64::from(app.config.server.request_timeout_ms)).saturating_sub(ANSWERED_BEFORE);
+        let request = ms(i64::from(app.config.server.request_timeout_ms)).saturating_sub(RESPONSE_MARGIN);
         let wait = self.wait.min(request);
         let mut wait_is_over = pin!(tokio::time::timeout(wait, std::future::pending::<()>()));
         let mut bell = app.db.bell(&bell_of(&self.queue));
@@ -257,7 +257,7 @@ impl Wanted {
                 return Ok(claim);
             }
             let due = claim.look_again_at.map(|at| at.since(app.sources.clock.now()));
-            let pause = due.unwrap_or(LOOK_EVERY).clamp(Duration::from_millis(5), LOOK_EVERY);
+            let pause = due.unwrap_or(POLL_INTERVAL).clamp(Duration::from_millis(5), POLL_INTERVAL);
             let goes_on = async {
                 tokio::select! {
                     _ = &mut wait_is_over => false,
@@ -273,11 +273,11 @@ impl Wanted {
 }
 
 fn lease(asked_ms: Option<i64>) -> Result<Duration, FieldError> {
-    let lease_ms = asked_ms.unwrap_or(USUAL_LEASE_MS);
-    if (SHORTEST_LEASE_MS..=LONGEST_LEASE_MS).contains(&lease_ms) {
+    let lease_ms = asked_ms.unwrap_or(DEFAULT_LEASE_MS);
+    if (MIN_LEASE_MS..=MAX_LEASE_MS).contains(&lease_ms) {
         return Ok(ms(lease_ms));
     }
-    let detail = format!("Expected {SHORTEST_LEASE_MS} to {LONGEST_LEASE_MS}.");
+    let detail = format!("Expected {MIN_LEASE_MS} to {MAX_LEASE_MS}.");
     Err(FieldError::new("/lease_ms", "out_of_range", detail))
 }
 
@@ -329,7 +329,7 @@ async fn report_progress(
     PathId(id): PathId<i64>,
     Json(body): Json<ProgressBody>,
 ) -> ApiResult<Response> {
-    let progress = short(&body.progress, PROGRESS_BYTES, "/progress")?;
+    let progress = short(&body.progress, MAX_PROGRESS_BYTES, "/progress")?;
     let token = token(&body.lease_token)?;
     app.change(&caller, move |tx, _| {
         let kept = kith_jobs::keep_progress(tx, id, token, &progress)?;
@@ -386,7 +386,7 @@ async fn complete_job(
     PathId(id): PathId<i64>,
     Json(body): Json<CompleteBody>,
 ) -> ApiResult<Response> {
-    let result = body.result.map(|result| short(&result, RESULT_BYTES, "/result")).transpose()?;
+    let result = body.result.map(|result| short(&result, MAX_RESULT_BYTES, "/result")).transpose()?;
     end(&app, &caller, id, token(&body.lease_token)?, Ok(Done { result })).await
 }
 

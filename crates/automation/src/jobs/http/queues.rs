@@ -8,7 +8,7 @@ use kith_platform::{Allowed, Answer, ApiResult, App, Json, PathId, Query, Routes
 use serde::Deserialize;
 use utoipa_axum::routes;
 
-use super::super::commands::{self, DRAINED};
+use super::super::commands::{self, MAX_DRAINED_JOBS};
 use super::super::model::{JobsError, QueueDetails, QueueLimits, QueueLimitsBody, QueueName, Queues};
 use super::super::queries;
 use super::super::rules::check_operator;
@@ -139,7 +139,7 @@ async fn drain_queue(
     check_operator(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
     app.change(&caller, move |tx, ctx| {
         let jobs = commands::drain_queue(tx, ctx, &queue)?;
-        Ok::<_, JobsError>(Answer::ok(JobsDone { jobs, more: jobs >= DRAINED }))
+        Ok::<_, JobsError>(Answer::ok(JobsDone { jobs, more: jobs >= MAX_DRAINED_JOBS }))
     })
     .await
 }

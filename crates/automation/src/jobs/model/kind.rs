@@ -39,10 +39,10 @@ impl RetryBody {
     pub fn check(&self, at: &str) -> Result<(), FieldError> {
         check_ms(self.base_ms, &format!("{at}/base_ms"))?;
         check_ms(self.cap_ms, &format!("{at}/cap_ms"))?;
-        if (1..=kith_jobs::MOST_ATTEMPTS).contains(&self.max_attempts) {
+        if (1..=kith_jobs::MAX_ATTEMPTS).contains(&self.max_attempts) {
             return Ok(());
         }
-        let detail = format!("Expected 1 to {}.", kith_jobs::MOST_ATTEMPTS);
+        let detail = format!("Expected 1 to {}.", kith_jobs::MAX_ATTEMPTS);
         Err(FieldError::new(format!("{at}/max_attempts"), "out_of_range", detail))
     }
 }

@@ -22,7 +22,7 @@ pub use queue::{
 };
 
 /// Upper bound for delays, periods and timeouts in milliseconds: ten years.
-const LONGEST_MS: i64 = 10 * 366 * 86_400_000;
+const MAX_MS: i64 = 10 * 366 * 86_400_000;
 
 /// Error of an operation on jobs. Nothing was changed.
 #[derive(Debug, Error)]
@@ -109,7 +109,7 @@ pub fn fault_at(at: &str, Invalid { field, why }: &Invalid) -> FieldError {
 /// # Errors
 /// Returns a [`FieldError`] with the code `out_of_range` at `at`.
 pub fn check_ms(ms: Option<i64>, at: &str) -> Result<(), FieldError> {
-    if ms.is_none_or(|ms| (0..=LONGEST_MS).contains(&ms)) {
+    if ms.is_none_or(|ms| (0..=MAX_MS).contains(&ms)) {
         return Ok(());
     }
     Err(FieldError::new(at.to_owned(), "out_of_range", "Expected milliseconds from 0 to ten years."))

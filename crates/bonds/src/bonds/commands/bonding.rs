@@ -4,11 +4,10 @@ use kith_kernel::{Actor, Ctx, UserId};
 use kith_store::{Error, Tx};
 
 use super::super::model::{
-    BondError, BondId, Former, History, Living, Pair, Parties, PartnerRequestId, RequestStatus,
-    restorable_until,
+    BondError, BondId, Former, History, Living, Pair, PartnerRequestId, RequestStatus, restorable_until,
 };
 use super::super::{events, queries, rows};
-use super::sending::expire;
+use super::expiring::{expire, untold};
 
 /// Returns the former bond of a pair, if it can be restored now.
 pub fn find_restorable(tx: &Tx<'_>, ctx: &Ctx, pair: Pair) -> Result<Option<Former>, Error> {
@@ -127,12 +126,6 @@ pub fn end_all_of(tx: &Tx<'_>, ctx: &Ctx, user: UserId) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Returns the context for auditing a request. If it was sent by e-mail address, the system is the actor: the
-/// sender's own activity must not reveal who has the address.
-pub fn untold(ctx: &Ctx, parties: Parties) -> Ctx {
-    if parties.by_email { ctx.acting_as(Actor::System("bonds")) } else { ctx.clone() }
 }
 
 /// Unblock hook: expires the withheld requests between two users once neither blocks the other, so that both

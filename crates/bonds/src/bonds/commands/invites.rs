@@ -6,7 +6,7 @@ use kith_store::{Outcome, Query, Tx};
 use super::super::events;
 use super::super::model::{BondError, CodeHashes, INVITE_LIFETIME, InviteId, InvitePreview, WhoMayAsk};
 use super::super::rows::{self, LiveInvite};
-use super::super::rules::{INVITES_MOST, MISSES_MOST, MISSES_WITHIN};
+use super::super::rules::{FAILED_ATTEMPTS_WINDOW, MAX_FAILED_ATTEMPTS, MAX_INVITES};
 
 /// Attempt to use an invite code.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ pub fn create_invite(
     code_hash: &[u8; 32],
 ) -> Result<(InviteId, Timestamp), BondError> {
     tx.lock("user", [inviter])?;
-    if rows::list_live_invites(tx, inviter, ctx.now)?.len() as i64 >= INVITES_MOST {
+    if rows::list_live_invites(tx, inviter, ctx.now)?.len() as i64 >= MAX_INVITES {
         return Err(BondError::TooManyInvites);
     }
     let (id, expires_at) = (ctx.new_id(InviteId), ctx.now + INVITE_LIFETIME);
@@ -105,9 +105,9 @@ fn may_try(tx: &Tx<'_>, ctx: &Ctx, tried: &Tried) -> Result<(), BondError> {
     let Some(subjects) = &tried.by else { return Ok(()) };
     tx.lock("invite_misses", subjects.map(|subject| hex(&subject)))?;
     for subject in subjects {
-        let (misses, first) = rows::find_misses(tx, subject, ctx.now - MISSES_WITHIN)?;
-        if let Some(first) = first.filter(|_| misses >= MISSES_MOST) {
-            return Err(BondError::TooManyMisses { wait: (first + MISSES_WITHIN).since(ctx.now) });
+        let (misses, first) = rows::find_misses(tx, subject, ctx.now - FAILED_ATTEMPTS_WINDOW)?;
+        if let Some(first) = first.filter(|_| misses >= MAX_FAILED_ATTEMPTS) {
+            return Err(BondError::TooManyMisses { wait: (first + FAILED_ATTEMPTS_WINDOW).since(ctx.now) });
         }
     }
     Ok(())

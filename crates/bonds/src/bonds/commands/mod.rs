@@ -2,15 +2,17 @@
 
 mod bonding;
 mod deciding;
+mod expiring;
 mod invites;
 mod reporting;
 mod sending;
 
 pub use bonding::{break_up, close_door, end_all_of, open_door};
 pub use deciding::{accept, cancel, reject};
+pub use expiring::expire;
 pub use invites::{Tried, create_invite, preview_invite, revoke_invite};
 pub use reporting::report;
-pub use sending::{Rules, Sent, expire, send};
+pub use sending::{Rules, Sent, send};
 
 use kith_kernel::{Ctx, UserId};
 use kith_store::Tx;

@@ -2,7 +2,7 @@
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, UserId};
-use kith_store::{Error, Outcome, Tx};
+use kith_store::{Outcome, Tx};
 use sha2::{Digest as _, Sha256};
 
 use super::super::events;
@@ -12,7 +12,8 @@ use super::super::model::{
 };
 use super::super::rows::{self, LiveInvite, NewRequest};
 use super::super::rules::{self, REQUEST_LIFETIME, Sending, Standing, Tier, Way};
-use super::bonding::{form_bond, untold};
+use super::bonding::form_bond;
+use super::expiring::{expire, untold};
 use super::invites::{self, Tried};
 use kith_accounts::accounts::{self, Email, Person};
 
@@ -309,20 +310,4 @@ fn find_withheld(
 ) -> Result<Sent, BondError> {
     let withheld = rows::find_withheld(tx, sender, receiver, ctx.now)?.ok_or(BondError::ReceiverNotFound)?;
     repeat(withheld, draft)
-}
-
-/// Records that a request has expired, counts it as a refusal step, and emits the event to those who saw it
-/// pending. The sender must be locked.
-pub fn expire(tx: &Tx<'_>, ctx: &Ctx, id: PartnerRequestId) -> Result<(), Error> {
-    let Some(parties) = rows::find_parties(tx, id)? else { return Ok(()) };
-    let Some(expired) = rows::expire_request(tx, id)? else { return Ok(()) };
-    let parties = Parties { to: parties.to.filter(|_| expired.was_pending), ..parties };
-    if let Some(receiver) = parties.to {
-        let refusals = rows::find_refusals(tx, parties.from, receiver, parties.by_email)?;
-        let refusals = refusals.and_expired(expired.at);
-        rows::upsert_refusals(tx, parties.from, receiver, parties.by_email, refusals)?;
-    }
-    tx.audit(ctx, "partner_request.expired", id);
-    tx.emit(ctx, events::request_expired(parties));
-    Ok(())
 }

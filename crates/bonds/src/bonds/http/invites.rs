@@ -45,12 +45,12 @@ impl FromStr for InviteName {
 }
 
 /// Purpose of the pseudonyms under which invite codes are stored.
-const PSEUDONYM: &str = "invite";
+const PSEUDONYM_PURPOSE: &str = "invite";
 
 fn hashes(app: &App, code: &InviteCode) -> CodeHashes {
     CodeHashes {
-        present: app.keyring.pseudonym(PSEUDONYM, code.as_str()),
-        previous: app.keyring.previous_pseudonym(PSEUDONYM, code.as_str()),
+        present: app.keyring.pseudonym(PSEUDONYM_PURPOSE, code.as_str()),
+        previous: app.keyring.previous_pseudonym(PSEUDONYM_PURPOSE, code.as_str()),
     }
 }
 

@@ -22,11 +22,11 @@ static ALREADY_PENDING: ProblemCode =
     ProblemCode { code: "request_pending", status: 409, title: "Request already pending" };
 static NOT_PENDING: ProblemCode =
     ProblemCode { code: "request_not_pending", status: 409, title: "Request not pending" };
-static NOT_OPEN: ProblemCode =
+static REQUESTS_NOT_ACCEPTED: ProblemCode =
     ProblemCode { code: "not_open_to_requests", status: 403, title: "Requests not accepted" };
-static TOO_SOON: ProblemCode =
+static REQUEST_COOLDOWN: ProblemCode =
     ProblemCode { code: "too_soon_to_ask_again", status: 409, title: "Request cooldown active" };
-static ONLY_THEY_MAY_ASK: ProblemCode =
+static ONLY_RECIPIENT_CAN_REQUEST: ProblemCode =
     ProblemCode { code: "only_they_may_ask", status: 409, title: "Only recipient can request" };
 static TOO_MANY_INVITES: ProblemCode =
     ProblemCode { code: "too_many_invites", status: 409, title: "Too many invites" };
@@ -41,9 +41,9 @@ pub const PROBLEMS: &[&ProblemCode] = &[
     &NOT_BONDED,
     &ALREADY_PENDING,
     &NOT_PENDING,
-    &NOT_OPEN,
-    &TOO_SOON,
-    &ONLY_THEY_MAY_ASK,
+    &REQUESTS_NOT_ACCEPTED,
+    &REQUEST_COOLDOWN,
+    &ONLY_RECIPIENT_CAN_REQUEST,
     &TOO_MANY_INVITES,
     &RESTORATION_EXPIRED,
     &NOTHING_TO_REPORT,
@@ -98,15 +98,16 @@ impl From<BondError> for Problem {
                 "A user can have one partner at a time. End the present bond before accepting another.",
             ),
             BondError::NotBonded => Self::new(&NOT_BONDED, "You have no active bond."),
-            BondError::NotOpen => {
-                Self::new(&NOT_OPEN, "This user accepts requests only by invite, or none at all.")
-            }
+            BondError::NotOpen => Self::new(
+                &REQUESTS_NOT_ACCEPTED,
+                "This user accepts requests only by invite, or none at all.",
+            ),
             BondError::TooSoon { wait } => {
                 let detail = "This user rejected your last request. Wait for the time in Retry-After before sending another one.";
-                Self::new(&TOO_SOON, detail).retry_after(whole_seconds(wait))
+                Self::new(&REQUEST_COOLDOWN, detail).retry_after(whole_seconds(wait))
             }
             BondError::OnlyTheyMayAsk => Self::new(
-                &ONLY_THEY_MAY_ASK,
+                &ONLY_RECIPIENT_CAN_REQUEST,
                 "You cannot send another request to this user; they can send one to you.",
             ),
             BondError::TooMany { wait } => {

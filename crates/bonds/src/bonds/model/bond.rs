@@ -12,11 +12,11 @@ use kith_accounts::accounts::Person;
 /// Rules for the reason of a breakup.
 pub const REASON: TextRules = TextRules { min: 0, max: 500, newlines: true };
 /// Time after the end of a bond within which it can be restored, boundary included.
-const RESTORABLE: Duration = days(30);
+const RESTORATION_WINDOW: Duration = days(30);
 
 /// Returns the last moment at which a bond that ended at `ended_at` can be restored.
 pub fn restorable_until(ended_at: Timestamp) -> Timestamp {
-    ended_at + RESTORABLE
+    ended_at + RESTORATION_WINDOW
 }
 
 /// Bond between the caller and a partner.

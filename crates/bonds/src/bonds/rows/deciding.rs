@@ -1,10 +1,10 @@
 //! SQL statements that change the status of requests, one function per statement. No decisions.
 
 use kith_kernel::{Timestamp, UserId};
-use kith_store::{Error, Query, Row, Tx, params};
+use kith_store::{Error, FromRow as _, Query, Row, Tx, params, row_columns};
 
 use super::super::model::{BondId, Pair, Parties, PartnerRequestId};
-use super::requests::read_parties;
+use super::requests::parties_columns;
 
 /// Request whose expiry was recorded.
 pub struct ExpiredRequest {
@@ -41,6 +41,10 @@ pub struct OldRequest {
     pub is_pending: bool,
 }
 
+row_columns! {
+    old_columns => OldRequest { id = "id", from = "from_user", is_pending = "told = 'pending'" }
+}
+
 /// Returns up to `limit` requests with an ID above `after` and at most `until`, ordered by ID.
 pub fn list_expired(
     q: &Query<'_>,
@@ -49,10 +53,13 @@ pub fn list_expired(
     limit: i64,
 ) -> Result<Vec<OldRequest>, Error> {
     q.all(
-        "SELECT id, from_user, told = 'pending' FROM partner_requests
-         WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3",
+        concat!(
+            "SELECT ",
+            old_columns!(),
+            " FROM partner_requests WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3"
+        ),
         params![after, until, limit],
-        |row| Ok(OldRequest { id: row.get(0)?, from: row.get(1)?, is_pending: row.get(2)? }),
+        OldRequest::read_row,
     )
 }
 
@@ -74,7 +81,7 @@ pub fn set_expiry_mark(tx: &Tx<'_>, up_to: PartnerRequestId) -> Result<(), Error
 pub fn reject_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests
-         SET status = 'rejected', told = CASE WHEN to_email IS NULL THEN 'rejected' ELSE told END, decided_at = $2
+         SET status = 'rejected', told = CASE WHEN to_email IS NULL SEPARATOR 'rejected' ELSE told END, decided_at = $2
          WHERE id = $1",
         params![id, now],
     )?;
@@ -100,7 +107,7 @@ pub fn cancel_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Resu
 pub fn withdraw_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests
-         SET status = 'cancelled', told = CASE WHEN to_email IS NULL THEN 'cancelled' ELSE told END, decided_at = $2
+         SET status = 'cancelled', told = CASE WHEN to_email IS NULL SEPARATOR 'cancelled' ELSE told END, decided_at = $2
          WHERE id = $1",
         params![id, now],
     )?;
@@ -130,16 +137,16 @@ pub fn decide_pending(
     let [a, b] = pair.users();
     tx.all(
         "UPDATE partner_requests
-         SET status = CASE WHEN id = $1 THEN 'accepted' WHEN status = 'pending' THEN 'superseded' ELSE status END,
-             told = CASE WHEN id = $1 THEN 'accepted'
-                         WHEN to_email IS NULL OR from_user IN ($4, $5) THEN 'superseded' ELSE told END,
-             bond_id = CASE WHEN id = $1 THEN $2 END,
-             decided_at = CASE WHEN status = 'pending' THEN $3 ELSE decided_at END
+         SET status = CASE WHEN id = $1 SEPARATOR 'accepted' WHEN status = 'pending' SEPARATOR 'superseded' ELSE status END,
+             told = CASE WHEN id = $1 SEPARATOR 'accepted'
+                         WHEN to_email IS NULL OR from_user IN ($4, $5) SEPARATOR 'superseded' ELSE told END,
+             bond_id = CASE WHEN id = $1 SEPARATOR $2 END,
+             decided_at = CASE WHEN status = 'pending' SEPARATOR $3 ELSE decided_at END
          WHERE (from_user IN ($4, $5) AND told = 'pending' AND expires_at > $3)
             OR (to_user IN ($4, $5) AND delivered AND status = 'pending' AND expires_at > $3)
-         RETURNING id, from_user, CASE WHEN delivered AND decided_at = $3 THEN to_user END, to_email IS NOT NULL",
+         RETURNING id, from_user, CASE WHEN delivered AND decided_at = $3 SEPARATOR to_user END, to_email IS NOT NULL",
         params![accepted, bond, now, a, b],
-        read_parties,
+        Parties::read_row,
     )
 }
 
@@ -147,23 +154,26 @@ pub fn decide_pending(
 pub fn end_pending(tx: &Tx<'_>, user: UserId, now: Timestamp) -> Result<Vec<Parties>, Error> {
     tx.all(
         "UPDATE partner_requests
-         SET status = CASE WHEN status <> 'pending' THEN status WHEN from_user = $1 THEN 'cancelled' ELSE 'superseded' END,
-             told = CASE WHEN from_user = $1 THEN 'cancelled' WHEN to_email IS NULL THEN 'superseded' ELSE told END,
-             decided_at = CASE WHEN status = 'pending' THEN $2 ELSE decided_at END
+         SET status = CASE WHEN status <> 'pending' SEPARATOR status WHEN from_user = $1 SEPARATOR 'cancelled' ELSE 'superseded' END,
+             told = CASE WHEN from_user = $1 SEPARATOR 'cancelled' WHEN to_email IS NULL SEPARATOR 'superseded' ELSE told END,
+             decided_at = CASE WHEN status = 'pending' SEPARATOR $2 ELSE decided_at END
          WHERE (from_user = $1 AND told = 'pending' AND expires_at > $2)
             OR (to_user = $1 AND delivered AND status = 'pending' AND expires_at > $2)
-         RETURNING id, from_user, CASE WHEN delivered AND decided_at = $2 THEN to_user END, to_email IS NOT NULL",
+         RETURNING id, from_user, CASE WHEN delivered AND decided_at = $2 SEPARATOR to_user END, to_email IS NOT NULL",
         params![user, now],
-        read_parties,
+        Parties::read_row,
     )
 }
 
 /// Returns the pending request between two users, in either direction.
 pub fn find_pending_between(q: &Query<'_>, pair: Pair, now: Timestamp) -> Result<Option<Parties>, Error> {
     q.one(
-        "SELECT id, from_user, CASE WHEN delivered THEN to_user END, to_email IS NOT NULL FROM partner_requests
-         WHERE pair_key = $1 AND status = 'pending' AND expires_at > $2",
+        concat!(
+            "SELECT ",
+            parties_columns!(),
+            " FROM partner_requests WHERE pair_key = $1 AND status = 'pending' AND expires_at > $2"
+        ),
         params![pair.key(), now],
-        read_parties,
+        Parties::read_row,
     )
 }

@@ -2,7 +2,7 @@
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
-use kith_store::{Error, Query, Tx, params};
+use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
 use super::super::model::{CodeHashes, Invite, InviteId};
 
@@ -16,6 +16,20 @@ pub struct LiveInvite {
     pub display_name: String,
     /// Time at which it expires.
     pub expires_at: Timestamp,
+}
+
+// Columns of `invites i`, and of `users u`, the inviter.
+row_columns! {
+    live_invite_columns => LiveInvite {
+        id = "i.id",
+        inviter = "i.inviter",
+        display_name = "u.display_name",
+        expires_at = "i.expires_at"
+    }
+}
+
+row_columns! {
+    invite_columns => Invite { id = "id", created_at = "created_at", expires_at = "expires_at" }
 }
 
 pub fn insert_invite(
@@ -42,20 +56,17 @@ pub fn find_live_invite(
     now: Timestamp,
 ) -> Result<Option<LiveInvite>, Error> {
     q.one(
-        "SELECT i.id, i.inviter, u.display_name, i.expires_at FROM invites i
+        concat!(
+            "SELECT ",
+            live_invite_columns!(),
+            " FROM invites i
          JOIN users u ON u.id = i.inviter AND u.deleted_at IS NULL
          WHERE i.code_hash IN ($1, $4) AND i.spent_at IS NULL AND i.expires_at > $3
            AND NOT EXISTS (SELECT 1 FROM blocks k WHERE (k.blocker = $2 AND k.blocked = i.inviter)
-                                                     OR (k.blocker = i.inviter AND k.blocked = $2))",
+                                                     OR (k.blocker = i.inviter AND k.blocked = $2))"
+        ),
         params![code.present, user, now, code.previous],
-        |row| {
-            Ok(LiveInvite {
-                id: row.get(0)?,
-                inviter: row.get(1)?,
-                display_name: row.get(2)?,
-                expires_at: row.get(3)?,
-            })
-        },
+        LiveInvite::read_row,
     )
 }
 
@@ -71,10 +82,13 @@ pub fn find_inviter_of_used(q: &Query<'_>, code: CodeHashes, user: UserId) -> Re
 /// Returns the usable invites of `inviter`, newest first.
 pub fn list_live_invites(q: &Query<'_>, inviter: UserId, now: Timestamp) -> Result<Vec<Invite>, Error> {
     q.all(
-        "SELECT id, created_at, expires_at FROM invites
-         WHERE inviter = $1 AND spent_at IS NULL AND expires_at > $2 ORDER BY id DESC",
+        concat!(
+            "SELECT ",
+            invite_columns!(),
+            " FROM invites WHERE inviter = $1 AND spent_at IS NULL AND expires_at > $2 ORDER BY id DESC"
+        ),
         params![inviter, now],
-        |row| Ok(Invite { id: row.get(0)?, created_at: row.get(1)?, expires_at: row.get(2)? }),
+        Invite::read_row,
     )
 }
 

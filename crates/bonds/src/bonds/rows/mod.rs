@@ -9,12 +9,11 @@ mod standing;
 mod words;
 
 use kith_kernel::{Timestamp, UserId};
-use kith_store::{Error, Query, Row, Tx, id_columns, params};
+use kith_store::{Columns, Error, FromRow as _, Query, Row, Tx, id_columns, params, row_columns};
 
 use super::model::{
     Bond, BondId, Breakup, Former, History, InviteId, Living, Pair, PartnerRequestId, restorable_until,
 };
-use kith_accounts::accounts::Person;
 
 pub use deciding::*;
 pub use facts::*;
@@ -25,6 +24,44 @@ pub use standing::*;
 pub use words::*;
 
 id_columns!(PartnerRequestId, BondId, InviteId);
+
+// Columns of `bonds b`, and of `users p`, the partner.
+row_columns! {
+    bond_columns => Bond {
+        id = "b.id",
+        partner = "p.id, p.display_name",
+        since = "b.since",
+        restored_at = "b.restored_at",
+        restorations = "b.restorations"
+    }
+}
+
+row_columns! {
+    history_columns => History {
+        bond = bond_columns!(),
+        ended_at: Option<Timestamp> = "b.ended_at",
+        archived_at: Option<Timestamp> = "b.archived_at";
+        restorable_until = ended_at.filter(|_| archived_at.is_none()).map(restorable_until);
+        breakups = Vec::new()
+    }
+}
+
+row_columns! {
+    former_columns => Former { id = "id", since = "since", ended_at = "ended_at", restorations = "restorations" }
+}
+
+row_columns! {
+    living_columns => Living (a: UserId = "b.user_a", b: UserId = "b.user_b") { id = "b.id"; users = [a, b] }
+}
+
+// Columns of `breakups k` as the user $1 may see them.
+row_columns! {
+    breakup_columns => Breakup {
+        ended_at = "k.ended_at",
+        restored_at = "k.restored_at",
+        reason = "CASE WHEN k.ended_by = $1 SEPARATOR k.reason END"
+    }
+}
 
 pub fn insert_bond(tx: &Tx<'_>, bond: BondId, pair: Pair, since: Timestamp) -> Result<(), Error> {
     let [a, b] = pair.users();
@@ -39,18 +76,14 @@ pub fn insert_bond(tx: &Tx<'_>, bond: BondId, pair: Pair, since: Timestamp) -> R
 pub fn find_former(q: &Query<'_>, pair: Pair) -> Result<Option<Former>, Error> {
     let [a, b] = pair.users();
     q.one(
-        "SELECT id, since, ended_at, restorations FROM bonds
-         WHERE user_a = $1 AND user_b = $2 AND ended_at IS NOT NULL AND archived_at IS NULL
-         ORDER BY ended_at DESC LIMIT 1",
+        concat!(
+            "SELECT ",
+            former_columns!(),
+            " FROM bonds WHERE user_a = $1 AND user_b = $2 AND ended_at IS NOT NULL AND archived_at IS NULL
+              ORDER BY ended_at DESC LIMIT 1"
+        ),
         params![a, b],
-        |row| {
-            Ok(Former {
-                id: row.get(0)?,
-                since: row.get(1)?,
-                ended_at: row.get(2)?,
-                restorations: row.get(3)?,
-            })
-        },
+        Former::read_row,
     )
 }
 
@@ -82,13 +115,16 @@ pub fn fill_slots(tx: &Tx<'_>, bond: BondId, pair: Pair) -> Result<bool, Error> 
 /// Returns the active bond of `user`.
 pub fn find_current_bond(q: &Query<'_>, user: UserId) -> Result<Option<Bond>, Error> {
     q.one(
-        "SELECT b.id, p.id, p.display_name, b.since, b.restored_at, b.restorations
-         FROM bond_slots s
+        concat!(
+            "SELECT ",
+            bond_columns!(),
+            " FROM bond_slots s
          JOIN bonds b ON b.id = s.bond_id
-         JOIN users p ON p.id = CASE WHEN b.user_a = s.user_id THEN b.user_b ELSE b.user_a END
-         WHERE s.user_id = $1",
+         JOIN users p ON p.id = CASE WHEN b.user_a = s.user_id SEPARATOR b.user_b ELSE b.user_a END
+         WHERE s.user_id = $1"
+        ),
         params![user],
-        read_bond,
+        Bond::read_row,
     )
 }
 
@@ -99,22 +135,29 @@ pub fn find_bond_of_request(
     user: UserId,
 ) -> Result<Option<Bond>, Error> {
     q.one(
-        "SELECT b.id, p.id, p.display_name, b.since, b.restored_at, b.restorations
-         FROM partner_requests r
+        concat!(
+            "SELECT ",
+            bond_columns!(),
+            " FROM partner_requests r
          JOIN bonds b ON b.id = r.bond_id AND b.ended_at IS NULL
-         JOIN users p ON p.id = CASE WHEN b.user_a = $2 THEN b.user_b ELSE b.user_a END
-         WHERE r.id = $1",
+         JOIN users p ON p.id = CASE WHEN b.user_a = $2 SEPARATOR b.user_b ELSE b.user_a END
+         WHERE r.id = $1"
+        ),
         params![request, user],
-        read_bond,
+        Bond::read_row,
     )
 }
 
 /// Returns the active bond of `user` with both users.
 pub fn find_living(q: &Query<'_>, user: UserId) -> Result<Option<Living>, Error> {
     q.one(
-        "SELECT b.id, b.user_a, b.user_b FROM bond_slots s JOIN bonds b ON b.id = s.bond_id WHERE s.user_id = $1",
+        concat!(
+            "SELECT ",
+            living_columns!(),
+            " FROM bond_slots s JOIN bonds b ON b.id = s.bond_id WHERE s.user_id = $1"
+        ),
         params![user],
-        |row| Ok(Living { id: row.get(0)?, users: [row.get(1)?, row.get(2)?] }),
+        Living::read_row,
     )
 }
 
@@ -156,13 +199,11 @@ pub fn list_bonds(
     macro_rules! side {
         ($own:literal, $other:literal, $name:literal) => {
             concat!(
-                "SELECT b.id, b.",
-                $other,
-                ", COALESCE(b.",
+                "SELECT ",
+                history_columns!(),
+                ", b.",
                 $name,
-                ", p.display_name), b.since, b.restored_at,
-                        b.restorations, b.ended_at, b.archived_at
-                 FROM bonds b JOIN users p ON p.id = b.",
+                " FROM bonds b JOIN users p ON p.id = b.",
                 $other,
                 "
                  WHERE b.",
@@ -188,11 +229,13 @@ pub fn find_bond(
     now: Timestamp,
 ) -> Result<Option<History>, Error> {
     q.one(
-        "SELECT b.id, p.id,
-                COALESCE(CASE WHEN b.user_a = $1 THEN b.name_b ELSE b.name_a END, p.display_name),
-                b.since, b.restored_at, b.restorations, b.ended_at, b.archived_at
-         FROM bonds b JOIN users p ON p.id = CASE WHEN b.user_a = $1 THEN b.user_b ELSE b.user_a END
-         WHERE b.id = $2 AND (b.user_a = $1 OR b.user_b = $1)",
+        concat!(
+            "SELECT ",
+            history_columns!(),
+            ", CASE WHEN b.user_a = $1 SEPARATOR b.name_b ELSE b.name_a END
+             FROM bonds b JOIN users p ON p.id = CASE WHEN b.user_a = $1 SEPARATOR b.user_b ELSE b.user_a END
+             WHERE b.id = $2 AND (b.user_a = $1 OR b.user_b = $1)"
+        ),
         params![user, bond],
         |row| read_history(row, now),
     )
@@ -207,14 +250,17 @@ pub fn list_breakups(
     last: BondId,
 ) -> Result<Vec<(BondId, Breakup)>, Error> {
     q.all(
-        "SELECT k.bond_id, k.ended_at, k.restored_at, CASE WHEN k.ended_by = $1 THEN k.reason END
-         FROM breakups k JOIN bonds b ON b.id = k.bond_id
+        concat!(
+            "SELECT k.bond_id, ",
+            breakup_columns!(),
+            " FROM breakups k JOIN bonds b ON b.id = k.bond_id
          WHERE (b.user_a = $1 AND b.id >= $2 AND b.id <= $3) OR (b.user_b = $1 AND b.id >= $2 AND b.id <= $3)
-         ORDER BY k.bond_id, k.restorations",
+         ORDER BY k.bond_id, k.restorations"
+        ),
         params![user, first, last],
         |row| {
-            let breakup = Breakup { ended_at: row.get(1)?, restored_at: row.get(2)?, reason: row.get(3)? };
-            Ok((row.get(0)?, breakup))
+            let columns = &mut Columns::of(row);
+            Ok((columns.read()?, columns.read()?))
         },
     )
 }
@@ -222,10 +268,14 @@ pub fn list_breakups(
 /// Returns up to `limit` bonds that ended before `ended_before` and are not archived, longest ago first.
 pub fn list_to_archive(q: &Query<'_>, ended_before: Timestamp, limit: i64) -> Result<Vec<Living>, Error> {
     q.all(
-        "SELECT id, user_a, user_b FROM bonds
-         WHERE ended_at IS NOT NULL AND archived_at IS NULL AND ended_at < $1 ORDER BY ended_at LIMIT $2",
+        concat!(
+            "SELECT ",
+            living_columns!(),
+            " FROM bonds b WHERE ended_at IS NOT NULL AND archived_at IS NULL AND ended_at < $1
+              ORDER BY ended_at LIMIT $2"
+        ),
         params![ended_before, limit],
-        |row| Ok(Living { id: row.get(0)?, users: [row.get(1)?, row.get(2)?] }),
+        Living::read_row,
     )
 }
 
@@ -257,26 +307,15 @@ pub fn forget_reasons_and_names(tx: &Tx<'_>, user: UserId) -> Result<(), Error> 
     Ok(())
 }
 
+/// Reads a history without its breakups, from its columns and what the partner was called when the bond ended.
 fn read_history(row: &Row<'_>, now: Timestamp) -> Result<History, Error> {
-    let (ended_at, archived_at): (Option<Timestamp>, Option<Timestamp>) = (row.get(6)?, row.get(7)?);
-    let restorable = ended_at.filter(|_| archived_at.is_none()).map(restorable_until);
-    Ok(History {
-        bond: read_bond(row)?,
-        ended_at,
-        restorable_until: restorable.filter(|until| *until >= now),
-        archived_at,
-        breakups: Vec::new(),
-    })
-}
-
-fn read_bond(row: &Row<'_>) -> Result<Bond, Error> {
-    Ok(Bond {
-        id: row.get(0)?,
-        partner: Person { id: row.get(1)?, display_name: row.get(2)? },
-        since: row.get(3)?,
-        restored_at: row.get(4)?,
-        restorations: row.get(5)?,
-    })
+    let columns = &mut Columns::of(row);
+    let (mut history, name): (History, Option<String>) = (columns.read()?, columns.read()?);
+    if let Some(name) = name {
+        history.bond.partner.display_name = name;
+    }
+    history.restorable_until = history.restorable_until.filter(|until| *until >= now);
+    Ok(history)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! A request is always read as one of its two users sees it, with expiry applied to its status.
 
 use kith_kernel::{Timestamp, UserId};
-use kith_store::{AsParam as _, Error, Param, Query, Row, Tx, params};
+use kith_store::{AsParam as _, Error, FromRow as _, Param, Query, Row, Tx, params, row_columns};
 
 use super::super::model::{
     Asked, BondId, Draft, Pair, Parties, PartnerRequest, PartnerRequestId, Receiver, RequestDirection,
@@ -18,10 +18,10 @@ macro_rules! request_columns {
     () => {
         "r.id, r.from_user, r.from_name, r.to_user, r.to_name, r.to_email, r.status, r.told, r.message, r.created_at,
          r.expires_at,
-         CASE WHEN r.status = 'pending' THEN
+         CASE WHEN r.status = 'pending' SEPARATOR
             (SELECT MAX(b.ended_at) FROM bonds b
-             WHERE b.user_a = CASE WHEN r.from_user < r.to_user THEN r.from_user ELSE r.to_user END
-               AND b.user_b = CASE WHEN r.from_user < r.to_user THEN r.to_user ELSE r.from_user END
+             WHERE b.user_a = CASE WHEN r.from_user < r.to_user SEPARATOR r.from_user ELSE r.to_user END
+               AND b.user_b = CASE WHEN r.from_user < r.to_user SEPARATOR r.to_user ELSE r.from_user END
                AND b.archived_at IS NULL)
          END"
     };
@@ -34,13 +34,21 @@ macro_rules! select_requests {
     };
 }
 
+row_columns! {
+    parties_columns => Parties {
+        request = "id",
+        from = "from_user",
+        to = "CASE WHEN delivered SEPARATOR to_user END",
+        by_email = "to_email IS NOT NULL"
+    }
+}
+
 /// Returns the sender and the recipient of a request.
 pub fn find_parties(q: &Query<'_>, id: PartnerRequestId) -> Result<Option<Parties>, Error> {
     q.one(
-        "SELECT id, from_user, CASE WHEN delivered THEN to_user END, to_email IS NOT NULL
-         FROM partner_requests WHERE id = $1",
+        concat!("SELECT ", parties_columns!(), " FROM partner_requests WHERE id = $1"),
         params![id],
-        read_parties,
+        Parties::read_row,
     )
 }
 
@@ -268,8 +276,4 @@ pub(super) fn read_request_at(
         restorable_until: restorable.filter(|until| status == RequestStatus::Pending && *until >= now),
         bond: None,
     })
-}
-
-pub(super) fn read_parties(row: &Row<'_>) -> Result<Parties, Error> {
-    Ok(Parties { request: row.get(0)?, from: row.get(1)?, to: row.get(2)?, by_email: row.get(3)? })
 }

@@ -1,7 +1,7 @@
 //! SQL statements of messages and reports: read, report, count, delete. No decisions.
 
 use kith_kernel::UserId;
-use kith_store::{Error, Query, Tx, params};
+use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
 use super::super::model::{Parties, PartnerRequestId, ReportReason, RequestReport};
 
@@ -33,15 +33,23 @@ pub fn insert_report(
     Ok(inserted == 1)
 }
 
+row_columns! {
+    report_columns => RequestReport { id = "id", created_at = "created_at" }
+}
+
 pub fn find_report(
     q: &Query<'_>,
     request: PartnerRequestId,
     reporter: UserId,
 ) -> Result<Option<RequestReport>, Error> {
     q.one(
-        "SELECT id, created_at FROM request_reports WHERE request_id = $1 AND reporter = $2",
+        concat!(
+            "SELECT ",
+            report_columns!(),
+            " FROM request_reports WHERE request_id = $1 AND reporter = $2"
+        ),
         params![request, reporter],
-        |row| Ok(RequestReport { id: row.get(0)?, created_at: row.get(1)? }),
+        RequestReport::read_row,
     )
 }
 
@@ -67,7 +75,7 @@ pub fn forget_addresses(tx: &Tx<'_>, until: PartnerRequestId, limit: i64) -> Res
 pub fn forget_words(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests
-         SET message = NULL, from_name = $2, to_email = CASE WHEN to_email IS NULL THEN NULL ELSE '' END,
+         SET message = NULL, from_name = $2, to_email = CASE WHEN to_email IS NULL SEPARATOR NULL ELSE '' END,
              to_email_key = NULL
          WHERE from_user = $1",
         params![user, name],

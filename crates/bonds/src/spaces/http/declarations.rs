@@ -9,7 +9,8 @@ use kith_platform::{
 };
 use utoipa_axum::routes;
 
-use super::super::declarations::{self, Declaration, DeclarationBody};
+use super::super::declaration::Declaration;
+use super::super::declarations::{self, DeclarationBody};
 use super::super::model::CollectionName;
 use super::super::queries::{self, DeclarationList};
 use kith_json_schema as json_schema;

@@ -13,10 +13,10 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::commands::{self, Asked, Change, Terms};
+use super::super::commands::{self, Change, Terms};
 use super::super::list::ListRequest;
 use super::super::model::{CollectionName, Item, ItemId, SpaceError, SpaceName};
-use super::super::queries::{self, BondExport};
+use super::super::queries::{self, Asked, BondExport};
 use super::super::settings::SpaceSettings;
 use crate::bonds::BondId;
 

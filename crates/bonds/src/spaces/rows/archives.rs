@@ -4,26 +4,33 @@ use std::time::Duration;
 
 use kith_kernel::Timestamp;
 use kith_platform::purge::PurgeRun;
-use kith_store::{Error, Query, Tx, params};
+use kith_store::{Columns, Error, FromRow as _, Query, Tx, params};
 
 use super::super::model::{Amount, SharedSpace, Space};
-use super::read_bond_space;
 use crate::bonds::BondId;
 
-pub(super) const TO_ARCHIVE: &str = "SELECT b.id, b.user_a, b.user_b FROM bonds b
+pub(super) const TO_ARCHIVE: &str = concat!(
+    "SELECT ",
+    bond_space_columns!(),
+    " FROM bonds b
      WHERE b.archived_at IS NOT NULL AND b.archived_at >= $1
        AND NOT EXISTS (SELECT 1 FROM archived_spaces a WHERE a.bond_id = b.id)
-     ORDER BY b.archived_at LIMIT $2";
+     ORDER BY b.archived_at LIMIT $2"
+);
 pub(super) const FALLING_DUE: &str = "SELECT COUNT(*) FROM archived_spaces
      WHERE purged_at IS NULL AND purge_at IS NULL AND archived_at <= $1";
-pub(super) const TO_PURGE: &str = "SELECT b.id, b.user_a, b.user_b, a.items, a.bytes
+pub(super) const TO_PURGE: &str = concat!(
+    "SELECT ",
+    bond_space_columns!(),
+    ", a.items, a.bytes
      FROM archived_spaces a JOIN bonds b ON b.id = a.bond_id
      WHERE a.purged_at IS NULL AND a.purge_at IS NOT NULL AND a.purge_at <= $1 AND a.purge_elapsed_ms <= $2
-     ORDER BY a.purge_at LIMIT $3";
+     ORDER BY a.purge_at LIMIT $3"
+);
 
 /// Returns up to `limit` bonds archived since `since` whose spaces are not archived.
 pub fn list_to_archive(q: &Query<'_>, since: Timestamp, limit: i64) -> Result<Vec<SharedSpace>, Error> {
-    q.all(TO_ARCHIVE, params![since, limit], read_bond_space)
+    q.all(TO_ARCHIVE, params![since, limit], SharedSpace::read_row)
 }
 
 /// Returns the earliest archive time of a bond whose space is not archived.
@@ -112,7 +119,8 @@ pub fn list_archives_to_purge(
     limit: i64,
 ) -> Result<Vec<(SharedSpace, Amount)>, Error> {
     q.all(TO_PURGE, params![run.now, run.elapsed_ms, limit], |row| {
-        Ok((read_bond_space(row)?, Amount { items: row.get(3)?, bytes: row.get(4)? }))
+        let columns = &mut Columns::of(row);
+        Ok((columns.read()?, Amount { items: columns.read()?, bytes: columns.read()? }))
     })
 }
 

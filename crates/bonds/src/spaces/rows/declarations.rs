@@ -1,51 +1,66 @@
 //! SQL statements of collection declarations.
 
 use kith_kernel::StoredJson;
-use kith_store::{Error, Query, Row, Tx, params};
+use kith_store::{Columns, Error, FromRow as _, Query, Tx, params, row_columns};
 
-use super::super::declarations::{Declaration, KeptDeclaration, Rules};
+use super::super::declaration::{Declaration, KeptDeclaration};
+use super::super::declarations::Rules;
 use super::super::model::{CollectionName, Item, Space};
-use super::read_item;
 use kith_json_schema::SchemaText;
+
+row_columns! {
+    declaration_columns => Declaration (fields: String = "fields") {
+        name = "name",
+        schema = "schema",
+        updated_at = "updated_at";
+        fields = read_fields(&fields)
+    }
+}
+
+row_columns! {
+    kept_columns => KeptDeclaration {
+        declaration = declaration_columns!(),
+        id = "id",
+        revision = "revision",
+        declared = "declared"
+    }
+}
+
+row_columns! {
+    rules_columns => Rules (fields: String = "fields", schema: Option<String> = "schema") {
+        revision = "revision";
+        fields = read_fields(&fields);
+        schema = schema.map(SchemaText::from)
+    }
+}
 
 /// Returns the rules of a collection, also after its declaration was withdrawn.
 pub fn find_rules(q: &Query<'_>, name: &CollectionName) -> Result<Option<Rules>, Error> {
     q.one(
-        "SELECT revision, fields, schema FROM collection_declarations WHERE name = $1",
+        concat!("SELECT ", rules_columns!(), " FROM collection_declarations WHERE name = $1"),
         params![name.as_str()],
-        |row| {
-            Ok(Rules {
-                revision: row.get(0)?,
-                fields: read_fields(row, 1)?,
-                schema: row.get::<Option<String>>(2)?.map(SchemaText::from),
-            })
-        },
+        Rules::read_row,
     )
 }
 
 pub fn find_declaration(q: &Query<'_>, name: &CollectionName) -> Result<Option<KeptDeclaration>, Error> {
     q.one(
-        "SELECT name, schema, fields, updated_at, id, revision, declared FROM collection_declarations
-         WHERE name = $1",
+        concat!("SELECT ", kept_columns!(), " FROM collection_declarations WHERE name = $1"),
         params![name.as_str()],
-        |row| {
-            Ok(KeptDeclaration {
-                id: row.get(4)?,
-                revision: row.get(5)?,
-                declared: row.get(6)?,
-                declaration: read_declaration(row)?,
-            })
-        },
+        KeptDeclaration::read_row,
     )
 }
 
 /// Returns up to `limit` declarations in force with a name above `behind`, ordered by name.
 pub fn list_declarations(q: &Query<'_>, behind: &str, limit: i64) -> Result<Vec<Declaration>, Error> {
     q.all(
-        "SELECT name, schema, fields, updated_at FROM collection_declarations
-         WHERE name > $1 AND declared ORDER BY name LIMIT $2",
+        concat!(
+            "SELECT ",
+            declaration_columns!(),
+            " FROM collection_declarations WHERE name > $1 AND declared ORDER BY name LIMIT $2"
+        ),
         params![behind, limit],
-        read_declaration,
+        Declaration::read_row,
     )
 }
 
@@ -66,17 +81,21 @@ pub fn keep_declaration(tx: &Tx<'_>, kept: &KeptDeclaration) -> Result<(), Error
 
 /// Items indexed by an older revision. SQLite joins the tables of a CROSS JOIN in this order; otherwise it
 /// would scan all items.
-pub(super) const STALE: &str =
-    "SELECT i.id, i.collection, i.data, i.version, i.created_at, i.created_by, i.updated_at,
-            i.updated_by, i.space, d.revision, d.fields
+pub(super) const STALE: &str = concat!(
+    "SELECT ",
+    item_columns!(),
+    ", i.space, d.revision, d.fields
      FROM collection_declarations d CROSS JOIN space_items i
-     WHERE i.collection = d.name AND i.indexed_by < d.revision LIMIT $1";
+     WHERE i.collection = d.name AND i.indexed_by < d.revision LIMIT $1"
+);
 
 /// Returns up to `limit` items indexed by an older revision, with the present rules.
 pub fn list_stale(q: &Query<'_>, limit: i64) -> Result<Vec<(Space, Item, Rules)>, Error> {
     q.all(STALE, params![limit], |row| {
-        let rules = Rules { revision: row.get(9)?, fields: read_fields(row, 10)?, schema: None };
-        Ok((row.get(8)?, read_item(row)?, rules))
+        let columns = &mut Columns::of(row);
+        let (item, space, revision) = (columns.read()?, columns.read()?, columns.read()?);
+        let fields = read_fields(&columns.read::<String>()?);
+        Ok((space, item, Rules { revision, fields, schema: None }))
     })
 }
 
@@ -86,15 +105,6 @@ pub fn set_indexed(tx: &Tx<'_>, item: &Item, revision: i64) -> Result<bool, Erro
     Ok(tx.exec(sql, params![item.id, item.version, revision])? == 1)
 }
 
-fn read_declaration(row: &Row<'_>) -> Result<Declaration, Error> {
-    Ok(Declaration {
-        name: row.get(0)?,
-        schema: row.get(1)?,
-        fields: read_fields(row, 2)?,
-        updated_at: row.get(3)?,
-    })
-}
-
-fn read_fields(row: &Row<'_>, at: usize) -> Result<Vec<String>, Error> {
-    Ok(serde_json::from_str(&row.get::<String>(at)?).expect("only lists of texts are written"))
+fn read_fields(written: &str) -> Vec<String> {
+    serde_json::from_str(written).expect("only lists of texts are written")
 }

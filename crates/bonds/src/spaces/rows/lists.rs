@@ -4,17 +4,19 @@ use kith_store::{AsParam as _, Error, Param, Query, params};
 
 use super::super::list::{Condition, Direction, Plan};
 use super::super::model::{CollectionName, Item, ItemId, Space};
-use super::read_item;
+use super::read_with;
 
 /// Number of further conditions a statement has room for: the maximum number of declared fields.
-const OTHERS: usize = 4;
+const MAX_FURTHER_CONDITIONS: usize = 4;
 
 /// Selects items. The parameters at 5, 8, 11 and 14 begin further conditions: a field, or NULL for none, and
 /// its bounds.
 macro_rules! select_items {
     ($value:literal, $from:literal, $where:literal, $order:literal) => {
         concat!(
-            "SELECT i.id, i.collection, i.data, i.version, i.created_at, i.created_by, i.updated_at, i.updated_by, ",
+            "SELECT ",
+            item_columns!(),
+            ", ",
             $value,
             " FROM ",
             $from,
@@ -39,14 +41,14 @@ macro_rules! select_items {
 
 pub(super) const NEWEST: &str =
     select_items!("NULL", "space_items i", "i.space = $1 AND i.collection = $2 AND i.id < $3", "i.id DESC");
-pub(super) const UP: &str = select_items!(
+pub(super) const ASCENDING: &str = select_items!(
     "k.value",
     "space_item_fields k JOIN space_items i ON i.id = k.item_id",
     "k.space = $1 AND k.collection = $2 AND k.field = $17 AND k.value >= $18 AND k.value < $19
      AND (k.value, k.item_id) > ($20, $3)",
     "k.value, k.item_id"
 );
-pub(super) const DOWN: &str = select_items!(
+pub(super) const DESCENDING: &str = select_items!(
     "k.value",
     "space_item_fields k JOIN space_items i ON i.id = k.item_id",
     "k.space = $1 AND k.collection = $2 AND k.field = $17 AND k.value >= $18 AND k.value < $19
@@ -68,16 +70,16 @@ pub fn list_items(
     let mut all: Vec<Param<'_>> =
         vec![key.as_param(), Param::Text(collection.as_str()), id.as_param(), limit.as_param()];
     plan.others.iter().for_each(|other| all.extend(condition(other)));
-    all.resize(4 + 3 * OTHERS, Param::Null);
+    all.resize(4 + 3 * MAX_FURTHER_CONDITIONS, Param::Null);
     let sql = match &plan.by {
         None => NEWEST,
         Some((followed, direction)) => {
             all.extend(condition(followed));
             all.push(value.as_param());
-            if *direction == Direction::Up { UP } else { DOWN }
+            if *direction == Direction::Up { ASCENDING } else { DESCENDING }
         }
     };
-    q.all(sql, &all, |row| Ok((read_item(row)?, row.get(8)?)))
+    q.all(sql, &all, read_with)
 }
 
 fn condition((field, range): &Condition) -> [Param<'_>; 3] {

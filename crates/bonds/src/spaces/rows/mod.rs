@@ -1,10 +1,31 @@
 //! SQL statements of spaces, one function per statement. No decisions.
 
 use kith_kernel::{Timestamp, UserId};
-use kith_store::{Column, Error, Query, Row, Tx, id_columns, params};
+use kith_store::{Column, Columns, Error, FromRow, Query, Row, Tx, id_columns, params, row_columns};
 
 use super::model::{Amount, CollectionName, Item, ItemId, SharedSpace, Space};
 use crate::bonds::BondId;
+
+// Columns of `space_items i` or `archived_space_items i`.
+row_columns! {
+    item_columns => Item {
+        id = "i.id",
+        collection = "i.collection",
+        data = "i.data",
+        version = "i.version",
+        created_at = "i.created_at",
+        created_by = "i.created_by",
+        updated_at = "i.updated_at",
+        updated_by = "i.updated_by"
+    }
+}
+
+/// Columns of `bonds b` that a [`SharedSpace`] is read from.
+macro_rules! bond_space_columns {
+    () => {
+        "b.id, b.user_a, b.user_b"
+    };
+}
 
 mod archives;
 mod declarations;
@@ -33,6 +54,13 @@ impl Column for CollectionName {
     }
 }
 
+impl FromRow for SharedSpace {
+    fn from_columns(columns: &mut Columns<'_, '_>) -> Result<Self, Error> {
+        let bond = columns.read()?;
+        Ok(Self { space: Space::Bond(bond), people: vec![columns.read()?, columns.read()?] })
+    }
+}
+
 /// Returns the users of `space`, and whether it is in use: its owner is not deleted, or its bond is active.
 pub fn find_people(q: &Query<'_>, space: Space) -> Result<Option<(SharedSpace, bool)>, Error> {
     match space {
@@ -42,9 +70,12 @@ pub fn find_people(q: &Query<'_>, space: Space) -> Result<Option<(SharedSpace, b
             })
         }
         Space::Bond(bond) => q.one(
-            "SELECT id, user_a, user_b, ended_at IS NULL FROM bonds WHERE id = $1",
+            concat!("SELECT ", bond_space_columns!(), ", b.ended_at IS NULL FROM bonds b WHERE b.id = $1"),
             params![bond],
-            |row| Ok((read_bond_space(row)?, row.get(3)?)),
+            |row| {
+                let columns = &mut Columns::of(row);
+                Ok((columns.read()?, columns.read()?))
+            },
         ),
     }
 }
@@ -80,19 +111,23 @@ pub fn find_item(
     id: ItemId,
 ) -> Result<Option<(Item, i64)>, Error> {
     q.one(
-        "SELECT id, collection, data, version, created_at, created_by, updated_at, updated_by, bytes
-         FROM space_items WHERE id = $1 AND space = $2 AND collection = $3",
+        concat!(
+            "SELECT ",
+            item_columns!(),
+            ", bytes FROM space_items i WHERE id = $1 AND space = $2 AND collection = $3"
+        ),
         params![id, space.key(), collection.as_str()],
-        |row| Ok((read_item(row)?, row.get(8)?)),
+        read_with,
     )
 }
 
-const ALL_ITEMS: &str = "SELECT id, collection, data, version, created_at, created_by, updated_at, updated_by
-     FROM space_items WHERE space = $1 AND (collection, id) > ($2, $3)
-     UNION ALL
-     SELECT id, collection, data, version, created_at, created_by, updated_at, updated_by
-     FROM archived_space_items WHERE space = $1 AND (collection, id) > ($2, $3)
-     ORDER BY collection, id LIMIT $4";
+const ALL_ITEMS: &str = concat!(
+    "SELECT ",
+    item_columns!(),
+    " FROM space_items i WHERE space = $1 AND (collection, id) > ($2, $3) UNION ALL SELECT ",
+    item_columns!(),
+    " FROM archived_space_items i WHERE space = $1 AND (collection, id) > ($2, $3) ORDER BY collection, id LIMIT $4"
+);
 
 /// Returns up to `limit` items of a space, live or archived, after the item `id` of `collection`, ordered by
 /// collection and ID.
@@ -103,7 +138,7 @@ pub fn list_all_items(
     id: ItemId,
     limit: i64,
 ) -> Result<Vec<Item>, Error> {
-    q.all(ALL_ITEMS, params![space.key(), collection, id, limit], read_item)
+    q.all(ALL_ITEMS, params![space.key(), collection, id, limit], Item::read_row)
 }
 
 pub fn insert_item(tx: &Tx<'_>, space: Space, item: &Item, indexed_by: i64) -> Result<(), Error> {
@@ -158,7 +193,7 @@ pub fn find_amount(
 ) -> Result<(Amount, i64, bool), Error> {
     let found = q.one(
         "SELECT COALESCE(CAST(SUM(items) AS BIGINT), 0), COALESCE(CAST(SUM(bytes) AS BIGINT), 0), COUNT(*),
-                COUNT(CASE WHEN collection = $2 THEN 1 END)
+                COUNT(CASE WHEN collection = $2 SEPARATOR 1 END)
          FROM space_collections WHERE space = $1",
         params![space.key(), collection.as_str()],
         |row| {
@@ -229,13 +264,13 @@ pub fn count_authored(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
 pub fn forget_author(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     for sql in [
         "UPDATE space_items
-         SET created_by = CASE WHEN created_by <> $1 THEN created_by END,
-             updated_by = CASE WHEN updated_by <> $1 THEN updated_by END
+         SET created_by = CASE WHEN created_by <> $1 SEPARATOR created_by END,
+             updated_by = CASE WHEN updated_by <> $1 SEPARATOR updated_by END
          WHERE (created_by = $1 OR updated_by = $1)
            AND space IN (SELECT 'bond:' || id FROM bonds WHERE user_a = $1 OR user_b = $1)",
         "UPDATE archived_space_items
-         SET created_by = CASE WHEN created_by <> $1 THEN created_by END,
-             updated_by = CASE WHEN updated_by <> $1 THEN updated_by END
+         SET created_by = CASE WHEN created_by <> $1 SEPARATOR created_by END,
+             updated_by = CASE WHEN updated_by <> $1 SEPARATOR updated_by END
          WHERE (created_by = $1 OR updated_by = $1)
            AND space IN (SELECT 'bond:' || id FROM bonds WHERE user_a = $1 OR user_b = $1)",
     ] {
@@ -244,20 +279,8 @@ pub fn forget_author(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     Ok(())
 }
 
-fn read_bond_space(row: &Row<'_>) -> Result<SharedSpace, Error> {
-    Ok(SharedSpace { space: Space::Bond(row.get(0)?), people: vec![row.get(1)?, row.get(2)?] })
-}
-
-/// Reads the columns id, collection, data, version, created_at, created_by, updated_at, updated_by.
-fn read_item(row: &Row<'_>) -> Result<Item, Error> {
-    Ok(Item {
-        id: row.get(0)?,
-        collection: row.get(1)?,
-        data: row.get(2)?,
-        version: row.get(3)?,
-        created_at: row.get(4)?,
-        created_by: row.get(5)?,
-        updated_at: row.get(6)?,
-        updated_by: row.get(7)?,
-    })
+/// Reads an item, and a value from the column behind it.
+fn read_with<T: FromRow>(row: &Row<'_>) -> Result<(Item, T), Error> {
+    let columns = &mut Columns::of(row);
+    Ok((columns.read()?, columns.read()?))
 }

@@ -1,7 +1,7 @@
 //! SQL statements of reminders.
 
 use kith_kernel::Timestamp;
-use kith_store::{Error, Query, Tx, params};
+use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 use serde_json::Value;
 
 use super::super::model::{ItemId, Space};
@@ -19,6 +19,15 @@ pub struct Reminder {
     pub due_at: Timestamp,
 }
 
+row_columns! {
+    reminder_columns => Reminder {
+        item = "item_id",
+        minutes_before = "minutes_before",
+        space = "space",
+        due_at = "due_at"
+    }
+}
+
 pub fn insert_reminder(tx: &Tx<'_>, reminder: &Reminder) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO space_reminders (item_id, minutes_before, space, due_at) VALUES ($1, $2, $3, $4)",
@@ -32,19 +41,15 @@ pub fn delete_reminders(tx: &Tx<'_>, item: ItemId) -> Result<(), Error> {
     Ok(())
 }
 
-pub(super) const DUE: &str = "SELECT item_id, minutes_before, space, due_at FROM space_reminders
-     WHERE due_at <= $1 ORDER BY due_at, item_id LIMIT $2";
+pub(super) const DUE: &str = concat!(
+    "SELECT ",
+    reminder_columns!(),
+    " FROM space_reminders WHERE due_at <= $1 ORDER BY due_at, item_id LIMIT $2"
+);
 
 /// Returns up to `limit` reminders that are due at `now`, longest due first.
 pub fn list_due_reminders(q: &Query<'_>, now: Timestamp, limit: i64) -> Result<Vec<Reminder>, Error> {
-    q.all(DUE, params![now, limit], |row| {
-        Ok(Reminder {
-            item: row.get(0)?,
-            minutes_before: row.get(1)?,
-            space: row.get(2)?,
-            due_at: row.get(3)?,
-        })
-    })
+    q.all(DUE, params![now, limit], Reminder::read_row)
 }
 
 /// Returns the data of a date.

@@ -6,7 +6,7 @@ use kith_store::{Error, ModuleMigrations, Param, STORE_MIGRATIONS, Store};
 use super::ALL_ITEMS;
 use super::archives::{FALLING_DUE, TO_ARCHIVE, TO_PURGE};
 use super::declarations::STALE;
-use super::lists::{DOWN, NEWEST, UP};
+use super::lists::{ASCENDING, DESCENDING, NEWEST};
 use super::reminders::DUE;
 
 async fn open(database: &TestDatabase) -> Store {
@@ -34,9 +34,9 @@ async fn statements_follow_an_index() {
         "SEARCH k USING COVERING INDEX space_item_fields_sorted (space=? AND collection=? AND field=? AND";
     for (statement, wanted) in [
         (NEWEST, "SEARCH i USING INDEX space_items_listed (space=? AND collection=? AND id<?)"),
-        (UP, SORTED),
-        (DOWN, SORTED),
-        (ALL_ITEMS, "SEARCH space_items USING INDEX space_items_listed (space=? AND (collection,id)>(?,?))"),
+        (ASCENDING, SORTED),
+        (DESCENDING, SORTED),
+        (ALL_ITEMS, "SEARCH i USING INDEX space_items_listed (space=? AND (collection,id)>(?,?))"),
         (STALE, "SEARCH i USING INDEX space_items_indexed (collection=? AND indexed_by<?)"),
         (DUE, "SEARCH space_reminders USING INDEX space_reminders_due (due_at<?)"),
         (TO_ARCHIVE, "SEARCH b USING INDEX bonds_archived (archived_at>?)"),

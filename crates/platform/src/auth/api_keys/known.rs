@@ -2,14 +2,12 @@
 //! use is recorded at most once a minute.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use kith_kernel::{ApiKeyId, Problem, Timestamp, UserId, minutes, problems};
+use kith_kernel::{ApiKeyId, Problem, Timestamp, problems};
 
-use super::super::{PEOPLE_ONLY, Permission as _, WriteApiKeys};
-use super::model::ApiKeyStatus;
+use super::super::{Permission as _, WriteApiKeys};
+use super::known_key::{KnownKey, NOTED_EVERY};
 use super::rows;
 use super::text::ApiKeyText;
 use crate::App;
@@ -18,62 +16,14 @@ use crate::http::store_problem;
 use crate::telemetry::SecurityEvent;
 
 /// Maximum number of cached keys.
-const KEPT: usize = 10_000;
-/// Minimum time between two records of the last use of a key.
-const NOTED_EVERY: Duration = minutes(1);
-
-/// Data of a key that verification needs.
-#[derive(Debug)]
-pub(crate) struct KnownKey {
-    pub id: ApiKeyId,
-    digest: Vec<u8>,
-    created_by: UserId,
-    scopes: Vec<String>,
-    expires_at: Option<Timestamp>,
-    revoked_at: Option<Timestamp>,
-    /// Time of the last recorded use in milliseconds; `i64::MIN` if the key was never used.
-    last_used_ms: AtomicI64,
-}
+const MAX_CACHED_KEYS: usize = 10_000;
 
 /// Cache of keys by id. `None` records that no such key exists.
 pub(crate) struct KnownKeys(Cache<ApiKeyId, Option<Arc<KnownKey>>>);
 
-impl KnownKey {
-    pub fn new(
-        id: ApiKeyId,
-        digest: Vec<u8>,
-        created_by: UserId,
-        scopes: Vec<String>,
-        expires_at: Option<Timestamp>,
-        revoked_at: Option<Timestamp>,
-        last_used_at: Option<Timestamp>,
-    ) -> Self {
-        let last_used_ms = AtomicI64::new(last_used_at.map_or(i64::MIN, Timestamp::as_millis));
-        Self { id, digest, created_by, scopes, expires_at, revoked_at, last_used_ms }
-    }
-
-    /// Returns true if the key has this permission as a scope.
-    pub fn has(&self, permission: &str) -> bool {
-        !PEOPLE_ONLY.contains(&permission) && self.scopes.iter().any(|scope| scope == permission)
-    }
-
-    fn is_active(&self, now: Timestamp) -> bool {
-        ApiKeyStatus::at(now, self.expires_at, self.revoked_at) == ApiKeyStatus::Active
-    }
-
-    /// Returns true if this use is to be recorded, because the last record is at least a minute old. Updates
-    /// the time.
-    fn takes_note(&self, now: Timestamp) -> bool {
-        let noted_ms = i64::try_from(NOTED_EVERY.as_millis()).unwrap_or(i64::MAX);
-        let now_ms = now.as_millis();
-        let take = |last: i64| (now_ms.saturating_sub(last) >= noted_ms).then_some(now_ms);
-        self.last_used_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
-    }
-}
-
 impl KnownKeys {
     pub fn new(hearing: Hearing) -> Self {
-        Self(Cache::new(KEPT, hearing))
+        Self(Cache::new(MAX_CACHED_KEYS, hearing))
     }
 
     /// Returns the active key that matches `text` at `now`, and records its use.
@@ -93,9 +43,9 @@ impl KnownKeys {
         // Compared in constant time, so that the response time does not reveal a partial match.
         let is_it = |key: &Arc<KnownKey>| verify_slices_are_equal(&key.digest, &sent.digest()).is_ok();
         let known = known.filter(is_it).filter(|key| key.is_active(now));
-        let key = known.ok_or_else(|| refuse(NO_LONGER))?;
+        let key = known.ok_or_else(|| refuse(KEY_NOT_VALID))?;
         if !self.maker_counts(app, &key).await? {
-            return Err(refuse(NO_LONGER));
+            return Err(refuse(KEY_NOT_VALID));
         }
         self.note_use(app, &key, now);
         Ok(key)
@@ -113,7 +63,7 @@ impl KnownKeys {
         {
             return Ok(());
         }
-        Err(Problem::new(&problems::UNAUTHENTICATED, NO_LONGER).token_error("The API key is not valid"))
+        Err(Problem::new(&problems::UNAUTHENTICATED, KEY_NOT_VALID).token_error("The API key is not valid"))
     }
 
     pub fn forget(&self, id: ApiKeyId) {
@@ -151,22 +101,5 @@ impl KnownKeys {
 }
 
 /// One text for all these cases, so that the response does not reveal which of them applies.
-const NO_LONGER: &str = "This API key does not count: it is not known, has expired, was revoked, or whoever made it may \
+const KEY_NOT_VALID: &str = "This API key does not count: it is not known, has expired, was revoked, or whoever made it may \
                          no longer make keys.";
-
-#[cfg(test)]
-mod tests {
-    use kith_kernel::seconds;
-    use kith_kernel::uuid::Uuid;
-
-    use super::*;
-
-    #[test]
-    fn use_is_recorded_at_most_once_per_minute() {
-        let now = Timestamp::from_millis(1_767_225_600_000);
-        let id = ApiKeyId(Uuid::nil());
-        let key = KnownKey::new(id, vec![], UserId(Uuid::nil()), vec![], None, None, None);
-        let noted = [0, 1, 59, 60, 61, 10, 120].map(|s| key.takes_note(now + seconds(s)));
-        assert_eq!(noted, [true, false, false, true, false, false, true]);
-    }
-}

@@ -7,6 +7,7 @@
 mod commands;
 mod http;
 mod known;
+mod known_key;
 mod model;
 mod rows;
 mod text;
@@ -30,7 +31,7 @@ pub(crate) const CREATED: &str = "api_key.created";
 pub(crate) const REVOKED: &str = "api_key.revoked";
 
 /// Fact for administrators: the number of stored keys and of their digests.
-pub(crate) const STORED: Fact = Fact {
+pub(crate) const STORED_KEYS_FACT: Fact = Fact {
     name: "api_keys.stored",
     read: |q, _| {
         let (keys, digests) = rows::count(q)?;

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use utoipa::ToSchema;
 
-use super::super::{PEOPLE_ONLY, PERMISSIONS, Role};
+use super::super::{PERMISSIONS, Role, USER_ONLY_PERMISSIONS};
 
 const NAME: TextRules = TextRules { min: 1, max: 80, newlines: false };
 /// Maximum number of scopes of a key.
-const SCOPES_MOST: usize = 50;
+const MAX_SCOPES: usize = 50;
 
 /// API key without its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -94,8 +94,8 @@ impl NewApiKey {
         if scopes.is_empty() {
             faults.push(FieldError::new("/scopes", "too_short", "Enter at least one scope."));
         }
-        if scopes.len() > SCOPES_MOST {
-            faults.push(FieldError::new("/scopes", "too_long", format!("At most {SCOPES_MOST}.")));
+        if scopes.len() > MAX_SCOPES {
+            faults.push(FieldError::new("/scopes", "too_long", format!("At most {MAX_SCOPES}.")));
         } else {
             faults.extend(scopes.iter().enumerate().filter_map(|(n, scope)| scope_fault(role, n, scope)));
         }
@@ -115,7 +115,7 @@ impl NewApiKey {
 fn scope_fault(role: Role, n: usize, scope: &str) -> Option<FieldError> {
     let (code, detail) = if !PERMISSIONS.iter().any(|(name, _)| *name == scope) {
         ("unknown_scope", "This permission does not exist.")
-    } else if PEOPLE_ONLY.contains(&scope) {
+    } else if USER_ONLY_PERMISSIONS.contains(&scope) {
         ("people_only", "API keys cannot have this permission.")
     } else if role.has(scope) {
         return None;
@@ -159,10 +159,10 @@ mod tests {
         assert_eq!(parse(Role::Moderator, &["users.read", "jobs.read"]).unwrap_err(), ["not_permitted"]);
         assert_eq!(parse(Role::Admin, &[]).unwrap_err(), ["too_short"]);
         assert_eq!(parse(Role::Admin, &["jobs", ""]).unwrap_err(), ["unknown_scope", "unknown_scope"]);
-        for scope in PEOPLE_ONLY {
+        for scope in USER_ONLY_PERMISSIONS {
             assert_eq!(parse(Role::Admin, &[scope]).unwrap_err(), ["people_only"], "{scope}");
         }
-        assert_eq!(parse(Role::Admin, &["jobs.read"; SCOPES_MOST + 1]).unwrap_err(), ["too_long"]);
+        assert_eq!(parse(Role::Admin, &["jobs.read"; MAX_SCOPES + 1]).unwrap_err(), ["too_long"]);
     }
 
     #[test]

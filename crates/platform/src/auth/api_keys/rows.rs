@@ -1,12 +1,28 @@
 //! SQL statements on API keys, one per function.
 
+use kith_kernel::uuid::Uuid;
 use kith_kernel::{ApiKeyId, Timestamp, UserId};
-use kith_store::{Error, Query, Row, Tx, params};
+use kith_store::{Error, FromRow as _, Query, Row, Tx, params, row_columns};
 use serde_json::{Value, json};
 
-use super::known::KnownKey;
+use super::known_key::KnownKey;
 use super::model::{ApiKey, ApiKeyStatus};
 use super::text::shown;
+
+row_columns! {
+    key_columns => ApiKey (id: Uuid = "id", scopes: String = "scopes") {
+        name = "name",
+        created_by = "created_by",
+        created_at = "created_at",
+        expires_at = "expires_at",
+        revoked_at = "revoked_at",
+        last_used_at = "last_used_at";
+        id = ApiKeyId(id);
+        prefix = shown(ApiKeyId(id));
+        scopes = split_scopes(&scopes);
+        status = ApiKeyStatus::Active
+    }
+}
 
 pub(super) fn insert(tx: &Tx<'_>, key: &ApiKey, digest: &[u8; 32]) -> Result<(), Error> {
     tx.exec(
@@ -26,12 +42,9 @@ pub(super) fn insert(tx: &Tx<'_>, key: &ApiKey, digest: &[u8; 32]) -> Result<(),
 }
 
 pub(super) fn find(q: &Query<'_>, id: ApiKeyId, now: Timestamp) -> Result<Option<ApiKey>, Error> {
-    q.one(
-        "SELECT id, name, scopes, created_by, created_at, expires_at, revoked_at, last_used_at FROM api_keys
-         WHERE id = $1",
-        params![id.0],
-        |row| read(row, now),
-    )
+    q.one(concat!("SELECT ", key_columns!(), " FROM api_keys WHERE id = $1"), params![id.0], |row| {
+        read(row, now)
+    })
 }
 
 /// Returns the data of a key that verification needs.
@@ -40,8 +53,7 @@ pub(super) fn find_known(q: &Query<'_>, id: ApiKeyId) -> Result<Option<KnownKey>
         "SELECT digest, created_by, scopes, expires_at, revoked_at, last_used_at FROM api_keys WHERE id = $1",
         params![id.0],
         |row| {
-            let scopes = row.get::<String>(2)?;
-            let scopes = scopes.split(' ').map(str::to_owned).collect();
+            let scopes = split_scopes(&row.get::<String>(2)?);
             let last_used_at = row.get::<Option<Timestamp>>(5)?;
             Ok(KnownKey::new(id, row.get(0)?, row.get(1)?, scopes, row.get(3)?, row.get(4)?, last_used_at))
         },
@@ -56,8 +68,7 @@ pub(super) fn list(
     now: Timestamp,
 ) -> Result<Vec<ApiKey>, Error> {
     q.all(
-        "SELECT id, name, scopes, created_by, created_at, expires_at, revoked_at, last_used_at FROM api_keys
-         WHERE id < $1 ORDER BY id DESC LIMIT $2",
+        concat!("SELECT ", key_columns!(), " FROM api_keys WHERE id < $1 ORDER BY id DESC LIMIT $2"),
         params![before.0, limit],
         |row| read(row, now),
     )
@@ -111,24 +122,15 @@ pub(super) fn note_use(tx: &Tx<'_>, id: ApiKeyId, at: Timestamp, before: Timesta
 /// Returns the number of keys, and the number of those whose stored digest has the length of a SHA-256
 /// digest.
 pub(super) fn count(q: &Query<'_>) -> Result<(i64, i64), Error> {
-    let sql =
-        "SELECT COUNT(*), COALESCE(SUM(CASE WHEN LENGTH(digest) = 32 THEN 1 ELSE 0 END), 0) FROM api_keys";
+    let sql = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN LENGTH(digest) = 32 SEPARATOR 1 ELSE 0 END), 0) FROM api_keys";
     Ok(q.one(sql, &[], |row| Ok((row.get(0)?, row.get(1)?)))?.unwrap_or_default())
 }
 
 fn read(row: &Row<'_>, now: Timestamp) -> Result<ApiKey, Error> {
-    let id = ApiKeyId(row.get(0)?);
-    let (expires_at, revoked_at) = (row.get(5)?, row.get(6)?);
-    Ok(ApiKey {
-        id,
-        prefix: shown(id),
-        name: row.get(1)?,
-        scopes: row.get::<String>(2)?.split(' ').map(str::to_owned).collect(),
-        status: ApiKeyStatus::at(now, expires_at, revoked_at),
-        created_by: row.get(3)?,
-        created_at: row.get(4)?,
-        expires_at,
-        revoked_at,
-        last_used_at: row.get(7)?,
-    })
+    let key = ApiKey::read_row(row)?;
+    Ok(ApiKey { status: ApiKeyStatus::at(now, key.expires_at, key.revoked_at), ..key })
+}
+
+fn split_scopes(written: &str) -> Vec<String> {
+    written.split(' ').map(str::to_owned).collect()
 }

@@ -7,7 +7,7 @@ use futures_util::future::try_join5;
 
 use super::super::failure::Failure;
 use super::super::link::{Frame, Session};
-use super::{CATCH_UP, Direct, advance, refuse_if};
+use super::{CATCH_UP_TIMEOUT, Direct, advance, refuse_if};
 use crate::audit::AuditEntry;
 use crate::audit_keys::AuditKeys;
 use crate::sequencer::{Heads, Placed, Unplaced};
@@ -17,13 +17,13 @@ use crate::value::Param;
 use crate::{Error, Row, Tx, outbox};
 
 /// Maximum number of rows per pass.
-const PASS: i64 = 2_000;
+const MAX_ROWS_PER_PASS: i64 = 2_000;
 
 /// Lowest regular transaction id of PostgreSQL. Smaller ones are special; 2 marks a frozen row.
 const FIRST_TX: i64 = 3;
 
 /// Interval at which the watermark is saved for the next sequencer.
-const KEEP_MARK: Duration = Duration::from_secs(1);
+const WATERMARK_SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// State of the node that is the sequencer.
 pub(super) struct Lead {
@@ -72,7 +72,7 @@ impl Direct<'_> {
     pub(super) fn lead(&mut self) -> Result<(), Error> {
         let q = self.query(Frame::Plain);
         let heads = outbox::heads(&q)?;
-        let mark = q.one(MARK, &[], |row| {
+        let mark = q.one(SELECT_WATERMARK, &[], |row| {
             let written_by = full_tx(row.get(1)?, row.get(2)?);
             Ok(Mark { low_tx: row.get(0)?, written_by })
         })?;
@@ -98,7 +98,7 @@ impl Direct<'_> {
     /// Assigns positions to committed rows. Returns true if there may be more rows.
     pub(super) fn pass(&mut self) -> Result<bool, Error> {
         let Some(lead) = &self.lead else { return Ok(false) };
-        self.link.set_silence(if lead.catching_up { CATCH_UP } else { self.shared.settings.silence });
+        self.link.set_silence(if lead.catching_up { CATCH_UP_TIMEOUT } else { self.shared.settings.silence });
         let found = self.find(lead).map_err(Error::unavailable)?;
         let oldest: i64 = Row::Postgres(&found.oldest).get(0)?;
         refuse_if(Row::Postgres(&found.oldest).get(1)?)?;
@@ -147,18 +147,18 @@ impl Direct<'_> {
         let oldest = self.link.prepare(OLDEST_RUNNING)?;
         let (events, entries, from) = match lead.restored {
             Some(restored) => (RESTORED_EVENTS, RESTORED_ENTRIES, restored),
-            None => (UNPLACED_EVENTS, UNSEALED_ENTRIES, lead.low_tx),
+            None => (UNSEQUENCED_EVENTS, UNSEALED_ENTRIES, lead.low_tx),
         };
         for sql in [events, entries] {
-            record(true, sql, &[Param::Int(from), Param::Int(PASS)]);
+            record(true, sql, &[Param::Int(from), Param::Int(MAX_ROWS_PER_PASS)]);
         }
         let (events, entries) = (self.link.prepare(events)?, self.link.prepare(entries)?);
         let client = &self.link.client;
         let ((), oldest, events, entries, ()) = self.link.wait(try_join5(
             client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
             client.query_one(&oldest, &[]),
-            client.query(&events, &[&from, &PASS]),
-            client.query(&entries, &[&from, &PASS]),
+            client.query(&events, &[&from, &MAX_ROWS_PER_PASS]),
+            client.query(&entries, &[&from, &MAX_ROWS_PER_PASS]),
             client.batch_execute("COMMIT"),
         ))?;
         Ok(Found { oldest, events, entries })
@@ -196,7 +196,7 @@ impl Direct<'_> {
     fn keep_mark(&mut self) -> Result<(), Error> {
         let Some(lead) = &mut self.lead else { return Ok(()) };
         let is_kept = lead.kept_tx == lead.low_tx || lead.restored.is_some();
-        if is_kept || lead.mark_kept.elapsed() < KEEP_MARK {
+        if is_kept || lead.mark_kept.elapsed() < WATERMARK_SAVE_INTERVAL {
             return Ok(());
         }
         lead.mark_kept = Instant::now();
@@ -223,7 +223,7 @@ const INSERT_SEALS: &str = "INSERT INTO audit_seals (n, entry_id, prev, hash)
      SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[])";
 
 /// Reads the watermark and the values that [`full_tx`] needs.
-const MARK: &str = "SELECT low_tx, CAST(CAST(xmin AS TEXT) AS BIGINT),
+const SELECT_WATERMARK: &str = "SELECT low_tx, CAST(CAST(xmin AS TEXT) AS BIGINT),
      CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS TEXT) AS BIGINT) FROM sequencer WHERE id = 1";
 
 /// Oldest transaction that can still commit: all older rows are visible already. Also returns whether the
@@ -266,7 +266,7 @@ macro_rules! entries {
 
 /// With an upper bound, because rows restored from another server carry its transaction ids, which may be
 /// higher.
-const UNPLACED_EVENTS: &str = events!(of_this_server!("o.tx"));
+const UNSEQUENCED_EVENTS: &str = events!(of_this_server!("o.tx"));
 const UNSEALED_ENTRIES: &str = entries!(of_this_server!("a.tx"));
 const RESTORED_EVENTS: &str = events!("");
 const RESTORED_ENTRIES: &str = entries!("");
@@ -282,7 +282,7 @@ impl Found {
     /// Returns the transaction in which a full page ended, where the next pass continues.
     fn reached(&self) -> Result<Option<i64>, Error> {
         let last = |rows: &[tokio_postgres::Row], column| match rows.last() {
-            Some(last) if rows.len() as i64 == PASS => Row::Postgres(last).get(column).map(Some),
+            Some(last) if rows.len() as i64 == MAX_ROWS_PER_PASS => Row::Postgres(last).get(column).map(Some),
             _ => Ok(None),
         };
         let ends = [last(&self.events, 2)?, last(&self.entries, 7)?];

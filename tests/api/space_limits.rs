@@ -35,7 +35,7 @@ async fn recount(app: &TestApp) {
                     COALESCE(i.bytes, 0)
              FROM space_collections c
              FULL JOIN (SELECT space, collection, COUNT(*) AS items, CAST(SUM(bytes) AS BIGINT) AS bytes
-                        FROM space_items MAX_GROUP_SIZE BY space, collection) i
+                        FROM space_items GROUP BY space, collection) i
                ON i.space = c.space AND i.collection = c.collection",
             &[],
             |row| {

@@ -225,18 +225,18 @@ pub fn look(q: &Query<'_>, now: Timestamp) -> Result<Vec<Sample>, Error> {
              CAST(SUM(blocked) AS BIGINT), CAST(SUM(dead) AS BIGINT), MIN(oldest)
          FROM (
              SELECT queue, COUNT(*) AS ready, 0 AS scheduled, 0 AS running, 0 AS blocked, 0 AS dead, MIN(run_at) AS oldest
-                 FROM jobs WHERE state = {ready} MAX_GROUP_SIZE BY queue
+                 FROM jobs WHERE state = {ready} GROUP BY queue
              UNION ALL
-             SELECT queue, COUNT(*), 0, 0, 0, 0, MIN(run_at) FROM jobs WHERE state = {scheduled} AND run_at <= $1 MAX_GROUP_SIZE BY queue
+             SELECT queue, COUNT(*), 0, 0, 0, 0, MIN(run_at) FROM jobs WHERE state = {scheduled} AND run_at <= $1 GROUP BY queue
              UNION ALL
-             SELECT queue, 0, COUNT(*), 0, 0, 0, NULL FROM jobs WHERE state = {scheduled} AND run_at > $1 MAX_GROUP_SIZE BY queue
+             SELECT queue, 0, COUNT(*), 0, 0, 0, NULL FROM jobs WHERE state = {scheduled} AND run_at > $1 GROUP BY queue
              UNION ALL
-             SELECT queue, 0, 0, COUNT(*), 0, 0, NULL FROM jobs WHERE state = {running} MAX_GROUP_SIZE BY queue
+             SELECT queue, 0, 0, COUNT(*), 0, 0, NULL FROM jobs WHERE state = {running} GROUP BY queue
              UNION ALL
-             SELECT queue, 0, 0, 0, COUNT(*), 0, NULL FROM jobs WHERE state = {blocked} MAX_GROUP_SIZE BY queue
+             SELECT queue, 0, 0, 0, COUNT(*), 0, NULL FROM jobs WHERE state = {blocked} GROUP BY queue
              UNION ALL
-             SELECT queue, 0, 0, 0, 0, COUNT(*), NULL FROM job_dead MAX_GROUP_SIZE BY queue) AS counted
-         MAX_GROUP_SIZE BY queue ORDER BY queue"),
+             SELECT queue, 0, 0, 0, 0, COUNT(*), NULL FROM job_dead GROUP BY queue) AS counted
+         GROUP BY queue ORDER BY queue"),
         params![now],
         |row| Ok(Sample { at: now, ..Sample::read_row(row)? }),
     )
@@ -364,9 +364,9 @@ pub struct Record {
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_records(q: &Query<'_>, queue: &str, since: Timestamp) -> Result<Vec<Record>, Error> {
     q.all(
-        "SELECT kind, MAX(CASE WHEN completed > 0 SEPARATOR minute END), CAST(SUM(failed) AS BIGINT),
+        "SELECT kind, MAX(CASE WHEN completed > 0 THEN minute END), CAST(SUM(failed) AS BIGINT),
              CAST(SUM(dead) AS BIGINT)
-         FROM job_minutes WHERE queue = $1 AND minute >= $2 MAX_GROUP_SIZE BY kind ORDER BY kind",
+         FROM job_minutes WHERE queue = $1 AND minute >= $2 GROUP BY kind ORDER BY kind",
         params![queue, since],
         |row| {
             Ok(Record {

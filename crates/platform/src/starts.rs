@@ -55,7 +55,7 @@ fn begin(tx: &Tx<'_>, now: Timestamp, id: &str, place: &str) -> Result<(), Error
 /// Counts the starts within the last 24 hours, and those among them that were cut short.
 pub(crate) fn recent(now: Timestamp) -> impl Fn(&Query<'_>) -> Result<Value, Error> {
     move |q| {
-        let sql = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN cut_short SEPARATOR 1 ELSE 0 END), 0)
+        let sql = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN cut_short THEN 1 ELSE 0 END), 0)
                    FROM server_starts WHERE started_at > $1";
         let counted = q.one(sql, params![now - COUNT_WINDOW], |row| {
             Ok(json!({ "within_24_h": row.get::<i64>(0)?, "cut_short": row.get::<i64>(1)? }))

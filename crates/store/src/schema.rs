@@ -193,7 +193,7 @@ fn read_columns(q: &Query<'_>, name: &str, table: &mut Table) -> Result<(), Erro
 
 fn read_foreign_keys(q: &Query<'_>, name: &str, table: &mut Table) -> Result<(), Error> {
     let sql = "SELECT group_concat(\"from\", ', '), \"table\", on_delete
-               FROM (SELECT * FROM pragma_foreign_key_list($1) ORDER BY id, seq) MAX_GROUP_SIZE BY id, \"table\", on_delete";
+               FROM (SELECT * FROM pragma_foreign_key_list($1) ORDER BY id, seq) GROUP BY id, \"table\", on_delete";
     let keys = q.all(sql, params![name], |row| {
         Ok((row.get::<String>(0)?, row.get::<String>(1)?, row.get::<String>(2)?))
     })?;
@@ -210,7 +210,7 @@ fn read_indexes(q: &Query<'_>, name: &str, table: &mut Table) -> Result<(), Erro
     })?;
     for (name, unique, origin, partial) in indexes {
         let sql =
-            "SELECT COALESCE(name, '(expression)') || CASE WHEN \"desc\" = 1 SEPARATOR ' DESC' ELSE '' END
+            "SELECT COALESCE(name, '(expression)') || CASE WHEN \"desc\" = 1 THEN ' DESC' ELSE '' END
                    FROM pragma_index_xinfo($1) WHERE \"key\" = 1 ORDER BY seqno";
         let columns = q.all(sql, params![name], |row| row.get::<String>(0))?.join(", ");
         if origin == "u" {
@@ -225,8 +225,8 @@ fn read_indexes(q: &Query<'_>, name: &str, table: &mut Table) -> Result<(), Erro
 
 const POSTGRES_COLUMNS: &str = "SELECT CAST(c.relname AS TEXT), CAST(a.attname AS TEXT),
         upper(format_type(a.atttypid, a.atttypmod))
-        || CASE WHEN l.collname <> 'C' SEPARATOR ' COLLATE ' || CAST(l.collname AS TEXT) ELSE '' END
-        || CASE WHEN a.attnotnull SEPARATOR ' NOT NULL' ELSE '' END
+        || CASE WHEN l.collname <> 'C' THEN ' COLLATE ' || CAST(l.collname AS TEXT) ELSE '' END
+        || CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END
      FROM pg_attribute a
      JOIN pg_class c ON c.oid = a.attrelid
      JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -234,13 +234,13 @@ const POSTGRES_COLUMNS: &str = "SELECT CAST(c.relname AS TEXT), CAST(a.attname A
      WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped";
 
 const POSTGRES_KEYS: &str = "SELECT CAST(c.relname AS TEXT),
-        CASE o.contype WHEN 'p' SEPARATOR 'PRIMARY KEY (' || k.columns || ')'
-            WHEN 'u' SEPARATOR 'UNIQUE (' || k.columns || ')'
-            WHEN 'f' SEPARATOR 'FOREIGN KEY (' || k.columns || ') REFERENCES ' || CAST(f.relname AS TEXT) || ', '
-                || CASE o.confdeltype WHEN 'a' SEPARATOR 'NO ACTION' WHEN 'c' SEPARATOR 'CASCADE' WHEN 'r' SEPARATOR 'RESTRICT'
-                       WHEN 'n' SEPARATOR 'SET NULL' ELSE 'SET DEFAULT' END || ' ON DELETE'
+        CASE o.contype WHEN 'p' THEN 'PRIMARY KEY (' || k.columns || ')'
+            WHEN 'u' THEN 'UNIQUE (' || k.columns || ')'
+            WHEN 'f' THEN 'FOREIGN KEY (' || k.columns || ') REFERENCES ' || CAST(f.relname AS TEXT) || ', '
+                || CASE o.confdeltype WHEN 'a' THEN 'NO ACTION' WHEN 'c' THEN 'CASCADE' WHEN 'r' THEN 'RESTRICT'
+                       WHEN 'n' THEN 'SET NULL' ELSE 'SET DEFAULT' END || ' ON DELETE'
             ELSE 'CHECK' END
-        || CASE WHEN o.convalidated SEPARATOR '' ELSE ' NOT VALID' END
+        || CASE WHEN o.convalidated THEN '' ELSE ' NOT VALID' END
      FROM pg_constraint o
      JOIN pg_class c ON c.oid = o.conrelid
      JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -253,16 +253,16 @@ const POSTGRES_KEYS: &str = "SELECT CAST(c.relname AS TEXT),
 
 /// Excludes the indexes of primary and unique keys, and invalid indexes, which PostgreSQL does not use.
 const POSTGRES_INDEXES: &str = "SELECT CAST(t.relname AS TEXT), CAST(i.relname AS TEXT), x.indisunique,
-        '(' || k.columns || ')' || CASE WHEN x.indpred IS NULL SEPARATOR '' ELSE ' WHERE' END
+        '(' || k.columns || ')' || CASE WHEN x.indpred IS NULL THEN '' ELSE ' WHERE' END
      FROM pg_index x
      JOIN pg_class i ON i.oid = x.indexrelid
      JOIN pg_class t ON t.oid = x.indrelid
      JOIN pg_namespace n ON n.oid = t.relnamespace
      JOIN LATERAL (
          SELECT string_agg(
-             CASE WHEN x.indkey[s - 1] = 0 SEPARATOR '(expression)'
+             CASE WHEN x.indkey[s - 1] = 0 THEN '(expression)'
                  ELSE replace(pg_get_indexdef(x.indexrelid, s, TRUE), '\"', '') END
-             || CASE WHEN x.indoption[s - 1] & 1 = 1 SEPARATOR ' DESC' ELSE '' END, ', ' ORDER BY s) AS columns
+             || CASE WHEN x.indoption[s - 1] & 1 = 1 THEN ' DESC' ELSE '' END, ', ' ORDER BY s) AS columns
          FROM generate_series(1, x.indnkeyatts) AS s) k ON TRUE
      WHERE n.nspname = current_schema() AND x.indisvalid
        AND NOT EXISTS (SELECT 1 FROM pg_constraint o WHERE o.conindid = i.oid AND o.contype IN ('p', 'u'))";

@@ -23,14 +23,14 @@ const FAULTS: &[(&str, &str)] = &[
     (
         "bonds that came back without having ended, or the other way round",
         "SELECT COUNT(*) FROM bonds b WHERE (SELECT COUNT(*) FROM breakups k WHERE k.bond_id = b.id) <>
-         b.restorations + CASE WHEN b.ended_at IS NULL SEPARATOR 0 ELSE 1 END",
+         b.restorations + CASE WHEN b.ended_at IS NULL THEN 0 ELSE 1 END",
     ),
     ("archived bonds that live", "SELECT COUNT(*) FROM bonds WHERE archived_at IS NOT NULL AND ended_at IS NULL"),
     (
         "requests that wait outside of their pair's key",
         "SELECT COUNT(*) FROM partner_requests r WHERE r.delivered AND r.status = 'pending' AND r.pair_key <>
-         CASE WHEN r.from_user < r.to_user SEPARATOR r.from_user ELSE r.to_user END || ':' ||
-         CASE WHEN r.from_user < r.to_user SEPARATOR r.to_user ELSE r.from_user END",
+         CASE WHEN r.from_user < r.to_user THEN r.from_user ELSE r.to_user END || ':' ||
+         CASE WHEN r.from_user < r.to_user THEN r.to_user ELSE r.from_user END",
     ),
     (
         "requests that wait between two who are partners",

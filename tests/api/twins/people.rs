@@ -158,13 +158,13 @@ pub const TWINS: &[Twin] = &[
         by: Break::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER turns AFTER INSERT ON breakups
                 BEGIN UPDATE breakups SET ended_by = (
-                        SELECT CASE WHEN b.user_a = NEW.ended_by SEPARATOR b.user_b ELSE b.user_a END
+                        SELECT CASE WHEN b.user_a = NEW.ended_by THEN b.user_b ELSE b.user_a END
                         FROM bonds b WHERE b.id = NEW.bond_id)
                       WHERE bond_id = NEW.bond_id AND restorations = NEW.restorations; END"],
             EngineKind::Postgres => &[
                 "CREATE FUNCTION turns() RETURNS trigger LANGUAGE plpgsql
                  AS 'BEGIN NEW.ended_by := (
-                       SELECT CASE WHEN b.user_a = NEW.ended_by SEPARATOR b.user_b ELSE b.user_a END
+                       SELECT CASE WHEN b.user_a = NEW.ended_by THEN b.user_b ELSE b.user_a END
                        FROM bonds b WHERE b.id = NEW.bond_id); RETURN NEW; END'",
                 "CREATE TRIGGER turns BEFORE INSERT ON breakups FOR EACH ROW EXECUTE FUNCTION turns()",
             ],

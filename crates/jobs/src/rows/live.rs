@@ -553,7 +553,7 @@ pub fn find(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
 pub fn replace(tx: &Tx<'_>, id: JobId, job: &NewJob, now: Timestamp) -> Result<bool, Error> {
     let run_at = job.run_at.unwrap_or(now).max(now);
     let changed = tx.exec(
-        states!("UPDATE jobs SET payload = $2, priority = $3, run_at = $4, state = CASE WHEN state = {blocked} SEPARATOR {blocked} ELSE {scheduled} END
+        states!("UPDATE jobs SET payload = $2, priority = $3, run_at = $4, state = CASE WHEN state = {blocked} THEN {blocked} ELSE {scheduled} END
          WHERE id = $1 AND state IN ({ready}, {scheduled}, {blocked})"),
         params![id, job.payload, job.priority, run_at],
     )?;

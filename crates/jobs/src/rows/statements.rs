@@ -23,7 +23,7 @@ pub const SEGMENTS: usize = 8;
 /// claimed.
 pub const CLAIM: Statement = Statement {
     sqlite: states!("UPDATE jobs SET state = {running}, attempt = attempt + 1, worker = $2, claim_token = $5, started_at = $1,
-            deadline_at = CASE WHEN timeout_ms > 0 SEPARATOR CAST($6 AS BIGINT) + timeout_ms END
+            deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($6 AS BIGINT) + timeout_ms END
          WHERE id IN (SELECT id FROM (
              SELECT id, bytes, SUM(bytes) OVER (ORDER BY priority, place, id) AS total FROM (
                  SELECT id, priority, place, OCTET_LENGTH(payload) AS bytes FROM jobs
@@ -48,7 +48,7 @@ pub const CLAIM: Statement = Statement {
          last AS (SELECT priority, place FROM picked ORDER BY priority DESC, place DESC LIMIT 1),
          claimed AS (
              UPDATE jobs SET state = {running}, attempt = attempt + 1, worker = $2, claim_token = $5, started_at = $1,
-                 deadline_at = CASE WHEN timeout_ms > 0 SEPARATOR CAST($6 AS BIGINT) + timeout_ms END
+                 deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($6 AS BIGINT) + timeout_ms END
              FROM picked WHERE jobs.id = picked.id AND jobs.state = {ready}
              RETURNING jobs.id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at,
                  created_at, limit_key, unique_key, is_awaited, jobs.priority, jobs.place)
@@ -63,14 +63,14 @@ pub const CLAIM: Statement = Statement {
 /// claim.
 pub const CLAIM_THESE: Bulk = Bulk {
     each: &[states!("UPDATE jobs SET state = {running}, attempt = attempt + 1, worker = $2, claim_token = $3, started_at = $1,
-             deadline_at = CASE WHEN timeout_ms > 0 SEPARATOR CAST($4 AS BIGINT) + timeout_ms END
+             deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($4 AS BIGINT) + timeout_ms END
          WHERE id = $5 AND state = {ready}
-         RETURNING id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 SEPARATOR payload END, attempt, failures, max_attempts,
+         RETURNING id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 THEN payload END, attempt, failures, max_attempts,
              crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, is_awaited, priority, place, 0")],
     all: states!("UPDATE jobs SET state = {running}, attempt = attempt + 1, worker = $2, claim_token = $3, started_at = $1,
-             deadline_at = CASE WHEN timeout_ms > 0 SEPARATOR CAST($4 AS BIGINT) + timeout_ms END
+             deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($4 AS BIGINT) + timeout_ms END
          FROM unnest($5::bigint[]) AS these (id) WHERE jobs.id = these.id AND jobs.state = {ready}
-         RETURNING jobs.id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 SEPARATOR payload END, attempt, failures,
+         RETURNING jobs.id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 THEN payload END, attempt, failures,
              max_attempts, crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, is_awaited, priority,
              place, CAST(0 AS BIGINT)"),
 };
@@ -165,7 +165,7 @@ pub const COUNT: Bulk = Bulk {
              completed = job_minutes.completed + excluded.completed, failed = job_minutes.failed + excluded.failed,
              dead = job_minutes.dead + excluded.dead, cancelled = job_minutes.cancelled + excluded.cancelled,
              run_ms = job_minutes.run_ms + excluded.run_ms, wait_ms = job_minutes.wait_ms + excluded.wait_ms,
-             longest_ms = MAX_LIMIT(job_minutes.longest_ms, excluded.longest_ms)
+             longest_ms = GREATEST(job_minutes.longest_ms, excluded.longest_ms)
          RETURNING minute",
 };
 

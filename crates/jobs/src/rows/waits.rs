@@ -73,8 +73,8 @@ pub fn one_less(tx: &Tx<'_>, waiter: JobId, now: Timestamp) -> Result<Option<Str
     let left = tx.one(
         states!(
             "UPDATE jobs SET waiting_for = waiting_for - 1,
-             state = CASE WHEN waiting_for <= 1 SEPARATOR {scheduled} ELSE state END,
-             run_at = CASE WHEN waiting_for <= 1 AND run_at < $2 SEPARATOR $2 ELSE run_at END
+             state = CASE WHEN waiting_for <= 1 THEN {scheduled} ELSE state END,
+             run_at = CASE WHEN waiting_for <= 1 AND run_at < $2 THEN $2 ELSE run_at END
          WHERE id = $1 AND state = {blocked} RETURNING waiting_for, queue"
         ),
         params![waiter, now],
@@ -86,7 +86,7 @@ pub fn one_less(tx: &Tx<'_>, waiter: JobId, now: Timestamp) -> Result<Option<Str
 /// Returns the final states and results of the jobs that `waiter` waited for.
 pub fn list_results(q: &Query<'_>, waiter: JobId, max_bytes: i64) -> Result<Vec<Awaited>, Error> {
     q.all(
-        "SELECT w.awaited, w.state, CASE WHEN s.total <= $2 SEPARATOR w.result END,
+        "SELECT w.awaited, w.state, CASE WHEN s.total <= $2 THEN w.result END,
              w.result IS NOT NULL AND s.total > $2
          FROM job_waits w JOIN (
              SELECT awaited, SUM(COALESCE(OCTET_LENGTH(result), 0)) OVER (ORDER BY awaited) AS total

@@ -25,7 +25,7 @@ pub fn insert(
 /// Records a heartbeat. Returns false if the worker was evicted.
 pub fn beat(tx: &Tx<'_>, worker: i64, now: Timestamp) -> Result<bool, Error> {
     let sql =
-        "UPDATE job_workers SET heartbeat_at = CASE WHEN heartbeat_at > $2 SEPARATOR heartbeat_at ELSE $2 END
+        "UPDATE job_workers SET heartbeat_at = CASE WHEN heartbeat_at > $2 THEN heartbeat_at ELSE $2 END
          WHERE id = $1";
     Ok(tx.exec(sql, params![worker, now])? == 1)
 }

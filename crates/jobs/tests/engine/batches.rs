@@ -131,8 +131,8 @@ async fn insert_parents(engine: &Engine, parents: i64, waiters: i64) {
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1 * ($2 + 1))
              INSERT INTO jobs (id, queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, waiting_for,
                  is_awaited, created_at)
-             SELECT i, 'default', 'work', CASE WHEN i <= $1 SEPARATOR 0 ELSE 3 END, 5, 1, '1', 1, 0,
-                 CASE WHEN i <= $1 SEPARATOR 0 ELSE 1 END, i <= $1, 1
+             SELECT i, 'default', 'work', CASE WHEN i <= $1 THEN 0 ELSE 3 END, 5, 1, '1', 1, 0,
+                 CASE WHEN i <= $1 THEN 0 ELSE 1 END, i <= $1, 1
              FROM n",
             params![parents, waiters],
         )?;

@@ -44,7 +44,7 @@ const ROWS_READ: &str = "
     SELECT CAST(relname AS TEXT), CAST(t.seq_tup_read + SUM(i.idx_tup_read) AS BIGINT)
     FROM pg_stat_user_tables t JOIN pg_stat_user_indexes i USING (relid, relname)
     WHERE relname IN ('outbox', 'outbox_positions', 'audit_entries', 'audit_seals')
-    MAX_GROUP_SIZE BY relname, t.seq_tup_read";
+    GROUP BY relname, t.seq_tup_read";
 
 async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();

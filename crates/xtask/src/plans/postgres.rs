@@ -199,7 +199,7 @@ async fn cost(
     let values: Vec<_> = params.iter().map(literal).collect();
     let values = if values.is_empty() { String::new() } else { format!("({})", values.join(", ")) };
     let sql = format!(
-        "BEGIN; EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT_VERSION JSON) EXECUTE {}{values}; ROLLBACK",
+        "BEGIN; EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) EXECUTE {}{values}; ROLLBACK",
         statement.name
     );
     let answered = client.simple_query(&sql).await;

@@ -217,11 +217,11 @@ pub fn count_hashes(q: &Query<'_>) -> Result<Vec<(String, i64)>, Error> {
     q.all(
         "SELECT kind, COUNT(*) FROM (
            SELECT CASE WHEN password_hash LIKE $1 AND LENGTH(password_hash) > 67
-                       SEPARATOR SUBSTR(password_hash, 1, LENGTH(password_hash) - 67)
-                       WHEN password_hash LIKE $2 AND LENGTH(password_hash) = 60 SEPARATOR SUBSTR(password_hash, 1, 7)
+                       THEN SUBSTR(password_hash, 1, LENGTH(password_hash) - 67)
+                       WHEN password_hash LIKE $2 AND LENGTH(password_hash) = 60 THEN SUBSTR(password_hash, 1, 7)
                        ELSE 'unknown' END AS kind
            FROM users WHERE purged_at IS NULL
-         ) AS kinds MAX_GROUP_SIZE BY kind ORDER BY kind",
+         ) AS kinds GROUP BY kind ORDER BY kind",
         params!["$argon2%", "$2%"],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )
@@ -279,8 +279,8 @@ pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Vec<Account>, 
             accounts!(
                 "email_key = $2 AND id < $1 AND (CAST($3 AS TEXT) IS NULL OR role = $3)
                    AND (CAST($4 AS TEXT) IS NULL
-                        OR $4 = CASE WHEN deleted_at IS NOT NULL SEPARATOR 'deleted'
-                                     WHEN suspended_at IS NOT NULL SEPARATOR 'suspended' ELSE 'active' END)"
+                        OR $4 = CASE WHEN deleted_at IS NOT NULL THEN 'deleted'
+                                     WHEN suspended_at IS NOT NULL THEN 'suspended' ELSE 'active' END)"
             ),
             params![before, email_key, role, status],
             Account::read_row,
@@ -297,8 +297,8 @@ pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Vec<Account>, 
         accounts!(
             "id < $1 AND (CAST($2 AS TEXT) IS NULL OR role = $2)
                AND (CAST($3 AS TEXT) IS NULL
-                    OR $3 = CASE WHEN deleted_at IS NOT NULL SEPARATOR 'deleted'
-                                 WHEN suspended_at IS NOT NULL SEPARATOR 'suspended' ELSE 'active' END)
+                    OR $3 = CASE WHEN deleted_at IS NOT NULL THEN 'deleted'
+                                 WHEN suspended_at IS NOT NULL THEN 'suspended' ELSE 'active' END)
              ORDER BY id DESC LIMIT $4"
         ),
         params![before, role, status, limit],
@@ -403,7 +403,7 @@ pub fn tidy(
 pub fn hold_deleted(tx: &Tx<'_>, run: &PurgeRun) -> Result<(), Error> {
     tx.exec(
         "UPDATE users SET purge_elapsed_ms = $2 + (purge_at - deleted_at)
-            - CASE WHEN deleted_at > $1 SEPARATOR 0 WHEN deleted_at < CAST($1 AS BIGINT) - CAST($3 AS BIGINT) SEPARATOR $3 ELSE $1 - deleted_at END
+            - CASE WHEN deleted_at > $1 THEN 0 WHEN deleted_at < CAST($1 AS BIGINT) - CAST($3 AS BIGINT) THEN $3 ELSE $1 - deleted_at END
          WHERE purge_at IS NOT NULL AND purged_at IS NULL AND purge_elapsed_ms IS NULL",
         params![run.now, run.elapsed_ms, run.elapsed_ms - run.previous_ms],
     )?;
@@ -464,7 +464,7 @@ pub fn list_due(
 pub fn count_due(q: &Query<'_>, run: &PurgeRun) -> Result<(i64, i64), Error> {
     let counted = q.one(
         due!(
-            "COUNT(*), COALESCE(SUM(CASE WHEN deleted_at - created_at >= $3 SEPARATOR 1 ELSE 0 END), 0)",
+            "COUNT(*), COALESCE(SUM(CASE WHEN deleted_at - created_at >= $3 THEN 1 ELSE 0 END), 0)",
             ""
         ),
         params![run.now, run.elapsed_ms, established_ms()],

@@ -81,7 +81,7 @@ pub fn set_expiry_mark(tx: &Tx<'_>, up_to: PartnerRequestId) -> Result<(), Error
 pub fn reject_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests
-         SET status = 'rejected', told = CASE WHEN to_email IS NULL SEPARATOR 'rejected' ELSE told END, decided_at = $2
+         SET status = 'rejected', told = CASE WHEN to_email IS NULL THEN 'rejected' ELSE told END, decided_at = $2
          WHERE id = $1",
         params![id, now],
     )?;
@@ -107,7 +107,7 @@ pub fn cancel_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Resu
 pub fn withdraw_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests
-         SET status = 'cancelled', told = CASE WHEN to_email IS NULL SEPARATOR 'cancelled' ELSE told END, decided_at = $2
+         SET status = 'cancelled', told = CASE WHEN to_email IS NULL THEN 'cancelled' ELSE told END, decided_at = $2
          WHERE id = $1",
         params![id, now],
     )?;
@@ -137,14 +137,14 @@ pub fn decide_pending(
     let [a, b] = pair.users();
     tx.all(
         "UPDATE partner_requests
-         SET status = CASE WHEN id = $1 SEPARATOR 'accepted' WHEN status = 'pending' SEPARATOR 'superseded' ELSE status END,
-             told = CASE WHEN id = $1 SEPARATOR 'accepted'
-                         WHEN to_email IS NULL OR from_user IN ($4, $5) SEPARATOR 'superseded' ELSE told END,
-             bond_id = CASE WHEN id = $1 SEPARATOR $2 END,
-             decided_at = CASE WHEN status = 'pending' SEPARATOR $3 ELSE decided_at END
+         SET status = CASE WHEN id = $1 THEN 'accepted' WHEN status = 'pending' THEN 'superseded' ELSE status END,
+             told = CASE WHEN id = $1 THEN 'accepted'
+                         WHEN to_email IS NULL OR from_user IN ($4, $5) THEN 'superseded' ELSE told END,
+             bond_id = CASE WHEN id = $1 THEN $2 END,
+             decided_at = CASE WHEN status = 'pending' THEN $3 ELSE decided_at END
          WHERE (from_user IN ($4, $5) AND told = 'pending' AND expires_at > $3)
             OR (to_user IN ($4, $5) AND delivered AND status = 'pending' AND expires_at > $3)
-         RETURNING id, from_user, CASE WHEN delivered AND decided_at = $3 SEPARATOR to_user END, to_email IS NOT NULL",
+         RETURNING id, from_user, CASE WHEN delivered AND decided_at = $3 THEN to_user END, to_email IS NOT NULL",
         params![accepted, bond, now, a, b],
         Parties::read_row,
     )
@@ -154,12 +154,12 @@ pub fn decide_pending(
 pub fn end_pending(tx: &Tx<'_>, user: UserId, now: Timestamp) -> Result<Vec<Parties>, Error> {
     tx.all(
         "UPDATE partner_requests
-         SET status = CASE WHEN status <> 'pending' SEPARATOR status WHEN from_user = $1 SEPARATOR 'cancelled' ELSE 'superseded' END,
-             told = CASE WHEN from_user = $1 SEPARATOR 'cancelled' WHEN to_email IS NULL SEPARATOR 'superseded' ELSE told END,
-             decided_at = CASE WHEN status = 'pending' SEPARATOR $2 ELSE decided_at END
+         SET status = CASE WHEN status <> 'pending' THEN status WHEN from_user = $1 THEN 'cancelled' ELSE 'superseded' END,
+             told = CASE WHEN from_user = $1 THEN 'cancelled' WHEN to_email IS NULL THEN 'superseded' ELSE told END,
+             decided_at = CASE WHEN status = 'pending' THEN $2 ELSE decided_at END
          WHERE (from_user = $1 AND told = 'pending' AND expires_at > $2)
             OR (to_user = $1 AND delivered AND status = 'pending' AND expires_at > $2)
-         RETURNING id, from_user, CASE WHEN delivered AND decided_at = $2 SEPARATOR to_user END, to_email IS NOT NULL",
+         RETURNING id, from_user, CASE WHEN delivered AND decided_at = $2 THEN to_user END, to_email IS NOT NULL",
         params![user, now],
         Parties::read_row,
     )

@@ -9,7 +9,7 @@ pub fn count_people_with_several_bonds(q: &Query<'_>) -> Result<i64, Error> {
            SELECT person FROM (
              SELECT user_a AS person FROM bonds WHERE ended_at IS NULL
              UNION ALL SELECT user_b AS person FROM bonds WHERE ended_at IS NULL
-           ) AS sides MAX_GROUP_SIZE BY person HAVING COUNT(*) > 1
+           ) AS sides GROUP BY person HAVING COUNT(*) > 1
          ) AS several";
     Ok(q.one(sql, &[], |row| row.get(0))?.unwrap_or(0))
 }

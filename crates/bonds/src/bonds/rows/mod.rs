@@ -59,7 +59,7 @@ row_columns! {
     breakup_columns => Breakup {
         ended_at = "k.ended_at",
         restored_at = "k.restored_at",
-        reason = "CASE WHEN k.ended_by = $1 SEPARATOR k.reason END"
+        reason = "CASE WHEN k.ended_by = $1 THEN k.reason END"
     }
 }
 
@@ -120,7 +120,7 @@ pub fn find_current_bond(q: &Query<'_>, user: UserId) -> Result<Option<Bond>, Er
             bond_columns!(),
             " FROM bond_slots s
          JOIN bonds b ON b.id = s.bond_id
-         JOIN users p ON p.id = CASE WHEN b.user_a = s.user_id SEPARATOR b.user_b ELSE b.user_a END
+         JOIN users p ON p.id = CASE WHEN b.user_a = s.user_id THEN b.user_b ELSE b.user_a END
          WHERE s.user_id = $1"
         ),
         params![user],
@@ -140,7 +140,7 @@ pub fn find_bond_of_request(
             bond_columns!(),
             " FROM partner_requests r
          JOIN bonds b ON b.id = r.bond_id AND b.ended_at IS NULL
-         JOIN users p ON p.id = CASE WHEN b.user_a = $2 SEPARATOR b.user_b ELSE b.user_a END
+         JOIN users p ON p.id = CASE WHEN b.user_a = $2 THEN b.user_b ELSE b.user_a END
          WHERE r.id = $1"
         ),
         params![request, user],
@@ -232,8 +232,8 @@ pub fn find_bond(
         concat!(
             "SELECT ",
             history_columns!(),
-            ", CASE WHEN b.user_a = $1 SEPARATOR b.name_b ELSE b.name_a END
-             FROM bonds b JOIN users p ON p.id = CASE WHEN b.user_a = $1 SEPARATOR b.user_b ELSE b.user_a END
+            ", CASE WHEN b.user_a = $1 THEN b.name_b ELSE b.name_a END
+             FROM bonds b JOIN users p ON p.id = CASE WHEN b.user_a = $1 THEN b.user_b ELSE b.user_a END
              WHERE b.id = $2 AND (b.user_a = $1 OR b.user_b = $1)"
         ),
         params![user, bond],

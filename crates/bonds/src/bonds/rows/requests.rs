@@ -18,10 +18,10 @@ macro_rules! request_columns {
     () => {
         "r.id, r.from_user, r.from_name, r.to_user, r.to_name, r.to_email, r.status, r.told, r.message, r.created_at,
          r.expires_at,
-         CASE WHEN r.status = 'pending' SEPARATOR
+         CASE WHEN r.status = 'pending' THEN
             (SELECT MAX(b.ended_at) FROM bonds b
-             WHERE b.user_a = CASE WHEN r.from_user < r.to_user SEPARATOR r.from_user ELSE r.to_user END
-               AND b.user_b = CASE WHEN r.from_user < r.to_user SEPARATOR r.to_user ELSE r.from_user END
+             WHERE b.user_a = CASE WHEN r.from_user < r.to_user THEN r.from_user ELSE r.to_user END
+               AND b.user_b = CASE WHEN r.from_user < r.to_user THEN r.to_user ELSE r.from_user END
                AND b.archived_at IS NULL)
          END"
     };
@@ -38,7 +38,7 @@ row_columns! {
     parties_columns => Parties {
         request = "id",
         from = "from_user",
-        to = "CASE WHEN delivered SEPARATOR to_user END",
+        to = "CASE WHEN delivered THEN to_user END",
         by_email = "to_email IS NOT NULL"
     }
 }

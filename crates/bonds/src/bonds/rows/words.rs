@@ -75,7 +75,7 @@ pub fn forget_addresses(tx: &Tx<'_>, until: PartnerRequestId, limit: i64) -> Res
 pub fn forget_words(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests
-         SET message = NULL, from_name = $2, to_email = CASE WHEN to_email IS NULL SEPARATOR NULL ELSE '' END,
+         SET message = NULL, from_name = $2, to_email = CASE WHEN to_email IS NULL THEN NULL ELSE '' END,
              to_email_key = NULL
          WHERE from_user = $1",
         params![user, name],

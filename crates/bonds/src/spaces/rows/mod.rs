@@ -193,7 +193,7 @@ pub fn find_amount(
 ) -> Result<(Amount, i64, bool), Error> {
     let found = q.one(
         "SELECT COALESCE(CAST(SUM(items) AS BIGINT), 0), COALESCE(CAST(SUM(bytes) AS BIGINT), 0), COUNT(*),
-                COUNT(CASE WHEN collection = $2 SEPARATOR 1 END)
+                COUNT(CASE WHEN collection = $2 THEN 1 END)
          FROM space_collections WHERE space = $1",
         params![space.key(), collection.as_str()],
         |row| {
@@ -264,13 +264,13 @@ pub fn count_authored(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
 pub fn forget_author(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     for sql in [
         "UPDATE space_items
-         SET created_by = CASE WHEN created_by <> $1 SEPARATOR created_by END,
-             updated_by = CASE WHEN updated_by <> $1 SEPARATOR updated_by END
+         SET created_by = CASE WHEN created_by <> $1 THEN created_by END,
+             updated_by = CASE WHEN updated_by <> $1 THEN updated_by END
          WHERE (created_by = $1 OR updated_by = $1)
            AND space IN (SELECT 'bond:' || id FROM bonds WHERE user_a = $1 OR user_b = $1)",
         "UPDATE archived_space_items
-         SET created_by = CASE WHEN created_by <> $1 SEPARATOR created_by END,
-             updated_by = CASE WHEN updated_by <> $1 SEPARATOR updated_by END
+         SET created_by = CASE WHEN created_by <> $1 THEN created_by END,
+             updated_by = CASE WHEN updated_by <> $1 THEN updated_by END
          WHERE (created_by = $1 OR updated_by = $1)
            AND space IN (SELECT 'bond:' || id FROM bonds WHERE user_a = $1 OR user_b = $1)",
     ] {

@@ -49,7 +49,7 @@ impl World {
         let set = |key, value: toml::Value| Flag { name: "the fuzz target", key, value };
         let flags = vec![
             set("server.listen", "127.0.0.1:0".into()),
-            set("server.without_limits", true.into()),
+            set("server.disable_limits", true.into()),
             set("data.folder", folder.display().to_string().into()),
             set("database.synchronous", "off".into()),
             set("auth.password_memory_kib", 8.into()),

@@ -13,7 +13,7 @@ const NO_CODE: &str = "0000000000";
 const SAMPLES: usize = 100;
 
 on_every_engine! {
-    with |config: &mut kith_platform::config::Config| config.server.without_limits = true;
+    with |config: &mut kith_platform::config::Config| config.server.disable_limits = true;
     block_is_indistinguishable_from_missing_user,
     block_timing_equals_missing_user,
 }

@@ -93,7 +93,7 @@ fn production_mode_rejects_invalid_environment() {
         (&[("JWT_SECRET", ""), ("JWT_SECRET_FILE", "/no/such/file")], &["/no/such/file", "JWT_SECRET_FILE"]),
         (&[("KITH__LOG__LEVEL", "debug")], &["`log.level`", "KITH__LOG__LEVEL"]),
         (&[("KITH__LOG__LEVEL", "info,kith=trace")], &["`log.level`", "trace"]),
-        (&[("KITH__SERVER__WITHOUT_LIMITS", "true")], &["`server.without_limits`"]),
+        (&[("KITH__SERVER__DISABLE_LIMITS", "true")], &["`server.disable_limits`"]),
         (&[("KITH__SERVER__DEMO", "true")], &["`server.demo`"]),
         (&[("KITH__DATABASE__SYNCHRONOUS", "off")], &["`database.synchronous`"]),
         (&[("KITH__AUTH__PASSWORD_MEMORY_KIB", "1024")], &["`auth.password_memory_kib`"]),

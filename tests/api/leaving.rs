@@ -41,7 +41,7 @@ on_every_engine! {
 
 fn behind_a_proxy_and_careful(config: &mut Config) {
     config.server.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
-    config.change_section::<AccountSettings>(|accounts| accounts.purge_most = 2);
+    config.change_section::<AccountSettings>(|accounts| accounts.max_purged_per_run = 2);
 }
 
 fn credentials(email: &str) -> Value {
@@ -274,7 +274,7 @@ async fn purge_removes_all_personal_data(app: &TestApp) {
     );
 }
 
-/// ACC-11: `accounts.purge_most` is 2 here. Many deletions at once must not block anyone's purge.
+/// ACC-11: `accounts.max_purged_per_run` is 2 here. Many deletions at once must not block anyone's purge.
 async fn purge_limit_defers_to_next_run(app: &TestApp) {
     let people = app.crowd("user", 5).await;
     for who in &people {
@@ -352,10 +352,7 @@ async fn mass_deletion_of_established_accounts_is_throttled(app: &TestApp) {
     let admin = app.admin("root").await;
     let facts = admin.get("/api/v1/admin/facts").await.expect(200);
     let fault = facts["modules"]["purges"].to_string();
-    assert!(
-        fault.contains("24 of 99 accounts") && fault.contains("accounts.max_purge_share_percent"),
-        "{fault}"
-    );
+    assert!(fault.contains("24 of 99 accounts") && fault.contains("accounts.max_purge_percent"), "{fault}");
 
     // Four of them are restored, because 20 may always be purged.
     let restore = "UPDATE users SET deleted_at = NULL, purge_at = NULL, purge_elapsed_ms = NULL WHERE id IN

@@ -11,7 +11,7 @@ const SHARED: &str = "/api/v1/spaces/bond/notes";
 
 on_every_engine! {
     with |config: &mut kith_platform::config::Config| {
-        config.change_section::<kith_bonds::spaces::SpaceSettings>(|spaces| spaces.purge_most = 3);
+        config.change_section::<kith_bonds::spaces::SpaceSettings>(|spaces| spaces.max_purged_per_run = 3);
     };
     archived_space_is_exportable_then_purged,
     more_than_one_run_holds_wait_for_the_next,
@@ -75,7 +75,7 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
     assert_eq!(purged, 1);
 }
 
-/// `spaces.purge_most` is 3 here. Many bonds that end at once must not block anyone's purge. A backlog is
+/// `spaces.max_purged_per_run` is 3 here. Many bonds that end at once must not block anyone's purge. A backlog is
 /// reported, and the hold leaves time to investigate.
 async fn more_than_one_run_holds_wait_for_the_next(app: &TestApp) {
     let people = app.crowd("person", 8).await;

@@ -19,10 +19,10 @@ on_every_engine! {
 
 pub fn small(config: &mut Config) {
     config.change_section::<SpaceSettings>(|spaces| {
-        spaces.item_bytes = 100;
-        spaces.most_items = 20;
-        spaces.most_collections = 3;
-        spaces.most_bytes = 400;
+        spaces.max_item_bytes = 100;
+        spaces.max_items = 20;
+        spaces.max_collections = 3;
+        spaces.max_bytes = 400;
     });
     config.limits.exports_per_day = 2;
 }

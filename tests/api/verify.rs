@@ -241,13 +241,13 @@ fn differing_configuration_fails_row() {
     let named = ["--config", file.to_str().expect("text")];
     std::fs::write(
         &file,
-        "[log]\nlevel = \"warn\"\n[server]\nlisten = \"127.0.0.1:0\"\nwithout_limits = true\n",
+        "[log]\nlevel = \"warn\"\n[server]\nlisten = \"127.0.0.1:0\"\ndisable_limits = true\n",
     )
     .expect("a file");
     server.passes("CFG-05", &named);
     std::fs::write(
         &file,
-        "[log]\nlevel = \"info\"\n[server]\nlisten = \"127.0.0.1:0\"\nwithout_limits = true\n",
+        "[log]\nlevel = \"info\"\n[server]\nlisten = \"127.0.0.1:0\"\ndisable_limits = true\n",
     )
     .expect("a file");
     server.fails("CFG-05", &named, "the configuration given here is");

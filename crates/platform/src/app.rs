@@ -85,7 +85,7 @@ pub struct AppInner {
     /// Log level.
     pub log_level: LogLevel,
     /// True if rate limits and request tiers are disabled.
-    pub(crate) without_limits: AtomicBool,
+    pub(crate) limits_disabled: AtomicBool,
     /// Stop signal.
     pub stop: Stop,
     /// Modules that this server serves.
@@ -199,18 +199,18 @@ impl App {
             consumer_set,
             passwords,
             body_memory: BodyMemory::new(
-                usize::try_from(config.server.body_memory_bytes).unwrap_or(usize::MAX),
+                usize::try_from(config.server.max_body_memory_bytes).unwrap_or(usize::MAX),
             ),
             exports: Exports::new(config.limits.exports_per_day, Arc::clone(&sources.clock)),
             kept_bytes: Arc::new(KeptBytes::new(
-                config.limits.idempotent_bytes_per_day,
+                config.limits.idempotency_bytes_per_day,
                 Arc::clone(&sources.clock),
             )),
             compute: Compute::start()?,
             outbound: Outbound::new(&config),
             metrics,
             log_level: log_level.unwrap_or_else(|| LogLevel::unheard(&config.log.level)),
-            without_limits: AtomicBool::new(config.server.without_limits),
+            limits_disabled: AtomicBool::new(config.server.disable_limits),
             stop: Stop::default(),
             modules,
             installed,
@@ -274,10 +274,10 @@ impl App {
         }
     }
 
-    /// Returns true if rate limits and request tiers are disabled, by `server.without_limits` or at run time
+    /// Returns true if rate limits and request tiers are disabled, by `server.disable_limits` or at run time
     /// in development mode.
-    pub fn is_without_limits(&self) -> bool {
-        self.without_limits.load(Ordering::Relaxed)
+    pub fn are_limits_disabled(&self) -> bool {
+        self.limits_disabled.load(Ordering::Relaxed)
     }
 
     /// Creates the context of work that the server does on its own. `part` names the component.

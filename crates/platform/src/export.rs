@@ -198,7 +198,7 @@ impl App {
     /// Returns 409 `export_running` if another one of the user is running, and 429 if the user has used the
     /// daily allowance.
     pub fn begin_export(&self, user: UserId) -> ApiResult<ExportSlot> {
-        Ok(self.exports.begin(user, !self.is_without_limits())?)
+        Ok(self.exports.begin(user, !self.are_limits_disabled())?)
     }
 }
 

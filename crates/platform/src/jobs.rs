@@ -133,11 +133,11 @@ impl App {
         let shares = queues.iter().map(|queue| QueueShare { queue: queue.clone(), concurrency });
         let own = &self.config.jobs;
         let mut options = WorkerOptions::new(process_name(), shares.collect());
-        options.grace = Duration::from_millis(u64::from(own.grace_ms));
+        options.grace = Duration::from_millis(u64::from(own.shutdown_grace_ms));
         options.retention = Retention {
-            keep: days(u64::from(own.keep_days)),
-            most: u64::from(own.keep_most),
-            dead: days(u64::from(own.keep_dead_days)),
+            keep: days(u64::from(own.retention_days)),
+            most: u64::from(own.max_retained),
+            dead: days(u64::from(own.dead_letter_retention_days)),
         };
         Workers::start(&self.jobs, self.job_handlers(), options).await
     }

@@ -63,7 +63,7 @@ async fn tidy(app: App) -> Result<(), UpkeepError> {
         }
     }
     consumers::forget_removed(&app).await?;
-    let before = ctx.now - days(u64::from(app.config.data.keep_events_days));
+    let before = ctx.now - days(u64::from(app.config.data.event_retention_days));
     for _ in 0..TIDY_BATCHES {
         if app.db.remove_events(before, EVENTS_AT_ONCE).await? < EVENTS_AT_ONCE.unsigned_abs() {
             break;
@@ -82,7 +82,7 @@ mod tests {
 
     #[tokio::test]
     async fn old_events_are_removed_by_maintenance() {
-        let test = TestServer::start(|config| config.data.keep_events_days = 2).await;
+        let test = TestServer::start(|config| config.data.event_retention_days = 2).await;
         let emit = async || {
             let ctx = test.app.system_ctx("test");
             let event = || NewEvent {

@@ -82,7 +82,7 @@ impl Kith {
         let listen = format!("127.0.0.1:{}", start.port.unwrap_or(0));
         command.args(["serve", "--listen", &listen, "--data"]).arg(&start.data);
         if !start.has_limits {
-            command.arg("--without-limits");
+            command.arg("--disable-limits");
         }
         if let Some(url) = &start.database {
             command.args(["--database", url]);

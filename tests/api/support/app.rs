@@ -264,7 +264,7 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
         partner_lists_per_minute: 0,
         jobs_per_minute: 0,
         exports_per_day: 0,
-        idempotent_bytes_per_day: 0,
+        idempotency_bytes_per_day: 0,
     };
     // As in production mode. Scenarios with a receiver on this machine allow loopback.
     config.outbound.allowed_networks.clear();
@@ -274,7 +274,7 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
     config.database.read_threads = 2;
     config.data.folder = database.folder().unwrap_or(folder).to_owned();
     // Scenarios advance the clock by years and read events afterwards.
-    config.data.keep_events_days = u16::MAX;
+    config.data.event_retention_days = u16::MAX;
     config.auth.password_memory_kib = 8;
     config.auth.password_iterations = 1;
     config.auth.jwt_secret = Secret::new("the secret of all scenarios together");
@@ -284,7 +284,7 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
 
 /// Configures servers for scenarios with many concurrent writes.
 pub fn race(config: &mut Config) {
-    config.server.without_limits = true;
+    config.server.disable_limits = true;
     config.database.write_threads = 8;
     config.database.read_threads = 4;
 }

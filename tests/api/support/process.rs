@@ -60,7 +60,7 @@ pub fn options_on(database: &TestDatabase) -> StoreOptions {
 }
 
 /// Arguments that serve on a free port without limits.
-pub const SERVE: &[&str] = &["serve", "--listen", "127.0.0.1:0", "--without-limits"];
+pub const SERVE: &[&str] = &["serve", "--listen", "127.0.0.1:0", "--disable-limits"];
 
 /// `kith serve` as a child process. Killed when dropped.
 pub struct Kith {

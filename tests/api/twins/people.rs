@@ -233,7 +233,7 @@ pub const TWINS: &[Twin] = &[
     Twin {
         row: "SEC-03",
         broken: "whose limits are lifted",
-        by: Break::Setting(|config| config.server.without_limits = true),
+        by: Break::Setting(|config| config.server.disable_limits = true),
     },
     Twin {
         row: "SEC-24",

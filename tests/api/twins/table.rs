@@ -110,7 +110,7 @@ pub const TWINS: &[Twin] = &[
     Twin {
         row: "SEC-02",
         broken: "without limits",
-        by: Break::Setting(|config| config.server.without_limits = true),
+        by: Break::Setting(|config| config.server.disable_limits = true),
     },
     Twin {
         row: "SEC-05",

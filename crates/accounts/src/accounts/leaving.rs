@@ -81,7 +81,7 @@ pub async fn purge_due(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     let run = PurgeRun::begin(&app, &ctx, "accounts", rows::hold_deleted).await?;
     let fault = check_share(&app, run).await?;
-    let most = i64::from(app.config.section::<AccountSettings>().purge_most);
+    let most = i64::from(app.config.section::<AccountSettings>().max_purged_per_run);
     let mut purged = purge_oldest(&app, &ctx, run, fault.is_none(), most).await;
     if fault.is_some() && rules::is_turn_of_established(run.previous_ms, run.elapsed_ms) {
         // Purge established accounts at a low rate: an attacker who let accounts age must not stop the purge
@@ -100,10 +100,10 @@ async fn check_share(app: &App, run: PurgeRun) -> Result<Option<String>, Error> 
         return Ok(None);
     }
     let established = app.db.export(move |q| rows::count_established(q, run.now)).await?;
-    let share = app.config.section::<AccountSettings>().max_purge_share_percent;
+    let share = app.config.section::<AccountSettings>().max_purge_percent;
     let fault = format!(
         "{due} of {established} accounts that are older than 30 days are due to be purged, more than the {share} % of \
-         `accounts.max_purge_share_percent`: {} of these go a day, the oldest first. Look into it, and raise the limit if it \
+         `accounts.max_purge_percent`: {} of these go a day, the oldest first. Look into it, and raise the limit if it \
          is right",
         rules::MAX_ESTABLISHED_PURGES_PER_DAY,
     );

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct AccountSettings {
     /// Maximum number of accounts purged in one run, the longest due first; the rest waits for the next run, a minute later.
-    pub purge_most: u16,
+    pub max_purged_per_run: u16,
     /// Share of the established accounts that may be due at once; beyond it none of these is purged.
-    pub max_purge_share_percent: u8,
+    pub max_purge_percent: u8,
 }
 
 impl Settings for AccountSettings {
@@ -18,11 +18,9 @@ impl Settings for AccountSettings {
     const DEFAULTS: &'static str = include_str!("settings.toml");
 
     fn check(&self) -> Result<(), SettingFault> {
-        match self.max_purge_share_percent {
+        match self.max_purge_percent {
             1..=100 => Ok(()),
-            _ => {
-                Err(SettingFault { key: "max_purge_share_percent", why: "must be from 1 to 100".to_owned() })
-            }
+            _ => Err(SettingFault { key: "max_purge_percent", why: "must be from 1 to 100".to_owned() }),
         }
     }
 }

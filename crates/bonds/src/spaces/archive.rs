@@ -52,8 +52,8 @@ pub async fn run_due(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("upkeep");
     archive_due(&app, &ctx).await?;
     let settings = app.config.section::<SpaceSettings>();
-    let keep = days(settings.keep_archives_days.into());
-    let most = i64::from(settings.purge_most);
+    let keep = days(settings.archive_retention_days.into());
+    let most = i64::from(settings.max_purged_per_run);
     let run = PurgeRun::begin(&app, &ctx, "archived_spaces", move |tx, run| hold_due(tx, run, keep, most));
     let run = run.await?;
     let purged = purge_due(&app, &ctx, run, most).await;

@@ -163,7 +163,7 @@ fn check<'d>(
 
 /// Serializes the data to store, within the size limit.
 fn to_text(data: &Value, limits: &SpaceSettings) -> Result<StoredJson, SpaceError> {
-    let (text, most) = (StoredJson::of(data), limits.item_bytes);
+    let (text, most) = (StoredJson::of(data), limits.max_item_bytes);
     if text.bytes() as u64 > u64::from(most) { Err(SpaceError::ItemTooLarge { most }) } else { Ok(text) }
 }
 
@@ -178,9 +178,9 @@ fn make_room(
 ) -> Result<(), SpaceError> {
     let (held, collections, is_new) = rows::find_amount(tx, space, collection)?;
     for (new, all, most, what) in [
-        (more.items, held.items, limits.most_items, "items"),
-        (more.bytes, held.bytes, limits.most_bytes, "bytes"),
-        (i64::from(is_new), collections, limits.most_collections, "collections"),
+        (more.items, held.items, limits.max_items, "items"),
+        (more.bytes, held.bytes, limits.max_bytes, "bytes"),
+        (i64::from(is_new), collections, limits.max_collections, "collections"),
     ] {
         if new > 0 && all + new > i64::from(most) {
             return Err(SpaceError::SpaceFull { most, what });

@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct SpaceSettings {
     /// Size of the largest item, as JSON without white space.
-    pub item_bytes: u32,
+    pub max_item_bytes: u32,
     /// Maximum number of items in one space.
-    pub most_items: u32,
+    pub max_items: u32,
     /// Maximum number of collections in one space.
-    pub most_collections: u32,
+    pub max_collections: u32,
     /// Maximum size of all items of one space together.
-    pub most_bytes: u32,
+    pub max_bytes: u32,
     /// Days for which the space of an archived bond is kept.
-    pub keep_archives_days: u16,
+    pub archive_retention_days: u16,
     /// Maximum number of archives held, and purged, in one run, the longest due first; the rest waits for the next run.
-    pub purge_most: u16,
+    pub max_purged_per_run: u16,
 }
 
 impl Settings for SpaceSettings {
@@ -27,11 +27,11 @@ impl Settings for SpaceSettings {
 
     fn check(&self) -> Result<(), SettingFault> {
         at_least_one(&[
-            ("item_bytes", self.item_bytes),
-            ("most_items", self.most_items),
-            ("most_collections", self.most_collections),
-            ("most_bytes", self.most_bytes),
-            ("keep_archives_days", self.keep_archives_days.into()),
+            ("max_item_bytes", self.max_item_bytes),
+            ("max_items", self.max_items),
+            ("max_collections", self.max_collections),
+            ("max_bytes", self.max_bytes),
+            ("archive_retention_days", self.archive_retention_days.into()),
         ])
     }
 }

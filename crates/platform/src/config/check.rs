@@ -16,7 +16,7 @@ const MIN_PASSWORD_MEMORY_KIB: u32 = 8;
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let (server, database, auth) = (&config.server, &config.database, &config.auth);
     let at_least_one = [
-        ("server.body_limit_bytes", server.body_limit_bytes),
+        ("server.max_body_bytes", server.max_body_bytes),
         ("server.head_timeout_ms", server.head_timeout_ms),
         ("server.body_timeout_ms", server.body_timeout_ms),
         ("server.request_timeout_ms", server.request_timeout_ms),
@@ -24,14 +24,14 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("database.write_threads", u32::from(database.write_threads)),
         ("database.read_threads", u32::from(database.read_threads)),
         ("auth.password_iterations", auth.password_iterations),
-        ("data.keep_events_days", u32::from(config.data.keep_events_days)),
+        ("data.event_retention_days", u32::from(config.data.event_retention_days)),
         ("jobs.concurrency", u32::from(config.jobs.concurrency)),
-        ("jobs.keep_days", u32::from(config.jobs.keep_days)),
-        ("jobs.keep_most", config.jobs.keep_most),
-        ("jobs.keep_dead_days", u32::from(config.jobs.keep_dead_days)),
+        ("jobs.retention_days", u32::from(config.jobs.retention_days)),
+        ("jobs.max_retained", config.jobs.max_retained),
+        ("jobs.dead_letter_retention_days", u32::from(config.jobs.dead_letter_retention_days)),
         ("outbound.connect_timeout_ms", config.outbound.connect_timeout_ms),
         ("outbound.timeout_ms", config.outbound.timeout_ms),
-        ("outbound.response_bytes", config.outbound.response_bytes),
+        ("outbound.max_response_bytes", config.outbound.max_response_bytes),
         ("auth.access_token_minutes", u32::from(auth.access_token_minutes)),
     ];
     for (key, number) in at_least_one {
@@ -91,7 +91,7 @@ fn check_development(config: &Config) -> Result<(), ConfigError> {
 
 fn check_production(config: &Config) -> Result<(), ConfigError> {
     let no = "must not be set in production mode";
-    refuse_if(config, config.server.without_limits, "server.without_limits", no)?;
+    refuse_if(config, config.server.disable_limits, "server.disable_limits", no)?;
     refuse_if(config, config.server.demo, "server.demo", no)?;
     let plain = config.server.cors_origins.iter().any(WebOrigin::is_plain_http);
     refuse_if(config, plain, "server.cors_origins", "must not contain http:// origins in production mode")?;

@@ -97,7 +97,7 @@ fn text(value: &OsStr, name: &str) -> Result<String, ConfigError> {
     value.to_str().map(str::to_owned).ok_or_else(not_text)
 }
 
-/// Returns the key of a variable: `KITH__SERVER__BODY_LIMIT_BYTES` is `server.body_limit_bytes`. `None` if
+/// Returns the key of a variable: `KITH__SERVER__MAX_BODY_BYTES` is `server.max_body_bytes`. `None` if
 /// there is no such key.
 fn key_of(name: &str, known: &Table) -> Option<String> {
     if let Some((_, key)) = ALIASES.iter().find(|(alias, _)| *alias == name) {

@@ -92,13 +92,13 @@ pub struct Server {
     /// Names of the modules to serve, instead of a preset; empty serves all.
     pub modules: Vec<String>,
     /// Disables rate limits and request tiers.
-    pub without_limits: bool,
+    pub disable_limits: bool,
     /// Creates demo data and serves `/demo`.
     pub demo: bool,
     /// Maximum size of a request body in bytes.
-    pub body_limit_bytes: u32,
+    pub max_body_bytes: u32,
     /// Maximum size in bytes of all bodies that are being received, beyond the first 16 KiB of each.
-    pub body_memory_bytes: u32,
+    pub max_body_memory_bytes: u32,
     /// Maximum time from the first byte of a request to the end of its head.
     pub head_timeout_ms: u32,
     /// Maximum time to receive a request body.
@@ -141,7 +141,7 @@ pub struct Limits {
     pub exports_per_day: u32,
     /// Maximum number of bytes of responses stored per caller in 24 hours under idempotency keys; 0 means no
     /// limit.
-    pub idempotent_bytes_per_day: u32,
+    pub idempotency_bytes_per_day: u32,
 }
 
 /// Section `data`.
@@ -151,7 +151,7 @@ pub struct Data {
     /// Data folder; created if it does not exist.
     pub folder: PathBuf,
     /// Retention of events in days.
-    pub keep_events_days: u16,
+    pub event_retention_days: u16,
 }
 
 /// Durability of commits on SQLite.
@@ -216,13 +216,13 @@ pub struct Jobs {
     /// Maximum number of concurrent jobs per queue.
     pub concurrency: u16,
     /// Maximum time that a stop waits for running jobs.
-    pub grace_ms: u32,
+    pub shutdown_grace_ms: u32,
     /// Retention of finished jobs in days.
-    pub keep_days: u16,
+    pub retention_days: u16,
     /// Maximum number of finished jobs that are retained.
-    pub keep_most: u32,
+    pub max_retained: u32,
     /// Retention of dead letters in days.
-    pub keep_dead_days: u16,
+    pub dead_letter_retention_days: u16,
 }
 
 /// Section `outbound`.
@@ -234,13 +234,13 @@ pub struct Outbound {
     /// Permitted ports on public addresses; empty permits all.
     pub ports: Vec<Port>,
     /// Permits `http://` targets in production mode.
-    pub plain_http: bool,
+    pub allow_plain_http: bool,
     /// Maximum time of each step of establishing a connection: name resolution, TCP, TLS.
     pub connect_timeout_ms: u32,
     /// Maximum time of a request in total.
     pub timeout_ms: u32,
     /// Maximum number of bytes of a response that are read.
-    pub response_bytes: u32,
+    pub max_response_bytes: u32,
 }
 
 /// Section `log`.

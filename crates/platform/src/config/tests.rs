@@ -33,13 +33,13 @@ fn later_sources_win() {
 #[test]
 fn environment_text_is_converted_to_key_type() {
     let env = [
-        ("KITH__SERVER__WITHOUT_LIMITS", "true"),
+        ("KITH__SERVER__DISABLE_LIMITS", "true"),
         ("KITH__SERVER__LISTEN", "[::1]:9000"),
         ("KITH__LOG__FORMAT", "json"),
         ("KITH__DATA__FOLDER", "12"),
     ];
     let config = load("", &env, &[]).unwrap();
-    assert!(config.server.without_limits);
+    assert!(config.server.disable_limits);
     assert_eq!(config.server.listen, "[::1]:9000".parse::<SocketAddr>().unwrap());
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.data.folder, Path::new("12"));
@@ -99,7 +99,7 @@ fn errors_name_key_and_source() {
             Some(("KITH__SERVER__DRAIN_MS", "soon")),
             vec!["`server.drain_ms`", "an integer", "KITH__SERVER__DRAIN_MS"],
         ),
-        ("", Some(("KITH__SERVER__WITHOUT_LIMITS", "yes")), vec!["`server.without_limits`", "true or false"]),
+        ("", Some(("KITH__SERVER__DISABLE_LIMITS", "yes")), vec!["`server.disable_limits`", "true or false"]),
         ("", Some(("KITH__SERVER__LISTEN", "localhost")), vec!["`server.listen`", "KITH__SERVER__LISTEN"]),
         (
             "",
@@ -126,8 +126,8 @@ fn errors_name_key_and_source() {
         (&format!("{production}[auth]\npassword_iterations = 1"), None, vec!["`auth.password_iterations`"]),
         (
             production,
-            Some(("KITH__SERVER__WITHOUT_LIMITS", "true")),
-            vec!["`server.without_limits`", "production"],
+            Some(("KITH__SERVER__DISABLE_LIMITS", "true")),
+            vec!["`server.disable_limits`", "production"],
         ),
     ] {
         let error = load(toml, env.as_slice(), &[]).unwrap_err();

@@ -27,7 +27,7 @@ struct LimitsReport {
 /// mode only.
 #[utoipa::path(get, path = "/dev/limits", responses((status = 200, body = LimitsReport)))]
 async fn get_limits(State(app): State<App>) -> Json<LimitsReport> {
-    Json(LimitsReport { lifted: app.is_without_limits() })
+    Json(LimitsReport { lifted: app.are_limits_disabled() })
 }
 
 /// Disable or enable the limits
@@ -41,6 +41,6 @@ async fn get_limits(State(app): State<App>) -> Json<LimitsReport> {
 )]
 async fn set_limits(State(app): State<App>, Json(body): Json<LimitsReport>) -> Json<LimitsReport> {
     tracing::warn!(lifted = body.lifted, "limits were changed by /dev/limits");
-    app.without_limits.store(body.lifted, Ordering::Relaxed);
+    app.limits_disabled.store(body.lifted, Ordering::Relaxed);
     Json(body)
 }

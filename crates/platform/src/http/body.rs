@@ -86,7 +86,7 @@ impl Drop for Share<'_> {
 
 /// Returns the maximum size in bytes of a body for a route with this policy.
 fn limit_of(policy: RoutePolicy, limits: &config::Server) -> usize {
-    let limit = usize::try_from(limits.body_limit_bytes).unwrap_or(usize::MAX);
+    let limit = usize::try_from(limits.max_body_bytes).unwrap_or(usize::MAX);
     if policy.is_secret { limit.min(SECRET_BODY_BYTES) } else { limit }
 }
 

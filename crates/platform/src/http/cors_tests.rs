@@ -12,7 +12,7 @@ async fn listing() -> TestServer {
         let listed = [LISTED, "capacitor://localhost", "http://localhost:5173"];
         config.server.cors_origins = listed.map(|origin| origin.to_owned().try_into().unwrap()).to_vec();
         config.server.mode = Mode::Production;
-        config.server.body_limit_bytes = 10;
+        config.server.max_body_bytes = 10;
         config.server.request_timeout_ms = 20;
         config.limits.auth_per_minute = 1;
     })

@@ -49,7 +49,7 @@ pub(super) struct Edge {
     limits: Limits,
     cors: Cors,
     standing: StandingHeaders,
-    body_limit_bytes: u64,
+    max_body_bytes: u64,
     request_timeout: Duration,
 }
 
@@ -63,7 +63,7 @@ impl Edge {
             limits: Limits::of(app),
             cors: Cors::of(&app.config),
             standing: StandingHeaders::new(app.config.is_production()),
-            body_limit_bytes: u64::from(server.body_limit_bytes),
+            max_body_bytes: u64::from(server.max_body_bytes),
             request_timeout: millis(server.request_timeout_ms),
         }
     }
@@ -72,7 +72,7 @@ impl Edge {
     /// peer is a trusted proxy with many clients.
     pub fn lifts_connections_per_network(&self, peer: IpAddr) -> bool {
         let proxies = &self.app.config.server.trusted_proxies;
-        self.app.is_without_limits() || proxies.iter().any(|network| network.contains(peer.to_canonical()))
+        self.app.are_limits_disabled() || proxies.iter().any(|network| network.contains(peer.to_canonical()))
     }
 
     fn policy(&self, route: usize) -> RoutePolicy {
@@ -108,7 +108,7 @@ impl Edge {
             let answer = preflight.unwrap_or_else(|problem| ApiError::from(problem).into_response());
             return exchange.end(answer, None).await;
         }
-        let counted = client.filter(|_| !self.app.is_without_limits());
+        let counted = client.filter(|_| !self.app.are_limits_disabled());
         let allowance = counted.and_then(|client| self.limits.count(exchange.route, client));
         let response = match self.refusal(allowance.as_ref(), &request) {
             Some(problem) => ApiError::from(problem).into_response(),
@@ -130,11 +130,11 @@ impl Edge {
     /// Returns the problem that rejects the request before a handler sees it.
     fn refusal(&self, allowance: Option<&Allowance<'_>>, request: &Request) -> Option<Problem> {
         let too_many = allowance.and_then(Allowance::refusal);
-        let is_too_large = || declared_length(request.headers()) > self.body_limit_bytes;
+        let is_too_large = || declared_length(request.headers()) > self.max_body_bytes;
         too_many
             .or_else(|| check_host(request.version(), request.headers()).err())
             .or_else(|| check_development_host(request).err())
-            .or_else(|| is_too_large().then(|| problem::too_large(self.body_limit_bytes)))
+            .or_else(|| is_too_large().then(|| problem::too_large(self.max_body_bytes)))
     }
 
     /// Runs the handler. Returns a problem if it panics or exceeds the timeout.

@@ -134,7 +134,7 @@ async fn timed_out_write_reports_outcome_unknown() {
 #[tokio::test]
 async fn body_size_type_and_time_are_enforced() {
     let test = TestServer::start(|config| {
-        config.server.body_limit_bytes = 64;
+        config.server.max_body_bytes = 64;
         config.server.body_timeout_ms = 50;
     })
     .await;
@@ -169,7 +169,7 @@ async fn body_size_type_and_time_are_enforced() {
 /// API-09: a response that does not wait for the body announces that the connection closes.
 #[tokio::test]
 async fn early_response_to_large_body_announces_close() {
-    let test = TestServer::start(|config| config.server.body_limit_bytes = 10_000).await;
+    let test = TestServer::start(|config| config.server.max_body_bytes = 10_000).await;
     for (path, kind, length, status, ends) in [
         ("/echo", JSON, 10_001, "413", true),
         ("/echo", "", 10_000, "415", true),
@@ -262,7 +262,7 @@ async fn request_needs_exactly_one_valid_host() {
 
 #[tokio::test]
 async fn too_large_body_problem_names_the_limit() {
-    let test = TestServer::start(|config| config.server.body_limit_bytes = 20).await;
+    let test = TestServer::start(|config| config.server.max_body_bytes = 20).await;
     let declared = post(&test, "/echo", JSON, r#"{"word": "a word that is too long"}"#).await;
     assert_eq!(problem(&declared)["detail"], "The body must not exceed 20 bytes.");
 }

@@ -93,7 +93,7 @@ async fn limits_can_be_disabled() {
     let none = |config: &mut crate::config::Config| config.limits.requests_per_minute = 0;
     let lifted = |config: &mut crate::config::Config| {
         config.limits.requests_per_minute = 1;
-        config.server.without_limits = true;
+        config.server.disable_limits = true;
     };
     for test in [TestServer::start(none).await, TestServer::start(lifted).await] {
         for _ in 0..5 {

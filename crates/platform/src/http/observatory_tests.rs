@@ -21,7 +21,7 @@ fn marks_of(answer: &str) -> Vec<Mark> {
 async fn responses_pass_the_observatory_rules() {
     let test = TestServer::start(|config| {
         config.server.mode = Mode::Production;
-        config.server.body_limit_bytes = 10;
+        config.server.max_body_bytes = 10;
         config.server.request_timeout_ms = 20;
         config.limits.auth_per_minute = 1;
     })

@@ -299,7 +299,7 @@ async fn full_network_makes_room_for_its_own_connections_unless_limits_are_lifte
     ping(&mut second).await;
     assert_eq!(read_to_end(&mut first).await, "");
     ping(&mut elsewhere).await;
-    test.app.without_limits.store(true, Ordering::Relaxed);
+    test.app.limits_disabled.store(true, Ordering::Relaxed);
     let mut third = connect_from(FIRST, test.addr).await;
     ping(&mut third).await;
     ping(&mut second).await;

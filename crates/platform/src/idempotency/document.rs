@@ -27,7 +27,7 @@ pub(crate) fn declare(operation: &mut Operation) {
         .description(Some(
             "Whoever sends the same again under the same key within 24 hours gets the same answer, and nothing is \
              done again. Of answers over 16 KiB that have an `id` and an ETag, and of all answers of a caller for whom \
-             more bytes are kept than `limits.idempotent_bytes_per_day`, only the ids are kept: then 409 \
+             more bytes are kept than `limits.idempotency_bytes_per_day`, only the ids are kept: then 409 \
              `answer_not_kept` has them.",
         ))
         .schema(Some(text().pattern(Some(KEY))));

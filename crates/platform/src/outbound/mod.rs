@@ -145,7 +145,7 @@ impl Outbound {
             rules: Rules::new(config),
             connect_timeout: millis(outbound.connect_timeout_ms),
             timeout: millis(outbound.timeout_ms),
-            keep_bytes: usize::try_from(outbound.response_bytes).unwrap_or(usize::MAX),
+            keep_bytes: usize::try_from(outbound.max_response_bytes).unwrap_or(usize::MAX),
             resolver,
             tls,
         }))

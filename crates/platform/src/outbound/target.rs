@@ -72,7 +72,7 @@ impl TargetError {
 pub(super) struct Rules {
     allowed: Vec<AllowedNetwork>,
     ports: Vec<u16>,
-    plain_http: bool,
+    allows_plain_http: bool,
 }
 
 impl Rules {
@@ -81,7 +81,7 @@ impl Rules {
         Self {
             allowed: outbound.allowed_networks.clone(),
             ports: outbound.ports.iter().copied().map(Port::number).collect(),
-            plain_http: outbound.plain_http || !config.is_production(),
+            allows_plain_http: outbound.allow_plain_http || !config.is_production(),
         }
     }
 
@@ -102,7 +102,7 @@ impl Rules {
         let mut url = Url::parse(text).map_err(|_| TargetError::Unreadable)?;
         match url.scheme() {
             "https" => {}
-            "http" if self.plain_http => {}
+            "http" if self.allows_plain_http => {}
             "http" => return Err(TargetError::PlainHttp),
             _ => return Err(TargetError::Unreadable),
         }

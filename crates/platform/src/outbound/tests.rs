@@ -292,7 +292,7 @@ fn plain_http_requires_development_mode_or_setting() {
     production.server.mode = Mode::Production;
     let target = |config: &Config| Outbound::new(config).target("http://example.org/");
     assert_eq!(target(&production), Err(TargetError::PlainHttp));
-    production.outbound.plain_http = true;
+    production.outbound.allow_plain_http = true;
     assert!(target(&production).is_ok() && target(&config("")).is_ok());
 }
 
@@ -300,14 +300,14 @@ fn plain_http_requires_development_mode_or_setting() {
 async fn response_body_is_truncated_at_limit() {
     let huge = format!("HTTP/1.1 200 OK\r\ncontent-length: 50000000\r\n\r\n{}", "x".repeat(1_000_000));
     let receiver = Receiver::at("127.0.0.1:0", huge, true).await;
-    let outbound = outbound(&format!("{}response_bytes = 1000", receiver.allowed()), Script::new(&[]));
+    let outbound = outbound(&format!("{}max_response_bytes = 1000", receiver.allowed()), Script::new(&[]));
     let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
     let received = outbound.send(get(target)).await.unwrap();
     assert_eq!((received.status, received.body.len(), received.is_whole), (200, 1_000, false));
 
     let exact = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfour";
     let receiver = Receiver::at("127.0.0.1:0", exact, false).await;
-    let outbound = self::outbound(&format!("{}response_bytes = 4", receiver.allowed()), Script::new(&[]));
+    let outbound = self::outbound(&format!("{}max_response_bytes = 4", receiver.allowed()), Script::new(&[]));
     let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
     let received = outbound.send(get(target)).await.unwrap();
     assert_eq!((&received.body[..], received.is_whole), (&b"four"[..], true));

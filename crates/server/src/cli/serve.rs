@@ -25,9 +25,9 @@ pub(super) struct Serve {
     /// Serve only the modules of a preset: bond-mate, hamsaya, platform or chronizer
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// Lift rate limits and request tiers, for load tests; refused in production mode
+    /// Disable rate limits and request tiers, for load tests; refused in production mode
     #[arg(long)]
-    without_limits: bool,
+    disable_limits: bool,
     /// Fill the database with synthetic demo data once, and serve /demo; refused in production mode
     #[arg(long)]
     demo: bool,
@@ -42,8 +42,8 @@ impl Serve {
         if let Some(preset) = self.preset {
             flags.push(Flag { name: "--preset", key: "server.preset", value: preset.into() });
         }
-        if self.without_limits {
-            flags.push(Flag { name: "--without-limits", key: "server.without_limits", value: true.into() });
+        if self.disable_limits {
+            flags.push(Flag { name: "--disable-limits", key: "server.disable_limits", value: true.into() });
         }
         if self.demo {
             flags.push(Flag { name: "--demo", key: "server.demo", value: true.into() });

@@ -67,7 +67,7 @@ impl Past {
         };
         let mut config = app.config.clone();
         // All requests come from one client, which would exceed its limits.
-        config.server.without_limits = true;
+        config.server.disable_limits = true;
         let program = Program { modules: app.modules, installed: app.installed, build: app.build };
         let app = App::new(app.db.clone(), config, sources, None, None, None, program).await?;
         Ok(Self { door: InProcess::new(&app), app, clock, present, people: HashMap::new() })

@@ -26,7 +26,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-03",
         does: "one person asks six others within a minute",
-        mend: "do not run it `--without-limits`; see that all nodes write to one database",
+        mend: "do not run it `--disable-limits`; see that all nodes write to one database",
         last: false,
         run: |run| Box::pin(limits(run)),
     },

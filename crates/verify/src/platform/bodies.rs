@@ -25,7 +25,7 @@ pub(super) const CHECKS: &[Check] = &[
         row: "API-09",
         does: "sends one byte more than the limit to every operation with a body, 10,000 levels of nesting, and gzip that \
                unfolds a thousandfold",
-        mend: "set server.body_limit_bytes; see that a proxy in front does not unfold bodies itself",
+        mend: "set server.max_body_bytes; see that a proxy in front does not unfold bodies itself",
         last: false,
         run: |run| Box::pin(bounds(run)),
     },

@@ -16,7 +16,7 @@ pub(super) const CHECKS: &[Check] = &[
         row: "SEC-02",
         does: "asks every operation for the limit it is under, uses up one route of each class, counts how often it answers \
                before 429, and comes back when Retry-After says so",
-        mend: "set the limits (section limits), leave --without-limits out, and ask a node directly if several share the load",
+        mend: "set the limits (section limits), leave --disable-limits out, and ask a node directly if several share the load",
         last: true,
         run: |run| Box::pin(limits_are_where_they_are_set(run)),
     },
@@ -48,8 +48,8 @@ const MAX_ATTEMPTS: u32 = 3;
 /// Returns the configured requests per minute of a class.
 fn configured(facts: &Value, setting: &str) -> Result<u64, Shortfall> {
     let settings = &facts["configuration"]["settings"];
-    if settings["server"]["without_limits"] == true {
-        return Err(Shortfall::fails("limits are lifted: server.without_limits"));
+    if settings["server"]["disable_limits"] == true {
+        return Err(Shortfall::fails("limits are disabled: server.disable_limits"));
     }
     match settings["limits"][setting].as_u64() {
         None => Err(Shortfall::unmeasured(

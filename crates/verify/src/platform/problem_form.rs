@@ -130,7 +130,7 @@ async fn refusals_elsewhere(
 pub(super) async fn body_limit(run: &Run) -> Result<usize, Shortfall> {
     let facts = run.facts().await?;
     let limit =
-        facts.pointer("/configuration/settings/server/body_limit_bytes").and_then(serde_json::Value::as_u64);
+        facts.pointer("/configuration/settings/server/max_body_bytes").and_then(serde_json::Value::as_u64);
     limit.and_then(|limit| usize::try_from(limit).ok()).ok_or_else(|| {
         Shortfall::unmeasured("the server does not say how large a body may be", "ask a build that tells it")
     })

@@ -99,7 +99,7 @@ async fn production(run: &Run) -> Result<String, Shortfall> {
         )));
     }
     for (pointer, unsafe_value) in [
-        ("/server/without_limits", Value::Bool(true)),
+        ("/server/disable_limits", Value::Bool(true)),
         ("/server/demo", Value::Bool(true)),
         ("/database/synchronous", "off".into()),
     ] {

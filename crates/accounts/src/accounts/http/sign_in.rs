@@ -108,7 +108,8 @@ async fn register(
     Json(body): Json<RegisterBody>,
 ) -> ApiResult<(StatusCode, Json<SignInAnswer>)> {
     let (email, password, display_name) = check_new(&body.email, &body.password, &body.display_name)?;
-    let address_hash = (!app.is_without_limits()).then(|| app.keyring.pseudonym("registration", &email.key));
+    let address_hash =
+        (!app.are_limits_disabled()).then(|| app.keyring.pseudonym("registration", &email.key));
     if let Some(address) = address_hash {
         let (key, now) = (email.key.clone(), ctx.now);
         let looked = app.db.read(move |q| queries::may_register(q, &key, &address, now)).await;

@@ -57,7 +57,7 @@ fn hashes(app: &App, code: &InviteCode) -> CodeHashes {
 /// Builds the attempt of `user` to use `code`. Unless limits are lifted, the attempt is counted for the user
 /// and for the network of `client`.
 pub fn tried(app: &App, user: UserId, client: &Client, code: &InviteCode) -> Tried {
-    let by = (!app.is_without_limits()).then(|| {
+    let by = (!app.are_limits_disabled()).then(|| {
         let network = client.address.network();
         [app.keyring.pseudonym("user", &user.to_string()), app.keyring.pseudonym("network", &network)]
     });

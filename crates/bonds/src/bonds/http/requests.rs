@@ -150,7 +150,7 @@ pub async fn send(app: App, caller: SignedIn, client: Client, draft: Draft) -> A
         Receiver::Invite(code) => Some(tried(&app, sender, &client, code)),
         Receiver::User(_) | Receiver::Email(_) => None,
     };
-    let tiers = if app.is_without_limits() { &[] } else { rules::RATE_TIERS };
+    let tiers = if app.are_limits_disabled() { &[] } else { rules::RATE_TIERS };
     let rules = Rules { tiers, tried };
     let send = move |tx: &Tx<'_>, ctx: &Ctx| {
         commands::send(tx, ctx, sender, &draft, &rules).map(|sent| match sent {

@@ -36,7 +36,7 @@ pub fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 struct ItemBody {
     /// JSON object, nested at most 32 levels deep, with at most 10,000 values. The server setting
-    /// `spaces.item_bytes` limits its size.
+    /// `spaces.max_item_bytes` limits its size.
     #[schema(value_type = Object)]
     data: Map<String, Value>,
 }
@@ -128,7 +128,7 @@ async fn list_items(
     let limit = page_limit(query.limit)?;
     let ListQuery { order, filter, cursor, .. } = query;
     let request = ListRequest { order, filter, cursor, limit };
-    let max_item_bytes = app.config.section::<SpaceSettings>().item_bytes.into();
+    let max_item_bytes = app.config.section::<SpaceSettings>().max_item_bytes.into();
     Ok(app.db.read(move |q| queries::list_items(q, &asked, &request, max_item_bytes)).await?.into())
 }
 

@@ -55,7 +55,9 @@ impl From<SpaceError> for Problem {
             }
             SpaceError::ItemTooLarge { most } => Self::new(
                 &ITEM_TOO_LARGE,
-                format!("The data may have {most} bytes without white space (setting `spaces.item_bytes`)."),
+                format!(
+                    "The data may have {most} bytes without white space (setting `spaces.max_item_bytes`)."
+                ),
             ),
             SpaceError::SpaceFull { most, what } => Self::new(
                 &SPACE_FULL,

@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccountSettings {
-    /// Maximum number of accounts purged in one run, the longest due first; the rest waits for the next run, a minute later.
+    /// Maximum number of accounts that one run purges, the longest due first. The others wait for the next
+    /// run, a minute later.
     pub max_purged_per_run: u16,
-    /// Share of the established accounts that may be due at once; beyond it none of these is purged.
+    /// Maximum percentage of the established accounts that may be due at once, from 1 to 100. If more are
+    /// due, and more than 20, the purge of established accounts is slowed to 20 accounts per day.
     pub max_purge_percent: u8,
 }
 

@@ -3,21 +3,22 @@
 use kith_platform::config::{SettingFault, Settings, at_least_one};
 use serde::{Deserialize, Serialize};
 
-/// Limits of spaces, and what becomes of archived ones.
+/// Limits of spaces, and retention of archived ones.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpaceSettings {
-    /// Size of the largest item, as JSON without white space.
+    /// Maximum size of an item in bytes, as JSON without white space.
     pub max_item_bytes: u32,
     /// Maximum number of items in one space.
     pub max_items: u32,
     /// Maximum number of collections in one space.
     pub max_collections: u32,
-    /// Maximum size of all items of one space together.
+    /// Maximum size of all items of one space in bytes.
     pub max_bytes: u32,
-    /// Days for which the space of an archived bond is kept.
+    /// Retention of the space of an archived bond in days, counted from the archiving of the bond.
     pub archive_retention_days: u16,
-    /// Maximum number of archives held, and purged, in one run, the longest due first; the rest waits for the next run.
+    /// Maximum number of archives that one run holds, and that it purges, the longest due first. The others
+    /// wait for the next run, a minute later.
     pub max_purged_per_run: u16,
 }
 

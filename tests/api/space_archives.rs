@@ -75,8 +75,8 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
     assert_eq!(purged, 1);
 }
 
-/// `spaces.max_purged_per_run` is 3 here. Many bonds that end at once must not block anyone's purge. A backlog is
-/// reported, and the hold leaves time to investigate.
+/// `spaces.max_purged_per_run` is 3 here. Many bonds that end at once must not block anyone's purge. A
+/// backlog is reported, and the hold leaves time to investigate.
 async fn more_than_one_run_holds_wait_for_the_next(app: &TestApp) {
     let people = app.crowd("person", 8).await;
     for pair in people.chunks(2) {

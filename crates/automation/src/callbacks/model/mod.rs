@@ -234,7 +234,7 @@ pub struct Captured {
     pub headers: Vec<String>,
     /// Body as text. Invalid UTF-8 is replaced.
     pub body: String,
-    /// `true` if the body is complete. The server setting `outbound.max_response_bytes` limits its stored length.
+    /// `true` if the body is complete. The setting `outbound.max_response_bytes` limits its stored length.
     pub is_whole: bool,
 }
 

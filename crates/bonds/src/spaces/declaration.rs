@@ -29,6 +29,6 @@ pub struct KeptDeclaration {
     pub revision: i64,
     /// `false` after the declaration was withdrawn.
     pub declared: bool,
-    /// What it says.
+    /// Declaration as last set.
     pub declaration: Declaration,
 }

@@ -21,7 +21,7 @@ pub struct Asked {
     pub user: UserId,
     /// Space of the caller.
     pub space: SpaceName,
-    /// Which.
+    /// Collection in this space.
     pub collection: CollectionName,
 }
 

@@ -112,10 +112,13 @@ async fn list_invites(
 /// that cannot be used are limited to 10 per minute for each user and each client network.
 #[utoipa::path(
     get, path = "/api/v1/partners/invites/{code}", security(("bearer" = [])),
-    params(("code" = String, Path, description = "In any case, with hyphens or without")),
+    params((
+        "code" = String, Path,
+        description = "Invite code, 10 letters and digits. Letter case and hyphens are ignored."
+    )),
     responses(
         (status = 200, body = InvitePreview),
-        (status = 404, description = "It was never made, is used, taken back or has expired"),
+        (status = 404, description = "The invite does not exist or can no longer be used."),
     )
 )]
 async fn preview_invite(
@@ -137,10 +140,13 @@ async fn preview_invite(
 /// Revokes an invite of the caller that has not been used. Its code stops working at once.
 #[utoipa::path(
     delete, path = "/api/v1/partners/invites/{code}", security(("bearer" = [])),
-    params(("code" = String, Path, description = "The code, or the invite's id")),
+    params((
+        "code" = String, Path,
+        description = "Invite code, or ID of the invite. Letter case and hyphens of a code are ignored."
+    )),
     responses(
-        (status = 204, description = "Taken back"),
-        (status = 404, description = "You have no such invite that can still be used"),
+        (status = 204, description = "The invite is revoked."),
+        (status = 404, description = "The caller has no usable invite with this code or ID."),
     )
 )]
 async fn revoke_invite(

@@ -58,10 +58,12 @@ struct OldSendRequestBody {
     post, path = "/api/v1/partners/requests", operation_id = "send_partner_request", security(("bearer" = [])),
     request_body = OldSendRequestBody,
     responses(
-        (status = 201, description = "Sent; with `bond` if they had asked already", body = PartnerRequest),
-        (status = 200, description = "The same was sent before: its present state", body = PartnerRequest),
+        (status = 201, body = PartnerRequest,
+            description = "The new request. Contains `bond` if the recipient had already sent one."),
+        (status = 200, body = PartnerRequest,
+            description = "The same request is already pending and is returned unchanged."),
         (status = 403, description = "`not_open_to_requests`"),
-        (status = 404, description = "Nobody has this id"),
+        (status = 404, description = "No user has this ID."),
         (status = 409, description = "`slot_occupied`, `request_pending`, `too_soon_to_ask_again`, `only_they_may_ask`"),
     )
 )]

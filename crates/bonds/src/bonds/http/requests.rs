@@ -123,10 +123,12 @@ impl RequestReceiver {
     post, path = "/api/v1/partners/requests", security(("bearer" = [])),
     request_body = SendRequestBody,
     responses(
-        (status = 201, description = "Sent; with `bond` if they had asked already", body = PartnerRequest),
-        (status = 200, description = "The same was sent before: its present state", body = PartnerRequest),
+        (status = 201, body = PartnerRequest,
+            description = "The new request. Contains `bond` if the recipient had already sent one."),
+        (status = 200, body = PartnerRequest,
+            description = "The same request is already pending and is returned unchanged."),
         (status = 403, description = "`not_open_to_requests`"),
-        (status = 404, description = "Nobody has this id, or this code"),
+        (status = 404, description = "No user has this ID, or the invite code cannot be used."),
         (status = 409, description = "`slot_occupied`, `request_pending`, `too_soon_to_ask_again`, `only_they_may_ask`"),
     )
 )]
@@ -187,10 +189,11 @@ pub async fn list_partner_requests(
 /// active.
 #[utoipa::path(
     get, path = "/api/v1/partners/requests/{id}", security(("bearer" = [])),
-    params(("id" = PartnerRequestId, Path, description = "Of the request")),
+    params(("id" = PartnerRequestId, Path, description = "ID of the partner request.")),
     responses(
-        (status = 200, description = "With `bond` if it led to one that lasts", body = PartnerRequest),
-        (status = 404, description = "No request of yours"),
+        (status = 200, body = PartnerRequest,
+            description = "The request. Contains `bond` if it led to a bond that is active."),
+        (status = 404, description = "The caller has no partner request with this ID."),
     )
 )]
 async fn get_partner_request(
@@ -226,12 +229,12 @@ pub enum Expected {
 /// request again returns it unchanged.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/accept", security(("bearer" = [])),
-    params(("id" = PartnerRequestId, Path, description = "Of the request")),
+    params(("id" = PartnerRequestId, Path, description = "ID of the partner request.")),
     request_body = Option<AcceptBody>,
     responses(
-        (status = 200, description = "Accepted, now or before", body = PartnerRequest),
-        (status = 403, description = "You sent it yourself"),
-        (status = 404, description = "No request of yours"),
+        (status = 200, description = "The accepted request.", body = PartnerRequest),
+        (status = 403, description = "The caller sent the request. Only its recipient can accept it."),
+        (status = 404, description = "The caller has no partner request with this ID."),
         (status = 409, description = "`request_not_pending`, `slot_occupied`, `restoration_expired`"),
     )
 )]
@@ -256,11 +259,11 @@ pub async fn accept_partner_request(
 /// fourth, only the caller can send a request. Rejecting a rejected request again returns it unchanged.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/reject", security(("bearer" = [])),
-    params(("id" = PartnerRequestId, Path, description = "Of the request")),
+    params(("id" = PartnerRequestId, Path, description = "ID of the partner request.")),
     responses(
-        (status = 200, description = "Rejected, now or before", body = PartnerRequest),
-        (status = 403, description = "You sent it yourself"),
-        (status = 404, description = "No request of yours"),
+        (status = 200, description = "The rejected request.", body = PartnerRequest),
+        (status = 403, description = "The caller sent the request. Only its recipient can reject it."),
+        (status = 404, description = "The caller has no partner request with this ID."),
         (status = 409, description = "`request_not_pending`"),
     )
 )]
@@ -279,11 +282,11 @@ pub async fn reject_partner_request(
 /// a cancelled request again returns it unchanged.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/cancel", security(("bearer" = [])),
-    params(("id" = PartnerRequestId, Path, description = "Of the request")),
+    params(("id" = PartnerRequestId, Path, description = "ID of the partner request.")),
     responses(
-        (status = 200, description = "Taken back, now or before", body = PartnerRequest),
-        (status = 403, description = "You received it"),
-        (status = 404, description = "No request of yours"),
+        (status = 200, description = "The cancelled request.", body = PartnerRequest),
+        (status = 403, description = "The caller received the request. Only its sender can cancel it."),
+        (status = 404, description = "The caller has no partner request with this ID."),
         (status = 409, description = "`request_not_pending`"),
     )
 )]
@@ -303,13 +306,14 @@ pub async fn cancel_partner_request(
 /// is returned with 200.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/report", security(("bearer" = [])),
-    params(("id" = PartnerRequestId, Path, description = "Of the request")),
+    params(("id" = PartnerRequestId, Path, description = "ID of the partner request.")),
     request_body = ReportBody,
     responses(
         (status = 201, body = RequestReport),
-        (status = 200, description = "You have reported it before; that report stands", body = RequestReport),
-        (status = 403, description = "You sent it yourself"),
-        (status = 404, description = "No request of yours"),
+        (status = 200, body = RequestReport,
+            description = "The caller has already reported the request. The first report is returned."),
+        (status = 403, description = "The caller sent the request. Only its recipient can report it."),
+        (status = 404, description = "The caller has no partner request with this ID."),
         (status = 409, description = "`nothing_to_report`"),
     )
 )]

@@ -47,7 +47,10 @@ async fn list_collections(
 /// Returns the declaration of one collection. Requires the permission `collections.write`.
 #[utoipa::path(
     get, path = "/api/v1/admin/collections/{name}", security(("bearer" = ["collections.write"])),
-    params(("name" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the collection")),
+    params((
+        "name" = String, Path, pattern = "^[a-z0-9_-]{1,40}$",
+        description = "Name of the collection: 1 to 40 characters of `a-z`, `0-9`, `_` and `-`."
+    )),
     responses((status = 200, body = Declaration))
 )]
 async fn get_collection(
@@ -67,7 +70,10 @@ async fn get_collection(
 /// `collections.write`.
 #[utoipa::path(
     put, path = "/api/v1/admin/collections/{name}", security(("bearer" = ["collections.write"])),
-    params(("name" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the collection")),
+    params((
+        "name" = String, Path, pattern = "^[a-z0-9_-]{1,40}$",
+        description = "Name of the collection: 1 to 40 characters of `a-z`, `0-9`, `_` and `-`."
+    )),
     request_body = DeclarationBody,
     responses(
         (status = 200, body = Declaration),
@@ -99,9 +105,12 @@ async fn declare_collection(
 /// content. Requires the permission `collections.write`.
 #[utoipa::path(
     delete, path = "/api/v1/admin/collections/{name}", security(("bearer" = ["collections.write"])),
-    params(("name" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the collection")),
+    params((
+        "name" = String, Path, pattern = "^[a-z0-9_-]{1,40}$",
+        description = "Name of the collection: 1 to 40 characters of `a-z`, `0-9`, `_` and `-`."
+    )),
     responses(
-        (status = 204, description = "It holds anything from now on"),
+        (status = 204, description = "The declaration is withdrawn. New items can have any content."),
         (status = 409, description = "`collection_built_in`"),
         Preconditions,
     )

@@ -77,8 +77,10 @@ fn asked(user: UserId, space: SpaceName, collection: CollectionName) -> Asked {
 #[utoipa::path(
     post, path = "/api/v1/spaces/{space}/{collection}", security(("bearer" = [])),
     params(
-        ("space" = inline(SpaceName), Path, description = "One's own, or the one shared with one's partner"),
-        ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the app's choice"),
+        ("space" = inline(SpaceName), Path,
+            description = "`me` for the space of the caller, `bond` for the space shared with the partner."),
+        ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$",
+            description = "Name of the collection: 1 to 40 characters of `a-z`, `0-9`, `_` and `-`."),
     ),
     request_body = ItemBody,
     responses(
@@ -109,8 +111,10 @@ async fn create_item(
 #[utoipa::path(
     get, path = "/api/v1/spaces/{space}/{collection}", security(("bearer" = [])),
     params(
-        ("space" = inline(SpaceName), Path, description = "One's own, or the one shared with one's partner"),
-        ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the app's choice"),
+        ("space" = inline(SpaceName), Path,
+            description = "`me` for the space of the caller, `bond` for the space shared with the partner."),
+        ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$",
+            description = "Name of the collection: 1 to 40 characters of `a-z`, `0-9`, `_` and `-`."),
         ListQuery
     ),
     responses(
@@ -138,9 +142,11 @@ async fn list_items(
 #[utoipa::path(
     get, path = "/api/v1/spaces/{space}/{collection}/{id}", security(("bearer" = [])),
     params(
-        ("space" = inline(SpaceName), Path, description = "One's own, or the one shared with one's partner"),
-        ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the app's choice"),
-        ("id" = ItemId, Path, description = "Of the item"),
+        ("space" = inline(SpaceName), Path,
+            description = "`me` for the space of the caller, `bond` for the space shared with the partner."),
+        ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$",
+            description = "Name of the collection: 1 to 40 characters of `a-z`, `0-9`, `_` and `-`."),
+        ("id" = ItemId, Path, description = "ID of the item."),
     ),
     responses(
         (status = 200, body = Item),
@@ -163,9 +169,11 @@ async fn get_item(
 #[utoipa::path(
     put, path = "/api/v1/spaces/{space}/{collection}/{id}", security(("bearer" = [])),
     params(
-        ("space" = inline(SpaceName), Path, description = "One's own, or the one shared with one's partner"),
-        ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the app's choice"),
-        ("id" = ItemId, Path, description = "Of the item"),
+        ("space" = inline(SpaceName), Path,
+            description = "`me` for the space of the caller, `bond` for the space shared with the partner."),
+        ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$",
+            description = "Name of the collection: 1 to 40 characters of `a-z`, `0-9`, `_` and `-`."),
+        ("id" = ItemId, Path, description = "ID of the item."),
     ),
     request_body = ItemBody,
     responses(
@@ -193,9 +201,11 @@ async fn replace_item(
 #[utoipa::path(
     patch, path = "/api/v1/spaces/{space}/{collection}/{id}", security(("bearer" = [])),
     params(
-        ("space" = inline(SpaceName), Path, description = "One's own, or the one shared with one's partner"),
-        ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the app's choice"),
-        ("id" = ItemId, Path, description = "Of the item"),
+        ("space" = inline(SpaceName), Path,
+            description = "`me` for the space of the caller, `bond` for the space shared with the partner."),
+        ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$",
+            description = "Name of the collection: 1 to 40 characters of `a-z`, `0-9`, `_` and `-`."),
+        ("id" = ItemId, Path, description = "ID of the item."),
     ),
     request_body(content((ItemBody = "application/json"), (ItemBody = "application/merge-patch+json"))),
     responses(
@@ -246,12 +256,14 @@ async fn change(
 #[utoipa::path(
     delete, path = "/api/v1/spaces/{space}/{collection}/{id}", security(("bearer" = [])),
     params(
-        ("space" = inline(SpaceName), Path, description = "One's own, or the one shared with one's partner"),
-        ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$", description = "Of the app's choice"),
-        ("id" = ItemId, Path, description = "Of the item"),
+        ("space" = inline(SpaceName), Path,
+            description = "`me` for the space of the caller, `bond` for the space shared with the partner."),
+        ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$",
+            description = "Name of the collection: 1 to 40 characters of `a-z`, `0-9`, `_` and `-`."),
+        ("id" = ItemId, Path, description = "ID of the item."),
     ),
     responses(
-        (status = 204, description = "It is gone"),
+        (status = 204, description = "The item is deleted."),
         (status = 409, description = "`not_bonded`"),
         Preconditions,
     )
@@ -277,7 +289,7 @@ async fn delete_item(
 /// limits exports per day.
 #[utoipa::path(
     get, path = "/api/v1/spaces/bonds/{bond_id}/export", security(("bearer" = [])),
-    params(("bond_id" = BondId, Path, description = "Of a bond that you have or had")),
+    params(("bond_id" = BondId, Path, description = "ID of a bond that the caller has or had.")),
     responses(
         (status = 200, body = BondExport),
         (status = 409, description = "`export_running`"),

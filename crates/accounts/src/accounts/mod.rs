@@ -40,9 +40,9 @@ pub static MODULE: Module = Module {
     tags: &[
         Tag {
             name: "Authentication",
-            description: "Register, sign in, and manage sessions. The answer holds the token for all other operations.",
+            description: "Register, log in, and manage sessions. A log-in returns an access token.",
         },
-        Tag { name: "Profile", description: "Read, change, export and delete the account of the caller." },
+        Tag { name: "Profile", description: "Read, update, export and delete the caller's account." },
     ],
     routes: http::routes,
     migrations: &[

@@ -49,10 +49,10 @@ async fn list_blocks(
 /// Returns the caller's block of another user.
 #[utoipa::path(
     get, path = "/api/v1/blocks/{user_id}", security(("bearer" = [])),
-    params(("user_id" = UserId, Path, description = "Of the other person")),
+    params(("user_id" = UserId, Path, description = "ID of the user.")),
     responses(
         (status = 200, body = Block),
-        (status = 404, description = "You have not"),
+        (status = 404, description = "The caller has not blocked this user."),
     )
 )]
 async fn get_block(
@@ -73,9 +73,9 @@ async fn get_block(
 /// blocked user changes nothing. A user can block 10,000 others.
 #[utoipa::path(
     put, path = "/api/v1/blocks/{user_id}", security(("bearer" = [])),
-    params(("user_id" = UserId, Path, description = "Of the other person")),
+    params(("user_id" = UserId, Path, description = "ID of the user.")),
     responses(
-        (status = 200, description = "Blocked, now or before", body = Block),
+        (status = 200, description = "The block. An existing block is returned unchanged.", body = Block),
         (status = 409, description = "`too_many_blocks`"),
     )
 )]
@@ -95,8 +95,8 @@ async fn block_user(
 /// 204 also if there is no block.
 #[utoipa::path(
     delete, path = "/api/v1/blocks/{user_id}", security(("bearer" = [])),
-    params(("user_id" = UserId, Path, description = "Of the other person")),
-    responses((status = 204, description = "Not blocked, now or before"))
+    params(("user_id" = UserId, Path, description = "ID of the user.")),
+    responses((status = 204, description = "The block is removed, or there was none."))
 )]
 async fn unblock_user(
     State(app): State<App>,

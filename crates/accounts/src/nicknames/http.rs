@@ -67,10 +67,10 @@ async fn list_nicknames(
 /// Returns the nickname that the caller has given to another user.
 #[utoipa::path(
     get, path = "/api/v1/nicknames/{user_id}", security(("bearer" = [])),
-    params(("user_id" = UserId, Path, description = "Of the other person")),
+    params(("user_id" = UserId, Path, description = "ID of the user.")),
     responses(
         (status = 200, body = Nickname),
-        (status = 404, description = "You have given them none"),
+        (status = 404, description = "No nickname is set for this user."),
     )
 )]
 async fn get_nickname(
@@ -89,7 +89,7 @@ async fn get_nickname(
 /// can give nicknames to 10,000 others.
 #[utoipa::path(
     put, path = "/api/v1/nicknames/{user_id}", security(("bearer" = [])),
-    params(("user_id" = UserId, Path, description = "Of the other person")),
+    params(("user_id" = UserId, Path, description = "ID of the user.")),
     request_body = NicknameBody,
     responses(
         (status = 200, body = Nickname),
@@ -118,8 +118,8 @@ async fn set_nickname(
 /// Removes the caller's nickname for another user. Returns 204 also if there is none.
 #[utoipa::path(
     delete, path = "/api/v1/nicknames/{user_id}", security(("bearer" = [])),
-    params(("user_id" = UserId, Path, description = "Of the other person")),
-    responses((status = 204, description = "Forgotten, now or before"))
+    params(("user_id" = UserId, Path, description = "ID of the user.")),
+    responses((status = 204, description = "The nickname is removed, or there was none."))
 )]
 async fn remove_nickname(
     State(app): State<App>,

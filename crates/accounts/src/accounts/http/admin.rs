@@ -50,7 +50,7 @@ struct ListQuery {
     cursor: Option<Cursor>,
 }
 
-/// Reason for a suspension.
+/// New role of an account.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RoleBody {
@@ -59,7 +59,7 @@ struct RoleBody {
     role: Role,
 }
 
-/// New role of an account.
+/// Reason for a suspension.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SuspensionBody {
@@ -93,10 +93,10 @@ async fn list_accounts(
 /// `users.read`.
 #[utoipa::path(
     get, path = "/api/v1/admin/users/{id}", security(("bearer" = ["users.read"])),
-    params(("id" = UserId, Path, description = "Of the account")),
+    params(("id" = UserId, Path, description = "User ID of the account.")),
     responses(
         (status = 200, body = Account),
-        (status = 404, description = "Nobody has this id"),
+        (status = 404, description = "No account has this ID."),
     )
 )]
 async fn get_account(
@@ -114,11 +114,11 @@ async fn get_account(
 /// changes nothing. Requires the permission `users.set_role`.
 #[utoipa::path(
     put, path = "/api/v1/admin/users/{id}/role", security(("bearer" = ["users.set_role"])),
-    params(("id" = UserId, Path, description = "Of the account")),
+    params(("id" = UserId, Path, description = "User ID of the account.")),
     request_body = RoleBody,
     responses(
         (status = 200, body = Account),
-        (status = 404, description = "Nobody has this id"),
+        (status = 404, description = "No account has this ID."),
         (status = 409, description = "`not_to_oneself`, `last_admin`"),
     )
 )]
@@ -141,11 +141,11 @@ async fn set_role(
 /// `users.suspend`.
 #[utoipa::path(
     put, path = "/api/v1/admin/users/{id}/suspension", security(("bearer" = ["users.suspend"])),
-    params(("id" = UserId, Path, description = "Of the account")),
+    params(("id" = UserId, Path, description = "User ID of the account.")),
     request_body = SuspensionBody,
     responses(
         (status = 200, body = Account),
-        (status = 404, description = "Nobody has this id"),
+        (status = 404, description = "No account has this ID."),
         (status = 409, description = "`not_to_oneself`, `last_admin`"),
     )
 )]
@@ -170,10 +170,10 @@ async fn suspend_account(
 /// that is not suspended changes nothing. Requires the permission `users.suspend`.
 #[utoipa::path(
     delete, path = "/api/v1/admin/users/{id}/suspension", security(("bearer" = ["users.suspend"])),
-    params(("id" = UserId, Path, description = "Of the account")),
+    params(("id" = UserId, Path, description = "User ID of the account.")),
     responses(
         (status = 200, body = Account),
-        (status = 404, description = "Nobody has this id"),
+        (status = 404, description = "No account has this ID."),
         (status = 409, description = "`not_to_oneself`"),
     )
 )]
@@ -193,10 +193,10 @@ async fn reinstate_account(
 /// the permission `users.verify`.
 #[utoipa::path(
     put, path = "/api/v1/admin/users/{id}/email-verification", security(("bearer" = ["users.verify"])),
-    params(("id" = UserId, Path, description = "Of the account")),
+    params(("id" = UserId, Path, description = "User ID of the account.")),
     responses(
         (status = 200, body = Account),
-        (status = 404, description = "Nobody has this id, or the address was released"),
+        (status = 404, description = "No account has this ID, or its e-mail address was released."),
     )
 )]
 async fn verify_email(
@@ -214,10 +214,10 @@ async fn verify_email(
 /// released. Requires the permission `users.verify`.
 #[utoipa::path(
     delete, path = "/api/v1/admin/users/{id}/email", security(("bearer" = ["users.verify"])),
-    params(("id" = UserId, Path, description = "Of the account")),
+    params(("id" = UserId, Path, description = "User ID of the account.")),
     responses(
         (status = 200, body = Account),
-        (status = 404, description = "Nobody has this id"),
+        (status = 404, description = "No account has this ID."),
         (status = 409, description = "`email_verified`, `not_to_oneself`, `last_admin`"),
     )
 )]

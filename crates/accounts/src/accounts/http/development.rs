@@ -41,8 +41,8 @@ struct ProvenEmail {
     post, path = "/dev/verify-email",
     request_body = DevVerifyEmailBody,
     responses(
-        (status = 200, description = "The address is proven", body = ProvenEmail),
-        (status = 404, description = "Nobody has this address"),
+        (status = 200, description = "The e-mail address is verified.", body = ProvenEmail),
+        (status = 404, description = "No account has this e-mail address."),
     )
 )]
 async fn verify_email_in_development(

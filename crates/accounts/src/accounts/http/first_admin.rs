@@ -51,7 +51,7 @@ struct FirstAdminBody {
 /// of the link and is not sent to the server until the form is submitted.
 #[utoipa::path(
     get, path = "/first-admin",
-    responses((status = 200, description = "A page with a form", body = String, content_type = HTML))
+    responses((status = 200, description = "HTML page with the form.", body = String, content_type = HTML))
 )]
 async fn first_admin_page() -> Response {
     typed(HTML, &PAGE)
@@ -62,7 +62,7 @@ async fn first_admin_page() -> Response {
 /// Returns the script of the first-administrator page.
 #[utoipa::path(
     get, path = "/first-admin.js",
-    responses((status = 200, description = "A script", body = String, content_type = JAVASCRIPT))
+    responses((status = 200, description = "JavaScript file.", body = String, content_type = JAVASCRIPT))
 )]
 async fn first_admin_script() -> Response {
     typed(JAVASCRIPT, SCRIPT)

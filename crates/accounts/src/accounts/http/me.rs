@@ -93,7 +93,7 @@ async fn update_me(
     post, path = "/api/v1/me/password", security(("bearer" = [])),
     request_body = ChangePasswordBody,
     responses(
-        (status = 204, description = "It is set"),
+        (status = 204, description = "The password is changed."),
         (status = 403, description = "`wrong_password`"),
         (status = 423, description = "`locked`"),
     )
@@ -167,7 +167,7 @@ async fn delete_me(
 #[utoipa::path(
     get, path = "/api/v1/me/export", security(("bearer" = [])),
     responses(
-        (status = 200, description = "By module", body = serde_json::Value),
+        (status = 200, description = "Data of the caller, by module.", body = serde_json::Value),
         (status = 409, description = "`export_running`"),
     )
 )]

@@ -52,7 +52,7 @@ async fn list_sessions(
 #[utoipa::path(
     delete, path = "/api/v1/auth/sessions", security(("bearer" = [])),
     params(EndQuery),
-    responses((status = 204, description = "They have ended"))
+    responses((status = 204, description = "The sessions have ended."))
 )]
 async fn end_sessions(
     State(app): State<App>,
@@ -69,10 +69,10 @@ async fn end_sessions(
 /// Ends one open session of the caller. Its access and refresh tokens are no longer accepted.
 #[utoipa::path(
     delete, path = "/api/v1/auth/sessions/{id}", security(("bearer" = [])),
-    params(("id" = SessionId, Path, description = "Of the session")),
+    params(("id" = SessionId, Path, description = "ID of the session.")),
     responses(
-        (status = 204, description = "It has ended"),
-        (status = 404, description = "No open session of yours"),
+        (status = 204, description = "The session has ended."),
+        (status = 404, description = "The caller has no open session with this ID."),
     )
 )]
 async fn end_session(

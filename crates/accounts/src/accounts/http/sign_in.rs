@@ -27,7 +27,7 @@ pub fn routes() -> Routes {
         .routes(routes!(log_out))
 }
 
-/// Log-in credentials.
+/// Account to register.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RegisterBody {
@@ -39,7 +39,7 @@ struct RegisterBody {
     display_name: String,
 }
 
-/// Refresh token of a session.
+/// Log-in credentials.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LogInBody {
@@ -52,7 +52,7 @@ struct LogInBody {
     device_token: Option<String>,
 }
 
-/// New account.
+/// Refresh token of a session.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RefreshBody {
@@ -212,7 +212,7 @@ async fn refresh_session(
     post, path = "/api/v1/auth/logout",
     request_body = RefreshBody,
     responses(
-        (status = 204, description = "It has ended"),
+        (status = 204, description = "The session has ended."),
         (status = 401, description = "`invalid_refresh_token`"),
     )
 )]

@@ -57,7 +57,7 @@ pub static MODULE: Module = Module {
     needs: &["accounts"],
     tags: &[Tag {
         name: "Callbacks",
-        description: "Send signed HTTP requests to your servers at a time or on a schedule, with retries.",
+        description: "Send signed HTTP requests to your servers, once or on a schedule, with retries.",
     }],
     routes: http::routes,
     migrations: &[

@@ -22,10 +22,7 @@ pub static MODULE: Module = Module {
     needs: &["accounts"],
     tags: &[
         Tag { name: "Jobs", description: "Enqueue jobs, follow them, and manage queues and dead letters." },
-        Tag {
-            name: "Workers",
-            description: "Claim jobs, keep their leases alive, and report how they ended.",
-        },
+        Tag { name: "Workers", description: "Claim jobs, renew their leases, and report their results." },
     ],
     routes: http::routes,
     migrations: &[Migration {

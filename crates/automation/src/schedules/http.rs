@@ -138,7 +138,7 @@ async fn list_schedules(
     params(PreviewQuery),
     responses(
         (status = 200, body = Preview),
-        (status = 422, description = "The schedule, its zone or the count is refused"),
+        (status = 422, description = "The schedule expression, the time zone or the count is not valid."),
     )
 )]
 async fn preview_schedule(
@@ -163,10 +163,13 @@ async fn preview_schedule(
 /// Returns a schedule with its next runs. Requires the permission `schedules.read`.
 #[utoipa::path(
     get, path = "/api/v1/schedules/{name}", security(("bearer" = ["schedules.read"])),
-    params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
+    params((
+        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
     responses(
         (status = 200, body = ScheduleAnswer),
-        (status = 404, description = "No schedule has this name"),
+        (status = 404, description = "No schedule has this name."),
     )
 )]
 async fn get_schedule(
@@ -187,7 +190,10 @@ async fn get_schedule(
 /// the server declares cannot be changed. Requires the permission `schedules.write`.
 #[utoipa::path(
     put, path = "/api/v1/schedules/{name}", security(("bearer" = ["schedules.write"])),
-    params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
+    params((
+        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
     request_body = ScheduleBody,
     responses(
         (status = 200, body = ScheduleAnswer),
@@ -220,10 +226,13 @@ async fn set_schedule(
 /// the server declares cannot be deleted. Requires the permission `schedules.write`.
 #[utoipa::path(
     delete, path = "/api/v1/schedules/{name}", security(("bearer" = ["schedules.write"])),
-    params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
+    params((
+        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
     responses(
-        (status = 204, description = "Removed"),
-        (status = 404, description = "No schedule has this name"),
+        (status = 204, description = "The schedule is deleted."),
+        (status = 404, description = "No schedule has this name."),
         (status = 409, description = "`schedule_declared`"),
         Preconditions,
     )
@@ -247,10 +256,13 @@ async fn delete_schedule(
 /// stored. Requires the permission `schedules.read`.
 #[utoipa::path(
     get, path = "/api/v1/schedules/{name}/runs", security(("bearer" = ["schedules.read"])),
-    params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule"), PageQuery),
+    params((
+        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    ), PageQuery),
     responses(
         (status = 200, body = RunPage),
-        (status = 404, description = "No schedule has this name"),
+        (status = 404, description = "No schedule has this name."),
     )
 )]
 async fn list_schedule_runs(
@@ -276,10 +288,13 @@ async fn list_schedule_runs(
 /// cannot pause schedules that a module of the server declares. Requires the permission `schedules.write`.
 #[utoipa::path(
     post, path = "/api/v1/schedules/{name}/pause", security(("bearer" = ["schedules.write"])),
-    params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
+    params((
+        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
     responses(
         (status = 200, body = ScheduleAnswer),
-        (status = 404, description = "No schedule has this name"),
+        (status = 404, description = "No schedule has this name."),
     )
 )]
 async fn pause_schedule(
@@ -302,10 +317,13 @@ async fn pause_schedule(
 /// that a module of the server declares. Requires the permission `schedules.write`.
 #[utoipa::path(
     post, path = "/api/v1/schedules/{name}/resume", security(("bearer" = ["schedules.write"])),
-    params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
+    params((
+        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
     responses(
         (status = 200, body = ScheduleAnswer),
-        (status = 404, description = "No schedule has this name"),
+        (status = 404, description = "No schedule has this name."),
     )
 )]
 async fn resume_schedule(
@@ -329,10 +347,13 @@ async fn resume_schedule(
 /// `schedules.write`.
 #[utoipa::path(
     post, path = "/api/v1/schedules/{name}/run", security(("bearer" = ["schedules.write"])),
-    params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
+    params((
+        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
     responses(
         (status = 201, body = ScheduledJob),
-        (status = 404, description = "No schedule has this name"),
+        (status = 404, description = "No schedule has this name."),
     )
 )]
 async fn run_schedule(
@@ -356,11 +377,14 @@ async fn run_schedule(
 /// backfill schedules that a module of the server declares. Requires the permission `schedules.write`.
 #[utoipa::path(
     post, path = "/api/v1/schedules/{name}/backfill", security(("bearer" = ["schedules.write"])),
-    params(("name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "Of the schedule")),
+    params((
+        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
     request_body = BackfillBody,
     responses(
         (status = 201, body = BackfillAnswer),
-        (status = 404, description = "No schedule has this name"),
+        (status = 404, description = "No schedule has this name."),
     )
 )]
 async fn backfill_schedule(

@@ -15,7 +15,7 @@ pub static MODULE: Module = Module {
     needs: &["job_queues"],
     tags: &[Tag {
         name: "Schedules",
-        description: "Enqueue jobs at times that a cron pattern or an interval names.",
+        description: "Enqueue jobs at the times of a cron expression, or at a fixed interval.",
     }],
     routes: http::routes,
     problems: http::PROBLEMS,

@@ -153,8 +153,9 @@ struct ListQuery {
     post, path = "/api/v1/callbacks", security(("bearer" = ["callbacks.write"])),
     request_body = CallbackBody,
     responses(
-        (status = 201, description = "Kept; with the secret of its endpoint if that was made with it", body = NewCallback),
-        (status = 404, description = "No endpoint has this id"),
+        (status = 201, body = NewCallback,
+            description = "The new callback. Contains the secret of its endpoint if that is new."),
+        (status = 404, description = "No callback endpoint has this ID."),
         (status = 409, description = "`endpoint_disabled`"),
     )
 )]
@@ -202,7 +203,8 @@ async fn list_callbacks(
 /// permission `callbacks.read`.
 #[utoipa::path(
     get, path = "/api/v1/callbacks/{id}", security(("bearer" = ["callbacks.read"])),
-    params(("id" = CallbackId, Path)), responses((status = 200, body = CallbackDetails))
+    params(("id" = CallbackId, Path, description = "ID of the callback.")),
+    responses((status = 200, body = CallbackDetails))
 )]
 async fn get_callback(
     State(app): State<App>,
@@ -220,7 +222,7 @@ async fn get_callback(
 /// `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callbacks/{id}/cancel", security(("bearer" = ["callbacks.write"])),
-    params(("id" = CallbackId, Path)),
+    params(("id" = CallbackId, Path, description = "ID of the callback.")),
     responses(
         (status = 200, body = Callback),
         (status = 409, description = "`callback_finished`"),
@@ -240,7 +242,7 @@ async fn cancel_callback(
 /// permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callbacks/{id}/retry", security(("bearer" = ["callbacks.write"])),
-    params(("id" = CallbackId, Path)),
+    params(("id" = CallbackId, Path, description = "ID of the callback.")),
     responses(
         (status = 200, body = Callback),
         (status = 409, description = "`callback_not_failed`, `endpoint_disabled`"),

@@ -62,7 +62,10 @@ struct RotationBody {
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints", security(("bearer" = ["callbacks.write"])),
     request_body = EndpointBody,
-    responses((status = 201, description = "The endpoint, with its secret if it was made now", body = EndpointWithSecret))
+    responses((
+        status = 201, body = EndpointWithSecret,
+        description = "The endpoint. Contains its signing secret if the endpoint is new."
+    ))
 )]
 async fn create_callback_endpoint(
     State(app): State<App>,
@@ -100,7 +103,8 @@ async fn list_callback_endpoints(
 /// Returns an endpoint with its delivery state. Requires the permission `callbacks.read`.
 #[utoipa::path(
     get, path = "/api/v1/callback-endpoints/{id}", security(("bearer" = ["callbacks.read"])),
-    params(("id" = EndpointId, Path)), responses((status = 200, body = Endpoint))
+    params(("id" = EndpointId, Path, description = "ID of the callback endpoint.")),
+    responses((status = 200, body = Endpoint))
 )]
 async fn get_callback_endpoint(
     State(app): State<App>,
@@ -117,8 +121,12 @@ async fn get_callback_endpoint(
 /// secrets, so that the receiver can switch over. Requires the permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/rotate-secret", security(("bearer" = ["callbacks.write"])),
-    params(("id" = EndpointId, Path)), request_body = RotationBody,
-    responses((status = 200, description = "The endpoint with its new secret, told this once", body = EndpointWithSecret))
+    params(("id" = EndpointId, Path, description = "ID of the callback endpoint.")),
+    request_body = RotationBody,
+    responses((
+        status = 200, body = EndpointWithSecret,
+        description = "The endpoint with its new signing secret, which is returned only once."
+    ))
 )]
 async fn rotate_callback_secret(
     State(app): State<App>,
@@ -144,7 +152,8 @@ async fn rotate_callback_secret(
 /// permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/disable", security(("bearer" = ["callbacks.write"])),
-    params(("id" = EndpointId, Path)), responses((status = 200, body = Endpoint))
+    params(("id" = EndpointId, Path, description = "ID of the callback endpoint.")),
+    responses((status = 200, body = Endpoint))
 )]
 async fn disable_callback_endpoint(
     State(app): State<App>,
@@ -161,7 +170,8 @@ async fn disable_callback_endpoint(
 /// meanwhile are not sent until they are retried. Requires the permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/enable", security(("bearer" = ["callbacks.write"])),
-    params(("id" = EndpointId, Path)), responses((status = 200, body = Endpoint))
+    params(("id" = EndpointId, Path, description = "ID of the callback endpoint.")),
+    responses((status = 200, body = Endpoint))
 )]
 async fn enable_callback_endpoint(
     State(app): State<App>,
@@ -177,9 +187,9 @@ async fn enable_callback_endpoint(
 /// requests. Get the callback to see the result. Requires the permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/ping", security(("bearer" = ["callbacks.write"])),
-    params(("id" = EndpointId, Path)),
+    params(("id" = EndpointId, Path, description = "ID of the callback endpoint.")),
     responses(
-        (status = 201, description = "The callback, on its way", body = Callback),
+        (status = 201, description = "The callback that was created.", body = Callback),
         (status = 409, description = "`endpoint_disabled`"),
     )
 )]

@@ -57,8 +57,9 @@ struct RecurringBody {
     post, path = "/api/v1/recurring-callbacks", security(("bearer" = ["callbacks.write"])),
     request_body = RecurringBody,
     responses(
-        (status = 201, description = "Kept; with the secret of its endpoint if that was made with it", body = NewRecurringCallback),
-        (status = 404, description = "No endpoint has this id"),
+        (status = 201, body = NewRecurringCallback,
+            description = "The new recurring callback. Contains the secret of its endpoint if that is new."),
+        (status = 404, description = "No callback endpoint has this ID."),
         (status = 409, description = "`endpoint_disabled`, `too_many_schedules`"),
     )
 )]
@@ -102,7 +103,8 @@ async fn list_recurring_callbacks(
 /// Returns a recurring callback with its next times. Requires the permission `callbacks.read`.
 #[utoipa::path(
     get, path = "/api/v1/recurring-callbacks/{id}", security(("bearer" = ["callbacks.read"])),
-    params(("id" = RecurringId, Path)), responses((status = 200, body = RecurringCallback))
+    params(("id" = RecurringId, Path, description = "ID of the recurring callback.")),
+    responses((status = 200, body = RecurringCallback))
 )]
 async fn get_recurring_callback(
     State(app): State<App>,
@@ -119,8 +121,8 @@ async fn get_recurring_callback(
 /// permission `callbacks.write`.
 #[utoipa::path(
     delete, path = "/api/v1/recurring-callbacks/{id}", security(("bearer" = ["callbacks.write"])),
-    params(("id" = RecurringId, Path)),
-    responses((status = 204, description = "It is sent no more"))
+    params(("id" = RecurringId, Path, description = "ID of the recurring callback.")),
+    responses((status = 204, description = "The recurring callback is deleted."))
 )]
 async fn delete_recurring_callback(
     State(app): State<App>,

@@ -39,8 +39,11 @@ pub fn routes() -> Routes {
 /// Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/jobs/{id}/events", security(("bearer" = ["jobs.read"])),
-    params(("id" = i64, Path, description = "Of the job")),
-    responses((status = 200, description = "Server-sent events", body = serde_json::Value, content_type = "text/event-stream"))
+    params(("id" = i64, Path, description = "ID of the job.")),
+    responses((
+        status = 200, body = serde_json::Value, content_type = "text/event-stream",
+        description = "Stream of server-sent events of type `job`."
+    ))
 )]
 async fn watch_job(
     State(app): State<App>,

@@ -166,7 +166,7 @@ async fn list_jobs(
 /// Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/jobs/{id}", security(("bearer" = ["jobs.read"])),
-    params(("id" = i64, Path, description = "Of the job")),
+    params(("id" = i64, Path, description = "ID of the job.")),
     responses((status = 200, body = JobDetails))
 )]
 async fn get_job(
@@ -184,7 +184,7 @@ async fn get_job(
 /// Requires the permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/cancel", security(("bearer" = ["jobs.write"])),
-    params(("id" = i64, Path, description = "Of the job")),
+    params(("id" = i64, Path, description = "ID of the job.")),
     responses(
         (status = 200, body = Cancellation),
         (status = 409, description = "`job_ended`"),
@@ -217,7 +217,7 @@ async fn cancel_job(
 /// `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/retry", security(("bearer" = ["jobs.write"])),
-    params(("id" = i64, Path, description = "Of the job")),
+    params(("id" = i64, Path, description = "ID of the job.")),
     responses(
         (status = 200, body = Retrial),
         (status = 409, description = "`job_under_way`, `unique_key_held`"),

@@ -67,7 +67,10 @@ async fn list_job_kinds(
 /// Returns the declaration of a job kind. Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/job-kinds/{kind}", security(("bearer" = ["jobs.read"])),
-    params(("kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The kind")),
+    params((
+        "kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the job kind: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
     responses((status = 200, body = JobKind))
 )]
 async fn get_job_kind(
@@ -85,7 +88,10 @@ async fn get_job_kind(
 /// the permission `jobs.write`.
 #[utoipa::path(
     put, path = "/api/v1/job-kinds/{kind}", security(("bearer" = ["jobs.write"])),
-    params(("kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The kind")),
+    params((
+        "kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the job kind: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
     request_body = JobKindBody,
     responses((status = 200, body = JobKind))
 )]
@@ -108,8 +114,11 @@ async fn declare_job_kind(
 /// Requires the permission `jobs.write`.
 #[utoipa::path(
     delete, path = "/api/v1/job-kinds/{kind}", security(("bearer" = ["jobs.write"])),
-    params(("kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The kind")),
-    responses((status = 204, description = "Nothing is declared of it from now on"))
+    params((
+        "kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the job kind: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
+    responses((status = 204, description = "The job kind is not declared any more."))
 )]
 async fn withdraw_job_kind(
     State(app): State<App>,

@@ -70,7 +70,7 @@ struct ClaimBody {
     wait_ms: Option<i64>,
 }
 
-/// Log line of a job.
+/// Heartbeat of a worker.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct HeartbeatBody {
@@ -89,7 +89,7 @@ struct Heartbeat {
     cancel_asked: bool,
 }
 
-/// Completion of a job.
+/// Progress of a job.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ProgressBody {
@@ -99,7 +99,7 @@ struct ProgressBody {
     progress: Value,
 }
 
-/// Failure of a job.
+/// Log line of a job.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LogBody {
@@ -112,7 +112,7 @@ struct LogBody {
     line: String,
 }
 
-/// Progress of a job.
+/// Completion of a job.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct CompleteBody {
@@ -123,7 +123,7 @@ struct CompleteBody {
     result: Option<Value>,
 }
 
-/// Heartbeat of a worker.
+/// Failure of a job.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct FailBody {
@@ -176,7 +176,10 @@ struct Ended {
 /// jobs are released. Requires the permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/queues/{queue}/claim", security(("bearer" = ["jobs.work"])),
-    params(("queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The queue")),
+    params((
+        "queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the queue: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
     request_body = ClaimBody,
     responses((status = 200, body = ClaimedJobs))
 )]
@@ -287,7 +290,7 @@ fn lease(asked_ms: Option<i64>) -> Result<Duration, FieldError> {
 /// permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/heartbeat", security(("bearer" = ["jobs.work"])),
-    params(("id" = i64, Path, description = "Of the job")),
+    params(("id" = i64, Path, description = "ID of the job.")),
     request_body = HeartbeatBody,
     responses(
         (status = 200, body = Heartbeat),
@@ -316,10 +319,10 @@ async fn heartbeat_job(
 /// `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/progress", security(("bearer" = ["jobs.work"])),
-    params(("id" = i64, Path, description = "Of the job")),
+    params(("id" = i64, Path, description = "ID of the job.")),
     request_body = ProgressBody,
     responses(
-        (status = 204, description = "Kept"),
+        (status = 204, description = "The progress is stored."),
         (status = 409, description = "`stale_attempt`"),
     )
 )]
@@ -343,10 +346,10 @@ async fn report_progress(
 /// Stores a log line with a running job. Requires the permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/log", security(("bearer" = ["jobs.work"])),
-    params(("id" = i64, Path, description = "Of the job")),
+    params(("id" = i64, Path, description = "ID of the job.")),
     request_body = LogBody,
     responses(
-        (status = 204, description = "Kept"),
+        (status = 204, description = "The log line is stored."),
         (status = 409, description = "`stale_attempt`"),
     )
 )]
@@ -373,7 +376,7 @@ async fn log_line(
 /// Ends the attempt with success and stores the result. Requires the permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/complete", security(("bearer" = ["jobs.work"])),
-    params(("id" = i64, Path, description = "Of the job")),
+    params(("id" = i64, Path, description = "ID of the job.")),
     request_body = CompleteBody,
     responses(
         (status = 200, body = Ended),
@@ -396,7 +399,7 @@ async fn complete_job(
 /// run later or cancelled. Requires the permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/fail", security(("bearer" = ["jobs.work"])),
-    params(("id" = i64, Path, description = "Of the job")),
+    params(("id" = i64, Path, description = "ID of the job.")),
     request_body = FailBody,
     responses(
         (status = 200, body = Ended),

@@ -53,7 +53,10 @@ async fn list_queues(
 /// returned as empty. Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/queues/{queue}", security(("bearer" = ["jobs.read"])),
-    params(("queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The queue"), PastQuery),
+    params((
+        "queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the queue: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    ), PastQuery),
     responses((status = 200, body = QueueDetails))
 )]
 async fn get_queue(
@@ -72,7 +75,10 @@ async fn get_queue(
 /// `queues.write`.
 #[utoipa::path(
     put, path = "/api/v1/queues/{queue}", security(("bearer" = ["queues.write"])),
-    params(("queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The queue")),
+    params((
+        "queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the queue: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
     request_body = QueueLimitsBody,
     responses((status = 200, body = QueueLimits))
 )]
@@ -92,7 +98,10 @@ async fn limit_queue(
 /// queues. Requires the permission `queues.write`.
 #[utoipa::path(
     post, path = "/api/v1/queues/{queue}/pause", security(("bearer" = ["queues.write"])),
-    params(("queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The queue")),
+    params((
+        "queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the queue: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
     responses((status = 200, body = QueueLimits))
 )]
 async fn pause_queue(
@@ -110,7 +119,10 @@ async fn pause_queue(
 /// `queues.write`.
 #[utoipa::path(
     post, path = "/api/v1/queues/{queue}/resume", security(("bearer" = ["queues.write"])),
-    params(("queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The queue")),
+    params((
+        "queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the queue: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
     responses((status = 200, body = QueueLimits))
 )]
 async fn resume_queue(
@@ -128,7 +140,10 @@ async fn resume_queue(
 /// API key cannot drain reserved queues. Requires the permission `queues.write`.
 #[utoipa::path(
     post, path = "/api/v1/queues/{queue}/drain", security(("bearer" = ["queues.write"])),
-    params(("queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$", description = "The queue")),
+    params((
+        "queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
+        description = "Name of the queue: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
+    )),
     responses((status = 200, body = JobsDone))
 )]
 async fn drain_queue(

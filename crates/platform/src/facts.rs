@@ -38,7 +38,7 @@ pub(crate) fn routes() -> Routes {
 /// state of its database, and the counts of its modules. `kith verify` and operators use them.
 #[utoipa::path(
     get, path = "/api/v1/admin/facts", security(("bearer" = ["facts.read"])),
-    responses((status = 200, description = "Facts by subject", body = Value))
+    responses((status = 200, description = "Facts about the node, grouped by subject.", body = Value))
 )]
 async fn get_facts(
     State(app): State<App>,

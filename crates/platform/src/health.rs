@@ -51,7 +51,10 @@ pub(crate) fn routes() -> Routes {
 #[utoipa::path(
     get,
     path = "/livez",
-    responses((status = 200, description = "The process is running", body = HealthReport, content_type = HEALTH_JSON))
+    responses((
+        status = 200, body = HealthReport, content_type = HEALTH_JSON,
+        description = "The process is running."
+    ))
 )]
 async fn live(State(app): State<App>) -> HealthReport {
     HealthReport::of(app.build, vec![uptime(&app)])
@@ -61,7 +64,7 @@ async fn live(State(app): State<App>) -> HealthReport {
 ///
 /// Returns an empty response at the lowest cost that a request can have. Use it to measure the latency of the
 /// connection and of request handling.
-#[utoipa::path(get, path = "/api/v1/ping", responses((status = 204, description = "No content")))]
+#[utoipa::path(get, path = "/api/v1/ping", responses((status = 204, description = "The server is running.")))]
 async fn ping() -> StatusCode {
     StatusCode::NO_CONTENT
 }
@@ -76,8 +79,9 @@ async fn ping() -> StatusCode {
     get,
     path = "/readyz",
     responses(
-        (status = 200, description = "The server is ready", body = HealthReport, content_type = HEALTH_JSON),
-        (status = 503, description = "The server is not ready", body = HealthReport, content_type = HEALTH_JSON),
+        (status = 200, description = "The server is ready.", body = HealthReport, content_type = HEALTH_JSON),
+        (status = 503, body = HealthReport, content_type = HEALTH_JSON,
+            description = "The server is not ready."),
     )
 )]
 async fn ready(State(app): State<App>) -> HealthReport {
@@ -97,8 +101,9 @@ async fn readiness(app: &App) -> Vec<Named> {
     get,
     path = "/api/health",
     responses(
-        (status = 200, description = "No check failed", body = HealthReport, content_type = HEALTH_JSON),
-        (status = 503, description = "At least one check failed", body = HealthReport, content_type = HEALTH_JSON),
+        (status = 200, description = "No check failed.", body = HealthReport, content_type = HEALTH_JSON),
+        (status = 503, body = HealthReport, content_type = HEALTH_JSON,
+            description = "At least one check failed."),
     )
 )]
 async fn health(State(app): State<App>) -> HealthReport {
@@ -115,8 +120,9 @@ async fn health(State(app): State<App>) -> HealthReport {
     get,
     path = "/api/metrics",
     responses(
-        (status = 200, description = "All metrics", body = String, content_type = METRICS_TEXT),
-        (status = 403, description = "The client address is not permitted"),
+        (status = 200, body = String, content_type = METRICS_TEXT,
+            description = "Metrics in the OpenMetrics text format."),
+        (status = 403, description = "The client address is not permitted."),
     )
 )]
 async fn metrics(State(app): State<App>, client: ClientAddress) -> ApiResult<Response> {
@@ -135,7 +141,10 @@ async fn metrics(State(app): State<App>, client: ClientAddress) -> ApiResult<Res
 #[utoipa::path(
     get,
     path = "/openapi.json",
-    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value, content_type = "application/json"))
+    responses((
+        status = 200, body = serde_json::Value, content_type = "application/json",
+        description = "OpenAPI 3.1 document."
+    ))
 )]
 async fn openapi(State(app): State<App>) -> Response {
     app.openapi.answer()

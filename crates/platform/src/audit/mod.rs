@@ -67,7 +67,7 @@ struct AuditLine {
     details: Option<Value>,
 }
 
-/// Action by the caller, or by someone else that concerns the caller.
+/// Action by the caller, or action by another actor that concerns the caller.
 #[derive(Serialize, ToSchema)]
 struct Activity {
     id: Uuid,

@@ -20,7 +20,7 @@ pub(crate) fn routes() -> Routes {
 #[utoipa::path(
     get, path = "/.well-known/jwks.json",
     operation_id = "list_signing_keys",
-    responses((status = 200, description = "A JSON Web Key Set (RFC 7517)", body = JsonWebKeySet))
+    responses((status = 200, description = "JSON Web Key Set (RFC 7517).", body = JsonWebKeySet))
 )]
 async fn keys(State(app): State<App>) -> Response {
     let mut response = Json(app.tokens.published_lately(&app, app.sources.clock.now()).await).into_response();

@@ -205,7 +205,7 @@ impl Worker {
         step_back();
         while let Some(Queued { job, _counted: counted }) = self.next(jobs) {
             drop(counted);
-            // The caller may have gone away. A job that nobody waits for is skipped.
+            // A job whose caller no longer waits for the result is skipped.
             match job {
                 _ if job.is_abandoned() => {}
                 Job::Hash { password, salt, reply } => drop(reply.send(self.hash(&password, &salt))),

@@ -21,8 +21,8 @@ pub struct ResealedColumn {
 }
 
 /// Re-encrypts all values that were sealed under the previous secret. Safe to run while nodes serve, and to
-/// repeat. If anything was re-encrypted, also retires the keys of the audit chain, because someone who has
-/// the previous secret may know them; later entries are sealed with new keys.
+/// repeat. If anything was re-encrypted, also retires the keys of the audit chain, because an attacker
+/// with the previous secret may know them; later entries are sealed with new keys.
 ///
 /// # Errors
 /// Returns an error if the database cannot be reached.

@@ -166,7 +166,7 @@ pub(crate) fn signing_key_ages(q: &Query<'_>) -> Result<Vec<serde_json::Value>, 
 }
 
 /// Reads the keys that have not retired. A key that was sealed with another secret fails with
-/// [`StartError::KeySealedOtherwise`]: without it, nobody could sign in.
+/// [`StartError::KeySealedOtherwise`]: without it, no user could sign in.
 pub(super) async fn read(
     db: &Store,
     keyring: &Keyring,

@@ -126,6 +126,7 @@ struct ClockReport {
     ahead_ms: i64,
 }
 
+/// Duration to move the clock forward by.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct AdvanceBody {
@@ -152,7 +153,10 @@ async fn get_clock(State(app): State<App>) -> ApiResult<Json<ClockReport>> {
 #[utoipa::path(
     post, path = "/dev/clock",
     request_body = AdvanceBody,
-    responses((status = 200, description = "The clock was advanced and due work was done", body = ClockReport))
+    responses((
+        status = 200, body = ClockReport,
+        description = "The clock was advanced, and due work was done."
+    ))
 )]
 async fn advance_clock(
     State(app): State<App>,
@@ -197,7 +201,7 @@ async fn advance_clock(
 /// access tokens afterwards, and expect scheduled work to wait. Available in development mode only.
 #[utoipa::path(
     delete, path = "/dev/clock",
-    responses((status = 200, description = "The clock was reset", body = ClockReport))
+    responses((status = 200, description = "The clock was reset.", body = ClockReport))
 )]
 async fn put_clock_back(State(app): State<App>, _: Caller) -> ApiResult<Json<ClockReport>> {
     let ahead = clock_of(&app)?;

@@ -49,8 +49,8 @@ pub(crate) fn routes() -> Routes {
 #[utoipa::path(
     get, path = "/docs",
     responses(
-        (status = 200, description = "HTML page", body = String, content_type = HTML),
-        (status = 304, description = "Not modified: `If-None-Match` matches the ETag"),
+        (status = 200, description = "HTML page.", body = String, content_type = HTML),
+        (status = 304, description = "Not modified: `If-None-Match` matches the ETag."),
     )
 )]
 async fn docs() -> Response {
@@ -65,10 +65,13 @@ async fn docs() -> Response {
 /// response can be cached for a year.
 #[utoipa::path(
     get, path = "/docs/{file}",
-    params(("file" = String, Path, description = "Name of the file, as referenced by the page. It changes with the content.")),
+    params((
+        "file" = String, Path,
+        description = "Name of the file, as referenced by the page. It changes with the content."
+    )),
     responses(
-        (status = 200, description = "The file", content((String = STYLE), (String = SCRIPT))),
-        (status = 304, description = "Not modified: `If-None-Match` matches the ETag"),
+        (status = 200, description = "Content of the file.", content((String = STYLE), (String = SCRIPT))),
+        (status = 304, description = "Not modified: `If-None-Match` matches the ETag."),
     )
 )]
 async fn docs_file(Path(name): Path<String>) -> ApiResult<Response> {
@@ -83,7 +86,7 @@ async fn docs_file(Path(name): Path<String>) -> ApiResult<Response> {
 /// Deprecated: use `/docs`
 ///
 /// Redirects permanently to `/docs`.
-#[utoipa::path(get, path = "/api-docs", responses((status = 308, description = "To `/docs`")))]
+#[utoipa::path(get, path = "/api-docs", responses((status = 308, description = "Redirect to `/docs`.")))]
 #[deprecated]
 async fn old_api_docs() -> Redirect {
     Redirect::permanent("/docs")
@@ -92,7 +95,7 @@ async fn old_api_docs() -> Redirect {
 /// Deprecated: use `/docs`
 ///
 /// Redirects permanently to `/docs`.
-#[utoipa::path(get, path = "/swagger", responses((status = 308, description = "To `/docs`")))]
+#[utoipa::path(get, path = "/swagger", responses((status = 308, description = "Redirect to `/docs`.")))]
 #[deprecated]
 async fn old_swagger() -> Redirect {
     Redirect::permanent("/docs")

@@ -22,8 +22,8 @@ pub(super) fn routes() -> Routes {
 #[utoipa::path(
     get, path = "/",
     responses(
-        (status = 200, description = "HTML page", body = String, content_type = HTML),
-        (status = 304, description = "Not modified: `If-None-Match` matches the ETag"),
+        (status = 200, description = "HTML page.", body = String, content_type = HTML),
+        (status = 304, description = "Not modified: `If-None-Match` matches the ETag."),
     )
 )]
 async fn start(State(app): State<App>, parts: Parts) -> Response {

@@ -141,10 +141,11 @@ impl<S: Sync> FromRequestParts<S> for Preconditions {
     }
 }
 
-/// Declares the 412 of a handler that takes it: `responses(…, Preconditions)`.
+/// Declares the 412 response of a handler with preconditions: `responses(…, Preconditions)`.
 impl IntoResponses for Preconditions {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let changed = ResponseBuilder::new().description("It has changed since it was read").build();
+        let unsatisfied = "The resource is not in a state that `If-Match` and `If-None-Match` allow.";
+        let changed = ResponseBuilder::new().description(unsatisfied).build();
         [(StatusCode::PRECONDITION_FAILED.as_str().to_owned(), changed.into())].into()
     }
 }

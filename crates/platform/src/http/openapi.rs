@@ -175,12 +175,13 @@ fn add_not_modified(operation: &mut Operation) {
     let Some(RefOr::T(answer)) = operation.responses.responses.get("200") else { return };
     if answer.content.contains_key("application/json") && !is_secret {
         let response =
-            ResponseBuilder::new().description("Not modified: `If-None-Match` matches the ETag").build();
+            ResponseBuilder::new().description("Not modified: `If-None-Match` matches the ETag.").build();
         operation.responses.responses.insert("304".to_owned(), RefOr::T(response));
     }
 }
 
-/// Gives each refusal that declares no body the body of a problem, so that a handler declares a status and a description.
+/// Adds the problem body to each error response without a body, so that handlers declare only a status and a
+/// description.
 fn complete_refusals(operation: &mut Operation) {
     for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response
@@ -351,7 +352,7 @@ mod tests {
         let unavailable = &json["paths"]["/readyz"]["get"]["responses"]["503"];
         let kinds: Vec<_> = unavailable["content"].as_object().unwrap().keys().collect();
         assert_eq!(kinds, ["application/health+json", PROBLEM_JSON]);
-        assert_eq!(unavailable["description"], "The server is not ready");
+        assert_eq!(unavailable["description"], "The server is not ready.");
     }
 
     #[test]

@@ -44,14 +44,14 @@ fn take_scalars(components: &mut Value) -> HashMap<String, Map<String, Value>> {
     scalars
 }
 
-/// Whether it admits one string or one number of a format, or any value, and says nothing more of it.
+/// Returns true if `schema` has no parts and no keywords except `type`, `format` and `description`.
 fn is_scalar(schema: &Map<String, Value>) -> bool {
     let has_parts = matches!(schema.get("type").and_then(Value::as_str), Some("object" | "array"));
     !has_parts && schema.keys().all(|name| matches!(&**name, "type" | "format" | "description"))
 }
 
-/// Writes a scalar in the place of each reference to it. Generators make a nullable string of a type that admits null, and a
-/// class of its own of an `oneOf`.
+/// Replaces each reference to a scalar schema with that schema. Generators turn a type that admits null into
+/// a nullable string, and a `oneOf` into a class of its own.
 fn show_scalars(value: &mut Value, scalars: &HashMap<String, Map<String, Value>>) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(|item| show_scalars(item, scalars)),
@@ -98,11 +98,13 @@ fn declare_preconditions(operation: &mut Map<String, Value>) {
     if let Some(parameters) = parameters.as_array_mut() {
         parameters.push(header(
             "If-Match",
-            "ETag of the state that the change is meant for. Another state, or none, is answered with 412.",
+            "ETags of the states that may be changed, or `*` for any existing state. Otherwise the response \
+             is 412. Weak ETags never match.",
         ));
         parameters.push(header(
             "If-None-Match",
-            "`*`, or ETags of states that must not be present. One that is present is answered with 412.",
+            "ETags of states that must not be changed, or `*` to require that the resource does not exist. \
+             If one matches, the response is 412.",
         ));
     }
 }

@@ -28,7 +28,8 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct PageQuery {
-    /// Maximum number of items on the page. Values above 100 are reduced to 100; values below 1 are rejected.
+    /// Maximum number of items per page, 1 to 100. Larger values are reduced to 100; values below 1 are
+    /// rejected.
     #[param(default = 20, minimum = 1)]
     pub limit: Option<i64>,
     /// `next_cursor` of the previous page. Absent for the first page.

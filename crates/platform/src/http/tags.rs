@@ -19,7 +19,7 @@ pub(crate) const SYSTEM_TAG: Tag = Tag {
 /// Operations by paths that have a successor.
 const DEPRECATED: Tag = Tag {
     name: "Deprecated",
-    description: "Former paths. They behave as their successors do, and share their rate limits.",
+    description: "Former paths. They behave like their replacements and share their rate limits.",
 };
 /// Tags behind those of the features, in this order.
 const LAST: &[&str] = &[ADMINISTRATION.name, SYSTEM_TAG.name, "Development", "Demo", DEPRECATED.name];

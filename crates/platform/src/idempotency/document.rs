@@ -25,10 +25,11 @@ pub(crate) fn declare(operation: &mut Operation) {
         .parameter_in(ParameterIn::Header)
         .required(Required::False)
         .description(Some(
-            "Whoever sends the same again under the same key within 24 hours gets the same answer, and nothing is \
-             done again. Of answers over 16 KiB that have an `id` and an ETag, and of all answers of a caller for whom \
-             more bytes are kept than `limits.idempotency_bytes_per_day`, only the ids are kept: then 409 \
-             `answer_not_kept` has them.",
+            "Key that the client chooses for this request: 1 to 255 printable ASCII characters. If the same \
+             request is sent again with the same key within 24 hours of its success, the stored response is \
+             returned and nothing is changed. A response over 16 KiB with an `id` and an ETag, and any \
+             response beyond the caller's `limits.idempotency_bytes_per_day`, is stored as ids only: a \
+             repeated request is then rejected with 409 `answer_not_kept`, which contains the ids.",
         ))
         .schema(Some(text().pattern(Some(KEY))));
     operation.parameters.get_or_insert_default().push(key.build().into());
@@ -41,7 +42,7 @@ pub(crate) fn declare(operation: &mut Operation) {
         {
             let replayed = HeaderBuilder::new()
                 .schema(Some(text().enum_values(Some(["true"]))))
-                .description(Some("Present if the response was stored earlier under the same key."));
+                .description(Some("`true` if an earlier request with the same key had this response."));
             response.headers.insert("Idempotency-Replayed".to_owned(), replayed.build().into());
         }
     }

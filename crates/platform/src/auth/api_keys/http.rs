@@ -21,6 +21,7 @@ pub(crate) fn routes() -> Routes {
     Routes::new().routes(routes!(create_api_key, list_api_keys)).routes(routes!(get_api_key, revoke_api_key))
 }
 
+/// API key to create.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewApiKeyBody {
@@ -98,10 +99,10 @@ async fn list_api_keys(
 /// Get an API key
 #[utoipa::path(
     get, path = "/api/v1/admin/api-keys/{id}", security(("bearer" = ["api_keys.read"])),
-    params(("id" = ApiKeyId, Path, description = "Id of the API key.")),
+    params(("id" = ApiKeyId, Path, description = "ID of the API key.")),
     responses(
         (status = 200, body = ApiKey),
-        (status = 404, description = "No key has this id"),
+        (status = 404, description = "No API key has this ID."),
     )
 )]
 async fn get_api_key(
@@ -119,10 +120,10 @@ async fn get_api_key(
 /// about a second. Revoking a revoked key has no effect. API keys cannot revoke API keys.
 #[utoipa::path(
     delete, path = "/api/v1/admin/api-keys/{id}", security(("bearer" = ["api_keys.write"])),
-    params(("id" = ApiKeyId, Path, description = "Id of the API key.")),
+    params(("id" = ApiKeyId, Path, description = "ID of the API key.")),
     responses(
-        (status = 204, description = "The key is revoked"),
-        (status = 404, description = "No key has this id"),
+        (status = 204, description = "The API key is revoked."),
+        (status = 404, description = "No API key has this ID."),
     )
 )]
 async fn revoke_api_key(

@@ -47,7 +47,8 @@ impl KnownKey {
         ApiKeyStatus::at(now, self.expires_at, self.revoked_at) == ApiKeyStatus::Active
     }
 
-    /// Whether this use is to be written down: the first in a minute.
+    /// Returns true if this use must be recorded, and then sets the time of the last recorded use to `now`. A
+    /// use is recorded if the last recorded one is at least a minute old.
     pub(super) fn takes_note(&self, now: Timestamp) -> bool {
         let noted_ms = i64::try_from(NOTED_EVERY.as_millis()).unwrap_or(i64::MAX);
         let now_ms = now.as_millis();

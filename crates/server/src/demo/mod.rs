@@ -14,7 +14,7 @@ pub(crate) use world::make_world_if_asked;
 /// Module of the demo page.
 pub(crate) static DEMO: Module = Module {
     needs: &["nicknames", "spaces", "callbacks", "schedules"],
-    tags: &[Tag { name: "Demo", description: "The page at `/demo` and its data." }],
+    tags: &[Tag { name: "Demo", description: "Demo page at `/demo`, with its files and checks." }],
     routes,
     ..Module::named("demo")
 };

@@ -46,8 +46,8 @@ pub(super) fn routes() -> Routes {
 #[utoipa::path(
     get, path = "/demo",
     responses(
-        (status = 200, description = "HTML page", body = String, content_type = HTML),
-        (status = 304, description = "Not modified: `If-None-Match` matches the ETag"),
+        (status = 200, description = "HTML page.", body = String, content_type = HTML),
+        (status = 304, description = "Not modified: `If-None-Match` matches the ETag."),
     )
 )]
 async fn demo() -> Response {
@@ -59,10 +59,11 @@ async fn demo() -> Response {
 /// Get a file of the demo page
 #[utoipa::path(
     get, path = "/demo/{file}",
-    params(("file" = String, Path, description = "As the page names it")),
+    params(("file" = String, Path, description = "Name of the file, as referenced by the page.")),
     responses(
-        (status = 200, description = "The file", content((String = STYLE), (String = SCRIPT), (Value = JSON))),
-        (status = 304, description = "Not modified: `If-None-Match` matches the ETag"),
+        (status = 200, description = "Content of the file.",
+            content((String = STYLE), (String = SCRIPT), (Value = JSON))),
+        (status = 304, description = "Not modified: `If-None-Match` matches the ETag."),
     )
 )]
 async fn demo_file(Path(name): Path<String>) -> ApiResult<Response> {

@@ -19,8 +19,8 @@ pub(super) fn routes() -> Routes {
 /// Judge a readiness row
 #[utoipa::path(
     post, path = "/demo/checks/{row}",
-    params(("row" = String, Path, description = "SEC-03, PRT-01 or API-11")),
-    responses((status = 200, description = "What became of the row, and what was seen", body = Value))
+    params(("row" = String, Path, description = "ID of the row: `SEC-03`, `PRT-01` or `API-11`.")),
+    responses((status = 200, description = "Result of the row's check, with its evidence.", body = Value))
 )]
 async fn judge_row(State(app): State<App>, Path(row): Path<String>) -> ApiResult<Json<Value>> {
     let not_found = |detail: &'static str| Problem::new(&problems::NOT_FOUND, detail);

@@ -51,13 +51,14 @@ pub struct Consumers<W> {
     poll_interval: Duration,
 }
 
-/// Counters of one consumer since the process started, and whether it runs.
+/// Counters and status of one consumer since the process started.
 #[derive(Debug, Default)]
 struct Count {
     handled: AtomicU64,
     set_aside: AtomicU64,
     panics: AtomicU64,
-    /// Whether its task has panicked and not been started again, so that this node takes no lease of it.
+    /// True if the task has panicked and has not been restarted. This node then takes no lease for the
+    /// consumer.
     is_down: AtomicBool,
 }
 

@@ -1,8 +1,8 @@
-//! Chronizer: the durable job engine. Jobs are rows; whoever enqueues one in a transaction has it if and only if the
-//! transaction is committed, and it is run at least once.
+//! Chronizer, the durable job engine. Jobs are rows. A job enqueued in a transaction exists if and only if
+//! the transaction commits, and it runs at least once.
 //!
-//! It knows no feature and no HTTP. `enqueue` and the other functions over a `Tx` are for commands; [`Jobs`] is for
-//! whoever has no transaction of their own; [`Workers`] run handlers.
+//! The engine depends on no feature module and not on HTTP. Commands use [`enqueue()`] and the other
+//! functions over a `Tx`. Callers without a transaction use [`Jobs`]. [`Workers`] run handlers.
 
 mod batch;
 mod claim;
@@ -54,7 +54,7 @@ pub use upkeep::Upkept;
 pub use workers::progress_bell;
 pub use workers::{Handler, JobType, QueueShare, Run, WorkerOptions, Workers};
 
-/// The tables of the engine. They come before every module's.
+/// Migrations of the engine's tables. They run before the migrations of all modules.
 pub const JOBS_MIGRATIONS: ModuleMigrations = ModuleMigrations {
     module: "jobs",
     migrations: &[
@@ -74,7 +74,7 @@ pub const JOBS_MIGRATIONS: ModuleMigrations = ModuleMigrations {
     ],
 };
 
-/// What is rung when a queue may have something to start.
+/// Returns the name of the channel that is notified when a queue may have a job to start.
 pub fn bell_of(queue: &str) -> String {
     format!("jobs/{queue}")
 }

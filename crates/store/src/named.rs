@@ -73,7 +73,7 @@ const fn literal_at<'a>(sql: &'a [u8], at: usize, values: &[(&str, &'a str)]) ->
     panic!("a name in braces has no value")
 }
 
-/// Whether `name` is what stands in `text` behind its first byte and before the one at `end`.
+/// Returns true if `text[1..end]` equals `name`.
 const fn is_between_braces(name: &[u8], text: &[u8], end: usize) -> bool {
     let mut i = 0;
     while i < name.len() && i + 1 < end && name[i] == text[i + 1] {

@@ -1,20 +1,20 @@
-//! Client of the endpoints about partners.
+//! Client for the partner endpoints.
 
 use serde_json::{Value, json};
 
 use super::{Answer, Person};
 
-/// Endpoint of requests.
+/// Path of partner requests.
 pub const REQUESTS: &str = "/api/v1/partners/requests";
-/// Endpoint that ends the bond of the caller.
+/// Path of the operation that ends the caller's bond.
 pub const BREAKUP: &str = "/api/v1/partners/breakup";
 
-/// Somebody as a partner, or as somebody who wants one.
+/// Partner endpoints, called as one user.
 #[derive(Clone, Copy)]
 pub struct Partners<'p>(&'p Person);
 
 impl Person {
-    /// The client for what they do about partners.
+    /// Returns a client for the partner endpoints that acts as this user.
     pub const fn partners(&self) -> Partners<'_> {
         Partners(self)
     }
@@ -31,7 +31,7 @@ impl Partners<'_> {
         self.send(to).await.expect(201)
     }
 
-    /// Moves a request on: `accept`, `reject` or `cancel`.
+    /// Accepts, rejects or cancels a request: `verb` is `accept`, `reject` or `cancel`.
     pub async fn decide(self, request: &Value, verb: &str) -> Answer {
         let id = request["id"].as_str().expect("an id");
         self.0.post(&format!("{REQUESTS}/{id}/{verb}"), Value::Null).await
@@ -42,14 +42,14 @@ impl Partners<'_> {
         self.decide(request, "accept").await.expect(200)["bond"].clone()
     }
 
-    /// Becomes the partner of `other`, anew or again, and returns the bond's id.
+    /// Forms or restores a bond with `other` by requests in both directions. Returns the bond's ID.
     pub async fn bond_with(self, other: &Person) -> String {
         self.ask(other).await;
         let crossed = other.partners().ask(self.0).await;
         crossed["bond"]["id"].as_str().expect("a bond").to_owned()
     }
 
-    /// The bond of now; null if there is none.
+    /// Returns the active bond, or null if there is none.
     pub async fn current(self) -> Value {
         self.0.get("/api/v1/partners/current").await.expect(200)["bond"].clone()
     }

@@ -23,7 +23,7 @@ const SCHEMA: ModuleMigrations = ModuleMigrations {
 
 pub const BEGINNING: Timestamp = Timestamp::from_millis(1_763_716_151_007);
 
-/// What a contract is given.
+/// Fixture passed to each scenario.
 pub type Fixture = Node;
 
 /// Node of a deployment.

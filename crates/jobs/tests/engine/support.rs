@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 pub const BEGINNING: Timestamp = Timestamp::from_millis(1_763_716_151_007);
 
-/// What a contract is given.
+/// Fixture passed to each scenario.
 pub type Fixture = Engine;
 
 fn modules() -> Vec<ModuleMigrations> {

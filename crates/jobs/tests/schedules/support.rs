@@ -20,7 +20,7 @@ pub const BEGINNING: &str = "2027-03-21T00:00:30Z";
 pub const QUEUE: &str = "tests";
 pub const KIND: &str = "test.run";
 
-/// What a contract is given.
+/// Fixture passed to each scenario.
 pub type Fixture = World;
 
 /// Process with its own clock.

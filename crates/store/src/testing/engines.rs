@@ -1,14 +1,15 @@
 //! Engines that tests run on, and the macros that make a test for each.
 
-/// Address of a PostgreSQL server on which tests may make databases.
+/// URL of a PostgreSQL server on which tests may create databases.
 const POSTGRES: &str = "KITH_TEST_POSTGRES";
-/// Set to 1 to run tests on SQLite alone.
+/// Set to 1 to run tests on SQLite only.
 const SQLITE_ONLY: &str = "KITH_TEST_SQLITE_ONLY";
 
-/// Address of the server that the test command started; `None` if only SQLite was asked for.
+/// Returns the URL of the PostgreSQL server in `KITH_TEST_POSTGRES`, or `None` if that is not set and
+/// `KITH_TEST_SQLITE_ONLY` is 1.
 ///
 /// # Panics
-/// If there is no address and nobody chose to do without.
+/// Panics if neither variable is set.
 pub fn postgres_url() -> Option<String> {
     match std::env::var(POSTGRES) {
         Ok(url) => Some(url),

@@ -20,7 +20,7 @@ pub fn modules() -> Vec<ModuleMigrations> {
     vec![STORE_MIGRATIONS, SCHEMA]
 }
 
-/// What a contract is given.
+/// Fixture passed to each scenario.
 pub type Fixture = Db;
 
 pub struct Db {

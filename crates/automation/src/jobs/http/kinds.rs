@@ -118,7 +118,7 @@ async fn declare_job_kind(
         "kind" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
         description = "Name of the job kind: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
     )),
-    responses((status = 204, description = "The job kind is not declared any more."))
+    responses((status = 204, description = "The job kind is no longer declared."))
 )]
 async fn withdraw_job_kind(
     State(app): State<App>,

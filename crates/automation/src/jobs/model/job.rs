@@ -60,7 +60,7 @@ impl From<JobStatus> for JobState {
 pub struct JobFailure {
     /// Number of the attempt, from 1; 0 if the failure belongs to no attempt.
     pub attempt: i64,
-    /// Time of the line.
+    /// Time of the failure.
     pub at: Timestamp,
     /// Error message.
     pub error: String,
@@ -120,7 +120,7 @@ pub struct Job {
 pub struct JobLogLine {
     /// Number of the attempt that wrote the line.
     pub attempt: i64,
-    /// Time of the failure.
+    /// Time of the line.
     pub at: Timestamp,
     /// Log level, such as `info` or `warn`.
     pub level: String,

@@ -8,8 +8,8 @@ use crate::App;
 /// OpenAPI extension that names the path whose limits an operation shares.
 pub(crate) const SAME_AS: &str = "x-same-as";
 
-/// Returns the handlers of `new` under the path `old`. The operations are documented as deprecated and share
-/// the limits of `new`.
+/// Returns the handlers of `new` under the path `old`. The operations are documented as deprecated, with the
+/// new path as summary, and share the limits of `new`.
 ///
 /// # Panics
 /// Panics if `new` has more than one path, which `routes!` does not allow.
@@ -17,8 +17,9 @@ pub fn old_path(old: &str, new: UtoipaMethodRouter<App>) -> UtoipaMethodRouter<A
     let (schemas, mut paths, methods) = new;
     let (path, mut item) = paths.paths.pop().expect("a path");
     assert!(paths.paths.is_empty(), "{path} and others");
-    for (_, operation) in super::operations::operations_of(&mut item) {
+    for (method, operation) in super::operations::operations_of(&mut item) {
         operation.deprecated = Some(Deprecated::True);
+        operation.summary = Some(format!("Deprecated: use `{method} {path}`"));
         operation.operation_id = operation.operation_id.take().map(|id| format!("{id}_by_old_path"));
         operation.extensions.get_or_insert_default().insert(SAME_AS.to_owned(), path.clone().into());
     }

@@ -35,7 +35,8 @@ pub(crate) fn routes() -> Routes {
 /// Get the server's facts
 ///
 /// Returns facts about the node that handles the request: its build, its settings with secrets masked, the
-/// state of its database, and the counts of its modules. `kith verify` and operators use them.
+/// state of its database, and the counts of its modules. `kith verify` and operators use them. Requires the
+/// permission `facts.read`.
 #[utoipa::path(
     get, path = "/api/v1/admin/facts", security(("bearer" = ["facts.read"])),
     responses((status = 200, description = "Facts about the node, grouped by subject.", body = Value))

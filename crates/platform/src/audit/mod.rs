@@ -37,9 +37,9 @@ struct ListQuery {
     actor: Option<String>,
     /// Action, such as `bond.created`. Exact match.
     action: Option<String>,
-    /// Id of the object of the action. Exact match.
+    /// ID of the object of the action. Exact match.
     object: Option<String>,
-    /// Id of the request that caused the entry. Exact match.
+    /// ID of the request that caused the entry. Exact match.
     request_id: Option<String>,
     /// Earliest time of an entry, inclusive.
     since: Option<Timestamp>,
@@ -135,7 +135,7 @@ type ActivityPage = PageAnswer<Activity>;
 /// List audit log entries
 ///
 /// Returns entries, newest first. The filter `actor` uses an index; the other filters scan the log backwards
-/// and can be slow if few entries match.
+/// and can be slow if few entries match. Requires the permission `audit.read`.
 #[utoipa::path(
     get, path = "/api/v1/audit", security(("bearer" = ["audit.read"])),
     params(ListQuery),

@@ -124,8 +124,8 @@ impl Preconditions {
 
 impl From<Changed> for Problem {
     fn from(_: Changed) -> Self {
-        let detail = "The resource is not in the state that `If-Match` or `If-None-Match` asks for. Read it again and send \
-                      its present ETag.";
+        let detail = "The resource is not in a state that `If-Match` and `If-None-Match` allow. Read it \
+                      again and send its current ETag.";
         Self::new(&problems::PRECONDITION_FAILED, detail)
     }
 }

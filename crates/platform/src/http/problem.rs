@@ -55,12 +55,12 @@ pub struct ProblemBody {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<FieldErrorBody>,
-    /// Ids of the objects that were created, in the structure of the response. Present only with the code
+    /// IDs of the objects that were created, in the structure of the response. Present only with the code
     /// `answer_not_kept`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, value_type = Object, additional_properties = true)]
     kept: Option<serde_json::Value>,
-    /// Id of the request, which also appears in the server's log.
+    /// ID of the request, which also appears in the server's log.
     request_id: String,
 }
 

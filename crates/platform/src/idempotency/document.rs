@@ -28,8 +28,8 @@ pub(crate) fn declare(operation: &mut Operation) {
             "Key that the client chooses for this request: 1 to 255 printable ASCII characters. If the same \
              request is sent again with the same key within 24 hours of its success, the stored response is \
              returned and nothing is changed. A response over 16 KiB with an `id` and an ETag, and any \
-             response beyond the caller's `limits.idempotency_bytes_per_day`, is stored as ids only: a \
-             repeated request is then rejected with 409 `answer_not_kept`, which contains the ids.",
+             response beyond the caller's `limits.idempotency_bytes_per_day`, is stored as IDs only: a \
+             repeated request is then rejected with 409 `answer_not_kept`, which contains the IDs.",
         ))
         .schema(Some(text().pattern(Some(KEY))));
     operation.parameters.get_or_insert_default().push(key.build().into());

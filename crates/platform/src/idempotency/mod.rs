@@ -153,8 +153,8 @@ impl App {
 fn replay(answer: WrittenAnswer) -> Result<Response, Problem> {
     if short::is_short(&answer) {
         let kept = answer.body.and_then(|body| serde_json::from_slice(&body).ok());
-        let detail = "This request was made before, and succeeded. Its answer was too large to be kept: read what it made \
-                      by the ids in `kept`.";
+        let detail = "This request has already succeeded, but its response was not stored. `kept` contains \
+                      the IDs of its objects; get them by these IDs.";
         return Err(Problem { kept, ..Problem::new(&problems::ANSWER_NOT_KEPT, detail) });
     }
     let mut response = answer.into_response();

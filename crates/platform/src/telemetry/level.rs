@@ -32,7 +32,7 @@ struct LogLevelBody {
 
 /// Get the log level
 ///
-/// Returns the log level of the node that handles the request.
+/// Returns the log level of the node that handles the request. Requires the permission `logs.write`.
 #[utoipa::path(
     get, path = "/api/v1/admin/log-level", security(("bearer" = ["logs.write"])),
     responses((status = 200, body = LogLevelBody))
@@ -45,7 +45,7 @@ async fn get_log_level(State(app): State<App>, _: Allowed<WriteLogs>) -> Json<Lo
 ///
 /// Changes the log level of the node that handles the request until the node stops. Other nodes keep their
 /// level. The change is recorded in the audit log. A request replayed by its `Idempotency-Key` does not
-/// change the level again.
+/// change the level again. Requires the permission `logs.write`.
 #[utoipa::path(
     put, path = "/api/v1/admin/log-level", security(("bearer" = ["logs.write"])),
     request_body = LogLevelBody,

@@ -55,6 +55,7 @@ struct CreatedApiKey {
 /// Creates a key that programs send in place of an access token. The key is valid only while the user who
 /// created it may create keys: it is rejected while that user is suspended, deleted or no longer an
 /// administrator. API keys cannot create API keys. The response is the only one that contains the key.
+/// Requires the permission `api_keys.write`.
 #[utoipa::path(
     post, path = "/api/v1/admin/api-keys", security(("bearer" = ["api_keys.write"])),
     request_body = NewApiKeyBody,
@@ -78,7 +79,8 @@ async fn create_api_key(
 
 /// List API keys
 ///
-/// Returns the API keys of all users, newest first, including expired and revoked ones.
+/// Returns the API keys of all users, newest first, including expired and revoked ones. Requires the
+/// permission `api_keys.read`.
 #[utoipa::path(
     get, path = "/api/v1/admin/api-keys", security(("bearer" = ["api_keys.read"])),
     params(PageQuery),
@@ -97,6 +99,8 @@ async fn list_api_keys(
 }
 
 /// Get an API key
+///
+/// Returns an API key without its secret. Requires the permission `api_keys.read`.
 #[utoipa::path(
     get, path = "/api/v1/admin/api-keys/{id}", security(("bearer" = ["api_keys.read"])),
     params(("id" = ApiKeyId, Path, description = "ID of the API key.")),
@@ -117,7 +121,8 @@ async fn get_api_key(
 /// Revoke an API key
 ///
 /// Revokes the key permanently. The node that handles the request rejects the key at once, other nodes within
-/// about a second. Revoking a revoked key has no effect. API keys cannot revoke API keys.
+/// about a second. Revoking a revoked key has no effect. API keys cannot revoke API keys. Requires the
+/// permission `api_keys.write`.
 #[utoipa::path(
     delete, path = "/api/v1/admin/api-keys/{id}", security(("bearer" = ["api_keys.write"])),
     params(("id" = ApiKeyId, Path, description = "ID of the API key.")),

@@ -17,9 +17,9 @@ const MAX_SCOPES: usize = 50;
 /// API key without its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ApiKey {
-    /// Id of the key.
+    /// ID of the key.
     pub id: ApiKeyId,
-    /// First part of the key, `kith_` and the encoded id. It identifies the key and is not secret.
+    /// First part of the key, `kith_` and the encoded ID. It identifies the key and is not secret.
     #[schema(example = "kith_06gvr4a6tpo03dm123evt0lv9s")]
     pub prefix: String,
     /// Name that tells administrators what the key is used for.
@@ -29,7 +29,7 @@ pub struct ApiKey {
     pub scopes: Vec<String>,
     /// Status of the key at the time of the response.
     pub status: ApiKeyStatus,
-    /// Id of the user who created the key. The key is valid only while this user may create keys.
+    /// ID of the user who created the key. The key is valid only while this user may create keys.
     pub created_by: UserId,
     /// Time at which the key was created.
     pub created_at: Timestamp,

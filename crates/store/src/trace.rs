@@ -1,4 +1,4 @@
-//! What a transaction leaves beside its rows.
+//! Side effects of a transaction that are written at commit.
 
 use std::collections::BTreeSet;
 

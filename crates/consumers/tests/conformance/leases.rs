@@ -1,4 +1,4 @@
-//! Which node delivers, and who takes over.
+//! Leases: one node delivers to a consumer, and another takes over when the lease expires.
 
 use std::time::Duration;
 

@@ -128,7 +128,7 @@ fn scope_fault(role: Role, n: usize, scope: &str) -> Option<FieldError> {
 /// Error of a command on an API key.
 #[derive(Debug, Error)]
 pub enum ApiKeyError {
-    /// No key has this id.
+    /// No key has this ID.
     #[error("the API key does not exist")]
     NotFound,
     /// The database failed.

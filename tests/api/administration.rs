@@ -115,7 +115,7 @@ async fn role_change_applies_immediately(app: &TestApp) {
     let before = app.footprint().await;
     root.put(&role_of(&ada), json!({ "role": "moderator" })).await.expect(200);
     ada.put(&role_of(&ada), json!({ "role": "admin" })).await.expect_problem(403, "forbidden");
-    root.put(&role_of(&root), json!({ "role": "user" })).await.expect_problem(409, "not_to_oneself");
+    root.put(&role_of(&root), json!({ "role": "user" })).await.expect_problem(409, "self_not_allowed");
     assert_eq!(
         root.put(&role_of(&ada), json!({ "role": "king" })).await.expect_faults(),
         [("/role".to_owned(), "invalid".to_owned())]
@@ -181,9 +181,9 @@ async fn moderators_manage_lower_roles_only(app: &TestApp) {
         (&moderator, &shop, 200, ""),
         (&moderator, &colleague, 403, "forbidden"),
         (&moderator, &root, 403, "forbidden"),
-        (&moderator, &moderator, 409, "not_to_oneself"),
+        (&moderator, &moderator, 409, "self_not_allowed"),
         (&ada, &shop, 401, "unauthenticated"),
-        (&root, &root, 409, "not_to_oneself"),
+        (&root, &root, 409, "self_not_allowed"),
         (&root, &colleague, 200, ""),
         (&root, &second, 200, ""),
     ] {
@@ -411,7 +411,7 @@ async fn administrators_verify_or_release_addresses(app: &TestApp) {
     assert_eq!(ada.get("/api/v1/me").await.expect(200)["email_verified"], true);
     admin.delete(&path(&ada, "email"), Value::Null).await.expect_problem(409, "email_verified");
     // An administrator created on the machine itself has a verified address.
-    admin.delete(&path(&admin, "email"), Value::Null).await.expect_problem(409, "not_to_oneself");
+    admin.delete(&path(&admin, "email"), Value::Null).await.expect_problem(409, "self_not_allowed");
     assert_eq!(admin.get("/api/v1/me").await.expect(200)["email_verified"], true);
     let settings = Bytes::from(json!({ "found_by_email": true }).to_string());
     ada.send(Method::PATCH, "/api/v1/partners/settings", settings).await.expect(200);

@@ -209,8 +209,7 @@ fn read_indexes(q: &Query<'_>, name: &str, table: &mut Table) -> Result<(), Erro
         Ok((row.get::<String>(0)?, row.get::<i64>(1)?, row.get::<String>(2)?, row.get::<i64>(3)?))
     })?;
     for (name, unique, origin, partial) in indexes {
-        let sql =
-            "SELECT COALESCE(name, '(expression)') || CASE WHEN \"desc\" = 1 THEN ' DESC' ELSE '' END
+        let sql = "SELECT COALESCE(name, '(expression)') || CASE WHEN \"desc\" = 1 THEN ' DESC' ELSE '' END
                    FROM pragma_index_xinfo($1) WHERE \"key\" = 1 ORDER BY seqno";
         let columns = q.all(sql, params![name], |row| row.get::<String>(0))?.join(", ");
         if origin == "u" {

@@ -119,7 +119,7 @@ async fn get_account(
     responses(
         (status = 200, body = Account),
         (status = 404, description = "No account has this ID."),
-        (status = 409, description = "`not_to_oneself`, `last_admin`"),
+        (status = 409, description = "`self_not_allowed`, `last_admin`"),
     )
 )]
 async fn set_role(
@@ -146,7 +146,7 @@ async fn set_role(
     responses(
         (status = 200, body = Account),
         (status = 404, description = "No account has this ID."),
-        (status = 409, description = "`not_to_oneself`, `last_admin`"),
+        (status = 409, description = "`self_not_allowed`, `last_admin`"),
     )
 )]
 async fn suspend_account(
@@ -174,7 +174,7 @@ async fn suspend_account(
     responses(
         (status = 200, body = Account),
         (status = 404, description = "No account has this ID."),
-        (status = 409, description = "`not_to_oneself`"),
+        (status = 409, description = "`self_not_allowed`"),
     )
 )]
 async fn reinstate_account(
@@ -218,7 +218,7 @@ async fn verify_email(
     responses(
         (status = 200, body = Account),
         (status = 404, description = "No account has this ID."),
-        (status = 409, description = "`email_verified`, `not_to_oneself`, `last_admin`"),
+        (status = 409, description = "`email_verified`, `self_not_allowed`, `last_admin`"),
     )
 )]
 async fn release_email(

@@ -38,7 +38,7 @@ static EMAIL_VERIFIED: ProblemCode =
     ProblemCode { code: "email_verified", status: 409, title: "E-mail address verified" };
 static LAST_ADMIN: ProblemCode = ProblemCode { code: "last_admin", status: 409, title: "Last administrator" };
 static SELF_NOT_ALLOWED: ProblemCode =
-    ProblemCode { code: "not_to_oneself", status: 409, title: "Not allowed on own account" };
+    ProblemCode { code: "self_not_allowed", status: 409, title: "Not allowed on own account" };
 static INVALID_LINK: ProblemCode =
     ProblemCode { code: "invalid_link", status: 403, title: "Invalid first-administrator link" };
 

@@ -463,10 +463,7 @@ pub fn list_due(
 /// Returns the number of accounts due to be purged, and how many of them are established.
 pub fn count_due(q: &Query<'_>, run: &PurgeRun) -> Result<(i64, i64), Error> {
     let counted = q.one(
-        due!(
-            "COUNT(*), COALESCE(SUM(CASE WHEN deleted_at - created_at >= $3 THEN 1 ELSE 0 END), 0)",
-            ""
-        ),
+        due!("COUNT(*), COALESCE(SUM(CASE WHEN deleted_at - created_at >= $3 THEN 1 ELSE 0 END), 0)", ""),
         params![run.now, run.elapsed_ms, established_ms()],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;

@@ -122,7 +122,8 @@ pub(super) fn note_use(tx: &Tx<'_>, id: ApiKeyId, at: Timestamp, before: Timesta
 /// Returns the number of keys, and the number of those whose stored digest has the length of a SHA-256
 /// digest.
 pub(super) fn count(q: &Query<'_>) -> Result<(i64, i64), Error> {
-    let sql = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN LENGTH(digest) = 32 THEN 1 ELSE 0 END), 0) FROM api_keys";
+    let sql =
+        "SELECT COUNT(*), COALESCE(SUM(CASE WHEN LENGTH(digest) = 32 THEN 1 ELSE 0 END), 0) FROM api_keys";
     Ok(q.one(sql, &[], |row| Ok((row.get(0)?, row.get(1)?)))?.unwrap_or_default())
 }
 

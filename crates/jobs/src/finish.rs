@@ -11,8 +11,9 @@ use kith_store::{Error, Query, Tx};
 use crate::model::{
     Attempt, ClaimToken, Done, Failure, JobError, JobId, JobRecord, JobState, MAX_CRASHES, MAX_PAYLOAD_BYTES,
 };
-use crate::rows::ended::{Ending, Left};
+use crate::rows::ended::Ending;
 use crate::rows::live::Owned;
+use crate::rows::unsettled::UnsettledJob;
 use crate::settle::{Budget, settle};
 use crate::{bell_of, rows};
 
@@ -238,7 +239,7 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOut
             rows::ended::find_dead(tx, job)?.is_some() || rows::ended::find_in_history(tx, job)?.is_some();
         return Ok(if known { CancelOutcome::HadEnded } else { CancelOutcome::Unknown });
     };
-    let left = Left { id: job, unique_key, is_awaited };
+    let left = UnsettledJob { id: job, unique_key, is_awaited };
     settle(tx, &left, JobState::Cancelled, None, ctx.now, &mut Budget::default())?;
     Ok(CancelOutcome::Cancelled)
 }

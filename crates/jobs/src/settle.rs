@@ -8,7 +8,7 @@ use kith_store::{Error, Tx};
 
 use crate::jobs::Jobs;
 use crate::model::{Failure, JobId, JobState};
-use crate::rows::ended::Left;
+use crate::rows::unsettled::UnsettledJob;
 use crate::rows::waits::Settlement;
 use crate::{bell_of, rows};
 
@@ -34,7 +34,12 @@ impl Default for Budget {
 
 /// Moves a job that is not running to the dead letters. Returns its record to be settled, or `None` if it was
 /// not moved.
-pub(crate) fn die_waiting(tx: &Tx<'_>, job: JobId, why: &str, now: Timestamp) -> Result<Option<Left>, Error> {
+pub(crate) fn die_waiting(
+    tx: &Tx<'_>,
+    job: JobId,
+    why: &str,
+    now: Timestamp,
+) -> Result<Option<UnsettledJob>, Error> {
     if rows::live::hold(tx, job)?.is_none_or(|state| state == JobState::Running) {
         return Ok(None);
     }
@@ -44,7 +49,7 @@ pub(crate) fn die_waiting(tx: &Tx<'_>, job: JobId, why: &str, now: Timestamp) ->
         return Ok(None);
     }
     let deleted = rows::live::delete_waiting(tx, job)?;
-    Ok(deleted.map(|(unique_key, is_awaited)| Left { id: job, unique_key, is_awaited }))
+    Ok(deleted.map(|(unique_key, is_awaited)| UnsettledJob { id: job, unique_key, is_awaited }))
 }
 
 /// Releases the unique key of an ended job and updates the jobs that wait for it, within the transaction's
@@ -55,7 +60,7 @@ pub(crate) fn die_waiting(tx: &Tx<'_>, job: JobId, why: &str, now: Timestamp) ->
 /// afterwards.
 pub(crate) fn settle(
     tx: &Tx<'_>,
-    left: &Left,
+    left: &UnsettledJob,
     state: JobState,
     result: Option<&str>,
     now: Timestamp,

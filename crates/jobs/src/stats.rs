@@ -13,7 +13,7 @@ use crate::model::JobState;
 use crate::rows::{statements, states};
 
 /// Retention of minute rows and samples.
-pub(crate) const KEPT: Duration = kith_kernel::days(2);
+pub(crate) const STATS_RETENTION: Duration = kith_kernel::days(2);
 /// Upper bounds of the duration buckets, in milliseconds.
 pub const DURATION_BUCKETS_MS: [u64; 12] =
     [1, 5, 10, 50, 100, 500, 1_000, 5_000, 15_000, 60_000, 300_000, 3_600_000];
@@ -243,7 +243,7 @@ pub fn look(q: &Query<'_>, now: Timestamp) -> Result<Vec<Sample>, Error> {
 }
 
 /// Stores samples, unless a node has done so less than `every` ago. Returns true if they were stored. Also
-/// deletes samples and minute rows older than [`KEPT`].
+/// deletes samples and minute rows older than [`STATS_RETENTION`].
 pub(crate) fn keep(tx: &Tx<'_>, samples: &[Sample], now: Timestamp, every: Duration) -> Result<bool, Error> {
     tx.lock("job upkeep", ["samples"])?;
     let last =
@@ -267,8 +267,8 @@ pub(crate) fn keep(tx: &Tx<'_>, samples: &[Sample], now: Timestamp, every: Durat
             ],
         )?;
     }
-    tx.exec("DELETE FROM job_samples WHERE at < $1", params![now - KEPT])?;
-    tx.exec("DELETE FROM job_minutes WHERE minute < $1", params![now - KEPT])?;
+    tx.exec("DELETE FROM job_samples WHERE at < $1", params![now - STATS_RETENTION])?;
+    tx.exec("DELETE FROM job_minutes WHERE minute < $1", params![now - STATS_RETENTION])?;
     Ok(true)
 }
 

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_jobs::schedules::{
-    self, MOST_AT_ONCE, ScheduleError, ScheduleFilter, Spec, SpecError, find_schedule, list_runs,
+    self, MAX_BACKFILL_RUNS, ScheduleError, ScheduleFilter, Spec, SpecError, find_schedule, list_runs,
     list_schedules as list,
 };
 use kith_kernel::{Cursor, FieldError, MAX_PAGE_BYTES, Page, Problem, ProblemCode, Timestamp, problems};
@@ -435,7 +435,7 @@ impl From<Refusal> for Problem {
             }
             ScheduleError::TooWide => {
                 let detail =
-                    format!("The period must end in the past and contain at most {MOST_AT_ONCE} runs.");
+                    format!("The period must end in the past and contain at most {MAX_BACKFILL_RUNS} runs.");
                 fault("/to".to_owned(), "too_many", detail)
             }
             ScheduleError::Taken => Self::new(

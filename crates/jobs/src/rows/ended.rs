@@ -3,6 +3,7 @@
 use kith_kernel::Timestamp;
 use kith_store::{Columns, Error, FromRow as _, Query, Row, Tx, Values, params, row_columns};
 
+use super::unsettled::UnsettledJob;
 use super::{read_ended_from, statements};
 use crate::model::{Attempt, ClaimToken, JobId, JobRecord, JobState, LogLine};
 
@@ -15,20 +16,14 @@ pub struct Ending<'a> {
     pub result: Option<&'a str>,
 }
 
-/// Ended job with what is left to settle: its unique key, and the jobs that wait for it.
-pub struct Left {
-    pub id: JobId,
-    pub unique_key: Option<String>,
-    pub is_awaited: bool,
-}
-
-row_columns! {
-    left_columns => Left { id = "id", unique_key = "unique_key", is_awaited = "is_awaited" }
-}
-
 /// Ends running jobs and returns them. A job whose attempt or claim token does not match is left unchanged
 /// and not returned.
-pub fn end(tx: &Tx<'_>, segment: usize, endings: &[Ending<'_>], now: Timestamp) -> Result<Vec<Left>, Error> {
+pub fn end(
+    tx: &Tx<'_>,
+    segment: usize,
+    endings: &[Ending<'_>],
+    now: Timestamp,
+) -> Result<Vec<UnsettledJob>, Error> {
     let states: Vec<_> = endings.iter().map(|one| one.state.number()).collect();
     let results: Vec<_> = endings.iter().map(|one| one.result).collect();
     let ids: Vec<_> = endings.iter().map(|one| one.id).collect();
@@ -41,7 +36,7 @@ pub fn end(tx: &Tx<'_>, segment: usize, endings: &[Ending<'_>], now: Timestamp) 
         Values::Ints(&attempts),
         Values::Ints(&tokens),
     ];
-    tx.bulk(&statements::END[segment], params![now], &columns, Left::read_row)
+    tx.bulk(&statements::END[segment], params![now], &columns, UnsettledJob::read_row)
 }
 
 /// Adds a job that is not running to the history as cancelled. The caller deletes its live row.
@@ -75,14 +70,14 @@ pub fn keep_dead(
 }
 
 /// Deletes the row of a running job, if the attempt is still owned.
-pub fn delete_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<Left>, Error> {
+pub fn delete_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<UnsettledJob>, Error> {
     tx.one(
         states!(
             "DELETE FROM jobs WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = {running}
          RETURNING id, unique_key, is_awaited"
         ),
         params![of.job, of.attempt, of.token.number()],
-        Left::read_row,
+        UnsettledJob::read_row,
     )
 }
 

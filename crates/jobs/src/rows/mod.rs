@@ -40,6 +40,7 @@ pub mod live;
 pub mod queues;
 pub mod schedules;
 pub mod statements;
+pub mod unsettled;
 pub mod waits;
 pub mod workers;
 

@@ -8,7 +8,7 @@
 
 use kith_store::{Bulk, Statement};
 
-use super::ended::left_columns;
+use super::unsettled::unsettled_columns;
 
 /// Number of history segments.
 pub const SEGMENTS: usize = 8;
@@ -183,7 +183,7 @@ macro_rules! per_segment {
                          retry, limit_key, started_at, $1, $3, errors, source, created_at
                      FROM jobs WHERE id = $4 AND attempt = $5 AND claim_token = $6 AND state = {running}")),
                 states!(concat!("DELETE FROM jobs WHERE id = $4 AND attempt = $5 AND claim_token = $6 AND state = {running}
-                 RETURNING ", left_columns!())),
+                 RETURNING ", unsettled_columns!())),
             ],
             all: states!(concat!("WITH ended AS (
                      DELETE FROM jobs j
@@ -200,7 +200,7 @@ macro_rules! per_segment {
                      SELECT id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
                          timeout_ms, retry, limit_key, started_at, $1::bigint, result, errors, source, created_at
                      FROM ended)
-                 SELECT ", left_columns!(), " FROM ended")),
+                 SELECT ", unsettled_columns!(), " FROM ended")),
         }),+];
 
         /// Adds a job that is not running to the history as cancelled, with a statement for each segment.

@@ -6,7 +6,8 @@ use kith_kernel::{Actor, Ctx, Timestamp};
 use kith_store::Tx;
 
 use super::model::{
-    LOCK, MAX_SCHEDULES, MOST_AT_ONCE, Origin, Overlap, Plan, Schedule, ScheduleError, check_schedule_name,
+    LOCK, MAX_BACKFILL_RUNS, MAX_SCHEDULES, Origin, Overlap, Plan, Schedule, ScheduleError,
+    check_schedule_name,
 };
 use super::run::{self, Run};
 use crate::model::JobId;
@@ -207,7 +208,7 @@ pub struct Backfilled {
 /// schedule must not overlap, each waits for the previous one.
 ///
 /// # Errors
-/// Returns [`ScheduleError::TooWide`] if there are more than [`MOST_AT_ONCE`] or if `to` is in the future,
+/// Returns [`ScheduleError::TooWide`] if there are more than [`MAX_BACKFILL_RUNS`] or if `to` is in the future,
 /// and [`ScheduleError::Unknown`] if the schedule does not exist.
 pub fn backfill(
     tx: &Tx<'_>,
@@ -218,7 +219,7 @@ pub fn backfill(
 ) -> Result<Backfilled, ScheduleError> {
     let schedule = hold(tx, name, None)?;
     let spec = schedule.plan.check(schedule.anchor_at)?;
-    let (occurrences, more) = spec.between(from, to, MOST_AT_ONCE as usize);
+    let (occurrences, more) = spec.between(from, to, MAX_BACKFILL_RUNS as usize);
     if more || to > ctx.now {
         return Err(ScheduleError::TooWide);
     }

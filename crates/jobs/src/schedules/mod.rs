@@ -54,8 +54,8 @@ mod spec;
 pub use commands::{Backfilled, backfill, change, create, delete, find_to_change, run_now, set_paused};
 pub use declared::Declared;
 pub use model::{
-    DeclaredSchedule, MAX_JITTER, MAX_SCHEDULES, MOST_AT_ONCE, Missed, Occurrence, Origin, Overlap, Plan,
-    Schedule, ScheduleError, check_schedule_name,
+    DeclaredSchedule, MAX_BACKFILL_RUNS, MAX_JITTER, MAX_SCHEDULES, Missed, Occurrence, Origin, Overlap,
+    Plan, Schedule, ScheduleError, check_schedule_name,
 };
 pub use pattern::{Fault, Field};
 pub use queries::{ScheduleFilter, find_schedule, list_runs, list_schedules};

@@ -13,7 +13,7 @@ use crate::retry::Retry;
 
 pub(super) const LOCK: &str = "job schedule";
 /// Maximum number of missed runs to catch up on, and of runs in one backfill.
-pub const MOST_AT_ONCE: i64 = 1_000;
+pub const MAX_BACKFILL_RUNS: i64 = 1_000;
 /// Maximum number of schedules in a database.
 pub const MAX_SCHEDULES: i64 = 10_000;
 /// Maximum jitter.
@@ -133,8 +133,10 @@ impl Plan {
     /// Returns [`ScheduleError::Invalid`] or [`ScheduleError::Spec`] if a field is invalid.
     pub fn check(&self, anchor: Timestamp) -> Result<Spec, ScheduleError> {
         self.job().check()?;
-        if !(1..=MOST_AT_ONCE).contains(&self.missed_cap) {
-            return Err(Invalid::new("missed_cap", format!("is not between 1 and {MOST_AT_ONCE}")).into());
+        if !(1..=MAX_BACKFILL_RUNS).contains(&self.missed_cap) {
+            return Err(
+                Invalid::new("missed_cap", format!("is not between 1 and {MAX_BACKFILL_RUNS}")).into()
+            );
         }
         if self.jitter > MAX_JITTER {
             return Err(Invalid::new("jitter_ms", "is longer than a day").into());
@@ -300,7 +302,7 @@ pub enum ScheduleError {
     #[error("the schedule was changed since it was read")]
     Changed,
     /// The backfill has too many runs, or ends in the future.
-    #[error("at most {MOST_AT_ONCE} past runs can be asked for at once")]
+    #[error("at most {MAX_BACKFILL_RUNS} past runs can be asked for at once")]
     TooWide,
     /// The database returned an error.
     #[error(transparent)]

@@ -19,7 +19,7 @@ const fn one(name: &'static str, schedule: &'static str) -> DeclaredSchedule {
 }
 
 static BOTH: &[DeclaredSchedule] = &[one("tests.kept", "0 * * * *"), one("tests.dropped", "0 * * * *")];
-static KEPT: &[DeclaredSchedule] = &[one("tests.kept", "0 * * * *")];
+static UNCHANGED: &[DeclaredSchedule] = &[one("tests.kept", "0 * * * *")];
 static OTHERWISE: &[DeclaredSchedule] =
     &[DeclaredSchedule { payload: "{\"n\":2}", timeout: minutes(5), ..one("tests.kept", "0 * * * *") }];
 static LATER: &[DeclaredSchedule] = &[one("tests.kept", "30 * * * *")];
@@ -34,7 +34,7 @@ async fn undeclared_schedule_stops(world: World) {
     assert_eq!(done.added, texts(&["tests.dropped", "tests.kept"]));
     world.node.tick_at(at("2027-03-21T01:00:00Z")).await;
     assert_eq!(
-        world.declare(KEPT).await,
+        world.declare(UNCHANGED).await,
         Declared { removed: texts(&["tests.dropped"]), ..Declared::default() }
     );
     assert_eq!(world.names().await, ["tests.kept"]);
@@ -46,12 +46,12 @@ async fn undeclared_schedule_stops(world: World) {
 }
 
 async fn unchanged_schedule_keeps_progress_and_pause(world: World) {
-    world.declare(KEPT).await;
+    world.declare(UNCHANGED).await;
     let made = world.find("tests.kept").await.unwrap();
     assert_eq!((&*made.owner, made.is_declared), ("module:tests", true));
     // A deployment while a run is due does not lose it.
     world.node.clock.set(at("2027-03-21T01:00:10Z"));
-    assert_eq!(world.declare(KEPT).await, Declared::default());
+    assert_eq!(world.declare(UNCHANGED).await, Declared::default());
     let done = world.declare(OTHERWISE).await;
     assert_eq!(done, Declared { changed: texts(&["tests.kept"]), ..Declared::default() });
     assert_eq!(world.node.tick_at(at("2027-03-21T01:00:20Z")).await.jobs, 1);
@@ -59,13 +59,13 @@ async fn unchanged_schedule_keeps_progress_and_pause(world: World) {
     assert_eq!((&*job.payload, job.timeout), ("{\"n\":2}", minutes(5)));
     assert_eq!(job.source.as_deref(), Some("schedule:tests.kept@2027-03-21T01:00:00.000Z"));
     world.write(|tx, ctx| schedules::set_paused(tx, ctx, "tests.kept", true)).await.unwrap();
-    world.declare(KEPT).await;
+    world.declare(UNCHANGED).await;
     assert!(world.find("tests.kept").await.unwrap().paused);
     assert_eq!(world.node.tick_at(at("2027-03-21T02:00:20Z")).await.jobs, 0);
 }
 
 async fn changed_time_is_planned_from_now(world: World) {
-    world.declare(KEPT).await;
+    world.declare(UNCHANGED).await;
     world.node.clock.set(at("2027-03-21T05:10:00Z"));
     world.declare(LATER).await;
     assert_eq!(world.node.jobs.tick().await.unwrap().jobs, 0);
@@ -74,7 +74,7 @@ async fn changed_time_is_planned_from_now(world: World) {
 
 async fn user_schedule_is_not_overwritten_by_declaration(world: World) {
     world.add("tests.kept", plan("0 * * * *")).await;
-    assert_eq!(world.declare(KEPT).await, Declared::default());
+    assert_eq!(world.declare(UNCHANGED).await, Declared::default());
     assert!(!world.find("tests.kept").await.unwrap().is_declared);
     world.declare(BOTH).await;
     let refused = world.write(|tx, ctx| schedules::delete(tx, ctx, "tests.dropped", None)).await;
@@ -87,7 +87,7 @@ async fn user_schedule_is_not_overwritten_by_declaration(world: World) {
 
 async fn concurrent_nodes_declare_same_schedules(world: World) {
     let nodes = [world.another().await, world.another().await, world.another().await];
-    for declared in [BOTH, KEPT, BOTH, LATER] {
+    for declared in [BOTH, UNCHANGED, BOTH, LATER] {
         let all = nodes.iter().chain(&nodes).map(|node| node.jobs.declare(vec![("tests", declared)]));
         for done in futures_util::future::join_all(all).await {
             done.unwrap();

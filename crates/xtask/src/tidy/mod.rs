@@ -109,7 +109,8 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<File>) -> Result<()> {
             collect(root, &path, files)?;
         }
         let extension = path.extension().unwrap_or_default().to_string_lossy().into_owned();
-        if path.is_file() && READ.contains(&extension.as_str()) {
+        let is_openapi = path.strip_prefix(root).is_ok_and(|path| path == Path::new(language::OPENAPI));
+        if path.is_file() && (is_openapi || READ.contains(&extension.as_str())) {
             let text =
                 fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
             files.push(File { path: path.strip_prefix(root)?.to_string_lossy().into_owned(), text });

@@ -17,7 +17,7 @@ use super::super::{rows, rules};
 /// Queue of a job if neither the job nor its kind names one.
 const DEFAULT_QUEUE: &str = "default";
 /// Maximum number of jobs in one request.
-pub const MOST_AT_ONCE: usize = 1_000;
+pub const MAX_JOBS_PER_REQUEST: usize = 1_000;
 /// Maximum depth of a flow.
 const MAX_FLOW_DEPTH: usize = 10;
 
@@ -51,10 +51,13 @@ pub fn enqueue_all(
     body: &NewJobsBody,
     validated: &Validated,
 ) -> Result<EnqueuedJobs, JobsError> {
-    if body.jobs.is_empty() || body.jobs.len() > MOST_AT_ONCE {
-        return Err(
-            FieldError::new("/jobs", "out_of_range", format!("Expected 1 to {MOST_AT_ONCE} jobs.")).into()
-        );
+    if body.jobs.is_empty() || body.jobs.len() > MAX_JOBS_PER_REQUEST {
+        return Err(FieldError::new(
+            "/jobs",
+            "out_of_range",
+            format!("Expected 1 to {MAX_JOBS_PER_REQUEST} jobs."),
+        )
+        .into());
     }
     let mut making = Making::new(tx, ctx, reserved, validated);
     let mut jobs = Vec::with_capacity(body.jobs.len());
@@ -118,11 +121,11 @@ impl<'t> Making<'t> {
     /// Converts a job into the engine's type.
     fn job(&mut self, body: &NewJobBody, at: &str) -> Result<NewJob, JobsError> {
         self.made += 1;
-        if self.made > MOST_AT_ONCE {
+        if self.made > MAX_JOBS_PER_REQUEST {
             return Err(FieldError::new(
                 at.to_owned(),
                 "too_many",
-                format!("Expected at most {MOST_AT_ONCE} jobs."),
+                format!("Expected at most {MAX_JOBS_PER_REQUEST} jobs."),
             )
             .into());
         }

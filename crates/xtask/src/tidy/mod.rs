@@ -70,7 +70,7 @@ const FOUNDATION: &[&str] = &[
 ];
 /// Folders that are not scanned.
 const SKIPPED: &[&str] = &[".git", "target", "node_modules", "kith-data"];
-const READ: &[&str] = &["rs", "md", "toml", "sql", "c", "yml", "json"];
+const READ: &[&str] = &["rs", "md", "toml", "sql", "c", "yml"];
 const CI: &str = ".ci/run";
 
 /// Runs all rules and prints the findings. Fails unless all are warnings.

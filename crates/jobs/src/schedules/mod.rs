@@ -23,15 +23,15 @@
 //! A pattern matches local times, to the second. They are mapped to points in time as follows:
 //!
 //! 1. A pattern whose hours are **not** all 24 matches times of day. Each local time is one point in time:
-//!   the one at which clocks show it; the first, if they show it twice; the first one after the gap, if they
-//!   skip it. Several local times that map to the same point in time give one run. So `30 2 * * *` runs once
-//!   on every day of the year, at 03:00 on the day without 02:30; and `*/15 2 * * *` runs once at 03:00 on
-//!   that day, for the four times that are skipped.
+//!    the one at which clocks show it; the first, if they show it twice; the first one after the gap, if they
+//!    skip it. Several local times that map to the same point in time give one run. So `30 2 * * *` runs once
+//!    on every day of the year, at 03:00 on the day without 02:30; and `*/15 2 * * *` runs once at 03:00 on
+//!    that day, for the four times that are skipped.
 //! 2. A pattern whose hours are all 24 is an interval, such as "every ten minutes" or "at half past every
-//!   hour". It runs at every point in time whose local time matches, so it continues through a gap and a
-//!   repeated hour without a pause or a burst.
+//!    hour". It runs at every point in time whose local time matches, so it continues through a gap and a
+//!    repeated hour without a pause or a burst.
 //! 3. `@every` counts elapsed time from its anchor: it runs at anchor + period, anchor + 2 periods, and so
-//!   on. Clock changes do not affect it.
+//!    on. Clock changes do not affect it.
 //!
 //! The notation of the hours makes no difference: `*`, `*/1` and `0-23` are all 24. Vixie cron distinguishes
 //! the two kinds in a similar way, by an asterisk; there `*/2` is an interval too, which loses the run at

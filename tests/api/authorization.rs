@@ -81,9 +81,7 @@ fn expected(operation: &Operation, owned: bool, asker: Asker) -> Expected {
     let unauthenticated = Expected::Problem(401, "unauthenticated");
     match (&operation.access, asker) {
         // The first administrator exists, so the link has been used.
-        (Access::Public, _) if operation.name == "accept_first_admin" => {
-            Expected::Problem(403, "invalid_link")
-        }
+        (Access::Public, _) if operation.name == "acceptFirstAdmin" => Expected::Problem(403, "invalid_link"),
         (Access::Public, _) => Expected::Success,
         (_, Asker::Nobody(_)) => unauthenticated,
         (access, Asker::Program(key)) => match (access, key) {
@@ -103,7 +101,7 @@ fn expected(operation: &Operation, owned: bool, asker: Asker) -> Expected {
             }
         }
         // Only a bonded user can break up.
-        (Access::SignedIn, Asker::Somebody(_)) if operation.by_new_path() == "break_up" => {
+        (Access::SignedIn, Asker::Somebody(_)) if operation.by_new_path() == "breakUp" => {
             Expected::Problem(409, "not_bonded")
         }
         // Another user's resource is not found, for every role.
@@ -281,7 +279,7 @@ async fn authorization_matrix_matches_document(app: &TestApp) {
 
 /// Returns a request that succeeds. For the used first-administrator link any well-formed secret will do.
 async fn request_for(app: &TestApp, operation: &Operation, name: &str) -> Request {
-    if operation.name != "accept_first_admin" {
+    if operation.name != "acceptFirstAdmin" {
         return app.request_for(operation, name).await;
     }
     let by = app.user(&format!("{name}-by")).await;

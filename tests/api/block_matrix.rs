@@ -95,23 +95,23 @@ async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
     let Cast { me, other, control } = cast;
     match operation.by_new_path() {
         // The caller's own block is visible to the caller.
-        "block_user" | "get_block" if side == Side::Own => vec![],
-        "block_user" | "get_block" | "unblock_user" | "get_nickname" | "remove_nickname" => {
+        "blockUser" | "getBlock" if side == Side::Own => vec![],
+        "blockUser" | "getBlock" | "unblockUser" | "getNickname" | "removeNickname" => {
             cast.block(side).await;
             vec![row(&other.id, UNKNOWN_USER_ID, Value::Null)]
         }
-        "set_nickname" => {
+        "setNickname" => {
             cast.block(side).await;
             vec![row(&other.id, UNKNOWN_USER_ID, json!({ "nickname": "bear" }))]
         }
-        "send_partner_request" if operation.path.ends_with("/request") => {
+        "sendPartnerRequest" if operation.path.ends_with("/request") => {
             cast.block(side).await;
             vec![
                 sent(json!({ "partnerId": other.id }), json!({ "partnerId": UNKNOWN_USER_ID })),
                 sent(json!({ "email": other.email }), json!({ "email": "nobody@example.org" })),
             ]
         }
-        "send_partner_request" => {
+        "sendPartnerRequest" => {
             let code = code_of(other).await;
             cast.block(side).await;
             let to = |to: Value| json!({ "to": to });
@@ -121,20 +121,19 @@ async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
                 sent(to(json!({ "invite_code": code })), to(json!({ "invite_code": NO_CODE }))),
             ]
         }
-        "preview_invite" | "revoke_invite" => {
+        "previewInvite" | "revokeInvite" => {
             let code = code_of(other).await;
             cast.block(side).await;
             vec![row(&code, NO_CODE, Value::Null)]
         }
         // A user who has blocked may still report a request received before.
-        "report_partner_request" if side == Side::Own => vec![],
-        name @ ("get_partner_request"
-        | "accept_partner_request"
-        | "reject_partner_request"
-        | "cancel_partner_request"
-        | "report_partner_request") => {
-            let body =
-                if name == "report_partner_request" { json!({ "reason": "spam" }) } else { Value::Null };
+        "reportPartnerRequest" if side == Side::Own => vec![],
+        name @ ("getPartnerRequest"
+        | "acceptPartnerRequest"
+        | "rejectPartnerRequest"
+        | "cancelPartnerRequest"
+        | "reportPartnerRequest") => {
+            let body = if name == "reportPartnerRequest" { json!({ "reason": "spam" }) } else { Value::Null };
             if side == Side::Own {
                 // A request from the blocked user is hidden.
                 let id = ask(other, me).await;
@@ -146,7 +145,7 @@ async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
             cast.block(side).await;
             vec![row(&id, &unanswered, body)]
         }
-        "export_bond_space" => {
+        "exportBondSpace" => {
             let ended = bond_with(me, control).await;
             control.post("/api/v1/partners/breakup", json!({})).await.expect(200);
             let id = bond_with(me, other).await;
@@ -176,7 +175,7 @@ fn names_nobody(operation: &Operation) -> bool {
         "/dev/",
         "/demo",
     ];
-    let without_words = ["break_up", "create_invite", "change_partner_settings"];
+    let without_words = ["breakUp", "createInvite", "changePartnerSettings"];
     about_oneself.iter().any(|start| operation.path.starts_with(start))
         || without_words.contains(&operation.by_new_path())
         || (operation.method == hyper::Method::GET && !operation.path.contains('{'))

@@ -181,7 +181,7 @@ async fn signed_in_writes_accept_key(app: &TestApp) {
     for operation in app.operations().await {
         let name = &operation.name;
         // After deleting the account, the user cannot repeat the request.
-        let takes_none = operation.path.starts_with("/api/v1/auth/") || name == "delete_me";
+        let takes_none = operation.path.starts_with("/api/v1/auth/") || name == "deleteMe";
         if takes_none || operation.method.is_safe() || operation.access == Access::Public {
             continue;
         }

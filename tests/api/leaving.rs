@@ -409,7 +409,7 @@ async fn purge_requires_manifest(app: &TestApp) {
     std::fs::write(purges(app), "in the way").expect("a file");
     let before = app.dump().await;
     let refusal = app.parts().upkeep().await.expect_err("no manifest").to_string();
-    assert!(refusal.contains("nothing is purged"), "{refusal}");
+    assert!(refusal.contains("nothing was purged"), "{refusal}");
     let gone: Vec<_> = {
         let now = app.dump().await;
         const RUNS: [&str; 5] =

@@ -87,7 +87,7 @@ async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) 
         let answer = key.send(method.clone(), &path, text.into()).await;
         let problem = answer.expect_problem(403, "reserved");
         assert!(
-            problem["detail"].as_str().is_some_and(|detail| detail.contains("Kith uses")),
+            problem["detail"].as_str().is_some_and(|detail| detail.contains("is reserved for the server")),
             "{method} {path}"
         );
     }

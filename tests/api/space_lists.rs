@@ -162,7 +162,7 @@ async fn undeclared_fields_are_rejected(app: &TestApp) {
         let fault = problem["errors"][0].clone();
         (fault["pointer"].as_str().expect("a place").to_owned(), fault["detail"].to_string())
     };
-    assert!(refused("order=n").await.1.contains("No field"));
+    assert!(refused("order=n").await.1.contains("no declared list fields"));
     admin.put(DECLARED, json!({ "fields": ["pages", "kind"] })).await.expect(200);
     let (place, detail) = refused("order=-n").await;
     assert!(place == "?order" && detail.contains("pages, kind"), "{place} {detail}");

@@ -10,6 +10,7 @@ use hyper::Method;
 use hyper::body::Bytes;
 use kith::modules::MODULES;
 use kith_kernel::{Timestamp, uuid::Uuid};
+use kith_platform::Module;
 use serde_json::{Map, Value};
 
 use super::Answer;
@@ -43,6 +44,14 @@ type Faults = Vec<String>;
 /// Contracts by document. Most servers of a test process serve the same document.
 static CONTRACTS: LazyLock<Mutex<HashMap<Bytes, Arc<Contract>>>> = LazyLock::new(Mutex::default);
 
+/// Module of each path template.
+static MODULES_BY_PATH: LazyLock<HashMap<String, &Module>> = LazyLock::new(|| {
+    let paths = |module: &&'static Module| {
+        (module.routes)().into_openapi().paths.paths.into_keys().collect::<Vec<_>>()
+    };
+    MODULES.iter().flat_map(|module| paths(module).into_iter().map(move |path| (path, *module))).collect()
+});
+
 impl Contract {
     /// Returns the contract of a served document.
     pub fn of(document: Bytes) -> Arc<Self> {
@@ -60,11 +69,11 @@ impl Contract {
 
     /// Returns the faults of a response to a request for `path`.
     pub fn faults(&self, method: &Method, path: &str, answer: &Answer) -> Faults {
-        let Some(operation) = self.find_operation(method, path) else {
+        let Some((template, operation)) = self.find_operation(method, path) else {
             return self.faults_of_no_operation(answer);
         };
         let mut faults = self.faults_of_response(method, &operation["responses"], answer);
-        if answer.status >= 400 && !is_own_problem(operation, &answer.body) {
+        if answer.status >= 400 && !is_own_problem(template, &answer.body) {
             faults.push(format!("{} is no problem of its module's", answer.body["code"]));
         }
         faults
@@ -80,14 +89,14 @@ impl Contract {
         faults
     }
 
-    /// Returns the operation whose path template matches with the fewest parameters.
-    fn find_operation(&self, method: &Method, path: &str) -> Option<&Value> {
+    /// Returns the operation whose path template matches with the fewest parameters, and that template.
+    fn find_operation(&self, method: &Method, path: &str) -> Option<(&str, &Value)> {
         let path = path.split('?').next().unwrap_or_default();
         let method = if *method == Method::HEAD { Method::GET } else { method.clone() };
         let paths = self.document["paths"].as_object().expect("paths");
         let fitting = paths.iter().filter(|(template, _)| fits(template, path));
-        let (_, item) = fitting.min_by_key(|(template, _)| template.matches('{').count())?;
-        item.get(method.as_str().to_lowercase())
+        let (template, item) = fitting.min_by_key(|(template, _)| template.matches('{').count())?;
+        Some((template, item.get(method.as_str().to_lowercase())?))
     }
 
     fn faults_of_response(&self, method: &Method, responses: &Value, answer: &Answer) -> Faults {
@@ -196,15 +205,12 @@ fn fits(template: &str, path: &str) -> bool {
 }
 
 /// Returns true if the problem is declared by the operation's module, or is a general one.
-fn is_own_problem(operation: &Value, problem: &Value) -> bool {
+fn is_own_problem(template: &str, problem: &Value) -> bool {
     let Some(code) = problem["code"].as_str() else {
         // The health endpoints have another format, which has been validated.
         return true;
     };
-    let tags: Vec<_> = operation["tags"].as_array().into_iter().flatten().collect();
-    let own = MODULES
-        .iter()
-        .filter(|module| module.name == "platform" || tags.iter().any(|tag| *tag == module.name));
+    let own = MODULES_BY_PATH.get(template).into_iter().chain(&MODULES[..1]);
     own.flat_map(|module| module.problems).any(|problem| problem.code == code)
 }
 

@@ -79,7 +79,7 @@ impl Operation {
     /// Returns the operation id without the suffix `_by_old_path`, which marks an old path of the same
     /// operation.
     pub fn by_new_path(&self) -> &str {
-        self.name.strip_suffix("_by_old_path").unwrap_or(&self.name)
+        self.name.strip_suffix("ByOldPath").unwrap_or(&self.name)
     }
 
     fn new(path: &str, method: &str, operation: &Value) -> Self {
@@ -131,213 +131,211 @@ impl TestApp {
     /// # Panics
     /// Panics if the operation is unknown.
     pub async fn request_for(&self, operation: &Operation, name: &str) -> Request {
+        // Names of collections and queues have no capital letters.
+        let name = &*name.to_ascii_lowercase();
         let by = match operation.access {
             Access::Allowed(_) => self.admin(&format!("{name}-by")).await,
             _ => self.user(&format!("{name}-by")).await,
         };
         let other = self.user(&format!("{name}-other")).await;
         let (owned, parameter, body) = match operation.by_new_path() {
-            "list_signing_keys"
-            | "old_api_docs"
+            "listSigningKeys"
+            | "oldApiDocs"
             | "health"
             | "metrics"
             | "ping"
             | "docs"
-            | "first_admin_page"
-            | "first_admin_script"
+            | "firstAdminPage"
+            | "firstAdminScript"
             | "live"
             | "openapi"
             | "ready"
-            | "old_swagger"
-            | "get_clock"
-            | "get_limits"
-            | "get_facts"
-            | "get_log_level"
-            | "list_api_keys"
-            | "list_jobs"
-            | "list_job_kinds"
-            | "list_queues"
-            | "list_accounts"
-            | "list_audit_entries"
-            | "list_sessions"
-            | "end_sessions"
-            | "get_me"
-            | "list_my_activity"
-            | "export_me"
-            | "get_current_bond"
-            | "get_partner_settings"
-            | "create_invite"
-            | "list_blocks"
-            | "list_callback_endpoints"
-            | "list_callbacks"
-            | "list_collections"
-            | "list_schedules"
-            | "preview_schedule"
-            | "list_invites"
-            | "list_nicknames"
-            | "list_outbox"
+            | "oldSwagger"
+            | "getClock"
+            | "getLimits"
+            | "getFacts"
+            | "getLogLevel"
+            | "listApiKeys"
+            | "listJobs"
+            | "listJobKinds"
+            | "listQueues"
+            | "listAccounts"
+            | "listAuditEntries"
+            | "listSessions"
+            | "endSessions"
+            | "getMe"
+            | "listMyActivity"
+            | "exportMe"
+            | "getCurrentBond"
+            | "getPartnerSettings"
+            | "createInvite"
+            | "listBlocks"
+            | "listCallbackEndpoints"
+            | "listCallbacks"
+            | "listCollections"
+            | "listSchedules"
+            | "previewSchedule"
+            | "listInvites"
+            | "listNicknames"
+            | "listOutbox"
             | "start"
-            | "list_partner_history"
-            | "list_recurring_callbacks"
-            | "list_partner_requests" => (false, String::new(), Value::Null),
-            "docs_file" => (false, self.docs_file().await, Value::Null),
-            "set_limits" => (false, String::new(), json!({ "lifted": false })),
-            "verify_email_in_development" => (false, String::new(), json!({ "email": other.email })),
-            "advance_clock" => (false, String::new(), json!({ "advance": "1ms" })),
-            "put_clock_back" => (false, String::new(), Value::Null),
+            | "listPartnerHistory"
+            | "listRecurringCallbacks"
+            | "listPartnerRequests" => (false, String::new(), Value::Null),
+            "docsFile" => (false, self.docs_file().await, Value::Null),
+            "setLimits" => (false, String::new(), json!({ "lifted": false })),
+            "verifyEmailInDevelopment" => (false, String::new(), json!({ "email": other.email })),
+            "advanceClock" => (false, String::new(), json!({ "advance": "1ms" })),
+            "putClockBack" => (false, String::new(), Value::Null),
             "register" => (false, String::new(), self.newcomer(name)),
-            "log_in" => (false, String::new(), credentials(&other)),
-            "refresh_session" | "log_out" => {
+            "logIn" => (false, String::new(), credentials(&other)),
+            "refreshSession" | "logOut" => {
                 let session = self.anonymous().post(LOGIN, credentials(&other)).await.expect(200);
                 (false, String::new(), json!({ "refresh_token": session["refresh_token"] }))
             }
-            "restore_account" => {
+            "restoreAccount" => {
                 other.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
                 (false, String::new(), credentials(&other))
             }
-            "accept_first_admin" => {
+            "acceptFirstAdmin" => {
                 let mut body = self.newcomer(name);
                 body["secret"] = self.first_admin_secret().await.into();
                 (false, String::new(), body)
             }
-            "end_session" => (true, a_session(&by).await, Value::Null),
-            "delete_me" => (false, String::new(), json!({ "password": PASSWORD })),
-            "update_me" => (false, String::new(), json!({ "nickname": "Countess" })),
-            "change_password" => {
+            "endSession" => (true, a_session(&by).await, Value::Null),
+            "deleteMe" => (false, String::new(), json!({ "password": PASSWORD })),
+            "updateMe" => (false, String::new(), json!({ "nickname": "Countess" })),
+            "changePassword" => {
                 let body = json!({ "current_password": PASSWORD, "new_password": "another horse" });
                 (false, String::new(), body)
             }
-            "send_partner_request" if operation.path.ends_with("/request") => {
+            "sendPartnerRequest" if operation.path.ends_with("/request") => {
                 (false, String::new(), json!({ "partnerId": other.id }))
             }
-            "send_partner_request" => (false, String::new(), json!({ "to": { "user_id": other.id } })),
-            "accept_partner_request" | "reject_partner_request" | "get_partner_request" => {
+            "sendPartnerRequest" => (false, String::new(), json!({ "to": { "user_id": other.id } })),
+            "acceptPartnerRequest" | "rejectPartnerRequest" | "getPartnerRequest" => {
                 (true, ask(&other, &by).await, Value::Null)
             }
-            "cancel_partner_request" => (true, ask(&by, &other).await, Value::Null),
-            "report_partner_request" => (true, ask(&other, &by).await, json!({ "reason": "spam" })),
-            "break_up" => {
+            "cancelPartnerRequest" => (true, ask(&by, &other).await, Value::Null),
+            "reportPartnerRequest" => (true, ask(&other, &by).await, json!({ "reason": "spam" })),
+            "breakUp" => {
                 ask(&other, &by).await;
                 ask(&by, &other).await;
                 (false, String::new(), json!({ "reason": "we grew apart" }))
             }
-            "change_partner_settings" => (false, String::new(), json!({ "who_may_ask": "invited" })),
-            "preview_invite" => (false, an_invite(&other).await, Value::Null),
-            "revoke_invite" => (true, an_invite(&by).await, Value::Null),
-            "block_user" | "unblock_user" => (false, other.id, Value::Null),
-            "get_block" => {
+            "changePartnerSettings" => (false, String::new(), json!({ "who_may_ask": "invited" })),
+            "previewInvite" => (false, an_invite(&other).await, Value::Null),
+            "revokeInvite" => (true, an_invite(&by).await, Value::Null),
+            "blockUser" | "unblockUser" => (false, other.id, Value::Null),
+            "getBlock" => {
                 by.put(&format!("/api/v1/blocks/{}", other.id), Value::Null).await.expect(200);
                 (true, other.id, Value::Null)
             }
-            "set_nickname" => (false, other.id, json!({ "nickname": "bear" })),
-            "remove_nickname" => (false, other.id, Value::Null),
-            "get_nickname" => {
+            "setNickname" => (false, other.id, json!({ "nickname": "bear" })),
+            "removeNickname" => (false, other.id, Value::Null),
+            "getNickname" => {
                 by.put(&format!("/api/v1/nicknames/{}", other.id), json!({ "nickname": "bear" }))
                     .await
                     .expect(200);
                 (true, other.id, Value::Null)
             }
-            "enqueue_job" => (false, String::new(), json!({ "kind": "test", "queue": name })),
-            "enqueue_jobs" => (false, String::new(), json!({ "jobs": [{ "kind": "test", "queue": name }] })),
-            "get_job" | "cancel_job" => (false, a_job(&by, name).await.to_string(), Value::Null),
-            "watch_job" => {
+            "enqueueJob" => (false, String::new(), json!({ "kind": "test", "queue": name })),
+            "enqueueJobs" => (false, String::new(), json!({ "jobs": [{ "kind": "test", "queue": name }] })),
+            "getJob" | "cancelJob" => (false, a_job(&by, name).await.to_string(), Value::Null),
+            "watchJob" => {
                 let id = a_job(&by, name).await;
                 by.post(&format!("/api/v1/jobs/{id}/cancel"), Value::Null).await.expect(200);
                 (false, id.to_string(), Value::Null)
             }
-            "retry_job" => {
+            "retryJob" => {
                 let body = json!({ "kind": "test", "queue": name, "delay_ms": 60_000 });
                 let job = by.post("/api/v1/jobs", body).await.expect(201);
                 (false, job["id"].to_string(), Value::Null)
             }
-            "redrive_jobs" | "discard_jobs" => (false, String::new(), json!({ "queue": name })),
-            "claim_jobs" => (false, name.to_owned(), json!({})),
-            "heartbeat_job" | "complete_job" => {
+            "redriveJobs" | "discardJobs" => (false, String::new(), json!({ "queue": name })),
+            "claimJobs" => (false, name.to_owned(), json!({})),
+            "heartbeatJob" | "completeJob" => {
                 let (id, token) = a_claimed_job(&by, name).await;
                 (false, id, json!({ "lease_token": token }))
             }
-            "report_progress" => {
+            "reportProgress" => {
                 let (id, token) = a_claimed_job(&by, name).await;
                 (false, id, json!({ "lease_token": token, "progress": 50 }))
             }
-            "log_line" => {
+            "logLine" => {
                 let (id, token) = a_claimed_job(&by, name).await;
                 (false, id, json!({ "lease_token": token, "line": "half done" }))
             }
-            "fail_job" => {
+            "failJob" => {
                 let (id, token) = a_claimed_job(&by, name).await;
                 (false, id, json!({ "lease_token": token, "error": "oh" }))
             }
-            "get_queue" | "pause_queue" | "resume_queue" | "drain_queue" => {
-                (false, name.to_owned(), Value::Null)
-            }
-            "limit_queue" => (false, name.to_owned(), json!({ "concurrency": 3 })),
-            "declare_job_kind" => (false, name.to_owned(), json!({ "queue": "mail" })),
-            "get_job_kind" | "withdraw_job_kind" => {
+            "getQueue" | "pauseQueue" | "resumeQueue" | "drainQueue" => (false, name.to_owned(), Value::Null),
+            "limitQueue" => (false, name.to_owned(), json!({ "concurrency": 3 })),
+            "declareJobKind" => (false, name.to_owned(), json!({ "queue": "mail" })),
+            "getJobKind" | "withdrawJobKind" => {
                 by.put(&format!("/api/v1/job-kinds/{name}"), json!({})).await.expect(200);
                 (false, name.to_owned(), Value::Null)
             }
-            "create_api_key" => (false, String::new(), json!({ "name": name, "scopes": ["jobs.read"] })),
-            "get_api_key" | "revoke_api_key" => {
-                (false, self.api_key(&by, &["jobs.read"]).await.id, Value::Null)
-            }
-            "set_log_level" => (false, String::new(), json!({ "level": "info" })),
-            "get_account" => (false, other.id, Value::Null),
-            "set_role" => (false, other.id, json!({ "role": "business" })),
-            "verify_email" | "release_email" => (false, other.id, Value::Null),
-            "suspend_account" => (false, other.id, json!({ "reason": "rude" })),
-            "reinstate_account" => {
+            "createApiKey" => (false, String::new(), json!({ "name": name, "scopes": ["jobs.read"] })),
+            "getApiKey" | "revokeApiKey" => (false, self.api_key(&by, &["jobs.read"]).await.id, Value::Null),
+            "setLogLevel" => (false, String::new(), json!({ "level": "info" })),
+            "getAccount" => (false, other.id, Value::Null),
+            "setRole" => (false, other.id, json!({ "role": "business" })),
+            "verifyEmail" | "releaseEmail" => (false, other.id, Value::Null),
+            "suspendAccount" => (false, other.id, json!({ "reason": "rude" })),
+            "reinstateAccount" => {
                 let suspend = format!("/api/v1/admin/users/{}/suspension", other.id);
                 by.put(&suspend, json!({})).await.expect(200);
                 (false, other.id, Value::Null)
             }
-            "create_item" => (false, "me/notes".into(), json!({ "data": { "n": 1 } })),
-            "list_items" => (false, "me/notes".into(), Value::Null),
-            "get_item" | "delete_item" => (true, an_item(&by).await, Value::Null),
-            "replace_item" | "patch_item" => (true, an_item(&by).await, json!({ "data": { "n": 2 } })),
-            "export_bond_space" => (true, by.partners().bond_with(&other).await, Value::Null),
-            "create_callback" => (
+            "createItem" => (false, "me/notes".into(), json!({ "data": { "n": 1 } })),
+            "listItems" => (false, "me/notes".into(), Value::Null),
+            "getItem" | "deleteItem" => (true, an_item(&by).await, Value::Null),
+            "replaceItem" | "patchItem" => (true, an_item(&by).await, json!({ "data": { "n": 2 } })),
+            "exportBondSpace" => (true, by.partners().bond_with(&other).await, Value::Null),
+            "createCallback" => (
                 false,
                 String::new(),
                 json!({ "url": ENDPOINT, "body": { "type": "x" }, "run_at": FAR_AHEAD }),
             ),
-            "create_callback_endpoint" => (false, String::new(), json!({ "url": ENDPOINT })),
-            "get_callback" | "cancel_callback" => (false, a_callback(&by).await, Value::Null),
-            "retry_callback" => {
+            "createCallbackEndpoint" => (false, String::new(), json!({ "url": ENDPOINT })),
+            "getCallback" | "cancelCallback" => (false, a_callback(&by).await, Value::Null),
+            "retryCallback" => {
                 let id = a_callback(&by).await;
                 by.post(&format!("/api/v1/callbacks/{id}/cancel"), Value::Null).await.expect(200);
                 (false, id, Value::Null)
             }
-            "create_recurring_callback" => (false, String::new(), every_hour()),
-            "get_recurring_callback" | "delete_recurring_callback" => {
+            "createRecurringCallback" => (false, String::new(), every_hour()),
+            "getRecurringCallback" | "deleteRecurringCallback" => {
                 an_endpoint(&by).await;
                 let made = by.post(RECURRING, every_hour()).await.expect(201);
                 (false, made["id"].as_str().expect("an id").to_owned(), Value::Null)
             }
-            "rotate_callback_secret" => (false, an_endpoint(&by).await, json!({ "overlap_hours": 1 })),
-            "get_callback_endpoint"
-            | "disable_callback_endpoint"
-            | "enable_callback_endpoint"
-            | "ping_callback_endpoint" => (false, an_endpoint(&by).await, Value::Null),
-            "set_schedule" => (false, name.to_owned(), schedule()),
-            "get_schedule" | "delete_schedule" | "list_schedule_runs" | "pause_schedule"
-            | "resume_schedule" | "run_schedule" => {
+            "rotateCallbackSecret" => (false, an_endpoint(&by).await, json!({ "overlap_hours": 1 })),
+            "getCallbackEndpoint"
+            | "disableCallbackEndpoint"
+            | "enableCallbackEndpoint"
+            | "pingCallbackEndpoint" => (false, an_endpoint(&by).await, Value::Null),
+            "setSchedule" => (false, name.to_owned(), schedule()),
+            "getSchedule" | "deleteSchedule" | "listScheduleRuns" | "pauseSchedule" | "resumeSchedule"
+            | "runSchedule" => {
                 by.put(&format!("/api/v1/schedules/{name}"), schedule()).await.expect(201);
                 (false, name.to_owned(), Value::Null)
             }
-            "backfill_schedule" => {
+            "backfillSchedule" => {
                 by.put(&format!("/api/v1/schedules/{name}"), schedule()).await.expect(201);
                 let past = self.now() - minutes(1);
                 (false, name.to_owned(), json!({ "from": past, "to": past }))
             }
-            "declare_collection" => (false, name.to_owned(), json!({ "fields": ["n"] })),
-            "get_collection" | "withdraw_collection" => {
+            "declareCollection" => (false, name.to_owned(), json!({ "fields": ["n"] })),
+            "getCollection" | "withdrawCollection" => {
                 by.put(&format!("/api/v1/admin/collections/{name}"), json!({})).await.expect(200);
                 (false, name.to_owned(), Value::Null)
             }
             new => panic!("the operation {new} is new: say here how it succeeds"),
         };
-        let query = if operation.name == "preview_schedule" { "?schedule=@daily" } else { "" };
+        let query = if operation.name == "previewSchedule" { "?schedule=@daily" } else { "" };
         Request { by, owned, parameter, query, body }
     }
 

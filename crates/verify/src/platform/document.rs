@@ -250,7 +250,12 @@ async fn can_be_browsed(run: &Run) -> Result<String, Shortfall> {
         return Err(Shortfall::fails(format!("the policy of /docs has {source} in {directive}")));
     }
     let loads = values(&html, "src").into_iter().map(|part| ("script-src", part));
-    let loads = loads.chain(values(&html, "href").into_iter().map(|part| ("style-src", part)));
+    let loads = loads.chain(
+        html.split("<link ")
+            .skip(1)
+            .flat_map(|link| values(link, "href").into_iter().take(1))
+            .map(|part| ("style-src", part)),
+    );
     let mut parts = 0;
     for (directive, part) in loads.filter(|(_, part)| !part.starts_with("data:") && *part != "/openapi.json")
     {

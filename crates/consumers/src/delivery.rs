@@ -47,8 +47,8 @@ pub struct Delivery<W> {
     errors_alone: u32,
 }
 
-/// Position and id of an event. While the id is still at the position, no failover has replaced the log
-/// before it.
+/// Position and id of the last scanned event. If another event is at that position later, a failover has
+/// replaced the log.
 type LogEnd = (i64, Uuid);
 
 /// Result of a step.

@@ -32,8 +32,8 @@ impl Default for Budget {
     }
 }
 
-/// Moves a job that is not running to the dead letters. Returns its record to be settled, or `None` if it was
-/// not moved.
+/// Moves a job that is not running to the dead letters. Returns what is needed to release its unique key and
+/// to notify its dependents, or `None` if the job was not moved.
 pub(crate) fn die_waiting(
     tx: &Tx<'_>,
     job: JobId,

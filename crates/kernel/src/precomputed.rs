@@ -2,7 +2,7 @@
 
 use crate::FieldError;
 
-/// Stack of the threads that run computations on what clients send, in bytes.
+/// Stack size in bytes of the compute threads, which process client input.
 pub const COMPUTE_STACK_BYTES: usize = 16 << 20;
 
 /// Results that a transaction requires to have been computed before it. A transaction that misses one notes it and is rolled back;

@@ -126,10 +126,10 @@ impl Compute {
 }
 
 impl App {
-    /// Runs `task` for `caller` on the threads for computations.
+    /// Runs `task` on the compute threads, queued per caller.
     ///
     /// # Errors
-    /// 422 with the faults that `task` returns; 503 if too many others wait.
+    /// Returns a 422 problem with the field errors that `task` returns, or 503 if the compute queue is full.
     pub async fn compute_for<T: Send + 'static>(
         &self,
         caller: &Principal,

@@ -70,7 +70,7 @@ pub fn may_create(tiers: &[Tier], recent: &[Timestamp], now: Timestamp) -> Resul
 pub struct Refusals {
     /// Number of rejections, cancellations and expiries.
     pub steps: i64,
-    /// Time of the last step.
+    /// Time of the last rejection, cancellation or expiry.
     pub stepped_at: Option<Timestamp>,
     /// End of the wait after the last rejection.
     pub wait_until: Option<Timestamp>,

@@ -152,7 +152,8 @@ fn listed_origins_are_validated() {
     }
 }
 
-/// Regression: a preflight from `http://localhost:5173` was answered with a 405 that named no setting.
+/// Regression: a preflight from `http://localhost:5173` returned 405 without naming
+/// `server.cors_origins`.
 #[tokio::test]
 async fn loopback_origins_may_call_in_development_mode_only() {
     let test = TestServer::start(|_| {}).await;

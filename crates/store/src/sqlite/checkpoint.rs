@@ -21,7 +21,7 @@ const RESTART_BYTES: u64 = 64 * 1024 * 1024;
 /// Growth of the log before the next attempt, if a reader prevented a restart.
 const RETRY_BYTES: u64 = 16 * 1024 * 1024;
 
-/// Time that a restart waits for readers. All writes wait behind it.
+/// Maximum time that a restart checkpoint waits for readers. Writes are blocked meanwhile.
 const RESTART_LOCK_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Size of a frame header in the log (section 2.2 of SQLite's WAL file format).

@@ -92,7 +92,7 @@ pub fn statements(folder: &Path, of_tests: &str) -> Result<Statements> {
     Ok(Statements { sqlite: all(sqlite), postgres: all(postgres) })
 }
 
-/// Returns true for a statement on rows that is not from a test.
+/// Returns true if production code, not a test, issues this SELECT, INSERT, UPDATE, DELETE or WITH statement.
 fn is_of_product(sql: &str, of_tests: &str) -> bool {
     let about_rows = ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"];
     about_rows.iter().any(|word| sql.trim_start().starts_with(word))

@@ -12,7 +12,7 @@ pub struct LiveInvite {
     pub id: InviteId,
     /// User who created it.
     pub inviter: UserId,
-    /// Display name of that user.
+    /// Display name of the inviter.
     pub display_name: String,
     /// Time at which it expires.
     pub expires_at: Timestamp,

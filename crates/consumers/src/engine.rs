@@ -215,7 +215,8 @@ impl<W: Transactions> Consumers<W> {
         supervise(stopped.clone(), start, panicked).await;
     }
 
-    /// Keeps the task alive that delivers to one consumer. After a panic another node may deliver to it at once.
+    /// Keeps the task alive that delivers to one consumer. After a panic the lease is given up, so that another node can
+    /// deliver to it, at the latest after the lease has expired.
     async fn supervise_delivery(
         self,
         index: usize,

@@ -315,7 +315,7 @@ impl Done {
 pub struct Failure {
     /// Number of the attempt.
     pub attempt: i64,
-    /// Time of the line.
+    /// Time of the failure.
     pub at: Timestamp,
     /// Description of the failure.
     pub error: String,
@@ -386,7 +386,7 @@ pub struct Awaited {
 pub struct LogLine {
     /// Number of the attempt.
     pub attempt: i64,
-    /// Time of the failure.
+    /// Time of the line.
     pub at: Timestamp,
     /// Level, such as `info` or `warn`.
     pub level: String,

@@ -1,5 +1,8 @@
 //! Tests that the generated pages in the repository are up to date.
 
+use std::fs;
+use std::path::Path;
+
 use kith_readiness::{Catalogue, Outcome};
 
 const CATALOGUE: &str = include_str!("../../../docs/catalogue.md");
@@ -38,5 +41,33 @@ fn readiness_page_matches_catalogue() {
     }
     for said in ["* Build: ", "* Configuration: sha256:", "* Measured: ", "Score ", "gate is"] {
         assert!(READINESS.contains(said), "{said}");
+    }
+}
+
+/// Adds the names of the functions in Rust files below `folder` to `names`.
+fn collect_functions(folder: &Path, names: &mut String) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            collect_functions(&path, names);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let functions = text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
+            functions.for_each(|name| names.extend([name, "\n"]));
+        }
+    }
+}
+
+#[test]
+fn tests_of_rows_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut names = String::new();
+    ["crates", "tests/api"].iter().for_each(|folder| collect_functions(&root.join(folder), &mut names));
+    for row in &Catalogue::built_in().rows {
+        for test in &row.tests {
+            // Names of modules end in `::`, or have no underscore.
+            let Some(name) = test.split("::").last().filter(|name| name.contains('_')) else { continue };
+            assert!(names.contains(name), "{}: no test is named {test}", row.id);
+        }
     }
 }

@@ -104,7 +104,7 @@ async fn minutes_and_samples_record_activity(engine: Engine) {
     assert_eq!(samples.iter().map(|one| (one.ready, one.dead)).collect::<Vec<_>>(), [(5, 0), (0, 1)]);
 }
 
-const IDLE_TURNS: &str = "SELECT current FROM job_ring";
+const CURRENT_SEGMENT: &str = "SELECT current FROM job_ring";
 
 /// A dump locks the next segment to be truncated for as long as it runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -114,7 +114,7 @@ async fn segment_advance_yields_to_reader() {
     upkeep(&engine, &mut last, Retention::DEFAULT).await;
     let id = engine.add(1).await;
     engine.run_next(done()).await.unwrap();
-    let before = engine.count(IDLE_TURNS).await;
+    let before = engine.count(CURRENT_SEGMENT).await;
     let held = hold(&engine, |tx| {
         tx.one("SELECT COUNT(*) FROM job_history_segment_2", &[], |row| row.get::<i64>(0)).map(drop)
     })
@@ -128,10 +128,10 @@ async fn segment_advance_yields_to_reader() {
     assert_eq!(engine.job(id).await.state, JobState::Completed, "ended jobs can be read meanwhile");
     let (outcome, mut last) = maintained.await.unwrap();
     outcome.unwrap();
-    assert_eq!(engine.count(IDLE_TURNS).await, before, "not while it is read");
+    assert_eq!(engine.count(CURRENT_SEGMENT).await, before, "not while it is read");
     held.release().await;
     engine.advance(seconds(61));
     upkeep(&engine, &mut last, Retention::DEFAULT).await;
-    assert_eq!(engine.count(IDLE_TURNS).await, before + 1);
+    assert_eq!(engine.count(CURRENT_SEGMENT).await, before + 1);
     assert_eq!(engine.job(id).await.state, JobState::Completed);
 }

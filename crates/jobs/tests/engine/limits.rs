@@ -143,13 +143,13 @@ async fn saturated_key_does_not_hide_later_keys(engine: Engine) {
 }
 
 async fn many_saturated_keys_do_not_hide_later_keys(engine: Engine) {
-    const MAX_KEYS: i64 = 600;
+    const KEYS: i64 = 600;
     set(&engine, |queue| queue.key_concurrency = Some(1)).await;
     let jobs = |n: i64| work(n).limited_by(format!("key-{n:04}"));
-    engine.jobs.enqueue_all((0..MAX_KEYS).chain(0..MAX_KEYS).map(jobs).collect()).await.unwrap();
+    engine.jobs.enqueue_all((0..KEYS).chain(0..KEYS).map(jobs).collect()).await.unwrap();
     let worker = engine.worker().await;
     let mut running = 0;
-    while running < MAX_KEYS as usize {
+    while running < KEYS as usize {
         let claimed = engine.claim(worker, 500).await.jobs.len();
         assert!(claimed > 0, "{running} run");
         running += claimed;
@@ -231,18 +231,18 @@ async fn stale_revision_of_settings_is_rejected(engine: Engine) {
 
 /// More keys than one claim examines.
 async fn examined_keys_are_not_examined_again_immediately(engine: Engine) {
-    const MAX_KEYS: i64 = 600;
+    const KEYS: i64 = 600;
     set(&engine, |queue| queue.key_concurrency = Some(1)).await;
-    let jobs = (0..2 * MAX_KEYS).map(|n| work(n).limited_by(format!("key-{}", n % MAX_KEYS)));
+    let jobs = (0..2 * KEYS).map(|n| work(n).limited_by(format!("key-{}", n % KEYS)));
     engine.jobs.enqueue_all(jobs.collect()).await.unwrap();
     let worker = engine.worker().await;
     let mut claimed = 0;
-    while claimed < MAX_KEYS {
-        claimed += engine.claim(worker, MAX_KEYS).await.jobs.len() as i64;
+    while claimed < KEYS {
+        claimed += engine.claim(worker, KEYS).await.jobs.len() as i64;
     }
     let mut looks = Vec::new();
     for _ in 0..6 {
-        let claim = engine.claim(worker, MAX_KEYS).await;
+        let claim = engine.claim(worker, KEYS).await;
         assert!(claim.jobs.is_empty(), "all keys are saturated");
         looks.push(claim.look_again_at);
     }

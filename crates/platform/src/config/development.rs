@@ -204,7 +204,7 @@ mod tests {
         {
             std::fs::write(&path, text).unwrap();
             let refused = filled(root.path()).unwrap_err();
-            assert!(refused.contains("not as Kith wrote it") && !refused.contains("hunter2"), "{refused}");
+            assert!(refused.contains("unexpected content") && !refused.contains("hunter2"), "{refused}");
         }
     }
 

@@ -185,12 +185,12 @@ mod tests {
     }
 
     #[test]
-    fn faults_in_a_section_name_the_key_and_who_set_it_and_no_value() {
+    fn section_errors_name_key_and_source_but_not_value() {
         for (name, value, words) in [
             ("KITH__GREETINGS__MOST_WORDS", "0", "`greetings.most_words` must be at least 1 (set by"),
             ("KITH__GREETINGS__MOST_WORDS", "-4711", "`greetings.most_words` is not valid"),
             ("KITH__GREETINGS__MOST_WORDS", "few", "`greetings.most_words` must be an integer, but"),
-            ("KITH__GREETINGS__WORDS", "1", "there is no configuration key `greetings.words`"),
+            ("KITH__GREETINGS__WORDS", "1", "unknown configuration key `greetings.words`"),
         ] {
             let error = load(&[(name, value)]).unwrap_err();
             assert!(error.contains(words) && error.contains(name), "{error}");

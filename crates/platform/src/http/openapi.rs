@@ -115,12 +115,12 @@ fn forget_policies(document: &mut OpenApi) {
 /// Returns the document that describes `modules`, with policies as extensions.
 fn with_policies(modules: &[&Module]) -> OpenApi {
     let mut all = super::routes(&[]).into_openapi();
-    for module in modules {
+    for (index, module) in modules.iter().enumerate() {
         let mut own = (module.routes)().into_openapi();
         for (order, (path, item)) in own.paths.paths.iter_mut().enumerate() {
             item.get.as_mut().into_iter().for_each(add_not_modified);
             for (method, operation) in operations_of(item) {
-                tags::tag(operation, module, path, order);
+                tags::tag(operation, module, path, index * 1_000 + order);
                 operation.operation_id = operation.operation_id.take().map(|name| camel_case(&name));
                 if !method.is_safe() {
                     idempotency::declare(operation);

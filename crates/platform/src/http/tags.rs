@@ -38,7 +38,7 @@ pub fn tagged(tag: &'static str, mut routes: Routes) -> Routes {
     routes
 }
 
-/// Tags an operation of `module`, the `order`-th that it registers.
+/// Tags an operation of `module`. Operations of one tag are shown by ascending `order`.
 pub(super) fn tag(operation: &mut Operation, module: &Module, path: &str, order: usize) {
     let own = operation.tags.take().and_then(|tags| tags.into_iter().next()).filter(|tag| !tag.is_empty());
     let name = match operation.deprecated {

@@ -182,7 +182,7 @@ fn invalid_declarations_are_rejected() {
         (check("SEC-05", http), "a declared check cannot replace"),
         (check("TST-01", http), "a declared check cannot replace"),
         (check("GAT-04", http), "a declared check cannot replace"),
-        (check("SEC-05", &word.replace("\"\"", "\"Ada\"")), "has to be measured"),
+        (check("SEC-05", &word.replace("\"\"", "\"Ada\"")), "must be measured"),
         // Regression: an attestation without text opened the gate.
         (check("OPS-01", word), "a statement and an owner"),
         (check("OPS-01", &word.replace("owner = \"\"", "owner = \"Ada\"")), "a statement and an owner"),

@@ -68,7 +68,7 @@ async fn demo() -> Response {
 )]
 async fn demo_file(Path(name): Path<String>) -> ApiResult<Response> {
     let found = FILES.iter().find(|(file, _)| *file == name);
-    let (_, asset) = found
-        .ok_or_else(|| Problem::new(&problems::NOT_FOUND, "No file of the API reference has this name."))?;
+    let (_, asset) =
+        found.ok_or_else(|| Problem::new(&problems::NOT_FOUND, "No file of the demo page has this name."))?;
     Ok(asset.answer())
 }

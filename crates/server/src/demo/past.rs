@@ -17,7 +17,7 @@ use super::{PASSWORD, email};
 
 /// Age at which a token is renewed. Shorter than the lifetime of an access token.
 const TOKEN_RENEWAL_AGE: Duration = minutes(10);
-const MAX_FILE_BYTES: usize = 1024 * 1024;
+const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
 /// Error of creating the demo data.
 #[derive(Debug, Error)]
@@ -134,7 +134,7 @@ impl Past {
         let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
         let answer = self.door.answer(request.body(body).expect("our own paths are sound")).await;
         let status = answer.status();
-        let bytes = to_bytes(answer.into_body(), MAX_FILE_BYTES).await.unwrap_or_default();
+        let bytes = to_bytes(answer.into_body(), MAX_RESPONSE_BYTES).await.unwrap_or_default();
         let said: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         if status.is_success() {
             return Ok(said);

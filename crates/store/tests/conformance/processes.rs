@@ -23,13 +23,13 @@ async fn second_process_takes_over_sequencer_after_kill() {
 
     let watcher = Store::open(db.options.clone()).await.unwrap();
     let mut second = Process::start(&db, "writes_until_killed");
-    until(2_000, || count(&watcher, SEQUENCED)).await;
+    until(2_000, || count(&watcher, COUNT_SEQUENCED)).await;
     assert_eq!(watcher.stats().sequencer, 0, "the first process leads");
 
     // The process is killed at an arbitrary point, while it holds the lock.
     first.kill();
-    let after_kill = count(&watcher, SEQUENCED).await;
-    until(after_kill + 1_000, || count(&watcher, SEQUENCED)).await;
+    let after_kill = count(&watcher, COUNT_SEQUENCED).await;
+    until(after_kill + 1_000, || count(&watcher, COUNT_SEQUENCED)).await;
     second.kill();
     watcher.close().await;
     // By then, everything the second process has sent is either committed or not.
@@ -37,7 +37,7 @@ async fn second_process_takes_over_sequencer_after_kill() {
 
     let watcher = Store::open(db.options.clone()).await.unwrap();
     let all = count(&watcher, WRITTEN).await;
-    until(all, || count(&watcher, SEQUENCED)).await;
+    until(all, || count(&watcher, COUNT_SEQUENCED)).await;
     assert_sequence(&all_events(&watcher).await, usize::try_from(all).unwrap());
     assert_eq!(watcher.verify_audit().await.unwrap().links, all);
     watcher.close().await;
@@ -54,26 +54,26 @@ async fn frozen_sequencer_is_replaced_and_fenced() {
     let store = Store::open(db.options.clone()).await.unwrap();
     let writers: Vec<_> =
         (0..4).map(|writer| tokio::spawn(change_each(store.clone(), writer, 100))).collect();
-    until(50, || count(&store, SEQUENCED)).await;
+    until(50, || count(&store, COUNT_SEQUENCED)).await;
     leader.signal("STOP");
     assert_eq!(store.stats().sequencer, 0, "the process that is stopped led");
     for writer in writers {
         writer.await.unwrap();
     }
-    until(400, || count(&store, SEQUENCED)).await;
+    until(400, || count(&store, COUNT_SEQUENCED)).await;
     assert_eq!(store.stats().sequencer, 1);
 
     leader.signal("CONT");
     sessions.until(1, FOLLOWERS).await;
     change_each(store.clone(), 9, 20).await;
-    until(420, || count(&store, SEQUENCED)).await;
+    until(420, || count(&store, COUNT_SEQUENCED)).await;
     assert_sequence(&all_events(&store).await, 420);
     assert_eq!(store.verify_audit().await.unwrap().links, 420);
     assert_eq!(store.stats().sequencer, 1);
     store.close().await;
 }
 
-const SEQUENCED: &str = "SELECT COUNT(*) FROM outbox_positions";
+const COUNT_SEQUENCED: &str = "SELECT COUNT(*) FROM outbox_positions";
 const WRITTEN: &str = "SELECT COUNT(*) FROM outbox";
 
 /// Counts sessions that hold the sequencer's lock.

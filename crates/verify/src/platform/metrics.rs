@@ -46,7 +46,7 @@ const SCRAPE_WITHIN: Duration = Duration::from_millis(200);
 const UNKNOWN_PATHS: usize = 10;
 const MAX_SERIES: usize = 20_000;
 const SUCCESSES: u32 = 20;
-const FAILURES_UNTIL_LOCKED: u32 = 7;
+const REJECTED_REQUESTS: u32 = 7;
 /// Tolerated difference of two memory readings in percent.
 const MAX_DIFFERENCE_PERCENT: f64 = 5.0;
 
@@ -152,13 +152,13 @@ async fn red(run: &Run) -> Result<String, Shortfall> {
     for _ in 0..SUCCESSES {
         person.client.get("/api/v1/me").await?.expect(200)?;
     }
-    for _ in 0..FAILURES_UNTIL_LOCKED {
+    for _ in 0..REJECTED_REQUESTS {
         run.anonymous().get("/api/v1/me").await?.expect(401)?;
     }
     let after = read().await?;
     let moved: Vec<_> = after.iter().zip(before).map(|(after, before)| after - before).collect();
     run.figure("moved", moved.clone());
-    let asked = [SUCCESSES, FAILURES_UNTIL_LOCKED, SUCCESSES + FAILURES_UNTIL_LOCKED].map(f64::from);
+    let asked = [SUCCESSES, REJECTED_REQUESTS, SUCCESSES + REJECTED_REQUESTS].map(f64::from);
     let names = ["answers with 2xx", "answers with 4xx", "times taken"];
     for ((moved, asked), name) in moved.iter().zip(asked).zip(names) {
         // Other traffic may count at the same time.
@@ -170,7 +170,7 @@ async fn red(run: &Run) -> Result<String, Shortfall> {
         return Err(Shortfall::fails("the time taken did not move"));
     }
     Ok(format!(
-        "{SUCCESSES} successes moved 2xx by {}, {FAILURES_UNTIL_LOCKED} refusals 4xx by {}, all together the times by {}",
+        "{SUCCESSES} successes moved 2xx by {}, {REJECTED_REQUESTS} refusals 4xx by {}, all together the times by {}",
         moved[0], moved[1], moved[2]
     ))
 }

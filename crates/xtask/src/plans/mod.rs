@@ -44,7 +44,7 @@ pub struct Args {
 const SEGMENT_PREFIXES: [&str; 2] = ["job_history_segment_", "job_log_segment_"];
 
 /// Tables whose size depends on the configuration or the number of processes, not on use.
-const SMOKE_CRATE: &[&str] = &[
+const FIXED_SIZE_TABLES: &[&str] = &[
     "audit_keys",
     "collection_declarations",
     "consumers",
@@ -131,7 +131,7 @@ fn judge_both(
 fn is_filled(table: &str) -> bool {
     let is_like_others =
         SEGMENT_PREFIXES.iter().filter_map(|start| table.strip_prefix(start)).any(|n| n > "1");
-    !SMOKE_CRATE.contains(&table) && !is_like_others
+    !FIXED_SIZE_TABLES.contains(&table) && !is_like_others
 }
 
 /// Returns the recorded rows of a table, followed by copies up to `rows`.

@@ -2,7 +2,7 @@
 
 use super::{File, Finding};
 
-const SOAK_ENVIRONMENT: usize = 400;
+const WARNING_LINES: usize = 400;
 const TOO_LONG: usize = 800;
 const VAGUE: &[&str] = &["util", "utils", "helper", "helpers", "common", "manager", "service", "misc"];
 
@@ -26,7 +26,7 @@ fn length(file: &File) -> Option<Finding> {
     let lines = file.text.lines().count();
     let why = "ask what it really holds";
     let finding = || file.finding(lines, format!("{lines} lines"), why);
-    (lines > SOAK_ENVIRONMENT).then(|| Finding { warning: lines <= TOO_LONG, ..finding() })
+    (lines > WARNING_LINES).then(|| Finding { warning: lines <= TOO_LONG, ..finding() })
 }
 
 fn name(file: &File) -> Option<Finding> {

@@ -193,7 +193,7 @@ mod tests {
             may_suspend(actor, role, &account(id, target, AccountStatus::Active)).map_err(|e| e.to_string())
         };
         for role in Role::ALL {
-            assert!(outcome(role, Role::User, 1).unwrap_err().contains("oneself"));
+            assert!(outcome(role, Role::User, 1).unwrap_err().contains("own account"));
             assert_eq!(outcome(Role::Moderator, role, 2).is_ok(), role < Role::Moderator, "{role}");
             assert!(outcome(Role::Admin, role, 2).is_ok(), "{role}");
         }

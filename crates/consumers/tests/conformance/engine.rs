@@ -66,6 +66,14 @@ async fn delivery_that_panics_is_started_again(node: Node) {
     node.on.panic_next(3);
     node.emit("thing.done", &[1]).await;
     wait(&node, &[1]).await;
+    // The counter follows the commit.
+    let counted = tokio::time::timeout(Duration::from_secs(60), async {
+        let mut looks = tokio::time::interval(Duration::from_millis(2));
+        while set.counts()[0].handled == 0 {
+            looks.tick().await;
+        }
+    });
+    counted.await.expect("a count");
     assert_eq!((set.counts()[0].panics, set.counts()[0].handled), (3, 1));
     node.emit("thing.done", &[1]).await;
     wait(&node, &[1, 2]).await;

@@ -202,7 +202,7 @@ fn secret_report_does_not_reveal_secret() {
     let config = load("", &env, &[]).unwrap();
     let lines: Vec<_> = config.secret_reports().iter().map(ToString::to_string).collect();
     for (key, words) in [
-        ("auth.jwt_secret ", &["under 16 bytes", "variable JWT_SECRET,", "everybody knows"][..]),
+        ("auth.jwt_secret ", &["under 16 bytes", "variable JWT_SECRET,", "a well-known value"][..]),
         ("auth.jwt_refresh_secret ", &["not set", "JWT_REFRESH_SECRET", "KITH__AUTH__JWT_REFRESH_SECRET"]),
         ("database.url ", &["16 to 31 bytes", "KITH__DATABASE__URL"]),
         ("auth.jwt_secret_previous ", &["32 bytes or more", "JWT_SECRET_PREVIOUS"]),

@@ -372,7 +372,7 @@ async fn invalid_http_is_rejected_and_logged() {
         let answer = test.raw(raw).await;
         assert_eq!(status(&answer), refused, "{answer}");
     }
-    let line: Value = serde_json::from_str(&said.line_of("could not be read")).unwrap();
+    let line: Value = serde_json::from_str(&said.line_of("not a valid HTTP request")).unwrap();
     assert_eq!((&line["level"], &line["target"]), (&"INFO".into(), &"kith::request".into()));
     assert!(!line.to_string().contains("127.0.0.1"), "addresses are personal: {line}");
 }

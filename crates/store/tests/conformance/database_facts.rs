@@ -41,7 +41,7 @@ async fn manual_schema_changes_are_reported(db: Db) {
     let schema = &facts["schema"];
     assert_eq!(
         schema["differences"],
-        json!(["column things.note is nobody's", "things has UNIQUE INDEX things_once (note) besides"])
+        json!(["column things.note is nobody's", "things has unexpected UNIQUE INDEX things_once (note)"])
     );
     assert_eq!(schema["index_differences"], json!(["index things_by_hand is nobody's"]));
     assert_ne!(schema["digest"], schema["expected_digest"]);

@@ -149,7 +149,7 @@ async fn serving_role_cannot_migrate_or_rewrite_audit_log() {
     assert_eq!(facts["role"], serde_json::json!({ "besides": [], "missing": [] }));
     let of_owner = admin.facts(modules()).await.unwrap();
     let besides = of_owner["role"]["besides"].as_array().unwrap().clone();
-    for right in ["SUPERUSER", "owning tables", "CREATE in its schema", "UPDATE on audit_entries"] {
+    for right in ["being superuser", "owning tables", "CREATE in its schema", "UPDATE on audit_entries"] {
         assert!(besides.contains(&right.into()), "{right}: {besides:?}");
     }
     store.close().await;

@@ -139,7 +139,9 @@ impl Declared {
                 (row.by, row.waits) = (vec![By::Live], None);
             }
             (_, Some(_)) => {
-                return Err(wrong("this row is proven by other methods, which a declared check cannot replace"));
+                return Err(wrong(
+                    "this row is proven by other methods, which a declared check cannot replace",
+                ));
             }
             (kind, None) => {
                 let (Some(what), Some(gate)) = (head.what, head.gate) else {

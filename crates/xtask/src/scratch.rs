@@ -44,7 +44,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed is left for the next run.
+        // Entries that cannot be removed are retried by the next run.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -71,7 +71,7 @@ pub struct Sending<'a> {
     pub url: String,
     /// Request to send.
     pub message: &'a Message,
-    /// Time at which it is sent; `None` for now.
+    /// Time at which it is sent; `None` to send it at once.
     pub at: Option<Timestamp>,
     /// Recurring callback that creates it, and the job of the run.
     pub recurring: Option<(RecurringId, JobId)>,

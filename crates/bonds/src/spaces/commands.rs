@@ -11,7 +11,7 @@ use super::declarations::Rules;
 use super::model::{
     Amount, CollectionName, Item, ItemId, SharedSpace, Space, SpaceError, check_shape, merge,
 };
-use super::queries::Asked;
+use super::queries::CollectionRequest;
 use super::settings::SpaceSettings;
 use super::{dates, events, queries, reminders, rows};
 use kith_json_schema::Validated;
@@ -42,7 +42,7 @@ pub enum Change {
 pub fn create(
     tx: &Tx<'_>,
     ctx: &Ctx,
-    asked: &Asked,
+    asked: &CollectionRequest,
     data: &Value,
     Terms { validated, limits }: Terms<'_>,
 ) -> Result<Item, SpaceError> {
@@ -68,7 +68,7 @@ pub fn create(
 pub fn update(
     tx: &Tx<'_>,
     ctx: &Ctx,
-    asked: &Asked,
+    asked: &CollectionRequest,
     id: ItemId,
     change: &Change,
     preconditions: &Preconditions,
@@ -106,7 +106,7 @@ pub fn update(
 pub fn delete(
     tx: &Tx<'_>,
     ctx: &Ctx,
-    asked: &Asked,
+    asked: &CollectionRequest,
     id: ItemId,
     preconditions: &Preconditions,
 ) -> Result<(), SpaceError> {
@@ -121,7 +121,7 @@ pub fn delete(
 }
 
 /// Locks the users of a space, so that no one else writes into it and its bond does not end.
-fn open(tx: &Tx<'_>, asked: &Asked) -> Result<SharedSpace, SpaceError> {
+fn open(tx: &Tx<'_>, asked: &CollectionRequest) -> Result<SharedSpace, SpaceError> {
     let seen = queries::find_space(tx, asked.user, asked.space)?;
     tx.lock("user", &seen.people)?;
     // The bond may have ended before the lock was taken.
@@ -132,7 +132,7 @@ fn open(tx: &Tx<'_>, asked: &Asked) -> Result<SharedSpace, SpaceError> {
 fn find(
     q: &Query<'_>,
     shared: &SharedSpace,
-    asked: &Asked,
+    asked: &CollectionRequest,
     id: ItemId,
     preconditions: &Preconditions,
 ) -> Result<(Item, i64), SpaceError> {
@@ -144,7 +144,7 @@ fn find(
 /// Checks `data` against the rules of the collection. Returns the data to store.
 fn check<'d>(
     q: &Query<'_>,
-    asked: &Asked,
+    asked: &CollectionRequest,
     rules: &Rules,
     data: &'d Value,
     validated: &Validated,

@@ -16,7 +16,7 @@ use crate::bonds::{self, BondId, Living};
 
 /// Collection that a request names.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct CollectionRequest {
     /// Caller.
     pub user: UserId,
     /// Space of the caller.
@@ -58,7 +58,7 @@ pub fn find_space(q: &Query<'_>, user: UserId, name: SpaceName) -> Result<Shared
 ///
 /// # Errors
 /// Returns [`SpaceError::NotBonded`] or [`SpaceError::ItemNotFound`].
-pub fn get_item(q: &Query<'_>, asked: &Asked, id: ItemId) -> Result<Item, SpaceError> {
+pub fn get_item(q: &Query<'_>, asked: &CollectionRequest, id: ItemId) -> Result<Item, SpaceError> {
     let shared = find_space(q, asked.user, asked.space)?;
     let found = rows::find_item(q, shared.space, &asked.collection, id)?;
     found.map(|(item, _)| item).ok_or(SpaceError::ItemNotFound)
@@ -71,7 +71,7 @@ pub fn get_item(q: &Query<'_>, asked: &Asked, id: ItemId) -> Result<Item, SpaceE
 /// [`SpaceError::Indexing`] if the list uses fields and not all items are indexed yet.
 pub fn list_items(
     q: &Query<'_>,
-    asked: &Asked,
+    asked: &CollectionRequest,
     request: &ListRequest,
     max_item_bytes: i64,
 ) -> Result<Page<Item>, SpaceError> {

@@ -119,7 +119,7 @@ pub struct Draft {
     pub to: To,
     /// Request to send.
     pub message: Message,
-    /// Time at which it is sent; `None` for now.
+    /// Time at which it is sent; `None` to send it at once.
     pub at: Option<Timestamp>,
 }
 

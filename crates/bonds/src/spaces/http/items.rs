@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 use super::super::commands::{self, Change, Terms};
 use super::super::list::ListRequest;
 use super::super::model::{CollectionName, Item, ItemId, SpaceError, SpaceName};
-use super::super::queries::{self, Asked, BondExport};
+use super::super::queries::{self, BondExport, CollectionRequest};
 use super::super::settings::SpaceSettings;
 use crate::bonds::BondId;
 
@@ -58,8 +58,8 @@ struct ListQuery {
     cursor: Option<Cursor>,
 }
 
-fn asked(user: UserId, space: SpaceName, collection: CollectionName) -> Asked {
-    Asked { user, space, collection }
+fn asked(user: UserId, space: SpaceName, collection: CollectionName) -> CollectionRequest {
+    CollectionRequest { user, space, collection }
 }
 
 /// Create an item
@@ -229,7 +229,7 @@ async fn patch_item(
 async fn change(
     app: &App,
     caller: &SignedIn,
-    asked: Asked,
+    asked: CollectionRequest,
     id: ItemId,
     change: Change,
     preconditions: Preconditions,

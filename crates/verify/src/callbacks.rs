@@ -11,10 +11,10 @@ use crate::spellings::{LOOPBACK, PRIVATE, SPELLINGS};
 
 pub(crate) const CHECKS: &[Check] = &[Check {
     row: "DRV-14",
-    does: "names internal addresses in a hundred spellings as receivers of callbacks, private networks that the configuration \
-           lists aside, and looks for one that is not refused",
-    mend: "list in `outbound.allowed_networks` only the networks and ports that are meant, and never whole loopback or \
-           link-local ones",
+    does: "registers callback endpoints with internal addresses in a hundred spellings, except listed \
+           private networks, and expects each to be rejected",
+    mend: "list only the intended networks and ports in `outbound.allowed_networks`, never whole loopback or \
+           link-local networks",
     last: false,
     run: |run| Box::pin(nothing_internal_is_a_receiver(run)),
 }];
@@ -41,12 +41,12 @@ async fn nothing_internal_is_a_receiver(run: &Run) -> Result<String, Shortfall> 
     let spellings = SPELLINGS.iter().filter(|spelling| !is_meant(spelling));
     for spelling in spellings.map(|spelling| spelling.replacen("http:", "https:", 1)) {
         let answer = admin.post("/api/v1/callback-endpoints", json!({ "url": spelling })).await?;
-        ensure(answer.status == 422, || {
-            format!("{spelling:?} was answered {} instead of 422", answer.status)
-        })?;
+        ensure(answer.status == 422, || format!("{spelling:?} returned {} instead of 422", answer.status))?;
         refused += 1;
     }
     run.figure("spellings_refused", refused);
     run.figure("networks_listed", count);
-    Ok(format!("{refused} of {refused} spellings refused; {count} internal networks are listed as allowed"))
+    Ok(format!(
+        "{refused} of {refused} spellings were rejected; {count} internal networks are listed as allowed"
+    ))
 }

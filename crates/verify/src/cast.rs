@@ -78,12 +78,12 @@ pub async fn status(of: &Person, request: &str) -> Result<String, Shortfall> {
 /// Fails unless a request has the status `wanted`.
 pub async fn ensure_status(of: &Person, request: &str, wanted: &str) -> Result<(), Shortfall> {
     let found = status(of, request).await?;
-    ensure(found == wanted, || format!("request {request} reads {found} instead of {wanted}"))
+    ensure(found == wanted, || format!("request {request} is {found} instead of {wanted}"))
 }
 
 /// Returns the items of a list's first page.
 pub async fn items(of: &Person, path: &str) -> Result<Vec<Value>, Shortfall> {
     let mut answer = of.client.get(path).await?.expect(200)?.json();
     serde_json::from_value(answer["items"].take())
-        .map_err(|_| Shortfall::fails(format!("GET {path} answered without items")))
+        .map_err(|_| Shortfall::fails(format!("the response to GET {path} has no items")))
 }

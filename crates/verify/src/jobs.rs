@@ -9,23 +9,23 @@ use crate::cast::ensure;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "JOB-01",
-        does: "enqueues jobs in a queue of its own: at once, delayed, urgent and unique; takes, fails, retries, cancels and \
-               completes them, and compares each one's trail",
-        mend: "`kith jobs list` says how jobs stand; see that the queue `kith-verify…` is not paused, and what the log says",
+        does: "enqueues immediate, delayed, urgent and unique jobs in a queue of its own; claims, fails, \
+               retries, cancels and completes them, and compares their states",
+        mend: "run `kith jobs list`; check that the queue `kith-verify…` is not paused, and read the log",
         last: false,
         run: |run| Box::pin(every_operation(run)),
     },
     Check {
         row: "JOB-03",
-        does: "completes a job and fails another, and reads the series of jobs before and after",
-        mend: "see whether requests go to other nodes than metrics do: judge each node on its own",
+        does: "completes one job and fails another, and reads the metrics of jobs before and after",
+        mend: "check whether requests and metrics reach the same node; verify each node separately",
         last: false,
         run: |run| Box::pin(is_measured(run)),
     },
     Check {
         row: "REL-07",
-        does: "lets a job fail until it is given up, and compares each wait with its policy",
-        mend: "see in the log why attempts are not tried again when they should be",
+        does: "lets a job fail until it is dead, and compares each backoff with the policy",
+        mend: "look in the log for the reason why failed attempts are not retried on time",
         last: false,
         run: |run| Box::pin(is_given_up(run)),
     },
@@ -58,7 +58,9 @@ impl Queue {
             body.extend(more);
         }
         let answer = self.admin.post("/api/v1/jobs", body).await?.expect(201)?.json();
-        answer["id"].as_i64().ok_or_else(|| Shortfall::fails("a job without an id was answered".to_owned()))
+        answer["id"]
+            .as_i64()
+            .ok_or_else(|| Shortfall::fails("the response to enqueuing a job has no id".to_owned()))
     }
 
     /// Claims up to `most` jobs.
@@ -79,7 +81,7 @@ impl Queue {
         let mut leases = self.claim(1).await?;
         let taken: Vec<_> = leases.iter().map(|job| (job.id, job.attempt)).collect();
         ensure(taken == [(id, attempt)], || {
-            format!("attempt {attempt} of job {id} should have been next, and {taken:?} were")
+            format!("the claim should have returned attempt {attempt} of job {id}, and returned {taken:?}")
         })?;
         Ok(leases.remove(0))
     }
@@ -101,7 +103,7 @@ impl Queue {
 
     async fn is(&self, id: i64, state: &str) -> Result<(), Shortfall> {
         let found = self.job(id).await?;
-        ensure(found["state"] == state, || format!("job {id} should be {state}, and is {}", found["state"]))
+        ensure(found["state"] == state, || format!("job {id} should be {state}, but is {}", found["state"]))
     }
 }
 
@@ -113,24 +115,24 @@ async fn every_operation(run: &Run) -> Result<String, Shortfall> {
     let unique = json!({ "unique": { "key": run.mark("only-one") } });
     let once = queue.add(json!({ "n": 4 }), unique.clone()).await?;
     let twice = queue.add(json!({ "n": 5 }), unique).await?;
-    ensure(once == twice, || "two jobs were made of one unique key".to_owned())?;
+    ensure(once == twice, || "two jobs were created with one unique key".to_owned())?;
     queue.is(first, "ready").await?;
     queue.is(delayed, "scheduled").await?;
 
     let taken = queue.claim(10).await?;
     let order: Vec<_> = taken.iter().map(|job| job.id).collect();
     let [urgent_lease, first_lease, once_lease] = &taken[..] else {
-        return Err(Shortfall::fails(format!("3 jobs were there, and {order:?} could be claimed")));
+        return Err(Shortfall::fails(format!("3 jobs were ready, but the claim returned {order:?}")));
     };
     ensure(order == [urgent, first, once], || {
-        format!("taken in the order {order:?}, not {:?}", [urgent, first, once])
+        format!("claimed in the order {order:?} instead of {:?}", [urgent, first, once])
     })?;
     queue.is(urgent, "running").await?;
     queue.report(urgent_lease, "heartbeat", json!({ "lease_ms": 30_000 }), 200).await?;
     queue.report(urgent_lease, "complete", json!({ "result": { "sum": 42 } }), 200).await?;
     let done = queue.job(urgent).await?;
     ensure(done["state"] == "completed" && done["result"]["sum"] == 42, || {
-        format!("completed with 42, and shown as {done}")
+        format!("the job was completed with 42, but reads {done}")
     })?;
     // Stale report of an attempt whose lease has ended.
     queue.report(urgent_lease, "complete", json!({}), 409).await?;
@@ -147,13 +149,15 @@ async fn every_operation(run: &Run) -> Result<String, Shortfall> {
     queue.is(delayed, "cancelled").await?;
     queue.say(once, "cancel", json!({}), 200).await?;
     let kept = queue.report(once_lease, "heartbeat", json!({}), 200).await?;
-    ensure(kept["cancel_asked"] == true, || format!("its worker was not told to stop: {kept}"))?;
+    ensure(kept["cancel_asked"] == true, || {
+        format!("the heartbeat does not report the requested cancellation: {kept}")
+    })?;
     queue.report(once_lease, "fail", json!({ "then": "cancel" }), 200).await?;
     queue.is(once, "cancelled").await?;
     let left = queue.claim(10).await?;
-    ensure(left.is_empty(), || format!("jobs are left: {left:?}"))?;
-    Ok("4 jobs went their ways: urgent first, delayed later, one of two with one key, failed and tried again, completed, \
-        taken back; two late words changed nothing"
+    ensure(left.is_empty(), || format!("the queue still has ready jobs: {left:?}"))?;
+    Ok("4 jobs had the expected states: claimed by priority, delayed, unique, failed and retried, completed, \
+        cancelled; two stale reports were rejected"
         .to_owned())
 }
 
@@ -163,7 +167,7 @@ async fn is_measured(run: &Run) -> Result<String, Shortfall> {
     queue.add(json!(2), json!({})).await?;
     let taken = queue.claim(2).await?;
     let [good, bad] = &taken[..] else {
-        return Err(Shortfall::fails(format!("2 jobs were there, and {} could be taken", taken.len())));
+        return Err(Shortfall::fails(format!("2 jobs were ready, but {} could be claimed", taken.len())));
     };
     queue.report(good, "complete", json!({}), 200).await?;
     queue.report(bad, "fail", json!({ "error": "on purpose", "then": "discard" }), 200).await?;
@@ -178,16 +182,16 @@ async fn is_measured(run: &Run) -> Result<String, Shortfall> {
         [("outcome=\"started\"", 2.0), ("outcome=\"completed\"", 1.0), ("outcome=\"dead\"", 1.0)]
     {
         let found = count("kith_jobs_attempts_total", label);
-        ensure(found == Some(expected), || format!("{label} should be {expected}, and is {found:?}"))?;
+        ensure(found == Some(expected), || format!("{label} should be {expected}, but is {found:?}"))?;
     }
     let durations = count("kith_jobs_duration_seconds_count", "");
-    ensure(durations == Some(2.0), || format!("2 attempts took time, and {durations:?} are counted"))?;
+    ensure(durations == Some(2.0), || format!("2 attempts ended, but {durations:?} durations are counted"))?;
     for series in ["kith_jobs{", "kith_jobs_oldest_runnable_seconds{", "kith_jobs_wait_seconds_total{"] {
         ensure(text.lines().any(|line| line.starts_with(series)), || {
             format!("there is no series {series}…}}")
         })?;
     }
-    Ok("attempts, durations and waits moved with two jobs; depth and the oldest that could run are there"
+    Ok("attempts, durations and waits counted two jobs; queue depth and age of the oldest runnable job are present"
         .to_owned())
 }
 
@@ -210,13 +214,13 @@ async fn is_given_up(run: &Run) -> Result<String, Shortfall> {
         let within = wait_ms.is_some_and(|ms| (full_ms / 2..=full_ms).contains(&ms));
         ensure(within, || {
             format!(
-                "after failure {attempt} it should wait {} to {full_ms} ms, and waits {wait_ms:?}",
+                "after failure {attempt} the backoff should be {} to {full_ms} ms, but is {wait_ms:?}",
                 full_ms / 2
             )
         })?;
         waits.extend(wait_ms);
         let early = queue.claim(1).await?;
-        ensure(early.is_empty(), || format!("it was tried again before its time: {early:?}"))?;
+        ensure(early.is_empty(), || format!("the job was retried too early: {early:?}"))?;
         queue.admin.wait(std::time::Duration::from_millis(700)).await;
     }
     let lease = queue.claim_one(job, 3).await?;
@@ -224,10 +228,10 @@ async fn is_given_up(run: &Run) -> Result<String, Shortfall> {
     let dead = queue.job(job).await?;
     let failures = dead["errors"].as_array().map_or(0, Vec::len);
     ensure(dead["state"] == "dead" && failures == 3, || {
-        format!("after 3 failures it is {}, with {failures} of them kept", dead["state"])
+        format!("after 3 failures the job is {} with {failures} recorded errors", dead["state"])
     })?;
     run.figure("waits_ms", waits.iter().map(|ms| u64::try_from(*ms).unwrap_or(u64::MAX)).collect::<Vec<_>>());
     Ok(format!(
-        "waits of {waits:?} ms as its policy says, and after three failures a dead letter with all of them"
+        "backoffs of {waits:?} ms match the policy; after three failures the job is dead and has all three errors"
     ))
 }

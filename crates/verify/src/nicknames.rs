@@ -7,8 +7,9 @@ use crate::cast::{ensure, log_in, single};
 
 pub(crate) const CHECKS: &[Check] = &[Check {
     row: "PRT-09",
-    does: "gives somebody a nickname, reads it back under both paths and after signing in again, sets nickname and theme of \
-           the profile, and looks for the nickname in everything that its bearer can read",
+    does: "sets a nickname for another user, reads it back under both paths and after signing in again, sets \
+           nickname and theme of the profile, and searches everything that the named user can read for the \
+           nickname",
     mend: "look up the request id of the step that failed in the log",
     last: false,
     run: |run| Box::pin(is_private(run)),
@@ -22,26 +23,30 @@ async fn is_private(run: &Run) -> Result<String, Shortfall> {
     let again = log_in(run, &ada).await?.text_at("/access_token")?;
     for (client, path) in [(&ada.client, &new), (&ada.client.with_token(&again), &old)] {
         let read = client.get(path).await?.expect(200)?.text_at("/nickname")?;
-        ensure(read == nickname, || format!("GET {path} reads another nickname than was set"))?;
+        ensure(read == nickname, || {
+            format!("GET {path} returns another nickname than the one that was set")
+        })?;
     }
     let profile = json!({ "nickname": "Countess", "theme": "dark" });
     ada.client.patch("/api/v1/me", profile.clone()).await?.expect(200)?;
     let me = ada.client.get("/api/v1/me").await?.expect(200)?.json();
     ensure(me["nickname"] == profile["nickname"] && me["theme"] == profile["theme"], || {
-        "the profile does not carry the nickname and theme that were set".to_owned()
+        "the profile does not contain the nickname and theme that were set".to_owned()
     })?;
 
     let paths = readable(&*run.document().await?);
     for path in &paths {
         let read = ben.client.get(path).await?.expect(200)?;
-        ensure(!read.text().contains(&nickname), || format!("GET {path} tells its bearer of the nickname"))?;
+        ensure(!read.text().contains(&nickname), || {
+            format!("GET {path} shows the nickname to the user it names")
+        })?;
     }
     ben.client.get(&format!("/api/v1/nicknames/{}", ada.id)).await?.expect_problem(404, "not_found")?;
     ada.client.delete(&new, Value::Null).await?.expect(204)?;
     ada.client.get(&old).await?.expect_problem(404, "not_found")?;
     run.figure("answers_searched", paths.len());
     Ok(format!(
-        "read back under both paths and in a new session; in none of {} answers to its bearer",
+        "read back under both paths and in a new session; absent from all {} responses to the user it names",
         paths.len()
     ))
 }

@@ -13,9 +13,9 @@ use crate::networks::ListedNetwork;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "ACC-14",
-    does: "asks for an administrator's operation from here, with forged `X-Forwarded-For`, and where the target is on this \
-           machine from another address of it",
-    mend: "list the addresses that administer it in server.admin_addresses, and only proxies of one's own in \
+    does: "calls an administration operation from this address, also with forged `X-Forwarded-For` headers, \
+           and from another address of this machine if the target runs on it",
+    mend: "list the addresses of administrators in server.admin_addresses, and only your own proxies in \
            server.trusted_proxies",
     last: false,
     run: |run| Box::pin(are_listed(run)),
@@ -32,9 +32,11 @@ async fn are_listed(run: &Run) -> Result<String, Shortfall> {
     if is_closed(&answer) {
         for forged in FORGED_FORWARDED_FOR {
             let answer = admin.with("x-forwarded-for", forged).get(FACTS).await?;
-            ensure(is_closed(&answer), || format!("this address is not listed, and gets in as {forged}"))?;
+            ensure(is_closed(&answer), || {
+                format!("this address is not listed, but is accepted with X-Forwarded-For: {forged}")
+            })?;
         }
-        let why = "this address is not listed: refused as it is and with forged headers; a listed one was not tried";
+        let why = "this address is not listed and was rejected, also with forged headers; a listed address was not tried";
         return Err(Shortfall::unmeasured(why, UNLISTED_HERE));
     }
     let facts = answer.expect(200)?.json();
@@ -53,17 +55,19 @@ async fn are_listed(run: &Run) -> Result<String, Shortfall> {
             for forged in std::iter::once(None).chain(FORGED_FORWARDED_FOR.map(Some)) {
                 let status = ask_from(run, from, &admin, forged).await?;
                 ensure(status == 403, || {
-                    let as_whom = forged.map_or(String::new(), |forged| format!(" as {forged}"));
-                    format!("{from} is not listed, and was answered {status}{as_whom}")
+                    let as_whom =
+                        forged.map_or(String::new(), |forged| format!(" with X-Forwarded-For: {forged}"));
+                    format!("{from} is not listed, but got {status}{as_whom} instead of 403")
                 })?;
                 refused += 1;
             }
             format!(
-                "this address is let in; {from}, which is not listed, is refused in {refused} ways, forged headers among them"
+                "this address is accepted; {from}, which is not listed, is rejected in {refused} ways, including forged headers"
             )
         }
         None => format!(
-            "this address is among {} networks that are let in; no other address could be tried from here, which tests do",
+            "this address belongs to one of {} listed networks; no unlisted address could be tried from \
+             here, the tests cover that",
             networks.len()
         ),
     })
@@ -99,7 +103,7 @@ async fn ask_from(
 ) -> Result<u16, Shortfall> {
     let refused = |error: std::io::Error| {
         Shortfall::unmeasured(
-            format!("{from} cannot be asked from: {error}"),
+            format!("cannot send a request from {from}: {error}"),
             "run it on the server's machine",
         )
     };
@@ -117,6 +121,7 @@ async fn ask_from(
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer).await.map_err(refused)?;
     let status = String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse().ok());
-    status
-        .ok_or_else(|| Shortfall::unmeasured(format!("{to} answered with no HTTP"), "see what listens there"))
+    status.ok_or_else(|| {
+        Shortfall::unmeasured(format!("{to} did not respond with HTTP"), "check which program listens there")
+    })
 }

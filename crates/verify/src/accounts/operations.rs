@@ -102,7 +102,9 @@ pub(super) async fn operations(run: &Run) -> Result<Vec<Operation>, Shortfall> {
     });
     let read = all.map(|(path, method, operation)| {
         Operation::read(path, method, operation).ok_or_else(|| {
-            Shortfall::fails(format!("the OpenAPI document does not say what {method} {path} needs"))
+            Shortfall::fails(format!(
+                "the OpenAPI document does not state the permissions of {method} {path}"
+            ))
         })
     });
     let operations: Vec<_> = read.collect::<Result<_, _>>()?;

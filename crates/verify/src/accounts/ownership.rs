@@ -11,8 +11,8 @@ use crate::cast::{REQUESTS, ask, bond, break_up, current, decide, ensure, items,
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "ACC-10",
-    does: "somebody keeps one of everything; a stranger asks for every operation with the ids of it, and looks for its contents \
-           in all that they can read; the owner then finds it as it was",
+    does: "creates one resource of each kind; calls every operation as another user with the ids of these \
+           resources, searches all responses for their contents, and checks that the resources are unchanged",
     mend: DEFAULT_REMEDIATION,
     last: false,
     run: |run| Box::pin(are_ones_own(run)),
@@ -139,9 +139,9 @@ impl Kept {
             }
             new => {
                 let why = format!(
-                    "this check does not know the operation {new}, and so not how it names what is somebody's"
+                    "this check does not know the operation {new} and which resources its parameters identify"
                 );
-                return Err(Shortfall::unmeasured(why, "verify with the build that runs"));
+                return Err(Shortfall::unmeasured(why, "run `kith verify` of the build that is deployed"));
             }
         })
     }
@@ -171,7 +171,7 @@ impl Kept {
         }
         let changed = faults.iter().find(|(_, as_it_was)| !as_it_was);
         ensure(changed.is_none(), || {
-            format!("{} of the owner is not as it was", changed.map_or("nothing", |(what, _)| what))
+            format!("{} of the owner was changed", changed.map_or("nothing", |(what, _)| what))
         })
     }
 
@@ -212,13 +212,11 @@ async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
             let answer = stranger.client.send(operation.method.clone(), &path, bytes.into()).await?;
             let told = answer.text();
             ensure(!told.contains(&kept.mark) && !told.contains(&kept.owner.email), || {
-                format!("{} {} tells a stranger what is somebody's own", operation.method, operation.path)
+                format!("{} {} returns data of the owner to another user", operation.method, operation.path)
             })?;
             ensure(wanted.contains(&answer.status), || {
                 let (method, path, status) = (&operation.method, &operation.path, answer.status);
-                format!(
-                    "{method} {path} with another's ids answered a stranger {status} instead of {wanted:?}"
-                )
+                format!("{method} {path} with another user's ids returned {status} instead of {wanted:?}")
             })?;
             cells += 1;
         }
@@ -229,7 +227,7 @@ async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
     run.figure("cells", cells);
     run.figure("operations_that_name_nothing_of_anybodys", names_nothing);
     Ok(format!(
-        "{cells} of {cells} cells told a stranger nothing: 404 or 403 where an id is another's, their own lists where none is; \
-         all is as it was"
+        "{cells} of {cells} calls revealed nothing to another user: 403 or 404 for ids of others, own data \
+         without an id; all resources are unchanged"
     ))
 }

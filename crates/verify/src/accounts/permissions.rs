@@ -10,15 +10,15 @@ use crate::cast::{ensure, log_in, signed_in};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "ACC-03",
-        does: "asks for every operation that the OpenAPI document marks as secured without a token and with four bad ones",
+        does: "calls every operation that the OpenAPI document marks as secured, without a token and with four invalid tokens",
         mend: "put the operation behind `SignedIn` or `Allowed`",
         last: false,
         run: |run| Box::pin(are_secured(run)),
     },
     Check {
         row: "ACC-09",
-        does: "asks for every operation as nobody and in each of the four roles, about nothing that there is and with bodies \
-               that cannot be accepted, so that nothing changes",
+        does: "calls every operation without a token and in each of the four roles, with ids that do not \
+               exist and invalid bodies, so that nothing changes",
         mend: "put the operation behind `Allowed` with its permission; see which roles have it in `auth/roles.rs`",
         last: false,
         run: |run| Box::pin(are_permitted(run)),
@@ -41,8 +41,8 @@ async fn bad_tokens(run: &Run) -> Result<Vec<(&'static str, Client)>, Shortfall>
         ("no token", anonymous.clone()),
         ("a malformed token", with("x.y.z")),
         ("an expired token", with(&expired(&ada)?)),
-        ("a token with another signature", with(&tampered(&ada.access_token))),
-        ("the token of a session that has ended", with(&ended)),
+        ("a token with an invalid signature", with(&tampered(&ada.access_token))),
+        ("the token of an ended session", with(&ended)),
     ])
 }
 
@@ -76,7 +76,7 @@ async fn are_secured(run: &Run) -> Result<String, Shortfall> {
             let answer = operation.try_it(client).await?;
             ensure(
                 answer.status == 401 && answer.code().is_some_and(|code| code == "unauthenticated"),
-                || format!("{} with {what} answered {} instead of 401", answer.asked, answer.status),
+                || format!("{} with {what} returned {} instead of 401", answer.asked, answer.status),
             )?;
             cells += 1;
         }
@@ -86,7 +86,7 @@ async fn are_secured(run: &Run) -> Result<String, Shortfall> {
     run.figure("cells", cells);
     ensure(cells > 0, || "the OpenAPI document marks no operation as secured".to_owned())?;
     Ok(format!(
-        "{cells} of {cells} cells were answered 401: {} operations, {} ways",
+        "{cells} of {cells} calls returned 401: {} operations, {} kinds of tokens",
         secured.len(),
         askers.len()
     ))
@@ -107,7 +107,7 @@ async fn in_role(run: &Run, role: &str) -> Result<Client, Shortfall> {
     };
     let client = client.at(run.node());
     let has = client.get("/api/v1/me").await?.expect(200)?.text_at("/role")?;
-    ensure(has == role, || format!("whoever should be {role} reads the role {has}"))?;
+    ensure(has == role, || format!("an account with the role {role} reads the role {has}"))?;
     Ok(client)
 }
 
@@ -116,7 +116,7 @@ async fn are_permitted(run: &Run) -> Result<String, Shortfall> {
     run.facts().await?;
     let Some(own) = &run.deployment().target().own else {
         return Err(Shortfall::unmeasured(
-            "the table of roles to compare with was not given",
+            "the expected permissions of the roles are not available",
             "run `kith verify` of the build that is deployed",
         ));
     };
@@ -137,8 +137,9 @@ async fn are_permitted(run: &Run) -> Result<String, Shortfall> {
     run.figure("cells", cells);
     run.figure("cells_left_out", left_out);
     Ok(format!(
-        "{cells} of {cells} cells are as the document and the table of roles say; left out {left_out}: what is for \
-         development, ends the session that asks, or would change something of an administrator's own"
+        "{cells} of {cells} calls match the document and the permissions of the roles; {left_out} left out: \
+         development operations, those that end the caller's session, and those that change the \
+         administrator's own data"
     ))
 }
 
@@ -170,13 +171,13 @@ impl Matrix {
         let who = role.map_or("nobody", |role| role.name);
         let asked = format!("{} {}", operation.method, operation.path);
         let found =
-            || format!("{asked} as {who} answered {} ({})", answer.status, answer.code().unwrap_or_default());
+            || format!("{asked} as {who} returned {} ({})", answer.status, answer.code().unwrap_or_default());
         ensure(operation.statuses.contains(&answer.status), || {
-            format!("{}, which it does not declare", found())
+            format!("{}, a status that is not declared", found())
         })?;
         let wanted = if role.is_none() { 401 } else { 403 };
         ensure(is_refused(&answer) != may && (may || answer.status == wanted), || {
-            let wanted = if may { "as it would anybody who may".to_owned() } else { wanted.to_string() };
+            let wanted = if may { "a result for a permitted caller".to_owned() } else { wanted.to_string() };
             format!("{} instead of {wanted}", found())
         })?;
         self.cells += 1;

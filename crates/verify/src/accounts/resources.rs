@@ -10,8 +10,8 @@ use crate::cast::{REQUESTS, ask, break_up, decide, ensure, single};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "API-12",
-    does: "reads everything that the OpenAPI document lets somebody read without naming anything, and makes, reads, changes and \
-           takes away one of each kind",
+    does: "calls every documented GET operation without path parameters, and creates, reads, changes and \
+           deletes one resource of each kind",
     mend: DEFAULT_REMEDIATION,
     last: false,
     run: |run| Box::pin(work(run)),
@@ -40,7 +40,7 @@ async fn work(run: &Run) -> Result<String, Shortfall> {
     let kinds = table.rows.len();
     table.tell();
     run.figure("reads", read);
-    Ok(format!("{read} reads answered 2xx, and {kinds} kinds of things went through {steps} steps"))
+    Ok(format!("{read} reads returned 2xx or 3xx; {kinds} kinds of resources passed {steps} steps"))
 }
 
 /// Reads every GET operation without path parameters and fails on any status outside 200 to 399. Returns
@@ -56,7 +56,7 @@ async fn read_all(run: &Run, ada: &Person) -> Result<usize, Shortfall> {
         let client = if operation.permissions.is_some() { ada.client.clone() } else { run.anonymous() };
         let answer = client.get(&operation.path).await?;
         ensure((200..400).contains(&answer.status), || {
-            format!("{} answered {}", answer.asked, answer.status)
+            format!("{} returned {}", answer.asked, answer.status)
         })?;
         read += 1;
     }
@@ -169,7 +169,7 @@ async fn partners(table: &mut Table<'_>, ada: &Person, ben: &Person) -> Result<(
     ada.client.get(&format!("/api/v1/spaces/bonds/{bond}/export")).await?.expect(200)?;
     let history = done(ben.client.get("/api/v1/partners/history").await?, 200)?;
     ensure(history["items"].as_array().is_some_and(|all| all.iter().any(|one| one["id"] == *bond)), || {
-        "a bond that has ended is not in the history".to_owned()
+        "an ended bond is missing from the history".to_owned()
     })?;
     table.row("bond", &["create", "read", "end", "history", "export"]);
     Ok(())

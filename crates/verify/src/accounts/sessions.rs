@@ -12,21 +12,21 @@ use crate::cast::{ensure, items, log_in, refresh, signed_in};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "ACC-05",
-        does: "signs in at one node, and calls each of the others directly",
+        does: "signs in at one node and calls each of the other nodes directly",
         mend: "give all nodes the same JWT_SECRET, JWT_REFRESH_SECRET and database",
         last: false,
         run: |run| Box::pin(holds_everywhere(run)),
     },
     Check {
         row: "ACC-08",
-        does: "opens three sessions, lists them, logs out of one and ends another from a third",
-        mend: "set auth.access_token_minutes to 15 or so; look up the request id of the step that failed in the log",
+        does: "opens three sessions, lists them, logs out of one and ends another from the third",
+        mend: "set auth.access_token_minutes to about 15; look up the request id of the failed step in the log",
         last: false,
         run: |run| Box::pin(can_be_ended(run)),
     },
     Check {
         row: "DRV-01",
-        does: "renews a session, sends the spent token again at once and after 16 seconds, and then the newer ones",
+        does: "refreshes a session, sends the used refresh token again at once and after 16 seconds, and then the newer tokens",
         mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(rotates(run)),
@@ -45,10 +45,10 @@ async fn holds_everywhere(run: &Run) -> Result<String, Shortfall> {
     if others.is_empty() {
         if run.facts().await?["database"]["engine"] == "sqlite" {
             return Err(Shortfall::NotApplicable(
-                "it has one node: SQLite belongs to one process".to_owned(),
+                "the deployment has one node: a SQLite database belongs to one process".to_owned(),
             ));
         }
-        return Err(Shortfall::unmeasured("one node is known", "name another with --node"));
+        return Err(Shortfall::unmeasured("only one node is known", "name another with --node"));
     }
     let ada = signed_in(run).await?;
     let body = json!({ "email": ada.email, "password": ada.password });
@@ -57,13 +57,13 @@ async fn holds_everywhere(run: &Run) -> Result<String, Shortfall> {
     for node in others {
         let client = run.anonymous().at(node);
         let me = client.with_token(&session.text_at("/access_token")?).get(ME).await?.expect(200)?;
-        ensure(me.text_at("/id")? == ada.id, || format!("{node} takes the token for somebody else's"))?;
+        ensure(me.text_at("/id")? == ada.id, || format!("{node} accepts the token as that of another user"))?;
         let renewed =
             client.post("/api/v1/auth/refresh", json!({ "refresh_token": refresh })).await?.expect(200)?;
         refresh = renewed.text_at("/refresh_token")?;
     }
     run.figure("other_nodes", others.len());
-    Ok(format!("a session of one node is read and renewed on each of the others: {}", others.len()))
+    Ok(format!("a session of one node is accepted and refreshed on {} other nodes", others.len()))
 }
 
 /// New session.
@@ -94,7 +94,9 @@ impl Opened {
         let access = self.client.get(ME).await?.status;
         let renewal = refresh(run, &self.refresh).await?.status;
         ensure((access, renewal) == (401, 401), || {
-            format!("after {how} the access token is answered {access} and the refresh token {renewal}")
+            format!(
+                "after {how} the access token gets {access} and the refresh token {renewal} instead of 401"
+            )
         })
     }
 }
@@ -112,7 +114,7 @@ async fn can_be_ended(run: &Run) -> Result<String, Shortfall> {
     ensure(opened.iter().all(|one| is_there(&before, one)), || "an open session is not listed".to_owned())?;
     let current: Vec<_> = before.iter().filter(|session| session["current"] == true).collect();
     ensure(current.len() == 1 && current[0]["id"] == *mine.id, || {
-        "the list does not know which one asks".to_owned()
+        "the list does not mark the caller's session as current".to_owned()
     })?;
 
     let anonymous = run.anonymous().at(run.node());
@@ -126,11 +128,13 @@ async fn can_be_ended(run: &Run) -> Result<String, Shortfall> {
     ended.ensure_ended(run, "a session was ended").await?;
     let after = items(&ada, SESSIONS).await?;
     ensure(after.len() + 2 == before.len() && is_there(&after, mine), || {
-        format!("two sessions were ended, and {} of {} are listed", after.len(), before.len())
+        format!("after two sessions ended, {} of {} are listed", after.len(), before.len())
     })?;
     anonymous.post("/api/v1/auth/logout", json!({ "refresh_token": mine.refresh })).await?.expect(204)?;
     run.figure("sessions_listed", json!([before.len(), between.len(), after.len()]));
-    Ok("access tokens are short-lived; each session is listed, and logged out of or ended it is good for nothing at once".to_owned())
+    Ok("access tokens are short-lived; each session is listed, and its tokens are rejected as soon as it is \
+        logged out or ended"
+        .to_owned())
 }
 
 async fn rotates(run: &Run) -> Result<String, Shortfall> {
@@ -138,9 +142,9 @@ async fn rotates(run: &Run) -> Result<String, Shortfall> {
     let first = log_in(run, &ada).await?.text_at("/refresh_token")?;
     let renewed = refresh(run, &first).await?.expect(200)?;
     let (second, access) = (renewed.text_at("/refresh_token")?, renewed.text_at("/access_token")?);
-    ensure(second != first, || "a renewal gave the token that it was asked with".to_owned())?;
+    ensure(second != first, || "a refresh returned the same refresh token".to_owned())?;
     let again = refresh(run, &first).await?.expect(200)?.text_at("/refresh_token")?;
-    ensure(again == second, || "within the grace a repetition got another token than the first".to_owned())?;
+    ensure(again == second, || "a repetition within the grace period returned a different token".to_owned())?;
     let client = run.anonymous().at(run.node()).with_token(&access);
     client.get(ME).await?.expect(200)?;
     tokio::time::sleep(AFTER_REUSE_GRACE).await;
@@ -148,5 +152,7 @@ async fn rotates(run: &Run) -> Result<String, Shortfall> {
     refresh(run, &second).await?.expect_problem(401, "invalid_refresh_token")?;
     client.get(ME).await?.expect(401)?;
     run.figure("replayed_after_s", AFTER_REUSE_GRACE.as_secs());
-    Ok("a repetition at once gets the same token; one after 16 s is refused and ends the session, newer tokens with it".to_owned())
+    Ok("an immediate repetition returns the same token; one after 16 s is rejected and ends the session, \
+        including newer tokens"
+        .to_owned())
 }

@@ -11,15 +11,15 @@ use crate::cast::{ensure, log_in, signed_in, try_password};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "ACC-02",
-        does: "signs in with the right password, a wrong one and an unknown address, and reads the claims of the token",
+        does: "signs in with the correct password, a wrong password and an unknown address, and reads the claims of the token",
         mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(gives_tokens(run)),
     },
     Check {
         row: "ACC-07",
-        does: "gives five wrong passwords for a made-up account, then the right one; signs in to another from the same address, \
-               and reads the audit log",
+        does: "sends five wrong passwords for a synthetic account, then the correct one; signs in to another \
+               account from the same address, and reads the audit log",
         mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(locks(run)),
@@ -32,7 +32,7 @@ const WRONG: &str = "not this one";
 pub(super) fn read(token: &str, part: usize) -> Result<Value, Shortfall> {
     let text = token.split('.').nth(part).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
     let json = text.and_then(|text| serde_json::from_slice(&text).ok());
-    json.ok_or_else(|| Shortfall::fails("the access token is no JWT"))
+    json.ok_or_else(|| Shortfall::fails("the access token is not a JWT"))
 }
 
 async fn gives_tokens(run: &Run) -> Result<String, Shortfall> {
@@ -40,31 +40,32 @@ async fn gives_tokens(run: &Run) -> Result<String, Shortfall> {
     let session = log_in(run, &ada).await?;
     let (access, refresh) = (session.text_at("/access_token")?, session.text_at("/refresh_token")?);
     ensure(!refresh.is_empty() && refresh != access, || {
-        "the refresh token is empty, or the access token".to_owned()
+        "the refresh token is empty or equal to the access token".to_owned()
     })?;
     let (header, claims) = (read(&access, 0)?, read(&access, 1)?);
     let lasts = claims["exp"].as_i64().zip(claims["iat"].as_i64()).map(|(end, start)| end - start);
     run.figure("header", json!({ "alg": header["alg"], "typ": header["typ"], "kid": "…" }));
     run.figure("claims", json!({ "iss": claims["iss"], "aud": claims["aud"], "sub": "…", "exp-iat": lasts }));
-    ensure(claims["sub"] == *ada.id, || "the token is about somebody else".to_owned())?;
+    ensure(claims["sub"] == *ada.id, || "the subject of the token is another user".to_owned())?;
     let told = session.json()["expires_in"].as_i64();
     ensure(lasts.is_some() && lasts == told, || {
-        format!("the token lasts {lasts:?} s and the answer says {told:?}")
+        format!("the token is valid for {lasts:?} s, but expires_in is {told:?}")
     })?;
     let client = run.anonymous().with_token(&access);
     let me = client.get("/api/v1/me").await?.expect(200)?.text_at("/id")?;
-    ensure(me == ada.id, || "the token signs somebody else in".to_owned())?;
+    ensure(me == ada.id, || "the token is accepted as that of another user".to_owned())?;
 
     let wrong = try_password(run, &ada.email, WRONG).await?;
     let unknown = try_password(run, &format!("nobody-{}", ada.email), WRONG).await?;
     let (wrong, unknown) = (refusal(wrong)?, refusal(unknown)?);
     ensure(wrong == unknown, || {
-        "a wrong password and an unknown address are answered differently".to_owned()
+        "the responses to a wrong password and to an unknown address differ".to_owned()
     })?;
     // A successful log-in resets the failure counter for later checks.
     log_in(run, &ada).await?;
     Ok(format!(
-        "the right password gets both tokens, valid for {} s; a wrong one and an unknown address the same 401",
+        "the correct password returns both tokens, the access token valid for {} s; a wrong password and an \
+         unknown address return the same 401",
         lasts.unwrap_or_default()
     ))
 }
@@ -73,7 +74,7 @@ async fn gives_tokens(run: &Run) -> Result<String, Shortfall> {
 fn refusal(answer: Answer) -> Result<Value, Shortfall> {
     let mut problem = answer.expect_problem(401, "invalid_credentials")?.json();
     let told = problem.to_string();
-    ensure(!told.contains("token"), || "a refused log-in tells of tokens".to_owned())?;
+    ensure(!told.contains("token"), || "the response to a rejected log-in mentions tokens".to_owned())?;
     problem["request_id"].take();
     Ok(problem)
 }
@@ -89,7 +90,7 @@ async fn locks(run: &Run) -> Result<String, Shortfall> {
     let locked = try_password(run, &ada.email, &ada.password).await?.expect_problem(423, "locked")?;
     let wait = locked.retry_after().unwrap_or_default();
     ensure((1..=60).contains(&wait), || {
-        format!("the first lock says to wait {wait} s instead of a minute at most")
+        format!("the first lock has a Retry-After of {wait} s instead of at most 60")
     })?;
     run.figure("locked_for_s", wait);
     let other = signed_in(run).await?;
@@ -100,10 +101,10 @@ async fn locks(run: &Run) -> Result<String, Shortfall> {
     let entries = run.as_admin(&path).await?["items"].as_array().map_or(0, Vec::len);
     run.figure("audit_entries", entries);
     ensure(entries == FAILURES_UNTIL_LOCKED, || {
-        format!("{FAILURES_UNTIL_LOCKED} failures left {entries} audit entries")
+        format!("{FAILURES_UNTIL_LOCKED} failed log-ins created {entries} audit entries")
     })?;
     Ok(format!(
-        "after {FAILURES_UNTIL_LOCKED} failures the right password is refused for {wait} s, others sign in from the same address, and \
-         {entries} audit entries tell of it"
+        "after {FAILURES_UNTIL_LOCKED} failures the correct password is rejected for {wait} s; another \
+         account can sign in from the same address; {entries} audit entries record the failures"
     ))
 }

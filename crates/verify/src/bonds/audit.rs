@@ -7,10 +7,10 @@ use crate::cast::{REQUESTS, ensure, single};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "SEC-24",
-    does: "signs in and out, fails to, asks, accepts, parts, blocks and sets a role; looks each up in the audit log by its \
-           request id; has the newest links of the chain recomputed, and the chain compared with the head that is \
-           remembered outside the database",
-    mend: "run `kith audit verify`; if it breaks, compare with the last backup before anything else is changed",
+    does: "signs in, fails to sign in, signs out, sends and accepts a request, breaks up, blocks and sets a \
+           role; looks up each action in the audit log by its request id; reads the server's verification of \
+           the newest links of the chain and of the head stored outside the database",
+    mend: "run `kith audit verify`; if the chain is broken, compare it with the last backup before you change anything",
     last: false,
     run: |run| Box::pin(is_complete(run)),
 }];
@@ -55,7 +55,9 @@ impl<'r> Diary<'r> {
                 && told.iter().zip(entries).all(|(one, (actor, action, object))| {
                     one.0 == *actor && one.1 == *action && (object.is_empty() || one.2 == *object)
                 });
-            ensure(same, || format!("under {request_id} the log has {told:?} instead of {entries:?}"))?;
+            ensure(same, || {
+                format!("for request {request_id} the audit log has {told:?} instead of {entries:?}")
+            })?;
             found += told.len();
         }
         Ok(found)
@@ -79,19 +81,17 @@ async fn is_complete(run: &Run) -> Result<String, Shortfall> {
     let chain = &facts["modules"]["audit.chain"];
     run.figure("chain", chain.clone());
     let (Some(links), Some(recomputed)) = (chain["links"].as_i64(), chain["recomputed"].as_i64()) else {
-        return Err(Shortfall::unmeasured(
-            "the server does not tell of its chain",
-            "run this build on the server too",
-        ));
+        return Err(Shortfall::unmeasured("the server does not report its audit chain", "deploy this build"));
     };
-    ensure(chain["fault"].is_null(), || format!("the chain does not hold: {}", chain["fault"]))?;
+    ensure(chain["fault"].is_null(), || format!("the audit chain is invalid: {}", chain["fault"]))?;
     let head = &chain["remembered_head"];
     ensure(head["fault"].is_null(), || {
-        format!("the chain does not contain the head that was remembered: {}", head["fault"])
+        format!("the audit chain does not contain the stored head: {}", head["fault"])
     })?;
     Ok(format!(
-        "{actions} actions left {entries} entries, each with its actor, object and request id; the newest {recomputed} of \
-         {links} links hold, and the chain contains the head that was remembered outside the database"
+        "{actions} actions created {entries} entries with the expected actor, object and request id; the \
+         newest {recomputed} of {links} links are valid, and the chain contains the head stored outside the \
+         database"
     ))
 }
 

@@ -7,8 +7,8 @@ use crate::cast::{REQUESTS, ensure, single};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "OBS-12",
-    does: "sends a request, takes it back and fails once, and reads /api/metrics before and after",
-    mend: "scrape /api/metrics of each node itself; name one with --node if the target spreads requests over several",
+    does: "sends a request, cancels it and sends an invalid one, and reads /api/metrics before and after",
+    mend: "scrape /api/metrics of each node directly; use --node if the target distributes requests over several nodes",
     last: false,
     run: |run| Box::pin(is_counted(run)),
 }];
@@ -27,7 +27,7 @@ async fn is_counted(run: &Run) -> Result<String, Shortfall> {
         |status: &str| format!("kith_http_requests_total{{{}}}", route(&format!(",status=\"{status}\"")));
     let series = [
         ("requests made", "kith_events_total{kind=\"partner_request.created\"}".to_owned(), 1.0),
-        ("requests taken back", "kith_events_total{kind=\"partner_request.cancelled\"}".to_owned(), 1.0),
+        ("requests cancelled", "kith_events_total{kind=\"partner_request.cancelled\"}".to_owned(), 1.0),
         ("successes", of_requests("2xx"), 1.0),
         ("failures", of_requests("4xx"), 1.0),
         ("times measured", format!("kith_http_request_duration_seconds_count{{{}}}", route("")), 2.0),
@@ -36,12 +36,12 @@ async fn is_counted(run: &Run) -> Result<String, Shortfall> {
         let grown = after.since(&before, name);
         run.figure(what, grown);
         // Other traffic may count at the same time.
-        ensure(grown >= *wanted, || format!("{what} grew by {grown} instead of {wanted}: {name}"))?;
+        ensure(grown >= *wanted, || format!("{what} increased by {grown} instead of {wanted}: {name}"))?;
     }
     let (good, bad) = (after.of(&of_requests("2xx")), after.of(&of_requests("4xx")));
     let share = 100.0 * good / (good + bad);
     Ok(format!(
-        "{} series moved by what was done; {share:.0} % of requests sent to this node succeeded",
+        "{} series increased as expected; {share:.0} % of the partner requests sent to this node succeeded",
         series.len()
     ))
 }

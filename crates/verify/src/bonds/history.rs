@@ -9,16 +9,16 @@ use crate::cast::{REQUESTS, ask, break_up, decide, ensure, items, single};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "PRT-07",
-        does: "two people ask, refuse, take back, accept, part and come back; compares both histories with what they did, and \
-               counts the positions of all events",
+        does: "has two users send, reject, cancel and accept requests, break up and restore the bond; \
+               compares both histories with these actions, and counts the positions of all events",
         mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(tells_all(run)),
     },
     Check {
         row: "PRT-08",
-        does: "asks for how long the bond has been over that waits longest to be archived",
-        mend: "see in the log why the upkeep fails, and that a server runs",
+        does: "reads how long the oldest bond due for archiving is overdue",
+        mend: "look in the log for failures of the maintenance jobs, and check that a server runs",
         last: false,
         run: |run| Box::pin(is_archived(run)),
     },
@@ -45,14 +45,15 @@ async fn tells_all(run: &Run) -> Result<String, Shortfall> {
     }
     for (one, other) in [(&ada, &ben), (&ben, &ada)] {
         let told = requests_with(one, other).await?;
-        ensure(told == done, || {
-            format!("{} requests were made, and this is told of them: {told:?}", done.len())
-        })?;
+        ensure(told == done, || format!("{} requests were sent, but the list has {told:?}", done.len()))?;
         let bonds: Vec<_> = items(one, "/api/v1/partners/history?limit=100").await?;
         let bonds: Vec<_> = bonds.iter().filter(|bond| bond["partner"]["id"] == *other.id).collect();
         let breakups = |bond: &Value| bond["breakups"].as_array().map_or(0, Vec::len);
         ensure(bonds.len() == 1 && breakups(bonds[0]) == 2 && bonds[0]["restorations"] == 1, || {
-            format!("one bond came back once and ended twice, and {} bonds are told of", bonds.len())
+            format!(
+                "the history has {} bonds instead of one that was restored once and ended twice",
+                bonds.len()
+            )
         })?;
     }
     let facts = run.facts().await?;
@@ -60,12 +61,12 @@ async fn tells_all(run: &Run) -> Result<String, Shortfall> {
     let at = |name: &str| positions[name].as_i64().unwrap_or(-1);
     let missing = at("last") - at("first") + 1 - at("count");
     ensure(at("count") > 0 && missing == 0, || {
-        format!("{missing} positions of events are missing: {positions}")
+        format!("{missing} event positions are missing: {positions}")
     })?;
     run.figure("requests", done.len());
     run.figure("positions", positions.clone());
     Ok(format!(
-        "{} requests and a bond that came back are told to both as they were made; {} events without a gap",
+        "both users read the {} requests and the restored bond as expected; {} events without a gap in their positions",
         done.len(),
         at("count")
     ))
@@ -89,19 +90,14 @@ async fn is_archived(run: &Run) -> Result<String, Shortfall> {
     run.figure("archive", archive.clone());
     let (Some(overdue), Some(archived)) = (archive["overdue_s"].as_i64(), archive["archived"].as_i64())
     else {
-        return Err(Shortfall::unmeasured(
-            "the server does not tell of its archive",
-            "run this build on the server too",
-        ));
+        return Err(Shortfall::unmeasured("the server does not report its archive", "deploy this build"));
     };
     ensure(overdue <= MAX_ARCHIVE_DELAY_S, || {
-        format!(
-            "a bond waits for {overdue} s to be archived, more than {MAX_ARCHIVE_DELAY_S} s behind its 30 days"
-        )
+        format!("a bond has been due for archiving for {overdue} s, more than {MAX_ARCHIVE_DELAY_S} s")
     })?;
     let spaces = facts["modules"]["spaces.archive"]["overdue_s"].as_i64().unwrap_or(i64::MAX);
     ensure(spaces <= MAX_ARCHIVE_DELAY_S, || {
-        format!("the space of an archived bond waits for {spaces} s to be archived too")
+        format!("the space of an archived bond has been due for archiving for {spaces} s")
     })?;
-    Ok(format!("no bond that cannot come back waits longer than {overdue} s to be archived; {archived} are"))
+    Ok(format!("the oldest bond due for archiving is overdue by {overdue} s; {archived} bonds are archived"))
 }

@@ -10,22 +10,22 @@ use crate::cast::{ask, bond, break_up, current, decide, ensure, ensure_status, i
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "PRT-04",
-        does: "two people part and come back, find the same bond and what they kept in it; with somebody else it is a fresh \
-               one",
+        does: "has two users break up and accept again, and checks that the bond and its items are restored; \
+               checks that a bond with another user is new",
         mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(comes_back(run)),
     },
     Check {
         row: "PRT-05",
-        does: "a request to somebody with a partner waits until they have parted, and is then accepted",
+        does: "sends a request to a user with a partner, checks that it stays pending, and accepts it after the breakup",
         mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(is_free_again(run)),
     },
     Check {
         row: "PRT-06",
-        does: "one of two breaks up; reads both views, the event's counter and the audit log",
+        does: "ends a bond; reads the views of both users, the event counter and the audit log",
         mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(ends_for_both(run)),
@@ -45,37 +45,46 @@ async fn comes_back(run: &Run) -> Result<String, Shortfall> {
     let parted = break_up(&ada).await?;
     let at = |name: &str| parted.text_at(&format!("/bond/{name}"))?.parse::<Timestamp>().map_err(no_time);
     let window = at("restorable_until")?.since(at("ended_at")?);
-    ensure(window == days(30), || format!("it can come back for {} s instead of 30 days", window.as_secs()))?;
+    ensure(window == days(30), || {
+        format!("the bond can be restored for {} s instead of 30 days", window.as_secs())
+    })?;
     ben.client.get(&item).await?.expect_problem(409, "not_bonded")?;
 
     let second = bond(&ben, &ada).await?;
-    ensure(second == first, || format!("within 30 days {first} came back as {second}"))?;
+    ensure(second == first, || {
+        format!("within 30 days the bond {first} was replaced by {second} instead of restored")
+    })?;
     let back = current(&ada).await?;
     ensure(back["restorations"] == 1 && back["restored_at"].is_string(), || {
-        format!("it came back once, and reads restorations {}", back["restorations"])
+        format!("the bond was restored once, but its restorations are {}", back["restorations"])
     })?;
     let read = ben.client.get(&item).await?.expect(200)?.json();
-    ensure(read["data"]["text"] == *mark, || "what they kept together did not come back".to_owned())?;
+    ensure(read["data"]["text"] == *mark, || "the items of the bond's space were not restored".to_owned())?;
     let history = with(&items(&ben, HISTORY).await?, &ada);
     ensure(
         history.len() == 1 && history[0]["breakups"].as_array().is_some_and(|all| all.len() == 1),
-        || format!("the history of the two has {} bonds instead of one with one breakup", history.len()),
+        || {
+            format!(
+                "the history of the two users has {} bonds instead of one with one breakup",
+                history.len()
+            )
+        },
     )?;
 
     break_up(&ben).await?;
     let fresh = bond(&ada, &eve).await?;
     let other = current(&ada).await?;
     ensure(fresh != first && other["restorations"] == 0, || {
-        "with somebody else the old bond came back".to_owned()
+        "the old bond was restored with another user".to_owned()
     })?;
     break_up(&ada).await?;
     run.figure("restorable_days", window.as_secs() / 86_400);
-    Ok("back within 30 days it is the same bond with all that was in it; with somebody else a fresh one"
+    Ok("within 30 days the same bond is restored with its items; with another user a new bond is created"
         .to_owned())
 }
 
 fn no_time(fault: impl std::fmt::Display) -> Shortfall {
-    Shortfall::fails(format!("a breakup tells a time that is none: {fault}"))
+    Shortfall::fails(format!("a breakup has an invalid time: {fault}"))
 }
 
 /// Returns the bonds with `partner` in a history.
@@ -92,19 +101,20 @@ async fn is_free_again(run: &Run) -> Result<String, Shortfall> {
     break_up(&ben).await?;
     for who in [&ada, &ben] {
         ensure(current(who).await?.is_null(), || {
-            "after a breakup one of the two still has a partner".to_owned()
+            "after a breakup one of the users still has a partner".to_owned()
         })?;
     }
     let second = decide(&ada, &waiting, "accept").await?.expect(200)?.text_at("/bond/id")?;
-    ensure(second != first, || "the next partner got the bond of the one before".to_owned())?;
+    ensure(second != first, || "the next partner got the previous bond".to_owned())?;
     for (one, other) in [(&ada, &eve), (&eve, &ada)] {
         let bond = current(one).await?;
         ensure(bond["id"] == *second && bond["partner"]["id"] == *other.id, || {
-            format!("after the slot was assigned, one of the two reads the bond {}", bond["id"])
+            format!("after the request was accepted, one of the users has the bond {}", bond["id"])
         })?;
     }
     break_up(&ada).await?;
-    Ok("refused while the slot was taken, vacant for both after the breakup, then assigned to who waited"
+    Ok("rejected while the slot was occupied; vacant for both users after the breakup; then assigned to the \
+        sender of the pending request"
         .to_owned())
 }
 
@@ -117,7 +127,7 @@ async fn ends_for_both(run: &Run) -> Result<String, Shortfall> {
     client.post("/api/v1/partners/breakup", json!({ "reason": reason })).await?.expect(200)?;
     for who in [&ada, &ben] {
         ensure(current(who).await?.is_null(), || {
-            "after a breakup one of the two still has a partner".to_owned()
+            "after a breakup one of the users still has a partner".to_owned()
         })?;
     }
     let ended = async |of: &Person| {
@@ -127,9 +137,9 @@ async fn ends_for_both(run: &Run) -> Result<String, Shortfall> {
     };
     let (mine, theirs) = (ended(&ada).await?, ended(&ben).await?);
     ensure(mine.0.is_string() && mine.0 == theirs.0, || {
-        format!("it ended at {} for one and at {} for the other", mine.0, theirs.0)
+        format!("the bond ended at {} for one user and at {} for the other", mine.0, theirs.0)
     })?;
-    ensure(mine.1 && !theirs.1, || "the reason is not told to its author alone".to_owned())?;
+    ensure(mine.1 && !theirs.1, || "the reason is not visible to its author only".to_owned())?;
     let told = run.counters().await?.since(&before, ENDED);
     ensure(told >= 1.0, || "the event `bond.ended` was not counted".to_owned())?;
     let entries = run.audit_of(&request_id).await?;
@@ -140,9 +150,12 @@ async fn ends_for_both(run: &Run) -> Result<String, Shortfall> {
     };
     let written = entries.iter().filter(is_it).count();
     ensure((written, entries.len()) == (1, 1), || {
-        format!("the breakup left {} audit entries, {written} of them right, instead of one", entries.len())
+        format!(
+            "the breakup created {} audit entries, {written} of them correct, instead of one",
+            entries.len()
+        )
     })?;
     run.figure("audit_entries", written);
-    Ok("both lost the partner at the same moment, the event was counted, and one audit entry tells of it"
+    Ok("the bond ended for both users at the same time; the event was counted, and one audit entry records it"
         .to_owned())
 }

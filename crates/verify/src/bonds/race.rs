@@ -10,9 +10,9 @@ use crate::cast::{REQUESTS, ask, break_up, current, ensure, single, status};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "PRT-03",
-    does: "nine people ask one, who accepts all nine at the same moment, on every node that is known; counts people with \
-           several bonds, and looks for the key that refuses a second one",
-    mend: "stop taking writes, end the surplus bonds, and bring the schema back to what `kith migrate status` expects",
+    does: "has nine users send requests to one user, who accepts all nine concurrently on all known nodes; \
+           counts users with several bonds, and checks for the unique key that prevents a second one",
+    mend: "stop writes, end the surplus bonds, and restore the schema that `kith migrate status` expects",
     last: false,
     run: |run| Box::pin(one_wins(run)),
 }];
@@ -32,9 +32,11 @@ async fn one_wins(run: &Run) -> Result<String, Shortfall> {
     run.figure("accepted_at_once", CONCURRENT_REQUESTS);
     run.figure("won", won);
     let odd = statuses.iter().find(|status| ![200, 409].contains(*status));
-    ensure(odd.is_none(), || format!("an acceptance was answered {}", odd.copied().unwrap_or_default()))?;
+    ensure(odd.is_none(), || {
+        format!("an acceptance returned {} instead of 200 or 409", odd.copied().unwrap_or_default())
+    })?;
     ensure(won == 1, || {
-        format!("of {CONCURRENT_REQUESTS} acceptances for one slot at once {won} succeeded")
+        format!("of {CONCURRENT_REQUESTS} concurrent acceptances for one slot {won} succeeded instead of one")
     })?;
 
     let mine = current(&one).await?;
@@ -43,7 +45,7 @@ async fn one_wins(run: &Run) -> Result<String, Shortfall> {
         let wanted = if *answered == 200 { (&mine["id"], "accepted") } else { (&Value::Null, "superseded") };
         ensure(bond["id"] == *wanted.0 && reads == wanted.1, || {
             format!(
-                "after the race, whoever was answered {answered} has the bond {} and reads {reads}",
+                "after the race, the sender whose request got {answered} has the bond {} and the request status {reads}",
                 bond["id"]
             )
         })?;
@@ -51,7 +53,8 @@ async fn one_wins(run: &Run) -> Result<String, Shortfall> {
     break_up(&one).await?;
     by_the_books(run).await?;
     Ok(format!(
-        "of {CONCURRENT_REQUESTS} acceptances at once one won; nobody has two bonds, and a key of the database refuses a second"
+        "of {CONCURRENT_REQUESTS} concurrent acceptances one succeeded; no user has two bonds, and a unique \
+         key of the database prevents a second"
     ))
 }
 
@@ -88,12 +91,12 @@ async fn by_the_books(run: &Run) -> Result<(), Shortfall> {
     run.figure("slots", slots.clone());
     let count = |name: &str| slots[name].as_i64().unwrap_or(-1);
     let several = count("people_with_several_bonds");
-    ensure(several == 0, || format!("{several} people have more than one bond that has not ended"))?;
+    ensure(several == 0, || format!("{several} users have more than one active bond"))?;
     let without = count("bonds_without_both_slots");
-    ensure(without == 0, || format!("{without} bonds that have not ended lack a slot"))?;
+    ensure(without == 0, || format!("{without} active bonds lack a slot"))?;
     let stale = count("slots_of_ended_bonds");
-    ensure(stale == 0, || format!("{stale} slots are taken by bonds that have ended"))?;
+    ensure(stale == 0, || format!("{stale} slots are occupied by ended bonds"))?;
     ensure(slots["unique_key"] == true, || {
-        "no key of the database keeps a person from a second slot".to_owned()
+        "the database has no unique key that prevents a second slot".to_owned()
     })
 }

@@ -8,7 +8,7 @@ use crate::cast::{REQUESTS, ask, bond, break_up, current, decide, ensure, ensure
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "PRT-02",
-    does: "three people try every step that is not theirs, comes too late, or goes to the wrong one",
+    does: "has three users try illegal transitions: by the wrong user, on decided requests, and to invalid recipients",
     mend: DEFAULT_REMEDIATION,
     last: false,
     run: |run| Box::pin(refuses(run)),
@@ -34,7 +34,7 @@ async fn refuses(run: &Run) -> Result<String, Shortfall> {
     ];
     let all: usize = tried.iter().sum();
     run.figure("illegal_steps", all);
-    Ok(format!("{all} illegal steps were refused as declared, and the state was as before"))
+    Ok(format!("{all} illegal transitions were rejected as declared, and the state did not change"))
 }
 
 impl Cast<'_> {
@@ -86,7 +86,7 @@ impl Cast<'_> {
         ada.client.post(REQUESTS, body).await?.expect_problem(409, "too_soon_to_ask_again")?;
         ensure_status(ada, &id, "rejected").await?;
         for who in [ada, ben] {
-            ensure(current(who).await?.is_null(), || "a refused step made a bond".to_owned())?;
+            ensure(current(who).await?.is_null(), || "a rejected transition created a bond".to_owned())?;
         }
         Ok(3)
     }
@@ -122,7 +122,7 @@ impl Cast<'_> {
             decide(by, made, step).await?.expect_problem(409, "request_not_pending")?;
         }
         let still = current(ada).await?;
-        ensure(still["id"] == *bond, || format!("after refused steps the bond reads {}", still["id"]))?;
+        ensure(still["id"] == *bond, || format!("after rejected transitions the bond is {}", still["id"]))?;
         decide(eve, &waiting, "cancel").await?.expect(200)?;
         break_up(ada).await?;
         Ok(5)
@@ -132,6 +132,8 @@ impl Cast<'_> {
     async fn ensure_asked(&self, who: &Person, wanted: usize) -> Result<(), Shortfall> {
         let waiting = items(who, &format!("{REQUESTS}?direction=outgoing&status=pending")).await?.len();
         self.run.figure("waiting_after_refusals", waiting);
-        ensure(waiting == wanted, || format!("after refusals {waiting} requests wait instead of {wanted}"))
+        ensure(waiting == wanted, || {
+            format!("after rejected transitions {waiting} requests are pending instead of {wanted}")
+        })
     }
 }

@@ -11,22 +11,22 @@ use crate::cast::{REQUESTS, ask, decide, ensure, ensure_status, items, single};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "PRT-01",
-        does: "two people send, list, reject, take back and accept requests under the old paths, and read each back",
+        does: "has two users send, list, reject, cancel and accept requests under the old paths, and reads back each state",
         mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(serves(run)),
     },
     Check {
         row: "DRV-03",
-        does: "sends one request five times under one idempotency key, and keeps one item five times at once",
+        does: "sends one request five times with one idempotency key, and one item five times concurrently",
         mend: DEFAULT_REMEDIATION,
         last: false,
         run: |run| Box::pin(repeats(run)),
     },
     Check {
         row: "SEC-03",
-        does: "one person asks six others within a minute",
-        mend: "do not run it `--disable-limits`; see that all nodes write to one database",
+        does: "sends partner requests to six users within a minute",
+        mend: "do not serve with `--disable-limits`; check that all nodes use one database",
         last: false,
         run: |run| Box::pin(limits(run)),
     },
@@ -43,12 +43,14 @@ async fn serves(run: &Run) -> Result<String, Shortfall> {
     for (one, other) in [(&ada, &ben), (&ben, &ada)] {
         let seen = one.client.get(&format!("{DEPRECATED_PREFIX}/current")).await?.expect(200)?.json();
         ensure(seen["bond"]["id"] == *bond && seen["bond"]["partner"]["id"] == *other.id, || {
-            format!("after accepting, one of the two reads the bond {} instead of {bond}", seen["bond"]["id"])
+            format!("after accepting, one of the users has the bond {} instead of {bond}", seen["bond"]["id"])
         })?;
     }
     ada.client.post(&format!("{DEPRECATED_PREFIX}/breakup"), json!({})).await?.expect(200)?;
     run.figure("transitions", 4);
-    Ok("sent, listed, rejected, taken back, accepted and parted; each step read back by both".to_owned())
+    Ok("requests were sent, listed, rejected, cancelled and accepted, and the bond was ended; both users \
+        read back each state"
+        .to_owned())
 }
 
 /// Sends a request, finds it in both lists, applies `step`, and checks the resulting status.
@@ -63,7 +65,7 @@ async fn step(from: &Person, to: &Person, step: &str, ends: &str) -> Result<Answ
         let listed =
             items(who, &format!("{DEPRECATED_PREFIX}/requests?direction={direction}&status=pending")).await?;
         ensure(listed.iter().any(|item| item["id"] == *id), || {
-            format!("request {id} is not among the {direction} ones that wait")
+            format!("request {id} is not among the pending {direction} requests")
         })?;
     }
     let by = if step == "cancel" { from } else { to };
@@ -87,12 +89,14 @@ async fn repeats(run: &Run) -> Result<String, Shortfall> {
     let first = keyed.post(REQUESTS, body.clone()).await?.expect(201)?;
     for n in 2..=REPETITIONS {
         let again = keyed.post(REQUESTS, body.clone()).await?.expect(201)?;
-        ensure(again.body == first.body, || format!("repetition {n} was answered otherwise than the first"))?;
+        ensure(again.body == first.body, || {
+            format!("the response to repetition {n} differs from the first")
+        })?;
     }
     let id = first.text_at("/id")?;
     let waiting = items(&ben, &format!("{REQUESTS}?direction=incoming&status=pending")).await?;
     let made = waiting.iter().filter(|item| item["from"]["id"] == *ada.id).count();
-    ensure(made == 1, || format!("{REPETITIONS} repetitions of one request made {made}"))?;
+    ensure(made == 1, || format!("{REPETITIONS} repetitions of one request created {made}"))?;
     let other = json!({ "to": { "user_id": ben.id }, "message": "Something else" });
     keyed.post(REQUESTS, other).await?.expect(422)?;
     decide(&ada, &id, "cancel").await?.expect(200)?;
@@ -100,11 +104,12 @@ async fn repeats(run: &Run) -> Result<String, Shortfall> {
     let collection = format!("/api/v1/spaces/me/{}", run.mark("retry"));
     let answers = at_once(run, &ada, &collection).await?;
     let same = answers.iter().all(|answer| answer.body == answers[0].body);
-    ensure(same, || format!("of {REPETITIONS} at once not all were answered alike"))?;
+    ensure(same, || format!("the responses to {REPETITIONS} concurrent repetitions differ"))?;
     let kept = items(&ada, &collection).await?.len();
-    ensure(kept == 1, || format!("{REPETITIONS} of one write at once made {kept} items"))?;
+    ensure(kept == 1, || format!("{REPETITIONS} concurrent repetitions of one write created {kept} items"))?;
     Ok(format!(
-        "{REPETITIONS} in a row and {REPETITIONS} at once each made one object and got one answer; another body is refused"
+        "{REPETITIONS} sequential and {REPETITIONS} concurrent repetitions each created one object and \
+         returned one response; another body is rejected"
     ))
 }
 
@@ -133,14 +138,17 @@ async fn limits(run: &Run) -> Result<String, Shortfall> {
     let refused = ada.client.send_once(Method::POST, REQUESTS, body.to_string().into()).await?;
     let refused = refused.expect_problem(429, "rate_limited")?;
     let wait = refused.retry_after().unwrap_or_default();
-    ensure((1..=60).contains(&wait), || format!("the sixth was told to wait {wait} s"))?;
+    ensure((1..=60).contains(&wait), || format!("the sixth request has a Retry-After of {wait} s"))?;
     let waiting = items(&last, &format!("{REQUESTS}?direction=incoming&status=pending")).await?;
-    ensure(waiting.iter().all(|item| item["from"]["id"] != *ada.id), || "the sixth was made".to_owned())?;
+    ensure(waiting.iter().all(|item| item["from"]["id"] != *ada.id), || {
+        "the sixth request was created".to_owned()
+    })?;
     for request in &sent {
         decide(&ada, request, "cancel").await?.expect(200)?;
     }
     run.figure("retry_after_s", wait);
     Ok(format!(
-        "{MAX_REQUESTS_PER_MINUTE} were made within a minute; the next is refused for {wait} s, and reached nobody"
+        "{MAX_REQUESTS_PER_MINUTE} requests were created within a minute; the next is rejected for {wait} s \
+         and was not delivered"
     ))
 }

@@ -167,7 +167,7 @@ fn non_json_log_fails_row() {
     let log = server.log();
     server.passes("OBS-01", &["--logs", log.to_str().expect("text")]);
     let pretty = Served::fresh(&[("KITH__LOG__FORMAT", "pretty")]);
-    pretty.fails("OBS-01", &[], "no JSON");
+    pretty.fails("OBS-01", &[], "not JSON");
     let other = server.folder.path().join("other.log");
     File::create(&other).expect("a file");
     let (result, why) = pretty.judge("OBS-01", &["--logs", other.to_str().expect("text")]);
@@ -188,7 +188,7 @@ async fn log_with_secrets_fails_row() {
         }
     });
     let judged = tokio::task::spawn_blocking(move || {
-        server.fails("OBS-02", &["--target", &proxy], "that was sent stands in a line");
+        server.fails("OBS-02", &["--target", &proxy], "that was sent is in a line");
     });
     judged.await.expect("a verdict");
     passing.abort();

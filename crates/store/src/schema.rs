@@ -121,7 +121,7 @@ impl Shape {
             match (self.0.get(name), expected.0.get(name)) {
                 (Some(table), Some(expected)) => table.differ(name, expected, &mut found),
                 (None, _) => found.structure.push(format!("table {name} is missing")),
-                (_, None) => found.structure.push(format!("table {name} is nobody's")),
+                (_, None) => found.structure.push(format!("table {name} is unexpected")),
             }
         }
         found
@@ -167,7 +167,7 @@ fn differ(
     found.extend(
         own.keys()
             .filter(|name| !expected.contains_key(*name))
-            .map(|name| format!("{what}{name} is nobody's")),
+            .map(|name| format!("{what}{name} is unexpected")),
     );
 }
 

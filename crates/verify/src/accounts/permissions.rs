@@ -168,7 +168,7 @@ impl Matrix {
                 permissions.iter().all(|permission| role.permissions.contains(&&**permission))
             }
         };
-        let who = role.map_or("nobody", |role| role.name);
+        let who = role.map_or("anonymous", |role| role.name);
         let asked = format!("{} {}", operation.method, operation.path);
         let found =
             || format!("{asked} as {who} returned {} ({})", answer.status, answer.code().unwrap_or_default());

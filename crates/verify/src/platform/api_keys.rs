@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "ACC-13",
-    does: "makes two API keys with one scope, calls what it allows, what it does not and what is for people, lets one expire \
-           and revokes the other, and has the server count what it keeps of keys",
-    mend: "revoke all API keys until it is mended: `kith api-keys list`, `kith api-keys revoke`",
+    does: "creates two API keys with one scope; calls an operation in the scope, one outside it and one for \
+           users only; lets one key expire and revokes the other; reads the server's count of stored keys",
+    mend: "revoke all API keys until the fault is fixed: `kith api-keys list`, `kith api-keys revoke`",
     last: false,
     run: |run| Box::pin(do_what_they_are_made_for(run)),
 }];
@@ -43,11 +43,11 @@ async fn do_what_they_are_made_for(run: &Run) -> Result<String, Shortfall> {
     run.figure("api_keys", kept.clone());
     let (keys, digests) = (kept["keys"].as_i64().unwrap_or(0), kept["digests"].as_i64().unwrap_or(-1));
     if keys == 0 || keys != digests {
-        return Err(Shortfall::fails(format!("of {keys} keys {digests} are kept as digests")));
+        return Err(Shortfall::fails(format!("of {keys} keys {digests} are stored as digests")));
     }
     Ok(format!(
-        "a key with the scope facts.read was let in to what that allows, refused elsewhere, and refused once revoked; \
-         another once it had expired; all {keys} keys are kept as digests"
+        "a key with the scope facts.read was accepted within its scope, rejected outside it, and rejected \
+         after revocation; another key was rejected after it expired; all {keys} keys are stored as digests"
     ))
 }
 
@@ -59,7 +59,8 @@ async fn make(run: &Run, admin: &Client, expires_at: Option<Timestamp>) -> Resul
     let body = json!({ "name": run.mark("api-key"), "scopes": ["facts.read"], "expires_at": expires_at });
     let made = admin.post(KEYS, body).await?.expect(201)?;
     let created_at = serde_json::from_value(made.json()["created_at"].take());
-    let created_at = created_at.map_err(|_| Shortfall::fails("a key does not say when it was made"))?;
+    let created_at =
+        created_at.map_err(|_| Shortfall::fails("the response has no creation time of the key"))?;
     Ok(Key { id: made.text_at("/id")?, text: made.text_at("/key")?, created_at })
 }
 
@@ -75,7 +76,7 @@ async fn judge(run: &Run, admin: &Client, key: &Key) -> Result<(), Shortfall> {
     with_key.get(FOR_PEOPLE).await?.expect_problem(403, "api_key_not_accepted")?;
     let shown = admin.get(&format!("{KEYS}/{}", key.id)).await?.expect(200)?;
     if shown.text().contains(&key.text) {
-        return Err(Shortfall::fails("a key is told again after it was made"));
+        return Err(Shortfall::fails("a key is returned again after its creation"));
     }
     let brief = make(run, admin, Some(key.created_at + LIFETIME)).await?;
     let with_brief = with(run, &brief);
@@ -84,5 +85,9 @@ async fn judge(run: &Run, admin: &Client, key: &Key) -> Result<(), Shortfall> {
     let in_the_end = with_brief.get(ALLOWED).await?;
     revoke(admin, &brief).await?;
     in_the_end.expect_problem(401, "unauthenticated")?;
-    if at_first == 200 { Ok(()) } else { Err(Shortfall::fails(format!("a new key is answered {at_first}"))) }
+    if at_first == 200 {
+        Ok(())
+    } else {
+        Err(Shortfall::fails(format!("a request with a new key returned {at_first} instead of 200")))
+    }
 }

@@ -15,17 +15,18 @@ use super::problem_form::{body_limit, leak};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "API-08",
-        does: "sends every operation bodies, queries and paths that differ from the declared form in one thing each: a \
-               type, null, a missing field, an unknown one, a text of 100 KB, an array for an object, broken JSON",
+        does: "sends every operation bodies, queries and paths with one fault each: a wrong type, null, a \
+               missing field, an unknown field, a string of 100 KB, an array instead of an object, invalid \
+               JSON",
         mend: "give the type of the body or query `deny_unknown_fields`, and check what its fields mean",
         last: false,
         run: |run| Box::pin(refuses_other_forms(run)),
     },
     Check {
         row: "API-09",
-        does: "sends one byte more than the limit to every operation with a body, 10,000 levels of nesting, and gzip that \
-               unfolds a thousandfold",
-        mend: "set server.max_body_bytes; see that a proxy in front does not unfold bodies itself",
+        does: "sends a body one byte over the limit to every operation with a body, a body with 10,000 \
+               levels of nesting, and gzip with a ratio of 1,000:1",
+        mend: "set server.max_body_bytes; check that no proxy in front decompresses bodies",
         last: false,
         run: |run| Box::pin(bounds(run)),
     },
@@ -73,7 +74,8 @@ async fn refuses_other_forms(run: &Run) -> Result<String, Shortfall> {
     run.figure("operations_with_a_body", bodies);
     run.figure("refused_for_want_of_a_permission", forbidden);
     Ok(format!(
-        "{sent} invalid inputs, in {bodies} kinds of bodies, in queries and in paths: all refused with 4xx, none with 5xx"
+        "{sent} invalid inputs, in {bodies} kinds of bodies, in queries and in paths: all rejected with 4xx, \
+         none with 5xx"
     ))
 }
 
@@ -94,7 +96,7 @@ fn faults<'d>(operation: &Operation<'d>, schema: &'d Value) -> Vec<Fault> {
     for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         let mut body = good.clone();
         body.as_object_mut().map(|fields| fields.remove(required));
-        all.push(fault("a field missing", &body, Some(format!("/{required}"))));
+        all.push(fault("a missing field", &body, Some(format!("/{required}"))));
     }
     for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
         let schema = operation.resolved(schema);
@@ -166,12 +168,12 @@ fn kind_of(value: &Value) -> &'static str {
 
 fn is_refused(answer: &Answer, fault: &Fault) -> Result<(), Shortfall> {
     let (asked, what, status) = (&answer.asked, &fault.what, answer.status);
-    let fails = |why: &str| Err(Shortfall::fails(format!("{asked} with {what} answered {status}{why}")));
+    let fails = |why: &str| Err(Shortfall::fails(format!("{asked} with {what} returned {status}{why}")));
     if !(400..500).contains(&status) {
         return fails("");
     }
     if let Some(pattern) = leak(answer) {
-        return fails(&format!(" with {pattern:?} in it"));
+        return fails(&format!(" with {pattern:?} in the body"));
     }
     let Some(pointer) = &fault.pointer else { return Ok(()) };
     let body = answer.json();
@@ -181,7 +183,7 @@ fn is_refused(answer: &Answer, fault: &Fault) -> Result<(), Shortfall> {
     if status == 422 && names(pointer) {
         Ok(())
     } else {
-        fails(&format!(" and does not point at {pointer:?}"))
+        fails(&format!(" and the errors do not point at {pointer:?}"))
     }
 }
 
@@ -215,7 +217,7 @@ async fn refuses_other_addresses(client: &Client, operation: &Operation<'_>) -> 
         let answer = client.send(operation.method.clone(), address, body.clone()).await?;
         if answer.status != *status && !(answer.status == 403 && operation.permission().is_some()) {
             return Err(Shortfall::fails(format!(
-                "{} answered {} instead of {status}",
+                "{} returned {} instead of {status}",
                 answer.asked, answer.status
             )));
         }
@@ -249,7 +251,7 @@ async fn bounds(run: &Run) -> Result<String, Shortfall> {
     for (what, took) in [("10,000 levels", deep), ("the bomb", bomb)] {
         let took = took.saturating_sub(round_trip);
         if took > MAX_REJECTION_DURATION {
-            return Err(Shortfall::fails(format!("{what} was refused after {} ms", took.as_millis())));
+            return Err(Shortfall::fails(format!("{what} was rejected after {} ms", took.as_millis())));
         }
     }
     let [deep, bomb] = [deep, bomb].map(|took| took.as_millis() as u64);
@@ -260,12 +262,13 @@ async fn bounds(run: &Run) -> Result<String, Shortfall> {
     run.figure("bomb_ratio", ratio);
     run.figure("resident_grew_bytes", grown);
     let memory = grown.map_or_else(
-        || "memory is not shown".to_owned(),
-        |bytes| format!("memory grew by {} KiB", bytes >> 10),
+        || "memory is not reported".to_owned(),
+        |bytes| format!("memory changed by {} KiB", bytes >> 10),
     );
     Ok(format!(
-        "{limit} bytes are taken and one more is refused by all {with_body} operations with a body; 10,000 levels refused \
-         after {deep} ms, gzip of {ratio}:1 after {bomb} ms; {memory}"
+        "bodies of {limit} bytes are accepted, and one more byte is rejected by all {with_body} operations \
+         with a body; 10,000 levels are rejected after {deep} ms, gzip of {ratio}:1 after {bomb} ms; \
+         {memory}"
     ))
 }
 

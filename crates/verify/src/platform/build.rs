@@ -9,22 +9,23 @@ use super::machine::is_here;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "DEP-02",
-        does: "reads which commit the running build was made from, and whether there were changes besides",
-        mend: "deploy a release build made from a clean clone (`cargo build --release -p kith`), or name the commit in KITH_COMMIT",
+        does: "reads the commit of the running build, and whether it includes uncommitted changes",
+        mend: "deploy a release build of a clean clone (`cargo build --release -p kith`), or set KITH_COMMIT \
+               to the commit",
         last: false,
         run: |run| Box::pin(traceable(run)),
     },
     Check {
         row: "DRV-22",
-        does: "asks each node for the time, and compares it with this machine's and with the database's",
-        mend: "let the clocks of all machines follow NTP; in development mode put the clock back",
+        does: "reads the time of each node, and compares it with the clocks of this machine and of the database",
+        mend: "synchronize the clocks of all machines with NTP; in development mode reset the clock",
         last: false,
         run: |run| Box::pin(on_time(run)),
     },
     Check {
         row: "DRV-31",
-        does: "reads since when the server runs, how often servers started within a day, how these ended, and panics",
-        mend: "look in the log for `panicked` and for what came before each start",
+        does: "reads the uptime, the starts and unclean stops of servers within a day, and the panics",
+        mend: "look in the log for `panicked` and for the lines before each start",
         last: false,
         run: |run| Box::pin(steady(run)),
     },
@@ -40,18 +41,16 @@ async fn traceable(run: &Run) -> Result<String, Shortfall> {
     let release = health.text_at("/releaseId")?;
     run.figure("release", release.clone());
     let Some((version, commit)) = release.split_once('+') else {
-        return Err(Shortfall::fails(format!("it says that it is {release}, without a commit")));
+        return Err(Shortfall::fails(format!("the server reports the build {release} without a commit")));
     };
     if let Some(commit) = commit.strip_suffix(".dirty") {
-        return Err(Shortfall::fails(format!(
-            "it was built from {commit} with changes that were not committed"
-        )));
+        return Err(Shortfall::fails(format!("the build is from {commit} with uncommitted changes")));
     }
     let is_commit = (7..=64).contains(&commit.len()) && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
     if !is_commit {
-        return Err(Shortfall::fails(format!("{commit} is no commit")));
+        return Err(Shortfall::fails(format!("{commit} is not a commit")));
     }
-    Ok(format!("version {version}, built from commit {commit} without further changes"))
+    Ok(format!("version {version}, built from commit {commit} without uncommitted changes"))
 }
 
 async fn on_time(run: &Run) -> Result<String, Shortfall> {
@@ -62,12 +61,14 @@ async fn on_time(run: &Run) -> Result<String, Shortfall> {
     for node in &nodes {
         let (off, in_doubt) = offset(&admin.at(node)).await?;
         if off.abs() + in_doubt > MAX_CLOCK_OFFSET_MS {
-            let why =
-                format!("the clock of {node} is {off} ms off this machine's, give or take {in_doubt} ms");
+            let why = format!(
+                "the clock of {node} differs by {off} ms from this machine's, with an uncertainty of \
+                 {in_doubt} ms"
+            );
             return Err(if off.abs() - in_doubt > MAX_CLOCK_OFFSET_MS {
                 Shortfall::fails(why)
             } else {
-                Shortfall::unmeasured(why, "measure from a machine that is nearer")
+                Shortfall::unmeasured(why, "run it on a machine closer to the server")
             });
         }
         worst = worst.max(off.abs());
@@ -76,18 +77,20 @@ async fn on_time(run: &Run) -> Result<String, Shortfall> {
         if let Some(skew) = skew {
             run.figure("off_the_databases_clock_ms", skew);
             if skew.abs() > MAX_CLOCK_OFFSET_MS {
-                return Err(Shortfall::fails(format!("the clock of {node} is {skew} ms off the database's")));
+                return Err(Shortfall::fails(format!(
+                    "the clock of {node} differs by {skew} ms from the database's"
+                )));
             }
         }
     }
     run.figure("nodes", nodes.len());
     run.figure("off_this_machines_clock_ms", worst);
     let same = if is_here(run).await? {
-        "; it runs on this very machine, so this says nothing of the machine's own clock"
+        "; the server runs on this machine, so the machine's own clock is not verified"
     } else {
         ""
     };
-    Ok(format!("{} nodes are at most {worst} ms off this machine's clock{same}", nodes.len()))
+    Ok(format!("the clocks of {} nodes differ by at most {worst} ms from this machine's{same}", nodes.len()))
 }
 
 /// Returns the lead of the server's clock over this machine's and half of the round-trip time, both in ms.
@@ -98,7 +101,7 @@ async fn offset(client: &Client) -> Result<(i64, i64), Shortfall> {
         let answer = client.get("/api/v1/admin/facts").await?.expect(200)?;
         let answered = SystemClock.now();
         let there = answer.json()["clock"]["kith"].as_i64();
-        let there = there.ok_or_else(|| Shortfall::fails("the server does not tell its time"))?;
+        let there = there.ok_or_else(|| Shortfall::fails("the server does not report its time"))?;
         // Assumes that the server read its clock halfway between request and response.
         let half = (answered.as_millis() - asked.as_millis()) / 2 + 1;
         let off = there - asked.as_millis() - half;
@@ -106,7 +109,7 @@ async fn offset(client: &Client) -> Result<(i64, i64), Shortfall> {
             best = Some((off, half));
         }
     }
-    best.ok_or_else(|| Shortfall::fails("the server does not tell its time"))
+    best.ok_or_else(|| Shortfall::fails("the server does not report its time"))
 }
 
 async fn steady(run: &Run) -> Result<String, Shortfall> {
@@ -114,7 +117,7 @@ async fn steady(run: &Run) -> Result<String, Shortfall> {
     let (uptime, panics) = (scrape.get("kith_uptime_seconds", &[])?, scrape.get("kith_panics_total", &[])?);
     let starts = run.facts().await?["process"]["starts"].clone();
     let number = |key: &str| {
-        let lacks = || Shortfall::fails(format!("the server does not tell its starts ({key})"));
+        let lacks = || Shortfall::fails(format!("the server does not report its starts ({key})"));
         starts[key].as_i64().ok_or_else(lacks)
     };
     let (started, cut_short) = (number("within_24_h")?, number("cut_short")?);
@@ -123,14 +126,15 @@ async fn steady(run: &Run) -> Result<String, Shortfall> {
     run.figure("starts_within_24_h", started);
     run.figure("cut_short_within_24_h", cut_short);
     if panics > 0.0 {
-        return Err(Shortfall::fails(format!("{panics} panics since it started {uptime} s ago")));
+        return Err(Shortfall::fails(format!("{panics} panics since the start {uptime} s ago")));
     }
     if cut_short >= CRASH_LOOP_STARTS {
         return Err(Shortfall::fails(format!(
-            "of {started} servers that started within a day {cut_short} were cut short"
+            "of {started} servers started within a day {cut_short} stopped uncleanly"
         )));
     }
     Ok(format!(
-        "up for {uptime} s without a panic; {started} starts within a day, {cut_short} of them cut short"
+        "up for {uptime} s without a panic; {started} starts within a day, {cut_short} of them stopped \
+         uncleanly"
     ))
 }

@@ -5,9 +5,10 @@ use serde_json::json;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "CAC-04",
-    does: "reads as two people with the validators of their own and of each other, before and after a change; compares what \
-           answers of each kind may be kept with what is to be",
-    mend: "see that no cache in front of the server keeps what says `private` or `no-store`, or takes `ETag` away",
+    does: "reads as two users with their own validators and with each other's, before and after a change; \
+           compares the Cache-Control of each kind of response with the expected one",
+    mend: "check that no cache in front of the server stores `private` or `no-store` responses or removes \
+           `ETag`",
     last: false,
     run: |run| Box::pin(are_ones_own(run)),
 }];
@@ -24,7 +25,7 @@ async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
     let theirs = read(&ben, None).await?.expect(200)?;
     let (tag, other_tag) = (tag(&mine)?, tag(&theirs)?);
     if tag == other_tag {
-        return Err(Shortfall::fails("two people's profiles have one ETag"));
+        return Err(Shortfall::fails("the profiles of two users have the same ETag"));
     }
     let known = read(&ada, Some(&tag)).await?.expect(304)?;
     if !known.body.is_empty() {
@@ -32,14 +33,14 @@ async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
     }
     let foreign = read(&ben, Some(&tag)).await?.expect(200)?;
     if foreign.text_at("/id")? != ben.id {
-        return Err(Shortfall::fails("somebody was shown another's profile"));
+        return Err(Shortfall::fails("a user got the profile of another user"));
     }
     // Alternates between two users, so that a shared cache in between would return the wrong profile.
     for n in 0..6 {
         let who = if n % 2 == 0 { &ada } else { &ben };
         if read(who, None).await?.expect(200)?.text_at("/id")? != who.id {
             return Err(Shortfall::fails(
-                "of two people who read in turn, one was shown the other's profile",
+                "of two users who read alternately, one got the profile of the other",
             ));
         }
     }
@@ -48,17 +49,18 @@ async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
     ada.client.patch(ME, json!({ "nickname": nickname })).await?.expect(200)?;
     let changed = read(&ada, Some(&tag)).await?.expect(200)?;
     if changed.text_at("/nickname")? != nickname {
-        return Err(Shortfall::fails("after a change the old state is shown"));
+        return Err(Shortfall::fails("after a change the old state is returned"));
     }
     let kinds = matrix(run, &mine, &known).await?;
     Ok(format!(
-        "304 for one's own state, 200 after a change and for anybody else; {kinds} kinds of answers say what may be kept"
+        "304 for the user's own unchanged state, 200 after a change and for other users; {kinds} kinds of \
+         responses have the expected Cache-Control"
     ))
 }
 
 fn tag(answer: &Answer) -> Result<String, Shortfall> {
     let tag = answer.header("etag").map(str::to_owned);
-    tag.ok_or_else(|| Shortfall::fails(format!("{} answered without an ETag", answer.asked)))
+    tag.ok_or_else(|| Shortfall::fails(format!("the response to {} has no ETag", answer.asked)))
 }
 
 /// Checks `Cache-Control` of each kind of response. Returns the number of kinds.
@@ -67,13 +69,13 @@ async fn matrix(run: &Run, own: &Answer, known: &Answer) -> Result<usize, Shortf
     let ada = run.person("partner-1").await?;
     let body = json!({ "email": ada.email, "password": "" });
     let rows = [
-        ("one's own state", own.clone(), "private"),
-        ("one's own state that is known", known.clone(), "private"),
-        ("a refusal", anonymous.get(ME).await?, "no-store"),
-        ("what is not there", ada.client.get("/api/v1/no-such-path").await?, "no-store"),
-        ("an answer about tokens", anonymous.post("/api/v1/auth/login", body).await?, "no-store"),
+        ("own state", own.clone(), "private"),
+        ("own unchanged state", known.clone(), "private"),
+        ("a rejection", anonymous.get(ME).await?, "no-store"),
+        ("a missing resource", ada.client.get("/api/v1/no-such-path").await?, "no-store"),
+        ("a response to a log-in", anonymous.post("/api/v1/auth/login", body).await?, "no-store"),
         ("open sessions", ada.client.get("/api/v1/auth/sessions").await?, "private"),
-        ("the published keys", anonymous.get("/.well-known/jwks.json").await?, ""),
+        ("the key set", anonymous.get("/.well-known/jwks.json").await?, ""),
         ("the state of the server", anonymous.get("/livez").await?, "no-store"),
     ];
     let mut told = serde_json::Map::new();
@@ -84,7 +86,9 @@ async fn matrix(run: &Run, own: &Answer, known: &Answer) -> Result<usize, Shortf
         let holds = says.contains(wanted) || (*wanted == "private" && says.contains("no-store"));
         if says.is_empty() || !holds {
             run.figure("cache_control", told);
-            return Err(Shortfall::fails(format!("{kind} says {says:?} of being kept, without {wanted:?}")));
+            return Err(Shortfall::fails(format!(
+                "the Cache-Control of {kind} is {says:?}, without {wanted:?}"
+            )));
         }
     }
     run.figure("cache_control", told);

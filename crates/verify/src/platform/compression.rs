@@ -8,8 +8,10 @@ use serde_json::json;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "API-10",
-    does: "asks for the document in every coding, unpacks it, and asks whether answers with secrets stay as they are",
-    mend: "see what a proxy between here and Kith compresses or unpacks; it must leave /api/v1/auth/ alone",
+    does: "requests the document in every content coding, decompresses it, and checks that responses with \
+           secrets are not compressed",
+    mend: "check what a proxy in front of Kith compresses or decompresses; it must not compress \
+           /api/v1/auth/",
     last: false,
     run: |run| Box::pin(packs(run)),
 }];
@@ -37,18 +39,25 @@ async fn packs(run: &Run) -> Result<String, Shortfall> {
         let answer = nobody.with("accept-encoding", accepted).get(DOCUMENT).await?.expect(200)?;
         let fails = |what: String| Err(Shortfall::fails(format!("{DOCUMENT} for {accepted:?} {what}")));
         if answer.header("content-encoding") != *coding {
-            return fails(format!("came as {:?} instead of {coding:?}", answer.header("content-encoding")));
+            return fails(format!(
+                "has the content coding {:?} instead of {coding:?}",
+                answer.header("content-encoding")
+            ));
         }
         let varies = answer.headers.get_all("vary").iter().filter_map(|value| value.to_str().ok());
         if !varies.into_iter().any(|value| value.to_lowercase().contains("accept-encoding")) {
-            return fails("came without Vary: Accept-Encoding".to_owned());
+            return fails("lacks Vary: Accept-Encoding".to_owned());
         }
         if unpacked(&answer).as_deref() != Some(&plain.body[..]) {
-            return fails("unpacks to something else".to_owned());
+            return fails("decompresses to different content".to_owned());
         }
         if let Some(coding) = coding {
             if answer.body.len() * 2 > plain.body.len() {
-                return fails(format!("has {} of {} bytes", answer.body.len(), plain.body.len()));
+                return fails(format!(
+                    "is only compressed to {} of {} bytes",
+                    answer.body.len(),
+                    plain.body.len()
+                ));
             }
             sizes.insert((*coding).to_owned(), answer.body.len().into());
         }
@@ -58,8 +67,8 @@ async fn packs(run: &Run) -> Result<String, Shortfall> {
     let (identity, gzip, br) = (size("identity"), size("gzip"), size("br"));
     run.figure("bytes", sizes.clone());
     Ok(format!(
-        "{identity} bytes become {gzip} as gzip and {br} as brotli, the same content in {} ways to ask; {secrets} kinds of \
-         answers with secrets stay as they are",
+        "{identity} bytes are {gzip} as gzip and {br} as brotli, with the same content for {} values of \
+         Accept-Encoding; {secrets} kinds of responses with secrets are not compressed",
         MATRIX.len()
     ))
 }
@@ -76,7 +85,10 @@ async fn keep_secrets(run: &Run, nobody: &Client) -> Result<usize, Shortfall> {
         person.client.with("accept-encoding", all).get("/api/v1/auth/sessions").await?.expect(200)?,
     ];
     match answers.iter().find(|answer| answer.headers.contains_key("content-encoding")) {
-        Some(packed) => Err(Shortfall::fails(format!("{} is compressed, and holds secrets", packed.asked))),
+        Some(packed) => Err(Shortfall::fails(format!(
+            "the response to {} is compressed and contains secrets",
+            packed.asked
+        ))),
         None => Ok(answers.len()),
     }
 }

@@ -12,35 +12,36 @@ use super::exposition::Scrape;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "DAT-01",
-        does: "compares migrations, tables, columns, keys and checks with what this build's migrations make",
-        mend: "`kith migrate status` says what is applied; undo by hand what was done by hand",
+        does: "compares migrations, tables, columns, keys and checks with those of this build's migrations",
+        mend: "run `kith migrate status` for the applied migrations; revert manual changes manually",
         last: false,
         run: |run| Box::pin(schema(run)),
     },
     Check {
         row: "DAT-03",
-        does: "compares the indexes with those that this build's migrations make",
-        mend: "make the missing index again, as it stands in the module's migrations",
+        does: "compares the indexes with those of this build's migrations",
+        mend: "recreate the missing index as in the module's migrations",
         last: false,
         run: |run| Box::pin(indexes(run)),
     },
     Check {
         row: "DAT-04",
-        does: "reads how long each statement took since the server started, without waits for locks and commits",
-        mend: "look at the statements it names, at their plans, and at the disk",
+        does: "reads the durations of all statements since the server started, without waits for locks and \
+               commits",
+        mend: "look at the named statements, at their plans, and at the disk",
         last: false,
         run: |run| Box::pin(quick(run)),
     },
     Check {
         row: "DAT-05",
-        does: "reads the 20 statements on which most time went",
-        mend: "look at the plans of the statements it names, and waive the row for those that may be slow",
+        does: "reads the 20 statements with the largest total time",
+        mend: "look at the plans of the named statements, and waive the row for those that may be slow",
         last: false,
         run: |run| Box::pin(reviewed(run)),
     },
     Check {
         row: "DAT-06",
-        does: "asks 64 times at once, and reads the gauges of the pool meanwhile and afterwards",
+        does: "sends 64 concurrent requests, and reads the gauges of the pool during and after them",
         mend: "raise database.write_threads and read_threads, or max_connections of the server",
         last: true,
         run: |run| Box::pin(pool(run)),
@@ -58,7 +59,7 @@ pub(super) async fn database(run: &Run) -> Result<Value, Shortfall> {
     if database.is_object() {
         Ok(database)
     } else {
-        Err(Shortfall::fails("the server says nothing of its database"))
+        Err(Shortfall::fails("the server does not report its database"))
     }
 }
 
@@ -72,7 +73,7 @@ pub(super) fn words(of: &Value) -> Vec<&str> {
 
 fn none_of(differences: &Value, what: &str) -> Result<(), Shortfall> {
     if !differences.is_array() {
-        return Err(Shortfall::fails(format!("the server does not compare its {what}")));
+        return Err(Shortfall::fails(format!("the server does not report the comparison of its {what}")));
     }
     match &*words(differences) {
         [] => Ok(()),
@@ -87,21 +88,23 @@ async fn schema(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
     let migrations: Vec<_> = facts["migrations"].as_array().into_iter().flatten().collect();
     if migrations.is_empty() {
-        return Err(Shortfall::fails("the server names no migrations"));
+        return Err(Shortfall::fails("the server reports no migrations"));
     }
     if let Some(other) = migrations.iter().find(|one| one["state"] != "applied") {
         let (name, state) = (other["name"].as_str().unwrap_or_default(), other["state"].as_str());
-        return Err(Shortfall::fails(format!("migration {name} is {}", state.unwrap_or("not told"))));
+        return Err(Shortfall::fails(format!("migration {name} is {}", state.unwrap_or("unknown"))));
     }
     let schema = &facts["database"]["schema"];
     none_of(&schema["differences"], "schema")?;
     if schema["digest"] != schema["expected_digest"] || !schema["digest"].is_string() {
-        return Err(Shortfall::fails("the digest of the schema is not the one of this build's migrations"));
+        return Err(Shortfall::fails(
+            "the digest of the schema differs from that of this build's migrations",
+        ));
     }
     run.figure("migrations", migrations.len());
     run.figure("digest", schema["digest"].clone());
     Ok(format!(
-        "{} migrations are applied with this build's texts, and {} tables are as they make them",
+        "{} migrations are applied with the texts of this build, and {} tables match them",
         migrations.len(),
         schema["tables"]
     ))
@@ -116,22 +119,22 @@ async fn indexes(run: &Run) -> Result<String, Shortfall> {
     run.figure("scans_of_large_tables", database["scans_of_large_tables"].clone());
     let missing: Vec<_> = words(&schema["index_differences"])
         .into_iter()
-        .filter(|one| !one.ends_with("nobody's"))
+        .filter(|one| !one.ends_with(" is unexpected"))
         .map(Value::from)
         .collect();
     if !schema["index_differences"].is_array() {
-        return Err(Shortfall::fails("the server does not compare its indexes"));
+        return Err(Shortfall::fails("the server does not report the comparison of its indexes"));
     }
     none_of(&Value::from(missing), "indexes")?;
     // Unique indexes belong to keys, which are part of the schema comparison.
     none_of(&keys_missing(&schema["differences"]), "keys")?;
     let large = database["scans_of_large_tables"].as_array().map_or(0, Vec::len);
     let scans = if is_sqlite(&database) {
-        "SQLite counts no scans".to_owned()
+        "SQLite does not count scans".to_owned()
     } else {
-        format!("{large} tables of more than 10 000 rows were read from end to end at some time")
+        format!("{large} tables of more than 10 000 rows had a sequential scan")
     };
-    Ok(format!("all {indexes} indexes of this build's migrations are there; {scans}"))
+    Ok(format!("all {indexes} indexes of this build's migrations exist; {scans}"))
 }
 
 fn keys_missing(differences: &Value) -> Value {
@@ -144,7 +147,10 @@ async fn statements(run: &Run, which: &str) -> Result<(Vec<Value>, u64), Shortfa
     let statements = &database["statements"];
     match (statements[which].as_array(), statements["known"].as_u64()) {
         (Some(told), Some(known)) if !told.is_empty() => Ok((told.clone(), known)),
-        _ => Err(Shortfall::unmeasured("no statement has run yet", "judge again after some use")),
+        _ => Err(Shortfall::unmeasured(
+            "no statement has run yet",
+            "run it again after the server has been used",
+        )),
     }
 }
 
@@ -189,7 +195,7 @@ async fn quick(run: &Run) -> Result<String, Shortfall> {
     over_budget(&told)?;
     let slowest = told.iter().map(usual_us).max().unwrap_or_default();
     Ok(format!(
-        "of {known} statements none takes more than 100 ms as a rule; the slowest {} ms",
+        "of {known} statements none usually takes more than 100 ms; the slowest takes {} ms",
         slowest.div_ceil(1_000)
     ))
 }
@@ -209,7 +215,7 @@ async fn reviewed(run: &Run) -> Result<String, Shortfall> {
     over_budget(&told)?;
     let first = told[0]["statement"].as_str().unwrap_or_default();
     Ok(format!(
-        "the {} of {known} statements on which most time went are within 100 ms; most went on: {first}",
+        "the {} of {known} statements with the largest total time take at most 100 ms; the first is: {first}",
         told.len()
     ))
 }
@@ -238,14 +244,17 @@ async fn pool(run: &Run) -> Result<String, Shortfall> {
     for name in ["kith_store_refused_busy_total", "kith_store_dropped_late_total"] {
         let grown = after.get(name, &[])? - before.get(name, &[])?;
         if grown > 0.0 {
-            return Err(Shortfall::fails(format!("{name} grew by {grown} under {BURST} requests at once")));
+            return Err(Shortfall::fails(format!(
+                "{name} increased by {grown} under {BURST} concurrent requests"
+            )));
         }
     }
     run.figure("most_queued", most_queued);
     run.figure("most_running", most_running);
     let room = connections(run).await?;
     Ok(format!(
-        "{BURST} requests at once were answered, none waited in vain, and afterwards nobody waits (at most {most_queued} did); {room}"
+        "{BURST} concurrent requests succeeded without a timeout; afterwards the queue is empty (at most \
+         {most_queued} waited); {room}"
     ))
 }
 
@@ -265,8 +274,10 @@ async fn settled(run: &Run) -> Result<Scrape, Shortfall> {
             return Ok(scrape);
         }
         if SystemClock.now().since(begin) > SETTLES_WITHIN {
-            let why =
-                format!("{queued} still wait for the database {} s after the load", SETTLES_WITHIN.as_secs());
+            let why = format!(
+                "{queued} requests still wait for the database {} s after the load",
+                SETTLES_WITHIN.as_secs()
+            );
             return Err(Shortfall::fails(why));
         }
     }
@@ -276,7 +287,7 @@ async fn settled(run: &Run) -> Result<Scrape, Shortfall> {
 async fn connections(run: &Run) -> Result<String, Shortfall> {
     let database = database(run).await?;
     let Some(size) = database["pool"]["size"].as_u64() else {
-        return Ok("SQLite has one connection that writes, and no maximum to run into".to_owned());
+        return Ok("SQLite has one writing connection and no maximum of connections".to_owned());
     };
     let server = &database["server"];
     let most = count(server, "max_connections").saturating_sub(count(server, "reserved_connections"));
@@ -284,8 +295,9 @@ async fn connections(run: &Run) -> Result<String, Shortfall> {
     run.figure("pool_size", size);
     run.figure("server_maximum", most);
     if size * nodes >= most {
-        let why = format!("{nodes} nodes open {size} connections each, and the server has {most}");
+        let why =
+            format!("{nodes} nodes open {size} connections each, but the database server allows {most}");
         return Err(Shortfall::fails(why));
     }
-    Ok(format!("{nodes} nodes open at most {size} connections each, of {most}"))
+    Ok(format!("{nodes} nodes open at most {size} connections each; the database server allows {most}"))
 }

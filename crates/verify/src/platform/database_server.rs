@@ -13,7 +13,7 @@ use crate::networks::ListedNetwork;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "DRV-17",
-        does: "reads the durability settings on a connection that commits",
+        does: "reads the durability settings of a connection that commits",
         mend: "set database.synchronous to \"full\"; on PostgreSQL fsync, full_page_writes and synchronous_commit to on, and \
                turn checksums on (`pg_checksums --enable` while the server is stopped)",
         last: false,
@@ -21,29 +21,32 @@ pub(super) const CHECKS: &[Check] = &[
     },
     Check {
         row: "CFG-06",
-        does: "reads the versions of what the server depends on, and compares them with the floor and the end of life",
-        mend: "upgrade to a version that is still mended",
+        does: "reads the versions of the server's dependencies, and compares them with the minimum version \
+               and the end of support",
+        mend: "upgrade to a supported version",
         last: false,
         run: |run| Box::pin(versions(run)),
     },
     Check {
         row: "SEC-19",
-        does: "reads where the database listens, and tries to connect to it where the deployment is reached",
-        mend: "let the database listen on private addresses only, and close its port to others",
+        does: "reads the addresses on which the database listens, and tries to connect to its port at the \
+               deployment's address",
+        mend: "let the database listen on private addresses only, and close its port to other networks",
         last: false,
         run: |run| Box::pin(unreachable(run)),
     },
     Check {
         row: "SEC-21",
-        does: "counts the server's connections to its database that are encrypted",
-        mend: "put sslmode=verify-full into database.url, and sslrootcert where the authority is one's own",
+        does: "counts the server's encrypted connections to its database",
+        mend: "set sslmode=verify-full in database.url, and sslrootcert for your own certificate authority",
         last: false,
         run: |run| Box::pin(encrypted(run)),
     },
     Check {
         row: "SEC-22",
-        does: "compares what the role that serves may do with what it needs",
-        mend: "serve as a role of its own: put the owner's address into database.migrate_url and run `kith migrate up`",
+        does: "compares the privileges of the serving database role with the required ones",
+        mend: "use a separate role for serving: set database.migrate_url to the owner's URL and run `kith \
+               migrate up`",
         last: false,
         run: |run| Box::pin(least_privilege(run)),
     },
@@ -77,20 +80,20 @@ async fn durable(run: &Run) -> Result<String, Shortfall> {
         ]
     };
     for (name, legal) in legal {
-        let value = durability[*name].as_str().unwrap_or("not told");
+        let value = durability[*name].as_str().unwrap_or("unknown");
         if !legal.contains(&value) {
-            return Err(Shortfall::fails(format!("{name} is {value} where commits are made")));
+            return Err(Shortfall::fails(format!("{name} is {value} on the committing connection")));
         }
     }
     if is_sqlite(&database) && durability["foreign_keys"] != true {
-        return Err(Shortfall::fails("foreign keys are not kept where commits are made"));
+        return Err(Shortfall::fails("foreign keys are not enforced on the committing connection"));
     }
     let told: Vec<_> = legal
         .iter()
         .map(|(name, _)| format!("{name} {}", durability[*name].as_str().unwrap_or_default()))
         .collect();
-    let note = if is_sqlite(&database) { "; SQLite has no checksums of pages" } else { "" };
-    Ok(format!("where commits are made: {}{note}", told.join(", ")))
+    let note = if is_sqlite(&database) { "; SQLite has no page checksums" } else { "" };
+    Ok(format!("on the committing connection: {}{note}", told.join(", ")))
 }
 
 async fn versions(run: &Run) -> Result<String, Shortfall> {
@@ -103,7 +106,7 @@ async fn versions(run: &Run) -> Result<String, Shortfall> {
         if parts.len() < 2 || parts[..2] < MIN_SQLITE_VERSION[..] {
             return Err(Shortfall::fails(format!("SQLite is {version}, older than 3.46")));
         }
-        return Ok(format!("SQLite {version}, which is part of the build; {nothing_else}"));
+        return Ok(format!("SQLite {version}, part of the build; {nothing_else}"));
     }
     let major = count(&database["server"], "version_number") / 10_000;
     if major < MIN_POSTGRES_VERSION {
@@ -115,10 +118,10 @@ async fn versions(run: &Run) -> Result<String, Shortfall> {
         .and_then(|(_, end)| end.parse::<Timestamp>().ok());
     let end = match end {
         Some(end) if end < SystemClock.now() => {
-            return Err(Shortfall::fails(format!("PostgreSQL {version} is no longer mended since {end}")));
+            return Err(Shortfall::fails(format!("PostgreSQL {version} is unsupported since {end}")));
         }
-        Some(end) => format!("mended until {}", end.to_string().split('T').next().unwrap_or_default()),
-        None => "newer than any whose end this build knows".to_owned(),
+        Some(end) => format!("supported until {}", end.to_string().split('T').next().unwrap_or_default()),
+        None => "newer than all versions whose end of support this build knows".to_owned(),
     };
     Ok(format!("PostgreSQL {version}, {end}; {nothing_else}"))
 }
@@ -131,7 +134,7 @@ async fn unreachable(run: &Run) -> Result<String, Shortfall> {
     let database = database(run).await?;
     if is_sqlite(&database) {
         return Err(Shortfall::NotApplicable(
-            "SQLite is a file in the data folder, and nothing listens".to_owned(),
+            "SQLite is a file in the data folder and does not listen on the network".to_owned(),
         ));
     }
     let server = &database["server"];
@@ -140,9 +143,7 @@ async fn unreachable(run: &Run) -> Result<String, Shortfall> {
     let address = server["address"].as_str().and_then(|address| address.parse::<IpAddr>().ok());
     run.figure("listen_addresses", listens.clone());
     if let Some(public) = address.filter(|ip| !is_private(*ip)) {
-        return Err(Shortfall::fails(format!(
-            "the database is reached at {public}, which is a public address"
-        )));
+        return Err(Shortfall::fails(format!("the database has the public address {public}")));
     }
     let named = listens.split(',').map(str::trim).filter(|name| !name.is_empty());
     let open: Vec<_> = named
@@ -159,24 +160,25 @@ async fn unreachable(run: &Run) -> Result<String, Shortfall> {
             .is_ok_and(|opened| opened.is_ok())
         {
             return Err(Shortfall::fails(format!(
-                "something answers at {host} on the database's port {port}"
+                "{host} accepts connections on the database's port {port}"
             )));
         }
         return Ok(format!(
-            "it listens on {listens:?}, port {port}, and from here nothing answers at {host}:{port}"
+            "the database listens on {listens:?}, port {port}; {host}:{port} does not accept connections \
+             from here"
         ));
     }
     if !open.is_empty() {
         return Err(Shortfall::unmeasured(
             format!(
-                "the database listens on {}, and who can get there is not seen from its own machine",
+                "the database listens on {}; its own machine cannot show which networks reach it",
                 open.join(", ")
             ),
-            "run it from outside, with --target and the deployment's public address; or let the database listen on private \
-             addresses only",
+            "run it from another network with --target and the deployment's public address, or let the \
+             database listen on private addresses only",
         ));
     }
-    Ok(format!("it listens on {listens:?} only, which are no public addresses"))
+    Ok(format!("the database listens on {listens:?} only, which are not public addresses"))
 }
 
 fn host_of(url: &str) -> Option<String> {
@@ -188,7 +190,7 @@ async fn encrypted(run: &Run) -> Result<String, Shortfall> {
     let database = database(run).await?;
     if is_sqlite(&database) {
         return Err(Shortfall::NotApplicable(
-            "SQLite is a part of the process; there are no connections".to_owned(),
+            "SQLite is part of the process; there are no connections".to_owned(),
         ));
     }
     let connections = &database["connections"];
@@ -196,18 +198,19 @@ async fn encrypted(run: &Run) -> Result<String, Shortfall> {
         (count(connections, "all"), count(connections, "encrypted"), count(connections, "remote"));
     run.figure("connections", connections.clone());
     if all == 0 {
-        return Err(Shortfall::fails("the server does not tell of its connections"));
+        return Err(Shortfall::fails("the server does not report its connections"));
     }
     if remote == 0 && encrypted == 0 {
         return Err(Shortfall::NotApplicable(format!(
-            "all {all} connections stay on the database's own machine"
+            "all {all} connections are local to the database's machine"
         )));
     }
     if encrypted < all {
         return Err(Shortfall::fails(format!("{} of {all} connections are not encrypted", all - encrypted)));
     }
     Ok(format!(
-        "all {all} connections are encrypted, and verify the server; Redis, NATS and an object store are not used"
+        "all {all} connections are encrypted and verify the server certificate; Redis, NATS and an object \
+         store are not used"
     ))
 }
 
@@ -215,7 +218,7 @@ async fn least_privilege(run: &Run) -> Result<String, Shortfall> {
     let database = database(run).await?;
     if is_sqlite(&database) {
         return Err(Shortfall::NotApplicable(
-            "SQLite has no roles: whoever reads the file has all of it".to_owned(),
+            "SQLite has no roles; access to the file is access to all data".to_owned(),
         ));
     }
     let role = &database["role"];
@@ -223,18 +226,18 @@ async fn least_privilege(run: &Run) -> Result<String, Shortfall> {
     run.figure("besides", besides.clone());
     run.figure("missing", missing.clone());
     if !role["besides"].is_array() {
-        return Err(Shortfall::fails("the server does not tell what its role may do"));
+        return Err(Shortfall::fails("the server does not report the privileges of its role"));
     }
     if !besides.is_empty() {
         let some: Vec<_> = besides.iter().take(4).copied().collect();
         return Err(Shortfall::fails(format!(
-            "the role that serves may do {} things too many: {}",
+            "the serving role has {} unneeded privileges: {}",
             besides.len(),
             some.join(", ")
         )));
     }
     if !missing.is_empty() {
-        return Err(Shortfall::fails(format!("the role that serves lacks {}", missing.join(", "))));
+        return Err(Shortfall::fails(format!("the serving role lacks {}", missing.join(", "))));
     }
-    Ok("the role that serves reads and writes rows, and may do nothing else".to_owned())
+    Ok("the serving role can only read and write rows".to_owned())
 }

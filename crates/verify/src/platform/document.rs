@@ -14,23 +14,25 @@ use super::schemas;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "API-02",
-        does: "reads the document by the rules of OpenAPI 3.1, asks each documented address which methods it has, and asks \
-               for addresses that are not documented",
-        mend: "document what is served, by `routes!`, and serve what is documented; see what stands between here and Kith",
+        does: "validates the document by the rules of OpenAPI 3.1, reads the methods of each documented path \
+               with OPTIONS, and requests undocumented paths",
+        mend: "document all routes with `routes!`; check whether a proxy between here and Kith adds or hides \
+               paths",
         last: false,
         run: |run| Box::pin(is_what_runs(run)),
     },
     Check {
         row: "API-03",
-        does: "opens /docs, what it loads, and the document it shows",
-        mend: "see what changes the page, its parts or its policy between here and Kith",
+        does: "loads /docs, its parts, and the document that it shows",
+        mend: "check whether a proxy between here and Kith changes the page, its parts or its policy",
         last: false,
         run: |run| Box::pin(can_be_browsed(run)),
     },
     Check {
         row: "DOC-01",
-        does: "compares the served document with the running routes, and with the document of the build that judges",
-        mend: "serve the document that the build makes from its handlers",
+        does: "compares the served document with the running routes and with the document of the verifying \
+               build",
+        mend: "serve the document that the build generates from its handlers",
         last: false,
         run: |run| Box::pin(is_current(run)),
     },
@@ -75,8 +77,8 @@ async fn is_what_runs(run: &Run) -> Result<String, Shortfall> {
         .map_err(|fault| Shortfall::fails(format!("/openapi.json is not valid: {fault}")))?;
     let (routes, undocumented) = both_ways(run, &document).await?;
     Ok(format!(
-        "valid OpenAPI {}; {routes} operations, each served with the methods documented and no other; {undocumented} \
-         other addresses have nothing",
+        "valid OpenAPI {}; {routes} operations, each path served with exactly the documented methods; \
+         {undocumented} undocumented paths return 404",
         document["openapi"].as_str().unwrap_or_default()
     ))
 }
@@ -98,7 +100,7 @@ async fn both_ways(run: &Run, document: &Value) -> Result<(usize, usize), Shortf
         let answer = nobody.get(path).await?;
         if answer.status != 404 {
             return Err(Shortfall::fails(format!(
-                "GET {path} is not documented and answered {}",
+                "GET {path} is undocumented but returned {}",
                 answer.status
             )));
         }
@@ -116,18 +118,18 @@ async fn has_methods(client: &Client, of_path: &[&Operation<'_>]) -> Result<(), 
     let answer = client.send(Method::OPTIONS, &address, Bytes::new()).await?;
     let fails = |what: &str| Err(Shortfall::fails(format!("{path} {what}")));
     if answer.status == 404 {
-        return fails("is documented and not served");
+        return fails("is documented but not served");
     }
     let Some(allow) = answer.header("allow").filter(|_| answer.status == 405) else {
-        return fails(&format!("answered {} to OPTIONS, and not which methods it has", answer.status));
+        return fails(&format!("returned {} to OPTIONS without the allowed methods", answer.status));
     };
     let served: BTreeSet<_> = allow.split(',').map(str::trim).filter(|method| *method != "HEAD").collect();
     let documented: BTreeSet<_> = of_path.iter().map(|operation| operation.method.as_str()).collect();
     if let Some(method) = served.difference(&documented).next() {
-        return fails(&format!("serves {method}, which is not documented"));
+        return fails(&format!("serves the undocumented method {method}"));
     }
     match documented.difference(&served).next() {
-        Some(method) => fails(&format!("does not serve {method}, which is documented")),
+        Some(method) => fails(&format!("does not serve the documented method {method}")),
         None => Ok(()),
     }
 }
@@ -162,7 +164,7 @@ fn well_formed(document: &Value) -> Result<(), String> {
     }
     let operations = Operation::all(document);
     if operations.is_empty() {
-        return Err("it has no operations".to_owned());
+        return Err("the document has no operations".to_owned());
     }
     let mut ids = HashSet::new();
     for operation in &operations {
@@ -172,7 +174,7 @@ fn well_formed(document: &Value) -> Result<(), String> {
         }
         let id = operation.json()["operationId"].as_str().unwrap_or_default();
         if id.is_empty() || !ids.insert(id) {
-            return fault(&format!("its operationId {id:?} is missing or another's too"));
+            return fault(&format!("its operationId {id:?} is missing or not unique"));
         }
         well_formed_operation(document, operation)?;
     }
@@ -185,15 +187,15 @@ fn well_formed_operation(document: &Value, operation: &Operation<'_>) -> Result<
         operation.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).collect();
     let declared: BTreeSet<_> = operation.parameters("path").map(|parameter| parameter.name).collect();
     if in_path != declared {
-        return fault(format!("its path has {in_path:?} and its parameters {declared:?}"));
+        return fault(format!("its path has the parameters {in_path:?}, but {declared:?} are declared"));
     }
     for parameter in operation.json()["parameters"].as_array().into_iter().flatten() {
         let place = parameter["in"].as_str().unwrap_or_default();
         if !["path", "query", "header", "cookie"].contains(&place) || parameter["schema"].is_null() {
-            return fault(format!("the parameter {} has no place or no schema", parameter["name"]));
+            return fault(format!("the parameter {} has no location or no schema", parameter["name"]));
         }
         if place == "path" && parameter["required"] != true {
-            return fault(format!("the parameter {} is in the path and not required", parameter["name"]));
+            return fault(format!("the path parameter {} is not required", parameter["name"]));
         }
     }
     let responses = operation.json()["responses"].as_object();
@@ -203,7 +205,7 @@ fn well_formed_operation(document: &Value, operation: &Operation<'_>) -> Result<
     for (status, response) in responses {
         let is_status = status.len() == 3 && status.starts_with(|first| ('1'..='5').contains(&first));
         if !(is_status || status == "default") || response["description"].as_str().is_none() {
-            return fault(format!("the response {status} is none, or has no description"));
+            return fault(format!("the response {status} has an invalid status or no description"));
         }
     }
     let schemes = operation.json()["security"].as_array().into_iter().flatten();
@@ -221,7 +223,7 @@ fn references(document: &Value, part: &Value) -> Result<(), String> {
         Value::Object(fields) => {
             if let Some(reference) = fields.get("$ref").and_then(Value::as_str) {
                 let leads = reference.strip_prefix('#').and_then(|pointer| document.pointer(pointer));
-                leads.ok_or(format!("{reference} leads nowhere"))?;
+                leads.ok_or(format!("the reference {reference} does not resolve"))?;
             }
             fields.values().try_for_each(|field| references(document, field))
         }
@@ -244,10 +246,10 @@ async fn can_be_browsed(run: &Run) -> Result<String, Shortfall> {
     if let Some(word) =
         inline.or((html.matches("<script").count() != values(&html, "src").len()).then_some(&"<script>"))
     {
-        return Err(Shortfall::fails(format!("/docs has {word} inline, which its policy does not admit")));
+        return Err(Shortfall::fails(format!("/docs has {word} inline, which its policy does not allow")));
     }
     if let Some((directive, source)) = policy.unsafe_source() {
-        return Err(Shortfall::fails(format!("the policy of /docs has {source} in {directive}")));
+        return Err(Shortfall::fails(format!("the policy of /docs allows {source} in {directive}")));
     }
     let loads = values(&html, "src").into_iter().map(|part| ("script-src", part));
     let loads = loads.chain(
@@ -260,32 +262,33 @@ async fn can_be_browsed(run: &Run) -> Result<String, Shortfall> {
     for (directive, part) in loads.filter(|(_, part)| !part.starts_with("data:") && *part != "/openapi.json")
     {
         if !part.starts_with('/') || part.starts_with("//") {
-            return Err(Shortfall::fails(format!("/docs loads {part} from elsewhere")));
+            return Err(Shortfall::fails(format!("/docs loads {part} from another origin")));
         }
         if !policy.fetches(directive).is_some_and(|sources| sources.iter().any(|source| source == "'self'")) {
-            return Err(Shortfall::fails(format!("the policy of /docs does not admit {part}")));
+            return Err(Shortfall::fails(format!("the policy of /docs does not allow {part}")));
         }
         is_part(directive, &nobody.get(part).await?.expect(200)?)?;
         parts += 1;
     }
     if !policy.fetches("connect-src").is_some_and(|sources| sources.iter().any(|source| source == "'self'")) {
-        return Err(Shortfall::fails("the policy of /docs does not let it load the document"));
+        return Err(Shortfall::fails("the policy of /docs does not allow it to load the document"));
     }
     let [shown] = values(&html, "data-document")[..] else {
-        return Err(Shortfall::fails("/docs does not say which document it shows"));
+        return Err(Shortfall::fails("/docs does not name the document that it shows"));
     };
     let [shown, served] =
         [nobody.get(shown).await?.expect(200)?, nobody.get("/openapi.json").await?.expect(200)?];
     let [of_shown, of_served] = [&shown, &served].map(|answer| digest(&answer.body));
     if of_shown != of_served {
         return Err(Shortfall::fails(format!(
-            "/docs shows a document {of_shown}, and {of_served} is served"
+            "/docs shows a document with the digest {of_shown}, but the served one has {of_served}"
         )));
     }
     run.figure("digest", of_shown.clone());
     let short = &of_shown[..16];
     Ok(format!(
-        "/docs and its {parts} parts come from here and pass the policy; it shows the document {short}"
+        "/docs and its {parts} parts are from the same origin and pass the policy; it shows the document \
+         {short}"
     ))
 }
 
@@ -313,16 +316,17 @@ fn digest(bytes: &[u8]) -> String {
 async fn is_current(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
     let (routes, _) = both_ways(run, &document).await?;
-    let both = format!("{routes} operations are documented as they are served");
+    let both = format!("{routes} operations are documented as served");
     let Some(own) = &run.deployment().target().own else {
-        return Ok(format!("{both}; what documents to compare it with was not given"));
+        return Ok(format!("{both}; the documents to compare with are not available"));
     };
     let version = |document: &Value| document["info"]["version"].as_str().unwrap_or_default().to_owned();
     let release = run.anonymous().get("/api/health").await?.text_at("/releaseId")?;
     if release != own.release {
         let judge = &own.release;
         return Ok(format!(
-            "{both}; it is build {release}, judged by build {judge}, whose document was not compared"
+            "{both}; the server is build {release}, but this is build {judge}, so their documents were not \
+             compared"
         ));
     }
     for operation in Operation::all(&own.document) {
@@ -331,13 +335,13 @@ async fn is_current(run: &Run) -> Result<String, Shortfall> {
             None if operation.is_for_development() => {}
             None => {
                 return Err(Shortfall::fails(format!(
-                    "{} of this build is not in the document",
+                    "{} of this build is missing from the document",
                     operation.name()
                 )));
             }
             Some(served) if served != operation.json() => {
                 return Err(Shortfall::fails(format!(
-                    "{} is documented otherwise than in this build",
+                    "{} differs from the document of this build",
                     operation.name()
                 )));
             }
@@ -347,8 +351,13 @@ async fn is_current(run: &Run) -> Result<String, Shortfall> {
     let all = Operation::all(&own.document);
     let is_own = |served: &Operation<'_>| all.iter().any(|own| own.name() == served.name());
     match Operation::all(&document).iter().find(|served| !is_own(served)) {
-        Some(foreign) => Err(Shortfall::fails(format!("{} is not in this build", foreign.name()))),
-        None => Ok(format!("{both}, and as build {release} (version {}) has them", version(&document))),
+        Some(foreign) => {
+            Err(Shortfall::fails(format!("{} is documented but not in this build", foreign.name())))
+        }
+        None => Ok(format!(
+            "{both}, and equal to the document of build {release} (version {})",
+            version(&document)
+        )),
     }
 }
 

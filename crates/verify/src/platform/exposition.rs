@@ -72,32 +72,32 @@ fn parse(text: &str) -> Result<Parsed, String> {
         if let Some(words) = line.strip_prefix("# ") {
             let mut words = words.splitn(3, ' ');
             let (Some(kind), Some(name), Some(value)) = (words.next(), words.next(), words.next()) else {
-                return Err(fault("says nothing of a family"));
+                return Err(fault("is a comment without a metric name"));
             };
             if name != family {
                 // The samples of a family must be contiguous.
                 if !told.insert(name.to_owned()) {
-                    return Err(fault("begins a family a second time"));
+                    return Err(fault("repeats a metric family"));
                 }
                 name.clone_into(&mut family);
             }
             match kind {
                 "TYPE" if families.insert(name.to_owned(), value.to_owned()).is_some() => {
-                    return Err(fault("gives a family a second type"));
+                    return Err(fault("repeats the type of a metric family"));
                 }
                 "TYPE" | "HELP" | "UNIT" => {}
-                _ => return Err(fault("is no TYPE, HELP or UNIT")),
+                _ => return Err(fault("is neither TYPE, HELP nor UNIT")),
             }
             continue;
         }
-        let (name, labels, value) = sample(line).ok_or_else(|| fault("is no sample"))?;
-        let kind = families.get(&family).ok_or_else(|| fault("is of no family"))?;
+        let (name, labels, value) = sample(line).ok_or_else(|| fault("is not a sample"))?;
+        let kind = families.get(&family).ok_or_else(|| fault("belongs to no metric family"))?;
         if !belongs(name, &family, kind) {
-            return Err(fault("is not of the family before it"));
+            return Err(fault("does not belong to the preceding metric family"));
         }
         let counted = kind == "counter" || (kind == "histogram" && !name.ends_with("_sum"));
         if counted && (value.is_nan() || value < 0.0) {
-            return Err(fault("counts something that cannot be"));
+            return Err(fault("has an impossible value for a counter"));
         }
         if series
             .insert(series_of(name, labels.iter().map(|(name, value)| (*name, &**value))), value)
@@ -199,16 +199,16 @@ mod tests {
     fn invalid_openmetrics_is_rejected() {
         for (text, word) in [
             ("# TYPE a counter\na_total 1\n", "EOF"),
-            ("a_total 1\n# EOF\n", "no family"),
+            ("a_total 1\n# EOF\n", "no metric family"),
             ("# TYPE a counter\na_total 1\na_total 1\n# EOF\n", "repeats"),
             ("# TYPE a counter\na_total{x=\"1\",y=\"2\"} 1\na_total{y=\"2\",x=\"1\"} 1\n# EOF\n", "repeats"),
-            ("# TYPE a counter\na_total -1\n# EOF\n", "cannot be"),
-            ("# TYPE a counter\na 1\n# EOF\n", "not of the family"),
-            ("# TYPE a gauge\na one\n# EOF\n", "no sample"),
-            ("# TYPE a gauge\na{x=1} 1\n# EOF\n", "no sample"),
-            ("# TYPE a gauge\na{x=\"1\"\n# EOF\n", "no sample"),
-            ("# TYPE a gauge\na{x=\"1\",} 1\n# EOF\n", "no sample"),
-            ("# TYPE a gauge\na 1\n# TYPE b gauge\nb 1\n# TYPE a gauge\n# EOF\n", "second time"),
+            ("# TYPE a counter\na_total -1\n# EOF\n", "impossible"),
+            ("# TYPE a counter\na 1\n# EOF\n", "not belong to the preceding"),
+            ("# TYPE a gauge\na one\n# EOF\n", "not a sample"),
+            ("# TYPE a gauge\na{x=1} 1\n# EOF\n", "not a sample"),
+            ("# TYPE a gauge\na{x=\"1\"\n# EOF\n", "not a sample"),
+            ("# TYPE a gauge\na{x=\"1\",} 1\n# EOF\n", "not a sample"),
+            ("# TYPE a gauge\na 1\n# TYPE b gauge\nb 1\n# TYPE a gauge\n# EOF\n", "repeats a metric family"),
         ] {
             let fault = parse(text).unwrap_err();
             assert!(fault.contains(word), "{text}: {fault}");

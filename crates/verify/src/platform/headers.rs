@@ -9,23 +9,23 @@ use serde_json::{Value, json};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-05",
-        does: "reads the headers of pages, JSON, redirects, refusals and of what is not there, and marks each by the rules of \
-               the HTTP Observatory",
-        mend: "see what takes the header away between here and Kith; HSTS is sent in production mode",
+        does: "reads the headers of pages, JSON, redirects, rejections and 404 responses, and rates each by \
+               the rules of the HTTP Observatory",
+        mend: "check which proxy between here and Kith removes the header; HSTS is sent in production mode",
         last: false,
         run: |run| Box::pin(headers(run)),
     },
     Check {
         row: "SEC-06",
-        does: "reads the Content-Security-Policy of answers of every kind",
-        mend: "see what replaces the policy between here and Kith",
+        does: "reads the Content-Security-Policy of every kind of response",
+        mend: "check which proxy between here and Kith replaces the policy",
         last: false,
         run: |run| Box::pin(policies(run)),
     },
     Check {
         row: "SEC-07",
-        does: "adds up the marks of the HTTP Observatory for the worst answer and asks for its grade",
-        mend: "mend what SEC-05 and SEC-10 find",
+        does: "computes the HTTP Observatory score and grade of the worst response",
+        mend: "fix the findings of SEC-05 and SEC-10",
         last: false,
         run: |run| Box::pin(grade(run)),
     },
@@ -59,17 +59,14 @@ async fn answers(run: &Run) -> Result<Vec<(&'static str, Answer)>, Shortfall> {
         ("sign-in", sign_in(run).await?),
         ("health", nobody.get("/livez").await?.expect(200)?),
         ("nothing", nobody.get("/api/v1/ping").await?.expect(204)?),
-        ("as it was", nobody.with("if-none-match", &etag).get("/docs").await?.expect(304)?),
+        ("not modified", nobody.with("if-none-match", &etag).get("/docs").await?.expect(304)?),
         ("redirect", nobody.get("/swagger").await?.expect(308)?),
         ("malformed", person.client.send(Method::PATCH, "/api/v1/me", broken).await?.expect(400)?),
         ("unauthenticated", nobody.get("/api/v1/me").await?.expect(401)?),
         ("forbidden", person.client.get("/api/v1/admin/users").await?.expect(403)?),
-        (
-            "no such thing",
-            person.client.get(&format!("/api/v1/partners/requests/{NO_ID}")).await?.expect(404)?,
-        ),
-        ("no such address", nobody.get("/kith-verify").await?.expect(404)?),
-        ("no such method", nobody.delete("/api/v1/ping", Value::Null).await?.expect(405)?),
+        ("unknown id", person.client.get(&format!("/api/v1/partners/requests/{NO_ID}")).await?.expect(404)?),
+        ("unknown path", nobody.get("/kith-verify").await?.expect(404)?),
+        ("unknown method", nobody.delete("/api/v1/ping", Value::Null).await?.expect(405)?),
     ])
 }
 
@@ -109,7 +106,7 @@ async fn headers(run: &Run) -> Result<String, Shortfall> {
         let marks = marks(answer, needs_hsts);
         if let Some(mark) = marks.iter().find(|mark| mark.modifier < 0) {
             let (asked, rule, cost) = (&answer.asked, mark.rule, -mark.modifier);
-            return Err(Shortfall::fails(format!("{asked} ({kind}) loses {cost} points by {rule}")));
+            return Err(Shortfall::fails(format!("{asked} ({kind}) loses {cost} points by the rule {rule}")));
         }
         worst = worst.min(observatory::score(&marks));
     }
@@ -120,11 +117,11 @@ async fn headers(run: &Run) -> Result<String, Shortfall> {
     let but = if needs_hsts {
         ""
     } else {
-        "; HSTS means nothing over plain HTTP on this machine and was not judged"
+        "; HSTS was not verified, because it has no effect over plain HTTP on this machine"
     };
     Ok(format!(
-        "{} kinds of answers have all of {} headers; by the rules of the HTTP Observatory the worst has {worst} points, \
-         {grade}{but}",
+        "{} kinds of responses have all of {} headers; by the rules of the HTTP Observatory the worst has \
+         {worst} points, grade {grade}{but}",
         answers.len(),
         REQUIRED_HEADERS.len()
     ))
@@ -139,7 +136,7 @@ async fn policies(run: &Run) -> Result<String, Shortfall> {
         let [policy] = sent[..] else { return fails(&format!("has {} policies", sent.len())) };
         let policy = Policy::parse(policy.to_str().unwrap_or_default());
         if let Some((directive, source)) = policy.unsafe_source() {
-            return fails(&format!("has {source} in {directive}"));
+            return fails(&format!("allows {source} in {directive}"));
         }
         for directive in ["default-src", "base-uri", "form-action", "frame-ancestors"] {
             match policy.sources(directive) {
@@ -150,7 +147,7 @@ async fn policies(run: &Run) -> Result<String, Shortfall> {
         for directive in ["script-src", "object-src", "style-src", "connect-src"] {
             let own = |source: &String| source == "'self'" || source == "'none'";
             if !policy.fetches(directive).is_some_and(|sources| sources.iter().all(own)) {
-                return fails(&format!("admits others in {directive}"));
+                return fails(&format!("allows other sources in {directive}"));
             }
         }
         if !different.contains(&policy) {
@@ -159,7 +156,8 @@ async fn policies(run: &Run) -> Result<String, Shortfall> {
     }
     run.figure("policies", different.len());
     Ok(format!(
-        "{} kinds of answers have {} policies, each with default-src 'none' and nothing unsafe or foreign",
+        "{} kinds of responses have {} policies, each with default-src 'none' and without unsafe or foreign \
+         sources",
         answers.len(),
         different.len()
     ))
@@ -173,12 +171,14 @@ async fn grade(run: &Run) -> Result<String, Shortfall> {
     run.figure("score", worst);
     run.figure("grade", grade);
     if worst < 90 {
-        return Err(Shortfall::fails(format!("the worst answer ({kind}) has {worst} points, {grade}")));
+        return Err(Shortfall::fails(format!(
+            "the worst response ({kind}) has {worst} points, grade {grade}"
+        )));
     }
     match super::tls::scan(run).await {
-        Ok(tls) => Ok(format!("the worst answer has {worst} points, {grade}; {tls}")),
+        Ok(tls) => Ok(format!("the worst response has {worst} points, grade {grade}; {tls}")),
         Err(Shortfall::NotApplicable(why)) => {
-            Ok(format!("the worst answer has {worst} points, {grade}; {why}"))
+            Ok(format!("the worst response has {worst} points, grade {grade}; {why}"))
         }
         Err(short) => Err(short),
     }

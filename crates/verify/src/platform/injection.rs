@@ -10,17 +10,17 @@ use super::problem_form::leak;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-11",
-        does: "puts what SQL, shells, templates, file systems and headers would take for orders into every parameter of every \
-               path and query that is read, and into texts, and compares what comes back",
-        mend: "look up the request id in the log; parameters go to the database as parameters, and ids are parsed",
+        does: "sends injection payloads for SQL, shells, templates, file systems and headers in every path \
+               and query parameter and in text fields, and compares the responses",
+        mend: "look up the request id in the log; pass values to the database as bind parameters, and parse ids",
         last: false,
         run: |run| Box::pin(nothing_is_injected(run)),
     },
     Check {
         row: "SEC-12",
-        does: "keeps what a page would run as script in every text of a profile, an item, a nickname and a request, reads \
-               it back, and looks at how it is declared",
-        mend: "see what changes content types or policies between here and Kith",
+        does: "stores script payloads in all text fields of a profile, an item, a nickname and a request, \
+               reads them back, and checks the content types",
+        mend: "check which proxy between here and Kith changes content types or policies",
         last: false,
         run: |run| Box::pin(scripts_stay_text(run)),
     },
@@ -77,7 +77,7 @@ async fn nothing_is_injected(run: &Run) -> Result<String, Shortfall> {
                     let (name, rows, ms) = (operation.name(), found.rows, found.took.as_millis());
                     let usual = (usual.rows, usual.took.as_millis());
                     return Err(Shortfall::fails(format!(
-                        "{name} with {order} in {} answered {rows} rows in {ms} ms, and to a word {} in {} ms",
+                        "{name} with {order} in {} returned {rows} rows in {ms} ms, but with a plain word {} in {} ms",
                         parameter.name, usual.0, usual.1
                     )));
                 }
@@ -89,8 +89,8 @@ async fn nothing_is_injected(run: &Run) -> Result<String, Shortfall> {
     run.figure("questions", asked);
     run.figure("slowest_ms", slowest.as_millis() as u64);
     Ok(format!(
-        "{asked} questions in {parameters} parameters and {texts} texts: nothing but refusals and empty answers, no row more, \
-         no header, none slower than {} ms",
+        "{asked} payloads in {parameters} parameters and {texts} text fields: only rejections and empty \
+         responses, no additional row, no injected header, none slower than {} ms",
         slowest.as_millis()
     ))
 }
@@ -141,24 +141,24 @@ async fn rows(
     let rows = answer.json()["items"].as_array().map_or(0, Vec::len);
     let is_made = parameter.place == "path" && (200..300).contains(&answer.status) && value != "kith-verify";
     if is_made && operation.method != http::Method::GET {
-        return Err(Shortfall::fails(format!("{} took {value} for a name", answer.asked)));
+        return Err(Shortfall::fails(format!("{} accepted {value} as a name", answer.asked)));
     }
     Ok(Found { rows, took: answer.took })
 }
 
 fn is_harmless(answer: &Answer) -> Result<(), Shortfall> {
     let fails =
-        |what: &str| Err(Shortfall::fails(format!("{} answered {}{what}", answer.asked, answer.status)));
+        |what: &str| Err(Shortfall::fails(format!("{} returned {}{what}", answer.asked, answer.status)));
     if answer.status >= 500 {
         return fails("");
     }
     if answer.headers.contains_key("x-kith-injected") {
-        return fails(" with a header that stood in the address");
+        return fails(" with a header injected through the URL");
     }
     if answer.status >= 400
         && let Some(pattern) = leak(answer)
     {
-        return fails(&format!(" with {pattern:?} in it"));
+        return fails(&format!(" with {pattern:?} in the body"));
     }
     Ok(())
 }
@@ -249,8 +249,8 @@ async fn scripts_stay_text(run: &Run) -> Result<String, Shortfall> {
     run.figure("scripts", SCRIPTS.len());
     run.figure("readings", places + 1);
     Ok(format!(
-        "{} scripts in names, nicknames, themes, items and a message came back {} times as text, declared as JSON that no \
-         browser takes for a page, under a policy that runs nothing",
+        "{} scripts in names, nicknames, themes, items and a message were returned {} times as text, with a \
+         JSON content type, nosniff and a policy that allows no scripts",
         SCRIPTS.len(),
         places + 1
     ))
@@ -259,7 +259,7 @@ async fn scripts_stay_text(run: &Run) -> Result<String, Shortfall> {
 fn stays_text(answer: &Answer, at: &str, kept: &str) -> Result<(), Shortfall> {
     let fails = |what: String| Err(Shortfall::fails(format!("{} {what}", answer.asked)));
     if answer.text_at(at)? != kept {
-        return fails(format!("does not have {kept:?} at {at}"));
+        return fails(format!("does not contain {kept:?} at {at}"));
     }
     is_no_page(answer)
 }
@@ -269,13 +269,13 @@ fn is_no_page(answer: &Answer) -> Result<(), Shortfall> {
     let of = |name| answer.header(name).unwrap_or_default();
     let fails = |what: String| Err(Shortfall::fails(format!("{} {what}", answer.asked)));
     if !["application/json", "application/problem+json"].contains(&of("content-type")) {
-        return fails(format!("is declared as {:?}", of("content-type")));
+        return fails(format!("has the content type {:?}", of("content-type")));
     }
     if of("x-content-type-options") != "nosniff" {
-        return fails("may be taken for something else: no nosniff".to_owned());
+        return fails("lacks X-Content-Type-Options: nosniff".to_owned());
     }
     if !of("content-security-policy").contains("default-src 'none'") {
-        return fails("has no policy that runs nothing".to_owned());
+        return fails("has no policy that forbids scripts".to_owned());
     }
     Ok(())
 }

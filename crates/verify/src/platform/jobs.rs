@@ -5,9 +5,9 @@ use serde_json::Value;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "JOB-02",
-    does: "asks of everything that is done again and again when it last was, and how often it failed within a day",
-    mend: "`kith schedules list` says what is paused, `kith jobs list --state dead` what failed and why; see that a server \
-           or a `kith worker` runs",
+    does: "reads the last success and the failures within a day of each scheduled maintenance job",
+    mend: "run `kith schedules list` for paused schedules and `kith jobs list --state dead` for failures; \
+           check that a server or a `kith worker` runs",
     last: false,
     run: |run| Box::pin(runs_on_time(run)),
 }];
@@ -19,9 +19,7 @@ async fn runs_on_time(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
     let all = facts["modules"]["jobs.upkeep"].as_array().cloned().unwrap_or_default();
     if all.is_empty() {
-        return Err(Shortfall::fails(
-            "nothing is done in the background: no schedule is declared".to_owned(),
-        ));
+        return Err(Shortfall::fails("no maintenance schedule is declared".to_owned()));
     }
     let wrong: Vec<_> = all.iter().filter_map(fault).collect();
     run.figure("schedules", all.len());
@@ -29,7 +27,7 @@ async fn runs_on_time(run: &Run) -> Result<String, Shortfall> {
     if !wrong.is_empty() {
         return Err(Shortfall::fails(wrong.join("; ")));
     }
-    Ok(format!("{} things are done again and again, each in time, and none failed within a day", all.len()))
+    Ok(format!("{} maintenance jobs ran on time, and none failed within a day", all.len()))
 }
 
 /// Returns the fault of a scheduled job, if it is paused, never due or late.
@@ -47,7 +45,7 @@ fn fault(one: &Value) -> Option<String> {
     let late_ms = now - last - 2 * every_ms - RECORDING_DELAY_MS;
     if late_ms > 0 {
         return Some(format!(
-            "{kind} was last done {} s ago, and is to be each {} s",
+            "{kind} last succeeded {} s ago, but is due every {} s",
             (now - last) / 1_000,
             every_ms / 1_000
         ));
@@ -75,7 +73,7 @@ mod tests {
         };
         assert!(with("paused", true.into()).unwrap().contains("paused"));
         assert!(with("completed_in", (now - 400_000).into()).unwrap().contains("400 s ago"));
-        assert!(with("completed_in", Value::Null).unwrap().contains("last done"));
+        assert!(with("completed_in", Value::Null).unwrap().contains("last succeeded"));
         assert!(with("failed", 2.into()).unwrap().contains("2 times"));
         assert!(with("every_ms", Value::Null).unwrap().contains("never"));
         assert_eq!(with("since", (now - 1_000).into()), None, "declared a moment ago");

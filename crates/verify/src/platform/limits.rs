@@ -14,16 +14,19 @@ use super::schemas;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-02",
-        does: "asks every operation for the limit it is under, uses up one route of each class, counts how often it answers \
-               before 429, and comes back when Retry-After says so",
-        mend: "set the limits (section limits), leave --disable-limits out, and ask a node directly if several share the load",
+        does: "reads the limit of every operation, exhausts the limit of one route of each class, counts the \
+               requests until 429, and repeats the request after Retry-After",
+        mend: "set the limits (section limits), remove --disable-limits, and verify one node directly if \
+               several share the load",
         last: true,
         run: |run| Box::pin(limits_are_where_they_are_set(run)),
     },
     Check {
         row: "DRV-13",
-        does: "uses up a route, and asks again with forged forwarding headers and with other spellings of its address",
-        mend: "list only proxies of your own in server.trusted_proxies, and let the outermost replace X-Forwarded-For",
+        does: "exhausts the limit of a route, and repeats the request with forged forwarding headers and \
+               with other spellings of the path",
+        mend: "list only your own proxies in server.trusted_proxies, and let the outermost replace \
+               X-Forwarded-For",
         last: true,
         run: |run| Box::pin(nobody_gets_around(run)),
     },
@@ -53,8 +56,8 @@ fn configured(facts: &Value, setting: &str) -> Result<u64, Shortfall> {
     }
     match settings["limits"][setting].as_u64() {
         None => Err(Shortfall::unmeasured(
-            format!("the server does not tell limits.{setting}"),
-            "ask a build that tells it",
+            format!("the server does not report limits.{setting}"),
+            "deploy a build that reports it",
         )),
         Some(0) => Err(Shortfall::fails(format!("limits.{setting} is 0: no limit"))),
         Some(n) => Ok(n),
@@ -90,7 +93,7 @@ async fn limits_are_where_they_are_set(run: &Run) -> Result<String, Shortfall> {
         run.figure(&format!("{class}_found"), allowed.saturating_sub(back.saturating_sub(1)));
         if allowed + 1 < *limit || allowed > limit + back + 1 {
             return Err(Shortfall::fails(format!(
-                "{path} answered {allowed} times in {} ms before 429, and {class} is set to {limit} a minute",
+                "{path} allowed {allowed} requests in {} ms before 429, but {class} is set to {limit} a minute",
                 burst.took.as_millis()
             )));
         }
@@ -99,8 +102,8 @@ async fn limits_are_where_they_are_set(run: &Run) -> Result<String, Shortfall> {
     }
     run.figure("operations_limited", limited);
     Ok(format!(
-        "{limited} operations are under a limit, all but the {} that watch; found where they are set, within 1: {} a minute; \
-         Retry-After is right",
+        "{limited} operations are rate-limited, all except {} for monitoring; the measured limits equal the \
+         configured ones within 1: {} a minute; Retry-After is correct",
         EXEMPT.len(),
         found.join(", ")
     ))
@@ -121,10 +124,10 @@ async fn is_limited(
     let is_strict = operation.path.starts_with("/api/v1/auth/") && operation.method == Method::POST;
     let fails = |what: String| Err(Shortfall::fails(format!("{} {what}", operation.name())));
     match of_class(name) {
-        None => fails(format!("is under no limit that is known: RateLimit-Policy is {policy:?}")),
-        Some(_) if is_strict && name != "auth" => fails(format!("signs in under the limit {name}")),
+        None => fails(format!("has no known limit: RateLimit-Policy is {policy:?}")),
+        Some(_) if is_strict && name != "auth" => fails(format!("is a log-in but has the limit {name}")),
         Some(limit) if policy != format!("\"{name}\";q={limit};w=60") => {
-            fails(format!("says {policy}, and {name} is set to {limit} a minute"))
+            fails(format!("has the policy {policy}, but {name} is set to {limit} a minute"))
         }
         Some(_) => Ok(true),
     }
@@ -143,7 +146,7 @@ struct Burst {
 async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Burst, Shortfall> {
     if limit > MAX_BURST {
         let why = format!("a burst of {limit} requests would be an attack");
-        return Err(Shortfall::unmeasured(why, "measure it where nobody else is served"));
+        return Err(Shortfall::unmeasured(why, "verify a deployment without other users"));
     }
     let client = run.anonymous();
     let first = client.send(method.clone(), path, Bytes::new()).await?;
@@ -172,7 +175,10 @@ async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Bur
     let refusal = answers.into_iter().flatten().next();
     let allowed = allowed.into_inner();
     let refusal = refusal.ok_or_else(|| {
-        Shortfall::fails(format!("{path} answered {allowed} times in {} ms and never 429", took.as_millis()))
+        Shortfall::fails(format!(
+            "{path} allowed {allowed} requests in {} ms and never returned 429",
+            took.as_millis()
+        ))
     })?;
     Ok(Burst { allowed, took, refusal })
 }
@@ -180,14 +186,14 @@ async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Bur
 /// Checks that a request is accepted after `Retry-After`.
 async fn comes_back(run: &Run, method: &Method, path: &str, refusal: &Answer) -> Result<(), Shortfall> {
     let Some(seconds) = refusal.retry_after().filter(|seconds| (1..=60).contains(seconds)) else {
-        return Err(Shortfall::fails(format!("{path} answered 429 without a Retry-After within its minute")));
+        return Err(Shortfall::fails(format!("{path} returned 429 without a Retry-After of 1 to 60 s")));
     };
     let client = run.anonymous();
     client.wait(Duration::from_secs(seconds)).await;
     let again = client.send_once(method.clone(), path, Bytes::new()).await?;
     if again.status == 429 {
         return Err(Shortfall::fails(format!(
-            "{path} is refused {seconds} s later, when Retry-After said to come back"
+            "{path} is still rejected after the {seconds} s of Retry-After"
         )));
     }
     Ok(())
@@ -208,8 +214,8 @@ async fn nobody_gets_around(run: &Run) -> Result<String, Shortfall> {
     let trusts_somebody = proxies.as_array().is_some_and(|proxies| !proxies.is_empty());
     if trusts_somebody && super::tls::is_loopback_http(&run.deployment().target().url) {
         return Err(Shortfall::unmeasured(
-            "a trusted proxy may say for whom it asks, and who asks from this machine may be one",
-            "name the public address with --target, from elsewhere",
+            "trusted proxies may set X-Forwarded-For, and this machine may be one",
+            "run it on another machine with the public address as --target",
         ));
     }
     use_up(&run.anonymous(), limit, method, path).await?;
@@ -223,7 +229,9 @@ async fn nobody_gets_around(run: &Run) -> Result<String, Shortfall> {
             404 | 405 => elsewhere += 1,
             status => {
                 let what = variant.what;
-                return Err(Shortfall::fails(format!("{path} was used up, and {what} answered {status}")));
+                return Err(Shortfall::fails(format!(
+                    "the limit of {path} was exhausted, but {what} returned {status}"
+                )));
             }
         }
     }
@@ -231,7 +239,8 @@ async fn nobody_gets_around(run: &Run) -> Result<String, Shortfall> {
     run.figure("variants_that_lead_nowhere", elsewhere);
     let n = variants.len();
     Ok(format!(
-        "after {limit} requests none of {n} variants got one more: {} were refused, {elsewhere} lead nowhere",
+        "after {limit} requests none of {n} variants was allowed: {} were rejected with 429, {elsewhere} do \
+         not reach the route",
         n - elsewhere
     ))
 }
@@ -243,7 +252,7 @@ async fn use_up(client: &Client, limit: u64, method: &Method, path: &str) -> Res
             return Ok(());
         }
     }
-    Err(Shortfall::fails(format!("{path} is never used up, and {limit} a minute is the limit")))
+    Err(Shortfall::fails(format!("{path} never returned 429, but its limit is {limit} a minute")))
 }
 
 /// Sends a variant right after a plain request was rejected. Repeats it, because the limit may refill in
@@ -265,7 +274,7 @@ async fn evades(run: &Run, method: &Method, path: &str, variant: &Variant) -> Re
 fn variants(client: &Client, path: &str) -> Vec<Variant> {
     let forged = [
         ("X-Forwarded-For", "x-forwarded-for", "203.0.113.7"),
-        ("X-Forwarded-For with several", "x-forwarded-for", "203.0.113.7, 127.0.0.1"),
+        ("X-Forwarded-For with several addresses", "x-forwarded-for", "203.0.113.7, 127.0.0.1"),
         ("X-Forwarded-For with IPv6", "x-forwarded-for", "2001:db8::7"),
         ("Forwarded", "forwarded", "for=203.0.113.8;proto=https"),
         ("X-Real-IP", "x-real-ip", "203.0.113.9"),
@@ -280,10 +289,10 @@ fn variants(client: &Client, path: &str) -> Vec<Variant> {
     let (stem, last) = path.rsplit_once('/').unwrap_or_default();
     let spelled = [
         ("capitals", path.to_uppercase()),
-        ("a slash at the end", format!("{path}/")),
+        ("a trailing slash", format!("{path}/")),
         ("two slashes", format!("{stem}//{last}")),
-        ("a dot between slashes", format!("{stem}/%2e/{last}")),
-        ("an encoded letter", format!("{stem}/%{:02x}{}", last.as_bytes()[0], &last[1..])),
+        ("a dot segment", format!("{stem}/%2e/{last}")),
+        ("a percent-encoded letter", format!("{stem}/%{:02x}{}", last.as_bytes()[0], &last[1..])),
         ("a query", format!("{path}?kith=verify")),
     ];
     let by_header = forged.map(|(what, name, value)| Variant {

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "API-04",
-    does: "asks every list for its usual page, the largest, one more, none, fewer than none, with cursors that it did not \
-           hand out and by what is not declared; walks a list of 102 items from page to page",
-    mend: "see which list the finding names; `PageQuery` and `deny_unknown_fields` give a list all of this",
+    does: "requests every list with the default, the largest, a too large, a zero and a negative limit, with \
+           foreign cursors and undeclared parameters; reads a list of 102 items page by page",
+    mend: "look at the named list; `PageQuery` and `deny_unknown_fields` implement these rules",
     last: false,
     run: |run| Box::pin(pages(run)),
 }];
@@ -51,13 +51,14 @@ async fn pages(run: &Run) -> Result<String, Shortfall> {
     run.figure("lists_for_administrators_not_seen", unseen);
     run.figure("lists_of_what_is_not_there", absent);
     let but = if unseen > 0 {
-        format!("; {unseen} lists that only administrators may see were not asked")
+        format!("; {unseen} lists for administrators only were not requested")
     } else {
         String::new()
     };
     Ok(format!(
-        "{judged} lists answered {asked} questions as they should; of {walked} items a usual page has {DEFAULT_PAGE_SIZE} and the \
-         largest {MAX_PAGE_SIZE}, and the pages together each item once{but}"
+        "{judged} lists returned the expected responses to {asked} requests; of {walked} items a default \
+         page has {DEFAULT_PAGE_SIZE} and the largest {MAX_PAGE_SIZE}, and the pages together contain each \
+         item once{but}"
     ))
 }
 
@@ -78,7 +79,7 @@ async fn takes_a_page(client: &Client, list: &Operation<'_>) -> Result<u32, Shor
         let n = items(&answer)?.len();
         if n > most {
             return Err(Shortfall::fails(format!(
-                "{} answered {n} items instead of at most {most}",
+                "{} returned {n} items instead of at most {most}",
                 answer.asked
             )));
         }
@@ -131,7 +132,7 @@ async fn refuses(client: &Client, list: &Operation<'_>) -> Result<u32, Shortfall
         if answer.status != 400 {
             let (name, status) = (list.name(), answer.status);
             let question: String = question.chars().take(60).collect();
-            return Err(Shortfall::fails(format!("{name} answered {status} to {question} instead of 400")));
+            return Err(Shortfall::fails(format!("{name} returned {status} to {question} instead of 400")));
         }
     }
     Ok(questions.len() as u32)
@@ -141,7 +142,9 @@ fn items(answer: &Answer) -> Result<Vec<Value>, Shortfall> {
     let body = answer.json();
     match (body["items"].as_array(), body.get("next_cursor")) {
         (Some(items), Some(_)) => Ok(items.clone()),
-        _ => Err(Shortfall::fails(format!("{} answered without items or next_cursor", answer.asked))),
+        _ => {
+            Err(Shortfall::fails(format!("the response to {} has no items or no next_cursor", answer.asked)))
+        }
     }
 }
 
@@ -166,10 +169,10 @@ async fn walk(reader: &Client) -> Result<usize, Shortfall> {
         let answer = reader.get(&format!("{FULL_LIST}{question}")).await?.expect(200)?;
         let n = items(&answer)?.len();
         if n != wanted {
-            return Err(Shortfall::fails(format!("{} answered {n} items instead of {wanted}", answer.asked)));
+            return Err(Shortfall::fails(format!("{} returned {n} items instead of {wanted}", answer.asked)));
         }
         if !answer.header("link").is_some_and(|link| link.contains("rel=\"next\"")) {
-            return Err(Shortfall::fails(format!("{} has more and no Link to it", answer.asked)));
+            return Err(Shortfall::fails(format!("{} has a next page but no Link to it", answer.asked)));
         }
     }
     let mut seen = HashSet::new();
@@ -179,7 +182,7 @@ async fn walk(reader: &Client) -> Result<usize, Shortfall> {
         for item in items(&answer)? {
             if !seen.insert(item["id"].to_string()) {
                 return Err(Shortfall::fails(format!(
-                    "{} answered an item that a page before had",
+                    "{} returned an item of an earlier page",
                     answer.asked
                 )));
             }
@@ -189,7 +192,7 @@ async fn walk(reader: &Client) -> Result<usize, Shortfall> {
     }
     if seen.len() != MAX_PAGE_SIZE + 2 {
         return Err(Shortfall::fails(format!(
-            "the pages have {} of {} items",
+            "the pages contain {} of {} items",
             seen.len(),
             MAX_PAGE_SIZE + 2
         )));

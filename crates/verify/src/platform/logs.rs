@@ -16,15 +16,16 @@ use super::machine::log_file;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "OBS-01",
-        does: "reads the last 1,000 lines of the log, and changes the level to and fro while it looks which requests are logged",
+        does: "reads the last 1,000 lines of the log, changes the level and restores it, and checks which \
+               requests are logged",
         mend: "set log.format to \"json\"",
         last: true,
         run: |run| Box::pin(structured(run)),
     },
     Check {
         row: "OBS-02",
-        does: "sends a marked password, address and token where things go wrong, and looks for each in the log",
-        mend: "find the line in the log, and take out of the code whatever it tells of the caller",
+        does: "sends a marked password, address and token in failing requests, and searches the log for them",
+        mend: "find the line in the log, and remove the caller's data from it in the code",
         last: true,
         run: |run| Box::pin(silent(run)),
     },
@@ -48,11 +49,8 @@ impl Log {
         match opened {
             Ok((from, file)) => Ok(Self { file, from }),
             Err(error) => {
-                let why = format!("{} cannot be read: {error}", path.display());
-                Err(Shortfall::unmeasured(
-                    why,
-                    "name the file to which the server writes its log with --logs",
-                ))
+                let why = format!("cannot read {}: {error}", path.display());
+                Err(Shortfall::unmeasured(why, "name the server's log file with --logs"))
             }
         }
     }
@@ -60,7 +58,7 @@ impl Log {
     fn read(&mut self, from: u64) -> Result<String, Shortfall> {
         let mut bytes = Vec::new();
         let read = self.file.seek(SeekFrom::Start(from)).and_then(|_| self.file.read_to_end(&mut bytes));
-        let cannot = |error| Shortfall::unmeasured(format!("the log cannot be read: {error}"), "try again");
+        let cannot = |error| Shortfall::unmeasured(format!("cannot read the log: {error}"), "try again");
         read.map_err(cannot)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
@@ -112,9 +110,7 @@ async fn at_level<T>(
     let now = admin.get(LEVEL).await?.expect(200)?.text_at("/level")?;
     let done = done?;
     if now != before {
-        return Err(Shortfall::fails(format!(
-            "the level was {before}, and after it was put back it is {now}"
-        )));
+        return Err(Shortfall::fails(format!("the level was {before}, but is {now} after it was restored")));
     }
     Ok(done)
 }
@@ -137,8 +133,8 @@ async fn structured(run: &Run) -> Result<String, Shortfall> {
         leave(run, &heard).await?;
         if !log.shows(&heard).await? {
             return Err(Shortfall::unmeasured(
-                format!("{} does not show what the server is asked", path.display()),
-                "name the log of the very server that is judged with --logs",
+                format!("{} does not contain the requests of this run", path.display()),
+                "name the log of the verified server with --logs",
             ));
         }
         set_level(&admin, "error").await?;
@@ -150,17 +146,17 @@ async fn structured(run: &Run) -> Result<String, Shortfall> {
     };
     let (heard_again, heard_meanwhile) = at_level(&admin, "info", levels).await?;
     if heard_meanwhile {
-        return Err(Shortfall::fails("at level error a request is logged"));
+        return Err(Shortfall::fails("a request is logged at level error"));
     }
     if !heard_again {
-        return Err(Shortfall::fails("back at level info requests are not logged"));
+        return Err(Shortfall::fails("requests are not logged after the level is back at info"));
     }
     let sample = Log::open(&path)?.tail()?;
     run.figure("lines", sample.len());
     let mut counts = serde_json::Map::new();
     for line in &sample {
         let parsed: Value = serde_json::from_str(line)
-            .map_err(|_| Shortfall::fails(format!("a line is no JSON: {}", shortened(line))))?;
+            .map_err(|_| Shortfall::fails(format!("a line is not JSON: {}", shortened(line))))?;
         let level = parsed["level"].as_str().unwrap_or_default();
         if !LEVELS.contains(&level) || !parsed["timestamp"].is_string() {
             return Err(Shortfall::fails(format!(
@@ -174,7 +170,8 @@ async fn structured(run: &Run) -> Result<String, Shortfall> {
     let told: Vec<_> = counts.iter().map(|(level, count)| format!("{count} {level}")).collect();
     run.figure("levels", Value::Object(counts.clone()));
     Ok(format!(
-        "all {} lines of the sample are JSON with a level ({}); the level was changed and put back, and the log followed",
+        "all {} lines of the sample are JSON with a level ({}); changes of the level took effect, and the \
+         level was restored",
         sample.len(),
         told.join(", ")
     ))
@@ -200,8 +197,8 @@ async fn silent(run: &Run) -> Result<String, Shortfall> {
             Ok(sent)
         } else {
             Err(Shortfall::unmeasured(
-                format!("{} does not show what the server is asked", path.display()),
-                "name the log of the very server that is judged with --logs",
+                format!("{} does not contain the requests of this run", path.display()),
+                "name the log of the verified server with --logs",
             ))
         }
     })
@@ -213,12 +210,13 @@ async fn silent(run: &Run) -> Result<String, Shortfall> {
     for (mark, what) in marks.iter().zip(["password", "address", "token"]) {
         if let Some(line) = news.lines().find(|line| line.contains(&**mark)) {
             let parsed: Value = serde_json::from_str(line).unwrap_or_default();
-            let target = parsed["target"].as_str().unwrap_or("one that is no JSON").to_owned();
-            return Err(Shortfall::fails(format!("the {what} that was sent stands in a line of {target}")));
+            let target = parsed["target"].as_str().unwrap_or("an unknown target").to_owned();
+            return Err(Shortfall::fails(format!("the {what} that was sent is in a line of {target}")));
         }
     }
     Ok(format!(
-        "{sent} requests carried a marked password, address or token; in the {lines} lines they left none stands"
+        "{sent} requests contained a marked password, address or token; none of them is in the {lines} lines \
+         logged since"
     ))
 }
 
@@ -257,7 +255,7 @@ async fn probe(run: &Run, [secret, address, token]: &[String; 3]) -> Result<usiz
         refused.iter().find(|answer| !(400..500).contains(&answer.status) && answer.status != 200)
     {
         return Err(Shortfall::fails(format!(
-            "{} answered {}",
+            "{} returned {}",
             let_in.asked.replace(&**token, "…").replace(&**address, "…"),
             let_in.status
         )));

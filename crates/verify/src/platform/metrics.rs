@@ -13,29 +13,32 @@ use crate::networks::ListedNetwork;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "OBS-05",
-        does: "reads the metrics five times, asks for what no route takes, counts series, and reads to whom metrics are open",
-        mend: "see that server.metrics_addresses names private networks, and server.trusted_proxies each proxy in front",
+        does: "reads the metrics five times, requests unknown paths, counts series, and reads the networks \
+               that may read metrics",
+        mend: "list only private networks in server.metrics_addresses, and each proxy in front in \
+               server.trusted_proxies",
         last: false,
         run: |run| Box::pin(readable(run)),
     },
     Check {
         row: "OBS-08",
-        does: "asks one route 20 times with success and 7 times without, and reads each of its series before and after",
-        mend: "see whether requests go to other nodes than metrics do: judge each node on its own",
+        does: "calls one route 20 times with success and 7 times without, and reads its series before and after",
+        mend: "check whether requests and metrics reach the same node; verify each node separately",
         last: false,
         run: |run| Box::pin(red(run)),
     },
     Check {
         row: "OBS-09",
-        does: "writes and reads something, and compares the metrics of the pool and of statements",
-        mend: "see whether requests go to other nodes than metrics do: judge each node on its own",
+        does: "writes and reads data, and compares the metrics of the pool and of statements",
+        mend: "check whether requests and metrics reach the same node; verify each node separately",
         last: false,
         run: |run| Box::pin(pool(run)),
     },
     Check {
         row: "OBS-11",
-        does: "reads memory, processor, disk and network, and compares memory with what the kernel says of the process",
-        mend: "see that /proc can be read by the server",
+        does: "reads the memory, CPU, disk and network metrics, and compares memory with the kernel's figure \
+               for the process",
+        mend: "check that the server can read /proc",
         last: false,
         run: |run| Box::pin(machine(run)),
     },
@@ -81,9 +84,7 @@ async fn readable(run: &Run) -> Result<String, Shortfall> {
     run.figure("scrape_ms", u64::try_from(median.as_millis()).unwrap_or(u64::MAX));
     // A few new series may come from other traffic.
     if grown >= UNKNOWN_PATHS {
-        return Err(Shortfall::fails(format!(
-            "{UNKNOWN_PATHS} paths that do not exist made {grown} new series"
-        )));
+        return Err(Shortfall::fails(format!("{UNKNOWN_PATHS} unknown paths created {grown} new series")));
     }
     if series > MAX_SERIES {
         return Err(Shortfall::fails(format!("{series} series are more than {MAX_SERIES}")));
@@ -103,7 +104,7 @@ async fn readable(run: &Run) -> Result<String, Shortfall> {
 async fn not_public(run: &Run) -> Result<String, Shortfall> {
     let settings = run.facts().await?["configuration"]["settings"]["server"].clone();
     if !settings["metrics_addresses"].is_array() {
-        return Err(Shortfall::fails("metrics are open to everybody"));
+        return Err(Shortfall::fails("metrics are public"));
     }
     let listed = ListedNetwork::all(&settings["metrics_addresses"]);
     // Documentation addresses (RFC 5737, RFC 3849) and well-known public ones.
@@ -124,12 +125,12 @@ async fn not_public(run: &Run) -> Result<String, Shortfall> {
     let knows_no_proxy = settings["trusted_proxies"].as_array().is_none_or(Vec::is_empty);
     if !is_loopback(host) && listens_here && knows_no_proxy {
         return Err(Shortfall::fails(format!(
-            "metrics are open to whoever asks {host}: the proxy in front is not in server.trusted_proxies"
+            "metrics are public at {host}: the proxy in front is not in server.trusted_proxies"
         )));
     }
     let asked = run.anonymous().with("x-forwarded-for", "203.0.113.9").get(METRICS).await?;
     let believed =
-        if asked.status == 403 { ", and refused to 203.0.113.9 behind a trusted proxy" } else { "" };
+        if asked.status == 403 { ", and rejected for 203.0.113.9 behind a trusted proxy" } else { "" };
     Ok(format!("open to {} networks, none of them public{believed}", listed.len()))
 }
 
@@ -159,18 +160,19 @@ async fn red(run: &Run) -> Result<String, Shortfall> {
     let moved: Vec<_> = after.iter().zip(before).map(|(after, before)| after - before).collect();
     run.figure("moved", moved.clone());
     let asked = [SUCCESSES, REJECTED_REQUESTS, SUCCESSES + REJECTED_REQUESTS].map(f64::from);
-    let names = ["answers with 2xx", "answers with 4xx", "times taken"];
+    let names = ["responses with 2xx", "responses with 4xx", "times taken"];
     for ((moved, asked), name) in moved.iter().zip(asked).zip(names) {
         // Other traffic may count at the same time.
         if *moved < asked {
-            return Err(Shortfall::fails(format!("{name} moved by {moved} under {asked} requests")));
+            return Err(Shortfall::fails(format!("{name} increased by {moved} for {asked} requests")));
         }
     }
     if moved[3] <= 0.0 {
-        return Err(Shortfall::fails("the time taken did not move"));
+        return Err(Shortfall::fails("the total duration did not increase"));
     }
     Ok(format!(
-        "{SUCCESSES} successes moved 2xx by {}, {REJECTED_REQUESTS} refusals 4xx by {}, all together the times by {}",
+        "{SUCCESSES} successes increased 2xx by {}, {REJECTED_REQUESTS} rejections increased 4xx by {}, and \
+         all of them the durations by {}",
         moved[0], moved[1], moved[2]
     ))
 }
@@ -189,13 +191,15 @@ async fn pool(run: &Run) -> Result<String, Shortfall> {
         let moved = after.get(series, &[])? - before.get(series, &[])?;
         run.figure(series, moved);
         if moved <= 0.0 {
-            return Err(Shortfall::fails(format!("a write and some reads did not move {series}")));
+            return Err(Shortfall::fails(format!("a write and several reads did not increase {series}")));
         }
     }
     let count = after.get("kith_store_statement_duration_seconds_count", &[])?;
     let last = after.get("kith_store_statement_duration_seconds_bucket", &[("le", "+Inf")])?;
     if count > last {
-        return Err(Shortfall::fails(format!("of {count} statements only {last} are in a bucket")));
+        return Err(Shortfall::fails(format!(
+            "the histogram counts {count} statements, but its last bucket {last}"
+        )));
     }
     for gauge in ["kith_store_queued", "kith_store_running"] {
         let value = after.get(gauge, &[])?;
@@ -205,8 +209,8 @@ async fn pool(run: &Run) -> Result<String, Shortfall> {
     }
     let size = after.find("kith_store_pool_size", &[]);
     let size = size
-        .map_or("one connection writes (SQLite)".to_owned(), |size| format!("{size} connections at most"));
-    Ok(format!("commits, reads and the histogram of {count} statements moved; {size}"))
+        .map_or("one writing connection (SQLite)".to_owned(), |size| format!("{size} connections at most"));
+    Ok(format!("commits, reads and the histogram of {count} statements increased; {size}"))
 }
 
 async fn machine(run: &Run) -> Result<String, Shortfall> {
@@ -227,7 +231,7 @@ async fn machine(run: &Run) -> Result<String, Shortfall> {
         let value = scrape.get(series, &[])?;
         run.figure(series, value);
         if value < least {
-            return Err(Shortfall::fails(format!("{series} is {value}, which cannot be")));
+            return Err(Shortfall::fails(format!("{series} has the impossible value {value}")));
         }
     }
     let told = scrape.get("kith_resident_memory_bytes", &[])?;
@@ -236,8 +240,9 @@ async fn machine(run: &Run) -> Result<String, Shortfall> {
     }
     let Some(process) = process_here(run).await? else {
         return Err(Shortfall::unmeasured(
-            "all series are there, but the kernel that knows the process is on another machine",
-            "run `kith verify` on the machine of the server",
+            "all series are present, but the server runs on another machine, so its memory could not be \
+             compared",
+            "run `kith verify` on the server's machine",
         ));
     };
     compare(run, process).await
@@ -257,7 +262,7 @@ async fn compare(run: &Run, process: u64) -> Result<String, Shortfall> {
         let told = Scrape::now(run).await?.get("kith_resident_memory_bytes", &[])?;
         let Some(kernel) = resident_bytes_of(process) else {
             return Err(Shortfall::unmeasured(
-                format!("the kernel tells nothing of process {process}"),
+                format!("the kernel does not report process {process}"),
                 "run `kith verify` as a user who sees the server's process",
             ));
         };
@@ -272,10 +277,10 @@ async fn compare(run: &Run, process: u64) -> Result<String, Shortfall> {
     run.figure("apart_percent", Value::from(apart));
     if apart > MAX_DIFFERENCE_PERCENT {
         return Err(Shortfall::fails(format!(
-            "memory is {apart:.1} % off the kernel's figure for process {process}"
+            "memory differs by {apart:.1} % from the kernel's figure for process {process}"
         )));
     }
     Ok(format!(
-        "memory, processor, disk and network are told; memory is {apart:.1} % off the kernel's figure"
+        "memory, CPU, disk and network are reported; memory differs by {apart:.1} % from the kernel's figure"
     ))
 }

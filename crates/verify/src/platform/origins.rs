@@ -8,14 +8,15 @@ use serde_json::{Value, json};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-08",
-        does: "asks with the origins that are listed, and with ten that are not, plainly and by preflight",
+        does: "sends plain and preflight requests with the listed origins and with ten unlisted ones",
         mend: "list exactly the origins of your own pages in server.cors_origins, and let no proxy add CORS headers",
         last: false,
         run: |run| Box::pin(only_listed_origins(run)),
     },
     Check {
         row: "SEC-13",
-        does: "asks with tokens in cookies alone, sends what a form of another site could send, and looks for cookies",
+        does: "sends tokens in cookies only and requests that a form of another site could send, and checks \
+               that no response sets a cookie",
         mend: "let nothing in front of Kith turn a cookie into a token, or set cookies",
         last: false,
         run: |run| Box::pin(no_cookie_acts(run)),
@@ -30,8 +31,8 @@ async fn listed(run: &Run) -> Result<Vec<String>, Shortfall> {
     let listed = facts.pointer("/configuration/settings/server/cors_origins").and_then(Value::as_array);
     let Some(listed) = listed else {
         return Err(Shortfall::unmeasured(
-            "the server does not say which origins are listed",
-            "ask a build that tells it",
+            "the server does not report the listed origins",
+            "deploy a build that reports them",
         ));
     };
     Ok(listed.iter().filter_map(|origin| origin.as_str().map(str::to_owned)).collect())
@@ -81,7 +82,7 @@ async fn only_listed_origins(run: &Run) -> Result<String, Shortfall> {
                 answer.headers.iter().find(|(name, _)| name.as_str().starts_with("access-control-allow"));
             if let Some((name, value)) = allowed {
                 return Err(Shortfall::fails(format!(
-                    "{} answered {name}: {value:?} to {origin:?}",
+                    "{} returned {name}: {value:?} to {origin:?}",
                     answer.asked
                 )));
             }
@@ -91,10 +92,11 @@ async fn only_listed_origins(run: &Run) -> Result<String, Shortfall> {
     run.figure("hostile", hostile.len());
     let of_listed = match listed.len() {
         0 => "no origin is listed".to_owned(),
-        n => format!("each of {n} listed origins may read"),
+        n => format!("each of {n} listed origins is allowed"),
     };
     Ok(format!(
-        "{of_listed}, and none of {} others, plainly or by preflight; credentials are never allowed",
+        "{of_listed}, and none of {} other origins is allowed, in plain or preflight requests; credentials \
+         are never allowed",
         hostile.len()
     ))
 }
@@ -114,14 +116,14 @@ fn is_let_in(answer: &Answer, origin: &str) -> Result<(), Shortfall> {
         |what: &str| Err(Shortfall::fails(format!("{} {what} for the listed {origin}", answer.asked)));
     let allowed: Vec<_> = answer.headers.get_all("access-control-allow-origin").iter().collect();
     if !matches!(allowed[..], [one] if one == origin) {
-        return fails(&format!("answered access-control-allow-origin {allowed:?}"));
+        return fails(&format!("returned Access-Control-Allow-Origin {allowed:?}"));
     }
     if answer.headers.contains_key("access-control-allow-credentials") {
         return fails("allows credentials");
     }
     let varies = answer.headers.get_all("vary").iter().filter_map(|value| value.to_str().ok());
     if !varies.into_iter().any(|value| value.to_lowercase().contains("origin")) {
-        return fails("answered without Vary: Origin");
+        return fails("lacks Vary: Origin");
     }
     Ok(())
 }
@@ -162,13 +164,14 @@ async fn no_cookie_acts(run: &Run) -> Result<String, Shortfall> {
         return Err(Shortfall::fails(format!("{} sets a cookie", sets.asked)));
     }
     if person.client.get(ME).await?.expect(200)?.json() != before {
-        return Err(Shortfall::fails("a request with cookies alone changed a profile"));
+        return Err(Shortfall::fails("a request with cookies only changed a profile"));
     }
     run.figure("writes", writes);
     run.figure("answers", seen.len());
     Ok(format!(
-        "no cookie signs anybody in: {writes} kinds of writes with tokens in cookies alone were refused as forms, as text and \
-         as JSON, what is not declared as JSON is refused also with a token, and none of {} answers sets a cookie",
+        "cookies do not authenticate: {writes} kinds of writes with tokens in cookies only were rejected as \
+         forms, as text and as JSON; bodies with another content type than JSON are rejected even with a \
+         token; none of {} responses sets a cookie",
         seen.len()
     ))
 }

@@ -9,8 +9,9 @@ use super::schemas;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "API-05",
-    does: "provokes refusals of every kind, holds each against the schema of problems, and looks for traces of the inside",
-    mend: "make the refusal a `Problem`; what `detail` says is for people outside",
+    does: "provokes every kind of rejection, validates each against the problem schema, and searches it for \
+           internal details",
+    mend: "return the rejection as a `Problem`; write `detail` for external callers",
     last: false,
     run: |run| Box::pin(one_form(run)),
 }];
@@ -84,14 +85,14 @@ async fn one_form(run: &Run) -> Result<String, Shortfall> {
     for (status, answer) in &answers {
         if answer.status != *status {
             return Err(Shortfall::fails(format!(
-                "{} answered {} instead of {status}",
+                "{} returned {} instead of {status}",
                 answer.asked, answer.status
             )));
         }
         schemas::is_problem(&document, answer)?;
         if let Some(pattern) = leak(answer) {
             return Err(Shortfall::fails(format!(
-                "{} answered {status} with {pattern:?} in it",
+                "{} returned {status} with {pattern:?} in the body",
                 answer.asked
             )));
         }
@@ -105,7 +106,8 @@ async fn one_form(run: &Run) -> Result<String, Shortfall> {
     run.figure("statuses", kinds.clone());
     run.figure("leak_patterns", INTERNALS_PATTERNS.len());
     Ok(format!(
-        "{} refusals of {} kinds ({}) have one form, their request's id and none of {} traces of the inside",
+        "{} rejections of {} kinds ({}) match the problem schema, have the request id and contain none of {} \
+         patterns of internal details",
         answers.len(),
         kinds.len(),
         kinds.join(", "),
@@ -132,6 +134,9 @@ pub(super) async fn body_limit(run: &Run) -> Result<usize, Shortfall> {
     let limit =
         facts.pointer("/configuration/settings/server/max_body_bytes").and_then(serde_json::Value::as_u64);
     limit.and_then(|limit| usize::try_from(limit).ok()).ok_or_else(|| {
-        Shortfall::unmeasured("the server does not say how large a body may be", "ask a build that tells it")
+        Shortfall::unmeasured(
+            "the server does not report server.max_body_bytes",
+            "deploy a build that reports it",
+        )
     })
 }

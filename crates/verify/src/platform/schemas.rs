@@ -34,19 +34,19 @@ pub fn validator(document: &Value, schema: &Value) -> Result<Validator, String> 
 /// Returns [`Shortfall::Fails`] with the first fault.
 pub fn is_problem(document: &Value, answer: &Answer) -> Result<(), Shortfall> {
     let asked = &answer.asked;
-    let fault = |what: &str| Err(Shortfall::fails(format!("{asked} answered {} {what}", answer.status)));
+    let fault = |what: &str| Err(Shortfall::fails(format!("{asked} returned {} {what}", answer.status)));
     if answer.header("content-type") != Some(PROBLEM_JSON) {
-        return fault("that is not application/problem+json");
+        return fault("with a content type other than application/problem+json");
     }
     let body = answer.json();
     if let Err(why) = fits(document, &document["components"]["schemas"]["ProblemBody"], &body) {
-        return fault(&format!("with a body that is no problem: {why}"));
+        return fault(&format!("with a body that does not match the problem schema: {why}"));
     }
     if body["status"] != answer.status {
-        return fault(&format!("and says {} in the body", body["status"]));
+        return fault(&format!("with the status {} in the body", body["status"]));
     }
     if body["request_id"].as_str() != answer.header("x-request-id") {
-        return fault("with another request id in the body than in the header");
+        return fault("with different request ids in body and header");
     }
     Ok(())
 }

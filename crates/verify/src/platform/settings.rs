@@ -9,35 +9,39 @@ pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "CFG-01",
         does: "compares the keys of the running configuration with those of the reference",
-        mend: "run `kith verify` of the build that is deployed; if it is, the reference and the configuration have come apart",
+        mend: "run `kith verify` of the deployed build; if you did, the reference differs from the \
+               configuration of this build",
         last: false,
         run: |run| Box::pin(documented(run)),
     },
     Check {
         row: "CFG-02",
-        does: "reads in which mode the server runs, and whether what production mode refuses is off",
-        mend: "set server.mode to \"production\" (KITH__SERVER__MODE); it says itself what else it asks for",
+        does: "reads the mode of the server, and checks for settings that production mode rejects",
+        mend: "set server.mode to \"production\" (KITH__SERVER__MODE); the start then reports the settings \
+               to change",
         last: false,
         run: |run| Box::pin(production(run)),
     },
     Check {
         row: "CFG-03",
-        does: "subtracts what is set from what is required",
-        mend: "set what is missing; `kith secrets check` lists all secrets",
+        does: "compares the set variables with the required ones",
+        mend: "set the missing variables; `kith secrets check` lists all secrets",
         last: false,
         run: |run| Box::pin(complete(run)),
     },
     Check {
         row: "CFG-05",
-        does: "compares the digest of the configuration given on this machine with the one that runs",
-        mend: "restart the server with the configuration that was meant, or write down what it runs with",
+        does: "compares the digest of the configuration on this machine with that of the running server",
+        mend: "restart the server with the intended configuration, or commit the configuration that it runs \
+               with",
         last: false,
         run: |run| Box::pin(undrifted(run)),
     },
     Check {
         row: "DRV-15",
-        does: "lists the effective settings of cookies, CORS, limits, addresses and headers, secrets masked",
-        mend: "look at the sections of the settings that it names",
+        does: "lists the effective settings of cookies, CORS, limits, addresses and headers, with secrets \
+               masked",
+        mend: "look at the named sections of the settings",
         last: false,
         run: |run| Box::pin(shown(run)),
     },
@@ -58,7 +62,7 @@ async fn settings(run: &Run) -> Result<Value, Shortfall> {
     if settings.is_object() {
         Ok(settings)
     } else {
-        Err(Shortfall::fails("the server does not tell its settings"))
+        Err(Shortfall::fails("the server does not report its settings"))
     }
 }
 
@@ -72,21 +76,21 @@ async fn documented(run: &Run) -> Result<String, Shortfall> {
         .collect();
     let Some(own) = &run.deployment().target().own else {
         return Err(Shortfall::unmeasured(
-            "the reference to compare with was not given",
-            "run `kith verify` of the build that is deployed",
+            "the reference to compare with is not available",
+            "run `kith verify` of the deployed build",
         ));
     };
     let known: BTreeSet<_> = own.settings.iter().cloned().collect();
     run.figure("keys", running.len());
     if let Some(undocumented) = running.difference(&known).next() {
-        return Err(Shortfall::fails(format!("{undocumented} is a key that the reference does not know")));
+        return Err(Shortfall::fails(format!("the key {undocumented} is missing from the reference")));
     }
     if let Some(absent) = known.difference(&running).next() {
         return Err(Shortfall::fails(format!(
-            "{absent} is in the reference, and the server does not have it"
+            "the key {absent} is in the reference, but the server does not have it"
         )));
     }
-    Ok(format!("all {} keys are those of the reference", running.len()))
+    Ok(format!("all {} keys match the reference", running.len()))
 }
 
 async fn production(run: &Run) -> Result<String, Shortfall> {
@@ -95,7 +99,7 @@ async fn production(run: &Run) -> Result<String, Shortfall> {
     run.figure("mode", mode.clone());
     if mode != "production" {
         return Err(Shortfall::fails(format!(
-            "it runs in {mode} mode, which checks its environment less strictly"
+            "the server runs in {mode} mode, which validates its environment less strictly"
         )));
     }
     for (pointer, unsafe_value) in [
@@ -105,15 +109,15 @@ async fn production(run: &Run) -> Result<String, Shortfall> {
     ] {
         if settings.pointer(pointer) == Some(&unsafe_value) {
             return Err(Shortfall::fails(format!(
-                "{pointer} is {unsafe_value}, which production mode refuses"
+                "{pointer} is {unsafe_value}, which production mode rejects"
             )));
         }
     }
     let origins = settings["server"]["cors_origins"].as_array().into_iter().flatten();
     if let Some(plain) = origins.filter_map(Value::as_str).find(|origin| origin.starts_with("http://")) {
-        return Err(Shortfall::fails(format!("it lets pages of {plain} call, which are not encrypted")));
+        return Err(Shortfall::fails(format!("the unencrypted origins {plain} are allowed")));
     }
-    Ok("it runs in production mode, and nothing is set that this mode refuses".to_owned())
+    Ok("the server runs in production mode, without settings that this mode rejects".to_owned())
 }
 
 async fn complete(run: &Run) -> Result<String, Shortfall> {
@@ -121,7 +125,7 @@ async fn complete(run: &Run) -> Result<String, Shortfall> {
     let secrets: Vec<_> = facts["secrets"].as_array().into_iter().flatten().collect();
     let required: Vec<_> = secrets.iter().filter(|secret| secret["required"] == true).collect();
     if required.is_empty() {
-        return Err(Shortfall::fails("the server does not say what it requires"));
+        return Err(Shortfall::fails("the server does not report its required settings"));
     }
     let missing: Vec<_> = required.iter().filter(|secret| secret["length"] == "not set").collect();
     let names = |of: &[&&&Value]| {
@@ -131,29 +135,31 @@ async fn complete(run: &Run) -> Result<String, Shortfall> {
     let settings = facts["configuration"]["settings"].as_object().map_or(0, Map::len);
     run.figure("required", required.len());
     if !missing.is_empty() {
-        return Err(Shortfall::fails(format!("not set, though required: {}", names(&missing))));
+        return Err(Shortfall::fails(format!("required but not set: {}", names(&missing))));
     }
     if settings == 0 {
-        return Err(Shortfall::fails("the server does not tell its settings"));
+        return Err(Shortfall::fails("the server does not report its settings"));
     }
     let all: Vec<_> = required.iter().collect();
-    Ok(format!("all {} that are required are set: {}", required.len(), names(&all)))
+    Ok(format!("all {} required settings are set: {}", required.len(), names(&all)))
 }
 
 async fn undrifted(run: &Run) -> Result<String, Shortfall> {
     let Some(rendered) = run.deployment().target().configuration.clone() else {
         return Err(Shortfall::unmeasured(
-            "no configuration was given to compare with",
-            "run it on the machine of the server, with the same environment and --config FILE as `kith serve`",
+            "no configuration to compare with was given",
+            "run it on the server's machine, with the same environment and --config FILE as `kith serve`",
         ));
     };
     let running = run.facts().await?["configuration"]["digest"].as_str().unwrap_or_default().to_owned();
     run.figure("running", running.clone());
     run.figure("rendered", rendered.clone());
     if running == rendered {
-        Ok(format!("the configuration that runs is the one given here: {running}"))
+        Ok(format!("the running configuration equals the one given here: {running}"))
     } else {
-        Err(Shortfall::fails(format!("{running} runs, and the configuration given here is {rendered}")))
+        Err(Shortfall::fails(format!(
+            "the running configuration is {running}, but the configuration given here is {rendered}"
+        )))
     }
 }
 
@@ -162,12 +168,12 @@ async fn shown(run: &Run) -> Result<String, Shortfall> {
     for pointer in SECRETS {
         let shown = settings.pointer(pointer).and_then(Value::as_str);
         if !shown.is_some_and(|shown| MASKS.contains(&shown)) {
-            return Err(Shortfall::fails(format!("{pointer} is shown as it is, not masked")));
+            return Err(Shortfall::fails(format!("{pointer} is not masked")));
         }
     }
     for section in ["server", "limits", "auth"] {
         let keys = settings[section].as_object().filter(|keys| !keys.is_empty());
-        let keys = keys.ok_or_else(|| Shortfall::fails(format!("section {section} is not shown")))?;
+        let keys = keys.ok_or_else(|| Shortfall::fails(format!("section {section} is missing")))?;
         run.figure(section, Value::Object(keys.clone()));
     }
     // Kith sets no cookies. Tokens travel in headers and bodies.

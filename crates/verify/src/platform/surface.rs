@@ -12,23 +12,25 @@ use super::schemas;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "API-01",
-        does: "asks every documented operation, as nobody, as a plain person and reading as an administrator, for what is \
-               not there or with next to nothing, and holds status and body against the document",
-        mend: "look up the request id in the log; declare the status or do not answer with it",
+        does: "calls every documented operation without a token and as a user, and reads as an \
+               administrator, with unknown ids and minimal bodies; compares status and body with the \
+               document",
+        mend: "look up the request id in the log; declare the status or return another one",
         last: false,
         run: |run| Box::pin(answers_as_declared(run)),
     },
     Check {
         row: "API-07",
-        does: "asks some times, reads Server-Timing, and counts in the histogram of /api/metrics",
-        mend: "see what takes Server-Timing away between here and Kith, and that the metrics of the node that answers are read",
+        does: "calls one route several times, reads Server-Timing, and compares the histogram of /api/metrics",
+        mend: "check which proxy between here and Kith removes Server-Timing, and that the metrics are of \
+               the node that responds",
         last: false,
         run: |run| Box::pin(is_timed(run)),
     },
     Check {
         row: "API-11",
-        does: "asks /livez, /readyz and /api/health without signing in",
-        mend: "see which dependency /api/health says is not well",
+        does: "calls /livez, /readyz and /api/health without signing in",
+        mend: "look at the failing dependency in /api/health",
         last: false,
         run: |run| Box::pin(health(run)),
     },
@@ -59,7 +61,7 @@ async fn answers_as_declared(run: &Run) -> Result<String, Shortfall> {
             let head = nobody.send(Method::HEAD, &address, Bytes::new()).await?;
             if (get.status, true) != (head.status, head.body.is_empty()) {
                 return Err(Shortfall::fails(format!(
-                    "{} answered {} and HEAD {}",
+                    "{} returned {} but HEAD {}",
                     get.asked, get.status, head.status
                 )));
             }
@@ -83,7 +85,7 @@ async fn answers_as_declared(run: &Run) -> Result<String, Shortfall> {
     let statuses: Vec<_> = walk.seen.keys().map(u16::to_string).collect();
     let (asked, all) = (walk.asked, operations.len());
     Ok(format!(
-        "{all} operations asked {asked} times answered {} as declared, each body of the declared form",
+        "{all} operations returned {} as declared in {asked} calls, each body matching its schema",
         statuses.join(", ")
     ))
 }
@@ -112,10 +114,10 @@ impl Walk<'_> {
         let (asked, status) = (operation.name(), answer.status);
         let fails = |what: String| {
             let id = answer.header("x-request-id").unwrap_or("without an id");
-            Err(Shortfall::fails(format!("{asked} answered {status}{what} (request {id})")))
+            Err(Shortfall::fails(format!("{asked} returned {status}{what} (request {id})")))
         };
         if !operation.statuses().contains(&status) {
-            return fails(", which the document does not declare".to_owned());
+            return fails(", which is not documented".to_owned());
         }
         let kind = answer.header("content-type").unwrap_or_default();
         let declared = &operation.json()["responses"][status.to_string()]["content"];
@@ -123,7 +125,7 @@ impl Walk<'_> {
             return Ok(());
         }
         let Some(content) = declared.get(kind) else {
-            return fails(format!(" as {kind:?}, which the document does not declare"));
+            return fails(format!(" as {kind:?}, which is not documented"));
         };
         if kind == "application/problem+json" {
             return schemas::is_problem(self.document, answer);
@@ -131,7 +133,7 @@ impl Walk<'_> {
         if kind.ends_with("json")
             && let Err(why) = schemas::fits(self.document, &content["schema"], &answer.json())
         {
-            return fails(format!(" with another body than declared: {why}"));
+            return fails(format!(" with a body that does not match its schema: {why}"));
         }
         Ok(())
     }
@@ -151,12 +153,12 @@ async fn is_timed(run: &Run) -> Result<String, Shortfall> {
         let ms =
             timing.split("dur=").nth(1).and_then(|rest| rest.split([',', ';']).next()?.parse::<f64>().ok());
         let Some(ms) = ms else {
-            return Err(Shortfall::fails(format!("{} says {timing:?} in Server-Timing", answer.asked)));
+            return Err(Shortfall::fails(format!("the Server-Timing of {} is {timing:?}", answer.asked)));
         };
         if ms > answer.took.as_secs_f64() * 1_000.0 {
             let took = answer.took.as_millis();
             return Err(Shortfall::fails(format!(
-                "{} says it took {ms} ms, and was back after {took} ms",
+                "the Server-Timing of {} is {ms} ms, but the response took {took} ms",
                 answer.asked
             )));
         }
@@ -167,11 +169,12 @@ async fn is_timed(run: &Run) -> Result<String, Shortfall> {
     run.figure("histogram_rose_by", risen);
     if risen < u64::from(REPETITIONS) {
         return Err(Shortfall::fails(format!(
-            "{REPETITIONS} calls of {PATH}, and its histogram rose by {risen}"
+            "{REPETITIONS} calls of {PATH} increased its histogram by {risen}"
         )));
     }
     Ok(format!(
-        "Server-Timing stands in each of {REPETITIONS} answers (at most {most_ms} ms); the histogram rose by {risen}"
+        "each of {REPETITIONS} responses has Server-Timing (at most {most_ms} ms); the histogram increased \
+         by {risen}"
     ))
 }
 
@@ -183,8 +186,8 @@ async fn count_of(run: &Run, path: &str) -> Result<u64, Shortfall> {
         answer = run.admin().await?.get(METRICS).await?;
     }
     if answer.status != 200 {
-        let why = format!("{METRICS} answered {} and tells no durations", answer.status);
-        return Err(Shortfall::unmeasured(why, "ask from where the metrics may be read"));
+        let why = format!("{METRICS} returned {} instead of metrics", answer.status);
+        return Err(Shortfall::unmeasured(why, "run it from an address in server.metrics_addresses"));
     }
     let text = answer.text();
     let of_path = |line: &&str| {
@@ -204,21 +207,22 @@ async fn health(run: &Run) -> Result<String, Shortfall> {
     };
     let (of_live, of_ready) = (named(&live), named(&ready));
     if !of_ready.iter().any(|name| name.starts_with("database:")) {
-        return Err(Shortfall::fails("/readyz does not say how the database is"));
+        return Err(Shortfall::fails("/readyz does not report the database"));
     }
     // A failure that a restart does not fix must not fail the liveness probe.
     if let Some(shared) = of_live.iter().find(|name| of_ready.contains(name)) {
-        return Err(Shortfall::fails(format!("/livez depends on {shared}, as /readyz does")));
+        return Err(Shortfall::fails(format!("/livez depends on {shared}, like /readyz")));
     }
     let whole = anonymous.get("/api/health").await?.expect(200)?;
     let status = whole.text_at("/status")?;
     let of_whole = named(&whole.json());
     if let Some(missing) = of_ready.iter().find(|name| !of_whole.contains(name)) {
-        return Err(Shortfall::fails(format!("/api/health does not tell of {missing}")));
+        return Err(Shortfall::fails(format!("/api/health does not report {missing}")));
     }
     run.figure("dependencies", of_ready.clone());
     let on = of_ready.join(", ");
     Ok(format!(
-        "it lives whatever it depends on, is ready, which depends on {on}, and its health is {status}"
+        "the server is live regardless of dependencies and ready, which depends on {on}; its health is \
+         {status}"
     ))
 }

@@ -14,15 +14,16 @@ use super::client_hello::{self, Hello, OLD_SUITES, Reply, STRONG_SUITES, WEAK_SU
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-09",
-        does: "asks port 80 of the same host for a page and with a log-in",
-        mend: "close port 80, or have it redirect to https on the same host with 301 or 308 and do nothing else",
+        does: "sends a read and a log-in to port 80 of the same host",
+        mend: "close port 80, or let it only redirect to https on the same host with 301 or 308",
         last: false,
         run: |run| Box::pin(unmeasured_here(plain_http(run))),
     },
     Check {
         row: "SEC-10",
-        does: "verifies certificate and chain, reads when it ends, and offers each version of TLS, and weak ciphers, alone",
-        mend: "renew the certificate, send the whole chain, and allow TLS 1.2 and 1.3 only where TLS ends",
+        does: "verifies certificate and chain, reads the expiry date, and offers each TLS version and weak \
+               ciphers separately",
+        mend: "renew the certificate, send the whole chain, and allow only TLS 1.2 and 1.3 on the TLS endpoint",
         last: false,
         run: |run| Box::pin(unmeasured_here(scan(run))),
     },
@@ -33,7 +34,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Minimum remaining validity of a certificate in days.
 const MIN_CERTIFICATE_DAYS: i64 = 21;
 const LOOPBACK_REASON: &str =
-    "the target is plain HTTP on this machine: TLS ends in front of it, and was not asked";
+    "the target is plain HTTP on this machine: TLS is terminated in front of it and was not verified";
 
 /// Address of the target.
 struct Place {
@@ -69,8 +70,8 @@ pub(super) fn is_loopback_http(url: &str) -> bool {
 fn place(run: &Run) -> Result<Place, Shortfall> {
     let url = &run.deployment().target().url;
     let place = Place::of(url);
-    let place =
-        place.ok_or_else(|| Shortfall::unmeasured(format!("{url} is no address"), "name it as https://…"))?;
+    let place = place
+        .ok_or_else(|| Shortfall::unmeasured(format!("{url} is not a URL"), "use a URL such as https://…"))?;
     if !place.is_tls && place.is_loopback() {
         return Err(Shortfall::NotApplicable(LOOPBACK_REASON.to_owned()));
     }
@@ -104,10 +105,7 @@ async fn plain_http(run: &Run) -> Result<String, Shortfall> {
     run.figure("port", port);
     Ok(match redirects {
         0 => format!("port {port} of {} is closed", place.host),
-        _ => format!(
-            "port {port} of {} answers nothing but a redirection to https on the same host",
-            place.host
-        ),
+        _ => format!("port {port} of {} only redirects to https on the same host", place.host),
     })
 }
 
@@ -145,7 +143,7 @@ fn is_redirect(place: &Place, port: u16, answer: &str) -> Result<(), Shortfall> 
     let location = field("location").unwrap_or_default();
     match Place::of(&location) {
         Some(to) if to.is_tls && to.host.eq_ignore_ascii_case(&place.host) => Ok(()),
-        _ => fails(format!("leads to {location:?}")),
+        _ => fails(format!("redirects to {location:?}")),
     }
 }
 
@@ -153,17 +151,17 @@ fn is_redirect(place: &Place, port: u16, answer: &str) -> Result<(), Shortfall> 
 pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
     let place = place(run)?;
     if !place.is_tls {
-        return Err(Shortfall::fails(format!("{} is asked over plain HTTP", place.host)));
+        return Err(Shortfall::fails(format!("the target {} uses plain HTTP", place.host)));
     }
     // The client verifies name, dates and chain, and does not fetch missing certificates.
     let answer = run.anonymous().get("/livez").await.map_err(|refused| {
         if refused.why.contains("certificate") { Shortfall::fails(refused.why) } else { refused.into() }
     })?;
     let days = answer.certificate_days(SystemClock.now());
-    let days = days.ok_or_else(|| Shortfall::fails("its certificate cannot be read"))?;
+    let days = days.ok_or_else(|| Shortfall::fails("the certificate cannot be parsed"))?;
     run.figure("days_left", days);
     if days <= MIN_CERTIFICATE_DAYS {
-        return Err(Shortfall::fails(format!("its certificate ends in {days} days")));
+        return Err(Shortfall::fails(format!("the certificate expires in {days} days")));
     }
     for (name, version, suites) in [
         ("SSL 3.0", client_hello::SSL_3, OLD_SUITES),
@@ -186,11 +184,11 @@ pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
     }
     run.figure("speaks", spoken.clone());
     if spoken.is_empty() {
-        return Err(Shortfall::fails(format!("{} speaks neither TLS 1.2 nor 1.3", place.host)));
+        return Err(Shortfall::fails(format!("{} supports neither TLS 1.2 nor 1.3", place.host)));
     }
     Ok(format!(
-        "certificate and chain are valid for {} and for {days} more days; it speaks {}, and neither SSL 3.0, TLS 1.0, TLS 1.1 \
-         nor weak ciphers",
+        "certificate and chain are valid for {} and expire in {days} days; the server supports {}, and no \
+         SSL 3.0, TLS 1.0, TLS 1.1 or weak ciphers",
         place.host,
         spoken.join(" and ")
     ))
@@ -220,11 +218,12 @@ async fn offer(place: &Place, version: u16, suites: &[u16]) -> Result<Reply, Sho
     match tokio::time::timeout(CONNECT_TIMEOUT, exchange).await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(error)) => {
-            Err(Shortfall::unmeasured(format!("{} cannot be reached: {error}", place.host), "try again"))
+            Err(Shortfall::unmeasured(format!("cannot connect to {}: {error}", place.host), "try again"))
         }
-        Err(_) => {
-            Err(Shortfall::unmeasured(format!("{} does not answer a handshake", place.host), "try again"))
-        }
+        Err(_) => Err(Shortfall::unmeasured(
+            format!("{} does not respond to a TLS handshake", place.host),
+            "try again",
+        )),
     }
 }
 

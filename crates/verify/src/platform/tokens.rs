@@ -13,17 +13,18 @@ use serde_json::{Value, json};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "ACC-04",
-        does: "fetches the published keys, checks the signature of an access token with the one that it names, and sends tokens \
-               that name no such key",
-        mend: "see `kith keys list`; if tokens are signed with a key that is not published, rotate keys",
+        does: "fetches the key set, verifies the signature of an access token with the key that it names, \
+               and sends tokens with unknown key ids",
+        mend: "run `kith keys list`; if tokens are signed with an unpublished key, rotate the keys",
         last: false,
         run: |run| Box::pin(are_vouched_for(run)),
     },
     Check {
         row: "SEC-01",
-        does: "sends a good token, and then all that somebody can forge from it who has no key: other algorithms, keys of their \
-               own, changed claims, other kinds of tokens; listens whether the server asks anybody for a key",
-        mend: "shut administration and sign-in off until it is mended: somebody else's tokens are believed",
+        does: "sends a valid token and tokens forged from it without the signing key: other algorithms, \
+               other keys, changed claims, other types of tokens; listens for requests of the server that \
+               fetch a key",
+        mend: "block administration and sign-in until the fault is fixed: the server accepts forged tokens",
         last: false,
         run: |run| Box::pin(no_forgery_is_believed(run)),
     },
@@ -49,10 +50,9 @@ impl Forger {
         let mut keys = keys["keys"].as_array().into_iter().flatten();
         let named = keys.find(|key| key["kid"].is_string() && key["kid"] == header["kid"]);
         let published = named.and_then(|key| URL_SAFE_NO_PAD.decode(key["x"].as_str()?).ok());
-        let published =
-            published.ok_or_else(|| Shortfall::fails("the token names a key that is not published"))?;
+        let published = published.ok_or_else(|| Shortfall::fails("the token names an unpublished key"))?;
         let own = Ed25519KeyPair::generate()
-            .map_err(|_| Shortfall::unmeasured("no key could be made", "try again"))?;
+            .map_err(|_| Shortfall::unmeasured("cannot generate a key", "try again"))?;
         Ok(Self { token, header, claims, published, own })
     }
 
@@ -90,7 +90,7 @@ fn text(header: &Value, claims: &Value) -> String {
 fn read(token: &str, part: usize) -> Result<Value, Shortfall> {
     let text = token.split('.').nth(part).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
     let json = text.and_then(|text| serde_json::from_slice(&text).ok());
-    json.ok_or_else(|| Shortfall::fails("the access token is no JWT"))
+    json.ok_or_else(|| Shortfall::fails("the access token is not a JWT"))
 }
 
 fn with(json: &Value, key: &str, value: impl Into<Value>) -> Value {
@@ -106,7 +106,7 @@ async fn are_vouched_for(run: &Run) -> Result<String, Shortfall> {
     run.figure("published_keys", keys.len());
     if let Some(secret) = keys.iter().find(|key| !key["d"].is_null() || !key["k"].is_null()) {
         return Err(Shortfall::fails(format!(
-            "the published key {} has its private half in it",
+            "the published key {} contains its private key",
             secret["kid"]
         )));
     }
@@ -115,7 +115,9 @@ async fn are_vouched_for(run: &Run) -> Result<String, Shortfall> {
     let is_good =
         UnparsedPublicKey::new(&ED25519, &forger.published).verify(signed.as_bytes(), &signature).is_ok();
     if !is_good || forger.header["alg"] != "EdDSA" {
-        return Err(Shortfall::fails("the published key that a token names does not verify it with EdDSA"));
+        return Err(Shortfall::fails(
+            "the published key that a token names does not verify its EdDSA signature",
+        ));
     }
     let anonymous = run.anonymous();
     anonymous.with_token(&forger.token).get(ME).await?.expect(200)?;
@@ -129,7 +131,7 @@ async fn are_vouched_for(run: &Run) -> Result<String, Shortfall> {
     }
     anonymous.with_token(&forger.token).get(ME).await?.expect(200)?;
     Ok(format!(
-        "{} keys are published; one verifies the token that names it, and unknown ones are refused",
+        "{} keys are published; the named one verifies the token, and unknown key ids are rejected",
         keys.len()
     ))
 }
@@ -155,18 +157,16 @@ async fn no_forgery_is_believed(run: &Run) -> Result<String, Shortfall> {
     run.figure("forged_tokens", corpus.len() + 2);
     let listened = match trap {
         Some(trap) => trap.result(run)?,
-        None => "whether it asks elsewhere for keys could not be heard from here, which tests do",
+        None => "outgoing requests for keys could not be observed from here, the tests cover them",
     };
-    Ok(format!("{} forged tokens, each refused with 401; {listened}", corpus.len() + 2))
+    Ok(format!("{} forged tokens, each rejected with 401; {listened}", corpus.len() + 2))
 }
 
 async fn refused(anonymous: &Client, what: &str, token: &str) -> Result<(), Shortfall> {
     let answer = anonymous.with_token(token).get(ME).await?;
     match (answer.status, answer.code()) {
         (401, Some(code)) if code == "unauthenticated" => Ok(()),
-        (status, _) => {
-            Err(Shortfall::fails(format!("a token with {what} was answered {status} instead of 401")))
-        }
+        (status, _) => Err(Shortfall::fails(format!("a token with {what} returned {status} instead of 401"))),
     }
 }
 
@@ -180,7 +180,7 @@ fn of_algorithms(forger: &Forger) -> Corpus {
         let none = with(header, "alg", alg);
         all.push((format!("the algorithm {alg:?}"), format!("{}.", text(&none, claims))));
         all.push((
-            format!("the algorithm {alg:?} and the old signature"),
+            format!("the algorithm {alg:?} and the original signature"),
             forger.with_old_signature(&none, claims),
         ));
     }
@@ -190,19 +190,21 @@ fn of_algorithms(forger: &Forger) -> Corpus {
     let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&der));
     let secrets: [(&str, &[u8]); 7] = [
         ("the published key", published),
-        ("the published key as in the set", x.as_bytes()),
+        ("the published key in base64url", x.as_bytes()),
         ("the published key as DER", &der),
         ("the published key as PEM", pem.as_bytes()),
-        ("the published key as PEM without a line's end", pem.trim_end().as_bytes()),
+        ("the published key as PEM without a trailing newline", pem.trim_end().as_bytes()),
         ("nothing", b""),
         ("the word secret", b"secret"),
     ];
-    all.extend(secrets.map(|(what, secret)| (format!("HS256 by {what}"), forger.hs256(secret))));
+    all.extend(
+        secrets.map(|(what, secret)| (format!("HS256 with {what} as the secret"), forger.hs256(secret))),
+    );
     for alg in ["HS256", "RS256", "ES256", "PS256", "ES512", "eddsa", "Ed25519"] {
         let header = with(header, "alg", alg);
         all.push((format!("another key and the algorithm {alg}"), forger.sign(&header, claims)));
         all.push((
-            format!("the algorithm {alg} and the old signature"),
+            format!("the algorithm {alg} and the original signature"),
             forger.with_old_signature(&header, claims),
         ));
     }
@@ -212,7 +214,7 @@ fn of_algorithms(forger: &Forger) -> Corpus {
 /// Forged tokens whose header names, embeds or links a key.
 fn of_keys(forger: &Forger, address: &str) -> Corpus {
     let Forger { header, claims, own, .. } = forger;
-    let mut all = vec![("another key's signature".to_owned(), forger.sign(header, claims))];
+    let mut all = vec![("the signature of another key".to_owned(), forger.sign(header, claims))];
     let id = header["kid"].as_str().unwrap_or_default();
     let texts = [
         "../../../../dev/null".to_owned(),
@@ -227,7 +229,7 @@ fn of_keys(forger: &Forger, address: &str) -> Corpus {
     ];
     let others = [json!(null), json!(5), json!([id]), json!({ "kid": id })];
     for kid in texts.into_iter().map(Value::from).chain(others) {
-        all.push(("a foreign key id".to_owned(), forger.sign(&with(header, "kid", kid), claims)));
+        all.push(("another key id".to_owned(), forger.sign(&with(header, "kid", kid), claims)));
     }
     let x = URL_SAFE_NO_PAD.encode(own.public_key().as_ref());
     for kid in [id, "elsewhere"] {
@@ -235,11 +237,11 @@ fn of_keys(forger: &Forger, address: &str) -> Corpus {
         let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "x": x, "kid": kid });
         for name in ["jku", "x5u"] {
             let header = with(&header, name, format!("http://{address}/keys"));
-            all.push((format!("a key to be fetched, in {name}"), forger.sign(&header, claims)));
+            all.push((format!("a key URL in {name}"), forger.sign(&header, claims)));
         }
-        all.push(("a key brought along, in jwk".to_owned(), forger.sign(&with(&header, "jwk", jwk), claims)));
+        all.push(("an embedded key in jwk".to_owned(), forger.sign(&with(&header, "jwk", jwk), claims)));
         all.push((
-            "a key brought along, in x5c".to_owned(),
+            "an embedded key in x5c".to_owned(),
             forger.sign(&with(&header, "x5c", json!([x])), claims),
         ));
     }
@@ -268,7 +270,7 @@ fn of_claims(forger: &Forger, other_person: &str) -> Corpus {
     for (name, value) in changes {
         let claims = with(claims, name, value);
         all.push((
-            format!("another {name} and the old signature"),
+            format!("another {name} and the original signature"),
             forger.with_old_signature(header, &claims),
         ));
         all.push((format!("another {name} and another key"), forger.sign(header, &claims)));
@@ -276,7 +278,7 @@ fn of_claims(forger: &Forger, other_person: &str) -> Corpus {
     for kind in ["JWT", "id_token", "", "application/at+jwt "] {
         let header = with(header, "typ", kind);
         all.push((
-            format!("the type {kind:?} and the old signature"),
+            format!("the type {kind:?} and the original signature"),
             forger.with_old_signature(&header, claims),
         ));
     }
@@ -295,9 +297,9 @@ fn of_form(forger: &Forger, refresh_token: &str) -> Corpus {
         ("a signature of zeros", format!("{signed}.{}", URL_SAFE_NO_PAD.encode([0; 64]))),
         ("two signatures", format!("{token}.{signature}")),
         ("padding", format!("{token}==")),
-        ("another token behind it", format!("{token}, Bearer {token}")),
-        ("no more than dots", "..".to_owned()),
-        ("what renews a session in its place", refresh_token.to_owned()),
+        ("a second token appended", format!("{token}, Bearer {token}")),
+        ("only dots", "..".to_owned()),
+        ("a refresh token instead", refresh_token.to_owned()),
     ];
     all.map(|(what, token)| (what.to_owned(), token)).into()
 }
@@ -326,9 +328,9 @@ impl Trap {
         match self.listener.accept() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 run.figure("outbound_fetches", 0);
-                Ok("nothing was fetched from where they point")
+                Ok("the server fetched nothing from the URLs in them")
             }
-            _ => Err(Shortfall::fails("the server asked for a key where a forged token pointed")),
+            _ => Err(Shortfall::fails("the server tried to fetch a key from the URL in a forged token")),
         }
     }
 }

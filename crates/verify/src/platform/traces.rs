@@ -10,17 +10,18 @@ use serde_json::{Value, json};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "API-06",
-        does: "sends ids of its own, none, and hostile ones; reads them in the answers, in the audit log, and in the server's log \
-               where it is given",
-        mend: "see that no proxy in front takes `X-Request-Id` away or makes up its own",
+        does: "sends request ids, none, and hostile ones; looks for them in the responses, in the audit log, \
+               and in the server's log if given",
+        mend: "check that no proxy in front removes or replaces `X-Request-Id`",
         last: false,
         run: |run| Box::pin(is_found_again(run)),
     },
     Check {
         row: "SEC-25",
-        does: "fails to sign in, sends a bad access token and a bad refresh token, asks for what only administrators may, and \
-               asks until a limit refuses; reads /api/metrics before and after",
-        mend: "scrape /api/metrics of each node itself; name one with --node if the target spreads requests over several",
+        does: "causes a failed log-in, a rejected access token, a rejected refresh token, a forbidden \
+               request and a rate-limited request; reads /api/metrics before and after",
+        mend: "scrape /api/metrics of each node directly; use --node if the target distributes requests over \
+               several nodes",
         last: true,
         run: |run| Box::pin(are_counted(run)),
     },
@@ -36,11 +37,14 @@ async fn is_found_again(run: &Run) -> Result<String, Shortfall> {
     let echoed = |answer: &kith_readiness::Answer| answer.header(X_REQUEST_ID).unwrap_or_default().to_owned();
     let problem = with(&sent).get("/api/v1/no-such-path").await?.expect(404)?;
     if echoed(&problem) != sent || problem.json()["request_id"] != *sent {
-        return Err(Shortfall::fails(format!("the id {sent} came back as {:?}", echoed(&problem))));
+        return Err(Shortfall::fails(format!(
+            "the request id {sent} was returned as {:?}",
+            echoed(&problem)
+        )));
     }
     let made = [echoed(&anonymous.get("/api/v1/ping").await?), echoed(&anonymous.get("/api/v1/ping").await?)];
     if made[0] == made[1] || made.iter().any(|id| id.len() < 8) {
-        return Err(Shortfall::fails(format!("requests without an id were given {made:?}")));
+        return Err(Shortfall::fails(format!("requests without an id got the ids {made:?}")));
     }
     let long = "x".repeat(65);
     let hostile =
@@ -49,7 +53,7 @@ async fn is_found_again(run: &Run) -> Result<String, Shortfall> {
         let answer = with(id).get("/api/v1/ping").await?;
         if echoed(&answer) == id || echoed(&answer).len() < 8 {
             return Err(Shortfall::fails(format!(
-                "the hostile id {id:?} came back as {:?}",
+                "the hostile request id {id:?} was returned as {:?}",
                 echoed(&answer)
             )));
         }
@@ -61,7 +65,7 @@ async fn is_found_again(run: &Run) -> Result<String, Shortfall> {
     let entries = run.audit_of(&logged_in).await?;
     if entries.len() != 1 || entries[0]["action"] != "session.started" {
         return Err(Shortfall::fails(format!(
-            "{} entries of the audit log have the id of a log-in",
+            "the audit log has {} entries with the request id of one log-in",
             entries.len()
         )));
     }
@@ -70,12 +74,13 @@ async fn is_found_again(run: &Run) -> Result<String, Shortfall> {
         Some(file) => {
             let lines = find_in_log(run, file, &logged_in).await?;
             run.figure("log_lines", lines);
-            format!("{lines} lines of the log have it")
+            format!("the log has it in {lines} lines")
         }
-        None => "the log was not given, which tests read".to_owned(),
+        None => "the log was not given, the tests cover it".to_owned(),
     };
     Ok(format!(
-        "ids come back as sent, {} hostile ones are replaced; the audit log finds a log-in by its id; {log}",
+        "request ids are returned as sent, {} hostile ones are replaced; the audit log finds a log-in by its \
+         request id; {log}",
         hostile.len()
     ))
 }
@@ -90,8 +95,8 @@ async fn find_in_log(run: &Run, file: &Path, id: &str) -> Result<usize, Shortfal
     for _ in 0..MAX_LOG_ATTEMPTS {
         let tail = tail(file).map_err(|error| {
             Shortfall::unmeasured(
-                format!("the log cannot be read: {error}"),
-                "name it with --logs, as lines of JSON",
+                format!("cannot read the log: {error}"),
+                "name it with --logs; its lines must be JSON",
             )
         })?;
         let lines = tail.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -102,7 +107,7 @@ async fn find_in_log(run: &Run, file: &Path, id: &str) -> Result<usize, Shortfal
         // Gives the log's writer thread time.
         run.anonymous().get("/livez").await?;
     }
-    Err(Shortfall::fails(format!("no line of JSON in the log has the request id {id}")))
+    Err(Shortfall::fails(format!("no JSON line of the log has the request id {id}")))
 }
 
 fn tail(file: &Path) -> std::io::Result<String> {
@@ -139,8 +144,8 @@ async fn are_counted(run: &Run) -> Result<String, Shortfall> {
     let event = |kind: &str| format!("kith_security_events_total{{kind=\"{kind}\"}}");
     for (what, series) in [
         ("failed log-ins", event("login_failed")),
-        ("refused access tokens", event("token_refused")),
-        ("refused refresh tokens", event("refresh_refused")),
+        ("rejected access tokens", event("token_refused")),
+        ("rejected refresh tokens", event("refresh_refused")),
         ("forbidden requests", event("forbidden")),
         ("requests over a limit", format!("kith_http_requests_limited_total{{policy=\"{policy}\"}}")),
     ] {
@@ -149,13 +154,14 @@ async fn are_counted(run: &Run) -> Result<String, Shortfall> {
         // Other failures may count at the same time.
         if grown < 1.0 {
             return Err(Shortfall::fails(format!(
-                "one was caused, and {what} were counted {grown} times: {series}"
+                "one was caused, but {what} increased by {grown}: {series}"
             )));
         }
     }
     run.figure("requests_until_limited", asked);
     Ok(format!(
-        "each of five was caused once and counted; the limit of {policy:?} held after {asked} requests"
+        "each of five events was caused once and counted; the limit {policy:?} rejected after {asked} \
+         requests"
     ))
 }
 
@@ -166,12 +172,14 @@ async fn until_limited(client: &kith_readiness::Client) -> Result<(usize, String
         match answer.status {
             429 => {
                 let policy = answer.header("ratelimit-policy").and_then(|text| text.split('"').nth(1));
-                let none = || Shortfall::fails("a 429 does not say which limit it is of");
+                let none = || Shortfall::fails("a 429 does not name its limit in RateLimit-Policy");
                 return policy.map(|policy| (n, policy.to_owned())).ok_or_else(none);
             }
             200 => {}
-            status => return Err(Shortfall::fails(format!("GET {LIMITED_PATH} answered {status}"))),
+            status => return Err(Shortfall::fails(format!("GET {LIMITED_PATH} returned {status}"))),
         }
     }
-    Err(Shortfall::fails(format!("{MAX_REQUESTS_TO_LIMIT} requests to one route in a row met no limit")))
+    Err(Shortfall::fails(format!(
+        "{MAX_REQUESTS_TO_LIMIT} consecutive requests to one route were not rate-limited"
+    )))
 }

@@ -188,7 +188,7 @@ fn turn_a_row_red(page: &mut Page) {
     // The row also needs test results, which this server does not have: `kith verify --only SEC-03` says the same.
     assert_eq!(page.click("#judge"), passes);
     let found = page.text("#found");
-    assert!(found.contains("no results of tests were given"), "{found}");
+    assert!(found.contains("no test results were given"), "{found}");
     assert_eq!(page.click("#lifted"), format!("Rate limits are off. {fails}"));
     let found = page.text("#found");
     assert!(found.contains("201 instead of 429"), "{found}");

@@ -272,7 +272,7 @@ fn old_secret_fails_row() {
     let server = Served::start(tempfile::tempdir().expect("a folder"), &variables, None);
     // The row also needs tests of rotation, which have not run. The measured part holds.
     let (result, why) = server.judge("SEC-17", &[]);
-    assert!(result == "unknown" && why == "no results of tests were given", "{result}: {why}");
+    assert!(result == "unknown" && why == "no test results were given", "{result}: {why}");
     let long_ago = (SystemClock.now() - days(91)).as_millis();
     let long_ago = UNIX_EPOCH + Duration::from_millis(u64::try_from(long_ago).expect("after 1970"));
     File::options().append(true).open(&secret).expect("a file").set_modified(long_ago).expect("a date");
@@ -328,9 +328,9 @@ fn only_signed_evidence_is_accepted() {
 
     let (signed, key) = (at("signed.json"), key.trim());
     let (_, without) = server.judge("ACC-03", &["--evidence", &at("nothing")]);
-    assert!(without.contains("no results of tests"), "{without}");
+    assert!(without.contains("no test results"), "{without}");
     let (_, with) = server.judge("ACC-03", &["--evidence", &signed, "--evidence-key", key]);
-    assert!(!with.contains("no results of tests"), "{with}");
+    assert!(!with.contains("no test results"), "{with}");
 
     let altered = std::fs::read_to_string(&signed).expect("text").replace("abc", "abd");
     std::fs::write(&signed, altered).expect("a file");

@@ -41,7 +41,7 @@ impl From<Refused> for Shortfall {
     fn from(refused: Refused) -> Self {
         Self::unmeasured(
             refused.to_string(),
-            "see that the deployment can be reached from here, and try again",
+            "check that the deployment is reachable from here, and try again",
         )
     }
 }
@@ -172,7 +172,7 @@ impl Client {
     ///
     /// # Errors
     /// Returns [`Refused`] if no response is received.
-    #[expect(clippy::disallowed_methods, reason = "how long an answer took is measured in real time")]
+    #[expect(clippy::disallowed_methods, reason = "the duration of a response is measured in real time")]
     pub async fn send_once(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Refused> {
         let asked = format!("{method} {path}");
         let mut request =
@@ -246,7 +246,7 @@ impl Answer {
         let id = self.header("x-request-id").map_or(String::new(), |id| format!(", request {id}"));
         let (asked, status) = (&self.asked, self.status);
         Err(Shortfall::fails(format!(
-            "{asked} answered {status}{code} instead of {}{id}",
+            "{asked} returned {status}{code} instead of {}{id}",
             wanted.join(" or ")
         )))
     }
@@ -261,7 +261,7 @@ impl Answer {
             Some(found) if found == code => Ok(answer),
             found => {
                 let (asked, found) = (&answer.asked, found.unwrap_or_else(|| "no code".to_owned()));
-                Err(Shortfall::fails(format!("{asked} answered {status} with {found} instead of {code}")))
+                Err(Shortfall::fails(format!("{asked} returned {status} with {found} instead of {code}")))
             }
         }
     }
@@ -282,10 +282,9 @@ impl Answer {
     /// Returns [`Shortfall::Fails`] if there is no string at `pointer`.
     pub fn text_at(&self, pointer: &str) -> Result<String, Shortfall> {
         let json = self.json();
-        json.pointer(pointer)
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-            .ok_or_else(|| Shortfall::fails(format!("{} answered without a text at {pointer}", self.asked)))
+        json.pointer(pointer).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
+            Shortfall::fails(format!("the response to {} has no string at {pointer}", self.asked))
+        })
     }
 
     /// Returns a header as text.

@@ -17,10 +17,10 @@ use crate::{Client, Refused, Shortfall};
 const SYNTHETIC_DOMAIN: &str = "kith-verify.invalid";
 /// Timeout of each request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(35);
-const REGISTRATION_REMEDIATION: &str = "see why registering is refused, and try again";
-const NO_ADMIN_REASON: &str = "nobody who may administer it was given";
-const ADMIN_REMEDIATION: &str = "run it on the machine of the server, or name an administrator with --admin and their password in \
-                          KITH_VERIFY_PASSWORD";
+const REGISTRATION_REMEDIATION: &str = "find out why the registration is rejected, and try again";
+const NO_ADMIN_REASON: &str = "no administrator was given";
+const ADMIN_REMEDIATION: &str = "run it on the server's machine, or name an administrator with --admin and \
+                                 set KITH_VERIFY_PASSWORD to the password";
 
 /// Address of a deployment and everything that is known about it before the run.
 #[derive(Clone, Debug, Default)]
@@ -164,9 +164,10 @@ impl Deployment {
         let answer = self.client(notes.clone()).post("/api/v1/auth/register", body).await?;
         // A failed registration says nothing about the row, so the check counts as unmeasured.
         let answer = answer.expect(201).map_err(|shortfall| match shortfall {
-            Shortfall::Fails(found) => {
-                Shortfall::unmeasured(format!("nobody can register: {found}"), REGISTRATION_REMEDIATION)
-            }
+            Shortfall::Fails(found) => Shortfall::unmeasured(
+                format!("the registration of a synthetic account failed: {found}"),
+                REGISTRATION_REMEDIATION,
+            ),
             other => other,
         })?;
         Ok(Account {
@@ -190,7 +191,7 @@ impl Deployment {
             match answer.status {
                 200 => answer.text_at("/access_token"),
                 status => {
-                    let why = format!("the administrator could not sign in: {status}");
+                    let why = format!("the log-in of the administrator returned {status}");
                     Err(Shortfall::unmeasured(why, ADMIN_REMEDIATION))
                 }
             }
@@ -239,11 +240,11 @@ async fn delete(client: &Client, email: &str, password: &str) -> Result<(), Stri
     let answer = client.post("/api/v1/auth/login", credentials).await.map_err(|e| e.to_string())?;
     let token = match answer.text_at("/access_token") {
         Ok(token) if answer.status == 200 => token,
-        _ => return Err(format!("log-in answered {}", answer.status)),
+        _ => return Err(format!("log-in returned {}", answer.status)),
     };
     match take_leave(&client.with_token(&token), password).await? {
         202 => Ok(()),
-        status => Err(format!("deletion answered {status}")),
+        status => Err(format!("deletion returned {status}")),
     }
 }
 

@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(put.address(), format!("/things/red/{NO_ID}"));
         assert_eq!((put.statuses(), put.permission()), (vec![200, 404], Some("things.write")));
         assert_eq!(put.sample(put.body().unwrap()), json!({ "name": UNKNOWN_NAME, "parts": [] }));
-        assert!(put.wants_token() && !put.is_list(), "only a GET hands out a list");
+        assert!(put.wants_token() && !put.is_list(), "only a GET can be a list");
         assert!(put.is_at("/things/any/thing") && !put.is_at("/things/any") && !put.is_at("/other/a/b"));
     }
 }

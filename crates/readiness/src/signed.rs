@@ -40,7 +40,7 @@ pub enum SignedEvidenceError {
         source: std::io::Error,
     },
     /// The file has another format.
-    #[error("{}: not a file of signed evidence: {source}", path.display())]
+    #[error("{}: not a signed evidence file: {source}", path.display())]
     Malformed {
         /// Path of the file.
         path: PathBuf,
@@ -97,7 +97,7 @@ pub fn sign_evidence(
     seed: &[u8],
 ) -> Result<(String, EvidenceKey), SignedEvidenceError> {
     let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| SignedEvidenceError::Key)?;
-    let payload = serde_json::to_string(artefacts).expect("artefacts are plain data");
+    let payload = serde_json::to_string(artefacts).expect("artefacts can be serialized");
     let signature = BASE64.encode(pair.sign(payload.as_bytes()));
     let text = serde_json::to_string_pretty(&File { payload, signature }).expect("two texts");
     Ok((text, EvidenceKey(pair.public_key().as_ref().to_vec())))

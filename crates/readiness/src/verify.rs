@@ -24,7 +24,7 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
 /// Timeout of each check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(240);
 /// Remediation for a check that timed out.
-const TIMEOUT_REMEDIATION: &str = "see why the deployment answers so slowly, and try again";
+const TIMEOUT_REMEDIATION: &str = "find out why the deployment responds slowly, and try again";
 
 /// Input of a run.
 #[derive(Clone, Debug)]
@@ -200,16 +200,20 @@ impl Judge<'_> {
                 By::Live => self.live(row).await,
                 By::Tests => self.tests(row),
                 By::Artefact => self.artefact(row),
-                By::Attestation => Part::new(Outcome::Unknown, "nobody answers for it")
-                    .with_mend("have somebody who can answer for it write an `[[attestation]]`"),
+                By::Attestation => Part::new(Outcome::Unknown, "no attestation was given")
+                    .with_mend("add an attestation with an owner to a file for --checks"),
                 By::Rows if self.plan.only.is_empty() => sum_up(row, others),
-                By::Rows => Part::new(Outcome::Unknown, "not all of the rows that it sums up were asked for")
-                    .with_mend("judge all rows: leave --only and --area out"),
+                By::Rows => {
+                    Part::new(Outcome::Unknown, "not all of the rows that it summarizes were selected")
+                        .with_mend("judge all rows: omit --only and --area")
+                }
             });
         }
         if let Some(waits) = &row.waits {
-            let part = Part::new(Outcome::NotYet, format!("not built yet: it waits for {waits}"));
-            parts.push(part.with_mend("wait for it, or waive the row with a reason, an owner and an end"));
+            let part = Part::new(Outcome::NotYet, format!("not implemented yet: requires {waits}"));
+            parts.push(part.with_mend(
+                "wait for a later version, or waive the row with a reason, an owner and an end date",
+            ));
         }
         let live = row.by.iter().position(|by| *by == By::Live).map(|at| parts[at].outcome);
         let mut result = RowResult { live, ..combine(row, parts) };
@@ -222,7 +226,7 @@ impl Judge<'_> {
         result
     }
 
-    #[expect(clippy::disallowed_methods, reason = "how long a check took is measured in real time")]
+    #[expect(clippy::disallowed_methods, reason = "the duration of a check is measured in real time")]
     async fn live(&self, row: &Row) -> Part {
         let at = self.clock.now();
         let notes = Notes::default();
@@ -237,7 +241,7 @@ impl Judge<'_> {
         let found = match tokio::time::timeout(CHECK_TIMEOUT, checked).await {
             Ok(found) => found,
             Err(_) => Err(Shortfall::unmeasured(
-                format!("it took longer than {} s", CHECK_TIMEOUT.as_secs()),
+                format!("the check took longer than {} s", CHECK_TIMEOUT.as_secs()),
                 TIMEOUT_REMEDIATION,
             )),
         };
@@ -253,14 +257,15 @@ impl Judge<'_> {
     fn artefact(&self, row: &Row) -> Part {
         let obtain = row.obtain.as_deref().unwrap_or_default();
         let Some((artefact, measured)) = self.plan.artefacts.of_row(&row.id) else {
-            return Part::new(Outcome::Unknown, format!("no artefact of `{obtain}` tells of it")).with_mend(
-                format!("run `{obtain}` at the commit that runs, and name its folder with --evidence"),
-            );
+            return Part::new(Outcome::Unknown, format!("no artefact of `{obtain}` covers this row"))
+                .with_mend(format!(
+                    "run `{obtain}` at the running commit, and name its folder with --evidence"
+                ));
         };
         let part = match measured.result {
             Holds::Pass => Part::new(Outcome::Pass, measured.summary.clone()),
             Holds::Fail => Part::new(Outcome::Fail, measured.summary.clone())
-                .with_mend(format!("mend what `{}` found, and run it again", artefact.tool)),
+                .with_mend(format!("fix the findings of `{}`, and run it again", artefact.tool)),
         };
         let figures = measured.figures.clone();
         let part =
@@ -270,9 +275,9 @@ impl Judge<'_> {
 
     fn tests(&self, row: &Row) -> Part {
         const RUN: &str =
-            "run `cargo xtask test` at the commit that runs, and name target/evidence with --evidence";
+            "run `cargo xtask test` at the running commit, and name target/evidence with --evidence";
         let Some(artefact) = self.plan.artefacts.of_tests() else {
-            return Part::new(Outcome::Unknown, "no results of tests were given").with_mend(RUN);
+            return Part::new(Outcome::Unknown, "no test results were given").with_mend(RUN);
         };
         let part = named_tests(row, artefact);
         let figures = serde_json::Map::from_iter([("tests".to_owned(), row.tests.clone().into())]);
@@ -283,16 +288,19 @@ impl Judge<'_> {
     /// Returns `part`, or another outcome if the artefact belongs to another build, is too old, or is from
     /// the future.
     fn if_it_counts(&self, row: &Row, artefact: &Artefact, part: Part) -> Part {
-        let again = format!("run `{}` again at the commit that runs", artefact.tool);
+        let again = format!("run `{}` again at the running commit", artefact.tool);
         let now = self.clock.now();
         if artefact.at > now + MAX_CLOCK_SKEW {
-            let why = format!("what `{}` found is of {}, which is still to come", artefact.tool, artefact.at);
+            let why = format!(
+                "the artefact of `{}` has the date {}, which is in the future",
+                artefact.tool, artefact.at
+            );
             return Part { outcome: Outcome::Unknown, why, mend: Some(again), ..part };
         }
         if let Some(age) = row.artefact_age() {
             if now.since(artefact.at) > age {
                 let why = format!(
-                    "what `{}` found is of {}, older than {} h",
+                    "the artefact of `{}` is from {}, older than {} h",
                     artefact.tool,
                     artefact.at,
                     age.as_secs() / 3_600
@@ -304,19 +312,20 @@ impl Judge<'_> {
             }
         }
         let made_of = if artefact.dirty {
-            format!("{} with changes", artefact.commit)
+            format!("{} with uncommitted changes", artefact.commit)
         } else {
             artefact.commit.clone()
         };
         match &self.identity.commit {
             None => {
-                let why = "the deployment does not say which commit it was built from";
-                let mend = "run a release build made from a clone of the repository";
+                let why = "the deployment does not report the commit of its build";
+                let mend = "deploy a release build of a clone of the repository";
                 Part { outcome: Outcome::Unknown, why: why.to_owned(), mend: Some(mend.to_owned()), ..part }
             }
             // The commit of a build with uncommitted changes ends with `.dirty`.
             Some(commit) if artefact.dirty || !artefact.commit.starts_with(&**commit) => {
-                let why = format!("`{}` tells of {made_of}, and {commit} runs", artefact.tool);
+                let why =
+                    format!("the artefact of `{}` is for {made_of}, but {commit} is running", artefact.tool);
                 Part { outcome: Outcome::Stale, why, mend: Some(again), ..part }
             }
             Some(_) => part,
@@ -326,10 +335,9 @@ impl Judge<'_> {
 
 /// Returns the result of the tests that a row names.
 fn named_tests(row: &Row, artefact: &Artefact) -> Part {
-    const RERUN_TESTS: &str = "mend what the tests found, and run `cargo xtask test` again";
+    const RERUN_TESTS: &str = "fix the failed tests, and run `cargo xtask test` again";
     if !artefact.complete {
-        return Part::new(Outcome::Fail, "the run of the tests did not come to a good end")
-            .with_mend(RERUN_TESTS);
+        return Part::new(Outcome::Fail, "the test run did not complete").with_mend(RERUN_TESTS);
     }
     let mut passed = 0;
     for part_of_name in &row.tests {
@@ -338,7 +346,7 @@ fn named_tests(row: &Row, artefact: &Artefact) -> Part {
             return Part::new(Outcome::Fail, format!("the test {name}: {outcome}")).with_mend(RERUN_TESTS);
         }
         if named.is_empty() {
-            return Part::new(Outcome::Unknown, format!("no test called {part_of_name} was run"))
+            return Part::new(Outcome::Unknown, format!("no test named {part_of_name} was run"))
                 .with_mend(RERUN_TESTS);
         }
         passed += named.len();
@@ -371,15 +379,15 @@ fn sum_up(row: &Row, others: &[RowResult]) -> Part {
     let failed =
         missing.iter().filter(|other| matches!(other.result, Outcome::Fail | Outcome::NotYet)).count();
     match (among.len(), missing.len()) {
-        (0, _) => Part::new(Outcome::Unknown, "none of the rows that it sums up was judged")
-            .with_mend("judge all rows: leave --only and --area out"),
-        (all, 0) => Part::new(Outcome::Pass, format!("all {all} rows that it sums up hold")),
+        (0, _) => Part::new(Outcome::Unknown, "none of the rows that it summarizes was judged")
+            .with_mend("judge all rows: omit --only and --area"),
+        (all, 0) => Part::new(Outcome::Pass, format!("all {all} rows that it summarizes hold")),
         (all, some) => {
             let outcome = if failed > 0 { Outcome::Fail } else { Outcome::Unknown };
             let ids: Vec<_> = missing.iter().take(8).map(|other| &*other.id).collect();
             let dots = if some > ids.len() { ", …" } else { "" };
             Part::new(outcome, format!("{some} of {all} rows do not hold: {}{dots}", ids.join(", ")))
-                .with_mend("mend these rows")
+                .with_mend("fix these rows")
         }
     }
 }
@@ -401,7 +409,7 @@ fn combine(row: &Row, mut parts: Vec<Part>) -> RowResult {
         });
     }
     let Part { outcome, why, mend, .. } =
-        worst.unwrap_or_else(|| Part::new(Outcome::Unknown, "the catalogue names no way to show it"));
+        worst.unwrap_or_else(|| Part::new(Outcome::Unknown, "the catalogue names no method for this row"));
     RowResult {
         id: row.id.clone(),
         what: row.what.clone(),

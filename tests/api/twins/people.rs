@@ -16,7 +16,7 @@ const REQUESTS: &str = "/api/v1/partners/requests/";
 pub const TWINS: &[Twin] = &[
     Twin {
         row: "ACC-02",
-        broken: "that says of an unknown address that it is unknown",
+        broken: "that reveals that an address is unknown",
         by: Break::Answered(|asked, answer| {
             if asked.path() == "/api/v1/auth/login" && asked.body.starts_with(b"{\"email\":\"nobody-") {
                 answer.set_json("/detail", json!("No account has this ID or e-mail address."));
@@ -25,7 +25,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "ACC-03",
-        broken: "one of whose secured lists asks nobody who they are",
+        broken: "with a protected list that requires no sign-in",
         by: Break::Answered(|asked, answer| {
             if asked.path() == "/api/v1/collections" && answer.status == StatusCode::UNAUTHORIZED {
                 answer.status = StatusCode::OK;
@@ -49,7 +49,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "ACC-07",
-        broken: "whose database forgets who failed to sign in",
+        broken: "whose database forgets failed log-ins",
         by: Break::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER forgets AFTER INSERT ON login_failures
                 BEGIN DELETE FROM login_failures WHERE subject = NEW.subject; END"],
@@ -67,7 +67,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "ACC-09",
-        broken: "in which everybody who registers is a moderator",
+        broken: "that registers every user as a moderator",
         by: Break::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER promotes AFTER INSERT ON users
                 BEGIN UPDATE users SET role = 'moderator' WHERE id = NEW.id; END"],
@@ -80,7 +80,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "ACC-10",
-        broken: "that shows anybody's request to anybody who knows its id",
+        broken: "that shows a request to any user who knows its id",
         by: Break::Asked(|memory, asked| {
             if let (&Method::GET, Some((from, _))) = (&asked.method, request_of(memory, asked)) {
                 sign_in_as(memory, asked, &from);
@@ -89,7 +89,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "ACC-13",
-        broken: "whose API keys may read the audit log, whatever they were made for",
+        broken: "whose API keys can read the audit log without the scope",
         by: Break::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER widens AFTER INSERT ON api_keys
                 BEGIN UPDATE api_keys SET scopes = 'audit.read facts.read' WHERE id = NEW.id; END"],
@@ -102,7 +102,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "PRT-02",
-        broken: "that takes an acceptance by anybody for the receiver's",
+        broken: "that lets any user accept a request",
         by: Break::Asked(|memory, asked| {
             if asked.path().ends_with("/accept")
                 && let Some((_, to)) = request_of(memory, asked)
@@ -139,7 +139,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "PRT-05",
-        broken: "whose database drops who waits for somebody when that one parts",
+        broken: "whose database supersedes pending requests at a breakup",
         by: Break::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER drops AFTER DELETE ON bond_slots
                 BEGIN UPDATE partner_requests SET status = 'superseded', told = 'superseded'
@@ -154,7 +154,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "PRT-06",
-        broken: "that tells the reason of a breakup to the other one",
+        broken: "that shows the reason of a breakup to the other user",
         by: Break::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER turns AFTER INSERT ON breakups
                 BEGIN UPDATE breakups SET ended_by = (
@@ -183,7 +183,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "PRT-09",
-        broken: "that shows a nickname to whoever it was given",
+        broken: "that shows a nickname to the user it names",
         by: Break::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER shows AFTER INSERT ON nicknames
                 BEGIN UPDATE users SET nickname = NEW.nickname WHERE id = NEW.user_id; END"],
@@ -196,7 +196,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "DRV-01",
-        broken: "whose grace for a spent refresh token does not end",
+        broken: "whose grace period for a used refresh token never ends",
         by: Break::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER forgives AFTER UPDATE OF generation ON sessions
                 BEGIN UPDATE sessions SET refreshed_at = NEW.refreshed_at + 3600000 WHERE id = NEW.id; END"],
@@ -210,14 +210,14 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "DRV-03",
-        broken: "behind a proxy that takes idempotency keys away",
+        broken: "behind a proxy that removes idempotency keys",
         by: Break::Asked(|_, asked| {
             asked.headers.remove(HeaderName::from_static("idempotency-key"));
         }),
     },
     Twin {
         row: "SEC-01",
-        broken: "that believes an unsigned token",
+        broken: "that accepts an unsigned token",
         by: Break::Asked(|memory, asked| {
             let Some(token) = asked.token().map(str::to_owned) else { return };
             let part = |n| {
@@ -232,12 +232,12 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "SEC-03",
-        broken: "whose limits are lifted",
+        broken: "whose limits are disabled",
         by: Break::Setting(|config| config.server.disable_limits = true),
     },
     Twin {
         row: "SEC-24",
-        broken: "in whose audit log an entry was changed",
+        broken: "whose audit log has an altered entry",
         by: Break::Database(|kind| {
             match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER tampers AFTER INSERT ON audit_seals WHEN NEW.n % 8 = 0
@@ -253,20 +253,20 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "SEC-25",
-        broken: "whose lists of partners have no limit",
+        broken: "without a rate limit on partner lists",
         by: Break::Setting(|config| config.limits.partner_lists_per_minute = 0),
     },
     Twin {
         row: "API-06",
-        broken: "behind a proxy that makes up request ids of its own",
+        broken: "behind a proxy that replaces request ids",
         by: Break::Answered(|_, answer| {
-            let made_up = HeaderValue::from_static("made-up-by-the-proxy");
+            let made_up = HeaderValue::from_static("set-by-the-proxy");
             answer.headers.insert(HeaderName::from_static("x-request-id"), made_up);
         }),
     },
     Twin {
         row: "API-12",
-        broken: "that reads an item where it should be deleted",
+        broken: "that reads an item instead of deleting it",
         by: Break::Asked(|_, asked| {
             if asked.method == Method::DELETE && asked.path().starts_with("/api/v1/spaces/") {
                 let path = asked.path().to_owned();
@@ -276,7 +276,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "CAC-04",
-        broken: "behind a proxy that says anybody may keep anything",
+        broken: "behind a proxy that makes every response publicly cacheable",
         by: Break::Answered(|asked, answer| {
             if asked.path() == "/api/v1/me" {
                 answer.headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));

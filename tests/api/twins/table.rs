@@ -13,7 +13,7 @@ use super::{Break, Twin};
 pub const TWINS: &[Twin] = &[
     Twin {
         row: "API-01",
-        broken: "that answers 410 where it declares 404",
+        broken: "that returns 410 where it documents 404",
         by: Break::Answered(|asked, answer| {
             if asked.path().ends_with(NO_ID) && answer.status == 404 {
                 answer.status = StatusCode::GONE;
@@ -22,7 +22,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "API-02",
-        broken: "whose document leaves an operation out",
+        broken: "whose OpenAPI document lacks an operation",
         by: Break::Answered(|asked, answer| {
             if asked.path() == "/openapi.json" {
                 let mut document = answer.json();
@@ -33,7 +33,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "API-03",
-        broken: "whose page shows another document",
+        broken: "whose /docs page shows another document",
         by: Break::Answered(|asked, answer| {
             if asked.path() == "/docs" {
                 let page = String::from_utf8_lossy(&answer.body);
@@ -44,12 +44,12 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "API-04",
-        broken: "whose lists take a limit of 0 for 1",
+        broken: "whose lists treat a limit of 0 as 1",
         by: Break::Asked(|_, asked| asked.uri = asked.uri.replace("limit=0", "limit=1")),
     },
     Twin {
         row: "API-05",
-        broken: "that tells where in its code it refused",
+        broken: "whose problems reveal source locations",
         by: Break::Answered(|_, answer| {
             if answer.status == 409 {
                 answer.set_json("/detail", json!("refused at crates/accounts/src/accounts/rules.rs:31"));
@@ -58,12 +58,12 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "API-07",
-        broken: "whose answers do not say how long they took",
+        broken: "whose responses lack Server-Timing",
         by: Break::Answered(|_, answer| drop(answer.headers.remove("server-timing"))),
     },
     Twin {
         row: "API-08",
-        broken: "that lets unknown fields pass",
+        broken: "that accepts unknown fields",
         by: Break::Asked(|_, asked| {
             if asked.method == Method::POST {
                 let mut body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
@@ -75,7 +75,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "API-09",
-        broken: "before which a proxy cuts long bodies off",
+        broken: "behind a proxy that truncates long bodies",
         by: Break::Asked(|_, asked| {
             if asked.method == Method::POST && asked.body.len() > 200_000 {
                 asked.body.truncate(200_000);
@@ -84,7 +84,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "API-10",
-        broken: "before which a proxy takes Accept-Encoding away",
+        broken: "behind a proxy that removes Accept-Encoding",
         by: Break::Asked(|_, asked| drop(asked.headers.remove("accept-encoding"))),
     },
     Twin {
@@ -98,7 +98,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "PRT-01",
-        broken: "that acknowledges a rejection and does not make it",
+        broken: "that acknowledges a rejection without storing it",
         by: Break::Asked(|_, asked| {
             if asked.path().ends_with("/reject") {
                 let read =
@@ -134,7 +134,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "SEC-07",
-        broken: "whose redirects have no policy and may be framed",
+        broken: "whose redirects have no content security policy and can be framed",
         by: Break::Answered(|_, answer| {
             if answer.status == 308 {
                 answer.headers.remove("content-security-policy");
@@ -144,7 +144,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "SEC-08",
-        broken: "that lets every origin read",
+        broken: "that allows every origin",
         by: Break::Answered(|asked, answer| {
             if let Some(origin) = asked.headers.get("origin") {
                 answer.headers.insert("access-control-allow-origin", origin.clone());
@@ -153,7 +153,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "SEC-11",
-        broken: "that takes an order in a filter for true",
+        broken: "that treats an injected condition in a filter as true",
         by: Break::Asked(|_, asked| {
             if asked.uri.contains("=%27%20OR%20") && asked.path() == "/api/v1/audit" {
                 asked.uri = asked.path().to_owned();
@@ -162,7 +162,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "SEC-12",
-        broken: "that declares items as pages",
+        broken: "that returns items as HTML",
         by: Break::Answered(|asked, answer| {
             if asked.method == Method::GET && asked.path().contains("kith-verify-scripts") {
                 answer.headers.insert("content-type", HeaderValue::from_static("text/html"));
@@ -171,7 +171,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "SEC-13",
-        broken: "that takes a token out of a cookie",
+        broken: "that accepts a token in a cookie",
         by: Break::Asked(|_, asked| {
             let cookie =
                 asked.headers.get("cookie").and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -183,16 +183,16 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "DOC-01",
-        broken: "whose document is an older one",
+        broken: "whose OpenAPI document is outdated",
         by: Break::Answered(|asked, answer| {
             if asked.path() == "/openapi.json" {
-                answer.set_json("/paths/~1api~1v1~1me/get/summary", json!("What once was here."));
+                answer.set_json("/paths/~1api~1v1~1me/get/summary", json!("Outdated summary."));
             }
         }),
     },
     Twin {
         row: "REL-07",
-        broken: "that waits ten times as long",
+        broken: "whose failed jobs wait ten times as long",
         by: Break::Asked(|_, asked| {
             if asked.path() == "/api/v1/jobs" && asked.method == Method::POST {
                 let body = String::from_utf8_lossy(&asked.body);
@@ -203,7 +203,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "DRV-13",
-        broken: "that counts by what X-Forwarded-For says",
+        broken: "that counts clients by an untrusted X-Forwarded-For",
         by: Break::Asked(|_, asked| {
             if asked.headers.contains_key("x-forwarded-for") {
                 asked.become_get("/api/v1/ping");
@@ -212,19 +212,19 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "SEC-15",
-        broken: "whose token secret stands in tutorials",
+        broken: "whose token secret is a well-known example",
         by: Break::Setting(|config| {
             config.auth.jwt_secret = Secret::new("change-me-change-me-change-me-change-me");
         }),
     },
     Twin {
         row: "SEC-16",
-        broken: "whose two token secrets are one",
+        broken: "whose two token secrets are equal",
         by: Break::Setting(|config| config.auth.jwt_refresh_secret = config.auth.jwt_secret.clone()),
     },
     Twin {
         row: "CFG-01",
-        broken: "that has a setting nobody documented",
+        broken: "with an undocumented setting",
         by: Break::Answered(|asked, answer| {
             if asked.path() == FACTS {
                 let mut server = answer.json()["configuration"]["settings"]["server"].clone();
@@ -245,7 +245,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "CFG-06",
-        broken: "on a database that nobody mends any more",
+        broken: "on an unsupported database version",
         by: Break::Answered(|asked, answer| {
             if asked.path() == FACTS {
                 answer.set_json("/database/version", "3.8.11".into());
@@ -255,7 +255,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "DAT-01",
-        broken: "whose table got a column by hand",
+        broken: "with a manually added column",
         by: Break::Database(|_| &["ALTER TABLE bonds ADD COLUMN by_hand TEXT"]),
     },
     Twin {
@@ -265,12 +265,12 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "DAT-04",
-        broken: "where a trigger makes each change of a profile slow",
+        broken: "with a database trigger that slows profile changes",
         by: Break::Database(slow_profiles),
     },
     Twin {
         row: "DAT-06",
-        broken: "where work waits for the database and never gets its turn",
+        broken: "whose queued database work never runs",
         by: Break::Answered(|asked, answer| {
             if asked.path() == METRICS {
                 answer.change_text(|text| text.replace("\nkith_store_queued 0\n", "\nkith_store_queued 3\n"));
@@ -279,7 +279,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "JOB-01",
-        broken: "that hands out the least urgent first",
+        broken: "that claims the lowest priority first",
         by: Break::Answered(|asked, answer| {
             if asked.path().ends_with("/claim") {
                 let mut body = answer.json();
@@ -292,14 +292,14 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "JOB-02",
-        broken: "of whose upkeep one part is paused",
+        broken: "whose maintenance is partly paused",
         by: Break::Database(|_| {
             &["UPDATE job_schedules SET paused = TRUE WHERE name = 'bonds.archive-ended'"]
         }),
     },
     Twin {
         row: "JOB-03",
-        broken: "that does not count what was completed",
+        broken: "that does not count completed jobs",
         by: Break::Answered(|asked, answer| {
             if asked.path() == METRICS {
                 answer
@@ -309,7 +309,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "OBS-05",
-        broken: "that shows its metrics to everybody",
+        broken: "whose metrics are public",
         by: Break::Setting(|config| {
             config.server.metrics_addresses =
                 ["0.0.0.0/0", "::/0"].map(|all| all.parse().expect("a network")).to_vec();
@@ -317,7 +317,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "OBS-08",
-        broken: "that does not count refusals",
+        broken: "that does not count rejections",
         by: Break::Answered(|asked, answer| {
             if asked.path() == METRICS {
                 answer.change_text(|text| with_zero(text, "kith_http_requests_total", "status=\"4xx\""));
@@ -326,7 +326,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "OBS-09",
-        broken: "that does not count what it commits",
+        broken: "that does not count commits",
         by: Break::Answered(|asked, answer| {
             if asked.path() == METRICS {
                 answer.change_text(|text| with_zero(text, "kith_store_commits_total", ""));
@@ -335,7 +335,7 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "OBS-11",
-        broken: "that tells less memory than it has",
+        broken: "that reports a tenth of its memory",
         by: Break::Answered(|asked, answer| {
             if asked.path() == METRICS {
                 answer.change_text(|text| with_tenth(text, "kith_resident_memory_bytes"));
@@ -369,11 +369,7 @@ pub const TWINS: &[Twin] = &[
             }
         }),
     },
-    Twin {
-        row: "DRV-31",
-        broken: "whose servers were cut short again and again",
-        by: Break::Database(cut_short),
-    },
+    Twin { row: "DRV-31", broken: "whose servers were killed repeatedly", by: Break::Database(cut_short) },
 ];
 
 const FACTS: &str = "/api/v1/admin/facts";

@@ -89,7 +89,7 @@ impl Kind {
     pub(super) fn check(&self) -> Result<(), &'static str> {
         match self {
             Self::Http { path, .. } | Self::Header { path, .. } if !is_path(path) => {
-                Err("`path` must begin with one slash, as \"/health\"; another host is another --target")
+                Err("`path` must begin with one slash, such as \"/health\"; use --target for another host")
             }
             Self::Attestation { statement, owner, .. }
                 if statement.trim().is_empty() || owner.trim().is_empty() =>
@@ -105,18 +105,20 @@ impl Kind {
 
     pub(super) fn does(&self) -> String {
         match self {
-            Self::Http { path, status, .. } => format!("GET {path} and see that it answers {status}"),
+            Self::Http { path, status, .. } => format!("GET {path} and expect {status}"),
             Self::Header { path, name, absent: true, .. } => {
-                format!("GET {path} and see that it sends no {name}")
+                format!("GET {path} and expect no header {name}")
             }
-            Self::Header { path, name, .. } => format!("GET {path} and look at {name}"),
+            Self::Header { path, name, .. } => format!("GET {path} and check the header {name}"),
             Self::Tls { host, least_days } => {
                 let host = host.as_deref().unwrap_or("the target");
-                format!("see that the certificate of {host} is trusted and lasts {least_days} days")
+                format!(
+                    "check that the certificate of {host} is trusted and valid for at least {least_days} days"
+                )
             }
-            Self::Promql { query, .. } => format!("ask Prometheus for {query}"),
+            Self::Promql { query, .. } => format!("query Prometheus for {query}"),
             Self::Command { argv, .. } => format!("run {}", argv.join(" ")),
-            Self::Attestation { owner, until, .. } => format!("{owner} answers for it until {until}"),
+            Self::Attestation { owner, until, .. } => format!("attestation by {owner} until {until}"),
         }
     }
 
@@ -131,15 +133,15 @@ impl Kind {
             }
             Self::Tls { host, least_days } => tls(run, host.as_deref(), *least_days).await,
             Self::Promql { at_least: None, at_most: None, .. } => Err(Shortfall::unmeasured(
-                "nothing says which values are good",
-                "say `at_least` or `at_most`",
+                "the check does not say which values are good",
+                "set `at_least` or `at_most`",
             )),
             Self::Promql { url, query, at_least, at_most } => {
                 promql(run, url, query, *at_least, *at_most).await
             }
             Self::Command { argv, timeout_s } => command(argv, Duration::from_secs(*timeout_s)).await,
             // An attestation has nothing to run.
-            Self::Attestation { .. } => Err(Shortfall::unmeasured("nobody answers for it", "")),
+            Self::Attestation { .. } => Err(Shortfall::unmeasured("no attestation was given", "")),
         }
     }
 }
@@ -158,10 +160,10 @@ async fn get(run: &Run, path: &str) -> Result<Answer, Shortfall> {
 /// Returns the body as text. Decodes gzip. A body that cannot be decoded counts as unmeasured: `lacks` must
 /// not pass on it.
 fn text(answer: &Answer) -> Result<String, Shortfall> {
-    const ENCODING_REMEDIATION: &str = "let the answer be plain text in UTF-8, or gzip";
+    const ENCODING_REMEDIATION: &str = "return the body as UTF-8 text, optionally compressed with gzip";
     let unreadable = |why: &str| {
         Shortfall::unmeasured(
-            format!("{} answered with a body that {why}", answer.asked),
+            format!("the body of the response to {} {why}", answer.asked),
             ENCODING_REMEDIATION,
         )
     };
@@ -170,15 +172,15 @@ fn text(answer: &Answer) -> Result<String, Shortfall> {
         Some("gzip" | "x-gzip") => {
             let mut bytes = Vec::new();
             let mut decoder = MultiGzDecoder::new(&*answer.body).take(MAX_DECODED_BYTES + 1);
-            decoder.read_to_end(&mut bytes).map_err(|_| unreadable("is no valid gzip"))?;
+            decoder.read_to_end(&mut bytes).map_err(|_| unreadable("is not valid gzip"))?;
             if bytes.len() as u64 > MAX_DECODED_BYTES {
                 return Err(unreadable("is larger than 16 MiB"));
             }
             bytes
         }
-        Some(_) => return Err(unreadable("is encoded in a way that cannot be read")),
+        Some(_) => return Err(unreadable("has a content encoding that cannot be read")),
     };
-    String::from_utf8(bytes).map_err(|_| unreadable("is no UTF-8"))
+    String::from_utf8(bytes).map_err(|_| unreadable("is not UTF-8"))
 }
 
 fn judge_answer(
@@ -192,15 +194,15 @@ fn judge_answer(
     let body = if contains.is_some() || lacks.is_some() { text(answer)? } else { String::new() };
     run.figure("took_ms", u64::try_from(took_ms).unwrap_or(u64::MAX));
     if let Some(missing) = contains.filter(|text| !body.contains(text)) {
-        return Err(Shortfall::fails(format!("{asked} answered without `{missing}`")));
+        return Err(Shortfall::fails(format!("the response to {asked} does not contain `{missing}`")));
     }
     if let Some(there) = lacks.filter(|text| body.contains(text)) {
-        return Err(Shortfall::fails(format!("{asked} answered with `{there}`")));
+        return Err(Shortfall::fails(format!("the response to {asked} contains `{there}`")));
     }
     if let Some(most) = within_ms.filter(|most| took_ms > u128::from(*most)) {
         return Err(Shortfall::fails(format!("{asked} took {took_ms} ms, more than {most}")));
     }
-    Ok(format!("{asked} answered {} in {took_ms} ms", answer.status))
+    Ok(format!("{asked} returned {} in {took_ms} ms", answer.status))
 }
 
 fn judge_header(
@@ -211,13 +213,13 @@ fn judge_header(
 ) -> Result<String, Shortfall> {
     let asked = &answer.asked;
     match (answer.header(name), contains) {
-        (Some(value), _) if absent => Err(Shortfall::fails(format!("{asked} sends {name}: {value}"))),
-        (None, _) if absent => Ok(format!("{asked} sends no {name}")),
-        (None, _) => Err(Shortfall::fails(format!("{asked} sends no {name}"))),
+        (Some(value), _) if absent => Err(Shortfall::fails(format!("{asked} returns {name}: {value}"))),
+        (None, _) if absent => Ok(format!("{asked} returns no {name}")),
+        (None, _) => Err(Shortfall::fails(format!("{asked} returns no {name}"))),
         (Some(value), Some(text)) if !value.contains(text) => {
-            Err(Shortfall::fails(format!("{asked} sends {name}: {value}, without `{text}`")))
+            Err(Shortfall::fails(format!("{asked} returns {name}: {value}, without `{text}`")))
         }
-        (Some(value), _) => Ok(format!("{asked} sends {name}: {value}")),
+        (Some(value), _) => Ok(format!("{asked} returns {name}: {value}")),
     }
 }
 
@@ -229,13 +231,15 @@ async fn tls(run: &Run, host: Option<&str>, least_days: i64) -> Result<String, S
         if refused.why.contains("certificate") { Shortfall::fails(refused.why) } else { refused.into() }
     })?;
     let Some(days) = answer.certificate_days(SystemClock.now()) else {
-        return Err(Shortfall::fails(format!("{} shows no certificate", client.base())));
+        return Err(Shortfall::fails(format!("{} presents no certificate", client.base())));
     };
     run.figure("days_left", days);
     if days < least_days {
-        return Err(Shortfall::fails(format!("its certificate ends in {days} days, less than {least_days}")));
+        return Err(Shortfall::fails(format!(
+            "the certificate expires in {days} days, less than {least_days}"
+        )));
     }
-    Ok(format!("its certificate is trusted, and lasts {days} days"))
+    Ok(format!("the certificate is trusted and expires in {days} days"))
 }
 
 async fn promql(
@@ -245,24 +249,24 @@ async fn promql(
     at_least: Option<f64>,
     at_most: Option<f64>,
 ) -> Result<String, Shortfall> {
-    let mend = "see that the Prometheus server answers and has data for the query";
+    let mend = "check that the Prometheus server is reachable and has data for the query";
     let encoded = reqwest::Url::parse_with_params("http://query", [("query", query)]);
     let encoded = encoded.ok().and_then(|url| url.query().map(str::to_owned)).unwrap_or_default();
     let answer = run.anonymous().at(url).get(&format!("/api/v1/query?{encoded}")).await?;
     if answer.status != 200 {
-        let error = answer.json()["error"].as_str().unwrap_or("it says no more").to_owned();
-        return Err(Shortfall::unmeasured(format!("Prometheus answered {}: {error}", answer.status), mend));
+        let error = answer.json()["error"].as_str().unwrap_or("no error message").to_owned();
+        return Err(Shortfall::unmeasured(format!("Prometheus returned {}: {error}", answer.status), mend));
     }
     let values = samples(&answer.json()["data"]);
     if values.is_empty() {
-        return Err(Shortfall::unmeasured("Prometheus has no data for it", mend));
+        return Err(Shortfall::unmeasured("Prometheus has no data for the query", mend));
     }
     run.figure("values", values.clone());
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
     let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     // NaN is neither within nor outside the bounds.
     if values.iter().any(|value| value.is_nan()) {
-        return Err(Shortfall::unmeasured("the result is no number (NaN)", mend));
+        return Err(Shortfall::unmeasured("the result is not a number (NaN)", mend));
     }
     match (at_least, at_most) {
         (Some(least), _) if low < least => Err(Shortfall::fails(format!("{low} is less than {least}"))),
@@ -285,9 +289,9 @@ fn samples(data: &Value) -> Vec<f64> {
 }
 
 async fn command(argv: &[String], timeout: Duration) -> Result<String, Shortfall> {
-    let mend = "run it by hand and see what it says";
+    let mend = "run the command manually and read its output";
     let Some((program, args)) = argv.split_first() else {
-        return Err(Shortfall::unmeasured("it names no program", "name one in `argv`"));
+        return Err(Shortfall::unmeasured("the check names no program", "name one in `argv`"));
     };
     let mut command = Command::new(program);
     // The program must not inherit secrets from this process's environment.
@@ -296,7 +300,10 @@ async fn command(argv: &[String], timeout: Duration) -> Result<String, Shortfall
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let done = match tokio::time::timeout(timeout, command.output()).await {
         Err(_) => {
-            return Err(Shortfall::unmeasured(format!("it took longer than {} s", timeout.as_secs()), mend));
+            return Err(Shortfall::unmeasured(
+                format!("the command took longer than {} s", timeout.as_secs()),
+                mend,
+            ));
         }
         Ok(Err(error)) => return Err(Shortfall::unmeasured(format!("{program}: {error}"), mend)),
         Ok(Ok(done)) => done,
@@ -306,10 +313,10 @@ async fn command(argv: &[String], timeout: Duration) -> Result<String, Shortfall
         said.iter().flat_map(|text| text.lines()).rfind(|line| !line.trim().is_empty()).unwrap_or("nothing");
     let last: String = last.chars().take(300).collect();
     match done.status.code() {
-        Some(0) => Ok(format!("it ended with 0 and said: {last}")),
-        Some(2) => Err(Shortfall::unmeasured(format!("it could not measure: {last}"), mend)),
-        Some(code) => Err(Shortfall::fails(format!("it ended with {code} and said: {last}"))),
-        None => Err(Shortfall::unmeasured("a signal ended it", mend)),
+        Some(0) => Ok(format!("the command exited with 0: {last}")),
+        Some(2) => Err(Shortfall::unmeasured(format!("the command could not measure: {last}"), mend)),
+        Some(code) => Err(Shortfall::fails(format!("the command exited with {code}: {last}"))),
+        None => Err(Shortfall::unmeasured("the command was ended by a signal", mend)),
     }
 }
 

@@ -97,7 +97,7 @@ impl Declared {
         for waiver in file.waiver {
             let wrong = |why| DeclaredError::Waiver { row: waiver.row.clone(), why };
             if catalogue.find(&waiver.row).is_none() {
-                return Err(wrong("there is no such row"));
+                return Err(wrong("the catalogue has no such row"));
             }
             if waiver.reason.trim().is_empty() || waiver.owner.trim().is_empty() {
                 return Err(wrong("it needs a reason and an owner"));
@@ -145,9 +145,7 @@ impl Declared {
             }
             (kind, None) => {
                 let (Some(what), Some(gate)) = (head.what, head.gate) else {
-                    return Err(wrong(
-                        "a row of one's own needs `what` and `gate` (beta, production or none)",
-                    ));
+                    return Err(wrong("a new row needs `what` and `gate` (beta, production or none)"));
                 };
                 add_row(catalogue, &id, what, gate, kind);
             }
@@ -189,7 +187,7 @@ impl Declared {
         let Waiver { owner, until, reason, .. } = waiver;
         if holds(*until, now) {
             let (was, why) = (result.result.name(), &result.why);
-            result.why = format!("{owner} waives it until {until}: {reason} (it was {was}: {why})");
+            result.why = format!("{owner} waives the row until {until}: {reason} (it was {was}: {why})");
             result.result = Outcome::Waived;
         } else {
             result.why = format!("{}; the waiver of {owner} {}", result.why, end(*until, now));
@@ -209,7 +207,7 @@ fn end(until: Timestamp, now: Timestamp) -> String {
     if now > until {
         format!("ended {until}")
     } else {
-        format!("to {until} does not count: a year is the most")
+        format!("until {until} is not valid: the maximum is one year")
     }
 }
 
@@ -244,7 +242,7 @@ impl DeclaredCheck {
     }
 
     pub(crate) fn mend(&self) -> String {
-        if self.mend.is_empty() { "mend what it names".to_owned() } else { self.mend.clone() }
+        if self.mend.is_empty() { "fix what the finding names".to_owned() } else { self.mend.clone() }
     }
 
     pub(crate) async fn run(&self, run: &Run) -> Result<String, Shortfall> {

@@ -42,8 +42,8 @@ pub(super) fn write(report: &Report) -> String {
     for area in &report.scores.areas {
         let _ = write!(
             out,
-            "<h2>{} {}: {} of {}</h2><table><thead><tr><th>Row</th><th>Result</th><th>What is to be true, and what was \
-             found</th></tr></thead><tbody>",
+            "<h2>{} {}: {} of {}</h2><table><thead><tr><th>Row</th><th>Result</th><th>Requirement and \
+             finding</th></tr></thead><tbody>",
             area.id,
             escaped(&area.name),
             area.score.pass,
@@ -68,7 +68,7 @@ fn write_row(out: &mut String, row: &RowResult) {
     );
     let _ = write!(out, "<br>{}", escaped(&row.why));
     if let Some(mend) = &row.mend {
-        let _ = write!(out, "<br>To mend: {}", escaped(mend));
+        let _ = write!(out, "<br>To fix: {}", escaped(mend));
     }
     row.evidence.iter().for_each(|evidence| write_evidence(out, evidence));
     out.push_str("</td></tr>");

@@ -31,14 +31,11 @@ pub(super) fn write(report: &Report) -> String {
             area.score.pass,
             area.score.of
         );
-        let _ = writeln!(
-            out,
-            "| row | gate | result | what is to be true | what was found |\n|---|---|---|---|---|"
-        );
+        let _ = writeln!(out, "| row | gate | result | requirement | finding |\n|---|---|---|---|---|");
         let prefix = format!("{}-", area.id);
         for row in report.rows.iter().filter(|row| row.id.starts_with(&prefix)) {
             let gate = format!("{:?}", row.gate).to_lowercase();
-            let mend = row.mend.as_ref().map_or(String::new(), |mend| format!(" To mend: {mend}."));
+            let mend = row.mend.as_ref().map_or(String::new(), |mend| format!(" To fix: {mend}."));
             let found = escaped(&format!("{}.{mend}", row.why));
             let _ = writeln!(
                 out,

@@ -73,14 +73,14 @@ impl Report {
         if self.left_out > 0 {
             let (holds, rows) = (rows - closed_by.len(), rows);
             return format!(
-                "Of the {rows} rows of the {gate} gate that were judged {holds} hold; {} rows were not judged, so this says \
-                 nothing of the whole gate.",
+                "{holds} of the {rows} judged rows of the {gate} gate hold; {} rows were not judged, so the \
+                 gate has no verdict.",
                 self.left_out
             );
         }
         match exit_code {
-            0 => format!("The {gate} gate is open: all of its {rows} rows hold."),
-            1 => format!("The {gate} gate is closed: {} of its {rows} rows keep it closed.", closed_by.len()),
+            0 => format!("The {gate} gate is open: none of its {rows} rows blocks it."),
+            1 => format!("The {gate} gate is closed: {} of its {rows} rows block it.", closed_by.len()),
             _ => format!(
                 "The {gate} gate stays closed: {} of its {rows} rows could not be measured.",
                 closed_by.len()
@@ -95,7 +95,7 @@ impl Report {
             remarks.push(format!("{} rows of the catalogue were not judged.", self.left_out));
         }
         let left = self.left_behind.iter();
-        remarks.extend(left.map(|account| format!("An account that was made up is still there: {account}")));
+        remarks.extend(left.map(|account| format!("A synthetic account could not be deleted: {account}")));
         remarks
     }
 
@@ -105,8 +105,8 @@ impl Report {
         let measured = self.rows.iter().filter(live).count();
         let seen = self.rows.iter().filter(live).filter(|row| row.twin.is_some()).count();
         format!(
-            "Of the {measured} rows that were measured on the running deployment, the checks of {seen} have been seen to \
-             fail on one broken in just that way."
+            "{measured} rows were measured on the running deployment; the checks of {seen} of them are \
+             tested against a deployment with the corresponding fault."
         )
     }
 

@@ -11,7 +11,7 @@ const AT: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
 fn row(id: &str, gate: Gate, result: Outcome, why: &str) -> RowResult {
     let mut evidence =
-        Evidence::new("live", "asks <twice>", AT, Map::from_iter([("cells".to_owned(), 7.into())]));
+        Evidence::new("live", "calls <twice>", AT, Map::from_iter([("cells".to_owned(), 7.into())]));
     evidence.steps.push(Step {
         asked: "GET /a".to_owned(),
         answered: "200".to_owned(),
@@ -25,7 +25,7 @@ fn row(id: &str, gate: Gate, result: Outcome, why: &str) -> RowResult {
         result,
         live: None,
         why: why.to_owned(),
-        mend: (!result.opens()).then(|| "mend it".to_owned()),
+        mend: (!result.opens()).then(|| "fix it".to_owned()),
         twin: (id == "SEC-05").then(|| "without headers".to_owned()),
         evidence: vec![evidence],
     }
@@ -35,7 +35,7 @@ fn report() -> Report {
     let rows = vec![
         row("ACC-02", Gate::Beta, Outcome::Pass, "it holds"),
         row("SEC-05", Gate::Beta, Outcome::Fail, "<script>alert(1)</script> | \"quoted\""),
-        row("SEC-07", Gate::Production, Outcome::Unknown, "nobody knows"),
+        row("SEC-07", Gate::Production, Outcome::Unknown, "not measured"),
     ];
     Report {
         checks: "sha256:00".to_owned(),
@@ -58,7 +58,7 @@ fn json_report_contains_rows_with_evidence() {
     let row = &json["rows"][1];
     assert_eq!(
         (&row["id"], &row["result"], &row["mend"]),
-        (&"SEC-05".into(), &"fail".into(), &"mend it".into())
+        (&"SEC-05".into(), &"fail".into(), &"fix it".into())
     );
     assert_eq!(row["evidence"][0]["steps"][0]["request_id"], "id-1");
     assert_eq!(row["evidence"][0]["figures"]["cells"], 7);
@@ -73,13 +73,13 @@ fn terminal_report_shows_failures_with_remediation() {
     for told in [
         "SEC  Application security: 0 of 2 (0 %)",
         "fail     SEC-05",
-        "→ mend it",
+        "→ fix it",
         "1 pass, 1 unknown, 1 fail",
         "Score 33 % (1 of 3); weakest: SEC 0 % (0 of 2)",
-        "the checks of 1 have been seen to fail",
-        "An account that was made up is still there: ada@kith-verify.invalid (no answer)",
+        "the checks of 1 of them are tested against",
+        "A synthetic account could not be deleted: ada@kith-verify.invalid (no answer)",
         "271 rows of the catalogue were not judged.",
-        "Of the 2 rows of the beta gate that were judged 1 hold; 271 rows were not judged",
+        "1 of the 2 judged rows of the beta gate hold; 271 rows were not judged",
     ] {
         assert!(text.contains(told), "{told} is not in\n{text}");
     }
@@ -95,7 +95,10 @@ fn deployment_text_is_escaped_in_every_format() {
     assert!(html.contains("&lt;script&gt;alert(1)") && !html.contains("<script"), "{html}");
     assert!(html.contains("<tr id=\"SEC-05\">") && html.contains("GET /a"), "{html}");
     let markdown = report().to_text(Format::Markdown);
-    assert!([&html, &markdown].iter().all(|text| text.contains("made up is still there")), "{markdown}");
+    assert!(
+        [&html, &markdown].iter().all(|text| text.contains("synthetic account could not be deleted")),
+        "{markdown}"
+    );
     let line = markdown.lines().find(|line| line.starts_with("| SEC-05 ")).unwrap();
     assert_eq!(line.replace("\\|", "").matches('|').count(), 6, "{line}");
     assert!(!markdown.contains("<script"), "{markdown}");
@@ -108,12 +111,9 @@ fn full_run_reports_gate_verdict() {
         report.to_text(Format::Terminal { colour: false })
     };
     let open = whole(vec![row("ACC-02", Gate::Beta, Outcome::Pass, "it holds")]);
-    assert!(open.ends_with("The beta gate is open: all of its 1 rows hold."), "{open}");
+    assert!(open.ends_with("The beta gate is open: none of its 1 rows blocks it."), "{open}");
     let closed = whole(vec![row("ACC-02", Gate::Beta, Outcome::Fail, "no")]);
-    assert!(
-        closed.ends_with("The beta gate is closed: 1 of its 1 rows keep it closed.\n  ACC-02"),
-        "{closed}"
-    );
+    assert!(closed.ends_with("The beta gate is closed: 1 of its 1 rows block it.\n  ACC-02"), "{closed}");
     let unmeasured = whole(vec![row("ACC-02", Gate::Beta, Outcome::Unknown, "no")]);
     assert!(unmeasured.contains("stays closed: 1 of its 1 rows could not be measured"), "{unmeasured}");
 }

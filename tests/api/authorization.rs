@@ -271,7 +271,7 @@ async fn authorization_matrix_matches_document(app: &TestApp) {
     assert!(wrong.is_empty(), "of {cells} cells these are wrong: {wrong:#?}");
     note_trials(
         "ACC-09",
-        "every operation by every role, about oneself and others: as the document says",
+        "every operation by every role, on own and other users' objects, answers as documented",
         cells,
     );
     println!("{} operations, {cells} cells, all as the document says", operations.len());

@@ -109,11 +109,7 @@ impl Rounds {
 
     fn report(&self, rounds: usize) {
         let took = self.started.elapsed();
-        note_trials(
-            "PRT-03",
-            &format!("{CLIENTS} clients race for one slot by {}: one winner", self.of),
-            rounds,
-        );
+        note_trials("PRT-03", &format!("{CLIENTS} concurrent {} for one slot: one winner", self.of), rounds);
         println!("PRT-03: {rounds} rounds of {CLIENTS} racing {}: one winner each, in {took:.1?}", self.of);
     }
 }

@@ -38,7 +38,7 @@ async fn every_history_is_linearizable(app: &TestApp) {
         wipe(app).await;
     }
     let calls = histories * CLIENTS * OPERATIONS;
-    note_trials("PRT-03", "a history of racing steps is linearizable", histories);
+    note_trials("PRT-03", "a history of concurrent operations is linearizable", histories);
     println!(
         "{histories} histories, {calls} calls, {overlaps} of them at once with others, {bonds} bonds told"
     );

@@ -66,9 +66,7 @@ async fn random_stories_match_model(app: &TestApp) {
     });
     println!("seed {seed}: {} stories, {:?}, in {:.1?}", told.get(), all.get(), began.elapsed());
     match result {
-        Ok(()) => {
-            note_trials("PRT-01", "a random story of requests and bonds goes as the rules say", told.get())
-        }
+        Ok(()) => note_trials("PRT-01", "a random story of requests and bonds matches the model", told.get()),
         Err(TestError::Fail(why, story)) => panic!("seed {seed}: {story:#?}\n{why}"),
         Err(TestError::Abort(why)) => panic!("seed {seed}: {why}"),
     }

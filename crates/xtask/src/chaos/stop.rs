@@ -102,7 +102,8 @@ impl Report {
             ),
         };
         let what =
-            "SIGTERM under load behind HAProxy: every request whose byte was read has its answer".to_owned();
+            "SIGTERM under load behind HAProxy: every request of which a byte was read gets its response"
+                .to_owned();
         let trials = Trials { row: "REL-01".to_owned(), what, trials: rounds.into() };
         let trials = Tests { trials: holds.then_some(trials).into_iter().collect(), ..Tests::default() };
         // The row requires 20 stops.

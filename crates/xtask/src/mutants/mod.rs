@@ -308,8 +308,8 @@ fn report(root: &Path, tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons)
 fn listed(tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons) -> String {
     let mut text = format!(
         "<!-- Written by `cargo xtask mutants`; reasons are in {REASONS}. -->\n\n# Mutants\n\n\
-         Changes of the code in one place, and whether a test noticed: a sample, on SQLite, by the tests nearest to it.\n\n\
-         | part | changes that compile | noticed | survived |\n|---|---|---|---|\n"
+         A sample of single changes of the code, and whether the nearest tests detected them, on SQLite.\n\n\
+         | part | viable mutants | detected | survived |\n|---|---|---|---|\n"
     );
     for (name, tried) in tried {
         let percent = 100.0 * tried.noticed() as f64 / tried.viable().max(1) as f64;

@@ -276,7 +276,7 @@ async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
     assert!(refused.contains("remembered"), "{refused}");
 
     let accepted = success(kith_on(&database, folder, &["audit", "accept-head"]));
-    assert!(accepted.starts_with("Accepted: head "), "{accepted}");
+    assert!(accepted.starts_with("Accepted head "), "{accepted}");
     assert_eq!(served().await["status"], "pass");
     verify(&database, folder);
     // A head that was noted elsewhere still detects the restore.
@@ -327,7 +327,7 @@ async fn old_entries_are_archived(engine: Engine) {
     let (links, head) = verify(&database, folder);
 
     let archived = success(archive());
-    assert!(archived.starts_with("Moved ") && archived.contains("behind head 0:0000"), "{archived}");
+    assert!(archived.starts_with("Moved ") && archived.contains("after head 0:0000"), "{archived}");
     assert!(refusal(archive()).contains(file), "a file is never replaced");
     let said = success(kith_on(&database, folder, VERIFY));
     assert!(said.contains("links are in archives"), "{said}");
@@ -376,7 +376,7 @@ const VERIFY: &[&str] = &["audit", "verify"];
 fn verify(database: &TestDatabase, folder: &Path) -> (i64, String) {
     let said = success(kith_on(database, folder, VERIFY));
     let chain = said
-        .strip_prefix("The audit chain holds: ")
+        .strip_prefix("The audit chain is valid: ")
         .and_then(|rest| rest.lines().next()?.split_once(" links, head "));
     let (links, head) = chain.unwrap_or_else(|| panic!("{said:?}"));
     (links.parse().expect("a number"), head.to_owned())

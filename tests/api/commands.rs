@@ -88,7 +88,7 @@ async fn migrate_shows_and_changes_schema(engine: Engine) {
         assert!(said.contains(&format!("lacks migration {name}; run `kith migrate up`")), "{said}");
     };
 
-    assert_eq!(place.status(), place.all("missing"));
+    assert_eq!(place.status(), place.all("pending"));
     lacks(&names[0]);
     assert_eq!(place.migrate(&["up"]), place.all("applied"));
     assert_eq!(place.status(), place.all("applied"));
@@ -96,15 +96,15 @@ async fn migrate_shows_and_changes_schema(engine: Engine) {
 
     let unasked = refusal(place.kith(&["migrate", "down"]));
     assert!(unasked.contains("--yes") && unasked.contains(last), "{unasked}");
-    assert_eq!(success(place.kith(&["migrate", "down", "--dry-run"])), format!("would undo {last}\n"));
+    assert_eq!(success(place.kith(&["migrate", "down", "--dry-run"])), format!("would revert {last}\n"));
     assert_eq!(place.status(), place.all("applied"));
-    assert_eq!(place.migrate(&["down", "--yes"]), [("undone".to_owned(), last.clone())]);
-    assert_eq!(place.status().last(), Some(&("missing".to_owned(), last.clone())));
+    assert_eq!(place.migrate(&["down", "--yes"]), [("reverted".to_owned(), last.clone())]);
+    assert_eq!(place.status().last(), Some(&("pending".to_owned(), last.clone())));
     lacks(last);
     let undone: Vec<_> =
         place.migrate(&["down", "--yes", "--steps", "100"]).into_iter().map(|(_, name)| name).collect();
     assert!(undone.iter().eq(others.iter().rev()), "{undone:?}");
-    assert_eq!(place.status(), place.all("missing"));
+    assert_eq!(place.status(), place.all("pending"));
 
     place.migrate(&["up"]);
     let kith = Kith::start(as_it_is());

@@ -109,7 +109,7 @@ async fn log_level_changes_at_runtime() {
     assert!(!lines.iter().any(|line| line.contains("at-level-error")), "{lines:#?}");
 
     let elsewhere = tempfile::tempdir().expect("a folder");
-    assert!(refusal(kith(elsewhere.path(), &["log-level"])).contains("no server answers"));
+    assert!(refusal(kith(elsewhere.path(), &["log-level"])).contains("no server runs on"));
 }
 
 /// Prefix of every secret and personal detail that [`plant`] sends.

@@ -138,11 +138,11 @@ async fn addresses_are_settled(place: &Place, client: &Client) {
     client.post("/api/v1/auth/register", registered("eve@example.org")).await.expect(201);
     client.post("/api/v1/auth/register", registered("dan@example.org")).await.expect(201);
     let proven = success(place.kith(&["admin", "verify-email", "EVE@example.org"]));
-    assert!(proven.starts_with("EVE@example.org is proven since "), "{proven}");
+    assert!(proven.starts_with("EVE@example.org is verified since "), "{proven}");
     let refused = refusal(place.kith(&["admin", "release-email", "eve@example.org"]));
     assert!(refused.contains("E-mail address verified"), "{refused}");
     let released = success(place.kith(&["admin", "release-email", "dan@example.org"]));
-    assert!(released.starts_with("dan@example.org is free to be registered"), "{released}");
+    assert!(released.starts_with("dan@example.org can be registered again"), "{released}");
     client.post("/api/v1/auth/register", registered("dan@example.org")).await.expect(201);
     for command in ["verify-email", "release-email"] {
         let nobody = refusal(place.kith(&["admin", command, "nobody@example.org"]));
@@ -191,7 +191,7 @@ async fn keys_rotate_publishes_new_key(engine: Engine) {
     }
     ada.get("/api/v1/me").await.expect(200);
     let again = success(place.kith(&["keys", "rotate"]));
-    assert!(again.contains("under way"), "{again}");
+    assert!(again.contains("in progress"), "{again}");
 
     success(place.kith(&["keys", "rotate", "--at-once"]));
     let mut refused = ada.get("/api/v1/me").await;

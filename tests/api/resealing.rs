@@ -77,15 +77,15 @@ async fn development_data_moves_to_production() {
     assert!(refused.contains("kith keys reseal") && refused.contains("development mode"), "{refused}");
     let told = success(production(&["keys", "reseal"], None));
     for line in [
-        "signing_keys.sealed: 1 sealed again",
-        "audit_keys.sealed: 1 sealed again",
+        "signing_keys.sealed: 1 re-encrypted",
+        "audit_keys.sealed: 1 re-encrypted",
         "callback_endpoints.secret: 1 sealed",
         "callbacks.headers: 1 sealed",
     ] {
         assert!(told.contains(line), "{line} in {told}");
     }
     let again = success(production(&["keys", "reseal"], None));
-    assert!(again.contains("signing_keys.sealed: 0 sealed again"), "{again}");
+    assert!(again.contains("signing_keys.sealed: 0 re-encrypted"), "{again}");
 
     // Access tokens stay valid, because the signing key is unchanged. Sessions stay valid if the old refresh
     // secret is configured.
@@ -134,9 +134,9 @@ async fn leaked_secret_is_replaced(engine: Engine) {
     let server = Kith::start(kith(SERVE, NEW, Some(OLD)));
     let client = Client::new([server.addr]);
     let told = success(kith(&["keys", "reseal"], NEW, Some(OLD)));
-    assert!(told.contains("signing_keys.sealed: 1 sealed again"), "{told}");
-    assert!(told.contains("callbacks.headers: 1 sealed again"), "{told}");
-    assert!(told.contains("audit_keys.sealed: 1 sealed again"), "{told}");
+    assert!(told.contains("signing_keys.sealed: 1 re-encrypted"), "{told}");
+    assert!(told.contains("callbacks.headers: 1 re-encrypted"), "{told}");
+    assert!(told.contains("audit_keys.sealed: 1 re-encrypted"), "{told}");
     let renewed = refresh(&client, &ada).await.expect(200);
     let keyed = as_ada(&client).with_header(IDEMPOTENCY_KEY, "once");
     let replayed = keyed.post("/api/v1/spaces/me/notes", item).await;

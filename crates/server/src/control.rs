@@ -287,7 +287,7 @@ async fn perform(app: &App, command: Command) -> Reply {
             reply(app.migrations().await, |all| Reply::Migrations(all.into_iter().map(Line::from).collect()))
         }
         // Only a running server has an address. This process is not one.
-        Command::Address => Reply::Refused("no server runs here".to_owned()),
+        Command::Address => Reply::Refused("this process is not a server".to_owned()),
         Command::AuditVerify { expected, most_unkeyed } => {
             reply(verify_audit(app, expected, most_unkeyed).await, |chain| Reply::Audit(chain.into()))
         }
@@ -426,7 +426,7 @@ async fn ask(folder: &Path, command: Command) -> io::Result<Option<Reply>> {
 }
 
 pub(crate) fn misunderstood(reply: &Reply) -> io::Error {
-    io::Error::other(format!("the running server answered something else: {reply:?}"))
+    io::Error::other(format!("unexpected response of the running server: {reply:?}"))
 }
 
 impl From<Rotation> for KeysRotated {

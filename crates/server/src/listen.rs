@@ -57,8 +57,8 @@ mod tests {
             flags.push(Flag { name: "--listen", key: "server.listen", value: addr.to_string().into() });
         }
         let secrets = [("JWT_SECRET", "one"), ("JWT_REFRESH_SECRET", "another")];
-        let env = secrets
-            .map(|(name, which)| (name.into(), format!("{which} secret of thirty-two bytes or more").into()));
+        let env =
+            secrets.map(|(name, which)| (name.into(), format!("{which} secret of 32 bytes or more").into()));
         let inputs = Inputs { file: Some("".into()), env: env.to_vec(), flags };
         let mut config = Config::load(&inputs, &[]).unwrap();
         config.server.listen = addr;

@@ -2,7 +2,7 @@
 
 const _: () = assert!(
     cfg!(debug_assertions) || !kith_store::HAS_TESTING,
-    "a release must not carry the store's test code: build the package alone, with `--package kith`"
+    "a release must not contain the store's test code: build with `--package kith`"
 );
 
 fn main() -> std::process::ExitCode {

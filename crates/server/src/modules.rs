@@ -145,7 +145,7 @@ fn permissions_of(role: Role) -> RolePermissions {
 /// Returns release, settings, roles and OpenAPI document of this build, for `kith verify` to compare with.
 pub fn own_build() -> OwnBuild {
     let (document, _) = openapi::document_with_operations(&ALL);
-    let document = serde_json::from_str(document).expect("the document is JSON");
+    let document = serde_json::from_str(document).expect("the document is valid JSON");
     OwnBuild {
         release: env!("KITH_BUILD").to_owned(),
         document: Arc::new(document),
@@ -190,8 +190,8 @@ mod tests {
         let line = format!("* Checks: {}", plan.fingerprint());
         assert!(
             page.lines().any(|own| own == line),
-            "docs/READINESS.md was made with other rows or checks ({line}): run `kith verify --format markdown > \
-             docs/READINESS.md` against the demo"
+            "docs/READINESS.md was generated with other rows or checks ({line}): run `kith verify --format \
+             markdown > docs/READINESS.md` against the demo"
         );
     }
 
@@ -257,14 +257,14 @@ mod tests {
     fn modules_have_distinct_names_tables_and_routes() {
         let mut names = HashSet::from([STORE_MIGRATIONS.module, JOBS_MIGRATIONS.module]);
         for module in all() {
-            assert!(names.insert(module.name), "two modules are called {}", module.name);
+            assert!(names.insert(module.name), "two modules have the name {}", module.name);
         }
         let mut problems = HashMap::new();
         for problem in all().iter().flat_map(|module| module.problems) {
             assert_eq!(
                 *problems.entry(problem.code).or_insert(problem),
                 problem,
-                "{} means two things",
+                "{} is declared twice with different content",
                 problem.code
             );
         }
@@ -277,7 +277,7 @@ mod tests {
         let platform = Config::default().settings();
         let mut names: HashSet<_> = platform.as_object().unwrap().keys().map(String::as_str).collect();
         for section in sections() {
-            assert!(names.insert(section.name), "two sections are called {}", section.name);
+            assert!(names.insert(section.name), "two sections have the name {}", section.name);
             assert!(shown[section.name].is_object(), "{shown}");
         }
         assert!(names.contains("spaces"), "{names:?}");
@@ -336,7 +336,7 @@ mod tests {
         let kinds: Vec<_> = all().iter().flat_map(|module| module.events).collect();
         let mut names = HashSet::new();
         for consumer in all().iter().flat_map(|module| module.consumers) {
-            assert!(names.insert(consumer.name), "two consumers are called {}", consumer.name);
+            assert!(names.insert(consumer.name), "two consumers have the name {}", consumer.name);
             for pattern in consumer.kinds {
                 let is_emitted = kinds.iter().any(|kind| kith_consumers::kind_matches(pattern, kind));
                 assert!(is_emitted, "{}: no module emits {pattern}", consumer.name);
@@ -351,14 +351,14 @@ mod tests {
         let mut schemas = HashMap::new();
         for module in all() {
             for kind in module.events {
-                assert!(events.insert(kind), "{}: another module emits {kind} too", module.name);
+                assert!(events.insert(kind), "{}: another module also emits {kind}", module.name);
             }
             let components = (module.routes)().into_openapi().components.unwrap_or_default();
             for (name, schema) in components.schemas {
                 // Two modules may define the same schema name only with the same schema.
                 let json = serde_json::to_value(schema).unwrap();
                 let known = schemas.entry(name.clone()).or_insert_with(|| json.clone());
-                assert_eq!(*known, json, "{}: another module calls something else {name}", module.name);
+                assert_eq!(*known, json, "{}: another module has a different schema {name}", module.name);
             }
         }
         assert!(schemas.len() > 10 && events.len() > 3, "{schemas:?} {events:?}");

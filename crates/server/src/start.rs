@@ -58,7 +58,7 @@ pub enum StartError {
     #[error("the database lacks migration {0}; run `kith migrate up`, or set database.migrate_on_start")]
     Behind(String),
     /// The text of an applied migration has changed.
-    #[error("migration {0} was applied with another text than this build has")]
+    #[error("migration {0} was changed after it was applied")]
     Changed(String),
     /// The address cannot be bound.
     #[error("cannot listen on {addr} (`server.listen`): {source}")]
@@ -155,7 +155,7 @@ async fn serve(app: App) -> Result<Running, StartError> {
     let _ = app.addr.set(addr);
     let control = control::listen(&app, addr).map_err(AppError::from)?;
     if let Err(error) = kith_platform::audit::head::start(&app).await {
-        tracing::warn!(%error, "the audit chain could not be compared with the head that is remembered");
+        tracing::warn!(%error, "cannot compare the audit chain with the stored head");
     }
     kith_platform::observed_time::start(&app).await.map_err(AppError::from)?;
     let workers = work(&app).await?;
@@ -236,13 +236,13 @@ impl Running {
             if let Some(consumers) = self.consumers
                 && timeout(patience, consumers.stop()).await.is_err()
             {
-                tracing::warn!("the consumers of events did not stop in time");
+                tracing::warn!("the event consumers did not stop in time");
             }
         };
         // Concurrently, so that other nodes take over waiting jobs while this one completes its responses.
         let (cut, (), ()) = tokio::join!(self.server.stop(), workers, consumers);
         if cut > 0 {
-            tracing::warn!(cut, "connections were cut that were still busy after the grace");
+            tracing::warn!(cut, "connections that were still busy after the grace period were closed");
         }
         drop(self.control);
         if let Some(started) = self.started {
@@ -251,18 +251,18 @@ impl Running {
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "cannot record the stop of this server; it will count as unclean");
                 }
-                Err(_) => tracing::warn!(
-                    "the database does not answer; the end of this server was not written down"
-                ),
+                Err(_) => {
+                    tracing::warn!("the database does not respond; the stop of this server was not recorded")
+                }
             }
         }
         match timeout(STOP_TIMEOUT, self.app.audit_head.keep(&self.app.db)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the head of the audit chain could not be remembered at the stop");
+                tracing::warn!(%error, "cannot store the head of the audit chain at the stop");
             }
             Err(_) => tracing::warn!(
-                "the database does not answer; the head of the audit chain was not remembered at the stop"
+                "the database does not respond; the head of the audit chain was not stored at the stop"
             ),
         }
         self.app.db.close().await;
@@ -315,7 +315,7 @@ mod tests {
 
     #[tokio::test]
     async fn changed_migration_prevents_start() {
-        let said = "migration platform/0001_platform was applied with another text than this build has";
+        let said = "migration platform/0001_platform was changed after it was applied";
         let change = "UPDATE schema_migrations SET checksum = '' WHERE module = 'platform'";
         assert_eq!(start_after(change).await, [Some(said.to_owned()), Some(said.to_owned())]);
     }
@@ -346,13 +346,13 @@ mod tests {
                 loop {
                     std::thread::park();
                 }
-                #[expect(unreachable_code, reason = "says of what type the closure is")]
+                #[expect(unreachable_code, reason = "fixes the type of the closure")]
                 Ok::<(), kith_store::Error>(())
             })
             .await
         });
         tokio::task::spawn_blocking(move || starts.recv()).await.unwrap().unwrap();
-        timeout(Duration::from_secs(30), running.stop()).await.expect("it stops all the same");
+        timeout(Duration::from_secs(30), running.stop()).await.expect("the server stops nevertheless");
     }
 
     #[tokio::test]

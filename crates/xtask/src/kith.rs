@@ -191,6 +191,6 @@ mod tests {
         {
             assert_eq!(address_in(line), expected, "{line}");
         }
-        assert_eq!(address_in("port 8080 is taken"), None);
+        assert_eq!(address_in("port 8080 is in use"), None);
     }
 }

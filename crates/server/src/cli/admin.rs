@@ -58,10 +58,14 @@ impl Admin {
         };
         let config = settings.load(Vec::new())?;
         let order = Order::PromoteAdmin { email: email.clone() };
-        match runtime()?.block_on(control::run(config.clone(), order)).context("no administrator was made")? {
+        match runtime()?
+            .block_on(control::run(config.clone(), order))
+            .context("no administrator was created")?
+        {
             Reply::AdminPromoted { user_id: Some(user_id) } => {
                 return print(&format!(
-                    "{email} has an account, which is an administrator now; its name and password are unchanged: {user_id}"
+                    "the existing account of {email} is an administrator now; name and password are \
+                     unchanged: {user_id}"
                 ));
             }
             Reply::AdminPromoted { user_id: None } => {}
@@ -69,7 +73,7 @@ impl Admin {
         }
         let password = read_password()?;
         let order = Order::CreateAdmin { email: email.clone(), display_name: name, password };
-        match runtime()?.block_on(control::run(config, order)).context("no administrator was made")? {
+        match runtime()?.block_on(control::run(config, order)).context("no administrator was created")? {
             Reply::AdminCreated { user_id } => print(&format!("{email} is an administrator: {user_id}")),
             other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
         }
@@ -79,9 +83,9 @@ impl Admin {
 fn verify_email(settings: Settings, email: String) -> Result<(), Failure> {
     let order = Order::VerifyEmail { email: email.clone() };
     let done = runtime()?.block_on(control::run(settings.load(Vec::new())?, order));
-    match done.context("no address was proven")? {
+    match done.context("no address was verified")? {
         Reply::EmailVerified { user_id, at: Some(at) } => {
-            print(&format!("{email} is proven since {at}: {user_id}"))
+            print(&format!("{email} is verified since {at}: {user_id}"))
         }
         other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
     }
@@ -92,7 +96,7 @@ fn release_email(settings: Settings, email: String) -> Result<(), Failure> {
     let done = runtime()?.block_on(control::run(settings.load(Vec::new())?, order));
     match done.context("no address was released")? {
         Reply::EmailReleased { user_id } => {
-            print(&format!("{email} is free to be registered; account {user_id} is suspended"))
+            print(&format!("{email} can be registered again; account {user_id} is suspended"))
         }
         other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
     }
@@ -101,13 +105,13 @@ fn release_email(settings: Settings, email: String) -> Result<(), Failure> {
 fn read_password() -> Result<String, anyhow::Error> {
     if !stdin().is_terminal() {
         let mut line = String::new();
-        stdin().read_line(&mut line).context("no password can be read from standard input")?;
+        stdin().read_line(&mut line).context("cannot read a password from standard input")?;
         return Ok(line.trim_end_matches(['\r', '\n']).to_owned());
     }
-    let ask = |what| rpassword::prompt_password(what).context("no password can be read from the terminal");
+    let ask = |what| rpassword::prompt_password(what).context("cannot read a password from the terminal");
     let password = ask("Password: ")?;
     if ask("Again: ")? != password {
-        return Err(anyhow!("these were two different passwords"));
+        return Err(anyhow!("the two passwords differ"));
     }
     Ok(password)
 }

@@ -98,5 +98,5 @@ fn line(key: &ApiKey) -> String {
 
 fn ask(settings: Settings, order: Order) -> Result<Reply, Failure> {
     let done = control::run(settings.load(Vec::new())?, order);
-    Ok(runtime()?.block_on(done).context("nothing was done to API keys")?)
+    Ok(runtime()?.block_on(done).context("no API key was changed")?)
 }

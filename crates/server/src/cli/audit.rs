@@ -66,16 +66,16 @@ impl Audit {
                 let file = std::path::absolute(file).context("the path of the archive")?;
                 let report = archive(settings, Order::AuditVerifyArchive { file })?;
                 let ArchiveReport { links, from, to, .. } = report;
-                print(&format!("The archive holds: {links} links, behind head {from}, up to head {to}"))
+                print(&format!("The archive is valid: {links} links, after head {from}, up to head {to}"))
             }
             Command::Archive { settings, older_than_days, file } => {
                 let file = std::path::absolute(file).context("the path of the archive")?;
                 let path = file.display().to_string();
                 let report = archive(settings, Order::AuditArchive { older_than_days, file })?;
                 let ArchiveReport { links, from, to, more } = report;
-                print(&format!("Moved {links} links to {path}: behind head {from}, up to head {to}"))?;
+                print(&format!("Moved {links} links to {path}: after head {from}, up to head {to}"))?;
                 if more {
-                    print("Entries as old are left: run it again with another file")?;
+                    print("More entries of this age remain: run the command again with another file")?;
                 }
                 Ok(())
             }
@@ -83,7 +83,7 @@ impl Audit {
                 let config = settings.load(Vec::new())?;
                 let report = runtime()?.block_on(verify(config, expect_head, allow_unkeyed.into()))?;
                 let AuditReport { links, head, unkeyed, archived } = report;
-                print(&format!("The audit chain holds: {links} links, head {head}"))?;
+                print(&format!("The audit chain is valid: {links} links, head {head}"))?;
                 if archived > 0 {
                     print(&format!(
                         "The first {archived} links are in archives (kith audit verify --archive)"
@@ -94,12 +94,14 @@ impl Audit {
                         "The first {unkeyed} links were sealed without a key; the links after them protect them"
                     ))?;
                 }
-                print(&format!("Note the head down elsewhere; later: kith audit verify --expect-head {head}"))
+                print(&format!(
+                    "Store the head outside this machine and verify it later: kith audit verify --expect-head {head}"
+                ))
             }
             Command::AcceptHead(settings) => {
                 let accepted = control::run(settings.load(Vec::new())?, Order::AuditAcceptHead);
                 match runtime()?.block_on(accepted)? {
-                    Reply::AuditHeadAccepted(head) => print(&format!("Accepted: head {head}")),
+                    Reply::AuditHeadAccepted(head) => print(&format!("Accepted head {head}")),
                     other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
                 }
             }
@@ -124,7 +126,9 @@ async fn verify(
     match Store::migration_status(&options, migrations()).await {
         Err(error @ OpenError::FolderInUse { .. }) => {
             let asked = control::ask_audit(&config.data.folder, expected, most_unkeyed).await;
-            return asked.context("the server that holds the data folder says")?.ok_or_else(|| error.into());
+            return asked
+                .context("the server that runs on the data folder returned an error")?
+                .ok_or_else(|| error.into());
         }
         status => {
             let is_missing = |one: &MigrationStatus| {

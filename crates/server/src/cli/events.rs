@@ -68,7 +68,7 @@ impl Events {
             }
         };
         let answered = control::run(settings.load(Vec::new())?, Order::Consumers(command));
-        match runtime()?.block_on(answered).context("nothing was done")? {
+        match runtime()?.block_on(answered).context("the command was not executed")? {
             Reply::Consumers(answer) => show(&answer),
             other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
         }
@@ -89,12 +89,12 @@ impl Start {
 
 fn show(answer: &ConsumerReply) -> Result<(), Failure> {
     match answer {
-        ConsumerReply::Lag(statuses) if statuses.is_empty() => print("No consumer has been declared"),
+        ConsumerReply::Lag(statuses) if statuses.is_empty() => print("No consumer is declared"),
         ConsumerReply::Lag(statuses) => statuses.iter().try_for_each(|status| print(&status_line(status))),
         ConsumerReply::SetAside(events) if events.is_empty() => print("No event is set aside"),
         ConsumerReply::SetAside(events) => events.iter().try_for_each(|event| print(&event_line(event))),
-        ConsumerReply::Replayed(behind) => print(&format!("The consumer is {behind} events behind now")),
-        ConsumerReply::Retried(count) => print(&format!("{count} events are retried")),
+        ConsumerReply::Replayed(behind) => print(&format!("The consumer is now {behind} events behind")),
+        ConsumerReply::Retried(count) => print(&format!("{count} events will be retried")),
     }
 }
 

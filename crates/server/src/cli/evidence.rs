@@ -55,7 +55,7 @@ fn make_key(file: &std::path::Path) -> Result<(), anyhow::Error> {
     let mut seed = [0; 32];
     SystemRandom.fill(&mut seed);
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
-    let mut made = made.with_context(|| format!("cannot make {}", file.display()))?;
+    let mut made = made.with_context(|| format!("cannot create {}", file.display()))?;
     made.write_all(BASE64.encode(seed).as_bytes()).context("cannot write the key")?;
     let (_, public) = sign_evidence(&[], &seed)?;
     print(&public.to_text()).map_err(|_| anyhow::anyhow!("cannot print the public key"))
@@ -63,12 +63,12 @@ fn make_key(file: &std::path::Path) -> Result<(), anyhow::Error> {
 
 fn sign(key: &std::path::Path, from: &std::path::Path, to: &std::path::Path) -> Result<(), anyhow::Error> {
     let seed = std::fs::read_to_string(key).with_context(|| format!("cannot read {}", key.display()))?;
-    let seed = BASE64.decode(seed.trim()).context("the key is not in base64")?;
+    let seed = BASE64.decode(seed.trim()).context("the key is not base64")?;
     let artefacts = Artefacts::read(from)?;
-    anyhow::ensure!(!artefacts.all().is_empty(), "{} holds no evidence", from.display());
+    anyhow::ensure!(!artefacts.all().is_empty(), "{} contains no evidence", from.display());
     let (text, public) = sign_evidence(artefacts.all(), &seed)?;
     std::fs::write(to, text).with_context(|| format!("cannot write {}", to.display()))?;
     let count = artefacts.all().len();
-    let line = format!("{count} artefacts signed in {}; they verify with {}", to.display(), public.to_text());
+    let line = format!("{count} artefacts signed in {}; public key {}", to.display(), public.to_text());
     print(&line).map_err(|_| anyhow::anyhow!("cannot print"))
 }

@@ -116,7 +116,7 @@ impl Jobs {
             Command::Drain { settings, queue } => (settings, Order::Drain { queue }),
         };
         let done = control::run(settings.load(Vec::new())?, Asked::Jobs { order });
-        match runtime()?.block_on(done).context("nothing was done to jobs")? {
+        match runtime()?.block_on(done).context("the command was not executed")? {
             Reply::Lines(lines) => lines.iter().try_for_each(|line| print(line)),
             other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
         }
@@ -124,5 +124,7 @@ impl Jobs {
 }
 
 fn state(text: &str) -> Result<JobStatus, anyhow::Error> {
-    serde_json::from_value(text.into()).map_err(|_| anyhow!("not one of them"))
+    serde_json::from_value(text.into()).map_err(|_| {
+        anyhow!("expected one of: ready, scheduled, running, blocked, completed, cancelled, dead")
+    })
 }

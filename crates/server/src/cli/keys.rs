@@ -53,10 +53,10 @@ fn rotate(settings: Settings, at_once: bool) -> Result<(), Failure> {
         other => return Err(anyhow::Error::from(control::misunderstood(&other)).into()),
     };
     if done.under_way {
-        print("A rotation is under way; nothing was changed.")?;
+        print("A rotation is in progress; nothing was changed.")?;
     }
     print(&format!("key {} signs from {}", done.key_id, done.signs_from))?;
-    print(&format!("the keys before it are refused from {}", done.others_retire_at))
+    print(&format!("older keys are rejected from {}", done.others_retire_at))
 }
 
 fn reseal(settings: Settings) -> Result<(), Failure> {
@@ -67,21 +67,23 @@ fn reseal(settings: Settings) -> Result<(), Failure> {
         other => return Err(anyhow::Error::from(control::misunderstood(&other)).into()),
     };
     for ResealedColumn { column, resealed, unreadable } in &columns {
-        let left = if *unreadable > 0 { format!(", {unreadable} cannot be opened") } else { String::new() };
-        print(&format!("{column}: {resealed} sealed again{left}"))?;
+        let left =
+            if *unreadable > 0 { format!(", {unreadable} cannot be decrypted") } else { String::new() };
+        print(&format!("{column}: {resealed} re-encrypted{left}"))?;
     }
     let unreadable: u64 = columns.iter().map(|column| column.unreadable).sum();
     if unreadable > 0 {
-        let why =
-            "set JWT_SECRET_PREVIOUS to the secret that they were sealed with, restart, and run this again";
-        return Err(anyhow::anyhow!("{unreadable} values cannot be opened: {why}").into());
+        let why = "set JWT_SECRET_PREVIOUS to the secret under which they were encrypted, restart, and run \
+                   this again";
+        return Err(anyhow::anyhow!("{unreadable} values cannot be decrypted: {why}").into());
     }
     print(
-        "Everything is sealed under the present JWT_SECRET, and the audit chain goes on with another key.",
+        "All secrets are encrypted under the present JWT_SECRET, and the audit chain continues with a new \
+         key.",
     )?;
     print(
-        "If the old secret has leaked, whoever has it and an old copy of the database knows more. Then also run \
-         `kith keys rotate --at-once`, which ends every access token, and give callback endpoints new secrets \
-         (POST /api/v1/callback-endpoints/{id}/rotate-secret).",
+        "If the old secret has leaked, it still decrypts old copies of the database. In that case also run \
+         `kith keys rotate --at-once`, which invalidates all access tokens, and rotate the secrets of \
+         callback endpoints (POST /api/v1/callback-endpoints/{id}/rotate-secret).",
     )
 }

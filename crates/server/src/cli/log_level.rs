@@ -20,10 +20,10 @@ impl LogLevel {
         let folder = self.settings.load(Vec::new())?.data.folder;
         let asked = control::ask_log_level(&folder, self.level);
         let level = runtime()?.block_on(asked);
-        let level = level.context("the level stays as it was")?;
+        let level = level.context("the log level was not changed")?;
         let nobody = || {
             let folder = folder.display();
-            anyhow::anyhow!("no server answers in {folder}; on PostgreSQL, use PUT /api/v1/admin/log-level")
+            anyhow::anyhow!("no server runs on {folder}; on PostgreSQL, use PUT /api/v1/admin/log-level")
         };
         print(&level.ok_or_else(nobody)?)
     }

@@ -69,7 +69,7 @@ async fn find_status(config: &Config) -> Result<Vec<MigrationStatus>, Failure> {
     match Store::migration_status(&config.store_options(), migrations()).await {
         Err(error @ OpenError::FolderInUse { .. }) => {
             let asked = control::ask_migrations(&config.data.folder).await;
-            let answer = asked.context("the server that holds the data folder does not answer")?;
+            let answer = asked.context("the server that runs on the data folder does not respond")?;
             answer.ok_or_else(|| anyhow::Error::from(error).into())
         }
         other => Ok(other.map_err(anyhow::Error::from)?),
@@ -87,25 +87,25 @@ async fn down(config: &Config, steps: usize, dry_run: bool, yes: bool) -> Result
     let applied: Vec<_> = find_status(config).await?.into_iter().filter(is_applied).collect();
     let last: Vec<_> = applied.iter().rev().take(steps).map(|one| one.name.clone()).collect();
     if dry_run {
-        return report("would undo", &last);
+        return report("would revert", &last);
     }
     if !yes && !last.is_empty() && !confirm(&last)? {
         return Err(anyhow::anyhow!("no migration was reverted").into());
     }
     let undone =
         Store::migrate_down(&config.store_options(), migrations(), steps).await.map_err(in_the_way)?;
-    report("undone", &undone)
+    report("reverted", &undone)
 }
 
 /// Asks for confirmation on the terminal. Without a terminal, `--yes` is required.
 fn confirm(names: &[String]) -> Result<bool, Failure> {
     if !stdin().is_terminal() {
-        let why = "this deletes the tables of these migrations and the data in them: repeat it with --yes, or look first \
-                   with --dry-run";
+        let why = "this deletes the tables of these migrations and their data: repeat the command with \
+                   --yes, or check it with --dry-run";
         return Err(anyhow::anyhow!("{why} ({})", names.join(", ")).into());
     }
-    names.iter().try_for_each(|name| print(&format!("will undo {name}")))?;
-    print("This deletes their tables and the data in them. Type yes to go on:")?;
+    names.iter().try_for_each(|name| print(&format!("will revert {name}")))?;
+    print("This deletes their tables and the data in them. Type yes to continue:")?;
     let mut answer = String::new();
     stdin().read_line(&mut answer).map_err(anyhow::Error::from)?;
     Ok(answer.trim() == "yes")
@@ -128,9 +128,9 @@ fn line(migration: &MigrationStatus) -> String {
     let name = &migration.name;
     match migration.state {
         MigrationState::Applied { at } => format!("applied  {name}  {at}"),
-        MigrationState::Pending => format!("missing  {name}"),
+        MigrationState::Pending => format!("pending  {name}"),
         MigrationState::Changed => {
-            format!("changed  {name}  (applied with another text than this build has)")
+            format!("changed  {name}  (differs from the migration of this build)")
         }
         MigrationState::Unknown => format!("unknown  {name}  (applied by a newer build)"),
     }

@@ -242,6 +242,6 @@ mod tests {
         }
         let told = Told { source: std::io::Error::other("taken") };
         let error = Err::<(), _>(told).context("kith did not start").unwrap_err();
-        assert_eq!(in_one_line(&error), "kith did not start: cannot listen: taken");
+        assert_eq!(in_one_line(&error), "kith did not start: cannot listen: in use");
     }
 }

@@ -126,7 +126,7 @@ impl Schedules {
             }
         };
         let done = control::run(settings.load(Vec::new())?, Order::Schedules(order));
-        match runtime()?.block_on(done).context("nothing was done to schedules")? {
+        match runtime()?.block_on(done).context("the command was not executed")? {
             Reply::Schedules(ScheduleTold::Schedules(all)) => {
                 all.iter().try_for_each(|one| print(&line(one)))
             }
@@ -172,7 +172,7 @@ fn at_length(one: &ScheduleAnswer, runs: &[ScheduleRun]) -> String {
         let _ = write!(text, "\n  next {at}");
     }
     for run in runs {
-        let job = run.job_id.map_or("left out".to_owned(), |job| format!("job {job}"));
+        let job = run.job_id.map_or("skipped".to_owned(), |job| format!("job {job}"));
         let state = run.job_state.map_or("", |state| state.as_str());
         let error = run.error.as_deref().unwrap_or_default();
         let _ = write!(text, "\n  {} {} {job} {state} {error}", run.at, word(&run.origin));

@@ -47,11 +47,11 @@ impl Secrets {
         match folder.filter(|_| format == Format::Files) {
             None => secrets.iter().try_for_each(|(name, secret)| print(&format!("{name}={secret}"))),
             Some(folder) => {
-                create_folder(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+                create_folder(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
                 let folder = folder.canonicalize().context("cannot find the folder")?;
                 secrets.iter().try_for_each(|(name, secret)| {
                     let path = folder.join(name.to_ascii_lowercase());
-                    keep(&path, secret).with_context(|| format!("cannot make {}", path.display()))?;
+                    keep(&path, secret).with_context(|| format!("cannot create {}", path.display()))?;
                     print(&format!("{name}_FILE={}", path.display()))
                 })
             }

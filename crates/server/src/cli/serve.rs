@@ -64,19 +64,19 @@ fn run(config: Config, seams: Seams) -> Result<(), Failure> {
 
 async fn serve(config: Config, seams: Seams) -> Result<(), Failure> {
     // Registered first, so that a signal during the start leads to an orderly stop.
-    let mut signals = Signals::listen().context("cannot listen to signals")?;
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
     let wanted = config.server.listen;
     raise_descriptor_limit();
     let running = tokio::select! {
         started = start(config, seams) => started.map_err(anyhow::Error::from)?,
         () = signals.next() => {
-            tracing::info!("stopped before it was ready");
+            tracing::info!("stopped during the start");
             return Ok(());
         }
     };
     let taken = wanted.port() != 0 && wanted.port() != running.addr.port();
     if taken {
-        tracing::warn!(wanted = %wanted, instead = %running.addr, "the port is taken; listening on the next free one");
+        tracing::warn!(wanted = %wanted, instead = %running.addr, "the port is in use; listening on the next free one");
     }
     let listen = SocketAddr::new(running.app.config.server.listen.ip(), running.addr.port());
     let base = format!("http://{}", reachable(listen));
@@ -92,7 +92,7 @@ async fn serve(config: Config, seams: Seams) -> Result<(), Failure> {
             tracing::info!("stopped");
             Ok(())
         }
-        () = signals.next() => Err(anyhow::anyhow!("asked a second time to stop, and stopped at once").into()),
+        () = signals.next() => Err(anyhow::anyhow!("stopped immediately by a second signal").into()),
     }
 }
 
@@ -103,7 +103,7 @@ async fn offer_first_admin(running: &Running, base: &str) -> Result<(), Failure>
         Ok(Some(offer)) => offer,
         Ok(None) => return Ok(()),
         Err(error) => {
-            tracing::warn!(%error, "no link for a first administrator; `kith admin create` makes one");
+            tracing::warn!(%error, "cannot create a link for the first administrator; use `kith admin create`");
             return Ok(());
         }
     };
@@ -121,7 +121,7 @@ async fn offer_first_admin(running: &Running, base: &str) -> Result<(), Failure>
 fn ready_line(config: &Config, base: &str, was_taken: bool) -> String {
     let mode = if config.is_production() { "production" } else { "development" };
     let moved =
-        if was_taken { format!("; port {} is taken", config.server.listen.port()) } else { String::new() };
+        if was_taken { format!("; port {} is in use", config.server.listen.port()) } else { String::new() };
     format!("Kith is ready at {base} ({}, {mode} mode{moved})", database(config))
 }
 
@@ -182,7 +182,7 @@ mod tests {
             "Kith is ready at http://127.0.0.1:8080 (SQLite in ./kith-data, development mode)"
         );
         assert!(ready_line(&config, "http://127.0.0.1:8081", true).contains("http://127.0.0.1:8081"));
-        assert!(ready_line(&config, "http://127.0.0.1:8081", true).contains("port 8080 is taken"));
+        assert!(ready_line(&config, "http://127.0.0.1:8081", true).contains("port 8080 is in use"));
         for (url, shown) in [
             ("postgres://kith:s3cret@db.example:5433/kith?password=s3cret", "PostgreSQL at db.example:5433,"),
             ("postgres://kith:s3c://s3cret@db.example/kith", "PostgreSQL at db.example,"),
@@ -236,7 +236,7 @@ mod tests {
                 Err(_) => break "still waited for",
             }
         };
-        assert_eq!(end, "still waited for", "the start was not ended, it failed");
+        assert_eq!(end, "still waited for", "the start failed instead of being stopped");
 
         let database = TestDatabase::sqlite();
         let mut config = Config::default();
@@ -247,7 +247,7 @@ mod tests {
         let serving = thread::spawn(move || run(config, Seams::default()));
         let until = |status: &str| {
             while !ask(addr).is_some_and(|answer| answer.starts_with(&format!("HTTP/1.1 {status}"))) {
-                assert!(!serving.is_finished(), "it has ended before it answered {status}");
+                assert!(!serving.is_finished(), "the server ended before it returned {status}");
                 thread::yield_now();
             }
         };
@@ -255,7 +255,7 @@ mod tests {
         terminate();
         until("503");
         terminate();
-        let Err(Failure::Other(error)) = serving.join().unwrap() else { panic!("the stop was not ended") };
-        assert!(error.to_string().contains("stopped at once"), "{error}");
+        let Err(Failure::Other(error)) = serving.join().unwrap() else { panic!("the stop was not aborted") };
+        assert!(error.to_string().contains("stopped immediately"), "{error}");
     }
 }

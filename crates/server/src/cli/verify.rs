@@ -117,7 +117,7 @@ impl Verify {
         let form = self.format;
         let code = runtime()?.block_on(async {
             let deployment =
-                Deployment::new(self.target().await?).context("the deployment cannot be asked")?;
+                Deployment::new(self.target().await?).context("cannot connect to the deployment")?;
             let report =
                 verify(&plan, deployment, &SystemClock, &show_progress, &*listen_for_a_stop()?).await;
             let format = match form {
@@ -151,7 +151,7 @@ impl Verify {
         for id in &only {
             catalogue
                 .find(id)
-                .ok_or_else(|| anyhow!("there is no row {id}; `kith verify --list` prints all"))?;
+                .ok_or_else(|| anyhow!("unknown row {id}; `kith verify --list` prints all rows"))?;
         }
         for area in &self.areas {
             let word = area.to_lowercase();
@@ -161,7 +161,7 @@ impl Verify {
             let meant: Vec<_> = catalogue.areas.iter().filter(is_meant).collect();
             if meant.is_empty() {
                 let areas: Vec<_> = catalogue.areas.iter().map(|area| &*area.id).collect();
-                return Err(anyhow!("there is no area {area}; there are {}", areas.join(", ")));
+                return Err(anyhow!("unknown area {area}; expected one of: {}", areas.join(", ")));
             }
             let of_area = |row: &&kith_readiness::Row| meant.iter().any(|area| area.id == row.area());
             only.extend(catalogue.rows.iter().filter(of_area).map(|row| row.id.clone()));
@@ -191,9 +191,12 @@ impl Verify {
         let Some(file) = file else { return Ok(artefacts) };
         let Some(key) = self.evidence_key.as_deref().or(EVIDENCE_KEY) else {
             if is_asked {
-                return Err(anyhow!("this build knows no key for signed evidence: give --evidence-key"));
+                return Err(anyhow!("this build has no key for signed evidence; set --evidence-key"));
             }
-            eprintln!("kith: {} is left out: this build knows no key; give --evidence-key", file.display());
+            eprintln!(
+                "kith: {} is ignored: this build has no key for it; set --evidence-key",
+                file.display()
+            );
             return Ok(artefacts);
         };
         Ok(artefacts.and(EvidenceKey::parse(key)?.read(&file)?))
@@ -253,7 +256,8 @@ fn listen_for_a_stop() -> Result<Arc<AtomicBool>, anyhow::Error> {
             if first {
                 told.store(true, Ordering::Relaxed);
                 eprintln!(
-                    "kith: ending what is under way and deleting the people who were made up; again to stop at once"
+                    "kith: finishing the current check and deleting the synthetic accounts; repeat the \
+                     signal to stop immediately"
                 );
             } else {
                 std::process::exit(i32::from(EXIT_UNMEASURED));
@@ -273,7 +277,10 @@ async fn address(config: &Config) -> Result<String, anyhow::Error> {
         let folder = folder.display();
         anyhow!("no server runs on {folder}; start one with `kith serve`, or name one with --target")
     };
-    control::ask_address(folder).await.context("the server that holds the data folder says")?.ok_or_else(none)
+    control::ask_address(folder)
+        .await
+        .context("the server that runs on the data folder returned an error")?
+        .ok_or_else(none)
 }
 
 /// Creates a synthetic administrator for this run. Returns `None` on failure; rows that need one are then
@@ -289,7 +296,10 @@ async fn make_up_admin(config: Config) -> Option<AdminAccess> {
         Ok(Reply::AdminCreated { .. }) => Some(access),
         Ok(_) => None,
         Err(error) => {
-            eprintln!("kith: no administrator could be made for this run: {}", super::in_one_line(&error));
+            eprintln!(
+                "kith: cannot create a synthetic administrator for this run: {}",
+                super::in_one_line(&error)
+            );
             None
         }
     }
@@ -303,7 +313,7 @@ fn show_progress(progress: Progress<'_>) {
     let line = match progress {
         Progress::Begins { row, n, of } => format!("\r\x1b[K[{n}/{of}] {} {}", row.id, shortened(&row.what)),
         Progress::Ends(_) => "\r\x1b[K".to_owned(),
-        Progress::CleansUp => "\r\x1b[Kdeleting the people who were made up\r\x1b[K".to_owned(),
+        Progress::CleansUp => "\r\x1b[Kdeleting the synthetic accounts\r\x1b[K".to_owned(),
     };
     let _ = write!(stderr(), "{line}");
 }

@@ -24,8 +24,8 @@ impl Worker {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.settings.load(Vec::new())?;
         if config.is_sqlite() {
-            let why = "`kith worker` is for PostgreSQL: a database on SQLite belongs to the one process that serves it, \
-                       which runs its jobs itself";
+            let why = "`kith worker` requires PostgreSQL: a SQLite database is used by one process, which \
+                       serves requests and runs jobs";
             return Err(anyhow!(why).into());
         }
         let concurrency = self.concurrency.unwrap_or(config.jobs.concurrency);
@@ -39,21 +39,23 @@ impl Worker {
         let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
         let seams = Seams { log_level: Some(log_level), ..Seams::default() };
         let done = runtime.block_on(async {
-            let mut signals = Signals::listen().context("cannot listen to signals")?;
+            let mut signals = Signals::listen().context("cannot listen for signals")?;
             let app = start::open(config, seams).await.map_err(anyhow::Error::from)?;
             let queues = if self.queues.is_empty() {
                 app.job_queues().into_iter().map(str::to_owned).collect()
             } else {
                 self.queues
             };
-            let clock = app.clock.clone().map(|clock| tokio::spawn(clock.keep(app.db.clone(), app.stop.clone())));
-            let workers = app.start_workers(&queues, usize::from(concurrency)).await.map_err(anyhow::Error::from)?;
-            print(&format!("Kith works on {} as worker {}", queues.join(", "), workers.worker()))?;
+            let clock =
+                app.clock.clone().map(|clock| tokio::spawn(clock.keep(app.db.clone(), app.stop.clone())));
+            let workers =
+                app.start_workers(&queues, usize::from(concurrency)).await.map_err(anyhow::Error::from)?;
+            print(&format!("Kith runs jobs of {} as worker {}", queues.join(", "), workers.worker()))?;
             signals.next().await;
             tracing::info!("stopping");
             tokio::select! {
                 () = workers.stop() => tracing::info!("stopped"),
-                () = signals.next() => return Err(anyhow!("asked a second time to stop, and stopped at once").into()),
+                () = signals.next() => return Err(anyhow!("stopped immediately by a second signal").into()),
             }
             if let Some(clock) = clock {
                 clock.abort();

@@ -23,7 +23,7 @@ const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Error)]
 pub enum DemoError {
     /// A request was rejected.
-    #[error("the demo's world could not be made: {step} was answered {answer}")]
+    #[error("cannot create the demo data: {step} returned {answer}")]
     Refused {
         /// Method and path of the request.
         step: String,
@@ -31,13 +31,13 @@ pub enum DemoError {
         answer: String,
     },
     /// The database failed.
-    #[error("the demo's world could not be made: {0}")]
+    #[error("cannot create the demo data: {0}")]
     Store(#[from] kith_store::Error),
     /// The in-process server did not start.
-    #[error("the demo's world could not be made: {0}")]
+    #[error("cannot create the demo data: {0}")]
     Start(#[from] StartError),
     /// A job that was due failed.
-    #[error("the demo's world could not be made: {0}")]
+    #[error("cannot create the demo data: {0}")]
     Upkeep(UpkeepError),
 }
 
@@ -132,7 +132,7 @@ impl Past {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
-        let answer = self.door.answer(request.body(body).expect("our own paths are sound")).await;
+        let answer = self.door.answer(request.body(body).expect("the paths of the demo are valid")).await;
         let status = answer.status();
         let bytes = to_bytes(answer.into_body(), MAX_RESPONSE_BYTES).await.unwrap_or_default();
         let said: Value = serde_json::from_slice(&bytes).unwrap_or_default();

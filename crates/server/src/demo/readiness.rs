@@ -24,16 +24,16 @@ pub(super) fn routes() -> Routes {
 )]
 async fn judge_row(State(app): State<App>, Path(row): Path<String>) -> ApiResult<Json<Value>> {
     let not_found = |detail: &'static str| Problem::new(&problems::NOT_FOUND, detail);
-    let addr = app.addr.get().ok_or_else(|| not_found("This server listens nowhere."))?;
+    let addr = app.addr.get().ok_or_else(|| not_found("This server does not listen on an address."))?;
     if !ROWS.contains(&&*row) {
         return Err(
-            not_found("The demo judges SEC-03, PRT-01 and API-11; `kith verify` judges all rows.").into()
+            not_found("The demo checks SEC-03, PRT-01 and API-11; `kith verify` checks all rows.").into()
         );
     }
     let target = Target { url: format!("http://{addr}"), ..Target::default() };
     let deployment = Deployment::new(target).map_err(|error| {
-        tracing::error!(%error, "the demo cannot ask itself");
-        Problem::new(&problems::INTERNAL, "The server cannot ask itself.")
+        tracing::error!(%error, "cannot create a client for this server");
+        Problem::new(&problems::INTERNAL, "The server could not create a client for itself.")
     })?;
     let report = verify(&plan(row), deployment, &SystemClock, &|_| {}, &AtomicBool::new(false)).await;
     Ok(Json(serde_json::to_value(report.rows.first()).unwrap_or_default()))

@@ -30,7 +30,7 @@ pub(crate) async fn make_world_if_asked(app: &App) -> Result<(), DemoError> {
         some => {
             tracing::warn!(
                 some,
-                "the demo's world is not whole: a start was cut short, or people have left it"
+                "the demo data is incomplete: an earlier start was interrupted, or users deleted their accounts"
             );
             Ok(())
         }

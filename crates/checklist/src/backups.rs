@@ -76,13 +76,13 @@ fn compare(
         let line = position(first.offset);
         let (message, remedy) = if is_psql {
             (
-                format!("psql cannot read what pg_dump writes at line {line}, an archive."),
+                format!("psql cannot read the archive that pg_dump writes at line {line}."),
                 "Restore it with pg_restore.",
             )
         } else {
             (
-                format!("pg_restore cannot read what pg_dump writes at line {line}, which is SQL as text."),
-                "Dump with `pg_dump --format=custom`, or restore with psql; then restore once and compare.",
+                format!("pg_restore cannot read the SQL text that pg_dump writes at line {line}."),
+                "Dump with `pg_dump --format=custom`, or restore with psql; then test the restore once.",
             )
         };
         drafts.push(Draft::new(restore.offset, Code::RestoreFormat, message, remedy));
@@ -101,11 +101,11 @@ fn compare(
         let written = dump.file.as_deref().unwrap_or_default();
         let line = position(dump.offset);
         let message = format!(
-            "{} is restored, but no command here writes it; line {line} writes {}.",
+            "{} is restored, but no command in the document writes it; line {line} writes {}.",
             quote(file),
             quote(written)
         );
-        let remedy = "Restore the file that the backup writes, or print the step between them.";
+        let remedy = "Restore the file that the backup writes, or add the step between them.";
         drafts.push(Draft::new(restore.offset, Code::RestoreFile, message, remedy));
     }
 }

@@ -141,13 +141,8 @@ fn beside_open(sentence: &Sentence, open: usize, line: usize, label: &str) -> Dr
         1 => "an open box, at".to_owned(),
         _ => format!("{open} open boxes, the first at"),
     };
-    let message = format!("{} stands beside {boxes} line {line}: {}.", quote(&sentence.text), quote(label));
-    Draft::new(
-        sentence.offset,
-        Code::DoneBesideOpen,
-        message,
-        "Take the words back until the boxes are ticked.",
-    )
+    let message = format!("{} contradicts {boxes} line {line}: {}.", quote(&sentence.text), quote(label));
+    Draft::new(sentence.offset, Code::DoneBesideOpen, message, "Remove the claim until the boxes are ticked.")
 }
 
 fn beside_some(
@@ -166,8 +161,8 @@ fn beside_some(
     };
     let (offset, text) = some.iter().find(|(_, text)| about(text))?;
     let message =
-        format!("{} stands beside {} at line {}.", quote(&claim.text), quote(text), position(*offset));
-    Some(Draft::new(claim.offset, Code::AllBesideSome, message, "Say of how many it is true."))
+        format!("{} contradicts {} at line {}.", quote(&claim.text), quote(text), position(*offset));
+    Some(Draft::new(claim.offset, Code::AllBesideSome, message, "State how many of them it is true for."))
 }
 
 /// Returns sentences with a partial count, such as "1 of 14", with their offsets.
@@ -256,7 +251,7 @@ fn ticked_over_open(
             _ => format!("{open} boxes under it are open, the first at"),
         };
         let message = format!("{} is ticked, but {boxes} line {}.", quote(&label), position(first));
-        Draft::new(offset, Code::TickedOverOpen, message, "Open it again, or tick what is under it.")
+        Draft::new(offset, Code::TickedOverOpen, message, "Open it again, or tick the boxes under it.")
     }));
 }
 

@@ -76,7 +76,7 @@ impl Draft {
 
 /// Compiles a constant regular expression. Tests compile all of them, so it does not panic in practice.
 fn pattern(text: &str) -> Regex {
-    Regex::new(text).expect("a pattern that compiles")
+    Regex::new(text).expect("a valid pattern")
 }
 
 /// Quotes text of the author in a message: on one line, shortened, without control characters.
@@ -154,41 +154,45 @@ fn is_boxed(line: &str) -> bool {
 /// Reports faults of form: malformed boxes, unclosed fences and encoding errors.
 fn form(source: &Source, outline: &Outline, items: &Items, drafts: &mut Vec<Draft>) {
     for item in items.all.iter().filter(|item| item.malformed) {
-        let message = format!("The box of {} is shown as text, not as a box.", quote(&item.label));
+        let message = format!("The box of {} is rendered as text.", quote(&item.label));
         drafts.push(Draft::new(item.offset, Code::MalformedBox, message, "Write `- [ ] …` or `- [x] …`."));
     }
     for code in outline.codes.iter().filter(|code| code.unclosed) {
         let boxes = code.lines().filter(|(_, line)| is_boxed(line)).count();
         if boxes > 0 {
             let boxes = if boxes == 1 { "1 box".to_owned() } else { format!("{boxes} boxes") };
-            let message =
-                format!("This fence has no end; {boxes} after it are shown as code and not counted.");
+            let message = format!(
+                "This code fence is not closed; {boxes} after it are rendered as code and not counted."
+            );
             drafts.push(Draft::new(
                 code.offset,
                 Code::UnclosedFence,
                 message,
-                "Close it where the code ends.",
+                "Close the fence at the end of the code.",
             ));
         }
     }
     if let Some(first) = source.repairs().first() {
         let more = source.repairs().len() - 1;
-        let also = if more == 0 { String::new() } else { format!("; so are {more} more places") };
+        let also =
+            if more == 0 { String::new() } else { format!("; {more} more places have the same fault") };
         let meant = quote(&source.text[first.start..first.end]);
         let message =
-            format!("{} is {meant} in the wrong encoding, and was read as that{also}.", quote(&first.was));
-        drafts.push(Draft::new(
-            first.start,
-            Code::Encoding,
-            message,
-            "Save the file as UTF-8, read as UTF-8.",
-        ));
+            format!("{} is {meant} in the wrong encoding and is counted as such{also}.", quote(&first.was));
+        drafts.push(Draft::new(first.start, Code::Encoding, message, "Save the file as UTF-8."));
     }
     if let Some(first) = source.lost.first() {
         let more = source.lost.len() - 1;
         let also = if more == 0 { String::new() } else { format!(", and {more} more") };
-        let message =
-            format!("A character here cannot be read{also}: the file is not UTF-8, or lost it on the way.");
-        drafts.push(Draft::new(*first, Code::Encoding, message, "Save the file as UTF-8 and write it anew."));
+        let message = format!(
+            "A character here cannot be decoded{also}: the file is not UTF-8, or the character was lost in a \
+             conversion."
+        );
+        drafts.push(Draft::new(
+            *first,
+            Code::Encoding,
+            message,
+            "Save the file as UTF-8 and write the character again.",
+        ));
     }
 }

@@ -72,8 +72,8 @@ fn is_named(line: &str, at: usize) -> bool {
 }
 
 fn draft(offset: usize, text: &str) -> Draft {
-    let message = format!("{} was to be filled in.", quote(text));
-    Draft::new(offset, Code::Placeholder, message, "Fill it in, or take the line out.")
+    let message = format!("{} is a placeholder.", quote(text));
+    Draft::new(offset, Code::Placeholder, message, "Fill it in, or remove the line.")
 }
 
 fn is_in_code(line: &str, at: usize) -> bool {

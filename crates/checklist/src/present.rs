@@ -63,7 +63,7 @@ impl Report {
             _ = writeln!(text, "| {} | {label} | {stated} | {recomputed} |", score.line);
         }
         if !self.findings.is_empty() {
-            text.push_str("\n| line | code | what is wrong | how to mend it |\n|---|---|---|---|\n");
+            text.push_str("\n| line | code | finding | remedy |\n|---|---|---|---|\n");
         }
         for finding in &self.findings {
             let (line, code) = (finding.line, finding.code);
@@ -97,7 +97,7 @@ impl Report {
             (0, _) => "nothing found\n".to_owned(),
             (1, 0) => "1 finding\n".to_owned(),
             (listed, 0) => format!("{listed} findings\n"),
-            (listed, more) => format!("{listed} findings, and {more} more like them\n"),
+            (listed, more) => format!("{listed} findings, and {more} more of the same codes\n"),
         }
     }
 }
@@ -109,7 +109,7 @@ fn set_aside(counts: Counts) -> String {
 fn recomputed(value: Option<f64>, from: &Option<String>) -> String {
     match (value, from) {
         (Some(value), Some(from)) => format!("recomputed {} from {from}", percent(value)),
-        _ => "nothing to recompute it from".to_owned(),
+        _ => "cannot be recomputed".to_owned(),
     }
 }
 

@@ -142,20 +142,15 @@ fn contradict_themselves(items: &Items, drafts: &mut Vec<Draft>) {
             (Mark::Ticked, Some(Mark::Open)) => ("ticked", "not done"),
             _ => continue,
         };
-        let message = format!("{} is {own}, and its own words say that it is {said}.", quote(&item.label));
-        drafts.push(Draft::new(item.offset, Code::TickedAndOpen, message, "Tick it, or take the words out."));
+        let message = format!("{} is {own}, but its text says that it is {said}.", quote(&item.label));
+        drafts.push(Draft::new(item.offset, Code::TickedAndOpen, message, "Correct the box or the text."));
     }
 }
 
 fn draft(ticked: &Place, open: &Place, position: &dyn Fn(usize) -> usize) -> Draft {
     let message =
         format!("{} is open here and ticked at line {}.", quote(&open.label), position(ticked.offset));
-    Draft::new(
-        open.offset,
-        Code::TickedAndOpen,
-        message,
-        "Keep one of them, as it really is, or say how they differ.",
-    )
+    Draft::new(open.offset, Code::TickedAndOpen, message, "Keep the correct one, or state how they differ.")
 }
 
 fn keep(places: &mut BTreeMap<String, Vec<Place>>, key: String, place: Place) {

@@ -80,7 +80,7 @@ impl Counts {
 
     /// Returns the share of ticked boxes in percent. Returns `None` without boxes.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "nobody ticks 2^52 boxes")]
+    #[expect(clippy::cast_precision_loss, reason = "counts are below 2^52")]
     pub fn share(&self) -> Option<f64> {
         (self.total() > 0).then(|| 100.0 * self.ticked as f64 / self.total() as f64)
     }

@@ -68,7 +68,7 @@ fn arithmetic(figure: &Figure, drafts: &mut Vec<Draft>) {
             figure.offset,
             Code::ScoreArithmetic,
             message,
-            "State one of them, or compute it.",
+            "State only one of them, or correct the percentage.",
         ));
     }
 }
@@ -111,7 +111,7 @@ fn parts<'f>(
     found.into_iter().flatten().map(|index| &figures[*index]).collect()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "nobody states 2^52 scores")]
+#[expect(clippy::cast_precision_loss, reason = "counts are below 2^52")]
 fn of_parts(overall: &Figure, parts: &[&Figure], drafts: &mut Vec<Draft>) -> Option<Recomputed> {
     let weights: Option<Vec<f64>> = parts.iter().map(|part| part.weight).collect();
     let weights = weights.filter(|weights| weights.iter().sum::<f64>() > 0.0);
@@ -124,7 +124,7 @@ fn of_parts(overall: &Figure, parts: &[&Figure], drafts: &mut Vec<Draft>) -> Opt
     let (computed, how) = match &weights {
         Some(weights) => {
             let sum: f64 = parts.iter().zip(weights).map(|(part, weight)| part.percent * weight).sum();
-            (sum / weights.iter().sum::<f64>(), "by the stated weights its")
+            (sum / weights.iter().sum::<f64>(), "by the stated weights, its")
         }
         None => (mean, "its"),
     };
@@ -144,7 +144,8 @@ fn of_parts(overall: &Figure, parts: &[&Figure], drafts: &mut Vec<Draft>) -> Opt
             quote(&lowest.label),
             percent(lowest.percent),
         );
-        let remedy = "State the computed figure with the lowest beside it, or the weights that give yours.";
+        let remedy =
+            "State the computed figure with the lowest beside it, or the weights that give the stated one.";
         drafts.push(Draft::new(overall.offset, Code::ScoreOfParts, message, remedy));
     }
     Some(Recomputed { percent: computed, from: format!("{count} parts") })
@@ -195,7 +196,7 @@ fn boxes_of(
     counts.filter(|counts| counts.total() > 0)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "nobody ticks 2^52 boxes")]
+#[expect(clippy::cast_precision_loss, reason = "counts are below 2^52")]
 fn of_boxes(figure: &Figure, counts: Counts, drafts: &mut Vec<Draft>) -> Option<Recomputed> {
     let share = counts.share()?;
     let (ticked, total) = (counts.ticked, counts.total());
@@ -217,7 +218,7 @@ fn of_boxes(figure: &Figure, counts: Counts, drafts: &mut Vec<Draft>) -> Option<
             quote(&figure.label),
             percent(share),
         );
-        let remedy = "State what the boxes give, or say what else the figure measures.";
+        let remedy = "State what the boxes give, or state what else the figure measures.";
         drafts.push(Draft::new(figure.offset, Code::ScoreOfBoxes, message, remedy));
     }
     Some(Recomputed { percent: share, from: format!("{ticked} of {total} boxes") })

@@ -86,7 +86,7 @@ fn author_text_is_sanitized() {
 fn findings_per_code_are_limited() {
     let report = lint("- [] a\n".repeat(1000).as_bytes());
     assert_eq!((report.findings.len(), report.findings_left_out), (Report::MAX_FINDINGS_PER_CODE, 900));
-    assert!(report.to_terminal("a.md").ends_with("100 findings, and 900 more like them\n"));
+    assert!(report.to_terminal("a.md").ends_with("100 findings, and 900 more of the same codes\n"));
 }
 
 #[test]

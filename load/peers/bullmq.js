@@ -1,4 +1,4 @@
-// BullMQ on a Redis that is already there: `node bullmq.js --row drain --port 6379 --jobs 20000`.
+// BullMQ on a running Redis: `node bullmq.js --row drain --port 6379 --jobs 20000`.
 
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
@@ -9,7 +9,7 @@ import { CONCURRENCY, measure, options } from "./rows.js";
 const NAME = "noop";
 const version = createRequire(import.meta.url)("bullmq/package.json").version;
 const at = { host: "127.0.0.1", port: Number(options.port) };
-// As BullMQ's documentation has it: a queue fails fast, a worker waits for Redis to come back.
+// As recommended by BullMQ's documentation: a queue fails fast, a worker waits until Redis is available again.
 const redis = new Redis({ ...at });
 const queue = new Queue(NAME, { connection: redis });
 
@@ -30,13 +30,13 @@ const peer = {
     if (persisted !== "yes") return "Redis without AOF: an acknowledged job is lost with Redis";
     return synced === "always"
       ? "Redis, AOF, appendfsync always: an acknowledged job survives kill -9 and power loss"
-      : `Redis, AOF, appendfsync ${synced}: an acknowledged job survives kill -9; a power loss takes those of the last second`;
+      : `Redis, AOF, appendfsync ${synced}: an acknowledged job survives kill -9; a power loss loses those of the last second`;
   },
   async work(onRun) {
     const worker = new Worker(NAME, async (job) => onRun(job.data.n), {
       connection: { ...at, maxRetriesPerRequest: null },
       concurrency: CONCURRENCY,
-      // What is completed is not kept: the fastest that BullMQ offers.
+      // Completed jobs are removed immediately, which is the fastest setting of BullMQ.
       removeOnComplete: { count: 0 },
     });
     await worker.waitUntilReady();

@@ -9,7 +9,7 @@ import { CONCURRENCY, measure, options } from "./rows.js";
 const NAME = "noop";
 const version = createRequire(import.meta.url)("graphile-worker/package.json").version;
 const quiet = new Logger(() => () => {});
-// As in the chapter "Performance" of its documentation; off is its default.
+// Settings of the chapter "Performance" of its documentation; they are off by default.
 const batching =
   options.batching === "on"
     ? { localQueue: { size: 500, refetchDelay: { durationMs: 10 } }, completeJobBatchDelay: 0, failJobBatchDelay: 0 }
@@ -18,7 +18,7 @@ const pool = new pg.Pool({ connectionString: options.database, max: 10 });
 pool.on("error", (error) => console.error(error));
 pool.on("connect", (client) => client.on("error", (error) => console.error(error)));
 const utils = await makeWorkerUtils({ pgPool: pool, logger: quiet });
-// Statements are prepared once for a connection, which `addJob` of the library does not do.
+// Prepares the statement once per connection. The library's `addJob` does not.
 const ADD = { name: "add", text: "SELECT graphile_worker.add_job($1, $2::json)" };
 
 const peer = {
@@ -38,8 +38,8 @@ const peer = {
     );
     const synced = rows[0].fsync === "on" && rows[0].commit === "on";
     return synced
-      ? "PostgreSQL, fsync and synchronous_commit on: an acknowledged job survives kill -9 and power loss; a killed worker's jobs wait four hours"
-      : `PostgreSQL, fsync ${rows[0].fsync}, synchronous_commit ${rows[0].commit}: an acknowledged job may be lost with the power`;
+      ? "PostgreSQL, fsync and synchronous_commit on: an acknowledged job survives kill -9 and power loss; jobs of a killed worker wait four hours"
+      : `PostgreSQL, fsync ${rows[0].fsync}, synchronous_commit ${rows[0].commit}: an acknowledged job may be lost in a power loss`;
   },
   async work(onRun) {
     const runner = await run({

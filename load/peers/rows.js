@@ -1,16 +1,15 @@
-// The rows that every peer is measured by, and how they are timed. It knows no peer: each hands in how it enqueues,
-// how it works and how one sees that nothing is left.
+// Benchmark rows for the compared job queues (peers). Each peer passes an object with its own operations to `measure`.
 
 import { fork } from "node:child_process";
 import { parseArgs } from "node:util";
 
-/** How many enqueue at once. */
+/** Number of concurrent callers that enqueue. */
 const CALLERS = 64;
-/** How many jobs run at once in a process. */
+/** Number of concurrent jobs per process. */
 export const CONCURRENCY = 50;
-/** Jobs a second for the latency. */
+/** Enqueue rate of the latency row, in jobs per second. */
 const STEADY_PER_S = 500;
-/** How often it is asked whether anything is left. */
+/** Poll interval for remaining jobs, in milliseconds. */
 const LOOK_EVERY_MS = 10;
 const WARM_UP = 2_000;
 
@@ -27,7 +26,7 @@ const { values: args } = parseArgs({
   },
 });
 
-/** What the command line says. */
+/** Options of the command line. */
 export const options = {
   ...args,
   jobs: Number(args.jobs),
@@ -39,11 +38,13 @@ const seconds = () => Number(process.hrtime.bigint()) / 1e9;
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * Measures the row that the command line names and prints one JSON line.
+ * Measures the row named on the command line and prints one JSON line.
  *
- * `peer`: `name`, `version`, `settings`; `prepare()` once; `enqueue(n)` one job; `enqueueMany(from, count, at)` in one
- * call, for later if `at` (milliseconds since 1970) is given; `durability()` says what of an acknowledged job survives at these settings; `work(onRun)` starts a worker and gives a function that stops it; `left()` how many jobs are not completed;
- * `close()`; `batch`: how many jobs a bulk call takes.
+ * `peer` has `name`, `version`, `settings`, and `batch`, the number of jobs in a bulk call. `prepare()` is called once.
+ * `enqueue(n)` enqueues one job. `enqueueMany(from, count, at)` enqueues several in one call, delayed until `at`
+ * (milliseconds since 1970) if given. `durability()` returns a text that states when an acknowledged job can be lost.
+ * `work(onRun)` starts a worker and returns a function that stops it. `left()` returns the number of uncompleted jobs,
+ * or 1 if there are any. `close()` closes all connections.
  */
 export async function measure(peer, program) {
   if (options.child) return child(peer);
@@ -59,7 +60,7 @@ export async function measure(peer, program) {
   await peer.close();
 }
 
-/** Runs `each` for `count` numbers, as many callers at once as there are. */
+/** Calls `each` with the numbers below `count`, from `CALLERS` concurrent callers. */
 async function byCallers(count, each) {
   let next = 0;
   const caller = async () => {
@@ -68,7 +69,7 @@ async function byCallers(count, each) {
   await Promise.all(Array.from({ length: CALLERS }, caller));
 }
 
-/** Bulk calls, two at a time, so that the next is made while the database works. */
+/** Enqueues in bulk calls, two at a time, so that the next is prepared while the database works. */
 async function inBulk(peer, jobs, at) {
   let next = 0;
   const caller = async () => {
@@ -99,13 +100,13 @@ async function bulk(peer, jobs) {
   return { rate_per_s: jobs / (seconds() - began), batch: options.batch ?? peer.batch };
 }
 
-/** The worker has run `count` jobs and nothing is left. */
+/** Waits until the worker has run `count` jobs and none is left. */
 async function worked(peer, counter, count) {
   while (counter.run < count) await sleep(1);
   await untilNoneIsLeft(peer);
 }
 
-/** A worker that is warm: it has run jobs already, so that nothing is compiled or connected while one measures. */
+/** Starts a worker and runs jobs on it, so that compilation and connection setup are not measured. */
 async function warmWorker(peer) {
   const counter = { run: 0 };
   const stop = await peer.work(() => counter.run++);
@@ -115,7 +116,7 @@ async function warmWorker(peer) {
   return { counter, stop };
 }
 
-/** The jobs are there before the worker begins; it began and stopped once before. */
+/** Rate at which a worker completes jobs that were enqueued before it started. */
 async function drain(peer, jobs) {
   const warm = await warmWorker(peer);
   await warm.stop();
@@ -129,8 +130,7 @@ async function drain(peer, jobs) {
   return { rate_per_s };
 }
 
-/** Bulk enqueue into a working worker, from the first call to the last completion; enqueueing is done here and the
- * work in a process of its own, as the peers' users do. */
+/** Rate from the first bulk call to the last completion, with a worker running in a separate process. */
 async function cycle(peer, jobs, program) {
   const [worker] = await startChildren(program, 1);
   await worker.go();
@@ -144,7 +144,7 @@ async function cycle(peer, jobs, program) {
   return { rate_per_s };
 }
 
-/** Open loop: no call waits for another's answer. Counted from the call to the start of the handler. */
+/** Latency from the enqueue call to the start of the handler, in an open loop: no call waits for another. */
 async function latency(peer, jobs) {
   const warm = await warmWorker(peer);
   await warm.stop();
@@ -174,13 +174,13 @@ async function latency(peer, jobs) {
   return { rate_per_s: STEADY_PER_S, p50_ms: ms(0.5), p99_ms: ms(0.99), worst_ms: ms(1) };
 }
 
-/** All jobs fall due at one moment while a warm worker waits: from that moment until nothing is left. */
+/** Rate at which a warm worker completes jobs that all become due at the same time. */
 async function due(peer, jobs) {
   const { counter, stop } = await warmWorker(peer);
-  // Long enough to enqueue them all at a tenth of the slowest rate seen.
+  // Long enough to enqueue all jobs at a tenth of the slowest observed rate.
   const at = Date.now() + 3_000 + jobs / 10;
   await inBulk(peer, jobs, at);
-  if (Date.now() > at) throw new Error("the jobs fell due while they were being enqueued");
+  if (Date.now() > at) throw new Error("the jobs became due while they were being enqueued");
   await sleep(at - Date.now());
   await worked(peer, counter, jobs);
   const rate_per_s = jobs / ((Date.now() - at) / 1e3);
@@ -188,7 +188,7 @@ async function due(peer, jobs) {
   return { rate_per_s };
 }
 
-/** Processes that work together; all are connected and warm before the first may begin. */
+/** Rate of several worker processes, which are all connected before the first one starts. */
 async function workers(peer, jobs, program) {
   const children = await startChildren(program, options.workers);
   await inBulk(peer, jobs);
@@ -200,7 +200,7 @@ async function workers(peer, jobs, program) {
   return { rate_per_s, workers: options.workers };
 }
 
-/** The processes have run `count` jobs together and nothing is left. The database is not asked before. */
+/** Waits until the processes have run `count` jobs in total and none is left. Queries the database only then. */
 async function workedApart(peer, children, count) {
   while (children.reduce((sum, child) => sum + child.ran(), 0) < count) await sleep(2);
   await untilNoneIsLeft(peer);
@@ -233,7 +233,7 @@ async function startChildren(program, count) {
   return children;
 }
 
-/** A worker process: connects and says so, works when it is told to, ends when it is told to. */
+/** Worker process: connects, reports `ready`, and starts and ends on messages of the parent process. */
 async function child(peer) {
   await peer.prepare();
   let stop = async () => {};

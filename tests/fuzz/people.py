@@ -1,8 +1,8 @@
-"""Who asks, and about whom.
+"""Accounts and existing resources for the requests of schemathesis.
 
-All operations are asked by accounts of one role, `user` or `admin`. Each has an account of its own, and gets a new one
-when it has signed that out or deleted it, or an administrator has suspended it or changed its role: no case harms
-another. Every second well-formed case is about something that is there.
+All operations are called by accounts of one role, `user` or `admin`. Each operation has its own account. It gets a new
+one after the account was signed out, deleted or suspended, or its role was changed, so that cases do not affect each
+other. Every second valid case refers to an existing resource.
 """
 
 import atexit
@@ -46,8 +46,8 @@ def call(method, path, by=None, **body):
 
 
 def register(path="/api/v1/auth/register", **more):
-    email = f"somebody{next(numbers)}@example.org"
-    signed_in = call("POST", path, email=email, password=PASSWORD, display_name="Somebody", **more)
+    email = f"user{next(numbers)}@example.org"
+    signed_in = call("POST", path, email=email, password=PASSWORD, display_name="User", **more)
     return Account(signed_in["user"]["id"], email, signed_in["access_token"], signed_in["refresh_token"])
 
 
@@ -56,7 +56,7 @@ def link_secret():
 
 
 def register_admin():
-    """The first one, by the link on this machine; the others by the first."""
+    """Registers an administrator: the first through the link in the data folder, others with the first one's token."""
     global admin
     if admin is None:
         admin = register("/api/v1/auth/first-admin", secret=link_secret())
@@ -170,7 +170,7 @@ def with_new_address(case, me):
 
 
 def with_link(case, me):
-    """Works once, where nobody has been made an administrator yet."""
+    """Succeeds once, while no administrator exists."""
     with_new_address(case, me)
     if LINK.exists():
         case.body["secret"] = link_secret()
@@ -426,13 +426,13 @@ SUITED = {
 }
 
 
-# Whose success leaves its account, or the session that asked, at an end.
+# Operations that end the caller's session or delete the caller's account if they succeed.
 ENDS = ("deleteMe", "endSession", "endSessions", "changePassword")
-# Whose success leaves the account that it is about signed out, or in another role.
+# Operations that sign out another account or change its role if they succeed.
 CHANGES = ("releaseEmail", "setRole", "suspendAccount")
 
 
-# What they admit may take as long as somebody has patience.
+# Operations that wait for an event: valid requests may take as long as their timeout.
 PATIENT = ("claimJobs", "watchJob")
 
 

@@ -247,9 +247,7 @@ async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
     assert_eq!(success(expecting(&head)), success(kith_on(&database, folder, VERIFY)));
     let (_, hash) = head.split_once(':').expect("links and hash");
     let early = format!("2:{hash}");
-    assert!(
-        refusal(expecting(&early)).contains("link 2 of the audit chain is not the one that was remembered")
-    );
+    assert!(refusal(expecting(&early)).contains("link 2 of the audit chain differs from the expected head"));
 
     let last = format!("n > {}", links - 2);
     change(
@@ -265,7 +263,7 @@ async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
         ],
     )
     .await;
-    let shorter = format!("the audit chain has {} links, but {links} were remembered", links - 2);
+    let shorter = format!("the audit chain has {} links, but the expected head has {links}", links - 2);
     assert!(refusal(kith_on(&database, folder, VERIFY)).contains(&shorter));
     assert!(refusal(expecting(&head)).contains(&shorter));
     // The server keeps serving, reports the fault, and keeps the remembered head.
@@ -273,14 +271,14 @@ async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
     assert_eq!(told["status"], "warn", "{told}");
     assert!(told["output"].as_str().expect("text").contains("kith audit verify"), "{told}");
     let refused = refusal(kith_on(&database, folder, VERIFY));
-    assert!(refused.contains("remembered"), "{refused}");
+    assert!(refused.contains("expected head"), "{refused}");
 
     let accepted = success(kith_on(&database, folder, &["audit", "accept-head"]));
     assert!(accepted.starts_with("Accepted head "), "{accepted}");
     assert_eq!(served().await["status"], "pass");
     verify(&database, folder);
     // A head that was noted elsewhere still detects the restore.
-    assert!(refusal(expecting(&head)).contains("remembered"));
+    assert!(refusal(expecting(&head)).contains("expected head"));
 
     change(
         &database,

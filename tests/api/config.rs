@@ -68,22 +68,22 @@ fn production_mode_rejects_invalid_environment() {
         (&[("JWT_SECRET", "a-marked-one-that-is-too-short!")], &["JWT_SECRET", "at least 32 bytes"]),
         (&[("JWT_REFRESH_SECRET", "marked-8")], &["JWT_REFRESH_SECRET", "at least 32 bytes"]),
         (&[("JWT_REFRESH_SECRET", SECRET)], &["JWT_REFRESH_SECRET", "`auth.jwt_secret`", "must differ"]),
-        (&[("JWT_SECRET", "secret")], &["JWT_SECRET", "everybody knows"]),
-        (&[("JWT_SECRET", "your-secret-key-marked-marked-marked-1")], &["JWT_SECRET", "everybody knows"]),
-        (&[("JWT_SECRET", "marked-CHANGE-ME-in-production-marked")], &["JWT_SECRET", "everybody knows"]),
+        (&[("JWT_SECRET", "secret")], &["JWT_SECRET", "well-known"]),
+        (&[("JWT_SECRET", "your-secret-key-marked-marked-marked-1")], &["JWT_SECRET", "well-known"]),
+        (&[("JWT_SECRET", "marked-CHANGE-ME-in-production-marked")], &["JWT_SECRET", "well-known"]),
         (&[("JWT_SECRET", "hhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhhh")], &["JWT_SECRET", "5 of them distinct"]),
         (
             &[("KITH__DATABASE__URL", "postgres://kith:kithpw@127.0.0.1:1/kith")],
             &["`database.url`", "at least 12 characters"],
         ),
-        (&[("JWT_SECRET", "kith-dev-marked-marked-marked-marked-1")], &["JWT_SECRET", "everybody knows"]),
+        (&[("JWT_SECRET", "kith-dev-marked-marked-marked-marked-1")], &["JWT_SECRET", "well-known"]),
         (
             &[("KITH__DATABASE__URL", "postgres://kith@127.0.0.1:1/kith"), ("DATABASE_PASSWORD", "postgres")],
-            &["`database.password`", "DATABASE_PASSWORD", "everybody knows"],
+            &["`database.password`", "DATABASE_PASSWORD", "well-known"],
         ),
         (
             &[("KITH__DATABASE__URL", "postgres://kith:changeme@127.0.0.1:1/kith")],
-            &["`database.url`", "everybody knows"],
+            &["`database.url`", "well-known"],
         ),
         (
             &[("KITH__DATABASE__URL", postgres), ("DATABASE_PASSWORD", "another-marked-one")],
@@ -165,7 +165,7 @@ fn generated_secrets_pass_the_check() {
             [("JWT_SECRET", ""), ("JWT_REFRESH_SECRET", "")].into_iter().chain(variables.clone()).collect();
         let checked = command(folder.path(), &["config", "check"], &changes).output().expect("a process");
         assert!(checked.status.success(), "{}", text(&checked.stderr));
-        assert!(!text(&checked.stdout).contains("everybody knows"));
+        assert!(!text(&checked.stdout).contains("well-known"));
         if args.is_empty() {
             assert!(variables.iter().all(|(_, secret)| !text(&checked.stdout).contains(secret)));
             assert_ne!(generate(args).1, lines);

@@ -36,7 +36,7 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
     app.advance(days(30));
     app.upkeep().await;
     let key = format!("bond:{bond}");
-    assert_eq!(app.count("space_items", "space = $1", &key).await, 4, "it can still come back");
+    assert_eq!(app.count("space_items", "space = $1", &key).await, 4, "the bond can still be restored");
     assert_eq!(eve.partners().bond_with(dan).await, other);
 
     app.advance(Duration::from_millis(1));

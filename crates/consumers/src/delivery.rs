@@ -259,7 +259,7 @@ impl<W: Transactions> Delivery<W> {
     }
 
     /// Runs the handler on a batch and advances the cursor.
-    #[expect(clippy::disallowed_methods, reason = "batches are sized by the time they really take")]
+    #[expect(clippy::disallowed_methods, reason = "batches are sized by their real duration")]
     async fn transact(&mut self, batch: Arc<Batch>, cursor: i64) -> Result<(), Fault> {
         let (consumer, node, count) = (self.consumer.clone(), self.node.clone(), batch.events.len());
         let began = Arc::new(AtomicBool::new(false));
@@ -385,7 +385,7 @@ impl<W: Transactions> Delivery<W> {
     /// Deletes a failure whose event no longer exists.
     async fn drop_failure(&mut self, cursor: i64, row: PendingRow) -> Result<Progress, Error> {
         let (name, node, position) = (self.name(), self.node.clone(), row.position);
-        tracing::warn!(consumer = name, position, "an event that was to be retried is gone");
+        tracing::warn!(consumer = name, position, "an event due for a retry no longer exists");
         let run = move |tx: &Tx<'_>, _: &Ctx| {
             ensure_current(rows::move_cursor(tx, name, &node, cursor, cursor)?)?;
             ensure_current(rows::delete_failure(tx, name, &row)?)

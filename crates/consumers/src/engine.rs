@@ -255,7 +255,7 @@ impl<W: Transactions> Consumers<W> {
             Ok::<_, Error>(())
         });
         if let Err(error) = released.await {
-            tracing::warn!(%error, "leases of consumers could not be given up");
+            tracing::warn!(%error, "cannot release the leases of consumers");
         }
     }
 

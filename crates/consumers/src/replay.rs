@@ -28,7 +28,7 @@ pub enum ReplayFrom {
 #[derive(Debug, Error)]
 pub enum ReplayError {
     /// The database has no consumer with this name.
-    #[error("there is no consumer {0:?}")]
+    #[error("unknown consumer {0:?}")]
     UnknownConsumer(String),
     /// The position is after the end of the log, or not positive.
     #[error("position {position} does not exist; the last one is {last}")]

@@ -63,7 +63,7 @@ pub fn enqueue_all<J: Borrow<NewJob>>(
             enqueued.push(enqueue_locked(tx, now, job)?);
             continue;
         }
-        let id = ids.next().ok_or_else(|| Error::fault("fewer jobs were inserted than told"))?;
+        let id = ids.next().ok_or_else(|| Error::fault("fewer jobs were inserted than requested"))?;
         enqueued.push(Enqueued { id, existing: false });
         if rung != Some(&job.queue) {
             tx.ring(bell_of(&job.queue));
@@ -123,7 +123,7 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
         rows::waits::take_key(tx, key, id, until)?;
     }
     if let Some(other) = failed.filter(|_| job.on_failure == OnFailure::Die) {
-        let why = format!("job {other}, which it waits for, has failed");
+        let why = format!("dependency {other} has failed");
         if let Some(left) = crate::settle::die_waiting(tx, id, &why, now)? {
             crate::settle::settle(tx, &left, JobState::Dead, None, now, &mut Budget::default())?;
         }

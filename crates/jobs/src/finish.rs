@@ -87,7 +87,7 @@ pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Resul
         let error = match &one.outcome {
             Ok(done) if done.fits() => continue,
             Ok(_) => {
-                too_large = JobError::Retry(format!("its result is longer than {MAX_PAYLOAD_BYTES} bytes"));
+                too_large = JobError::Retry(format!("the result is longer than {MAX_PAYLOAD_BYTES} bytes"));
                 &too_large
             }
             Err(error) => error,
@@ -285,7 +285,7 @@ pub(crate) fn give_up(tx: &Tx<'_>, ctx: &Ctx, worker: i64, why: Gone, most: i64)
         let Some(owned) = rows::live::find_owned(tx, attempt)? else { continue };
         let (crashes, what) = match why {
             Gone::Silent => (owned.crashes + 1, "the worker's lease expired"),
-            Gone::Died => (owned.crashes + 1, "its worker died"),
+            Gone::Died => (owned.crashes + 1, "the worker died"),
             Gone::Stopped => (owned.crashes, "the worker stopped before the job was finished"),
         };
         let errors = failures_with(&owned, attempt.attempt, ctx.now, what);

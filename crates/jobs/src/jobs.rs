@@ -147,7 +147,7 @@ impl Jobs {
                 let (ctx, queue) = (jobs.ctx(), queue.clone());
                 let give_back = move |tx: &Tx<'_>| finish::give_back_claim(tx, &ctx.renewed(), &queue, token);
                 let Err(error) = jobs.db().write(give_back).await else { return };
-                tracing::warn!(%error, "claimed jobs could not be given back; tried again");
+                tracing::warn!(%error, "cannot release claimed jobs; retrying");
                 drop(jobs);
                 tokio::time::sleep(FAILURE_DELAY).await;
             }

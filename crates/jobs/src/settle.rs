@@ -92,7 +92,7 @@ fn tell_waiters(
                 }
                 continue;
             }
-            let why = format!("job {}, which it waits for, is {}", one.job, one.state.as_str());
+            let why = format!("dependency {} is {}", one.job, one.state.as_str());
             let Some(dead) = die_waiting(tx, waiter, &why, now)? else { continue };
             if let Some(key) = &dead.unique_key {
                 rows::waits::release_key(tx, key, dead.id, now)?;

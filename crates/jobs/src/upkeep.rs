@@ -167,7 +167,7 @@ impl Jobs {
         }
         let report = |attempt| Report {
             attempt,
-            outcome: Err(JobError::Retry("it ran for longer than its timeout".to_owned())),
+            outcome: Err(JobError::Retry("the job ran longer than its timeout".to_owned())),
             rings: None,
         };
         let reports: Arc<Vec<Report>> = Arc::new(overdue.into_iter().map(report).collect());

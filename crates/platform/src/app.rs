@@ -133,10 +133,10 @@ pub enum StartError {
     NoSigningKey,
     /// A stored key was sealed with another secret.
     #[error(
-        "the keys in the database were sealed with another secret than `auth.jwt_secret` (JWT_SECRET). If this data \
-         began in development mode, run `kith keys reseal` with this configuration: it reads the old secret from \
-         secrets.toml in the data folder. If the secret was changed, set JWT_SECRET_PREVIOUS to the old one, start, and \
-         run `kith keys reseal`"
+        "the keys in the database are encrypted under another secret than `auth.jwt_secret` (JWT_SECRET). If \
+         this data began in development mode, run `kith keys reseal` with this configuration: it reads the \
+         old secret from secrets.toml in the data folder. If the secret was changed, set JWT_SECRET_PREVIOUS \
+         to the old one, start, and run `kith keys reseal`"
     )]
     KeySealedOtherwise,
     /// The system could not provide a thread or a listener.

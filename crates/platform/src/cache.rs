@@ -108,7 +108,7 @@ where
     ///
     /// # Errors
     /// Returns the error of `read`; nothing is cached then.
-    #[expect(clippy::disallowed_methods, reason = "what is kept ages in real time")]
+    #[expect(clippy::disallowed_methods, reason = "cached values age in real time")]
     pub async fn get_or_read<E>(&self, key: K, read: impl AsyncFnOnce() -> Result<V, E>) -> Result<V, E> {
         let usable = self.hearing.is_good();
         if let Some(value) = usable.then(|| self.find(&key)).flatten() {
@@ -135,7 +135,7 @@ where
         self.entries.remove(key);
     }
 
-    #[expect(clippy::disallowed_methods, reason = "what is kept ages in real time")]
+    #[expect(clippy::disallowed_methods, reason = "cached values age in real time")]
     fn find(&self, key: &K) -> Option<V> {
         let kept = self.entries.get(key)?;
         (Instant::now() < kept.until && kept.epoch == self.hearing.epoch()).then_some(kept.value)
@@ -188,7 +188,7 @@ mod tests {
             Ok::<_, Infallible>(value)
         };
         assert_eq!(cache.get_or_read(1, read).await.unwrap(), 1);
-        assert_eq!(get(&cache, 2).await, 2, "the reader of the old value kept it");
+        assert_eq!(get(&cache, 2).await, 2, "the reader of the old value cached it");
     }
 
     /// CAC-03: reads race with invalidations; a read that starts after a change returns the new value.

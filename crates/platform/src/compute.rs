@@ -186,7 +186,7 @@ mod tests {
     async fn task_result_is_returned_and_panic_is_isolated() {
         let compute = Compute::start_with(1, 8, MAX_WAIT).unwrap();
         assert_eq!(compute.run(CALLER, || 6 * 7).await, Ok(42));
-        assert_eq!(compute.run(CALLER, || panic!("as asked")).await, Err::<(), _>(ComputeError::Panicked));
+        assert_eq!(compute.run(CALLER, || panic!("on purpose")).await, Err::<(), _>(ComputeError::Panicked));
         assert_eq!(compute.run(CALLER, || 6 * 7).await, Ok(42));
     }
 
@@ -209,9 +209,9 @@ mod tests {
         };
         let mut late = pin!(compute.run(CALLER, run()));
         assert!(poll!(&mut late).is_pending());
-        assert!(poll!(pin!(compute.run(CALLER, run()))).is_pending(), "nobody waits for it");
+        assert!(poll!(pin!(compute.run(CALLER, run()))).is_pending(), "no caller waits for it");
         assert_eq!(compute.run(CALLER, run()).await, Err(ComputeError::Busy));
-        assert_eq!(late.await, Err(ComputeError::Busy), "its turn has not come in time");
+        assert_eq!(late.await, Err(ComputeError::Busy), "it did not start in time");
         go.send(()).unwrap();
         assert_eq!(blocking.await, Ok(()));
         while compute.queued() > 0 {

@@ -249,7 +249,7 @@ fn draining(app: &App) -> Named {
 }
 
 /// Checks that the database answers within [`DATABASE_TIMEOUT`] and has every migration of this build.
-#[expect(clippy::disallowed_methods, reason = "measures how long the database takes")]
+#[expect(clippy::disallowed_methods, reason = "measures the response time of the database")]
 async fn database(app: &App) -> Named {
     let asked = Instant::now();
     let migrations = tokio::time::timeout(DATABASE_TIMEOUT, app.migrations()).await;
@@ -260,9 +260,9 @@ async fn database(app: &App) -> Named {
             .but(HealthStatus::Fail, "The database schema is older than this build. Run `kith migrate up`."),
         Ok(Err(error)) => {
             tracing::warn!(%error, "the database failed the health check");
-            took.but(HealthStatus::Fail, "The database does not answer.")
+            took.but(HealthStatus::Fail, "The database does not respond.")
         }
-        Err(_) => took.but(HealthStatus::Fail, "The database did not answer within 2 seconds."),
+        Err(_) => took.but(HealthStatus::Fail, "The database did not respond within 2 seconds."),
     };
     ("database:responseTime", check)
 }
@@ -423,7 +423,7 @@ mod tests {
             let (status, report) = ask(&test, path).await;
             assert_eq!((status, &report["status"]), (503, &json!("fail")), "{path}: {report}");
             let check = &report["checks"]["database:responseTime"][0];
-            assert_eq!(check["output"], "The database does not answer.", "{path}: {report}");
+            assert_eq!(check["output"], "The database does not respond.", "{path}: {report}");
         }
         assert_eq!(ask(&test, "/livez").await.0, 200);
     }
@@ -447,7 +447,7 @@ mod tests {
         while test.app.db.write_stall() < Duration::from_millis(20) {
             tokio::task::yield_now().await;
         }
-        assert_eq!(ask(&test, "/readyz").await.0, 200, "it may still end");
+        assert_eq!(ask(&test, "/readyz").await.0, 200, "the check may still end");
         drop(go);
         stuck.await.unwrap().unwrap();
         assert!(test.app.db.write_stall() < Duration::from_secs(5));

@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(world.run(days(2)), None);
         assert_eq!(world.elapsed(), days(2));
         world.pause(minutes(30));
-        assert_eq!(world.elapsed(), days(2) + minutes(30), "a restart is no reason to wait longer");
+        assert_eq!(world.elapsed(), days(2) + minutes(30), "a short pause counts as running time");
     }
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
         world.run(minutes(1));
         assert_eq!(world.elapsed(), days(1));
         world.run(days(1));
-        assert_eq!(world.elapsed(), days(42) + hours(2), "it was not ahead");
+        assert_eq!(world.elapsed(), days(42) + hours(2), "the clock was not ahead");
     }
 
     #[test]

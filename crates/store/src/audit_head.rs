@@ -43,12 +43,12 @@ impl HeadComparison {
         match self {
             Self::Contained { .. } => None,
             Self::Shorter { current } => Some(format!(
-                "the audit chain has {} links, but {} were remembered: entries were removed, or an older state of the \
-                 database was restored",
+                "the audit chain has {} links, but the expected head has {}: entries were removed, or an \
+                 older state of the database was restored",
                 current.links, remembered.links
             )),
             Self::Different { .. } => Some(format!(
-                "link {} of the audit chain is not the one that was remembered: the chain was sealed anew, or is another",
+                "link {} of the audit chain differs from the expected head: the chain was resealed or replaced",
                 remembered.links
             )),
         }

@@ -54,7 +54,7 @@ pub(crate) enum LinkKey {
 
 impl LinkKey {
     pub fn new(key: &[u8; AUDIT_KEY_BYTES]) -> Self {
-        Self::Keyed(Hmac::new_from_slice(key).expect("HMAC takes a key of any length"))
+        Self::Keyed(Hmac::new_from_slice(key).expect("HMAC accepts keys of any length"))
     }
 
     pub fn hash<'p>(&self, parts: impl Iterator<Item = &'p [u8]>) -> [u8; 32] {

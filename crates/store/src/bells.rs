@@ -123,7 +123,7 @@ mod tests {
         assert!(bells.listened_to.lock().unwrap().all.len() < 1_000);
         bells.ring("kept/3");
         let heard: Vec<_> = kept.iter().map(|bell| bell.0.has_changed().unwrap()).collect();
-        assert_eq!(heard.iter().filter(|heard| **heard).count(), 1, "whoever listens still does");
+        assert_eq!(heard.iter().filter(|heard| **heard).count(), 1, "the listener is still notified");
     }
 
     #[test]

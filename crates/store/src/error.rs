@@ -28,7 +28,7 @@ pub enum Error {
     #[error("text must not contain U+0000")]
     NulInText,
     /// A unique, foreign-key or check constraint rejected the statement. The transaction is rolled back.
-    #[error("a constraint refused the change: {0}")]
+    #[error("a constraint rejected the change: {0}")]
     Constraint(Cause),
     /// A programming error: a statement that does not match the schema, or a panic in the closure.
     #[error("the transaction failed: {0}")]

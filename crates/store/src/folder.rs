@@ -175,7 +175,7 @@ impl ControlSocket {
                 tokio::spawn(async move {
                     let answered = tokio::time::timeout(CALL_TIMEOUT, answer(stream, &handler)).await;
                     if !matches!(answered, Ok(Ok(()))) {
-                        tracing::warn!("a control command was not answered completely");
+                        tracing::warn!("the response to a control command was not sent completely");
                     }
                 });
             }

@@ -312,7 +312,7 @@ pub(crate) fn as_owner<T>(
     change: impl FnOnce(&Tx<'_>) -> Result<T, Error>,
 ) -> Result<T, OpenError> {
     let Some(place) = Place::look(options)? else {
-        return Err(Error::unavailable("there is no database").into());
+        return Err(Error::unavailable("the database does not exist").into());
     };
     let mut changed = None;
     place.atomically(|tx| {

@@ -23,7 +23,7 @@ macro_rules! named_sql {
             $crate::__named::expand(SQL, $values);
         const TEXT: &str = match ::std::str::from_utf8(&BYTES) {
             Ok(text) => text,
-            Err(_) => panic!("names stand between characters"),
+            Err(_) => panic!("names are delimited by other characters"),
         };
         TEXT
     }};

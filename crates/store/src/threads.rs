@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn panicked_thread_counts_as_ended() {
         let threads = Threads::default();
-        threads.spawn("panics", || panic!("as asked")).unwrap();
+        threads.spawn("panics", || panic!("on purpose")).unwrap();
         assert!(threads.wait_for(Duration::from_secs(60)), "a panic may take seconds to print its backtrace");
     }
 

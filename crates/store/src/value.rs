@@ -176,7 +176,7 @@ impl rusqlite::ToSql for Param<'_> {
             Self::Float(x) => ToSqlOutput::Borrowed(ValueRef::Real(x)),
             Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
             Self::Many(_) => {
-                return Err(rusqlite::Error::ToSqlConversionFailure("a column stands for no value".into()));
+                return Err(rusqlite::Error::ToSqlConversionFailure("a column is not a bound value".into()));
             }
         })
     }
@@ -205,7 +205,7 @@ impl tokio_postgres::types::ToSql for Param<'_> {
             (Self::Many(Values::MaybeTexts(all)), &Type::TEXT_ARRAY) => all.to_sql(ty, out),
             // Without this check, the driver would write the bytes of one type where the server reads
             // another.
-            (param, ty) => Err(format!("{} cannot stand for {ty}", param.type_name()).into()),
+            (param, ty) => Err(format!("{} cannot be bound as {ty}", param.type_name()).into()),
         }
     }
 

@@ -84,7 +84,8 @@ fn profile(patch: &Value) {
         "display_name": user.display_name, "nickname": user.nickname, "theme": user.theme, "locale": user.locale,
         "time_zone": user.time_zone, "pronouns": user.pronouns,
     });
-    let again = read_value::<ProfilePatch>(&again, "").expect("a profile").check().expect("what was taken");
+    let again =
+        read_value::<ProfilePatch>(&again, "").expect("a profile").check().expect("the accepted value");
     assert_eq!(again.apply(&user), user);
 }
 

@@ -102,9 +102,9 @@ async fn check_share(app: &App, run: PurgeRun) -> Result<Option<String>, Error> 
     let established = app.db.export(move |q| rows::count_established(q, run.now)).await?;
     let share = app.config.section::<AccountSettings>().max_purge_percent;
     let fault = format!(
-        "{due} of {established} accounts that are older than 30 days are due to be purged, more than the {share} % of \
-         `accounts.max_purge_percent`: {} of these go a day, the oldest first. Look into it, and raise the limit if it \
-         is right",
+        "{due} of {established} accounts older than 30 days are due for purging, more than the {share} % of \
+         `accounts.max_purge_percent`: {} of them are purged per day, the oldest first. Find out why, and \
+         raise the limit if the number is correct",
         rules::MAX_ESTABLISHED_PURGES_PER_DAY,
     );
     Ok((!rules::may_purge_established(due, established, share)).then_some(fault))

@@ -399,7 +399,7 @@ pub struct NewAccount {
 #[derive(Debug, Error)]
 pub enum AccountError {
     /// The e-mail address belongs to another account.
-    #[error("the e-mail address is taken")]
+    #[error("another account has this e-mail address")]
     EmailTaken,
     /// [`AccountError::EmailTaken`] was returned too often for this address.
     #[error("too many registrations with this e-mail address")]
@@ -438,13 +438,13 @@ pub enum AccountError {
     #[error("the account has been deleted")]
     Gone,
     /// No account has this ID or address.
-    #[error("there is no such account")]
+    #[error("the account does not exist")]
     NotFound,
     /// The user has no open session with this ID.
-    #[error("there is no such session")]
+    #[error("the session does not exist")]
     SessionNotFound,
     /// Administrators cannot apply this action to their own account.
-    #[error("not allowed on one's own account")]
+    #[error("not allowed on the caller's own account")]
     ToSelf,
     /// The account's role is not below the caller's role.
     #[error("the role of the account is not below the caller's")]

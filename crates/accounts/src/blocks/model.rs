@@ -41,7 +41,7 @@ pub enum BlockError {
     #[error("too many users are blocked")]
     TooMany,
     /// The caller has not blocked this user.
-    #[error("there is no such block")]
+    #[error("the block does not exist")]
     NotFound,
     /// The database operation failed.
     #[error(transparent)]

@@ -129,7 +129,7 @@ mod tests {
     fn restoration_window_includes_its_end() {
         let ended = Timestamp::EPOCH + days(100);
         let last = restorable_until(ended);
-        assert!(ended >= ended_before(last), "it can still come back");
+        assert!(ended >= ended_before(last), "the bond can still be restored");
         assert!(ended < ended_before(last + Duration::from_millis(1)));
     }
 }

@@ -24,7 +24,7 @@ pub fn bonds(data: &[u8]) {
     }
     let to = || Receiver::User(UserId(Uuid::from_u128(2)));
     if let Ok(draft) = Draft::new(to(), Some(text)) {
-        let again = Draft::new(to(), draft.message.as_deref()).expect("what was taken");
+        let again = Draft::new(to(), draft.message.as_deref()).expect("the accepted value");
         assert_eq!(again.message, draft.message);
         assert!(draft.message.is_none_or(|message| (1..=500).contains(&message.chars().count())));
     }

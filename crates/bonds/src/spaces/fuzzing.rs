@@ -101,7 +101,7 @@ pub fn documents(data: &[u8]) {
     let once = merge(second.clone(), first.clone());
     assert_eq!(merge(once.clone(), first.clone()), once);
     if check_shape(&first, "/x").is_ok() && check_shape(&second, "/x").is_ok() {
-        assert!(check_shape(&once, "/x").is_ok(), "a patch of what is bounded is bounded");
+        assert!(check_shape(&once, "/x").is_ok(), "a patch of a bounded document is bounded");
         conforms(&first.to_string(), &second);
     }
 }

@@ -146,7 +146,7 @@ pub fn export_bond(q: &Query<'_>, user: UserId, bond: BondId) -> Result<Vec<Expo
 fn head_of_bond(bond_id: BondId, archived_at: Option<Timestamp>) -> String {
     let whole = BondExport { bond_id, archived_at, items: Vec::new() };
     let whole = serde_json::to_string(&whole).expect("plain data");
-    whole.strip_suffix(BOND_EXPORT_TAIL).expect("it ends so").to_owned()
+    whole.strip_suffix(BOND_EXPORT_TAIL).expect("the text has this suffix").to_owned()
 }
 
 /// End of the JSON text that [`head_of_bond`] begins.

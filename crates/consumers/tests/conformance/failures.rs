@@ -86,7 +86,7 @@ async fn every_kind_of_failure_counts(node: Node) {
         for event in events {
             match event.position {
                 1 => return Err(HandlerError::failed("with a NUL \0 and more")),
-                2 => panic!("as asked"),
+                2 => panic!("on purpose"),
                 3 => {
                     tx.exec("INSERT INTO handled (n, consumer, position) VALUES (1, 'first', 3)", &[])?;
                 }
@@ -177,7 +177,7 @@ async fn event_that_the_database_always_rejects_is_set_aside(node: Node) {
     let consumer = Consumer::new("first", &["thing.*"], StartAt::Beginning, |tx, _, events| {
         for event in events {
             if event.position == 1 {
-                return Err(HandlerError::Store(Error::unavailable("as asked")));
+                return Err(HandlerError::Store(Error::unavailable("on purpose")));
             }
             record(tx, "first", event)?;
         }

@@ -80,7 +80,7 @@ impl Transactions for Plain {
         Box::pin(async move {
             let left =
                 self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-            assert!(left.is_err(), "as asked");
+            assert!(left.is_err(), "on purpose");
             let statements = std::mem::take(&mut *self.before_write.lock().unwrap());
             if !statements.is_empty() {
                 let interposed = self.store.write(move |tx| {

@@ -296,5 +296,6 @@ fn word<T: Serialize>(value: &T) -> String {
 }
 
 fn unword<T: DeserializeOwned>(word: &str) -> Result<T, Error> {
-    serde_json::from_value(word.into()).map_err(|_| Error::fault(format!("a schedule says {word:?}")))
+    serde_json::from_value(word.into())
+        .map_err(|_| Error::fault(format!("a schedule has the unknown value {word:?}")))
 }

@@ -107,7 +107,7 @@ fn hold(tx: &Tx<'_>, name: &str, revision: Option<i64>) -> Result<Schedule, Sche
 pub(super) fn save(tx: &Tx<'_>, before: &Schedule, after: &Schedule) -> Result<(), ScheduleError> {
     rows::update(tx, after)?;
     if !rows::go_on(tx, before, after)? {
-        return Err(kith_store::Error::fault("a schedule went on under its lock").into());
+        return Err(kith_store::Error::fault("a schedule advanced while it was locked").into());
     }
     Ok(())
 }

@@ -290,10 +290,10 @@ pub enum ScheduleError {
     #[error("a schedule with this name exists")]
     Taken,
     /// The database has the maximum number of schedules.
-    #[error("there are {MAX_SCHEDULES} schedules")]
+    #[error("the maximum of {MAX_SCHEDULES} schedules is reached")]
     TooMany,
     /// The schedule does not exist.
-    #[error("there is no such schedule")]
+    #[error("the schedule does not exist")]
     Unknown,
     /// The schedule is declared in code.
     #[error("the schedule is declared in code and can only be changed there")]
@@ -302,7 +302,7 @@ pub enum ScheduleError {
     #[error("the schedule was changed since it was read")]
     Changed,
     /// The backfill has too many runs, or ends in the future.
-    #[error("at most {MAX_BACKFILL_RUNS} past runs can be asked for at once")]
+    #[error("a backfill has at most {MAX_BACKFILL_RUNS} runs")]
     TooWide,
     /// The database returned an error.
     #[error(transparent)]

@@ -91,7 +91,7 @@ fn run_due(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<usize, ScheduleError> {
         }
     }
     if !rows::go_on(tx, &before, &after)? {
-        return Err(Error::fault("a schedule went on under its lock").into());
+        return Err(Error::fault("a schedule advanced while it was locked").into());
     }
     rows::tidy(tx, name)?;
     Ok(jobs)
@@ -177,7 +177,7 @@ pub(super) fn enqueue(
     job.run_at = (!run.delay.is_zero()).then(|| ctx.now + run.delay);
     let enqueued = crate::enqueue::enqueue(tx, ctx, &job).map_err(|error| match error {
         EnqueueError::Invalid(invalid) => ScheduleError::Invalid(invalid),
-        EnqueueError::Unknown(job) => Error::fault(format!("job {job} is gone")).into(),
+        EnqueueError::Unknown(job) => Error::fault(format!("job {job} no longer exists")).into(),
         EnqueueError::Store(error) => error.into(),
     })?;
     rows::set_job(tx, &schedule.name, run.at, enqueued.id)?;

@@ -60,7 +60,7 @@ impl Handler {
     async fn attempt(&self, run: Run) -> Result<Done, JobError> {
         let attempt = AssertUnwindSafe(async { (self.run)(run).await });
         let ended = attempt.catch_unwind().await;
-        ended.unwrap_or_else(|_| Err(JobError::Retry("its handler panicked".to_owned())))
+        ended.unwrap_or_else(|_| Err(JobError::Retry("the handler panicked".to_owned())))
     }
 }
 
@@ -306,7 +306,7 @@ async fn keep_time(shared: Arc<Shared>) {
         let next_at = match shared.jobs.tick().await {
             Ok(ticked) => ticked.next_at,
             Err(error) => {
-                tracing::warn!(%error, "schedules could not be run; what is due will be tried again");
+                tracing::warn!(%error, "cannot run schedules; due runs will be retried");
                 None
             }
         };

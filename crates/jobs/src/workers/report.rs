@@ -163,7 +163,7 @@ async fn persist(shared: &Shared, mut ended: Vec<Ended>) -> Vec<Ended> {
                 Err(Error::DeadlinePassed) => held.push(one.clone()),
                 Err(error) if one.is_at_fault(&error, reported, reported + written) => {
                     let Attempt { job, attempt, .. } = one.report.attempt;
-                    tracing::warn!(%error, job, attempt, "how an attempt ended could not be stored; it has failed");
+                    tracing::warn!(%error, job, attempt, "cannot store the outcome of an attempt; the attempt has failed");
                     ended.push(one.clone().substitute(&error));
                 }
                 Err(error) => {
@@ -203,7 +203,7 @@ async fn give_back(shared: &Shared, unbegun: Vec<(Attempt, String)>) {
     let (ctx, count) = (shared.jobs.ctx(), unbegun.len());
     let given = shared.jobs.db().write(move |tx| finish::give_back(tx, &ctx.renewed(), &unbegun)).await;
     if let Err(error) = given {
-        tracing::warn!(%error, "claimed jobs could not be given back; they are once this process has signed off");
+        tracing::warn!(%error, "cannot release claimed jobs; they are released when this process signs off");
     }
     shared.free(count);
 }

@@ -198,7 +198,7 @@ async fn outcome(lane: &Lane, claimed: Claimed, stopped: watch::Receiver<bool>) 
         biased;
         ended = running => ended,
         () = stopping => Err(JobError::Cancelled),
-        () = over(timeout) => Err(JobError::Retry(format!("it took longer than its timeout of {timeout:?}"))),
+        () = over(timeout) => Err(JobError::Retry(format!("the job took longer than its timeout of {timeout:?}"))),
     }
 }
 

@@ -79,7 +79,7 @@ async fn fails_alone(engine: &Engine, slots: usize, handler: Handler) {
 
 async fn panicking_handler_fails_its_attempt_only(engine: Engine) {
     let handler = Handler::new("work", |run: Run| async move {
-        assert!(run.payload != "1", "as asked");
+        assert!(run.payload != "1", "on purpose");
         done()
     });
     fails_alone(&engine, 4, handler).await;
@@ -88,7 +88,7 @@ async fn panicking_handler_fails_its_attempt_only(engine: Engine) {
 /// Handler that panics in its closure, before it returns a future.
 fn panics_at_once() -> Handler {
     Handler::new("work", |run: Run| {
-        assert!(run.payload != "1", "as asked");
+        assert!(run.payload != "1", "on purpose");
         async { done() }
     })
 }

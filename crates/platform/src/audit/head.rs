@@ -182,23 +182,23 @@ pub async fn verify(
     let head = AuditHead { links: chain.links, hash: chain.head };
     if chain.unkeyed > most_unkeyed {
         return Err(HeadError::Missing(format!(
-            "{} of {} links are sealed without a key: anybody can have sealed them who can write to the database. If \
-             these entries are from a version that had no keys, say so: `--allow-unkeyed {}`",
+            "{} of {} links are sealed without a key, so anyone with write access to the database can forge \
+             them. If these entries are from a version without keys, allow them with `--allow-unkeyed {}`",
             chain.unkeyed, chain.links, chain.unkeyed
         )));
     }
     if remembered.is_none() && expected.is_none() && chain.links > 0 {
         return Err(HeadError::Missing(format!(
-            "{} links fit each other, but there is no head to compare them with in {}: entries that were cut off, or \
-             another chain, would not be noticed. Give the head that was noted down (`--expect-head`); the chain ends \
-             at {head}",
+            "{} links are consistent, but {} has no head to compare them with, so removed entries or a \
+             replaced chain would not be detected. Pass the head of an earlier run (`--expect-head`); the \
+             chain ends at {head}",
             chain.links,
             file.path().display()
         )));
     }
     if let Some(head) = expected.filter(|head| head.links < chain.archived.links) {
         return Err(HeadError::Missing(format!(
-            "link {} was archived: `kith audit verify --archive FILE` says where each archive ends",
+            "link {} was archived: `kith audit verify --archive FILE` prints where each archive ends",
             head.links
         )));
     }
@@ -328,7 +328,7 @@ mod tests {
         for _ in 0..2 {
             head.keep(db).await.unwrap();
             assert!(matches!(head.outcome(), HeadOutcome::Missing(_)), "{:?}", head.outcome());
-            assert_eq!(head.file.read().unwrap(), remembered, "what was remembered is evidence");
+            assert_eq!(head.file.read().unwrap(), remembered, "the stored head is evidence");
         }
         verify(db, &head.file, None, 0).await.unwrap_err();
         assert_eq!(test.app.db.verify_audit().await.unwrap().links, 3);

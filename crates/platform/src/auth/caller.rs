@@ -231,7 +231,7 @@ impl FromRequestParts<App> for Client {
 }
 
 fn address(parts: &Parts) -> ClientAddress {
-    *parts.extensions.get().expect("the edge gives each request its client's address")
+    *parts.extensions.get().expect("the edge adds the client address to each request")
 }
 
 /// Rejects clients outside `server.admin_addresses`, if it is set. Limits the damage of a stolen credential.
@@ -268,7 +268,7 @@ fn session_ended() -> Problem {
 
 fn anonymous(parts: &Parts, app: &App) -> Ctx {
     let request_id = parts.extensions.get::<RequestId>().cloned();
-    let request_id = request_id.expect("the edge is around every handler and gives each request an id");
+    let request_id = request_id.expect("the edge wraps every handler and adds an id to each request");
     Ctx::new(app.sources.clone(), Actor::Anonymous, request_id)
 }
 

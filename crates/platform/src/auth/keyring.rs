@@ -48,7 +48,7 @@ fn derive(secret: &Secret, purpose: &str) -> [u8; 32] {
     let mut key = [0; 32];
     let info = [purpose.as_bytes()];
     let derived = extracted.expand(&info, Length).and_then(|okm| okm.fill(&mut key));
-    derived.expect("32 bytes are within what HKDF gives");
+    derived.expect("HKDF can output 32 bytes");
     key
 }
 
@@ -114,7 +114,7 @@ impl Keyring {
             Aad::from(name.as_bytes()),
             &mut sealed,
         );
-        tag.expect("a few bytes are within what AES-GCM takes");
+        tag.expect("AES-GCM accepts inputs of this length");
         [nonce.as_slice(), &sealed].concat()
     }
 

@@ -401,7 +401,10 @@ mod tests {
         let mut elsewhere = pin!(passwords.hash(client(2), "c".into()));
         assert!(poll!(&mut elsewhere).is_pending());
         let mut last = many.pop().unwrap();
-        assert!(matches!(last.as_mut().await, Err(PasswordError::Busy)), "it made room");
+        assert!(
+            matches!(last.as_mut().await, Err(PasswordError::Busy)),
+            "the newest job of the network was evicted"
+        );
         assert_eq!(passwords.counts().queued.load(Ordering::Relaxed), 4);
         let worker = Worker::new(&Params::new(8, 1, 1, None).unwrap(), &passwords.counts);
         thread::spawn(move || worker.run(&waiting));

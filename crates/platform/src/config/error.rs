@@ -86,7 +86,7 @@ pub enum ConfigError {
         origin: Origin,
     },
     /// A key that production mode requires is not set.
-    #[error("`{key}` must be set in production mode, by {variables}; `kith secrets generate` makes one")]
+    #[error("`{key}` must be set in production mode, by {variables}; `kith secrets generate` creates one")]
     Missing {
         /// Key, as `section.key`.
         key: &'static str,

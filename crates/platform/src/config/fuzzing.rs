@@ -94,12 +94,12 @@ fn entries(text: &str) {
     }
     if let Ok(network) = text.parse::<Network>() {
         let address = text.split('/').next().unwrap_or_default();
-        let address: IpAddr = address.parse().expect("what a network begins with is an address");
+        let address: IpAddr = address.parse().expect("a network begins with an address");
         // A network of IPv4-mapped IPv6 addresses contains none, because those are converted to IPv4.
         assert!(network.contains(address) || address != address.to_canonical());
     }
     if let Ok(allowed) = text.parse::<AllowedNetwork>() {
-        let written = serde_json::to_value(allowed).expect("it is text");
+        let written = serde_json::to_value(allowed).expect("valid UTF-8");
         assert_eq!(written.as_str().map(str::parse), Some(Ok(allowed)));
     }
     if let Ok(level) = parse_level(text) {

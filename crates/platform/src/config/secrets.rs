@@ -133,8 +133,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-const WELL_KNOWN: &str = "is a value for development that everybody knows; production mode needs one of its own, which \
-                          `kith secrets generate` makes";
+const WELL_KNOWN: &str = "is a well-known development value; production mode requires a secret value, such \
+                          as one from `kith secrets generate`";
 
 const WEAK: &str = "must have at least 12 characters, at least 5 of them distinct, in production mode";
 

@@ -75,7 +75,7 @@ impl ConfigSection {
         let table: Table = self.defaults.parse().expect("the defaults of a section are TOML");
         match table.into_iter().next() {
             Some((name, Value::Table(keys))) if name == self.name => keys,
-            _ => panic!("the defaults of the section {} begin with its header", self.name),
+            _ => panic!("the defaults of section {} must begin with its header", self.name),
         }
     }
 }

@@ -47,7 +47,7 @@ static MODULE: Module = Module {
                 let count = runs.get_or_insert_default().entry(event.subject.clone()).or_default();
                 *count += 1;
                 if event.payload.contains("fails once") && *count == 1 {
-                    return Err(Error::unavailable("as asked"));
+                    return Err(Error::unavailable("on purpose"));
                 }
                 Ok(())
             })
@@ -105,7 +105,7 @@ async fn hook_does_not_run_for_a_transaction_that_is_rolled_back() {
     let subject = Uuid::from_u128(SUBJECTS.fetch_add(1, Ordering::Relaxed).into());
     let refused = test.app.write(&ctx, move |tx: &Tx<'_>, ctx: &Ctx| {
         tx.emit(ctx, event_about("thing.done", subject, ""));
-        Err::<(), _>(Error::unavailable("as asked"))
+        Err::<(), _>(Error::unavailable("on purpose"))
     });
     assert!(refused.await.is_err());
     assert_eq!(hook_runs(&subject.to_string()), 0);
@@ -149,7 +149,7 @@ async fn commands_list_and_retry_set_aside_events() {
     let answer = execute(&test.app, ConsumerCommand::RetrySetAside { consumer: consumer() }).await.unwrap();
     assert!(matches!(answer, ConsumerReply::Retried(1)), "{answer:?}");
     let unknown = execute(&test.app, ConsumerCommand::SetAside { consumer: "nobody".into() }).await;
-    assert_eq!(unknown.unwrap_err().to_string(), "there is no consumer \"nobody\"");
+    assert_eq!(unknown.unwrap_err().to_string(), "unknown consumer \"nobody\"");
 }
 
 #[tokio::test]

@@ -300,7 +300,7 @@ mod tests {
         again.put_back().unwrap();
         assert_eq!((again.now().as_millis(), again.real_now().as_millis()), (1_000, 1_000));
         assert_eq!(AheadClock::resume(behind(), folder.path()).unwrap().now().as_millis(), 1_000);
-        fs::write(folder.path().join(OFFSET_FILE), "what is no number").unwrap();
+        fs::write(folder.path().join(OFFSET_FILE), "not a number").unwrap();
         assert_eq!(AheadClock::resume(behind(), folder.path()).unwrap().now().as_millis(), 1_000);
     }
 }

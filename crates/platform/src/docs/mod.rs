@@ -150,7 +150,7 @@ impl Part {
 /// Returns a file of the Swagger UI distribution, decompressed.
 fn of_swagger_ui(file: &str) -> Vec<u8> {
     let found = utoipa_swagger_ui::serve(file, Arc::new(Config::default())).ok().flatten();
-    let found = found.expect("it is in the binary");
+    let found = found.expect("the file is in the binary");
     if !found.gzpipped {
         return found.bytes.into_owned();
     }

@@ -278,7 +278,7 @@ mod tests {
         let alone = world.add("192.0.2.1", Phase::Idle);
         world.add("192.0.2.2", Phase::Answering);
         world.add("192.0.2.2", Phase::Sending);
-        assert!(world.evicts(&alone, "192.0.2.9", LimitReached::Total), "the others are being answered");
+        assert!(world.evicts(&alone, "192.0.2.9", LimitReached::Total), "the other connections are busy");
         let alone = world.add("192.0.2.1", Phase::Idle);
         let longest = world.add("192.0.2.2", Phase::Idle);
         world.add("192.0.2.2", Phase::Idle);
@@ -296,7 +296,7 @@ mod tests {
         let network = "192.0.2.9".parse().unwrap();
         assert!(!world.open.evict(network, LimitReached::Total));
         let body = world.add("192.0.2.3", Phase::ReadingBody);
-        assert!(!world.open.evict(network, LimitReached::Total), "it may be about to come");
+        assert!(!world.open.evict(network, LimitReached::Total), "the request may arrive soon");
         world.ticks.fetch_add(SLOW_BODY_TICKS, std::sync::atomic::Ordering::Relaxed);
         assert!(world.evicts(&body, "192.0.2.9", LimitReached::Total));
         let arriving = world.add("192.0.2.3", Phase::Reading);

@@ -79,7 +79,7 @@ impl<S: Sync> FromRequestParts<S> for ClientAddress {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let known = parts.extensions.get().copied();
-        Ok(known.expect("the connection gives each request an address"))
+        Ok(known.expect("the connection adds an address to each request"))
     }
 }
 

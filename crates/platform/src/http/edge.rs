@@ -222,7 +222,7 @@ struct Exchange<'e> {
 }
 
 impl<'e> Exchange<'e> {
-    #[expect(clippy::disallowed_methods, reason = "measures how long the answer takes")]
+    #[expect(clippy::disallowed_methods, reason = "measures the response time")]
     fn begin(edge: &'e Edge, request: &Request) -> Self {
         let started = Instant::now();
         edge.app.metrics.in_flight.inc();

@@ -261,7 +261,7 @@ fn add_api_keys(operation: &mut Operation) {
 
 /// Returns the permissions of an operation: `security(("bearer" = ["users.read"]))`.
 fn permissions(operation: &Operation) -> Vec<String> {
-    let required = serde_json::to_value(&operation.security).expect("it is plain text");
+    let required = serde_json::to_value(&operation.security).expect("the text is plain");
     let schemes =
         required.as_array().into_iter().flatten().filter_map(|schemes| schemes.get(BEARER)?.as_array());
     schemes.flatten().filter_map(|permission| permission.as_str()).map(str::to_owned).collect()

@@ -204,7 +204,7 @@ pub(super) fn unavailable(detail: &'static str) -> Problem {
 }
 
 pub(super) fn outcome_unknown() -> Problem {
-    let detail = "The change was either made completely or not at all. Check the state before you retry.";
+    let detail = "The change was made completely or not at all. Check the state before you retry.";
     Problem::new(&problems::OUTCOME_UNKNOWN, detail).retry_after(1)
 }
 

@@ -155,7 +155,7 @@ async fn streamed_body_is_compressed_by_chunk() {
 async fn failing_stream_is_reported_as_error() {
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-    let sent = [Ok(vec![b'a'; 10]), Err(std::io::Error::other("as asked"))];
+    let sent = [Ok(vec![b'a'; 10]), Err(std::io::Error::other("on purpose"))];
     let mut response = Response::new(Body::from_stream(stream::iter(sent)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let response = Reading::of(&headers).represent(response).await;

@@ -20,7 +20,7 @@ impl RouteIndex {
         }
         let mut index = matchit::Router::new();
         for (path, places) in by_path {
-            index.insert(path, places).expect("the router has taken this path too");
+            index.insert(path, places).expect("the router has accepted this path");
         }
         Self(index)
     }

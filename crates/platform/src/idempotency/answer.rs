@@ -64,7 +64,7 @@ impl<T: Serialize> Answer<T> {
     }
 
     pub(super) fn write(self) -> WrittenAnswer {
-        let write = |body| serde_json::to_vec(&body).expect("an answer is plain data");
+        let write = |body| serde_json::to_vec(&body).expect("a stored response can be serialized");
         WrittenAnswer {
             status: self.status,
             headers: self.headers,

@@ -168,7 +168,7 @@ fn replay(answer: WrittenAnswer) -> Result<Response, Problem> {
 pub(crate) fn check_taken(response: &Response, route: &str) {
     if response.status().is_success() && response.extensions().get::<TookKey>().is_none() {
         tracing::error!(route, "a handler ignored the Idempotency-Key of a write");
-        debug_assert!(false, "{route} ignored an Idempotency-Key: it has to use `App::change`");
+        debug_assert!(false, "{route} ignored an Idempotency-Key: it must use `App::change`");
     }
 }
 

@@ -35,11 +35,12 @@ pub(super) fn find(
         |row| {
             let status =
                 u16::try_from(row.get::<i64>(1)?).ok().and_then(|code| StatusCode::from_u16(code).ok());
-            let status = status.expect("it was kept with a status");
+            let status = status.expect("it was stored with a status");
             let headers = WrittenAnswer::parse_headers(&row.get::<String>(2)?);
             let sealed = row.get::<Option<Vec<u8>>>(3)?;
-            let open =
-                |sealed: Vec<u8>| keyring.open(&seal_name(id), &sealed).expect("it was sealed with this key");
+            let open = |sealed: Vec<u8>| {
+                keyring.open(&seal_name(id), &sealed).expect("it was encrypted under this key")
+            };
             let body = sealed.map(open).map(Bytes::from);
             Ok(Kept { fingerprint: row.get(0)?, answer: WrittenAnswer { status, headers, body } })
         },

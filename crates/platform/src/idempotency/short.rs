@@ -132,7 +132,7 @@ mod tests {
         let is_whole = |caller| kept.shorten(caller, &jobs) == jobs;
         assert_eq!([is_whole(CALLER), is_whole(CALLER), is_whole(CALLER)], [true, true, false]);
         assert_eq!(body(&kept.shorten(CALLER, &jobs)), json!({ "jobs": [{ "id": 1 }, { "id": 2 }] }));
-        assert!(is_whole(Uuid::from_u128(2)), "another caller has an allowance of its own");
+        assert!(is_whole(Uuid::from_u128(2)), "another caller has a separate allowance");
         clock.advance(hours(24));
         assert!(is_whole(CALLER));
         let huge = Answer::ok(json!([{ "id": 1, "payload": "x".repeat(2_000) }])).write();

@@ -93,7 +93,7 @@ pub enum OutboundError {
     #[error("the connection failed: {0}")]
     Connection(ErrorKind),
     /// The certificate is not trusted, or not valid for the name.
-    #[error("the target's certificate is not trusted for its name")]
+    #[error("the target's certificate is not trusted for its host name")]
     Certificate,
     /// The TLS handshake failed.
     #[error("the TLS handshake failed")]
@@ -168,7 +168,7 @@ impl Outbound {
     ///
     /// # Errors
     /// Returns an [`OutboundError`] if there is no response.
-    #[expect(clippy::disallowed_methods, reason = "how long an answer may take is measured in real time")]
+    #[expect(clippy::disallowed_methods, reason = "the timeout of a response is measured in real time")]
     pub async fn send(&self, outgoing: Outgoing) -> Result<Received, OutboundError> {
         let began = Instant::now();
         let deadline = began + outgoing.timeout.map_or(self.0.timeout, |own| own.min(self.0.timeout));

@@ -92,7 +92,7 @@ impl fmt::Debug for SigningSecret {
 /// # Panics
 /// Panics if `id` is not valid in a header.
 pub fn sign(headers: &mut HeaderMap, secrets: &[SigningSecret], id: &str, at: Timestamp, body: &[u8]) {
-    debug_assert!(!id.contains('.'), "the parts of what is signed are told apart by dots");
+    debug_assert!(!id.contains('.'), "the signed parts are separated by dots");
     let signatures: Vec<_> = secrets.iter().map(|secret| secret.sign(id, at, body)).collect();
     let value = |text: &str| HeaderValue::from_str(text).expect("ASCII without controls");
     headers.insert(WEBHOOK_ID, value(id));

@@ -46,8 +46,7 @@ impl Collector for ConsumerMetrics {
         counter("consumer_events", "Events handled by this process", |counts| counts.handled)?;
         let help = "Events set aside by this process after all attempts";
         counter("consumer_events_set_aside", help, |counts| counts.set_aside)?;
-        let help =
-            "Panics of the task that delivers, after each of which it is started again; alert if it grows";
+        let help = "Panics of the delivery task, which restarts after each; alert on an increase";
         counter("consumer_panics", help, |counts| counts.panics)
     }
 }

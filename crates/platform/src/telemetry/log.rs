@@ -33,7 +33,7 @@ pub(super) fn panics() -> u64 {
 }
 
 /// Guard that writes the buffered lines when it is dropped.
-#[must_use = "the last lines are written when it is dropped"]
+#[must_use = "dropping the guard writes the last lines"]
 pub struct Flush(Arc<Lines>);
 
 impl Drop for Flush {

@@ -58,7 +58,7 @@ pub struct Metrics {
 
 /// Security-relevant event that is counted (SEC-25).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[expect(non_camel_case_types, reason = "as they stand in the metric's label")]
+#[expect(non_camel_case_types, reason = "values of the metric's label")]
 pub enum SecurityEvent {
     /// Log-in with a wrong password or an unknown address.
     login_failed,

@@ -25,7 +25,7 @@ pub(super) struct Audit {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Verify the chain of the audit log against the head remembered in the data folder
+    /// Verify the chain of the audit log against the head stored in the data folder
     ///
     /// Exit code 1: the chain is broken; the first bad link is printed.
     Verify {

@@ -407,7 +407,7 @@ impl Session<'_> {
     fn strike_after_commit(&self) -> Result<(), Error> {
         let lost = self.faults.is_some_and(crate::testing::Faults::after_commit);
         if lost {
-            Err(Error::OutcomeUnknown(crate::error::Cause::new("injected: the answer was lost")))
+            Err(Error::OutcomeUnknown(crate::error::Cause::new("injected: the response was lost")))
         } else {
             Ok(())
         }

@@ -24,8 +24,8 @@ pub(super) fn refuse_shared_sessions(settings: &Settings) -> Result<(), OpenErro
     });
     if shared {
         return Err(OpenError::Settings(
-            "the database's address leads through a connection pooler in transaction mode (such as PgBouncer with \
-             pool_mode=transaction): Kith keeps locks and listens on its connections, so give it the server's own \
+            "the database URL leads to a connection pooler in transaction mode (such as PgBouncer with \
+             pool_mode=transaction): Kith holds locks and listens on its connections, so use the server's \
              address or a pool in session mode"
                 .into(),
         ));
@@ -99,8 +99,8 @@ impl MigrationLink {
                  GRANT CREATE ON SCHEMA \"{schema}\" TO \"{role}\";"
             ))),
             None => Err(OpenError::Settings(format!(
-                "database {database} has no schema in which role {role} can create tables: make the schema that its \
-                 search_path names, or GRANT CREATE, USAGE ON SCHEMA public TO \"{role}\";"
+                "database {database} has no schema in which role {role} can create tables: create the schema \
+                 that its search_path names, or GRANT CREATE, USAGE ON SCHEMA public TO \"{role}\";"
             ))),
         }
     }

@@ -113,7 +113,7 @@ impl Server {
             Some("require" | "verify-ca" | "verify-full") => true,
             Some(other) => {
                 return Err(settings(format!(
-                    "sslmode={other} is not one of disable, require, verify-ca, verify-full"
+                    "unknown sslmode {other}; expected one of: disable, require, verify-ca, verify-full"
                 )));
             }
         };

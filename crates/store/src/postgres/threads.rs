@@ -185,7 +185,7 @@ impl Worker {
         let tx = Tx::new(AnySession::Postgres(session));
         let ending = job.run(&tx);
         let AnySession::Postgres(session) = &tx.session else {
-            return Err(Error::fault("a session changed its database"));
+            return Err(Error::fault("a session belongs to another database engine"));
         };
         let mut fate = tx.failure().map_or(Ok(()), Err);
         let (mut traced, mut bells) = (false, BTreeSet::new());
@@ -245,7 +245,7 @@ impl Worker {
             let query = Query::new(AnySession::Postgres(Session::new(link, frame)));
             let failure = job.run(&query);
             let AnySession::Postgres(session) = &query.session else {
-                return Err(Error::fault("a session changed its database"));
+                return Err(Error::fault("a session belongs to another database engine"));
             };
             let trouble = session.trouble();
             let sound = session.end_reading();

@@ -42,7 +42,7 @@ impl Checkpoints {
     pub fn run(mut self) {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
             Ok(runtime) => runtime,
-            Err(error) => return tracing::error!(%error, "no checkpoints: the timer cannot be made"),
+            Err(error) => return tracing::error!(%error, "checkpoints are disabled: cannot create a timer"),
         };
         loop {
             let stop = &mut self.stop;
@@ -126,7 +126,7 @@ fn checkpoint(shared: &Shared, connection: &Connection, mode: &'static str) -> b
             busy == 0
         }
         Err(error) => {
-            tracing::warn!(%error, mode, "a checkpoint failed; the log keeps growing until one succeeds");
+            tracing::warn!(%error, mode, "a checkpoint failed; the write-ahead log grows until one succeeds");
             false
         }
     }

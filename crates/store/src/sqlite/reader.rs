@@ -219,7 +219,7 @@ mod tests {
     fn read(engine: &Engine) -> i64 {
         let sql = "SELECT COALESCE(MAX(position), 0) FROM consumers";
         let read = |q: &Query<'_>| q.one(sql, &[], |row| row.get(0));
-        engine.read_in_place::<_, Error>(&read).expect("it is short").unwrap().unwrap()
+        engine.read_in_place::<_, Error>(&read).expect("the read is short").unwrap().unwrap()
     }
 
     #[expect(clippy::disallowed_methods, reason = "deadlines are about real waiting")]
@@ -266,7 +266,7 @@ mod tests {
             }
             std::thread::yield_now();
         }
-        assert_eq!(log.metadata().unwrap().len(), 0, "a reader was in the way");
+        assert_eq!(log.metadata().unwrap().len(), 0, "a reader blocked the checkpoint");
         assert_eq!((looks(&engine), read(&engine)), (vec![false], 100));
         engine.close();
     }

@@ -353,7 +353,7 @@ impl Writer {
     #[cfg(feature = "testing")]
     fn strike_after_commit(&self) -> Result<(), Error> {
         let lost = self.shared.faults.after_commit();
-        if lost { Err(Error::unavailable("injected: the answer was lost")) } else { Ok(()) }
+        if lost { Err(Error::unavailable("injected: the response was lost")) } else { Ok(()) }
     }
 
     #[cfg(not(feature = "testing"))]

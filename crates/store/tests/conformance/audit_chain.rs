@@ -137,7 +137,7 @@ async fn chain_resealed_without_key_differs_from_stored_head(db: Db) {
     let db = db.reopened(|_| {}).await;
     assert_eq!(db.store.verify_audit().await.unwrap().unkeyed, 4);
     let fault = fault(&db, remembered).await.unwrap();
-    assert!(fault.starts_with("link 4 of the audit chain is not the one that was remembered"), "{fault}");
+    assert!(fault.starts_with("link 4 of the audit chain differs from the expected head"), "{fault}");
 }
 
 async fn truncated_chain_is_shorter_than_stored_head(db: Db) {
@@ -146,7 +146,7 @@ async fn truncated_chain_is_shorter_than_stored_head(db: Db) {
     assert_eq!(exec(&db, "DELETE FROM audit_seals WHERE n > 3").await, 2);
     assert_eq!(db.store.verify_audit().await.unwrap().links, 3);
     let fault = fault(&db, remembered).await.unwrap();
-    assert!(fault.starts_with("the audit chain has 3 links, but 5 were remembered"), "{fault}");
+    assert!(fault.starts_with("the audit chain has 3 links, but the expected head has 5"), "{fault}");
     // A chain that has grown past the cut again differs.
     let db = db.reopened(|_| {}).await;
     leave(&db, 7).await;
@@ -162,7 +162,7 @@ async fn emptied_log_is_shorter_than_stored_head(db: Db) {
     let db = db.reopened(|_| {}).await;
     assert_eq!(db.store.verify_audit().await.unwrap().links, 0);
     let fault = fault(&db, remembered).await.unwrap();
-    assert!(fault.starts_with("the audit chain has 0 links, but 3 were remembered"), "{fault}");
+    assert!(fault.starts_with("the audit chain has 0 links, but the expected head has 3"), "{fault}");
 }
 
 async fn restored_chain_with_new_entries_differs_from_stored_head(db: Db) {

@@ -257,7 +257,7 @@ pub enum CallbackError {
     #[error("the callback is {}", .0.as_str())]
     NotFailed(CallbackState),
     /// The job engine has the maximum number of schedules.
-    #[error("there are too many schedules")]
+    #[error("the maximum number of schedules is reached")]
     TooManySchedules,
     /// The input is invalid.
     #[error("invalid input")]

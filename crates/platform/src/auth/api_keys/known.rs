@@ -101,5 +101,5 @@ impl KnownKeys {
 }
 
 /// One text for all these cases, so that the response does not reveal which of them applies.
-const KEY_NOT_VALID: &str = "This API key does not count: it is not known, has expired, was revoked, or whoever made it may \
-                         no longer make keys.";
+const KEY_NOT_VALID: &str = "This API key is not valid: it is unknown, expired or revoked, or its creator \
+                             may no longer create keys.";

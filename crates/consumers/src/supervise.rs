@@ -12,7 +12,7 @@ const MIN_RESTART_PAUSE: Duration = Duration::from_millis(100);
 const MAX_RESTART_PAUSE: Duration = seconds(60);
 
 /// Runs `start` until it returns, and starts it again after a pause if it panics. `panicked` runs before each pause.
-#[expect(clippy::disallowed_methods, reason = "pauses are about real time")]
+#[expect(clippy::disallowed_methods, reason = "pauses are measured in real time")]
 pub(crate) async fn supervise<F, P>(
     mut stopped: watch::Receiver<bool>,
     start: impl Fn() -> F,

@@ -80,7 +80,7 @@ where
 fn untried<E: From<Error> + Clone>(error: &E, cause: Cause<E>) -> E {
     match cause(error) {
         Some(Error::OutcomeUnknown(_)) => {
-            Error::unavailable("an earlier part of the batch is doubtful").into()
+            Error::unavailable("the outcome of an earlier part of the batch is unknown").into()
         }
         _ => error.clone(),
     }

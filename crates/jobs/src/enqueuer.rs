@@ -67,7 +67,7 @@ impl Enqueuer {
     /// # Errors
     /// Same as [`enqueue_all`]. Returns [`Error::DeadlinePassed`] if another transaction blocks the request
     /// for more than five seconds.
-    #[expect(clippy::disallowed_methods, reason = "patience is about real waiting")]
+    #[expect(clippy::disallowed_methods, reason = "the timeout is measured in real time")]
     pub async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
         let gone = || Error::unavailable("the job engine has stopped");
         let (answer, answered) = oneshot::channel();

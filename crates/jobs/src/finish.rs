@@ -201,7 +201,7 @@ fn die(
     }
     rows::ended::keep_dead(tx, attempt.job, failures, Some(errors), now)?;
     let Some(left) = rows::ended::delete_owned(tx, attempt)? else {
-        return Err(Error::fault("a job ended under its own transaction"));
+        return Err(Error::fault("a locked job was ended by another transaction"));
     };
     settle(tx, &left, JobState::Dead, None, now, budget)?;
     Ok(Told::Ended(JobState::Dead))

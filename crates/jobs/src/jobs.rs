@@ -180,7 +180,7 @@ impl Jobs {
                 Marks::none(now)
             }
             Err(error) => {
-                tracing::warn!(%error, queue, "the place that claims begin at could not be checked");
+                tracing::warn!(%error, queue, "cannot check the watermark of a queue");
                 marks
             }
         }

@@ -100,7 +100,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-    #[expect(clippy::disallowed_methods, reason = "contact is about real time")]
+    #[expect(clippy::disallowed_methods, reason = "contact with the database is measured in real time")]
     pub async fn give_up_silent(&self) -> Result<u64, Error> {
         let (now, asked) = (self.inner().sources.clock.now(), Instant::now());
         if now < self.in_contact_since() {
@@ -176,7 +176,7 @@ impl Jobs {
                 Err(error) if is_outage(&error) => return Err(error),
                 Err(error) => {
                     let job = report.attempt.job;
-                    tracing::warn!(%error, job, "an overdue attempt could not be ended; tried again");
+                    tracing::warn!(%error, job, "cannot end an overdue attempt; retrying");
                 }
                 Ok(_) => {}
             }

@@ -32,7 +32,7 @@ struct Heard {
 impl Hearing {
     /// Creates the state of a node that has received nothing yet. `alone` is true if no other node shares the
     /// database.
-    #[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
+    #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
     pub fn new(alone: bool) -> Self {
         Self(Arc::new(Heard {
             since: Instant::now(),
@@ -62,7 +62,7 @@ impl Hearing {
         self.0.epoch.load(Ordering::SeqCst)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
+    #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
     /// Returns true if cached values may be used: no event has been missing for longer than the tolerance.
     pub fn is_good(&self) -> bool {
         if self.0.alone {

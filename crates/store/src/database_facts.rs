@@ -135,7 +135,7 @@ fn postgres_durability(q: &Query<'_>) -> Result<Value, Error> {
             "data_checksums": row.get::<String>(3)?,
         }))
     })?;
-    read.ok_or_else(|| Error::fault("no settings"))
+    read.ok_or_else(|| Error::fault("the query for the settings returned no row"))
 }
 
 fn postgres(q: &Query<'_>) -> Result<Value, Error> {
@@ -152,7 +152,7 @@ fn postgres(q: &Query<'_>) -> Result<Value, Error> {
             },
         }))
     })?;
-    let mut facts = server.ok_or_else(|| Error::fault("no server"))?;
+    let mut facts = server.ok_or_else(|| Error::fault("the query for the server's facts returned no row"))?;
     let connections = q.one(CONNECTIONS, &[], |row| {
         let (all, encrypted, remote) = (row.get::<i64>(0)?, row.get::<i64>(1)?, row.get::<i64>(2)?);
         Ok(json!({ "all": all, "encrypted": encrypted, "remote": remote }))

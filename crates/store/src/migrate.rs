@@ -319,7 +319,7 @@ pub(crate) fn as_owner<T>(
         changed = Some(change(tx)?);
         Ok(())
     })?;
-    changed.ok_or_else(|| Error::fault("nothing was run").into())
+    changed.ok_or_else(|| Error::fault("the change was not run").into())
 }
 
 pub(crate) fn down(

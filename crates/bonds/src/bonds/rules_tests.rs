@@ -253,7 +253,7 @@ fn request_by_email_reaches_discoverable_users_only() {
         None => "nobody",
         Some(Sending::New { .. }) => "them",
         Some(Sending::Crossed(_)) => "crossed",
-        Some(Sending::Repeated(_) | Sending::Withheld) => panic!("told of another request"),
+        Some(Sending::Repeated(_) | Sending::Withheld) => panic!("unexpected request"),
     };
     let live = || Some(request(RequestStatus::Pending, BEFORE));
     assert_eq!(reaches(&standing(ADA, None)), "them");

@@ -192,7 +192,7 @@ pub fn run_now(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<JobId, ScheduleErro
             return Ok(job);
         }
     }
-    Err(kith_store::Error::fault("a hundred runs were asked for at one moment").into())
+    Err(kith_store::Error::fault("too many runs were requested at the same time").into())
 }
 
 /// Result of a backfill.

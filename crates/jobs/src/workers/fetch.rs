@@ -71,7 +71,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueShare) {
 }
 
 fn complain(error: &Error) {
-    tracing::warn!(%error, "jobs could not be claimed; tried again");
+    tracing::warn!(%error, "cannot claim jobs; retrying");
 }
 
 async fn rest(bell: &mut Bell, wait: Duration) {

@@ -230,7 +230,7 @@ impl Workers {
         self.others.shutdown().await;
         self.reporter.abort();
         if let Err(error) = self.leave(in_time).await {
-            tracing::warn!(%error, "the workers could not sign off; their jobs are run again when their lease is over");
+            tracing::warn!(%error, "the workers cannot sign off; their jobs run again when the leases expire");
         }
     }
 

@@ -191,7 +191,7 @@ struct Failures {
 impl Failures {
     fn warn(&self) {
         for error in self.outage.iter().chain(&self.refusal) {
-            tracing::warn!(%error, "reports could not be written; will be retried");
+            tracing::warn!(%error, "cannot write reports; retrying");
         }
     }
 }

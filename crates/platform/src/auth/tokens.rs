@@ -156,7 +156,7 @@ impl Tokens {
             exp: now_s + self.lifetime_s(),
         };
         let keys = self.keys.load();
-        let key = keys.signing(ctx.now).expect("the newest key has no end");
+        let key = keys.signing(ctx.now).expect("the newest key does not retire");
         encode(&key.header, &payload, &key.signing).expect("the key has signed before")
     }
 

@@ -34,7 +34,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 static SITE: LazyLock<Site> = LazyLock::new(Site::gather);
 
-#[expect(deprecated, reason = "old addresses lead here")]
+#[expect(deprecated, reason = "old paths redirect to this one")]
 pub(crate) fn routes() -> Routes {
     start::routes()
         .routes(routes!(docs))
@@ -155,6 +155,6 @@ fn of_swagger_ui(file: &str) -> Vec<u8> {
         return found.bytes.into_owned();
     }
     let mut bytes = Vec::new();
-    GzDecoder::new(&*found.bytes).read_to_end(&mut bytes).expect("what the build has compressed");
+    GzDecoder::new(&*found.bytes).read_to_end(&mut bytes).expect("the build compressed the file");
     bytes
 }

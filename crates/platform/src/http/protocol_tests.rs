@@ -89,7 +89,7 @@ async fn doubly_framed_request_closes_connection() {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "measures how long answers take")]
+#[expect(clippy::disallowed_methods, reason = "measures response times")]
 async fn p95_of_a_hundred(test: &TestServer) -> Duration {
     let mut took = Vec::new();
     for _ in 0..100 {

@@ -325,5 +325,7 @@ async fn unread_response_is_aborted() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), cut).await.expect("an answer that nobody fetches is cut");
+    tokio::time::timeout(Duration::from_secs(10), cut)
+        .await
+        .expect("a response that the client does not read is aborted");
 }

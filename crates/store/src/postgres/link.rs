@@ -415,7 +415,7 @@ impl Session<'_> {
 }
 
 #[cfg(not(feature = "testing"))]
-#[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "faults strike in test builds only")]
+#[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "faults are injected in test builds only")]
 impl Session<'_> {
     const fn strike(&self) -> Result<(), Error> {
         Ok(())

@@ -218,7 +218,7 @@ pub(crate) fn read_clock(q: &Query<'_>) -> Result<(ClockReading, Instant), Error
     // The first call may include preparing the statement; the second takes exactly one round trip.
     ask()?;
     let asked = Instant::now();
-    let there = ask()?.ok_or_else(|| Error::fault("no clock"))?;
+    let there = ask()?.ok_or_else(|| Error::fault("the query for the time returned no row"))?;
     let uncertainty = asked.elapsed() / 2;
     Ok((ClockReading { now: there + uncertainty, uncertainty }, Instant::now()))
 }

@@ -106,7 +106,7 @@ impl Worker {
         Some(job)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "deadlines are about real waiting")]
+    #[expect(clippy::disallowed_methods, reason = "deadlines are measured in real time")]
     fn in_time(&self, deadline: Instant) -> Result<(), Error> {
         if deadline > Instant::now() {
             return Ok(());

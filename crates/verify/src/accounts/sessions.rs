@@ -107,7 +107,7 @@ async fn can_be_ended(run: &Run) -> Result<String, Shortfall> {
     for _ in 0..3 {
         opened.push(Opened::of(run, &log_in(run, &ada).await?)?);
     }
-    let [mine, left, ended] = &opened[..] else { unreachable!("three were opened") };
+    let [mine, left, ended] = &opened[..] else { unreachable!("three sessions were opened") };
     let ada = kith_readiness::Person { client: mine.client.clone(), ..ada };
     let before = items(&ada, SESSIONS).await?;
     let is_there = |all: &[Value], one: &Opened| all.iter().any(|session| session["id"] == *one.id);

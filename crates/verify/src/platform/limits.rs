@@ -142,10 +142,10 @@ struct Burst {
 }
 
 /// Sends requests until one is rejected, starting with a full allowance.
-#[expect(clippy::disallowed_methods, reason = "how long a burst took is measured in real time")]
+#[expect(clippy::disallowed_methods, reason = "the duration of a burst is measured in real time")]
 async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Burst, Shortfall> {
     if limit > MAX_BURST {
-        let why = format!("a burst of {limit} requests would be an attack");
+        let why = format!("a burst of {limit} requests would overload the server");
         return Err(Shortfall::unmeasured(why, "verify a deployment without other users"));
     }
     let client = run.anonymous();

@@ -93,7 +93,7 @@ impl PostgresServer {
         Ok(())
     }
 
-    #[expect(clippy::disallowed_methods, reason = "waits for a real process, but not for ever")]
+    #[expect(clippy::disallowed_methods, reason = "waits for a real process, with a timeout")]
     fn wait_for(&self, condition: &str) -> Result<(), PostgresServerError> {
         let started = Instant::now();
         while self.run(&[condition])? != "t" {

@@ -108,7 +108,7 @@ async fn rotate(app: &TestApp, at_once: bool) -> Rotation {
 }
 
 /// Waits for a condition that must hold within a second.
-#[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
+#[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
 async fn within_a_second(holds: impl AsyncFn() -> bool) {
     let (began, bound) = (Instant::now(), latency_bound(Duration::from_secs(1)));
     while !holds().await {

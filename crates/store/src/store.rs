@@ -139,7 +139,7 @@ impl Store {
     ///
     /// # Errors
     /// Same as [`Store::write`].
-    #[expect(clippy::disallowed_methods, reason = "deadlines are about real waiting")]
+    #[expect(clippy::disallowed_methods, reason = "deadlines are measured in real time")]
     pub async fn write_within<F, O>(&self, patience: Duration, run: F) -> Result<O::Value, O::Error>
     where
         F: Fn(&Tx<'_>) -> O + Send + 'static,
@@ -192,7 +192,7 @@ impl Store {
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "deadlines are about real waiting")]
+    #[expect(clippy::disallowed_methods, reason = "deadlines are measured in real time")]
     async fn queue_read<F, T, E>(
         &self,
         run: F,

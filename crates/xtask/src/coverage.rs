@@ -182,7 +182,7 @@ fn instrumented_tests() -> Result<PathBuf> {
     let messages = String::from_utf8_lossy(&done.stdout).into_owned();
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let mut programs = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
-    programs.next_back().context("cargo does not say where the tests are")
+    programs.next_back().context("cargo does not report the paths of the tests")
 }
 
 /// Counts lines by module in a trace of `SF:` (a file), `DA:line,count` and `end_of_record`.
@@ -244,7 +244,7 @@ fn report(modules: &BTreeMap<String, Lines>, sqlite_only: bool) -> Result<()> {
     }
     println!("{}", line("everything", whole));
     if sqlite_only {
-        println!("without PostgreSQL this is for the loop: nothing is judged, and there is no evidence");
+        println!("without PostgreSQL nothing is judged and no evidence is written");
         return Ok(());
     }
     let percent = whole.share() * 100.0;

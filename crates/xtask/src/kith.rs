@@ -160,7 +160,7 @@ pub fn spawn(mut command: Command) -> Result<Kith> {
     });
     match said.recv_timeout(READY_WITHIN) {
         Ok(address) => kith.address = address,
-        Err(mpsc::RecvTimeoutError::Timeout) => bail!("it did not say its address in time"),
+        Err(mpsc::RecvTimeoutError::Timeout) => bail!("it did not print its address in time"),
         Err(mpsc::RecvTimeoutError::Disconnected) => bail!("it ended ({})", kith.child.wait()?),
     }
     Ok(kith)

@@ -24,7 +24,7 @@ pub fn lint() -> Result<()> {
     };
     let rows = [
         ("DEP-01", "everything builds with --locked, warnings denied"),
-        ("SEC-11", "the store takes literals only: no statement can be put together at run time"),
+        ("SEC-11", "the store accepts literals only: no statement can be composed at run time"),
         ("TST-08", "clippy and the compiler with warnings denied, unsafe code forbidden"),
         ("TST-09", "formatted, and no lint speaks up"),
         ("TST-12", "every build is with --locked"),

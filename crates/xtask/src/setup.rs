@@ -85,9 +85,7 @@ fn python() -> Result<()> {
         return Ok(());
     }
     if !Path::new("/usr/bin/apt-get").exists() {
-        bail!(
-            "Python 3 is not installed, or its `venv` is not; schemathesis, which asks the API, needs both."
-        );
+        bail!("Python 3 or its `venv` is not installed; schemathesis, which tests the API, requires both.");
     }
     run(apt_get().arg("update"))?;
     run(apt_get().args(["install", "-y", "python3-venv"]))
@@ -128,6 +126,6 @@ fn cargo_deny() -> Result<()> {
     if succeeds(cargo()?.args(["deny", "--version"])) {
         return Ok(());
     }
-    eprintln!("\nbuilding cargo-deny, which holds the licence list; four to five minutes on two cores, once");
+    eprintln!("\nbuilding cargo-deny, which checks licences; once, four to five minutes on two cores");
     run(cargo()?.args(["install", "cargo-deny", "--locked", "--debug"]))
 }

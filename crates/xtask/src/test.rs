@@ -102,7 +102,7 @@ fn run(suite: &mut Command) -> Result<(ExitStatus, BTreeMap<String, &'static str
     let mut child = suite.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
     let mut tests = BTreeMap::new();
     for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
-        let line = line.context("what the tests say")?;
+        let line = line.context("the output of the tests")?;
         println!("{line}");
         if let Some((name, outcome)) = outcome_of(&line) {
             // A test that failed in any binary has failed.

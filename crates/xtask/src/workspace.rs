@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 /// Returns the root folder of the repository, from any folder in it.
 pub fn root() -> Result<PathBuf> {
-    let here = env::current_dir().context("the current folder is gone")?;
+    let here = env::current_dir().context("the current folder does not exist")?;
     // The outermost one: the fuzz targets have their own lock file.
     let root = here.ancestors().filter(|folder| folder.join("Cargo.lock").is_file()).last();
     root.map(PathBuf::from).context("not inside Kith's repository: no Cargo.lock here or above")

@@ -146,7 +146,7 @@ impl TestApp {
 
     /// Waits until `holds` on every node. Panics after two seconds of real time (more without
     /// `KITH_TEST_LATENCY`), in which Kith propagates changes between nodes.
-    #[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
+    #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
     pub async fn everywhere(&self, holds: impl AsyncFn() -> bool) {
         let (began, bound) = (Instant::now(), latency_bound(Duration::from_secs(2)));
         let mut in_a_row = 0;

@@ -45,7 +45,7 @@ async fn run(app: App) {
 }
 
 /// Reads the next events after `cursor` and runs their hooks. Returns true if there may be more.
-#[expect(clippy::disallowed_methods, reason = "hearing is about real time")]
+#[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
 async fn hear(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
     let asked = Instant::now();
     let servers = app.db.server_changes();

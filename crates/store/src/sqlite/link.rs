@@ -200,7 +200,11 @@ impl<'c> Session<'c> {
     }
 
     #[cfg(not(feature = "testing"))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "faults strike in test builds only")]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "faults are injected in test builds only"
+    )]
     const fn strike(&self) -> Result<(), Error> {
         Ok(())
     }

@@ -176,7 +176,7 @@ impl Readers {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "deadlines are about real waiting")]
+#[expect(clippy::disallowed_methods, reason = "deadlines are measured in real time")]
 fn slow_read(shared: &Shared, kept: &mut Option<Reader>, job: &mut dyn ReadJob) -> Result<(), Error> {
     if job.deadline() <= Instant::now() {
         StoreStats::one(&shared.stats.dropped_late);
@@ -222,7 +222,7 @@ mod tests {
         engine.read_in_place::<_, Error>(&read).expect("the read is short").unwrap().unwrap()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "deadlines are about real waiting")]
+    #[expect(clippy::disallowed_methods, reason = "deadlines are measured in real time")]
     fn write(engine: &Engine, position: i64) {
         let insert = move |tx: &Tx<'_>| {
             tx.exec(

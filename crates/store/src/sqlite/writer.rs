@@ -328,7 +328,7 @@ impl Writer {
     }
 
     #[cfg(not(feature = "testing"))]
-    #[expect(clippy::unused_self, reason = "faults strike in test builds only")]
+    #[expect(clippy::unused_self, reason = "faults are injected in test builds only")]
     const fn conflict_is_due(&self) -> bool {
         false
     }
@@ -344,7 +344,11 @@ impl Writer {
     }
 
     #[cfg(not(feature = "testing"))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "faults strike in test builds only")]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "faults are injected in test builds only"
+    )]
     const fn strike_commit(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -357,7 +361,11 @@ impl Writer {
     }
 
     #[cfg(not(feature = "testing"))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "faults strike in test builds only")]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "faults are injected in test builds only"
+    )]
     const fn strike_after_commit(&self) -> Result<(), Error> {
         Ok(())
     }

@@ -236,7 +236,7 @@ impl Pooler {
         pooler
     }
 
-    #[expect(clippy::disallowed_methods, reason = "waits for a real process, but not for ever")]
+    #[expect(clippy::disallowed_methods, reason = "waits for a real process, with a timeout")]
     fn wait_until_it_listens(&self, port: u16) {
         let started = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {

@@ -123,14 +123,14 @@ fn names(world: &World, report: &mut Report) {
             });
             let shown = name.escape_unicode();
             let registered = world.call("POST", "/api/v1/auth/register", None, &new)?;
-            ensure!(registered.status == 422, "{shown} was answered with {}", registered.status);
+            ensure!(registered.status == 422, "{shown} returned {}", registered.status);
             let renamed = world.call(
                 "PATCH",
                 "/api/v1/me",
                 Some(&world.eve.token),
                 &json!({ "display_name": name }),
             )?;
-            ensure!(renamed.status == 422, "{shown} as a new name was answered with {}", renamed.status);
+            ensure!(renamed.status == 422, "{shown} as a new name returned {}", renamed.status);
         }
         Ok(format!("422 for {} names, registered and renamed", INVISIBLE.len()))
     });

@@ -23,7 +23,7 @@ fn preconditions(world: &World, report: &mut Report) {
     let me = "/api/v1/me";
     let rename = json!({ "display_name": "eve" });
     for (name, headers) in [
-        ("a tag that was never given", &[("if-match", "\"never\"")][..]),
+        ("an ETag that was never returned", &[("if-match", "\"never\"")][..]),
         ("If-None-Match: * where something is", &[("if-none-match", "*")]),
         ("a weak tag for a strong comparison", &[("if-match", "W/\"never\"")]),
         ("both at once", &[("if-match", "*"), ("if-none-match", "*")]),
@@ -73,7 +73,7 @@ fn idempotency(world: &World, report: &mut Report) {
     report.attack("the same key by another user", DEFAULT_TIME_LIMIT, || {
         let own = world.call_with("POST", NOTES, &world.eve, &key, &one)?.expect(201)?;
         let others = world.call_with("POST", NOTES, &world.ben, &key, &one)?.expect(201)?;
-        ensure!(own["id"] != others["id"], "another user's answer was given");
+        ensure!(own["id"] != others["id"], "another user's response was returned");
         Ok("an item of their own".to_owned())
     });
     for (name, value) in [("an empty key", String::new()), ("a key of 10,000 letters", "k".repeat(10_000))] {
@@ -105,7 +105,7 @@ fn cursors(world: &World, report: &mut Report) {
         let page = answer.expect(200)?;
         let items = page["items"].as_array().into_iter().flatten();
         let foreign = items.filter(|item| item["created_by"] != world.eve.id.as_str()).count();
-        ensure!(foreign == 0, "{foreign} items of another user were shown");
+        ensure!(foreign == 0, "{foreign} items of another user were returned");
         Ok("200, own items only".to_owned())
     });
     report.attack("a cursor of another list", DEFAULT_TIME_LIMIT, || {
@@ -164,7 +164,7 @@ fn line_ends(world: &World, report: &mut Report) {
         report.attack(&format!("GET {path}"), DEFAULT_TIME_LIMIT, || {
             let answer = send(world.address(), &request("GET", &path, eve, &[], None))?;
             clean(&answer)?;
-            ensure!((300..500).contains(&answer.status), "answered with {}", said(&answer));
+            ensure!((300..500).contains(&answer.status), "returned {}", said(&answer));
             Ok(said(&answer))
         });
     }
@@ -187,7 +187,7 @@ fn line_ends(world: &World, report: &mut Report) {
         let more = [("x-request-id", "<script>alert(1)</script>")];
         let answer = world.call_with("GET", "/api/v1/me", &world.eve, &more, &Value::Null)?;
         let id = answer.header("x-request-id").unwrap_or_default().to_owned();
-        ensure!(!id.contains('<'), "the request id was given back: {id}");
+        ensure!(!id.contains('<'), "the request id was returned: {id}");
         status_in(&answer, &[200])
     });
 }

@@ -54,7 +54,7 @@ pub fn run(world: &World, report: &mut Report) {
         for n in 0..200 {
             let path = format!("/api/v1/partners/invites/GUESS{n:05}");
             let answer = world.get(&world.eve, &path)?;
-            ensure!(matches!(answer.status, 404 | 429), "answered with {}", said(&answer));
+            ensure!(matches!(answer.status, 404 | 429), "returned {}", said(&answer));
         }
         Ok("none is there".to_owned())
     });
@@ -142,7 +142,12 @@ fn locked(world: &World) -> Result<String> {
         }
         seen.push(statuses);
     }
-    ensure!(seen[0] == seen[1], "an account is told from none: {:?} and {:?}", seen[0], seen[1]);
+    ensure!(
+        seen[0] == seen[1],
+        "known and unknown accounts can be distinguished: {:?} and {:?}",
+        seen[0],
+        seen[1]
+    );
     ensure!(seen[0].iter().any(|(status, _)| *status == 423), "eight failures lock nothing: {:?}", seen[0]);
     let body = json!({ "email": victim.email, "password": PASSWORD });
     let right = world.call("POST", "/api/v1/auth/login", None, &body)?;

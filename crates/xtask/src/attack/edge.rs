@@ -38,7 +38,7 @@ fn heads() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
         ("a Host with user information", get("host: a@kith\r\n"), &[400]),
         ("a Host with a space", get("host: kith other\r\n"), &[400]),
         ("a Host with a list", get("host: kith, other\r\n"), &[400]),
-        ("a Host with a port that is no number", get("host: kith:abc\r\n"), &[400]),
+        ("a Host with a port that is not a number", get("host: kith:abc\r\n"), &[400]),
         // HTTP/1.0 does not require Host (RFC 9112, 3.2).
         ("HTTP/1.0 without Host", b"GET /livez HTTP/1.0\r\n\r\n".to_vec(), &[200, 400, 505]),
         ("a Host with a port past all ports", get("host: kith:99999\r\n"), &[400]),
@@ -98,7 +98,7 @@ const CHUNKS: &[(&str, &str)] = &[
     ("a chunk size with 0x", "0x0\r\n\r\n"),
     ("a chunk size past 64 bits", "10000000000000000\r\n\r\n"),
     ("a chunk size ended by LF alone", "0\n\n"),
-    ("a chunk that is longer than it says", "1\r\nabcdef\r\n0\r\n\r\n"),
+    ("a chunk that is longer than its size", "1\r\nabcdef\r\n0\r\n\r\n"),
 ];
 
 /// Runs all attacks with request heads.
@@ -145,7 +145,7 @@ pub fn connections(world: &World, report: &mut Report) {
         stream.write_all(head.as_bytes())?;
         healthy(world)
     });
-    report.attack("1,100 connections that ask nothing", Duration::from_secs(30), || {
+    report.attack("1,100 connections without a request", Duration::from_secs(30), || {
         let limit = getrlimit(Resource::Nofile);
         let wanted = Some(4 * IDLE as u64).min(limit.maximum.or(Some(u64::MAX)));
         setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum: limit.maximum })?;
@@ -190,9 +190,9 @@ fn has_ended(stream: &TcpStream) -> bool {
 /// Fails unless another caller gets a response within one second.
 fn healthy(world: &World) -> Result<String> {
     let answer = send(world.address(), b"GET /livez HTTP/1.1\r\nhost: kith\r\nconnection: close\r\n\r\n")?;
-    ensure!(answer.status == 200, "another caller was answered with {}", said(&answer));
+    ensure!(answer.status == 200, "another caller got {}", said(&answer));
     ensure!(answer.took < Duration::from_secs(1), "another caller waited {:.1?}", answer.took);
     let me = world.call("GET", "/api/v1/me", Some(&world.ada.token), &Value::Null)?;
-    ensure!(me.status == 200, "another caller was answered with {}", said(&me));
+    ensure!(me.status == 200, "another caller got {}", said(&me));
     Ok(format!("another caller waited {} ms", answer.took.as_millis()))
 }

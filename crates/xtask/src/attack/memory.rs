@@ -38,7 +38,7 @@ pub fn run(world: &World, mode: Mode, report: &mut Report) {
         report.attack(name, Duration::from_secs(60), || {
             grows_little(world, || {
                 let answer = world.get(&hoarder, &path)?;
-                ensure!(answer.status == 200, "answered with {}", said(&answer));
+                ensure!(answer.status == 200, "returned {}", said(&answer));
                 Ok(format!("{}, {} KiB", answer.status, answer.body.len() >> 10))
             })
         });
@@ -64,7 +64,7 @@ fn fill(world: &World, hoarder: &Person, most: usize) -> Result<String> {
     for kept in 0..most {
         let answer = world.post(hoarder, HOLLOW, &item)?;
         if answer.status == 409 || answer.status == 413 {
-            ensure!(kept > 0, "the first item was answered with {}", said(&answer));
+            ensure!(kept > 0, "the first item returned {}", said(&answer));
             return Ok(format!("{kept} items, then {}", said(&answer)));
         }
         answer.expect(201)?;

@@ -95,7 +95,7 @@ fn refuse<'a>(
     for operation in operations {
         let answer = world.call(&operation.method, &operation.asked(), token, &operation.body())?;
         let Operation { method, path, .. } = operation;
-        ensure!(answer.status == status, "{method} {path} was answered with {}", said(&answer));
+        ensure!(answer.status == status, "{method} {path} returned {}", said(&answer));
         asked += 1;
     }
     ensure!(asked > 0, "the document has no such operation");

@@ -83,9 +83,9 @@ fn refresh(world: &World) -> Result<String> {
     let won = answers.iter().find(|answer| answer.status == 200).context("a winner")?;
     let next = text(&spend(&text(&won.json()["refresh_token"])?)?.expect(200)?["refresh_token"])?;
     let stolen = spend(&racer.refresh)?;
-    ensure!(stolen.status == 401, "an old token was answered with {}", stolen.status);
+    ensure!(stolen.status == 401, "an old token returned {}", stolen.status);
     let after = spend(&next)?;
-    ensure!(after.status == 401, "the session goes on after a reuse: {}", after.status);
+    ensure!(after.status == 401, "the session continues after a reuse: {}", after.status);
     Ok(format!("{said}, one pair; a reuse ends the session"))
 }
 

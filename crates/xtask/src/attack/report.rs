@@ -56,7 +56,7 @@ impl Report {
         println!("\nattack: {} attacks, {} failed", self.passed + self.failed.len(), self.failed.len());
         self.failed.iter().for_each(|line| println!("  - {line}"));
         if !self.failed.is_empty() {
-            bail!("{} attacks were not answered as they must be", self.failed.len());
+            bail!("{} attacks got an unexpected response", self.failed.len());
         }
         Ok(())
     }
@@ -78,7 +78,7 @@ pub fn status_in(answer: &Answer, expected: &[u16]) -> Result<String> {
 /// Formats status and problem code.
 pub fn said(answer: &Answer) -> String {
     match (answer.status, answer.code()) {
-        (0, _) => "closed without an answer".to_owned(),
+        (0, _) => "closed without a response".to_owned(),
         (status, code) if code.is_empty() => status.to_string(),
         (status, code) => format!("{status} {code}"),
     }

@@ -31,7 +31,7 @@ pub fn kill(world: World, report: &mut Report) -> Option<World> {
         let kith = Kith::start(&start).context("after the kill")?;
         let world = World { start, kith, admin, ada, ben, eve };
         let lost = lost(&world, &acknowledged)?;
-        ensure!(lost == 0, "{lost} of {} acknowledged items are gone", acknowledged.len());
+        ensure!(lost == 0, "{lost} of {} acknowledged items are lost", acknowledged.len());
         let said = format!("{} acknowledged, all there", acknowledged.len());
         survivor = Some(world);
         Ok(said)
@@ -95,7 +95,7 @@ pub fn audit(start: &Start, report: &mut Report) {
         ensure!(cut > 0, "there was nothing to cut");
         match verify(start)? {
             (false, said) => Ok(said),
-            (true, said) => bail!("{cut} links were cut and nothing was noticed: {said}"),
+            (true, said) => bail!("{cut} links were removed without detection: {said}"),
         }
     });
 }
@@ -137,7 +137,7 @@ pub fn log(start: &Start, report: &mut Report) {
         let log = std::fs::read_to_string(&start.log).context("the log")?;
         let is_panic = |line: &&str| line.contains("panicked") || line.contains("panic");
         let panics: Vec<_> = log.lines().filter(is_panic).collect();
-        ensure!(panics.is_empty(), "{} lines tell of a panic; the first: {}", panics.len(), panics[0]);
+        ensure!(panics.is_empty(), "{} lines report a panic; the first: {}", panics.len(), panics[0]);
         let errors: Vec<_> = log.lines().filter(|line| is_error(line)).collect();
         ensure!(errors.is_empty(), "{} errors; the first: {}", errors.len(), errors[0]);
         Ok(format!("{} lines, no panic and no error", log.lines().count()))

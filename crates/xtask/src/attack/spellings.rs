@@ -77,7 +77,7 @@ pub fn run(world: &World, report: &mut Report) {
     for (name, value) in OVERRIDE_HEADERS {
         report.attack(&format!("{name}: {value}"), DEFAULT_TIME_LIMIT, || {
             let answer = get_me(world, &[(name, value)])?;
-            ensure!(answer.json()["id"] == world.eve.id.as_str(), "answered with {}", said(&answer));
+            ensure!(answer.json()["id"] == world.eve.id.as_str(), "returned {}", said(&answer));
             let guarded =
                 world.call_with("GET", "/api/v1/admin/users", &world.eve, &[(name, value)], &Value::Null)?;
             status_in(&guarded, &[403])
@@ -126,7 +126,7 @@ fn host(world: &World) -> Result<String> {
             .iter()
             .any(|word| answer.header("cache-control").is_some_and(|value| value.contains(word)));
         ensure!(!body.contains("worse.example"), "{path} believes X-Forwarded-Host");
-        ensure!(!(names(&body) && is_kept), "{path} names it, and caches may keep it");
+        ensure!(!(names(&body) && is_kept), "{path} contains it and may be cached");
     }
-    Ok("named by nothing that is kept".to_owned())
+    Ok("no cacheable response contains it".to_owned())
 }

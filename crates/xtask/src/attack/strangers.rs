@@ -41,7 +41,7 @@ impl Objects {
 
 /// Requests each object as a stranger.
 pub fn run(world: &World, report: &mut Report) {
-    report.group("other people's objects");
+    report.group("other users' objects");
     let objects = match Objects::make(world) {
         Ok(objects) => objects,
         Err(error) => return report.attack("making them", DEFAULT_TIME_LIMIT, || Err(error)),
@@ -85,7 +85,7 @@ pub fn run(world: &World, report: &mut Report) {
             status_in(&answer, &[403, 404, 409])
         });
     }
-    report.attack("what they hold is as it was", DEFAULT_TIME_LIMIT, || {
+    report.attack("other users' data is unchanged", DEFAULT_TIME_LIMIT, || {
         let own = world.get(&world.ada, &format!("/api/v1/spaces/me/notes/{item}"))?.expect(200)?;
         let both = world.get(&world.ada, &format!("/api/v1/spaces/bond/notes/{shared}"))?.expect(200)?;
         let expected = json!({ "text": "private" });
@@ -142,11 +142,11 @@ pub fn reserved(world: &World, report: &mut Report) {
     for (method, path, body) in cases {
         report.attack(&format!("{method} {path} {}", brief(body)), DEFAULT_TIME_LIMIT, || {
             let answer = world.call(method, path, Some(&key), body)?;
-            ensure!(answer.code() == "reserved", "answered with {}", said(&answer));
+            ensure!(answer.code() == "reserved", "returned {}", said(&answer));
             status_in(&answer, &[403])
         });
     }
-    report.attack("a key makes a key", DEFAULT_TIME_LIMIT, || {
+    report.attack("an API key creates an API key", DEFAULT_TIME_LIMIT, || {
         let body = json!({ "name": "more", "scopes": ["users.read"] });
         status_in(&world.call("POST", "/api/v1/admin/api-keys", Some(&key), &body)?, &[403])
     });

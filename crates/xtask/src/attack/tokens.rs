@@ -112,7 +112,7 @@ fn forgeries(world: &World, foreign: &str) -> Result<Vec<(&'static str, String)>
         ("four parts", format!("{token}.e30")),
         ("another server's key", foreign.to_owned()),
         ("a refresh token", world.eve.refresh.clone()),
-        ("an API key that was never made", format!("kith_{}_{}", "0".repeat(26), "0".repeat(58))),
+        ("an API key that was never created", format!("kith_{}_{}", "0".repeat(26), "0".repeat(58))),
         ("a word", "null".to_owned()),
     ])
 }

@@ -147,7 +147,7 @@ fn first_answer(bytes: &[u8], is_over: bool) -> Result<Option<(Answer, usize)>> 
     }
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut response = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(head) = response.parse(bytes).context("not an HTTP answer")? else {
+    let httparse::Status::Complete(head) = response.parse(bytes).context("not an HTTP response")? else {
         return Ok(None);
     };
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();

@@ -129,5 +129,5 @@ fn person(answer: &Value, email: String) -> Result<Person> {
 
 /// Returns a string of a JSON response.
 pub fn text(value: &Value) -> Result<String> {
-    value.as_str().map(str::to_owned).with_context(|| format!("{value} is no text"))
+    value.as_str().map(str::to_owned).with_context(|| format!("{value} is not a string"))
 }

@@ -45,7 +45,7 @@ pub fn measure(start: &Start, lengths: &Lengths) -> Result<LogIns> {
 
 async fn measure_on(kith: &Kith, lengths: &Lengths) -> Result<LogIns> {
     let (length, warm_up) = (lengths.log_in, lengths.warm_up);
-    eprintln!("  registering {} people at full cost", lengths.log_ins);
+    eprintln!("  registering {} users at full cost", lengths.log_ins);
     let people = register(kith.address, "login", lengths.log_ins).await?;
     let nothing = || Ok([0.0; 3]);
     let log_ins = || Box::new(Same(log_in("login0")));
@@ -61,7 +61,7 @@ async fn measure_on(kith: &Kith, lengths: &Lengths) -> Result<LogIns> {
         ratios.push(seen.rate() / ceiling);
     }
     let steady = Plan { connections: READ_CONNECTIONS, warm_up, length, rate: Some(READS_PER_S) };
-    let alone = drive(kith.address, steady, reads(), nothing).await.context("read oneself")?;
+    let alone = drive(kith.address, steady, reads(), nothing).await.context("read own profile")?;
     let saturating = Plan { connections: 64, warm_up, length, rate: None };
     let (beside, _) = tokio::try_join!(
         drive(kith.address, steady, reads(), nothing),
@@ -100,9 +100,9 @@ impl LogIns {
     pub fn line(&self) -> String {
         let Self { rate, of_ceiling, alone, beside } = self;
         format!(
-            "log in at full cost: {rate:.1}/s, {:.0} % of hashing alone on such a core\n\
-             read oneself at {READS_PER_S:.0}/s: p50 {:.2} ms, p99 {:.2} ms; while log-ins saturate: p50 {:.2} ms, \
-             p99 {:.2} ms ({:.0}/s answered)",
+            "log in at full cost: {rate:.1}/s, {:.0} % of hashing alone on such a core\nread own profile at \
+             {READS_PER_S:.0}/s: p50 {:.2} ms, p99 {:.2} ms; while log-ins saturate: p50 {:.2} ms, p99 {:.2} \
+             ms ({:.0}/s completed)",
             of_ceiling * 100.0,
             ms(alone, 0.5),
             ms(alone, 0.99),

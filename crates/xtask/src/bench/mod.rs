@@ -231,7 +231,7 @@ fn measure_engine(
 async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result<Vec<Measured>> {
     // One part for each pair, and one for the run at a steady rate.
     let couples = lengths.counted * (lengths.pairs + 1);
-    eprintln!("  registering {} people", lengths.writers + 3 * couples);
+    eprintln!("  registering {} users", lengths.writers + 3 * couples);
     let strangers = register(server.address, "stranger", couples).await?;
     let writers = register(server.address, "writer", lengths.writers).await?;
     let partners = register(server.address, "partner", 2 * couples).await?;
@@ -251,20 +251,20 @@ async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result
     let current = || Box::new(Reads::of(&partners, "/api/v1/partners/current", SEED)) as _;
     rows.push(read("read the current bond", own).measure(server, lengths, current).await?);
     let me = || Box::new(Reads::of(&partners, "/api/v1/me", SEED)) as _;
-    rows.push(read("read oneself", own).measure(server, lengths, me).await?);
+    rows.push(read("read own profile", own).measure(server, lengths, me).await?);
     let unseen = strangers.iter().map(|who| request("GET", "/api/v1/me", Some(&who.token), None)).collect();
     let unseen = Once::of(unseen);
     let cold = || Box::new(unseen.part(lengths.counted)) as _;
-    let first = RowShape { warm_up: false, ..read("read oneself, a new token", own) };
+    let first = RowShape { warm_up: false, ..read("read own profile, token new to the server", own) };
     rows.push(first.measure(server, lengths, cold).await?);
     let bonded = &partners[..2 * lengths.counted * lengths.pairs];
     let items = Rc::new(spaces::writes(bonded));
     let keep = || Box::new(Any::of(Rc::clone(&items), SEED)) as _;
-    rows.push(write("keep an item in a space", true).measure(server, lengths, keep).await?);
+    rows.push(write("write an item of a space", true).measure(server, lengths, keep).await?);
     let items = Rc::new(spaces::reads(server.address, bonded).await?);
     let item = || Box::new(Any::of(Rc::clone(&items), SEED)) as _;
     rows.push(read("read an item of a space", own).measure(server, lengths, item).await?);
-    eprintln!("  keeping 20 items for each of {} people", lengths.listers);
+    eprintln!("  writing 20 items for each of {} users", lengths.listers);
     let lists = Rc::new(spaces::lists(server.address, &partners[..lengths.listers]).await?);
     let list = || Box::new(Any::of(Rc::clone(&lists), SEED)) as _;
     rows.push(read("list 20 items of a space", own).measure(server, lengths, list).await?);

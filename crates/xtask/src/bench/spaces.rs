@@ -23,7 +23,7 @@ pub async fn reads(server: SocketAddr, people: &[Person]) -> Result<Vec<Vec<u8>>
     let answers = send_all(server, 64, writes(people)).await?;
     let reads = people.iter().zip(answers).map(|(person, (status, body))| {
         let id = body["id"].as_str().filter(|_| status == 201);
-        let id = id.with_context(|| format!("keeping an item gave {status}: {body}"))?;
+        let id = id.with_context(|| format!("writing an item returned {status}: {body}"))?;
         Ok(request("GET", &format!("{SHARED}/{id}"), Some(&person.token), None))
     });
     reads.collect()
@@ -34,7 +34,7 @@ pub async fn lists(server: SocketAddr, people: &[Person]) -> Result<Vec<Vec<u8>>
     for _ in 0..PAGE {
         let answers = send_all(server, 64, people.iter().map(|person| write(person, OWN)).collect()).await?;
         let refused = answers.into_iter().find(|(status, _)| *status != 201);
-        ensure!(refused.is_none(), "keeping an item gave {refused:?}");
+        ensure!(refused.is_none(), "writing an item returned {refused:?}");
     }
     let path = format!("{OWN}?limit={PAGE}");
     Ok(people.iter().map(|person| request("GET", &path, Some(&person.token), None)).collect())

@@ -74,7 +74,7 @@ pub fn kill(args: &Args) -> Result<()> {
         write_evidence(&reports)?;
     }
     if reports.iter().any(|report| !report.is_clean()) {
-        bail!("Kith did not keep what it had acknowledged; its folder is left as it is");
+        bail!("Kith lost acknowledged writes; its folder is left unchanged");
     }
     Ok(())
 }
@@ -87,7 +87,7 @@ fn write_evidence(reports: &[Report]) -> Result<()> {
     let is_enough = kills >= 100 && acknowledged >= 100_000;
     let summary = format!(
         "{kills} kills, {acknowledged} acknowledged, {}",
-        if is_clean { "0 lost, doubled or half applied" } else { "some not kept" }
+        if is_clean { "0 lost, doubled or half applied" } else { "some lost, doubled or half applied" }
     );
     let row = |id| Row {
         id,
@@ -183,7 +183,7 @@ impl Target for Victim {
         if let Some(kith) = self.kith.take() {
             let status = kith.stop()?;
             if !status.success() {
-                bail!("kith ended with {status} when it was asked to");
+                bail!("kith ended with {status} on a stop request");
             }
         }
         Ok(self.server.take().map_or(Ok(()), |mut server| server.stop(StopMode::Fast))?)

@@ -53,23 +53,23 @@ pub fn power(args: &Args) -> Result<()> {
     }
     let folder = fresh_folder("power-twin")?;
     let mains = mains(Synchronous::Off, &folder)?;
-    reports.push(cut("its twin that does not sync", mains, &folder, size, seed)?);
+    reports.push(cut("its twin without syncs", mains, &folder, size, seed)?);
     println!();
     reports.iter().for_each(|report| println!("{report}"));
     let twin = reports.pop().expect("the twin always runs");
     if twin.verdict.lost.is_empty() && twin.verdict.half_applied.is_empty() && twin.broken.is_none() {
-        bail!("the harness cannot see loss: the twin without syncing lost nothing");
+        bail!("the harness does not detect loss: the twin without syncs lost nothing");
     }
-    println!("the twin lost, as it must: the harness sees loss");
+    println!("the twin lost writes as expected: the harness detects loss");
     let is_clean = reports.iter().all(|report| report.is_clean());
-    let summary = "a power cut lost what had been acknowledged".to_owned();
+    let summary = "a power cut lost acknowledged writes".to_owned();
     let row = Row { id: "DRV-27", result: Outcome::Fail, figures: json!({}), summary };
     let rows: Vec<_> = (!is_clean).then_some(row).into_iter().collect();
     if !args.mode.is_smoke() {
         evidence::write_with_tests("cargo xtask chaos power", &rows, &trials("DRV-27", &reports))?;
     }
     if !is_clean {
-        bail!("Kith did not keep what it had acknowledged; its folder is left as it is");
+        bail!("Kith lost acknowledged writes; its folder is left unchanged");
     }
     Ok(())
 }
@@ -95,9 +95,9 @@ fn cut(name: &str, mut mains: Mains, folder: &Path, size: Size, seed: u64) -> Re
     eprintln!("\n{name}: {} rounds, seed {seed}, in {}", size.rounds, folder.display());
     let report = rounds::run(name, &mut mains, size, seed, &folder.join("journal"))?;
     let Mains { steps, lost, syncs, synchronous, .. } = mains;
-    eprintln!("  {steps} writes seen, {syncs} syncs, {lost} unsynced writes taken back");
+    eprintln!("  {steps} writes recorded, {syncs} syncs, {lost} unsynced writes reverted");
     if steps == 0 || (synchronous == Synchronous::Full && syncs == 0) {
-        bail!("the shim saw {steps} writes and {syncs} syncs: it is not under the database");
+        bail!("the shim recorded {steps} writes and {syncs} syncs: it is not active in the database");
     }
     Ok(report)
 }

@@ -109,7 +109,7 @@ impl fmt::Display for Report {
         for fault in [lost, doubled, half_applied, invented, surprises].into_iter().flatten().take(10) {
             write!(f, "\n  - {fault}")?;
         }
-        broken.iter().try_for_each(|broken| write!(f, "\n  - did not come up again: {broken}"))
+        broken.iter().try_for_each(|broken| write!(f, "\n  - did not start again: {broken}"))
     }
 }
 
@@ -134,7 +134,7 @@ pub fn run(name: &str, target: &mut dyn Target, size: Size, seed: u64, journal: 
     let journal = between_loads(&mut journal);
     (report.acknowledged, report.unknown) = (journal.acknowledged, journal.unknown);
     report.surprises.clone_from(&journal.surprises);
-    ensure!(report.acknowledged > 0, "nothing was acknowledged, so nothing was tried");
+    ensure!(report.acknowledged > 0, "no request was acknowledged, so nothing was tested");
     Ok(report)
 }
 
@@ -164,7 +164,7 @@ async fn strike_again_and_again(
         since = known.mark()?;
         top_up(server, known, size.people, round)
             .await
-            .with_context(|| format!("registering people in round {round}"))?;
+            .with_context(|| format!("registering users in round {round}"))?;
         load_and_strike(server, target, rng, journal).await?;
         report.rounds += 1;
         if report.rounds.is_multiple_of(10) {
@@ -180,7 +180,7 @@ fn between_loads(journal: &mut Rc<RefCell<Journal>>) -> &mut Journal {
 }
 
 async fn review(server: SocketAddr, journal: &Journal, since: Mark) -> Result<Verdict> {
-    let view = look(server, journal, since).await.context("looking at what is left")?;
+    let view = look(server, journal, since).await.context("reading the remaining data")?;
     Ok(judge(journal, since, &view))
 }
 
@@ -222,5 +222,5 @@ async fn load_and_strike(
         }
         anyhow::Ok(())
     });
-    ended.await.context("a client was left without an answer")?
+    ended.await.context("a client got no response")?
 }

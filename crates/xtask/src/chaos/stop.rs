@@ -72,9 +72,13 @@ pub fn stop(args: &Args) -> Result<()> {
     if !args.mode.is_smoke() {
         report.write_evidence(rounds, there)?;
     }
-    ensure!(there > 0, "nothing was acknowledged, so nothing was tried");
-    ensure!(report.failures.is_empty(), "somebody noticed a stop");
-    ensure!(there == report.acknowledged, "{} were acknowledged, {there} are there", report.acknowledged);
+    ensure!(there > 0, "no request was acknowledged, so nothing was tested");
+    ensure!(report.failures.is_empty(), "a client got an error during a stop");
+    ensure!(
+        there == report.acknowledged,
+        "{} requests were acknowledged, but {there} are in the database",
+        report.acknowledged
+    );
     ensure!(report.exits.iter().all(|exit| *exit < EXIT_WITHIN), "a stop took too long");
     Ok(())
 }
@@ -98,7 +102,7 @@ impl Report {
             result: Outcome::of(holds),
             figures: json!({ "stops": rounds, "acknowledged": acknowledged, "without a whole answer": cut }),
             summary: format!(
-                "{rounds} stops under load, {acknowledged} acknowledged, {cut} without a whole answer"
+                "{rounds} stops under load, {acknowledged} acknowledged, {cut} without a complete response"
             ),
         };
         let what =
@@ -119,7 +123,7 @@ impl Report {
         println!("\nSIGTERM under load behind HAProxy, two nodes on PostgreSQL");
         println!("  {rounds} stops, {} requests acknowledged, {there} in the database", self.acknowledged);
         println!(
-            "  {} without a whole answer of 2xx; exit median {median:.0?}, p99 {p99:.0?}",
+            "  {} without a complete 2xx response; exit median {median:.0?}, p99 {p99:.0?}",
             self.failures.len()
         );
         println!("  zero in n stops bounds the rate per stop at 3/n = {:.1} %", 300.0 / f64::from(rounds));
@@ -157,7 +161,7 @@ async fn run(
         // Runs on another thread, so that the clients continue.
         let status = tokio::task::spawn_blocking(move || node.stop()).await??;
         report.borrow_mut().exits.push(began.elapsed());
-        ensure!(status.success(), "kith ended with {status} when it was asked to");
+        ensure!(status.success(), "kith ended with {status} on a stop request");
         nodes[place] = Some(tokio::task::spawn_blocking(move || Kith::start(&start)).await??);
     }
     over.set(true);

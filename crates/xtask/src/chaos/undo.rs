@@ -74,7 +74,7 @@ impl Log {
             let (path_length, data_length) = (u32_at(40) as usize, u32_at(44) as usize);
             let Some(tail) = rest.get(HEAD_BYTES..HEAD_BYTES + path_length + data_length) else { break };
             let (path, data) = tail.split_at(path_length);
-            let path = PathBuf::from(std::str::from_utf8(path).context("a path that is no text")?);
+            let path = PathBuf::from(std::str::from_utf8(path).context("a path that is not UTF-8")?);
             let (offset, length, old_size) = (u64_at(16), u64_at(24), u64_at(32));
             let step = |kind| Step { kind, offset, length, old_size, old: data.to_vec() };
             match u32_at(4) {

@@ -48,7 +48,7 @@ impl Operation {
 /// # Errors
 /// Returns an error for undeclared responses, a 5xx other than 503 with Retry-After, accepted invalid input,
 /// an operation that never succeeds, and an operation that succeeds for a user without its permission.
-#[expect(clippy::disallowed_methods, reason = "reports how long it took")]
+#[expect(clippy::disallowed_methods, reason = "reports the duration")]
 pub fn fuzz() -> Result<()> {
     if !is_installed(&root()?) {
         bail!("schemathesis is not installed: run `cargo xtask setup`");
@@ -90,8 +90,8 @@ fn ask(binary: &Path, role: &str) -> Result<Seen> {
     if !status.success() {
         bail!("the server ended with {status}");
     }
-    let seen = fs::read_to_string(&seen).context("schemathesis left no account of what it saw")?;
-    serde_json::from_str(&seen).context("what schemathesis saw cannot be read")
+    let seen = fs::read_to_string(&seen).context("schemathesis wrote no report of the operations")?;
+    serde_json::from_str(&seen).context("cannot read the report of schemathesis")
 }
 
 /// Installs schemathesis, if it is missing or has another version.
@@ -132,12 +132,12 @@ fn report(by_user: &Seen, by_admin: &Seen, started: Instant) -> Result<()> {
     let cases: u32 = all().flat_map(|operation| operation.statuses.values()).sum();
     let took = started.elapsed().as_secs();
     println!(
-        "fuzz: {} operations by {ROLES:?}, {cases} answers, all as declared, in {took} s",
+        "fuzz: {} operations by {ROLES:?}, {cases} responses, all as declared, in {took} s",
         by_admin.len()
     );
     let faults = faults(by_user, by_admin);
     if !faults.is_empty() {
-        bail!("{}; what suits an operation is in {FOLDER}/people.py", faults.join("; "));
+        bail!("{}; fixed requests of operations are in {FOLDER}/people.py", faults.join("; "));
     }
     let operations = by_admin.len();
     let row = Row {
@@ -145,7 +145,7 @@ fn report(by_user: &Seen, by_admin: &Seen, started: Instant) -> Result<()> {
         result: Outcome::Pass,
         figures: json!({ "operations": operations, "answers": cases, "seconds": took }),
         summary: format!(
-            "{operations} operations asked as user and as administrator, {cases} answers, all as declared"
+            "{operations} operations called as user and as administrator, {cases} responses, all as declared"
         ),
     };
     let what = "responses to valid and invalid requests are as documented and never 5xx".to_owned();
@@ -160,18 +160,18 @@ fn faults(by_user: &Seen, by_admin: &Seen) -> Vec<String> {
     names.dedup();
     for name in names {
         let (Some(user), Some(admin)) = (by_user.get(name), by_admin.get(name)) else {
-            faults.push(format!("{name} was not asked by both"));
+            faults.push(format!("{name} was not called by both roles"));
             continue;
         };
         let permitted = user.permissions.is_empty();
         if !(admin.succeeded() || permitted && user.succeeded()) {
-            faults.push(format!("{name} was never seen to succeed"));
+            faults.push(format!("{name} never succeeded"));
         }
         if !permitted && (user.succeeded() || !user.statuses.contains_key(&403)) {
-            faults.push(format!("{name} is not kept from users"));
+            faults.push(format!("{name} is not forbidden for users"));
         }
         if user.signed_out + admin.signed_out > 0 {
-            faults.push(format!("{name} refused tokens that had to be good"));
+            faults.push(format!("{name} rejected valid tokens"));
         }
     }
     faults
@@ -199,11 +199,7 @@ mod tests {
                 "open": {"permissions": ["p"], "statuses": {"200": 1}, "signed_out": 0},
                 "once": {"permissions": [], "statuses": {"403": 1}, "signed_out": 0}}"#,
         );
-        let named = [
-            "all was never seen to succeed",
-            "all refused tokens that had to be good",
-            "open is not kept from users",
-        ];
+        let named = ["all never succeeded", "all rejected valid tokens", "open is not forbidden for users"];
         assert_eq!(faults(&user, &admin), named);
     }
 }

@@ -68,7 +68,7 @@ struct Ran {
 ///
 /// # Errors
 /// Returns an error if an input violates an invariant.
-#[expect(clippy::disallowed_methods, reason = "reports how long it took")]
+#[expect(clippy::disallowed_methods, reason = "reports the duration")]
 pub fn fuzz(args: &Args) -> Result<()> {
     let root = root()?;
     let all = targets(&root)?;
@@ -119,17 +119,20 @@ fn check(root: &Path, targets: &[String]) -> Result<()> {
     let mut metadata = cargo()?;
     metadata.args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]).arg(&manifest);
     let said = metadata.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-    ensure!(said.status.success(), "the lock file of {FOLDER} is not that of its manifest");
-    let said: Value = serde_json::from_slice(&said.stdout).context("what cargo says of the targets")?;
+    ensure!(said.status.success(), "the lock file of {FOLDER} does not match its manifest");
+    let said: Value = serde_json::from_slice(&said.stdout).context("cannot parse cargo's list of targets")?;
     let packages = said["packages"].as_array().into_iter().flatten();
     let package = packages.into_iter().find(|package| package["name"] == "kith-fuzz");
     let programs =
         package.and_then(|package| package["targets"].as_array()).context("no package kith-fuzz")?;
     for target in targets {
-        ensure!(programs.iter().any(|program| program["name"] == target.as_str()), "cargo knows no {target}");
+        ensure!(
+            programs.iter().any(|program| program["name"] == target.as_str()),
+            "cargo has no target {target}"
+        );
         let path = root.join(FOLDER).join("fuzz_targets").join(format!("{target}.rs"));
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        ensure!(text.contains("fuzz_target!("), "{} is no target", path.display());
+        ensure!(text.contains("fuzz_target!("), "{} is not a target", path.display());
         let seeds = count(&root.join(FOLDER).join("seeds").join(target))?;
         ensure!(seeds > 0, "{target} has no seeds");
         println!("{target:<14} {seeds:>4} seeds");
@@ -148,7 +151,7 @@ fn check(root: &Path, targets: &[String]) -> Result<()> {
 
 fn choose(all: &[String], wanted: &[String]) -> Result<Vec<String>> {
     if let Some(unknown) = wanted.iter().find(|name| !all.contains(name)) {
-        bail!("there is no target {unknown}; there are {}", all.join(", "));
+        bail!("unknown target {unknown}; expected one of: {}", all.join(", "));
     }
     Ok(all.iter().filter(|name| wanted.is_empty() || wanted.contains(name)).cloned().collect())
 }
@@ -175,7 +178,7 @@ fn binary(root: &Path, target: &str) -> Result<PathBuf> {
 
 /// Runs one target. Its output goes to `target/fuzz/log/TARGET`, crashing inputs to
 /// `target/fuzz/artifacts/TARGET`.
-#[expect(clippy::disallowed_methods, reason = "reports how long it took")]
+#[expect(clippy::disallowed_methods, reason = "reports the duration")]
 fn run_one(root: &Path, target: &str, seconds: u64) -> Result<Ran> {
     let built = root.join(BUILD_FOLDER);
     let (corpus, artifacts) = (built.join("corpus").join(target), built.join("artifacts").join(target));
@@ -196,7 +199,7 @@ fn run_one(root: &Path, target: &str, seconds: u64) -> Result<Ran> {
     let said = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
     let crashes = count(&artifacts)?.saturating_sub(before).max(u64::from(!status.success()));
     read(target, started.elapsed().as_secs(), &said, crashes)
-        .with_context(|| format!("{} is not what libFuzzer says", log.display()))
+        .with_context(|| format!("{} is not output of libFuzzer", log.display()))
 }
 
 /// Returns the number of crashing inputs in a folder. Slow inputs (`slow-unit-…`) are not crashes.
@@ -249,11 +252,12 @@ fn report(ran: &[Ran], whole: bool, took: u64) -> Result<()> {
             &[Row { id: "DRV-37", result: Outcome::of(crashed.is_empty()), figures, summary }],
         )?;
     } else {
-        println!("no evidence: that takes every target, for {EVIDENCE_SECONDS} s each");
+        println!("no evidence: it requires every target, for {EVIDENCE_SECONDS} s each");
     }
     if !crashed.is_empty() {
         bail!(
-            "inputs that crash {} are in {BUILD_FOLDER}/artifacts; give one to {BUILD_FOLDER}/…/release/TARGET",
+            "inputs that crash {} are in {BUILD_FOLDER}/artifacts; pass one to \
+             {BUILD_FOLDER}/…/release/TARGET",
             crashed.join(", ")
         );
     }

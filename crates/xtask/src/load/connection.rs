@@ -108,7 +108,7 @@ pub async fn send_all_patiently(
         let refused: Vec<_> = (0..answers.len()).filter(|i| answers[*i].0 == 503).collect();
         let Some(first) = refused.first() else { return Ok(answers) };
         if began.elapsed() > PATIENCE {
-            bail!("{} requests are still refused: {}", refused.len(), answers[*first].1);
+            bail!("{} requests are still rejected: {}", refused.len(), answers[*first].1);
         }
         sleep(BETWEEN_TRIES).await;
         let again = refused.iter().map(|i| requests[*i].clone()).collect();

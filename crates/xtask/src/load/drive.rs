@@ -118,7 +118,7 @@ pub async fn drive(
         Err(_) => all(&mut work).await?,
     }
     if shared.answered.get() == 0 {
-        bail!("no request was answered with 2xx; the first refusal: {:?}", shared.refusal.take());
+        bail!("no request returned 2xx; the first rejection: {:?}", shared.refusal.take());
     }
     let latency = shared.latency.borrow().clone();
     let (answered, refused) = (shared.answered.get(), shared.refused.get());

@@ -40,7 +40,7 @@ pub struct Answer {
 pub fn parse(bytes: &[u8]) -> Result<Option<Answer>> {
     let mut headers = [httparse::EMPTY_HEADER; 48];
     let mut response = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(head) = response.parse(bytes).context("not an HTTP answer")? else {
+    let httparse::Status::Complete(head) = response.parse(bytes).context("not an HTTP response")? else {
         return Ok(None);
     };
     let status = response.code.context("no status")?;
@@ -48,7 +48,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Answer>> {
     let length = match length {
         Some(header) => std::str::from_utf8(header.value)?.trim().parse().context("content-length")?,
         None if matches!(status, 204 | 304) => 0,
-        None => bail!("an answer of {status} without content-length"),
+        None => bail!("a response with {status} without content-length"),
     };
     Ok(Some(Answer { status, body: head..head + length }))
 }

@@ -13,7 +13,7 @@ pub use draw::{Pairs, Zipf};
 pub use drive::{Plan, Seen, Source, drive};
 
 /// Returns the current instant, for measurements.
-#[expect(clippy::disallowed_methods, reason = "measuring is what this is for; no rule goes by it")]
+#[expect(clippy::disallowed_methods, reason = "measures durations; no rule depends on them")]
 pub fn now() -> Instant {
     Instant::now()
 }

@@ -18,7 +18,7 @@ pub struct Person {
 /// Registers `count` accounts whose addresses begin with `prefix`.
 pub async fn register(server: SocketAddr, prefix: &str, count: usize) -> Result<Vec<Person>> {
     let requests = (0..count).map(|i| registration(&format!("{prefix}{i}"))).collect();
-    let answers = send_all(server, 64, requests).await.context("registering people")?;
+    let answers = send_all(server, 64, requests).await.context("registering users")?;
     answers
         .into_iter()
         .map(|(status, body)| {

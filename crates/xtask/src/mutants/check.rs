@@ -31,13 +31,13 @@ pub fn check(root: &Path) -> Result<()> {
     let reasons = reasons(root)?;
     for Reason { mutant, why } in &reasons.survivor {
         let (file, what) = mutant.split_once(": ").with_context(|| format!("{mutant} names no file"))?;
-        let text = sources.get(file).with_context(|| format!("{REASONS}: there is no {file}"))?;
+        let text = sources.get(file).with_context(|| format!("{REASONS}: {file} does not exist"))?;
         let function = what.rsplit_once(" in ").map_or(what, |(_, function)| function);
         let name = function.rsplit("::").next().unwrap_or(function);
         let is_there = text.contains(&format!("fn {name}")) || text.contains(name);
-        ensure!(is_there && !why.is_empty(), "{REASONS}: there is no {name} in {file}");
+        ensure!(is_there && !why.is_empty(), "{REASONS}: {name} does not exist in {file}");
     }
-    println!("{REASONS}: {} survivors, each in a function that is there", reasons.survivor.len());
+    println!("{REASONS}: {} survivors, each in an existing function", reasons.survivor.len());
     if succeeds(cargo()?.args(["mutants", "--version"])) {
         let mut list = cargo()?;
         list.args(["mutants", "--list"])
@@ -47,7 +47,7 @@ pub fn check(root: &Path) -> Result<()> {
         ensure!(listed.status.success() && count > 0, "cargo-mutants lists no change");
         println!("cargo-mutants lists {count} changes");
     } else {
-        println!("cargo-mutants is not installed: no change was made or listed");
+        println!("cargo-mutants is not installed: no mutant was tested or listed");
     }
     Ok(())
 }

@@ -167,7 +167,7 @@ pub fn mutants(args: &Args) -> Result<()> {
     let root = root()?;
     let known = |name: &String| PARTS.iter().any(|part| part.name == name);
     if let Some(unknown) = args.part.iter().find(|name| !known(name)) {
-        bail!("there is no part {unknown}; there are bonds, accounts and store");
+        bail!("unknown part {unknown}; expected one of: bonds, accounts, store");
     }
     if args.mode.is_smoke() {
         return check::check(&root);
@@ -292,7 +292,7 @@ fn report(root: &Path, tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons)
         evidence::write("cargo xtask mutants", &[row])?;
     } else {
         println!(
-            "no evidence: that takes {}",
+            "no evidence: it requires {}",
             PARTS.iter().map(|part| part.name).collect::<Vec<_>>().join(", ")
         );
     }
@@ -322,7 +322,7 @@ fn listed(tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons) -> String {
     }
     text += "\n## Survivors\n\n";
     for Survivor { mutant, why } in tried.values().flat_map(|tried| survivors(tried, reasons)) {
-        let why = why.unwrap_or_else(|| "no test notices it yet".to_owned());
+        let why = why.unwrap_or_else(|| "no test detects it yet".to_owned());
         text += &format!("* `{}`: {why}\n", lasting(&mutant));
     }
     text

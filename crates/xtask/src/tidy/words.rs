@@ -7,47 +7,41 @@ use super::{CI, File, Finding};
 const FILES_ALLOWED_TO_SLEEP: &[(&str, &str)] = &[
     (
         "crates/verify/src/accounts/sessions.rs",
-        "a spent token is good for a stretch of the deployment's own time, which a check cannot move",
+        "the grace period of a used token runs on the deployment's clock, which a check cannot advance",
     ),
-    ("crates/consumers/src/engine.rs", "looks now and then, since wake-ups may be lost"),
-    ("crates/consumers/src/supervise.rs", "waits before it starts a task again that panicked"),
-    ("crates/platform/src/consumers/routes.rs", "runs a hook again that has failed"),
-    ("crates/jobs/src/enqueuer.rs", "tries a key again that another transaction holds"),
-    ("crates/jobs/src/jobs.rs", "gives a claim back to a database that did not answer"),
-    ("crates/jobs/src/workers/fetch.rs", "looks now and then, should nobody ring"),
-    ("crates/jobs/src/workers/mod.rs", "a heart beats by itself"),
-    ("crates/jobs/src/workers/report.rs", "asks a database again that did not answer"),
-    ("crates/jobs/src/workers/run.rs", "a timeout is a stretch of time"),
-    ("crates/readiness/src/client.rs", "comes again when a 429 said to"),
+    ("crates/consumers/src/engine.rs", "polls, because wake-ups may be lost"),
+    ("crates/consumers/src/supervise.rs", "waits before it restarts a task that panicked"),
+    ("crates/platform/src/consumers/routes.rs", "retries a hook that failed"),
+    ("crates/jobs/src/enqueuer.rs", "retries a key that another transaction holds"),
+    ("crates/jobs/src/jobs.rs", "retries the release of a claim when the database did not respond"),
+    ("crates/jobs/src/workers/fetch.rs", "polls, because notifications may be lost"),
+    ("crates/jobs/src/workers/mod.rs", "heartbeats are periodic"),
+    ("crates/jobs/src/workers/report.rs", "retries when the database did not respond"),
+    ("crates/jobs/src/workers/run.rs", "a timeout is measured in real time"),
+    ("crates/readiness/src/client.rs", "retries after the Retry-After of a 429"),
     (
         "crates/jobs/benches/jobs/engine.rs",
-        "a benchmark waits for worker processes, and for jobs to fall due",
+        "a benchmark waits for worker processes and for jobs to become due",
     ),
-    ("crates/xtask/src/bench/jobs/redis.rs", "Redis says nowhere that it listens"),
+    ("crates/xtask/src/bench/jobs/redis.rs", "Redis does not report when it listens"),
     ("crates/jobs/examples/chaos/main.rs", "jobs take time, and are enqueued at a rate"),
-    (
-        "crates/xtask/src/chaos/jobs/crew.rs",
-        "the moment of a blow is drawn, and nothing else says when it has come",
-    ),
+    ("crates/xtask/src/chaos/jobs/crew.rs", "the time of a fault is random, and no event marks it"),
     ("crates/xtask/src/chaos/kill.rs", "the end of another's child cannot be waited for"),
-    (
-        "crates/xtask/src/chaos/rounds.rs",
-        "the moment of a blow is drawn, and nothing else says when it has come",
-    ),
+    ("crates/xtask/src/chaos/rounds.rs", "the time of a fault is random, and no event marks it"),
     (
         "crates/xtask/src/chaos/stop.rs",
-        "load lasts for a while between stops, and HAProxy says nowhere that it listens",
+        "load lasts for some time between stops, and HAProxy does not report when it listens",
     ),
-    ("crates/xtask/src/load/connection.rs", "asks a server again that has said it is not available yet"),
-    ("crates/xtask/src/load/drive.rs", "load lasts as long as it is told to"),
+    ("crates/xtask/src/load/connection.rs", "retries while the server is not available yet"),
+    ("crates/xtask/src/load/drive.rs", "load has a given duration"),
     (
         "crates/platform/src/http/serve.rs",
-        "draining is a stretch of time, and descriptors that ran out come back",
+        "draining has a duration, and file descriptors become available again",
     ),
     ("crates/store/src/folder.rs", "descriptors that ran out come back"),
     (
         "crates/store/src/postgres/direct.rs",
-        "looks now and then if no word comes, and tells others only so often",
+        "polls if no notification arrives, and limits the rate of its own notifications",
     ),
 ];
 
@@ -106,7 +100,7 @@ fn undone_code(file: &File, from: usize, code: &str) -> Vec<Finding> {
     let undone = ["todo!", "unimplemented!", "#[ignore"];
     on_lines(from, code, |line| undone.iter().find(|word| line.contains(**word)).copied())
         .filter(|(_, word)| *word != "#[ignore" || file.path != SOAK_ONLY_FILE)
-        .map(|(line, word)| file.finding(line, word, "what is here works, and every test runs"))
+        .map(|(line, word)| file.finding(line, word, "no unfinished code and no ignored tests"))
         .collect()
 }
 
@@ -116,7 +110,7 @@ fn undone_comments(file: &File, from: usize, comments: &str) -> Vec<Finding> {
         line.split(|c: char| !c.is_alphanumeric())
             .find_map(|word| marks.iter().find(|mark| **mark == word).copied())
     })
-    .map(|(line, mark)| file.finding(line, mark, "what is left to do is an issue, not a comment"))
+    .map(|(line, mark)| file.finding(line, mark, "open work is an issue, not a comment"))
     .collect()
 }
 
@@ -126,9 +120,7 @@ fn sleeping(file: &File, from: usize, code: &str) -> Vec<Finding> {
     }
     let sleeps = |line: &str| ["sleep(", "sleep_until("].into_iter().find(|call| line.contains(call));
     on_lines(from, code, sleeps)
-        .map(|(line, call)| {
-            file.finding(line, call, "wait for what you wait for; nothing is proven by sleeping")
-        })
+        .map(|(line, call)| file.finding(line, call, "wait for the event, do not sleep"))
         .collect()
 }
 
@@ -157,7 +149,7 @@ fn undated(file: &File, from: usize, code: &str) -> Vec<Finding> {
     }
     let writes = |line: &str| line.contains(".db.write").then_some(".db.write");
     on_lines(from, code, writes)
-        .map(|(line, call)| file.finding(line, call, "a command is run by `App::write`, which dates it"))
+        .map(|(line, call)| file.finding(line, call, "run commands with `App::write`, which sets their time"))
         .collect()
 }
 
@@ -166,7 +158,7 @@ fn silenced(file: &File) -> Vec<Finding> {
     let ways = ["/dev/null", "|| true", "|| :", "set +e", ">&-", "--quiet", " -q"];
     on_lines(1, &file.text, |line| ways.iter().find(|way| line.contains(**way)).copied())
         .map(|(line, way)| {
-            file.finding(line, way, "every step of CI shows what it says and fails when it fails")
+            file.finding(line, way, "every CI step shows its output and fails with its command")
         })
         .collect()
 }

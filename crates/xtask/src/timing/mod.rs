@@ -87,7 +87,7 @@ type Measured = Vec<(&'static str, Comparison)>;
 
 async fn measure(kith: &Kith, pairs: usize) -> Result<Measured> {
     let people = pairs.div_ceil(FAILURES_BEFORE_LOCK);
-    eprintln!("registering {people} people");
+    eprintln!("registering {people} users");
     register(kith.address, "known", people + LOCKED).await?;
     let names = |prefix: &str| (0..people).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
     let mut asker = Asker { connection: Connection::open(kith.address).await?, rng: Rng::with_seed(SEED) };
@@ -183,9 +183,9 @@ fn report(measured: &Measured, pairs: usize) -> ExitCode {
     let told: Vec<_> =
         measured.iter().filter(|(_, found)| found.tells_apart()).map(|(name, _)| *name).collect();
     if told.is_empty() {
-        println!("nothing tells them apart");
+        println!("no difference is measurable");
         return ExitCode::SUCCESS;
     }
-    println!("told apart: {}", told.join(", "));
+    println!("distinguishable: {}", told.join(", "));
     ExitCode::FAILURE
 }

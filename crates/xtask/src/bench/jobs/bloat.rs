@@ -47,7 +47,7 @@ impl Snapshot {
         };
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
-        ensure!(!line.trim().is_empty(), "psql said nothing");
+        ensure!(!line.trim().is_empty(), "psql printed nothing");
         Ok(held)
     }
 }

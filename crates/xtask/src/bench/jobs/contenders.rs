@@ -156,7 +156,7 @@ pub fn heard(mut command: Command, who: &str) -> Result<Value> {
     let said = String::from_utf8_lossy(&done.stdout);
     ensure!(done.status.success(), "{who} failed ({}): {said}", done.status);
     let line = said.lines().last().unwrap_or_default();
-    serde_json::from_str(line).with_context(|| format!("{who} said {line}"))
+    serde_json::from_str(line).with_context(|| format!("{who} printed {line}"))
 }
 
 /// Runs one SQL statement and returns its output.
@@ -200,7 +200,7 @@ pub fn build_driver(mode: Mode) -> Result<PathBuf> {
     build.args(["--message-format", "json-render-diagnostics"]);
     let done = build.stderr(Stdio::inherit()).output().context("cargo cannot be run")?;
     ensure!(done.status.success(), "the driver of our own jobs does not build");
-    driver_in(&String::from_utf8_lossy(&done.stdout)).context("cargo does not say where the driver is")
+    driver_in(&String::from_utf8_lossy(&done.stdout)).context("cargo does not report the path of the driver")
 }
 
 /// Returns the last executable in cargo's JSON messages.

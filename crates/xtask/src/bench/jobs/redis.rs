@@ -42,8 +42,8 @@ impl Redis {
         let redis = Self { port, child };
         let began = now();
         while redis.ask(&["PING"]).is_err() {
-            ensure!(began.elapsed() < ANSWERS_WITHIN, "Redis does not answer");
-            #[expect(clippy::disallowed_methods, reason = "Redis says nowhere that it listens")]
+            ensure!(began.elapsed() < ANSWERS_WITHIN, "Redis does not respond");
+            #[expect(clippy::disallowed_methods, reason = "Redis does not report when it listens")]
             thread::sleep(Duration::from_millis(20));
         }
         Ok(redis)
@@ -67,7 +67,7 @@ impl Redis {
     fn ask(&self, words: &[&str]) -> Result<()> {
         let done = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output()?;
         let said = String::from_utf8_lossy(&done.stdout);
-        ensure!(done.status.success() && matches!(said.trim(), "OK" | "PONG"), "Redis said {said}");
+        ensure!(done.status.success() && matches!(said.trim(), "OK" | "PONG"), "Redis replied {said}");
         Ok(())
     }
 }

@@ -148,7 +148,7 @@ impl Crew {
             }
             pause(500);
         }
-        bail!("the database does not answer after the kill of a backend");
+        bail!("the database does not respond after the kill of a backend");
     }
 
     /// Stops the database for longer than a lease.

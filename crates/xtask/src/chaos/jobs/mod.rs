@@ -83,7 +83,7 @@ pub fn jobs(args: &Args) -> Result<()> {
     }
     ensure!(
         reports.iter().all(|report| report.verdict.is_clean()),
-        "jobs were not kept, or not run as promised"
+        "jobs were lost or not run as guaranteed"
     );
     Ok(())
 }

@@ -141,7 +141,7 @@ impl Process {
         if let Some(listener) = self.listener.take() {
             ensure!(listener.join().is_ok(), "a listener panicked");
         }
-        ensure!(status.success(), "a process ended with {status} when it was asked to leave");
+        ensure!(status.success(), "a process ended with {status} on a stop request");
         Ok(())
     }
 }

@@ -31,7 +31,7 @@ pub fn openapi(args: &Args) -> Result<()> {
     let document = serde_json::to_string_pretty(&document)? + "\n";
     let path = root()?.join("docs/openapi.json");
     if !args.check {
-        fs::create_dir_all(path.parent().expect("it has a folder"))?;
+        fs::create_dir_all(path.parent().expect("the path has a folder"))?;
         fs::write(&path, document).with_context(|| format!("cannot write {}", path.display()))?;
         println!("wrote {}", path.display());
         return Ok(());

@@ -84,7 +84,7 @@ async fn unmeasured_here(
 ) -> Result<String, Shortfall> {
     found.await.map_err(|shortfall| match shortfall {
         Shortfall::NotApplicable(why) => {
-            Shortfall::unmeasured(why, "name the public address with --target https://…")
+            Shortfall::unmeasured(why, "use the public address as --target https://…")
         }
         other => other,
     })

@@ -52,7 +52,7 @@ fn circles(modules: &BTreeMap<ModulePath, &File>) -> Vec<Finding> {
             let pair = (&*file.path, &*modules[other].path);
             let is_exception = EXCEPTIONS.iter().any(|(a, b, _)| pair == (*a, *b) || pair == (*b, *a));
             if used[other].contains(path) && !is_exception {
-                let why = "move what both use into a file of its own";
+                let why = "move the shared code into a separate file";
                 found.push(file.finding(1, format!("a circle with {}", modules[other].path), why));
             }
         }

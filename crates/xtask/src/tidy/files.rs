@@ -18,13 +18,13 @@ pub fn check(file: &File) -> Vec<Finding> {
 }
 
 fn opening(file: &File) -> Option<Finding> {
-    let why = "a file opens with what it owns and what it never does";
+    let why = "a file begins with a `//!` comment that states its responsibility";
     (!file.text.starts_with("//!")).then(|| file.finding(1, "no `//!` line", why))
 }
 
 fn length(file: &File) -> Option<Finding> {
     let lines = file.text.lines().count();
-    let why = "ask what it really holds";
+    let why = "split the file by responsibility";
     let finding = || file.finding(lines, format!("{lines} lines"), why);
     (lines > WARNING_LINES).then(|| Finding { warning: lines <= TOO_LONG, ..finding() })
 }
@@ -32,12 +32,12 @@ fn length(file: &File) -> Option<Finding> {
 fn name(file: &File) -> Option<Finding> {
     let mut names = file.path.split('/').map(|part| part.trim_end_matches(".rs"));
     let vague = names.find(|name| VAGUE.contains(name))?;
-    Some(file.finding(1, format!("a module named `{vague}`"), "name it after what it holds"))
+    Some(file.finding(1, format!("a module named `{vague}`"), "name it after its content"))
 }
 
 fn white_space(file: &File) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let why = "white space that cannot be seen";
+    let why = "invisible white space";
     for (line, text) in (1..).zip(file.text.split('\n')) {
         if text.contains('\t') {
             findings.push(file.finding(line, "a tab", why));
@@ -48,11 +48,7 @@ fn white_space(file: &File) -> Vec<Finding> {
     }
     if !file.text.is_empty() && !file.text.ends_with('\n') {
         let last = file.text.lines().count();
-        findings.push(file.finding(
-            last,
-            "no newline at the end of the file",
-            "a file is made of whole lines",
-        ));
+        findings.push(file.finding(last, "no newline at the end of the file", "a file ends with a newline"));
     }
     findings
 }

@@ -135,13 +135,13 @@ fn operation_texts(file: &File, name: &str, operation: &Value) -> Vec<Finding> {
     }
     let id = operation["operationId"].as_str().unwrap_or_default();
     if id.is_empty() || !id.starts_with(|c: char| c.is_ascii_lowercase()) || id.contains('_') {
-        fault(format!("operationId `{id}`"), "it becomes a client's method: `acceptPartnerRequest`");
+        fault(format!("operationId `{id}`"), "it becomes a client method such as `acceptPartnerRequest`");
     }
     for parameter in operation["parameters"].as_array().into_iter().flatten() {
         if parameter["description"].as_str().unwrap_or_default().is_empty() {
             fault(
                 format!("parameter {} has no description", parameter["name"]),
-                "say what it is, with its bounds",
+                "describe it, with its unit and bounds",
             );
         }
     }

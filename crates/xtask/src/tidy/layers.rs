@@ -40,7 +40,11 @@ pub fn check(files: &[File]) -> Vec<Finding> {
         match file.text.parse::<Table>() {
             Ok(table) => manifest(file, &table, &mut declared, &mut findings),
             Err(e) => {
-                findings.push(file.finding(1, format!("unreadable: {}", e.message()), "cargo reads it too"));
+                findings.push(file.finding(
+                    1,
+                    format!("unreadable: {}", e.message()),
+                    "cargo also parses the manifest",
+                ));
             }
         }
     }
@@ -48,11 +52,11 @@ pub fn check(files: &[File]) -> Vec<Finding> {
     let drawn = picture.map(edges).unwrap_or_default();
     for (Edge { from, to, .. }, (file, line)) in declared.iter().filter(|(edge, _)| !drawn.contains_key(edge))
     {
-        let why = "the picture in ARCHITECTURE.md does not have it";
+        let why = "the diagram in ARCHITECTURE.md lacks this dependency";
         findings.push(file.finding(*line, format!("{from} depends on {to}"), why));
     }
     for (Edge { from, arrow, to }, line) in drawn.iter().filter(|(edge, _)| !declared.contains_key(edge)) {
-        let why = "no Cargo.toml says so";
+        let why = "no Cargo.toml lists this dependency";
         findings.extend(picture.map(|file| file.finding(*line, format!("{from} {arrow} {to}"), why)));
     }
     findings

@@ -38,7 +38,7 @@ const FILES_ALLOWED_TO_SLEEP: &[(&str, &str)] = &[
         "crates/platform/src/http/serve.rs",
         "draining has a duration, and file descriptors become available again",
     ),
-    ("crates/store/src/folder.rs", "descriptors that ran out come back"),
+    ("crates/store/src/folder.rs", "file descriptors become available again"),
     (
         "crates/store/src/postgres/direct.rs",
         "polls if no notification arrives, and limits the rate of its own notifications",

@@ -47,7 +47,7 @@ fn response_without_body_has_no_content_type() {
 }
 
 #[test]
-#[should_panic(expected = "has to use `App::change`")]
+#[should_panic(expected = "must use `App::change`")]
 fn write_ignoring_its_key_panics_in_debug() {
     check_taken(&StatusCode::FORBIDDEN.into_response(), "/refused");
     check_taken(&StatusCode::NO_CONTENT.into_response(), "/forgetful");

@@ -85,9 +85,9 @@ async fn each_check_kind_passes_fails_or_is_unmeasured() {
     let base = serve(shop).await;
     let promql = |rest: &str| format!("kind = \"promql\"\nurl = \"{base}\"\n{rest}");
     let cases = [
-        ("kind = \"http\"\npath = \"/health\"\ncontains = \"ok\"\nwithin_ms = 30000", Pass, "answered 200"),
-        ("kind = \"http\"\npath = \"/health\"\ncontains = \"well\"", Fail, "without `well`"),
-        ("kind = \"http\"\npath = \"/health\"\nlacks = \"status\"", Fail, "with `status`"),
+        ("kind = \"http\"\npath = \"/health\"\ncontains = \"ok\"\nwithin_ms = 30000", Pass, "returned 200"),
+        ("kind = \"http\"\npath = \"/health\"\ncontains = \"well\"", Fail, "does not contain `well`"),
+        ("kind = \"http\"\npath = \"/health\"\nlacks = \"status\"", Fail, "contains `status`"),
         ("kind = \"http\"\npath = \"/absent\"", Fail, "404 instead of 200"),
         ("kind = \"http\"\npath = \"/old\"\nstatus = 301", Pass, "301"),
         (
@@ -109,7 +109,7 @@ async fn each_check_kind_passes_fails_or_is_unmeasured() {
         (
             "kind = \"header\"\npath = \"/health\"\nname = \"x-frame-options\"\nabsent = true",
             Fail,
-            "sends x-frame",
+            "returns x-frame",
         ),
         ("kind = \"tls\"", Fail, "presents no certificate"),
         ("kind = \"tls\"\nhost = \"127.0.0.1:1\"", Unknown, "GET /"),

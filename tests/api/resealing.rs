@@ -79,7 +79,7 @@ async fn development_data_moves_to_production() {
     for line in [
         "signing_keys.sealed: 1 re-encrypted",
         "audit_keys.sealed: 1 re-encrypted",
-        "callback_endpoints.secret: 1 sealed",
+        "callback_endpoints.secret: 1 re-encrypted",
         "callbacks.headers: 1 re-encrypted",
     ] {
         assert!(told.contains(line), "{line} in {told}");

@@ -98,7 +98,7 @@ async fn parent_dies_with_child_by_default(engine: Engine) {
     engine.run_next(Err(JobError::discard("no"))).await.unwrap();
     let dead = engine.job(top).await;
     assert_eq!(dead.state, JobState::Dead, "and so on upwards");
-    assert!(dead.errors[0].error.contains("waits for"), "{:?}", dead.errors);
+    assert!(dead.errors[0].error.contains("dependency"), "{:?}", dead.errors);
     assert_eq!(engine.numbers(10).await, [2], "its sister runs");
 }
 

@@ -13,7 +13,7 @@ use kith_kernel::{Actor, Ctx, RequestId, Sources, Timestamp};
 use kith_store::MigrationState::{Applied, Pending, Unknown};
 use kith_store::{
     AuditHeadFile, EngineKind, Error, IntoOutcome, MigrationStatus, OpenError, Outcome, Query,
-    STORE_MIGRATIONS, Store, Tx,
+    STORE_MIGRATIONS, Store, Transaction, Tx,
 };
 use thiserror::Error;
 
@@ -246,30 +246,40 @@ impl App {
         let started = OnceCell::new();
         let emitted = Arc::new(Mutex::new(EmittedEvents::default()));
         // Not the whole app: the store, which is part of it, must not be dropped by its own thread.
-        let (routes, told) = (Arc::clone(&self.event_routes), Arc::clone(&emitted));
-        let run = move |tx: &Tx<'_>| {
+        let (routes, noted) = (Arc::clone(&self.event_routes), Arc::clone(&emitted));
+        let (transaction, result) = Transaction::new(move |tx: &Tx<'_>| {
             let outcome = run(tx, started.get_or_init(|| arrived.renewed())).into_outcome();
             let emitted = match outcome {
                 Outcome::Commit(_) | Outcome::CommitRefusal(_) => routes.emitted(tx),
                 Outcome::Rollback(_) => EmittedEvents::default(),
             };
-            *told.lock().unwrap_or_else(PoisonError::into_inner) = emitted;
+            *noted.lock().unwrap_or_else(PoisonError::into_inner) = emitted;
             outcome
-        };
+        });
+        self.run_with_hooks(transaction, emitted).await?;
+        result.take()
+    }
+
+    /// Runs a transaction and then the hooks of the events that it emitted. In a separate task, so that hooks
+    /// run after a commit even if the client has disconnected.
+    async fn run_with_hooks(
+        &self,
+        transaction: Transaction,
+        emitted: Arc<Mutex<EmittedEvents>>,
+    ) -> Result<(), Error> {
         let app = self.clone();
-        // A separate task, so that hooks run after a commit even if the client has disconnected.
-        let heeded = tokio::spawn(async move {
-            let answer = app.db.write(run).await;
+        let task = tokio::spawn(async move {
+            let ended = app.db.run(transaction).await;
             let emitted = std::mem::take(&mut *emitted.lock().unwrap_or_else(PoisonError::into_inner));
-            if answer.is_ok() {
+            if ended.is_ok() {
                 app.metrics.count_events(&emitted.kinds);
             }
             // Before the response, so that a revoked session or key is rejected from then on.
             emitted.run_hooks(&app).await;
-            answer
+            ended
         });
-        match heeded.await {
-            Ok(answer) => answer,
+        match task.await {
+            Ok(ended) => ended,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         }
     }

@@ -1,7 +1,7 @@
 //! Closures queued for the threads of the store, and the return of their results.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -16,20 +16,132 @@ pub(crate) enum Ending {
     Rollback,
 }
 
-/// Queued transaction. `run` may be called several times; `answer` is called once, with the outcome of the
-/// transaction that the last run was part of.
-pub(crate) trait WriteJob: Send {
-    fn deadline(&self) -> Instant;
-    fn run(&mut self, tx: &Tx<'_>) -> Ending;
-    fn answer(self: Box<Self>, fate: Result<(), Error>);
+/// Closure of a transaction that stores its result itself, so that the threads of the store are compiled once
+/// and not for each type of result.
+pub(crate) type WriteClosure = Box<dyn FnMut(&Tx<'_>) -> Ending + Send>;
+/// Closure of a read that stores its result itself.
+pub(crate) type ReadClosure = Box<dyn FnMut(&Query<'_>) + Send>;
+
+/// Queued transaction. Its closure may run several times; [`Job::answer`] is called once, with the outcome of
+/// the transaction that the last run was part of.
+pub(crate) type WriteJob = Job<WriteClosure>;
+/// Queued read.
+pub(crate) type ReadJob = Job<ReadClosure>;
+
+pub(crate) struct Job<F> {
+    closure: F,
+    deadline: Instant,
+    has_panicked: bool,
+    reply: oneshot::Sender<Result<(), Error>>,
 }
 
-/// Queued read.
-pub(crate) trait ReadJob: Send {
-    fn deadline(&self) -> Instant;
-    /// Runs the closure and stores the result. Returns the error if the connection failed.
-    fn run(&mut self, query: &Query<'_>) -> Option<Error>;
-    fn answer(self: Box<Self>, fate: Result<(), Error>);
+impl<F> Job<F> {
+    /// Creates a job and the receiver of its outcome.
+    pub fn new(closure: F, deadline: Instant) -> (Self, oneshot::Receiver<Result<(), Error>>) {
+        let (reply, outcome) = oneshot::channel();
+        (Self { closure, deadline, has_panicked: false, reply }, outcome)
+    }
+
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Sends the outcome to the caller.
+    pub fn answer(self, outcome: Result<(), Error>) {
+        let outcome = outcome.and_then(|()| if self.has_panicked { Err(panicked()) } else { Ok(()) });
+        // The caller may have stopped waiting; the transaction has ended nevertheless.
+        let _ = self.reply.send(outcome);
+    }
+}
+
+impl WriteJob {
+    /// Runs the closure. A panic rolls back.
+    pub fn run(&mut self, tx: &Tx<'_>) -> Ending {
+        let ending = catch_unwind(AssertUnwindSafe(|| (self.closure)(tx)));
+        self.has_panicked = ending.is_err();
+        ending.unwrap_or(Ending::Rollback)
+    }
+}
+
+impl ReadJob {
+    /// Runs the closure. Returns the error if the connection failed.
+    pub fn run(&mut self, query: &Query<'_>) -> Option<Error> {
+        self.has_panicked = catch_read(&mut *self.closure, query).is_err();
+        query.failure()
+    }
+}
+
+/// Runs a read and converts a panic into an error.
+pub(crate) fn catch_read(closure: &mut (dyn FnMut(&Query<'_>) + '_), query: &Query<'_>) -> Result<(), Error> {
+    catch_unwind(AssertUnwindSafe(|| closure(query))).map_err(|_| panicked())
+}
+
+/// Logs no panic message, because it could contain personal data; the panic hook of the process reports the
+/// location.
+fn panicked() -> Error {
+    tracing::error!("a transaction's closure panicked");
+    Error::fault("the closure panicked")
+}
+
+/// Result of the last run of a closure, which it stores on a thread of the store.
+#[derive(Debug)]
+pub struct RunResult<T, E>(Arc<Mutex<Option<Result<T, E>>>>);
+
+impl<T, E: From<Error>> RunResult<T, E> {
+    fn empty() -> (Self, Self) {
+        let result = Arc::new(Mutex::new(None));
+        (Self(Arc::clone(&result)), Self(result))
+    }
+
+    fn set(&self, result: Result<T, E>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+    }
+
+    /// Takes the result out.
+    ///
+    /// # Errors
+    /// Returns the closure's own error, or [`Error::Fault`] if it was not run.
+    pub fn take(self) -> Result<T, E> {
+        let result = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        result.unwrap_or_else(|| Err(Error::fault("the closure was not run").into()))
+    }
+}
+
+/// Transaction for [`Store::run`](crate::Store::run). Its type does not depend on the result of its closure.
+pub struct Transaction(pub(crate) WriteClosure);
+
+impl Transaction {
+    /// Creates a transaction and the place of its result.
+    pub fn new<F, O>(closure: F) -> (Self, RunResult<O::Value, O::Error>)
+    where
+        F: Fn(&Tx<'_>) -> O + Send + 'static,
+        O: IntoOutcome,
+        O::Value: Send + 'static,
+        O::Error: From<Error> + Send + 'static,
+    {
+        let (result, stored) = RunResult::empty();
+        let closure = move |tx: &Tx<'_>| {
+            let (result, ending) = match closure(tx).into_outcome() {
+                Outcome::Commit(value) => (Ok(value), Ending::Commit),
+                Outcome::CommitRefusal(error) => (Err(error), Ending::Commit),
+                Outcome::Rollback(error) => (Err(error), Ending::Rollback),
+            };
+            stored.set(result);
+            ending
+        };
+        (Self(Box::new(closure)), result)
+    }
+}
+
+/// Creates the closure of a queued read and the place of its result.
+pub(crate) fn queued_read<F, T, E>(closure: F) -> (ReadClosure, RunResult<T, E>)
+where
+    F: Fn(&Query<'_>) -> Result<T, E> + Send + 'static,
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+{
+    let (result, stored) = RunResult::empty();
+    (Box::new(move |query: &Query<'_>| stored.set(closure(query))), result)
 }
 
 /// Queues a job by calling `put`. Returns an error if the queue is full or closed.
@@ -43,9 +155,14 @@ pub(crate) fn enqueue(stats: &StoreStats, put: impl FnOnce() -> Result<(), Refus
                 StoreStats::one(&stats.refused_busy);
                 Error::Busy
             }
-            Refused::Closed => Error::unavailable("the store has shut down"),
+            Refused::Closed => shut_down(),
         }
     })
+}
+
+/// Returns the error of a store that no longer accepts work.
+pub(crate) fn shut_down() -> Error {
+    Error::unavailable("the store has shut down")
 }
 
 /// Reason why a queue rejected a job.
@@ -64,114 +181,4 @@ impl<J> From<mpsc::TrySendError<J>> for Refused {
     fn from(error: mpsc::TrySendError<J>) -> Self {
         if matches!(error, mpsc::TrySendError::Full(_)) { Self::Full } else { Self::Closed }
     }
-}
-
-struct Job<F, T, E> {
-    closure: F,
-    deadline: Instant,
-    result: Option<Result<T, E>>,
-    reply: oneshot::Sender<Result<T, E>>,
-}
-
-type Answer<T, E> = oneshot::Receiver<Result<T, E>>;
-
-pub(crate) fn write_job<F, O>(
-    closure: F,
-    deadline: Instant,
-) -> (Box<dyn WriteJob>, Answer<O::Value, O::Error>)
-where
-    F: Fn(&Tx<'_>) -> O + Send + 'static,
-    O: IntoOutcome,
-    O::Value: Send + 'static,
-    O::Error: From<Error> + Send + 'static,
-{
-    let (reply, answer) = oneshot::channel();
-    (Box::new(Transaction(Job { closure, deadline, result: None, reply })), answer)
-}
-
-pub(crate) fn read_job<F, T, E>(closure: F, deadline: Instant) -> (Box<dyn ReadJob>, Answer<T, E>)
-where
-    F: Fn(&Query<'_>) -> Result<T, E> + Send + 'static,
-    T: Send + 'static,
-    E: From<Error> + Send + 'static,
-{
-    let (reply, answer) = oneshot::channel();
-    (Box::new(Job { closure, deadline, result: None, reply }), answer)
-}
-
-impl<F, T, E: From<Error>> Job<F, T, E> {
-    fn answer(self, fate: Result<(), Error>) {
-        let answer = match (fate, self.result) {
-            (Err(error), _) => Err(error.into()),
-            (Ok(()), Some(result)) => result,
-            (Ok(()), None) => Err(Error::fault("the closure was not run").into()),
-        };
-        // The caller may have stopped waiting; the transaction has ended nevertheless.
-        let _ = self.reply.send(answer);
-    }
-}
-
-struct Transaction<F, T, E>(Job<F, T, E>);
-
-impl<F, O, T, E> WriteJob for Transaction<F, T, E>
-where
-    F: Fn(&Tx<'_>) -> O + Send,
-    O: IntoOutcome<Value = T, Error = E>,
-    T: Send,
-    E: From<Error> + Send,
-{
-    fn deadline(&self) -> Instant {
-        self.0.deadline
-    }
-
-    fn run(&mut self, tx: &Tx<'_>) -> Ending {
-        let closure = &self.0.closure;
-        let (result, ending) = match catch_unwind(AssertUnwindSafe(|| closure(tx).into_outcome())) {
-            Ok(Outcome::Commit(value)) => (Ok(value), Ending::Commit),
-            Ok(Outcome::CommitRefusal(error)) => (Err(error), Ending::Commit),
-            Ok(Outcome::Rollback(error)) => (Err(error), Ending::Rollback),
-            Err(_) => (Err(panicked().into()), Ending::Rollback),
-        };
-        self.0.result = Some(result);
-        ending
-    }
-
-    fn answer(self: Box<Self>, fate: Result<(), Error>) {
-        self.0.answer(fate);
-    }
-}
-
-impl<F, T, E> ReadJob for Job<F, T, E>
-where
-    F: Fn(&Query<'_>) -> Result<T, E> + Send,
-    T: Send,
-    E: From<Error> + Send,
-{
-    fn deadline(&self) -> Instant {
-        self.deadline
-    }
-
-    fn run(&mut self, query: &Query<'_>) -> Option<Error> {
-        self.result = Some(catch_read(&self.closure, query));
-        query.failure()
-    }
-
-    fn answer(self: Box<Self>, fate: Result<(), Error>) {
-        Self::answer(*self, fate);
-    }
-}
-
-/// Runs a read and converts a panic into an error.
-pub(crate) fn catch_read<T, E: From<Error>>(
-    closure: &impl Fn(&Query<'_>) -> Result<T, E>,
-    query: &Query<'_>,
-) -> Result<T, E> {
-    catch_unwind(AssertUnwindSafe(|| closure(query))).unwrap_or_else(|_| Err(panicked().into()))
-}
-
-/// Logs no panic message, because it could contain personal data; the panic hook of the process reports the
-/// location.
-fn panicked() -> Error {
-    tracing::error!("a transaction's closure panicked");
-    Error::fault("the closure panicked")
 }

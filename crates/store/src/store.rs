@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::audit_keys::AuditKeyring;
 use crate::clock_reading::ClockReading;
-use crate::job::{ReadJob, read_job, write_job};
+use crate::job::{ReadClosure, ReadJob, Transaction, WriteJob, queued_read, shut_down};
 use crate::migrate::{MigrationStatus, ModuleMigrations};
 use crate::options::{EngineOptions, StoreOptions};
 use crate::statements::Statements;
@@ -147,13 +147,28 @@ impl Store {
         O::Value: Send + 'static,
         O::Error: From<Error> + Send + 'static,
     {
-        let (job, answer) = write_job(run, Instant::now() + patience);
-        let queued = match &*self.engine {
-            Engine::Sqlite(engine) => engine.enqueue_write(job),
-            Engine::Postgres(engine) => engine.enqueue_write(job),
-        };
-        queued?;
-        answer.await.unwrap_or_else(|_| Err(Error::unavailable("the store has shut down").into()))
+        let (transaction, result) = Transaction::new(run);
+        self.run_until(transaction, Instant::now() + patience).await?;
+        result.take()
+    }
+
+    /// Runs a transaction within the default deadline, as [`Store::write`] does. The closure stores its result
+    /// itself; `Ok` means that the transaction ended as the closure decided.
+    ///
+    /// # Errors
+    /// Returns the store's error if a statement or the commit failed.
+    #[expect(clippy::disallowed_methods, reason = "deadlines are measured in real time")]
+    pub async fn run(&self, transaction: Transaction) -> Result<(), Error> {
+        self.run_until(transaction, Instant::now() + self.deadline).await
+    }
+
+    async fn run_until(&self, transaction: Transaction, deadline: Instant) -> Result<(), Error> {
+        let (job, outcome) = WriteJob::new(transaction.0, deadline);
+        match &*self.engine {
+            Engine::Sqlite(engine) => engine.enqueue_write(job)?,
+            Engine::Postgres(engine) => engine.enqueue_write(job)?,
+        }
+        outcome.await.unwrap_or_else(|_| Err(shut_down()))
     }
 
     /// Runs a read. On SQLite it runs on the calling thread; a read that takes more than a few milliseconds
@@ -167,13 +182,16 @@ impl Store {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        match &*self.engine {
-            Engine::Sqlite(engine) => match engine.read_in_place(&run) {
-                Some(answer) => answer,
-                None => self.queue_read(run, |job| engine.enqueue_slow_read(job)).await,
-            },
-            Engine::Postgres(engine) => self.queue_read(run, |job| engine.enqueue_read(job)).await,
+        if let Engine::Sqlite(engine) = &*self.engine {
+            let mut result = None;
+            if let Some(ended) = engine.read_in_place(&mut |query| result = Some(run(query))) {
+                ended?;
+                return result.unwrap_or_else(|| Err(Error::fault("the closure was not run").into()));
+            }
         }
+        let (closure, result) = queued_read(run);
+        self.queue_read(closure, matches!(&*self.engine, Engine::Sqlite(_))).await?;
+        result.take()
     }
 
     /// Runs a long read on a separate thread. All its statements see the same snapshot.
@@ -186,26 +204,20 @@ impl Store {
         T: Send + 'static,
         E: From<Error> + Send + 'static,
     {
-        match &*self.engine {
-            Engine::Sqlite(engine) => self.queue_read(run, |job| engine.enqueue_slow_read(job)).await,
-            Engine::Postgres(engine) => self.queue_read(run, |job| engine.enqueue_slow_read(job)).await,
-        }
+        let (closure, result) = queued_read(run);
+        self.queue_read(closure, true).await?;
+        result.take()
     }
 
     #[expect(clippy::disallowed_methods, reason = "deadlines are measured in real time")]
-    async fn queue_read<F, T, E>(
-        &self,
-        run: F,
-        enqueue: impl FnOnce(Box<dyn ReadJob>) -> Result<(), Error>,
-    ) -> Result<T, E>
-    where
-        F: Fn(&Query<'_>) -> Result<T, E> + Send + 'static,
-        T: Send + 'static,
-        E: From<Error> + Send + 'static,
-    {
-        let (job, answer) = read_job(run, Instant::now() + self.deadline);
-        enqueue(job)?;
-        answer.await.unwrap_or_else(|_| Err(Error::unavailable("the store has shut down").into()))
+    async fn queue_read(&self, closure: ReadClosure, is_slow: bool) -> Result<(), Error> {
+        let (job, outcome) = ReadJob::new(closure, Instant::now() + self.deadline);
+        match &*self.engine {
+            Engine::Sqlite(engine) => engine.enqueue_slow_read(job)?,
+            Engine::Postgres(engine) if is_slow => engine.enqueue_slow_read(job)?,
+            Engine::Postgres(engine) => engine.enqueue_read(job)?,
+        }
+        outcome.await.unwrap_or_else(|_| Err(shut_down()))
     }
 
     /// Checks that the database responds, and measures the round trip.

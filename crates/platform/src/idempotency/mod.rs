@@ -45,12 +45,27 @@ pub(crate) const MAX_REMOVED_ROWS: u64 = 1_000;
 #[derive(Clone, Copy, Debug)]
 struct TookKey;
 
-/// Reason why a write with a key was not performed.
-enum Refused<E> {
-    /// The command or the store returned an error.
-    Own(E),
+/// Command whose response is serialized, so that its type does not depend on the handler.
+type Command = Box<dyn Fn(&Tx<'_>, &Ctx) -> Outcome<WrittenAnswer, Refused> + Send>;
+
+/// Reason why a write was not performed.
+enum Refused {
+    /// The command returned an error.
+    Own(Problem),
+    /// The store returned an error.
+    Store(Error),
     /// The key was used with another request.
     Reused,
+}
+
+impl Refused {
+    fn into_problem(self, problem: fn(Error) -> Problem) -> Problem {
+        match self {
+            Self::Own(own) => own,
+            Self::Store(error) => problem(error),
+            Self::Reused => reused(),
+        }
+    }
 }
 
 /// New response, or a stored one.
@@ -76,11 +91,27 @@ impl App {
         O::Error: From<Error> + Into<Problem> + Send + 'static,
         T: Serialize + Send + 'static,
     {
-        let caller = caller.into();
+        let command = move |tx: &Tx<'_>, ctx: &Ctx| match run(tx, ctx).into_outcome() {
+            Outcome::Commit(answer) => Outcome::Commit(answer.write()),
+            Outcome::CommitRefusal(error) => Outcome::CommitRefusal(Refused::Own(error.into())),
+            Outcome::Rollback(error) => Outcome::Rollback(Refused::Own(error.into())),
+        };
+        let problem = |error: Error| O::Error::from(error).into();
+        self.change_by(caller.into(), Box::new(command), problem).await
+    }
+
+    /// Performs [`App::change`]. Compiled once, and not for each command. `problem` converts the store's errors.
+    async fn change_by(
+        &self,
+        caller: Principal,
+        command: Command,
+        problem: fn(Error) -> Problem,
+    ) -> ApiResult<Response> {
         // The body may have arrived long after the head, when the caller was authenticated.
         caller.check_again(self).await?;
         let Some(key) = caller.key.clone() else {
-            return Ok(self.write(&caller.ctx, run).await?.into_response());
+            let answer = self.write(&caller.ctx, command).await;
+            return Ok(answer.map_err(|refused| refused.into_problem(problem))?.into_response());
         };
         let caller_id = caller.id();
         let waited_in_vain = Arc::new(AtomicBool::new(false));
@@ -99,12 +130,12 @@ impl App {
             }
             in_vain.store(matches!(known, Err(Error::DeadlinePassed)), Ordering::Relaxed);
             match known {
-                Err(error) => Outcome::Rollback(Refused::Own(error.into())),
+                Err(error) => Outcome::Rollback(error.into()),
                 Ok(Some(kept)) if kept.fingerprint != fingerprint => Outcome::Rollback(Refused::Reused),
                 Ok(Some(kept)) => Outcome::Commit(Given::Again(kept.answer)),
                 Ok(None) => {
                     let kept = |answer: &WrittenAnswer| kept_bytes.shorten(caller_id, answer);
-                    keep(tx, ctx, &keyring, (&id, &fingerprint), kept, run(tx, ctx))
+                    keep(tx, ctx, &keyring, (&id, &fingerprint), kept, command(tx, ctx))
                 }
             }
         });
@@ -112,8 +143,7 @@ impl App {
             Ok(Given::Now(answer)) => answer.into_response(),
             Ok(Given::Again(answer)) => replay(answer)?,
             Err(_) if waited_in_vain.load(Ordering::Relaxed) => return Err(in_progress().into()),
-            Err(Refused::Reused) => return Err(reused().into()),
-            Err(Refused::Own(error)) => return Err(error.into().into()),
+            Err(refused) => return Err(refused.into_problem(problem).into()),
         };
         response.extensions_mut().insert(TookKey);
         Ok(response)
@@ -190,30 +220,27 @@ fn find(tx: &Tx<'_>, ctx: &Ctx, keyring: &Keyring, id: &[u8; 32]) -> Result<Opti
 
 /// Stores `kept` of the response if the command succeeded. After an error, the request can be retried with
 /// the same key.
-fn keep<T: Serialize, E: From<Error>>(
+fn keep(
     tx: &Tx<'_>,
     ctx: &Ctx,
     keyring: &Keyring,
     (id, fingerprint): (&[u8; 32], &[u8; 32]),
     kept: impl FnOnce(&WrittenAnswer) -> WrittenAnswer,
-    made: impl IntoOutcome<Value = Answer<T>, Error = E>,
-) -> Outcome<Given, Refused<E>> {
-    match made.into_outcome() {
-        Outcome::Commit(answer) => {
-            let answer = answer.write();
-            match rows::keep(tx, ctx, keyring, id, fingerprint, &kept(&answer)) {
-                Ok(()) => Outcome::Commit(Given::Now(answer)),
-                Err(error) => Outcome::Rollback(error.into()),
-            }
-        }
-        Outcome::CommitRefusal(error) => Outcome::CommitRefusal(Refused::Own(error)),
-        Outcome::Rollback(error) => Outcome::Rollback(Refused::Own(error)),
+    made: Outcome<WrittenAnswer, Refused>,
+) -> Outcome<Given, Refused> {
+    match made {
+        Outcome::Commit(answer) => match rows::keep(tx, ctx, keyring, id, fingerprint, &kept(&answer)) {
+            Ok(()) => Outcome::Commit(Given::Now(answer)),
+            Err(error) => Outcome::Rollback(error.into()),
+        },
+        Outcome::CommitRefusal(refused) => Outcome::CommitRefusal(refused),
+        Outcome::Rollback(refused) => Outcome::Rollback(refused),
     }
 }
 
-impl<E: From<Error>> From<Error> for Refused<E> {
+impl From<Error> for Refused {
     fn from(error: Error) -> Self {
-        Self::Own(error.into())
+        Self::Store(error)
     }
 }
 

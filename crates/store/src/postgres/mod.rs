@@ -88,9 +88,9 @@ impl Shared {
 /// Open PostgreSQL database.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
-    writes: Sender<Box<dyn WriteJob>>,
-    reads: Sender<Box<dyn ReadJob>>,
-    slow_reads: Sender<Box<dyn ReadJob>>,
+    writes: Sender<WriteJob>,
+    reads: Sender<ReadJob>,
+    slow_reads: Sender<ReadJob>,
     threads: Threads,
     pool_size: usize,
 }
@@ -139,15 +139,15 @@ impl Engine {
         Ok(Self { shared, writes, reads, slow_reads, threads, pool_size })
     }
 
-    pub fn enqueue_write(&self, job: Box<dyn WriteJob>) -> Result<(), Error> {
+    pub fn enqueue_write(&self, job: WriteJob) -> Result<(), Error> {
         enqueue(&self.shared.stats, || Ok(self.writes.try_send(job)?))
     }
 
-    pub fn enqueue_read(&self, job: Box<dyn ReadJob>) -> Result<(), Error> {
+    pub fn enqueue_read(&self, job: ReadJob) -> Result<(), Error> {
         enqueue(&self.shared.stats, || Ok(self.reads.try_send(job)?))
     }
 
-    pub fn enqueue_slow_read(&self, job: Box<dyn ReadJob>) -> Result<(), Error> {
+    pub fn enqueue_slow_read(&self, job: ReadJob) -> Result<(), Error> {
         enqueue(&self.shared.stats, || Ok(self.slow_reads.try_send(job)?))
     }
 

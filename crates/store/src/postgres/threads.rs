@@ -50,7 +50,7 @@ enum Attempt {
 pub(super) fn write_thread(
     threads: &Threads,
     shared: &Arc<Shared>,
-    queue: Receiver<Box<dyn WriteJob>>,
+    queue: Receiver<WriteJob>,
     n: usize,
 ) -> Result<(), Error> {
     let mut worker = Worker::new(shared, false);
@@ -58,7 +58,7 @@ pub(super) fn write_thread(
         while let Some(mut job) = worker.next(&queue) {
             StoreStats::one(&worker.shared.stats.running);
             worker.shared.activity.begin(n);
-            let fate = worker.in_time(job.deadline()).and_then(|()| worker.write(&mut *job));
+            let fate = worker.in_time(job.deadline()).and_then(|()| worker.write(&mut job));
             worker.shared.activity.idle(n);
             StoreStats::less(&worker.shared.stats.running);
             job.answer(fate);
@@ -69,14 +69,14 @@ pub(super) fn write_thread(
 pub(super) fn read_thread(
     threads: &Threads,
     shared: &Arc<Shared>,
-    queue: Receiver<Box<dyn ReadJob>>,
+    queue: Receiver<ReadJob>,
     lane: Lane,
 ) -> Result<(), Error> {
     let mut worker = Worker::new(shared, true);
     threads.spawn("kith-pg-read", move || {
         while let Some(mut job) = worker.next(&queue) {
             StoreStats::one(&worker.shared.stats.running);
-            let fate = worker.in_time(job.deadline()).and_then(|()| worker.read(&mut *job, lane));
+            let fate = worker.in_time(job.deadline()).and_then(|()| worker.read(&mut job, lane));
             StoreStats::less(&worker.shared.stats.running);
             job.answer(fate);
         }
@@ -167,7 +167,7 @@ impl Worker {
         Err(Error::unavailable(last))
     }
 
-    fn write(&mut self, job: &mut dyn WriteJob) -> Result<(), Error> {
+    fn write(&mut self, job: &mut WriteJob) -> Result<(), Error> {
         self.persist(job.deadline(), |worker| {
             if worker.shared.rehearse
                 && let rehearsed @ Attempt::Again(..) = worker.attempt(job, true)?
@@ -179,7 +179,7 @@ impl Worker {
     }
 
     /// Runs the closure once in a transaction of its own. A rehearsal is rolled back.
-    fn attempt(&mut self, job: &mut dyn WriteJob, rehearsal: bool) -> Result<Attempt, Error> {
+    fn attempt(&mut self, job: &mut WriteJob, rehearsal: bool) -> Result<Attempt, Error> {
         let link = self.link.as_ref().ok_or_else(|| Error::unavailable("not connected"))?;
         let session = self.session(link, Frame::Transaction);
         let tx = Tx::new(AnySession::Postgres(session));
@@ -234,7 +234,7 @@ impl Worker {
         }
     }
 
-    fn read(&mut self, job: &mut dyn ReadJob, lane: Lane) -> Result<(), Error> {
+    fn read(&mut self, job: &mut ReadJob, lane: Lane) -> Result<(), Error> {
         let (frame, counter) = match lane {
             Lane::Short => (Frame::Plain, &self.shared.stats.reads),
             Lane::Slow => (Frame::Snapshot, &self.shared.stats.slow_reads),

@@ -51,7 +51,7 @@ pub(crate) struct Shared {
 /// Open SQLite database.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
-    writes: Mutex<Option<std::sync::mpsc::SyncSender<Box<dyn WriteJob>>>>,
+    writes: Mutex<Option<std::sync::mpsc::SyncSender<WriteJob>>>,
     readers: reader::Readers,
     threads: Threads,
     stop_checkpoints: watch::Sender<bool>,
@@ -104,7 +104,7 @@ impl Engine {
         Ok(engine)
     }
 
-    pub fn enqueue_write(&self, job: Box<dyn WriteJob>) -> Result<(), Error> {
+    pub fn enqueue_write(&self, job: WriteJob) -> Result<(), Error> {
         let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
         enqueue(&self.shared.stats, || match &*writes {
             Some(queue) => Ok(queue.try_send(job)?),
@@ -114,14 +114,11 @@ impl Engine {
 
     /// Runs a read on the calling thread. Returns `None` if it took too long and must be queued as a slow
     /// read.
-    pub fn read_in_place<T, E: From<Error>>(
-        &self,
-        run: &impl Fn(&Query<'_>) -> Result<T, E>,
-    ) -> Option<Result<T, E>> {
+    pub fn read_in_place(&self, run: &mut dyn FnMut(&Query<'_>)) -> Option<Result<(), Error>> {
         self.readers.in_place(&self.shared, run)
     }
 
-    pub fn enqueue_slow_read(&self, job: Box<dyn ReadJob>) -> Result<(), Error> {
+    pub fn enqueue_slow_read(&self, job: ReadJob) -> Result<(), Error> {
         self.readers.enqueue_slow(&self.shared, job)
     }
 

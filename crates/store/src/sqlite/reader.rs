@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::link::{Link, Session, StopAt, Use};
-use crate::job::{ReadJob, catch_read, enqueue};
+use crate::job::{ReadJob, catch_read, enqueue, shut_down};
 use crate::stats::StoreStats;
 use crate::tx::Session as AnySession;
 use crate::{Error, Query};
@@ -31,8 +31,8 @@ struct IdleReaders {
 /// Read connections, and the queue of slow reads.
 pub(super) struct Readers {
     in_place: Duration,
-    slow: async_channel::Sender<Box<dyn ReadJob>>,
-    slow_queue: async_channel::Receiver<Box<dyn ReadJob>>,
+    slow: async_channel::Sender<ReadJob>,
+    slow_queue: async_channel::Receiver<ReadJob>,
 }
 
 /// Connection whose statements stop when their time is up.
@@ -109,13 +109,9 @@ impl Readers {
     }
 
     #[expect(clippy::disallowed_methods, reason = "bounds real work")]
-    pub fn in_place<T, E: From<Error>>(
-        &self,
-        shared: &Shared,
-        run: &impl Fn(&Query<'_>) -> Result<T, E>,
-    ) -> Option<Result<T, E>> {
+    pub fn in_place(&self, shared: &Shared, run: &mut dyn FnMut(&Query<'_>)) -> Option<Result<(), Error>> {
         if self.slow.is_closed() {
-            return Some(Err(Error::unavailable("the store has shut down").into()));
+            return Some(Err(shut_down()));
         }
         let idle = shared.idle.lock().readers.pop();
         // Loaded before the read starts; a commit in between is visible as well.
@@ -124,7 +120,7 @@ impl Readers {
         let looking = opened.and_then(|mut reader| reader.look_at(commits).map(|()| reader));
         let mut reader = match looking {
             Ok(reader) => reader,
-            Err(error) => return Some(Err(error.into())),
+            Err(error) => return Some(Err(error)),
         };
         StoreStats::one(&shared.stats.reads);
         reader.stop_at.set(Instant::now() + self.in_place);
@@ -151,7 +147,7 @@ impl Readers {
         Some(result)
     }
 
-    pub fn enqueue_slow(&self, shared: &Shared, job: Box<dyn ReadJob>) -> Result<(), Error> {
+    pub fn enqueue_slow(&self, shared: &Shared, job: ReadJob) -> Result<(), Error> {
         enqueue(&shared.stats, || Ok(self.slow.try_send(job)?))
     }
 
@@ -163,7 +159,7 @@ impl Readers {
             while let Ok(mut job) = queue.recv_blocking() {
                 StoreStats::less(&shared.stats.queued);
                 StoreStats::one(&shared.stats.running);
-                let fate = slow_read(&shared, &mut reader, &mut *job);
+                let fate = slow_read(&shared, &mut reader, &mut job);
                 StoreStats::less(&shared.stats.running);
                 job.answer(fate);
             }
@@ -177,7 +173,7 @@ impl Readers {
 }
 
 #[expect(clippy::disallowed_methods, reason = "deadlines are measured in real time")]
-fn slow_read(shared: &Shared, kept: &mut Option<Reader>, job: &mut dyn ReadJob) -> Result<(), Error> {
+fn slow_read(shared: &Shared, kept: &mut Option<Reader>, job: &mut ReadJob) -> Result<(), Error> {
     if job.deadline() <= Instant::now() {
         StoreStats::one(&shared.stats.dropped_late);
         return Err(Error::DeadlinePassed);
@@ -211,15 +207,17 @@ mod tests {
     use super::super::{Engine, FILE};
     use super::*;
     use crate::audit_keys::AuditKeyring;
-    use crate::job::write_job;
+    use crate::job::{Transaction, WriteJob};
     use crate::options::{EngineOptions, SqliteOptions, StoreOptions};
     use crate::test_vault::TestVault;
     use crate::{STORE_MIGRATIONS, Tx, migrate, params};
 
     fn read(engine: &Engine) -> i64 {
         let sql = "SELECT COALESCE(MAX(position), 0) FROM consumers";
-        let read = |q: &Query<'_>| q.one(sql, &[], |row| row.get(0));
-        engine.read_in_place::<_, Error>(&read).expect("the read is short").unwrap().unwrap()
+        let mut position = None;
+        let mut read = |q: &Query<'_>| position = q.one(sql, &[], |row| row.get(0)).unwrap();
+        engine.read_in_place(&mut read).expect("the read is short").unwrap();
+        position.unwrap()
     }
 
     #[expect(clippy::disallowed_methods, reason = "deadlines are measured in real time")]
@@ -230,9 +228,11 @@ mod tests {
                 params![position.to_string(), position],
             )
         };
-        let (job, answer) = write_job(insert, Instant::now() + Duration::from_secs(5));
+        let (transaction, result) = Transaction::new(insert);
+        let (job, outcome) = WriteJob::new(transaction.0, Instant::now() + Duration::from_secs(5));
         engine.enqueue_write(job).unwrap();
-        assert_eq!(answer.blocking_recv().unwrap().unwrap(), 1);
+        outcome.blocking_recv().unwrap().unwrap();
+        assert_eq!(result.take().unwrap(), 1);
     }
 
     fn looks(engine: &Engine) -> Vec<bool> {

@@ -39,7 +39,7 @@ pub(super) struct Writer {
 
 /// Closure that has run in the open group.
 struct Ran {
-    job: Box<dyn WriteJob>,
+    job: WriteJob,
     fate: Fate,
 }
 
@@ -82,7 +82,7 @@ impl Writer {
         Ok(())
     }
 
-    pub fn run(mut self, queue: &Receiver<Box<dyn WriteJob>>) {
+    pub fn run(mut self, queue: &Receiver<WriteJob>) {
         while let Ok(first) = queue.recv() {
             StoreStats::less(&self.shared.stats.queued);
             let mut waiting = VecDeque::from([first]);
@@ -98,12 +98,7 @@ impl Writer {
 
     /// Runs one transaction. On return, `waiting` is either empty or holds closures for the next group.
     #[expect(clippy::disallowed_methods, reason = "bounds real work")]
-    fn group(
-        &mut self,
-        queue: &Receiver<Box<dyn WriteJob>>,
-        waiting: &mut VecDeque<Box<dyn WriteJob>>,
-        ran: &mut Vec<Ran>,
-    ) {
+    fn group(&mut self, queue: &Receiver<WriteJob>, waiting: &mut VecDeque<WriteJob>, ran: &mut Vec<Ran>) {
         self.shared.activity.begin(0);
         if let Err(error) = self.begin() {
             self.link = None;
@@ -119,7 +114,7 @@ impl Writer {
                 continue;
             }
             self.shared.activity.begin(0);
-            match self.run_to_end(&mut *job, &mut traces) {
+            match self.run_to_end(&mut job, &mut traces) {
                 Fate::Lost(error) => {
                     self.link = None;
                     job.answer(Err(error));
@@ -139,7 +134,7 @@ impl Writer {
         }
     }
 
-    fn take(&self, queue: &Receiver<Box<dyn WriteJob>>) -> Option<Box<dyn WriteJob>> {
+    fn take(&self, queue: &Receiver<WriteJob>) -> Option<WriteJob> {
         let job = queue.try_recv().ok()?;
         StoreStats::less(&self.shared.stats.queued);
         Some(job)
@@ -162,14 +157,14 @@ impl Writer {
     }
 
     /// Requeues the closures that ran in a transaction that a later closure lost.
-    fn spare(&self, ran: &mut Vec<Ran>, waiting: &mut VecDeque<Box<dyn WriteJob>>) {
+    fn spare(&self, ran: &mut Vec<Ran>, waiting: &mut VecDeque<WriteJob>) {
         StoreStats::add(&self.shared.stats.retries, ran.len() as u64);
         for innocent in ran.drain(..).rev() {
             waiting.push_front(innocent.job);
         }
     }
 
-    fn run_to_end(&self, job: &mut dyn WriteJob, traces: &mut Trace) -> Fate {
+    fn run_to_end(&self, job: &mut WriteJob, traces: &mut Trace) -> Fate {
         if self.shared.rehearse {
             match self.run_once(job, None) {
                 Fate::Lost(error) => return Fate::Lost(error),
@@ -186,7 +181,7 @@ impl Writer {
     }
 
     /// Runs the closure once in a savepoint. Without `traces`, the run is a rehearsal and is rolled back.
-    fn run_once(&self, job: &mut dyn WriteJob, traces: Option<&mut Trace>) -> Fate {
+    fn run_once(&self, job: &mut WriteJob, traces: Option<&mut Trace>) -> Fate {
         match self.run_in_savepoint(job, traces) {
             Ok(fate) => fate,
             Err(error) if self.link().connection.is_autocommit() => Fate::Lost(error),
@@ -197,7 +192,7 @@ impl Writer {
         }
     }
 
-    fn run_in_savepoint(&self, job: &mut dyn WriteJob, traces: Option<&mut Trace>) -> Result<Fate, Error> {
+    fn run_in_savepoint(&self, job: &mut WriteJob, traces: Option<&mut Trace>) -> Result<Fate, Error> {
         self.link().command("SAVEPOINT closure")?;
         self.bound_statements();
         let tx = Tx::new(AnySession::Sqlite(self.session()));

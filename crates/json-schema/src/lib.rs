@@ -11,6 +11,7 @@ mod pattern;
 mod schema;
 mod validating;
 mod values;
+mod violation;
 
 use std::sync::{Arc, LazyLock};
 
@@ -22,11 +23,14 @@ use sha2::{Digest, Sha256};
 
 use schema::Schema;
 pub use validating::{AwaitsValidation, SchemaText, Validated, check_declared};
+pub use violation::{Violation, ViolationKind};
 
 /// Maximum length of a schema in bytes, as JSON without whitespace.
 const MAX_SCHEMA_BYTES: usize = 32 << 10;
 /// Maximum number of steps for validating one request: some tens of milliseconds.
 const MAX_WORK: u64 = 4_000_000;
+/// Maximum number of errors that [`check`] returns for one value.
+const MAX_ERRORS: usize = 10;
 /// Maximum memory of all cached compiled schemas, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
 
@@ -92,12 +96,46 @@ pub fn check_schema(text: &str) -> Result<(), FieldError> {
 /// # Errors
 /// Returns the first errors at `at` and below, with the code `not_as_declared` or `schema_too_costly`.
 pub fn check(schema: &str, data: &Value, at: &str, work: &mut Work) -> Result<(), Vec<FieldError>> {
-    match compile(schema) {
-        Ok(schema) => evaluate::validate(&schema, data, at, work),
-        Err(fault) => {
-            let detail = format!("The declared schema is no longer valid: {fault}");
-            Err(vec![FieldError::new(at.to_owned(), "not_as_declared", detail)])
-        }
+    let error = |pointer: &str, code, detail| FieldError::new(format!("{at}{pointer}"), code, detail);
+    let schema = compile(schema).map_err(|fault| {
+        vec![error("", "not_as_declared", format!("The declared schema is no longer valid: {fault}").into())]
+    })?;
+    let violations = evaluate::validate(&schema, data, MAX_ERRORS, work).map_err(|TooCostly| {
+        let detail =
+            "Validating the value exceeds the work limit. Send a smaller value or simplify the schema.";
+        vec![error("", "schema_too_costly", detail.into())]
+    })?;
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let errors = violations.into_iter().map(|one| error(&one.pointer, "not_as_declared", one.detail));
+    Err(errors.collect())
+}
+
+/// Compiled schema of any size, for schemas that are part of this build.
+#[derive(Debug)]
+pub struct Validator(Schema);
+
+impl Validator {
+    /// Compiles a schema. References lead to any part of `schema`.
+    ///
+    /// # Errors
+    /// Returns a sentence that describes the error and its place.
+    pub fn compile(schema: &Value) -> Result<Self, String> {
+        compile::compile(schema, 0).map(Self)
+    }
+
+    /// Returns the first violations of a value, at most `limit`; none if it is valid.
+    ///
+    /// # Errors
+    /// Returns [`TooCostly`] if `work` is used up.
+    pub fn violations(
+        &self,
+        data: &Value,
+        limit: usize,
+        work: &mut Work,
+    ) -> Result<Vec<Violation>, TooCostly> {
+        evaluate::validate(&self.0, data, limit, work)
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::super::TooCostly;
 use super::super::schema::{Bound, Count, Keyword, NodeId};
 use super::super::values::{self, compare, is_integer};
+use super::super::violation::ViolationKind as Kind;
 use super::{Evaluated, Evaluation, Site};
 
 impl<'d> Evaluation<'_, 'd, '_> {
@@ -28,7 +29,8 @@ impl<'d> Evaluation<'_, 'd, '_> {
             Keyword::OneOf(nodes) => self.one_of(nodes, site, evaluated),
             Keyword::Not(node) => {
                 let is_valid = !self.is_valid(*node, site)?.is_valid;
-                Ok(is_valid || self.fault(site.path, || "Must not match the schema in `not`.".into()))
+                Ok(is_valid
+                    || self.reject(site.path, Kind::Other, || "Must not match the schema in `not`.".into()))
             }
             Keyword::If { condition, then, otherwise } => {
                 let verdict = self.is_valid(*condition, site)?;
@@ -41,7 +43,8 @@ impl<'d> Evaluation<'_, 'd, '_> {
             Keyword::Type(types) => Ok(self.is_of_type(types, site)),
             Keyword::Values { keys, listing } => {
                 let is_valid = keys.contains(&values::key(site.data, self.work)?);
-                Ok(is_valid || self.fault(site.path, || format!("Must be one of: {listing}.").into()))
+                Ok(is_valid
+                    || self.reject(site.path, Kind::Other, || format!("Must be one of: {listing}.").into()))
             }
             _ => match site.data {
                 Value::Number(_) => self.number(keyword, site),
@@ -85,7 +88,9 @@ impl<'d> Evaluation<'_, 'd, '_> {
                 break;
             }
         }
-        Ok(any || self.fault(site.path, || "Must fit at least one of the schemas in `anyOf`.".into()))
+        Ok(any
+            || self
+                .reject(site.path, Kind::Other, || "Must fit at least one of the schemas in `anyOf`.".into()))
     }
 
     fn one_of(
@@ -103,7 +108,9 @@ impl<'d> Evaluation<'_, 'd, '_> {
                 break;
             }
         }
-        Ok(fitting == 1 || self.fault(site.path, || "Must fit exactly one of the schemas in `oneOf`.".into()))
+        Ok(fitting == 1
+            || self
+                .reject(site.path, Kind::Other, || "Must fit exactly one of the schemas in `oneOf`.".into()))
     }
 
     fn is_of_type(&mut self, types: &[&'static str], site: Site<'d, '_>) -> bool {
@@ -116,7 +123,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
             Value::Object(_) => name == "object",
         };
         let listing = || format!("Must be of type {}.", types.join(" or ")).into();
-        types.iter().any(|name| is(name)) || self.fault(site.path, listing)
+        types.iter().any(|name| is(name)) || self.reject(site.path, Kind::WrongType, listing)
     }
 
     fn number(&mut self, keyword: &Keyword, site: Site<'d, '_>) -> Result<bool, TooCostly> {
@@ -130,31 +137,33 @@ impl<'d> Evaluation<'_, 'd, '_> {
                     Bound::Minimum => (order.is_ge(), "at least"),
                     Bound::ExclusiveMinimum => (order.is_gt(), "more than"),
                 };
-                is_valid || self.fault(site.path, || format!("Must be {words} {limit}.").into())
+                is_valid
+                    || self.reject(site.path, Kind::OutOfRange, || format!("Must be {words} {limit}.").into())
             }
             Keyword::MultipleOf(decimal, of) => {
                 self.work.charge(values::MULTIPLE_STEPS)?;
                 let is_valid =
                     values::Decimal::of(number).is_some_and(|number| number.is_multiple_of(*decimal));
-                is_valid || self.fault(site.path, || format!("Must be a multiple of {of}.").into())
+                is_valid
+                    || self.reject(site.path, Kind::Other, || format!("Must be a multiple of {of}.").into())
             }
             _ => true,
         })
     }
 
     fn counted(&mut self, count: Count, has: usize, limit: u64, site: Site<'d, '_>) -> bool {
-        let (is_max, what) = match count {
-            Count::MaxLength => (true, "characters"),
-            Count::MinLength => (false, "characters"),
-            Count::MaxItems => (true, "items"),
-            Count::MinItems => (false, "items"),
-            Count::MaxProperties => (true, "fields"),
-            Count::MinProperties => (false, "fields"),
+        let (is_max, unit, kind) = match count {
+            Count::MaxLength => (true, "characters", Kind::TooLong),
+            Count::MinLength => (false, "characters", Kind::TooShort),
+            Count::MaxItems => (true, "items", Kind::TooMany),
+            Count::MinItems => (false, "items", Kind::TooFew),
+            Count::MaxProperties => (true, "fields", Kind::Other),
+            Count::MinProperties => (false, "fields", Kind::Other),
         };
         let has = has as u64;
         let is_valid = if is_max { has <= limit } else { has >= limit };
         let words = if is_max { "at most" } else { "at least" };
-        is_valid || self.fault(site.path, || format!("Must have {words} {limit} {what}.").into())
+        is_valid || self.reject(site.path, kind, || format!("Must have {words} {limit} {unit}.").into())
     }
 
     fn text(&mut self, keyword: &Keyword, text: &str, site: Site<'d, '_>) -> Result<bool, TooCostly> {
@@ -165,7 +174,10 @@ impl<'d> Evaluation<'_, 'd, '_> {
             }
             Keyword::Pattern(pattern, source) => {
                 let is_valid = pattern.is_match(text, self.work)?;
-                Ok(is_valid || self.fault(site.path, || format!("Must match the pattern {source:?}.").into()))
+                Ok(is_valid
+                    || self.reject(site.path, Kind::Other, || {
+                        format!("Must match the pattern {source:?}.").into()
+                    }))
             }
             _ => Ok(true),
         }
@@ -186,7 +198,9 @@ impl<'d> Evaluation<'_, 'd, '_> {
                 let mut keys = HashSet::new();
                 for item in items {
                     if !keys.insert(values::key(item, self.work)?) {
-                        return Ok(self.fault(site.path, || "Must not hold equal items.".into()));
+                        return Ok(
+                            self.reject(site.path, Kind::Other, || "Must not hold equal items.".into())
+                        );
                     }
                 }
                 Ok(true)
@@ -223,7 +237,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
                         format!("Must hold at least {min} items that fit the schema in `contains`.").into()
                     }
                 };
-                Ok(is_valid || self.fault(site.path, wanted))
+                Ok(is_valid || self.reject(site.path, Kind::Other, wanted))
             }
             Keyword::UnevaluatedItems(node) => {
                 let mut all = true;
@@ -274,7 +288,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
                     if !self.apply(*node, value, site.scope, None)?.is_valid {
                         let detail =
                             || "The name of a field does not fit the schema in `propertyNames`.".into();
-                        return Ok(self.fault(site.path, detail));
+                        return Ok(self.reject(site.path, Kind::Other, detail));
                     }
                 }
                 Ok(true)
@@ -302,9 +316,15 @@ impl<'d> Evaluation<'_, 'd, '_> {
         site: Site<'d, '_>,
     ) -> Result<bool, TooCostly> {
         self.work.charge(names.len() as u64)?;
-        let missing = names.iter().find(|name| !fields.contains_key(*name));
-        let detail = |name: &String| format!("The field {name:?} is required.").into();
-        Ok(missing.is_none_or(|name| self.fault(site.path, || detail(name))))
+        let mut all = true;
+        for name in names.iter().filter(|name| !fields.contains_key(*name)) {
+            let kind = Kind::MissingField(name.clone());
+            all = self.reject(site.path, kind, || format!("The field {name:?} is required.").into());
+            if site.path.is_none() {
+                break;
+            }
+        }
+        Ok(all)
     }
 
     fn properties(

@@ -7,24 +7,27 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
-use kith_kernel::FieldError;
 use serde_json::Value;
 
 use super::schema::{Keyword, Node, NodeId, Schema};
+use super::violation::{Violation, ViolationKind};
 use super::{TooCostly, Work};
 
 /// Maximum depth of nested schemas; each takes a few kilobytes of stack.
 const MAX_DEPTH: usize = 1_000;
-/// Maximum number of errors reported for one value.
-const MAX_FAULTS: usize = 10;
 /// Steps charged for an entry kept until the end, which bounds the memory.
 const ENTRY_STEPS: u64 = 16;
 
-/// Validates `data`. `at` is the JSON Pointer of `data` in the request.
+/// Validates `data` and returns the first violations, at most `limit`; none if it is valid.
 ///
 /// # Errors
-/// Returns the first errors at `at` and below, or `schema_too_costly` if the budget is used up.
-pub fn validate(schema: &Schema, data: &Value, at: &str, work: &mut Work) -> Result<(), Vec<FieldError>> {
+/// Returns [`TooCostly`] if the budget is used up.
+pub fn validate(
+    schema: &Schema,
+    data: &Value,
+    limit: usize,
+    work: &mut Work,
+) -> Result<Vec<Violation>, TooCostly> {
     let mut names = HashMap::new();
     if schema.has_property_names {
         collect_names(data, &mut names);
@@ -37,20 +40,12 @@ pub fn validate(schema: &Schema, data: &Value, at: &str, work: &mut Work) -> Res
         scopes: vec![Vec::new()],
         entered: HashMap::new(),
         depth: 0,
-        at,
-        faults: Vec::new(),
+        limit,
+        violations: Vec::new(),
         explained: HashSet::new(),
     };
-    match evaluation.apply(0, data, 0, None) {
-        Ok(verdict) if verdict.is_valid => Ok(()),
-        Ok(_) => Err(evaluation.explain(data)),
-        Err(TooCostly) => Err(vec![too_costly(at)]),
-    }
-}
-
-fn too_costly(at: &str) -> FieldError {
-    let detail = "Validating the value exceeds the work limit. Send a smaller value or simplify the schema.";
-    FieldError::new(at.to_owned(), "schema_too_costly", detail)
+    let verdict = evaluation.apply(0, data, 0, None)?;
+    Ok(if verdict.is_valid { Vec::new() } else { evaluation.explain(data) })
 }
 
 /// Collects the names of all fields as values.
@@ -120,8 +115,8 @@ struct Evaluation<'s, 'd, 'w> {
     scopes: Vec<Vec<(usize, NodeId)>>,
     entered: HashMap<(Scope, usize), Scope>,
     depth: usize,
-    at: &'w str,
-    faults: Vec<FieldError>,
+    limit: usize,
+    violations: Vec<Violation>,
     /// Pairs that have already been evaluated for their errors.
     explained: HashSet<(NodeId, usize, Scope)>,
 }
@@ -135,24 +130,30 @@ struct Site<'d, 'p> {
 }
 
 impl<'d> Evaluation<'_, 'd, '_> {
-    /// Collects the errors of an invalid value.
-    fn explain(&mut self, data: &'d Value) -> Vec<FieldError> {
+    /// Collects the violations of an invalid value.
+    fn explain(&mut self, data: &'d Value) -> Vec<Violation> {
         let explained = self.apply(0, data, 0, Some(&Path::Root));
-        if self.faults.is_empty() {
-            debug_assert!(explained.is_err(), "an invalid value has a fault");
-            self.fault(Some(&Path::Root), || "The value does not match its schema.".into());
+        if self.violations.is_empty() {
+            debug_assert!(explained.is_err(), "an invalid value has a violation");
+            let detail = || "The value does not match its schema.".into();
+            self.reject(Some(&Path::Root), ViolationKind::Other, detail);
         }
-        std::mem::take(&mut self.faults)
+        std::mem::take(&mut self.violations)
     }
 
-    /// Adds an error if errors are collected. Returns false, because the value is invalid.
-    fn fault(&mut self, path: Option<&Path<'_>>, detail: impl FnOnce() -> Cow<'static, str>) -> bool {
+    /// Adds a violation if they are collected. Returns false, because the value is invalid.
+    fn reject(
+        &mut self,
+        path: Option<&Path<'_>>,
+        kind: ViolationKind,
+        detail: impl FnOnce() -> Cow<'static, str>,
+    ) -> bool {
         if let Some(path) = path
-            && self.faults.len() < MAX_FAULTS
+            && self.violations.len() < self.limit
         {
-            let mut pointer = self.at.to_owned();
+            let mut pointer = String::new();
             path.write(&mut pointer);
-            self.faults.push(FieldError::new(pointer, "not_as_declared", detail()));
+            self.violations.push(Violation { pointer, kind, detail: detail() });
         }
         false
     }
@@ -170,7 +171,9 @@ impl<'d> Evaluation<'_, 'd, '_> {
         let (resource, is_shared, keywords) = match &schema.nodes[id] {
             Node::Always(is_valid) => {
                 if !is_valid {
-                    self.fault(path, || "This is not allowed here.".into());
+                    let is_field = matches!(path, Some(Path::Field(..)));
+                    let kind = if is_field { ViolationKind::UnknownField } else { ViolationKind::Other };
+                    self.reject(path, kind, || "This is not allowed here.".into());
                 }
                 return Ok(Verdict { is_valid: *is_valid, evaluated: None });
             }
@@ -210,7 +213,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
             self.work.charge(1)?;
             if !self.keyword(keyword, site, &mut evaluated)? {
                 is_valid = false;
-                if site.path.is_none() || self.faults.len() >= MAX_FAULTS {
+                if site.path.is_none() || self.violations.len() >= self.limit {
                     break;
                 }
             }

@@ -6,8 +6,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use http::Method;
-use jsonschema::error::ValidationErrorKind;
-use jsonschema::{ValidationError, Validator, draft202012};
+use kith_json_schema::{Validator, Violation, ViolationKind, Work};
 use kith_kernel::FieldError;
 use serde_json::{Value, json};
 
@@ -82,50 +81,38 @@ impl BodySchemas {
         let lazy = parsed.by_operation.get(&(method.clone(), path.to_owned()))?;
         let validator = lazy.validator.get_or_init(|| parsed.compile(&lazy.schema)).as_ref()?;
         let body: Value = serde_json::from_slice(body).ok()?;
-        Some(validator.iter_errors(&body).take(MAX_FAULTS).flat_map(faults_of).collect())
+        let violations = validator.violations(&body, MAX_FAULTS, &mut Work::of_request()).ok()?;
+        Some(violations.into_iter().map(field_error).collect())
     }
 }
 
 impl Parsed {
     fn compile(&self, schema: &Value) -> Option<Validator> {
         let root = json!({ "allOf": [schema], "components": self.components });
-        let compiled = draft202012::options().offline().build(&root);
-        compiled
+        Validator::compile(&root)
             .inspect_err(|error| tracing::error!(%error, "a schema of the OpenAPI document is not valid"))
             .ok()
     }
 }
 
-/// Converts a schema violation to field errors of this API. Values are not included, because they can be
-/// secrets.
-fn faults_of(error: ValidationError<'_>) -> Vec<FieldError> {
-    use ValidationErrorKind as Kind;
-    let at = error.instance_path().to_string();
-    let field = |name: &str| format!("{at}/{}", escape(name));
-    let one = |code, detail: String| vec![FieldError::new(at.clone(), code, detail)];
-    match error.kind() {
-        Kind::Required { property } => {
-            let name = property.as_str().unwrap_or_default();
-            vec![FieldError::new(field(name), "missing", "This field is required.")]
+/// Converts a violation to a field error of this API. Values are not included, because they can be secrets.
+fn field_error(violation: Violation) -> FieldError {
+    let Violation { pointer, kind, detail } = violation;
+    let (pointer, code, detail) = match kind {
+        ViolationKind::MissingField(name) => {
+            let pointer = format!("{pointer}/{}", escape(&name));
+            (pointer, "missing", "This field is required.".into())
         }
-        Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => unexpected
-            .iter()
-            .map(|name| FieldError::new(field(name), "unknown_field", "This field does not exist."))
-            .collect(),
-        Kind::Type { .. } => one("wrong_type", "The value has the wrong type.".to_owned()),
-        Kind::Enum { options } => {
-            let words: Vec<_> = options.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-            one("invalid", format!("Expected one of {}.", words.join(", ")))
-        }
-        Kind::Minimum { limit } => one("out_of_range", format!("At least {limit}.")),
-        Kind::Maximum { limit } => one("out_of_range", format!("At most {limit}.")),
-        Kind::MinLength { limit } => one("too_short", format!("At least {limit} characters.")),
-        Kind::MaxLength { limit } => one("too_long", format!("At most {limit} characters.")),
-        Kind::MinItems { limit } => one("too_few", format!("At least {limit}.")),
-        Kind::MaxItems { limit } => one("too_many", format!("At most {limit}.")),
-        Kind::Pattern { pattern } => one("invalid", format!("Must match the pattern {pattern}.")),
-        _ => one("invalid", "The value is not valid for this field.".to_owned()),
-    }
+        ViolationKind::UnknownField => (pointer, "unknown_field", "This field does not exist.".into()),
+        ViolationKind::WrongType => (pointer, "wrong_type", detail),
+        ViolationKind::OutOfRange => (pointer, "out_of_range", detail),
+        ViolationKind::TooShort => (pointer, "too_short", detail),
+        ViolationKind::TooLong => (pointer, "too_long", detail),
+        ViolationKind::TooFew => (pointer, "too_few", detail),
+        ViolationKind::TooMany => (pointer, "too_many", detail),
+        ViolationKind::Other => (pointer, "invalid", detail),
+    };
+    FieldError::new(pointer, code, detail)
 }
 
 #[cfg(test)]

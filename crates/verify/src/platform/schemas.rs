@@ -1,6 +1,6 @@
 //! Validation of responses against the schemas of a served OpenAPI document.
 
-use jsonschema::{Validator, draft202012};
+use kith_json_schema::{TooCostly, Validator, Work};
 use kith_readiness::{Answer, Shortfall};
 use serde_json::{Value, json};
 
@@ -10,12 +10,13 @@ const PROBLEM_JSON: &str = "application/problem+json";
 /// Validates `value` against `schema`, which is part of `document`.
 ///
 /// # Errors
-/// Returns the first fault, with the offending value masked.
+/// Returns the first violation, without any part of the value.
 pub fn fits(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
-    let validator = validator(document, schema)?;
-    match validator.iter_errors(value).next() {
-        None => Ok(()),
-        Some(fault) => Err(format!("{} at {:?}", fault.masked(), fault.instance_path().as_str())),
+    let violations = validator(document, schema)?.violations(value, 1, &mut Work::of_request());
+    match violations.map(|violations| violations.into_iter().next()) {
+        Ok(None) => Ok(()),
+        Ok(Some(violation)) => Err(format!("{} at {:?}", violation.detail, violation.pointer)),
+        Err(TooCostly) => Err("Validating the value exceeds the work limit.".to_owned()),
     }
 }
 
@@ -24,8 +25,7 @@ pub fn fits(document: &Value, schema: &Value, value: &Value) -> Result<(), Strin
 /// # Errors
 /// Returns a message if it is not a valid schema of draft 2020-12.
 pub fn validator(document: &Value, schema: &Value) -> Result<Validator, String> {
-    let schema = json!({ "allOf": [schema], "components": document["components"] });
-    draft202012::options().offline().build(&schema).map_err(|fault| fault.masked().to_string())
+    Validator::compile(&json!({ "allOf": [schema], "components": document["components"] }))
 }
 
 /// Checks that a response is a problem: media type, schema, status and request id.

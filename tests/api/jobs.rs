@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use kith_jobs::{Retention, Upkept};
+use kith_jobs::{Retention, MaintenanceState};
 use kith_kernel::{minutes, seconds};
 use kith_platform::idempotency::IDEMPOTENCY_KEY;
 use kith_store::{EngineKind, Tx};
@@ -69,7 +69,7 @@ fn ids(jobs: &[Value]) -> Vec<i64> {
 
 /// Runs the engine's maintenance, which returns jobs of silent workers to the queue.
 async fn upkeep(app: &TestApp) {
-    app.parts().jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.expect("upkeep");
+    app.parts().jobs.upkeep(&mut MaintenanceState::default(), Retention::DEFAULT).await.expect("upkeep");
 }
 
 /// Covers JOB-01.

@@ -32,19 +32,19 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Queue of requests, written in batches by background tasks.
 pub(crate) struct Enqueuer {
-    plain: mpsc::Sender<Waiting>,
+    plain: mpsc::Sender<QueuedRequest>,
     /// Requests with unique keys, and requests for jobs that wait for other jobs.
-    keyed: mpsc::Sender<Waiting>,
+    keyed: mpsc::Sender<QueuedRequest>,
 }
 
 /// Queued request.
-struct Waiting {
+struct QueuedRequest {
     jobs: Vec<NewJob>,
     answer: oneshot::Sender<Result<Vec<Enqueued>, EnqueueError>>,
     since: Instant,
 }
 
-impl Waiting {
+impl QueuedRequest {
     /// Returns true if the caller is still willing to wait for another transaction.
     fn is_patient(&self) -> bool {
         self.since.elapsed() < MAX_WAIT && !self.answer.is_closed()
@@ -72,13 +72,13 @@ impl Enqueuer {
         let gone = || Error::unavailable("the job engine has stopped");
         let (answer, answered) = oneshot::channel();
         let lane = if jobs.iter().all(NewJob::is_plain) { &self.plain } else { &self.keyed };
-        let waiting = Waiting { jobs, answer, since: Instant::now() };
+        let waiting = QueuedRequest { jobs, answer, since: Instant::now() };
         lane.send(waiting).await.map_err(|_| gone())?;
         answered.await.unwrap_or_else(|_| Err(gone().into()))
     }
 }
 
-async fn write_lane(db: Store, clock: Arc<dyn Clock>, arrivals: mpsc::Receiver<Waiting>) {
+async fn write_lane(db: Store, clock: Arc<dyn Clock>, arrivals: mpsc::Receiver<QueuedRequest>) {
     let (postpone, postponed) = mpsc::unbounded_channel();
     tokio::join!(write_arriving(&db, &clock, arrivals, postpone), write_postponed(&db, &clock, postponed));
 }
@@ -87,8 +87,8 @@ async fn write_lane(db: Store, clock: Arc<dyn Clock>, arrivals: mpsc::Receiver<W
 async fn write_arriving(
     db: &Store,
     clock: &Arc<dyn Clock>,
-    mut arrivals: mpsc::Receiver<Waiting>,
-    postpone: mpsc::UnboundedSender<Waiting>,
+    mut arrivals: mpsc::Receiver<QueuedRequest>,
+    postpone: mpsc::UnboundedSender<QueuedRequest>,
 ) {
     let mut arrived = Vec::new();
     while arrivals.recv_many(&mut arrived, MAX_BATCH).await > 0 {
@@ -104,7 +104,7 @@ async fn write_arriving(
 async fn write_postponed(
     db: &Store,
     clock: &Arc<dyn Clock>,
-    mut postponed: mpsc::UnboundedReceiver<Waiting>,
+    mut postponed: mpsc::UnboundedReceiver<QueuedRequest>,
 ) {
     let mut held = VecDeque::new();
     loop {
@@ -123,8 +123,8 @@ async fn write_postponed(
 }
 
 /// Fails the requests that have waited long enough, and returns the others.
-fn without_impatient(held: VecDeque<Waiting>) -> VecDeque<Waiting> {
-    let (patient, others): (VecDeque<_>, VecDeque<_>) = held.into_iter().partition(Waiting::is_patient);
+fn without_impatient(held: VecDeque<QueuedRequest>) -> VecDeque<QueuedRequest> {
+    let (patient, others): (VecDeque<_>, VecDeque<_>) = held.into_iter().partition(QueuedRequest::is_patient);
     for one in others {
         // The caller may have dropped its request.
         let _ = one.answer.send(Err(Error::DeadlinePassed.into()));
@@ -134,7 +134,7 @@ fn without_impatient(held: VecDeque<Waiting>) -> VecDeque<Waiting> {
 
 /// Collects further requests before writing: callers whose request was just answered often send another, and
 /// the tasks that are ready to run go first. They then share one sync to disk.
-async fn gather(arrivals: &mut mpsc::Receiver<Waiting>, arrived: &mut Vec<Waiting>) {
+async fn gather(arrivals: &mut mpsc::Receiver<QueuedRequest>, arrived: &mut Vec<QueuedRequest>) {
     let mut quiet = 0;
     while quiet < IDLE_TURNS && arrived.len() < MAX_BATCH {
         tokio::task::yield_now().await;
@@ -149,7 +149,7 @@ async fn gather(arrivals: &mut mpsc::Receiver<Waiting>, arrived: &mut Vec<Waitin
 }
 
 /// Writes a batch and answers its callers. Returns the requests that are blocked by another transaction.
-async fn write(db: &Store, clock: &Arc<dyn Clock>, batch: Vec<Waiting>) -> Vec<Waiting> {
+async fn write(db: &Store, clock: &Arc<dyn Clock>, batch: Vec<QueuedRequest>) -> Vec<QueuedRequest> {
     let (jobs, callers): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|one| (one.jobs, (one.answer, one.since))).unzip();
     let (jobs, clock) = (Arc::new(jobs), Arc::clone(clock));
@@ -159,7 +159,7 @@ async fn write(db: &Store, clock: &Arc<dyn Clock>, batch: Vec<Waiting>) -> Vec<W
     for ((at, outcome), (answer, since)) in outcomes.into_iter().enumerate().zip(callers) {
         let is_held = matches!(outcome, Err(EnqueueError::Store(Error::DeadlinePassed)));
         if is_held {
-            held.push(Waiting { jobs: jobs[at].clone(), answer, since });
+            held.push(QueuedRequest { jobs: jobs[at].clone(), answer, since });
             continue;
         }
         // The caller may have dropped its request; the job is enqueued nevertheless.

@@ -12,7 +12,7 @@ use crate::model::{
     Attempt, ClaimToken, Done, Failure, JobError, JobId, JobRecord, JobState, MAX_CRASHES, MAX_PAYLOAD_BYTES,
 };
 use crate::rows::ended::Ending;
-use crate::rows::live::Owned;
+use crate::rows::live::AttemptRow;
 use crate::rows::unsettled::UnsettledJob;
 use crate::settle::{Budget, settle};
 use crate::{bell_of, rows};
@@ -37,9 +37,9 @@ pub struct Report {
 
 /// Result of applying a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum ReportOutcome {
     /// The job has ended, in this state.
-    Ended(JobState),
+    Finished(JobState),
     /// The job will run again at this time.
     Again(Timestamp),
     /// The attempt belongs to another owner by now, or has ended. Nothing was changed.
@@ -51,10 +51,10 @@ pub enum Told {
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
-pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Result<Vec<Told>, Error> {
+pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Result<Vec<ReportOutcome>, Error> {
     let (segment, mut budget) = (segment(tx)?, Budget::default());
     let reports: Vec<&Report> = reports.iter().map(Borrow::borrow).collect();
-    let mut told = vec![Told::Stale; reports.len()];
+    let mut told = vec![ReportOutcome::Stale; reports.len()];
     let done: Vec<_> = reports
         .iter()
         .enumerate()
@@ -74,7 +74,7 @@ pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Resul
     let ended: std::collections::HashSet<_> = left.iter().map(|left| left.id).collect();
     for (at, one, _) in &done {
         if ended.contains(&one.attempt.job) {
-            told[*at] = Told::Ended(JobState::Completed);
+            told[*at] = ReportOutcome::Finished(JobState::Completed);
         }
     }
     for left in left.iter().filter(|left| left.unique_key.is_some() || left.is_awaited) {
@@ -87,7 +87,7 @@ pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Resul
         let error = match &one.outcome {
             Ok(done) if done.fits() => continue,
             Ok(_) => {
-                too_large = JobError::Retry(format!("the result is longer than {MAX_PAYLOAD_BYTES} bytes"));
+                too_large = JobError::RetryPolicy(format!("the result is longer than {MAX_PAYLOAD_BYTES} bytes"));
                 &too_large
             }
             Err(error) => error,
@@ -100,19 +100,19 @@ pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Resul
     Ok(told)
 }
 
-/// Returns the outcome of an earlier report about the same attempt, or [`Told::Stale`] if none was applied.
-pub(crate) fn find_told(q: &Query<'_>, of: Attempt, is_done: bool) -> Result<Told, Error> {
+/// Returns the outcome of an earlier report about the same attempt, or [`ReportOutcome::Stale`] if none was applied.
+pub(crate) fn find_told(q: &Query<'_>, of: Attempt, is_done: bool) -> Result<ReportOutcome, Error> {
     let is_it = |ended: &JobRecord| ended.attempt == of.attempt;
     if let Some(ended) = rows::ended::find_in_history(q, of.job)?.filter(is_it) {
-        return Ok(Told::Ended(ended.state));
+        return Ok(ReportOutcome::Finished(ended.state));
     }
     if is_done {
-        return Ok(Told::Stale);
+        return Ok(ReportOutcome::Stale);
     }
     if rows::ended::find_dead(q, of.job)?.is_some_and(|dead| is_it(&dead)) {
-        return Ok(Told::Ended(JobState::Dead));
+        return Ok(ReportOutcome::Finished(JobState::Dead));
     }
-    Ok(rows::live::find_rescheduled(q, of)?.map_or(Told::Stale, Told::Again))
+    Ok(rows::live::find_rescheduled(q, of)?.map_or(ReportOutcome::Stale, ReportOutcome::Again))
 }
 
 pub(crate) fn segment(tx: &Tx<'_>) -> Result<usize, Error> {
@@ -126,8 +126,8 @@ fn failed(
     attempt: Attempt,
     error: &JobError,
     budget: &mut Budget,
-) -> Result<Told, Error> {
-    let Some(owned) = rows::live::find_owned(tx, attempt)? else { return Ok(Told::Stale) };
+) -> Result<ReportOutcome, Error> {
+    let Some(owned) = rows::live::find_owned(tx, attempt)? else { return Ok(ReportOutcome::Stale) };
     let failure = |error: &str| failures_with(&owned, attempt.attempt, ctx.now, error);
     let failures = owned.failures + 1;
     if owned.cancel_asked_at.is_some() || matches!(error, JobError::Cancelled) {
@@ -138,7 +138,7 @@ fn failed(
             let run_at = ctx.now + (*wait).max(Duration::from_millis(1));
             again(tx, attempt, &owned, run_at, owned.failures, owned.crashes, owned.errors.as_deref())
         }
-        JobError::Retry(why) => match owned.retry.next(failures, ctx.now, ctx.randomness()) {
+        JobError::RetryPolicy(why) => match owned.retry.next(failures, ctx.now, ctx.randomness()) {
             Some(at) => again(tx, attempt, &owned, at, failures, 0, Some(&failure(why))),
             None => die(tx, attempt, failures, &failure(why), ctx.now, budget),
         },
@@ -148,24 +148,24 @@ fn failed(
         JobError::RetryIn { why, .. } | JobError::Discard(why) => {
             die(tx, attempt, failures, &failure(why), ctx.now, budget)
         }
-        JobError::Cancelled => Ok(Told::Stale),
+        JobError::Cancelled => Ok(ReportOutcome::Stale),
     }
 }
 
 fn again(
     tx: &Tx<'_>,
     attempt: Attempt,
-    owned: &Owned,
+    owned: &AttemptRow,
     run_at: Timestamp,
     failures: i64,
     crashes: i64,
     errors: Option<&str>,
-) -> Result<Told, Error> {
+) -> Result<ReportOutcome, Error> {
     if !rows::live::put_back(tx, attempt, run_at, failures, crashes, errors)? {
-        return Ok(Told::Stale);
+        return Ok(ReportOutcome::Stale);
     }
     tx.ring(bell_of(&owned.queue));
-    Ok(Told::Again(run_at))
+    Ok(ReportOutcome::Again(run_at))
 }
 
 fn cancelled(
@@ -174,7 +174,7 @@ fn cancelled(
     attempt: Attempt,
     now: Timestamp,
     budget: &mut Budget,
-) -> Result<Told, Error> {
+) -> Result<ReportOutcome, Error> {
     let ending = Ending {
         id: attempt.job,
         attempt: attempt.attempt,
@@ -183,9 +183,9 @@ fn cancelled(
         result: None,
     };
     let left = rows::ended::end(tx, segment, &[ending], now)?;
-    let Some(left) = left.first() else { return Ok(Told::Stale) };
+    let Some(left) = left.first() else { return Ok(ReportOutcome::Stale) };
     settle(tx, left, JobState::Cancelled, None, now, budget)?;
-    Ok(Told::Ended(JobState::Cancelled))
+    Ok(ReportOutcome::Finished(JobState::Cancelled))
 }
 
 fn die(
@@ -195,16 +195,16 @@ fn die(
     errors: &str,
     now: Timestamp,
     budget: &mut Budget,
-) -> Result<Told, Error> {
+) -> Result<ReportOutcome, Error> {
     if rows::live::find_owned(tx, attempt)?.is_none() {
-        return Ok(Told::Stale);
+        return Ok(ReportOutcome::Stale);
     }
     rows::ended::keep_dead(tx, attempt.job, failures, Some(errors), now)?;
     let Some(left) = rows::ended::delete_owned(tx, attempt)? else {
         return Err(Error::fault("a locked job was ended by another transaction"));
     };
     settle(tx, &left, JobState::Dead, None, now, budget)?;
-    Ok(Told::Ended(JobState::Dead))
+    Ok(ReportOutcome::Finished(JobState::Dead))
 }
 
 /// Result of a cancellation request.
@@ -213,9 +213,9 @@ pub enum CancelOutcome {
     /// The job was cancelled and will not run.
     Cancelled,
     /// The job is running, and its cancellation was requested.
-    Asked,
+    Requested,
     /// The job had already ended.
-    HadEnded,
+    AlreadyEnded,
     /// The job does not exist.
     Unknown,
 }
@@ -229,7 +229,7 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOut
     let taken_back = match rows::live::ask_to_cancel(tx, job, ctx.now)? {
         Some(JobState::Running) => {
             tx.ring(CANCEL_CHANNEL);
-            return Ok(CancelOutcome::Asked);
+            return Ok(CancelOutcome::Requested);
         }
         Some(_) => take_back(tx, job, why, ctx.now)?,
         None => None,
@@ -237,7 +237,7 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOut
     let Some((unique_key, is_awaited)) = taken_back else {
         let known =
             rows::ended::find_dead(tx, job)?.is_some() || rows::ended::find_in_history(tx, job)?.is_some();
-        return Ok(if known { CancelOutcome::HadEnded } else { CancelOutcome::Unknown });
+        return Ok(if known { CancelOutcome::AlreadyEnded } else { CancelOutcome::Unknown });
     };
     let left = UnsettledJob { id: job, unique_key, is_awaited };
     settle(tx, &left, JobState::Cancelled, None, ctx.now, &mut Budget::default())?;
@@ -259,7 +259,7 @@ fn take_back(
 
 /// Reason why a worker is evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Gone {
+pub(crate) enum EvictionReason {
     /// Its lease has expired. The eviction is skipped if a heartbeat has arrived meanwhile.
     Silent,
     /// Its process has died.
@@ -275,18 +275,18 @@ pub(crate) enum Gone {
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
-pub(crate) fn give_up(tx: &Tx<'_>, ctx: &Ctx, worker: i64, why: Gone, most: i64) -> Result<u64, Error> {
+pub(crate) fn give_up(tx: &Tx<'_>, ctx: &Ctx, worker: i64, why: EvictionReason, most: i64) -> Result<u64, Error> {
     tx.lock("job worker", [worker])?;
-    if why == Gone::Silent && !rows::workers::is_silent(tx, worker, ctx.now)? {
+    if why == EvictionReason::Silent && !rows::workers::is_silent(tx, worker, ctx.now)? {
         return Ok(0);
     }
     let (running, mut budget) = (rows::live::list_running_of(tx, worker, most)?, Budget::default());
     for attempt in running.iter().copied() {
         let Some(owned) = rows::live::find_owned(tx, attempt)? else { continue };
         let (crashes, what) = match why {
-            Gone::Silent => (owned.crashes + 1, "the worker's lease expired"),
-            Gone::Died => (owned.crashes + 1, "the worker died"),
-            Gone::Stopped => (owned.crashes, "the worker stopped before the job was finished"),
+            EvictionReason::Silent => (owned.crashes + 1, "the worker's lease expired"),
+            EvictionReason::Died => (owned.crashes + 1, "the worker died"),
+            EvictionReason::Stopped => (owned.crashes, "the worker stopped before the job was finished"),
         };
         let errors = failures_with(&owned, attempt.attempt, ctx.now, what);
         if owned.cancel_asked_at.is_some() {
@@ -304,7 +304,7 @@ pub(crate) fn give_up(tx: &Tx<'_>, ctx: &Ctx, worker: i64, why: Gone, most: i64)
 }
 
 /// Returns the failures of a job with `error` added, as JSON. Only the latest `MAX_STORED_FAILURES` are kept.
-fn failures_with(owned: &Owned, attempt: i64, at: Timestamp, error: &str) -> String {
+fn failures_with(owned: &AttemptRow, attempt: i64, at: Timestamp, error: &str) -> String {
     let mut failures = rows::read_errors(owned.errors.as_deref());
     failures.push(Failure { attempt, at, error: error.chars().take(MAX_ERROR_CHARS).collect() });
     let from = failures.len().saturating_sub(MAX_STORED_FAILURES);

@@ -10,15 +10,15 @@ use kith_store::{Error, Store, Tx};
 use tokio::runtime::Handle;
 
 use crate::batch::write_batch;
-use crate::claim::{Claim, Marks};
+use crate::claim::{Claim, ClaimState};
 use crate::enqueue::EnqueueError;
 use crate::enqueuer::Enqueuer;
-use crate::finish::{Report, Told};
+use crate::finish::{Report, ReportOutcome};
 use crate::model::Attempt;
 use crate::model::{ClaimToken, Enqueued};
 use crate::new_job::NewJob;
 use crate::rows::live::Claimer;
-use crate::stats::{Counts, Sample, Tally, Total};
+use crate::stats::{JobCounters, QueueSample, JobCounts, JobTotals};
 use crate::{finish, rows};
 
 /// Lock timeout of a batch of reports. Reports from several nodes that settle the same waiting job wait for
@@ -33,9 +33,9 @@ pub struct Jobs(Arc<Inner>);
 pub(crate) struct Inner {
     pub db: Store,
     pub sources: Sources,
-    pub counts: Counts,
-    pub samples: Mutex<Vec<Sample>>,
-    marks: Mutex<HashMap<String, Marks>>,
+    pub counts: JobCounters,
+    pub samples: Mutex<Vec<QueueSample>>,
+    marks: Mutex<HashMap<String, ClaimState>>,
     /// Start of the current period without a failed heartbeat.
     in_contact_since: Mutex<Timestamp>,
     enqueuer: Enqueuer,
@@ -43,14 +43,14 @@ pub(crate) struct Inner {
 
 /// Result of a worker's heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum HeartbeatOutcome {
     /// The lease was renewed.
     Alive {
         /// Attempts whose cancellation was requested.
         cancel: Vec<Attempt>,
     },
     /// The worker was evicted because its lease had expired. Its jobs belong to other workers now.
-    GivenUp,
+    Evicted,
 }
 
 impl Jobs {
@@ -61,7 +61,7 @@ impl Jobs {
             enqueuer: Enqueuer::start(&db, &sources),
             db,
             sources,
-            counts: Counts::default(),
+            counts: JobCounters::default(),
             samples: Mutex::default(),
             marks: Mutex::default(),
             in_contact_since: Mutex::default(),
@@ -124,7 +124,7 @@ impl Jobs {
     pub(crate) async fn claim_by(
         &self,
         queue: &str,
-        claim: impl Fn(&Tx<'_>, Timestamp, ClaimToken, Marks) -> Result<(Claim, Marks), Error> + Send + 'static,
+        claim: impl Fn(&Tx<'_>, Timestamp, ClaimToken, ClaimState) -> Result<(Claim, ClaimState), Error> + Send + 'static,
     ) -> Result<Claim, Error> {
         let (marks, ctx) = (self.marks_of(queue).await, self.ctx());
         let token = ClaimToken::random(ctx.randomness());
@@ -154,18 +154,18 @@ impl Jobs {
         });
     }
 
-    fn claimed(&self, queue: &str, claim: &Claim, marks: Marks) {
+    fn claimed(&self, queue: &str, claim: &Claim, marks: ClaimState) {
         self.0.marks.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned(), marks);
         let now = self.0.sources.clock.now();
         for job in &claim.jobs {
             let wait_ms = i64::try_from(now.since(job.run_at).as_millis()).unwrap_or(0);
-            self.0.counts.count(queue, &job.kind, Tally { started: 1, wait_ms, ..Tally::default() }, None);
+            self.0.counts.count(queue, &job.kind, JobCounts { started: 1, wait_ms, ..JobCounts::default() }, None);
         }
     }
 
     /// Returns the cached claim state of a queue. Its watermarks are verified every few minutes, outside the
     /// queue's lock, so that a wrong watermark cannot hide a job for longer.
-    async fn marks_of(&self, queue: &str) -> Marks {
+    async fn marks_of(&self, queue: &str) -> ClaimState {
         let marks = self.0.marks.lock().unwrap_or_else(PoisonError::into_inner).get(queue).cloned();
         let (mut marks, now) = (marks.unwrap_or_default(), self.0.sources.clock.now());
         if !marks.is_check_due(now) {
@@ -177,7 +177,7 @@ impl Jobs {
             Ok(false) => marks,
             Ok(true) => {
                 tracing::warn!(queue, "ready jobs found below the watermark; it was reset");
-                Marks::none(now)
+                ClaimState::none(now)
             }
             Err(error) => {
                 tracing::warn!(%error, queue, "cannot check the watermark of a queue");
@@ -190,14 +190,14 @@ impl Jobs {
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-    pub async fn report(&self, reports: Arc<Vec<Report>>) -> Result<Vec<Told>, Error> {
+    pub async fn report(&self, reports: Arc<Vec<Report>>) -> Result<Vec<ReportOutcome>, Error> {
         let ctx = self.ctx();
         self.0.db.write(move |tx| finish::report(tx, &ctx.renewed(), &reports)).await
     }
 
     /// Applies reports in one transaction, or in several if one of them fails or waits for another
     /// transaction. Returns one outcome per report, in the same order.
-    pub(crate) async fn report_each<R>(&self, reports: &Arc<Vec<R>>) -> Vec<Result<Told, Error>>
+    pub(crate) async fn report_each<R>(&self, reports: &Arc<Vec<R>>) -> Vec<Result<ReportOutcome, Error>>
     where
         R: Borrow<Report> + Send + Sync + 'static,
     {
@@ -208,12 +208,12 @@ impl Jobs {
 
     /// Determines the outcome of a report that was sent again after the response to its commit was lost, and
     /// that was then ignored as stale.
-    pub(crate) async fn find_told(&self, report: &Report) -> Told {
+    pub(crate) async fn find_told(&self, report: &Report) -> ReportOutcome {
         let (attempt, is_done) = (report.attempt, report.outcome.is_ok());
         let found = self.0.db.read(move |q| finish::find_told(q, attempt, is_done)).await;
         found.unwrap_or_else(|error| {
             tracing::warn!(%error, job = attempt.job, "the outcome of a report could not be determined");
-            Told::Stale
+            ReportOutcome::Stale
         })
     }
 
@@ -221,7 +221,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-    pub async fn beat(&self, worker: i64) -> Result<Heard, Error> {
+    pub async fn beat(&self, worker: i64) -> Result<HeartbeatOutcome, Error> {
         Ok(self.beat_with(worker, Vec::new(), Vec::new()).await?.0)
     }
 
@@ -233,7 +233,7 @@ impl Jobs {
         worker: i64,
         running: Vec<Attempt>,
         deadlines: Vec<(Attempt, Timestamp)>,
-    ) -> Result<(Heard, Vec<Attempt>), Error> {
+    ) -> Result<(HeartbeatOutcome, Vec<Attempt>), Error> {
         let ctx = self.ctx();
         self.0
             .db
@@ -242,11 +242,11 @@ impl Jobs {
                 tx.lock("job worker", [worker])?;
                 tx.may_be_lost();
                 if !rows::workers::beat(tx, worker, ctx.renewed().now)? {
-                    return Ok((Heard::GivenUp, Vec::new()));
+                    return Ok((HeartbeatOutcome::Evicted, Vec::new()));
                 }
                 rows::live::set_deadlines(tx, &deadlines)?;
                 let cancel = rows::live::asked_to_cancel(tx, worker)?;
-                Ok((Heard::Alive { cancel }, rows::live::list_lost(tx, &running)?))
+                Ok((HeartbeatOutcome::Alive { cancel }, rows::live::list_lost(tx, &running)?))
             })
             .await
             .inspect_err(|_| self.begin_contact())
@@ -264,12 +264,12 @@ impl Jobs {
     }
 
     /// Returns the totals of this process since its start, by queue and kind.
-    pub fn totals(&self) -> Vec<(String, String, Total)> {
+    pub fn totals(&self) -> Vec<(String, String, JobTotals)> {
         self.0.counts.totals()
     }
 
     /// Returns the queue statistics that this process sampled last.
-    pub fn samples(&self) -> Vec<Sample> {
+    pub fn samples(&self) -> Vec<QueueSample> {
         self.0.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

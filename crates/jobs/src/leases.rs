@@ -11,7 +11,7 @@ use kith_store::{Error, Tx};
 use tokio::sync::oneshot;
 
 use crate::claim::{Claim, claim};
-use crate::finish::{self, Report, Told};
+use crate::finish::{self, Report, ReportOutcome};
 use crate::jobs::Jobs;
 use crate::model::{ClaimToken, Done, JobError, JobId, LogLine};
 use crate::rows::live::Claimer;
@@ -73,7 +73,7 @@ impl Jobs {
     }
 
     /// Counts the end of an attempt by an external program in the statistics.
-    pub fn count_leased(&self, queue: &str, kind: &str, told: &Told, took: Duration) {
+    pub fn count_leased(&self, queue: &str, kind: &str, told: &ReportOutcome, took: Duration) {
         self.inner().counts.count_told(queue, kind, told, false, took);
     }
 }
@@ -183,12 +183,12 @@ pub fn report_leased(
     job: JobId,
     token: ClaimToken,
     outcome: Result<Done, JobError>,
-) -> Result<Told, Error> {
-    let Some(leased) = rows::live::find_leased(tx, job, token)? else { return Ok(Told::Stale) };
+) -> Result<ReportOutcome, Error> {
+    let Some(leased) = rows::live::find_leased(tx, job, token)? else { return Ok(ReportOutcome::Stale) };
     let queue = leased.queue;
     let rings = find_settings(tx, &queue)?.is_limited().then_some(queue);
     let told = finish::report(tx, ctx, &[Report { attempt: leased.attempt, outcome, rings }])?;
     rows::workers::delete_if_idle(tx, leased.worker)?;
     tx.ring(progress_bell(job));
-    Ok(told.into_iter().next().unwrap_or(Told::Stale))
+    Ok(told.into_iter().next().unwrap_or(ReportOutcome::Stale))
 }

@@ -31,13 +31,13 @@ use kith_store::{Migration, ModuleMigrations};
 
 pub use claim::Claim;
 pub use enqueue::{EnqueueError, Flow, enqueue, enqueue_all, enqueue_flow};
-pub use finish::{CANCEL_CHANNEL, CancelOutcome, Report, Told, cancel, give_back, report};
+pub use finish::{CANCEL_CHANNEL, CancelOutcome, Report, ReportOutcome, cancel, give_back, report};
 pub use history::Retention;
-pub use jobs::{Heard, Jobs};
+pub use jobs::{HeartbeatOutcome, Jobs};
 pub use leases::{Kept, LeasedClaim, heartbeat, keep_log, keep_progress, report_leased};
 pub use look::{JobFilter, find_job, is_idle, list_jobs, list_log, list_results};
 pub use model::{
-    Attempt, Awaited, ClaimToken, Claimed, DEFAULT_PRIORITY, Done, Enqueued, Failure, Invalid, JobError,
+    Attempt, DependencyResult, ClaimToken, ClaimedJob, DEFAULT_PRIORITY, Done, Enqueued, Failure, Invalid, JobError,
     JobId, JobRecord, JobState, LogLine, MAX_ATTEMPTS, MAX_CRASHES, MAX_KEY_BYTES, MAX_NAME_BYTES,
     MAX_PAYLOAD_BYTES, MAX_PRIORITY, check_key, check_name,
 };
@@ -48,11 +48,11 @@ pub use revive::{RetryOutcome, discard_dead, redrive, retry};
 #[doc(hidden)] // Tests and benchmarks explain it.
 pub use rows::statements::CLAIM;
 pub use stats::{
-    DURATION_BUCKETS_MS, Minute, Record, Sample, Tally, Total, list_minutes, list_records, list_samples, look,
+    DURATION_BUCKETS_MS, Minute, KindSummary, QueueSample, JobCounts, JobTotals, list_minutes, list_records, list_samples, look,
 };
-pub use upkeep::Upkept;
+pub use upkeep::MaintenanceState;
 pub use workers::progress_bell;
-pub use workers::{Handler, JobType, QueueShare, Run, WorkerOptions, Workers};
+pub use workers::{Handler, JobType, QueueConcurrency, AttemptContext, WorkerOptions, Workers};
 
 /// Migrations of the engine's tables. They run before the migrations of all modules.
 pub const JOBS_MIGRATIONS: ModuleMigrations = ModuleMigrations {

@@ -3,7 +3,7 @@
 use kith_kernel::Timestamp;
 use kith_store::{Error, FromRow as _, Param, Query, params};
 
-use crate::model::{Awaited, JobId, JobRecord, JobState, LogLine};
+use crate::model::{DependencyResult, JobId, JobRecord, JobState, LogLine};
 use crate::rows;
 use crate::rows::live::{LiveJob, live_columns};
 use crate::rows::record_columns;
@@ -54,7 +54,7 @@ pub fn list_log(q: &Query<'_>, id: JobId) -> Result<Vec<LogLine>, Error> {
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-pub fn list_results(q: &Query<'_>, id: JobId, max_bytes: i64) -> Result<Vec<Awaited>, Error> {
+pub fn list_results(q: &Query<'_>, id: JobId, max_bytes: i64) -> Result<Vec<DependencyResult>, Error> {
     rows::waits::list_results(q, id, max_bytes)
 }
 

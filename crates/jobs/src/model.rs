@@ -199,9 +199,9 @@ impl FromStr for ClaimToken {
     }
 }
 
-/// Job claimed by a worker. Every report about it must carry [`Claimed::as_attempt`].
+/// Job claimed by a worker. Every report about it must carry [`ClaimedJob::as_attempt`].
 #[derive(Clone, Debug)]
-pub struct Claimed {
+pub struct ClaimedJob {
     /// Job id.
     pub id: JobId,
     /// Queue.
@@ -245,7 +245,7 @@ pub struct Attempt {
     pub token: ClaimToken,
 }
 
-impl Claimed {
+impl ClaimedJob {
     /// Returns the identity of the attempt, for reports.
     pub const fn as_attempt(&self) -> Attempt {
         Attempt { job: self.id, attempt: self.attempt, token: self.token }
@@ -257,7 +257,7 @@ impl Claimed {
 pub enum JobError {
     /// Failure. The job is retried as its policy allows.
     #[error("{0}")]
-    Retry(String),
+    RetryPolicy(String),
     /// Failure. The job is retried after `wait` instead of the policy's delay, as long as the policy allows
     /// another attempt.
     #[error("{why}")]
@@ -279,9 +279,9 @@ pub enum JobError {
 }
 
 impl JobError {
-    /// Creates a [`JobError::Retry`].
+    /// Creates a [`JobError::RetryPolicy`].
     pub fn retry(error: impl fmt::Display) -> Self {
-        Self::Retry(error.to_string())
+        Self::RetryPolicy(error.to_string())
     }
 
     /// Creates a [`JobError::Discard`].
@@ -370,7 +370,7 @@ pub struct JobRecord {
 
 /// State of a job that another job waits or waited for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Awaited {
+pub struct DependencyResult {
     /// Id of the awaited job.
     pub job: JobId,
     /// Final state; `None` while the job has not ended.

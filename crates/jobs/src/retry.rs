@@ -19,7 +19,7 @@ pub struct Retry {
 
 /// Stored form of the delays, if they are not the default.
 #[derive(Serialize, Deserialize)]
-struct Written {
+struct StoredDelays {
     base_ms: u64,
     cap_ms: u64,
 }
@@ -59,17 +59,17 @@ impl Retry {
     /// Returns the stored form of the delays, or `None` for the default.
     pub(crate) fn written(&self) -> Option<String> {
         let usual = (Self::DEFAULT.base, Self::DEFAULT.cap);
-        let written = Written { base_ms: millis(self.base), cap_ms: millis(self.cap) };
+        let written = StoredDelays { base_ms: millis(self.base), cap_ms: millis(self.cap) };
         ((self.base, self.cap) != usual).then(|| serde_json::to_string(&written).unwrap_or_default())
     }
 
-    /// Restores a policy from [`Retry::written`]. A text that cannot be parsed counts as the default.
+    /// Restores a policy from [`RetryPolicy::written`]. A text that cannot be parsed counts as the default.
     pub(crate) fn read(max_attempts: i64, text: Option<&str>) -> Self {
-        let written = text.and_then(|text| serde_json::from_str::<Written>(text).ok());
+        let written = text.and_then(|text| serde_json::from_str::<StoredDelays>(text).ok());
         let policy = Self::times(max_attempts);
         match written {
             None => policy,
-            Some(Written { base_ms, cap_ms }) => {
+            Some(StoredDelays { base_ms, cap_ms }) => {
                 policy.waiting(Duration::from_millis(base_ms), Duration::from_millis(cap_ms))
             }
         }

@@ -11,11 +11,11 @@ use crate::{bell_of, rows};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryOutcome {
     /// The job was scheduled, and is due now.
-    Hurried,
+    MadeDue,
     /// The job was a dead letter, and is live again under its own id.
     Revived,
     /// The job had completed or been cancelled; a new job with the same kind and payload was enqueued.
-    Anew(JobId),
+    Reenqueued(JobId),
     /// The job is ready, running or blocked. Nothing was changed.
     Live,
     /// Another job holds its unique key. Nothing was changed.
@@ -33,7 +33,7 @@ pub fn retry(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<RetryOutcome, Error> 
     if let Some(live) = rows::live::find(tx, job)? {
         if rows::live::hurry(tx, job, ctx.now)? {
             tx.ring(bell_of(&live.queue));
-            return Ok(RetryOutcome::Hurried);
+            return Ok(RetryOutcome::MadeDue);
         }
         return Ok(RetryOutcome::Live);
     }
@@ -47,7 +47,7 @@ pub fn retry(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<RetryOutcome, Error> 
     match rows::ended::run_again(tx, job, ctx.now)? {
         Some((id, queue)) => {
             tx.ring(bell_of(&queue));
-            Ok(RetryOutcome::Anew(id))
+            Ok(RetryOutcome::Reenqueued(id))
         }
         None => Ok(RetryOutcome::Unknown),
     }

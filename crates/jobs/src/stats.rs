@@ -8,7 +8,7 @@ use kith_kernel::Timestamp;
 use kith_store::{Columns, Error, FromRow as _, Query, Tx, Values, params, row_columns};
 use serde::Serialize;
 
-use crate::finish::Told;
+use crate::finish::ReportOutcome;
 use crate::model::JobState;
 use crate::rows::{statements, states};
 
@@ -26,7 +26,7 @@ const OTHER: &str = "(other)";
 
 /// Counts for jobs of one kind in one queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Tally {
+pub struct JobCounts {
     /// Attempts started.
     pub started: i64,
     /// Jobs completed.
@@ -47,26 +47,26 @@ pub struct Tally {
 
 /// Counts since the start of this process, with durations by bucket.
 #[derive(Clone, Debug, Default)]
-pub struct Total {
+pub struct JobTotals {
     /// Counts.
-    pub tally: Tally,
+    pub tally: JobCounts,
     /// Attempts by duration; the last bucket has no upper bound.
     pub durations: [u64; DURATION_BUCKETS_MS.len() + 1],
 }
 
 /// Counts of this process.
 #[derive(Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct JobCounters {
     all: Mutex<HashMap<(String, String), Counted>>,
 }
 
 #[derive(Debug, Default)]
 struct Counted {
-    total: Total,
-    unwritten: Tally,
+    total: JobTotals,
+    unwritten: JobCounts,
 }
 
-impl Tally {
+impl JobCounts {
     fn add(&mut self, other: Self) {
         self.started += other.started;
         self.completed += other.completed;
@@ -79,9 +79,9 @@ impl Tally {
     }
 }
 
-impl Counts {
+impl JobCounters {
     /// Adds to the counts of a job. `took` is the duration of the attempt, if one ended.
-    pub fn count(&self, queue: &str, kind: &str, tally: Tally, took: Option<Duration>) {
+    pub fn count(&self, queue: &str, kind: &str, tally: JobCounts, took: Option<Duration>) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut key = (queue.to_owned(), kind.to_owned());
         if all.len() >= MAX_KINDS && !all.contains_key(&key) {
@@ -100,19 +100,19 @@ impl Counts {
     }
 
     /// Counts the end of an attempt.
-    pub fn count_told(&self, queue: &str, kind: &str, told: &Told, is_snooze: bool, took: Duration) {
+    pub fn count_told(&self, queue: &str, kind: &str, told: &ReportOutcome, is_snooze: bool, took: Duration) {
         let tally = match told {
-            Told::Stale => return,
-            Told::Ended(JobState::Completed) => Tally { completed: 1, ..Tally::default() },
-            Told::Ended(JobState::Cancelled) => Tally { cancelled: 1, ..Tally::default() },
-            Told::Ended(_) => Tally { failed: 1, dead: 1, ..Tally::default() },
-            Told::Again(_) if is_snooze => Tally::default(),
-            Told::Again(_) => Tally { failed: 1, ..Tally::default() },
+            ReportOutcome::Stale => return,
+            ReportOutcome::Finished(JobState::Completed) => JobCounts { completed: 1, ..JobCounts::default() },
+            ReportOutcome::Finished(JobState::Cancelled) => JobCounts { cancelled: 1, ..JobCounts::default() },
+            ReportOutcome::Finished(_) => JobCounts { failed: 1, dead: 1, ..JobCounts::default() },
+            ReportOutcome::Again(_) if is_snooze => JobCounts::default(),
+            ReportOutcome::Again(_) => JobCounts { failed: 1, ..JobCounts::default() },
         };
         self.count(queue, kind, tally, Some(took));
     }
 
-    pub fn totals(&self) -> Vec<(String, String, Total)> {
+    pub fn totals(&self) -> Vec<(String, String, JobTotals)> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut totals: Vec<_> =
             all.iter().map(|((queue, kind), one)| (queue.clone(), kind.clone(), one.total.clone())).collect();
@@ -121,11 +121,11 @@ impl Counts {
     }
 
     /// Takes the counts that are not in the database yet. They count as written from now on.
-    pub fn take_unwritten(&self) -> Vec<(String, String, Tally)> {
+    pub fn take_unwritten(&self) -> Vec<(String, String, JobCounts)> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let take = |((queue, kind), one): (&(String, String), &mut Counted)| {
             let tally = std::mem::take(&mut one.unwritten);
-            (tally != Tally::default()).then(|| (queue.clone(), kind.clone(), tally))
+            (tally != JobCounts::default()).then(|| (queue.clone(), kind.clone(), tally))
         };
         let mut taken: Vec<_> = all.iter_mut().filter_map(take).collect();
         // All nodes write in the same order, so that they do not deadlock.
@@ -134,7 +134,7 @@ impl Counts {
     }
 
     /// Returns counts that could not be written.
-    pub fn give_back(&self, unwritten: Vec<(String, String, Tally)>) {
+    pub fn give_back(&self, unwritten: Vec<(String, String, JobCounts)>) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         for (queue, kind, tally) in unwritten {
             all.entry((queue, kind)).or_default().unwritten.add(tally);
@@ -143,12 +143,12 @@ impl Counts {
 }
 
 /// Adds counts to the rows of their minute.
-pub(crate) fn write(tx: &Tx<'_>, now: Timestamp, tallies: &[(String, String, Tally)]) -> Result<(), Error> {
+pub(crate) fn write(tx: &Tx<'_>, now: Timestamp, tallies: &[(String, String, JobCounts)]) -> Result<(), Error> {
     let minute = now.as_millis() / 60_000 * 60_000;
     let minutes = vec![minute; tallies.len()];
     let queues: Vec<_> = tallies.iter().map(|(queue, ..)| &**queue).collect();
     let kinds: Vec<_> = tallies.iter().map(|(_, kind, _)| &**kind).collect();
-    let column = |pick: fn(&Tally) -> i64| tallies.iter().map(|(.., tally)| pick(tally)).collect::<Vec<_>>();
+    let column = |pick: fn(&JobCounts) -> i64| tallies.iter().map(|(.., tally)| pick(tally)).collect::<Vec<_>>();
     let columns = [
         column(|tally| tally.started),
         column(|tally| tally.completed),
@@ -167,7 +167,7 @@ pub(crate) fn write(tx: &Tx<'_>, now: Timestamp, tallies: &[(String, String, Tal
 
 /// State of a queue at a point in time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Sample {
+pub struct QueueSample {
     /// Time of the sample.
     pub at: Timestamp,
     /// Queue.
@@ -186,7 +186,7 @@ pub struct Sample {
     pub oldest_ready_at: Option<Timestamp>,
 }
 
-impl Sample {
+impl QueueSample {
     /// Returns a sample of an empty queue.
     pub fn empty(queue: &str) -> Self {
         Self {
@@ -203,7 +203,7 @@ impl Sample {
 }
 
 row_columns! {
-    sample_columns => Sample {
+    sample_columns => QueueSample {
         queue = "queue",
         ready = "ready",
         scheduled = "scheduled",
@@ -219,7 +219,7 @@ row_columns! {
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-pub fn look(q: &Query<'_>, now: Timestamp) -> Result<Vec<Sample>, Error> {
+pub fn look(q: &Query<'_>, now: Timestamp) -> Result<Vec<QueueSample>, Error> {
     q.all(
         states!("SELECT queue, CAST(SUM(ready) AS BIGINT), CAST(SUM(scheduled) AS BIGINT), CAST(SUM(running) AS BIGINT),
              CAST(SUM(blocked) AS BIGINT), CAST(SUM(dead) AS BIGINT), MIN(oldest)
@@ -238,13 +238,13 @@ pub fn look(q: &Query<'_>, now: Timestamp) -> Result<Vec<Sample>, Error> {
              SELECT queue, 0, 0, 0, 0, COUNT(*), NULL FROM job_dead GROUP BY queue) AS counted
          GROUP BY queue ORDER BY queue"),
         params![now],
-        |row| Ok(Sample { at: now, ..Sample::read_row(row)? }),
+        |row| Ok(QueueSample { at: now, ..QueueSample::read_row(row)? }),
     )
 }
 
 /// Stores samples, unless a node has done so less than `every` ago. Returns true if they were stored. Also
 /// deletes samples and minute rows older than [`STATS_RETENTION`].
-pub(crate) fn keep(tx: &Tx<'_>, samples: &[Sample], now: Timestamp, every: Duration) -> Result<bool, Error> {
+pub(crate) fn keep(tx: &Tx<'_>, samples: &[QueueSample], now: Timestamp, every: Duration) -> Result<bool, Error> {
     tx.lock("job upkeep", ["samples"])?;
     let last =
         tx.one("SELECT MAX(at) FROM job_samples", &[], |row| row.get::<Option<Timestamp>>(0))?.flatten();
@@ -276,7 +276,7 @@ pub(crate) fn keep(tx: &Tx<'_>, samples: &[Sample], now: Timestamp, every: Durat
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-pub fn list_samples(q: &Query<'_>, queue: &str, since: Timestamp, most: i64) -> Result<Vec<Sample>, Error> {
+pub fn list_samples(q: &Query<'_>, queue: &str, since: Timestamp, most: i64) -> Result<Vec<QueueSample>, Error> {
     q.all(
         concat!(
             "SELECT ",
@@ -286,8 +286,8 @@ pub fn list_samples(q: &Query<'_>, queue: &str, since: Timestamp, most: i64) -> 
         params![queue, since, most],
         |row| {
             let columns = &mut Columns::of(row);
-            let sample: Sample = columns.read()?;
-            Ok(Sample { at: columns.read()?, ..sample })
+            let sample: QueueSample = columns.read()?;
+            Ok(QueueSample { at: columns.read()?, ..sample })
         },
     )
 }
@@ -303,11 +303,11 @@ pub struct Minute {
     pub kind: String,
     /// Counts.
     #[serde(flatten)]
-    pub tally: Tally,
+    pub tally: JobCounts,
 }
 
 row_columns! {
-    tally_columns => Tally {
+    tally_columns => JobCounts {
         started = "started",
         completed = "completed",
         failed = "failed",
@@ -347,7 +347,7 @@ pub fn list_minutes(
 
 /// Summary of the jobs of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Record {
+pub struct KindSummary {
     /// Kind.
     pub kind: String,
     /// Start of the last minute in which a job completed.
@@ -362,14 +362,14 @@ pub struct Record {
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-pub fn list_records(q: &Query<'_>, queue: &str, since: Timestamp) -> Result<Vec<Record>, Error> {
+pub fn list_records(q: &Query<'_>, queue: &str, since: Timestamp) -> Result<Vec<KindSummary>, Error> {
     q.all(
         "SELECT kind, MAX(CASE WHEN completed > 0 THEN minute END), CAST(SUM(failed) AS BIGINT),
              CAST(SUM(dead) AS BIGINT)
          FROM job_minutes WHERE queue = $1 AND minute >= $2 GROUP BY kind ORDER BY kind",
         params![queue, since],
         |row| {
-            Ok(Record {
+            Ok(KindSummary {
                 kind: row.get(0)?,
                 completed_in: row.get(1)?,
                 failed: row.get(2)?,

@@ -8,7 +8,7 @@ use kith_kernel::{Timestamp, hours, seconds};
 use kith_store::{Error, Tx};
 
 use crate::batch::is_outage;
-use crate::finish::{Gone, Report};
+use crate::finish::{EvictionReason, Report};
 use crate::history::{self, Retention};
 use crate::jobs::Jobs;
 use crate::model::JobError;
@@ -32,7 +32,7 @@ const BATCHES: usize = 20;
 
 /// Times of the last maintenance steps.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Upkept {
+pub struct MaintenanceState {
     sampled_at: Timestamp,
     tidied_at: Timestamp,
     /// True if there were more expired rows than were deleted.
@@ -40,14 +40,14 @@ pub struct Upkept {
 }
 
 /// Deletes up to a number of rows that expired before a time, and returns their number.
-type Tidy = fn(&Tx<'_>, Timestamp, i64) -> Result<u64, Error>;
+type Cleanup = fn(&Tx<'_>, Timestamp, i64) -> Result<u64, Error>;
 
 impl Jobs {
     /// Runs the maintenance that is due.
     ///
     /// # Errors
     /// Returns the error of the database. The remaining steps are done in the next run.
-    pub async fn upkeep(&self, last: &mut Upkept, retention: Retention) -> Result<(), Error> {
+    pub async fn upkeep(&self, last: &mut MaintenanceState, retention: Retention) -> Result<(), Error> {
         let ctx = self.ctx();
         self.give_up_silent().await?;
         self.end_overdue().await?;
@@ -71,7 +71,7 @@ impl Jobs {
 
     /// Deletes expired rows. Returns true if there may be more.
     async fn tidy(&self, now: Timestamp, retention: Retention) -> Result<bool, Error> {
-        let tables: [(Tidy, Timestamp); 4] = [
+        let tables: [(Cleanup, Timestamp); 4] = [
             (rows::waits::tidy_keys, now),
             (|tx, _, most| rows::waits::tidy_waits(tx, most), now),
             (rows::queues::tidy_windows, now - hours(48)),
@@ -84,7 +84,7 @@ impl Jobs {
         Ok(has_more)
     }
 
-    async fn tidy_table(&self, tidy: Tidy, before: Timestamp) -> Result<bool, Error> {
+    async fn tidy_table(&self, tidy: Cleanup, before: Timestamp) -> Result<bool, Error> {
         for _ in 0..BATCHES {
             let removed = self.db().write(move |tx| tidy(tx, before, BATCH_SIZE)).await?;
             if removed < BATCH_SIZE.unsigned_abs() {
@@ -115,7 +115,7 @@ impl Jobs {
         let silent = if asked.elapsed() > CONTACT_TIMEOUT { Vec::new() } else { silent? };
         let mut jobs = 0;
         for worker in silent {
-            jobs += self.give_up(worker, Gone::Silent).await?;
+            jobs += self.give_up(worker, EvictionReason::Silent).await?;
         }
         Ok(jobs)
     }
@@ -129,7 +129,7 @@ impl Jobs {
         let gone = self.db().read(rows::workers::list_local).await?;
         let mut jobs = 0;
         for worker in gone {
-            jobs += self.give_up(worker, Gone::Died).await?;
+            jobs += self.give_up(worker, EvictionReason::Died).await?;
         }
         Ok(jobs)
     }
@@ -137,10 +137,10 @@ impl Jobs {
     /// Evicts a worker of this process that stops, and reschedules the jobs it is still running. Returns
     /// their number.
     pub(crate) async fn sign_off(&self, worker: i64) -> Result<u64, Error> {
-        self.give_up(worker, Gone::Stopped).await
+        self.give_up(worker, EvictionReason::Stopped).await
     }
 
-    async fn give_up(&self, worker: i64, why: Gone) -> Result<u64, Error> {
+    async fn give_up(&self, worker: i64, why: EvictionReason) -> Result<u64, Error> {
         let mut all = 0;
         loop {
             let ctx = self.ctx();
@@ -167,7 +167,7 @@ impl Jobs {
         }
         let report = |attempt| Report {
             attempt,
-            outcome: Err(JobError::Retry("the job ran longer than its timeout".to_owned())),
+            outcome: Err(JobError::RetryPolicy("the job ran longer than its timeout".to_owned())),
             rings: None,
         };
         let reports: Arc<Vec<Report>> = Arc::new(overdue.into_iter().map(report).collect());

@@ -41,7 +41,7 @@ impl Asked {
 }
 
 /// Local times around a clock change, one per minute.
-struct Shown {
+struct LocalTimes {
     from: Moment,
     to: Moment,
     /// Each point in time with its local time.
@@ -52,7 +52,7 @@ struct Shown {
     skipped: Vec<(DateTime, Moment)>,
 }
 
-impl Shown {
+impl LocalTimes {
     fn around(zone: &TimeZone, change: Moment, shift_s: i64, second: i8) -> Self {
         let reach = AROUND + SignedDuration::from_secs(shift_s.abs());
         let (from, to) = (change - reach, change + reach);
@@ -134,14 +134,14 @@ fn patterns(random: &SeededRandom, change: &TimeZoneTransition, second: i8) -> [
 }
 
 #[derive(Default)]
-struct Tried {
+struct Checks {
     zones: usize,
     changes: usize,
     cases: usize,
     runs: usize,
 }
 
-impl Tried {
+impl Checks {
     fn zone(&mut self, name: &str, random: &SeededRandom, rounds: usize) {
         let zone = TimeZone::get(name).unwrap();
         let (first, last): (Moment, Moment) = (FIRST.parse().unwrap(), LAST.parse().unwrap());
@@ -159,7 +159,7 @@ impl Tried {
 
     fn change(&mut self, zone: &TimeZone, change: &TimeZoneTransition, shift_s: i64, random: &SeededRandom) {
         let second = if below(random, 2) == 0 { 0 } else { below(random, 60) };
-        let shown = Shown::around(zone, change.timestamp(), shift_s, second);
+        let shown = LocalTimes::around(zone, change.timestamp(), shift_s, second);
         let name = zone.iana_name().unwrap();
         for asked in patterns(random, change, second) {
             let expected = match asked.hours.len() {
@@ -186,13 +186,13 @@ fn every_clock_change_of_every_zone_runs_exactly_once() {
     let names: Vec<_> = jiff::tz::db().available().map(|name| name.to_string()).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let try_some = |part: usize| {
-        let mut tried = Tried::default();
+        let mut tried = Checks::default();
         for (n, name) in names.iter().enumerate().filter(|(n, _)| n % threads == part) {
             tried.zone(name, &SeededRandom::new(SEED + n as u64), rounds);
         }
         tried
     };
-    let mut all = Tried::default();
+    let mut all = Checks::default();
     std::thread::scope(|scope| {
         let parts: Vec<_> = (0..threads).map(|part| scope.spawn(move || try_some(part))).collect();
         for part in parts {
@@ -203,7 +203,7 @@ fn every_clock_change_of_every_zone_runs_exactly_once() {
             all.runs += part.runs;
         }
     });
-    let Tried { zones, changes, cases, runs } = all;
+    let Checks { zones, changes, cases, runs } = all;
     println!("seed {SEED}: {zones} zones, {changes} clock changes, {cases} cases, {runs} runs");
     assert_eq!(zones, names.len());
     assert!(zones > 500 && changes > 10_000);

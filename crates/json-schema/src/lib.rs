@@ -22,7 +22,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use schema::Schema;
-pub use validating::{AwaitsValidation, SchemaText, Validated, check_declared};
+pub use validating::{NotValidated, SchemaText, ValidationCache, check_declared};
 pub use violation::{Violation, ViolationKind};
 
 /// Maximum length of a schema in bytes, as JSON without whitespace.

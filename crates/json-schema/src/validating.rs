@@ -14,10 +14,10 @@ use super::{Work, check, check_schema};
 /// Error for a value that has not been validated against the current schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the value has not been validated yet")]
-pub struct AwaitsValidation;
+pub struct NotValidated;
 
-impl From<AwaitsValidation> for Problem {
-    fn from(_: AwaitsValidation) -> Self {
+impl From<NotValidated> for Problem {
+    fn from(_: NotValidated) -> Self {
         let detail = "The schema is being changed. Retry the request.";
         Self::new(&problems::UNAVAILABLE, detail).retry_after(1)
     }
@@ -48,7 +48,7 @@ impl SchemaText {
 
 /// Validated pairs of schema and value, and the pairs that a transaction still needs.
 #[derive(Clone, Debug, Default)]
-pub struct Validated {
+pub struct ValidationCache {
     known: Arc<HashSet<Pair>>,
     missing: Arc<Mutex<HashMap<Pair, Missing>>>,
 }
@@ -60,13 +60,13 @@ struct Missing {
     at: String,
 }
 
-impl Validated {
+impl ValidationCache {
     /// Requires that `data` was validated against `schema`. `at` is the JSON Pointer of `data` in the
     /// request.
     ///
     /// # Errors
-    /// Returns [`AwaitsValidation`] if it was not. The transaction must then be rolled back.
-    pub fn require(&self, schema: &SchemaText, data: &Value, at: &str) -> Result<(), AwaitsValidation> {
+    /// Returns [`NotValidated`] if it was not. The transaction must then be rolled back.
+    pub fn require(&self, schema: &SchemaText, data: &Value, at: &str) -> Result<(), NotValidated> {
         let data = data.to_string();
         let pair = schema.pair(&data);
         if self.known.contains(&pair) {
@@ -74,7 +74,7 @@ impl Validated {
         }
         let missing = Missing { schema: schema.clone(), data, at: at.to_owned() };
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).insert(pair, missing);
-        Err(AwaitsValidation)
+        Err(NotValidated)
     }
 }
 
@@ -90,7 +90,7 @@ fn validate(missing: &HashMap<Pair, Missing>) -> Result<(), Vec<FieldError>> {
     })
 }
 
-impl Precomputed for Validated {
+impl Precomputed for ValidationCache {
     fn take_missing(&self) -> Option<impl FnOnce() -> Result<Self, Vec<FieldError>> + Send + 'static> {
         let missing = std::mem::take(&mut *self.missing.lock().unwrap_or_else(PoisonError::into_inner));
         let known = Arc::clone(&self.known);

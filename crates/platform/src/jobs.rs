@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kith_jobs::schedules::{DeclaredSchedule, Schedule, ScheduleFilter, list_schedules};
 use kith_jobs::{
-    Done, Enqueued, Handler, JobError, JobRecord, JobState, NewJob, QueueShare, Retention, Run,
+    Done, Enqueued, Handler, JobError, JobRecord, JobState, NewJob, QueueConcurrency, Retention, AttemptContext,
     WorkerOptions, Workers,
 };
 use kith_kernel::{Ctx, Timestamp, days};
@@ -49,12 +49,12 @@ enum Work {
     /// Determines by itself what is due.
     Upkeep(fn(App) -> Upkeep),
     /// Depends on the job's payload.
-    Job(fn(App, Run) -> Doing),
+    Job(fn(App, AttemptContext) -> Doing),
 }
 
 impl ModuleJob {
     /// Creates a job kind. `run` handles each job.
-    pub const fn new(kind: &'static str, queue: &'static str, run: fn(App, Run) -> Doing) -> Self {
+    pub const fn new(kind: &'static str, queue: &'static str, run: fn(App, AttemptContext) -> Doing) -> Self {
         Self { kind, queue, work: Work::Job(run) }
     }
 
@@ -130,7 +130,7 @@ impl App {
     /// # Errors
     /// Returns the store's error if the database fails.
     pub async fn start_workers(&self, queues: &[String], concurrency: usize) -> Result<Workers, Error> {
-        let shares = queues.iter().map(|queue| QueueShare { queue: queue.clone(), concurrency });
+        let shares = queues.iter().map(|queue| QueueConcurrency { queue: queue.clone(), concurrency });
         let own = &self.config.jobs;
         let mut options = WorkerOptions::new(process_name(), shares.collect());
         options.grace = Duration::from_millis(u64::from(own.shutdown_grace_ms));

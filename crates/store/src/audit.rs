@@ -342,7 +342,7 @@ pub(crate) const LINKS: &str =
      WHERE s.n > $1 ORDER BY s.n LIMIT $2";
 
 /// Progress of verifying the chain.
-pub(crate) struct Verified {
+pub(crate) struct VerifiedPage {
     pub seal: Seal,
     /// Number of links up to here that were sealed without a key.
     pub unkeyed: i64,
@@ -355,7 +355,7 @@ pub(crate) struct Verified {
 /// # Errors
 /// Returns [`Error::Fault`], which names the first link that does not match, or the key that cannot be
 /// opened.
-pub(crate) fn verify_page(q: &Query<'_>, keyring: &AuditKeyring, from: &Seal) -> Result<Verified, Error> {
+pub(crate) fn verify_page(q: &Query<'_>, keyring: &AuditKeyring, from: &Seal) -> Result<VerifiedPage, Error> {
     let keys = keyring.load(q)?;
     let links = q.all(LINKS, params![from.n, VERIFY_PAGE_SIZE], Link::read)?;
     let mut seal = from.clone();
@@ -365,7 +365,7 @@ pub(crate) fn verify_page(q: &Query<'_>, keyring: &AuditKeyring, from: &Seal) ->
         }
     }
     let more = links.len() as i64 == VERIFY_PAGE_SIZE;
-    Ok(Verified { unkeyed: keys.unkeyed(seal.n), seal, more })
+    Ok(VerifiedPage { unkeyed: keys.unkeyed(seal.n), seal, more })
 }
 
 /// Returns the hash of link `n`, or `None` if it does not exist.

@@ -10,9 +10,9 @@ use tokio::sync::watch;
 
 /// Listener on one channel. It wakes up when the channel is notified on this or another node.
 #[derive(Clone, Debug)]
-pub struct Bell(watch::Receiver<u64>);
+pub struct ChannelListener(watch::Receiver<u64>);
 
-impl Bell {
+impl ChannelListener {
     /// Waits until the channel has been notified since the last call. Never returns once the store has shut
     /// down.
     pub async fn rung(&mut self) {
@@ -29,16 +29,16 @@ impl Bell {
 
 /// Notification channels of one open database.
 #[derive(Debug)]
-pub(crate) struct Bells {
+pub(crate) struct Channels {
     /// Random id that distinguishes this node's announcements from those of other nodes.
     node: u64,
-    listened_to: Mutex<Listened>,
+    listened_to: Mutex<Listeners>,
     unannounced: Mutex<BTreeSet<String>>,
 }
 
 /// Channels that have listeners, or had some.
 #[derive(Debug, Default)]
-struct Listened {
+struct Listeners {
     all: HashMap<String, watch::Sender<u64>>,
     /// Number of channels at which those without listeners are removed.
     limit: usize,
@@ -50,7 +50,7 @@ const MAX_UNANNOUNCED: usize = 10_000;
 /// Number of channels below which none is removed.
 const MIN_CLEANUP_CHANNELS: usize = 100;
 
-impl Default for Bells {
+impl Default for Channels {
     fn default() -> Self {
         Self {
             node: RandomState::new().hash_one(0),
@@ -60,14 +60,14 @@ impl Default for Bells {
     }
 }
 
-impl Bells {
-    pub fn listen(&self, name: &str) -> Bell {
+impl Channels {
+    pub fn listen(&self, name: &str) -> ChannelListener {
         let mut listened = self.listened_to.lock().unwrap_or_else(PoisonError::into_inner);
         if listened.all.len() >= listened.limit {
             listened.all.retain(|_, bell| bell.receiver_count() > 0);
             listened.limit = (listened.all.len() * 2).max(MIN_CLEANUP_CHANNELS);
         }
-        Bell(listened.all.entry(name.to_owned()).or_default().subscribe())
+        ChannelListener(listened.all.entry(name.to_owned()).or_default().subscribe())
     }
 
     /// Wakes the listeners on this node.
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn channels_without_listeners_are_removed() {
-        let bells = Bells::default();
+        let bells = Channels::default();
         let kept: Vec<_> = (0..10).map(|n| bells.listen(&format!("kept/{n}"))).collect();
         for n in 0..10_000 {
             drop(bells.listen(&format!("jobs/progress/{n}")));
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn unsent_announcements_are_bounded() {
-        let bells = Bells::default();
+        let bells = Channels::default();
         for n in 0..100_000 {
             bells.ring_everywhere(&BTreeSet::from([format!("jobs/progress/{n}")]));
         }

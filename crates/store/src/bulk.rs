@@ -59,7 +59,7 @@ impl Tx<'_> {
         }
         let mut params = shared.to_vec();
         if self.is_shared() {
-            params.extend(columns.iter().map(|column| Param::Many(*column)));
+            params.extend(columns.iter().map(|column| Param::Array(*column)));
             return self.all(bulk.all, &params, read);
         }
         let mut found = Vec::with_capacity(rows);
@@ -94,7 +94,7 @@ impl Tx<'_> {
         if !self.is_shared() {
             return self.all(statement.sqlite, params, read);
         }
-        let all: Vec<_> = params.iter().copied().chain(columns.iter().copied().map(Param::Many)).collect();
+        let all: Vec<_> = params.iter().copied().chain(columns.iter().copied().map(Param::Array)).collect();
         self.all(statement.postgres, &all, read)
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::migrate::{self, MigrationState};
-use crate::schema::{Differences, Shape};
+use crate::schema::{Differences, DatabaseSchema};
 use crate::{EngineKind, Error, ModuleMigrations, Query, STATEMENT_BUCKETS_US, StatementTimes, Store};
 
 /// Number of statements listed individually.
@@ -74,10 +74,10 @@ impl Store {
 }
 
 fn read(q: &Query<'_>, kind: EngineKind, modules: &[ModuleMigrations]) -> Result<Value, Error> {
-    let expected = Shape::made_by(modules, kind).map_err(Error::fault)?;
+    let expected = DatabaseSchema::made_by(modules, kind).map_err(Error::fault)?;
     let (found, mut facts) = match kind {
-        EngineKind::Sqlite => (Shape::of_sqlite(q)?, sqlite(q)?),
-        EngineKind::Postgres => (Shape::of_postgres(q)?, postgres(q)?),
+        EngineKind::Sqlite => (DatabaseSchema::of_sqlite(q)?, sqlite(q)?),
+        EngineKind::Postgres => (DatabaseSchema::of_postgres(q)?, postgres(q)?),
     };
     let Differences { structure, indexes } = found.differences(&expected);
     facts["schema"] = json!({

@@ -11,14 +11,14 @@ use crate::{Error, IntoOutcome, Outcome, Query, Tx};
 
 /// Requested end of a transaction, decided by its closure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum ClosureDecision {
     Commit,
     Rollback,
 }
 
 /// Closure of a transaction that stores its result itself, so that the threads of the store are compiled once
 /// and not for each type of result.
-pub(crate) type WriteClosure = Box<dyn FnMut(&Tx<'_>) -> Ending + Send>;
+pub(crate) type WriteClosure = Box<dyn FnMut(&Tx<'_>) -> ClosureDecision + Send>;
 /// Closure of a read that stores its result itself.
 pub(crate) type ReadClosure = Box<dyn FnMut(&Query<'_>) + Send>;
 
@@ -56,10 +56,10 @@ impl<F> Job<F> {
 
 impl WriteJob {
     /// Runs the closure. A panic rolls back.
-    pub fn run(&mut self, tx: &Tx<'_>) -> Ending {
+    pub fn run(&mut self, tx: &Tx<'_>) -> ClosureDecision {
         let ending = catch_unwind(AssertUnwindSafe(|| (self.closure)(tx)));
         self.has_panicked = ending.is_err();
-        ending.unwrap_or(Ending::Rollback)
+        ending.unwrap_or(ClosureDecision::Rollback)
     }
 }
 
@@ -122,9 +122,9 @@ impl Transaction {
         let (result, stored) = RunResult::empty();
         let closure = move |tx: &Tx<'_>| {
             let (result, ending) = match closure(tx).into_outcome() {
-                Outcome::Commit(value) => (Ok(value), Ending::Commit),
-                Outcome::CommitRefusal(error) => (Err(error), Ending::Commit),
-                Outcome::Rollback(error) => (Err(error), Ending::Rollback),
+                Outcome::Commit(value) => (Ok(value), ClosureDecision::Commit),
+                Outcome::CommitRefusal(error) => (Err(error), ClosureDecision::Commit),
+                Outcome::Rollback(error) => (Err(error), ClosureDecision::Rollback),
             };
             stored.set(result);
             ending
@@ -145,17 +145,17 @@ where
 }
 
 /// Queues a job by calling `put`. Returns an error if the queue is full or closed.
-pub(crate) fn enqueue(stats: &StoreStats, put: impl FnOnce() -> Result<(), Refused>) -> Result<(), Error> {
+pub(crate) fn enqueue(stats: &StoreStats, put: impl FnOnce() -> Result<(), QueueRejection>) -> Result<(), Error> {
     // Incremented before the job can be taken, so that the gauge never drops below zero.
     StoreStats::one(&stats.queued);
     put().map_err(|refused| {
         StoreStats::less(&stats.queued);
         match refused {
-            Refused::Full => {
+            QueueRejection::Full => {
                 StoreStats::one(&stats.refused_busy);
                 Error::Busy
             }
-            Refused::Closed => shut_down(),
+            QueueRejection::Closed => shut_down(),
         }
     })
 }
@@ -166,18 +166,18 @@ pub(crate) fn shut_down() -> Error {
 }
 
 /// Reason why a queue rejected a job.
-pub(crate) enum Refused {
+pub(crate) enum QueueRejection {
     Full,
     Closed,
 }
 
-impl<J> From<async_channel::TrySendError<J>> for Refused {
+impl<J> From<async_channel::TrySendError<J>> for QueueRejection {
     fn from(error: async_channel::TrySendError<J>) -> Self {
         if error.is_full() { Self::Full } else { Self::Closed }
     }
 }
 
-impl<J> From<mpsc::TrySendError<J>> for Refused {
+impl<J> From<mpsc::TrySendError<J>> for QueueRejection {
     fn from(error: mpsc::TrySendError<J>) -> Self {
         if matches!(error, mpsc::TrySendError::Full(_)) { Self::Full } else { Self::Closed }
     }

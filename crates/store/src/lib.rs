@@ -47,7 +47,7 @@ pub use audit::{AuditChain, AuditEntry, AuditFilter, AuditRecord};
 pub use audit_archive::{AUDIT_ARCHIVED, ArchivedLink};
 pub use audit_head::{AuditHeadFile, HeadComparison};
 pub use audit_keys::{AUDIT_KEY_BYTES, AuditVault, GeneratedKey, audit_key_name};
-pub use bells::Bell;
+pub use bells::ChannelListener;
 pub use bulk::{Bulk, Statement};
 pub use chain_head::AuditHead;
 pub use clock_reading::ClockReading;

@@ -93,12 +93,12 @@ impl Migration {
 }
 
 /// Connection with the right to change the schema.
-pub(crate) enum Place {
+pub(crate) enum MigrationConnection {
     Sqlite { link: Link, _folder: DataFolder },
     Postgres(Box<postgres::MigrationLink>),
 }
 
-impl Place {
+impl MigrationConnection {
     /// Opens the database for reading only: creates nothing and waits for no lock of another migration.
     /// Returns `None` if there is no database.
     fn look(options: &StoreOptions) -> Result<Option<Self>, OpenError> {
@@ -115,7 +115,7 @@ impl Place {
         match &options.engine {
             EngineOptions::Sqlite(own) => {
                 let folder = DataFolder::claim(&own.folder)?;
-                let link = Link::open(&own.folder.join(sqlite::FILE), own.synchronous, sqlite::Use::Write)?;
+                let link = Link::open(&own.folder.join(sqlite::FILE), own.synchronous, sqlite::ConnectionMode::Write)?;
                 Ok(Self::Sqlite { link, _folder: folder })
             }
             EngineOptions::Postgres(own) => Ok(Self::Postgres(Box::new(postgres::MigrationLink::open(own)?))),
@@ -222,7 +222,7 @@ pub(crate) fn status(
     options: &StoreOptions,
     modules: &[ModuleMigrations],
 ) -> Result<Vec<MigrationStatus>, OpenError> {
-    let applied = match Place::look(options)? {
+    let applied = match MigrationConnection::look(options)? {
         Some(place) if place.has_table()? => place.applied()?,
         _ => Vec::new(),
     };
@@ -276,7 +276,7 @@ pub(crate) fn up(
     modules: &[ModuleMigrations],
     now: Timestamp,
 ) -> Result<Vec<String>, OpenError> {
-    let place = Place::open(options)?;
+    let place = MigrationConnection::open(options)?;
     let is_empty = !place.has_table()?;
     if is_empty || pending(&place.applied()?, modules).next().is_some() {
         place.check_writable()?;
@@ -300,7 +300,7 @@ pub(crate) fn up(
         })?;
         names.push(migration.full_name(module));
     }
-    if let Place::Postgres(link) = &place {
+    if let MigrationConnection::Postgres(link) = &place {
         link.grant_to_run_role()?;
     }
     Ok(names)
@@ -311,7 +311,7 @@ pub(crate) fn as_owner<T>(
     options: &StoreOptions,
     change: impl FnOnce(&Tx<'_>) -> Result<T, Error>,
 ) -> Result<T, OpenError> {
-    let Some(place) = Place::look(options)? else {
+    let Some(place) = MigrationConnection::look(options)? else {
         return Err(Error::unavailable("the database does not exist").into());
     };
     let mut changed = None;
@@ -327,7 +327,7 @@ pub(crate) fn down(
     modules: &[ModuleMigrations],
     steps: usize,
 ) -> Result<Vec<String>, OpenError> {
-    let place = Place::open(options)?;
+    let place = MigrationConnection::open(options)?;
     if !place.has_table()? {
         return Ok(Vec::new());
     }

@@ -7,7 +7,7 @@ use kith_kernel::{Timestamp, UserId};
 
 use crate::events::{Event, SequencedEvent};
 use crate::migrate::{Migration, ModuleMigrations};
-use crate::sequencer::{Heads, Placed, Seal};
+use crate::sequencer::{Heads, SequencedBatch, Seal};
 use crate::trace::Trace;
 use crate::value::{Param, Row, check_all};
 use crate::{Error, Query, Tx, audit, params};
@@ -74,7 +74,7 @@ pub(crate) fn heads(q: &Query<'_>) -> Result<Heads, Error> {
 
 /// Inserts positions, deliveries and seals, one statement each. Cheap on SQLite, where a statement needs no
 /// round trip.
-pub(crate) fn write_placed(tx: &Tx<'_>, placed: &Placed) -> Result<(), Error> {
+pub(crate) fn write_placed(tx: &Tx<'_>, placed: &SequencedBatch) -> Result<(), Error> {
     for (position, event) in &placed.positions {
         tx.exec(
             "INSERT INTO outbox_positions (position, event_id) VALUES ($1, $2)",

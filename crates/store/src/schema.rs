@@ -15,7 +15,7 @@ use crate::{EngineKind, Error, ModuleMigrations, OpenError, Query, params};
 
 /// Tables of a database, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Shape(BTreeMap<String, Table>);
+pub(crate) struct DatabaseSchema(BTreeMap<String, Table>);
 
 /// Table, described in terms that are the same for both databases.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -40,12 +40,12 @@ pub(crate) struct Differences {
     pub indexes: Vec<String>,
 }
 
-impl Shape {
+impl DatabaseSchema {
     /// Returns the schema that the migrations of `modules` create in a database of this kind.
     pub fn made_by(modules: &[ModuleMigrations], kind: EngineKind) -> Result<Self, OpenError> {
         let dialect = match kind {
             EngineKind::Sqlite => Dialect::Sqlite,
-            EngineKind::Postgres => Dialect::Undecided,
+            EngineKind::Postgres => Dialect::Neutral,
         };
         let link = Link::in_memory()?;
         for sql in crate::migrate::texts(modules)? {

@@ -25,14 +25,14 @@ pub(crate) struct Seal {
 
 /// Event without a position.
 #[derive(Clone, Debug)]
-pub(crate) struct Unplaced {
+pub(crate) struct UnsequencedEvent {
     pub id: Uuid,
     pub recipients: Vec<UserId>,
 }
 
 /// Result of sequencing a batch: the rows to write, and the new heads.
 #[derive(Debug)]
-pub(crate) struct Placed {
+pub(crate) struct SequencedBatch {
     pub positions: Vec<(i64, Uuid)>,
     /// Recipient and position, in order of position. Each one takes the next offset of the user's log.
     pub deliveries: Vec<(UserId, i64)>,
@@ -53,10 +53,10 @@ impl Heads {
     /// are computed with `keys`.
     pub fn place<'e>(
         &self,
-        events: impl Iterator<Item = Unplaced>,
+        events: impl Iterator<Item = UnsequencedEvent>,
         entries: impl Iterator<Item = &'e AuditEntry>,
         keys: &AuditKeys,
-    ) -> Result<Placed, Error> {
+    ) -> Result<SequencedBatch, Error> {
         let mut heads = self.clone();
         let (mut positions, mut deliveries) = (Vec::new(), Vec::new());
         for event in events {
@@ -65,11 +65,11 @@ impl Heads {
             deliveries.extend(event.recipients.into_iter().map(|user| (user, heads.position)));
         }
         let seals = entries.map(|entry| heads.seal.extend(entry, keys)).collect::<Result<_, _>>()?;
-        Ok(Placed { positions, deliveries, seals, heads })
+        Ok(SequencedBatch { positions, deliveries, seals, heads })
     }
 }
 
-impl Placed {
+impl SequencedBatch {
     pub fn is_empty(&self) -> bool {
         self.positions.is_empty() && self.seals.is_empty()
     }
@@ -101,8 +101,8 @@ fn seal_hash(key: &LinkKey, prev: &[u8; 32], entry: &AuditEntry) -> [u8; 32] {
 }
 
 impl Event {
-    pub(crate) fn unplaced(&self) -> Unplaced {
-        Unplaced { id: self.id, recipients: self.recipients.clone() }
+    pub(crate) fn unplaced(&self) -> UnsequencedEvent {
+        UnsequencedEvent { id: self.id, recipients: self.recipients.clone() }
     }
 }
 
@@ -125,11 +125,11 @@ mod tests {
 
     #[test]
     fn positions_continue_after_previous_batch() {
-        let event = |id, users: &[u128]| Unplaced {
+        let event = |id, users: &[u128]| UnsequencedEvent {
             id: Uuid::from_u128(id),
             recipients: users.iter().map(|user| UserId(Uuid::from_u128(*user))).collect(),
         };
-        let place = |heads: &Heads, events: Vec<Unplaced>| {
+        let place = |heads: &Heads, events: Vec<UnsequencedEvent>| {
             heads.place(events.into_iter(), [].iter(), &AuditKeys::default()).unwrap()
         };
         let first = place(&Heads::default(), vec![event(1, &[9]), event(2, &[9, 8])]);

@@ -15,7 +15,7 @@ use crate::migrate::{MigrationStatus, ModuleMigrations};
 use crate::options::{EngineOptions, StoreOptions};
 use crate::statements::Statements;
 use crate::{
-    Bell, Error, IntoOutcome, OpenError, Query, SequencedEvent, StatsSnapshot, Tx, outbox, postgres, sqlite,
+    ChannelListener, Error, IntoOutcome, OpenError, Query, SequencedEvent, StatsSnapshot, Tx, outbox, postgres, sqlite,
 };
 
 /// Open database. Clones share it.
@@ -288,7 +288,7 @@ impl Store {
     }
 
     /// Returns a listener on the channel `name`: see [`Tx::ring`].
-    pub fn bell(&self, name: &str) -> Bell {
+    pub fn bell(&self, name: &str) -> ChannelListener {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.bells().listen(name),
             Engine::Postgres(engine) => engine.bells().listen(name),

@@ -14,16 +14,16 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Threads of one store.
 #[derive(Debug, Default)]
-pub(crate) struct Threads(Arc<Living>);
+pub(crate) struct Threads(Arc<ThreadCount>);
 
 #[derive(Debug, Default)]
-struct Living {
+struct ThreadCount {
     count: Mutex<usize>,
     ended: Condvar,
 }
 
 /// Guard that counts a thread as ended when it is dropped, also after a panic.
-struct Alive(Arc<Living>);
+struct Alive(Arc<ThreadCount>);
 
 impl Drop for Alive {
     fn drop(&mut self) {

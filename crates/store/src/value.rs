@@ -28,7 +28,7 @@ pub enum Param<'a> {
     Bytes(&'a [u8]),
     /// Array of values, for [`crate::Tx::bulk`].
     #[doc(hidden)]
-    Many(Values<'a>),
+    Array(Values<'a>),
 }
 
 /// Values of all rows for one placeholder.
@@ -37,29 +37,29 @@ pub enum Values<'a> {
     /// BIGINT.
     Ints(&'a [i64]),
     /// BIGINT, or NULL.
-    MaybeInts(&'a [Option<i64>]),
+    OptionalInts(&'a [Option<i64>]),
     /// TEXT.
     Texts(&'a [&'a str]),
     /// TEXT, or NULL.
-    MaybeTexts(&'a [Option<&'a str>]),
+    OptionalTexts(&'a [Option<&'a str>]),
 }
 
 impl<'a> Values<'a> {
     pub(crate) const fn len(self) -> usize {
         match self {
             Self::Ints(all) => all.len(),
-            Self::MaybeInts(all) => all.len(),
+            Self::OptionalInts(all) => all.len(),
             Self::Texts(all) => all.len(),
-            Self::MaybeTexts(all) => all.len(),
+            Self::OptionalTexts(all) => all.len(),
         }
     }
 
     pub(crate) fn at(self, row: usize) -> Param<'a> {
         match self {
             Self::Ints(all) => Param::Int(all[row]),
-            Self::MaybeInts(all) => all[row].map_or(Param::Null, Param::Int),
+            Self::OptionalInts(all) => all[row].map_or(Param::Null, Param::Int),
             Self::Texts(all) => Param::Text(all[row]),
-            Self::MaybeTexts(all) => all[row].map_or(Param::Null, Param::Text),
+            Self::OptionalTexts(all) => all[row].map_or(Param::Null, Param::Text),
         }
     }
 }
@@ -74,15 +74,15 @@ impl Param<'_> {
             Self::Bool(_) => "a boolean",
             Self::Float(_) => "a float",
             Self::Bytes(_) => "bytes",
-            Self::Many(_) => "a column",
+            Self::Array(_) => "a column",
         }
     }
 
     pub(crate) fn check(self) -> Result<(), Error> {
         match self {
             Self::Text(text) if has_nul(text) => Err(Error::NulInText),
-            Self::Many(Values::Texts(all)) if all.iter().any(|text| has_nul(text)) => Err(Error::NulInText),
-            Self::Many(Values::MaybeTexts(all)) if all.iter().flatten().any(|text| has_nul(text)) => {
+            Self::Array(Values::Texts(all)) if all.iter().any(|text| has_nul(text)) => Err(Error::NulInText),
+            Self::Array(Values::OptionalTexts(all)) if all.iter().flatten().any(|text| has_nul(text)) => {
                 Err(Error::NulInText)
             }
             _ => Ok(()),
@@ -175,7 +175,7 @@ impl rusqlite::ToSql for Param<'_> {
             Self::Bool(b) => ToSqlOutput::Borrowed(ValueRef::Integer(i64::from(b))),
             Self::Float(x) => ToSqlOutput::Borrowed(ValueRef::Real(x)),
             Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
-            Self::Many(_) => {
+            Self::Array(_) => {
                 return Err(rusqlite::Error::ToSqlConversionFailure("a column is not a bound value".into()));
             }
         })
@@ -199,10 +199,10 @@ impl tokio_postgres::types::ToSql for Param<'_> {
             (Self::Bool(b), &Type::BOOL) => b.to_sql(ty, out),
             (Self::Float(x), &Type::FLOAT8) => x.to_sql(ty, out),
             (Self::Bytes(bytes), &Type::BYTEA) => bytes.to_sql(ty, out),
-            (Self::Many(Values::Ints(all)), &Type::INT8_ARRAY) => all.to_sql(ty, out),
-            (Self::Many(Values::MaybeInts(all)), &Type::INT8_ARRAY) => all.to_sql(ty, out),
-            (Self::Many(Values::Texts(all)), &Type::TEXT_ARRAY) => all.to_sql(ty, out),
-            (Self::Many(Values::MaybeTexts(all)), &Type::TEXT_ARRAY) => all.to_sql(ty, out),
+            (Self::Array(Values::Ints(all)), &Type::INT8_ARRAY) => all.to_sql(ty, out),
+            (Self::Array(Values::OptionalInts(all)), &Type::INT8_ARRAY) => all.to_sql(ty, out),
+            (Self::Array(Values::Texts(all)), &Type::TEXT_ARRAY) => all.to_sql(ty, out),
+            (Self::Array(Values::OptionalTexts(all)), &Type::TEXT_ARRAY) => all.to_sql(ty, out),
             // Without this check, the driver would write the bytes of one type where the server reads
             // another.
             (param, ty) => Err(format!("{} cannot be bound as {ty}", param.type_name()).into()),

@@ -16,7 +16,7 @@ mod sealed;
 mod transitions;
 
 use kith_jobs::schedules::DeclaredSchedule;
-use kith_jobs::{Done, JobError, JobType, MAX_ATTEMPTS, Retry, Run};
+use kith_jobs::{Done, JobError, JobType, MAX_ATTEMPTS, Retry, AttemptContext};
 use kith_platform::{App, Module, ModuleJob, Tag};
 use kith_store::Migration;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ struct Delivery {
     callback_id: CallbackId,
 }
 
-async fn deliver(app: App, run: Run) -> Result<Done, JobError> {
+async fn deliver(app: App, run: AttemptContext) -> Result<Done, JobError> {
     let Delivery { callback_id } = serde_json::from_str(&run.payload).map_err(JobError::discard)?;
     delivery::deliver(&app, callback_id, run.id).await
 }
@@ -47,7 +47,7 @@ struct Occasion {
     recurring_id: RecurringId,
 }
 
-async fn occur(app: App, run: Run) -> Result<Done, JobError> {
+async fn occur(app: App, run: AttemptContext) -> Result<Done, JobError> {
     let Occasion { recurring_id } = serde_json::from_str(&run.payload).map_err(JobError::discard)?;
     recurring::occur(&app, recurring_id, run.id).await
 }

@@ -90,8 +90,8 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
                 Ok::<_, JobsError>(outcome)
             });
             vec![match retried.await? {
-                RetryOutcome::Hurried | RetryOutcome::Revived => format!("job {id} runs now"),
-                RetryOutcome::Anew(now) => format!("job {id} had ended; enqueued job {now} in its place"),
+                RetryOutcome::MadeDue | RetryOutcome::Revived => format!("job {id} runs now"),
+                RetryOutcome::Reenqueued(now) => format!("job {id} had ended; enqueued job {now} in its place"),
                 RetryOutcome::Live => return Err(JobsError::UnderWay.into()),
                 RetryOutcome::KeyHeld(holder) => return Err(JobsError::KeyHeld(holder).into()),
                 RetryOutcome::Unknown => return Err(JobsError::NotFound.into()),
@@ -105,8 +105,8 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
             });
             vec![match cancelled.await? {
                 CancelOutcome::Cancelled => format!("job {id} cancelled"),
-                CancelOutcome::Asked => format!("job {id} is running; cancellation requested"),
-                CancelOutcome::HadEnded => return Err(JobsError::HadEnded.into()),
+                CancelOutcome::Requested => format!("job {id} is running; cancellation requested"),
+                CancelOutcome::AlreadyEnded => return Err(JobsError::HadEnded.into()),
                 CancelOutcome::Unknown => return Err(JobsError::NotFound.into()),
             }]
         }

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use kith_jobs::schedules::{
-    Backfilled, Missed, Occurrence, Origin, Overlap, Plan, Schedule, check_schedule_name,
+    BackfillResult, Missed, Occurrence, Origin, Overlap, Plan, Schedule, check_schedule_name,
 };
 use kith_jobs::{JobId, JobRecord, JobState, Retry};
 use kith_kernel::{FieldError, StoredJson, Timestamp};
@@ -312,8 +312,8 @@ pub struct BackfillAnswer {
     known: i64,
 }
 
-impl From<Backfilled> for BackfillAnswer {
-    fn from(done: Backfilled) -> Self {
+impl From<BackfillResult> for BackfillAnswer {
+    fn from(done: BackfillResult) -> Self {
         Self { job_ids: done.jobs.into_iter().map(|(_, job)| job).collect(), known: done.known }
     }
 }

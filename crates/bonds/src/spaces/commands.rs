@@ -14,13 +14,13 @@ use super::model::{
 use super::queries::CollectionRequest;
 use super::settings::SpaceSettings;
 use super::{dates, events, queries, reminders, rows};
-use kith_json_schema::Validated;
+use kith_json_schema::ValidationCache;
 
 /// Conditions for writing an item.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'t> {
     /// Values that were validated before the transaction.
-    pub validated: &'t Validated,
+    pub validated: &'t ValidationCache,
     /// Limits of a space.
     pub limits: &'t SpaceSettings,
 }
@@ -147,7 +147,7 @@ fn check<'d>(
     asked: &CollectionRequest,
     rules: &Rules,
     data: &'d Value,
-    validated: &Validated,
+    validated: &ValidationCache,
 ) -> Result<Cow<'d, Value>, SpaceError> {
     check_shape(data, "/data")?;
     if dates::is_dates(&asked.collection) {

@@ -12,7 +12,7 @@ use thiserror::Error;
 use utoipa::ToSchema;
 
 use crate::bonds::BondId;
-use kith_json_schema::AwaitsValidation;
+use kith_json_schema::NotValidated;
 
 /// Maximum nesting of objects and arrays in data and in schemas.
 const MAX_DEPTH: usize = 32;
@@ -237,7 +237,7 @@ pub enum SpaceError {
     NotBonded,
     /// The data has not been validated against the present schema.
     #[error(transparent)]
-    Unvalidated(#[from] AwaitsValidation),
+    Unvalidated(#[from] NotValidated),
     /// The item does not exist in this collection.
     #[error("item not found")]
     ItemNotFound,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kith_jobs::{Done, Handler, JOBS_MIGRATIONS, Jobs, NewJob, QueueShare, WorkerOptions, Workers};
+use kith_jobs::{Done, Handler, JOBS_MIGRATIONS, Jobs, NewJob, QueueConcurrency, WorkerOptions, Workers};
 use kith_kernel::{Clock as _, Sources, SystemClock, SystemRandom, TimeOrderedIds, Timestamp};
 use kith_store::testing::TestVault;
 use kith_store::{
@@ -104,7 +104,7 @@ impl Engine {
                 Ok(Done::default())
             }
         });
-        let share = QueueShare { queue: QUEUE.to_owned(), concurrency: CONCURRENCY };
+        let share = QueueConcurrency { queue: QUEUE.to_owned(), concurrency: CONCURRENCY };
         let options = WorkerOptions::new("bench", vec![share]);
         Ok((Workers::start(&self.jobs, vec![handler], options).await?, ran))
     }

@@ -84,13 +84,13 @@ pub async fn cycle(engine: &Engine, jobs: u64) -> Result<Value, Error> {
 }
 
 /// Time at which each job was enqueued, and the delay until it started.
-struct Starts {
+struct StartTimes {
     base: Instant,
     asked: Vec<AtomicU64>,
     took: Mutex<Vec<Duration>>,
 }
 
-impl Starts {
+impl StartTimes {
     fn new(jobs: u64) -> Arc<Self> {
         let asked = (0..jobs).map(|_| AtomicU64::new(0)).collect();
         Arc::new(Self { base: now(), asked, took: Mutex::default() })
@@ -128,7 +128,7 @@ impl Starts {
 /// other.
 pub async fn latency(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     engine.warm_up().await?;
-    let starts = Starts::new(jobs);
+    let starts = StartTimes::new(jobs);
     let told = Arc::clone(&starts);
     let (workers, ran) = engine.work(move |n| told.start(n)).await?;
     pause(300).await;
@@ -163,7 +163,7 @@ pub async fn due(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     cancel_all(engine).await?;
     let per_s = rate(sample, began);
     let at = wall() + Duration::from_secs(3) + Duration::from_secs_f64(2.0 * jobs as f64 / per_s);
-    let starts = Starts::new(jobs.min(100_000));
+    let starts = StartTimes::new(jobs.min(100_000));
     let told = Arc::clone(&starts);
     let on_run = move |n: u64| {
         if n >= FIRST_URGENT {

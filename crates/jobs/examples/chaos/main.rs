@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kith_jobs::{
-    Done, Handler, JOBS_MIGRATIONS, JobError, Jobs, NewJob, QueueShare, Retry, Run, WorkerOptions, Workers,
+    Done, Handler, JOBS_MIGRATIONS, JobError, Jobs, NewJob, QueueConcurrency, Retry, AttemptContext, WorkerOptions, Workers,
 };
 use kith_kernel::{Sources, SystemClock, SystemRandom, TimeOrderedIds};
 use kith_store::testing::TestVault;
@@ -191,7 +191,7 @@ async fn work(jobs: &Jobs, concurrency: u64, most_ms: u64) -> Result<Workers, Fa
             done
         }
     });
-    let share = QueueShare { queue: QUEUE.to_owned(), concurrency: usize::try_from(concurrency)? };
+    let share = QueueConcurrency { queue: QUEUE.to_owned(), concurrency: usize::try_from(concurrency)? };
     let mut options = WorkerOptions::new("chaos", vec![share]);
     // Jobs that are not finished by then are run by others, as after a kill.
     options.grace = Duration::from_secs(10);
@@ -199,7 +199,7 @@ async fn work(jobs: &Jobs, concurrency: u64, most_ms: u64) -> Result<Workers, Fa
 }
 
 /// Sleeps for some time, then applies the effect unless it has already happened.
-async fn effect(jobs: &Jobs, run: &Run, most_ms: u64) -> Result<Done, JobError> {
+async fn effect(jobs: &Jobs, run: &AttemptContext, most_ms: u64) -> Result<Done, JobError> {
     let n: i64 = run.payload.parse().map_err(JobError::discard)?;
     // Knuth's multiplicative hash: as good as random, and the same in each run.
     let draw = (run.id as u64).wrapping_mul(2_654_435_761) >> 16;

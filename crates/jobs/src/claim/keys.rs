@@ -6,8 +6,8 @@ use std::time::Duration;
 use kith_kernel::Timestamp;
 use kith_store::{Error, Tx};
 
-use super::{Found, Marks};
-use crate::model::{Claimed, JobId};
+use super::{Found, ClaimState};
+use crate::model::{ClaimedJob, JobId};
 use crate::queues::{QueueSettings, room};
 use crate::rows;
 use crate::rows::live::Claimer;
@@ -26,7 +26,7 @@ pub(super) fn claim_by_keys(
     queue: &str,
     most: i64,
     settings: &QueueSettings,
-    marks: &mut Marks,
+    marks: &mut ClaimState,
 ) -> Result<Found, Error> {
     let mut keyless = rows::live::first_without_key(tx, queue, most)?;
     let half = if marks.favours_keyless { most - most / 2 } else { most / 2 };
@@ -70,7 +70,7 @@ fn admitted_keys(
     keys: Vec<(String, i64)>,
     most: i64,
     settings: &QueueSettings,
-    marks: &mut Marks,
+    marks: &mut ClaimState,
 ) -> Result<Vec<(String, i64)>, Error> {
     let mut wanted = Vec::new();
     for (key, running) in keys {
@@ -107,7 +107,7 @@ pub(super) fn count_keys(
     now: Timestamp,
     queue: &str,
     settings: &QueueSettings,
-    jobs: &[Claimed],
+    jobs: &[ClaimedJob],
 ) -> Result<(), Error> {
     let Some(rate) = settings.key_rate else { return Ok(()) };
     let mut started = BTreeMap::new();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use kith_kernel::{Timestamp, minutes, seconds};
 use kith_store::{Error, Tx};
 
-use crate::model::{Claimed, JobId};
+use crate::model::{ClaimedJob, JobId};
 use crate::queues::{QueueSettings, room};
 use crate::rows;
 use crate::rows::live::Claimer;
@@ -37,9 +37,9 @@ const MAX_CLAIM_BYTES: usize = 2 << 20;
 
 /// Claim state of a queue that this process caches between claims. Losing it affects performance only.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Marks {
+pub(crate) struct ClaimState {
     /// Watermark per priority: no job below this position is ready.
-    pub lanes: rows::live::Lanes,
+    pub lanes: rows::live::Watermarks,
     /// Time at which `lanes` was last verified.
     pub checked_at: Timestamp,
     /// Number of the newest connection when the watermarks were recorded. They are valid on connections that
@@ -65,7 +65,7 @@ pub(crate) struct Marks {
 #[derive(Clone, Debug, Default)]
 pub struct Claim {
     /// Claimed jobs, in the order in which they should run.
-    pub jobs: Vec<Claimed>,
+    pub jobs: Vec<ClaimedJob>,
     /// Time at which to claim again even without a notification.
     pub look_again_at: Option<Timestamp>,
     /// True if the queue has limits. Workers should then not claim ahead, and should notify the queue when a
@@ -75,7 +75,7 @@ pub struct Claim {
     pub is_full: bool,
 }
 
-impl Marks {
+impl ClaimState {
     /// Returns empty claim state.
     pub fn none(now: Timestamp) -> Self {
         Self { checked_at: now, ..Self::default() }
@@ -97,7 +97,7 @@ impl Marks {
 
 /// Jobs found and claimed in one step.
 struct Found {
-    jobs: Vec<Claimed>,
+    jobs: Vec<ClaimedJob>,
     /// True if jobs were left or returned because the payloads are too large in total.
     is_cut: bool,
     /// True if other transactions changed some of the jobs found, so there may be more.
@@ -108,7 +108,7 @@ struct Found {
 
 impl Found {
     /// Loads missing payloads, and puts the jobs that exceed the size limit back into the queue.
-    fn complete(tx: &Tx<'_>, mut jobs: Vec<Claimed>) -> Result<Self, Error> {
+    fn complete(tx: &Tx<'_>, mut jobs: Vec<ClaimedJob>) -> Result<Self, Error> {
         let mut bytes = 0;
         for n in 0..jobs.len() {
             let job = &mut jobs[n];
@@ -131,8 +131,8 @@ pub(crate) fn claim(
     claimer: Claimer,
     queue: &str,
     most: i64,
-    mut marks: Marks,
-) -> Result<(Claim, Marks), Error> {
+    mut marks: ClaimState,
+) -> Result<(Claim, ClaimState), Error> {
     tx.lock("job queue", [queue])?;
     // An evicted worker must not claim, because its jobs would never be recovered. It will register under
     // another number.
@@ -206,7 +206,7 @@ fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp
 }
 
 /// Promotes due jobs to ready and returns their number.
-fn promote(tx: &Tx<'_>, now: Timestamp, queue: &str, most: i64, marks: &mut Marks) -> Result<u64, Error> {
+fn promote(tx: &Tx<'_>, now: Timestamp, queue: &str, most: i64, marks: &mut ClaimState) -> Result<u64, Error> {
     // While the clock was behind, jobs may have been scheduled below the watermark.
     let went_back = marks.promoted_at.is_some_and(|at| now < at);
     if went_back || now >= marks.swept_at + SWEEP_INTERVAL {
@@ -255,7 +255,7 @@ fn claim_by_lanes(
     claimer: Claimer,
     queue: &str,
     most: i64,
-    marks: &mut Marks,
+    marks: &mut ClaimState,
 ) -> Result<Found, Error> {
     let page = rows::live::claim(tx, now, claimer, queue, most, &marks.lanes)?;
     let (claimed, oldest) = (page.jobs.len() as i64, page.oldest);
@@ -286,8 +286,8 @@ fn claim_suspect(
     claimer: Claimer,
     queue: &str,
     settings: &QueueSettings,
-    marks: &mut Marks,
-) -> Result<Vec<Claimed>, Error> {
+    marks: &mut ClaimState,
+) -> Result<Vec<ClaimedJob>, Error> {
     let limits_keys = settings.limits_keys();
     let suspects = if limits_keys {
         next_suspects(tx, queue, marks.last_suspect)?

@@ -31,7 +31,7 @@ pub fn end(
     let tokens: Vec<_> = endings.iter().map(|one| one.token.number()).collect();
     let columns = [
         Values::Ints(&states),
-        Values::MaybeTexts(&results),
+        Values::OptionalTexts(&results),
         Values::Ints(&ids),
         Values::Ints(&attempts),
         Values::Ints(&tokens),

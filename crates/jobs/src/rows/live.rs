@@ -6,7 +6,7 @@ use kith_kernel::Timestamp;
 use kith_store::{Bulk, Column, Columns, Error, FromRow, Query, Row, Tx, Values, params, row_columns};
 
 use super::statements;
-use crate::model::{Attempt, ClaimToken, Claimed, JobId, JobRecord, JobState, MAX_PRIORITY};
+use crate::model::{Attempt, ClaimToken, ClaimedJob, JobId, JobRecord, JobState, MAX_PRIORITY};
 use crate::new_job::NewJob;
 use crate::retry::Retry;
 
@@ -70,9 +70,9 @@ pub fn insert_many(tx: &Tx<'_>, jobs: &[&NewJob], now: Timestamp) -> Result<Vec<
         Values::Texts(&payloads),
         Values::Ints(&attempts),
         Values::Ints(&timeouts),
-        Values::MaybeTexts(&retries),
-        Values::MaybeTexts(&limit_keys),
-        Values::MaybeTexts(&sources),
+        Values::OptionalTexts(&retries),
+        Values::OptionalTexts(&limit_keys),
+        Values::OptionalTexts(&sources),
     ];
     tx.bulk(&statements::INSERT, params![now], &columns, |row| row.get(0))
 }
@@ -99,7 +99,7 @@ pub struct Claimer {
 /// Page of ready jobs, and the jobs of it that were claimed.
 #[derive(Default)]
 pub struct Page {
-    pub jobs: Vec<Claimed>,
+    pub jobs: Vec<ClaimedJob>,
     /// Oldest transaction that can still make a job ready unseen; 0 on SQLite.
     pub oldest: i64,
     /// Number of ready jobs found, up to the limit of the claim.
@@ -112,7 +112,7 @@ pub struct Page {
 }
 
 /// Watermark per priority: no job below this position is ready.
-pub type Lanes = [i64; MAX_PRIORITY as usize + 1];
+pub type Watermarks = [i64; MAX_PRIORITY as usize + 1];
 
 pub fn claim(
     tx: &Tx<'_>,
@@ -120,7 +120,7 @@ pub fn claim(
     claimer: Claimer,
     queue: &str,
     most: i64,
-    lanes: &Lanes,
+    lanes: &Watermarks,
 ) -> Result<Page, Error> {
     let priorities: Vec<_> = (0..=MAX_PRIORITY).collect();
     let page = std::cell::Cell::new((0, 0, 0, None));
@@ -143,7 +143,7 @@ pub fn claim_these(
     claimer: Claimer,
     queue: &str,
     ids: &[JobId],
-) -> Result<Vec<Claimed>, Error> {
+) -> Result<Vec<ClaimedJob>, Error> {
     let read = |row: &Row<'_>| read_claimed(row, claimer, queue);
     let token = claimer.token.number();
     let params = params![now, claimer.worker, token, claimer.begins_at];
@@ -152,7 +152,7 @@ pub fn claim_these(
 }
 
 /// Returns true if a ready job is below the watermark of its priority.
-pub fn is_ready_before(q: &Query<'_>, queue: &str, lanes: &Lanes) -> Result<bool, Error> {
+pub fn is_ready_before(q: &Query<'_>, queue: &str, lanes: &Watermarks) -> Result<bool, Error> {
     let sql = states!(
         "SELECT 1 FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2 AND priority = $2 AND place < $3 LIMIT 1"
     );
@@ -164,15 +164,15 @@ pub fn is_ready_before(q: &Query<'_>, queue: &str, lanes: &Lanes) -> Result<bool
     Ok(false)
 }
 
-fn in_order(found: Vec<Option<Claimed>>) -> Vec<Claimed> {
+fn in_order(found: Vec<Option<ClaimedJob>>) -> Vec<ClaimedJob> {
     let mut jobs: Vec<_> = found.into_iter().flatten().collect();
     jobs.sort_by_key(|job| (job.priority, job.place, job.id));
     jobs
 }
 
-fn read_claimed(row: &Row<'_>, claimer: Claimer, queue: &str) -> Result<Option<Claimed>, Error> {
+fn read_claimed(row: &Row<'_>, claimer: Claimer, queue: &str) -> Result<Option<ClaimedJob>, Error> {
     let Some(id) = row.get::<Option<i64>>(0)? else { return Ok(None) };
-    Ok(Some(Claimed {
+    Ok(Some(ClaimedJob {
         id,
         queue: queue.to_owned(),
         kind: row.get(1)?,
@@ -293,7 +293,7 @@ pub fn next_due(q: &Query<'_>, queue: &str, from: Timestamp) -> Result<Option<Ti
 }
 
 /// State of a running job that decides how its attempt ends.
-pub struct Owned {
+pub struct AttemptRow {
     pub failures: i64,
     pub retry: Retry,
     pub errors: Option<String>,
@@ -303,7 +303,7 @@ pub struct Owned {
 }
 
 row_columns! {
-    owned_columns => Owned {
+    owned_columns => AttemptRow {
         failures = "failures",
         retry = "max_attempts, retry",
         errors = "errors",
@@ -314,7 +314,7 @@ row_columns! {
 }
 
 /// Locks a running job and returns its state, if the attempt is still owned.
-pub fn find_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<Owned>, Error> {
+pub fn find_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<AttemptRow>, Error> {
     tx.one(
         states!(concat!(
             "UPDATE jobs SET started_at = started_at
@@ -322,7 +322,7 @@ pub fn find_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<Owned>, Error> {
             owned_columns!()
         )),
         params![of.job, of.attempt, of.token.number()],
-        Owned::read_row,
+        AttemptRow::read_row,
     )
 }
 

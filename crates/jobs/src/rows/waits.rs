@@ -3,7 +3,7 @@
 use kith_kernel::Timestamp;
 use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
-use crate::model::{Awaited, JobId, JobState};
+use crate::model::{DependencyResult, JobId, JobState};
 
 pub fn insert_wait(tx: &Tx<'_>, awaited: JobId, waiter: JobId, on_failure: i64) -> Result<(), Error> {
     tx.exec(
@@ -84,7 +84,7 @@ pub fn one_less(tx: &Tx<'_>, waiter: JobId, now: Timestamp) -> Result<Option<Str
 }
 
 /// Returns the final states and results of the jobs that `waiter` waited for.
-pub fn list_results(q: &Query<'_>, waiter: JobId, max_bytes: i64) -> Result<Vec<Awaited>, Error> {
+pub fn list_results(q: &Query<'_>, waiter: JobId, max_bytes: i64) -> Result<Vec<DependencyResult>, Error> {
     q.all(
         "SELECT w.awaited, w.state, CASE WHEN s.total <= $2 THEN w.result END,
              w.result IS NOT NULL AND s.total > $2
@@ -95,7 +95,7 @@ pub fn list_results(q: &Query<'_>, waiter: JobId, max_bytes: i64) -> Result<Vec<
         params![waiter, max_bytes],
         |row| {
             let state = row.get::<Option<i64>>(1)?.map(JobState::from_number).transpose()?;
-            Ok(Awaited { job: row.get(0)?, state, result: row.get(2)?, is_result_omitted: row.get(3)? })
+            Ok(DependencyResult { job: row.get(0)?, state, result: row.get(2)?, is_result_omitted: row.get(3)? })
         },
     )
 }

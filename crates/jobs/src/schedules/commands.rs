@@ -115,7 +115,7 @@ pub(super) fn save(tx: &Tx<'_>, before: &Schedule, after: &Schedule) -> Result<(
 /// Changes the plan of a schedule with `change`.
 ///
 /// # Errors
-/// Returns [`ScheduleError::Declared`] if the schedule is declared in code, [`ScheduleError::Unknown`],
+/// Returns [`ScheduleError::DeclaredChanges`] if the schedule is declared in code, [`ScheduleError::Unknown`],
 /// [`ScheduleError::Changed`] if `revision` is not the current one, [`ScheduleError::Over`] if it has no
 /// future run, or a validation error.
 pub fn change(
@@ -146,7 +146,7 @@ pub fn change(
 /// Deletes a schedule and the records of its past runs. Jobs that it has enqueued stay.
 ///
 /// # Errors
-/// Returns [`ScheduleError::Declared`] if the schedule is declared in code, [`ScheduleError::Unknown`], or
+/// Returns [`ScheduleError::DeclaredChanges`] if the schedule is declared in code, [`ScheduleError::Unknown`], or
 /// [`ScheduleError::Changed`] if `revision` is not the current one.
 pub fn delete(tx: &Tx<'_>, ctx: &Ctx, name: &str, revision: Option<i64>) -> Result<(), ScheduleError> {
     if hold(tx, name, revision)?.is_declared {
@@ -197,7 +197,7 @@ pub fn run_now(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<JobId, ScheduleErro
 
 /// Result of a backfill.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backfilled {
+pub struct BackfillResult {
     /// Times and jobs of the occurrences that were enqueued, earliest first.
     pub jobs: Vec<(Timestamp, JobId)>,
     /// Number of occurrences that had been run or skipped before.
@@ -216,14 +216,14 @@ pub fn backfill(
     name: &str,
     from: Timestamp,
     to: Timestamp,
-) -> Result<Backfilled, ScheduleError> {
+) -> Result<BackfillResult, ScheduleError> {
     let schedule = hold(tx, name, None)?;
     let spec = schedule.plan.check(schedule.anchor_at)?;
     let (occurrences, more) = spec.between(from, to, MAX_BACKFILL_RUNS as usize);
     if more || to > ctx.now {
         return Err(ScheduleError::TooWide);
     }
-    let mut done = Backfilled { jobs: Vec::new(), known: 0 };
+    let mut done = BackfillResult { jobs: Vec::new(), known: 0 };
     let mut before = Vec::new();
     for at in occurrences {
         if !rows::take(tx, name, at, Origin::Backfill, ctx.now)? {

@@ -13,7 +13,7 @@ use crate::rows::schedules as rows;
 
 /// Changes made to match the declared schedules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Declared {
+pub struct DeclaredChanges {
     /// New schedules.
     pub added: Vec<String>,
     /// Schedules whose plan has changed. They keep their progress if their times are the same.
@@ -31,10 +31,10 @@ impl Jobs {
     pub async fn declare(
         &self,
         declared: Vec<(&'static str, &'static [DeclaredSchedule])>,
-    ) -> Result<Declared, Error> {
+    ) -> Result<DeclaredChanges, Error> {
         let ctx = self.ctx();
         let done = self.db().write(move |tx| declare(tx, &ctx.renewed(), &declared)).await?;
-        if done != Declared::default() {
+        if done != DeclaredChanges::default() {
             tracing::info!(added = ?done.added, changed = ?done.changed, removed = ?done.removed, "declared schedules");
         }
         Ok(done)
@@ -45,7 +45,7 @@ fn declare(
     tx: &Tx<'_>,
     ctx: &Ctx,
     declared: &[(&'static str, &'static [DeclaredSchedule])],
-) -> Result<Declared, Error> {
+) -> Result<DeclaredChanges, Error> {
     let mut wanted = BTreeMap::new();
     for (module, schedules) in declared {
         wanted.extend(schedules.iter().map(|one| (one.name.to_owned(), (format!("module:{module}"), one))));
@@ -56,7 +56,7 @@ fn declare(
     tx.lock(LOCK, &all)?;
     // Read again under the lock, because another node may have changed them.
     let known = rows::list(tx, &filter, i64::MAX)?;
-    let mut done = Declared::default();
+    let mut done = DeclaredChanges::default();
     for before in known {
         match wanted.remove(&before.name) {
             None => {

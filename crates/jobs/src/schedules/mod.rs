@@ -51,13 +51,13 @@ mod queries;
 mod run;
 mod spec;
 
-pub use commands::{Backfilled, backfill, change, create, delete, find_to_change, run_now, set_paused};
-pub use declared::Declared;
+pub use commands::{BackfillResult, backfill, change, create, delete, find_to_change, run_now, set_paused};
+pub use declared::DeclaredChanges;
 pub use model::{
     DeclaredSchedule, MAX_BACKFILL_RUNS, MAX_JITTER, MAX_SCHEDULES, Missed, Occurrence, Origin, Overlap,
     Plan, Schedule, ScheduleError, check_schedule_name,
 };
-pub use pattern::{Fault, Field};
+pub use pattern::{PatternError, Field};
 pub use queries::{ScheduleFilter, find_schedule, list_runs, list_schedules};
-pub use run::Ticked;
+pub use run::TickResult;
 pub use spec::{MAX_LENGTH, MAX_PERIOD, Spec, SpecError};

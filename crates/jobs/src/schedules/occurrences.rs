@@ -6,7 +6,7 @@ use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
 use kith_kernel::Timestamp;
 
 use super::pattern::Pattern;
-use super::spec::{Recurs, Spec};
+use super::spec::{Recurrence, Spec};
 
 const SECOND: SignedDuration = SignedDuration::from_secs(1);
 /// Time that [`Spec::latest_until`] searches back: longer than the eight years that can lie between two leap
@@ -17,7 +17,7 @@ impl Spec {
     /// Returns the first run after `after`, or `None` if there is none until 2199.
     pub fn next_after(&self, after: Timestamp) -> Option<Timestamp> {
         match &self.recurs {
-            Recurs::Every(period_ms) => {
+            Recurrence::Interval(period_ms) => {
                 let elapsed = after.as_millis().checked_sub(self.anchor.as_millis())?;
                 let count = elapsed.div_euclid(*period_ms).checked_add(1)?.max(1);
                 self.anchor
@@ -25,7 +25,7 @@ impl Spec {
                     .checked_add(count.checked_mul(*period_ms)?)
                     .map(Timestamp::from_millis)
             }
-            Recurs::Pattern(pattern) => {
+            Recurrence::Pattern(pattern) => {
                 let after = jiff::Timestamp::from_second(after.as_millis().div_euclid(1_000)).ok()?;
                 let next = if pattern.is_interval() {
                     interval(pattern, &self.zone, after)
@@ -91,7 +91,7 @@ fn times_of_day(pattern: &Pattern, zone: &TimeZone, after: jiff::Timestamp) -> O
     let mut from = zone.to_datetime(after).checked_add(SECOND).ok()?;
     loop {
         let local = pattern.next_from(from)?;
-        let named = Named::by(zone, local)?;
+        let named = ResolvedTime::by(zone, local)?;
         if named.at > after {
             return Some(named.at);
         }
@@ -116,13 +116,13 @@ fn interval(pattern: &Pattern, zone: &TimeZone, after: jiff::Timestamp) -> Optio
 }
 
 /// Point in time that a local time maps to.
-struct Named {
+struct ResolvedTime {
     at: jiff::Timestamp,
     /// End of the repeated period in local time, if the local time occurs twice.
     repeated_until: Option<DateTime>,
 }
 
-impl Named {
+impl ResolvedTime {
     fn by(zone: &TimeZone, local: DateTime) -> Option<Self> {
         match zone.to_ambiguous_timestamp(local).offset() {
             AmbiguousOffset::Unambiguous { offset } => {

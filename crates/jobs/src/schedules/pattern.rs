@@ -21,7 +21,7 @@ pub enum Field {
     /// 0 to 59; the first of six or seven fields.
     Second,
     /// 0 to 59.
-    Minute,
+    MinuteCounts,
     /// 0 to 23.
     Hour,
     /// 1 to 31.
@@ -36,7 +36,7 @@ pub enum Field {
 
 /// Error in an item of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum PatternError {
     /// Two commas in a row, or one at the beginning or end.
     #[error("is empty")]
     Empty,
@@ -123,7 +123,7 @@ impl Pattern {
         };
         Ok(Self {
             seconds: mask(Field::Second, second)?,
-            minutes: mask(Field::Minute, rest[0])?,
+            minutes: mask(Field::MinuteCounts, rest[0])?,
             hours: mask(Field::Hour, rest[1])?,
             days: days(rest[2])?,
             months: mask(Field::Month, rest[3])?,
@@ -142,7 +142,7 @@ impl Pattern {
 impl Field {
     fn bounds(self) -> (u32, u32) {
         match self {
-            Self::Second | Self::Minute => (0, 59),
+            Self::Second | Self::MinuteCounts => (0, 59),
             Self::Hour => (0, 23),
             Self::DayOfMonth => (1, 31),
             Self::Month => (1, 12),
@@ -155,7 +155,7 @@ impl Field {
     fn items<T>(
         self,
         text: &str,
-        mut each: impl FnMut(&str) -> Result<T, Fault>,
+        mut each: impl FnMut(&str) -> Result<T, PatternError>,
     ) -> Result<Vec<T>, SpecError> {
         let item =
             |item| each(item).map_err(|fault| SpecError::Field { field: self, item: shorten(item), fault });
@@ -163,7 +163,7 @@ impl Field {
     }
 
     /// Parses an item without day letters into start, end and step.
-    fn span(self, item: &str) -> Result<(u32, u32, u32), Fault> {
+    fn span(self, item: &str) -> Result<(u32, u32, u32), PatternError> {
         let (min, max) = self.bounds();
         let (range, step) = match item.split_once('/') {
             Some((range, step)) => (range, Some(self.step(step)?)),
@@ -176,9 +176,9 @@ impl Field {
             Some((from, to)) => {
                 let (from, to) = (self.value(from)?, self.value(to)?);
                 let to = if self == Self::DayOfWeek && to == 0 && from > 0 { 7 } else { to };
-                if from > to { Err(Fault::Backwards) } else { Ok((from, to, step.unwrap_or(1))) }
+                if from > to { Err(PatternError::Backwards) } else { Ok((from, to, step.unwrap_or(1))) }
             }
-            None if step.is_some() => Err(Fault::StepOfOne),
+            None if step.is_some() => Err(PatternError::StepOfOne),
             None => self.value(range).map(|value| (value, value, 1)),
         }
     }
@@ -188,13 +188,13 @@ impl Field {
         if self == Self::DayOfWeek { 6 } else { u32::MAX }
     }
 
-    fn step(self, text: &str) -> Result<u32, Fault> {
+    fn step(self, text: &str) -> Result<u32, PatternError> {
         let (min, max) = self.bounds();
         let widest = max - min + u32::from(self != Self::DayOfWeek);
-        number(text).filter(|step| (1..=widest).contains(step)).ok_or(Fault::Step(widest))
+        number(text).filter(|step| (1..=widest).contains(step)).ok_or(PatternError::Step(widest))
     }
 
-    fn value(self, text: &str) -> Result<u32, Fault> {
+    fn value(self, text: &str) -> Result<u32, PatternError> {
         let (min, max) = self.bounds();
         let name = |names: &[&str], first: u32| {
             let place = names.iter().position(|name| name.eq_ignore_ascii_case(text));
@@ -209,12 +209,12 @@ impl Field {
             return Ok(value);
         }
         if text.is_empty() {
-            return Err(Fault::Empty);
+            return Err(PatternError::Empty);
         }
         if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(Fault::NotAValue);
+            return Err(PatternError::NotAValue);
         }
-        number(text).filter(|value| (min..=max).contains(value)).ok_or(Fault::OutOfRange(min, max))
+        number(text).filter(|value| (min..=max).contains(value)).ok_or(PatternError::OutOfRange(min, max))
     }
 }
 
@@ -222,7 +222,7 @@ impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Second => "second",
-            Self::Minute => "minute",
+            Self::MinuteCounts => "minute",
             Self::Hour => "hour",
             Self::DayOfMonth => "day of month",
             Self::Month => "month",
@@ -271,7 +271,7 @@ fn weekdays_of(text: &str) -> Result<Weekdays, SpecError> {
     }
     field.items(text, |item| {
         if let Some((day, nth)) = item.split_once('#') {
-            let nth = number(nth).filter(|nth| (1..=5).contains(nth)).ok_or(Fault::Nth)?;
+            let nth = number(nth).filter(|nth| (1..=5).contains(nth)).ok_or(PatternError::Nth)?;
             weekdays.nth[nth as usize - 1] |= 1 << (field.value(day)? % 7);
         } else if let Some(day) = item.strip_suffix(['L', 'l']).filter(|day| !day.is_empty()) {
             weekdays.last |= 1 << (field.value(day)? % 7);

@@ -28,7 +28,7 @@ const BATCH_SIZE: i64 = 100;
 
 /// Result of a tick.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ticked {
+pub struct TickResult {
     /// Number of jobs enqueued.
     pub jobs: usize,
     /// Time of the next occurrence of any schedule.
@@ -40,8 +40,8 @@ impl Jobs {
     ///
     /// # Errors
     /// Returns the error of the database, such as [`Error::Unavailable`].
-    pub async fn tick(&self) -> Result<Ticked, Error> {
-        let mut ticked = Ticked::default();
+    pub async fn tick(&self) -> Result<TickResult, Error> {
+        let mut ticked = TickResult::default();
         let mut after = String::new();
         loop {
             let (now, behind) = (self.ctx().now, after.clone());
@@ -149,7 +149,7 @@ fn occur(tx: &Tx<'_>, ctx: &Ctx, schedule: &Schedule, at: Timestamp) -> Result<b
 fn cancel_all(tx: &Tx<'_>, ctx: &Ctx, live: Vec<JobId>) -> Result<Vec<JobId>, ScheduleError> {
     let mut running = Vec::new();
     for job in live {
-        if finish::cancel(tx, ctx, job, "the next run of its schedule is due")? == CancelOutcome::Asked {
+        if finish::cancel(tx, ctx, job, "the next run of its schedule is due")? == CancelOutcome::Requested {
             running.push(job);
         }
     }

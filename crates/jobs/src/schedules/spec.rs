@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use kith_kernel::{Timestamp, days};
 
-use super::pattern::{Fault, Field, Pattern};
+use super::pattern::{PatternError, Field, Pattern};
 
 /// Maximum length of a schedule in characters. A list of all seconds and all minutes has 340.
 pub const MAX_LENGTH: usize = 500;
@@ -25,16 +25,16 @@ const NICKNAMES: &[(&str, &str)] = &[
 /// Recurring times.
 #[derive(Clone, Debug)]
 pub struct Spec {
-    pub(super) recurs: Recurs,
+    pub(super) recurs: Recurrence,
     pub(super) zone: TimeZone,
     pub(super) anchor: Timestamp,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Recurs {
+pub(super) enum Recurrence {
     Pattern(Box<Pattern>),
     /// Period in milliseconds, a whole number of seconds.
-    Every(i64),
+    Interval(i64),
 }
 
 /// Reason why a schedule was rejected.
@@ -54,14 +54,14 @@ pub enum SpecError {
         /// Item, shortened to 40 characters.
         item: String,
         /// Error in the item.
-        fault: Fault,
+        fault: PatternError,
     },
     /// Unknown word after `@`.
     #[error("there are @yearly, @monthly, @weekly, @daily, @hourly and @every, followed by a duration")]
     Nickname,
     /// `@every` is not followed by a valid duration.
     #[error("@every is followed by hours, minutes and seconds such as 90s or 1h30m, from 1 s to 8784h")]
-    Every,
+    Interval,
     /// No day matches.
     #[error("it never happens: no day from 1970 to 2199 matches")]
     Never,
@@ -86,7 +86,7 @@ impl Spec {
     pub fn parse(schedule: &str, zone: &str, anchor: Timestamp) -> Result<Self, SpecError> {
         let zone =
             TimeZone::get(zone).ok().filter(|zone| zone.iana_name().is_some()).ok_or(SpecError::Zone)?;
-        Ok(Self { recurs: Recurs::parse(schedule)?, zone, anchor })
+        Ok(Self { recurs: Recurrence::parse(schedule)?, zone, anchor })
     }
 
     /// Returns the canonical name of the time zone.
@@ -95,7 +95,7 @@ impl Spec {
     }
 }
 
-impl Recurs {
+impl Recurrence {
     fn parse(text: &str) -> Result<Self, SpecError> {
         if text.chars().nth(MAX_LENGTH).is_some() {
             return Err(SpecError::TooLong);
@@ -107,11 +107,11 @@ impl Recurs {
                 let mut words = text.split_ascii_whitespace();
                 let word = words.next().unwrap_or_default();
                 if word.eq_ignore_ascii_case("@every") {
-                    let period = words.next().and_then(period_ms).ok_or(SpecError::Every)?;
+                    let period = words.next().and_then(period_ms).ok_or(SpecError::Interval)?;
                     return if words.next().is_none() {
-                        Ok(Self::Every(period))
+                        Ok(Self::Interval(period))
                     } else {
-                        Err(SpecError::Every)
+                        Err(SpecError::Interval)
                     };
                 }
                 let nickname = NICKNAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
@@ -166,8 +166,8 @@ mod tests {
         assert_eq!(refusal("0 0 * * *", ""), SpecError::Zone);
         assert_eq!(refusal("0 0 * * *", "CET-1CEST,M3.5.0,M10.5.0"), SpecError::Zone);
         assert_eq!(refusal("0 0 30 2 *", "UTC"), SpecError::Never);
-        assert_eq!(refusal("@every", "UTC"), SpecError::Every);
-        assert_eq!(refusal("@every 5s 5s", "UTC"), SpecError::Every);
+        assert_eq!(refusal("@every", "UTC"), SpecError::Interval);
+        assert_eq!(refusal("@every 5s 5s", "UTC"), SpecError::Interval);
         assert_eq!(refusal("@reboot", "UTC"), SpecError::Nickname);
         assert_eq!(refusal("@daily *", "UTC"), SpecError::Nickname);
         assert_eq!(refusal("", "UTC"), SpecError::Fields(0));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kith_store::Error;
 use tokio::sync::watch;
 
-use super::{Handler, PROCESS_LEASE, Run};
+use super::{Handler, PROCESS_LEASE, AttemptContext};
 use crate::finish::Report;
 use crate::jobs::Jobs;
 use crate::model::JobError;
@@ -43,7 +43,7 @@ impl Jobs {
             let handler = handlers.iter().find(|one| one.kind == job.kind);
             let (_stop, stopped) = watch::channel(false);
             let outcome = match handler {
-                Some(handler) => handler.attempt(Run::new(self, job, stopped)).await,
+                Some(handler) => handler.attempt(AttemptContext::new(self, job, stopped)).await,
                 None => Err(JobError::discard("no handler for this kind")),
             };
             let report = Report { attempt, outcome, rings: claim.is_limited.then(|| (*queue).to_owned()) };

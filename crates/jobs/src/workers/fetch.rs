@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use kith_store::{Bell, Error};
+use kith_store::{ChannelListener, Error};
 use tokio::sync::Semaphore;
 
 use super::lane::Lane;
-use super::{Phase, QueueShare, Shared, run};
+use super::{Phase, QueueConcurrency, Shared, run};
 use crate::bell_of;
 use crate::claim::Claim;
 
@@ -21,7 +21,7 @@ const PACE_INTERVAL: Duration = Duration::from_millis(50);
 /// Delay before claiming again after the database did not respond.
 const FAILURE_DELAY: Duration = Duration::from_millis(500);
 
-pub(super) async fn fetch(shared: Arc<Shared>, share: QueueShare) {
+pub(super) async fn fetch(shared: Arc<Shared>, share: QueueConcurrency) {
     let mut phase = shared.phase.subscribe();
     let mut bell = shared.jobs.db().bell(&bell_of(&share.queue));
     let lane = Arc::new(Lane {
@@ -74,7 +74,7 @@ fn complain(error: &Error) {
     tracing::warn!(%error, "cannot claim jobs; retrying");
 }
 
-async fn rest(bell: &mut Bell, wait: Duration) {
+async fn rest(bell: &mut ChannelListener, wait: Duration) {
     // A timeout is the normal end of this wait.
     let _ = tokio::time::timeout(wait, bell.rung()).await;
 }

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use tokio::sync::Semaphore;
 
-use super::{QueueShare, Shared};
+use super::{QueueConcurrency, Shared};
 
 /// State of one queue in this process: concurrency, and jobs claimed and running.
 pub(super) struct Lane {
     pub shared: Arc<Shared>,
-    pub share: QueueShare,
+    pub share: QueueConcurrency,
     pub may_run: Arc<Semaphore>,
     /// Number of jobs of this queue claimed and not yet reported.
     pub outstanding: AtomicUsize,

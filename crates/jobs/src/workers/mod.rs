@@ -22,12 +22,12 @@ use tokio::task::JoinSet;
 
 use crate::finish::CANCEL_CHANNEL;
 use crate::history::Retention;
-use crate::jobs::{Heard, Jobs};
+use crate::jobs::{HeartbeatOutcome, Jobs};
 use crate::model::{Attempt, Done, JobError};
-use crate::upkeep::Upkept;
+use crate::upkeep::MaintenanceState;
 
 use report::Message;
-pub use run::Run;
+pub use run::AttemptContext;
 pub use run::progress_bell;
 pub use typed::JobType;
 
@@ -37,7 +37,7 @@ type HandlerFuture = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>
 #[derive(Clone)]
 pub struct Handler {
     kind: String,
-    run: Arc<dyn Fn(Run) -> HandlerFuture + Send + Sync>,
+    run: Arc<dyn Fn(AttemptContext) -> HandlerFuture + Send + Sync>,
 }
 
 impl Handler {
@@ -45,7 +45,7 @@ impl Handler {
     /// has already succeeded.
     pub fn new<F, R>(kind: impl Into<String>, run: F) -> Self
     where
-        F: Fn(Run) -> R + Send + Sync + 'static,
+        F: Fn(AttemptContext) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Done, JobError>> + Send + 'static,
     {
         Self { kind: kind.into(), run: Arc::new(move |job| Box::pin(run(job))) }
@@ -57,16 +57,16 @@ impl Handler {
     }
 
     /// Runs an attempt. A panic in the closure or its future counts as a failure.
-    async fn attempt(&self, run: Run) -> Result<Done, JobError> {
+    async fn attempt(&self, run: AttemptContext) -> Result<Done, JobError> {
         let attempt = AssertUnwindSafe(async { (self.run)(run).await });
         let ended = attempt.catch_unwind().await;
-        ended.unwrap_or_else(|_| Err(JobError::Retry("the handler panicked".to_owned())))
+        ended.unwrap_or_else(|_| Err(JobError::RetryPolicy("the handler panicked".to_owned())))
     }
 }
 
 /// Concurrency of one queue in this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueueShare {
+pub struct QueueConcurrency {
     /// Name of the queue.
     pub queue: String,
     /// Maximum number of jobs running at once in this process.
@@ -79,7 +79,7 @@ pub struct WorkerOptions {
     /// Name of the process, for people.
     pub name: String,
     /// Queues to work on.
-    pub queues: Vec<QueueShare>,
+    pub queues: Vec<QueueConcurrency>,
     /// Lease duration: without a heartbeat for this long, the process is evicted. It sends three heartbeats
     /// per lease.
     pub lease: Duration,
@@ -98,7 +98,7 @@ pub struct WorkerOptions {
 impl WorkerOptions {
     /// Creates options with the defaults: a lease of 6 s, a poll interval of 1 s, a grace of 25 s, and 1 s
     /// more for cancelled handlers.
-    pub fn new(name: impl Into<String>, queues: Vec<QueueShare>) -> Self {
+    pub fn new(name: impl Into<String>, queues: Vec<QueueConcurrency>) -> Self {
         Self {
             name: name.into(),
             queues,
@@ -138,7 +138,7 @@ enum Phase {
     /// No more jobs are claimed or started.
     Stopping,
     /// The grace has ended: running jobs are cancelled and returned to the queue.
-    Leaving,
+    Cancelling,
     /// Handlers that are still running are dropped.
     Dropping,
 }
@@ -219,7 +219,7 @@ impl Workers {
         while self.fetchers.join_next().await.is_some() {}
         let in_time = self.shared.ends_within(self.shared.options.grace).await;
         if !in_time {
-            self.shared.phase.send_replace(Phase::Leaving);
+            self.shared.phase.send_replace(Phase::Cancelling);
             self.shared.list_running().into_iter().for_each(|attempt| self.shared.stop_running(attempt));
             let cancel_grace = self.shared.options.cancel_grace;
             if !self.shared.ends_within(cancel_grace).await {
@@ -266,11 +266,11 @@ async fn beat(shared: Arc<Shared>) {
         let (running, deadlines) = (shared.list_running(), shared.unrecorded_deadlines());
         let worker = shared.worker.load(Ordering::SeqCst);
         match shared.jobs.beat_with(worker, running, deadlines.clone()).await {
-            Ok((Heard::Alive { cancel }, lost)) => {
+            Ok((HeartbeatOutcome::Alive { cancel }, lost)) => {
                 shared.set_recorded(&deadlines);
                 cancel.iter().chain(&lost).for_each(|attempt| shared.stop_running(*attempt));
             }
-            Ok((Heard::GivenUp, _)) => begin_anew(&shared).await,
+            Ok((HeartbeatOutcome::Evicted, _)) => begin_anew(&shared).await,
             Err(error) => tracing::warn!(%error, "heartbeat failed"),
         }
     }
@@ -290,7 +290,7 @@ async fn begin_anew(shared: &Shared) {
 }
 
 async fn keep_up(shared: Arc<Shared>) {
-    let mut last = Upkept::default();
+    let mut last = MaintenanceState::default();
     loop {
         tokio::time::sleep(shared.options.poll).await;
         if let Err(error) = shared.jobs.upkeep(&mut last, shared.options.retention).await {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::Shared;
 use super::lane::now;
 use crate::batch::is_outage;
-use crate::finish::{self, Report, Told};
+use crate::finish::{self, Report, ReportOutcome};
 use crate::model::{Attempt, JobError, JobState};
 
 /// Maximum number of reports per transaction.
@@ -25,9 +25,9 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 const FAILURE_DELAY: Duration = Duration::from_millis(200);
 
 pub(super) enum Message {
-    Ended(Ended),
+    Finished(Ended),
     /// A job was claimed, and the process stops before it has started.
-    Unbegun {
+    Unstarted {
         attempt: Attempt,
         queue: String,
     },
@@ -65,7 +65,7 @@ impl Ended {
     /// Returns a report of a failed attempt, in place of a report that cannot be written.
     fn substitute(self, error: &Error) -> Self {
         let why = format!("the result could not be stored: {error}");
-        let report = Report { outcome: Err(JobError::Retry(why)), ..self.report };
+        let report = Report { outcome: Err(JobError::RetryPolicy(why)), ..self.report };
         Self { report, is_substitute: true, refused: None, ..self }
     }
 
@@ -111,8 +111,8 @@ async fn heed_arriving(
         let (mut ended, mut unbegun) = (Vec::new(), Vec::new());
         for message in arrived.drain(..) {
             match message {
-                Message::Ended(one) => ended.push(one),
-                Message::Unbegun { attempt, queue } => unbegun.push((attempt, queue)),
+                Message::Finished(one) => ended.push(one),
+                Message::Unstarted { attempt, queue } => unbegun.push((attempt, queue)),
             }
         }
         give_back(shared, unbegun).await;
@@ -208,17 +208,17 @@ async fn give_back(shared: &Shared, unbegun: Vec<(Attempt, String)>) {
     shared.free(count);
 }
 
-async fn count_it(shared: &Shared, mut told: Told, ended: &Ended) {
-    if told == Told::Stale && ended.is_doubtful {
+async fn count_it(shared: &Shared, mut told: ReportOutcome, ended: &Ended) {
+    if told == ReportOutcome::Stale && ended.is_doubtful {
         told = shared.jobs.find_told(&ended.report).await;
     }
     let Ended { report, queue, kind, took, .. } = ended;
     let Attempt { job, attempt, .. } = report.attempt;
-    if told == Told::Stale {
+    if told == ReportOutcome::Stale {
         shared.stale.fetch_add(1, Ordering::Relaxed);
         return tracing::warn!(job, attempt, "stale report ignored");
     }
-    if let (Err(error), false) = (&report.outcome, matches!(told, Told::Ended(JobState::Cancelled))) {
+    if let (Err(error), false) = (&report.outcome, matches!(told, ReportOutcome::Finished(JobState::Cancelled))) {
         tracing::info!(job, attempt, kind, %error, "an attempt did not succeed");
     }
     let is_snooze = matches!(report.outcome, Err(JobError::Snooze(_)));

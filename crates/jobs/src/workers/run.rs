@@ -14,7 +14,7 @@ use super::report::{Ended, Message};
 use super::{Phase, Running, Shared};
 use crate::finish::Report;
 use crate::jobs::Jobs;
-use crate::model::{Attempt, Awaited, ClaimToken, Claimed, Done, JobError, JobId, LogLine};
+use crate::model::{Attempt, DependencyResult, ClaimToken, ClaimedJob, Done, JobError, JobId, LogLine};
 use crate::{finish, look, rows};
 
 /// Time that a cancelled handler may take to end before it is dropped.
@@ -26,7 +26,7 @@ const UNKNOWN_KIND_DELAY: Duration = seconds(30);
 const MAX_LOG_LINE_CHARS: usize = 2_000;
 
 /// Attempt, as its handler sees it.
-pub struct Run {
+pub struct AttemptContext {
     /// Job id.
     pub id: JobId,
     /// Number of the attempt, from 1.
@@ -46,8 +46,8 @@ pub struct Run {
     stop: watch::Receiver<bool>,
 }
 
-impl Run {
-    pub(super) fn new(jobs: &Jobs, claimed: Claimed, stop: watch::Receiver<bool>) -> Self {
+impl AttemptContext {
+    pub(super) fn new(jobs: &Jobs, claimed: ClaimedJob, stop: watch::Receiver<bool>) -> Self {
         let sources = jobs.inner().sources.clone();
         let request_id = RequestId::accept(&format!("job-{:08}-{}", claimed.id, claimed.attempt));
         let request_id =
@@ -119,7 +119,7 @@ impl Run {
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-    pub async fn results(&self) -> Result<Vec<Awaited>, Error> {
+    pub async fn results(&self) -> Result<Vec<DependencyResult>, Error> {
         let id = self.id;
         self.jobs.db().read(move |q| look::list_results(q, id, i64::MAX)).await
     }
@@ -130,23 +130,23 @@ pub fn progress_bell(job: JobId) -> String {
     format!("jobs/progress/{job}")
 }
 
-pub(super) async fn run(lane: Arc<Lane>, claimed: Claimed, is_limited: bool) {
+pub(super) async fn run(lane: Arc<Lane>, claimed: ClaimedJob, is_limited: bool) {
     let attempt = claimed.as_attempt();
     let queue = claimed.queue.clone();
     let may_run = Arc::clone(&lane.may_run).acquire_owned().await;
     let begun = may_run.ok().zip(begin(&lane.shared, attempt, &claimed));
     let message = match begun {
-        None => Some(Message::Unbegun { attempt, queue }),
+        None => Some(Message::Unstarted { attempt, queue }),
         Some((_permit, stopped)) => {
             let (kind, started) = (claimed.kind.clone(), now());
             let outcome = outcome(&lane, claimed, stopped).await;
             lane.shared.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&attempt);
             // A job that ends because the process stops is returned to the queue when the worker is evicted.
             let is_left =
-                matches!(outcome, Err(JobError::Cancelled)) && *lane.shared.phase.borrow() >= Phase::Leaving;
+                matches!(outcome, Err(JobError::Cancelled)) && *lane.shared.phase.borrow() >= Phase::Cancelling;
             let rings = is_limited.then(|| queue.clone());
             let report = Report { attempt, outcome, rings };
-            (!is_left).then(|| Message::Ended(Ended::new(report, queue, kind, started.elapsed())))
+            (!is_left).then(|| Message::Finished(Ended::new(report, queue, kind, started.elapsed())))
         }
     };
     lane.ended.fetch_add(1, Ordering::Relaxed);
@@ -160,7 +160,7 @@ pub(super) async fn run(lane: Arc<Lane>, claimed: Claimed, is_limited: bool) {
 
 /// Registers an attempt as running, so that it can be cancelled. Returns `None` if its worker was evicted
 /// since the claim, so that the job belongs to another worker, or if the process is stopping.
-fn begin(shared: &Shared, attempt: Attempt, claimed: &Claimed) -> Option<watch::Receiver<bool>> {
+fn begin(shared: &Shared, attempt: Attempt, claimed: &ClaimedJob) -> Option<watch::Receiver<bool>> {
     let (stop, stopped) = watch::channel(false);
     let deadline =
         (!claimed.timeout.is_zero()).then(|| shared.jobs.inner().sources.clock.now() + claimed.timeout);
@@ -168,20 +168,20 @@ fn begin(shared: &Shared, attempt: Attempt, claimed: &Claimed) -> Option<watch::
     let mut all = shared.running.lock().unwrap_or_else(PoisonError::into_inner);
     // An eviction first changes the worker id and then cancels all registered attempts; the same holds for
     // the phase.
-    if shared.worker.load(Ordering::SeqCst) != claimed.worker || *shared.phase.borrow() >= Phase::Leaving {
+    if shared.worker.load(Ordering::SeqCst) != claimed.worker || *shared.phase.borrow() >= Phase::Cancelling {
         return None;
     }
     all.insert(attempt, running);
     Some(stopped)
 }
 
-async fn outcome(lane: &Lane, claimed: Claimed, stopped: watch::Receiver<bool>) -> Result<Done, JobError> {
+async fn outcome(lane: &Lane, claimed: ClaimedJob, stopped: watch::Receiver<bool>) -> Result<Done, JobError> {
     let Some(handler) = lane.shared.handlers.get(&claimed.kind) else {
         return Err(JobError::Snooze(UNKNOWN_KIND_DELAY));
     };
     let timeout = claimed.timeout;
     let (mut asked, mut phase) = (stopped.clone(), lane.shared.phase.subscribe());
-    let running = handler.attempt(Run::new(&lane.shared.jobs, claimed, stopped));
+    let running = handler.attempt(AttemptContext::new(&lane.shared.jobs, claimed, stopped));
     let stopping = async {
         let heeded = async {
             if asked.wait_for(|stop| *stop).await.is_err() {
@@ -198,7 +198,7 @@ async fn outcome(lane: &Lane, claimed: Claimed, stopped: watch::Receiver<bool>) 
         biased;
         ended = running => ended,
         () = stopping => Err(JobError::Cancelled),
-        () = over(timeout) => Err(JobError::Retry(format!("the job took longer than its timeout of {timeout:?}"))),
+        () = over(timeout) => Err(JobError::RetryPolicy(format!("the job took longer than its timeout of {timeout:?}"))),
     }
 }
 

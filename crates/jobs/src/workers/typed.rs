@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Handler, Run};
+use super::{Handler, AttemptContext};
 use crate::model::{DEFAULT_PRIORITY, Done, Invalid, JobError};
 use crate::new_job::NewJob;
 use crate::retry::Retry;
@@ -80,11 +80,11 @@ impl<P: DeserializeOwned + Send + 'static> JobType<P> {
     /// letters.
     pub fn handler<F, R>(&self, run: F) -> Handler
     where
-        F: Fn(Run, P) -> R + Send + Sync + 'static,
+        F: Fn(AttemptContext, P) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Done, JobError>> + Send + 'static,
     {
         let run = std::sync::Arc::new(run);
-        Handler::new(self.kind, move |job: Run| {
+        Handler::new(self.kind, move |job: AttemptContext| {
             let run = std::sync::Arc::clone(&run);
             async move {
                 let payload = serde_json::from_str(&job.payload).map_err(JobError::discard)?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use kith_jobs::{
-    Done, EnqueueError, Handler, JobState, MAX_PAYLOAD_BYTES, NewJob, OnConflict, QueueShare, Report,
-    Retention, Retry, Run, Unique, Upkept, WorkerOptions, Workers, enqueue,
+    Done, EnqueueError, Handler, JobState, MAX_PAYLOAD_BYTES, NewJob, OnConflict, QueueConcurrency, Report,
+    Retention, Retry, AttemptContext, Unique, MaintenanceState, WorkerOptions, Workers, enqueue,
 };
 use kith_kernel::seconds;
 use kith_store::testing::Fault;
@@ -29,14 +29,14 @@ contract! {
 }
 
 async fn start(engine: &Engine, handler: Handler) -> Workers {
-    let share = QueueShare { queue: "default".to_owned(), concurrency: 50 };
+    let share = QueueConcurrency { queue: "default".to_owned(), concurrency: 50 };
     Workers::start(&engine.jobs, vec![handler], WorkerOptions::new("test", vec![share])).await.unwrap()
 }
 
 /// Handler that returns a result derived from the payload once `go` is set, so that all attempts end
 /// together.
 fn answers(go: watch::Receiver<bool>, result: fn(&str) -> Option<String>) -> Handler {
-    Handler::new("work", move |run: Run| {
+    Handler::new("work", move |run: AttemptContext| {
         let mut go = go.clone();
         async move {
             go.wait_for(|go| *go).await.unwrap();
@@ -115,7 +115,7 @@ async fn overdue_job_that_cannot_be_ended_delays_no_other(engine: Engine) {
         tx.exec("UPDATE jobs SET state = 2, attempt = 1, worker = 1, deadline_at = 1", params![]).map(drop)
     };
     engine.db().write(prepare).await.unwrap();
-    engine.jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.unwrap();
+    engine.jobs.upkeep(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 1, "the others are dead");
     assert_eq!(
         engine.count("SELECT COUNT(*) FROM job_samples").await,
@@ -151,11 +151,11 @@ async fn parents_of_one_waiter_each_settle_in_one_run(engine: Engine) {
     let worker = engine.worker().await;
     let claim = engine.claim(worker, PARENTS).await;
     let report =
-        |job: &kith_jobs::Claimed| Report { attempt: job.as_attempt(), outcome: done(), rings: None };
+        |job: &kith_jobs::ClaimedJob| Report { attempt: job.as_attempt(), outcome: done(), rings: None };
     engine.jobs.report(Arc::new(claim.jobs.iter().map(report).collect())).await.unwrap();
     assert!(engine.count("SELECT COUNT(*) FROM job_settlements").await > 1_000, "the rest is deferred");
     let before = engine.db().stats().commits;
-    engine.jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.unwrap();
+    engine.jobs.upkeep(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
     let commits = engine.db().stats().commits - before;
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 3").await, 0);
     assert!(commits < 20, "{commits} transactions");
@@ -167,11 +167,11 @@ async fn jobs_that_end_together_settle_within_one_budget(engine: Engine) {
     let worker = engine.worker().await;
     let claim = engine.claim(worker, PARENTS).await;
     let report =
-        |job: &kith_jobs::Claimed| Report { attempt: job.as_attempt(), outcome: done(), rings: None };
+        |job: &kith_jobs::ClaimedJob| Report { attempt: job.as_attempt(), outcome: done(), rings: None };
     engine.jobs.report(Arc::new(claim.jobs.iter().map(report).collect())).await.unwrap();
     let told = "SELECT COUNT(*) FROM job_waits WHERE state IS NOT NULL";
     assert!((1..1_000).contains(&engine.count(told).await), "transactions are bounded");
-    engine.jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.unwrap();
+    engine.jobs.upkeep(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
     assert_eq!(engine.count(told).await, PARENTS * 400);
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 3").await, 0);
 }
@@ -192,7 +192,7 @@ async fn enqueue_that_cannot_be_stored_fails_alone(engine: Engine) {
 async fn report_with_lost_response_is_counted_correctly(engine: Engine) {
     const JOBS: i64 = 60;
     let db = engine.db().clone();
-    let handler = Handler::new("work", move |run: Run| {
+    let handler = Handler::new("work", move |run: AttemptContext| {
         db.inject(Fault::CommitAnswerLost);
         async move {
             match run.payload.parse::<i64>().unwrap() % 3 {

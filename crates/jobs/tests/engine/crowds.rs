@@ -4,7 +4,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use kith_jobs::{Done, Handler, MAX_PRIORITY, QueueShare, Report, Run, WorkerOptions, Workers, set_queue};
+use kith_jobs::{Done, Handler, MAX_PRIORITY, QueueConcurrency, Report, AttemptContext, WorkerOptions, Workers, set_queue};
 use kith_kernel::seconds;
 use kith_store::{EngineKind, Error, Tx, Values, contract, params};
 use tokio::task::{JoinHandle, JoinSet};
@@ -54,8 +54,8 @@ impl Snapshot {
 }
 
 async fn concurrent_writers_never_see_database_locked(engine: Engine) {
-    let handler = Handler::new("work", |_: Run| async { done() });
-    let share = QueueShare { queue: "default".to_owned(), concurrency: 20 };
+    let handler = Handler::new("work", |_: AttemptContext| async { done() });
+    let share = QueueConcurrency { queue: "default".to_owned(), concurrency: 20 };
     let mut options = WorkerOptions::new("test", vec![share]);
     options.grace = seconds(10);
     let workers = Workers::start(&engine.jobs, vec![handler], options).await.unwrap();

@@ -4,7 +4,7 @@
 
 use std::process::Command;
 
-use kith_jobs::{JobState, Told};
+use kith_jobs::{JobState, ReportOutcome};
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 use kith_store::testing::{TestDatabase, postgres_url};
 
@@ -70,9 +70,9 @@ async fn crash() -> bool {
     assert_eq!(numbers(&claim), (0..10).collect::<Vec<_>>());
     let again = &claim.jobs[0];
     assert_eq!((again.id, again.attempt, again.worker), (undone.id, undone.attempt, undone.worker));
-    assert_eq!(engine.report(&undone, done()).await, Told::Stale);
+    assert_eq!(engine.report(&undone, done()).await, ReportOutcome::Stale);
     assert_eq!(engine.state(id).await, JobState::Running);
-    assert_eq!(engine.report(again, done()).await, Told::Ended(JobState::Completed));
+    assert_eq!(engine.report(again, done()).await, ReportOutcome::Finished(JobState::Completed));
     true
 }
 
@@ -91,7 +91,7 @@ async fn claim_state_does_not_survive_failover() {
     replica.catch_up(&primary).unwrap();
     replica.stop_receiving().unwrap();
     let undone = engine.claim(worker, 4).await.jobs;
-    assert_eq!(engine.report(&undone[0], done()).await, Told::Ended(JobState::Completed));
+    assert_eq!(engine.report(&undone[0], done()).await, ReportOutcome::Finished(JobState::Completed));
     assert_eq!(engine.claim(worker, 10).await.jobs.len(), 6);
     assert!(engine.claim(worker, 10).await.jobs.is_empty());
     primary.kill().unwrap();
@@ -105,10 +105,10 @@ async fn claim_state_does_not_survive_failover() {
     assert_eq!(numbers(&claim), (0..20).collect::<Vec<_>>(), "every job that the replica has is run");
     for (undone, again) in undone.iter().zip(&claim.jobs) {
         assert_eq!((again.id, again.attempt, again.worker), (undone.id, undone.attempt, undone.worker));
-        assert_eq!(engine.report(undone, done()).await, Told::Stale);
+        assert_eq!(engine.report(undone, done()).await, ReportOutcome::Stale);
         assert_eq!(engine.state(again.id).await, JobState::Running);
     }
     for again in &claim.jobs {
-        assert_eq!(engine.report(again, done()).await, Told::Ended(JobState::Completed));
+        assert_eq!(engine.report(again, done()).await, ReportOutcome::Finished(JobState::Completed));
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kith_jobs::{
-    CancelOutcome, Done, JobError, JobState, Retry, RetryOutcome, Told, Unique, cancel, discard_dead,
+    CancelOutcome, Done, JobError, JobState, Retry, RetryOutcome, ReportOutcome, Unique, cancel, discard_dead,
     redrive, retry,
 };
 use kith_kernel::seconds;
@@ -34,7 +34,7 @@ async fn completed_job_is_in_history_with_result(engine: Engine) {
     engine.advance(seconds(1));
     let result = Done { result: Some("{\"n\":1}".to_owned()) };
     let told = engine.run_next(Ok(result)).await;
-    assert_eq!(told, Some((id, Told::Ended(JobState::Completed))));
+    assert_eq!(told, Some((id, ReportOutcome::Finished(JobState::Completed))));
     let job = engine.job(id).await;
     assert_eq!((job.state, job.result.as_deref(), job.attempt), (JobState::Completed, Some("{\"n\":1}"), 1));
     assert_eq!(job.finished_at, Some(engine.ctx().now));
@@ -47,14 +47,14 @@ async fn failing_job_is_retried_with_backoff_then_dead(engine: Engine) {
     let id = engine.enqueue(work(1).retry(policy)).await.id;
     for (failure, full_s) in [(1, 10), (2, 20), (3, 25)] {
         let (_, told) = engine.run_next(Err(JobError::retry("no luck"))).await.expect("it is due");
-        let Told::Again(at) = told else { panic!("{told:?}") };
+        let ReportOutcome::Again(at) = told else { panic!("{told:?}") };
         let wait = at.since(engine.ctx().now);
         assert!(wait >= seconds(full_s) / 2 && wait <= seconds(full_s), "failure {failure}: {wait:?}");
         assert!(engine.run_next(done()).await.is_none(), "not before its time");
         engine.clock.set(at);
     }
     let (_, told) = engine.run_next(Err(JobError::retry("at last"))).await.expect("it is due");
-    assert_eq!(told, Told::Ended(JobState::Dead));
+    assert_eq!(told, ReportOutcome::Finished(JobState::Dead));
     let job = engine.job(id).await;
     assert_eq!((job.state, job.failures), (JobState::Dead, 4));
     let errors: Vec<_> = job.errors.iter().map(|one| (one.attempt, &*one.error)).collect();
@@ -64,7 +64,7 @@ async fn failing_job_is_retried_with_backoff_then_dead(engine: Engine) {
 async fn discarded_job_is_dead_immediately(engine: Engine) {
     let id = engine.add(1).await;
     let told = engine.run_next(Err(JobError::discard("makes no sense"))).await;
-    assert_eq!(told, Some((id, Told::Ended(JobState::Dead))));
+    assert_eq!(told, Some((id, ReportOutcome::Finished(JobState::Dead))));
     assert_eq!(engine.job(id).await.errors[0].error, "makes no sense");
 }
 
@@ -72,20 +72,20 @@ async fn snooze_does_not_count_as_failure(engine: Engine) {
     let id = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
     for _ in 0..5 {
         let told = engine.run_next(Err(JobError::Snooze(seconds(30)))).await.expect("it is due").1;
-        assert_eq!(told, Told::Again(engine.ctx().now + seconds(30)));
+        assert_eq!(told, ReportOutcome::Again(engine.ctx().now + seconds(30)));
         engine.advance(seconds(30));
     }
     assert_eq!(engine.job(id).await.failures, 0);
-    assert_eq!(engine.run_next(done()).await, Some((id, Told::Ended(JobState::Completed))));
+    assert_eq!(engine.run_next(done()).await, Some((id, ReportOutcome::Finished(JobState::Completed))));
 }
 
 async fn retry_in_counts_as_failure(engine: Engine) {
     let id = engine.enqueue(work(1).retry(Retry::times(2))).await.id;
     let error = || JobError::RetryIn { why: "429".to_owned(), wait: seconds(777) };
     let told = engine.run_next(Err(error())).await;
-    assert_eq!(told, Some((id, Told::Again(engine.ctx().now + seconds(777)))));
+    assert_eq!(told, Some((id, ReportOutcome::Again(engine.ctx().now + seconds(777)))));
     engine.advance(seconds(777));
-    assert_eq!(engine.run_next(Err(error())).await, Some((id, Told::Ended(JobState::Dead))));
+    assert_eq!(engine.run_next(Err(error())).await, Some((id, ReportOutcome::Finished(JobState::Dead))));
 }
 
 /// DRV-08: reports are fenced by the attempt, and a stale one changes nothing.
@@ -95,12 +95,12 @@ async fn stale_attempt_report_is_ignored(engine: Engine) {
     let first = engine.claim(worker, 1).await.jobs.remove(0);
     assert_eq!(
         engine.report(&first, Err(JobError::Snooze(Duration::from_millis(1)))).await,
-        Told::Again(engine.ctx().now + Duration::from_millis(1))
+        ReportOutcome::Again(engine.ctx().now + Duration::from_millis(1))
     );
     for outcome in
         [done(), Err(JobError::retry("late")), Err(JobError::discard("late")), Err(JobError::Cancelled)]
     {
-        assert_eq!(engine.report(&first, outcome).await, Told::Stale, "nobody has it");
+        assert_eq!(engine.report(&first, outcome).await, ReportOutcome::Stale, "nobody has it");
     }
     engine.advance(seconds(1));
     let second = engine.claim(worker, 1).await.jobs.remove(0);
@@ -109,12 +109,12 @@ async fn stale_attempt_report_is_ignored(engine: Engine) {
     other.token = first.token;
     for late in [&first, &other] {
         for outcome in [done(), Err(JobError::retry("late")), Err(JobError::discard("late"))] {
-            assert_eq!(engine.report(late, outcome).await, Told::Stale);
+            assert_eq!(engine.report(late, outcome).await, ReportOutcome::Stale);
         }
     }
     assert_eq!(engine.job(id).await.failures, 0);
-    assert_eq!(engine.report(&second, done()).await, Told::Ended(JobState::Completed));
-    assert_eq!(engine.report(&second, done()).await, Told::Stale, "twice is once");
+    assert_eq!(engine.report(&second, done()).await, ReportOutcome::Finished(JobState::Completed));
+    assert_eq!(engine.report(&second, done()).await, ReportOutcome::Stale, "twice is once");
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_history").await, 1);
 }
 
@@ -127,16 +127,16 @@ async fn cancel_removes_waiting_job_and_requests_running_one(engine: Engine) {
     let waiting = engine.add(1).await;
     assert_eq!(take_back(waiting).await.unwrap(), CancelOutcome::Cancelled);
     assert_eq!(engine.state(waiting).await, JobState::Cancelled);
-    assert_eq!(take_back(waiting).await.unwrap(), CancelOutcome::HadEnded);
+    assert_eq!(take_back(waiting).await.unwrap(), CancelOutcome::AlreadyEnded);
     assert_eq!(take_back(99_999).await.unwrap(), CancelOutcome::Unknown);
     let running = engine.add(2).await;
     let worker = engine.worker().await;
     let job = engine.claim(worker, 1).await.jobs.remove(0);
-    assert_eq!(take_back(running).await.unwrap(), CancelOutcome::Asked);
+    assert_eq!(take_back(running).await.unwrap(), CancelOutcome::Requested);
     let heard = engine.jobs.beat(worker).await.unwrap();
     assert_eq!((job.id, job.attempt), (running, 1));
-    assert_eq!(heard, kith_jobs::Heard::Alive { cancel: vec![job.as_attempt()] });
-    assert_eq!(engine.report(&job, Err(JobError::retry("stopped"))).await, Told::Ended(JobState::Cancelled));
+    assert_eq!(heard, kith_jobs::HeartbeatOutcome::Alive { cancel: vec![job.as_attempt()] });
+    assert_eq!(engine.report(&job, Err(JobError::retry("stopped"))).await, ReportOutcome::Finished(JobState::Cancelled));
 }
 
 async fn returned_unstarted_job_with_cancel_request_ends(engine: Engine) {
@@ -146,7 +146,7 @@ async fn returned_unstarted_job_with_cancel_request_ends(engine: Engine) {
     let ctx = engine.ctx();
     assert_eq!(
         engine.db().write(move |tx| cancel(tx, &ctx, cancelled, "by a test")).await.unwrap(),
-        CancelOutcome::Asked
+        CancelOutcome::Requested
     );
     let (ctx, jobs) = (engine.ctx(), claim.jobs.iter().map(|job| (job.as_attempt(), job.queue.clone())));
     let jobs: Vec<_> = jobs.collect();
@@ -180,7 +180,7 @@ async fn retry_runs_job_from_any_state(engine: Engine) {
     };
     let dead = engine.add(1).await;
     let (_, told) = engine.run_next(Err(JobError::discard("no"))).await.unwrap();
-    assert_eq!(told, Told::Ended(JobState::Dead));
+    assert_eq!(told, ReportOutcome::Finished(JobState::Dead));
     assert_eq!(again(dead).await.unwrap(), RetryOutcome::Revived);
     let worker = engine.worker().await;
     let revived = engine.claim(worker, 1).await.jobs.remove(0);
@@ -191,11 +191,11 @@ async fn retry_runs_job_from_any_state(engine: Engine) {
     );
     assert_eq!(again(dead).await.unwrap(), RetryOutcome::Live);
     engine.report(&revived, done()).await;
-    let RetryOutcome::Anew(anew) = again(dead).await.unwrap() else { panic!("it had ended") };
+    let RetryOutcome::Reenqueued(anew) = again(dead).await.unwrap() else { panic!("it had ended") };
     assert_ne!(anew, dead);
     assert_eq!(engine.numbers(5).await, [1]);
     let delayed = engine.enqueue(work(2).at(engine.ctx().now + seconds(500))).await.id;
-    assert_eq!(again(delayed).await.unwrap(), RetryOutcome::Hurried);
+    assert_eq!(again(delayed).await.unwrap(), RetryOutcome::MadeDue);
     assert_eq!(engine.numbers(5).await, [2]);
     assert_eq!(again(99_999).await.unwrap(), RetryOutcome::Unknown);
 }
@@ -265,7 +265,7 @@ async fn reports_of_many_jobs_are_applied_together(engine: Engine) {
     engine.jobs.enqueue_all((0..300).map(work).collect()).await.unwrap();
     let worker = engine.worker().await;
     let claim = engine.claim(worker, 300).await;
-    let report = |job: &kith_jobs::Claimed| kith_jobs::Report {
+    let report = |job: &kith_jobs::ClaimedJob| kith_jobs::Report {
         attempt: job.as_attempt(),
         outcome: match job.id % 3 {
             0 => done(),
@@ -278,14 +278,14 @@ async fn reports_of_many_jobs_are_applied_together(engine: Engine) {
     let told = engine.jobs.report(std::sync::Arc::clone(&reports)).await.unwrap();
     for (told, one) in told.iter().zip(reports.iter()) {
         match one.attempt.job % 3 {
-            0 => assert_eq!(*told, Told::Ended(JobState::Completed)),
-            1 => assert!(matches!(told, Told::Again(_))),
-            _ => assert_eq!(*told, Told::Ended(JobState::Dead)),
+            0 => assert_eq!(*told, ReportOutcome::Finished(JobState::Completed)),
+            1 => assert!(matches!(told, ReportOutcome::Again(_))),
+            _ => assert_eq!(*told, ReportOutcome::Finished(JobState::Dead)),
         }
     }
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 1").await, 100);
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_history").await, 100);
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, 100);
     let again = engine.jobs.report(reports).await.unwrap();
-    assert!(again.iter().all(|told| *told == Told::Stale), "{again:?}");
+    assert!(again.iter().all(|told| *told == ReportOutcome::Stale), "{again:?}");
 }

@@ -1,6 +1,6 @@
 //! Flows: children run before parents, fan-in, and failures.
 
-use kith_jobs::{Done, Flow, JobError, JobState, OnFailure, Retention, Told, Upkept, enqueue_flow};
+use kith_jobs::{Done, Flow, JobError, JobState, OnFailure, Retention, ReportOutcome, MaintenanceState, enqueue_flow};
 use kith_store::{Tx, contract, params};
 
 use crate::support::{Engine, done, work};
@@ -34,7 +34,7 @@ async fn insert(engine: &Engine, count: i64, waits: &'static str) {
 }
 
 async fn maintain(engine: &Engine) {
-    engine.jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.unwrap();
+    engine.jobs.upkeep(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
 }
 
 async fn long_failing_chain_settles_over_several_transactions(engine: Engine) {
@@ -43,7 +43,7 @@ async fn long_failing_chain_settles_over_several_transactions(engine: Engine) {
          INSERT INTO job_waits (awaited, waiter, on_failure) SELECT i, i + 1, 0 FROM n";
     insert(&engine, LINKS, waits).await;
     let (_, told) = engine.run_next(Err(JobError::discard("no"))).await.unwrap();
-    assert_eq!(told, Told::Ended(JobState::Dead));
+    assert_eq!(told, ReportOutcome::Finished(JobState::Dead));
     assert!(engine.count("SELECT COUNT(*) FROM job_dead").await < 1_000, "transactions are bounded");
     maintain(&engine).await;
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, LINKS);

@@ -1,6 +1,6 @@
 //! History of ended jobs, and the size of the live table.
 
-use kith_jobs::{JobFilter, JobState, Retention, Upkept, list_jobs};
+use kith_jobs::{JobFilter, JobState, Retention, MaintenanceState, list_jobs};
 use kith_kernel::{days, hours, seconds};
 use kith_store::contract;
 
@@ -13,14 +13,14 @@ contract! {
     minutes_and_samples_record_activity
 }
 
-async fn upkeep(engine: &Engine, last: &mut Upkept, retention: Retention) {
+async fn upkeep(engine: &Engine, last: &mut MaintenanceState, retention: Retention) {
     engine.jobs.upkeep(last, retention).await.unwrap();
 }
 
 /// Regression test for bullmq#366: finished jobs fill the memory.
 async fn ended_jobs_are_removed_by_age(engine: Engine) {
     let retention = Retention { keep: days(7), ..Retention::DEFAULT };
-    let mut last = Upkept::default();
+    let mut last = MaintenanceState::default();
     upkeep(&engine, &mut last, retention).await;
     let old = engine.add(1).await;
     engine.run_next(done()).await.unwrap();
@@ -41,7 +41,7 @@ async fn ended_jobs_are_removed_by_age(engine: Engine) {
 
 async fn ended_jobs_are_removed_by_count(engine: Engine) {
     let retention = Retention { most: 60, ..Retention::DEFAULT };
-    let mut last = Upkept::default();
+    let mut last = MaintenanceState::default();
     upkeep(&engine, &mut last, retention).await;
     for _ in 0..30 {
         for n in 0..10 {
@@ -80,8 +80,8 @@ async fn jobs_are_listed_by_state(engine: Engine) {
 
 /// Covers row JOB-03 of the readiness catalogue.
 async fn minutes_and_samples_record_activity(engine: Engine) {
-    let mut last = Upkept::default();
-    let handlers = [kith_jobs::Handler::new("work", |run: kith_jobs::Run| async move {
+    let mut last = MaintenanceState::default();
+    let handlers = [kith_jobs::Handler::new("work", |run: kith_jobs::AttemptContext| async move {
         if run.payload == "3" { Err(kith_jobs::JobError::discard("no")) } else { done() }
     })];
     engine.jobs.enqueue_all((0..5).map(work).collect()).await.unwrap();
@@ -110,7 +110,7 @@ const CURRENT_SEGMENT: &str = "SELECT current FROM job_ring";
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn segment_advance_yields_to_reader() {
     let Some(engine) = Engine::postgres().await else { return };
-    let mut last = Upkept::default();
+    let mut last = MaintenanceState::default();
     upkeep(&engine, &mut last, Retention::DEFAULT).await;
     let id = engine.add(1).await;
     engine.run_next(done()).await.unwrap();

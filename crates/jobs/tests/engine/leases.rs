@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kith_jobs::{Claimed, Done, JobError, JobState, Told, heartbeat, keep_log, keep_progress, report_leased};
+use kith_jobs::{ClaimedJob, Done, JobError, JobState, ReportOutcome, heartbeat, keep_log, keep_progress, report_leased};
 use kith_kernel::seconds;
 use kith_store::contract;
 
@@ -16,12 +16,12 @@ contract! {
     delay_longer_than_lease_runs_once
 }
 
-async fn end(engine: &Engine, job: &Claimed, outcome: Result<Done, JobError>) -> Told {
+async fn end(engine: &Engine, job: &ClaimedJob, outcome: Result<Done, JobError>) -> ReportOutcome {
     let (ctx, id, token) = (engine.ctx(), job.id, job.token);
     engine.db().write(move |tx| report_leased(tx, &ctx, id, token, outcome.clone())).await.unwrap()
 }
 
-async fn beat(engine: &Engine, job: &Claimed) -> bool {
+async fn beat(engine: &Engine, job: &ClaimedJob) -> bool {
     let (ctx, id, token) = (engine.ctx(), job.id, job.token);
     let kept = engine.db().write(move |tx| heartbeat(tx, &ctx, id, token, seconds(30))).await;
     kept.unwrap().is_some()
@@ -54,12 +54,12 @@ async fn expired_lease_holder_changes_nothing(engine: Engine) {
     let job = claim(&engine, seconds(10)).await;
     assert_eq!((job.id, job.attempt), (late.id, 2));
     for outcome in [done(), Err(JobError::retry("late"))] {
-        assert_eq!(end(&engine, &late, outcome).await, Told::Stale);
+        assert_eq!(end(&engine, &late, outcome).await, ReportOutcome::Stale);
     }
     assert!(!log(&engine, &late, "late".to_owned()).await);
     assert!(!progress(&engine, &late, "0.5").await);
-    assert_eq!(end(&engine, &job, done()).await, Told::Ended(JobState::Completed));
-    assert_eq!(end(&engine, &job, done()).await, Told::Stale);
+    assert_eq!(end(&engine, &job, done()).await, ReportOutcome::Finished(JobState::Completed));
+    assert_eq!(end(&engine, &job, done()).await, ReportOutcome::Stale);
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0, "nothing is left of the claims");
 }
 
@@ -83,18 +83,18 @@ async fn empty_leased_claim_leaves_no_worker(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0);
 }
 
-async fn log(engine: &Engine, job: &Claimed, line: String) -> bool {
+async fn log(engine: &Engine, job: &ClaimedJob, line: String) -> bool {
     let (ctx, id, token) = (engine.ctx(), job.id, job.token);
     engine.db().write(move |tx| keep_log(tx, &ctx, id, token, "info", &line)).await.unwrap()
 }
 
-async fn progress(engine: &Engine, job: &Claimed, progress: &'static str) -> bool {
+async fn progress(engine: &Engine, job: &ClaimedJob, progress: &'static str) -> bool {
     let (id, token) = (job.id, job.token);
     engine.db().write(move |tx| keep_progress(tx, id, token, progress)).await.unwrap()
 }
 
 /// Claims one job for an external program.
-async fn claim(engine: &Engine, lease: Duration) -> Claimed {
+async fn claim(engine: &Engine, lease: Duration) -> ClaimedJob {
     let claim = engine.jobs.claim_leased("default", "elsewhere", lease, 1).await.unwrap();
     claim.keep().jobs.remove(0)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kith_jobs::{
-    Handler, JobState, NewJob, QueueShare, Retention, Run, Told, Upkept, WorkerOptions, Workers,
+    Handler, JobState, NewJob, QueueConcurrency, Retention, AttemptContext, ReportOutcome, MaintenanceState, WorkerOptions, Workers,
 };
 use kith_kernel::{hours, seconds};
 use kith_store::{Tx, contract, params};
@@ -19,7 +19,7 @@ contract! {
 }
 
 async fn maintain(engine: &Engine) {
-    engine.jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await.unwrap();
+    engine.jobs.upkeep(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
 }
 
 /// More rows than one transaction deletes.
@@ -65,7 +65,7 @@ async fn unstarted_attempt_is_not_overdue(engine: Engine) {
     }
     let waiting = engine.job(id).await;
     assert_eq!((waiting.state, waiting.failures), (JobState::Running, 0));
-    assert_eq!(engine.report(&job, done()).await, Told::Ended(JobState::Completed));
+    assert_eq!(engine.report(&job, done()).await, ReportOutcome::Finished(JobState::Completed));
 }
 
 async fn leased_attempt_is_overdue_from_its_claim(engine: Engine) {
@@ -84,7 +84,7 @@ async fn leased_attempt_is_overdue_from_its_claim(engine: Engine) {
 async fn attempt_that_exceeds_its_timeout_is_ended_by_maintenance(engine: Engine) {
     let released = Arc::new(AtomicBool::new(false));
     let blocks = Arc::clone(&released);
-    let handler = Handler::new("block", move |_: Run| {
+    let handler = Handler::new("block", move |_: AttemptContext| {
         let released = Arc::clone(&blocks);
         async move {
             while !released.load(Ordering::Relaxed) {
@@ -94,7 +94,7 @@ async fn attempt_that_exceeds_its_timeout_is_ended_by_maintenance(engine: Engine
         }
     });
     let mut options =
-        WorkerOptions::new("test", vec![QueueShare { queue: "default".to_owned(), concurrency: 1 }]);
+        WorkerOptions::new("test", vec![QueueConcurrency { queue: "default".to_owned(), concurrency: 1 }]);
     options.lease = seconds(1);
     let workers = Workers::start(&engine.jobs, vec![handler], options).await.unwrap();
     let id = engine.enqueue(NewJob::new("default", "block", "1").timeout(hours(1))).await.id;

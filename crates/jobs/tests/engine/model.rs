@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kith_jobs::{
-    CancelOutcome, ClaimToken, Claimed, Heard, JobError, JobId, JobState, Jobs, MAX_CRASHES, Retry, Told,
+    CancelOutcome, ClaimToken, ClaimedJob, HeartbeatOutcome, JobError, JobId, JobState, Jobs, MAX_CRASHES, Retry, ReportOutcome,
     cancel,
 };
 use kith_kernel::{Random as _, SeededRandom, Timestamp, seconds};
@@ -31,18 +31,18 @@ const STEPS: usize = 80;
 const ATTEMPTS: i64 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum At {
+enum ModelState {
     /// Waiting until this time.
     Waits(Timestamp),
     Runs {
         worker: i64,
     },
-    Ended(JobState),
+    Finished(JobState),
 }
 
 #[derive(Clone, Debug)]
 struct Job {
-    at: At,
+    at: ModelState,
     /// Token of the last claim, unless the claim was undone.
     token: Option<ClaimToken>,
     attempt: i64,
@@ -51,7 +51,7 @@ struct Job {
     cancel_asked: bool,
 }
 
-struct Story {
+struct Sequence {
     engine: Engine,
     second: Option<Jobs>,
     random: SeededRandom,
@@ -59,7 +59,7 @@ struct Story {
     /// Time of the last heartbeat of each worker; evicted workers are removed.
     workers: BTreeMap<i64, Timestamp>,
     /// Every claim ever made, including stale ones.
-    claims: Vec<Claimed>,
+    claims: Vec<ClaimedJob>,
     /// Completed jobs, with the number of acknowledged completions.
     acknowledged: BTreeMap<JobId, usize>,
     told: Vec<String>,
@@ -69,7 +69,7 @@ struct Story {
     server: Option<PostgresServer>,
 }
 
-impl Story {
+impl Sequence {
     fn below(&self, bound: u64) -> u64 {
         let mut bytes = [0; 8];
         self.random.fill(&mut bytes);
@@ -116,7 +116,7 @@ impl Story {
         let id = self.node().enqueue(work(1).at(at).retry(retry)).await.unwrap().id;
         self.told.push(format!("enqueue {id} in {delay:?}"));
         let job =
-            Job { at: At::Waits(at), token: None, attempt: 0, failures: 0, crashes: 0, cancel_asked: false };
+            Job { at: ModelState::Waits(at), token: None, attempt: 0, failures: 0, crashes: 0, cancel_asked: false };
         assert!(self.jobs.insert(id, job).is_none(), "{id} was given twice");
     }
 
@@ -133,7 +133,7 @@ impl Story {
         let claim = self.node().claim("default", worker, most).await.unwrap();
         let got: Vec<_> = claim.jobs.iter().map(|job| job.id).collect();
         self.told.push(format!("worker {worker} claims {most}: {got:?}"));
-        let is_due = |job: &Job| matches!(job.at, At::Waits(at) if at <= now);
+        let is_due = |job: &Job| matches!(job.at, ModelState::Waits(at) if at <= now);
         let due: BTreeSet<_> =
             self.jobs.iter().filter(|(_, job)| is_due(job) && job.crashes < 2).map(|(id, _)| *id).collect();
         let (usual, suspects): (Vec<JobId>, Vec<JobId>) =
@@ -143,7 +143,7 @@ impl Story {
         assert!(usual.iter().all(|id| due.contains(id)), "{usual:?} of {due:?}");
         assert!(suspects.len() <= 1 && suspects.iter().all(|id| is_due(&self.jobs[id])));
         if !suspects.is_empty() {
-            let beside = self.jobs.values().any(|job| job.at == At::Runs { worker } && job.crashes >= 2);
+            let beside = self.jobs.values().any(|job| job.at == ModelState::Runs { worker } && job.crashes >= 2);
             assert!(!beside, "a suspect runs beside another");
         }
         for claimed in claim.jobs {
@@ -151,7 +151,7 @@ impl Story {
             job.attempt += 1;
             assert_eq!((claimed.attempt, claimed.worker), (job.attempt, worker));
             assert_eq!((claimed.failures, claimed.crashes), (job.failures, job.crashes));
-            job.at = At::Runs { worker };
+            job.at = ModelState::Runs { worker };
             job.token = Some(claimed.token);
             self.claims.push(claimed);
         }
@@ -168,16 +168,16 @@ impl Story {
             _ => done(),
         };
         let kind = outcome.as_ref().map(|_| "done").unwrap_or_else(|error| match error {
-            JobError::Retry(_) => "failed",
+            JobError::RetryPolicy(_) => "failed",
             JobError::Snooze(_) => "snoozed",
             _ => "discarded",
         });
         let told = self.engine.report(&claimed, outcome).await;
         self.told.push(format!("{id}/{} by {} is {kind}: {told:?}", claimed.attempt, claimed.worker));
         let job = self.jobs.get_mut(&id).unwrap();
-        let owns = job.at == At::Runs { worker: claimed.worker } && job.token == Some(claimed.token);
+        let owns = job.at == ModelState::Runs { worker: claimed.worker } && job.token == Some(claimed.token);
         if !owns {
-            return assert_eq!(told, Told::Stale);
+            return assert_eq!(told, ReportOutcome::Stale);
         }
         let expected = match kind {
             "done" => JobState::Completed,
@@ -185,7 +185,7 @@ impl Story {
             "discarded" => JobState::Dead,
             "failed" if job.failures + 1 >= ATTEMPTS => JobState::Dead,
             again => {
-                let Told::Again(at) = told else { panic!("{told:?}") };
+                let ReportOutcome::Again(at) = told else { panic!("{told:?}") };
                 if again == "failed" {
                     job.failures += 1;
                     job.crashes = 0;
@@ -193,12 +193,12 @@ impl Story {
                 } else {
                     assert_eq!(at, now + seconds(3));
                 }
-                job.at = At::Waits(at);
+                job.at = ModelState::Waits(at);
                 return;
             }
         };
-        assert_eq!(told, Told::Ended(expected));
-        job.at = At::Ended(expected);
+        assert_eq!(told, ReportOutcome::Finished(expected));
+        job.at = ModelState::Finished(expected);
         if kind == "done" {
             *self.acknowledged.entry(id).or_default() += 1;
         }
@@ -212,15 +212,15 @@ impl Story {
         self.told.push(format!("worker {worker} beats: {heard:?}"));
         let now = self.now();
         match self.workers.get_mut(&worker) {
-            None => assert_eq!(heard, Heard::GivenUp),
+            None => assert_eq!(heard, HeartbeatOutcome::Evicted),
             Some(last) => {
                 *last = now;
-                let Heard::Alive { cancel } = heard else { panic!("it was not silent for long") };
+                let HeartbeatOutcome::Alive { cancel } = heard else { panic!("it was not silent for long") };
                 let asked: BTreeSet<_> = cancel.iter().map(|attempt| attempt.job).collect();
                 let expected: BTreeSet<_> = self
                     .jobs
                     .iter()
-                    .filter(|(_, job)| job.cancel_asked && job.at == At::Runs { worker })
+                    .filter(|(_, job)| job.cancel_asked && job.at == ModelState::Runs { worker })
                     .map(|(id, _)| *id)
                     .collect();
                 assert_eq!(asked, expected);
@@ -245,13 +245,13 @@ impl Story {
         let mut expected = 0;
         for worker in silent {
             self.workers.remove(&worker);
-            for job in self.jobs.values_mut().filter(|job| job.at == At::Runs { worker }) {
+            for job in self.jobs.values_mut().filter(|job| job.at == ModelState::Runs { worker }) {
                 expected += 1;
                 job.crashes += 1;
                 job.at = match (job.cancel_asked, job.crashes >= MAX_CRASHES) {
-                    (true, _) => At::Ended(JobState::Cancelled),
-                    (_, true) => At::Ended(JobState::Dead),
-                    _ => At::Waits(now),
+                    (true, _) => ModelState::Finished(JobState::Cancelled),
+                    (_, true) => ModelState::Finished(JobState::Dead),
+                    _ => ModelState::Waits(now),
                 };
             }
         }
@@ -266,14 +266,14 @@ impl Story {
         self.told.push(format!("{id} is taken back: {outcome:?}"));
         let job = self.jobs.get_mut(&id).unwrap();
         match job.at {
-            At::Ended(_) => assert_eq!(outcome, CancelOutcome::HadEnded),
-            At::Runs { .. } => {
-                assert_eq!(outcome, CancelOutcome::Asked);
+            ModelState::Finished(_) => assert_eq!(outcome, CancelOutcome::AlreadyEnded),
+            ModelState::Runs { .. } => {
+                assert_eq!(outcome, CancelOutcome::Requested);
                 job.cancel_asked = true;
             }
-            At::Waits(_) => {
+            ModelState::Waits(_) => {
                 assert_eq!(outcome, CancelOutcome::Cancelled);
-                job.at = At::Ended(JobState::Cancelled);
+                job.at = ModelState::Finished(JobState::Cancelled);
             }
         }
     }
@@ -286,7 +286,7 @@ impl Story {
         until("the database answers", async || self.engine.db().last_position().await.is_ok()).await;
         freeze_wal_writer(&self.engine).await;
         let mut undone = Vec::new();
-        for (id, job) in self.jobs.iter_mut().filter(|(_, job)| matches!(job.at, At::Runs { .. })) {
+        for (id, job) in self.jobs.iter_mut().filter(|(_, job)| matches!(job.at, ModelState::Runs { .. })) {
             let record = self.engine.job(*id).await;
             if record.state == JobState::Running {
                 assert_eq!(record.attempt, job.attempt);
@@ -294,7 +294,7 @@ impl Story {
             }
             assert!(matches!(record.state, JobState::Ready | JobState::Scheduled), "{:?}", record.state);
             assert_eq!(record.attempt, job.attempt - 1);
-            (job.at, job.token, job.attempt) = (At::Waits(record.run_at), None, record.attempt);
+            (job.at, job.token, job.attempt) = (ModelState::Waits(record.run_at), None, record.attempt);
             undone.push(*id);
         }
         let beats = self.engine.db().read(|q| {
@@ -314,7 +314,7 @@ impl Story {
     /// Lets the remaining workers continue until nothing is left to do.
     async fn end(&mut self) {
         for _ in 0..400 {
-            if self.jobs.values().all(|job| matches!(job.at, At::Ended(_))) {
+            if self.jobs.values().all(|job| matches!(job.at, ModelState::Finished(_))) {
                 break;
             }
             self.engine.advance(seconds(7));
@@ -325,18 +325,18 @@ impl Story {
             for claimed in running {
                 let told = self.engine.report(&claimed, done()).await;
                 let job = self.jobs.get_mut(&claimed.id).unwrap();
-                if job.at == (At::Runs { worker: claimed.worker }) && job.token == Some(claimed.token) {
-                    assert_eq!(told, Told::Ended(JobState::Completed));
-                    job.at = At::Ended(JobState::Completed);
+                if job.at == (ModelState::Runs { worker: claimed.worker }) && job.token == Some(claimed.token) {
+                    assert_eq!(told, ReportOutcome::Finished(JobState::Completed));
+                    job.at = ModelState::Finished(JobState::Completed);
                     *self.acknowledged.entry(claimed.id).or_default() += 1;
                 } else {
-                    assert_eq!(told, Told::Stale);
+                    assert_eq!(told, ReportOutcome::Stale);
                 }
             }
         }
         for (id, job) in &self.jobs {
             let record = self.engine.job(*id).await;
-            assert_eq!(At::Ended(record.state), job.at, "job {id} at the end");
+            assert_eq!(ModelState::Finished(record.state), job.at, "job {id} at the end");
             let acknowledged = self.acknowledged.get(id).copied().unwrap_or(0);
             assert_eq!(acknowledged, usize::from(record.state == JobState::Completed), "job {id}");
         }
@@ -371,7 +371,7 @@ async fn tell(engine: Engine, server: Option<PostgresServer>, stories: u64) -> u
     let seed = number("KITH_JOB_SEED", 1);
     eprintln!("{stories} stories from seed {seed} on");
     let second = engine.second().await;
-    let mut story = Story {
+    let mut story = Sequence {
         second,
         random: SeededRandom::new(seed),
         jobs: BTreeMap::new(),

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use kith_jobs::{JobState, Jobs, NewJob, OnConflict, Retention, Unique, Upkept, cancel, enqueue};
+use kith_jobs::{JobState, Jobs, NewJob, OnConflict, Retention, Unique, MaintenanceState, cancel, enqueue};
 use kith_kernel::seconds;
 use kith_store::testing::Fault;
 use kith_store::{EngineKind, Tx, contract, params};
@@ -227,9 +227,9 @@ async fn undone_claim_cannot_complete_next_claim(engine: Engine) {
     engine.db().write(undo).await.unwrap();
     let fresh = engine.claim(worker, 1).await.jobs.remove(0);
     assert_eq!((fresh.id, fresh.attempt, fresh.worker), (lost.id, lost.attempt, lost.worker));
-    assert_eq!(engine.report(&lost, done()).await, kith_jobs::Told::Stale);
+    assert_eq!(engine.report(&lost, done()).await, kith_jobs::ReportOutcome::Stale);
     assert_eq!(engine.state(id).await, JobState::Running);
-    assert_eq!(engine.report(&fresh, done()).await, kith_jobs::Told::Ended(JobState::Completed));
+    assert_eq!(engine.report(&fresh, done()).await, kith_jobs::ReportOutcome::Finished(JobState::Completed));
 }
 
 async fn maintenance_keeps_the_unique_key_of_a_new_job(engine: Engine) {
@@ -243,7 +243,7 @@ async fn maintenance_keeps_the_unique_key_of_a_new_job(engine: Engine) {
     };
     let held = hold(&engine, renew).await;
     let jobs = engine.jobs.clone();
-    let tidying = tokio::spawn(async move { jobs.upkeep(&mut Upkept::default(), Retention::DEFAULT).await });
+    let tidying = tokio::spawn(async move { jobs.upkeep(&mut MaintenanceState::default(), Retention::DEFAULT).await });
     until_blocked(&engine).await;
     held.release().await;
     tidying.await.unwrap().unwrap();

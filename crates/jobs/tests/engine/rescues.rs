@@ -1,6 +1,6 @@
 //! Recovery of jobs whose worker is gone, and of jobs that crash their workers.
 
-use kith_jobs::{JobState, Retry, Told};
+use kith_jobs::{JobState, Retry, ReportOutcome};
 use kith_kernel::seconds;
 use kith_store::contract;
 
@@ -47,7 +47,7 @@ async fn live_worker_keeps_long_running_jobs(engine: Engine) {
         assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 0);
     }
     assert_eq!(engine.numbers(5).await, [0; 0]);
-    assert_eq!(engine.report(&job, done()).await, Told::Ended(JobState::Completed));
+    assert_eq!(engine.report(&job, done()).await, ReportOutcome::Finished(JobState::Completed));
     assert_eq!(engine.job(id).await.attempt, 1);
 }
 
@@ -71,10 +71,10 @@ async fn frozen_worker_is_fenced_after_resume(engine: Engine) {
     assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 1);
     let worker = engine.worker().await;
     let fresh = engine.claim(worker, 1).await.jobs.remove(0);
-    assert_eq!(engine.jobs.beat(frozen).await.unwrap(), kith_jobs::Heard::GivenUp);
-    assert_eq!(engine.report(&late, done()).await, Told::Stale);
+    assert_eq!(engine.jobs.beat(frozen).await.unwrap(), kith_jobs::HeartbeatOutcome::Evicted);
+    assert_eq!(engine.report(&late, done()).await, ReportOutcome::Stale);
     assert_eq!(engine.state(id).await, JobState::Running);
-    assert_eq!(engine.report(&fresh, done()).await, Told::Ended(JobState::Completed));
+    assert_eq!(engine.report(&fresh, done()).await, ReportOutcome::Finished(JobState::Completed));
     assert_eq!(engine.job(id).await.attempt, 2);
 }
 
@@ -115,7 +115,7 @@ async fn other_jobs_survive_poison_job(engine: Engine) {
             engine.advance(seconds(60));
             engine.jobs.give_up_silent().await.unwrap();
         } else {
-            assert_eq!(engine.report(job, done()).await, Told::Ended(JobState::Completed));
+            assert_eq!(engine.report(job, done()).await, ReportOutcome::Finished(JobState::Completed));
             done_ones += 1;
         }
     }
@@ -208,7 +208,7 @@ async fn eviction_does_not_count_as_job_failure(engine: Engine) {
     die_with(&engine, 1).await;
     let job = engine.job(id).await;
     assert_eq!((job.state, job.failures), (JobState::Scheduled, 0));
-    assert_eq!(engine.run_next(done()).await, Some((id, Told::Ended(JobState::Completed))));
+    assert_eq!(engine.run_next(done()).await, Some((id, ReportOutcome::Finished(JobState::Completed))));
 }
 
 /// While the database is unavailable no worker can send heartbeats, so the first to recover must not evict

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kith_jobs::{
-    Claim, Done, Enqueued, JOBS_MIGRATIONS, JobError, JobId, JobRecord, JobState, Jobs, NewJob, Report, Told,
+    Claim, Done, Enqueued, JOBS_MIGRATIONS, JobError, JobId, JobRecord, JobState, Jobs, NewJob, Report, ReportOutcome,
 };
 use kith_kernel::{Ctx, ManualClock, SeededRandom, Sources, TimeOrderedIds, Timestamp};
 use kith_store::testing::{TestDatabase, postgres_url};
@@ -99,13 +99,13 @@ impl Engine {
         numbers(&self.claim(worker, most).await)
     }
 
-    pub async fn report(&self, job: &kith_jobs::Claimed, outcome: Result<Done, JobError>) -> Told {
+    pub async fn report(&self, job: &kith_jobs::ClaimedJob, outcome: Result<Done, JobError>) -> ReportOutcome {
         let report = Report { attempt: job.as_attempt(), outcome, rings: None };
         self.jobs.report(Arc::new(vec![report])).await.unwrap().remove(0)
     }
 
     /// Claims the next job and ends it with `outcome`.
-    pub async fn run_next(&self, outcome: Result<Done, JobError>) -> Option<(JobId, Told)> {
+    pub async fn run_next(&self, outcome: Result<Done, JobError>) -> Option<(JobId, ReportOutcome)> {
         let worker = self.worker().await;
         let claim = self.claim(worker, 1).await;
         let job = claim.jobs.first()?;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kith_jobs::{
-    Done, Handler, JobError, JobState, JobType, QueueShare, Retry, Run, WorkerOptions, Workers, cancel,
+    Done, Handler, JobError, JobState, JobType, QueueConcurrency, Retry, AttemptContext, WorkerOptions, Workers, cancel,
 };
 use kith_kernel::seconds;
 use kith_store::contract;
@@ -31,8 +31,8 @@ contract! {
     attempt_with_undone_claim_is_stopped
 }
 
-fn share(concurrency: usize) -> Vec<QueueShare> {
-    vec![QueueShare { queue: "default".to_owned(), concurrency }]
+fn share(concurrency: usize) -> Vec<QueueConcurrency> {
+    vec![QueueConcurrency { queue: "default".to_owned(), concurrency }]
 }
 
 async fn start(engine: &Engine, concurrency: usize, handlers: Vec<Handler>) -> Workers {
@@ -44,7 +44,7 @@ async fn start(engine: &Engine, concurrency: usize, handlers: Vec<Handler>) -> W
 async fn enqueued_jobs_are_run(engine: Engine) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let sees = Arc::clone(&seen);
-    let handler = Handler::new("work", move |run: Run| {
+    let handler = Handler::new("work", move |run: AttemptContext| {
         sees.lock().unwrap().push(run.payload.parse::<i64>().unwrap());
         async move {
             run.log("info", "here").await?;
@@ -78,7 +78,7 @@ async fn fails_alone(engine: &Engine, slots: usize, handler: Handler) {
 }
 
 async fn panicking_handler_fails_its_attempt_only(engine: Engine) {
-    let handler = Handler::new("work", |run: Run| async move {
+    let handler = Handler::new("work", |run: AttemptContext| async move {
         assert!(run.payload != "1", "on purpose");
         done()
     });
@@ -87,7 +87,7 @@ async fn panicking_handler_fails_its_attempt_only(engine: Engine) {
 
 /// Handler that panics in its closure, before it returns a future.
 fn panics_at_once() -> Handler {
-    Handler::new("work", |run: Run| {
+    Handler::new("work", |run: AttemptContext| {
         assert!(run.payload != "1", "on purpose");
         async { done() }
     })
@@ -107,7 +107,7 @@ async fn drained_handler_that_panics_fails_its_attempt(engine: Engine) {
 }
 
 async fn attempt_over_timeout_fails(engine: Engine) {
-    let handler = Handler::new("work", |_: Run| std::future::pending());
+    let handler = Handler::new("work", |_: AttemptContext| std::future::pending());
     let workers = start(&engine, 4, vec![handler]).await;
     let id = engine.enqueue(work(1).retry(Retry::NEVER).timeout(Duration::from_millis(50))).await.id;
     until("it is given up", async || engine.state(id).await == JobState::Dead).await;
@@ -116,7 +116,7 @@ async fn attempt_over_timeout_fails(engine: Engine) {
 }
 
 async fn running_attempt_is_cancelled_on_request(engine: Engine) {
-    let handler = Handler::new("work", |mut run: Run| async move {
+    let handler = Handler::new("work", |mut run: AttemptContext| async move {
         run.cancelled().await;
         Err(JobError::Cancelled)
     });
@@ -134,7 +134,7 @@ async fn stop_waits_for_running_and_returns_unstarted_jobs(engine: Engine) {
     let (go, gone) = tokio::sync::watch::channel(false);
     let started = Arc::new(AtomicUsize::new(0));
     let counts = Arc::clone(&started);
-    let handler = Handler::new("work", move |_: Run| {
+    let handler = Handler::new("work", move |_: AttemptContext| {
         let mut gone = gone.clone();
         counts.fetch_add(1, Ordering::SeqCst);
         async move {
@@ -188,7 +188,7 @@ async fn start_without_grace(
 async fn handlers_over_grace_are_cancelled_and_jobs_returned(engine: Engine) {
     let (started, told) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (starts, tells) = (Arc::clone(&started), Arc::clone(&told));
-    let handler = Handler::new("work", move |mut run: Run| {
+    let handler = Handler::new("work", move |mut run: AttemptContext| {
         let (starts, tells) = (Arc::clone(&starts), Arc::clone(&tells));
         async move {
             starts.fetch_add(1, Ordering::SeqCst);
@@ -216,7 +216,7 @@ async fn handlers_over_grace_are_cancelled_and_jobs_returned(engine: Engine) {
 async fn handler_ignoring_cancel_is_dropped_and_job_returned(engine: Engine) {
     let (started, dropped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (starts, drops) = (Arc::clone(&started), Arc::clone(&dropped));
-    let handler = Handler::new("work", move |_: Run| {
+    let handler = Handler::new("work", move |_: AttemptContext| {
         let (starts, drops) = (Arc::clone(&starts), Dropped(Arc::clone(&drops)));
         async move {
             let _drops = drops;
@@ -260,7 +260,7 @@ async fn two_nodes_run_each_job_once(engine: Engine) {
     let runs: Arc<Mutex<HashMap<i64, usize>>> = Arc::default();
     let handler = || {
         let runs = Arc::clone(&runs);
-        Handler::new("work", move |run: Run| {
+        Handler::new("work", move |run: AttemptContext| {
             *runs.lock().unwrap().entry(run.id).or_default() += 1;
             async { done() }
         })
@@ -289,7 +289,7 @@ async fn two_nodes_run_each_job_once(engine: Engine) {
 async fn attempt_with_undone_claim_is_stopped(engine: Engine) {
     let stopped = Arc::new(AtomicUsize::new(0));
     let stops = Arc::clone(&stopped);
-    let handler = Handler::new("work", move |mut run: Run| {
+    let handler = Handler::new("work", move |mut run: AttemptContext| {
         let stops = Arc::clone(&stops);
         async move {
             if stops.load(Ordering::SeqCst) == 0 {
@@ -322,7 +322,7 @@ async fn queued_attempts_of_evicted_worker_do_not_start(engine: Engine) {
     let (go, gone) = tokio::sync::watch::channel(false);
     let starts: Arc<Mutex<Vec<(i64, i64)>>> = Arc::default();
     let starting = Arc::clone(&starts);
-    let blocks = Handler::new("block", move |mut run: Run| {
+    let blocks = Handler::new("block", move |mut run: AttemptContext| {
         let mut gone = gone.clone();
         starting.lock().unwrap().push((run.id, run.attempt));
         async move {
@@ -332,7 +332,7 @@ async fn queued_attempts_of_evicted_worker_do_not_start(engine: Engine) {
             }
         }
     });
-    let quick = Handler::new("work", |_: Run| async { done() });
+    let quick = Handler::new("work", |_: AttemptContext| async { done() });
     let workers = start(&engine, AT_ONCE, vec![blocks, quick]).await;
     // A queue with short jobs is claimed ahead.
     let block = |n: i64| kith_jobs::NewJob::new("default", "block", n.to_string());
@@ -361,7 +361,7 @@ async fn queued_attempts_of_evicted_worker_do_not_start(engine: Engine) {
 
 /// Regression test for solid_queue#385 and bullmq#1658: the database does not respond for a moment.
 async fn database_outage_delays_but_loses_no_job(engine: Engine) {
-    let handler = Handler::new("work", |_: Run| async { done() });
+    let handler = Handler::new("work", |_: AttemptContext| async { done() });
     let workers = start(&engine, 5, vec![handler]).await;
     for n in 0..60 {
         if n % 6 == 0 {

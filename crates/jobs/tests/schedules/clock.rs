@@ -7,7 +7,7 @@ use kith_jobs::schedules::{Missed, Plan, Spec};
 use kith_kernel::{Timestamp, days, hours, minutes, seconds};
 use kith_store::contract;
 
-use crate::support::{World, at, plan};
+use crate::support::{TestContext, at, plan};
 
 contract! {
     daily_schedule_runs_once_on_days_of_clock_change
@@ -16,7 +16,7 @@ contract! {
 }
 
 /// Regression test for bull#2207 and node-cron#563.
-async fn daily_schedule_runs_once_on_days_of_clock_change(world: World) {
+async fn daily_schedule_runs_once_on_days_of_clock_change(world: TestContext) {
     world.add("daily", Plan { zone: "Europe/Vienna".to_owned(), ..plan("30 2 * * *") }).await;
     let start = at("2027-03-27T12:00:00Z");
     world.node.clock.set(start);
@@ -31,7 +31,7 @@ async fn daily_schedule_runs_once_on_days_of_clock_change(world: World) {
     assert_eq!(world.times("daily").await[known..], ["2027-10-31T00:30Z", "2027-11-01T01:30Z"]);
 }
 
-async fn every_counts_elapsed_time_through_clock_change(world: World) {
+async fn every_counts_elapsed_time_through_clock_change(world: TestContext) {
     world.node.clock.set(at("2027-03-27T23:15:00Z"));
     world.add("period", Plan { zone: "Europe/Vienna".to_owned(), ..plan("@every 45m") }).await;
     world.node.live_until(at("2027-03-28T02:30:00Z"), minutes(5)).await;
@@ -46,7 +46,7 @@ const POLICIES: [(&str, Missed, i64); 3] =
     [("skip", Missed::Skip, 100), ("latest", Missed::Latest, 100), ("all", Missed::All, 5)];
 
 /// DRV-09: the runs after each clock jump against the documented policy.
-async fn clock_jumps_follow_missed_policy(world: World) {
+async fn clock_jumps_follow_missed_policy(world: TestContext) {
     let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
     let policies = SCHEDULES.iter().flat_map(|schedule| POLICIES.map(|policy| (*schedule, policy)));
     let all: Vec<_> = names.into_iter().zip(policies).collect();

@@ -5,7 +5,7 @@ use kith_jobs::schedules::{self, Missed, Overlap, Plan, ScheduleError};
 use kith_kernel::{days, hours, minutes};
 use kith_store::contract;
 
-use crate::support::{World, at, plan};
+use crate::support::{TestContext, at, plan};
 
 contract! {
     paused_occurrences_are_not_missed
@@ -19,7 +19,7 @@ contract! {
     old_occurrences_are_removed_after_a_thousand
 }
 
-async fn paused_occurrences_are_not_missed(world: World) {
+async fn paused_occurrences_are_not_missed(world: TestContext) {
     world.add("hourly", Plan { missed: Missed::All, ..plan("0 * * * *") }).await;
     let paused = world.write(|tx, ctx| schedules::set_paused(tx, ctx, "hourly", true)).await.unwrap();
     assert_eq!((paused.paused, paused.revision), (true, 2));
@@ -32,7 +32,7 @@ async fn paused_occurrences_are_not_missed(world: World) {
     assert_eq!(again.revision, 3, "it was not paused");
 }
 
-async fn run_now_works_at_any_time(world: World) {
+async fn run_now_works_at_any_time(world: TestContext) {
     world.add("yearly", Plan { overlap: Overlap::Skip, ..plan("@yearly") }).await;
     world.write(|tx, ctx| schedules::set_paused(tx, ctx, "yearly", true)).await.unwrap();
     let mut jobs = Vec::new();
@@ -47,7 +47,7 @@ async fn run_now_works_at_any_time(world: World) {
     assert!(matches!(unknown, Err(ScheduleError::Unknown)));
 }
 
-async fn backfill_runs_past_occurrences_once_in_order(world: World) {
+async fn backfill_runs_past_occurrences_once_in_order(world: TestContext) {
     world.add("daily", Plan { overlap: Overlap::Queue, missed: Missed::Skip, ..plan("0 3 * * *") }).await;
     world.node.tick_at(at("2027-03-22T03:00:00Z")).await;
     world.node.tick_at(at("2027-03-26T12:00:00Z")).await;
@@ -63,7 +63,7 @@ async fn backfill_runs_past_occurrences_once_in_order(world: World) {
     assert_eq!(world.find("daily").await.unwrap().next_at, Some(at("2027-03-27T03:00:00Z")));
 }
 
-async fn a_backfill_is_bounded(world: World) {
+async fn a_backfill_is_bounded(world: TestContext) {
     world.add("often", plan("* * * * *")).await;
     for (from, to) in
         [("2027-03-01T00:00:00Z", "2027-03-20T00:00:00Z"), ("2027-03-21T00:00:00Z", "2027-03-21T00:01:00Z")]
@@ -77,7 +77,7 @@ async fn a_backfill_is_bounded(world: World) {
     assert_eq!(most.jobs.len(), 1_000);
 }
 
-async fn a_schedule_runs_within_its_limits(world: World) {
+async fn a_schedule_runs_within_its_limits(world: TestContext) {
     let limits = Plan {
         starts_at: Some(at("2027-03-21T03:00:00Z")),
         ends_at: Some(at("2027-03-21T05:00:00Z")),
@@ -92,7 +92,7 @@ async fn a_schedule_runs_within_its_limits(world: World) {
     assert!(matches!(over, Err(ScheduleError::Over)));
 }
 
-async fn changed_plan_with_same_times_keeps_progress(world: World) {
+async fn changed_plan_with_same_times_keeps_progress(world: TestContext) {
     world.add("period", plan("@every 10h")).await;
     world.node.clock.set(at("2027-03-21T09:00:30Z"));
     let change = |tx: &kith_store::Tx<'_>, ctx: &kith_kernel::Ctx| {
@@ -113,7 +113,7 @@ async fn changed_plan_with_same_times_keeps_progress(world: World) {
     assert_eq!(changed.await.unwrap().next_at, Some(at("2027-03-21T14:00:30Z")));
 }
 
-async fn invalid_schedule_is_rejected(world: World) {
+async fn invalid_schedule_is_rejected(world: TestContext) {
     let create = |name: &'static str, plan: Plan| {
         world.write(move |tx, ctx| schedules::create(tx, ctx, name, plan.clone(), false))
     };
@@ -137,7 +137,7 @@ async fn invalid_schedule_is_rejected(world: World) {
     assert_eq!(world.names().await, ["a"]);
 }
 
-async fn deleted_schedule_stops_and_frees_name(world: World) {
+async fn deleted_schedule_stops_and_frees_name(world: TestContext) {
     world.add("hourly", plan("0 * * * *")).await;
     world.node.tick_at(at("2027-03-21T01:00:00Z")).await;
     let refused = world.write(|tx, ctx| schedules::delete(tx, ctx, "hourly", Some(9))).await;
@@ -151,7 +151,7 @@ async fn deleted_schedule_stops_and_frees_name(world: World) {
     assert_eq!(world.times("hourly").await, ["2027-03-21T03:00Z"]);
 }
 
-async fn old_occurrences_are_removed_after_a_thousand(world: World) {
+async fn old_occurrences_are_removed_after_a_thousand(world: TestContext) {
     world.add("often", Plan { missed: Missed::All, missed_cap: 700, ..plan("* * * * *") }).await;
     world.node.tick_at(at("2027-03-22T00:00:30Z")).await;
     world.node.tick_at(at("2027-03-23T00:00:30Z")).await;

@@ -1,10 +1,10 @@
 //! Schedules declared in code.
 
-use kith_jobs::schedules::{self, Declared, DeclaredSchedule, ScheduleError};
+use kith_jobs::schedules::{self, DeclaredChanges, DeclaredSchedule, ScheduleError};
 use kith_kernel::{hours, minutes};
 use kith_store::contract;
 
-use crate::support::{KIND, QUEUE, World, at, plan};
+use crate::support::{KIND, QUEUE, TestContext, at, plan};
 
 contract! {
     undeclared_schedule_stops
@@ -29,31 +29,31 @@ fn texts(names: &[&str]) -> Vec<String> {
 }
 
 /// Regression test for hatchet#410.
-async fn undeclared_schedule_stops(world: World) {
+async fn undeclared_schedule_stops(world: TestContext) {
     let done = world.declare(BOTH).await;
     assert_eq!(done.added, texts(&["tests.dropped", "tests.kept"]));
     world.node.tick_at(at("2027-03-21T01:00:00Z")).await;
     assert_eq!(
         world.declare(UNCHANGED).await,
-        Declared { removed: texts(&["tests.dropped"]), ..Declared::default() }
+        DeclaredChanges { removed: texts(&["tests.dropped"]), ..DeclaredChanges::default() }
     );
     assert_eq!(world.names().await, ["tests.kept"]);
     assert_eq!(world.node.tick_at(at("2027-03-21T02:00:00Z")).await.jobs, 0, "the first run has not ended");
     world.work().await;
     assert_eq!(world.node.tick_at(at("2027-03-21T03:00:00Z")).await.jobs, 1);
     assert_eq!(world.declare(&[]).await.removed, texts(&["tests.kept"]));
-    assert_eq!(world.node.tick_at(at("2027-03-21T04:00:00Z")).await, schedules::Ticked::default());
+    assert_eq!(world.node.tick_at(at("2027-03-21T04:00:00Z")).await, schedules::TickResult::default());
 }
 
-async fn unchanged_schedule_keeps_progress_and_pause(world: World) {
+async fn unchanged_schedule_keeps_progress_and_pause(world: TestContext) {
     world.declare(UNCHANGED).await;
     let made = world.find("tests.kept").await.unwrap();
     assert_eq!((&*made.owner, made.is_declared), ("module:tests", true));
     // A deployment while a run is due does not lose it.
     world.node.clock.set(at("2027-03-21T01:00:10Z"));
-    assert_eq!(world.declare(UNCHANGED).await, Declared::default());
+    assert_eq!(world.declare(UNCHANGED).await, DeclaredChanges::default());
     let done = world.declare(OTHERWISE).await;
-    assert_eq!(done, Declared { changed: texts(&["tests.kept"]), ..Declared::default() });
+    assert_eq!(done, DeclaredChanges { changed: texts(&["tests.kept"]), ..DeclaredChanges::default() });
     assert_eq!(world.node.tick_at(at("2027-03-21T01:00:20Z")).await.jobs, 1);
     let job = world.runs("tests.kept").await.remove(0).1.unwrap();
     assert_eq!((&*job.payload, job.timeout), ("{\"n\":2}", minutes(5)));
@@ -64,7 +64,7 @@ async fn unchanged_schedule_keeps_progress_and_pause(world: World) {
     assert_eq!(world.node.tick_at(at("2027-03-21T02:00:20Z")).await.jobs, 0);
 }
 
-async fn changed_time_is_planned_from_now(world: World) {
+async fn changed_time_is_planned_from_now(world: TestContext) {
     world.declare(UNCHANGED).await;
     world.node.clock.set(at("2027-03-21T05:10:00Z"));
     world.declare(LATER).await;
@@ -72,9 +72,9 @@ async fn changed_time_is_planned_from_now(world: World) {
     assert_eq!(world.find("tests.kept").await.unwrap().next_at, Some(at("2027-03-21T05:30:00Z")));
 }
 
-async fn user_schedule_is_not_overwritten_by_declaration(world: World) {
+async fn user_schedule_is_not_overwritten_by_declaration(world: TestContext) {
     world.add("tests.kept", plan("0 * * * *")).await;
-    assert_eq!(world.declare(UNCHANGED).await, Declared::default());
+    assert_eq!(world.declare(UNCHANGED).await, DeclaredChanges::default());
     assert!(!world.find("tests.kept").await.unwrap().is_declared);
     world.declare(BOTH).await;
     let refused = world.write(|tx, ctx| schedules::delete(tx, ctx, "tests.dropped", None)).await;
@@ -85,7 +85,7 @@ async fn user_schedule_is_not_overwritten_by_declaration(world: World) {
     assert_eq!(world.names().await, ["tests.kept"]);
 }
 
-async fn concurrent_nodes_declare_same_schedules(world: World) {
+async fn concurrent_nodes_declare_same_schedules(world: TestContext) {
     let nodes = [world.another().await, world.another().await, world.another().await];
     for declared in [BOTH, UNCHANGED, BOTH, LATER] {
         let all = nodes.iter().chain(&nodes).map(|node| node.jobs.declare(vec![("tests", declared)]));

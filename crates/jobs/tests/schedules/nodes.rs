@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use kith_jobs::schedules::{DeclaredSchedule, Missed, Plan};
-use kith_jobs::{Done, Handler, JobError, QueueShare, WorkerOptions, Workers};
+use kith_jobs::{Done, Handler, JobError, QueueConcurrency, WorkerOptions, Workers};
 use kith_kernel::{days, hours, minutes, seconds};
 use kith_store::contract;
 use kith_store::testing::Fault;
 
-use crate::support::{KIND, QUEUE, World, at, plan};
+use crate::support::{KIND, QUEUE, TestContext, at, plan};
 
 contract! {
     concurrent_ticks_run_occurrence_once
@@ -23,7 +23,7 @@ contract! {
     workers_run_scheduled_jobs
 }
 
-async fn concurrent_ticks_run_occurrence_once(world: World) {
+async fn concurrent_ticks_run_occurrence_once(world: TestContext) {
     world.add("every.minute", plan("* * * * *")).await;
     world.add("every.second", plan("@every 1s")).await;
     let nodes = [world.another().await, world.another().await, world.another().await];
@@ -38,7 +38,7 @@ async fn concurrent_ticks_run_occurrence_once(world: World) {
 }
 
 /// Regression test for db-scheduler#364.
-async fn nodes_with_clock_skew_run_occurrence_once(world: World) {
+async fn nodes_with_clock_skew_run_occurrence_once(world: TestContext) {
     world.add("every.minute", plan("* * * * *")).await;
     for skew in [Duration::from_millis(700), seconds(45), minutes(2), minutes(30)] {
         let before = world.count_jobs().await;
@@ -62,7 +62,7 @@ async fn nodes_with_clock_skew_run_occurrence_once(world: World) {
 }
 
 /// Regression test for sidekiq#6804 and pg-boss#914.
-async fn occurrence_is_run_after_node_stops(world: World) {
+async fn occurrence_is_run_after_node_stops(world: TestContext) {
     world.add("daily", Plan { missed: Missed::Skip, ..plan("0 2 * * *") }).await;
     let first = world.another().await;
     assert_eq!(first.tick_at(at("2027-03-21T01:59:59Z")).await.next_at, Some(at("2027-03-21T02:00:00Z")));
@@ -74,7 +74,7 @@ async fn occurrence_is_run_after_node_stops(world: World) {
 }
 
 /// Regression test for pg-boss#914.
-async fn occurrence_survives_failed_transaction(world: World) {
+async fn occurrence_survives_failed_transaction(world: TestContext) {
     world.add("hourly", plan("0 * * * *")).await;
     let mut due = at("2027-03-21T00:00:00Z");
     let faults = (1..=8).map(|at_statement| Fault::ConnectionLost { at_statement });
@@ -95,7 +95,7 @@ async fn occurrence_survives_failed_transaction(world: World) {
 }
 
 /// Regression test for bullmq#1658.
-async fn database_outage_delays_run_by_its_length_only(world: World) {
+async fn database_outage_delays_run_by_its_length_only(world: TestContext) {
     world.add("every.minute", plan("* * * * *")).await;
     world.node.tick_at(at("2027-03-21T00:01:00Z")).await;
     for second in [0, 1, 2, 3] {
@@ -118,7 +118,7 @@ static WEEKLY_SLOWER: &[DeclaredSchedule] = &[DeclaredSchedule {
 }];
 
 /// Regression test for river#791.
-async fn weekly_run_survives_frequent_deployments(world: World) {
+async fn weekly_run_survives_frequent_deployments(world: TestContext) {
     for day in 0..56_u64 {
         // A deployment each noon, with a changed schedule every other day, and an hour of downtime.
         let noon = at("2027-03-21T12:00:00Z") + days(day);
@@ -133,7 +133,7 @@ async fn weekly_run_survives_frequent_deployments(world: World) {
 }
 
 /// Regression test for river#1035.
-async fn downtime_causes_no_burst_of_runs(world: World) {
+async fn downtime_causes_no_burst_of_runs(world: TestContext) {
     let with = |missed, missed_cap| Plan { missed, missed_cap, ..plan("*/10 * * * *") };
     world.add("skip", with(Missed::Skip, 100)).await;
     world.add("latest", with(Missed::Latest, 100)).await;
@@ -148,7 +148,7 @@ async fn downtime_causes_no_burst_of_runs(world: World) {
     assert_eq!(world.times("skip").await, ["2027-04-20T00:10Z"]);
 }
 
-async fn invalid_schedule_does_not_block_others(world: World) {
+async fn invalid_schedule_does_not_block_others(world: TestContext) {
     world.add("a", plan("0 * * * *")).await;
     world.add("b", plan("0 * * * *")).await;
     let spoil = "UPDATE job_schedules SET zone = 'Europe/Atlantis' WHERE name = 'a'";
@@ -157,7 +157,7 @@ async fn invalid_schedule_does_not_block_others(world: World) {
     assert_eq!(world.times("b").await, ["2027-03-21T01:00Z"]);
 }
 
-async fn workers_run_scheduled_jobs(world: World) {
+async fn workers_run_scheduled_jobs(world: TestContext) {
     let jobs = world.awake();
     world.add("every.second", plan("@every 1s")).await;
     let (ran, mut runs) = tokio::sync::mpsc::unbounded_channel();
@@ -165,7 +165,7 @@ async fn workers_run_scheduled_jobs(world: World) {
         let told = ran.send(run.id);
         async move { told.map(|()| Done::default()).map_err(JobError::retry) }
     });
-    let share = QueueShare { queue: QUEUE.to_owned(), concurrency: 2 };
+    let share = QueueConcurrency { queue: QUEUE.to_owned(), concurrency: 2 };
     let workers =
         Workers::start(&jobs, vec![handler], WorkerOptions::new("tester", vec![share])).await.unwrap();
     // The schedule is in 2027; by the machine's clock its runs are all in the future or missed.

@@ -1,11 +1,11 @@
 //! Overlapping runs of a schedule, and jitter.
 
 use kith_jobs::schedules::{Overlap, Plan};
-use kith_jobs::{Claimed, JobState};
+use kith_jobs::{ClaimedJob, JobState};
 use kith_kernel::{hours, minutes, seconds};
 use kith_store::contract;
 
-use crate::support::{QUEUE, World, at, plan};
+use crate::support::{QUEUE, TestContext, at, plan};
 
 contract! {
     overlap_policies_allow_skip_and_queue
@@ -14,16 +14,16 @@ contract! {
     jitter_only_delays_run
 }
 
-async fn claim(world: &World) -> Vec<Claimed> {
+async fn claim(world: &TestContext) -> Vec<ClaimedJob> {
     let worker = world.node.jobs.register("tester", false, hours(1)).await.unwrap();
     world.node.jobs.claim(QUEUE, worker, 100).await.unwrap().jobs
 }
 
-async fn states(world: &World, name: &'static str) -> Vec<Option<JobState>> {
+async fn states(world: &TestContext, name: &'static str) -> Vec<Option<JobState>> {
     world.runs(name).await.into_iter().map(|(_, job)| job.map(|job| job.state)).collect()
 }
 
-async fn overlap_policies_allow_skip_and_queue(world: World) {
+async fn overlap_policies_allow_skip_and_queue(world: TestContext) {
     let with = |overlap| Plan { overlap, ..plan("0 * * * *") };
     world.add("allow", with(Overlap::Allow)).await;
     world.add("skip", with(Overlap::Skip)).await;
@@ -41,7 +41,7 @@ async fn overlap_policies_allow_skip_and_queue(world: World) {
     assert_eq!(states(&world, "queue").await[3], ready);
 }
 
-async fn cancel_policy_ends_older_run_first(world: World) {
+async fn cancel_policy_ends_older_run_first(world: TestContext) {
     world.add("cancel", Plan { overlap: Overlap::Cancel, ..plan("0 * * * *") }).await;
     world.node.tick_at(at("2027-03-21T01:00:00Z")).await;
     world.node.tick_at(at("2027-03-21T02:00:00Z")).await;
@@ -60,7 +60,7 @@ async fn cancel_policy_ends_older_run_first(world: World) {
     assert_eq!(claim(&world).await.len(), 1);
 }
 
-async fn queue_policy_keeps_at_most_a_hundred_waiting(world: World) {
+async fn queue_policy_keeps_at_most_a_hundred_waiting(world: TestContext) {
     world.add("queue", Plan { overlap: Overlap::Queue, ..plan("* * * * *") }).await;
     world.node.live_until(at("2027-03-21T02:00:00Z"), minutes(1)).await;
     let states = states(&world, "queue").await;
@@ -69,7 +69,7 @@ async fn queue_policy_keeps_at_most_a_hundred_waiting(world: World) {
     assert_eq!(world.work().await, 100);
 }
 
-async fn jitter_only_delays_run(world: World) {
+async fn jitter_only_delays_run(world: TestContext) {
     world.add("jitter", Plan { jitter: minutes(5), ..plan("0 * * * *") }).await;
     for hour in 1..=20 {
         world.node.tick_at(at("2027-03-21T00:00:00Z") + hours(hour)).await;

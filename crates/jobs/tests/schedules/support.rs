@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kith_jobs::schedules::{
-    Backfilled, Declared, DeclaredSchedule, Plan, Schedule, ScheduleError, ScheduleFilter, Ticked,
+    BackfillResult, DeclaredChanges, DeclaredSchedule, Plan, Schedule, ScheduleError, ScheduleFilter, TickResult,
     list_schedules,
 };
 use kith_jobs::{Done, Handler, JOBS_MIGRATIONS, JobRecord, Jobs, schedules};
@@ -21,7 +21,7 @@ pub const QUEUE: &str = "tests";
 pub const KIND: &str = "test.run";
 
 /// Fixture passed to each scenario.
-pub type Fixture = World;
+pub type Fixture = TestContext;
 
 /// Process with its own clock.
 pub struct Node {
@@ -42,7 +42,7 @@ impl Node {
         Self { jobs: Jobs::new(db, sources), clock }
     }
 
-    pub async fn tick_at(&self, now: Timestamp) -> Ticked {
+    pub async fn tick_at(&self, now: Timestamp) -> TickResult {
         self.clock.set(now);
         self.jobs.tick().await.unwrap()
     }
@@ -61,12 +61,12 @@ fn modules() -> Vec<ModuleMigrations> {
     vec![STORE_MIGRATIONS, JOBS_MIGRATIONS]
 }
 
-pub struct World {
+pub struct TestContext {
     pub node: Node,
     pub database: TestDatabase,
 }
 
-impl World {
+impl TestContext {
     pub async fn sqlite() -> Self {
         Self::on(TestDatabase::migrated_sqlite(modules()).await.unwrap()).await
     }
@@ -112,7 +112,7 @@ impl World {
         self.write(move |tx, ctx| schedules::create(tx, ctx, name, plan.clone(), false)).await.unwrap()
     }
 
-    pub async fn declare(&self, declared: &'static [DeclaredSchedule]) -> Declared {
+    pub async fn declare(&self, declared: &'static [DeclaredSchedule]) -> DeclaredChanges {
         self.node.jobs.declare(vec![("tests", declared)]).await.unwrap()
     }
 
@@ -121,7 +121,7 @@ impl World {
         name: &'static str,
         from: &str,
         to: &str,
-    ) -> Result<Backfilled, ScheduleError> {
+    ) -> Result<BackfillResult, ScheduleError> {
         let (from, to) = (at(from), at(to));
         self.write(move |tx, ctx| schedules::backfill(tx, ctx, name, from, to)).await
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use kith_jobs::{DURATION_BUCKETS_MS, Jobs, Sample, Total};
+use kith_jobs::{DURATION_BUCKETS_MS, Jobs, QueueSample, JobTotals};
 use kith_kernel::{Clock as _, SystemClock};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -26,7 +26,7 @@ impl Collector for JobMetrics {
         // A queue that had attempts and is empty now is included with zero values.
         for (queue, ..) in &totals {
             if samples.iter().all(|one| one.queue != *queue) {
-                samples.push(Sample::empty(queue));
+                samples.push(QueueSample::empty(queue));
             }
         }
         encode_depths(&mut to, &samples)?;
@@ -36,7 +36,7 @@ impl Collector for JobMetrics {
     }
 }
 
-fn encode_depths(to: &mut DescriptorEncoder<'_>, samples: &[Sample]) -> fmt::Result {
+fn encode_depths(to: &mut DescriptorEncoder<'_>, samples: &[QueueSample]) -> fmt::Result {
     let mut all = to.encode_descriptor("jobs", "Jobs by queue and state", None, MetricType::Gauge)?;
     for one in samples {
         let states = [
@@ -53,7 +53,7 @@ fn encode_depths(to: &mut DescriptorEncoder<'_>, samples: &[Sample]) -> fmt::Res
     Ok(())
 }
 
-fn encode_oldest(to: &mut DescriptorEncoder<'_>, samples: &[Sample]) -> fmt::Result {
+fn encode_oldest(to: &mut DescriptorEncoder<'_>, samples: &[QueueSample]) -> fmt::Result {
     let help = "Waiting time of the oldest runnable job; 0 if none waits";
     let mut all = to.encode_descriptor("jobs_oldest_runnable_seconds", help, None, MetricType::Gauge)?;
     let now = SystemClock.now();
@@ -65,7 +65,7 @@ fn encode_oldest(to: &mut DescriptorEncoder<'_>, samples: &[Sample]) -> fmt::Res
     Ok(())
 }
 
-fn encode_attempts(to: &mut DescriptorEncoder<'_>, totals: &[(String, String, Total)]) -> fmt::Result {
+fn encode_attempts(to: &mut DescriptorEncoder<'_>, totals: &[(String, String, JobTotals)]) -> fmt::Result {
     let help = "Attempts of this process by outcome";
     let mut all = to.encode_descriptor("jobs_attempts", help, None, MetricType::Counter)?;
     for (queue, kind, total) in totals {
@@ -95,7 +95,7 @@ fn encode_attempts(to: &mut DescriptorEncoder<'_>, totals: &[(String, String, To
     Ok(())
 }
 
-fn encode_durations(to: &mut DescriptorEncoder<'_>, totals: &[(String, String, Total)]) -> fmt::Result {
+fn encode_durations(to: &mut DescriptorEncoder<'_>, totals: &[(String, String, JobTotals)]) -> fmt::Result {
     let help = "Duration of attempts of this process";
     let mut all = to.encode_descriptor("jobs_duration_seconds", help, None, MetricType::Histogram)?;
     for (queue, kind, total) in totals {

@@ -12,12 +12,12 @@ use tokio::sync::Notify;
 use tokio_postgres::AsyncMessage;
 
 use super::Shared;
-use super::link::{Frame, Link, Session};
+use super::link::{TransactionMode, Link, Session};
 use crate::stats::StoreStats;
 use crate::threads::Threads;
 use crate::tx::Session as AnySession;
 use crate::{Error, Query, outbox};
-use lead::Lead;
+use lead::LeaderState;
 
 /// Maximum wait before looking for unannounced work, and between attempts to take the sequencer's lock.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -71,7 +71,7 @@ struct Direct<'s> {
     link: Link,
     /// Signalled when another node has announced new work.
     heard: Arc<Notify>,
-    lead: Option<Lead>,
+    lead: Option<LeaderState>,
     /// Time of the last attempt to become the sequencer.
     campaigned: Instant,
 }
@@ -150,20 +150,20 @@ impl<'s> Direct<'s> {
         self.link.batch(sql).map_err(Error::unavailable)
     }
 
-    fn query(&self, frame: Frame) -> Query<'_> {
+    fn query(&self, frame: TransactionMode) -> Query<'_> {
         Query::new(AnySession::Postgres(Session::new(&self.link, frame)))
     }
 
     /// Returns the last assigned position.
     fn position(&self) -> Result<i64, Error> {
-        outbox::heads(&self.query(Frame::Plain)).map(|heads| heads.position)
+        outbox::heads(&self.query(TransactionMode::Plain)).map(|heads| heads.position)
     }
 
     /// Tries to become the sequencer.
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
     fn campaign(&mut self) -> Result<(), Error> {
         self.campaigned = Instant::now();
-        let q = self.query(Frame::Plain);
+        let q = self.query(TransactionMode::Plain);
         let tried = q.one(TRY_LOCK, &[], |row| Ok((row.get::<bool>(0)?, row.get::<bool>(1)?)))?;
         let (is_leader, read_only) = tried.unwrap_or_default();
         refuse_if(read_only)?;

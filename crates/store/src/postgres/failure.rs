@@ -7,35 +7,35 @@ use crate::error::Cause;
 
 /// Kind of failure, which decides whether a retry can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum FailureKind {
     /// Deadlock or serialization failure. A retry can succeed.
     Conflict,
     /// The connection was lost.
     ConnectionLost,
     /// Permanent: a retry would fail in the same way.
-    Lasting,
+    Permanent,
 }
 
 /// Reason why a statement has no result.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// Error reported by the server or by the connection.
-    Said(tokio_postgres::Error),
+    Reported(tokio_postgres::Error),
     /// The server did not respond in time.
-    Silent,
+    NoResponse,
 }
 
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
-        Self::Said(error)
+        Self::Reported(error)
     }
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Said(error) => f.write_str(&describe(error)),
-            Self::Silent => f.write_str("the server does not respond"),
+            Self::Reported(error) => f.write_str(&describe(error)),
+            Self::NoResponse => f.write_str("the server does not respond"),
         }
     }
 }
@@ -62,34 +62,34 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
 
 /// Maps a PostgreSQL error (SQLSTATE, appendix A of the manual) to the error for the caller and the kind of
 /// failure. `writes` is true for a connection to a server that accepted writes.
-pub(super) fn classify(failure: &Failure, writes: bool) -> (Error, Trouble) {
+pub(super) fn classify(failure: &Failure, writes: bool) -> (Error, FailureKind) {
     let text = failure.to_string();
-    let Failure::Said(error) = failure else {
-        return (Error::unavailable(text), Trouble::ConnectionLost);
+    let Failure::Reported(error) = failure else {
+        return (Error::unavailable(text), FailureKind::ConnectionLost);
     };
     let Some(code) = error.code() else {
         let lost = error.is_closed()
             || std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>());
-        let trouble = if lost { Trouble::ConnectionLost } else { Trouble::Lasting };
+        let trouble = if lost { FailureKind::ConnectionLost } else { FailureKind::Permanent };
         return (if lost { Error::unavailable(text) } else { Error::fault(text) }, trouble);
     };
     match code.code().get(..2) {
         _ if *code == SqlState::T_R_DEADLOCK_DETECTED || *code == SqlState::T_R_SERIALIZATION_FAILURE => {
-            (Error::unavailable(text), Trouble::Conflict)
+            (Error::unavailable(text), FailureKind::Conflict)
         }
         _ if *code == SqlState::QUERY_CANCELED || *code == SqlState::LOCK_NOT_AVAILABLE => {
-            (Error::DeadlinePassed, Trouble::Lasting)
+            (Error::DeadlinePassed, FailureKind::Permanent)
         }
         // The server has become read-only, and nothing was changed. Another server may accept writes.
         _ if writes && *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
-            (Error::unavailable(text), Trouble::ConnectionLost)
+            (Error::unavailable(text), FailureKind::ConnectionLost)
         }
         // Another node changed the schema after the statement was prepared; a new connection prepares it
         // again.
-        Some("0A" | "26") => (Error::fault(text), Trouble::ConnectionLost),
-        Some("08" | "57") => (Error::unavailable(text), Trouble::ConnectionLost),
-        Some("53" | "58" | "25") => (Error::unavailable(text), Trouble::Lasting),
-        Some("23") => (Error::Constraint(Cause::new(text)), Trouble::Lasting),
-        _ => (Error::fault(text), Trouble::Lasting),
+        Some("0A" | "26") => (Error::fault(text), FailureKind::ConnectionLost),
+        Some("08" | "57") => (Error::unavailable(text), FailureKind::ConnectionLost),
+        Some("53" | "58" | "25") => (Error::unavailable(text), FailureKind::Permanent),
+        Some("23") => (Error::Constraint(Cause::new(text)), FailureKind::Permanent),
+        _ => (Error::fault(text), FailureKind::Permanent),
     }
 }

@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use tokio_postgres::{AsyncMessage, Client, Statement};
 
 use super::connect;
-use super::failure::{Failure, Trouble, classify, unknown};
+use super::failure::{Failure, FailureKind, classify, unknown};
 use super::settings::Settings;
 use crate::audit::{self, AuditDetails, AuditEntry};
 use crate::events::Event;
@@ -106,10 +106,10 @@ impl Link {
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, Failure> {
         match self.runtime.block_on(async { tokio::time::timeout(self.silence.get(), answer).await }) {
-            Ok(answered) => answered.map_err(Failure::Said),
+            Ok(answered) => answered.map_err(Failure::Reported),
             Err(_) => {
                 self.unusable.set(true);
-                Err(Failure::Silent)
+                Err(Failure::NoResponse)
             }
         }
     }
@@ -148,7 +148,7 @@ fn now() -> Instant {
 
 /// Transaction mode of a closure's statements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Frame {
+pub(crate) enum TransactionMode {
     /// In a read-write transaction.
     Transaction,
     /// In a read-only transaction with one snapshot.
@@ -160,10 +160,10 @@ pub(crate) enum Frame {
 /// Connection in use by a closure.
 pub(crate) struct Session<'c> {
     link: &'c Link,
-    frame: Frame,
+    frame: TransactionMode,
     begun: Cell<bool>,
     locks: RefCell<Vec<i64>>,
-    trouble: Cell<Option<Trouble>>,
+    trouble: Cell<Option<FailureKind>>,
     /// True if BEGIN failed: see [`Session::failed`].
     unbegun: Cell<bool>,
     pub connection: WriteConnection,
@@ -172,7 +172,7 @@ pub(crate) struct Session<'c> {
 }
 
 impl<'c> Session<'c> {
-    pub fn new(link: &'c Link, frame: Frame) -> Self {
+    pub fn new(link: &'c Link, frame: TransactionMode) -> Self {
         Self {
             link,
             frame,
@@ -235,18 +235,18 @@ impl<'c> Session<'c> {
     }
 
     /// Returns what must be sent before the next statement.
-    fn opening(&self) -> Result<Opening, Failure> {
+    fn opening(&self) -> Result<Preamble, Failure> {
         let begin = match self.frame {
-            Frame::Transaction => Some("BEGIN"),
-            Frame::Snapshot => Some("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
-            Frame::Plain => None,
+            TransactionMode::Transaction => Some("BEGIN"),
+            TransactionMode::Snapshot => Some("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+            TransactionMode::Plain => None,
         };
         let begin = begin.filter(|_| !self.begun.replace(true));
         let mut keys = self.locks.take();
         keys.sort_unstable();
         keys.dedup();
         let lock = if keys.is_empty() { None } else { Some((self.link.prepare(LOCK)?, keys)) };
-        Ok(Opening { begin, lock })
+        Ok(Preamble { begin, lock })
     }
 
     /// Writes the trace and commits. Any error other than [`Error::OutcomeUnknown`] means that nothing was
@@ -323,10 +323,10 @@ impl<'c> Session<'c> {
 
     /// Ends a transaction that changed nothing. Returns true if the connection can be used again.
     pub fn end_reading(&self) -> bool {
-        self.link.is_usable() && (self.frame == Frame::Plain || self.rollback())
+        self.link.is_usable() && (self.frame == TransactionMode::Plain || self.rollback())
     }
 
-    pub fn trouble(&self) -> Option<Trouble> {
+    pub fn trouble(&self) -> Option<FailureKind> {
         self.trouble.get()
     }
 
@@ -334,16 +334,16 @@ impl<'c> Session<'c> {
         if self.unbegun.get() {
             // Statements sent after the failed BEGIN ran on their own and may have been committed.
             self.link.unusable.set(true);
-            self.trouble.set(Some(Trouble::Lasting));
+            self.trouble.set(Some(FailureKind::Permanent));
             return unknown(failure);
         }
-        let (error, trouble) = classify(&failure, self.frame == Frame::Transaction);
+        let (error, trouble) = classify(&failure, self.frame == TransactionMode::Transaction);
         self.trouble.set(Some(trouble));
         error
     }
 
     /// Sends BEGIN and the locks ahead of a statement.
-    async fn open(&self, opening: Opening) -> Result<(), tokio_postgres::Error> {
+    async fn open(&self, opening: Preamble) -> Result<(), tokio_postgres::Error> {
         let client = &self.link.client;
         let begin = async {
             let Some(begin) = opening.begin else { return Ok(()) };
@@ -369,7 +369,7 @@ enum TraceWrite<'t> {
 }
 
 /// Messages to be sent before a statement.
-struct Opening {
+struct Preamble {
     begin: Option<&'static str>,
     lock: Option<(Statement, Vec<i64>)>,
 }

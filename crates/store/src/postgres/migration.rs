@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::failure::classify;
-use super::link::{Frame, Link, Session};
+use super::link::{TransactionMode, Link, Session};
 use super::settings::Settings;
 use crate::options::PostgresOptions;
 use crate::tx::Session as AnySession;
@@ -78,7 +78,7 @@ impl MigrationLink {
     }
 
     pub fn session(&self) -> Session<'_> {
-        Session::new(&self.link, Frame::Plain)
+        Session::new(&self.link, TransactionMode::Plain)
     }
 
     /// Checks that the role may create tables. Since PostgreSQL 15, only the owner of the database may do so

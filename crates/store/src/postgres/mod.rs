@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 
 use crate::audit_keys::AuditKeyring;
-use crate::bells::Bells;
+use crate::bells::Channels;
 use crate::clock_reading::ClockReading;
 use crate::job::{ReadJob, WriteJob, enqueue};
 use crate::options::{PostgresOptions, StoreOptions};
@@ -44,7 +44,7 @@ pub(crate) struct Shared {
     pub stats: StoreStats,
     pub statements: Arc<Statements>,
     pub head: watch::Sender<i64>,
-    pub bells: Bells,
+    pub bells: Channels,
     /// Signalled after each commit that wrote a trace. The session-bound connection waits for it.
     pub committed: Notify,
     pub stop: watch::Sender<bool>,
@@ -109,7 +109,7 @@ impl Engine {
             stats: StoreStats::default(),
             statements: Arc::default(),
             head: watch::Sender::new(0),
-            bells: Bells::default(),
+            bells: Channels::default(),
             committed: Notify::new(),
             stop: watch::Sender::new(false),
             rehearse: options.rehearse,
@@ -129,10 +129,10 @@ impl Engine {
             threads::write_thread(&threads, &shared, write_queue.clone(), n)?;
         }
         for _ in 0..own.read_threads.max(1) {
-            threads::read_thread(&threads, &shared, read_queue.clone(), threads::Lane::Short)?;
+            threads::read_thread(&threads, &shared, read_queue.clone(), threads::ReadClass::Short)?;
         }
         for _ in 0..SLOW_THREADS {
-            threads::read_thread(&threads, &shared, slow_queue.clone(), threads::Lane::Slow)?;
+            threads::read_thread(&threads, &shared, slow_queue.clone(), threads::ReadClass::Slow)?;
         }
         direct::thread(&threads, &shared)?;
         let pool_size = threads.count();
@@ -177,7 +177,7 @@ impl Engine {
         self.shared.head.subscribe()
     }
 
-    pub fn bells(&self) -> &Bells {
+    pub fn bells(&self) -> &Channels {
         &self.shared.bells
     }
 

@@ -8,9 +8,9 @@ use std::time::Instant;
 use async_channel::Receiver;
 
 use super::Shared;
-use super::failure::Trouble;
-use super::link::{Frame, Link, Session};
-use crate::job::{Ending, ReadJob, WriteJob};
+use super::failure::FailureKind;
+use super::link::{TransactionMode, Link, Session};
+use crate::job::{ClosureDecision, ReadJob, WriteJob};
 use crate::stats::StoreStats;
 use crate::threads::Threads;
 use crate::tx::{Session as AnySession, WriteConnection};
@@ -21,7 +21,7 @@ const MAX_RUNS: u32 = 6;
 
 /// Kind of reads that a thread takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(super) enum ReadClass {
     /// Short reads: each statement sees what was committed when it starts.
     Short,
     /// Slow reads: all statements see the same snapshot.
@@ -41,10 +41,10 @@ struct Worker {
 }
 
 /// Result of one attempt.
-enum Attempt {
-    Ended(Result<(), Error>),
+enum AttemptResult {
+    Finished(Result<(), Error>),
     /// Nothing was changed, and a retry may succeed.
-    Again(Trouble, Error),
+    Retry(FailureKind, Error),
 }
 
 pub(super) fn write_thread(
@@ -70,7 +70,7 @@ pub(super) fn read_thread(
     threads: &Threads,
     shared: &Arc<Shared>,
     queue: Receiver<ReadJob>,
-    lane: Lane,
+    lane: ReadClass,
 ) -> Result<(), Error> {
     let mut worker = Worker::new(shared, true);
     threads.spawn("kith-pg-read", move || {
@@ -143,7 +143,7 @@ impl Worker {
     fn persist(
         &mut self,
         deadline: Instant,
-        mut attempt: impl FnMut(&mut Self) -> Result<Attempt, Error>,
+        mut attempt: impl FnMut(&mut Self) -> Result<AttemptResult, Error>,
     ) -> Result<(), Error> {
         let mut last = Error::unavailable("not run");
         for run in 0..MAX_RUNS {
@@ -155,9 +155,9 @@ impl Worker {
             // Connecting may have taken long.
             self.in_time(deadline)?;
             match attempt(self)? {
-                Attempt::Ended(fate) => return fate,
-                Attempt::Again(trouble, error) => {
-                    if trouble == Trouble::ConnectionLost {
+                AttemptResult::Finished(fate) => return fate,
+                AttemptResult::Retry(trouble, error) => {
+                    if trouble == FailureKind::ConnectionLost {
                         self.link = None;
                     }
                     last = error;
@@ -170,7 +170,7 @@ impl Worker {
     fn write(&mut self, job: &mut WriteJob) -> Result<(), Error> {
         self.persist(job.deadline(), |worker| {
             if worker.shared.rehearse
-                && let rehearsed @ Attempt::Again(..) = worker.attempt(job, true)?
+                && let rehearsed @ AttemptResult::Retry(..) = worker.attempt(job, true)?
             {
                 return Ok(rehearsed);
             }
@@ -179,9 +179,9 @@ impl Worker {
     }
 
     /// Runs the closure once in a transaction of its own. A rehearsal is rolled back.
-    fn attempt(&mut self, job: &mut WriteJob, rehearsal: bool) -> Result<Attempt, Error> {
+    fn attempt(&mut self, job: &mut WriteJob, rehearsal: bool) -> Result<AttemptResult, Error> {
         let link = self.link.as_ref().ok_or_else(|| Error::unavailable("not connected"))?;
-        let session = self.session(link, Frame::Transaction);
+        let session = self.session(link, TransactionMode::Transaction);
         let tx = Tx::new(AnySession::Postgres(session));
         let ending = job.run(&tx);
         let AnySession::Postgres(session) = &tx.session else {
@@ -192,13 +192,13 @@ impl Worker {
         if fate.is_ok() && !rehearsal {
             fate = session.strike_at_end();
         }
-        if fate.is_ok() && ending == Ending::Commit && !rehearsal {
+        if fate.is_ok() && ending == ClosureDecision::Commit && !rehearsal {
             let trace = tx.take_trace();
             traced = !trace.is_empty();
             fate = session.commit(&trace, tx.is_loose());
             bells = trace.bells;
         }
-        let committed = fate.is_ok() && ending == Ending::Commit && !rehearsal;
+        let committed = fate.is_ok() && ending == ClosureDecision::Commit && !rehearsal;
         let trouble = session.trouble();
         let sound = match &fate {
             Err(Error::OutcomeUnknown(_)) => false,
@@ -214,11 +214,11 @@ impl Worker {
         self.count(committed, traced, &fate);
         Ok(match (fate, trouble) {
             (Err(error), Some(trouble))
-                if trouble != Trouble::Lasting && !matches!(error, Error::OutcomeUnknown(_)) =>
+                if trouble != FailureKind::Permanent && !matches!(error, Error::OutcomeUnknown(_)) =>
             {
-                Attempt::Again(trouble, error)
+                AttemptResult::Retry(trouble, error)
             }
-            (fate, _) => Attempt::Ended(fate),
+            (fate, _) => AttemptResult::Finished(fate),
         })
     }
 
@@ -234,10 +234,10 @@ impl Worker {
         }
     }
 
-    fn read(&mut self, job: &mut ReadJob, lane: Lane) -> Result<(), Error> {
+    fn read(&mut self, job: &mut ReadJob, lane: ReadClass) -> Result<(), Error> {
         let (frame, counter) = match lane {
-            Lane::Short => (Frame::Plain, &self.shared.stats.reads),
-            Lane::Slow => (Frame::Snapshot, &self.shared.stats.slow_reads),
+            ReadClass::Short => (TransactionMode::Plain, &self.shared.stats.reads),
+            ReadClass::Slow => (TransactionMode::Snapshot, &self.shared.stats.slow_reads),
         };
         StoreStats::one(counter);
         self.persist(job.deadline(), |worker| {
@@ -254,13 +254,13 @@ impl Worker {
                 worker.link = None;
             }
             Ok(match (failure, trouble) {
-                (Some(error), Some(trouble)) if trouble != Trouble::Lasting => Attempt::Again(trouble, error),
-                _ => Attempt::Ended(Ok(())),
+                (Some(error), Some(trouble)) if trouble != FailureKind::Permanent => AttemptResult::Retry(trouble, error),
+                _ => AttemptResult::Finished(Ok(())),
             })
         })
     }
 
-    fn session<'l>(&'l self, link: &'l Link, frame: Frame) -> Session<'l> {
+    fn session<'l>(&'l self, link: &'l Link, frame: TransactionMode) -> Session<'l> {
         let mut session = Session::new(link, frame);
         session.connection = WriteConnection { number: self.connection, newest: self.newest };
         #[cfg(feature = "testing")]

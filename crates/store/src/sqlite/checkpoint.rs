@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::Shared;
-use super::link::{BUSY_TIMEOUT, Link, Use, sqlite_error};
+use super::link::{BUSY_TIMEOUT, Link, ConnectionMode, sqlite_error};
 use crate::Error;
 use crate::stats::StoreStats;
 
@@ -35,7 +35,7 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     pub fn open(shared: Arc<Shared>, stop: watch::Receiver<bool>) -> Result<Self, Error> {
-        let link = Link::open(&shared.file, shared.synchronous, Use::Write)?;
+        let link = Link::open(&shared.file, shared.synchronous, ConnectionMode::Write)?;
         Ok(Self { shared, link, stop })
     }
 

@@ -27,34 +27,34 @@ const STEPS_BETWEEN_CLOCK_CHECKS: i32 = 1_000;
 /// Connection with a cache of its statements in SQLite's notation.
 pub(crate) struct Link {
     pub connection: Connection,
-    texts: RefCell<HashMap<(usize, usize), Known>>,
+    texts: RefCell<HashMap<(usize, usize), TranslatedStatement>>,
     /// Destination of the statement times, if they are measured.
     measured: Option<Arc<Statements>>,
 }
 
 /// Statement in SQLite's notation, with its times.
 #[derive(Clone)]
-struct Known {
+struct TranslatedStatement {
     text: Arc<str>,
     times: Option<Arc<Times>>,
 }
 
 /// Purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
+pub(crate) enum ConnectionMode {
     Write,
     Read,
 }
 
 impl Link {
-    pub fn open(file: &Path, synchronous: Synchronous, for_what: Use) -> Result<Self, Error> {
-        if for_what == Use::Write {
+    pub fn open(file: &Path, synchronous: Synchronous, for_what: ConnectionMode) -> Result<Self, Error> {
+        if for_what == ConnectionMode::Write {
             make_for_owner(file)?;
         }
         let mut flags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
         flags |= match for_what {
-            Use::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
-            Use::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
+            ConnectionMode::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
+            ConnectionMode::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
         };
         let connection = Connection::open_with_flags(file, flags).map_err(sqlite_error)?;
         connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
@@ -71,7 +71,7 @@ impl Link {
         let pragma = |name, value: &dyn rusqlite::ToSql| {
             connection.pragma_update(None, name, value).map_err(sqlite_error)
         };
-        if for_what == Use::Write {
+        if for_what == ConnectionMode::Write {
             pragma("journal_mode", &"WAL")?;
             pragma("synchronous", &synchronous)?;
             pragma("wal_autocheckpoint", &0)?;
@@ -111,9 +111,9 @@ impl Link {
         Ok((self.connection.prepare_cached(&known.text).map_err(sqlite_error)?, stopwatch))
     }
 
-    fn know(&self, sql: &'static str) -> Known {
+    fn know(&self, sql: &'static str) -> TranslatedStatement {
         let times = self.measured.as_ref().map(|statements| statements.of(sql));
-        Known { text: dialect::to_sqlite(sql).into(), times }
+        TranslatedStatement { text: dialect::to_sqlite(sql).into(), times }
     }
 
     /// Runs a statement without parameters whose result is not needed, such as `COMMIT`.

@@ -14,16 +14,16 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::audit_keys::AuditKeyring;
-use crate::bells::Bells;
+use crate::bells::Channels;
 use crate::folder::DataFolder;
-use crate::job::{ReadJob, Refused, WriteJob, enqueue};
+use crate::job::{ReadJob, QueueRejection, WriteJob, enqueue};
 use crate::options::{SqliteOptions, StoreOptions, Synchronous};
 use crate::statements::Statements;
 use crate::stats::{StatsSnapshot, StoreStats};
 use crate::threads::{Threads, WriteActivity};
 use crate::{Error, OpenError, Query};
 
-pub(crate) use link::{Link, Session, Use};
+pub(crate) use link::{Link, Session, ConnectionMode};
 
 pub(crate) const FILE: &str = "kith.db";
 
@@ -34,10 +34,10 @@ pub(crate) struct Shared {
     pub stats: StoreStats,
     pub statements: Arc<Statements>,
     pub head: watch::Sender<i64>,
-    pub bells: Bells,
+    pub bells: Channels,
     /// Number of commits. Incremented before a commit is acknowledged.
     pub commits: AtomicU64,
-    pub idle: reader::Idle,
+    pub idle: reader::IdlePool,
     /// Held during a checkpoint.
     pub checkpointing: Mutex<()>,
     pub rehearse: bool,
@@ -71,9 +71,9 @@ impl Engine {
             stats: StoreStats::default(),
             statements: Arc::default(),
             head: watch::Sender::new(0),
-            bells: Bells::default(),
+            bells: Channels::default(),
             commits: AtomicU64::new(0),
-            idle: reader::Idle::default(),
+            idle: reader::IdlePool::default(),
             checkpointing: Mutex::default(),
             rehearse: options.rehearse,
             audit_keyring: Arc::clone(audit_keyring),
@@ -108,7 +108,7 @@ impl Engine {
         let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
         enqueue(&self.shared.stats, || match &*writes {
             Some(queue) => Ok(queue.try_send(job)?),
-            None => Err(Refused::Closed),
+            None => Err(QueueRejection::Closed),
         })
     }
 
@@ -139,7 +139,7 @@ impl Engine {
         self.shared.head.subscribe()
     }
 
-    pub fn bells(&self) -> &Bells {
+    pub fn bells(&self) -> &Channels {
         &self.shared.bells
     }
 

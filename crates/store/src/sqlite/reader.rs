@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::link::{Link, Session, StopAt, Use};
+use super::link::{Link, Session, StopAt, ConnectionMode};
 use crate::job::{ReadJob, catch_read, enqueue, shut_down};
 use crate::stats::StoreStats;
 use crate::tx::Session as AnySession;
@@ -19,7 +19,7 @@ pub(super) const SLOW_THREADS: usize = 2;
 
 /// Idle read connections.
 #[derive(Default)]
-pub(crate) struct Idle(Mutex<IdleReaders>);
+pub(crate) struct IdlePool(Mutex<IdleReaders>);
 
 #[derive(Default)]
 struct IdleReaders {
@@ -47,7 +47,7 @@ struct Reader {
 
 impl Reader {
     fn open(shared: &Shared) -> Result<Self, Error> {
-        let link = Link::open(&shared.file, shared.synchronous, Use::Read)?;
+        let link = Link::open(&shared.file, shared.synchronous, ConnectionMode::Read)?;
         let mut link = link.measured_in(&shared.statements);
         let stop_at = link.stoppable()?;
         Ok(Self { link, stop_at, commits: 0, looks: false })
@@ -76,7 +76,7 @@ impl Reader {
     }
 }
 
-impl Idle {
+impl IdlePool {
     fn lock(&self) -> MutexGuard<'_, IdleReaders> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

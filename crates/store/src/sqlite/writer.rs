@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::checkpoint::LogRestarts;
-use super::link::{Link, Session, StopAt, Use};
+use super::link::{Link, Session, StopAt, ConnectionMode};
 use crate::audit_keys::AuditKeys;
 use crate::error::Cause;
-use crate::job::{Ending, WriteJob};
-use crate::sequencer::{Heads, Placed};
+use crate::job::{ClosureDecision, WriteJob};
+use crate::sequencer::{Heads, SequencedBatch};
 use crate::stats::StoreStats;
 use crate::trace::Trace;
 use crate::tx::Session as AnySession;
@@ -38,23 +38,23 @@ pub(super) struct Writer {
 }
 
 /// Closure that has run in the open group.
-struct Ran {
+struct FinishedRun {
     job: WriteJob,
-    fate: Fate,
+    fate: RunResult,
 }
 
 /// Result of one run of a closure.
-enum Fate {
+enum RunResult {
     /// The changes are pending until the group commits.
-    Kept,
+    Applied,
     /// The closure rolled back.
-    Undone,
+    RolledBack,
     /// A statement failed, and the changes were rolled back.
     Failed(Error),
     /// The changes were rolled back, and the closure must run again.
-    Again,
+    Retry,
     /// The whole transaction was lost, including the closures that ran in it before.
-    Lost(Error),
+    TransactionLost(Error),
 }
 
 impl Writer {
@@ -69,7 +69,7 @@ impl Writer {
     /// Reopens the connection and reads the last position, the last seal and the keys of the audit chain.
     fn reopen(&mut self) -> Result<(), Error> {
         self.link = None;
-        let link = Link::open(&self.shared.file, self.shared.synchronous, Use::Write)?;
+        let link = Link::open(&self.shared.file, self.shared.synchronous, ConnectionMode::Write)?;
         let mut link = link.measured_in(&self.shared.statements);
         let tx = Tx::new(AnySession::Sqlite(Session::plain(&link)));
         self.heads = outbox::heads(&tx)?;
@@ -98,7 +98,7 @@ impl Writer {
 
     /// Runs one transaction. On return, `waiting` is either empty or holds closures for the next group.
     #[expect(clippy::disallowed_methods, reason = "bounds real work")]
-    fn group(&mut self, queue: &Receiver<WriteJob>, waiting: &mut VecDeque<WriteJob>, ran: &mut Vec<Ran>) {
+    fn group(&mut self, queue: &Receiver<WriteJob>, waiting: &mut VecDeque<WriteJob>, ran: &mut Vec<FinishedRun>) {
         self.shared.activity.begin(0);
         if let Err(error) = self.begin() {
             self.link = None;
@@ -115,12 +115,12 @@ impl Writer {
             }
             self.shared.activity.begin(0);
             match self.run_to_end(&mut job, &mut traces) {
-                Fate::Lost(error) => {
+                RunResult::TransactionLost(error) => {
                     self.link = None;
                     job.answer(Err(error));
                     return self.spare(ran, waiting);
                 }
-                fate => ran.push(Ran { job, fate }),
+                fate => ran.push(FinishedRun { job, fate }),
             }
             if ran.len() >= MAX_GROUP_SIZE || (started.elapsed() >= MAX_GROUP_TIME && waiting.is_empty()) {
                 break;
@@ -157,42 +157,42 @@ impl Writer {
     }
 
     /// Requeues the closures that ran in a transaction that a later closure lost.
-    fn spare(&self, ran: &mut Vec<Ran>, waiting: &mut VecDeque<WriteJob>) {
+    fn spare(&self, ran: &mut Vec<FinishedRun>, waiting: &mut VecDeque<WriteJob>) {
         StoreStats::add(&self.shared.stats.retries, ran.len() as u64);
         for innocent in ran.drain(..).rev() {
             waiting.push_front(innocent.job);
         }
     }
 
-    fn run_to_end(&self, job: &mut WriteJob, traces: &mut Trace) -> Fate {
+    fn run_to_end(&self, job: &mut WriteJob, traces: &mut Trace) -> RunResult {
         if self.shared.rehearse {
             match self.run_once(job, None) {
-                Fate::Lost(error) => return Fate::Lost(error),
-                Fate::Kept | Fate::Undone | Fate::Failed(_) | Fate::Again => {}
+                RunResult::TransactionLost(error) => return RunResult::TransactionLost(error),
+                RunResult::Applied | RunResult::RolledBack | RunResult::Failed(_) | RunResult::Retry => {}
             }
         }
         for _ in 0..MAX_RUNS {
             match self.run_once(job, Some(traces)) {
-                Fate::Again => StoreStats::one(&self.shared.stats.retries),
+                RunResult::Retry => StoreStats::one(&self.shared.stats.retries),
                 fate => return fate,
             }
         }
-        Fate::Failed(Error::unavailable("too many conflicts"))
+        RunResult::Failed(Error::unavailable("too many conflicts"))
     }
 
     /// Runs the closure once in a savepoint. Without `traces`, the run is a rehearsal and is rolled back.
-    fn run_once(&self, job: &mut WriteJob, traces: Option<&mut Trace>) -> Fate {
+    fn run_once(&self, job: &mut WriteJob, traces: Option<&mut Trace>) -> RunResult {
         match self.run_in_savepoint(job, traces) {
             Ok(fate) => fate,
-            Err(error) if self.link().connection.is_autocommit() => Fate::Lost(error),
+            Err(error) if self.link().connection.is_autocommit() => RunResult::TransactionLost(error),
             Err(error) => match self.undo() {
-                Ok(()) => Fate::Failed(error),
-                Err(worse) => Fate::Lost(worse),
+                Ok(()) => RunResult::Failed(error),
+                Err(worse) => RunResult::TransactionLost(worse),
             },
         }
     }
 
-    fn run_in_savepoint(&self, job: &mut WriteJob, traces: Option<&mut Trace>) -> Result<Fate, Error> {
+    fn run_in_savepoint(&self, job: &mut WriteJob, traces: Option<&mut Trace>) -> Result<RunResult, Error> {
         self.link().command("SAVEPOINT closure")?;
         self.bound_statements();
         let tx = Tx::new(AnySession::Sqlite(self.session()));
@@ -203,15 +203,15 @@ impl Writer {
         let trace = tx.take_trace();
         let Some(traces) = traces else {
             self.undo()?;
-            return Ok(Fate::Undone);
+            return Ok(RunResult::RolledBack);
         };
         if self.conflict_is_due() {
             self.undo()?;
-            return Ok(Fate::Again);
+            return Ok(RunResult::Retry);
         }
-        if ending == Ending::Rollback {
+        if ending == ClosureDecision::Rollback {
             self.undo()?;
-            return Ok(Fate::Undone);
+            return Ok(RunResult::RolledBack);
         }
         outbox::write_trace(&tx, &trace)?;
         self.link().command("RELEASE closure")?;
@@ -219,7 +219,7 @@ impl Writer {
         traces.audit.extend(trace.audit);
         traces.events.extend(trace.events);
         traces.bells.extend(trace.bells);
-        Ok(Fate::Kept)
+        Ok(RunResult::Applied)
     }
 
     /// Sets the time limit of statements to the deadline, because all other writes wait behind them.
@@ -264,7 +264,7 @@ impl Writer {
         Ok(())
     }
 
-    fn seal(&mut self, traces: &Trace) -> Result<Placed, Error> {
+    fn seal(&mut self, traces: &Trace) -> Result<SequencedBatch, Error> {
         let tx = Tx::new(AnySession::Sqlite(Session::plain(self.link())));
         let mut keys = self.audit_keys.clone();
         if !traces.audit.is_empty() {
@@ -284,19 +284,19 @@ impl Writer {
         self.shared.head.send_replace(self.heads.position);
     }
 
-    fn answer(&self, ran: &mut Vec<Ran>, committed: &Result<(), Error>) {
-        for Ran { job, fate } in ran.drain(..) {
+    fn answer(&self, ran: &mut Vec<FinishedRun>, committed: &Result<(), Error>) {
+        for FinishedRun { job, fate } in ran.drain(..) {
             let answer = match (fate, committed) {
-                (Fate::Kept, Ok(())) => {
+                (RunResult::Applied, Ok(())) => {
                     StoreStats::one(&self.shared.stats.commits);
                     Ok(())
                 }
-                (Fate::Kept, Err(error)) => Err(error.clone()),
-                (Fate::Failed(error) | Fate::Lost(error), Ok(())) => {
+                (RunResult::Applied, Err(error)) => Err(error.clone()),
+                (RunResult::Failed(error) | RunResult::TransactionLost(error), Ok(())) => {
                     StoreStats::one(&self.shared.stats.rollbacks);
                     Err(error)
                 }
-                (Fate::Undone | Fate::Again, Ok(())) => {
+                (RunResult::RolledBack | RunResult::Retry, Ok(())) => {
                     StoreStats::one(&self.shared.stats.rollbacks);
                     Ok(())
                 }

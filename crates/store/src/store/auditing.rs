@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kith_kernel::Timestamp;
 
 use super::{Engine, Store};
-use crate::audit::{self, AuditChain, Verified};
+use crate::audit::{self, AuditChain, VerifiedPage};
 use crate::audit_archive::{self, ArchivedLink};
 use crate::audit_head::{self, HeadComparison};
 use crate::chain_head::AuditHead;
@@ -26,7 +26,7 @@ impl Store {
         let mut last = base.clone();
         loop {
             let (from, keyring) = (last.clone(), Arc::clone(&self.audit_keyring));
-            let Verified { seal, unkeyed, more } =
+            let VerifiedPage { seal, unkeyed, more } =
                 self.export(move |q| audit::verify_page(q, &keyring, &from)).await?;
             last = seal;
             if !more {

@@ -60,12 +60,12 @@ impl From<&Param<'_>> for RecordedParam {
             Param::Bool(b) => Self::Bool(b),
             Param::Float(x) => Self::Float(x),
             Param::Bytes(bytes) => Self::Bytes(bytes.to_vec()),
-            Param::Many(Values::Ints(all)) => Self::Ints(all.iter().copied().map(Some).collect()),
-            Param::Many(Values::MaybeInts(all)) => Self::Ints(all.to_vec()),
-            Param::Many(Values::Texts(all)) => {
+            Param::Array(Values::Ints(all)) => Self::Ints(all.iter().copied().map(Some).collect()),
+            Param::Array(Values::OptionalInts(all)) => Self::Ints(all.to_vec()),
+            Param::Array(Values::Texts(all)) => {
                 Self::Texts(all.iter().map(|text| Some((*text).to_owned())).collect())
             }
-            Param::Many(Values::MaybeTexts(all)) => {
+            Param::Array(Values::OptionalTexts(all)) => {
                 Self::Texts(all.iter().map(|text| text.map(str::to_owned)).collect())
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use kith_jobs::{Flow, NewJob, OnFailure, check_name};
-use kith_json_schema::{AwaitsValidation, SchemaText, Validated};
+use kith_json_schema::{NotValidated, SchemaText, ValidationCache};
 use kith_kernel::{Ctx, FieldError};
 use kith_platform::ReservedJobs;
 use kith_store::{Error, Tx};
@@ -31,7 +31,7 @@ pub fn enqueue(
     ctx: &Ctx,
     reserved: ReservedJobs,
     body: &NewJobBody,
-    validated: &Validated,
+    validated: &ValidationCache,
 ) -> Result<EnqueuedJob, JobsError> {
     let mut making = Making::new(tx, ctx, reserved, validated);
     let flow = making.flow(body, "", 0)?;
@@ -49,7 +49,7 @@ pub fn enqueue_all(
     ctx: &Ctx,
     reserved: ReservedJobs,
     body: &NewJobsBody,
-    validated: &Validated,
+    validated: &ValidationCache,
 ) -> Result<EnqueuedJobs, JobsError> {
     if body.jobs.is_empty() || body.jobs.len() > MAX_JOBS_PER_REQUEST {
         return Err(FieldError::new(
@@ -78,10 +78,10 @@ struct Making<'t> {
     tx: &'t Tx<'t>,
     ctx: &'t Ctx,
     reserved: ReservedJobs,
-    validated: &'t Validated,
+    validated: &'t ValidationCache,
     kinds: HashMap<String, Option<DeclaredKind>>,
     made: usize,
-    awaits_validation: Option<AwaitsValidation>,
+    awaits_validation: Option<NotValidated>,
 }
 
 struct DeclaredKind {
@@ -90,12 +90,12 @@ struct DeclaredKind {
 }
 
 impl<'t> Making<'t> {
-    fn new(tx: &'t Tx<'_>, ctx: &'t Ctx, reserved: ReservedJobs, validated: &'t Validated) -> Self {
+    fn new(tx: &'t Tx<'_>, ctx: &'t Ctx, reserved: ReservedJobs, validated: &'t ValidationCache) -> Self {
         Self { tx, ctx, reserved, validated, kinds: HashMap::new(), made: 0, awaits_validation: None }
     }
 
     /// Fails if payloads are not validated yet. They are requested together, after all jobs are converted.
-    fn finish(self) -> Result<(), AwaitsValidation> {
+    fn finish(self) -> Result<(), NotValidated> {
         self.awaits_validation.map_or(Ok(()), Err)
     }
 

@@ -14,7 +14,7 @@ use kith_jobs::progress_bell;
 use kith_kernel::seconds;
 use kith_platform::auth::ReadJobs;
 use kith_platform::{Allowed, ApiResult, App, PathId, Principal, Routes};
-use kith_store::Bell;
+use kith_store::ChannelListener;
 use serde_json::json;
 use utoipa_axum::routes;
 
@@ -63,7 +63,7 @@ struct Watch {
     app: App,
     caller: Principal,
     id: i64,
-    bell: Bell,
+    bell: ChannelListener,
     /// Data of the last event sent.
     told: String,
     events: u64,

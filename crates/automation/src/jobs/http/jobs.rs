@@ -200,8 +200,8 @@ async fn cancel_job(
         check_job(tx, ctx, reserved, id)?;
         let outcome = match kith_jobs::cancel(tx, ctx, id, "cancelled on request")? {
             CancelOutcome::Cancelled => "cancelled",
-            CancelOutcome::Asked => "asked",
-            CancelOutcome::HadEnded => return Err(JobsError::HadEnded),
+            CancelOutcome::Requested => "asked",
+            CancelOutcome::AlreadyEnded => return Err(JobsError::HadEnded),
             CancelOutcome::Unknown => return Err(JobsError::NotFound),
         };
         tx.audit(ctx, "job.cancelled", id);
@@ -232,9 +232,9 @@ async fn retry_job(
     app.change(&caller, move |tx, ctx| {
         check_job(tx, ctx, reserved, id)?;
         let (now, outcome) = match kith_jobs::retry(tx, ctx, id)? {
-            RetryOutcome::Hurried => (id, "hurried"),
+            RetryOutcome::MadeDue => (id, "hurried"),
             RetryOutcome::Revived => (id, "revived"),
-            RetryOutcome::Anew(id) => (id, "anew"),
+            RetryOutcome::Reenqueued(id) => (id, "anew"),
             RetryOutcome::Live => return Err(JobsError::UnderWay),
             RetryOutcome::KeyHeld(holder) => return Err(JobsError::KeyHeld(holder)),
             RetryOutcome::Unknown => return Err(JobsError::NotFound),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use kith_jobs::{ClaimToken, Done, JobError, JobState, LeasedClaim, Told, bell_of};
+use kith_jobs::{ClaimToken, Done, JobError, JobState, LeasedClaim, ReportOutcome, bell_of};
 use kith_kernel::{Ctx, FieldError, Problem, Text, TextRules, Timestamp, seconds};
 use kith_platform::auth::WorkJobs;
 use kith_platform::idempotency::IDEMPOTENCY_REPLAYED;
@@ -425,7 +425,7 @@ impl FailBody {
             FieldError::new(field, "missing", "This field is required for this value of `then`.")
         };
         Ok(match (self.then, why, self.wait_ms) {
-            (Then::Retry, Some(why), None) => JobError::Retry(why),
+            (Then::Retry, Some(why), None) => JobError::RetryPolicy(why),
             (Then::Retry, Some(why), Some(wait)) => JobError::RetryIn { why, wait: ms(wait) },
             (Then::Discard, Some(why), _) => JobError::Discard(why),
             (Then::Retry | Then::Discard, None, _) => return Err(needed("/error")),
@@ -440,7 +440,7 @@ impl FailBody {
 struct Counted {
     queue: String,
     kind: String,
-    told: Told,
+    told: ReportOutcome,
     took: Duration,
 }
 
@@ -457,9 +457,9 @@ async fn end(
         let job = queries::find_job(tx, id)?;
         let told = kith_jobs::report_leased(tx, ctx, id, token, outcome.clone())?;
         let ended = match told {
-            Told::Ended(state) => Ended { state: state.into(), run_at: None },
-            Told::Again(at) => Ended { state: JobState::Scheduled.into(), run_at: Some(at) },
-            Told::Stale => return Err(JobsError::Stale),
+            ReportOutcome::Finished(state) => Ended { state: state.into(), run_at: None },
+            ReportOutcome::Again(at) => Ended { state: JobState::Scheduled.into(), run_at: Some(at) },
+            ReportOutcome::Stale => return Err(JobsError::Stale),
         };
         let took = job.started_at.map_or(Duration::ZERO, |at| ctx.now.since(at));
         let done = Counted { queue: job.queue, kind: job.kind, told, took };

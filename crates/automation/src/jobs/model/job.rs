@@ -1,6 +1,6 @@
 //! Jobs as the API returns them.
 
-use kith_jobs::{Awaited, Claimed, Failure, JobRecord, JobState, LogLine, Retry};
+use kith_jobs::{DependencyResult, Failure, JobRecord, JobState, LogLine, Retry};
 use kith_kernel::{StoredJson, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -208,14 +208,14 @@ impl From<LogLine> for JobLogLine {
     }
 }
 
-impl From<Awaited> for AwaitedJob {
-    fn from(Awaited { job, state, result, is_result_omitted }: Awaited) -> Self {
+impl From<DependencyResult> for AwaitedJob {
+    fn from(DependencyResult { job, state, result, is_result_omitted }: DependencyResult) -> Self {
         Self { id: job, state: state.map(JobStatus::from), result: read_json(result), is_result_omitted }
     }
 }
 
-impl From<Claimed> for ClaimedJob {
-    fn from(claimed: Claimed) -> Self {
+impl From<kith_jobs::ClaimedJob> for ClaimedJob {
+    fn from(claimed: kith_jobs::ClaimedJob) -> Self {
         Self {
             id: claimed.id,
             lease_token: claimed.token.to_string(),

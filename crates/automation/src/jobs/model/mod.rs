@@ -8,7 +8,7 @@ mod queue;
 use std::time::Duration;
 
 use kith_jobs::{EnqueueError, Invalid, QueueError};
-use kith_json_schema::AwaitsValidation;
+use kith_json_schema::NotValidated;
 use kith_kernel::FieldError;
 use kith_store::Error;
 use thiserror::Error;
@@ -32,7 +32,7 @@ pub enum JobsError {
     Faults(Vec<FieldError>),
     /// Payloads have not been validated against the present schemas of their kinds.
     #[error(transparent)]
-    Unvalidated(#[from] AwaitsValidation),
+    Unvalidated(#[from] NotValidated),
     /// The job or job kind does not exist.
     #[error("job not found")]
     NotFound,

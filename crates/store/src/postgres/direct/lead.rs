@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join5;
 
 use super::super::failure::Failure;
-use super::super::link::{Frame, Session};
+use super::super::link::{TransactionMode, Session};
 use super::{CATCH_UP_TIMEOUT, Direct, advance, refuse_if};
 use crate::audit::AuditEntry;
 use crate::audit_keys::AuditKeys;
-use crate::sequencer::{Heads, Placed, Unplaced};
+use crate::sequencer::{Heads, SequencedBatch, UnsequencedEvent};
 use crate::stats::StoreStats;
 use crate::tx::{Session as AnySession, record};
 use crate::value::Param;
@@ -26,7 +26,7 @@ const FIRST_TX: i64 = 3;
 const WATERMARK_SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// State of the node that is the sequencer.
-pub(super) struct Lead {
+pub(super) struct LeaderState {
     heads: Heads,
     audit_keys: AuditKeys,
     /// Lower bound, in transaction ids of the original server, of rows from a restored dump that have no
@@ -42,12 +42,12 @@ pub(super) struct Lead {
 
 /// Saved watermark, and the transaction of this server that saved it.
 #[derive(Clone, Copy)]
-struct Mark {
+struct SavedWatermark {
     low_tx: i64,
     written_by: i64,
 }
 
-impl Lead {
+impl LeaderState {
     /// Moves the watermark after a pass. `reached` is the transaction in which a full page ended. Returns
     /// true if there may be more rows.
     fn advance(&mut self, reached: Option<i64>, oldest: i64) -> bool {
@@ -70,11 +70,11 @@ impl Direct<'_> {
     /// Starts to act as the sequencer. [`Self::campaign`] must hold the lock.
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
     pub(super) fn lead(&mut self) -> Result<(), Error> {
-        let q = self.query(Frame::Plain);
+        let q = self.query(TransactionMode::Plain);
         let heads = outbox::heads(&q)?;
         let mark = q.one(SELECT_WATERMARK, &[], |row| {
             let written_by = full_tx(row.get(1)?, row.get(2)?);
-            Ok(Mark { low_tx: row.get(0)?, written_by })
+            Ok(SavedWatermark { low_tx: row.get(0)?, written_by })
         })?;
         let oldest = q.one(OLDEST_RUNNING, &[], |row| row.get::<i64>(0))?.unwrap_or(0);
         let audit_keys = self.shared.audit_keyring.load(&q)?;
@@ -83,7 +83,7 @@ impl Direct<'_> {
         let low_tx = restored.map(|mark| mark.written_by).or(mark.map(|mark| mark.low_tx));
         tracing::info!(position = heads.position, "this node is the sequencer");
         self.shared.stats.sequencer.store(1, Ordering::Relaxed);
-        self.lead = Some(Lead {
+        self.lead = Some(LeaderState {
             heads,
             audit_keys,
             restored: restored.map(|mark| mark.low_tx),
@@ -133,7 +133,7 @@ impl Direct<'_> {
     fn ready_audit_key(&mut self) -> Result<(), Error> {
         let Some(lead) = &self.lead else { return Ok(()) };
         let (next, keys) = (lead.heads.seal.n + 1, lead.audit_keys.clone());
-        let tx = Tx::new(AnySession::Postgres(Session::new(&self.link, Frame::Plain)));
+        let tx = Tx::new(AnySession::Postgres(Session::new(&self.link, TransactionMode::Plain)));
         let keys = self.shared.audit_keyring.ready_for(&tx, keys, next)?;
         drop(tx);
         if let Some(lead) = &mut self.lead {
@@ -143,7 +143,7 @@ impl Direct<'_> {
     }
 
     /// Reads the rows without a position, in one snapshot and one round trip.
-    fn find(&self, lead: &Lead) -> Result<Found, Failure> {
+    fn find(&self, lead: &LeaderState) -> Result<UnsequencedRows, Failure> {
         let oldest = self.link.prepare(OLDEST_RUNNING)?;
         let (events, entries, from) = match lead.restored {
             Some(restored) => (RESTORED_EVENTS, RESTORED_ENTRIES, restored),
@@ -161,12 +161,12 @@ impl Direct<'_> {
             client.query(&entries, &[&from, &MAX_ROWS_PER_PASS]),
             client.batch_execute("COMMIT"),
         ))?;
-        Ok(Found { oldest, events, entries })
+        Ok(UnsequencedRows { oldest, events, entries })
     }
 
     /// Inserts positions, deliveries and seals with a fixed number of statements, in one round trip. Unique
     /// keys reject a position that is already assigned.
-    fn write(&self, placed: &Placed) -> Result<(), Failure> {
+    fn write(&self, placed: &SequencedBatch) -> Result<(), Failure> {
         let (positions, events): (Vec<_>, Vec<_>) =
             placed.positions.iter().map(|(position, id)| (*position, id.to_string())).unzip();
         let (users, delivered): (Vec<_>, Vec<_>) =
@@ -272,13 +272,13 @@ const RESTORED_EVENTS: &str = events!("");
 const RESTORED_ENTRIES: &str = entries!("");
 
 /// Rows without a position, read in one snapshot.
-struct Found {
+struct UnsequencedRows {
     oldest: tokio_postgres::Row,
     events: Vec<tokio_postgres::Row>,
     entries: Vec<tokio_postgres::Row>,
 }
 
-impl Found {
+impl UnsequencedRows {
     /// Returns the transaction in which a full page ended, where the next pass continues.
     fn reached(&self) -> Result<Option<i64>, Error> {
         let last = |rows: &[tokio_postgres::Row], column| match rows.last() {
@@ -290,8 +290,8 @@ impl Found {
     }
 }
 
-fn read_unplaced(row: &Row<'_>) -> Result<Unplaced, Error> {
-    Ok(Unplaced { id: row.get(0)?, recipients: outbox::parse_recipients(&row.get::<String>(1)?)? })
+fn read_unplaced(row: &Row<'_>) -> Result<UnsequencedEvent, Error> {
+    Ok(UnsequencedEvent { id: row.get(0)?, recipients: outbox::parse_recipients(&row.get::<String>(1)?)? })
 }
 
 /// Returns the 64-bit id of the transaction with the lower half `tx` that is older than `next`, or 0 if `tx`

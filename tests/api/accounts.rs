@@ -265,7 +265,7 @@ async fn unicode_and_ascii_domain_are_one_address(app: &TestApp) {
                 SELECT id FROM users WHERE octet_length(email_key) <> length(email_key)";
     let made = app.db().write(move |tx| Ok([tx.exec(former, &[])?, tx.exec(list, &[])?])).await;
     assert_eq!(made.map_err(|error: kith_store::Error| error).expect("two rows"), [1, 1]);
-    app.upkeep().await;
+    app.run_maintenance().await;
     log_in("ada@bücher.example").await.expect(200);
 }
 

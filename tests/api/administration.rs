@@ -265,7 +265,7 @@ async fn link_expires_after_one_hour(app: &TestApp) {
     app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect_problem(403, "invalid_link");
     let secret = app.first_admin_secret().await;
     app.advance(hours(1) - std::time::Duration::from_millis(1));
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect(201);
 }
 

@@ -338,7 +338,7 @@ async fn keys_are_listed_newest_first_and_purged_with_creator(app: &TestApp) {
 
     maker.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
     app.advance(days(15));
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(root.get(API_KEYS).await.expect(200)["items"], json!([]));
 }
 

@@ -580,10 +580,10 @@ async fn ended_callbacks_are_purged_after_30_days(app: &TestApp) {
     let waiting = make(&admin, json!({ "url": receiver.url("/"), "run_at": app.now() + days(60) })).await;
     drain(app).await;
     app.advance(days(30));
-    app.upkeep().await;
+    app.run_maintenance().await;
     look(&admin, &over).await;
     app.advance(seconds(1));
-    app.upkeep().await;
+    app.run_maintenance().await;
     admin.get(&format!("{CALLBACKS}/{}", id(&over))).await.expect_problem(404, "not_found");
     look(&admin, &waiting).await;
 }

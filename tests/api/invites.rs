@@ -241,7 +241,7 @@ async fn request_by_address_reveals_nothing(app: &TestApp) {
     app.advance(days(14));
     assert_eq!((seen("pending").await, seen("expired").await), (0, 7));
     app.advance(days(1));
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!((seen("pending").await, seen("expired").await), (0, 7));
     assert_eq!(
         real.get(&format!("{REQUESTS}?status=rejected")).await.expect(200)["items"][0]["id"],

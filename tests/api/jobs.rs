@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use kith_jobs::{Retention, MaintenanceState};
+use kith_jobs::{MaintenanceState, Retention};
 use kith_kernel::{minutes, seconds};
 use kith_platform::idempotency::IDEMPOTENCY_KEY;
 use kith_store::{EngineKind, Tx};
@@ -68,8 +68,12 @@ fn ids(jobs: &[Value]) -> Vec<i64> {
 }
 
 /// Runs the engine's maintenance, which returns jobs of silent workers to the queue.
-async fn upkeep(app: &TestApp) {
-    app.parts().jobs.upkeep(&mut MaintenanceState::default(), Retention::DEFAULT).await.expect("upkeep");
+async fn run_maintenance(app: &TestApp) {
+    app.parts()
+        .jobs
+        .run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT)
+        .await
+        .expect("maintenance");
 }
 
 /// Covers JOB-01.
@@ -133,7 +137,7 @@ async fn a_word_of_somebody_who_lost_the_job_changes_nothing(app: &TestApp) {
     app.advance(seconds(9));
     say(&client, id, "heartbeat", json!({ "lease_token": late, "lease_ms": 10_000 })).await.expect(200);
     app.advance(seconds(9));
-    upkeep(app).await;
+    run_maintenance(app).await;
     assert_eq!(
         claim(&client, "default", json!({})).await,
         [] as [Value; 0],
@@ -141,7 +145,7 @@ async fn a_word_of_somebody_who_lost_the_job_changes_nothing(app: &TestApp) {
     );
     say(&client, other, "complete", json!({ "lease_token": token })).await.expect(200);
     app.advance(seconds(2));
-    upkeep(app).await;
+    run_maintenance(app).await;
     let again = claim(&client, "default", json!({})).await;
     assert_eq!((ids(&again), again[0]["attempt"].as_i64()), (vec![id], Some(2)));
     let before = show(&client, id).await;

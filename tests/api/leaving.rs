@@ -79,14 +79,14 @@ async fn deleted_account_is_purged_after_hold(app: &TestApp) {
     app.anonymous().post(LOGIN, credentials(&ada.email)).await.expect_problem(403, "account_deleted");
 
     app.advance(days(14) - MILLISECOND);
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.anonymous().post(RESTORE, credentials(&ada.email)).await.expect(200);
     leave(&ada).await;
     let again = json!({ "email": ada.email, "password": "another horse", "display_name": "Another Ada" });
     app.anonymous().post(REGISTER, again.clone()).await.expect_problem(409, "email_taken");
 
     app.advance(days(14));
-    app.upkeep().await;
+    app.run_maintenance().await;
     for path in [RESTORE, LOGIN] {
         let answer = app.anonymous().post(path, credentials(&ada.email)).await;
         answer.expect_problem(401, "invalid_credentials");
@@ -107,7 +107,7 @@ async fn deleted_account_is_purged_after_hold(app: &TestApp) {
         })
     );
     assert_eq!(count_actions(app, "account.purged").await, 1);
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(count_actions(app, "account.purged").await, 1);
 
     let registered = app.anonymous().post(REGISTER, again).await.expect(201);
@@ -183,7 +183,7 @@ async fn undo_restores_account_but_not_bond(app: &TestApp) {
     assert_eq!(count_actions(app, "account.restored").await, 1);
     // The account is not purged at the original time, and cannot be restored twice.
     app.advance(days(2));
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.sign_in("ada").await;
     app.anonymous().post(RESTORE, credentials(&ada.email)).await.expect_problem(409, "account_not_deleted");
     ask(&app.sign_in("ben").await, &ada, "again?").await;
@@ -260,7 +260,7 @@ async fn purge_removes_all_personal_data(app: &TestApp) {
     }
     leave(&ada).await;
     app.advance(days(14));
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(app.rows_with(&MARKERS).await, [] as [String; 0]);
     assert!(!std::fs::read_to_string(manifest(app, &ada)).expect("a manifest").contains("m4rk"));
     app.db().verify_audit().await.expect("a chain that holds");
@@ -283,7 +283,7 @@ async fn purge_limit_defers_to_next_run(app: &TestApp) {
     }
     app.advance(days(14));
     for (purged, backlog) in [(2, 3), (4, 1), (5, 0), (5, 0)] {
-        app.parts().upkeep().await.expect("upkeep of one node");
+        app.parts().run_maintenance().await.expect("maintenance of one node");
         assert_eq!(count_actions(app, "account.purged").await, purged);
         let oldest = people[..purged].iter().all(|who| manifest(app, who).exists());
         assert!(oldest, "those who are due longest go first");
@@ -302,29 +302,29 @@ async fn clock_jump_does_not_end_hold(app: &TestApp) {
     app.user("ben").await;
     leave(&ada).await;
     app.advance(minutes(1));
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.jump(FORTY_DAYS_MS);
     // Deleted under the wrong clock, and never observed under the correct one.
     leave(&app.sign_in("ben").await).await;
     for _ in 0..3 {
         app.advance(minutes(1));
-        app.upkeep().await;
+        app.run_maintenance().await;
     }
     assert_eq!(count_actions(app, "account.purged").await, 0);
     app.jump(-FORTY_DAYS_MS);
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.anonymous().post(RESTORE, credentials(&ada.email)).await.expect(200);
 
     // The opposite case: deleted while the clock was behind, which is then corrected.
     app.jump(-FORTY_DAYS_MS);
     leave(&app.sign_in("ada").await).await;
     app.jump(FORTY_DAYS_MS);
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.advance(days(14) - MILLISECOND);
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(count_actions(app, "account.purged").await, 0);
     app.advance(MILLISECOND);
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(count_actions(app, "account.purged").await, 1, "held for 14 days that passed");
 }
 
@@ -340,11 +340,11 @@ async fn mass_deletion_of_established_accounts_is_throttled(app: &TestApp) {
     let deleted = app.db().write(move |tx| tx.exec(set_deleted, kith_store::params![now, 25_i64])).await;
     assert_eq!(deleted.map_err(|error: kith_store::Error| error).expect("rows"), 25);
     app.advance(days(14));
-    app.parts().upkeep().await.expect("upkeep of one node");
+    app.parts().run_maintenance().await.expect("maintenance of one node");
     // The new account and one of the established ones: slow, but not stopped.
     assert_eq!(count_actions(app, "account.purged").await, 2);
     assert!(manifest(app, &stranger).exists());
-    app.parts().upkeep().await.expect("upkeep of one node");
+    app.parts().run_maintenance().await.expect("maintenance of one node");
     assert_eq!(count_actions(app, "account.purged").await, 2, "20 a day");
     let health = app.anonymous().get("/api/health").await.expect(200);
     let check = &health["checks"]["purges:backlog"][0];
@@ -359,7 +359,7 @@ async fn mass_deletion_of_established_accounts_is_throttled(app: &TestApp) {
                    (SELECT id FROM users WHERE email_key LIKE 'old-%' AND purge_at IS NOT NULL ORDER BY id LIMIT 4)";
     let restored = app.db().write(move |tx| tx.exec(restore, &[])).await;
     restored.map_err(|error: kith_store::Error| error).expect("a row");
-    app.parts().upkeep().await.expect("upkeep of one node");
+    app.parts().run_maintenance().await.expect("maintenance of one node");
     assert_eq!(count_actions(app, "account.purged").await, 4, "two in a run");
 }
 
@@ -395,7 +395,7 @@ async fn failing_purge_does_not_block_others(app: &TestApp) {
         tx.exec(sql, kith_store::params![id])
     });
     taken.await.map_err(|error: kith_store::Error| error).expect("a row");
-    app.parts().upkeep().await.expect_err("one is not purged");
+    app.parts().run_maintenance().await.expect_err("one is not purged");
     assert_eq!(count_actions(app, "account.purged").await, 2);
 }
 
@@ -404,11 +404,11 @@ async fn purge_requires_manifest(app: &TestApp) {
     let ada = app.user("ada").await;
     leave(&ada).await;
     // Maintenance may record hold times and its own run.
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.advance(days(14));
     std::fs::write(purges(app), "in the way").expect("a file");
     let before = app.dump().await;
-    let refusal = app.parts().upkeep().await.expect_err("no manifest").to_string();
+    let refusal = app.parts().run_maintenance().await.expect_err("no manifest").to_string();
     assert!(refusal.contains("nothing was purged"), "{refusal}");
     let gone: Vec<_> = {
         let now = app.dump().await;
@@ -420,7 +420,7 @@ async fn purge_requires_manifest(app: &TestApp) {
     assert_eq!(gone, [] as [String; 0]);
     assert_ne!(app.rows_with(&[&ada.email]).await, [] as [String; 0]);
     std::fs::remove_file(purges(app)).expect("a file");
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(app.rows_with(&[&ada.email]).await, [] as [String; 0]);
 }
 

@@ -160,7 +160,7 @@ async fn device_of_former_address_owner_is_unknown(app: &TestApp) {
     let device = guess(app.anonymous(), &ada.email, PASSWORD).await.expect(200)["device_token"].clone();
     ada.delete(ME, json!({ "password": PASSWORD })).await.expect(202);
     app.advance(days(14));
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.user("ada").await;
     for _ in 0..5 {
         guess_on(app, &device, &ada.email, "wrong horse").await.expect_problem(401, "invalid_credentials");
@@ -336,7 +336,7 @@ async fn purged_account_cannot_log_in(app: &TestApp) {
     let ada = app.user("ada").await;
     ada.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
     app.advance(days(14));
-    app.upkeep().await;
+    app.run_maintenance().await;
     for path in ["/api/v1/auth/login", "/api/v1/auth/restore"] {
         let body = json!({ "email": format!("purged:{}", ada.id), "password": "" });
         app.anonymous().post(path, body).await.expect_problem(401, "invalid_credentials");

@@ -57,7 +57,7 @@ async fn server_survives_database_outage() {
     let log_in = json!({ "email": "ada@example.org", "password": PASSWORD });
     client.post(LOGIN, log_in.clone()).await.expect_problem(503, "unavailable");
 
-    server.start_again().expect("a start");
+    server.restart().expect("a start");
     let back = async {
         for path in CHECKS {
             while client.get(path).await.status != 200 {}

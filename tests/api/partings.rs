@@ -122,7 +122,7 @@ async fn bond_outside_window_is_not_restored(app: &TestApp) {
     let first = ada.partners().bond_with(&ben).await;
     ada.post(BREAKUP, json!({})).await.expect(200);
     app.advance(days(30));
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(history(&ada).await[0]["archived_at"], Value::Null, "it may still come back");
     app.advance(MILLISECOND);
     let request = ada.partners().ask(&ben).await;
@@ -131,13 +131,13 @@ async fn bond_outside_window_is_not_restored(app: &TestApp) {
     assert_ne!(second["id"], json!(first));
     assert_eq!((&second["since"], &second["restorations"]), (&json!(app.now()), &json!(0)));
     ben.post(BREAKUP, json!({})).await.expect(200);
-    app.upkeep().await;
+    app.run_maintenance().await;
     let [new, old] = &history(&ben).await[..] else { panic!("two bonds") };
     assert_eq!((&new["id"], &new["archived_at"]), (&second["id"], &Value::Null));
     assert_eq!((&old["id"], &old["archived_at"]), (&json!(first), &json!(app.now())));
     assert_eq!(old["restorable_until"], Value::Null);
     assert_eq!(app.audit().await.into_iter().filter(|line| line.action == "bond.archived").count(), 1);
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(app.audit().await.into_iter().filter(|line| line.action == "bond.archived").count(), 1);
 }
 

@@ -112,7 +112,7 @@ async fn let_expire(app: &TestApp, from: &Person, to: &Person, upkeep: bool) {
     from.partners().ask(to).await;
     app.advance(days(14) + hours(2));
     if upkeep {
-        app.upkeep().await;
+        app.run_maintenance().await;
     }
 }
 
@@ -121,7 +121,7 @@ async fn expired_requests_count_as_refusals(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let body = json!({ "to": { "user_id": ben.id } });
     let_expire(app, &ada, &ben, true).await;
-    app.upkeep().await;
+    app.run_maintenance().await;
     let_expire(app, &ada, &ben, false).await;
     reject(&ben, &ada.partners().ask(&ben).await).await;
     let refused = ada.post(REQUESTS, body.clone()).await;
@@ -138,7 +138,7 @@ async fn expired_requests_count_as_refusals(app: &TestApp) {
     eve.partners().ask(&ben).await;
     ben.put(&format!("/api/v1/blocks/{}", eve.id), Value::Null).await.expect(200);
     app.advance(days(14) + hours(2));
-    app.upkeep().await;
+    app.run_maintenance().await;
     ben.delete(&format!("/api/v1/blocks/{}", eve.id), Value::Null).await.expect(204);
     reject(&ben, &eve.partners().ask(&ben).await).await;
     let refused = eve.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await;
@@ -206,7 +206,7 @@ async fn request_expires_for_both_users(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let request = ada.partners().ask(&ben).await;
     app.advance(days(14) - MILLISECOND);
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(status(&ben, &request).await, "pending");
     app.advance(MILLISECOND);
     for who in [&ada, &ben] {
@@ -221,8 +221,8 @@ async fn request_expires_for_both_users(app: &TestApp) {
     };
     assert_eq!(expired().await, 0);
     app.advance(hours(2));
-    app.upkeep().await;
-    app.upkeep().await;
+    app.run_maintenance().await;
+    app.run_maintenance().await;
     assert_eq!(expired().await, 1);
     ada.partners().ask(&ben).await;
     assert_eq!(expired().await, 1);

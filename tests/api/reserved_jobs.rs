@@ -45,12 +45,12 @@ async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) 
     let post = Method::POST;
     let mut attempts: Vec<(Method, String, Value)> = [
         (post.clone(), "/api/v1/queues/callbacks/claim".to_owned(), json!({})),
-        (post.clone(), "/api/v1/queues/upkeep/claim".to_owned(), json!({})),
-        (post.clone(), "/api/v1/queues/upkeep/pause".to_owned(), Value::Null),
-        (post.clone(), "/api/v1/queues/upkeep/resume".to_owned(), Value::Null),
+        (post.clone(), "/api/v1/queues/maintenance/claim".to_owned(), json!({})),
+        (post.clone(), "/api/v1/queues/maintenance/pause".to_owned(), Value::Null),
+        (post.clone(), "/api/v1/queues/maintenance/resume".to_owned(), Value::Null),
         (post.clone(), "/api/v1/queues/callbacks/drain".to_owned(), Value::Null),
         (Method::PUT, "/api/v1/queues/callbacks".to_owned(), json!({ "concurrency": 1 })),
-        (post.clone(), "/api/v1/jobs".to_owned(), json!({ "kind": "mine", "queue": "upkeep" })),
+        (post.clone(), "/api/v1/jobs".to_owned(), json!({ "kind": "mine", "queue": "maintenance" })),
         (post.clone(), "/api/v1/jobs".to_owned(), json!({ "kind": "callbacks.deliver", "queue": "mine" })),
         (
             post.clone(),
@@ -65,7 +65,7 @@ async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) 
         (post.clone(), format!("/api/v1/jobs/{job}/retry"), Value::Null),
         (post.clone(), "/api/v1/jobs/redrive".to_owned(), json!({ "queue": "callbacks" })),
         (post.clone(), "/api/v1/jobs/discard".to_owned(), json!({ "kind": "callbacks.deliver" })),
-        (Method::PUT, "/api/v1/schedules/mine".to_owned(), schedule("upkeep", "mine")),
+        (Method::PUT, "/api/v1/schedules/mine".to_owned(), schedule("maintenance", "mine")),
         (Method::PUT, "/api/v1/schedules/mine".to_owned(), schedule("mine", "callbacks.recur")),
         (Method::PUT, format!("/api/v1/schedules/{recurring}"), schedule("mine", "mine")),
         (Method::DELETE, format!("/api/v1/schedules/{recurring}"), Value::Null),
@@ -153,11 +153,11 @@ async fn callbacks_survive_the_loss_of_their_job(app: &TestApp) {
         .await
         .expect("deleted");
     admin.post(&format!("/api/v1/jobs/{}/cancel", job(1)), Value::Null).await.expect(200);
-    app.upkeep().await;
+    app.run_maintenance().await;
     let untouched = admin.get(&format!("/api/v1/callbacks/{}", made[0]["id"].as_str().expect("an id"))).await;
     assert_eq!(untouched.expect(200)["job_id"], gone, "not overdue yet");
     app.advance(minutes(2));
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.run_due().await;
     for callback in &made {
         let path = format!("/api/v1/callbacks/{}", callback["id"].as_str().expect("an id"));
@@ -195,7 +195,7 @@ async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
     }
     app.advance(minutes(2));
     let due = admin.get(&paths[0]).await.expect(200)["next_attempt_at"].clone();
-    app.upkeep().await;
+    app.run_maintenance().await;
     let again = admin.get(&paths[0]).await.expect(200);
     assert!(again["next_attempt_at"].as_str() > due.as_str(), "{again} after {due}");
     let given_up = admin.get(&paths[1]).await.expect(200);

@@ -7,7 +7,7 @@ use hyper::Method;
 use hyper::body::Bytes;
 use hyper::header::{ETAG, IF_MATCH};
 use kith_jobs::schedules::{self, DeclaredSchedule, Plan};
-use kith_jobs::{Done, Handler, JobFilter};
+use kith_jobs::{Handler, JobFilter, JobOutput};
 use kith_kernel::{
     Actor, Ctx, RequestId, Sources, SystemClock, SystemRandom, TimeOrderedIds, Timestamp, hours, minutes,
     seconds,
@@ -74,7 +74,7 @@ async fn waiting(app: &TestApp) -> usize {
 }
 
 async fn work(app: &TestApp) -> usize {
-    let handler = Handler::new(KIND, |_| async { Ok(Done::default()) });
+    let handler = Handler::new(KIND, |_| async { Ok(JobOutput::default()) });
     app.parts().jobs.drain(&[handler], &[QUEUE]).await.expect("jobs")
 }
 
@@ -401,7 +401,7 @@ async fn schedule_commands_work(engine: Engine) {
             ["schedules", "create", "weekly", "--schedule", "0 9 * * MON", "--kind", KIND, "--queue"];
         let created = success(kith(&[&create[..], &[QUEUE, "--time-zone", "Europe/Vienna"]].concat()));
         assert!(created.contains("0 9 * * MON (Europe/Vienna)"), "{created}");
-        let reserved = refusal(kith(&[&create[..], &["upkeep"]].concat()));
+        let reserved = refusal(kith(&[&create[..], &["maintenance"]].concat()));
         assert!(reserved.contains("Reserved name"), "{reserved}");
         assert_eq!(success(kith(&["schedules", "delete", "weekly"])), "");
         let gone = refusal(kith(&["schedules", "delete", "weekly"]));

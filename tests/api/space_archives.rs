@@ -34,14 +34,14 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
         one.partners().break_up().await;
     }
     app.advance(days(30));
-    app.upkeep().await;
+    app.run_maintenance().await;
     let key = format!("bond:{bond}");
     assert_eq!(app.count("space_items", "space = $1", &key).await, 4, "the bond can still be restored");
     assert_eq!(eve.partners().bond_with(dan).await, other);
 
     app.advance(Duration::from_millis(1));
     let archived_at = app.now();
-    tokio::join!(app.upkeep(), app.upkeep());
+    tokio::join!(app.run_maintenance(), app.run_maintenance());
     for table in ["space_items", "space_item_fields", "space_reminders", "space_collections"] {
         assert_eq!(app.count(table, "space = $1", &key).await, 0, "{table}");
     }
@@ -50,21 +50,21 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
     assert_eq!((&after["items"], &after["archived_at"]), (&before["items"], &json!(archived_at)));
     eve.get(&path).await.expect_problem(404, "not_found");
     let footprint = app.footprint().await;
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(app.footprint().await, footprint);
     assert_eq!(eve.get(SHARED).await.expect(200)["items"].as_array().expect("items").len(), 3);
 
     // Retention, then a hold: nothing is purged at the moment it is due.
     app.advance(days(365) - Duration::from_millis(1));
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.advance(days(14));
     assert_eq!(app.count("archived_spaces", "bond_id = $1 AND purge_at IS NULL", &bond).await, 1);
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.advance(days(14) - Duration::from_millis(1));
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(ada.get(&path).await.expect(200)["items"], before["items"]);
     app.advance(Duration::from_millis(1));
-    app.upkeep().await;
+    app.run_maintenance().await;
     ada.get(&path).await.expect_problem(404, "not_found");
     assert_eq!(app.count("archived_space_items", "space = $1", &key).await, 0);
     let manifest = app.parts().config.data.folder.join("purges").join(format!("bond-{bond}.json"));
@@ -86,7 +86,7 @@ async fn more_than_one_run_holds_wait_for_the_next(app: &TestApp) {
     }
     app.archive().await;
     // Runs on one node.
-    let run = async || app.parts().upkeep().await.expect("upkeep");
+    let run = async || app.parts().run_maintenance().await.expect("maintenance");
     app.advance(days(365));
     let held = async || app.count("archived_spaces", "purge_at > 0 AND bond_id <> $1", "").await;
     let backlog = async || {

@@ -185,7 +185,7 @@ async fn existing_items_are_indexed_in_background(app: &TestApp) {
     let by_rank = format!("{BOOKS}?order=rank");
     ada.get(&by_rank).await.expect_problem(409, "collection_indexing");
     assert_eq!(walk(&ada, "", 100).await.len(), 230);
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(walk(&ada, "&order=rank", 100).await, (0..230).rev().collect::<Vec<_>>());
 
     // Changing only the schema does not affect the index.
@@ -193,16 +193,16 @@ async fn existing_items_are_indexed_in_background(app: &TestApp) {
     ada.get(&by_rank).await.expect(200);
     admin.put(DECLARED, json!({ "fields": ["n"] })).await.expect(200);
     ada.get(&by_rank).await.expect_problem(400, "malformed_request");
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(walk(&ada, "&order=n", 100).await, (0..230).collect::<Vec<_>>());
     admin.delete(DECLARED, Value::Null).await.expect(204);
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(app.count("space_item_fields", "collection = $1", "books").await, 0);
     // After declaring the field again, earlier index entries do not count.
     item(&ada, BOOKS, json!({ "n": 230 })).await;
     admin.put(DECLARED, json!({ "fields": ["n"] })).await.expect(200);
     ada.get(&format!("{BOOKS}?order=n")).await.expect_problem(409, "collection_indexing");
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(walk(&ada, "&order=-n", 100).await, (0..=230).rev().collect::<Vec<_>>());
 }
 
@@ -225,8 +225,8 @@ async fn concurrent_writes_are_indexed_by_new_fields(app: &TestApp) {
             let changed = json!({ "n": value(*n), "rank": -value(*n), "round": round });
             who.put(path, json!({ "data": changed })).await.expect(200);
         });
-        tokio::join!(join_all(changes), app.upkeep(), app.upkeep());
-        app.upkeep().await;
+        tokio::join!(join_all(changes), app.run_maintenance(), app.run_maintenance());
+        app.run_maintenance().await;
         let order = ["&order=n", "&order=-rank"][round as usize % 2];
         for who in &people {
             assert_eq!(walk(who, order, 7).await, (0..EACH).collect::<Vec<_>>());

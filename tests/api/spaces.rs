@@ -263,7 +263,7 @@ async fn shared_items_survive_author_purge(app: &TestApp) {
     .await;
     ada.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
     app.advance(days(14));
-    app.upkeep().await;
+    app.run_maintenance().await;
     let path = format!("/api/v1/spaces/bonds/{bond}/export");
     let export = ben.get(&path).await.expect(200);
     let kept = &export["items"][0];

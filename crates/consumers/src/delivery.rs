@@ -68,7 +68,7 @@ pub enum Progress {
         /// Time of the next retry, or of the next write of the cursor.
         until: Option<Timestamp>,
         /// True if events of other kinds were skipped.
-        has_passed: bool,
+        has_skipped: bool,
     },
     /// Another node holds the lease, or the consumer has no cursor.
     NotOwner,
@@ -124,7 +124,7 @@ struct Batch {
 }
 
 /// Classification of a failed transaction.
-enum Fault {
+enum FailedTransaction {
     /// The handler cannot handle these events.
     Handler(String),
     /// The view is outdated.
@@ -180,7 +180,7 @@ impl<W: Transactions> Delivery<W> {
                 self.prefers_retry = true;
                 self.deliver(cursor, &pending, scan).await
             }
-            (_, None) => Ok(Progress::Idle { until: pending.next_retry(), has_passed: false }),
+            (_, None) => Ok(Progress::Idle { until: pending.next_retry(), has_skipped: false }),
         }
     }
 
@@ -219,11 +219,11 @@ impl<W: Transactions> Delivery<W> {
         let has_more = scan.has_more;
         let batch = take_batch(scan, pending, self.batch);
         if batch.events.is_empty() && batch.deferred.is_empty() {
-            let has_passed = batch.end.is_some();
+            let has_skipped = batch.end.is_some();
             self.scanned = batch.end.or(self.scanned);
-            return match self.pass(cursor, pending).await? {
+            return match self.skip_events(cursor, pending).await? {
                 Progress::Idle { .. } if has_more => Ok(Progress::DONE),
-                Progress::Idle { until, .. } => Ok(Progress::Idle { until, has_passed }),
+                Progress::Idle { until, .. } => Ok(Progress::Idle { until, has_skipped }),
                 progress => Ok(progress),
             };
         }
@@ -231,36 +231,36 @@ impl<W: Transactions> Delivery<W> {
         let batch = Arc::new(batch);
         match self.transact(Arc::clone(&batch), cursor).await {
             Ok(()) => {
-                self.moved_to(end);
+                self.set_cursor(end);
                 Ok(Progress::More { handled: count, set_aside: false })
             }
-            Err(Fault::Changed) => Ok(Progress::Outdated),
-            Err(Fault::Handler(_)) if count > 1 => {
+            Err(FailedTransaction::Changed) => Ok(Progress::Outdated),
+            Err(FailedTransaction::Handler(_)) if count > 1 => {
                 self.batch = count / 2;
                 Ok(Progress::DONE)
             }
-            Err(Fault::Handler(reason)) => self.note_failure(cursor, &batch, &reason).await,
-            Err(Fault::Database(error)) if count > 1 => {
+            Err(FailedTransaction::Handler(reason)) => self.record_failure(cursor, &batch, &reason).await,
+            Err(FailedTransaction::Database(error)) if count > 1 => {
                 // Smaller transactions wait for fewer others, and a failure affects fewer events.
                 self.batch = count / 2;
                 Err(error)
             }
-            Err(Fault::Database(error)) if self.may_be_the_event(count) => {
-                self.note_failure(cursor, &batch, &error.to_string()).await
+            Err(FailedTransaction::Database(error)) if self.is_event_suspect(count) => {
+                self.record_failure(cursor, &batch, &error.to_string()).await
             }
-            Err(Fault::Database(error)) => Err(error),
+            Err(FailedTransaction::Database(error)) => Err(error),
         }
     }
 
     /// Counts a database error with a single event. Returns true after [`MAX_ERRORS_ALONE`] in a row.
-    fn may_be_the_event(&mut self, count: usize) -> bool {
+    fn is_event_suspect(&mut self, count: usize) -> bool {
         self.errors_alone += u32::from(count == 1);
         self.errors_alone >= MAX_ERRORS_ALONE
     }
 
     /// Runs the handler on a batch and advances the cursor.
     #[expect(clippy::disallowed_methods, reason = "batches are sized by their real duration")]
-    async fn transact(&mut self, batch: Arc<Batch>, cursor: i64) -> Result<(), Fault> {
+    async fn transact(&mut self, batch: Arc<Batch>, cursor: i64) -> Result<(), FailedTransaction> {
         let (consumer, node, count) = (self.consumer.clone(), self.node.clone(), batch.events.len());
         let began = Arc::new(AtomicBool::new(false));
         let begins = Arc::clone(&began);
@@ -285,16 +285,16 @@ impl<W: Transactions> Delivery<W> {
         Ok(())
     }
 
-    async fn write<F>(&self, run: F, began: &AtomicBool) -> Result<(), Fault>
+    async fn write<F>(&self, run: F, began: &AtomicBool) -> Result<(), FailedTransaction>
     where
         F: Fn(&Tx<'_>, &Ctx) -> Result<(), DeliveryError> + Send + 'static,
     {
         let written = self.transactions.clone().write(self.ctx(), run).await;
-        written.map_err(|error| fault(error, began))
+        written.map_err(|error| classify(error, began))
     }
 
     /// Records the failure of the only event of `batch`, and advances the cursor.
-    async fn note_failure(
+    async fn record_failure(
         &mut self,
         cursor: i64,
         batch: &Arc<Batch>,
@@ -318,7 +318,7 @@ impl<W: Transactions> Delivery<W> {
             return Ok(Progress::Outdated);
         }
         self.errors_alone = 0;
-        self.moved_to(batch.end);
+        self.set_cursor(batch.end);
         Ok(Progress::DONE)
     }
 
@@ -327,7 +327,7 @@ impl<W: Transactions> Delivery<W> {
         if !consumer.handles(&event.kind) {
             // A newer build handled this kind.
             let reason = format!("this build does not handle {}", event.kind);
-            return self.note_failed_retry(cursor, due, &reason).await;
+            return self.record_failed_retry(cursor, due, &reason).await;
         }
         let began = Arc::new(AtomicBool::new(false));
         let (begins, row) = (Arc::clone(&began), due.row.clone());
@@ -344,16 +344,16 @@ impl<W: Transactions> Delivery<W> {
                 self.errors_alone = 0;
                 Ok(Progress::More { handled: 1, set_aside: false })
             }
-            Err(Fault::Changed) => Ok(Progress::Outdated),
-            Err(Fault::Handler(reason)) => self.note_failed_retry(cursor, due, &reason).await,
-            Err(Fault::Database(error)) if self.may_be_the_event(1) => {
-                self.note_failed_retry(cursor, due, &error.to_string()).await
+            Err(FailedTransaction::Changed) => Ok(Progress::Outdated),
+            Err(FailedTransaction::Handler(reason)) => self.record_failed_retry(cursor, due, &reason).await,
+            Err(FailedTransaction::Database(error)) if self.is_event_suspect(1) => {
+                self.record_failed_retry(cursor, due, &error.to_string()).await
             }
-            Err(Fault::Database(error)) => Err(error),
+            Err(FailedTransaction::Database(error)) => Err(error),
         }
     }
 
-    async fn note_failed_retry(
+    async fn record_failed_retry(
         &mut self,
         cursor: i64,
         due: DueRetry,
@@ -395,25 +395,25 @@ impl<W: Transactions> Delivery<W> {
     }
 
     /// Skips events of other kinds. The cursor is written at intervals only.
-    async fn pass(&mut self, cursor: i64, pending: &Pending) -> Result<Progress, Error> {
+    async fn skip_events(&mut self, cursor: i64, pending: &Pending) -> Result<Progress, Error> {
         let due_at = self.written_at + WRITE_INTERVAL;
         let unwritten = self.scanned.filter(|(position, _)| *position > cursor);
         let is_due = |to: i64| to - cursor >= MAX_UNWRITTEN || self.now() >= due_at;
         if let Some((to, _)) = unwritten.filter(|(to, _)| is_due(*to)) {
             let (name, node) = (self.name(), self.node.clone());
             let run = move |tx: &Tx<'_>, _: &Ctx| {
-                tx.may_be_lost();
+                tx.allow_async_commit();
                 ensure_same_log(tx, unwritten)?;
                 ensure_current(rows::move_cursor(tx, name, &node, cursor, to)?)
             };
             if !self.commit(run).await? {
                 return Ok(Progress::Outdated);
             }
-            self.moved_to(unwritten);
+            self.set_cursor(unwritten);
             return Ok(Progress::DONE);
         }
         let until = pending.next_retry().into_iter().chain(unwritten.map(|_| due_at)).min();
-        Ok(Progress::Idle { until, has_passed: false })
+        Ok(Progress::Idle { until, has_skipped: false })
     }
 
     /// Runs a transaction without the handler. Returns false if the view is outdated.
@@ -432,7 +432,7 @@ impl<W: Transactions> Delivery<W> {
         self.transactions.ctx(self.consumer.name)
     }
 
-    fn moved_to(&mut self, end: Option<LogEnd>) {
+    fn set_cursor(&mut self, end: Option<LogEnd>) {
         if let Some((position, _)) = end {
             (self.cursor, self.scanned, self.written_at) = (Some(position), None, self.now());
         }
@@ -483,15 +483,15 @@ fn ensure_current(is_current: bool) -> Result<(), DeliveryError> {
 }
 
 /// Classifies an error. `began` tells whether the handler was called.
-fn fault(error: DeliveryError, began: &AtomicBool) -> Fault {
+fn classify(error: DeliveryError, began: &AtomicBool) -> FailedTransaction {
     match error {
-        DeliveryError::Changed => Fault::Changed,
-        DeliveryError::Handler(reason) => Fault::Handler(reason),
+        DeliveryError::Changed => FailedTransaction::Changed,
+        DeliveryError::Handler(reason) => FailedTransaction::Handler(reason),
         DeliveryError::Store(error) => match error {
             Error::Constraint(_) | Error::Fault(_) | Error::NulInText if began.load(Ordering::Relaxed) => {
-                Fault::Handler(error.to_string())
+                FailedTransaction::Handler(error.to_string())
             }
-            _ => Fault::Database(error),
+            _ => FailedTransaction::Database(error),
         },
     }
 }

@@ -250,7 +250,7 @@ impl<W: Transactions> Consumers<W> {
                 None => rows::release_all(tx, &node)?,
             };
             if released > 0 {
-                tx.ring(WAKE_UP);
+                tx.notify(WAKE_UP);
             }
             Ok::<_, Error>(())
         });
@@ -266,7 +266,7 @@ impl<W: Transactions> Consumers<W> {
         leased: Arc<watch::Sender<BTreeSet<usize>>>,
         mut stopped: watch::Receiver<bool>,
     ) {
-        let mut bell = self.transactions.store().bell(WAKE_UP);
+        let mut bell = self.transactions.store().listen(WAKE_UP);
         let (mut sampled_at, mut declared_at) = (None, Instant::now());
         while !*stopped.borrow() {
             match self.acquire_leases().await {
@@ -285,7 +285,7 @@ impl<W: Transactions> Consumers<W> {
             }
             tokio::select! {
                 () = tokio::time::sleep(RENEW_INTERVAL.max(self.poll_interval)) => {}
-                () = bell.rung() => {}
+                () = bell.notified() => {}
                 () = self.set.renewal.notified() => {}
                 _ = stopped.changed() => {}
             }
@@ -316,12 +316,12 @@ impl<W: Transactions> Consumers<W> {
         mut stopped: watch::Receiver<bool>,
     ) {
         let store = self.transactions.store().clone();
-        let (mut head, mut bell) = (store.head(), store.bell(WAKE_UP));
+        let (mut head, mut bell) = (store.head(), store.listen(WAKE_UP));
         let mut state = FollowState::default();
         while !*stopped.borrow() {
             // Marked before the step, so that an event that arrives meanwhile is not missed.
             head.mark_unchanged();
-            bell.hush();
+            bell.discard_pending();
             let is_leased = leases.borrow_and_update().contains(&index);
             let pause = match is_leased {
                 true => self.step(index, &mut delivery, &mut state).await,
@@ -333,8 +333,8 @@ impl<W: Transactions> Consumers<W> {
             let wakes_at_head = is_leased && state.errors == 0;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = woken(&mut head, state.is_quiet), if wakes_at_head => {}
-                () = bell.rung() => {}
+                () = wait_for_head(&mut head, state.skipped_last), if wakes_at_head => {}
+                () = bell.notified() => {}
                 changed = leases.changed() => if changed.is_err() { return },
                 _ = stopped.changed() => {}
             }
@@ -352,8 +352,8 @@ impl<W: Transactions> Consumers<W> {
                 self.set.count(index, handled, set_aside);
                 Duration::ZERO
             }
-            Ok(Progress::Idle { until, has_passed }) => {
-                state.is_quiet = has_passed;
+            Ok(Progress::Idle { until, has_skipped }) => {
+                state.skipped_last = has_skipped;
                 let now = self.now();
                 let until = until.map_or(self.poll_interval, |until| until.since(now));
                 until.clamp(MIN_PAUSE, self.poll_interval)
@@ -376,12 +376,12 @@ struct FollowState {
     /// Number of consecutive database errors.
     errors: u32,
     /// True if the last events were of other kinds.
-    is_quiet: bool,
+    skipped_last: bool,
 }
 
 /// Waits until the head of the log moves. If the last events were of other kinds, waits a little longer, so
 /// that traffic of other kinds causes few reads.
-async fn woken(head: &mut watch::Receiver<i64>, is_quiet: bool) {
+async fn wait_for_head(head: &mut watch::Receiver<i64>, is_quiet: bool) {
     if head.changed().await.is_err() {
         std::future::pending().await
     }

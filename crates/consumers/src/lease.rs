@@ -24,7 +24,7 @@ pub fn declare(tx: &Tx<'_>, consumers: &[Consumer], now: Timestamp) -> Result<()
     for consumer in consumers {
         let position = match consumer.start {
             StartAt::Now => last_position(tx)?,
-            StartAt::Beginning => rows::position_before_all(tx)?,
+            StartAt::Beginning => rows::position_before_first(tx)?,
         };
         rows::declare(tx, consumer.name, position, now)?;
     }
@@ -37,7 +37,7 @@ pub fn declare(tx: &Tx<'_>, consumers: &[Consumer], now: Timestamp) -> Result<()
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
-pub fn forget_undeclared(tx: &Tx<'_>, before: Timestamp) -> Result<Vec<String>, Error> {
+pub fn delete_undeclared(tx: &Tx<'_>, before: Timestamp) -> Result<Vec<String>, Error> {
     rows::delete_undeclared(tx, before)
 }
 

@@ -25,6 +25,6 @@ pub use consumer::{Consumer, HandlerError, StartAt, TransactionFuture, Transacti
 pub use delivery::{Delivery, DeliveryError, Progress};
 pub use engine::{ConsumerCounts, ConsumerSet, Consumers, RunningConsumers};
 pub use failures::{MAX_ATTEMPTS, MAX_PENDING, SetAsideEvent, list_set_aside};
-pub use lease::{LEASE_TTL_MS, declare, forget_undeclared};
+pub use lease::{LEASE_TTL_MS, declare, delete_undeclared};
 pub use replay::{ReplayError, ReplayFrom, replay, retry_set_aside};
 pub use status::{ConsumerStatus, list_status};

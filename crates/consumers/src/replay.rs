@@ -55,24 +55,24 @@ pub fn replay(tx: &Tx<'_>, consumer: &str, from: ReplayFrom) -> Result<i64, Repl
     let cursor = cursor.ok_or_else(|| ReplayError::UnknownConsumer(consumer.to_owned()))?;
     let last = last_position(tx)?;
     let wanted = match from {
-        ReplayFrom::Beginning => rows::position_before_all(tx)?,
+        ReplayFrom::Beginning => rows::position_before_first(tx)?,
         ReplayFrom::Position(position) if (1..=last).contains(&position) => position - 1,
         ReplayFrom::Position(position) => return Err(ReplayError::UnknownPosition { position, last }),
         ReplayFrom::Time(since) => position_before(tx, since, last)?,
     };
-    let position = wanted.max(rows::position_before_all(tx)?).min(cursor.position);
+    let position = wanted.max(rows::position_before_first(tx)?).min(cursor.position);
     rows::set_cursor(tx, consumer, position)?;
-    rows::delete_failures_behind(tx, consumer, position)?;
-    tx.ring(WAKE_UP);
+    rows::delete_failures_after(tx, consumer, position)?;
+    tx.notify(WAKE_UP);
     Ok(last - position)
 }
 
 /// Returns the position before the first event emitted at `since` or later, found by binary search.
 fn position_before(tx: &Tx<'_>, since: Timestamp, last: i64) -> Result<i64, Error> {
-    let (mut before, mut behind) = (rows::position_before_all(tx)?, last);
+    let (mut before, mut behind) = (rows::position_before_first(tx)?, last);
     while before < behind {
         let middle = before + (behind - before) / 2;
-        match rows::first_emitted_behind(tx, middle)? {
+        match rows::first_emitted_after(tx, middle)? {
             Some(at) if at < since => before = middle + 1,
             _ => behind = middle,
         }
@@ -91,6 +91,6 @@ pub fn retry_set_aside(tx: &Tx<'_>, consumer: &str) -> Result<u64, ReplayError> 
         return Err(ReplayError::UnknownConsumer(consumer.to_owned()));
     }
     let retried = rows::retry_set_aside(tx, consumer, MAX_RETRIED)?;
-    tx.ring(WAKE_UP);
+    tx.notify(WAKE_UP);
     Ok(retried)
 }

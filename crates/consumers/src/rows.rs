@@ -202,7 +202,7 @@ pub(crate) fn delete_failure(tx: &Tx<'_>, name: &str, row: &PendingRow) -> Resul
 }
 
 /// Deletes the failures after `position`, whose events will be delivered again.
-pub(crate) fn delete_failures_behind(tx: &Tx<'_>, name: &str, position: i64) -> Result<u64, Error> {
+pub(crate) fn delete_failures_after(tx: &Tx<'_>, name: &str, position: i64) -> Result<u64, Error> {
     tx.exec("DELETE FROM consumer_failures WHERE consumer = $1 AND position > $2", params![name, position])
 }
 
@@ -228,7 +228,7 @@ pub(crate) fn count_failures(q: &Query<'_>, name: &str, limit: i64) -> Result<(i
 }
 
 /// Returns the time of the first event after `position`.
-pub(crate) fn first_emitted_behind(q: &Query<'_>, position: i64) -> Result<Option<Timestamp>, Error> {
+pub(crate) fn first_emitted_after(q: &Query<'_>, position: i64) -> Result<Option<Timestamp>, Error> {
     q.one(
         "SELECT o.at FROM outbox_positions p JOIN outbox o ON o.id = p.event_id
          WHERE p.position > $1 ORDER BY p.position LIMIT 1",
@@ -238,7 +238,7 @@ pub(crate) fn first_emitted_behind(q: &Query<'_>, position: i64) -> Result<Optio
 }
 
 /// Returns the position before the oldest event that retention has kept.
-pub(crate) fn position_before_all(q: &Query<'_>) -> Result<i64, Error> {
+pub(crate) fn position_before_first(q: &Query<'_>) -> Result<i64, Error> {
     let first: Option<Option<i64>> =
         q.one("SELECT MIN(position) FROM outbox_positions", &[], |row| row.get(0))?;
     Ok(first.flatten().map_or(0, |position| position - 1))

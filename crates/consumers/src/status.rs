@@ -39,7 +39,7 @@ pub fn list_status(q: &Query<'_>, now: Timestamp) -> Result<Vec<ConsumerStatus>,
         .into_iter()
         .map(|cursor| {
             let (pending, set_aside) = rows::count_failures(q, &cursor.name, MAX_COUNTED)?;
-            let emitted = rows::first_emitted_behind(q, cursor.position)?;
+            let emitted = rows::first_emitted_after(q, cursor.position)?;
             Ok(ConsumerStatus {
                 position: cursor.position,
                 lag_events: (last - cursor.position).max(0),

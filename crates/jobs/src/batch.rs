@@ -48,7 +48,7 @@ where
         let wait = if waited < MAX_TOTAL_LOCK_WAIT { lock_wait } else { SHORT_LOCK_TIMEOUT };
         let (run, all, own) = (write.clone(), Arc::clone(items), part.clone());
         let run = move |tx: &Tx<'_>| {
-            rows::limit_lock_waits(tx, wait)?;
+            rows::set_lock_timeout(tx, wait)?;
             run(tx, &all[own.clone()])
         };
         let (written, has_begun) = write_part(db, run).await;

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::model::{Enqueued, Invalid, JobId, JobState};
 use crate::new_job::{NewJob, OnConflict, OnFailure, Unique};
 use crate::settle::Budget;
-use crate::{bell_of, rows};
+use crate::{queue_channel, rows};
 
 /// Reason why a job was not enqueued.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -64,9 +64,9 @@ pub fn enqueue_all<J: Borrow<NewJob>>(
             continue;
         }
         let id = ids.next().ok_or_else(|| Error::fault("fewer jobs were inserted than requested"))?;
-        enqueued.push(Enqueued { id, existing: false });
+        enqueued.push(Enqueued { id, is_existing: false });
         if rung != Some(&job.queue) {
-            tx.ring(bell_of(&job.queue));
+            tx.notify(queue_channel(&job.queue));
             rung = Some(&job.queue);
         }
     }
@@ -101,7 +101,7 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
     if let (Some(key), Some(unique)) = (&key, &job.unique) {
         match holder(tx, now, job, key, unique)? {
             Holder::None => {}
-            Holder::Stays(id) => return Ok(Enqueued { id, existing: true }),
+            Holder::Stays(id) => return Ok(Enqueued { id, is_existing: true }),
             // If that job ends at this moment, there is nothing to wait for.
             Holder::Runs(id) => predecessor = rows::waits::mark_awaited(tx, id)?.then_some(id),
         }
@@ -124,12 +124,12 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
     }
     if let Some(other) = failed.filter(|_| job.on_failure == OnFailure::Die) {
         let why = format!("dependency {other} has failed");
-        if let Some(left) = crate::settle::die_waiting(tx, id, &why, now)? {
+        if let Some(left) = crate::settle::move_waiting_to_dead_letters(tx, id, &why, now)? {
             crate::settle::settle(tx, &left, JobState::Dead, None, now, &mut Budget::default())?;
         }
     }
-    tx.ring(bell_of(&job.queue));
-    Ok(Enqueued { id, existing: false })
+    tx.notify(queue_channel(&job.queue));
+    Ok(Enqueued { id, is_existing: false })
 }
 
 /// Marks the unfinished jobs of `after` as awaited and returns them, and one job that has failed or been
@@ -183,7 +183,7 @@ fn holder(
         return Ok(Holder::Stays(id));
     }
     if rows::live::replace(tx, id, job, now)? {
-        tx.ring(bell_of(&job.queue));
+        tx.notify(queue_channel(&job.queue));
         return Ok(Holder::Stays(id));
     }
     let succeeds = unique.on_conflict == OnConflict::Debounce;

@@ -46,7 +46,7 @@ struct QueuedRequest {
 
 impl QueuedRequest {
     /// Returns true if the caller is still willing to wait for another transaction.
-    fn is_patient(&self) -> bool {
+    fn can_wait(&self) -> bool {
         self.since.elapsed() < MAX_WAIT && !self.answer.is_closed()
     }
 }
@@ -116,15 +116,15 @@ async fn write_postponed(
         while let Ok(one) = postponed.try_recv() {
             held.push_back(one);
         }
-        held = without_impatient(held);
+        held = fail_expired(held);
         let round = held.drain(..held.len().min(MAX_RETRY_BATCH)).collect();
         held.extend(write(db, clock, round).await);
     }
 }
 
 /// Fails the requests that have waited long enough, and returns the others.
-fn without_impatient(held: VecDeque<QueuedRequest>) -> VecDeque<QueuedRequest> {
-    let (patient, others): (VecDeque<_>, VecDeque<_>) = held.into_iter().partition(QueuedRequest::is_patient);
+fn fail_expired(held: VecDeque<QueuedRequest>) -> VecDeque<QueuedRequest> {
+    let (patient, others): (VecDeque<_>, VecDeque<_>) = held.into_iter().partition(QueuedRequest::can_wait);
     for one in others {
         // The caller may have dropped its request.
         let _ = one.answer.send(Err(Error::DeadlinePassed.into()));

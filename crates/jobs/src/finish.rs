@@ -9,13 +9,14 @@ use kith_kernel::{Ctx, Timestamp};
 use kith_store::{Error, Query, Tx};
 
 use crate::model::{
-    Attempt, ClaimToken, Done, Failure, JobError, JobId, JobRecord, JobState, MAX_CRASHES, MAX_PAYLOAD_BYTES,
+    Attempt, ClaimToken, Failure, JobError, JobId, JobOutput, JobRecord, JobState, MAX_CRASHES,
+    MAX_PAYLOAD_BYTES,
 };
-use crate::rows::ended::Ending;
+use crate::rows::ended::AttemptEnd;
 use crate::rows::live::AttemptRow;
 use crate::rows::unsettled::UnsettledJob;
 use crate::settle::{Budget, settle};
-use crate::{bell_of, rows};
+use crate::{queue_channel, rows};
 
 /// Maximum number of failures stored per job.
 const MAX_STORED_FAILURES: usize = 10;
@@ -30,9 +31,9 @@ pub struct Report {
     /// Attempt that has ended.
     pub attempt: Attempt,
     /// Result of the attempt.
-    pub outcome: Result<Done, JobError>,
+    pub outcome: Result<JobOutput, JobError>,
     /// Queue to notify, because its limits now admit another job.
-    pub rings: Option<String>,
+    pub notify_queue: Option<String>,
 }
 
 /// Result of applying a report.
@@ -41,7 +42,7 @@ pub enum ReportOutcome {
     /// The job has ended, in this state.
     Finished(JobState),
     /// The job will run again at this time.
-    Again(Timestamp),
+    Rescheduled(Timestamp),
     /// The attempt belongs to another owner by now, or has ended. Nothing was changed.
     Stale,
 }
@@ -54,7 +55,7 @@ pub enum ReportOutcome {
 pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Result<Vec<ReportOutcome>, Error> {
     let (segment, mut budget) = (segment(tx)?, Budget::default());
     let reports: Vec<&Report> = reports.iter().map(Borrow::borrow).collect();
-    let mut told = vec![ReportOutcome::Stale; reports.len()];
+    let mut outcome = vec![ReportOutcome::Stale; reports.len()];
     let done: Vec<_> = reports
         .iter()
         .enumerate()
@@ -62,7 +63,7 @@ pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Resul
         .collect();
     let endings: Vec<_> = done
         .iter()
-        .map(|(_, one, done)| Ending {
+        .map(|(_, one, done)| AttemptEnd {
             id: one.attempt.job,
             attempt: one.attempt.attempt,
             token: one.attempt.token,
@@ -74,7 +75,7 @@ pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Resul
     let ended: std::collections::HashSet<_> = left.iter().map(|left| left.id).collect();
     for (at, one, _) in &done {
         if ended.contains(&one.attempt.job) {
-            told[*at] = ReportOutcome::Finished(JobState::Completed);
+            outcome[*at] = ReportOutcome::Finished(JobState::Completed);
         }
     }
     for left in left.iter().filter(|left| left.unique_key.is_some() || left.is_awaited) {
@@ -87,21 +88,22 @@ pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Resul
         let error = match &one.outcome {
             Ok(done) if done.fits() => continue,
             Ok(_) => {
-                too_large = JobError::RetryPolicy(format!("the result is longer than {MAX_PAYLOAD_BYTES} bytes"));
+                too_large =
+                    JobError::RetryPolicy(format!("the result is longer than {MAX_PAYLOAD_BYTES} bytes"));
                 &too_large
             }
             Err(error) => error,
         };
-        told[at] = failed(tx, ctx, segment, one.attempt, error, &mut budget)?;
+        outcome[at] = failed(tx, ctx, segment, one.attempt, error, &mut budget)?;
     }
-    for queue in reports.iter().filter_map(|one| one.rings.as_deref()) {
-        tx.ring(bell_of(queue));
+    for queue in reports.iter().filter_map(|one| one.notify_queue.as_deref()) {
+        tx.notify(queue_channel(queue));
     }
-    Ok(told)
+    Ok(outcome)
 }
 
 /// Returns the outcome of an earlier report about the same attempt, or [`ReportOutcome::Stale`] if none was applied.
-pub(crate) fn find_told(q: &Query<'_>, of: Attempt, is_done: bool) -> Result<ReportOutcome, Error> {
+pub(crate) fn find_report_outcome(q: &Query<'_>, of: Attempt, is_done: bool) -> Result<ReportOutcome, Error> {
     let is_it = |ended: &JobRecord| ended.attempt == of.attempt;
     if let Some(ended) = rows::ended::find_in_history(q, of.job)?.filter(is_it) {
         return Ok(ReportOutcome::Finished(ended.state));
@@ -112,11 +114,11 @@ pub(crate) fn find_told(q: &Query<'_>, of: Attempt, is_done: bool) -> Result<Rep
     if rows::ended::find_dead(q, of.job)?.is_some_and(|dead| is_it(&dead)) {
         return Ok(ReportOutcome::Finished(JobState::Dead));
     }
-    Ok(rows::live::find_rescheduled(q, of)?.map_or(ReportOutcome::Stale, ReportOutcome::Again))
+    Ok(rows::live::find_rescheduled(q, of)?.map_or(ReportOutcome::Stale, ReportOutcome::Rescheduled))
 }
 
 pub(crate) fn segment(tx: &Tx<'_>) -> Result<usize, Error> {
-    Ok(usize::try_from(rows::ended::ring(tx)?.0).unwrap_or(0) % rows::statements::SEGMENTS)
+    Ok(usize::try_from(rows::ended::current_segment(tx)?.0).unwrap_or(0) % rows::statements::SEGMENTS)
 }
 
 fn failed(
@@ -127,35 +129,35 @@ fn failed(
     error: &JobError,
     budget: &mut Budget,
 ) -> Result<ReportOutcome, Error> {
-    let Some(owned) = rows::live::find_owned(tx, attempt)? else { return Ok(ReportOutcome::Stale) };
-    let failure = |error: &str| failures_with(&owned, attempt.attempt, ctx.now, error);
-    let failures = owned.failures + 1;
-    if owned.cancel_asked_at.is_some() || matches!(error, JobError::Cancelled) {
-        return cancelled(tx, segment, attempt, ctx.now, budget);
+    let Some(row) = rows::live::lock_attempt(tx, attempt)? else { return Ok(ReportOutcome::Stale) };
+    let failure = |error: &str| failures_with(&row, attempt.attempt, ctx.now, error);
+    let failures = row.failures + 1;
+    if row.cancel_requested_at.is_some() || matches!(error, JobError::Cancelled) {
+        return end_as_cancelled(tx, segment, attempt, ctx.now, budget);
     }
     match error {
         JobError::Snooze(wait) => {
             let run_at = ctx.now + (*wait).max(Duration::from_millis(1));
-            again(tx, attempt, &owned, run_at, owned.failures, owned.crashes, owned.errors.as_deref())
+            reschedule(tx, attempt, &row, run_at, row.failures, row.crashes, row.errors.as_deref())
         }
-        JobError::RetryPolicy(why) => match owned.retry.next(failures, ctx.now, ctx.randomness()) {
-            Some(at) => again(tx, attempt, &owned, at, failures, 0, Some(&failure(why))),
-            None => die(tx, attempt, failures, &failure(why), ctx.now, budget),
+        JobError::RetryPolicy(why) => match row.retry.next(failures, ctx.now, ctx.randomness()) {
+            Some(at) => reschedule(tx, attempt, &row, at, failures, 0, Some(&failure(why))),
+            None => move_to_dead_letters(tx, attempt, failures, &failure(why), ctx.now, budget),
         },
-        JobError::RetryIn { why, wait } if failures < owned.retry.max_attempts => {
-            again(tx, attempt, &owned, ctx.now + *wait, failures, 0, Some(&failure(why)))
+        JobError::RetryIn { why, wait } if failures < row.retry.max_attempts => {
+            reschedule(tx, attempt, &row, ctx.now + *wait, failures, 0, Some(&failure(why)))
         }
         JobError::RetryIn { why, .. } | JobError::Discard(why) => {
-            die(tx, attempt, failures, &failure(why), ctx.now, budget)
+            move_to_dead_letters(tx, attempt, failures, &failure(why), ctx.now, budget)
         }
         JobError::Cancelled => Ok(ReportOutcome::Stale),
     }
 }
 
-fn again(
+fn reschedule(
     tx: &Tx<'_>,
     attempt: Attempt,
-    owned: &AttemptRow,
+    row: &AttemptRow,
     run_at: Timestamp,
     failures: i64,
     crashes: i64,
@@ -164,18 +166,18 @@ fn again(
     if !rows::live::put_back(tx, attempt, run_at, failures, crashes, errors)? {
         return Ok(ReportOutcome::Stale);
     }
-    tx.ring(bell_of(&owned.queue));
-    Ok(ReportOutcome::Again(run_at))
+    tx.notify(queue_channel(&row.queue));
+    Ok(ReportOutcome::Rescheduled(run_at))
 }
 
-fn cancelled(
+fn end_as_cancelled(
     tx: &Tx<'_>,
     segment: usize,
     attempt: Attempt,
     now: Timestamp,
     budget: &mut Budget,
 ) -> Result<ReportOutcome, Error> {
-    let ending = Ending {
+    let ending = AttemptEnd {
         id: attempt.job,
         attempt: attempt.attempt,
         token: attempt.token,
@@ -188,7 +190,7 @@ fn cancelled(
     Ok(ReportOutcome::Finished(JobState::Cancelled))
 }
 
-fn die(
+fn move_to_dead_letters(
     tx: &Tx<'_>,
     attempt: Attempt,
     failures: i64,
@@ -196,10 +198,10 @@ fn die(
     now: Timestamp,
     budget: &mut Budget,
 ) -> Result<ReportOutcome, Error> {
-    if rows::live::find_owned(tx, attempt)?.is_none() {
+    if rows::live::lock_attempt(tx, attempt)?.is_none() {
         return Ok(ReportOutcome::Stale);
     }
-    rows::ended::keep_dead(tx, attempt.job, failures, Some(errors), now)?;
+    rows::ended::insert_dead(tx, attempt.job, failures, Some(errors), now)?;
     let Some(left) = rows::ended::delete_owned(tx, attempt)? else {
         return Err(Error::fault("a locked job was ended by another transaction"));
     };
@@ -226,12 +228,12 @@ pub enum CancelOutcome {
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
 pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOutcome, Error> {
-    let taken_back = match rows::live::ask_to_cancel(tx, job, ctx.now)? {
+    let taken_back = match rows::live::request_cancel(tx, job, ctx.now)? {
         Some(JobState::Running) => {
-            tx.ring(CANCEL_CHANNEL);
+            tx.notify(CANCEL_CHANNEL);
             return Ok(CancelOutcome::Requested);
         }
-        Some(_) => take_back(tx, job, why, ctx.now)?,
+        Some(_) => cancel_waiting(tx, job, why, ctx.now)?,
         None => None,
     };
     let Some((unique_key, is_awaited)) = taken_back else {
@@ -246,14 +248,14 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOut
 
 /// Moves a job that is not running to the history. Returns its unique key, and whether other jobs wait for
 /// it.
-fn take_back(
+fn cancel_waiting(
     tx: &Tx<'_>,
     job: JobId,
     why: &str,
     now: Timestamp,
 ) -> Result<Option<(Option<String>, bool)>, Error> {
     let result = serde_json::json!({ "cancelled": why }).to_string();
-    rows::ended::keep_cancelled(tx, segment(tx)?, job, &result, now)?;
+    rows::ended::insert_cancelled(tx, segment(tx)?, job, &result, now)?;
     rows::live::delete_waiting(tx, job)
 }
 
@@ -261,51 +263,57 @@ fn take_back(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EvictionReason {
     /// Its lease has expired. The eviction is skipped if a heartbeat has arrived meanwhile.
-    Silent,
+    LeaseExpired,
     /// Its process has died.
     Died,
     /// The worker stopped regularly, but some jobs were not finished in time.
     Stopped,
 }
 
-/// Evicts a worker: reschedules up to `most` of its running jobs. A job that has now been running at
+/// Evicts a worker: reschedules up to `limit` of its running jobs. A job that has now been running at
 /// [`MAX_CRASHES`] worker deaths in a row goes to the dead letters. Returns the number of jobs; the worker itself
 /// is removed once it has none left.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
-pub(crate) fn give_up(tx: &Tx<'_>, ctx: &Ctx, worker: i64, why: EvictionReason, most: i64) -> Result<u64, Error> {
+pub(crate) fn evict_worker(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    worker: i64,
+    why: EvictionReason,
+    limit: i64,
+) -> Result<u64, Error> {
     tx.lock("job worker", [worker])?;
-    if why == EvictionReason::Silent && !rows::workers::is_silent(tx, worker, ctx.now)? {
+    if why == EvictionReason::LeaseExpired && !rows::workers::is_lease_expired(tx, worker, ctx.now)? {
         return Ok(0);
     }
-    let (running, mut budget) = (rows::live::list_running_of(tx, worker, most)?, Budget::default());
+    let (running, mut budget) = (rows::live::list_running_of(tx, worker, limit)?, Budget::default());
     for attempt in running.iter().copied() {
-        let Some(owned) = rows::live::find_owned(tx, attempt)? else { continue };
+        let Some(row) = rows::live::lock_attempt(tx, attempt)? else { continue };
         let (crashes, what) = match why {
-            EvictionReason::Silent => (owned.crashes + 1, "the worker's lease expired"),
-            EvictionReason::Died => (owned.crashes + 1, "the worker died"),
-            EvictionReason::Stopped => (owned.crashes, "the worker stopped before the job was finished"),
+            EvictionReason::LeaseExpired => (row.crashes + 1, "the worker's lease expired"),
+            EvictionReason::Died => (row.crashes + 1, "the worker died"),
+            EvictionReason::Stopped => (row.crashes, "the worker stopped before the job was finished"),
         };
-        let errors = failures_with(&owned, attempt.attempt, ctx.now, what);
-        if owned.cancel_asked_at.is_some() {
-            cancelled(tx, segment(tx)?, attempt, ctx.now, &mut budget)?;
+        let errors = failures_with(&row, attempt.attempt, ctx.now, what);
+        if row.cancel_requested_at.is_some() {
+            end_as_cancelled(tx, segment(tx)?, attempt, ctx.now, &mut budget)?;
         } else if crashes >= MAX_CRASHES {
-            die(tx, attempt, owned.failures, &errors, ctx.now, &mut budget)?;
+            move_to_dead_letters(tx, attempt, row.failures, &errors, ctx.now, &mut budget)?;
         } else {
-            again(tx, attempt, &owned, ctx.now, owned.failures, crashes, Some(&errors))?;
+            reschedule(tx, attempt, &row, ctx.now, row.failures, crashes, Some(&errors))?;
         }
     }
-    if (running.len() as i64) < most {
+    if (running.len() as i64) < limit {
         rows::workers::delete(tx, worker)?;
     }
     Ok(running.len() as u64)
 }
 
 /// Returns the failures of a job with `error` added, as JSON. Only the latest `MAX_STORED_FAILURES` are kept.
-fn failures_with(owned: &AttemptRow, attempt: i64, at: Timestamp, error: &str) -> String {
-    let mut failures = rows::read_errors(owned.errors.as_deref());
+fn failures_with(row: &AttemptRow, attempt: i64, at: Timestamp, error: &str) -> String {
+    let mut failures = rows::read_errors(row.errors.as_deref());
     failures.push(Failure { attempt, at, error: error.chars().take(MAX_ERROR_CHARS).collect() });
     let from = failures.len().saturating_sub(MAX_STORED_FAILURES);
     serde_json::to_string(&failures[from..]).unwrap_or_default()
@@ -317,14 +325,14 @@ fn failures_with(owned: &AttemptRow, attempt: i64, at: Timestamp, error: &str) -
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
-pub fn give_back(tx: &Tx<'_>, ctx: &Ctx, jobs: &[(Attempt, String)]) -> Result<(), Error> {
+pub fn return_to_queue(tx: &Tx<'_>, ctx: &Ctx, jobs: &[(Attempt, String)]) -> Result<(), Error> {
     let mut budget = Budget::default();
     for (attempt, queue) in jobs {
-        if rows::live::return_unbegun(tx, *attempt, ctx.now)? {
-            tx.ring(bell_of(queue));
+        if rows::live::return_unstarted(tx, *attempt, ctx.now)? {
+            tx.notify(queue_channel(queue));
         } else {
             // Changes nothing if the lease was lost. Otherwise cancellation was requested.
-            cancelled(tx, segment(tx)?, *attempt, ctx.now, &mut budget)?;
+            end_as_cancelled(tx, segment(tx)?, *attempt, ctx.now, &mut budget)?;
         }
     }
     Ok(())
@@ -335,13 +343,13 @@ pub fn give_back(tx: &Tx<'_>, ctx: &Ctx, jobs: &[(Attempt, String)]) -> Result<(
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or another error of the store if the database fails.
-pub(crate) fn give_back_claim(tx: &Tx<'_>, ctx: &Ctx, queue: &str, token: ClaimToken) -> Result<(), Error> {
+pub(crate) fn return_claim(tx: &Tx<'_>, ctx: &Ctx, queue: &str, token: ClaimToken) -> Result<(), Error> {
     tx.lock("job queue", [queue])?;
     let (mut jobs, mut workers) = (Vec::new(), BTreeSet::new());
     for (attempt, worker) in rows::live::list_claim(tx, queue, token)? {
         jobs.push((attempt, queue.to_owned()));
         workers.insert(worker);
     }
-    give_back(tx, ctx, &jobs)?;
+    return_to_queue(tx, ctx, &jobs)?;
     workers.into_iter().try_for_each(|worker| rows::workers::delete_if_idle(tx, worker))
 }

@@ -41,6 +41,6 @@ mod tests {
 
     #[test]
     fn seed_inputs_satisfy_properties() {
-        kith_kernel::fuzzing::ask_of_seeds(TARGETS);
+        kith_kernel::fuzzing::run_on_seeds(TARGETS);
     }
 }

@@ -10,17 +10,17 @@ use crate::rows::{self, statements};
 /// Retention of ended jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Minimum time that ended jobs are kept, unless there are more than `most`.
-    pub keep: Duration,
+    /// Minimum time that ended jobs are kept, unless there are more than `max_ended`.
+    pub ended_age: Duration,
     /// Maximum number of ended jobs; the latest are kept.
-    pub most: u64,
+    pub max_ended: u64,
     /// Time that dead letters are kept.
     pub dead: Duration,
 }
 
 impl Retention {
     /// Seven days, at most 2,000,000 ended jobs; dead letters for 90 days.
-    pub const DEFAULT: Self = Self { keep: days(7), most: 2_000_000, dead: days(90) };
+    pub const DEFAULT: Self = Self { ended_age: days(7), max_ended: 2_000_000, dead: days(90) };
 
     /// Number of segments that hold data. The current one and the next one to be truncated are not counted.
     const FULL_SEGMENTS: u32 = statements::SEGMENTS as u32 - 2;
@@ -35,32 +35,32 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// Returns the error of the database, except [`Error::DeadlinePassed`] for the lock.
-pub(crate) async fn turn(db: &Store, ctx: &Ctx, retention: Retention) -> Result<bool, Error> {
+pub(crate) async fn advance(db: &Store, ctx: &Ctx, retention: Retention) -> Result<bool, Error> {
     let now = ctx.now;
-    let (current, since) = db.read(rows::ended::ring).await?;
+    let (current, since) = db.read(rows::ended::current_segment).await?;
     if since == Timestamp::EPOCH {
-        db.write(move |tx| rows::ended::start_ring(tx, now)).await?;
+        db.write(move |tx| rows::ended::start_segments(tx, now)).await?;
         return Ok(false);
     }
     let place = usize::try_from(current).unwrap_or(0) % statements::SEGMENTS;
-    let is_old = now >= since + retention.keep / Retention::FULL_SEGMENTS;
+    let is_old = now >= since + retention.ended_age / Retention::FULL_SEGMENTS;
     if !is_old {
         let size = db.export(move |q| q.one(statements::SIZE[place], &[], |row| row.get::<i64>(0))).await?;
-        if size.unwrap_or(0).unsigned_abs() < retention.most / u64::from(Retention::FULL_SEGMENTS) {
+        if size.unwrap_or(0).unsigned_abs() < retention.max_ended / u64::from(Retention::FULL_SEGMENTS) {
             return Ok(false);
         }
     }
     let next = (place + 1) % statements::SEGMENTS;
     let turned = db.write(move |tx| {
-        rows::limit_lock_waits(tx, LOCK_TIMEOUT)?;
+        rows::set_lock_timeout(tx, LOCK_TIMEOUT)?;
         tx.lock("job ring", ["turn"])?;
-        if !rows::ended::turn_ring(tx, current, next as i64, now)? {
+        if !rows::ended::advance_segment(tx, current, next as i64, now)? {
             return Ok(false);
         }
         // The segment after the new one is truncated, so that the next advance finds an empty segment.
         let ahead = (next + 1) % statements::SEGMENTS;
-        tx.exec_by(&statements::EMPTY_HISTORY[ahead], &[])?;
-        tx.exec_by(&statements::EMPTY_LOG[ahead], &[])?;
+        tx.exec_for_engine(&statements::EMPTY_HISTORY[ahead], &[])?;
+        tx.exec_for_engine(&statements::EMPTY_LOG[ahead], &[])?;
         Ok(true)
     });
     match turned.await {

@@ -18,7 +18,7 @@ use crate::model::Attempt;
 use crate::model::{ClaimToken, Enqueued};
 use crate::new_job::NewJob;
 use crate::rows::live::Claimer;
-use crate::stats::{JobCounters, QueueSample, JobCounts, JobTotals};
+use crate::stats::{JobCounters, JobCounts, JobTotals, QueueSample};
 use crate::{finish, rows};
 
 /// Lock timeout of a batch of reports. Reports from several nodes that settle the same waiting job wait for
@@ -35,7 +35,7 @@ pub(crate) struct Inner {
     pub sources: Sources,
     pub counts: JobCounters,
     pub samples: Mutex<Vec<QueueSample>>,
-    marks: Mutex<HashMap<String, ClaimState>>,
+    claim_state: Mutex<HashMap<String, ClaimState>>,
     /// Start of the current period without a failed heartbeat.
     in_contact_since: Mutex<Timestamp>,
     enqueuer: Enqueuer,
@@ -63,7 +63,7 @@ impl Jobs {
             sources,
             counts: JobCounters::default(),
             samples: Mutex::default(),
-            marks: Mutex::default(),
+            claim_state: Mutex::default(),
             in_contact_since: Mutex::default(),
         }))
     }
@@ -104,17 +104,20 @@ impl Jobs {
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn register(&self, name: &str, is_remote: bool, lease: Duration) -> Result<i64, Error> {
         let (name, ctx) = (name.to_owned(), self.ctx());
-        self.0.db.write(move |tx| rows::workers::insert(tx, &name, is_remote, lease, ctx.renewed().now)).await
+        self.0
+            .db
+            .write(move |tx| rows::workers::insert(tx, &name, is_remote, lease, ctx.refreshed().now))
+            .await
     }
 
-    /// Claims up to `most` jobs of a queue for a registered worker.
+    /// Claims up to `limit` jobs of a queue for a registered worker.
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-    pub async fn claim(&self, queue: &str, worker: i64, most: i64) -> Result<Claim, Error> {
+    pub async fn claim(&self, queue: &str, worker: i64, limit: i64) -> Result<Claim, Error> {
         let name = queue.to_owned();
         let claim = move |tx: &Tx<'_>, now, token, marks| {
-            crate::claim::claim(tx, now, Claimer { worker, token, begins_at: None }, &name, most, marks)
+            crate::claim::claim(tx, now, Claimer { worker, token, begins_at: None }, &name, limit, marks)
         };
         self.claim_by(queue, claim).await
     }
@@ -124,13 +127,15 @@ impl Jobs {
     pub(crate) async fn claim_by(
         &self,
         queue: &str,
-        claim: impl Fn(&Tx<'_>, Timestamp, ClaimToken, ClaimState) -> Result<(Claim, ClaimState), Error> + Send + 'static,
+        claim: impl Fn(&Tx<'_>, Timestamp, ClaimToken, ClaimState) -> Result<(Claim, ClaimState), Error>
+        + Send
+        + 'static,
     ) -> Result<Claim, Error> {
-        let (marks, ctx) = (self.marks_of(queue).await, self.ctx());
+        let (marks, ctx) = (self.claim_state_of(queue).await, self.ctx());
         let token = ClaimToken::random(ctx.randomness());
-        let claimed = self.0.db.write(move |tx| claim(tx, ctx.renewed().now, token, marks.clone())).await;
+        let claimed = self.0.db.write(move |tx| claim(tx, ctx.refreshed().now, token, marks.clone())).await;
         if let Err(Error::OutcomeUnknown(_)) = &claimed {
-            self.give_back_later(queue, token);
+            self.return_claim_later(queue, token);
         }
         let (claim, marks) = claimed?;
         self.claimed(queue, &claim, marks);
@@ -138,14 +143,14 @@ impl Jobs {
     }
 
     /// Puts the jobs claimed under this token back into the queue as soon as the database is available.
-    pub(crate) fn give_back_later(&self, queue: &str, token: ClaimToken) {
+    pub(crate) fn return_claim_later(&self, queue: &str, token: ClaimToken) {
         // The task does not keep the engine alive.
         let (engine, queue) = (Arc::downgrade(&self.0), queue.to_owned());
         let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
             while let Some(jobs) = engine.upgrade().map(Self) {
                 let (ctx, queue) = (jobs.ctx(), queue.clone());
-                let give_back = move |tx: &Tx<'_>| finish::give_back_claim(tx, &ctx.renewed(), &queue, token);
+                let give_back = move |tx: &Tx<'_>| finish::return_claim(tx, &ctx.refreshed(), &queue, token);
                 let Err(error) = jobs.db().write(give_back).await else { return };
                 tracing::warn!(%error, "cannot release claimed jobs; retrying");
                 drop(jobs);
@@ -155,25 +160,30 @@ impl Jobs {
     }
 
     fn claimed(&self, queue: &str, claim: &Claim, marks: ClaimState) {
-        self.0.marks.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned(), marks);
+        self.0.claim_state.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.to_owned(), marks);
         let now = self.0.sources.clock.now();
         for job in &claim.jobs {
             let wait_ms = i64::try_from(now.since(job.run_at).as_millis()).unwrap_or(0);
-            self.0.counts.count(queue, &job.kind, JobCounts { started: 1, wait_ms, ..JobCounts::default() }, None);
+            self.0.counts.count(
+                queue,
+                &job.kind,
+                JobCounts { started: 1, wait_ms, ..JobCounts::default() },
+                None,
+            );
         }
     }
 
     /// Returns the cached claim state of a queue. Its watermarks are verified every few minutes, outside the
     /// queue's lock, so that a wrong watermark cannot hide a job for longer.
-    async fn marks_of(&self, queue: &str) -> ClaimState {
-        let marks = self.0.marks.lock().unwrap_or_else(PoisonError::into_inner).get(queue).cloned();
+    async fn claim_state_of(&self, queue: &str) -> ClaimState {
+        let marks = self.0.claim_state.lock().unwrap_or_else(PoisonError::into_inner).get(queue).cloned();
         let (mut marks, now) = (marks.unwrap_or_default(), self.0.sources.clock.now());
         if !marks.is_check_due(now) {
             return marks;
         }
         marks.checked_at = now;
-        let (name, lanes) = (queue.to_owned(), marks.lanes);
-        match self.0.db.export(move |q| rows::live::is_ready_before(q, &name, &lanes)).await {
+        let (name, lanes) = (queue.to_owned(), marks.watermarks);
+        match self.0.db.export(move |q| rows::live::is_ready_below(q, &name, &lanes)).await {
             Ok(false) => marks,
             Ok(true) => {
                 tracing::warn!(queue, "ready jobs found below the watermark; it was reset");
@@ -192,7 +202,7 @@ impl Jobs {
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn report(&self, reports: Arc<Vec<Report>>) -> Result<Vec<ReportOutcome>, Error> {
         let ctx = self.ctx();
-        self.0.db.write(move |tx| finish::report(tx, &ctx.renewed(), &reports)).await
+        self.0.db.write(move |tx| finish::report(tx, &ctx.refreshed(), &reports)).await
     }
 
     /// Applies reports in one transaction, or in several if one of them fails or waits for another
@@ -202,15 +212,15 @@ impl Jobs {
         R: Borrow<Report> + Send + Sync + 'static,
     {
         let ctx = self.ctx();
-        let report = move |tx: &Tx<'_>, part: &[R]| finish::report(tx, &ctx.renewed(), part);
+        let report = move |tx: &Tx<'_>, part: &[R]| finish::report(tx, &ctx.refreshed(), part);
         write_batch(&self.0.db, reports, REPORT_LOCK_TIMEOUT, |error| Some(error), report).await
     }
 
     /// Determines the outcome of a report that was sent again after the response to its commit was lost, and
     /// that was then ignored as stale.
-    pub(crate) async fn find_told(&self, report: &Report) -> ReportOutcome {
+    pub(crate) async fn find_report_outcome(&self, report: &Report) -> ReportOutcome {
         let (attempt, is_done) = (report.attempt, report.outcome.is_ok());
-        let found = self.0.db.read(move |q| finish::find_told(q, attempt, is_done)).await;
+        let found = self.0.db.read(move |q| finish::find_report_outcome(q, attempt, is_done)).await;
         found.unwrap_or_else(|error| {
             tracing::warn!(%error, job = attempt.job, "the outcome of a report could not be determined");
             ReportOutcome::Stale
@@ -221,14 +231,14 @@ impl Jobs {
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-    pub async fn beat(&self, worker: i64) -> Result<HeartbeatOutcome, Error> {
-        Ok(self.beat_with(worker, Vec::new(), Vec::new()).await?.0)
+    pub async fn heartbeat(&self, worker: i64) -> Result<HeartbeatOutcome, Error> {
+        Ok(self.heartbeat_with_deadlines(worker, Vec::new(), Vec::new()).await?.0)
     }
 
     /// Records a heartbeat and the deadlines of attempts. Also returns those of `running` that are not
     /// running according to the database: they were ended by others, or a crash of the database undid their
     /// claim.
-    pub(crate) async fn beat_with(
+    pub(crate) async fn heartbeat_with_deadlines(
         &self,
         worker: i64,
         running: Vec<Attempt>,
@@ -240,21 +250,21 @@ impl Jobs {
             .write(move |tx| {
                 // The lock excludes a concurrent eviction.
                 tx.lock("job worker", [worker])?;
-                tx.may_be_lost();
-                if !rows::workers::beat(tx, worker, ctx.renewed().now)? {
+                tx.allow_async_commit();
+                if !rows::workers::heartbeat(tx, worker, ctx.refreshed().now)? {
                     return Ok((HeartbeatOutcome::Evicted, Vec::new()));
                 }
                 rows::live::set_deadlines(tx, &deadlines)?;
-                let cancel = rows::live::asked_to_cancel(tx, worker)?;
+                let cancel = rows::live::list_cancel_requested(tx, worker)?;
                 Ok((HeartbeatOutcome::Alive { cancel }, rows::live::list_lost(tx, &running)?))
             })
             .await
-            .inspect_err(|_| self.begin_contact())
+            .inspect_err(|_| self.restart_contact())
     }
 
     /// Records that the database may have been unreachable until now. Other workers may have been unable to
     /// send heartbeats, too.
-    pub(crate) fn begin_contact(&self) {
+    pub(crate) fn restart_contact(&self) {
         let now = self.0.sources.clock.now();
         *self.0.in_contact_since.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }

@@ -13,24 +13,24 @@ use tokio::sync::oneshot;
 use crate::claim::{Claim, claim};
 use crate::finish::{self, Report, ReportOutcome};
 use crate::jobs::Jobs;
-use crate::model::{ClaimToken, Done, JobError, JobId, LogLine};
+use crate::model::{ClaimToken, JobError, JobId, JobOutput, LogLine};
 use crate::rows::live::Claimer;
-use crate::workers::progress_bell;
+use crate::workers::progress_channel;
 use crate::{find_settings, rows};
 
 /// Lease that is still valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct LeaseRenewal {
     /// True if the cancellation of the job was requested.
-    pub cancel_asked: bool,
+    pub is_cancel_requested: bool,
 }
 
 impl Jobs {
-    /// Claims up to `most` jobs of a queue for an external program, which must send a heartbeat within each
+    /// Claims up to `limit` jobs of a queue for an external program, which must send a heartbeat within each
     /// `lease`. `name` identifies the program to people.
     ///
     /// The claim runs in a task of its own. If the caller stops waiting, or drops the result without calling
-    /// [`LeasedClaim::keep`], the jobs are returned to the queue.
+    /// [`LeasedClaim::into_claim`], the jobs are returned to the queue.
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -39,12 +39,12 @@ impl Jobs {
         queue: &str,
         name: &str,
         lease: Duration,
-        most: i64,
+        limit: i64,
     ) -> Result<LeasedClaim, Error> {
         let (answer, answered) = oneshot::channel();
         let (jobs, queue, name) = (self.clone(), queue.to_owned(), name.to_owned());
         tokio::spawn(async move {
-            let claimed = jobs.claim_as_worker(&queue, name, lease, most).await;
+            let claimed = jobs.claim_as_worker(&queue, name, lease, limit).await;
             let claimed = claimed.map(|claim| LeasedClaim { jobs, queue, claim });
             // If the receiver is gone, the claim is dropped and its jobs are returned.
             let _ = answer.send(claimed);
@@ -57,13 +57,13 @@ impl Jobs {
         queue: &str,
         name: String,
         lease: Duration,
-        most: i64,
+        limit: i64,
     ) -> Result<Claim, Error> {
         let in_queue = queue.to_owned();
         let claim = move |tx: &Tx<'_>, now, token, marks| {
             let worker = rows::workers::insert(tx, &name, true, lease, now)?;
             let (claim, marks) =
-                claim(tx, now, Claimer { worker, token, begins_at: Some(now) }, &in_queue, most, marks)?;
+                claim(tx, now, Claimer { worker, token, begins_at: Some(now) }, &in_queue, limit, marks)?;
             if claim.jobs.is_empty() {
                 rows::workers::delete(tx, worker)?;
             }
@@ -73,13 +73,13 @@ impl Jobs {
     }
 
     /// Counts the end of an attempt by an external program in the statistics.
-    pub fn count_leased(&self, queue: &str, kind: &str, told: &ReportOutcome, took: Duration) {
-        self.inner().counts.count_told(queue, kind, told, false, took);
+    pub fn count_leased(&self, queue: &str, kind: &str, outcomes: &ReportOutcome, took: Duration) {
+        self.inner().counts.count_outcome(queue, kind, outcomes, false, took);
     }
 }
 
 /// Jobs claimed for an external program. They are returned to the queue if this is dropped before
-/// [`LeasedClaim::keep`] is called.
+/// [`LeasedClaim::into_claim`] is called.
 pub struct LeasedClaim {
     jobs: Jobs,
     queue: String,
@@ -88,7 +88,7 @@ pub struct LeasedClaim {
 
 impl LeasedClaim {
     /// Takes the claim. Call it when the jobs are being delivered to the program.
-    pub fn keep(mut self) -> Claim {
+    pub fn into_claim(mut self) -> Claim {
         std::mem::take(&mut self.claim)
     }
 
@@ -96,10 +96,10 @@ impl LeasedClaim {
     ///
     /// # Errors
     /// Returns the error of the database. The jobs are then returned in the background.
-    pub async fn give_back(mut self) -> Result<(), Error> {
+    pub async fn return_to_queue(mut self) -> Result<(), Error> {
         let Some(token) = self.claim.jobs.first().map(|job| job.token) else { return Ok(()) };
         let (ctx, queue) = (self.jobs.ctx(), self.queue.clone());
-        let give_back = move |tx: &Tx<'_>| finish::give_back_claim(tx, &ctx.renewed(), &queue, token);
+        let give_back = move |tx: &Tx<'_>| finish::return_claim(tx, &ctx.refreshed(), &queue, token);
         self.jobs.db().write(give_back).await?;
         self.claim.jobs.clear();
         Ok(())
@@ -116,7 +116,7 @@ impl Deref for LeasedClaim {
 impl Drop for LeasedClaim {
     fn drop(&mut self) {
         if let Some(job) = self.claim.jobs.first() {
-            self.jobs.give_back_later(&self.queue, job.token);
+            self.jobs.return_claim_later(&self.queue, job.token);
         }
     }
 }
@@ -133,10 +133,10 @@ pub fn heartbeat(
     job: JobId,
     token: ClaimToken,
     lease: Duration,
-) -> Result<Option<Kept>, Error> {
+) -> Result<Option<LeaseRenewal>, Error> {
     let Some(leased) = rows::live::find_leased(tx, job, token)? else { return Ok(None) };
-    let is_known = rows::workers::beat_for(tx, leased.worker, ctx.now, lease)?;
-    Ok(is_known.then_some(Kept { cancel_asked: leased.is_cancel_asked }))
+    let is_known = rows::workers::heartbeat_with_lease(tx, leased.worker, ctx.now, lease)?;
+    Ok(is_known.then_some(LeaseRenewal { is_cancel_requested: leased.is_cancel_requested }))
 }
 
 /// Stores the progress of an attempt, a JSON text. Returns false if the job is no longer claimed under
@@ -145,9 +145,9 @@ pub fn heartbeat(
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
-pub fn keep_progress(tx: &Tx<'_>, job: JobId, token: ClaimToken, progress: &str) -> Result<bool, Error> {
+pub fn store_progress(tx: &Tx<'_>, job: JobId, token: ClaimToken, progress: &str) -> Result<bool, Error> {
     let Some(leased) = rows::live::find_leased(tx, job, token)? else { return Ok(false) };
-    tx.ring(progress_bell(job));
+    tx.notify(progress_channel(job));
     rows::live::set_progress(tx, leased.attempt, progress)
 }
 
@@ -156,7 +156,7 @@ pub fn keep_progress(tx: &Tx<'_>, job: JobId, token: ClaimToken, progress: &str)
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
-pub fn keep_log(
+pub fn append_log(
     tx: &Tx<'_>,
     ctx: &Ctx,
     job: JobId,
@@ -182,13 +182,13 @@ pub fn report_leased(
     ctx: &Ctx,
     job: JobId,
     token: ClaimToken,
-    outcome: Result<Done, JobError>,
+    outcome: Result<JobOutput, JobError>,
 ) -> Result<ReportOutcome, Error> {
     let Some(leased) = rows::live::find_leased(tx, job, token)? else { return Ok(ReportOutcome::Stale) };
     let queue = leased.queue;
-    let rings = find_settings(tx, &queue)?.is_limited().then_some(queue);
-    let told = finish::report(tx, ctx, &[Report { attempt: leased.attempt, outcome, rings }])?;
+    let notify_queue = find_settings(tx, &queue)?.is_limited().then_some(queue);
+    let outcomes = finish::report(tx, ctx, &[Report { attempt: leased.attempt, outcome, notify_queue }])?;
     rows::workers::delete_if_idle(tx, leased.worker)?;
-    tx.ring(progress_bell(job));
-    Ok(told.into_iter().next().unwrap_or(ReportOutcome::Stale))
+    tx.notify(progress_channel(job));
+    Ok(outcomes.into_iter().next().unwrap_or(ReportOutcome::Stale))
 }

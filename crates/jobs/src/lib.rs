@@ -14,9 +14,10 @@ pub mod fuzzing;
 mod history;
 mod jobs;
 mod leases;
-mod look;
+mod maintenance;
 mod model;
 mod new_job;
+mod queries;
 mod queues;
 mod retry;
 mod revive;
@@ -24,35 +25,35 @@ mod rows;
 pub mod schedules;
 mod settle;
 mod stats;
-mod upkeep;
 mod workers;
 
 use kith_store::{Migration, ModuleMigrations};
 
 pub use claim::Claim;
 pub use enqueue::{EnqueueError, Flow, enqueue, enqueue_all, enqueue_flow};
-pub use finish::{CANCEL_CHANNEL, CancelOutcome, Report, ReportOutcome, cancel, give_back, report};
+pub use finish::{CANCEL_CHANNEL, CancelOutcome, Report, ReportOutcome, cancel, report, return_to_queue};
 pub use history::Retention;
 pub use jobs::{HeartbeatOutcome, Jobs};
-pub use leases::{Kept, LeasedClaim, heartbeat, keep_log, keep_progress, report_leased};
-pub use look::{JobFilter, find_job, is_idle, list_jobs, list_log, list_results};
+pub use leases::{LeaseRenewal, LeasedClaim, append_log, heartbeat, report_leased, store_progress};
+pub use maintenance::MaintenanceState;
 pub use model::{
-    Attempt, DependencyResult, ClaimToken, ClaimedJob, DEFAULT_PRIORITY, Done, Enqueued, Failure, Invalid, JobError,
-    JobId, JobRecord, JobState, LogLine, MAX_ATTEMPTS, MAX_CRASHES, MAX_KEY_BYTES, MAX_NAME_BYTES,
-    MAX_PAYLOAD_BYTES, MAX_PRIORITY, check_key, check_name,
+    Attempt, ClaimToken, ClaimedJob, DEFAULT_PRIORITY, DependencyResult, Enqueued, Failure, Invalid,
+    JobError, JobId, JobOutput, JobRecord, JobState, LogLine, MAX_ATTEMPTS, MAX_CRASHES, MAX_KEY_BYTES,
+    MAX_NAME_BYTES, MAX_PAYLOAD_BYTES, MAX_PRIORITY, check_key, check_name,
 };
 pub use new_job::{NewJob, OnConflict, OnFailure, Unique};
+pub use queries::{JobFilter, find_job, is_idle, list_jobs, list_log, list_results};
 pub use queues::{QueueError, QueueSettings, Rate, find_settings, list_settings, set as set_queue};
-pub use retry::Retry;
+pub use retry::RetryPolicy;
 pub use revive::{RetryOutcome, discard_dead, redrive, retry};
 #[doc(hidden)] // Tests and benchmarks explain it.
 pub use rows::statements::CLAIM;
 pub use stats::{
-    DURATION_BUCKETS_MS, Minute, KindSummary, QueueSample, JobCounts, JobTotals, list_minutes, list_records, list_samples, look,
+    DURATION_BUCKETS_MS, JobCounts, JobTotals, KindSummary, Minute, QueueSample, list_kind_summaries,
+    list_minutes, list_samples, sample_queues,
 };
-pub use upkeep::MaintenanceState;
-pub use workers::progress_bell;
-pub use workers::{Handler, JobType, QueueConcurrency, AttemptContext, WorkerOptions, Workers};
+pub use workers::progress_channel;
+pub use workers::{AttemptContext, Handler, JobType, QueueConcurrency, WorkerOptions, Workers};
 
 /// Migrations of the engine's tables. They run before the migrations of all modules.
 pub const JOBS_MIGRATIONS: ModuleMigrations = ModuleMigrations {
@@ -75,6 +76,6 @@ pub const JOBS_MIGRATIONS: ModuleMigrations = ModuleMigrations {
 };
 
 /// Returns the name of the channel that is notified when a queue may have a job to start.
-pub fn bell_of(queue: &str) -> String {
+pub fn queue_channel(queue: &str) -> String {
     format!("jobs/{queue}")
 }

@@ -9,7 +9,7 @@ use kith_store::Error as StoreError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::retry::Retry;
+use crate::retry::RetryPolicy;
 
 /// Job id. Ids grow within one process and are never reused.
 pub type JobId = i64;
@@ -156,7 +156,7 @@ pub struct Enqueued {
     /// Id of the new or the existing job.
     pub id: JobId,
     /// True if a job with the same unique key already existed.
-    pub existing: bool,
+    pub is_existing: bool,
 }
 
 /// Fencing token of a claim. Tokens are random, so that they differ from those of a claim that a crash of the
@@ -215,7 +215,7 @@ pub struct ClaimedJob {
     /// Number of failures so far.
     pub failures: i64,
     /// Retry policy.
-    pub retry: Retry,
+    pub retry: RetryPolicy,
     /// Number of consecutive attempts during which the worker died.
     pub crashes: i64,
     /// Time limit of the attempt; zero if there is none.
@@ -298,12 +298,12 @@ impl From<StoreError> for JobError {
 
 /// Result of a completed job, for people and for jobs that wait for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Done {
+pub struct JobOutput {
     /// JSON text of at most [`MAX_PAYLOAD_BYTES`], or `None`.
     pub result: Option<String>,
 }
 
-impl Done {
+impl JobOutput {
     /// Returns true if the result is within the size limit.
     pub(crate) fn fits(&self) -> bool {
         self.result.as_ref().is_none_or(|result| result.len() <= MAX_PAYLOAD_BYTES)
@@ -343,7 +343,7 @@ pub struct JobRecord {
     /// Number of failures so far.
     pub failures: i64,
     /// Retry policy.
-    pub retry: Retry,
+    pub retry: RetryPolicy,
     /// Time limit of an attempt; zero if there is none.
     pub timeout: Duration,
     /// Key for the limits per key of the queue.
@@ -361,7 +361,7 @@ pub struct JobRecord {
     /// Number of jobs it waits for.
     pub waiting_for: i64,
     /// Time at which cancellation was requested.
-    pub cancel_asked_at: Option<Timestamp>,
+    pub cancel_requested_at: Option<Timestamp>,
     /// Origin of the job, such as the schedule that enqueued it.
     pub source: Option<String>,
     /// Time of enqueueing.

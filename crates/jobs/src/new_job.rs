@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{
     DEFAULT_PRIORITY, Invalid, JobId, MAX_ATTEMPTS, MAX_PAYLOAD_BYTES, MAX_PRIORITY, check_key, check_name,
 };
-use crate::retry::Retry;
+use crate::retry::RetryPolicy;
 
 /// Policy for enqueueing a job whose unique key is taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,7 +91,7 @@ pub struct NewJob {
     /// Earliest time to run; immediately if absent or in the past.
     pub run_at: Option<Timestamp>,
     /// Retry policy.
-    pub retry: Retry,
+    pub retry: RetryPolicy,
     /// Time limit of an attempt; an attempt that exceeds it fails. Zero: no limit.
     pub timeout: Duration,
     /// Key for the limits per key of the queue.
@@ -115,7 +115,7 @@ impl NewJob {
             payload: payload.into(),
             priority: DEFAULT_PRIORITY,
             run_at: None,
-            retry: Retry::DEFAULT,
+            retry: RetryPolicy::DEFAULT,
             timeout: Duration::ZERO,
             limit_key: None,
             unique: None,
@@ -155,7 +155,7 @@ impl NewJob {
 
     /// Sets the retry policy.
     #[must_use]
-    pub const fn retry(mut self, retry: Retry) -> Self {
+    pub const fn retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
         self
     }

@@ -5,7 +5,7 @@ use kith_store::{Error, Query, Tx};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Invalid, check_name};
-use crate::{bell_of, rows};
+use crate::{queue_channel, rows};
 
 /// Maximum length of a rate window, in milliseconds: one day.
 const MAX_RATE_PERIOD_MS: i64 = 24 * 3_600_000;
@@ -141,7 +141,7 @@ pub fn set(
         _ => "queue.changed",
     };
     tx.audit(ctx, action, queue);
-    tx.ring(bell_of(queue));
+    tx.notify(queue_channel(queue));
     Ok(after)
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// Exponential backoff with jitter: after the n-th failure the delay is a random value between 50 % and 100 %
 /// of `base · 2^(n-1)`, limited to `cap`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retry {
+pub struct RetryPolicy {
     /// Number of failures after which the job goes to the dead letters, at least 1.
     pub max_attempts: i64,
     /// Delay after the first failure, before jitter.
@@ -24,7 +24,7 @@ struct StoredDelays {
     cap_ms: u64,
 }
 
-impl Retry {
+impl RetryPolicy {
     /// 10 failures, over about eight hours.
     pub const DEFAULT: Self =
         Self { max_attempts: 10, base: Duration::from_secs(10), cap: Duration::from_secs(3 * 3_600) };
@@ -57,13 +57,13 @@ impl Retry {
     }
 
     /// Returns the stored form of the delays, or `None` for the default.
-    pub(crate) fn written(&self) -> Option<String> {
+    pub(crate) fn to_stored(&self) -> Option<String> {
         let usual = (Self::DEFAULT.base, Self::DEFAULT.cap);
         let written = StoredDelays { base_ms: millis(self.base), cap_ms: millis(self.cap) };
         ((self.base, self.cap) != usual).then(|| serde_json::to_string(&written).unwrap_or_default())
     }
 
-    /// Restores a policy from [`RetryPolicy::written`]. A text that cannot be parsed counts as the default.
+    /// Restores a policy from [`RetryPolicy::to_stored`]. A text that cannot be parsed counts as the default.
     pub(crate) fn read(max_attempts: i64, text: Option<&str>) -> Self {
         let written = text.and_then(|text| serde_json::from_str::<StoredDelays>(text).ok());
         let policy = Self::times(max_attempts);
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn backoff_doubles_with_jitter_up_to_cap() {
         let random = SeededRandom::new(7);
-        let policy = Retry::times(6).waiting(Duration::from_secs(10), Duration::from_secs(60));
+        let policy = RetryPolicy::times(6).waiting(Duration::from_secs(10), Duration::from_secs(60));
         for (failures, full_s) in [(1, 10), (2, 20), (3, 40), (4, 60), (5, 60)] {
             let mut seen = std::collections::BTreeSet::new();
             for _ in 0..200 {
@@ -112,11 +112,13 @@ mod tests {
 
     #[test]
     fn retry_policy_round_trips() {
-        for policy in
-            [Retry::DEFAULT, Retry::NEVER, Retry::times(3).waiting(Duration::ZERO, Duration::from_millis(1))]
-        {
-            assert_eq!(Retry::read(policy.max_attempts, policy.written().as_deref()), policy);
+        for policy in [
+            RetryPolicy::DEFAULT,
+            RetryPolicy::NEVER,
+            RetryPolicy::times(3).waiting(Duration::ZERO, Duration::from_millis(1)),
+        ] {
+            assert_eq!(RetryPolicy::read(policy.max_attempts, policy.to_stored().as_deref()), policy);
         }
-        assert_eq!(Retry::read(2, Some("not ours")), Retry::times(2));
+        assert_eq!(RetryPolicy::read(2, Some("not ours")), RetryPolicy::times(2));
     }
 }

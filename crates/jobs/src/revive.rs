@@ -5,7 +5,7 @@ use kith_kernel::Ctx;
 use kith_store::{Error, Tx};
 
 use crate::model::JobId;
-use crate::{bell_of, rows};
+use crate::{queue_channel, rows};
 
 /// Result of retrying a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +31,8 @@ pub enum RetryOutcome {
 /// afterwards.
 pub fn retry(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<RetryOutcome, Error> {
     if let Some(live) = rows::live::find(tx, job)? {
-        if rows::live::hurry(tx, job, ctx.now)? {
-            tx.ring(bell_of(&live.queue));
+        if rows::live::make_due(tx, job, ctx.now)? {
+            tx.notify(queue_channel(&live.queue));
             return Ok(RetryOutcome::MadeDue);
         }
         return Ok(RetryOutcome::Live);
@@ -46,7 +46,7 @@ pub fn retry(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<RetryOutcome, Error> 
     }
     match rows::ended::run_again(tx, job, ctx.now)? {
         Some((id, queue)) => {
-            tx.ring(bell_of(&queue));
+            tx.notify(queue_channel(&queue));
             Ok(RetryOutcome::Reenqueued(id))
         }
         None => Ok(RetryOutcome::Unknown),
@@ -83,11 +83,11 @@ fn revive(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<Revival, Error> {
     if let Some(key) = &key {
         rows::waits::retake_key(tx, key, job)?;
     }
-    tx.ring(bell_of(&queue));
+    tx.notify(queue_channel(&queue));
     Ok(Revival::Revived)
 }
 
-/// Revives up to `most` dead letters, optionally only those of a queue and a kind, and returns their number.
+/// Revives up to `limit` dead letters, optionally only those of a queue and a kind, and returns their number.
 /// A dead letter whose unique key is held by another job is left.
 ///
 /// # Errors
@@ -98,13 +98,13 @@ pub fn redrive(
     ctx: &Ctx,
     queue: Option<&str>,
     kind: Option<&str>,
-    most: i64,
+    limit: i64,
 ) -> Result<u64, Error> {
     let (mut revived, mut after) = (0, 0);
     // The statement excludes dead letters whose key is held. Of several with the same key, the first is
     // revived, and the next page excludes the others.
-    while revived < most {
-        let dead = rows::ended::list_revivable(tx, queue, kind, after, ctx.now, most - revived)?;
+    while revived < limit {
+        let dead = rows::ended::list_revivable(tx, queue, kind, after, ctx.now, limit - revived)?;
         let Some(last) = dead.last() else { break };
         after = *last;
         tx.lock("dead job", dead.iter().copied())?;
@@ -116,14 +116,14 @@ pub fn redrive(
     Ok(revived.unsigned_abs())
 }
 
-/// Deletes up to `most` dead letters, optionally only those of a queue and a kind, and returns their number.
+/// Deletes up to `limit` dead letters, optionally only those of a queue and a kind, and returns their number.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
-pub fn discard_dead(tx: &Tx<'_>, queue: Option<&str>, kind: Option<&str>, most: i64) -> Result<u64, Error> {
+pub fn discard_dead(tx: &Tx<'_>, queue: Option<&str>, kind: Option<&str>, limit: i64) -> Result<u64, Error> {
     let mut gone = 0;
-    for job in rows::ended::list_dead(tx, queue, kind, 0, most)? {
+    for job in rows::ended::list_dead(tx, queue, kind, 0, limit)? {
         gone += u64::from(rows::ended::delete_dead(tx, job)?);
     }
     Ok(gone)

@@ -10,7 +10,7 @@ use crate::jobs::Jobs;
 use crate::model::{Failure, JobId, JobState};
 use crate::rows::unsettled::UnsettledJob;
 use crate::rows::waits::Settlement;
-use crate::{bell_of, rows};
+use crate::{queue_channel, rows};
 
 /// Maximum number of waiting jobs updated by one transaction.
 const MAX_SETTLED: i64 = 500;
@@ -34,18 +34,18 @@ impl Default for Budget {
 
 /// Moves a job that is not running to the dead letters. Returns what is needed to release its unique key and
 /// to notify its dependents, or `None` if the job was not moved.
-pub(crate) fn die_waiting(
+pub(crate) fn move_waiting_to_dead_letters(
     tx: &Tx<'_>,
     job: JobId,
     why: &str,
     now: Timestamp,
 ) -> Result<Option<UnsettledJob>, Error> {
-    if rows::live::hold(tx, job)?.is_none_or(|state| state == JobState::Running) {
+    if rows::live::lock_job(tx, job)?.is_none_or(|state| state == JobState::Running) {
         return Ok(None);
     }
     let failure = Failure { attempt: 0, at: now, error: why.to_owned() };
     let errors = serde_json::to_string(&[failure]).unwrap_or_default();
-    if !rows::ended::keep_dead(tx, job, 0, Some(&errors), now)? {
+    if !rows::ended::insert_dead(tx, job, 0, Some(&errors), now)? {
         return Ok(None);
     }
     let deleted = rows::live::delete_waiting(tx, job)?;
@@ -73,10 +73,10 @@ pub(crate) fn settle(
         return Ok(());
     }
     let ended = Settlement { job: left.id, state, result: result.map(str::to_owned) };
-    tell_waiters(tx, VecDeque::from([ended]), now, budget)
+    settle_waiters(tx, VecDeque::from([ended]), now, budget)
 }
 
-fn tell_waiters(
+fn settle_waiters(
     tx: &Tx<'_>,
     mut ended: VecDeque<Settlement>,
     now: Timestamp,
@@ -87,13 +87,13 @@ fn tell_waiters(
         *left -= waiters.len() as i64;
         for (waiter, on_failure) in waiters {
             if one.state == JobState::Completed || on_failure != 0 {
-                if let Some(queue) = rows::waits::one_less(tx, waiter, now)? {
-                    tx.ring(bell_of(&queue));
+                if let Some(queue) = rows::waits::decrement_pending_dependencies(tx, waiter, now)? {
+                    tx.notify(queue_channel(&queue));
                 }
                 continue;
             }
             let why = format!("dependency {} is {}", one.job, one.state.as_str());
-            let Some(dead) = die_waiting(tx, waiter, &why, now)? else { continue };
+            let Some(dead) = move_waiting_to_dead_letters(tx, waiter, &why, now)? else { continue };
             if let Some(key) = &dead.unique_key {
                 rows::waits::release_key(tx, key, dead.id, now)?;
             }
@@ -116,20 +116,20 @@ impl Jobs {
                 break;
             }
             let now = self.inner().sources.clock.now();
-            self.db().write(move |tx| settle_some(tx, now)).await?;
+            self.db().write(move |tx| settle_batch(tx, now)).await?;
         }
         Ok(())
     }
 }
 
 /// Takes deferred settlements until the transaction's budget is spent or none is left.
-fn settle_some(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
+fn settle_batch(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
     tx.lock("job settlements", ["all"])?;
     let mut budget = Budget::default();
     for _ in 0..MAX_SETTLEMENT_BATCHES {
         let taken = rows::waits::take_settlements(tx, SETTLEMENT_BATCH)?;
         let is_last = (taken.len() as i64) < SETTLEMENT_BATCH;
-        tell_waiters(tx, taken.into(), now, &mut budget)?;
+        settle_waiters(tx, taken.into(), now, &mut budget)?;
         if is_last || budget.0 == 0 {
             break;
         }

@@ -100,14 +100,25 @@ impl JobCounters {
     }
 
     /// Counts the end of an attempt.
-    pub fn count_told(&self, queue: &str, kind: &str, told: &ReportOutcome, is_snooze: bool, took: Duration) {
-        let tally = match told {
+    pub fn count_outcome(
+        &self,
+        queue: &str,
+        kind: &str,
+        outcome: &ReportOutcome,
+        is_snooze: bool,
+        took: Duration,
+    ) {
+        let tally = match outcome {
             ReportOutcome::Stale => return,
-            ReportOutcome::Finished(JobState::Completed) => JobCounts { completed: 1, ..JobCounts::default() },
-            ReportOutcome::Finished(JobState::Cancelled) => JobCounts { cancelled: 1, ..JobCounts::default() },
+            ReportOutcome::Finished(JobState::Completed) => {
+                JobCounts { completed: 1, ..JobCounts::default() }
+            }
+            ReportOutcome::Finished(JobState::Cancelled) => {
+                JobCounts { cancelled: 1, ..JobCounts::default() }
+            }
             ReportOutcome::Finished(_) => JobCounts { failed: 1, dead: 1, ..JobCounts::default() },
-            ReportOutcome::Again(_) if is_snooze => JobCounts::default(),
-            ReportOutcome::Again(_) => JobCounts { failed: 1, ..JobCounts::default() },
+            ReportOutcome::Rescheduled(_) if is_snooze => JobCounts::default(),
+            ReportOutcome::Rescheduled(_) => JobCounts { failed: 1, ..JobCounts::default() },
         };
         self.count(queue, kind, tally, Some(took));
     }
@@ -134,7 +145,7 @@ impl JobCounters {
     }
 
     /// Returns counts that could not be written.
-    pub fn give_back(&self, unwritten: Vec<(String, String, JobCounts)>) {
+    pub fn return_to_queue(&self, unwritten: Vec<(String, String, JobCounts)>) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         for (queue, kind, tally) in unwritten {
             all.entry((queue, kind)).or_default().unwritten.add(tally);
@@ -143,12 +154,17 @@ impl JobCounters {
 }
 
 /// Adds counts to the rows of their minute.
-pub(crate) fn write(tx: &Tx<'_>, now: Timestamp, tallies: &[(String, String, JobCounts)]) -> Result<(), Error> {
+pub(crate) fn write(
+    tx: &Tx<'_>,
+    now: Timestamp,
+    tallies: &[(String, String, JobCounts)],
+) -> Result<(), Error> {
     let minute = now.as_millis() / 60_000 * 60_000;
     let minutes = vec![minute; tallies.len()];
     let queues: Vec<_> = tallies.iter().map(|(queue, ..)| &**queue).collect();
     let kinds: Vec<_> = tallies.iter().map(|(_, kind, _)| &**kind).collect();
-    let column = |pick: fn(&JobCounts) -> i64| tallies.iter().map(|(.., tally)| pick(tally)).collect::<Vec<_>>();
+    let column =
+        |pick: fn(&JobCounts) -> i64| tallies.iter().map(|(.., tally)| pick(tally)).collect::<Vec<_>>();
     let columns = [
         column(|tally| tally.started),
         column(|tally| tally.completed),
@@ -219,7 +235,7 @@ row_columns! {
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-pub fn look(q: &Query<'_>, now: Timestamp) -> Result<Vec<QueueSample>, Error> {
+pub fn sample_queues(q: &Query<'_>, now: Timestamp) -> Result<Vec<QueueSample>, Error> {
     q.all(
         states!("SELECT queue, CAST(SUM(ready) AS BIGINT), CAST(SUM(scheduled) AS BIGINT), CAST(SUM(running) AS BIGINT),
              CAST(SUM(blocked) AS BIGINT), CAST(SUM(dead) AS BIGINT), MIN(oldest)
@@ -244,8 +260,13 @@ pub fn look(q: &Query<'_>, now: Timestamp) -> Result<Vec<QueueSample>, Error> {
 
 /// Stores samples, unless a node has done so less than `every` ago. Returns true if they were stored. Also
 /// deletes samples and minute rows older than [`STATS_RETENTION`].
-pub(crate) fn keep(tx: &Tx<'_>, samples: &[QueueSample], now: Timestamp, every: Duration) -> Result<bool, Error> {
-    tx.lock("job upkeep", ["samples"])?;
+pub(crate) fn keep(
+    tx: &Tx<'_>,
+    samples: &[QueueSample],
+    now: Timestamp,
+    every: Duration,
+) -> Result<bool, Error> {
+    tx.lock("job maintenance", ["samples"])?;
     let last =
         tx.one("SELECT MAX(at) FROM job_samples", &[], |row| row.get::<Option<Timestamp>>(0))?.flatten();
     if last.is_some_and(|last| last <= now && now < last + every) {
@@ -272,18 +293,23 @@ pub(crate) fn keep(tx: &Tx<'_>, samples: &[QueueSample], now: Timestamp, every: 
     Ok(true)
 }
 
-/// Returns up to `most` samples of a queue since `since`, oldest first.
+/// Returns up to `limit` samples of a queue since `since`, oldest first.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-pub fn list_samples(q: &Query<'_>, queue: &str, since: Timestamp, most: i64) -> Result<Vec<QueueSample>, Error> {
+pub fn list_samples(
+    q: &Query<'_>,
+    queue: &str,
+    since: Timestamp,
+    limit: i64,
+) -> Result<Vec<QueueSample>, Error> {
     q.all(
         concat!(
             "SELECT ",
             sample_columns!(),
             ", at FROM job_samples WHERE queue = $1 AND at >= $2 ORDER BY at LIMIT $3"
         ),
-        params![queue, since, most],
+        params![queue, since, limit],
         |row| {
             let columns = &mut Columns::of(row);
             let sample: QueueSample = columns.read()?;
@@ -323,7 +349,7 @@ row_columns! {
     minute_columns => Minute { minute = "minute", queue = "queue", kind = "kind", tally = tally_columns!() }
 }
 
-/// Returns up to `most` minute rows since `since`, optionally of one queue only.
+/// Returns up to `limit` minute rows since `since`, optionally of one queue only.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
@@ -331,7 +357,7 @@ pub fn list_minutes(
     q: &Query<'_>,
     queue: Option<&str>,
     since: Timestamp,
-    most: i64,
+    limit: i64,
 ) -> Result<Vec<Minute>, Error> {
     q.all(
         concat!(
@@ -340,7 +366,7 @@ pub fn list_minutes(
             " FROM job_minutes WHERE minute >= $2 AND (CAST($1 AS TEXT) IS NULL OR queue = $1)
               ORDER BY minute, queue, kind LIMIT $3"
         ),
-        params![queue, since, most],
+        params![queue, since, limit],
         Minute::read_row,
     )
 }
@@ -351,7 +377,7 @@ pub struct KindSummary {
     /// Kind.
     pub kind: String,
     /// Start of the last minute in which a job completed.
-    pub completed_in: Option<Timestamp>,
+    pub last_completed_minute: Option<Timestamp>,
     /// Attempts failed.
     pub failed: i64,
     /// Jobs moved to the dead letters.
@@ -362,7 +388,7 @@ pub struct KindSummary {
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-pub fn list_records(q: &Query<'_>, queue: &str, since: Timestamp) -> Result<Vec<KindSummary>, Error> {
+pub fn list_kind_summaries(q: &Query<'_>, queue: &str, since: Timestamp) -> Result<Vec<KindSummary>, Error> {
     q.all(
         "SELECT kind, MAX(CASE WHEN completed > 0 THEN minute END), CAST(SUM(failed) AS BIGINT),
              CAST(SUM(dead) AS BIGINT)
@@ -371,7 +397,7 @@ pub fn list_records(q: &Query<'_>, queue: &str, since: Timestamp) -> Result<Vec<
         |row| {
             Ok(KindSummary {
                 kind: row.get(0)?,
-                completed_in: row.get(1)?,
+                last_completed_minute: row.get(1)?,
                 failed: row.get(2)?,
                 dead: row.get(3)?,
             })

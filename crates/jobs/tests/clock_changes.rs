@@ -20,13 +20,13 @@ const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
 /// Pattern as text, with its sets of values.
 #[derive(Debug)]
-struct Asked {
+struct TestPattern {
     second: i8,
     minutes: BTreeSet<i8>,
     hours: BTreeSet<i8>,
 }
 
-impl Asked {
+impl TestPattern {
     fn text(&self) -> String {
         let list = |values: &BTreeSet<i8>| values.iter().map(i8::to_string).collect::<Vec<_>>().join(",");
         let hours = if self.hours.len() == 24 { "*".to_owned() } else { list(&self.hours) };
@@ -76,14 +76,14 @@ impl LocalTimes {
 
     /// Applies rule 1: the first point in time that shows a local time, and for a skipped one the first after
     /// the gap.
-    fn times_of_day(&self, asked: &Asked) -> Vec<Moment> {
+    fn times_of_day(&self, asked: &TestPattern) -> Vec<Moment> {
         let named = self.first.iter().filter(|(local, _)| asked.names(**local)).map(|(_, at)| *at);
         let skipped = self.skipped.iter().filter(|(local, _)| asked.names(*local)).map(|(_, at)| *at);
         named.chain(skipped).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Applies rule 2: each point in time whose local time matches.
-    fn interval(&self, asked: &Asked) -> Vec<Moment> {
+    fn interval(&self, asked: &TestPattern) -> Vec<Moment> {
         self.clock.iter().filter(|(_, local)| asked.names(*local)).map(|(at, _)| *at).collect()
     }
 }
@@ -115,21 +115,21 @@ fn below(random: &SeededRandom, n: u64) -> i8 {
     i8::try_from(u64::from_le_bytes(bytes) % n).unwrap()
 }
 
-fn some(random: &SeededRandom, n: u64, most: u64) -> BTreeSet<i8> {
-    (0..=below(random, most)).map(|_| below(random, n)).collect()
+fn some(random: &SeededRandom, n: u64, limit: u64) -> BTreeSet<i8> {
+    (0..=below(random, limit)).map(|_| below(random, n)).collect()
 }
 
 /// Returns one pattern of each kind: a time of day within the change, a few times of day, and an interval.
-fn patterns(random: &SeededRandom, change: &TimeZoneTransition, second: i8) -> [Asked; 3] {
+fn patterns(random: &SeededRandom, change: &TimeZoneTransition, second: i8) -> [TestPattern; 3] {
     let local = change.offset().to_datetime(change.timestamp());
     let minute = |n: i64| (local + SignedDuration::from_mins(n)).minute();
     let near = |n: i64| (local + SignedDuration::from_mins(n)).hour();
     let aimed = i64::from(below(random, 120)) - 60;
     let hours: BTreeSet<_> = [near(-60), near(0), near(60), below(random, 24)].into();
     [
-        Asked { second, minutes: [minute(aimed)].into(), hours: [near(aimed)].into() },
-        Asked { second, minutes: some(random, 60, 6), hours },
-        Asked { second, minutes: some(random, 60, 4), hours: (0..24).collect() },
+        TestPattern { second, minutes: [minute(aimed)].into(), hours: [near(aimed)].into() },
+        TestPattern { second, minutes: some(random, 60, 6), hours },
+        TestPattern { second, minutes: some(random, 60, 4), hours: (0..24).collect() },
     ]
 }
 

@@ -52,18 +52,18 @@ pub fn compile(root: &Value, text_bytes: usize) -> Result<Schema, String> {
 }
 
 /// Schema found but not yet compiled.
-struct Waiting<'v> {
+struct PendingSchema<'v> {
     id: NodeId,
     schema: &'v Value,
     resource: ResourceId,
     /// JSON Pointer or reference to the schema, for messages.
-    place: String,
+    pointer: String,
 }
 
 struct Compiler<'v> {
     document: Document<'v>,
     ids: HashMap<usize, NodeId>,
-    waiting: Vec<Waiting<'v>>,
+    waiting: Vec<PendingSchema<'v>>,
     nodes: Vec<Node>,
     /// Index of each name used in a dynamic reference.
     anchors: HashMap<&'v str, usize>,
@@ -76,7 +76,7 @@ struct Compiler<'v> {
 }
 
 impl<'v> Compiler<'v> {
-    fn node(&mut self, schema: &'v Value, within: ResourceId, place: &str) -> NodeId {
+    fn node(&mut self, schema: &'v Value, within: ResourceId, pointer: &str) -> NodeId {
         if let Some(known) = self.ids.get(&address(schema)) {
             return *known;
         }
@@ -84,20 +84,20 @@ impl<'v> Compiler<'v> {
         self.nodes.push(Node::Always(true));
         self.ids.insert(address(schema), id);
         let resource = self.document.resource_of(schema, within);
-        self.waiting.push(Waiting { id, schema, resource, place: shorten(place.to_owned()) });
+        self.waiting.push(PendingSchema { id, schema, resource, pointer: shorten(pointer.to_owned()) });
         id
     }
 
     fn run(&mut self) -> Result<(), String> {
-        while let Some(Waiting { id, schema, resource, place }) = self.waiting.pop() {
+        while let Some(PendingSchema { id, schema, resource, pointer }) = self.waiting.pop() {
             let node = match schema {
                 Value::Bool(always) => Node::Always(*always),
                 Value::Object(keywords) => {
-                    let mut site = Site { compiler: self, all: keywords, resource, place: &place };
-                    let keywords = site.keywords().map_err(|fault| format!("{place}: {fault}"))?;
+                    let mut site = Site { compiler: self, all: keywords, resource, pointer: &pointer };
+                    let keywords = site.keywords().map_err(|fault| format!("{pointer}: {fault}"))?;
                     Node::Keywords { resource, is_shared: false, keywords }
                 }
-                _ => return Err(format!("{place}: a schema is an object, true or false.")),
+                _ => return Err(format!("{pointer}: a schema is an object, true or false.")),
             };
             self.nodes[id] = node;
         }
@@ -133,11 +133,11 @@ struct Site<'c, 'v> {
     compiler: &'c mut Compiler<'v>,
     all: &'v Map<String, Value>,
     resource: ResourceId,
-    place: &'c str,
+    pointer: &'c str,
 }
 
 /// Returns the error that a keyword's value is not the expected one.
-fn wrong(keyword: &str, expected: &str) -> String {
+fn invalid_keyword(keyword: &str, expected: &str) -> String {
     format!("`{keyword}` has to be {expected}.")
 }
 
@@ -167,14 +167,15 @@ impl<'v> Site<'_, 'v> {
     fn keyword(&mut self, name: &'v str, value: &'v Value) -> Result<Option<Keyword>, String> {
         let bound = |bound| value.as_number().cloned().map(|limit| Keyword::Bound(bound, limit));
         let counted = |what| count(value).map(|limit| Keyword::Count(what, limit));
-        let number = |made: Option<Keyword>| made.map(Some).ok_or_else(|| wrong(name, "a number"));
-        let natural = |made: Option<Keyword>| made.map(Some).ok_or_else(|| wrong(name, "an integer from 0"));
+        let number = |made: Option<Keyword>| made.map(Some).ok_or_else(|| invalid_keyword(name, "a number"));
+        let natural =
+            |made: Option<Keyword>| made.map(Some).ok_or_else(|| invalid_keyword(name, "an integer from 0"));
         match name {
             "$ref" => self.reference(name, value).map(Some),
             "$dynamicRef" => self.reference(name, value).map(Some),
             "type" => types(value).map(Some),
             "enum" => {
-                let values = value.as_array().ok_or_else(|| wrong(name, "an array"))?;
+                let values = value.as_array().ok_or_else(|| invalid_keyword(name, "an array"))?;
                 self.values(values).map(Some)
             }
             "const" => self.values(std::slice::from_ref(value)).map(Some),
@@ -184,8 +185,8 @@ impl<'v> Site<'_, 'v> {
             "exclusiveMinimum" => number(bound(Bound::ExclusiveMinimum)),
             "multipleOf" => {
                 let number = value.as_number().filter(|number| number.as_f64().is_some_and(|n| n > 0.0));
-                let number = number.ok_or_else(|| wrong(name, "a number above 0"))?;
-                let decimal = Decimal::of(number).ok_or_else(|| wrong(name, "a number above 0"))?;
+                let number = number.ok_or_else(|| invalid_keyword(name, "a number above 0"))?;
+                let decimal = Decimal::of(number).ok_or_else(|| invalid_keyword(name, "a number above 0"))?;
                 Ok(Some(Keyword::MultipleOf(decimal, number.clone())))
             }
             "maxLength" => natural(counted(Count::MaxLength)),
@@ -195,16 +196,16 @@ impl<'v> Site<'_, 'v> {
             "maxProperties" => natural(counted(Count::MaxProperties)),
             "minProperties" => natural(counted(Count::MinProperties)),
             "pattern" => {
-                let text = value.as_str().ok_or_else(|| wrong(name, "a text"))?;
+                let text = value.as_str().ok_or_else(|| invalid_keyword(name, "a text"))?;
                 Ok(Some(Keyword::Pattern(self.pattern(text)?, text.to_owned())))
             }
             "uniqueItems" => {
-                let unique = value.as_bool().ok_or_else(|| wrong(name, "true or false"))?;
+                let unique = value.as_bool().ok_or_else(|| invalid_keyword(name, "true or false"))?;
                 Ok(unique.then_some(Keyword::UniqueItems))
             }
             "required" => Ok(Some(Keyword::Required(names(name, value)?))),
             "dependentRequired" => {
-                let fields = value.as_object().ok_or_else(|| wrong(name, "an object"))?;
+                let fields = value.as_object().ok_or_else(|| invalid_keyword(name, "an object"))?;
                 let fields = fields.iter().map(|(field, value)| Ok((field.clone(), names(name, value)?)));
                 Ok(Some(Keyword::DependentRequired(fields.collect::<Result<_, String>>()?)))
             }
@@ -227,7 +228,7 @@ impl<'v> Site<'_, 'v> {
     }
 
     fn reference(&mut self, name: &str, value: &'v Value) -> Result<Keyword, String> {
-        let reference = value.as_str().ok_or_else(|| wrong(name, "a URI reference"))?;
+        let reference = value.as_str().ok_or_else(|| invalid_keyword(name, "a URI reference"))?;
         let target = self.compiler.document.resolve(self.resource, reference)?;
         let node = self.compiler.node(target.schema, target.resource, reference);
         self.compiler.shared.insert(node);
@@ -260,17 +261,17 @@ impl<'v> Site<'_, 'v> {
     /// Compiles the schema that is the value of a keyword, if present.
     fn schema(&mut self, keyword: &str) -> Option<NodeId> {
         let value = self.all.get(keyword)?;
-        let place = format!("{}/{keyword}", self.place);
-        Some(self.compiler.node(value, self.resource, &place))
+        let pointer = format!("{}/{keyword}", self.pointer);
+        Some(self.compiler.node(value, self.resource, &pointer))
     }
 
     fn list(&mut self, keyword: &str) -> Result<Vec<NodeId>, String> {
         debug_assert!(SCHEMA_LISTS.contains(&keyword));
         let schemas = self.all.get(keyword).and_then(Value::as_array).filter(|schemas| !schemas.is_empty());
-        let schemas = schemas.ok_or_else(|| wrong(keyword, "a non-empty array of schemas"))?;
+        let schemas = schemas.ok_or_else(|| invalid_keyword(keyword, "a non-empty array of schemas"))?;
         let node = |(n, schema)| {
-            let place = format!("{}/{keyword}/{n}", self.place);
-            self.compiler.node(schema, self.resource, &place)
+            let pointer = format!("{}/{keyword}/{n}", self.pointer);
+            self.compiler.node(schema, self.resource, &pointer)
         };
         Ok(schemas.iter().enumerate().map(node).collect())
     }
@@ -279,10 +280,10 @@ impl<'v> Site<'_, 'v> {
     fn map(&mut self, keyword: &str) -> Result<Vec<(&'v str, NodeId)>, String> {
         debug_assert!(SCHEMA_MAPS.contains(&keyword));
         let Some(schemas) = self.all.get(keyword) else { return Ok(Vec::new()) };
-        let schemas = schemas.as_object().ok_or_else(|| wrong(keyword, "an object of schemas"))?;
+        let schemas = schemas.as_object().ok_or_else(|| invalid_keyword(keyword, "an object of schemas"))?;
         let node = |(name, schema): (&'v String, &'v Value)| {
-            let place = format!("{}/{keyword}/{name}", self.place);
-            (name.as_str(), self.compiler.node(schema, self.resource, &place))
+            let pointer = format!("{}/{keyword}/{name}", self.pointer);
+            (name.as_str(), self.compiler.node(schema, self.resource, &pointer))
         };
         Ok(schemas.iter().map(node).collect())
     }
@@ -309,7 +310,8 @@ impl<'v> Site<'_, 'v> {
     fn contains(&mut self) -> Result<Option<Keyword>, String> {
         let limit = |keyword: &str| {
             let value = self.all.get(keyword);
-            let limit = value.map(|value| count(value).ok_or_else(|| wrong(keyword, "an integer from 0")));
+            let limit =
+                value.map(|value| count(value).ok_or_else(|| invalid_keyword(keyword, "an integer from 0")));
             limit.transpose()
         };
         let (min, max) = (limit("minContains")?.unwrap_or(1), limit("maxContains")?);
@@ -326,7 +328,7 @@ impl<'v> Site<'_, 'v> {
 pub(super) const TYPES: &[&str] = &["array", "boolean", "integer", "null", "number", "object", "string"];
 
 fn types(value: &Value) -> Result<Keyword, String> {
-    let expected = || wrong("type", "the name of a type, or an array of different ones");
+    let expected = || invalid_keyword("type", "the name of a type, or an array of different ones");
     let named = match value {
         Value::Array(names) => names.as_slice(),
         one => std::slice::from_ref(one),
@@ -343,9 +345,13 @@ fn types(value: &Value) -> Result<Keyword, String> {
 fn names(keyword: &str, value: &Value) -> Result<Vec<String>, String> {
     let names = value.as_array().map(|names| names.iter().map(|name| name.as_str().map(str::to_owned)));
     let names: Option<Vec<_>> = names.and_then(Iterator::collect);
-    let names = names.ok_or_else(|| wrong(keyword, "an array of names"))?;
+    let names = names.ok_or_else(|| invalid_keyword(keyword, "an array of names"))?;
     let different: HashSet<_> = names.iter().collect();
-    if different.len() < names.len() { Err(wrong(keyword, "an array of different names")) } else { Ok(names) }
+    if different.len() < names.len() {
+        Err(invalid_keyword(keyword, "an array of different names"))
+    } else {
+        Ok(names)
+    }
 }
 
 /// Returns a non-negative integer; `2.0` is one.

@@ -34,7 +34,7 @@ pub fn conforms(schema: &str, data: &Value) {
     if check_schema(schema).is_err() {
         return;
     }
-    let mut work = Work::of_request();
+    let mut work = Work::for_request();
     if let Err(faults) = check(schema, data, "/data", &mut work) {
         assert!((1..=10).contains(&faults.len()));
         for fault in faults {
@@ -109,6 +109,6 @@ mod tests {
 
     #[test]
     fn seed_inputs_satisfy_properties() {
-        kith_kernel::fuzzing::ask_of_seeds(TARGETS);
+        kith_kernel::fuzzing::run_on_seeds(TARGETS);
     }
 }

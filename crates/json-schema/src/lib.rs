@@ -9,7 +9,7 @@ mod evaluate;
 pub mod fuzzing;
 mod pattern;
 mod schema;
-mod validating;
+mod validation;
 mod values;
 mod violation;
 
@@ -22,7 +22,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use schema::Schema;
-pub use validating::{NotValidated, SchemaText, ValidationCache, check_declared};
+pub use validation::{NotValidated, SchemaText, ValidationCache, check_declared};
 pub use violation::{Violation, ViolationKind};
 
 /// Maximum length of a schema in bytes, as JSON without whitespace.
@@ -51,7 +51,7 @@ impl Work {
     }
 
     /// Creates the budget of one request.
-    pub fn of_request() -> Self {
+    pub fn for_request() -> Self {
         Self::new(MAX_WORK)
     }
 

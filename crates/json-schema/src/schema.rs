@@ -172,7 +172,7 @@ pub fn check_nesting(nodes: &[Node]) -> Result<(), String> {
 
 /// Returns true if a schema applies to the same value again through references.
 #[cfg(test)]
-pub fn refers_in_circles(schema: &Schema) -> bool {
+pub fn has_reference_cycle(schema: &Schema) -> bool {
     let children = |id: NodeId| match &schema.nodes[id] {
         Node::Always(_) => Vec::new(),
         Node::Keywords { keywords, .. } => keywords.iter().flat_map(Keyword::in_place).collect(),

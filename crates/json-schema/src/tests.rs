@@ -9,19 +9,19 @@ use super::compile;
 use super::document::DRAFT;
 use super::*;
 
-fn refusal(schema: &Value) -> &'static str {
+fn rejection_code(schema: &Value) -> &'static str {
     check_schema(&schema.to_string()).map_or_else(|fault| fault.code, |()| "taken")
 }
 
 /// Returns the places and codes of the errors, and the number of steps.
-fn judge(schema: &Value, data: &Value) -> (Vec<(String, &'static str)>, u64) {
-    let mut work = Work::of_request();
+fn check_with_steps(schema: &Value, data: &Value) -> (Vec<(String, &'static str)>, u64) {
+    let mut work = Work::for_request();
     let faults = check(&schema.to_string(), data, "/data", &mut work).err().unwrap_or_default();
     (faults.into_iter().map(|fault| (fault.pointer.into_owned(), fault.code)).collect(), MAX_WORK - work.left)
 }
 
 fn fits(schema: &Value, data: &Value) -> bool {
-    let (faults, _) = judge(schema, data);
+    let (faults, _) = check_with_steps(schema, data);
     assert!(faults.iter().all(|(_, code)| *code == "not_as_declared"), "{schema} {data}: {faults:?}");
     faults.is_empty()
 }
@@ -34,8 +34,11 @@ fn on_known_stack(run: impl FnOnce() + Send + 'static) {
 
 #[test]
 fn invalid_or_external_schema_is_rejected() {
-    assert_eq!(refusal(&json!({ "type": "object" })), "taken");
-    assert_eq!(refusal(&json!({ "$schema": DRAFT, "$ref": "#/$defs/a", "$defs": { "a": {} } })), "taken");
+    assert_eq!(rejection_code(&json!({ "type": "object" })), "taken");
+    assert_eq!(
+        rejection_code(&json!({ "$schema": DRAFT, "$ref": "#/$defs/a", "$defs": { "a": {} } })),
+        "taken"
+    );
     for schema in [
         json!({ "type": "objekt" }),
         json!({ "type": [] }),
@@ -54,9 +57,9 @@ fn invalid_or_external_schema_is_rejected() {
         json!({ "$defs": { "a": { "$id": "x" }, "b": { "$id": "x" } } }),
         json!({ "$defs": { "a": { "$anchor": "x" }, "b": { "$anchor": "x" } } }),
     ] {
-        assert_eq!(refusal(&schema), "not_a_schema", "{schema}");
+        assert_eq!(rejection_code(&schema), "not_a_schema", "{schema}");
     }
-    assert_eq!(refusal(&json!({ "description": "x".repeat(MAX_SCHEMA_BYTES) })), "too_long");
+    assert_eq!(rejection_code(&json!({ "description": "x".repeat(MAX_SCHEMA_BYTES) })), "too_long");
 }
 
 #[test]
@@ -66,20 +69,23 @@ fn errors_have_pointer_and_omit_values() {
         "required": ["c"],
     });
     let data = json!({ "a/b": "secret", "list": ["ok", "secret"], "c": 1 });
-    let mut faults = check(&schema.to_string(), &data, "/data", &mut Work::of_request()).unwrap_err();
+    let mut faults = check(&schema.to_string(), &data, "/data", &mut Work::for_request()).unwrap_err();
     faults.sort_by_key(|fault| fault.pointer.clone());
     let pointers: Vec<_> = faults.iter().map(|fault| &*fault.pointer).collect();
     assert_eq!(pointers, ["/data/a~1b", "/data/list/1"]);
     assert!(faults.iter().all(|fault| !fault.detail.contains("secret")), "{faults:?}");
-    assert_eq!(judge(&schema, &json!({})).0, [("/data".to_owned(), "not_as_declared")]);
+    assert_eq!(check_with_steps(&schema, &json!({})).0, [("/data".to_owned(), "not_as_declared")]);
     let many = json!({ "additionalProperties": { "items": false } });
-    assert_eq!(judge(&many, &json!({ "a": [1, 2, 3, 4, 5, 6], "b": [1, 2, 3, 4, 5, 6] })).0.len(), 10);
+    assert_eq!(
+        check_with_steps(&many, &json!({ "a": [1, 2, 3, 4, 5, 6], "b": [1, 2, 3, 4, 5, 6] })).0.len(),
+        10
+    );
 }
 
 #[test]
 fn self_referencing_schema_terminates() {
     let tree = json!({ "type": "object", "properties": { "children": { "items": { "$ref": "#" } } } });
-    let faults = judge(&tree, &json!({ "children": [{ "children": [5] }] })).0;
+    let faults = check_with_steps(&tree, &json!({ "children": [{ "children": [5] }] })).0;
     assert_eq!(faults, [("/data/children/0/children/0".to_owned(), "not_as_declared")]);
     let around = json!({ "$defs": { "a": { "$ref": "#/$defs/b" }, "b": { "$ref": "#/$defs/a" } }, "$ref": "#/$defs/a" });
     for round in
@@ -109,7 +115,7 @@ fn recursive_schema_with_two_branches_takes_linear_work() {
     };
     assert!(fits(&schema, &nested(30, Value::Null)));
     assert!(!fits(&schema, &nested(30, json!(5))));
-    let [short, long] = [10, 30].map(|depth| judge(&schema, &nested(depth, json!(5))).1);
+    let [short, long] = [10, 30].map(|depth| check_with_steps(&schema, &nested(depth, json!(5))).1);
     assert!(long < 5 * short && long < 10_000, "{short} steps at a depth of 10, {long} at 30");
 }
 
@@ -123,9 +129,9 @@ fn schema_whose_references_double_takes_linear_work() {
     }
     defs.insert(format!("a{levels}"), json!({ "type": "object" }));
     let schema = json!({ "$ref": "#/$defs/a0", "$defs": defs });
-    assert_eq!(refusal(&schema), "taken");
+    assert_eq!(rejection_code(&schema), "taken");
     assert!(fits(&schema, &json!({})));
-    let (faults, steps) = judge(&schema, &json!(5));
+    let (faults, steps) = check_with_steps(&schema, &json!(5));
     assert_eq!(faults[0].1, "not_as_declared");
     assert!(steps < 20_000, "{steps} steps");
 }
@@ -138,9 +144,9 @@ fn schema_nested_too_deep_is_rejected() {
     defs.insert("d20".to_owned(), json!({}));
     let schema = json!({ "$ref": "#/$defs/d0", "$defs": defs });
     on_known_stack(move || {
-        assert_eq!(refusal(&schema), "not_a_schema");
+        assert_eq!(rejection_code(&schema), "not_a_schema");
         // An earlier version may have stored it in the database. Validating against it must then fail.
-        let compiled = check(&schema.to_string(), &json!({}), "/data", &mut Work::of_request());
+        let compiled = check(&schema.to_string(), &json!({}), "/data", &mut Work::for_request());
         assert_eq!(compiled.unwrap_err()[0].code, "not_as_declared");
     });
 }
@@ -159,10 +165,10 @@ fn maximum_depth_fits_on_stack() {
     let data = (0..120).fold(json!({}), |value, _| json!({ "a": value }));
     on_known_stack(move || {
         check_schema(&text).unwrap();
-        let faults = check(&text, &data, "/data", &mut Work::of_request()).unwrap_err();
+        let faults = check(&text, &data, "/data", &mut Work::for_request()).unwrap_err();
         assert_eq!(faults[0].code, "schema_too_costly");
         let shallow = json!({ "a": { "a": { "a": {} } } });
-        check(&text, &shallow, "/data", &mut Work::of_request()).unwrap();
+        check(&text, &shallow, "/data", &mut Work::for_request()).unwrap();
     });
 }
 
@@ -172,13 +178,13 @@ fn patterns_are_bounded_per_schema() {
         let properties = (0..count).map(|n| (format!("p{n}"), json!({ "pattern": pattern })));
         json!({ "properties": properties.collect::<serde_json::Map<_, _>>() })
     };
-    assert_eq!(refusal(&properties(40, "(?:a{500}){400}")), "not_a_schema");
+    assert_eq!(rejection_code(&properties(40, "(?:a{500}){400}")), "not_a_schema");
     // Each pattern is small enough alone.
-    assert_eq!(refusal(&properties(1, "(?:a{100}){100}")), "taken");
-    assert_eq!(refusal(&properties(40, "(?:a{100}){100}")), "not_a_schema");
+    assert_eq!(rejection_code(&properties(1, "(?:a{100}){100}")), "taken");
+    assert_eq!(rejection_code(&properties(40, "(?:a{100}){100}")), "not_a_schema");
     let by_name = (0..40).map(|n| (format!("(?:a{{100}}){{100}}{n}"), json!({})));
     assert_eq!(
-        refusal(&json!({ "patternProperties": by_name.collect::<serde_json::Map<_, _>>() })),
+        rejection_code(&json!({ "patternProperties": by_name.collect::<serde_json::Map<_, _>>() })),
         "not_a_schema"
     );
     let usual = json!({ "properties": {
@@ -227,8 +233,8 @@ fn work_of_any_keyword_is_bounded() {
             json!({ text.as_str(): 1 }),
         ),
     ] {
-        assert_eq!(refusal(&schema), "taken", "{schema}");
-        let (_, steps) = judge(&schema, &data);
+        assert_eq!(rejection_code(&schema), "taken", "{schema}");
+        let (_, steps) = check_with_steps(&schema, &data);
         assert!(steps <= MAX_WORK, "{steps} steps");
     }
 }
@@ -247,7 +253,7 @@ fn official_test_suite_passes() {
     let suite: Vec<Group> = serde_json::from_str(include_str!("suite.json")).unwrap();
     let (mut passed, mut skipped, mut failed) = (0, 0, Vec::new());
     for (group, schema, tests) in suite {
-        if loads_from_elsewhere(&group, &schema) && refusal(&schema) == "not_a_schema" {
+        if loads_from_elsewhere(&group, &schema) && rejection_code(&schema) == "not_a_schema" {
             skipped += tests.len();
             continue;
         }
@@ -356,7 +362,7 @@ proptest! {
         if let Value::Object(keywords) = &mut root {
             keywords.insert("$defs".to_owned(), json!({ "a": shared }));
         }
-        if check_schema(&root.to_string()).is_err() || schema::refers_in_circles(&compile(&root.to_string()).unwrap()) {
+        if check_schema(&root.to_string()).is_err() || schema::has_reference_cycle(&compile(&root.to_string()).unwrap()) {
             return Ok(());
         }
         let options = draft202012::options().with_pattern_options(PatternOptions::regex()).offline();

@@ -104,7 +104,7 @@ impl Ctx {
 
     /// Returns a copy with `now` set to the current time, for a request that has waited since its arrival.
     #[must_use]
-    pub fn renewed(&self) -> Self {
+    pub fn refreshed(&self) -> Self {
         Self { now: self.sources.clock.now(), ..self.clone() }
     }
 
@@ -116,7 +116,7 @@ impl Ctx {
 
     /// Returns a copy of this context with another actor.
     #[must_use]
-    pub fn acting_as(&self, actor: Actor) -> Self {
+    pub fn with_actor(&self, actor: Actor) -> Self {
         Self { actor, ..self.clone() }
     }
 

@@ -14,13 +14,13 @@ use crate::{Cursor, PageLimit, RequestId, Text, TextRules, Timestamp, UserId, da
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Fuzz targets of this crate.
-pub const TARGETS: &[Target] = &[("text", text), ("marks", marks)];
+pub const TARGETS: &[Target] = &[("text", text), ("marks", scalars)];
 
 /// Runs each target on its seed files in `fuzz/seeds/<name>`.
 ///
 /// # Panics
 /// If a property does not hold, or if a target has no seeds.
-pub fn ask_of_seeds(targets: &[Target]) {
+pub fn run_on_seeds(targets: &[Target]) {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds");
     for (name, target) in targets {
         let folder =
@@ -65,7 +65,7 @@ pub fn text(data: &[u8]) {
 
 /// Checks ids, times, cursors, page sizes and request ids: each accepted value has one written form, which
 /// parses to the same value.
-pub fn marks(data: &[u8]) {
+pub fn scalars(data: &[u8]) {
     if let Some((number, _)) = data.split_first_chunk() {
         times(i64::from_le_bytes(*number));
     }
@@ -127,6 +127,6 @@ mod tests {
 
     #[test]
     fn seed_inputs_satisfy_properties() {
-        ask_of_seeds(TARGETS);
+        run_on_seeds(TARGETS);
     }
 }

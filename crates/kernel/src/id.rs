@@ -58,7 +58,7 @@ struct State {
     /// Milliseconds and the 12-bit counter within them, as one number that only grows.
     last: u64,
     /// Random bytes drawn in advance. Each element is used for one id.
-    ahead: [[u8; RANDOM_BYTES]; RANDOM_BATCH_IDS],
+    random_batch: [[u8; RANDOM_BYTES]; RANDOM_BATCH_IDS],
     used: usize,
 }
 
@@ -68,7 +68,8 @@ pub type SeededIds = TimeOrderedIds<SeededRandom>;
 impl<R: Random> TimeOrderedIds<R> {
     /// Creates a generator that takes its random bytes from `random`.
     pub const fn new(random: R) -> Self {
-        let state = State { last: 0, ahead: [[0; RANDOM_BYTES]; RANDOM_BATCH_IDS], used: RANDOM_BATCH_IDS };
+        let state =
+            State { last: 0, random_batch: [[0; RANDOM_BYTES]; RANDOM_BATCH_IDS], used: RANDOM_BATCH_IDS };
         Self { random, state: Mutex::new(state) }
     }
 }
@@ -80,11 +81,11 @@ impl<R: Random> Ids for TimeOrderedIds<R> {
         let tick = floor.max(state.last + 1);
         state.last = tick;
         if state.used == RANDOM_BATCH_IDS {
-            self.random.fill(state.ahead.as_flattened_mut());
+            self.random.fill(state.random_batch.as_flattened_mut());
             state.used = 0;
         }
         let mut tail = [0; 2 + RANDOM_BYTES];
-        tail[2..].copy_from_slice(&state.ahead[state.used]);
+        tail[2..].copy_from_slice(&state.random_batch[state.used]);
         state.used += 1;
         drop(state);
         tail[..2].copy_from_slice(&u16::to_be_bytes((tick & 0xfff) as u16));

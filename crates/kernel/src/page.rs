@@ -79,7 +79,7 @@ const MAX_READ_BYTES: i64 = 8 << 20;
 impl PageLimit {
     /// Number of rows to fetch when a row may have up to `max_row_bytes`, so that one read stays within about
     /// 8 MiB. A page can then hold fewer items than its limit.
-    pub fn rows_of(self, max_row_bytes: i64) -> i64 {
+    pub fn rows_to_fetch_within(self, max_row_bytes: i64) -> i64 {
         self.rows().min(2 + MAX_READ_BYTES / max_row_bytes.max(1))
     }
 }
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn short_pages_reach_every_row() {
         let (limit, all) = (PageLimit::new(100).unwrap(), (1..=75).collect::<Vec<i64>>());
-        let fetched = limit.rows_of(256 << 10);
+        let fetched = limit.rows_to_fetch_within(256 << 10);
         assert!(fetched < limit.rows());
         let (mut seen, mut after) = (Vec::new(), Some(0));
         while let Some(behind) = after {

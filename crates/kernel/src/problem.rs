@@ -51,7 +51,7 @@ pub struct Problem {
     pub token_error: Option<&'static str>,
     /// Ids of the resources that an earlier request with the same idempotency key created, when its response
     /// was too large to store.
-    pub kept: Option<serde_json::Value>,
+    pub created_ids: Option<serde_json::Value>,
 }
 
 impl Problem {
@@ -63,7 +63,7 @@ impl Problem {
             errors: Vec::new(),
             retry_after_s: None,
             token_error: None,
-            kept: None,
+            created_ids: None,
         }
     }
 

@@ -248,7 +248,7 @@ impl App {
         // Not the whole app: the store, which is part of it, must not be dropped by its own thread.
         let (routes, noted) = (Arc::clone(&self.event_routes), Arc::clone(&emitted));
         let (transaction, result) = Transaction::new(move |tx: &Tx<'_>| {
-            let outcome = run(tx, started.get_or_init(|| arrived.renewed())).into_outcome();
+            let outcome = run(tx, started.get_or_init(|| arrived.refreshed())).into_outcome();
             let emitted = match outcome {
                 Outcome::Commit(_) | Outcome::CommitRefusal(_) => routes.emitted(tx),
                 Outcome::Rollback(_) => EmittedEvents::default(),

@@ -114,7 +114,7 @@ fn migrations(app: &App) -> Vec<ModuleMigrations> {
 
 async fn of_modules(app: &App, ctx: &Ctx) -> Result<Map<String, Value>, Error> {
     let facts: Vec<Fact> = app.modules.iter().flat_map(|module| module.facts).copied().collect();
-    let ctx = ctx.renewed();
+    let ctx = ctx.refreshed();
     // These queries count whole tables, so they run on the lane for long reads.
     app.db.export(move |q| read(q, &facts, &ctx)).await
 }

@@ -1,7 +1,7 @@
 //! Properties that must hold for all input from the network and from configuration files. Called by the fuzz
 //! targets in the folder `fuzz`, and with their seeds by a test. Not part of release builds.
 
-pub use kith_kernel::fuzzing::{Target, ask_of_seeds};
+pub use kith_kernel::fuzzing::{Target, run_on_seeds};
 
 pub use crate::auth::fuzzing::tokens;
 pub use crate::config::fuzzing::{config, config_of};
@@ -25,6 +25,6 @@ mod tests {
 
     #[test]
     fn seed_inputs_satisfy_properties() {
-        ask_of_seeds(TARGETS);
+        run_on_seeds(TARGETS);
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use kith_jobs::schedules::{DeclaredSchedule, Schedule, ScheduleFilter, list_schedules};
 use kith_jobs::{
-    Done, Enqueued, Handler, JobError, JobRecord, JobState, NewJob, QueueConcurrency, Retention, AttemptContext,
-    WorkerOptions, Workers,
+    AttemptContext, Enqueued, Handler, JobError, JobOutput, JobRecord, JobState, NewJob, QueueConcurrency,
+    Retention, WorkerOptions, Workers,
 };
 use kith_kernel::{Ctx, Timestamp, days};
 use kith_store::{Error, Query};
@@ -19,16 +19,16 @@ use crate::{App, Fact, Module};
 pub type UpkeepError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Queue of the modules' maintenance jobs.
-pub const MAINTENANCE: &str = "upkeep";
+pub const MAINTENANCE: &str = "maintenance";
 
 /// Maximum time to wait for jobs that run elsewhere.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Fact about the maintenance schedules: the last run, and the failures within a day.
-pub(crate) const MAINTENANCE_FACT: Fact = Fact { name: "jobs.upkeep", read: read_upkeep };
+pub(crate) const MAINTENANCE_FACT: Fact = Fact { name: "jobs.maintenance", read: read_upkeep };
 
 /// Future of a job attempt.
-pub type Doing = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;
+pub type Doing = Pin<Box<dyn Future<Output = Result<JobOutput, JobError>> + Send>>;
 
 /// Future of a maintenance run.
 pub type Upkeep = Pin<Box<dyn Future<Output = Result<(), UpkeepError>> + Send>>;
@@ -59,7 +59,7 @@ impl ModuleJob {
     }
 
     /// Creates a maintenance job, which a schedule runs. `run` determines what is due.
-    pub const fn upkeep(kind: &'static str, run: fn(App) -> Upkeep) -> Self {
+    pub const fn maintenance(kind: &'static str, run: fn(App) -> Upkeep) -> Self {
         Self { kind, queue: MAINTENANCE, work: Work::Upkeep(run) }
     }
 
@@ -69,7 +69,7 @@ impl ModuleJob {
             Work::Job(work) => Handler::new(self.kind, move |run| work(app.clone(), run)),
             Work::Upkeep(work) => Handler::new(self.kind, move |_| {
                 let app = app.clone();
-                async move { work(app).await.map(|()| Done::default()).map_err(JobError::retry) }
+                async move { work(app).await.map(|()| JobOutput::default()).map_err(JobError::retry) }
             }),
         }
     }
@@ -135,8 +135,8 @@ impl App {
         let mut options = WorkerOptions::new(process_name(), shares.collect());
         options.grace = Duration::from_millis(u64::from(own.shutdown_grace_ms));
         options.retention = Retention {
-            keep: days(u64::from(own.retention_days)),
-            most: u64::from(own.max_retained),
+            ended_age: days(u64::from(own.retention_days)),
+            max_ended: u64::from(own.max_retained),
             dead: days(u64::from(own.dead_letter_retention_days)),
         };
         Workers::start(&self.jobs, self.job_handlers(), options).await
@@ -185,7 +185,7 @@ impl App {
     ///
     /// # Errors
     /// Returns the first error of a maintenance job, or of the database.
-    pub async fn upkeep(&self) -> Result<(), UpkeepError> {
+    pub async fn run_maintenance(&self) -> Result<(), UpkeepError> {
         let declared = self.modules.iter().flat_map(|module| module.schedules);
         let is_upkeep = |one: &&DeclaredSchedule| one.queue == MAINTENANCE;
         let jobs = declared.filter(is_upkeep).map(|one| NewJob::new(one.queue, one.kind, one.payload));
@@ -213,7 +213,7 @@ pub(crate) fn process_name() -> String {
 
 fn read_upkeep(q: &Query<'_>, ctx: &Ctx) -> Result<Value, Error> {
     let filter = ScheduleFilter { is_declared: Some(true), ..ScheduleFilter::default() };
-    let records = kith_jobs::list_records(q, MAINTENANCE, ctx.now - days(1))?;
+    let records = kith_jobs::list_kind_summaries(q, MAINTENANCE, ctx.now - days(1))?;
     let told = |one: Schedule| {
         let record = records.iter().find(|record| record.kind == one.plan.kind);
         let spec = one.plan.check(one.anchor_at).ok();
@@ -225,7 +225,7 @@ fn read_upkeep(q: &Query<'_>, ctx: &Ctx) -> Result<Value, Error> {
             "every_ms": every_ms,
             "since": one.created_at.as_millis(),
             "now": ctx.now.as_millis(),
-            "completed_in": record.and_then(|record| record.completed_in).map(Timestamp::as_millis),
+            "completed_in": record.and_then(|record| record.last_completed_minute).map(Timestamp::as_millis),
             "failed": record.map_or(0, |record| record.failed),
             "dead": record.map_or(0, |record| record.dead),
         })

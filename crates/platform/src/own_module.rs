@@ -42,8 +42,8 @@ pub static MODULE: Module = Module {
     ],
     consumers: auth::CONSUMERS,
     personal: Some(api_keys::PERSONAL),
-    jobs: &[ModuleJob::upkeep("platform.tidy", |app| Box::pin(tidy(app)))],
-    schedules: &[DeclaredSchedule::upkeep("platform.tidy", "@every 1m")],
+    jobs: &[ModuleJob::maintenance("platform.tidy", |app| Box::pin(tidy(app)))],
+    schedules: &[DeclaredSchedule::maintenance("platform.tidy", "@every 1m")],
     facts: facts::PLATFORM_FACTS,
     sealed: &[sealed_column!("signing_keys", "sealed", ""), SEALED_AUDIT_KEYS],
     ..Module::named("platform")
@@ -56,7 +56,7 @@ fn routes() -> Routes {
 
 /// Removes expired responses under idempotency keys, unused consumer cursors and old events.
 async fn tidy(app: App) -> Result<(), UpkeepError> {
-    let ctx = app.system_ctx("upkeep");
+    let ctx = app.system_ctx("maintenance");
     for _ in 0..TIDY_BATCHES {
         if app.write(&ctx, idempotency::tidy).await? < idempotency::MAX_REMOVED_ROWS {
             break;

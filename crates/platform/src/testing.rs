@@ -195,7 +195,7 @@ impl TestServer {
     /// Starts a server with `modules`. `change` adjusts its configuration.
     pub async fn start_with(modules: &'static [&'static Module], change: impl FnOnce(&mut Config)) -> Self {
         let database = TestDatabase::migrated_sqlite(migrations()).await.unwrap();
-        let db = Store::open(StoreOptions { rehearse: true, ..database.options() }).await.unwrap();
+        let db = Store::open(StoreOptions { runs_twice: true, ..database.options() }).await.unwrap();
         let mut config = Config::default();
         config.server.drain_ms = 0;
         config.auth.password_memory_kib = 8;

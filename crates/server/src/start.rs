@@ -115,7 +115,7 @@ pub(crate) async fn open(mut config: Config, seams: Seams) -> Result<App, StartE
     modules::served(&config)?;
     let random = seams.sources.as_ref().map(|sources| Arc::clone(&sources.random));
     config.fill_development_secrets(&*random.unwrap_or_else(|| Arc::new(SystemRandom)))?;
-    let options = StoreOptions { rehearse: seams.rehearse, ..config.store_options() };
+    let options = StoreOptions { runs_twice: seams.rehearse, ..config.store_options() };
     bring_schema_up(&config, &options).await?;
     let db = Store::open(options).await?;
     match open_on(db.clone(), config, seams).await {

@@ -395,6 +395,6 @@ pub(crate) fn check_sealed(q: &Query<'_>, from: Option<Uuid>) -> Result<Option<U
 }
 
 /// Returns the entry that the first link after `n` seals.
-pub(crate) fn entry_behind(q: &Query<'_>, n: i64) -> Result<Option<Uuid>, Error> {
+pub(crate) fn entry_after(q: &Query<'_>, n: i64) -> Result<Option<Uuid>, Error> {
     q.one("SELECT entry_id FROM audit_seals WHERE n > $1 ORDER BY n LIMIT 1", params![n], |row| row.get(0))
 }

@@ -114,7 +114,7 @@ fn records(q: &Query<'_>) -> Result<Vec<AuditHead>, Error> {
 ///
 /// # Errors
 /// Returns [`Error::Fault`], which names the first link that does not match.
-pub(crate) fn links_behind(
+pub(crate) fn links_after(
     q: &Query<'_>,
     keyring: &AuditKeyring,
     from: &AuditHead,

@@ -135,7 +135,7 @@ impl AuditKeyring {
 
     /// Returns the keys including one that can seal link `next`. Creates a new key if there is none or if the
     /// newest is retired. Only the sealing process may call this.
-    pub fn ready_for(&self, tx: &Tx<'_>, keys: AuditKeys, next: i64) -> Result<AuditKeys, Error> {
+    pub fn with_key_for(&self, tx: &Tx<'_>, keys: AuditKeys, next: i64) -> Result<AuditKeys, Error> {
         // The newest key may have been retired since the keys were read.
         let is_old = keys.loaded_at.is_none_or(|loaded_at| loaded_at.elapsed() > RELOAD_INTERVAL);
         let mut keys = if is_old { self.load(tx)? } else { keys };
@@ -161,7 +161,7 @@ impl AuditKeys {
         match self.keys.iter().rev().find(|key| key.first_link <= n) {
             None => Ok(LinkKey::Unkeyed),
             Some(AuditKey { key: Some(key), .. }) => Ok(key.clone()),
-            Some(AuditKey { id, .. }) => Err(sealed_otherwise(*id)),
+            Some(AuditKey { id, .. }) => Err(wrong_secret(*id)),
         }
     }
 
@@ -173,12 +173,12 @@ impl AuditKeys {
     /// Returns an error if this process's secret cannot decrypt every key.
     pub fn check(&self) -> Result<(), Error> {
         match self.keys.iter().find(|key| key.key.is_none()) {
-            Some(key) => Err(sealed_otherwise(key.id)),
+            Some(key) => Err(wrong_secret(key.id)),
             None => Ok(()),
         }
     }
 }
 
-fn sealed_otherwise(id: i64) -> Error {
+fn wrong_secret(id: i64) -> Error {
     Error::fault(format!("key {id} of the audit chain was sealed under another secret"))
 }

@@ -84,7 +84,7 @@ impl Tx<'_> {
     /// # Errors
     /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be
     /// used afterwards.
-    pub fn all_by<T>(
+    pub fn all_for_engine<T>(
         &self,
         statement: &Statement,
         params: &[Param<'_>],
@@ -103,7 +103,7 @@ impl Tx<'_> {
     /// # Errors
     /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be
     /// used afterwards.
-    pub fn exec_by(&self, statement: &Statement, params: &[Param<'_>]) -> Result<u64, Error> {
+    pub fn exec_for_engine(&self, statement: &Statement, params: &[Param<'_>]) -> Result<u64, Error> {
         self.exec(if self.is_shared() { statement.postgres } else { statement.sqlite }, params)
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::migrate::{self, MigrationState};
-use crate::schema::{Differences, DatabaseSchema};
+use crate::schema::{DatabaseSchema, Differences};
 use crate::{EngineKind, Error, ModuleMigrations, Query, STATEMENT_BUCKETS_US, StatementTimes, Store};
 
 /// Number of statements listed individually.
@@ -29,8 +29,10 @@ impl Store {
         let kind = self.kind();
         // Read on a write connection: its settings decide the durability of commits.
         let durability = match kind {
-            EngineKind::Sqlite => self.write_within(FACTS_TIMEOUT, |tx| sqlite_durability(tx)).await?,
-            EngineKind::Postgres => self.write_within(FACTS_TIMEOUT, |tx| postgres_durability(tx)).await?,
+            EngineKind::Sqlite => self.write_with_timeout(FACTS_TIMEOUT, |tx| sqlite_durability(tx)).await?,
+            EngineKind::Postgres => {
+                self.write_with_timeout(FACTS_TIMEOUT, |tx| postgres_durability(tx)).await?
+            }
         };
         let more = self.export(move |q| read(q, kind, &modules)).await?;
         let mut facts = json!({
@@ -61,7 +63,7 @@ impl Store {
                 "total_us": times.total_us,
                 "mean_us": times.total_us / times.count.max(1),
                 "p95_us": times.p95_us(),
-                "most_us": times.most_us,
+                "most_us": times.max_us,
                 "above_100_ms": times.above(STATEMENT_BUCKETS_US[9]),
             })
         };
@@ -74,7 +76,7 @@ impl Store {
 }
 
 fn read(q: &Query<'_>, kind: EngineKind, modules: &[ModuleMigrations]) -> Result<Value, Error> {
-    let expected = DatabaseSchema::made_by(modules, kind).map_err(Error::fault)?;
+    let expected = DatabaseSchema::expected_from(modules, kind).map_err(Error::fault)?;
     let (found, mut facts) = match kind {
         EngineKind::Sqlite => (DatabaseSchema::of_sqlite(q)?, sqlite(q)?),
         EngineKind::Postgres => (DatabaseSchema::of_postgres(q)?, postgres(q)?),

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::audit_keys::AuditKeyring;
 use crate::sequencer::Seal;
-use crate::tx::Session;
+use crate::tx::EngineSession;
 use crate::{Error, Query, audit, audit_archive, params};
 
 /// State of the newest links of the audit chain.
@@ -71,7 +71,7 @@ pub(crate) fn audit_tail(q: &Query<'_>, keyring: &AuditKeyring, limit: i64) -> R
 /// Returns a description of the error if an entry as new as those of the links after `before` lacks a
 /// required link.
 fn check_sealed(q: &Query<'_>, before: i64) -> Result<Option<String>, Error> {
-    let mut from = audit::entry_behind(q, before)?;
+    let mut from = audit::entry_after(q, before)?;
     loop {
         match audit::check_sealed(q, from) {
             Ok(None) => return Ok(None),
@@ -89,8 +89,8 @@ impl Query<'_> {
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub fn has_unique_key(&self, table: &str, columns: &str) -> Result<bool, Error> {
         let sql = match self.session {
-            Session::Sqlite(_) => KEYS_IN_SQLITE,
-            Session::Postgres(_) => KEYS_IN_POSTGRES,
+            EngineSession::Sqlite(_) => KEYS_IN_SQLITE,
+            EngineSession::Postgres(_) => KEYS_IN_POSTGRES,
         };
         Ok(self.one(sql, params![table, columns], |_| Ok(()))?.is_some())
     }

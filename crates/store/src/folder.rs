@@ -85,7 +85,7 @@ impl DataFolder {
                 holder: holder.unwrap_or("another process").to_owned(),
             });
         }
-        sign(&mut lock).map_err(cannot(&path))?;
+        write_holder(&mut lock).map_err(cannot(&path))?;
         Ok(Self { lock, folder: itself })
     }
 }
@@ -127,7 +127,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Writes the program name and process id of the holder into the lock file.
-fn sign(lock: &mut File) -> io::Result<()> {
+fn write_holder(lock: &mut File) -> io::Result<()> {
     let name = std::env::args_os().next().map(PathBuf::from);
     let name = name.as_deref().and_then(Path::file_name).unwrap_or_default();
     lock.set_len(0)?;

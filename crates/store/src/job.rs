@@ -145,7 +145,10 @@ where
 }
 
 /// Queues a job by calling `put`. Returns an error if the queue is full or closed.
-pub(crate) fn enqueue(stats: &StoreStats, put: impl FnOnce() -> Result<(), QueueRejection>) -> Result<(), Error> {
+pub(crate) fn enqueue(
+    stats: &StoreStats,
+    put: impl FnOnce() -> Result<(), QueueRejection>,
+) -> Result<(), Error> {
     // Incremented before the job can be taken, so that the gauge never drops below zero.
     StoreStats::one(&stats.queued);
     put().map_err(|refused| {

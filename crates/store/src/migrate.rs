@@ -8,7 +8,7 @@ use crate::dialect::{self, Dialect};
 use crate::folder::DataFolder;
 use crate::options::{EngineOptions, StoreOptions};
 use crate::sqlite::{self, Link};
-use crate::tx::Session;
+use crate::tx::EngineSession;
 use crate::{Error, OpenError, Query, Tx, params, postgres};
 
 /// One version of a module's schema.
@@ -101,12 +101,12 @@ pub(crate) enum MigrationConnection {
 impl MigrationConnection {
     /// Opens the database for reading only: creates nothing and waits for no lock of another migration.
     /// Returns `None` if there is no database.
-    fn look(options: &StoreOptions) -> Result<Option<Self>, OpenError> {
+    fn open_read_only(options: &StoreOptions) -> Result<Option<Self>, OpenError> {
         match &options.engine {
             EngineOptions::Sqlite(own) if !own.folder.join(sqlite::FILE).exists() => Ok(None),
             EngineOptions::Sqlite(_) => Self::open(options).map(Some),
             EngineOptions::Postgres(own) => {
-                Ok(Some(Self::Postgres(Box::new(postgres::MigrationLink::look(own)?))))
+                Ok(Some(Self::Postgres(Box::new(postgres::MigrationLink::open_read_only(own)?))))
             }
         }
     }
@@ -115,7 +115,11 @@ impl MigrationConnection {
         match &options.engine {
             EngineOptions::Sqlite(own) => {
                 let folder = DataFolder::claim(&own.folder)?;
-                let link = Link::open(&own.folder.join(sqlite::FILE), own.synchronous, sqlite::ConnectionMode::Write)?;
+                let link = Link::open(
+                    &own.folder.join(sqlite::FILE),
+                    own.synchronous,
+                    sqlite::ConnectionMode::Write,
+                )?;
                 Ok(Self::Sqlite { link, _folder: folder })
             }
             EngineOptions::Postgres(own) => Ok(Self::Postgres(Box::new(postgres::MigrationLink::open(own)?))),
@@ -131,8 +135,8 @@ impl MigrationConnection {
 
     fn tx(&self) -> Tx<'_> {
         Tx::new(match self {
-            Self::Sqlite { link, .. } => Session::Sqlite(sqlite::Session::plain(link)),
-            Self::Postgres(link) => Session::Postgres(link.session()),
+            Self::Sqlite { link, .. } => EngineSession::Sqlite(sqlite::SqliteSession::plain(link)),
+            Self::Postgres(link) => EngineSession::Postgres(link.session()),
         })
     }
 
@@ -205,7 +209,7 @@ fn find<'m>(modules: &'m [ModuleMigrations], applied: &Applied) -> Option<(&'sta
 }
 
 /// Returns the statements that create the tables of `modules` in an empty database, in order.
-pub(crate) fn texts(modules: &[ModuleMigrations]) -> Result<Vec<&'static str>, OpenError> {
+pub(crate) fn up_statements(modules: &[ModuleMigrations]) -> Result<Vec<&'static str>, OpenError> {
     let ups = modules.iter().flat_map(|module| module.migrations.iter().map(|one| one.up(module.module)));
     std::iter::once(Ok(TABLE)).chain(ups).collect()
 }
@@ -222,7 +226,7 @@ pub(crate) fn status(
     options: &StoreOptions,
     modules: &[ModuleMigrations],
 ) -> Result<Vec<MigrationStatus>, OpenError> {
-    let applied = match MigrationConnection::look(options)? {
+    let applied = match MigrationConnection::open_read_only(options)? {
         Some(place) if place.has_table()? => place.applied()?,
         _ => Vec::new(),
     };
@@ -311,7 +315,7 @@ pub(crate) fn as_owner<T>(
     options: &StoreOptions,
     change: impl FnOnce(&Tx<'_>) -> Result<T, Error>,
 ) -> Result<T, OpenError> {
-    let Some(place) = MigrationConnection::look(options)? else {
+    let Some(place) = MigrationConnection::open_read_only(options)? else {
         return Err(Error::unavailable("the database does not exist").into());
     };
     let mut changed = None;

@@ -20,7 +20,7 @@ pub struct StoreOptions {
     pub deadline: Duration,
     /// Runs each closure twice and rolls the first run back. Test builds use it to find closures with hidden
     /// state.
-    pub rehearse: bool,
+    pub runs_twice: bool,
     /// Encrypts and decrypts the keys of the audit chain.
     pub audit_vault: Arc<dyn AuditVault>,
 }
@@ -85,7 +85,7 @@ impl StoreOptions {
             write_queue: 4_096,
             read_queue: 4_096,
             deadline: Duration::from_secs(5),
-            rehearse: false,
+            runs_twice: false,
             audit_vault,
         }
     }

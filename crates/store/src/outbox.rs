@@ -7,7 +7,7 @@ use kith_kernel::{Timestamp, UserId};
 
 use crate::events::{Event, SequencedEvent};
 use crate::migrate::{Migration, ModuleMigrations};
-use crate::sequencer::{Heads, SequencedBatch, Seal};
+use crate::sequencer::{Heads, Seal, SequencedBatch};
 use crate::trace::Trace;
 use crate::value::{Param, Row, check_all};
 use crate::{Error, Query, Tx, audit, params};
@@ -74,21 +74,21 @@ pub(crate) fn heads(q: &Query<'_>) -> Result<Heads, Error> {
 
 /// Inserts positions, deliveries and seals, one statement each. Cheap on SQLite, where a statement needs no
 /// round trip.
-pub(crate) fn write_placed(tx: &Tx<'_>, placed: &SequencedBatch) -> Result<(), Error> {
-    for (position, event) in &placed.positions {
+pub(crate) fn write_sequenced(tx: &Tx<'_>, batch: &SequencedBatch) -> Result<(), Error> {
+    for (position, event) in &batch.positions {
         tx.exec(
             "INSERT INTO outbox_positions (position, event_id) VALUES ($1, $2)",
             params![*position, *event],
         )?;
     }
-    for (user, position) in &placed.deliveries {
+    for (user, position) in &batch.deliveries {
         tx.exec(
             "INSERT INTO user_logs (user_id, log_offset, position)
              SELECT $1, COALESCE(MAX(log_offset), 0) + 1, $2 FROM user_logs WHERE user_id = $1",
             params![*user, *position],
         )?;
     }
-    for seal in &placed.seals {
+    for seal in &batch.seals {
         tx.exec(
             "INSERT INTO audit_seals (n, entry_id, prev, hash) VALUES ($1, $2, $3, $4)",
             params![seal.n, seal.entry, seal.prev, seal.hash],
@@ -202,7 +202,7 @@ fn read_sequenced(row: &Row<'_>) -> Result<SequencedEvent, Error> {
 
 /// Returns the time of the oldest event that has no position yet. PostgreSQL only. Every node runs this
 /// several times a second.
-pub(crate) fn oldest_unplaced(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
+pub(crate) fn oldest_unsequenced(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
     // `low_tx` is a parameter and the condition a subquery in place of `NOT EXISTS`: otherwise PostgreSQL
     // expects a third of the table and hashes all positions.
     let low_tx: Option<i64> = q.one("SELECT low_tx FROM sequencer WHERE id = 1", &[], |row| row.get(0))?;

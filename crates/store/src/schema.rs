@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::dialect::{self, Dialect};
 use crate::sqlite::{self, Link};
-use crate::tx::Session;
+use crate::tx::EngineSession;
 use crate::{EngineKind, Error, ModuleMigrations, OpenError, Query, params};
 
 /// Tables of a database, by name.
@@ -42,16 +42,16 @@ pub(crate) struct Differences {
 
 impl DatabaseSchema {
     /// Returns the schema that the migrations of `modules` create in a database of this kind.
-    pub fn made_by(modules: &[ModuleMigrations], kind: EngineKind) -> Result<Self, OpenError> {
+    pub fn expected_from(modules: &[ModuleMigrations], kind: EngineKind) -> Result<Self, OpenError> {
         let dialect = match kind {
             EngineKind::Sqlite => Dialect::Sqlite,
             EngineKind::Postgres => Dialect::Neutral,
         };
         let link = Link::in_memory()?;
-        for sql in crate::migrate::texts(modules)? {
+        for sql in crate::migrate::up_statements(modules)? {
             link.batch(&dialect::schema(sql, dialect))?;
         }
-        let shape = Self::of_sqlite(&Query::new(Session::Sqlite(sqlite::Session::plain(&link))))?;
+        let shape = Self::of_sqlite(&Query::new(EngineSession::Sqlite(sqlite::SqliteSession::plain(&link))))?;
         Ok(shape)
     }
 

@@ -51,7 +51,7 @@ pub(crate) struct SealRow {
 impl Heads {
     /// Assigns positions to `events` and links to `entries`, both in commit order, after these heads. Links
     /// are computed with `keys`.
-    pub fn place<'e>(
+    pub fn assign<'e>(
         &self,
         events: impl Iterator<Item = UnsequencedEvent>,
         entries: impl Iterator<Item = &'e AuditEntry>,
@@ -101,7 +101,7 @@ fn seal_hash(key: &LinkKey, prev: &[u8; 32], entry: &AuditEntry) -> [u8; 32] {
 }
 
 impl Event {
-    pub(crate) fn unplaced(&self) -> UnsequencedEvent {
+    pub(crate) fn unsequenced(&self) -> UnsequencedEvent {
         UnsequencedEvent { id: self.id, recipients: self.recipients.clone() }
     }
 }
@@ -130,7 +130,7 @@ mod tests {
             recipients: users.iter().map(|user| UserId(Uuid::from_u128(*user))).collect(),
         };
         let place = |heads: &Heads, events: Vec<UnsequencedEvent>| {
-            heads.place(events.into_iter(), [].iter(), &AuditKeys::default()).unwrap()
+            heads.assign(events.into_iter(), [].iter(), &AuditKeys::default()).unwrap()
         };
         let first = place(&Heads::default(), vec![event(1, &[9]), event(2, &[9, 8])]);
         assert_eq!(first.positions, [(1, Uuid::from_u128(1)), (2, Uuid::from_u128(2))]);
@@ -143,7 +143,7 @@ mod tests {
     fn hash_covers_every_field_and_previous_links() {
         let chain = |objects: &[&str]| {
             let entries: Vec<_> = objects.iter().map(|object| entry(object)).collect();
-            let placed = Heads::default().place([].into_iter(), entries.iter(), &AuditKeys::default());
+            let placed = Heads::default().assign([].into_iter(), entries.iter(), &AuditKeys::default());
             placed.unwrap().heads.seal.hash
         };
         assert_eq!(chain(&["a", "b"]), chain(&["a", "b"]));

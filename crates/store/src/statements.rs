@@ -18,7 +18,7 @@ pub(crate) struct Statements(Mutex<HashMap<&'static str, Arc<Times>>>);
 #[derive(Debug, Default)]
 pub(crate) struct Times {
     total_us: AtomicU64,
-    most_us: AtomicU64,
+    max_us: AtomicU64,
     buckets: [AtomicU64; BUCKETS],
 }
 
@@ -30,7 +30,7 @@ pub struct StatementTimes {
     /// Total time of all runs in microseconds.
     pub total_us: u64,
     /// Longest run in microseconds.
-    pub most_us: u64,
+    pub max_us: u64,
     /// Number of runs per bucket of [`STATEMENT_BUCKETS_US`]; the last element counts longer runs.
     pub buckets: [u64; BUCKETS],
 }
@@ -54,7 +54,7 @@ impl Times {
         let bucket = STATEMENT_BUCKETS_US.partition_point(|bound| *bound < us);
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         self.total_us.fetch_add(us, Ordering::Relaxed);
-        self.most_us.fetch_max(us, Ordering::Relaxed);
+        self.max_us.fetch_max(us, Ordering::Relaxed);
     }
 
     fn snapshot(&self) -> StatementTimes {
@@ -62,20 +62,20 @@ impl Times {
         StatementTimes {
             count: buckets.iter().sum(),
             total_us: self.total_us.load(Ordering::Relaxed),
-            most_us: self.most_us.load(Ordering::Relaxed),
+            max_us: self.max_us.load(Ordering::Relaxed),
             buckets,
         }
     }
 }
 
 impl StatementTimes {
-    /// Returns the sum of both; `most_us` is the larger one.
+    /// Returns the sum of both; `max_us` is the larger one.
     #[must_use]
     pub fn with(self, other: &Self) -> Self {
         Self {
             count: self.count + other.count,
             total_us: self.total_us + other.total_us,
-            most_us: self.most_us.max(other.most_us),
+            max_us: self.max_us.max(other.max_us),
             buckets: std::array::from_fn(|at| self.buckets[at] + other.buckets[at]),
         }
     }
@@ -95,10 +95,10 @@ impl StatementTimes {
         for (bound, runs) in STATEMENT_BUCKETS_US.iter().zip(self.buckets) {
             seen += runs;
             if seen >= wanted {
-                return (*bound).min(self.most_us);
+                return (*bound).min(self.max_us);
             }
         }
-        self.most_us
+        self.max_us
     }
 }
 
@@ -116,7 +116,7 @@ impl Stopwatch {
 
     /// Restarts the measurement and discards the time so far.
     #[expect(clippy::disallowed_methods, reason = "measures the database")]
-    pub fn start_again(&mut self) {
+    pub fn restart(&mut self) {
         self.began = Instant::now();
     }
 }
@@ -144,7 +144,7 @@ mod tests {
         let of = |sql| all.iter().find(|(known, _)| *known == sql).unwrap().1;
         let (first, second) = (of("SELECT 1"), of("SELECT 2"));
         assert_eq!((first.count, first.p95_us(), first.above(100_000)), (100, 250, 5));
-        assert_eq!((second.count, second.p95_us(), second.most_us), (1, 3_000_000, 3_000_000));
+        assert_eq!((second.count, second.p95_us(), second.max_us), (1, 3_000_000, 3_000_000));
         let both = first.with(&second);
         assert_eq!((both.count, both.above(100_000), both.above(250_000)), (101, 6, 1));
         one.count(Duration::from_millis(120));

@@ -15,7 +15,8 @@ use crate::migrate::{MigrationStatus, ModuleMigrations};
 use crate::options::{EngineOptions, StoreOptions};
 use crate::statements::Statements;
 use crate::{
-    ChannelListener, Error, IntoOutcome, OpenError, Query, SequencedEvent, StatsSnapshot, Tx, outbox, postgres, sqlite,
+    ChannelListener, Error, IntoOutcome, OpenError, Query, SequencedEvent, StatsSnapshot, Tx, outbox,
+    postgres, sqlite,
 };
 
 /// Open database. Clones share it.
@@ -132,7 +133,7 @@ impl Store {
         O::Value: Send + 'static,
         O::Error: From<Error> + Send + 'static,
     {
-        self.write_within(self.deadline, run).await
+        self.write_with_timeout(self.deadline, run).await
     }
 
     /// Runs a transaction that must start within `patience` from now.
@@ -140,7 +141,7 @@ impl Store {
     /// # Errors
     /// Same as [`Store::write`].
     #[expect(clippy::disallowed_methods, reason = "deadlines are measured in real time")]
-    pub async fn write_within<F, O>(&self, patience: Duration, run: F) -> Result<O::Value, O::Error>
+    pub async fn write_with_timeout<F, O>(&self, timeout: Duration, run: F) -> Result<O::Value, O::Error>
     where
         F: Fn(&Tx<'_>) -> O + Send + 'static,
         O: IntoOutcome,
@@ -148,7 +149,7 @@ impl Store {
         O::Error: From<Error> + Send + 'static,
     {
         let (transaction, result) = Transaction::new(run);
-        self.run_until(transaction, Instant::now() + patience).await?;
+        self.run_until(transaction, Instant::now() + timeout).await?;
         result.take()
     }
 
@@ -287,8 +288,8 @@ impl Store {
         }
     }
 
-    /// Returns a listener on the channel `name`: see [`Tx::ring`].
-    pub fn bell(&self, name: &str) -> ChannelListener {
+    /// Returns a listener on the channel `name`: see [`Tx::notify`].
+    pub fn listen(&self, name: &str) -> ChannelListener {
         match &*self.engine {
             Engine::Sqlite(engine) => engine.bells().listen(name),
             Engine::Postgres(engine) => engine.bells().listen(name),
@@ -325,10 +326,10 @@ impl Store {
     ///
     /// # Errors
     /// Returns [`enum@Error`] if the database cannot be read.
-    pub async fn oldest_unplaced(&self) -> Result<Option<Timestamp>, Error> {
+    pub async fn oldest_unsequenced(&self) -> Result<Option<Timestamp>, Error> {
         match &*self.engine {
             Engine::Sqlite(_) => Ok(None),
-            Engine::Postgres(_) => self.read(outbox::oldest_unplaced).await,
+            Engine::Postgres(_) => self.read(outbox::oldest_unsequenced).await,
         }
     }
 

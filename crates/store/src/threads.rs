@@ -23,9 +23,9 @@ struct ThreadCount {
 }
 
 /// Guard that counts a thread as ended when it is dropped, also after a panic.
-struct Alive(Arc<ThreadCount>);
+struct ThreadGuard(Arc<ThreadCount>);
 
-impl Drop for Alive {
+impl Drop for ThreadGuard {
     fn drop(&mut self) {
         *self.0.count.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
         self.0.ended.notify_all();
@@ -39,7 +39,7 @@ impl Threads {
     /// Starts a thread.
     pub fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
         *self.0.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        let alive = Alive(Arc::clone(&self.0));
+        let alive = ThreadGuard(Arc::clone(&self.0));
         let thread = Builder::new().name(name.to_owned()).spawn(move || {
             let _alive = alive;
             run();

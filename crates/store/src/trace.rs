@@ -12,7 +12,7 @@ pub(crate) struct Trace {
     pub details: Vec<AuditDetails>,
     pub events: Vec<Event>,
     /// Channels to be notified after the commit.
-    pub bells: BTreeSet<String>,
+    pub channels: BTreeSet<String>,
 }
 
 impl Trace {

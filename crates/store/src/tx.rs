@@ -16,16 +16,16 @@ use crate::value::{Param, Row, check_all};
 use crate::{Error, postgres, sqlite};
 
 /// Connection that a closure uses.
-pub(crate) enum Session<'c> {
-    Sqlite(sqlite::Session<'c>),
-    Postgres(postgres::Session<'c>),
+pub(crate) enum EngineSession<'c> {
+    Sqlite(sqlite::SqliteSession<'c>),
+    Postgres(postgres::PostgresSession<'c>),
 }
 
 /// Read access to the database. In [`crate::Store::read`], each statement sees at least what was committed
 /// when the read started. In a transaction, each statement sees what is committed when it starts, and the
 /// transaction's own changes. In [`crate::Store::export`], all statements see the same snapshot.
 pub struct Query<'c> {
-    pub(crate) session: Session<'c>,
+    pub(crate) session: EngineSession<'c>,
     failure: RefCell<Option<Error>>,
 }
 
@@ -47,7 +47,7 @@ pub struct Tx<'c> {
 }
 
 impl<'c> Query<'c> {
-    pub(crate) fn new(session: Session<'c>) -> Self {
+    pub(crate) fn new(session: EngineSession<'c>) -> Self {
         Self { session, failure: RefCell::new(None) }
     }
 
@@ -101,8 +101,8 @@ impl<'c> Query<'c> {
             check_all(params)?;
             record(self.is_postgres(), sql, params);
             match &self.session {
-                Session::Sqlite(session) => session.each(sql, params, take),
-                Session::Postgres(session) => session.each(sql, params, take),
+                EngineSession::Sqlite(session) => session.each(sql, params, take),
+                EngineSession::Postgres(session) => session.each(sql, params, take),
             }
         })
     }
@@ -116,7 +116,7 @@ impl<'c> Query<'c> {
     }
 
     fn is_postgres(&self) -> bool {
-        matches!(self.session, Session::Postgres(_))
+        matches!(self.session, EngineSession::Postgres(_))
     }
 
     /// Returns the error of the first failed statement.
@@ -126,7 +126,7 @@ impl<'c> Query<'c> {
 }
 
 impl<'c> Tx<'c> {
-    pub(crate) fn new(session: Session<'c>) -> Self {
+    pub(crate) fn new(session: EngineSession<'c>) -> Self {
         Self { query: Query::new(session), trace: RefCell::default(), may_be_lost: Cell::new(false) }
     }
 
@@ -140,8 +140,8 @@ impl<'c> Tx<'c> {
             check_all(params)?;
             record(self.is_postgres(), sql, params);
             match &self.query.session {
-                Session::Sqlite(session) => session.exec(sql, params),
-                Session::Postgres(session) => session.exec(sql, params),
+                EngineSession::Sqlite(session) => session.exec(sql, params),
+                EngineSession::Postgres(session) => session.exec(sql, params),
             }
         })
     }
@@ -161,8 +161,8 @@ impl<'c> Tx<'c> {
     ) -> Result<(), Error> {
         match &self.query.session {
             // There is only one writer.
-            Session::Sqlite(_) => Ok(()),
-            Session::Postgres(session) => {
+            EngineSession::Sqlite(_) => Ok(()),
+            EngineSession::Postgres(session) => {
                 let keys = keys.into_iter().map(|key| postgres::lock_key(what, &key.to_string()));
                 self.guarded(|| session.lock(keys.collect()))
             }
@@ -177,7 +177,7 @@ impl<'c> Tx<'c> {
     /// Adds an audit entry with personal details. Personal data, such as an address, belongs in `details`,
     /// where it can be erased, and never in `action` or `object`. `about` is the user the entry is about: the
     /// entry, without its details, appears in that user's activity.
-    pub fn audit_with(
+    pub fn audit_with_details(
         &self,
         ctx: &Ctx,
         action: &'static str,
@@ -203,27 +203,27 @@ impl<'c> Tx<'c> {
     }
 
     /// Notifies the channel `name` after the commit, on this node and on others.
-    pub fn ring(&self, name: impl Into<String>) {
-        self.trace.borrow_mut().bells.insert(name.into());
+    pub fn notify(&self, name: impl Into<String>) {
+        self.trace.borrow_mut().channels.insert(name.into());
     }
 
     /// Allows the commit to be acknowledged before it is on disk (PostgreSQL). Use it only for changes that
     /// can be lost in a crash of the database server, because they are detected as missing and repeated.
-    pub fn may_be_lost(&self) {
+    pub fn allow_async_commit(&self) {
         self.may_be_lost.set(true);
     }
 
-    pub(crate) fn is_loose(&self) -> bool {
+    pub(crate) fn allows_async_commit(&self) -> bool {
         self.may_be_lost.get()
     }
 
     /// Returns the connection that this transaction runs on. State that a process caches across transactions
     /// and cannot verify is valid only for connections that were open when it was cached: a crash of the
-    /// database, which can undo commits of [`Tx::may_be_lost`], closes every connection.
+    /// database, which can undo commits of [`Tx::allow_async_commit`], closes every connection.
     pub fn connection(&self) -> WriteConnection {
         match &self.query.session {
-            Session::Sqlite(_) => WriteConnection::default(),
-            Session::Postgres(session) => session.connection,
+            EngineSession::Sqlite(_) => WriteConnection::default(),
+            EngineSession::Postgres(session) => session.connection,
         }
     }
 

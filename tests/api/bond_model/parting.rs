@@ -130,7 +130,7 @@ impl World {
     }
 
     /// Archives bonds that cannot be restored, and purges accounts that are due.
-    pub fn upkeep(&mut self) {
+    pub fn run_maintenance(&mut self) {
         let now = self.now;
         for bond in &mut self.bonds {
             let over = !bond.lives() && bond.archived_at.is_none();

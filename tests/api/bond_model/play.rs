@@ -89,8 +89,8 @@ impl Player<'_> {
         match op {
             Op::Wait(time) => self.app.advance(*time),
             Op::Upkeep => {
-                self.app.upkeep().await;
-                self.world.upkeep();
+                self.app.run_maintenance().await;
+                self.world.run_maintenance();
             }
             Op::Return { who } => return self.come_back(*who).await,
             Op::Rename { who } => return self.rename(*who).await,

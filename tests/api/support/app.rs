@@ -159,9 +159,9 @@ impl TestApp {
     }
 
     /// Runs everything that recurs on every node, due or not.
-    pub async fn upkeep(&self) {
+    pub async fn run_maintenance(&self) {
         for node in &self.nodes {
-            node.app.upkeep().await.expect("upkeep");
+            node.app.run_maintenance().await.expect("maintenance");
         }
     }
 

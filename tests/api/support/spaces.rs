@@ -18,7 +18,7 @@ impl TestApp {
     /// Advances the clock until bonds that have just ended can be archived, then runs maintenance.
     pub async fn archive(&self) {
         self.advance(days(30) + Duration::from_millis(1));
-        self.upkeep().await;
+        self.run_maintenance().await;
     }
 
     /// Returns the number of rows of `table` for which `condition` holds. `$1` is `value`.

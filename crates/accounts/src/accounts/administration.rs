@@ -36,7 +36,7 @@ fn change_role(tx: &Tx<'_>, ctx: &Ctx, account: Account, role: Role) -> Result<A
     rules::may_lose_admin(&account, rows::count_admins(tx)?)?;
     rows::set_role(tx, id, role)?;
     let details = json!({ "from": account.role, "to": role });
-    tx.audit_with(ctx, "account.role_changed", id, Some(id), details);
+    tx.audit_with_details(ctx, "account.role_changed", id, Some(id), details);
     tx.emit(ctx, events::role_changed(id, role.as_str()));
     Ok(Account { role, ..account })
 }
@@ -68,7 +68,7 @@ pub fn suspend(
 fn suspend_locked(tx: &Tx<'_>, ctx: &Ctx, id: UserId, reason: Option<&str>) -> Result<(), AccountError> {
     rows::set_suspended(tx, id, Some(ctx.now))?;
     sign_in::end_sessions(tx, ctx, id, None)?;
-    tx.audit_with(ctx, "account.suspended", id, Some(id), json!({ "reason": reason }));
+    tx.audit_with_details(ctx, "account.suspended", id, Some(id), json!({ "reason": reason }));
     tx.emit(ctx, events::suspended(id));
     Ok(())
 }
@@ -138,7 +138,7 @@ pub fn release_email(
     }
     rules::may_lose_admin(&account, rows::count_admins(tx)?)?;
     rows::release_email(tx, id)?;
-    tx.audit_with(ctx, "account.email_released", id, Some(id), json!({ "email": account.email }));
+    tx.audit_with_details(ctx, "account.email_released", id, Some(id), json!({ "email": account.email }));
     tx.emit(ctx, events::email_released(id));
     if account.suspended_at.is_none() {
         suspend_locked(tx, ctx, id, Some("e-mail address released"))?;

@@ -130,7 +130,7 @@ pub fn change_password(
     claim.settle(tx, ctx, AccountError::WrongPassword, |tx| {
         rows::set_password(tx, user, new_hash)?;
         sign_in::end_sessions(tx, ctx, user, Some(session))?;
-        tx.audit_with(ctx, "account.password_changed", user, Some(user), claim.origin.details());
+        tx.audit_with_details(ctx, "account.password_changed", user, Some(user), claim.origin.details());
         Ok(())
     })
 }
@@ -162,7 +162,7 @@ pub fn delete(
         let purge_at = ctx.now + rules::hold(&account.email);
         rows::set_deleted(tx, user, Some(ctx.now), Some(purge_at))?;
         sign_in::end_sessions(tx, ctx, user, None)?;
-        tx.audit_with(ctx, "account.deleted", user, Some(user), claim.origin.details());
+        tx.audit_with_details(ctx, "account.deleted", user, Some(user), claim.origin.details());
         tx.emit(ctx, events::deleted(user));
         Ok(purge_at)
     })

@@ -41,7 +41,7 @@ struct Manifest {
 /// # Errors
 /// Returns an error if the database operation fails.
 pub async fn tidy(app: App) -> Result<(), UpkeepError> {
-    let ctx = app.system_ctx("upkeep");
+    let ctx = app.system_ctx("maintenance");
     app.write(&ctx, |tx, ctx| {
         let refused_before = ctx.now - rules::TAKEN_RESPONSES_WINDOW;
         rekey(tx)?;
@@ -78,7 +78,7 @@ fn rekey(tx: &Tx<'_>) -> Result<(), Error> {
 /// # Errors
 /// Returns an error if the database operation fails or a manifest cannot be written.
 pub async fn purge_due(app: App) -> Result<(), UpkeepError> {
-    let ctx = app.system_ctx("upkeep");
+    let ctx = app.system_ctx("maintenance");
     let run = PurgeRun::begin(&app, &ctx, "accounts", rows::hold_deleted).await?;
     let fault = check_share(&app, run).await?;
     let most = i64::from(app.config.section::<AccountSettings>().max_purged_per_run);
@@ -147,7 +147,7 @@ pub async fn purge_if_made_up(app: &App, user: UserId) {
     let made_up = matches!(found, Ok(Some(account)) if rules::is_made_up(&account.email));
     if made_up {
         // If this fails, the maintenance job purges the account later.
-        let _ = purge_one(app, &app.system_ctx("upkeep"), user, 0).await;
+        let _ = purge_one(app, &app.system_ctx("maintenance"), user, 0).await;
     }
 }
 
@@ -169,7 +169,7 @@ async fn purge_one(app: &App, ctx: &Ctx, user: UserId, elapsed_ms: i64) -> Resul
     let parts = parts(app);
     let counted = parts.clone();
     let counts = app.db.read(move |q| count(q, &counted, user)).await?;
-    let manifest = Manifest { user_id: user, at: ctx.renewed().now, rows: counts };
+    let manifest = Manifest { user_id: user, at: ctx.refreshed().now, rows: counts };
     let kept = purge::keep_manifest(app, &user.to_string(), &manifest).await;
     let text = kept.map_err(PurgeError::Manifest)?;
     app.write(ctx, move |tx, ctx| {

@@ -87,12 +87,12 @@ pub static MODULE: Module = Module {
     })],
     personal: Some(leaving::PERSONAL),
     jobs: &[
-        ModuleJob::upkeep("accounts.tidy-sessions", |app| Box::pin(leaving::tidy(app))),
-        ModuleJob::upkeep("accounts.purge-deleted", |app| Box::pin(leaving::purge_due(app))),
+        ModuleJob::maintenance("accounts.tidy-sessions", |app| Box::pin(leaving::tidy(app))),
+        ModuleJob::maintenance("accounts.purge-deleted", |app| Box::pin(leaving::purge_due(app))),
     ],
     schedules: &[
-        DeclaredSchedule::upkeep("accounts.tidy-sessions", "@every 1m"),
-        DeclaredSchedule::upkeep("accounts.purge-deleted", "@every 1m"),
+        DeclaredSchedule::maintenance("accounts.tidy-sessions", "@every 1m"),
+        DeclaredSchedule::maintenance("accounts.purge-deleted", "@every 1m"),
     ],
     facts: passwords::FACTS,
     config: &[ConfigSection::of::<AccountSettings>()],

@@ -81,7 +81,7 @@ impl Claim {
         let object = user.map_or_else(|| "unknown".to_owned(), |user| user.to_string());
         // Write the same for unknown accounts: one index entry fewer would be measurable in the response
         // time.
-        tx.audit_with(ctx, "session.refused", object, Some(whose), self.origin.details());
+        tx.audit_with_details(ctx, "session.refused", object, Some(whose), self.origin.details());
         Ok(false)
     }
 
@@ -127,7 +127,13 @@ pub fn restore(tx: &Tx<'_>, ctx: &Ctx, claim: &Claim) -> Outcome<(User, OpenSess
             return Err(AccountError::Deleted { purge_at });
         }
         rows::set_deleted(tx, known.user.id, None, None)?;
-        tx.audit_with(ctx, "account.restored", known.user.id, Some(known.user.id), claim.origin.details());
+        tx.audit_with_details(
+            ctx,
+            "account.restored",
+            known.user.id,
+            Some(known.user.id),
+            claim.origin.details(),
+        );
         tx.emit(ctx, events::restored(known.user.id));
         enter(tx, ctx, known, &claim.origin)
     })
@@ -168,7 +174,7 @@ pub fn start_session(
     }
     let session = OpenSession { id: ctx.new_id(SessionId), user_id, generation: 0 };
     rows::insert_session(tx, session.id, user_id, origin, ctx.now, ctx.now + rules::SESSION_IDLE_TIMEOUT)?;
-    tx.audit_with(ctx, "session.started", session.id, Some(user_id), origin.details());
+    tx.audit_with_details(ctx, "session.started", session.id, Some(user_id), origin.details());
     tx.emit(ctx, events::session_started(user_id, session.id));
     Ok(session)
 }

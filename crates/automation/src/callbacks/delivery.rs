@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use kith_jobs::{Done, JobError, JobId};
+use kith_jobs::{JobError, JobId, JobOutput};
 use kith_kernel::{Ctx, Timestamp, seconds};
 use kith_platform::App;
 use kith_platform::outbound::{OutboundError, Outgoing, Received, signature};
@@ -29,15 +29,15 @@ const MAX_STORED_HEADER_BYTES: usize = 8_192;
 ///
 /// # Errors
 /// Returns the [`JobError`] that decides when the job runs again, or that it does not.
-pub async fn deliver(app: &App, id: CallbackId, job: JobId) -> Result<Done, JobError> {
+pub async fn deliver(app: &App, id: CallbackId, job: JobId) -> Result<JobOutput, JobError> {
     let found = app.db.read(move |q| {
         let Some(kept) = rows::find(q, id)? else { return Ok(None) };
         Ok::<_, Error>(rows::find_endpoint(q, kept.shown.endpoint_id)?.map(|endpoint| (kept, endpoint)))
     });
-    let Some((kept, endpoint)) = found.await? else { return Ok(Done::default()) };
+    let Some((kept, endpoint)) = found.await? else { return Ok(JobOutput::default()) };
     let ctx = app.system_ctx("callbacks");
     if !kept.shown.state.is_open() || kept.shown.job_id != job {
-        return Ok(Done::default());
+        return Ok(JobOutput::default());
     }
     if let Some(later) = kept.shown.next_attempt_at.filter(|at| ctx.now < *at) {
         return Err(JobError::Snooze(later.since(ctx.now)));
@@ -136,7 +136,7 @@ fn part(ctx: &Ctx) -> f64 {
 
 /// Records the result of an attempt with the callback and with the endpoint, whose circuit breaker all nodes
 /// share.
-async fn record(app: &App, told: Told) -> Result<Done, JobError> {
+async fn record(app: &App, told: Told) -> Result<JobOutput, JobError> {
     let ctx = app.system_ctx("callbacks");
     let told = Arc::new(told);
     let (to_ask, to_write) = (app.clone(), Arc::clone(&told));
@@ -156,7 +156,7 @@ async fn record(app: &App, told: Told) -> Result<Done, JobError> {
         Err(error) => error.to_string(),
     };
     match outcome {
-        None | Some(Next::Delivered) => Ok(Done::default()),
+        None | Some(Next::Delivered) => Ok(JobOutput::default()),
         Some(Next::Again(wait)) => Err(JobError::RetryIn { why: why(), wait }),
         Some(Next::GivenUp | Next::Gone) => Err(JobError::Discard(why())),
     }
@@ -235,7 +235,7 @@ fn record_at_callback(tx: &Tx<'_>, ctx: &Ctx, told: &Told) -> Result<Option<Next
 }
 
 /// Fails a callback without sending it.
-async fn give_up(app: &App, ctx: &Ctx, id: CallbackId, reason: Reason) -> Result<Done, JobError> {
+async fn give_up(app: &App, ctx: &Ctx, id: CallbackId, reason: Reason) -> Result<JobOutput, JobError> {
     app.write(ctx, move |tx, ctx| {
         tx.lock(LOCK, [id])?;
         let Some(mut kept) = rows::find(tx, id)?.filter(|kept| kept.shown.state.is_open()) else {

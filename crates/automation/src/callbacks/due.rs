@@ -22,7 +22,7 @@ const OVERDUE: Duration = minutes(1);
 /// # Errors
 /// Returns an error if the database operation fails.
 pub async fn forget_ended(app: App) -> Result<(), UpkeepError> {
-    let ctx = app.system_ctx("upkeep");
+    let ctx = app.system_ctx("maintenance");
     loop {
         let forgotten = app.write(&ctx, |tx, ctx| {
             let due = rows::list_finished(tx, ctx.now - RETENTION, BATCH_SIZE)?;
@@ -44,7 +44,7 @@ pub async fn enqueue_lost(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("callbacks");
     let mut after = None;
     loop {
-        let before = ctx.renewed().now - OVERDUE;
+        let before = ctx.refreshed().now - OVERDUE;
         let overdue = app.db.read(move |q| rows::list_overdue(q, before, after, BATCH_SIZE)).await?;
         let found = overdue.len() as i64;
         after = overdue.last().map(|one| (one.next_attempt_at, one.id));

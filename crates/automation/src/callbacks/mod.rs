@@ -16,7 +16,7 @@ mod sealed;
 mod transitions;
 
 use kith_jobs::schedules::DeclaredSchedule;
-use kith_jobs::{Done, JobError, JobType, MAX_ATTEMPTS, Retry, AttemptContext};
+use kith_jobs::{AttemptContext, JobError, JobOutput, JobType, MAX_ATTEMPTS, RetryPolicy};
 use kith_platform::{App, Module, ModuleJob, Tag};
 use kith_store::Migration;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ use model::{CallbackId, RecurringId};
 
 /// Job that delivers a callback. Its retries follow the retry schedule of the callback.
 const DELIVERY: JobType<Delivery> =
-    JobType::new("callbacks.deliver", "callbacks").retry(Retry::times(MAX_ATTEMPTS));
+    JobType::new("callbacks.deliver", "callbacks").retry(RetryPolicy::times(MAX_ATTEMPTS));
 
 /// Payload of the job that delivers a callback.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ struct Delivery {
     callback_id: CallbackId,
 }
 
-async fn deliver(app: App, run: AttemptContext) -> Result<Done, JobError> {
+async fn deliver(app: App, run: AttemptContext) -> Result<JobOutput, JobError> {
     let Delivery { callback_id } = serde_json::from_str(&run.payload).map_err(JobError::discard)?;
     delivery::deliver(&app, callback_id, run.id).await
 }
@@ -47,7 +47,7 @@ struct Occasion {
     recurring_id: RecurringId,
 }
 
-async fn occur(app: App, run: AttemptContext) -> Result<Done, JobError> {
+async fn occur(app: App, run: AttemptContext) -> Result<JobOutput, JobError> {
     let Occasion { recurring_id } = serde_json::from_str(&run.payload).map_err(JobError::discard)?;
     recurring::occur(&app, recurring_id, run.id).await
 }
@@ -70,12 +70,12 @@ pub static MODULE: Module = Module {
     jobs: &[
         ModuleJob::new(DELIVERY.kind, DELIVERY.queue, |app, run| Box::pin(deliver(app, run))),
         ModuleJob::new(RECURRING_RUN.kind, RECURRING_RUN.queue, |app, run| Box::pin(occur(app, run))),
-        ModuleJob::upkeep("callbacks.forget-ended", |app| Box::pin(due::forget_ended(app))),
-        ModuleJob::upkeep("callbacks.enqueue-lost", |app| Box::pin(due::enqueue_lost(app))),
+        ModuleJob::maintenance("callbacks.forget-ended", |app| Box::pin(due::forget_ended(app))),
+        ModuleJob::maintenance("callbacks.enqueue-lost", |app| Box::pin(due::enqueue_lost(app))),
     ],
     schedules: &[
-        DeclaredSchedule::upkeep("callbacks.forget-ended", "@every 1h"),
-        DeclaredSchedule::upkeep("callbacks.enqueue-lost", "@every 5m"),
+        DeclaredSchedule::maintenance("callbacks.forget-ended", "@every 1h"),
+        DeclaredSchedule::maintenance("callbacks.enqueue-lost", "@every 5m"),
     ],
     sealed: rows::SEALED,
     ..Module::named("callbacks")

@@ -2,7 +2,7 @@
 //! creates a callback, which is then independent.
 
 use kith_jobs::schedules::{self, Missed, Plan, Schedule, ScheduleError};
-use kith_jobs::{Done, JobError, JobId};
+use kith_jobs::{JobError, JobId, JobOutput};
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, FieldError, Page, PageLimit, Timestamp};
 use kith_platform::App;
@@ -232,11 +232,11 @@ fn shown(kept: KeptRecurring, schedule: Option<Schedule>, now: Timestamp) -> Rec
 /// # Errors
 /// Returns a [`JobError`] that retries the job if the database operation fails or the sealed headers cannot
 /// be opened.
-pub async fn occur(app: &App, id: RecurringId, job: JobId) -> Result<Done, JobError> {
+pub async fn occur(app: &App, id: RecurringId, job: JobId) -> Result<JobOutput, JobError> {
     let keyring = std::sync::Arc::clone(&app.keyring);
     app.write(&app.system_ctx("callbacks"), move |tx, ctx| make(tx, ctx, &keyring, id, job))
         .await
-        .map(|()| Done::default())
+        .map(|()| JobOutput::default())
         .map_err(JobError::retry)
 }
 

@@ -91,7 +91,9 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
             });
             vec![match retried.await? {
                 RetryOutcome::MadeDue | RetryOutcome::Revived => format!("job {id} runs now"),
-                RetryOutcome::Reenqueued(now) => format!("job {id} had ended; enqueued job {now} in its place"),
+                RetryOutcome::Reenqueued(now) => {
+                    format!("job {id} had ended; enqueued job {now} in its place")
+                }
                 RetryOutcome::Live => return Err(JobsError::UnderWay.into()),
                 RetryOutcome::KeyHeld(holder) => return Err(JobsError::KeyHeld(holder).into()),
                 RetryOutcome::Unknown => return Err(JobsError::NotFound.into()),

@@ -65,7 +65,7 @@ pub fn get_kind(q: &Query<'_>, kind: &str) -> Result<JobKind, JobsError> {
 /// Returns [`JobsError::Store`] if a query fails.
 pub fn list_queues(q: &Query<'_>, ctx: &Ctx) -> Result<Queues, JobsError> {
     let settings: BTreeMap<_, _> = kith_jobs::list_settings(q)?.into_iter().collect();
-    let depths = kith_jobs::look(q, ctx.now)?;
+    let depths = kith_jobs::sample_queues(q, ctx.now)?;
     let depths: BTreeMap<_, _> = depths.iter().map(|sample| (sample.queue.clone(), sample.into())).collect();
     let mut lately: BTreeMap<String, QueueTally> = BTreeMap::new();
     for minute in kith_jobs::list_minutes(q, None, ctx.now - RECENT_PERIOD, MAX_HISTORY_ROWS)? {
@@ -94,7 +94,7 @@ pub fn get_queue(
     since: Option<Timestamp>,
 ) -> Result<QueueDetails, JobsError> {
     let since = since.unwrap_or(ctx.now - DEFAULT_HISTORY).max(ctx.now - MAX_HISTORY);
-    let depths = kith_jobs::look(q, ctx.now)?;
+    let depths = kith_jobs::sample_queues(q, ctx.now)?;
     let depth = depths.iter().find(|sample| sample.queue == name).map(QueueDepth::from);
     let mut by_minute: BTreeMap<Timestamp, QueueTally> = BTreeMap::new();
     let mut lately = QueueTally::default();

@@ -122,7 +122,7 @@ async fn list_schedules(
         owner: None,
         is_declared: query.declared,
     };
-    let most = limit.rows_of(kith_jobs::MAX_PAYLOAD_BYTES as i64);
+    let most = limit.rows_to_fetch_within(kith_jobs::MAX_PAYLOAD_BYTES as i64);
     let found = app.db.read(move |q| list(q, &filter, most)).await.map_err(store_problem)?;
     let rows = found.into_iter().map(ScheduleAnswer::from).collect();
     let bytes = |one: &ScheduleAnswer| one.payload.bytes();

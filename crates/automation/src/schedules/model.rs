@@ -6,7 +6,7 @@ use std::time::Duration;
 use kith_jobs::schedules::{
     BackfillResult, Missed, Occurrence, Origin, Overlap, Plan, Schedule, check_schedule_name,
 };
-use kith_jobs::{JobId, JobRecord, JobState, Retry};
+use kith_jobs::{JobId, JobRecord, JobState, RetryPolicy};
 use kith_kernel::{FieldError, StoredJson, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -130,7 +130,7 @@ impl ScheduleBody {
         Ok(Plan {
             payload: self.payload.to_string(),
             priority: self.priority,
-            retry: self.retry.as_ref().map_or(Retry::DEFAULT, RetryBody::policy),
+            retry: self.retry.as_ref().map_or(RetryPolicy::DEFAULT, RetryBody::policy),
             timeout,
             zone: self.time_zone.clone(),
             missed: self.missed,
@@ -314,6 +314,6 @@ pub struct BackfillAnswer {
 
 impl From<BackfillResult> for BackfillAnswer {
     fn from(done: BackfillResult) -> Self {
-        Self { job_ids: done.jobs.into_iter().map(|(_, job)| job).collect(), known: done.known }
+        Self { job_ids: done.jobs.into_iter().map(|(_, job)| job).collect(), known: done.skipped }
     }
 }

@@ -23,7 +23,7 @@ const BATCH_SIZE: i64 = 500;
 /// # Errors
 /// Returns an error if the database operation fails.
 pub async fn expire_requests(app: App) -> Result<(), UpkeepError> {
-    let ctx = app.system_ctx("upkeep");
+    let ctx = app.system_ctx("maintenance");
     while expire_some(&app, &ctx).await? {}
     app.write(&ctx, |tx, ctx| {
         let until = last_id_before(ctx.now - REQUEST_LIFETIME - ADDRESS_RETENTION);
@@ -38,7 +38,7 @@ pub async fn expire_requests(app: App) -> Result<(), UpkeepError> {
 /// # Errors
 /// Returns an error if the database operation fails.
 pub async fn archive_ended(app: App) -> Result<(), UpkeepError> {
-    let ctx = app.system_ctx("upkeep");
+    let ctx = app.system_ctx("maintenance");
     while archive_some(&app, &ctx).await? {}
     Ok(())
 }
@@ -48,7 +48,7 @@ pub async fn archive_ended(app: App) -> Result<(), UpkeepError> {
 /// # Errors
 /// Returns an error if the database operation fails.
 pub async fn tidy_invites(app: App) -> Result<(), UpkeepError> {
-    app.write(&app.system_ctx("upkeep"), |tx, ctx| {
+    app.write(&app.system_ctx("maintenance"), |tx, ctx| {
         rows::tidy_invites(tx, ctx.now - FAILED_ATTEMPTS_WINDOW, ctx.now - hours(24 * 30))
     })
     .await?;
@@ -60,7 +60,7 @@ pub async fn tidy_invites(app: App) -> Result<(), UpkeepError> {
 /// recorded, so that several nodes may run this at once.
 async fn expire_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
     // An hour of margin, because the clocks of the nodes that made the IDs differ.
-    let until = last_id_before(ctx.renewed().now - REQUEST_LIFETIME - hours(1));
+    let until = last_id_before(ctx.refreshed().now - REQUEST_LIFETIME - hours(1));
     let listed = app.db.read(move |q| {
         let after = rows::find_expiry_mark(q)?.unwrap_or(PartnerRequestId(Uuid::nil()));
         rows::list_expired(q, after, until, BATCH_SIZE)
@@ -88,7 +88,7 @@ fn last_id_before(at: Timestamp) -> PartnerRequestId {
 /// Archives a batch of bonds. Returns `true` if there may be more. Each pair is locked and checked again,
 /// because it may be restored meanwhile.
 async fn archive_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
-    let now = ctx.renewed().now;
+    let now = ctx.refreshed().now;
     let due = app.db.read(move |q| rows::list_to_archive(q, ended_before(now), BATCH_SIZE)).await?;
     for bond in &due {
         let bond = *bond;

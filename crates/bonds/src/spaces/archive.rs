@@ -49,7 +49,7 @@ struct Manifest {
 /// # Errors
 /// Returns an error if the database operation fails or a manifest cannot be written.
 pub async fn run_due(app: App) -> Result<(), UpkeepError> {
-    let ctx = app.system_ctx("upkeep");
+    let ctx = app.system_ctx("maintenance");
     archive_due(&app, &ctx).await?;
     let settings = app.config.section::<SpaceSettings>();
     let keep = days(settings.archive_retention_days.into());
@@ -117,7 +117,7 @@ async fn purge_due(app: &App, ctx: &Ctx, run: PurgeRun, limit: i64) -> Result<()
         }
         let Space::Bond(bond_id) = shared.space else { continue };
         let Amount { items: archived_space_items, bytes } = held;
-        let manifest = Manifest { bond_id, at: ctx.renewed().now, archived_space_items, bytes };
+        let manifest = Manifest { bond_id, at: ctx.refreshed().now, archived_space_items, bytes };
         let text = purge::keep_manifest(app, &format!("bond-{bond_id}"), &manifest).await?;
         match app.write(ctx, move |tx, ctx| purge_one(tx, ctx, &run, &shared, bond_id, &text)).await {
             Ok(()) => purged += 1,

@@ -203,7 +203,7 @@ pub fn check(name: &CollectionName, body: DeclarationBody) -> Result<CheckedDecl
 /// # Errors
 /// Returns an error if the database operation fails.
 pub async fn run_due(app: App) -> Result<(), UpkeepError> {
-    let ctx = app.system_ctx("upkeep");
+    let ctx = app.system_ctx("maintenance");
     while app.write(&ctx, |tx, _| index_batch(tx)).await? == BATCH_SIZE {}
     Ok(())
 }

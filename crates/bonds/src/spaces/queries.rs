@@ -82,7 +82,7 @@ pub fn list_items(
     if by_fields && rows::has_stale(q, &asked.collection, rules.revision)? {
         return Err(SpaceError::Indexing);
     }
-    let limit = request.limit.rows_of(max_item_bytes);
+    let limit = request.limit.rows_to_fetch_within(max_item_bytes);
     let items = rows::list_items(q, shared.space, &asked.collection, &plan, limit)?;
     let bytes = |(item, _): &(Item, Option<String>)| item.data.bytes();
     let key = |(item, value): &(Item, Option<String>)| (value.clone(), item.id);

@@ -52,7 +52,7 @@ fn schedule_of(data: &serde_json::Value) -> Option<Schedule> {
 /// # Errors
 /// Returns an error if the database operation fails.
 pub async fn run_due(app: App) -> Result<(), UpkeepError> {
-    let ctx = app.system_ctx("upkeep");
+    let ctx = app.system_ctx("maintenance");
     while app.write(&ctx, tell_batch).await? == BATCH_SIZE {}
     Ok(())
 }

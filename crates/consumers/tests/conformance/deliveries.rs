@@ -1,6 +1,6 @@
 //! Delivery: which events a consumer receives, in which order, and how often.
 
-use kith_consumers::{Progress, StartAt, forget_undeclared};
+use kith_consumers::{Progress, StartAt, delete_undeclared};
 use kith_kernel::seconds;
 use kith_store::testing::Fault;
 use kith_store::{Error, contract};
@@ -146,7 +146,7 @@ async fn cursor_of_an_undeclared_consumer_is_deleted(node: Node) {
     node.advance(seconds(60));
     node.declare(&[new]).await;
     let before = node.on.sources.clock.now();
-    let forgotten = node.on.store.write(move |tx| forget_undeclared(tx, before)).await.unwrap();
+    let forgotten = node.on.store.write(move |tx| delete_undeclared(tx, before)).await.unwrap();
     assert_eq!(forgotten, ["old"]);
     assert_eq!(node.cursor("new").await, 0);
 }

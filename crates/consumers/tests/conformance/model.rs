@@ -18,7 +18,7 @@ contract! {
 }
 
 #[derive(Clone, Debug)]
-enum Act {
+enum Action {
     /// Emit events with these subjects; the flag makes an event of a kind that the consumer does not handle.
     Emit(Vec<(u8, bool)>),
     /// Take a number of steps.
@@ -30,13 +30,13 @@ enum Act {
     Wait,
 }
 
-fn acts() -> impl Strategy<Value = (Vec<Act>, BTreeSet<i64>)> {
+fn acts() -> impl Strategy<Value = (Vec<Action>, BTreeSet<i64>)> {
     let act = prop_oneof![
-        3 => proptest::collection::vec((0..4_u8, proptest::bool::weighted(0.3)), 1..6).prop_map(Act::Emit),
-        3 => (1..6_u8).prop_map(Act::Step),
-        2 => (0..11_u8).prop_map(Act::Fault),
-        1 => Just(Act::LoseLease),
-        1 => Just(Act::Wait),
+        3 => proptest::collection::vec((0..4_u8, proptest::bool::weighted(0.3)), 1..6).prop_map(Action::Emit),
+        3 => (1..6_u8).prop_map(Action::Step),
+        2 => (0..11_u8).prop_map(Action::Fault),
+        1 => Just(Action::LoseLease),
+        1 => Just(Action::Wait),
     ];
     (proptest::collection::vec(act, 1..25), proptest::collection::btree_set(1..40_i64, 0..6))
 }
@@ -59,7 +59,7 @@ async fn random_sequences_handle_each_event_once_in_order(node: Node) {
     }
 }
 
-async fn play(node: &Node, acts: &[Act], poison: BTreeSet<i64>) {
+async fn play(node: &Node, acts: &[Action], poison: BTreeSet<i64>) {
     let cleared = node.on.store.write(|tx| {
         tx.exec("DELETE FROM handled", &[])?;
         tx.exec("DELETE FROM consumers", &[])?;
@@ -73,7 +73,7 @@ async fn play(node: &Node, acts: &[Act], poison: BTreeSet<i64>) {
     let (mut emitted, mut wanted) = (start, Vec::new());
     for act in acts {
         match act {
-            Act::Emit(subjects) => {
+            Action::Emit(subjects) => {
                 for (subject, is_unwanted) in subjects {
                     emitted += 1;
                     let kind = if *is_unwanted { "other.done" } else { "thing.done" };
@@ -83,25 +83,25 @@ async fn play(node: &Node, acts: &[Act], poison: BTreeSet<i64>) {
                     node.emit(kind, &[u128::from(*subject)]).await;
                 }
             }
-            Act::Step(count) => {
+            Action::Step(count) => {
                 for _ in 0..*count {
                     let _ = delivery.step().await;
                 }
             }
-            Act::Fault(n) => {
+            Action::Fault(n) => {
                 node.on.store.inject(fault(*n));
                 for _ in 0..4 {
                     let _ = delivery.step().await;
                 }
                 node.exhaust_faults().await;
             }
-            Act::LoseLease => {
+            Action::LoseLease => {
                 node.on.interpose(&["UPDATE consumers SET owner = 'other'"]);
                 let _ = delivery.step().await;
                 node.on.interpose(&[]);
                 node.give_lease("first", "node").await;
             }
-            Act::Wait => node.advance(seconds(3)),
+            Action::Wait => node.advance(seconds(3)),
         }
     }
     for _ in 0..=MAX_ATTEMPTS * 8 {
@@ -111,7 +111,7 @@ async fn play(node: &Node, acts: &[Act], poison: BTreeSet<i64>) {
     verify(node, &wanted, &poison, acts).await;
 }
 
-async fn verify(node: &Node, wanted: &[i64], poison: &BTreeSet<i64>, acts: &[Act]) {
+async fn verify(node: &Node, wanted: &[i64], poison: &BTreeSet<i64>, acts: &[Action]) {
     let handled = node.handled_with_subjects("first").await;
     let mut positions: Vec<i64> = handled.iter().map(|(position, _)| *position).collect();
     positions.sort_unstable();

@@ -39,7 +39,7 @@ pub async fn bloat(engine: &Engine, jobs: u64) -> Result<Value, Error> {
         "buffers_per_claim": buffers(&plan),
         "claimed": FOUND,
         "dead_rows": dead_rows(engine).await?,
-        "held_transactions": held(engine).await?,
+        "held_transactions": oldest_snapshot_age(engine).await?,
         "plan": plan,
     }))
 }
@@ -58,7 +58,7 @@ async fn dead_rows(engine: &Engine) -> Result<Option<i64>, Error> {
 }
 
 /// Returns the age, in transactions, of the oldest snapshot that another session holds.
-async fn held(engine: &Engine) -> Result<Option<i64>, Error> {
+async fn oldest_snapshot_age(engine: &Engine) -> Result<Option<i64>, Error> {
     let sql =
         "SELECT CAST(MAX(age(backend_xmin)) AS BIGINT) FROM pg_stat_activity WHERE pid <> pg_backend_pid()";
     Ok(engine
@@ -78,8 +78,9 @@ async fn explain(engine: &Engine, mark: i64) -> Result<Vec<String>, Error> {
         let marks = vec![mark; priorities.len()];
         let lanes = [Values::Ints(&priorities), Values::Ints(&marks)];
         let claim = kith_jobs::CLAIM.explained();
-        let lines =
-            tx.all_by(&claim, params![wall(), 0_i64, QUEUE, 500_i64], &lanes, |row| row.get::<String>(0))?;
+        let lines = tx.all_for_engine(&claim, params![wall(), 0_i64, QUEUE, 500_i64], &lanes, |row| {
+            row.get::<String>(0)
+        })?;
         *told.lock().unwrap_or_else(PoisonError::into_inner) = lines;
         // The error rolls back the explained claim.
         Err(StoreError::fault(undone))

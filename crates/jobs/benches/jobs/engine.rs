@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use kith_jobs::{Done, Handler, JOBS_MIGRATIONS, Jobs, NewJob, QueueConcurrency, WorkerOptions, Workers};
+use kith_jobs::{
+    Handler, JOBS_MIGRATIONS, JobOutput, Jobs, NewJob, QueueConcurrency, WorkerOptions, Workers,
+};
 use kith_kernel::{Clock as _, Sources, SystemClock, SystemRandom, TimeOrderedIds, Timestamp};
 use kith_store::testing::TestVault;
 use kith_store::{
@@ -101,7 +103,7 @@ impl Engine {
             async move {
                 on_run(run.payload.parse().unwrap_or(u64::MAX));
                 counted.0.fetch_add(1, Ordering::Relaxed);
-                Ok(Done::default())
+                Ok(JobOutput::default())
             }
         });
         let share = QueueConcurrency { queue: QUEUE.to_owned(), concurrency: CONCURRENCY };

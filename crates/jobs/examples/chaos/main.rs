@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kith_jobs::{
-    Done, Handler, JOBS_MIGRATIONS, JobError, Jobs, NewJob, QueueConcurrency, Retry, AttemptContext, WorkerOptions, Workers,
+    AttemptContext, Handler, JOBS_MIGRATIONS, JobError, JobOutput, Jobs, NewJob, QueueConcurrency,
+    RetryPolicy, WorkerOptions, Workers,
 };
 use kith_kernel::{Sources, SystemClock, SystemRandom, TimeOrderedIds};
 use kith_store::testing::TestVault;
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    match runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(obey())) {
+    match runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(run_command())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
 
 /// Runs the command line: `--do migrate|enqueue|work|both|look|backends|terminate`, `--data FOLDER` or
 /// `--database URL`; to enqueue `--from N --rate JOBS_PER_S`, to work `--concurrency N --most-ms MS`.
-async fn obey() -> Result<(), Failure> {
+async fn run_command() -> Result<(), Failure> {
     let words: Vec<_> = env::args().skip(1).collect();
     let all: HashMap<_, _> = words.chunks_exact(2).map(|pair| (&*pair[0], &*pair[1])).collect();
     let text = |name: &str| all.get(name).copied().ok_or_else(|| format!("{name} is missing"));
@@ -86,22 +87,22 @@ async fn obey() -> Result<(), Failure> {
     match task {
         "enqueue" => {
             let enqueuers = enqueue(&jobs, number("--from")?, number("--rate")?, &paused);
-            obey_orders(&jobs, enqueuers, &pause).await
+            read_commands(&jobs, enqueuers, &pause).await
         }
         "work" => {
             let workers = work(&jobs, number("--concurrency")?, number("--most-ms")?).await?;
-            obey_orders(&jobs, JoinSet::new(), &pause).await?;
+            read_commands(&jobs, JoinSet::new(), &pause).await?;
             leave(workers).await;
             Ok(())
         }
         "both" => {
             let workers = work(&jobs, number("--concurrency")?, number("--most-ms")?).await?;
             let enqueuers = enqueue(&jobs, number("--from")?, number("--rate")?, &paused);
-            obey_orders(&jobs, enqueuers, &pause).await?;
+            read_commands(&jobs, enqueuers, &pause).await?;
             leave(workers).await;
             Ok(())
         }
-        "look" => look(&jobs).await,
+        "look" => print_queues(&jobs).await,
         "backends" => say(&jobs, "p", BACKENDS).await,
         "terminate" => say(&jobs, "p", TERMINATE).await,
         _ => Err(format!("what is `{task}`?").into()),
@@ -121,7 +122,7 @@ const TERMINATE: &str = "SELECT CAST(pid AS BIGINT), CAST(0 AS BIGINT), CAST(0 A
 
 /// Reads commands from standard input: `pause` and `go on` control the enqueueing, `stop` ends it, `left`
 /// asks for the number of jobs that have not ended. The end of the input ends the program.
-async fn obey_orders(
+async fn read_commands(
     jobs: &Jobs,
     mut enqueuers: JoinSet<()>,
     pause: &watch::Sender<bool>,
@@ -167,7 +168,8 @@ fn enqueue(jobs: &Jobs, from: u64, per_s: u64, paused: &watch::Receiver<bool>) -
             while paused.wait_for(|paused| !paused).await.is_ok() {
                 let n = next.fetch_add(1, Ordering::Relaxed);
                 println!("t {n}");
-                let often = Retry::times(1_000).waiting(Duration::from_millis(100), Duration::from_secs(1));
+                let often =
+                    RetryPolicy::times(1_000).waiting(Duration::from_millis(100), Duration::from_secs(1));
                 match jobs.enqueue(NewJob::new(QUEUE, KIND, n.to_string()).retry(often)).await {
                     Ok(enqueued) => println!("a {n} {}", enqueued.id),
                     Err(error) => eprintln!("{n} was not acknowledged: {error}"),
@@ -185,9 +187,9 @@ async fn work(jobs: &Jobs, concurrency: u64, most_ms: u64) -> Result<Workers, Fa
         let engine = engine.clone();
         async move {
             let (job, attempt) = (run.id, run.attempt);
-            println!("b {job} {attempt} {}", run.ctx.renewed().now.as_millis());
+            println!("b {job} {attempt} {}", run.ctx.refreshed().now.as_millis());
             let done = effect(&engine, &run, most_ms).await;
-            println!("e {job} {attempt} {}", run.ctx.renewed().now.as_millis());
+            println!("e {job} {attempt} {}", run.ctx.refreshed().now.as_millis());
             done
         }
     });
@@ -199,7 +201,7 @@ async fn work(jobs: &Jobs, concurrency: u64, most_ms: u64) -> Result<Workers, Fa
 }
 
 /// Sleeps for some time, then applies the effect unless it has already happened.
-async fn effect(jobs: &Jobs, run: &AttemptContext, most_ms: u64) -> Result<Done, JobError> {
+async fn effect(jobs: &Jobs, run: &AttemptContext, most_ms: u64) -> Result<JobOutput, JobError> {
     let n: i64 = run.payload.parse().map_err(JobError::discard)?;
     // Knuth's multiplicative hash: as good as random, and the same in each run.
     let draw = (run.id as u64).wrapping_mul(2_654_435_761) >> 16;
@@ -212,12 +214,12 @@ async fn effect(jobs: &Jobs, run: &AttemptContext, most_ms: u64) -> Result<Done,
         Ok::<_, kith_store::Error>(())
     });
     written.await.map_err(JobError::retry)?;
-    Ok(Done::default())
+    Ok(JobOutput::default())
 }
 
 /// Reports what is left: `l ID` a live job, `d ID` a dead letter, `h ID STATE ATTEMPT` an ended job, `x N` an
 /// effect, once for each time that it happened.
-async fn look(jobs: &Jobs) -> Result<(), Failure> {
+async fn print_queues(jobs: &Jobs) -> Result<(), Failure> {
     let lines = jobs.db().export(|q| {
         let mut lines = numbers(q, "l", "SELECT id, CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM jobs")?;
         lines.extend(numbers(q, "d", "SELECT id, CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM job_dead")?);

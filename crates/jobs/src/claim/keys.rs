@@ -6,7 +6,7 @@ use std::time::Duration;
 use kith_kernel::Timestamp;
 use kith_store::{Error, Tx};
 
-use super::{Found, ClaimState};
+use super::{ClaimState, FoundJobs};
 use crate::model::{ClaimedJob, JobId};
 use crate::queues::{QueueSettings, room};
 use crate::rows;
@@ -24,25 +24,25 @@ pub(super) fn claim_by_keys(
     now: Timestamp,
     claimer: Claimer,
     queue: &str,
-    most: i64,
+    limit: i64,
     settings: &QueueSettings,
     marks: &mut ClaimState,
-) -> Result<Found, Error> {
-    let mut keyless = rows::live::first_without_key(tx, queue, most)?;
-    let half = if marks.favours_keyless { most - most / 2 } else { most / 2 };
-    let for_keys = most - half.min(keyless.len() as i64);
+) -> Result<FoundJobs, Error> {
+    let mut keyless = rows::live::first_without_key(tx, queue, limit)?;
+    let half = if marks.prefers_keyless { limit - limit / 2 } else { limit / 2 };
+    let for_keys = limit - half.min(keyless.len() as i64);
     let (keys, has_more_keys) = next_keys(tx, queue, &marks.last_key)?;
     let wanted = admitted_keys(tx, now, queue, keys, for_keys, settings, marks)?;
-    let mut ids = first_of(tx, queue, &wanted, for_keys)?;
-    marks.favours_keyless = !marks.favours_keyless;
-    keyless.truncate(usize::try_from(most - ids.len() as i64).unwrap_or(0));
+    let mut ids = take_fair_share(tx, queue, &wanted, for_keys)?;
+    marks.prefers_keyless = !marks.prefers_keyless;
+    keyless.truncate(usize::try_from(limit - ids.len() as i64).unwrap_or(0));
     ids.extend(keyless);
     let claimed = rows::live::claim_these(tx, now, claimer, queue, &ids)?;
     let is_short = claimed.len() < ids.len();
-    let mut found = Found::complete(tx, claimed)?;
-    found.is_short = is_short && !found.is_cut;
+    let mut found = FoundJobs::complete(tx, claimed)?;
+    found.may_have_more = is_short && !found.is_truncated;
     if has_more_keys && ids.is_empty() {
-        found.look_again_at = Some(now + MORE_KEYS_DELAY);
+        found.next_claim_at = Some(now + MORE_KEYS_DELAY);
     }
     count_keys(tx, now, queue, settings, &found.jobs)?;
     Ok(found)
@@ -51,30 +51,30 @@ pub(super) fn claim_by_keys(
 /// Returns the keys after `last`, and from the first key on once the end is reached. Also returns whether
 /// more keys follow.
 fn next_keys(tx: &Tx<'_>, queue: &str, last: &str) -> Result<(Vec<(String, i64)>, bool), Error> {
-    let mut keys = rows::live::keys_behind(tx, queue, last, MAX_KEYS)?;
+    let mut keys = rows::live::keys_after(tx, queue, last, MAX_KEYS)?;
     if keys.len() as i64 >= MAX_KEYS {
         return Ok((keys, true));
     }
     if !last.is_empty() {
-        let from_the_start = rows::live::keys_behind(tx, queue, "", MAX_KEYS)?;
+        let from_the_start = rows::live::keys_after(tx, queue, "", MAX_KEYS)?;
         keys.extend(from_the_start.into_iter().take_while(|(key, _)| key.as_str() <= last));
     }
     Ok((keys, false))
 }
 
-/// Returns up to `most` keys that admit jobs, with the number of jobs each of them admits.
+/// Returns up to `limit` keys that admit jobs, with the number of jobs each of them admits.
 fn admitted_keys(
     tx: &Tx<'_>,
     now: Timestamp,
     queue: &str,
     keys: Vec<(String, i64)>,
-    most: i64,
+    limit: i64,
     settings: &QueueSettings,
     marks: &mut ClaimState,
 ) -> Result<Vec<(String, i64)>, Error> {
     let mut wanted = Vec::new();
     for (key, running) in keys {
-        let left = most - wanted.len() as i64;
+        let left = limit - wanted.len() as i64;
         if left <= 0 {
             break;
         }
@@ -96,7 +96,7 @@ pub(super) fn key_room(
     running: i64,
     settings: &QueueSettings,
 ) -> Result<i64, Error> {
-    let by_number = settings.key_concurrency.map_or(i64::MAX, |most| most - running);
+    let by_number = settings.key_concurrency.map_or(i64::MAX, |limit| limit - running);
     let Some(rate) = settings.key_rate.filter(|_| by_number > 0) else { return Ok(by_number) };
     Ok(by_number.min(room(rate, rows::queues::find_window(tx, queue, key)?, now).0))
 }
@@ -121,11 +121,16 @@ pub(super) fn count_keys(
     Ok(())
 }
 
-/// Returns up to `most` job ids of the admitted keys, distributed evenly over the keys.
-fn first_of(tx: &Tx<'_>, queue: &str, wanted: &[(String, i64)], most: i64) -> Result<Vec<JobId>, Error> {
-    let each = (most / (wanted.len() as i64).max(1)).max(1);
+/// Returns up to `limit` job ids of the admitted keys, distributed evenly over the keys.
+fn take_fair_share(
+    tx: &Tx<'_>,
+    queue: &str,
+    wanted: &[(String, i64)],
+    limit: i64,
+) -> Result<Vec<JobId>, Error> {
+    let each = (limit / (wanted.len() as i64).max(1)).max(1);
     let fair: Vec<_> = wanted.iter().map(|(key, admitted)| (key.clone(), (*admitted).min(each))).collect();
     let mut ids = rows::live::first_of_keys(tx, queue, &fair)?;
-    ids.truncate(usize::try_from(most).unwrap_or(0));
+    ids.truncate(usize::try_from(limit).unwrap_or(0));
     Ok(ids)
 }

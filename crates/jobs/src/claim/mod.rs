@@ -39,12 +39,12 @@ const MAX_CLAIM_BYTES: usize = 2 << 20;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClaimState {
     /// Watermark per priority: no job below this position is ready.
-    pub lanes: rows::live::Watermarks,
-    /// Time at which `lanes` was last verified.
+    pub watermarks: rows::live::Watermarks,
+    /// Time at which `watermarks` was last verified.
     pub checked_at: Timestamp,
     /// Number of the newest connection when the watermarks were recorded. They are valid on connections that
     /// were open by then: those have seen no crash of the database that could have undone commits.
-    learned_on: u64,
+    recorded_on: u64,
     /// No job scheduled before this time is left.
     due: Timestamp,
     swept_at: Timestamp,
@@ -58,7 +58,7 @@ pub(crate) struct ClaimState {
     /// Last key examined.
     last_key: String,
     /// True if jobs without a key get the larger half of the next claim.
-    favours_keyless: bool,
+    prefers_keyless: bool,
 }
 
 /// Result of a claim.
@@ -67,7 +67,7 @@ pub struct Claim {
     /// Claimed jobs, in the order in which they should run.
     pub jobs: Vec<ClaimedJob>,
     /// Time at which to claim again even without a notification.
-    pub look_again_at: Option<Timestamp>,
+    pub next_claim_at: Option<Timestamp>,
     /// True if the queue has limits. Workers should then not claim ahead, and should notify the queue when a
     /// job ends.
     pub is_limited: bool,
@@ -83,30 +83,30 @@ impl ClaimState {
 
     /// Returns the state without the parts that depend on earlier commits. Turns of keys and suspects are
     /// kept.
-    fn without_places(self, now: Timestamp) -> Self {
-        let Self { suspects_at, last_suspect, last_key, favours_keyless, .. } = self;
-        Self { suspects_at, last_suspect, last_key, favours_keyless, ..Self::none(now) }
+    fn without_watermarks(self, now: Timestamp) -> Self {
+        let Self { suspects_at, last_suspect, last_key, prefers_keyless, .. } = self;
+        Self { suspects_at, last_suspect, last_key, prefers_keyless, ..Self::none(now) }
     }
 
     /// Returns true if the watermarks must be verified now.
     pub fn is_check_due(&self, now: Timestamp) -> bool {
-        let is_set = self.lanes.iter().any(|place| *place > 0);
+        let is_set = self.watermarks.iter().any(|place| *place > 0);
         is_set && (now < self.checked_at || now >= self.checked_at + SWEEP_INTERVAL)
     }
 }
 
 /// Jobs found and claimed in one step.
-struct Found {
+struct FoundJobs {
     jobs: Vec<ClaimedJob>,
     /// True if jobs were left or returned because the payloads are too large in total.
-    is_cut: bool,
+    is_truncated: bool,
     /// True if other transactions changed some of the jobs found, so there may be more.
-    is_short: bool,
+    may_have_more: bool,
     /// Time at which to claim again, if not all keys were examined.
-    look_again_at: Option<Timestamp>,
+    next_claim_at: Option<Timestamp>,
 }
 
-impl Found {
+impl FoundJobs {
     /// Loads missing payloads, and puts the jobs that exceed the size limit back into the queue.
     fn complete(tx: &Tx<'_>, mut jobs: Vec<ClaimedJob>) -> Result<Self, Error> {
         let mut bytes = 0;
@@ -118,10 +118,10 @@ impl Found {
             bytes += job.payload.len();
             if bytes >= MAX_CLAIM_BYTES {
                 jobs.split_off(n + 1).iter().try_for_each(|job| rows::live::unclaim(tx, job.id))?;
-                return Ok(Self { jobs, is_cut: true, is_short: false, look_again_at: None });
+                return Ok(Self { jobs, is_truncated: true, may_have_more: false, next_claim_at: None });
             }
         }
-        Ok(Self { jobs, is_cut: false, is_short: false, look_again_at: None })
+        Ok(Self { jobs, is_truncated: false, may_have_more: false, next_claim_at: None })
     }
 }
 
@@ -130,7 +130,7 @@ pub(crate) fn claim(
     now: Timestamp,
     claimer: Claimer,
     queue: &str,
-    most: i64,
+    limit: i64,
     mut marks: ClaimState,
 ) -> Result<(Claim, ClaimState), Error> {
     tx.lock("job queue", [queue])?;
@@ -141,13 +141,13 @@ pub(crate) fn claim(
         return Ok((Claim::default(), marks));
     }
     let connection = tx.connection();
-    if connection.number > marks.learned_on {
-        marks = marks.without_places(now);
+    if connection.number > marks.recorded_on {
+        marks = marks.without_watermarks(now);
     }
-    marks.learned_on = connection.newest;
+    marks.recorded_on = connection.newest;
     // If a crash of the database undoes the claim, the jobs are ready again, and the old claim token is no
     // longer valid.
-    tx.may_be_lost();
+    tx.allow_async_commit();
     let settings = rows::queues::find(tx, queue)?.unwrap_or_default();
     let mut claim = Claim { is_limited: settings.is_limited(), ..Claim::default() };
     if settings.paused {
@@ -157,9 +157,9 @@ pub(crate) fn claim(
     let is_due = marks.next_due.is_some_and(|at| at <= now);
     let mut looked_for_due = rested || is_due || marks.more_due;
     if looked_for_due {
-        promote(tx, now, queue, most, &mut marks)?;
+        promote(tx, now, queue, limit, &mut marks)?;
     }
-    let (mut left, window) = queue_room(tx, now, queue, most, &settings, &mut claim)?;
+    let (mut left, window) = queue_room(tx, now, queue, limit, &settings, &mut claim)?;
     // Suspects get their turn even if the queue is busy.
     let is_suspects_turn = now < marks.suspects_at || now >= marks.suspects_at + SUSPECT_INTERVAL;
     if left > 0 && is_suspects_turn {
@@ -171,13 +171,13 @@ pub(crate) fn claim(
         let found = if settings.limits_keys() {
             claim_by_keys(tx, now, claimer, queue, left, &settings, &mut marks)?
         } else {
-            claim_by_lanes(tx, now, claimer, queue, left, &mut marks)?
+            claim_by_priority(tx, now, claimer, queue, left, &mut marks)?
         };
         left -= found.jobs.len() as i64;
         claim.jobs.extend(found.jobs);
-        claim.is_full = found.is_cut;
-        claim.look_again_at = earlier(claim.look_again_at, found.look_again_at);
-        if found.is_short {
+        claim.is_full = found.is_truncated;
+        claim.next_claim_at = earlier(claim.next_claim_at, found.next_claim_at);
+        if found.may_have_more {
             continue;
         }
         if looked_for_due {
@@ -185,11 +185,11 @@ pub(crate) fn claim(
         }
         // The queue is not so busy that newly due jobs have to wait.
         looked_for_due = true;
-        if left > 0 && promote(tx, now, queue, most, &mut marks)? == 0 {
+        if left > 0 && promote(tx, now, queue, limit, &mut marks)? == 0 {
             break;
         }
     }
-    claim.look_again_at = earlier(claim.look_again_at, marks.next_due);
+    claim.next_claim_at = earlier(claim.next_claim_at, marks.next_due);
     if left > 0 && claim.jobs.is_empty() && !is_suspects_turn {
         claim.jobs = claim_suspect(tx, now, claimer, queue, &settings, &mut marks)?;
     }
@@ -206,14 +206,20 @@ fn earlier(one: Option<Timestamp>, other: Option<Timestamp>) -> Option<Timestamp
 }
 
 /// Promotes due jobs to ready and returns their number.
-fn promote(tx: &Tx<'_>, now: Timestamp, queue: &str, most: i64, marks: &mut ClaimState) -> Result<u64, Error> {
+fn promote(
+    tx: &Tx<'_>,
+    now: Timestamp,
+    queue: &str,
+    limit: i64,
+    marks: &mut ClaimState,
+) -> Result<u64, Error> {
     // While the clock was behind, jobs may have been scheduled below the watermark.
     let went_back = marks.promoted_at.is_some_and(|at| now < at);
     if went_back || now >= marks.swept_at + SWEEP_INTERVAL {
         marks.due = Timestamp::EPOCH;
         marks.swept_at = now;
     }
-    let at_once = MIN_PROMOTE_BATCH.max(most * 2);
+    let at_once = MIN_PROMOTE_BATCH.max(limit * 2);
     let promoted = rows::live::promote(tx, queue, now, marks.due, at_once)?;
     marks.promoted_at = Some(now);
     marks.more_due = promoted as i64 >= at_once;
@@ -232,11 +238,11 @@ fn queue_room(
     tx: &Tx<'_>,
     now: Timestamp,
     queue: &str,
-    most: i64,
+    limit: i64,
     settings: &QueueSettings,
     claim: &mut Claim,
 ) -> Result<(i64, Option<(Timestamp, i64)>), Error> {
-    let mut left = most;
+    let mut left = limit;
     if let Some(concurrency) = settings.concurrency {
         left = left.min(concurrency - rows::live::running(tx, queue)?);
     }
@@ -244,30 +250,30 @@ fn queue_room(
     let (admitted, since, used) = room(rate, rows::queues::find_window(tx, queue, "")?, now);
     if admitted == 0 {
         let opens = since + Duration::from_millis(rate.period_ms.unsigned_abs());
-        claim.look_again_at = Some(opens);
+        claim.next_claim_at = Some(opens);
     }
     Ok((left.min(admitted), Some((since, used))))
 }
 
-fn claim_by_lanes(
+fn claim_by_priority(
     tx: &Tx<'_>,
     now: Timestamp,
     claimer: Claimer,
     queue: &str,
-    most: i64,
+    limit: i64,
     marks: &mut ClaimState,
-) -> Result<Found, Error> {
-    let page = rows::live::claim(tx, now, claimer, queue, most, &marks.lanes)?;
+) -> Result<FoundJobs, Error> {
+    let page = rows::live::claim(tx, now, claimer, queue, limit, &marks.watermarks)?;
     let (claimed, oldest) = (page.jobs.len() as i64, page.oldest);
-    let mut found = Found::complete(tx, page.jobs)?;
-    found.is_cut |= page.picked < page.found;
-    found.is_short = claimed < page.picked && !found.is_cut;
+    let mut found = FoundJobs::complete(tx, page.jobs)?;
+    found.is_truncated |= page.picked < page.found;
+    found.may_have_more = claimed < page.picked && !found.is_truncated;
     if oldest > 0 {
         // The rest is after the last job that was picked, even if another transaction took that one.
         let put_back = found.jobs.last().filter(|_| (found.jobs.len() as i64) < claimed);
         let last = put_back.map(|job| (job.priority, job.place)).or(page.last);
-        let last = last.filter(|_| page.found == most || found.is_cut);
-        for (priority, mark) in (0..).zip(&mut marks.lanes) {
+        let last = last.filter(|_| page.found == limit || found.is_truncated);
+        for (priority, mark) in (0..).zip(&mut marks.watermarks) {
             *mark = match last {
                 Some((lane, _)) if priority > lane => *mark,
                 Some((lane, place)) if priority == lane => place.min(oldest).max(*mark),
@@ -292,7 +298,7 @@ fn claim_suspect(
     let suspects = if limits_keys {
         next_suspects(tx, queue, marks.last_suspect)?
     } else {
-        rows::live::suspects_behind(tx, queue, 0, 1)?
+        rows::live::suspects_after(tx, queue, 0, 1)?
     };
     if suspects.is_empty() || rows::live::has_suspect(tx, queue, claimer.worker)? {
         return Ok(Vec::new());
@@ -307,17 +313,17 @@ fn claim_suspect(
         }
         let claimed = rows::live::claim_these(tx, now, claimer, queue, &[id])?;
         count_keys(tx, now, queue, settings, &claimed)?;
-        return Ok(Found::complete(tx, claimed)?.jobs);
+        return Ok(FoundJobs::complete(tx, claimed)?.jobs);
     }
     Ok(Vec::new())
 }
 
 /// Returns the suspects after `last`, and from the first one on once the end is reached.
 fn next_suspects(tx: &Tx<'_>, queue: &str, last: JobId) -> Result<Vec<(JobId, Option<String>)>, Error> {
-    let mut suspects = rows::live::suspects_behind(tx, queue, last, MAX_SUSPECTS)?;
+    let mut suspects = rows::live::suspects_after(tx, queue, last, MAX_SUSPECTS)?;
     let room = MAX_SUSPECTS - suspects.len() as i64;
     if room > 0 && last > 0 {
-        let from_the_start = rows::live::suspects_behind(tx, queue, 0, room)?;
+        let from_the_start = rows::live::suspects_after(tx, queue, 0, room)?;
         suspects.extend(from_the_start.into_iter().take_while(|(id, _)| *id <= last));
     }
     Ok(suspects)

@@ -8,7 +8,7 @@ use super::{read_ended_from, statements};
 use crate::model::{Attempt, ClaimToken, JobId, JobRecord, JobState, LogLine};
 
 /// End of an attempt, reported by its owner.
-pub struct Ending<'a> {
+pub struct AttemptEnd<'a> {
     pub id: JobId,
     pub attempt: i64,
     pub token: ClaimToken,
@@ -21,7 +21,7 @@ pub struct Ending<'a> {
 pub fn end(
     tx: &Tx<'_>,
     segment: usize,
-    endings: &[Ending<'_>],
+    endings: &[AttemptEnd<'_>],
     now: Timestamp,
 ) -> Result<Vec<UnsettledJob>, Error> {
     let states: Vec<_> = endings.iter().map(|one| one.state.number()).collect();
@@ -40,7 +40,7 @@ pub fn end(
 }
 
 /// Adds a job that is not running to the history as cancelled. The caller deletes its live row.
-pub fn keep_cancelled(
+pub fn insert_cancelled(
     tx: &Tx<'_>,
     segment: usize,
     id: JobId,
@@ -51,7 +51,7 @@ pub fn keep_cancelled(
 }
 
 /// Copies a live job to the dead letters. The caller deletes its live row.
-pub fn keep_dead(
+pub fn insert_dead(
     tx: &Tx<'_>,
     id: JobId,
     failures: i64,
@@ -140,19 +140,19 @@ pub fn delete_dead(tx: &Tx<'_>, id: JobId) -> Result<bool, Error> {
     Ok(tx.exec("DELETE FROM job_dead WHERE id = $1", params![id])? == 1)
 }
 
-/// Returns up to `most` dead letters after `after`, optionally only those of a queue and a kind.
+/// Returns up to `limit` dead letters after `after`, optionally only those of a queue and a kind.
 pub fn list_dead(
     q: &Query<'_>,
     queue: Option<&str>,
     kind: Option<&str>,
     after: JobId,
-    most: i64,
+    limit: i64,
 ) -> Result<Vec<JobId>, Error> {
     q.all(
         "SELECT id FROM job_dead
          WHERE id > $3 AND (CAST($1 AS TEXT) IS NULL OR queue = $1) AND (CAST($2 AS TEXT) IS NULL OR kind = $2)
          ORDER BY id LIMIT $4",
-        params![queue, kind, after, most],
+        params![queue, kind, after, limit],
         |row| row.get(0),
     )
 }
@@ -164,7 +164,7 @@ pub fn list_revivable(
     kind: Option<&str>,
     after: JobId,
     now: Timestamp,
-    most: i64,
+    limit: i64,
 ) -> Result<Vec<JobId>, Error> {
     q.all(
         "SELECT d.id FROM job_dead d
@@ -173,34 +173,34 @@ pub fn list_revivable(
                            WHERE k.key = d.unique_key AND k.job <> d.id
                              AND (k.until > $5 OR EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job)))
          ORDER BY d.id LIMIT $4",
-        params![queue, kind, after, most, now],
+        params![queue, kind, after, limit, now],
         |row| row.get(0),
     )
 }
 
 /// Deletes dead letters that ended before `before`, oldest first.
-pub fn tidy_dead(tx: &Tx<'_>, before: Timestamp, most: i64) -> Result<u64, Error> {
+pub fn delete_old_dead(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64, Error> {
     tx.exec(
         "DELETE FROM job_dead WHERE id IN (
              SELECT id FROM job_dead WHERE finished_at < $1 ORDER BY finished_at LIMIT $2)",
-        params![before, most],
+        params![before, limit],
     )
 }
 
 /// Returns the current segment and the time since which it is written.
-pub fn ring(q: &Query<'_>) -> Result<(i64, Timestamp), Error> {
+pub fn current_segment(q: &Query<'_>) -> Result<(i64, Timestamp), Error> {
     let found =
         q.one("SELECT current, since FROM job_ring WHERE id = 1", &[], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(found.unwrap_or((0, Timestamp::EPOCH)))
 }
 
 /// Advances to the next segment unless another node has. Returns true if it did.
-pub fn turn_ring(tx: &Tx<'_>, from: i64, to: i64, now: Timestamp) -> Result<bool, Error> {
+pub fn advance_segment(tx: &Tx<'_>, from: i64, to: i64, now: Timestamp) -> Result<bool, Error> {
     let sql = "UPDATE job_ring SET current = $2, since = $3 WHERE id = 1 AND current = $1";
     Ok(tx.exec(sql, params![from, to, now])? == 1)
 }
 
-pub fn start_ring(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
+pub fn start_segments(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
     tx.exec("UPDATE job_ring SET since = $1 WHERE id = 1 AND since = 0", params![now])?;
     Ok(())
 }
@@ -216,10 +216,10 @@ row_columns! {
 }
 
 /// Returns the last lines of a job's log, in order.
-pub fn list_log(q: &Query<'_>, job: JobId, most: i64) -> Result<Vec<LogLine>, Error> {
+pub fn list_log(q: &Query<'_>, job: JobId, limit: i64) -> Result<Vec<LogLine>, Error> {
     let mut lines = q.all(
         concat!("SELECT ", log_columns!(), " FROM job_log WHERE job = $1 ORDER BY at DESC, n DESC LIMIT $2"),
-        params![job, most],
+        params![job, limit],
         LogLine::read_row,
     )?;
     lines.reverse();

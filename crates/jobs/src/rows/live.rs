@@ -8,7 +8,7 @@ use kith_store::{Bulk, Column, Columns, Error, FromRow, Query, Row, Tx, Values, 
 use super::statements;
 use crate::model::{Attempt, ClaimToken, ClaimedJob, JobId, JobRecord, JobState, MAX_PRIORITY};
 use crate::new_job::NewJob;
-use crate::retry::Retry;
+use crate::retry::RetryPolicy;
 
 const INSERT_ONE: &str =
     "INSERT INTO jobs (queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, retry,
@@ -23,7 +23,7 @@ pub fn insert(
     waiting_for: i64,
     now: Timestamp,
 ) -> Result<JobId, Error> {
-    let retry = job.retry.written();
+    let retry = job.retry.to_stored();
     let id = tx.one(
         INSERT_ONE,
         params![
@@ -57,7 +57,7 @@ pub fn insert_many(tx: &Tx<'_>, jobs: &[&NewJob], now: Timestamp) -> Result<Vec<
     let payloads: Vec<_> = jobs.iter().map(|job| &*job.payload).collect();
     let attempts: Vec<_> = jobs.iter().map(|job| job.retry.max_attempts).collect();
     let timeouts: Vec<_> = jobs.iter().map(|job| timeout_ms(job)).collect();
-    let retries: Vec<_> = jobs.iter().map(|job| job.retry.written()).collect();
+    let retries: Vec<_> = jobs.iter().map(|job| job.retry.to_stored()).collect();
     let retries: Vec<_> = retries.iter().map(Option::as_deref).collect();
     let limit_keys: Vec<_> = jobs.iter().map(|job| job.limit_key.as_deref()).collect();
     let sources: Vec<_> = jobs.iter().map(|job| job.source.as_deref()).collect();
@@ -119,7 +119,7 @@ pub fn claim(
     now: Timestamp,
     claimer: Claimer,
     queue: &str,
-    most: i64,
+    limit: i64,
     lanes: &Watermarks,
 ) -> Result<Page, Error> {
     let priorities: Vec<_> = (0..=MAX_PRIORITY).collect();
@@ -130,9 +130,9 @@ pub fn claim(
         read_claimed(row, claimer, queue)
     };
     let token = claimer.token.number();
-    let params = params![now, claimer.worker, queue, most, token, claimer.begins_at];
+    let params = params![now, claimer.worker, queue, limit, token, claimer.begins_at];
     let columns = [Values::Ints(&priorities), Values::Ints(lanes)];
-    let jobs = in_order(tx.all_by(&statements::CLAIM, params, &columns, read)?);
+    let jobs = in_order(tx.all_for_engine(&statements::CLAIM, params, &columns, read)?);
     let (oldest, found, picked, last) = page.get();
     Ok(Page { jobs, oldest, found, picked, last })
 }
@@ -152,7 +152,7 @@ pub fn claim_these(
 }
 
 /// Returns true if a ready job is below the watermark of its priority.
-pub fn is_ready_before(q: &Query<'_>, queue: &str, lanes: &Watermarks) -> Result<bool, Error> {
+pub fn is_ready_below(q: &Query<'_>, queue: &str, lanes: &Watermarks) -> Result<bool, Error> {
     let sql = states!(
         "SELECT 1 FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2 AND priority = $2 AND place < $3 LIMIT 1"
     );
@@ -180,7 +180,7 @@ fn read_claimed(row: &Row<'_>, claimer: Claimer, queue: &str) -> Result<Option<C
         payload: row.get::<Option<String>>(2)?.unwrap_or_default(),
         attempt: row.get(3)?,
         failures: row.get(4)?,
-        retry: Retry::read(row.get(5)?, row.get::<Option<String>>(8)?.as_deref()),
+        retry: RetryPolicy::read(row.get(5)?, row.get::<Option<String>>(8)?.as_deref()),
         crashes: row.get(6)?,
         timeout: row.get(7)?,
         run_at: row.get(9)?,
@@ -209,19 +209,19 @@ pub fn unclaim(tx: &Tx<'_>, id: JobId) -> Result<(), Error> {
 }
 
 /// Returns ready jobs without a limit key, in order, for queues with limits per key.
-pub fn first_without_key(q: &Query<'_>, queue: &str, most: i64) -> Result<Vec<JobId>, Error> {
+pub fn first_without_key(q: &Query<'_>, queue: &str, limit: i64) -> Result<Vec<JobId>, Error> {
     q.all(
         states!(
             "SELECT id FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2 AND limit_key IS NULL
          ORDER BY priority, place, id LIMIT $2"
         ),
-        params![queue, most],
+        params![queue, limit],
         |row| row.get(0),
     )
 }
 
 /// Returns the limit keys after `after` that have ready jobs, and the number of running jobs of each.
-pub fn keys_behind(q: &Query<'_>, queue: &str, after: &str, most: i64) -> Result<Vec<(String, i64)>, Error> {
+pub fn keys_after(q: &Query<'_>, queue: &str, after: &str, limit: i64) -> Result<Vec<(String, i64)>, Error> {
     q.all(
         states!("WITH RECURSIVE k (key) AS (
              SELECT MIN(limit_key) FROM jobs
@@ -233,7 +233,7 @@ pub fn keys_behind(q: &Query<'_>, queue: &str, after: &str, most: i64) -> Result
              FROM k WHERE k.key IS NOT NULL)
          SELECT key, (SELECT COUNT(*) FROM jobs r WHERE r.queue = $1 AND r.state = {running} AND r.limit_key = k.key)
          FROM k WHERE key IS NOT NULL LIMIT $3"),
-        params![queue, after, most],
+        params![queue, after, limit],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )
 }
@@ -247,18 +247,18 @@ pub fn first_of_keys(tx: &Tx<'_>, queue: &str, wanted: &[(String, i64)]) -> Resu
 
 /// Returns the oldest suspects after `after` with their limit keys: ready jobs whose last two attempts ended
 /// with the death of their worker.
-pub fn suspects_behind(
+pub fn suspects_after(
     q: &Query<'_>,
     queue: &str,
     after: JobId,
-    most: i64,
+    limit: i64,
 ) -> Result<Vec<(JobId, Option<String>)>, Error> {
     q.all(
         states!(
             "SELECT id, limit_key FROM jobs WHERE queue = $1 AND state = {ready} AND crashes >= 2 AND id > $2
          ORDER BY id LIMIT $3"
         ),
-        params![queue, after, most],
+        params![queue, after, limit],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )
 }
@@ -281,8 +281,8 @@ pub fn running_of_key(q: &Query<'_>, queue: &str, key: &str) -> Result<i64, Erro
     Ok(q.one(sql, params![queue, key], |row| row.get(0))?.unwrap_or(0))
 }
 
-pub fn promote(tx: &Tx<'_>, queue: &str, now: Timestamp, from: Timestamp, most: i64) -> Result<u64, Error> {
-    tx.exec_by(&statements::PROMOTE, params![queue, now, from, most])
+pub fn promote(tx: &Tx<'_>, queue: &str, now: Timestamp, from: Timestamp, limit: i64) -> Result<u64, Error> {
+    tx.exec_for_engine(&statements::PROMOTE, params![queue, now, from, limit])
 }
 
 /// Returns the time of the next scheduled job of a queue that is not before `from`.
@@ -295,9 +295,9 @@ pub fn next_due(q: &Query<'_>, queue: &str, from: Timestamp) -> Result<Option<Ti
 /// State of a running job that decides how its attempt ends.
 pub struct AttemptRow {
     pub failures: i64,
-    pub retry: Retry,
+    pub retry: RetryPolicy,
     pub errors: Option<String>,
-    pub cancel_asked_at: Option<Timestamp>,
+    pub cancel_requested_at: Option<Timestamp>,
     pub queue: String,
     pub crashes: i64,
 }
@@ -307,14 +307,14 @@ row_columns! {
         failures = "failures",
         retry = "max_attempts, retry",
         errors = "errors",
-        cancel_asked_at = "cancel_asked_at",
+        cancel_requested_at = "cancel_asked_at",
         queue = "queue",
         crashes = "crashes"
     }
 }
 
 /// Locks a running job and returns its state, if the attempt is still owned.
-pub fn find_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<AttemptRow>, Error> {
+pub fn lock_attempt(tx: &Tx<'_>, of: Attempt) -> Result<Option<AttemptRow>, Error> {
     tx.one(
         states!(concat!(
             "UPDATE jobs SET started_at = started_at
@@ -330,7 +330,7 @@ pub fn find_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<AttemptRow>, Error>
 pub struct Leased {
     pub attempt: Attempt,
     pub worker: i64,
-    pub is_cancel_asked: bool,
+    pub is_cancel_requested: bool,
     pub queue: String,
 }
 
@@ -347,7 +347,7 @@ pub fn find_leased(tx: &Tx<'_>, id: JobId, token: ClaimToken) -> Result<Option<L
             Ok(Leased {
                 attempt: Attempt { job: id, attempt: row.get(0)?, token },
                 worker: row.get(1)?,
-                is_cancel_asked: row.get::<Option<Timestamp>>(2)?.is_some(),
+                is_cancel_requested: row.get::<Option<Timestamp>>(2)?.is_some(),
                 queue: row.get(3)?,
             })
         },
@@ -397,7 +397,7 @@ pub fn find_rescheduled(q: &Query<'_>, of: Attempt) -> Result<Option<Timestamp>,
 
 /// Puts a claimed job that was not started back into the queue, unless its cancellation was requested.
 /// Returns true if it did.
-pub fn return_unbegun(tx: &Tx<'_>, of: Attempt, now: Timestamp) -> Result<bool, Error> {
+pub fn return_unstarted(tx: &Tx<'_>, of: Attempt, now: Timestamp) -> Result<bool, Error> {
     let changed = tx.exec(
         states!("UPDATE jobs SET state = {scheduled}, worker = NULL, deadline_at = NULL, started_at = NULL, run_at = $4
          WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = {running} AND cancel_asked_at IS NULL"),
@@ -442,7 +442,7 @@ pub fn set_progress(tx: &Tx<'_>, of: Attempt, progress: &str) -> Result<bool, Er
 }
 
 /// Records a cancellation request, locks the job and returns its state.
-pub fn ask_to_cancel(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<JobState>, Error> {
+pub fn request_cancel(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<JobState>, Error> {
     tx.one(
         "UPDATE jobs SET cancel_asked_at = COALESCE(cancel_asked_at, $2) WHERE id = $1 RETURNING state",
         params![id, now],
@@ -451,13 +451,13 @@ pub fn ask_to_cancel(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<Jo
 }
 
 /// Locks a job and returns its state.
-pub fn hold(tx: &Tx<'_>, id: JobId) -> Result<Option<JobState>, Error> {
+pub fn lock_job(tx: &Tx<'_>, id: JobId) -> Result<Option<JobState>, Error> {
     let sql = "UPDATE jobs SET started_at = started_at WHERE id = $1 RETURNING state";
     tx.one(sql, params![id], |row| row.get(0))
 }
 
 /// Returns the running jobs of `worker` whose cancellation was requested.
-pub fn asked_to_cancel(q: &Query<'_>, worker: i64) -> Result<Vec<Attempt>, Error> {
+pub fn list_cancel_requested(q: &Query<'_>, worker: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
         states!(
             "SELECT id, attempt, claim_token FROM jobs
@@ -469,14 +469,14 @@ pub fn asked_to_cancel(q: &Query<'_>, worker: i64) -> Result<Vec<Attempt>, Error
 }
 
 /// Returns the running jobs of `worker`.
-pub fn list_running_of(q: &Query<'_>, worker: i64, most: i64) -> Result<Vec<Attempt>, Error> {
+pub fn list_running_of(q: &Query<'_>, worker: i64, limit: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
         states!(concat!(
             "SELECT ",
             attempt_columns!(),
             " FROM jobs WHERE state = {running} AND worker = $1 ORDER BY id LIMIT $2"
         )),
-        params![worker, most],
+        params![worker, limit],
         Attempt::read_row,
     )
 }
@@ -503,14 +503,14 @@ pub fn set_deadlines(tx: &Tx<'_>, deadlines: &[(Attempt, Timestamp)]) -> Result<
 }
 
 /// Returns running jobs whose deadline was before `before`; their workers should have ended them.
-pub fn list_overdue(q: &Query<'_>, before: Timestamp, most: i64) -> Result<Vec<Attempt>, Error> {
+pub fn list_overdue(q: &Query<'_>, before: Timestamp, limit: i64) -> Result<Vec<Attempt>, Error> {
     q.all(
         states!(concat!(
             "SELECT ",
             attempt_columns!(),
             " FROM jobs WHERE state = {running} AND deadline_at < $1 ORDER BY id LIMIT $2"
         )),
-        params![before, most],
+        params![before, limit],
         Attempt::read_row,
     )
 }
@@ -520,7 +520,7 @@ pub struct LiveJob {
     record: JobRecord,
     progress: Option<String>,
     waiting_for: i64,
-    cancel_asked_at: Option<Timestamp>,
+    cancel_requested_at: Option<Timestamp>,
 }
 
 row_columns! {
@@ -528,14 +528,14 @@ row_columns! {
         record = record_columns!(),
         progress = "progress",
         waiting_for = "waiting_for",
-        cancel_asked_at = "cancel_asked_at"
+        cancel_requested_at = "cancel_asked_at"
     }
 }
 
 impl From<LiveJob> for JobRecord {
     fn from(live: LiveJob) -> Self {
-        let LiveJob { record, progress, waiting_for, cancel_asked_at } = live;
-        Self { progress, waiting_for, cancel_asked_at, ..record }
+        let LiveJob { record, progress, waiting_for, cancel_requested_at } = live;
+        Self { progress, waiting_for, cancel_requested_at, ..record }
     }
 }
 
@@ -569,7 +569,7 @@ pub fn delete_waiting(tx: &Tx<'_>, id: JobId) -> Result<Option<(Option<String>, 
 }
 
 /// Makes a scheduled job due now. Returns true if it was scheduled.
-pub fn hurry(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<bool, Error> {
+pub fn make_due(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<bool, Error> {
     let sql = states!("UPDATE jobs SET run_at = $2 WHERE id = $1 AND state = {scheduled}");
     Ok(tx.exec(sql, params![id, now])? == 1)
 }

@@ -31,7 +31,7 @@ row_columns! {
         result = None;
         progress = None;
         waiting_for = 0;
-        cancel_asked_at = None
+        cancel_requested_at = None
     }
 }
 
@@ -49,7 +49,7 @@ use std::time::Duration;
 use kith_store::{Column, Columns, Error, FromRow, Row, Tx, params, row_columns};
 
 use crate::model::{Failure, JobRecord, JobState};
-use crate::retry::Retry;
+use crate::retry::RetryPolicy;
 
 /// Reads a job that has ended, from the columns of a record and `finished_at`.
 pub fn read_ended(row: &Row<'_>) -> Result<JobRecord, Error> {
@@ -67,7 +67,7 @@ impl Column for JobState {
     }
 }
 
-impl FromRow for Retry {
+impl FromRow for RetryPolicy {
     /// Reads `max_attempts, retry`.
     fn from_columns(columns: &mut Columns<'_, '_>) -> Result<Self, Error> {
         let (max_attempts, written): (i64, Option<String>) = (columns.read()?, columns.read()?);
@@ -77,9 +77,9 @@ impl FromRow for Retry {
 
 /// Sets the lock timeout of the following statements of the transaction (PostgreSQL). A statement that waits
 /// longer fails with [`Error::DeadlinePassed`].
-pub fn limit_lock_waits(tx: &Tx<'_>, wait: Duration) -> Result<(), Error> {
+pub fn set_lock_timeout(tx: &Tx<'_>, wait: Duration) -> Result<(), Error> {
     let wait = format!("{}ms", wait.as_millis());
-    tx.all_by(&statements::SET_LOCK_TIMEOUT, params![wait], &[], |_| Ok(())).map(drop)
+    tx.all_for_engine(&statements::SET_LOCK_TIMEOUT, params![wait], &[], |_| Ok(())).map(drop)
 }
 
 /// Parses stored failures. Returns none if the text cannot be parsed.

@@ -77,11 +77,11 @@ pub fn save_window(tx: &Tx<'_>, queue: &str, key: &str, since: Timestamp, used: 
 }
 
 /// Deletes windows that closed long ago.
-pub fn tidy_windows(tx: &Tx<'_>, before: Timestamp, most: i64) -> Result<u64, Error> {
+pub fn delete_old_windows(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64, Error> {
     // Compared again in the outer statement, because a claim may reopen a window meanwhile.
     tx.exec(
         "DELETE FROM job_rates WHERE since < $1 AND (queue, limit_key) IN (
              SELECT queue, limit_key FROM job_rates WHERE since < $1 LIMIT $2)",
-        params![before, most],
+        params![before, limit],
     )
 }

@@ -55,7 +55,7 @@ macro_rules! word_columns {
     ($($type:ty),+) => {$(
         impl Column for $type {
             fn from_row(row: &Row<'_>, at: usize) -> Result<Self, Error> {
-                unword(&row.get::<String>(at)?)
+                from_name(&row.get::<String>(at)?)
             }
         }
     )+};
@@ -70,13 +70,13 @@ pub fn list_due(
     now: Timestamp,
     future: Timestamp,
     after: &str,
-    most: i64,
+    limit: i64,
 ) -> Result<Vec<String>, Error> {
     q.all(
         "SELECT name FROM job_schedules WHERE NOT paused AND next_at <= $1 AND name > $3
          UNION SELECT name FROM job_schedules WHERE NOT paused AND decided_until > $2 AND name > $3
          ORDER BY 1 LIMIT $4",
-        params![now, future, after, most],
+        params![now, future, after, limit],
         |row| row.get(0),
     )
 }
@@ -99,7 +99,7 @@ pub fn find(q: &Query<'_>, name: &str) -> Result<Option<Schedule>, Error> {
 pub fn list(
     q: &Query<'_>,
     filter: &crate::schedules::ScheduleFilter,
-    most: i64,
+    limit: i64,
 ) -> Result<Vec<Schedule>, Error> {
     q.all(
         concat!(
@@ -118,7 +118,7 @@ pub fn list(
             filter.paused,
             filter.owner,
             filter.is_declared,
-            most
+            limit
         ],
         Schedule::read_row,
     )
@@ -147,13 +147,13 @@ pub fn insert(tx: &Tx<'_>, one: &Schedule) -> Result<bool, Error> {
             plan.payload,
             plan.priority,
             plan.retry.max_attempts,
-            plan.retry.written(),
+            plan.retry.to_stored(),
             ms(plan.timeout),
             plan.schedule,
             plan.zone,
-            word(&plan.missed),
+            to_name(&plan.missed),
             plan.missed_cap,
-            word(&plan.overlap),
+            to_name(&plan.overlap),
             ms(plan.jitter),
             plan.starts_at,
             plan.ends_at,
@@ -187,13 +187,13 @@ pub fn update(tx: &Tx<'_>, one: &Schedule) -> Result<(), Error> {
             plan.payload,
             plan.priority,
             plan.retry.max_attempts,
-            plan.retry.written(),
+            plan.retry.to_stored(),
             ms(plan.timeout),
             plan.schedule,
             plan.zone,
-            word(&plan.missed),
+            to_name(&plan.missed),
             plan.missed_cap,
-            word(&plan.overlap),
+            to_name(&plan.overlap),
             ms(plan.jitter),
             plan.starts_at,
             plan.ends_at,
@@ -207,7 +207,7 @@ pub fn update(tx: &Tx<'_>, one: &Schedule) -> Result<(), Error> {
 }
 
 /// Advances the progress of a schedule by compare-and-set. Returns false if another node has advanced it.
-pub fn go_on(tx: &Tx<'_>, before: &Schedule, after: &Schedule) -> Result<bool, Error> {
+pub fn advance_progress(tx: &Tx<'_>, before: &Schedule, after: &Schedule) -> Result<bool, Error> {
     let changed = tx.exec(
         "UPDATE job_schedules SET next_at = $2, last_at = $3, decided_until = $4
          WHERE name = $1 AND decided_until = $5 AND COALESCE(next_at, -1) = $6",
@@ -230,11 +230,17 @@ pub fn delete(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
 }
 
 /// Inserts an occurrence. Returns false if it exists already.
-pub fn take(tx: &Tx<'_>, name: &str, at: Timestamp, origin: Origin, now: Timestamp) -> Result<bool, Error> {
+pub fn insert_occurrence(
+    tx: &Tx<'_>,
+    name: &str,
+    at: Timestamp,
+    origin: Origin,
+    now: Timestamp,
+) -> Result<bool, Error> {
     let taken = tx.exec(
         "INSERT INTO job_occurrences (schedule, at, origin, decided_at) VALUES ($1, $2, $3, $4)
          ON CONFLICT (schedule, at) DO NOTHING",
-        params![name, at, word(&origin), now],
+        params![name, at, to_name(&origin), now],
     )?;
     Ok(taken == 1)
 }
@@ -246,11 +252,11 @@ pub fn set_job(tx: &Tx<'_>, name: &str, at: Timestamp, job: JobId) -> Result<(),
 }
 
 /// Returns the jobs of a schedule that have not ended, latest first.
-pub fn list_live(q: &Query<'_>, name: &str, most: i64) -> Result<Vec<JobId>, Error> {
+pub fn list_live(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<JobId>, Error> {
     q.all(
         "SELECT o.job FROM job_occurrences o JOIN jobs j ON j.id = o.job
          WHERE o.schedule = $1 AND o.job IS NOT NULL ORDER BY o.at DESC LIMIT $2",
-        params![name, most],
+        params![name, limit],
         |row| row.get(0),
     )
 }
@@ -260,7 +266,7 @@ pub fn list_occurrences(
     q: &Query<'_>,
     name: &str,
     before: Timestamp,
-    most: i64,
+    limit: i64,
 ) -> Result<Vec<Occurrence>, Error> {
     q.all(
         concat!(
@@ -268,13 +274,13 @@ pub fn list_occurrences(
             occurrence_columns!(),
             " FROM job_occurrences WHERE schedule = $1 AND at < $2 ORDER BY at DESC LIMIT $3"
         ),
-        params![name, before, most],
+        params![name, before, limit],
         Occurrence::read_row,
     )
 }
 
 /// Deletes all but the latest thousand occurrences, except those whose job has not ended.
-pub fn tidy(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
+pub fn delete_expired(tx: &Tx<'_>, name: &str) -> Result<(), Error> {
     tx.exec(
         "DELETE FROM job_occurrences
          WHERE schedule = $1
@@ -290,12 +296,12 @@ fn ms(duration: std::time::Duration) -> i64 {
 }
 
 /// Returns the serialized name of a unit variant.
-fn word<T: Serialize>(value: &T) -> String {
+fn to_name<T: Serialize>(value: &T) -> String {
     let word = serde_json::to_value(value).ok();
     word.as_ref().and_then(|word| word.as_str()).unwrap_or_default().to_owned()
 }
 
-fn unword<T: DeserializeOwned>(word: &str) -> Result<T, Error> {
+fn from_name<T: DeserializeOwned>(word: &str) -> Result<T, Error> {
     serde_json::from_value(word.into())
         .map_err(|_| Error::fault(format!("a schedule has the unknown value {word:?}")))
 }

@@ -29,14 +29,14 @@ row_columns! {
     settlement_columns => Settlement { job = "job", state = "state", result = "result" }
 }
 
-/// Records the final state for up to `most` jobs that wait for it and are not settled yet. Returns their ids
+/// Records the final state for up to `limit` jobs that wait for it and are not settled yet. Returns their ids
 /// and failure policies.
-pub fn settle(tx: &Tx<'_>, ended: &Settlement, most: i64) -> Result<Vec<(JobId, i64)>, Error> {
+pub fn settle(tx: &Tx<'_>, ended: &Settlement, limit: i64) -> Result<Vec<(JobId, i64)>, Error> {
     tx.all(
         "UPDATE job_waits SET state = $2, result = $3 WHERE awaited = $1 AND state IS NULL AND waiter IN (
              SELECT w.waiter FROM job_waits w WHERE w.awaited = $1 AND w.state IS NULL ORDER BY w.waiter LIMIT $4)
          RETURNING waiter, on_failure",
-        params![ended.job, ended.state.number(), ended.result, most],
+        params![ended.job, ended.state.number(), ended.result, limit],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )
 }
@@ -56,20 +56,24 @@ pub fn has_settlements(q: &Query<'_>) -> Result<bool, Error> {
 }
 
 /// Removes and returns the first queued settlements.
-pub fn take_settlements(tx: &Tx<'_>, most: i64) -> Result<Vec<Settlement>, Error> {
+pub fn take_settlements(tx: &Tx<'_>, limit: i64) -> Result<Vec<Settlement>, Error> {
     tx.all(
         concat!(
             "DELETE FROM job_settlements WHERE id IN (SELECT s.id FROM job_settlements s ORDER BY s.id LIMIT $1)
              RETURNING ",
             settlement_columns!()
         ),
-        params![most],
+        params![limit],
         Settlement::read_row,
     )
 }
 
 /// Decrements the number of pending dependencies. Schedules the job and returns its queue when none is left.
-pub fn one_less(tx: &Tx<'_>, waiter: JobId, now: Timestamp) -> Result<Option<String>, Error> {
+pub fn decrement_pending_dependencies(
+    tx: &Tx<'_>,
+    waiter: JobId,
+    now: Timestamp,
+) -> Result<Option<String>, Error> {
     let left = tx.one(
         states!(
             "UPDATE jobs SET waiting_for = waiting_for - 1,
@@ -95,17 +99,22 @@ pub fn list_results(q: &Query<'_>, waiter: JobId, max_bytes: i64) -> Result<Vec<
         params![waiter, max_bytes],
         |row| {
             let state = row.get::<Option<i64>>(1)?.map(JobState::from_number).transpose()?;
-            Ok(DependencyResult { job: row.get(0)?, state, result: row.get(2)?, is_result_omitted: row.get(3)? })
+            Ok(DependencyResult {
+                job: row.get(0)?,
+                state,
+                result: row.get(2)?,
+                is_result_omitted: row.get(3)?,
+            })
         },
     )
 }
 
 /// Deletes the dependencies of jobs that have ended.
-pub fn tidy_waits(tx: &Tx<'_>, most: i64) -> Result<u64, Error> {
+pub fn delete_ended_waits(tx: &Tx<'_>, limit: i64) -> Result<u64, Error> {
     tx.exec(
         "DELETE FROM job_waits WHERE waiter IN (SELECT w.waiter FROM job_waits w
              WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = w.waiter) LIMIT $1)",
-        params![most],
+        params![limit],
     )
 }
 
@@ -147,12 +156,12 @@ pub fn release_key(tx: &Tx<'_>, key: &str, job: JobId, now: Timestamp) -> Result
 }
 
 /// Deletes keys whose period and job have ended.
-pub fn tidy_keys(tx: &Tx<'_>, now: Timestamp, most: i64) -> Result<u64, Error> {
+pub fn delete_expired_keys(tx: &Tx<'_>, now: Timestamp, limit: i64) -> Result<u64, Error> {
     // The outer conditions exclude a row that a concurrent enqueue has taken over: its job or its period has
     // changed.
     tx.exec(
         "DELETE FROM job_keys WHERE until <= $1 AND (key, job) IN (SELECT k.key, k.job FROM job_keys k
              WHERE k.until <= $1 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job) LIMIT $2)",
-        params![now, most],
+        params![now, limit],
     )
 }

@@ -23,7 +23,7 @@ pub fn insert(
 }
 
 /// Records a heartbeat. Returns false if the worker was evicted.
-pub fn beat(tx: &Tx<'_>, worker: i64, now: Timestamp) -> Result<bool, Error> {
+pub fn heartbeat(tx: &Tx<'_>, worker: i64, now: Timestamp) -> Result<bool, Error> {
     let sql =
         "UPDATE job_workers SET heartbeat_at = CASE WHEN heartbeat_at > $2 THEN heartbeat_at ELSE $2 END
          WHERE id = $1";
@@ -37,24 +37,29 @@ pub fn is_known(q: &Query<'_>, worker: i64) -> Result<bool, Error> {
 }
 
 /// Records a heartbeat with a new lease. Returns false if the worker was evicted.
-pub fn beat_for(tx: &Tx<'_>, worker: i64, now: Timestamp, lease: Duration) -> Result<bool, Error> {
+pub fn heartbeat_with_lease(
+    tx: &Tx<'_>,
+    worker: i64,
+    now: Timestamp,
+    lease: Duration,
+) -> Result<bool, Error> {
     let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX / 4);
     let sql = "UPDATE job_workers SET heartbeat_at = $2, lease_ms = $3 WHERE id = $1";
     Ok(tx.exec(sql, params![worker, now, lease_ms])? == 1)
 }
 
 /// Returns workers whose lease has expired and is not longer than `contact`.
-pub fn list_silent(q: &Query<'_>, now: Timestamp, contact: Duration, most: i64) -> Result<Vec<i64>, Error> {
+pub fn list_expired(q: &Query<'_>, now: Timestamp, contact: Duration, limit: i64) -> Result<Vec<i64>, Error> {
     let contact_ms = i64::try_from(contact.as_millis()).unwrap_or(i64::MAX);
     q.all(
         "SELECT id FROM job_workers WHERE heartbeat_at + lease_ms < $1 AND lease_ms <= $2 ORDER BY id LIMIT $3",
-        params![now, contact_ms, most],
+        params![now, contact_ms, limit],
         |row| row.get(0),
     )
 }
 
 /// Returns true if the lease of the worker has expired.
-pub fn is_silent(q: &Query<'_>, worker: i64, now: Timestamp) -> Result<bool, Error> {
+pub fn is_lease_expired(q: &Query<'_>, worker: i64, now: Timestamp) -> Result<bool, Error> {
     let sql = "SELECT 1 FROM job_workers WHERE id = $1 AND heartbeat_at + lease_ms < $2";
     Ok(q.one(sql, params![worker, now], |_| Ok(()))?.is_some())
 }

@@ -30,7 +30,7 @@ pub fn create(
     if rows::count(tx)? >= MAX_SCHEDULES {
         return Err(ScheduleError::TooMany);
     }
-    let schedule = Schedule { paused, ..anew(ctx, name, owner(ctx), plan)? };
+    let schedule = Schedule { paused, ..new_schedule(ctx, name, owner(ctx), plan)? };
     if schedule.next_at.is_none() {
         return Err(ScheduleError::Over);
     }
@@ -50,7 +50,12 @@ fn owner(ctx: &Ctx) -> String {
 }
 
 /// Returns a schedule that starts now.
-pub(super) fn anew(ctx: &Ctx, name: &str, owner: String, mut plan: Plan) -> Result<Schedule, ScheduleError> {
+pub(super) fn new_schedule(
+    ctx: &Ctx,
+    name: &str,
+    owner: String,
+    mut plan: Plan,
+) -> Result<Schedule, ScheduleError> {
     let anchor_at = plan.starts_at.unwrap_or(ctx.now).max(ctx.now);
     let spec = plan.check(anchor_at)?;
     spec.zone().clone_into(&mut plan.zone);
@@ -72,7 +77,7 @@ pub(super) fn anew(ctx: &Ctx, name: &str, owner: String, mut plan: Plan) -> Resu
 
 /// Returns the schedule with a new plan. If its times are the same, it keeps its progress; otherwise it is
 /// planned from now on.
-pub(super) fn changed(ctx: &Ctx, before: &Schedule, mut plan: Plan) -> Result<Schedule, ScheduleError> {
+pub(super) fn with_plan(ctx: &Ctx, before: &Schedule, mut plan: Plan) -> Result<Schedule, ScheduleError> {
     let times = |plan: &Plan| (plan.schedule.clone(), plan.starts_at, plan.ends_at);
     let same = times(&before.plan) == times(&plan);
     let anchor_at = if same { before.anchor_at } else { plan.starts_at.unwrap_or(ctx.now).max(ctx.now) };
@@ -95,7 +100,7 @@ pub fn find_to_change(tx: &Tx<'_>, name: &str) -> Result<Option<Schedule>, kith_
 }
 
 /// Locks a schedule for a change. With a revision, fails unless it is the current one.
-fn hold(tx: &Tx<'_>, name: &str, revision: Option<i64>) -> Result<Schedule, ScheduleError> {
+fn lock_schedule(tx: &Tx<'_>, name: &str, revision: Option<i64>) -> Result<Schedule, ScheduleError> {
     tx.lock(LOCK, [name])?;
     let schedule = rows::find(tx, name)?.ok_or(ScheduleError::Unknown)?;
     match revision {
@@ -106,7 +111,7 @@ fn hold(tx: &Tx<'_>, name: &str, revision: Option<i64>) -> Result<Schedule, Sche
 
 pub(super) fn save(tx: &Tx<'_>, before: &Schedule, after: &Schedule) -> Result<(), ScheduleError> {
     rows::update(tx, after)?;
-    if !rows::go_on(tx, before, after)? {
+    if !rows::advance_progress(tx, before, after)? {
         return Err(kith_store::Error::fault("a schedule advanced while it was locked").into());
     }
     Ok(())
@@ -125,13 +130,13 @@ pub fn change(
     revision: Option<i64>,
     change: impl FnOnce(&mut Plan) -> Result<(), ScheduleError>,
 ) -> Result<Schedule, ScheduleError> {
-    let before = hold(tx, name, revision)?;
+    let before = lock_schedule(tx, name, revision)?;
     if before.is_declared {
         return Err(ScheduleError::Declared);
     }
     let mut plan = before.plan.clone();
     change(&mut plan)?;
-    let after = changed(ctx, &before, plan)?;
+    let after = with_plan(ctx, &before, plan)?;
     if after.plan == before.plan {
         return Ok(before);
     }
@@ -149,7 +154,7 @@ pub fn change(
 /// Returns [`ScheduleError::DeclaredChanges`] if the schedule is declared in code, [`ScheduleError::Unknown`], or
 /// [`ScheduleError::Changed`] if `revision` is not the current one.
 pub fn delete(tx: &Tx<'_>, ctx: &Ctx, name: &str, revision: Option<i64>) -> Result<(), ScheduleError> {
-    if hold(tx, name, revision)?.is_declared {
+    if lock_schedule(tx, name, revision)?.is_declared {
         return Err(ScheduleError::Declared);
     }
     rows::delete(tx, name)?;
@@ -163,7 +168,7 @@ pub fn delete(tx: &Tx<'_>, ctx: &Ctx, name: &str, revision: Option<i64>) -> Resu
 /// # Errors
 /// Returns [`ScheduleError::Unknown`] if the schedule does not exist.
 pub fn set_paused(tx: &Tx<'_>, ctx: &Ctx, name: &str, paused: bool) -> Result<Schedule, ScheduleError> {
-    let before = hold(tx, name, None)?;
+    let before = lock_schedule(tx, name, None)?;
     if before.paused == paused {
         return Ok(before);
     }
@@ -183,10 +188,10 @@ pub fn set_paused(tx: &Tx<'_>, ctx: &Ctx, name: &str, paused: bool) -> Result<Sc
 /// # Errors
 /// Returns [`ScheduleError::Unknown`] if the schedule does not exist.
 pub fn run_now(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<JobId, ScheduleError> {
-    let schedule = hold(tx, name, None)?;
+    let schedule = lock_schedule(tx, name, None)?;
     let moments = (0..100).map(|ms| ctx.now + Duration::from_millis(ms));
     for at in moments {
-        if rows::take(tx, name, at, Origin::Now, ctx.now)? {
+        if rows::insert_occurrence(tx, name, at, Origin::Now, ctx.now)? {
             let job = run::enqueue(tx, ctx, &schedule, Run { at, after: &[], delay: Duration::ZERO })?;
             tx.audit(ctx, "schedule.run", name);
             return Ok(job);
@@ -201,7 +206,7 @@ pub struct BackfillResult {
     /// Times and jobs of the occurrences that were enqueued, earliest first.
     pub jobs: Vec<(Timestamp, JobId)>,
     /// Number of occurrences that had been run or skipped before.
-    pub known: i64,
+    pub skipped: i64,
 }
 
 /// Runs the occurrences from `from` (inclusive) to `to` (exclusive) that have not been run. If runs of the
@@ -217,17 +222,17 @@ pub fn backfill(
     from: Timestamp,
     to: Timestamp,
 ) -> Result<BackfillResult, ScheduleError> {
-    let schedule = hold(tx, name, None)?;
+    let schedule = lock_schedule(tx, name, None)?;
     let spec = schedule.plan.check(schedule.anchor_at)?;
     let (occurrences, more) = spec.between(from, to, MAX_BACKFILL_RUNS as usize);
     if more || to > ctx.now {
         return Err(ScheduleError::TooWide);
     }
-    let mut done = BackfillResult { jobs: Vec::new(), known: 0 };
+    let mut done = BackfillResult { jobs: Vec::new(), skipped: 0 };
     let mut before = Vec::new();
     for at in occurrences {
-        if !rows::take(tx, name, at, Origin::Backfill, ctx.now)? {
-            done.known += 1;
+        if !rows::insert_occurrence(tx, name, at, Origin::Backfill, ctx.now)? {
+            done.skipped += 1;
             continue;
         }
         let job = run::enqueue(tx, ctx, &schedule, Run { at, after: &before, delay: Duration::ZERO })?;

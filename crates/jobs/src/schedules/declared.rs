@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kith_kernel::Ctx;
 use kith_store::{Error, Tx};
 
-use super::commands::{anew, changed, save};
+use super::commands::{new_schedule, save, with_plan};
 use super::model::{DeclaredSchedule, LOCK, Schedule, ScheduleError};
 use super::queries::ScheduleFilter;
 use crate::jobs::Jobs;
@@ -33,7 +33,7 @@ impl Jobs {
         declared: Vec<(&'static str, &'static [DeclaredSchedule])>,
     ) -> Result<DeclaredChanges, Error> {
         let ctx = self.ctx();
-        let done = self.db().write(move |tx| declare(tx, &ctx.renewed(), &declared)).await?;
+        let done = self.db().write(move |tx| declare(tx, &ctx.refreshed(), &declared)).await?;
         if done != DeclaredChanges::default() {
             tracing::info!(added = ?done.added, changed = ?done.changed, removed = ?done.removed, "declared schedules");
         }
@@ -65,7 +65,7 @@ fn declare(
                 done.removed.push(before.name);
             }
             Some((owner, one)) => {
-                let after = Schedule { owner, ..changed(ctx, &before, one.plan()).map_err(wrong(one))? };
+                let after = Schedule { owner, ..with_plan(ctx, &before, one.plan()).map_err(wrong(one))? };
                 if (&after.plan, &after.owner) != (&before.plan, &before.owner) {
                     save(tx, &before, &after).map_err(wrong(one))?;
                     tx.audit(ctx, "schedule.changed", &before.name);
@@ -75,7 +75,10 @@ fn declare(
         }
     }
     for (name, (owner, one)) in wanted {
-        let new = Schedule { is_declared: true, ..anew(ctx, &name, owner, one.plan()).map_err(wrong(one))? };
+        let new = Schedule {
+            is_declared: true,
+            ..new_schedule(ctx, &name, owner, one.plan()).map_err(wrong(one))?
+        };
         if rows::insert(tx, &new)? {
             tx.audit(ctx, "schedule.created", &name);
             done.added.push(name);

@@ -57,7 +57,7 @@ pub use model::{
     DeclaredSchedule, MAX_BACKFILL_RUNS, MAX_JITTER, MAX_SCHEDULES, Missed, Occurrence, Origin, Overlap,
     Plan, Schedule, ScheduleError, check_schedule_name,
 };
-pub use pattern::{PatternError, Field};
+pub use pattern::{Field, PatternError};
 pub use queries::{ScheduleFilter, find_schedule, list_runs, list_schedules};
 pub use run::TickResult;
 pub use spec::{MAX_LENGTH, MAX_PERIOD, Spec, SpecError};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::spec::{Spec, SpecError};
 use crate::NewJob;
 use crate::model::{DEFAULT_PRIORITY, Invalid, JobId, check_name};
-use crate::retry::Retry;
+use crate::retry::RetryPolicy;
 
 pub(super) const LOCK: &str = "job schedule";
 /// Maximum number of missed runs to catch up on, and of runs in one backfill.
@@ -77,7 +77,7 @@ pub struct Plan {
     /// Priority; 0 is the most urgent.
     pub priority: i64,
     /// Retry policy of a run.
-    pub retry: Retry,
+    pub retry: RetryPolicy,
     /// Time limit of a run; a run that exceeds it fails. Zero: no limit.
     pub timeout: Duration,
     /// Times, in the syntax of [`Spec`].
@@ -106,7 +106,7 @@ impl Plan {
             kind: kind.into(),
             payload: "{}".to_owned(),
             priority: DEFAULT_PRIORITY,
-            retry: Retry::DEFAULT,
+            retry: RetryPolicy::DEFAULT,
             timeout: Duration::ZERO,
             schedule: schedule.into(),
             zone: "UTC".to_owned(),
@@ -222,7 +222,7 @@ pub struct DeclaredSchedule {
     /// Policy for overlapping runs.
     pub overlap: Overlap,
     /// Retry policy of a run.
-    pub retry: Retry,
+    pub retry: RetryPolicy,
     /// Time limit of a run; a run that exceeds it fails. Zero: no limit.
     pub timeout: Duration,
     /// Maximum random delay of each run.
@@ -247,16 +247,16 @@ impl DeclaredSchedule {
             zone: "UTC",
             missed: Missed::Latest,
             overlap: Overlap::Skip,
-            retry: Retry::DEFAULT,
+            retry: RetryPolicy::DEFAULT,
             timeout: Duration::ZERO,
             jitter: Duration::ZERO,
         }
     }
 
-    /// Creates a schedule for recurring maintenance in the queue `upkeep`, with three short attempts per run.
-    pub const fn upkeep(kind: &'static str, schedule: &'static str) -> Self {
-        let retry = Retry::times(3).waiting(Duration::from_secs(2), Duration::from_secs(10));
-        Self { retry, ..Self::new(kind, "upkeep", kind, schedule) }
+    /// Creates a schedule for recurring maintenance in the queue `maintenance`, with three short attempts per run.
+    pub const fn maintenance(kind: &'static str, schedule: &'static str) -> Self {
+        let retry = RetryPolicy::times(3).waiting(Duration::from_secs(2), Duration::from_secs(10));
+        Self { retry, ..Self::new(kind, "maintenance", kind, schedule) }
     }
 
     /// Returns the plan.

@@ -65,21 +65,21 @@ impl Spec {
         happens_after(low)
     }
 
-    /// Returns the first `most` runs from `from` (inclusive) to `to` (exclusive), and whether there are more.
-    pub fn between(&self, from: Timestamp, to: Timestamp, most: usize) -> (Vec<Timestamp>, bool) {
+    /// Returns the first `limit` runs from `from` (inclusive) to `to` (exclusive), and whether there are more.
+    pub fn between(&self, from: Timestamp, to: Timestamp, limit: usize) -> (Vec<Timestamp>, bool) {
         let just_before = Timestamp::from_millis(from.as_millis().saturating_sub(1));
         let mut runs = self.runs_after(just_before).take_while(|at| *at < to);
-        let first: Vec<_> = runs.by_ref().take(most).collect();
-        let more = first.len() == most && runs.next().is_some();
+        let first: Vec<_> = runs.by_ref().take(limit).collect();
+        let more = first.len() == limit && runs.next().is_some();
         (first, more)
     }
 
-    /// Returns the last `most` runs after `after` (exclusive) up to `until` (inclusive), earliest first. The
+    /// Returns the last `limit` runs after `after` (exclusive) up to `until` (inclusive), earliest first. The
     /// cost does not depend on the number of runs in between.
-    pub fn latest_between(&self, after: Timestamp, until: Timestamp, most: usize) -> Vec<Timestamp> {
+    pub fn latest_between(&self, after: Timestamp, until: Timestamp, limit: usize) -> Vec<Timestamp> {
         let before = |at: Timestamp| self.latest_until(Timestamp::from_millis(at.as_millis() - 1));
         let last = std::iter::successors(self.latest_until(until), |at| before(*at));
-        let mut runs: Vec<_> = last.take_while(|at| *at > after).take(most).collect();
+        let mut runs: Vec<_> = last.take_while(|at| *at > after).take(limit).collect();
         runs.reverse();
         runs
     }

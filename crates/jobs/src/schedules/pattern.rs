@@ -309,7 +309,7 @@ fn shorten(item: &str) -> String {
 mod tests {
     use super::*;
 
-    fn refusal(text: &str) -> String {
+    fn parse_error(text: &str) -> String {
         Pattern::parse(text).unwrap_err().to_string()
     }
 
@@ -360,7 +360,7 @@ mod tests {
             ("* * * *", "it has 4 fields"),
             ("* * * * * * * *", "it has 8 fields"),
         ] {
-            assert!(refusal(text).contains(words), "{text}: {}", refusal(text));
+            assert!(parse_error(text).contains(words), "{text}: {}", parse_error(text));
         }
     }
 

@@ -32,12 +32,12 @@ pub fn find_schedule(q: &Query<'_>, name: &str) -> Result<Option<Schedule>, Erro
     rows::find(q, name)
 }
 
-/// Returns up to `most` schedules, by name.
+/// Returns up to `limit` schedules, by name.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-pub fn list_schedules(q: &Query<'_>, filter: &ScheduleFilter, most: i64) -> Result<Vec<Schedule>, Error> {
-    rows::list(q, filter, most)
+pub fn list_schedules(q: &Query<'_>, filter: &ScheduleFilter, limit: i64) -> Result<Vec<Schedule>, Error> {
+    rows::list(q, filter, limit)
 }
 
 /// Returns occurrences of a schedule before `before`, latest first, each with its job if that still exists.
@@ -48,11 +48,11 @@ pub fn list_runs(
     q: &Query<'_>,
     name: &str,
     before: Timestamp,
-    most: i64,
+    limit: i64,
 ) -> Result<Vec<(Occurrence, Option<JobRecord>)>, Error> {
-    let occurrences = rows::list_occurrences(q, name, before, most)?;
+    let occurrences = rows::list_occurrences(q, name, before, limit)?;
     let with_job = |one: Occurrence| {
-        let job = one.job.map(|job| crate::look::find_job(q, job)).transpose()?.flatten();
+        let job = one.job.map(|job| crate::queries::find_job(q, job)).transpose()?.flatten();
         Ok((one, job))
     };
     occurrences.into_iter().map(with_job).collect()

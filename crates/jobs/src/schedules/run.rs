@@ -51,7 +51,7 @@ impl Jobs {
                 .await?;
             for name in &due {
                 let (ctx, one) = (self.ctx(), name.clone());
-                match self.db().write(move |tx| run_due(tx, &ctx.renewed(), &one)).await {
+                match self.db().write(move |tx| run_due(tx, &ctx.refreshed(), &one)).await {
                     Ok(jobs) => ticked.jobs += jobs,
                     Err(ScheduleError::Store(error)) => return Err(error),
                     Err(error) => tracing::error!(schedule = name, %error, "a schedule could not be run"),
@@ -81,25 +81,25 @@ fn run_due(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<usize, ScheduleError> {
         decided_until: ctx.now,
         ..before.clone()
     };
-    let decided_until = if went_back { relived(&before, ctx.now) } else { before.decided_until };
+    let decided_until = if went_back { redecide_from(&before, ctx.now) } else { before.decided_until };
     let due = due(&spec, &before, decided_until, ctx.now);
     let mut jobs = 0;
     for (at, origin) in due {
         after.last_at = Some(at);
-        if rows::take(tx, name, at, origin, ctx.now)? {
-            jobs += usize::from(occur(tx, ctx, &before, at)?);
+        if rows::insert_occurrence(tx, name, at, origin, ctx.now)? {
+            jobs += usize::from(run_occurrence(tx, ctx, &before, at)?);
         }
     }
-    if !rows::go_on(tx, &before, &after)? {
+    if !rows::advance_progress(tx, &before, &after)? {
         return Err(Error::fault("a schedule advanced while it was locked").into());
     }
-    rows::tidy(tx, name)?;
+    rows::delete_expired(tx, name)?;
     Ok(jobs)
 }
 
 /// Returns the time from which occurrences are decided again after the clock went back. Those that have run
 /// are not run again, because they are recorded under their keys.
-fn relived(schedule: &Schedule, now: Timestamp) -> Timestamp {
+fn redecide_from(schedule: &Schedule, now: Timestamp) -> Timestamp {
     if schedule.changed_at > now { now } else { now - MISSED_AFTER }
 }
 
@@ -116,17 +116,17 @@ fn due(
         plan.starts_at.map_or(decided_until, |starts| decided_until.max(starts - Duration::from_millis(1)));
     let late = (now - MISSED_AFTER).max(from).min(until);
     let timely = spec.between(late + Duration::from_millis(1), until + Duration::from_millis(1), 100).0;
-    let most = match plan.missed {
+    let limit = match plan.missed {
         Missed::Skip => 0,
         Missed::Latest => usize::from(timely.is_empty()),
         Missed::All => usize::try_from(plan.missed_cap).unwrap_or(1),
     };
-    let missed = spec.latest_between(from, late, most).into_iter().map(|at| (at, Origin::Missed));
+    let missed = spec.latest_between(from, late, limit).into_iter().map(|at| (at, Origin::Missed));
     missed.chain(timely.into_iter().map(|at| (at, Origin::Due))).collect()
 }
 
 /// Enqueues the job of an occurrence according to the overlap policy. Returns true if it was enqueued.
-fn occur(tx: &Tx<'_>, ctx: &Ctx, schedule: &Schedule, at: Timestamp) -> Result<bool, ScheduleError> {
+fn run_occurrence(tx: &Tx<'_>, ctx: &Ctx, schedule: &Schedule, at: Timestamp) -> Result<bool, ScheduleError> {
     let live = match schedule.plan.overlap {
         Overlap::Allow => Vec::new(),
         _ => rows::list_live(tx, &schedule.name, MAX_WAITING_RUNS)?,

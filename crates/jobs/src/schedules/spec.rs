@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use kith_kernel::{Timestamp, days};
 
-use super::pattern::{PatternError, Field, Pattern};
+use super::pattern::{Field, Pattern, PatternError};
 
 /// Maximum length of a schedule in characters. A list of all seconds and all minutes has 340.
 pub const MAX_LENGTH: usize = 500;
@@ -134,15 +134,15 @@ fn period_ms(mut text: &str) -> Option<i64> {
         seconds += number.parse::<i64>().ok()? * length;
         text = rest;
     }
-    let most = i64::try_from(MAX_PERIOD.as_secs()).ok()?;
-    (text.is_empty() && (1..=most).contains(&seconds)).then_some(seconds * 1_000)
+    let limit = i64::try_from(MAX_PERIOD.as_secs()).ok()?;
+    (text.is_empty() && (1..=limit).contains(&seconds)).then_some(seconds * 1_000)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refusal(schedule: &str, zone: &str) -> SpecError {
+    fn parse_error(schedule: &str, zone: &str) -> SpecError {
         Spec::parse(schedule, zone, Timestamp::EPOCH).unwrap_err()
     }
 
@@ -162,16 +162,16 @@ mod tests {
 
     #[test]
     fn error_tells_schedule_from_zone() {
-        assert_eq!(refusal("0 0 * * *", "Europe/Atlantis"), SpecError::Zone);
-        assert_eq!(refusal("0 0 * * *", ""), SpecError::Zone);
-        assert_eq!(refusal("0 0 * * *", "CET-1CEST,M3.5.0,M10.5.0"), SpecError::Zone);
-        assert_eq!(refusal("0 0 30 2 *", "UTC"), SpecError::Never);
-        assert_eq!(refusal("@every", "UTC"), SpecError::Interval);
-        assert_eq!(refusal("@every 5s 5s", "UTC"), SpecError::Interval);
-        assert_eq!(refusal("@reboot", "UTC"), SpecError::Nickname);
-        assert_eq!(refusal("@daily *", "UTC"), SpecError::Nickname);
-        assert_eq!(refusal("", "UTC"), SpecError::Fields(0));
-        assert_eq!(refusal(&"*".repeat(501), "UTC"), SpecError::TooLong);
+        assert_eq!(parse_error("0 0 * * *", "Europe/Atlantis"), SpecError::Zone);
+        assert_eq!(parse_error("0 0 * * *", ""), SpecError::Zone);
+        assert_eq!(parse_error("0 0 * * *", "CET-1CEST,M3.5.0,M10.5.0"), SpecError::Zone);
+        assert_eq!(parse_error("0 0 30 2 *", "UTC"), SpecError::Never);
+        assert_eq!(parse_error("@every", "UTC"), SpecError::Interval);
+        assert_eq!(parse_error("@every 5s 5s", "UTC"), SpecError::Interval);
+        assert_eq!(parse_error("@reboot", "UTC"), SpecError::Nickname);
+        assert_eq!(parse_error("@daily *", "UTC"), SpecError::Nickname);
+        assert_eq!(parse_error("", "UTC"), SpecError::Fields(0));
+        assert_eq!(parse_error(&"*".repeat(501), "UTC"), SpecError::TooLong);
         assert!(Spec::parse("0 0 * * *", "europe/vienna", Timestamp::EPOCH).is_ok());
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kith_store::Error;
 use tokio::sync::watch;
 
-use super::{Handler, PROCESS_LEASE, AttemptContext};
+use super::{AttemptContext, Handler, PROCESS_LEASE};
 use crate::finish::Report;
 use crate::jobs::Jobs;
 use crate::model::JobError;
@@ -31,7 +31,7 @@ impl Jobs {
                 break;
             }
         }
-        self.sign_off(worker).await?;
+        self.deregister(worker).await?;
         Ok(attempts)
     }
 
@@ -46,7 +46,8 @@ impl Jobs {
                 Some(handler) => handler.attempt(AttemptContext::new(self, job, stopped)).await,
                 None => Err(JobError::discard("no handler for this kind")),
             };
-            let report = Report { attempt, outcome, rings: claim.is_limited.then(|| (*queue).to_owned()) };
+            let report =
+                Report { attempt, outcome, notify_queue: claim.is_limited.then(|| (*queue).to_owned()) };
             self.report(Arc::new(vec![report])).await?;
         }
         Ok(count)

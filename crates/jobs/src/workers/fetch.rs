@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use kith_store::{ChannelListener, Error};
 use tokio::sync::Semaphore;
 
-use super::lane::Lane;
+use super::lane::QueueRunner;
 use super::{Phase, QueueConcurrency, Shared, run};
-use crate::bell_of;
 use crate::claim::Claim;
+use crate::queue_channel;
 
 /// Maximum number of jobs per claim.
 const MAX_CLAIM: usize = 500;
@@ -23,8 +23,8 @@ const FAILURE_DELAY: Duration = Duration::from_millis(500);
 
 pub(super) async fn fetch(shared: Arc<Shared>, share: QueueConcurrency) {
     let mut phase = shared.phase.subscribe();
-    let mut bell = shared.jobs.db().bell(&bell_of(&share.queue));
-    let lane = Arc::new(Lane {
+    let mut bell = shared.jobs.db().listen(&queue_channel(&share.queue));
+    let lane = Arc::new(QueueRunner {
         may_run: Arc::new(Semaphore::new(share.concurrency)),
         share,
         shared,
@@ -42,23 +42,23 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueConcurrency) {
             }
             continue;
         }
-        bell.hush();
+        bell.discard_pending();
         let worker = lane.shared.worker.load(Ordering::Relaxed);
         match lane.shared.jobs.claim(&lane.share.queue, worker, room as i64).await {
             Ok(claim) => {
-                let (found, look_again_at) = (claim.jobs.len(), claim.look_again_at);
+                let (found, look_again_at) = (claim.jobs.len(), claim.next_claim_at);
                 pace.is_limited = claim.is_limited;
                 start(&lane, claim);
                 if found == 0 {
                     let wait = wait(&lane, look_again_at);
                     tokio::select! {
-                        () = rest(&mut bell, wait) => {}
+                        () = wait_for_notification(&mut bell, wait) => {}
                         _ = phase.changed() => {}
                     }
                 }
             }
             Err(error) => {
-                complain(&error);
+                log_claim_error(&error);
                 tokio::select! {
                     () = tokio::time::sleep(FAILURE_DELAY) => {}
                     _ = phase.changed() => {}
@@ -70,23 +70,23 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueConcurrency) {
     lane.may_run.close();
 }
 
-fn complain(error: &Error) {
+fn log_claim_error(error: &Error) {
     tracing::warn!(%error, "cannot claim jobs; retrying");
 }
 
-async fn rest(bell: &mut ChannelListener, wait: Duration) {
+async fn wait_for_notification(bell: &mut ChannelListener, wait: Duration) {
     // A timeout is the normal end of this wait.
-    let _ = tokio::time::timeout(wait, bell.rung()).await;
+    let _ = tokio::time::timeout(wait, bell.notified()).await;
 }
 
 /// Returns the time until the next claim: the poll interval, or less if a job is due earlier.
-fn wait(lane: &Lane, look_again_at: Option<kith_kernel::Timestamp>) -> Duration {
+fn wait(lane: &QueueRunner, look_again_at: Option<kith_kernel::Timestamp>) -> Duration {
     let now = lane.shared.jobs.inner().sources.clock.now();
     let until = look_again_at.map_or(lane.shared.options.poll, |at| at.since(now));
     until.clamp(Duration::from_millis(1), lane.shared.options.poll)
 }
 
-fn start(lane: &Arc<Lane>, claim: Claim) {
+fn start(lane: &Arc<QueueRunner>, claim: Claim) {
     let found = claim.jobs.len();
     lane.outstanding.fetch_add(found, Ordering::Relaxed);
     lane.shared.outstanding.fetch_add(found, Ordering::Relaxed);
@@ -106,7 +106,7 @@ struct Pace {
 impl Pace {
     /// Returns the number of jobs to claim now.
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
-    fn room(&mut self, lane: &Lane) -> usize {
+    fn room(&mut self, lane: &QueueRunner) -> usize {
         let now = Instant::now();
         let since = self.looked_at.map(|at| now - at);
         if since.is_none_or(|since| since >= PACE_INTERVAL) {

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use super::{QueueConcurrency, Shared};
 
 /// State of one queue in this process: concurrency, and jobs claimed and running.
-pub(super) struct Lane {
+pub(super) struct QueueRunner {
     pub shared: Arc<Shared>,
     pub share: QueueConcurrency,
     pub may_run: Arc<Semaphore>,

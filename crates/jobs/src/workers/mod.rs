@@ -23,15 +23,15 @@ use tokio::task::JoinSet;
 use crate::finish::CANCEL_CHANNEL;
 use crate::history::Retention;
 use crate::jobs::{HeartbeatOutcome, Jobs};
-use crate::model::{Attempt, Done, JobError};
-use crate::upkeep::MaintenanceState;
+use crate::maintenance::MaintenanceState;
+use crate::model::{Attempt, JobError, JobOutput};
 
 use report::Message;
 pub use run::AttemptContext;
-pub use run::progress_bell;
+pub use run::progress_channel;
 pub use typed::JobType;
 
-type HandlerFuture = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;
+type HandlerFuture = Pin<Box<dyn Future<Output = Result<JobOutput, JobError>> + Send>>;
 
 /// Handler for jobs of one kind.
 #[derive(Clone)]
@@ -46,7 +46,7 @@ impl Handler {
     pub fn new<F, R>(kind: impl Into<String>, run: F) -> Self
     where
         F: Fn(AttemptContext) -> R + Send + Sync + 'static,
-        R: Future<Output = Result<Done, JobError>> + Send + 'static,
+        R: Future<Output = Result<JobOutput, JobError>> + Send + 'static,
     {
         Self { kind: kind.into(), run: Arc::new(move |job| Box::pin(run(job))) }
     }
@@ -57,7 +57,7 @@ impl Handler {
     }
 
     /// Runs an attempt. A panic in the closure or its future counts as a failure.
-    async fn attempt(&self, run: AttemptContext) -> Result<Done, JobError> {
+    async fn attempt(&self, run: AttemptContext) -> Result<JobOutput, JobError> {
         let attempt = AssertUnwindSafe(async { (self.run)(run).await });
         let ended = attempt.catch_unwind().await;
         ended.unwrap_or_else(|_| Err(JobError::RetryPolicy("the handler panicked".to_owned())))
@@ -169,9 +169,9 @@ impl Workers {
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn start(jobs: &Jobs, handlers: Vec<Handler>, options: WorkerOptions) -> Result<Self, Error> {
         if jobs.db().kind() == EngineKind::Sqlite {
-            jobs.give_up_predecessors().await?;
+            jobs.evict_previous_workers().await?;
         }
-        jobs.begin_contact();
+        jobs.restart_contact();
         let (reports, arriving) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             worker: AtomicI64::new(register(jobs, &options).await?),
@@ -191,10 +191,10 @@ impl Workers {
             fetchers.spawn(fetch::fetch(Arc::clone(&shared), share));
         }
         let mut others = JoinSet::new();
-        others.spawn(beat(Arc::clone(&shared)));
-        others.spawn(keep_up(Arc::clone(&shared)));
-        others.spawn(keep_time(Arc::clone(&shared)));
-        let reporter = tokio::spawn(report::heed(Arc::clone(&shared), arriving));
+        others.spawn(heartbeat(Arc::clone(&shared)));
+        others.spawn(maintain(Arc::clone(&shared)));
+        others.spawn(run_schedules(Arc::clone(&shared)));
+        let reporter = tokio::spawn(report::run(Arc::clone(&shared), arriving));
         Ok(Self { shared, fetchers, others, reporter })
     }
 
@@ -229,17 +229,17 @@ impl Workers {
         }
         self.others.shutdown().await;
         self.reporter.abort();
-        if let Err(error) = self.leave(in_time).await {
+        if let Err(error) = self.finish_stop(in_time).await {
             tracing::warn!(%error, "the workers cannot sign off; their jobs run again when the leases expire");
         }
     }
 
-    async fn leave(&self, in_time: bool) -> Result<(), Error> {
+    async fn finish_stop(&self, in_time: bool) -> Result<(), Error> {
         self.shared.jobs.write_counts().await?;
-        let left = self.shared.jobs.sign_off(self.worker()).await?;
-        if left > 0 {
+        let remaining = self.shared.jobs.deregister(self.worker()).await?;
+        if remaining > 0 {
             tracing::warn!(
-                jobs = left,
+                jobs = remaining,
                 in_time,
                 "jobs still running after the grace period were rescheduled"
             );
@@ -255,22 +255,22 @@ async fn register(jobs: &Jobs, options: &WorkerOptions) -> Result<i64, Error> {
 }
 
 /// Sends heartbeats and cancels the attempts that they return.
-async fn beat(shared: Arc<Shared>) {
-    let mut bell = shared.jobs.db().bell(CANCEL_CHANNEL);
+async fn heartbeat(shared: Arc<Shared>) {
+    let mut bell = shared.jobs.db().listen(CANCEL_CHANNEL);
     let every = shared.options.lease / 3;
     loop {
         tokio::select! {
             () = tokio::time::sleep(every) => {}
-            () = bell.rung() => {}
+            () = bell.notified() => {}
         }
         let (running, deadlines) = (shared.list_running(), shared.unrecorded_deadlines());
         let worker = shared.worker.load(Ordering::SeqCst);
-        match shared.jobs.beat_with(worker, running, deadlines.clone()).await {
+        match shared.jobs.heartbeat_with_deadlines(worker, running, deadlines.clone()).await {
             Ok((HeartbeatOutcome::Alive { cancel }, lost)) => {
                 shared.set_recorded(&deadlines);
                 cancel.iter().chain(&lost).for_each(|attempt| shared.stop_running(*attempt));
             }
-            Ok((HeartbeatOutcome::Evicted, _)) => begin_anew(&shared).await,
+            Ok((HeartbeatOutcome::Evicted, _)) => register_again(&shared).await,
             Err(error) => tracing::warn!(%error, "heartbeat failed"),
         }
     }
@@ -278,7 +278,7 @@ async fn beat(shared: Arc<Shared>) {
 
 /// Handles the eviction of this process: its jobs belong to other workers. Cancels all of them and registers
 /// again.
-async fn begin_anew(shared: &Shared) {
+async fn register_again(shared: &Shared) {
     tracing::warn!("the lease of this process expired; cancelling its jobs and registering again");
     // Jobs waiting to start do not start any more.
     shared.worker.store(0, Ordering::SeqCst);
@@ -289,11 +289,11 @@ async fn begin_anew(shared: &Shared) {
     }
 }
 
-async fn keep_up(shared: Arc<Shared>) {
+async fn maintain(shared: Arc<Shared>) {
     let mut last = MaintenanceState::default();
     loop {
         tokio::time::sleep(shared.options.poll).await;
-        if let Err(error) = shared.jobs.upkeep(&mut last, shared.options.retention).await {
+        if let Err(error) = shared.jobs.run_maintenance(&mut last, shared.options.retention).await {
             tracing::warn!(%error, "job maintenance failed; will be retried");
         }
     }
@@ -301,7 +301,7 @@ async fn keep_up(shared: Arc<Shared>) {
 
 /// Enqueues due occurrences of schedules: at the time of the next occurrence, and at least once per poll
 /// interval, because a schedule may be added meanwhile.
-async fn keep_time(shared: Arc<Shared>) {
+async fn run_schedules(shared: Arc<Shared>) {
     loop {
         let next_at = match shared.jobs.tick().await {
             Ok(ticked) => ticked.next_at,

@@ -25,7 +25,7 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 const FAILURE_DELAY: Duration = Duration::from_millis(200);
 
 pub(super) enum Message {
-    Finished(Ended),
+    Finished(EndedAttempt),
     /// A job was claimed, and the process stops before it has started.
     Unstarted {
         attempt: Attempt,
@@ -35,7 +35,7 @@ pub(super) enum Message {
 
 /// Ended attempt with the data for the statistics.
 #[derive(Clone)]
-pub(super) struct Ended {
+pub(super) struct EndedAttempt {
     report: Report,
     queue: String,
     kind: String,
@@ -45,66 +45,66 @@ pub(super) struct Ended {
     /// True if this replaces a report that could not be written.
     is_substitute: bool,
     /// Set if the database rejected the report for a reason that may not be the report's.
-    refused: Option<Refused>,
+    rejection: Option<Rejection>,
 }
 
 /// Rejection of a report that may concern all reports at that time.
 #[derive(Clone, Copy)]
-struct Refused {
+struct Rejection {
     /// Number of reports that this process had written when the report was first rejected.
     reported: usize,
     wait: Duration,
     again_at: Instant,
 }
 
-impl Ended {
+impl EndedAttempt {
     pub fn new(report: Report, queue: String, kind: String, took: Duration) -> Self {
-        Self { report, queue, kind, took, is_doubtful: false, is_substitute: false, refused: None }
+        Self { report, queue, kind, took, is_doubtful: false, is_substitute: false, rejection: None }
     }
 
     /// Returns a report of a failed attempt, in place of a report that cannot be written.
     fn substitute(self, error: &Error) -> Self {
         let why = format!("the result could not be stored: {error}");
         let report = Report { outcome: Err(JobError::RetryPolicy(why)), ..self.report };
-        Self { report, is_substitute: true, refused: None, ..self }
+        Self { report, is_substitute: true, rejection: None, ..self }
     }
 
     /// Returns true if the database rejects this report and not all reports. `before` is the number of
     /// reports written before the attempt to write it, `after` the number afterwards.
     fn is_at_fault(&self, error: &Error, before: usize, after: usize) -> bool {
-        let first = self.refused.map_or(before, |refused| refused.reported);
+        let first = self.rejection.map_or(before, |refused| refused.reported);
         let is_own = matches!(error, Error::NulInText | Error::Constraint(_));
         !self.is_substitute && (is_own || after > first)
     }
 
     /// Returns the report with a retry time; the delay doubles each time.
     fn postpone(self, reported: usize) -> Self {
-        let wait = self.refused.map_or(FAILURE_DELAY, |refused| (refused.wait * 2).min(MAX_WAIT));
-        let reported = self.refused.map_or(reported, |refused| refused.reported);
-        Self { refused: Some(Refused { reported, wait, again_at: now() + wait }), ..self }
+        let wait = self.rejection.map_or(FAILURE_DELAY, |refused| (refused.wait * 2).min(MAX_WAIT));
+        let reported = self.rejection.map_or(reported, |refused| refused.reported);
+        Self { rejection: Some(Rejection { reported, wait, again_at: now() + wait }), ..self }
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        self.refused.is_none_or(|refused| refused.again_at <= now)
+        self.rejection.is_none_or(|refused| refused.again_at <= now)
     }
 }
 
-impl Borrow<Report> for Ended {
+impl Borrow<Report> for EndedAttempt {
     fn borrow(&self) -> &Report {
         &self.report
     }
 }
 
 /// Writes reports until it is aborted.
-pub(super) async fn heed(shared: Arc<Shared>, arriving: mpsc::UnboundedReceiver<Message>) {
+pub(super) async fn run(shared: Arc<Shared>, arriving: mpsc::UnboundedReceiver<Message>) {
     let (postpone, postponed) = mpsc::unbounded_channel();
-    tokio::join!(heed_arriving(&shared, arriving, postpone), heed_postponed(&shared, postponed));
+    tokio::join!(write_arriving(&shared, arriving, postpone), write_postponed(&shared, postponed));
 }
 
-async fn heed_arriving(
+async fn write_arriving(
     shared: &Shared,
     mut arriving: mpsc::UnboundedReceiver<Message>,
-    postpone: mpsc::UnboundedSender<Ended>,
+    postpone: mpsc::UnboundedSender<EndedAttempt>,
 ) {
     let mut arrived = Vec::new();
     while arriving.recv_many(&mut arrived, MAX_BATCH).await > 0 {
@@ -115,8 +115,8 @@ async fn heed_arriving(
                 Message::Unstarted { attempt, queue } => unbegun.push((attempt, queue)),
             }
         }
-        give_back(shared, unbegun).await;
-        for held in persist(shared, ended).await {
+        return_to_queue(shared, unbegun).await;
+        for held in write_reports(shared, ended).await {
             // The retrying task runs until this task ends.
             let _ = postpone.send(held);
         }
@@ -125,7 +125,7 @@ async fn heed_arriving(
 
 /// Retries reports that were blocked by another transaction or rejected by the database, separately from new
 /// ones.
-async fn heed_postponed(shared: &Shared, mut postponed: mpsc::UnboundedReceiver<Ended>) {
+async fn write_postponed(shared: &Shared, mut postponed: mpsc::UnboundedReceiver<EndedAttempt>) {
     let mut held = Vec::new();
     while !held.is_empty() || postponed.recv_many(&mut held, MAX_BATCH).await > 0 {
         tokio::time::sleep(FAILURE_DELAY).await;
@@ -134,17 +134,17 @@ async fn heed_postponed(shared: &Shared, mut postponed: mpsc::UnboundedReceiver<
         }
         let now = now();
         let (mut due, later): (Vec<_>, _) = held.into_iter().partition(|one| one.is_due(now));
-        let mut left = due.split_off(due.len().min(MAX_RETRY_BATCH));
-        left.extend(later);
-        left.extend(persist(shared, due).await);
-        held = left;
+        let mut remaining = due.split_off(due.len().min(MAX_RETRY_BATCH));
+        remaining.extend(later);
+        remaining.extend(write_reports(shared, due).await);
+        held = remaining;
     }
 }
 
 /// Writes reports, and repeats that while the database is unavailable. A report that can never be written is
 /// replaced by a failure of its attempt. Returns the reports to be retried later: another transaction blocks
 /// them, or the database rejected them.
-async fn persist(shared: &Shared, mut ended: Vec<Ended>) -> Vec<Ended> {
+async fn write_reports(shared: &Shared, mut ended: Vec<EndedAttempt>) -> Vec<EndedAttempt> {
     let mut held = Vec::new();
     while !ended.is_empty() {
         let (reports, mut failures) = (Arc::new(std::mem::take(&mut ended)), Failures::default());
@@ -154,10 +154,10 @@ async fn persist(shared: &Shared, mut ended: Vec<Ended>) -> Vec<Ended> {
         shared.reported.fetch_add(written, Ordering::Relaxed);
         for (one, outcome) in reports.iter().zip(outcomes) {
             match outcome {
-                Ok(told) => count_it(shared, told, one).await,
+                Ok(outcome) => record_outcome(shared, outcome, one).await,
                 Err(error) if is_outage(&error) => {
                     let is_doubtful = one.is_doubtful || matches!(error, Error::OutcomeUnknown(_));
-                    ended.push(Ended { is_doubtful, ..one.clone() });
+                    ended.push(EndedAttempt { is_doubtful, ..one.clone() });
                     failures.outage = Some(error);
                 }
                 Err(Error::DeadlinePassed) => held.push(one.clone()),
@@ -196,31 +196,34 @@ impl Failures {
     }
 }
 
-async fn give_back(shared: &Shared, unbegun: Vec<(Attempt, String)>) {
+async fn return_to_queue(shared: &Shared, unbegun: Vec<(Attempt, String)>) {
     if unbegun.is_empty() {
         return;
     }
     let (ctx, count) = (shared.jobs.ctx(), unbegun.len());
-    let given = shared.jobs.db().write(move |tx| finish::give_back(tx, &ctx.renewed(), &unbegun)).await;
+    let given =
+        shared.jobs.db().write(move |tx| finish::return_to_queue(tx, &ctx.refreshed(), &unbegun)).await;
     if let Err(error) = given {
         tracing::warn!(%error, "cannot release claimed jobs; they are released when this process signs off");
     }
     shared.free(count);
 }
 
-async fn count_it(shared: &Shared, mut told: ReportOutcome, ended: &Ended) {
-    if told == ReportOutcome::Stale && ended.is_doubtful {
-        told = shared.jobs.find_told(&ended.report).await;
+async fn record_outcome(shared: &Shared, mut outcome: ReportOutcome, ended: &EndedAttempt) {
+    if outcome == ReportOutcome::Stale && ended.is_doubtful {
+        outcome = shared.jobs.find_report_outcome(&ended.report).await;
     }
-    let Ended { report, queue, kind, took, .. } = ended;
+    let EndedAttempt { report, queue, kind, took, .. } = ended;
     let Attempt { job, attempt, .. } = report.attempt;
-    if told == ReportOutcome::Stale {
+    if outcome == ReportOutcome::Stale {
         shared.stale.fetch_add(1, Ordering::Relaxed);
         return tracing::warn!(job, attempt, "stale report ignored");
     }
-    if let (Err(error), false) = (&report.outcome, matches!(told, ReportOutcome::Finished(JobState::Cancelled))) {
+    if let (Err(error), false) =
+        (&report.outcome, matches!(outcome, ReportOutcome::Finished(JobState::Cancelled)))
+    {
         tracing::info!(job, attempt, kind, %error, "an attempt did not succeed");
     }
     let is_snooze = matches!(report.outcome, Err(JobError::Snooze(_)));
-    shared.jobs.inner().counts.count_told(queue, kind, &told, is_snooze, *took);
+    shared.jobs.inner().counts.count_outcome(queue, kind, &outcome, is_snooze, *took);
 }

@@ -9,13 +9,13 @@ use kith_kernel::{Actor, Ctx, RequestId, seconds};
 use kith_store::Error;
 use tokio::sync::watch;
 
-use super::lane::{Lane, now};
-use super::report::{Ended, Message};
+use super::lane::{QueueRunner, now};
+use super::report::{EndedAttempt, Message};
 use super::{Phase, Running, Shared};
 use crate::finish::Report;
 use crate::jobs::Jobs;
-use crate::model::{Attempt, DependencyResult, ClaimToken, ClaimedJob, Done, JobError, JobId, LogLine};
-use crate::{finish, look, rows};
+use crate::model::{Attempt, ClaimToken, ClaimedJob, DependencyResult, JobError, JobId, JobOutput, LogLine};
+use crate::{finish, queries, rows};
 
 /// Time that a cancelled handler may take to end before it is dropped.
 const CANCEL_TIMEOUT: Duration = seconds(5);
@@ -92,8 +92,8 @@ impl AttemptContext {
     pub async fn progress(&self, progress: &serde_json::Value) -> Result<bool, Error> {
         let (text, own) = (progress.to_string(), self.as_attempt());
         let progress = move |tx: &kith_store::Tx<'_>| {
-            tx.may_be_lost();
-            tx.ring(progress_bell(own.job));
+            tx.allow_async_commit();
+            tx.notify(progress_channel(own.job));
             rows::live::set_progress(tx, own, &text)
         };
         self.jobs.db().write(progress).await
@@ -107,7 +107,7 @@ impl AttemptContext {
         let line: String = line.into();
         let line = LogLine {
             attempt: self.attempt,
-            at: self.ctx.renewed().now,
+            at: self.ctx.refreshed().now,
             level: level.to_owned(),
             line: line.chars().take(MAX_LOG_LINE_CHARS).collect(),
         };
@@ -121,16 +121,16 @@ impl AttemptContext {
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     pub async fn results(&self) -> Result<Vec<DependencyResult>, Error> {
         let id = self.id;
-        self.jobs.db().read(move |q| look::list_results(q, id, i64::MAX)).await
+        self.jobs.db().read(move |q| queries::list_results(q, id, i64::MAX)).await
     }
 }
 
 /// Returns the channel that is notified when the progress of a job changes.
-pub fn progress_bell(job: JobId) -> String {
+pub fn progress_channel(job: JobId) -> String {
     format!("jobs/progress/{job}")
 }
 
-pub(super) async fn run(lane: Arc<Lane>, claimed: ClaimedJob, is_limited: bool) {
+pub(super) async fn run(lane: Arc<QueueRunner>, claimed: ClaimedJob, is_limited: bool) {
     let attempt = claimed.as_attempt();
     let queue = claimed.queue.clone();
     let may_run = Arc::clone(&lane.may_run).acquire_owned().await;
@@ -142,11 +142,11 @@ pub(super) async fn run(lane: Arc<Lane>, claimed: ClaimedJob, is_limited: bool) 
             let outcome = outcome(&lane, claimed, stopped).await;
             lane.shared.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&attempt);
             // A job that ends because the process stops is returned to the queue when the worker is evicted.
-            let is_left =
-                matches!(outcome, Err(JobError::Cancelled)) && *lane.shared.phase.borrow() >= Phase::Cancelling;
-            let rings = is_limited.then(|| queue.clone());
-            let report = Report { attempt, outcome, rings };
-            (!is_left).then(|| Message::Finished(Ended::new(report, queue, kind, started.elapsed())))
+            let is_left = matches!(outcome, Err(JobError::Cancelled))
+                && *lane.shared.phase.borrow() >= Phase::Cancelling;
+            let notify_queue = is_limited.then(|| queue.clone());
+            let report = Report { attempt, outcome, notify_queue };
+            (!is_left).then(|| Message::Finished(EndedAttempt::new(report, queue, kind, started.elapsed())))
         }
     };
     lane.ended.fetch_add(1, Ordering::Relaxed);
@@ -175,7 +175,11 @@ fn begin(shared: &Shared, attempt: Attempt, claimed: &ClaimedJob) -> Option<watc
     Some(stopped)
 }
 
-async fn outcome(lane: &Lane, claimed: ClaimedJob, stopped: watch::Receiver<bool>) -> Result<Done, JobError> {
+async fn outcome(
+    lane: &QueueRunner,
+    claimed: ClaimedJob,
+    stopped: watch::Receiver<bool>,
+) -> Result<JobOutput, JobError> {
     let Some(handler) = lane.shared.handlers.get(&claimed.kind) else {
         return Err(JobError::Snooze(UNKNOWN_KIND_DELAY));
     };
@@ -183,14 +187,14 @@ async fn outcome(lane: &Lane, claimed: ClaimedJob, stopped: watch::Receiver<bool
     let (mut asked, mut phase) = (stopped.clone(), lane.shared.phase.subscribe());
     let running = handler.attempt(AttemptContext::new(&lane.shared.jobs, claimed, stopped));
     let stopping = async {
-        let heeded = async {
+        let stop_deadline = async {
             if asked.wait_for(|stop| *stop).await.is_err() {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(CANCEL_TIMEOUT).await;
         };
         tokio::select! {
-            () = heeded => {}
+            () = stop_deadline => {}
             _ = phase.wait_for(|phase| *phase == Phase::Dropping) => {}
         }
     };

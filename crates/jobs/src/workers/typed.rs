@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Handler, AttemptContext};
-use crate::model::{DEFAULT_PRIORITY, Done, Invalid, JobError};
+use super::{AttemptContext, Handler};
+use crate::model::{DEFAULT_PRIORITY, Invalid, JobError, JobOutput};
 use crate::new_job::NewJob;
-use crate::retry::Retry;
+use crate::retry::RetryPolicy;
 
 /// Type of job with a payload of type `P`.
 pub struct JobType<P> {
@@ -21,7 +21,7 @@ pub struct JobType<P> {
     /// Priority; 0 is the most urgent.
     pub priority: i64,
     /// Retry policy.
-    pub retry: Retry,
+    pub retry: RetryPolicy,
     /// Time limit of an attempt; an attempt that exceeds it fails. Zero: no limit.
     pub timeout: Duration,
     payload: PhantomData<fn(P) -> P>,
@@ -34,7 +34,7 @@ impl<P> JobType<P> {
             kind,
             queue,
             priority: DEFAULT_PRIORITY,
-            retry: Retry::DEFAULT,
+            retry: RetryPolicy::DEFAULT,
             timeout: Duration::ZERO,
             payload: PhantomData,
         }
@@ -42,7 +42,7 @@ impl<P> JobType<P> {
 
     /// Sets the retry policy.
     #[must_use]
-    pub const fn retry(mut self, retry: Retry) -> Self {
+    pub const fn retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
         self
     }
@@ -81,7 +81,7 @@ impl<P: DeserializeOwned + Send + 'static> JobType<P> {
     pub fn handler<F, R>(&self, run: F) -> Handler
     where
         F: Fn(AttemptContext, P) -> R + Send + Sync + 'static,
-        R: Future<Output = Result<Done, JobError>> + Send + 'static,
+        R: Future<Output = Result<JobOutput, JobError>> + Send + 'static,
     {
         let run = std::sync::Arc::new(run);
         Handler::new(self.kind, move |job: AttemptContext| {

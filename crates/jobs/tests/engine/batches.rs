@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use kith_jobs::{
-    Done, EnqueueError, Handler, JobState, MAX_PAYLOAD_BYTES, NewJob, OnConflict, QueueConcurrency, Report,
-    Retention, Retry, AttemptContext, Unique, MaintenanceState, WorkerOptions, Workers, enqueue,
+    AttemptContext, EnqueueError, Handler, JobOutput, JobState, MAX_PAYLOAD_BYTES, MaintenanceState, NewJob,
+    OnConflict, QueueConcurrency, Report, Retention, RetryPolicy, Unique, WorkerOptions, Workers, enqueue,
 };
 use kith_kernel::seconds;
 use kith_store::testing::Fault;
@@ -40,7 +40,7 @@ fn answers(go: watch::Receiver<bool>, result: fn(&str) -> Option<String>) -> Han
         let mut go = go.clone();
         async move {
             go.wait_for(|go| *go).await.unwrap();
-            Ok(Done { result: result(&run.payload) })
+            Ok(JobOutput { result: result(&run.payload) })
         }
     })
 }
@@ -48,7 +48,7 @@ fn answers(go: watch::Receiver<bool>, result: fn(&str) -> Option<String>) -> Han
 async fn run_together(engine: &Engine, result: fn(&str) -> Option<String>) -> Vec<i64> {
     let (go, gone) = watch::channel(false);
     let workers = start(engine, answers(gone, result)).await;
-    let jobs = (0..30).map(|n| work(n).retry(Retry::NEVER)).collect();
+    let jobs = (0..30).map(|n| work(n).retry(RetryPolicy::NEVER)).collect();
     let ids: Vec<_> = engine.jobs.enqueue_all(jobs).await.unwrap().iter().map(|job| job.id).collect();
     let running = "SELECT COUNT(*) FROM jobs WHERE state = 2";
     until("all run", async || engine.count(running).await == 30).await;
@@ -101,8 +101,9 @@ async fn result_that_is_too_large_fails_its_attempt(engine: Engine) {
 
 /// An attempt whose dead letter already exists cannot be ended.
 async fn overdue_job_that_cannot_be_ended_delays_no_other(engine: Engine) {
-    let jobs =
-        (0..5).map(|n| work(n).retry(Retry::NEVER).timeout(std::time::Duration::from_secs(1))).collect();
+    let jobs = (0..5)
+        .map(|n| work(n).retry(RetryPolicy::NEVER).timeout(std::time::Duration::from_secs(1)))
+        .collect();
     let ids: Vec<_> = engine.jobs.enqueue_all(jobs).await.unwrap().iter().map(|job| job.id).collect();
     let bad = ids[2];
     let prepare = move |tx: &Tx<'_>| {
@@ -115,7 +116,7 @@ async fn overdue_job_that_cannot_be_ended_delays_no_other(engine: Engine) {
         tx.exec("UPDATE jobs SET state = 2, attempt = 1, worker = 1, deadline_at = 1", params![]).map(drop)
     };
     engine.db().write(prepare).await.unwrap();
-    engine.jobs.upkeep(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
+    engine.jobs.run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 1, "the others are dead");
     assert_eq!(
         engine.count("SELECT COUNT(*) FROM job_samples").await,
@@ -150,12 +151,15 @@ async fn parents_of_one_waiter_each_settle_in_one_run(engine: Engine) {
     insert_parents(&engine, PARENTS, 1).await;
     let worker = engine.worker().await;
     let claim = engine.claim(worker, PARENTS).await;
-    let report =
-        |job: &kith_jobs::ClaimedJob| Report { attempt: job.as_attempt(), outcome: done(), rings: None };
+    let report = |job: &kith_jobs::ClaimedJob| Report {
+        attempt: job.as_attempt(),
+        outcome: done(),
+        notify_queue: None,
+    };
     engine.jobs.report(Arc::new(claim.jobs.iter().map(report).collect())).await.unwrap();
     assert!(engine.count("SELECT COUNT(*) FROM job_settlements").await > 1_000, "the rest is deferred");
     let before = engine.db().stats().commits;
-    engine.jobs.upkeep(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
+    engine.jobs.run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
     let commits = engine.db().stats().commits - before;
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 3").await, 0);
     assert!(commits < 20, "{commits} transactions");
@@ -166,12 +170,15 @@ async fn jobs_that_end_together_settle_within_one_budget(engine: Engine) {
     insert_parents(&engine, PARENTS, 400).await;
     let worker = engine.worker().await;
     let claim = engine.claim(worker, PARENTS).await;
-    let report =
-        |job: &kith_jobs::ClaimedJob| Report { attempt: job.as_attempt(), outcome: done(), rings: None };
+    let report = |job: &kith_jobs::ClaimedJob| Report {
+        attempt: job.as_attempt(),
+        outcome: done(),
+        notify_queue: None,
+    };
     engine.jobs.report(Arc::new(claim.jobs.iter().map(report).collect())).await.unwrap();
     let told = "SELECT COUNT(*) FROM job_waits WHERE state IS NOT NULL";
     assert!((1..1_000).contains(&engine.count(told).await), "transactions are bounded");
-    engine.jobs.upkeep(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
+    engine.jobs.run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
     assert_eq!(engine.count(told).await, PARENTS * 400);
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 3").await, 0);
 }
@@ -246,7 +253,7 @@ async fn success_survives_a_fault_of_the_database(engine: Engine) {
     let rename = |sql: &'static str| engine.db().write(move |tx: &Tx<'_>| tx.exec(sql, params![]).map(drop));
     let (go, gone) = watch::channel(false);
     let workers = start(&engine, answers(gone, |_| None)).await;
-    let id = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
+    let id = engine.enqueue(work(1).retry(RetryPolicy::NEVER)).await.id;
     until("it runs", async || engine.state(id).await == JobState::Running).await;
     rename("ALTER TABLE job_ring RENAME TO job_ring_away").await.unwrap();
     let before = engine.db().stats().rollbacks;
@@ -297,7 +304,7 @@ async fn contended_key_does_not_delay_other_enqueues() {
     }
     assert!(!contended.is_finished(), "the key is held");
     held.release().await;
-    assert!(contended.await.unwrap().unwrap().existing);
+    assert!(contended.await.unwrap().unwrap().is_existing);
 }
 
 /// On SQLite all writes wait for the transaction that holds the key.

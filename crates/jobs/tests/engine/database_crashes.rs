@@ -51,12 +51,12 @@ async fn crash() -> bool {
     freeze_wal_writer(&engine).await;
     let undone = engine.claim(worker, 1).await.jobs.remove(0);
     for _ in 0..200 {
-        engine.jobs.beat(worker).await.unwrap();
+        engine.jobs.heartbeat(worker).await.unwrap();
     }
     assert!(engine.claim(worker, 10).await.jobs.is_empty());
     let remembered = engine.count(OLDEST).await;
     server.kill().unwrap();
-    server.start_again().unwrap();
+    server.restart().unwrap();
 
     until("the database answers", async || {
         engine.jobs.enqueue_all((1..10).map(work).collect()).await.is_ok()
@@ -84,7 +84,7 @@ async fn claim_state_does_not_survive_failover() {
     }
     let mut primary = PostgresServer::start(PostgresServerOptions::default()).unwrap();
     let replica = primary.replica().unwrap();
-    let database = TestDatabase::postgres(&primary.url_or(&replica, "postgres")).await.unwrap();
+    let database = TestDatabase::postgres(&primary.url_with(&replica, "postgres")).await.unwrap();
     let engine = Engine::on(database).await;
     let worker = engine.worker().await;
     engine.jobs.enqueue_all((0..10).map(work).collect()).await.unwrap();

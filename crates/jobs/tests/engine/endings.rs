@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use kith_jobs::{
-    CancelOutcome, Done, JobError, JobState, Retry, RetryOutcome, ReportOutcome, Unique, cancel, discard_dead,
-    redrive, retry,
+    CancelOutcome, JobError, JobOutput, JobState, ReportOutcome, RetryOutcome, RetryPolicy, Unique, cancel,
+    discard_dead, redrive, retry,
 };
 use kith_kernel::seconds;
 use kith_store::contract;
@@ -32,7 +32,7 @@ contract! {
 async fn completed_job_is_in_history_with_result(engine: Engine) {
     let id = engine.add(1).await;
     engine.advance(seconds(1));
-    let result = Done { result: Some("{\"n\":1}".to_owned()) };
+    let result = JobOutput { result: Some("{\"n\":1}".to_owned()) };
     let told = engine.run_next(Ok(result)).await;
     assert_eq!(told, Some((id, ReportOutcome::Finished(JobState::Completed))));
     let job = engine.job(id).await;
@@ -43,11 +43,11 @@ async fn completed_job_is_in_history_with_result(engine: Engine) {
 
 /// Covers row REL-07 of the readiness catalogue.
 async fn failing_job_is_retried_with_backoff_then_dead(engine: Engine) {
-    let policy = Retry::times(4).waiting(seconds(10), seconds(25));
+    let policy = RetryPolicy::times(4).waiting(seconds(10), seconds(25));
     let id = engine.enqueue(work(1).retry(policy)).await.id;
     for (failure, full_s) in [(1, 10), (2, 20), (3, 25)] {
         let (_, told) = engine.run_next(Err(JobError::retry("no luck"))).await.expect("it is due");
-        let ReportOutcome::Again(at) = told else { panic!("{told:?}") };
+        let ReportOutcome::Rescheduled(at) = told else { panic!("{told:?}") };
         let wait = at.since(engine.ctx().now);
         assert!(wait >= seconds(full_s) / 2 && wait <= seconds(full_s), "failure {failure}: {wait:?}");
         assert!(engine.run_next(done()).await.is_none(), "not before its time");
@@ -69,10 +69,10 @@ async fn discarded_job_is_dead_immediately(engine: Engine) {
 }
 
 async fn snooze_does_not_count_as_failure(engine: Engine) {
-    let id = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
+    let id = engine.enqueue(work(1).retry(RetryPolicy::NEVER)).await.id;
     for _ in 0..5 {
         let told = engine.run_next(Err(JobError::Snooze(seconds(30)))).await.expect("it is due").1;
-        assert_eq!(told, ReportOutcome::Again(engine.ctx().now + seconds(30)));
+        assert_eq!(told, ReportOutcome::Rescheduled(engine.ctx().now + seconds(30)));
         engine.advance(seconds(30));
     }
     assert_eq!(engine.job(id).await.failures, 0);
@@ -80,10 +80,10 @@ async fn snooze_does_not_count_as_failure(engine: Engine) {
 }
 
 async fn retry_in_counts_as_failure(engine: Engine) {
-    let id = engine.enqueue(work(1).retry(Retry::times(2))).await.id;
+    let id = engine.enqueue(work(1).retry(RetryPolicy::times(2))).await.id;
     let error = || JobError::RetryIn { why: "429".to_owned(), wait: seconds(777) };
     let told = engine.run_next(Err(error())).await;
-    assert_eq!(told, Some((id, ReportOutcome::Again(engine.ctx().now + seconds(777)))));
+    assert_eq!(told, Some((id, ReportOutcome::Rescheduled(engine.ctx().now + seconds(777)))));
     engine.advance(seconds(777));
     assert_eq!(engine.run_next(Err(error())).await, Some((id, ReportOutcome::Finished(JobState::Dead))));
 }
@@ -95,7 +95,7 @@ async fn stale_attempt_report_is_ignored(engine: Engine) {
     let first = engine.claim(worker, 1).await.jobs.remove(0);
     assert_eq!(
         engine.report(&first, Err(JobError::Snooze(Duration::from_millis(1)))).await,
-        ReportOutcome::Again(engine.ctx().now + Duration::from_millis(1))
+        ReportOutcome::Rescheduled(engine.ctx().now + Duration::from_millis(1))
     );
     for outcome in
         [done(), Err(JobError::retry("late")), Err(JobError::discard("late")), Err(JobError::Cancelled)]
@@ -133,10 +133,13 @@ async fn cancel_removes_waiting_job_and_requests_running_one(engine: Engine) {
     let worker = engine.worker().await;
     let job = engine.claim(worker, 1).await.jobs.remove(0);
     assert_eq!(take_back(running).await.unwrap(), CancelOutcome::Requested);
-    let heard = engine.jobs.beat(worker).await.unwrap();
+    let heard = engine.jobs.heartbeat(worker).await.unwrap();
     assert_eq!((job.id, job.attempt), (running, 1));
     assert_eq!(heard, kith_jobs::HeartbeatOutcome::Alive { cancel: vec![job.as_attempt()] });
-    assert_eq!(engine.report(&job, Err(JobError::retry("stopped"))).await, ReportOutcome::Finished(JobState::Cancelled));
+    assert_eq!(
+        engine.report(&job, Err(JobError::retry("stopped"))).await,
+        ReportOutcome::Finished(JobState::Cancelled)
+    );
 }
 
 async fn returned_unstarted_job_with_cancel_request_ends(engine: Engine) {
@@ -150,7 +153,7 @@ async fn returned_unstarted_job_with_cancel_request_ends(engine: Engine) {
     );
     let (ctx, jobs) = (engine.ctx(), claim.jobs.iter().map(|job| (job.as_attempt(), job.queue.clone())));
     let jobs: Vec<_> = jobs.collect();
-    engine.db().write(move |tx| kith_jobs::give_back(tx, &ctx, &jobs)).await.unwrap();
+    engine.db().write(move |tx| kith_jobs::return_to_queue(tx, &ctx, &jobs)).await.unwrap();
     assert_eq!(engine.state(cancelled).await, JobState::Cancelled);
     assert_eq!(engine.state(other).await, JobState::Scheduled);
     assert_eq!(engine.numbers(5).await, [2]);
@@ -204,7 +207,7 @@ async fn dead_job_releases_unique_key(engine: Engine) {
     let first = engine.enqueue(work(1).unique(Unique::key("k"))).await;
     engine.run_next(Err(JobError::discard("no"))).await.unwrap();
     let second = engine.enqueue(work(2).unique(Unique::key("k"))).await;
-    assert!(!second.existing && second.id != first.id);
+    assert!(!second.is_existing && second.id != first.id);
 }
 
 async fn revived_job_holds_its_unique_key(engine: Engine) {
@@ -213,9 +216,9 @@ async fn revived_job_holds_its_unique_key(engine: Engine) {
     let ctx = engine.ctx();
     engine.db().write(move |tx| retry(tx, &ctx, first.id)).await.unwrap();
     let second = engine.enqueue(work(2).unique(Unique::key("k"))).await;
-    assert_eq!((second.id, second.existing), (first.id, true));
+    assert_eq!((second.id, second.is_existing), (first.id, true));
     engine.run_next(done()).await.unwrap();
-    assert!(!engine.enqueue(work(3).unique(Unique::key("k"))).await.existing, "it has ended");
+    assert!(!engine.enqueue(work(3).unique(Unique::key("k"))).await.is_existing, "it has ended");
 }
 
 async fn dead_job_whose_key_is_held_is_not_revived(engine: Engine) {
@@ -241,9 +244,9 @@ async fn redrive_skips_dead_jobs_with_held_key(engine: Engine) {
         dead.push(engine.enqueue(job).await.id);
         engine.run_next(Err(JobError::discard("no"))).await.unwrap();
     }
-    let redrive = async |most| {
+    let redrive = async |limit| {
         let ctx = engine.ctx();
-        engine.db().write(move |tx| redrive(tx, &ctx, None, None, most)).await.unwrap()
+        engine.db().write(move |tx| redrive(tx, &ctx, None, None, limit)).await.unwrap()
     };
     // One of the five with the same key is revived; the sixth has no key.
     assert_eq!(redrive(2).await, 2);
@@ -272,14 +275,14 @@ async fn reports_of_many_jobs_are_applied_together(engine: Engine) {
             1 => Err(JobError::retry("later")),
             _ => Err(JobError::discard("never")),
         },
-        rings: None,
+        notify_queue: None,
     };
     let reports = std::sync::Arc::new(claim.jobs.iter().map(report).collect::<Vec<_>>());
     let told = engine.jobs.report(std::sync::Arc::clone(&reports)).await.unwrap();
     for (told, one) in told.iter().zip(reports.iter()) {
         match one.attempt.job % 3 {
             0 => assert_eq!(*told, ReportOutcome::Finished(JobState::Completed)),
-            1 => assert!(matches!(told, ReportOutcome::Again(_))),
+            1 => assert!(matches!(told, ReportOutcome::Rescheduled(_))),
             _ => assert_eq!(*told, ReportOutcome::Finished(JobState::Dead)),
         }
     }

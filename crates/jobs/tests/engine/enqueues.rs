@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kith_jobs::{EnqueueError, JobState, NewJob, OnConflict, Retry, Unique, enqueue};
+use kith_jobs::{EnqueueError, JobState, NewJob, OnConflict, RetryPolicy, Unique, enqueue};
 use kith_kernel::seconds;
 use kith_store::contract;
 
@@ -48,7 +48,7 @@ async fn invalid_job_is_rejected_with_field_name(engine: Engine) {
         ("payload", NewJob::new("default", "work", "1".repeat(300_000))),
         ("priority", work(1).priority(10)),
         ("priority", work(1).priority(-1)),
-        ("retry.max_attempts", work(1).retry(Retry::times(0))),
+        ("retry.max_attempts", work(1).retry(RetryPolicy::times(0))),
         ("limit_key", work(1).limited_by("")),
         ("unique.key", work(1).unique(Unique::key(long))),
     ];
@@ -97,34 +97,34 @@ async fn batch_is_atomic(engine: Engine) {
 async fn same_unique_key_returns_first_job(engine: Engine) {
     let first = engine.enqueue(work(1).unique(Unique::key("k"))).await;
     let second = engine.enqueue(work(2).unique(Unique::key("k"))).await;
-    assert!(!first.existing && second.existing);
+    assert!(!first.is_existing && second.is_existing);
     assert_eq!(first.id, second.id);
     assert_eq!(engine.job(first.id).await.payload, "1");
     engine.run_next(done()).await.unwrap();
     let third = engine.enqueue(work(3).unique(Unique::key("k"))).await;
-    assert!(!third.existing && third.id != first.id, "the first has ended");
+    assert!(!third.is_existing && third.id != first.id, "the first has ended");
 }
 
 async fn payload_uniqueness_is_per_kind(engine: Engine) {
     let first = engine.enqueue(work(1).unique(Unique::arguments())).await;
-    assert!(engine.enqueue(work(1).unique(Unique::arguments())).await.existing);
-    assert!(!engine.enqueue(work(2).unique(Unique::arguments())).await.existing);
+    assert!(engine.enqueue(work(1).unique(Unique::arguments())).await.is_existing);
+    assert!(!engine.enqueue(work(2).unique(Unique::arguments())).await.is_existing);
     let other = NewJob::new("default", "other", "1").unique(Unique::arguments());
     let other = engine.enqueue(other).await;
-    assert!(!other.existing && other.id != first.id);
+    assert!(!other.is_existing && other.id != first.id);
 }
 
 async fn replace_updates_waiting_job_only(engine: Engine) {
     let replace = || Unique::key("k").on_conflict(OnConflict::Replace);
     let first = engine.enqueue(work(1).unique(replace())).await;
     let second = engine.enqueue(work(2).priority(1).unique(replace())).await;
-    assert!(second.existing && second.id == first.id);
+    assert!(second.is_existing && second.id == first.id);
     let job = engine.job(first.id).await;
     assert_eq!((&*job.payload, job.priority), ("2", 1));
     let worker = engine.worker().await;
     assert_eq!(engine.claim(worker, 1).await.jobs.len(), 1);
     let third = engine.enqueue(work(3).unique(replace())).await;
-    assert!(third.existing);
+    assert!(third.is_existing);
     assert_eq!(engine.job(first.id).await.payload, "2", "what runs is left alone");
 }
 
@@ -146,9 +146,9 @@ async fn debounce_during_a_run_leaves_a_successor(engine: Engine) {
     let worker = engine.worker().await;
     let running = engine.claim(worker, 1).await.jobs.remove(0);
     let second = engine.enqueue(debounced(2)).await;
-    assert!(!second.existing && second.id != first.id);
+    assert!(!second.is_existing && second.id != first.id);
     let third = engine.enqueue(debounced(3)).await;
-    assert_eq!((third.id, third.existing), (second.id, true));
+    assert_eq!((third.id, third.is_existing), (second.id, true));
     engine.advance(seconds(1));
     assert_eq!(engine.numbers(5).await, [0; 0], "one at a time");
     engine.report(&running, done()).await;
@@ -170,12 +170,12 @@ async fn debounce_reaches_a_job_that_waits_for_others(engine: Engine) {
 async fn throttle_allows_one_job_per_period(engine: Engine) {
     let throttled = |n| work(n).unique(Unique::key("k").within(seconds(60)));
     let first = engine.enqueue(throttled(1)).await;
-    assert!(!first.existing);
+    assert!(!first.is_existing);
     engine.run_next(done()).await.unwrap();
     let second = engine.enqueue(throttled(2)).await;
-    assert!(second.existing && second.id == first.id, "it has ended, but its period is not over");
+    assert!(second.is_existing && second.id == first.id, "it has ended, but its period is not over");
     engine.advance(seconds(61));
-    assert!(!engine.enqueue(throttled(3)).await.existing);
+    assert!(!engine.enqueue(throttled(3)).await.is_existing);
 }
 
 async fn racing_enqueues_with_one_key_create_one_job(engine: Engine) {
@@ -186,7 +186,7 @@ async fn racing_enqueues_with_one_key_create_one_job(engine: Engine) {
     });
     let mut made = 0;
     for racer in racers.collect::<Vec<_>>() {
-        made += usize::from(!racer.await.unwrap().existing);
+        made += usize::from(!racer.await.unwrap().is_existing);
     }
     assert_eq!(made, 1);
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 1);
@@ -217,6 +217,6 @@ async fn delayed_jobs_start_without_new_jobs(engine: Engine) {
         let claim = engine.claim(worker, 10).await;
         assert_eq!(crate::support::numbers(&claim), [n]);
         let next = (n < 50).then(|| now + seconds((n.unsigned_abs() + 1) * 60));
-        assert_eq!(claim.look_again_at, next, "it says when to look again");
+        assert_eq!(claim.next_claim_at, next, "it says when to look again");
     }
 }

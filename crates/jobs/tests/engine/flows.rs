@@ -1,6 +1,8 @@
 //! Flows: children run before parents, fan-in, and failures.
 
-use kith_jobs::{Done, Flow, JobError, JobState, OnFailure, Retention, ReportOutcome, MaintenanceState, enqueue_flow};
+use kith_jobs::{
+    Flow, JobError, JobOutput, JobState, MaintenanceState, OnFailure, ReportOutcome, Retention, enqueue_flow,
+};
 use kith_store::{Tx, contract, params};
 
 use crate::support::{Engine, done, work};
@@ -34,7 +36,7 @@ async fn insert(engine: &Engine, count: i64, waits: &'static str) {
 }
 
 async fn maintain(engine: &Engine) {
-    engine.jobs.upkeep(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
+    engine.jobs.run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
 }
 
 async fn long_failing_chain_settles_over_several_transactions(engine: Engine) {
@@ -55,7 +57,7 @@ async fn many_waiting_jobs_settle_over_several_transactions(engine: Engine) {
     let waits = "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
          INSERT INTO job_waits (awaited, waiter, on_failure) SELECT 1, i, 0 FROM n";
     insert(&engine, 2_001, waits).await;
-    engine.run_next(Ok(Done { result: Some("7".to_owned()) })).await.unwrap();
+    engine.run_next(Ok(JobOutput { result: Some("7".to_owned()) })).await.unwrap();
     let told = "SELECT COUNT(*) FROM job_waits WHERE state = 4 AND result = '7'";
     assert!((1..1_000).contains(&engine.count(told).await), "transactions are bounded");
     maintain(&engine).await;
@@ -79,7 +81,7 @@ async fn parent_runs_after_children_with_results(engine: Engine) {
     assert_eq!(engine.job(parent).await.waiting_for, 5);
     for (n, child) in children.iter().enumerate() {
         assert_eq!(engine.state(parent).await, JobState::Blocked);
-        let result = Done { result: Some(format!("{n}")) };
+        let result = JobOutput { result: Some(format!("{n}")) };
         assert_eq!(engine.run_next(Ok(result)).await.unwrap().0, *child);
     }
     let results = engine.db().read(move |q| kith_jobs::list_results(q, parent, i64::MAX)).await.unwrap();

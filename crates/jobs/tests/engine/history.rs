@@ -1,6 +1,6 @@
 //! History of ended jobs, and the size of the live table.
 
-use kith_jobs::{JobFilter, JobState, Retention, MaintenanceState, list_jobs};
+use kith_jobs::{JobFilter, JobState, MaintenanceState, Retention, list_jobs};
 use kith_kernel::{days, hours, seconds};
 use kith_store::contract;
 
@@ -13,43 +13,43 @@ contract! {
     minutes_and_samples_record_activity
 }
 
-async fn upkeep(engine: &Engine, last: &mut MaintenanceState, retention: Retention) {
-    engine.jobs.upkeep(last, retention).await.unwrap();
+async fn run_maintenance(engine: &Engine, last: &mut MaintenanceState, retention: Retention) {
+    engine.jobs.run_maintenance(last, retention).await.unwrap();
 }
 
 /// Regression test for bullmq#366: finished jobs fill the memory.
 async fn ended_jobs_are_removed_by_age(engine: Engine) {
-    let retention = Retention { keep: days(7), ..Retention::DEFAULT };
+    let retention = Retention { ended_age: days(7), ..Retention::DEFAULT };
     let mut last = MaintenanceState::default();
-    upkeep(&engine, &mut last, retention).await;
+    run_maintenance(&engine, &mut last, retention).await;
     let old = engine.add(1).await;
     engine.run_next(done()).await.unwrap();
     for _ in 0..24 * 7 {
         engine.advance(hours(1));
-        upkeep(&engine, &mut last, retention).await;
+        run_maintenance(&engine, &mut last, retention).await;
     }
     assert!(engine.find(old).await.is_some(), "a week has just gone by");
     let young = engine.add(2).await;
     engine.run_next(done()).await.unwrap();
     for _ in 0..24 * 3 {
         engine.advance(hours(1));
-        upkeep(&engine, &mut last, retention).await;
+        run_maintenance(&engine, &mut last, retention).await;
     }
     assert!(engine.find(old).await.is_none(), "ten days");
     assert!(engine.find(young).await.is_some());
 }
 
 async fn ended_jobs_are_removed_by_count(engine: Engine) {
-    let retention = Retention { most: 60, ..Retention::DEFAULT };
+    let retention = Retention { max_ended: 60, ..Retention::DEFAULT };
     let mut last = MaintenanceState::default();
-    upkeep(&engine, &mut last, retention).await;
+    run_maintenance(&engine, &mut last, retention).await;
     for _ in 0..30 {
         for n in 0..10 {
             engine.add(n).await;
             engine.run_next(done()).await.unwrap();
         }
         engine.advance(seconds(61));
-        upkeep(&engine, &mut last, retention).await;
+        run_maintenance(&engine, &mut last, retention).await;
         assert!(engine.count("SELECT COUNT(*) FROM job_history").await <= 80);
     }
     assert!(engine.count("SELECT COUNT(*) FROM job_history").await >= 60, "but the latest are there");
@@ -88,13 +88,13 @@ async fn minutes_and_samples_record_activity(engine: Engine) {
     let due = engine.ctx().now + hours(1);
     engine.enqueue(work(9).at(due)).await;
     engine.advance(seconds(30));
-    upkeep(&engine, &mut last, Retention::DEFAULT).await;
+    run_maintenance(&engine, &mut last, Retention::DEFAULT).await;
     let sample = engine.jobs.samples().remove(0);
     assert_eq!((sample.ready, sample.scheduled, sample.dead), (5, 1, 0));
     assert_eq!(sample.oldest_ready_at, Some(crate::support::BEGINNING));
     assert_eq!(engine.jobs.drain(&handlers, &["default"]).await.unwrap(), 5);
     engine.advance(seconds(11));
-    upkeep(&engine, &mut last, Retention::DEFAULT).await;
+    run_maintenance(&engine, &mut last, Retention::DEFAULT).await;
     let since = crate::support::BEGINNING - hours(1);
     let minutes =
         engine.db().read(move |q| kith_jobs::list_minutes(q, Some("default"), since, 100)).await.unwrap();
@@ -111,7 +111,7 @@ const CURRENT_SEGMENT: &str = "SELECT current FROM job_ring";
 async fn segment_advance_yields_to_reader() {
     let Some(engine) = Engine::postgres().await else { return };
     let mut last = MaintenanceState::default();
-    upkeep(&engine, &mut last, Retention::DEFAULT).await;
+    run_maintenance(&engine, &mut last, Retention::DEFAULT).await;
     let id = engine.add(1).await;
     engine.run_next(done()).await.unwrap();
     let before = engine.count(CURRENT_SEGMENT).await;
@@ -122,7 +122,7 @@ async fn segment_advance_yields_to_reader() {
     engine.advance(days(2));
     let jobs = engine.jobs.clone();
     let maintained = tokio::spawn(async move {
-        let outcome = jobs.upkeep(&mut last, Retention::DEFAULT).await;
+        let outcome = jobs.run_maintenance(&mut last, Retention::DEFAULT).await;
         (outcome, last)
     });
     assert_eq!(engine.job(id).await.state, JobState::Completed, "ended jobs can be read meanwhile");
@@ -131,7 +131,7 @@ async fn segment_advance_yields_to_reader() {
     assert_eq!(engine.count(CURRENT_SEGMENT).await, before, "not while it is read");
     held.release().await;
     engine.advance(seconds(61));
-    upkeep(&engine, &mut last, Retention::DEFAULT).await;
+    run_maintenance(&engine, &mut last, Retention::DEFAULT).await;
     assert_eq!(engine.count(CURRENT_SEGMENT).await, before + 1);
     assert_eq!(engine.job(id).await.state, JobState::Completed);
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use kith_jobs::{ClaimedJob, Done, JobError, JobState, ReportOutcome, heartbeat, keep_log, keep_progress, report_leased};
+use kith_jobs::{
+    ClaimedJob, JobError, JobOutput, JobState, ReportOutcome, append_log, heartbeat, report_leased,
+    store_progress,
+};
 use kith_kernel::seconds;
 use kith_store::contract;
 
@@ -16,12 +19,12 @@ contract! {
     delay_longer_than_lease_runs_once
 }
 
-async fn end(engine: &Engine, job: &ClaimedJob, outcome: Result<Done, JobError>) -> ReportOutcome {
+async fn end(engine: &Engine, job: &ClaimedJob, outcome: Result<JobOutput, JobError>) -> ReportOutcome {
     let (ctx, id, token) = (engine.ctx(), job.id, job.token);
     engine.db().write(move |tx| report_leased(tx, &ctx, id, token, outcome.clone())).await.unwrap()
 }
 
-async fn beat(engine: &Engine, job: &ClaimedJob) -> bool {
+async fn send_heartbeat(engine: &Engine, job: &ClaimedJob) -> bool {
     let (ctx, id, token) = (engine.ctx(), job.id, job.token);
     let kept = engine.db().write(move |tx| heartbeat(tx, &ctx, id, token, seconds(30))).await;
     kept.unwrap().is_some()
@@ -34,15 +37,15 @@ async fn lease_is_renewed_by_heartbeats_and_expires_without(engine: Engine) {
     for _ in 0..10 {
         engine.advance(seconds(29));
         assert_eq!(
-            engine.jobs.give_up_silent().await.unwrap(),
+            engine.jobs.evict_expired_workers().await.unwrap(),
             0,
             "bullmq#3056: a renewed lease is no stalled job"
         );
-        assert!(beat(&engine, &job).await);
+        assert!(send_heartbeat(&engine, &job).await);
     }
     engine.advance(seconds(31));
-    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 1);
-    assert!(!beat(&engine, &job).await);
+    assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 1);
+    assert!(!send_heartbeat(&engine, &job).await);
     assert_eq!(engine.numbers(5).await, [1]);
 }
 
@@ -50,7 +53,7 @@ async fn expired_lease_holder_changes_nothing(engine: Engine) {
     engine.add(1).await;
     let late = claim(&engine, seconds(10)).await;
     engine.advance(seconds(11));
-    engine.jobs.give_up_silent().await.unwrap();
+    engine.jobs.evict_expired_workers().await.unwrap();
     let job = claim(&engine, seconds(10)).await;
     assert_eq!((job.id, job.attempt), (late.id, 2));
     for outcome in [done(), Err(JobError::retry("late"))] {
@@ -85,18 +88,18 @@ async fn empty_leased_claim_leaves_no_worker(engine: Engine) {
 
 async fn log(engine: &Engine, job: &ClaimedJob, line: String) -> bool {
     let (ctx, id, token) = (engine.ctx(), job.id, job.token);
-    engine.db().write(move |tx| keep_log(tx, &ctx, id, token, "info", &line)).await.unwrap()
+    engine.db().write(move |tx| append_log(tx, &ctx, id, token, "info", &line)).await.unwrap()
 }
 
 async fn progress(engine: &Engine, job: &ClaimedJob, progress: &'static str) -> bool {
     let (id, token) = (job.id, job.token);
-    engine.db().write(move |tx| keep_progress(tx, id, token, progress)).await.unwrap()
+    engine.db().write(move |tx| store_progress(tx, id, token, progress)).await.unwrap()
 }
 
 /// Claims one job for an external program.
 async fn claim(engine: &Engine, lease: Duration) -> ClaimedJob {
     let claim = engine.jobs.claim_leased("default", "elsewhere", lease, 1).await.unwrap();
-    claim.keep().jobs.remove(0)
+    claim.into_claim().jobs.remove(0)
 }
 
 /// Regression test for celery#2481: a delay longer than the visibility timeout duplicates the job.
@@ -107,7 +110,7 @@ async fn delay_longer_than_lease_runs_once(engine: Engine) {
         let claim = engine.jobs.claim_leased("default", "impatient", seconds(5), 5).await.unwrap();
         assert!(claim.jobs.is_empty());
         engine.advance(seconds(360));
-        engine.jobs.give_up_silent().await.unwrap();
+        engine.jobs.evict_expired_workers().await.unwrap();
     }
     assert_eq!(engine.numbers(10).await, [1]);
     assert_eq!(engine.numbers(10).await, [0; 0]);

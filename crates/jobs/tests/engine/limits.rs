@@ -50,7 +50,7 @@ async fn rate_limit_is_enforced(engine: Engine) {
     let worker = engine.worker().await;
     let claim = engine.claim(worker, 3).await;
     assert!(claim.jobs.is_empty());
-    assert_eq!(claim.look_again_at, Some(began + seconds(60)));
+    assert_eq!(claim.next_claim_at, Some(began + seconds(60)));
     engine.clock.set(began + seconds(60));
     assert_eq!(numbers(&engine.claim(worker, 10).await), [4, 5, 6, 7]);
 }
@@ -163,11 +163,11 @@ async fn many_saturated_keys_do_not_hide_later_keys(engine: Engine) {
 }
 
 /// Claims `claims` times, reports all jobs, and counts those without a key and those with one.
-async fn count_by_key(engine: &Engine, claims: usize, most: i64) -> (usize, usize) {
+async fn count_by_key(engine: &Engine, claims: usize, limit: i64) -> (usize, usize) {
     let worker = engine.worker().await;
     let (mut without, mut with) = (0, 0);
     for _ in 0..claims {
-        for job in engine.claim(worker, most).await.jobs {
+        for job in engine.claim(worker, limit).await.jobs {
             *if job.limit_key.is_none() { &mut without } else { &mut with } += 1;
             engine.report(&job, done()).await;
         }
@@ -244,7 +244,7 @@ async fn examined_keys_are_not_examined_again_immediately(engine: Engine) {
     for _ in 0..6 {
         let claim = engine.claim(worker, KEYS).await;
         assert!(claim.jobs.is_empty(), "all keys are saturated");
-        looks.push(claim.look_again_at);
+        looks.push(claim.next_claim_at);
     }
     assert_eq!(looks[2..], [None; 4], "{looks:?}");
 }

@@ -5,16 +5,16 @@ mod support;
 
 mod batches;
 mod claims;
-mod crowds;
 mod database_crashes;
 mod endings;
 mod enqueues;
+mod evictions;
 mod flows;
 mod history;
 mod leases;
 mod limits;
+mod load;
 mod maintenance;
 mod model;
 mod races;
-mod rescues;
 mod workers;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kith_jobs::{
-    Handler, JobState, NewJob, QueueConcurrency, Retention, AttemptContext, ReportOutcome, MaintenanceState, WorkerOptions, Workers,
+    AttemptContext, Handler, JobState, MaintenanceState, NewJob, QueueConcurrency, ReportOutcome, Retention,
+    WorkerOptions, Workers,
 };
 use kith_kernel::{hours, seconds};
 use kith_store::{Tx, contract, params};
@@ -19,7 +20,7 @@ contract! {
 }
 
 async fn maintain(engine: &Engine) {
-    engine.jobs.upkeep(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
+    engine.jobs.run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
 }
 
 /// More rows than one transaction deletes.
@@ -60,7 +61,7 @@ async fn unstarted_attempt_is_not_overdue(engine: Engine) {
     let job = engine.claim(worker, 1).await.jobs.remove(0);
     for _ in 0..10 {
         engine.advance(seconds(5));
-        engine.jobs.beat(worker).await.unwrap();
+        engine.jobs.heartbeat(worker).await.unwrap();
         maintain(&engine).await;
     }
     let waiting = engine.job(id).await;
@@ -70,7 +71,7 @@ async fn unstarted_attempt_is_not_overdue(engine: Engine) {
 
 async fn leased_attempt_is_overdue_from_its_claim(engine: Engine) {
     let id = engine.enqueue(work(1).timeout(seconds(1))).await.id;
-    engine.jobs.claim_leased("default", "elsewhere", hours(1), 1).await.unwrap().keep();
+    engine.jobs.claim_leased("default", "elsewhere", hours(1), 1).await.unwrap().into_claim();
     engine.advance(seconds(5));
     maintain(&engine).await;
     assert_eq!(engine.state(id).await, JobState::Running);
@@ -101,7 +102,7 @@ async fn attempt_that_exceeds_its_timeout_is_ended_by_maintenance(engine: Engine
     let recorded = "SELECT COUNT(*) FROM jobs WHERE state = 2 AND deadline_at IS NOT NULL";
     until("its deadline is recorded", async || engine.count(recorded).await == 1).await;
     engine.advance(hours(2));
-    engine.jobs.beat(workers.worker()).await.unwrap();
+    engine.jobs.heartbeat(workers.worker()).await.unwrap();
     maintain(&engine).await;
     assert_eq!(engine.job(id).await.failures, 1);
     released.store(true, Ordering::Relaxed);

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kith_jobs::{
-    CancelOutcome, ClaimToken, ClaimedJob, HeartbeatOutcome, JobError, JobId, JobState, Jobs, MAX_CRASHES, Retry, ReportOutcome,
-    cancel,
+    CancelOutcome, ClaimToken, ClaimedJob, HeartbeatOutcome, JobError, JobId, JobState, Jobs, MAX_CRASHES,
+    ReportOutcome, RetryPolicy, cancel,
 };
 use kith_kernel::{Random as _, SeededRandom, Timestamp, seconds};
 
@@ -102,7 +102,7 @@ impl Sequence {
             4..=7 => self.claim().await,
             8..=12 => self.report().await,
             13 => self.register().await,
-            14..=15 => self.beat().await,
+            14..=15 => self.heartbeat().await,
             16..=17 => self.advance(),
             18 => self.rescue().await,
             _ => self.cancel().await,
@@ -112,11 +112,17 @@ impl Sequence {
     async fn enqueue(&mut self) {
         let delay = Duration::from_millis(self.below(3) * self.below(9_000));
         let at = self.now() + delay;
-        let retry = Retry::times(ATTEMPTS).waiting(seconds(2), seconds(4));
+        let retry = RetryPolicy::times(ATTEMPTS).waiting(seconds(2), seconds(4));
         let id = self.node().enqueue(work(1).at(at).retry(retry)).await.unwrap().id;
         self.told.push(format!("enqueue {id} in {delay:?}"));
-        let job =
-            Job { at: ModelState::Waits(at), token: None, attempt: 0, failures: 0, crashes: 0, cancel_asked: false };
+        let job = Job {
+            at: ModelState::Waits(at),
+            token: None,
+            attempt: 0,
+            failures: 0,
+            crashes: 0,
+            cancel_asked: false,
+        };
         assert!(self.jobs.insert(id, job).is_none(), "{id} was given twice");
     }
 
@@ -129,21 +135,22 @@ impl Sequence {
     async fn claim(&mut self) {
         let all: Vec<_> = self.workers.keys().copied().collect();
         let Some(worker) = self.pick(&all) else { return self.register().await };
-        let (most, now) = (1 + self.below(4) as i64, self.now());
-        let claim = self.node().claim("default", worker, most).await.unwrap();
+        let (limit, now) = (1 + self.below(4) as i64, self.now());
+        let claim = self.node().claim("default", worker, limit).await.unwrap();
         let got: Vec<_> = claim.jobs.iter().map(|job| job.id).collect();
-        self.told.push(format!("worker {worker} claims {most}: {got:?}"));
+        self.told.push(format!("worker {worker} claims {limit}: {got:?}"));
         let is_due = |job: &Job| matches!(job.at, ModelState::Waits(at) if at <= now);
         let due: BTreeSet<_> =
             self.jobs.iter().filter(|(_, job)| is_due(job) && job.crashes < 2).map(|(id, _)| *id).collect();
         let (usual, suspects): (Vec<JobId>, Vec<JobId>) =
             got.iter().copied().partition(|id| self.jobs[id].crashes < 2);
-        let room = most - suspects.len() as i64;
+        let room = limit - suspects.len() as i64;
         assert_eq!(usual.len() as i64, room.min(due.len() as i64), "as many as there are: {due:?}");
         assert!(usual.iter().all(|id| due.contains(id)), "{usual:?} of {due:?}");
         assert!(suspects.len() <= 1 && suspects.iter().all(|id| is_due(&self.jobs[id])));
         if !suspects.is_empty() {
-            let beside = self.jobs.values().any(|job| job.at == ModelState::Runs { worker } && job.crashes >= 2);
+            let beside =
+                self.jobs.values().any(|job| job.at == ModelState::Runs { worker } && job.crashes >= 2);
             assert!(!beside, "a suspect runs beside another");
         }
         for claimed in claim.jobs {
@@ -185,7 +192,7 @@ impl Sequence {
             "discarded" => JobState::Dead,
             "failed" if job.failures + 1 >= ATTEMPTS => JobState::Dead,
             again => {
-                let ReportOutcome::Again(at) = told else { panic!("{told:?}") };
+                let ReportOutcome::Rescheduled(at) = told else { panic!("{told:?}") };
                 if again == "failed" {
                     job.failures += 1;
                     job.crashes = 0;
@@ -204,11 +211,11 @@ impl Sequence {
         }
     }
 
-    async fn beat(&mut self) {
+    async fn heartbeat(&mut self) {
         let all: BTreeSet<_> =
             self.claims.iter().map(|claimed| claimed.worker).chain(self.workers.keys().copied()).collect();
         let Some(worker) = self.pick(&all.into_iter().collect::<Vec<_>>()) else { return };
-        let heard = self.node().beat(worker).await.unwrap();
+        let heard = self.node().heartbeat(worker).await.unwrap();
         self.told.push(format!("worker {worker} beats: {heard:?}"));
         let now = self.now();
         match self.workers.get_mut(&worker) {
@@ -237,7 +244,7 @@ impl Sequence {
     async fn rescue(&mut self) {
         let now = self.now();
         let (one, other) = (self.node(), self.node());
-        let (first, second) = tokio::join!(one.give_up_silent(), other.give_up_silent());
+        let (first, second) = tokio::join!(one.evict_expired_workers(), other.evict_expired_workers());
         let rescued = first.unwrap() + second.unwrap();
         let silent: Vec<_> =
             self.workers.iter().filter(|(_, last)| **last + LEASE < now).map(|(worker, _)| *worker).collect();
@@ -282,7 +289,7 @@ impl Sequence {
     async fn crash(&mut self) {
         let Some(server) = &mut self.server else { return };
         server.kill().unwrap();
-        server.start_again().unwrap();
+        server.restart().unwrap();
         until("the database answers", async || self.engine.db().last_position().await.is_ok()).await;
         freeze_wal_writer(&self.engine).await;
         let mut undone = Vec::new();
@@ -325,7 +332,8 @@ impl Sequence {
             for claimed in running {
                 let told = self.engine.report(&claimed, done()).await;
                 let job = self.jobs.get_mut(&claimed.id).unwrap();
-                if job.at == (ModelState::Runs { worker: claimed.worker }) && job.token == Some(claimed.token) {
+                if job.at == (ModelState::Runs { worker: claimed.worker }) && job.token == Some(claimed.token)
+                {
                     assert_eq!(told, ReportOutcome::Finished(JobState::Completed));
                     job.at = ModelState::Finished(JobState::Completed);
                     *self.acknowledged.entry(claimed.id).or_default() += 1;
@@ -350,7 +358,7 @@ fn number(name: &str, usual: u64) -> u64 {
 
 /// Covers rows DRV-06 and DRV-08 of the readiness catalogue.
 async fn random_sequences_agree_with_model(engine: Engine) {
-    tell(engine, None, number("KITH_JOB_STORIES", 12)).await;
+    run_sequences(engine, None, number("KITH_JOB_STORIES", 12)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -362,12 +370,12 @@ async fn random_sequences_with_crashes_agree_with_model() {
     let server = PostgresServer::start(options).unwrap();
     let engine = Engine::on(TestDatabase::postgres(&server.url("postgres")).await.unwrap()).await;
     freeze_wal_writer(&engine).await;
-    let undone = tell(engine, Some(server), number("KITH_JOB_CRASH_STORIES", 2)).await;
+    let undone = run_sequences(engine, Some(server), number("KITH_JOB_CRASH_STORIES", 2)).await;
     assert!(undone > 0, "no crash has undone a claim");
 }
 
 /// Runs random sequences. Returns the number of claims undone by crashes.
-async fn tell(engine: Engine, server: Option<PostgresServer>, stories: u64) -> usize {
+async fn run_sequences(engine: Engine, server: Option<PostgresServer>, stories: u64) -> usize {
     let seed = number("KITH_JOB_SEED", 1);
     eprintln!("{stories} stories from seed {seed} on");
     let second = engine.second().await;

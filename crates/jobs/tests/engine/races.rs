@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use kith_jobs::{JobState, Jobs, NewJob, OnConflict, Retention, Unique, MaintenanceState, cancel, enqueue};
+use kith_jobs::{JobState, Jobs, MaintenanceState, NewJob, OnConflict, Retention, Unique, cancel, enqueue};
 use kith_kernel::seconds;
 use kith_store::testing::Fault;
 use kith_store::{EngineKind, Tx, contract, params};
@@ -134,7 +134,7 @@ async fn claim_with_unknown_outcome_is_returned(engine: Engine) {
     let free = "SELECT COUNT(*) FROM jobs WHERE state <> 2 AND attempt = 1 AND crashes = 0";
     until("the jobs are free", async || engine.count(free).await == 5).await;
     engine.advance(seconds(1));
-    engine.jobs.beat(worker).await.unwrap();
+    engine.jobs.heartbeat(worker).await.unwrap();
     assert_eq!(engine.claim(worker, 10).await.jobs.len(), 5, "the worker goes on");
 }
 
@@ -159,7 +159,7 @@ async fn leased_claim_without_caller_is_returned(engine: Engine) {
     let held = hold(&engine, lock).await;
     let jobs = engine.jobs.clone();
     let claiming = tokio::spawn(async move {
-        jobs.claim_leased("default", "elsewhere", seconds(3_600), 1).await.unwrap().keep();
+        jobs.claim_leased("default", "elsewhere", seconds(3_600), 1).await.unwrap().into_claim();
     });
     until_blocked(&engine).await;
     claiming.abort();
@@ -181,11 +181,11 @@ async fn dropped_leased_claim_is_returned(engine: Engine) {
     until("the jobs are free", async || engine.count("SELECT COUNT(*) FROM jobs WHERE state = 2").await == 0)
         .await;
     let claim = engine.jobs.claim_leased("default", "elsewhere", seconds(3_600), 1).await.unwrap();
-    claim.give_back().await.unwrap();
+    claim.return_to_queue().await.unwrap();
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0);
     engine.advance(seconds(1));
     let claim = engine.jobs.claim_leased("default", "elsewhere", seconds(3_600), 5).await.unwrap();
-    assert_eq!(claim.keep().jobs.len(), 3);
+    assert_eq!(claim.into_claim().jobs.len(), 3);
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 2 AND crashes = 0").await, 3);
 }
 
@@ -243,9 +243,11 @@ async fn maintenance_keeps_the_unique_key_of_a_new_job(engine: Engine) {
     };
     let held = hold(&engine, renew).await;
     let jobs = engine.jobs.clone();
-    let tidying = tokio::spawn(async move { jobs.upkeep(&mut MaintenanceState::default(), Retention::DEFAULT).await });
+    let tidying = tokio::spawn(async move {
+        jobs.run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT).await
+    });
     until_blocked(&engine).await;
     held.release().await;
     tidying.await.unwrap().unwrap();
-    assert!(engine.enqueue(throttled(3)).await.existing, "the key is that of a living job");
+    assert!(engine.enqueue(throttled(3)).await.is_existing, "the key is that of a living job");
 }

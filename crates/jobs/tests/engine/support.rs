@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kith_jobs::{
-    Claim, Done, Enqueued, JOBS_MIGRATIONS, JobError, JobId, JobRecord, JobState, Jobs, NewJob, Report, ReportOutcome,
+    Claim, Enqueued, JOBS_MIGRATIONS, JobError, JobId, JobOutput, JobRecord, JobState, Jobs, NewJob, Report,
+    ReportOutcome,
 };
 use kith_kernel::{Ctx, ManualClock, SeededRandom, Sources, TimeOrderedIds, Timestamp};
 use kith_store::testing::{TestDatabase, postgres_url};
@@ -89,23 +90,27 @@ impl Engine {
         self.jobs.register("tester", false, Duration::from_secs(6)).await.unwrap()
     }
 
-    pub async fn claim(&self, worker: i64, most: i64) -> Claim {
-        self.jobs.claim("default", worker, most).await.unwrap()
+    pub async fn claim(&self, worker: i64, limit: i64) -> Claim {
+        self.jobs.claim("default", worker, limit).await.unwrap()
     }
 
     /// Claims with a new worker, and returns the numbers of the jobs in order.
-    pub async fn numbers(&self, most: i64) -> Vec<i64> {
+    pub async fn numbers(&self, limit: i64) -> Vec<i64> {
         let worker = self.worker().await;
-        numbers(&self.claim(worker, most).await)
+        numbers(&self.claim(worker, limit).await)
     }
 
-    pub async fn report(&self, job: &kith_jobs::ClaimedJob, outcome: Result<Done, JobError>) -> ReportOutcome {
-        let report = Report { attempt: job.as_attempt(), outcome, rings: None };
+    pub async fn report(
+        &self,
+        job: &kith_jobs::ClaimedJob,
+        outcome: Result<JobOutput, JobError>,
+    ) -> ReportOutcome {
+        let report = Report { attempt: job.as_attempt(), outcome, notify_queue: None };
         self.jobs.report(Arc::new(vec![report])).await.unwrap().remove(0)
     }
 
     /// Claims the next job and ends it with `outcome`.
-    pub async fn run_next(&self, outcome: Result<Done, JobError>) -> Option<(JobId, ReportOutcome)> {
+    pub async fn run_next(&self, outcome: Result<JobOutput, JobError>) -> Option<(JobId, ReportOutcome)> {
         let worker = self.worker().await;
         let claim = self.claim(worker, 1).await;
         let job = claim.jobs.first()?;
@@ -140,8 +145,8 @@ pub fn numbers(claim: &Claim) -> Vec<i64> {
     claim.jobs.iter().map(|job| job.payload.parse().unwrap()).collect()
 }
 
-pub fn done() -> Result<Done, JobError> {
-    Ok(Done::default())
+pub fn done() -> Result<JobOutput, JobError> {
+    Ok(JobOutput::default())
 }
 
 /// Waits until a condition holds, with a timeout; the engine's tasks run meanwhile.

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kith_jobs::{
-    Done, Handler, JobError, JobState, JobType, QueueConcurrency, Retry, AttemptContext, WorkerOptions, Workers, cancel,
+    AttemptContext, Handler, JobError, JobOutput, JobState, JobType, QueueConcurrency, RetryPolicy,
+    WorkerOptions, Workers, cancel,
 };
 use kith_kernel::seconds;
 use kith_store::contract;
@@ -49,7 +50,7 @@ async fn enqueued_jobs_are_run(engine: Engine) {
         async move {
             run.log("info", "here").await?;
             run.progress(&serde_json::json!(0.5)).await?;
-            Ok(Done { result: Some("true".to_owned()) })
+            Ok(JobOutput { result: Some("true".to_owned()) })
         }
     });
     let workers = start(&engine, 4, vec![handler]).await;
@@ -67,7 +68,7 @@ async fn enqueued_jobs_are_run(engine: Engine) {
 /// Runs two jobs on `slots` slots, of which `handler` panics for the first only.
 async fn fails_alone(engine: &Engine, slots: usize, handler: Handler) {
     let workers = start(engine, slots, vec![handler]).await;
-    let bad = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
+    let bad = engine.enqueue(work(1).retry(RetryPolicy::NEVER)).await.id;
     let good = engine.add(2).await;
     until("both have ended", async || {
         engine.state(bad).await == JobState::Dead && engine.state(good).await == JobState::Completed
@@ -98,7 +99,7 @@ async fn handler_that_panics_before_its_future_frees_its_slot(engine: Engine) {
 }
 
 async fn drained_handler_that_panics_fails_its_attempt(engine: Engine) {
-    let bad = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
+    let bad = engine.enqueue(work(1).retry(RetryPolicy::NEVER)).await.id;
     let good = engine.add(2).await;
     let (jobs, handlers) = (engine.jobs.clone(), vec![panics_at_once()]);
     let drained = tokio::spawn(async move { jobs.drain(&handlers, &["default"]).await.unwrap() });
@@ -109,7 +110,7 @@ async fn drained_handler_that_panics_fails_its_attempt(engine: Engine) {
 async fn attempt_over_timeout_fails(engine: Engine) {
     let handler = Handler::new("work", |_: AttemptContext| std::future::pending());
     let workers = start(&engine, 4, vec![handler]).await;
-    let id = engine.enqueue(work(1).retry(Retry::NEVER).timeout(Duration::from_millis(50))).await.id;
+    let id = engine.enqueue(work(1).retry(RetryPolicy::NEVER).timeout(Duration::from_millis(50))).await.id;
     until("it is given up", async || engine.state(id).await == JobState::Dead).await;
     assert!(engine.job(id).await.errors[0].error.contains("timeout"));
     workers.stop().await;
@@ -238,11 +239,11 @@ struct Greeting {
     name: String,
 }
 
-const GREET: JobType<Greeting> = JobType::new("greet", "default").retry(Retry::times(3)).priority(2);
+const GREET: JobType<Greeting> = JobType::new("greet", "default").retry(RetryPolicy::times(3)).priority(2);
 
 async fn invalid_payload_goes_to_dead_letters(engine: Engine) {
     let handler = GREET.handler(|_, greeting| async move {
-        Ok(Done { result: Some(format!("\"hello {}\"", greeting.name)) })
+        Ok(JobOutput { result: Some(format!("\"hello {}\"", greeting.name)) })
     });
     let workers = start(&engine, 2, vec![handler]).await;
     let good = engine.enqueue(GREET.with(&Greeting { name: "Ada".into() }).unwrap()).await.id;
@@ -306,7 +307,7 @@ async fn attempt_with_undone_claim_is_stopped(engine: Engine) {
     let undo = |tx: &kith_store::Tx<'_>| {
         let sql = "UPDATE jobs SET state = 1, attempt = attempt - 1, worker = NULL";
         tx.exec(sql, kith_store::params![])?;
-        tx.ring(kith_jobs::CANCEL_CHANNEL);
+        tx.notify(kith_jobs::CANCEL_CHANNEL);
         Ok::<_, kith_store::Error>(())
     };
     engine.db().write(undo).await.unwrap();
@@ -346,7 +347,7 @@ async fn queued_attempts_of_evicted_worker_do_not_start(engine: Engine) {
         tx.exec("DELETE FROM job_workers", kith_store::params![])?;
         let taken = "UPDATE jobs SET state = 1, worker = NULL WHERE state = 2 RETURNING id";
         let taken = tx.all(taken, kith_store::params![], |row| row.get::<i64>(0))?;
-        tx.ring(kith_jobs::CANCEL_CHANNEL);
+        tx.notify(kith_jobs::CANCEL_CHANNEL);
         Ok::<_, kith_store::Error>(taken)
     };
     let taken = engine.db().write(give_up).await.unwrap();

@@ -22,19 +22,19 @@ async fn daily_schedule_runs_once_on_days_of_clock_change(world: TestContext) {
     world.node.clock.set(start);
     world.node.jobs.tick().await.unwrap();
     let known = world.times("daily").await.len();
-    world.node.live_until(start + days(2), minutes(10)).await;
+    world.node.tick_until(start + days(2), minutes(10)).await;
     assert_eq!(world.times("daily").await[known..], ["2027-03-28T01:00Z", "2027-03-29T00:30Z"]);
     let start = at("2027-10-30T12:00:00Z");
     world.node.tick_at(start).await;
     let known = world.times("daily").await.len();
-    world.node.live_until(start + days(2), minutes(10)).await;
+    world.node.tick_until(start + days(2), minutes(10)).await;
     assert_eq!(world.times("daily").await[known..], ["2027-10-31T00:30Z", "2027-11-01T01:30Z"]);
 }
 
 async fn every_counts_elapsed_time_through_clock_change(world: TestContext) {
     world.node.clock.set(at("2027-03-27T23:15:00Z"));
     world.add("period", Plan { zone: "Europe/Vienna".to_owned(), ..plan("@every 45m") }).await;
-    world.node.live_until(at("2027-03-28T02:30:00Z"), minutes(5)).await;
+    world.node.tick_until(at("2027-03-28T02:30:00Z"), minutes(5)).await;
     let expected = ["2027-03-28T00:00Z", "2027-03-28T00:45Z", "2027-03-28T01:30Z", "2027-03-28T02:15Z"];
     assert_eq!(world.times("period").await, expected);
 }

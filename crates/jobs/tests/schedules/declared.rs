@@ -86,7 +86,7 @@ async fn user_schedule_is_not_overwritten_by_declaration(world: TestContext) {
 }
 
 async fn concurrent_nodes_declare_same_schedules(world: TestContext) {
-    let nodes = [world.another().await, world.another().await, world.another().await];
+    let nodes = [world.another_node().await, world.another_node().await, world.another_node().await];
     for declared in [BOTH, UNCHANGED, BOTH, LATER] {
         let all = nodes.iter().chain(&nodes).map(|node| node.jobs.declare(vec![("tests", declared)]));
         for done in futures_util::future::join_all(all).await {

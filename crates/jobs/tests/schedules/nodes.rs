@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use kith_jobs::schedules::{DeclaredSchedule, Missed, Plan};
-use kith_jobs::{Done, Handler, JobError, QueueConcurrency, WorkerOptions, Workers};
+use kith_jobs::{Handler, JobError, JobOutput, QueueConcurrency, WorkerOptions, Workers};
 use kith_kernel::{days, hours, minutes, seconds};
 use kith_store::contract;
 use kith_store::testing::Fault;
@@ -26,7 +26,7 @@ contract! {
 async fn concurrent_ticks_run_occurrence_once(world: TestContext) {
     world.add("every.minute", plan("* * * * *")).await;
     world.add("every.second", plan("@every 1s")).await;
-    let nodes = [world.another().await, world.another().await, world.another().await];
+    let nodes = [world.another_node().await, world.another_node().await, world.another_node().await];
     for n in 1..=20 {
         let now = at("2027-03-21T00:00:30Z") + seconds(n * 15);
         let ticked = join_all(nodes.iter().chain(&nodes).map(|node| node.tick_at(now))).await;
@@ -43,7 +43,7 @@ async fn nodes_with_clock_skew_run_occurrence_once(world: TestContext) {
     for skew in [Duration::from_millis(700), seconds(45), minutes(2), minutes(30)] {
         let before = world.count_jobs().await;
         let start = kith_kernel::Clock::now(&*world.node.clock);
-        let other = world.another().await;
+        let other = world.another_node().await;
         for n in 1..=240 {
             let now = start + seconds(n * 15);
             world.node.tick_at(now).await;
@@ -64,11 +64,11 @@ async fn nodes_with_clock_skew_run_occurrence_once(world: TestContext) {
 /// Regression test for sidekiq#6804 and pg-boss#914.
 async fn occurrence_is_run_after_node_stops(world: TestContext) {
     world.add("daily", Plan { missed: Missed::Skip, ..plan("0 2 * * *") }).await;
-    let first = world.another().await;
+    let first = world.another_node().await;
     assert_eq!(first.tick_at(at("2027-03-21T01:59:59Z")).await.next_at, Some(at("2027-03-21T02:00:00Z")));
     // The node stops before its next tick; the other one starts half a minute later.
     drop(first);
-    let second = world.another().await;
+    let second = world.another_node().await;
     assert_eq!(second.tick_at(at("2027-03-21T02:00:31Z")).await.jobs, 1);
     assert_eq!(world.times("daily").await, ["2027-03-21T02:00Z"]);
 }
@@ -124,7 +124,7 @@ async fn weekly_run_survives_frequent_deployments(world: TestContext) {
         let noon = at("2027-03-21T12:00:00Z") + days(day);
         world.node.clock.set(noon);
         world.declare(if day % 2 == 0 { WEEKLY } else { WEEKLY_SLOWER }).await;
-        world.node.live_until(noon + hours(23), hours(1)).await;
+        world.node.tick_until(noon + hours(23), hours(1)).await;
         world.work().await;
     }
     let mondays = (0..8).map(|week| at("2027-03-22T03:00:00Z") + days(7 * week));
@@ -158,12 +158,12 @@ async fn invalid_schedule_does_not_block_others(world: TestContext) {
 }
 
 async fn workers_run_scheduled_jobs(world: TestContext) {
-    let jobs = world.awake();
+    let jobs = world.with_system_clock();
     world.add("every.second", plan("@every 1s")).await;
     let (ran, mut runs) = tokio::sync::mpsc::unbounded_channel();
     let handler = Handler::new(KIND, move |run| {
         let told = ran.send(run.id);
-        async move { told.map(|()| Done::default()).map_err(JobError::retry) }
+        async move { told.map(|()| JobOutput::default()).map_err(JobError::retry) }
     });
     let share = QueueConcurrency { queue: QUEUE.to_owned(), concurrency: 2 };
     let workers =

@@ -55,14 +55,14 @@ async fn cancel_policy_ends_older_run_first(world: TestContext) {
     assert!(claim(&world).await.is_empty(), "the older one still runs");
     let attempt = running[0].as_attempt();
     let outcome = Err(kith_jobs::JobError::Cancelled);
-    let report = kith_jobs::Report { attempt, outcome, rings: None };
+    let report = kith_jobs::Report { attempt, outcome, notify_queue: None };
     world.node.jobs.report(std::sync::Arc::new(vec![report])).await.unwrap();
     assert_eq!(claim(&world).await.len(), 1);
 }
 
 async fn queue_policy_keeps_at_most_a_hundred_waiting(world: TestContext) {
     world.add("queue", Plan { overlap: Overlap::Queue, ..plan("* * * * *") }).await;
-    world.node.live_until(at("2027-03-21T02:00:00Z"), minutes(1)).await;
+    world.node.tick_until(at("2027-03-21T02:00:00Z"), minutes(1)).await;
     let states = states(&world, "queue").await;
     assert_eq!(states.len(), 120);
     assert_eq!(states.iter().filter(|state| state.is_some()).count(), 100);

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kith_jobs::schedules::{
-    BackfillResult, DeclaredChanges, DeclaredSchedule, Plan, Schedule, ScheduleError, ScheduleFilter, TickResult,
-    list_schedules,
+    BackfillResult, DeclaredChanges, DeclaredSchedule, Plan, Schedule, ScheduleError, ScheduleFilter,
+    TickResult, list_schedules,
 };
-use kith_jobs::{Done, Handler, JOBS_MIGRATIONS, JobRecord, Jobs, schedules};
+use kith_jobs::{Handler, JOBS_MIGRATIONS, JobOutput, JobRecord, Jobs, schedules};
 use kith_kernel::{
     Ctx, ManualClock, SeededRandom, Sources, SystemClock, SystemRandom, TimeOrderedIds, Timestamp,
 };
@@ -48,7 +48,7 @@ impl Node {
     }
 
     /// Ticks every `step` until `until`, inclusive.
-    pub async fn live_until(&self, until: Timestamp, step: Duration) {
+    pub async fn tick_until(&self, until: Timestamp, step: Duration) {
         let mut now = kith_kernel::Clock::now(&*self.clock);
         while now < until {
             now = (now + step).min(until);
@@ -82,7 +82,7 @@ impl TestContext {
     }
 
     /// Returns another process: on PostgreSQL with its own connections, on SQLite sharing the store.
-    pub async fn another(&self) -> Node {
+    pub async fn another_node(&self) -> Node {
         let store = match self.node.jobs.db().kind() {
             kith_store::EngineKind::Sqlite => self.node.jobs.db().clone(),
             kith_store::EngineKind::Postgres => Store::open(self.database.options()).await.unwrap(),
@@ -91,7 +91,7 @@ impl TestContext {
     }
 
     /// Returns the engine on the same database with the system clock.
-    pub fn awake(&self) -> Jobs {
+    pub fn with_system_clock(&self) -> Jobs {
         let sources = Sources {
             clock: Arc::new(SystemClock),
             ids: Arc::new(TimeOrderedIds::new(SystemRandom)),
@@ -160,7 +160,7 @@ impl TestContext {
 
     /// Runs all jobs that are due, and returns their number.
     pub async fn work(&self) -> usize {
-        let handler = Handler::new(KIND, |_| async { Ok(Done::default()) });
+        let handler = Handler::new(KIND, |_| async { Ok(JobOutput::default()) });
         self.node.jobs.drain(&[handler], &[QUEUE]).await.unwrap()
     }
 }

@@ -255,7 +255,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         site: Site<'d, '_>,
         evaluated: &mut Evaluated<'d>,
     ) -> Result<bool, TooCostly> {
-        let verdict = self.below(id, site.data, site.scope, site.path)?;
+        let verdict = self.apply_and_report(id, site.data, site.scope, site.path)?;
         self.merge(&verdict, evaluated)?;
         Ok(verdict.is_valid)
     }
@@ -271,7 +271,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
     }
 
     /// Applies a schema to a value. With a path, the errors are reported if the value is invalid.
-    fn below(
+    fn apply_and_report(
         &mut self,
         id: NodeId,
         data: &'d Value,
@@ -299,7 +299,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         site: Site<'d, '_>,
     ) -> Result<bool, TooCostly> {
         let path = site.path.map(|path| Path::Field(path, name));
-        Ok(self.below(id, value, site.scope, path.as_ref())?.is_valid)
+        Ok(self.apply_and_report(id, value, site.scope, path.as_ref())?.is_valid)
     }
 
     fn item(
@@ -310,7 +310,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         site: Site<'d, '_>,
     ) -> Result<bool, TooCostly> {
         let path = site.path.map(|path| Path::Item(path, n));
-        Ok(self.below(id, value, site.scope, path.as_ref())?.is_valid)
+        Ok(self.apply_and_report(id, value, site.scope, path.as_ref())?.is_valid)
     }
 
     fn mark_field(&mut self, name: &'d str, evaluated: &mut Evaluated<'d>) -> Result<(), TooCostly> {

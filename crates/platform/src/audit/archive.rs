@@ -120,7 +120,7 @@ pub async fn archive(app: &App, ctx: &Ctx, before: Timestamp, file: &Path) -> Re
 async fn write(app: &App, before: Timestamp, file: &Path) -> Result<Archive, ArchiveError> {
     let cannot = |source| ArchiveError::File { path: file.display().to_string(), source };
     let from = app.db.archived_audit().await?;
-    let mut page = app.db.audit_links_behind(from, before, PAGE_LINKS).await?;
+    let mut page = app.db.audit_links_after(from, before, PAGE_LINKS).await?;
     if page.is_empty() {
         return Err(ArchiveError::Nothing);
     }
@@ -136,7 +136,7 @@ async fn write(app: &App, before: Timestamp, file: &Path) -> Result<Archive, Arc
             }
             // Verifies the links that were written. The next page continues from the result.
             to = app.db.check_archived_audit(to, page).await?;
-            page = app.db.audit_links_behind(to, before, PAGE_LINKS).await?;
+            page = app.db.audit_links_after(to, before, PAGE_LINKS).await?;
         }
         let done = out.into_inner().map_err(io::IntoInnerError::into_error).map_err(cannot)?;
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());

@@ -72,7 +72,7 @@ async fn hear(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
     }
     cursor.position = Some(events.last().map_or(behind, |last| last.position));
     let more = i64::try_from(events.len()).unwrap_or(BATCH) == BATCH;
-    let waiting = app.db.oldest_unplaced().await?;
+    let waiting = app.db.oldest_unsequenced().await?;
     let now = app.sources.clock.now();
     if app.db.server_changes() != servers {
         return Ok(true);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use kith_consumers::{
     Consumer, Consumers, DeliveryError, HandlerError, StartAt, TransactionFuture, Transactions,
-    forget_undeclared,
+    delete_undeclared,
 };
 use kith_kernel::{Ctx, Sources, days};
 use kith_store::{Error, Event, SequencedEvent, Store, Tx};
@@ -173,7 +173,7 @@ impl App {
 pub(crate) async fn forget_removed(app: &App) -> Result<(), Error> {
     app.consumers().declare().await?;
     let before = app.sources.clock.now() - UNDECLARED_RETENTION;
-    for name in app.db.write(move |tx| forget_undeclared(tx, before)).await? {
+    for name in app.db.write(move |tx| delete_undeclared(tx, before)).await? {
         tracing::warn!(consumer = name, "deleted the cursor of a consumer that no node declares");
     }
     Ok(())

@@ -185,7 +185,7 @@ async fn advance_clock(
     let done = async {
         app.run_due().await?;
         // Purges and similar maintenance otherwise run once a minute; the response must not precede them.
-        app.upkeep().await
+        app.run_maintenance().await
     };
     done.await.map_err(|_| {
         let detail = "The clock was advanced, but some due work failed. `GET /api/v1/jobs` lists the errors.";

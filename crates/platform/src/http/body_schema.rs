@@ -81,7 +81,7 @@ impl BodySchemas {
         let lazy = parsed.by_operation.get(&(method.clone(), path.to_owned()))?;
         let validator = lazy.validator.get_or_init(|| parsed.compile(&lazy.schema)).as_ref()?;
         let body: Value = serde_json::from_slice(body).ok()?;
-        let violations = validator.violations(&body, MAX_FAULTS, &mut Work::of_request()).ok()?;
+        let violations = validator.violations(&body, MAX_FAULTS, &mut Work::for_request()).ok()?;
         Some(violations.into_iter().map(field_error).collect())
     }
 }

@@ -86,7 +86,7 @@ impl ProblemBody {
             detail: problem.detail.into_owned(),
             code: problem.code.code,
             errors: problem.errors.into_iter().map(FieldErrorBody::from).collect(),
-            kept: problem.kept,
+            kept: problem.created_ids,
             request_id: request_id.to_string(),
         }
     }

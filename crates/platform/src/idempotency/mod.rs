@@ -182,10 +182,10 @@ impl App {
 
 fn replay(answer: WrittenAnswer) -> Result<Response, Problem> {
     if short::is_short(&answer) {
-        let kept = answer.body.and_then(|body| serde_json::from_slice(&body).ok());
+        let created_ids = answer.body.and_then(|body| serde_json::from_slice(&body).ok());
         let detail = "This request has already succeeded, but its response was not stored. `kept` contains \
                       the IDs of its objects; get them by these IDs.";
-        return Err(Problem { kept, ..Problem::new(&problems::ANSWER_NOT_KEPT, detail) });
+        return Err(Problem { created_ids, ..Problem::new(&problems::ANSWER_NOT_KEPT, detail) });
     }
     let mut response = answer.into_response();
     response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));

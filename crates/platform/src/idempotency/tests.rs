@@ -21,7 +21,7 @@ async fn stored_response_keeps_headers_and_expires() {
     };
     keep(1, ctx.clone()).await.unwrap();
     test.clock.advance(RETENTION);
-    let then = ctx.renewed();
+    let then = ctx.refreshed();
     keep(2, then.clone()).await.unwrap();
     let find = |id: u8, now| {
         let keyring = Arc::clone(&test.app.keyring);
@@ -33,7 +33,7 @@ async fn stored_response_keeps_headers_and_expires() {
     let tidy = |ctx: Ctx| test.app.db.write(move |tx| tidy(tx, &ctx));
     assert_eq!(tidy(then).await.unwrap(), 0);
     test.clock.advance(kith_kernel::seconds(1));
-    let later = ctx.renewed();
+    let later = ctx.refreshed();
     assert!(find(1, later.now).await.unwrap().is_none());
     assert_eq!(tidy(later.clone()).await.unwrap(), 1);
     assert!(find(2, later.now).await.unwrap().is_some());

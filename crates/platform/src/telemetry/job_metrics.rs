@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use kith_jobs::{DURATION_BUCKETS_MS, Jobs, QueueSample, JobTotals};
+use kith_jobs::{DURATION_BUCKETS_MS, JobTotals, Jobs, QueueSample};
 use kith_kernel::{Clock as _, SystemClock};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};

@@ -77,7 +77,7 @@ impl Past {
     pub async fn days_ago(&self, days_ago: u64) -> Result<(), DemoError> {
         let day = self.present - days(days_ago);
         self.clock.set(self.clock.now().max(day));
-        self.app.upkeep().await.map_err(DemoError::Upkeep)
+        self.app.run_maintenance().await.map_err(DemoError::Upkeep)
     }
 
     pub async fn register(&mut self, name: &'static str) -> Result<(), DemoError> {

@@ -22,10 +22,11 @@ pub(super) async fn to_first(
     let mut refusals = Vec::new();
     for server in &settings.servers {
         let sign_in = async {
-            match sign_in(server, &settings.greeting, on_notice.clone()).await {
+            match sign_in(server, &settings.session_setup, on_notice.clone()).await {
                 Err(error) if known.is_some() && is_read_only(&error) => {
                     let signed_in =
-                        sign_in(&server.even_read_only(), &settings.greeting, on_notice.clone()).await?;
+                        sign_in(&server.accepting_read_only(), &settings.session_setup, on_notice.clone())
+                            .await?;
                     if Some(signed_in.1) == known { Ok(signed_in) } else { Err(error) }
                 }
                 tried => tried,

@@ -1,4 +1,4 @@
-//! Session-bound connection of a node. It listens for notifications, notifies other nodes, and acts as the
+//! PostgresSession-bound connection of a node. It listens for notifications, notifies other nodes, and acts as the
 //! sequencer while it holds the advisory lock. Losing the connection loses the lock, so a former sequencer
 //! cannot write.
 
@@ -12,10 +12,10 @@ use tokio::sync::Notify;
 use tokio_postgres::AsyncMessage;
 
 use super::Shared;
-use super::link::{TransactionMode, Link, Session};
+use super::link::{Link, PostgresSession, TransactionMode};
 use crate::stats::StoreStats;
 use crate::threads::Threads;
-use crate::tx::Session as AnySession;
+use crate::tx::EngineSession;
 use crate::{Error, Query, outbox};
 use lead::LeaderState;
 
@@ -70,34 +70,36 @@ struct Direct<'s> {
     shared: &'s Shared,
     link: Link,
     /// Signalled when another node has announced new work.
-    heard: Arc<Notify>,
+    wake_up: Arc<Notify>,
     lead: Option<LeaderState>,
     /// Time of the last attempt to become the sequencer.
-    campaigned: Instant,
+    last_leadership_attempt: Instant,
 }
 
 impl<'s> Direct<'s> {
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
     fn open(shared: &'s Arc<Shared>) -> Result<Self, Error> {
-        let heard = Arc::new(Notify::new());
-        let (bell, listener) = (Arc::clone(&heard), Arc::clone(shared));
+        let wake_up = Arc::new(Notify::new());
+        let (bell, listener) = (Arc::clone(&wake_up), Arc::clone(shared));
         let mut settings = shared.settings.with_idle_limit(IDLE_SESSION_TIMEOUT);
-        settings.greeting.push_str(&format!("; SET statement_timeout = {}", CATCH_UP_TIMEOUT.as_millis()));
+        settings
+            .session_setup
+            .push_str(&format!("; SET statement_timeout = {}", CATCH_UP_TIMEOUT.as_millis()));
         let link = Link::connect(&settings, None, move |message| {
             if let AsyncMessage::Notification(notice) = message {
                 if let Ok(position) = notice.payload().parse() {
                     advance(&listener, position);
-                } else if !listener.bells.heed(notice.payload()) {
+                } else if !listener.channels.handle_payload(notice.payload()) {
                     bell.notify_one();
                 }
             }
         })?;
         shared.connected(&link);
-        let mut direct = Self { shared, link, heard, lead: None, campaigned: Instant::now() };
+        let mut direct = Self { shared, link, wake_up, lead: None, last_leadership_attempt: Instant::now() };
         // Set the head before listening: notifications can only move it forward.
         restart(shared, direct.position()?);
         direct.batch("LISTEN kith")?;
-        direct.campaign()?;
+        direct.acquire_leadership()?;
         advance(shared, direct.position()?);
         Ok(direct)
     }
@@ -107,12 +109,12 @@ impl<'s> Direct<'s> {
             if !self.shared.is_on_server(&self.link) {
                 return Err(Error::unavailable("another server accepts writes"));
             }
-            let announcement = self.shared.bells.announcement();
+            let announcement = self.shared.channels.announcement();
             if !announcement.is_empty() {
                 self.batch(&announcement)?;
             }
-            if self.lead.is_none() && self.campaigned.elapsed() >= POLL_INTERVAL {
-                self.campaign()?;
+            if self.lead.is_none() && self.last_leadership_attempt.elapsed() >= POLL_INTERVAL {
+                self.acquire_leadership()?;
             }
             if self.lead.is_some() {
                 let more = self.pass()?;
@@ -135,7 +137,7 @@ impl<'s> Direct<'s> {
         self.link.runtime.block_on(async {
             tokio::select! {
                 () = self.shared.committed.notified() => true,
-                () = self.heard.notified() => false,
+                () = self.wake_up.notified() => false,
                 () = tokio::time::sleep(POLL_INTERVAL) => false,
                 _ = stop.wait_for(|stop| *stop) => false,
             }
@@ -151,7 +153,7 @@ impl<'s> Direct<'s> {
     }
 
     fn query(&self, frame: TransactionMode) -> Query<'_> {
-        Query::new(AnySession::Postgres(Session::new(&self.link, frame)))
+        Query::new(EngineSession::Postgres(PostgresSession::new(&self.link, frame)))
     }
 
     /// Returns the last assigned position.
@@ -161,8 +163,8 @@ impl<'s> Direct<'s> {
 
     /// Tries to become the sequencer.
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
-    fn campaign(&mut self) -> Result<(), Error> {
-        self.campaigned = Instant::now();
+    fn acquire_leadership(&mut self) -> Result<(), Error> {
+        self.last_leadership_attempt = Instant::now();
         let q = self.query(TransactionMode::Plain);
         let tried = q.one(TRY_LOCK, &[], |row| Ok((row.get::<bool>(0)?, row.get::<bool>(1)?)))?;
         let (is_leader, read_only) = tried.unwrap_or_default();

@@ -36,7 +36,7 @@ pub(crate) struct Link {
     pub client: Client,
     /// Identity of the server: see [`connect::SERVER`].
     pub server: i64,
-    silence: Cell<Duration>,
+    response_timeout: Cell<Duration>,
     plan_max_age: Duration,
     /// Creation time of the oldest cached plans.
     planned_at: Cell<Instant>,
@@ -61,12 +61,12 @@ impl Link {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::unavailable)?;
         let (client, server) = runtime.block_on(connect::to_first(settings, known, on_notice))?;
-        let (silence, unusable) = (Cell::new(settings.silence), Cell::new(false));
+        let (response_timeout, unusable) = (Cell::new(settings.response_timeout), Cell::new(false));
         Ok(Self {
             runtime,
             client,
             server,
-            silence,
+            response_timeout,
             plan_max_age: settings.plan_max_age,
             planned_at: Cell::new(now()),
             unusable,
@@ -95,8 +95,8 @@ impl Link {
     }
 
     /// Sets the time that later statements may wait for a response.
-    pub fn set_silence(&self, silence: Duration) {
-        self.silence.set(silence);
+    pub fn set_response_timeout(&self, silence: Duration) {
+        self.response_timeout.set(silence);
     }
 
     /// Waits for a response, at most for the silence limit. The server's own timeouts end every statement
@@ -105,7 +105,8 @@ impl Link {
         &self,
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, Failure> {
-        match self.runtime.block_on(async { tokio::time::timeout(self.silence.get(), answer).await }) {
+        match self.runtime.block_on(async { tokio::time::timeout(self.response_timeout.get(), answer).await })
+        {
             Ok(answered) => answered.map_err(Failure::Reported),
             Err(_) => {
                 self.unusable.set(true);
@@ -158,28 +159,28 @@ pub(crate) enum TransactionMode {
 }
 
 /// Connection in use by a closure.
-pub(crate) struct Session<'c> {
+pub(crate) struct PostgresSession<'c> {
     link: &'c Link,
-    frame: TransactionMode,
+    mode: TransactionMode,
     begun: Cell<bool>,
     locks: RefCell<Vec<i64>>,
-    trouble: Cell<Option<FailureKind>>,
-    /// True if BEGIN failed: see [`Session::failed`].
-    unbegun: Cell<bool>,
+    failure_kind: Cell<Option<FailureKind>>,
+    /// True if BEGIN failed: see [`PostgresSession::failed`].
+    begin_failed: Cell<bool>,
     pub connection: WriteConnection,
     #[cfg(feature = "testing")]
     pub faults: Option<&'c crate::testing::Faults>,
 }
 
-impl<'c> Session<'c> {
-    pub fn new(link: &'c Link, frame: TransactionMode) -> Self {
+impl<'c> PostgresSession<'c> {
+    pub fn new(link: &'c Link, mode: TransactionMode) -> Self {
         Self {
             link,
-            frame,
+            mode,
             begun: Cell::new(false),
             locks: RefCell::default(),
-            trouble: Cell::new(None),
-            unbegun: Cell::new(false),
+            failure_kind: Cell::new(None),
+            begin_failed: Cell::new(false),
             connection: WriteConnection::default(),
             #[cfg(feature = "testing")]
             faults: None,
@@ -219,14 +220,14 @@ impl<'c> Session<'c> {
         sql: &'static str,
         go: impl AsyncFnOnce(Statement) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Error> {
-        self.strike()?;
+        self.inject_fault()?;
         let statement = self.link.prepare(sql).map_err(|failure| self.failed(failure))?;
-        let opening = self.opening().map_err(|failure| self.failed(failure))?;
+        let opening = self.preamble().map_err(|failure| self.failed(failure))?;
         let stopwatch = RefCell::new(self.link.stopwatch(sql));
         let opened = async {
             self.open(opening).await?;
             // The time spent waiting for locks is not part of the statement's own time.
-            stopwatch.borrow_mut().start_again();
+            stopwatch.borrow_mut().restart();
             Ok(())
         };
         let both = try_join(opened, go(statement));
@@ -235,8 +236,8 @@ impl<'c> Session<'c> {
     }
 
     /// Returns what must be sent before the next statement.
-    fn opening(&self) -> Result<Preamble, Failure> {
-        let begin = match self.frame {
+    fn preamble(&self) -> Result<Preamble, Failure> {
+        let begin = match self.mode {
             TransactionMode::Transaction => Some("BEGIN"),
             TransactionMode::Snapshot => Some("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
             TransactionMode::Plain => None,
@@ -250,8 +251,8 @@ impl<'c> Session<'c> {
     }
 
     /// Writes the trace and commits. Any error other than [`Error::OutcomeUnknown`] means that nothing was
-    /// changed. With `loose`, the commit may be acknowledged before it is on the server's disk.
-    pub fn commit(&self, trace: &Trace, loose: bool) -> Result<(), Error> {
+    /// changed. With `is_async`, the commit may be acknowledged before it is on the server's disk.
+    pub fn commit(&self, trace: &Trace, is_async: bool) -> Result<(), Error> {
         if !self.begun.get() && trace.is_empty() {
             return Ok(());
         }
@@ -259,19 +260,19 @@ impl<'c> Session<'c> {
         let writes = self.trace_writes(trace).map_err(|failure| self.failed(failure))?;
         let (early, last) = writes.split_at(writes.len().saturating_sub(MAX_PIPELINED_STATEMENTS));
         if !early.is_empty() {
-            let opening = self.opening().map_err(|failure| self.failed(failure))?;
+            let opening = self.preamble().map_err(|failure| self.failed(failure))?;
             self.link.wait(self.open(opening)).map_err(|failure| self.failed(failure))?;
         }
         for write in early {
             self.link.wait(self.send(write)).map_err(|failure| self.failed(failure))?;
         }
-        self.strike_before_commit();
-        let opening = self.opening().map_err(|failure| self.failed(failure))?;
+        self.inject_fault_before_commit();
+        let opening = self.preamble().map_err(|failure| self.failed(failure))?;
         let end = join(
             self.open(opening),
             join(
                 join_all(last.iter().map(|write| self.send(write))),
-                self.link.client.batch_execute(end_of(loose)),
+                self.link.client.batch_execute(end_of(is_async)),
             ),
         );
         let (begun, (written, committed)) = self.link.wait(end.map(Ok)).map_err(unknown)?;
@@ -282,7 +283,7 @@ impl<'c> Session<'c> {
             })?;
         }
         committed.map_err(|error| unknown(error.into()))?;
-        self.strike_after_commit()
+        self.inject_fault_after_commit()
     }
 
     fn trace_writes<'t>(&self, trace: &'t Trace) -> Result<Vec<TraceWrite<'t>>, Failure> {
@@ -323,22 +324,22 @@ impl<'c> Session<'c> {
 
     /// Ends a transaction that changed nothing. Returns true if the connection can be used again.
     pub fn end_reading(&self) -> bool {
-        self.link.is_usable() && (self.frame == TransactionMode::Plain || self.rollback())
+        self.link.is_usable() && (self.mode == TransactionMode::Plain || self.rollback())
     }
 
-    pub fn trouble(&self) -> Option<FailureKind> {
-        self.trouble.get()
+    pub fn failure_kind(&self) -> Option<FailureKind> {
+        self.failure_kind.get()
     }
 
     fn failed(&self, failure: Failure) -> Error {
-        if self.unbegun.get() {
+        if self.begin_failed.get() {
             // Statements sent after the failed BEGIN ran on their own and may have been committed.
             self.link.unusable.set(true);
-            self.trouble.set(Some(FailureKind::Permanent));
+            self.failure_kind.set(Some(FailureKind::Permanent));
             return unknown(failure);
         }
-        let (error, trouble) = classify(&failure, self.frame == TransactionMode::Transaction);
-        self.trouble.set(Some(trouble));
+        let (error, failure_kind) = classify(&failure, self.mode == TransactionMode::Transaction);
+        self.failure_kind.set(Some(failure_kind));
         error
     }
 
@@ -347,7 +348,10 @@ impl<'c> Session<'c> {
         let client = &self.link.client;
         let begin = async {
             let Some(begin) = opening.begin else { return Ok(()) };
-            client.batch_execute(begin).await.inspect_err(|error| self.unbegun.set(error.code().is_some()))
+            client
+                .batch_execute(begin)
+                .await
+                .inspect_err(|error| self.begin_failed.set(error.code().is_some()))
         };
         let lock = async {
             let Some((statement, keys)) = &opening.lock else { return Ok(()) };
@@ -357,8 +361,8 @@ impl<'c> Session<'c> {
     }
 }
 
-const fn end_of(loose: bool) -> &'static str {
-    if loose { "SET LOCAL synchronous_commit = off; COMMIT" } else { "COMMIT" }
+const fn end_of(is_async: bool) -> &'static str {
+    if is_async { "SET LOCAL synchronous_commit = off; COMMIT" } else { "COMMIT" }
 }
 
 /// Row of the trace to be inserted, with its number within the transaction.
@@ -375,9 +379,9 @@ struct Preamble {
 }
 
 #[cfg(feature = "testing")]
-impl Session<'_> {
+impl PostgresSession<'_> {
     /// Injects the requested fault at a statement, by making the server fail.
-    fn strike(&self) -> Result<(), Error> {
+    fn inject_fault(&self) -> Result<(), Error> {
         use crate::testing::Fault;
         let sql = match self.faults.and_then(crate::testing::Faults::at_statement) {
             None => return Ok(()),
@@ -388,7 +392,7 @@ impl Session<'_> {
         self.link.batch(sql).map_err(|failure| self.failed(failure))
     }
 
-    pub fn strike_at_end(&self) -> Result<(), Error> {
+    pub fn inject_fault_at_end(&self) -> Result<(), Error> {
         if !self.faults.is_some_and(crate::testing::Faults::at_end) {
             return Ok(());
         }
@@ -397,14 +401,14 @@ impl Session<'_> {
         self.link.batch(deadlock).map_err(|failure| self.failed(failure))
     }
 
-    fn strike_before_commit(&self) {
+    fn inject_fault_before_commit(&self) {
         if self.faults.is_some_and(crate::testing::Faults::at_commit) {
             // The error of this statement is irrelevant: the connection is lost when COMMIT is sent.
             let _ = self.link.batch("SELECT pg_terminate_backend(pg_backend_pid())");
         }
     }
 
-    fn strike_after_commit(&self) -> Result<(), Error> {
+    fn inject_fault_after_commit(&self) -> Result<(), Error> {
         let lost = self.faults.is_some_and(crate::testing::Faults::after_commit);
         if lost {
             Err(Error::OutcomeUnknown(crate::error::Cause::new("injected: the response was lost")))
@@ -416,18 +420,18 @@ impl Session<'_> {
 
 #[cfg(not(feature = "testing"))]
 #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "faults are injected in test builds only")]
-impl Session<'_> {
-    const fn strike(&self) -> Result<(), Error> {
+impl PostgresSession<'_> {
+    const fn inject_fault(&self) -> Result<(), Error> {
         Ok(())
     }
 
-    pub const fn strike_at_end(&self) -> Result<(), Error> {
+    pub const fn inject_fault_at_end(&self) -> Result<(), Error> {
         Ok(())
     }
 
-    const fn strike_before_commit(&self) {}
+    const fn inject_fault_before_commit(&self) {}
 
-    const fn strike_after_commit(&self) -> Result<(), Error> {
+    const fn inject_fault_after_commit(&self) -> Result<(), Error> {
         Ok(())
     }
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::failure::classify;
-use super::link::{TransactionMode, Link, Session};
+use super::link::{Link, PostgresSession, TransactionMode};
 use super::settings::Settings;
 use crate::options::PostgresOptions;
-use crate::tx::Session as AnySession;
+use crate::tx::EngineSession;
 use crate::{Error, OpenError, Query};
 
 /// Returns an error if two connections share one session. Behind a pooler in transaction mode they can, and
@@ -56,13 +56,13 @@ const MIGRATION_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 impl MigrationLink {
     /// Connects and waits until no other node is migrating.
     pub fn open(own: &PostgresOptions) -> Result<Self, OpenError> {
-        let opened = Self::look(own)?;
+        let opened = Self::open_read_only(own)?;
         opened.batch(LOCK_MIGRATION)?;
         Ok(opened)
     }
 
     /// Connects without taking the migration lock.
-    pub fn look(own: &PostgresOptions) -> Result<Self, OpenError> {
+    pub fn open_read_only(own: &PostgresOptions) -> Result<Self, OpenError> {
         let password = own.password.as_deref();
         let run = Settings::parse(&own.url, password, MIGRATION_TIMEOUT)?;
         let owner = match &own.migrate_url {
@@ -77,8 +77,8 @@ impl MigrationLink {
         })
     }
 
-    pub fn session(&self) -> Session<'_> {
-        Session::new(&self.link, TransactionMode::Plain)
+    pub fn session(&self) -> PostgresSession<'_> {
+        PostgresSession::new(&self.link, TransactionMode::Plain)
     }
 
     /// Checks that the role may create tables. Since PostgreSQL 15, only the owner of the database may do so
@@ -114,7 +114,7 @@ impl MigrationLink {
     pub fn grant_to_run_role(&self) -> Result<(), Error> {
         let Some(role) = &self.run_role else { return Ok(()) };
         let quoted = |name: &str| name.replace('"', "\"\"");
-        let schema = Query::new(AnySession::Postgres(self.session()));
+        let schema = Query::new(EngineSession::Postgres(self.session()));
         let schema = schema.one("SELECT CAST(current_schema() AS TEXT)", &[], |row| row.get::<String>(0))?;
         let role_text = role.replace('\'', "''");
         let (role, schema) = (quoted(role), quoted(&schema.unwrap_or_default()));

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 
 use crate::audit_keys::AuditKeyring;
-use crate::bells::Channels;
+use crate::channels::Channels;
 use crate::clock_reading::ClockReading;
 use crate::job::{ReadJob, WriteJob, enqueue};
 use crate::options::{PostgresOptions, StoreOptions};
@@ -30,7 +30,7 @@ use crate::stats::{StatsSnapshot, StoreStats};
 use crate::threads::{Threads, WriteActivity};
 use crate::{Error, OpenError, Query};
 
-pub(crate) use link::Session;
+pub(crate) use link::PostgresSession;
 pub(crate) use migration::MigrationLink;
 use settings::Settings;
 pub(crate) use settings::{database_label, password_in};
@@ -44,11 +44,11 @@ pub(crate) struct Shared {
     pub stats: StoreStats,
     pub statements: Arc<Statements>,
     pub head: watch::Sender<i64>,
-    pub bells: Channels,
+    pub channels: Channels,
     /// Signalled after each commit that wrote a trace. The session-bound connection waits for it.
     pub committed: Notify,
     pub stop: watch::Sender<bool>,
-    pub rehearse: bool,
+    pub runs_twice: bool,
     pub activity: WriteActivity,
     /// Number of write connections opened so far.
     pub write_connections: AtomicU64,
@@ -109,10 +109,10 @@ impl Engine {
             stats: StoreStats::default(),
             statements: Arc::default(),
             head: watch::Sender::new(0),
-            bells: Channels::default(),
+            channels: Channels::default(),
             committed: Notify::new(),
             stop: watch::Sender::new(false),
-            rehearse: options.rehearse,
+            runs_twice: options.runs_twice,
             activity: WriteActivity::new(own.write_threads.max(1)),
             audit_keyring: Arc::clone(audit_keyring),
             write_connections: AtomicU64::new(0),
@@ -178,7 +178,7 @@ impl Engine {
     }
 
     pub fn bells(&self) -> &Channels {
-        &self.shared.bells
+        &self.shared.channels
     }
 
     #[cfg(feature = "testing")]

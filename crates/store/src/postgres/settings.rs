@@ -31,7 +31,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 3;
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Session settings of the server: it detects a lost client, so that the client's locks are released, and it
+/// PostgresSession settings of the server: it detects a lost client, so that the client's locks are released, and it
 /// commits durably even if the role's default is `synchronous_commit = off`.
 const SESSION_SETTINGS: &str =
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
@@ -44,10 +44,10 @@ pub(crate) struct Settings {
     /// Servers, in the order in which they are tried.
     pub servers: Vec<Server>,
     /// Statements run on each new connection.
-    pub greeting: String,
+    pub session_setup: String,
     /// Time after which a statement without a response counts as failed and the connection as lost. The
     /// server's own timeouts are shorter.
-    pub silence: Duration,
+    pub response_timeout: Duration,
     /// Maximum age of cached query plans: see [`crate::PostgresOptions::plan_max_age`].
     pub plan_max_age: Duration,
 }
@@ -74,22 +74,22 @@ impl Settings {
         // Longer than `lock_timeout`, so that waiters time out before the server ends an idle holder of the
         // lock.
         let idle_ms = ms * 4;
-        let greeting = format!(
+        let session_setup = format!(
             "SET statement_timeout = {ms}; SET lock_timeout = {ms}; SET idle_in_transaction_session_timeout = {idle_ms};
              {SESSION_SETTINGS}"
         );
-        let silence = deadline + RESPONSE_MARGIN;
-        Ok(Self { servers, greeting, silence, plan_max_age: DEFAULT_PLAN_MAX_AGE })
+        let response_timeout = deadline + RESPONSE_MARGIN;
+        Ok(Self { servers, session_setup, response_timeout, plan_max_age: DEFAULT_PLAN_MAX_AGE })
     }
 
     /// Returns settings under which the server ends a session that has been idle for `limit`, and releases
     /// its locks. TCP keepalives do not detect a frozen process, because its machine still responds.
     pub fn with_idle_limit(&self, limit: Duration) -> Self {
-        let (ms, greeting) = (limit.as_millis(), &self.greeting);
-        let greeting = format!(
-            "{greeting}; SET idle_session_timeout = {ms}; SET idle_in_transaction_session_timeout = {ms}"
+        let (ms, session_setup) = (limit.as_millis(), &self.session_setup);
+        let session_setup = format!(
+            "{session_setup}; SET idle_session_timeout = {ms}; SET idle_in_transaction_session_timeout = {ms}"
         );
-        Self { greeting, ..self.clone() }
+        Self { session_setup, ..self.clone() }
     }
 
     /// Returns the role used to authenticate.
@@ -123,7 +123,7 @@ impl Server {
     }
 
     /// Returns a copy that also accepts a read-only server.
-    pub fn even_read_only(&self) -> Self {
+    pub fn accepting_read_only(&self) -> Self {
         let mut server = self.clone();
         server.config.target_session_attrs(TargetSessionAttrs::Any);
         server

@@ -9,11 +9,11 @@ use async_channel::Receiver;
 
 use super::Shared;
 use super::failure::FailureKind;
-use super::link::{TransactionMode, Link, Session};
+use super::link::{Link, PostgresSession, TransactionMode};
 use crate::job::{ClosureDecision, ReadJob, WriteJob};
 use crate::stats::StoreStats;
 use crate::threads::Threads;
-use crate::tx::{Session as AnySession, WriteConnection};
+use crate::tx::{EngineSession, WriteConnection};
 use crate::{Error, Query, Tx};
 
 /// Maximum number of attempts to run one closure.
@@ -156,8 +156,8 @@ impl Worker {
             self.in_time(deadline)?;
             match attempt(self)? {
                 AttemptResult::Finished(fate) => return fate,
-                AttemptResult::Retry(trouble, error) => {
-                    if trouble == FailureKind::ConnectionLost {
+                AttemptResult::Retry(failure_kind, error) => {
+                    if failure_kind == FailureKind::ConnectionLost {
                         self.link = None;
                     }
                     last = error;
@@ -169,7 +169,7 @@ impl Worker {
 
     fn write(&mut self, job: &mut WriteJob) -> Result<(), Error> {
         self.persist(job.deadline(), |worker| {
-            if worker.shared.rehearse
+            if worker.shared.runs_twice
                 && let rehearsed @ AttemptResult::Retry(..) = worker.attempt(job, true)?
             {
                 return Ok(rehearsed);
@@ -179,27 +179,27 @@ impl Worker {
     }
 
     /// Runs the closure once in a transaction of its own. A rehearsal is rolled back.
-    fn attempt(&mut self, job: &mut WriteJob, rehearsal: bool) -> Result<AttemptResult, Error> {
+    fn attempt(&mut self, job: &mut WriteJob, is_dry_run: bool) -> Result<AttemptResult, Error> {
         let link = self.link.as_ref().ok_or_else(|| Error::unavailable("not connected"))?;
         let session = self.session(link, TransactionMode::Transaction);
-        let tx = Tx::new(AnySession::Postgres(session));
+        let tx = Tx::new(EngineSession::Postgres(session));
         let ending = job.run(&tx);
-        let AnySession::Postgres(session) = &tx.session else {
+        let EngineSession::Postgres(session) = &tx.session else {
             return Err(Error::fault("a session belongs to another database engine"));
         };
         let mut fate = tx.failure().map_or(Ok(()), Err);
         let (mut traced, mut bells) = (false, BTreeSet::new());
-        if fate.is_ok() && !rehearsal {
-            fate = session.strike_at_end();
+        if fate.is_ok() && !is_dry_run {
+            fate = session.inject_fault_at_end();
         }
-        if fate.is_ok() && ending == ClosureDecision::Commit && !rehearsal {
+        if fate.is_ok() && ending == ClosureDecision::Commit && !is_dry_run {
             let trace = tx.take_trace();
             traced = !trace.is_empty();
-            fate = session.commit(&trace, tx.is_loose());
-            bells = trace.bells;
+            fate = session.commit(&trace, tx.allows_async_commit());
+            bells = trace.channels;
         }
-        let committed = fate.is_ok() && ending == ClosureDecision::Commit && !rehearsal;
-        let trouble = session.trouble();
+        let committed = fate.is_ok() && ending == ClosureDecision::Commit && !is_dry_run;
+        let failure_kind = session.failure_kind();
         let sound = match &fate {
             Err(Error::OutcomeUnknown(_)) => false,
             _ => committed || session.rollback(),
@@ -209,14 +209,14 @@ impl Worker {
             self.link = None;
         }
         if committed && !bells.is_empty() {
-            traced |= self.shared.bells.ring_everywhere(&bells);
+            traced |= self.shared.channels.notify_all_nodes(&bells);
         }
         self.count(committed, traced, &fate);
-        Ok(match (fate, trouble) {
-            (Err(error), Some(trouble))
-                if trouble != FailureKind::Permanent && !matches!(error, Error::OutcomeUnknown(_)) =>
+        Ok(match (fate, failure_kind) {
+            (Err(error), Some(failure_kind))
+                if failure_kind != FailureKind::Permanent && !matches!(error, Error::OutcomeUnknown(_)) =>
             {
-                AttemptResult::Retry(trouble, error)
+                AttemptResult::Retry(failure_kind, error)
             }
             (fate, _) => AttemptResult::Finished(fate),
         })
@@ -235,33 +235,35 @@ impl Worker {
     }
 
     fn read(&mut self, job: &mut ReadJob, lane: ReadClass) -> Result<(), Error> {
-        let (frame, counter) = match lane {
+        let (mode, counter) = match lane {
             ReadClass::Short => (TransactionMode::Plain, &self.shared.stats.reads),
             ReadClass::Slow => (TransactionMode::Snapshot, &self.shared.stats.slow_reads),
         };
         StoreStats::one(counter);
         self.persist(job.deadline(), |worker| {
             let link = worker.link.as_ref().ok_or_else(|| Error::unavailable("not connected"))?;
-            let query = Query::new(AnySession::Postgres(Session::new(link, frame)));
+            let query = Query::new(EngineSession::Postgres(PostgresSession::new(link, mode)));
             let failure = job.run(&query);
-            let AnySession::Postgres(session) = &query.session else {
+            let EngineSession::Postgres(session) = &query.session else {
                 return Err(Error::fault("a session belongs to another database engine"));
             };
-            let trouble = session.trouble();
+            let failure_kind = session.failure_kind();
             let sound = session.end_reading();
             drop(query);
             if !sound {
                 worker.link = None;
             }
-            Ok(match (failure, trouble) {
-                (Some(error), Some(trouble)) if trouble != FailureKind::Permanent => AttemptResult::Retry(trouble, error),
+            Ok(match (failure, failure_kind) {
+                (Some(error), Some(failure_kind)) if failure_kind != FailureKind::Permanent => {
+                    AttemptResult::Retry(failure_kind, error)
+                }
                 _ => AttemptResult::Finished(Ok(())),
             })
         })
     }
 
-    fn session<'l>(&'l self, link: &'l Link, frame: TransactionMode) -> Session<'l> {
-        let mut session = Session::new(link, frame);
+    fn session<'l>(&'l self, link: &'l Link, mode: TransactionMode) -> PostgresSession<'l> {
+        let mut session = PostgresSession::new(link, mode);
         session.connection = WriteConnection { number: self.connection, newest: self.newest };
         #[cfg(feature = "testing")]
         {

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::Shared;
-use super::link::{BUSY_TIMEOUT, Link, ConnectionMode, sqlite_error};
+use super::link::{BUSY_TIMEOUT, ConnectionMode, Link, sqlite_error};
 use crate::Error;
 use crate::stats::StoreStats;
 
@@ -98,9 +98,9 @@ impl LogRestarts {
         }
         // SQLite rejects concurrent checkpoints; the other one may be finished after the next group.
         let Ok(_alone) = self.shared.checkpointing.try_lock() else { return };
-        let restarted = patient(link, RESTART_LOCK_TIMEOUT)
+        let restarted = set_busy_timeout(link, RESTART_LOCK_TIMEOUT)
             .is_ok_and(|()| checkpoint(&self.shared, &link.connection, "RESTART"));
-        if let Err(error) = patient(link, BUSY_TIMEOUT) {
+        if let Err(error) = set_busy_timeout(link, BUSY_TIMEOUT) {
             tracing::warn!(%error, "the writer's lock timeout could not be restored");
         }
         self.at_bytes = if restarted { RESTART_BYTES } else { bytes + RETRY_BYTES };
@@ -110,15 +110,15 @@ impl LogRestarts {
     }
 }
 
-fn patient(link: &Link, patience: Duration) -> Result<(), Error> {
-    link.connection.busy_timeout(patience).map_err(sqlite_error)
+fn set_busy_timeout(link: &Link, timeout: Duration) -> Result<(), Error> {
+    link.connection.busy_timeout(timeout).map_err(sqlite_error)
 }
 
 /// Runs a checkpoint. Returns true if no reader or writer blocked it.
 fn checkpoint(shared: &Shared, connection: &Connection, mode: &'static str) -> bool {
     let pragma = format!("PRAGMA wal_checkpoint({mode})");
     let run = || connection.query_row(&pragma, [], |row| row.get::<_, i64>(0));
-    match shared.idle.without_views(run) {
+    match shared.idle.without_snapshots(run) {
         Ok(busy) => {
             if busy == 0 {
                 StoreStats::one(&shared.stats.checkpoints);

@@ -47,12 +47,12 @@ pub(crate) enum ConnectionMode {
 }
 
 impl Link {
-    pub fn open(file: &Path, synchronous: Synchronous, for_what: ConnectionMode) -> Result<Self, Error> {
-        if for_what == ConnectionMode::Write {
-            make_for_owner(file)?;
+    pub fn open(file: &Path, synchronous: Synchronous, mode: ConnectionMode) -> Result<Self, Error> {
+        if mode == ConnectionMode::Write {
+            create_private_file(file)?;
         }
         let mut flags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        flags |= match for_what {
+        flags |= match mode {
             ConnectionMode::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
             ConnectionMode::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
         };
@@ -71,7 +71,7 @@ impl Link {
         let pragma = |name, value: &dyn rusqlite::ToSql| {
             connection.pragma_update(None, name, value).map_err(sqlite_error)
         };
-        if for_what == ConnectionMode::Write {
+        if mode == ConnectionMode::Write {
             pragma("journal_mode", &"WAL")?;
             pragma("synchronous", &synchronous)?;
             pragma("wal_autocheckpoint", &0)?;
@@ -99,19 +99,19 @@ impl Link {
         let stop_at = Arc::new(StopAt { base: Instant::now(), ns: AtomicU64::new(u64::MAX) });
         let watch = Arc::clone(&stop_at);
         self.connection
-            .progress_handler(STEPS_BETWEEN_CLOCK_CHECKS, Some(move || watch.has_come()))
+            .progress_handler(STEPS_BETWEEN_CLOCK_CHECKS, Some(move || watch.is_reached()))
             .map_err(sqlite_error)?;
         Ok(stop_at)
     }
 
     fn prepare(&self, sql: &'static str) -> Result<(CachedStatement<'_>, Stopwatch), Error> {
         let key = (sql.as_ptr().addr(), sql.len());
-        let known = self.texts.borrow_mut().entry(key).or_insert_with(|| self.know(sql)).clone();
-        let stopwatch = Stopwatch::start(known.times);
-        Ok((self.connection.prepare_cached(&known.text).map_err(sqlite_error)?, stopwatch))
+        let statement = self.texts.borrow_mut().entry(key).or_insert_with(|| self.translate(sql)).clone();
+        let stopwatch = Stopwatch::start(statement.times);
+        Ok((self.connection.prepare_cached(&statement.text).map_err(sqlite_error)?, stopwatch))
     }
 
-    fn know(&self, sql: &'static str) -> TranslatedStatement {
+    fn translate(&self, sql: &'static str) -> TranslatedStatement {
         let times = self.measured.as_ref().map(|statements| statements.of(sql));
         TranslatedStatement { text: dialect::to_sqlite(sql).into(), times }
     }
@@ -147,27 +147,27 @@ impl StopAt {
         self.ns.store(u64::MAX, Ordering::Relaxed);
     }
 
-    fn has_come(&self) -> bool {
+    fn is_reached(&self) -> bool {
         self.base.elapsed().as_nanos() > u128::from(self.ns.load(Ordering::Relaxed))
     }
 }
 
 /// Creates the database file with mode 0600 if it is absent. SQLite creates the files beside it with the same
 /// mode.
-fn make_for_owner(file: &Path) -> Result<(), Error> {
+fn create_private_file(file: &Path) -> Result<(), Error> {
     use std::os::unix::fs::OpenOptionsExt;
     let opened = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file);
     opened.map(drop).map_err(Error::unavailable)
 }
 
 /// Connection in use by a closure.
-pub(crate) struct Session<'c> {
+pub(crate) struct SqliteSession<'c> {
     pub link: &'c Link,
     #[cfg(feature = "testing")]
     pub faults: Option<&'c crate::testing::Faults>,
 }
 
-impl<'c> Session<'c> {
+impl<'c> SqliteSession<'c> {
     /// Creates a session without fault injection.
     pub fn plain(link: &'c Link) -> Self {
         Self {
@@ -183,7 +183,7 @@ impl<'c> Session<'c> {
         params: &[Param<'_>],
         take: &mut dyn FnMut(&Row<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.strike()?;
+        self.inject_fault()?;
         let (mut statement, _stopwatch) = self.link.prepare(sql)?;
         let mut rows = statement.query(params_from_iter(params)).map_err(sqlite_error)?;
         while let Some(row) = rows.next().map_err(sqlite_error)? {
@@ -193,7 +193,7 @@ impl<'c> Session<'c> {
     }
 
     pub fn exec(&self, sql: &'static str, params: &[Param<'_>]) -> Result<u64, Error> {
-        self.strike()?;
+        self.inject_fault()?;
         let (mut statement, _stopwatch) = self.link.prepare(sql)?;
         let changed = statement.execute(params_from_iter(params)).map_err(sqlite_error)?;
         Ok(changed as u64)
@@ -205,13 +205,13 @@ impl<'c> Session<'c> {
         clippy::unnecessary_wraps,
         reason = "faults are injected in test builds only"
     )]
-    const fn strike(&self) -> Result<(), Error> {
+    const fn inject_fault(&self) -> Result<(), Error> {
         Ok(())
     }
 
     /// Injects the requested fault at a statement. Test builds only.
     #[cfg(feature = "testing")]
-    fn strike(&self) -> Result<(), Error> {
+    fn inject_fault(&self) -> Result<(), Error> {
         use crate::testing::Fault;
         match self.faults.and_then(crate::testing::Faults::at_statement) {
             None => Ok(()),

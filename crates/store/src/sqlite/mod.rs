@@ -14,16 +14,16 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::audit_keys::AuditKeyring;
-use crate::bells::Channels;
+use crate::channels::Channels;
 use crate::folder::DataFolder;
-use crate::job::{ReadJob, QueueRejection, WriteJob, enqueue};
+use crate::job::{QueueRejection, ReadJob, WriteJob, enqueue};
 use crate::options::{SqliteOptions, StoreOptions, Synchronous};
 use crate::statements::Statements;
 use crate::stats::{StatsSnapshot, StoreStats};
 use crate::threads::{Threads, WriteActivity};
 use crate::{Error, OpenError, Query};
 
-pub(crate) use link::{Link, Session, ConnectionMode};
+pub(crate) use link::{ConnectionMode, Link, SqliteSession};
 
 pub(crate) const FILE: &str = "kith.db";
 
@@ -34,13 +34,13 @@ pub(crate) struct Shared {
     pub stats: StoreStats,
     pub statements: Arc<Statements>,
     pub head: watch::Sender<i64>,
-    pub bells: Channels,
+    pub channels: Channels,
     /// Number of commits. Incremented before a commit is acknowledged.
     pub commits: AtomicU64,
     pub idle: reader::IdlePool,
     /// Held during a checkpoint.
     pub checkpointing: Mutex<()>,
-    pub rehearse: bool,
+    pub runs_twice: bool,
     pub deadline: Duration,
     pub activity: WriteActivity,
     pub audit_keyring: Arc<AuditKeyring>,
@@ -71,11 +71,11 @@ impl Engine {
             stats: StoreStats::default(),
             statements: Arc::default(),
             head: watch::Sender::new(0),
-            bells: Channels::default(),
+            channels: Channels::default(),
             commits: AtomicU64::new(0),
             idle: reader::IdlePool::default(),
             checkpointing: Mutex::default(),
-            rehearse: options.rehearse,
+            runs_twice: options.runs_twice,
             audit_keyring: Arc::clone(audit_keyring),
             deadline: options.deadline,
             activity: WriteActivity::new(1),
@@ -140,7 +140,7 @@ impl Engine {
     }
 
     pub fn bells(&self) -> &Channels {
-        &self.shared.bells
+        &self.shared.channels
     }
 
     #[cfg(feature = "testing")]

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::link::{Link, Session, StopAt, ConnectionMode};
+use super::link::{ConnectionMode, Link, SqliteSession, StopAt};
 use crate::job::{ReadJob, catch_read, enqueue, shut_down};
 use crate::stats::StoreStats;
-use crate::tx::Session as AnySession;
+use crate::tx::EngineSession;
 use crate::{Error, Query};
 
 pub(super) const SLOW_THREADS: usize = 2;
@@ -42,7 +42,7 @@ struct Reader {
     /// Number of commits when it last started to read.
     commits: u64,
     /// True while it keeps the snapshot from that time.
-    looks: bool,
+    has_snapshot: bool,
 }
 
 impl Reader {
@@ -50,29 +50,29 @@ impl Reader {
         let link = Link::open(&shared.file, shared.synchronous, ConnectionMode::Read)?;
         let mut link = link.measured_in(&shared.statements);
         let stop_at = link.stoppable()?;
-        Ok(Self { link, stop_at, commits: 0, looks: false })
+        Ok(Self { link, stop_at, commits: 0, has_snapshot: false })
     }
 
     fn query(&self) -> Query<'_> {
-        Query::new(AnySession::Sqlite(Session::plain(&self.link)))
+        Query::new(EngineSession::Sqlite(SqliteSession::plain(&self.link)))
     }
 
     /// Ensures that the next read sees all of `commits`.
-    fn look_at(&mut self, commits: u64) -> Result<(), Error> {
+    fn refresh_snapshot(&mut self, commits: u64) -> Result<(), Error> {
         if self.commits != commits {
-            self.let_go()?;
+            self.release_snapshot()?;
             self.commits = commits;
-        } else if !self.looks {
+        } else if !self.has_snapshot {
             // Not opened on the first read after a commit: a reader that reads rarely while much is written
             // would open and close a transaction for nothing.
             self.link.command("BEGIN")?;
-            self.looks = true;
+            self.has_snapshot = true;
         }
         Ok(())
     }
 
-    fn let_go(&mut self) -> Result<(), Error> {
-        if std::mem::take(&mut self.looks) { self.link.command("ROLLBACK") } else { Ok(()) }
+    fn release_snapshot(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.has_snapshot) { self.link.command("ROLLBACK") } else { Ok(()) }
     }
 }
 
@@ -85,16 +85,16 @@ impl IdlePool {
     fn put(&self, mut reader: Reader) {
         let mut idle = self.lock();
         // A connection that cannot close its snapshot is dropped.
-        if idle.checkpoints == 0 || reader.let_go().is_ok() {
+        if idle.checkpoints == 0 || reader.release_snapshot().is_ok() {
             idle.readers.push(reader);
         }
     }
 
     /// Runs `checkpoint` while no idle connection holds a snapshot.
-    pub fn without_views<T>(&self, checkpoint: impl FnOnce() -> T) -> T {
+    pub fn without_snapshots<T>(&self, checkpoint: impl FnOnce() -> T) -> T {
         let mut idle = self.lock();
         idle.checkpoints += 1;
-        idle.readers.retain_mut(|reader| reader.let_go().is_ok());
+        idle.readers.retain_mut(|reader| reader.release_snapshot().is_ok());
         drop(idle);
         let done = checkpoint();
         self.lock().checkpoints -= 1;
@@ -117,7 +117,7 @@ impl Readers {
         // Loaded before the read starts; a commit in between is visible as well.
         let commits = shared.commits.load(Ordering::Acquire);
         let opened = idle.map_or_else(|| Reader::open(shared), Ok);
-        let looking = opened.and_then(|mut reader| reader.look_at(commits).map(|()| reader));
+        let looking = opened.and_then(|mut reader| reader.refresh_snapshot(commits).map(|()| reader));
         let mut reader = match looking {
             Ok(reader) => reader,
             Err(error) => return Some(Err(error)),
@@ -135,7 +135,7 @@ impl Readers {
         let is_sound = match &failure {
             None => true,
             Some(Error::Unavailable(_)) => false,
-            Some(_) => reader.let_go().is_ok(),
+            Some(_) => reader.release_snapshot().is_ok(),
         };
         if is_sound && !self.slow.is_closed() {
             shared.idle.put(reader);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn looks(engine: &Engine) -> Vec<bool> {
-        engine.shared.idle.lock().readers.iter().map(|reader| reader.looks).collect()
+        engine.shared.idle.lock().readers.iter().map(|reader| reader.has_snapshot).collect()
     }
 
     #[test]

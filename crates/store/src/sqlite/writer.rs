@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::checkpoint::LogRestarts;
-use super::link::{Link, Session, StopAt, ConnectionMode};
+use super::link::{ConnectionMode, Link, SqliteSession, StopAt};
 use crate::audit_keys::AuditKeys;
 use crate::error::Cause;
 use crate::job::{ClosureDecision, WriteJob};
 use crate::sequencer::{Heads, SequencedBatch};
 use crate::stats::StoreStats;
 use crate::trace::Trace;
-use crate::tx::Session as AnySession;
+use crate::tx::EngineSession;
 use crate::{Error, Event, Tx, outbox};
 
 /// Maximum number of closures in a group.
@@ -40,7 +40,7 @@ pub(super) struct Writer {
 /// Closure that has run in the open group.
 struct FinishedRun {
     job: WriteJob,
-    fate: RunResult,
+    result: RunResult,
 }
 
 /// Result of one run of a closure.
@@ -71,7 +71,7 @@ impl Writer {
         self.link = None;
         let link = Link::open(&self.shared.file, self.shared.synchronous, ConnectionMode::Write)?;
         let mut link = link.measured_in(&self.shared.statements);
-        let tx = Tx::new(AnySession::Sqlite(Session::plain(&link)));
+        let tx = Tx::new(EngineSession::Sqlite(SqliteSession::plain(&link)));
         self.heads = outbox::heads(&tx)?;
         self.audit_keys = self.shared.audit_keyring.load(&tx)?;
         drop(tx);
@@ -86,10 +86,10 @@ impl Writer {
         while let Ok(first) = queue.recv() {
             StoreStats::less(&self.shared.stats.queued);
             let mut waiting = VecDeque::from([first]);
-            let mut ran = Vec::new();
+            let mut finished = Vec::new();
             StoreStats::one(&self.shared.stats.running);
             while !waiting.is_empty() {
-                self.group(queue, &mut waiting, &mut ran);
+                self.group(queue, &mut waiting, &mut finished);
             }
             self.shared.activity.idle(0);
             StoreStats::less(&self.shared.stats.running);
@@ -98,7 +98,12 @@ impl Writer {
 
     /// Runs one transaction. On return, `waiting` is either empty or holds closures for the next group.
     #[expect(clippy::disallowed_methods, reason = "bounds real work")]
-    fn group(&mut self, queue: &Receiver<WriteJob>, waiting: &mut VecDeque<WriteJob>, ran: &mut Vec<FinishedRun>) {
+    fn group(
+        &mut self,
+        queue: &Receiver<WriteJob>,
+        waiting: &mut VecDeque<WriteJob>,
+        finished: &mut Vec<FinishedRun>,
+    ) {
         self.shared.activity.begin(0);
         if let Err(error) = self.begin() {
             self.link = None;
@@ -118,17 +123,18 @@ impl Writer {
                 RunResult::TransactionLost(error) => {
                     self.link = None;
                     job.answer(Err(error));
-                    return self.spare(ran, waiting);
+                    return self.requeue(finished, waiting);
                 }
-                fate => ran.push(FinishedRun { job, fate }),
+                result => finished.push(FinishedRun { job, result }),
             }
-            if ran.len() >= MAX_GROUP_SIZE || (started.elapsed() >= MAX_GROUP_TIME && waiting.is_empty()) {
+            if finished.len() >= MAX_GROUP_SIZE || (started.elapsed() >= MAX_GROUP_TIME && waiting.is_empty())
+            {
                 break;
             }
         }
         self.shared.activity.begin(0);
         let committed = self.commit(&traces);
-        self.answer(ran, &committed);
+        self.answer(finished, &committed);
         if let Some((link, _)) = &self.link {
             self.log.restart_if_long(link);
         }
@@ -157,15 +163,15 @@ impl Writer {
     }
 
     /// Requeues the closures that ran in a transaction that a later closure lost.
-    fn spare(&self, ran: &mut Vec<FinishedRun>, waiting: &mut VecDeque<WriteJob>) {
-        StoreStats::add(&self.shared.stats.retries, ran.len() as u64);
-        for innocent in ran.drain(..).rev() {
-            waiting.push_front(innocent.job);
+    fn requeue(&self, finished: &mut Vec<FinishedRun>, waiting: &mut VecDeque<WriteJob>) {
+        StoreStats::add(&self.shared.stats.retries, finished.len() as u64);
+        for requeued in finished.drain(..).rev() {
+            waiting.push_front(requeued.job);
         }
     }
 
     fn run_to_end(&self, job: &mut WriteJob, traces: &mut Trace) -> RunResult {
-        if self.shared.rehearse {
+        if self.shared.runs_twice {
             match self.run_once(job, None) {
                 RunResult::TransactionLost(error) => return RunResult::TransactionLost(error),
                 RunResult::Applied | RunResult::RolledBack | RunResult::Failed(_) | RunResult::Retry => {}
@@ -185,7 +191,7 @@ impl Writer {
         match self.run_in_savepoint(job, traces) {
             Ok(fate) => fate,
             Err(error) if self.link().connection.is_autocommit() => RunResult::TransactionLost(error),
-            Err(error) => match self.undo() {
+            Err(error) => match self.rollback_savepoint() {
                 Ok(()) => RunResult::Failed(error),
                 Err(worse) => RunResult::TransactionLost(worse),
             },
@@ -194,23 +200,23 @@ impl Writer {
 
     fn run_in_savepoint(&self, job: &mut WriteJob, traces: Option<&mut Trace>) -> Result<RunResult, Error> {
         self.link().command("SAVEPOINT closure")?;
-        self.bound_statements();
-        let tx = Tx::new(AnySession::Sqlite(self.session()));
+        self.limit_statement_time();
+        let tx = Tx::new(EngineSession::Sqlite(self.session()));
         let ending = job.run(&tx);
         if let Some(error) = tx.failure() {
             return Err(error);
         }
         let trace = tx.take_trace();
         let Some(traces) = traces else {
-            self.undo()?;
+            self.rollback_savepoint()?;
             return Ok(RunResult::RolledBack);
         };
         if self.conflict_is_due() {
-            self.undo()?;
+            self.rollback_savepoint()?;
             return Ok(RunResult::Retry);
         }
         if ending == ClosureDecision::Rollback {
-            self.undo()?;
+            self.rollback_savepoint()?;
             return Ok(RunResult::RolledBack);
         }
         outbox::write_trace(&tx, &trace)?;
@@ -218,17 +224,17 @@ impl Writer {
         // Details are already inserted, and nothing is computed from them.
         traces.audit.extend(trace.audit);
         traces.events.extend(trace.events);
-        traces.bells.extend(trace.bells);
+        traces.channels.extend(trace.channels);
         Ok(RunResult::Applied)
     }
 
     /// Sets the time limit of statements to the deadline, because all other writes wait behind them.
     #[expect(clippy::disallowed_methods, reason = "bounds real work")]
-    fn bound_statements(&self) {
+    fn limit_statement_time(&self) {
         self.open_link().1.set(Instant::now() + self.shared.deadline);
     }
 
-    fn undo(&self) -> Result<(), Error> {
+    fn rollback_savepoint(&self) -> Result<(), Error> {
         self.open_link().1.never();
         self.link().command("ROLLBACK TO closure")?;
         self.link().command("RELEASE closure")
@@ -237,15 +243,15 @@ impl Writer {
     /// Seals the group's trace and commits to disk.
     fn commit(&mut self, traces: &Trace) -> Result<(), Error> {
         self.open_link().1.never();
-        let placed = match self.seal(traces) {
-            Ok(placed) => placed,
+        let batch = match self.seal(traces) {
+            Ok(batch) => batch,
             Err(error) => {
                 self.link = None;
                 return Err(error);
             }
         };
-        let committed = self.strike_commit().and_then(|()| self.link().command("COMMIT"));
-        let committed = committed.and_then(|()| self.strike_after_commit());
+        let committed = self.inject_commit_fault().and_then(|()| self.link().command("COMMIT"));
+        let committed = committed.and_then(|()| self.inject_fault_after_commit());
         // Incremented whether or not the commit succeeded, so that readers take a new snapshot.
         self.shared.commits.fetch_add(1, Ordering::Release);
         if let Err(error) = committed {
@@ -256,27 +262,27 @@ impl Writer {
         }
         StoreStats::one(&self.shared.stats.groups);
         StoreStats::add(&self.shared.stats.sequenced, traces.events.len() as u64);
-        self.heads = placed.heads;
+        self.heads = batch.heads;
         if !traces.events.is_empty() {
             self.publish_head();
         }
-        traces.bells.iter().for_each(|name| self.shared.bells.ring(name));
+        traces.channels.iter().for_each(|name| self.shared.channels.notify(name));
         Ok(())
     }
 
     fn seal(&mut self, traces: &Trace) -> Result<SequencedBatch, Error> {
-        let tx = Tx::new(AnySession::Sqlite(Session::plain(self.link())));
+        let tx = Tx::new(EngineSession::Sqlite(SqliteSession::plain(self.link())));
         let mut keys = self.audit_keys.clone();
         if !traces.audit.is_empty() {
-            keys = self.shared.audit_keyring.ready_for(&tx, keys, self.heads.seal.n + 1)?;
+            keys = self.shared.audit_keyring.with_key_for(&tx, keys, self.heads.seal.n + 1)?;
         }
-        let events = traces.events.iter().map(Event::unplaced);
-        let placed = self.heads.place(events, traces.audit.iter(), &keys)?;
-        outbox::write_placed(&tx, &placed)?;
+        let events = traces.events.iter().map(Event::unsequenced);
+        let batch = self.heads.assign(events, traces.audit.iter(), &keys)?;
+        outbox::write_sequenced(&tx, &batch)?;
         drop(tx);
         // If the commit fails, the connection is reopened and the keys are read again.
         self.audit_keys = keys;
-        Ok(placed)
+        Ok(batch)
     }
 
     fn publish_head(&self) {
@@ -284,9 +290,9 @@ impl Writer {
         self.shared.head.send_replace(self.heads.position);
     }
 
-    fn answer(&self, ran: &mut Vec<FinishedRun>, committed: &Result<(), Error>) {
-        for FinishedRun { job, fate } in ran.drain(..) {
-            let answer = match (fate, committed) {
+    fn answer(&self, finished: &mut Vec<FinishedRun>, committed: &Result<(), Error>) {
+        for FinishedRun { job, result } in finished.drain(..) {
+            let answer = match (result, committed) {
                 (RunResult::Applied, Ok(())) => {
                     StoreStats::one(&self.shared.stats.commits);
                     Ok(())
@@ -308,13 +314,13 @@ impl Writer {
     }
 
     #[cfg(feature = "testing")]
-    fn session(&self) -> Session<'_> {
-        Session { link: self.link(), faults: Some(&self.shared.faults) }
+    fn session(&self) -> SqliteSession<'_> {
+        SqliteSession { link: self.link(), faults: Some(&self.shared.faults) }
     }
 
     #[cfg(not(feature = "testing"))]
-    fn session(&self) -> Session<'_> {
-        Session::plain(self.link())
+    fn session(&self) -> SqliteSession<'_> {
+        SqliteSession::plain(self.link())
     }
 
     #[cfg(feature = "testing")]
@@ -330,7 +336,7 @@ impl Writer {
 
     /// Injects a failing COMMIT if requested: SQLite rejects it and rolls back. Test builds only.
     #[cfg(feature = "testing")]
-    fn strike_commit(&mut self) -> Result<(), Error> {
+    fn inject_commit_fault(&mut self) -> Result<(), Error> {
         if self.shared.faults.at_commit() {
             let (link, _) = self.link.as_mut().expect("a group has begun, so the connection is open");
             link.connection.commit_hook(Some(|| true)).map_err(super::link::sqlite_error)?;
@@ -344,13 +350,13 @@ impl Writer {
         clippy::unnecessary_wraps,
         reason = "faults are injected in test builds only"
     )]
-    const fn strike_commit(&self) -> Result<(), Error> {
+    const fn inject_commit_fault(&self) -> Result<(), Error> {
         Ok(())
     }
 
     /// Reports a successful COMMIT as failed if requested. Test builds only.
     #[cfg(feature = "testing")]
-    fn strike_after_commit(&self) -> Result<(), Error> {
+    fn inject_fault_after_commit(&self) -> Result<(), Error> {
         let lost = self.shared.faults.after_commit();
         if lost { Err(Error::unavailable("injected: the response was lost")) } else { Ok(()) }
     }
@@ -361,7 +367,7 @@ impl Writer {
         clippy::unnecessary_wraps,
         reason = "faults are injected in test builds only"
     )]
-    const fn strike_after_commit(&self) -> Result<(), Error> {
+    const fn inject_fault_after_commit(&self) -> Result<(), Error> {
         Ok(())
     }
 }

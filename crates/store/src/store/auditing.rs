@@ -63,14 +63,14 @@ impl Store {
     ///
     /// # Errors
     /// Returns [`Error::Fault`], which names the first link that does not match.
-    pub async fn audit_links_behind(
+    pub async fn audit_links_after(
         &self,
         from: AuditHead,
         before: Timestamp,
         limit: i64,
     ) -> Result<Vec<ArchivedLink>, Error> {
         let keyring = Arc::clone(&self.audit_keyring);
-        self.export(move |q| audit_archive::links_behind(q, &keyring, &from, before, limit)).await
+        self.export(move |q| audit_archive::links_after(q, &keyring, &from, before, limit)).await
     }
 
     /// Verifies archived links that follow `from`, and returns the last of them.

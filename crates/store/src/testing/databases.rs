@@ -13,11 +13,11 @@ use crate::{ModuleMigrations, OpenError, Store};
 /// database.
 #[derive(Debug)]
 pub struct TestDatabase {
-    place: Place,
+    location: Location,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Location {
     Folder(tempfile::TempDir),
     Server { admin_url: String, name: String },
 }
@@ -31,7 +31,7 @@ impl TestDatabase {
     /// # Panics
     /// If no temporary folder can be created.
     pub fn sqlite() -> Self {
-        Self { place: Place::Folder(tempfile::tempdir().expect("a temporary folder")) }
+        Self { location: Location::Folder(tempfile::tempdir().expect("a temporary folder")) }
     }
 
     /// Creates an empty database on the server at `admin_url`, which must name an existing database.
@@ -45,7 +45,7 @@ impl TestDatabase {
 
     /// Creates a copy of `template`. No connection may use the template meanwhile.
     pub(super) async fn copy_of(template: &Self) -> Result<Self, OpenError> {
-        let Place::Server { admin_url, name: template } = &template.place else {
+        let Location::Server { admin_url, name: template } = &template.location else {
             return Err(OpenError::Settings("a template is a database on a server".into()));
         };
         let name = format!("kith_test_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -56,32 +56,32 @@ impl TestDatabase {
         let template =
             template.map(|template| format!(" TEMPLATE {template} STRATEGY file_copy")).unwrap_or_default();
         crate::postgres::run_apart(admin_url.to_owned(), format!("CREATE DATABASE {name}{template}")).await?;
-        Ok(Self { place: Place::Server { admin_url: admin_url.to_owned(), name } })
+        Ok(Self { location: Location::Server { admin_url: admin_url.to_owned(), name } })
     }
 
     /// Returns the database URL, in the form used in the configuration.
     pub fn url(&self) -> String {
-        match &self.place {
-            Place::Folder(_) => "sqlite".to_owned(),
-            Place::Server { admin_url, name } => with_database(admin_url, name),
+        match &self.location {
+            Location::Folder(_) => "sqlite".to_owned(),
+            Location::Server { admin_url, name } => with_database(admin_url, name),
         }
     }
 
     /// Returns the data folder, or `None` on PostgreSQL.
     pub fn folder(&self) -> Option<&Path> {
-        match &self.place {
-            Place::Folder(folder) => Some(folder.path()),
-            Place::Server { .. } => None,
+        match &self.location {
+            Location::Folder(folder) => Some(folder.path()),
+            Location::Server { .. } => None,
         }
     }
 
     /// Returns options that open the database.
     pub fn options(&self) -> StoreOptions {
-        let engine = match &self.place {
-            Place::Folder(folder) => {
+        let engine = match &self.location {
+            Location::Folder(folder) => {
                 EngineOptions::Sqlite(SqliteOptions::in_folder(PathBuf::from(folder.path())))
             }
-            Place::Server { .. } => EngineOptions::Postgres(PostgresOptions {
+            Location::Server { .. } => EngineOptions::Postgres(PostgresOptions {
                 write_threads: 8,
                 read_threads: 4,
                 ..PostgresOptions::at(self.url())
@@ -108,9 +108,9 @@ fn with_database(url: &str, name: &str) -> String {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        match &self.place {
-            Place::Folder(folder) => super::recorder::keep_database(folder.path()),
-            Place::Server { admin_url, name } => {
+        match &self.location {
+            Location::Folder(folder) => super::recorder::save_database(folder.path()),
+            Location::Server { admin_url, name } => {
                 let (url, sql) = (admin_url.clone(), format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
                 // If the server has stopped, the database stays behind, which does no harm.
                 let _ = std::thread::spawn(move || crate::postgres::run_once(&url, &sql)).join();

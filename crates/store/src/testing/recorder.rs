@@ -117,7 +117,7 @@ pub(crate) fn record(is_postgres: bool, sql: &'static str, params: &[Param<'_>])
 
 /// Moves the SQLite database in `folder` to the output folder if recording is active. Called when its test
 /// has ended.
-pub(crate) fn keep_database(folder: &Path) {
+pub(crate) fn save_database(folder: &Path) {
     let Some(recorder) = recorder() else { return };
     let n = recorder.databases.fetch_add(1, Ordering::Relaxed);
     let kept = recorder.folder.join(format!("{}.{n}", std::process::id()));

@@ -20,7 +20,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 pub use host::{INSTALL, find_bin};
-use host::{free_port, make_folder, own, processes_in, send, start_watchdog, unprivileged};
+use host::{free_port, make_folder, processes_in, send, set_owner, start_watchdog, unprivileged};
 
 const SUPERUSER: &str = "kith";
 /// Beginning of the log message that a primary and a replica write when they are ready.
@@ -91,7 +91,7 @@ impl PostgresServer {
         let bin = find_bin()?;
         let folder = make_folder(options.parent.as_deref()).map_err(because("make its folder"))?;
         let run_as = unprivileged(folder.path()).map_err(because("find an unprivileged user"))?;
-        own(folder.path(), run_as).map_err(because("hand over its folder"))?;
+        set_owner(folder.path(), run_as).map_err(because("hand over its folder"))?;
         let watchdog = start_watchdog(folder.path()).map_err(because("start its watchdog"))?;
         let mut server =
             Self { bin, port: 0, run_as, options, running: None, frozen: false, watchdog, folder };
@@ -104,7 +104,7 @@ impl PostgresServer {
         loop {
             server.port = free_port().map_err(because("find a free port"))?;
             tries -= 1;
-            match server.start_again() {
+            match server.restart() {
                 Err(e) if tries > 0 && e.0.contains("could not bind") => {}
                 outcome => return outcome.map(|()| server),
             }
@@ -179,7 +179,7 @@ impl PostgresServer {
     ///
     /// # Errors
     /// Returns an error if the server does not become ready; the message ends with the last lines of its log.
-    pub fn start_again(&mut self) -> Result<(), PostgresServerError> {
+    pub fn restart(&mut self) -> Result<(), PostgresServerError> {
         if self.running.is_some() {
             return Ok(());
         }
@@ -188,11 +188,11 @@ impl PostgresServer {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut postmaster = command.spawn().map_err(because("start"))?;
         let stderr = postmaster.stderr.take().expect("standard error is piped");
-        let (said_ready, ready) = mpsc::channel();
+        let (ready_sender, ready) = mpsc::channel();
         let lines = Arc::new(Mutex::new(VecDeque::new()));
         let log = std::thread::spawn({
             let lines = Arc::clone(&lines);
-            move || follow(stderr, &lines, &said_ready)
+            move || follow(stderr, &lines, &ready_sender)
         });
         self.running = Some(Running { postmaster, log });
         let why = match ready.recv_timeout(READY_WITHIN) {
@@ -285,11 +285,11 @@ fn because(what: &str) -> impl FnOnce(io::Error) -> PostgresServerError {
 }
 
 /// Reads the server's log to its end, keeps the last lines, and signals when the server is ready.
-fn follow(from: impl io::Read, lines: &Mutex<VecDeque<String>>, said_ready: &mpsc::Sender<()>) {
+fn follow(from: impl io::Read, lines: &Mutex<VecDeque<String>>, ready_sender: &mpsc::Sender<()>) {
     for line in BufReader::new(from).lines().map_while(Result::ok) {
         if line.contains(READY) {
             // The receiver is dropped after the first start.
-            let _ = said_ready.send(());
+            let _ = ready_sender.send(());
         }
         let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.push_back(line);
@@ -336,12 +336,12 @@ mod tests {
         server.kill().unwrap();
         assert!(processes_in(&server.data()).is_empty());
         assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port refuses");
-        server.start_again().unwrap();
+        server.restart().unwrap();
         assert_eq!(first_answer(port, HELLO), b'R');
 
         server.stop(StopMode::Fast).unwrap();
         assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port refuses");
-        server.start_again().unwrap();
+        server.restart().unwrap();
         drop(server);
         assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port refuses");
         assert!(!folder.exists());

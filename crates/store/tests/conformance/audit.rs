@@ -25,7 +25,7 @@ fn by(db: &Db, actor: Actor) -> Ctx {
 }
 
 /// Writes an entry with details about `about`, and waits until the chain has `links` links.
-async fn audit_with(
+async fn audit_with_details(
     db: &Db,
     ctx: Ctx,
     action: &'static str,
@@ -36,7 +36,7 @@ async fn audit_with(
     let written: Result<(), Error> = db
         .store
         .write(move |tx| {
-            tx.audit_with(&ctx, action, "a-thing", about, details.clone());
+            tx.audit_with_details(&ctx, action, "a-thing", about, details.clone());
             tx.emit(&ctx, event(Uuid::from_u128(1), 1));
             Ok(())
         })
@@ -70,9 +70,9 @@ async fn details(db: &Db) -> Vec<Option<Value>> {
 
 async fn details_are_available_until_erased(db: Db) {
     let address = json!({ "address": "192.0.2.7" });
-    audit_with(&db, db.ctx(), "thing.seen", Some(ADA), address.clone(), 1).await;
-    audit_with(&db, db.ctx(), "thing.seen", Some(EVE), address.clone(), 2).await;
-    audit_with(&db, db.ctx(), "thing.seen", None, address.clone(), 3).await;
+    audit_with_details(&db, db.ctx(), "thing.seen", Some(ADA), address.clone(), 1).await;
+    audit_with_details(&db, db.ctx(), "thing.seen", Some(EVE), address.clone(), 2).await;
+    audit_with_details(&db, db.ctx(), "thing.seen", None, address.clone(), 3).await;
     let before = db.store.verify_audit().await.unwrap();
     assert_eq!(details(&db).await, vec![Some(address.clone()); 3]);
 
@@ -85,7 +85,7 @@ async fn details_are_available_until_erased(db: Db) {
 
 async fn changed_details_break_the_chain(db: Db) {
     for n in 1..=3 {
-        audit_with(&db, db.ctx(), "thing.seen", Some(ADA), json!({ "n": n }), n).await;
+        audit_with_details(&db, db.ctx(), "thing.seen", Some(ADA), json!({ "n": n }), n).await;
     }
     exec(
         &db,
@@ -153,7 +153,7 @@ async fn rolled_back_change_leaves_no_details(db: Db) {
     let refused: Result<(), Error> = db
         .store
         .write(move |tx| {
-            tx.audit_with(&ctx, "thing.seen", "a-thing", Some(ADA), json!({}));
+            tx.audit_with_details(&ctx, "thing.seen", "a-thing", Some(ADA), json!({}));
             Err(Error::NulInText)
         })
         .await;
@@ -225,11 +225,11 @@ async fn entries_are_found_newest_first_by_each_filter(db: Db) {
 
 async fn activity_lists_own_entries_and_entries_about_user(db: Db) {
     let none = Value::Null;
-    audit_with(&db, by(&db, Actor::Anonymous), "session.started", Some(ADA), none.clone(), 1).await;
-    audit_with(&db, by(&db, Actor::User(ADA)), "thing.made", None, none.clone(), 2).await;
-    audit_with(&db, by(&db, Actor::User(EVE)), "account.suspended", Some(ADA), none.clone(), 3).await;
-    audit_with(&db, by(&db, Actor::User(EVE)), "thing.made", None, none.clone(), 4).await;
-    audit_with(&db, by(&db, Actor::User(ADA)), "account.renamed", Some(ADA), none, 5).await;
+    audit_with_details(&db, by(&db, Actor::Anonymous), "session.started", Some(ADA), none.clone(), 1).await;
+    audit_with_details(&db, by(&db, Actor::User(ADA)), "thing.made", None, none.clone(), 2).await;
+    audit_with_details(&db, by(&db, Actor::User(EVE)), "account.suspended", Some(ADA), none.clone(), 3).await;
+    audit_with_details(&db, by(&db, Actor::User(EVE)), "thing.made", None, none.clone(), 4).await;
+    audit_with_details(&db, by(&db, Actor::User(ADA)), "account.renamed", Some(ADA), none, 5).await;
     let activity = async |who: UserId, before: Option<Uuid>, limit: i64| {
         let found: Result<_, Error> = db.store.read(move |q| q.audit_activity(who, before, limit)).await;
         found.unwrap()

@@ -36,7 +36,7 @@ async fn exec(db: &Db, sql: &'static str) -> u64 {
 }
 
 /// Writes entries until there are `links` links, and returns the head.
-async fn leave(db: &Db, links: i64) -> AuditHead {
+async fn write_entries(db: &Db, links: i64) -> AuditHead {
     while db.store.audit_head().await.unwrap().links < links {
         let ctx = db.ctx();
         let before = db.store.audit_head().await.unwrap().links;
@@ -66,7 +66,7 @@ async fn fault(db: &Db, remembered: AuditHead) -> Option<String> {
     db.store.compare_audit_head(remembered).await.unwrap().fault(&remembered)
 }
 
-async fn broken(db: &Db) -> String {
+async fn verify_error(db: &Db) -> String {
     db.store.verify_audit().await.unwrap_err().to_string()
 }
 
@@ -118,17 +118,17 @@ async fn reseal_without_key(db: &Db, first: i64) {
 }
 
 async fn resealed_middle_breaks_the_chain(db: Db) {
-    leave(&db, 6).await;
+    write_entries(&db, 6).await;
     let change = "UPDATE audit_entries SET actor = 'user:else' WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 3)";
     assert_eq!(exec(&db, change).await, 1);
     reseal_without_key(&db, 3).await;
-    assert!(broken(&db).await.ends_with("breaks at link 3"));
+    assert!(verify_error(&db).await.ends_with("breaks at link 3"));
     let tail = db.store.audit_tail(4).await.unwrap();
     assert!(tail.fault.unwrap().ends_with("breaks at link 3"));
 }
 
 async fn chain_resealed_without_key_differs_from_stored_head(db: Db) {
-    let remembered = leave(&db, 4).await;
+    let remembered = write_entries(&db, 4).await;
     let change = "UPDATE audit_entries SET actor = 'user:else' WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 2)";
     exec(&db, change).await;
     assert_eq!(exec(&db, "DELETE FROM audit_keys").await, 1);
@@ -141,7 +141,7 @@ async fn chain_resealed_without_key_differs_from_stored_head(db: Db) {
 }
 
 async fn truncated_chain_is_shorter_than_stored_head(db: Db) {
-    let remembered = leave(&db, 5).await;
+    let remembered = write_entries(&db, 5).await;
     exec(&db, "DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_seals WHERE n > 3)").await;
     assert_eq!(exec(&db, "DELETE FROM audit_seals WHERE n > 3").await, 2);
     assert_eq!(db.store.verify_audit().await.unwrap().links, 3);
@@ -149,13 +149,13 @@ async fn truncated_chain_is_shorter_than_stored_head(db: Db) {
     assert!(fault.starts_with("the audit chain has 3 links, but the expected head has 5"), "{fault}");
     // A chain that has grown past the cut again differs.
     let db = db.reopened(|_| {}).await;
-    leave(&db, 7).await;
+    write_entries(&db, 7).await;
     let found = db.store.compare_audit_head(remembered).await.unwrap();
     assert!(matches!(found, HeadComparison::Different { .. }), "{found:?}");
 }
 
 async fn emptied_log_is_shorter_than_stored_head(db: Db) {
-    let remembered = leave(&db, 3).await;
+    let remembered = write_entries(&db, 3).await;
     for table in ["DELETE FROM audit_entries", "DELETE FROM audit_seals", "DELETE FROM audit_keys"] {
         exec(&db, table).await;
     }
@@ -166,11 +166,11 @@ async fn emptied_log_is_shorter_than_stored_head(db: Db) {
 }
 
 async fn restored_chain_with_new_entries_differs_from_stored_head(db: Db) {
-    leave(&db, 2).await;
+    write_entries(&db, 2).await;
     for (table, copy) in [("audit_entries", "old_entries"), ("audit_seals", "old_seals")] {
         exec(&db, format!("CREATE TABLE {copy} AS SELECT * FROM {table}").leak()).await;
     }
-    let remembered = leave(&db, 4).await;
+    let remembered = write_entries(&db, 4).await;
     for (table, copy) in [("audit_entries", "old_entries"), ("audit_seals", "old_seals")] {
         exec(&db, format!("DELETE FROM {table}").leak()).await;
         exec(&db, format!("INSERT INTO {table} SELECT * FROM {copy}").leak()).await;
@@ -178,7 +178,7 @@ async fn restored_chain_with_new_entries_differs_from_stored_head(db: Db) {
     let db = db.reopened(|_| {}).await;
     assert_eq!(db.store.verify_audit().await.unwrap().links, 2, "the restored chain holds in itself");
     assert!(fault(&db, remembered).await.unwrap().contains("an older state of the database was restored"));
-    leave(&db, 6).await;
+    write_entries(&db, 6).await;
     db.store.verify_audit().await.unwrap();
     assert!(fault(&db, remembered).await.unwrap().starts_with("link 4 "));
 }
@@ -189,7 +189,7 @@ async fn erasing_details_keeps_stored_head_in_chain(db: Db) {
     let written: Result<(), Error> = db
         .store
         .write(move |tx| {
-            tx.audit_with(
+            tx.audit_with_details(
                 &ctx,
                 "thing.seen",
                 "a-thing",
@@ -201,43 +201,43 @@ async fn erasing_details_keeps_stored_head_in_chain(db: Db) {
         .await;
     written.unwrap();
     sealed(&db, 1).await;
-    let remembered = leave(&db, 3).await;
+    let remembered = write_entries(&db, 3).await;
     assert_eq!(db.store.write(move |tx| tx.erase_audit_details(ada)).await.unwrap(), 1);
     let chain = db.store.verify_audit().await.unwrap();
     assert_eq!((chain.links, chain.head, chain.unkeyed), (3, remembered.hash, 0));
     assert_eq!(fault(&db, remembered).await, None);
-    leave(&db, 4).await;
+    write_entries(&db, 4).await;
     assert_eq!(fault(&db, remembered).await, None, "a chain that has grown contains it");
     assert_eq!(fault(&db, AuditHead::default()).await, None);
 }
 
 async fn unkeyed_links_are_valid_and_counted(db: Db) {
-    leave(&db, 3).await;
+    write_entries(&db, 3).await;
     // The state that a version without keys would leave.
     exec(&db, "DELETE FROM audit_keys").await;
     reseal_without_key(&db, 1).await;
     let db = db.reopened(|_| {}).await;
-    leave(&db, 5).await;
+    write_entries(&db, 5).await;
     let chain = db.store.verify_audit().await.unwrap();
     assert_eq!((chain.links, chain.unkeyed), (5, 3));
     // Once there is a key, those links cannot be changed without it either.
     exec(&db, "UPDATE audit_entries SET actor = 'user:else' WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 1)")
         .await;
     reseal_without_key(&db, 1).await;
-    assert!(broken(&db).await.ends_with("breaks at link 4"));
+    assert!(verify_error(&db).await.ends_with("breaks at link 4"));
 }
 
 async fn unkeyed_link_after_first_key_breaks_chain(db: Db) {
-    leave(&db, 3).await;
+    write_entries(&db, 3).await;
     reseal_without_key(&db, 3).await;
-    assert!(broken(&db).await.ends_with("breaks at link 3"));
+    assert!(verify_error(&db).await.ends_with("breaks at link 3"));
 }
 
 async fn retired_key_is_followed_by_a_new_one(db: Db) {
-    leave(&db, 2).await;
+    write_entries(&db, 2).await;
     assert_eq!(exec(&db, "UPDATE audit_keys SET is_retired = TRUE").await, 1);
     let db = db.reopened(|_| {}).await;
-    leave(&db, 4).await;
+    write_entries(&db, 4).await;
     let keys: Result<Vec<(i64, i64, bool)>, Error> = db
         .store
         .read(|q| {
@@ -250,25 +250,25 @@ async fn retired_key_is_followed_by_a_new_one(db: Db) {
     assert_eq!(db.store.verify_audit().await.unwrap().links, 4);
     // With the first key alone, an attacker cannot claim that it sealed the later links too.
     exec(&db, "DELETE FROM audit_keys WHERE id = 2").await;
-    assert!(broken(&db).await.ends_with("breaks at link 3"));
+    assert!(verify_error(&db).await.ends_with("breaks at link 3"));
 }
 
 async fn moved_key_cannot_be_decrypted(db: Db) {
-    leave(&db, 2).await;
+    write_entries(&db, 2).await;
     exec(&db, "UPDATE audit_keys SET first_link = 2").await;
-    assert!(broken(&db).await.contains("breaks at link 1"));
+    assert!(verify_error(&db).await.contains("breaks at link 1"));
     exec(&db, "UPDATE audit_keys SET first_link = 0").await;
     let db = db.reopened(|_| {}).await;
-    assert!(broken(&db).await.contains("key 1 of the audit chain was sealed under another secret"));
+    assert!(verify_error(&db).await.contains("key 1 of the audit chain was sealed under another secret"));
 }
 
 async fn key_under_other_secret_is_reported_and_seals_nothing(db: Db) {
-    leave(&db, 2).await;
+    write_entries(&db, 2).await;
     db.store.check_audit_keys().await.unwrap();
     let db = db.reopened(|options| options.audit_vault = TestVault::with_secret(2)).await;
     let refused = db.store.check_audit_keys().await.unwrap_err().to_string();
     assert!(refused.contains("key 1 of the audit chain was sealed under another secret"), "{refused}");
-    assert!(broken(&db).await.contains("sealed under another secret"));
+    assert!(verify_error(&db).await.contains("sealed under another secret"));
     let ctx = db.ctx();
     let written: Result<(), Error> = db
         .store
@@ -280,25 +280,25 @@ async fn key_under_other_secret_is_reported_and_seals_nothing(db: Db) {
     // On SQLite links are written with the commit, on PostgreSQL afterwards.
     assert_eq!(written.is_err(), db.store.kind() == kith_store::EngineKind::Sqlite);
     let db = db.reopened(|options| options.audit_vault = TestVault::with_secret(1)).await;
-    leave(&db, 3).await;
+    write_entries(&db, 3).await;
     db.store.verify_audit().await.unwrap();
 }
 
 async fn decrypted_keys_stay_usable_while_process_runs(db: Db) {
-    leave(&db, 2).await;
+    write_entries(&db, 2).await;
     // The rows change as if they were encrypted again under another secret.
     exec(&db, "UPDATE audit_keys SET sealed = prev FROM audit_seals WHERE n = 1").await;
-    leave(&db, 4).await;
+    write_entries(&db, 4).await;
     assert_eq!(db.store.verify_audit().await.unwrap().links, 4);
     let db = db.reopened(|_| {}).await;
-    assert!(broken(&db).await.contains("sealed under another secret"));
+    assert!(verify_error(&db).await.contains("sealed under another secret"));
 }
 
 /// Archives the oldest links up to `to`, as the platform does, and returns the last of them.
 async fn archive(db: &Db, to: i64) -> AuditHead {
     let from = db.store.archived_audit().await.unwrap();
     let later = db.sources.clock.now() + std::time::Duration::from_secs(1);
-    let links = db.store.audit_links_behind(from, later, to - from.links).await.unwrap();
+    let links = db.store.audit_links_after(from, later, to - from.links).await.unwrap();
     let head = db.store.check_archived_audit(from, links).await.unwrap();
     assert_eq!(head.links, to);
     let refused = db.store.remove_archived_audit(db.options.clone(), head).await.unwrap_err().to_string();
@@ -317,12 +317,12 @@ async fn archive(db: &Db, to: i64) -> AuditHead {
 }
 
 async fn chain_is_valid_after_archiving(db: Db) {
-    leave(&db, 5).await;
+    write_entries(&db, 5).await;
     let now = db.sources.clock.now();
-    let none = db.store.audit_links_behind(AuditHead::default(), now, 100).await.unwrap();
+    let none = db.store.audit_links_after(AuditHead::default(), now, 100).await.unwrap();
     assert_eq!(none, [], "none is older than now");
     let later = now + std::time::Duration::from_secs(1);
-    let links = db.store.audit_links_behind(AuditHead::default(), later, 100).await.unwrap();
+    let links = db.store.audit_links_after(AuditHead::default(), later, 100).await.unwrap();
     assert_eq!(links.iter().map(|link| link.n).collect::<Vec<_>>(), [1, 2, 3, 4], "the newest stays");
 
     let head = archive(&db, 3).await;
@@ -339,7 +339,7 @@ async fn chain_is_valid_after_archiving(db: Db) {
     assert_eq!(fault(&db, AuditHead { links: 2, hash: [1; 32] }).await, None, "it is in the archive");
 
     // The next archive begins where this one ended, and contains the entry that recorded it.
-    leave(&db, 7).await;
+    write_entries(&db, 7).await;
     let second = archive(&db, 6).await;
     assert_eq!(db.store.remove_archived_audit(db.options.clone(), second).await.unwrap(), 3);
     assert_eq!(db.store.verify_audit().await.unwrap().archived, second);
@@ -351,13 +351,13 @@ async fn chain_is_valid_after_archiving(db: Db) {
 }
 
 async fn removed_beginning_without_archive_is_reported(db: Db) {
-    leave(&db, 6).await;
+    write_entries(&db, 6).await;
     let head = archive(&db, 2).await;
     db.store.remove_archived_audit(db.options.clone(), head).await.unwrap();
     // One link more than was archived.
     exec(&db, "DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_seals WHERE n = 3)").await;
     exec(&db, "DELETE FROM audit_seals WHERE n = 3").await;
-    let told = broken(&db).await;
+    let told = verify_error(&db).await;
     assert!(told.contains("begins at link 4, but no entry records"), "{told}");
     assert!(fault(&db, head).await.is_some());
 }

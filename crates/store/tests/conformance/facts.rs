@@ -12,7 +12,7 @@ contract! {
 }
 
 /// Writes `count` entries and events, and waits until each has its position.
-async fn leave(db: &Db, count: i64) {
+async fn write_entries(db: &Db, count: i64) {
     for n in 1..=count {
         let ctx = db.ctx();
         let written: Result<(), Error> = db
@@ -66,7 +66,7 @@ async fn unique_key_is_found_by_columns(db: Db) {
 
 async fn audit_tail_reports_broken_link(db: Db) {
     assert_eq!(tail(&db, 5).await, AuditTail { links: 0, recomputed: 0, fault: None });
-    leave(&db, 6).await;
+    write_entries(&db, 6).await;
     assert_eq!(tail(&db, 2).await, AuditTail { links: 6, recomputed: 2, fault: None });
     assert_eq!(tail(&db, 100).await, AuditTail { links: 6, recomputed: 6, fault: None });
     exec(&db, "UPDATE audit_entries SET actor = 'system:else' WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 4)")
@@ -78,7 +78,7 @@ async fn audit_tail_reports_broken_link(db: Db) {
 
 async fn missing_position_is_detected(db: Db) {
     assert_eq!(positions(&db).await, Positions { count: 0, first: 0, last: 0 });
-    leave(&db, 3).await;
+    write_entries(&db, 3).await;
     assert_eq!(positions(&db).await, Positions { count: 3, first: 1, last: 3 });
     exec(&db, "DELETE FROM outbox_positions WHERE position = 2").await;
     assert_eq!(positions(&db).await, Positions { count: 2, first: 1, last: 3 });

@@ -36,7 +36,7 @@ async fn try_to_add(store: &Store, name: &str) -> Result<(), Error> {
 }
 
 /// Retries until a server responds. A rejected request changes nothing.
-async fn in_the_end<T>(ask: impl AsyncFn() -> Result<T, Error>) -> T {
+async fn retry_until_ok<T>(ask: impl AsyncFn() -> Result<T, Error>) -> T {
     let answered = async {
         loop {
             match ask().await {
@@ -49,8 +49,8 @@ async fn in_the_end<T>(ask: impl AsyncFn() -> Result<T, Error>) -> T {
     tokio::time::timeout(Duration::from_secs(60), answered).await.expect("a server answers")
 }
 
-async fn add_in_the_end(store: &Store, name: &str) {
-    in_the_end(async || try_to_add(store, name).await).await;
+async fn add_with_retry(store: &Store, name: &str) {
+    retry_until_ok(async || try_to_add(store, name).await).await;
 }
 
 /// Changes `subjects` subjects once each.
@@ -60,7 +60,7 @@ async fn change_all(store: &Store, subjects: u128) {
     sources.ids = Arc::new(TimeOrderedIds::new(SystemRandom));
     for n in 0..subjects {
         let ctx = ctx(&sources);
-        in_the_end(async || {
+        retry_until_ok(async || {
             let ctx = ctx.clone();
             store.write(move |tx| change(tx, &ctx, Uuid::from_u128(n))).await
         })
@@ -69,13 +69,13 @@ async fn change_all(store: &Store, subjects: u128) {
 }
 
 /// Waits until the database has `events` event positions.
-async fn placed(store: &Store, events: i64) {
+async fn wait_for_positions(store: &Store, events: i64) {
     let count = async || {
         let sql = "SELECT COUNT(*) FROM outbox_positions";
         store.read(move |q| q.one(sql, &[], |row| row.get::<i64>(0))).await
     };
     let all = async {
-        while in_the_end(count).await != Some(events) {
+        while retry_until_ok(count).await != Some(events) {
             tokio::task::yield_now().await;
         }
     };
@@ -83,25 +83,25 @@ async fn placed(store: &Store, events: i64) {
 }
 
 async fn read(store: &Store) -> Vec<String> {
-    in_the_end(async || store.read(names).await).await
+    retry_until_ok(async || store.read(names).await).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn standby_is_skipped_until_promoted() {
     let Some((mut primary, replica)) = pair() else { return };
-    let store = open(replica.url_or(&primary, "postgres")).await;
+    let store = open(replica.url_with(&primary, "postgres")).await;
     try_to_add(&store, "before").await.unwrap();
     change_all(&store, 3).await;
-    placed(&store, 3).await;
+    wait_for_positions(&store, 3).await;
     replica.catch_up(&primary).unwrap();
     primary.stop(StopMode::Fast).unwrap();
     let refused = try_to_add(&store, "between").await.unwrap_err();
     assert!(matches!(refused, Error::Unavailable(_)), "{refused}");
     replica.promote().unwrap();
-    add_in_the_end(&store, "after").await;
+    add_with_retry(&store, "after").await;
     assert_eq!(read(&store).await, ["after", "before"]);
     change_all(&store, 3).await;
-    placed(&store, 6).await;
+    wait_for_positions(&store, 6).await;
     assert_sequence(&all_events(&store).await, 6);
     store.close().await;
 }
@@ -110,14 +110,14 @@ async fn standby_is_skipped_until_promoted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn frozen_primary_is_skipped() {
     let Some((mut primary, replica)) = pair() else { return };
-    let store = open(primary.url_or(&replica, "postgres")).await;
+    let store = open(primary.url_with(&replica, "postgres")).await;
     try_to_add(&store, "before").await.unwrap();
     replica.catch_up(&primary).unwrap();
     primary.freeze().unwrap();
     replica.promote().unwrap();
-    add_in_the_end(&store, "after").await;
+    add_with_retry(&store, "after").await;
     change_all(&store, 3).await;
-    placed(&store, 3).await;
+    wait_for_positions(&store, 3).await;
     assert_eq!(read(&store).await, ["after", "before"]);
     store.close().await;
 }
@@ -126,16 +126,16 @@ async fn frozen_primary_is_skipped() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn read_only_server_is_abandoned() {
     let Some((primary, replica)) = pair() else { return };
-    let store = open(primary.url_or(&replica, "postgres")).await;
+    let store = open(primary.url_with(&replica, "postgres")).await;
     try_to_add(&store, "before").await.unwrap();
     assert_eq!(read(&store).await, ["before"]);
     replica.catch_up(&primary).unwrap();
     primary.set_read_only(true).unwrap();
     replica.promote().unwrap();
-    add_in_the_end(&store, "after").await;
+    add_with_retry(&store, "after").await;
     assert_eq!(read(&store).await, ["after", "before"], "reads follow the writes");
     change_all(&store, 3).await;
-    placed(&store, 3).await;
+    wait_for_positions(&store, 3).await;
     let mut head = store.head();
     let heard = tokio::time::timeout(Duration::from_secs(60), head.wait_for(|head| *head == 3));
     heard.await.expect("the session-bound connection follows too").unwrap();
@@ -157,10 +157,10 @@ async fn read_only_server_is_used_again_once_it_accepts_writes() {
     }
     assert_eq!(read(&store).await, ["before"], "reads go on");
     server.set_read_only(false).unwrap();
-    add_in_the_end(&store, "after").await;
+    add_with_retry(&store, "after").await;
     assert_eq!(read(&store).await, ["after", "before"]);
     change_all(&store, 3).await;
-    placed(&store, 3).await;
+    wait_for_positions(&store, 3).await;
     assert_eq!(store.server_changes(), 0);
     store.close().await;
 }
@@ -170,22 +170,22 @@ async fn read_only_server_is_used_again_once_it_accepts_writes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn positions_missing_on_replica_are_reassigned() {
     let Some((mut primary, replica)) = pair() else { return };
-    let store = open(primary.url_or(&replica, "postgres")).await;
+    let store = open(primary.url_with(&replica, "postgres")).await;
     change_all(&store, 2).await;
-    placed(&store, 2).await;
+    wait_for_positions(&store, 2).await;
     replica.catch_up(&primary).unwrap();
     replica.stop_receiving().unwrap();
     change_all(&store, 7).await;
-    placed(&store, 9).await;
+    wait_for_positions(&store, 9).await;
     let mut head = store.head();
     head.wait_for(|head| *head == 9).await.unwrap();
     let servers = store.server_changes();
     primary.kill().unwrap();
     replica.promote().unwrap();
-    add_in_the_end(&store, "after").await;
+    add_with_retry(&store, "after").await;
     assert!(store.server_changes() > servers, "followers learn that they have read from another server");
     change_all(&store, 3).await;
-    placed(&store, 5).await;
+    wait_for_positions(&store, 5).await;
     let reached = tokio::time::timeout(Duration::from_secs(60), head.wait_for(|head| *head == 5));
     reached.await.expect("the head is that of the new primary").unwrap();
     assert_sequence(&all_events(&store).await, 5);
@@ -196,11 +196,11 @@ async fn positions_missing_on_replica_are_reassigned() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn idle_connections_abandon_old_server() {
     let Some((primary, replica)) = pair() else { return };
-    let store = open(primary.url_or(&replica, "postgres")).await;
+    let store = open(primary.url_with(&replica, "postgres")).await;
     replica.catch_up(&primary).unwrap();
     primary.set_read_only(true).unwrap();
     replica.promote().unwrap();
-    add_in_the_end(&store, "after").await;
+    add_with_retry(&store, "after").await;
     for _ in 0..32 {
         let seen: Result<Vec<String>, Error> = store.write(|tx: &Tx<'_>| names(tx)).await;
         assert_eq!(seen.unwrap(), ["after"]);

@@ -52,7 +52,7 @@ async fn migrations_go_up_down_up_on_filled_tables(db: Db) {
     };
     let ctx = db.ctx();
     db.store.write(fill(ctx)).await.unwrap();
-    db.placed(1).await;
+    db.wait_for_positions(1).await;
     let before = schema_of(&db.store).await;
     db.store.close().await;
 
@@ -73,7 +73,7 @@ async fn migrations_go_up_down_up_on_filled_tables(db: Db) {
     assert_eq!(db.names().await, [""; 0]);
     let ctx = db.ctx();
     db.store.write(fill(ctx)).await.unwrap();
-    db.placed(1).await;
+    db.wait_for_positions(1).await;
 }
 
 /// Index of the first migration that is not the store's own.

@@ -55,7 +55,7 @@ async fn store_reconnects_after_server_restart() {
     wait(300).await.unwrap_err();
     server.kill().unwrap();
     wait(300).await.unwrap_err();
-    server.start_again().unwrap();
+    server.restart().unwrap();
     let back = Instant::now();
     while store.write(|tx| tx.exec("SELECT 1", &[])).await.is_err() {
         tokio::task::yield_now().await;

@@ -60,8 +60,9 @@ impl Gate {
             let mut probes = tokio::task::JoinSet::new();
             loop {
                 let store = db.store.clone();
-                probes
-                    .spawn(async move { store.write_within(Duration::ZERO, |tx| add(tx, "too late")).await });
+                probes.spawn(async move {
+                    store.write_with_timeout(Duration::ZERO, |tx| add(tx, "too late")).await
+                });
                 let probed = tokio::time::timeout(Duration::from_millis(20), probes.join_next()).await;
                 if matches!(probed, Ok(Some(Ok(Err(Error::Unavailable(_)))))) {
                     break;
@@ -98,7 +99,7 @@ async fn hold(
         }
         Ok(())
     };
-    store.write_within(patience, run).await
+    store.write_with_timeout(patience, run).await
 }
 
 /// Reopens the store with one write thread and a queue of four.
@@ -149,7 +150,7 @@ async fn expired_transaction_never_starts(db: Db) {
             noticed.store(true, Ordering::SeqCst);
             add(tx, "late")
         };
-        store.write_within(Duration::from_millis(50), run).await
+        store.write_with_timeout(Duration::from_millis(50), run).await
     });
     gate.wait_for_queue(&db, 1).await;
     tokio::time::timeout(Duration::from_millis(60), std::future::pending::<()>()).await.unwrap_err();

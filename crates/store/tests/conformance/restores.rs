@@ -84,20 +84,20 @@ async fn restored_events_are_sequenced_first_without_full_scans() {
     client.batch_execute("SELECT pg_stat_reset()").await.unwrap();
 
     let db = db.reopened(|_| {}).await;
-    db.placed(SEQUENCED + 5).await;
+    db.wait_for_positions(SEQUENCED + 5).await;
     // One at a time, so that the statements run often enough for a generic plan.
     for n in 6..=30 {
         let ctx = db.ctx();
         db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(1))).await.unwrap();
-        db.placed(SEQUENCED + n).await;
-        assert_eq!(db.store.oldest_unplaced().await.unwrap(), None);
+        db.wait_for_positions(SEQUENCED + n).await;
+        assert_eq!(db.store.oldest_unsequenced().await.unwrap(), None);
     }
     while number(&client, "SELECT low_tx FROM sequencer").await > 8_000_000_000 {
         tokio::task::yield_now().await;
     }
     // The next sequencer continues at the watermark.
     let db = db.reopened(|_| {}).await;
-    db.placed(SEQUENCED + 30).await;
+    db.wait_for_positions(SEQUENCED + 30).await;
     db.store.close().await;
     until_alone(&client).await;
 
@@ -134,6 +134,6 @@ async fn restored_backlog_is_sequenced_once() {
         let ctx = db.ctx();
         db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(n % 2))).await.unwrap();
     }
-    db.placed(4_503).await;
+    db.wait_for_positions(4_503).await;
     assert_sequence(&all_events(&db.store).await, 4_503);
 }

@@ -71,7 +71,7 @@ async fn positions_are_dense_and_ordered_per_subject(db: Db) {
         });
     }
     callers.join_all().await;
-    db.placed(400).await;
+    db.wait_for_positions(400).await;
     assert_sequence(&all_events(&db.store).await, 400);
     assert_eq!(db.store.stats().sequenced, 400);
 }
@@ -88,7 +88,7 @@ async fn rolled_back_events_get_no_position(db: Db) {
             .await;
         assert_eq!(outcome.is_err(), n % 2 == 0);
     }
-    db.placed(5).await;
+    db.wait_for_positions(5).await;
     assert_sequence(&all_events(&db.store).await, 5);
 }
 
@@ -113,7 +113,7 @@ async fn user_logs_are_dense(db: Db) {
     for round in 0..12 {
         emit(&db, &users[..=round % 3]).await;
     }
-    db.placed(12).await;
+    db.wait_for_positions(12).await;
     for (user, expected) in users.into_iter().zip([12, 8, 4]) {
         let log: Result<Vec<(i64, i64)>, Error> = db
             .store
@@ -150,7 +150,7 @@ async fn removed_events_do_not_reset_numbering(db: Db) {
     }
     // The second has no later one.
     emit(&db, &users[..1]).await;
-    db.placed(4).await;
+    db.wait_for_positions(4).await;
     let at = db.sources.clock.now();
     let now = at + Duration::from_secs(60);
     assert_eq!(db.store.remove_events(at, 10).await.unwrap(), 0, "none is older");
@@ -163,7 +163,7 @@ async fn removed_events_do_not_reset_numbering(db: Db) {
     assert_eq!(positions().await, [4], "the newest stays");
     assert_eq!(logs().await, [(4, 4), (3, 3)]);
     emit(&db, &users).await;
-    db.placed(5).await;
+    db.wait_for_positions(5).await;
     assert_eq!(positions().await, [4, 5]);
     assert_eq!(logs().await, [(4, 4), (5, 5), (3, 3), (4, 5)]);
     pass(&db, 5).await;
@@ -180,7 +180,7 @@ async fn audit_chain_detects_tampering(db: Db) {
         let ctx = db.ctx();
         db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(n))).await.unwrap();
     }
-    db.placed(20).await;
+    db.wait_for_positions(20).await;
     assert_eq!(db.store.verify_audit().await.unwrap().links, 20);
     let tampered: Result<u64, Error> = db
         .store
@@ -213,7 +213,7 @@ async fn pending_events_of_consumer_are_not_removed(db: Db) {
     for _ in 0..4 {
         emit(&db, &[]).await;
     }
-    db.placed(4).await;
+    db.wait_for_positions(4).await;
     pass(&db, 4).await;
     let fail = |position: i64, set_aside_at: Option<i64>| {
         let sql = "INSERT INTO consumer_failures (consumer, position, subject, attempts, retry_at, error, set_aside_at)
@@ -263,10 +263,10 @@ async fn long_transaction_delays_no_other_and_is_sequenced(db: Db) {
         let ctx = db.ctx();
         db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(n))).await.unwrap();
     }
-    db.placed(28).await;
+    db.wait_for_positions(28).await;
     go.send(()).unwrap();
     slow.await.unwrap().unwrap();
-    db.placed(29).await;
+    db.wait_for_positions(29).await;
     let events = all_events(&db.store).await;
     assert_sequence(&events, 29);
     assert_eq!(events[28].event.subject, Uuid::from_u128(1).to_string());
@@ -276,13 +276,13 @@ async fn heads_persist_across_restart(db: Db) {
     for round in 1..=3 {
         let ctx = db.ctx();
         db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(1))).await.unwrap();
-        db.placed(round).await;
+        db.wait_for_positions(round).await;
     }
     let db = db.reopened(|_| {}).await;
-    db.placed(3).await;
+    db.wait_for_positions(3).await;
     let ctx = db.ctx();
     db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(1))).await.unwrap();
-    db.placed(4).await;
+    db.wait_for_positions(4).await;
     assert_sequence(&all_events(&db.store).await, 4);
     assert_eq!(db.store.verify_audit().await.unwrap().links, 4);
 }
@@ -301,7 +301,7 @@ async fn long_backlog_is_sequenced_completely(db: Db) {
         })
         .await;
     done.unwrap();
-    db.placed(4_500).await;
+    db.wait_for_positions(4_500).await;
     assert_sequence(&all_events(&db.store).await, 4_500);
     // Seals come with the positions, or a pass later.
     let sealed = async {

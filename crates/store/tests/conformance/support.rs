@@ -73,7 +73,7 @@ impl Db {
     }
 
     /// Waits until `count` events have positions.
-    pub async fn placed(&self, count: i64) {
+    pub async fn wait_for_positions(&self, count: i64) {
         let mut head = self.store.head();
         let reached = tokio::time::timeout(Duration::from_secs(20), head.wait_for(|head| *head >= count));
         let in_time = reached.await.is_ok();

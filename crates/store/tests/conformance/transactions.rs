@@ -108,7 +108,7 @@ async fn panic_rolls_back(db: Db) {
 }
 
 async fn dry_run_does_not_count(db: Db) {
-    let db = db.reopened(|options| options.rehearse = true).await;
+    let db = db.reopened(|options| options.runs_twice = true).await;
     let runs = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&runs);
     let ctx = db.ctx();
@@ -189,7 +189,7 @@ async fn long_trace_is_written_completely(db: Db) {
             .await;
         done.unwrap();
     }
-    db.placed(134).await;
+    db.wait_for_positions(134).await;
     let written: Result<Option<(i64, i64)>, Error> = db
         .store
         .read(|q| {

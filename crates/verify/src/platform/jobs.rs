@@ -17,13 +17,13 @@ const RECORDING_DELAY_MS: i64 = 75_000;
 
 async fn runs_on_time(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
-    let all = facts["modules"]["jobs.upkeep"].as_array().cloned().unwrap_or_default();
+    let all = facts["modules"]["jobs.maintenance"].as_array().cloned().unwrap_or_default();
     if all.is_empty() {
         return Err(Shortfall::fails("no maintenance schedule is declared".to_owned()));
     }
     let wrong: Vec<_> = all.iter().filter_map(fault).collect();
     run.figure("schedules", all.len());
-    run.figure("upkeep", Value::from(all.clone()));
+    run.figure("maintenance", Value::from(all.clone()));
     if !wrong.is_empty() {
         return Err(Shortfall::fails(wrong.join("; ")));
     }

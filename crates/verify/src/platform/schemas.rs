@@ -12,7 +12,7 @@ const PROBLEM_JSON: &str = "application/problem+json";
 /// # Errors
 /// Returns the first violation, without any part of the value.
 pub fn fits(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
-    let violations = validator(document, schema)?.violations(value, 1, &mut Work::of_request());
+    let violations = validator(document, schema)?.violations(value, 1, &mut Work::for_request());
     match violations.map(|violations| violations.into_iter().next()) {
         Ok(None) => Ok(()),
         Ok(Some(violation)) => Err(format!("{} at {:?}", violation.detail, violation.pointer)),

@@ -118,12 +118,12 @@ pub fn reserved(world: &World, report: &mut Report) {
     let span = json!({ "from": "2026-01-01T00:00:00Z", "to": "2026-01-01T00:05:00Z" });
     let cases: &[(&str, String, Value)] = &[
         ("POST", "/api/v1/queues/callbacks/claim".into(), empty.clone()),
-        ("POST", "/api/v1/queues/upkeep/claim".into(), empty.clone()),
-        ("POST", "/api/v1/queues/upkeep/pause".into(), Value::Null),
-        ("POST", "/api/v1/queues/upkeep/resume".into(), Value::Null),
+        ("POST", "/api/v1/queues/maintenance/claim".into(), empty.clone()),
+        ("POST", "/api/v1/queues/maintenance/pause".into(), Value::Null),
+        ("POST", "/api/v1/queues/maintenance/resume".into(), Value::Null),
         ("POST", "/api/v1/queues/callbacks/drain".into(), Value::Null),
         ("PUT", "/api/v1/queues/callbacks".into(), json!({ "concurrency": 1 })),
-        ("POST", "/api/v1/jobs".into(), json!({ "kind": "mine", "queue": "upkeep" })),
+        ("POST", "/api/v1/jobs".into(), json!({ "kind": "mine", "queue": "maintenance" })),
         ("POST", "/api/v1/jobs".into(), json!({ "kind": "callbacks.deliver", "queue": "mine" })),
         ("POST", "/api/v1/jobs/bulk".into(), json!({ "jobs": [{ "kind": "mine", "queue": "callbacks" }] })),
         ("PUT", "/api/v1/job-kinds/callbacks.deliver".into(), empty.clone()),
@@ -133,7 +133,7 @@ pub fn reserved(world: &World, report: &mut Report) {
         (
             "PUT",
             "/api/v1/schedules/mine".into(),
-            json!({ "queue": "upkeep", "kind": "mine", "schedule": "@daily" }),
+            json!({ "queue": "maintenance", "kind": "mine", "schedule": "@daily" }),
         ),
         ("POST", format!("/api/v1/schedules/{declared}/run"), Value::Null),
         ("POST", format!("/api/v1/schedules/{declared}/pause"), Value::Null),

@@ -160,7 +160,7 @@ fn clients_of(postmaster: u32) -> Result<usize> {
 impl Target for Victim {
     fn start(&mut self) -> Result<SocketAddr> {
         if let Some(server) = &mut self.server {
-            server.start_again()?;
+            server.restart()?;
             if let (None, Some(postmaster)) = (&self.kith, server.pid()) {
                 wait_for_orphans(postmaster)?;
             }

@@ -276,7 +276,7 @@ impl SignInAnswer {
 impl TokenPair {
     fn new(app: &App, ctx: &Ctx, session: OpenSession) -> Self {
         Self {
-            access_token: app.tokens.issue(&ctx.renewed(), session.user_id, session.id.0),
+            access_token: app.tokens.issue(&ctx.refreshed(), session.user_id, session.id.0),
             refresh_token: session.refresh_token(&app.keyring),
             token_type: "Bearer",
             expires_in: app.tokens.lifetime_s(),

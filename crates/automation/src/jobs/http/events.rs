@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
-use kith_jobs::progress_bell;
+use kith_jobs::progress_channel;
 use kith_kernel::seconds;
 use kith_platform::auth::ReadJobs;
 use kith_platform::{Allowed, ApiResult, App, PathId, Principal, Routes};
@@ -50,7 +50,7 @@ async fn watch_job(
     Allowed { caller, .. }: Allowed<ReadJobs>,
     PathId(id): PathId<i64>,
 ) -> ApiResult<Response> {
-    let bell = app.db.bell(&progress_bell(id));
+    let bell = app.db.listen(&progress_channel(id));
     // Return 404 here, as other endpoints do, instead of starting a stream for an unknown job.
     app.db.read(move |q| queries::find_job(q, id).map(drop)).await?;
     let watch = Watch { app, caller, id, bell, told: String::new(), events: 0, ended: false };
@@ -87,7 +87,7 @@ impl Watch {
             }
             let app = self.app.clone();
             // A timeout is not an error: it leads to the next poll.
-            let _ = app.stop.or(tokio::time::timeout(POLL_INTERVAL, self.bell.rung())).await?;
+            let _ = app.stop.or(tokio::time::timeout(POLL_INTERVAL, self.bell.notified())).await?;
         }
         None
     }

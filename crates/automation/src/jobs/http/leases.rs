@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use kith_jobs::{ClaimToken, Done, JobError, JobState, LeasedClaim, ReportOutcome, bell_of};
+use kith_jobs::{ClaimToken, JobError, JobOutput, JobState, LeasedClaim, ReportOutcome, queue_channel};
 use kith_kernel::{Ctx, FieldError, Problem, Text, TextRules, Timestamp, seconds};
 use kith_platform::auth::WorkJobs;
 use kith_platform::idempotency::IDEMPOTENCY_REPLAYED;
@@ -198,15 +198,15 @@ async fn claim_jobs(
     let claim = wanted.claim(&app, &caller).await?;
     let jobs = ClaimedJobs { jobs: claim.jobs.iter().cloned().map(ClaimedJob::from).collect() };
     if caller.key.is_none() {
-        claim.keep();
+        claim.into_claim();
         return Ok(Answer::ok(jobs).into_response());
     }
     let response = app.change(&caller, move |_, _| Ok::<_, JobsError>(Answer::ok(jobs.clone()))).await?;
     if response.headers().contains_key(IDEMPOTENCY_REPLAYED) {
         // A request with the same idempotency key was faster: return its jobs and release these.
-        claim.give_back().await.map_err(store_problem)?;
+        claim.return_to_queue().await.map_err(store_problem)?;
     } else {
-        claim.keep();
+        claim.into_claim();
     }
     Ok(response)
 }
@@ -250,7 +250,7 @@ impl Wanted {
         let request = ms(i64::from(app.config.server.request_timeout_ms)).saturating_sub(RESPONSE_MARGIN);
         let wait = self.wait.min(request);
         let mut wait_is_over = pin!(tokio::time::timeout(wait, std::future::pending::<()>()));
-        let mut bell = app.db.bell(&bell_of(&self.queue));
+        let mut bell = app.db.listen(&queue_channel(&self.queue));
         loop {
             // The caller's permission may have been revoked during the wait.
             caller.check_again(app).await?;
@@ -259,13 +259,13 @@ impl Wanted {
             if !claim.jobs.is_empty() || wait.is_zero() {
                 return Ok(claim);
             }
-            let due = claim.look_again_at.map(|at| at.since(app.sources.clock.now()));
+            let due = claim.next_claim_at.map(|at| at.since(app.sources.clock.now()));
             let pause = due.unwrap_or(POLL_INTERVAL).clamp(Duration::from_millis(5), POLL_INTERVAL);
             let goes_on = async {
                 tokio::select! {
                     _ = &mut wait_is_over => false,
                     // A timeout is not an error: it leads to the next poll.
-                    _ = tokio::time::timeout(pause, bell.rung()) => true,
+                    _ = tokio::time::timeout(pause, bell.notified()) => true,
                 }
             };
             if app.stop.or(goes_on).await != Some(true) {
@@ -308,7 +308,7 @@ async fn heartbeat_job(
     app.change(&caller, move |tx, ctx| {
         let kept = kith_jobs::heartbeat(tx, ctx, id, token, lease)?;
         let kept = kept.ok_or_else(|| refusal(tx, id))?;
-        Ok::<_, JobsError>(Answer::ok(Heartbeat { cancel_asked: kept.cancel_asked }))
+        Ok::<_, JobsError>(Answer::ok(Heartbeat { cancel_asked: kept.is_cancel_requested }))
     })
     .await
 }
@@ -335,7 +335,7 @@ async fn report_progress(
     let progress = short(&body.progress, MAX_PROGRESS_BYTES, "/progress")?;
     let token = token(&body.lease_token)?;
     app.change(&caller, move |tx, _| {
-        let kept = kith_jobs::keep_progress(tx, id, token, &progress)?;
+        let kept = kith_jobs::store_progress(tx, id, token, &progress)?;
         if kept { Ok(Answer::no_content()) } else { Err(refusal(tx, id)) }
     })
     .await
@@ -365,7 +365,7 @@ async fn log_line(
     let line = text(&body.line, LINE, "/line")?.into_string();
     let token = token(&body.lease_token)?;
     app.change(&caller, move |tx, ctx| {
-        let kept = kith_jobs::keep_log(tx, ctx, id, token, &level, &line)?;
+        let kept = kith_jobs::append_log(tx, ctx, id, token, &level, &line)?;
         if kept { Ok(Answer::no_content()) } else { Err(refusal(tx, id)) }
     })
     .await
@@ -390,7 +390,7 @@ async fn complete_job(
     Json(body): Json<CompleteBody>,
 ) -> ApiResult<Response> {
     let result = body.result.map(|result| short(&result, MAX_RESULT_BYTES, "/result")).transpose()?;
-    end(&app, &caller, id, token(&body.lease_token)?, Ok(Done { result })).await
+    end(&app, &caller, id, token(&body.lease_token)?, Ok(JobOutput { result })).await
 }
 
 /// Fail a job
@@ -449,7 +449,7 @@ async fn end(
     caller: &Principal,
     id: i64,
     token: ClaimToken,
-    outcome: Result<Done, JobError>,
+    outcome: Result<JobOutput, JobError>,
 ) -> ApiResult<Response> {
     let counted = Arc::new(Mutex::new(None));
     let count = Arc::clone(&counted);
@@ -458,7 +458,7 @@ async fn end(
         let told = kith_jobs::report_leased(tx, ctx, id, token, outcome.clone())?;
         let ended = match told {
             ReportOutcome::Finished(state) => Ended { state: state.into(), run_at: None },
-            ReportOutcome::Again(at) => Ended { state: JobState::Scheduled.into(), run_at: Some(at) },
+            ReportOutcome::Rescheduled(at) => Ended { state: JobState::Scheduled.into(), run_at: Some(at) },
             ReportOutcome::Stale => return Err(JobsError::Stale),
         };
         let took = job.started_at.map_or(Duration::ZERO, |at| ctx.now.since(at));

@@ -1,6 +1,6 @@
 //! Jobs as the API returns them.
 
-use kith_jobs::{DependencyResult, Failure, JobRecord, JobState, LogLine, Retry};
+use kith_jobs::{DependencyResult, Failure, JobRecord, JobState, LogLine, RetryPolicy};
 use kith_kernel::{StoredJson, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -190,8 +190,8 @@ pub struct ClaimedJobs {
     pub jobs: Vec<ClaimedJob>,
 }
 
-impl From<Retry> for RetryBody {
-    fn from(Retry { max_attempts, base, cap }: Retry) -> Self {
+impl From<RetryPolicy> for RetryBody {
+    fn from(RetryPolicy { max_attempts, base, cap }: RetryPolicy) -> Self {
         Self { max_attempts, base_ms: Some(millis(base)), cap_ms: Some(millis(cap)) }
     }
 }
@@ -249,7 +249,7 @@ impl From<JobRecord> for Job {
             progress: read_json(job.progress),
             errors: job.errors.into_iter().map(JobFailure::from).collect(),
             waiting_for: job.waiting_for,
-            cancel_asked_at: job.cancel_asked_at,
+            cancel_asked_at: job.cancel_requested_at,
             source: job.source,
             created_at: job.created_at,
         }

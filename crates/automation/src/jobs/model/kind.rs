@@ -1,6 +1,6 @@
 //! Job kinds as programs declare them: payload schema and defaults.
 
-use kith_jobs::Retry;
+use kith_jobs::RetryPolicy;
 use kith_kernel::{FieldError, StoredJson, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -28,10 +28,10 @@ pub struct RetryBody {
 
 impl RetryBody {
     /// Converts the policy into the engine's type.
-    pub fn policy(&self) -> Retry {
+    pub fn policy(&self) -> RetryPolicy {
         let ms = |ms: i64| std::time::Duration::from_millis(ms.unsigned_abs());
-        let usual = Retry::DEFAULT;
-        Retry::times(self.max_attempts)
+        let usual = RetryPolicy::DEFAULT;
+        RetryPolicy::times(self.max_attempts)
             .waiting(self.base_ms.map_or(usual.base, ms), self.cap_ms.map_or(usual.cap, ms))
     }
 

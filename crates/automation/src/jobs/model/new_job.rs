@@ -136,7 +136,7 @@ impl EnqueuedJob {
     /// Creates the result from a job and its children.
     pub fn of(enqueued: Enqueued, children: &[Enqueued]) -> Self {
         let children = children.iter().map(|child| child.id).collect();
-        Self { id: enqueued.id, existing: enqueued.existing, children }
+        Self { id: enqueued.id, existing: enqueued.is_existing, children }
     }
 }
 

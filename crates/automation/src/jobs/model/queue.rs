@@ -1,6 +1,6 @@
 //! Queues as the API returns them: settings, depth and throughput.
 
-use kith_jobs::{Minute, QueueSettings, Rate, QueueSample, check_name};
+use kith_jobs::{Minute, QueueSample, QueueSettings, Rate, check_name};
 use kith_kernel::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

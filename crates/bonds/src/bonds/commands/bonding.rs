@@ -67,7 +67,7 @@ fn decide_others(
         tx.emit(ctx, events::request_accepted(parties));
     }
     // Audit other users' requests as the system: the activity of the caller must not reveal them.
-    let others = ctx.acting_as(Actor::System("bonds"));
+    let others = ctx.with_actor(Actor::System("bonds"));
     for parties in closed {
         let concerns = |user| Some(user) == ctx.actor.user_id();
         let own = concerns(parties.from) || parties.to.is_some_and(concerns);
@@ -137,7 +137,7 @@ pub fn open_door(tx: &Tx<'_>, ctx: &Ctx, one: UserId, other: UserId) -> Result<(
     for (from, to) in [(one, other), (other, one)] {
         while let Some(withheld) = rows::find_withheld(tx, from, to, ctx.now)? {
             // Audit as the system: the sender must not learn who blocked or unblocked.
-            expire(tx, &ctx.acting_as(Actor::System("bonds")), withheld.id)?;
+            expire(tx, &ctx.with_actor(Actor::System("bonds")), withheld.id)?;
         }
     }
     Ok(())

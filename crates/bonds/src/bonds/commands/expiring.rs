@@ -25,5 +25,5 @@ pub fn expire(tx: &Tx<'_>, ctx: &Ctx, id: PartnerRequestId) -> Result<(), Error>
 /// Returns the context for auditing a request. If it was sent by e-mail address, the system is the actor: the
 /// sender's own activity must not reveal who has the address.
 pub fn untold(ctx: &Ctx, parties: Parties) -> Ctx {
-    if parties.by_email { ctx.acting_as(Actor::System("bonds")) } else { ctx.clone() }
+    if parties.by_email { ctx.with_actor(Actor::System("bonds")) } else { ctx.clone() }
 }

@@ -33,7 +33,7 @@ pub fn create(tx: &Tx<'_>, ctx: &Ctx, maker: UserId, new: &NewApiKey) -> Result<
     };
     rows::insert(tx, &key, &text.digest())?;
     let details = json!({ "name": key.name, "scopes": key.scopes, "expires_at": key.expires_at });
-    tx.audit_with(ctx, CREATED, key.id, Some(maker), details);
+    tx.audit_with_details(ctx, CREATED, key.id, Some(maker), details);
     tx.emit(ctx, about(CREATED, &key));
     Ok((key, text.reveal()))
 }

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join5;
 
 use super::super::failure::Failure;
-use super::super::link::{TransactionMode, Session};
+use super::super::link::{PostgresSession, TransactionMode};
 use super::{CATCH_UP_TIMEOUT, Direct, advance, refuse_if};
 use crate::audit::AuditEntry;
 use crate::audit_keys::AuditKeys;
 use crate::sequencer::{Heads, SequencedBatch, UnsequencedEvent};
 use crate::stats::StoreStats;
-use crate::tx::{Session as AnySession, record};
+use crate::tx::{EngineSession, record};
 use crate::value::Param;
 use crate::{Error, Row, Tx, outbox};
 
@@ -36,8 +36,8 @@ pub(super) struct LeaderState {
     low_tx: i64,
     /// True until all rows have been scanned once, if no watermark was saved.
     catching_up: bool,
-    mark_kept: Instant,
-    kept_tx: i64,
+    watermark_saved_at: Instant,
+    saved_low_tx: i64,
 }
 
 /// Saved watermark, and the transaction of this server that saved it.
@@ -67,7 +67,7 @@ impl LeaderState {
 }
 
 impl Direct<'_> {
-    /// Starts to act as the sequencer. [`Self::campaign`] must hold the lock.
+    /// Starts to act as the sequencer. [`Self::acquire_leadership`] must hold the lock.
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
     pub(super) fn lead(&mut self) -> Result<(), Error> {
         let q = self.query(TransactionMode::Plain);
@@ -89,8 +89,8 @@ impl Direct<'_> {
             restored: restored.map(|mark| mark.low_tx),
             low_tx: low_tx.unwrap_or(0),
             catching_up: low_tx.is_none(),
-            mark_kept: Instant::now(),
-            kept_tx: mark.map_or(0, |mark| mark.low_tx),
+            watermark_saved_at: Instant::now(),
+            saved_low_tx: mark.map_or(0, |mark| mark.low_tx),
         });
         Ok(())
     }
@@ -98,12 +98,16 @@ impl Direct<'_> {
     /// Assigns positions to committed rows. Returns true if there may be more rows.
     pub(super) fn pass(&mut self) -> Result<bool, Error> {
         let Some(lead) = &self.lead else { return Ok(false) };
-        self.link.set_silence(if lead.catching_up { CATCH_UP_TIMEOUT } else { self.shared.settings.silence });
+        self.link.set_response_timeout(if lead.catching_up {
+            CATCH_UP_TIMEOUT
+        } else {
+            self.shared.settings.response_timeout
+        });
         let found = self.find(lead).map_err(Error::unavailable)?;
         let oldest: i64 = Row::Postgres(&found.oldest).get(0)?;
         refuse_if(Row::Postgres(&found.oldest).get(1)?)?;
         let events: Vec<_> =
-            found.events.iter().map(|row| read_unplaced(&Row::Postgres(row))).collect::<Result<_, _>>()?;
+            found.events.iter().map(|row| read_unsequenced(&Row::Postgres(row))).collect::<Result<_, _>>()?;
         let entries: Vec<_> = found
             .entries
             .iter()
@@ -111,30 +115,30 @@ impl Direct<'_> {
             .collect::<Result<_, _>>()?;
         let reached = found.reached()?;
         if !entries.is_empty() {
-            self.ready_audit_key()?;
+            self.ensure_audit_key()?;
         }
         let Some(lead) = &self.lead else { return Ok(false) };
-        let placed = lead.heads.place(events.into_iter(), entries.iter(), &lead.audit_keys)?;
-        if !placed.is_empty() {
-            self.write(&placed).map_err(Error::unavailable)?;
-            StoreStats::add(&self.shared.stats.sequenced, placed.positions.len() as u64);
-            advance(self.shared, placed.heads.position);
+        let batch = lead.heads.assign(events.into_iter(), entries.iter(), &lead.audit_keys)?;
+        if !batch.is_empty() {
+            self.write(&batch).map_err(Error::unavailable)?;
+            StoreStats::add(&self.shared.stats.sequenced, batch.positions.len() as u64);
+            advance(self.shared, batch.heads.position);
         }
         let more = self.lead.as_mut().is_some_and(|lead| {
-            lead.heads = placed.heads;
+            lead.heads = batch.heads;
             lead.advance(reached, oldest)
         });
-        self.keep_mark()?;
+        self.save_watermark()?;
         Ok(more)
     }
 
     /// Creates a key for the next audit link if there is none. The sequencer's lock keeps other processes
     /// from doing the same.
-    fn ready_audit_key(&mut self) -> Result<(), Error> {
+    fn ensure_audit_key(&mut self) -> Result<(), Error> {
         let Some(lead) = &self.lead else { return Ok(()) };
         let (next, keys) = (lead.heads.seal.n + 1, lead.audit_keys.clone());
-        let tx = Tx::new(AnySession::Postgres(Session::new(&self.link, TransactionMode::Plain)));
-        let keys = self.shared.audit_keyring.ready_for(&tx, keys, next)?;
+        let tx = Tx::new(EngineSession::Postgres(PostgresSession::new(&self.link, TransactionMode::Plain)));
+        let keys = self.shared.audit_keyring.with_key_for(&tx, keys, next)?;
         drop(tx);
         if let Some(lead) = &mut self.lead {
             lead.audit_keys = keys;
@@ -166,21 +170,21 @@ impl Direct<'_> {
 
     /// Inserts positions, deliveries and seals with a fixed number of statements, in one round trip. Unique
     /// keys reject a position that is already assigned.
-    fn write(&self, placed: &SequencedBatch) -> Result<(), Failure> {
+    fn write(&self, batch: &SequencedBatch) -> Result<(), Failure> {
         let (positions, events): (Vec<_>, Vec<_>) =
-            placed.positions.iter().map(|(position, id)| (*position, id.to_string())).unzip();
+            batch.positions.iter().map(|(position, id)| (*position, id.to_string())).unzip();
         let (users, delivered): (Vec<_>, Vec<_>) =
-            placed.deliveries.iter().map(|(user, position)| (user.to_string(), *position)).unzip();
-        let ns: Vec<_> = placed.seals.iter().map(|seal| seal.n).collect();
-        let entries: Vec<_> = placed.seals.iter().map(|seal| seal.entry.to_string()).collect();
-        let prevs: Vec<_> = placed.seals.iter().map(|seal| seal.prev.as_slice()).collect();
-        let hashes: Vec<_> = placed.seals.iter().map(|seal| seal.hash.as_slice()).collect();
+            batch.deliveries.iter().map(|(user, position)| (user.to_string(), *position)).unzip();
+        let ns: Vec<_> = batch.seals.iter().map(|seal| seal.n).collect();
+        let entries: Vec<_> = batch.seals.iter().map(|seal| seal.entry.to_string()).collect();
+        let prevs: Vec<_> = batch.seals.iter().map(|seal| seal.prev.as_slice()).collect();
+        let hashes: Vec<_> = batch.seals.iter().map(|seal| seal.hash.as_slice()).collect();
         let insert_positions = self.link.prepare(INSERT_POSITIONS)?;
         let insert_deliveries = self.link.prepare(INSERT_DELIVERIES)?;
         let insert_seals = self.link.prepare(INSERT_SEALS)?;
         // The notification is part of the transaction, so it is never sent for a position that was not
         // committed.
-        let end = format!("NOTIFY kith, '{}'; COMMIT", placed.heads.position);
+        let end = format!("NOTIFY kith, '{}'; COMMIT", batch.heads.position);
         let client = &self.link.client;
         let written = self.link.wait(try_join5(
             client.batch_execute("BEGIN"),
@@ -193,14 +197,14 @@ impl Direct<'_> {
     }
 
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
-    fn keep_mark(&mut self) -> Result<(), Error> {
+    fn save_watermark(&mut self) -> Result<(), Error> {
         let Some(lead) = &mut self.lead else { return Ok(()) };
-        let is_kept = lead.kept_tx == lead.low_tx || lead.restored.is_some();
-        if is_kept || lead.mark_kept.elapsed() < WATERMARK_SAVE_INTERVAL {
+        let is_kept = lead.saved_low_tx == lead.low_tx || lead.restored.is_some();
+        if is_kept || lead.watermark_saved_at.elapsed() < WATERMARK_SAVE_INTERVAL {
             return Ok(());
         }
-        lead.mark_kept = Instant::now();
-        lead.kept_tx = lead.low_tx;
+        lead.watermark_saved_at = Instant::now();
+        lead.saved_low_tx = lead.low_tx;
         let low_tx = lead.low_tx;
         self.batch(&format!(
             "INSERT INTO sequencer (id, low_tx) VALUES (1, {low_tx})
@@ -290,7 +294,7 @@ impl UnsequencedRows {
     }
 }
 
-fn read_unplaced(row: &Row<'_>) -> Result<UnsequencedEvent, Error> {
+fn read_unsequenced(row: &Row<'_>) -> Result<UnsequencedEvent, Error> {
     Ok(UnsequencedEvent { id: row.get(0)?, recipients: outbox::parse_recipients(&row.get::<String>(1)?)? })
 }
 

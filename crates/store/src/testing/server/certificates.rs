@@ -5,7 +5,7 @@ use std::{fs, io, os::unix::fs::PermissionsExt as _};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
-use super::host::own;
+use super::host::set_owner;
 
 pub(super) const CA: &str = "ca.pem";
 pub(super) const CERTIFICATE: &str = "server.pem";
@@ -17,7 +17,7 @@ pub(super) fn write(folder: &Path, owner: Option<(u32, u32)>) -> io::Result<()> 
         let path = folder.join(name);
         fs::write(&path, pem)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        own(&path, owner)?;
+        set_owner(&path, owner)?;
     }
     Ok(())
 }

@@ -66,7 +66,7 @@ pub(super) fn unprivileged(ours: &Path) -> io::Result<Option<(u32, u32)>> {
     found.map(Some).ok_or_else(|| io::Error::other("neither `postgres` nor `nobody` exists"))
 }
 
-pub(super) fn own(path: &Path, user: Option<(u32, u32)>) -> io::Result<()> {
+pub(super) fn set_owner(path: &Path, user: Option<(u32, u32)>) -> io::Result<()> {
     user.map_or(Ok(()), |(uid, gid)| chown(path, Some(uid), Some(gid)))
 }
 

@@ -23,7 +23,7 @@ impl PostgresServer {
     }
 
     /// Returns the URL of `database` with both servers, this one first.
-    pub fn url_or(&self, other: &Self, database: &str) -> String {
+    pub fn url_with(&self, other: &Self, database: &str) -> String {
         format!("postgres://{SUPERUSER}@127.0.0.1:{},127.0.0.1:{}/{database}", self.port, other.port)
     }
 

@@ -113,7 +113,7 @@ impl Crew {
         match rng.u32(..100) {
             0..7 => {
                 server.kill()?;
-                server.start_again()?;
+                server.restart()?;
                 blows.database_kills += 1;
             }
             7..11 => {
@@ -156,7 +156,7 @@ impl Crew {
         let began = now();
         server.kill()?;
         thread::sleep(length);
-        server.start_again()?;
+        server.restart()?;
         blows.outages += 1;
         blows.outage_s += began.elapsed().as_secs_f64();
         self.all_live()

@@ -1,6 +1,6 @@
 //! Recovery of jobs whose worker is gone, and of jobs that crash their workers.
 
-use kith_jobs::{JobState, Retry, ReportOutcome};
+use kith_jobs::{JobState, ReportOutcome, RetryPolicy};
 use kith_kernel::seconds;
 use kith_store::contract;
 
@@ -28,10 +28,10 @@ async fn jobs_of_expired_worker_run_again(engine: Engine) {
     let gone = engine.worker().await;
     assert_eq!(engine.claim(gone, 5).await.jobs.len(), 5);
     engine.advance(seconds(5));
-    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 0, "not yet");
+    assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 0, "not yet");
     engine.advance(seconds(2));
-    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 5);
-    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 0);
+    assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 5);
+    assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 0);
     assert_eq!(engine.numbers(10).await, [0, 1, 2, 3, 4]);
 }
 
@@ -43,8 +43,8 @@ async fn live_worker_keeps_long_running_jobs(engine: Engine) {
     let job = engine.claim(worker, 1).await.jobs.remove(0);
     for _ in 0..500 {
         engine.advance(seconds(5));
-        engine.jobs.beat(worker).await.unwrap();
-        assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 0);
+        engine.jobs.heartbeat(worker).await.unwrap();
+        assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 0);
     }
     assert_eq!(engine.numbers(5).await, [0; 0]);
     assert_eq!(engine.report(&job, done()).await, ReportOutcome::Finished(JobState::Completed));
@@ -55,7 +55,7 @@ async fn live_worker_keeps_long_running_jobs(engine: Engine) {
 async fn evicted_worker_claims_nothing(engine: Engine) {
     let frozen = engine.worker().await;
     engine.advance(seconds(60));
-    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 0);
+    assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 0);
     let id = engine.add(1).await;
     assert!(engine.claim(frozen, 1).await.jobs.is_empty());
     assert_eq!(engine.state(id).await, JobState::Ready);
@@ -68,27 +68,27 @@ async fn frozen_worker_is_fenced_after_resume(engine: Engine) {
     let frozen = engine.worker().await;
     let late = engine.claim(frozen, 1).await.jobs.remove(0);
     engine.advance(seconds(60));
-    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 1);
+    assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 1);
     let worker = engine.worker().await;
     let fresh = engine.claim(worker, 1).await.jobs.remove(0);
-    assert_eq!(engine.jobs.beat(frozen).await.unwrap(), kith_jobs::HeartbeatOutcome::Evicted);
+    assert_eq!(engine.jobs.heartbeat(frozen).await.unwrap(), kith_jobs::HeartbeatOutcome::Evicted);
     assert_eq!(engine.report(&late, done()).await, ReportOutcome::Stale);
     assert_eq!(engine.state(id).await, JobState::Running);
     assert_eq!(engine.report(&fresh, done()).await, ReportOutcome::Finished(JobState::Completed));
     assert_eq!(engine.job(id).await.attempt, 2);
 }
 
-async fn die_with(engine: &Engine, most: i64) -> Vec<i64> {
+async fn die_with(engine: &Engine, limit: i64) -> Vec<i64> {
     let worker = engine.worker().await;
-    let claim = engine.claim(worker, most).await;
+    let claim = engine.claim(worker, limit).await;
     engine.advance(seconds(60));
-    engine.jobs.give_up_silent().await.unwrap();
+    engine.jobs.evict_expired_workers().await.unwrap();
     claim.jobs.iter().map(|job| job.id).collect()
 }
 
 /// Regression test for sidekiq#4633: a poison job kills workers in a loop.
 async fn job_that_crashes_worker_three_times_is_dead(engine: Engine) {
-    let id = engine.enqueue(work(1).retry(Retry::times(100))).await.id;
+    let id = engine.enqueue(work(1).retry(RetryPolicy::times(100))).await.id;
     for _ in 0..3 {
         assert_eq!(die_with(&engine, 5).await, [id]);
     }
@@ -113,7 +113,7 @@ async fn other_jobs_survive_poison_job(engine: Engine) {
         let Some(job) = claim.jobs.first() else { break };
         if job.id == poison {
             engine.advance(seconds(60));
-            engine.jobs.give_up_silent().await.unwrap();
+            engine.jobs.evict_expired_workers().await.unwrap();
         } else {
             assert_eq!(engine.report(job, done()).await, ReportOutcome::Finished(JobState::Completed));
             done_ones += 1;
@@ -138,7 +138,7 @@ async fn suspects_run_in_busy_queue(engine: Engine) {
     let mut found = Vec::new();
     for _ in 0..10 {
         engine.advance(seconds(2));
-        engine.jobs.beat(worker).await.unwrap();
+        engine.jobs.heartbeat(worker).await.unwrap();
         for job in engine.claim(worker, 5).await.jobs {
             found.push(job.payload.parse::<i64>().unwrap());
             engine.report(&job, done()).await;
@@ -204,7 +204,7 @@ async fn suspect_counts_against_the_limit_of_its_key(engine: Engine) {
 }
 
 async fn eviction_does_not_count_as_job_failure(engine: Engine) {
-    let id = engine.enqueue(work(1).retry(Retry::NEVER)).await.id;
+    let id = engine.enqueue(work(1).retry(RetryPolicy::NEVER)).await.id;
     die_with(&engine, 1).await;
     let job = engine.job(id).await;
     assert_eq!((job.state, job.failures), (JobState::Scheduled, 0));
@@ -219,26 +219,30 @@ async fn outage_longer_than_lease_evicts_no_worker(engine: Engine) {
     engine.claim(worker, 1).await;
     engine.advance(seconds(60));
     engine.db().inject(kith_store::testing::Fault::CommitFails);
-    assert!(engine.jobs.beat(worker).await.is_err(), "the database is away");
-    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 0);
+    assert!(engine.jobs.heartbeat(worker).await.is_err(), "the database is away");
+    assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 0);
     engine.advance(seconds(5));
-    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 0, "the others have their lease to come back");
+    assert_eq!(
+        engine.jobs.evict_expired_workers().await.unwrap(),
+        0,
+        "the others have their lease to come back"
+    );
     engine.advance(seconds(2));
-    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 1, "it did not");
+    assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 1, "it did not");
 }
 
 async fn clock_set_back_does_not_stop_evictions(engine: Engine) {
     let worker = engine.worker().await;
     engine.advance(seconds(86_400));
     engine.db().inject(kith_store::testing::Fault::CommitFails);
-    assert!(engine.jobs.beat(worker).await.is_err());
+    assert!(engine.jobs.heartbeat(worker).await.is_err());
     engine.clock.set(crate::support::BEGINNING);
     engine.add(1).await;
     let gone = engine.worker().await;
     engine.claim(gone, 1).await;
-    engine.jobs.give_up_silent().await.unwrap();
+    engine.jobs.evict_expired_workers().await.unwrap();
     engine.advance(seconds(7));
-    assert_eq!(engine.jobs.give_up_silent().await.unwrap(), 1);
+    assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 1);
 }
 
 async fn concurrent_nodes_evict_worker_once(engine: Engine) {
@@ -250,7 +254,7 @@ async fn concurrent_nodes_evict_worker_once(engine: Engine) {
     let mut rescuers = tokio::task::JoinSet::new();
     for n in 0..6 {
         let jobs = nodes[n % 2].clone().unwrap_or_else(|| engine.jobs.clone());
-        rescuers.spawn(async move { jobs.give_up_silent().await.unwrap() });
+        rescuers.spawn(async move { jobs.evict_expired_workers().await.unwrap() });
     }
     let mut rescued = 0;
     while let Some(ended) = rescuers.join_next().await {

@@ -15,14 +15,14 @@ pub struct ChannelListener(watch::Receiver<u64>);
 impl ChannelListener {
     /// Waits until the channel has been notified since the last call. Never returns once the store has shut
     /// down.
-    pub async fn rung(&mut self) {
+    pub async fn notified(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending().await
         }
     }
 
     /// Discards pending notifications.
-    pub fn hush(&mut self) {
+    pub fn discard_pending(&mut self) {
         self.0.mark_unchanged();
     }
 }
@@ -32,7 +32,7 @@ impl ChannelListener {
 pub(crate) struct Channels {
     /// Random id that distinguishes this node's announcements from those of other nodes.
     node: u64,
-    listened_to: Mutex<Listeners>,
+    listeners: Mutex<Listeners>,
     unannounced: Mutex<BTreeSet<String>>,
 }
 
@@ -54,7 +54,7 @@ impl Default for Channels {
     fn default() -> Self {
         Self {
             node: RandomState::new().hash_one(0),
-            listened_to: Mutex::default(),
+            listeners: Mutex::default(),
             unannounced: Mutex::default(),
         }
     }
@@ -62,7 +62,7 @@ impl Default for Channels {
 
 impl Channels {
     pub fn listen(&self, name: &str) -> ChannelListener {
-        let mut listened = self.listened_to.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listened = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         if listened.all.len() >= listened.limit {
             listened.all.retain(|_, bell| bell.receiver_count() > 0);
             listened.limit = (listened.all.len() * 2).max(MIN_CLEANUP_CHANNELS);
@@ -71,8 +71,8 @@ impl Channels {
     }
 
     /// Wakes the listeners on this node.
-    pub fn ring(&self, name: &str) {
-        let listened = self.listened_to.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn notify(&self, name: &str) {
+        let listened = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bell) = listened.all.get(name) {
             bell.send_modify(|rings| *rings = rings.wrapping_add(1));
         }
@@ -80,8 +80,8 @@ impl Channels {
 
     /// Wakes the listeners on this node and queues the names for announcement to other nodes. Returns true if
     /// the queue has grown.
-    pub fn ring_everywhere(&self, names: &BTreeSet<String>) -> bool {
-        names.iter().for_each(|name| self.ring(name));
+    pub fn notify_all_nodes(&self, names: &BTreeSet<String>) -> bool {
+        names.iter().for_each(|name| self.notify(name));
         let mut unannounced = self.unannounced.lock().unwrap_or_else(PoisonError::into_inner);
         let before = unannounced.len();
         let room = MAX_UNANNOUNCED.saturating_sub(before);
@@ -98,12 +98,12 @@ impl Channels {
     }
 
     /// Handles a payload from another node. Returns false if it is not a channel notification.
-    pub fn heed(&self, payload: &str) -> bool {
+    pub fn handle_payload(&self, payload: &str) -> bool {
         let Some((node, name)) = payload.strip_prefix("bell ").and_then(|rest| rest.split_once(' ')) else {
             return false;
         };
         if node != format!("{:x}", self.node) {
-            self.ring(name);
+            self.notify(name);
         }
         true
     }
@@ -120,8 +120,8 @@ mod tests {
         for n in 0..10_000 {
             drop(bells.listen(&format!("jobs/progress/{n}")));
         }
-        assert!(bells.listened_to.lock().unwrap().all.len() < 1_000);
-        bells.ring("kept/3");
+        assert!(bells.listeners.lock().unwrap().all.len() < 1_000);
+        bells.notify("kept/3");
         let heard: Vec<_> = kept.iter().map(|bell| bell.0.has_changed().unwrap()).collect();
         assert_eq!(heard.iter().filter(|heard| **heard).count(), 1, "the listener is still notified");
     }
@@ -130,7 +130,7 @@ mod tests {
     fn unsent_announcements_are_bounded() {
         let bells = Channels::default();
         for n in 0..100_000 {
-            bells.ring_everywhere(&BTreeSet::from([format!("jobs/progress/{n}")]));
+            bells.notify_all_nodes(&BTreeSet::from([format!("jobs/progress/{n}")]));
         }
         let announced = bells.announcement().matches("NOTIFY").count();
         assert!((1_000..=10_000).contains(&announced), "{announced}");

@@ -71,15 +71,15 @@ pub fn is_idle(q: &Query<'_>, queues: &[&str]) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// Returns up to `most` jobs, newest first, without payloads and results.
+/// Returns up to `limit` jobs, newest first, without payloads and results.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-pub fn list_jobs(q: &Query<'_>, filter: &JobFilter, most: i64) -> Result<Vec<JobRecord>, Error> {
+pub fn list_jobs(q: &Query<'_>, filter: &JobFilter, limit: i64) -> Result<Vec<JobRecord>, Error> {
     let before = filter.before.unwrap_or(JobId::MAX);
     let since = filter.since.unwrap_or(Timestamp::EPOCH);
     let state = filter.state.map(JobState::number);
-    let params: &[Param<'_>] = params![before, filter.queue, filter.kind, since, most, state];
+    let params: &[Param<'_>] = params![before, filter.queue, filter.kind, since, limit, state];
     match filter.state {
         Some(JobState::Dead) => q.all(DEAD, &params[..5], rows::read_ended),
         Some(JobState::Completed | JobState::Cancelled) => q.all(ENDED, params, rows::read_ended),

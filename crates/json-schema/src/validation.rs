@@ -80,7 +80,7 @@ impl ValidationCache {
 
 /// Validates all missing pairs within the budget of one request.
 fn validate(missing: &HashMap<Pair, Missing>) -> Result<(), Vec<FieldError>> {
-    let mut work = Work::of_request();
+    let mut work = Work::for_request();
     let mut ordered: Vec<_> = missing.values().collect();
     ordered.sort_unstable_by_key(|one| (one.at.len(), &one.at));
     ordered.into_iter().try_for_each(|one| {

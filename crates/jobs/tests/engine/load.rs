@@ -4,7 +4,10 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use kith_jobs::{Done, Handler, MAX_PRIORITY, QueueConcurrency, Report, AttemptContext, WorkerOptions, Workers, set_queue};
+use kith_jobs::{
+    AttemptContext, Handler, JobOutput, MAX_PRIORITY, QueueConcurrency, Report, WorkerOptions, Workers,
+    set_queue,
+};
 use kith_kernel::seconds;
 use kith_store::{EngineKind, Error, Tx, Values, contract, params};
 use tokio::task::{JoinHandle, JoinSet};
@@ -112,7 +115,11 @@ async fn unreached_limit_does_not_shrink_claims(engine: Engine) {
         running[at] = claim
             .jobs
             .iter()
-            .map(|job| Report { attempt: job.as_attempt(), outcome: Ok(Done::default()), rings: None })
+            .map(|job| Report {
+                attempt: job.as_attempt(),
+                outcome: Ok(JobOutput::default()),
+                notify_queue: None,
+            })
             .collect();
         let is_saturated = turn + 1 >= WORKERS;
         let other = workers[(at + 1) % WORKERS];
@@ -148,8 +155,11 @@ async fn churn(engine: &Engine, worker: i64, jobs: i64) {
         engine.jobs.enqueue_all((from..from + 500).map(work).collect()).await.unwrap();
         let claim = engine.claim(worker, 500).await;
         assert_eq!(claim.jobs.len(), 500);
-        let ended =
-            claim.jobs.iter().map(|job| Report { attempt: job.as_attempt(), outcome: done(), rings: None });
+        let ended = claim.jobs.iter().map(|job| Report {
+            attempt: job.as_attempt(),
+            outcome: done(),
+            notify_queue: None,
+        });
         engine.jobs.report(Arc::new(ended.collect())).await.unwrap();
     }
 }
@@ -185,9 +195,10 @@ async fn pages_of_a_claim(engine: &Engine, mark: Option<i64>) -> Option<u64> {
         let marks = vec![mark; priorities.len()];
         let lanes = [Values::Ints(&priorities), Values::Ints(&marks)];
         let claim = kith_jobs::CLAIM.explained();
-        let lines = tx.all_by(&claim, params![now, 0_i64, "default", 10_i64, 1_i64, now], &lanes, |row| {
-            row.get::<String>(0)
-        })?;
+        let lines =
+            tx.all_for_engine(&claim, params![now, 0_i64, "default", 10_i64, 1_i64, now], &lanes, |row| {
+                row.get::<String>(0)
+            })?;
         *told.lock().unwrap() = lines;
         tx.exec("DELETE FROM jobs", params![])?;
         Ok(())

@@ -34,7 +34,7 @@ const BATCHES: usize = 20;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MaintenanceState {
     sampled_at: Timestamp,
-    tidied_at: Timestamp,
+    cleaned_at: Timestamp,
     /// True if there were more expired rows than were deleted.
     has_more: bool,
 }
@@ -47,9 +47,13 @@ impl Jobs {
     ///
     /// # Errors
     /// Returns the error of the database. The remaining steps are done in the next run.
-    pub async fn upkeep(&self, last: &mut MaintenanceState, retention: Retention) -> Result<(), Error> {
+    pub async fn run_maintenance(
+        &self,
+        last: &mut MaintenanceState,
+        retention: Retention,
+    ) -> Result<(), Error> {
         let ctx = self.ctx();
-        self.give_up_silent().await?;
+        self.evict_expired_workers().await?;
         self.end_overdue().await?;
         self.settle_deferred().await?;
         self.write_counts().await?;
@@ -58,33 +62,33 @@ impl Jobs {
             last.sampled_at = ctx.now;
             self.sample(ctx.now).await?;
         }
-        let is_time = apart(last.tidied_at, CLEANUP_INTERVAL);
+        let is_time = apart(last.cleaned_at, CLEANUP_INTERVAL);
         if is_time {
-            last.tidied_at = ctx.now;
-            history::turn(self.db(), &ctx, retention).await?;
+            last.cleaned_at = ctx.now;
+            history::advance(self.db(), &ctx, retention).await?;
         }
         if is_time || last.has_more {
-            last.has_more = self.tidy(ctx.now, retention).await?;
+            last.has_more = self.delete_expired(ctx.now, retention).await?;
         }
         Ok(())
     }
 
     /// Deletes expired rows. Returns true if there may be more.
-    async fn tidy(&self, now: Timestamp, retention: Retention) -> Result<bool, Error> {
+    async fn delete_expired(&self, now: Timestamp, retention: Retention) -> Result<bool, Error> {
         let tables: [(Cleanup, Timestamp); 4] = [
-            (rows::waits::tidy_keys, now),
-            (|tx, _, most| rows::waits::tidy_waits(tx, most), now),
-            (rows::queues::tidy_windows, now - hours(48)),
-            (rows::ended::tidy_dead, now - retention.dead),
+            (rows::waits::delete_expired_keys, now),
+            (|tx, _, limit| rows::waits::delete_ended_waits(tx, limit), now),
+            (rows::queues::delete_old_windows, now - hours(48)),
+            (rows::ended::delete_old_dead, now - retention.dead),
         ];
         let mut has_more = false;
         for (tidy, before) in tables {
-            has_more |= self.tidy_table(tidy, before).await?;
+            has_more |= self.delete_expired_rows(tidy, before).await?;
         }
         Ok(has_more)
     }
 
-    async fn tidy_table(&self, tidy: Cleanup, before: Timestamp) -> Result<bool, Error> {
+    async fn delete_expired_rows(&self, tidy: Cleanup, before: Timestamp) -> Result<bool, Error> {
         for _ in 0..BATCHES {
             let removed = self.db().write(move |tx| tidy(tx, before, BATCH_SIZE)).await?;
             if removed < BATCH_SIZE.unsigned_abs() {
@@ -101,21 +105,21 @@ impl Jobs {
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     #[expect(clippy::disallowed_methods, reason = "contact with the database is measured in real time")]
-    pub async fn give_up_silent(&self) -> Result<u64, Error> {
+    pub async fn evict_expired_workers(&self) -> Result<u64, Error> {
         let (now, asked) = (self.inner().sources.clock.now(), Instant::now());
         if now < self.in_contact_since() {
             // The clock went back.
-            self.begin_contact();
+            self.restart_contact();
         }
         let contact = now.since(self.in_contact_since());
-        let silent = self.db().read(move |q| rows::workers::list_silent(q, now, contact, BATCH_SIZE)).await;
+        let silent = self.db().read(move |q| rows::workers::list_expired(q, now, contact, BATCH_SIZE)).await;
         if silent.is_err() || asked.elapsed() > CONTACT_TIMEOUT {
-            self.begin_contact();
+            self.restart_contact();
         }
         let silent = if asked.elapsed() > CONTACT_TIMEOUT { Vec::new() } else { silent? };
         let mut jobs = 0;
         for worker in silent {
-            jobs += self.give_up(worker, EvictionReason::Silent).await?;
+            jobs += self.evict(worker, EvictionReason::LeaseExpired).await?;
         }
         Ok(jobs)
     }
@@ -125,28 +129,28 @@ impl Jobs {
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-    pub async fn give_up_predecessors(&self) -> Result<u64, Error> {
+    pub async fn evict_previous_workers(&self) -> Result<u64, Error> {
         let gone = self.db().read(rows::workers::list_local).await?;
         let mut jobs = 0;
         for worker in gone {
-            jobs += self.give_up(worker, EvictionReason::Died).await?;
+            jobs += self.evict(worker, EvictionReason::Died).await?;
         }
         Ok(jobs)
     }
 
     /// Evicts a worker of this process that stops, and reschedules the jobs it is still running. Returns
     /// their number.
-    pub(crate) async fn sign_off(&self, worker: i64) -> Result<u64, Error> {
-        self.give_up(worker, EvictionReason::Stopped).await
+    pub(crate) async fn deregister(&self, worker: i64) -> Result<u64, Error> {
+        self.evict(worker, EvictionReason::Stopped).await
     }
 
-    async fn give_up(&self, worker: i64, why: EvictionReason) -> Result<u64, Error> {
+    async fn evict(&self, worker: i64, why: EvictionReason) -> Result<u64, Error> {
         let mut all = 0;
         loop {
             let ctx = self.ctx();
             let jobs = self
                 .db()
-                .write(move |tx| finish::give_up(tx, &ctx.renewed(), worker, why, BATCH_SIZE))
+                .write(move |tx| finish::evict_worker(tx, &ctx.refreshed(), worker, why, BATCH_SIZE))
                 .await?;
             all += jobs;
             if (jobs as i64) < BATCH_SIZE {
@@ -168,7 +172,7 @@ impl Jobs {
         let report = |attempt| Report {
             attempt,
             outcome: Err(JobError::RetryPolicy("the job ran longer than its timeout".to_owned())),
-            rings: None,
+            notify_queue: None,
         };
         let reports: Arc<Vec<Report>> = Arc::new(overdue.into_iter().map(report).collect());
         for (report, outcome) in reports.iter().zip(self.report_each(&reports).await) {
@@ -190,20 +194,20 @@ impl Jobs {
         if unwritten.is_empty() {
             return Ok(());
         }
-        let (now, told) = (self.inner().sources.clock.now(), unwritten.clone());
+        let (now, outcome) = (self.inner().sources.clock.now(), unwritten.clone());
         let written = self.db().write(move |tx| {
-            tx.may_be_lost();
-            stats::write(tx, now, &told)
+            tx.allow_async_commit();
+            stats::write(tx, now, &outcome)
         });
-        written.await.inspect_err(|_| counts.give_back(unwritten))
+        written.await.inspect_err(|_| counts.return_to_queue(unwritten))
     }
 
     async fn sample(&self, now: Timestamp) -> Result<(), Error> {
-        let samples = self.db().export(move |q| stats::look(q, now)).await?;
+        let samples = self.db().export(move |q| stats::sample_queues(q, now)).await?;
         *self.inner().samples.lock().unwrap_or_else(PoisonError::into_inner) = samples.clone();
         self.db()
             .write(move |tx| {
-                tx.may_be_lost();
+                tx.allow_async_commit();
                 stats::keep(tx, &samples, now, SAMPLE_INTERVAL)
             })
             .await?;

@@ -25,7 +25,7 @@ id_type! {
 
 /// Public part of a user's account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Person {
+pub struct UserSummary {
     /// User ID.
     pub id: UserId,
     /// Display name.
@@ -148,21 +148,21 @@ pub struct Session {
 
 /// Client that sent a request, as recorded in sessions and audit entries.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub struct ClientInfo {
     /// IP address.
     pub address: String,
     /// `User-Agent` header, if sent.
     pub user_agent: Option<String>,
 }
 
-impl Origin {
+impl ClientInfo {
     /// Returns the origin as details of an audit entry.
     pub fn details(&self) -> serde_json::Value {
         serde_json::json!({ "address": self.address, "user_agent": self.user_agent })
     }
 }
 
-impl From<Client> for Origin {
+impl From<Client> for ClientInfo {
     fn from(client: Client) -> Self {
         Self { address: client.address.ip().to_string(), user_agent: client.user_agent }
     }
@@ -178,7 +178,7 @@ pub struct Credentials {
     /// Version of the password. It increases by one with each change.
     pub password_version: i64,
     /// `true` if the account is suspended.
-    pub suspended: bool,
+    pub is_suspended: bool,
     /// Time after which the account is purged, if its owner deleted it.
     pub purge_at: Option<Timestamp>,
 }
@@ -187,7 +187,7 @@ pub struct Credentials {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Email {
     /// Address as typed, normalized to NFC and trimmed.
-    pub typed: String,
+    pub address: String,
     /// Comparison key: two addresses with the same key are the same mailbox.
     pub key: String,
 }
@@ -198,14 +198,14 @@ impl Email {
     /// # Errors
     /// Returns a [`FieldError`] with the code `not_an_email`, or one of [`Text::parse`].
     pub fn parse(input: &str, pointer: &'static str) -> Result<Self, FieldError> {
-        let typed = Text::parse(input, EMAIL, pointer)?.into_string();
+        let address = Text::parse(input, EMAIL, pointer)?.into_string();
         let options = Options::default().with_required_tld().without_display_text().without_domain_literal();
-        let domain = typed.rsplit_once('@').map_or("", |(_, domain)| domain);
+        let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
         // A quoted local part is rejected: `"ada"@example.org` is the mailbox of `ada@example.org` (RFC 5321,
         // 4.1.2).
-        let is_quoted = typed.starts_with('"');
+        let is_quoted = address.starts_with('"');
         if is_quoted
-            || EmailAddress::parse_with_options(&typed, options).is_err()
+            || EmailAddress::parse_with_options(&address, options).is_err()
             || ascii_domain(domain).is_none()
         {
             return Err(FieldError::new(
@@ -214,15 +214,15 @@ impl Email {
                 "Expected an e-mail address such as name@example.org.",
             ));
         }
-        let key = Self::key_of(&typed);
-        Ok(Self { typed, key })
+        let key = Self::comparison_key(&address);
+        Ok(Self { address, key })
     }
 
     /// Returns the comparison key of any text, valid address or not: NFC, lower case, the domain in its ASCII
     /// form (UTS #46), so that both spellings of an internationalized domain are one mailbox. All texts
     /// longer than 1,024 bytes share one key that no address has, because normalizing them could
     /// take seconds.
-    pub fn key_of(input: &str) -> String {
+    pub fn comparison_key(input: &str) -> String {
         if input.trim().len() > MAX_ADDRESS_BYTES {
             return OVERSIZED_KEY.to_owned();
         }
@@ -317,7 +317,7 @@ const COMMON_PASSWORDS: &[&str] = &[
 
 impl Password {
     /// Normalizes a password to NFC, so that all keyboards produce the same bytes. Checks nothing else.
-    pub fn typed(input: &str) -> Self {
+    pub fn normalize(input: &str) -> Self {
         Self(input.nfc().collect())
     }
 
@@ -325,8 +325,8 @@ impl Password {
     ///
     /// # Errors
     /// Returns a [`FieldError`] with the code `too_short`, `too_long` or `too_common`.
-    pub fn chosen(input: &str, pointer: &'static str) -> Result<Self, FieldError> {
-        let password = Self::typed(input);
+    pub fn parse_new(input: &str, pointer: &'static str) -> Result<Self, FieldError> {
+        let password = Self::normalize(input);
         let length = password.0.chars().count();
         if length < *PASSWORD_LENGTH.start() {
             return Err(FieldError::new(pointer, "too_short", "Expected at least 8 characters."));
@@ -364,10 +364,14 @@ impl std::fmt::Debug for Password {
 ///
 /// # Errors
 /// Returns a 422 problem that lists all invalid fields.
-pub fn check_new(email: &str, password: &str, name: &str) -> Result<(Email, Password, String), Problem> {
+pub fn validate_registration(
+    email: &str,
+    password: &str,
+    name: &str,
+) -> Result<(Email, Password, String), Problem> {
     let email = Email::parse(email, "/email");
-    let password = Password::chosen(password, "/password");
-    let name = display_name(name, "/display_name");
+    let password = Password::parse_new(password, "/password");
+    let name = parse_display_name(name, "/display_name");
     match (email, password, name) {
         (Ok(email), Ok(password), Ok(name)) => Ok((email, password, name)),
         (email, password, name) => {
@@ -381,7 +385,7 @@ pub fn check_new(email: &str, password: &str, name: &str) -> Result<(Email, Pass
 ///
 /// # Errors
 /// Returns the error of [`Text::parse`].
-pub fn display_name(input: &str, pointer: &'static str) -> Result<String, FieldError> {
+pub fn parse_display_name(input: &str, pointer: &'static str) -> Result<String, FieldError> {
     Text::parse(input, DISPLAY_NAME, pointer).map(Text::into_string)
 }
 
@@ -389,7 +393,7 @@ pub fn display_name(input: &str, pointer: &'static str) -> Result<String, FieldE
 pub struct NewAccount {
     /// E-mail address. Whether it is free is checked on insertion.
     pub email: Email,
-    /// Display name, checked by [`display_name`].
+    /// Display name, checked by [`parse_display_name`].
     pub display_name: String,
     /// Password hash as a PHC string.
     pub password_hash: String,
@@ -403,7 +407,7 @@ pub enum AccountError {
     EmailTaken,
     /// [`AccountError::EmailTaken`] was returned too often for this address.
     #[error("too many registrations with this e-mail address")]
-    TooManyTaken {
+    TooManyTakenResponses {
         /// Time until the next attempt is allowed.
         wait: Duration,
     },
@@ -436,7 +440,7 @@ pub enum AccountError {
     InvalidRefreshToken,
     /// The caller's account has been deleted since the token was issued.
     #[error("the account has been deleted")]
-    Gone,
+    CallerDeleted,
     /// No account has this ID or address.
     #[error("there is no such account")]
     NotFound,
@@ -445,10 +449,10 @@ pub enum AccountError {
     SessionNotFound,
     /// Administrators cannot apply this action to their own account.
     #[error("not allowed on one's own account")]
-    ToSelf,
+    SelfAction,
     /// The account's role is not below the caller's role.
     #[error("the role of the account is not below the caller's")]
-    OutOfReach,
+    RoleTooHigh,
     /// A verified address cannot be released.
     #[error("the e-mail address is verified")]
     EmailVerified,
@@ -463,7 +467,7 @@ pub enum AccountError {
     InvalidLink,
     /// The profile has changed since the caller read it.
     #[error(transparent)]
-    Changed(#[from] Changed),
+    ProfileChanged(#[from] Changed),
     /// The database operation failed.
     #[error(transparent)]
     Store(#[from] kith_store::Error),
@@ -478,9 +482,12 @@ mod tests {
         let key = |input| Email::parse(input, "/email").unwrap().key;
         assert_eq!(key(" Ada@Example.ORG "), "ada@example.org");
         assert_eq!(key("e\u{301}va@example.org"), key("ÉVA@example.org"));
-        assert_eq!(Email::key_of("\tADA@example.org"), "ada@example.org");
+        assert_eq!(Email::comparison_key("\tADA@example.org"), "ada@example.org");
         let long = format!("a@{}", "\u{4e00}.".repeat(100_000));
-        assert_eq!([Email::key_of(&long), Email::key_of(OVERSIZED_KEY)], [OVERSIZED_KEY, OVERSIZED_KEY]);
+        assert_eq!(
+            [Email::comparison_key(&long), Email::comparison_key(OVERSIZED_KEY)],
+            [OVERSIZED_KEY, OVERSIZED_KEY]
+        );
         assert!(Email::parse(OVERSIZED_KEY, "/email").is_err());
     }
 
@@ -494,15 +501,19 @@ mod tests {
             "ada@xn--bcher-kva.example",
         ] {
             assert_eq!(key(spelling), "ada@xn--bcher-kva.example", "{spelling}");
-            assert_eq!(Email::key_of(spelling), key(spelling));
-            assert_eq!(Email::key_of(&key(spelling)), key(spelling));
+            assert_eq!(Email::comparison_key(spelling), key(spelling));
+            assert_eq!(Email::comparison_key(&key(spelling)), key(spelling));
         }
         assert_eq!(key("ada@ｅｘａｍｐｌｅ.org"), "ada@example.org");
         assert_eq!(key("ÉVA@straße.example"), "éva@xn--strae-oqa.example");
         // The address is displayed as typed.
-        assert_eq!(Email::parse("Ada@Bücher.example", "/email").unwrap().typed, "Ada@Bücher.example");
+        assert_eq!(Email::parse("Ada@Bücher.example", "/email").unwrap().address, "Ada@Bücher.example");
         for text in ["", "@", "a@", "x@y＠z.org", "a@xn--a", "purged:1@2", "a@b@bücher.example"] {
-            assert_eq!(Email::key_of(&Email::key_of(text)), Email::key_of(text), "{text}");
+            assert_eq!(
+                Email::comparison_key(&Email::comparison_key(text)),
+                Email::comparison_key(text),
+                "{text}"
+            );
         }
     }
 
@@ -529,7 +540,8 @@ mod tests {
 
     #[test]
     fn password_length_is_counted_in_code_points() {
-        let code = |input: &str| Password::chosen(input, "/password").map(|_| ()).map_err(|fault| fault.code);
+        let code =
+            |input: &str| Password::parse_new(input, "/password").map(|_| ()).map_err(|fault| fault.code);
         assert_eq!(code(&"é".repeat(7)), Err("too_short"));
         assert_eq!(code(&"éa".repeat(4)), Ok(()));
         assert_eq!(code(&"éa".repeat(128)), Ok(()));
@@ -539,6 +551,9 @@ mod tests {
         }
         assert_eq!(code("passwords are long"), Ok(()));
         assert_eq!(code(&"é".repeat(257)), Err("too_long"));
-        assert_eq!(Password::typed("cafe\u{301}").into_string(), Password::typed("café").into_string());
+        assert_eq!(
+            Password::normalize("cafe\u{301}").into_string(),
+            Password::normalize("café").into_string()
+        );
     }
 }

@@ -47,8 +47,8 @@ impl RefreshToken {
 
 /// Device token: identifies a device on which the user has logged in before, after OWASP's "device cookies".
 /// Failed log-ins with it are counted separately, so that attempts from elsewhere cannot lock out the device.
-/// A token is valid for one account, e-mail address and password version, and can be verified without reading the
-/// account.
+/// A token is valid for one account, e-mail address and password version, and can be verified without reading
+/// the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceToken {
     /// Device ID.

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::commands::{self, Refusal};
-use super::model::{BackfillAnswer, ScheduleAnswer, ScheduleBody, ScheduleName, ScheduleRun, ScheduledJob};
+use super::commands::{self, ScheduleCommandError};
+use super::model::{BackfillResult, ScheduleBody, ScheduleName, ScheduleResponse, ScheduleRun, ScheduledJob};
 
 static SCHEDULE_DECLARED: ProblemCode =
     ProblemCode { code: "schedule_declared", status: 409, title: "Schedule declared by a module" };
@@ -42,13 +42,13 @@ pub fn routes() -> Routes {
         .routes(routes!(backfill_schedule))
 }
 
-type SchedulePage = PageAnswer<ScheduleAnswer>;
+type SchedulePage = PageAnswer<ScheduleResponse>;
 type RunPage = PageAnswer<ScheduleRun>;
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct ListQuery {
+struct ListSchedulesQuery {
     /// Returns only schedules of this queue.
     queue: Option<String>,
     /// Returns only schedules of this job kind.
@@ -104,13 +104,13 @@ struct BackfillBody {
 /// Returns schedules, ordered by name. Requires the permission `schedules.read`.
 #[utoipa::path(
     get, path = "/api/v1/schedules", security(("bearer" = ["schedules.read"])),
-    params(ListQuery),
+    params(ListSchedulesQuery),
     responses((status = 200, body = SchedulePage))
 )]
 async fn list_schedules(
     State(app): State<App>,
     _: Allowed<ReadSchedules>,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<ListSchedulesQuery>,
 ) -> ApiResult<SchedulePage> {
     let limit = page_limit(query.limit)?;
     let after = query.cursor.as_ref().map(Cursor::key).transpose().map_err(cursor_problem)?;
@@ -122,11 +122,11 @@ async fn list_schedules(
         owner: None,
         is_declared: query.declared,
     };
-    let most = limit.rows_of(kith_jobs::MAX_PAYLOAD_BYTES as i64);
-    let found = app.db.read(move |q| list(q, &filter, most)).await.map_err(store_problem)?;
-    let rows = found.into_iter().map(ScheduleAnswer::from).collect();
-    let bytes = |one: &ScheduleAnswer| one.payload.bytes();
-    Ok(Page::from_rows_within(rows, limit, most, MAX_PAGE_BYTES, bytes, |one| one.name.clone()).into())
+    let max_rows = limit.rows_of(kith_jobs::MAX_PAYLOAD_BYTES as i64);
+    let found = app.db.read(move |q| list(q, &filter, max_rows)).await.map_err(store_problem)?;
+    let rows = found.into_iter().map(ScheduleResponse::from).collect();
+    let bytes = |one: &ScheduleResponse| one.payload.bytes();
+    Ok(Page::from_rows_within(rows, limit, max_rows, MAX_PAGE_BYTES, bytes, |one| one.name.clone()).into())
 }
 
 /// Preview a schedule
@@ -168,7 +168,7 @@ async fn preview_schedule(
         description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
     )),
     responses(
-        (status = 200, body = ScheduleAnswer),
+        (status = 200, body = ScheduleResponse),
         (status = 404, description = "No schedule has this name."),
     )
 )]
@@ -176,9 +176,9 @@ async fn get_schedule(
     State(app): State<App>,
     _: Allowed<ReadSchedules>,
     PathId(name): PathId<ScheduleName>,
-) -> ApiResult<Json<ScheduleAnswer>> {
+) -> ApiResult<Json<ScheduleResponse>> {
     let found = app.db.read(move |q| find_schedule(q, &name.0)).await.map_err(store_problem)?;
-    let found = found.ok_or(Refusal::Engine(ScheduleError::Unknown))?;
+    let found = found.ok_or(ScheduleCommandError::Engine(ScheduleError::Unknown))?;
     Ok(Json(found.into()))
 }
 
@@ -196,8 +196,8 @@ async fn get_schedule(
     )),
     request_body = ScheduleBody,
     responses(
-        (status = 200, body = ScheduleAnswer),
-        (status = 201, body = ScheduleAnswer),
+        (status = 200, body = ScheduleResponse),
+        (status = 201, body = ScheduleResponse),
         (status = 409, description = "`schedule_declared`, `schedule_taken`, `too_many_schedules`"),
         Preconditions,
     )
@@ -213,9 +213,9 @@ async fn set_schedule(
     let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
         let (schedule, is_new) = commands::set(tx, ctx, reserved, &name.0, &plan, &preconditions)?;
-        let answer = ScheduleAnswer::from(schedule);
+        let answer = ScheduleResponse::from(schedule);
         let answer = if is_new { Answer::created(answer) } else { Answer::ok(answer) };
-        Ok::<_, Refusal>(answer.with_etag())
+        Ok::<_, ScheduleCommandError>(answer.with_etag())
     })
     .await
 }
@@ -276,7 +276,7 @@ async fn list_schedule_runs(
     let before = before.map_or(Timestamp::from_millis(i64::MAX), Timestamp::from_millis);
     let rows = app.db.read(move |q| {
         find_schedule(q, &name.0)?.ok_or(ScheduleError::Unknown)?;
-        Ok::<_, Refusal>(list_runs(q, &name.0, before, limit.rows())?)
+        Ok::<_, ScheduleCommandError>(list_runs(q, &name.0, before, limit.rows())?)
     });
     let rows = rows.await?.into_iter().map(ScheduleRun::from).collect();
     Ok(Page::from_rows(rows, limit, |one: &ScheduleRun| one.at.as_millis()).into())
@@ -293,7 +293,7 @@ async fn list_schedule_runs(
         description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
     )),
     responses(
-        (status = 200, body = ScheduleAnswer),
+        (status = 200, body = ScheduleResponse),
         (status = 404, description = "No schedule has this name."),
     )
 )]
@@ -304,9 +304,9 @@ async fn pause_schedule(
 ) -> ApiResult<Response> {
     let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        commands::check_operated(tx, ctx, reserved, &name.0)?;
+        commands::check_operation_allowed(tx, ctx, reserved, &name.0)?;
         let paused = schedules::set_paused(tx, ctx, &name.0, true)?;
-        Ok::<_, Refusal>(Answer::ok(ScheduleAnswer::from(paused)).with_etag())
+        Ok::<_, ScheduleCommandError>(Answer::ok(ScheduleResponse::from(paused)).with_etag())
     })
     .await
 }
@@ -322,7 +322,7 @@ async fn pause_schedule(
         description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
     )),
     responses(
-        (status = 200, body = ScheduleAnswer),
+        (status = 200, body = ScheduleResponse),
         (status = 404, description = "No schedule has this name."),
     )
 )]
@@ -333,9 +333,9 @@ async fn resume_schedule(
 ) -> ApiResult<Response> {
     let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        commands::check_operated(tx, ctx, reserved, &name.0)?;
+        commands::check_operation_allowed(tx, ctx, reserved, &name.0)?;
         let resumed = schedules::set_paused(tx, ctx, &name.0, false)?;
-        Ok::<_, Refusal>(Answer::ok(ScheduleAnswer::from(resumed)).with_etag())
+        Ok::<_, ScheduleCommandError>(Answer::ok(ScheduleResponse::from(resumed)).with_etag())
     })
     .await
 }
@@ -363,9 +363,9 @@ async fn run_schedule(
 ) -> ApiResult<Response> {
     let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        commands::check_operated(tx, ctx, reserved, &name.0)?;
+        commands::check_operation_allowed(tx, ctx, reserved, &name.0)?;
         let job_id = schedules::run_now(tx, ctx, &name.0)?;
-        Ok::<_, Refusal>(Answer::created(ScheduledJob { job_id }))
+        Ok::<_, ScheduleCommandError>(Answer::created(ScheduledJob { job_id }))
     })
     .await
 }
@@ -383,7 +383,7 @@ async fn run_schedule(
     )),
     request_body = BackfillBody,
     responses(
-        (status = 201, body = BackfillAnswer),
+        (status = 201, body = BackfillResult),
         (status = 404, description = "No schedule has this name."),
     )
 )]
@@ -395,9 +395,9 @@ async fn backfill_schedule(
 ) -> ApiResult<Response> {
     let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        commands::check_operated(tx, ctx, reserved, &name.0)?;
+        commands::check_operation_allowed(tx, ctx, reserved, &name.0)?;
         let done = schedules::backfill(tx, ctx, &name.0, from, to)?;
-        Ok::<_, Refusal>(Answer::created(BackfillAnswer::from(done)))
+        Ok::<_, ScheduleCommandError>(Answer::created(BackfillResult::from(done)))
     })
     .await
 }
@@ -414,12 +414,12 @@ fn spec_fault(place: &str, error: &SpecError) -> FieldError {
     FieldError::new(format!("{place}{field}"), code, format!("Invalid schedule: {error}."))
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
+impl From<ScheduleCommandError> for Problem {
+    fn from(refusal: ScheduleCommandError) -> Self {
         let error = match refusal {
-            Refusal::Engine(error) => error,
-            Refusal::Changed => return kith_platform::http::Changed.into(),
-            Refusal::Reserved(error) => return error.into(),
+            ScheduleCommandError::Engine(error) => error,
+            ScheduleCommandError::Changed => return kith_platform::http::Changed.into(),
+            ScheduleCommandError::Reserved(error) => return error.into(),
         };
         let fault = |pointer: String, code, detail: String| {
             Self::invalid(vec![FieldError::new(pointer, code, detail)])

@@ -22,7 +22,7 @@ pub struct Declaration {
 }
 
 /// Declaration as stored. It stays after it is withdrawn.
-pub struct KeptDeclaration {
+pub struct StoredDeclaration {
     /// Declaration ID, the subject of its events.
     pub id: Uuid,
     /// Revision of the fields. It increases by one with each change of the fields.

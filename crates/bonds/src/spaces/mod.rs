@@ -14,10 +14,10 @@ mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzzing;
 mod http;
-mod leaving;
 mod list;
 mod model;
 mod order;
+mod personal_data;
 mod queries;
 mod reminders;
 mod rows;
@@ -40,24 +40,17 @@ pub static MODULE: Module = Module {
         description: "Store JSON items in collections, alone or together with a partner.",
     }],
     routes: http::routes,
-    migrations: &[
-        Migration { version: 1, name: "spaces", sql: include_str!("migrations/0001_spaces.sql") },
-        Migration {
-            version: 2,
-            name: "observed_holds",
-            sql: include_str!("migrations/0002_observed_holds.sql"),
-        },
-    ],
+    migrations: &[Migration { version: 1, name: "spaces", sql: include_str!("migrations/0001_spaces.sql") }],
     problems: http::PROBLEMS,
     events: events::KINDS,
-    personal: Some(leaving::PERSONAL),
+    personal: Some(personal_data::PERSONAL),
     jobs: &[
-        ModuleJob::upkeep("spaces.tell-reminders", |app| Box::pin(reminders::run_due(app))),
-        ModuleJob::upkeep("spaces.index-items", |app| Box::pin(declarations::run_due(app))),
-        ModuleJob::upkeep("spaces.purge-archives", |app| Box::pin(archive::run_due(app))),
+        ModuleJob::upkeep("spaces.emit-reminders", |app| Box::pin(reminders::emit_due(app))),
+        ModuleJob::upkeep("spaces.index-items", |app| Box::pin(declarations::index_stale(app))),
+        ModuleJob::upkeep("spaces.purge-archives", |app| Box::pin(archive::archive_and_purge(app))),
     ],
     schedules: &[
-        DeclaredSchedule::upkeep("spaces.tell-reminders", "@every 1m"),
+        DeclaredSchedule::upkeep("spaces.emit-reminders", "@every 1m"),
         DeclaredSchedule::upkeep("spaces.index-items", "@every 1m"),
         DeclaredSchedule::upkeep("spaces.purge-archives", "@every 1m"),
     ],

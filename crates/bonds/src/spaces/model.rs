@@ -81,11 +81,11 @@ impl Space {
 
 /// Space with the users who can read and write it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SharedSpace {
+pub struct SpaceWithMembers {
     /// Space.
     pub space: Space,
     /// Users, ordered by ID.
-    pub people: Vec<UserId>,
+    pub members: Vec<UserId>,
 }
 
 /// Collection name: 1 to 40 of `a` to `z`, `0` to `9`, `-` and `_`.
@@ -176,15 +176,15 @@ impl Item {
 
 /// Number and size of items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Amount {
+pub struct SpaceUsage {
     /// Number of items.
     pub items: i64,
     /// Total size of their data in bytes.
     pub bytes: i64,
 }
 
-/// Checks the shape of `value`: at most [`MAX_DEPTH`] levels, at most [`MAX_VALUES`] values, no U+0000 in field
-/// names. Text values are checked when they are parsed. `pointer` names the value in the error.
+/// Checks the shape of `value`: at most [`MAX_DEPTH`] levels, at most [`MAX_VALUES`] values, no U+0000 in
+/// field names. Text values are checked when they are parsed. `pointer` names the value in the error.
 ///
 /// # Errors
 /// Returns a [`FieldError`] with the code `too_deep`, `too_many_values` or `forbidden_character`.
@@ -260,18 +260,18 @@ pub enum SpaceError {
     #[error("the collection is being indexed")]
     Indexing,
     /// The data exceeds the maximum size.
-    #[error("the item is larger than {most} bytes")]
+    #[error("the item is larger than {limit} bytes")]
     ItemTooLarge {
         /// Maximum size in bytes.
-        most: u32,
+        limit: u32,
     },
     /// The space has reached a limit.
-    #[error("a space can contain {most} {what}")]
+    #[error("a space can contain {limit} {unit}")]
     SpaceFull {
         /// Limit that was reached.
-        most: u32,
+        limit: u32,
         /// Unit of the limit: `items`, `collections` or `bytes`.
-        what: &'static str,
+        unit: &'static str,
     },
     /// The resource has changed since the caller read it.
     #[error(transparent)]

@@ -6,9 +6,9 @@ use kith_platform::auth::{Access, Role};
 use kith_platform::purge::PurgeRun;
 use kith_store::{Columns, Error, FromRow, Query, Row, Tx, params, row_columns};
 
-use super::listing::AccountList;
-use super::model::{Account, AccountStatus, Credentials, NewAccount, Person, User};
-use super::rules::{self, Failures, SYNTHETIC_EMAIL_SUFFIX};
+use super::listing::AccountFilter;
+use super::model::{Account, AccountStatus, Credentials, NewAccount, User, UserSummary};
+use super::rules::{self, LogInFailures, SYNTHETIC_EMAIL_SUFFIX};
 
 mod sessions;
 
@@ -45,7 +45,7 @@ row_columns! {
     }
 }
 
-impl FromRow for Person {
+impl FromRow for UserSummary {
     /// Reads `id, display_name`.
     fn from_columns(columns: &mut Columns<'_, '_>) -> Result<Self, Error> {
         Ok(Self { id: columns.read()?, display_name: columns.read()? })
@@ -88,7 +88,7 @@ pub fn find_credentials(q: &Query<'_>, email_key: &str) -> Result<Option<Credent
     )
 }
 
-pub fn find_credentials_of(q: &Query<'_>, id: UserId) -> Result<Option<Credentials>, Error> {
+pub fn find_credentials_by_id(q: &Query<'_>, id: UserId) -> Result<Option<Credentials>, Error> {
     q.one(
         concat!(
             "SELECT ",
@@ -111,39 +111,39 @@ pub fn find_by_email(q: &Query<'_>, email_key: &str) -> Result<Option<UserId>, E
 
 /// Owner of an e-mail address.
 #[derive(Clone, Copy, Debug)]
-pub struct AddressOwner {
+pub struct EmailOwner {
     /// User ID.
     pub user: UserId,
     /// `true` if the address is verified.
-    pub is_proven: bool,
+    pub is_verified: bool,
 }
 
 /// Returns the owner of the address with this e-mail key, unless their account is deleted.
 ///
 /// # Errors
 /// Returns the store's error if the query fails.
-pub fn find_address_owner(q: &Query<'_>, email_key: &str) -> Result<Option<AddressOwner>, Error> {
+pub fn find_email_owner(q: &Query<'_>, email_key: &str) -> Result<Option<EmailOwner>, Error> {
     let sql =
         "SELECT id, email_verified_at IS NOT NULL FROM users WHERE email_key = $1 AND deleted_at IS NULL";
-    q.one(sql, params![email_key], |row| Ok(AddressOwner { user: row.get(0)?, is_proven: row.get(1)? }))
+    q.one(sql, params![email_key], |row| Ok(EmailOwner { user: row.get(0)?, is_verified: row.get(1)? }))
 }
 
 /// Returns the user whose account has this e-mail key, also if the account is deleted and held.
-pub fn find_holder(q: &Query<'_>, email_key: &str) -> Result<Option<UserId>, Error> {
+pub fn find_email_holder(q: &Query<'_>, email_key: &str) -> Result<Option<UserId>, Error> {
     let sql = "SELECT id FROM users WHERE email_key = $1 AND purged_at IS NULL AND email <> ''";
     q.one(sql, params![email_key], |row| row.get(0))
 }
 
 /// Returns up to `limit` accounts whose e-mail key must be recomputed: user ID, address, present key.
-pub fn list_keys_to_check(q: &Query<'_>, limit: i64) -> Result<Vec<(UserId, String, String)>, Error> {
+pub fn list_outdated_email_keys(q: &Query<'_>, limit: i64) -> Result<Vec<(UserId, String, String)>, Error> {
     let sql = "SELECT c.user_id, COALESCE(u.email, ''), COALESCE(u.email_key, '')
-               FROM email_keys_to_check c LEFT JOIN users u ON u.id = c.user_id ORDER BY c.user_id LIMIT $1";
+               FROM outdated_email_keys c LEFT JOIN users u ON u.id = c.user_id ORDER BY c.user_id LIMIT $1";
     q.all(sql, params![limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
 }
 
 /// Records that the e-mail key of an account has been recomputed.
-pub fn delete_key_to_check(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
-    tx.exec("DELETE FROM email_keys_to_check WHERE user_id = $1", params![user]).map(drop)
+pub fn delete_outdated_email_key(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
+    tx.exec("DELETE FROM outdated_email_keys WHERE user_id = $1", params![user]).map(drop)
 }
 
 /// Sets the e-mail key of an account. Returns `false` if another account has that key.
@@ -265,16 +265,16 @@ macro_rules! accounts {
 }
 
 /// Returns a page of accounts that are not purged, newest first. An absent filter is passed as NULL.
-pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Vec<Account>, Error> {
-    let status = list.status.map(|status| match status {
+pub fn list_accounts(q: &Query<'_>, filter: &AccountFilter) -> Result<Vec<Account>, Error> {
+    let status = filter.status.map(|status| match status {
         AccountStatus::Active => "active",
         AccountStatus::Suspended => "suspended",
         AccountStatus::Deleted => "deleted",
     });
-    let (before, limit) = (list.before, list.limit.rows());
-    let role = list.role.map(Role::as_str);
+    let (before, limit) = (filter.before, filter.limit.rows());
+    let role = filter.role.map(Role::as_str);
     // Separate statements, so that each can use an index.
-    if let Some(email_key) = &list.email_key {
+    if let Some(email_key) = &filter.email_key {
         return q.all(
             accounts!(
                 "email_key = $2 AND id < $1 AND (CAST($3 AS TEXT) IS NULL OR role = $3)
@@ -319,16 +319,16 @@ pub fn find_access(q: &Query<'_>, user: UserId) -> Result<Option<Access>, Error>
     Ok(role.map(|role| Access { role, sessions }))
 }
 
-pub fn find_failures(q: &Query<'_>, subject: &[u8; 32]) -> Result<Failures, Error> {
+pub fn find_failures(q: &Query<'_>, subject: &[u8; 32]) -> Result<LogInFailures, Error> {
     let found = q.one(
         "SELECT failures, failed_at, locked_until FROM login_failures WHERE subject = $1",
         params![subject],
-        |row| Ok(Failures { count: row.get(0)?, failed_at: row.get(1)?, locked_until: row.get(2)? }),
+        |row| Ok(LogInFailures { count: row.get(0)?, failed_at: row.get(1)?, locked_until: row.get(2)? }),
     )?;
-    Ok(found.unwrap_or(Failures::NONE))
+    Ok(found.unwrap_or(LogInFailures::NONE))
 }
 
-pub fn keep_failures(tx: &Tx<'_>, subject: &[u8; 32], failures: Failures) -> Result<(), Error> {
+pub fn upsert_failures(tx: &Tx<'_>, subject: &[u8; 32], failures: LogInFailures) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO login_failures (subject, failures, failed_at, locked_until) VALUES ($1, $2, $3, $4)
          ON CONFLICT (subject) DO UPDATE
@@ -338,7 +338,7 @@ pub fn keep_failures(tx: &Tx<'_>, subject: &[u8; 32], failures: Failures) -> Res
     Ok(())
 }
 
-pub fn forget_failures(tx: &Tx<'_>, subject: &[u8; 32]) -> Result<(), Error> {
+pub fn delete_failures(tx: &Tx<'_>, subject: &[u8; 32]) -> Result<(), Error> {
     tx.exec("DELETE FROM login_failures WHERE subject = $1", params![subject])?;
     Ok(())
 }
@@ -370,7 +370,7 @@ pub fn insert_link(tx: &Tx<'_>, secret_hash: &[u8; 32], expires_at: Timestamp) -
 }
 
 /// Deletes expired links.
-pub fn tidy_links(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
+pub fn delete_expired_links(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
     tx.exec("DELETE FROM first_admin_links WHERE expires_at <= $1", params![now])?;
     Ok(())
 }
@@ -386,7 +386,7 @@ pub fn delete_links(tx: &Tx<'_>) -> Result<(), Error> {
 }
 
 /// Deletes expired sessions, and counters that no longer matter.
-pub fn tidy(
+pub fn delete_expired(
     tx: &Tx<'_>,
     now: Timestamp,
     refused_before: Timestamp,
@@ -400,7 +400,7 @@ pub fn tidy(
 
 /// Sets the end of the hold in observed time for accounts deleted since the previous run. Wall-clock time
 /// since the deletion counts only as far as it was observed.
-pub fn hold_deleted(tx: &Tx<'_>, run: &PurgeRun) -> Result<(), Error> {
+pub fn start_holds(tx: &Tx<'_>, run: &PurgeRun) -> Result<(), Error> {
     tx.exec(
         "UPDATE users SET purge_elapsed_ms = $2 + (purge_at - deleted_at)
             - CASE WHEN deleted_at > $1 THEN 0 WHEN deleted_at < CAST($1 AS BIGINT) - CAST($3 AS BIGINT) THEN $3 ELSE $1 - deleted_at END
@@ -487,7 +487,7 @@ pub fn is_due(q: &Query<'_>, user: UserId, now: Timestamp, elapsed_ms: i64) -> R
 }
 
 /// Clears all personal data of an account. Its ID stays, because the histories of others refer to it.
-pub fn empty_user(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
+pub fn clear_user(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
     tx.exec(
         "UPDATE users SET email = '', email_key = 'purged:' || id, display_name = $2, password_hash = '',
                 role = 'user', email_verified_at = NULL, nickname = NULL, theme = NULL, locale = NULL, time_zone = NULL,
@@ -513,7 +513,7 @@ fn read_credentials(row: &Row<'_>) -> Result<Credentials, Error> {
         user: columns.read()?,
         password_hash: columns.read()?,
         password_version: columns.read()?,
-        suspended: columns.read::<Option<Timestamp>>()?.is_some(),
+        is_suspended: columns.read::<Option<Timestamp>>()?.is_some(),
         purge_at: columns.read()?,
     })
 }

@@ -16,7 +16,7 @@ static ENDPOINT_DISABLED: ProblemCode =
 static CALLBACK_FINISHED: ProblemCode =
     ProblemCode { code: "callback_finished", status: 409, title: "Callback finished" };
 static CALLBACK_NOT_FAILED: ProblemCode =
-    ProblemCode { code: "callback_not_failed", status: 409, title: "Callback not retryable" };
+    ProblemCode { code: "callback_not_retryable", status: 409, title: "Callback not retryable" };
 static TOO_MANY_SCHEDULES: ProblemCode =
     ProblemCode { code: "too_many_schedules", status: 409, title: "Too many schedules" };
 

@@ -16,7 +16,7 @@ const CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
 
 /// Request of a callback.
 #[derive(Clone, Debug)]
-pub struct Message {
+pub struct CallbackMessage {
     /// HTTP method.
     pub method: Method,
     /// Headers in addition to those of every callback.
@@ -27,7 +27,7 @@ pub struct Message {
     pub timeout: Option<Duration>,
 }
 
-impl Message {
+impl CallbackMessage {
     /// Creates a message from its parts.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use super::super::rows;
 /// been compiled before.
 ///
 /// # Errors
-/// Returns [`JobsError::Faults`] for invalid input, [`JobsError::Store`] if a statement fails.
+/// Returns [`JobsError::Invalid`] for invalid input, [`JobsError::Store`] if a statement fails.
 pub fn declare_kind(tx: &Tx<'_>, ctx: &Ctx, kind: &str, body: &JobKindBody) -> Result<JobKind, JobsError> {
     check_name("kind", kind)?;
     if let Some(queue) = &body.queue {
@@ -36,7 +36,7 @@ pub fn declare_kind(tx: &Tx<'_>, ctx: &Ctx, kind: &str, body: &JobKindBody) -> R
     if let Some(known) = known.filter(|known| JobKind { updated_at: ctx.now, ..known.clone() } == declared) {
         return Ok(known);
     }
-    rows::save_kind(tx, &declared, ctx.now)?;
+    rows::upsert_kind(tx, &declared, ctx.now)?;
     tx.audit(ctx, "job_kind.declared", kind);
     Ok(declared)
 }

@@ -16,7 +16,7 @@ static STALE_ATTEMPT: ProblemCode =
     ProblemCode { code: "stale_attempt", status: 409, title: "Stale attempt" };
 static JOB_ENDED: ProblemCode = ProblemCode { code: "job_ended", status: 409, title: "Job ended" };
 static JOB_UNDER_WAY: ProblemCode =
-    ProblemCode { code: "job_under_way", status: 409, title: "Job not retryable" };
+    ProblemCode { code: "job_not_retryable", status: 409, title: "Job not retryable" };
 
 static UNIQUE_KEY_HELD: ProblemCode =
     ProblemCode { code: "unique_key_held", status: 409, title: "Unique key held" };
@@ -37,8 +37,8 @@ pub fn routes() -> Routes {
 impl From<JobsError> for Problem {
     fn from(error: JobsError) -> Self {
         match error {
-            JobsError::Faults(faults) => Self::invalid(faults),
-            JobsError::Unvalidated(awaits) => awaits.into(),
+            JobsError::Invalid(faults) => Self::invalid(faults),
+            JobsError::Unvalidated(error) => error.into(),
             JobsError::NotFound => Self::new(
                 &problems::NOT_FOUND,
                 "This job or job kind does not exist, or the job is no longer stored.",
@@ -47,20 +47,20 @@ impl From<JobsError> for Problem {
                 let detail = "The lease has expired, or the attempt was cancelled or has ended. Nothing was changed. Stop working on this job.";
                 Self::new(&STALE_ATTEMPT, detail)
             }
-            JobsError::HadEnded => {
+            JobsError::AlreadyEnded => {
                 Self::new(&JOB_ENDED, "The job has already ended, so it cannot be cancelled.")
             }
-            JobsError::UnderWay => Self::new(
+            JobsError::NotRetryable => Self::new(
                 &JOB_UNDER_WAY,
                 "The job is ready, running or blocked. Only scheduled, dead and ended jobs can be retried.",
             ),
-            JobsError::KeyHeld(holder) => {
+            JobsError::UniqueKeyHeld(holder) => {
                 let detail =
                     format!("Job {holder} has the same unique key. Retry this job once that key is free.");
                 Self::new(&UNIQUE_KEY_HELD, detail)
             }
-            JobsError::Reserved { what, name } => {
-                let detail = format!("The {what} {name} is reserved for the server. Use another name.");
+            JobsError::Reserved { resource, name } => {
+                let detail = format!("The {resource} {name} is reserved for the server. Use another name.");
                 Self::new(&problems::RESERVED, detail)
             }
             JobsError::Changed => Self::new(

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{RetryBody, check_ms, ms};
+use super::{RetryBody, check_ms, duration_ms};
 
 /// Uniqueness of a job.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -164,7 +164,7 @@ impl UniqueBody {
     /// Converts the uniqueness into the engine's type.
     pub fn policy(&self) -> Unique {
         let unique = self.key.as_ref().map_or_else(Unique::arguments, Unique::key);
-        unique.within(ms(self.period_ms.unwrap_or(0))).on_conflict(match self.on_conflict {
+        unique.within(duration_ms(self.period_ms.unwrap_or(0))).on_conflict(match self.on_conflict {
             OnConflictBody::Keep | OnConflictBody::Throttle => OnConflict::Keep,
             OnConflictBody::Replace => OnConflict::Replace,
             OnConflictBody::Debounce => OnConflict::Debounce,

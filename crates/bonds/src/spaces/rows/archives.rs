@@ -6,7 +6,7 @@ use kith_kernel::Timestamp;
 use kith_platform::purge::PurgeRun;
 use kith_store::{Columns, Error, FromRow as _, Query, Tx, params};
 
-use super::super::model::{Amount, SharedSpace, Space};
+use super::super::model::{Space, SpaceUsage, SpaceWithMembers};
 use crate::bonds::BondId;
 
 pub(super) const TO_ARCHIVE: &str = concat!(
@@ -29,12 +29,16 @@ pub(super) const TO_PURGE: &str = concat!(
 );
 
 /// Returns up to `limit` bonds archived since `since` whose spaces are not archived.
-pub fn list_to_archive(q: &Query<'_>, since: Timestamp, limit: i64) -> Result<Vec<SharedSpace>, Error> {
-    q.all(TO_ARCHIVE, params![since, limit], SharedSpace::read_row)
+pub fn list_archivable_spaces(
+    q: &Query<'_>,
+    since: Timestamp,
+    limit: i64,
+) -> Result<Vec<SpaceWithMembers>, Error> {
+    q.all(TO_ARCHIVE, params![since, limit], SpaceWithMembers::read_row)
 }
 
 /// Returns the earliest archive time of a bond whose space is not archived.
-pub fn find_oldest_to_archive(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
+pub fn find_oldest_archivable(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
     let oldest = q.one(
         "SELECT MIN(b.archived_at) FROM bonds b WHERE b.archived_at IS NOT NULL
            AND NOT EXISTS (SELECT 1 FROM archived_spaces a WHERE a.bond_id = b.id)",
@@ -51,7 +55,7 @@ pub fn find_last_archived(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
 }
 
 /// Records that the space of an archived bond is archived. Returns `false` if it already was.
-pub fn insert_archive(tx: &Tx<'_>, bond: BondId, held: Amount) -> Result<bool, Error> {
+pub fn insert_archive(tx: &Tx<'_>, bond: BondId, held: SpaceUsage) -> Result<bool, Error> {
     let inserted = tx.exec(
         "INSERT INTO archived_spaces (bond_id, archived_at, items, bytes)
          SELECT id, archived_at, $2, $3 FROM bonds WHERE id = $1 AND archived_at IS NOT NULL
@@ -74,13 +78,13 @@ pub fn copy_to_archive(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
 }
 
 /// Counts archives of bonds archived up to `until` that are not held yet.
-pub fn count_falling_due(q: &Query<'_>, until: Timestamp) -> Result<i64, Error> {
+pub fn count_unheld_expired(q: &Query<'_>, until: Timestamp) -> Result<i64, Error> {
     Ok(q.one(FALLING_DUE, params![until], |row| row.get(0))?.unwrap_or(0))
 }
 
 /// Starts the hold of up to `limit` archives of bonds archived up to `until`, oldest first. Archives that are
 /// held by the wall clock alone get a hold in observed time too.
-pub fn hold_archives(
+pub fn start_archive_holds(
     tx: &Tx<'_>,
     until: Timestamp,
     run: &PurgeRun,
@@ -103,7 +107,7 @@ pub fn hold_archives(
 }
 
 /// Stops the hold of archives that must be kept longer after all.
-pub fn release_archives(tx: &Tx<'_>, until: Timestamp) -> Result<(), Error> {
+pub fn stop_archive_holds(tx: &Tx<'_>, until: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE archived_spaces SET purge_at = NULL, purge_elapsed_ms = NULL
          WHERE purged_at IS NULL AND purge_at IS NOT NULL AND archived_at > $1",
@@ -117,10 +121,10 @@ pub fn list_archives_to_purge(
     q: &Query<'_>,
     run: &PurgeRun,
     limit: i64,
-) -> Result<Vec<(SharedSpace, Amount)>, Error> {
+) -> Result<Vec<(SpaceWithMembers, SpaceUsage)>, Error> {
     q.all(TO_PURGE, params![run.now, run.elapsed_ms, limit], |row| {
         let columns = &mut Columns::of(row);
-        Ok((columns.read()?, Amount { items: columns.read()?, bytes: columns.read()? }))
+        Ok((columns.read()?, SpaceUsage { items: columns.read()?, bytes: columns.read()? }))
     })
 }
 

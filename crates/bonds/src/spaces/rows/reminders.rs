@@ -60,7 +60,7 @@ pub fn find_date(q: &Query<'_>, item: ItemId) -> Result<Option<Value>, Error> {
 }
 
 /// Moves a reminder to `next`, or deletes it. Returns `false` if another transaction has changed it.
-pub fn move_reminder(tx: &Tx<'_>, reminder: &Reminder, next: Option<Timestamp>) -> Result<bool, Error> {
+pub fn reschedule_reminder(tx: &Tx<'_>, reminder: &Reminder, next: Option<Timestamp>) -> Result<bool, Error> {
     let Reminder { item, minutes_before, due_at, .. } = reminder;
     let moved = match next {
         Some(next) => tx.exec(

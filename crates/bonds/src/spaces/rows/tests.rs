@@ -37,10 +37,10 @@ async fn statements_follow_an_index() {
         (ASCENDING, SORTED),
         (DESCENDING, SORTED),
         (ALL_ITEMS, "SEARCH i USING INDEX space_items_listed (space=? AND (collection,id)>(?,?))"),
-        (STALE, "SEARCH i USING INDEX space_items_indexed (collection=? AND indexed_by<?)"),
+        (STALE, "SEARCH i USING INDEX space_items_indexed (collection=? AND indexed_revision<?)"),
         (DUE, "SEARCH space_reminders USING INDEX space_reminders_due (due_at<?)"),
         (TO_ARCHIVE, "SEARCH b USING INDEX bonds_archived (archived_at>?)"),
-        (FALLING_DUE, "SEARCH archived_spaces USING INDEX archived_spaces_kept (archived_at<?)"),
+        (FALLING_DUE, "SEARCH archived_spaces USING INDEX archived_spaces_retained (archived_at<?)"),
         (TO_PURGE, "SEARCH a USING INDEX archived_spaces_held (purge_at>? AND purge_at<?)"),
     ] {
         let steps = plan(&db, statement).await;

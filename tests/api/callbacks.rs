@@ -273,7 +273,7 @@ async fn failed_callback_is_retried_then_dead_lettered(app: &TestApp) {
     }
     assert_eq!(receiver.count(), 10);
     let shown = look(&admin, &made).await;
-    assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("given_up")));
+    assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("attempts_exhausted")));
     assert_eq!(shown["attempts"].as_array().map(Vec::len), Some(10));
     assert_eq!(shown["attempts"][9]["response"]["body"], "broken");
     app.advance(days(30));

@@ -199,7 +199,7 @@ async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
     let again = admin.get(&paths[0]).await.expect(200);
     assert!(again["next_attempt_at"].as_str() > due.as_str(), "{again} after {due}");
     let given_up = admin.get(&paths[1]).await.expect(200);
-    assert_eq!((&given_up["state"], &given_up["reason"]), (&json!("failed"), &json!("given_up")));
+    assert_eq!((&given_up["state"], &given_up["reason"]), (&json!("failed"), &json!("attempts_exhausted")));
     app.advance(minutes(2));
     app.run_due().await;
     assert_eq!(admin.get(&paths[0]).await.expect(200)["state"], "delivered");

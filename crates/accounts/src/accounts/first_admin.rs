@@ -115,8 +115,8 @@ pub fn redeem_link(
 pub async fn check_link(app: &App, secret: &str) -> Result<(), AccountError> {
     let secret = URL_SAFE_NO_PAD.decode(secret).map_err(|_| AccountError::InvalidLink)?;
     let now = app.sources.clock.real_now();
-    let good = app.db.read(move |q| rows::has_link(q, &hash(&secret), now)).await?;
-    if good { Ok(()) } else { Err(AccountError::InvalidLink) }
+    let is_valid = app.db.read(move |q| rows::has_link(q, &hash(&secret), now)).await?;
+    if is_valid { Ok(()) } else { Err(AccountError::InvalidLink) }
 }
 
 fn make_admin(tx: &Tx<'_>, ctx: &Ctx, account: &NewAccount) -> Result<User, AccountError> {

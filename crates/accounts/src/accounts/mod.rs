@@ -31,7 +31,7 @@ use kith_store::Migration;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use fuzzing::accounts;
 pub use model::{Email, SessionId, User, UserSummary};
-pub use personal_data::GONE;
+pub use personal_data::DELETED_ACCOUNT_NAME;
 pub use rows::{EmailOwner, find_by_email, find_email_owner};
 pub use settings::AccountSettings;
 

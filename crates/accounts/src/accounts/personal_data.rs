@@ -23,7 +23,7 @@ const EMAIL_KEYS_PER_TRANSACTION: i64 = 100;
 const MAX_TRIES_PER_PURGE: i64 = 10;
 
 /// Display name that replaces the name of a purged account.
-pub const GONE: &str = "Deleted account";
+pub const DELETED_ACCOUNT_NAME: &str = "Deleted account";
 
 /// Manifest of a purge, written before it.
 #[derive(Debug, Serialize)]
@@ -118,15 +118,15 @@ async fn purge_oldest(
     with_established: bool,
     max_purged: i64,
 ) -> Result<(), UpkeepError> {
-    let (mut purged, mut tried, mut failure) = (0, 0, None);
+    let (mut purged, mut attempted, mut failure) = (0, 0, None);
     let mut after = DueAccount { user: UserId(Uuid::nil()), purge_at: Timestamp::from_millis(i64::MIN) };
-    while purged < max_purged && tried < max_purged * MAX_TRIES_PER_PURGE {
+    while purged < max_purged && attempted < max_purged * MAX_TRIES_PER_PURGE {
         let limit = max_purged - purged;
         let batch = app.db.read(move |q| rows::list_due(q, &run, after, with_established, limit)).await?;
         let Some(last) = batch.last() else { break };
         after = *last;
         for DueAccount { user, .. } in batch {
-            tried += 1;
+            attempted += 1;
             match purge_one(app, ctx, user, run.elapsed_ms).await {
                 Ok(()) => purged += 1,
                 // A manifest that cannot be written is not the account's fault: stop the run.
@@ -242,5 +242,5 @@ fn export_account(q: &Query<'_>, user: UserId) -> Result<Value, Error> {
 
 fn purge_account(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     rows::delete_sessions(tx, user, None)?;
-    rows::clear_user(tx, user, GONE)
+    rows::clear_user(tx, user, DELETED_ACCOUNT_NAME)
 }

@@ -72,8 +72,8 @@ impl LogInFailures {
     /// minutes.
     #[must_use]
     pub fn with_failure(self, now: Timestamp) -> Self {
-        let forgotten = now.since(self.failed_at.max(self.locked_until)) >= FAILURES_RETENTION;
-        let count = if forgotten { 1 } else { self.count + 1 };
+        let is_expired = now.since(self.failed_at.max(self.locked_until)) >= FAILURES_RETENTION;
+        let count = if is_expired { 1 } else { self.count + 1 };
         let locked_until = match u32::try_from(count - FAILURES_TO_LOCK) {
             Ok(doublings) => now + (FIRST_LOCK * 2_u32.pow(doublings.min(10))).min(MAX_LOCK),
             Err(_) => Timestamp::EPOCH,

@@ -30,14 +30,14 @@ pub fn create(
     draft: &CallbackDraft,
 ) -> Result<NewCallback, CallbackError> {
     let (endpoint, url, secret) = resolve_target(tx, ctx, keyring, &draft.to)?;
-    let sending = CallbackInsert {
+    let new = CallbackInsert {
         endpoint_id: endpoint.id,
         url,
         message: &draft.message,
         at: draft.at,
         recurring: None,
     };
-    Ok(NewCallback { callback: insert(tx, ctx, keyring, sending)?, secret })
+    Ok(NewCallback { callback: insert(tx, ctx, keyring, new)?, secret })
 }
 
 /// Returns the endpoint of a target, its URL, and the endpoint's secret if it was created now.
@@ -91,9 +91,9 @@ pub fn insert(
     tx: &Tx<'_>,
     ctx: &Ctx,
     keyring: &Keyring,
-    sending: CallbackInsert<'_>,
+    new: CallbackInsert<'_>,
 ) -> Result<Callback, CallbackError> {
-    let CallbackInsert { endpoint_id, url, message, at, recurring } = sending;
+    let CallbackInsert { endpoint_id, url, message, at, recurring } = new;
     let id = ctx.new_id(CallbackId);
     let due_at = at.map_or(ctx.now, |at| at.max(ctx.now));
     let headers = sealed::seal_headers(keyring, ctx, &sealed::headers_name(id), &message.headers);
@@ -172,15 +172,15 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, Callba
 ///
 /// # Errors
 /// Returns [`CallbackError::CallbackNotFound`] if it does not exist, [`CallbackError::EndpointDisabled`] if
-/// its endpoint is disabled, and [`CallbackError::NotFailed`] if it is delivered or scheduled.
+/// its endpoint is disabled, and [`CallbackError::NotRetryable`] if it is delivered or scheduled.
 pub fn retry(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, CallbackError> {
     tx.lock(LOCK, [id])?;
     let mut callback = rows::find(tx, id)?.ok_or(CallbackError::CallbackNotFound)?.callback;
     match callback.state {
         CallbackState::Scheduled if !has_job_ended(tx, callback.job_id)? => {
-            return Err(CallbackError::NotFailed(callback.state));
+            return Err(CallbackError::NotRetryable(callback.state));
         }
-        CallbackState::Delivered => return Err(CallbackError::NotFailed(callback.state)),
+        CallbackState::Delivered => return Err(CallbackError::NotRetryable(callback.state)),
         CallbackState::Scheduled => {}
         CallbackState::Retrying => {
             kith_jobs::cancel(tx, ctx, callback.job_id, "callback retried by another job")?;

@@ -158,12 +158,12 @@ fn jitter_fraction(ctx: &Ctx) -> f64 {
 async fn record(app: &App, report: AttemptReport) -> Result<Done, JobError> {
     let ctx = app.system_ctx("callbacks");
     let report = Arc::new(report);
-    let (to_ask, to_write) = (app.clone(), Arc::clone(&report));
+    let (tx_app, tx_report) = (app.clone(), Arc::clone(&report));
     let (outcome, disabled) = app
         .write(&ctx, move |tx, ctx| {
-            tx.lock(LOCK, [to_write.id.to_string(), to_write.endpoint.to_string()])?;
-            let disabled = record_at_endpoint(&to_ask, tx, ctx, &to_write)?;
-            Ok::<_, Error>((record_at_callback(tx, ctx, &to_write)?, disabled))
+            tx.lock(LOCK, [tx_report.id.to_string(), tx_report.endpoint.to_string()])?;
+            let disabled = record_at_endpoint(&tx_app, tx, ctx, &tx_report)?;
+            Ok::<_, Error>((record_at_callback(tx, ctx, &tx_report)?, disabled))
         })
         .await?;
     if let Some(reason) = disabled {

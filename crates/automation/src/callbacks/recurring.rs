@@ -273,12 +273,12 @@ fn create_for_run(
             .and_then(|ms| u64::try_from(ms).ok())
             .map(std::time::Duration::from_millis),
     };
-    let sending = CallbackInsert {
+    let new = CallbackInsert {
         endpoint_id: stored.endpoint_id,
         url: stored.url,
         message: &message,
         at: None,
         recurring: Some((id, job)),
     };
-    commands::insert(tx, ctx, keyring, sending).map(drop)
+    commands::insert(tx, ctx, keyring, new).map(drop)
 }

@@ -158,25 +158,25 @@ proptest! {
         let mut breaker = CircuitBreaker::default();
         let mut now = at(1_000_000);
         // Running requests: whether each is a probe, and when it was admitted.
-        let mut under_way: Vec<(bool, Timestamp)> = Vec::new();
+        let mut running: Vec<(bool, Timestamp)> = Vec::new();
         let mut failures_in_a_row = 0;
         for step in steps {
             match step {
                 Step::Pass(s) => now = now + seconds(s),
-                Step::Die(n) => if n < under_way.len() { under_way.remove(n); },
+                Step::Die(n) => if n < running.len() { running.remove(n); },
                 Step::Ask => {
                     let before = breaker;
                     match breaker.admit(now, PROBE) {
                         Admission::Send => {
                             prop_assert!(failures_in_a_row < FAILURES_TO_OPEN);
                             prop_assert_eq!(before, breaker);
-                            under_way.push((false, now));
+                            running.push((false, now));
                         }
                         Admission::Probe => {
                             prop_assert!(failures_in_a_row >= FAILURES_TO_OPEN);
-                            let others = under_way.iter().filter(|(probe, since)| *probe && now < *since + PROBE);
+                            let others = running.iter().filter(|(probe, since)| *probe && now < *since + PROBE);
                             prop_assert_eq!(others.count(), 0, "another probe has time left");
-                            under_way.push((true, now));
+                            running.push((true, now));
                         }
                         Admission::Wait(until) => {
                             prop_assert!(failures_in_a_row >= FAILURES_TO_OPEN);
@@ -190,14 +190,14 @@ proptest! {
                         }
                     }
                 }
-                Step::End(n, well) if n < under_way.len() => {
-                    let (was_probe, _) = under_way.remove(n);
+                Step::End(n, well) if n < running.len() => {
+                    let (was_probe, _) = running.remove(n);
                     if well {
                         breaker.succeeded();
                         failures_in_a_row = 0;
                         prop_assert_eq!(breaker.state(now), (BreakerState::Closed, None));
                         // Probes admitted before the circuit breaker closed now count as ordinary requests.
-                        under_way.iter_mut().for_each(|(probe, _)| *probe = false);
+                        running.iter_mut().for_each(|(probe, _)| *probe = false);
                     } else {
                         breaker.failed(now, was_probe);
                         failures_in_a_row += 1;

@@ -25,7 +25,7 @@ pub const PERSONAL: PersonalData = PersonalData {
 const EXPORT_PAGE_SIZE: i64 = 100;
 
 fn purge(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
-    rows::delete_messages(tx, user, accounts::GONE)?;
+    rows::delete_messages(tx, user, accounts::DELETED_ACCOUNT_NAME)?;
     rows::delete_reasons_and_names(tx, user)?;
     rows::delete_settings(tx, user)?;
     rows::delete_invites(tx, user)

@@ -121,14 +121,14 @@ fn each_rejection_lengthens_cooldown() {
     );
     assert_eq!(wait(refusals.with_rejection(now).with_cancellation(now), now), None);
 
-    let taken_back = RefusalHistory::default().with_cancellation(now);
-    assert_eq!(wait(taken_back, now), Some(Duration::ZERO), "taking back makes nobody wait");
-    assert_eq!(wait(taken_back.with_rejection(now), now), Some(days(7)), "but the next refusal counts more");
-    let waited = taken_back.with_rejection(now).with_cancellation(now + days(7));
+    let cancelled = RefusalHistory::default().with_cancellation(now);
+    assert_eq!(wait(cancelled, now), Some(Duration::ZERO), "taking back makes nobody wait");
+    assert_eq!(wait(cancelled.with_rejection(now), now), Some(days(7)), "but the next refusal counts more");
+    let waited = cancelled.with_rejection(now).with_cancellation(now + days(7));
     assert_eq!(wait(waited, now + days(7)), Some(Duration::ZERO), "nor does it lengthen a wait that is over");
     assert!(
-        taken_back.suppresses_notification(now + hours(24) - moment)
-            && !taken_back.suppresses_notification(now + hours(24))
+        cancelled.suppresses_notification(now + hours(24) - moment)
+            && !cancelled.suppresses_notification(now + hours(24))
     );
 }
 
@@ -196,14 +196,14 @@ fn decision(context: &SendContext, mode: AddressingMode, message: &str) -> Strin
 #[test]
 fn send_decision_depends_on_pending_request() {
     let live = || Some(request(RequestStatus::Pending, BEFORE));
-    let lapsed = || Some(request(RequestStatus::Pending, EXPIRY));
+    let expired = || Some(request(RequestStatus::Pending, EXPIRY));
     let by_id = |sender, pending, message| decision(&context(sender, pending), AddressingMode::Id, message);
     assert_eq!(by_id(ADA, None, "hello"), "new");
     assert_eq!(by_id(ADA, live(), "hello"), "repeated");
     assert_eq!(by_id(ADA, live(), "other words"), "a request to this user is pending");
     assert_eq!(by_id(BEN, live(), "me too"), "crossed");
-    assert_eq!(by_id(ADA, lapsed(), "hello"), "new, another makes way");
-    assert_eq!(by_id(BEN, lapsed(), "hello"), "new, another makes way");
+    assert_eq!(by_id(ADA, expired(), "hello"), "new, another makes way");
+    assert_eq!(by_id(BEN, expired(), "hello"), "new, another makes way");
     let by_address = || {
         let to = RequestRecipient::Address { email: "ben@example.org".into() };
         Some(PartnerRequest { to, ..request(RequestStatus::Pending, BEFORE) })
@@ -217,7 +217,7 @@ fn send_decision_depends_on_pending_request() {
         assert_eq!(decision(&waiting, AddressingMode::Id, "hello"), "withheld", "blocked or let in again");
         assert_eq!(decision(&waiting, AddressingMode::Invite, "hello"), by_invite);
     }
-    for pending in [None, live(), lapsed()] {
+    for pending in [None, live(), expired()] {
         for sender in [ADA, BEN] {
             let bonded = SendContext { is_sender_bonded: true, ..context(sender, pending.clone()) };
             assert_eq!(decision(&bonded, AddressingMode::Id, "hello"), "the slot is occupied");

@@ -8,8 +8,9 @@ use kith_store::{Query, Tx};
 use serde_json::Value;
 
 use super::declarations::CollectionRules;
+use super::merge_patch::merge;
 use super::model::{
-    CollectionName, Item, ItemId, Space, SpaceError, SpaceUsage, SpaceWithMembers, check_shape, merge,
+    CollectionName, Item, ItemId, Space, SpaceError, SpaceUsage, SpaceWithMembers, check_shape,
 };
 use super::queries::CollectionRequest;
 use super::settings::SpaceSettings;
@@ -115,7 +116,7 @@ pub fn delete(
     rows::delete_item(tx, id)?;
     rows::delete_fields(tx, id)?;
     rows::delete_reminders(tx, id)?;
-    rows::add_amount(tx, shared.space, &item.collection, SpaceUsage { items: -1, bytes: -bytes })?;
+    rows::add_usage(tx, shared.space, &item.collection, SpaceUsage { items: -1, bytes: -bytes })?;
     record_change(tx, ctx, events::ITEM_DELETED, &shared, &item);
     Ok(())
 }
@@ -176,7 +177,7 @@ fn reserve_space(
     more: SpaceUsage,
     limits: &SpaceSettings,
 ) -> Result<(), SpaceError> {
-    let (held, collections, is_new) = rows::find_amount(tx, space, collection)?;
+    let (held, collections, is_new) = rows::find_usage(tx, space, collection)?;
     for (new, all, limit, unit) in [
         (more.items, held.items, limits.max_items, "items"),
         (more.bytes, held.bytes, limits.max_bytes, "bytes"),
@@ -186,7 +187,7 @@ fn reserve_space(
             return Err(SpaceError::SpaceFull { limit, unit });
         }
     }
-    Ok(rows::add_amount(tx, space, collection, more)?)
+    Ok(rows::add_usage(tx, space, collection, more)?)
 }
 
 fn record_change(tx: &Tx<'_>, ctx: &Ctx, kind: &'static str, shared: &SpaceWithMembers, item: &Item) {

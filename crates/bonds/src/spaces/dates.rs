@@ -74,14 +74,14 @@ pub struct DateSchedule {
 ///
 /// # Errors
 /// Returns one [`FieldError`] per invalid field, below `/data`.
-pub fn read(data: &Value, usual_zone: &str) -> Result<(Value, DateSchedule), Vec<FieldError>> {
+pub fn read(data: &Value, default_zone: &str) -> Result<(Value, DateSchedule), Vec<FieldError>> {
     let mut own: DateData = read_value(data, "/data").map_err(|fault| vec![fault])?;
     let mut faults = Vec::new();
     match Text::parse(&own.title, TITLE, "/data/title") {
         Ok(title) => own.title = title.into_string(),
         Err(fault) => faults.push(fault),
     }
-    let zone = own.time_zone.unwrap_or_else(|| usual_zone.to_owned());
+    let zone = own.time_zone.unwrap_or_else(|| default_zone.to_owned());
     let zone = TimeZone::get(&zone).ok().filter(|zone| zone.iana_name().is_some());
     let date = parse_date(&own.date);
     let time = own.time.as_deref().map(parse_time);
@@ -90,7 +90,7 @@ pub fn read(data: &Value, usual_zone: &str) -> Result<(Value, DateSchedule), Vec
     let before = &own.remind_minutes_before;
     let reminders =
         before.len() <= MAX_REMINDERS && before.iter().all(|n| (0..=MAX_LEAD_MINUTES).contains(n));
-    for (wrong, pointer, code, detail) in [
+    for (is_invalid, pointer, code, detail) in [
         (date.is_none(), "/data/date", "not_a_date", "Expected a date such as 2026-02-14."),
         (time == Some(None), "/data/time", "not_a_time", "Expected a time such as 18:30."),
         (
@@ -106,7 +106,7 @@ pub fn read(data: &Value, usual_zone: &str) -> Result<(Value, DateSchedule), Vec
             "Expected at most 5 numbers of minutes, each from 0 to 527040 (366 days).",
         ),
     ] {
-        if wrong {
+        if is_invalid {
             faults.push(FieldError::new(pointer, code, detail));
         }
     }
@@ -218,7 +218,7 @@ mod tests {
             let faults = read(&data, UTC).unwrap_err();
             faults.iter().map(|fault| (fault.pointer.to_string(), fault.code)).collect::<Vec<_>>()
         };
-        let wrong = json!({ "title": "", "date": "2026-02-30", "time": "7:5", "time_zone": "Mars",
+        let is_invalid = json!({ "title": "", "date": "2026-02-30", "time": "7:5", "time_zone": "Mars",
                             "remind_minutes_before": [1, 2, 3, 4, 5, 6] });
         let expected = [
             ("/data/title", "too_short"),
@@ -227,7 +227,7 @@ mod tests {
             ("/data/time_zone", "not_a_time_zone"),
             ("/data/remind_minutes_before", "invalid"),
         ];
-        assert_eq!(faults(wrong), expected.map(|(pointer, code)| (pointer.to_owned(), code)));
+        assert_eq!(faults(is_invalid), expected.map(|(pointer, code)| (pointer.to_owned(), code)));
         let with = |field: &str, value: Value| {
             let mut data = json!({ "title": "x", "date": "2026-01-01" });
             data[field] = value;

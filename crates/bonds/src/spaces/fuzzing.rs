@@ -9,7 +9,8 @@ use serde_json::{Map, Number, Value};
 use super::dates as built_in;
 use super::declarations::{self, DeclarationBody};
 use super::list::{ItemListParams, plan_list};
-use super::model::{CollectionName, Space, check_shape, merge};
+use super::merge_patch::merge;
+use super::model::{CollectionName, Space, check_shape};
 use super::order::{ValueRange, encode};
 use kith_json_schema::fuzzing::conforms;
 

@@ -15,6 +15,7 @@ mod events;
 mod fuzzing;
 mod http;
 mod list;
+mod merge_patch;
 mod model;
 mod order;
 mod personal_data;

@@ -214,12 +214,12 @@ mod tests {
             let order = compare(&one, &other);
             prop_assume!(order != Ordering::Equal || one == other);
             prop_assert_eq!(is_in(&ValueRange::equal_to(&other), &one), order == Ordering::Equal);
-            let alike = one.is_string() == other.is_string();
+            let same_type = one.is_string() == other.is_string();
             for (comparison, holds) in
                 [("gt", order.is_gt()), ("gte", order.is_ge()), ("lt", order.is_lt()), ("lte", order.is_le())]
             {
                 let range = ValueRange::compare(comparison, &other).unwrap();
-                prop_assert_eq!(is_in(&range, &one), alike && holds, "{} {} {}", one, comparison, other);
+                prop_assert_eq!(is_in(&range, &one), same_type && holds, "{} {} {}", one, comparison, other);
                 prop_assert!(is_in(&ValueRange::all(), &one));
             }
         }

@@ -3,15 +3,18 @@
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
 use kith_platform::auth::{Access, Role};
-use kith_platform::purge::PurgeRun;
 use kith_store::{Columns, Error, FromRow, Query, Row, Tx, params, row_columns};
 
 use super::listing::AccountFilter;
 use super::model::{Account, AccountStatus, Credentials, NewAccount, User, UserSummary};
-use super::rules::{self, LogInFailures, SYNTHETIC_EMAIL_SUFFIX};
+use super::rules::SYNTHETIC_EMAIL_SUFFIX;
 
+mod limits;
+mod purges;
 mod sessions;
 
+pub use limits::*;
+pub use purges::*;
 pub use sessions::*;
 
 row_columns! {
@@ -317,194 +320,6 @@ pub fn find_access(q: &Query<'_>, user: UserId) -> Result<Option<Access>, Error>
     let role = rows.first().map(|(role, _): &(Role, _)| *role);
     let sessions = rows.into_iter().filter_map(|(_, session)| session).collect();
     Ok(role.map(|role| Access { role, sessions }))
-}
-
-pub fn find_failures(q: &Query<'_>, subject: &[u8; 32]) -> Result<LogInFailures, Error> {
-    let found = q.one(
-        "SELECT failures, failed_at, locked_until FROM login_failures WHERE subject = $1",
-        params![subject],
-        |row| Ok(LogInFailures { count: row.get(0)?, failed_at: row.get(1)?, locked_until: row.get(2)? }),
-    )?;
-    Ok(found.unwrap_or(LogInFailures::NONE))
-}
-
-pub fn upsert_failures(tx: &Tx<'_>, subject: &[u8; 32], failures: LogInFailures) -> Result<(), Error> {
-    tx.exec(
-        "INSERT INTO login_failures (subject, failures, failed_at, locked_until) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (subject) DO UPDATE
-         SET failures = excluded.failures, failed_at = excluded.failed_at, locked_until = excluded.locked_until",
-        params![subject, failures.count, failures.failed_at, failures.locked_until],
-    )?;
-    Ok(())
-}
-
-pub fn delete_failures(tx: &Tx<'_>, subject: &[u8; 32]) -> Result<(), Error> {
-    tx.exec("DELETE FROM login_failures WHERE subject = $1", params![subject])?;
-    Ok(())
-}
-
-/// Counts the `email_taken` responses for an address since `since`, and returns the time of the first.
-pub fn find_refusals(
-    q: &Query<'_>,
-    address: &[u8; 32],
-    since: Timestamp,
-) -> Result<(i64, Option<Timestamp>), Error> {
-    let found = q.one(
-        "SELECT COUNT(*), MIN(refused_at) FROM registration_refusals WHERE address = $1 AND refused_at > $2",
-        params![address, since],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
-    Ok(found.unwrap_or_default())
-}
-
-pub fn insert_refusal(tx: &Tx<'_>, id: Uuid, address: &[u8; 32], at: Timestamp) -> Result<(), Error> {
-    let sql = "INSERT INTO registration_refusals (id, address, refused_at) VALUES ($1, $2, $3)";
-    tx.exec(sql, params![id, address, at])?;
-    Ok(())
-}
-
-pub fn insert_link(tx: &Tx<'_>, secret_hash: &[u8; 32], expires_at: Timestamp) -> Result<(), Error> {
-    let sql = "INSERT INTO first_admin_links (secret_hash, expires_at) VALUES ($1, $2)";
-    tx.exec(sql, params![secret_hash, expires_at])?;
-    Ok(())
-}
-
-/// Deletes expired links.
-pub fn delete_expired_links(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
-    tx.exec("DELETE FROM first_admin_links WHERE expires_at <= $1", params![now])?;
-    Ok(())
-}
-
-pub fn has_link(q: &Query<'_>, secret_hash: &[u8; 32], now: Timestamp) -> Result<bool, Error> {
-    let sql = "SELECT 1 FROM first_admin_links WHERE secret_hash = $1 AND expires_at > $2";
-    Ok(q.one(sql, params![secret_hash, now], |_| Ok(()))?.is_some())
-}
-
-pub fn delete_links(tx: &Tx<'_>) -> Result<(), Error> {
-    tx.exec("DELETE FROM first_admin_links", &[])?;
-    Ok(())
-}
-
-/// Deletes expired sessions, and counters that no longer matter.
-pub fn delete_expired(
-    tx: &Tx<'_>,
-    now: Timestamp,
-    refused_before: Timestamp,
-    failed_before: Timestamp,
-) -> Result<(), Error> {
-    tx.exec("DELETE FROM sessions WHERE expires_at <= $1", params![now])?;
-    tx.exec("DELETE FROM registration_refusals WHERE refused_at <= $1", params![refused_before])?;
-    tx.exec("DELETE FROM login_failures WHERE failed_at <= $1", params![failed_before])?;
-    Ok(())
-}
-
-/// Sets the end of the hold in observed time for accounts deleted since the previous run. Wall-clock time
-/// since the deletion counts only as far as it was observed.
-pub fn start_holds(tx: &Tx<'_>, run: &PurgeRun) -> Result<(), Error> {
-    tx.exec(
-        "UPDATE users SET purge_elapsed_ms = $2 + (purge_at - deleted_at)
-            - CASE WHEN deleted_at > $1 THEN 0 WHEN deleted_at < CAST($1 AS BIGINT) - CAST($3 AS BIGINT) THEN $3 ELSE $1 - deleted_at END
-         WHERE purge_at IS NOT NULL AND purged_at IS NULL AND purge_elapsed_ms IS NULL",
-        params![run.now, run.elapsed_ms, run.elapsed_ms - run.previous_ms],
-    )?;
-    Ok(())
-}
-
-/// Account that is due to be purged.
-#[derive(Clone, Copy, Debug)]
-pub struct DueAccount {
-    /// User ID.
-    pub user: UserId,
-    /// End of the hold. Together with the ID, it is the position in the list.
-    pub purge_at: Timestamp,
-}
-
-macro_rules! due {
-    ($columns:literal, $and:literal) => {
-        concat!(
-            "SELECT ",
-            $columns,
-            " FROM users WHERE purge_at IS NOT NULL AND purged_at IS NULL AND purge_at <= $1
-               AND (purge_elapsed_ms <= $2 OR purge_at <= deleted_at)",
-            $and
-        )
-    };
-}
-
-/// Returns up to `limit` accounts whose hold is over, longest due first, after `after`. Accounts that were at
-/// least [`rules::ESTABLISHED_AGE`] old when they were deleted are included only if `with_established`.
-pub fn list_due(
-    q: &Query<'_>,
-    run: &PurgeRun,
-    after: DueAccount,
-    with_established: bool,
-    limit: i64,
-) -> Result<Vec<DueAccount>, Error> {
-    q.all(
-        due!(
-            "id, purge_at",
-            " AND (purge_at > $3 OR (purge_at = $3 AND id > $4))
-               AND ($5 OR deleted_at - created_at < $6)
-             ORDER BY purge_at, id LIMIT $7"
-        ),
-        params![
-            run.now,
-            run.elapsed_ms,
-            after.purge_at,
-            after.user,
-            with_established,
-            established_ms(),
-            limit
-        ],
-        |row| Ok(DueAccount { user: row.get(0)?, purge_at: row.get(1)? }),
-    )
-}
-
-/// Returns the number of accounts due to be purged, and how many of them are established.
-pub fn count_due(q: &Query<'_>, run: &PurgeRun) -> Result<(i64, i64), Error> {
-    let counted = q.one(
-        due!("COUNT(*), COALESCE(SUM(CASE WHEN deleted_at - created_at >= $3 THEN 1 ELSE 0 END), 0)", ""),
-        params![run.now, run.elapsed_ms, established_ms()],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
-    Ok(counted.unwrap_or_default())
-}
-
-/// Counts the accounts that are established at `now`, including those that are due.
-pub fn count_established(q: &Query<'_>, now: Timestamp) -> Result<i64, Error> {
-    let sql = "SELECT COUNT(*) FROM users WHERE purged_at IS NULL AND created_at <= $1";
-    Ok(q.one(sql, params![now - rules::ESTABLISHED_AGE], |row| row.get(0))?.unwrap_or(0))
-}
-
-fn established_ms() -> i64 {
-    i64::try_from(rules::ESTABLISHED_AGE.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Returns `true` if the hold of this account is still over, at `now` and in observed time.
-pub fn is_due(q: &Query<'_>, user: UserId, now: Timestamp, elapsed_ms: i64) -> Result<bool, Error> {
-    let sql = due!("1", " AND id = $3");
-    Ok(q.one(sql, params![now, elapsed_ms, user], |_| Ok(()))?.is_some())
-}
-
-/// Clears all personal data of an account. Its ID stays, because the histories of others refer to it.
-pub fn clear_user(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
-    tx.exec(
-        "UPDATE users SET email = '', email_key = 'purged:' || id, display_name = $2, password_hash = '',
-                role = 'user', email_verified_at = NULL, nickname = NULL, theme = NULL, locale = NULL, time_zone = NULL,
-                pronouns = NULL
-         WHERE id = $1",
-        params![user, name],
-    )?;
-    Ok(())
-}
-
-pub fn insert_purge(tx: &Tx<'_>, user: UserId, now: Timestamp, manifest: &str) -> Result<(), Error> {
-    tx.exec("UPDATE users SET purged_at = $2 WHERE id = $1", params![user, now])?;
-    tx.exec(
-        "INSERT INTO purges (user_id, purged_at, manifest) VALUES ($1, $2, $3)",
-        params![user, now, manifest],
-    )?;
-    Ok(())
 }
 
 fn read_credentials(row: &Row<'_>) -> Result<Credentials, Error> {

@@ -113,9 +113,9 @@ impl CallbackBody {
             (Ok(to), Ok(message)) if faults.is_empty() => Ok(CheckedCallback { to, message }),
             (to, message) => {
                 faults.extend(to.err());
-                let inside = message.err().unwrap_or_default().into_iter();
+                let message_faults = message.err().unwrap_or_default().into_iter();
                 faults.extend(
-                    inside.map(|fault| FieldError {
+                    message_faults.map(|fault| FieldError {
                         pointer: format!("{at}{}", fault.pointer).into(),
                         ..fault
                     }),

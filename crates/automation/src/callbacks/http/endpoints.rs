@@ -137,14 +137,14 @@ async fn rotate_callback_secret(
     PathId(id): PathId<EndpointId>,
     Json(RotationBody { overlap_hours }): Json<RotationBody>,
 ) -> ApiResult<Response> {
-    let asked = overlap_hours.unwrap_or(DEFAULT_OVERLAP_HOURS);
-    if asked > MAX_OVERLAP_HOURS {
+    let overlap_hours = overlap_hours.unwrap_or(DEFAULT_OVERLAP_HOURS);
+    if overlap_hours > MAX_OVERLAP_HOURS {
         let fault = FieldError::new("/overlap_hours", "too_large", "Expected at most 336 hours (two weeks).");
         return Err(Problem::invalid(vec![fault]).into());
     }
     let keyring = Arc::clone(&app.keyring);
     app.change(&caller, move |tx, ctx| {
-        commands::rotate_secret(tx, ctx, &keyring, id, hours(u64::from(asked))).map(Answer::ok)
+        commands::rotate_secret(tx, ctx, &keyring, id, hours(u64::from(overlap_hours))).map(Answer::ok)
     })
     .await
 }
@@ -163,8 +163,8 @@ async fn disable_callback_endpoint(
     Allowed { caller, .. }: Allowed<WriteCallbacks>,
     PathId(id): PathId<EndpointId>,
 ) -> ApiResult<Response> {
-    let to_ask = app.clone();
-    app.change(&caller, move |tx, ctx| commands::disable(&to_ask, tx, ctx, id).map(Answer::ok)).await
+    let tx_app = app.clone();
+    app.change(&caller, move |tx, ctx| commands::disable(&tx_app, tx, ctx, id).map(Answer::ok)).await
 }
 
 /// Enable a callback endpoint

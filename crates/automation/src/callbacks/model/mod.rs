@@ -94,11 +94,11 @@ impl CallbackFailureReason {
     /// Returns the name used in the database and in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::AttemptsExhausted => "given_up",
+            Self::AttemptsExhausted => "attempts_exhausted",
             Self::Gone => "gone",
             Self::EndpointDisabled => "endpoint_disabled",
             Self::TargetRefused => "target_refused",
-            Self::SecretUnavailable => "sealed_otherwise",
+            Self::SecretUnavailable => "secret_unavailable",
         }
     }
 
@@ -260,7 +260,7 @@ pub enum CallbackError {
     Finished(CallbackState),
     /// The callback is delivered or has not been tried, so it cannot be retried.
     #[error("the callback is {}", .0.as_str())]
-    NotFailed(CallbackState),
+    NotRetryable(CallbackState),
     /// The job engine has the maximum number of schedules.
     #[error("there are too many schedules")]
     TooManySchedules,

@@ -57,7 +57,7 @@ row_columns! {
 }
 
 row_columns! {
-    kept_columns => StoredCallback {
+    stored_columns => StoredCallback {
         callback = callback_columns!(),
         headers = "headers",
         body = "body",
@@ -123,7 +123,7 @@ pub fn update(tx: &Tx<'_>, callback: &Callback, retry_attempts: i64) -> Result<(
 /// Returns a callback with its request.
 pub fn find(q: &Query<'_>, id: CallbackId) -> Result<Option<StoredCallback>, Error> {
     q.one(
-        concat!("SELECT ", kept_columns!(), " FROM callbacks WHERE id = $1"),
+        concat!("SELECT ", stored_columns!(), " FROM callbacks WHERE id = $1"),
         params![id],
         StoredCallback::read_row,
     )

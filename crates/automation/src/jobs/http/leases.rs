@@ -2,72 +2,39 @@
 //! lease token of the claim as a fencing token: a report from a worker that no longer holds the job is
 //! rejected with 409 and changes nothing.
 
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::response::{IntoResponse as _, Response};
-use kith_jobs::{ClaimToken, Done, JobError, JobState, LeasedClaim, Told, bell_of};
-use kith_kernel::{Ctx, FieldError, Problem, Text, TextRules, Timestamp, seconds};
+use axum::response::Response;
+use kith_jobs::{ClaimToken, Done, JobError, JobState, Told};
+use kith_kernel::{FieldError, Problem, Text, TextRules, Timestamp};
 use kith_platform::auth::WorkJobs;
-use kith_platform::idempotency::IDEMPOTENCY_REPLAYED;
-use kith_platform::{Allowed, Answer, ApiResult, App, Json, PathId, Principal, Routes, store_problem};
+use kith_platform::{Allowed, Answer, ApiResult, App, Json, PathId, Principal, Routes};
 use kith_store::Tx;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::model::{ClaimedJob, ClaimedJobs, JobStatus, JobsError, QueueName, check_ms, duration_ms};
+use super::super::model::{JobStatus, JobsError, check_ms, duration_ms};
 use super::super::queries;
-use super::super::rules::reject_reserved;
 
-const NAME: TextRules = TextRules { min: 1, max: 100, newlines: false };
 const LEVEL: TextRules = TextRules { min: 1, max: 20, newlines: false };
 const LINE: TextRules = TextRules { min: 1, max: 2_000, newlines: true };
 const DEFAULT_LEASE_MS: i64 = 60_000;
 const MIN_LEASE_MS: i64 = 1_000;
 const MAX_LEASE_MS: i64 = 3_600_000;
-const MAX_CLAIMED_JOBS: i64 = 100;
-const MAX_WAIT_MS: i64 = 30_000;
-/// Time before the request timeout at which a waiting claim returns without jobs.
-const RESPONSE_MARGIN: Duration = seconds(2);
-/// Polling interval of a waiting claim without a wake-up.
-const POLL_INTERVAL: Duration = seconds(1);
 const MAX_PROGRESS_BYTES: usize = 16 * 1024;
 const MAX_RESULT_BYTES: usize = kith_jobs::MAX_PAYLOAD_BYTES;
 
 pub fn routes() -> Routes {
     Routes::new()
-        .routes(routes!(claim_jobs))
         .routes(routes!(heartbeat_job))
         .routes(routes!(report_progress))
         .routes(routes!(log_line))
         .routes(routes!(complete_job))
         .routes(routes!(fail_job))
-}
-
-/// Claim of jobs.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct ClaimBody {
-    /// Name of the worker, 1 to 100 characters, shown to operators. Default: the caller.
-    #[serde(default)]
-    worker: Option<String>,
-    /// Maximum number of jobs to claim, 1 to 100. Default 1.
-    #[serde(default)]
-    #[schema(minimum = 1)]
-    limit: Option<i64>,
-    /// Lease duration in milliseconds, 1,000 to 3,600,000. Default 60,000. A worker that sends no heartbeat
-    /// within it loses the claimed jobs.
-    #[serde(default)]
-    #[schema(minimum = 1000)]
-    lease_ms: Option<i64>,
-    /// Maximum time in milliseconds to wait for a job if none is available, 0 to 30,000. Default 0.
-    #[serde(default)]
-    #[schema(minimum = 0)]
-    wait_ms: Option<i64>,
 }
 
 /// Heartbeat of a worker.
@@ -169,116 +136,7 @@ struct EndedJob {
     run_at: Option<Timestamp>,
 }
 
-/// Claim jobs
-///
-/// Claims the next jobs of a queue for a worker. If none is available, the request waits up to `wait_ms` and
-/// then returns an empty list. Keep claimed jobs with heartbeats and end each with `complete` or `fail`: once
-/// its lease expires, a job is given to another worker. If the request is aborted before its response, its
-/// jobs are released. Requires the permission `jobs.work`.
-#[utoipa::path(
-    post, path = "/api/v1/queues/{queue}/claim", security(("bearer" = ["jobs.work"])),
-    params((
-        "queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
-        description = "Name of the queue: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
-    )),
-    request_body = ClaimBody,
-    responses((status = 200, body = ClaimedJobs))
-)]
-async fn claim_jobs(
-    State(app): State<App>,
-    Allowed { caller, .. }: Allowed<WorkJobs>,
-    PathId(QueueName(queue)): PathId<QueueName>,
-    Json(body): Json<ClaimBody>,
-) -> ApiResult<Response> {
-    reject_reserved(app.reserved_jobs(), Some(&queue), None)?;
-    if let Some(previous_response) = app.given_answer(&caller).await? {
-        return Ok(previous_response);
-    }
-    let wanted =
-        ClaimRequest::read(&caller.ctx, queue, &body).map_err(|fault| Problem::invalid(vec![fault]))?;
-    // If the request is dropped before it is answered, the claim is dropped and releases its jobs.
-    let claim = wanted.claim(&app, &caller).await?;
-    let jobs = ClaimedJobs { jobs: claim.jobs.iter().cloned().map(ClaimedJob::from).collect() };
-    if caller.key.is_none() {
-        claim.keep();
-        return Ok(Answer::ok(jobs).into_response());
-    }
-    let response = app.change(&caller, move |_, _| Ok::<_, JobsError>(Answer::ok(jobs.clone()))).await?;
-    if response.headers().contains_key(IDEMPOTENCY_REPLAYED) {
-        // A request with the same idempotency key was faster: return its jobs and release these.
-        claim.give_back().await.map_err(store_problem)?;
-    } else {
-        claim.keep();
-    }
-    Ok(response)
-}
-
-/// Validated claim request.
-struct ClaimRequest {
-    queue: String,
-    worker: String,
-    limit: i64,
-    lease: Duration,
-    wait: Duration,
-}
-
-impl ClaimRequest {
-    fn read(ctx: &Ctx, queue: String, body: &ClaimBody) -> Result<Self, FieldError> {
-        let worker = body.worker.as_deref().map(|name| Text::parse(name, NAME, "/worker")).transpose()?;
-        let limit = body.limit.unwrap_or(1);
-        if !(1..=MAX_CLAIMED_JOBS).contains(&limit) {
-            return Err(FieldError::new(
-                "/limit",
-                "out_of_range",
-                format!("Expected 1 to {MAX_CLAIMED_JOBS}."),
-            ));
-        }
-        let wait_ms = body.wait_ms.unwrap_or(0);
-        if !(0..=MAX_WAIT_MS).contains(&wait_ms) {
-            return Err(FieldError::new("/wait_ms", "out_of_range", format!("Expected 0 to {MAX_WAIT_MS}.")));
-        }
-        Ok(Self {
-            queue,
-            worker: worker.map_or_else(|| ctx.actor.to_string(), Text::into_string),
-            limit,
-            lease: parse_lease(body.lease_ms)?,
-            wait: duration_ms(wait_ms),
-        })
-    }
-
-    /// Claims jobs until some are available, the wait is over or the server stops. Only the waiting is cut
-    /// short: a claim that has started is awaited, because it has taken its jobs.
-    async fn claim(&self, app: &App, caller: &Principal) -> Result<LeasedClaim, Problem> {
-        let request =
-            duration_ms(i64::from(app.config.server.request_timeout_ms)).saturating_sub(RESPONSE_MARGIN);
-        let wait = self.wait.min(request);
-        let mut wait_is_over = pin!(tokio::time::timeout(wait, std::future::pending::<()>()));
-        let mut bell = app.db.bell(&bell_of(&self.queue));
-        loop {
-            // The caller's permission may have been revoked during the wait.
-            caller.check_again(app).await?;
-            let claim = app.jobs.claim_leased(&self.queue, &self.worker, self.lease, self.limit).await;
-            let claim = claim.map_err(store_problem)?;
-            if !claim.jobs.is_empty() || wait.is_zero() {
-                return Ok(claim);
-            }
-            let due = claim.look_again_at.map(|at| at.since(app.sources.clock.now()));
-            let pause = due.unwrap_or(POLL_INTERVAL).clamp(Duration::from_millis(5), POLL_INTERVAL);
-            let keep_polling = async {
-                tokio::select! {
-                    _ = &mut wait_is_over => false,
-                    // A timeout is not an error: it leads to the next poll.
-                    _ = tokio::time::timeout(pause, bell.rung()) => true,
-                }
-            };
-            if app.stop.or(keep_polling).await != Some(true) {
-                return Ok(claim);
-            }
-        }
-    }
-}
-
-fn parse_lease(requested_ms: Option<i64>) -> Result<Duration, FieldError> {
+pub(super) fn parse_lease(requested_ms: Option<i64>) -> Result<Duration, FieldError> {
     let lease_ms = requested_ms.unwrap_or(DEFAULT_LEASE_MS);
     if (MIN_LEASE_MS..=MAX_LEASE_MS).contains(&lease_ms) {
         return Ok(duration_ms(lease_ms));
@@ -309,9 +167,9 @@ async fn heartbeat_job(
     let lease = parse_lease(body.lease_ms).map_err(|fault| Problem::invalid(vec![fault]))?;
     let token = parse_lease_token(&body.lease_token)?;
     app.change(&caller, move |tx, ctx| {
-        let kept = kith_jobs::heartbeat(tx, ctx, id, token, lease)?;
-        let kept = kept.ok_or_else(|| stale_or_not_found(tx, id))?;
-        Ok::<_, JobsError>(Answer::ok(HeartbeatResult { cancel_requested: kept.cancel_asked }))
+        let renewal = kith_jobs::heartbeat(tx, ctx, id, token, lease)?;
+        let renewal = renewal.ok_or_else(|| stale_or_not_found(tx, id))?;
+        Ok::<_, JobsError>(Answer::ok(HeartbeatResult { cancel_requested: renewal.cancel_asked }))
     })
     .await
 }
@@ -338,8 +196,8 @@ async fn report_progress(
     let progress = serialize_bounded(&body.progress, MAX_PROGRESS_BYTES, "/progress")?;
     let token = parse_lease_token(&body.lease_token)?;
     app.change(&caller, move |tx, _| {
-        let kept = kith_jobs::keep_progress(tx, id, token, &progress)?;
-        if kept { Ok(Answer::no_content()) } else { Err(stale_or_not_found(tx, id)) }
+        let stored = kith_jobs::keep_progress(tx, id, token, &progress)?;
+        if stored { Ok(Answer::no_content()) } else { Err(stale_or_not_found(tx, id)) }
     })
     .await
 }
@@ -368,8 +226,8 @@ async fn log_line(
     let line = text(&body.line, LINE, "/line")?.into_string();
     let token = parse_lease_token(&body.lease_token)?;
     app.change(&caller, move |tx, ctx| {
-        let kept = kith_jobs::keep_log(tx, ctx, id, token, &level, &line)?;
-        if kept { Ok(Answer::no_content()) } else { Err(stale_or_not_found(tx, id)) }
+        let stored = kith_jobs::keep_log(tx, ctx, id, token, &level, &line)?;
+        if stored { Ok(Answer::no_content()) } else { Err(stale_or_not_found(tx, id)) }
     })
     .await
 }

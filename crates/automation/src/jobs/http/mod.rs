@@ -1,5 +1,6 @@
 //! HTTP endpoints of jobs and queues, and the problems for their errors.
 
+mod claims;
 mod events;
 mod jobs;
 mod kinds;
@@ -15,23 +16,23 @@ use super::model::JobsError;
 static STALE_ATTEMPT: ProblemCode =
     ProblemCode { code: "stale_attempt", status: 409, title: "Stale attempt" };
 static JOB_ENDED: ProblemCode = ProblemCode { code: "job_ended", status: 409, title: "Job ended" };
-static JOB_UNDER_WAY: ProblemCode =
+static JOB_NOT_RETRYABLE: ProblemCode =
     ProblemCode { code: "job_not_retryable", status: 409, title: "Job not retryable" };
 
 static UNIQUE_KEY_HELD: ProblemCode =
     ProblemCode { code: "unique_key_held", status: 409, title: "Unique key held" };
 
 /// Problems of these handlers, in addition to the general ones.
-pub const PROBLEMS: &[&ProblemCode] = &[&STALE_ATTEMPT, &JOB_ENDED, &JOB_UNDER_WAY, &UNIQUE_KEY_HELD];
+pub const PROBLEMS: &[&ProblemCode] = &[&STALE_ATTEMPT, &JOB_ENDED, &JOB_NOT_RETRYABLE, &UNIQUE_KEY_HELD];
 
 /// Returns the routes of jobs, job kinds and queues.
 pub fn routes() -> Routes {
-    let of_workers = Routes::new()
+    let job_routes = Routes::new()
         .merge(jobs::routes())
-        .merge(tagged("Workers", leases::routes()))
+        .merge(tagged("Workers", claims::routes().merge(leases::routes())))
         .merge(queues::routes())
         .merge(events::routes());
-    rate_limited(RateClass::Jobs, &[], of_workers).merge(kinds::routes())
+    rate_limited(RateClass::Jobs, &[], job_routes).merge(kinds::routes())
 }
 
 impl From<JobsError> for Problem {
@@ -51,7 +52,7 @@ impl From<JobsError> for Problem {
                 Self::new(&JOB_ENDED, "The job has already ended, so it cannot be cancelled.")
             }
             JobsError::NotRetryable => Self::new(
-                &JOB_UNDER_WAY,
+                &JOB_NOT_RETRYABLE,
                 "The job is ready, running or blocked. Only scheduled, dead and ended jobs can be retried.",
             ),
             JobsError::UniqueKeyHeld(holder) => {

@@ -70,8 +70,8 @@ fn supersede_others(
     // Audit other users' requests as the system: the activity of the caller must not reveal them.
     let others = ctx.acting_as(Actor::System("bonds"));
     for parties in closed {
-        let concerns = |user| Some(user) == ctx.actor.user_id();
-        let own = concerns(parties.from) || parties.to.is_some_and(concerns);
+        let is_caller = |user| Some(user) == ctx.actor.user_id();
+        let own = is_caller(parties.from) || parties.to.is_some_and(is_caller);
         tx.audit(if own { ctx } else { &others }, "partner_request.superseded", parties.request);
         tx.emit(ctx, events::request_closed(parties, pair.users().contains(&parties.from)));
     }

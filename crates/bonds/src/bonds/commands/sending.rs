@@ -44,20 +44,20 @@ pub fn send(
     ctx: &Ctx,
     sender: UserId,
     draft: &RequestDraft,
-    rules: &SendingLimits,
+    limits: &SendingLimits,
 ) -> Outcome<SendOutcome, BondError> {
     let sent = match &draft.to {
-        Recipient::User(recipient) => send_to_user(tx, ctx, sender, *recipient, draft, rules.tiers, None),
-        Recipient::Email(email) => send_to_email(tx, ctx, sender, email, draft, rules.tiers),
+        Recipient::User(recipient) => send_to_user(tx, ctx, sender, *recipient, draft, limits.tiers, None),
+        Recipient::Email(email) => send_to_email(tx, ctx, sender, email, draft, limits.tiers),
         Recipient::Invite(_) => {
-            let Some(attempt) = &rules.attempt else { return Outcome::Rollback(BondError::InviteNotFound) };
+            let Some(attempt) = &limits.attempt else { return Outcome::Rollback(BondError::InviteNotFound) };
             match find_repeated_redemption(tx, ctx, sender, attempt, draft) {
                 Ok(None) => {}
                 Ok(Some(existing)) => return Outcome::Commit(SendOutcome::Repeated(existing)),
                 Err(error) => return Outcome::Rollback(error),
             }
             return invites::redeem_code(tx, ctx, sender, attempt, |invite| {
-                send_to_user(tx, ctx, sender, invite.inviter, draft, rules.tiers, Some(invite))
+                send_to_user(tx, ctx, sender, invite.inviter, draft, limits.tiers, Some(invite))
             });
         }
     };
@@ -287,12 +287,12 @@ fn find_repeated(
 ) -> Result<PartnerRequest, BondError> {
     let existing = rows::find_request_of_bond(tx, sender, ctx.now)?;
     let is_same = |(request, email_key): &(PartnerRequest, Option<String>)| {
-        let same_receiver = match (&draft.to, &request.to) {
+        let same_recipient = match (&draft.to, &request.to) {
             (Recipient::User(user), RequestRecipient::User(person)) => *user == person.id,
             (Recipient::Email(email), _) => email_key.as_ref() == Some(&email.key),
             _ => false,
         };
-        same_receiver && request.message == draft.message
+        same_recipient && request.message == draft.message
     };
     let (mut request, _) = existing.filter(is_same).ok_or(BondError::SlotOccupied)?;
     request.bond = rows::find_bond_of_request(tx, request.id, sender)?;

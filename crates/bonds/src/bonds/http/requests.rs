@@ -153,9 +153,9 @@ pub async fn send(app: App, caller: SignedIn, client: Client, draft: RequestDraf
         Recipient::User(_) | Recipient::Email(_) => None,
     };
     let tiers = if app.are_limits_disabled() { &[] } else { rules::RATE_TIERS };
-    let rules = SendingLimits { tiers, attempt };
+    let limits = SendingLimits { tiers, attempt };
     let send = move |tx: &Tx<'_>, ctx: &Ctx| {
-        commands::send(tx, ctx, sender, &draft, &rules).map(|sent| match sent {
+        commands::send(tx, ctx, sender, &draft, &limits).map(|sent| match sent {
             SendOutcome::New(request) => Answer::created(request),
             SendOutcome::Repeated(request) => Answer::ok(request),
         })

@@ -193,7 +193,7 @@ pub fn list_recently_sent(
         params![user, limit],
         |row| row.get::<Timestamp>(0),
     )?;
-    Ok(newest.into_iter().filter(|made| *made > since).collect())
+    Ok(newest.into_iter().filter(|inserted| *inserted > since).collect())
 }
 
 /// Request to insert.

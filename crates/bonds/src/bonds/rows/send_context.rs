@@ -43,12 +43,12 @@ pub fn find_send_context(
         ),
         params![sender, recipient, pair.key(), a, b, now],
         |row| {
-            let person = |id, name: Option<String>| name.map(|display_name| UserSummary { id, display_name });
+            let user_summary = |id, name: Option<String>| name.map(|display_name| UserSummary { id, display_name });
             let accepts_requests_from: Option<String> = row.get(3)?;
             let pending: Option<Uuid> = row.get(15)?;
             Ok(SendContext {
                 sender: UserSummary { id: sender, display_name: row.get(0)? },
-                recipient: person(recipient, row.get(1)?),
+                recipient: user_summary(recipient, row.get(1)?),
                 is_sender_bonded: row.get(2)?,
                 accepts_requests_from: accepts_requests_from.and_then(|text| RequestPolicy::parse(&text)).unwrap_or_default(),
                 discoverable_by_email: row.get(4)?,

@@ -91,17 +91,17 @@ pub fn start_archive_holds(
     hold: Duration,
     limit: i64,
 ) -> Result<(), Error> {
-    let over_ms = run.elapsed_ms.saturating_add(i64::try_from(hold.as_millis()).unwrap_or(i64::MAX));
+    let elapsed_end_ms = run.elapsed_ms.saturating_add(i64::try_from(hold.as_millis()).unwrap_or(i64::MAX));
     tx.exec(
         "UPDATE archived_spaces SET purge_elapsed_ms = $1
          WHERE purged_at IS NULL AND purge_at IS NOT NULL AND purge_elapsed_ms IS NULL",
-        params![over_ms],
+        params![elapsed_end_ms],
     )?;
     tx.exec(
         "UPDATE archived_spaces SET purge_at = $2, purge_elapsed_ms = $3
          WHERE bond_id IN (SELECT bond_id FROM archived_spaces
              WHERE purged_at IS NULL AND purge_at IS NULL AND archived_at <= $1 ORDER BY archived_at LIMIT $4)",
-        params![until, run.now + hold, over_ms, limit],
+        params![until, run.now + hold, elapsed_end_ms, limit],
     )?;
     Ok(())
 }

@@ -186,7 +186,7 @@ pub fn delete_item(tx: &Tx<'_>, id: ItemId) -> Result<(), Error> {
 }
 
 /// Returns the amount in a space, its number of collections, and whether `collection` would be a new one.
-pub fn find_amount(
+pub fn find_usage(
     q: &Query<'_>,
     space: Space,
     collection: &CollectionName,
@@ -205,7 +205,7 @@ pub fn find_amount(
 }
 
 /// Adds `more` to the counters of a collection, and removes the collection if it is empty.
-pub fn add_amount(
+pub fn add_usage(
     tx: &Tx<'_>,
     space: Space,
     collection: &CollectionName,

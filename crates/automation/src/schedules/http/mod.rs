@@ -1,9 +1,11 @@
 //! HTTP endpoints of schedules: list, preview, set, delete, pause, resume, run and backfill.
 
+mod operations;
+
 use axum::extract::State;
 use axum::response::Response;
 use kith_jobs::schedules::{
-    self, MAX_BACKFILL_RUNS, ScheduleError, ScheduleFilter, Spec, SpecError, find_schedule, list_runs,
+    MAX_BACKFILL_RUNS, ScheduleError, ScheduleFilter, Spec, SpecError, find_schedule, list_runs,
     list_schedules as list,
 };
 use kith_kernel::{Cursor, FieldError, MAX_PAGE_BYTES, Page, Problem, ProblemCode, Timestamp, problems};
@@ -17,7 +19,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::commands::{self, ScheduleCommandError};
-use super::model::{BackfillResult, ScheduleBody, ScheduleName, ScheduleResponse, ScheduleRun, ScheduledJob};
+use super::model::{ScheduleBody, ScheduleName, ScheduleResponse, ScheduleRun};
 
 static SCHEDULE_DECLARED: ProblemCode =
     ProblemCode { code: "schedule_declared", status: 409, title: "Schedule declared by a module" };
@@ -36,10 +38,7 @@ pub fn routes() -> Routes {
         .routes(routes!(preview_schedule))
         .routes(routes!(get_schedule, set_schedule, delete_schedule))
         .routes(routes!(list_schedule_runs))
-        .routes(routes!(pause_schedule))
-        .routes(routes!(resume_schedule))
-        .routes(routes!(run_schedule))
-        .routes(routes!(backfill_schedule))
+        .merge(operations::routes())
 }
 
 type SchedulePage = PageAnswer<ScheduleResponse>;
@@ -67,7 +66,7 @@ struct ListSchedulesQuery {
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct PreviewQuery {
+struct PreviewScheduleQuery {
     /// Schedule expression, in the format of `schedule` in a schedule.
     #[param(example = "30 2 * * MON-FRI")]
     schedule: String,
@@ -82,21 +81,11 @@ struct PreviewQuery {
 
 /// Preview of the runs of a schedule.
 #[derive(Serialize, ToSchema)]
-struct Preview {
+struct SchedulePreview {
     /// Time zone in the canonical spelling of the IANA time zone database.
     time_zone: String,
     /// Times of the next runs, earliest first.
     upcoming: Vec<Timestamp>,
-}
-
-/// Period of a backfill.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct BackfillBody {
-    /// Start of the period, inclusive.
-    from: Timestamp,
-    /// End of the period, exclusive. Must not be in the future.
-    to: Timestamp,
 }
 
 /// List schedules
@@ -135,16 +124,16 @@ async fn list_schedules(
 /// `schedules.read`.
 #[utoipa::path(
     get, path = "/api/v1/schedules/preview", security(("bearer" = ["schedules.read"])),
-    params(PreviewQuery),
+    params(PreviewScheduleQuery),
     responses(
-        (status = 200, body = Preview),
+        (status = 200, body = SchedulePreview),
         (status = 422, description = "The schedule expression, the time zone or the count is not valid."),
     )
 )]
 async fn preview_schedule(
     Allowed { caller, .. }: Allowed<ReadSchedules>,
-    Query(query): Query<PreviewQuery>,
-) -> ApiResult<Json<Preview>> {
+    Query(query): Query<PreviewScheduleQuery>,
+) -> ApiResult<Json<SchedulePreview>> {
     let after = query.after.unwrap_or(caller.ctx.now);
     let count = query.count.unwrap_or(10);
     if !(1..=100).contains(&count) {
@@ -155,7 +144,7 @@ async fn preview_schedule(
     let spec = Spec::parse(&query.schedule, query.time_zone.as_deref().unwrap_or("UTC"), after);
     let spec = spec.map_err(|error| Problem::invalid(vec![spec_fault("?", &error)]))?;
     let upcoming = spec.runs_after(after).take(count).collect();
-    Ok(Json(Preview { time_zone: spec.zone().to_owned(), upcoming }))
+    Ok(Json(SchedulePreview { time_zone: spec.zone().to_owned(), upcoming }))
 }
 
 /// Get a schedule
@@ -280,126 +269,6 @@ async fn list_schedule_runs(
     });
     let rows = rows.await?.into_iter().map(ScheduleRun::from).collect();
     Ok(Page::from_rows(rows, limit, |one: &ScheduleRun| one.at.as_millis()).into())
-}
-
-/// Pause a schedule
-///
-/// Stops a schedule until it is resumed. Runs that fall into the pause do not count as missed. An API key
-/// cannot pause schedules that a module of the server declares. Requires the permission `schedules.write`.
-#[utoipa::path(
-    post, path = "/api/v1/schedules/{name}/pause", security(("bearer" = ["schedules.write"])),
-    params((
-        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
-        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
-    )),
-    responses(
-        (status = 200, body = ScheduleResponse),
-        (status = 404, description = "No schedule has this name."),
-    )
-)]
-async fn pause_schedule(
-    State(app): State<App>,
-    Allowed { caller, .. }: Allowed<WriteSchedules>,
-    PathId(name): PathId<ScheduleName>,
-) -> ApiResult<Response> {
-    let reserved = app.reserved_jobs();
-    app.change(&caller, move |tx, ctx| {
-        commands::check_operation_allowed(tx, ctx, reserved, &name.0)?;
-        let paused = schedules::set_paused(tx, ctx, &name.0, true)?;
-        Ok::<_, ScheduleCommandError>(Answer::ok(ScheduleResponse::from(paused)).with_etag())
-    })
-    .await
-}
-
-/// Resume a schedule
-///
-/// Starts a paused schedule again; the next run is the first after now. An API key cannot resume schedules
-/// that a module of the server declares. Requires the permission `schedules.write`.
-#[utoipa::path(
-    post, path = "/api/v1/schedules/{name}/resume", security(("bearer" = ["schedules.write"])),
-    params((
-        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
-        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
-    )),
-    responses(
-        (status = 200, body = ScheduleResponse),
-        (status = 404, description = "No schedule has this name."),
-    )
-)]
-async fn resume_schedule(
-    State(app): State<App>,
-    Allowed { caller, .. }: Allowed<WriteSchedules>,
-    PathId(name): PathId<ScheduleName>,
-) -> ApiResult<Response> {
-    let reserved = app.reserved_jobs();
-    app.change(&caller, move |tx, ctx| {
-        commands::check_operation_allowed(tx, ctx, reserved, &name.0)?;
-        let resumed = schedules::set_paused(tx, ctx, &name.0, false)?;
-        Ok::<_, ScheduleCommandError>(Answer::ok(ScheduleResponse::from(resumed)).with_etag())
-    })
-    .await
-}
-
-/// Run a schedule now
-///
-/// Enqueues a job of the schedule at once, even if the schedule is paused or another run has not ended. An
-/// API key cannot run schedules that a module of the server declares. Requires the permission
-/// `schedules.write`.
-#[utoipa::path(
-    post, path = "/api/v1/schedules/{name}/run", security(("bearer" = ["schedules.write"])),
-    params((
-        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
-        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
-    )),
-    responses(
-        (status = 201, body = ScheduledJob),
-        (status = 404, description = "No schedule has this name."),
-    )
-)]
-async fn run_schedule(
-    State(app): State<App>,
-    Allowed { caller, .. }: Allowed<WriteSchedules>,
-    PathId(name): PathId<ScheduleName>,
-) -> ApiResult<Response> {
-    let reserved = app.reserved_jobs();
-    app.change(&caller, move |tx, ctx| {
-        commands::check_operation_allowed(tx, ctx, reserved, &name.0)?;
-        let job_id = schedules::run_now(tx, ctx, &name.0)?;
-        Ok::<_, ScheduleCommandError>(Answer::created(ScheduledJob { job_id }))
-    })
-    .await
-}
-
-/// Backfill a schedule
-///
-/// Enqueues the runs that the schedule would have had in a past period, except those that are already
-/// recorded. If runs of the schedule must not overlap, each waits for the one before it. An API key cannot
-/// backfill schedules that a module of the server declares. Requires the permission `schedules.write`.
-#[utoipa::path(
-    post, path = "/api/v1/schedules/{name}/backfill", security(("bearer" = ["schedules.write"])),
-    params((
-        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
-        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
-    )),
-    request_body = BackfillBody,
-    responses(
-        (status = 201, body = BackfillResult),
-        (status = 404, description = "No schedule has this name."),
-    )
-)]
-async fn backfill_schedule(
-    State(app): State<App>,
-    Allowed { caller, .. }: Allowed<WriteSchedules>,
-    PathId(name): PathId<ScheduleName>,
-    Json(BackfillBody { from, to }): Json<BackfillBody>,
-) -> ApiResult<Response> {
-    let reserved = app.reserved_jobs();
-    app.change(&caller, move |tx, ctx| {
-        commands::check_operation_allowed(tx, ctx, reserved, &name.0)?;
-        let done = schedules::backfill(tx, ctx, &name.0, from, to)?;
-        Ok::<_, ScheduleCommandError>(Answer::created(BackfillResult::from(done)))
-    })
-    .await
 }
 
 /// Converts an error in a schedule expression or time zone into a field error. `place` is put before the

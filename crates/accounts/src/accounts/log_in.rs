@@ -99,7 +99,7 @@ fn placeholder_user_id(subject: &[u8; 32]) -> UserId {
     UserId(kith_kernel::uuid::Uuid::from_bytes(*first))
 }
 
-/// Logs in the user of a claim.
+/// Logs in the user of a password check.
 ///
 /// # Errors
 /// Returns [`AccountError::InvalidCredentials`] if the address is unknown or the password wrong,
@@ -143,7 +143,7 @@ pub fn restore(
     })
 }
 
-/// Locks the account of a claim and reads it again.
+/// Locks the account of a password check and reads it again.
 fn lock_credentials(tx: &Tx<'_>, check: &PasswordCheck) -> Result<Credentials, AccountError> {
     let user = check.credentials.as_ref().ok_or(AccountError::InvalidCredentials)?.user.id;
     tx.lock("user", [user])?;

@@ -110,7 +110,7 @@ async fn check_established_share(app: &App, run: PurgeRun) -> Result<Option<Stri
     Ok((!rules::allows_established_purge(due, established, share)).then_some(fault))
 }
 
-/// Purges up to `most` accounts, oldest first. An account that cannot be purged does not block the others.
+/// Purges up to `max_purged` accounts, oldest first. An account that cannot be purged does not block the others.
 async fn purge_oldest(
     app: &App,
     ctx: &Ctx,
@@ -170,8 +170,8 @@ async fn purge_one(app: &App, ctx: &Ctx, user: UserId, elapsed_ms: i64) -> Resul
     let counted = parts.clone();
     let counts = app.db.read(move |q| count(q, &counted, user)).await?;
     let manifest = AccountPurgeManifest { user_id: user, at: ctx.renewed().now, rows: counts };
-    let kept = purge::keep_manifest(app, &user.to_string(), &manifest).await;
-    let text = kept.map_err(PurgeError::Manifest)?;
+    let written = purge::keep_manifest(app, &user.to_string(), &manifest).await;
+    let text = written.map_err(PurgeError::Manifest)?;
     app.write(ctx, move |tx, ctx| {
         tx.lock("user", [user])?;
         if !rows::is_due(tx, user, ctx.now, elapsed_ms)? {

@@ -58,11 +58,11 @@ fn set(
     text: &str,
 ) -> Result<Option<Nickname>, Error> {
     tx.lock("user", [owner])?;
-    let known = rows::find(tx, owner, user_id)?;
-    if let Some(same) = known.as_ref().filter(|known| known.nickname == text) {
+    let existing = rows::find(tx, owner, user_id)?;
+    if let Some(same) = existing.as_ref().filter(|existing| existing.nickname == text) {
         return Ok(Some(same.clone()));
     }
-    if known.is_none() && rows::count(tx, owner)? >= MAX_NICKNAMES {
+    if existing.is_none() && rows::count(tx, owner)? >= MAX_NICKNAMES {
         return Ok(None);
     }
     let nickname = Nickname { user_id, nickname: text.to_owned(), updated_at: ctx.now };

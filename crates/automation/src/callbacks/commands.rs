@@ -272,8 +272,8 @@ fn find_or_create(
 ) -> Result<(StoredEndpoint, Option<String>), Error> {
     let url = target.without_query();
     tx.lock(LOCK, [&url])?;
-    if let Some(known) = rows::find_endpoint_by_url(tx, &url)? {
-        return Ok((known, None));
+    if let Some(existing) = rows::find_endpoint_by_url(tx, &url)? {
+        return Ok((existing, None));
     }
     let id = ctx.new_id(EndpointId);
     let (secret, sealed) = sealed::new_secret(keyring, ctx, id);

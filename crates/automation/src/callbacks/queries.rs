@@ -33,10 +33,10 @@ pub struct CallbackFilter {
 ///
 /// # Errors
 /// Returns the store's error if the query fails.
-pub fn list(q: &Query<'_>, list: &CallbackFilter) -> Result<Page<Callback>, Error> {
-    let before = list.before.unwrap_or(CallbackId(Uuid::max()));
-    let found = rows::list(q, list.state, list.endpoint, list.recurring, before, list.limit.rows())?;
-    Ok(Page::from_rows(found, list.limit, |last| last.id))
+pub fn list(q: &Query<'_>, filter: &CallbackFilter) -> Result<Page<Callback>, Error> {
+    let before = filter.before.unwrap_or(CallbackId(Uuid::max()));
+    let found = rows::list(q, filter.state, filter.endpoint, filter.recurring, before, filter.limit.rows())?;
+    Ok(Page::from_rows(found, filter.limit, |last| last.id))
 }
 
 /// Returns a callback with its attempts.

@@ -44,7 +44,7 @@ pub enum RetryDecision {
     Gone,
 }
 
-/// Decides on a callback after the `attempts`-th attempt of its retry schedule. `asked` is the wait of
+/// Decides on a callback after the `attempts`-th attempt of its retry schedule. `retry_after` is the wait of
 /// `Retry-After`. `jitter`, 0 to 1, is the fraction of the jitter, a tenth of the wait, that is added.
 pub fn decide_retry(
     ended: AttemptOutcome,

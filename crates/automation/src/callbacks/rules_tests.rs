@@ -128,7 +128,7 @@ fn open_period_doubles_up_to_ten_minutes() {
 /// Step of the model.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A request asks for admission.
+    /// A request requests admission.
     Ask,
     /// The n-th running request succeeds or fails.
     End(usize, bool),

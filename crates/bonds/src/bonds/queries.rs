@@ -42,12 +42,13 @@ impl PartnerRequestFilter {
 pub fn list_requests(
     q: &Query<'_>,
     user: UserId,
-    list: &PartnerRequestFilter,
+    filter: &PartnerRequestFilter,
     now: Timestamp,
 ) -> Result<Page<PartnerRequest>, BondError> {
-    let side =
-        |direction| rows::list_requests(q, user, direction, list.status, list.before, list.limit.rows(), now);
-    let requests = match list.direction {
+    let side = |direction| {
+        rows::list_requests(q, user, direction, filter.status, filter.before, filter.limit.rows(), now)
+    };
+    let requests = match filter.direction {
         Some(direction) => side(direction)?,
         // Read each direction by its own index and merge: both together contain the page.
         None => {
@@ -57,7 +58,7 @@ pub fn list_requests(
             both
         }
     };
-    Ok(Page::from_rows(requests, list.limit, |request| request.id))
+    Ok(Page::from_rows(requests, filter.limit, |request| request.id))
 }
 
 /// Returns a request that `user` sent or received.

@@ -167,7 +167,7 @@ pub enum AddressingMode {
     Id,
     /// By e-mail address. Other requests of the sender to the same user must not become visible.
     Address,
-    /// By an invite of the recipient, which counts as their consent to be asked.
+    /// By an invite of the recipient, which counts as their consent to a request.
     Invite,
 }
 

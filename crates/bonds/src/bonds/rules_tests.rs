@@ -213,9 +213,9 @@ fn send_decision_depends_on_pending_request() {
     }
     let by_invite = ["recipient not found", "new"];
     for (recipient, by_invite) in [None, Some(person(BEN))].into_iter().zip(by_invite) {
-        let waiting = SendContext { has_withheld_request: true, recipient, ..context(ADA, None) };
-        assert_eq!(decision(&waiting, AddressingMode::Id, "hello"), "withheld", "blocked or let in again");
-        assert_eq!(decision(&waiting, AddressingMode::Invite, "hello"), by_invite);
+        let withheld = SendContext { has_withheld_request: true, recipient, ..context(ADA, None) };
+        assert_eq!(decision(&withheld, AddressingMode::Id, "hello"), "withheld", "blocked or let in again");
+        assert_eq!(decision(&withheld, AddressingMode::Invite, "hello"), by_invite);
     }
     for pending in [None, live(), expired()] {
         for sender in [ADA, BEN] {
@@ -229,9 +229,9 @@ fn send_decision_depends_on_pending_request() {
 fn request_policy_and_rejections_limit_requests() {
     use RequestPolicy::*;
     let refused = RefusalHistory::default().with_rejection(BEFORE);
-    let gone = SendContext { recipient: None, ..context(ADA, None) };
+    let unreachable = SendContext { recipient: None, ..context(ADA, None) };
     for mode in [AddressingMode::Id, AddressingMode::Invite] {
-        assert_eq!(decision(&gone, mode, "hello"), "recipient not found");
+        assert_eq!(decision(&unreachable, mode, "hello"), "recipient not found");
     }
     #[rustfmt::skip]
     let table = [

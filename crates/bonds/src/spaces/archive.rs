@@ -60,8 +60,8 @@ pub async fn archive_and_purge(app: App) -> Result<(), UpkeepError> {
     let run = run.await?;
     let purged = purge_due(&app, &ctx, run, max_purged).await;
     let backlog = app.db.read(move |q| {
-        let falling_due = rows::count_unheld_expired(q, run.now - retention)?;
-        Ok::<_, Error>(falling_due + rows::count_archives_to_purge(q, &run)?)
+        let unheld = rows::count_unheld_expired(q, run.now - retention)?;
+        Ok::<_, Error>(unheld + rows::count_archives_to_purge(q, &run)?)
     });
     run.end(&app, &ctx, PurgeOutcome { backlog: backlog.await?, fault: None }).await?;
     purged
@@ -87,11 +87,11 @@ async fn archive_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
 fn archive(tx: &Tx<'_>, ctx: &Ctx, shared: &SpaceWithMembers) -> Result<(), Error> {
     let Space::Bond(bond) = shared.space else { return Ok(()) };
     tx.lock("user", &shared.members)?;
-    let held = rows::count_items(tx, shared.space)?;
-    if !rows::insert_archive(tx, bond, held)? {
+    let usage = rows::count_items(tx, shared.space)?;
+    if !rows::insert_archive(tx, bond, usage)? {
         return Ok(());
     }
-    if held != SpaceUsage::default() {
+    if usage != SpaceUsage::default() {
         rows::copy_to_archive(tx, shared.space)?;
         rows::delete_space(tx, shared.space)?;
         tx.audit(ctx, "space.archived", bond);
@@ -113,12 +113,12 @@ async fn purge_due(app: &App, ctx: &Ctx, run: PurgeRun, limit: i64) -> Result<()
     let due = app.db.read(move |q| rows::list_archives_to_purge(q, &run, limit * MAX_TRIES_PER_PURGE));
     let due: Vec<_> = due.await.map_err(|error: Error| error)?;
     let (mut purged, mut failure) = (0, None);
-    for (shared, held) in due {
+    for (shared, usage) in due {
         if purged >= limit {
             break;
         }
         let Space::Bond(bond_id) = shared.space else { continue };
-        let SpaceUsage { items: archived_space_items, bytes } = held;
+        let SpaceUsage { items: archived_space_items, bytes } = usage;
         let manifest = SpacePurgeManifest { bond_id, at: ctx.renewed().now, archived_space_items, bytes };
         let text = purge::keep_manifest(app, &format!("bond-{bond_id}"), &manifest).await?;
         match app.write(ctx, move |tx, ctx| purge_one(tx, ctx, &run, &shared, bond_id, &text)).await {

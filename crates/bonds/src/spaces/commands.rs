@@ -177,10 +177,10 @@ fn reserve_space(
     more: SpaceUsage,
     limits: &SpaceSettings,
 ) -> Result<(), SpaceError> {
-    let (held, collections, is_new) = rows::find_usage(tx, space, collection)?;
+    let (usage, collections, is_new) = rows::find_usage(tx, space, collection)?;
     for (new, all, limit, unit) in [
-        (more.items, held.items, limits.max_items, "items"),
-        (more.bytes, held.bytes, limits.max_bytes, "bytes"),
+        (more.items, usage.items, limits.max_items, "items"),
+        (more.bytes, usage.bytes, limits.max_bytes, "bytes"),
         (i64::from(is_new), collections, limits.max_collections, "collections"),
     ] {
         if new > 0 && all + new > i64::from(limit) {

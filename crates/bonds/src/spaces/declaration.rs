@@ -1,4 +1,4 @@
-//! A declaration of a collection, as it is shown and kept.
+//! Collection declaration, as stored and as returned by the API.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{StoredJson, Timestamp};

@@ -127,14 +127,14 @@ pub fn schedules(data: &[u8]) {
     let mut lines = text.split('\n');
     let [date, zone, now] = [(); 3].map(|()| lines.next().unwrap_or_default());
     let Ok(date) = serde_json::from_str::<Value>(date) else { return };
-    let (kept, schedule) = match built_in::read(&date, zone) {
+    let (normalized, schedule) = match built_in::read(&date, zone) {
         Ok(read) => read,
         Err(faults) => {
             assert!(!faults.is_empty() && faults.iter().all(|fault| fault.pointer.starts_with("/data")));
             return;
         }
     };
-    assert_eq!(built_in::read(&kept, "UTC").map(|(again, _)| again), Ok(kept));
+    assert_eq!(built_in::read(&normalized, "UTC").map(|(again, _)| again), Ok(normalized));
     let mut now = Timestamp::from_millis(now.parse().unwrap_or(1_767_225_600_000));
     for minutes in schedule.remind_minutes_before.iter().chain([&0, &527_040]) {
         for _ in 0..3 {

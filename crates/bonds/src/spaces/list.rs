@@ -132,8 +132,8 @@ fn range(field: &str, wanted: &Value) -> Result<ValueRange, FieldError> {
         Value::Object(_) | Value::Array(_) => None,
         value => Some(ValueRange::equal_to(value)),
     };
-    let legal = range.filter(|range| !range.low.contains('\0') && !range.high.contains('\0'));
-    legal.ok_or_else(|| {
+    let valid = range.filter(|range| !range.low.contains('\0') && !range.high.contains('\0'));
+    valid.ok_or_else(|| {
         invalid(format!(
             "{field} is compared with a text, a number, true, false or null, or by gt, gte, lt, lte with a text or a \
              number."

@@ -112,11 +112,11 @@ impl DeclarationFilter {
 ///
 /// # Errors
 /// Returns [`SpaceError::Store`] if the query fails.
-pub fn list_declarations(q: &Query<'_>, list: &DeclarationFilter) -> Result<Page<Declaration>, SpaceError> {
-    let declarations = rows::list_declarations(q, &list.after, list.limit.rows())?;
+pub fn list_declarations(q: &Query<'_>, filter: &DeclarationFilter) -> Result<Page<Declaration>, SpaceError> {
+    let declarations = rows::list_declarations(q, &filter.after, filter.limit.rows())?;
     let bytes = |declaration: &Declaration| declaration.schema.as_ref().map_or(0, StoredJson::bytes);
     let key = |declaration: &Declaration| declaration.name.clone();
-    Ok(Page::from_rows_within(declarations, list.limit, list.limit.rows(), MAX_PAGE_BYTES, bytes, key))
+    Ok(Page::from_rows_within(declarations, filter.limit, filter.limit.rows(), MAX_PAGE_BYTES, bytes, key))
 }
 
 /// Returns the declaration of a collection.

@@ -1,4 +1,4 @@
-//! A callback that is sent again and again, as it is kept.
+//! Recurring callback as stored.
 
 use kith_kernel::Timestamp;
 

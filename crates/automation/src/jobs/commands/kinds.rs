@@ -32,9 +32,11 @@ pub fn declare_kind(tx: &Tx<'_>, ctx: &Ctx, kind: &str, body: &JobKindBody) -> R
         updated_at: ctx.now,
     };
     tx.lock("job kind", [kind])?;
-    let known = rows::find_kind(tx, kind)?;
-    if let Some(known) = known.filter(|known| JobKind { updated_at: ctx.now, ..known.clone() } == declared) {
-        return Ok(known);
+    let existing = rows::find_kind(tx, kind)?;
+    if let Some(existing) =
+        existing.filter(|existing| JobKind { updated_at: ctx.now, ..existing.clone() } == declared)
+    {
+        return Ok(existing);
     }
     rows::upsert_kind(tx, &declared, ctx.now)?;
     tx.audit(ctx, "job_kind.declared", kind);

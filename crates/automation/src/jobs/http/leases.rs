@@ -1,4 +1,4 @@
-//! HTTP endpoints for workers: claim, heartbeat, progress, log, complete and fail. Each report carries the
+//! HTTP endpoints for workers: heartbeat, progress, log, complete and fail. Each report carries the
 //! lease token of the claim as a fencing token: a report from a worker that no longer holds the job is
 //! rejected with 409 and changes nothing.
 

@@ -35,7 +35,7 @@ pub enum OnConflictBody {
     Keep,
     /// Replace payload, priority and run time of the existing job while it waits.
     Replace,
-    /// Replace them and count the delay anew, so that requests in quick succession run once, after the last.
+    /// Replace them and restart the delay, so that requests in quick succession run once, after the last.
     /// If the existing job is running, enqueue a successor that runs after it.
     Debounce,
     /// Enqueue nothing and return the existing job, also after it has ended, within `period_ms`. Requires

@@ -174,7 +174,7 @@ async fn get_schedule(
 /// Create or update a schedule
 ///
 /// Creates a schedule, or replaces the settings of an existing one. If the times of the schedule stay the
-/// same, its next run does not change. Otherwise, runs are planned anew from now, and missed runs are
+/// same, its next run does not change. Otherwise, runs are planned again from now, and missed runs are
 /// dropped. With `If-Match`, the schedule must not have changed since it was read. Schedules that a module of
 /// the server declares cannot be changed. Requires the permission `schedules.write`.
 #[utoipa::path(

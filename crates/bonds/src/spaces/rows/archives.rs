@@ -9,7 +9,7 @@ use kith_store::{Columns, Error, FromRow as _, Query, Tx, params};
 use super::super::model::{Space, SpaceUsage, SpaceWithMembers};
 use crate::bonds::BondId;
 
-pub(super) const TO_ARCHIVE: &str = concat!(
+pub(super) const ARCHIVABLE: &str = concat!(
     "SELECT ",
     bond_space_columns!(),
     " FROM bonds b
@@ -17,7 +17,7 @@ pub(super) const TO_ARCHIVE: &str = concat!(
        AND NOT EXISTS (SELECT 1 FROM archived_spaces a WHERE a.bond_id = b.id)
      ORDER BY b.archived_at LIMIT $2"
 );
-pub(super) const FALLING_DUE: &str = "SELECT COUNT(*) FROM archived_spaces
+pub(super) const UNHELD_EXPIRED: &str = "SELECT COUNT(*) FROM archived_spaces
      WHERE purged_at IS NULL AND purge_at IS NULL AND archived_at <= $1";
 pub(super) const TO_PURGE: &str = concat!(
     "SELECT ",
@@ -34,7 +34,7 @@ pub fn list_archivable_spaces(
     since: Timestamp,
     limit: i64,
 ) -> Result<Vec<SpaceWithMembers>, Error> {
-    q.all(TO_ARCHIVE, params![since, limit], SpaceWithMembers::read_row)
+    q.all(ARCHIVABLE, params![since, limit], SpaceWithMembers::read_row)
 }
 
 /// Returns the earliest archive time of a bond whose space is not archived.
@@ -55,12 +55,12 @@ pub fn find_last_archived(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
 }
 
 /// Records that the space of an archived bond is archived. Returns `false` if it already was.
-pub fn insert_archive(tx: &Tx<'_>, bond: BondId, held: SpaceUsage) -> Result<bool, Error> {
+pub fn insert_archive(tx: &Tx<'_>, bond: BondId, usage: SpaceUsage) -> Result<bool, Error> {
     let inserted = tx.exec(
         "INSERT INTO archived_spaces (bond_id, archived_at, items, bytes)
          SELECT id, archived_at, $2, $3 FROM bonds WHERE id = $1 AND archived_at IS NOT NULL
          ON CONFLICT DO NOTHING",
-        params![bond, held.items, held.bytes],
+        params![bond, usage.items, usage.bytes],
     )?;
     Ok(inserted == 1)
 }
@@ -79,7 +79,7 @@ pub fn copy_to_archive(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
 
 /// Counts archives of bonds archived up to `until` that are not held yet.
 pub fn count_unheld_expired(q: &Query<'_>, until: Timestamp) -> Result<i64, Error> {
-    Ok(q.one(FALLING_DUE, params![until], |row| row.get(0))?.unwrap_or(0))
+    Ok(q.one(UNHELD_EXPIRED, params![until], |row| row.get(0))?.unwrap_or(0))
 }
 
 /// Starts the hold of up to `limit` archives of bonds archived up to `until`, oldest first. Archives that are

@@ -18,7 +18,7 @@ row_columns! {
 }
 
 row_columns! {
-    kept_columns => StoredDeclaration {
+    stored_columns => StoredDeclaration {
         declaration = declaration_columns!(),
         id = "id",
         revision = "revision",
@@ -45,7 +45,7 @@ pub fn find_rules(q: &Query<'_>, name: &CollectionName) -> Result<Option<Collect
 
 pub fn find_declaration(q: &Query<'_>, name: &CollectionName) -> Result<Option<StoredDeclaration>, Error> {
     q.one(
-        concat!("SELECT ", kept_columns!(), " FROM collection_declarations WHERE name = $1"),
+        concat!("SELECT ", stored_columns!(), " FROM collection_declarations WHERE name = $1"),
         params![name.as_str()],
         StoredDeclaration::read_row,
     )
@@ -105,6 +105,6 @@ pub fn set_indexed(tx: &Tx<'_>, item: &Item, revision: i64) -> Result<bool, Erro
     Ok(tx.exec(sql, params![item.id, item.version, revision])? == 1)
 }
 
-fn read_fields(written: &str) -> Vec<String> {
-    serde_json::from_str(written).expect("only lists of texts are written")
+fn read_fields(json: &str) -> Vec<String> {
+    serde_json::from_str(json).expect("only lists of texts are written")
 }

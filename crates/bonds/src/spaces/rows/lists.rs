@@ -67,19 +67,19 @@ pub fn list_items(
 ) -> Result<Vec<(Item, Option<String>)>, Error> {
     let key = space.key();
     let (value, id) = &plan.after;
-    let mut all: Vec<Param<'_>> =
+    let mut parameters: Vec<Param<'_>> =
         vec![key.as_param(), Param::Text(collection.as_str()), id.as_param(), limit.as_param()];
-    plan.further_conditions.iter().for_each(|other| all.extend(condition(other)));
-    all.resize(4 + 3 * MAX_FURTHER_CONDITIONS, Param::Null);
+    plan.further_conditions.iter().for_each(|other| parameters.extend(condition(other)));
+    parameters.resize(4 + 3 * MAX_FURTHER_CONDITIONS, Param::Null);
     let sql = match &plan.by {
         None => NEWEST,
-        Some((followed, direction)) => {
-            all.extend(condition(followed));
-            all.push(value.as_param());
+        Some((sorting, direction)) => {
+            parameters.extend(condition(sorting));
+            parameters.push(value.as_param());
             if *direction == SortDirection::Ascending { ASCENDING } else { DESCENDING }
         }
     };
-    q.all(sql, &all, read_with)
+    q.all(sql, &parameters, read_with)
 }
 
 fn condition((field, range): &FieldCondition) -> [Param<'_>; 3] {

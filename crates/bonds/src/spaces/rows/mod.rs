@@ -197,8 +197,8 @@ pub fn find_usage(
          FROM space_collections WHERE space = $1",
         params![space.key(), collection.as_str()],
         |row| {
-            let held = SpaceUsage { items: row.get(0)?, bytes: row.get(1)? };
-            Ok((held, row.get(2)?, row.get::<i64>(3)? == 0))
+            let usage = SpaceUsage { items: row.get(0)?, bytes: row.get(1)? };
+            Ok((usage, row.get(2)?, row.get::<i64>(3)? == 0))
         },
     )?;
     Ok(found.unwrap_or((SpaceUsage::default(), 0, true)))

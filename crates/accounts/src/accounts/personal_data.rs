@@ -110,7 +110,8 @@ async fn check_established_share(app: &App, run: PurgeRun) -> Result<Option<Stri
     Ok((!rules::allows_established_purge(due, established, share)).then_some(fault))
 }
 
-/// Purges up to `max_purged` accounts, oldest first. An account that cannot be purged does not block the others.
+/// Purges up to `max_purged` accounts, oldest first. An account that cannot be purged does not block the
+/// others.
 async fn purge_oldest(
     app: &App,
     ctx: &Ctx,

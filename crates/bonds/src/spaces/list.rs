@@ -135,7 +135,7 @@ fn range(field: &str, wanted: &Value) -> Result<ValueRange, FieldError> {
     let valid = range.filter(|range| !range.low.contains('\0') && !range.high.contains('\0'));
     valid.ok_or_else(|| {
         invalid(format!(
-            "{field} is compared with a text, a number, true, false or null, or by gt, gte, lt, lte with a text or a \
+            "Compare {field} with a string, number, true, false or null, or use gt, gte, lt or lte with a string or a \
              number."
         ))
     })

@@ -196,8 +196,8 @@ impl From<AccountError> for Problem {
             }
             AccountError::EmailNotVerified => Self::new(
                 &problems::FORBIDDEN,
-                "An account has this address, which is not verified: somebody else may have registered it. If it is its \
-                 owner's, verify it first (`kith admin verify-email`).",
+                "The e-mail address of this account is not verified, so another person may have registered it. If it belongs to its \
+                 owner, verify it first (`kith admin verify-email`).",
             ),
             AccountError::LastAdmin => Self::new(
                 &LAST_ADMIN,

@@ -102,7 +102,8 @@ pub fn insert(tx: &Tx<'_>, new: &StoredCallback, run_job_id: Option<JobId>) -> R
 /// Writes all columns of a callback that can change.
 pub fn update(tx: &Tx<'_>, callback: &Callback, retry_attempts: i64) -> Result<(), Error> {
     tx.exec(
-        "UPDATE callbacks SET state = $2, reason = $3, next_attempt_at = $4, attempts = $5, retry_attempts = $6, last_status = $7,
+        "UPDATE callbacks SET state = $2, reason = $3, next_attempt_at = $4, attempts = $5, retry_attempts = $6,
+             last_status = $7,
              job_id = $8, finished_at = $9
          WHERE id = $1",
         params![

@@ -27,7 +27,8 @@ pub fn expire_request(tx: &Tx<'_>, id: PartnerRequestId) -> Result<Option<Expire
         return Ok(pending);
     }
     tx.one(
-        "UPDATE partner_requests SET sender_visible_status = 'expired' WHERE id = $1 AND sender_visible_status = 'pending' RETURNING expires_at",
+        "UPDATE partner_requests SET sender_visible_status = 'expired'
+         WHERE id = $1 AND sender_visible_status = 'pending' RETURNING expires_at",
         params![id],
         expired(false),
     )
@@ -42,7 +43,11 @@ pub struct ExpirableRequest {
 }
 
 row_columns! {
-    expirable_request_columns => ExpirableRequest { id = "id", from = "from_user", is_pending = "sender_visible_status = 'pending'" }
+    expirable_request_columns => ExpirableRequest {
+        id = "id",
+        from = "from_user",
+        is_pending = "sender_visible_status = 'pending'"
+    }
 }
 
 /// Returns up to `limit` requests with an ID above `after` and at most `until`, ordered by ID.
@@ -81,7 +86,8 @@ pub fn set_expiry_progress(tx: &Tx<'_>, up_to: PartnerRequestId) -> Result<(), E
 pub fn reject_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests
-         SET status = 'rejected', sender_visible_status = CASE WHEN to_email IS NULL THEN 'rejected' ELSE sender_visible_status END, decided_at = $2
+         SET status = 'rejected', decided_at = $2,
+             sender_visible_status = CASE WHEN to_email IS NULL THEN 'rejected' ELSE sender_visible_status END
          WHERE id = $1",
         params![id, now],
     )?;
@@ -110,7 +116,8 @@ pub fn cancel_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Resu
 pub fn withdraw_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests
-         SET status = 'cancelled', sender_visible_status = CASE WHEN to_email IS NULL THEN 'cancelled' ELSE sender_visible_status END, decided_at = $2
+         SET status = 'cancelled', decided_at = $2,
+             sender_visible_status = CASE WHEN to_email IS NULL THEN 'cancelled' ELSE sender_visible_status END
          WHERE id = $1",
         params![id, now],
     )?;
@@ -142,7 +149,8 @@ pub fn decide_pending(
         "UPDATE partner_requests
          SET status = CASE WHEN id = $1 THEN 'accepted' WHEN status = 'pending' THEN 'superseded' ELSE status END,
              sender_visible_status = CASE WHEN id = $1 THEN 'accepted'
-                         WHEN to_email IS NULL OR from_user IN ($4, $5) THEN 'superseded' ELSE sender_visible_status END,
+                         WHEN to_email IS NULL OR from_user IN ($4, $5) THEN 'superseded'
+                         ELSE sender_visible_status END,
              bond_id = CASE WHEN id = $1 THEN $2 END,
              decided_at = CASE WHEN status = 'pending' THEN $3 ELSE decided_at END
          WHERE (from_user IN ($4, $5) AND sender_visible_status = 'pending' AND expires_at > $3)
@@ -157,8 +165,10 @@ pub fn decide_pending(
 pub fn end_pending(tx: &Tx<'_>, user: UserId, now: Timestamp) -> Result<Vec<RequestParties>, Error> {
     tx.all(
         "UPDATE partner_requests
-         SET status = CASE WHEN status <> 'pending' THEN status WHEN from_user = $1 THEN 'cancelled' ELSE 'superseded' END,
-             sender_visible_status = CASE WHEN from_user = $1 THEN 'cancelled' WHEN to_email IS NULL THEN 'superseded' ELSE sender_visible_status END,
+         SET status = CASE WHEN status <> 'pending' THEN status
+                           WHEN from_user = $1 THEN 'cancelled' ELSE 'superseded' END,
+             sender_visible_status = CASE WHEN from_user = $1 THEN 'cancelled'
+                                          WHEN to_email IS NULL THEN 'superseded' ELSE sender_visible_status END,
              decided_at = CASE WHEN status = 'pending' THEN $2 ELSE decided_at END
          WHERE (from_user = $1 AND sender_visible_status = 'pending' AND expires_at > $2)
             OR (to_user = $1 AND delivered AND status = 'pending' AND expires_at > $2)

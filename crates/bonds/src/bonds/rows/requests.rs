@@ -16,8 +16,8 @@ use kith_accounts::accounts::UserSummary;
 /// if that can be restored.
 macro_rules! request_columns {
     () => {
-        "r.id, r.from_user, r.from_name, r.to_user, r.to_name, r.to_email, r.status, r.sender_visible_status, r.message, r.created_at,
-         r.expires_at,
+        "r.id, r.from_user, r.from_name, r.to_user, r.to_name, r.to_email, r.status, r.sender_visible_status,
+         r.message, r.created_at, r.expires_at,
          CASE WHEN r.status = 'pending' THEN
             (SELECT MAX(b.ended_at) FROM bonds b
              WHERE b.user_a = CASE WHEN r.from_user < r.to_user THEN r.from_user ELSE r.to_user END
@@ -223,7 +223,8 @@ pub fn insert_request(tx: &Tx<'_>, new: &NewRequest<'_>) -> Result<bool, Error> 
     };
     let inserted = tx.exec(
         "INSERT INTO partner_requests
-            (id, from_user, from_name, to_user, to_name, to_email, to_email_key, delivered, pair_key, status, sender_visible_status,
+            (id, from_user, from_name, to_user, to_name, to_email, to_email_key, delivered, pair_key, status,
+             sender_visible_status,
              message, created_at, expires_at, bond_id)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING",
         params![

@@ -27,8 +27,8 @@ pub fn find_send_context(
                     (SELECT MAX(f.ended_at) FROM bonds f
                      WHERE f.user_a = $4 AND f.user_b = $5 AND f.archived_at IS NULL),
                     EXISTS (SELECT 1 FROM partner_requests v
-                     WHERE v.from_user = $1 AND v.sender_visible_status = 'pending' AND v.to_user = $2 AND NOT v.delivered
-                       AND v.to_email IS NULL AND v.expires_at > $6), ",
+                     WHERE v.from_user = $1 AND v.sender_visible_status = 'pending' AND v.to_user = $2
+                       AND NOT v.delivered AND v.to_email IS NULL AND v.expires_at > $6), ",
             request_columns!(),
             " FROM users s
               LEFT JOIN users t ON t.id = $2 AND t.deleted_at IS NULL AND NOT EXISTS
@@ -43,14 +43,15 @@ pub fn find_send_context(
         ),
         params![sender, recipient, pair.key(), a, b, now],
         |row| {
-            let user_summary = |id, name: Option<String>| name.map(|display_name| UserSummary { id, display_name });
-            let accepts_requests_from: Option<String> = row.get(3)?;
+            let user_summary =
+                |id, name: Option<String>| name.map(|display_name| UserSummary { id, display_name });
+            let policy: Option<String> = row.get(3)?;
             let pending: Option<Uuid> = row.get(15)?;
             Ok(SendContext {
                 sender: UserSummary { id: sender, display_name: row.get(0)? },
                 recipient: user_summary(recipient, row.get(1)?),
                 is_sender_bonded: row.get(2)?,
-                accepts_requests_from: accepts_requests_from.and_then(|text| RequestPolicy::parse(&text)).unwrap_or_default(),
+                accepts_requests_from: policy.and_then(|text| RequestPolicy::parse(&text)).unwrap_or_default(),
                 discoverable_by_email: row.get(4)?,
                 refusals: read_refusals(row, 5)?,
                 email_refusals: read_refusals(row, 9)?,

@@ -11,9 +11,10 @@ pub fn find_settings(q: &Query<'_>, user: UserId) -> Result<PartnerSettings, Err
         "SELECT accepts_requests_from, discoverable_by_email, discreet FROM partner_settings WHERE user_id = $1",
         params![user],
         |row| {
-            let accepts_requests_from: String = row.get(0)?;
+            let policy: String = row.get(0)?;
             Ok(PartnerSettings {
-                accepts_requests_from: RequestPolicy::parse(&accepts_requests_from).expect("the table's CHECK admits only these"),
+                accepts_requests_from: RequestPolicy::parse(&policy)
+                    .expect("the table's CHECK admits only these"),
                 discoverable_by_email: row.get(1)?,
                 discreet: row.get(2)?,
             })
@@ -24,9 +25,15 @@ pub fn find_settings(q: &Query<'_>, user: UserId) -> Result<PartnerSettings, Err
 
 pub fn upsert_settings(tx: &Tx<'_>, user: UserId, settings: PartnerSettings) -> Result<(), Error> {
     tx.exec(
-        "INSERT INTO partner_settings (user_id, accepts_requests_from, discoverable_by_email, discreet) VALUES ($1, $2, $3, $4)
+        "INSERT INTO partner_settings (user_id, accepts_requests_from, discoverable_by_email, discreet)
+         VALUES ($1, $2, $3, $4)
          ON CONFLICT (user_id) DO UPDATE SET accepts_requests_from = $2, discoverable_by_email = $3, discreet = $4",
-        params![user, settings.accepts_requests_from.as_str(), settings.discoverable_by_email, settings.discreet],
+        params![
+            user,
+            settings.accepts_requests_from.as_str(),
+            settings.discoverable_by_email,
+            settings.discreet
+        ],
     )?;
     Ok(())
 }

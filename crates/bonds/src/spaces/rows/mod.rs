@@ -165,7 +165,8 @@ pub fn insert_item(tx: &Tx<'_>, space: Space, item: &Item, indexed_revision: i64
 
 pub fn update_item(tx: &Tx<'_>, item: &Item, indexed_revision: i64) -> Result<(), Error> {
     tx.exec(
-        "UPDATE space_items SET data = $2, bytes = $3, version = $4, updated_at = $5, updated_by = $6, indexed_revision = $7
+        "UPDATE space_items SET data = $2, bytes = $3, version = $4, updated_at = $5, updated_by = $6,
+             indexed_revision = $7
          WHERE id = $1",
         params![
             item.id,

@@ -68,8 +68,8 @@ class Job {
 
   async beat() {
     try {
-      const { cancel_asked } = await this.say("heartbeat", { lease_ms: LEASE_MS });
-      this.cancelled ||= cancel_asked;
+      const { cancel_requested } = await this.say("heartbeat", { lease_ms: LEASE_MS });
+      this.cancelled ||= cancel_requested;
     } catch (error) {
       this.cancelled ||= error instanceof Stale;
     }
@@ -94,10 +94,10 @@ async function run(job) {
   try {
     const handler = handlers[job.kind];
     if (handler) await job.say("complete", { result: await handler(job) });
-    else await job.say("fail", { then: "discard", error: `nobody here does ${job.kind}` });
+    else await job.say("fail", { action: "discard", error: `nobody here does ${job.kind}` });
   } catch (error) {
     if (error instanceof Stale) console.error(`job ${job.id} is somebody else's by now`);
-    else if (error instanceof Cancelled) await job.say("fail", { then: "cancel" });
+    else if (error instanceof Cancelled) await job.say("fail", { action: "cancel" });
     else await job.say("fail", { error: String(error) });
   } finally {
     clearInterval(heart);
@@ -107,7 +107,7 @@ async function run(job) {
 for (const name of ["SIGTERM", "SIGINT"]) process.once(name, () => stop.abort());
 console.log(`working on ${QUEUE}`);
 while (!stop.signal.aborted) {
-  const asked = { worker: "worker.mjs", most: AT_ONCE, lease_ms: LEASE_MS, wait_ms: WAIT_MS };
+  const asked = { worker: "worker.mjs", limit: AT_ONCE, lease_ms: LEASE_MS, wait_ms: WAIT_MS };
   const { jobs } = await call(`/api/v1/queues/${QUEUE}/claim`, asked);
   await Promise.all(jobs.map((claimed) => run(new Job(claimed))));
 }

@@ -77,7 +77,7 @@ class Job:
         """Says that it lives, until it is done."""
         while not done.wait(LEASE_MS / 3000):
             try:
-                if self.say("heartbeat", lease_ms=LEASE_MS)["cancel_asked"]:
+                if self.say("heartbeat", lease_ms=LEASE_MS)["cancel_requested"]:
                     self.cancelled.set()
             except Stale:
                 self.cancelled.set()
@@ -104,13 +104,13 @@ def run(job):
     heart.start()
     try:
         if job.kind not in HANDLERS:
-            job.say("fail", then="discard", error=f"nobody here does {job.kind}")
+            job.say("fail", action="discard", error=f"nobody here does {job.kind}")
         else:
             job.say("complete", result=HANDLERS[job.kind](job))
     except Stale:
         print(f"job {job.id} is somebody else's by now", file=sys.stderr)
     except Cancelled:
-        job.say("fail", then="cancel")
+        job.say("fail", action="cancel")
     except Exception as error:  # Whatever a function throws is a failure of its job, not of the worker.
         job.say("fail", error=f"{type(error).__name__}: {error}")
     finally:

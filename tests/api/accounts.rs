@@ -261,7 +261,7 @@ async fn unicode_and_ascii_domain_are_one_address(app: &TestApp) {
     // A key written by an earlier version is converted. The migration lists such keys.
     let former =
         "UPDATE users SET email_key = 'ada@bücher.example' WHERE email_key = 'ada@xn--bcher-kva.example'";
-    let list = "INSERT INTO email_keys_to_check (user_id)
+    let list = "INSERT INTO outdated_email_keys (user_id)
                 SELECT id FROM users WHERE octet_length(email_key) <> length(email_key)";
     let made = app.db().write(move |tx| Ok([tx.exec(former, &[])?, tx.exec(list, &[])?])).await;
     assert_eq!(made.map_err(|error: kith_store::Error| error).expect("two rows"), [1, 1]);

@@ -255,7 +255,7 @@ async fn link_creates_one_administrator(app: &TestApp) {
     let refused = answers.into_iter().filter(|answer| answer.status != 201);
     refused.for_each(|answer| drop(answer.expect_problem(403, "invalid_link")));
     assert_eq!(audited(app, "account.made_admin").await.len(), 1);
-    assert!(first_admin::offer(app.parts(), "http://localhost").await.expect("no fault").is_none());
+    assert!(first_admin::create_link(app.parts(), "http://localhost").await.expect("no fault").is_none());
     assert!(!link_file(app).exists(), "the file is left behind");
 }
 
@@ -379,7 +379,7 @@ async fn administrators_verify_or_release_addresses(app: &TestApp) {
         who.put(&prove, Value::Null).await.expect_problem(403, "forbidden");
         who.delete(&release, Value::Null).await.expect_problem(403, "forbidden");
     }
-    let settings = Bytes::from(json!({ "found_by_email": true }).to_string());
+    let settings = Bytes::from(json!({ "discoverable_by_email": true }).to_string());
     squatter.send(Method::PATCH, "/api/v1/partners/settings", settings).await.expect(200);
     let to_ada = json!({ "to": { "email": squatter.email }, "message": "It is me." });
     ben.post("/api/v1/partners/requests", to_ada.clone()).await.expect(201);
@@ -413,7 +413,7 @@ async fn administrators_verify_or_release_addresses(app: &TestApp) {
     // An administrator created on the machine itself has a verified address.
     admin.delete(&path(&admin, "email"), Value::Null).await.expect_problem(409, "self_not_allowed");
     assert_eq!(admin.get("/api/v1/me").await.expect(200)["email_verified"], true);
-    let settings = Bytes::from(json!({ "found_by_email": true }).to_string());
+    let settings = Bytes::from(json!({ "discoverable_by_email": true }).to_string());
     ada.send(Method::PATCH, "/api/v1/partners/settings", settings).await.expect(200);
     let again = app.user("eve").await.post("/api/v1/partners/requests", to_ada).await.expect(201);
     assert_eq!(again["to"], json!({ "email": "ada@example.org" }));

@@ -45,7 +45,7 @@ impl Cast {
         let person = async |part: &str| {
             let person = app.user(&format!("{name}-{part}")).await;
             app.prove(&person).await;
-            let body = Bytes::from(json!({ "found_by_email": true }).to_string());
+            let body = Bytes::from(json!({ "discoverable_by_email": true }).to_string());
             person.send(hyper::Method::PATCH, "/api/v1/partners/settings", body).await.expect(200);
             person
         };

@@ -119,7 +119,7 @@ async fn callback_is_signed_and_response_is_stored(app: &TestApp) {
     let [attempt] = &shown["attempts"].as_array().expect("attempts")[..] else { panic!("{shown}") };
     assert_eq!((&attempt["number"], &attempt["status"]), (&json!(1), &json!(201)));
     let response = json!({
-        "headers": ["content-length: 12", "x-receipt: 7"], "body": "{\"ok\":true}\u{fffd}", "is_whole": true,
+        "headers": ["content-length: 12", "x-receipt: 7"], "body": "{\"ok\":true}\u{fffd}", "is_complete": true,
     });
     assert_eq!(attempt["response"], response);
 
@@ -189,7 +189,7 @@ async fn recurring_callback_creates_callback_per_run(app: &TestApp) {
     assert_eq!(arrived[1].header("webhook-signature"), signature(&made["secret"], &arrived[1]));
     let path = format!("{RECURRING}/{}", id(&made));
     let shown = admin.get(&path).await.expect(200);
-    assert_eq!(shown["last_at"], json!(first + days(2)));
+    assert_eq!(shown["last_run_at"], json!(first + days(2)));
     let of_it = admin.get(&format!("{CALLBACKS}?recurring_id={}", id(&made))).await.expect(200);
     assert_eq!(of_it["items"].as_array().map(Vec::len), Some(3));
     assert!(of_it["items"].as_array().expect("items").iter().all(|one| one["recurring_id"] == made["id"]));
@@ -221,7 +221,7 @@ async fn recurring_callback_creates_callback_per_run(app: &TestApp) {
         (
             json!({ "request": { "url": receiver.url("/") }, "schedule": "0 0 1 1 * * 2020" }),
             "/schedule",
-            "over",
+            "no_run",
         ),
         (
             json!({ "request": { "url": receiver.url("/") }, "schedule": "@daily", "time_zone": "Mars" }),
@@ -273,7 +273,7 @@ async fn failed_callback_is_retried_then_dead_lettered(app: &TestApp) {
     }
     assert_eq!(receiver.count(), 10);
     let shown = look(&admin, &made).await;
-    assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("given_up")));
+    assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("attempts_exhausted")));
     assert_eq!(shown["attempts"].as_array().map(Vec::len), Some(10));
     assert_eq!(shown["attempts"][9]["response"]["body"], "broken");
     app.advance(days(30));
@@ -293,7 +293,7 @@ async fn failed_callback_is_retried_then_dead_lettered(app: &TestApp) {
     drain(app).await;
     let shown = look(&admin, &made).await;
     assert_eq!((&shown["state"], &shown["attempts_made"]), (&json!("delivered"), &json!(11)));
-    admin.post(&retry, Value::Null).await.expect_problem(409, "callback_not_failed");
+    admin.post(&retry, Value::Null).await.expect_problem(409, "callback_not_retryable");
     assert_eq!(endpoint(&admin, &made).await["failing_since"], Value::Null);
 }
 
@@ -325,7 +325,7 @@ async fn status_410_disables_endpoint(app: &TestApp) {
     let shown = look(&admin, &made).await;
     assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("gone")));
     let fare = endpoint(&admin, &made).await;
-    assert_eq!((&fare["disabled_because"], &fare["disabled_at"]), (&json!("gone"), &json!(app.now())));
+    assert_eq!((&fare["disabled_reason"], &fare["disabled_at"]), (&json!("gone"), &json!(app.now())));
 
     // Administrators are notified.
     let events = app.events().await;
@@ -392,7 +392,7 @@ async fn endpoint_is_disabled_after_five_failing_days(app: &TestApp) {
         app.advance(days(1));
     }
     let fare = endpoint(&admin, &made).await;
-    assert_eq!(fare["disabled_because"], "failing", "{fare}");
+    assert_eq!(fare["disabled_reason"], "failing", "{fare}");
     let told = app.events().await.into_iter().filter(|one| one.event.kind == "callback_endpoint.disabled");
     assert_eq!(told.count(), 1);
     drain(app).await;
@@ -516,7 +516,7 @@ async fn redirects_and_missing_responses_are_failures(app: &TestApp) {
         let shown = look(&admin, &made).await;
         let attempt = &shown["attempts"][0];
         assert_eq!((&shown["state"], &attempt["status"]), (&json!("retrying"), &status), "{shown}");
-        assert_eq!((&attempt["error"], &attempt["response"]["is_whole"]), (&error, &is_whole));
+        assert_eq!((&attempt["error"], &attempt["response"]["is_complete"]), (&error, &is_whole));
         assert!(attempt["response"]["body"].as_str().unwrap_or_default().len() <= 16_384);
         admin.post(&format!("{CALLBACKS}/{}/cancel", id(&made)), Value::Null).await.expect(200);
     }

@@ -173,7 +173,7 @@ fn part_and_come_back(page: &mut Page) {
     page.click("#right [data-do=reject]");
     page.click("#left [data-do=ask]");
     let problem = page.text("#problem");
-    assert!(problem.starts_with("409 too_soon_to_ask_again: "), "{problem}");
+    assert!(problem.starts_with("409 request_cooldown_active: "), "{problem}");
 }
 
 /// SEC-03, GAT-01: a check fails with limits off, and passes when they are on again.

@@ -174,13 +174,13 @@ async fn concurrent_redemptions_succeed_once(app: &TestApp) {
 /// An invite overrides cooldowns and the policy `invited`, but not the policy that accepts no requests.
 async fn invite_overrides_request_policy(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    set(&ada, json!({ "who_may_ask": "invited" })).await;
+    set(&ada, json!({ "accepts_requests_from": "invited" })).await;
     for _ in 0..2 {
         let request = ben.post(REQUESTS, by_code(&invite(&ada).await.0)).await.expect(201);
         let path = format!("{REQUESTS}/{}/reject", request["id"].as_str().expect("an id"));
         ada.post(&path, Value::Null).await.expect(200);
     }
-    set(&ada, json!({ "who_may_ask": "nobody" })).await;
+    set(&ada, json!({ "accepts_requests_from": "nobody" })).await;
     ben.post(REQUESTS, by_code(&invite(&ada).await.0)).await.expect_problem(404, "not_found");
 }
 
@@ -188,7 +188,7 @@ async fn invite_overrides_request_policy(app: &TestApp) {
 /// the same until they expire.
 async fn request_by_address_reveals_nothing(app: &TestApp) {
     let ada = app.user("ada").await;
-    let found = json!({ "found_by_email": true });
+    let found = json!({ "discoverable_by_email": true });
     let unproven = app.user("unproven").await;
     set(&unproven, found.clone()).await;
     let hidden = app.user("hidden").await;
@@ -196,7 +196,7 @@ async fn request_by_address_reveals_nothing(app: &TestApp) {
     set(&shut, found.clone()).await;
     shut.put(&format!("/api/v1/blocks/{}", ada.id), Value::Null).await.expect(200);
     let closed = app.user("closed").await;
-    set(&closed, json!({ "found_by_email": true, "who_may_ask": "invited" })).await;
+    set(&closed, json!({ "discoverable_by_email": true, "accepts_requests_from": "invited" })).await;
     let left = app.user("left").await;
     set(&left, found.clone()).await;
     left.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
@@ -254,7 +254,7 @@ async fn discoverable_user_receives_request(app: &TestApp) {
     for person in [&ada, &ben] {
         app.prove(person).await;
     }
-    set(&ben, json!({ "found_by_email": true })).await;
+    set(&ben, json!({ "discoverable_by_email": true })).await;
     let request = ada.post(REQUESTS, by_address("BEN@Example.org")).await.expect(201);
     assert_eq!(request["to"], json!({ "email": "BEN@Example.org" }), "as it was typed");
     let accept = format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
@@ -270,7 +270,7 @@ async fn discoverable_user_receives_request(app: &TestApp) {
         crossed["status"], "pending",
         "an address that is not to be found leads nowhere, even to whoever asked"
     );
-    set(&ada, json!({ "found_by_email": true })).await;
+    set(&ada, json!({ "discoverable_by_email": true })).await;
     let id = crossed["id"].as_str().expect("an id");
     ben.post(&format!("{REQUESTS}/{id}/cancel"), Value::Null).await.expect(200);
     let crossed = ben.post(REQUESTS, by_address(&ada.email)).await.expect(201);

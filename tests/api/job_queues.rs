@@ -54,7 +54,7 @@ async fn queue_limits_are_enforced(app: &TestApp) {
     for n in 0..6 {
         enqueue(&client, json!({ "kind": "a", "queue": "q", "limit_key": format!("k{}", n % 2) })).await;
     }
-    let most = json!({ "most": 10 });
+    let most = json!({ "limit": 10 });
     let set = put(&client, "/api/v1/queues/q", json!({ "concurrency": 2 })).await;
     assert_eq!((&set["concurrency"], &set["rate"]), (&json!(2), &Value::Null));
     let running = claim(&client, "q", most.clone()).await;

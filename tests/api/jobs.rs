@@ -83,7 +83,7 @@ async fn job_is_claimed_extended_and_completed(app: &TestApp) {
         json!({ "kind": "thumbnails.make", "queue": "images", "payload": { "image": 7 }, "priority": 2 });
     let id = enqueue(&client, body).await;
     assert_eq!(claim(&client, "others", json!({})).await, [] as [Value; 0]);
-    let [job] = &claim(&client, "images", json!({ "worker": "ada", "most": 10 })).await[..] else {
+    let [job] = &claim(&client, "images", json!({ "worker": "ada", "limit": 10 })).await[..] else {
         panic!("one")
     };
     assert_eq!((job["id"].as_i64(), job["attempt"].as_i64()), (Some(id), Some(1)));
@@ -93,7 +93,7 @@ async fn job_is_claimed_extended_and_completed(app: &TestApp) {
     let token = &job["lease_token"];
     let body = json!({ "lease_token": token, "lease_ms": 5_000 });
     let beat = say(&client, id, "heartbeat", body).await.expect(200);
-    assert_eq!(beat["cancel_asked"], false);
+    assert_eq!(beat["cancel_requested"], false);
     say(&client, id, "progress", json!({ "lease_token": token, "progress": { "done": 3, "of": 4 } }))
         .await
         .expect(204);
@@ -131,7 +131,7 @@ async fn a_word_of_somebody_who_lost_the_job_changes_nothing(app: &TestApp) {
     let client = program(app).await;
     let id = enqueue(&client, json!({ "kind": "slow" })).await;
     let other = enqueue(&client, json!({ "kind": "slow" })).await;
-    let leased = claim(&client, "default", json!({ "lease_ms": 10_000, "most": 2 })).await;
+    let leased = claim(&client, "default", json!({ "lease_ms": 10_000, "limit": 2 })).await;
     assert_eq!(ids(&leased), [id, other]);
     let (late, token) = (&leased[0]["lease_token"], &leased[1]["lease_token"]);
     app.advance(seconds(9));
@@ -184,7 +184,7 @@ async fn worker_decides_how_failure_continues(app: &TestApp) {
     app.advance(seconds(10));
 
     let token = take().await;
-    let body = json!({ "lease_token": token, "then": "snooze", "wait_ms": 60_000 });
+    let body = json!({ "lease_token": token, "action": "snooze", "wait_ms": 60_000 });
     let snoozed = say(&client, id, "fail", body).await.expect(200);
     assert_eq!(snoozed["run_at"], json!(app.now() + minutes(1)));
     assert_eq!(show(&client, id).await["failures"], 1, "not now is no failure");
@@ -203,7 +203,7 @@ async fn worker_decides_how_failure_continues(app: &TestApp) {
     assert!(told.eq(expected.iter().map(|(attempt, error)| (attempt, error))), "{shown:#}");
 
     let id = enqueue(&client, json!({ "kind": "flaky" })).await;
-    let body = json!({ "lease_token": take().await, "error": "never again", "then": "discard" });
+    let body = json!({ "lease_token": take().await, "error": "never again", "action": "discard" });
     assert_eq!(say(&client, id, "fail", body).await.expect(200)["state"], "dead");
 }
 
@@ -212,7 +212,7 @@ async fn dead_letters_are_redriven_and_discarded_in_bulk(app: &TestApp) {
     let die = async |queue: &str, kind: &str| {
         let id = enqueue(&client, json!({ "kind": kind, "queue": queue })).await;
         let token = claim(&client, queue, json!({})).await[0]["lease_token"].clone();
-        let body = json!({ "lease_token": token, "error": "no", "then": "discard" });
+        let body = json!({ "lease_token": token, "error": "no", "action": "discard" });
         say(&client, id, "fail", body).await.expect(200);
         id
     };
@@ -236,10 +236,10 @@ async fn dead_letters_are_redriven_and_discarded_in_bulk(app: &TestApp) {
     assert_eq!(bulk("discard", json!({ "queue": "post" })).await["jobs"], 0);
     assert_eq!(app.footprint().await, footprint);
     let revived = say(&client, b, "retry", Value::Null).await.expect(200);
-    assert_eq!(revived, json!({ "id": b, "outcome": "revived" }));
+    assert_eq!(revived, json!({ "id": b, "outcome": "redriven" }));
     app.advance(DUE_POLL_INTERVAL);
     assert_eq!(ids(&claim(&client, "mail", json!({})).await), [b]);
-    say(&client, b, "retry", Value::Null).await.expect_problem(409, "job_under_way");
+    say(&client, b, "retry", Value::Null).await.expect_problem(409, "job_not_retryable");
 }
 
 async fn jobs_run_by_priority_when_due(app: &TestApp) {
@@ -249,12 +249,12 @@ async fn jobs_run_by_priority_when_due(app: &TestApp) {
     let last = enqueue(&client, json!({ "kind": "a", "priority": 9 })).await;
     let usual = enqueue(&client, json!({ "kind": "a" })).await;
     let first = enqueue(&client, json!({ "kind": "a", "priority": 0 })).await;
-    let all = json!({ "most": 10 });
+    let all = json!({ "limit": 10 });
     assert_eq!(ids(&claim(&client, "default", all.clone()).await), [first, usual, last]);
     app.advance(seconds(30));
     assert_eq!(ids(&claim(&client, "default", all.clone()).await), [at]);
     let hurried = say(&client, late, "retry", Value::Null).await.expect(200);
-    assert_eq!(hurried, json!({ "id": late, "outcome": "hurried" }));
+    assert_eq!(hurried, json!({ "id": late, "outcome": "run_now" }));
     assert_eq!(ids(&claim(&client, "default", all).await), [late]);
 }
 
@@ -287,7 +287,7 @@ async fn unique_job_is_enqueued_once(app: &TestApp) {
 
     let throttled = json!({ "key": "throttle", "on_conflict": "throttle", "period_ms": 60_000 });
     let id = put(throttled.clone(), 1, 0).await["id"].as_i64().expect("an id");
-    for job in claim(&client, "default", json!({ "most": 100 })).await {
+    for job in claim(&client, "default", json!({ "limit": 100 })).await {
         let body = json!({ "lease_token": job["lease_token"] });
         say(&client, job["id"].as_i64().expect("an id"), "complete", body).await.expect(200);
     }
@@ -309,7 +309,7 @@ async fn children_run_before_their_parent_which_learns_their_results(app: &TestA
     let made = client.post(JOBS, body).await.expect(201);
     let (parent, children) =
         (made["id"].as_i64().expect("an id"), made["children"].as_array().expect("ids").clone());
-    assert_eq!((children.len(), show(&client, parent).await["waiting_for"].as_i64()), (2, Some(2)));
+    assert_eq!((children.len(), show(&client, parent).await["pending_dependencies"].as_i64()), (2, Some(2)));
     let mut order = Vec::new();
     loop {
         let claimed = claim(&client, "flow", json!({})).await;
@@ -317,7 +317,7 @@ async fn children_run_before_their_parent_which_learns_their_results(app: &TestA
         let (id, kind) =
             (job["id"].as_i64().expect("an id"), job["kind"].as_str().expect("a kind").to_owned());
         if kind == "album" {
-            let awaits = show(&client, id).await["awaits"].clone();
+            let awaits = show(&client, id).await["dependencies"].clone();
             let results: Vec<_> =
                 awaits.as_array().expect("awaited").iter().map(|one| one["result"].clone()).collect();
             assert_eq!(results, [json!({ "of": 1 }), json!({ "of": 2 })]);
@@ -339,7 +339,7 @@ async fn failed_child_fails_parent_by_default(app: &TestApp) {
             json!({ "kind": "whole", "queue": on_failure, "on_failure": on_failure, "children": [child] });
         let parent = enqueue(&client, body).await;
         let job = claim(&client, on_failure, json!({})).await.remove(0);
-        let body = json!({ "lease_token": job["lease_token"], "error": "no", "then": "discard" });
+        let body = json!({ "lease_token": job["lease_token"], "error": "no", "action": "discard" });
         say(&client, job["id"].as_i64().expect("an id"), "fail", body).await.expect(200);
         let shown = show(&client, parent).await;
         app.advance(DUE_POLL_INTERVAL);
@@ -401,14 +401,14 @@ async fn cancel_removes_waiting_and_signals_running_job(app: &TestApp) {
     let claimed = claim(&client, "default", json!({})).await;
     assert_eq!(ids(&claimed), [running]);
     let token = &claimed[0]["lease_token"];
-    assert_eq!(say(&client, running, "cancel", Value::Null).await.expect(200)["outcome"], "asked");
+    assert_eq!(say(&client, running, "cancel", Value::Null).await.expect(200)["outcome"], "requested");
     let beat = say(&client, running, "heartbeat", json!({ "lease_token": token })).await.expect(200);
-    assert_eq!(beat["cancel_asked"], true);
-    let body = json!({ "lease_token": token, "then": "cancel" });
+    assert_eq!(beat["cancel_requested"], true);
+    let body = json!({ "lease_token": token, "action": "cancel" });
     let stopped = say(&client, running, "fail", body).await.expect(200);
     assert_eq!(stopped["state"], "cancelled");
     let anew = say(&client, running, "retry", Value::Null).await.expect(200);
-    assert_eq!(anew["outcome"], "anew");
+    assert_eq!(anew["outcome"], "reenqueued");
     assert_ne!(anew["id"], running);
 }
 
@@ -420,7 +420,7 @@ async fn batch_enqueue_is_atomic(app: &TestApp) {
     let made: Vec<_> = made["jobs"].as_array().expect("jobs").iter().map(|one| one["id"].as_i64()).collect();
     let mut taken = Vec::new();
     while taken.len() < 500 {
-        let claimed = claim(&client, "default", json!({ "most": 100 })).await;
+        let claimed = claim(&client, "default", json!({ "limit": 100 })).await;
         assert!(!claimed.is_empty());
         taken.extend(
             claimed.iter().map(|job| (job["id"].as_i64(), job["payload"].as_i64().expect("a number"))),
@@ -441,7 +441,7 @@ async fn repeated_claim_with_key_returns_same_jobs(app: &TestApp) {
     let keyed = client.with_header(IDEMPOTENCY_KEY, "once");
     assert_eq!(ids(&claim(&keyed, "default", json!({})).await), [one]);
     assert_eq!(ids(&claim(&keyed, "default", json!({})).await), [one]);
-    assert_eq!(ids(&claim(&client, "default", json!({ "most": 5 })).await), [two]);
+    assert_eq!(ids(&claim(&client, "default", json!({ "limit": 5 })).await), [two]);
 }
 
 /// Long polling: a job enqueued on one node wakes a claim on another.
@@ -560,7 +560,7 @@ async fn each_field_error_is_reported(app: &TestApp) {
         ),
         (&format!("/{id}/log"), json!({ "lease_token": token, "line": "" }), "/line"),
         (&format!("/{id}/fail"), json!({ "lease_token": token }), "/error"),
-        (&format!("/{id}/fail"), json!({ "lease_token": token, "then": "snooze" }), "/wait_ms"),
+        (&format!("/{id}/fail"), json!({ "lease_token": token, "action": "snooze" }), "/wait_ms"),
         (&format!("/{id}/complete"), json!({ "lease_token": "1" }), "/lease_token"),
     ] {
         let answer = client.post(&format!("{JOBS}{path}"), body.clone()).await;
@@ -571,9 +571,12 @@ async fn each_field_error_is_reported(app: &TestApp) {
         let faults = answer.expect_faults();
         assert_eq!(faults.iter().map(|(at, _)| &**at).collect::<Vec<_>>(), [pointer], "{path} {body}");
     }
-    for body in
-        [json!({ "most": 0 }), json!({ "most": 101 }), json!({ "lease_ms": 1 }), json!({ "wait_ms": 30_001 })]
-    {
+    for body in [
+        json!({ "limit": 0 }),
+        json!({ "most": 101 }),
+        json!({ "lease_ms": 1 }),
+        json!({ "wait_ms": 30_001 }),
+    ] {
         client.post("/api/v1/queues/default/claim", body).await.expect_faults();
     }
     assert_eq!(show(&client, id).await["attempt"], 1);
@@ -593,7 +596,7 @@ async fn jobs_are_listed_by_state(app: &TestApp) {
     assert_eq!(ids(&all), made);
     assert!(!page.to_string().contains("secret"), "payloads are told one by one");
     assert_eq!(ids(list("kind=odd").await["items"].as_array().expect("items")), [made[1], made[3]]);
-    let claimed = claim(&client, "default", json!({ "most": 2 })).await;
+    let claimed = claim(&client, "default", json!({ "limit": 2 })).await;
     let taken = ids(&claimed);
     let running = list("state=running").await;
     assert_eq!(ids(running["items"].as_array().expect("items")), [taken[1], taken[0]]);

@@ -131,7 +131,7 @@ fn fill_space(tx: &Tx<'_>) -> Result<(), Error> {
         let id = format!("019a0000-0000-7000-8000-{n:012x}");
         let space = format!("me:{user}");
         tx.exec(
-            "INSERT INTO space_items (id, space, collection, data, bytes, version, created_at, updated_at, indexed_by)
+            "INSERT INTO space_items (id, space, collection, data, bytes, version, created_at, updated_at, indexed_revision)
              VALUES ($1, $2, 'notes', $3, $4, 1, 0, 0, 0)",
             params![id, space, data, data.len() as i64],
         )?;
@@ -165,7 +165,7 @@ async fn results(caller: &Caller) -> i64 {
     let children = ["{\"kind\":\"child\",\"queue\":\"children\"}"; 12].join(",");
     let parent =
         caller.post("/api/v1/jobs", format!(r#"{{"kind":"k","queue":"p","children":[{children}]}}"#)).await;
-    let claimed = caller.post("/api/v1/queues/children/claim", r#"{"most":12}"#.to_owned()).await;
+    let claimed = caller.post("/api/v1/queues/children/claim", r#"{"limit":12}"#.to_owned()).await;
     let result = hollow(250_000);
     for job in claimed["jobs"].as_array().expect("jobs") {
         let path = format!("/api/v1/jobs/{}/complete", job["id"]);
@@ -211,7 +211,7 @@ async fn responses_need_at_most_32_mib(engine: Engine) {
         (Method::GET, "/api/v1/job-kinds?limit=100", "", "identity"),
         (Method::GET, "/api/v1/collections?limit=100", "", "identity"),
         (Method::GET, "/api/v1/audit?limit=100", "", "identity"),
-        (Method::POST, "/api/v1/queues/big/claim", r#"{"most":100}"#, "identity"),
+        (Method::POST, "/api/v1/queues/big/claim", r#"{"limit":100}"#, "identity"),
     ]
     .into_iter()
     .enumerate()

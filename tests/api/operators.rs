@@ -283,7 +283,7 @@ async fn job_commands_manage_queues(engine: Engine) {
     let claimed = claim().await;
     assert_eq!(claimed[0]["id"].to_string(), one);
     let body =
-        json!({ "lease_token": claimed[0]["lease_token"], "error": "out of paper", "then": "discard" });
+        json!({ "lease_token": claimed[0]["lease_token"], "error": "out of paper", "action": "discard" });
     client.post(&format!("/api/v1/jobs/{one}/fail"), body).await.expect(200);
     let dead = jobs(&["dead"]);
     assert!(dead.starts_with(&format!("{one} press print dead ")) && dead.contains("out of paper"), "{dead}");

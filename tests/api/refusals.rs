@@ -88,20 +88,20 @@ async fn cooldown_grows_with_each_rejection(app: &TestApp) {
         let refused = ada.post(REQUESTS, body.clone()).await;
         let seconds = wait.as_secs().to_string();
         assert_eq!(refused.header("retry-after"), Some(&*seconds));
-        refused.expect_problem(409, "too_soon_to_ask_again");
+        refused.expect_problem(409, "request_cooldown_active");
         app.advance(wait - MILLISECOND);
         // Refreshes the session now, because that writes audit entries.
         ada.get("/api/v1/me").await.expect(200);
         let before = app.footprint().await;
         let refused = ada.post(REQUESTS, body.clone()).await;
         assert_eq!(refused.header("retry-after"), Some("1"));
-        refused.expect_problem(409, "too_soon_to_ask_again");
+        refused.expect_problem(409, "request_cooldown_active");
         assert_eq!(app.footprint().await, before);
         app.advance(MILLISECOND);
     }
     reject(&ben, &ada.partners().ask(&ben).await).await;
     app.advance(days(365) - MILLISECOND);
-    ada.post(REQUESTS, body.clone()).await.expect_problem(409, "only_they_may_ask");
+    ada.post(REQUESTS, body.clone()).await.expect_problem(409, "only_recipient_can_request");
     ben.partners().ask(&ada).await;
     let crossed = ada.post(REQUESTS, body).await.expect(201);
     assert_eq!(crossed["status"], "accepted", "who has asked can always be answered");
@@ -131,7 +131,7 @@ async fn expired_requests_count_as_refusals(app: &TestApp) {
         let_expire(app, &ada, &ben, upkeep).await;
     }
     reject(&ben, &ada.partners().ask(&ben).await).await;
-    ada.post(REQUESTS, body).await.expect_problem(409, "only_they_may_ask");
+    ada.post(REQUESTS, body).await.expect_problem(409, "only_recipient_can_request");
 
     // A request withheld by a block was visible only to its sender.
     let eve = app.user("eve").await;
@@ -179,7 +179,7 @@ async fn cancellation_counts_without_cooldown(app: &TestApp) {
     reject(&ben, &second).await;
     app.advance(days(7) - MILLISECOND);
     let body = json!({ "to": { "user_id": ben.id } });
-    ada.post(REQUESTS, body.clone()).await.expect_problem(409, "too_soon_to_ask_again");
+    ada.post(REQUESTS, body.clone()).await.expect_problem(409, "request_cooldown_active");
     app.advance(MILLISECOND);
     let third = ada.partners().ask(&ben).await;
     assert!(told(&third).await);
@@ -189,7 +189,7 @@ async fn cancellation_counts_without_cooldown(app: &TestApp) {
         ada.post(&path(&again, "cancel"), Value::Null).await.expect(200);
     }
     reject(&ben, &ada.partners().ask(&ben).await).await;
-    ada.post(REQUESTS, body).await.expect_problem(409, "only_they_may_ask");
+    ada.post(REQUESTS, body).await.expect_problem(409, "only_recipient_can_request");
 }
 
 async fn request_in_return_clears_rejections(app: &TestApp) {
@@ -230,21 +230,27 @@ async fn request_expires_for_both_users(app: &TestApp) {
 
 async fn users_control_who_can_send_requests(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    let defaults = json!({ "who_may_ask": "anyone", "found_by_email": false, "discreet": false });
+    let defaults =
+        json!({ "accepts_requests_from": "anyone", "discoverable_by_email": false, "discreet": false });
     assert_eq!(ben.get(SETTINGS).await.expect(200), defaults);
     let set = async |patch: Value| {
         ben.send(Method::PATCH, SETTINGS, Bytes::from(patch.to_string())).await.expect(200)
     };
-    let changed = set(json!({ "who_may_ask": "nobody", "discreet": true })).await;
-    assert_eq!(changed, json!({ "who_may_ask": "nobody", "found_by_email": false, "discreet": true }));
+    let changed = set(json!({ "accepts_requests_from": "nobody", "discreet": true })).await;
+    assert_eq!(
+        changed,
+        json!({ "accepts_requests_from": "nobody", "discoverable_by_email": false, "discreet": true })
+    );
     assert_eq!(ben.get(SETTINGS).await.expect(200), changed);
     let body = json!({ "to": { "user_id": ben.id } });
-    ada.post(REQUESTS, body.clone()).await.expect_problem(403, "not_open_to_requests");
-    set(json!({ "who_may_ask": "invited" })).await;
-    ada.post(REQUESTS, body.clone()).await.expect_problem(403, "not_open_to_requests");
+    ada.post(REQUESTS, body.clone()).await.expect_problem(403, "requests_not_accepted");
+    set(json!({ "accepts_requests_from": "invited" })).await;
+    ada.post(REQUESTS, body.clone()).await.expect_problem(403, "requests_not_accepted");
     ben.partners().ask(&ada).await;
     assert_eq!(ada.post(REQUESTS, body).await.expect(201)["status"], "accepted");
-    for bad in [json!({ "who_may_ask": "friends" }), json!({ "discreet": null }), json!({ "other": 1 })] {
+    for bad in
+        [json!({ "accepts_requests_from": "friends" }), json!({ "discreet": null }), json!({ "other": 1 })]
+    {
         ben.send(Method::PATCH, SETTINGS, Bytes::from(bad.to_string())).await.expect_faults();
     }
 }

@@ -164,7 +164,7 @@ async fn callbacks_survive_the_loss_of_their_job(app: &TestApp) {
         assert_eq!(admin.get(&path).await.expect(200)["state"], "delivered");
     }
     assert_eq!(receiver.count(), 3);
-    let again = app.audit().await.iter().filter(|line| line.action == "callback.enqueued_again").count();
+    let again = app.audit().await.iter().filter(|line| line.action == "callback.reenqueued").count();
     assert_eq!(again, 2);
 }
 
@@ -189,7 +189,7 @@ async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
                 params![job],
             )?;
             tx.exec("DELETE FROM jobs WHERE id = $1", params![job])?;
-            tx.exec("UPDATE callbacks SET ladder = $2 WHERE id = $1", params![id, ladder])
+            tx.exec("UPDATE callbacks SET retry_attempts = $2 WHERE id = $1", params![id, ladder])
         });
         assert_eq!(killed.await.expect("a database"), 1);
     }
@@ -199,7 +199,7 @@ async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
     let again = admin.get(&paths[0]).await.expect(200);
     assert!(again["next_attempt_at"].as_str() > due.as_str(), "{again} after {due}");
     let given_up = admin.get(&paths[1]).await.expect(200);
-    assert_eq!((&given_up["state"], &given_up["reason"]), (&json!("failed"), &json!("given_up")));
+    assert_eq!((&given_up["state"], &given_up["reason"]), (&json!("failed"), &json!("attempts_exhausted")));
     app.advance(minutes(2));
     app.run_due().await;
     assert_eq!(admin.get(&paths[0]).await.expect(200)["state"], "delivered");

@@ -95,8 +95,8 @@ async fn created_schedule_shows_next_runs(app: &TestApp) {
         "payload": { "of": "yesterday" }, "priority": 2, "timeout_ms": 60_000,
         "retry": { "max_attempts": 4, "base_ms": 500, "cap_ms": 10_800_000 },
         "schedule": "@every 1h", "time_zone": "Europe/Vienna", "missed": "all", "missed_cap": 3, "overlap": "queue",
-        "jitter_ms": 1_000, "starts_at": null, "ends_at": after(app, 3), "last_at": null,
-        "upcoming": [after(app, 1), after(app, 2)], "created_at": app.now(), "changed_at": app.now(),
+        "jitter_ms": 1_000, "starts_at": null, "ends_at": after(app, 3), "last_run_at": null,
+        "upcoming": [after(app, 1), after(app, 2)], "created_at": app.now(), "updated_at": app.now(),
     });
     assert_eq!(made, expected);
     assert_eq!(admin.get(&path("reports.hourly")).await.expect(200), expected);
@@ -217,7 +217,7 @@ async fn schedule_runs_once_across_nodes(app: &TestApp) {
     assert_eq!((&first["at"], &first["origin"]), (&json!(at(1)), &json!("due")));
     assert_eq!((&first["job_state"], &first["finished_at"]), (&json!("completed"), &json!(at(2))));
     let shown = admin.get(&path("often")).await.expect(200);
-    assert_eq!((&shown["last_at"], &shown["upcoming"][0]), (&json!(at(4)), &json!(at(5))));
+    assert_eq!((&shown["last_run_at"], &shown["upcoming"][0]), (&json!(at(4)), &json!(at(5))));
     admin.get(&format!("{}/runs", path("other"))).await.expect_problem(404, "not_found");
 }
 
@@ -261,9 +261,9 @@ async fn schedule_can_be_run_and_backfilled(app: &TestApp) {
         admin.post(&format!("{}/backfill", path("often")), json!({ "from": from, "to": to })).await
     };
     let done = backfill(start, app.now()).await.expect(201);
-    assert_eq!((done["job_ids"].as_array().map(Vec::len), &done["known"]), (Some(4), &json!(0)));
+    assert_eq!((done["job_ids"].as_array().map(Vec::len), &done["already_recorded"]), (Some(4), &json!(0)));
     let again = backfill(start, app.now()).await.expect(201);
-    assert_eq!((again["job_ids"].as_array().map(Vec::len), &again["known"]), (Some(0), &json!(4)));
+    assert_eq!((again["job_ids"].as_array().map(Vec::len), &again["already_recorded"]), (Some(0), &json!(4)));
     let future = backfill(start, app.now() + seconds(1)).await;
     assert_eq!(future.expect_faults(), [("/to".to_owned(), "too_many".to_owned())]);
     assert_eq!(work(app).await, 6);

@@ -290,7 +290,7 @@ def about_a_job_i_have(case, me):
     if ROLE == "admin":
         queue = f"fuzz{next(numbers)}"
         job = call("POST", "/api/v1/jobs", me, kind="fuzz", queue=queue)["id"]
-        claimed = call("POST", f"/api/v1/queues/{queue}/claim", me, most=1)
+        claimed = call("POST", f"/api/v1/queues/{queue}/claim", me, limit=1)
         case.path_parameters["id"] = job
         case.body = {"lease_token": claimed["jobs"][0]["lease_token"], **MORE.get(name_of(case.operation), {})}
 
@@ -313,7 +313,7 @@ def about_a_kind(case, me):
 
 
 def without_waiting(case, me):
-    case.body = {"most": 1}
+    case.body = {"limit": 1}
 
 
 def schedule_of(case, me, name):

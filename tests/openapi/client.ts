@@ -10,7 +10,7 @@ const job: Schemas["NewJobBody"] = {
   on_failure: "run",
   unique: { key: "a", on_conflict: "debounce", period_ms: 1_000 },
 };
-const failed: Schemas["FailBody"] = { lease_token: "1f", error: "no network", then: "retry" };
+const failed: Schemas["FailBody"] = { lease_token: "1f", error: "no network", action: "retry" };
 const kind: Schemas["JobKindBody"] = { schema: { type: "object", properties: { url: { type: "string" } } } };
 const title: unknown = (item as Schemas["ItemBody"]).data["title"];
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use kith_accounts::accounts::{Email, administration, find_by_email, first_admin};
-use kith_automation::jobs::{self, Order};
-use kith_automation::schedules::{self, ScheduleOrder, ScheduleTold};
+use kith_automation::jobs::{self, JobOperation};
+use kith_automation::schedules::{self, ScheduleOperation, ScheduleOperationResult};
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{ApiKeyId, FieldError, Problem, Timestamp, UserId, days, problems};
 use kith_platform::audit::archive::{self, Archive};
@@ -68,12 +68,12 @@ pub(crate) enum Command {
     },
     ListApiKeys,
     Jobs {
-        order: Order,
+        order: JobOperation,
     },
     RevokeApiKey {
         id: ApiKeyId,
     },
-    Schedules(ScheduleOrder),
+    Schedules(ScheduleOperation),
     Consumers(ConsumerCommand),
     MigrateStatus,
     /// Returns the address of the server.
@@ -124,7 +124,7 @@ pub(crate) enum Reply {
     ApiKeys(Vec<ApiKey>),
     ApiKeyRevoked,
     Lines(Vec<String>),
-    Schedules(ScheduleTold),
+    Schedules(ScheduleOperationResult),
     Consumers(ConsumerReply),
     Migrations(Vec<Line>),
     LogLevel(String),
@@ -264,7 +264,9 @@ async fn perform(app: &App, command: Command) -> Reply {
             let made = create_api_key(app, &admin, &name, &scopes, lifetime_s.map(Duration::from_secs)).await;
             reply(made.map_err(in_words), Reply::ApiKeyCreated)
         }
-        Command::Jobs { order } => reply(jobs::carry_out(app, order).await.map_err(in_words), Reply::Lines),
+        Command::Jobs { order } => {
+            reply(jobs::run_operation(app, order).await.map_err(in_words), Reply::Lines)
+        }
         Command::ListApiKeys => {
             let ctx = app.system_ctx("command_line");
             let last = ApiKeyId(Uuid::max());
@@ -280,7 +282,7 @@ async fn perform(app: &App, command: Command) -> Reply {
         }
         Command::Schedules(order) => {
             let ctx = app.system_ctx("command_line");
-            reply(schedules::carry_out(app, &ctx, order).await.map_err(in_words), Reply::Schedules)
+            reply(schedules::run_operation(app, &ctx, order).await.map_err(in_words), Reply::Schedules)
         }
         Command::Consumers(command) => reply(operating::execute(app, command).await, Reply::Consumers),
         Command::MigrateStatus => {
@@ -323,7 +325,7 @@ async fn create_api_key(
     scopes: &[String],
     lifetime: Option<Duration>,
 ) -> Result<RevealedKey, Problem> {
-    let address = Email::key_of(admin);
+    let address = Email::comparison_key(admin);
     let maker = app.db.read(move |q| find_by_email(q, &address)).await.map_err(store_problem)?;
     let nobody = || Problem::new(&problems::NOT_FOUND, "No account has this e-mail address.");
     let (_, text) = api_keys::create_for(app, maker.ok_or_else(nobody)?, name, scopes, lifetime).await?;

@@ -66,7 +66,7 @@ impl Queue {
     /// Claims up to `most` jobs.
     async fn claim(&self, most: i64) -> Result<Vec<Lease>, Shortfall> {
         let path = format!("/api/v1/queues/{}/claim", self.name);
-        let body = json!({ "worker": "kith verify", "most": most, "lease_ms": 30_000 });
+        let body = json!({ "worker": "kith verify", "limit": most, "lease_ms": 30_000 });
         let answer = self.admin.post(&path, body).await?.expect(200)?.json();
         let jobs = answer["jobs"].as_array().cloned().unwrap_or_default();
         let read = |job: &Value| Lease {
@@ -137,7 +137,7 @@ async fn every_operation(run: &Run) -> Result<String, Shortfall> {
     // Stale report of an attempt whose lease has ended.
     queue.report(urgent_lease, "complete", json!({}), 409).await?;
 
-    queue.report(first_lease, "fail", json!({ "error": "on purpose", "then": "discard" }), 200).await?;
+    queue.report(first_lease, "fail", json!({ "error": "on purpose", "action": "discard" }), 200).await?;
     queue.is(first, "dead").await?;
     queue.say(first, "retry", json!({}), 200).await?;
     let second_lease = queue.claim_one(first, 2).await?;
@@ -149,10 +149,10 @@ async fn every_operation(run: &Run) -> Result<String, Shortfall> {
     queue.is(delayed, "cancelled").await?;
     queue.say(once, "cancel", json!({}), 200).await?;
     let kept = queue.report(once_lease, "heartbeat", json!({}), 200).await?;
-    ensure(kept["cancel_asked"] == true, || {
+    ensure(kept["cancel_requested"] == true, || {
         format!("the heartbeat does not report the requested cancellation: {kept}")
     })?;
-    queue.report(once_lease, "fail", json!({ "then": "cancel" }), 200).await?;
+    queue.report(once_lease, "fail", json!({ "action": "cancel" }), 200).await?;
     queue.is(once, "cancelled").await?;
     let left = queue.claim(10).await?;
     ensure(left.is_empty(), || format!("the queue still has ready jobs: {left:?}"))?;
@@ -170,7 +170,7 @@ async fn is_measured(run: &Run) -> Result<String, Shortfall> {
         return Err(Shortfall::fails(format!("2 jobs were ready, but {} could be claimed", taken.len())));
     };
     queue.report(good, "complete", json!({}), 200).await?;
-    queue.report(bad, "fail", json!({ "error": "on purpose", "then": "discard" }), 200).await?;
+    queue.report(bad, "fail", json!({ "error": "on purpose", "action": "discard" }), 200).await?;
     let text = queue.admin.get(METRICS).await?.expect(200)?.text();
     let of_queue = format!("queue=\"{}\"", queue.name);
     let count = |series: &str, label: &str| {

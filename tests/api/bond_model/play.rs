@@ -157,8 +157,8 @@ impl Player<'_> {
                 self.world.unblock(*who, *whom);
                 (Expected::Status(204), self.people[*who].delete(&path, Value::Null).await)
             }
-            Op::Set { who, who_may_ask, found_by_email } if here(who) => {
-                self.set(*who, *who_may_ask, *found_by_email).await
+            Op::Set { who, accepts_requests_from, discoverable_by_email } if here(who) => {
+                self.set(*who, *accepts_requests_from, *discoverable_by_email).await
             }
             Op::Leave { who } if here(who) => {
                 let answer = self.people[*who].delete("/api/v1/me", json!({ "password": PASSWORD })).await;
@@ -231,15 +231,21 @@ impl Player<'_> {
         Some((self.world.decide(who, at, step), self.post(who, &path, Value::Null).await))
     }
 
-    async fn set(&mut self, who: usize, who_may_ask: Who, found_by_email: bool) -> (Expected, Answer) {
+    async fn set(
+        &mut self,
+        who: usize,
+        accepts_requests_from: Who,
+        discoverable_by_email: bool,
+    ) -> (Expected, Answer) {
         let human = &mut self.world.people[who];
-        (human.who_may_ask, human.found_by_email) = (who_may_ask, found_by_email);
-        let who_may_ask = match who_may_ask {
+        (human.accepts_requests_from, human.discoverable_by_email) =
+            (accepts_requests_from, discoverable_by_email);
+        let accepts_requests_from = match accepts_requests_from {
             Who::Anyone => "anyone",
             Who::Invited => "invited",
             Who::Nobody => "nobody",
         };
-        let body = json!({ "who_may_ask": who_may_ask, "found_by_email": found_by_email });
+        let body = json!({ "accepts_requests_from": accepts_requests_from, "discoverable_by_email": discoverable_by_email });
         let answer = self.people[who]
             .send(Method::PATCH, "/api/v1/partners/settings", Bytes::from(body.to_string()))
             .await;

@@ -67,8 +67,8 @@ impl World {
         if !self.is_there(from, to) {
             return NOT_FOUND;
         }
-        if self.people[to].who_may_ask != Who::Anyone {
-            return Refusal(403, "not_open_to_requests");
+        if self.people[to].accepts_requests_from != Who::Anyone {
+            return Refusal(403, "requests_not_accepted");
         }
         if let Some(code) = self.refused_by_ladder(from, to, false) {
             return Refusal(409, code);
@@ -90,12 +90,12 @@ impl World {
             return LIMITED;
         }
         let way = Way::Address(address.to_owned());
-        let found = self.people[to].found_by_email && self.is_there(from, to);
+        let found = self.people[to].discoverable_by_email && self.is_there(from, to);
         if found && self.find_waiting(to, from).is_some() {
             return self.make(from, to, &way, message);
         }
         let refused = [false, true].iter().any(|by| self.refused_by_ladder(from, to, *by).is_some());
-        let open = self.people[to].who_may_ask == Who::Anyone && !refused;
+        let open = self.people[to].accepts_requests_from == Who::Anyone && !refused;
         if found && open && self.find_waiting(from, to).is_none() {
             return self.make(from, to, &way, message);
         }
@@ -145,7 +145,7 @@ impl World {
             if let Some(at) = self.find_repeatable(from, to) {
                 return self.repeat(at, message);
             }
-            if self.people[to].who_may_ask == Who::Nobody {
+            if self.people[to].accepts_requests_from == Who::Nobody {
                 return self.miss(from);
             }
         }
@@ -162,7 +162,7 @@ impl World {
             return LIMITED;
         }
         if !self.is_usable(who, invite)
-            || self.people[self.invites[invite].inviter].who_may_ask == Who::Nobody
+            || self.people[self.invites[invite].inviter].accepts_requests_from == Who::Nobody
         {
             return self.miss(who);
         }
@@ -275,9 +275,9 @@ impl World {
         let ladder =
             self.ladders.get(&(from, to, by_address)).filter(|ladder| !ladder.is_forgotten(self.now))?;
         if ladder.steps > 3 {
-            return Some("only_they_may_ask");
+            return Some("only_recipient_can_request");
         }
-        ladder.wait_until.filter(|until| self.now < *until).map(|_| "too_soon_to_ask_again")
+        ladder.wait_until.filter(|until| self.now < *until).map(|_| "request_cooldown_active")
     }
 
     fn forget_refusals(&mut self, from: usize, to: usize) {
@@ -305,7 +305,7 @@ impl World {
         if ladder.is_forgotten(now) {
             *ladder = Ladder::default();
         }
-        ladder.stepped_at = ladder.stepped_at.max(Some(now));
+        ladder.last_step_at = ladder.last_step_at.max(Some(now));
         // Only a rejection reaches the last step.
         if rejected || ladder.steps < 3 {
             ladder.steps += 1;

@@ -69,8 +69,8 @@ pub enum Op {
     },
     Set {
         who: usize,
-        who_may_ask: Who,
-        found_by_email: bool,
+        accepts_requests_from: Who,
+        discoverable_by_email: bool,
     },
     /// Verifies the user's address.
     Prove {
@@ -156,7 +156,7 @@ fn op(people: usize) -> impl Strategy<Value = Op> {
         3 => two().prop_map(|(who, whom)| Op::Block { who, whom }),
         3 => two().prop_map(|(who, whom)| Op::Unblock { who, whom }),
         4 => (who(), select(vec![Who::Anyone, Who::Anyone, Who::Invited, Who::Nobody]), prop::bool::weighted(0.7))
-            .prop_map(|(who, who_may_ask, found_by_email)| Op::Set { who, who_may_ask, found_by_email }),
+            .prop_map(|(who, accepts_requests_from, discoverable_by_email)| Op::Set { who, accepts_requests_from, discoverable_by_email }),
         2 => who().prop_map(|who| Op::Prove { who }),
         3 => who().prop_map(|who| Op::Invite { who }),
         1 => (who(), invite()).prop_map(|(who, invite)| Op::Revoke { who, invite }),

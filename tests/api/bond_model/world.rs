@@ -26,8 +26,8 @@ pub struct World {
 pub struct Human {
     pub id: String,
     pub name: String,
-    pub who_may_ask: Who,
-    pub found_by_email: bool,
+    pub accepts_requests_from: Who,
+    pub discoverable_by_email: bool,
     /// True if the address is verified.
     pub proven: bool,
     pub deleted_at: Option<Timestamp>,
@@ -117,14 +117,14 @@ pub struct Invite {
 pub struct Ladder {
     pub steps: usize,
     /// Time of the last step.
-    pub stepped_at: Option<Timestamp>,
+    pub last_step_at: Option<Timestamp>,
     /// End of the cooldown after the last rejection.
     pub wait_until: Option<Timestamp>,
 }
 
 impl Ladder {
     pub fn is_forgotten(&self, now: Timestamp) -> bool {
-        self.stepped_at.is_some_and(|at| now >= at + days(365))
+        self.last_step_at.is_some_and(|at| now >= at + days(365))
     }
 }
 

@@ -120,7 +120,7 @@ impl TestApp {
 
     /// Returns the secret of the first-administrator link.
     pub async fn first_admin_secret(&self) -> String {
-        let offer = first_admin::offer(self.parts(), "http://localhost").await.expect("a link");
+        let offer = first_admin::create_link(self.parts(), "http://localhost").await.expect("a link");
         let link = offer.expect("no administrator yet").link;
         link.rsplit('#').next().expect("a fragment").to_owned()
     }
@@ -223,7 +223,7 @@ impl TestApp {
                 ask(&by, &other).await;
                 (false, String::new(), json!({ "reason": "we grew apart" }))
             }
-            "changePartnerSettings" => (false, String::new(), json!({ "who_may_ask": "invited" })),
+            "changePartnerSettings" => (false, String::new(), json!({ "accepts_requests_from": "invited" })),
             "previewInvite" => (false, an_invite(&other).await, Value::Null),
             "revokeInvite" => (true, an_invite(&by).await, Value::Null),
             "blockUser" | "unblockUser" => (false, other.id, Value::Null),

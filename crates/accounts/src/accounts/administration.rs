@@ -8,13 +8,13 @@ use kith_store::Tx;
 use serde_json::json;
 
 use super::model::{Account, AccountError, Email};
-use super::{events, rows, rules, sign_in};
+use super::{events, log_in, rows, rules};
 
 /// Sets the role of an account. It applies from the user's next request on.
 ///
 /// # Errors
-/// Returns [`AccountError::ToSelf`] for the actor's own account, [`AccountError::NotFound`] if there is no
-/// such account, [`AccountError::LastAdmin`] if the last active administrator would lose the role.
+/// Returns [`AccountError::SelfAction`] for the actor's own account, [`AccountError::NotFound`] if there is
+/// no such account, [`AccountError::LastAdmin`] if the last active administrator would lose the role.
 pub fn set_role(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -23,7 +23,7 @@ pub fn set_role(
     role: Role,
 ) -> Result<Account, AccountError> {
     if actor == id {
-        return Err(AccountError::ToSelf);
+        return Err(AccountError::SelfAction);
     }
     change_role(tx, ctx, lock_account(tx, id)?, role)
 }
@@ -33,7 +33,7 @@ fn change_role(tx: &Tx<'_>, ctx: &Ctx, account: Account, role: Role) -> Result<A
     if account.role == role {
         return Ok(account);
     }
-    rules::may_lose_admin(&account, rows::count_admins(tx)?)?;
+    rules::check_not_last_admin(&account, rows::count_admins(tx)?)?;
     rows::set_role(tx, id, role)?;
     let details = json!({ "from": account.role, "to": role });
     tx.audit_with_details(ctx, "account.role_changed", id, Some(id), details);
@@ -44,8 +44,8 @@ fn change_role(tx: &Tx<'_>, ctx: &Ctx, account: Account, role: Role) -> Result<A
 /// Suspends an account: ends its sessions and rejects log-ins until it is reinstated.
 ///
 /// # Errors
-/// Returns [`AccountError::ToSelf`] for the actor's own account, [`AccountError::NotFound`] if there is no
-/// such account, [`AccountError::OutOfReach`] if its role is not below the actor's,
+/// Returns [`AccountError::SelfAction`] for the actor's own account, [`AccountError::NotFound`] if there is
+/// no such account, [`AccountError::RoleTooHigh`] if its role is not below the actor's,
 /// [`AccountError::LastAdmin`] for the last active administrator.
 pub fn suspend(
     tx: &Tx<'_>,
@@ -55,19 +55,19 @@ pub fn suspend(
     reason: Option<&str>,
 ) -> Result<Account, AccountError> {
     let account = lock_account(tx, id)?;
-    rules::may_suspend(actor, role, &account)?;
+    rules::check_suspension(actor, role, &account)?;
     if account.suspended_at.is_some() {
         return Ok(account);
     }
-    rules::may_lose_admin(&account, rows::count_admins(tx)?)?;
+    rules::check_not_last_admin(&account, rows::count_admins(tx)?)?;
     suspend_locked(tx, ctx, id, reason)?;
-    account_after(tx, id)
+    reload_account(tx, id)
 }
 
 /// Suspends an account. The caller has locked it and checked the rules.
 fn suspend_locked(tx: &Tx<'_>, ctx: &Ctx, id: UserId, reason: Option<&str>) -> Result<(), AccountError> {
     rows::set_suspended(tx, id, Some(ctx.now))?;
-    sign_in::end_sessions(tx, ctx, id, None)?;
+    log_in::end_sessions(tx, ctx, id, None)?;
     tx.audit_with_details(ctx, "account.suspended", id, Some(id), json!({ "reason": reason }));
     tx.emit(ctx, events::suspended(id));
     Ok(())
@@ -76,7 +76,7 @@ fn suspend_locked(tx: &Tx<'_>, ctx: &Ctx, id: UserId, reason: Option<&str>) -> R
 /// Reinstates a suspended account.
 ///
 /// # Errors
-/// Returns [`AccountError::ToSelf`], [`AccountError::NotFound`] or [`AccountError::OutOfReach`], as
+/// Returns [`AccountError::SelfAction`], [`AccountError::NotFound`] or [`AccountError::RoleTooHigh`], as
 /// [`suspend`] does.
 pub fn reinstate(
     tx: &Tx<'_>,
@@ -85,14 +85,14 @@ pub fn reinstate(
     id: UserId,
 ) -> Result<Account, AccountError> {
     let account = lock_account(tx, id)?;
-    rules::may_suspend(actor, role, &account)?;
+    rules::check_suspension(actor, role, &account)?;
     if account.suspended_at.is_none() {
         return Ok(account);
     }
     rows::set_suspended(tx, id, None)?;
     tx.audit(ctx, "account.reinstated", id);
     tx.emit(ctx, events::reinstated(id));
-    account_after(tx, id)
+    reload_account(tx, id)
 }
 
 /// Marks the e-mail address of an account as verified. Other users can find the account by it from then on.
@@ -110,7 +110,7 @@ pub fn verify_email(tx: &Tx<'_>, ctx: &Ctx, id: UserId) -> Result<Account, Accou
     rows::set_email_verified(tx, id, ctx.now)?;
     tx.audit(ctx, "account.email_verified", id);
     tx.emit(ctx, events::email_verified(id));
-    account_after(tx, id)
+    reload_account(tx, id)
 }
 
 /// Removes an unverified e-mail address from its account, so that its owner can register it. The account is
@@ -119,7 +119,7 @@ pub fn verify_email(tx: &Tx<'_>, ctx: &Ctx, id: UserId) -> Result<Account, Accou
 /// # Errors
 /// Returns [`AccountError::NotFound`] if there is no such account, [`AccountError::EmailVerified`] if the
 /// address is verified, [`AccountError::LastAdmin`] for the last active administrator; with an `actor` also
-/// [`AccountError::ToSelf`] and [`AccountError::OutOfReach`], as [`suspend`] does.
+/// [`AccountError::SelfAction`] and [`AccountError::RoleTooHigh`], as [`suspend`] does.
 pub fn release_email(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -128,7 +128,7 @@ pub fn release_email(
 ) -> Result<Account, AccountError> {
     let account = lock_account(tx, id)?;
     if let Some((actor, role)) = actor {
-        rules::may_suspend(actor, role, &account)?;
+        rules::check_suspension(actor, role, &account)?;
     }
     if account.email.is_empty() {
         return Ok(account);
@@ -136,14 +136,14 @@ pub fn release_email(
     if account.email_verified_at.is_some() {
         return Err(AccountError::EmailVerified);
     }
-    rules::may_lose_admin(&account, rows::count_admins(tx)?)?;
+    rules::check_not_last_admin(&account, rows::count_admins(tx)?)?;
     rows::release_email(tx, id)?;
     tx.audit_with_details(ctx, "account.email_released", id, Some(id), json!({ "email": account.email }));
     tx.emit(ctx, events::email_released(id));
     if account.suspended_at.is_none() {
         suspend_locked(tx, ctx, id, Some("e-mail address released"))?;
     }
-    account_after(tx, id)
+    reload_account(tx, id)
 }
 
 /// Runs [`verify_email`] for the account with this address. For operators at the command line and in
@@ -152,8 +152,8 @@ pub fn release_email(
 /// # Errors
 /// Returns the problem of [`AccountError::NotFound`] if no account has the address.
 pub async fn verify_address(app: &App, ctx: &Ctx, email: &str) -> Result<Account, Problem> {
-    let key = Email::key_of(email);
-    let verified = app.write(ctx, move |tx, ctx| verify_email(tx, ctx, find_holder(tx, &key)?)).await;
+    let key = Email::comparison_key(email);
+    let verified = app.write(ctx, move |tx, ctx| verify_email(tx, ctx, find_email_holder(tx, &key)?)).await;
     verified.map_err(AccountError::into)
 }
 
@@ -162,8 +162,9 @@ pub async fn verify_address(app: &App, ctx: &Ctx, email: &str) -> Result<Account
 /// # Errors
 /// Returns the problem of the error of [`release_email`].
 pub async fn release_address(app: &App, ctx: &Ctx, email: &str) -> Result<Account, Problem> {
-    let key = Email::key_of(email);
-    let released = app.write(ctx, move |tx, ctx| release_email(tx, ctx, None, find_holder(tx, &key)?)).await;
+    let key = Email::comparison_key(email);
+    let released =
+        app.write(ctx, move |tx, ctx| release_email(tx, ctx, None, find_email_holder(tx, &key)?)).await;
     released.map_err(AccountError::into)
 }
 
@@ -174,9 +175,9 @@ pub async fn release_address(app: &App, ctx: &Ctx, email: &str) -> Result<Accoun
 /// Returns the problem of [`AccountError::EmailNotVerified`], because another person may have registered the
 /// address, or of [`AccountError::Suspended`].
 pub async fn promote_address(app: &App, ctx: &Ctx, email: &str) -> Result<Option<Account>, Problem> {
-    let key = Email::key_of(email);
+    let key = Email::comparison_key(email);
     let promoted = app.write(ctx, move |tx, ctx| {
-        let Some(id) = rows::find_holder(tx, &key)? else { return Ok(None) };
+        let Some(id) = rows::find_email_holder(tx, &key)? else { return Ok(None) };
         let account = lock_account(tx, id)?;
         if account.role != Role::Admin && account.email_verified_at.is_none() {
             return Err(AccountError::EmailNotVerified);
@@ -189,8 +190,8 @@ pub async fn promote_address(app: &App, ctx: &Ctx, email: &str) -> Result<Option
     promoted.await.map_err(AccountError::into)
 }
 
-fn find_holder(tx: &Tx<'_>, email_key: &str) -> Result<UserId, AccountError> {
-    rows::find_holder(tx, email_key)?.ok_or(AccountError::NotFound)
+fn find_email_holder(tx: &Tx<'_>, email_key: &str) -> Result<UserId, AccountError> {
+    rows::find_email_holder(tx, email_key)?.ok_or(AccountError::NotFound)
 }
 
 /// Locks the set of administrators and the account, and reads the account.
@@ -200,6 +201,6 @@ fn lock_account(tx: &Tx<'_>, id: UserId) -> Result<Account, AccountError> {
     rows::find_account(tx, id)?.ok_or(AccountError::NotFound)
 }
 
-fn account_after(tx: &Tx<'_>, id: UserId) -> Result<Account, AccountError> {
+fn reload_account(tx: &Tx<'_>, id: UserId) -> Result<Account, AccountError> {
     rows::find_account(tx, id)?.ok_or(AccountError::NotFound)
 }

@@ -6,16 +6,16 @@ use kith_platform::auth::Role;
 use kith_platform::http::Preconditions;
 use kith_store::{Outcome, Tx};
 
-use super::model::{AccountError, NewAccount, Origin, SessionId, User};
+use super::log_in::{self, IssuedSession, PasswordCheck};
+use super::model::{AccountError, ClientInfo, NewAccount, SessionId, User};
 use super::profile::ProfileChange;
-use super::sign_in::{self, Claim, OpenSession};
 use super::{events, rows, rules};
 
 /// Client of a registration, and the key of its limit.
 #[derive(Clone, Debug)]
-pub struct Registrant {
+pub struct RegistrationContext {
     /// Client, as recorded in the session and the audit entry.
-    pub origin: Origin,
+    pub client: ClientInfo,
     /// Keyed hash of the e-mail address, by which `email_taken` responses are counted; `None` if limits are
     /// lifted.
     pub address_hash: Option<[u8; 32]>,
@@ -25,19 +25,19 @@ pub struct Registrant {
 /// [`AccountError::EmailTaken`]; an address that is free can always be registered.
 ///
 /// # Errors
-/// Returns [`AccountError::EmailTaken`] if an account has the address, [`AccountError::TooManyTaken`] once
-/// that was returned too often for it.
+/// Returns [`AccountError::EmailTaken`] if an account has the address,
+/// [`AccountError::TooManyTakenResponses`] once that was returned too often for it.
 pub fn register(
     tx: &Tx<'_>,
     ctx: &Ctx,
     account: &NewAccount,
-    registrant: &Registrant,
-) -> Outcome<(User, OpenSession), AccountError> {
-    match try_register(tx, ctx, account, registrant) {
+    registration: &RegistrationContext,
+) -> Outcome<(User, IssuedSession), AccountError> {
+    match try_register(tx, ctx, account, registration) {
         Ok(signed_in) => Outcome::Commit(signed_in),
         Err(error @ AccountError::EmailTaken) => {
-            let Some(address) = &registrant.address_hash else { return Outcome::Rollback(error) };
-            match count_taken(tx, ctx, address) {
+            let Some(address) = &registration.address_hash else { return Outcome::Rollback(error) };
+            match record_taken_response(tx, ctx, address) {
                 Ok(()) => Outcome::CommitRefusal(error),
                 Err(refusal) => Outcome::Rollback(refusal),
             }
@@ -46,8 +46,8 @@ pub fn register(
     }
 }
 
-fn count_taken(tx: &Tx<'_>, ctx: &Ctx, address: &[u8; 32]) -> Result<(), AccountError> {
-    super::queries::may_say_taken(tx, address, ctx.now)?;
+fn record_taken_response(tx: &Tx<'_>, ctx: &Ctx, address: &[u8; 32]) -> Result<(), AccountError> {
+    super::queries::check_taken_responses(tx, address, ctx.now)?;
     Ok(rows::insert_refusal(tx, ctx.new_id(|id| id), address, ctx.now)?)
 }
 
@@ -55,14 +55,14 @@ fn try_register(
     tx: &Tx<'_>,
     ctx: &Ctx,
     account: &NewAccount,
-    registrant: &Registrant,
-) -> Result<(User, OpenSession), AccountError> {
-    if let Some(address) = &registrant.address_hash {
+    registration: &RegistrationContext,
+) -> Result<(User, IssuedSession), AccountError> {
+    if let Some(address) = &registration.address_hash {
         // Serializes registrations of one address, so that each refusal is counted.
         tx.lock("registrations", [hex(address)])?;
     }
-    let user = make(tx, ctx, account, Role::User)?;
-    let session = sign_in::start_session(tx, ctx, user.id, &registrant.origin)?;
+    let user = create_account(tx, ctx, account, Role::User)?;
+    let session = log_in::start_session(tx, ctx, user.id, &registration.client)?;
     Ok((user, session))
 }
 
@@ -70,9 +70,14 @@ fn try_register(
 ///
 /// # Errors
 /// Returns [`AccountError::EmailTaken`] if an account has the address.
-pub fn make(tx: &Tx<'_>, ctx: &Ctx, account: &NewAccount, role: Role) -> Result<User, AccountError> {
+pub fn create_account(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    account: &NewAccount,
+    role: Role,
+) -> Result<User, AccountError> {
     let email_verified_at = (role == Role::Admin).then_some(ctx.now);
-    let (email, name) = (account.email.typed.clone(), account.display_name.clone());
+    let (email, name) = (account.email.address.clone(), account.display_name.clone());
     let user = User {
         email_verified: email_verified_at.is_some(),
         email_verified_at,
@@ -93,8 +98,8 @@ fn hex(bytes: &[u8; 32]) -> String {
 /// Changes the profile of a user if the preconditions hold.
 ///
 /// # Errors
-/// Returns [`AccountError::Changed`] if a precondition fails, [`AccountError::Gone`] if the account was
-/// deleted.
+/// Returns [`AccountError::ProfileChanged`] if a precondition fails, [`AccountError::CallerDeleted`] if the
+/// account was deleted.
 pub fn update_profile(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -103,7 +108,7 @@ pub fn update_profile(
     preconditions: &Preconditions,
 ) -> Result<User, AccountError> {
     tx.lock("user", [id])?;
-    let present = rows::find_user(tx, id)?.ok_or(AccountError::Gone)?;
+    let present = rows::find_user(tx, id)?.ok_or(AccountError::CallerDeleted)?;
     preconditions.check(&present)?;
     let user = change.apply(&present);
     if user != present {
@@ -114,23 +119,23 @@ pub fn update_profile(
     Ok(user)
 }
 
-/// Sets a new password if `claim` proved the current one, and ends all other sessions of the user.
+/// Sets a new password if `check` verified the current one, and ends all other sessions of the user.
 ///
 /// # Errors
-/// Returns [`AccountError::WrongPassword`] if `claim` did not prove it, [`AccountError::Locked`] during a
+/// Returns [`AccountError::WrongPassword`] if `check` failed, [`AccountError::Locked`] during a
 /// lock-out.
 pub fn change_password(
     tx: &Tx<'_>,
     ctx: &Ctx,
     user: UserId,
     session: SessionId,
-    claim: &Claim,
+    check: &PasswordCheck,
     new_hash: &str,
 ) -> Outcome<(), AccountError> {
-    claim.settle(tx, ctx, AccountError::WrongPassword, |tx| {
+    check.run_if_correct(tx, ctx, AccountError::WrongPassword, |tx| {
         rows::set_password(tx, user, new_hash)?;
-        sign_in::end_sessions(tx, ctx, user, Some(session))?;
-        tx.audit_with_details(ctx, "account.password_changed", user, Some(user), claim.origin.details());
+        log_in::end_sessions(tx, ctx, user, Some(session))?;
+        tx.audit_with_details(ctx, "account.password_changed", user, Some(user), check.client.details());
         Ok(())
     })
 }
@@ -139,30 +144,30 @@ pub fn change_password(
 /// purge. `leave` runs the deletion hooks of the other modules.
 ///
 /// # Errors
-/// Returns [`AccountError::WrongPassword`] if `claim` did not prove the password, [`AccountError::Locked`]
-/// during a lock-out, [`AccountError::LastAdmin`] for the last active administrator, [`AccountError::Gone`]
-/// if the account is already deleted.
+/// Returns [`AccountError::WrongPassword`] if `check` failed, [`AccountError::Locked`] during a lock-out,
+/// [`AccountError::LastAdmin`] for the last active administrator, [`AccountError::CallerDeleted`] if the
+/// account is already deleted.
 pub fn delete(
     tx: &Tx<'_>,
     ctx: &Ctx,
     user: UserId,
-    claim: &Claim,
+    check: &PasswordCheck,
     leave: impl Fn(&Tx<'_>) -> Result<(), kith_store::Error>,
 ) -> Outcome<kith_kernel::Timestamp, AccountError> {
-    claim.settle(tx, ctx, AccountError::WrongPassword, |tx| {
+    check.run_if_correct(tx, ctx, AccountError::WrongPassword, |tx| {
         tx.lock("admins", ["all"])?;
-        let account = rows::find_account(tx, user)?.ok_or(AccountError::Gone)?;
+        let account = rows::find_account(tx, user)?.ok_or(AccountError::CallerDeleted)?;
         if account.purge_at.is_some() {
-            return Err(AccountError::Gone);
+            return Err(AccountError::CallerDeleted);
         }
-        rules::may_lose_admin(&account, rows::count_admins(tx)?)?;
+        rules::check_not_last_admin(&account, rows::count_admins(tx)?)?;
         // Runs before the user is locked: the hook of bonds locks both partners together.
         leave(tx)?;
         tx.lock("user", [user])?;
-        let purge_at = ctx.now + rules::hold(&account.email);
+        let purge_at = ctx.now + rules::hold_period(&account.email);
         rows::set_deleted(tx, user, Some(ctx.now), Some(purge_at))?;
-        sign_in::end_sessions(tx, ctx, user, None)?;
-        tx.audit_with_details(ctx, "account.deleted", user, Some(user), claim.origin.details());
+        log_in::end_sessions(tx, ctx, user, None)?;
+        tx.audit_with_details(ctx, "account.deleted", user, Some(user), check.client.details());
         tx.emit(ctx, events::deleted(user));
         Ok(purge_at)
     })

@@ -41,68 +41,68 @@ pub const ACCESS_CHANGED: &[&str] =
 
 /// An account was registered.
 pub fn registered(user: &User) -> NewEvent {
-    about(REGISTERED, user.id)
+    account_event(REGISTERED, user.id)
 }
 
 /// A profile was updated.
 pub fn updated(user: UserId) -> NewEvent {
-    about(UPDATED, user)
+    account_event(UPDATED, user)
 }
 
 /// The role of an account changed.
 pub fn role_changed(user: UserId, role: &str) -> NewEvent {
-    NewEvent { payload: json!({ "user_id": user, "role": role }), ..about(ROLE_CHANGED, user) }
+    NewEvent { payload: json!({ "user_id": user, "role": role }), ..account_event(ROLE_CHANGED, user) }
 }
 
 /// The e-mail address of an account was verified.
 pub fn email_verified(user: UserId) -> NewEvent {
-    about(EMAIL_VERIFIED, user)
+    account_event(EMAIL_VERIFIED, user)
 }
 
 /// An unverified e-mail address was released from its account.
 pub fn email_released(user: UserId) -> NewEvent {
-    about(EMAIL_RELEASED, user)
+    account_event(EMAIL_RELEASED, user)
 }
 
 /// An account was suspended.
 pub fn suspended(user: UserId) -> NewEvent {
-    about(SUSPENDED, user)
+    account_event(SUSPENDED, user)
 }
 
 /// An account was reinstated.
 pub fn reinstated(user: UserId) -> NewEvent {
-    about(REINSTATED, user)
+    account_event(REINSTATED, user)
 }
 
 /// An account was deleted by its owner and is held.
 pub fn deleted(user: UserId) -> NewEvent {
-    about(DELETED, user)
+    account_event(DELETED, user)
 }
 
 /// A deleted account was restored by its owner.
 pub fn restored(user: UserId) -> NewEvent {
-    about(RESTORED, user)
+    account_event(RESTORED, user)
 }
 
 /// An account was purged.
 pub fn purged(user: UserId) -> NewEvent {
-    about(PURGED, user)
+    account_event(PURGED, user)
 }
 
 /// A session was started.
 pub fn session_started(user: UserId, session: SessionId) -> NewEvent {
-    about_session(SESSION_STARTED, user, session)
+    session_event(SESSION_STARTED, user, session)
 }
 
 /// A session ended before it expired.
 pub fn session_ended(user: UserId, session: SessionId) -> NewEvent {
-    about_session(SESSION_ENDED, user, session)
+    session_event(SESSION_ENDED, user, session)
 }
 
-fn about(kind: &'static str, user: UserId) -> NewEvent {
+fn account_event(kind: &'static str, user: UserId) -> NewEvent {
     NewEvent { kind, subject: user.0, recipients: vec![user], payload: json!({ "user_id": user }) }
 }
 
-fn about_session(kind: &'static str, user: UserId, session: SessionId) -> NewEvent {
-    NewEvent { payload: json!({ "user_id": user, "session_id": session }), ..about(kind, user) }
+fn session_event(kind: &'static str, user: UserId, session: SessionId) -> NewEvent {
+    NewEvent { payload: json!({ "user_id": user, "session_id": session }), ..account_event(kind, user) }
 }

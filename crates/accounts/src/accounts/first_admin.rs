@@ -13,9 +13,9 @@ use kith_platform::auth::Role;
 use kith_store::Tx;
 use sha2::{Digest, Sha256};
 
-use super::model::{AccountError, NewAccount, Origin, User};
-use super::sign_in::OpenSession;
-use super::{commands, rows, rules, sign_in};
+use super::log_in::IssuedSession;
+use super::model::{AccountError, ClientInfo, NewAccount, User};
+use super::{commands, log_in, rows, rules};
 
 const LINK_FILE_NAME: &str = "first-admin-link";
 /// Path of the page behind the link.
@@ -23,7 +23,7 @@ const PAGE_PATH: &str = "/first-admin";
 
 /// One-time link that creates the first administrator.
 #[derive(Debug)]
-pub struct Offer {
+pub struct FirstAdminLink {
     /// URL with the secret in its fragment.
     pub link: String,
     /// File that contains the link, readable by its owner only.
@@ -36,19 +36,19 @@ pub struct Offer {
 ///
 /// # Errors
 /// Returns an [`io::Error`] if the database operation fails or the file cannot be written.
-pub async fn offer(app: &App, base: &str) -> io::Result<Option<Offer>> {
+pub async fn create_link(app: &App, base: &str) -> io::Result<Option<FirstAdminLink>> {
     let ctx = app.system_ctx("first_admin");
     let secret = ctx.random::<32>();
     // Uses real time, because the administrator's own clock does not follow `/dev/clock`.
     let expires_at = ctx.real_now() + rules::FIRST_ADMIN_LINK_LIFETIME;
-    let made = app.write(&ctx, move |tx, _| {
+    let created = app.write(&ctx, move |tx, _| {
         if rows::count_admins(tx)? > 0 {
             return Ok(false);
         }
         rows::insert_link(tx, &hash(&secret), expires_at).map(|()| true)
     });
-    if !made.await.map_err(io::Error::other)? {
-        remove_file(app).await;
+    if !created.await.map_err(io::Error::other)? {
+        remove_link_file(app).await;
         return Ok(None);
     }
     // The fragment of a URL is not sent to servers, so no access log contains the secret.
@@ -56,7 +56,7 @@ pub async fn offer(app: &App, base: &str) -> io::Result<Option<Offer>> {
     let file = app.config.data.folder.join(LINK_FILE_NAME);
     let (path, line) = (file.clone(), format!("{link}\n"));
     tokio::task::spawn_blocking(move || write_private(path, &line)).await.map_err(io::Error::other)??;
-    Ok(Some(Offer { link, file, expires_at }))
+    Ok(Some(FirstAdminLink { link, file, expires_at }))
 }
 
 fn write_private(path: PathBuf, text: &str) -> io::Result<()> {
@@ -73,7 +73,7 @@ fn write_private(path: PathBuf, text: &str) -> io::Result<()> {
 }
 
 /// Deletes the link's file. Its link does not work once there is an administrator.
-pub async fn remove_file(app: &App) {
+pub async fn remove_link_file(app: &App) {
     let file = app.config.data.folder.join(LINK_FILE_NAME);
     // A file that cannot be deleted is harmless: its link no longer works.
     let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(file)).await;
@@ -89,22 +89,22 @@ fn hash(secret: &[u8]) -> [u8; 32] {
 /// # Errors
 /// Returns [`AccountError::InvalidLink`] if the secret is unknown or expired, or an administrator exists;
 /// [`AccountError::EmailTaken`] if an account has the address.
-pub fn accept(
+pub fn redeem_link(
     tx: &Tx<'_>,
     ctx: &Ctx,
     secret: &str,
     account: &NewAccount,
-    origin: &Origin,
-) -> Result<(User, OpenSession), AccountError> {
+    client: &ClientInfo,
+) -> Result<(User, IssuedSession), AccountError> {
     tx.lock("admins", ["all"])?;
     let secret = URL_SAFE_NO_PAD.decode(secret).map_err(|_| AccountError::InvalidLink)?;
     let is_first = rows::has_link(tx, &hash(&secret), ctx.real_now())? && rows::count_admins(tx)? == 0;
     // A synthetic account does not count as an administrator, so the link could be used again.
-    if !is_first || rules::is_made_up(&account.email.typed) {
+    if !is_first || rules::is_synthetic(&account.email.address) {
         return Err(AccountError::InvalidLink);
     }
     let user = make_admin(tx, ctx, account)?;
-    let session = sign_in::start_session(tx, ctx, user.id, origin)?;
+    let session = log_in::start_session(tx, ctx, user.id, client)?;
     Ok((user, session))
 }
 
@@ -115,14 +115,14 @@ pub fn accept(
 pub async fn check_link(app: &App, secret: &str) -> Result<(), AccountError> {
     let secret = URL_SAFE_NO_PAD.decode(secret).map_err(|_| AccountError::InvalidLink)?;
     let now = app.sources.clock.real_now();
-    let good = app.db.read(move |q| rows::has_link(q, &hash(&secret), now)).await?;
-    if good { Ok(()) } else { Err(AccountError::InvalidLink) }
+    let is_valid = app.db.read(move |q| rows::has_link(q, &hash(&secret), now)).await?;
+    if is_valid { Ok(()) } else { Err(AccountError::InvalidLink) }
 }
 
 fn make_admin(tx: &Tx<'_>, ctx: &Ctx, account: &NewAccount) -> Result<User, AccountError> {
-    let user = commands::make(tx, ctx, account, Role::Admin)?;
+    let user = commands::create_account(tx, ctx, account, Role::Admin)?;
     tx.audit(ctx, "account.made_admin", user.id);
-    if !rules::is_made_up(&user.email) {
+    if !rules::is_synthetic(&user.email) {
         rows::delete_links(tx)?;
     }
     Ok(user)
@@ -138,13 +138,13 @@ pub async fn create_admin(
     display_name: &str,
     password: &str,
 ) -> Result<User, Problem> {
-    let (email, password, display_name) = super::model::check_new(email, password, display_name)?;
+    let (email, password, display_name) = super::model::validate_registration(email, password, display_name)?;
     let password_hash = app.passwords.hash(None, password.into_string()).await?;
     let account = NewAccount { email, display_name, password_hash };
     let ctx = app.system_ctx("command_line");
     let user = app.write(&ctx, move |tx, ctx| make_admin(tx, ctx, &account)).await?;
-    if !rules::is_made_up(&user.email) {
-        remove_file(app).await;
+    if !rules::is_synthetic(&user.email) {
+        remove_link_file(app).await;
     }
     Ok(user)
 }

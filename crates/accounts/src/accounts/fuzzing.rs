@@ -10,7 +10,7 @@ use kith_platform::config::{Config, Secret};
 use kith_platform::http::read_value;
 use serde_json::{Value, json};
 
-use super::model::{Email, Password, User, check_new, display_name};
+use super::model::{Email, Password, User, parse_display_name, validate_registration};
 use super::profile::ProfilePatch;
 use super::secrets::{DeviceToken, RefreshToken};
 
@@ -28,8 +28,8 @@ pub fn accounts(data: &[u8]) {
     for line in text.lines() {
         address(line);
         password(line);
-        if let Ok(name) = display_name(line, "/x") {
-            assert_eq!(display_name(&name, "/x").as_ref(), Ok(&name));
+        if let Ok(name) = parse_display_name(line, "/x") {
+            assert_eq!(parse_display_name(&name, "/x").as_ref(), Ok(&name));
         }
         if let Ok(patch) = serde_json::from_str(line) {
             profile(&patch);
@@ -38,7 +38,7 @@ pub fn accounts(data: &[u8]) {
     }
     let mut lines = text.lines();
     if let (Some(email), Some(password), Some(name)) = (lines.next(), lines.next(), lines.next())
-        && let Err(problem) = check_new(email, password, name)
+        && let Err(problem) = validate_registration(email, password, name)
     {
         assert!(!problem.errors.is_empty());
         assert!(
@@ -52,22 +52,22 @@ pub fn accounts(data: &[u8]) {
 
 /// Checks that an address parses to itself once normalized, and that its key is stable.
 fn address(text: &str) {
-    let key = Email::key_of(text);
-    assert_eq!(Email::key_of(&key), key, "{text:?}");
+    let key = Email::comparison_key(text);
+    assert_eq!(Email::comparison_key(&key), key, "{text:?}");
     let Ok(email) = Email::parse(text, "/email") else { return };
-    assert_eq!(Email::parse(&email.typed, "/email").as_ref(), Ok(&email));
+    assert_eq!(Email::parse(&email.address, "/email").as_ref(), Ok(&email));
     assert_eq!(email.key, key);
-    let (local, domain) = email.typed.rsplit_once('@').expect("an address");
+    let (local, domain) = email.address.rsplit_once('@').expect("an address");
     assert!(!local.is_empty() && domain.contains('.'), "{email:?}");
-    assert!(!email.typed.contains(char::is_control) && email.typed.chars().count() <= 254);
+    assert!(!email.address.contains(char::is_control) && email.address.chars().count() <= 254);
 }
 
 fn password(text: &str) {
-    let Ok(chosen) = Password::chosen(text, "/password") else { return };
+    let Ok(chosen) = Password::parse_new(text, "/password") else { return };
     assert_eq!(format!("{chosen:?}"), "***");
     let chosen = chosen.into_string();
     assert!((8..=256).contains(&chosen.chars().count()));
-    assert_eq!(Password::typed(&chosen).into_string(), Password::typed(text).into_string());
+    assert_eq!(Password::normalize(&chosen).into_string(), Password::normalize(text).into_string());
 }
 
 /// Checks that a normalized profile is valid and stays the same when it is applied again.

@@ -8,7 +8,7 @@ use super::model::{AccountStatus, Email};
 
 /// Filter and page of a list of accounts.
 #[derive(Clone, Debug)]
-pub struct AccountList {
+pub struct AccountFilter {
     pub(super) role: Option<Role>,
     pub(super) status: Option<AccountStatus>,
     pub(super) email_key: Option<String>,
@@ -16,7 +16,7 @@ pub struct AccountList {
     pub(super) limit: PageLimit,
 }
 
-impl AccountList {
+impl AccountFilter {
     /// Creates a list request for accounts that match all given filters, starting after `cursor`.
     ///
     /// # Errors
@@ -29,6 +29,6 @@ impl AccountList {
         limit: PageLimit,
     ) -> Result<Self, InvalidCursor> {
         let before = cursor.map(Cursor::key).transpose()?.unwrap_or(UserId(Uuid::max()));
-        Ok(Self { role, status, email_key: email.map(Email::key_of), before, limit })
+        Ok(Self { role, status, email_key: email.map(Email::comparison_key), before, limit })
     }
 }

@@ -11,13 +11,18 @@ pub const FACTS: &[Fact] = &[Fact {
     name: "accounts.password_hashes",
     read: |q, _| {
         let counted = rows::count_hashes(q)?;
-        Ok(json!(counted.iter().map(|(begins, accounts)| Hashes::of(begins, *accounts)).collect::<Vec<_>>()))
+        Ok(json!(
+            counted
+                .iter()
+                .map(|(prefix, accounts)| PasswordHashCount::parse(prefix, *accounts))
+                .collect::<Vec<_>>()
+        ))
     },
 }];
 
 /// Number of accounts whose password hashes have the same scheme and cost.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Hashes {
+pub struct PasswordHashCount {
     /// Scheme, such as `argon2id` or `bcrypt`; `unknown` if not recognized.
     pub scheme: String,
     /// Cost parameters: `m=19456,t=2,p=1`, or the cost of bcrypt; empty if not recognized.
@@ -26,10 +31,10 @@ pub struct Hashes {
     pub accounts: i64,
 }
 
-impl Hashes {
+impl PasswordHashCount {
     /// Parses the part of a hash before its salt: `$argon2id$v=19$m=19456,t=2,p=1` or `$2b$12$`.
-    fn of(begins: &str, accounts: i64) -> Self {
-        let mut parts = begins.split('$').skip(1);
+    fn parse(prefix: &str, accounts: i64) -> Self {
+        let mut parts = prefix.split('$').skip(1);
         let (scheme, cost) = match (parts.next(), parts.next(), parts.next()) {
             (Some("2a" | "2b" | "2y"), Some(cost), _) => ("bcrypt", cost),
             (Some(scheme), Some("v=19"), Some(cost)) => (scheme, cost),
@@ -47,7 +52,7 @@ mod tests {
     /// Check ACC-06 of `kith verify` reads scheme and cost.
     #[test]
     fn password_hash_is_counted_by_scheme_and_cost() {
-        for (begins, scheme, cost) in [
+        for (prefix, scheme, cost) in [
             ("$argon2id$v=19$m=19456,t=2,p=1", "argon2id", "m=19456,t=2,p=1"),
             ("$argon2i$v=19$m=65536,t=3,p=4", "argon2i", "m=65536,t=3,p=4"),
             ("$argon2id$v=16$m=65536,t=3,p=4", "argon2id", ""),
@@ -58,8 +63,8 @@ mod tests {
             ("unknown", "unknown", ""),
             ("", "unknown", ""),
         ] {
-            let hashes = Hashes::of(begins, 1);
-            assert_eq!((&*hashes.scheme, &*hashes.cost), (scheme, cost), "{begins}");
+            let hashes = PasswordHashCount::parse(prefix, 1);
+            assert_eq!((&*hashes.scheme, &*hashes.cost), (scheme, cost), "{prefix}");
         }
     }
 }

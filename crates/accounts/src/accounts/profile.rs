@@ -6,7 +6,7 @@ use serde::Deserialize;
 use unic_langid::LanguageIdentifier;
 use utoipa::ToSchema;
 
-use super::model::{User, display_name};
+use super::model::{User, parse_display_name};
 
 const NICKNAME: TextRules = TextRules { min: 1, max: 40, newlines: false };
 const PRONOUNS: TextRules = TextRules { min: 1, max: 40, newlines: false };
@@ -55,32 +55,32 @@ impl ProfilePatch {
     /// Returns one [`FieldError`] per invalid field.
     pub fn check(&self) -> Result<ProfileChange, Vec<FieldError>> {
         let mut faults = Vec::new();
-        let name = self.display_name.as_deref().map(|name| display_name(name, "/display_name"));
+        let name = self.display_name.as_deref().map(|name| parse_display_name(name, "/display_name"));
         let text =
             |rules, pointer| move |text: &str| Text::parse(text, rules, pointer).map(Text::into_string);
         let change = ProfileChange {
-            display_name: keep(name.transpose(), &mut faults).flatten(),
-            nickname: each(&self.nickname, text(NICKNAME, "/nickname"), &mut faults),
-            theme: each(&self.theme, text(THEME, "/theme"), &mut faults),
-            locale: each(&self.locale, locale, &mut faults),
-            time_zone: each(&self.time_zone, time_zone, &mut faults),
-            pronouns: each(&self.pronouns, text(PRONOUNS, "/pronouns"), &mut faults),
+            display_name: collect_error(name.transpose(), &mut faults).flatten(),
+            nickname: check_optional(&self.nickname, text(NICKNAME, "/nickname"), &mut faults),
+            theme: check_optional(&self.theme, text(THEME, "/theme"), &mut faults),
+            locale: check_optional(&self.locale, locale, &mut faults),
+            time_zone: check_optional(&self.time_zone, time_zone, &mut faults),
+            pronouns: check_optional(&self.pronouns, text(PRONOUNS, "/pronouns"), &mut faults),
         };
         if faults.is_empty() { Ok(change) } else { Err(faults) }
     }
 }
 
-fn keep<T>(checked: Result<T, FieldError>, faults: &mut Vec<FieldError>) -> Option<T> {
+fn collect_error<T>(checked: Result<T, FieldError>, faults: &mut Vec<FieldError>) -> Option<T> {
     checked.map_err(|fault| faults.push(fault)).ok()
 }
 
-fn each(
+fn check_optional(
     field: &Option<Option<String>>,
     check: impl Fn(&str) -> Result<String, FieldError>,
     faults: &mut Vec<FieldError>,
 ) -> Option<Option<String>> {
     match field {
-        Some(Some(text)) => keep(check(text), faults).map(Some),
+        Some(Some(text)) => collect_error(check(text), faults).map(Some),
         Some(None) => Some(None),
         None => None,
     }

@@ -3,17 +3,17 @@
 use kith_kernel::{Page, Timestamp, UserId};
 use kith_store::Query;
 
-use super::listing::AccountList;
+use super::listing::AccountFilter;
 use super::model::{Account, AccountError, Credentials, User};
 use super::rows;
-use super::rules::{self, Failures};
+use super::rules::{self, LogInFailures};
 
 /// Returns the account of a token.
 ///
 /// # Errors
-/// Returns [`AccountError::Gone`] if the account was deleted after the token was issued.
+/// Returns [`AccountError::CallerDeleted`] if the account was deleted after the token was issued.
 pub fn get_user(q: &Query<'_>, id: UserId) -> Result<User, AccountError> {
-    rows::find_user(q, id)?.ok_or(AccountError::Gone)
+    rows::find_user(q, id)?.ok_or(AccountError::CallerDeleted)
 }
 
 /// Returns the account with this e-mail key and its credentials.
@@ -27,47 +27,51 @@ pub fn find_credentials(q: &Query<'_>, email_key: &str) -> Result<Option<Credent
 /// Returns the credentials of a signed-in user.
 ///
 /// # Errors
-/// Returns [`AccountError::Gone`] if the account was purged.
+/// Returns [`AccountError::CallerDeleted`] if the account was purged.
 pub fn get_credentials(q: &Query<'_>, id: UserId) -> Result<Credentials, AccountError> {
-    rows::find_credentials_of(q, id)?.ok_or(AccountError::Gone)
+    rows::find_credentials_by_id(q, id)?.ok_or(AccountError::CallerDeleted)
 }
 
 /// Checks that `subject` is not locked out at `now`.
 ///
 /// # Errors
 /// Returns [`AccountError::Locked`] during a lock-out.
-pub fn may_try(q: &Query<'_>, subject: &[u8; 32], now: Timestamp) -> Result<(), AccountError> {
-    let failures: Failures = rows::find_failures(q, subject)?;
-    failures.may_try(now)
+pub fn check_not_locked(q: &Query<'_>, subject: &[u8; 32], now: Timestamp) -> Result<(), AccountError> {
+    let failures: LogInFailures = rows::find_failures(q, subject)?;
+    failures.check_not_locked(now)
 }
 
 /// Checks that `email_taken` may be returned once more for an address at `now`.
 ///
 /// # Errors
-/// Returns [`AccountError::TooManyTaken`] if it was returned [`rules::MAX_TAKEN_RESPONSES`] times within
-/// [`rules::TAKEN_RESPONSES_WINDOW`].
-pub fn may_say_taken(q: &Query<'_>, address: &[u8; 32], now: Timestamp) -> Result<(), AccountError> {
+/// Returns [`AccountError::TooManyTakenResponses`] if it was returned [`rules::MAX_TAKEN_RESPONSES`] times
+/// within [`rules::TAKEN_RESPONSES_WINDOW`].
+pub fn check_taken_responses(q: &Query<'_>, address: &[u8; 32], now: Timestamp) -> Result<(), AccountError> {
     match rows::find_refusals(q, address, now - rules::TAKEN_RESPONSES_WINDOW)? {
         (count, Some(first)) if count >= rules::MAX_TAKEN_RESPONSES => {
             let wait = (first + rules::TAKEN_RESPONSES_WINDOW).since(now);
-            Err(AccountError::TooManyTaken { wait })
+            Err(AccountError::TooManyTakenResponses { wait })
         }
         _ => Ok(()),
     }
 }
 
 /// Checks, before a password is hashed, that a registration with this address would get a useful answer: the
-/// address is free, or [`may_say_taken`].
+/// address is free, or [`check_taken_responses`].
 ///
 /// # Errors
-/// Returns [`AccountError::TooManyTaken`] if the address is taken and that was returned too often.
-pub fn may_register(
+/// Returns [`AccountError::TooManyTakenResponses`] if the address is taken and that was returned too often.
+pub fn check_registration(
     q: &Query<'_>,
     email_key: &str,
     address: &[u8; 32],
     now: Timestamp,
 ) -> Result<(), AccountError> {
-    if rows::find_holder(q, email_key)?.is_some() { may_say_taken(q, address, now) } else { Ok(()) }
+    if rows::find_email_holder(q, email_key)?.is_some() {
+        check_taken_responses(q, address, now)
+    } else {
+        Ok(())
+    }
 }
 
 /// Returns an account for administrators.
@@ -82,6 +86,6 @@ pub fn get_account(q: &Query<'_>, id: UserId) -> Result<Account, AccountError> {
 ///
 /// # Errors
 /// Returns [`AccountError::Store`] if the query fails.
-pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Page<Account>, AccountError> {
-    Ok(Page::from_rows(rows::list_accounts(q, list)?, list.limit, |account| account.id))
+pub fn list_accounts(q: &Query<'_>, filter: &AccountFilter) -> Result<Page<Account>, AccountError> {
+    Ok(Page::from_rows(rows::list_accounts(q, filter)?, filter.limit, |account| account.id))
 }

@@ -42,7 +42,7 @@ const FAILURES_RETENTION: Duration = hours(24);
 
 /// Consecutive failed password attempts of a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failures {
+pub struct LogInFailures {
     /// Number of failures.
     pub count: i64,
     /// Time of the last failure.
@@ -51,7 +51,7 @@ pub struct Failures {
     pub locked_until: Timestamp,
 }
 
-impl Failures {
+impl LogInFailures {
     /// No failures.
     pub const NONE: Self = Self { count: 0, failed_at: Timestamp::EPOCH, locked_until: Timestamp::EPOCH };
 
@@ -59,7 +59,7 @@ impl Failures {
     ///
     /// # Errors
     /// Returns [`AccountError::Locked`] with the remaining time.
-    pub fn may_try(self, now: Timestamp) -> Result<(), AccountError> {
+    pub fn check_not_locked(self, now: Timestamp) -> Result<(), AccountError> {
         match self.locked_until.since(now) {
             Duration::ZERO => Ok(()),
             // Longer than any lock-out: the clock was ahead when it was set. Ignore it.
@@ -71,9 +71,9 @@ impl Failures {
     /// Adds a failure at `now`. The fifth locks for one minute, each further one for twice as long, up to 15
     /// minutes.
     #[must_use]
-    pub fn and_one(self, now: Timestamp) -> Self {
-        let forgotten = now.since(self.failed_at.max(self.locked_until)) >= FAILURES_RETENTION;
-        let count = if forgotten { 1 } else { self.count + 1 };
+    pub fn with_failure(self, now: Timestamp) -> Self {
+        let is_expired = now.since(self.failed_at.max(self.locked_until)) >= FAILURES_RETENTION;
+        let count = if is_expired { 1 } else { self.count + 1 };
         let locked_until = match u32::try_from(count - FAILURES_TO_LOCK) {
             Ok(doublings) => now + (FIRST_LOCK * 2_u32.pow(doublings.min(10))).min(MAX_LOCK),
             Err(_) => Timestamp::EPOCH,
@@ -82,7 +82,7 @@ impl Failures {
     }
 
     /// Returns the time before which the last failure must be for its row to be deleted.
-    pub fn forgotten_before(now: Timestamp) -> Timestamp {
+    pub fn expired_before(now: Timestamp) -> Timestamp {
         now - (FAILURES_RETENTION + MAX_LOCK)
     }
 }
@@ -90,13 +90,13 @@ impl Failures {
 /// Checks that `actor` with `role` may suspend or reinstate `account`.
 ///
 /// # Errors
-/// Returns [`AccountError::ToSelf`] for the actor's own account, [`AccountError::OutOfReach`] if the
+/// Returns [`AccountError::SelfAction`] for the actor's own account, [`AccountError::RoleTooHigh`] if the
 /// account's role is not below `role` and `role` is not administrator.
-pub fn may_suspend(actor: UserId, role: Role, account: &Account) -> Result<(), AccountError> {
+pub fn check_suspension(actor: UserId, role: Role, account: &Account) -> Result<(), AccountError> {
     if actor == account.id {
-        return Err(AccountError::ToSelf);
+        return Err(AccountError::SelfAction);
     }
-    if role == Role::Admin || account.role < role { Ok(()) } else { Err(AccountError::OutOfReach) }
+    if role == Role::Admin || account.role < role { Ok(()) } else { Err(AccountError::RoleTooHigh) }
 }
 
 /// Checks that `account` may stop being an active administrator. `admins` is the number of active
@@ -104,37 +104,37 @@ pub fn may_suspend(actor: UserId, role: Role, account: &Account) -> Result<(), A
 ///
 /// # Errors
 /// Returns [`AccountError::LastAdmin`] if it is the last one.
-pub fn may_lose_admin(account: &Account, admins: i64) -> Result<(), AccountError> {
+pub fn check_not_last_admin(account: &Account, admins: i64) -> Result<(), AccountError> {
     let can_act = account.role == Role::Admin && account.status == AccountStatus::Active;
-    let counts = can_act && !is_made_up(&account.email);
+    let counts = can_act && !is_synthetic(&account.email);
     if counts && admins <= 1 { Err(AccountError::LastAdmin) } else { Ok(()) }
 }
 
 /// Returns `true` for the address of a synthetic account of `kith verify`, which no person can own (RFC 2606,
 /// section 2). Synthetic accounts are purged as soon as they are deleted, and do not count as administrators.
-pub fn is_made_up(email: &str) -> bool {
-    Email::key_of(email).ends_with(SYNTHETIC_EMAIL_SUFFIX)
+pub fn is_synthetic(email: &str) -> bool {
+    Email::comparison_key(email).ends_with(SYNTHETIC_EMAIL_SUFFIX)
 }
 
 /// Returns `true` if `due` established accounts may be purged at once. A larger share is unlikely to be
 /// users' own decision.
-pub fn may_purge_established(due: i64, established: i64, max_share_percent: u8) -> bool {
+pub fn allows_established_purge(due: i64, established: i64, max_share_percent: u8) -> bool {
     due <= MAX_ESTABLISHED_PURGES_PER_DAY
         || max_share_percent >= 100
         || due.saturating_mul(100) <= established.saturating_mul(max_share_percent.into())
 }
 
 /// Returns `true` if this run purges one established account while more of them are due than is likely. The
-/// rate is [`MAX_ESTABLISHED_PURGES_PER_DAY`] per day of observed time, which was `previous_ms` at the previous run and is
-/// `elapsed_ms` now.
-pub fn is_turn_of_established(previous_ms: i64, elapsed_ms: i64) -> bool {
+/// rate is [`MAX_ESTABLISHED_PURGES_PER_DAY`] per day of observed time, which was `previous_ms` at the
+/// previous run and is `elapsed_ms` now.
+pub fn is_established_purge_due(previous_ms: i64, elapsed_ms: i64) -> bool {
     let pace_ms = 24 * 3_600 * 1_000 / MAX_ESTABLISHED_PURGES_PER_DAY;
     elapsed_ms / pace_ms > previous_ms / pace_ms
 }
 
 /// Returns the time for which a deleted account is held before its purge: zero for synthetic accounts.
-pub fn hold(email: &str) -> Duration {
-    if is_made_up(email) { Duration::ZERO } else { HOLD_PERIOD }
+pub fn hold_period(email: &str) -> Duration {
+    if is_synthetic(email) { Duration::ZERO } else { HOLD_PERIOD }
 }
 
 #[cfg(test)]
@@ -148,15 +148,15 @@ mod tests {
     /// Requirement ACC-07.
     #[test]
     fn lock_starts_at_five_failures_and_doubles_up_to_fifteen_minutes() {
-        let (mut failures, mut now) = (Failures::NONE, NOW);
+        let (mut failures, mut now) = (LogInFailures::NONE, NOW);
         let mut locks = Vec::new();
         for _ in 0..11 {
-            failures.may_try(now).unwrap();
-            failures = failures.and_one(now);
+            failures.check_not_locked(now).unwrap();
+            failures = failures.with_failure(now);
             let locked = failures.locked_until.since(now).as_secs() / 60;
             locks.push(locked);
             if locked > 0 {
-                failures.may_try(failures.locked_until - Duration::from_millis(1)).unwrap_err();
+                failures.check_not_locked(failures.locked_until - Duration::from_millis(1)).unwrap_err();
                 now = failures.locked_until;
             }
         }
@@ -165,11 +165,11 @@ mod tests {
 
     #[test]
     fn failures_reset_after_a_day_without_failures() {
-        let four = (0..4).fold(Failures::NONE, |failures, _| failures.and_one(NOW));
-        assert_eq!(four.and_one(NOW + hours(24) - seconds(1)).count, 5);
-        assert_eq!(four.and_one(NOW + hours(24)).count, 1);
-        let locked = four.and_one(NOW);
-        assert_eq!(locked.and_one(locked.locked_until + hours(24)).count, 1);
+        let four = (0..4).fold(LogInFailures::NONE, |failures, _| failures.with_failure(NOW));
+        assert_eq!(four.with_failure(NOW + hours(24) - seconds(1)).count, 5);
+        assert_eq!(four.with_failure(NOW + hours(24)).count, 1);
+        let locked = four.with_failure(NOW);
+        assert_eq!(locked.with_failure(locked.locked_until + hours(24)).count, 1);
     }
 
     fn account(id: u128, role: Role, status: AccountStatus) -> Account {
@@ -190,7 +190,8 @@ mod tests {
     fn moderators_suspend_lower_roles_and_admins_everyone_but_themselves() {
         let actor = UserId(Uuid::from_u128(1));
         let outcome = |role, target, id| {
-            may_suspend(actor, role, &account(id, target, AccountStatus::Active)).map_err(|e| e.to_string())
+            check_suspension(actor, role, &account(id, target, AccountStatus::Active))
+                .map_err(|e| e.to_string())
         };
         for role in Role::ALL {
             assert!(outcome(role, Role::User, 1).unwrap_err().contains("own account"));
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn last_active_admin_is_protected() {
-        let may = |role, status, admins| may_lose_admin(&account(2, role, status), admins).is_ok();
+        let may = |role, status, admins| check_not_last_admin(&account(2, role, status), admins).is_ok();
         assert!(!may(Role::Admin, AccountStatus::Active, 1));
         assert!(may(Role::Admin, AccountStatus::Active, 2));
         assert!(may(Role::Admin, AccountStatus::Suspended, 1));
@@ -210,20 +211,20 @@ mod tests {
 
     #[test]
     fn synthetic_account_has_no_hold_and_does_not_count_as_admin() {
-        for made_up in ["ada@kith-verify.invalid", "ada@Kith-Verify.INVALID"] {
-            assert!(is_made_up(made_up) && hold(made_up) == Duration::ZERO, "{made_up}");
+        for synthetic in ["ada@kith-verify.invalid", "ada@Kith-Verify.INVALID"] {
+            assert!(is_synthetic(synthetic) && hold_period(synthetic) == Duration::ZERO, "{synthetic}");
             let admin =
-                Account { email: made_up.to_owned(), ..account(2, Role::Admin, AccountStatus::Active) };
-            assert!(may_lose_admin(&admin, 1).is_ok(), "{made_up}");
+                Account { email: synthetic.to_owned(), ..account(2, Role::Admin, AccountStatus::Active) };
+            assert!(check_not_last_admin(&admin, 1).is_ok(), "{synthetic}");
         }
-        for somebodys in [
+        for other in [
             "ada@other.invalid",
             "ada@example.org",
             "invalid",
             "é@kith-verify.invalie",
             "ada@not.kith-verify.invalid",
         ] {
-            assert!(!is_made_up(somebodys) && hold(somebodys) == days(14), "{somebodys}");
+            assert!(!is_synthetic(other) && hold_period(other) == days(14), "{other}");
         }
     }
 }

@@ -37,8 +37,8 @@ impl RefreshToken {
             URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
         let (id, rest) = bytes.split_first_chunk::<ID_BYTES>()?;
         let (generation, mac) = rest.split_first_chunk::<GENERATION_BYTES>()?;
-        let ours = keyring.is_mac(MacPurpose::Refresh, &[id, generation], mac);
-        ours.then(|| Self {
+        let is_valid = keyring.is_mac(MacPurpose::Refresh, &[id, generation], mac);
+        is_valid.then(|| Self {
             session: SessionId(Uuid::from_bytes(*id)),
             generation: i64::from_be_bytes(*generation),
         })
@@ -47,8 +47,8 @@ impl RefreshToken {
 
 /// Device token: identifies a device on which the user has logged in before, after OWASP's "device cookies".
 /// Failed log-ins with it are counted separately, so that attempts from elsewhere cannot lock out the device.
-/// A token is valid for one account, e-mail address and password version, and can be verified without reading the
-/// account.
+/// A token is valid for one account, e-mail address and password version, and can be verified without reading
+/// the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceToken {
     /// Device ID.
@@ -82,8 +82,8 @@ impl DeviceToken {
         let (id, rest) = bytes.split_first_chunk::<ID_BYTES>()?;
         let (user, rest) = rest.split_first_chunk::<ID_BYTES>()?;
         let (version, mac) = rest.split_first_chunk::<VERSION_BYTES>()?;
-        let ours = keyring.is_mac(MacPurpose::Device, &[id, user, version, email_key.as_bytes()], mac);
-        ours.then(|| Self {
+        let is_valid = keyring.is_mac(MacPurpose::Device, &[id, user, version, email_key.as_bytes()], mac);
+        is_valid.then(|| Self {
             id: Uuid::from_bytes(*id),
             user: UserId(Uuid::from_bytes(*user)),
             password_version: i64::from_be_bytes(*version),
@@ -105,28 +105,28 @@ mod tests {
 
     #[test]
     fn refresh_token_is_deterministic_and_authenticated() {
-        let ours = keyring("a");
+        let is_valid = keyring("a");
         let token = RefreshToken { session: SessionId(Uuid::from_u128(7)), generation: 3 };
-        let text = token.reveal(&ours);
-        assert_eq!(text, token.reveal(&ours));
-        assert_eq!(RefreshToken::parse(&ours, &text), Some(token));
+        let text = token.reveal(&is_valid);
+        assert_eq!(text, token.reveal(&is_valid));
+        assert_eq!(RefreshToken::parse(&is_valid, &text), Some(token));
         assert_eq!(RefreshToken::parse(&keyring("b"), &text), None);
         for at in 0..text.len() {
             let mut forged = text.clone().into_bytes();
             forged[at] = if forged[at] == b'B' { b'C' } else { b'B' };
             let forged = String::from_utf8(forged).unwrap();
-            assert_eq!(RefreshToken::parse(&ours, &forged), None, "{at}");
+            assert_eq!(RefreshToken::parse(&is_valid, &forged), None, "{at}");
         }
-        assert_eq!(RefreshToken::parse(&ours, "short"), None);
+        assert_eq!(RefreshToken::parse(&is_valid, "short"), None);
     }
 
     #[test]
     fn device_token_is_bound_to_email() {
-        let (ours, ada) = (keyring("a"), UserId(Uuid::from_u128(1)));
+        let (is_valid, ada) = (keyring("a"), UserId(Uuid::from_u128(1)));
         let token = DeviceToken::new(Uuid::from_u128(9), ada, 3);
-        let text = token.reveal(&ours, "ada@example.org");
-        assert_eq!(DeviceToken::parse(&ours, &text, "ada@example.org"), Some(token));
-        assert_eq!(DeviceToken::parse(&ours, &text, "ben@example.org"), None);
+        let text = token.reveal(&is_valid, "ada@example.org");
+        assert_eq!(DeviceToken::parse(&is_valid, &text, "ada@example.org"), Some(token));
+        assert_eq!(DeviceToken::parse(&is_valid, &text, "ben@example.org"), None);
         assert_eq!(DeviceToken::parse(&keyring("b"), &text, "ada@example.org"), None);
     }
 }

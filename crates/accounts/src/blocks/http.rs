@@ -85,8 +85,8 @@ async fn block_user(
     PathId(other): PathId<UserId>,
 ) -> ApiResult<Response> {
     let user_id = caller.user_id;
-    let doors: Vec<Blocked> = app.installed.iter().filter_map(|module| module.blocked).collect();
-    app.change(&caller, move |tx, ctx| block(tx, ctx, user_id, other, &doors).map(Answer::ok)).await
+    let hooks: Vec<Blocked> = app.installed.iter().filter_map(|module| module.blocked).collect();
+    app.change(&caller, move |tx, ctx| block(tx, ctx, user_id, other, &hooks).map(Answer::ok)).await
 }
 
 /// Unblock a user
@@ -104,9 +104,9 @@ async fn unblock_user(
     PathId(other): PathId<UserId>,
 ) -> ApiResult<Response> {
     let user_id = caller.user_id;
-    let doors: Vec<Blocked> = app.installed.iter().filter_map(|module| module.unblocked).collect();
+    let hooks: Vec<Blocked> = app.installed.iter().filter_map(|module| module.unblocked).collect();
     app.change(&caller, move |tx, ctx| {
-        unblock(tx, ctx, user_id, other, &doors).map(|()| Answer::no_content())
+        unblock(tx, ctx, user_id, other, &hooks).map(|()| Answer::no_content())
     })
     .await
 }
@@ -114,7 +114,7 @@ async fn unblock_user(
 impl From<BlockError> for Problem {
     fn from(error: BlockError) -> Self {
         match error {
-            BlockError::ToSelf => {
+            BlockError::SelfBlock => {
                 Self::invalid(vec![FieldError::new("?user_id", "self", "You cannot block yourself.")])
             }
             BlockError::TooMany => Self::new(&TOO_MANY, "The maximum is 10,000. Remove one first."),

@@ -41,16 +41,16 @@ pub static MODULE: Module = Module {
 /// block if there is one.
 ///
 /// # Errors
-/// Returns [`BlockError::ToSelf`] if both users are the same, [`BlockError::TooMany`] at the maximum.
+/// Returns [`BlockError::SelfBlock`] if both users are the same, [`BlockError::TooMany`] at the maximum.
 fn block(
     tx: &Tx<'_>,
     ctx: &Ctx,
     blocker: UserId,
     blocked: UserId,
-    doors: &[Blocked],
+    hooks: &[Blocked],
 ) -> Result<Block, BlockError> {
     if blocker == blocked {
-        return Err(BlockError::ToSelf);
+        return Err(BlockError::SelfBlock);
     }
     tx.lock("user", [blocker, blocked])?;
     if let Some(block) = rows::find(tx, blocker, blocked)? {
@@ -62,11 +62,11 @@ fn block(
     let display_name = rows::find_visible_name(tx, blocker, blocked)?;
     let block = Block { id: ctx.new_id(BlockId), user_id: blocked, display_name, blocked_at: ctx.now };
     rows::insert(tx, blocker, &block)?;
-    for close in doors {
+    for close in hooks {
         close(tx, ctx, blocker, blocked)?;
     }
     tx.audit(ctx, "block.created", blocked);
-    tx.emit(ctx, about(CREATED, blocker, blocked));
+    tx.emit(ctx, block_event(CREATED, blocker, blocked));
     Ok(block)
 }
 
@@ -77,23 +77,23 @@ fn unblock(
     ctx: &Ctx,
     blocker: UserId,
     blocked: UserId,
-    doors: &[Blocked],
+    hooks: &[Blocked],
 ) -> Result<(), BlockError> {
     tx.lock("user", [blocker, blocked])?;
     if rows::delete(tx, blocker, blocked)? {
         if rows::find(tx, blocked, blocker)?.is_none() {
-            for open in doors {
+            for open in hooks {
                 open(tx, ctx, blocker, blocked)?;
             }
         }
         tx.audit(ctx, "block.removed", blocked);
-        tx.emit(ctx, about(REMOVED, blocker, blocked));
+        tx.emit(ctx, block_event(REMOVED, blocker, blocked));
     }
     Ok(())
 }
 
 /// Builds an event that only the blocker receives.
-fn about(kind: &'static str, blocker: UserId, blocked: UserId) -> NewEvent {
+fn block_event(kind: &'static str, blocker: UserId, blocked: UserId) -> NewEvent {
     NewEvent {
         kind,
         subject: blocker.0,

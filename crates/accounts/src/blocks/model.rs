@@ -36,7 +36,7 @@ pub struct Block {
 pub enum BlockError {
     /// Users cannot block themselves.
     #[error("users cannot block themselves")]
-    ToSelf,
+    SelfBlock,
     /// The caller has reached the maximum number of blocks.
     #[error("too many users are blocked")]
     TooMany,

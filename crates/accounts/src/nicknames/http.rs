@@ -107,8 +107,8 @@ async fn set_nickname(
     let owner = caller.user_id;
     app.change(&caller, move |tx, ctx| match set(tx, ctx, owner, other, &text) {
         Ok(Some(nickname)) => Ok(Answer::ok(nickname)),
-        Ok(None) => Err(NotSet::TooMany),
-        Err(error) => Err(NotSet::Store(error)),
+        Ok(None) => Err(NicknameError::TooMany),
+        Err(error) => Err(NicknameError::Store(error)),
     })
     .await
 }
@@ -128,28 +128,28 @@ async fn remove_nickname(
 ) -> ApiResult<Response> {
     let owner = caller.user_id;
     app.change(&caller, move |tx, ctx| {
-        remove(tx, ctx, owner, other).map(|()| Answer::no_content()).map_err(NotSet::Store)
+        remove(tx, ctx, owner, other).map(|()| Answer::no_content()).map_err(NicknameError::Store)
     })
     .await
 }
 
 /// Error of setting or removing a nickname.
-enum NotSet {
+enum NicknameError {
     TooMany,
     Store(kith_store::Error),
 }
 
-impl From<kith_store::Error> for NotSet {
+impl From<kith_store::Error> for NicknameError {
     fn from(error: kith_store::Error) -> Self {
         Self::Store(error)
     }
 }
 
-impl From<NotSet> for Problem {
-    fn from(why: NotSet) -> Self {
+impl From<NicknameError> for Problem {
+    fn from(why: NicknameError) -> Self {
         match why {
-            NotSet::TooMany => Self::new(&TOO_MANY, "The maximum is 10,000. Remove one first."),
-            NotSet::Store(error) => store_problem(error),
+            NicknameError::TooMany => Self::new(&TOO_MANY, "The maximum is 10,000. Remove one first."),
+            NicknameError::Store(error) => store_problem(error),
         }
     }
 }

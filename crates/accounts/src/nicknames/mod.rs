@@ -58,17 +58,17 @@ fn set(
     text: &str,
 ) -> Result<Option<Nickname>, Error> {
     tx.lock("user", [owner])?;
-    let known = rows::find(tx, owner, user_id)?;
-    if let Some(same) = known.as_ref().filter(|known| known.nickname == text) {
+    let existing = rows::find(tx, owner, user_id)?;
+    if let Some(same) = existing.as_ref().filter(|existing| existing.nickname == text) {
         return Ok(Some(same.clone()));
     }
-    if known.is_none() && rows::count(tx, owner)? >= MAX_NICKNAMES {
+    if existing.is_none() && rows::count(tx, owner)? >= MAX_NICKNAMES {
         return Ok(None);
     }
     let nickname = Nickname { user_id, nickname: text.to_owned(), updated_at: ctx.now };
     rows::upsert(tx, owner, &nickname)?;
     tx.audit(ctx, "nickname.set", user_id);
-    tx.emit(ctx, about(SET, owner, user_id));
+    tx.emit(ctx, nickname_event(SET, owner, user_id));
     Ok(Some(nickname))
 }
 
@@ -76,12 +76,12 @@ fn remove(tx: &Tx<'_>, ctx: &Ctx, owner: UserId, user_id: UserId) -> Result<(), 
     tx.lock("user", [owner])?;
     if rows::delete(tx, owner, user_id)? {
         tx.audit(ctx, "nickname.removed", user_id);
-        tx.emit(ctx, about(REMOVED, owner, user_id));
+        tx.emit(ctx, nickname_event(REMOVED, owner, user_id));
     }
     Ok(())
 }
 
 /// Builds an event that only the owner receives.
-fn about(kind: &'static str, owner: UserId, user_id: UserId) -> NewEvent {
+fn nickname_event(kind: &'static str, owner: UserId, user_id: UserId) -> NewEvent {
     NewEvent { kind, subject: owner.0, recipients: vec![owner], payload: json!({ "user_id": user_id }) }
 }

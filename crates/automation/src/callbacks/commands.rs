@@ -10,10 +10,11 @@ use kith_platform::outbound::Target;
 use kith_store::{Error, Query, Tx};
 
 use super::model::{
-    Callback, CallbackError, CallbackId, CallbackState, DisabledBecause, Draft, Endpoint, EndpointId,
-    EndpointWithSecret, KeptCallback, KeptEndpoint, Message, NewCallback, Reason, RecurringId, To,
+    Callback, CallbackDraft, CallbackEndpoint, CallbackError, CallbackFailureReason, CallbackId,
+    CallbackMessage, CallbackState, CallbackTarget, DisabledReason, EndpointId, EndpointWithSecret,
+    NewCallback, RecurringId, StoredCallback, StoredEndpoint,
 };
-use super::rules::{self, Breaker, Ended, Next};
+use super::rules::{self, AttemptOutcome, CircuitBreaker, RetryDecision};
 use super::transitions::{self, LOCK};
 use super::{DELIVERY, Delivery, events, rows, sealed};
 
@@ -26,12 +27,17 @@ pub fn create(
     tx: &Tx<'_>,
     ctx: &Ctx,
     keyring: &Keyring,
-    draft: &Draft,
+    draft: &CallbackDraft,
 ) -> Result<NewCallback, CallbackError> {
-    let (endpoint, url, secret) = receiver(tx, ctx, keyring, &draft.to)?;
-    let sending =
-        Sending { endpoint_id: endpoint.id, url, message: &draft.message, at: draft.at, recurring: None };
-    Ok(NewCallback { callback: insert(tx, ctx, keyring, sending)?, secret })
+    let (endpoint, url, secret) = resolve_target(tx, ctx, keyring, &draft.to)?;
+    let new = CallbackInsert {
+        endpoint_id: endpoint.id,
+        url,
+        message: &draft.message,
+        at: draft.at,
+        recurring: None,
+    };
+    Ok(NewCallback { callback: insert(tx, ctx, keyring, new)?, secret })
 }
 
 /// Returns the endpoint of a target, its URL, and the endpoint's secret if it was created now.
@@ -39,18 +45,18 @@ pub fn create(
 /// # Errors
 /// Returns [`CallbackError::EndpointNotFound`] if the target is an unknown endpoint,
 /// [`CallbackError::EndpointDisabled`] if the endpoint is disabled.
-pub fn receiver(
+pub fn resolve_target(
     tx: &Tx<'_>,
     ctx: &Ctx,
     keyring: &Keyring,
-    to: &To,
-) -> Result<(KeptEndpoint, String, Option<String>), CallbackError> {
+    to: &CallbackTarget,
+) -> Result<(StoredEndpoint, String, Option<String>), CallbackError> {
     let (endpoint, url, secret) = match to {
-        To::Target(target) => {
-            let (endpoint, secret) = find_or_make(tx, ctx, keyring, target)?;
+        CallbackTarget::Target(target) => {
+            let (endpoint, secret) = find_or_create(tx, ctx, keyring, target)?;
             (endpoint, target.as_str().to_owned(), secret)
         }
-        To::Endpoint(id) => {
+        CallbackTarget::Endpoint(id) => {
             let endpoint = find_locked(tx, *id)?;
             let url = endpoint.url.clone();
             (endpoint, url, None)
@@ -64,13 +70,13 @@ pub fn receiver(
 }
 
 /// Callback to insert.
-pub struct Sending<'a> {
+pub struct CallbackInsert<'a> {
     /// ID of the endpoint.
     pub endpoint_id: EndpointId,
     /// Target URL, with its query.
     pub url: String,
     /// Request to send.
-    pub message: &'a Message,
+    pub message: &'a CallbackMessage,
     /// Time at which it is sent; `None` to send it at once.
     pub at: Option<Timestamp>,
     /// Recurring callback that creates it, and the job of the run.
@@ -85,14 +91,14 @@ pub fn insert(
     tx: &Tx<'_>,
     ctx: &Ctx,
     keyring: &Keyring,
-    sending: Sending<'_>,
+    new: CallbackInsert<'_>,
 ) -> Result<Callback, CallbackError> {
-    let Sending { endpoint_id, url, message, at, recurring } = sending;
+    let CallbackInsert { endpoint_id, url, message, at, recurring } = new;
     let id = ctx.new_id(CallbackId);
     let due_at = at.map_or(ctx.now, |at| at.max(ctx.now));
     let headers = sealed::seal_headers(keyring, ctx, &sealed::headers_name(id), &message.headers);
-    let kept = KeptCallback {
-        shown: Callback {
+    let stored = StoredCallback {
+        callback: Callback {
             id,
             endpoint_id,
             url,
@@ -111,12 +117,12 @@ pub fn insert(
         headers,
         body: message.body.clone(),
         timeout_ms: message.timeout.and_then(|timeout| i64::try_from(timeout.as_millis()).ok()),
-        ladder: 0,
+        retry_attempts: 0,
     };
-    rows::insert(tx, &kept, recurring.map(|(_, job)| job))?;
+    rows::insert(tx, &stored, recurring.map(|(_, job)| job))?;
     tx.audit(ctx, events::CREATED, id);
-    tx.emit(ctx, events::of_callback(events::CREATED, &kept.shown));
-    Ok(kept.shown)
+    tx.emit(ctx, events::callback_event(events::CREATED, &stored.callback));
+    Ok(stored.callback)
 }
 
 /// Enqueues the job that delivers a callback.
@@ -143,20 +149,22 @@ fn enqueue(
 /// delivered or has failed.
 pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, CallbackError> {
     tx.lock(LOCK, [id])?;
-    let KeptCallback { mut shown, ladder, .. } =
+    let StoredCallback { mut callback, retry_attempts, .. } =
         rows::find(tx, id)?.ok_or(CallbackError::CallbackNotFound)?;
-    match shown.state {
-        CallbackState::Cancelled => return Ok(shown),
-        CallbackState::Delivered | CallbackState::Failed => return Err(CallbackError::Finished(shown.state)),
+    match callback.state {
+        CallbackState::Cancelled => return Ok(callback),
+        CallbackState::Delivered | CallbackState::Failed => {
+            return Err(CallbackError::Finished(callback.state));
+        }
         CallbackState::Scheduled | CallbackState::Retrying => {}
     }
-    kith_jobs::cancel(tx, ctx, shown.job_id, "callback cancelled")?;
-    shown.state = CallbackState::Cancelled;
-    (shown.next_attempt_at, shown.finished_at) = (None, Some(ctx.now));
-    rows::update(tx, &shown, ladder)?;
+    kith_jobs::cancel(tx, ctx, callback.job_id, "callback cancelled")?;
+    callback.state = CallbackState::Cancelled;
+    (callback.next_attempt_at, callback.finished_at) = (None, Some(ctx.now));
+    rows::update(tx, &callback, retry_attempts)?;
     tx.audit(ctx, events::CANCELLED, id);
-    tx.emit(ctx, events::of_callback(events::CANCELLED, &shown));
-    Ok(shown)
+    tx.emit(ctx, events::callback_event(events::CANCELLED, &callback));
+    Ok(callback)
 }
 
 /// Sends a failed, cancelled or retrying callback again, now and from the start of the retry schedule. A
@@ -164,39 +172,39 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, Callba
 ///
 /// # Errors
 /// Returns [`CallbackError::CallbackNotFound`] if it does not exist, [`CallbackError::EndpointDisabled`] if
-/// its endpoint is disabled, and [`CallbackError::NotFailed`] if it is delivered or scheduled.
+/// its endpoint is disabled, and [`CallbackError::NotRetryable`] if it is delivered or scheduled.
 pub fn retry(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, CallbackError> {
     tx.lock(LOCK, [id])?;
-    let mut shown = rows::find(tx, id)?.ok_or(CallbackError::CallbackNotFound)?.shown;
-    match shown.state {
-        CallbackState::Scheduled if !is_job_gone(tx, shown.job_id)? => {
-            return Err(CallbackError::NotFailed(shown.state));
+    let mut callback = rows::find(tx, id)?.ok_or(CallbackError::CallbackNotFound)?.callback;
+    match callback.state {
+        CallbackState::Scheduled if !has_job_ended(tx, callback.job_id)? => {
+            return Err(CallbackError::NotRetryable(callback.state));
         }
-        CallbackState::Delivered => return Err(CallbackError::NotFailed(shown.state)),
+        CallbackState::Delivered => return Err(CallbackError::NotRetryable(callback.state)),
         CallbackState::Scheduled => {}
         CallbackState::Retrying => {
-            kith_jobs::cancel(tx, ctx, shown.job_id, "callback retried by another job")?;
+            kith_jobs::cancel(tx, ctx, callback.job_id, "callback retried by another job")?;
         }
         CallbackState::Failed | CallbackState::Cancelled => {}
     }
-    let endpoint = rows::find_endpoint(tx, shown.endpoint_id)?.ok_or(CallbackError::EndpointNotFound)?;
+    let endpoint = rows::find_endpoint(tx, callback.endpoint_id)?.ok_or(CallbackError::EndpointNotFound)?;
     if endpoint.disabled.is_some() {
         return Err(CallbackError::EndpointDisabled);
     }
-    shown.job_id = enqueue(tx, ctx, id, shown.endpoint_id, ctx.now)?;
-    (shown.state, shown.reason) = (CallbackState::Retrying, None);
-    (shown.next_attempt_at, shown.finished_at) = (Some(ctx.now), None);
-    rows::update(tx, &shown, 0)?;
+    callback.job_id = enqueue(tx, ctx, id, callback.endpoint_id, ctx.now)?;
+    (callback.state, callback.reason) = (CallbackState::Retrying, None);
+    (callback.next_attempt_at, callback.finished_at) = (Some(ctx.now), None);
+    rows::update(tx, &callback, 0)?;
     tx.audit(ctx, events::RETRIED, id);
-    tx.emit(ctx, events::of_callback(events::RETRIED, &shown));
-    Ok(shown)
+    tx.emit(ctx, events::callback_event(events::RETRIED, &callback));
+    Ok(callback)
 }
 
 /// Returns `true` if a job is completed, cancelled, dead or deleted.
 ///
 /// # Errors
 /// Returns the store's error if the query fails.
-pub fn is_job_gone(q: &Query<'_>, job: JobId) -> Result<bool, Error> {
+pub fn has_job_ended(q: &Query<'_>, job: JobId) -> Result<bool, Error> {
     let is_live = |job: JobRecord| {
         matches!(job.state, JobState::Ready | JobState::Scheduled | JobState::Running | JobState::Blocked)
     };
@@ -209,30 +217,36 @@ pub fn is_job_gone(q: &Query<'_>, job: JobId) -> Result<bool, Error> {
 ///
 /// # Errors
 /// Returns the store's error if a statement fails.
-pub fn enqueue_again(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<(), Error> {
+pub fn reenqueue(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<(), Error> {
     tx.lock(LOCK, [id])?;
-    let open = rows::find(tx, id)?.filter(|kept| kept.shown.state.is_open());
-    let Some(KeptCallback { mut shown, mut ladder, .. }) = open else { return Ok(()) };
-    if !is_job_gone(tx, shown.job_id)? {
+    let open = rows::find(tx, id)?.filter(|stored| stored.callback.state.is_open());
+    let Some(StoredCallback { mut callback, mut retry_attempts, .. }) = open else { return Ok(()) };
+    if !has_job_ended(tx, callback.job_id)? {
         return Ok(());
     }
     let mut delay = Duration::ZERO;
-    if kith_jobs::find_job(tx, shown.job_id)?.is_some_and(|job| job.state == JobState::Dead) {
-        ladder += 1;
-        match rules::next(Ended::Unanswered, ladder, None, 0.0) {
-            Next::Again(wait) => {
+    if kith_jobs::find_job(tx, callback.job_id)?.is_some_and(|job| job.state == JobState::Dead) {
+        retry_attempts += 1;
+        match rules::decide_retry(AttemptOutcome::NoResponse, retry_attempts, None, 0.0) {
+            RetryDecision::RetryAfter(wait) => {
                 delay = wait;
-                shown.next_attempt_at = Some(ctx.now + wait);
+                callback.next_attempt_at = Some(ctx.now + wait);
             }
-            Next::Delivered | Next::GivenUp | Next::Gone => {
-                transitions::finish(tx, ctx, &mut shown, CallbackState::Failed, Some(Reason::GivenUp));
-                return rows::update(tx, &shown, ladder);
+            RetryDecision::Delivered | RetryDecision::AttemptsExhausted | RetryDecision::Gone => {
+                transitions::finish(
+                    tx,
+                    ctx,
+                    &mut callback,
+                    CallbackState::Failed,
+                    Some(CallbackFailureReason::AttemptsExhausted),
+                );
+                return rows::update(tx, &callback, retry_attempts);
             }
         }
     }
-    shown.job_id = enqueue(tx, ctx, id, shown.endpoint_id, ctx.now + delay)?;
-    rows::update(tx, &shown, ladder)?;
-    tx.audit(ctx, "callback.enqueued_again", id);
+    callback.job_id = enqueue(tx, ctx, id, callback.endpoint_id, ctx.now + delay)?;
+    rows::update(tx, &callback, retry_attempts)?;
+    tx.audit(ctx, "callback.reenqueued", id);
     Ok(())
 }
 
@@ -246,31 +260,31 @@ pub fn create_endpoint(
     keyring: &Keyring,
     target: &Target,
 ) -> Result<EndpointWithSecret, CallbackError> {
-    let (endpoint, secret) = find_or_make(tx, ctx, keyring, target)?;
-    Ok(EndpointWithSecret { endpoint: endpoint.shown(ctx.now), secret })
+    let (endpoint, secret) = find_or_create(tx, ctx, keyring, target)?;
+    Ok(EndpointWithSecret { endpoint: endpoint.to_response(ctx.now), secret })
 }
 
-fn find_or_make(
+fn find_or_create(
     tx: &Tx<'_>,
     ctx: &Ctx,
     keyring: &Keyring,
     target: &Target,
-) -> Result<(KeptEndpoint, Option<String>), Error> {
+) -> Result<(StoredEndpoint, Option<String>), Error> {
     let url = target.without_query();
     tx.lock(LOCK, [&url])?;
-    if let Some(known) = rows::find_endpoint_by_url(tx, &url)? {
-        return Ok((known, None));
+    if let Some(existing) = rows::find_endpoint_by_url(tx, &url)? {
+        return Ok((existing, None));
     }
     let id = ctx.new_id(EndpointId);
     let (secret, sealed) = sealed::new_secret(keyring, ctx, id);
-    let endpoint = KeptEndpoint {
+    let endpoint = StoredEndpoint {
         id,
         url,
         created_at: ctx.now,
         secret: sealed,
         previous: None,
         disabled: None,
-        breaker: Breaker::default(),
+        breaker: CircuitBreaker::default(),
         failing_since: None,
         last_success_at: None,
         last_failure_at: None,
@@ -279,11 +293,11 @@ fn find_or_make(
     };
     rows::insert_endpoint(tx, &endpoint)?;
     tx.audit(ctx, events::ENDPOINT_CREATED, id);
-    tx.emit(ctx, events::of_endpoint(events::ENDPOINT_CREATED, id, &endpoint.url, None, vec![]));
+    tx.emit(ctx, events::endpoint_event(events::ENDPOINT_CREATED, id, &endpoint.url, None, vec![]));
     Ok((endpoint, Some(secret.to_text())))
 }
 
-fn find_locked(tx: &Tx<'_>, id: EndpointId) -> Result<KeptEndpoint, CallbackError> {
+fn find_locked(tx: &Tx<'_>, id: EndpointId) -> Result<StoredEndpoint, CallbackError> {
     tx.lock(LOCK, [id])?;
     rows::find_endpoint(tx, id)?.ok_or(CallbackError::EndpointNotFound)
 }
@@ -305,21 +319,21 @@ pub fn rotate_secret(
     endpoint.previous = (!overlap.is_zero()).then(|| (before, ctx.now + overlap));
     rows::update_endpoint(tx, &endpoint)?;
     tx.audit(ctx, events::SECRET_ROTATED, id);
-    tx.emit(ctx, events::of_endpoint(events::SECRET_ROTATED, id, &endpoint.url, None, vec![]));
-    Ok(EndpointWithSecret { endpoint: endpoint.shown(ctx.now), secret: Some(secret.to_text()) })
+    tx.emit(ctx, events::endpoint_event(events::SECRET_ROTATED, id, &endpoint.url, None, vec![]));
+    Ok(EndpointWithSecret { endpoint: endpoint.to_response(ctx.now), secret: Some(secret.to_text()) })
 }
 
 /// Disables an endpoint. Callbacks that wait for it fail at their next attempt.
 ///
 /// # Errors
 /// Returns [`CallbackError::EndpointNotFound`] if the endpoint does not exist.
-pub fn disable(app: &App, tx: &Tx<'_>, ctx: &Ctx, id: EndpointId) -> Result<Endpoint, CallbackError> {
+pub fn disable(app: &App, tx: &Tx<'_>, ctx: &Ctx, id: EndpointId) -> Result<CallbackEndpoint, CallbackError> {
     let mut endpoint = find_locked(tx, id)?;
     if endpoint.disabled.is_none() {
-        transitions::disable_it(app, tx, ctx, &mut endpoint, DisabledBecause::Administrator)?;
+        transitions::disable_endpoint(app, tx, ctx, &mut endpoint, DisabledReason::Administrator)?;
         rows::update_endpoint(tx, &endpoint)?;
     }
-    Ok(endpoint.shown(ctx.now))
+    Ok(endpoint.to_response(ctx.now))
 }
 
 /// Enables an endpoint and resets its failures. Callbacks that failed meanwhile are not sent until they are
@@ -327,13 +341,13 @@ pub fn disable(app: &App, tx: &Tx<'_>, ctx: &Ctx, id: EndpointId) -> Result<Endp
 ///
 /// # Errors
 /// Returns [`CallbackError::EndpointNotFound`] if the endpoint does not exist.
-pub fn enable(tx: &Tx<'_>, ctx: &Ctx, id: EndpointId) -> Result<Endpoint, CallbackError> {
+pub fn enable(tx: &Tx<'_>, ctx: &Ctx, id: EndpointId) -> Result<CallbackEndpoint, CallbackError> {
     let mut endpoint = find_locked(tx, id)?;
     if endpoint.disabled.take().is_some() {
-        (endpoint.breaker, endpoint.failing_since) = (Breaker::default(), None);
+        (endpoint.breaker, endpoint.failing_since) = (CircuitBreaker::default(), None);
         rows::update_endpoint(tx, &endpoint)?;
         tx.audit(ctx, events::ENABLED, id);
-        tx.emit(ctx, events::of_endpoint(events::ENABLED, id, &endpoint.url, None, vec![]));
+        tx.emit(ctx, events::endpoint_event(events::ENABLED, id, &endpoint.url, None, vec![]));
     }
-    Ok(endpoint.shown(ctx.now))
+    Ok(endpoint.to_response(ctx.now))
 }

@@ -12,11 +12,11 @@ use kith_platform::outbound::{OutboundError, Outgoing, Received, signature};
 use kith_store::{Error, Tx};
 
 use super::model::{
-    Attempt, BreakerState, CallbackId, CallbackState, Captured, DisabledBecause, EndpointId, KeptCallback,
-    KeptEndpoint, Message, Reason,
+    BreakerState, CallbackAttempt, CallbackFailureReason, CallbackId, CallbackMessage, CallbackState,
+    CapturedResponse, DisabledReason, EndpointId, StoredCallback, StoredEndpoint,
 };
-use super::rules::{self, Admission, Ended, Next};
-use super::transitions::{LOCK, disable_it, finish};
+use super::rules::{self, Admission, AttemptOutcome, RetryDecision};
+use super::transitions::{LOCK, disable_endpoint, finish};
 use super::{rows, sealed};
 
 /// Time that a probe may take beyond the request timeout.
@@ -31,46 +31,63 @@ const MAX_STORED_HEADER_BYTES: usize = 8_192;
 /// Returns the [`JobError`] that decides when the job runs again, or that it does not.
 pub async fn deliver(app: &App, id: CallbackId, job: JobId) -> Result<JobOutput, JobError> {
     let found = app.db.read(move |q| {
-        let Some(kept) = rows::find(q, id)? else { return Ok(None) };
-        Ok::<_, Error>(rows::find_endpoint(q, kept.shown.endpoint_id)?.map(|endpoint| (kept, endpoint)))
+        let Some(stored) = rows::find(q, id)? else { return Ok(None) };
+        Ok::<_, Error>(
+            rows::find_endpoint(q, stored.callback.endpoint_id)?.map(|endpoint| (stored, endpoint)),
+        )
     });
-    let Some((kept, endpoint)) = found.await? else { return Ok(JobOutput::default()) };
+    let Some((stored, endpoint)) = found.await? else { return Ok(JobOutput::default()) };
     let ctx = app.system_ctx("callbacks");
-    if !kept.shown.state.is_open() || kept.shown.job_id != job {
+    if !stored.callback.state.is_open() || stored.callback.job_id != job {
         return Ok(JobOutput::default());
     }
-    if let Some(later) = kept.shown.next_attempt_at.filter(|at| ctx.now < *at) {
+    if let Some(later) = stored.callback.next_attempt_at.filter(|at| ctx.now < *at) {
         return Err(JobError::Snooze(later.since(ctx.now)));
     }
     if endpoint.disabled.is_some() {
-        return give_up(app, &ctx, id, Reason::EndpointDisabled).await;
+        return fail_unsent(app, &ctx, id, CallbackFailureReason::EndpointDisabled).await;
     }
-    let outgoing = match outgoing(app, &ctx, &kept, &endpoint) {
+    let outgoing = match outgoing(app, &ctx, &stored, &endpoint) {
         Ok(outgoing) => outgoing,
-        Err(reason) => return give_up(app, &ctx, id, reason).await,
+        Err(reason) => return fail_unsent(app, &ctx, id, reason).await,
     };
-    let was_probe = match admit(app, &ctx, &kept, &endpoint).await? {
+    let was_probe = match admit(app, &ctx, &stored, &endpoint).await? {
         Admission::Send => false,
         Admission::Probe => true,
         Admission::Wait(until) => return Err(JobError::Snooze(until.since(ctx.now))),
     };
     let result = app.outbound.send(outgoing).await;
-    let told = Told { id, endpoint: endpoint.id, job, at: ctx.now, was_probe, part: part(&ctx), result };
-    record(app, told).await
+    let report = AttemptReport {
+        id,
+        endpoint: endpoint.id,
+        job,
+        at: ctx.now,
+        was_probe,
+        jitter: jitter_fraction(&ctx),
+        result,
+    };
+    record(app, report).await
 }
 
 /// Builds and signs the request. Returns the reason if that is not possible.
-fn outgoing(app: &App, ctx: &Ctx, kept: &KeptCallback, endpoint: &KeptEndpoint) -> Result<Outgoing, Reason> {
-    let (id, keyring) = (kept.shown.id, &app.keyring);
-    let target = app.outbound.target(&kept.shown.url).map_err(|_| Reason::TargetRefused)?;
-    let headers = sealed::open_headers(keyring, &sealed::headers_name(id), kept.headers.as_deref());
-    let secrets = sealed::secrets(keyring, endpoint, ctx.now).ok_or(Reason::SealedOtherwise)?;
-    let method = kept.shown.method.parse().unwrap_or(http::Method::POST);
-    let message = Message {
+fn outgoing(
+    app: &App,
+    ctx: &Ctx,
+    stored: &StoredCallback,
+    endpoint: &StoredEndpoint,
+) -> Result<Outgoing, CallbackFailureReason> {
+    let (id, keyring) = (stored.callback.id, &app.keyring);
+    let target =
+        app.outbound.target(&stored.callback.url).map_err(|_| CallbackFailureReason::TargetRefused)?;
+    let headers = sealed::open_headers(keyring, &sealed::headers_name(id), stored.headers.as_deref());
+    let secrets =
+        sealed::secrets(keyring, endpoint, ctx.now).ok_or(CallbackFailureReason::SecretUnavailable)?;
+    let method = stored.callback.method.parse().unwrap_or(http::Method::POST);
+    let message = CallbackMessage {
         method,
-        headers: headers.ok_or(Reason::SealedOtherwise)?,
-        body: kept.body.clone(),
-        timeout: kept.timeout_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis),
+        headers: headers.ok_or(CallbackFailureReason::SecretUnavailable)?,
+        body: stored.body.clone(),
+        timeout: stored.timeout_ms.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis),
     };
     let mut headers = message.header_map();
     let body = Bytes::from(message.body.unwrap_or_default());
@@ -89,13 +106,13 @@ pub fn webhook_id(CallbackId(id): CallbackId) -> String {
 async fn admit(
     app: &App,
     ctx: &Ctx,
-    kept: &KeptCallback,
-    endpoint: &KeptEndpoint,
+    stored: &StoredCallback,
+    endpoint: &StoredEndpoint,
 ) -> Result<Admission, Error> {
     if endpoint.breaker.state(ctx.now).0 == BreakerState::Closed {
         return Ok(Admission::Send);
     }
-    let (callback, endpoint) = (kept.shown.id, endpoint.id);
+    let (callback, endpoint) = (stored.callback.id, endpoint.id);
     let probe_for = app.outbound.timeout() + PROBE_MARGIN;
     app.write(ctx, move |tx, ctx| {
         tx.lock(LOCK, [callback.to_string(), endpoint.to_string()])?;
@@ -105,9 +122,11 @@ async fn admit(
             Admission::Send => {}
             Admission::Probe => rows::update_endpoint(tx, &endpoint)?,
             Admission::Wait(until) => {
-                if let Some(mut kept) = rows::find(tx, callback)?.filter(|kept| kept.shown.state.is_open()) {
-                    kept.shown.next_attempt_at = Some(until);
-                    rows::update(tx, &kept.shown, kept.ladder)?;
+                if let Some(mut stored) =
+                    rows::find(tx, callback)?.filter(|stored| stored.callback.state.is_open())
+                {
+                    stored.callback.next_attempt_at = Some(until);
+                    rows::update(tx, &stored.callback, stored.retry_attempts)?;
                 }
             }
         }
@@ -117,18 +136,18 @@ async fn admit(
 }
 
 /// Result of an attempt, with everything needed to record it.
-struct Told {
+struct AttemptReport {
     id: CallbackId,
     endpoint: EndpointId,
     job: JobId,
     at: Timestamp,
     was_probe: bool,
     /// Fraction of the jitter to add to the next wait, 0 to 1.
-    part: f64,
+    jitter: f64,
     result: Result<Received, OutboundError>,
 }
 
-fn part(ctx: &Ctx) -> f64 {
+fn jitter_fraction(ctx: &Ctx) -> f64 {
     let mut bytes = [0; 4];
     ctx.randomness().fill(&mut bytes);
     f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
@@ -136,34 +155,37 @@ fn part(ctx: &Ctx) -> f64 {
 
 /// Records the result of an attempt with the callback and with the endpoint, whose circuit breaker all nodes
 /// share.
-async fn record(app: &App, told: Told) -> Result<JobOutput, JobError> {
+async fn record(app: &App, report: AttemptReport) -> Result<JobOutput, JobError> {
     let ctx = app.system_ctx("callbacks");
-    let told = Arc::new(told);
-    let (to_ask, to_write) = (app.clone(), Arc::clone(&told));
+    let report = Arc::new(report);
+    let (tx_app, tx_report) = (app.clone(), Arc::clone(&report));
     let (outcome, disabled) = app
         .write(&ctx, move |tx, ctx| {
-            tx.lock(LOCK, [to_write.id.to_string(), to_write.endpoint.to_string()])?;
-            let disabled = record_at_endpoint(&to_ask, tx, ctx, &to_write)?;
-            Ok::<_, Error>((record_at_callback(tx, ctx, &to_write)?, disabled))
+            tx.lock(LOCK, [tx_report.id.to_string(), tx_report.endpoint.to_string()])?;
+            let disabled = record_at_endpoint(&tx_app, tx, ctx, &tx_report)?;
+            Ok::<_, Error>((record_at_callback(tx, ctx, &tx_report)?, disabled))
         })
         .await?;
-    if let Some(because) = disabled {
-        let endpoint = told.endpoint;
-        tracing::warn!(%endpoint, because = because.as_str(), "callback endpoint disabled");
+    if let Some(reason) = disabled {
+        let endpoint = report.endpoint;
+        tracing::warn!(%endpoint, reason = reason.as_str(), "callback endpoint disabled");
     }
-    let why = || match &told.result {
+    let why = || match &report.result {
         Ok(received) => format!("HTTP status {}", received.status),
         Err(error) => error.to_string(),
     };
     match outcome {
-        None | Some(Next::Delivered) => Ok(JobOutput::default()),
-        Some(Next::Again(wait)) => Err(JobError::RetryIn { why: why(), wait }),
-        Some(Next::GivenUp | Next::Gone) => Err(JobError::Discard(why())),
+        None | Some(RetryDecision::Delivered) => Ok(JobOutput::default()),
+        Some(RetryDecision::RetryAfter(wait)) => Err(JobError::RetryIn { why: why(), wait }),
+        Some(RetryDecision::AttemptsExhausted | RetryDecision::Gone) => Err(JobError::Discard(why())),
     }
 }
 
-fn ended(told: &Told) -> Ended {
-    told.result.as_ref().map_or(Ended::Unanswered, |received| Ended::Answered(received.status))
+fn outcome(report: &AttemptReport) -> AttemptOutcome {
+    report
+        .result
+        .as_ref()
+        .map_or(AttemptOutcome::NoResponse, |received| AttemptOutcome::Responded(received.status))
 }
 
 /// Records the result with the endpoint. Returns the reason if the endpoint is disabled from now on.
@@ -171,97 +193,114 @@ fn record_at_endpoint(
     app: &App,
     tx: &Tx<'_>,
     ctx: &Ctx,
-    told: &Told,
-) -> Result<Option<DisabledBecause>, Error> {
-    let Some(mut endpoint) = rows::find_endpoint(tx, told.endpoint)? else { return Ok(None) };
-    let mut because = None;
-    match ended(told) {
-        Ended::Answered(200..=299) => {
+    report: &AttemptReport,
+) -> Result<Option<DisabledReason>, Error> {
+    let Some(mut endpoint) = rows::find_endpoint(tx, report.endpoint)? else { return Ok(None) };
+    let mut reason = None;
+    match outcome(report) {
+        AttemptOutcome::Responded(200..=299) => {
             endpoint.breaker.succeeded();
             endpoint.succeeded += 1;
             (endpoint.last_success_at, endpoint.failing_since) = (Some(ctx.now), None);
         }
         other => {
-            endpoint.breaker.failed(ctx.now, told.was_probe);
+            endpoint.breaker.failed(ctx.now, report.was_probe);
             endpoint.failed += 1;
             endpoint.last_failure_at = Some(ctx.now);
             endpoint.failing_since.get_or_insert(ctx.now);
-            if other == Ended::Answered(410) {
-                because = Some(DisabledBecause::Gone);
-            } else if rules::is_hopeless(endpoint.failing_since, ctx.now) {
-                because = Some(DisabledBecause::Failing);
+            if other == AttemptOutcome::Responded(410) {
+                reason = Some(DisabledReason::Gone);
+            } else if rules::must_disable(endpoint.failing_since, ctx.now) {
+                reason = Some(DisabledReason::Failing);
             }
         }
     }
-    let because = because.filter(|_| endpoint.disabled.is_none());
-    if let Some(because) = because {
-        disable_it(app, tx, ctx, &mut endpoint, because)?;
+    let reason = reason.filter(|_| endpoint.disabled.is_none());
+    if let Some(reason) = reason {
+        disable_endpoint(app, tx, ctx, &mut endpoint, reason)?;
     }
     rows::update_endpoint(tx, &endpoint)?;
-    Ok(because)
+    Ok(reason)
 }
 
 /// Records the result with the callback. Returns `None` if another job is responsible for it by now.
-fn record_at_callback(tx: &Tx<'_>, ctx: &Ctx, told: &Told) -> Result<Option<Next>, Error> {
-    let Some(kept) = rows::find(tx, told.id)?.filter(|kept| kept.shown.state.is_open()) else {
+fn record_at_callback(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    report: &AttemptReport,
+) -> Result<Option<RetryDecision>, Error> {
+    let Some(stored) = rows::find(tx, report.id)?.filter(|stored| stored.callback.state.is_open()) else {
         return Ok(None);
     };
-    let KeptCallback { mut shown, mut ladder, .. } = kept;
-    shown.attempts_made += 1;
-    rows::insert_attempt(tx, told.id, &attempt(told, shown.attempts_made))?;
-    shown.last_status = told.result.as_ref().ok().map(|received| i64::from(received.status));
-    let asked = told.result.as_ref().ok().and_then(|received| {
+    let StoredCallback { mut callback, mut retry_attempts, .. } = stored;
+    callback.attempts_made += 1;
+    rows::insert_attempt(tx, report.id, &attempt(report, callback.attempts_made))?;
+    callback.last_status = report.result.as_ref().ok().map(|received| i64::from(received.status));
+    let retry_after = report.result.as_ref().ok().and_then(|received| {
         let header = |name| received.headers.get(name)?.to_str().ok();
         rules::retry_after(header("retry-after")?, header("date"), ctx.now)
     });
-    let next = rules::next(ended(told), ladder + 1, asked, told.part);
-    let is_own = shown.job_id == told.job;
+    let next = rules::decide_retry(outcome(report), retry_attempts + 1, retry_after, report.jitter);
+    let is_own = callback.job_id == report.job;
     match next {
         // Another job already delivers this callback.
-        Next::Again(_) | Next::GivenUp if !is_own => {
-            rows::update(tx, &shown, ladder)?;
+        RetryDecision::RetryAfter(_) | RetryDecision::AttemptsExhausted if !is_own => {
+            rows::update(tx, &callback, retry_attempts)?;
             return Ok(None);
         }
-        Next::Again(wait) => {
-            ladder += 1;
-            (shown.state, shown.next_attempt_at) = (CallbackState::Retrying, Some(ctx.now + wait));
+        RetryDecision::RetryAfter(wait) => {
+            retry_attempts += 1;
+            (callback.state, callback.next_attempt_at) = (CallbackState::Retrying, Some(ctx.now + wait));
         }
-        Next::Delivered => finish(tx, ctx, &mut shown, CallbackState::Delivered, None),
-        Next::GivenUp => finish(tx, ctx, &mut shown, CallbackState::Failed, Some(Reason::GivenUp)),
-        Next::Gone => finish(tx, ctx, &mut shown, CallbackState::Failed, Some(Reason::Gone)),
+        RetryDecision::Delivered => finish(tx, ctx, &mut callback, CallbackState::Delivered, None),
+        RetryDecision::AttemptsExhausted => finish(
+            tx,
+            ctx,
+            &mut callback,
+            CallbackState::Failed,
+            Some(CallbackFailureReason::AttemptsExhausted),
+        ),
+        RetryDecision::Gone => {
+            finish(tx, ctx, &mut callback, CallbackState::Failed, Some(CallbackFailureReason::Gone))
+        }
     }
-    rows::update(tx, &shown, ladder)?;
+    rows::update(tx, &callback, retry_attempts)?;
     Ok(Some(next))
 }
 
 /// Fails a callback without sending it.
-async fn give_up(app: &App, ctx: &Ctx, id: CallbackId, reason: Reason) -> Result<JobOutput, JobError> {
+async fn fail_unsent(
+    app: &App,
+    ctx: &Ctx,
+    id: CallbackId,
+    reason: CallbackFailureReason,
+) -> Result<JobOutput, JobError> {
     app.write(ctx, move |tx, ctx| {
         tx.lock(LOCK, [id])?;
-        let Some(mut kept) = rows::find(tx, id)?.filter(|kept| kept.shown.state.is_open()) else {
+        let Some(mut stored) = rows::find(tx, id)?.filter(|stored| stored.callback.state.is_open()) else {
             return Ok(());
         };
-        finish(tx, ctx, &mut kept.shown, CallbackState::Failed, Some(reason));
-        rows::update(tx, &kept.shown, kept.ladder)
+        finish(tx, ctx, &mut stored.callback, CallbackState::Failed, Some(reason));
+        rows::update(tx, &stored.callback, stored.retry_attempts)
     })
     .await?;
     Err(JobError::Discard(reason.as_str().to_owned()))
 }
 
-fn attempt(told: &Told, number: i64) -> Attempt {
-    let received = told.result.as_ref().ok();
-    Attempt {
+fn attempt(report: &AttemptReport, number: i64) -> CallbackAttempt {
+    let received = report.result.as_ref().ok();
+    CallbackAttempt {
         number,
-        at: told.at,
+        at: report.at,
         took_ms: received.map_or(0, |received| i64::try_from(received.took.as_millis()).unwrap_or(i64::MAX)),
         status: received.map(|received| i64::from(received.status)),
-        error: told.result.as_ref().err().map(|error| error.code().to_owned()),
-        response: received.map(captured),
+        error: report.result.as_ref().err().map(|error| error.code().to_owned()),
+        response: received.map(capture_response),
     }
 }
 
 /// Returns the part of a response that is stored, as text that both databases can store.
-fn captured(received: &Received) -> Captured {
+fn capture_response(received: &Received) -> CapturedResponse {
     let mut bytes = 0;
     let lines = received.headers.iter().map(|(name, value)| {
         format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()).replace(char::is_control, " "))
@@ -270,9 +309,9 @@ fn captured(received: &Received) -> Captured {
         bytes += line.len();
         bytes <= MAX_STORED_HEADER_BYTES
     });
-    Captured {
+    CapturedResponse {
         headers: headers.collect(),
         body: String::from_utf8_lossy(&received.body).replace('\0', "\u{fffd}"),
-        is_whole: received.is_whole,
+        is_complete: received.is_whole,
     }
 }

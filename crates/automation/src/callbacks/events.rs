@@ -5,7 +5,7 @@ use kith_kernel::UserId;
 use kith_store::NewEvent;
 use serde_json::json;
 
-use super::model::{Callback, CallbackId, EndpointId, KeptRecurring, RecurringId};
+use super::model::{Callback, CallbackId, EndpointId, RecurringId, StoredRecurringCallback};
 
 pub const CREATED: &str = "callback.created";
 pub const DELIVERED: &str = "callback.delivered";
@@ -35,7 +35,7 @@ pub const KINDS: &[&str] = &[
 ];
 
 /// Builds an event about a callback.
-pub fn of_callback(kind: &'static str, callback: &Callback) -> NewEvent {
+pub fn callback_event(kind: &'static str, callback: &Callback) -> NewEvent {
     let CallbackId(subject) = callback.id;
     let payload = json!({
         "url": callback.url.split('?').next(),
@@ -48,18 +48,18 @@ pub fn of_callback(kind: &'static str, callback: &Callback) -> NewEvent {
 }
 
 /// Builds an event about an endpoint, with the administrators who are to be notified as recipients.
-pub fn of_endpoint(
+pub fn endpoint_event(
     kind: &'static str,
     EndpointId(subject): EndpointId,
     url: &str,
-    because: Option<&str>,
+    reason: Option<&str>,
     administrators: Vec<UserId>,
 ) -> NewEvent {
-    NewEvent { kind, subject, recipients: administrators, payload: json!({ "url": url, "because": because }) }
+    NewEvent { kind, subject, recipients: administrators, payload: json!({ "url": url, "reason": reason }) }
 }
 
 /// Builds an event about a recurring callback.
-pub fn of_recurring(kind: &'static str, recurring: &KeptRecurring) -> NewEvent {
+pub fn recurring_callback_event(kind: &'static str, recurring: &StoredRecurringCallback) -> NewEvent {
     let RecurringId(subject) = recurring.id;
     let payload = json!({
         "url": recurring.url.split('?').next(),

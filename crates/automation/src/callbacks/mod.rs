@@ -4,9 +4,9 @@
 
 mod commands;
 mod delivery;
-mod due;
 mod events;
 mod http;
+mod maintenance;
 mod model;
 mod queries;
 mod recurring;
@@ -39,17 +39,17 @@ async fn deliver(app: App, run: AttemptContext) -> Result<JobOutput, JobError> {
 }
 
 /// Job of one run of a recurring callback.
-const RECURRING_RUN: JobType<Occasion> = JobType::new("callbacks.recur", "callbacks");
+const RECURRING_RUN: JobType<RecurringRun> = JobType::new("callbacks.recur", "callbacks");
 
 /// Payload of the job of one run.
 #[derive(Debug, Serialize, Deserialize)]
-struct Occasion {
+struct RecurringRun {
     recurring_id: RecurringId,
 }
 
-async fn occur(app: App, run: AttemptContext) -> Result<JobOutput, JobError> {
-    let Occasion { recurring_id } = serde_json::from_str(&run.payload).map_err(JobError::discard)?;
-    recurring::occur(&app, recurring_id, run.id).await
+async fn run_recurring(app: App, run: AttemptContext) -> Result<JobOutput, JobError> {
+    let RecurringRun { recurring_id } = serde_json::from_str(&run.payload).map_err(JobError::discard)?;
+    recurring::run(&app, recurring_id, run.id).await
 }
 
 /// The module `callbacks`.
@@ -60,21 +60,21 @@ pub static MODULE: Module = Module {
         description: "Send signed HTTP requests to your servers, once or on a schedule, with retries.",
     }],
     routes: http::routes,
-    migrations: &[
-        Migration { version: 1, name: "callbacks", sql: include_str!("migrations/0001_callbacks.sql") },
-        Migration { version: 2, name: "recurring", sql: include_str!("migrations/0002_recurring.sql") },
-        Migration { version: 3, name: "open", sql: include_str!("migrations/0003_open.sql") },
-    ],
+    migrations: &[Migration {
+        version: 1,
+        name: "callbacks",
+        sql: include_str!("migrations/0001_callbacks.sql"),
+    }],
     problems: http::PROBLEMS,
     events: events::KINDS,
     jobs: &[
         ModuleJob::new(DELIVERY.kind, DELIVERY.queue, |app, run| Box::pin(deliver(app, run))),
-        ModuleJob::new(RECURRING_RUN.kind, RECURRING_RUN.queue, |app, run| Box::pin(occur(app, run))),
-        ModuleJob::maintenance("callbacks.forget-ended", |app| Box::pin(due::forget_ended(app))),
-        ModuleJob::maintenance("callbacks.enqueue-lost", |app| Box::pin(due::enqueue_lost(app))),
+        ModuleJob::new(RECURRING_RUN.kind, RECURRING_RUN.queue, |app, run| Box::pin(run_recurring(app, run))),
+        ModuleJob::maintenance("callbacks.delete-ended", |app| Box::pin(maintenance::delete_ended(app))),
+        ModuleJob::maintenance("callbacks.enqueue-lost", |app| Box::pin(maintenance::enqueue_lost(app))),
     ],
     schedules: &[
-        DeclaredSchedule::maintenance("callbacks.forget-ended", "@every 1h"),
+        DeclaredSchedule::maintenance("callbacks.delete-ended", "@every 1h"),
         DeclaredSchedule::maintenance("callbacks.enqueue-lost", "@every 5m"),
     ],
     sealed: rows::SEALED,

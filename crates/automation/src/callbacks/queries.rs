@@ -6,7 +6,8 @@ use kith_platform::auth::Keyring;
 use kith_store::{Error, Query};
 
 use super::model::{
-    Callback, CallbackDetails, CallbackError, CallbackId, CallbackState, Endpoint, EndpointId, RecurringId,
+    Callback, CallbackDetails, CallbackEndpoint, CallbackError, CallbackId, CallbackState, EndpointId,
+    RecurringId,
 };
 use super::{rows, sealed};
 
@@ -15,7 +16,7 @@ const MAX_LISTED_ATTEMPTS: i64 = 50;
 
 /// Filter and page of a list of callbacks.
 #[derive(Clone, Debug)]
-pub struct CallbackList {
+pub struct CallbackFilter {
     /// State of the callbacks.
     pub state: Option<CallbackState>,
     /// Endpoint of the callbacks.
@@ -32,10 +33,10 @@ pub struct CallbackList {
 ///
 /// # Errors
 /// Returns the store's error if the query fails.
-pub fn list(q: &Query<'_>, list: &CallbackList) -> Result<Page<Callback>, Error> {
-    let before = list.before.unwrap_or(CallbackId(Uuid::max()));
-    let found = rows::list(q, list.state, list.endpoint, list.recurring, before, list.limit.rows())?;
-    Ok(Page::from_rows(found, list.limit, |last| last.id))
+pub fn list(q: &Query<'_>, filter: &CallbackFilter) -> Result<Page<Callback>, Error> {
+    let before = filter.before.unwrap_or(CallbackId(Uuid::max()));
+    let found = rows::list(q, filter.state, filter.endpoint, filter.recurring, before, filter.limit.rows())?;
+    Ok(Page::from_rows(found, filter.limit, |last| last.id))
 }
 
 /// Returns a callback with its attempts.
@@ -43,13 +44,13 @@ pub fn list(q: &Query<'_>, list: &CallbackList) -> Result<Page<Callback>, Error>
 /// # Errors
 /// Returns [`CallbackError::CallbackNotFound`] if it does not exist.
 pub fn get(q: &Query<'_>, keyring: &Keyring, id: CallbackId) -> Result<CallbackDetails, CallbackError> {
-    let kept = rows::find(q, id)?.ok_or(CallbackError::CallbackNotFound)?;
-    let headers = sealed::open_headers(keyring, &sealed::headers_name(id), kept.headers.as_deref());
+    let stored = rows::find(q, id)?.ok_or(CallbackError::CallbackNotFound)?;
+    let headers = sealed::open_headers(keyring, &sealed::headers_name(id), stored.headers.as_deref());
     Ok(CallbackDetails {
-        callback: kept.shown,
+        callback: stored.callback,
         header_names: headers.unwrap_or_default().into_iter().map(|(name, _)| name).collect(),
-        body: kept.body,
-        timeout_ms: kept.timeout_ms,
+        body: stored.body,
+        timeout_ms: stored.timeout_ms,
         attempts: rows::list_attempts(q, id, MAX_LISTED_ATTEMPTS)?,
     })
 }
@@ -63,15 +64,19 @@ pub fn list_endpoints(
     before: Option<EndpointId>,
     limit: PageLimit,
     now: Timestamp,
-) -> Result<Page<Endpoint>, Error> {
+) -> Result<Page<CallbackEndpoint>, Error> {
     let found = rows::list_endpoints(q, before.unwrap_or(EndpointId(Uuid::max())), limit.rows())?;
-    Ok(Page::from_rows(found, limit, |last| last.id).map(|endpoint| endpoint.shown(now)))
+    Ok(Page::from_rows(found, limit, |last| last.id).map(|endpoint| endpoint.to_response(now)))
 }
 
 /// Returns an endpoint.
 ///
 /// # Errors
 /// Returns [`CallbackError::EndpointNotFound`] if it does not exist.
-pub fn get_endpoint(q: &Query<'_>, id: EndpointId, now: Timestamp) -> Result<Endpoint, CallbackError> {
-    rows::find_endpoint(q, id)?.map(|kept| kept.shown(now)).ok_or(CallbackError::EndpointNotFound)
+pub fn get_endpoint(
+    q: &Query<'_>,
+    id: EndpointId,
+    now: Timestamp,
+) -> Result<CallbackEndpoint, CallbackError> {
+    rows::find_endpoint(q, id)?.map(|stored| stored.to_response(now)).ok_or(CallbackError::EndpointNotFound)
 }

@@ -11,10 +11,12 @@ use kith_store::{Error, Query, Tx};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::commands::{self, Sending};
-use super::model::{CallbackError, EndpointId, KeptRecurring, Message, RecurringId, To};
+use super::commands::{self, CallbackInsert};
+use super::model::{
+    CallbackError, CallbackMessage, CallbackTarget, EndpointId, RecurringId, StoredRecurringCallback,
+};
 use super::transitions::LOCK;
-use super::{Occasion, RECURRING_RUN, events, rows, sealed};
+use super::{RECURRING_RUN, RecurringRun, events, rows, sealed};
 
 /// Number of upcoming times in a response.
 const UPCOMING_RUNS: usize = 5;
@@ -22,7 +24,7 @@ const UPCOMING_RUNS: usize = 5;
 /// Handling of runs that were missed because no server was running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum MissedCallbacks {
+pub enum MissedRunPolicy {
     /// Send nothing for them.
     Skip,
     /// Send one callback, for the latest.
@@ -36,15 +38,15 @@ pub enum MissedCallbacks {
 #[derive(Clone, Debug)]
 pub struct RecurringDraft {
     /// Target.
-    pub to: To,
+    pub to: CallbackTarget,
     /// Request to send.
-    pub message: Message,
+    pub message: CallbackMessage,
     /// Schedule expression: cron, a macro, or `@every` with a duration.
     pub schedule: String,
     /// IANA time zone.
     pub zone: String,
     /// Handling of missed runs.
-    pub missed: MissedCallbacks,
+    pub missed: MissedRunPolicy,
 }
 
 /// Recurring callback.
@@ -73,7 +75,7 @@ pub struct RecurringCallback {
     pub paused: bool,
     /// Time of the latest regular run; `null` if there was none.
     #[schema(required = true)]
-    pub last_at: Option<Timestamp>,
+    pub last_run_at: Option<Timestamp>,
     /// Times of the next runs, at most five.
     pub next: Vec<Timestamp>,
     /// Time at which the recurring callback was created.
@@ -100,22 +102,22 @@ fn headers_name(id: RecurringId) -> String {
     format!("recurring_callback:{id}")
 }
 
-impl From<MissedCallbacks> for Missed {
-    fn from(missed: MissedCallbacks) -> Self {
+impl From<MissedRunPolicy> for Missed {
+    fn from(missed: MissedRunPolicy) -> Self {
         match missed {
-            MissedCallbacks::Skip => Self::Skip,
-            MissedCallbacks::Latest => Self::Latest,
-            MissedCallbacks::All => Self::All,
+            MissedRunPolicy::Skip => Self::Skip,
+            MissedRunPolicy::Latest => Self::Latest,
+            MissedRunPolicy::All => Self::All,
         }
     }
 }
 
-fn refused(error: ScheduleError) -> CallbackError {
+fn from_schedule_error(error: ScheduleError) -> CallbackError {
     let (pointer, code) = match &error {
         ScheduleError::Store(error) => return CallbackError::Store(error.clone()),
         ScheduleError::TooMany => return CallbackError::TooManySchedules,
         ScheduleError::Spec(schedules::SpecError::Zone) => ("/time_zone", "not_a_time_zone"),
-        ScheduleError::Over => ("/schedule", "over"),
+        ScheduleError::Over => ("/schedule", "no_run"),
         _ => ("/schedule", "not_a_schedule"),
     };
     CallbackError::Invalid(vec![FieldError::new(pointer, code, format!("{error}."))])
@@ -133,10 +135,10 @@ pub fn create(
     keyring: &Keyring,
     draft: &RecurringDraft,
 ) -> Result<NewRecurringCallback, CallbackError> {
-    let (endpoint, url, secret) = commands::receiver(tx, ctx, keyring, &draft.to)?;
+    let (endpoint, url, secret) = commands::resolve_target(tx, ctx, keyring, &draft.to)?;
     let id = ctx.new_id(RecurringId);
     let message = &draft.message;
-    let kept = KeptRecurring {
+    let stored = StoredRecurringCallback {
         id,
         endpoint_id: endpoint.id,
         url,
@@ -146,18 +148,19 @@ pub fn create(
         timeout_ms: message.timeout.and_then(|timeout| i64::try_from(timeout.as_millis()).ok()),
         created_at: ctx.now,
     };
-    let run = RECURRING_RUN.with(&Occasion { recurring_id: id }).map_err(Error::fault)?;
+    let run = RECURRING_RUN.with(&RecurringRun { recurring_id: id }).map_err(Error::fault)?;
     let plan = Plan {
         payload: run.payload,
         zone: draft.zone.clone(),
         missed: draft.missed.into(),
         ..Plan::new(run.queue, run.kind, &draft.schedule)
     };
-    let schedule = schedules::create(tx, ctx, &schedule_name(id), plan, false).map_err(refused)?;
-    rows::insert_recurring(tx, &kept)?;
+    let schedule =
+        schedules::create(tx, ctx, &schedule_name(id), plan, false).map_err(from_schedule_error)?;
+    rows::insert_recurring(tx, &stored)?;
     tx.audit(ctx, events::RECURRING_CREATED, id);
-    tx.emit(ctx, events::of_recurring(events::RECURRING_CREATED, &kept));
-    Ok(NewRecurringCallback { recurring: shown(kept, Some(schedule), ctx.now), secret })
+    tx.emit(ctx, events::recurring_callback_event(events::RECURRING_CREATED, &stored));
+    Ok(NewRecurringCallback { recurring: to_response(stored, Some(schedule), ctx.now), secret })
 }
 
 /// Deletes a recurring callback and its schedule. Callbacks that it has created are still sent.
@@ -166,15 +169,15 @@ pub fn create(
 /// Returns [`CallbackError::CallbackNotFound`] if it does not exist.
 pub fn delete(tx: &Tx<'_>, ctx: &Ctx, id: RecurringId) -> Result<(), CallbackError> {
     tx.lock(LOCK, [id])?;
-    let kept = rows::find_recurring(tx, id)?.ok_or(CallbackError::CallbackNotFound)?;
+    let stored = rows::find_recurring(tx, id)?.ok_or(CallbackError::CallbackNotFound)?;
     match schedules::delete(tx, ctx, &schedule_name(id), None) {
         // The schedule may have been deleted through the schedules API.
         Ok(()) | Err(ScheduleError::Unknown) => {}
-        Err(error) => return Err(refused(error)),
+        Err(error) => return Err(from_schedule_error(error)),
     }
     rows::delete_recurring(tx, id)?;
     tx.audit(ctx, events::RECURRING_DELETED, id);
-    tx.emit(ctx, events::of_recurring(events::RECURRING_DELETED, &kept));
+    tx.emit(ctx, events::recurring_callback_event(events::RECURRING_DELETED, &stored));
     Ok(())
 }
 
@@ -190,7 +193,7 @@ pub fn list(
 ) -> Result<Page<RecurringCallback>, Error> {
     let found = rows::list_recurring(q, before.unwrap_or(RecurringId(Uuid::max())), limit.rows())?;
     let Page { items, next_cursor } = Page::from_rows(found, limit, |last| last.id);
-    let items = items.into_iter().map(|kept| with_schedule(q, kept, now)).collect::<Result<_, _>>()?;
+    let items = items.into_iter().map(|stored| with_schedule(q, stored, now)).collect::<Result<_, _>>()?;
     Ok(Page { items, next_cursor })
 }
 
@@ -199,31 +202,39 @@ pub fn list(
 /// # Errors
 /// Returns [`CallbackError::CallbackNotFound`] if it does not exist.
 pub fn get(q: &Query<'_>, id: RecurringId, now: Timestamp) -> Result<RecurringCallback, CallbackError> {
-    let kept = rows::find_recurring(q, id)?.ok_or(CallbackError::CallbackNotFound)?;
-    Ok(with_schedule(q, kept, now)?)
+    let stored = rows::find_recurring(q, id)?.ok_or(CallbackError::CallbackNotFound)?;
+    Ok(with_schedule(q, stored, now)?)
 }
 
-fn with_schedule(q: &Query<'_>, kept: KeptRecurring, now: Timestamp) -> Result<RecurringCallback, Error> {
-    let schedule = schedules::find_schedule(q, &schedule_name(kept.id))?;
-    Ok(shown(kept, schedule, now))
+fn with_schedule(
+    q: &Query<'_>,
+    stored: StoredRecurringCallback,
+    now: Timestamp,
+) -> Result<RecurringCallback, Error> {
+    let schedule = schedules::find_schedule(q, &schedule_name(stored.id))?;
+    Ok(to_response(stored, schedule, now))
 }
 
-fn shown(kept: KeptRecurring, schedule: Option<Schedule>, now: Timestamp) -> RecurringCallback {
+fn to_response(
+    stored: StoredRecurringCallback,
+    schedule: Option<Schedule>,
+    now: Timestamp,
+) -> RecurringCallback {
     let runs = schedule.as_ref().filter(|schedule| !schedule.paused);
     let spec = runs.and_then(|schedule| Some((schedule, schedule.plan.check(schedule.anchor_at).ok()?)));
     RecurringCallback {
-        id: kept.id,
-        endpoint_id: kept.endpoint_id,
-        url: kept.url,
-        method: kept.method,
-        body: kept.body,
-        schedule_name: schedule_name(kept.id),
+        id: stored.id,
+        endpoint_id: stored.endpoint_id,
+        url: stored.url,
+        method: stored.method,
+        body: stored.body,
+        schedule_name: schedule_name(stored.id),
         paused: schedule.as_ref().is_some_and(|schedule| schedule.paused),
-        last_at: schedule.as_ref().and_then(|schedule| schedule.last_at),
+        last_run_at: schedule.as_ref().and_then(|schedule| schedule.last_at),
         next: spec.map_or_else(Vec::new, |(schedule, spec)| schedule.plan.preview(&spec, now, UPCOMING_RUNS)),
         time_zone: schedule.as_ref().map(|schedule| schedule.plan.zone.clone()),
         schedule: schedule.map(|schedule| schedule.plan.schedule),
-        created_at: kept.created_at,
+        created_at: stored.created_at,
     }
 }
 
@@ -232,33 +243,42 @@ fn shown(kept: KeptRecurring, schedule: Option<Schedule>, now: Timestamp) -> Rec
 /// # Errors
 /// Returns a [`JobError`] that retries the job if the database operation fails or the sealed headers cannot
 /// be opened.
-pub async fn occur(app: &App, id: RecurringId, job: JobId) -> Result<JobOutput, JobError> {
+pub async fn run(app: &App, id: RecurringId, job: JobId) -> Result<JobOutput, JobError> {
     let keyring = std::sync::Arc::clone(&app.keyring);
-    app.write(&app.system_ctx("callbacks"), move |tx, ctx| make(tx, ctx, &keyring, id, job))
+    app.write(&app.system_ctx("callbacks"), move |tx, ctx| create_for_run(tx, ctx, &keyring, id, job))
         .await
         .map(|()| JobOutput::default())
         .map_err(JobError::retry)
 }
 
-fn make(tx: &Tx<'_>, ctx: &Ctx, keyring: &Keyring, id: RecurringId, job: JobId) -> Result<(), CallbackError> {
+fn create_for_run(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    keyring: &Keyring,
+    id: RecurringId,
+    job: JobId,
+) -> Result<(), CallbackError> {
     tx.lock(LOCK, [id])?;
-    let Some(kept) = rows::find_recurring(tx, id)? else { return Ok(()) };
-    if rows::has_occurred(tx, id, job)? {
+    let Some(stored) = rows::find_recurring(tx, id)? else { return Ok(()) };
+    if rows::has_callback_for_run(tx, id, job)? {
         return Ok(());
     }
-    let headers = sealed::open_headers(keyring, &headers_name(id), kept.headers.as_deref());
-    let message = Message {
-        method: kept.method.parse().unwrap_or(http::Method::POST),
+    let headers = sealed::open_headers(keyring, &headers_name(id), stored.headers.as_deref());
+    let message = CallbackMessage {
+        method: stored.method.parse().unwrap_or(http::Method::POST),
         headers: headers.ok_or_else(|| Error::fault("headers were sealed with another secret"))?,
-        body: kept.body,
-        timeout: kept.timeout_ms.and_then(|ms| u64::try_from(ms).ok()).map(std::time::Duration::from_millis),
+        body: stored.body,
+        timeout: stored
+            .timeout_ms
+            .and_then(|ms| u64::try_from(ms).ok())
+            .map(std::time::Duration::from_millis),
     };
-    let sending = Sending {
-        endpoint_id: kept.endpoint_id,
-        url: kept.url,
+    let new = CallbackInsert {
+        endpoint_id: stored.endpoint_id,
+        url: stored.url,
         message: &message,
         at: None,
         recurring: Some((id, job)),
     };
-    commands::insert(tx, ctx, keyring, sending).map(drop)
+    commands::insert(tx, ctx, keyring, new).map(drop)
 }

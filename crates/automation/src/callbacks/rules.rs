@@ -24,38 +24,43 @@ pub const DISABLE_AFTER: Duration = days(5);
 
 /// Result of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum AttemptOutcome {
     /// A response with this status.
-    Answered(u16),
+    Responded(u16),
     /// No response.
-    Unanswered,
+    NoResponse,
 }
 
 /// Decision on a callback after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum RetryDecision {
     /// Delivered.
     Delivered,
     /// Send again after this wait.
-    Again(Duration),
+    RetryAfter(Duration),
     /// Failed: the retry schedule is over.
-    GivenUp,
+    AttemptsExhausted,
     /// Failed: the endpoint responded with 410.
     Gone,
 }
 
-/// Decides on a callback after the `attempts`-th attempt of its retry schedule. `asked` is the wait of
-/// `Retry-After`. `part`, 0 to 1, is the fraction of the jitter, a tenth of the wait, that is added.
-pub fn next(ended: Ended, attempts: i64, asked: Option<Duration>, part: f64) -> Next {
+/// Decides on a callback after the `attempts`-th attempt of its retry schedule. `retry_after` is the wait of
+/// `Retry-After`. `jitter`, 0 to 1, is the fraction of the jitter, a tenth of the wait, that is added.
+pub fn decide_retry(
+    ended: AttemptOutcome,
+    attempts: i64,
+    retry_after: Option<Duration>,
+    jitter: f64,
+) -> RetryDecision {
     match ended {
-        Ended::Answered(200..=299) => return Next::Delivered,
-        Ended::Answered(410) => return Next::Gone,
-        Ended::Answered(_) | Ended::Unanswered => {}
+        AttemptOutcome::Responded(200..=299) => return RetryDecision::Delivered,
+        AttemptOutcome::Responded(410) => return RetryDecision::Gone,
+        AttemptOutcome::Responded(_) | AttemptOutcome::NoResponse => {}
     }
-    let rung = usize::try_from(attempts - 1).ok().and_then(|at| RETRY_DELAYS.get(at));
-    let Some(wait) = rung else { return Next::GivenUp };
-    let wait = asked.map_or(*wait, |asked| asked.min(MAX_RETRY_AFTER).max(*wait));
-    Next::Again(wait + wait.mul_f64(part.clamp(0.0, 1.0) / 10.0))
+    let delay = usize::try_from(attempts - 1).ok().and_then(|at| RETRY_DELAYS.get(at));
+    let Some(wait) = delay else { return RetryDecision::AttemptsExhausted };
+    let wait = retry_after.map_or(*wait, |retry_after| retry_after.min(MAX_RETRY_AFTER).max(*wait));
+    RetryDecision::RetryAfter(wait + wait.mul_f64(jitter.clamp(0.0, 1.0) / 10.0))
 }
 
 /// Parses `Retry-After` (RFC 9110, section 10.2.3): a number of seconds, or a date. A date is relative to
@@ -79,7 +84,7 @@ fn http_date(text: &str) -> Option<Timestamp> {
 /// Circuit breaker of an endpoint. Closed: requests are sent. Open: no requests are sent for a while. Half
 /// open: one request is sent as a probe. Stored with the endpoint, so that all nodes count together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Breaker {
+pub struct CircuitBreaker {
     /// Number of consecutive failures.
     pub failures: i64,
     /// Time of the last opening; `None` if it is closed.
@@ -101,18 +106,18 @@ pub enum Admission {
     Wait(Timestamp),
 }
 
-impl Breaker {
+impl CircuitBreaker {
     /// Returns the state at `now`, and, unless it is closed, the time from which on the next request may be
     /// sent.
     pub fn state(&self, now: Timestamp) -> (BreakerState, Option<Timestamp>) {
-        match self.opens_until() {
+        match self.open_until() {
             None => (BreakerState::Closed, None),
             Some(until) if now < until => (BreakerState::Open, Some(until)),
             Some(_) => (BreakerState::HalfOpen, Some(self.probe_until.map_or(now, |until| until.max(now)))),
         }
     }
 
-    fn opens_until(&self) -> Option<Timestamp> {
+    fn open_until(&self) -> Option<Timestamp> {
         let doublings = (self.openings - 1).clamp(0, 10);
         Some(self.opened_at? + (INITIAL_OPEN_PERIOD * (1 << doublings)).min(MAX_OPEN_PERIOD))
     }
@@ -120,7 +125,7 @@ impl Breaker {
     /// Decides whether a request may be sent at `now`. Only one probe runs at a time. If its result is not
     /// recorded within `probe_for`, another probe may be sent.
     pub fn admit(&mut self, now: Timestamp, probe_for: Duration) -> Admission {
-        match self.opens_until() {
+        match self.open_until() {
             None => Admission::Send,
             Some(until) if now < until => Admission::Wait(until),
             Some(_) => match self.probe_until.filter(|until| now < *until) {
@@ -154,7 +159,7 @@ impl Breaker {
 }
 
 /// Returns `true` if an endpoint that has failed since `since` without a success must be disabled at `now`.
-pub fn is_hopeless(since: Option<Timestamp>, now: Timestamp) -> bool {
+pub fn must_disable(since: Option<Timestamp>, now: Timestamp) -> bool {
     since.is_some_and(|since| now.since(since) >= DISABLE_AFTER)
 }
 

@@ -15,36 +15,43 @@ fn retry_delays_match_specification() {
     let mut since_start = Duration::ZERO;
     let mut starts = vec![since_start];
     for attempts in 1..=9 {
-        let Next::Again(wait) = next(Ended::Answered(500), attempts, None, 0.0) else { panic!("{attempts}") };
+        let RetryDecision::RetryAfter(wait) =
+            decide_retry(AttemptOutcome::Responded(500), attempts, None, 0.0)
+        else {
+            panic!("{attempts}")
+        };
         since_start += wait;
         starts.push(since_start);
     }
-    let told =
+    let expected =
         ["0:0:0", "0:0:5", "0:5:5", "0:35:5", "2:35:5", "7:35:5", "17:35:5", "31:35:5", "51:35:5", "75:35:5"];
-    let shown =
+    let actual =
         starts.iter().map(Duration::as_secs).map(|s| format!("{}:{}:{}", s / 3_600, s / 60 % 60, s % 60));
-    assert_eq!(shown.collect::<Vec<_>>(), told);
-    assert_eq!(next(Ended::Answered(500), 10, None, 0.0), Next::GivenUp);
-    assert_eq!(next(Ended::Unanswered, 10, Some(hours(1)), 0.0), Next::GivenUp);
+    assert_eq!(actual.collect::<Vec<_>>(), expected);
+    assert_eq!(decide_retry(AttemptOutcome::Responded(500), 10, None, 0.0), RetryDecision::AttemptsExhausted);
+    assert_eq!(
+        decide_retry(AttemptOutcome::NoResponse, 10, Some(hours(1)), 0.0),
+        RetryDecision::AttemptsExhausted
+    );
 }
 
 #[test]
 fn response_status_decides_retry() {
     for status in 100..600 {
         let expected = match status {
-            200..=299 => Next::Delivered,
-            410 => Next::Gone,
-            _ => Next::Again(seconds(5)),
+            200..=299 => RetryDecision::Delivered,
+            410 => RetryDecision::Gone,
+            _ => RetryDecision::RetryAfter(seconds(5)),
         };
-        assert_eq!(next(Ended::Answered(status), 1, None, 0.0), expected, "{status}");
+        assert_eq!(decide_retry(AttemptOutcome::Responded(status), 1, None, 0.0), expected, "{status}");
     }
-    assert_eq!(next(Ended::Unanswered, 1, None, 0.0), Next::Again(seconds(5)));
+    assert_eq!(decide_retry(AttemptOutcome::NoResponse, 1, None, 0.0), RetryDecision::RetryAfter(seconds(5)));
 }
 
 #[test]
 fn retry_after_lengthens_delay_within_bounds() {
-    let wait = |asked| match next(Ended::Answered(503), 2, Some(asked), 0.0) {
-        Next::Again(wait) => wait,
+    let wait = |retry_after| match decide_retry(AttemptOutcome::Responded(503), 2, Some(retry_after), 0.0) {
+        RetryDecision::RetryAfter(wait) => wait,
         other => panic!("{other:?}"),
     };
     assert_eq!(wait(seconds(1)), minutes(5));
@@ -74,14 +81,14 @@ fn retry_after_lengthens_delay_within_bounds() {
 
 #[test]
 fn endpoint_is_disabled_after_five_days_of_failures() {
-    assert!(!is_hopeless(None, at(0) + days(9)));
-    assert!(!is_hopeless(Some(at(0)), at(0) + days(5) - Duration::from_millis(1)));
-    assert!(is_hopeless(Some(at(0)), at(0) + days(5)));
+    assert!(!must_disable(None, at(0) + days(9)));
+    assert!(!must_disable(Some(at(0)), at(0) + days(5) - Duration::from_millis(1)));
+    assert!(must_disable(Some(at(0)), at(0) + days(5)));
 }
 
 #[test]
 fn open_circuit_breaker_admits_single_probe() {
-    let mut breaker = Breaker::default();
+    let mut breaker = CircuitBreaker::default();
     for _ in 0..FAILURES_TO_OPEN {
         assert_eq!(breaker.admit(at(0), PROBE), Admission::Send);
         breaker.failed(at(0), false);
@@ -97,13 +104,13 @@ fn open_circuit_breaker_admits_single_probe() {
     // The sender of the probe died.
     assert_eq!(breaker.admit(at(121), PROBE), Admission::Probe);
     breaker.succeeded();
-    assert_eq!(breaker, Breaker::default());
+    assert_eq!(breaker, CircuitBreaker::default());
     assert_eq!(breaker.admit(at(121), PROBE), Admission::Send);
 }
 
 #[test]
 fn open_period_doubles_up_to_ten_minutes() {
-    let mut breaker = Breaker { failures: 4, ..Breaker::default() };
+    let mut breaker = CircuitBreaker { failures: 4, ..CircuitBreaker::default() };
     let mut now = at(0);
     breaker.failed(now, false);
     for expected in [30, 60, 120, 240, 480, 600, 600, 600] {
@@ -121,7 +128,7 @@ fn open_period_doubles_up_to_ten_minutes() {
 /// Step of the model.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A request asks for admission.
+    /// A request requests admission.
     Ask,
     /// The n-th running request succeeds or fails.
     End(usize, bool),
@@ -148,28 +155,28 @@ proptest! {
     /// always admits a probe eventually, and a success closes it.
     #[test]
     fn circuit_breaker_matches_model(steps in prop::collection::vec(step(), 1..200)) {
-        let mut breaker = Breaker::default();
+        let mut breaker = CircuitBreaker::default();
         let mut now = at(1_000_000);
         // Running requests: whether each is a probe, and when it was admitted.
-        let mut under_way: Vec<(bool, Timestamp)> = Vec::new();
+        let mut running: Vec<(bool, Timestamp)> = Vec::new();
         let mut failures_in_a_row = 0;
         for step in steps {
             match step {
                 Step::Pass(s) => now = now + seconds(s),
-                Step::Die(n) => if n < under_way.len() { under_way.remove(n); },
+                Step::Die(n) => if n < running.len() { running.remove(n); },
                 Step::Ask => {
                     let before = breaker;
                     match breaker.admit(now, PROBE) {
                         Admission::Send => {
                             prop_assert!(failures_in_a_row < FAILURES_TO_OPEN);
                             prop_assert_eq!(before, breaker);
-                            under_way.push((false, now));
+                            running.push((false, now));
                         }
                         Admission::Probe => {
                             prop_assert!(failures_in_a_row >= FAILURES_TO_OPEN);
-                            let others = under_way.iter().filter(|(probe, since)| *probe && now < *since + PROBE);
+                            let others = running.iter().filter(|(probe, since)| *probe && now < *since + PROBE);
                             prop_assert_eq!(others.count(), 0, "another probe has time left");
-                            under_way.push((true, now));
+                            running.push((true, now));
                         }
                         Admission::Wait(until) => {
                             prop_assert!(failures_in_a_row >= FAILURES_TO_OPEN);
@@ -183,14 +190,14 @@ proptest! {
                         }
                     }
                 }
-                Step::End(n, well) if n < under_way.len() => {
-                    let (was_probe, _) = under_way.remove(n);
+                Step::End(n, well) if n < running.len() => {
+                    let (was_probe, _) = running.remove(n);
                     if well {
                         breaker.succeeded();
                         failures_in_a_row = 0;
                         prop_assert_eq!(breaker.state(now), (BreakerState::Closed, None));
                         // Probes admitted before the circuit breaker closed now count as ordinary requests.
-                        under_way.iter_mut().for_each(|(probe, _)| *probe = false);
+                        running.iter_mut().for_each(|(probe, _)| *probe = false);
                     } else {
                         breaker.failed(now, was_probe);
                         failures_in_a_row += 1;

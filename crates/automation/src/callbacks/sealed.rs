@@ -5,7 +5,7 @@ use kith_kernel::{Ctx, Timestamp};
 use kith_platform::auth::Keyring;
 use kith_platform::outbound::signature::SigningSecret;
 
-use super::model::{CallbackId, EndpointId, KeptEndpoint};
+use super::model::{CallbackId, EndpointId, StoredEndpoint};
 
 /// Creates a signing secret. Returns it with its sealed form.
 pub fn new_secret(keyring: &Keyring, ctx: &Ctx, endpoint: EndpointId) -> (SigningSecret, Vec<u8>) {
@@ -16,7 +16,7 @@ pub fn new_secret(keyring: &Keyring, ctx: &Ctx, endpoint: EndpointId) -> (Signin
 
 /// Opens the secrets that sign a callback to `endpoint` at `now`, present secret first. Returns `None` if
 /// they were sealed with another key.
-pub fn secrets(keyring: &Keyring, endpoint: &KeptEndpoint, now: Timestamp) -> Option<Vec<SigningSecret>> {
+pub fn secrets(keyring: &Keyring, endpoint: &StoredEndpoint, now: Timestamp) -> Option<Vec<SigningSecret>> {
     let previous = endpoint.previous.as_ref().filter(|(_, until)| now < *until).map(|(sealed, _)| sealed);
     let open = |sealed: &Vec<u8>| {
         let bytes = keyring.open(&endpoint_name(endpoint.id), sealed)?;

@@ -5,7 +5,7 @@ use kith_platform::App;
 use kith_store::{Error, Tx};
 
 use super::events;
-use super::model::{Callback, CallbackState, DisabledBecause, KeptEndpoint, Reason};
+use super::model::{Callback, CallbackFailureReason, CallbackState, DisabledReason, StoredEndpoint};
 
 /// Lock namespace of this module. Keys are callback IDs, endpoint IDs, and URLs of endpoints to be created.
 pub const LOCK: &str = "callback";
@@ -14,26 +14,35 @@ pub const LOCK: &str = "callback";
 ///
 /// # Errors
 /// Returns the store's error if a statement fails.
-pub fn disable_it(
+pub fn disable_endpoint(
     app: &App,
     tx: &Tx<'_>,
     ctx: &Ctx,
-    endpoint: &mut KeptEndpoint,
-    because: DisabledBecause,
+    endpoint: &mut StoredEndpoint,
+    reason: DisabledReason,
 ) -> Result<(), Error> {
-    endpoint.disabled = Some((ctx.now, because));
+    endpoint.disabled = Some((ctx.now, reason));
     tx.audit(ctx, events::DISABLED, endpoint.id);
-    let told = app.list_admins(tx)?;
-    let because = Some(because.as_str());
-    tx.emit(ctx, events::of_endpoint(events::DISABLED, endpoint.id, &endpoint.url, because, told));
+    let administrators = app.list_admins(tx)?;
+    let reason = Some(reason.as_str());
+    tx.emit(
+        ctx,
+        events::endpoint_event(events::DISABLED, endpoint.id, &endpoint.url, reason, administrators),
+    );
     Ok(())
 }
 
 /// Ends a callback; the caller writes the row.
-pub fn finish(tx: &Tx<'_>, ctx: &Ctx, shown: &mut Callback, state: CallbackState, reason: Option<Reason>) {
-    (shown.state, shown.reason) = (state, reason);
-    (shown.next_attempt_at, shown.finished_at) = (None, Some(ctx.now));
+pub fn finish(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    callback: &mut Callback,
+    state: CallbackState,
+    reason: Option<CallbackFailureReason>,
+) {
+    (callback.state, callback.reason) = (state, reason);
+    (callback.next_attempt_at, callback.finished_at) = (None, Some(ctx.now));
     let kind = if state == CallbackState::Delivered { events::DELIVERED } else { events::FAILED };
-    tx.audit(ctx, kind, shown.id);
-    tx.emit(ctx, events::of_callback(kind, shown));
+    tx.audit(ctx, kind, callback.id);
+    tx.emit(ctx, events::callback_event(kind, callback));
 }

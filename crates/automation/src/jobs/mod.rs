@@ -5,7 +5,7 @@
 mod commands;
 mod http;
 mod model;
-mod operating;
+mod operations;
 mod queries;
 mod rows;
 mod rules;
@@ -14,8 +14,8 @@ use kith_platform::{Module, Tag};
 use kith_store::Migration;
 
 pub use model::{JobStatus, JobsError, RetryBody};
-pub use operating::{Order, carry_out};
-pub use rules::{check_operator, check_program};
+pub use operations::{JobOperation, run_operation};
+pub use rules::{reject_reserved, reject_reserved_for_api_key};
 
 /// The module `job_queues`. The name `jobs` belongs to the engine's tables.
 pub static MODULE: Module = Module {

@@ -8,8 +8,8 @@ use kith_kernel::{Ctx, MAX_PAGE_BYTES, Timestamp, days, hours, minutes};
 use kith_store::Query;
 
 use super::model::{
-    AwaitedJob, JobDetails, JobKind, JobLogLine, JobsError, Queue, QueueDepth, QueueDetails, QueueMinute,
-    QueueMoment, QueueTally, Queues, read_json,
+    JobDependency, JobDetails, JobKind, JobLogLine, JobsError, Queue, QueueDepth, QueueDetails, QueueMinute,
+    QueueSample, QueueThroughput, Queues, read_json,
 };
 use super::rows;
 
@@ -32,13 +32,13 @@ pub fn get_details(q: &Query<'_>, id: i64) -> Result<JobDetails, JobsError> {
     let mut job = find_job(q, id)?;
     let (payload, result) = (std::mem::take(&mut job.payload), job.result.take());
     Ok(JobDetails {
-        about: job.into(),
+        job: job.into(),
         payload: read_json(Some(payload)).unwrap_or_default(),
         result: read_json(result),
         log: kith_jobs::list_log(q, id)?.into_iter().map(JobLogLine::from).collect(),
-        awaits: kith_jobs::list_results(q, id, MAX_PAGE_BYTES as i64)?
+        dependencies: kith_jobs::list_results(q, id, MAX_PAGE_BYTES as i64)?
             .into_iter()
-            .map(AwaitedJob::from)
+            .map(JobDependency::from)
             .collect(),
     })
 }
@@ -67,17 +67,17 @@ pub fn list_queues(q: &Query<'_>, ctx: &Ctx) -> Result<Queues, JobsError> {
     let settings: BTreeMap<_, _> = kith_jobs::list_settings(q)?.into_iter().collect();
     let depths = kith_jobs::sample_queues(q, ctx.now)?;
     let depths: BTreeMap<_, _> = depths.iter().map(|sample| (sample.queue.clone(), sample.into())).collect();
-    let mut lately: BTreeMap<String, QueueTally> = BTreeMap::new();
+    let mut recent: BTreeMap<String, QueueThroughput> = BTreeMap::new();
     for minute in kith_jobs::list_minutes(q, None, ctx.now - RECENT_PERIOD, MAX_HISTORY_ROWS)? {
-        lately.entry(minute.queue.clone()).or_default().add(&minute);
+        recent.entry(minute.queue.clone()).or_default().add(&minute);
     }
-    let mut names: Vec<_> = settings.keys().chain(depths.keys()).chain(lately.keys()).cloned().collect();
+    let mut names: Vec<_> = settings.keys().chain(depths.keys()).chain(recent.keys()).cloned().collect();
     names.sort_unstable();
     names.dedup();
     let items = names.into_iter().map(|name| Queue {
         limits: settings.get(&name).cloned().unwrap_or_default().into(),
         depth: depths.get(&name).cloned().unwrap_or_default(),
-        lately: lately.get(&name).copied().unwrap_or_default(),
+        recent: recent.get(&name).copied().unwrap_or_default(),
         name,
     });
     Ok(Queues { items: items.collect() })
@@ -96,8 +96,8 @@ pub fn get_queue(
     let since = since.unwrap_or(ctx.now - DEFAULT_HISTORY).max(ctx.now - MAX_HISTORY);
     let depths = kith_jobs::sample_queues(q, ctx.now)?;
     let depth = depths.iter().find(|sample| sample.queue == name).map(QueueDepth::from);
-    let mut by_minute: BTreeMap<Timestamp, QueueTally> = BTreeMap::new();
-    let mut lately = QueueTally::default();
+    let mut by_minute: BTreeMap<Timestamp, QueueThroughput> = BTreeMap::new();
+    let mut recent = QueueThroughput::default();
     for minute in
         kith_jobs::list_minutes(q, Some(name), since.min(ctx.now - RECENT_PERIOD), MAX_HISTORY_ROWS)?
     {
@@ -105,23 +105,26 @@ pub fn get_queue(
             by_minute.entry(minute.minute).or_default().add(&minute);
         }
         if minute.minute >= ctx.now - RECENT_PERIOD {
-            lately.add(&minute);
+            recent.add(&minute);
         }
     }
     let samples = kith_jobs::list_samples(q, name, since, MAX_HISTORY_ROWS)?;
     let step = samples.len().div_ceil(MAX_SAMPLES).max(1);
     Ok(QueueDetails {
-        about: Queue {
+        queue: Queue {
             name: name.to_owned(),
             limits: kith_jobs::find_settings(q, name)?.into(),
             depth: depth.unwrap_or_default(),
-            lately,
+            recent,
         },
-        minutes: by_minute.into_iter().map(|(minute, tally)| QueueMinute { minute, tally }).collect(),
-        moments: samples
+        minutes: by_minute
+            .into_iter()
+            .map(|(minute, throughput)| QueueMinute { minute, throughput })
+            .collect(),
+        samples: samples
             .iter()
             .step_by(step)
-            .map(|sample| QueueMoment { at: sample.at, depth: sample.into() })
+            .map(|sample| QueueSample { at: sample.at, depth: sample.into() })
             .collect(),
     })
 }

@@ -39,7 +39,7 @@ pub fn list_kinds(q: &Query<'_>, after: &str, limit: i64) -> Result<Vec<JobKind>
     )
 }
 
-pub fn save_kind(tx: &Tx<'_>, kind: &JobKind, now: Timestamp) -> Result<(), Error> {
+pub fn upsert_kind(tx: &Tx<'_>, kind: &JobKind, now: Timestamp) -> Result<(), Error> {
     let retry = kind.retry.as_ref();
     let schema = kind.schema.as_ref().map(StoredJson::as_str);
     tx.exec(

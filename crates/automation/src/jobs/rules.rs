@@ -10,14 +10,16 @@ use super::model::JobsError;
 ///
 /// # Errors
 /// Returns [`JobsError::Reserved`] if the queue or the kind is reserved.
-pub fn check_program(
+pub fn reject_reserved(
     reserved: ReservedJobs,
     queue: Option<&str>,
     kind: Option<&str>,
 ) -> Result<(), JobsError> {
     let queue = queue.filter(|queue| reserved.has_queue(queue)).map(|name| ("queue", name));
     let kind = kind.filter(|kind| reserved.has_kind(kind)).map(|name| ("job kind", name));
-    queue.or(kind).map_or(Ok(()), |(what, name)| Err(JobsError::Reserved { what, name: name.to_owned() }))
+    queue
+        .or(kind)
+        .map_or(Ok(()), |(resource, name)| Err(JobsError::Reserved { resource, name: name.to_owned() }))
 }
 
 /// Rejects reserved queues and job kinds for API keys only: administrators pause, limit and repair the queues
@@ -25,16 +27,16 @@ pub fn check_program(
 ///
 /// # Errors
 /// Returns [`JobsError::Reserved`] if an API key made the request and the queue or the kind is reserved.
-pub fn check_operator(
+pub fn reject_reserved_for_api_key(
     reserved: ReservedJobs,
     ctx: &Ctx,
     queue: Option<&str>,
     kind: Option<&str>,
 ) -> Result<(), JobsError> {
-    if is_program(ctx) { check_program(reserved, queue, kind) } else { Ok(()) }
+    if is_api_key(ctx) { reject_reserved(reserved, queue, kind) } else { Ok(()) }
 }
 
 /// Returns `true` if an API key made the request.
-pub fn is_program(ctx: &Ctx) -> bool {
+pub fn is_api_key(ctx: &Ctx) -> bool {
     matches!(ctx.actor, Actor::ApiKey(_))
 }

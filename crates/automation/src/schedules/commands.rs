@@ -5,12 +5,12 @@ use kith_kernel::{Actor, Ctx};
 use kith_platform::{Preconditions, ReservedJobs};
 use kith_store::{Error, Tx};
 
-use super::model::ScheduleAnswer;
-use crate::jobs::{JobsError, check_operator, check_program};
+use super::model::ScheduleResponse;
+use crate::jobs::{JobsError, reject_reserved, reject_reserved_for_api_key};
 
 /// Error of an operation on schedules. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
-pub enum Refusal {
+pub enum ScheduleCommandError {
     /// Error of the engine.
     #[error(transparent)]
     Engine(#[from] ScheduleError),
@@ -22,7 +22,7 @@ pub enum Refusal {
     Reserved(#[from] JobsError),
 }
 
-impl From<Error> for Refusal {
+impl From<Error> for ScheduleCommandError {
     fn from(error: Error) -> Self {
         Self::Engine(error.into())
     }
@@ -36,11 +36,11 @@ pub fn set(
     name: &str,
     plan: &Plan,
     preconditions: &Preconditions,
-) -> Result<(Schedule, bool), Refusal> {
+) -> Result<(Schedule, bool), ScheduleCommandError> {
     check_plan(reserved, plan)?;
     match schedules::find_to_change(tx, name)? {
         None => {
-            preconditions.check_absent().map_err(|_| Refusal::Changed)?;
+            preconditions.check_absent().map_err(|_| ScheduleCommandError::Changed)?;
             Ok((schedules::create(tx, ctx, name, plan.clone(), false)?, true))
         }
         Some(present) => {
@@ -64,13 +64,13 @@ pub fn delete(
     reserved: ReservedJobs,
     name: &str,
     preconditions: &Preconditions,
-) -> Result<(), Refusal> {
+) -> Result<(), ScheduleCommandError> {
     let Some(present) = schedules::find_to_change(tx, name)? else {
-        preconditions.check_absent().map_err(|_| Refusal::Changed)?;
+        preconditions.check_absent().map_err(|_| ScheduleCommandError::Changed)?;
         return Err(ScheduleError::Unknown.into());
     };
     if !present.is_declared {
-        check_operator(reserved, ctx, Some(&present.plan.queue), Some(&present.plan.kind))?;
+        reject_reserved_for_api_key(reserved, ctx, Some(&present.plan.queue), Some(&present.plan.kind))?;
     }
     check(preconditions, present)?;
     Ok(schedules::delete(tx, ctx, name, None)?)
@@ -78,21 +78,26 @@ pub fn delete(
 
 /// Rejects an API key that pauses, resumes, runs or backfills a schedule that a module declares, or whose
 /// queue or kind is reserved.
-pub fn check_operated(tx: &Tx<'_>, ctx: &Ctx, reserved: ReservedJobs, name: &str) -> Result<(), Refusal> {
+pub fn check_operation_allowed(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    reserved: ReservedJobs,
+    name: &str,
+) -> Result<(), ScheduleCommandError> {
     if !matches!(ctx.actor, Actor::ApiKey(_)) {
         return Ok(());
     }
     let present = schedules::find_schedule(tx, name)?.ok_or(ScheduleError::Unknown)?;
     if present.is_declared {
-        return Err(JobsError::Reserved { what: "schedule", name: name.to_owned() }.into());
+        return Err(JobsError::Reserved { resource: "schedule", name: name.to_owned() }.into());
     }
     Ok(check_plan(reserved, &present.plan)?)
 }
 
 fn check_plan(reserved: ReservedJobs, plan: &Plan) -> Result<(), JobsError> {
-    check_program(reserved, Some(&plan.queue), Some(&plan.kind))
+    reject_reserved(reserved, Some(&plan.queue), Some(&plan.kind))
 }
 
-fn check(preconditions: &Preconditions, present: Schedule) -> Result<(), Refusal> {
-    preconditions.check(&ScheduleAnswer::from(present)).map_err(|_| Refusal::Changed)
+fn check(preconditions: &Preconditions, present: Schedule) -> Result<(), ScheduleCommandError> {
+    preconditions.check(&ScheduleResponse::from(present)).map_err(|_| ScheduleCommandError::Changed)
 }

@@ -3,12 +3,12 @@
 mod commands;
 mod http;
 mod model;
-mod operating;
+mod operations;
 
 use kith_platform::{Module, Tag};
 
-pub use model::{ScheduleAnswer, ScheduleRun, ScheduleState};
-pub use operating::{ScheduleOrder, ScheduleTold, carry_out};
+pub use model::{ScheduleResponse, ScheduleRun, ScheduleState};
+pub use operations::{ScheduleOperation, ScheduleOperationResult, run_operation};
 
 /// The module `schedules`.
 pub static MODULE: Module = Module {

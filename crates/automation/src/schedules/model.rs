@@ -47,10 +47,10 @@ pub struct ScheduleBody {
     #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$")]
     kind: String,
     /// Payload of the jobs as any JSON value, at most 256 KiB. Default `{}`.
-    #[serde(default = "nothing")]
+    #[serde(default = "default_payload")]
     payload: Value,
     /// Priority of the jobs, 0 (first) to 9 (last). Default 5.
-    #[serde(default = "five")]
+    #[serde(default = "default_priority")]
     #[schema(minimum = 0, maximum = 9)]
     priority: i64,
     /// Retry policy of the jobs. Default: 10 attempts over about eight hours.
@@ -65,7 +65,7 @@ pub struct ScheduleBody {
     #[schema(example = "30 2 * * MON-FRI", max_length = 500)]
     schedule: String,
     /// Time zone as a name of the IANA time zone database. Default `UTC`.
-    #[serde(default = "utc")]
+    #[serde(default = "default_time_zone")]
     #[schema(example = "Europe/Vienna")]
     time_zone: String,
     /// Handling of runs that are late by more than a minute because no server was running: `skip` drops them,
@@ -74,7 +74,7 @@ pub struct ScheduleBody {
     #[schema(value_type = String, pattern = "^(skip|latest|all)$")]
     missed: Missed,
     /// Maximum number of missed runs to run if `missed` is `all`, 1 to 1,000. Default 100.
-    #[serde(default = "hundred")]
+    #[serde(default = "default_missed_cap")]
     #[schema(minimum = 1, maximum = 1000)]
     missed_cap: i64,
     /// Handling of a run while an earlier one has not ended: `allow` starts it, `skip` drops it, `queue` runs
@@ -95,19 +95,19 @@ pub struct ScheduleBody {
     ends_at: Option<Timestamp>,
 }
 
-fn nothing() -> Value {
+fn default_payload() -> Value {
     Value::Object(serde_json::Map::new())
 }
 
-const fn five() -> i64 {
+const fn default_priority() -> i64 {
     5
 }
 
-const fn hundred() -> i64 {
+const fn default_missed_cap() -> i64 {
     100
 }
 
-fn utc() -> String {
+fn default_time_zone() -> String {
     "UTC".to_owned()
 }
 
@@ -115,9 +115,9 @@ impl ScheduleBody {
     /// Converts the body into the engine's plan, after checking the times in milliseconds.
     pub fn plan(&self) -> Result<Plan, Vec<FieldError>> {
         let mut faults = Vec::new();
-        let mut time = |pointer: &'static str, ms: i64, most: i64| {
-            if !(0..=most).contains(&ms) {
-                faults.push(FieldError::new(pointer, "out_of_range", format!("Expected 0 to {most}.")));
+        let mut time = |pointer: &'static str, ms: i64, max: i64| {
+            if !(0..=max).contains(&ms) {
+                faults.push(FieldError::new(pointer, "out_of_range", format!("Expected 0 to {max}.")));
             }
             Duration::from_millis(u64::try_from(ms).unwrap_or(0))
         };
@@ -153,13 +153,13 @@ pub enum ScheduleState {
     /// Paused until it is resumed.
     Paused,
     /// Has no further runs.
-    Over,
+    Ended,
 }
 
 /// Schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Schedule)]
-pub struct ScheduleAnswer {
+pub struct ScheduleResponse {
     /// Name of the schedule.
     pub name: String,
     /// Creator of the schedule; `module:…` if a module of the server declares it.
@@ -201,22 +201,22 @@ pub struct ScheduleAnswer {
     pub ends_at: Option<Timestamp>,
     /// Time of the latest regular run; `null` if there was none.
     #[schema(required = true)]
-    pub last_at: Option<Timestamp>,
+    pub last_run_at: Option<Timestamp>,
     /// Times of the next runs, at most five; empty while the schedule is paused.
     pub upcoming: Vec<Timestamp>,
     /// Time of creation.
     pub created_at: Timestamp,
     /// Time at which the schedule was last changed, paused or resumed.
-    pub changed_at: Timestamp,
+    pub updated_at: Timestamp,
 }
 
-impl From<Schedule> for ScheduleAnswer {
+impl From<Schedule> for ScheduleResponse {
     fn from(one: Schedule) -> Self {
         let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         let upcoming = upcoming(&one);
         let state = match one.next_at {
             _ if one.paused => ScheduleState::Paused,
-            None => ScheduleState::Over,
+            None => ScheduleState::Ended,
             Some(_) => ScheduleState::Active,
         };
         let plan = one.plan;
@@ -239,10 +239,10 @@ impl From<Schedule> for ScheduleAnswer {
             jitter_ms: ms(plan.jitter),
             starts_at: plan.starts_at,
             ends_at: plan.ends_at,
-            last_at: one.last_at,
+            last_run_at: one.last_at,
             upcoming,
             created_at: one.created_at,
-            changed_at: one.changed_at,
+            updated_at: one.changed_at,
         }
     }
 }
@@ -305,15 +305,15 @@ pub struct ScheduledJob {
 
 /// Result of a backfill.
 #[derive(Serialize, ToSchema)]
-pub struct BackfillAnswer {
+pub struct BackfillResult {
     /// IDs of the enqueued jobs, earliest run first.
     job_ids: Vec<JobId>,
     /// Number of runs in the period that were already recorded.
-    known: i64,
+    already_recorded: i64,
 }
 
-impl From<BackfillResult> for BackfillAnswer {
+impl From<BackfillResult> for BackfillResult {
     fn from(done: BackfillResult) -> Self {
-        Self { job_ids: done.jobs.into_iter().map(|(_, job)| job).collect(), known: done.skipped }
+        Self { job_ids: done.jobs.into_iter().map(|(_, job)| job).collect(), already_recorded: done.skipped }
     }
 }

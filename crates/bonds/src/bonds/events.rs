@@ -4,7 +4,7 @@ use kith_kernel::UserId;
 use kith_store::NewEvent;
 use serde_json::json;
 
-use super::model::{BondId, Pair, Parties};
+use super::model::{BondId, Pair, RequestParties};
 
 const REQUEST_CREATED: &str = "partner_request.created";
 const REQUEST_ACCEPTED: &str = "partner_request.accepted";
@@ -41,105 +41,109 @@ pub const KINDS: &[&str] = &[
     SETTINGS_CHANGED,
 ];
 
-impl Parties {
+impl RequestParties {
     /// Returns the sender, and the recipient if they can see the request.
-    fn both(self) -> Vec<UserId> {
+    fn participants(self) -> Vec<UserId> {
         std::iter::once(self.from).chain(self.to).collect()
     }
 
     /// Returns those who learn of a decision: the recipient, and the sender unless they sent the request by
     /// e-mail address.
-    fn told(self) -> Vec<UserId> {
-        if self.by_email { self.to.into_iter().collect() } else { self.both() }
+    fn decision_recipients(self) -> Vec<UserId> {
+        if self.is_by_email { self.to.into_iter().collect() } else { self.participants() }
     }
 }
 
 /// A request was sent. The recipient is notified unless it is silent.
-pub fn request_created(parties: Parties, silent: bool) -> NewEvent {
-    about(REQUEST_CREATED, parties, if silent { vec![parties.from] } else { parties.both() })
+pub fn request_created(parties: RequestParties, silent: bool) -> NewEvent {
+    request_event(REQUEST_CREATED, parties, if silent { vec![parties.from] } else { parties.participants() })
 }
 
 /// A request was accepted.
-pub fn request_accepted(parties: Parties) -> NewEvent {
-    about(REQUEST_ACCEPTED, parties, parties.both())
+pub fn request_accepted(parties: RequestParties) -> NewEvent {
+    request_event(REQUEST_ACCEPTED, parties, parties.participants())
 }
 
 /// A request was rejected.
-pub fn request_rejected(parties: Parties) -> NewEvent {
-    about(REQUEST_REJECTED, parties, parties.told())
+pub fn request_rejected(parties: RequestParties) -> NewEvent {
+    request_event(REQUEST_REJECTED, parties, parties.decision_recipients())
 }
 
 /// A request was cancelled by its sender.
-pub fn request_cancelled(parties: Parties) -> NewEvent {
-    about(REQUEST_CANCELLED, parties, parties.both())
+pub fn request_cancelled(parties: RequestParties) -> NewEvent {
+    request_event(REQUEST_CANCELLED, parties, parties.participants())
 }
 
 /// A request was cancelled as a consequence of another action of its sender.
-pub fn request_withdrawn(parties: Parties) -> NewEvent {
-    about(REQUEST_CANCELLED, parties, parties.told())
+pub fn request_withdrawn(parties: RequestParties) -> NewEvent {
+    request_event(REQUEST_CANCELLED, parties, parties.decision_recipients())
 }
 
 /// A request expired.
-pub fn request_expired(parties: Parties) -> NewEvent {
-    about(REQUEST_EXPIRED, parties, parties.both())
+pub fn request_expired(parties: RequestParties) -> NewEvent {
+    request_event(REQUEST_EXPIRED, parties, parties.participants())
 }
 
 /// A request was superseded, because one of its users formed another bond. The event does not contain the
 /// reason. `own` is `true` if that user is the sender.
-pub fn request_closed(parties: Parties, own: bool) -> NewEvent {
-    about(REQUEST_CLOSED, parties, if own { parties.both() } else { parties.told() })
+pub fn request_closed(parties: RequestParties, own: bool) -> NewEvent {
+    request_event(
+        REQUEST_CLOSED,
+        parties,
+        if own { parties.participants() } else { parties.decision_recipients() },
+    )
 }
 
 /// The message of a request was reported. Its sender does not receive the event.
-pub fn request_reported(parties: Parties, reporter: UserId) -> NewEvent {
-    about(REQUEST_REPORTED, parties, vec![reporter])
+pub fn request_reported(parties: RequestParties, reporter: UserId) -> NewEvent {
+    request_event(REQUEST_REPORTED, parties, vec![reporter])
 }
 
 /// A bond was formed.
 pub fn bond_created(bond: BondId, pair: Pair) -> NewEvent {
-    about_bond(BOND_CREATED, bond, pair.users())
+    bond_event(BOND_CREATED, bond, pair.users())
 }
 
 /// A bond was restored.
 pub fn bond_restored(bond: BondId, pair: Pair) -> NewEvent {
-    about_bond(BOND_RESTORED, bond, pair.users())
+    bond_event(BOND_RESTORED, bond, pair.users())
 }
 
 /// A bond ended. The event contains neither who ended it nor the reason.
 pub fn bond_ended(bond: BondId, users: [UserId; 2]) -> NewEvent {
-    about_bond(BOND_ENDED, bond, users)
+    bond_event(BOND_ENDED, bond, users)
 }
 
 /// A bond was archived.
 pub fn bond_archived(bond: BondId, users: [UserId; 2]) -> NewEvent {
-    about_bond(BOND_ARCHIVED, bond, users)
+    bond_event(BOND_ARCHIVED, bond, users)
 }
 
 /// An invite was created.
 pub fn invite_created(inviter: UserId) -> NewEvent {
-    about_own(INVITE_CREATED, inviter)
+    user_event(INVITE_CREATED, inviter)
 }
 
 /// An invite was spent.
 pub fn invite_spent(inviter: UserId) -> NewEvent {
-    about_own(INVITE_SPENT, inviter)
+    user_event(INVITE_SPENT, inviter)
 }
 
 /// An invite was revoked.
 pub fn invite_revoked(inviter: UserId) -> NewEvent {
-    about_own(INVITE_REVOKED, inviter)
+    user_event(INVITE_REVOKED, inviter)
 }
 
 /// The partner settings of a user were changed.
 pub fn settings_changed(user: UserId) -> NewEvent {
-    about_own(SETTINGS_CHANGED, user)
+    user_event(SETTINGS_CHANGED, user)
 }
 
-fn about_own(kind: &'static str, user: UserId) -> NewEvent {
+fn user_event(kind: &'static str, user: UserId) -> NewEvent {
     NewEvent { kind, subject: user.0, recipients: vec![user], payload: json!({ "user_id": user }) }
 }
 
-fn about_bond(kind: &'static str, bond: BondId, users: [UserId; 2]) -> NewEvent {
+fn bond_event(kind: &'static str, bond: BondId, users: [UserId; 2]) -> NewEvent {
     NewEvent {
         kind,
         subject: bond.0,
@@ -149,9 +153,9 @@ fn about_bond(kind: &'static str, bond: BondId, users: [UserId; 2]) -> NewEvent 
 }
 
 /// Builds an event about a request. The payload names the recipient only if the sender may know them.
-fn about(kind: &'static str, parties: Parties, recipients: Vec<UserId>) -> NewEvent {
-    let Parties { request, from, to, by_email } = parties;
-    let to = to.filter(|_| !by_email || kind == REQUEST_ACCEPTED);
+fn request_event(kind: &'static str, parties: RequestParties, recipients: Vec<UserId>) -> NewEvent {
+    let RequestParties { request, from, to, is_by_email } = parties;
+    let to = to.filter(|_| !is_by_email || kind == REQUEST_ACCEPTED);
     NewEvent {
         kind,
         subject: request.0,

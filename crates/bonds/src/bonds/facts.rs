@@ -5,7 +5,7 @@ use kith_platform::Fact;
 use kith_store::{Error, Query};
 use serde_json::{Value, json};
 
-use super::due::ended_before;
+use super::maintenance::ended_before;
 use super::rows;
 
 /// Facts that this module reports to administrators.
@@ -14,7 +14,7 @@ pub const FACTS: &[Fact] =
 
 fn slots(q: &Query<'_>, _: &Ctx) -> Result<Value, Error> {
     Ok(json!({
-        "people_with_several_bonds": rows::count_people_with_several_bonds(q)?,
+        "users_with_several_bonds": rows::count_users_with_several_bonds(q)?,
         "bonds_without_both_slots": rows::count_bonds_without_both_slots(q)?,
         "slots_of_ended_bonds": rows::count_slots_of_ended_bonds(q)?,
         "unique_key": q.has_unique_key("bond_slots", "user_id")?,
@@ -25,6 +25,6 @@ fn slots(q: &Query<'_>, _: &Ctx) -> Result<Value, Error> {
 fn archive(q: &Query<'_>, ctx: &Ctx) -> Result<Value, Error> {
     let limit = ended_before(ctx.now);
     let overdue =
-        rows::find_oldest_to_archive(q, limit)?.map_or(0, |ended_at| limit.since(ended_at).as_secs());
+        rows::find_oldest_archivable(q, limit)?.map_or(0, |ended_at| limit.since(ended_at).as_secs());
     Ok(json!({ "overdue_s": overdue, "archived": rows::count_archived(q)? }))
 }

@@ -4,7 +4,7 @@ use kith_kernel::UserId;
 use kith_kernel::uuid::Uuid;
 use kith_platform::auth::Role;
 
-use super::model::{Draft, InviteCode, Receiver, RequestStatus, WhoMayAsk};
+use super::model::{InviteCode, Recipient, RequestDraft, RequestPolicy, RequestStatus};
 
 /// Fuzz target: uses the input as a code, a message and enum names.
 pub fn bonds(data: &[u8]) {
@@ -22,13 +22,13 @@ pub fn bonds(data: &[u8]) {
             assert_eq!(InviteCode::parse(typed).as_ref(), Some(&code));
         }
     }
-    let to = || Receiver::User(UserId(Uuid::from_u128(2)));
-    if let Ok(draft) = Draft::new(to(), Some(text)) {
-        let again = Draft::new(to(), draft.message.as_deref()).expect("the accepted value");
+    let to = || Recipient::User(UserId(Uuid::from_u128(2)));
+    if let Ok(draft) = RequestDraft::new(to(), Some(text)) {
+        let again = RequestDraft::new(to(), draft.message.as_deref()).expect("the accepted value");
         assert_eq!(again.message, draft.message);
         assert!(draft.message.is_none_or(|message| (1..=500).contains(&message.chars().count())));
     }
     assert!(RequestStatus::parse(text).is_none_or(|status| status.as_str() == text));
-    assert!(WhoMayAsk::parse(text).is_none_or(|who| who.as_str() == text));
+    assert!(RequestPolicy::parse(text).is_none_or(|who| who.as_str() == text));
     assert!(Role::parse(text).is_none_or(|role| role.as_str() == text));
 }

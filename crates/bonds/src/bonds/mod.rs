@@ -1,18 +1,18 @@
 //! Partner requests, bonds and invites. A user has at most one active bond, and forming it takes both users.
 //! Other modules own accounts (`accounts`), blocks (`blocks`) and shared content (`spaces`).
 //!
-//! Other modules use [`find_living`] to find the active bond of a user, and may join `bonds (id, user_a,
+//! Other modules use [`find_active_bond`] to find the active bond of a user, and may join `bonds (id, user_a,
 //! user_b, ended_at, archived_at)`. A bond with `archived_at` cannot be restored.
 
 mod commands;
-mod due;
 mod events;
 mod facts;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzzing;
 mod http;
-mod leaving;
+mod maintenance;
 mod model;
+mod personal_data;
 mod queries;
 mod rows;
 mod rules;
@@ -25,9 +25,9 @@ use kith_store::Migration;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub use fuzzing::bonds;
-pub use model::{BondId, Living};
-pub use rows::find_living;
-use settings::PartnerSettings;
+pub use model::{ActiveBond, BondId};
+pub use rows::find_active_bond;
+use settings::BondSettings;
 
 /// The module `bonds`.
 pub static MODULE: Module = Module {
@@ -40,20 +40,20 @@ pub static MODULE: Module = Module {
     migrations: &[Migration { version: 1, name: "bonds", sql: include_str!("migrations/0001_bonds.sql") }],
     problems: http::PROBLEMS,
     events: events::KINDS,
-    personal: Some(leaving::PERSONAL),
-    blocked: Some(commands::close_door),
-    unblocked: Some(commands::open_door),
+    personal: Some(personal_data::PERSONAL),
+    blocked: Some(commands::handle_block),
+    unblocked: Some(commands::handle_unblock),
     jobs: &[
-        ModuleJob::maintenance("bonds.expire-requests", |app| Box::pin(due::expire_requests(app))),
-        ModuleJob::maintenance("bonds.archive-ended", |app| Box::pin(due::archive_ended(app))),
-        ModuleJob::maintenance("bonds.tidy-invites", |app| Box::pin(due::tidy_invites(app))),
+        ModuleJob::maintenance("bonds.expire-requests", |app| Box::pin(maintenance::expire_requests(app))),
+        ModuleJob::maintenance("bonds.archive-ended", |app| Box::pin(maintenance::archive_ended(app))),
+        ModuleJob::maintenance("bonds.delete-old-invites", |app| Box::pin(maintenance::delete_old_invites(app))),
     ],
     schedules: &[
         DeclaredSchedule::maintenance("bonds.expire-requests", "@every 1m"),
         DeclaredSchedule::maintenance("bonds.archive-ended", "@every 1m"),
-        DeclaredSchedule::maintenance("bonds.tidy-invites", "@every 1m"),
+        DeclaredSchedule::maintenance("bonds.delete-old-invites", "@every 1m"),
     ],
     facts: facts::FACTS,
-    config: &[ConfigSection::of::<PartnerSettings>()],
+    config: &[ConfigSection::of::<BondSettings>()],
     ..Module::named("bonds")
 };

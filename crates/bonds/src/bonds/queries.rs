@@ -5,21 +5,21 @@ use kith_kernel::{Cursor, InvalidCursor, Page, PageLimit, Timestamp, UserId};
 use kith_store::{Error, Query};
 
 use super::model::{
-    Bond, BondError, BondId, History, Invite, PartnerRequest, PartnerRequestId, RequestDirection,
-    RequestStatus, Settings,
+    Bond, BondError, BondHistoryEntry, BondId, Invite, PartnerRequest, PartnerRequestId, PartnerSettings,
+    RequestDirection, RequestStatus,
 };
 use super::rows;
 
 /// Filter and page of a list of requests.
 #[derive(Clone, Copy, Debug)]
-pub struct RequestList {
+pub struct PartnerRequestFilter {
     direction: Option<RequestDirection>,
     status: Option<RequestStatus>,
     before: PartnerRequestId,
     limit: PageLimit,
 }
 
-impl RequestList {
+impl PartnerRequestFilter {
     /// Creates a list request for requests that match all given filters, starting after `cursor`.
     ///
     /// # Errors
@@ -42,12 +42,13 @@ impl RequestList {
 pub fn list_requests(
     q: &Query<'_>,
     user: UserId,
-    list: &RequestList,
+    filter: &PartnerRequestFilter,
     now: Timestamp,
 ) -> Result<Page<PartnerRequest>, BondError> {
-    let side =
-        |direction| rows::list_requests(q, user, direction, list.status, list.before, list.limit.rows(), now);
-    let requests = match list.direction {
+    let side = |direction| {
+        rows::list_requests(q, user, direction, filter.status, filter.before, filter.limit.rows(), now)
+    };
+    let requests = match filter.direction {
         Some(direction) => side(direction)?,
         // Read each direction by its own index and merge: both together contain the page.
         None => {
@@ -57,7 +58,7 @@ pub fn list_requests(
             both
         }
     };
-    Ok(Page::from_rows(requests, list.limit, |request| request.id))
+    Ok(Page::from_rows(requests, filter.limit, |request| request.id))
 }
 
 /// Returns a request that `user` sent or received.
@@ -95,7 +96,7 @@ pub fn list_history(
     before: Option<BondId>,
     limit: PageLimit,
     now: Timestamp,
-) -> Result<Page<History>, BondError> {
+) -> Result<Page<BondHistoryEntry>, BondError> {
     let before = before.unwrap_or(BondId(Uuid::max()));
     let bonds = rows::list_bonds(q, user, before, limit.rows(), now)?;
     let mut page = Page::from_rows(bonds, limit, |history| history.bond.id);
@@ -107,7 +108,12 @@ pub fn list_history(
 ///
 /// # Errors
 /// Returns [`BondError::BondNotFound`] if the user never had this bond.
-pub fn get_history(q: &Query<'_>, user: UserId, bond: BondId, now: Timestamp) -> Result<History, BondError> {
+pub fn get_history(
+    q: &Query<'_>,
+    user: UserId,
+    bond: BondId,
+    now: Timestamp,
+) -> Result<BondHistoryEntry, BondError> {
     let mut history = rows::find_bond(q, user, bond, now)?.ok_or(BondError::BondNotFound)?;
     add_breakups(q, user, std::slice::from_mut(&mut history))?;
     Ok(history)
@@ -117,7 +123,7 @@ pub fn get_history(q: &Query<'_>, user: UserId, bond: BondId, now: Timestamp) ->
 ///
 /// # Errors
 /// Returns the store's error if the query fails.
-pub fn add_breakups(q: &Query<'_>, user: UserId, bonds: &mut [History]) -> Result<(), Error> {
+pub fn add_breakups(q: &Query<'_>, user: UserId, bonds: &mut [BondHistoryEntry]) -> Result<(), Error> {
     let ids = || bonds.iter().map(|history| history.bond.id);
     let Some((first, last)) = ids().min().zip(ids().max()) else { return Ok(()) };
     for (bond, breakup) in rows::list_breakups(q, user, first, last)? {
@@ -132,13 +138,13 @@ pub fn add_breakups(q: &Query<'_>, user: UserId, bonds: &mut [History]) -> Resul
 /// # Errors
 /// Returns [`BondError::Store`] if the query fails.
 pub fn list_invites(q: &Query<'_>, user: UserId, now: Timestamp) -> Result<Vec<Invite>, BondError> {
-    Ok(rows::list_live_invites(q, user, now)?)
+    Ok(rows::list_usable_invites(q, user, now)?)
 }
 
 /// Returns the partner settings of `user`.
 ///
 /// # Errors
 /// Returns [`BondError::Store`] if the query fails.
-pub fn get_settings(q: &Query<'_>, user: UserId) -> Result<Settings, BondError> {
+pub fn get_settings(q: &Query<'_>, user: UserId) -> Result<PartnerSettings, BondError> {
     Ok(rows::find_settings(q, user)?)
 }

@@ -2,7 +2,7 @@
 
 use kith_kernel::uuid::Uuid;
 
-use super::super::model::{Asked, PartnerRequestId};
+use super::super::model::{PartnerRequestId, RequestRecipient};
 use super::*;
 
 const EXPIRY: Timestamp = Timestamp::from_millis(1_000);
@@ -10,8 +10,8 @@ const BEFORE: Timestamp = Timestamp::from_millis(999);
 const ADA: UserId = UserId(Uuid::from_u128(1));
 const BEN: UserId = UserId(Uuid::from_u128(2));
 
-fn person(id: UserId) -> Person {
-    Person { id, display_name: "somebody".into() }
+fn person(id: UserId) -> UserSummary {
+    UserSummary { id, display_name: "somebody".into() }
 }
 
 /// Returns a request from Ada to Ben as read at `now`.
@@ -19,7 +19,7 @@ fn request(stored: RequestStatus, now: Timestamp) -> PartnerRequest {
     PartnerRequest {
         id: PartnerRequestId(Uuid::from_u128(4)),
         from: person(ADA),
-        to: Asked::Person(person(BEN)),
+        to: RequestRecipient::User(person(BEN)),
         status: status_at(stored, EXPIRY, now),
         message: Some("hello".into()),
         created_at: Timestamp::EPOCH,
@@ -36,9 +36,9 @@ fn decisions_depend_on_role_and_status() {
     for stored in [Pending, Accepted, Rejected, Cancelled, Expired, Superseded] {
         for now in [BEFORE, EXPIRY] {
             let request = request(stored, now);
-            let outcome = |decided: Result<Deciding, BondError>| match decided {
-                Ok(Deciding::Now) => "now".to_owned(),
-                Ok(Deciding::Repeated) => "before".to_owned(),
+            let outcome = |decided: Result<Decision, BondError>| match decided {
+                Ok(Decision::Now) => "now".to_owned(),
+                Ok(Decision::Repeated) => "before".to_owned(),
                 Err(error) => error.to_string(),
             };
             let expected = |wanted: RequestStatus| match status_at(stored, EXPIRY, now) {
@@ -48,19 +48,19 @@ fn decisions_depend_on_role_and_status() {
             };
             for wanted in [Accepted, Rejected] {
                 assert_eq!(
-                    outcome(may_answer(&request, BEN, wanted)),
+                    outcome(decide_answer(&request, BEN, wanted)),
                     expected(wanted),
                     "{stored:?} at {now}"
                 );
                 assert_eq!(
-                    outcome(may_answer(&request, ADA, wanted)),
+                    outcome(decide_answer(&request, ADA, wanted)),
                     "only the recipient may do this",
                     "{stored:?} at {now}"
                 );
             }
-            assert_eq!(outcome(may_cancel(&request, ADA)), expected(Cancelled), "{stored:?} at {now}");
+            assert_eq!(outcome(decide_cancel(&request, ADA)), expected(Cancelled), "{stored:?} at {now}");
             assert_eq!(
-                outcome(may_cancel(&request, BEN)),
+                outcome(decide_cancel(&request, BEN)),
                 "only the sender may do this",
                 "{stored:?} at {now}"
             );
@@ -74,9 +74,9 @@ fn decisions_depend_on_role_and_status() {
 #[test]
 fn rate_tiers_slide_and_widest_full_tier_decides() {
     let at = |second: u64| Timestamp::EPOCH + Duration::from_secs(second);
-    let wait = |recent: &[Timestamp], now| match may_create(RATE_TIERS, recent, now) {
+    let wait = |recent: &[Timestamp], now| match check_rate_tiers(RATE_TIERS, recent, now) {
         Ok(()) => 0,
-        Err(BondError::TooMany { wait }) => wait.as_millis(),
+        Err(BondError::TooManyRequests { wait }) => wait.as_millis(),
         Err(other) => panic!("{other}"),
     };
     let newest_first = |times: &[u64]| times.iter().rev().map(|second| at(*second)).collect::<Vec<_>>();
@@ -91,95 +91,104 @@ fn rate_tiers_slide_and_widest_full_tier_decides() {
     let hundred = newest_first(&(0..100).map(|n| n * 600).collect::<Vec<_>>());
     assert_eq!(wait(&hundred, at(60_000)), (86_400 - 60_000) * 1_000);
     assert_eq!(wait(&hundred[1..], at(60_000)), 0);
-    assert!(may_create(&[], &hundred, at(0)).is_ok());
+    assert!(check_rate_tiers(&[], &hundred, at(0)).is_ok());
 }
 
 #[test]
 fn each_rejection_lengthens_cooldown() {
     let moment = Duration::from_millis(1);
-    let wait = |refusals: Refusals, now| match refusals.may_ask(now) {
+    let wait = |refusals: RefusalHistory, now| match refusals.check_cooldown(now) {
         Ok(()) => Some(Duration::ZERO),
-        Err(BondError::TooSoon { wait }) => Some(wait),
-        Err(BondError::OnlyTheyMayAsk) => None,
+        Err(BondError::CooldownActive { wait }) => Some(wait),
+        Err(BondError::OnlyRecipientCanRequest) => None,
         Err(other) => panic!("{other}"),
     };
     let mut now = Timestamp::EPOCH + days(100);
-    let mut refusals = Refusals::default();
+    let mut refusals = RefusalHistory::default();
     assert_eq!(wait(refusals, now), Some(Duration::ZERO));
     for longest in [hours(24), days(7), days(30)] {
-        refusals = refusals.and_rejected(now);
+        refusals = refusals.with_rejection(now);
         assert_eq!(wait(refusals, now), Some(longest));
         assert_eq!(wait(refusals, now + longest - moment), Some(moment));
         now = now + longest;
         assert_eq!(wait(refusals, now), Some(Duration::ZERO));
     }
-    assert_eq!(wait(refusals.and_rejected(now), now + days(365) - moment), None);
+    assert_eq!(wait(refusals.with_rejection(now), now + days(365) - moment), None);
     assert_eq!(
-        wait(refusals.and_cancelled(now), now),
+        wait(refusals.with_cancellation(now), now),
         Some(Duration::ZERO),
         "taking back never reaches the last step"
     );
-    assert_eq!(wait(refusals.and_rejected(now).and_cancelled(now), now), None);
+    assert_eq!(wait(refusals.with_rejection(now).with_cancellation(now), now), None);
 
-    let taken_back = Refusals::default().and_cancelled(now);
-    assert_eq!(wait(taken_back, now), Some(Duration::ZERO), "taking back makes nobody wait");
-    assert_eq!(wait(taken_back.and_rejected(now), now), Some(days(7)), "but the next refusal counts more");
-    let waited = taken_back.and_rejected(now).and_cancelled(now + days(7));
+    let cancelled = RefusalHistory::default().with_cancellation(now);
+    assert_eq!(wait(cancelled, now), Some(Duration::ZERO), "taking back makes nobody wait");
+    assert_eq!(wait(cancelled.with_rejection(now), now), Some(days(7)), "but the next refusal counts more");
+    let waited = cancelled.with_rejection(now).with_cancellation(now + days(7));
     assert_eq!(wait(waited, now + days(7)), Some(Duration::ZERO), "nor does it lengthen a wait that is over");
-    assert!(taken_back.silences(now + hours(24) - moment) && !taken_back.silences(now + hours(24)));
+    assert!(
+        cancelled.suppresses_notification(now + hours(24) - moment)
+            && !cancelled.suppresses_notification(now + hours(24))
+    );
 }
 
 #[test]
 fn expired_requests_count_like_cancelled_ones() {
     let now = Timestamp::EPOCH + days(1_000);
-    let mut refusals = Refusals::default();
+    let mut refusals = RefusalHistory::default();
     for steps in [1, 2, 3, 3] {
-        refusals = refusals.and_expired(now);
+        refusals = refusals.with_expiry(now);
         assert_eq!(refusals.steps, steps);
-        refusals.may_ask(now).unwrap();
+        refusals.check_cooldown(now).unwrap();
     }
-    assert!(!refusals.silences(now));
-    let earlier = refusals.and_expired(now - days(1));
-    assert_eq!(earlier.stepped_at, Some(now), "an expiry that is recorded late is no newer step");
-    assert!(matches!(refusals.and_rejected(now).may_ask(now), Err(BondError::OnlyTheyMayAsk)));
+    assert!(!refusals.suppresses_notification(now));
+    let earlier = refusals.with_expiry(now - days(1));
+    assert_eq!(earlier.last_step_at, Some(now), "an expiry that is recorded late is no newer step");
+    assert!(matches!(
+        refusals.with_rejection(now).check_cooldown(now),
+        Err(BondError::OnlyRecipientCanRequest)
+    ));
 }
 
 #[test]
 fn refusals_reset_after_a_year() {
     let now = Timestamp::EPOCH + days(1_000);
-    let refused = (0..4).fold(Refusals::default(), |refusals, _| refusals.and_rejected(now));
+    let refused = (0..4).fold(RefusalHistory::default(), |refusals, _| refusals.with_rejection(now));
     let year = now + days(365);
-    assert!(matches!(refused.may_ask(year - Duration::from_millis(1)), Err(BondError::OnlyTheyMayAsk)));
-    refused.may_ask(year).unwrap();
-    let again = refused.and_rejected(year);
+    assert!(matches!(
+        refused.check_cooldown(year - Duration::from_millis(1)),
+        Err(BondError::OnlyRecipientCanRequest)
+    ));
+    refused.check_cooldown(year).unwrap();
+    let again = refused.with_rejection(year);
     assert_eq!((again.steps, again.wait_until), (1, Some(year + hours(24))));
-    assert_eq!(refused.and_expired(year).steps, 1);
-    let within = refused.and_cancelled(year - Duration::from_millis(1));
-    assert!(within.may_ask(year).is_err(), "the year begins anew with each step");
+    assert_eq!(refused.with_expiry(year).steps, 1);
+    let within = refused.with_cancellation(year - Duration::from_millis(1));
+    assert!(within.check_cooldown(year).is_err(), "the year begins anew with each step");
 }
 
-fn standing(sender: UserId, pending: Option<PartnerRequest>) -> Standing {
-    Standing {
+fn context(sender: UserId, pending: Option<PartnerRequest>) -> SendContext {
+    SendContext {
         sender: person(sender),
-        receiver: Some(person(if sender == ADA { BEN } else { ADA })),
-        sender_bonded: false,
-        who_may_ask: WhoMayAsk::Anyone,
-        found_by_email: true,
+        recipient: Some(person(if sender == ADA { BEN } else { ADA })),
+        is_sender_bonded: false,
+        accepts_requests_from: RequestPolicy::Anyone,
+        discoverable_by_email: true,
         pending,
-        withheld: false,
-        refusals: Refusals::default(),
-        refusals_by_email: Refusals::default(),
+        has_withheld_request: false,
+        refusals: RefusalHistory::default(),
+        email_refusals: RefusalHistory::default(),
         former_ended_at: None,
     }
 }
 
-fn sending(standing: &Standing, way: Way, message: &str) -> String {
-    match may_send(standing, way, Some(message), BEFORE) {
-        Ok(Sending::New { before: None }) => "new".to_owned(),
-        Ok(Sending::New { before: Some(_) }) => "new, another makes way".to_owned(),
-        Ok(Sending::Repeated(_)) => "repeated".to_owned(),
-        Ok(Sending::Crossed(_)) => "crossed".to_owned(),
-        Ok(Sending::Withheld) => "withheld".to_owned(),
+fn decision(context: &SendContext, mode: AddressingMode, message: &str) -> String {
+    match decide_send(context, mode, Some(message), BEFORE) {
+        Ok(SendDecision::New { before: None }) => "new".to_owned(),
+        Ok(SendDecision::New { before: Some(_) }) => "new, another makes way".to_owned(),
+        Ok(SendDecision::Repeated(_)) => "repeated".to_owned(),
+        Ok(SendDecision::Crossed(_)) => "crossed".to_owned(),
+        Ok(SendDecision::Withheld) => "withheld".to_owned(),
         Err(error) => error.to_string(),
     }
 }
@@ -187,61 +196,61 @@ fn sending(standing: &Standing, way: Way, message: &str) -> String {
 #[test]
 fn send_decision_depends_on_pending_request() {
     let live = || Some(request(RequestStatus::Pending, BEFORE));
-    let lapsed = || Some(request(RequestStatus::Pending, EXPIRY));
-    let by_id = |sender, pending, message| sending(&standing(sender, pending), Way::Id, message);
+    let expired = || Some(request(RequestStatus::Pending, EXPIRY));
+    let by_id = |sender, pending, message| decision(&context(sender, pending), AddressingMode::Id, message);
     assert_eq!(by_id(ADA, None, "hello"), "new");
     assert_eq!(by_id(ADA, live(), "hello"), "repeated");
     assert_eq!(by_id(ADA, live(), "other words"), "a request to this user is pending");
     assert_eq!(by_id(BEN, live(), "me too"), "crossed");
-    assert_eq!(by_id(ADA, lapsed(), "hello"), "new, another makes way");
-    assert_eq!(by_id(BEN, lapsed(), "hello"), "new, another makes way");
+    assert_eq!(by_id(ADA, expired(), "hello"), "new, another makes way");
+    assert_eq!(by_id(BEN, expired(), "hello"), "new, another makes way");
     let by_address = || {
-        let to = Asked::Address { email: "ben@example.org".into() };
+        let to = RequestRecipient::Address { email: "ben@example.org".into() };
         Some(PartnerRequest { to, ..request(RequestStatus::Pending, BEFORE) })
     };
     for message in ["hello", "other words"] {
         assert_eq!(by_id(ADA, by_address(), message), "new, another makes way", "whose it is is not told");
     }
     let by_invite = ["recipient not found", "new"];
-    for (receiver, by_invite) in [None, Some(person(BEN))].into_iter().zip(by_invite) {
-        let waiting = Standing { withheld: true, receiver, ..standing(ADA, None) };
-        assert_eq!(sending(&waiting, Way::Id, "hello"), "withheld", "blocked or let in again");
-        assert_eq!(sending(&waiting, Way::Invite, "hello"), by_invite);
+    for (recipient, by_invite) in [None, Some(person(BEN))].into_iter().zip(by_invite) {
+        let withheld = SendContext { has_withheld_request: true, recipient, ..context(ADA, None) };
+        assert_eq!(decision(&withheld, AddressingMode::Id, "hello"), "withheld", "blocked or let in again");
+        assert_eq!(decision(&withheld, AddressingMode::Invite, "hello"), by_invite);
     }
-    for pending in [None, live(), lapsed()] {
+    for pending in [None, live(), expired()] {
         for sender in [ADA, BEN] {
-            let bonded = Standing { sender_bonded: true, ..standing(sender, pending.clone()) };
-            assert_eq!(sending(&bonded, Way::Id, "hello"), "the slot is occupied");
+            let bonded = SendContext { is_sender_bonded: true, ..context(sender, pending.clone()) };
+            assert_eq!(decision(&bonded, AddressingMode::Id, "hello"), "the slot is occupied");
         }
     }
 }
 
 #[test]
 fn request_policy_and_rejections_limit_requests() {
-    use WhoMayAsk::*;
-    let refused = Refusals::default().and_rejected(BEFORE);
-    let gone = Standing { receiver: None, ..standing(ADA, None) };
-    for way in [Way::Id, Way::Invite] {
-        assert_eq!(sending(&gone, way, "hello"), "recipient not found");
+    use RequestPolicy::*;
+    let refused = RefusalHistory::default().with_rejection(BEFORE);
+    let unreachable = SendContext { recipient: None, ..context(ADA, None) };
+    for mode in [AddressingMode::Id, AddressingMode::Invite] {
+        assert_eq!(decision(&unreachable, mode, "hello"), "recipient not found");
     }
     #[rustfmt::skip]
     let table = [
-        (Anyone,  Way::Id,     "new",                                 "the request cooldown is active"),
-        (Anyone,  Way::Invite, "new",                                 "new"),
-        (Invited, Way::Id,     "the recipient does not accept requests", "the recipient does not accept requests"),
-        (Invited, Way::Invite, "new",                                 "new"),
-        (Nobody,  Way::Id,     "the recipient does not accept requests", "the recipient does not accept requests"),
-        (Nobody,  Way::Invite, "invite not found",             "invite not found"),
+        (Anyone,  AddressingMode::Id,     "new",                                 "the request cooldown is active"),
+        (Anyone,  AddressingMode::Invite, "new",                                 "new"),
+        (Invited, AddressingMode::Id,     "the recipient does not accept requests", "the recipient does not accept requests"),
+        (Invited, AddressingMode::Invite, "new",                                 "new"),
+        (Nobody,  AddressingMode::Id,     "the recipient does not accept requests", "the recipient does not accept requests"),
+        (Nobody,  AddressingMode::Invite, "invite not found",             "invite not found"),
     ];
-    for (who_may_ask, way, fresh, after_a_rejection) in table {
-        let open = Standing { who_may_ask, ..standing(ADA, None) };
-        assert_eq!(sending(&open, way, "hello"), fresh, "{who_may_ask:?} {way:?}");
-        let again = Standing { refusals: refused, ..open };
-        assert_eq!(sending(&again, way, "hello"), after_a_rejection, "{who_may_ask:?} {way:?}");
+    for (accepts_requests_from, mode, fresh, after_a_rejection) in table {
+        let open = SendContext { accepts_requests_from, ..context(ADA, None) };
+        assert_eq!(decision(&open, mode, "hello"), fresh, "{accepts_requests_from:?} {mode:?}");
+        let again = SendContext { refusals: refused, ..open };
+        assert_eq!(decision(&again, mode, "hello"), after_a_rejection, "{accepts_requests_from:?} {mode:?}");
         let asked =
-            Standing { pending: Some(request(RequestStatus::Pending, BEFORE)), ..standing(BEN, None) };
-        let asked = Standing { who_may_ask, ..asked };
-        assert_eq!(sending(&asked, way, "hello"), "crossed", "who asks may be answered");
+            SendContext { pending: Some(request(RequestStatus::Pending, BEFORE)), ..context(BEN, None) };
+        let asked = SendContext { accepts_requests_from, ..asked };
+        assert_eq!(decision(&asked, mode, "hello"), "crossed", "who asks may be answered");
     }
 }
 
@@ -249,22 +258,25 @@ fn request_policy_and_rejections_limit_requests() {
 /// reason.
 #[test]
 fn request_by_email_reaches_discoverable_users_only() {
-    let reaches = |standing: &Standing| match reach(standing, Some("hello"), BEFORE) {
+    let reaches = |context: &SendContext| match decide_send_by_email(context, Some("hello"), BEFORE) {
         None => "nobody",
-        Some(Sending::New { .. }) => "them",
-        Some(Sending::Crossed(_)) => "crossed",
-        Some(Sending::Repeated(_) | Sending::Withheld) => panic!("unexpected request"),
+        Some(SendDecision::New { .. }) => "them",
+        Some(SendDecision::Crossed(_)) => "crossed",
+        Some(SendDecision::Repeated(_) | SendDecision::Withheld) => panic!("unexpected request"),
     };
     let live = || Some(request(RequestStatus::Pending, BEFORE));
-    assert_eq!(reaches(&standing(ADA, None)), "them");
-    assert_eq!(reaches(&standing(BEN, live())), "crossed");
+    assert_eq!(reaches(&context(ADA, None)), "them");
+    assert_eq!(reaches(&context(BEN, live())), "crossed");
     for nobody in [
-        Standing { found_by_email: false, ..standing(ADA, None) },
-        Standing { found_by_email: false, ..standing(BEN, live()) },
-        Standing { receiver: None, ..standing(ADA, None) },
-        Standing { who_may_ask: WhoMayAsk::Invited, ..standing(ADA, None) },
-        Standing { refusals: Refusals { steps: 4, ..Refusals::default() }, ..standing(ADA, None) },
-        standing(ADA, live()),
+        SendContext { discoverable_by_email: false, ..context(ADA, None) },
+        SendContext { discoverable_by_email: false, ..context(BEN, live()) },
+        SendContext { recipient: None, ..context(ADA, None) },
+        SendContext { accepts_requests_from: RequestPolicy::Invited, ..context(ADA, None) },
+        SendContext {
+            refusals: RefusalHistory { steps: 4, ..RefusalHistory::default() },
+            ..context(ADA, None)
+        },
+        context(ADA, live()),
     ] {
         assert_eq!(reaches(&nobody), "nobody", "{nobody:?}");
     }

@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 /// Invites of partners.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct PartnerSettings {
+pub struct BondSettings {
     /// Template of the link of an invite, with `{code}` in it.
     pub invite_link: String,
 }
 
-impl Settings for PartnerSettings {
+impl Settings for BondSettings {
     const SECTION: &'static str = "partners";
     const DEFAULTS: &'static str = include_str!("settings.toml");
 }

@@ -10,7 +10,7 @@ use kith_store::{Error, Tx};
 use serde::Serialize;
 use serde_json::json;
 
-use super::model::{Amount, SharedSpace, Space};
+use super::model::{Space, SpaceUsage, SpaceWithMembers};
 use super::settings::SpaceSettings;
 use super::{events, rows};
 use crate::bonds::BondId;
@@ -29,14 +29,14 @@ const MAX_TRIES_PER_PURGE: i64 = 10;
 pub const FACTS: &[Fact] = &[Fact {
     name: "spaces.archive",
     read: |q, ctx| {
-        let oldest = rows::find_oldest_to_archive(q)?;
+        let oldest = rows::find_oldest_archivable(q)?;
         Ok(json!({ "overdue_s": oldest.map_or(0, |archived_at| ctx.now.since(archived_at).as_secs()) }))
     },
 }];
 
 /// Manifest of a purge, written before it.
 #[derive(Debug, Serialize)]
-struct Manifest {
+struct SpacePurgeManifest {
     bond_id: BondId,
     /// Time of the decision to purge.
     at: Timestamp,
@@ -48,18 +48,20 @@ struct Manifest {
 ///
 /// # Errors
 /// Returns an error if the database operation fails or a manifest cannot be written.
-pub async fn run_due(app: App) -> Result<(), UpkeepError> {
+pub async fn archive_and_purge(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("maintenance");
     archive_due(&app, &ctx).await?;
     let settings = app.config.section::<SpaceSettings>();
-    let keep = days(settings.archive_retention_days.into());
-    let most = i64::from(settings.max_purged_per_run);
-    let run = PurgeRun::begin(&app, &ctx, "archived_spaces", move |tx, run| hold_due(tx, run, keep, most));
+    let retention = days(settings.archive_retention_days.into());
+    let max_purged = i64::from(settings.max_purged_per_run);
+    let run = PurgeRun::begin(&app, &ctx, "archived_spaces", move |tx, run| {
+        start_holds(tx, run, retention, max_purged)
+    });
     let run = run.await?;
-    let purged = purge_due(&app, &ctx, run, most).await;
+    let purged = purge_due(&app, &ctx, run, max_purged).await;
     let backlog = app.db.read(move |q| {
-        let falling_due = rows::count_falling_due(q, run.now - keep)?;
-        Ok::<_, Error>(falling_due + rows::count_archives_to_purge(q, &run)?)
+        let unheld = rows::count_unheld_expired(q, run.now - retention)?;
+        Ok::<_, Error>(unheld + rows::count_archives_to_purge(q, &run)?)
     });
     run.end(&app, &ctx, PurgeOutcome { backlog: backlog.await?, fault: None }).await?;
     purged
@@ -69,7 +71,7 @@ async fn archive_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
     loop {
         let due = app.db.read(|q| {
             let since = rows::find_last_archived(q)?.map_or(Timestamp::EPOCH, |last| last - days(SLACK_DAYS));
-            rows::list_to_archive(q, since, BATCH_SIZE)
+            rows::list_archivable_spaces(q, since, BATCH_SIZE)
         });
         let due: Vec<_> = due.await.map_err(|error: Error| error)?;
         let last = (due.len() as i64) < BATCH_SIZE;
@@ -82,14 +84,14 @@ async fn archive_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
     }
 }
 
-fn archive(tx: &Tx<'_>, ctx: &Ctx, shared: &SharedSpace) -> Result<(), Error> {
+fn archive(tx: &Tx<'_>, ctx: &Ctx, shared: &SpaceWithMembers) -> Result<(), Error> {
     let Space::Bond(bond) = shared.space else { return Ok(()) };
-    tx.lock("user", &shared.people)?;
-    let held = rows::count_items(tx, shared.space)?;
-    if !rows::insert_archive(tx, bond, held)? {
+    tx.lock("user", &shared.members)?;
+    let usage = rows::count_items(tx, shared.space)?;
+    if !rows::insert_archive(tx, bond, usage)? {
         return Ok(());
     }
-    if held != Amount::default() {
+    if usage != SpaceUsage::default() {
         rows::copy_to_archive(tx, shared.space)?;
         rows::delete_space(tx, shared.space)?;
         tx.audit(ctx, "space.archived", bond);
@@ -100,10 +102,10 @@ fn archive(tx: &Tx<'_>, ctx: &Ctx, shared: &SharedSpace) -> Result<(), Error> {
 
 /// Starts the hold of archives whose retention is over, oldest first, and stops the hold of those that must
 /// be kept after all.
-fn hold_due(tx: &Tx<'_>, run: &PurgeRun, keep: Duration, limit: i64) -> Result<(), Error> {
-    let until = run.now - keep;
-    rows::release_archives(tx, until)?;
-    rows::hold_archives(tx, until, run, days(HOLD_DAYS), limit)
+fn start_holds(tx: &Tx<'_>, run: &PurgeRun, retention: Duration, limit: i64) -> Result<(), Error> {
+    let until = run.now - retention;
+    rows::stop_archive_holds(tx, until)?;
+    rows::start_archive_holds(tx, until, run, days(HOLD_DAYS), limit)
 }
 
 /// Purges up to `limit` archives. An archive that cannot be purged does not block the others.
@@ -111,13 +113,13 @@ async fn purge_due(app: &App, ctx: &Ctx, run: PurgeRun, limit: i64) -> Result<()
     let due = app.db.read(move |q| rows::list_archives_to_purge(q, &run, limit * MAX_TRIES_PER_PURGE));
     let due: Vec<_> = due.await.map_err(|error: Error| error)?;
     let (mut purged, mut failure) = (0, None);
-    for (shared, held) in due {
+    for (shared, usage) in due {
         if purged >= limit {
             break;
         }
         let Space::Bond(bond_id) = shared.space else { continue };
-        let Amount { items: archived_space_items, bytes } = held;
-        let manifest = Manifest { bond_id, at: ctx.refreshed().now, archived_space_items, bytes };
+        let SpaceUsage { items: archived_space_items, bytes } = usage;
+        let manifest = SpacePurgeManifest { bond_id, at: ctx.refreshed().now, archived_space_items, bytes };
         let text = purge::keep_manifest(app, &format!("bond-{bond_id}"), &manifest).await?;
         match app.write(ctx, move |tx, ctx| purge_one(tx, ctx, &run, &shared, bond_id, &text)).await {
             Ok(()) => purged += 1,
@@ -134,11 +136,11 @@ fn purge_one(
     tx: &Tx<'_>,
     ctx: &Ctx,
     run: &PurgeRun,
-    shared: &SharedSpace,
+    shared: &SpaceWithMembers,
     bond: BondId,
     manifest: &str,
 ) -> Result<(), Error> {
-    tx.lock("user", &shared.people)?;
+    tx.lock("user", &shared.members)?;
     if rows::set_purged(tx, bond, run, manifest)? {
         rows::delete_archived_items(tx, shared.space)?;
         tx.audit(ctx, "space.purged", bond);

@@ -7,9 +7,10 @@ use kith_platform::Preconditions;
 use kith_store::{Query, Tx};
 use serde_json::Value;
 
-use super::declarations::Rules;
+use super::declarations::CollectionRules;
+use super::merge_patch::merge;
 use super::model::{
-    Amount, CollectionName, Item, ItemId, SharedSpace, Space, SpaceError, check_shape, merge,
+    CollectionName, Item, ItemId, Space, SpaceError, SpaceUsage, SpaceWithMembers, check_shape,
 };
 use super::queries::CollectionRequest;
 use super::settings::SpaceSettings;
@@ -18,7 +19,7 @@ use kith_json_schema::ValidationCache;
 
 /// Conditions for writing an item.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms<'t> {
+pub struct WriteConditions<'t> {
     /// Values that were validated before the transaction.
     pub validated: &'t ValidationCache,
     /// Limits of a space.
@@ -27,7 +28,7 @@ pub struct Terms<'t> {
 
 /// Change of an item's data.
 #[derive(Clone, Debug)]
-pub enum Change {
+pub enum ItemChange {
     /// Replaces the data.
     Replace(Value),
     /// Applies a JSON Merge Patch to the data.
@@ -42,21 +43,21 @@ pub enum Change {
 pub fn create(
     tx: &Tx<'_>,
     ctx: &Ctx,
-    asked: &CollectionRequest,
+    request: &CollectionRequest,
     data: &Value,
-    Terms { validated, limits }: Terms<'_>,
+    WriteConditions { validated, limits }: WriteConditions<'_>,
 ) -> Result<Item, SpaceError> {
-    let shared = open(tx, asked)?;
-    let rules = Rules::of(tx, &asked.collection)?;
-    let data = check(tx, asked, &rules, data, validated)?;
-    let text = to_text(&data, limits)?;
+    let shared = lock_space(tx, request)?;
+    let rules = CollectionRules::of(tx, &request.collection)?;
+    let data = check(tx, request, &rules, data, validated)?;
+    let text = serialize_data(&data, limits)?;
     let bytes = text.bytes() as i64;
-    let item = Item::new(ctx, asked.user, asked.collection.clone(), text);
-    make_room(tx, shared.space, &item.collection, Amount { items: 1, bytes }, limits)?;
+    let item = Item::new(ctx, request.user, request.collection.clone(), text);
+    reserve_space(tx, shared.space, &item.collection, SpaceUsage { items: 1, bytes }, limits)?;
     rows::insert_item(tx, shared.space, &item, rules.revision)?;
     rules.index(tx, shared.space, &item, &data)?;
-    reminders::schedule(tx, ctx.now, shared.space, None, &item)?;
-    tell(tx, ctx, events::ITEM_CREATED, &shared, &item);
+    reminders::update_reminders(tx, ctx.now, shared.space, None, &item)?;
+    record_change(tx, ctx, events::ITEM_CREATED, &shared, &item);
     Ok(item)
 }
 
@@ -68,33 +69,33 @@ pub fn create(
 pub fn update(
     tx: &Tx<'_>,
     ctx: &Ctx,
-    asked: &CollectionRequest,
+    request: &CollectionRequest,
     id: ItemId,
-    change: &Change,
+    change: &ItemChange,
     preconditions: &Preconditions,
-    Terms { validated, limits }: Terms<'_>,
+    WriteConditions { validated, limits }: WriteConditions<'_>,
 ) -> Result<Item, SpaceError> {
-    let shared = open(tx, asked)?;
-    let (present, bytes_before) = find(tx, &shared, asked, id, preconditions)?;
-    let rules = Rules::of(tx, &asked.collection)?;
+    let shared = lock_space(tx, request)?;
+    let (present, bytes_before) = find(tx, &shared, request, id, preconditions)?;
+    let rules = CollectionRules::of(tx, &request.collection)?;
     let data = match change {
-        Change::Replace(data) => check(tx, asked, &rules, data, validated)?,
-        Change::Merge(patch) => {
+        ItemChange::Replace(data) => check(tx, request, &rules, data, validated)?,
+        ItemChange::Merge(patch) => {
             let merged = merge(present.data.to_value(), patch.clone());
-            Cow::Owned(check(tx, asked, &rules, &merged, validated)?.into_owned())
+            Cow::Owned(check(tx, request, &rules, &merged, validated)?.into_owned())
         }
     };
-    let text = to_text(&data, limits)?;
+    let text = serialize_data(&data, limits)?;
     if text == present.data {
         return Ok(present);
     }
-    let more = Amount { items: 0, bytes: text.bytes() as i64 - bytes_before };
-    let item = present.changed(ctx, asked.user, text);
-    make_room(tx, shared.space, &item.collection, more, limits)?;
+    let more = SpaceUsage { items: 0, bytes: text.bytes() as i64 - bytes_before };
+    let item = present.changed(ctx, request.user, text);
+    reserve_space(tx, shared.space, &item.collection, more, limits)?;
     rows::update_item(tx, &item, rules.revision)?;
-    rules.index_again(tx, shared.space, &item, &data)?;
-    reminders::schedule(tx, ctx.now, shared.space, Some(&present), &item)?;
-    tell(tx, ctx, events::ITEM_UPDATED, &shared, &item);
+    rules.reindex(tx, shared.space, &item, &data)?;
+    reminders::update_reminders(tx, ctx.now, shared.space, Some(&present), &item)?;
+    record_change(tx, ctx, events::ITEM_UPDATED, &shared, &item);
     Ok(item)
 }
 
@@ -106,37 +107,37 @@ pub fn update(
 pub fn delete(
     tx: &Tx<'_>,
     ctx: &Ctx,
-    asked: &CollectionRequest,
+    request: &CollectionRequest,
     id: ItemId,
     preconditions: &Preconditions,
 ) -> Result<(), SpaceError> {
-    let shared = open(tx, asked)?;
-    let (item, bytes) = find(tx, &shared, asked, id, preconditions)?;
+    let shared = lock_space(tx, request)?;
+    let (item, bytes) = find(tx, &shared, request, id, preconditions)?;
     rows::delete_item(tx, id)?;
     rows::delete_fields(tx, id)?;
     rows::delete_reminders(tx, id)?;
-    rows::add_amount(tx, shared.space, &item.collection, Amount { items: -1, bytes: -bytes })?;
-    tell(tx, ctx, events::ITEM_DELETED, &shared, &item);
+    rows::add_usage(tx, shared.space, &item.collection, SpaceUsage { items: -1, bytes: -bytes })?;
+    record_change(tx, ctx, events::ITEM_DELETED, &shared, &item);
     Ok(())
 }
 
 /// Locks the users of a space, so that no one else writes into it and its bond does not end.
-fn open(tx: &Tx<'_>, asked: &CollectionRequest) -> Result<SharedSpace, SpaceError> {
-    let seen = queries::find_space(tx, asked.user, asked.space)?;
-    tx.lock("user", &seen.people)?;
+fn lock_space(tx: &Tx<'_>, request: &CollectionRequest) -> Result<SpaceWithMembers, SpaceError> {
+    let seen = queries::find_space(tx, request.user, request.space)?;
+    tx.lock("user", &seen.members)?;
     // The bond may have ended before the lock was taken.
-    let shared = queries::find_space(tx, asked.user, asked.space)?;
+    let shared = queries::find_space(tx, request.user, request.space)?;
     if shared == seen { Ok(shared) } else { Err(SpaceError::NotBonded) }
 }
 
 fn find(
     q: &Query<'_>,
-    shared: &SharedSpace,
-    asked: &CollectionRequest,
+    shared: &SpaceWithMembers,
+    request: &CollectionRequest,
     id: ItemId,
     preconditions: &Preconditions,
 ) -> Result<(Item, i64), SpaceError> {
-    let found = rows::find_item(q, shared.space, &asked.collection, id)?.ok_or(SpaceError::ItemNotFound)?;
+    let found = rows::find_item(q, shared.space, &request.collection, id)?.ok_or(SpaceError::ItemNotFound)?;
     preconditions.check(&found.0)?;
     Ok(found)
 }
@@ -144,14 +145,14 @@ fn find(
 /// Checks `data` against the rules of the collection. Returns the data to store.
 fn check<'d>(
     q: &Query<'_>,
-    asked: &CollectionRequest,
-    rules: &Rules,
+    request: &CollectionRequest,
+    rules: &CollectionRules,
     data: &'d Value,
     validated: &ValidationCache,
 ) -> Result<Cow<'d, Value>, SpaceError> {
     check_shape(data, "/data")?;
-    if dates::is_dates(&asked.collection) {
-        let zone = rows::find_time_zone(q, asked.user)?;
+    if dates::is_dates(&request.collection) {
+        let zone = rows::find_time_zone(q, request.user)?;
         let read = dates::read(data, zone.as_deref().unwrap_or(dates::UTC));
         return read.map(|(data, _)| Cow::Owned(data)).map_err(SpaceError::Invalid);
     }
@@ -162,34 +163,34 @@ fn check<'d>(
 }
 
 /// Serializes the data to store, within the size limit.
-fn to_text(data: &Value, limits: &SpaceSettings) -> Result<StoredJson, SpaceError> {
-    let (text, most) = (StoredJson::of(data), limits.max_item_bytes);
-    if text.bytes() as u64 > u64::from(most) { Err(SpaceError::ItemTooLarge { most }) } else { Ok(text) }
+fn serialize_data(data: &Value, limits: &SpaceSettings) -> Result<StoredJson, SpaceError> {
+    let (text, limit) = (StoredJson::of(data), limits.max_item_bytes);
+    if text.bytes() as u64 > u64::from(limit) { Err(SpaceError::ItemTooLarge { limit }) } else { Ok(text) }
 }
 
 /// Adds `more` to the counters of a space if its limits allow it. A change that needs no more room is always
 /// allowed.
-fn make_room(
+fn reserve_space(
     tx: &Tx<'_>,
     space: Space,
     collection: &CollectionName,
-    more: Amount,
+    more: SpaceUsage,
     limits: &SpaceSettings,
 ) -> Result<(), SpaceError> {
-    let (held, collections, is_new) = rows::find_amount(tx, space, collection)?;
-    for (new, all, most, what) in [
-        (more.items, held.items, limits.max_items, "items"),
-        (more.bytes, held.bytes, limits.max_bytes, "bytes"),
+    let (usage, collections, is_new) = rows::find_usage(tx, space, collection)?;
+    for (new, all, limit, unit) in [
+        (more.items, usage.items, limits.max_items, "items"),
+        (more.bytes, usage.bytes, limits.max_bytes, "bytes"),
         (i64::from(is_new), collections, limits.max_collections, "collections"),
     ] {
-        if new > 0 && all + new > i64::from(most) {
-            return Err(SpaceError::SpaceFull { most, what });
+        if new > 0 && all + new > i64::from(limit) {
+            return Err(SpaceError::SpaceFull { limit, unit });
         }
     }
-    Ok(rows::add_amount(tx, space, collection, more)?)
+    Ok(rows::add_usage(tx, space, collection, more)?)
 }
 
-fn tell(tx: &Tx<'_>, ctx: &Ctx, kind: &'static str, shared: &SharedSpace, item: &Item) {
+fn record_change(tx: &Tx<'_>, ctx: &Ctx, kind: &'static str, shared: &SpaceWithMembers, item: &Item) {
     tx.audit(ctx, kind, item.id);
-    tx.emit(ctx, events::about_item(kind, shared, item));
+    tx.emit(ctx, events::item_event(kind, shared, item));
 }

@@ -42,7 +42,7 @@ struct DateData {
     #[serde(default)]
     time_zone: Option<String>,
     #[serde(default)]
-    repeat: Repeat,
+    repeat: Repetition,
     #[serde(default)]
     remind_minutes_before: Vec<i64>,
 }
@@ -50,7 +50,7 @@ struct DateData {
 /// Repetition of a date.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Repeat {
+enum Repetition {
     #[default]
     None,
     Weekly,
@@ -60,11 +60,11 @@ enum Repeat {
 
 /// Times of a date and of its reminders.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Schedule {
+pub struct DateSchedule {
     date: Date,
     time: Option<Time>,
     zone: TimeZone,
-    repeat: Repeat,
+    repeat: Repetition,
     /// Lead times in minutes, ascending, without duplicates.
     pub remind_minutes_before: Vec<i64>,
 }
@@ -74,14 +74,14 @@ pub struct Schedule {
 ///
 /// # Errors
 /// Returns one [`FieldError`] per invalid field, below `/data`.
-pub fn read(data: &Value, usual_zone: &str) -> Result<(Value, Schedule), Vec<FieldError>> {
+pub fn read(data: &Value, default_zone: &str) -> Result<(Value, DateSchedule), Vec<FieldError>> {
     let mut own: DateData = read_value(data, "/data").map_err(|fault| vec![fault])?;
     let mut faults = Vec::new();
     match Text::parse(&own.title, TITLE, "/data/title") {
         Ok(title) => own.title = title.into_string(),
         Err(fault) => faults.push(fault),
     }
-    let zone = own.time_zone.unwrap_or_else(|| usual_zone.to_owned());
+    let zone = own.time_zone.unwrap_or_else(|| default_zone.to_owned());
     let zone = TimeZone::get(&zone).ok().filter(|zone| zone.iana_name().is_some());
     let date = parse_date(&own.date);
     let time = own.time.as_deref().map(parse_time);
@@ -90,7 +90,7 @@ pub fn read(data: &Value, usual_zone: &str) -> Result<(Value, Schedule), Vec<Fie
     let before = &own.remind_minutes_before;
     let reminders =
         before.len() <= MAX_REMINDERS && before.iter().all(|n| (0..=MAX_LEAD_MINUTES).contains(n));
-    for (wrong, pointer, code, detail) in [
+    for (is_invalid, pointer, code, detail) in [
         (date.is_none(), "/data/date", "not_a_date", "Expected a date such as 2026-02-14."),
         (time == Some(None), "/data/time", "not_a_time", "Expected a time such as 18:30."),
         (
@@ -106,7 +106,7 @@ pub fn read(data: &Value, usual_zone: &str) -> Result<(Value, Schedule), Vec<Fie
             "Expected at most 5 numbers of minutes, each from 0 to 527040 (366 days).",
         ),
     ] {
-        if wrong {
+        if is_invalid {
             faults.push(FieldError::new(pointer, code, detail));
         }
     }
@@ -115,7 +115,7 @@ pub fn read(data: &Value, usual_zone: &str) -> Result<(Value, Schedule), Vec<Fie
             own.time_zone = zone.iana_name().map(str::to_owned);
             let data = serde_json::to_value(&own).expect("plain data");
             let (repeat, remind_minutes_before) = (own.repeat, own.remind_minutes_before);
-            Ok((data, Schedule { date, time: time.flatten(), zone, repeat, remind_minutes_before }))
+            Ok((data, DateSchedule { date, time: time.flatten(), zone, repeat, remind_minutes_before }))
         }
         _ => Err(faults),
     }
@@ -131,7 +131,7 @@ fn parse_time(text: &str) -> Option<Time> {
     (time.strftime("%H:%M").to_string() == text).then_some(time)
 }
 
-impl Schedule {
+impl DateSchedule {
     /// Returns the first reminder after `now` with a lead time of `minutes`, if there is one.
     pub fn next_reminder(&self, minutes: i64, now: Timestamp) -> Option<Timestamp> {
         let before = Span::new().try_minutes(minutes).ok()?;
@@ -140,9 +140,9 @@ impl Schedule {
         // The last repetition that can begin by then, and one earlier: the date may differ between time
         // zones.
         let first = (self.periods_until(near)? - 1).max(0);
-        let last = if self.repeat == Repeat::None { 0 } else { first + 3 };
+        let last = if self.repeat == Repetition::None { 0 } else { first + 3 };
         (first..=last).find_map(|n| {
-            let due = self.begins(n)?.checked_sub(before).ok()?;
+            let due = self.start_of(n)?.checked_sub(before).ok()?;
             (due > now).then(|| Timestamp::from_millis(due.as_millisecond()))
         })
     }
@@ -151,20 +151,20 @@ impl Schedule {
     fn periods_until(&self, day: Date) -> Option<i32> {
         let months = |date: Date| i32::from(date.year()) * 12 + i32::from(date.month());
         Some(match self.repeat {
-            Repeat::None => 0,
-            Repeat::Weekly => self.date.until((Unit::Day, day)).ok()?.get_days().div_euclid(7),
-            Repeat::Monthly => months(day) - months(self.date),
-            Repeat::Yearly => i32::from(day.year()) - i32::from(self.date.year()),
+            Repetition::None => 0,
+            Repetition::Weekly => self.date.until((Unit::Day, day)).ok()?.get_days().div_euclid(7),
+            Repetition::Monthly => months(day) - months(self.date),
+            Repetition::Yearly => i32::from(day.year()) - i32::from(self.date.year()),
         })
     }
 
     /// Returns the beginning of the `n`th repetition, counted from 0.
-    fn begins(&self, n: i32) -> Option<jiff::Timestamp> {
+    fn start_of(&self, n: i32) -> Option<jiff::Timestamp> {
         let span = match self.repeat {
-            Repeat::None => Span::new(),
-            Repeat::Weekly => n.weeks(),
-            Repeat::Monthly => n.months(),
-            Repeat::Yearly => n.years(),
+            Repetition::None => Span::new(),
+            Repetition::Weekly => n.weeks(),
+            Repetition::Monthly => n.months(),
+            Repetition::Yearly => n.years(),
         };
         let day = self.date.checked_add(span).ok()?;
         let local = day.to_datetime(self.time.unwrap_or(Time::midnight()));
@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    fn schedule(data: Value) -> Schedule {
+    fn schedule(data: Value) -> DateSchedule {
         read(&data, UTC).unwrap().1
     }
 
@@ -218,7 +218,7 @@ mod tests {
             let faults = read(&data, UTC).unwrap_err();
             faults.iter().map(|fault| (fault.pointer.to_string(), fault.code)).collect::<Vec<_>>()
         };
-        let wrong = json!({ "title": "", "date": "2026-02-30", "time": "7:5", "time_zone": "Mars",
+        let is_invalid = json!({ "title": "", "date": "2026-02-30", "time": "7:5", "time_zone": "Mars",
                             "remind_minutes_before": [1, 2, 3, 4, 5, 6] });
         let expected = [
             ("/data/title", "too_short"),
@@ -227,7 +227,7 @@ mod tests {
             ("/data/time_zone", "not_a_time_zone"),
             ("/data/remind_minutes_before", "invalid"),
         ];
-        assert_eq!(faults(wrong), expected.map(|(pointer, code)| (pointer.to_owned(), code)));
+        assert_eq!(faults(is_invalid), expected.map(|(pointer, code)| (pointer.to_owned(), code)));
         let with = |field: &str, value: Value| {
             let mut data = json!({ "title": "x", "date": "2026-01-01" });
             data[field] = value;
@@ -299,7 +299,7 @@ mod tests {
                 "title": "x", "date": date.to_string(), "time": time, "time_zone": zone, "repeat": repeat,
             }));
             let now = Timestamp::from_millis(900_000_000_000 + passed);
-            let due = |n| schedule.begins(n).map(|begin| begin.as_millisecond() - before * 60_000);
+            let due = |n| schedule.start_of(n).map(|begin| begin.as_millisecond() - before * 60_000);
             let expected = (0..).map_while(due).find(|due| *due > now.as_millis());
             prop_assert_eq!(schedule.next_reminder(before, now).map(Timestamp::as_millis), expected);
         }

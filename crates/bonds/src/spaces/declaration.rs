@@ -1,4 +1,4 @@
-//! A declaration of a collection, as it is shown and kept.
+//! Collection declaration, as stored and as returned by the API.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{StoredJson, Timestamp};
@@ -22,7 +22,7 @@ pub struct Declaration {
 }
 
 /// Declaration as stored. It stays after it is withdrawn.
-pub struct KeptDeclaration {
+pub struct StoredDeclaration {
     /// Declaration ID, the subject of its events.
     pub id: Uuid,
     /// Revision of the fields. It increases by one with each change of the fields.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::declaration::{Declaration, KeptDeclaration};
+use super::declaration::{Declaration, StoredDeclaration};
 use super::model::{CollectionName, Item, Space, SpaceError, check_shape};
 use super::{dates, events, order, rows};
 use kith_json_schema::SchemaText;
@@ -38,7 +38,7 @@ pub struct DeclarationBody {
 
 /// Schema and indexed fields that apply to a collection.
 #[derive(Debug, Default)]
-pub struct Rules {
+pub struct CollectionRules {
     /// Revision of the fields; 0 if the collection was never declared.
     pub revision: i64,
     /// Fields for sorting and filtering lists.
@@ -47,7 +47,7 @@ pub struct Rules {
     pub schema: Option<SchemaText>,
 }
 
-impl Rules {
+impl CollectionRules {
     /// Reads the rules of `collection`. A collection that was never declared has none.
     ///
     /// # Errors
@@ -65,7 +65,7 @@ impl Rules {
     /// Returns the store's error if a statement fails.
     pub fn index(&self, tx: &Tx<'_>, space: Space, item: &Item, data: &Value) -> Result<(), Error> {
         self.fields.iter().try_for_each(|field| {
-            rows::insert_field(tx, space, item, field, &order::encode(pick(data, field)))
+            rows::insert_field(tx, space, item, field, &order::encode(field_value(data, field)))
         })
     }
 
@@ -73,7 +73,7 @@ impl Rules {
     ///
     /// # Errors
     /// Returns the store's error if a statement fails.
-    pub fn index_again(&self, tx: &Tx<'_>, space: Space, item: &Item, data: &Value) -> Result<(), Error> {
+    pub fn reindex(&self, tx: &Tx<'_>, space: Space, item: &Item, data: &Value) -> Result<(), Error> {
         if self.revision > 0 {
             rows::delete_fields(tx, item.id)?;
         }
@@ -82,7 +82,7 @@ impl Rules {
 }
 
 /// Returns the value of a declared field.
-fn pick<'d>(data: &'d Value, field: &str) -> Option<&'d Value> {
+fn field_value<'d>(data: &'d Value, field: &str) -> Option<&'d Value> {
     if field.starts_with('/') { data.pointer(field) } else { data.get(field) }
 }
 
@@ -104,8 +104,8 @@ pub fn declare(
     let Some(present) = present else {
         preconditions.check_absent()?;
         let id = ctx.new_id(|id| id);
-        let kept = KeptDeclaration { id, revision: 1, declared: true, declaration };
-        return keep(tx, ctx, kept);
+        let stored = StoredDeclaration { id, revision: 1, declared: true, declaration };
+        return store_declaration(tx, ctx, stored);
     };
     let (old, new) = (&present.declaration, &declaration);
     if present.declared {
@@ -117,7 +117,7 @@ pub fn declare(
         preconditions.check_absent()?;
     }
     let revision = present.revision + i64::from(old.fields != new.fields);
-    keep(tx, ctx, KeptDeclaration { declared: true, revision, declaration, ..present })
+    store_declaration(tx, ctx, StoredDeclaration { declared: true, revision, declaration, ..present })
 }
 
 /// Withdraws a declaration. From then on, the collection accepts any item, and its lists have no fields.
@@ -135,7 +135,7 @@ pub fn withdraw(
         return Err(SpaceError::BuiltIn);
     }
     tx.lock("collection", [name])?;
-    let Some(present) = rows::find_declaration(tx, name)?.filter(|kept| kept.declared) else {
+    let Some(present) = rows::find_declaration(tx, name)?.filter(|stored| stored.declared) else {
         preconditions.check_absent()?;
         return Err(SpaceError::DeclarationNotFound);
     };
@@ -143,15 +143,16 @@ pub fn withdraw(
     let revision = present.revision + i64::from(!present.declaration.fields.is_empty());
     let declaration =
         Declaration { name: name.clone(), schema: None, fields: Vec::new(), updated_at: ctx.now };
-    keep(tx, ctx, KeptDeclaration { id: present.id, declared: false, revision, declaration }).map(|_| ())
+    store_declaration(tx, ctx, StoredDeclaration { id: present.id, declared: false, revision, declaration })
+        .map(|_| ())
 }
 
-fn keep(tx: &Tx<'_>, ctx: &Ctx, kept: KeptDeclaration) -> Result<Declaration, SpaceError> {
-    rows::keep_declaration(tx, &kept)?;
-    let action = if kept.declared { "collection.declared" } else { "collection.withdrawn" };
-    tx.audit(ctx, action, &kept.declaration.name);
-    tx.emit(ctx, events::declared(&kept));
-    Ok(kept.declaration)
+fn store_declaration(tx: &Tx<'_>, ctx: &Ctx, stored: StoredDeclaration) -> Result<Declaration, SpaceError> {
+    rows::upsert_declaration(tx, &stored)?;
+    let action = if stored.declared { "collection.declared" } else { "collection.withdrawn" };
+    tx.audit(ctx, action, &stored.declaration.name);
+    tx.emit(ctx, events::declared(&stored));
+    Ok(stored.declaration)
 }
 
 /// Checked declaration, except that its schema has not been compiled.
@@ -202,7 +203,7 @@ pub fn check(name: &CollectionName, body: DeclarationBody) -> Result<CheckedDecl
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
-pub async fn run_due(app: App) -> Result<(), UpkeepError> {
+pub async fn index_stale(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("maintenance");
     while app.write(&ctx, |tx, _| index_batch(tx)).await? == BATCH_SIZE {}
     Ok(())
@@ -214,7 +215,7 @@ fn index_batch(tx: &Tx<'_>) -> Result<i64, Error> {
     for (space, item, rules) in &stale {
         // If the item has changed since, the change has indexed it.
         if rows::set_indexed(tx, item, rules.revision)? {
-            rules.index_again(tx, *space, item, &item.data.to_value())?;
+            rules.reindex(tx, *space, item, &item.data.to_value())?;
         }
     }
     Ok(stale.len() as i64)

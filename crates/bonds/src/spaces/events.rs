@@ -4,8 +4,8 @@ use kith_kernel::Timestamp;
 use kith_store::NewEvent;
 use serde_json::json;
 
-use super::declaration::KeptDeclaration;
-use super::model::{Item, ItemId, SharedSpace};
+use super::declaration::StoredDeclaration;
+use super::model::{Item, ItemId, SpaceWithMembers};
 
 /// An item was created.
 pub const ITEM_CREATED: &str = "space_item.created";
@@ -33,14 +33,19 @@ pub const KINDS: &[&str] = &[
 ];
 
 /// An item was created, updated or deleted, as `kind` says.
-pub fn about_item(kind: &'static str, shared: &SharedSpace, item: &Item) -> NewEvent {
+pub fn item_event(kind: &'static str, shared: &SpaceWithMembers, item: &Item) -> NewEvent {
     let more = json!({ "item_id": item.id, "collection": item.collection, "version": item.version });
-    about(kind, shared, more)
+    space_event(kind, shared, more)
 }
 
 /// A reminder is due: its date begins in `minutes_before` minutes.
-pub fn reminder_due(shared: &SharedSpace, item: ItemId, minutes_before: i64, due_at: Timestamp) -> NewEvent {
-    about(
+pub fn reminder_due(
+    shared: &SpaceWithMembers,
+    item: ItemId,
+    minutes_before: i64,
+    due_at: Timestamp,
+) -> NewEvent {
+    space_event(
         REMINDER_DUE,
         shared,
         json!({ "item_id": item, "minutes_before": minutes_before, "due_at": due_at }),
@@ -48,27 +53,27 @@ pub fn reminder_due(shared: &SharedSpace, item: ItemId, minutes_before: i64, due
 }
 
 /// The space of a bond was archived. Both users can still export it.
-pub fn archived(shared: &SharedSpace) -> NewEvent {
-    about(ARCHIVED, shared, json!({}))
+pub fn archived(shared: &SpaceWithMembers) -> NewEvent {
+    space_event(ARCHIVED, shared, json!({}))
 }
 
 /// An archived space was purged.
-pub fn purged(shared: &SharedSpace) -> NewEvent {
-    about(PURGED, shared, json!({}))
+pub fn purged(shared: &SpaceWithMembers) -> NewEvent {
+    space_event(PURGED, shared, json!({}))
 }
 
 /// A collection was declared, or its declaration was withdrawn.
-pub fn declared(kept: &KeptDeclaration) -> NewEvent {
+pub fn declared(stored: &StoredDeclaration) -> NewEvent {
     NewEvent {
-        kind: if kept.declared { COLLECTION_DECLARED } else { COLLECTION_WITHDRAWN },
-        subject: kept.id,
+        kind: if stored.declared { COLLECTION_DECLARED } else { COLLECTION_WITHDRAWN },
+        subject: stored.id,
         recipients: Vec::new(),
-        payload: json!({ "collection": kept.declaration.name, "revision": kept.revision }),
+        payload: json!({ "collection": stored.declaration.name, "revision": stored.revision }),
     }
 }
 
-fn about(kind: &'static str, shared: &SharedSpace, mut payload: serde_json::Value) -> NewEvent {
+fn space_event(kind: &'static str, shared: &SpaceWithMembers, mut payload: serde_json::Value) -> NewEvent {
     payload["space"] = shared.space.name().into();
     payload["space_id"] = shared.space.id().to_string().into();
-    NewEvent { kind, subject: shared.space.id(), recipients: shared.people.clone(), payload }
+    NewEvent { kind, subject: shared.space.id(), recipients: shared.members.clone(), payload }
 }

@@ -8,9 +8,10 @@ use serde_json::{Map, Number, Value};
 
 use super::dates as built_in;
 use super::declarations::{self, DeclarationBody};
-use super::list::{ListRequest, plan};
-use super::model::{CollectionName, Space, check_shape, merge};
-use super::order::{Range, encode};
+use super::list::{ItemListParams, plan_list};
+use super::merge_patch::merge;
+use super::model::{CollectionName, Space, check_shape};
+use super::order::{ValueRange, encode};
 use kith_json_schema::fuzzing::conforms;
 
 /// Fuzz target: uses the lines of the input as order, filter and cursor. An empty line means none.
@@ -19,23 +20,23 @@ pub fn lists(data: &[u8]) {
     let mut lines = text.split('\n').map(|line| (!line.is_empty()).then_some(line));
     let [order, filter, cursor] = [(); 3].map(|()| lines.next().flatten());
     let cursor = cursor.and_then(|cursor| serde_json::from_value(cursor.into()).ok());
-    let request = ListRequest {
+    let request = ItemListParams {
         order: order.map(str::to_owned),
         filter: filter.map(str::to_owned),
         cursor,
         limit: PageLimit::default(),
     };
     let fields = ["kind".to_owned(), "/a/b".to_owned()];
-    match plan(&fields, &request) {
+    match plan_list(&fields, &request) {
         Ok(plan) => {
             let by = plan.by.as_ref().map(|(condition, _)| condition);
-            for (field, range) in by.into_iter().chain(&plan.others) {
+            for (field, range) in by.into_iter().chain(&plan.further_conditions) {
                 assert!(fields.contains(field) && !range.low.contains('\0') && !range.high.contains('\0'));
             }
-            assert!(!plan.behind.0.contains('\0'));
+            assert!(!plan.after.0.contains('\0'));
             let named =
                 filter.map_or(0, |filter| serde_json::from_str::<Map<_, _>>(filter).expect("a filter").len());
-            let conditions = plan.others.len() + usize::from(by.is_some());
+            let conditions = plan.further_conditions.len() + usize::from(by.is_some());
             assert!(conditions == named || order.is_some() && conditions == named + 1);
         }
         Err(faults) => {
@@ -52,19 +53,19 @@ pub fn lists(data: &[u8]) {
 fn ordered(values: &[Value]) {
     for one in values {
         let at = encode(Some(one));
-        assert!(Range::all().low <= at && at < Range::all().high);
-        let only = Range::of(one);
-        assert!(only.low <= at && at < only.high && only.is_one());
+        assert!(ValueRange::all().low <= at && at < ValueRange::all().high);
+        let only = ValueRange::equal_to(one);
+        assert!(only.low <= at && at < only.high && only.is_single_value());
         for other in values {
             let Some(order) = compare(one, other) else { continue };
             // Numbers that are equal only as floats differ in the encoding of the integer.
             if order == Ordering::Equal && one != other {
                 continue;
             }
-            let behind = encode(Some(other));
+            let other_text = encode(Some(other));
             // Longer texts are distinguished by a hash, which does not keep their order.
-            if at.len() < 256 && behind.len() < 256 {
-                assert_eq!(at.cmp(&behind), order, "{one} {other}");
+            if at.len() < 256 && other_text.len() < 256 {
+                assert_eq!(at.cmp(&other_text), order, "{one} {other}");
             }
         }
     }
@@ -126,14 +127,14 @@ pub fn schedules(data: &[u8]) {
     let mut lines = text.split('\n');
     let [date, zone, now] = [(); 3].map(|()| lines.next().unwrap_or_default());
     let Ok(date) = serde_json::from_str::<Value>(date) else { return };
-    let (kept, schedule) = match built_in::read(&date, zone) {
+    let (normalized, schedule) = match built_in::read(&date, zone) {
         Ok(read) => read,
         Err(faults) => {
             assert!(!faults.is_empty() && faults.iter().all(|fault| fault.pointer.starts_with("/data")));
             return;
         }
     };
-    assert_eq!(built_in::read(&kept, "UTC").map(|(again, _)| again), Ok(kept));
+    assert_eq!(built_in::read(&normalized, "UTC").map(|(again, _)| again), Ok(normalized));
     let mut now = Timestamp::from_millis(now.parse().unwrap_or(1_767_225_600_000));
     for minutes in schedule.remind_minutes_before.iter().chain([&0, &527_040]) {
         for _ in 0..3 {

@@ -5,11 +5,11 @@ use kith_kernel::{Cursor, FieldError, PageLimit};
 use serde_json::{Map, Value};
 
 use super::model::ItemId;
-use super::order::Range;
+use super::order::ValueRange;
 
 /// Query parameters of a list.
 #[derive(Clone, Debug)]
-pub struct ListRequest {
+pub struct ItemListParams {
     /// Field to sort by, with the prefix `-` for descending order.
     pub order: Option<String>,
     /// Filter as a JSON object.
@@ -21,60 +21,66 @@ pub struct ListRequest {
 }
 
 /// Field with the range of its values.
-pub type Condition = (String, Range);
+pub type FieldCondition = (String, ValueRange);
 
 /// Direction of a sorted list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub enum SortDirection {
     /// Ascending.
-    Up,
+    Ascending,
     /// Descending.
-    Down,
+    Descending,
 }
 
 /// Plan of a list query.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct ListPlan {
     /// Condition whose index the query follows, with the direction; `None` sorts newest first.
-    pub by: Option<(Condition, Direction)>,
+    pub by: Option<(FieldCondition, SortDirection)>,
     /// Further conditions.
-    pub others: Vec<Condition>,
+    pub further_conditions: Vec<FieldCondition>,
     /// Position after which the page begins: value of the field and item ID.
-    pub behind: (String, ItemId),
+    pub after: (String, ItemId),
 }
 
-/// Plans the query for `request`, where `fields` are declared.
+/// Plans the query for `params`, where `fields` are declared.
 ///
 /// # Errors
 /// Returns one [`FieldError`] per invalid query parameter.
-pub fn plan(fields: &[String], request: &ListRequest) -> Result<Plan, Vec<FieldError>> {
-    let mut others = conditions(fields, request.filter.as_deref())?;
-    let mut take =
-        |wanted: &dyn Fn(&Condition) -> bool| others.iter().position(wanted).map(|at| others.swap_remove(at));
-    let by = match request.order.as_deref() {
+pub fn plan_list(fields: &[String], params: &ItemListParams) -> Result<ListPlan, Vec<FieldError>> {
+    let mut further_conditions = conditions(fields, params.filter.as_deref())?;
+    let mut take = |wanted: &dyn Fn(&FieldCondition) -> bool| {
+        further_conditions.iter().position(wanted).map(|at| further_conditions.swap_remove(at))
+    };
+    let by = match params.order.as_deref() {
         Some(order) => {
-            let (field, direction) =
-                order.strip_prefix('-').map_or((order, Direction::Up), |field| (field, Direction::Down));
+            let (field, direction) = order
+                .strip_prefix('-')
+                .map_or((order, SortDirection::Ascending), |field| (field, SortDirection::Descending));
             check_field(fields, field, "?order").map_err(|fault| vec![fault])?;
-            let condition = take(&|(name, _)| name == field).unwrap_or((field.to_owned(), Range::all()));
+            let condition = take(&|(name, _)| name == field).unwrap_or((field.to_owned(), ValueRange::all()));
             Some((condition, direction))
         }
         // Items with the same value are indexed by ID, so that a list of one value can be read newest first
         // too.
-        None => take(&|(_, range)| range.is_one()).map(|condition| (condition, Direction::Down)),
+        None => take(&|(_, range)| range.is_single_value())
+            .map(|condition| (condition, SortDirection::Descending)),
     };
-    let behind = behind(by.as_ref(), request.cursor.as_ref());
-    let behind = behind.ok_or_else(|| {
+    let after = position_after(by.as_ref(), params.cursor.as_ref());
+    let after = after.ok_or_else(|| {
         vec![FieldError::new("?cursor", "invalid", "The cursor was not issued by this list.")]
     })?;
-    Ok(Plan { by, others, behind })
+    Ok(ListPlan { by, further_conditions, after })
 }
 
-fn behind(by: Option<&(Condition, Direction)>, cursor: Option<&Cursor>) -> Option<(String, ItemId)> {
+fn position_after(
+    by: Option<&(FieldCondition, SortDirection)>,
+    cursor: Option<&Cursor>,
+) -> Option<(String, ItemId)> {
     let Some(cursor) = cursor else {
         return Some(match by {
-            Some((_, Direction::Up)) => (String::new(), ItemId(Uuid::nil())),
-            _ => (Range::all().high, ItemId(Uuid::max())),
+            Some((_, SortDirection::Ascending)) => (String::new(), ItemId(Uuid::nil())),
+            _ => (ValueRange::all().high, ItemId(Uuid::max())),
         });
     };
     let (value, id): (Option<String>, ItemId) = cursor.key().ok()?;
@@ -85,7 +91,7 @@ fn behind(by: Option<&(Condition, Direction)>, cursor: Option<&Cursor>) -> Optio
     (!value.contains('\0')).then_some((value, id))
 }
 
-fn conditions(fields: &[String], filter: Option<&str>) -> Result<Vec<Condition>, Vec<FieldError>> {
+fn conditions(fields: &[String], filter: Option<&str>) -> Result<Vec<FieldCondition>, Vec<FieldError>> {
     let Some(filter) = filter else { return Ok(Vec::new()) };
     let Ok(filter) = serde_json::from_str::<Map<String, Value>>(filter) else {
         return Err(vec![invalid(
@@ -116,20 +122,20 @@ fn check_field(fields: &[String], field: &str, parameter: &'static str) -> Resul
 }
 
 /// Converts a condition of a filter, one value or an object of comparisons, into a range.
-fn range(field: &str, wanted: &Value) -> Result<Range, FieldError> {
+fn range(field: &str, wanted: &Value) -> Result<ValueRange, FieldError> {
     let range = match wanted {
         Value::Object(limits) if !limits.is_empty() => {
-            limits.iter().try_fold(Range::all(), |range, (comparison, limit)| {
-                Some(range.and(Range::compare(comparison, limit)?))
+            limits.iter().try_fold(ValueRange::all(), |range, (comparison, limit)| {
+                Some(range.intersect(ValueRange::compare(comparison, limit)?))
             })
         }
         Value::Object(_) | Value::Array(_) => None,
-        value => Some(Range::of(value)),
+        value => Some(ValueRange::equal_to(value)),
     };
-    let legal = range.filter(|range| !range.low.contains('\0') && !range.high.contains('\0'));
-    legal.ok_or_else(|| {
+    let valid = range.filter(|range| !range.low.contains('\0') && !range.high.contains('\0'));
+    valid.ok_or_else(|| {
         invalid(format!(
-            "{field} is compared with a text, a number, true, false or null, or by gt, gte, lt, lte with a text or a \
+            "Compare {field} with a string, number, true, false or null, or use gt, gte, lt or lte with a string or a \
              number."
         ))
     })
@@ -145,13 +151,13 @@ mod tests {
 
     use super::*;
 
-    fn request(order: Option<&str>, filter: Option<&str>) -> ListRequest {
+    fn params(order: Option<&str>, filter: Option<&str>) -> ItemListParams {
         let (order, filter) = (order.map(str::to_owned), filter.map(str::to_owned));
-        ListRequest { order, filter, cursor: None, limit: PageLimit::default() }
+        ItemListParams { order, filter, cursor: None, limit: PageLimit::default() }
     }
 
-    fn planned(order: Option<&str>, filter: Option<&str>) -> Result<Plan, Vec<FieldError>> {
-        plan(&["kind".into(), "price".into()], &request(order, filter))
+    fn planned(order: Option<&str>, filter: Option<&str>) -> Result<ListPlan, Vec<FieldError>> {
+        plan_list(&["kind".into(), "price".into()], &params(order, filter))
     }
 
     #[test]
@@ -159,13 +165,16 @@ mod tests {
         let by = |order, filter| planned(order, filter).unwrap();
         assert_eq!(by(None, None).by, None);
         let ordered = by(Some("-price"), Some(r#"{"price":{"gte":10},"kind":"book"}"#));
-        let ten = Range::compare("gte", &json!(10)).unwrap();
-        assert_eq!(ordered.by, Some((("price".into(), ten), Direction::Down)));
-        assert_eq!(ordered.others, [("kind".into(), Range::of(&json!("book")))]);
+        let ten = ValueRange::compare("gte", &json!(10)).unwrap();
+        assert_eq!(ordered.by, Some((("price".into(), ten), SortDirection::Descending)));
+        assert_eq!(ordered.further_conditions, [("kind".into(), ValueRange::equal_to(&json!("book")))]);
         let equal = by(None, Some(r#"{"price":{"lt":10},"kind":null}"#));
-        assert_eq!(equal.by, Some((("kind".into(), Range::of(&Value::Null)), Direction::Down)));
+        assert_eq!(
+            equal.by,
+            Some((("kind".into(), ValueRange::equal_to(&Value::Null)), SortDirection::Descending))
+        );
         let ranged = by(None, Some(r#"{"price":{"gt":1,"lte":10}}"#));
-        assert_eq!((ranged.by, ranged.others.len()), (None, 1));
+        assert_eq!((ranged.by, ranged.further_conditions.len()), (None, 1));
     }
 
     #[test]
@@ -197,7 +206,7 @@ mod tests {
         let id = ItemId(Uuid::from_u128(5));
         let of = |value: Option<&str>, order| {
             let cursor = Some(Cursor::at(&(value, id)));
-            planned_with(ListRequest { cursor, ..request(order, None) })
+            planned_with(ItemListParams { cursor, ..params(order, None) })
         };
         assert_eq!(of(Some("4a"), Some("kind")), Some(("4a".to_owned(), id)));
         assert_eq!(of(None, None), Some((String::new(), id)));
@@ -207,7 +216,7 @@ mod tests {
         );
     }
 
-    fn planned_with(request: ListRequest) -> Option<(String, ItemId)> {
-        plan(&["kind".into()], &request).ok().map(|plan| plan.behind)
+    fn planned_with(params: ItemListParams) -> Option<(String, ItemId)> {
+        plan_list(&["kind".into()], &params).ok().map(|plan| plan.after)
     }
 }

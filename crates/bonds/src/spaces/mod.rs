@@ -14,10 +14,11 @@ mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 mod fuzzing;
 mod http;
-mod leaving;
 mod list;
+mod merge_patch;
 mod model;
 mod order;
+mod personal_data;
 mod queries;
 mod reminders;
 mod rows;
@@ -40,24 +41,17 @@ pub static MODULE: Module = Module {
         description: "Store JSON items in collections, alone or together with a partner.",
     }],
     routes: http::routes,
-    migrations: &[
-        Migration { version: 1, name: "spaces", sql: include_str!("migrations/0001_spaces.sql") },
-        Migration {
-            version: 2,
-            name: "observed_holds",
-            sql: include_str!("migrations/0002_observed_holds.sql"),
-        },
-    ],
+    migrations: &[Migration { version: 1, name: "spaces", sql: include_str!("migrations/0001_spaces.sql") }],
     problems: http::PROBLEMS,
     events: events::KINDS,
-    personal: Some(leaving::PERSONAL),
+    personal: Some(personal_data::PERSONAL),
     jobs: &[
-        ModuleJob::maintenance("spaces.tell-reminders", |app| Box::pin(reminders::run_due(app))),
-        ModuleJob::maintenance("spaces.index-items", |app| Box::pin(declarations::run_due(app))),
-        ModuleJob::maintenance("spaces.purge-archives", |app| Box::pin(archive::run_due(app))),
+        ModuleJob::maintenance("spaces.emit-reminders", |app| Box::pin(reminders::emit_due(app))),
+        ModuleJob::maintenance("spaces.index-items", |app| Box::pin(declarations::index_stale(app))),
+        ModuleJob::maintenance("spaces.purge-archives", |app| Box::pin(archive::archive_and_purge(app))),
     ],
     schedules: &[
-        DeclaredSchedule::maintenance("spaces.tell-reminders", "@every 1m"),
+        DeclaredSchedule::maintenance("spaces.emit-reminders", "@every 1m"),
         DeclaredSchedule::maintenance("spaces.index-items", "@every 1m"),
         DeclaredSchedule::maintenance("spaces.purge-archives", "@every 1m"),
     ],

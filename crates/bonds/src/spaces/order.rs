@@ -56,40 +56,40 @@ fn encode_text(text: &str) -> String {
 
 /// Range of encoded values, from `low` (inclusive) to `high` (exclusive).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Range {
+pub struct ValueRange {
     /// Lower bound, inclusive.
     pub low: String,
     /// Upper bound, exclusive.
     pub high: String,
 }
 
-impl Range {
+impl ValueRange {
     /// Returns the range of all values.
     pub fn all() -> Self {
         Self { low: String::new(), high: AFTER_ALL.to_owned() }
     }
 
     /// Returns the range of the values equal to `value`.
-    pub fn of(value: &Value) -> Self {
+    pub fn equal_to(value: &Value) -> Self {
         let low = encode(Some(value));
-        Self { high: next(&low), low }
+        Self { high: successor(&low), low }
     }
 
     /// Returns the range of the values that compare to `limit`, a number or a text, as `comparison` says;
     /// only values of the same type match. Returns `None` if `comparison` is not `gt`, `gte`, `lt` or `lte`,
     /// or `limit` has another type.
     pub fn compare(comparison: &str, limit: &Value) -> Option<Self> {
-        let (first, behind) = match limit {
+        let (first, last) = match limit {
             Value::Number(_) => (NUMBER, TEXT),
             Value::String(_) => (TEXT, OTHER),
             _ => return None,
         };
         let at = encode(Some(limit));
         let (low, high) = match comparison {
-            "gt" => (next(&at), behind.to_owned()),
-            "gte" => (at, behind.to_owned()),
+            "gt" => (successor(&at), last.to_owned()),
+            "gte" => (at, last.to_owned()),
             "lt" => (first.to_owned(), at),
-            "lte" => (first.to_owned(), next(&at)),
+            "lte" => (first.to_owned(), successor(&at)),
             _ => return None,
         };
         Some(Self { low, high })
@@ -97,17 +97,17 @@ impl Range {
 
     /// Returns the intersection.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub fn intersect(self, other: Self) -> Self {
         Self { low: self.low.max(other.low), high: self.high.min(other.high) }
     }
 
     /// Returns `true` if the range contains one value only.
-    pub fn is_one(&self) -> bool {
-        self.high == next(&self.low)
+    pub fn is_single_value(&self) -> bool {
+        self.high == successor(&self.low)
     }
 }
 
-fn next(text: &str) -> String {
+fn successor(text: &str) -> String {
     format!("{text}{MIN_CHAR}")
 }
 
@@ -162,7 +162,7 @@ mod tests {
         let (one, other) = (json!("ä".repeat(5_000)), json!("ä".repeat(5_001)));
         assert!(encode(Some(&one)).len() < 300);
         assert_ne!(encode(Some(&one)), encode(Some(&other)));
-        assert!(Range::of(&one).is_one() && !Range::all().is_one());
+        assert!(ValueRange::equal_to(&one).is_single_value() && !ValueRange::all().is_single_value());
     }
 
     fn scalar() -> impl Strategy<Value = Value> {
@@ -192,7 +192,7 @@ mod tests {
         }
     }
 
-    fn is_in(range: &Range, value: &Value) -> bool {
+    fn is_in(range: &ValueRange, value: &Value) -> bool {
         let text = encode(Some(value));
         range.low <= text && text < range.high
     }
@@ -213,14 +213,14 @@ mod tests {
         fn ranges_contain_matching_values(one in scalar(), other in scalar()) {
             let order = compare(&one, &other);
             prop_assume!(order != Ordering::Equal || one == other);
-            prop_assert_eq!(is_in(&Range::of(&other), &one), order == Ordering::Equal);
-            let alike = one.is_string() == other.is_string();
+            prop_assert_eq!(is_in(&ValueRange::equal_to(&other), &one), order == Ordering::Equal);
+            let same_type = one.is_string() == other.is_string();
             for (comparison, holds) in
                 [("gt", order.is_gt()), ("gte", order.is_ge()), ("lt", order.is_lt()), ("lte", order.is_le())]
             {
-                let range = Range::compare(comparison, &other).unwrap();
-                prop_assert_eq!(is_in(&range, &one), alike && holds, "{} {} {}", one, comparison, other);
-                prop_assert!(is_in(&Range::all(), &one));
+                let range = ValueRange::compare(comparison, &other).unwrap();
+                prop_assert_eq!(is_in(&range, &one), same_type && holds, "{} {} {}", one, comparison, other);
+                prop_assert!(is_in(&ValueRange::all(), &one));
             }
         }
     }

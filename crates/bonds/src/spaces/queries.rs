@@ -8,11 +8,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::declaration::Declaration;
-use super::declarations::Rules;
-use super::list::{self, ListRequest};
-use super::model::{CollectionName, Item, ItemId, SharedSpace, Space, SpaceError, SpaceName};
+use super::declarations::CollectionRules;
+use super::list::{self, ItemListParams};
+use super::model::{CollectionName, Item, ItemId, Space, SpaceError, SpaceName, SpaceWithMembers};
 use super::rows;
-use crate::bonds::{self, BondId, Living};
+use crate::bonds::{self, ActiveBond, BondId};
 
 /// Collection that a request names.
 #[derive(Clone, Debug)]
@@ -44,12 +44,12 @@ pub struct BondExport {
 ///
 /// # Errors
 /// Returns [`SpaceError::NotBonded`] for `bond` if the user has no active bond.
-pub fn find_space(q: &Query<'_>, user: UserId, name: SpaceName) -> Result<SharedSpace, SpaceError> {
+pub fn find_space(q: &Query<'_>, user: UserId, name: SpaceName) -> Result<SpaceWithMembers, SpaceError> {
     match name {
-        SpaceName::Me => Ok(SharedSpace { space: Space::Me(user), people: vec![user] }),
+        SpaceName::Me => Ok(SpaceWithMembers { space: Space::Me(user), members: vec![user] }),
         SpaceName::Bond => {
-            let Living { id, users } = bonds::find_living(q, user)?.ok_or(SpaceError::NotBonded)?;
-            Ok(SharedSpace { space: Space::Bond(id), people: users.into() })
+            let ActiveBond { id, users } = bonds::find_active_bond(q, user)?.ok_or(SpaceError::NotBonded)?;
+            Ok(SpaceWithMembers { space: Space::Bond(id), members: users.into() })
         }
     }
 }
@@ -58,9 +58,9 @@ pub fn find_space(q: &Query<'_>, user: UserId, name: SpaceName) -> Result<Shared
 ///
 /// # Errors
 /// Returns [`SpaceError::NotBonded`] or [`SpaceError::ItemNotFound`].
-pub fn get_item(q: &Query<'_>, asked: &CollectionRequest, id: ItemId) -> Result<Item, SpaceError> {
-    let shared = find_space(q, asked.user, asked.space)?;
-    let found = rows::find_item(q, shared.space, &asked.collection, id)?;
+pub fn get_item(q: &Query<'_>, request: &CollectionRequest, id: ItemId) -> Result<Item, SpaceError> {
+    let shared = find_space(q, request.user, request.space)?;
+    let found = rows::find_item(q, shared.space, &request.collection, id)?;
     found.map(|(item, _)| item).ok_or(SpaceError::ItemNotFound)
 }
 
@@ -71,40 +71,40 @@ pub fn get_item(q: &Query<'_>, asked: &CollectionRequest, id: ItemId) -> Result<
 /// [`SpaceError::Indexing`] if the list uses fields and not all items are indexed yet.
 pub fn list_items(
     q: &Query<'_>,
-    asked: &CollectionRequest,
-    request: &ListRequest,
+    request: &CollectionRequest,
+    params: &ItemListParams,
     max_item_bytes: i64,
 ) -> Result<Page<Item>, SpaceError> {
-    let shared = find_space(q, asked.user, asked.space)?;
-    let rules = Rules::of(q, &asked.collection)?;
-    let plan = list::plan(&rules.fields, request).map_err(SpaceError::BadQuery)?;
-    let by_fields = plan.by.is_some() || !plan.others.is_empty();
-    if by_fields && rows::has_stale(q, &asked.collection, rules.revision)? {
+    let shared = find_space(q, request.user, request.space)?;
+    let rules = CollectionRules::of(q, &request.collection)?;
+    let plan = list::plan_list(&rules.fields, params).map_err(SpaceError::BadQuery)?;
+    let by_fields = plan.by.is_some() || !plan.further_conditions.is_empty();
+    if by_fields && rows::has_stale(q, &request.collection, rules.revision)? {
         return Err(SpaceError::Indexing);
     }
-    let limit = request.limit.rows_to_fetch_within(max_item_bytes);
-    let items = rows::list_items(q, shared.space, &asked.collection, &plan, limit)?;
+    let limit = params.limit.rows_to_fetch_within(max_item_bytes);
+    let items = rows::list_items(q, shared.space, &request.collection, &plan, limit)?;
     let bytes = |(item, _): &(Item, Option<String>)| item.data.bytes();
     let key = |(item, value): &(Item, Option<String>)| (value.clone(), item.id);
-    let page = Page::from_rows_within(items, request.limit, limit, MAX_PAGE_BYTES, bytes, key);
+    let page = Page::from_rows_within(items, params.limit, limit, MAX_PAGE_BYTES, bytes, key);
     Ok(page.map(|(item, _)| item))
 }
 
 /// Page of declarations to read, in the order of names.
 #[derive(Clone, Debug)]
-pub struct DeclarationList {
-    behind: String,
+pub struct DeclarationFilter {
+    after: String,
     limit: PageLimit,
 }
 
-impl DeclarationList {
+impl DeclarationFilter {
     /// Creates a request for the page after `cursor`.
     ///
     /// # Errors
     /// Returns [`InvalidCursor`] if the cursor does not come from this list.
     pub fn new(cursor: Option<&Cursor>, limit: PageLimit) -> Result<Self, InvalidCursor> {
-        let behind = cursor.map(Cursor::key::<CollectionName>).transpose()?;
-        Ok(Self { behind: behind.map_or(String::new(), |name| name.to_string()), limit })
+        let after = cursor.map(Cursor::key::<CollectionName>).transpose()?;
+        Ok(Self { after: after.map_or(String::new(), |name| name.to_string()), limit })
     }
 }
 
@@ -112,11 +112,11 @@ impl DeclarationList {
 ///
 /// # Errors
 /// Returns [`SpaceError::Store`] if the query fails.
-pub fn list_declarations(q: &Query<'_>, list: &DeclarationList) -> Result<Page<Declaration>, SpaceError> {
-    let declarations = rows::list_declarations(q, &list.behind, list.limit.rows())?;
+pub fn list_declarations(q: &Query<'_>, filter: &DeclarationFilter) -> Result<Page<Declaration>, SpaceError> {
+    let declarations = rows::list_declarations(q, &filter.after, filter.limit.rows())?;
     let bytes = |declaration: &Declaration| declaration.schema.as_ref().map_or(0, StoredJson::bytes);
     let key = |declaration: &Declaration| declaration.name.clone();
-    Ok(Page::from_rows_within(declarations, list.limit, list.limit.rows(), MAX_PAGE_BYTES, bytes, key))
+    Ok(Page::from_rows_within(declarations, filter.limit, filter.limit.rows(), MAX_PAGE_BYTES, bytes, key))
 }
 
 /// Returns the declaration of a collection.
@@ -124,8 +124,8 @@ pub fn list_declarations(q: &Query<'_>, list: &DeclarationList) -> Result<Page<D
 /// # Errors
 /// Returns [`SpaceError::DeclarationNotFound`] if the collection is not declared.
 pub fn get_declaration(q: &Query<'_>, name: &CollectionName) -> Result<Declaration, SpaceError> {
-    let kept = rows::find_declaration(q, name)?.filter(|kept| kept.declared);
-    kept.map(|kept| kept.declaration).ok_or(SpaceError::DeclarationNotFound)
+    let stored = rows::find_declaration(q, name)?.filter(|stored| stored.declared);
+    stored.map(|stored| stored.declaration).ok_or(SpaceError::DeclarationNotFound)
 }
 
 /// Returns the sections of an export of a bond's space. The bond may be active, ended or archived; blocks
@@ -137,19 +137,19 @@ pub fn export_bond(q: &Query<'_>, user: UserId, bond: BondId) -> Result<Vec<Expo
     let found = rows::list_bond_spaces(q, user, bond, 1)?.pop().filter(|(id, _)| *id == bond);
     let (bond_id, archived_at) = found.ok_or(SpaceError::SpaceNotFound)?;
     Ok(vec![
-        ExportSection::Text(head_of_bond(bond_id, archived_at)),
+        ExportSection::Text(bond_export_head(bond_id, archived_at)),
         ExportSection::Pieces(Box::new(move |q, after| export_items(q, Space::Bond(bond_id), after))),
         ExportSection::Text(BOND_EXPORT_TAIL.to_owned()),
     ])
 }
 
-fn head_of_bond(bond_id: BondId, archived_at: Option<Timestamp>) -> String {
+fn bond_export_head(bond_id: BondId, archived_at: Option<Timestamp>) -> String {
     let whole = BondExport { bond_id, archived_at, items: Vec::new() };
     let whole = serde_json::to_string(&whole).expect("plain data");
     whole.strip_suffix(BOND_EXPORT_TAIL).expect("the text has this suffix").to_owned()
 }
 
-/// End of the JSON text that [`head_of_bond`] begins.
+/// End of the JSON text that [`bond_export_head`] begins.
 const BOND_EXPORT_TAIL: &str = "]}";
 
 /// Returns a piece of the export of all bonds' spaces of `user`, as items of an array. `after` is where the
@@ -158,8 +158,8 @@ const BOND_EXPORT_TAIL: &str = "]}";
 /// # Errors
 /// Returns the store's error if a query fails.
 pub fn export_bonds(q: &Query<'_>, user: UserId, after: Option<&str>) -> Result<ExportPiece, Error> {
-    let (bond, behind) = after.map_or(("", None), |after| match after.split_once('/') {
-        Some((bond, behind)) => (bond, Some(behind)),
+    let (bond, position) = after.map_or(("", None), |after| match after.split_once('/') {
+        Some((bond, position)) => (bond, Some(position)),
         None => (after, None),
     });
     // Read this bond and the next.
@@ -167,17 +167,17 @@ pub fn export_bonds(q: &Query<'_>, user: UserId, after: Option<&str>) -> Result<
     let mut spaces = rows::list_bond_spaces(q, user, first, 2)?.into_iter();
     let found = spaces.next();
     let mut json = String::new();
-    let behind = behind.filter(|_| found.is_some_and(|(id, _)| id.to_string() == bond));
-    if after.is_some_and(|after| after.contains('/')) && behind.is_none() {
+    let position = position.filter(|_| found.is_some_and(|(id, _)| id.to_string() == bond));
+    if after.is_some_and(|after| after.contains('/')) && position.is_none() {
         // The bond was purged since the previous piece: close its JSON text.
         json.push_str(BOND_EXPORT_TAIL);
     }
     let Some((bond_id, archived_at)) = found else { return Ok(ExportPiece { json, next: None }) };
-    if behind.is_none() {
+    if position.is_none() {
         json.push_str(if after.is_some() { "," } else { "" });
-        json.push_str(&head_of_bond(bond_id, archived_at));
+        json.push_str(&bond_export_head(bond_id, archived_at));
     }
-    let items = export_items(q, Space::Bond(bond_id), behind)?;
+    let items = export_items(q, Space::Bond(bond_id), position)?;
     json.push_str(&items.json);
     let next = match items.next {
         Some(next) => Some(format!("{bond_id}/{next}")),
@@ -194,8 +194,8 @@ pub fn export_bonds(q: &Query<'_>, user: UserId, after: Option<&str>) -> Result<
 /// # Errors
 /// Returns the store's error if the query fails.
 pub fn export_items(q: &Query<'_>, space: Space, after: Option<&str>) -> Result<ExportPiece, Error> {
-    let behind = after.and_then(|after| after.split_once('/'));
-    let (collection, id) = behind.unwrap_or_default();
+    let position = after.and_then(|after| after.split_once('/'));
+    let (collection, id) = position.unwrap_or_default();
     let id = ItemId(id.parse().unwrap_or(Uuid::nil()));
     let items = rows::list_all_items(q, space, collection, id, EXPORT_PAGE_SIZE)?;
     let next = items.last().map(|item| format!("{}/{}", item.collection, item.id));

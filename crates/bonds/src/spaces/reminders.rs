@@ -7,7 +7,7 @@ use kith_kernel::{Ctx, Timestamp};
 use kith_platform::{App, UpkeepError};
 use kith_store::{Error, Query, Tx};
 
-use super::dates::{self, Schedule};
+use super::dates::{self, DateSchedule};
 use super::events;
 use super::model::{Item, Space};
 use super::rows::{self, Reminder};
@@ -19,7 +19,7 @@ const BATCH_SIZE: i64 = 100;
 ///
 /// # Errors
 /// Returns the store's error if a statement fails.
-pub fn schedule(
+pub fn update_reminders(
     tx: &Tx<'_>,
     now: Timestamp,
     space: Space,
@@ -29,8 +29,8 @@ pub fn schedule(
     if !dates::is_dates(&item.collection) {
         return Ok(());
     }
-    let schedule = schedule_of(&item.data.to_value());
-    if before.is_some_and(|before| schedule_of(&before.data.to_value()) == schedule) {
+    let schedule = parse_schedule(&item.data.to_value());
+    if before.is_some_and(|before| parse_schedule(&before.data.to_value()) == schedule) {
         return Ok(());
     }
     rows::delete_reminders(tx, item.id)?;
@@ -43,7 +43,7 @@ pub fn schedule(
     Ok(())
 }
 
-fn schedule_of(data: &serde_json::Value) -> Option<Schedule> {
+fn parse_schedule(data: &serde_json::Value) -> Option<DateSchedule> {
     dates::read(data, dates::UTC).ok().map(|(_, schedule)| schedule)
 }
 
@@ -51,26 +51,26 @@ fn schedule_of(data: &serde_json::Value) -> Option<Schedule> {
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
-pub async fn run_due(app: App) -> Result<(), UpkeepError> {
+pub async fn emit_due(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("maintenance");
-    while app.write(&ctx, tell_batch).await? == BATCH_SIZE {}
+    while app.write(&ctx, emit_batch).await? == BATCH_SIZE {}
     Ok(())
 }
 
-fn tell_batch(tx: &Tx<'_>, ctx: &Ctx) -> Result<i64, Error> {
+fn emit_batch(tx: &Tx<'_>, ctx: &Ctx) -> Result<i64, Error> {
     let due = rows::list_due_reminders(tx, ctx.now, BATCH_SIZE)?;
-    let shared = |q: &Query<'_>, reminder: &Reminder| rows::find_people(q, reminder.space);
-    let mut people = Vec::new();
+    let shared = |q: &Query<'_>, reminder: &Reminder| rows::find_members(q, reminder.space);
+    let mut members = Vec::new();
     for reminder in &due {
-        people.extend(shared(tx, reminder)?.into_iter().flat_map(|(shared, _)| shared.people));
+        members.extend(shared(tx, reminder)?.into_iter().flat_map(|(shared, _)| shared.members));
     }
-    tx.lock("user", people)?;
+    tx.lock("user", members)?;
     for reminder in &due {
         let date = rows::find_date(tx, reminder.item)?;
-        let schedule = date.as_ref().and_then(schedule_of);
+        let schedule = date.as_ref().and_then(parse_schedule);
         let next = schedule.and_then(|one| one.next_reminder(reminder.minutes_before, ctx.now));
         // Another node may have processed it, or the date may have changed.
-        if !rows::move_reminder(tx, reminder, next)? {
+        if !rows::reschedule_reminder(tx, reminder, next)? {
             continue;
         }
         if let Some((shared, true)) = shared(tx, reminder)? {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
-use kith_automation::jobs::{JobStatus, Order};
+use kith_automation::jobs::{JobOperation, JobStatus};
 
 use super::{Failure, Settings, print, runtime};
 use crate::control::{self, Command as Asked, Reply};
@@ -99,21 +99,21 @@ impl Jobs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (settings, order) = match self.command {
             Command::List { settings, state, which: Which { queue, kind }, limit } => {
-                (settings, Order::List { state, queue, kind, limit })
+                (settings, JobOperation::List { state, queue, kind, limit })
             }
             Command::Dead { settings, which: Which { queue, kind }, limit } => {
-                (settings, Order::List { state: Some(JobStatus::Dead), queue, kind, limit })
+                (settings, JobOperation::List { state: Some(JobStatus::Dead), queue, kind, limit })
             }
-            Command::Show { settings, id } => (settings, Order::Show { id }),
-            Command::Retry { settings, id } => (settings, Order::Retry { id }),
-            Command::Cancel { settings, id } => (settings, Order::Cancel { id }),
+            Command::Show { settings, id } => (settings, JobOperation::Show { id }),
+            Command::Retry { settings, id } => (settings, JobOperation::Retry { id }),
+            Command::Cancel { settings, id } => (settings, JobOperation::Cancel { id }),
             Command::Redrive { settings, which: Which { queue, kind } } => {
-                (settings, Order::Redrive { queue, kind })
+                (settings, JobOperation::Redrive { queue, kind })
             }
-            Command::Queues(settings) => (settings, Order::Queues),
-            Command::Pause { settings, queue } => (settings, Order::Pause { queue, paused: true }),
-            Command::Resume { settings, queue } => (settings, Order::Pause { queue, paused: false }),
-            Command::Drain { settings, queue } => (settings, Order::Drain { queue }),
+            Command::Queues(settings) => (settings, JobOperation::Queues),
+            Command::Pause { settings, queue } => (settings, JobOperation::Pause { queue, paused: true }),
+            Command::Resume { settings, queue } => (settings, JobOperation::Pause { queue, paused: false }),
+            Command::Drain { settings, queue } => (settings, JobOperation::Drain { queue }),
         };
         let done = control::run(settings.load(Vec::new())?, Asked::Jobs { order });
         match runtime()?.block_on(done).context("the command was not executed")? {

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
-use kith_automation::schedules::{ScheduleAnswer, ScheduleOrder, ScheduleRun, ScheduleState, ScheduleTold};
+use kith_automation::schedules::{
+    ScheduleOperation, ScheduleOperationResult, ScheduleResponse, ScheduleRun, ScheduleState,
+};
 use kith_jobs::schedules::Spec;
 use kith_kernel::{Clock as _, SystemClock, Timestamp};
 use serde::Serialize;
@@ -107,31 +109,31 @@ impl Schedules {
                 return preview(&schedule, &time_zone, after, count.into());
             }
             Command::List { settings, queue, kind, paused } => {
-                (settings, ScheduleOrder::List { queue, kind, paused })
+                (settings, ScheduleOperation::List { queue, kind, paused })
             }
             Command::Create { one, schedule, queue, kind, payload, time_zone } => {
                 let payload: Value = serde_json::from_str(&payload).context("--payload is not JSON")?;
                 let body = json!({
                     "schedule": schedule, "queue": queue, "kind": kind, "payload": payload, "time_zone": time_zone,
                 });
-                (one.settings, ScheduleOrder::Set { name: one.name, body })
+                (one.settings, ScheduleOperation::Set { name: one.name, body })
             }
-            Command::Delete(one) => (one.settings, ScheduleOrder::Delete(one.name)),
-            Command::Show(one) => (one.settings, ScheduleOrder::Show(one.name)),
-            Command::Pause(one) => (one.settings, ScheduleOrder::Pause(one.name)),
-            Command::Resume(one) => (one.settings, ScheduleOrder::Resume(one.name)),
-            Command::Run(one) => (one.settings, ScheduleOrder::Run(one.name)),
+            Command::Delete(one) => (one.settings, ScheduleOperation::Delete(one.name)),
+            Command::Show(one) => (one.settings, ScheduleOperation::Show(one.name)),
+            Command::Pause(one) => (one.settings, ScheduleOperation::Pause(one.name)),
+            Command::Resume(one) => (one.settings, ScheduleOperation::Resume(one.name)),
+            Command::Run(one) => (one.settings, ScheduleOperation::Run(one.name)),
             Command::Backfill { one, from, to } => {
-                (one.settings, ScheduleOrder::Backfill { name: one.name, from, to })
+                (one.settings, ScheduleOperation::Backfill { name: one.name, from, to })
             }
         };
         let done = control::run(settings.load(Vec::new())?, Order::Schedules(order));
         match runtime()?.block_on(done).context("the command was not executed")? {
-            Reply::Schedules(ScheduleTold::Schedules(all)) => {
+            Reply::Schedules(ScheduleOperationResult::Schedules(all)) => {
                 all.iter().try_for_each(|one| print(&line(one)))
             }
-            Reply::Schedules(ScheduleTold::Schedule(one, runs)) => print(&at_length(&one, &runs)),
-            Reply::Schedules(ScheduleTold::Jobs(jobs)) => {
+            Reply::Schedules(ScheduleOperationResult::Schedule(one, runs)) => print(&at_length(&one, &runs)),
+            Reply::Schedules(ScheduleOperationResult::Jobs(jobs)) => {
                 jobs.iter().try_for_each(|job| print(&job.to_string()))
             }
             other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
@@ -146,16 +148,16 @@ fn preview(schedule: &str, zone: &str, after: Option<Timestamp>, count: usize) -
     spec.runs_after(after).take(count).try_for_each(|at| print(&at.to_string()))
 }
 
-fn line(one: &ScheduleAnswer) -> String {
+fn line(one: &ScheduleResponse) -> String {
     let next = one.upcoming.first().map_or_else(|| word(&one.state), |at| format!("next {at}"));
-    let last = one.last_at.map_or("never".to_owned(), |at| at.to_string());
+    let last = one.last_run_at.map_or("never".to_owned(), |at| at.to_string());
     format!(
         "{} {next} last {last} {} {} ({}) {}",
         one.name, one.queue, one.schedule, one.time_zone, one.owner
     )
 }
 
-fn at_length(one: &ScheduleAnswer, runs: &[ScheduleRun]) -> String {
+fn at_length(one: &ScheduleResponse, runs: &[ScheduleRun]) -> String {
     let mut text = line(one);
     let state =
         if one.state == ScheduleState::Active { String::new() } else { format!("{}; ", word(&one.state)) };

@@ -99,7 +99,7 @@ async fn serve(config: Config, seams: Seams) -> Result<(), Failure> {
 /// Prints how to create the first administrator, if there is none. The link itself is printed only to a
 /// terminal, because other output may be stored and read by others.
 async fn offer_first_admin(running: &Running, base: &str) -> Result<(), Failure> {
-    let offer = match first_admin::offer(&running.app, base).await {
+    let offer = match first_admin::create_link(&running.app, base).await {
         Ok(Some(offer)) => offer,
         Ok(None) => return Ok(()),
         Err(error) => {

@@ -45,7 +45,8 @@ fn count_people(q: &Query<'_>) -> Result<usize, Error> {
 async fn live(past: &mut Past) -> Result<(), DemoError> {
     for name in PEOPLE {
         past.register(name).await?;
-        past.ask(name, "PATCH", "/api/v1/partners/settings", json!({ "found_by_email": true })).await?;
+        past.ask(name, "PATCH", "/api/v1/partners/settings", json!({ "discoverable_by_email": true }))
+            .await?;
     }
     long_ago(past).await?;
     a_while_ago(past).await?;
@@ -106,7 +107,8 @@ async fn lately(past: &mut Past) -> Result<(), DemoError> {
     ask(past, "Ines", "Hana", "Or me?").await?;
     past.days_ago(2).await?;
     past.ask("Hana", "POST", "/api/v1/partners/invites", Value::Null).await?;
-    past.ask("Hana", "PATCH", "/api/v1/partners/settings", json!({ "who_may_ask": "invited" })).await?;
+    past.ask("Hana", "PATCH", "/api/v1/partners/settings", json!({ "accepts_requests_from": "invited" }))
+        .await?;
     past.ask("Ada", "POST", "/api/v1/spaces/me/notes", json!({ "data": { "text": "Ask Ben." } }))
         .await
         .map(drop)

@@ -90,7 +90,7 @@ async fn by_the_books(run: &Run) -> Result<(), Shortfall> {
     let slots = &facts["modules"]["bonds.slots"];
     run.figure("slots", slots.clone());
     let count = |name: &str| slots[name].as_i64().unwrap_or(-1);
-    let several = count("people_with_several_bonds");
+    let several = count("users_with_several_bonds");
     ensure(several == 0, || format!("{several} users have more than one active bond"))?;
     let without = count("bonds_without_both_slots");
     ensure(without == 0, || format!("{without} active bonds lack a slot"))?;

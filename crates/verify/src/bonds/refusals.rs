@@ -83,7 +83,7 @@ impl Cast<'_> {
         decide(ben, &id, "accept").await?.expect_problem(409, "request_not_pending")?;
         decide(ada, &id, "cancel").await?.expect_problem(409, "request_not_pending")?;
         let body = json!({ "to": { "user_id": ben.id } });
-        ada.client.post(REQUESTS, body).await?.expect_problem(409, "too_soon_to_ask_again")?;
+        ada.client.post(REQUESTS, body).await?.expect_problem(409, "request_cooldown_active")?;
         ensure_status(ada, &id, "rejected").await?;
         for who in [ada, ben] {
             ensure(current(who).await?.is_null(), || "a rejected transition created a bond".to_owned())?;

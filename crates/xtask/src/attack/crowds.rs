@@ -122,7 +122,7 @@ fn pipelined(world: &World) -> Result<String> {
 
 fn waiting(world: &World) -> Result<String> {
     let key = world.api_key("waits", &["jobs.work"])?;
-    let body = json!({ "most": 1, "wait_ms": 30_000 }).to_string();
+    let body = json!({ "limit": 1, "wait_ms": 30_000 }).to_string();
     let waiting = ask_and_leave(world, WAITING, "/api/v1/queues/nothing/claim", Some(body.as_bytes()), &key)?;
     let said = others_wait(world, OTHERS_WITHIN)?;
     drop(waiting);

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::super::administration;
-use super::super::listing::AccountList;
+use super::super::listing::AccountFilter;
 use super::super::model::{Account, AccountStatus};
 use super::super::queries;
 
@@ -34,7 +34,7 @@ pub fn routes() -> Routes {
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct ListQuery {
+struct ListAccountsQuery {
     /// Returns only accounts with this role.
     #[param(inline)]
     role: Option<Role>,
@@ -72,19 +72,19 @@ struct SuspensionBody {
 /// Returns accounts that are not purged, newest first. Requires the permission `users.read`.
 #[utoipa::path(
     get, path = "/api/v1/admin/users", security(("bearer" = ["users.read"])),
-    params(ListQuery),
+    params(ListAccountsQuery),
     responses((status = 200, body = AccountPage))
 )]
 async fn list_accounts(
     State(app): State<App>,
     _: Allowed<ReadUsers>,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<ListAccountsQuery>,
 ) -> ApiResult<AccountPage> {
     let limit = page_limit(query.limit)?;
-    let ListQuery { role, status, email, cursor, .. } = query;
-    let list = AccountList::new(role, status, email.as_deref(), cursor.as_ref(), limit);
-    let list = list.map_err(cursor_problem)?;
-    Ok(app.db.read(move |q| queries::list_accounts(q, &list)).await?.into())
+    let ListAccountsQuery { role, status, email, cursor, .. } = query;
+    let filter = AccountFilter::new(role, status, email.as_deref(), cursor.as_ref(), limit);
+    let filter = filter.map_err(cursor_problem)?;
+    Ok(app.db.read(move |q| queries::list_accounts(q, &filter)).await?.into())
 }
 
 /// Get an account

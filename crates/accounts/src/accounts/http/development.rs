@@ -25,7 +25,7 @@ struct DevVerifyEmailBody {
 
 /// Verified e-mail address.
 #[derive(Serialize, ToSchema)]
-struct ProvenEmail {
+struct VerifiedEmail {
     /// E-mail address as entered at registration.
     #[schema(example = "ada@example.org")]
     email: String,
@@ -41,16 +41,16 @@ struct ProvenEmail {
     post, path = "/dev/verify-email",
     request_body = DevVerifyEmailBody,
     responses(
-        (status = 200, description = "The e-mail address is verified.", body = ProvenEmail),
+        (status = 200, description = "The e-mail address is verified.", body = VerifiedEmail),
         (status = 404, description = "No account has this e-mail address."),
     )
 )]
 async fn verify_email_in_development(
     State(app): State<App>,
     Json(DevVerifyEmailBody { email }): Json<DevVerifyEmailBody>,
-) -> ApiResult<Json<ProvenEmail>> {
+) -> ApiResult<Json<VerifiedEmail>> {
     let account = administration::verify_address(&app, &app.system_ctx("development"), &email).await?;
     let verified_at = account.email_verified_at;
-    let nobody = || Problem::new(&problems::NOT_FOUND, "No account has this e-mail address.");
-    Ok(Json(ProvenEmail { email: account.email, email_verified_at: verified_at.ok_or_else(nobody)? }))
+    let not_found = || Problem::new(&problems::NOT_FOUND, "No account has this e-mail address.");
+    Ok(Json(VerifiedEmail { email: account.email, email_verified_at: verified_at.ok_or_else(not_found)? }))
 }

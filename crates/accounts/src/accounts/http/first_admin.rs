@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::super::first_admin;
-use super::super::model::{NewAccount, Origin, check_new};
-use super::sign_in::{FIRST_PASSWORD_VERSION, SignInAnswer};
+use super::super::model::{ClientInfo, NewAccount, validate_registration};
+use super::log_in::{FIRST_PASSWORD_VERSION, LogInResponse};
 
 static PAGE: LazyLock<String> =
     LazyLock::new(|| include_str!("first_admin.html").replace("{style}", &style_sheet_path()));
@@ -27,7 +27,7 @@ pub fn page_routes() -> Routes {
     Routes::new().routes(routes!(first_admin_page)).routes(routes!(first_admin_script))
 }
 
-pub fn accepting_routes() -> Routes {
+pub fn redemption_routes() -> Routes {
     Routes::new().routes(routes!(accept_first_admin))
 }
 
@@ -54,7 +54,7 @@ struct FirstAdminBody {
     responses((status = 200, description = "HTML page with the form.", body = String, content_type = HTML))
 )]
 async fn first_admin_page() -> Response {
-    typed(HTML, &PAGE)
+    static_response(HTML, &PAGE)
 }
 
 /// Get the first-administrator script
@@ -65,10 +65,10 @@ async fn first_admin_page() -> Response {
     responses((status = 200, description = "JavaScript file.", body = String, content_type = JAVASCRIPT))
 )]
 async fn first_admin_script() -> Response {
-    typed(JAVASCRIPT, SCRIPT)
+    static_response(JAVASCRIPT, SCRIPT)
 }
 
-fn typed(kind: &'static str, body: &'static str) -> Response {
+fn static_response(kind: &'static str, body: &'static str) -> Response {
     let mut response = body.into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
@@ -84,7 +84,7 @@ fn typed(kind: &'static str, body: &'static str) -> Response {
     post, path = "/api/v1/auth/first-admin",
     request_body = FirstAdminBody,
     responses(
-        (status = 201, body = SignInAnswer),
+        (status = 201, body = LogInResponse),
         (status = 403, description = "`invalid_link`"),
         (status = 409, description = "`email_taken`"),
     )
@@ -94,14 +94,16 @@ async fn accept_first_admin(
     Caller { ctx }: Caller,
     client: Client,
     Json(body): Json<FirstAdminBody>,
-) -> ApiResult<(StatusCode, Json<SignInAnswer>)> {
-    let (email, password, display_name) = check_new(&body.email, &body.password, &body.display_name)?;
+) -> ApiResult<(StatusCode, Json<LogInResponse>)> {
+    let (email, password, display_name) =
+        validate_registration(&body.email, &body.password, &body.display_name)?;
     first_admin::check_link(&app, &body.secret).await?;
     let password_hash = app.passwords.hash(Some(client.address), password.into_string()).await?;
     let account = NewAccount { email, display_name, password_hash };
-    let origin = Origin::from(client);
-    let signed_in =
-        app.write(&ctx, move |tx, ctx| first_admin::accept(tx, ctx, &body.secret, &account, &origin)).await?;
-    first_admin::remove_file(&app).await;
-    Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in, None, FIRST_PASSWORD_VERSION))))
+    let client = ClientInfo::from(client);
+    let signed_in = app
+        .write(&ctx, move |tx, ctx| first_admin::redeem_link(tx, ctx, &body.secret, &account, &client))
+        .await?;
+    first_admin::remove_link_file(&app).await;
+    Ok((StatusCode::CREATED, Json(LogInResponse::new(&app, &ctx, signed_in, None, FIRST_PASSWORD_VERSION))))
 }

@@ -13,8 +13,8 @@ use utoipa_axum::routes;
 
 use super::super::model::{Password, SessionId, User};
 use super::super::profile::ProfilePatch;
-use super::super::{commands, leaving, queries};
-use super::claim_to_be_oneself;
+use super::super::{commands, personal_data, queries};
+use super::verify_current_password;
 
 pub fn routes() -> Routes {
     Routes::new()
@@ -43,7 +43,7 @@ struct DeleteBody {
 
 /// Scheduled deletion of an account.
 #[derive(Serialize, ToSchema)]
-struct Deletion {
+struct ScheduledDeletion {
     /// Time after which the account is purged. Until then `POST /api/v1/auth/restore` restores it.
     delete_at: Timestamp,
 }
@@ -104,22 +104,22 @@ async fn change_password(
     client: Client,
     Json(body): Json<ChangePasswordBody>,
 ) -> ApiResult<Response> {
-    let new = Password::chosen(&body.new_password, "/new_password");
+    let new = Password::parse_new(&body.new_password, "/new_password");
     let new = new.map_err(|fault| Problem::invalid(vec![fault]))?;
     if let Some(answer) = app.given_answer(&caller).await? {
         return Ok(answer);
     }
     let address = client.address;
-    let claim = claim_to_be_oneself(&app, &caller.ctx, client, &body.current_password).await?;
+    let check = verify_current_password(&app, &caller.ctx, client, &body.current_password).await?;
     // The hash is not stored if the current password is wrong, so it is not computed either.
-    let hash = if claim.proved {
+    let hash = if check.is_correct {
         app.passwords.hash(Some(address), new.into_string()).await?
     } else {
         String::new()
     };
     let (user, session) = (caller.user_id, SessionId(caller.session));
     app.change(&caller, move |tx, ctx| {
-        commands::change_password(tx, ctx, user, session, &claim, &hash).map(|()| Answer::no_content())
+        commands::change_password(tx, ctx, user, session, &check, &hash).map(|()| Answer::no_content())
     })
     .await
 }
@@ -133,7 +133,7 @@ async fn change_password(
     delete, path = "/api/v1/me", security(("bearer" = [])),
     request_body = DeleteBody,
     responses(
-        (status = 202, body = Deletion),
+        (status = 202, body = ScheduledDeletion),
         (status = 403, description = "`wrong_password`"),
         (status = 409, description = "`last_admin`"),
         (status = 423, description = "`locked`"),
@@ -145,17 +145,17 @@ async fn delete_me(
     client: Client,
     Json(body): Json<DeleteBody>,
 ) -> ApiResult<Response> {
-    let claim = claim_to_be_oneself(&app, &caller.ctx, client, &body.password).await?;
+    let check = verify_current_password(&app, &caller.ctx, client, &body.password).await?;
     let (user, modules) = (caller.user_id, app.installed);
     let done = app.change(&caller, move |tx, ctx| {
         let leave = |tx: &Tx<'_>| {
             modules.iter().filter_map(|module| module.personal).try_for_each(|one| (one.leave)(tx, ctx, user))
         };
-        let done = commands::delete(tx, ctx, user, &claim, leave);
-        done.map(|delete_at| Answer::accepted(Deletion { delete_at }))
+        let done = commands::delete(tx, ctx, user, &check, leave);
+        done.map(|delete_at| Answer::accepted(ScheduledDeletion { delete_at }))
     });
     let answer = done.await?;
-    leaving::purge_if_made_up(&app, user).await;
+    personal_data::purge_if_synthetic(&app, user).await;
     Ok(answer)
 }
 
@@ -173,5 +173,5 @@ async fn delete_me(
 )]
 async fn export_me(State(app): State<App>, SignedIn { ctx, user_id, .. }: SignedIn) -> ApiResult<Response> {
     let slot = app.begin_export(user_id)?;
-    export::answer(&app, slot, leaving::export(&app, &ctx, user_id)).await
+    export::answer(&app, slot, personal_data::export(&app, &ctx, user_id)).await
 }

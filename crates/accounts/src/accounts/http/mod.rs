@@ -3,9 +3,9 @@
 mod admin;
 mod development;
 mod first_admin;
+mod log_in;
 mod me;
 mod sessions;
-mod sign_in;
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use kith_platform::http::{RateClass, rate_limited, secret};
 use kith_platform::telemetry::SecurityEvent;
 use kith_platform::{App, Client, Routes, store_problem, tagged};
 
-use super::model::{AccountError, Credentials, Origin, Password};
+use super::log_in::PasswordCheck;
+use super::model::{AccountError, ClientInfo, Credentials, Password};
 use super::queries;
-use super::sign_in::Claim;
 
 static EMAIL_TAKEN: ProblemCode =
     ProblemCode { code: "email_taken", status: 409, title: "E-mail address taken" };
@@ -60,12 +60,12 @@ pub const PROBLEMS: &[&ProblemCode] = &[
 /// Returns the routes of accounts.
 pub fn routes() -> Routes {
     // These endpoints accept a password or a token that renews a session.
-    let signing_in = sign_in::routes().merge(first_admin::accepting_routes());
-    let signing_in = rate_limited(RateClass::Auth, &[], signing_in);
+    let log_in_routes = log_in::routes().merge(first_admin::redemption_routes());
+    let log_in_routes = rate_limited(RateClass::Auth, &[], log_in_routes);
     let me = rate_limited(RateClass::Auth, &[Method::POST, Method::DELETE], me::routes());
     let me = tagged("Profile", me);
     Routes::new()
-        .merge(secret(signing_in.merge(sessions::routes())))
+        .merge(secret(log_in_routes.merge(sessions::routes())))
         .merge(me)
         .merge(admin::routes())
         .merge(tagged("Administration", first_admin::page_routes()))
@@ -76,48 +76,53 @@ pub fn development_routes() -> Routes {
     development::routes()
 }
 
-/// Checks the password of the signed-in user and returns the result as a [`Claim`]. Rejects the attempt while
-/// the user is locked out.
-async fn claim_to_be_oneself(app: &App, ctx: &Ctx, client: Client, password: &str) -> Result<Claim, Problem> {
-    let user = ctx.actor.user_id().ok_or(AccountError::Gone)?;
+/// Checks the password of the signed-in user and returns the result as a [`PasswordCheck`]. Rejects the
+/// attempt while the user is locked out.
+async fn verify_current_password(
+    app: &App,
+    ctx: &Ctx,
+    client: Client,
+    password: &str,
+) -> Result<PasswordCheck, Problem> {
+    let user = ctx.actor.user_id().ok_or(AccountError::CallerDeleted)?;
     let subject = app.keyring.pseudonym("password", &user.to_string());
     let now = ctx.now;
-    let known = app.db.read(move |q| {
-        queries::may_try(q, &subject, now)?;
+    let credentials = app.db.read(move |q| {
+        queries::check_not_locked(q, &subject, now)?;
         queries::get_credentials(q, user)
     });
-    let known = known.await.inspect_err(|error| count(app, error))?;
-    prove(app, subject, Some(known), password, client).await
+    let credentials = credentials.await.inspect_err(|error| count_security_event(app, error))?;
+    check_password(app, subject, Some(credentials), password, client).await
 }
 
-/// Verifies `password` against the stored hash, if there is one. Takes the same time if `known` is `None`, so
-/// that the response time does not tell whether an account exists.
-async fn prove(
+/// Verifies `password` against the stored hash, if there is one. Takes the same time if `credentials` is
+/// `None`, so that the response time does not tell whether an account exists.
+async fn check_password(
     app: &App,
     subject: [u8; 32],
-    known: Option<Credentials>,
+    credentials: Option<Credentials>,
     password: &str,
     client: Client,
-) -> Result<Claim, Problem> {
-    let password = Password::typed(password).into_string();
-    let hash = known.as_ref().map(|known| known.password_hash.clone());
-    let (proved, better_hash) =
+) -> Result<PasswordCheck, Problem> {
+    let password = Password::normalize(password).into_string();
+    let hash = credentials.as_ref().map(|credentials| credentials.password_hash.clone());
+    let (is_correct, upgraded_hash) =
         match app.passwords.verify(Some(client.address), password.clone(), hash).await? {
             Match::No => (false, None),
             Match::Yes => (true, None),
             Match::Outdated => (true, Some(app.passwords.hash(Some(client.address), password).await?)),
         };
-    Ok(Claim { subject, known, proved, better_hash, origin: Origin::from(client) })
+    Ok(PasswordCheck { subject, credentials, is_correct, upgraded_hash, client: ClientInfo::from(client) })
 }
 
 /// Counts `error` in the security metrics, if it is a failed log-in, a lock-out, a refused refresh or a
 /// registration with a taken address.
-fn count(app: &App, error: &AccountError) {
+fn count_security_event(app: &App, error: &AccountError) {
     let kind = match error {
         AccountError::InvalidCredentials | AccountError::WrongPassword => SecurityEvent::login_failed,
         AccountError::Locked { .. } => SecurityEvent::login_locked,
         AccountError::InvalidRefreshToken => SecurityEvent::refresh_refused,
-        AccountError::EmailTaken | AccountError::TooManyTaken { .. } => {
+        AccountError::EmailTaken | AccountError::TooManyTakenResponses { .. } => {
             SecurityEvent::registered_address_tried
         }
         _ => return,
@@ -137,7 +142,7 @@ impl From<AccountError> for Problem {
                 &EMAIL_TAKEN,
                 "An account with this e-mail address exists. Log in, or register with another address.",
             ),
-            AccountError::TooManyTaken { wait } => {
+            AccountError::TooManyTakenResponses { wait } => {
                 let detail = "Too many registrations were tried with this e-mail address. Log in if it is yours, or use another address.";
                 Self::new(&problems::RATE_LIMITED, detail).retry_after(whole_seconds(wait))
             }
@@ -169,7 +174,7 @@ impl From<AccountError> for Problem {
                 &INVALID_REFRESH_TOKEN,
                 "The refresh token is invalid, expired or already used. Log in again.",
             ),
-            AccountError::Gone => {
+            AccountError::CallerDeleted => {
                 Self::new(&problems::UNAUTHENTICATED, "The account of this token has been deleted.")
             }
             AccountError::NotFound => {
@@ -178,11 +183,11 @@ impl From<AccountError> for Problem {
             AccountError::SessionNotFound => {
                 Self::new(&problems::NOT_FOUND, "You have no open session with this ID.")
             }
-            AccountError::ToSelf => Self::new(
+            AccountError::SelfAction => Self::new(
                 &SELF_NOT_ALLOWED,
                 "You cannot do this to your own account. Ask another administrator.",
             ),
-            AccountError::OutOfReach => Self::new(
+            AccountError::RoleTooHigh => Self::new(
                 &problems::FORBIDDEN,
                 "The role of this account is not below yours. Ask an administrator.",
             ),
@@ -191,8 +196,8 @@ impl From<AccountError> for Problem {
             }
             AccountError::EmailNotVerified => Self::new(
                 &problems::FORBIDDEN,
-                "An account has this address, which is not verified: somebody else may have registered it. If it is its \
-                 owner's, verify it first (`kith admin verify-email`).",
+                "The e-mail address of this account is not verified, so another person may have registered it. If it belongs to its \
+                 owner, verify it first (`kith admin verify-email`).",
             ),
             AccountError::LastAdmin => Self::new(
                 &LAST_ADMIN,
@@ -202,7 +207,7 @@ impl From<AccountError> for Problem {
                 &INVALID_LINK,
                 "The link is invalid or expired, or an administrator already exists.",
             ),
-            AccountError::Changed(changed) => changed.into(),
+            AccountError::ProfileChanged(changed) => changed.into(),
             AccountError::Store(error) => store_problem(error),
         }
     }

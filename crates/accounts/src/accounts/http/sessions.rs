@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::super::model::{Session, SessionId};
-use super::super::{rows, sign_in};
+use super::super::{log_in, rows};
 
 pub fn routes() -> Routes {
     Routes::new().routes(routes!(list_sessions, end_sessions)).routes(routes!(end_session))
@@ -24,7 +24,7 @@ struct SessionList {
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct EndQuery {
+struct EndSessionsQuery {
     /// Set to `true` to keep the session of this request.
     #[param(default = false)]
     keep_current: Option<bool>,
@@ -51,16 +51,16 @@ async fn list_sessions(
 /// `true`. Access and refresh tokens of ended sessions are no longer accepted.
 #[utoipa::path(
     delete, path = "/api/v1/auth/sessions", security(("bearer" = [])),
-    params(EndQuery),
+    params(EndSessionsQuery),
     responses((status = 204, description = "The sessions have ended."))
 )]
 async fn end_sessions(
     State(app): State<App>,
     SignedIn { ctx, user_id, session, .. }: SignedIn,
-    Query(EndQuery { keep_current }): Query<EndQuery>,
+    Query(EndSessionsQuery { keep_current }): Query<EndSessionsQuery>,
 ) -> ApiResult<StatusCode> {
     let kept = keep_current.unwrap_or(false).then_some(SessionId(session));
-    app.write(&ctx, move |tx, ctx| sign_in::end_sessions(tx, ctx, user_id, kept)).await?;
+    app.write(&ctx, move |tx, ctx| log_in::end_sessions(tx, ctx, user_id, kept)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -80,6 +80,6 @@ async fn end_session(
     SignedIn { ctx, user_id, .. }: SignedIn,
     PathId(id): PathId<SessionId>,
 ) -> ApiResult<StatusCode> {
-    app.write(&ctx, move |tx, ctx| sign_in::end_session(tx, ctx, user_id, id)).await?;
+    app.write(&ctx, move |tx, ctx| log_in::end_session(tx, ctx, user_id, id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -3,15 +3,18 @@
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
 use kith_platform::auth::{Access, Role};
-use kith_platform::purge::PurgeRun;
 use kith_store::{Columns, Error, FromRow, Query, Row, Tx, params, row_columns};
 
-use super::listing::AccountList;
-use super::model::{Account, AccountStatus, Credentials, NewAccount, Person, User};
-use super::rules::{self, Failures, SYNTHETIC_EMAIL_SUFFIX};
+use super::listing::AccountFilter;
+use super::model::{Account, AccountStatus, Credentials, NewAccount, User, UserSummary};
+use super::rules::SYNTHETIC_EMAIL_SUFFIX;
 
+mod limits;
+mod purges;
 mod sessions;
 
+pub use limits::*;
+pub use purges::*;
 pub use sessions::*;
 
 row_columns! {
@@ -45,7 +48,7 @@ row_columns! {
     }
 }
 
-impl FromRow for Person {
+impl FromRow for UserSummary {
     /// Reads `id, display_name`.
     fn from_columns(columns: &mut Columns<'_, '_>) -> Result<Self, Error> {
         Ok(Self { id: columns.read()?, display_name: columns.read()? })
@@ -88,7 +91,7 @@ pub fn find_credentials(q: &Query<'_>, email_key: &str) -> Result<Option<Credent
     )
 }
 
-pub fn find_credentials_of(q: &Query<'_>, id: UserId) -> Result<Option<Credentials>, Error> {
+pub fn find_credentials_by_id(q: &Query<'_>, id: UserId) -> Result<Option<Credentials>, Error> {
     q.one(
         concat!(
             "SELECT ",
@@ -111,39 +114,39 @@ pub fn find_by_email(q: &Query<'_>, email_key: &str) -> Result<Option<UserId>, E
 
 /// Owner of an e-mail address.
 #[derive(Clone, Copy, Debug)]
-pub struct AddressOwner {
+pub struct EmailOwner {
     /// User ID.
     pub user: UserId,
     /// `true` if the address is verified.
-    pub is_proven: bool,
+    pub is_verified: bool,
 }
 
 /// Returns the owner of the address with this e-mail key, unless their account is deleted.
 ///
 /// # Errors
 /// Returns the store's error if the query fails.
-pub fn find_address_owner(q: &Query<'_>, email_key: &str) -> Result<Option<AddressOwner>, Error> {
+pub fn find_email_owner(q: &Query<'_>, email_key: &str) -> Result<Option<EmailOwner>, Error> {
     let sql =
         "SELECT id, email_verified_at IS NOT NULL FROM users WHERE email_key = $1 AND deleted_at IS NULL";
-    q.one(sql, params![email_key], |row| Ok(AddressOwner { user: row.get(0)?, is_proven: row.get(1)? }))
+    q.one(sql, params![email_key], |row| Ok(EmailOwner { user: row.get(0)?, is_verified: row.get(1)? }))
 }
 
 /// Returns the user whose account has this e-mail key, also if the account is deleted and held.
-pub fn find_holder(q: &Query<'_>, email_key: &str) -> Result<Option<UserId>, Error> {
+pub fn find_email_holder(q: &Query<'_>, email_key: &str) -> Result<Option<UserId>, Error> {
     let sql = "SELECT id FROM users WHERE email_key = $1 AND purged_at IS NULL AND email <> ''";
     q.one(sql, params![email_key], |row| row.get(0))
 }
 
 /// Returns up to `limit` accounts whose e-mail key must be recomputed: user ID, address, present key.
-pub fn list_keys_to_check(q: &Query<'_>, limit: i64) -> Result<Vec<(UserId, String, String)>, Error> {
+pub fn list_outdated_email_keys(q: &Query<'_>, limit: i64) -> Result<Vec<(UserId, String, String)>, Error> {
     let sql = "SELECT c.user_id, COALESCE(u.email, ''), COALESCE(u.email_key, '')
-               FROM email_keys_to_check c LEFT JOIN users u ON u.id = c.user_id ORDER BY c.user_id LIMIT $1";
+               FROM outdated_email_keys c LEFT JOIN users u ON u.id = c.user_id ORDER BY c.user_id LIMIT $1";
     q.all(sql, params![limit], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
 }
 
 /// Records that the e-mail key of an account has been recomputed.
-pub fn delete_key_to_check(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
-    tx.exec("DELETE FROM email_keys_to_check WHERE user_id = $1", params![user]).map(drop)
+pub fn delete_outdated_email_key(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
+    tx.exec("DELETE FROM outdated_email_keys WHERE user_id = $1", params![user]).map(drop)
 }
 
 /// Sets the e-mail key of an account. Returns `false` if another account has that key.
@@ -265,16 +268,16 @@ macro_rules! accounts {
 }
 
 /// Returns a page of accounts that are not purged, newest first. An absent filter is passed as NULL.
-pub fn list_accounts(q: &Query<'_>, list: &AccountList) -> Result<Vec<Account>, Error> {
-    let status = list.status.map(|status| match status {
+pub fn list_accounts(q: &Query<'_>, filter: &AccountFilter) -> Result<Vec<Account>, Error> {
+    let status = filter.status.map(|status| match status {
         AccountStatus::Active => "active",
         AccountStatus::Suspended => "suspended",
         AccountStatus::Deleted => "deleted",
     });
-    let (before, limit) = (list.before, list.limit.rows());
-    let role = list.role.map(Role::as_str);
+    let (before, limit) = (filter.before, filter.limit.rows());
+    let role = filter.role.map(Role::as_str);
     // Separate statements, so that each can use an index.
-    if let Some(email_key) = &list.email_key {
+    if let Some(email_key) = &filter.email_key {
         return q.all(
             accounts!(
                 "email_key = $2 AND id < $1 AND (CAST($3 AS TEXT) IS NULL OR role = $3)
@@ -319,201 +322,13 @@ pub fn find_access(q: &Query<'_>, user: UserId) -> Result<Option<Access>, Error>
     Ok(role.map(|role| Access { role, sessions }))
 }
 
-pub fn find_failures(q: &Query<'_>, subject: &[u8; 32]) -> Result<Failures, Error> {
-    let found = q.one(
-        "SELECT failures, failed_at, locked_until FROM login_failures WHERE subject = $1",
-        params![subject],
-        |row| Ok(Failures { count: row.get(0)?, failed_at: row.get(1)?, locked_until: row.get(2)? }),
-    )?;
-    Ok(found.unwrap_or(Failures::NONE))
-}
-
-pub fn keep_failures(tx: &Tx<'_>, subject: &[u8; 32], failures: Failures) -> Result<(), Error> {
-    tx.exec(
-        "INSERT INTO login_failures (subject, failures, failed_at, locked_until) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (subject) DO UPDATE
-         SET failures = excluded.failures, failed_at = excluded.failed_at, locked_until = excluded.locked_until",
-        params![subject, failures.count, failures.failed_at, failures.locked_until],
-    )?;
-    Ok(())
-}
-
-pub fn forget_failures(tx: &Tx<'_>, subject: &[u8; 32]) -> Result<(), Error> {
-    tx.exec("DELETE FROM login_failures WHERE subject = $1", params![subject])?;
-    Ok(())
-}
-
-/// Counts the `email_taken` responses for an address since `since`, and returns the time of the first.
-pub fn find_refusals(
-    q: &Query<'_>,
-    address: &[u8; 32],
-    since: Timestamp,
-) -> Result<(i64, Option<Timestamp>), Error> {
-    let found = q.one(
-        "SELECT COUNT(*), MIN(refused_at) FROM registration_refusals WHERE address = $1 AND refused_at > $2",
-        params![address, since],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
-    Ok(found.unwrap_or_default())
-}
-
-pub fn insert_refusal(tx: &Tx<'_>, id: Uuid, address: &[u8; 32], at: Timestamp) -> Result<(), Error> {
-    let sql = "INSERT INTO registration_refusals (id, address, refused_at) VALUES ($1, $2, $3)";
-    tx.exec(sql, params![id, address, at])?;
-    Ok(())
-}
-
-pub fn insert_link(tx: &Tx<'_>, secret_hash: &[u8; 32], expires_at: Timestamp) -> Result<(), Error> {
-    let sql = "INSERT INTO first_admin_links (secret_hash, expires_at) VALUES ($1, $2)";
-    tx.exec(sql, params![secret_hash, expires_at])?;
-    Ok(())
-}
-
-/// Deletes expired links.
-pub fn tidy_links(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
-    tx.exec("DELETE FROM first_admin_links WHERE expires_at <= $1", params![now])?;
-    Ok(())
-}
-
-pub fn has_link(q: &Query<'_>, secret_hash: &[u8; 32], now: Timestamp) -> Result<bool, Error> {
-    let sql = "SELECT 1 FROM first_admin_links WHERE secret_hash = $1 AND expires_at > $2";
-    Ok(q.one(sql, params![secret_hash, now], |_| Ok(()))?.is_some())
-}
-
-pub fn delete_links(tx: &Tx<'_>) -> Result<(), Error> {
-    tx.exec("DELETE FROM first_admin_links", &[])?;
-    Ok(())
-}
-
-/// Deletes expired sessions, and counters that no longer matter.
-pub fn tidy(
-    tx: &Tx<'_>,
-    now: Timestamp,
-    refused_before: Timestamp,
-    failed_before: Timestamp,
-) -> Result<(), Error> {
-    tx.exec("DELETE FROM sessions WHERE expires_at <= $1", params![now])?;
-    tx.exec("DELETE FROM registration_refusals WHERE refused_at <= $1", params![refused_before])?;
-    tx.exec("DELETE FROM login_failures WHERE failed_at <= $1", params![failed_before])?;
-    Ok(())
-}
-
-/// Sets the end of the hold in observed time for accounts deleted since the previous run. Wall-clock time
-/// since the deletion counts only as far as it was observed.
-pub fn hold_deleted(tx: &Tx<'_>, run: &PurgeRun) -> Result<(), Error> {
-    tx.exec(
-        "UPDATE users SET purge_elapsed_ms = $2 + (purge_at - deleted_at)
-            - CASE WHEN deleted_at > $1 THEN 0 WHEN deleted_at < CAST($1 AS BIGINT) - CAST($3 AS BIGINT) THEN $3 ELSE $1 - deleted_at END
-         WHERE purge_at IS NOT NULL AND purged_at IS NULL AND purge_elapsed_ms IS NULL",
-        params![run.now, run.elapsed_ms, run.elapsed_ms - run.previous_ms],
-    )?;
-    Ok(())
-}
-
-/// Account that is due to be purged.
-#[derive(Clone, Copy, Debug)]
-pub struct DueAccount {
-    /// User ID.
-    pub user: UserId,
-    /// End of the hold. Together with the ID, it is the position in the list.
-    pub purge_at: Timestamp,
-}
-
-macro_rules! due {
-    ($columns:literal, $and:literal) => {
-        concat!(
-            "SELECT ",
-            $columns,
-            " FROM users WHERE purge_at IS NOT NULL AND purged_at IS NULL AND purge_at <= $1
-               AND (purge_elapsed_ms <= $2 OR purge_at <= deleted_at)",
-            $and
-        )
-    };
-}
-
-/// Returns up to `limit` accounts whose hold is over, longest due first, after `after`. Accounts that were at
-/// least [`rules::ESTABLISHED_AGE`] old when they were deleted are included only if `with_established`.
-pub fn list_due(
-    q: &Query<'_>,
-    run: &PurgeRun,
-    after: DueAccount,
-    with_established: bool,
-    limit: i64,
-) -> Result<Vec<DueAccount>, Error> {
-    q.all(
-        due!(
-            "id, purge_at",
-            " AND (purge_at > $3 OR (purge_at = $3 AND id > $4))
-               AND ($5 OR deleted_at - created_at < $6)
-             ORDER BY purge_at, id LIMIT $7"
-        ),
-        params![
-            run.now,
-            run.elapsed_ms,
-            after.purge_at,
-            after.user,
-            with_established,
-            established_ms(),
-            limit
-        ],
-        |row| Ok(DueAccount { user: row.get(0)?, purge_at: row.get(1)? }),
-    )
-}
-
-/// Returns the number of accounts due to be purged, and how many of them are established.
-pub fn count_due(q: &Query<'_>, run: &PurgeRun) -> Result<(i64, i64), Error> {
-    let counted = q.one(
-        due!("COUNT(*), COALESCE(SUM(CASE WHEN deleted_at - created_at >= $3 THEN 1 ELSE 0 END), 0)", ""),
-        params![run.now, run.elapsed_ms, established_ms()],
-        |row| Ok((row.get(0)?, row.get(1)?)),
-    )?;
-    Ok(counted.unwrap_or_default())
-}
-
-/// Counts the accounts that are established at `now`, including those that are due.
-pub fn count_established(q: &Query<'_>, now: Timestamp) -> Result<i64, Error> {
-    let sql = "SELECT COUNT(*) FROM users WHERE purged_at IS NULL AND created_at <= $1";
-    Ok(q.one(sql, params![now - rules::ESTABLISHED_AGE], |row| row.get(0))?.unwrap_or(0))
-}
-
-fn established_ms() -> i64 {
-    i64::try_from(rules::ESTABLISHED_AGE.as_millis()).unwrap_or(i64::MAX)
-}
-
-/// Returns `true` if the hold of this account is still over, at `now` and in observed time.
-pub fn is_due(q: &Query<'_>, user: UserId, now: Timestamp, elapsed_ms: i64) -> Result<bool, Error> {
-    let sql = due!("1", " AND id = $3");
-    Ok(q.one(sql, params![now, elapsed_ms, user], |_| Ok(()))?.is_some())
-}
-
-/// Clears all personal data of an account. Its ID stays, because the histories of others refer to it.
-pub fn empty_user(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
-    tx.exec(
-        "UPDATE users SET email = '', email_key = 'purged:' || id, display_name = $2, password_hash = '',
-                role = 'user', email_verified_at = NULL, nickname = NULL, theme = NULL, locale = NULL, time_zone = NULL,
-                pronouns = NULL
-         WHERE id = $1",
-        params![user, name],
-    )?;
-    Ok(())
-}
-
-pub fn insert_purge(tx: &Tx<'_>, user: UserId, now: Timestamp, manifest: &str) -> Result<(), Error> {
-    tx.exec("UPDATE users SET purged_at = $2 WHERE id = $1", params![user, now])?;
-    tx.exec(
-        "INSERT INTO purges (user_id, purged_at, manifest) VALUES ($1, $2, $3)",
-        params![user, now, manifest],
-    )?;
-    Ok(())
-}
-
 fn read_credentials(row: &Row<'_>) -> Result<Credentials, Error> {
     let mut columns = Columns::of(row);
     Ok(Credentials {
         user: columns.read()?,
         password_hash: columns.read()?,
         password_version: columns.read()?,
-        suspended: columns.read::<Option<Timestamp>>()?.is_some(),
+        is_suspended: columns.read::<Option<Timestamp>>()?.is_some(),
         purge_at: columns.read()?,
     })
 }

@@ -3,7 +3,7 @@
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Error, Query, Tx, id_columns, params};
 
-use super::super::model::{Origin, Session, SessionId};
+use super::super::model::{ClientInfo, Session, SessionId};
 
 id_columns!(SessionId);
 
@@ -19,14 +19,14 @@ pub fn insert_session(
     tx: &Tx<'_>,
     id: SessionId,
     user: UserId,
-    origin: &Origin,
+    client: &ClientInfo,
     now: Timestamp,
     expires_at: Timestamp,
 ) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO sessions (id, user_id, generation, created_at, refreshed_at, expires_at, address, user_agent)
          VALUES ($1, $2, 0, $3, $3, $4, $5, $6)",
-        params![id, user, now, expires_at, origin.address, origin.user_agent],
+        params![id, user, now, expires_at, client.address, client.user_agent],
     )?;
     Ok(())
 }
@@ -104,13 +104,13 @@ pub fn delete_sessions(tx: &Tx<'_>, user: UserId, kept: Option<SessionId>) -> Re
     )
 }
 
-/// Deletes all but the `most` most recently refreshed sessions of `user`. Returns the deleted sessions.
-pub fn delete_surplus_sessions(tx: &Tx<'_>, user: UserId, most: i64) -> Result<Vec<SessionId>, Error> {
+/// Deletes all but the `keep` most recently refreshed sessions of `user`. Returns the deleted sessions.
+pub fn delete_surplus_sessions(tx: &Tx<'_>, user: UserId, keep: i64) -> Result<Vec<SessionId>, Error> {
     tx.all(
         "DELETE FROM sessions WHERE id IN
             (SELECT id FROM sessions WHERE user_id = $1 ORDER BY refreshed_at DESC, id DESC LIMIT 1000 OFFSET $2)
          RETURNING id",
-        params![user, most],
+        params![user, keep],
         |row| row.get(0),
     )
 }

@@ -2,9 +2,9 @@
 CREATE TABLE blocks (
     id TEXT PRIMARY KEY,
     blocker TEXT NOT NULL REFERENCES users (id),
-    -- No reference: whether there is such a person is not told to whoever blocks them.
+    -- No foreign key: an error would reveal whether the user exists.
     blocked TEXT NOT NULL,
-    -- As it was then, and as the blocker could see it then.
+    -- Display name at the time of the block; NULL if the blocker could not see it.
     display_name TEXT,
     created_at BIGINT NOT NULL,
     UNIQUE (blocker, blocked)

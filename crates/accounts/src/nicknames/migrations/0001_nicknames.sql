@@ -1,7 +1,7 @@
 -- up
 CREATE TABLE nicknames (
     owner TEXT NOT NULL REFERENCES users (id),
-    -- No reference: whether there is such a person is not told to whoever names them.
+    -- No foreign key: an error would reveal whether the user exists.
     user_id TEXT NOT NULL,
     nickname TEXT NOT NULL,
     updated_at BIGINT NOT NULL,

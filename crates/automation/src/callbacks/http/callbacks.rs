@@ -20,10 +20,10 @@ use utoipa_axum::routes;
 
 use super::super::commands;
 use super::super::model::{
-    Callback, CallbackDetails, CallbackId, CallbackState, Draft, EndpointId, Message, NewCallback,
-    RecurringId, To,
+    Callback, CallbackDetails, CallbackDraft, CallbackId, CallbackMessage, CallbackState, CallbackTarget,
+    EndpointId, NewCallback, RecurringId,
 };
-use super::super::queries::{self, CallbackList};
+use super::super::queries::{self, CallbackFilter};
 use super::target;
 
 /// Maximum time between a request and the `run_at` of its callback: ten years.
@@ -81,18 +81,18 @@ pub struct CallbackBody {
 }
 
 /// Checked [`CallbackBody`].
-pub struct Sent {
-    pub to: To,
-    pub message: Message,
+pub struct CheckedCallback {
+    pub to: CallbackTarget,
+    pub message: CallbackMessage,
 }
 
 impl CallbackBody {
     /// Checks all fields. `at` is the JSON Pointer of the request in the body.
-    pub fn check(self, app: &App, at: &str) -> Result<Sent, Vec<FieldError>> {
+    pub fn check(self, app: &App, at: &str) -> Result<CheckedCallback, Vec<FieldError>> {
         let mut faults = Vec::new();
         let to = match (&self.url, self.endpoint_id) {
-            (Some(url), None) => target(app, format!("{at}/url"), url).map(To::Target),
-            (None, Some(id)) => Ok(To::Endpoint(id)),
+            (Some(url), None) => target(app, format!("{at}/url"), url).map(CallbackTarget::Target),
+            (None, Some(id)) => Ok(CallbackTarget::Endpoint(id)),
             _ => {
                 let detail = "Send exactly one of url and endpoint_id.";
                 Err(FieldError::new(format!("{at}/url"), "not_exactly_one", detail))
@@ -107,14 +107,15 @@ impl CallbackBody {
         }
         let headers = self.headers.into_iter().collect();
         let timeout = self.timeout_seconds.map(Duration::from_secs);
-        let message = Message::new(self.method.as_deref(), headers, self.body.as_ref(), self.text, timeout);
+        let message =
+            CallbackMessage::new(self.method.as_deref(), headers, self.body.as_ref(), self.text, timeout);
         match (to, message) {
-            (Ok(to), Ok(message)) if faults.is_empty() => Ok(Sent { to, message }),
+            (Ok(to), Ok(message)) if faults.is_empty() => Ok(CheckedCallback { to, message }),
             (to, message) => {
                 faults.extend(to.err());
-                let inside = message.err().unwrap_or_default().into_iter();
+                let message_faults = message.err().unwrap_or_default().into_iter();
                 faults.extend(
-                    inside.map(|fault| FieldError {
+                    message_faults.map(|fault| FieldError {
                         pointer: format!("{at}{}", fault.pointer).into(),
                         ..fault
                     }),
@@ -128,7 +129,7 @@ impl CallbackBody {
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct ListQuery {
+struct ListCallbacksQuery {
     /// Returns only callbacks in this state.
     #[param(inline)]
     state: Option<CallbackState>,
@@ -169,7 +170,7 @@ async fn create_callback(
     let too_late = is_too_late
         .then(|| FieldError::new("/run_at", "too_late", "Expected a time within the next ten years."));
     let draft = match (body.check(&app, ""), too_late) {
-        (Ok(Sent { to, message }), None) => Draft { to, message, at },
+        (Ok(CheckedCallback { to, message }), None) => CallbackDraft { to, message, at },
         (sent, too_late) => {
             let faults = sent.err().unwrap_or_default().into_iter().chain(too_late);
             return Err(Problem::invalid(faults.collect()).into());
@@ -184,16 +185,16 @@ async fn create_callback(
 /// Returns callbacks, newest first. Requires the permission `callbacks.read`.
 #[utoipa::path(
     get, path = "/api/v1/callbacks", security(("bearer" = ["callbacks.read"])),
-    params(ListQuery), responses((status = 200, body = CallbackPage))
+    params(ListCallbacksQuery), responses((status = 200, body = CallbackPage))
 )]
 async fn list_callbacks(
     State(app): State<App>,
     _: Allowed<ReadCallbacks>,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<ListCallbacksQuery>,
 ) -> ApiResult<CallbackPage> {
     let before = query.cursor.as_ref().map(Cursor::key).transpose().map_err(cursor_problem)?;
     let (state, endpoint, limit) = (query.state, query.endpoint_id, page_limit(query.limit)?);
-    let list = CallbackList { state, endpoint, recurring: query.recurring_id, before, limit };
+    let list = CallbackFilter { state, endpoint, recurring: query.recurring_id, before, limit };
     Ok(app.db.read(move |q| queries::list(q, &list)).await.map_err(store_problem)?.into())
 }
 
@@ -245,7 +246,7 @@ async fn cancel_callback(
     params(("id" = CallbackId, Path, description = "ID of the callback.")),
     responses(
         (status = 200, body = Callback),
-        (status = 409, description = "`callback_not_failed`, `endpoint_disabled`"),
+        (status = 409, description = "`callback_not_retryable`, `endpoint_disabled`"),
     )
 )]
 async fn retry_callback(

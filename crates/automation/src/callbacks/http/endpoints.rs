@@ -15,7 +15,10 @@ use serde_json::json;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::model::{Callback, Draft, Endpoint, EndpointId, EndpointWithSecret, Message, To};
+use super::super::model::{
+    Callback, CallbackDraft, CallbackEndpoint, CallbackMessage, CallbackTarget, EndpointId,
+    EndpointWithSecret,
+};
 use super::super::{commands, queries};
 use super::target;
 
@@ -23,7 +26,7 @@ use super::target;
 const DEFAULT_OVERLAP_HOURS: u16 = 24;
 const MAX_OVERLAP_HOURS: u16 = 24 * 14;
 
-type EndpointPage = PageAnswer<Endpoint>;
+type EndpointPage = PageAnswer<CallbackEndpoint>;
 
 pub fn routes() -> Routes {
     Routes::new()
@@ -104,13 +107,13 @@ async fn list_callback_endpoints(
 #[utoipa::path(
     get, path = "/api/v1/callback-endpoints/{id}", security(("bearer" = ["callbacks.read"])),
     params(("id" = EndpointId, Path, description = "ID of the callback endpoint.")),
-    responses((status = 200, body = Endpoint))
+    responses((status = 200, body = CallbackEndpoint))
 )]
 async fn get_callback_endpoint(
     State(app): State<App>,
     Allowed { caller, .. }: Allowed<ReadCallbacks>,
     PathId(id): PathId<EndpointId>,
-) -> ApiResult<Json<Endpoint>> {
+) -> ApiResult<Json<CallbackEndpoint>> {
     let now = caller.ctx.now;
     Ok(Json(app.db.read(move |q| queries::get_endpoint(q, id, now)).await?))
 }
@@ -134,14 +137,14 @@ async fn rotate_callback_secret(
     PathId(id): PathId<EndpointId>,
     Json(RotationBody { overlap_hours }): Json<RotationBody>,
 ) -> ApiResult<Response> {
-    let asked = overlap_hours.unwrap_or(DEFAULT_OVERLAP_HOURS);
-    if asked > MAX_OVERLAP_HOURS {
+    let overlap_hours = overlap_hours.unwrap_or(DEFAULT_OVERLAP_HOURS);
+    if overlap_hours > MAX_OVERLAP_HOURS {
         let fault = FieldError::new("/overlap_hours", "too_large", "Expected at most 336 hours (two weeks).");
         return Err(Problem::invalid(vec![fault]).into());
     }
     let keyring = Arc::clone(&app.keyring);
     app.change(&caller, move |tx, ctx| {
-        commands::rotate_secret(tx, ctx, &keyring, id, hours(u64::from(asked))).map(Answer::ok)
+        commands::rotate_secret(tx, ctx, &keyring, id, hours(u64::from(overlap_hours))).map(Answer::ok)
     })
     .await
 }
@@ -153,15 +156,15 @@ async fn rotate_callback_secret(
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/disable", security(("bearer" = ["callbacks.write"])),
     params(("id" = EndpointId, Path, description = "ID of the callback endpoint.")),
-    responses((status = 200, body = Endpoint))
+    responses((status = 200, body = CallbackEndpoint))
 )]
 async fn disable_callback_endpoint(
     State(app): State<App>,
     Allowed { caller, .. }: Allowed<WriteCallbacks>,
     PathId(id): PathId<EndpointId>,
 ) -> ApiResult<Response> {
-    let to_ask = app.clone();
-    app.change(&caller, move |tx, ctx| commands::disable(&to_ask, tx, ctx, id).map(Answer::ok)).await
+    let tx_app = app.clone();
+    app.change(&caller, move |tx, ctx| commands::disable(&tx_app, tx, ctx, id).map(Answer::ok)).await
 }
 
 /// Enable a callback endpoint
@@ -171,7 +174,7 @@ async fn disable_callback_endpoint(
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/enable", security(("bearer" = ["callbacks.write"])),
     params(("id" = EndpointId, Path, description = "ID of the callback endpoint.")),
-    responses((status = 200, body = Endpoint))
+    responses((status = 200, body = CallbackEndpoint))
 )]
 async fn enable_callback_endpoint(
     State(app): State<App>,
@@ -201,9 +204,9 @@ async fn ping_callback_endpoint(
     let keyring = Arc::clone(&app.keyring);
     app.change(&caller, move |tx, ctx| {
         let body = json!({ "type": "ping", "timestamp": ctx.now, "data": { "endpoint_id": id } });
-        let message = Message::new(None, vec![], Some(&body), None, None);
+        let message = CallbackMessage::new(None, vec![], Some(&body), None, None);
         let message = message.map_err(super::super::model::CallbackError::Invalid)?;
-        let draft = Draft { to: To::Endpoint(id), message, at: None };
+        let draft = CallbackDraft { to: CallbackTarget::Endpoint(id), message, at: None };
         commands::create(tx, ctx, &keyring, &draft).map(|new| Answer::created(new.callback))
     })
     .await

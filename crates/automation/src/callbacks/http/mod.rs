@@ -15,14 +15,14 @@ static ENDPOINT_DISABLED: ProblemCode =
     ProblemCode { code: "endpoint_disabled", status: 409, title: "Endpoint disabled" };
 static CALLBACK_FINISHED: ProblemCode =
     ProblemCode { code: "callback_finished", status: 409, title: "Callback finished" };
-static CALLBACK_NOT_FAILED: ProblemCode =
-    ProblemCode { code: "callback_not_failed", status: 409, title: "Callback not retryable" };
+static CALLBACK_NOT_RETRYABLE: ProblemCode =
+    ProblemCode { code: "callback_not_retryable", status: 409, title: "Callback not retryable" };
 static TOO_MANY_SCHEDULES: ProblemCode =
     ProblemCode { code: "too_many_schedules", status: 409, title: "Too many schedules" };
 
 /// Problems of these handlers, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] =
-    &[&ENDPOINT_DISABLED, &CALLBACK_FINISHED, &CALLBACK_NOT_FAILED, &TOO_MANY_SCHEDULES];
+    &[&ENDPOINT_DISABLED, &CALLBACK_FINISHED, &CALLBACK_NOT_RETRYABLE, &TOO_MANY_SCHEDULES];
 
 /// Returns the routes of callbacks.
 pub fn routes() -> Routes {
@@ -51,9 +51,10 @@ impl From<CallbackError> for Problem {
             CallbackError::Finished(state) => {
                 Self::new(&CALLBACK_FINISHED, format!("The callback is already {}.", state.as_str()))
             }
-            CallbackError::NotFailed(state) => {
-                Self::new(&CALLBACK_NOT_FAILED, format!("The callback is already {}.", state.as_str()))
-            }
+            CallbackError::NotRetryable(state) => Self::new(
+                &CALLBACK_NOT_RETRYABLE,
+                format!("The callback is {}, so it cannot be retried.", state.as_str()),
+            ),
             CallbackError::TooManySchedules => Self::new(
                 &TOO_MANY_SCHEDULES,
                 "The server has the maximum number of schedules. Delete one first; list them with GET /api/v1/schedules.",

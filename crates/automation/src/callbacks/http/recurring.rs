@@ -17,9 +17,9 @@ use utoipa_axum::routes;
 
 use super::super::model::RecurringId;
 use super::super::recurring::{
-    self, MissedCallbacks, NewRecurringCallback, RecurringCallback, RecurringDraft,
+    self, MissedRunPolicy, NewRecurringCallback, RecurringCallback, RecurringDraft,
 };
-use super::callbacks::{CallbackBody, Sent};
+use super::callbacks::{CallbackBody, CheckedCallback};
 
 type RecurringPage = PageAnswer<RecurringCallback>;
 
@@ -45,7 +45,7 @@ struct RecurringBody {
     time_zone: Option<String>,
     /// Handling of runs that were missed because no server was running. Default `latest`.
     #[serde(default)]
-    missed: MissedCallbacks,
+    missed: MissedRunPolicy,
 }
 
 /// Create a recurring callback
@@ -72,7 +72,7 @@ async fn create_recurring_callback(
         let detail = "A recurring callback has no run_at. Its schedule decides when it is sent.";
         return Err(Problem::invalid(vec![FieldError::new("/request/run_at", "not_here", detail)]).into());
     }
-    let Sent { to, message } = body.request.check(&app, "/request").map_err(Problem::invalid)?;
+    let CheckedCallback { to, message } = body.request.check(&app, "/request").map_err(Problem::invalid)?;
     let zone = body.time_zone.unwrap_or_else(|| "UTC".to_owned());
     let draft = RecurringDraft { to, message, schedule: body.schedule, zone, missed: body.missed };
     let keyring = Arc::clone(&app.keyring);

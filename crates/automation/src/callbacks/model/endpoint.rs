@@ -4,13 +4,13 @@ use kith_kernel::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::super::rules::Breaker;
+use super::super::rules::CircuitBreaker;
 use super::EndpointId;
 
 /// Reason why an endpoint is disabled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum DisabledBecause {
+pub enum DisabledReason {
     /// Disabled by an administrator.
     Administrator,
     /// The endpoint responded with 410.
@@ -19,7 +19,7 @@ pub enum DisabledBecause {
     Failing,
 }
 
-impl DisabledBecause {
+impl DisabledReason {
     const ALL: [Self; 3] = [Self::Administrator, Self::Gone, Self::Failing];
 
     /// Returns the name used in the database and in the API.
@@ -31,9 +31,9 @@ impl DisabledBecause {
         }
     }
 
-    /// Parses the result of [`DisabledBecause::as_str`].
+    /// Parses the result of [`DisabledReason::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|because| because.as_str() == text)
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
     }
 }
 
@@ -51,7 +51,7 @@ pub enum BreakerState {
 
 /// Endpoint as stored.
 #[derive(Clone, Debug)]
-pub struct KeptEndpoint {
+pub struct StoredEndpoint {
     /// Endpoint ID.
     pub id: EndpointId,
     /// URL without query.
@@ -63,9 +63,9 @@ pub struct KeptEndpoint {
     /// Sealed previous secret, and the time until which callbacks are signed with it too.
     pub previous: Option<(Vec<u8>, Timestamp)>,
     /// Time at which the endpoint was disabled, and the reason.
-    pub disabled: Option<(Timestamp, DisabledBecause)>,
+    pub disabled: Option<(Timestamp, DisabledReason)>,
     /// Circuit breaker.
-    pub breaker: Breaker,
+    pub breaker: CircuitBreaker,
     /// Time since which every attempt has failed.
     pub failing_since: Option<Timestamp>,
     /// Time of the last success.
@@ -78,16 +78,16 @@ pub struct KeptEndpoint {
     pub failed: i64,
 }
 
-impl KeptEndpoint {
+impl StoredEndpoint {
     /// Returns the endpoint as the API shows it at `now`.
-    pub fn shown(&self, now: Timestamp) -> Endpoint {
+    pub fn to_response(&self, now: Timestamp) -> CallbackEndpoint {
         let (breaker, next_request_at) = self.breaker.state(now);
-        Endpoint {
+        CallbackEndpoint {
             id: self.id,
             url: self.url.clone(),
             created_at: self.created_at,
             disabled_at: self.disabled.map(|(at, _)| at),
-            disabled_because: self.disabled.map(|(_, because)| because),
+            disabled_reason: self.disabled.map(|(_, reason)| reason),
             breaker,
             next_request_at,
             failures_in_a_row: self.breaker.failures,
@@ -107,7 +107,7 @@ impl KeptEndpoint {
 
 /// Callback endpoint with its delivery state.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub struct Endpoint {
+pub struct CallbackEndpoint {
     /// Endpoint ID.
     pub id: EndpointId,
     /// URL without query.
@@ -119,7 +119,7 @@ pub struct Endpoint {
     pub disabled_at: Option<Timestamp>,
     /// Reason why the endpoint is disabled; `null` if it is enabled.
     #[schema(required = true)]
-    pub disabled_because: Option<DisabledBecause>,
+    pub disabled_reason: Option<DisabledReason>,
     /// State of the circuit breaker. It opens after five failures in a row.
     pub breaker: BreakerState,
     /// Time from which on the next request, a probe, may be sent; `null` if the breaker is closed.
@@ -149,7 +149,7 @@ pub struct Endpoint {
 pub struct EndpointWithSecret {
     /// Endpoint.
     #[serde(flatten)]
-    pub endpoint: Endpoint,
+    pub endpoint: CallbackEndpoint,
     /// Signing secret, `whsec_…`, with which the receiver verifies signatures (Standard Webhooks 1.0). It is
     /// returned once; `null` in later responses.
     #[schema(required = true, example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]

@@ -16,7 +16,7 @@ const CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
 
 /// Request of a callback.
 #[derive(Clone, Debug)]
-pub struct Message {
+pub struct CallbackMessage {
     /// HTTP method.
     pub method: Method,
     /// Headers in addition to those of every callback.
@@ -27,7 +27,7 @@ pub struct Message {
     pub timeout: Option<Duration>,
 }
 
-impl Message {
+impl CallbackMessage {
     /// Creates a message from its parts.
     ///
     /// # Errors
@@ -105,7 +105,7 @@ fn check_headers(headers: &[(String, String)]) -> Vec<FieldError> {
     }
     for (at, (name, value)) in headers.iter().enumerate() {
         let pointer = || format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"));
-        let is_twice = headers[..at].iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
+        let is_duplicate = headers[..at].iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
         match name.parse::<HeaderName>() {
             Err(_) => {
                 faults.push(FieldError::new(pointer(), "not_a_header", "This is not a valid header name."))
@@ -113,7 +113,7 @@ fn check_headers(headers: &[(String, String)]) -> Vec<FieldError> {
             Ok(known) if is_own_header(&known) => {
                 faults.push(FieldError::new(pointer(), "reserved", "The server sets this header itself."));
             }
-            Ok(_) if is_twice => {
+            Ok(_) if is_duplicate => {
                 faults.push(FieldError::new(pointer(), "not_unique", "This header is listed twice."));
             }
             Ok(known)

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use utoipa::ToSchema;
 
-pub use endpoint::{BreakerState, DisabledBecause, Endpoint, EndpointWithSecret, KeptEndpoint};
-pub use message::Message;
-pub use recurring::KeptRecurring;
+pub use endpoint::{BreakerState, CallbackEndpoint, DisabledReason, EndpointWithSecret, StoredEndpoint};
+pub use message::CallbackMessage;
+pub use recurring::StoredRecurringCallback;
 
 id_type! {
     /// Callback ID.
@@ -69,9 +69,9 @@ impl CallbackState {
 /// Reason why a callback failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum CallbackFailureReason {
     /// All attempts failed.
-    GivenUp,
+    AttemptsExhausted,
     /// The endpoint responded with 410.
     Gone,
     /// The endpoint is disabled.
@@ -79,25 +79,30 @@ pub enum Reason {
     /// The present configuration does not allow the target URL.
     TargetRefused,
     /// The sealed headers or the secret cannot be opened with the secrets of the present configuration.
-    SealedOtherwise,
+    SecretUnavailable,
 }
 
-impl Reason {
-    const ALL: [Self; 5] =
-        [Self::GivenUp, Self::Gone, Self::EndpointDisabled, Self::TargetRefused, Self::SealedOtherwise];
+impl CallbackFailureReason {
+    const ALL: [Self; 5] = [
+        Self::AttemptsExhausted,
+        Self::Gone,
+        Self::EndpointDisabled,
+        Self::TargetRefused,
+        Self::SecretUnavailable,
+    ];
 
     /// Returns the name used in the database and in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::GivenUp => "given_up",
+            Self::AttemptsExhausted => "attempts_exhausted",
             Self::Gone => "gone",
             Self::EndpointDisabled => "endpoint_disabled",
             Self::TargetRefused => "target_refused",
-            Self::SealedOtherwise => "sealed_otherwise",
+            Self::SecretUnavailable => "secret_unavailable",
         }
     }
 
-    /// Parses the result of [`Reason::as_str`].
+    /// Parses the result of [`CallbackFailureReason::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == text)
     }
@@ -105,7 +110,7 @@ impl Reason {
 
 /// Target of a callback.
 #[derive(Clone, Debug)]
-pub enum To {
+pub enum CallbackTarget {
     /// URL. Its endpoint is created if it does not exist.
     Target(Target),
     /// Existing endpoint.
@@ -114,11 +119,11 @@ pub enum To {
 
 /// Checked callback to create.
 #[derive(Clone, Debug)]
-pub struct Draft {
+pub struct CallbackDraft {
     /// Target.
-    pub to: To,
+    pub to: CallbackTarget,
     /// Request to send.
-    pub message: Message,
+    pub message: CallbackMessage,
     /// Time at which it is sent; `None` to send it at once.
     pub at: Option<Timestamp>,
 }
@@ -138,7 +143,7 @@ pub struct Callback {
     pub state: CallbackState,
     /// Reason of the failure; `null` unless the state is `failed`.
     #[schema(required = true)]
-    pub reason: Option<Reason>,
+    pub reason: Option<CallbackFailureReason>,
     /// Time at which the first attempt was or is due.
     pub due_at: Timestamp,
     /// Time of the next attempt; `null` if there is none.
@@ -163,9 +168,9 @@ pub struct Callback {
 
 /// Callback as stored.
 #[derive(Clone, Debug)]
-pub struct KeptCallback {
+pub struct StoredCallback {
     /// Callback as the API shows it.
-    pub shown: Callback,
+    pub callback: Callback,
     /// Sealed headers, if any.
     pub headers: Option<Vec<u8>>,
     /// Body, if any.
@@ -173,7 +178,7 @@ pub struct KeptCallback {
     /// Maximum time in milliseconds to wait for the response.
     pub timeout_ms: Option<i64>,
     /// Number of attempts since the retry schedule last started.
-    pub ladder: i64,
+    pub retry_attempts: i64,
 }
 
 /// Callback with its request and attempts.
@@ -191,7 +196,7 @@ pub struct CallbackDetails {
     #[schema(required = true)]
     pub timeout_ms: Option<i64>,
     /// Last attempts, newest first, at most 50.
-    pub attempts: Vec<Attempt>,
+    pub attempts: Vec<CallbackAttempt>,
 }
 
 /// New callback.
@@ -207,7 +212,7 @@ pub struct NewCallback {
 
 /// Attempt to send a callback.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Attempt {
+pub struct CallbackAttempt {
     /// Number of the attempt, from 1.
     pub number: i64,
     /// Time of the attempt.
@@ -224,18 +229,18 @@ pub struct Attempt {
     pub error: Option<String>,
     /// Response; `null` if there was none.
     #[schema(required = true)]
-    pub response: Option<Captured>,
+    pub response: Option<CapturedResponse>,
 }
 
 /// Stored part of a response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Captured {
+pub struct CapturedResponse {
     /// Headers as `name: value`, in the order of the response.
     pub headers: Vec<String>,
     /// Body as text. Invalid UTF-8 is replaced.
     pub body: String,
     /// `true` if the body is complete. The setting `outbound.max_response_bytes` limits its stored length.
-    pub is_whole: bool,
+    pub is_complete: bool,
 }
 
 /// Error of an operation on callbacks. Nothing was changed.
@@ -255,7 +260,7 @@ pub enum CallbackError {
     Finished(CallbackState),
     /// The callback is delivered or has not been tried, so it cannot be retried.
     #[error("the callback is {}", .0.as_str())]
-    NotFailed(CallbackState),
+    NotRetryable(CallbackState),
     /// The job engine has the maximum number of schedules.
     #[error("the maximum number of schedules is reached")]
     TooManySchedules,

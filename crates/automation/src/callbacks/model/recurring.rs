@@ -1,4 +1,4 @@
-//! A callback that is sent again and again, as it is kept.
+//! Recurring callback as stored.
 
 use kith_kernel::Timestamp;
 
@@ -6,7 +6,7 @@ use super::{EndpointId, RecurringId};
 
 /// Recurring callback as stored.
 #[derive(Clone, Debug)]
-pub struct KeptRecurring {
+pub struct StoredRecurringCallback {
     /// Recurring callback ID.
     pub id: RecurringId,
     /// ID of the endpoint.

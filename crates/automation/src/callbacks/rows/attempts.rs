@@ -2,32 +2,32 @@
 
 use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
-use super::super::model::{Attempt, CallbackId, Captured};
+use super::super::model::{CallbackAttempt, CallbackId, CapturedResponse};
 
 row_columns! {
-    attempt_columns => Attempt (
+    attempt_columns => CallbackAttempt (
         headers: Option<String> = "response_headers",
         body: Option<String> = "response_body",
-        is_whole: bool = "response_is_whole",
+        is_complete: bool = "response_is_complete",
     ) {
         number = "number",
         at = "at",
         took_ms = "took_ms",
         status = "status",
         error = "error";
-        response = headers.map(|headers| captured(&headers, body.unwrap_or_default(), is_whole))
+        response = headers.map(|headers| read_response(&headers, body.unwrap_or_default(), is_complete))
     }
 }
 
-fn captured(headers: &str, body: String, is_whole: bool) -> Captured {
-    Captured { headers: headers.lines().map(str::to_owned).collect(), body, is_whole }
+fn read_response(headers: &str, body: String, is_complete: bool) -> CapturedResponse {
+    CapturedResponse { headers: headers.lines().map(str::to_owned).collect(), body, is_complete }
 }
 
-pub fn insert_attempt(tx: &Tx<'_>, callback: CallbackId, attempt: &Attempt) -> Result<(), Error> {
+pub fn insert_attempt(tx: &Tx<'_>, callback: CallbackId, attempt: &CallbackAttempt) -> Result<(), Error> {
     let response = attempt.response.as_ref();
     tx.exec(
         "INSERT INTO callback_attempts (callback_id, number, at, took_ms, status, error, response_headers, response_body,
-             response_is_whole)
+             response_is_complete)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         params![
             callback,
@@ -38,14 +38,14 @@ pub fn insert_attempt(tx: &Tx<'_>, callback: CallbackId, attempt: &Attempt) -> R
             attempt.error,
             response.map(|response| response.headers.join("\n")),
             response.map(|response| &*response.body),
-            response.is_none_or(|response| response.is_whole),
+            response.is_none_or(|response| response.is_complete),
         ],
     )?;
     Ok(())
 }
 
 /// Returns the last `limit` attempts of a callback, newest first.
-pub fn list_attempts(q: &Query<'_>, callback: CallbackId, limit: i64) -> Result<Vec<Attempt>, Error> {
+pub fn list_attempts(q: &Query<'_>, callback: CallbackId, limit: i64) -> Result<Vec<CallbackAttempt>, Error> {
     q.all(
         concat!(
             "SELECT ",
@@ -53,6 +53,6 @@ pub fn list_attempts(q: &Query<'_>, callback: CallbackId, limit: i64) -> Result<
             " FROM callback_attempts WHERE callback_id = $1 ORDER BY number DESC LIMIT $2"
         ),
         params![callback, limit],
-        Attempt::read_row,
+        CallbackAttempt::read_row,
     )
 }

@@ -10,7 +10,9 @@ use kith_kernel::uuid::Uuid;
 use kith_platform::{SealedColumn, sealed_column};
 use kith_store::{Column, Error, FromRow as _, Query, Row, Tx, id_columns, params, row_columns};
 
-use super::model::{Callback, CallbackId, CallbackState, EndpointId, KeptCallback, Reason, RecurringId};
+use super::model::{
+    Callback, CallbackFailureReason, CallbackId, CallbackState, EndpointId, RecurringId, StoredCallback,
+};
 
 pub use attempts::*;
 pub use endpoints::*;
@@ -49,18 +51,18 @@ row_columns! {
         created_at = "created_at",
         finished_at = "finished_at",
         job_id = "job_id";
-        reason = reason.as_deref().and_then(Reason::parse);
+        reason = reason.as_deref().and_then(CallbackFailureReason::parse);
         recurring_id = recurring.map(RecurringId)
     }
 }
 
 row_columns! {
-    kept_columns => KeptCallback {
-        shown = callback_columns!(),
+    stored_columns => StoredCallback {
+        callback = callback_columns!(),
         headers = "headers",
         body = "body",
         timeout_ms = "timeout_ms",
-        ladder = "ladder"
+        retry_attempts = "retry_attempts"
     }
 }
 
@@ -68,12 +70,12 @@ row_columns! {
     overdue_columns => OverdueCallback { next_attempt_at = "next_attempt_at", id = "id", job_id = "job_id" }
 }
 
-/// Inserts a callback. `occasion` is the job of the run if a recurring callback creates it.
-pub fn insert(tx: &Tx<'_>, new: &KeptCallback, occasion: Option<JobId>) -> Result<(), Error> {
-    let Callback { id, endpoint_id, url, method, state, due_at, created_at, job_id, .. } = &new.shown;
+/// Inserts a callback. `run_job_id` is the job of the run if a recurring callback creates it.
+pub fn insert(tx: &Tx<'_>, new: &StoredCallback, run_job_id: Option<JobId>) -> Result<(), Error> {
+    let Callback { id, endpoint_id, url, method, state, due_at, created_at, job_id, .. } = &new.callback;
     tx.exec(
         "INSERT INTO callbacks (id, endpoint_id, url, method, headers, body, timeout_ms, state, reason, due_at,
-             next_attempt_at, job_id, created_at, finished_at, recurring_id, occasion)
+             next_attempt_at, job_id, created_at, finished_at, recurring_id, run_job_id)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         params![
             id,
@@ -84,32 +86,33 @@ pub fn insert(tx: &Tx<'_>, new: &KeptCallback, occasion: Option<JobId>) -> Resul
             new.body,
             new.timeout_ms,
             state.as_str(),
-            new.shown.reason.map(Reason::as_str),
+            new.callback.reason.map(CallbackFailureReason::as_str),
             due_at,
-            new.shown.next_attempt_at,
+            new.callback.next_attempt_at,
             job_id,
             created_at,
-            new.shown.finished_at,
-            new.shown.recurring_id,
-            occasion,
+            new.callback.finished_at,
+            new.callback.recurring_id,
+            run_job_id,
         ],
     )?;
     Ok(())
 }
 
 /// Writes all columns of a callback that can change.
-pub fn update(tx: &Tx<'_>, callback: &Callback, ladder: i64) -> Result<(), Error> {
+pub fn update(tx: &Tx<'_>, callback: &Callback, retry_attempts: i64) -> Result<(), Error> {
     tx.exec(
-        "UPDATE callbacks SET state = $2, reason = $3, next_attempt_at = $4, attempts = $5, ladder = $6, last_status = $7,
+        "UPDATE callbacks SET state = $2, reason = $3, next_attempt_at = $4, attempts = $5, retry_attempts = $6,
+             last_status = $7,
              job_id = $8, finished_at = $9
          WHERE id = $1",
         params![
             callback.id,
             callback.state.as_str(),
-            callback.reason.map(Reason::as_str),
+            callback.reason.map(CallbackFailureReason::as_str),
             callback.next_attempt_at,
             callback.attempts_made,
-            ladder,
+            retry_attempts,
             callback.last_status,
             callback.job_id,
             callback.finished_at,
@@ -119,11 +122,11 @@ pub fn update(tx: &Tx<'_>, callback: &Callback, ladder: i64) -> Result<(), Error
 }
 
 /// Returns a callback with its request.
-pub fn find(q: &Query<'_>, id: CallbackId) -> Result<Option<KeptCallback>, Error> {
+pub fn find(q: &Query<'_>, id: CallbackId) -> Result<Option<StoredCallback>, Error> {
     q.one(
-        concat!("SELECT ", kept_columns!(), " FROM callbacks WHERE id = $1"),
+        concat!("SELECT ", stored_columns!(), " FROM callbacks WHERE id = $1"),
         params![id],
-        KeptCallback::read_row,
+        StoredCallback::read_row,
     )
 }
 

@@ -3,10 +3,10 @@
 use kith_jobs::JobId;
 use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
-use super::super::model::{KeptRecurring, RecurringId};
+use super::super::model::{RecurringId, StoredRecurringCallback};
 
 row_columns! {
-    recurring_columns => KeptRecurring {
+    recurring_columns => StoredRecurringCallback {
         id = "id",
         endpoint_id = "endpoint_id",
         url = "url",
@@ -18,7 +18,7 @@ row_columns! {
     }
 }
 
-pub fn insert_recurring(tx: &Tx<'_>, new: &KeptRecurring) -> Result<(), Error> {
+pub fn insert_recurring(tx: &Tx<'_>, new: &StoredRecurringCallback) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO recurring_callbacks (id, endpoint_id, url, method, headers, body, timeout_ms, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -36,16 +36,20 @@ pub fn insert_recurring(tx: &Tx<'_>, new: &KeptRecurring) -> Result<(), Error> {
     Ok(())
 }
 
-pub fn find_recurring(q: &Query<'_>, id: RecurringId) -> Result<Option<KeptRecurring>, Error> {
+pub fn find_recurring(q: &Query<'_>, id: RecurringId) -> Result<Option<StoredRecurringCallback>, Error> {
     q.one(
         concat!("SELECT ", recurring_columns!(), " FROM recurring_callbacks WHERE id = $1"),
         params![id],
-        KeptRecurring::read_row,
+        StoredRecurringCallback::read_row,
     )
 }
 
 /// Returns up to `limit` recurring callbacks with an ID below `before`, newest first.
-pub fn list_recurring(q: &Query<'_>, before: RecurringId, limit: i64) -> Result<Vec<KeptRecurring>, Error> {
+pub fn list_recurring(
+    q: &Query<'_>,
+    before: RecurringId,
+    limit: i64,
+) -> Result<Vec<StoredRecurringCallback>, Error> {
     q.all(
         concat!(
             "SELECT ",
@@ -53,7 +57,7 @@ pub fn list_recurring(q: &Query<'_>, before: RecurringId, limit: i64) -> Result<
             " FROM recurring_callbacks WHERE id < $1 ORDER BY id DESC LIMIT $2"
         ),
         params![before, limit],
-        KeptRecurring::read_row,
+        StoredRecurringCallback::read_row,
     )
 }
 
@@ -63,7 +67,7 @@ pub fn delete_recurring(tx: &Tx<'_>, id: RecurringId) -> Result<(), Error> {
 }
 
 /// Returns `true` if this job has created its callback.
-pub fn has_occurred(q: &Query<'_>, id: RecurringId, job: JobId) -> Result<bool, Error> {
-    let sql = "SELECT 1 FROM callbacks WHERE recurring_id = $1 AND occasion = $2";
+pub fn has_callback_for_run(q: &Query<'_>, id: RecurringId, job: JobId) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM callbacks WHERE recurring_id = $1 AND run_job_id = $2";
     Ok(q.one(sql, params![id, job], |row| row.get::<i64>(0))?.is_some())
 }

@@ -11,7 +11,7 @@ use super::super::rows;
 /// been compiled before.
 ///
 /// # Errors
-/// Returns [`JobsError::Faults`] for invalid input, [`JobsError::Store`] if a statement fails.
+/// Returns [`JobsError::Invalid`] for invalid input, [`JobsError::Store`] if a statement fails.
 pub fn declare_kind(tx: &Tx<'_>, ctx: &Ctx, kind: &str, body: &JobKindBody) -> Result<JobKind, JobsError> {
     check_name("kind", kind)?;
     if let Some(queue) = &body.queue {
@@ -32,11 +32,13 @@ pub fn declare_kind(tx: &Tx<'_>, ctx: &Ctx, kind: &str, body: &JobKindBody) -> R
         updated_at: ctx.now,
     };
     tx.lock("job kind", [kind])?;
-    let known = rows::find_kind(tx, kind)?;
-    if let Some(known) = known.filter(|known| JobKind { updated_at: ctx.now, ..known.clone() } == declared) {
-        return Ok(known);
+    let existing = rows::find_kind(tx, kind)?;
+    if let Some(existing) =
+        existing.filter(|existing| JobKind { updated_at: ctx.now, ..existing.clone() } == declared)
+    {
+        return Ok(existing);
     }
-    rows::save_kind(tx, &declared, ctx.now)?;
+    rows::upsert_kind(tx, &declared, ctx.now)?;
     tx.audit(ctx, "job_kind.declared", kind);
     Ok(declared)
 }

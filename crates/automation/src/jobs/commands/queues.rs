@@ -12,7 +12,7 @@ pub const MAX_DRAINED_JOBS: usize = 1_000;
 /// Sets the limits of a queue. Absent limits are removed.
 ///
 /// # Errors
-/// Returns [`JobsError::Faults`] for invalid limits, [`JobsError::Store`] if a statement fails.
+/// Returns [`JobsError::Invalid`] for invalid limits, [`JobsError::Store`] if a statement fails.
 pub fn limit_queue(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -36,8 +36,8 @@ pub fn pause_queue(tx: &Tx<'_>, ctx: &Ctx, name: &str, paused: bool) -> Result<Q
     Ok(kith_jobs::set_queue(tx, ctx, name, None, |settings| settings.paused = paused)?.into())
 }
 
-/// Cancels up to [`MAX_DRAINED_JOBS`] ready, scheduled and blocked jobs of a queue. Returns their number. Running jobs
-/// continue.
+/// Cancels up to [`MAX_DRAINED_JOBS`] ready, scheduled and blocked jobs of a queue. Returns their number.
+/// Running jobs continue.
 ///
 /// # Errors
 /// Returns [`JobsError::Store`] if a statement fails.
@@ -45,8 +45,8 @@ pub fn drain_queue(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<usize, JobsErro
     let mut drained = 0;
     for state in [JobState::Ready, JobState::Scheduled, JobState::Blocked] {
         let filter = JobFilter { state: Some(state), queue: Some(name.to_owned()), ..JobFilter::default() };
-        let most = i64::try_from(MAX_DRAINED_JOBS - drained).unwrap_or(0);
-        for job in kith_jobs::list_jobs(tx, &filter, most)? {
+        let limit = i64::try_from(MAX_DRAINED_JOBS - drained).unwrap_or(0);
+        for job in kith_jobs::list_jobs(tx, &filter, limit)? {
             let outcome = kith_jobs::cancel(tx, ctx, job.id, "queue drained")?;
             drained += usize::from(outcome == kith_jobs::CancelOutcome::Cancelled);
         }

@@ -53,36 +53,36 @@ async fn watch_job(
     let bell = app.db.listen(&progress_channel(id));
     // Return 404 here, as other endpoints do, instead of starting a stream for an unknown job.
     app.db.read(move |q| queries::find_job(q, id).map(drop)).await?;
-    let watch = Watch { app, caller, id, bell, told: String::new(), events: 0, ended: false };
-    let events = stream::unfold(watch, Watch::next);
+    let watch = JobWatch { app, caller, id, bell, last_sent: String::new(), events: 0, ended: false };
+    let events = stream::unfold(watch, JobWatch::next);
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE_INTERVAL)).into_response())
 }
 
 /// Client that watches a job.
-struct Watch {
+struct JobWatch {
     app: App,
     caller: Principal,
     id: i64,
     bell: ChannelListener,
     /// Data of the last event sent.
-    told: String,
+    last_sent: String,
     events: u64,
     ended: bool,
 }
 
-impl Watch {
+impl JobWatch {
     /// Waits for the next event. Returns `None` once the job has ended, the server stops, or the caller may
     /// no longer read the job.
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         while !self.ended {
             self.caller.check_again(&self.app).await.ok()?;
-            let (data, ended) = self.look().await.ok()?;
+            let (data, ended) = self.read_job().await.ok()?;
             self.ended = ended;
-            if data != self.told {
+            if data != self.last_sent {
                 self.events += 1;
                 let event = Event::default().event("job").id(self.events.to_string()).retry(RECONNECT_DELAY);
                 let event = event.data(&data);
-                self.told = data;
+                self.last_sent = data;
                 return Some((Ok(event), self));
             }
             let app = self.app.clone();
@@ -92,12 +92,12 @@ impl Watch {
         None
     }
 
-    async fn look(&self) -> Result<(String, bool), JobsError> {
+    async fn read_job(&self) -> Result<(String, bool), JobsError> {
         let id = self.id;
         let job = self.app.db.read(move |q| queries::find_job(q, id)).await?;
         let (ended, result) = (job.state.has_ended(), read_json(job.result.clone()));
-        let mut about = json!(Job::from(job));
-        about["result"] = json!(result);
-        Ok((about.to_string(), ended))
+        let mut job_json = json!(Job::from(job));
+        job_json["result"] = json!(result);
+        Ok((job_json.to_string(), ended))
     }
 }

@@ -38,7 +38,7 @@ pub fn routes() -> Routes {
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct ListQuery {
+struct ListJobsQuery {
     /// Returns only jobs in this state. Without it, all jobs that have not ended.
     #[param(inline)]
     state: Option<JobStatus>,
@@ -56,7 +56,7 @@ struct ListQuery {
 /// Filter for dead letters.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct DeadBody {
+struct DeadLetterFilter {
     /// Selects only jobs of this queue.
     #[serde(default)]
     queue: Option<String>,
@@ -67,7 +67,7 @@ struct DeadBody {
 
 /// Result of an operation on many jobs.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct JobsDone {
+pub struct JobsAffected {
     /// Number of jobs that were changed.
     pub jobs: usize,
     /// `true` if there may be more jobs. Repeat the request until it is `false`.
@@ -76,20 +76,20 @@ pub struct JobsDone {
 
 /// Result of a cancellation.
 #[derive(Debug, Serialize, ToSchema)]
-struct Cancellation {
+struct CancelResult {
     /// Job ID.
     id: i64,
-    /// `cancelled`: the job will not run. `asked`: the job is running, and its worker was asked to stop.
+    /// `cancelled`: the job will not run. `requested`: the job is running, and its worker was asked to stop.
     outcome: &'static str,
 }
 
 /// Result of a retry.
 #[derive(Debug, Serialize, ToSchema)]
-struct Retrial {
+struct RetryResult {
     /// ID of the job that is run: the same job, or a new one if the job had ended.
     id: i64,
-    /// `hurried`: the job was scheduled and runs now. `revived`: the job was a dead letter. `anew`: the job
-    /// had ended, and a new job was enqueued.
+    /// `run_now`: the job was scheduled and runs now. `redriven`: the job was a dead letter. `reenqueued`:
+    /// the job had ended, and a new job was enqueued.
     outcome: &'static str,
 }
 
@@ -142,17 +142,17 @@ async fn enqueue_jobs(
 /// returned. Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/jobs", security(("bearer" = ["jobs.read"])),
-    params(ListQuery),
+    params(ListJobsQuery),
     responses((status = 200, body = JobPage))
 )]
 async fn list_jobs(
     State(app): State<App>,
     _: Allowed<ReadJobs>,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<ListJobsQuery>,
 ) -> ApiResult<JobPage> {
     let limit = page_limit(query.limit)?;
     let before = query.cursor.as_ref().map(Cursor::key).transpose().map_err(cursor_problem)?;
-    let ListQuery { state, queue, kind, .. } = query;
+    let ListJobsQuery { state, queue, kind, .. } = query;
     let filter = JobFilter { state: state.map(JobStatus::into), queue, kind, before, since: None };
     let rows = app.db.read(move |q| kith_jobs::list_jobs(q, &filter, limit.rows())).await;
     let rows = rows.map_err(store_problem)?.into_iter().map(Job::from).collect();
@@ -186,7 +186,7 @@ async fn get_job(
     post, path = "/api/v1/jobs/{id}/cancel", security(("bearer" = ["jobs.write"])),
     params(("id" = i64, Path, description = "ID of the job.")),
     responses(
-        (status = 200, body = Cancellation),
+        (status = 200, body = CancelResult),
         (status = 409, description = "`job_ended`"),
     )
 )]
@@ -197,15 +197,15 @@ async fn cancel_job(
 ) -> ApiResult<Response> {
     let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        check_job(tx, ctx, reserved, id)?;
+        check_not_reserved(tx, ctx, reserved, id)?;
         let outcome = match kith_jobs::cancel(tx, ctx, id, "cancelled on request")? {
             CancelOutcome::Cancelled => "cancelled",
-            CancelOutcome::Requested => "asked",
-            CancelOutcome::AlreadyEnded => return Err(JobsError::HadEnded),
+            CancelOutcome::Requested => "requested",
+            CancelOutcome::AlreadyEnded => return Err(JobsError::AlreadyEnded),
             CancelOutcome::Unknown => return Err(JobsError::NotFound),
         };
         tx.audit(ctx, "job.cancelled", id);
-        Ok(Answer::ok(Cancellation { id, outcome }))
+        Ok(Answer::ok(CancelResult { id, outcome }))
     })
     .await
 }
@@ -219,8 +219,8 @@ async fn cancel_job(
     post, path = "/api/v1/jobs/{id}/retry", security(("bearer" = ["jobs.write"])),
     params(("id" = i64, Path, description = "ID of the job.")),
     responses(
-        (status = 200, body = Retrial),
-        (status = 409, description = "`job_under_way`, `unique_key_held`"),
+        (status = 200, body = RetryResult),
+        (status = 409, description = "`job_not_retryable`, `unique_key_held`"),
     )
 )]
 async fn retry_job(
@@ -230,17 +230,17 @@ async fn retry_job(
 ) -> ApiResult<Response> {
     let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        check_job(tx, ctx, reserved, id)?;
+        check_not_reserved(tx, ctx, reserved, id)?;
         let (now, outcome) = match kith_jobs::retry(tx, ctx, id)? {
-            RetryOutcome::MadeDue => (id, "hurried"),
-            RetryOutcome::Revived => (id, "revived"),
-            RetryOutcome::Reenqueued(id) => (id, "anew"),
-            RetryOutcome::Live => return Err(JobsError::UnderWay),
-            RetryOutcome::KeyHeld(holder) => return Err(JobsError::KeyHeld(holder)),
+            RetryOutcome::MadeDue => (id, "run_now"),
+            RetryOutcome::Revived => (id, "redriven"),
+            RetryOutcome::Reenqueued(id) => (id, "reenqueued"),
+            RetryOutcome::Live => return Err(JobsError::NotRetryable),
+            RetryOutcome::KeyHeld(holder) => return Err(JobsError::UniqueKeyHeld(holder)),
             RetryOutcome::Unknown => return Err(JobsError::NotFound),
         };
         tx.audit(ctx, "job.retried", id);
-        Ok(Answer::ok(Retrial { id: now, outcome }))
+        Ok(Answer::ok(RetryResult { id: now, outcome }))
     })
     .await
 }
@@ -251,21 +251,21 @@ async fn retry_job(
 /// both. Requires the permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/redrive", security(("bearer" = ["jobs.write"])),
-    request_body = DeadBody,
-    responses((status = 200, body = JobsDone))
+    request_body = DeadLetterFilter,
+    responses((status = 200, body = JobsAffected))
 )]
 async fn redrive_jobs(
     State(app): State<App>,
     Allowed { caller, .. }: Allowed<WriteJobs>,
-    Json(DeadBody { queue, kind }): Json<DeadBody>,
+    Json(DeadLetterFilter { queue, kind }): Json<DeadLetterFilter>,
 ) -> ApiResult<Response> {
-    check_dead(&app, &caller.ctx, queue.as_deref(), kind.as_deref())?;
+    check_dead_letter_filter(&app, &caller.ctx, queue.as_deref(), kind.as_deref())?;
     app.change(&caller, move |tx, ctx| {
         let jobs = kith_jobs::redrive(tx, ctx, queue.as_deref(), kind.as_deref(), MAX_DEAD_LETTERS)?;
         if jobs > 0 {
             tx.audit(ctx, "jobs.redriven", queue.as_deref().unwrap_or("all"));
         }
-        Ok::<_, JobsError>(Answer::ok(done(jobs)))
+        Ok::<_, JobsError>(Answer::ok(jobs_affected(jobs)))
     })
     .await
 }
@@ -276,32 +276,37 @@ async fn redrive_jobs(
 /// the permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/discard", security(("bearer" = ["jobs.write"])),
-    request_body = DeadBody,
-    responses((status = 200, body = JobsDone))
+    request_body = DeadLetterFilter,
+    responses((status = 200, body = JobsAffected))
 )]
 async fn discard_jobs(
     State(app): State<App>,
     Allowed { caller, .. }: Allowed<WriteJobs>,
-    Json(DeadBody { queue, kind }): Json<DeadBody>,
+    Json(DeadLetterFilter { queue, kind }): Json<DeadLetterFilter>,
 ) -> ApiResult<Response> {
-    check_dead(&app, &caller.ctx, queue.as_deref(), kind.as_deref())?;
+    check_dead_letter_filter(&app, &caller.ctx, queue.as_deref(), kind.as_deref())?;
     app.change(&caller, move |tx, ctx| {
         let jobs = kith_jobs::discard_dead(tx, queue.as_deref(), kind.as_deref(), MAX_DEAD_LETTERS)?;
         if jobs > 0 {
             tx.audit(ctx, "jobs.discarded", queue.as_deref().unwrap_or("all"));
         }
-        Ok::<_, JobsError>(Answer::ok(done(jobs)))
+        Ok::<_, JobsError>(Answer::ok(jobs_affected(jobs)))
     })
     .await
 }
 
 /// Checks the filter of a redrive or discard. An API key must name a queue or a kind, so that it cannot
 /// affect the server's own queues.
-fn check_dead(app: &App, ctx: &Ctx, queue: Option<&str>, kind: Option<&str>) -> Result<(), JobsError> {
+fn check_dead_letter_filter(
+    app: &App,
+    ctx: &Ctx,
+    queue: Option<&str>,
+    kind: Option<&str>,
+) -> Result<(), JobsError> {
     queue.map_or(Ok(()), |name| check_name("queue", name))?;
     kind.map_or(Ok(()), |name| check_name("kind", name))?;
-    rules::check_operator(app.reserved_jobs(), ctx, queue, kind)?;
-    if rules::is_program(ctx) && queue.is_none() && kind.is_none() {
+    rules::reject_reserved_for_api_key(app.reserved_jobs(), ctx, queue, kind)?;
+    if rules::is_api_key(ctx) && queue.is_none() && kind.is_none() {
         let detail = "An API key must name a queue, a kind, or both.";
         return Err(FieldError::new("/queue", "missing", detail).into());
     }
@@ -309,16 +314,16 @@ fn check_dead(app: &App, ctx: &Ctx, queue: Option<&str>, kind: Option<&str>) -> 
 }
 
 /// Rejects an API key that acts on a job in a reserved queue or of a reserved kind.
-fn check_job(tx: &Tx<'_>, ctx: &Ctx, reserved: ReservedJobs, id: i64) -> Result<(), JobsError> {
-    if !rules::is_program(ctx) {
+fn check_not_reserved(tx: &Tx<'_>, ctx: &Ctx, reserved: ReservedJobs, id: i64) -> Result<(), JobsError> {
+    if !rules::is_api_key(ctx) {
         return Ok(());
     }
     let job = queries::find_job(tx, id)?;
-    rules::check_operator(reserved, ctx, Some(&job.queue), Some(&job.kind))
+    rules::reject_reserved_for_api_key(reserved, ctx, Some(&job.queue), Some(&job.kind))
 }
 
-fn done(jobs: u64) -> JobsDone {
-    JobsDone {
+fn jobs_affected(jobs: u64) -> JobsAffected {
+    JobsAffected {
         jobs: usize::try_from(jobs).unwrap_or(usize::MAX),
         more: jobs >= MAX_DEAD_LETTERS.unsigned_abs(),
     }

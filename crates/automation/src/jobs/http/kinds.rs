@@ -12,7 +12,7 @@ use kith_platform::{
 use utoipa_axum::routes;
 
 use super::super::model::{JobKind, JobKindBody};
-use super::super::rules::check_program;
+use super::super::rules::reject_reserved;
 use super::super::{commands, queries, rows};
 use kith_json_schema as json_schema;
 
@@ -101,7 +101,7 @@ async fn declare_job_kind(
     PathId(KindName(kind)): PathId<KindName>,
     Json(body): Json<JobKindBody>,
 ) -> ApiResult<Response> {
-    check_program(app.reserved_jobs(), body.queue.as_deref(), Some(&kind))?;
+    reject_reserved(app.reserved_jobs(), body.queue.as_deref(), Some(&kind))?;
     if let Some(schema) = body.schema() {
         app.compute_for(&caller, move || json_schema::check_declared(&schema)).await?;
     }
@@ -125,7 +125,7 @@ async fn withdraw_job_kind(
     Allowed { caller, .. }: Allowed<WriteJobs>,
     PathId(KindName(kind)): PathId<KindName>,
 ) -> ApiResult<Response> {
-    check_program(app.reserved_jobs(), None, Some(&kind))?;
+    reject_reserved(app.reserved_jobs(), None, Some(&kind))?;
     app.change(&caller, move |tx, ctx| commands::withdraw_kind(tx, ctx, &kind).map(|()| Answer::no_content()))
         .await
 }

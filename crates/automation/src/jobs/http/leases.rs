@@ -1,73 +1,40 @@
-//! HTTP endpoints for workers: claim, heartbeat, progress, log, complete and fail. Each report carries the
+//! HTTP endpoints for workers: heartbeat, progress, log, complete and fail. Each report carries the
 //! lease token of the claim as a fencing token: a report from a worker that no longer holds the job is
 //! rejected with 409 and changes nothing.
 
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::response::{IntoResponse as _, Response};
-use kith_jobs::{ClaimToken, JobError, JobOutput, JobState, LeasedClaim, ReportOutcome, queue_channel};
-use kith_kernel::{Ctx, FieldError, Problem, Text, TextRules, Timestamp, seconds};
+use axum::response::Response;
+use kith_jobs::{ClaimToken, Done, JobError, JobState, Told};
+use kith_kernel::{FieldError, Problem, Text, TextRules, Timestamp};
 use kith_platform::auth::WorkJobs;
-use kith_platform::idempotency::IDEMPOTENCY_REPLAYED;
-use kith_platform::{Allowed, Answer, ApiResult, App, Json, PathId, Principal, Routes, store_problem};
+use kith_platform::{Allowed, Answer, ApiResult, App, Json, PathId, Principal, Routes};
 use kith_store::Tx;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::model::{ClaimedJob, ClaimedJobs, JobStatus, JobsError, QueueName, check_ms, ms};
+use super::super::model::{JobStatus, JobsError, check_ms, duration_ms};
 use super::super::queries;
-use super::super::rules::check_program;
 
-const NAME: TextRules = TextRules { min: 1, max: 100, newlines: false };
 const LEVEL: TextRules = TextRules { min: 1, max: 20, newlines: false };
 const LINE: TextRules = TextRules { min: 1, max: 2_000, newlines: true };
 const DEFAULT_LEASE_MS: i64 = 60_000;
 const MIN_LEASE_MS: i64 = 1_000;
 const MAX_LEASE_MS: i64 = 3_600_000;
-const MAX_CLAIMED_JOBS: i64 = 100;
-const MAX_WAIT_MS: i64 = 30_000;
-/// Time before the request timeout at which a waiting claim returns without jobs.
-const RESPONSE_MARGIN: Duration = seconds(2);
-/// Polling interval of a waiting claim without a wake-up.
-const POLL_INTERVAL: Duration = seconds(1);
 const MAX_PROGRESS_BYTES: usize = 16 * 1024;
 const MAX_RESULT_BYTES: usize = kith_jobs::MAX_PAYLOAD_BYTES;
 
 pub fn routes() -> Routes {
     Routes::new()
-        .routes(routes!(claim_jobs))
         .routes(routes!(heartbeat_job))
         .routes(routes!(report_progress))
         .routes(routes!(log_line))
         .routes(routes!(complete_job))
         .routes(routes!(fail_job))
-}
-
-/// Claim of jobs.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct ClaimBody {
-    /// Name of the worker, 1 to 100 characters, shown to operators. Default: the caller.
-    #[serde(default)]
-    worker: Option<String>,
-    /// Maximum number of jobs to claim, 1 to 100. Default 1.
-    #[serde(default)]
-    #[schema(minimum = 1)]
-    most: Option<i64>,
-    /// Lease duration in milliseconds, 1,000 to 3,600,000. Default 60,000. A worker that sends no heartbeat
-    /// within it loses the claimed jobs.
-    #[serde(default)]
-    #[schema(minimum = 1000)]
-    lease_ms: Option<i64>,
-    /// Maximum time in milliseconds to wait for a job if none is available, 0 to 30,000. Default 0.
-    #[serde(default)]
-    #[schema(minimum = 0)]
-    wait_ms: Option<i64>,
 }
 
 /// Heartbeat of a worker.
@@ -84,9 +51,10 @@ struct HeartbeatBody {
 
 /// Result of a heartbeat.
 #[derive(Debug, Serialize, ToSchema)]
-struct Heartbeat {
-    /// `true` if cancellation of the job was requested. Stop, and report `fail` with `then` set to `cancel`.
-    cancel_asked: bool,
+struct HeartbeatResult {
+    /// `true` if cancellation of the job was requested. Stop, and report `fail` with `action` set to
+    /// `cancel`.
+    cancel_requested: bool,
 }
 
 /// Progress of a job.
@@ -135,7 +103,7 @@ struct FailBody {
     /// Action to take on the job.
     #[serde(default)]
     #[schema(inline)]
-    then: Then,
+    action: FailureAction,
     /// Delay in milliseconds, counted from now. Required for `snooze`; for `retry`, it replaces the delay of
     /// the retry policy.
     #[serde(default)]
@@ -146,7 +114,7 @@ struct FailBody {
 /// Action to take on a job that was not completed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Then {
+enum FailureAction {
     /// Retry it, as often as its retry policy allows.
     #[default]
     Retry,
@@ -160,7 +128,7 @@ enum Then {
 
 /// State of a job after its attempt ended.
 #[derive(Debug, Serialize, ToSchema)]
-struct Ended {
+struct EndedJob {
     /// State of the job.
     state: JobStatus,
     /// Time at which the job is run again; `null` if it is not.
@@ -168,117 +136,10 @@ struct Ended {
     run_at: Option<Timestamp>,
 }
 
-/// Claim jobs
-///
-/// Claims the next jobs of a queue for a worker. If none is available, the request waits up to `wait_ms` and
-/// then returns an empty list. Keep claimed jobs with heartbeats and end each with `complete` or `fail`: once
-/// its lease expires, a job is given to another worker. If the request is aborted before its response, its
-/// jobs are released. Requires the permission `jobs.work`.
-#[utoipa::path(
-    post, path = "/api/v1/queues/{queue}/claim", security(("bearer" = ["jobs.work"])),
-    params((
-        "queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
-        description = "Name of the queue: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
-    )),
-    request_body = ClaimBody,
-    responses((status = 200, body = ClaimedJobs))
-)]
-async fn claim_jobs(
-    State(app): State<App>,
-    Allowed { caller, .. }: Allowed<WorkJobs>,
-    PathId(QueueName(queue)): PathId<QueueName>,
-    Json(body): Json<ClaimBody>,
-) -> ApiResult<Response> {
-    check_program(app.reserved_jobs(), Some(&queue), None)?;
-    if let Some(given) = app.given_answer(&caller).await? {
-        return Ok(given);
-    }
-    let wanted = Wanted::read(&caller.ctx, queue, &body).map_err(|fault| Problem::invalid(vec![fault]))?;
-    // If the request is dropped before it is answered, the claim is dropped and releases its jobs.
-    let claim = wanted.claim(&app, &caller).await?;
-    let jobs = ClaimedJobs { jobs: claim.jobs.iter().cloned().map(ClaimedJob::from).collect() };
-    if caller.key.is_none() {
-        claim.into_claim();
-        return Ok(Answer::ok(jobs).into_response());
-    }
-    let response = app.change(&caller, move |_, _| Ok::<_, JobsError>(Answer::ok(jobs.clone()))).await?;
-    if response.headers().contains_key(IDEMPOTENCY_REPLAYED) {
-        // A request with the same idempotency key was faster: return its jobs and release these.
-        claim.return_to_queue().await.map_err(store_problem)?;
-    } else {
-        claim.into_claim();
-    }
-    Ok(response)
-}
-
-/// Validated claim request.
-struct Wanted {
-    queue: String,
-    worker: String,
-    most: i64,
-    lease: Duration,
-    wait: Duration,
-}
-
-impl Wanted {
-    fn read(ctx: &Ctx, queue: String, body: &ClaimBody) -> Result<Self, FieldError> {
-        let worker = body.worker.as_deref().map(|name| Text::parse(name, NAME, "/worker")).transpose()?;
-        let most = body.most.unwrap_or(1);
-        if !(1..=MAX_CLAIMED_JOBS).contains(&most) {
-            return Err(FieldError::new(
-                "/most",
-                "out_of_range",
-                format!("Expected 1 to {MAX_CLAIMED_JOBS}."),
-            ));
-        }
-        let wait_ms = body.wait_ms.unwrap_or(0);
-        if !(0..=MAX_WAIT_MS).contains(&wait_ms) {
-            return Err(FieldError::new("/wait_ms", "out_of_range", format!("Expected 0 to {MAX_WAIT_MS}.")));
-        }
-        Ok(Self {
-            queue,
-            worker: worker.map_or_else(|| ctx.actor.to_string(), Text::into_string),
-            most,
-            lease: lease(body.lease_ms)?,
-            wait: ms(wait_ms),
-        })
-    }
-
-    /// Claims jobs until some are available, the wait is over or the server stops. Only the waiting is cut
-    /// short: a claim that has started is awaited, because it has taken its jobs.
-    async fn claim(&self, app: &App, caller: &Principal) -> Result<LeasedClaim, Problem> {
-        let request = ms(i64::from(app.config.server.request_timeout_ms)).saturating_sub(RESPONSE_MARGIN);
-        let wait = self.wait.min(request);
-        let mut wait_is_over = pin!(tokio::time::timeout(wait, std::future::pending::<()>()));
-        let mut bell = app.db.listen(&queue_channel(&self.queue));
-        loop {
-            // The caller's permission may have been revoked during the wait.
-            caller.check_again(app).await?;
-            let claim = app.jobs.claim_leased(&self.queue, &self.worker, self.lease, self.most).await;
-            let claim = claim.map_err(store_problem)?;
-            if !claim.jobs.is_empty() || wait.is_zero() {
-                return Ok(claim);
-            }
-            let due = claim.next_claim_at.map(|at| at.since(app.sources.clock.now()));
-            let pause = due.unwrap_or(POLL_INTERVAL).clamp(Duration::from_millis(5), POLL_INTERVAL);
-            let goes_on = async {
-                tokio::select! {
-                    _ = &mut wait_is_over => false,
-                    // A timeout is not an error: it leads to the next poll.
-                    _ = tokio::time::timeout(pause, bell.notified()) => true,
-                }
-            };
-            if app.stop.or(goes_on).await != Some(true) {
-                return Ok(claim);
-            }
-        }
-    }
-}
-
-fn lease(asked_ms: Option<i64>) -> Result<Duration, FieldError> {
-    let lease_ms = asked_ms.unwrap_or(DEFAULT_LEASE_MS);
+pub(super) fn parse_lease(requested_ms: Option<i64>) -> Result<Duration, FieldError> {
+    let lease_ms = requested_ms.unwrap_or(DEFAULT_LEASE_MS);
     if (MIN_LEASE_MS..=MAX_LEASE_MS).contains(&lease_ms) {
-        return Ok(ms(lease_ms));
+        return Ok(duration_ms(lease_ms));
     }
     let detail = format!("Expected {MIN_LEASE_MS} to {MAX_LEASE_MS}.");
     Err(FieldError::new("/lease_ms", "out_of_range", detail))
@@ -293,7 +154,7 @@ fn lease(asked_ms: Option<i64>) -> Result<Duration, FieldError> {
     params(("id" = i64, Path, description = "ID of the job.")),
     request_body = HeartbeatBody,
     responses(
-        (status = 200, body = Heartbeat),
+        (status = 200, body = HeartbeatResult),
         (status = 409, description = "`stale_attempt`"),
     )
 )]
@@ -303,12 +164,12 @@ async fn heartbeat_job(
     PathId(id): PathId<i64>,
     Json(body): Json<HeartbeatBody>,
 ) -> ApiResult<Response> {
-    let lease = lease(body.lease_ms).map_err(|fault| Problem::invalid(vec![fault]))?;
-    let token = token(&body.lease_token)?;
+    let lease = parse_lease(body.lease_ms).map_err(|fault| Problem::invalid(vec![fault]))?;
+    let token = parse_lease_token(&body.lease_token)?;
     app.change(&caller, move |tx, ctx| {
-        let kept = kith_jobs::heartbeat(tx, ctx, id, token, lease)?;
-        let kept = kept.ok_or_else(|| refusal(tx, id))?;
-        Ok::<_, JobsError>(Answer::ok(Heartbeat { cancel_asked: kept.is_cancel_requested }))
+        let renewal = kith_jobs::heartbeat(tx, ctx, id, token, lease)?;
+        let renewal = renewal.ok_or_else(|| stale_or_not_found(tx, id))?;
+        Ok::<_, JobsError>(Answer::ok(HeartbeatResult { cancel_requested: renewal.cancel_asked }))
     })
     .await
 }
@@ -332,11 +193,11 @@ async fn report_progress(
     PathId(id): PathId<i64>,
     Json(body): Json<ProgressBody>,
 ) -> ApiResult<Response> {
-    let progress = short(&body.progress, MAX_PROGRESS_BYTES, "/progress")?;
-    let token = token(&body.lease_token)?;
+    let progress = serialize_bounded(&body.progress, MAX_PROGRESS_BYTES, "/progress")?;
+    let token = parse_lease_token(&body.lease_token)?;
     app.change(&caller, move |tx, _| {
-        let kept = kith_jobs::store_progress(tx, id, token, &progress)?;
-        if kept { Ok(Answer::no_content()) } else { Err(refusal(tx, id)) }
+        let stored = kith_jobs::keep_progress(tx, id, token, &progress)?;
+        if stored { Ok(Answer::no_content()) } else { Err(stale_or_not_found(tx, id)) }
     })
     .await
 }
@@ -363,10 +224,10 @@ async fn log_line(
         |text: &str, rules, at| Text::parse(text, rules, at).map_err(|fault| Problem::invalid(vec![fault]));
     let level = text(body.level.as_deref().unwrap_or("info"), LEVEL, "/level")?.into_string();
     let line = text(&body.line, LINE, "/line")?.into_string();
-    let token = token(&body.lease_token)?;
+    let token = parse_lease_token(&body.lease_token)?;
     app.change(&caller, move |tx, ctx| {
-        let kept = kith_jobs::append_log(tx, ctx, id, token, &level, &line)?;
-        if kept { Ok(Answer::no_content()) } else { Err(refusal(tx, id)) }
+        let stored = kith_jobs::keep_log(tx, ctx, id, token, &level, &line)?;
+        if stored { Ok(Answer::no_content()) } else { Err(stale_or_not_found(tx, id)) }
     })
     .await
 }
@@ -379,7 +240,7 @@ async fn log_line(
     params(("id" = i64, Path, description = "ID of the job.")),
     request_body = CompleteBody,
     responses(
-        (status = 200, body = Ended),
+        (status = 200, body = EndedJob),
         (status = 409, description = "`stale_attempt`"),
     )
 )]
@@ -389,20 +250,21 @@ async fn complete_job(
     PathId(id): PathId<i64>,
     Json(body): Json<CompleteBody>,
 ) -> ApiResult<Response> {
-    let result = body.result.map(|result| short(&result, MAX_RESULT_BYTES, "/result")).transpose()?;
-    end(&app, &caller, id, token(&body.lease_token)?, Ok(JobOutput { result })).await
+    let result =
+        body.result.map(|result| serialize_bounded(&result, MAX_RESULT_BYTES, "/result")).transpose()?;
+    end_attempt(&app, &caller, id, parse_lease_token(&body.lease_token)?, Ok(Done { result })).await
 }
 
 /// Fail a job
 ///
-/// Ends the attempt without success. `then` decides whether the job is retried, moved to the dead letters,
+/// Ends the attempt without success. `action` decides whether the job is retried, moved to the dead letters,
 /// run later or cancelled. Requires the permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/fail", security(("bearer" = ["jobs.work"])),
     params(("id" = i64, Path, description = "ID of the job.")),
     request_body = FailBody,
     responses(
-        (status = 200, body = Ended),
+        (status = 200, body = EndedJob),
         (status = 409, description = "`stale_attempt`"),
     )
 )]
@@ -412,90 +274,92 @@ async fn fail_job(
     PathId(id): PathId<i64>,
     Json(body): Json<FailBody>,
 ) -> ApiResult<Response> {
-    let token = token(&body.lease_token)?;
+    let token = parse_lease_token(&body.lease_token)?;
     let error = body.into_error().map_err(|fault| Problem::invalid(vec![fault]))?;
-    end(&app, &caller, id, token, Err(error)).await
+    end_attempt(&app, &caller, id, token, Err(error)).await
 }
 
 impl FailBody {
     fn into_error(self) -> Result<JobError, FieldError> {
         check_ms(self.wait_ms, "/wait_ms")?;
         let why = self.error.map(|error| error.replace('\0', ""));
-        let needed = |field: &'static str| {
-            FieldError::new(field, "missing", "This field is required for this value of `then`.")
+        let missing = |field: &'static str| {
+            FieldError::new(field, "missing", "This field is required for this value of `action`.")
         };
-        Ok(match (self.then, why, self.wait_ms) {
-            (Then::Retry, Some(why), None) => JobError::RetryPolicy(why),
-            (Then::Retry, Some(why), Some(wait)) => JobError::RetryIn { why, wait: ms(wait) },
-            (Then::Discard, Some(why), _) => JobError::Discard(why),
-            (Then::Retry | Then::Discard, None, _) => return Err(needed("/error")),
-            (Then::Snooze, _, Some(wait)) => JobError::Snooze(ms(wait)),
-            (Then::Snooze, _, None) => return Err(needed("/wait_ms")),
-            (Then::Cancel, ..) => JobError::Cancelled,
+        Ok(match (self.action, why, self.wait_ms) {
+            (FailureAction::Retry, Some(why), None) => JobError::Retry(why),
+            (FailureAction::Retry, Some(why), Some(wait)) => {
+                JobError::RetryIn { why, wait: duration_ms(wait) }
+            }
+            (FailureAction::Discard, Some(why), _) => JobError::Discard(why),
+            (FailureAction::Retry | FailureAction::Discard, None, _) => return Err(missing("/error")),
+            (FailureAction::Snooze, _, Some(wait)) => JobError::Snooze(duration_ms(wait)),
+            (FailureAction::Snooze, _, None) => return Err(missing("/wait_ms")),
+            (FailureAction::Cancel, ..) => JobError::Cancelled,
         })
     }
 }
 
 /// Data for the metrics of an ended attempt.
-struct Counted {
+struct AttemptMetrics {
     queue: String,
     kind: String,
-    told: ReportOutcome,
+    report: Told,
     took: Duration,
 }
 
-async fn end(
+async fn end_attempt(
     app: &App,
     caller: &Principal,
     id: i64,
     token: ClaimToken,
-    outcome: Result<JobOutput, JobError>,
+    outcome: Result<Done, JobError>,
 ) -> ApiResult<Response> {
-    let counted = Arc::new(Mutex::new(None));
-    let count = Arc::clone(&counted);
+    let metrics = Arc::new(Mutex::new(None));
+    let count = Arc::clone(&metrics);
     let response = app.change(caller, move |tx, ctx| {
         let job = queries::find_job(tx, id)?;
-        let told = kith_jobs::report_leased(tx, ctx, id, token, outcome.clone())?;
-        let ended = match told {
-            ReportOutcome::Finished(state) => Ended { state: state.into(), run_at: None },
-            ReportOutcome::Rescheduled(at) => Ended { state: JobState::Scheduled.into(), run_at: Some(at) },
-            ReportOutcome::Stale => return Err(JobsError::Stale),
+        let report = kith_jobs::report_leased(tx, ctx, id, token, outcome.clone())?;
+        let ended = match report {
+            Told::Ended(state) => EndedJob { state: state.into(), run_at: None },
+            Told::Again(at) => EndedJob { state: JobState::Scheduled.into(), run_at: Some(at) },
+            Told::Stale => return Err(JobsError::Stale),
         };
         let took = job.started_at.map_or(Duration::ZERO, |at| ctx.now.since(at));
-        let done = Counted { queue: job.queue, kind: job.kind, told, took };
+        let done = AttemptMetrics { queue: job.queue, kind: job.kind, report, took };
         *count.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
         Ok(Answer::ok(ended))
     });
     let response = response.await?;
-    if let Some(Counted { queue, kind, told, took }) =
-        counted.lock().unwrap_or_else(PoisonError::into_inner).take()
+    if let Some(AttemptMetrics { queue, kind, report, took }) =
+        metrics.lock().unwrap_or_else(PoisonError::into_inner).take()
     {
-        app.jobs.count_leased(&queue, &kind, &told, took);
+        app.jobs.count_leased(&queue, &kind, &report, took);
     }
     Ok(response)
 }
 
 /// Parses a lease token.
-fn token(text: &str) -> Result<ClaimToken, Problem> {
+fn parse_lease_token(text: &str) -> Result<ClaimToken, Problem> {
     let malformed =
         || FieldError::new("/lease_token", "malformed", "Send the `lease_token` that the claim returned.");
     text.parse().map_err(|_| Problem::invalid(vec![malformed()]))
 }
 
 /// Returns the error for a report with a lease token that is not current: unknown job or stale attempt.
-fn refusal(tx: &Tx<'_>, id: i64) -> JobsError {
+fn stale_or_not_found(tx: &Tx<'_>, id: i64) -> JobsError {
     queries::find_job(tx, id).map_or_else(|error| error, |_| JobsError::Stale)
 }
 
-/// Serializes JSON. Rejects text longer than `most` bytes.
-fn short(value: &Value, most: usize, at: &'static str) -> Result<String, Problem> {
+/// Serializes JSON. Rejects text longer than `max_bytes`.
+fn serialize_bounded(value: &Value, max_bytes: usize, at: &'static str) -> Result<String, Problem> {
     let text = value.to_string();
-    if text.len() <= most {
+    if text.len() <= max_bytes {
         return Ok(text);
     }
     Err(Problem::invalid(vec![FieldError::new(
         at,
         "too_long",
-        format!("Expected at most {most} bytes of JSON."),
+        format!("Expected at most {max_bytes} bytes of JSON."),
     )]))
 }

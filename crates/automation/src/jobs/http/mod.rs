@@ -1,5 +1,6 @@
 //! HTTP endpoints of jobs and queues, and the problems for their errors.
 
+mod claims;
 mod events;
 mod jobs;
 mod kinds;
@@ -15,30 +16,30 @@ use super::model::JobsError;
 static STALE_ATTEMPT: ProblemCode =
     ProblemCode { code: "stale_attempt", status: 409, title: "Stale attempt" };
 static JOB_ENDED: ProblemCode = ProblemCode { code: "job_ended", status: 409, title: "Job ended" };
-static JOB_UNDER_WAY: ProblemCode =
-    ProblemCode { code: "job_under_way", status: 409, title: "Job not retryable" };
+static JOB_NOT_RETRYABLE: ProblemCode =
+    ProblemCode { code: "job_not_retryable", status: 409, title: "Job not retryable" };
 
 static UNIQUE_KEY_HELD: ProblemCode =
     ProblemCode { code: "unique_key_held", status: 409, title: "Unique key held" };
 
 /// Problems of these handlers, in addition to the general ones.
-pub const PROBLEMS: &[&ProblemCode] = &[&STALE_ATTEMPT, &JOB_ENDED, &JOB_UNDER_WAY, &UNIQUE_KEY_HELD];
+pub const PROBLEMS: &[&ProblemCode] = &[&STALE_ATTEMPT, &JOB_ENDED, &JOB_NOT_RETRYABLE, &UNIQUE_KEY_HELD];
 
 /// Returns the routes of jobs, job kinds and queues.
 pub fn routes() -> Routes {
-    let of_workers = Routes::new()
+    let job_routes = Routes::new()
         .merge(jobs::routes())
-        .merge(tagged("Workers", leases::routes()))
+        .merge(tagged("Workers", claims::routes().merge(leases::routes())))
         .merge(queues::routes())
         .merge(events::routes());
-    rate_limited(RateClass::Jobs, &[], of_workers).merge(kinds::routes())
+    rate_limited(RateClass::Jobs, &[], job_routes).merge(kinds::routes())
 }
 
 impl From<JobsError> for Problem {
     fn from(error: JobsError) -> Self {
         match error {
-            JobsError::Faults(faults) => Self::invalid(faults),
-            JobsError::Unvalidated(awaits) => awaits.into(),
+            JobsError::Invalid(faults) => Self::invalid(faults),
+            JobsError::Unvalidated(error) => error.into(),
             JobsError::NotFound => Self::new(
                 &problems::NOT_FOUND,
                 "This job or job kind does not exist, or the job is no longer stored.",
@@ -47,20 +48,20 @@ impl From<JobsError> for Problem {
                 let detail = "The lease has expired, or the attempt was cancelled or has ended. Nothing was changed. Stop working on this job.";
                 Self::new(&STALE_ATTEMPT, detail)
             }
-            JobsError::HadEnded => {
+            JobsError::AlreadyEnded => {
                 Self::new(&JOB_ENDED, "The job has already ended, so it cannot be cancelled.")
             }
-            JobsError::UnderWay => Self::new(
-                &JOB_UNDER_WAY,
+            JobsError::NotRetryable => Self::new(
+                &JOB_NOT_RETRYABLE,
                 "The job is ready, running or blocked. Only scheduled, dead and ended jobs can be retried.",
             ),
-            JobsError::KeyHeld(holder) => {
+            JobsError::UniqueKeyHeld(holder) => {
                 let detail =
                     format!("Job {holder} has the same unique key. Retry this job once that key is free.");
                 Self::new(&UNIQUE_KEY_HELD, detail)
             }
-            JobsError::Reserved { what, name } => {
-                let detail = format!("The {what} {name} is reserved for the server. Use another name.");
+            JobsError::Reserved { resource, name } => {
+                let detail = format!("The {resource} {name} is reserved for the server. Use another name.");
                 Self::new(&problems::RESERVED, detail)
             }
             JobsError::Changed => Self::new(

@@ -11,8 +11,8 @@ use utoipa_axum::routes;
 use super::super::commands::{self, MAX_DRAINED_JOBS};
 use super::super::model::{JobsError, QueueDetails, QueueLimits, QueueLimitsBody, QueueName, Queues};
 use super::super::queries;
-use super::super::rules::check_operator;
-use super::jobs::JobsDone;
+use super::super::rules::reject_reserved_for_api_key;
+use super::jobs::JobsAffected;
 
 pub fn routes() -> Routes {
     Routes::new()
@@ -26,7 +26,7 @@ pub fn routes() -> Routes {
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct PastQuery {
+struct QueueHistoryQuery {
     /// Start of the history to return, at most two days ago. Default: one hour ago.
     since: Option<Timestamp>,
 }
@@ -56,14 +56,14 @@ async fn list_queues(
     params((
         "queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
         description = "Name of the queue: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
-    ), PastQuery),
+    ), QueueHistoryQuery),
     responses((status = 200, body = QueueDetails))
 )]
 async fn get_queue(
     State(app): State<App>,
     Allowed { caller, .. }: Allowed<ReadJobs>,
     PathId(QueueName(queue)): PathId<QueueName>,
-    Query(past): Query<PastQuery>,
+    Query(past): Query<QueueHistoryQuery>,
 ) -> ApiResult<Json<QueueDetails>> {
     Ok(Json(app.db.export(move |q| queries::get_queue(q, &caller.ctx, &queue, past.since)).await?))
 }
@@ -88,7 +88,7 @@ async fn limit_queue(
     PathId(QueueName(queue)): PathId<QueueName>,
     Json(body): Json<QueueLimitsBody>,
 ) -> ApiResult<Response> {
-    check_operator(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
+    reject_reserved_for_api_key(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
     app.change(&caller, move |tx, ctx| commands::limit_queue(tx, ctx, &queue, &body).map(Answer::ok)).await
 }
 
@@ -109,7 +109,7 @@ async fn pause_queue(
     Allowed { caller, .. }: Allowed<WriteQueues>,
     PathId(QueueName(queue)): PathId<QueueName>,
 ) -> ApiResult<Response> {
-    check_operator(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
+    reject_reserved_for_api_key(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
     app.change(&caller, move |tx, ctx| commands::pause_queue(tx, ctx, &queue, true).map(Answer::ok)).await
 }
 
@@ -130,7 +130,7 @@ async fn resume_queue(
     Allowed { caller, .. }: Allowed<WriteQueues>,
     PathId(QueueName(queue)): PathId<QueueName>,
 ) -> ApiResult<Response> {
-    check_operator(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
+    reject_reserved_for_api_key(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
     app.change(&caller, move |tx, ctx| commands::pause_queue(tx, ctx, &queue, false).map(Answer::ok)).await
 }
 
@@ -144,17 +144,17 @@ async fn resume_queue(
         "queue" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
         description = "Name of the queue: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
     )),
-    responses((status = 200, body = JobsDone))
+    responses((status = 200, body = JobsAffected))
 )]
 async fn drain_queue(
     State(app): State<App>,
     Allowed { caller, .. }: Allowed<WriteQueues>,
     PathId(QueueName(queue)): PathId<QueueName>,
 ) -> ApiResult<Response> {
-    check_operator(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
+    reject_reserved_for_api_key(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
     app.change(&caller, move |tx, ctx| {
         let jobs = commands::drain_queue(tx, ctx, &queue)?;
-        Ok::<_, JobsError>(Answer::ok(JobsDone { jobs, more: jobs >= MAX_DRAINED_JOBS }))
+        Ok::<_, JobsError>(Answer::ok(JobsAffected { jobs, more: jobs >= MAX_DRAINED_JOBS }))
     })
     .await
 }

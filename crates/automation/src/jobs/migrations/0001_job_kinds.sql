@@ -1,5 +1,5 @@
 -- up
--- What other programs declare of the kinds of jobs that they enqueue and run.
+-- Declared job kinds: payload schemas and defaults.
 CREATE TABLE job_kinds (
     kind TEXT PRIMARY KEY,
     queue TEXT,

@@ -104,10 +104,10 @@ pub struct Job {
     /// Last failures, oldest first.
     pub errors: Vec<JobFailure>,
     /// Number of unfinished jobs that this job waits for.
-    pub waiting_for: i64,
+    pub pending_dependencies: i64,
     /// Time at which cancellation of the running job was requested; `null` if it was not.
     #[schema(required = true)]
-    pub cancel_asked_at: Option<Timestamp>,
+    pub cancel_requested_at: Option<Timestamp>,
     /// Actor that enqueued the job, such as a user or an API key; `null` if unknown.
     #[schema(required = true)]
     pub source: Option<String>,
@@ -130,7 +130,7 @@ pub struct JobLogLine {
 
 /// Job that another job waits or waited for.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct AwaitedJob {
+pub struct JobDependency {
     /// Job ID.
     pub id: i64,
     /// Final state of the job; `null` until it has ended.
@@ -148,7 +148,7 @@ pub struct AwaitedJob {
 pub struct JobDetails {
     /// State and settings of the job.
     #[serde(flatten)]
-    pub about: Job,
+    pub job: Job,
     /// Payload, any JSON value.
     pub payload: StoredJson,
     /// Result, any JSON value; `null` if there is none.
@@ -157,7 +157,7 @@ pub struct JobDetails {
     /// Last log lines.
     pub log: Vec<JobLogLine>,
     /// Jobs that this job waits or waited for.
-    pub awaits: Vec<AwaitedJob>,
+    pub dependencies: Vec<JobDependency>,
 }
 
 /// Job claimed by a worker.
@@ -208,7 +208,7 @@ impl From<LogLine> for JobLogLine {
     }
 }
 
-impl From<DependencyResult> for AwaitedJob {
+impl From<DependencyResult> for JobDependency {
     fn from(DependencyResult { job, state, result, is_result_omitted }: DependencyResult) -> Self {
         Self { id: job, state: state.map(JobStatus::from), result: read_json(result), is_result_omitted }
     }
@@ -248,8 +248,8 @@ impl From<JobRecord> for Job {
             finished_at: job.finished_at,
             progress: read_json(job.progress),
             errors: job.errors.into_iter().map(JobFailure::from).collect(),
-            waiting_for: job.waiting_for,
-            cancel_asked_at: job.cancel_requested_at,
+            pending_dependencies: job.waiting_for,
+            cancel_requested_at: job.cancel_requested_at,
             source: job.source,
             created_at: job.created_at,
         }

@@ -30,9 +30,9 @@ impl RetryBody {
     /// Converts the policy into the engine's type.
     pub fn policy(&self) -> RetryPolicy {
         let ms = |ms: i64| std::time::Duration::from_millis(ms.unsigned_abs());
-        let usual = RetryPolicy::DEFAULT;
+        let defaults = RetryPolicy::DEFAULT;
         RetryPolicy::times(self.max_attempts)
-            .waiting(self.base_ms.map_or(usual.base, ms), self.cap_ms.map_or(usual.cap, ms))
+            .waiting(self.base_ms.map_or(defaults.base, ms), self.cap_ms.map_or(defaults.cap, ms))
     }
 
     /// Checks the number of attempts and the delays. `at` is the JSON Pointer of the policy.

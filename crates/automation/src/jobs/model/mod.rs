@@ -13,12 +13,12 @@ use kith_kernel::FieldError;
 use kith_store::Error;
 use thiserror::Error;
 
-pub use job::{AwaitedJob, ClaimedJob, ClaimedJobs, Job, JobDetails, JobLogLine, JobStatus, read_json};
+pub use job::{ClaimedJob, ClaimedJobs, Job, JobDependency, JobDetails, JobLogLine, JobStatus, read_json};
 pub use kind::{JobKind, JobKindBody, RetryBody};
 pub use new_job::{EnqueuedJob, EnqueuedJobs, NewJobBody, NewJobsBody, OnFailureBody, UniqueBody};
 pub use queue::{
-    Queue, QueueDepth, QueueDetails, QueueLimits, QueueLimitsBody, QueueMinute, QueueMoment, QueueName,
-    QueueTally, Queues,
+    Queue, QueueDepth, QueueDetails, QueueLimits, QueueLimitsBody, QueueMinute, QueueName, QueueSample,
+    QueueThroughput, Queues,
 };
 
 /// Upper bound for delays, periods and timeouts in milliseconds: ten years.
@@ -29,7 +29,7 @@ const MAX_MS: i64 = 10 * 366 * 86_400_000;
 pub enum JobsError {
     /// The input is invalid.
     #[error("invalid input")]
-    Faults(Vec<FieldError>),
+    Invalid(Vec<FieldError>),
     /// Payloads have not been validated against the present schemas of their kinds.
     #[error(transparent)]
     Unvalidated(#[from] NotValidated),
@@ -41,21 +41,21 @@ pub enum JobsError {
     Stale,
     /// The job has ended.
     #[error("the job has ended")]
-    HadEnded,
+    AlreadyEnded,
     /// The job is ready, running or blocked, so it cannot be retried.
     #[error("the job cannot be retried")]
-    UnderWay,
+    NotRetryable,
     /// Another job, with this ID, holds the unique key.
     #[error("job {0} holds the unique key")]
-    KeyHeld(i64),
+    UniqueKeyHeld(i64),
     /// The settings have changed since they were read.
     #[error("the settings have changed since they were read")]
     Changed,
     /// A module reserves this queue, job kind or schedule for its own work.
-    #[error("the {what} {name} is reserved")]
+    #[error("the {resource} {name} is reserved")]
     Reserved {
         /// `queue`, `job kind` or `schedule`.
-        what: &'static str,
+        resource: &'static str,
         /// Reserved name.
         name: String,
     },
@@ -66,13 +66,13 @@ pub enum JobsError {
 
 impl From<FieldError> for JobsError {
     fn from(fault: FieldError) -> Self {
-        Self::Faults(vec![fault])
+        Self::Invalid(vec![fault])
     }
 }
 
 impl From<Invalid> for JobsError {
     fn from(invalid: Invalid) -> Self {
-        fault_at("", &invalid).into()
+        field_error("", &invalid).into()
     }
 }
 
@@ -100,7 +100,7 @@ impl From<EnqueueError> for JobsError {
 }
 
 /// Converts an error of the engine into a field error below the JSON Pointer `at`.
-pub fn fault_at(at: &str, Invalid { field, why }: &Invalid) -> FieldError {
+pub fn field_error(at: &str, Invalid { field, why }: &Invalid) -> FieldError {
     FieldError::new(format!("{at}/{}", field.replace('.', "/")), "invalid", format!("The value {why}."))
 }
 
@@ -116,6 +116,6 @@ pub fn check_ms(ms: Option<i64>, at: &str) -> Result<(), FieldError> {
 }
 
 /// Converts checked milliseconds into a duration.
-pub fn ms(ms: i64) -> Duration {
+pub fn duration_ms(ms: i64) -> Duration {
     Duration::from_millis(ms.unsigned_abs())
 }

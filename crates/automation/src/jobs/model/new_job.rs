@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{RetryBody, check_ms, ms};
+use super::{RetryBody, check_ms, duration_ms};
 
 /// Uniqueness of a job.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -35,7 +35,7 @@ pub enum OnConflictBody {
     Keep,
     /// Replace payload, priority and run time of the existing job while it waits.
     Replace,
-    /// Replace them and count the delay anew, so that requests in quick succession run once, after the last.
+    /// Replace them and restart the delay, so that requests in quick succession run once, after the last.
     /// If the existing job is running, enqueue a successor that runs after it.
     Debounce,
     /// Enqueue nothing and return the existing job, also after it has ended, within `period_ms`. Requires
@@ -164,7 +164,7 @@ impl UniqueBody {
     /// Converts the uniqueness into the engine's type.
     pub fn policy(&self) -> Unique {
         let unique = self.key.as_ref().map_or_else(Unique::arguments, Unique::key);
-        unique.within(ms(self.period_ms.unwrap_or(0))).on_conflict(match self.on_conflict {
+        unique.within(duration_ms(self.period_ms.unwrap_or(0))).on_conflict(match self.on_conflict {
             OnConflictBody::Keep | OnConflictBody::Throttle => OnConflict::Keep,
             OnConflictBody::Replace => OnConflict::Replace,
             OnConflictBody::Debounce => OnConflict::Debounce,

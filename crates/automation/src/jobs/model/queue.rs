@@ -125,7 +125,7 @@ impl From<&QueueSample> for QueueDepth {
 
 /// Throughput of a queue within a period.
 #[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
-pub struct QueueTally {
+pub struct QueueThroughput {
     /// Attempts that started.
     pub started: i64,
     /// Jobs that completed.
@@ -140,7 +140,7 @@ pub struct QueueTally {
     pub wait_ms: i64,
 }
 
-impl QueueTally {
+impl QueueThroughput {
     /// Adds the figures of a minute.
     pub fn add(&mut self, minute: &Minute) {
         self.started += minute.tally.started;
@@ -162,7 +162,7 @@ pub struct Queue {
     /// Present number of jobs by state.
     pub depth: QueueDepth,
     /// Throughput of the last five minutes. Nodes record it every few seconds.
-    pub lately: QueueTally,
+    pub recent: QueueThroughput,
 }
 
 /// All queues that have jobs, settings or recent activity.
@@ -192,12 +192,12 @@ pub struct QueueMinute {
     /// Start of the minute.
     pub minute: Timestamp,
     /// Throughput in this minute.
-    pub tally: QueueTally,
+    pub throughput: QueueThroughput,
 }
 
 /// Depth of a queue at one time.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct QueueMoment {
+pub struct QueueSample {
     /// Time of the sample.
     pub at: Timestamp,
     /// Number of jobs by state.
@@ -209,9 +209,9 @@ pub struct QueueMoment {
 pub struct QueueDetails {
     /// Settings and present state of the queue.
     #[serde(flatten)]
-    pub about: Queue,
+    pub queue: Queue,
     /// Throughput per minute. Minutes without activity are omitted.
     pub minutes: Vec<QueueMinute>,
     /// Samples of the depth, at most 500.
-    pub moments: Vec<QueueMoment>,
+    pub samples: Vec<QueueSample>,
 }

@@ -4,13 +4,14 @@ use kith_kernel::{Actor, Ctx, UserId};
 use kith_store::{Error, Tx};
 
 use super::super::model::{
-    BondError, BondId, Former, History, Living, Pair, PartnerRequestId, RequestStatus, restorable_until,
+    ActiveBond, BondError, BondHistoryEntry, BondId, FormerBond, Pair, PartnerRequestId, RequestStatus,
+    restorable_until,
 };
 use super::super::{events, queries, rows};
-use super::expiring::{expire, untold};
+use super::expiring::{audit_context, expire};
 
 /// Returns the former bond of a pair, if it can be restored now.
-pub fn find_restorable(tx: &Tx<'_>, ctx: &Ctx, pair: Pair) -> Result<Option<Former>, Error> {
+pub fn find_restorable(tx: &Tx<'_>, ctx: &Ctx, pair: Pair) -> Result<Option<FormerBond>, Error> {
     let former = rows::find_former(tx, pair)?;
     Ok(former.filter(|former| restorable_until(former.ended_at) >= ctx.now))
 }
@@ -33,8 +34,8 @@ pub fn form_bond(
         return Err(BondError::SlotOccupied);
     }
     let [a, b] = pair.users();
-    rows::forget_refusals(tx, a, b, true)?;
-    decide_others(tx, ctx, pair, accepted, id)?;
+    rows::delete_refusals(tx, a, b, true)?;
+    supersede_others(tx, ctx, pair, accepted, id)?;
     match &former {
         Some(_) => {
             tx.audit(ctx, "bond.restored", id);
@@ -49,7 +50,7 @@ pub fn form_bond(
 }
 
 /// Marks `accepted` as accepted and supersedes all other pending requests of both users.
-fn decide_others(
+fn supersede_others(
     tx: &Tx<'_>,
     ctx: &Ctx,
     pair: Pair,
@@ -69,8 +70,8 @@ fn decide_others(
     // Audit other users' requests as the system: the activity of the caller must not reveal them.
     let others = ctx.with_actor(Actor::System("bonds"));
     for parties in closed {
-        let concerns = |user| Some(user) == ctx.actor.user_id();
-        let own = concerns(parties.from) || parties.to.is_some_and(concerns);
+        let is_caller = |user| Some(user) == ctx.actor.user_id();
+        let own = is_caller(parties.from) || parties.to.is_some_and(is_caller);
         tx.audit(if own { ctx } else { &others }, "partner_request.superseded", parties.request);
         tx.emit(ctx, events::request_closed(parties, pair.users().contains(&parties.from)));
     }
@@ -81,27 +82,38 @@ fn decide_others(
 ///
 /// # Errors
 /// Returns [`BondError::NotBonded`] if the user has no active bond.
-pub fn break_up(tx: &Tx<'_>, ctx: &Ctx, user: UserId, reason: Option<&str>) -> Result<History, BondError> {
-    let bond = lock_bond(tx, user)?.ok_or(BondError::NotBonded)?;
-    end(tx, ctx, bond, user, reason)?;
+pub fn break_up(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    user: UserId,
+    reason: Option<&str>,
+) -> Result<BondHistoryEntry, BondError> {
+    let bond = lock_active_bond(tx, user)?.ok_or(BondError::NotBonded)?;
+    end_active_bond(tx, ctx, bond, user, reason)?;
     queries::get_history(tx, user, bond.id, ctx.now)
 }
 
 /// Locks `user` and their partner, if any, and returns their active bond.
-fn lock_bond(tx: &Tx<'_>, user: UserId) -> Result<Option<Living>, Error> {
-    let people = |bond: Option<Living>| bond.map_or(vec![user], |bond| bond.users.to_vec());
-    let seen = rows::find_living(tx, user)?;
-    tx.lock("user", people(seen))?;
-    let bond = rows::find_living(tx, user)?;
+fn lock_active_bond(tx: &Tx<'_>, user: UserId) -> Result<Option<ActiveBond>, Error> {
+    let users_to_lock = |bond: Option<ActiveBond>| bond.map_or(vec![user], |bond| bond.users.to_vec());
+    let seen = rows::find_active_bond(tx, user)?;
+    tx.lock("user", users_to_lock(seen))?;
+    let bond = rows::find_active_bond(tx, user)?;
     if bond != seen {
         // A request was accepted meanwhile. If both transactions now deadlock, the store runs this one again.
-        tx.lock("user", people(bond))?;
-        return rows::find_living(tx, user);
+        tx.lock("user", users_to_lock(bond))?;
+        return rows::find_active_bond(tx, user);
     }
     Ok(bond)
 }
 
-fn end(tx: &Tx<'_>, ctx: &Ctx, bond: Living, by: UserId, reason: Option<&str>) -> Result<(), Error> {
+fn end_active_bond(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    bond: ActiveBond,
+    by: UserId,
+    reason: Option<&str>,
+) -> Result<(), Error> {
     rows::end_bond(tx, &bond, by, reason, ctx.now)?;
     tx.audit(ctx, "bond.ended", bond.id);
     tx.emit(ctx, events::bond_ended(bond.id, bond.users));
@@ -112,9 +124,9 @@ fn end(tx: &Tx<'_>, ctx: &Ctx, bond: Living, by: UserId, reason: Option<&str>) -
 ///
 /// # Errors
 /// Returns the store's error if a statement fails.
-pub fn end_all_of(tx: &Tx<'_>, ctx: &Ctx, user: UserId) -> Result<(), Error> {
-    if let Some(bond) = lock_bond(tx, user)? {
-        end(tx, ctx, bond, user, None)?;
+pub fn end_all_for_user(tx: &Tx<'_>, ctx: &Ctx, user: UserId) -> Result<(), Error> {
+    if let Some(bond) = lock_active_bond(tx, user)? {
+        end_active_bond(tx, ctx, bond, user, None)?;
     }
     for parties in rows::end_pending(tx, user, ctx.now)? {
         if parties.from == user {
@@ -133,7 +145,7 @@ pub fn end_all_of(tx: &Tx<'_>, ctx: &Ctx, user: UserId) -> Result<(), Error> {
 ///
 /// # Errors
 /// Returns the store's error if a statement fails.
-pub fn open_door(tx: &Tx<'_>, ctx: &Ctx, one: UserId, other: UserId) -> Result<(), Error> {
+pub fn handle_unblock(tx: &Tx<'_>, ctx: &Ctx, one: UserId, other: UserId) -> Result<(), Error> {
     for (from, to) in [(one, other), (other, one)] {
         while let Some(withheld) = rows::find_withheld(tx, from, to, ctx.now)? {
             // Audit as the system: the sender must not learn who blocked or unblocked.
@@ -148,15 +160,15 @@ pub fn open_door(tx: &Tx<'_>, ctx: &Ctx, one: UserId, other: UserId) -> Result<(
 ///
 /// # Errors
 /// Returns the store's error if a statement fails.
-pub fn close_door(tx: &Tx<'_>, ctx: &Ctx, blocker: UserId, blocked: UserId) -> Result<(), Error> {
-    let Ok(pair) = Pair::of(blocker, blocked) else { return Ok(()) };
-    if let Some(bond) = rows::find_living(tx, blocker)?.filter(|bond| bond.users == pair.users()) {
-        end(tx, ctx, bond, blocker, None)?;
+pub fn handle_block(tx: &Tx<'_>, ctx: &Ctx, blocker: UserId, blocked: UserId) -> Result<(), Error> {
+    let Ok(pair) = Pair::new(blocker, blocked) else { return Ok(()) };
+    if let Some(bond) = rows::find_active_bond(tx, blocker)?.filter(|bond| bond.users == pair.users()) {
+        end_active_bond(tx, ctx, bond, blocker, None)?;
     }
     match rows::find_pending_between(tx, pair, ctx.now)? {
         Some(own) if own.from == blocker => {
             rows::withdraw_request(tx, own.request, ctx.now)?;
-            tx.audit(&untold(ctx, own), "partner_request.cancelled", own.request);
+            tx.audit(&audit_context(ctx, own), "partner_request.cancelled", own.request);
             tx.emit(ctx, events::request_withdrawn(own));
         }
         Some(theirs) => {

@@ -3,8 +3,8 @@
 use kith_kernel::{Ctx, UserId};
 use kith_store::Tx;
 
-use super::super::model::{BondError, Pair, Parties, PartnerRequest, PartnerRequestId, RequestStatus};
-use super::super::rules::{self, Deciding};
+use super::super::model::{BondError, Pair, PartnerRequest, PartnerRequestId, RequestParties, RequestStatus};
+use super::super::rules::{self, Decision};
 use super::super::{events, rows};
 use super::bonding::{find_restorable, form_bond};
 
@@ -12,7 +12,7 @@ use super::bonding::{find_restorable, form_bond};
 /// `expects_restoration`, it is accepted only if this restores a former bond.
 ///
 /// # Errors
-/// Returns [`BondError::RequestNotFound`], [`BondError::OnlyReceiver`], [`BondError::NotPending`],
+/// Returns [`BondError::RequestNotFound`], [`BondError::OnlyRecipient`], [`BondError::NotPending`],
 /// [`BondError::RestorationExpired`], or [`BondError::SlotOccupied`] if one of both users has a partner.
 pub fn accept(
     tx: &Tx<'_>,
@@ -22,10 +22,10 @@ pub fn accept(
     expects_restoration: bool,
 ) -> Result<PartnerRequest, BondError> {
     let (parties, mut request) = lock_request(tx, ctx, user, id)?;
-    match rules::may_answer(&request, user, RequestStatus::Accepted)? {
-        Deciding::Repeated => request.bond = rows::find_bond_of_request(tx, id, user)?,
-        Deciding::Now => {
-            let pair = Pair::of(parties.from, user)?;
+    match rules::decide_answer(&request, user, RequestStatus::Accepted)? {
+        Decision::Repeated => request.bond = rows::find_bond_of_request(tx, id, user)?,
+        Decision::Now => {
+            let pair = Pair::new(parties.from, user)?;
             if expects_restoration && find_restorable(tx, ctx, pair)?.is_none() {
                 return Err(BondError::RestorationExpired);
             }
@@ -41,7 +41,7 @@ pub fn accept(
 /// Rejects a request that `user` received. Rejecting it again changes nothing and returns the same.
 ///
 /// # Errors
-/// Returns [`BondError::RequestNotFound`], [`BondError::OnlyReceiver`] or [`BondError::NotPending`].
+/// Returns [`BondError::RequestNotFound`], [`BondError::OnlyRecipient`] or [`BondError::NotPending`].
 pub fn reject(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -49,10 +49,10 @@ pub fn reject(
     id: PartnerRequestId,
 ) -> Result<PartnerRequest, BondError> {
     let (parties, mut request) = lock_request(tx, ctx, user, id)?;
-    if rules::may_answer(&request, user, RequestStatus::Rejected)? == Deciding::Now {
+    if rules::decide_answer(&request, user, RequestStatus::Rejected)? == Decision::Now {
         rows::reject_request(tx, id, ctx.now)?;
-        let refusals = rows::find_refusals(tx, parties.from, user, parties.by_email)?;
-        rows::upsert_refusals(tx, parties.from, user, parties.by_email, refusals.and_rejected(ctx.now))?;
+        let refusals = rows::find_refusals(tx, parties.from, user, parties.is_by_email)?;
+        rows::upsert_refusals(tx, parties.from, user, parties.is_by_email, refusals.with_rejection(ctx.now))?;
         tx.audit(ctx, "partner_request.rejected", id);
         tx.emit(ctx, events::request_rejected(parties));
         request.status = RequestStatus::Rejected;
@@ -72,12 +72,18 @@ pub fn cancel(
     id: PartnerRequestId,
 ) -> Result<PartnerRequest, BondError> {
     let (parties, mut request) = lock_request(tx, ctx, user, id)?;
-    if rules::may_cancel(&request, user)? == Deciding::Now {
-        let waited = rows::cancel_request(tx, id, ctx.now)?;
-        let parties = Parties { to: parties.to.filter(|_| waited), ..parties };
-        if let Some(receiver) = parties.to {
-            let refusals = rows::find_refusals(tx, user, receiver, parties.by_email)?;
-            rows::upsert_refusals(tx, user, receiver, parties.by_email, refusals.and_cancelled(ctx.now))?;
+    if rules::decide_cancel(&request, user)? == Decision::Now {
+        let was_pending = rows::cancel_request(tx, id, ctx.now)?;
+        let parties = RequestParties { to: parties.to.filter(|_| was_pending), ..parties };
+        if let Some(recipient) = parties.to {
+            let refusals = rows::find_refusals(tx, user, recipient, parties.is_by_email)?;
+            rows::upsert_refusals(
+                tx,
+                user,
+                recipient,
+                parties.is_by_email,
+                refusals.with_cancellation(ctx.now),
+            )?;
         }
         tx.audit(ctx, "partner_request.cancelled", id);
         tx.emit(ctx, events::request_cancelled(parties));
@@ -93,7 +99,7 @@ fn lock_request(
     ctx: &Ctx,
     user: UserId,
     id: PartnerRequestId,
-) -> Result<(Parties, PartnerRequest), BondError> {
+) -> Result<(RequestParties, PartnerRequest), BondError> {
     let parties = rows::find_parties(tx, id)?.ok_or(BondError::RequestNotFound)?;
     tx.lock("user", std::iter::once(parties.from).chain(parties.to))?;
     // A block may have hidden the request before the lock was taken.

@@ -3,7 +3,7 @@
 use kith_kernel::{Actor, Ctx};
 use kith_store::{Error, Tx};
 
-use super::super::model::{Parties, PartnerRequestId};
+use super::super::model::{PartnerRequestId, RequestParties};
 use super::super::{events, rows};
 
 /// Records that a request has expired, counts it as a refusal step, and emits the event to those who saw it
@@ -11,11 +11,11 @@ use super::super::{events, rows};
 pub fn expire(tx: &Tx<'_>, ctx: &Ctx, id: PartnerRequestId) -> Result<(), Error> {
     let Some(parties) = rows::find_parties(tx, id)? else { return Ok(()) };
     let Some(expired) = rows::expire_request(tx, id)? else { return Ok(()) };
-    let parties = Parties { to: parties.to.filter(|_| expired.was_pending), ..parties };
-    if let Some(receiver) = parties.to {
-        let refusals = rows::find_refusals(tx, parties.from, receiver, parties.by_email)?;
-        let refusals = refusals.and_expired(expired.at);
-        rows::upsert_refusals(tx, parties.from, receiver, parties.by_email, refusals)?;
+    let parties = RequestParties { to: parties.to.filter(|_| expired.was_pending), ..parties };
+    if let Some(recipient) = parties.to {
+        let refusals = rows::find_refusals(tx, parties.from, recipient, parties.is_by_email)?;
+        let refusals = refusals.with_expiry(expired.at);
+        rows::upsert_refusals(tx, parties.from, recipient, parties.is_by_email, refusals)?;
     }
     tx.audit(ctx, "partner_request.expired", id);
     tx.emit(ctx, events::request_expired(parties));
@@ -24,6 +24,6 @@ pub fn expire(tx: &Tx<'_>, ctx: &Ctx, id: PartnerRequestId) -> Result<(), Error>
 
 /// Returns the context for auditing a request. If it was sent by e-mail address, the system is the actor: the
 /// sender's own activity must not reveal who has the address.
-pub fn untold(ctx: &Ctx, parties: Parties) -> Ctx {
-    if parties.by_email { ctx.with_actor(Actor::System("bonds")) } else { ctx.clone() }
+pub fn audit_context(ctx: &Ctx, parties: RequestParties) -> Ctx {
+    if parties.is_by_email { ctx.with_actor(Actor::System("bonds")) } else { ctx.clone() }
 }

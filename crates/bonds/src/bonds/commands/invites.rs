@@ -4,13 +4,13 @@ use kith_kernel::{Ctx, Timestamp, UserId};
 use kith_store::{Outcome, Query, Tx};
 
 use super::super::events;
-use super::super::model::{BondError, CodeHashes, INVITE_LIFETIME, InviteId, InvitePreview, WhoMayAsk};
-use super::super::rows::{self, LiveInvite};
+use super::super::model::{BondError, CodeHashes, INVITE_LIFETIME, InviteId, InvitePreview, RequestPolicy};
+use super::super::rows::{self, UsableInvite};
 use super::super::rules::{FAILED_ATTEMPTS_WINDOW, MAX_FAILED_ATTEMPTS, MAX_INVITES};
 
 /// Attempt to use an invite code.
 #[derive(Clone, Copy, Debug)]
-pub struct Tried {
+pub struct InviteAttempt {
     /// Keyed hashes of the code.
     pub code: CodeHashes,
     /// Keyed hashes of the user and of their client network, for which failed attempts are counted; `None` if
@@ -29,7 +29,7 @@ pub fn create_invite(
     code_hash: &[u8; 32],
 ) -> Result<(InviteId, Timestamp), BondError> {
     tx.lock("user", [inviter])?;
-    if rows::list_live_invites(tx, inviter, ctx.now)?.len() as i64 >= MAX_INVITES {
+    if rows::list_usable_invites(tx, inviter, ctx.now)?.len() as i64 >= MAX_INVITES {
         return Err(BondError::TooManyInvites);
     }
     let (id, expires_at) = (ctx.new_id(InviteId), ctx.now + INVITE_LIFETIME);
@@ -65,57 +65,66 @@ pub fn preview_invite(
     tx: &Tx<'_>,
     ctx: &Ctx,
     user: UserId,
-    tried: &Tried,
+    attempt: &InviteAttempt,
 ) -> Outcome<InvitePreview, BondError> {
-    use_code(tx, ctx, user, tried, |invite| {
+    redeem_code(tx, ctx, user, attempt, |invite| {
         // A preview would reveal that the inviter accepts no requests.
-        if rows::find_settings(tx, invite.inviter)?.who_may_ask == WhoMayAsk::Nobody {
+        if rows::find_settings(tx, invite.inviter)?.accepts_requests_from == RequestPolicy::Nobody {
             return Err(BondError::InviteNotFound);
         }
         Ok(InvitePreview { display_name: invite.display_name.clone(), expires_at: invite.expires_at })
     })
 }
 
-/// Runs `then` with the usable invite of a code. Counts an attempt with a code that cannot be used; too many
-/// of these reject further attempts with [`BondError::TooManyMisses`].
-pub fn use_code<T>(
+/// Runs `run` with the usable invite of a code. Counts an attempt with a code that cannot be used; too many
+/// of these reject further attempts with [`BondError::TooManyFailedAttempts`].
+pub fn redeem_code<T>(
     tx: &Tx<'_>,
     ctx: &Ctx,
     user: UserId,
-    tried: &Tried,
-    then: impl FnOnce(&LiveInvite) -> Result<T, BondError>,
+    attempt: &InviteAttempt,
+    run: impl FnOnce(&UsableInvite) -> Result<T, BondError>,
 ) -> Outcome<T, BondError> {
-    match may_try(tx, ctx, tried).and_then(|()| find(tx, ctx, user, tried)).and_then(|invite| then(&invite)) {
+    match check_failed_attempts(tx, ctx, attempt)
+        .and_then(|()| find(tx, ctx, user, attempt))
+        .and_then(|invite| run(&invite))
+    {
         Ok(done) => Outcome::Commit(done),
         // A block that was made meanwhile must look like a code that does not exist.
-        Err(BondError::InviteNotFound | BondError::ReceiverNotFound) => match count_miss(tx, ctx, tried) {
-            Ok(()) => Outcome::CommitRefusal(BondError::InviteNotFound),
-            Err(error) => Outcome::Rollback(error.into()),
-        },
+        Err(BondError::InviteNotFound | BondError::RecipientNotFound) => {
+            match record_failed_attempt(tx, ctx, attempt) {
+                Ok(()) => Outcome::CommitRefusal(BondError::InviteNotFound),
+                Err(error) => Outcome::Rollback(error.into()),
+            }
+        }
         Err(error) => Outcome::Rollback(error),
     }
 }
 
-fn find(q: &Query<'_>, ctx: &Ctx, user: UserId, tried: &Tried) -> Result<LiveInvite, BondError> {
-    rows::find_live_invite(q, tried.code, user, ctx.now)?.ok_or(BondError::InviteNotFound)
+fn find(q: &Query<'_>, ctx: &Ctx, user: UserId, attempt: &InviteAttempt) -> Result<UsableInvite, BondError> {
+    rows::find_usable_invite(q, attempt.code, user, ctx.now)?.ok_or(BondError::InviteNotFound)
 }
 
 /// Checks the limit of failed attempts. The lock serializes attempts of one subject.
-fn may_try(tx: &Tx<'_>, ctx: &Ctx, tried: &Tried) -> Result<(), BondError> {
-    let Some(subjects) = &tried.by else { return Ok(()) };
-    tx.lock("invite_misses", subjects.map(|subject| hex(&subject)))?;
+fn check_failed_attempts(tx: &Tx<'_>, ctx: &Ctx, attempt: &InviteAttempt) -> Result<(), BondError> {
+    let Some(subjects) = &attempt.by else { return Ok(()) };
+    tx.lock("failed_invite_attempts", subjects.map(|subject| hex(&subject)))?;
     for subject in subjects {
-        let (misses, first) = rows::find_misses(tx, subject, ctx.now - FAILED_ATTEMPTS_WINDOW)?;
-        if let Some(first) = first.filter(|_| misses >= MAX_FAILED_ATTEMPTS) {
-            return Err(BondError::TooManyMisses { wait: (first + FAILED_ATTEMPTS_WINDOW).since(ctx.now) });
+        let (failures, first) = rows::find_failed_attempts(tx, subject, ctx.now - FAILED_ATTEMPTS_WINDOW)?;
+        if let Some(first) = first.filter(|_| failures >= MAX_FAILED_ATTEMPTS) {
+            return Err(BondError::TooManyFailedAttempts {
+                wait: (first + FAILED_ATTEMPTS_WINDOW).since(ctx.now),
+            });
         }
     }
     Ok(())
 }
 
-fn count_miss(tx: &Tx<'_>, ctx: &Ctx, tried: &Tried) -> Result<(), kith_store::Error> {
-    let subjects = tried.by.iter().flatten();
-    subjects.into_iter().try_for_each(|subject| rows::insert_miss(tx, ctx.new_id(|id| id), subject, ctx.now))
+fn record_failed_attempt(tx: &Tx<'_>, ctx: &Ctx, attempt: &InviteAttempt) -> Result<(), kith_store::Error> {
+    let subjects = attempt.by.iter().flatten();
+    subjects
+        .into_iter()
+        .try_for_each(|subject| rows::insert_failed_attempt(tx, ctx.new_id(|id| id), subject, ctx.now))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -123,7 +132,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Spends an invite. Fails with [`BondError::InviteNotFound`] if another request was faster.
-pub fn spend(tx: &Tx<'_>, ctx: &Ctx, invite: &LiveInvite, by: UserId) -> Result<(), BondError> {
+pub fn spend_invite(tx: &Tx<'_>, ctx: &Ctx, invite: &UsableInvite, by: UserId) -> Result<(), BondError> {
     if !rows::spend_invite(tx, invite.id, by, ctx.now)? {
         return Err(BondError::InviteNotFound);
     }

@@ -7,17 +7,17 @@ mod invites;
 mod reporting;
 mod sending;
 
-pub use bonding::{break_up, close_door, end_all_of, open_door};
+pub use bonding::{break_up, end_all_for_user, handle_block, handle_unblock};
 pub use deciding::{accept, cancel, reject};
 pub use expiring::expire;
-pub use invites::{Tried, create_invite, preview_invite, revoke_invite};
+pub use invites::{InviteAttempt, create_invite, preview_invite, revoke_invite};
 pub use reporting::report;
-pub use sending::{Rules, Sent, send};
+pub use sending::{SendOutcome, SendingLimits, send};
 
 use kith_kernel::{Ctx, UserId};
 use kith_store::Tx;
 
-use super::model::{BondError, Settings};
+use super::model::{BondError, PartnerSettings};
 use super::{events, rows};
 
 /// Changes the partner settings of a user. Pending requests are not affected.
@@ -28,8 +28,8 @@ pub fn change_settings(
     tx: &Tx<'_>,
     ctx: &Ctx,
     user: UserId,
-    change: impl Fn(Settings) -> Settings,
-) -> Result<Settings, BondError> {
+    change: impl Fn(PartnerSettings) -> PartnerSettings,
+) -> Result<PartnerSettings, BondError> {
     tx.lock("user", [user])?;
     let known = rows::find_settings(tx, user)?;
     let settings = change(known);

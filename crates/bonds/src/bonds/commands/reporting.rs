@@ -10,7 +10,7 @@ use super::super::{events, rows};
 /// is `true` if the report is new.
 ///
 /// # Errors
-/// Returns [`BondError::RequestNotFound`], [`BondError::OnlyReceiver`], or [`BondError::NothingToReport`] if
+/// Returns [`BondError::RequestNotFound`], [`BondError::OnlyRecipient`], or [`BondError::NothingToReport`] if
 /// the request has no message.
 pub fn report(
     tx: &Tx<'_>,
@@ -22,7 +22,7 @@ pub fn report(
 ) -> Result<(RequestReport, bool), BondError> {
     let parties = rows::find_parties(tx, id)?.ok_or(BondError::RequestNotFound)?;
     if parties.from == user {
-        return Err(BondError::OnlyReceiver);
+        return Err(BondError::OnlyRecipient);
     }
     // The recipient may report the message after blocking its sender.
     let message = rows::find_received_message(tx, id, user)?.ok_or(BondError::RequestNotFound)?;

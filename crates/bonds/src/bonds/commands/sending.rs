@@ -7,18 +7,18 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::events;
 use super::super::model::{
-    Asked, BondError, Draft, Pair, Parties, PartnerRequest, PartnerRequestId, Receiver, RequestStatus,
-    restorable_until,
+    BondError, Pair, PartnerRequest, PartnerRequestId, Recipient, RequestDraft, RequestParties,
+    RequestRecipient, RequestStatus, restorable_until,
 };
-use super::super::rows::{self, LiveInvite, NewRequest};
-use super::super::rules::{self, REQUEST_LIFETIME, Sending, Standing, Tier, Way};
+use super::super::rows::{self, NewRequest, UsableInvite};
+use super::super::rules::{self, AddressingMode, REQUEST_LIFETIME, RateTier, SendContext, SendDecision};
 use super::bonding::form_bond;
-use super::expiring::{expire, untold};
-use super::invites::{self, Tried};
-use kith_accounts::accounts::{self, Email, Person};
+use super::expiring::{audit_context, expire};
+use super::invites::{self, InviteAttempt};
+use kith_accounts::accounts::{self, Email, UserSummary};
 
 /// Result of sending a request.
-pub enum Sent {
+pub enum SendOutcome {
     /// New request. If it crossed another one, it is accepted and has a bond.
     New(PartnerRequest),
     /// Identical request sent before. Nothing was changed.
@@ -27,11 +27,11 @@ pub enum Sent {
 
 /// Limits that apply to a sender.
 #[derive(Clone, Debug)]
-pub struct Rules {
+pub struct SendingLimits {
     /// Limits on new requests.
-    pub tiers: &'static [Tier],
+    pub tiers: &'static [RateTier],
     /// Attempt to use an invite code, if the request has one.
-    pub tried: Option<Tried>,
+    pub attempt: Option<InviteAttempt>,
 }
 
 /// Sends a partner request.
@@ -43,21 +43,21 @@ pub fn send(
     tx: &Tx<'_>,
     ctx: &Ctx,
     sender: UserId,
-    draft: &Draft,
-    rules: &Rules,
-) -> Outcome<Sent, BondError> {
+    draft: &RequestDraft,
+    limits: &SendingLimits,
+) -> Outcome<SendOutcome, BondError> {
     let sent = match &draft.to {
-        Receiver::User(receiver) => send_to(tx, ctx, sender, *receiver, draft, rules.tiers, None),
-        Receiver::Email(email) => send_to_address(tx, ctx, sender, email, draft, rules.tiers),
-        Receiver::Invite(_) => {
-            let Some(tried) = &rules.tried else { return Outcome::Rollback(BondError::InviteNotFound) };
-            match find_repeated_use(tx, ctx, sender, tried, draft) {
+        Recipient::User(recipient) => send_to_user(tx, ctx, sender, *recipient, draft, limits.tiers, None),
+        Recipient::Email(email) => send_to_email(tx, ctx, sender, email, draft, limits.tiers),
+        Recipient::Invite(_) => {
+            let Some(attempt) = &limits.attempt else { return Outcome::Rollback(BondError::InviteNotFound) };
+            match find_repeated_redemption(tx, ctx, sender, attempt, draft) {
                 Ok(None) => {}
-                Ok(Some(known)) => return Outcome::Commit(Sent::Repeated(known)),
+                Ok(Some(existing)) => return Outcome::Commit(SendOutcome::Repeated(existing)),
                 Err(error) => return Outcome::Rollback(error),
             }
-            return invites::use_code(tx, ctx, sender, tried, |invite| {
-                send_to(tx, ctx, sender, invite.inviter, draft, rules.tiers, Some(invite))
+            return invites::redeem_code(tx, ctx, sender, attempt, |invite| {
+                send_to_user(tx, ctx, sender, invite.inviter, draft, limits.tiers, Some(invite))
             });
         }
     };
@@ -68,122 +68,131 @@ pub fn send(
 }
 
 /// Sends a request to a user whose ID is known.
-fn send_to(
+fn send_to_user(
     tx: &Tx<'_>,
     ctx: &Ctx,
     sender: UserId,
-    receiver: UserId,
-    draft: &Draft,
-    tiers: &[Tier],
-    invite: Option<&LiveInvite>,
-) -> Result<Sent, BondError> {
-    let pair = Pair::of(sender, receiver)?;
+    recipient: UserId,
+    draft: &RequestDraft,
+    tiers: &[RateTier],
+    invite: Option<&UsableInvite>,
+) -> Result<SendOutcome, BondError> {
+    let pair = Pair::new(sender, recipient)?;
     tx.lock("user", pair.users())?;
-    let standing = rows::find_standing(tx, sender, receiver, pair, ctx.now)?;
-    let standing = standing.ok_or(BondError::ReceiverNotFound)?;
-    let way = if invite.is_some() { Way::Invite } else { Way::Id };
-    let sending = match rules::may_send(&standing, way, draft.message.as_deref(), ctx.now) {
-        Err(BondError::SlotOccupied) => return find_repeated(tx, ctx, sender, draft).map(Sent::Repeated),
-        Ok(Sending::Repeated(request)) => return Ok(Sent::Repeated(request.clone())),
-        Ok(Sending::Withheld) => return find_withheld(tx, ctx, sender, receiver, draft),
+    let context = rows::find_send_context(tx, sender, recipient, pair, ctx.now)?;
+    let context = context.ok_or(BondError::RecipientNotFound)?;
+    let mode = if invite.is_some() { AddressingMode::Invite } else { AddressingMode::Id };
+    let decision = match rules::decide_send(&context, mode, draft.message.as_deref(), ctx.now) {
+        Err(BondError::SlotOccupied) => {
+            return find_repeated(tx, ctx, sender, draft).map(SendOutcome::Repeated);
+        }
+        Ok(SendDecision::Repeated(request)) => return Ok(SendOutcome::Repeated(request.clone())),
+        Ok(SendDecision::Withheld) => return find_withheld(tx, ctx, sender, recipient, draft),
         other => other?,
     };
-    check_tiers(tx, ctx, sender, tiers)?;
+    check_rate_tiers(tx, ctx, sender, tiers)?;
     if let Some(invite) = invite {
-        invites::spend(tx, ctx, invite, sender)?;
+        invites::spend_invite(tx, ctx, invite, sender)?;
     }
-    make(tx, ctx, pair, &standing, draft, sending).map(Sent::New)
+    create_request(tx, ctx, pair, &context, draft, decision).map(SendOutcome::New)
 }
 
 /// Sends a request to an e-mail address. The sender cannot tell whether an account has the address, can be
 /// found by it or accepts requests: they always get a pending request. One that reaches no one stays pending
 /// until it expires.
-fn send_to_address(
+fn send_to_email(
     tx: &Tx<'_>,
     ctx: &Ctx,
     sender: UserId,
     email: &Email,
-    draft: &Draft,
-    tiers: &[Tier],
-) -> Result<Sent, BondError> {
-    let owner = accounts::find_address_owner(tx, &email.key)?;
+    draft: &RequestDraft,
+    tiers: &[RateTier],
+) -> Result<SendOutcome, BondError> {
+    let owner = accounts::find_email_owner(tx, &email.key)?;
     // Only verified addresses find their owner. The same queries run whether or not the address is known, so
     // that their duration reveals nothing.
-    let found = owner.filter(|owner| owner.is_proven && owner.user != sender);
-    let receiver = found.map_or_else(|| stand_in(email), |owner| owner.user);
-    let pair = Pair::of(sender, receiver)?;
+    let found = owner.filter(|owner| owner.is_verified && owner.user != sender);
+    let recipient = found.map_or_else(|| placeholder_user_id(email), |owner| owner.user);
+    let pair = Pair::new(sender, recipient)?;
     tx.lock("user", pair.users())?;
-    let standing = rows::find_standing(tx, sender, receiver, pair, ctx.now)?;
-    let standing = standing.ok_or(BondError::ReceiverNotFound)?;
+    let context = rows::find_send_context(tx, sender, recipient, pair, ctx.now)?;
+    let context = context.ok_or(BondError::RecipientNotFound)?;
     if owner.is_some_and(|owner| owner.user == sender) {
-        return Err(BondError::ToSelf);
+        return Err(BondError::SelfRequest);
     }
-    let known = rows::find_pending_by_address(tx, sender, &email.key, ctx.now)?;
-    if standing.sender_bonded {
-        return find_repeated(tx, ctx, sender, draft).map(Sent::Repeated);
+    let existing = rows::find_pending_by_address(tx, sender, &email.key, ctx.now)?;
+    if context.is_sender_bonded {
+        return find_repeated(tx, ctx, sender, draft).map(SendOutcome::Repeated);
     }
-    match known {
-        Some(known) if known.status == RequestStatus::Pending => return repeat(known, draft),
-        Some(lapsed) => expire(tx, ctx, lapsed.id)?,
+    match existing {
+        Some(existing) if existing.status == RequestStatus::Pending => {
+            return return_repeated(existing, draft);
+        }
+        Some(expired) => expire(tx, ctx, expired.id)?,
         None => {}
     }
-    check_tiers(tx, ctx, sender, tiers)?;
-    match rules::reach(&standing, draft.message.as_deref(), ctx.now) {
-        Some(sending) => make(tx, ctx, pair, &standing, draft, sending),
-        None => make_withheld(tx, ctx, &standing.sender, draft),
+    check_rate_tiers(tx, ctx, sender, tiers)?;
+    match rules::decide_send_by_email(&context, draft.message.as_deref(), ctx.now) {
+        Some(decision) => create_request(tx, ctx, pair, &context, draft, decision),
+        None => create_undelivered_request(tx, ctx, &context.sender, draft),
     }
-    .map(Sent::New)
+    .map(SendOutcome::New)
 }
 
 /// Returns a user ID for an address without an account. It differs per address, so that such requests do not
 /// wait for each other's locks.
-fn stand_in(email: &Email) -> UserId {
+fn placeholder_user_id(email: &Email) -> UserId {
     let digest: [u8; 32] = Sha256::digest(&email.key).into();
     let (first, _) = digest.split_first_chunk::<16>().expect("32 is more than 16");
     UserId(Uuid::from_bytes(*first))
 }
 
-fn repeat(known: PartnerRequest, draft: &Draft) -> Result<Sent, BondError> {
-    if known.message == draft.message { Ok(Sent::Repeated(known)) } else { Err(BondError::AlreadyPending) }
+fn return_repeated(existing: PartnerRequest, draft: &RequestDraft) -> Result<SendOutcome, BondError> {
+    if existing.message == draft.message {
+        Ok(SendOutcome::Repeated(existing))
+    } else {
+        Err(BondError::AlreadyPending)
+    }
 }
 
 /// Checks the limits over stored requests, in the transaction, so that they hold across restarts and nodes.
-fn check_tiers(tx: &Tx<'_>, ctx: &Ctx, sender: UserId, tiers: &[Tier]) -> Result<(), BondError> {
-    let Some(widest) = tiers.iter().max_by_key(|tier| tier.within) else { return Ok(()) };
-    let recent = rows::list_recently_sent(tx, sender, ctx.now - widest.within, widest.most)?;
-    rules::may_create(tiers, &recent, ctx.now)
+fn check_rate_tiers(tx: &Tx<'_>, ctx: &Ctx, sender: UserId, tiers: &[RateTier]) -> Result<(), BondError> {
+    let Some(widest) = tiers.iter().max_by_key(|tier| tier.window) else { return Ok(()) };
+    let recent = rows::list_recently_sent(tx, sender, ctx.now - widest.window, widest.max_requests)?;
+    rules::check_rate_tiers(tiers, &recent, ctx.now)
 }
 
 /// Creates a request that its recipient can see, or forms the bond at once if the recipient has sent one too.
-fn make(
+fn create_request(
     tx: &Tx<'_>,
     ctx: &Ctx,
     pair: Pair,
-    standing: &Standing,
-    draft: &Draft,
-    sending: Sending<'_>,
+    context: &SendContext,
+    draft: &RequestDraft,
+    decision: SendDecision<'_>,
 ) -> Result<PartnerRequest, BondError> {
-    let receiver = standing.receiver.as_ref().ok_or(BondError::ReceiverNotFound)?;
-    let crossed = match sending {
-        Sending::New { before } => {
-            before.map_or(Ok(()), |before| make_way(tx, ctx, before))?;
+    let recipient = context.recipient.as_ref().ok_or(BondError::RecipientNotFound)?;
+    let crossed = match decision {
+        SendDecision::New { before } => {
+            before.map_or(Ok(()), |before| remove_earlier_request(tx, ctx, before))?;
             None
         }
-        Sending::Crossed(theirs) => Some(theirs.id),
-        Sending::Repeated(_) | Sending::Withheld => return Err(BondError::AlreadyPending),
+        SendDecision::Crossed(theirs) => Some(theirs.id),
+        SendDecision::Repeated(_) | SendDecision::Withheld => return Err(BondError::AlreadyPending),
     };
-    let mut request = draw_up(ctx, standing, receiver, draft, crossed.is_some());
-    let parties = parties_of(&request, Some(receiver.id), draft);
-    let silent = standing.refusals.silences(ctx.now) || standing.refusals_by_email.silences(ctx.now);
+    let mut request = build_request(ctx, context, recipient, draft, crossed.is_some());
+    let parties = request_parties(&request, Some(recipient.id), draft);
+    let silent = context.refusals.suppresses_notification(ctx.now)
+        || context.email_refusals.suppresses_notification(ctx.now);
     tx.audit(ctx, "partner_request.created", request.id);
     tx.emit(ctx, events::request_created(parties, silent && crossed.is_none()));
     let bond = crossed.map(|theirs| form_bond(tx, ctx, pair, theirs)).transpose()?;
-    let new = NewRequest { request: &request, draft, receiver: Some(receiver), pair: Some(pair), bond };
+    let new = NewRequest { request: &request, draft, recipient: Some(recipient), pair: Some(pair), bond };
     if !rows::insert_request(tx, &new)? {
         return Err(BondError::AlreadyPending);
     }
     match bond {
-        None => rows::forget_refusals(tx, standing.sender.id, receiver.id, false)?,
+        None => rows::delete_refusals(tx, context.sender.id, recipient.id, false)?,
         Some(_) => {
             tx.audit(ctx, "partner_request.accepted", request.id);
             tx.emit(ctx, events::request_accepted(parties));
@@ -195,31 +204,31 @@ fn make(
 
 /// Removes an earlier request that holds the pair's key: expires it, or cancels one that was sent by e-mail
 /// address.
-fn make_way(tx: &Tx<'_>, ctx: &Ctx, before: &PartnerRequest) -> Result<(), BondError> {
+fn remove_earlier_request(tx: &Tx<'_>, ctx: &Ctx, before: &PartnerRequest) -> Result<(), BondError> {
     if before.status != RequestStatus::Pending {
         return Ok(expire(tx, ctx, before.id)?);
     }
     // The sender must not learn that the address of the earlier request belongs to this user.
     if let Some(parties) = rows::find_parties(tx, before.id)? {
         rows::withdraw_request(tx, before.id, ctx.now)?;
-        tx.audit(&untold(ctx, parties), "partner_request.cancelled", before.id);
+        tx.audit(&audit_context(ctx, parties), "partner_request.cancelled", before.id);
         tx.emit(ctx, events::request_withdrawn(parties));
     }
     Ok(())
 }
 
 /// Creates a request that reaches no one.
-fn make_withheld(
+fn create_undelivered_request(
     tx: &Tx<'_>,
     ctx: &Ctx,
-    sender: &Person,
-    draft: &Draft,
+    sender: &UserSummary,
+    draft: &RequestDraft,
 ) -> Result<PartnerRequest, BondError> {
-    let Receiver::Email(email) = &draft.to else { return Err(BondError::ReceiverNotFound) };
+    let Recipient::Email(email) = &draft.to else { return Err(BondError::RecipientNotFound) };
     let request = PartnerRequest {
         id: ctx.new_id(PartnerRequestId),
         from: sender.clone(),
-        to: Asked::Address { email: email.typed.clone() },
+        to: RequestRecipient::Address { email: email.address.clone() },
         status: RequestStatus::Pending,
         message: draft.message.clone(),
         created_at: ctx.now,
@@ -228,8 +237,8 @@ fn make_withheld(
         bond: None,
     };
     tx.audit(ctx, "partner_request.created", request.id);
-    tx.emit(ctx, events::request_created(parties_of(&request, None, draft), false));
-    let new = NewRequest { request: &request, draft, receiver: None, pair: None, bond: None };
+    tx.emit(ctx, events::request_created(request_parties(&request, None, draft), false));
+    let new = NewRequest { request: &request, draft, recipient: None, pair: None, bond: None };
     if !rows::insert_request(tx, &new)? {
         return Err(BondError::AlreadyPending);
     }
@@ -237,20 +246,22 @@ fn make_withheld(
 }
 
 /// Builds the request as its sender sees it.
-fn draw_up(
+fn build_request(
     ctx: &Ctx,
-    standing: &Standing,
-    receiver: &Person,
-    draft: &Draft,
+    context: &SendContext,
+    recipient: &UserSummary,
+    draft: &RequestDraft,
     accepted: bool,
 ) -> PartnerRequest {
     let (to, restorable) = match &draft.to {
-        Receiver::Email(email) if !accepted => (Asked::Address { email: email.typed.clone() }, None),
-        _ => (Asked::Person(receiver.clone()), standing.former_ended_at.map(restorable_until)),
+        Recipient::Email(email) if !accepted => {
+            (RequestRecipient::Address { email: email.address.clone() }, None)
+        }
+        _ => (RequestRecipient::User(recipient.clone()), context.former_ended_at.map(restorable_until)),
     };
     PartnerRequest {
         id: ctx.new_id(PartnerRequestId),
-        from: standing.sender.clone(),
+        from: context.sender.clone(),
         to,
         status: if accepted { RequestStatus::Accepted } else { RequestStatus::Pending },
         message: draft.message.clone(),
@@ -261,43 +272,48 @@ fn draw_up(
     }
 }
 
-fn parties_of(request: &PartnerRequest, to: Option<UserId>, draft: &Draft) -> Parties {
-    let by_email = matches!(draft.to, Receiver::Email(_));
-    Parties { request: request.id, from: request.from.id, to, by_email }
+fn request_parties(request: &PartnerRequest, to: Option<UserId>, draft: &RequestDraft) -> RequestParties {
+    let is_by_email = matches!(draft.to, Recipient::Email(_));
+    RequestParties { request: request.id, from: request.from.id, to, is_by_email }
 }
 
 /// Returns the request behind the sender's bond if `draft` repeats it. Any other request of a bonded sender
 /// is rejected with [`BondError::SlotOccupied`].
-fn find_repeated(tx: &Tx<'_>, ctx: &Ctx, sender: UserId, draft: &Draft) -> Result<PartnerRequest, BondError> {
-    let known = rows::find_request_behind_bond(tx, sender, ctx.now)?;
+fn find_repeated(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    sender: UserId,
+    draft: &RequestDraft,
+) -> Result<PartnerRequest, BondError> {
+    let existing = rows::find_request_of_bond(tx, sender, ctx.now)?;
     let is_same = |(request, email_key): &(PartnerRequest, Option<String>)| {
-        let same_receiver = match (&draft.to, &request.to) {
-            (Receiver::User(user), Asked::Person(person)) => *user == person.id,
-            (Receiver::Email(email), _) => email_key.as_ref() == Some(&email.key),
+        let same_recipient = match (&draft.to, &request.to) {
+            (Recipient::User(user), RequestRecipient::User(person)) => *user == person.id,
+            (Recipient::Email(email), _) => email_key.as_ref() == Some(&email.key),
             _ => false,
         };
-        same_receiver && request.message == draft.message
+        same_recipient && request.message == draft.message
     };
-    let (mut request, _) = known.filter(is_same).ok_or(BondError::SlotOccupied)?;
+    let (mut request, _) = existing.filter(is_same).ok_or(BondError::SlotOccupied)?;
     request.bond = rows::find_bond_of_request(tx, request.id, sender)?;
     Ok(request)
 }
 
 /// Returns the pending request that the sender made with the same code and message, if any.
-fn find_repeated_use(
+fn find_repeated_redemption(
     tx: &Tx<'_>,
     ctx: &Ctx,
     sender: UserId,
-    tried: &Tried,
-    draft: &Draft,
+    attempt: &InviteAttempt,
+    draft: &RequestDraft,
 ) -> Result<Option<PartnerRequest>, BondError> {
-    let Some(inviter) = rows::find_inviter_of_used(tx, tried.code, sender)? else { return Ok(None) };
-    let pair = Pair::of(sender, inviter)?;
-    let waiting = rows::find_pending_between(tx, pair, ctx.now)?;
-    let waiting = waiting.filter(|parties| parties.from == sender && !parties.by_email);
-    let Some(waiting) = waiting else { return Ok(None) };
-    let known = rows::find_request(tx, waiting.request, sender, ctx.now)?;
-    Ok(known.filter(|known| known.message == draft.message))
+    let Some(inviter) = rows::find_inviter_of_spent(tx, attempt.code, sender)? else { return Ok(None) };
+    let pair = Pair::new(sender, inviter)?;
+    let pending = rows::find_pending_between(tx, pair, ctx.now)?;
+    let pending = pending.filter(|parties| parties.from == sender && !parties.is_by_email);
+    let Some(pending) = pending else { return Ok(None) };
+    let existing = rows::find_request(tx, pending.request, sender, ctx.now)?;
+    Ok(existing.filter(|existing| existing.message == draft.message))
 }
 
 /// Returns the withheld request of the sender to a recipient who has blocked them since.
@@ -305,9 +321,10 @@ fn find_withheld(
     tx: &Tx<'_>,
     ctx: &Ctx,
     sender: UserId,
-    receiver: UserId,
-    draft: &Draft,
-) -> Result<Sent, BondError> {
-    let withheld = rows::find_withheld(tx, sender, receiver, ctx.now)?.ok_or(BondError::ReceiverNotFound)?;
-    repeat(withheld, draft)
+    recipient: UserId,
+    draft: &RequestDraft,
+) -> Result<SendOutcome, BondError> {
+    let withheld =
+        rows::find_withheld(tx, sender, recipient, ctx.now)?.ok_or(BondError::RecipientNotFound)?;
+    return_repeated(withheld, draft)
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::model::{Bond, History, REASON};
+use super::super::model::{Bond, BondHistoryEntry, REASON};
 use super::super::{commands, queries};
 
 pub fn routes() -> Routes {
@@ -20,7 +20,7 @@ pub fn routes() -> Routes {
 
 /// Active bond of the caller.
 #[derive(Serialize, ToSchema)]
-pub struct CurrentBondAnswer {
+pub struct CurrentBondResponse {
     /// Active bond; `null` if the caller has no partner.
     #[schema(required = true)]
     bond: Option<Bond>,
@@ -36,26 +36,26 @@ pub struct BreakupBody {
 
 /// Bond that ended.
 #[derive(Serialize, ToSchema)]
-pub struct BreakupAnswer {
+pub struct BreakupResponse {
     /// Bond that ended, with its breakups.
-    bond: History,
+    bond: BondHistoryEntry,
 }
 
-type HistoryPage = PageAnswer<History>;
+type BondHistoryPage = PageAnswer<BondHistoryEntry>;
 
 /// Get the current bond
 ///
 /// Returns the caller's active bond, or `null` if the caller has no partner.
 #[utoipa::path(
     get, path = "/api/v1/partners/current", security(("bearer" = [])),
-    responses((status = 200, body = CurrentBondAnswer))
+    responses((status = 200, body = CurrentBondResponse))
 )]
 pub async fn get_current_bond(
     State(app): State<App>,
     SignedIn { user_id, .. }: SignedIn,
-) -> ApiResult<Json<CurrentBondAnswer>> {
+) -> ApiResult<Json<CurrentBondResponse>> {
     let bond = app.db.read(move |q| queries::find_current_bond(q, user_id)).await?;
-    Ok(Json(CurrentBondAnswer { bond }))
+    Ok(Json(CurrentBondResponse { bond }))
 }
 
 /// Break up with the current partner
@@ -67,7 +67,7 @@ pub async fn get_current_bond(
     post, path = "/api/v1/partners/breakup", security(("bearer" = [])),
     request_body = Option<BreakupBody>,
     responses(
-        (status = 200, body = BreakupAnswer),
+        (status = 200, body = BreakupResponse),
         (status = 409, description = "`not_bonded`"),
     )
 )]
@@ -83,7 +83,7 @@ pub async fn break_up(
     let user_id = caller.user_id;
     app.change(&caller, move |tx, ctx| {
         let ended = commands::break_up(tx, ctx, user_id, reason.as_deref());
-        ended.map(|bond| Answer::ok(BreakupAnswer { bond }))
+        ended.map(|bond| Answer::ok(BreakupResponse { bond }))
     })
     .await
 }
@@ -94,13 +94,13 @@ pub async fn break_up(
 #[utoipa::path(
     get, path = "/api/v1/partners/history", security(("bearer" = [])),
     params(PageQuery),
-    responses((status = 200, body = HistoryPage))
+    responses((status = 200, body = BondHistoryPage))
 )]
 pub async fn list_partner_history(
     State(app): State<App>,
     SignedIn { ctx, user_id, .. }: SignedIn,
     page: PageQuery,
-) -> ApiResult<HistoryPage> {
+) -> ApiResult<BondHistoryPage> {
     let limit = page.limit()?;
     let before = page.cursor.as_ref().map(Cursor::key).transpose().map_err(cursor_problem)?;
     let list = app.db.read(move |q| queries::list_history(q, user_id, before, limit, ctx.now));

@@ -10,10 +10,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::commands::{self, Tried};
+use super::super::commands::{self, InviteAttempt};
 use super::super::model::{CodeHashes, Invite, InviteCode, InviteId, InvitePreview, NewInvite};
 use super::super::queries;
-use super::super::settings::PartnerSettings;
+use super::super::settings::BondSettings;
 
 pub fn routes() -> Routes {
     Routes::new().routes(routes!(create_invite, list_invites)).routes(routes!(preview_invite, revoke_invite))
@@ -28,12 +28,12 @@ struct InviteList {
 
 /// Invite in a path: its code, or its ID for the user who created it.
 #[derive(Clone, Debug)]
-enum InviteName {
+enum InviteRef {
     Code(InviteCode),
     Id(InviteId),
 }
 
-impl FromStr for InviteName {
+impl FromStr for InviteRef {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -56,12 +56,12 @@ fn hashes(app: &App, code: &InviteCode) -> CodeHashes {
 
 /// Builds the attempt of `user` to use `code`. Unless limits are lifted, the attempt is counted for the user
 /// and for the network of `client`.
-pub fn tried(app: &App, user: UserId, client: &Client, code: &InviteCode) -> Tried {
+pub fn invite_attempt(app: &App, user: UserId, client: &Client, code: &InviteCode) -> InviteAttempt {
     let by = (!app.are_limits_disabled()).then(|| {
         let network = client.address.network();
         [app.keyring.pseudonym("user", &user.to_string()), app.keyring.pseudonym("network", &network)]
     });
-    Tried { code: hashes(app, code), by }
+    InviteAttempt { code: hashes(app, code), by }
 }
 
 /// Create an invite
@@ -79,11 +79,11 @@ pub fn tried(app: &App, user: UserId, client: &Client, code: &InviteCode) -> Tri
 async fn create_invite(State(app): State<App>, caller: SignedIn) -> ApiResult<Response> {
     let code = InviteCode::from_random(caller.ctx.random());
     let code_hash = hashes(&app, &code).present;
-    let link = app.config.section::<PartnerSettings>().invite_link.replace("{code}", code.as_str());
+    let link = app.config.section::<BondSettings>().invite_link.replace("{code}", code.as_str());
     let inviter = caller.user_id;
     app.change(&caller, move |tx, ctx| {
-        let made = commands::create_invite(tx, ctx, inviter, &code_hash);
-        made.map(|(id, expires_at)| {
+        let created = commands::create_invite(tx, ctx, inviter, &code_hash);
+        created.map(|(id, expires_at)| {
             let (code, link) = (code.as_str().to_owned(), link.clone());
             Answer::created(NewInvite { id, code, link, expires_at })
         })
@@ -125,13 +125,13 @@ async fn preview_invite(
     State(app): State<App>,
     caller: SignedIn,
     client: Client,
-    PathId(name): PathId<InviteName>,
+    PathId(name): PathId<InviteRef>,
 ) -> ApiResult<Json<InvitePreview>> {
-    let InviteName::Code(code) = name else {
+    let InviteRef::Code(code) = name else {
         return Err(kith_kernel::Problem::from(super::BondError::InviteNotFound).into());
     };
-    let (user, tried) = (caller.user_id, tried(&app, caller.user_id, &client, &code));
-    let preview = app.write(&caller.ctx, move |tx, ctx| commands::preview_invite(tx, ctx, user, &tried));
+    let (user, attempt) = (caller.user_id, invite_attempt(&app, caller.user_id, &client, &code));
+    let preview = app.write(&caller.ctx, move |tx, ctx| commands::preview_invite(tx, ctx, user, &attempt));
     Ok(Json(preview.await?))
 }
 
@@ -152,11 +152,11 @@ async fn preview_invite(
 async fn revoke_invite(
     State(app): State<App>,
     caller: SignedIn,
-    PathId(name): PathId<InviteName>,
+    PathId(name): PathId<InviteRef>,
 ) -> ApiResult<Response> {
     let (code, id) = match &name {
-        InviteName::Code(code) => (Some(hashes(&app, code)), None),
-        InviteName::Id(id) => (None, Some(*id)),
+        InviteRef::Code(code) => (Some(hashes(&app, code)), None),
+        InviteRef::Id(id) => (None, Some(*id)),
     };
     let inviter = caller.user_id;
     app.change(&caller, move |tx, ctx| {

@@ -1,8 +1,8 @@
 //! HTTP endpoints of partner requests, bonds, invites and settings. `rules.rs` decides what is allowed.
 
 mod bonds;
+mod deprecated_paths;
 mod invites;
-mod old_paths;
 mod requests;
 mod settings;
 
@@ -23,11 +23,11 @@ static ALREADY_PENDING: ProblemCode =
 static NOT_PENDING: ProblemCode =
     ProblemCode { code: "request_not_pending", status: 409, title: "Request not pending" };
 static REQUESTS_NOT_ACCEPTED: ProblemCode =
-    ProblemCode { code: "not_open_to_requests", status: 403, title: "Requests not accepted" };
+    ProblemCode { code: "requests_not_accepted", status: 403, title: "Requests not accepted" };
 static REQUEST_COOLDOWN: ProblemCode =
-    ProblemCode { code: "too_soon_to_ask_again", status: 409, title: "Request cooldown active" };
+    ProblemCode { code: "request_cooldown_active", status: 409, title: "Request cooldown active" };
 static ONLY_RECIPIENT_CAN_REQUEST: ProblemCode =
-    ProblemCode { code: "only_they_may_ask", status: 409, title: "Only recipient can request" };
+    ProblemCode { code: "only_recipient_can_request", status: 409, title: "Only recipient can request" };
 static TOO_MANY_INVITES: ProblemCode =
     ProblemCode { code: "too_many_invites", status: 409, title: "Too many invites" };
 static RESTORATION_EXPIRED: ProblemCode =
@@ -56,7 +56,7 @@ pub fn routes() -> Routes {
         .merge(bonds::routes())
         .merge(invites::routes())
         .merge(settings::routes())
-        .merge(old_paths::routes());
+        .merge(deprecated_paths::routes());
     rate_limited(RateClass::PartnerLists, &[Method::GET], all)
 }
 
@@ -68,10 +68,10 @@ fn whole_seconds(wait: Duration) -> u32 {
 impl From<BondError> for Problem {
     fn from(error: BondError) -> Self {
         match error {
-            BondError::ToSelf => {
+            BondError::SelfRequest => {
                 Self::invalid(vec![FieldError::new("/to", "self", "You cannot send a request to yourself.")])
             }
-            BondError::ReceiverNotFound => Self::new(&problems::NOT_FOUND, "No user has this ID."),
+            BondError::RecipientNotFound => Self::new(&problems::NOT_FOUND, "No user has this ID."),
             BondError::RequestNotFound => {
                 Self::new(&problems::NOT_FOUND, "You have no partner request with this ID.")
             }
@@ -79,7 +79,7 @@ impl From<BondError> for Problem {
             BondError::InviteNotFound => {
                 Self::new(&problems::NOT_FOUND, "This invite does not exist or can no longer be used.")
             }
-            BondError::OnlyReceiver => {
+            BondError::OnlyRecipient => {
                 Self::new(&problems::FORBIDDEN, "You sent this request. Only its recipient can do this.")
             }
             BondError::OnlySender => Self::new(
@@ -98,23 +98,23 @@ impl From<BondError> for Problem {
                 "A user can have one partner at a time. End the present bond before accepting another.",
             ),
             BondError::NotBonded => Self::new(&NOT_BONDED, "You have no active bond."),
-            BondError::NotOpen => Self::new(
+            BondError::RequestsNotAccepted => Self::new(
                 &REQUESTS_NOT_ACCEPTED,
                 "This user accepts requests only by invite, or none at all.",
             ),
-            BondError::TooSoon { wait } => {
+            BondError::CooldownActive { wait } => {
                 let detail = "This user rejected your last request. Wait for the time in Retry-After before sending another one.";
                 Self::new(&REQUEST_COOLDOWN, detail).retry_after(whole_seconds(wait))
             }
-            BondError::OnlyTheyMayAsk => Self::new(
+            BondError::OnlyRecipientCanRequest => Self::new(
                 &ONLY_RECIPIENT_CAN_REQUEST,
                 "You cannot send another request to this user; they can send one to you.",
             ),
-            BondError::TooMany { wait } => {
+            BondError::TooManyRequests { wait } => {
                 let detail = "You can send 5 requests per minute, 20 per hour and 100 per day. Try again after the time in Retry-After.";
                 Self::new(&problems::RATE_LIMITED, detail).retry_after(whole_seconds(wait))
             }
-            BondError::TooManyMisses { wait } => {
+            BondError::TooManyFailedAttempts { wait } => {
                 let detail = "Too many invalid invite codes. You can try 10 per minute.";
                 Self::new(&problems::RATE_LIMITED, detail).retry_after(whole_seconds(wait))
             }

@@ -13,14 +13,14 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::commands::{self, Rules, Sent, Tried};
+use super::super::commands::{self, InviteAttempt, SendOutcome, SendingLimits};
 use super::super::model::{
-    Draft, InviteCode, PartnerRequest, PartnerRequestId, Receiver, ReportReason, RequestDirection,
+    InviteCode, PartnerRequest, PartnerRequestId, Recipient, ReportReason, RequestDirection, RequestDraft,
     RequestReport, RequestStatus,
 };
-use super::super::queries::{self, RequestList};
+use super::super::queries::{self, PartnerRequestFilter};
 use super::super::rules;
-use super::invites::tried;
+use super::invites::invite_attempt;
 use kith_accounts::accounts::Email;
 
 const NOTE: TextRules = TextRules { min: 0, max: 500, newlines: true };
@@ -40,7 +40,7 @@ pub fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 struct SendRequestBody {
     /// Recipient of the request.
-    to: RequestReceiver,
+    to: RecipientSelector,
     /// Message, at most 500 characters. Line breaks are allowed.
     message: Option<String>,
 }
@@ -48,7 +48,7 @@ struct SendRequestBody {
 /// Recipient of a request. Send exactly one of the fields.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct RequestReceiver {
+struct RecipientSelector {
     /// User ID of the recipient.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
@@ -77,7 +77,7 @@ struct ReportBody {
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub struct ListQuery {
+pub struct ListPartnerRequestsQuery {
     /// `incoming` returns only requests that the caller received, `outgoing` only requests that the caller
     /// sent.
     #[param(inline)]
@@ -94,15 +94,15 @@ pub struct ListQuery {
 
 type PartnerRequestPage = PageAnswer<PartnerRequest>;
 
-impl RequestReceiver {
-    fn check(&self) -> Result<Receiver, FieldError> {
+impl RecipientSelector {
+    fn check(&self) -> Result<Recipient, FieldError> {
         match (self.user_id, &self.email, &self.invite_code) {
-            (Some(user), None, None) => Ok(Receiver::User(user)),
-            (None, Some(email), None) => Email::parse(email, "/to/email").map(Receiver::Email),
+            (Some(user), None, None) => Ok(Recipient::User(user)),
+            (None, Some(email), None) => Email::parse(email, "/to/email").map(Recipient::Email),
             (None, None, Some(code)) => {
                 let detail = "Expected an invite code of 10 letters and digits.";
                 let fault = || FieldError::new("/to/invite_code", "not_a_code", detail);
-                InviteCode::parse(code).map(Receiver::Invite).ok_or_else(fault)
+                InviteCode::parse(code).map(Recipient::Invite).ok_or_else(fault)
             }
             _ => {
                 let detail = "Send exactly one of user_id, email and invite_code.";
@@ -127,9 +127,9 @@ impl RequestReceiver {
             description = "The new request. Contains `bond` if the recipient had already sent one."),
         (status = 200, body = PartnerRequest,
             description = "The same request is already pending and is returned unchanged."),
-        (status = 403, description = "`not_open_to_requests`"),
+        (status = 403, description = "`requests_not_accepted`"),
         (status = 404, description = "No user has this ID, or the invite code cannot be used."),
-        (status = 409, description = "`slot_occupied`, `request_pending`, `too_soon_to_ask_again`, `only_they_may_ask`"),
+        (status = 409, description = "`slot_occupied`, `request_pending`, `request_cooldown_active`, `only_recipient_can_request`"),
     )
 )]
 async fn send_partner_request(
@@ -139,25 +139,25 @@ async fn send_partner_request(
     Json(body): Json<SendRequestBody>,
 ) -> ApiResult<Response> {
     let draft = match (body.to.check(), body.message) {
-        (Ok(to), message) => Draft::new(to, message.as_deref()),
+        (Ok(to), message) => RequestDraft::new(to, message.as_deref()),
         (Err(fault), _) => Err(fault),
     };
     let draft = draft.map_err(|fault| Problem::invalid(vec![fault]))?;
     send(app, caller, client, draft).await
 }
 
-pub async fn send(app: App, caller: SignedIn, client: Client, draft: Draft) -> ApiResult<Response> {
+pub async fn send(app: App, caller: SignedIn, client: Client, draft: RequestDraft) -> ApiResult<Response> {
     let sender = caller.user_id;
-    let tried: Option<Tried> = match &draft.to {
-        Receiver::Invite(code) => Some(tried(&app, sender, &client, code)),
-        Receiver::User(_) | Receiver::Email(_) => None,
+    let attempt: Option<InviteAttempt> = match &draft.to {
+        Recipient::Invite(code) => Some(invite_attempt(&app, sender, &client, code)),
+        Recipient::User(_) | Recipient::Email(_) => None,
     };
     let tiers = if app.are_limits_disabled() { &[] } else { rules::RATE_TIERS };
-    let rules = Rules { tiers, tried };
+    let limits = SendingLimits { tiers, attempt };
     let send = move |tx: &Tx<'_>, ctx: &Ctx| {
-        commands::send(tx, ctx, sender, &draft, &rules).map(|sent| match sent {
-            Sent::New(request) => Answer::created(request),
-            Sent::Repeated(request) => Answer::ok(request),
+        commands::send(tx, ctx, sender, &draft, &limits).map(|sent| match sent {
+            SendOutcome::New(request) => Answer::created(request),
+            SendOutcome::Repeated(request) => Answer::ok(request),
         })
     };
     app.change(&caller, send).await
@@ -168,16 +168,16 @@ pub async fn send(app: App, caller: SignedIn, client: Client, draft: Draft) -> A
 /// Returns the requests that the caller sent or received, newest first.
 #[utoipa::path(
     get, path = "/api/v1/partners/requests", security(("bearer" = [])),
-    params(ListQuery),
+    params(ListPartnerRequestsQuery),
     responses((status = 200, body = PartnerRequestPage))
 )]
 pub async fn list_partner_requests(
     State(app): State<App>,
     SignedIn { ctx, user_id, .. }: SignedIn,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<ListPartnerRequestsQuery>,
 ) -> ApiResult<PartnerRequestPage> {
     let limit = page_limit(query.limit)?;
-    let list = RequestList::new(query.direction, query.status, query.cursor.as_ref(), limit)
+    let list = PartnerRequestFilter::new(query.direction, query.status, query.cursor.as_ref(), limit)
         .map_err(cursor_problem)?;
     let page = app.db.read(move |q| queries::list_requests(q, user_id, &list, ctx.now)).await?;
     Ok(page.into())
@@ -211,13 +211,13 @@ pub struct AcceptBody {
     /// `restoration` accepts the request only if this restores the former bond with the sender. Otherwise the
     /// response is 409 `restoration_expired`. Without it, a new bond is formed if none can be restored.
     #[serde(default)]
-    expect: Option<Expected>,
+    expect: Option<ExpectedResult>,
 }
 
 /// Expected result of accepting a request.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Expected {
+pub enum ExpectedResult {
     /// The former bond of both users is restored.
     Restoration,
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::model::{Settings, WhoMayAsk};
+use super::super::model::{PartnerSettings, RequestPolicy};
 use super::super::{commands, queries};
 
 pub fn routes() -> Routes {
@@ -18,27 +18,27 @@ pub fn routes() -> Routes {
 /// Changes to partner settings. Absent fields keep their value.
 #[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct SettingsPatch {
+struct PartnerSettingsPatch {
     /// Users who can send the caller partner requests.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
-    who_may_ask: Option<WhoMayAsk>,
+    accepts_requests_from: Option<RequestPolicy>,
     /// Set to `true` to let partner requests to the caller's verified e-mail address reach the caller.
     /// Senders cannot tell whether it is set.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
-    found_by_email: Option<bool>,
+    discoverable_by_email: Option<bool>,
     /// Set to `true` to keep names and message texts out of notifications.
     #[serde(default, deserialize_with = "present")]
     #[schema(nullable = false)]
     discreet: Option<bool>,
 }
 
-impl SettingsPatch {
-    fn apply(self, known: Settings) -> Settings {
-        Settings {
-            who_may_ask: self.who_may_ask.unwrap_or(known.who_may_ask),
-            found_by_email: self.found_by_email.unwrap_or(known.found_by_email),
+impl PartnerSettingsPatch {
+    fn apply(self, known: PartnerSettings) -> PartnerSettings {
+        PartnerSettings {
+            accepts_requests_from: self.accepts_requests_from.unwrap_or(known.accepts_requests_from),
+            discoverable_by_email: self.discoverable_by_email.unwrap_or(known.discoverable_by_email),
             discreet: self.discreet.unwrap_or(known.discreet),
         }
     }
@@ -49,12 +49,12 @@ impl SettingsPatch {
 /// Returns who can send the caller partner requests, and how notifications about them look.
 #[utoipa::path(
     get, path = "/api/v1/partners/settings", security(("bearer" = [])),
-    responses((status = 200, body = Settings))
+    responses((status = 200, body = PartnerSettings))
 )]
 async fn get_partner_settings(
     State(app): State<App>,
     SignedIn { user_id, .. }: SignedIn,
-) -> ApiResult<Json<Settings>> {
+) -> ApiResult<Json<PartnerSettings>> {
     Ok(Json(app.db.read(move |q| queries::get_settings(q, user_id)).await?))
 }
 
@@ -63,13 +63,13 @@ async fn get_partner_settings(
 /// Changes the fields that are present. Requests that are already pending are not affected.
 #[utoipa::path(
     patch, path = "/api/v1/partners/settings", security(("bearer" = [])),
-    request_body = SettingsPatch,
-    responses((status = 200, body = Settings))
+    request_body = PartnerSettingsPatch,
+    responses((status = 200, body = PartnerSettings))
 )]
 async fn change_partner_settings(
     State(app): State<App>,
     caller: SignedIn,
-    Json(body): Json<SettingsPatch>,
+    Json(body): Json<PartnerSettingsPatch>,
 ) -> ApiResult<Response> {
     let user_id = caller.user_id;
     app.change(&caller, move |tx, ctx| {

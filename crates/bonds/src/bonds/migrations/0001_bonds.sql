@@ -7,9 +7,9 @@ CREATE TABLE bonds (
     ended_at BIGINT,
     restored_at BIGINT,
     restorations BIGINT NOT NULL DEFAULT 0,
-    -- From then on it cannot come back.
+    -- Time from which on the bond cannot be restored.
     archived_at BIGINT,
-    -- What the two were called when it ended.
+    -- Display names of both users when the bond ended.
     name_a TEXT,
     name_b TEXT,
     CHECK (user_a < user_b)
@@ -25,10 +25,10 @@ CREATE TABLE bond_slots (
     bond_id TEXT NOT NULL REFERENCES bonds (id)
 );
 
--- Each time that a bond ended. Who ended it, and why, is for that one alone.
+-- Breakups of bonds. Only the user who ended the bond can read who ended it and the reason.
 CREATE TABLE breakups (
     bond_id TEXT NOT NULL REFERENCES bonds (id),
-    -- How often the bond had come back before.
+    -- Number of restorations before this breakup.
     restorations BIGINT NOT NULL,
     ended_at BIGINT NOT NULL,
     ended_by TEXT NOT NULL REFERENCES users (id),
@@ -41,23 +41,23 @@ CREATE INDEX breakups_by ON breakups (ended_by);
 CREATE TABLE partner_requests (
     id TEXT PRIMARY KEY,
     from_user TEXT NOT NULL REFERENCES users (id),
-    -- NULL where the address is nobody's, or does not find its owner.
+    -- NULL if no account has the address, or its owner cannot be found by it.
     to_user TEXT REFERENCES users (id),
-    -- What the two were called when it was sent.
+    -- Display names of both users when the request was sent.
     from_name TEXT NOT NULL,
     to_name TEXT,
-    -- As the sender typed it, and folded, if they asked by address.
+    -- E-mail address as entered and its comparison key, if the request was sent by address.
     to_email TEXT,
     to_email_key TEXT,
-    -- Whether the one who is asked ever sees it.
+    -- FALSE if the recipient must not see the request.
     delivered BOOLEAN NOT NULL,
-    -- Of the pair; one that is not delivered has a key of its sender's own, and is in nobody's way.
+    -- Key of the pair. A request that is not delivered has a key of its own and does not block other requests.
     pair_key TEXT NOT NULL,
     status TEXT NOT NULL
         CHECK (status IN ('pending', 'accepted', 'rejected', 'cancelled', 'expired', 'superseded')),
-    -- What the sender is told: who asks by address does not learn whether anybody has it, until they accept.
-    told TEXT NOT NULL
-        CHECK (told IN ('pending', 'accepted', 'rejected', 'cancelled', 'expired', 'superseded')),
+    -- Status that the sender sees. The sender of a request by address learns only of acceptance.
+    sender_visible_status TEXT NOT NULL
+        CHECK (sender_visible_status IN ('pending', 'accepted', 'rejected', 'cancelled', 'expired', 'superseded')),
     message TEXT,
     created_at BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
@@ -69,61 +69,62 @@ CREATE TABLE partner_requests (
 CREATE UNIQUE INDEX partner_requests_pending ON partner_requests (pair_key) WHERE status = 'pending';
 CREATE INDEX partner_requests_incoming ON partner_requests (to_user, id);
 CREATE INDEX partner_requests_outgoing ON partner_requests (from_user, id);
-CREATE INDEX partner_requests_behind ON partner_requests (bond_id, from_user, id) WHERE bond_id IS NOT NULL;
--- Few of what a person ever got is pending, and accepting looks at just those.
+CREATE INDEX partner_requests_of_bond ON partner_requests (bond_id, from_user, id) WHERE bond_id IS NOT NULL;
+-- Few of a user's requests are pending, and accepting one reads only these.
 CREATE INDEX partner_requests_incoming_pending ON partner_requests (to_user, id) WHERE status = 'pending';
-CREATE INDEX partner_requests_outgoing_pending ON partner_requests (from_user, id) WHERE told = 'pending';
+CREATE INDEX partner_requests_outgoing_pending ON partner_requests (from_user, id)
+    WHERE sender_visible_status = 'pending';
 
 CREATE INDEX partner_requests_by_address ON partner_requests (id) WHERE to_email_key IS NOT NULL;
 
--- How often one person was refused by another, since the other one last asked or accepted.
+-- Refusals of one user's requests by another user, since the latter last sent or accepted one.
 CREATE TABLE partner_refusals (
     from_user TEXT NOT NULL REFERENCES users (id),
     to_user TEXT NOT NULL REFERENCES users (id),
-    -- Rejections, and requests that the sender took back or that expired.
+    -- Number of rejections, cancellations and expiries.
     steps BIGINT NOT NULL,
-    stepped_at BIGINT NOT NULL,
-    -- What the last rejection makes the sender wait for.
+    last_step_at BIGINT NOT NULL,
+    -- End of the wait after the last rejection.
     wait_until BIGINT,
     cancelled_at BIGINT,
-    -- Those of requests by address stand apart: by what a sender may ask by id they would learn whose the address is.
+    -- Requests by address are counted separately: otherwise limits on requests by ID would reveal who has the address.
     by_email BOOLEAN NOT NULL,
     PRIMARY KEY (from_user, to_user, by_email)
 );
 
 CREATE TABLE partner_settings (
     user_id TEXT PRIMARY KEY REFERENCES users (id),
-    who_may_ask TEXT NOT NULL CHECK (who_may_ask IN ('anyone', 'invited', 'nobody')),
-    found_by_email BOOLEAN NOT NULL,
+    accepts_requests_from TEXT NOT NULL CHECK (accepts_requests_from IN ('anyone', 'invited', 'nobody')),
+    discoverable_by_email BOOLEAN NOT NULL,
     discreet BOOLEAN NOT NULL
 );
 
 CREATE TABLE invites (
     id TEXT PRIMARY KEY,
-    -- A keyed hash: whoever reads the table cannot try out codes.
+    -- Keyed hash: codes cannot be guessed from the table.
     code_hash BYTEA NOT NULL UNIQUE,
     inviter TEXT NOT NULL REFERENCES users (id),
     created_at BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
-    -- By whom it was used, or taken back by the inviter.
+    -- User who redeemed the invite, or the inviter if it was revoked.
     spent_by TEXT REFERENCES users (id),
     spent_at BIGINT
 );
 CREATE INDEX invites_of ON invites (inviter, id);
-CREATE INDEX invites_live_of ON invites (inviter, id) WHERE spent_at IS NULL;
+CREATE INDEX invites_open_of ON invites (inviter, id) WHERE spent_at IS NULL;
 CREATE INDEX invites_used_by ON invites (spent_by) WHERE spent_by IS NOT NULL;
 CREATE INDEX invites_by_end ON invites (expires_at);
 
--- Codes that were tried and led nowhere: by person, and by client network.
-CREATE TABLE invite_misses (
+-- Failed attempts with invite codes, by user and by client network.
+CREATE TABLE failed_invite_attempts (
     id TEXT PRIMARY KEY,
     subject BYTEA NOT NULL,
-    missed_at BIGINT NOT NULL
+    failed_at BIGINT NOT NULL
 );
-CREATE INDEX invite_misses_of ON invite_misses (subject, missed_at);
-CREATE INDEX invite_misses_at ON invite_misses (missed_at);
+CREATE INDEX failed_invite_attempts_of ON failed_invite_attempts (subject, failed_at);
+CREATE INDEX failed_invite_attempts_at ON failed_invite_attempts (failed_at);
 
--- Messages that somebody found worth a moderator's look, kept as they were.
+-- Reported messages with a copy of the text.
 CREATE TABLE request_reports (
     id TEXT PRIMARY KEY,
     request_id TEXT NOT NULL REFERENCES partner_requests (id),
@@ -138,16 +139,16 @@ CREATE TABLE request_reports (
 CREATE INDEX request_reports_of ON request_reports (reporter);
 CREATE INDEX request_reports_against ON request_reports (reported);
 
--- How far the ticker that writes expiry down has come, in the order of ids.
-CREATE TABLE expiry_marks (
+-- ID up to which the maintenance job has recorded expiry.
+CREATE TABLE expiry_progress (
     name TEXT PRIMARY KEY,
     up_to TEXT NOT NULL
 );
 
 -- down
-DROP TABLE expiry_marks;
+DROP TABLE expiry_progress;
 DROP TABLE request_reports;
-DROP TABLE invite_misses;
+DROP TABLE failed_invite_attempts;
 DROP TABLE invites;
 DROP TABLE partner_settings;
 DROP TABLE partner_refusals;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::BondId;
-use kith_accounts::accounts::Person;
+use kith_accounts::accounts::UserSummary;
 
 /// Rules for the reason of a breakup.
 pub const REASON: TextRules = TextRules { min: 0, max: 500, newlines: true };
@@ -25,7 +25,7 @@ pub struct Bond {
     /// Bond ID. A restoration keeps it.
     pub id: BondId,
     /// Partner of the caller.
-    pub partner: Person,
+    pub partner: UserSummary,
     /// Time at which the bond was first formed.
     pub since: Timestamp,
     /// Time of the last restoration; `null` if the bond was never restored.
@@ -37,7 +37,7 @@ pub struct Bond {
 
 /// Bond with its breakups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct History {
+pub struct BondHistoryEntry {
     /// Bond. If it has ended, the partner's display name is the one at the end.
     #[serde(flatten)]
     pub bond: Bond,
@@ -71,7 +71,7 @@ pub struct Breakup {
 
 /// Ended bond of a pair that is not archived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Former {
+pub struct FormerBond {
     /// Bond ID.
     pub id: BondId,
     /// Time at which the bond was first formed.
@@ -84,7 +84,7 @@ pub struct Former {
 
 /// Active bond and its two users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Living {
+pub struct ActiveBond {
     /// Bond ID.
     pub id: BondId,
     /// Both users, smaller ID first.

@@ -9,11 +9,11 @@ use std::time::Duration;
 use kith_kernel::{UserId, id_type};
 use thiserror::Error;
 
-pub use bond::{Bond, Breakup, Former, History, Living, REASON, restorable_until};
+pub use bond::{ActiveBond, Bond, BondHistoryEntry, Breakup, FormerBond, REASON, restorable_until};
 pub use invite::{CodeHashes, INVITE_LIFETIME, Invite, InviteCode, InviteId, InvitePreview, NewInvite};
 pub use request::{
-    Asked, Draft, Parties, PartnerRequest, Receiver, ReportReason, RequestDirection, RequestReport,
-    RequestStatus, Settings, WhoMayAsk,
+    PartnerRequest, PartnerSettings, Recipient, ReportReason, RequestDirection, RequestDraft, RequestParties,
+    RequestPolicy, RequestRecipient, RequestReport, RequestStatus,
 };
 
 id_type! {
@@ -31,11 +31,11 @@ impl Pair {
     /// Creates the pair of `one` and `other`.
     ///
     /// # Errors
-    /// Returns [`BondError::ToSelf`] if both are the same user.
-    pub fn of(one: UserId, other: UserId) -> Result<Self, BondError> {
+    /// Returns [`BondError::SelfRequest`] if both are the same user.
+    pub fn new(one: UserId, other: UserId) -> Result<Self, BondError> {
         match one.cmp(&other) {
             std::cmp::Ordering::Less => Ok(Self([one, other])),
-            std::cmp::Ordering::Equal => Err(BondError::ToSelf),
+            std::cmp::Ordering::Equal => Err(BondError::SelfRequest),
             std::cmp::Ordering::Greater => Ok(Self([other, one])),
         }
     }
@@ -57,10 +57,10 @@ impl Pair {
 pub enum BondError {
     /// Sender and recipient are the same user.
     #[error("sender and recipient are the same user")]
-    ToSelf,
+    SelfRequest,
     /// No user has this ID, or one of both has blocked the other. The caller cannot tell which.
     #[error("recipient not found")]
-    ReceiverNotFound,
+    RecipientNotFound,
     /// The request does not exist, or the caller cannot see it.
     #[error("request not found")]
     RequestNotFound,
@@ -69,7 +69,7 @@ pub enum BondError {
     BondNotFound,
     /// Only the recipient of the request may do this.
     #[error("only the recipient may do this")]
-    OnlyReceiver,
+    OnlyRecipient,
     /// Only the sender of the request may do this.
     #[error("only the sender may do this")]
     OnlySender,
@@ -87,19 +87,19 @@ pub enum BondError {
     NotBonded,
     /// The recipient accepts requests by invite only, or none.
     #[error("the recipient does not accept requests")]
-    NotOpen,
+    RequestsNotAccepted,
     /// The recipient rejected a request too recently.
     #[error("the request cooldown is active")]
-    TooSoon {
+    CooldownActive {
         /// Time until the next request is allowed.
         wait: Duration,
     },
     /// The recipient rejected so many requests that only they can send one now.
     #[error("only the recipient can send a request")]
-    OnlyTheyMayAsk,
+    OnlyRecipientCanRequest,
     /// The sender has reached a limit on new requests.
     #[error("too many requests")]
-    TooMany {
+    TooManyRequests {
         /// Time until the next request is allowed.
         wait: Duration,
     },
@@ -109,7 +109,7 @@ pub enum BondError {
     InviteNotFound,
     /// Too many attempts with codes that cannot be used.
     #[error("too many invalid invite codes")]
-    TooManyMisses {
+    TooManyFailedAttempts {
         /// Time until the next attempt is allowed.
         wait: Duration,
     },
@@ -138,10 +138,10 @@ mod tests {
 
     #[test]
     fn pair_is_symmetric() {
-        let pair = Pair::of(ADA, BEN).unwrap();
-        assert_eq!(Pair::of(BEN, ADA).unwrap(), pair);
+        let pair = Pair::new(ADA, BEN).unwrap();
+        assert_eq!(Pair::new(BEN, ADA).unwrap(), pair);
         assert_eq!(pair.users(), [ADA, BEN]);
         assert_eq!(pair.key(), format!("{ADA}:{BEN}"));
-        assert!(matches!(Pair::of(ADA, ADA), Err(BondError::ToSelf)));
+        assert!(matches!(Pair::new(ADA, ADA), Err(BondError::SelfRequest)));
     }
 }

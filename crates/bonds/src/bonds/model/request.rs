@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Bond, InviteCode, PartnerRequestId};
-use kith_accounts::accounts::{Email, Person};
+use kith_accounts::accounts::{Email, UserSummary};
 
 const MESSAGE: TextRules = TextRules { min: 0, max: 500, newlines: true };
 
@@ -64,9 +64,9 @@ pub struct PartnerRequest {
     /// Request ID.
     pub id: PartnerRequestId,
     /// Sender, with the display name at the time of the request.
-    pub from: Person,
+    pub from: UserSummary,
     /// Recipient.
-    pub to: Asked,
+    pub to: RequestRecipient,
     /// Status. The sender of a request by e-mail address learns only of acceptance: a rejected request stays
     /// `pending` for them until it expires.
     pub status: RequestStatus,
@@ -89,9 +89,9 @@ pub struct PartnerRequest {
 /// Recipient of a request as the caller sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
-pub enum Asked {
+pub enum RequestRecipient {
     /// Recipient whose user ID the caller knows.
-    Person(Person),
+    User(UserSummary),
     /// E-mail address that the request was sent to. The caller cannot tell whether an account has it.
     Address {
         /// E-mail address as the sender entered it; empty once it has been deleted.
@@ -101,7 +101,7 @@ pub enum Asked {
 
 /// Recipient as named by the sender.
 #[derive(Clone, Debug)]
-pub enum Receiver {
+pub enum Recipient {
     /// By user ID.
     User(UserId),
     /// By e-mail address.
@@ -112,19 +112,19 @@ pub enum Receiver {
 
 /// Request to be sent, before the rules are checked.
 #[derive(Clone, Debug)]
-pub struct Draft {
+pub struct RequestDraft {
     /// Recipient.
-    pub to: Receiver,
+    pub to: Recipient,
     /// Message, if any.
     pub message: Option<String>,
 }
 
-impl Draft {
+impl RequestDraft {
     /// Checks and normalizes the message of at most 500 characters. An empty message counts as none.
     ///
     /// # Errors
     /// Returns the error of [`Text::parse`].
-    pub fn new(to: Receiver, message: Option<&str>) -> Result<Self, FieldError> {
+    pub fn new(to: Recipient, message: Option<&str>) -> Result<Self, FieldError> {
         let message = message.map(|text| Text::parse(text, MESSAGE, "/message")).transpose()?;
         let message = message.map(Text::into_string).filter(|text| !text.is_empty());
         Ok(Self { to, message })
@@ -133,7 +133,7 @@ impl Draft {
 
 /// Sender and recipient of a request: the payload of its events, and the users to lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Parties {
+pub struct RequestParties {
     /// Request ID.
     pub request: PartnerRequestId,
     /// Sender.
@@ -141,13 +141,13 @@ pub struct Parties {
     /// Recipient, unless the request reaches no one.
     pub to: Option<UserId>,
     /// `true` if the request was sent to an e-mail address. Its sender then learns only of acceptance.
-    pub by_email: bool,
+    pub is_by_email: bool,
 }
 
 /// Users who can send partner requests to a user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum WhoMayAsk {
+pub enum RequestPolicy {
     /// All users who know the user's ID.
     #[default]
     Anyone,
@@ -157,7 +157,7 @@ pub enum WhoMayAsk {
     Nobody,
 }
 
-impl WhoMayAsk {
+impl RequestPolicy {
     /// Returns the name used in the database and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -167,7 +167,7 @@ impl WhoMayAsk {
         }
     }
 
-    /// Parses the result of [`WhoMayAsk::as_str`].
+    /// Parses the result of [`RequestPolicy::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Anyone, Self::Invited, Self::Nobody].into_iter().find(|one| one.as_str() == text)
     }
@@ -175,12 +175,12 @@ impl WhoMayAsk {
 
 /// Partner settings of the caller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Settings {
+pub struct PartnerSettings {
     /// Users who can send the caller partner requests.
-    pub who_may_ask: WhoMayAsk,
+    pub accepts_requests_from: RequestPolicy,
     /// `true` if partner requests to the caller's verified e-mail address reach the caller. Senders cannot
     /// tell whether it is set. Default `false`.
-    pub found_by_email: bool,
+    pub discoverable_by_email: bool,
     /// `true` to keep names and message texts out of notifications. Default `false`.
     pub discreet: bool,
 }
@@ -231,7 +231,7 @@ mod tests {
         }
         assert_eq!(RequestStatus::parse("PENDING"), None);
         for text in ["anyone", "invited", "nobody"] {
-            assert_eq!(serde_json::to_value(WhoMayAsk::parse(text)).unwrap(), text);
+            assert_eq!(serde_json::to_value(RequestPolicy::parse(text)).unwrap(), text);
         }
         for reason in [ReportReason::Harassment, ReportReason::Spam, ReportReason::Other] {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
@@ -240,8 +240,8 @@ mod tests {
 
     #[test]
     fn message_is_normalized_and_limited() {
-        let ben = || Receiver::User(UserId(Uuid::from_u128(2)));
-        let message = |text: &str| Draft::new(ben(), Some(text)).map(|draft| draft.message);
+        let ben = || Recipient::User(UserId(Uuid::from_u128(2)));
+        let message = |text: &str| RequestDraft::new(ben(), Some(text)).map(|draft| draft.message);
         assert_eq!(message(" two\nlines ").unwrap().as_deref(), Some("two\nlines"));
         assert_eq!(message("   ").unwrap(), None);
         assert!(message(&"é".repeat(500)).is_ok());

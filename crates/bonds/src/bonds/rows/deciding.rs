@@ -3,7 +3,7 @@
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Error, FromRow as _, Query, Row, Tx, params, row_columns};
 
-use super::super::model::{BondId, Pair, Parties, PartnerRequestId};
+use super::super::model::{BondId, Pair, PartnerRequestId, RequestParties};
 use super::requests::parties_columns;
 
 /// Request whose expiry was recorded.
@@ -18,7 +18,7 @@ pub struct ExpiredRequest {
 pub fn expire_request(tx: &Tx<'_>, id: PartnerRequestId) -> Result<Option<ExpiredRequest>, Error> {
     let expired = |was_pending| move |row: &Row<'_>| Ok(ExpiredRequest { at: row.get(0)?, was_pending });
     let pending = tx.one(
-        "UPDATE partner_requests SET status = 'expired', told = 'expired', decided_at = expires_at
+        "UPDATE partner_requests SET status = 'expired', sender_visible_status = 'expired', decided_at = expires_at
          WHERE id = $1 AND status = 'pending' RETURNING expires_at",
         params![id],
         expired(true),
@@ -27,14 +27,15 @@ pub fn expire_request(tx: &Tx<'_>, id: PartnerRequestId) -> Result<Option<Expire
         return Ok(pending);
     }
     tx.one(
-        "UPDATE partner_requests SET told = 'expired' WHERE id = $1 AND told = 'pending' RETURNING expires_at",
+        "UPDATE partner_requests SET sender_visible_status = 'expired'
+         WHERE id = $1 AND sender_visible_status = 'pending' RETURNING expires_at",
         params![id],
         expired(false),
     )
 }
 
 /// Request that is old enough to have expired.
-pub struct OldRequest {
+pub struct ExpirableRequest {
     pub id: PartnerRequestId,
     pub from: UserId,
     /// `true` if its sender sees it as pending.
@@ -42,7 +43,11 @@ pub struct OldRequest {
 }
 
 row_columns! {
-    old_columns => OldRequest { id = "id", from = "from_user", is_pending = "told = 'pending'" }
+    expirable_request_columns => ExpirableRequest {
+        id = "id",
+        from = "from_user",
+        is_pending = "sender_visible_status = 'pending'"
+    }
 }
 
 /// Returns up to `limit` requests with an ID above `after` and at most `until`, ordered by ID.
@@ -51,27 +56,27 @@ pub fn list_expired(
     after: PartnerRequestId,
     until: PartnerRequestId,
     limit: i64,
-) -> Result<Vec<OldRequest>, Error> {
+) -> Result<Vec<ExpirableRequest>, Error> {
     q.all(
         concat!(
             "SELECT ",
-            old_columns!(),
+            expirable_request_columns!(),
             " FROM partner_requests WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3"
         ),
         params![after, until, limit],
-        OldRequest::read_row,
+        ExpirableRequest::read_row,
     )
 }
 
 /// Returns the ID up to which expiry has been recorded.
-pub fn find_expiry_mark(q: &Query<'_>) -> Result<Option<PartnerRequestId>, Error> {
-    q.one("SELECT up_to FROM expiry_marks WHERE name = 'partner_requests'", &[], |row| row.get(0))
+pub fn find_expiry_progress(q: &Query<'_>) -> Result<Option<PartnerRequestId>, Error> {
+    q.one("SELECT up_to FROM expiry_progress WHERE name = 'partner_requests'", &[], |row| row.get(0))
 }
 
-pub fn set_expiry_mark(tx: &Tx<'_>, up_to: PartnerRequestId) -> Result<(), Error> {
+pub fn set_expiry_progress(tx: &Tx<'_>, up_to: PartnerRequestId) -> Result<(), Error> {
     tx.exec(
-        "INSERT INTO expiry_marks (name, up_to) VALUES ('partner_requests', $1)
-         ON CONFLICT (name) DO UPDATE SET up_to = $1 WHERE expiry_marks.up_to < $1",
+        "INSERT INTO expiry_progress (name, up_to) VALUES ('partner_requests', $1)
+         ON CONFLICT (name) DO UPDATE SET up_to = $1 WHERE expiry_progress.up_to < $1",
         params![up_to],
     )?;
     Ok(())
@@ -81,7 +86,8 @@ pub fn set_expiry_mark(tx: &Tx<'_>, up_to: PartnerRequestId) -> Result<(), Error
 pub fn reject_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests
-         SET status = 'rejected', told = CASE WHEN to_email IS NULL THEN 'rejected' ELSE told END, decided_at = $2
+         SET status = 'rejected', decided_at = $2,
+             sender_visible_status = CASE WHEN to_email IS NULL THEN 'rejected' ELSE sender_visible_status END
          WHERE id = $1",
         params![id, now],
     )?;
@@ -91,15 +97,18 @@ pub fn reject_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Resu
 /// Cancels a request. Returns `true` if it was pending; the recipient may have decided a request that its
 /// sender still sees as pending.
 pub fn cancel_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<bool, Error> {
-    let waited = tx.exec(
-        "UPDATE partner_requests SET status = 'cancelled', told = 'cancelled', decided_at = $2
+    let was_pending = tx.exec(
+        "UPDATE partner_requests SET status = 'cancelled', sender_visible_status = 'cancelled', decided_at = $2
          WHERE id = $1 AND status = 'pending'",
         params![id, now],
     )?;
-    if waited == 0 {
-        tx.exec("UPDATE partner_requests SET told = 'cancelled' WHERE id = $1", params![id])?;
+    if was_pending == 0 {
+        tx.exec(
+            "UPDATE partner_requests SET sender_visible_status = 'cancelled' WHERE id = $1",
+            params![id],
+        )?;
     }
-    Ok(waited == 1)
+    Ok(was_pending == 1)
 }
 
 /// Cancels a request as a consequence of another action of its sender. A sender by e-mail address still sees
@@ -107,7 +116,8 @@ pub fn cancel_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Resu
 pub fn withdraw_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests
-         SET status = 'cancelled', told = CASE WHEN to_email IS NULL THEN 'cancelled' ELSE told END, decided_at = $2
+         SET status = 'cancelled', decided_at = $2,
+             sender_visible_status = CASE WHEN to_email IS NULL THEN 'cancelled' ELSE sender_visible_status END
          WHERE id = $1",
         params![id, now],
     )?;
@@ -116,7 +126,7 @@ pub fn withdraw_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Re
 
 /// Hides a request from its recipient and frees the pair's key. Its sender still sees it as pending until it
 /// expires.
-pub fn withhold_request(tx: &Tx<'_>, parties: Parties) -> Result<(), Error> {
+pub fn withhold_request(tx: &Tx<'_>, parties: RequestParties) -> Result<(), Error> {
     let own_key = format!("{}>{}", parties.from, parties.request);
     tx.exec(
         "UPDATE partner_requests SET delivered = FALSE, pair_key = $2 WHERE id = $1",
@@ -133,40 +143,47 @@ pub fn decide_pending(
     bond: BondId,
     pair: Pair,
     now: Timestamp,
-) -> Result<Vec<Parties>, Error> {
+) -> Result<Vec<RequestParties>, Error> {
     let [a, b] = pair.users();
     tx.all(
         "UPDATE partner_requests
          SET status = CASE WHEN id = $1 THEN 'accepted' WHEN status = 'pending' THEN 'superseded' ELSE status END,
-             told = CASE WHEN id = $1 THEN 'accepted'
-                         WHEN to_email IS NULL OR from_user IN ($4, $5) THEN 'superseded' ELSE told END,
+             sender_visible_status = CASE WHEN id = $1 THEN 'accepted'
+                         WHEN to_email IS NULL OR from_user IN ($4, $5) THEN 'superseded'
+                         ELSE sender_visible_status END,
              bond_id = CASE WHEN id = $1 THEN $2 END,
              decided_at = CASE WHEN status = 'pending' THEN $3 ELSE decided_at END
-         WHERE (from_user IN ($4, $5) AND told = 'pending' AND expires_at > $3)
+         WHERE (from_user IN ($4, $5) AND sender_visible_status = 'pending' AND expires_at > $3)
             OR (to_user IN ($4, $5) AND delivered AND status = 'pending' AND expires_at > $3)
          RETURNING id, from_user, CASE WHEN delivered AND decided_at = $3 THEN to_user END, to_email IS NOT NULL",
         params![accepted, bond, now, a, b],
-        Parties::read_row,
+        RequestParties::read_row,
     )
 }
 
 /// Ends all pending requests of `user`: those they sent are cancelled, those they received are superseded.
-pub fn end_pending(tx: &Tx<'_>, user: UserId, now: Timestamp) -> Result<Vec<Parties>, Error> {
+pub fn end_pending(tx: &Tx<'_>, user: UserId, now: Timestamp) -> Result<Vec<RequestParties>, Error> {
     tx.all(
         "UPDATE partner_requests
-         SET status = CASE WHEN status <> 'pending' THEN status WHEN from_user = $1 THEN 'cancelled' ELSE 'superseded' END,
-             told = CASE WHEN from_user = $1 THEN 'cancelled' WHEN to_email IS NULL THEN 'superseded' ELSE told END,
+         SET status = CASE WHEN status <> 'pending' THEN status
+                           WHEN from_user = $1 THEN 'cancelled' ELSE 'superseded' END,
+             sender_visible_status = CASE WHEN from_user = $1 THEN 'cancelled'
+                                          WHEN to_email IS NULL THEN 'superseded' ELSE sender_visible_status END,
              decided_at = CASE WHEN status = 'pending' THEN $2 ELSE decided_at END
-         WHERE (from_user = $1 AND told = 'pending' AND expires_at > $2)
+         WHERE (from_user = $1 AND sender_visible_status = 'pending' AND expires_at > $2)
             OR (to_user = $1 AND delivered AND status = 'pending' AND expires_at > $2)
          RETURNING id, from_user, CASE WHEN delivered AND decided_at = $2 THEN to_user END, to_email IS NOT NULL",
         params![user, now],
-        Parties::read_row,
+        RequestParties::read_row,
     )
 }
 
 /// Returns the pending request between two users, in either direction.
-pub fn find_pending_between(q: &Query<'_>, pair: Pair, now: Timestamp) -> Result<Option<Parties>, Error> {
+pub fn find_pending_between(
+    q: &Query<'_>,
+    pair: Pair,
+    now: Timestamp,
+) -> Result<Option<RequestParties>, Error> {
     q.one(
         concat!(
             "SELECT ",
@@ -174,6 +191,6 @@ pub fn find_pending_between(q: &Query<'_>, pair: Pair, now: Timestamp) -> Result
             " FROM partner_requests WHERE pair_key = $1 AND status = 'pending' AND expires_at > $2"
         ),
         params![pair.key(), now],
-        Parties::read_row,
+        RequestParties::read_row,
     )
 }

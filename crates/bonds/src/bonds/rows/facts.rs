@@ -4,7 +4,7 @@ use kith_kernel::Timestamp;
 use kith_store::{Error, Query, params};
 
 /// Counts users with more than one active bond.
-pub fn count_people_with_several_bonds(q: &Query<'_>) -> Result<i64, Error> {
+pub fn count_users_with_several_bonds(q: &Query<'_>) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM (
            SELECT person FROM (
              SELECT user_a AS person FROM bonds WHERE ended_at IS NULL
@@ -35,7 +35,7 @@ pub fn count_archived(q: &Query<'_>) -> Result<i64, Error> {
 }
 
 /// Returns the earliest end of the bonds that ended before `ended_before` and are not archived.
-pub fn find_oldest_to_archive(q: &Query<'_>, ended_before: Timestamp) -> Result<Option<Timestamp>, Error> {
+pub fn find_oldest_archivable(q: &Query<'_>, ended_before: Timestamp) -> Result<Option<Timestamp>, Error> {
     let oldest = q.one(
         "SELECT MIN(ended_at) FROM bonds WHERE ended_at IS NOT NULL AND archived_at IS NULL AND ended_at < $1",
         params![ended_before],

@@ -7,7 +7,7 @@ use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 use super::super::model::{CodeHashes, Invite, InviteId};
 
 /// Usable invite with the columns needed to spend it.
-pub struct LiveInvite {
+pub struct UsableInvite {
     /// Invite ID.
     pub id: InviteId,
     /// User who created it.
@@ -20,7 +20,7 @@ pub struct LiveInvite {
 
 // Columns of `invites i`, and of `users u`, the inviter.
 row_columns! {
-    live_invite_columns => LiveInvite {
+    usable_invite_columns => UsableInvite {
         id = "i.id",
         inviter = "i.inviter",
         display_name = "u.display_name",
@@ -49,16 +49,16 @@ pub fn insert_invite(
 
 /// Returns the invite that `user` can use: not spent, not expired, its inviter not deleted, and no block
 /// between both users.
-pub fn find_live_invite(
+pub fn find_usable_invite(
     q: &Query<'_>,
     code: CodeHashes,
     user: UserId,
     now: Timestamp,
-) -> Result<Option<LiveInvite>, Error> {
+) -> Result<Option<UsableInvite>, Error> {
     q.one(
         concat!(
             "SELECT ",
-            live_invite_columns!(),
+            usable_invite_columns!(),
             " FROM invites i
          JOIN users u ON u.id = i.inviter AND u.deleted_at IS NULL
          WHERE i.code_hash IN ($1, $4) AND i.spent_at IS NULL AND i.expires_at > $3
@@ -66,12 +66,12 @@ pub fn find_live_invite(
                                                      OR (k.blocker = i.inviter AND k.blocked = $2))"
         ),
         params![code.present, user, now, code.previous],
-        LiveInvite::read_row,
+        UsableInvite::read_row,
     )
 }
 
 /// Returns the inviter of the invite that `user` spent with this code.
-pub fn find_inviter_of_used(q: &Query<'_>, code: CodeHashes, user: UserId) -> Result<Option<UserId>, Error> {
+pub fn find_inviter_of_spent(q: &Query<'_>, code: CodeHashes, user: UserId) -> Result<Option<UserId>, Error> {
     q.one(
         "SELECT inviter FROM invites WHERE code_hash IN ($1, $3) AND spent_by = $2 AND inviter <> $2",
         params![code.present, user, code.previous],
@@ -80,7 +80,7 @@ pub fn find_inviter_of_used(q: &Query<'_>, code: CodeHashes, user: UserId) -> Re
 }
 
 /// Returns the usable invites of `inviter`, newest first.
-pub fn list_live_invites(q: &Query<'_>, inviter: UserId, now: Timestamp) -> Result<Vec<Invite>, Error> {
+pub fn list_usable_invites(q: &Query<'_>, inviter: UserId, now: Timestamp) -> Result<Vec<Invite>, Error> {
     q.all(
         concat!(
             "SELECT ",
@@ -120,31 +120,35 @@ pub fn find_own_invite(
 }
 
 /// Counts the failed attempts of `subject` since `since`, and returns the time of the first.
-pub fn find_misses(
+pub fn find_failed_attempts(
     q: &Query<'_>,
     subject: &[u8; 32],
     since: Timestamp,
 ) -> Result<(i64, Option<Timestamp>), Error> {
     let found = q.one(
-        "SELECT COUNT(*), MIN(missed_at) FROM invite_misses WHERE subject = $1 AND missed_at > $2",
+        "SELECT COUNT(*), MIN(failed_at) FROM failed_invite_attempts WHERE subject = $1 AND failed_at > $2",
         params![subject, since],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
     Ok(found.unwrap_or_default())
 }
 
-pub fn insert_miss(tx: &Tx<'_>, id: Uuid, subject: &[u8; 32], at: Timestamp) -> Result<(), Error> {
+pub fn insert_failed_attempt(tx: &Tx<'_>, id: Uuid, subject: &[u8; 32], at: Timestamp) -> Result<(), Error> {
     tx.exec(
-        "INSERT INTO invite_misses (id, subject, missed_at) VALUES ($1, $2, $3)",
+        "INSERT INTO failed_invite_attempts (id, subject, failed_at) VALUES ($1, $2, $3)",
         params![id, subject, at],
     )?;
     Ok(())
 }
 
-/// Deletes failed attempts up to `misses_before` and invites that expired up to `dead_before`.
-pub fn tidy_invites(tx: &Tx<'_>, misses_before: Timestamp, dead_before: Timestamp) -> Result<(), Error> {
-    tx.exec("DELETE FROM invite_misses WHERE missed_at <= $1", params![misses_before])?;
-    tx.exec("DELETE FROM invites WHERE expires_at <= $1", params![dead_before])?;
+/// Deletes failed attempts up to `attempts_before` and invites that expired up to `expired_before`.
+pub fn delete_old_invites(
+    tx: &Tx<'_>,
+    attempts_before: Timestamp,
+    expired_before: Timestamp,
+) -> Result<(), Error> {
+    tx.exec("DELETE FROM failed_invite_attempts WHERE failed_at <= $1", params![attempts_before])?;
+    tx.exec("DELETE FROM invites WHERE expires_at <= $1", params![expired_before])?;
     Ok(())
 }
 

@@ -3,25 +3,26 @@
 mod deciding;
 mod facts;
 mod invites;
+mod messages;
 mod requests;
+mod send_context;
 mod settings;
-mod standing;
-mod words;
 
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Columns, Error, FromRow as _, Query, Row, Tx, id_columns, params, row_columns};
 
 use super::model::{
-    Bond, BondId, Breakup, Former, History, InviteId, Living, Pair, PartnerRequestId, restorable_until,
+    ActiveBond, Bond, BondHistoryEntry, BondId, Breakup, FormerBond, InviteId, Pair, PartnerRequestId,
+    restorable_until,
 };
 
 pub use deciding::*;
 pub use facts::*;
 pub use invites::*;
+pub use messages::*;
 pub use requests::*;
+pub use send_context::*;
 pub use settings::*;
-pub use standing::*;
-pub use words::*;
 
 id_columns!(PartnerRequestId, BondId, InviteId);
 
@@ -37,7 +38,7 @@ row_columns! {
 }
 
 row_columns! {
-    history_columns => History {
+    history_columns => BondHistoryEntry {
         bond = bond_columns!(),
         ended_at: Option<Timestamp> = "b.ended_at",
         archived_at: Option<Timestamp> = "b.archived_at";
@@ -47,11 +48,11 @@ row_columns! {
 }
 
 row_columns! {
-    former_columns => Former { id = "id", since = "since", ended_at = "ended_at", restorations = "restorations" }
+    former_columns => FormerBond { id = "id", since = "since", ended_at = "ended_at", restorations = "restorations" }
 }
 
 row_columns! {
-    living_columns => Living (a: UserId = "b.user_a", b: UserId = "b.user_b") { id = "b.id"; users = [a, b] }
+    active_bond_columns => ActiveBond (a: UserId = "b.user_a", b: UserId = "b.user_b") { id = "b.id"; users = [a, b] }
 }
 
 // Columns of `breakups k` as the user $1 may see them.
@@ -73,7 +74,7 @@ pub fn insert_bond(tx: &Tx<'_>, bond: BondId, pair: Pair, since: Timestamp) -> R
 }
 
 /// Returns the last bond of the pair that has ended and is not archived.
-pub fn find_former(q: &Query<'_>, pair: Pair) -> Result<Option<Former>, Error> {
+pub fn find_former(q: &Query<'_>, pair: Pair) -> Result<Option<FormerBond>, Error> {
     let [a, b] = pair.users();
     q.one(
         concat!(
@@ -83,12 +84,12 @@ pub fn find_former(q: &Query<'_>, pair: Pair) -> Result<Option<Former>, Error> {
               ORDER BY ended_at DESC LIMIT 1"
         ),
         params![a, b],
-        Former::read_row,
+        FormerBond::read_row,
     )
 }
 
 /// Restores a bond, and records the restoration with its last breakup.
-pub fn restore_bond(tx: &Tx<'_>, former: &Former, now: Timestamp) -> Result<(), Error> {
+pub fn restore_bond(tx: &Tx<'_>, former: &FormerBond, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE bonds
          SET ended_at = NULL, name_a = NULL, name_b = NULL, restored_at = $2, restorations = restorations + 1
@@ -149,22 +150,22 @@ pub fn find_bond_of_request(
 }
 
 /// Returns the active bond of `user` with both users.
-pub fn find_living(q: &Query<'_>, user: UserId) -> Result<Option<Living>, Error> {
+pub fn find_active_bond(q: &Query<'_>, user: UserId) -> Result<Option<ActiveBond>, Error> {
     q.one(
         concat!(
             "SELECT ",
-            living_columns!(),
+            active_bond_columns!(),
             " FROM bond_slots s JOIN bonds b ON b.id = s.bond_id WHERE s.user_id = $1"
         ),
         params![user],
-        Living::read_row,
+        ActiveBond::read_row,
     )
 }
 
 /// Ends a bond: frees both slots, and records who ended it, the reason and both display names.
 pub fn end_bond(
     tx: &Tx<'_>,
-    bond: &Living,
+    bond: &ActiveBond,
     by: UserId,
     reason: Option<&str>,
     now: Timestamp,
@@ -195,7 +196,7 @@ pub fn list_bonds(
     before: BondId,
     limit: i64,
     now: Timestamp,
-) -> Result<Vec<History>, Error> {
+) -> Result<Vec<BondHistoryEntry>, Error> {
     macro_rules! side {
         ($own:literal, $other:literal, $name:literal) => {
             concat!(
@@ -227,7 +228,7 @@ pub fn find_bond(
     user: UserId,
     bond: BondId,
     now: Timestamp,
-) -> Result<Option<History>, Error> {
+) -> Result<Option<BondHistoryEntry>, Error> {
     q.one(
         concat!(
             "SELECT ",
@@ -266,16 +267,20 @@ pub fn list_breakups(
 }
 
 /// Returns up to `limit` bonds that ended before `ended_before` and are not archived, longest ago first.
-pub fn list_to_archive(q: &Query<'_>, ended_before: Timestamp, limit: i64) -> Result<Vec<Living>, Error> {
+pub fn list_archivable_bonds(
+    q: &Query<'_>,
+    ended_before: Timestamp,
+    limit: i64,
+) -> Result<Vec<ActiveBond>, Error> {
     q.all(
         concat!(
             "SELECT ",
-            living_columns!(),
+            active_bond_columns!(),
             " FROM bonds b WHERE ended_at IS NOT NULL AND archived_at IS NULL AND ended_at < $1
               ORDER BY ended_at LIMIT $2"
         ),
         params![ended_before, limit],
-        Living::read_row,
+        ActiveBond::read_row,
     )
 }
 
@@ -300,17 +305,18 @@ pub fn count_reasons(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
 }
 
 /// Deletes the breakup reasons of `user`, and their display name in ended bonds.
-pub fn forget_reasons_and_names(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
+pub fn delete_reasons_and_names(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     tx.exec("UPDATE breakups SET reason = NULL WHERE ended_by = $1 AND reason IS NOT NULL", params![user])?;
     tx.exec("UPDATE bonds SET name_a = NULL WHERE user_a = $1", params![user])?;
     tx.exec("UPDATE bonds SET name_b = NULL WHERE user_b = $1", params![user])?;
     Ok(())
 }
 
-/// Reads a history without its breakups, from its columns and what the partner was called when the bond ended.
-fn read_history(row: &Row<'_>, now: Timestamp) -> Result<History, Error> {
+/// Reads a history without its breakups, from its columns and what the partner was called when the bond
+/// ended.
+fn read_history(row: &Row<'_>, now: Timestamp) -> Result<BondHistoryEntry, Error> {
     let columns = &mut Columns::of(row);
-    let (mut history, name): (History, Option<String>) = (columns.read()?, columns.read()?);
+    let (mut history, name): (BondHistoryEntry, Option<String>) = (columns.read()?, columns.read()?);
     if let Some(name) = name {
         history.bond.partner.display_name = name;
     }

@@ -6,18 +6,18 @@ use kith_kernel::{Timestamp, UserId};
 use kith_store::{AsParam as _, Error, FromRow as _, Param, Query, Row, Tx, params, row_columns};
 
 use super::super::model::{
-    Asked, BondId, Draft, Pair, Parties, PartnerRequest, PartnerRequestId, Receiver, RequestDirection,
-    RequestStatus, restorable_until,
+    BondId, Pair, PartnerRequest, PartnerRequestId, Recipient, RequestDirection, RequestDraft,
+    RequestParties, RequestRecipient, RequestStatus, restorable_until,
 };
 use super::super::rules::status_at;
-use kith_accounts::accounts::Person;
+use kith_accounts::accounts::UserSummary;
 
 /// Columns of [`read_request_at`], of the table alias `r`. The last one is the end of the pair's former bond,
 /// if that can be restored.
 macro_rules! request_columns {
     () => {
-        "r.id, r.from_user, r.from_name, r.to_user, r.to_name, r.to_email, r.status, r.told, r.message, r.created_at,
-         r.expires_at,
+        "r.id, r.from_user, r.from_name, r.to_user, r.to_name, r.to_email, r.status, r.sender_visible_status,
+         r.message, r.created_at, r.expires_at,
          CASE WHEN r.status = 'pending' THEN
             (SELECT MAX(b.ended_at) FROM bonds b
              WHERE b.user_a = CASE WHEN r.from_user < r.to_user THEN r.from_user ELSE r.to_user END
@@ -35,20 +35,20 @@ macro_rules! select_requests {
 }
 
 row_columns! {
-    parties_columns => Parties {
+    parties_columns => RequestParties {
         request = "id",
         from = "from_user",
         to = "CASE WHEN delivered THEN to_user END",
-        by_email = "to_email IS NOT NULL"
+        is_by_email = "to_email IS NOT NULL"
     }
 }
 
 /// Returns the sender and the recipient of a request.
-pub fn find_parties(q: &Query<'_>, id: PartnerRequestId) -> Result<Option<Parties>, Error> {
+pub fn find_parties(q: &Query<'_>, id: PartnerRequestId) -> Result<Option<RequestParties>, Error> {
     q.one(
         concat!("SELECT ", parties_columns!(), " FROM partner_requests WHERE id = $1"),
         params![id],
-        Parties::read_row,
+        RequestParties::read_row,
     )
 }
 
@@ -67,7 +67,7 @@ pub fn find_request(
 }
 
 /// Returns the last request of `sender` that led to their active bond, with its e-mail key.
-pub fn find_request_behind_bond(
+pub fn find_request_of_bond(
     q: &Query<'_>,
     sender: UserId,
     now: Timestamp,
@@ -93,26 +93,28 @@ pub fn find_pending_by_address(
     now: Timestamp,
 ) -> Result<Option<PartnerRequest>, Error> {
     q.one(
-        select_requests!("WHERE r.from_user = $1 AND r.told = 'pending' AND r.to_email_key = $2 LIMIT 1"),
+        select_requests!(
+            "WHERE r.from_user = $1 AND r.sender_visible_status = 'pending' AND r.to_email_key = $2 LIMIT 1"
+        ),
         params![sender, email_key],
         |row| read_request_at(row, 0, sender, now),
     )
 }
 
-/// Returns the request of `sender` that is withheld from `receiver`, if it has not expired.
+/// Returns the request of `sender` that is withheld from `recipient`, if it has not expired.
 pub fn find_withheld(
     q: &Query<'_>,
     sender: UserId,
-    receiver: UserId,
+    recipient: UserId,
     now: Timestamp,
 ) -> Result<Option<PartnerRequest>, Error> {
     q.one(
         select_requests!(
-            "WHERE r.from_user = $1 AND r.told = 'pending' AND r.to_user = $2 AND NOT r.delivered
+            "WHERE r.from_user = $1 AND r.sender_visible_status = 'pending' AND r.to_user = $2 AND NOT r.delivered
                AND r.to_email IS NULL AND r.expires_at > $3
              ORDER BY r.id DESC LIMIT 1"
         ),
-        params![sender, receiver, now],
+        params![sender, recipient, now],
         |row| read_request_at(row, 0, sender, now),
     )
 }
@@ -175,7 +177,7 @@ pub(super) fn list_statement(direction: RequestDirection, status: Option<Request
     }
     match direction {
         RequestDirection::Incoming => list_by_status!("r.to_user", " AND r.delivered", "r.status"),
-        RequestDirection::Outgoing => list_by_status!("r.from_user", "", "r.told"),
+        RequestDirection::Outgoing => list_by_status!("r.from_user", "", "r.sender_visible_status"),
     }
 }
 
@@ -191,7 +193,7 @@ pub fn list_recently_sent(
         params![user, limit],
         |row| row.get::<Timestamp>(0),
     )?;
-    Ok(newest.into_iter().filter(|made| *made > since).collect())
+    Ok(newest.into_iter().filter(|inserted| *inserted > since).collect())
 }
 
 /// Request to insert.
@@ -199,9 +201,9 @@ pub struct NewRequest<'r> {
     /// Request as its sender sees it.
     pub request: &'r PartnerRequest,
     /// Draft that it was made from.
-    pub draft: &'r Draft,
+    pub draft: &'r RequestDraft,
     /// Recipient; `None` if the request reaches no one.
-    pub receiver: Option<&'r Person>,
+    pub recipient: Option<&'r UserSummary>,
     /// Pair whose key the request holds; `None` if its recipient must never see it.
     pub pair: Option<Pair>,
     /// Bond that it led to at once.
@@ -210,10 +212,10 @@ pub struct NewRequest<'r> {
 
 /// Inserts a request unless another one holds its key. Returns `true` if it was inserted.
 pub fn insert_request(tx: &Tx<'_>, new: &NewRequest<'_>) -> Result<bool, Error> {
-    let NewRequest { request, draft, receiver, pair, bond } = *new;
+    let NewRequest { request, draft, recipient, pair, bond } = *new;
     let email = match &draft.to {
-        Receiver::Email(email) => Some(email),
-        Receiver::User(_) | Receiver::Invite(_) => None,
+        Recipient::Email(email) => Some(email),
+        Recipient::User(_) | Recipient::Invite(_) => None,
     };
     let own_key = || match email {
         Some(email) => format!("{}>{}", request.from.id, email.key),
@@ -221,16 +223,17 @@ pub fn insert_request(tx: &Tx<'_>, new: &NewRequest<'_>) -> Result<bool, Error> 
     };
     let inserted = tx.exec(
         "INSERT INTO partner_requests
-            (id, from_user, from_name, to_user, to_name, to_email, to_email_key, delivered, pair_key, status, told,
+            (id, from_user, from_name, to_user, to_name, to_email, to_email_key, delivered, pair_key, status,
+             sender_visible_status,
              message, created_at, expires_at, bond_id)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING",
         params![
             request.id,
             request.from.id,
             request.from.display_name,
-            receiver.map(|person| person.id),
-            receiver.map(|person| &*person.display_name),
-            email.map(|email| &*email.typed),
+            recipient.map(|person| person.id),
+            recipient.map(|person| &*person.display_name),
+            email.map(|email| &*email.address),
             email.map(|email| &*email.key),
             pair.is_some(),
             pair.map_or_else(own_key, Pair::key),
@@ -251,7 +254,7 @@ pub(super) fn read_request_at(
     viewer: UserId,
     now: Timestamp,
 ) -> Result<PartnerRequest, Error> {
-    let from = Person { id: row.get(at + 1)?, display_name: row.get(at + 2)? };
+    let from = UserSummary { id: row.get(at + 1)?, display_name: row.get(at + 2)? };
     let email: Option<String> = row.get(at + 5)?;
     let is_sender = viewer == from.id;
     let stored: String = row.get(at + if is_sender { 7 } else { 6 })?;
@@ -260,8 +263,8 @@ pub(super) fn read_request_at(
     let status = status_at(stored, expires_at, now);
     let hidden = email.is_some() && is_sender && status != RequestStatus::Accepted;
     let to = match email {
-        Some(email) if hidden => Asked::Address { email },
-        _ => Asked::Person(Person { id: row.get(at + 3)?, display_name: row.get(at + 4)? }),
+        Some(email) if hidden => RequestRecipient::Address { email },
+        _ => RequestRecipient::User(UserSummary { id: row.get(at + 3)?, display_name: row.get(at + 4)? }),
     };
     let former_ended_at: Option<Timestamp> = row.get(at + 11)?;
     let restorable = former_ended_at.filter(|_| !hidden).map(restorable_until);

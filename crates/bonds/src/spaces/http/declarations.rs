@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use super::super::declaration::Declaration;
 use super::super::declarations::{self, DeclarationBody};
 use super::super::model::CollectionName;
-use super::super::queries::{self, DeclarationList};
+use super::super::queries::{self, DeclarationFilter};
 use kith_json_schema as json_schema;
 
 type DeclarationPage = PageAnswer<Declaration>;
@@ -38,7 +38,7 @@ async fn list_collections(
     _: SignedIn,
     query: PageQuery,
 ) -> ApiResult<DeclarationPage> {
-    let list = DeclarationList::new(query.cursor.as_ref(), query.limit()?).map_err(cursor_problem)?;
+    let list = DeclarationFilter::new(query.cursor.as_ref(), query.limit()?).map_err(cursor_problem)?;
     Ok(app.db.read(move |q| queries::list_declarations(q, &list)).await?.into())
 }
 

@@ -13,16 +13,16 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::commands::{self, Change, Terms};
-use super::super::list::ListRequest;
+use super::super::commands::{self, ItemChange, WriteConditions};
+use super::super::list::ItemListParams;
 use super::super::model::{CollectionName, Item, ItemId, SpaceError, SpaceName};
 use super::super::queries::{self, BondExport, CollectionRequest};
 use super::super::settings::SpaceSettings;
 use crate::bonds::BondId;
 
 type ItemPage = PageAnswer<Item>;
-type InCollection = PathParams<(SpaceName, CollectionName)>;
-type OfItem = PathParams<(SpaceName, CollectionName, ItemId)>;
+type CollectionPath = PathParams<(SpaceName, CollectionName)>;
+type ItemPath = PathParams<(SpaceName, CollectionName, ItemId)>;
 
 pub fn routes() -> Routes {
     Routes::new()
@@ -44,7 +44,7 @@ struct ItemBody {
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct ListQuery {
+struct ListItemsQuery {
     /// Declared field to sort by, ascending; with the prefix `-` descending. Without it, newest items come
     /// first.
     order: Option<String>,
@@ -58,7 +58,7 @@ struct ListQuery {
     cursor: Option<Cursor>,
 }
 
-fn asked(user: UserId, space: SpaceName, collection: CollectionName) -> CollectionRequest {
+fn collection_request(user: UserId, space: SpaceName, collection: CollectionName) -> CollectionRequest {
     CollectionRequest { user, space, collection }
 }
 
@@ -92,13 +92,14 @@ fn asked(user: UserId, space: SpaceName, collection: CollectionName) -> Collecti
 async fn create_item(
     State(app): State<App>,
     caller: SignedIn,
-    PathParams((space, collection)): InCollection,
+    PathParams((space, collection)): CollectionPath,
     Json(body): Json<ItemBody>,
 ) -> ApiResult<Response> {
-    let asked = asked(caller.user_id, space, collection);
+    let request = collection_request(caller.user_id, space, collection);
     let (data, limits) = (Value::Object(body.data), app.config.section::<SpaceSettings>());
     app.change_precomputed(&caller, move |tx, ctx, validated| {
-        let created = commands::create(tx, ctx, &asked, &data, Terms { validated, limits: &limits });
+        let created =
+            commands::create(tx, ctx, &request, &data, WriteConditions { validated, limits: &limits });
         created.map(|item| Answer::created(item).with_etag())
     })
     .await
@@ -115,7 +116,7 @@ async fn create_item(
             description = "`me` for the space of the caller, `bond` for the space shared with the partner."),
         ("collection" = String, Path, pattern = "^[a-z0-9_-]{1,40}$",
             description = "Name of the collection: 1 to 40 characters of `a-z`, `0-9`, `_` and `-`."),
-        ListQuery
+        ListItemsQuery
     ),
     responses(
         (status = 200, body = ItemPage),
@@ -125,15 +126,15 @@ async fn create_item(
 async fn list_items(
     State(app): State<App>,
     SignedIn { user_id, .. }: SignedIn,
-    PathParams((space, collection)): InCollection,
-    Query(query): Query<ListQuery>,
+    PathParams((space, collection)): CollectionPath,
+    Query(query): Query<ListItemsQuery>,
 ) -> ApiResult<ItemPage> {
-    let asked = asked(user_id, space, collection);
+    let request = collection_request(user_id, space, collection);
     let limit = page_limit(query.limit)?;
-    let ListQuery { order, filter, cursor, .. } = query;
-    let request = ListRequest { order, filter, cursor, limit };
+    let ListItemsQuery { order, filter, cursor, .. } = query;
+    let params = ItemListParams { order, filter, cursor, limit };
     let max_item_bytes = app.config.section::<SpaceSettings>().max_item_bytes.into();
-    Ok(app.db.read(move |q| queries::list_items(q, &asked, &request, max_item_bytes)).await?.into())
+    Ok(app.db.read(move |q| queries::list_items(q, &request, &params, max_item_bytes)).await?.into())
 }
 
 /// Get an item
@@ -156,10 +157,10 @@ async fn list_items(
 async fn get_item(
     State(app): State<App>,
     SignedIn { user_id, .. }: SignedIn,
-    PathParams((space, collection, id)): OfItem,
+    PathParams((space, collection, id)): ItemPath,
 ) -> ApiResult<Json<Item>> {
-    let asked = asked(user_id, space, collection);
-    Ok(Json(app.db.read(move |q| queries::get_item(q, &asked, id)).await?))
+    let request = collection_request(user_id, space, collection);
+    Ok(Json(app.db.read(move |q| queries::get_item(q, &request, id)).await?))
 }
 
 /// Replace an item
@@ -186,12 +187,12 @@ async fn get_item(
 async fn replace_item(
     State(app): State<App>,
     caller: SignedIn,
-    PathParams((space, collection, id)): OfItem,
+    PathParams((space, collection, id)): ItemPath,
     preconditions: Preconditions,
     Json(body): Json<ItemBody>,
 ) -> ApiResult<Response> {
-    let asked = asked(caller.user_id, space, collection);
-    change(&app, &caller, asked, id, Change::Replace(Value::Object(body.data)), preconditions).await
+    let request = collection_request(caller.user_id, space, collection);
+    change(&app, &caller, request, id, ItemChange::Replace(Value::Object(body.data)), preconditions).await
 }
 
 /// Update an item
@@ -218,20 +219,20 @@ async fn replace_item(
 async fn patch_item(
     State(app): State<App>,
     caller: SignedIn,
-    PathParams((space, collection, id)): OfItem,
+    PathParams((space, collection, id)): ItemPath,
     preconditions: Preconditions,
     MergePatch(body): MergePatch<ItemBody>,
 ) -> ApiResult<Response> {
-    let asked = asked(caller.user_id, space, collection);
-    change(&app, &caller, asked, id, Change::Merge(Value::Object(body.data)), preconditions).await
+    let request = collection_request(caller.user_id, space, collection);
+    change(&app, &caller, request, id, ItemChange::Merge(Value::Object(body.data)), preconditions).await
 }
 
 async fn change(
     app: &App,
     caller: &SignedIn,
-    asked: CollectionRequest,
+    request: CollectionRequest,
     id: ItemId,
-    change: Change,
+    change: ItemChange,
     preconditions: Preconditions,
 ) -> ApiResult<Response> {
     let limits = app.config.section::<SpaceSettings>();
@@ -239,11 +240,11 @@ async fn change(
         let changed = commands::update(
             tx,
             ctx,
-            &asked,
+            &request,
             id,
             &change,
             &preconditions,
-            Terms { validated, limits: &limits },
+            WriteConditions { validated, limits: &limits },
         );
         changed.map(|item| Answer::ok(item).with_etag())
     })
@@ -271,12 +272,12 @@ async fn change(
 async fn delete_item(
     State(app): State<App>,
     caller: SignedIn,
-    PathParams((space, collection, id)): OfItem,
+    PathParams((space, collection, id)): ItemPath,
     preconditions: Preconditions,
 ) -> ApiResult<Response> {
-    let asked = asked(caller.user_id, space, collection);
+    let request = collection_request(caller.user_id, space, collection);
     app.change(&caller, move |tx, ctx| {
-        commands::delete(tx, ctx, &asked, id, &preconditions).map(|()| Answer::no_content())
+        commands::delete(tx, ctx, &request, id, &preconditions).map(|()| Answer::no_content())
     })
     .await
 }

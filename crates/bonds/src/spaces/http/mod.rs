@@ -33,7 +33,7 @@ impl From<SpaceError> for Problem {
                 &NOT_BONDED,
                 "You have no active bond, so there is no shared space. The space of a former bond returns when the bond is restored.",
             ),
-            SpaceError::Unvalidated(awaits) => awaits.into(),
+            SpaceError::Unvalidated(error) => error.into(),
             SpaceError::ItemNotFound => {
                 Self::new(&problems::NOT_FOUND, "The collection has no item with this ID.")
             }
@@ -53,16 +53,16 @@ impl From<SpaceError> for Problem {
                 let detail = "The fields of this collection have changed and its items are being indexed. List without order and filter, or try again later.";
                 Self::new(&COLLECTION_INDEXING, detail).retry_after(60)
             }
-            SpaceError::ItemTooLarge { most } => Self::new(
+            SpaceError::ItemTooLarge { limit } => Self::new(
                 &ITEM_TOO_LARGE,
                 format!(
-                    "The data may have {most} bytes without white space (setting `spaces.max_item_bytes`)."
+                    "The data may have {limit} bytes without white space (setting `spaces.max_item_bytes`)."
                 ),
             ),
-            SpaceError::SpaceFull { most, what } => Self::new(
+            SpaceError::SpaceFull { limit, unit } => Self::new(
                 &SPACE_FULL,
                 format!(
-                    "A space can contain {most} {what} (setting `spaces.max_{what}`). Delete some first."
+                    "A space can contain {limit} {unit} (setting `spaces.max_{unit}`). Delete some first."
                 ),
             ),
             SpaceError::Changed(changed) => changed.into(),

@@ -1,5 +1,5 @@
 -- up
--- A space is named `me:` and its owner's id, or `bond:` and the bond's.
+-- Keys of spaces are `me:` with a user ID, or `bond:` with a bond ID.
 CREATE TABLE space_items (
     id TEXT PRIMARY KEY,
     space TEXT NOT NULL,
@@ -11,13 +11,13 @@ CREATE TABLE space_items (
     created_by TEXT REFERENCES users (id),
     updated_at BIGINT NOT NULL,
     updated_by TEXT REFERENCES users (id),
-    -- The revision of the collection's declaration by which `space_item_fields` has this item; 0 for none.
-    indexed_by BIGINT NOT NULL
+    -- Revision of the declared fields by which the item is indexed in `space_item_fields`; 0 if it is not.
+    indexed_revision BIGINT NOT NULL
 );
 CREATE INDEX space_items_listed ON space_items (space, collection, id);
-CREATE INDEX space_items_indexed ON space_items (collection, indexed_by);
+CREATE INDEX space_items_indexed ON space_items (collection, indexed_revision);
 
--- What each collection of each space holds, counted. A collection that holds nothing has no row.
+-- Number of items and bytes per collection and space. An empty collection has no row.
 CREATE TABLE space_collections (
     space TEXT NOT NULL,
     collection TEXT NOT NULL,
@@ -26,7 +26,7 @@ CREATE TABLE space_collections (
     PRIMARY KEY (space, collection)
 );
 
--- The declared fields of items, as texts that sort as the values do.
+-- Values of the declared fields of items, encoded as texts that sort like the values.
 CREATE TABLE space_item_fields (
     item_id TEXT NOT NULL,
     field TEXT NOT NULL,
@@ -37,7 +37,7 @@ CREATE TABLE space_item_fields (
 );
 CREATE INDEX space_item_fields_sorted ON space_item_fields (space, collection, field, value, item_id);
 
--- One that was withdrawn stays, so that revisions only grow.
+-- A withdrawn declaration keeps its row, so that revisions only increase.
 CREATE TABLE collection_declarations (
     name TEXT PRIMARY KEY,
     id TEXT NOT NULL,
@@ -48,7 +48,7 @@ CREATE TABLE collection_declarations (
     updated_at BIGINT NOT NULL
 );
 
--- When each reminder of each date is due next.
+-- Next due time of each reminder.
 CREATE TABLE space_reminders (
     item_id TEXT NOT NULL,
     minutes_before BIGINT NOT NULL,
@@ -58,18 +58,20 @@ CREATE TABLE space_reminders (
 );
 CREATE INDEX space_reminders_due ON space_reminders (due_at, item_id);
 
--- Spaces of bonds that were archived: what they held, and when that goes.
+-- Archived spaces of bonds with their size and the time of their purge.
 CREATE TABLE archived_spaces (
     bond_id TEXT PRIMARY KEY REFERENCES bonds (id),
     archived_at BIGINT NOT NULL,
     items BIGINT NOT NULL,
     bytes BIGINT NOT NULL,
     purge_at BIGINT,
+    -- Observed time at which the hold of an archive ends.
+    purge_elapsed_ms BIGINT,
     purged_at BIGINT,
     manifest TEXT
 );
 CREATE INDEX archived_spaces_latest ON archived_spaces (archived_at);
-CREATE INDEX archived_spaces_kept ON archived_spaces (archived_at) WHERE purged_at IS NULL AND purge_at IS NULL;
+CREATE INDEX archived_spaces_retained ON archived_spaces (archived_at) WHERE purged_at IS NULL AND purge_at IS NULL;
 CREATE INDEX archived_spaces_held ON archived_spaces (purge_at) WHERE purged_at IS NULL AND purge_at IS NOT NULL;
 
 CREATE TABLE archived_space_items (

@@ -6,10 +6,10 @@ use kith_kernel::Timestamp;
 use kith_platform::purge::PurgeRun;
 use kith_store::{Columns, Error, FromRow as _, Query, Tx, params};
 
-use super::super::model::{Amount, SharedSpace, Space};
+use super::super::model::{Space, SpaceUsage, SpaceWithMembers};
 use crate::bonds::BondId;
 
-pub(super) const TO_ARCHIVE: &str = concat!(
+pub(super) const ARCHIVABLE: &str = concat!(
     "SELECT ",
     bond_space_columns!(),
     " FROM bonds b
@@ -17,7 +17,7 @@ pub(super) const TO_ARCHIVE: &str = concat!(
        AND NOT EXISTS (SELECT 1 FROM archived_spaces a WHERE a.bond_id = b.id)
      ORDER BY b.archived_at LIMIT $2"
 );
-pub(super) const FALLING_DUE: &str = "SELECT COUNT(*) FROM archived_spaces
+pub(super) const UNHELD_EXPIRED: &str = "SELECT COUNT(*) FROM archived_spaces
      WHERE purged_at IS NULL AND purge_at IS NULL AND archived_at <= $1";
 pub(super) const TO_PURGE: &str = concat!(
     "SELECT ",
@@ -29,12 +29,16 @@ pub(super) const TO_PURGE: &str = concat!(
 );
 
 /// Returns up to `limit` bonds archived since `since` whose spaces are not archived.
-pub fn list_to_archive(q: &Query<'_>, since: Timestamp, limit: i64) -> Result<Vec<SharedSpace>, Error> {
-    q.all(TO_ARCHIVE, params![since, limit], SharedSpace::read_row)
+pub fn list_archivable_spaces(
+    q: &Query<'_>,
+    since: Timestamp,
+    limit: i64,
+) -> Result<Vec<SpaceWithMembers>, Error> {
+    q.all(ARCHIVABLE, params![since, limit], SpaceWithMembers::read_row)
 }
 
 /// Returns the earliest archive time of a bond whose space is not archived.
-pub fn find_oldest_to_archive(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
+pub fn find_oldest_archivable(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
     let oldest = q.one(
         "SELECT MIN(b.archived_at) FROM bonds b WHERE b.archived_at IS NOT NULL
            AND NOT EXISTS (SELECT 1 FROM archived_spaces a WHERE a.bond_id = b.id)",
@@ -51,12 +55,12 @@ pub fn find_last_archived(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
 }
 
 /// Records that the space of an archived bond is archived. Returns `false` if it already was.
-pub fn insert_archive(tx: &Tx<'_>, bond: BondId, held: Amount) -> Result<bool, Error> {
+pub fn insert_archive(tx: &Tx<'_>, bond: BondId, usage: SpaceUsage) -> Result<bool, Error> {
     let inserted = tx.exec(
         "INSERT INTO archived_spaces (bond_id, archived_at, items, bytes)
          SELECT id, archived_at, $2, $3 FROM bonds WHERE id = $1 AND archived_at IS NOT NULL
          ON CONFLICT DO NOTHING",
-        params![bond, held.items, held.bytes],
+        params![bond, usage.items, usage.bytes],
     )?;
     Ok(inserted == 1)
 }
@@ -74,36 +78,36 @@ pub fn copy_to_archive(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
 }
 
 /// Counts archives of bonds archived up to `until` that are not held yet.
-pub fn count_falling_due(q: &Query<'_>, until: Timestamp) -> Result<i64, Error> {
-    Ok(q.one(FALLING_DUE, params![until], |row| row.get(0))?.unwrap_or(0))
+pub fn count_unheld_expired(q: &Query<'_>, until: Timestamp) -> Result<i64, Error> {
+    Ok(q.one(UNHELD_EXPIRED, params![until], |row| row.get(0))?.unwrap_or(0))
 }
 
 /// Starts the hold of up to `limit` archives of bonds archived up to `until`, oldest first. Archives that are
 /// held by the wall clock alone get a hold in observed time too.
-pub fn hold_archives(
+pub fn start_archive_holds(
     tx: &Tx<'_>,
     until: Timestamp,
     run: &PurgeRun,
     hold: Duration,
     limit: i64,
 ) -> Result<(), Error> {
-    let over_ms = run.elapsed_ms.saturating_add(i64::try_from(hold.as_millis()).unwrap_or(i64::MAX));
+    let elapsed_end_ms = run.elapsed_ms.saturating_add(i64::try_from(hold.as_millis()).unwrap_or(i64::MAX));
     tx.exec(
         "UPDATE archived_spaces SET purge_elapsed_ms = $1
          WHERE purged_at IS NULL AND purge_at IS NOT NULL AND purge_elapsed_ms IS NULL",
-        params![over_ms],
+        params![elapsed_end_ms],
     )?;
     tx.exec(
         "UPDATE archived_spaces SET purge_at = $2, purge_elapsed_ms = $3
          WHERE bond_id IN (SELECT bond_id FROM archived_spaces
              WHERE purged_at IS NULL AND purge_at IS NULL AND archived_at <= $1 ORDER BY archived_at LIMIT $4)",
-        params![until, run.now + hold, over_ms, limit],
+        params![until, run.now + hold, elapsed_end_ms, limit],
     )?;
     Ok(())
 }
 
 /// Stops the hold of archives that must be kept longer after all.
-pub fn release_archives(tx: &Tx<'_>, until: Timestamp) -> Result<(), Error> {
+pub fn stop_archive_holds(tx: &Tx<'_>, until: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE archived_spaces SET purge_at = NULL, purge_elapsed_ms = NULL
          WHERE purged_at IS NULL AND purge_at IS NOT NULL AND archived_at > $1",
@@ -117,10 +121,10 @@ pub fn list_archives_to_purge(
     q: &Query<'_>,
     run: &PurgeRun,
     limit: i64,
-) -> Result<Vec<(SharedSpace, Amount)>, Error> {
+) -> Result<Vec<(SpaceWithMembers, SpaceUsage)>, Error> {
     q.all(TO_PURGE, params![run.now, run.elapsed_ms, limit], |row| {
         let columns = &mut Columns::of(row);
-        Ok((columns.read()?, Amount { items: columns.read()?, bytes: columns.read()? }))
+        Ok((columns.read()?, SpaceUsage { items: columns.read()?, bytes: columns.read()? }))
     })
 }
 

@@ -3,8 +3,8 @@
 use kith_kernel::StoredJson;
 use kith_store::{Columns, Error, FromRow as _, Query, Tx, params, row_columns};
 
-use super::super::declaration::{Declaration, KeptDeclaration};
-use super::super::declarations::Rules;
+use super::super::declaration::{Declaration, StoredDeclaration};
+use super::super::declarations::CollectionRules;
 use super::super::model::{CollectionName, Item, Space};
 use kith_json_schema::SchemaText;
 
@@ -18,7 +18,7 @@ row_columns! {
 }
 
 row_columns! {
-    kept_columns => KeptDeclaration {
+    stored_columns => StoredDeclaration {
         declaration = declaration_columns!(),
         id = "id",
         revision = "revision",
@@ -27,7 +27,7 @@ row_columns! {
 }
 
 row_columns! {
-    rules_columns => Rules (fields: String = "fields", schema: Option<String> = "schema") {
+    rules_columns => CollectionRules (fields: String = "fields", schema: Option<String> = "schema") {
         revision = "revision";
         fields = read_fields(&fields);
         schema = schema.map(SchemaText::from)
@@ -35,37 +35,37 @@ row_columns! {
 }
 
 /// Returns the rules of a collection, also after its declaration was withdrawn.
-pub fn find_rules(q: &Query<'_>, name: &CollectionName) -> Result<Option<Rules>, Error> {
+pub fn find_rules(q: &Query<'_>, name: &CollectionName) -> Result<Option<CollectionRules>, Error> {
     q.one(
         concat!("SELECT ", rules_columns!(), " FROM collection_declarations WHERE name = $1"),
         params![name.as_str()],
-        Rules::read_row,
+        CollectionRules::read_row,
     )
 }
 
-pub fn find_declaration(q: &Query<'_>, name: &CollectionName) -> Result<Option<KeptDeclaration>, Error> {
+pub fn find_declaration(q: &Query<'_>, name: &CollectionName) -> Result<Option<StoredDeclaration>, Error> {
     q.one(
-        concat!("SELECT ", kept_columns!(), " FROM collection_declarations WHERE name = $1"),
+        concat!("SELECT ", stored_columns!(), " FROM collection_declarations WHERE name = $1"),
         params![name.as_str()],
-        KeptDeclaration::read_row,
+        StoredDeclaration::read_row,
     )
 }
 
-/// Returns up to `limit` declarations in force with a name above `behind`, ordered by name.
-pub fn list_declarations(q: &Query<'_>, behind: &str, limit: i64) -> Result<Vec<Declaration>, Error> {
+/// Returns up to `limit` declarations in force with a name above `after`, ordered by name.
+pub fn list_declarations(q: &Query<'_>, after: &str, limit: i64) -> Result<Vec<Declaration>, Error> {
     q.all(
         concat!(
             "SELECT ",
             declaration_columns!(),
             " FROM collection_declarations WHERE name > $1 AND declared ORDER BY name LIMIT $2"
         ),
-        params![behind, limit],
+        params![after, limit],
         Declaration::read_row,
     )
 }
 
-pub fn keep_declaration(tx: &Tx<'_>, kept: &KeptDeclaration) -> Result<(), Error> {
-    let KeptDeclaration { id, revision, declared, declaration } = kept;
+pub fn upsert_declaration(tx: &Tx<'_>, stored: &StoredDeclaration) -> Result<(), Error> {
+    let StoredDeclaration { id, revision, declared, declaration } = stored;
     let schema = declaration.schema.as_ref().map(StoredJson::as_str);
     let fields = serde_json::to_string(&declaration.fields).expect("plain texts");
     tx.exec(
@@ -86,25 +86,25 @@ pub(super) const STALE: &str = concat!(
     item_columns!(),
     ", i.space, d.revision, d.fields
      FROM collection_declarations d CROSS JOIN space_items i
-     WHERE i.collection = d.name AND i.indexed_by < d.revision LIMIT $1"
+     WHERE i.collection = d.name AND i.indexed_revision < d.revision LIMIT $1"
 );
 
 /// Returns up to `limit` items indexed by an older revision, with the present rules.
-pub fn list_stale(q: &Query<'_>, limit: i64) -> Result<Vec<(Space, Item, Rules)>, Error> {
+pub fn list_stale(q: &Query<'_>, limit: i64) -> Result<Vec<(Space, Item, CollectionRules)>, Error> {
     q.all(STALE, params![limit], |row| {
         let columns = &mut Columns::of(row);
         let (item, space, revision) = (columns.read()?, columns.read()?, columns.read()?);
         let fields = read_fields(&columns.read::<String>()?);
-        Ok((space, item, Rules { revision, fields, schema: None }))
+        Ok((space, item, CollectionRules { revision, fields, schema: None }))
     })
 }
 
 /// Records that an item is indexed by `revision`. Returns `false` if it was changed since it was read.
 pub fn set_indexed(tx: &Tx<'_>, item: &Item, revision: i64) -> Result<bool, Error> {
-    let sql = "UPDATE space_items SET indexed_by = $3 WHERE id = $1 AND version = $2 AND indexed_by < $3";
+    let sql = "UPDATE space_items SET indexed_revision = $3 WHERE id = $1 AND version = $2 AND indexed_revision < $3";
     Ok(tx.exec(sql, params![item.id, item.version, revision])? == 1)
 }
 
-fn read_fields(written: &str) -> Vec<String> {
-    serde_json::from_str(written).expect("only lists of texts are written")
+fn read_fields(json: &str) -> Vec<String> {
+    serde_json::from_str(json).expect("only lists of texts are written")
 }

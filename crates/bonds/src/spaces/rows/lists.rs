@@ -2,7 +2,7 @@
 
 use kith_store::{AsParam as _, Error, Param, Query, params};
 
-use super::super::list::{Condition, Direction, Plan};
+use super::super::list::{FieldCondition, ListPlan, SortDirection};
 use super::super::model::{CollectionName, Item, ItemId, Space};
 use super::read_with;
 
@@ -62,34 +62,34 @@ pub fn list_items(
     q: &Query<'_>,
     space: Space,
     collection: &CollectionName,
-    plan: &Plan,
+    plan: &ListPlan,
     limit: i64,
 ) -> Result<Vec<(Item, Option<String>)>, Error> {
     let key = space.key();
-    let (value, id) = &plan.behind;
-    let mut all: Vec<Param<'_>> =
+    let (value, id) = &plan.after;
+    let mut parameters: Vec<Param<'_>> =
         vec![key.as_param(), Param::Text(collection.as_str()), id.as_param(), limit.as_param()];
-    plan.others.iter().for_each(|other| all.extend(condition(other)));
-    all.resize(4 + 3 * MAX_FURTHER_CONDITIONS, Param::Null);
+    plan.further_conditions.iter().for_each(|other| parameters.extend(condition(other)));
+    parameters.resize(4 + 3 * MAX_FURTHER_CONDITIONS, Param::Null);
     let sql = match &plan.by {
         None => NEWEST,
-        Some((followed, direction)) => {
-            all.extend(condition(followed));
-            all.push(value.as_param());
-            if *direction == Direction::Up { ASCENDING } else { DESCENDING }
+        Some((sorting, direction)) => {
+            parameters.extend(condition(sorting));
+            parameters.push(value.as_param());
+            if *direction == SortDirection::Ascending { ASCENDING } else { DESCENDING }
         }
     };
-    q.all(sql, &all, read_with)
+    q.all(sql, &parameters, read_with)
 }
 
-fn condition((field, range): &Condition) -> [Param<'_>; 3] {
+fn condition((field, range): &FieldCondition) -> [Param<'_>; 3] {
     [field.as_param(), range.low.as_param(), range.high.as_param()]
 }
 
 /// Returns `true` if an item of the collection, in any space, is indexed by an older revision of its fields.
 pub fn has_stale(q: &Query<'_>, collection: &CollectionName, revision: i64) -> Result<bool, Error> {
-    // The minimum is the first entry of an index; `indexed_by < $2` would scan the table.
-    let sql = "SELECT MIN(indexed_by) FROM space_items WHERE collection = $1";
+    // The minimum is the first entry of an index; `indexed_revision < $2` would scan the table.
+    let sql = "SELECT MIN(indexed_revision) FROM space_items WHERE collection = $1";
     let oldest: Option<i64> = q.one(sql, params![collection.as_str()], |row| row.get(0))?.flatten();
     Ok(oldest.is_some_and(|oldest| oldest < revision))
 }

@@ -3,7 +3,7 @@
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Column, Columns, Error, FromRow, Query, Row, Tx, id_columns, params, row_columns};
 
-use super::model::{Amount, CollectionName, Item, ItemId, SharedSpace, Space};
+use super::model::{CollectionName, Item, ItemId, Space, SpaceUsage, SpaceWithMembers};
 use crate::bonds::BondId;
 
 // Columns of `space_items i` or `archived_space_items i`.
@@ -20,7 +20,7 @@ row_columns! {
     }
 }
 
-/// Columns of `bonds b` that a [`SharedSpace`] is read from.
+/// Columns of `bonds b` that a [`SpaceWithMembers`] is read from.
 macro_rules! bond_space_columns {
     () => {
         "b.id, b.user_a, b.user_b"
@@ -54,19 +54,19 @@ impl Column for CollectionName {
     }
 }
 
-impl FromRow for SharedSpace {
+impl FromRow for SpaceWithMembers {
     fn from_columns(columns: &mut Columns<'_, '_>) -> Result<Self, Error> {
         let bond = columns.read()?;
-        Ok(Self { space: Space::Bond(bond), people: vec![columns.read()?, columns.read()?] })
+        Ok(Self { space: Space::Bond(bond), members: vec![columns.read()?, columns.read()?] })
     }
 }
 
 /// Returns the users of `space`, and whether it is in use: its owner is not deleted, or its bond is active.
-pub fn find_people(q: &Query<'_>, space: Space) -> Result<Option<(SharedSpace, bool)>, Error> {
+pub fn find_members(q: &Query<'_>, space: Space) -> Result<Option<(SpaceWithMembers, bool)>, Error> {
     match space {
         Space::Me(user) => {
             q.one("SELECT deleted_at IS NULL FROM users WHERE id = $1", params![user], |row| {
-                Ok((SharedSpace { space, people: vec![user] }, row.get(0)?))
+                Ok((SpaceWithMembers { space, members: vec![user] }, row.get(0)?))
             })
         }
         Space::Bond(bond) => q.one(
@@ -141,10 +141,10 @@ pub fn list_all_items(
     q.all(ALL_ITEMS, params![space.key(), collection, id, limit], Item::read_row)
 }
 
-pub fn insert_item(tx: &Tx<'_>, space: Space, item: &Item, indexed_by: i64) -> Result<(), Error> {
+pub fn insert_item(tx: &Tx<'_>, space: Space, item: &Item, indexed_revision: i64) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO space_items (id, space, collection, data, bytes, version, created_at, created_by, updated_at,
-                                  updated_by, indexed_by)
+                                  updated_by, indexed_revision)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         params![
             item.id,
@@ -157,15 +157,16 @@ pub fn insert_item(tx: &Tx<'_>, space: Space, item: &Item, indexed_by: i64) -> R
             item.created_by,
             item.updated_at,
             item.updated_by,
-            indexed_by
+            indexed_revision
         ],
     )?;
     Ok(())
 }
 
-pub fn update_item(tx: &Tx<'_>, item: &Item, indexed_by: i64) -> Result<(), Error> {
+pub fn update_item(tx: &Tx<'_>, item: &Item, indexed_revision: i64) -> Result<(), Error> {
     tx.exec(
-        "UPDATE space_items SET data = $2, bytes = $3, version = $4, updated_at = $5, updated_by = $6, indexed_by = $7
+        "UPDATE space_items SET data = $2, bytes = $3, version = $4, updated_at = $5, updated_by = $6,
+             indexed_revision = $7
          WHERE id = $1",
         params![
             item.id,
@@ -174,7 +175,7 @@ pub fn update_item(tx: &Tx<'_>, item: &Item, indexed_by: i64) -> Result<(), Erro
             item.version,
             item.updated_at,
             item.updated_by,
-            indexed_by
+            indexed_revision
         ],
     )?;
     Ok(())
@@ -186,26 +187,31 @@ pub fn delete_item(tx: &Tx<'_>, id: ItemId) -> Result<(), Error> {
 }
 
 /// Returns the amount in a space, its number of collections, and whether `collection` would be a new one.
-pub fn find_amount(
+pub fn find_usage(
     q: &Query<'_>,
     space: Space,
     collection: &CollectionName,
-) -> Result<(Amount, i64, bool), Error> {
+) -> Result<(SpaceUsage, i64, bool), Error> {
     let found = q.one(
         "SELECT COALESCE(CAST(SUM(items) AS BIGINT), 0), COALESCE(CAST(SUM(bytes) AS BIGINT), 0), COUNT(*),
                 COUNT(CASE WHEN collection = $2 THEN 1 END)
          FROM space_collections WHERE space = $1",
         params![space.key(), collection.as_str()],
         |row| {
-            let held = Amount { items: row.get(0)?, bytes: row.get(1)? };
-            Ok((held, row.get(2)?, row.get::<i64>(3)? == 0))
+            let usage = SpaceUsage { items: row.get(0)?, bytes: row.get(1)? };
+            Ok((usage, row.get(2)?, row.get::<i64>(3)? == 0))
         },
     )?;
-    Ok(found.unwrap_or((Amount::default(), 0, true)))
+    Ok(found.unwrap_or((SpaceUsage::default(), 0, true)))
 }
 
 /// Adds `more` to the counters of a collection, and removes the collection if it is empty.
-pub fn add_amount(tx: &Tx<'_>, space: Space, collection: &CollectionName, more: Amount) -> Result<(), Error> {
+pub fn add_usage(
+    tx: &Tx<'_>,
+    space: Space,
+    collection: &CollectionName,
+    more: SpaceUsage,
+) -> Result<(), Error> {
     let (space, collection) = (space.key(), collection.as_str());
     tx.exec(
         "INSERT INTO space_collections (space, collection, items, bytes) VALUES ($1, $2, $3, $4)
@@ -221,11 +227,11 @@ pub fn add_amount(tx: &Tx<'_>, space: Space, collection: &CollectionName, more: 
 }
 
 /// Counts the items of a space and the bytes of their data.
-pub fn count_items(q: &Query<'_>, space: Space) -> Result<Amount, Error> {
+pub fn count_items(q: &Query<'_>, space: Space) -> Result<SpaceUsage, Error> {
     let found = q.one(
         "SELECT COUNT(*), COALESCE(CAST(SUM(bytes) AS BIGINT), 0) FROM space_items WHERE space = $1",
         params![space.key()],
-        |row| Ok(Amount { items: row.get(0)?, bytes: row.get(1)? }),
+        |row| Ok(SpaceUsage { items: row.get(0)?, bytes: row.get(1)? }),
     )?;
     Ok(found.unwrap_or_default())
 }
@@ -261,7 +267,7 @@ pub fn count_authored(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
 }
 
 /// Removes the ID of `user` from items in bond spaces.
-pub fn forget_author(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
+pub fn clear_author(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     for sql in [
         "UPDATE space_items
          SET created_by = CASE WHEN created_by <> $1 THEN created_by END,

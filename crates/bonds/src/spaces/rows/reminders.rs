@@ -60,9 +60,9 @@ pub fn find_date(q: &Query<'_>, item: ItemId) -> Result<Option<Value>, Error> {
 }
 
 /// Moves a reminder to `next`, or deletes it. Returns `false` if another transaction has changed it.
-pub fn move_reminder(tx: &Tx<'_>, reminder: &Reminder, next: Option<Timestamp>) -> Result<bool, Error> {
+pub fn reschedule_reminder(tx: &Tx<'_>, reminder: &Reminder, next: Option<Timestamp>) -> Result<bool, Error> {
     let Reminder { item, minutes_before, due_at, .. } = reminder;
-    let moved = match next {
+    let updated = match next {
         Some(next) => tx.exec(
             "UPDATE space_reminders SET due_at = $4 WHERE item_id = $1 AND minutes_before = $2 AND due_at = $3",
             params![item, minutes_before, due_at, next],
@@ -72,5 +72,5 @@ pub fn move_reminder(tx: &Tx<'_>, reminder: &Reminder, next: Option<Timestamp>) 
             params![item, minutes_before, due_at],
         )?,
     };
-    Ok(moved == 1)
+    Ok(updated == 1)
 }

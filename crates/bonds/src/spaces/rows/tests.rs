@@ -4,7 +4,7 @@ use kith_store::testing::TestDatabase;
 use kith_store::{Error, ModuleMigrations, Param, STORE_MIGRATIONS, Store};
 
 use super::ALL_ITEMS;
-use super::archives::{FALLING_DUE, TO_ARCHIVE, TO_PURGE};
+use super::archives::{ARCHIVABLE, TO_PURGE, UNHELD_EXPIRED};
 use super::declarations::STALE;
 use super::lists::{ASCENDING, DESCENDING, NEWEST};
 use super::reminders::DUE;
@@ -37,10 +37,10 @@ async fn statements_follow_an_index() {
         (ASCENDING, SORTED),
         (DESCENDING, SORTED),
         (ALL_ITEMS, "SEARCH i USING INDEX space_items_listed (space=? AND (collection,id)>(?,?))"),
-        (STALE, "SEARCH i USING INDEX space_items_indexed (collection=? AND indexed_by<?)"),
+        (STALE, "SEARCH i USING INDEX space_items_indexed (collection=? AND indexed_revision<?)"),
         (DUE, "SEARCH space_reminders USING INDEX space_reminders_due (due_at<?)"),
-        (TO_ARCHIVE, "SEARCH b USING INDEX bonds_archived (archived_at>?)"),
-        (FALLING_DUE, "SEARCH archived_spaces USING INDEX archived_spaces_kept (archived_at<?)"),
+        (ARCHIVABLE, "SEARCH b USING INDEX bonds_archived (archived_at>?)"),
+        (UNHELD_EXPIRED, "SEARCH archived_spaces USING INDEX archived_spaces_retained (archived_at<?)"),
         (TO_PURGE, "SEARCH a USING INDEX archived_spaces_held (purge_at>? AND purge_at<?)"),
     ] {
         let steps = plan(&db, statement).await;

@@ -7,13 +7,13 @@ use kith_platform::{ExportPart, PersonalData};
 use kith_store::{Error, Query, Tx};
 use serde_json::json;
 
-use super::model::{BondId, History, PartnerRequestId, RequestDirection};
+use super::model::{BondHistoryEntry, BondId, PartnerRequestId, RequestDirection};
 use super::{commands, queries, rows};
 use kith_accounts::accounts;
 
 /// Personal data that this module stores.
 pub const PERSONAL: PersonalData = PersonalData {
-    leave: commands::end_all_of,
+    leave: commands::end_all_for_user,
     export: EXPORT,
     count: |q, user| {
         Ok(vec![("messages", rows::count_messages(q, user)?), ("reasons", rows::count_reasons(q, user)?)])
@@ -25,8 +25,8 @@ pub const PERSONAL: PersonalData = PersonalData {
 const EXPORT_PAGE_SIZE: i64 = 100;
 
 fn purge(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
-    rows::forget_words(tx, user, accounts::GONE)?;
-    rows::forget_reasons_and_names(tx, user)?;
+    rows::delete_messages(tx, user, accounts::DELETED_ACCOUNT_NAME)?;
+    rows::delete_reasons_and_names(tx, user)?;
     rows::delete_settings(tx, user)?;
     rows::delete_invites(tx, user)
 }
@@ -42,23 +42,23 @@ const EXPORT: &[ExportPart] = &[
     ExportPart::Text(r#"],"requests_sent":["#),
     ExportPart::Pieces(|q, user, after| export_requests(q, user, RequestDirection::Outgoing, after)),
     ExportPart::Text(r#"],"invites":"#),
-    ExportPart::Value(|q, user| Ok(json!(rows::list_live_invites(q, user, EXPORT_TIME)?))),
+    ExportPart::Value(|q, user| Ok(json!(rows::list_usable_invites(q, user, EXPORT_TIME)?))),
     ExportPart::Text(r#","settings":"#),
     ExportPart::Value(|q, user| Ok(json!(rows::find_settings(q, user)?))),
     ExportPart::Text("}"),
 ];
 
 /// Parses the ID after which a piece of an export begins.
-fn behind(after: Option<&str>) -> Uuid {
+fn start_after(after: Option<&str>) -> Uuid {
     after.and_then(|after| after.parse().ok()).unwrap_or(Uuid::max())
 }
 
 fn export_bonds(q: &Query<'_>, user: UserId, after: Option<&str>) -> Result<ExportPiece, Error> {
-    let mut page = rows::list_bonds(q, user, BondId(behind(after)), EXPORT_PAGE_SIZE, EXPORT_TIME)?;
+    let mut page = rows::list_bonds(q, user, BondId(start_after(after)), EXPORT_PAGE_SIZE, EXPORT_TIME)?;
     queries::add_breakups(q, user, &mut page)?;
     let next = page.last().map(|last| last.bond.id.to_string());
     let page: Vec<_> =
-        page.into_iter().map(|history| History { restorable_until: None, ..history }).collect();
+        page.into_iter().map(|history| BondHistoryEntry { restorable_until: None, ..history }).collect();
     Ok(ExportPiece::of_items(&page, after, next))
 }
 
@@ -68,7 +68,7 @@ fn export_requests(
     direction: RequestDirection,
     after: Option<&str>,
 ) -> Result<ExportPiece, Error> {
-    let before = PartnerRequestId(behind(after));
+    let before = PartnerRequestId(start_after(after));
     let page = rows::list_requests(q, user, direction, None, before, EXPORT_PAGE_SIZE, EXPORT_TIME)?;
     Ok(ExportPiece::of_items(&page, after, page.last().map(|last| last.id.to_string())))
 }

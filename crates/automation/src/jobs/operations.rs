@@ -16,7 +16,7 @@ const REDRIVE_BATCH_SIZE: i64 = 1_000;
 /// Operation requested at the command line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Order {
+pub enum JobOperation {
     /// Lists jobs, newest first.
     List {
         /// State of the jobs; `None` for all that have not ended.
@@ -70,20 +70,20 @@ pub enum Order {
 ///
 /// # Errors
 /// Returns a problem if the operation is rejected or the database operation fails.
-pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> {
+pub async fn run_operation(app: &App, operation: JobOperation) -> Result<Vec<String>, Problem> {
     let ctx = app.system_ctx("command_line");
-    Ok(match order {
-        Order::List { state, queue, kind, limit } => {
+    Ok(match operation {
+        JobOperation::List { state, queue, kind, limit } => {
             let filter = JobFilter { state: state.map(JobStatus::into), queue, kind, ..JobFilter::default() };
             let list = app.db.read(move |q| kith_jobs::list_jobs(q, &filter, limit.into()));
-            list.await.map_err(JobsError::Store)?.iter().map(line).collect()
+            list.await.map_err(JobsError::Store)?.iter().map(job_line).collect()
         }
-        Order::Show { id } => {
+        JobOperation::Show { id } => {
             let details = app.db.read(move |q| queries::get_details(q, id)).await?;
             let details = serde_json::to_value(details).unwrap_or_default();
-            details.as_object().into_iter().flatten().map(|(name, value)| told(name, value)).collect()
+            details.as_object().into_iter().flatten().map(|(name, value)| detail_line(name, value)).collect()
         }
-        Order::Retry { id } => {
+        JobOperation::Retry { id } => {
             let retried = app.write(&ctx, move |tx, ctx| {
                 let outcome = kith_jobs::retry(tx, ctx, id)?;
                 tx.audit(ctx, "job.retried", id);
@@ -94,12 +94,12 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
                 RetryOutcome::Reenqueued(now) => {
                     format!("job {id} had ended; enqueued job {now} in its place")
                 }
-                RetryOutcome::Live => return Err(JobsError::UnderWay.into()),
-                RetryOutcome::KeyHeld(holder) => return Err(JobsError::KeyHeld(holder).into()),
+                RetryOutcome::Live => return Err(JobsError::NotRetryable.into()),
+                RetryOutcome::KeyHeld(holder) => return Err(JobsError::UniqueKeyHeld(holder).into()),
                 RetryOutcome::Unknown => return Err(JobsError::NotFound.into()),
             }]
         }
-        Order::Cancel { id } => {
+        JobOperation::Cancel { id } => {
             let cancelled = app.write(&ctx, move |tx, ctx| {
                 let outcome = kith_jobs::cancel(tx, ctx, id, "cancelled on request")?;
                 tx.audit(ctx, "job.cancelled", id);
@@ -108,32 +108,32 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
             vec![match cancelled.await? {
                 CancelOutcome::Cancelled => format!("job {id} cancelled"),
                 CancelOutcome::Requested => format!("job {id} is running; cancellation requested"),
-                CancelOutcome::AlreadyEnded => return Err(JobsError::HadEnded.into()),
+                CancelOutcome::AlreadyEnded => return Err(JobsError::AlreadyEnded.into()),
                 CancelOutcome::Unknown => return Err(JobsError::NotFound.into()),
             }]
         }
-        Order::Queues => {
+        JobOperation::Queues => {
             let list = app.db.export(move |q| queries::list_queues(q, &ctx)).await?;
             list.lines()
         }
-        Order::Pause { queue, paused } => {
+        JobOperation::Pause { queue, paused } => {
             let name = queue.clone();
             app.write(&ctx, move |tx, ctx| commands::pause_queue(tx, ctx, &name, paused)).await?;
             vec![format!("queue {queue} {}", if paused { "paused" } else { "resumed" })]
         }
-        Order::Drain { queue } => {
-            let mut all = 0;
+        JobOperation::Drain { queue } => {
+            let mut total = 0;
             loop {
                 let name = queue.clone();
                 let drained = app.write(&ctx, move |tx, ctx| commands::drain_queue(tx, ctx, &name)).await?;
-                all += drained;
+                total += drained;
                 if drained < MAX_DRAINED_JOBS {
-                    break vec![format!("cancelled {all} jobs of queue {queue}")];
+                    break vec![format!("cancelled {total} jobs of queue {queue}")];
                 }
             }
         }
-        Order::Redrive { queue, kind } => {
-            let mut all = 0;
+        JobOperation::Redrive { queue, kind } => {
+            let mut total = 0;
             loop {
                 let (queue, kind) = (queue.clone(), kind.clone());
                 let redriven = app.write(&ctx, move |tx, ctx| {
@@ -143,16 +143,16 @@ pub async fn carry_out(app: &App, order: Order) -> Result<Vec<String>, Problem> 
                     Ok::<_, JobsError>(jobs)
                 });
                 let redriven = redriven.await?;
-                all += redriven;
+                total += redriven;
                 if redriven < REDRIVE_BATCH_SIZE.unsigned_abs() {
-                    break vec![format!("redrove {all} dead letters")];
+                    break vec![format!("redrove {total} dead letters")];
                 }
             }
         }
     })
 }
 
-fn line(job: &JobRecord) -> String {
+fn job_line(job: &JobRecord) -> String {
     let last = job.errors.last().map_or(String::new(), |failure| {
         let first = failure.error.lines().next().unwrap_or_default();
         format!(" {first:?}")
@@ -161,7 +161,7 @@ fn line(job: &JobRecord) -> String {
     format!("{id} {queue} {kind} {} attempt {attempt} run_at {run_at}{last}", state.as_str())
 }
 
-fn told(name: &str, value: &Value) -> String {
+fn detail_line(name: &str, value: &Value) -> String {
     match value {
         Value::String(text) => format!("{name}: {text}"),
         other => format!("{name}: {other}"),

@@ -21,7 +21,7 @@ const OVERDUE: Duration = minutes(1);
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
-pub async fn forget_ended(app: App) -> Result<(), UpkeepError> {
+pub async fn delete_ended(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("maintenance");
     loop {
         let forgotten = app.write(&ctx, |tx, ctx| {
@@ -51,14 +51,14 @@ pub async fn enqueue_lost(app: App) -> Result<(), UpkeepError> {
         let lost = app.db.read(move |q| {
             let mut lost = Vec::new();
             for one in &overdue {
-                if commands::is_job_gone(q, one.job_id)? {
+                if commands::has_job_ended(q, one.job_id)? {
                     lost.push(one.id);
                 }
             }
             Ok::<_, Error>(lost)
         });
         for id in lost.await? {
-            app.write(&ctx, move |tx, ctx| commands::enqueue_again(tx, ctx, id)).await?;
+            app.write(&ctx, move |tx, ctx| commands::reenqueue(tx, ctx, id)).await?;
         }
         if found < BATCH_SIZE {
             return Ok(());

@@ -23,11 +23,11 @@ const EMAIL_KEYS_PER_TRANSACTION: i64 = 100;
 const MAX_TRIES_PER_PURGE: i64 = 10;
 
 /// Display name that replaces the name of a purged account.
-pub const GONE: &str = "Deleted account";
+pub const DELETED_ACCOUNT_NAME: &str = "Deleted account";
 
 /// Manifest of a purge, written before it.
 #[derive(Debug, Serialize)]
-struct Manifest {
+struct AccountPurgeManifest {
     user_id: UserId,
     /// Time of the decision to purge.
     at: Timestamp,
@@ -40,13 +40,13 @@ struct Manifest {
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
-pub async fn tidy(app: App) -> Result<(), UpkeepError> {
+pub async fn delete_expired(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("maintenance");
     app.write(&ctx, |tx, ctx| {
         let refused_before = ctx.now - rules::TAKEN_RESPONSES_WINDOW;
-        rekey(tx)?;
-        rows::tidy_links(tx, ctx.real_now())?;
-        rows::tidy(tx, ctx.now, refused_before, rules::Failures::forgotten_before(ctx.now))
+        recompute_email_keys(tx)?;
+        rows::delete_expired_links(tx, ctx.real_now())?;
+        rows::delete_expired(tx, ctx.now, refused_before, rules::LogInFailures::expired_before(ctx.now))
     })
     .await?;
     app.write(&ctx, |tx, ctx| {
@@ -61,10 +61,10 @@ pub async fn tidy(app: App) -> Result<(), UpkeepError> {
 }
 
 /// Recomputes e-mail keys that an earlier version made without the ASCII form of the domain.
-fn rekey(tx: &Tx<'_>) -> Result<(), Error> {
-    for (user, email, key) in rows::list_keys_to_check(tx, EMAIL_KEYS_PER_TRANSACTION)? {
-        rows::delete_key_to_check(tx, user)?;
-        let new = Email::key_of(&email);
+fn recompute_email_keys(tx: &Tx<'_>) -> Result<(), Error> {
+    for (user, email, key) in rows::list_outdated_email_keys(tx, EMAIL_KEYS_PER_TRANSACTION)? {
+        rows::delete_outdated_email_key(tx, user)?;
+        let new = Email::comparison_key(&email);
         // A released address is empty, and its key is not derived from it.
         if !email.is_empty() && new != key && !rows::set_email_key(tx, user, &new)? {
             tracing::error!(user = %user, "account has the same mailbox as another account and cannot log in");
@@ -79,11 +79,11 @@ fn rekey(tx: &Tx<'_>) -> Result<(), Error> {
 /// Returns an error if the database operation fails or a manifest cannot be written.
 pub async fn purge_due(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("maintenance");
-    let run = PurgeRun::begin(&app, &ctx, "accounts", rows::hold_deleted).await?;
-    let fault = check_share(&app, run).await?;
-    let most = i64::from(app.config.section::<AccountSettings>().max_purged_per_run);
-    let mut purged = purge_oldest(&app, &ctx, run, fault.is_none(), most).await;
-    if fault.is_some() && rules::is_turn_of_established(run.previous_ms, run.elapsed_ms) {
+    let run = PurgeRun::begin(&app, &ctx, "accounts", rows::start_holds).await?;
+    let fault = check_established_share(&app, run).await?;
+    let max_purged = i64::from(app.config.section::<AccountSettings>().max_purged_per_run);
+    let mut purged = purge_oldest(&app, &ctx, run, fault.is_none(), max_purged).await;
+    if fault.is_some() && rules::is_established_purge_due(run.previous_ms, run.elapsed_ms) {
         // Purge established accounts at a low rate: an attacker who let accounts age must not stop the purge
         // for good.
         purged = purged.and(purge_oldest(&app, &ctx, run, true, 1).await);
@@ -94,7 +94,7 @@ pub async fn purge_due(app: App) -> Result<(), UpkeepError> {
 }
 
 /// Returns the reason for slowing the purge of established accounts, if more of them are due than is likely.
-async fn check_share(app: &App, run: PurgeRun) -> Result<Option<String>, Error> {
+async fn check_established_share(app: &App, run: PurgeRun) -> Result<Option<String>, Error> {
     let (_, due) = app.db.read(move |q| rows::count_due(q, &run)).await?;
     if due <= rules::MAX_ESTABLISHED_PURGES_PER_DAY {
         return Ok(None);
@@ -107,26 +107,27 @@ async fn check_share(app: &App, run: PurgeRun) -> Result<Option<String>, Error> 
          raise the limit if the number is correct",
         rules::MAX_ESTABLISHED_PURGES_PER_DAY,
     );
-    Ok((!rules::may_purge_established(due, established, share)).then_some(fault))
+    Ok((!rules::allows_established_purge(due, established, share)).then_some(fault))
 }
 
-/// Purges up to `most` accounts, oldest first. An account that cannot be purged does not block the others.
+/// Purges up to `max_purged` accounts, oldest first. An account that cannot be purged does not block the
+/// others.
 async fn purge_oldest(
     app: &App,
     ctx: &Ctx,
     run: PurgeRun,
     with_established: bool,
-    most: i64,
+    max_purged: i64,
 ) -> Result<(), UpkeepError> {
-    let (mut purged, mut tried, mut failure) = (0, 0, None);
+    let (mut purged, mut attempted, mut failure) = (0, 0, None);
     let mut after = DueAccount { user: UserId(Uuid::nil()), purge_at: Timestamp::from_millis(i64::MIN) };
-    while purged < most && tried < most * MAX_TRIES_PER_PURGE {
-        let limit = most - purged;
+    while purged < max_purged && attempted < max_purged * MAX_TRIES_PER_PURGE {
+        let limit = max_purged - purged;
         let batch = app.db.read(move |q| rows::list_due(q, &run, after, with_established, limit)).await?;
         let Some(last) = batch.last() else { break };
         after = *last;
         for DueAccount { user, .. } in batch {
-            tried += 1;
+            attempted += 1;
             match purge_one(app, ctx, user, run.elapsed_ms).await {
                 Ok(()) => purged += 1,
                 // A manifest that cannot be written is not the account's fault: stop the run.
@@ -142,10 +143,10 @@ async fn purge_oldest(
 }
 
 /// Purges a deleted synthetic account at once, without waiting for the maintenance job.
-pub async fn purge_if_made_up(app: &App, user: UserId) {
+pub async fn purge_if_synthetic(app: &App, user: UserId) {
     let found = app.db.read(move |q| rows::find_account(q, user)).await;
-    let made_up = matches!(found, Ok(Some(account)) if rules::is_made_up(&account.email));
-    if made_up {
+    let is_synthetic = matches!(found, Ok(Some(account)) if rules::is_synthetic(&account.email));
+    if is_synthetic {
         // If this fails, the maintenance job purges the account later.
         let _ = purge_one(app, &app.system_ctx("maintenance"), user, 0).await;
     }
@@ -166,12 +167,12 @@ impl From<Error> for PurgeError {
 }
 
 async fn purge_one(app: &App, ctx: &Ctx, user: UserId, elapsed_ms: i64) -> Result<(), PurgeError> {
-    let parts = parts(app);
+    let parts = personal_data_parts(app);
     let counted = parts.clone();
     let counts = app.db.read(move |q| count(q, &counted, user)).await?;
-    let manifest = Manifest { user_id: user, at: ctx.refreshed().now, rows: counts };
-    let kept = purge::keep_manifest(app, &user.to_string(), &manifest).await;
-    let text = kept.map_err(PurgeError::Manifest)?;
+    let manifest = AccountPurgeManifest { user_id: user, at: ctx.refreshed().now, rows: counts };
+    let written = purge::keep_manifest(app, &user.to_string(), &manifest).await;
+    let text = written.map_err(PurgeError::Manifest)?;
     app.write(ctx, move |tx, ctx| {
         tx.lock("user", [user])?;
         if !rows::is_due(tx, user, ctx.now, elapsed_ms)? {
@@ -179,8 +180,8 @@ async fn purge_one(app: &App, ctx: &Ctx, user: UserId, elapsed_ms: i64) -> Resul
         }
         // Synthetic accounts belong to no person, so their audit details are kept as long as those of any
         // refused log-in.
-        let is_somebody = |account: Account| !rules::is_made_up(&account.email);
-        if rows::find_account(tx, user)?.is_none_or(is_somebody) {
+        let is_real = |account: Account| !rules::is_synthetic(&account.email);
+        if rows::find_account(tx, user)?.is_none_or(is_real) {
             tx.erase_audit_details(user)?;
         }
         for (_, personal) in &parts {
@@ -195,13 +196,13 @@ async fn purge_one(app: &App, ctx: &Ctx, user: UserId, elapsed_ms: i64) -> Resul
     Ok(())
 }
 
-type Parts = Vec<(&'static str, PersonalData)>;
+type PersonalDataParts = Vec<(&'static str, PersonalData)>;
 
-fn parts(app: &App) -> Parts {
+fn personal_data_parts(app: &App) -> PersonalDataParts {
     app.installed.iter().filter_map(|module| Some((module.name, module.personal?))).collect()
 }
 
-fn count(q: &Query<'_>, parts: &Parts, user: UserId) -> Result<Map<String, Value>, Error> {
+fn count(q: &Query<'_>, parts: &PersonalDataParts, user: UserId) -> Result<Map<String, Value>, Error> {
     let counts = parts.iter().map(|(name, personal)| {
         let kinds = (personal.count)(q, user)?;
         let kinds: Map<_, _> = kinds.into_iter().map(|(kind, n)| (kind.to_owned(), n.into())).collect();
@@ -216,7 +217,7 @@ pub fn export(app: &App, ctx: &Ctx, user: UserId) -> Vec<ExportSection> {
     let head = serde_json::json!({ "exported_at": ctx.now, "user_id": user }).to_string();
     let head = head.strip_suffix('}').expect("an object");
     let mut sections = vec![text(format!("{head},\"modules\":{{"))];
-    for (n, (name, personal)) in parts(app).into_iter().enumerate() {
+    for (n, (name, personal)) in personal_data_parts(app).into_iter().enumerate() {
         let comma = if n > 0 { "," } else { "" };
         sections.push(text(format!("{comma}\"{name}\":")));
         sections.extend(personal.export.iter().map(|part| ExportSection::of(*part, user)));
@@ -229,18 +230,18 @@ pub fn export(app: &App, ctx: &Ctx, user: UserId) -> Vec<ExportSection> {
 pub const PERSONAL: PersonalData = PersonalData {
     // `commands::delete` does what this module does on deletion.
     leave: |_, _, _| Ok(()),
-    export: &[ExportPart::Value(export_own)],
+    export: &[ExportPart::Value(export_account)],
     count: |q, user| Ok(vec![("account", 1), ("sessions", rows::count_sessions(q, user)?)]),
-    purge: purge_own,
+    purge: purge_account,
 };
 
-fn export_own(q: &Query<'_>, user: UserId) -> Result<Value, Error> {
+fn export_account(q: &Query<'_>, user: UserId) -> Result<Value, Error> {
     let now = Timestamp::EPOCH;
     let sessions = rows::list_sessions(q, user, super::SessionId(Uuid::nil()), now)?;
     Ok(serde_json::json!({ "profile": rows::find_user(q, user)?, "sessions": sessions }))
 }
 
-fn purge_own(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
+fn purge_account(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     rows::delete_sessions(tx, user, None)?;
-    rows::empty_user(tx, user, GONE)
+    rows::clear_user(tx, user, DELETED_ACCOUNT_NAME)
 }

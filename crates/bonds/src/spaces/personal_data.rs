@@ -30,5 +30,5 @@ const EXPORT: &[ExportPart] = &[
 
 fn purge(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     rows::delete_space(tx, Space::Me(user))?;
-    rows::forget_author(tx, user)
+    rows::clear_author(tx, user)
 }

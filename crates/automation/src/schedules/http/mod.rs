@@ -1,9 +1,11 @@
 //! HTTP endpoints of schedules: list, preview, set, delete, pause, resume, run and backfill.
 
+mod operations;
+
 use axum::extract::State;
 use axum::response::Response;
 use kith_jobs::schedules::{
-    self, MAX_BACKFILL_RUNS, ScheduleError, ScheduleFilter, Spec, SpecError, find_schedule, list_runs,
+    MAX_BACKFILL_RUNS, ScheduleError, ScheduleFilter, Spec, SpecError, find_schedule, list_runs,
     list_schedules as list,
 };
 use kith_kernel::{Cursor, FieldError, MAX_PAGE_BYTES, Page, Problem, ProblemCode, Timestamp, problems};
@@ -16,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::commands::{self, Refusal};
-use super::model::{BackfillAnswer, ScheduleAnswer, ScheduleBody, ScheduleName, ScheduleRun, ScheduledJob};
+use super::commands::{self, ScheduleCommandError};
+use super::model::{ScheduleBody, ScheduleName, ScheduleResponse, ScheduleRun};
 
 static SCHEDULE_DECLARED: ProblemCode =
     ProblemCode { code: "schedule_declared", status: 409, title: "Schedule declared by a module" };
@@ -36,19 +38,16 @@ pub fn routes() -> Routes {
         .routes(routes!(preview_schedule))
         .routes(routes!(get_schedule, set_schedule, delete_schedule))
         .routes(routes!(list_schedule_runs))
-        .routes(routes!(pause_schedule))
-        .routes(routes!(resume_schedule))
-        .routes(routes!(run_schedule))
-        .routes(routes!(backfill_schedule))
+        .merge(operations::routes())
 }
 
-type SchedulePage = PageAnswer<ScheduleAnswer>;
+type SchedulePage = PageAnswer<ScheduleResponse>;
 type RunPage = PageAnswer<ScheduleRun>;
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct ListQuery {
+struct ListSchedulesQuery {
     /// Returns only schedules of this queue.
     queue: Option<String>,
     /// Returns only schedules of this job kind.
@@ -67,7 +66,7 @@ struct ListQuery {
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct PreviewQuery {
+struct PreviewScheduleQuery {
     /// Schedule expression, in the format of `schedule` in a schedule.
     #[param(example = "30 2 * * MON-FRI")]
     schedule: String,
@@ -82,21 +81,11 @@ struct PreviewQuery {
 
 /// Preview of the runs of a schedule.
 #[derive(Serialize, ToSchema)]
-struct Preview {
+struct SchedulePreview {
     /// Time zone in the canonical spelling of the IANA time zone database.
     time_zone: String,
     /// Times of the next runs, earliest first.
     upcoming: Vec<Timestamp>,
-}
-
-/// Period of a backfill.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct BackfillBody {
-    /// Start of the period, inclusive.
-    from: Timestamp,
-    /// End of the period, exclusive. Must not be in the future.
-    to: Timestamp,
 }
 
 /// List schedules
@@ -104,13 +93,13 @@ struct BackfillBody {
 /// Returns schedules, ordered by name. Requires the permission `schedules.read`.
 #[utoipa::path(
     get, path = "/api/v1/schedules", security(("bearer" = ["schedules.read"])),
-    params(ListQuery),
+    params(ListSchedulesQuery),
     responses((status = 200, body = SchedulePage))
 )]
 async fn list_schedules(
     State(app): State<App>,
     _: Allowed<ReadSchedules>,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<ListSchedulesQuery>,
 ) -> ApiResult<SchedulePage> {
     let limit = page_limit(query.limit)?;
     let after = query.cursor.as_ref().map(Cursor::key).transpose().map_err(cursor_problem)?;
@@ -122,11 +111,11 @@ async fn list_schedules(
         owner: None,
         is_declared: query.declared,
     };
-    let most = limit.rows_to_fetch_within(kith_jobs::MAX_PAYLOAD_BYTES as i64);
-    let found = app.db.read(move |q| list(q, &filter, most)).await.map_err(store_problem)?;
-    let rows = found.into_iter().map(ScheduleAnswer::from).collect();
-    let bytes = |one: &ScheduleAnswer| one.payload.bytes();
-    Ok(Page::from_rows_within(rows, limit, most, MAX_PAGE_BYTES, bytes, |one| one.name.clone()).into())
+    let max_rows = limit.rows_to_fetch_within(kith_jobs::MAX_PAYLOAD_BYTES as i64);
+    let found = app.db.read(move |q| list(q, &filter, max_rows)).await.map_err(store_problem)?;
+    let rows = found.into_iter().map(ScheduleResponse::from).collect();
+    let bytes = |one: &ScheduleResponse| one.payload.bytes();
+    Ok(Page::from_rows_within(rows, limit, max_rows, MAX_PAGE_BYTES, bytes, |one| one.name.clone()).into())
 }
 
 /// Preview a schedule
@@ -135,16 +124,16 @@ async fn list_schedules(
 /// `schedules.read`.
 #[utoipa::path(
     get, path = "/api/v1/schedules/preview", security(("bearer" = ["schedules.read"])),
-    params(PreviewQuery),
+    params(PreviewScheduleQuery),
     responses(
-        (status = 200, body = Preview),
+        (status = 200, body = SchedulePreview),
         (status = 422, description = "The schedule expression, the time zone or the count is not valid."),
     )
 )]
 async fn preview_schedule(
     Allowed { caller, .. }: Allowed<ReadSchedules>,
-    Query(query): Query<PreviewQuery>,
-) -> ApiResult<Json<Preview>> {
+    Query(query): Query<PreviewScheduleQuery>,
+) -> ApiResult<Json<SchedulePreview>> {
     let after = query.after.unwrap_or(caller.ctx.now);
     let count = query.count.unwrap_or(10);
     if !(1..=100).contains(&count) {
@@ -155,7 +144,7 @@ async fn preview_schedule(
     let spec = Spec::parse(&query.schedule, query.time_zone.as_deref().unwrap_or("UTC"), after);
     let spec = spec.map_err(|error| Problem::invalid(vec![spec_fault("?", &error)]))?;
     let upcoming = spec.runs_after(after).take(count).collect();
-    Ok(Json(Preview { time_zone: spec.zone().to_owned(), upcoming }))
+    Ok(Json(SchedulePreview { time_zone: spec.zone().to_owned(), upcoming }))
 }
 
 /// Get a schedule
@@ -168,7 +157,7 @@ async fn preview_schedule(
         description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
     )),
     responses(
-        (status = 200, body = ScheduleAnswer),
+        (status = 200, body = ScheduleResponse),
         (status = 404, description = "No schedule has this name."),
     )
 )]
@@ -176,16 +165,16 @@ async fn get_schedule(
     State(app): State<App>,
     _: Allowed<ReadSchedules>,
     PathId(name): PathId<ScheduleName>,
-) -> ApiResult<Json<ScheduleAnswer>> {
+) -> ApiResult<Json<ScheduleResponse>> {
     let found = app.db.read(move |q| find_schedule(q, &name.0)).await.map_err(store_problem)?;
-    let found = found.ok_or(Refusal::Engine(ScheduleError::Unknown))?;
+    let found = found.ok_or(ScheduleCommandError::Engine(ScheduleError::Unknown))?;
     Ok(Json(found.into()))
 }
 
 /// Create or update a schedule
 ///
 /// Creates a schedule, or replaces the settings of an existing one. If the times of the schedule stay the
-/// same, its next run does not change. Otherwise, runs are planned anew from now, and missed runs are
+/// same, its next run does not change. Otherwise, runs are planned again from now, and missed runs are
 /// dropped. With `If-Match`, the schedule must not have changed since it was read. Schedules that a module of
 /// the server declares cannot be changed. Requires the permission `schedules.write`.
 #[utoipa::path(
@@ -196,8 +185,8 @@ async fn get_schedule(
     )),
     request_body = ScheduleBody,
     responses(
-        (status = 200, body = ScheduleAnswer),
-        (status = 201, body = ScheduleAnswer),
+        (status = 200, body = ScheduleResponse),
+        (status = 201, body = ScheduleResponse),
         (status = 409, description = "`schedule_declared`, `schedule_taken`, `too_many_schedules`"),
         Preconditions,
     )
@@ -213,9 +202,9 @@ async fn set_schedule(
     let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
         let (schedule, is_new) = commands::set(tx, ctx, reserved, &name.0, &plan, &preconditions)?;
-        let answer = ScheduleAnswer::from(schedule);
+        let answer = ScheduleResponse::from(schedule);
         let answer = if is_new { Answer::created(answer) } else { Answer::ok(answer) };
-        Ok::<_, Refusal>(answer.with_etag())
+        Ok::<_, ScheduleCommandError>(answer.with_etag())
     })
     .await
 }
@@ -276,130 +265,10 @@ async fn list_schedule_runs(
     let before = before.map_or(Timestamp::from_millis(i64::MAX), Timestamp::from_millis);
     let rows = app.db.read(move |q| {
         find_schedule(q, &name.0)?.ok_or(ScheduleError::Unknown)?;
-        Ok::<_, Refusal>(list_runs(q, &name.0, before, limit.rows())?)
+        Ok::<_, ScheduleCommandError>(list_runs(q, &name.0, before, limit.rows())?)
     });
     let rows = rows.await?.into_iter().map(ScheduleRun::from).collect();
     Ok(Page::from_rows(rows, limit, |one: &ScheduleRun| one.at.as_millis()).into())
-}
-
-/// Pause a schedule
-///
-/// Stops a schedule until it is resumed. Runs that fall into the pause do not count as missed. An API key
-/// cannot pause schedules that a module of the server declares. Requires the permission `schedules.write`.
-#[utoipa::path(
-    post, path = "/api/v1/schedules/{name}/pause", security(("bearer" = ["schedules.write"])),
-    params((
-        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
-        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
-    )),
-    responses(
-        (status = 200, body = ScheduleAnswer),
-        (status = 404, description = "No schedule has this name."),
-    )
-)]
-async fn pause_schedule(
-    State(app): State<App>,
-    Allowed { caller, .. }: Allowed<WriteSchedules>,
-    PathId(name): PathId<ScheduleName>,
-) -> ApiResult<Response> {
-    let reserved = app.reserved_jobs();
-    app.change(&caller, move |tx, ctx| {
-        commands::check_operated(tx, ctx, reserved, &name.0)?;
-        let paused = schedules::set_paused(tx, ctx, &name.0, true)?;
-        Ok::<_, Refusal>(Answer::ok(ScheduleAnswer::from(paused)).with_etag())
-    })
-    .await
-}
-
-/// Resume a schedule
-///
-/// Starts a paused schedule again; the next run is the first after now. An API key cannot resume schedules
-/// that a module of the server declares. Requires the permission `schedules.write`.
-#[utoipa::path(
-    post, path = "/api/v1/schedules/{name}/resume", security(("bearer" = ["schedules.write"])),
-    params((
-        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
-        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
-    )),
-    responses(
-        (status = 200, body = ScheduleAnswer),
-        (status = 404, description = "No schedule has this name."),
-    )
-)]
-async fn resume_schedule(
-    State(app): State<App>,
-    Allowed { caller, .. }: Allowed<WriteSchedules>,
-    PathId(name): PathId<ScheduleName>,
-) -> ApiResult<Response> {
-    let reserved = app.reserved_jobs();
-    app.change(&caller, move |tx, ctx| {
-        commands::check_operated(tx, ctx, reserved, &name.0)?;
-        let resumed = schedules::set_paused(tx, ctx, &name.0, false)?;
-        Ok::<_, Refusal>(Answer::ok(ScheduleAnswer::from(resumed)).with_etag())
-    })
-    .await
-}
-
-/// Run a schedule now
-///
-/// Enqueues a job of the schedule at once, even if the schedule is paused or another run has not ended. An
-/// API key cannot run schedules that a module of the server declares. Requires the permission
-/// `schedules.write`.
-#[utoipa::path(
-    post, path = "/api/v1/schedules/{name}/run", security(("bearer" = ["schedules.write"])),
-    params((
-        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
-        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
-    )),
-    responses(
-        (status = 201, body = ScheduledJob),
-        (status = 404, description = "No schedule has this name."),
-    )
-)]
-async fn run_schedule(
-    State(app): State<App>,
-    Allowed { caller, .. }: Allowed<WriteSchedules>,
-    PathId(name): PathId<ScheduleName>,
-) -> ApiResult<Response> {
-    let reserved = app.reserved_jobs();
-    app.change(&caller, move |tx, ctx| {
-        commands::check_operated(tx, ctx, reserved, &name.0)?;
-        let job_id = schedules::run_now(tx, ctx, &name.0)?;
-        Ok::<_, Refusal>(Answer::created(ScheduledJob { job_id }))
-    })
-    .await
-}
-
-/// Backfill a schedule
-///
-/// Enqueues the runs that the schedule would have had in a past period, except those that are already
-/// recorded. If runs of the schedule must not overlap, each waits for the one before it. An API key cannot
-/// backfill schedules that a module of the server declares. Requires the permission `schedules.write`.
-#[utoipa::path(
-    post, path = "/api/v1/schedules/{name}/backfill", security(("bearer" = ["schedules.write"])),
-    params((
-        "name" = String, Path, pattern = "^[A-Za-z0-9._-]{1,64}$",
-        description = "Name of the schedule: 1 to 64 ASCII letters, digits, dots, underscores and hyphens."
-    )),
-    request_body = BackfillBody,
-    responses(
-        (status = 201, body = BackfillAnswer),
-        (status = 404, description = "No schedule has this name."),
-    )
-)]
-async fn backfill_schedule(
-    State(app): State<App>,
-    Allowed { caller, .. }: Allowed<WriteSchedules>,
-    PathId(name): PathId<ScheduleName>,
-    Json(BackfillBody { from, to }): Json<BackfillBody>,
-) -> ApiResult<Response> {
-    let reserved = app.reserved_jobs();
-    app.change(&caller, move |tx, ctx| {
-        commands::check_operated(tx, ctx, reserved, &name.0)?;
-        let done = schedules::backfill(tx, ctx, &name.0, from, to)?;
-        Ok::<_, Refusal>(Answer::created(BackfillAnswer::from(done)))
-    })
-    .await
 }
 
 /// Converts an error in a schedule expression or time zone into a field error. `place` is put before the
@@ -414,12 +283,12 @@ fn spec_fault(place: &str, error: &SpecError) -> FieldError {
     FieldError::new(format!("{place}{field}"), code, format!("Invalid schedule: {error}."))
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
+impl From<ScheduleCommandError> for Problem {
+    fn from(refusal: ScheduleCommandError) -> Self {
         let error = match refusal {
-            Refusal::Engine(error) => error,
-            Refusal::Changed => return kith_platform::http::Changed.into(),
-            Refusal::Reserved(error) => return error.into(),
+            ScheduleCommandError::Engine(error) => error,
+            ScheduleCommandError::Changed => return kith_platform::http::Changed.into(),
+            ScheduleCommandError::Reserved(error) => return error.into(),
         };
         let fault = |pointer: String, code, detail: String| {
             Self::invalid(vec![FieldError::new(pointer, code, detail)])

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::commands::{self, Registrant};
-use super::super::model::{AccountError, Email, NewAccount, Origin, User, check_new};
+use super::super::commands::{self, RegistrationContext};
+use super::super::log_in::{self, IssuedSession, PasswordCheck};
+use super::super::model::{AccountError, ClientInfo, Email, NewAccount, User, validate_registration};
 use super::super::queries;
 use super::super::secrets::{DeviceToken, RefreshToken};
-use super::super::sign_in::{self, Claim, OpenSession};
-use super::{count, prove};
+use super::{check_password, count_security_event};
 
 /// Password version of an account whose password has never been changed.
 pub const FIRST_PASSWORD_VERSION: i64 = 1;
@@ -77,7 +77,7 @@ struct TokenPair {
 
 /// Signed-in user with the tokens of a new session.
 #[derive(Serialize, ToSchema)]
-pub(super) struct SignInAnswer {
+pub(super) struct LogInResponse {
     /// Account and profile of the user.
     user: User,
     /// Tokens of the new session.
@@ -96,7 +96,7 @@ pub(super) struct SignInAnswer {
     post, path = "/api/v1/auth/register",
     request_body = RegisterBody,
     responses(
-        (status = 201, body = SignInAnswer),
+        (status = 201, body = LogInResponse),
         (status = 409, description = "`email_taken`"),
         (status = 429, description = "`rate_limited`"),
     )
@@ -106,21 +106,22 @@ async fn register(
     Caller { ctx }: Caller,
     client: Client,
     Json(body): Json<RegisterBody>,
-) -> ApiResult<(StatusCode, Json<SignInAnswer>)> {
-    let (email, password, display_name) = check_new(&body.email, &body.password, &body.display_name)?;
+) -> ApiResult<(StatusCode, Json<LogInResponse>)> {
+    let (email, password, display_name) =
+        validate_registration(&body.email, &body.password, &body.display_name)?;
     let address_hash =
         (!app.are_limits_disabled()).then(|| app.keyring.pseudonym("registration", &email.key));
     if let Some(address) = address_hash {
         let (key, now) = (email.key.clone(), ctx.now);
-        let looked = app.db.read(move |q| queries::may_register(q, &key, &address, now)).await;
-        looked.inspect_err(|error| count(&app, error))?;
+        let checked = app.db.read(move |q| queries::check_registration(q, &key, &address, now)).await;
+        checked.inspect_err(|error| count_security_event(&app, error))?;
     }
     let password_hash = app.passwords.hash(Some(client.address), password.into_string()).await?;
     let account = NewAccount { email, display_name, password_hash };
-    let registrant = Registrant { origin: Origin::from(client), address_hash };
-    let done = app.write(&ctx, move |tx, ctx| commands::register(tx, ctx, &account, &registrant)).await;
-    let signed_in = done.inspect_err(|error| count(&app, error))?;
-    Ok((StatusCode::CREATED, Json(SignInAnswer::new(&app, &ctx, signed_in, None, FIRST_PASSWORD_VERSION))))
+    let registration = RegistrationContext { client: ClientInfo::from(client), address_hash };
+    let done = app.write(&ctx, move |tx, ctx| commands::register(tx, ctx, &account, &registration)).await;
+    let signed_in = done.inspect_err(|error| count_security_event(&app, error))?;
+    Ok((StatusCode::CREATED, Json(LogInResponse::new(&app, &ctx, signed_in, None, FIRST_PASSWORD_VERSION))))
 }
 
 /// Log in
@@ -133,7 +134,7 @@ async fn register(
     post, path = "/api/v1/auth/login",
     request_body = LogInBody,
     responses(
-        (status = 200, body = SignInAnswer),
+        (status = 200, body = LogInResponse),
         (status = 401, description = "`invalid_credentials`"),
         (status = 403, description = "`account_suspended`, `account_deleted`"),
         (status = 423, description = "`locked`"),
@@ -144,12 +145,13 @@ async fn log_in(
     Caller { ctx }: Caller,
     client: Client,
     Json(body): Json<LogInBody>,
-) -> ApiResult<Json<SignInAnswer>> {
-    let (claim, device) = claim(&app, &ctx, client, body).await?;
-    let version = claim.known.as_ref().map_or(FIRST_PASSWORD_VERSION, |known| known.password_version);
-    let done = app.write(&ctx, move |tx, ctx| sign_in::log_in(tx, ctx, &claim)).await;
-    let signed_in = done.inspect_err(|error| count(&app, error))?;
-    Ok(Json(SignInAnswer::new(&app, &ctx, signed_in, device, version)))
+) -> ApiResult<Json<LogInResponse>> {
+    let (check, device) = check_log_in(&app, &ctx, client, body).await?;
+    let version =
+        check.credentials.as_ref().map_or(FIRST_PASSWORD_VERSION, |credentials| credentials.password_version);
+    let done = app.write(&ctx, move |tx, ctx| log_in::log_in(tx, ctx, &check)).await;
+    let signed_in = done.inspect_err(|error| count_security_event(&app, error))?;
+    Ok(Json(LogInResponse::new(&app, &ctx, signed_in, device, version)))
 }
 
 /// Restore a deleted account
@@ -160,7 +162,7 @@ async fn log_in(
     post, path = "/api/v1/auth/restore",
     request_body = LogInBody,
     responses(
-        (status = 200, body = SignInAnswer),
+        (status = 200, body = LogInResponse),
         (status = 401, description = "`invalid_credentials`"),
         (status = 403, description = "`account_suspended`, `account_deleted`"),
         (status = 409, description = "`account_not_deleted`"),
@@ -172,12 +174,13 @@ async fn restore_account(
     Caller { ctx }: Caller,
     client: Client,
     Json(body): Json<LogInBody>,
-) -> ApiResult<Json<SignInAnswer>> {
-    let (claim, device) = claim(&app, &ctx, client, body).await?;
-    let version = claim.known.as_ref().map_or(FIRST_PASSWORD_VERSION, |known| known.password_version);
-    let done = app.write(&ctx, move |tx, ctx| sign_in::restore(tx, ctx, &claim)).await;
-    let signed_in = done.inspect_err(|error| count(&app, error))?;
-    Ok(Json(SignInAnswer::new(&app, &ctx, signed_in, device, version)))
+) -> ApiResult<Json<LogInResponse>> {
+    let (check, device) = check_log_in(&app, &ctx, client, body).await?;
+    let version =
+        check.credentials.as_ref().map_or(FIRST_PASSWORD_VERSION, |credentials| credentials.password_version);
+    let done = app.write(&ctx, move |tx, ctx| log_in::restore(tx, ctx, &check)).await;
+    let signed_in = done.inspect_err(|error| count_security_event(&app, error))?;
+    Ok(Json(LogInResponse::new(&app, &ctx, signed_in, device, version)))
 }
 
 /// Refresh the tokens of a session
@@ -199,9 +202,11 @@ async fn refresh_session(
     Json(body): Json<RefreshBody>,
 ) -> ApiResult<Json<TokenPair>> {
     let spent = RefreshToken::parse(&app.keyring, &body.refresh_token);
-    let spent = spent.ok_or(AccountError::InvalidRefreshToken).inspect_err(|error| count(&app, error))?;
-    let done = app.write(&ctx, move |tx, ctx| sign_in::refresh(tx, ctx, spent)).await;
-    let session = done.inspect_err(|error| count(&app, error))?;
+    let spent = spent
+        .ok_or(AccountError::InvalidRefreshToken)
+        .inspect_err(|error| count_security_event(&app, error))?;
+    let done = app.write(&ctx, move |tx, ctx| log_in::refresh(tx, ctx, spent)).await;
+    let session = done.inspect_err(|error| count_security_event(&app, error))?;
     Ok(Json(TokenPair::new(&app, &ctx, session)))
 }
 
@@ -223,58 +228,60 @@ async fn log_out(
 ) -> ApiResult<StatusCode> {
     let token = RefreshToken::parse(&app.keyring, &body.refresh_token);
     let token = token.ok_or(AccountError::InvalidRefreshToken)?;
-    app.write(&ctx, move |tx, ctx| sign_in::log_out(tx, ctx, token)).await?;
+    app.write(&ctx, move |tx, ctx| log_in::log_out(tx, ctx, token)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Checks e-mail address and password of a log-in. Returns the result with the device, if the device token is
 /// valid for this account and its current password. Rejects the attempt while the device or the address is
 /// locked out.
-async fn claim(
+async fn check_log_in(
     app: &App,
     ctx: &Ctx,
     client: Client,
     body: LogInBody,
-) -> Result<(Claim, Option<DeviceToken>), Problem> {
+) -> Result<(PasswordCheck, Option<DeviceToken>), Problem> {
     let LogInBody { email, password, device_token } = body;
-    let (key, now) = (Email::key_of(&email), ctx.now);
+    let (key, now) = (Email::comparison_key(&email), ctx.now);
     let device = device_token.and_then(|text| DeviceToken::parse(&app.keyring, &text, &key));
     let by_address = app.keyring.pseudonym("login", &key);
     let by_device = device.map(|device| app.keyring.pseudonym("device", &device.id.to_string()));
-    let looked = app.db.read(move |q| {
+    let checked = app.db.read(move |q| {
         // Checked before the account is looked up: the lookup takes longer if the account exists.
-        queries::may_try(q, &by_device.unwrap_or(by_address), now)?;
-        let known = queries::find_credentials(q, &key)?;
-        let owner = known.as_ref().map(|known| (known.user.id, known.password_version));
+        queries::check_not_locked(q, &by_device.unwrap_or(by_address), now)?;
+        let credentials = queries::find_credentials(q, &key)?;
+        let owner =
+            credentials.as_ref().map(|credentials| (credentials.user.id, credentials.password_version));
         let device = device.filter(|device| Some((device.user, device.password_version)) == owner);
         let Some((device, subject)) = device.zip(by_device) else {
-            queries::may_try(q, &by_address, now)?;
-            return Ok((known, None, by_address));
+            queries::check_not_locked(q, &by_address, now)?;
+            return Ok((credentials, None, by_address));
         };
-        Ok::<_, AccountError>((known, Some(device), subject))
+        Ok::<_, AccountError>((credentials, Some(device), subject))
     });
-    let (known, device, subject) = looked.await.inspect_err(|error| count(app, error))?;
-    Ok((prove(app, subject, known, &password, client).await?, device))
+    let (credentials, device, subject) =
+        checked.await.inspect_err(|error| count_security_event(app, error))?;
+    Ok((check_password(app, subject, credentials, &password, client).await?, device))
 }
 
-impl SignInAnswer {
+impl LogInResponse {
     /// Builds the response of a log-in. Creates a device token unless the device is known.
     pub fn new(
         app: &App,
         ctx: &Ctx,
-        (user, session): (User, OpenSession),
+        (user, session): (User, IssuedSession),
         device: Option<DeviceToken>,
         password_version: i64,
     ) -> Self {
         let new = || DeviceToken::new(ctx.new_id(|id| id), user.id, password_version);
         let device = device.unwrap_or_else(new);
-        let device_token = device.reveal(&app.keyring, &Email::key_of(&user.email));
+        let device_token = device.reveal(&app.keyring, &Email::comparison_key(&user.email));
         Self { device_token, tokens: TokenPair::new(app, ctx, session), user }
     }
 }
 
 impl TokenPair {
-    fn new(app: &App, ctx: &Ctx, session: OpenSession) -> Self {
+    fn new(app: &App, ctx: &Ctx, session: IssuedSession) -> Self {
         Self {
             access_token: app.tokens.issue(&ctx.refreshed(), session.user_id, session.id.0),
             refresh_token: session.refresh_token(&app.keyring),

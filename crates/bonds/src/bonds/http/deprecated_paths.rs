@@ -9,14 +9,14 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::model::{Draft, PartnerRequest, Receiver};
+use super::super::model::{PartnerRequest, Recipient, RequestDraft};
 use super::requests::send;
 use super::{bonds, requests};
 use kith_accounts::accounts::Email;
 
 pub fn routes() -> Routes {
     Routes::new()
-        .routes(old_path("/api/enhanced-partners/request", routes!(send_with_old_body)))
+        .routes(old_path("/api/enhanced-partners/request", routes!(send_partner_request_deprecated)))
         .routes(old_path("/api/enhanced-partners/requests", routes!(requests::list_partner_requests)))
         .routes(old_path(
             "/api/enhanced-partners/requests/{id}/accept",
@@ -38,7 +38,7 @@ pub fn routes() -> Routes {
 /// Partner request in the format of the first Bond Mate API.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct OldSendRequestBody {
+struct DeprecatedSendRequestBody {
     /// ID of the recipient. Send either this or `email`.
     #[serde(rename = "partnerId", default, deserialize_with = "present")]
     #[schema(nullable = false)]
@@ -56,29 +56,29 @@ struct OldSendRequestBody {
 /// Sends a partner request, with the body format of the first Bond Mate API.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests", operation_id = "send_partner_request", security(("bearer" = [])),
-    request_body = OldSendRequestBody,
+    request_body = DeprecatedSendRequestBody,
     responses(
         (status = 201, body = PartnerRequest,
             description = "The new request. Contains `bond` if the recipient had already sent one."),
         (status = 200, body = PartnerRequest,
             description = "The same request is already pending and is returned unchanged."),
-        (status = 403, description = "`not_open_to_requests`"),
+        (status = 403, description = "`requests_not_accepted`"),
         (status = 404, description = "No user has this ID."),
-        (status = 409, description = "`slot_occupied`, `request_pending`, `too_soon_to_ask_again`, `only_they_may_ask`"),
+        (status = 409, description = "`slot_occupied`, `request_pending`, `request_cooldown_active`, `only_recipient_can_request`"),
     )
 )]
-async fn send_with_old_body(
+async fn send_partner_request_deprecated(
     State(app): State<App>,
     caller: SignedIn,
     client: Client,
-    Json(body): Json<OldSendRequestBody>,
+    Json(body): Json<DeprecatedSendRequestBody>,
 ) -> ApiResult<Response> {
     let to = match (body.partner_id, &body.email) {
-        (Some(user), None) => Ok(Receiver::User(user)),
-        (None, Some(email)) => Email::parse(email, "/email").map(Receiver::Email),
+        (Some(user), None) => Ok(Recipient::User(user)),
+        (None, Some(email)) => Email::parse(email, "/email").map(Recipient::Email),
         _ => Err(FieldError::new("", "not_exactly_one", "Send exactly one of partnerId and email.")),
     };
-    let draft = to.and_then(|to| Draft::new(to, body.message.as_deref()));
+    let draft = to.and_then(|to| RequestDraft::new(to, body.message.as_deref()));
     let draft = draft.map_err(|fault| Problem::invalid(vec![fault]))?;
     send(app, caller, client, draft).await
 }

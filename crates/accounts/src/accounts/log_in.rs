@@ -4,13 +4,13 @@ use kith_kernel::{Ctx, UserId};
 use kith_platform::auth::Keyring;
 use kith_store::{Outcome, Tx};
 
-use super::model::{AccountError, Credentials, Origin, SessionId, User};
+use super::model::{AccountError, ClientInfo, Credentials, SessionId, User};
 use super::secrets::RefreshToken;
 use super::{events, rows, rules};
 
 /// Session that was started or refreshed.
 #[derive(Clone, Copy, Debug)]
-pub struct OpenSession {
+pub struct IssuedSession {
     /// Session ID.
     pub id: SessionId,
     /// User of the session.
@@ -19,7 +19,7 @@ pub struct OpenSession {
     pub generation: i64,
 }
 
-impl OpenSession {
+impl IssuedSession {
     /// Returns the refresh token of the present pair as text. For responses only.
     pub fn refresh_token(self, keyring: &Keyring) -> String {
         RefreshToken { session: self.id, generation: self.generation }.reveal(keyring)
@@ -28,31 +28,31 @@ impl OpenSession {
 
 /// Result of checking a password, before it is applied in a transaction.
 #[derive(Clone, Debug)]
-pub struct Claim {
+pub struct PasswordCheck {
     /// Subject for which failures are counted: keyed hash of an e-mail address, a device or a user.
     pub subject: [u8; 32],
     /// Account that the password was checked for; `None` if there is none.
-    pub known: Option<Credentials>,
+    pub credentials: Option<Credentials>,
     /// `true` if the password was correct when it was checked.
-    pub proved: bool,
+    pub is_correct: bool,
     /// Hash with the present parameters, if the stored hash has others and the password was correct.
-    pub better_hash: Option<String>,
+    pub upgraded_hash: Option<String>,
     /// Client of the request.
-    pub origin: Origin,
+    pub client: ClientInfo,
 }
 
-impl Claim {
+impl PasswordCheck {
     /// Runs `run` and resets the failures if the password was correct; otherwise counts a failure and returns
     /// `refusal`. Returns [`AccountError::Locked`] during a lock-out, whether the password was correct or
     /// not.
-    pub fn settle<T>(
+    pub fn run_if_correct<T>(
         &self,
         tx: &Tx<'_>,
         ctx: &Ctx,
         refusal: AccountError,
         run: impl Fn(&Tx<'_>) -> Result<T, AccountError>,
     ) -> Outcome<T, AccountError> {
-        match self.judge(tx, ctx) {
+        match self.verify_in_transaction(tx, ctx) {
             Ok(true) => match run(tx) {
                 Ok(value) => Outcome::Commit(value),
                 Err(error) => Outcome::Rollback(error),
@@ -62,56 +62,56 @@ impl Claim {
         }
     }
 
-    fn judge(&self, tx: &Tx<'_>, ctx: &Ctx) -> Result<bool, AccountError> {
-        let user = self.known.as_ref().map(|known| known.user.id);
-        let whose = user.unwrap_or_else(|| stand_in(&self.subject));
-        tx.lock("login", [whose])?;
+    fn verify_in_transaction(&self, tx: &Tx<'_>, ctx: &Ctx) -> Result<bool, AccountError> {
+        let user = self.credentials.as_ref().map(|credentials| credentials.user.id);
+        let user_id = user.unwrap_or_else(|| placeholder_user_id(&self.subject));
+        tx.lock("login", [user_id])?;
         let failures = rows::find_failures(tx, &self.subject)?;
-        failures.may_try(ctx.now)?;
-        if self.proved && self.is_current(tx)? {
+        failures.check_not_locked(ctx.now)?;
+        if self.is_correct && self.is_current(tx)? {
             if failures.count > 0 {
-                rows::forget_failures(tx, &self.subject)?;
+                rows::delete_failures(tx, &self.subject)?;
             }
-            if let (Some(user), Some(hash)) = (user, &self.better_hash) {
+            if let (Some(user), Some(hash)) = (user, &self.upgraded_hash) {
                 rows::set_password_hash(tx, user, hash)?;
             }
             return Ok(true);
         }
-        rows::keep_failures(tx, &self.subject, failures.and_one(ctx.now))?;
+        rows::upsert_failures(tx, &self.subject, failures.with_failure(ctx.now))?;
         let object = user.map_or_else(|| "unknown".to_owned(), |user| user.to_string());
         // Write the same for unknown accounts: one index entry fewer would be measurable in the response
         // time.
-        tx.audit_with_details(ctx, "session.refused", object, Some(whose), self.origin.details());
+        tx.audit_with_details(ctx, "session.refused", object, Some(user_id), self.client.details());
         Ok(false)
     }
 
     /// Returns `true` if the password has not changed since it was checked.
     fn is_current(&self, tx: &Tx<'_>) -> Result<bool, AccountError> {
-        let Some(known) = &self.known else { return Ok(false) };
-        let now = rows::find_credentials_of(tx, known.user.id)?;
-        Ok(now.is_some_and(|now| now.password_version == known.password_version))
+        let Some(credentials) = &self.credentials else { return Ok(false) };
+        let now = rows::find_credentials_by_id(tx, credentials.user.id)?;
+        Ok(now.is_some_and(|now| now.password_version == credentials.password_version))
     }
 }
 
 /// Returns a user ID for an address without an account, derived from the subject.
-fn stand_in(subject: &[u8; 32]) -> UserId {
+fn placeholder_user_id(subject: &[u8; 32]) -> UserId {
     let (first, _) = subject.split_first_chunk::<16>().expect("32 is more than 16");
     UserId(kith_kernel::uuid::Uuid::from_bytes(*first))
 }
 
-/// Logs in the user of a claim.
+/// Logs in the user of a password check.
 ///
 /// # Errors
 /// Returns [`AccountError::InvalidCredentials`] if the address is unknown or the password wrong,
 /// [`AccountError::Locked`] during a lock-out; with the correct password also [`AccountError::Suspended`] and
 /// [`AccountError::Deleted`].
-pub fn log_in(tx: &Tx<'_>, ctx: &Ctx, claim: &Claim) -> Outcome<(User, OpenSession), AccountError> {
-    claim.settle(tx, ctx, AccountError::InvalidCredentials, |tx| {
-        let known = standing(tx, claim)?;
-        if let Some(purge_at) = known.purge_at {
+pub fn log_in(tx: &Tx<'_>, ctx: &Ctx, check: &PasswordCheck) -> Outcome<(User, IssuedSession), AccountError> {
+    check.run_if_correct(tx, ctx, AccountError::InvalidCredentials, |tx| {
+        let credentials = lock_credentials(tx, check)?;
+        if let Some(purge_at) = credentials.purge_at {
             return Err(AccountError::Deleted { purge_at });
         }
-        enter(tx, ctx, known, &claim.origin)
+        open_session(tx, ctx, credentials, &check.client)
     })
 }
 
@@ -119,44 +119,48 @@ pub fn log_in(tx: &Tx<'_>, ctx: &Ctx, claim: &Claim) -> Outcome<(User, OpenSessi
 ///
 /// # Errors
 /// Returns the errors of [`log_in`], and [`AccountError::NotDeleted`] if the account is not deleted.
-pub fn restore(tx: &Tx<'_>, ctx: &Ctx, claim: &Claim) -> Outcome<(User, OpenSession), AccountError> {
-    claim.settle(tx, ctx, AccountError::InvalidCredentials, |tx| {
-        let known = standing(tx, claim)?;
-        let purge_at = known.purge_at.ok_or(AccountError::NotDeleted)?;
+pub fn restore(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    check: &PasswordCheck,
+) -> Outcome<(User, IssuedSession), AccountError> {
+    check.run_if_correct(tx, ctx, AccountError::InvalidCredentials, |tx| {
+        let credentials = lock_credentials(tx, check)?;
+        let purge_at = credentials.purge_at.ok_or(AccountError::NotDeleted)?;
         if purge_at <= ctx.now {
             return Err(AccountError::Deleted { purge_at });
         }
-        rows::set_deleted(tx, known.user.id, None, None)?;
+        rows::set_deleted(tx, credentials.user.id, None, None)?;
         tx.audit_with_details(
             ctx,
             "account.restored",
-            known.user.id,
-            Some(known.user.id),
-            claim.origin.details(),
+            credentials.user.id,
+            Some(credentials.user.id),
+            check.client.details(),
         );
-        tx.emit(ctx, events::restored(known.user.id));
-        enter(tx, ctx, known, &claim.origin)
+        tx.emit(ctx, events::restored(credentials.user.id));
+        open_session(tx, ctx, credentials, &check.client)
     })
 }
 
-/// Locks the account of a claim and reads it again.
-fn standing(tx: &Tx<'_>, claim: &Claim) -> Result<Credentials, AccountError> {
-    let user = claim.known.as_ref().ok_or(AccountError::InvalidCredentials)?.user.id;
+/// Locks the account of a password check and reads it again.
+fn lock_credentials(tx: &Tx<'_>, check: &PasswordCheck) -> Result<Credentials, AccountError> {
+    let user = check.credentials.as_ref().ok_or(AccountError::InvalidCredentials)?.user.id;
     tx.lock("user", [user])?;
-    rows::find_credentials_of(tx, user)?.ok_or(AccountError::InvalidCredentials)
+    rows::find_credentials_by_id(tx, user)?.ok_or(AccountError::InvalidCredentials)
 }
 
-fn enter(
+fn open_session(
     tx: &Tx<'_>,
     ctx: &Ctx,
-    known: Credentials,
-    origin: &Origin,
-) -> Result<(User, OpenSession), AccountError> {
-    if known.suspended {
+    credentials: Credentials,
+    client: &ClientInfo,
+) -> Result<(User, IssuedSession), AccountError> {
+    if credentials.is_suspended {
         return Err(AccountError::Suspended);
     }
-    let session = start_session(tx, ctx, known.user.id, origin)?;
-    Ok((known.user, session))
+    let session = start_session(tx, ctx, credentials.user.id, client)?;
+    Ok((credentials.user, session))
 }
 
 /// Starts a session. If the user has the maximum number, the session refreshed longest ago ends.
@@ -167,25 +171,25 @@ pub fn start_session(
     tx: &Tx<'_>,
     ctx: &Ctx,
     user_id: UserId,
-    origin: &Origin,
-) -> Result<OpenSession, AccountError> {
+    client: &ClientInfo,
+) -> Result<IssuedSession, AccountError> {
     for ended in rows::delete_surplus_sessions(tx, user_id, rules::MAX_SESSIONS - 1)? {
-        ended_early(tx, ctx, user_id, ended);
+        record_session_end(tx, ctx, user_id, ended);
     }
-    let session = OpenSession { id: ctx.new_id(SessionId), user_id, generation: 0 };
-    rows::insert_session(tx, session.id, user_id, origin, ctx.now, ctx.now + rules::SESSION_IDLE_TIMEOUT)?;
-    tx.audit_with_details(ctx, "session.started", session.id, Some(user_id), origin.details());
+    let session = IssuedSession { id: ctx.new_id(SessionId), user_id, generation: 0 };
+    rows::insert_session(tx, session.id, user_id, client, ctx.now, ctx.now + rules::SESSION_IDLE_TIMEOUT)?;
+    tx.audit_with_details(ctx, "session.started", session.id, Some(user_id), client.details());
     tx.emit(ctx, events::session_started(user_id, session.id));
     Ok(session)
 }
 
-/// Refreshes a session. Within [`rules::REFRESH_GRACE_PERIOD`], the token used last returns the same pair again. The
-/// use of any older token is a sign of theft and ends the session.
+/// Refreshes a session. Within [`rules::REFRESH_GRACE_PERIOD`], the token used last returns the same pair
+/// again. The use of any older token is a sign of theft and ends the session.
 ///
 /// # Errors
 /// Returns [`AccountError::InvalidRefreshToken`] if the session does not exist or has expired, or an older
 /// token was used.
-pub fn refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Outcome<OpenSession, AccountError> {
+pub fn refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Outcome<IssuedSession, AccountError> {
     match try_refresh(tx, ctx, spent) {
         Ok(Some(session)) => Outcome::Commit(session),
         Ok(None) => Outcome::CommitRefusal(AccountError::InvalidRefreshToken),
@@ -193,9 +197,9 @@ pub fn refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Outcome<OpenSessi
     }
 }
 
-fn try_refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Result<Option<OpenSession>, AccountError> {
+fn try_refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Result<Option<IssuedSession>, AccountError> {
     let RefreshToken { session: id, generation } = spent;
-    let renewed = |user_id| OpenSession { id, user_id, generation: generation + 1 };
+    let renewed = |user_id| IssuedSession { id, user_id, generation: generation + 1 };
     let expires_at = ctx.now + rules::SESSION_IDLE_TIMEOUT;
     if let Some(user_id) = rows::renew_session(tx, id, generation, ctx.now, expires_at)? {
         tx.audit(ctx, "session.refreshed", id);
@@ -213,7 +217,7 @@ fn try_refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Result<Option<Ope
     }
     if rows::delete_session(tx, row.user_id, id)? {
         tx.audit(ctx, "session.refresh_reused", id);
-        ended_early(tx, ctx, row.user_id, id);
+        record_session_end(tx, ctx, row.user_id, id);
     }
     Ok(None)
 }
@@ -238,7 +242,7 @@ pub fn end_session(tx: &Tx<'_>, ctx: &Ctx, user: UserId, id: SessionId) -> Resul
     if !rows::delete_session(tx, user, id)? {
         return Err(AccountError::SessionNotFound);
     }
-    ended_early(tx, ctx, user, id);
+    record_session_end(tx, ctx, user, id);
     Ok(())
 }
 
@@ -253,12 +257,12 @@ pub fn end_sessions(
     kept: Option<SessionId>,
 ) -> Result<(), AccountError> {
     for ended in rows::delete_sessions(tx, user, kept)? {
-        ended_early(tx, ctx, user, ended);
+        record_session_end(tx, ctx, user, ended);
     }
     Ok(())
 }
 
-fn ended_early(tx: &Tx<'_>, ctx: &Ctx, user: UserId, session: SessionId) {
+fn record_session_end(tx: &Tx<'_>, ctx: &Ctx, user: UserId, session: SessionId) {
     tx.audit(ctx, "session.ended", session);
     tx.emit(ctx, events::session_ended(user, session));
 }

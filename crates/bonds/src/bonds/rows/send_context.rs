@@ -4,31 +4,31 @@ use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Error, Query, Row, Tx, params};
 
-use super::super::model::{Pair, WhoMayAsk};
-use super::super::rules::{Refusals, Standing};
+use super::super::model::{Pair, RequestPolicy};
+use super::super::rules::{RefusalHistory, SendContext};
 use super::requests::{read_request_at, request_columns};
-use kith_accounts::accounts::Person;
+use kith_accounts::accounts::UserSummary;
 
-/// Reads what decides on a request of `sender` to `receiver`. Returns `None` if the sender does not exist.
+/// Reads what decides on a request of `sender` to `recipient`. Returns `None` if the sender does not exist.
 /// The recipient is `None` if they do not exist or one of both has blocked the other.
-pub fn find_standing(
+pub fn find_send_context(
     q: &Query<'_>,
     sender: UserId,
-    receiver: UserId,
+    recipient: UserId,
     pair: Pair,
     now: Timestamp,
-) -> Result<Option<Standing>, Error> {
+) -> Result<Option<SendContext>, Error> {
     let [a, b] = pair.users();
     q.one(
         concat!(
-            "SELECT s.display_name, t.display_name, slot.bond_id IS NOT NULL, w.who_may_ask,
-                    COALESCE(w.found_by_email, FALSE), n.steps, n.stepped_at, n.wait_until, n.cancelled_at,
-                    m.steps, m.stepped_at, m.wait_until, m.cancelled_at,
+            "SELECT s.display_name, t.display_name, slot.bond_id IS NOT NULL, w.accepts_requests_from,
+                    COALESCE(w.discoverable_by_email, FALSE), n.steps, n.last_step_at, n.wait_until, n.cancelled_at,
+                    m.steps, m.last_step_at, m.wait_until, m.cancelled_at,
                     (SELECT MAX(f.ended_at) FROM bonds f
                      WHERE f.user_a = $4 AND f.user_b = $5 AND f.archived_at IS NULL),
                     EXISTS (SELECT 1 FROM partner_requests v
-                     WHERE v.from_user = $1 AND v.told = 'pending' AND v.to_user = $2 AND NOT v.delivered
-                       AND v.to_email IS NULL AND v.expires_at > $6), ",
+                     WHERE v.from_user = $1 AND v.sender_visible_status = 'pending' AND v.to_user = $2
+                       AND NOT v.delivered AND v.to_email IS NULL AND v.expires_at > $6), ",
             request_columns!(),
             " FROM users s
               LEFT JOIN users t ON t.id = $2 AND t.deleted_at IS NULL AND NOT EXISTS
@@ -41,21 +41,22 @@ pub fn find_standing(
               LEFT JOIN partner_requests r ON r.pair_key = $3 AND r.status = 'pending'
               WHERE s.id = $1 AND s.deleted_at IS NULL"
         ),
-        params![sender, receiver, pair.key(), a, b, now],
+        params![sender, recipient, pair.key(), a, b, now],
         |row| {
-            let person = |id, name: Option<String>| name.map(|display_name| Person { id, display_name });
-            let who_may_ask: Option<String> = row.get(3)?;
+            let user_summary =
+                |id, name: Option<String>| name.map(|display_name| UserSummary { id, display_name });
+            let policy: Option<String> = row.get(3)?;
             let pending: Option<Uuid> = row.get(15)?;
-            Ok(Standing {
-                sender: Person { id: sender, display_name: row.get(0)? },
-                receiver: person(receiver, row.get(1)?),
-                sender_bonded: row.get(2)?,
-                who_may_ask: who_may_ask.and_then(|text| WhoMayAsk::parse(&text)).unwrap_or_default(),
-                found_by_email: row.get(4)?,
+            Ok(SendContext {
+                sender: UserSummary { id: sender, display_name: row.get(0)? },
+                recipient: user_summary(recipient, row.get(1)?),
+                is_sender_bonded: row.get(2)?,
+                accepts_requests_from: policy.and_then(|text| RequestPolicy::parse(&text)).unwrap_or_default(),
+                discoverable_by_email: row.get(4)?,
                 refusals: read_refusals(row, 5)?,
-                refusals_by_email: read_refusals(row, 9)?,
+                email_refusals: read_refusals(row, 9)?,
                 former_ended_at: row.get(13)?,
-                withheld: row.get(14)?,
+                has_withheld_request: row.get(14)?,
                 pending: pending.map(|_| read_request_at(row, 15, sender, now)).transpose()?,
             })
         },
@@ -63,9 +64,14 @@ pub fn find_standing(
 }
 
 /// Returns how often requests of `from` were refused by `to`, by e-mail address or otherwise.
-pub fn find_refusals(q: &Query<'_>, from: UserId, to: UserId, by_email: bool) -> Result<Refusals, Error> {
+pub fn find_refusals(
+    q: &Query<'_>,
+    from: UserId,
+    to: UserId,
+    by_email: bool,
+) -> Result<RefusalHistory, Error> {
     let found = q.one(
-        "SELECT steps, stepped_at, wait_until, cancelled_at FROM partner_refusals
+        "SELECT steps, last_step_at, wait_until, cancelled_at FROM partner_refusals
          WHERE from_user = $1 AND to_user = $2 AND by_email = $3",
         params![from, to, by_email],
         |row| read_refusals(row, 0),
@@ -78,19 +84,19 @@ pub fn upsert_refusals(
     from: UserId,
     to: UserId,
     by_email: bool,
-    refusals: Refusals,
+    refusals: RefusalHistory,
 ) -> Result<(), Error> {
     tx.exec(
-        "INSERT INTO partner_refusals (from_user, to_user, by_email, steps, stepped_at, wait_until, cancelled_at)
+        "INSERT INTO partner_refusals (from_user, to_user, by_email, steps, last_step_at, wait_until, cancelled_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (from_user, to_user, by_email)
-         DO UPDATE SET steps = $4, stepped_at = $5, wait_until = $6, cancelled_at = $7",
+         DO UPDATE SET steps = $4, last_step_at = $5, wait_until = $6, cancelled_at = $7",
         params![
             from,
             to,
             by_email,
             refusals.steps,
-            refusals.stepped_at,
+            refusals.last_step_at,
             refusals.wait_until,
             refusals.cancelled_at
         ],
@@ -99,11 +105,11 @@ pub fn upsert_refusals(
 }
 
 /// Reads the refusals whose columns begin at `at`; no refusals if they are NULL.
-fn read_refusals(row: &Row<'_>, at: usize) -> Result<Refusals, Error> {
+fn read_refusals(row: &Row<'_>, at: usize) -> Result<RefusalHistory, Error> {
     let steps: Option<i64> = row.get(at)?;
-    Ok(Refusals {
+    Ok(RefusalHistory {
         steps: steps.unwrap_or(0),
-        stepped_at: row.get(at + 1)?,
+        last_step_at: row.get(at + 1)?,
         wait_until: row.get(at + 2)?,
         cancelled_at: row.get(at + 3)?,
     })
@@ -111,7 +117,7 @@ fn read_refusals(row: &Row<'_>, at: usize) -> Result<Refusals, Error> {
 
 /// Deletes the refusals by `from` of requests of `to`, because `from` now sends one. With `both`, also the
 /// reverse, because they form a bond.
-pub fn forget_refusals(tx: &Tx<'_>, from: UserId, to: UserId, both: bool) -> Result<(), Error> {
+pub fn delete_refusals(tx: &Tx<'_>, from: UserId, to: UserId, both: bool) -> Result<(), Error> {
     tx.exec(
         "DELETE FROM partner_refusals
          WHERE (from_user = $2 AND to_user = $1) OR ($3 AND from_user = $1 AND to_user = $2)",

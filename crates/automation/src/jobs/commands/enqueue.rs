@@ -10,7 +10,7 @@ use kith_store::{Error, Tx};
 
 use super::super::model::{
     EnqueuedJob, EnqueuedJobs, JobKind, JobsError, NewJobBody, NewJobsBody, OnFailureBody, RetryBody,
-    UniqueBody, fault_at, ms,
+    UniqueBody, duration_ms, field_error,
 };
 use super::super::{rows, rules};
 
@@ -24,7 +24,7 @@ const MAX_FLOW_DEPTH: usize = 10;
 /// Enqueues a job with all its children.
 ///
 /// # Errors
-/// Returns [`JobsError::Faults`] for invalid input, [`JobsError::Unvalidated`] if payloads must be validated
+/// Returns [`JobsError::Invalid`] for invalid input, [`JobsError::Unvalidated`] if payloads must be validated
 /// first, [`JobsError::Reserved`] for a reserved queue or kind, [`JobsError::Store`] if a statement fails.
 pub fn enqueue(
     tx: &Tx<'_>,
@@ -33,9 +33,9 @@ pub fn enqueue(
     body: &NewJobBody,
     validated: &ValidationCache,
 ) -> Result<EnqueuedJob, JobsError> {
-    let mut making = Making::new(tx, ctx, reserved, validated);
-    let flow = making.flow(body, "", 0)?;
-    making.finish()?;
+    let mut builder = JobBuilder::new(tx, ctx, reserved, validated);
+    let flow = builder.flow(body, "", 0)?;
+    builder.finish()?;
     let (enqueued, children) = kith_jobs::enqueue_flow(tx, ctx, &flow)?;
     Ok(EnqueuedJob::of(enqueued, &children))
 }
@@ -59,28 +59,28 @@ pub fn enqueue_all(
         )
         .into());
     }
-    let mut making = Making::new(tx, ctx, reserved, validated);
+    let mut builder = JobBuilder::new(tx, ctx, reserved, validated);
     let mut jobs = Vec::with_capacity(body.jobs.len());
     for (n, job) in body.jobs.iter().enumerate() {
         if !job.children.is_empty() {
             let detail = "A job with children cannot be part of a bulk request. Use POST /api/v1/jobs.";
             return Err(FieldError::new(format!("/jobs/{n}/children"), "not_here", detail).into());
         }
-        jobs.push(making.job(job, &format!("/jobs/{n}"))?);
+        jobs.push(builder.job(job, &format!("/jobs/{n}"))?);
     }
-    making.finish()?;
+    builder.finish()?;
     let enqueued = kith_jobs::enqueue_all(tx, ctx.now, &jobs)?;
     Ok(EnqueuedJobs { jobs: enqueued.into_iter().map(|one| EnqueuedJob::of(one, &[])).collect() })
 }
 
 /// Converter of requests into jobs. It reads the declaration of each kind once.
-struct Making<'t> {
+struct JobBuilder<'t> {
     tx: &'t Tx<'t>,
     ctx: &'t Ctx,
     reserved: ReservedJobs,
     validated: &'t ValidationCache,
     kinds: HashMap<String, Option<DeclaredKind>>,
-    made: usize,
+    count: usize,
     awaits_validation: Option<NotValidated>,
 }
 
@@ -89,9 +89,9 @@ struct DeclaredKind {
     schema: Option<SchemaText>,
 }
 
-impl<'t> Making<'t> {
+impl<'t> JobBuilder<'t> {
     fn new(tx: &'t Tx<'_>, ctx: &'t Ctx, reserved: ReservedJobs, validated: &'t ValidationCache) -> Self {
-        Self { tx, ctx, reserved, validated, kinds: HashMap::new(), made: 0, awaits_validation: None }
+        Self { tx, ctx, reserved, validated, kinds: HashMap::new(), count: 0, awaits_validation: None }
     }
 
     /// Fails if payloads are not validated yet. They are requested together, after all jobs are converted.
@@ -120,8 +120,8 @@ impl<'t> Making<'t> {
 
     /// Converts a job into the engine's type.
     fn job(&mut self, body: &NewJobBody, at: &str) -> Result<NewJob, JobsError> {
-        self.made += 1;
-        if self.made > MAX_JOBS_PER_REQUEST {
+        self.count += 1;
+        if self.count > MAX_JOBS_PER_REQUEST {
             return Err(FieldError::new(
                 at.to_owned(),
                 "too_many",
@@ -129,7 +129,7 @@ impl<'t> Making<'t> {
             )
             .into());
         }
-        check_name("kind", &body.kind).map_err(|invalid| fault_at(at, &invalid))?;
+        check_name("kind", &body.kind).map_err(|invalid| field_error(at, &invalid))?;
         body.check(at)?;
         let (ctx, reserved, validated) = (self.ctx, self.reserved, self.validated);
         let declared = self.kind(&body.kind)?;
@@ -138,7 +138,7 @@ impl<'t> Making<'t> {
             required.map(|schema| validated.require(schema, &body.payload, &format!("{at}/payload")));
         let kind = declared.map(|declared| &declared.kind);
         let queue = body.queue.clone().or_else(|| kind?.queue.clone());
-        rules::check_program(reserved, queue.as_deref(), Some(&body.kind))?;
+        rules::reject_reserved(reserved, queue.as_deref(), Some(&body.kind))?;
         let retry = body.retry.as_ref().or_else(|| kind?.retry.as_ref());
         let timeout_ms = body.timeout_ms.or_else(|| kind?.timeout_ms).unwrap_or(0);
         let mut job = NewJob::new(
@@ -147,17 +147,17 @@ impl<'t> Making<'t> {
             body.payload.to_string(),
         );
         job.priority = body.priority.or_else(|| kind?.priority).unwrap_or(job.priority);
-        job.run_at = body.run_at.or_else(|| Some(ctx.now + ms(body.delay_ms?)));
+        job.run_at = body.run_at.or_else(|| Some(ctx.now + duration_ms(body.delay_ms?)));
         job.retry = retry.map_or(job.retry, RetryBody::policy);
-        job.timeout = ms(timeout_ms);
+        job.timeout = duration_ms(timeout_ms);
         job.limit_key.clone_from(&body.limit_key);
         job.unique = body.unique.as_ref().map(UniqueBody::policy);
         job.after.clone_from(&body.after);
         job.on_failure = if body.on_failure == OnFailureBody::Run { OnFailure::Run } else { OnFailure::Die };
         job.source = Some(ctx.actor.to_string());
-        job.check().map_err(|invalid| fault_at(at, &invalid))?;
-        if let Some(Err(awaits)) = required {
-            self.awaits_validation = Some(awaits);
+        job.check().map_err(|invalid| field_error(at, &invalid))?;
+        if let Some(Err(error)) = required {
+            self.awaits_validation = Some(error);
         }
         Ok(job)
     }

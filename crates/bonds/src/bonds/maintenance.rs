@@ -8,7 +8,7 @@ use kith_kernel::{Ctx, Timestamp, days, hours};
 use kith_platform::{App, UpkeepError};
 use kith_store::{Error, Tx};
 
-use super::model::{Living, PartnerRequestId, restorable_until};
+use super::model::{ActiveBond, PartnerRequestId, restorable_until};
 use super::rules::{FAILED_ATTEMPTS_WINDOW, REQUEST_LIFETIME};
 use super::{commands, events, rows};
 
@@ -24,10 +24,10 @@ const BATCH_SIZE: i64 = 500;
 /// Returns an error if the database operation fails.
 pub async fn expire_requests(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("maintenance");
-    while expire_some(&app, &ctx).await? {}
+    while expire_batch(&app, &ctx).await? {}
     app.write(&ctx, |tx, ctx| {
-        let until = last_id_before(ctx.now - REQUEST_LIFETIME - ADDRESS_RETENTION);
-        rows::forget_addresses(tx, until, BATCH_SIZE)
+        let until = first_id_at(ctx.now - REQUEST_LIFETIME - ADDRESS_RETENTION);
+        rows::delete_email_addresses(tx, until, BATCH_SIZE)
     })
     .await?;
     Ok(())
@@ -39,7 +39,7 @@ pub async fn expire_requests(app: App) -> Result<(), UpkeepError> {
 /// Returns an error if the database operation fails.
 pub async fn archive_ended(app: App) -> Result<(), UpkeepError> {
     let ctx = app.system_ctx("maintenance");
-    while archive_some(&app, &ctx).await? {}
+    while archive_batch(&app, &ctx).await? {}
     Ok(())
 }
 
@@ -47,9 +47,9 @@ pub async fn archive_ended(app: App) -> Result<(), UpkeepError> {
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
-pub async fn tidy_invites(app: App) -> Result<(), UpkeepError> {
+pub async fn delete_old_invites(app: App) -> Result<(), UpkeepError> {
     app.write(&app.system_ctx("maintenance"), |tx, ctx| {
-        rows::tidy_invites(tx, ctx.now - FAILED_ATTEMPTS_WINDOW, ctx.now - hours(24 * 30))
+        rows::delete_old_invites(tx, ctx.now - FAILED_ATTEMPTS_WINDOW, ctx.now - hours(24 * 30))
     })
     .await?;
     Ok(())
@@ -58,11 +58,11 @@ pub async fn tidy_invites(app: App) -> Result<(), UpkeepError> {
 /// Records a batch of expired requests. Returns `true` if there may be more. All requests have the same
 /// lifetime, so they expire in the order of their IDs. The mark passes a request only after its expiry is
 /// recorded, so that several nodes may run this at once.
-async fn expire_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
+async fn expire_batch(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
     // An hour of margin, because the clocks of the nodes that made the IDs differ.
-    let until = last_id_before(ctx.refreshed().now - REQUEST_LIFETIME - hours(1));
+    let until = first_id_at(ctx.refreshed().now - REQUEST_LIFETIME - hours(1));
     let listed = app.db.read(move |q| {
-        let after = rows::find_expiry_mark(q)?.unwrap_or(PartnerRequestId(Uuid::nil()));
+        let after = rows::find_expiry_progress(q)?.unwrap_or(PartnerRequestId(Uuid::nil()));
         rows::list_expired(q, after, until, BATCH_SIZE)
     });
     let listed = listed.await?;
@@ -75,21 +75,21 @@ async fn expire_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
         .await?;
     }
     let Some(last) = listed.last().map(|expired| expired.id) else { return Ok(false) };
-    app.write(ctx, move |tx, _| rows::set_expiry_mark(tx, last)).await?;
+    app.write(ctx, move |tx, _| rows::set_expiry_progress(tx, last)).await?;
     Ok(listed.len() as i64 == BATCH_SIZE)
 }
 
 /// Returns the smallest ID (UUIDv7, RFC 9562) of requests made at `at`. IDs of earlier requests are smaller.
-fn last_id_before(at: Timestamp) -> PartnerRequestId {
+fn first_id_at(at: Timestamp) -> PartnerRequestId {
     let millis = u64::try_from(at.as_millis()).unwrap_or(0);
     PartnerRequestId(Uuid::from_u128(u128::from(millis) << 80))
 }
 
 /// Archives a batch of bonds. Returns `true` if there may be more. Each pair is locked and checked again,
 /// because it may be restored meanwhile.
-async fn archive_some(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
+async fn archive_batch(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
     let now = ctx.refreshed().now;
-    let due = app.db.read(move |q| rows::list_to_archive(q, ended_before(now), BATCH_SIZE)).await?;
+    let due = app.db.read(move |q| rows::list_archivable_bonds(q, ended_before(now), BATCH_SIZE)).await?;
     for bond in &due {
         let bond = *bond;
         app.write(ctx, move |tx, ctx| archive(tx, ctx, bond)).await?;
@@ -102,7 +102,7 @@ pub fn ended_before(now: Timestamp) -> Timestamp {
     now - restorable_until(Timestamp::EPOCH).since(Timestamp::EPOCH)
 }
 
-fn archive(tx: &Tx<'_>, ctx: &Ctx, Living { id, users }: Living) -> Result<(), Error> {
+fn archive(tx: &Tx<'_>, ctx: &Ctx, ActiveBond { id, users }: ActiveBond) -> Result<(), Error> {
     tx.lock("user", users)?;
     if rows::archive_bond(tx, id, ended_before(ctx.now), ctx.now)? {
         tx.audit(ctx, "bond.archived", id);
@@ -121,8 +121,8 @@ mod tests {
     fn ids_sort_by_creation_time() {
         let id_at = |at| PartnerRequestId(TimeOrderedIds::new(SystemRandom).next(at));
         let at = Timestamp::EPOCH + days(20_000);
-        assert!(id_at(at) > last_id_before(at));
-        assert!(id_at(at - Duration::from_millis(1)) < last_id_before(at));
+        assert!(id_at(at) > first_id_at(at));
+        assert!(id_at(at - Duration::from_millis(1)) < first_id_at(at));
     }
 
     #[test]

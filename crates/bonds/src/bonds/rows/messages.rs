@@ -3,23 +3,23 @@
 use kith_kernel::UserId;
 use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
-use super::super::model::{Parties, PartnerRequestId, ReportReason, RequestReport};
+use super::super::model::{PartnerRequestId, ReportReason, RequestParties, RequestReport};
 
-/// Returns the message of a request that `receiver` received, whether or not they can still see the request.
+/// Returns the message of a request that `recipient` received, whether or not they can still see the request.
 pub fn find_received_message(
     q: &Query<'_>,
     id: PartnerRequestId,
-    receiver: UserId,
+    recipient: UserId,
 ) -> Result<Option<Option<String>>, Error> {
     let sql = "SELECT message FROM partner_requests WHERE id = $1 AND to_user = $2";
-    q.one(sql, params![id, receiver], |row| row.get(0))
+    q.one(sql, params![id, recipient], |row| row.get(0))
 }
 
 /// Inserts a report unless the user has reported this request before. Returns `true` if it was inserted.
 pub fn insert_report(
     tx: &Tx<'_>,
     report: &RequestReport,
-    parties: Parties,
+    parties: RequestParties,
     reporter: UserId,
     reason: ReportReason,
     note: Option<&str>,
@@ -61,7 +61,7 @@ pub fn count_messages(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
 
 /// Deletes the e-mail addresses of up to `limit` requests with an ID of at most `until`. All addresses are
 /// kept for the same time: otherwise the retention would reveal whether an account has the address.
-pub fn forget_addresses(tx: &Tx<'_>, until: PartnerRequestId, limit: i64) -> Result<(), Error> {
+pub fn delete_email_addresses(tx: &Tx<'_>, until: PartnerRequestId, limit: i64) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests SET to_email = '', to_email_key = NULL WHERE id IN
             (SELECT id FROM partner_requests WHERE to_email_key IS NOT NULL AND id <= $1 ORDER BY id LIMIT $2)",
@@ -72,7 +72,7 @@ pub fn forget_addresses(tx: &Tx<'_>, until: PartnerRequestId, limit: i64) -> Res
 
 /// Deletes the messages and e-mail addresses of requests that `user` sent, their display name in all
 /// requests, the notes of their reports, and the messages in reports about them. The reports themselves stay.
-pub fn forget_words(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
+pub fn delete_messages(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
     tx.exec(
         "UPDATE partner_requests
          SET message = NULL, from_name = $2, to_email = CASE WHEN to_email IS NULL THEN NULL ELSE '' END,

@@ -8,20 +8,20 @@ use kith_platform::config::Config;
 use kith_platform::outbound::signature::SigningSecret;
 use serde_json::{Value, json};
 
-use crate::support::{Arrived, Engine, Person, Receiver, Reply, TestApp, on_every_engine};
+use crate::support::{Engine, ReceivedRequest, Receiver, Reply, TestApp, TestUser, on_every_engine};
 
 const CALLBACKS: &str = "/api/v1/callbacks";
 const RECURRING: &str = "/api/v1/recurring-callbacks";
 const ENDPOINTS: &str = "/api/v1/callback-endpoints";
 
 /// Allows loopback, where the receivers of these tests listen.
-fn to_the_loopback(config: &mut Config) {
+fn allow_loopback(config: &mut Config) {
     config.outbound.allowed_networks = vec!["127.0.0.1".parse().expect("a network")];
     config.outbound.timeout_ms = 2_000;
 }
 
 on_every_engine! {
-    with super::to_the_loopback;
+    with super::allow_loopback;
     callback_is_signed_and_response_is_stored,
     signature_uses_real_time,
     recurring_callback_creates_callback_per_run,
@@ -48,7 +48,7 @@ async fn drain(app: &TestApp) {
 }
 
 /// Advances to one millisecond after the next attempt. Returns the waiting time.
-async fn pass_until_next(app: &TestApp, admin: &Person, callback: &Value) -> Duration {
+async fn pass_until_next(app: &TestApp, admin: &TestUser, callback: &Value) -> Duration {
     let shown = look(admin, callback).await;
     let next: Timestamp = serde_json::from_value(shown["next_attempt_at"].clone()).expect("a next attempt");
     let wait = next.since(app.now());
@@ -56,15 +56,15 @@ async fn pass_until_next(app: &TestApp, admin: &Person, callback: &Value) -> Dur
     wait
 }
 
-async fn make(admin: &Person, body: Value) -> Value {
+async fn make(admin: &TestUser, body: Value) -> Value {
     admin.post(CALLBACKS, body).await.expect(201)
 }
 
-async fn look(admin: &Person, callback: &Value) -> Value {
+async fn look(admin: &TestUser, callback: &Value) -> Value {
     admin.get(&format!("{CALLBACKS}/{}", id(callback))).await.expect(200)
 }
 
-async fn endpoint(admin: &Person, callback: &Value) -> Value {
+async fn endpoint(admin: &TestUser, callback: &Value) -> Value {
     let id = callback["endpoint_id"].as_str().expect("an endpoint");
     admin.get(&format!("{ENDPOINTS}/{id}")).await.expect(200)
 }
@@ -74,7 +74,7 @@ fn id(thing: &Value) -> &str {
 }
 
 /// Returns the expected value of `webhook-signature` for this secret.
-fn signature(secret: &Value, arrived: &Arrived) -> String {
+fn signature(secret: &Value, arrived: &ReceivedRequest) -> String {
     let secret = SigningSecret::parse(secret.as_str().expect("a secret")).expect("whsec_");
     let seconds: i64 = arrived.header("webhook-timestamp").parse().expect("seconds");
     let at = Timestamp::from_millis(seconds * 1_000);
@@ -83,7 +83,7 @@ fn signature(secret: &Value, arrived: &Arrived) -> String {
 
 async fn callback_is_signed_and_response_is_stored(app: &TestApp) {
     let admin = app.admin("ada").await;
-    let told = Reply::Answer(201, "x-receipt: 7\r\n".to_owned(), "{\"ok\":true}\u{0}".to_owned());
+    let told = Reply::Response(201, "x-receipt: 7\r\n".to_owned(), "{\"ok\":true}\u{0}".to_owned());
     let receiver = Receiver::start(told).await;
     let made = make(
         &admin,
@@ -148,7 +148,7 @@ async fn callback_is_signed_and_response_is_stored(app: &TestApp) {
 async fn signature_uses_real_time(app: &TestApp) {
     app.admin("root").await;
     let receiver = Receiver::start(Reply::status(200)).await;
-    for node in 0..app.count_nodes() {
+    for node in 0..app.node_count() {
         app.anonymous().at(node).post("/dev/clock", json!({ "advance": "1d" })).await.expect(200);
     }
     let admin = app.sign_in("root").await;
@@ -256,7 +256,7 @@ async fn scheduled_callback_waits_until_due(app: &TestApp) {
 
 async fn failed_callback_is_retried_then_dead_lettered(app: &TestApp) {
     let admin = app.admin("ada").await;
-    let receiver = Receiver::start(Reply::Answer(500, String::new(), "broken".to_owned())).await;
+    let receiver = Receiver::start(Reply::Response(500, String::new(), "broken".to_owned())).await;
     let made = make(&admin, json!({ "url": receiver.url("/") })).await;
     drain(app).await;
     let ladder =
@@ -307,7 +307,7 @@ async fn retry_after_is_respected(app: &TestApp) {
         (503, "in a while", seconds(5), Duration::from_millis(5_500)),
     ] {
         let headers = format!("date: Wed, 21 Oct 2099 07:30:00 GMT\r\nretry-after: {asked}\r\n");
-        let receiver = Receiver::start(Reply::Answer(status, headers, String::new())).await;
+        let receiver = Receiver::start(Reply::Response(status, headers, String::new())).await;
         let made = make(&admin, json!({ "url": receiver.url("/") })).await;
         drain(app).await;
         let waited = pass_until_next(app, &admin, &made).await;
@@ -501,13 +501,19 @@ async fn redirects_and_missing_responses_are_failures(app: &TestApp) {
     for (url, reply, status, error, is_whole) in [
         (
             receiver.url("/a"),
-            Reply::Answer(302, redirect, String::new()),
+            Reply::Response(302, redirect, String::new()),
             json!(302),
             Value::Null,
             json!(true),
         ),
         (receiver.url("/b"), Reply::Silence, Value::Null, json!("timeout"), Value::Null),
-        (receiver.url("/c"), Reply::Answer(500, String::new(), huge), json!(500), Value::Null, json!(false)),
+        (
+            receiver.url("/c"),
+            Reply::Response(500, String::new(), huge),
+            json!(500),
+            Value::Null,
+            json!(false),
+        ),
         (nowhere, Reply::Silence, Value::Null, json!("connection_failed"), Value::Null),
     ] {
         receiver.replies(reply);
@@ -580,10 +586,10 @@ async fn ended_callbacks_are_purged_after_30_days(app: &TestApp) {
     let waiting = make(&admin, json!({ "url": receiver.url("/"), "run_at": app.now() + days(60) })).await;
     drain(app).await;
     app.advance(days(30));
-    app.upkeep().await;
+    app.run_maintenance().await;
     look(&admin, &over).await;
     app.advance(seconds(1));
-    app.upkeep().await;
+    app.run_maintenance().await;
     admin.get(&format!("{CALLBACKS}/{}", id(&over))).await.expect_problem(404, "not_found");
     look(&admin, &waiting).await;
 }
@@ -632,7 +638,7 @@ async fn guide_verification_code_works() {
                           print(verify(one['secret'], one['headers'], one['body'].encode(), one['now']))\n";
     const NODE: &str = "for (const one of JSON.parse(require('node:fs').readFileSync(0))) \
                         console.log(verify(one.secret, one.headers, Buffer.from(one.body), one.now));\n";
-    TestApp::run(Engine::Sqlite, to_the_loopback, async |app| {
+    TestApp::run(Engine::Sqlite, allow_loopback, async |app| {
         let admin = app.admin("ada").await;
         let receiver = Receiver::start(Reply::status(200)).await;
         let made = make(&admin, json!({ "url": receiver.url("/"), "body": { "grüße": "aus Köln" } })).await;

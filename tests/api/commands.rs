@@ -7,26 +7,26 @@ use kith::modules;
 use kith_store::testing::TestDatabase;
 use serde_json::Value;
 
-use crate::support::{Client, Engine, Kith, SERVE, kith_on, refusal, success};
+use crate::support::{Client, Engine, Kith, SERVE, failing_stderr, kith_on, successful_stdout};
 
 #[tokio::test]
-async fn the_schema_is_looked_at_and_changed_on_sqlite() {
+async fn migrate_shows_and_changes_schema_on_sqlite() {
     migrate_shows_and_changes_schema(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn the_schema_is_looked_at_and_changed_on_postgres() {
+async fn migrate_shows_and_changes_schema_on_postgres() {
     migrate_shows_and_changes_schema(Engine::Postgres).await;
 }
 
 #[tokio::test]
 async fn running_server_reports_migrations_and_locks_folder() {
     let database = TestDatabase::sqlite();
-    let place = Place::of(&database, database.folder().expect("a folder"));
+    let place = CommandFolder::of(&database, database.folder().expect("a folder"));
     let kith = Kith::start(place.kith(SERVE));
     assert_eq!(place.status(), place.all("applied"));
     for change in [&["migrate", "up"][..], &["migrate", "down", "--yes"]] {
-        let said = refusal(place.kith(change));
+        let said = failing_stderr(place.kith(change));
         assert!(said.contains("stop the server") && said.contains(&kith.pid().to_string()), "{said}");
     }
     assert_eq!(place.status(), place.all("applied"));
@@ -48,7 +48,7 @@ async fn server_on_reverted_schema_is_not_ready() {
         return;
     }
     let (database, elsewhere) = (Engine::Postgres.database().await, TestDatabase::sqlite());
-    let place = Place::of(&database, elsewhere.folder().expect("a folder"));
+    let place = CommandFolder::of(&database, elsewhere.folder().expect("a folder"));
     let kith = Kith::start(place.kith(SERVE));
     let client = Client::new([kith.addr]);
     let schema = async |path: &str, status: u16| {
@@ -75,7 +75,7 @@ async fn migrate_shows_and_changes_schema(engine: Engine) {
         return;
     }
     let (database, elsewhere) = (engine.empty_database().await, TestDatabase::sqlite());
-    let place = Place::of(&database, database.folder().or(elsewhere.folder()).expect("a folder"));
+    let place = CommandFolder::of(&database, database.folder().or(elsewhere.folder()).expect("a folder"));
     let names = place.names();
     let (last, others) = names.split_last().expect("migrations");
     let as_it_is = || {
@@ -84,7 +84,7 @@ async fn migrate_shows_and_changes_schema(engine: Engine) {
         command
     };
     let lacks = |name: &str| {
-        let said = refusal(as_it_is());
+        let said = failing_stderr(as_it_is());
         assert!(said.contains(&format!("lacks migration {name}; run `kith migrate up`")), "{said}");
     };
 
@@ -92,11 +92,14 @@ async fn migrate_shows_and_changes_schema(engine: Engine) {
     lacks(&names[0]);
     assert_eq!(place.migrate(&["up"]), place.all("applied"));
     assert_eq!(place.status(), place.all("applied"));
-    assert_eq!(success(place.kith(&["migrate", "up"])), "Nothing to do.\n");
+    assert_eq!(successful_stdout(place.kith(&["migrate", "up"])), "Nothing to do.\n");
 
-    let unasked = refusal(place.kith(&["migrate", "down"]));
+    let unasked = failing_stderr(place.kith(&["migrate", "down"]));
     assert!(unasked.contains("--yes") && unasked.contains(last), "{unasked}");
-    assert_eq!(success(place.kith(&["migrate", "down", "--dry-run"])), format!("would undo {last}\n"));
+    assert_eq!(
+        successful_stdout(place.kith(&["migrate", "down", "--dry-run"])),
+        format!("would undo {last}\n")
+    );
     assert_eq!(place.status(), place.all("applied"));
     assert_eq!(place.migrate(&["down", "--yes"]), [("undone".to_owned(), last.clone())]);
     assert_eq!(place.status().last(), Some(&("missing".to_owned(), last.clone())));
@@ -112,12 +115,12 @@ async fn migrate_shows_and_changes_schema(engine: Engine) {
 }
 
 /// Database with its folder.
-struct Place<'p> {
+struct CommandFolder<'p> {
     database: &'p TestDatabase,
     folder: &'p Path,
 }
 
-impl<'p> Place<'p> {
+impl<'p> CommandFolder<'p> {
     fn of(database: &'p TestDatabase, folder: &'p Path) -> Self {
         Self { database, folder }
     }
@@ -146,7 +149,7 @@ impl<'p> Place<'p> {
 
     /// Runs `kith migrate` and returns state and name of each line.
     fn migrate(&self, args: &[&str]) -> Vec<(String, String)> {
-        let said = success(self.kith(&[&["migrate"], args].concat()));
+        let said = successful_stdout(self.kith(&[&["migrate"], args].concat()));
         let first_two = |line: &str| {
             let mut words = line.split_whitespace().map(str::to_owned);
             Some((words.next()?, words.next()?))

@@ -8,7 +8,7 @@ use kith_platform::config::Config;
 use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
 
-use crate::support::{Browser, Engine, Kith, TestApp, kith_on, on_every_engine, success};
+use crate::support::{Browser, Engine, Kith, TestApp, kith_on, on_every_engine, successful_stdout};
 
 /// Environment variable with a folder for screenshots of the page.
 const SCREENSHOT_FOLDER: &str = "KITH_TEST_PICTURES";
@@ -28,23 +28,23 @@ on_every_engine! {
 }
 
 #[tokio::test]
-async fn the_world_is_made_once_on_sqlite() {
-    is_made_once(Engine::Sqlite).await;
+async fn demo_data_is_created_once_on_sqlite() {
+    demo_data_is_created_once(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn the_world_is_made_once_on_postgres() {
-    is_made_once(Engine::Pair).await;
+async fn demo_data_is_created_once_on_postgres() {
+    demo_data_is_created_once(Engine::Pair).await;
 }
 
 #[tokio::test]
-async fn its_lines_work_as_printed_on_sqlite() {
-    its_lines_work_as_printed(Engine::Sqlite).await;
+async fn printed_commands_work_on_sqlite() {
+    printed_commands_work(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn its_lines_work_as_printed_on_postgres() {
-    its_lines_work_as_printed(Engine::Postgres).await;
+async fn printed_commands_work_on_postgres() {
+    printed_commands_work(Engine::Postgres).await;
 }
 
 fn with_demo(config: &mut Config) {
@@ -230,7 +230,7 @@ async fn demo_accounts_have_documented_state(app: &TestApp) {
 }
 
 /// A second start finds the demo data and changes nothing.
-async fn is_made_once(engine: Engine) {
+async fn demo_data_is_created_once(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }
@@ -254,7 +254,7 @@ async fn world(app: &TestApp) -> Vec<String> {
 }
 
 /// The printed shell commands work as printed.
-async fn its_lines_work_as_printed(engine: Engine) {
+async fn printed_commands_work(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }
@@ -272,7 +272,7 @@ async fn its_lines_work_as_printed(engine: Engine) {
     assert!(script.contains(in_readme), "the README has others: {in_readme}");
     let mut bash = Command::new("bash");
     bash.args(["-euo", "pipefail", "-c", script]).stderr(Stdio::piped());
-    let said = success(bash);
+    let said = successful_stdout(bash);
     let said: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let [asked, accepted, current, note, notes, ..] = &said[..] else { panic!("{said:#?}") };
     assert_eq!((&asked["status"], &accepted["status"]), (&json!("pending"), &json!("accepted")));

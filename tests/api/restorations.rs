@@ -60,7 +60,7 @@ async fn restoration_window_ends_after_thirty_days(app: &TestApp) {
         let request = ben.partners().ask(&ada).await;
         app.advance(after - days(20));
         if upkeep {
-            app.upkeep().await;
+            app.run_maintenance().await;
         }
         let until = ada.get(&format!("{REQUESTS}?direction=incoming&limit=1")).await.expect(200);
         assert_eq!(until["items"][0]["restorable_until"].is_string(), comes_back, "{after:?}");
@@ -96,7 +96,7 @@ async fn archive_and_accept_are_exclusive(app: &TestApp) {
                 tokio::task::yield_now().await;
             }
             app.advance(MILLISECOND);
-            app.upkeep().await;
+            app.run_maintenance().await;
         };
         let (accepted, ()) = tokio::join!(ben.partners().accept(&request), time_passes);
         let restored = accepted["id"] == bond["id"];
@@ -118,7 +118,7 @@ async fn archive_and_accept_are_exclusive(app: &TestApp) {
         assert_eq!(find_faults(app).await, [], "round {round}");
         bond = accepted;
     }
-    app.upkeep().await;
+    app.run_maintenance().await;
     let history = ada.get("/api/v1/partners/history?limit=100").await.expect(200);
     for former in history["items"].as_array().expect("items").iter().skip(1) {
         assert!(former["archived_at"].is_string(), "{former:#}");

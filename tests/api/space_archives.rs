@@ -14,11 +14,11 @@ on_every_engine! {
         config.change_section::<kith_bonds::spaces::SpaceSettings>(|spaces| spaces.max_purged_per_run = 3);
     };
     archived_space_is_exportable_then_purged,
-    more_than_one_run_holds_wait_for_the_next,
+    purge_limit_defers_to_next_run,
 }
 
 async fn archived_space_is_exportable_then_purged(app: &TestApp) {
-    let people = app.crowd("person", 4).await;
+    let people = app.register_users("person", 4).await;
     let [ada, ben, eve, dan] = &people[..] else { unreachable!() };
     let (bond, other) = (ada.partners().bond_with(ben).await, eve.partners().bond_with(dan).await);
     for n in 0..3 {
@@ -34,14 +34,14 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
         one.partners().break_up().await;
     }
     app.advance(days(30));
-    app.upkeep().await;
+    app.run_maintenance().await;
     let key = format!("bond:{bond}");
     assert_eq!(app.count("space_items", "space = $1", &key).await, 4, "it can still come back");
     assert_eq!(eve.partners().bond_with(dan).await, other);
 
     app.advance(Duration::from_millis(1));
     let archived_at = app.now();
-    tokio::join!(app.upkeep(), app.upkeep());
+    tokio::join!(app.run_maintenance(), app.run_maintenance());
     for table in ["space_items", "space_item_fields", "space_reminders", "space_collections"] {
         assert_eq!(app.count(table, "space = $1", &key).await, 0, "{table}");
     }
@@ -50,21 +50,21 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
     assert_eq!((&after["items"], &after["archived_at"]), (&before["items"], &json!(archived_at)));
     eve.get(&path).await.expect_problem(404, "not_found");
     let footprint = app.footprint().await;
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(app.footprint().await, footprint);
     assert_eq!(eve.get(SHARED).await.expect(200)["items"].as_array().expect("items").len(), 3);
 
     // Retention, then a hold: nothing is purged at the moment it is due.
     app.advance(days(365) - Duration::from_millis(1));
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.advance(days(14));
     assert_eq!(app.count("archived_spaces", "bond_id = $1 AND purge_at IS NULL", &bond).await, 1);
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.advance(days(14) - Duration::from_millis(1));
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(ada.get(&path).await.expect(200)["items"], before["items"]);
     app.advance(Duration::from_millis(1));
-    app.upkeep().await;
+    app.run_maintenance().await;
     ada.get(&path).await.expect_problem(404, "not_found");
     assert_eq!(app.count("archived_space_items", "space = $1", &key).await, 0);
     let manifest = app.parts().config.data.folder.join("purges").join(format!("bond-{bond}.json"));
@@ -77,8 +77,8 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
 
 /// `spaces.max_purged_per_run` is 3 here. Many bonds that end at once must not block anyone's purge. A
 /// backlog is reported, and the hold leaves time to investigate.
-async fn more_than_one_run_holds_wait_for_the_next(app: &TestApp) {
-    let people = app.crowd("person", 8).await;
+async fn purge_limit_defers_to_next_run(app: &TestApp) {
+    let people = app.register_users("person", 8).await;
     for pair in people.chunks(2) {
         pair[0].partners().bond_with(&pair[1]).await;
         item(&pair[0], SHARED, json!({})).await;
@@ -98,10 +98,10 @@ async fn more_than_one_run_holds_wait_for_the_next(app: &TestApp) {
     run().await;
     assert_eq!((held().await, backlog().await), (4, Value::Null));
     // A jump of the clock does not end a hold.
-    app.jump(20 * 86_400_000);
+    app.jump_wall_clock(20 * 86_400_000);
     run().await;
     assert_eq!(app.count("archived_space_items", "space <> $1", "").await, 4);
-    app.jump(-20 * 86_400_000);
+    app.jump_wall_clock(-20 * 86_400_000);
     app.advance(days(14));
     run().await;
     assert_eq!((app.count("archived_space_items", "space <> $1", "").await, backlog().await), (1, json!(1)));

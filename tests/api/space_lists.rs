@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{Person, TestApp, item, on_every_engine};
+use crate::support::{TestApp, TestUser, item, on_every_engine};
 
 const BOOKS: &str = "/api/v1/spaces/me/books";
 const DECLARED: &str = "/api/v1/admin/collections/books";
@@ -19,13 +19,14 @@ on_every_engine! {
 }
 
 /// Reads all pages of a list and returns the field `n` of each item.
-async fn walk(who: &Person, query: &str, limit: usize) -> Vec<i64> {
+async fn walk(who: &TestUser, query: &str, limit: usize) -> Vec<i64> {
     let mut path = format!("{BOOKS}?limit={limit}{query}");
     let mut all = Vec::new();
     loop {
-        let answer = who.get(&path).await;
-        let link = answer.header("link").map(|link| link[1..].split('>').next().expect("a link").to_owned());
-        let page = answer.expect(200);
+        let response = who.get(&path).await;
+        let link =
+            response.header("link").map(|link| link[1..].split('>').next().expect("a link").to_owned());
+        let page = response.expect(200);
         let items = page["items"].as_array().expect("items");
         assert!(items.len() <= limit);
         all.extend(items.iter().map(|item| item["data"]["n"].as_i64().expect("a number")));
@@ -185,7 +186,7 @@ async fn existing_items_are_indexed_in_background(app: &TestApp) {
     let by_rank = format!("{BOOKS}?order=rank");
     ada.get(&by_rank).await.expect_problem(409, "collection_indexing");
     assert_eq!(walk(&ada, "", 100).await.len(), 230);
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(walk(&ada, "&order=rank", 100).await, (0..230).rev().collect::<Vec<_>>());
 
     // Changing only the schema does not affect the index.
@@ -193,16 +194,16 @@ async fn existing_items_are_indexed_in_background(app: &TestApp) {
     ada.get(&by_rank).await.expect(200);
     admin.put(DECLARED, json!({ "fields": ["n"] })).await.expect(200);
     ada.get(&by_rank).await.expect_problem(400, "malformed_request");
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(walk(&ada, "&order=n", 100).await, (0..230).collect::<Vec<_>>());
     admin.delete(DECLARED, Value::Null).await.expect(204);
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(app.count("space_item_fields", "collection = $1", "books").await, 0);
     // After declaring the field again, earlier index entries do not count.
     item(&ada, BOOKS, json!({ "n": 230 })).await;
     admin.put(DECLARED, json!({ "fields": ["n"] })).await.expect(200);
     ada.get(&format!("{BOOKS}?order=n")).await.expect_problem(409, "collection_indexing");
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(walk(&ada, "&order=-n", 100).await, (0..=230).rev().collect::<Vec<_>>());
 }
 
@@ -210,7 +211,7 @@ async fn existing_items_are_indexed_in_background(app: &TestApp) {
 async fn concurrent_writes_are_indexed_by_new_fields(app: &TestApp) {
     const EACH: i64 = 40;
     let admin = app.admin("admin").await;
-    let people = app.crowd("person", 4).await;
+    let people = app.register_users("person", 4).await;
     let mut paths = Vec::new();
     for who in &people {
         for n in 0..EACH {
@@ -225,8 +226,8 @@ async fn concurrent_writes_are_indexed_by_new_fields(app: &TestApp) {
             let changed = json!({ "n": value(*n), "rank": -value(*n), "round": round });
             who.put(path, json!({ "data": changed })).await.expect(200);
         });
-        tokio::join!(join_all(changes), app.upkeep(), app.upkeep());
-        app.upkeep().await;
+        tokio::join!(join_all(changes), app.run_maintenance(), app.run_maintenance());
+        app.run_maintenance().await;
         let order = ["&order=n", "&order=-rank"][round as usize % 2];
         for who in &people {
             assert_eq!(walk(who, order, 7).await, (0..EACH).collect::<Vec<_>>());

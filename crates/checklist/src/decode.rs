@@ -48,7 +48,7 @@ impl Source {
             rest = &rest[run.len()..];
         }
         source.text.push_str(rest);
-        source.text = bound_depth(source.text);
+        source.text = limit_depth(source.text);
         source.lines.extend(source.text.match_indices('\n').map(|(at, _)| at + 1));
         source.lost = source.text.match_indices('\u{fffd}').map(|(at, _)| at).collect();
         source
@@ -110,7 +110,7 @@ fn repair(run: &str) -> Option<String> {
     let chars: Vec<char> = run.chars().collect();
     let mut at = 0;
     while at < chars.len() {
-        match meant(&chars[at..]) {
+        match original_char(&chars[at..]) {
             Some((meant, taken)) => {
                 repaired.push(meant);
                 changed = true;
@@ -127,7 +127,7 @@ fn repair(run: &str) -> Option<String> {
 
 /// Returns the original character of a mis-encoded sequence and the length of the sequence. Only sequences
 /// that do not occur in real text are accepted: `Ã©` is one, `é…”` is not.
-fn meant(chars: &[char]) -> Option<(char, usize)> {
+fn original_char(chars: &[char]) -> Option<(char, usize)> {
     let byte = |at: usize| chars.get(at).and_then(|c| windows_1252(*c));
     let lead = byte(0)?;
     let length = match (lead, byte(1)) {
@@ -163,7 +163,7 @@ fn windows_1252(c: char) -> Option<u8> {
 }
 
 /// Replaces block markers beyond the depth limits, without changing the length of the text.
-fn bound_depth(text: String) -> String {
+fn limit_depth(text: String) -> String {
     let mut bytes = text.into_bytes();
     let (mut in_prefix, mut markers, mut indent) = (true, 0, 0);
     for at in 0..bytes.len() {

@@ -4,10 +4,10 @@
 mod backups;
 mod claims;
 mod decode;
-mod figures;
 mod items;
 mod marks;
 mod outline;
+mod parsed_scores;
 mod placeholders;
 mod present;
 mod repeats;
@@ -20,7 +20,7 @@ use regex::Regex;
 
 use decode::Source;
 use items::Items;
-pub use marks::Mark;
+pub use marks::BoxState;
 use outline::Outline;
 pub use report::{Code, Counts, Finding, Report, SectionCounts, StatedScore};
 
@@ -31,7 +31,7 @@ pub fn lint(bytes: &[u8]) -> Report {
     let source = Source::read(bytes);
     let outline = Outline::of(&source.text);
     let items = Items::of(&outline);
-    let figures = figures::all(&outline);
+    let figures = parsed_scores::all(&outline);
     let line = |offset: usize| source.position(offset).0;
     let mut drafts = Vec::new();
     let recomputed = scores::check(&outline, &items, &figures, &mut drafts);
@@ -40,9 +40,9 @@ pub fn lint(bytes: &[u8]) -> Report {
     placeholders::check(&outline, &mut drafts);
     backups::check(&outline, &line, &mut drafts);
     form(&source, &outline, &items, &mut drafts);
-    let (findings, findings_left_out) = listed(&source, drafts);
+    let (findings, findings_left_out) = sort_and_limit(&source, drafts);
     let scores = figures.into_iter().zip(recomputed).map(|(figure, recomputed)| StatedScore {
-        label: shown(&figure.label),
+        label: sanitized(&figure.label),
         line: line(figure.offset),
         stated: rounded(figure.percent),
         recomputed: recomputed.as_ref().map(|one| rounded(one.percent)),
@@ -61,14 +61,14 @@ pub fn lint(bytes: &[u8]) -> Report {
 
 /// Finding whose line and column are not computed yet.
 #[derive(Debug)]
-struct Draft {
+struct UnlocatedFinding {
     offset: usize,
     code: Code,
     message: String,
     remedy: String,
 }
 
-impl Draft {
+impl UnlocatedFinding {
     fn new(offset: usize, code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { offset, code, message: message.into(), remedy: remedy.into() }
     }
@@ -81,15 +81,15 @@ fn pattern(text: &str) -> Regex {
 
 /// Quotes text of the author in a message: on one line, shortened, without control characters.
 fn quote(text: &str) -> String {
-    format!("“{}”", shown(text))
+    format!("“{}”", sanitized(text))
 }
 
-fn shown(text: &str) -> String {
+fn sanitized(text: &str) -> String {
     const MAX_QUOTE_CHARS: usize = 72;
     let words = text
         .chars()
         .take(8 * MAX_QUOTE_CHARS)
-        .map(|c| if is_obeyed(c) { ' ' } else { c })
+        .map(|c| if is_control_or_bidi(c) { ' ' } else { c })
         .collect::<String>();
     let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
     match words.char_indices().nth(MAX_QUOTE_CHARS) {
@@ -99,7 +99,7 @@ fn shown(text: &str) -> String {
 }
 
 /// Returns true for control characters and for characters that change the text direction.
-fn is_obeyed(c: char) -> bool {
+fn is_control_or_bidi(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
@@ -110,7 +110,7 @@ fn rounded(percent: f64) -> f64 {
 
 /// Sorts findings by position, removes duplicates, and limits the number per code. Returns the findings and
 /// the number left out.
-fn listed(source: &Source, mut drafts: Vec<Draft>) -> (Vec<Finding>, usize) {
+fn sort_and_limit(source: &Source, mut drafts: Vec<UnlocatedFinding>) -> (Vec<Finding>, usize) {
     drafts.sort_by(|a, b| (a.offset, a.code, &a.message).cmp(&(b.offset, b.code, &b.message)));
     drafts.dedup_by(|a, b| (a.offset, a.code) == (b.offset, b.code));
     let mut counts: HashMap<Code, usize> = HashMap::new();
@@ -121,7 +121,7 @@ fn listed(source: &Source, mut drafts: Vec<Draft>) -> (Vec<Finding>, usize) {
         *count <= Report::MAX_FINDINGS_PER_CODE
     });
     let left_out = before - drafts.len();
-    let findings = drafts.into_iter().map(|Draft { offset, code, message, remedy }| {
+    let findings = drafts.into_iter().map(|UnlocatedFinding { offset, code, message, remedy }| {
         let (line, column) = source.position(offset);
         Finding { line, column, code, message, remedy }
     });
@@ -131,7 +131,7 @@ fn listed(source: &Source, mut drafts: Vec<Draft>) -> (Vec<Finding>, usize) {
 fn section_counts(outline: &Outline, items: &Items, line: &dyn Fn(usize) -> usize) -> Vec<SectionCounts> {
     let counted = outline.sections.iter().zip(&items.own).filter(|(_, counts)| **counts != Counts::default());
     let counts = counted.map(|(section, counts)| SectionCounts {
-        title: shown(marks::without_glyphs(&section.title)),
+        title: sanitized(marks::without_glyphs(&section.title)),
         line: section.heading.map_or(1, |block| line(outline.blocks[block].offset(0))),
         level: section.level,
         counts: *counts,
@@ -152,10 +152,15 @@ fn is_boxed(line: &str) -> bool {
 }
 
 /// Reports faults of form: malformed boxes, unclosed fences and encoding errors.
-fn form(source: &Source, outline: &Outline, items: &Items, drafts: &mut Vec<Draft>) {
+fn form(source: &Source, outline: &Outline, items: &Items, drafts: &mut Vec<UnlocatedFinding>) {
     for item in items.all.iter().filter(|item| item.malformed) {
         let message = format!("The box of {} is shown as text, not as a box.", quote(&item.label));
-        drafts.push(Draft::new(item.offset, Code::MalformedBox, message, "Write `- [ ] …` or `- [x] …`."));
+        drafts.push(UnlocatedFinding::new(
+            item.offset,
+            Code::MalformedBox,
+            message,
+            "Write `- [ ] …` or `- [x] …`.",
+        ));
     }
     for code in outline.codes.iter().filter(|code| code.unclosed) {
         let boxes = code.lines().filter(|(_, line)| is_boxed(line)).count();
@@ -163,7 +168,7 @@ fn form(source: &Source, outline: &Outline, items: &Items, drafts: &mut Vec<Draf
             let boxes = if boxes == 1 { "1 box".to_owned() } else { format!("{boxes} boxes") };
             let message =
                 format!("This fence has no end; {boxes} after it are shown as code and not counted.");
-            drafts.push(Draft::new(
+            drafts.push(UnlocatedFinding::new(
                 code.offset,
                 Code::UnclosedFence,
                 message,
@@ -177,7 +182,7 @@ fn form(source: &Source, outline: &Outline, items: &Items, drafts: &mut Vec<Draf
         let meant = quote(&source.text[first.start..first.end]);
         let message =
             format!("{} is {meant} in the wrong encoding, and was read as that{also}.", quote(&first.was));
-        drafts.push(Draft::new(
+        drafts.push(UnlocatedFinding::new(
             first.start,
             Code::Encoding,
             message,
@@ -189,6 +194,11 @@ fn form(source: &Source, outline: &Outline, items: &Items, drafts: &mut Vec<Draf
         let also = if more == 0 { String::new() } else { format!(", and {more} more") };
         let message =
             format!("A character here cannot be read{also}: the file is not UTF-8, or lost it on the way.");
-        drafts.push(Draft::new(*first, Code::Encoding, message, "Save the file as UTF-8 and write it anew."));
+        drafts.push(UnlocatedFinding::new(
+            *first,
+            Code::Encoding,
+            message,
+            "Save the file as UTF-8 and write it anew.",
+        ));
     }
 }

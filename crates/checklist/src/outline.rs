@@ -9,7 +9,7 @@ use super::marks;
 
 /// Kind of a text block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum BlockKind {
     Heading,
     Paragraph,
     /// First text of a list item.
@@ -26,7 +26,7 @@ pub(super) enum Kind {
 /// of the source.
 #[derive(Debug)]
 pub(super) struct Block {
-    pub kind: Kind,
+    pub kind: BlockKind,
     pub text: String,
     /// Start of each piece in the text, with its offset in the source.
     pieces: Vec<(usize, usize)>,
@@ -213,7 +213,7 @@ impl Reader<'_> {
             Tag::Heading { level, .. } => {
                 self.flush();
                 self.open_section(level as usize);
-                self.open(Kind::Heading, range.start);
+                self.open(BlockKind::Heading, range.start);
             }
             Tag::List(_) => {
                 self.flush();
@@ -241,7 +241,7 @@ impl Reader<'_> {
             Tag::TableCell => {
                 let row = self.outline.tables.last().map_or(0, |table| table.rows.len().saturating_sub(1));
                 let table = self.outline.tables.len().saturating_sub(1);
-                self.open(Kind::Cell { table, row, column: self.column }, range.start);
+                self.open(BlockKind::Cell { table, row, column: self.column }, range.start);
                 self.column += 1;
             }
             Tag::BlockQuote(_) | Tag::HtmlBlock => self.flush(),
@@ -276,21 +276,21 @@ impl Reader<'_> {
     }
 
     /// Returns the kind of a text block that begins now.
-    fn text_kind(&self) -> Kind {
+    fn text_kind(&self) -> BlockKind {
         match self.items.last() {
-            Some(None) => Kind::Item,
-            _ => Kind::Paragraph,
+            Some(None) => BlockKind::Item,
+            _ => BlockKind::Paragraph,
         }
     }
 
-    fn open(&mut self, kind: Kind, offset: usize) {
+    fn open(&mut self, kind: BlockKind, offset: usize) {
         let block = Block {
             kind,
             text: String::new(),
             pieces: vec![(0, offset)],
             section: self.section,
             parent: self.items.iter().rev().find_map(|item| *item),
-            list: if kind == Kind::Item { self.lists.last().copied() } else { None },
+            list: if kind == BlockKind::Item { self.lists.last().copied() } else { None },
             struck: 0,
             bold: None,
         };
@@ -317,22 +317,22 @@ impl Reader<'_> {
         let Some(block) = self.current.take() else { return };
         let index = self.outline.blocks.len();
         match block.kind {
-            Kind::Item => {
+            BlockKind::Item => {
                 if let Some(item) = self.items.last_mut() {
                     *item = Some(index);
                 }
             }
-            Kind::Heading => {
+            BlockKind::Heading => {
                 self.outline.sections[block.section].title.clone_from(&block.text);
                 self.outline.sections[block.section].heading = Some(index);
             }
-            Kind::Cell { table, .. } => {
+            BlockKind::Cell { table, .. } => {
                 if let Some(row) = self.outline.tables.get_mut(table).and_then(|table| table.rows.last_mut())
                 {
                     row.push(index);
                 }
             }
-            Kind::Paragraph => {}
+            BlockKind::Paragraph => {}
         }
         self.outline.blocks.push(block);
     }
@@ -367,7 +367,7 @@ impl Reader<'_> {
 mod tests {
     use super::*;
 
-    fn blocks(text: &str) -> Vec<(Kind, String)> {
+    fn blocks(text: &str) -> Vec<(BlockKind, String)> {
         Outline::of(text).blocks.into_iter().map(|block| (block.kind, block.text)).collect()
     }
 
@@ -375,12 +375,12 @@ mod tests {
     fn markup_is_removed_from_text() {
         let found = blocks("# A *b* `c`\n\nd **e**\nf\n\n- [x] ~~g~~ [h](i)\n  - j\n\n  k\n\n![l](m)");
         let expected = [
-            (Kind::Heading, "A b `c`"),
-            (Kind::Paragraph, "d e\nf"),
-            (Kind::Item, "[x] g h"),
-            (Kind::Item, "j"),
-            (Kind::Paragraph, "k"),
-            (Kind::Paragraph, ""),
+            (BlockKind::Heading, "A b `c`"),
+            (BlockKind::Paragraph, "d e\nf"),
+            (BlockKind::Item, "[x] g h"),
+            (BlockKind::Item, "j"),
+            (BlockKind::Paragraph, "k"),
+            (BlockKind::Paragraph, ""),
         ];
         let expected = expected.map(|(kind, text)| (kind, text.to_owned()));
         assert_eq!(found, expected);

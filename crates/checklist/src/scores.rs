@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::figures::{Figure, Group};
 use super::items::Items;
 use super::outline::Outline;
+use super::parsed_scores::{Group, ParsedScore};
 use super::report::{Code, Counts};
-use super::{Draft, quote};
+use super::{UnlocatedFinding, quote};
 
 /// Tolerated difference in percentage points, because authors round in both directions.
 const TOLERANCE: f64 = 1.0;
@@ -24,8 +24,8 @@ pub(super) struct Recomputed {
 pub(super) fn check(
     outline: &Outline,
     items: &Items,
-    figures: &[Figure],
-    drafts: &mut Vec<Draft>,
+    figures: &[ParsedScore],
+    drafts: &mut Vec<UnlocatedFinding>,
 ) -> Vec<Option<Recomputed>> {
     let mut groups: BTreeMap<Group, Vec<usize>> = BTreeMap::new();
     for (index, figure) in figures.iter().enumerate() {
@@ -50,21 +50,21 @@ pub(super) fn check(
     recomputed
 }
 
-fn is_part(figure: &Figure) -> bool {
+fn is_part(figure: &ParsedScore) -> bool {
     !figure.is_overall() && !figure.is_of_its_section()
 }
 
-fn arithmetic(figure: &Figure, drafts: &mut Vec<Draft>) {
+fn arithmetic(figure: &ParsedScore, drafts: &mut Vec<UnlocatedFinding>) {
     let Some((part, whole)) = figure.fraction else { return };
     let label = quote(&figure.label);
     if part > whole {
         let message = format!("{label} has {part} of {whole}: the part is larger than the whole.");
-        drafts.push(Draft::new(figure.offset, Code::ScoreArithmetic, message, "Count again."));
+        drafts.push(UnlocatedFinding::new(figure.offset, Code::ScoreArithmetic, message, "Count again."));
     } else if let Some(beside) = figure.beside.filter(|beside| differs(*beside, 100.0 * part / whole)) {
         let is = 100.0 * part / whole;
         let message =
             format!("{label} has {part} of {whole}, which is {}, not {}.", percent(is), percent(beside));
-        drafts.push(Draft::new(
+        drafts.push(UnlocatedFinding::new(
             figure.offset,
             Code::ScoreArithmetic,
             message,
@@ -87,12 +87,12 @@ pub(super) fn percent(value: f64) -> String {
 /// headings, else the largest other group.
 fn parts<'f>(
     outline: &Outline,
-    figures: &'f [Figure],
+    figures: &'f [ParsedScore],
     groups: &BTreeMap<Group, Vec<usize>>,
-    overall: &Figure,
-) -> Vec<&'f Figure> {
-    let spoken_for: Vec<_> = figures.iter().filter(|one| one.is_overall()).map(|one| one.group).collect();
-    let largest = |fewest: usize, suits: &dyn Fn(&Group, &Figure) -> bool| {
+    overall: &ParsedScore,
+) -> Vec<&'f ParsedScore> {
+    let overall_groups: Vec<_> = figures.iter().filter(|one| one.is_overall()).map(|one| one.group).collect();
+    let largest = |fewest: usize, suits: &dyn Fn(&Group, &ParsedScore) -> bool| {
         let suited = groups.iter().filter(|(group, all)| {
             all.len() >= fewest && all.first().is_some_and(|first| suits(group, &figures[*first]))
         });
@@ -100,19 +100,25 @@ fn parts<'f>(
     };
     let found = largest(2, &|group, _| *group == overall.group)
         .or_else(|| {
-            let under = |figure: &Figure| outline.is_within(figure.section, overall.section);
-            largest(2, &|group, figure| overall.section != 0 && under(figure) && !spoken_for.contains(group))
+            let under = |figure: &ParsedScore| outline.is_within(figure.section, overall.section);
+            largest(2, &|group, figure| {
+                overall.section != 0 && under(figure) && !overall_groups.contains(group)
+            })
         })
         .or_else(|| {
             let above: Vec<_> = outline.ancestors(overall.section).collect();
             largest(2, &|group, _| matches!(group, Group::Headings(parent) if above.contains(parent)))
         })
-        .or_else(|| largest(3, &|group, _| !spoken_for.contains(group)));
+        .or_else(|| largest(3, &|group, _| !overall_groups.contains(group)));
     found.into_iter().flatten().map(|index| &figures[*index]).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "nobody states 2^52 scores")]
-fn of_parts(overall: &Figure, parts: &[&Figure], drafts: &mut Vec<Draft>) -> Option<Recomputed> {
+fn of_parts(
+    overall: &ParsedScore,
+    parts: &[&ParsedScore],
+    drafts: &mut Vec<UnlocatedFinding>,
+) -> Option<Recomputed> {
     let weights: Option<Vec<f64>> = parts.iter().map(|part| part.weight).collect();
     let weights = weights.filter(|weights| weights.iter().sum::<f64>() > 0.0);
     let said = overall.label.to_lowercase() + &overall.tail.to_lowercase();
@@ -145,7 +151,7 @@ fn of_parts(overall: &Figure, parts: &[&Figure], drafts: &mut Vec<Draft>) -> Opt
             percent(lowest.percent),
         );
         let remedy = "State the computed figure with the lowest beside it, or the weights that give yours.";
-        drafts.push(Draft::new(overall.offset, Code::ScoreOfParts, message, remedy));
+        drafts.push(UnlocatedFinding::new(overall.offset, Code::ScoreOfParts, message, remedy));
     }
     Some(Recomputed { percent: computed, from: format!("{count} parts") })
 }
@@ -177,7 +183,7 @@ fn boxes_of(
     outline: &Outline,
     items: &Items,
     titles: &HashMap<String, Option<usize>>,
-    figure: &Figure,
+    figure: &ParsedScore,
 ) -> Option<Counts> {
     let own = || {
         let above = outline.ancestors(figure.section).find(|one| items.whole[*one].total() > 0);
@@ -196,7 +202,7 @@ fn boxes_of(
 }
 
 #[expect(clippy::cast_precision_loss, reason = "nobody ticks 2^52 boxes")]
-fn of_boxes(figure: &Figure, counts: Counts, drafts: &mut Vec<Draft>) -> Option<Recomputed> {
+fn of_boxes(figure: &ParsedScore, counts: Counts, drafts: &mut Vec<UnlocatedFinding>) -> Option<Recomputed> {
     let share = counts.share()?;
     let (ticked, total) = (counts.ticked, counts.total());
     let counts_boxes = |(_, whole): (f64, f64)| whole == total as f64 || figure.counts_items();
@@ -218,7 +224,7 @@ fn of_boxes(figure: &Figure, counts: Counts, drafts: &mut Vec<Draft>) -> Option<
             percent(share),
         );
         let remedy = "State what the boxes give, or say what else the figure measures.";
-        drafts.push(Draft::new(figure.offset, Code::ScoreOfBoxes, message, remedy));
+        drafts.push(UnlocatedFinding::new(figure.offset, Code::ScoreOfBoxes, message, remedy));
     }
     Some(Recomputed { percent: share, from: format!("{ticked} of {total} boxes") })
 }

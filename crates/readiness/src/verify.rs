@@ -10,13 +10,13 @@ use kith_kernel::Clock;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::artefact::{Artefact, Holds};
-use crate::catalogue::By;
-use crate::client::in_ms;
-use crate::evidence::{Evidence, Notes};
+use crate::artefact::{Artefact, MeasurementResult};
+use crate::catalogue::ProofMethod;
+use crate::client::as_millis_u64;
+use crate::evidence::{Evidence, EvidenceRecorder};
 use crate::{
-    Artefacts, Catalogue, Check, Checked, Declared, Deployment, Gate, Outcome, Report, Row, RowResult, Run,
-    Shortfall, score,
+    Artefacts, Catalogue, Check, CheckFuture, Declared, Deployment, Gate, Outcome, Report, Row, RowResult,
+    Run, Shortfall, score,
 };
 
 /// Tolerated lead of another machine's clock over this one's.
@@ -47,18 +47,18 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug)]
 pub enum Progress<'a> {
     /// The judgement of a row begins.
-    Begins {
+    RowStarted {
         /// Row to be judged.
         row: &'a Row,
         /// Position of the row, from 1.
         n: usize,
         /// Total number of rows.
-        of: usize,
+        total: usize,
     },
     /// A row has been judged.
-    Ends(&'a RowResult),
+    RowFinished(&'a RowResult),
     /// The synthetic accounts are being deleted.
-    CleansUp,
+    CleaningUp,
 }
 
 /// Build and configuration that the deployment reports.
@@ -74,20 +74,20 @@ pub struct Identity {
 }
 
 /// Result of judging a row by one method.
-struct Part {
+struct MethodResult {
     outcome: Outcome,
-    why: String,
-    mend: Option<String>,
+    reason: String,
+    remediation: Option<String>,
     evidence: Option<Evidence>,
 }
 
-impl Part {
-    fn new(outcome: Outcome, why: impl Into<String>) -> Self {
-        Self { outcome, why: why.into(), mend: None, evidence: None }
+impl MethodResult {
+    fn new(outcome: Outcome, reason: impl Into<String>) -> Self {
+        Self { outcome, reason: reason.into(), remediation: None, evidence: None }
     }
 
-    fn with_mend(self, mend: impl Into<String>) -> Self {
-        Self { mend: Some(mend.into()), ..self }
+    fn with_remediation(self, remediation: impl Into<String>) -> Self {
+        Self { remediation: Some(remediation.into()), ..self }
     }
 }
 
@@ -100,47 +100,50 @@ pub async fn verify(
     progress: &(dyn Fn(Progress<'_>) + Sync),
     stop: &AtomicBool,
 ) -> Report {
-    let began = clock.now();
+    let started_at = clock.now();
     let judge =
         Judge { plan, identity: identify(&deployment).await, deployment: Arc::new(deployment), clock };
     let rows: Vec<_> = plan.catalogue.rows.iter().filter(|row| plan.is_chosen(row)).collect();
     let mut order = rows.clone();
     order.sort_by_key(|row| {
-        (row.by.contains(&By::Rows), plan.check_of(&row.id).is_some_and(|check| check.last))
+        (
+            row.proved_by.contains(&ProofMethod::Rows),
+            plan.check_of(&row.id).is_some_and(|check| check.runs_last),
+        )
     });
     let mut results = Vec::new();
     for (n, row) in order.iter().enumerate() {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        progress(Progress::Begins { row, n: n + 1, of: order.len() });
+        progress(Progress::RowStarted { row, n: n + 1, total: order.len() });
         let result = judge.row(row, &results).await;
-        progress(Progress::Ends(&result));
+        progress(Progress::RowFinished(&result));
         results.push(result);
     }
-    progress(Progress::CleansUp);
-    let left_behind = judge.deployment.clean_up().await;
+    progress(Progress::CleaningUp);
+    let undeleted_accounts = judge.deployment.clean_up().await;
     let place = |result: &RowResult| rows.iter().position(|row| row.id == result.id);
     results.sort_by_key(place);
     Report {
         target: judge.deployment.target().url.clone(),
         checks: plan.fingerprint(),
         identity: judge.identity,
-        began,
-        ended: clock.now(),
+        started_at,
+        ended_at: clock.now(),
         gate: score::GateVerdict::of(plan.gate, &results),
         scores: score::Scores::of(&plan.catalogue, &results),
-        left_out: plan.catalogue.rows.len() - results.len(),
+        not_judged: plan.catalogue.rows.len() - results.len(),
         rows: results,
-        left_behind,
+        undeleted_accounts,
     }
 }
 
 /// Reads build and configuration. Fields that cannot be read stay empty.
 async fn identify(deployment: &Deployment) -> Identity {
-    let notes = Notes::default();
+    let notes = EvidenceRecorder::default();
     let build = match deployment.client(notes.clone()).get("/api/health").await {
-        Ok(answer) => answer.text_at("/releaseId").unwrap_or_default(),
+        Ok(response) => response.text_at("/releaseId").unwrap_or_default(),
         Err(_) => String::new(),
     };
     let facts = match deployment.admin_token(&notes).await {
@@ -150,7 +153,7 @@ async fn identify(deployment: &Deployment) -> Identity {
     let digest = |facts: Value| facts.pointer("/configuration/digest")?.as_str().map(str::to_owned);
     Identity {
         commit: build.split_once('+').map(|(_, commit)| commit.to_owned()).filter(|commit| is_commit(commit)),
-        configuration: facts.and_then(|answer| digest(answer.json())),
+        configuration: facts.and_then(|response| digest(response.json())),
         build,
     }
 }
@@ -165,11 +168,11 @@ impl Plan {
             digest.update(text.as_bytes());
         };
         for row in &self.catalogue.rows {
-            [&row.id, &row.what, &row.check].into_iter().for_each(|text| add(text));
+            [&row.id, &row.requirement, &row.check].into_iter().for_each(|text| add(text));
             row.tests.iter().for_each(|test| add(test));
         }
         for check in &self.checks {
-            [check.row, check.does].into_iter().for_each(&mut add);
+            [check.row, check.description].into_iter().for_each(&mut add);
         }
         let hash = digest.finish();
         let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -195,23 +198,28 @@ struct Judge<'a> {
 impl Judge<'_> {
     async fn row(&self, row: &Row, others: &[RowResult]) -> RowResult {
         let mut parts = Vec::new();
-        for by in &row.by {
-            parts.push(match by {
-                By::Live => self.live(row).await,
-                By::Tests => self.tests(row),
-                By::Artefact => self.artefact(row),
-                By::Attestation => Part::new(Outcome::Unknown, "nobody answers for it")
-                    .with_mend("have somebody who can answer for it write an `[[attestation]]`"),
-                By::Rows if self.plan.only.is_empty() => sum_up(row, others),
-                By::Rows => Part::new(Outcome::Unknown, "not all of the rows that it sums up were asked for")
-                    .with_mend("judge all rows: leave --only and --area out"),
+        for method in &row.proved_by {
+            parts.push(match method {
+                ProofMethod::Live => self.live(row).await,
+                ProofMethod::Tests => self.tests(row),
+                ProofMethod::Artefact => self.artefact(row),
+                ProofMethod::Attestation => MethodResult::new(Outcome::Unknown, "nobody answers for it")
+                    .with_remediation("have somebody who can answer for it write an `[[attestation]]`"),
+                ProofMethod::Rows if self.plan.only.is_empty() => summarize(row, others),
+                ProofMethod::Rows => {
+                    MethodResult::new(Outcome::Unknown, "not all of the rows that it sums up were asked for")
+                        .with_remediation("judge all rows: leave --only and --area out")
+                }
             });
         }
-        if let Some(waits) = &row.waits {
-            let part = Part::new(Outcome::NotYet, format!("not built yet: it waits for {waits}"));
-            parts.push(part.with_mend("wait for it, or waive the row with a reason, an owner and an end"));
+        if let Some(awaits) = &row.awaits {
+            let part = MethodResult::new(Outcome::NotYet, format!("not built yet: it waits for {awaits}"));
+            parts.push(
+                part.with_remediation("wait for it, or waive the row with a reason, an owner and an end"),
+            );
         }
-        let live = row.by.iter().position(|by| *by == By::Live).map(|at| parts[at].outcome);
+        let live =
+            row.proved_by.iter().position(|method| *method == ProofMethod::Live).map(|at| parts[at].outcome);
         let mut result = RowResult { live, ..combine(row, parts) };
         for evidence in &mut result.evidence {
             evidence.target.clone_from(&self.deployment.target().url);
@@ -223,16 +231,21 @@ impl Judge<'_> {
     }
 
     #[expect(clippy::disallowed_methods, reason = "how long a check took is measured in real time")]
-    async fn live(&self, row: &Row) -> Part {
+    async fn live(&self, row: &Row) -> MethodResult {
         let at = self.clock.now();
-        let notes = Notes::default();
+        let notes = EvidenceRecorder::default();
         let run = Run::new(Arc::clone(&self.deployment), notes.clone());
         let declared = self.plan.declared.check_of(&row.id);
-        let (does, mend, checked): (_, _, Checked<'_>) = match (self.plan.check_of(&row.id), declared) {
-            (_, Some(declared)) => (declared.does(), declared.mend(), Box::pin(declared.run(&run))),
-            (Some(check), None) => (check.does.to_owned(), check.mend.to_owned(), (check.run)(&run)),
-            (None, None) => return Part::new(Outcome::Unknown, "this build has no check for it"),
-        };
+        let (description, remediation, checked): (_, _, CheckFuture<'_>) =
+            match (self.plan.check_of(&row.id), declared) {
+                (_, Some(declared)) => {
+                    (declared.description(), declared.remediation(), Box::pin(declared.run(&run)))
+                }
+                (Some(check), None) => {
+                    (check.description.to_owned(), check.remediation.to_owned(), (check.run)(&run))
+                }
+                (None, None) => return MethodResult::new(Outcome::Unknown, "this build has no check for it"),
+            };
         let began = Instant::now();
         let found = match tokio::time::timeout(CHECK_TIMEOUT, checked).await {
             Ok(found) => found,
@@ -242,62 +255,77 @@ impl Judge<'_> {
             )),
         };
         let part = match found {
-            Ok(found) => Part::new(Outcome::Pass, found),
-            Err(Shortfall::Fails(found)) => Part::new(Outcome::Fail, found).with_mend(mend),
-            Err(Shortfall::Unmeasured { why, mend }) => Part::new(Outcome::Unknown, why).with_mend(mend),
-            Err(Shortfall::NotApplicable(why)) => Part::new(Outcome::NotApplicable, why),
+            Ok(found) => MethodResult::new(Outcome::Pass, found),
+            Err(Shortfall::Fails(found)) => {
+                MethodResult::new(Outcome::Fail, found).with_remediation(remediation)
+            }
+            Err(Shortfall::Unmeasured { reason, remediation }) => {
+                MethodResult::new(Outcome::Unknown, reason).with_remediation(remediation)
+            }
+            Err(Shortfall::NotApplicable(reason)) => MethodResult::new(Outcome::NotApplicable, reason),
         };
-        Part { evidence: Some(notes.into_evidence(&does, at, in_ms(began.elapsed()))), ..part }
+        MethodResult {
+            evidence: Some(notes.into_evidence(&description, at, as_millis_u64(began.elapsed()))),
+            ..part
+        }
     }
 
-    fn artefact(&self, row: &Row) -> Part {
-        let obtain = row.obtain.as_deref().unwrap_or_default();
-        let Some((artefact, measured)) = self.plan.artefacts.of_row(&row.id) else {
-            return Part::new(Outcome::Unknown, format!("no artefact of `{obtain}` tells of it")).with_mend(
-                format!("run `{obtain}` at the commit that runs, and name its folder with --evidence"),
-            );
+    fn artefact(&self, row: &Row) -> MethodResult {
+        let artefact_command = row.artefact_command.as_deref().unwrap_or_default();
+        let Some((artefact, measured)) = self.plan.artefacts.find_row(&row.id) else {
+            return MethodResult::new(
+                Outcome::Unknown,
+                format!("no artefact of `{artefact_command}` tells of it"),
+            )
+            .with_remediation(format!(
+                "run `{artefact_command}` at the commit that runs, and name its folder with --evidence"
+            ));
         };
         let part = match measured.result {
-            Holds::Pass => Part::new(Outcome::Pass, measured.summary.clone()),
-            Holds::Fail => Part::new(Outcome::Fail, measured.summary.clone())
-                .with_mend(format!("mend what `{}` found, and run it again", artefact.tool)),
+            MeasurementResult::Pass => MethodResult::new(Outcome::Pass, measured.summary.clone()),
+            MeasurementResult::Fail => MethodResult::new(Outcome::Fail, measured.summary.clone())
+                .with_remediation(format!("mend what `{}` found, and run it again", artefact.tool)),
         };
         let figures = measured.figures.clone();
-        let part =
-            Part { evidence: Some(Evidence::new("artefact", &artefact.tool, artefact.at, figures)), ..part };
-        self.if_it_counts(row, artefact, part)
+        let part = MethodResult {
+            evidence: Some(Evidence::new("artefact", &artefact.tool, artefact.at, figures)),
+            ..part
+        };
+        self.reject_stale(row, artefact, part)
     }
 
-    fn tests(&self, row: &Row) -> Part {
+    fn tests(&self, row: &Row) -> MethodResult {
         const RUN: &str =
             "run `cargo xtask test` at the commit that runs, and name target/evidence with --evidence";
-        let Some(artefact) = self.plan.artefacts.of_tests() else {
-            return Part::new(Outcome::Unknown, "no results of tests were given").with_mend(RUN);
+        let Some(artefact) = self.plan.artefacts.find_tests() else {
+            return MethodResult::new(Outcome::Unknown, "no results of tests were given")
+                .with_remediation(RUN);
         };
-        let part = named_tests(row, artefact);
+        let part = judge_named_tests(row, artefact);
         let figures = serde_json::Map::from_iter([("tests".to_owned(), row.tests.clone().into())]);
         let seen = Evidence::new("tests", &artefact.tool, artefact.at, figures);
-        self.if_it_counts(row, artefact, Part { evidence: Some(seen), ..part })
+        self.reject_stale(row, artefact, MethodResult { evidence: Some(seen), ..part })
     }
 
     /// Returns `part`, or another outcome if the artefact belongs to another build, is too old, or is from
     /// the future.
-    fn if_it_counts(&self, row: &Row, artefact: &Artefact, part: Part) -> Part {
+    fn reject_stale(&self, row: &Row, artefact: &Artefact, part: MethodResult) -> MethodResult {
         let again = format!("run `{}` again at the commit that runs", artefact.tool);
         let now = self.clock.now();
         if artefact.at > now + MAX_CLOCK_SKEW {
-            let why = format!("what `{}` found is of {}, which is still to come", artefact.tool, artefact.at);
-            return Part { outcome: Outcome::Unknown, why, mend: Some(again), ..part };
+            let reason =
+                format!("what `{}` found is of {}, which is still to come", artefact.tool, artefact.at);
+            return MethodResult { outcome: Outcome::Unknown, reason, remediation: Some(again), ..part };
         }
         if let Some(age) = row.artefact_age() {
             if now.since(artefact.at) > age {
-                let why = format!(
+                let reason = format!(
                     "what `{}` found is of {}, older than {} h",
                     artefact.tool,
                     artefact.at,
                     age.as_secs() / 3_600
                 );
-                return Part { outcome: Outcome::Stale, why, mend: Some(again), ..part };
+                return MethodResult { outcome: Outcome::Stale, reason, remediation: Some(again), ..part };
             }
             if !row.is_bound_to_build() {
                 return part;
@@ -310,14 +338,19 @@ impl Judge<'_> {
         };
         match &self.identity.commit {
             None => {
-                let why = "the deployment does not say which commit it was built from";
-                let mend = "run a release build made from a clone of the repository";
-                Part { outcome: Outcome::Unknown, why: why.to_owned(), mend: Some(mend.to_owned()), ..part }
+                let reason = "the deployment does not say which commit it was built from";
+                let remediation = "run a release build made from a clone of the repository";
+                MethodResult {
+                    outcome: Outcome::Unknown,
+                    reason: reason.to_owned(),
+                    remediation: Some(remediation.to_owned()),
+                    ..part
+                }
             }
             // The commit of a build with uncommitted changes ends with `.dirty`.
             Some(commit) if artefact.dirty || !artefact.commit.starts_with(&**commit) => {
-                let why = format!("`{}` tells of {made_of}, and {commit} runs", artefact.tool);
-                Part { outcome: Outcome::Stale, why, mend: Some(again), ..part }
+                let reason = format!("`{}` tells of {made_of}, and {commit} runs", artefact.tool);
+                MethodResult { outcome: Outcome::Stale, reason, remediation: Some(again), ..part }
             }
             Some(_) => part,
         }
@@ -325,25 +358,26 @@ impl Judge<'_> {
 }
 
 /// Returns the result of the tests that a row names.
-fn named_tests(row: &Row, artefact: &Artefact) -> Part {
+fn judge_named_tests(row: &Row, artefact: &Artefact) -> MethodResult {
     const RERUN_TESTS: &str = "mend what the tests found, and run `cargo xtask test` again";
     if !artefact.complete {
-        return Part::new(Outcome::Fail, "the run of the tests did not come to a good end")
-            .with_mend(RERUN_TESTS);
+        return MethodResult::new(Outcome::Fail, "the run of the tests did not come to a good end")
+            .with_remediation(RERUN_TESTS);
     }
     let mut passed = 0;
     for part_of_name in &row.tests {
         let named: Vec<_> = artefact.tests.iter().filter(|(name, _)| name.contains(part_of_name)).collect();
         if let Some((name, outcome)) = named.iter().find(|(_, outcome)| *outcome != "ok") {
-            return Part::new(Outcome::Fail, format!("the test {name}: {outcome}")).with_mend(RERUN_TESTS);
+            return MethodResult::new(Outcome::Fail, format!("the test {name}: {outcome}"))
+                .with_remediation(RERUN_TESTS);
         }
         if named.is_empty() {
-            return Part::new(Outcome::Unknown, format!("no test called {part_of_name} was run"))
-                .with_mend(RERUN_TESTS);
+            return MethodResult::new(Outcome::Unknown, format!("no test called {part_of_name} was run"))
+                .with_remediation(RERUN_TESTS);
         }
         passed += named.len();
     }
-    Part::new(Outcome::Pass, format!("{passed} tests passed"))
+    MethodResult::new(Outcome::Pass, format!("{passed} tests passed"))
 }
 
 /// Returns true for a Git commit hash, optionally followed by `.dirty`.
@@ -353,8 +387,8 @@ fn is_commit(text: &str) -> bool {
 }
 
 /// Returns the result of a row that summarizes other rows.
-fn sum_up(row: &Row, others: &[RowResult]) -> Part {
-    let words: Vec<_> = row.of.as_deref().unwrap_or_default().split(' ').collect();
+fn summarize(row: &Row, others: &[RowResult]) -> MethodResult {
+    let words: Vec<_> = row.summarizes.as_deref().unwrap_or_default().split(' ').collect();
     // Sorts rows by the position of the word that names them.
     let place = |other: &RowResult| {
         words.iter().position(|word| match *word {
@@ -367,55 +401,61 @@ fn sum_up(row: &Row, others: &[RowResult]) -> Part {
     };
     let mut among: Vec<_> = others.iter().filter(|other| place(other).is_some()).collect();
     among.sort_by_key(|other| place(other));
-    let missing: Vec<_> = among.iter().filter(|other| !other.result.opens()).collect();
+    let missing: Vec<_> = among.iter().filter(|other| !other.result.opens_gate()).collect();
     let failed =
         missing.iter().filter(|other| matches!(other.result, Outcome::Fail | Outcome::NotYet)).count();
     match (among.len(), missing.len()) {
-        (0, _) => Part::new(Outcome::Unknown, "none of the rows that it sums up was judged")
-            .with_mend("judge all rows: leave --only and --area out"),
-        (all, 0) => Part::new(Outcome::Pass, format!("all {all} rows that it sums up hold")),
+        (0, _) => MethodResult::new(Outcome::Unknown, "none of the rows that it sums up was judged")
+            .with_remediation("judge all rows: leave --only and --area out"),
+        (all, 0) => MethodResult::new(Outcome::Pass, format!("all {all} rows that it sums up hold")),
         (all, some) => {
             let outcome = if failed > 0 { Outcome::Fail } else { Outcome::Unknown };
             let ids: Vec<_> = missing.iter().take(8).map(|other| &*other.id).collect();
             let dots = if some > ids.len() { ", …" } else { "" };
-            Part::new(outcome, format!("{some} of {all} rows do not hold: {}{dots}", ids.join(", ")))
-                .with_mend("mend these rows")
+            MethodResult::new(outcome, format!("{some} of {all} rows do not hold: {}{dots}", ids.join(", ")))
+                .with_remediation("mend these rows")
         }
     }
 }
 
 /// Combines the methods of a row: the worst outcome decides. Methods that do not apply are ignored unless all
 /// do not apply.
-fn combine(row: &Row, mut parts: Vec<Part>) -> RowResult {
+fn combine(row: &Row, mut parts: Vec<MethodResult>) -> RowResult {
     let mut evidence = Vec::new();
     if parts.iter().any(|part| part.outcome != Outcome::NotApplicable) {
         parts.retain(|part| part.outcome != Outcome::NotApplicable);
     }
-    let mut worst: Option<Part> = None;
+    let mut worst: Option<MethodResult> = None;
     for mut part in parts {
         evidence.extend(part.evidence.take());
         worst = Some(match worst {
-            Some(worst) if worst.outcome >= part.outcome => Part { why: both(&worst, &part), ..worst },
-            Some(worst) => Part { why: both(&part, &worst), ..part },
+            Some(worst) if worst.outcome >= part.outcome => {
+                MethodResult { reason: join_reasons(&worst, &part), ..worst }
+            }
+            Some(worst) => MethodResult { reason: join_reasons(&part, &worst), ..part },
             None => part,
         });
     }
-    let Part { outcome, why, mend, .. } =
-        worst.unwrap_or_else(|| Part::new(Outcome::Unknown, "the catalogue names no way to show it"));
+    let MethodResult { outcome, reason, remediation, .. } =
+        worst.unwrap_or_else(|| MethodResult::new(Outcome::Unknown, "the catalogue names no way to show it"));
     RowResult {
         id: row.id.clone(),
-        what: row.what.clone(),
+        requirement: row.requirement.clone(),
         gate: row.gate,
         result: outcome,
         live: None,
-        why,
-        mend,
+        reason,
+        remediation,
         twin: row.twin.clone(),
         evidence,
     }
 }
 
 /// Joins both reasons if both passed. Otherwise returns the worse one.
-fn both(worse: &Part, better: &Part) -> String {
-    if worse.outcome == Outcome::Pass { format!("{}; {}", worse.why, better.why) } else { worse.why.clone() }
+fn join_reasons(worse: &MethodResult, better: &MethodResult) -> String {
+    if worse.outcome == Outcome::Pass {
+        format!("{}; {}", worse.reason, better.reason)
+    } else {
+        worse.reason.clone()
+    }
 }

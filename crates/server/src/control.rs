@@ -27,7 +27,7 @@ use kith_store::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::start::{self, Seams, StartError};
+use crate::start::{self, StartError, TestOverrides};
 
 /// Maximum number of API keys in a list.
 const MAX_LISTED_API_KEYS: i64 = 1_000;
@@ -82,7 +82,7 @@ pub(crate) enum Command {
         /// Head that the chain must contain.
         expected: Option<String>,
         /// Number of first links that may be sealed without a key.
-        most_unkeyed: i64,
+        max_unkeyed: i64,
     },
     AuditAcceptHead,
     AuditArchive {
@@ -126,7 +126,7 @@ pub(crate) enum Reply {
     Lines(Vec<String>),
     Schedules(ScheduleTold),
     Consumers(ConsumerReply),
-    Migrations(Vec<Line>),
+    Migrations(Vec<MigrationLine>),
     LogLevel(String),
     Address(String),
     Audit(AuditReport),
@@ -159,11 +159,11 @@ pub(crate) struct KeysRotated {
     pub signs_from: Timestamp,
     pub others_retire_at: Timestamp,
     /// True if a rotation was already in progress.
-    pub under_way: bool,
+    pub already_in_progress: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Line {
+pub(crate) struct MigrationLine {
     name: String,
     applied_at: Option<Timestamp>,
     known: bool,
@@ -218,12 +218,12 @@ pub(crate) fn listen(app: &App, addr: SocketAddr) -> io::Result<Option<ControlSo
     let app = app.clone();
     let handler: ControlHandler = Arc::new(move |request| {
         let app = app.clone();
-        Box::pin(async move { serde_json::to_value(answer(&app, addr, request).await).unwrap_or_default() })
+        Box::pin(async move { serde_json::to_value(handle(&app, addr, request).await).unwrap_or_default() })
     });
     ControlSocket::listen(&folder, handler).map(Some)
 }
 
-async fn answer(app: &App, addr: SocketAddr, request: Value) -> Reply {
+async fn handle(app: &App, addr: SocketAddr, request: Value) -> Reply {
     match serde_json::from_value(request) {
         Ok(Command::Address) => Reply::Address(format!("http://{}", reachable(addr))),
         Ok(command) => perform(app, command).await,
@@ -235,16 +235,16 @@ async fn perform(app: &App, command: Command) -> Reply {
     match command {
         Command::CreateAdmin { email, display_name, password } => {
             let made = first_admin::create_admin(app, &email, &display_name, &password).await;
-            reply(made.map_err(in_words), |user| Reply::AdminCreated { user_id: user.id })
+            reply(made.map_err(format_problem), |user| Reply::AdminCreated { user_id: user.id })
         }
         Command::PromoteAdmin { email } => {
             let ctx = app.system_ctx("command_line");
-            let promoted = administration::promote_address(app, &ctx, &email).await.map_err(in_words);
+            let promoted = administration::promote_address(app, &ctx, &email).await.map_err(format_problem);
             reply(promoted, |account| Reply::AdminPromoted { user_id: account.map(|account| account.id) })
         }
         Command::VerifyEmail { email } => {
             let ctx = app.system_ctx("command_line");
-            let verified = administration::verify_address(app, &ctx, &email).await.map_err(in_words);
+            let verified = administration::verify_address(app, &ctx, &email).await.map_err(format_problem);
             reply(verified, |account| Reply::EmailVerified {
                 user_id: account.id,
                 at: account.email_verified_at,
@@ -252,7 +252,7 @@ async fn perform(app: &App, command: Command) -> Reply {
         }
         Command::ReleaseEmail { email } => {
             let ctx = app.system_ctx("command_line");
-            let released = administration::release_address(app, &ctx, &email).await.map_err(in_words);
+            let released = administration::release_address(app, &ctx, &email).await.map_err(format_problem);
             reply(released, |account| Reply::EmailReleased { user_id: account.id })
         }
         Command::RotateKeys { at_once } => {
@@ -262,9 +262,11 @@ async fn perform(app: &App, command: Command) -> Reply {
         Command::ResealKeys => reply(reseal(app).await, Reply::KeysResealed),
         Command::CreateApiKey { admin, name, scopes, lifetime_s } => {
             let made = create_api_key(app, &admin, &name, &scopes, lifetime_s.map(Duration::from_secs)).await;
-            reply(made.map_err(in_words), Reply::ApiKeyCreated)
+            reply(made.map_err(format_problem), Reply::ApiKeyCreated)
         }
-        Command::Jobs { order } => reply(jobs::carry_out(app, order).await.map_err(in_words), Reply::Lines),
+        Command::Jobs { order } => {
+            reply(jobs::carry_out(app, order).await.map_err(format_problem), Reply::Lines)
+        }
         Command::ListApiKeys => {
             let ctx = app.system_ctx("command_line");
             let last = ApiKeyId(Uuid::max());
@@ -280,16 +282,16 @@ async fn perform(app: &App, command: Command) -> Reply {
         }
         Command::Schedules(order) => {
             let ctx = app.system_ctx("command_line");
-            reply(schedules::carry_out(app, &ctx, order).await.map_err(in_words), Reply::Schedules)
+            reply(schedules::carry_out(app, &ctx, order).await.map_err(format_problem), Reply::Schedules)
         }
         Command::Consumers(command) => reply(operating::execute(app, command).await, Reply::Consumers),
-        Command::MigrateStatus => {
-            reply(app.migrations().await, |all| Reply::Migrations(all.into_iter().map(Line::from).collect()))
-        }
+        Command::MigrateStatus => reply(app.migrations().await, |all| {
+            Reply::Migrations(all.into_iter().map(MigrationLine::from).collect())
+        }),
         // Only a running server has an address. This process is not one.
         Command::Address => Reply::Refused("no server runs here".to_owned()),
-        Command::AuditVerify { expected, most_unkeyed } => {
-            reply(verify_audit(app, expected, most_unkeyed).await, |chain| Reply::Audit(chain.into()))
+        Command::AuditVerify { expected, max_unkeyed } => {
+            reply(verify_audit(app, expected, max_unkeyed).await, |chain| Reply::Audit(chain.into()))
         }
         Command::AuditAcceptHead => {
             let ctx = app.system_ctx("command_line");
@@ -310,9 +312,9 @@ async fn perform(app: &App, command: Command) -> Reply {
     }
 }
 
-async fn verify_audit(app: &App, expected: Option<String>, most_unkeyed: i64) -> Result<AuditChain, String> {
+async fn verify_audit(app: &App, expected: Option<String>, max_unkeyed: i64) -> Result<AuditChain, String> {
     let expected = expected.map(|text| text.parse()).transpose().map_err(str::to_owned)?;
-    let verified = head::verify(&app.db, app.audit_head.file(), expected, most_unkeyed).await;
+    let verified = head::verify(&app.db, app.audit_head.file(), expected, max_unkeyed).await;
     verified.map_err(|error| error.to_string())
 }
 
@@ -345,7 +347,7 @@ fn reply<T, E: std::fmt::Display>(done: Result<T, E>, reply: impl FnOnce(T) -> R
 }
 
 /// Formats a problem for the terminal, with its field errors if there are any.
-fn in_words(problem: Problem) -> String {
+fn format_problem(problem: Problem) -> String {
     let told = |fault: &FieldError| format!("{}: {}", fault.pointer.trim_start_matches('/'), fault.detail);
     match &problem.errors[..] {
         [] if problem.detail.is_empty() => problem.code.title.to_owned(),
@@ -357,7 +359,7 @@ fn in_words(problem: Problem) -> String {
 /// Runs a command in the server that holds the data folder, or in this process if there is none.
 pub(crate) async fn run(config: Config, command: Command) -> Result<Reply, anyhow::Error> {
     let folder = config.data.folder.clone();
-    match start::open(config, Seams::default()).await {
+    match start::open(config, TestOverrides::default()).await {
         Ok(app) => {
             let reply = perform(&app, command).await;
             app.db.close().await;
@@ -377,7 +379,7 @@ pub(crate) async fn run(config: Config, command: Command) -> Result<Reply, anyho
 pub(crate) async fn ask_migrations(folder: &Path) -> io::Result<Option<Vec<MigrationStatus>>> {
     match ask(folder, Command::MigrateStatus).await? {
         Some(Reply::Migrations(lines)) => Ok(Some(lines.into_iter().map(MigrationStatus::from).collect())),
-        Some(other) => Err(misunderstood(&other)),
+        Some(other) => Err(unexpected_reply(&other)),
         None => Ok(None),
     }
 }
@@ -386,7 +388,7 @@ pub(crate) async fn ask_migrations(folder: &Path) -> io::Result<Option<Vec<Migra
 pub(crate) async fn ask_address(folder: &Path) -> io::Result<Option<String>> {
     match ask(folder, Command::Address).await? {
         Some(Reply::Address(address)) => Ok(Some(address)),
-        Some(other) => Err(misunderstood(&other)),
+        Some(other) => Err(unexpected_reply(&other)),
         None => Ok(None),
     }
 }
@@ -395,12 +397,12 @@ pub(crate) async fn ask_address(folder: &Path) -> io::Result<Option<String>> {
 pub(crate) async fn ask_audit(
     folder: &Path,
     expected: Option<AuditHead>,
-    most_unkeyed: i64,
+    max_unkeyed: i64,
 ) -> io::Result<Option<AuditReport>> {
     let expected = expected.map(|head| head.to_string());
-    match ask(folder, Command::AuditVerify { expected, most_unkeyed }).await? {
+    match ask(folder, Command::AuditVerify { expected, max_unkeyed }).await? {
         Some(Reply::Audit(report)) => Ok(Some(report)),
-        Some(other) => Err(misunderstood(&other)),
+        Some(other) => Err(unexpected_reply(&other)),
         None => Ok(None),
     }
 }
@@ -410,7 +412,7 @@ pub(crate) async fn ask_audit(
 pub(crate) async fn ask_log_level(folder: &Path, level: Option<String>) -> io::Result<Option<String>> {
     match ask(folder, Command::LogLevel { level }).await? {
         Some(Reply::LogLevel(level)) => Ok(Some(level)),
-        Some(other) => Err(misunderstood(&other)),
+        Some(other) => Err(unexpected_reply(&other)),
         None => Ok(None),
     }
 }
@@ -425,17 +427,17 @@ async fn ask(folder: &Path, command: Command) -> io::Result<Option<Reply>> {
     }
 }
 
-pub(crate) fn misunderstood(reply: &Reply) -> io::Error {
+pub(crate) fn unexpected_reply(reply: &Reply) -> io::Error {
     io::Error::other(format!("the running server answered something else: {reply:?}"))
 }
 
 impl From<Rotation> for KeysRotated {
     fn from(Rotation { key_id, signs_from, others_retire_at, under_way }: Rotation) -> Self {
-        Self { key_id, signs_from, others_retire_at, under_way }
+        Self { key_id, signs_from, others_retire_at, already_in_progress: under_way }
     }
 }
 
-impl From<MigrationStatus> for Line {
+impl From<MigrationStatus> for MigrationLine {
     fn from(status: MigrationStatus) -> Self {
         let applied_at = match status.state {
             MigrationState::Applied { at } => Some(at),
@@ -445,8 +447,8 @@ impl From<MigrationStatus> for Line {
     }
 }
 
-impl From<Line> for MigrationStatus {
-    fn from(line: Line) -> Self {
+impl From<MigrationLine> for MigrationStatus {
+    fn from(line: MigrationLine) -> Self {
         let state = match (line.applied_at, line.known) {
             (Some(at), _) => MigrationState::Applied { at },
             (None, true) => MigrationState::Pending,

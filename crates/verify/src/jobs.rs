@@ -4,30 +4,30 @@
 use kith_readiness::{Check, Client, Run, Shortfall};
 use serde_json::{Value, json};
 
-use crate::cast::ensure;
+use crate::synthetic_accounts::ensure;
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "JOB-01",
-        does: "enqueues jobs in a queue of its own: at once, delayed, urgent and unique; takes, fails, retries, cancels and \
+        description: "enqueues jobs in a queue of its own: at once, delayed, urgent and unique; takes, fails, retries, cancels and \
                completes them, and compares each one's trail",
-        mend: "`kith jobs list` says how jobs stand; see that the queue `kith-verify…` is not paused, and what the log says",
-        last: false,
-        run: |run| Box::pin(every_operation(run)),
+        remediation: "`kith jobs list` says how jobs stand; see that the queue `kith-verify…` is not paused, and what the log says",
+        runs_last: false,
+        run: |run| Box::pin(check_job_lifecycle(run)),
     },
     Check {
         row: "JOB-03",
-        does: "completes a job and fails another, and reads the series of jobs before and after",
-        mend: "see whether requests go to other nodes than metrics do: judge each node on its own",
-        last: false,
-        run: |run| Box::pin(is_measured(run)),
+        description: "completes a job and fails another, and reads the series of jobs before and after",
+        remediation: "see whether requests go to other nodes than metrics do: judge each node on its own",
+        runs_last: false,
+        run: |run| Box::pin(check_job_metrics(run)),
     },
     Check {
         row: "REL-07",
-        does: "lets a job fail until it is given up, and compares each wait with its policy",
-        mend: "see in the log why attempts are not tried again when they should be",
-        last: false,
-        run: |run| Box::pin(is_given_up(run)),
+        description: "lets a job fail until it is given up, and compares each wait with its policy",
+        remediation: "see in the log why attempts are not tried again when they should be",
+        runs_last: false,
+        run: |run| Box::pin(check_dead_letter(run)),
     },
 ];
 
@@ -49,7 +49,7 @@ struct Lease {
 
 impl Queue {
     async fn of(run: &Run, what: &str) -> Result<Self, Shortfall> {
-        Ok(Self { admin: run.admin().await?.at(run.node()), name: run.mark(what) })
+        Ok(Self { admin: run.admin().await?.with_base_url(run.node()), name: run.marker(what) })
     }
 
     async fn add(&self, payload: Value, more: Value) -> Result<i64, Shortfall> {
@@ -57,16 +57,16 @@ impl Queue {
         if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
             body.extend(more);
         }
-        let answer = self.admin.post("/api/v1/jobs", body).await?.expect(201)?.json();
-        answer["id"].as_i64().ok_or_else(|| Shortfall::fails("a job without an id was answered".to_owned()))
+        let response = self.admin.post("/api/v1/jobs", body).await?.expect(201)?.json();
+        response["id"].as_i64().ok_or_else(|| Shortfall::fails("a job without an id was answered".to_owned()))
     }
 
     /// Claims up to `most` jobs.
     async fn claim(&self, most: i64) -> Result<Vec<Lease>, Shortfall> {
         let path = format!("/api/v1/queues/{}/claim", self.name);
         let body = json!({ "worker": "kith verify", "most": most, "lease_ms": 30_000 });
-        let answer = self.admin.post(&path, body).await?.expect(200)?.json();
-        let jobs = answer["jobs"].as_array().cloned().unwrap_or_default();
+        let response = self.admin.post(&path, body).await?.expect(200)?.json();
+        let jobs = response["jobs"].as_array().cloned().unwrap_or_default();
         let read = |job: &Value| Lease {
             id: job["id"].as_i64().unwrap_or(0),
             attempt: job["attempt"].as_i64().unwrap_or(0),
@@ -88,10 +88,16 @@ impl Queue {
     async fn report(&self, lease: &Lease, what: &str, body: Value, status: u16) -> Result<Value, Shortfall> {
         let mut body = body;
         body["lease_token"] = lease.token.clone();
-        self.say(lease.id, what, body, status).await
+        self.post_job_action(lease.id, what, body, status).await
     }
 
-    async fn say(&self, id: i64, what: &str, body: Value, status: u16) -> Result<Value, Shortfall> {
+    async fn post_job_action(
+        &self,
+        id: i64,
+        what: &str,
+        body: Value,
+        status: u16,
+    ) -> Result<Value, Shortfall> {
         Ok(self.admin.post(&format!("/api/v1/jobs/{id}/{what}"), body).await?.expect(status)?.json())
     }
 
@@ -105,12 +111,12 @@ impl Queue {
     }
 }
 
-async fn every_operation(run: &Run) -> Result<String, Shortfall> {
+async fn check_job_lifecycle(run: &Run) -> Result<String, Shortfall> {
     let queue = Queue::of(run, "verify-jobs").await?;
     let first = queue.add(json!({ "n": 1 }), json!({})).await?;
     let urgent = queue.add(json!({ "n": 2 }), json!({ "priority": 0 })).await?;
     let delayed = queue.add(json!({ "n": 3 }), json!({ "delay_ms": 3_600_000 })).await?;
-    let unique = json!({ "unique": { "key": run.mark("only-one") } });
+    let unique = json!({ "unique": { "key": run.marker("only-one") } });
     let once = queue.add(json!({ "n": 4 }), unique.clone()).await?;
     let twice = queue.add(json!({ "n": 5 }), unique).await?;
     ensure(once == twice, || "two jobs were made of one unique key".to_owned())?;
@@ -137,15 +143,15 @@ async fn every_operation(run: &Run) -> Result<String, Shortfall> {
 
     queue.report(first_lease, "fail", json!({ "error": "on purpose", "then": "discard" }), 200).await?;
     queue.is(first, "dead").await?;
-    queue.say(first, "retry", json!({}), 200).await?;
+    queue.post_job_action(first, "retry", json!({}), 200).await?;
     let second_lease = queue.claim_one(first, 2).await?;
     queue.report(first_lease, "complete", json!({}), 409).await?;
     queue.report(&second_lease, "complete", json!({}), 200).await?;
     queue.is(first, "completed").await?;
 
-    queue.say(delayed, "cancel", json!({}), 200).await?;
+    queue.post_job_action(delayed, "cancel", json!({}), 200).await?;
     queue.is(delayed, "cancelled").await?;
-    queue.say(once, "cancel", json!({}), 200).await?;
+    queue.post_job_action(once, "cancel", json!({}), 200).await?;
     let kept = queue.report(once_lease, "heartbeat", json!({}), 200).await?;
     ensure(kept["cancel_asked"] == true, || format!("its worker was not told to stop: {kept}"))?;
     queue.report(once_lease, "fail", json!({ "then": "cancel" }), 200).await?;
@@ -157,7 +163,7 @@ async fn every_operation(run: &Run) -> Result<String, Shortfall> {
         .to_owned())
 }
 
-async fn is_measured(run: &Run) -> Result<String, Shortfall> {
+async fn check_job_metrics(run: &Run) -> Result<String, Shortfall> {
     let queue = Queue::of(run, "verify-counts").await?;
     queue.add(json!(1), json!({})).await?;
     queue.add(json!(2), json!({})).await?;
@@ -191,7 +197,7 @@ async fn is_measured(run: &Run) -> Result<String, Shortfall> {
         .to_owned())
 }
 
-async fn is_given_up(run: &Run) -> Result<String, Shortfall> {
+async fn check_dead_letter(run: &Run) -> Result<String, Shortfall> {
     let queue = Queue::of(run, "verify-retries").await?;
     let policy = json!({ "retry": { "max_attempts": 3, "base_ms": 400, "cap_ms": 600 } });
     let job = queue.add(json!({}), policy).await?;
@@ -226,7 +232,7 @@ async fn is_given_up(run: &Run) -> Result<String, Shortfall> {
     ensure(dead["state"] == "dead" && failures == 3, || {
         format!("after 3 failures it is {}, with {failures} of them kept", dead["state"])
     })?;
-    run.figure("waits_ms", waits.iter().map(|ms| u64::try_from(*ms).unwrap_or(u64::MAX)).collect::<Vec<_>>());
+    run.record("waits_ms", waits.iter().map(|ms| u64::try_from(*ms).unwrap_or(u64::MAX)).collect::<Vec<_>>());
     Ok(format!(
         "waits of {waits:?} ms as its policy says, and after three failures a dead letter with all of them"
     ))

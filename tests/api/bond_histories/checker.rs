@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Operation of a client. Users are numbers.
 #[derive(Clone, Debug)]
-pub enum Deed {
+pub enum ClientOperation {
     Send { from: usize, to: usize },
     Accept { who: usize, request: String },
     BreakUp { who: usize },
@@ -15,7 +15,7 @@ pub enum Deed {
 
 /// Response to an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum OperationResult {
     /// A new request.
     Sent(String),
     /// A new request that crossed another one and formed a bond.
@@ -37,8 +37,8 @@ pub enum Told {
 /// Operation with the logical times of its call and its return.
 #[derive(Clone, Debug)]
 pub struct Call {
-    pub deed: Deed,
-    pub told: Told,
+    pub deed: ClientOperation,
+    pub told: OperationResult,
     pub began: usize,
     pub ended: usize,
 }
@@ -56,7 +56,7 @@ enum Stage {
 
 /// Sequential state of the specification.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Slots {
+struct SequentialState {
     partners: BTreeMap<usize, usize>,
     blocks: BTreeSet<(usize, usize)>,
     requests: BTreeMap<String, (usize, usize, Stage)>,
@@ -65,10 +65,15 @@ struct Slots {
 /// Returns true if a sequential order that respects real-time order explains all responses.
 pub fn is_linearizable(history: &[Call]) -> bool {
     assert!(history.len() < 64, "a bit for each call");
-    search(history, 0, &Slots::default(), &mut HashSet::new())
+    search(history, 0, &SequentialState::default(), &mut HashSet::new())
 }
 
-fn search(history: &[Call], done: u64, slots: &Slots, tried: &mut HashSet<(u64, Slots)>) -> bool {
+fn search(
+    history: &[Call],
+    done: u64,
+    slots: &SequentialState,
+    tried: &mut HashSet<(u64, SequentialState)>,
+) -> bool {
     let open = || history.iter().enumerate().filter(|(at, _)| done & (1 << at) == 0);
     let Some(first_end) = open().map(|(_, call)| call.ended).min() else { return true };
     if !tried.insert((done, slots.clone())) {
@@ -80,70 +85,70 @@ fn search(history: &[Call], done: u64, slots: &Slots, tried: &mut HashSet<(u64, 
     })
 }
 
-impl Slots {
+impl SequentialState {
     /// Applies the operation. Returns true if the response is correct.
-    fn explains(&mut self, deed: &Deed, told: &Told) -> bool {
+    fn explains(&mut self, deed: &ClientOperation, told: &OperationResult) -> bool {
         match deed {
-            Deed::Send { from, to } => self.explains_send(*from, *to, told),
-            Deed::Accept { who, request } => self.accept(*who, request) == *told,
-            Deed::BreakUp { who } => match self.partners.get(who).copied() {
-                None => *told == Told::NotBonded,
+            ClientOperation::Send { from, to } => self.explains_send(*from, *to, told),
+            ClientOperation::Accept { who, request } => self.accept(*who, request) == *told,
+            ClientOperation::BreakUp { who } => match self.partners.get(who).copied() {
+                None => *told == OperationResult::NotBonded,
                 Some(partner) => {
                     self.part(*who, partner);
-                    *told == Told::Parted(partner)
+                    *told == OperationResult::Parted(partner)
                 }
             },
-            Deed::Block { who, whom } => {
+            ClientOperation::Block { who, whom } => {
                 self.block(*who, *whom);
-                *told == Told::Done
+                *told == OperationResult::Done
             }
-            Deed::Unblock { who, whom } => {
+            ClientOperation::Unblock { who, whom } => {
                 self.blocks.remove(&(*who, *whom));
-                *told == Told::Done
+                *told == OperationResult::Done
             }
-            Deed::Look { who } => *told == Told::Saw(self.partners.get(who).copied()),
+            ClientOperation::Look { who } => *told == OperationResult::Saw(self.partners.get(who).copied()),
         }
     }
 
-    fn explains_send(&mut self, from: usize, to: usize, told: &Told) -> bool {
+    fn explains_send(&mut self, from: usize, to: usize, told: &OperationResult) -> bool {
         let is = |id: &String, stage| self.requests.get(id) == Some(&(from, to, stage));
         if let Some(partner) = self.partners.get(&from) {
             let known = *partner == to && self.find(from, to, Stage::Accepted).is_some();
             return match told {
-                Told::Repeated(id) => known && is(id, Stage::Accepted),
-                other => !known && *other == Told::Occupied,
+                OperationResult::Repeated(id) => known && is(id, Stage::Accepted),
+                other => !known && *other == OperationResult::Occupied,
             };
         }
         if let Some(theirs) = self.find(to, from, Stage::Waits) {
-            let Told::Crossed(id) = told else { return false };
+            let OperationResult::Crossed(id) = told else { return false };
             self.requests.insert(id.clone(), (from, to, Stage::Accepted));
             self.bond(from, to, &theirs);
             return true;
         }
         for stage in [Stage::Waits, Stage::Withheld] {
             if self.find(from, to, stage).is_some() {
-                return matches!(told, Told::Repeated(id) if is(id, stage));
+                return matches!(told, OperationResult::Repeated(id) if is(id, stage));
             }
         }
         if self.blocks.contains(&(from, to)) || self.blocks.contains(&(to, from)) {
-            return *told == Told::NotFound;
+            return *told == OperationResult::NotFound;
         }
-        let Told::Sent(id) = told else { return false };
+        let OperationResult::Sent(id) = told else { return false };
         self.requests.insert(id.clone(), (from, to, Stage::Waits)).is_none()
     }
 
-    fn accept(&mut self, who: usize, request: &str) -> Told {
+    fn accept(&mut self, who: usize, request: &str) -> OperationResult {
         match self.requests.get(request).copied() {
             Some((from, to, Stage::Waits)) if to == who => {
                 if self.partners.contains_key(&who) || self.partners.contains_key(&from) {
-                    return Told::Occupied;
+                    return OperationResult::Occupied;
                 }
                 self.bond(from, who, request);
-                Told::Accepted
+                OperationResult::Accepted
             }
-            Some((_, to, Stage::Accepted)) if to == who => Told::Accepted,
-            Some((_, to, Stage::Over)) if to == who => Told::NotPending,
-            _ => Told::NotFound,
+            Some((_, to, Stage::Accepted)) if to == who => OperationResult::Accepted,
+            Some((_, to, Stage::Over)) if to == who => OperationResult::NotPending,
+            _ => OperationResult::NotFound,
         }
     }
 

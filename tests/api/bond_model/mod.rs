@@ -5,11 +5,11 @@
 //! once failed are kept in `tests/api/bond_model.regressions` and run first.
 
 mod faults;
-mod parting;
+mod model;
 mod play;
 mod rules;
 mod steps;
-mod world;
+mod transitions;
 
 use std::cell::Cell;
 use std::env;
@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 
 pub use self::faults::find_faults;
-use self::play::{Played, play};
+use self::play::{StoryStatistics, play};
 use self::steps::Story;
 use crate::support::{TestApp, note_trials, on_every_engine};
 
@@ -54,7 +54,7 @@ async fn random_stories_match_model(app: &TestApp) {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let (told, all, began) = (Cell::new(0), Cell::new(Played::default()), Instant::now());
+    let (told, all, began) = (Cell::new(0), Cell::new(StoryStatistics::default()), Instant::now());
     let result = runner.run(&Story::any(), |story| {
         told.set(told.get() + 1);
         // Resets the rate limits used by the previous story.

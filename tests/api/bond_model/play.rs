@@ -6,10 +6,10 @@ use hyper::body::Bytes;
 use serde_json::{Value, json};
 
 use super::faults::find_faults;
-use super::rules::{Expected, Step, Way};
-use super::steps::{Op, Role, Story};
-use super::world::{Human, Who, World};
-use crate::support::{Answer, PASSWORD, Person, REQUESTS, TestApp};
+use super::model::{Model, ModelUser, RequestPolicy};
+use super::rules::{Addressing, Expected, Step};
+use super::steps::{DecidingUser, Story, StoryStep};
+use crate::support::{PASSWORD, REQUESTS, TestApp, TestResponse, TestUser};
 
 const INVITES: &str = "/api/v1/partners/invites";
 /// Id that identifies no user.
@@ -17,14 +17,14 @@ const UNKNOWN_USER_ID: &str = "01900000-0000-7000-8000-000000000000";
 
 /// Statistics of a run.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Played {
+pub struct StoryStatistics {
     pub ops: usize,
     pub bonds: usize,
     pub restorations: usize,
     pub refusals: usize,
 }
 
-impl std::ops::Add for Played {
+impl std::ops::Add for StoryStatistics {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -39,37 +39,37 @@ impl std::ops::Add for Played {
 
 struct Player<'a> {
     app: &'a TestApp,
-    world: World,
-    people: Vec<Person>,
-    played: Played,
+    world: Model,
+    people: Vec<TestUser>,
+    played: StoryStatistics,
 }
 
 /// Runs a story with new accounts.
 ///
 /// # Errors
 /// Returns a description of the first difference between server and model.
-pub async fn play(app: &TestApp, name: &str, story: &Story) -> Result<Played, String> {
-    let people = app.crowd(name, story.people).await;
+pub async fn play(app: &TestApp, name: &str, story: &Story) -> Result<StoryStatistics, String> {
+    let people = app.register_users(name, story.people).await;
     // Most addresses are verified before others request them.
     for proven in people.iter().skip(1) {
-        app.prove(proven).await;
+        app.verify_address(proven).await;
     }
-    let human = |(at, person): (usize, &Person)| Human {
+    let human = |(at, person): (usize, &TestUser)| ModelUser {
         id: person.id.clone(),
         name: person.name.clone(),
-        proven: at > 0,
-        ..Human::default()
+        is_verified: at > 0,
+        ..ModelUser::default()
     };
-    let world = World {
+    let world = Model {
         now: app.now(),
         people: people.iter().enumerate().map(human).collect(),
         requests: Vec::new(),
         bonds: Vec::new(),
         invites: Vec::new(),
-        ladders: Default::default(),
-        misses: Vec::new(),
+        refusal_counters: Default::default(),
+        failed_codes: Vec::new(),
     };
-    let mut player = Player { app, world, people, played: Played::default() };
+    let mut player = Player { app, world, people, played: StoryStatistics::default() };
     for (at, op) in story.ops.iter().enumerate() {
         let place = |difference| format!("step {at}, {op:?}: {difference}");
         player.world.now = app.now();
@@ -84,23 +84,23 @@ pub async fn play(app: &TestApp, name: &str, story: &Story) -> Result<Played, St
 }
 
 impl Player<'_> {
-    async fn step(&mut self, op: &Op) -> Result<(), String> {
+    async fn step(&mut self, op: &StoryStep) -> Result<(), String> {
         self.played.ops += 1;
         match op {
-            Op::Wait(time) => self.app.advance(*time),
-            Op::Upkeep => {
-                self.app.upkeep().await;
-                self.world.upkeep();
+            StoryStep::Wait(time) => self.app.advance(*time),
+            StoryStep::Upkeep => {
+                self.app.run_maintenance().await;
+                self.world.run_maintenance();
             }
-            Op::Return { who } => return self.come_back(*who).await,
-            Op::Rename { who } => return self.rename(*who).await,
-            Op::Prove { who } if self.world.people[*who].deleted_at.is_none() => {
-                self.app.prove(&self.people[*who]).await;
-                self.world.people[*who].proven = true;
+            StoryStep::Return { who } => return self.undo_deletion(*who).await,
+            StoryStep::Rename { who } => return self.rename(*who).await,
+            StoryStep::Prove { who } if self.world.people[*who].deleted_at.is_none() => {
+                self.app.verify_address(&self.people[*who]).await;
+                self.world.people[*who].is_verified = true;
             }
             _ => {
-                if let Some((expected, answer)) = self.ask(op).await {
-                    self.compare(expected, &answer)?;
+                if let Some((expected, response)) = self.ask(op).await {
+                    self.compare(expected, &response)?;
                 }
             }
         }
@@ -108,91 +108,91 @@ impl Player<'_> {
     }
 
     /// Returns the model's expectation and the server's response. Returns `None` if the step is impossible.
-    async fn ask(&mut self, op: &Op) -> Option<(Expected, Answer)> {
+    async fn ask(&mut self, op: &StoryStep) -> Option<(Expected, TestResponse)> {
         let here = |who: &usize| self.world.people[*who].deleted_at.is_none();
         Some(match op {
-            Op::Ask { from, to, message } if here(from) => {
+            StoryStep::Ask { from, to, message } if here(from) => {
                 let body = json!({ "to": { "user_id": self.people[*to].id }, "message": message });
                 (
-                    self.world.send(*from, Some(*to), &Way::Id, *message),
+                    self.world.send(*from, Some(*to), &Addressing::Id, *message),
                     self.post(*from, REQUESTS, body).await,
                 )
             }
-            Op::AskByAddress { from, to, message } if here(from) => {
+            StoryStep::AskByAddress { from, to, message } if here(from) => {
                 let address = self.people[*to].email.clone();
                 // The address of a purged account belongs to no user, and an unverified one only leads to its
                 // own user.
-                let leads = |to: &usize| self.world.people[*to].proven || to == from;
+                let leads = |to: &usize| self.world.people[*to].is_verified || to == from;
                 let to = Some(*to).filter(|to| !self.world.people[*to].purged && leads(to));
                 self.ask_address(*from, to, address, *message).await
             }
-            Op::AskUnknownAddress { from } if here(from) => {
+            StoryStep::AskUnknownAddress { from } if here(from) => {
                 self.ask_address(*from, None, "nobody@example.com".to_owned(), None).await
             }
-            Op::AskNobody { from } if here(from) => {
+            StoryStep::AskNobody { from } if here(from) => {
                 let body = json!({ "to": { "user_id": UNKNOWN_USER_ID } });
-                (self.world.send(*from, None, &Way::Id, None), self.post(*from, REQUESTS, body).await)
+                (self.world.send(*from, None, &Addressing::Id, None), self.post(*from, REQUESTS, body).await)
             }
-            Op::Redeem { from, invite, message } if here(from) && !self.world.invites.is_empty() => {
+            StoryStep::Redeem { from, invite, message } if here(from) && !self.world.invites.is_empty() => {
                 let invite = invite.index(self.world.invites.len());
                 let body =
                     json!({ "to": { "invite_code": self.world.invites[invite].code }, "message": message });
                 let to = Some(self.world.invites[invite].inviter);
-                let expected = self.world.send(*from, to, &Way::Invite(invite), *message);
+                let expected = self.world.send(*from, to, &Addressing::Invite(invite), *message);
                 (expected, self.post(*from, REQUESTS, body).await)
             }
-            Op::Decide { role, back, step } if *back < self.world.requests.len() => {
+            StoryStep::Decide { role, back, step } if *back < self.world.requests.len() => {
                 return self.decide(*role, self.world.requests.len() - 1 - back, *step).await;
             }
-            Op::BreakUp { who, reason } if here(who) => {
+            StoryStep::BreakUp { who, reason } if here(who) => {
                 let body = reason.map_or(Value::Null, |reason| json!({ "reason": reason }));
                 (self.world.break_up(*who, *reason), self.post(*who, "/api/v1/partners/breakup", body).await)
             }
-            Op::Block { who, whom } if here(who) => {
+            StoryStep::Block { who, whom } if here(who) => {
                 let path = format!("/api/v1/blocks/{}", self.people[*whom].id);
                 (self.world.block(*who, *whom), self.people[*who].put(&path, Value::Null).await)
             }
-            Op::Unblock { who, whom } if here(who) => {
+            StoryStep::Unblock { who, whom } if here(who) => {
                 let path = format!("/api/v1/blocks/{}", self.people[*whom].id);
                 self.world.unblock(*who, *whom);
                 (Expected::Status(204), self.people[*who].delete(&path, Value::Null).await)
             }
-            Op::Set { who, who_may_ask, found_by_email } if here(who) => {
+            StoryStep::Set { who, who_may_ask, found_by_email } if here(who) => {
                 self.set(*who, *who_may_ask, *found_by_email).await
             }
-            Op::Leave { who } if here(who) => {
-                let answer = self.people[*who].delete("/api/v1/me", json!({ "password": PASSWORD })).await;
-                (self.world.leave(*who), answer)
+            StoryStep::Leave { who } if here(who) => {
+                let response = self.people[*who].delete("/api/v1/me", json!({ "password": PASSWORD })).await;
+                (self.world.leave(*who), response)
             }
-            Op::Nickname { who, whom } if here(who) => {
+            StoryStep::Nickname { who, whom } if here(who) => {
                 let path = format!("/api/v1/nicknames/{}", self.people[*whom].id);
                 let name = format!("bear {}", self.played.ops);
-                let answer = self.people[*who].put(&path, json!({ "nickname": name })).await;
+                let response = self.people[*who].put(&path, json!({ "nickname": name })).await;
                 self.world.people[*who].nicknames.insert(*whom, name);
-                (Expected::Status(200), answer)
+                (Expected::Status(200), response)
             }
             _ => return self.ask_about_invites(op).await,
         })
     }
 
-    async fn ask_about_invites(&mut self, op: &Op) -> Option<(Expected, Answer)> {
+    async fn ask_about_invites(&mut self, op: &StoryStep) -> Option<(Expected, TestResponse)> {
         let here = |who: &usize| self.world.people[*who].deleted_at.is_none();
         let any = !self.world.invites.is_empty();
         Some(match op {
-            Op::Invite { who } if here(who) => {
+            StoryStep::Invite { who } if here(who) => {
                 (self.world.invite(*who), self.post(*who, INVITES, Value::Null).await)
             }
-            Op::Revoke { who, invite } if here(who) && any => {
+            StoryStep::Revoke { who, invite } if here(who) && any => {
                 let invite = invite.index(self.world.invites.len());
                 let path = format!("{INVITES}/{}", self.world.invites[invite].code);
                 (self.world.revoke(*who, invite), self.people[*who].delete(&path, Value::Null).await)
             }
-            Op::Preview { who, invite } if here(who) && any => {
+            StoryStep::Preview { who, invite } if here(who) && any => {
                 let invite = invite.index(self.world.invites.len());
                 let path = format!("{INVITES}/{}", self.world.invites[invite].code);
                 (self.world.preview(*who, invite), self.people[*who].get(&path).await)
             }
-            Op::Guess { who } if here(who) => {
+            StoryStep::Guess { who } if here(who) => {
                 (self.world.guess(*who), self.people[*who].get(&format!("{INVITES}/0000000000")).await)
             }
             _ => return None,
@@ -205,19 +205,27 @@ impl Player<'_> {
         to: Option<usize>,
         address: String,
         message: Option<&str>,
-    ) -> (Expected, Answer) {
+    ) -> (Expected, TestResponse) {
         let body = json!({ "to": { "email": address }, "message": message });
-        (self.world.send(from, to, &Way::Address(address), message), self.post(from, REQUESTS, body).await)
+        (
+            self.world.send(from, to, &Addressing::Address(address), message),
+            self.post(from, REQUESTS, body).await,
+        )
     }
 
-    async fn decide(&mut self, role: Role, at: usize, step: Step) -> Option<(Expected, Answer)> {
+    async fn decide(
+        &mut self,
+        role: DecidingUser,
+        at: usize,
+        step: Step,
+    ) -> Option<(Expected, TestResponse)> {
         let request = &self.world.requests[at];
         let (from, to) = (request.from, request.to);
         let receiver = to.unwrap_or(from);
         let who = match (role, step == Step::Cancel) {
-            (Role::Right, true) | (Role::Wrong, false) => from,
-            (Role::Right, false) | (Role::Wrong, true) => receiver,
-            (Role::Somebody(who), _) => who,
+            (DecidingUser::Right, true) | (DecidingUser::Wrong, false) => from,
+            (DecidingUser::Right, false) | (DecidingUser::Wrong, true) => receiver,
+            (DecidingUser::Somebody(who), _) => who,
         };
         if self.world.people[who].deleted_at.is_some() {
             return None;
@@ -231,30 +239,35 @@ impl Player<'_> {
         Some((self.world.decide(who, at, step), self.post(who, &path, Value::Null).await))
     }
 
-    async fn set(&mut self, who: usize, who_may_ask: Who, found_by_email: bool) -> (Expected, Answer) {
+    async fn set(
+        &mut self,
+        who: usize,
+        who_may_ask: RequestPolicy,
+        found_by_email: bool,
+    ) -> (Expected, TestResponse) {
         let human = &mut self.world.people[who];
         (human.who_may_ask, human.found_by_email) = (who_may_ask, found_by_email);
         let who_may_ask = match who_may_ask {
-            Who::Anyone => "anyone",
-            Who::Invited => "invited",
-            Who::Nobody => "nobody",
+            RequestPolicy::Anyone => "anyone",
+            RequestPolicy::Invited => "invited",
+            RequestPolicy::Nobody => "nobody",
         };
         let body = json!({ "who_may_ask": who_may_ask, "found_by_email": found_by_email });
-        let answer = self.people[who]
+        let response = self.people[who]
             .send(Method::PATCH, "/api/v1/partners/settings", Bytes::from(body.to_string()))
             .await;
-        (Expected::Status(200), answer)
+        (Expected::Status(200), response)
     }
 
-    async fn come_back(&mut self, who: usize) -> Result<(), String> {
+    async fn undo_deletion(&mut self, who: usize) -> Result<(), String> {
         if self.world.people[who].deleted_at.is_none() {
             return Ok(());
         }
         let body = json!({ "email": self.people[who].email, "password": PASSWORD });
-        let answer = self.app.anonymous().post("/api/v1/auth/restore", body).await;
-        let expected = self.world.come_back(who);
+        let response = self.app.anonymous().post("/api/v1/auth/restore", body).await;
+        let expected = self.world.undo_deletion(who);
         let is_back = matches!(expected, Expected::Status(_));
-        self.compare(expected, &answer)?;
+        self.compare(expected, &response)?;
         if is_back {
             let (local, _) = self.people[who].email.split_once('@').expect("an address");
             self.people[who] = self.app.sign_in(local).await;
@@ -268,38 +281,39 @@ impl Player<'_> {
         }
         let name = format!("Renamed {}", self.played.ops);
         let body = json!({ "display_name": name });
-        let answer = self.people[who].send(Method::PATCH, "/api/v1/me", Bytes::from(body.to_string())).await;
+        let response =
+            self.people[who].send(Method::PATCH, "/api/v1/me", Bytes::from(body.to_string())).await;
         self.world.people[who].name = name;
-        self.compare(Expected::Status(200), &answer)
+        self.compare(Expected::Status(200), &response)
     }
 
-    async fn post(&self, who: usize, path: &str, body: Value) -> Answer {
+    async fn post(&self, who: usize, path: &str, body: Value) -> TestResponse {
         self.people[who].post(path, body).await
     }
 
-    fn compare(&mut self, expected: Expected, answer: &Answer) -> Result<(), String> {
+    fn compare(&mut self, expected: Expected, response: &TestResponse) -> Result<(), String> {
         let (status, body) = match expected {
             Expected::Refusal(status, code) => {
                 self.played.refusals += 1;
-                let found = (answer.status, answer.body["code"].as_str());
-                return same("the refusal", &(status, Some(code)), &found, answer);
+                let found = (response.status, response.body["code"].as_str());
+                return same("the refusal", &(status, Some(code)), &found, response);
             }
-            Expected::Status(status) => return same("the status", &status, &answer.status, answer),
+            Expected::Status(status) => return same("the status", &status, &response.status, response),
             Expected::Body(status, body) => (status, body),
             Expected::Request(status, at, viewer) => {
-                self.name_request(at, &answer.body);
+                self.name_request(at, &response.body);
                 (status, self.world.request_with_bond(at, viewer))
             }
             Expected::Ended(at, viewer) => (200, json!({ "bond": self.world.history_item(at, viewer) })),
             Expected::Invite(at) => {
-                let text = |key: &str| answer.body[key].as_str().unwrap_or_default().to_owned();
+                let text = |key: &str| response.body[key].as_str().unwrap_or_default().to_owned();
                 let invite = &mut self.world.invites[at];
                 (invite.id, invite.code) = (text("id"), text("code"));
-                (201, answer.body.clone())
+                (201, response.body.clone())
             }
         };
-        same("the status", &status, &answer.status, answer)?;
-        same("the body", &body, &answer.body, answer)
+        same("the status", &status, &response.status, response)?;
+        same("the body", &body, &response.body, response)
     }
 
     /// Adopts the ids that the server assigned.
@@ -331,8 +345,8 @@ impl Player<'_> {
             ("/api/v1/partners/history?limit=100", self.world.history(who)),
             (INVITES, self.world.list_invites(who)),
         ] {
-            let answer = viewer.get(path).await;
-            same(&format!("what {who} sees at {path}"), &expected, &answer.body, &answer)?;
+            let response = viewer.get(path).await;
+            same(&format!("what {who} sees at {path}"), &expected, &response.body, &response)?;
         }
         Ok(())
     }
@@ -367,13 +381,13 @@ fn same<T: std::fmt::Debug + PartialEq>(
     what: &str,
     expected: &T,
     found: &T,
-    answer: &Answer,
+    response: &TestResponse,
 ) -> Result<(), String> {
     if expected == found {
         return Ok(());
     }
     Err(format!(
         "{what} should be\n{expected:#?}\nbut is\n{found:#?}\nin {} {:#}",
-        answer.status, answer.body
+        response.status, response.body
     ))
 }

@@ -3,7 +3,7 @@
 use kith_kernel::{Timestamp, days, hours, minutes, seconds};
 use serde_json::{Value, json};
 
-use super::world::{Bond, Invite, Ladder, Request, Status, Who, World, pair};
+use super::model::{Bond, Invite, Model, RefusalCounter, Request, RequestPolicy, Status, pair};
 
 /// Expected response.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub enum Expected {
 
 /// Way of addressing the receiver.
 #[derive(Clone, Debug)]
-pub enum Way {
+pub enum Addressing {
     Id,
     /// By this e-mail address.
     Address(String),
@@ -46,42 +46,48 @@ pub const INVALID: Expected = Refusal(422, "validation_failed");
 pub const OCCUPIED: Expected = Refusal(409, "slot_occupied");
 const LIMITED: Expected = Refusal(429, "rate_limited");
 
-impl World {
-    pub fn send(&mut self, from: usize, to: Option<usize>, way: &Way, message: Option<&str>) -> Expected {
+impl Model {
+    pub fn send(
+        &mut self,
+        from: usize,
+        to: Option<usize>,
+        way: &Addressing,
+        message: Option<&str>,
+    ) -> Expected {
         let Some(to) = to else { return self.send_to_nobody(from, way, message) };
         match way {
-            Way::Invite(invite) => self.redeem(from, *invite, message),
+            Addressing::Invite(invite) => self.redeem(from, *invite, message),
             _ if from == to => INVALID,
-            Way::Id => self.send_by_id(from, to, message),
-            Way::Address(address) => self.send_by_address(from, to, address, message),
+            Addressing::Id => self.send_by_id(from, to, message),
+            Addressing::Address(address) => self.send_by_address(from, to, address, message),
         }
     }
 
     fn send_by_id(&mut self, from: usize, to: usize, message: Option<&str>) -> Expected {
-        if let Some(answer) = self.answer_bonded(from, message, |request| request.to == Some(to)) {
-            return answer;
+        if let Some(response) = self.answer_bonded(from, message, |request| request.to == Some(to)) {
+            return response;
         }
-        if let Some(answer) = self.meet_pending(from, to, message) {
-            return answer;
+        if let Some(response) = self.meet_pending(from, to, message) {
+            return response;
         }
-        if !self.is_there(from, to) {
+        if !self.is_reachable(from, to) {
             return NOT_FOUND;
         }
-        if self.people[to].who_may_ask != Who::Anyone {
+        if self.people[to].who_may_ask != RequestPolicy::Anyone {
             return Refusal(403, "not_open_to_requests");
         }
         if let Some(code) = self.refused_by_ladder(from, to, false) {
             return Refusal(409, code);
         }
-        self.make(from, to, &Way::Id, message)
+        self.make(from, to, &Addressing::Id, message)
     }
 
     /// A request by address reveals only that the sender has a partner, or that the other user had sent a
     /// request too.
     fn send_by_address(&mut self, from: usize, to: usize, address: &str, message: Option<&str>) -> Expected {
         let is_same = |request: &Request| request.address.as_deref() == Some(address);
-        if let Some(answer) = self.answer_bonded(from, message, is_same) {
-            return answer;
+        if let Some(response) = self.answer_bonded(from, message, is_same) {
+            return response;
         }
         if let Some(at) = self.find_seeming(from, is_same) {
             return self.repeat(at, message);
@@ -89,13 +95,13 @@ impl World {
         if self.is_over_limit(from) {
             return LIMITED;
         }
-        let way = Way::Address(address.to_owned());
-        let found = self.people[to].found_by_email && self.is_there(from, to);
+        let way = Addressing::Address(address.to_owned());
+        let found = self.people[to].found_by_email && self.is_reachable(from, to);
         if found && self.find_waiting(to, from).is_some() {
             return self.make(from, to, &way, message);
         }
         let refused = [false, true].iter().any(|by| self.refused_by_ladder(from, to, *by).is_some());
-        let open = self.people[to].who_may_ask == Who::Anyone && !refused;
+        let open = self.people[to].who_may_ask == RequestPolicy::Anyone && !refused;
         if found && open && self.find_waiting(from, to).is_none() {
             return self.make(from, to, &way, message);
         }
@@ -103,13 +109,13 @@ impl World {
         Expected::Request(201, at, from)
     }
 
-    fn send_to_nobody(&mut self, from: usize, way: &Way, message: Option<&str>) -> Expected {
-        let Way::Address(address) = way else {
+    fn send_to_nobody(&mut self, from: usize, way: &Addressing, message: Option<&str>) -> Expected {
+        let Addressing::Address(address) = way else {
             return self.answer_bonded(from, message, |_| false).unwrap_or(NOT_FOUND);
         };
         let is_same = |request: &Request| request.address.as_ref() == Some(address);
-        if let Some(answer) = self.answer_bonded(from, message, is_same) {
-            return answer;
+        if let Some(response) = self.answer_bonded(from, message, is_same) {
+            return response;
         }
         if let Some(at) = self.find_seeming(from, is_same) {
             return self.repeat(at, message);
@@ -124,7 +130,7 @@ impl World {
     fn redeem(&mut self, from: usize, invite: usize, message: Option<&str>) -> Expected {
         if let Some(at) = self.invites[invite].used_by.filter(|at| self.requests[*at].from == from) {
             let request = &self.requests[at];
-            if request.waits(self.now) && request.message.as_deref() == message {
+            if request.is_pending_for_receiver(self.now) && request.message.as_deref() == message {
                 return Expected::Request(200, at, from);
             }
         }
@@ -145,16 +151,16 @@ impl World {
             if let Some(at) = self.find_repeatable(from, to) {
                 return self.repeat(at, message);
             }
-            if self.people[to].who_may_ask == Who::Nobody {
+            if self.people[to].who_may_ask == RequestPolicy::Nobody {
                 return self.miss(from);
             }
         }
-        let answer = self.make(from, to, &Way::Invite(invite), message);
-        self.invites[invite].spent = !matches!(answer, Refusal(..));
-        if let Expected::Request(_, at, _) = answer {
+        let response = self.make(from, to, &Addressing::Invite(invite), message);
+        self.invites[invite].spent = !matches!(response, Refusal(..));
+        if let Expected::Request(_, at, _) = response {
             self.invites[invite].used_by = Some(at);
         }
-        answer
+        response
     }
 
     pub fn preview(&mut self, who: usize, invite: usize) -> Expected {
@@ -162,7 +168,7 @@ impl World {
             return LIMITED;
         }
         if !self.is_usable(who, invite)
-            || self.people[self.invites[invite].inviter].who_may_ask == Who::Nobody
+            || self.people[self.invites[invite].inviter].who_may_ask == RequestPolicy::Nobody
         {
             return self.miss(who);
         }
@@ -201,13 +207,13 @@ impl World {
     }
 
     fn miss(&mut self, who: usize) -> Expected {
-        self.misses.push((who, self.now));
+        self.failed_codes.push((who, self.now));
         NOT_FOUND
     }
 
     /// All users share one client address here.
     fn guesses_too_often(&self, _: usize) -> bool {
-        self.misses.iter().filter(|(_, at)| *at + minutes(1) > self.now).count() >= 10
+        self.failed_codes.iter().filter(|(_, at)| *at + minutes(1) > self.now).count() >= 10
     }
 
     pub fn is_live(&self, invite: usize) -> bool {
@@ -216,7 +222,7 @@ impl World {
     }
 
     fn is_usable(&self, who: usize, invite: usize) -> bool {
-        self.is_live(invite) && self.is_there(who, self.invites[invite].inviter)
+        self.is_live(invite) && self.is_reachable(who, self.invites[invite].inviter)
     }
 
     /// Returns the response for a bonded sender.
@@ -241,7 +247,7 @@ impl World {
     /// Handles an existing pending request between the two, in either direction.
     fn meet_pending(&mut self, from: usize, to: usize, message: Option<&str>) -> Option<Expected> {
         if self.find_waiting(to, from).is_some() {
-            return Some(self.make(from, to, &Way::Id, message));
+            return Some(self.make(from, to, &Addressing::Id, message));
         }
         self.find_repeatable(from, to).map(|at| self.repeat(at, message))
     }
@@ -255,8 +261,9 @@ impl World {
     }
 
     pub fn find_waiting(&self, from: usize, to: usize) -> Option<usize> {
-        let waits =
-            |request: &Request| request.from == from && request.to == Some(to) && request.waits(self.now);
+        let waits = |request: &Request| {
+            request.from == from && request.to == Some(to) && request.is_pending_for_receiver(self.now)
+        };
         self.requests.iter().rposition(waits)
     }
 
@@ -267,13 +274,15 @@ impl World {
 
     fn find_seeming(&self, from: usize, is_same: impl Fn(&Request) -> bool) -> Option<usize> {
         let seems =
-            |request: &Request| request.from == from && is_same(request) && request.seems_to_wait(self.now);
+            |request: &Request| request.from == from && is_same(request) && request.appears_pending(self.now);
         self.requests.iter().rposition(seems)
     }
 
     fn refused_by_ladder(&self, from: usize, to: usize, by_address: bool) -> Option<&'static str> {
-        let ladder =
-            self.ladders.get(&(from, to, by_address)).filter(|ladder| !ladder.is_forgotten(self.now))?;
+        let ladder = self
+            .refusal_counters
+            .get(&(from, to, by_address))
+            .filter(|ladder| !ladder.is_forgotten(self.now))?;
         if ladder.steps > 3 {
             return Some("only_they_may_ask");
         }
@@ -281,29 +290,31 @@ impl World {
     }
 
     fn forget_refusals(&mut self, from: usize, to: usize) {
-        self.ladders.retain(|(asks, asked, _), _| (*asks, *asked) != (from, to));
+        self.refusal_counters.retain(|(asks, asked, _), _| (*asks, *asked) != (from, to));
     }
 
     /// Counts requests that expired after their receiver could see them as refusals at their expiry.
     pub fn count_expired(&mut self) {
         let expired = |request: &Request| {
-            request.reaches && request.status == Status::Pending && self.now >= request.expires_at()
+            request.is_visible_to_receiver
+                && request.status == Status::Pending
+                && self.now >= request.expires_at()
         };
         let uncounted = (0..self.requests.len())
             .filter(|at| expired(&self.requests[*at]) && !self.requests[*at].expiry_counted);
         for at in uncounted.collect::<Vec<_>>() {
             self.requests[at].expiry_counted = true;
             let to = self.requests[at].to.expect("a receiver who saw it");
-            self.climb(at, to, false, self.requests[at].expires_at());
+            self.add_refusal(at, to, false, self.requests[at].expires_at());
         }
     }
 
-    pub fn climb(&mut self, at: usize, to: usize, rejected: bool, now: Timestamp) {
+    pub fn add_refusal(&mut self, at: usize, to: usize, rejected: bool, now: Timestamp) {
         let request = &self.requests[at];
         let rung = (request.from, to, request.address.is_some());
-        let ladder = self.ladders.entry(rung).or_default();
+        let ladder = self.refusal_counters.entry(rung).or_default();
         if ladder.is_forgotten(now) {
-            *ladder = Ladder::default();
+            *ladder = RefusalCounter::default();
         }
         ladder.stepped_at = ladder.stepped_at.max(Some(now));
         // Only a rejection reaches the last step.
@@ -325,7 +336,7 @@ impl World {
     }
 
     /// Creates a request, or the bond if the receiver has a pending request to the sender.
-    fn make(&mut self, from: usize, to: usize, way: &Way, message: Option<&str>) -> Expected {
+    fn make(&mut self, from: usize, to: usize, way: &Addressing, message: Option<&str>) -> Expected {
         if self.is_over_limit(from) {
             return LIMITED;
         }
@@ -338,28 +349,28 @@ impl World {
             self.forget_refusals(to, from);
         }
         let at = self.push(from, Some(to), way, message);
-        (self.requests[at].reaches, self.requests[at].reached) = (true, true);
+        (self.requests[at].is_visible_to_receiver, self.requests[at].was_visible_to_receiver) = (true, true);
         if let Some(theirs) = theirs {
             self.form_bond(from, to, &[theirs, at]);
         }
         Expected::Request(201, at, from)
     }
 
-    fn push(&mut self, from: usize, to: Option<usize>, way: &Way, message: Option<&str>) -> usize {
+    fn push(&mut self, from: usize, to: Option<usize>, way: &Addressing, message: Option<&str>) -> usize {
         self.requests.push(Request {
             id: String::new(),
             from,
             to,
             from_name: self.people[from].name.clone(),
             to_name: to.map(|to| self.people[to].name.clone()).unwrap_or_default(),
-            address: if let Way::Address(address) = way { Some(address.clone()) } else { None },
+            address: if let Addressing::Address(address) = way { Some(address.clone()) } else { None },
             message: message.map(str::to_owned),
             created_at: self.now,
-            reaches: false,
-            reached: false,
+            is_visible_to_receiver: false,
+            was_visible_to_receiver: false,
             expiry_counted: false,
             status: Status::Pending,
-            told: Status::Pending,
+            sender_visible_status: Status::Pending,
             bond: None,
         });
         self.requests.len() - 1
@@ -367,7 +378,7 @@ impl World {
 
     pub fn form_bond(&mut self, one: usize, other: usize, by: &[usize]) {
         let (pair, now) = (pair(one, other), self.now);
-        let former = self.former(pair).filter(|at| self.bonds[*at].can_return_at(now));
+        let former = self.last_ended_bond(pair).filter(|at| self.bonds[*at].can_return_at(now));
         let at = former.unwrap_or(self.bonds.len());
         if former.is_some() {
             let bond = &mut self.bonds[at];
@@ -391,7 +402,8 @@ impl World {
         self.forget_refusals(other, one);
         for request in by {
             let request = &mut self.requests[*request];
-            (request.status, request.told, request.bond) = (Status::Accepted, Status::Accepted, Some(at));
+            (request.status, request.sender_visible_status, request.bond) =
+                (Status::Accepted, Status::Accepted, Some(at));
         }
         self.close(&pair, Status::Superseded);
     }
@@ -400,16 +412,16 @@ impl World {
     pub fn close(&mut self, whose: &[usize], own: Status) {
         let now = self.now;
         for request in &mut self.requests {
-            let (waits, seems) = (request.waits(now), request.seems_to_wait(now));
+            let (waits, seems) = (request.is_pending_for_receiver(now), request.appears_pending(now));
             if whose.contains(&request.from) && seems {
-                request.told = own;
+                request.sender_visible_status = own;
                 if waits {
                     request.status = own;
                 }
             } else if waits && request.to.is_some_and(|to| whose.contains(&to)) {
                 request.status = Status::Superseded;
                 if request.address.is_none() {
-                    request.told = Status::Superseded;
+                    request.sender_visible_status = Status::Superseded;
                 }
             }
         }

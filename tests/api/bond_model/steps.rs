@@ -6,19 +6,19 @@ use kith_kernel::{days, hours, minutes};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
+use super::model::RequestPolicy;
 use super::rules::Step;
-use super::world::Who;
 
 /// Number of users, and their steps.
 #[derive(Clone, Debug)]
 pub struct Story {
     pub people: usize,
-    pub ops: Vec<Op>,
+    pub ops: Vec<StoryStep>,
 }
 
 /// User who decides a request.
 #[derive(Clone, Copy, Debug)]
-pub enum Role {
+pub enum DecidingUser {
     /// The user who may decide.
     Right,
     /// The other user of the request.
@@ -27,7 +27,7 @@ pub enum Role {
 }
 
 #[derive(Clone, Debug)]
-pub enum Op {
+pub enum StoryStep {
     Ask {
         from: usize,
         to: usize,
@@ -51,7 +51,7 @@ pub enum Op {
     },
     /// Decides the latest request, or the one `back` positions before it.
     Decide {
-        role: Role,
+        role: DecidingUser,
         back: usize,
         step: Step,
     },
@@ -69,7 +69,7 @@ pub enum Op {
     },
     Set {
         who: usize,
-        who_may_ask: Who,
+        who_may_ask: RequestPolicy,
         found_by_email: bool,
     },
     /// Verifies the user's address.
@@ -118,10 +118,10 @@ impl Story {
 }
 
 /// Returns a single step, or several that lead to a bond.
-fn ops(people: usize) -> impl Strategy<Value = Vec<Op>> {
+fn ops(people: usize) -> impl Strategy<Value = Vec<StoryStep>> {
     let accept = |from, to| {
-        let accept = Op::Decide { role: Role::Right, back: 0, step: Step::Accept };
-        vec![Op::Ask { from, to, message: None }, accept]
+        let accept = StoryStep::Decide { role: DecidingUser::Right, back: 0, step: Step::Accept };
+        vec![StoryStep::Ask { from, to, message: None }, accept]
     };
     let two = (0..people, 0..people);
     prop_oneof![
@@ -130,49 +130,49 @@ fn ops(people: usize) -> impl Strategy<Value = Vec<Op>> {
         1 => (0..people, 0..people, wait()).prop_map(move |(one, other, time)| {
             // Forms a bond, ends it, waits, and forms it again, possibly as a restoration.
             let mut ops = accept(one, other);
-            ops.extend([Op::BreakUp { who: one, reason: None }, Op::Wait(time)]);
+            ops.extend([StoryStep::BreakUp { who: one, reason: None }, StoryStep::Wait(time)]);
             ops.extend(accept(other, one));
             ops
         }),
     ]
 }
 
-fn op(people: usize) -> impl Strategy<Value = Op> {
+fn op(people: usize) -> impl Strategy<Value = StoryStep> {
     let who = move || 0..people;
     let two = move || (who(), who());
     // Mostly the same message, so that repetitions occur.
     let words = || prop_oneof![4 => Just(None), 1 => Just(Some("Shall we?"))];
     let invite = any::<Index>;
     prop_oneof![
-        12 => (two(), words()).prop_map(|((from, to), message)| Op::Ask { from, to, message }),
-        5 => (two(), words()).prop_map(|((from, to), message)| Op::AskByAddress { from, to, message }),
-        1 => who().prop_map(|from| Op::AskUnknownAddress { from }),
-        1 => who().prop_map(|from| Op::AskNobody { from }),
+        12 => (two(), words()).prop_map(|((from, to), message)| StoryStep::Ask { from, to, message }),
+        5 => (two(), words()).prop_map(|((from, to), message)| StoryStep::AskByAddress { from, to, message }),
+        1 => who().prop_map(|from| StoryStep::AskUnknownAddress { from }),
+        1 => who().prop_map(|from| StoryStep::AskNobody { from }),
         4 => (who(), invite(), words())
-            .prop_map(|(from, invite, message)| Op::Redeem { from, invite, message }),
-        16 => (role(people), 0..5_usize, step()).prop_map(|(role, back, step)| Op::Decide { role, back, step }),
+            .prop_map(|(from, invite, message)| StoryStep::Redeem { from, invite, message }),
+        16 => (role(people), 0..5_usize, step()).prop_map(|(role, back, step)| StoryStep::Decide { role, back, step }),
         5 => (who(), prop_oneof![Just(None), Just(Some("it was me"))])
-            .prop_map(|(who, reason)| Op::BreakUp { who, reason }),
-        3 => two().prop_map(|(who, whom)| Op::Block { who, whom }),
-        3 => two().prop_map(|(who, whom)| Op::Unblock { who, whom }),
-        4 => (who(), select(vec![Who::Anyone, Who::Anyone, Who::Invited, Who::Nobody]), prop::bool::weighted(0.7))
-            .prop_map(|(who, who_may_ask, found_by_email)| Op::Set { who, who_may_ask, found_by_email }),
-        2 => who().prop_map(|who| Op::Prove { who }),
-        3 => who().prop_map(|who| Op::Invite { who }),
-        1 => (who(), invite()).prop_map(|(who, invite)| Op::Revoke { who, invite }),
-        2 => (who(), invite()).prop_map(|(who, invite)| Op::Preview { who, invite }),
-        1 => who().prop_map(|who| Op::Guess { who }),
-        1 => who().prop_map(|who| Op::Leave { who }),
-        2 => who().prop_map(|who| Op::Return { who }),
-        1 => who().prop_map(|who| Op::Rename { who }),
-        1 => two().prop_map(|(who, whom)| Op::Nickname { who, whom }),
-        10 => wait().prop_map(Op::Wait),
-        2 => Just(Op::Upkeep),
+            .prop_map(|(who, reason)| StoryStep::BreakUp { who, reason }),
+        3 => two().prop_map(|(who, whom)| StoryStep::Block { who, whom }),
+        3 => two().prop_map(|(who, whom)| StoryStep::Unblock { who, whom }),
+        4 => (who(), select(vec![RequestPolicy::Anyone, RequestPolicy::Anyone, RequestPolicy::Invited, RequestPolicy::Nobody]), prop::bool::weighted(0.7))
+            .prop_map(|(who, who_may_ask, found_by_email)| StoryStep::Set { who, who_may_ask, found_by_email }),
+        2 => who().prop_map(|who| StoryStep::Prove { who }),
+        3 => who().prop_map(|who| StoryStep::Invite { who }),
+        1 => (who(), invite()).prop_map(|(who, invite)| StoryStep::Revoke { who, invite }),
+        2 => (who(), invite()).prop_map(|(who, invite)| StoryStep::Preview { who, invite }),
+        1 => who().prop_map(|who| StoryStep::Guess { who }),
+        1 => who().prop_map(|who| StoryStep::Leave { who }),
+        2 => who().prop_map(|who| StoryStep::Return { who }),
+        1 => who().prop_map(|who| StoryStep::Rename { who }),
+        1 => two().prop_map(|(who, whom)| StoryStep::Nickname { who, whom }),
+        10 => wait().prop_map(StoryStep::Wait),
+        2 => Just(StoryStep::Upkeep),
     ]
 }
 
-fn role(people: usize) -> impl Strategy<Value = Role> {
-    prop_oneof![8 => Just(Role::Right), 1 => Just(Role::Wrong), 1 => (0..people).prop_map(Role::Somebody)]
+fn role(people: usize) -> impl Strategy<Value = DecidingUser> {
+    prop_oneof![8 => Just(DecidingUser::Right), 1 => Just(DecidingUser::Wrong), 1 => (0..people).prop_map(DecidingUser::Somebody)]
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -6,10 +6,10 @@ use kith_kernel::days;
 use kith_store::{Error, params};
 use serde_json::{Value, json};
 
-use super::{Person, TestApp};
+use super::{TestApp, TestUser};
 
 /// Creates an item with `data` in the collection at `path` and returns the item's path.
-pub async fn item(who: &Person, path: &str, data: Value) -> String {
+pub async fn item(who: &TestUser, path: &str, data: Value) -> String {
     let made = who.post(path, json!({ "data": data })).await.expect(201);
     format!("{path}/{}", made["id"].as_str().expect("an id"))
 }
@@ -18,7 +18,7 @@ impl TestApp {
     /// Advances the clock until bonds that have just ended can be archived, then runs maintenance.
     pub async fn archive(&self) {
         self.advance(days(30) + Duration::from_millis(1));
-        self.upkeep().await;
+        self.run_maintenance().await;
     }
 
     /// Returns the number of rows of `table` for which `condition` holds. `$1` is `value`.

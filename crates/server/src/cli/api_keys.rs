@@ -64,7 +64,7 @@ impl ApiKeys {
             Command::List(settings) => list(settings),
             Command::Revoke { settings, id } => match ask(settings, Order::RevokeApiKey { id })? {
                 Reply::ApiKeyRevoked => print(&format!("{id} is revoked")),
-                other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+                other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
             },
         }
     }
@@ -73,14 +73,14 @@ impl ApiKeys {
 fn create(settings: Settings, order: Order) -> Result<(), Failure> {
     match ask(settings, order)? {
         Reply::ApiKeyCreated(key) => print(key.reveal()),
-        other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+        other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
     }
 }
 
 fn list(settings: Settings) -> Result<(), Failure> {
     match ask(settings, Order::ListApiKeys)? {
         Reply::ApiKeys(keys) => keys.iter().try_for_each(|key| print(&line(key))),
-        other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+        other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
     }
 }
 

@@ -50,9 +50,9 @@ fn rotate(settings: Settings, at_once: bool) -> Result<(), Failure> {
     let rotated = control::run(settings.load(Vec::new())?, Order::RotateKeys { at_once });
     let done = match runtime()?.block_on(rotated)? {
         Reply::KeysRotated(done) => done,
-        other => return Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+        other => return Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
     };
-    if done.under_way {
+    if done.already_in_progress {
         print("A rotation is under way; nothing was changed.")?;
     }
     print(&format!("key {} signs from {}", done.key_id, done.signs_from))?;
@@ -64,7 +64,7 @@ fn reseal(settings: Settings) -> Result<(), Failure> {
     config.read_development_secrets_as_previous().map_err(anyhow::Error::from)?;
     let columns = match runtime()?.block_on(control::run(config, Order::ResealKeys))? {
         Reply::KeysResealed(columns) => columns,
-        other => return Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+        other => return Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
     };
     for ResealedColumn { column, resealed, unreadable } in &columns {
         let left = if *unreadable > 0 { format!(", {unreadable} cannot be opened") } else { String::new() };

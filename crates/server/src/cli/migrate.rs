@@ -69,8 +69,8 @@ async fn find_status(config: &Config) -> Result<Vec<MigrationStatus>, Failure> {
     match Store::migration_status(&config.store_options(), migrations()).await {
         Err(error @ OpenError::FolderInUse { .. }) => {
             let asked = control::ask_migrations(&config.data.folder).await;
-            let answer = asked.context("the server that holds the data folder does not answer")?;
-            answer.ok_or_else(|| anyhow::Error::from(error).into())
+            let response = asked.context("the server that holds the data folder does not answer")?;
+            response.ok_or_else(|| anyhow::Error::from(error).into())
         }
         other => Ok(other.map_err(anyhow::Error::from)?),
     }
@@ -78,7 +78,7 @@ async fn find_status(config: &Config) -> Result<Vec<MigrationStatus>, Failure> {
 
 async fn up(config: &Config) -> Result<(), Failure> {
     let now = SystemClock.now();
-    let applied = Store::migrate_up(&config.store_options(), migrations(), now).await.map_err(in_the_way)?;
+    let applied = Store::migrate_up(&config.store_options(), migrations(), now).await.map_err(as_failure)?;
     report("applied", &applied)
 }
 
@@ -93,7 +93,7 @@ async fn down(config: &Config, steps: usize, dry_run: bool, yes: bool) -> Result
         return Err(anyhow::anyhow!("no migration was reverted").into());
     }
     let undone =
-        Store::migrate_down(&config.store_options(), migrations(), steps).await.map_err(in_the_way)?;
+        Store::migrate_down(&config.store_options(), migrations(), steps).await.map_err(as_failure)?;
     report("undone", &undone)
 }
 
@@ -106,12 +106,12 @@ fn confirm(names: &[String]) -> Result<bool, Failure> {
     }
     names.iter().try_for_each(|name| print(&format!("will undo {name}")))?;
     print("This deletes their tables and the data in them. Type yes to go on:")?;
-    let mut answer = String::new();
-    stdin().read_line(&mut answer).map_err(anyhow::Error::from)?;
-    Ok(answer.trim() == "yes")
+    let mut response = String::new();
+    stdin().read_line(&mut response).map_err(anyhow::Error::from)?;
+    Ok(response.trim() == "yes")
 }
 
-fn in_the_way(error: OpenError) -> anyhow::Error {
+fn as_failure(error: OpenError) -> anyhow::Error {
     let held = matches!(error, OpenError::FolderInUse { .. });
     let error = anyhow::Error::from(error);
     if held { error.context("stop the server before changing its schema") } else { error }

@@ -38,7 +38,7 @@ enum Command {
     /// Create or change a schedule
     Create {
         #[command(flatten)]
-        one: One,
+        one: ScheduleArgs,
         /// Cron expression or interval, such as '30 2 * * MON-FRI' or '@every 1h30m'
         #[arg(long)]
         schedule: String,
@@ -56,19 +56,19 @@ enum Command {
         time_zone: String,
     },
     /// Delete a schedule and the record of its runs; jobs that it has enqueued stay
-    Delete(One),
+    Delete(ScheduleArgs),
     /// Show a schedule with its next and last runs
-    Show(One),
+    Show(ScheduleArgs),
     /// Pause a schedule; runs that fall into the pause do not count as missed
-    Pause(One),
+    Pause(ScheduleArgs),
     /// Resume a schedule from now on
-    Resume(One),
+    Resume(ScheduleArgs),
     /// Run a schedule immediately and print the job's id
-    Run(One),
+    Run(ScheduleArgs),
     /// Run the missing runs of a schedule in a past period
     Backfill {
         #[command(flatten)]
-        one: One,
+        one: ScheduleArgs,
         /// Beginning of the period, inclusive, such as 2026-11-01T00:00:00Z
         #[arg(long)]
         from: Timestamp,
@@ -93,7 +93,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct One {
+struct ScheduleArgs {
     #[command(flatten)]
     settings: Settings,
     /// Name of the schedule, from `kith schedules list`
@@ -130,11 +130,11 @@ impl Schedules {
             Reply::Schedules(ScheduleTold::Schedules(all)) => {
                 all.iter().try_for_each(|one| print(&line(one)))
             }
-            Reply::Schedules(ScheduleTold::Schedule(one, runs)) => print(&at_length(&one, &runs)),
+            Reply::Schedules(ScheduleTold::Schedule(one, runs)) => print(&format_details(&one, &runs)),
             Reply::Schedules(ScheduleTold::Jobs(jobs)) => {
                 jobs.iter().try_for_each(|job| print(&job.to_string()))
             }
-            other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+            other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
         }
     }
 }
@@ -147,7 +147,7 @@ fn preview(schedule: &str, zone: &str, after: Option<Timestamp>, count: usize) -
 }
 
 fn line(one: &ScheduleAnswer) -> String {
-    let next = one.upcoming.first().map_or_else(|| word(&one.state), |at| format!("next {at}"));
+    let next = one.upcoming.first().map_or_else(|| serialized_name(&one.state), |at| format!("next {at}"));
     let last = one.last_at.map_or("never".to_owned(), |at| at.to_string());
     format!(
         "{} {next} last {last} {} {} ({}) {}",
@@ -155,18 +155,21 @@ fn line(one: &ScheduleAnswer) -> String {
     )
 }
 
-fn at_length(one: &ScheduleAnswer, runs: &[ScheduleRun]) -> String {
+fn format_details(one: &ScheduleAnswer, runs: &[ScheduleRun]) -> String {
     let mut text = line(one);
-    let state =
-        if one.state == ScheduleState::Active { String::new() } else { format!("{}; ", word(&one.state)) };
+    let state = if one.state == ScheduleState::Active {
+        String::new()
+    } else {
+        format!("{}; ", serialized_name(&one.state))
+    };
     // Writing to a String cannot fail.
     let _ = write!(
         text,
         "\n{state}runs {} with {}; missed runs: {}; overlapping runs: {}",
         one.kind,
         one.payload.as_str(),
-        word(&one.missed),
-        word(&one.overlap)
+        serialized_name(&one.missed),
+        serialized_name(&one.overlap)
     );
     for at in &one.upcoming {
         let _ = write!(text, "\n  next {at}");
@@ -175,12 +178,12 @@ fn at_length(one: &ScheduleAnswer, runs: &[ScheduleRun]) -> String {
         let job = run.job_id.map_or("left out".to_owned(), |job| format!("job {job}"));
         let state = run.job_state.map_or("", |state| state.as_str());
         let error = run.error.as_deref().unwrap_or_default();
-        let _ = write!(text, "\n  {} {} {job} {state} {error}", run.at, word(&run.origin));
+        let _ = write!(text, "\n  {} {} {job} {state} {error}", run.at, serialized_name(&run.origin));
     }
     text
 }
 
 /// Returns the serialized name of an enum variant.
-fn word<T: Serialize>(value: &T) -> String {
+fn serialized_name<T: Serialize>(value: &T) -> String {
     serde_json::to_value(value).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }

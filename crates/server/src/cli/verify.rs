@@ -50,7 +50,7 @@ pub(super) struct Verify {
     only: Vec<String>,
     /// Output format
     #[arg(long, value_enum, default_value = "terminal")]
-    format: Form,
+    format: ReportFormat,
     /// E-mail address of an administrator; the password is read from KITH_VERIFY_PASSWORD
     ///
     /// Without it, on the server's own machine, a synthetic administrator is created and deleted after the
@@ -90,7 +90,7 @@ enum Gate {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Form {
+enum ReportFormat {
     /// Text for a terminal
     Terminal,
     /// JSON for programs
@@ -107,8 +107,8 @@ impl Verify {
         let plan = match self.plan() {
             Ok(plan) => plan,
             Err(error) => {
-                eprintln!("kith: {}", super::in_one_line(&error));
-                return Err(Failure::Told(EXIT_UNMEASURED));
+                eprintln!("kith: {}", super::format_error_chain(&error));
+                return Err(Failure::AlreadyReported(EXIT_UNMEASURED));
             }
         };
         if self.list {
@@ -119,22 +119,22 @@ impl Verify {
             let deployment =
                 Deployment::new(self.target().await?).context("the deployment cannot be asked")?;
             let report =
-                verify(&plan, deployment, &SystemClock, &show_progress, &*listen_for_a_stop()?).await;
+                verify(&plan, deployment, &SystemClock, &show_progress, &*stop_flag_on_signal()?).await;
             let format = match form {
-                Form::Terminal => Format::Terminal { colour: stdout().is_terminal() },
-                Form::Json => Format::Json,
-                Form::Markdown => Format::Markdown,
-                Form::Html => Format::Html,
+                ReportFormat::Terminal => Format::Terminal { colour: stdout().is_terminal() },
+                ReportFormat::Json => Format::Json,
+                ReportFormat::Markdown => Format::Markdown,
+                ReportFormat::Html => Format::Html,
             };
             print(&report.to_text(format))?;
             Ok::<_, Failure>(report.gate.exit_code)
         });
         match code {
             Ok(0) => Ok(()),
-            Ok(code) => Err(Failure::Told(code)),
+            Ok(code) => Err(Failure::AlreadyReported(code)),
             Err(Failure::Other(error)) => {
-                eprintln!("kith: {}", super::in_one_line(&error));
-                Err(Failure::Told(EXIT_UNMEASURED))
+                eprintln!("kith: {}", super::format_error_chain(&error));
+                Err(Failure::AlreadyReported(EXIT_UNMEASURED))
             }
             Err(other) => Err(other),
         }
@@ -196,14 +196,14 @@ impl Verify {
             eprintln!("kith: {} is left out: this build knows no key; give --evidence-key", file.display());
             return Ok(artefacts);
         };
-        Ok(artefacts.and(EvidenceKey::parse(key)?.read(&file)?))
+        Ok(artefacts.merge(EvidenceKey::parse(key)?.read(&file)?))
     }
 
     async fn target(self) -> Result<Target, Failure> {
         let authority = self.authority.as_deref().map(read).transpose()?;
         let is_here = self.target.is_none() || self.settings.is_given();
         let given = match self.admin {
-            Some(email) => Some(AdminAccess { email, password: password()?, is_made_up: false }),
+            Some(email) => Some(AdminAccess { email, password: password()?, is_synthetic: false }),
             None => None,
         };
         let (mut url, mut admin, mut configuration) = (self.target, given, None);
@@ -217,12 +217,21 @@ impl Verify {
                 url = Some(address(&config).await?);
             }
             if admin.is_none() {
-                admin = make_up_admin(config).await;
+                admin = create_synthetic_admin(config).await;
             }
         }
         let (own, machine) = (Some(modules::own_build()), machine());
         let url = url.unwrap_or_default();
-        Ok(Target { url, others: self.nodes, authority, admin, logs: self.logs, configuration, own, machine })
+        Ok(Target {
+            url,
+            other_nodes: self.nodes,
+            authority,
+            admin,
+            logs: self.logs,
+            configuration,
+            own_build: own,
+            machine,
+        })
     }
 }
 
@@ -240,7 +249,7 @@ fn password() -> Result<String, anyhow::Error> {
 
 /// Returns a flag that the first SIGTERM or SIGINT sets, so that the current check ends and the synthetic
 /// accounts are deleted. A second signal ends the process immediately.
-fn listen_for_a_stop() -> Result<Arc<AtomicBool>, anyhow::Error> {
+fn stop_flag_on_signal() -> Result<Arc<AtomicBool>, anyhow::Error> {
     let stop = Arc::new(AtomicBool::new(false));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let told = Arc::clone(&stop);
@@ -278,8 +287,8 @@ async fn address(config: &Config) -> Result<String, anyhow::Error> {
 
 /// Creates a synthetic administrator for this run. Returns `None` on failure; rows that need one are then
 /// unmeasured.
-async fn make_up_admin(config: Config) -> Option<AdminAccess> {
-    let access = AdminAccess::made_up();
+async fn create_synthetic_admin(config: Config) -> Option<AdminAccess> {
+    let access = AdminAccess::synthetic();
     let order = Order::CreateAdmin {
         email: access.email.clone(),
         display_name: "kith verify".to_owned(),
@@ -289,7 +298,10 @@ async fn make_up_admin(config: Config) -> Option<AdminAccess> {
         Ok(Reply::AdminCreated { .. }) => Some(access),
         Ok(_) => None,
         Err(error) => {
-            eprintln!("kith: no administrator could be made for this run: {}", super::in_one_line(&error));
+            eprintln!(
+                "kith: no administrator could be made for this run: {}",
+                super::format_error_chain(&error)
+            );
             None
         }
     }
@@ -301,13 +313,15 @@ fn show_progress(progress: Progress<'_>) {
         return;
     }
     let line = match progress {
-        Progress::Begins { row, n, of } => format!("\r\x1b[K[{n}/{of}] {} {}", row.id, shortened(&row.what)),
-        Progress::Ends(_) => "\r\x1b[K".to_owned(),
-        Progress::CleansUp => "\r\x1b[Kdeleting the people who were made up\r\x1b[K".to_owned(),
+        Progress::RowStarted { row, n, total } => {
+            format!("\r\x1b[K[{n}/{total}] {} {}", row.id, first_60_chars(&row.requirement))
+        }
+        Progress::RowFinished(_) => "\r\x1b[K".to_owned(),
+        Progress::CleaningUp => "\r\x1b[Kdeleting the people who were made up\r\x1b[K".to_owned(),
     };
     let _ = write!(stderr(), "{line}");
 }
 
-fn shortened(text: &str) -> String {
+fn first_60_chars(text: &str) -> String {
     text.chars().take(60).collect()
 }

@@ -6,7 +6,7 @@ use kith_platform::telemetry::log;
 
 use super::serve::Signals;
 use super::{Failure, Settings, print};
-use crate::start::{self, Seams};
+use crate::start::{self, TestOverrides};
 
 #[derive(Debug, Args)]
 pub(super) struct Worker {
@@ -37,7 +37,7 @@ impl Worker {
         }
         let (_flush, log_level) = log::init(&config.log).context("cannot log")?;
         let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-        let seams = Seams { log_level: Some(log_level), ..Seams::default() };
+        let seams = TestOverrides { log_level: Some(log_level), ..TestOverrides::default() };
         let done = runtime.block_on(async {
             let mut signals = Signals::listen().context("cannot listen to signals")?;
             let app = start::open(config, seams).await.map_err(anyhow::Error::from)?;

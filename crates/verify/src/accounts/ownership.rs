@@ -2,27 +2,29 @@
 //! another user's ids.
 
 use http::Method;
-use kith_readiness::{Check, Person, Run, Shortfall};
+use kith_readiness::{Check, Run, Shortfall, SyntheticAccount};
 use serde_json::{Value, json};
 
 use super::DEFAULT_REMEDIATION;
 use super::operations::{Operation, operations};
-use crate::cast::{REQUESTS, ask, bond, break_up, current, decide, ensure, items, signed_in, single};
+use crate::synthetic_accounts::{
+    REQUESTS, bond, break_up, current, decide, ensure, items, send_request, signed_in, unbonded_account,
+};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "ACC-10",
-    does: "somebody keeps one of everything; a stranger asks for every operation with the ids of it, and looks for its contents \
+    description: "somebody keeps one of everything; a stranger asks for every operation with the ids of it, and looks for its contents \
            in all that they can read; the owner then finds it as it was",
-    mend: DEFAULT_REMEDIATION,
-    last: false,
-    run: |run| Box::pin(are_ones_own(run)),
+    remediation: DEFAULT_REMEDIATION,
+    runs_last: false,
+    run: |run| Box::pin(check_ownership(run)),
 }];
 
 /// Resources of the owner that a stranger must not access.
-struct Kept {
-    owner: Person,
-    partner: Person,
-    asker: Person,
+struct OwnedResources {
+    owner: SyntheticAccount,
+    partner: SyntheticAccount,
+    asker: SyntheticAccount,
     /// Id of the request from `asker` to `owner`.
     request: String,
     session: String,
@@ -38,12 +40,16 @@ struct Kept {
 
 const NOTES: &str = "notes";
 
-impl Kept {
+impl OwnedResources {
     async fn by(run: &Run) -> Result<Self, Shortfall> {
-        let (owner, partner, asker) = (single(run, 1).await?, single(run, 9).await?, single(run, 8).await?);
-        let (mark, blocked) = (run.mark("owned"), signed_in(run).await?.id);
+        let (owner, partner, asker) = (
+            unbonded_account(run, 1).await?,
+            unbonded_account(run, 9).await?,
+            unbonded_account(run, 8).await?,
+        );
+        let (mark, blocked) = (run.marker("owned"), signed_in(run).await?.id);
         let bond = bond(&partner, &owner).await?;
-        let request = ask(&asker, &owner).await?;
+        let request = send_request(&asker, &owner).await?;
         let invite = owner.client.post("/api/v1/partners/invites", Value::Null).await?.expect(201)?;
         let keep = async |space: &str| {
             let path = format!("/api/v1/spaces/{space}/{NOTES}");
@@ -75,14 +81,14 @@ impl Kept {
 
     /// Returns the requests that a stranger sends for `operation` with the owner's ids. Empty if the
     /// operation cannot refer to the owner's resources.
-    fn ways(&self, operation: &Operation) -> Result<Vec<Way<'_>>, Shortfall> {
+    fn stranger_requests(&self, operation: &Operation) -> Result<Vec<StrangerRequest<'_>>, Shortfall> {
         const GONE: &[u16] = &[404];
         let about = |given: &[&'static str], id, body, wanted| {
             let given: Vec<&str> = given.iter().copied().chain([id]).collect();
-            Way { given, body, wanted }
+            StrangerRequest { given, body, wanted }
         };
         let data = || json!({ "data": { "text": "taken over" } });
-        Ok(match operation.by_new_path() {
+        Ok(match operation.canonical_operation_id() {
             "getPartnerRequest"
             | "acceptPartnerRequest"
             | "rejectPartnerRequest"
@@ -128,20 +134,20 @@ impl Kept {
             _ if !operation.path.contains('{') && operation.method == Method::GET => {
                 let wanted: &[u16] =
                     if operation.permissions.as_ref().is_some_and(Vec::is_empty) { &[200] } else { &[403] };
-                vec![Way { given: Vec::new(), body: Value::Null, wanted }]
+                vec![StrangerRequest { given: Vec::new(), body: Value::Null, wanted }]
             }
             _ if !operation.path.contains('{') => vec![],
             // A missing permission is rejected before the resource is looked up.
             _ if operation.permissions.as_ref().is_some_and(|needed| !needed.is_empty()) => {
                 let given = vec![&*self.owner.id; operation.path.matches('{').count()];
                 let body = if operation.takes_body { json!({}) } else { Value::Null };
-                vec![Way { given, body, wanted: &[403] }]
+                vec![StrangerRequest { given, body, wanted: &[403] }]
             }
             new => {
-                let why = format!(
+                let reason = format!(
                     "this check does not know the operation {new}, and so not how it names what is somebody's"
                 );
-                return Err(Shortfall::unmeasured(why, "verify with the build that runs"));
+                return Err(Shortfall::unmeasured(reason, "verify with the build that runs"));
             }
         })
     }
@@ -176,7 +182,7 @@ impl Kept {
     }
 
     /// Removes the resources that would affect other checks. The rest is deleted with the owner's account.
-    async fn put_away(&self) -> Result<(), Shortfall> {
+    async fn clean_up(&self) -> Result<(), Shortfall> {
         let Self { owner, asker, .. } = self;
         decide(asker, &self.request, "cancel").await?.expect(200)?;
         break_up(owner).await?;
@@ -191,31 +197,32 @@ impl Kept {
 }
 
 /// Request that a stranger sends: path parameters, body, and the expected statuses.
-struct Way<'k> {
+struct StrangerRequest<'k> {
     given: Vec<&'k str>,
     body: Value,
     wanted: &'static [u16],
 }
 
-async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
+async fn check_ownership(run: &Run) -> Result<String, Shortfall> {
     let operations = operations(run).await?;
-    let (kept, stranger, theirs) = (Kept::by(run).await?, single(run, 4).await?, single(run, 6).await?);
+    let (kept, stranger, theirs) =
+        (OwnedResources::by(run).await?, unbonded_account(run, 4).await?, unbonded_account(run, 6).await?);
     // The stranger has a partner, so requests for the space of a bond refer to an existing space.
     bond(&theirs, &stranger).await?;
     let (mut cells, mut names_nothing) = (0, 0);
     for operation in operations.iter().filter(|one| one.permissions.is_some() && !one.is_for_development()) {
-        let ways = kept.ways(operation)?;
+        let ways = kept.stranger_requests(operation)?;
         names_nothing += usize::from(ways.is_empty());
-        for Way { given, body, wanted } in ways {
+        for StrangerRequest { given, body, wanted } in ways {
             let path = operation.path_with(&given);
             let bytes = if body.is_null() { String::new() } else { body.to_string() };
-            let answer = stranger.client.send(operation.method.clone(), &path, bytes.into()).await?;
-            let told = answer.text();
+            let response = stranger.client.send(operation.method.clone(), &path, bytes.into()).await?;
+            let told = response.text();
             ensure(!told.contains(&kept.mark) && !told.contains(&kept.owner.email), || {
                 format!("{} {} tells a stranger what is somebody's own", operation.method, operation.path)
             })?;
-            ensure(wanted.contains(&answer.status), || {
-                let (method, path, status) = (&operation.method, &operation.path, answer.status);
+            ensure(wanted.contains(&response.status), || {
+                let (method, path, status) = (&operation.method, &operation.path, response.status);
                 format!(
                     "{method} {path} with another's ids answered a stranger {status} instead of {wanted:?}"
                 )
@@ -224,10 +231,10 @@ async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
         }
     }
     kept.ensure_untouched().await?;
-    kept.put_away().await?;
+    kept.clean_up().await?;
     break_up(&stranger).await?;
-    run.figure("cells", cells);
-    run.figure("operations_that_name_nothing_of_anybodys", names_nothing);
+    run.record("cells", cells);
+    run.record("operations_that_name_nothing_of_anybodys", names_nothing);
     Ok(format!(
         "{cells} of {cells} cells told a stranger nothing: 404 or 403 where an id is another's, their own lists where none is; \
          all is as it was"

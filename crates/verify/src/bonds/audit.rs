@@ -1,51 +1,51 @@
 //! Checks of the audit log: an entry for each action, none for rejected ones, and an intact chain.
 
-use kith_readiness::{Check, Person, Run, Shortfall};
+use kith_readiness::{Check, Run, Shortfall, SyntheticAccount};
 use serde_json::{Value, json};
 
-use crate::cast::{REQUESTS, ensure, single};
+use crate::synthetic_accounts::{REQUESTS, ensure, unbonded_account};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "SEC-24",
-    does: "signs in and out, fails to, asks, accepts, parts, blocks and sets a role; looks each up in the audit log by its \
+    description: "signs in and out, fails to, asks, accepts, parts, blocks and sets a role; looks each up in the audit log by its \
            request id; has the newest links of the chain recomputed, and the chain compared with the head that is \
            remembered outside the database",
-    mend: "run `kith audit verify`; if it breaks, compare with the last backup before anything else is changed",
-    last: false,
-    run: |run| Box::pin(is_complete(run)),
+    remediation: "run `kith audit verify`; if it breaks, compare with the last backup before anything else is changed",
+    runs_last: false,
+    run: |run| Box::pin(check_audit_log(run)),
 }];
 
 const ANONYMOUS: &str = "anonymous";
 
 /// Records actions that were performed, each under its own request id.
-struct Diary<'r> {
+struct ActionLog<'r> {
     run: &'r Run,
-    done: Vec<Done>,
+    done: Vec<RecordedAction>,
 }
 
 /// Action with the audit entries that it must leave, in order.
-struct Done {
+struct RecordedAction {
     request_id: String,
     entries: Vec<(String, &'static str, String)>,
 }
 
-impl<'r> Diary<'r> {
+impl<'r> ActionLog<'r> {
     fn id(&self, what: &str) -> String {
-        self.run.mark(what)
+        self.run.marker(what)
     }
 
     fn note(&mut self, request_id: String, entries: &[(&str, &'static str, &str)]) {
         let entries = entries
             .iter()
             .map(|(actor, action, object)| ((*actor).to_owned(), *action, (*object).to_owned()));
-        self.done.push(Done { request_id, entries: entries.collect() });
+        self.done.push(RecordedAction { request_id, entries: entries.collect() });
     }
 
     /// Fails unless the log contains exactly the expected entries for each action.
     async fn compare(&self) -> Result<usize, Shortfall> {
         let mut found = 0;
-        for Done { request_id, entries } in &self.done {
-            let told = self.run.audit_of(request_id).await?;
+        for RecordedAction { request_id, entries } in &self.done {
+            let told = self.run.audit_entries(request_id).await?;
             let text = |entry: &Value, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
             let told: Vec<_> = told
                 .iter()
@@ -62,22 +62,22 @@ impl<'r> Diary<'r> {
     }
 }
 
-async fn is_complete(run: &Run) -> Result<String, Shortfall> {
-    let (ada, ben) = (single(run, 2).await?, single(run, 6).await?);
+async fn check_audit_log(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (unbonded_account(run, 2).await?, unbonded_account(run, 6).await?);
     // Reading the audit log requires an administrator.
     run.facts().await?;
-    let mut diary = Diary { run, done: Vec::new() };
+    let mut diary = ActionLog { run, done: Vec::new() };
     sign_in_and_out(&mut diary, &ada).await?;
-    meet_and_part(&mut diary, &ada, &ben).await?;
-    shut_out(&mut diary, &ada, &ben).await?;
+    record_bond_and_breakup(&mut diary, &ada, &ben).await?;
+    record_block(&mut diary, &ada, &ben).await?;
     let actions = diary.done.len();
     let entries = diary.compare().await?;
-    run.figure("actions", actions);
-    run.figure("entries", entries);
+    run.record("actions", actions);
+    run.record("entries", entries);
 
     let facts = run.facts().await?;
     let chain = &facts["modules"]["audit.chain"];
-    run.figure("chain", chain.clone());
+    run.record("chain", chain.clone());
     let (Some(links), Some(recomputed)) = (chain["links"].as_i64(), chain["recomputed"].as_i64()) else {
         return Err(Shortfall::unmeasured(
             "the server does not tell of its chain",
@@ -95,8 +95,8 @@ async fn is_complete(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-async fn sign_in_and_out(diary: &mut Diary<'_>, ada: &Person) -> Result<(), Shortfall> {
-    let anonymous = diary.run.anonymous().at(diary.run.node());
+async fn sign_in_and_out(diary: &mut ActionLog<'_>, ada: &SyntheticAccount) -> Result<(), Shortfall> {
+    let anonymous = diary.run.anonymous().with_base_url(diary.run.node());
     let under = |id: &str| anonymous.with("x-request-id", id);
     let credentials = |password: &str| json!({ "email": ada.email, "password": password });
     let id = diary.id("refused");
@@ -119,9 +119,13 @@ async fn sign_in_and_out(diary: &mut Diary<'_>, ada: &Person) -> Result<(), Shor
     Ok(())
 }
 
-async fn meet_and_part(diary: &mut Diary<'_>, ada: &Person, ben: &Person) -> Result<(), Shortfall> {
-    let by = |person: &Person| format!("user:{}", person.id);
-    let asks = async |diary: &Diary<'_>, name: &str| {
+async fn record_bond_and_breakup(
+    diary: &mut ActionLog<'_>,
+    ada: &SyntheticAccount,
+    ben: &SyntheticAccount,
+) -> Result<(), Shortfall> {
+    let by = |person: &SyntheticAccount| format!("user:{}", person.id);
+    let asks = async |diary: &ActionLog<'_>, name: &str| {
         let id = diary.id(name);
         let client = ada.client.with("x-request-id", &id);
         let sent = client.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await?.expect(201)?;
@@ -156,7 +160,11 @@ async fn meet_and_part(diary: &mut Diary<'_>, ada: &Person, ben: &Person) -> Res
     Ok(())
 }
 
-async fn shut_out(diary: &mut Diary<'_>, ada: &Person, ben: &Person) -> Result<(), Shortfall> {
+async fn record_block(
+    diary: &mut ActionLog<'_>,
+    ada: &SyntheticAccount,
+    ben: &SyntheticAccount,
+) -> Result<(), Shortfall> {
     let by = format!("user:{}", ada.id);
     let block = format!("/api/v1/blocks/{}", ben.id);
     let id = diary.id("blocks");

@@ -1,36 +1,36 @@
 //! Checks that histories of requests and bonds are complete, and that archiving is up to date.
 
-use kith_readiness::{Check, Person, Run, Shortfall};
+use kith_readiness::{Check, Run, Shortfall, SyntheticAccount};
 use serde_json::Value;
 
 use super::DEFAULT_REMEDIATION;
-use crate::cast::{REQUESTS, ask, break_up, decide, ensure, items, single};
+use crate::synthetic_accounts::{REQUESTS, break_up, decide, ensure, items, send_request, unbonded_account};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "PRT-07",
-        does: "two people ask, refuse, take back, accept, part and come back; compares both histories with what they did, and \
+        description: "two people ask, refuse, take back, accept, part and come back; compares both histories with what they did, and \
                counts the positions of all events",
-        mend: DEFAULT_REMEDIATION,
-        last: false,
-        run: |run| Box::pin(tells_all(run)),
+        remediation: DEFAULT_REMEDIATION,
+        runs_last: false,
+        run: |run| Box::pin(check_history(run)),
     },
     Check {
         row: "PRT-08",
-        does: "asks for how long the bond has been over that waits longest to be archived",
-        mend: "see in the log why the upkeep fails, and that a server runs",
-        last: false,
-        run: |run| Box::pin(is_archived(run)),
+        description: "asks for how long the bond has been over that waits longest to be archived",
+        remediation: "see in the log why the upkeep fails, and that a server runs",
+        runs_last: false,
+        run: |run| Box::pin(check_archive_delay(run)),
     },
 ];
 
-async fn tells_all(run: &Run) -> Result<String, Shortfall> {
-    let (ada, ben) = (single(run, 7).await?, single(run, 10).await?);
+async fn check_history(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (unbonded_account(run, 7).await?, unbonded_account(run, 10).await?);
     let mut done = Vec::new();
     for (from, to, step) in
         [(&ada, &ben, "reject"), (&ben, &ada, "cancel"), (&ben, &ada, "accept"), (&ada, &ben, "accept")]
     {
-        let id = ask(from, to).await?;
+        let id = send_request(from, to).await?;
         let by = if step == "cancel" { from } else { to };
         decide(by, &id, step).await?.expect(200)?;
         let ends = match step {
@@ -62,8 +62,8 @@ async fn tells_all(run: &Run) -> Result<String, Shortfall> {
     ensure(at("count") > 0 && missing == 0, || {
         format!("{missing} positions of events are missing: {positions}")
     })?;
-    run.figure("requests", done.len());
-    run.figure("positions", positions.clone());
+    run.record("requests", done.len());
+    run.record("positions", positions.clone());
     Ok(format!(
         "{} requests and a bond that came back are told to both as they were made; {} events without a gap",
         done.len(),
@@ -72,7 +72,10 @@ async fn tells_all(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Returns the requests between two users, oldest first: id, sender id and status.
-async fn requests_with(one: &Person, other: &Person) -> Result<Vec<(String, String, String)>, Shortfall> {
+async fn requests_with(
+    one: &SyntheticAccount,
+    other: &SyntheticAccount,
+) -> Result<Vec<(String, String, String)>, Shortfall> {
     let mut all = items(one, &format!("{REQUESTS}?limit=100")).await?;
     all.retain(|item| item["from"]["id"] == *other.id || item["to"]["id"] == *other.id);
     all.reverse();
@@ -83,10 +86,10 @@ async fn requests_with(one: &Person, other: &Person) -> Result<Vec<(String, Stri
 /// Archiving runs every minute. Bonds that are due for more than a day indicate that it has stopped.
 const MAX_ARCHIVE_DELAY_S: i64 = 86_400;
 
-async fn is_archived(run: &Run) -> Result<String, Shortfall> {
+async fn check_archive_delay(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
     let archive = &facts["modules"]["bonds.archive"];
-    run.figure("archive", archive.clone());
+    run.record("archive", archive.clone());
     let (Some(overdue), Some(archived)) = (archive["overdue_s"].as_i64(), archive["archived"].as_i64())
     else {
         return Err(Shortfall::unmeasured(

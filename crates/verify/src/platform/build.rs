@@ -3,30 +3,30 @@
 use kith_kernel::{Clock as _, SystemClock};
 use kith_readiness::{Check, Client, Run, Shortfall};
 
-use super::exposition::Scrape;
-use super::machine::is_here;
+use super::exposition::MetricsScrape;
+use super::machine::is_local;
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "DEP-02",
-        does: "reads which commit the running build was made from, and whether there were changes besides",
-        mend: "deploy a release build made from a clean clone (`cargo build --release -p kith`), or name the commit in KITH_COMMIT",
-        last: false,
-        run: |run| Box::pin(traceable(run)),
+        description: "reads which commit the running build was made from, and whether there were changes besides",
+        remediation: "deploy a release build made from a clean clone (`cargo build --release -p kith`), or name the commit in KITH_COMMIT",
+        runs_last: false,
+        run: |run| Box::pin(check_release(run)),
     },
     Check {
         row: "DRV-22",
-        does: "asks each node for the time, and compares it with this machine's and with the database's",
-        mend: "let the clocks of all machines follow NTP; in development mode put the clock back",
-        last: false,
-        run: |run| Box::pin(on_time(run)),
+        description: "asks each node for the time, and compares it with this machine's and with the database's",
+        remediation: "let the clocks of all machines follow NTP; in development mode put the clock back",
+        runs_last: false,
+        run: |run| Box::pin(check_clock(run)),
     },
     Check {
         row: "DRV-31",
-        does: "reads since when the server runs, how often servers started within a day, how these ended, and panics",
-        mend: "look in the log for `panicked` and for what came before each start",
-        last: false,
-        run: |run| Box::pin(steady(run)),
+        description: "reads since when the server runs, how often servers started within a day, how these ended, and panics",
+        remediation: "look in the log for `panicked` and for what came before each start",
+        runs_last: false,
+        run: |run| Box::pin(check_restarts(run)),
     },
 ];
 
@@ -35,10 +35,10 @@ const MAX_CLOCK_OFFSET_MS: i64 = 500;
 /// failure.
 const CRASH_LOOP_STARTS: i64 = 3;
 
-async fn traceable(run: &Run) -> Result<String, Shortfall> {
+async fn check_release(run: &Run) -> Result<String, Shortfall> {
     let health = run.anonymous().get("/api/health").await?.expect_any(&[200, 503])?;
     let release = health.text_at("/releaseId")?;
-    run.figure("release", release.clone());
+    run.record("release", release.clone());
     let Some((version, commit)) = release.split_once('+') else {
         return Err(Shortfall::fails(format!("it says that it is {release}, without a commit")));
     };
@@ -54,35 +54,35 @@ async fn traceable(run: &Run) -> Result<String, Shortfall> {
     Ok(format!("version {version}, built from commit {commit} without further changes"))
 }
 
-async fn on_time(run: &Run) -> Result<String, Shortfall> {
+async fn check_clock(run: &Run) -> Result<String, Shortfall> {
     let admin = run.admin().await?;
-    let others = run.deployment().target().others.clone();
+    let others = run.deployment().target().other_nodes.clone();
     let nodes: Vec<_> = std::iter::once(admin.base().to_owned()).chain(others).collect();
     let mut worst = 0;
     for node in &nodes {
-        let (off, in_doubt) = offset(&admin.at(node)).await?;
+        let (off, in_doubt) = offset(&admin.with_base_url(node)).await?;
         if off.abs() + in_doubt > MAX_CLOCK_OFFSET_MS {
-            let why =
+            let reason =
                 format!("the clock of {node} is {off} ms off this machine's, give or take {in_doubt} ms");
             return Err(if off.abs() - in_doubt > MAX_CLOCK_OFFSET_MS {
-                Shortfall::fails(why)
+                Shortfall::fails(reason)
             } else {
-                Shortfall::unmeasured(why, "measure from a machine that is nearer")
+                Shortfall::unmeasured(reason, "measure from a machine that is nearer")
             });
         }
         worst = worst.max(off.abs());
-        let health = admin.at(node).get("/api/health").await?.expect(200)?.json();
+        let health = admin.with_base_url(node).get("/api/health").await?.expect(200)?.json();
         let skew = health["checks"]["clock:skew"][0]["observedValue"].as_i64();
         if let Some(skew) = skew {
-            run.figure("off_the_databases_clock_ms", skew);
+            run.record("off_the_databases_clock_ms", skew);
             if skew.abs() > MAX_CLOCK_OFFSET_MS {
                 return Err(Shortfall::fails(format!("the clock of {node} is {skew} ms off the database's")));
             }
         }
     }
-    run.figure("nodes", nodes.len());
-    run.figure("off_this_machines_clock_ms", worst);
-    let same = if is_here(run).await? {
+    run.record("nodes", nodes.len());
+    run.record("off_this_machines_clock_ms", worst);
+    let same = if is_local(run).await? {
         "; it runs on this very machine, so this says nothing of the machine's own clock"
     } else {
         ""
@@ -94,14 +94,14 @@ async fn on_time(run: &Run) -> Result<String, Shortfall> {
 async fn offset(client: &Client) -> Result<(i64, i64), Shortfall> {
     let mut best: Option<(i64, i64)> = None;
     for _ in 0..3 {
-        let asked = SystemClock.now();
-        let answer = client.get("/api/v1/admin/facts").await?.expect(200)?;
-        let answered = SystemClock.now();
-        let there = answer.json()["clock"]["kith"].as_i64();
+        let sent_at = SystemClock.now();
+        let response = client.get("/api/v1/admin/facts").await?.expect(200)?;
+        let received_at = SystemClock.now();
+        let there = response.json()["clock"]["kith"].as_i64();
         let there = there.ok_or_else(|| Shortfall::fails("the server does not tell its time"))?;
         // Assumes that the server read its clock halfway between request and response.
-        let half = (answered.as_millis() - asked.as_millis()) / 2 + 1;
-        let off = there - asked.as_millis() - half;
+        let half = (received_at.as_millis() - sent_at.as_millis()) / 2 + 1;
+        let off = there - sent_at.as_millis() - half;
         if best.is_none_or(|(_, known)| half < known) {
             best = Some((off, half));
         }
@@ -109,8 +109,8 @@ async fn offset(client: &Client) -> Result<(i64, i64), Shortfall> {
     best.ok_or_else(|| Shortfall::fails("the server does not tell its time"))
 }
 
-async fn steady(run: &Run) -> Result<String, Shortfall> {
-    let scrape = Scrape::now(run).await?;
+async fn check_restarts(run: &Run) -> Result<String, Shortfall> {
+    let scrape = MetricsScrape::now(run).await?;
     let (uptime, panics) = (scrape.get("kith_uptime_seconds", &[])?, scrape.get("kith_panics_total", &[])?);
     let starts = run.facts().await?["process"]["starts"].clone();
     let number = |key: &str| {
@@ -118,10 +118,10 @@ async fn steady(run: &Run) -> Result<String, Shortfall> {
         starts[key].as_i64().ok_or_else(lacks)
     };
     let (started, cut_short) = (number("within_24_h")?, number("cut_short")?);
-    run.figure("uptime_s", uptime);
-    run.figure("panics", panics);
-    run.figure("starts_within_24_h", started);
-    run.figure("cut_short_within_24_h", cut_short);
+    run.record("uptime_s", uptime);
+    run.record("panics", panics);
+    run.record("starts_within_24_h", started);
+    run.record("cut_short_within_24_h", cut_short);
     if panics > 0.0 {
         return Err(Shortfall::fails(format!("{panics} panics since it started {uptime} s ago")));
     }

@@ -1,22 +1,22 @@
 //! Checks of `Cache-Control` and of intermediate caches.
 
-use kith_readiness::{Answer, Check, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Run, Shortfall};
 use serde_json::json;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "CAC-04",
-    does: "reads as two people with the validators of their own and of each other, before and after a change; compares what \
+    description: "reads as two people with the validators of their own and of each other, before and after a change; compares what \
            answers of each kind may be kept with what is to be",
-    mend: "see that no cache in front of the server keeps what says `private` or `no-store`, or takes `ETag` away",
-    last: false,
-    run: |run| Box::pin(are_ones_own(run)),
+    remediation: "see that no cache in front of the server keeps what says `private` or `no-store`, or takes `ETag` away",
+    runs_last: false,
+    run: |run| Box::pin(check_cache_control(run)),
 }];
 
 const ME: &str = "/api/v1/me";
 
-async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
-    let (ada, ben) = (run.person("partner-1").await?, run.person("partner-2").await?);
-    let read = async |by: &kith_readiness::Person, tag: Option<&str>| {
+async fn check_cache_control(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (run.account("partner-1").await?, run.account("partner-2").await?);
+    let read = async |by: &kith_readiness::SyntheticAccount, tag: Option<&str>| {
         let client = tag.map_or_else(|| by.client.clone(), |tag| by.client.with("if-none-match", tag));
         client.get(ME).await
     };
@@ -44,7 +44,7 @@ async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
         }
     }
     run.anonymous().get(ME).await?.expect(401)?;
-    let nickname = run.mark("changed");
+    let nickname = run.marker("changed");
     ada.client.patch(ME, json!({ "nickname": nickname })).await?.expect(200)?;
     let changed = read(&ada, Some(&tag)).await?.expect(200)?;
     if changed.text_at("/nickname")? != nickname {
@@ -56,15 +56,15 @@ async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-fn tag(answer: &Answer) -> Result<String, Shortfall> {
-    let tag = answer.header("etag").map(str::to_owned);
-    tag.ok_or_else(|| Shortfall::fails(format!("{} answered without an ETag", answer.asked)))
+fn tag(response: &CheckResponse) -> Result<String, Shortfall> {
+    let tag = response.header("etag").map(str::to_owned);
+    tag.ok_or_else(|| Shortfall::fails(format!("{} answered without an ETag", response.request)))
 }
 
 /// Checks `Cache-Control` of each kind of response. Returns the number of kinds.
-async fn matrix(run: &Run, own: &Answer, known: &Answer) -> Result<usize, Shortfall> {
+async fn matrix(run: &Run, own: &CheckResponse, known: &CheckResponse) -> Result<usize, Shortfall> {
     let anonymous = run.anonymous();
-    let ada = run.person("partner-1").await?;
+    let ada = run.account("partner-1").await?;
     let body = json!({ "email": ada.email, "password": "" });
     let rows = [
         ("one's own state", own.clone(), "private"),
@@ -77,16 +77,16 @@ async fn matrix(run: &Run, own: &Answer, known: &Answer) -> Result<usize, Shortf
         ("the state of the server", anonymous.get("/livez").await?, "no-store"),
     ];
     let mut told = serde_json::Map::new();
-    for (kind, answer, wanted) in &rows {
-        let says = answer.header("cache-control").unwrap_or_default();
+    for (kind, response, wanted) in &rows {
+        let says = response.header("cache-control").unwrap_or_default();
         told.insert((*kind).to_owned(), says.into());
         // `no-store` also forbids storage by shared caches.
         let holds = says.contains(wanted) || (*wanted == "private" && says.contains("no-store"));
         if says.is_empty() || !holds {
-            run.figure("cache_control", told);
+            run.record("cache_control", told);
             return Err(Shortfall::fails(format!("{kind} says {says:?} of being kept, without {wanted:?}")));
         }
     }
-    run.figure("cache_control", told);
+    run.record("cache_control", told);
     Ok(rows.len())
 }

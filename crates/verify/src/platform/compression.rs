@@ -3,15 +3,15 @@
 use std::io::Read as _;
 
 use flate2::read::GzDecoder;
-use kith_readiness::{Answer, Check, Client, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Client, Run, Shortfall};
 use serde_json::json;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "API-10",
-    does: "asks for the document in every coding, unpacks it, and asks whether answers with secrets stay as they are",
-    mend: "see what a proxy between here and Kith compresses or unpacks; it must leave /api/v1/auth/ alone",
-    last: false,
-    run: |run| Box::pin(packs(run)),
+    description: "asks for the document in every coding, unpacks it, and asks whether answers with secrets stay as they are",
+    remediation: "see what a proxy between here and Kith compresses or unpacks; it must leave /api/v1/auth/ alone",
+    runs_last: false,
+    run: |run| Box::pin(check_compression(run)),
 }];
 
 /// `Accept-Encoding` values with the expected coding.
@@ -28,35 +28,35 @@ const MATRIX: &[(&str, Option<&str>)] = &[
     ("br;q=0, *", Some("gzip")),
 ];
 
-async fn packs(run: &Run) -> Result<String, Shortfall> {
+async fn check_compression(run: &Run) -> Result<String, Shortfall> {
     const DOCUMENT: &str = "/openapi.json";
     let nobody = run.anonymous();
     let plain = nobody.get(DOCUMENT).await?.expect(200)?;
     let mut sizes = serde_json::Map::from_iter([("identity".to_owned(), plain.body.len().into())]);
     for (accepted, coding) in MATRIX {
-        let answer = nobody.with("accept-encoding", accepted).get(DOCUMENT).await?.expect(200)?;
+        let response = nobody.with("accept-encoding", accepted).get(DOCUMENT).await?.expect(200)?;
         let fails = |what: String| Err(Shortfall::fails(format!("{DOCUMENT} for {accepted:?} {what}")));
-        if answer.header("content-encoding") != *coding {
-            return fails(format!("came as {:?} instead of {coding:?}", answer.header("content-encoding")));
+        if response.header("content-encoding") != *coding {
+            return fails(format!("came as {:?} instead of {coding:?}", response.header("content-encoding")));
         }
-        let varies = answer.headers.get_all("vary").iter().filter_map(|value| value.to_str().ok());
+        let varies = response.headers.get_all("vary").iter().filter_map(|value| value.to_str().ok());
         if !varies.into_iter().any(|value| value.to_lowercase().contains("accept-encoding")) {
             return fails("came without Vary: Accept-Encoding".to_owned());
         }
-        if unpacked(&answer).as_deref() != Some(&plain.body[..]) {
+        if decompressed(&response).as_deref() != Some(&plain.body[..]) {
             return fails("unpacks to something else".to_owned());
         }
         if let Some(coding) = coding {
-            if answer.body.len() * 2 > plain.body.len() {
-                return fails(format!("has {} of {} bytes", answer.body.len(), plain.body.len()));
+            if response.body.len() * 2 > plain.body.len() {
+                return fails(format!("has {} of {} bytes", response.body.len(), plain.body.len()));
             }
-            sizes.insert((*coding).to_owned(), answer.body.len().into());
+            sizes.insert((*coding).to_owned(), response.body.len().into());
         }
     }
-    let secrets = keep_secrets(run, &nobody).await?;
+    let secrets = check_secrets_uncompressed(run, &nobody).await?;
     let size = |coding: &str| sizes[coding].as_u64().unwrap_or_default();
     let (identity, gzip, br) = (size("identity"), size("gzip"), size("br"));
-    run.figure("bytes", sizes.clone());
+    run.record("bytes", sizes.clone());
     Ok(format!(
         "{identity} bytes become {gzip} as gzip and {br} as brotli, the same content in {} ways to ask; {secrets} kinds of \
          answers with secrets stay as they are",
@@ -65,28 +65,28 @@ async fn packs(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Fails if a response with secrets is compressed. Returns the number of responses.
-async fn keep_secrets(run: &Run, nobody: &Client) -> Result<usize, Shortfall> {
-    let person = run.person("reads-lists").await?;
+async fn check_secrets_uncompressed(run: &Run, nobody: &Client) -> Result<usize, Shortfall> {
+    let person = run.account("reads-lists").await?;
     let (all, nobody) = ("gzip, br", nobody.with("accept-encoding", "gzip, br"));
     let credentials = json!({ "email": person.email, "password": person.password });
     let wrong = json!({ "refresh_token": "kith-verify".repeat(200) });
-    let answers = [
+    let responses = [
         nobody.post("/api/v1/auth/login", credentials).await?.expect(200)?,
         nobody.post("/api/v1/auth/refresh", wrong).await?.expect(401)?,
         person.client.with("accept-encoding", all).get("/api/v1/auth/sessions").await?.expect(200)?,
     ];
-    match answers.iter().find(|answer| answer.headers.contains_key("content-encoding")) {
-        Some(packed) => Err(Shortfall::fails(format!("{} is compressed, and holds secrets", packed.asked))),
-        None => Ok(answers.len()),
+    match responses.iter().find(|response| response.headers.contains_key("content-encoding")) {
+        Some(packed) => Err(Shortfall::fails(format!("{} is compressed, and holds secrets", packed.request))),
+        None => Ok(responses.len()),
     }
 }
 
-fn unpacked(answer: &Answer) -> Option<Vec<u8>> {
+fn decompressed(response: &CheckResponse) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    match answer.header("content-encoding") {
-        None => bytes.extend_from_slice(&answer.body),
-        Some("gzip") => drop(GzDecoder::new(&answer.body[..]).read_to_end(&mut bytes).ok()?),
-        Some("br") => drop(brotli::Decompressor::new(&answer.body[..], 4096).read_to_end(&mut bytes).ok()?),
+    match response.header("content-encoding") {
+        None => bytes.extend_from_slice(&response.body),
+        Some("gzip") => drop(GzDecoder::new(&response.body[..]).read_to_end(&mut bytes).ok()?),
+        Some("br") => drop(brotli::Decompressor::new(&response.body[..], 4096).read_to_end(&mut bytes).ok()?),
         Some(_) => return None,
     }
     Some(bytes)

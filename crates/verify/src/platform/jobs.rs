@@ -5,17 +5,17 @@ use serde_json::Value;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "JOB-02",
-    does: "asks of everything that is done again and again when it last was, and how often it failed within a day",
-    mend: "`kith schedules list` says what is paused, `kith jobs list --state dead` what failed and why; see that a server \
+    description: "asks of everything that is done again and again when it last was, and how often it failed within a day",
+    remediation: "`kith schedules list` says what is paused, `kith jobs list --state dead` what failed and why; see that a server \
            or a `kith worker` runs",
-    last: false,
-    run: |run| Box::pin(runs_on_time(run)),
+    runs_last: false,
+    run: |run| Box::pin(check_schedules(run)),
 }];
 
 /// Delay until the runs of a minute are recorded.
 const RECORDING_DELAY_MS: i64 = 75_000;
 
-async fn runs_on_time(run: &Run) -> Result<String, Shortfall> {
+async fn check_schedules(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
     let all = facts["modules"]["jobs.upkeep"].as_array().cloned().unwrap_or_default();
     if all.is_empty() {
@@ -24,8 +24,8 @@ async fn runs_on_time(run: &Run) -> Result<String, Shortfall> {
         ));
     }
     let wrong: Vec<_> = all.iter().filter_map(fault).collect();
-    run.figure("schedules", all.len());
-    run.figure("upkeep", Value::from(all.clone()));
+    run.record("schedules", all.len());
+    run.record("upkeep", Value::from(all.clone()));
     if !wrong.is_empty() {
         return Err(Shortfall::fails(wrong.join("; ")));
     }

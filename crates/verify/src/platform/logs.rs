@@ -16,17 +16,17 @@ use super::machine::log_file;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "OBS-01",
-        does: "reads the last 1,000 lines of the log, and changes the level to and fro while it looks which requests are logged",
-        mend: "set log.format to \"json\"",
-        last: true,
-        run: |run| Box::pin(structured(run)),
+        description: "reads the last 1,000 lines of the log, and changes the level to and fro while it looks which requests are logged",
+        remediation: "set log.format to \"json\"",
+        runs_last: true,
+        run: |run| Box::pin(check_log_format(run)),
     },
     Check {
         row: "OBS-02",
-        does: "sends a marked password, address and token where things go wrong, and looks for each in the log",
-        mend: "find the line in the log, and take out of the code whatever it tells of the caller",
-        last: true,
-        run: |run| Box::pin(silent(run)),
+        description: "sends a marked password, address and token where things go wrong, and looks for each in the log",
+        remediation: "find the line in the log, and take out of the code whatever it tells of the caller",
+        runs_last: true,
+        run: |run| Box::pin(check_no_secrets_logged(run)),
     },
 ];
 
@@ -37,20 +37,20 @@ const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
 const LOG_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Growing log file, with its length at the time of opening.
-struct Log {
+struct ServerLog {
     file: File,
     from: u64,
 }
 
-impl Log {
+impl ServerLog {
     fn open(path: &Path) -> Result<Self, Shortfall> {
         let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
         match opened {
             Ok((from, file)) => Ok(Self { file, from }),
             Err(error) => {
-                let why = format!("{} cannot be read: {error}", path.display());
+                let reason = format!("{} cannot be read: {error}", path.display());
                 Err(Shortfall::unmeasured(
-                    why,
+                    reason,
                     "name the file to which the server writes its log with --logs",
                 ))
             }
@@ -66,15 +66,15 @@ impl Log {
     }
 
     /// Returns the text written since opening.
-    fn news(&mut self) -> Result<String, Shortfall> {
+    fn read_new_text(&mut self) -> Result<String, Shortfall> {
         self.read(self.from)
     }
 
     /// Waits until the new text contains `word`. Returns false on timeout.
-    async fn shows(&mut self, word: &str) -> Result<bool, Shortfall> {
+    async fn wait_for(&mut self, word: &str) -> Result<bool, Shortfall> {
         let begin = SystemClock.now();
         let mut looks = tokio::time::interval(Duration::from_millis(20));
-        while !self.news()?.contains(word) {
+        while !self.read_new_text()?.contains(word) {
             if SystemClock.now().since(begin) > LOG_TIMEOUT {
                 return Ok(false);
             }
@@ -124,29 +124,29 @@ async fn set_level(admin: &Client, level: &str) -> Result<(), Shortfall> {
 }
 
 /// Sends a request with a request id that can be found in the log.
-async fn leave(run: &Run, id: &str) -> Result<(), Shortfall> {
+async fn send_marked_request(run: &Run, id: &str) -> Result<(), Shortfall> {
     run.anonymous().with("x-request-id", id).get("/api/v1/ping").await?.expect(204).map(drop)
 }
 
-async fn structured(run: &Run) -> Result<String, Shortfall> {
+async fn check_log_format(run: &Run) -> Result<String, Shortfall> {
     let path = log_file(run).await?;
-    let mut log = Log::open(&path)?;
+    let mut log = ServerLog::open(&path)?;
     let admin = run.admin().await?;
-    let (heard, unheard, again) = (run.mark("heard"), run.mark("unheard"), run.mark("again"));
+    let (heard, unheard, again) = (run.marker("heard"), run.marker("unheard"), run.marker("again"));
     let levels = async {
-        leave(run, &heard).await?;
-        if !log.shows(&heard).await? {
+        send_marked_request(run, &heard).await?;
+        if !log.wait_for(&heard).await? {
             return Err(Shortfall::unmeasured(
                 format!("{} does not show what the server is asked", path.display()),
                 "name the log of the very server that is judged with --logs",
             ));
         }
         set_level(&admin, "error").await?;
-        leave(run, &unheard).await?;
+        send_marked_request(run, &unheard).await?;
         set_level(&admin, "info").await?;
-        leave(run, &again).await?;
-        let heard_again = log.shows(&again).await?;
-        Ok((heard_again, log.news()?.contains(&unheard)))
+        send_marked_request(run, &again).await?;
+        let heard_again = log.wait_for(&again).await?;
+        Ok((heard_again, log.read_new_text()?.contains(&unheard)))
     };
     let (heard_again, heard_meanwhile) = at_level(&admin, "info", levels).await?;
     if heard_meanwhile {
@@ -155,24 +155,24 @@ async fn structured(run: &Run) -> Result<String, Shortfall> {
     if !heard_again {
         return Err(Shortfall::fails("back at level info requests are not logged"));
     }
-    let sample = Log::open(&path)?.tail()?;
-    run.figure("lines", sample.len());
+    let sample = ServerLog::open(&path)?.tail()?;
+    run.record("lines", sample.len());
     let mut counts = serde_json::Map::new();
     for line in &sample {
         let parsed: Value = serde_json::from_str(line)
-            .map_err(|_| Shortfall::fails(format!("a line is no JSON: {}", shortened(line))))?;
+            .map_err(|_| Shortfall::fails(format!("a line is no JSON: {}", first_chars(line))))?;
         let level = parsed["level"].as_str().unwrap_or_default();
         if !LEVELS.contains(&level) || !parsed["timestamp"].is_string() {
             return Err(Shortfall::fails(format!(
                 "a line has no level or no timestamp: {}",
-                shortened(line)
+                first_chars(line)
             )));
         }
         let count = counts.get(level).and_then(Value::as_u64).unwrap_or_default();
         counts.insert(level.to_owned(), (count + 1).into());
     }
     let told: Vec<_> = counts.iter().map(|(level, count)| format!("{count} {level}")).collect();
-    run.figure("levels", Value::Object(counts.clone()));
+    run.record("levels", Value::Object(counts.clone()));
     Ok(format!(
         "all {} lines of the sample are JSON with a level ({}); the level was changed and put back, and the log followed",
         sample.len(),
@@ -181,21 +181,21 @@ async fn structured(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Returns the first 80 characters of a line, which may contain no secret.
-fn shortened(line: &str) -> String {
+fn first_chars(line: &str) -> String {
     line.chars().take(80).collect()
 }
 
-async fn silent(run: &Run) -> Result<String, Shortfall> {
+async fn check_no_secrets_logged(run: &Run) -> Result<String, Shortfall> {
     let path = log_file(run).await?;
-    let mut log = Log::open(&path)?;
+    let mut log = ServerLog::open(&path)?;
     let admin = run.admin().await?;
-    let marks = [run.mark("leaked-secret"), run.mark("leaked-address"), run.mark("leaked-token")];
-    let (opening, closing) = (run.mark("opening"), run.mark("closing"));
+    let marks = [run.marker("leaked-secret"), run.marker("leaked-address"), run.marker("leaked-token")];
+    let (opening, closing) = (run.marker("opening"), run.marker("closing"));
     let sent = at_level(&admin, "info", async {
-        leave(run, &opening).await?;
+        send_marked_request(run, &opening).await?;
         let sent = probe(run, &marks).await?;
-        leave(run, &closing).await?;
-        let shown = log.shows(&closing).await? && log.news()?.contains(&opening);
+        send_marked_request(run, &closing).await?;
+        let shown = log.wait_for(&closing).await? && log.read_new_text()?.contains(&opening);
         if shown {
             Ok(sent)
         } else {
@@ -206,10 +206,10 @@ async fn silent(run: &Run) -> Result<String, Shortfall> {
         }
     })
     .await?;
-    let news = log.news()?;
+    let news = log.read_new_text()?;
     let lines = news.lines().count();
-    run.figure("sent", sent);
-    run.figure("lines", lines);
+    run.record("sent", sent);
+    run.record("lines", lines);
     for (mark, what) in marks.iter().zip(["password", "address", "token"]) {
         if let Some(line) = news.lines().find(|line| line.contains(&**mark)) {
             let parsed: Value = serde_json::from_str(line).unwrap_or_default();
@@ -254,11 +254,11 @@ async fn probe(run: &Run, [secret, address, token]: &[String; 3]) -> Result<usiz
         anonymous.get(&format!("/api/v1/partners/invites/{token}")).await?,
     ];
     if let Some(let_in) =
-        refused.iter().find(|answer| !(400..500).contains(&answer.status) && answer.status != 200)
+        refused.iter().find(|response| !(400..500).contains(&response.status) && response.status != 200)
     {
         return Err(Shortfall::fails(format!(
             "{} answered {}",
-            let_in.asked.replace(&**token, "…").replace(&**address, "…"),
+            let_in.request.replace(&**token, "…").replace(&**address, "…"),
             let_in.status
         )));
     }

@@ -6,38 +6,38 @@ use kith_readiness::{Check, Run, Shortfall};
 use serde_json::Value;
 
 use super::database::rename;
-use super::exposition::{METRICS, Scrape};
-use super::machine::process_here;
+use super::exposition::{METRICS, MetricsScrape};
+use super::machine::local_process_id;
 use crate::networks::ListedNetwork;
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "OBS-05",
-        does: "reads the metrics five times, asks for what no route takes, counts series, and reads to whom metrics are open",
-        mend: "see that server.metrics_addresses names private networks, and server.trusted_proxies each proxy in front",
-        last: false,
-        run: |run| Box::pin(readable(run)),
+        description: "reads the metrics five times, asks for what no route takes, counts series, and reads to whom metrics are open",
+        remediation: "see that server.metrics_addresses names private networks, and server.trusted_proxies each proxy in front",
+        runs_last: false,
+        run: |run| Box::pin(check_metrics_format(run)),
     },
     Check {
         row: "OBS-08",
-        does: "asks one route 20 times with success and 7 times without, and reads each of its series before and after",
-        mend: "see whether requests go to other nodes than metrics do: judge each node on its own",
-        last: false,
-        run: |run| Box::pin(red(run)),
+        description: "asks one route 20 times with success and 7 times without, and reads each of its series before and after",
+        remediation: "see whether requests go to other nodes than metrics do: judge each node on its own",
+        runs_last: false,
+        run: |run| Box::pin(check_request_metrics(run)),
     },
     Check {
         row: "OBS-09",
-        does: "writes and reads something, and compares the metrics of the pool and of statements",
-        mend: "see whether requests go to other nodes than metrics do: judge each node on its own",
-        last: false,
+        description: "writes and reads something, and compares the metrics of the pool and of statements",
+        remediation: "see whether requests go to other nodes than metrics do: judge each node on its own",
+        runs_last: false,
         run: |run| Box::pin(pool(run)),
     },
     Check {
         row: "OBS-11",
-        does: "reads memory, processor, disk and network, and compares memory with what the kernel says of the process",
-        mend: "see that /proc can be read by the server",
-        last: false,
-        run: |run| Box::pin(machine(run)),
+        description: "reads memory, processor, disk and network, and compares memory with what the kernel says of the process",
+        remediation: "see that /proc can be read by the server",
+        runs_last: false,
+        run: |run| Box::pin(check_memory_metric(run)),
     },
 ];
 
@@ -50,35 +50,35 @@ const REJECTED_REQUESTS: u32 = 7;
 /// Tolerated difference of two memory readings in percent.
 const MAX_DIFFERENCE_PERCENT: f64 = 5.0;
 
-async fn readable(run: &Run) -> Result<String, Shortfall> {
-    let mut first = Scrape::now(run).await?;
+async fn check_metrics_format(run: &Run) -> Result<String, Shortfall> {
+    let mut first = MetricsScrape::now(run).await?;
     // Series that appear once are not caused by the requested paths, so the smallest growth of three rounds
     // counts.
     let mut grown = usize::MAX;
     for round in 0..3 {
         for n in 0..UNKNOWN_PATHS {
-            let nowhere = format!("/api/v1/{}/{round}-{n}", run.mark("nowhere"));
+            let nowhere = format!("/api/v1/{}/{round}-{n}", run.marker("nowhere"));
             run.anonymous().get(&nowhere).await?.expect(404)?;
         }
-        let after = Scrape::now(run).await?;
+        let after = MetricsScrape::now(run).await?;
         grown = grown.min(after.series().saturating_sub(first.series()));
         first = after;
         if grown < UNKNOWN_PATHS {
             break;
         }
     }
-    let mut took = Vec::new();
+    let mut duration = Vec::new();
     let mut series = first.series();
     for _ in 0..5 {
-        let scrape = Scrape::now(run).await?;
-        took.push(scrape.took);
+        let scrape = MetricsScrape::now(run).await?;
+        duration.push(scrape.duration);
         series = scrape.series();
     }
-    took.sort_unstable();
-    let median = took[took.len() / 2];
-    run.figure("series", series);
-    run.figure("families", first.families.len());
-    run.figure("scrape_ms", u64::try_from(median.as_millis()).unwrap_or(u64::MAX));
+    duration.sort_unstable();
+    let median = duration[duration.len() / 2];
+    run.record("series", series);
+    run.record("families", first.families.len());
+    run.record("scrape_ms", u64::try_from(median.as_millis()).unwrap_or(u64::MAX));
     // A few new series may come from other traffic.
     if grown >= UNKNOWN_PATHS {
         return Err(Shortfall::fails(format!(
@@ -91,7 +91,7 @@ async fn readable(run: &Run) -> Result<String, Shortfall> {
     if median >= SCRAPE_WITHIN {
         return Err(Shortfall::fails(format!("reading them took {} ms", median.as_millis())));
     }
-    let open = not_public(run).await?;
+    let open = check_metrics_access(run).await?;
     Ok(format!(
         "{series} series of {} families, none twice, read in {} ms; {open}",
         first.families.len(),
@@ -100,7 +100,7 @@ async fn readable(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Checks which addresses may read metrics, by the settings and by a request from here.
-async fn not_public(run: &Run) -> Result<String, Shortfall> {
+async fn check_metrics_access(run: &Run) -> Result<String, Shortfall> {
     let settings = run.facts().await?["configuration"]["settings"]["server"].clone();
     if !settings["metrics_addresses"].is_array() {
         return Err(Shortfall::fails("metrics are open to everybody"));
@@ -127,17 +127,17 @@ async fn not_public(run: &Run) -> Result<String, Shortfall> {
             "metrics are open to whoever asks {host}: the proxy in front is not in server.trusted_proxies"
         )));
     }
-    let asked = run.anonymous().with("x-forwarded-for", "203.0.113.9").get(METRICS).await?;
+    let response = run.anonymous().with("x-forwarded-for", "203.0.113.9").get(METRICS).await?;
     let believed =
-        if asked.status == 403 { ", and refused to 203.0.113.9 behind a trusted proxy" } else { "" };
+        if response.status == 403 { ", and refused to 203.0.113.9 behind a trusted proxy" } else { "" };
     Ok(format!("open to {} networks, none of them public{believed}", listed.len()))
 }
 
-async fn red(run: &Run) -> Result<String, Shortfall> {
-    let person = run.person("settings").await?;
+async fn check_request_metrics(run: &Run) -> Result<String, Shortfall> {
+    let person = run.account("settings").await?;
     let route = ("route", "/api/v1/me");
     let read = async || {
-        let scrape = Scrape::now(run).await?;
+        let scrape = MetricsScrape::now(run).await?;
         let count =
             |status| scrape.get("kith_http_requests_total", &[("method", "GET"), route, ("status", status)]);
         let time = |name| scrape.get(name, &[("method", "GET"), route]);
@@ -157,13 +157,13 @@ async fn red(run: &Run) -> Result<String, Shortfall> {
     }
     let after = read().await?;
     let moved: Vec<_> = after.iter().zip(before).map(|(after, before)| after - before).collect();
-    run.figure("moved", moved.clone());
-    let asked = [SUCCESSES, REJECTED_REQUESTS, SUCCESSES + REJECTED_REQUESTS].map(f64::from);
+    run.record("moved", moved.clone());
+    let sent = [SUCCESSES, REJECTED_REQUESTS, SUCCESSES + REJECTED_REQUESTS].map(f64::from);
     let names = ["answers with 2xx", "answers with 4xx", "times taken"];
-    for ((moved, asked), name) in moved.iter().zip(asked).zip(names) {
+    for ((moved, sent), name) in moved.iter().zip(sent).zip(names) {
         // Other traffic may count at the same time.
-        if *moved < asked {
-            return Err(Shortfall::fails(format!("{name} moved by {moved} under {asked} requests")));
+        if *moved < sent {
+            return Err(Shortfall::fails(format!("{name} moved by {moved} under {sent} requests")));
         }
     }
     if moved[3] <= 0.0 {
@@ -176,10 +176,10 @@ async fn red(run: &Run) -> Result<String, Shortfall> {
 }
 
 async fn pool(run: &Run) -> Result<String, Shortfall> {
-    let person = run.person("settings").await?;
-    let before = Scrape::now(run).await?;
-    rename(&person, &run.mark("Somebody")).await?;
-    let after = Scrape::now(run).await?;
+    let person = run.account("settings").await?;
+    let before = MetricsScrape::now(run).await?;
+    rename(&person, &run.marker("Somebody")).await?;
+    let after = MetricsScrape::now(run).await?;
     for series in [
         "kith_store_commits_total",
         "kith_store_reads_total",
@@ -187,7 +187,7 @@ async fn pool(run: &Run) -> Result<String, Shortfall> {
         "kith_store_statement_duration_seconds_sum",
     ] {
         let moved = after.get(series, &[])? - before.get(series, &[])?;
-        run.figure(series, moved);
+        run.record(series, moved);
         if moved <= 0.0 {
             return Err(Shortfall::fails(format!("a write and some reads did not move {series}")));
         }
@@ -209,8 +209,8 @@ async fn pool(run: &Run) -> Result<String, Shortfall> {
     Ok(format!("commits, reads and the histogram of {count} statements moved; {size}"))
 }
 
-async fn machine(run: &Run) -> Result<String, Shortfall> {
-    let scrape = Scrape::now(run).await?;
+async fn check_memory_metric(run: &Run) -> Result<String, Shortfall> {
+    let scrape = MetricsScrape::now(run).await?;
     for (series, least) in [
         ("kith_resident_memory_bytes", 1_000_000.0),
         ("kith_process_anonymous_memory_bytes", 100_000.0),
@@ -225,7 +225,7 @@ async fn machine(run: &Run) -> Result<String, Shortfall> {
         ("kith_host_network_sent_bytes_total", 0.0),
     ] {
         let value = scrape.get(series, &[])?;
-        run.figure(series, value);
+        run.record(series, value);
         if value < least {
             return Err(Shortfall::fails(format!("{series} is {value}, which cannot be")));
         }
@@ -234,7 +234,7 @@ async fn machine(run: &Run) -> Result<String, Shortfall> {
     if told > scrape.get("kith_host_memory_bytes", &[])? {
         return Err(Shortfall::fails("the process has more memory than the machine"));
     }
-    let Some(process) = process_here(run).await? else {
+    let Some(process) = local_process_id(run).await? else {
         return Err(Shortfall::unmeasured(
             "all series are there, but the kernel that knows the process is on another machine",
             "run `kith verify` on the machine of the server",
@@ -254,7 +254,7 @@ fn resident_bytes_of(process: u64) -> Option<u64> {
 async fn compare(run: &Run, process: u64) -> Result<String, Shortfall> {
     let mut apart = f64::INFINITY;
     for _ in 0..5 {
-        let told = Scrape::now(run).await?.get("kith_resident_memory_bytes", &[])?;
+        let told = MetricsScrape::now(run).await?.get("kith_resident_memory_bytes", &[])?;
         let Some(kernel) = resident_bytes_of(process) else {
             return Err(Shortfall::unmeasured(
                 format!("the kernel tells nothing of process {process}"),
@@ -265,11 +265,11 @@ async fn compare(run: &Run, process: u64) -> Result<String, Shortfall> {
         let found = (told - kernel).abs() / kernel * 100.0;
         if found < apart {
             apart = found;
-            run.figure("told_bytes", told);
-            run.figure("kernel_bytes", kernel);
+            run.record("told_bytes", told);
+            run.record("kernel_bytes", kernel);
         }
     }
-    run.figure("apart_percent", Value::from(apart));
+    run.record("apart_percent", Value::from(apart));
     if apart > MAX_DIFFERENCE_PERCENT {
         return Err(Shortfall::fails(format!(
             "memory is {apart:.1} % off the kernel's figure for process {process}"

@@ -2,23 +2,23 @@
 
 use bytes::Bytes;
 use http::Method;
-use kith_readiness::{Answer, Check, Client, Operation, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Client, Operation, Run, Shortfall};
 use serde_json::{Value, json};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-08",
-        does: "asks with the origins that are listed, and with ten that are not, plainly and by preflight",
-        mend: "list exactly the origins of your own pages in server.cors_origins, and let no proxy add CORS headers",
-        last: false,
-        run: |run| Box::pin(only_listed_origins(run)),
+        description: "asks with the origins that are listed, and with ten that are not, plainly and by preflight",
+        remediation: "list exactly the origins of your own pages in server.cors_origins, and let no proxy add CORS headers",
+        runs_last: false,
+        run: |run| Box::pin(check_cors(run)),
     },
     Check {
         row: "SEC-13",
-        does: "asks with tokens in cookies alone, sends what a form of another site could send, and looks for cookies",
-        mend: "let nothing in front of Kith turn a cookie into a token, or set cookies",
-        last: false,
-        run: |run| Box::pin(no_cookie_acts(run)),
+        description: "asks with tokens in cookies alone, sends what a form of another site could send, and looks for cookies",
+        remediation: "let nothing in front of Kith turn a cookie into a token, or set cookies",
+        runs_last: false,
+        run: |run| Box::pin(check_cross_site_requests(run)),
     },
 ];
 
@@ -38,7 +38,7 @@ async fn listed(run: &Run) -> Result<Vec<String>, Shortfall> {
 }
 
 /// Returns origins that resemble `good` but are not allowed.
-fn hostile(good: &str) -> Vec<String> {
+fn unlisted_origins(good: &str) -> Vec<String> {
     let (scheme, host) = good.split_once("://").unwrap_or(("https", good));
     let other = if scheme == "https" { "http" } else { "https" };
     vec![
@@ -57,14 +57,14 @@ fn hostile(good: &str) -> Vec<String> {
     ]
 }
 
-async fn only_listed_origins(run: &Run) -> Result<String, Shortfall> {
+async fn check_cors(run: &Run) -> Result<String, Shortfall> {
     let listed = listed(run).await?;
     for origin in &listed {
         if origin == "*" || origin == "null" {
             return Err(Shortfall::fails(format!("{origin} is listed")));
         }
-        for answer in both(run, origin).await? {
-            is_let_in(&answer, origin)?;
+        for response in both(run, origin).await? {
+            is_let_in(&response, origin)?;
         }
     }
     // Development mode also allows origins of the machine itself.
@@ -74,21 +74,22 @@ async fn only_listed_origins(run: &Run) -> Result<String, Shortfall> {
         None if mode == Some(json!("development")) => "https://app.example.org".to_owned(),
         None => run.anonymous().base().to_owned(),
     };
-    let hostile: Vec<_> = hostile(&good).into_iter().filter(|origin| !listed.contains(origin)).collect();
+    let hostile: Vec<_> =
+        unlisted_origins(&good).into_iter().filter(|origin| !listed.contains(origin)).collect();
     for origin in &hostile {
-        for answer in both(run, origin).await? {
+        for response in both(run, origin).await? {
             let allowed =
-                answer.headers.iter().find(|(name, _)| name.as_str().starts_with("access-control-allow"));
+                response.headers.iter().find(|(name, _)| name.as_str().starts_with("access-control-allow"));
             if let Some((name, value)) = allowed {
                 return Err(Shortfall::fails(format!(
                     "{} answered {name}: {value:?} to {origin:?}",
-                    answer.asked
+                    response.request
                 )));
             }
         }
     }
-    run.figure("listed", listed.len());
-    run.figure("hostile", hostile.len());
+    run.record("listed", listed.len());
+    run.record("hostile", hostile.len());
     let of_listed = match listed.len() {
         0 => "no origin is listed".to_owned(),
         n => format!("each of {n} listed origins may read"),
@@ -100,7 +101,7 @@ async fn only_listed_origins(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Returns the responses to a cross-origin read and to a preflight request for a write.
-async fn both(run: &Run, origin: &str) -> Result<[Answer; 2], Shortfall> {
+async fn both(run: &Run, origin: &str) -> Result<[CheckResponse; 2], Shortfall> {
     const ME: &str = "/api/v1/me";
     let page = run.anonymous().with("origin", origin);
     let asks = page
@@ -109,26 +110,26 @@ async fn both(run: &Run, origin: &str) -> Result<[Answer; 2], Shortfall> {
     Ok([page.get(ME).await?, asks.send(Method::OPTIONS, ME, Bytes::new()).await?])
 }
 
-fn is_let_in(answer: &Answer, origin: &str) -> Result<(), Shortfall> {
+fn is_let_in(response: &CheckResponse, origin: &str) -> Result<(), Shortfall> {
     let fails =
-        |what: &str| Err(Shortfall::fails(format!("{} {what} for the listed {origin}", answer.asked)));
-    let allowed: Vec<_> = answer.headers.get_all("access-control-allow-origin").iter().collect();
+        |what: &str| Err(Shortfall::fails(format!("{} {what} for the listed {origin}", response.request)));
+    let allowed: Vec<_> = response.headers.get_all("access-control-allow-origin").iter().collect();
     if !matches!(allowed[..], [one] if one == origin) {
         return fails(&format!("answered access-control-allow-origin {allowed:?}"));
     }
-    if answer.headers.contains_key("access-control-allow-credentials") {
+    if response.headers.contains_key("access-control-allow-credentials") {
         return fails("allows credentials");
     }
-    let varies = answer.headers.get_all("vary").iter().filter_map(|value| value.to_str().ok());
+    let varies = response.headers.get_all("vary").iter().filter_map(|value| value.to_str().ok());
     if !varies.into_iter().any(|value| value.to_lowercase().contains("origin")) {
         return fails("answered without Vary: Origin");
     }
     Ok(())
 }
 
-async fn no_cookie_acts(run: &Run) -> Result<String, Shortfall> {
+async fn check_cross_site_requests(run: &Run) -> Result<String, Shortfall> {
     const ME: &str = "/api/v1/me";
-    let person = run.person("is-framed").await?;
+    let person = run.account("is-framed").await?;
     let (token, refresh) = (&person.access_token, &person.refresh_token);
     let names = ["access_token", "token", "session", "jwt", "Authorization", "refresh_token"];
     let mut cookies = names.map(|name| format!("{name}={token}")).join("; ");
@@ -158,14 +159,14 @@ async fn no_cookie_acts(run: &Run) -> Result<String, Shortfall> {
         text.send(Method::POST, "/api/v1/auth/login", credentials.to_string().into()).await?.expect(415)?,
     );
     seen.push(run.anonymous().post("/api/v1/auth/login", credentials).await?.expect(200)?);
-    if let Some(sets) = seen.iter().find(|answer| answer.headers.contains_key("set-cookie")) {
-        return Err(Shortfall::fails(format!("{} sets a cookie", sets.asked)));
+    if let Some(sets) = seen.iter().find(|response| response.headers.contains_key("set-cookie")) {
+        return Err(Shortfall::fails(format!("{} sets a cookie", sets.request)));
     }
     if person.client.get(ME).await?.expect(200)?.json() != before {
         return Err(Shortfall::fails("a request with cookies alone changed a profile"));
     }
-    run.figure("writes", writes);
-    run.figure("answers", seen.len());
+    run.record("writes", writes);
+    run.record("answers", seen.len());
     Ok(format!(
         "no cookie signs anybody in: {writes} kinds of writes with tokens in cookies alone were refused as forms, as text and \
          as JSON, what is not declared as JSON is refused also with a token, and none of {} answers sets a cookie",
@@ -174,12 +175,12 @@ async fn no_cookie_acts(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Sends the requests that a page of another site could cause a browser to send.
-async fn cross_site(framed: &Client, operation: &Operation<'_>) -> Result<Vec<Answer>, Shortfall> {
+async fn cross_site(framed: &Client, operation: &Operation<'_>) -> Result<Vec<CheckResponse>, Shortfall> {
     let body = operation.body().map_or_else(|| json!({}), |schema| operation.sample(schema)).to_string();
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for kind in ["text/plain", "application/x-www-form-urlencoded", "application/json"] {
         let is_json = kind == "application/json";
-        if is_json && !operation.wants_token() {
+        if is_json && !operation.requires_token() {
             // An operation without a token acts on behalf of no user, so forgery does not apply.
             continue;
         }
@@ -187,9 +188,10 @@ async fn cross_site(framed: &Client, operation: &Operation<'_>) -> Result<Vec<An
         if kind == "text/plain" {
             page = page.with("origin", UNLISTED_ORIGIN).with("sec-fetch-site", "cross-site");
         }
-        let answer = page.send(operation.method.clone(), &operation.address(), body.clone().into()).await?;
-        let wanted = if operation.wants_token() { 401 } else { 415 };
-        answers.push(answer.expect(wanted)?);
+        let response =
+            page.send(operation.method.clone(), &operation.sample_path(), body.clone().into()).await?;
+        let wanted = if operation.requires_token() { 401 } else { 415 };
+        responses.push(response.expect(wanted)?);
     }
-    Ok(answers)
+    Ok(responses)
 }

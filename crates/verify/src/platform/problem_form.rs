@@ -2,17 +2,17 @@
 
 use bytes::Bytes;
 use http::Method;
-use kith_readiness::{Answer, Check, NO_ID, Operation, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, NO_ID, Operation, Run, Shortfall};
 use serde_json::json;
 
 use super::schemas;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "API-05",
-    does: "provokes refusals of every kind, holds each against the schema of problems, and looks for traces of the inside",
-    mend: "make the refusal a `Problem`; what `detail` says is for people outside",
-    last: false,
-    run: |run| Box::pin(one_form(run)),
+    description: "provokes refusals of every kind, holds each against the schema of problems, and looks for traces of the inside",
+    remediation: "make the refusal a `Problem`; what `detail` says is for people outside",
+    runs_last: false,
+    run: |run| Box::pin(check_problem_format(run)),
 }];
 
 /// Patterns of internals that no response may contain: code locations, libraries and SQL.
@@ -50,18 +50,18 @@ pub(super) const INTERNALS_PATTERNS: &[&str] = &[
 ];
 
 /// Returns the first leaked pattern in a response.
-pub(super) fn leak(answer: &Answer) -> Option<&'static str> {
-    let text = answer.text();
+pub(super) fn find_internals(response: &CheckResponse) -> Option<&'static str> {
+    let text = response.text();
     INTERNALS_PATTERNS.iter().find(|pattern| text.contains(**pattern)).copied()
 }
 
-async fn one_form(run: &Run) -> Result<String, Shortfall> {
+async fn check_problem_format(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
-    let (person, nobody) = (run.person("is-refused").await?, run.anonymous());
+    let (person, nobody) = (run.account("is-refused").await?, run.anonymous());
     let client = &person.client;
     let me = "/api/v1/me";
     let register = json!({ "email": person.email, "password": person.password, "display_name": "twice" });
-    let mut answers = vec![
+    let mut responses = vec![
         (400, client.send(Method::PATCH, me, Bytes::from_static(b"{\"display_name\":")).await?),
         (400, client.get("/api/v1/blocks?limit=none").await?),
         (401, nobody.get(me).await?),
@@ -79,34 +79,34 @@ async fn one_form(run: &Run) -> Result<String, Shortfall> {
     ];
     let limit = body_limit(run).await?;
     let long = Bytes::from(vec![b' '; limit + 1]);
-    answers.push((413, client.send(Method::PATCH, me, long).await?));
-    answers.extend(refusals_elsewhere(run, &Operation::all(&document)).await?);
-    for (status, answer) in &answers {
-        if answer.status != *status {
+    responses.push((413, client.send(Method::PATCH, me, long).await?));
+    responses.extend(refusals_elsewhere(run, &Operation::all(&document)).await?);
+    for (status, response) in &responses {
+        if response.status != *status {
             return Err(Shortfall::fails(format!(
                 "{} answered {} instead of {status}",
-                answer.asked, answer.status
+                response.request, response.status
             )));
         }
-        schemas::is_problem(&document, answer)?;
-        if let Some(pattern) = leak(answer) {
+        schemas::check_problem(&document, response)?;
+        if let Some(pattern) = find_internals(response) {
             return Err(Shortfall::fails(format!(
                 "{} answered {status} with {pattern:?} in it",
-                answer.asked
+                response.request
             )));
         }
     }
     client.get(me).await?.expect(200)?;
-    let mut kinds: Vec<_> = answers.iter().map(|(status, _)| *status).collect();
+    let mut kinds: Vec<_> = responses.iter().map(|(status, _)| *status).collect();
     kinds.sort_unstable();
     kinds.dedup();
     let kinds: Vec<_> = kinds.iter().map(u16::to_string).collect();
-    run.figure("refusals", answers.len());
-    run.figure("statuses", kinds.clone());
-    run.figure("leak_patterns", INTERNALS_PATTERNS.len());
+    run.record("refusals", responses.len());
+    run.record("statuses", kinds.clone());
+    run.record("leak_patterns", INTERNALS_PATTERNS.len());
     Ok(format!(
         "{} refusals of {} kinds ({}) have one form, their request's id and none of {} traces of the inside",
-        answers.len(),
+        responses.len(),
         kinds.len(),
         kinds.join(", "),
         INTERNALS_PATTERNS.len()
@@ -117,13 +117,16 @@ async fn one_form(run: &Run) -> Result<String, Shortfall> {
 async fn refusals_elsewhere(
     run: &Run,
     operations: &[Operation<'_>],
-) -> Result<Vec<(u16, Answer)>, Shortfall> {
+) -> Result<Vec<(u16, CheckResponse)>, Shortfall> {
     let nobody = run.anonymous();
-    let mut answers = Vec::new();
-    for operation in operations.iter().filter(|operation| operation.wants_token()) {
-        answers.push((401, nobody.send(operation.method.clone(), &operation.address(), Bytes::new()).await?));
+    let mut responses = Vec::new();
+    for operation in operations.iter().filter(|operation| operation.requires_token()) {
+        responses.push((
+            401,
+            nobody.send(operation.method.clone(), &operation.sample_path(), Bytes::new()).await?,
+        ));
     }
-    Ok(answers)
+    Ok(responses)
 }
 
 /// Returns the configured maximum body size.

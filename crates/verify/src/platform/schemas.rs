@@ -1,7 +1,7 @@
 //! Validation of responses against the schemas of a served OpenAPI document.
 
 use jsonschema::{Validator, draft202012};
-use kith_readiness::{Answer, Shortfall};
+use kith_readiness::{CheckResponse, Shortfall};
 use serde_json::{Value, json};
 
 /// Media type of problems (RFC 9457).
@@ -11,7 +11,7 @@ const PROBLEM_JSON: &str = "application/problem+json";
 ///
 /// # Errors
 /// Returns the first fault, with the offending value masked.
-pub fn fits(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+pub fn validate(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     let validator = validator(document, schema)?;
     match validator.iter_errors(value).next() {
         None => Ok(()),
@@ -32,20 +32,20 @@ pub fn validator(document: &Value, schema: &Value) -> Result<Validator, String> 
 ///
 /// # Errors
 /// Returns [`Shortfall::Fails`] with the first fault.
-pub fn is_problem(document: &Value, answer: &Answer) -> Result<(), Shortfall> {
-    let asked = &answer.asked;
-    let fault = |what: &str| Err(Shortfall::fails(format!("{asked} answered {} {what}", answer.status)));
-    if answer.header("content-type") != Some(PROBLEM_JSON) {
+pub fn check_problem(document: &Value, response: &CheckResponse) -> Result<(), Shortfall> {
+    let request = &response.request;
+    let fault = |what: &str| Err(Shortfall::fails(format!("{request} answered {} {what}", response.status)));
+    if response.header("content-type") != Some(PROBLEM_JSON) {
         return fault("that is not application/problem+json");
     }
-    let body = answer.json();
-    if let Err(why) = fits(document, &document["components"]["schemas"]["ProblemBody"], &body) {
-        return fault(&format!("with a body that is no problem: {why}"));
+    let body = response.json();
+    if let Err(reason) = validate(document, &document["components"]["schemas"]["ProblemBody"], &body) {
+        return fault(&format!("with a body that is no problem: {reason}"));
     }
-    if body["status"] != answer.status {
+    if body["status"] != response.status {
         return fault(&format!("and says {} in the body", body["status"]));
     }
-    if body["request_id"].as_str() != answer.header("x-request-id") {
+    if body["request_id"].as_str() != response.header("x-request-id") {
         return fault("with another request id in the body than in the header");
     }
     Ok(())

@@ -7,24 +7,24 @@ use serde_json::{Value, json};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-15",
-        does: "reads what the server says of each of its secrets, and tries to sign in with passwords that everybody knows",
-        mend: "set secrets of your own (`kith secrets generate` makes them), and change the password that opened",
-        last: false,
-        run: |run| Box::pin(no_defaults(run)),
+        description: "reads what the server says of each of its secrets, and tries to sign in with passwords that everybody knows",
+        remediation: "set secrets of your own (`kith secrets generate` makes them), and change the password that opened",
+        runs_last: false,
+        run: |run| Box::pin(check_default_credentials(run)),
     },
     Check {
         row: "SEC-16",
-        does: "reads the length classes of the token secrets, whether they differ, and the kinds of the published keys",
-        mend: "set JWT_SECRET and JWT_REFRESH_SECRET to two values of `kith secrets generate`",
-        last: false,
-        run: |run| Box::pin(long_enough(run)),
+        description: "reads the length classes of the token secrets, whether they differ, and the kinds of the published keys",
+        remediation: "set JWT_SECRET and JWT_REFRESH_SECRET to two values of `kith secrets generate`",
+        runs_last: false,
+        run: |run| Box::pin(check_secret_lengths(run)),
     },
     Check {
         row: "SEC-17",
-        does: "reads since when each secret and each signing key is in use",
-        mend: "make a new signing key with `kith keys rotate`, and put new secrets into their files, at least every 90 days",
-        last: false,
-        run: |run| Box::pin(young_enough(run)),
+        description: "reads since when each secret and each signing key is in use",
+        remediation: "make a new signing key with `kith keys rotate`, and put new secrets into their files, at least every 90 days",
+        runs_last: false,
+        run: |run| Box::pin(check_secret_ages(run)),
     },
 ];
 
@@ -50,10 +50,10 @@ fn is_set(secret: &Value) -> bool {
     secret["length"] != "not set"
 }
 
-async fn no_defaults(run: &Run) -> Result<String, Shortfall> {
+async fn check_default_credentials(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
     let secrets = secrets(&facts)?;
-    run.figure("secrets", secrets.clone());
+    run.record("secrets", secrets.clone());
     if let Some(known) = secrets.iter().find(|secret| secret["well_known"] != false) {
         return Err(Shortfall::fails(format!("{} is a value that everybody knows", known["key"])));
     }
@@ -63,12 +63,12 @@ async fn no_defaults(run: &Run) -> Result<String, Shortfall> {
     }
     for (email, password) in WELL_KNOWN {
         let body = json!({ "email": email, "password": password });
-        let answer = run.anonymous().post("/api/v1/auth/login", body).await?;
-        if answer.status == 200 {
+        let response = run.anonymous().post("/api/v1/auth/login", body).await?;
+        if response.status == 200 {
             return Err(Shortfall::fails(format!("{email} signs in with a password that everybody knows")));
         }
         // 423: the account was locked by others. The password was not tried.
-        answer.expect_any(&[401, 423])?;
+        response.expect_any(&[401, 423])?;
     }
     let (set, made) = (
         secrets.iter().filter(|secret| is_set(secret)).count(),
@@ -86,12 +86,12 @@ async fn no_defaults(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-async fn long_enough(run: &Run) -> Result<String, Shortfall> {
+async fn check_secret_lengths(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
     for key in ["auth.jwt_secret", "auth.jwt_refresh_secret"] {
         let found = secrets(&facts)?.iter().find(|secret| secret["key"] == key);
         let length = found.map_or("not there", |secret| secret["length"].as_str().unwrap_or_default());
-        run.figure(key, length);
+        run.record(key, length);
         if length != "32 bytes or more" {
             return Err(Shortfall::fails(format!("{key} has {length}, and not 32 bytes")));
         }
@@ -113,7 +113,7 @@ async fn long_enough(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-async fn young_enough(run: &Run) -> Result<String, Shortfall> {
+async fn check_secret_ages(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
     let now = SystemClock.now();
     let age_days = |at: &Value| {
@@ -125,7 +125,7 @@ async fn young_enough(run: &Run) -> Result<String, Shortfall> {
     let keys: Vec<_> = facts["signing_keys"].as_array().into_iter().flatten().collect();
     let newest = keys.iter().filter_map(|key| age_days(&key["created_at"])).min();
     let newest = newest.ok_or_else(|| Shortfall::fails("the server names no signing key with an age"))?;
-    run.figure("signing_key_days", newest);
+    run.record("signing_key_days", newest);
     if newest > MAX_SECRET_AGE_DAYS {
         return Err(Shortfall::fails(format!(
             "the newest signing key is {newest} days old, more than {MAX_SECRET_AGE_DAYS}"
@@ -136,8 +136,8 @@ async fn young_enough(run: &Run) -> Result<String, Shortfall> {
         let key = secret["key"].as_str().unwrap_or_default();
         match age_days(&secret["unchanged_since"]) {
             Some(age) if age > MAX_SECRET_AGE_DAYS => {
-                let why = format!("{key} has not changed for {age} days, more than {MAX_SECRET_AGE_DAYS}");
-                return Err(Shortfall::fails(why));
+                let reason = format!("{key} has not changed for {age} days, more than {MAX_SECRET_AGE_DAYS}");
+                return Err(Shortfall::fails(reason));
             }
             Some(age) => oldest = oldest.max(age),
             None => unknown.push(key),

@@ -8,37 +8,37 @@ use serde_json::{Map, Value};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "CFG-01",
-        does: "compares the keys of the running configuration with those of the reference",
-        mend: "run `kith verify` of the build that is deployed; if it is, the reference and the configuration have come apart",
-        last: false,
-        run: |run| Box::pin(documented(run)),
+        description: "compares the keys of the running configuration with those of the reference",
+        remediation: "run `kith verify` of the build that is deployed; if it is, the reference and the configuration have come apart",
+        runs_last: false,
+        run: |run| Box::pin(check_settings_documented(run)),
     },
     Check {
         row: "CFG-02",
-        does: "reads in which mode the server runs, and whether what production mode refuses is off",
-        mend: "set server.mode to \"production\" (KITH__SERVER__MODE); it says itself what else it asks for",
-        last: false,
+        description: "reads in which mode the server runs, and whether what production mode refuses is off",
+        remediation: "set server.mode to \"production\" (KITH__SERVER__MODE); it says itself what else it asks for",
+        runs_last: false,
         run: |run| Box::pin(production(run)),
     },
     Check {
         row: "CFG-03",
-        does: "subtracts what is set from what is required",
-        mend: "set what is missing; `kith secrets check` lists all secrets",
-        last: false,
+        description: "subtracts what is set from what is required",
+        remediation: "set what is missing; `kith secrets check` lists all secrets",
+        runs_last: false,
         run: |run| Box::pin(complete(run)),
     },
     Check {
         row: "CFG-05",
-        does: "compares the digest of the configuration given on this machine with the one that runs",
-        mend: "restart the server with the configuration that was meant, or write down what it runs with",
-        last: false,
-        run: |run| Box::pin(undrifted(run)),
+        description: "compares the digest of the configuration given on this machine with the one that runs",
+        remediation: "restart the server with the configuration that was meant, or write down what it runs with",
+        runs_last: false,
+        run: |run| Box::pin(check_configuration_drift(run)),
     },
     Check {
         row: "DRV-15",
-        does: "lists the effective settings of cookies, CORS, limits, addresses and headers, secrets masked",
-        mend: "look at the sections of the settings that it names",
-        last: false,
+        description: "lists the effective settings of cookies, CORS, limits, addresses and headers, secrets masked",
+        remediation: "look at the sections of the settings that it names",
+        runs_last: false,
         run: |run| Box::pin(shown(run)),
     },
 ];
@@ -62,7 +62,7 @@ async fn settings(run: &Run) -> Result<Value, Shortfall> {
     }
 }
 
-async fn documented(run: &Run) -> Result<String, Shortfall> {
+async fn check_settings_documented(run: &Run) -> Result<String, Shortfall> {
     let settings = settings(run).await?;
     let sections = settings.as_object().into_iter().flatten();
     let running: BTreeSet<_> = sections
@@ -70,14 +70,14 @@ async fn documented(run: &Run) -> Result<String, Shortfall> {
             keys.as_object().into_iter().flat_map(Map::keys).map(move |key| format!("{section}.{key}"))
         })
         .collect();
-    let Some(own) = &run.deployment().target().own else {
+    let Some(own) = &run.deployment().target().own_build else {
         return Err(Shortfall::unmeasured(
             "the reference to compare with was not given",
             "run `kith verify` of the build that is deployed",
         ));
     };
     let known: BTreeSet<_> = own.settings.iter().cloned().collect();
-    run.figure("keys", running.len());
+    run.record("keys", running.len());
     if let Some(undocumented) = running.difference(&known).next() {
         return Err(Shortfall::fails(format!("{undocumented} is a key that the reference does not know")));
     }
@@ -92,7 +92,7 @@ async fn documented(run: &Run) -> Result<String, Shortfall> {
 async fn production(run: &Run) -> Result<String, Shortfall> {
     let settings = settings(run).await?;
     let mode = settings["server"]["mode"].as_str().unwrap_or_default().to_owned();
-    run.figure("mode", mode.clone());
+    run.record("mode", mode.clone());
     if mode != "production" {
         return Err(Shortfall::fails(format!(
             "it runs in {mode} mode, which checks its environment less strictly"
@@ -129,7 +129,7 @@ async fn complete(run: &Run) -> Result<String, Shortfall> {
         names.join(", ")
     };
     let settings = facts["configuration"]["settings"].as_object().map_or(0, Map::len);
-    run.figure("required", required.len());
+    run.record("required", required.len());
     if !missing.is_empty() {
         return Err(Shortfall::fails(format!("not set, though required: {}", names(&missing))));
     }
@@ -140,7 +140,7 @@ async fn complete(run: &Run) -> Result<String, Shortfall> {
     Ok(format!("all {} that are required are set: {}", required.len(), names(&all)))
 }
 
-async fn undrifted(run: &Run) -> Result<String, Shortfall> {
+async fn check_configuration_drift(run: &Run) -> Result<String, Shortfall> {
     let Some(rendered) = run.deployment().target().configuration.clone() else {
         return Err(Shortfall::unmeasured(
             "no configuration was given to compare with",
@@ -148,8 +148,8 @@ async fn undrifted(run: &Run) -> Result<String, Shortfall> {
         ));
     };
     let running = run.facts().await?["configuration"]["digest"].as_str().unwrap_or_default().to_owned();
-    run.figure("running", running.clone());
-    run.figure("rendered", rendered.clone());
+    run.record("running", running.clone());
+    run.record("rendered", rendered.clone());
     if running == rendered {
         Ok(format!("the configuration that runs is the one given here: {running}"))
     } else {
@@ -168,7 +168,7 @@ async fn shown(run: &Run) -> Result<String, Shortfall> {
     for section in ["server", "limits", "auth"] {
         let keys = settings[section].as_object().filter(|keys| !keys.is_empty());
         let keys = keys.ok_or_else(|| Shortfall::fails(format!("section {section} is not shown")))?;
-        run.figure(section, Value::Object(keys.clone()));
+        run.record(section, Value::Object(keys.clone()));
     }
     // Kith sets no cookies. Tokens travel in headers and bodies.
     let health = run.anonymous().get("/api/health").await?.expect(200)?;
@@ -181,8 +181,8 @@ async fn shown(run: &Run) -> Result<String, Shortfall> {
         .map(|(name, value)| (name.to_string(), Value::from(value.to_str().unwrap_or_default())))
         .collect();
     let cookies = health.headers.get_all("set-cookie").iter().count();
-    run.figure("headers", Value::Object(headers));
-    run.figure("cookies", cookies);
+    run.record("headers", Value::Object(headers));
+    run.record("cookies", cookies);
     let limits = settings["limits"].as_object().map_or(0, Map::len);
     let origins = settings["server"]["cors_origins"].as_array().map_or(0, Vec::len);
     Ok(format!(

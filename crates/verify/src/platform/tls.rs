@@ -9,22 +9,22 @@ use kith_readiness::{Check, Run, Shortfall};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::client_hello::{self, Hello, OLD_SUITES, Reply, STRONG_SUITES, WEAK_SUITES};
+use super::client_hello::{self, ClientHello, OLD_SUITES, Reply, STRONG_SUITES, WEAK_SUITES};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-09",
-        does: "asks port 80 of the same host for a page and with a log-in",
-        mend: "close port 80, or have it redirect to https on the same host with 301 or 308 and do nothing else",
-        last: false,
-        run: |run| Box::pin(unmeasured_here(plain_http(run))),
+        description: "asks port 80 of the same host for a page and with a log-in",
+        remediation: "close port 80, or have it redirect to https on the same host with 301 or 308 and do nothing else",
+        runs_last: false,
+        run: |run| Box::pin(as_unmeasured(plain_http(run))),
     },
     Check {
         row: "SEC-10",
-        does: "verifies certificate and chain, reads when it ends, and offers each version of TLS, and weak ciphers, alone",
-        mend: "renew the certificate, send the whole chain, and allow TLS 1.2 and 1.3 only where TLS ends",
-        last: false,
-        run: |run| Box::pin(unmeasured_here(scan(run))),
+        description: "verifies certificate and chain, reads when it ends, and offers each version of TLS, and weak ciphers, alone",
+        remediation: "renew the certificate, send the whole chain, and allow TLS 1.2 and 1.3 only where TLS ends",
+        runs_last: false,
+        run: |run| Box::pin(as_unmeasured(scan(run))),
     },
 ];
 
@@ -36,13 +36,13 @@ const LOOPBACK_REASON: &str =
     "the target is plain HTTP on this machine: TLS ends in front of it, and was not asked";
 
 /// Address of the target.
-struct Place {
+struct TargetAddress {
     is_tls: bool,
     host: String,
     port: u16,
 }
 
-impl Place {
+impl TargetAddress {
     fn of(url: &str) -> Option<Self> {
         let uri: Uri = url.parse().ok()?;
         let is_tls = uri.scheme_str()? == "https";
@@ -62,13 +62,13 @@ impl Place {
 
 /// Returns true if the URL is plain HTTP to a loopback address.
 pub(super) fn is_loopback_http(url: &str) -> bool {
-    Place::of(url).is_some_and(|place| !place.is_tls && place.is_loopback())
+    TargetAddress::of(url).is_some_and(|place| !place.is_tls && place.is_loopback())
 }
 
 /// Returns the address to check, or the reason for which TLS does not apply.
-fn place(run: &Run) -> Result<Place, Shortfall> {
+fn place(run: &Run) -> Result<TargetAddress, Shortfall> {
     let url = &run.deployment().target().url;
-    let place = Place::of(url);
+    let place = TargetAddress::of(url);
     let place =
         place.ok_or_else(|| Shortfall::unmeasured(format!("{url} is no address"), "name it as https://…"))?;
     if !place.is_tls && place.is_loopback() {
@@ -78,12 +78,10 @@ fn place(run: &Run) -> Result<Place, Shortfall> {
 }
 
 /// Turns "not applicable" into "unmeasured": TLS may be terminated before this machine.
-async fn unmeasured_here(
-    found: impl Future<Output = Result<String, Shortfall>>,
-) -> Result<String, Shortfall> {
+async fn as_unmeasured(found: impl Future<Output = Result<String, Shortfall>>) -> Result<String, Shortfall> {
     found.await.map_err(|shortfall| match shortfall {
-        Shortfall::NotApplicable(why) => {
-            Shortfall::unmeasured(why, "name the public address with --target https://…")
+        Shortfall::NotApplicable(reason) => {
+            Shortfall::unmeasured(reason, "name the public address with --target https://…")
         }
         other => other,
     })
@@ -97,11 +95,11 @@ async fn plain_http(run: &Run) -> Result<String, Shortfall> {
     for head in ["GET /api/v1/ping HTTP/1.1\r\n", login] {
         let body = if head.starts_with("POST") { "{}" } else { "" };
         let request = format!("{head}Host: {}\r\nConnection: close\r\n\r\n{body}", place.host);
-        let Some(answer) = ask_plainly(&place.host, port, &request).await? else { continue };
-        is_redirect(&place, port, &answer)?;
+        let Some(response) = send_over_tcp(&place.host, port, &request).await? else { continue };
+        is_redirect(&place, port, &response)?;
         redirects += 1;
     }
-    run.figure("port", port);
+    run.record("port", port);
     Ok(match redirects {
         0 => format!("port {port} of {} is closed", place.host),
         _ => format!(
@@ -112,21 +110,21 @@ async fn plain_http(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Sends a request over plain TCP and returns the response as text, or `None` if nothing responds.
-async fn ask_plainly(host: &str, port: u16, request: &str) -> Result<Option<String>, Shortfall> {
+async fn send_over_tcp(host: &str, port: u16, request: &str) -> Result<Option<String>, Shortfall> {
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port))).await;
     let Ok(Ok(mut stream)) = connected else { return Ok(None) };
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let exchange = async {
         stream.write_all(request.as_bytes()).await?;
-        (&mut stream).take(64 << 10).read_to_end(&mut answer).await
+        (&mut stream).take(64 << 10).read_to_end(&mut response).await
     };
     // A connection that closes without data has no response.
     let _ = tokio::time::timeout(CONNECT_TIMEOUT, exchange).await;
-    Ok((!answer.is_empty()).then(|| String::from_utf8_lossy(&answer).into_owned()))
+    Ok((!response.is_empty()).then(|| String::from_utf8_lossy(&response).into_owned()))
 }
 
-fn is_redirect(place: &Place, port: u16, answer: &str) -> Result<(), Shortfall> {
-    let head = answer.split("\r\n\r\n").next().unwrap_or_default();
+fn is_redirect(place: &TargetAddress, port: u16, response: &str) -> Result<(), Shortfall> {
+    let head = response.split("\r\n\r\n").next().unwrap_or_default();
     let status = head.split(' ').nth(1).unwrap_or_default();
     let field = |name: &str| {
         let lines = head.lines().filter_map(|line| line.split_once(':'));
@@ -143,7 +141,7 @@ fn is_redirect(place: &Place, port: u16, answer: &str) -> Result<(), Shortfall> 
         return fails(format!("answers {status}"));
     }
     let location = field("location").unwrap_or_default();
-    match Place::of(&location) {
+    match TargetAddress::of(&location) {
         Some(to) if to.is_tls && to.host.eq_ignore_ascii_case(&place.host) => Ok(()),
         _ => fails(format!("leads to {location:?}")),
     }
@@ -156,12 +154,12 @@ pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
         return Err(Shortfall::fails(format!("{} is asked over plain HTTP", place.host)));
     }
     // The client verifies name, dates and chain, and does not fetch missing certificates.
-    let answer = run.anonymous().get("/livez").await.map_err(|refused| {
-        if refused.why.contains("certificate") { Shortfall::fails(refused.why) } else { refused.into() }
+    let response = run.anonymous().get("/livez").await.map_err(|refused| {
+        if refused.reason.contains("certificate") { Shortfall::fails(refused.reason) } else { refused.into() }
     })?;
-    let days = answer.certificate_days(SystemClock.now());
+    let days = response.certificate_days(SystemClock.now());
     let days = days.ok_or_else(|| Shortfall::fails("its certificate cannot be read"))?;
-    run.figure("days_left", days);
+    run.record("days_left", days);
     if days <= MIN_CERTIFICATE_DAYS {
         return Err(Shortfall::fails(format!("its certificate ends in {days} days")));
     }
@@ -184,7 +182,7 @@ pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
             spoken.push(format!("{name} ({suite:#06x})"));
         }
     }
-    run.figure("speaks", spoken.clone());
+    run.record("speaks", spoken.clone());
     if spoken.is_empty() {
         return Err(Shortfall::fails(format!("{} speaks neither TLS 1.2 nor 1.3", place.host)));
     }
@@ -197,8 +195,8 @@ pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Offers one version with these suites and returns the reply.
-async fn offer(place: &Place, version: u16, suites: &[u16]) -> Result<Reply, Shortfall> {
-    let hello = Hello { version, suites, name: place.name() }.to_bytes();
+async fn offer(place: &TargetAddress, version: u16, suites: &[u16]) -> Result<Reply, Shortfall> {
+    let hello = ClientHello { version, suites, name: place.name() }.to_bytes();
     let exchange = async {
         let mut stream = TcpStream::connect((&*place.host, place.port)).await?;
         stream.write_all(&hello).await?;
@@ -246,17 +244,17 @@ mod tests {
 
     #[test]
     fn only_https_redirect_to_same_host_is_accepted() {
-        let place = Place::of("https://kith.example").unwrap();
-        let is_well = |answer: &str| is_redirect(&place, 80, answer).is_ok();
+        let place = TargetAddress::of("https://kith.example").unwrap();
+        let is_well = |response: &str| is_redirect(&place, 80, response).is_ok();
         assert!(is_well("HTTP/1.1 308 X\r\nLocation: https://kith.example/api/v1/ping\r\n\r\n"));
-        for answer in [
+        for response in [
             "HTTP/1.1 200 OK\r\n\r\n",
             "HTTP/1.1 302 Found\r\nLocation: https://kith.example/\r\n\r\n",
             "HTTP/1.1 308 X\r\nLocation: http://kith.example/\r\n\r\n",
             "HTTP/1.1 308 X\r\nLocation: https://kith.example.evil.example/\r\n\r\n",
             "HTTP/1.1 308 X\r\nLocation: https://kith.example/\r\nSet-Cookie: a=b\r\n\r\n",
         ] {
-            assert!(!is_well(answer), "{answer}");
+            assert!(!is_well(response), "{response}");
         }
     }
 }

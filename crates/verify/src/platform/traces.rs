@@ -10,30 +10,32 @@ use serde_json::{Value, json};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "API-06",
-        does: "sends ids of its own, none, and hostile ones; reads them in the answers, in the audit log, and in the server's log \
+        description: "sends ids of its own, none, and hostile ones; reads them in the answers, in the audit log, and in the server's log \
                where it is given",
-        mend: "see that no proxy in front takes `X-Request-Id` away or makes up its own",
-        last: false,
-        run: |run| Box::pin(is_found_again(run)),
+        remediation: "see that no proxy in front takes `X-Request-Id` away or makes up its own",
+        runs_last: false,
+        run: |run| Box::pin(check_request_id_in_log(run)),
     },
     Check {
         row: "SEC-25",
-        does: "fails to sign in, sends a bad access token and a bad refresh token, asks for what only administrators may, and \
+        description: "fails to sign in, sends a bad access token and a bad refresh token, asks for what only administrators may, and \
                asks until a limit refuses; reads /api/metrics before and after",
-        mend: "scrape /api/metrics of each node itself; name one with --node if the target spreads requests over several",
-        last: true,
-        run: |run| Box::pin(are_counted(run)),
+        remediation: "scrape /api/metrics of each node itself; name one with --node if the target spreads requests over several",
+        runs_last: true,
+        run: |run| Box::pin(check_security_counters(run)),
     },
 ];
 
 const LOGIN: &str = "/api/v1/auth/login";
 const X_REQUEST_ID: &str = "x-request-id";
 
-async fn is_found_again(run: &Run) -> Result<String, Shortfall> {
+async fn check_request_id_in_log(run: &Run) -> Result<String, Shortfall> {
     let anonymous = run.anonymous();
-    let sent = run.mark("verify");
+    let sent = run.marker("verify");
     let with = |id: &str| anonymous.with(X_REQUEST_ID, id);
-    let echoed = |answer: &kith_readiness::Answer| answer.header(X_REQUEST_ID).unwrap_or_default().to_owned();
+    let echoed = |response: &kith_readiness::CheckResponse| {
+        response.header(X_REQUEST_ID).unwrap_or_default().to_owned()
+    };
     let problem = with(&sent).get("/api/v1/no-such-path").await?.expect(404)?;
     if echoed(&problem) != sent || problem.json()["request_id"] != *sent {
         return Err(Shortfall::fails(format!("the id {sent} came back as {:?}", echoed(&problem))));
@@ -46,30 +48,30 @@ async fn is_found_again(run: &Run) -> Result<String, Shortfall> {
     let hostile =
         ["short", "has space in it", "quote\"quote", "<script>alert(1)</script>", "a;b=c,d:e|f", &long];
     for id in hostile {
-        let answer = with(id).get("/api/v1/ping").await?;
-        if echoed(&answer) == id || echoed(&answer).len() < 8 {
+        let response = with(id).get("/api/v1/ping").await?;
+        if echoed(&response) == id || echoed(&response).len() < 8 {
             return Err(Shortfall::fails(format!(
                 "the hostile id {id:?} came back as {:?}",
-                echoed(&answer)
+                echoed(&response)
             )));
         }
     }
-    let ada = run.person("signs-in").await?;
-    let logged_in = run.mark("session");
+    let ada = run.account("signs-in").await?;
+    let logged_in = run.marker("session");
     let body = json!({ "email": ada.email, "password": ada.password });
     with(&logged_in).post(LOGIN, body).await?.expect(200)?;
-    let entries = run.audit_of(&logged_in).await?;
+    let entries = run.audit_entries(&logged_in).await?;
     if entries.len() != 1 || entries[0]["action"] != "session.started" {
         return Err(Shortfall::fails(format!(
             "{} entries of the audit log have the id of a log-in",
             entries.len()
         )));
     }
-    run.figure("hostile_ids", hostile.len());
+    run.record("hostile_ids", hostile.len());
     let log = match &run.deployment().target().logs {
         Some(file) => {
             let lines = find_in_log(run, file, &logged_in).await?;
-            run.figure("log_lines", lines);
+            run.record("log_lines", lines);
             format!("{lines} lines of the log have it")
         }
         None => "the log was not given, which tests read".to_owned(),
@@ -119,9 +121,10 @@ const LIMITED_PATH: &str = "/api/v1/partners/invites";
 /// Maximum number of requests sent to reach a limit.
 const MAX_REQUESTS_TO_LIMIT: usize = 1_000;
 
-async fn are_counted(run: &Run) -> Result<String, Shortfall> {
-    let ada = run.person("signs-in").await?;
-    let (anonymous, client) = (run.anonymous().at(run.node()), ada.client.at(run.node()));
+async fn check_security_counters(run: &Run) -> Result<String, Shortfall> {
+    let ada = run.account("signs-in").await?;
+    let (anonymous, client) =
+        (run.anonymous().with_base_url(run.node()), ada.client.with_base_url(run.node()));
     let before = run.counters().await?;
     let wrong = json!({ "email": ada.email, "password": "not this one" });
     anonymous.post(LOGIN, wrong).await?.expect(401)?;
@@ -131,7 +134,7 @@ async fn are_counted(run: &Run) -> Result<String, Shortfall> {
         .await?
         .expect(401)?;
     client.get("/api/v1/admin/users").await?.expect(403)?;
-    let (asked, policy) = until_limited(&client).await?;
+    let (requests, policy) = until_limited(&client).await?;
     let after = run.counters().await?;
     let right = json!({ "email": ada.email, "password": ada.password });
     anonymous.post(LOGIN, right).await?.expect(200)?;
@@ -144,8 +147,8 @@ async fn are_counted(run: &Run) -> Result<String, Shortfall> {
         ("forbidden requests", event("forbidden")),
         ("requests over a limit", format!("kith_http_requests_limited_total{{policy=\"{policy}\"}}")),
     ] {
-        let grown = after.since(&before, &series);
-        run.figure(what, grown);
+        let grown = after.increase_since(&before, &series);
+        run.record(what, grown);
         // Other failures may count at the same time.
         if grown < 1.0 {
             return Err(Shortfall::fails(format!(
@@ -153,19 +156,19 @@ async fn are_counted(run: &Run) -> Result<String, Shortfall> {
             )));
         }
     }
-    run.figure("requests_until_limited", asked);
+    run.record("requests_until_limited", requests);
     Ok(format!(
-        "each of five was caused once and counted; the limit of {policy:?} held after {asked} requests"
+        "each of five was caused once and counted; the limit of {policy:?} held after {requests} requests"
     ))
 }
 
 /// Sends requests until one is rate-limited. Returns their number and the name of the limit.
 async fn until_limited(client: &kith_readiness::Client) -> Result<(usize, String), Shortfall> {
     for n in 1..=MAX_REQUESTS_TO_LIMIT {
-        let answer = client.send_once(Method::GET, LIMITED_PATH, bytes::Bytes::new()).await?;
-        match answer.status {
+        let response = client.send_once(Method::GET, LIMITED_PATH, bytes::Bytes::new()).await?;
+        match response.status {
             429 => {
-                let policy = answer.header("ratelimit-policy").and_then(|text| text.split('"').nth(1));
+                let policy = response.header("ratelimit-policy").and_then(|text| text.split('"').nth(1));
                 let none = || Shortfall::fails("a 429 does not say which limit it is of");
                 return policy.map(|policy| (n, policy.to_owned())).ok_or_else(none);
             }

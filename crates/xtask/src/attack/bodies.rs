@@ -7,16 +7,16 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
+use super::attacked_server::{AttackedServer, PASSWORD};
 use super::report::{DEFAULT_TIME_LIMIT, Report, status_in};
-use super::wire::{Answer, request, send};
-use super::world::{PASSWORD, World};
+use super::wire::{RawResponse, request, send};
 
 const NOTES: &str = "/api/v1/spaces/me/notes";
 
 /// Attack name, body of `POST /api/v1/spaces/me/notes`, and the accepted statuses.
-type Body = (&'static str, Vec<u8>, &'static [u16]);
+type BodyAttack = (&'static str, Vec<u8>, &'static [u16]);
 
-fn bodies() -> Vec<Body> {
+fn bodies() -> Vec<BodyAttack> {
     let nested = |levels: usize| format!(r#"{{"data":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
     let keys = |count: usize| {
         let members: Vec<_> = (0..count).map(|n| format!(r#""k{n}":0"#)).collect();
@@ -47,16 +47,16 @@ fn bodies() -> Vec<Body> {
 }
 
 /// Runs all attacks with bodies.
-pub fn run(world: &World, report: &mut Report) {
+pub fn run(world: &AttackedServer, report: &mut Report) {
     report.group("bodies");
     for (name, body, expected) in bodies() {
         report.attack(name, DEFAULT_TIME_LIMIT, || status_in(&post(world, &[], &body)?, expected));
     }
     report.attack("a key of an item twice", DEFAULT_TIME_LIMIT, || {
-        let answer = post(world, &[], br#"{"data":{"twice":1,"twice":2}}"#)?;
-        let said = status_in(&answer, &[201, 400, 422])?;
-        if answer.status == 201 {
-            let path = format!("{NOTES}/{}", answer.json()["id"].as_str().unwrap_or_default());
+        let response = post(world, &[], br#"{"data":{"twice":1,"twice":2}}"#)?;
+        let said = status_in(&response, &[201, 400, 422])?;
+        if response.status == 201 {
+            let path = format!("{NOTES}/{}", response.json()["id"].as_str().unwrap_or_default());
             let kept = String::from_utf8(world.get(&world.eve, &path)?.body)?;
             // Parsers disagree on whether the first or the last duplicate key wins, so only one may be
             // stored.
@@ -85,7 +85,7 @@ pub fn run(world: &World, report: &mut Report) {
     names(world, report);
 }
 
-fn post(world: &World, more: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
+fn post(world: &AttackedServer, more: &[(&str, &str)], body: &[u8]) -> Result<RawResponse> {
     send(world.address(), &request("POST", NOTES, Some(&world.eve.token), more, Some(body)))
 }
 
@@ -115,7 +115,7 @@ const INVISIBLE: &[&str] = &[
     "\u{202E}",
 ];
 
-fn names(world: &World, report: &mut Report) {
+fn names(world: &AttackedServer, report: &mut Report) {
     report.attack("names in which nothing can be seen", Duration::from_secs(20), || {
         for (n, name) in INVISIBLE.iter().enumerate() {
             let new = json!({

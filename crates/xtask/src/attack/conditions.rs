@@ -4,21 +4,21 @@
 use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::report::{DEFAULT_TIME_LIMIT, Report, said, status_in};
-use super::wire::{Answer, request, send};
-use super::world::{World, text};
+use super::attacked_server::{AttackedServer, text};
+use super::report::{DEFAULT_TIME_LIMIT, Report, format_response, status_in};
+use super::wire::{RawResponse, request, send};
 
 const NOTES: &str = "/api/v1/spaces/me/notes";
 
 /// Runs all attacks of this file.
-pub fn run(world: &World, report: &mut Report) {
+pub fn run(world: &AttackedServer, report: &mut Report) {
     preconditions(world, report);
     idempotency(world, report);
     cursors(world, report);
     line_ends(world, report);
 }
 
-fn preconditions(world: &World, report: &mut Report) {
+fn preconditions(world: &AttackedServer, report: &mut Report) {
     report.group("preconditions");
     let me = "/api/v1/me";
     let rename = json!({ "display_name": "eve" });
@@ -35,8 +35,8 @@ fn preconditions(world: &World, report: &mut Report) {
     }
     for (name, value) in [("a tag without quotes", "never"), ("an endless tag", "\"never")] {
         report.attack(name, DEFAULT_TIME_LIMIT, || {
-            let answer = world.call_with("PATCH", me, &world.eve, &[("if-match", value)], &rename)?;
-            status_in(&answer, &[400, 412])
+            let response = world.call_with("PATCH", me, &world.eve, &[("if-match", value)], &rename)?;
+            status_in(&response, &[400, 412])
         });
     }
     report.attack("the tag of an older state", DEFAULT_TIME_LIMIT, || {
@@ -49,12 +49,12 @@ fn preconditions(world: &World, report: &mut Report) {
     });
     report.attack("1,000 tags in a header", DEFAULT_TIME_LIMIT, || {
         let tags = (0..1_000).map(|n| format!("\"{n}\"")).collect::<Vec<_>>().join(", ");
-        let answer = world.call_with("PATCH", me, &world.eve, &[("if-match", &tags)], &rename)?;
-        status_in(&answer, &[400, 412, 431])
+        let response = world.call_with("PATCH", me, &world.eve, &[("if-match", &tags)], &rename)?;
+        status_in(&response, &[400, 412, 431])
     });
 }
 
-fn idempotency(world: &World, report: &mut Report) {
+fn idempotency(world: &AttackedServer, report: &mut Report) {
     report.group("idempotency keys");
     let key = [("idempotency-key", "attack-0001")];
     let (one, other) = (json!({ "data": { "n": 1 } }), json!({ "data": { "n": 2 } }));
@@ -78,8 +78,9 @@ fn idempotency(world: &World, report: &mut Report) {
     });
     for (name, value) in [("an empty key", String::new()), ("a key of 10,000 letters", "k".repeat(10_000))] {
         report.attack(name, DEFAULT_TIME_LIMIT, || {
-            let answer = world.call_with("POST", NOTES, &world.eve, &[("idempotency-key", &value)], &one)?;
-            status_in(&answer, &[400, 422, 431])
+            let response =
+                world.call_with("POST", NOTES, &world.eve, &[("idempotency-key", &value)], &one)?;
+            status_in(&response, &[400, 422, 431])
         });
     }
     report.attack("two keys", DEFAULT_TIME_LIMIT, || {
@@ -88,7 +89,7 @@ fn idempotency(world: &World, report: &mut Report) {
     });
 }
 
-fn cursors(world: &World, report: &mut Report) {
+fn cursors(world: &AttackedServer, report: &mut Report) {
     report.group("cursors and limits");
     let own = |by| -> Result<String> {
         for n in 0..3 {
@@ -98,11 +99,11 @@ fn cursors(world: &World, report: &mut Report) {
     };
     report.attack("a cursor of another user's list", DEFAULT_TIME_LIMIT, || {
         let cursor = own(&world.ada)?;
-        let answer = world.get(&world.eve, &format!("{NOTES}?limit=100&cursor={cursor}"))?;
-        if answer.status == 400 {
-            return Ok(said(&answer));
+        let response = world.get(&world.eve, &format!("{NOTES}?limit=100&cursor={cursor}"))?;
+        if response.status == 400 {
+            return Ok(format_response(&response));
         }
-        let page = answer.expect(200)?;
+        let page = response.expect(200)?;
         let items = page["items"].as_array().into_iter().flatten();
         let foreign = items.filter(|item| item["created_by"] != world.eve.id.as_str()).count();
         ensure!(foreign == 0, "{foreign} items of another user were shown");
@@ -118,8 +119,8 @@ fn cursors(world: &World, report: &mut Report) {
         let middle = cursor.len() / 2;
         let letter = if cursor.as_bytes()[middle] == b'A' { "B" } else { "A" };
         cursor.replace_range(middle..=middle, letter);
-        let answer = world.get(&world.eve, &format!("{NOTES}?cursor={cursor}"))?;
-        status_in(&answer, &[200, 400])
+        let response = world.get(&world.eve, &format!("{NOTES}?cursor={cursor}"))?;
+        status_in(&response, &[200, 400])
     });
     for value in ["x", "AAAA", "%00", "%FF%FE", "../../etc/passwd", "'%20OR%201=1", "e30", "null"] {
         report.attack(&format!("the cursor {value}"), DEFAULT_TIME_LIMIT, || {
@@ -148,7 +149,7 @@ fn cursors(world: &World, report: &mut Report) {
 }
 
 /// A client's value must not end a header line of the response (response splitting).
-fn line_ends(world: &World, report: &mut Report) {
+fn line_ends(world: &AttackedServer, report: &mut Report) {
     report.group("line ends in values");
     let eve = Some(world.eve.token.as_str());
     let injected = "%0d%0aset-cookie:%20injected=1";
@@ -162,39 +163,39 @@ fn line_ends(world: &World, report: &mut Report) {
     ];
     for path in paths {
         report.attack(&format!("GET {path}"), DEFAULT_TIME_LIMIT, || {
-            let answer = send(world.address(), &request("GET", &path, eve, &[], None))?;
-            clean(&answer)?;
-            ensure!((300..500).contains(&answer.status), "answered with {}", said(&answer));
-            Ok(said(&answer))
+            let response = send(world.address(), &request("GET", &path, eve, &[], None))?;
+            check_no_injected_header(&response)?;
+            ensure!((300..500).contains(&response.status), "answered with {}", format_response(&response));
+            Ok(format_response(&response))
         });
     }
     for name in
         ["x-request-id", "origin", "idempotency-key", "accept-encoding", "if-none-match", "user-agent"]
     {
         report.attack(&format!("a bare CR in {name}"), DEFAULT_TIME_LIMIT, || {
-            let answer = world.call_with(
+            let response = world.call_with(
                 "GET",
                 "/api/v1/me",
                 &world.eve,
                 &[(name, "a\rset-cookie: b=1")],
                 &Value::Null,
             )?;
-            clean(&answer)?;
-            status_in(&answer, &[200, 400])
+            check_no_injected_header(&response)?;
+            status_in(&response, &[200, 400])
         });
     }
     report.attack("a request id that is markup", DEFAULT_TIME_LIMIT, || {
         let more = [("x-request-id", "<script>alert(1)</script>")];
-        let answer = world.call_with("GET", "/api/v1/me", &world.eve, &more, &Value::Null)?;
-        let id = answer.header("x-request-id").unwrap_or_default().to_owned();
+        let response = world.call_with("GET", "/api/v1/me", &world.eve, &more, &Value::Null)?;
+        let id = response.header("x-request-id").unwrap_or_default().to_owned();
         ensure!(!id.contains('<'), "the request id was given back: {id}");
-        status_in(&answer, &[200])
+        status_in(&response, &[200])
     });
 }
 
-fn clean(answer: &Answer) -> Result<()> {
-    if answer.headers.iter().any(|(name, _)| name == "set-cookie") {
-        bail!("a header was injected: {:?}", answer.headers);
+fn check_no_injected_header(response: &RawResponse) -> Result<()> {
+    if response.headers.iter().any(|(name, _)| name == "set-cookie") {
+        bail!("a header was injected: {:?}", response.headers);
     }
     Ok(())
 }

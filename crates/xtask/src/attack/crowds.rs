@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::memory::grows_little;
-use super::report::{DEFAULT_TIME_LIMIT, Report, said, status_in};
+use super::attacked_server::{AttackedServer, PASSWORD};
+use super::memory::expect_little_growth;
+use super::report::{DEFAULT_TIME_LIMIT, Report, format_response, status_in};
 use super::wire::{connect, request};
-use super::world::{PASSWORD, World};
 
 /// Number of connections whose responses are never read, and of connections that wait for a job.
 const UNREAD: usize = 30;
@@ -35,7 +35,7 @@ const SCHEDULES_TO_PREVIEW: &[&str] = &[
 ];
 
 /// Runs all attacks of this file.
-pub fn run(world: &World, report: &mut Report) {
+pub fn run(world: &AttackedServer, report: &mut Report) {
     report.group("crowds");
     report.attack("30 lists and exports that are never read", Duration::from_secs(60), || unread(world));
     report.attack("500 requests on one connection, unread", Duration::from_secs(20), || pipelined(world));
@@ -53,25 +53,25 @@ pub fn run(world: &World, report: &mut Report) {
     report.attack("200 guessed invites", Duration::from_secs(20), || {
         for n in 0..200 {
             let path = format!("/api/v1/partners/invites/GUESS{n:05}");
-            let answer = world.get(&world.eve, &path)?;
-            ensure!(matches!(answer.status, 404 | 429), "answered with {}", said(&answer));
+            let response = world.get(&world.eve, &path)?;
+            ensure!(matches!(response.status, 404 | 429), "answered with {}", format_response(&response));
         }
         Ok("none is there".to_owned())
     });
     report.attack("a token of a suspended user", DEFAULT_TIME_LIMIT, || suspended(world));
 }
 
-fn others_wait(world: &World, within: Duration) -> Result<String> {
-    let answer =
+fn max_wait_of_others(world: &AttackedServer, within: Duration) -> Result<String> {
+    let response =
         world.post(&world.ada, "/api/v1/spaces/me/shopping", &json!({ "data": { "text": "milk" } }))?;
-    answer.expect(201)?;
-    ensure!(answer.took <= within, "another user's write took {:.1?}", answer.took);
-    Ok(format!("another user's write took {} ms", answer.took.as_millis()))
+    response.expect(201)?;
+    ensure!(response.took <= within, "another user's write took {:.1?}", response.took);
+    Ok(format!("another user's write took {} ms", response.took.as_millis()))
 }
 
 /// Sends a request on each of `count` connections and reads no response.
-fn ask_and_leave(
-    world: &World,
+fn send_without_reading(
+    world: &AttackedServer,
     count: usize,
     path: &str,
     body: Option<&[u8]>,
@@ -87,24 +87,25 @@ fn ask_and_leave(
     Ok(open)
 }
 
-fn unread(world: &World) -> Result<String> {
+fn unread(world: &AttackedServer) -> Result<String> {
     let hoarder = world.register("reader")?;
     let text = "x".repeat(60_000);
     for _ in 0..50 {
         world.post(&hoarder, "/api/v1/spaces/me/long", &json!({ "data": { "text": text } }))?.expect(201)?;
     }
-    grows_little(world, || {
-        let lists = ask_and_leave(world, UNREAD, "/api/v1/spaces/me/long?limit=100", None, &hoarder.token)?;
-        let exports = ask_and_leave(world, UNREAD, "/api/v1/me/export", None, &hoarder.token)?;
+    expect_little_growth(world, || {
+        let lists =
+            send_without_reading(world, UNREAD, "/api/v1/spaces/me/long?limit=100", None, &hoarder.token)?;
+        let exports = send_without_reading(world, UNREAD, "/api/v1/me/export", None, &hoarder.token)?;
         // A debug build takes seconds to produce so many pages of 1 MiB.
-        let said = others_wait(world, Duration::from_secs(20))?;
+        let said = max_wait_of_others(world, Duration::from_secs(20))?;
         drop((lists, exports));
         Ok(said)
     })
 }
 
-fn pipelined(world: &World) -> Result<String> {
-    grows_little(world, || {
+fn pipelined(world: &AttackedServer) -> Result<String> {
+    expect_little_growth(world, || {
         let mut stream = connect(world.address())?;
         stream.set_write_timeout(Some(Duration::from_secs(1)))?;
         let head = format!(
@@ -116,29 +117,30 @@ fn pipelined(world: &World) -> Result<String> {
         while sent < PIPELINED && stream.write_all(head.as_bytes()).is_ok() {
             sent += 1;
         }
-        Ok(format!("{sent} sent; {}", others_wait(world, OTHERS_WITHIN)?))
+        Ok(format!("{sent} sent; {}", max_wait_of_others(world, OTHERS_WITHIN)?))
     })
 }
 
-fn waiting(world: &World) -> Result<String> {
+fn waiting(world: &AttackedServer) -> Result<String> {
     let key = world.api_key("waits", &["jobs.work"])?;
     let body = json!({ "most": 1, "wait_ms": 30_000 }).to_string();
-    let waiting = ask_and_leave(world, WAITING, "/api/v1/queues/nothing/claim", Some(body.as_bytes()), &key)?;
-    let said = others_wait(world, OTHERS_WITHIN)?;
+    let waiting =
+        send_without_reading(world, WAITING, "/api/v1/queues/nothing/claim", Some(body.as_bytes()), &key)?;
+    let said = max_wait_of_others(world, OTHERS_WITHIN)?;
     drop(waiting);
     Ok(said)
 }
 
 /// Five failures lock an address. The responses must not depend on whether an account has the address.
-fn locked(world: &World) -> Result<String> {
+fn locked(world: &AttackedServer) -> Result<String> {
     let victim = world.register("victim")?;
     let mut seen = Vec::new();
     for email in [victim.email.as_str(), "nobody-here@example.org"] {
         let mut statuses = Vec::new();
         for n in 0..8 {
             let body = json!({ "email": email, "password": format!("{PASSWORD} {n}") });
-            let answer = world.call("POST", "/api/v1/auth/login", None, &body)?;
-            statuses.push((answer.status, answer.code()));
+            let response = world.call("POST", "/api/v1/auth/login", None, &body)?;
+            statuses.push((response.status, response.code()));
         }
         seen.push(statuses);
     }
@@ -149,12 +151,12 @@ fn locked(world: &World) -> Result<String> {
     status_in(&right, &[423])
 }
 
-fn suspended(world: &World) -> Result<String> {
+fn suspended(world: &AttackedServer) -> Result<String> {
     let victim = world.register("suspended")?;
     let path = format!("/api/v1/admin/users/{}/suspension", victim.id);
     world.call("PUT", &path, Some(&world.admin.token), &json!({ "reason": "attack" }))?.expect(200)?;
     let refresh = json!({ "refresh_token": victim.refresh });
     let refreshed = world.call("POST", "/api/v1/auth/refresh", None, &refresh)?;
-    ensure!(matches!(refreshed.status, 401 | 403), "refreshed with {}", said(&refreshed));
+    ensure!(matches!(refreshed.status, 401 | 403), "refreshed with {}", format_response(&refreshed));
     status_in(&world.call("GET", "/api/v1/me", Some(&victim.token), &Value::Null)?, &[401, 403])
 }

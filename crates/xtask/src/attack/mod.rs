@@ -3,6 +3,7 @@
 //!
 //! All traffic is on loopback and bounded in time and number. An attack with any other response is a failure.
 
+mod attacked_server;
 mod bodies;
 mod conditions;
 mod crowds;
@@ -19,7 +20,6 @@ mod strangers;
 mod targets;
 mod tokens;
 mod wire;
-mod world;
 
 use std::path::Path;
 
@@ -27,8 +27,8 @@ use anyhow::{Context as _, Result};
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 use serde_json::Value;
 
+use self::attacked_server::AttackedServer;
 use self::report::{DEFAULT_TIME_LIMIT, Report, status_in};
-use self::world::World;
 use crate::kith::{Start, build};
 use crate::mode::Mode;
 
@@ -79,7 +79,7 @@ pub fn attack(args: &Args) -> Result<()> {
     let mut report = Report::default();
     if args.has("limits") || args.has("tokens") {
         // The only server with limits and with loopback blocked for callbacks, as in production.
-        let strict = World::new(strict(&binary, &folder.path().join("strict")))?;
+        let strict = AttackedServer::new(strict(&binary, &folder.path().join("strict")))?;
         if args.has("limits") {
             limits(&strict, &mut report);
         }
@@ -97,7 +97,7 @@ pub fn attack(args: &Args) -> Result<()> {
         binary,
         ..Start::default()
     };
-    let world = World::new(start).context("the server that is attacked")?;
+    let world = AttackedServer::new(start).context("the server that is attacked")?;
     corpus(&world, args, &mut report);
     let start = world.start.clone();
     let survivor = if args.has("restart") { restart::kill(world, &mut report) } else { Some(world) };
@@ -115,7 +115,7 @@ pub fn attack(args: &Args) -> Result<()> {
 }
 
 /// Runs the attacks on a server without rate limits.
-fn corpus(world: &World, args: &Args, report: &mut Report) {
+fn corpus(world: &AttackedServer, args: &Args, report: &mut Report) {
     let mut begin = |name: &str, run: &dyn Fn(&mut Report)| {
         if args.has(name) {
             run(report);
@@ -160,7 +160,7 @@ fn strict(binary: &Path, folder: &Path) -> Start {
     }
 }
 
-fn limits(world: &World, report: &mut Report) {
+fn limits(world: &AttackedServer, report: &mut Report) {
     targets::run(world.address(), &world.admin, report);
     edge::connections(world, report);
     report.group("limits");
@@ -170,7 +170,7 @@ fn limits(world: &World, report: &mut Report) {
 
 /// Runs the token attacks on a separate server, because they move its clock.
 fn tokens(binary: &Path, folder: &Path, foreign: &str, report: &mut Report) -> Result<()> {
-    let world = World::new(Start {
+    let world = AttackedServer::new(Start {
         binary: binary.to_owned(),
         data: folder.join("tokens"),
         log: folder.join("tokens.log"),

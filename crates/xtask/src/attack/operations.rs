@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::report::{Report, said};
-use super::world::World;
+use super::attacked_server::AttackedServer;
+use super::report::{Report, format_response};
 
 const METHODS: &[&str] = &["get", "post", "put", "patch", "delete"];
 /// Id that identifies no resource, used for every path parameter.
@@ -59,7 +59,7 @@ fn operations(document: &Value) -> Result<Vec<Operation>> {
 }
 
 /// Sends all operations as each caller.
-pub fn run(world: &World, report: &mut Report) {
+pub fn run(world: &AttackedServer, report: &mut Report) {
     report.group("operations by callers who may not");
     let document = world.call("GET", "/openapi.json", None, &Value::Null).and_then(|found| found.expect(200));
     let all = match document.and_then(|document| operations(&document)) {
@@ -86,16 +86,20 @@ pub fn run(world: &World, report: &mut Report) {
 }
 
 fn refuse<'a>(
-    world: &World,
+    world: &AttackedServer,
     token: Option<&str>,
     operations: impl Iterator<Item = &'a Operation>,
     status: u16,
 ) -> Result<String> {
     let mut asked = 0;
     for operation in operations {
-        let answer = world.call(&operation.method, &operation.asked(), token, &operation.body())?;
+        let response = world.call(&operation.method, &operation.asked(), token, &operation.body())?;
         let Operation { method, path, .. } = operation;
-        ensure!(answer.status == status, "{method} {path} was answered with {}", said(&answer));
+        ensure!(
+            response.status == status,
+            "{method} {path} was answered with {}",
+            format_response(&response)
+        );
         asked += 1;
     }
     ensure!(asked > 0, "the document has no such operation");

@@ -3,11 +3,11 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::report::{DEFAULT_TIME_LIMIT, Report, said, status_in};
-use super::world::{World, text};
+use super::attacked_server::{AttackedServer, text};
+use super::report::{DEFAULT_TIME_LIMIT, Report, format_response, status_in};
 
 /// Objects of `ada` and `ben`, which `eve` requests.
-struct Objects {
+struct ForeignObjects {
     request: String,
     session: String,
     bond: String,
@@ -16,8 +16,8 @@ struct Objects {
     invite: String,
 }
 
-impl Objects {
-    fn make(world: &World) -> Result<Self> {
+impl ForeignObjects {
+    fn make(world: &AttackedServer) -> Result<Self> {
         let (ada, ben) = (&world.ada, &world.ben);
         let listed =
             world.get(ada, "/api/v1/partners/requests?direction=outgoing&status=accepted")?.expect(200)?;
@@ -40,13 +40,13 @@ impl Objects {
 }
 
 /// Requests each object as a stranger.
-pub fn run(world: &World, report: &mut Report) {
+pub fn run(world: &AttackedServer, report: &mut Report) {
     report.group("other people's objects");
-    let objects = match Objects::make(world) {
+    let objects = match ForeignObjects::make(world) {
         Ok(objects) => objects,
         Err(error) => return report.attack("making them", DEFAULT_TIME_LIMIT, || Err(error)),
     };
-    let Objects { request, session, bond, item, shared, invite } = &objects;
+    let ForeignObjects { request, session, bond, item, shared, invite } = &objects;
     let (ada, ben) = (&world.ada.id, &world.ben.id);
     let data = json!({ "data": { "text": "eve was here" } });
     let reason = json!({ "reason": "spam" });
@@ -81,8 +81,8 @@ pub fn run(world: &World, report: &mut Report) {
     ];
     for (method, path, body) in cases {
         report.attack(&format!("{method} {}", shape(&path)), DEFAULT_TIME_LIMIT, || {
-            let answer = world.call(method, &path, Some(&world.eve.token), body)?;
-            status_in(&answer, &[403, 404, 409])
+            let response = world.call(method, &path, Some(&world.eve.token), body)?;
+            status_in(&response, &[403, 404, 409])
         });
     }
     report.attack("what they hold is as it was", DEFAULT_TIME_LIMIT, || {
@@ -102,7 +102,7 @@ fn shape(path: &str) -> String {
 }
 
 /// Operations on reserved queues and schedules, sent with an API key whose scopes seem to allow them.
-pub fn reserved(world: &World, report: &mut Report) {
+pub fn reserved(world: &AttackedServer, report: &mut Report) {
     report.group("API keys at what Kith uses for itself");
     let scopes =
         ["jobs.read", "jobs.write", "jobs.work", "queues.write", "schedules.read", "schedules.write"];
@@ -141,9 +141,9 @@ pub fn reserved(world: &World, report: &mut Report) {
     ];
     for (method, path, body) in cases {
         report.attack(&format!("{method} {path} {}", brief(body)), DEFAULT_TIME_LIMIT, || {
-            let answer = world.call(method, path, Some(&key), body)?;
-            ensure!(answer.code() == "reserved", "answered with {}", said(&answer));
-            status_in(&answer, &[403])
+            let response = world.call(method, path, Some(&key), body)?;
+            ensure!(response.code() == "reserved", "answered with {}", format_response(&response));
+            status_in(&response, &[403])
         });
     }
     report.attack("a key makes a key", DEFAULT_TIME_LIMIT, || {

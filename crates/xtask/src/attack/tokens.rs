@@ -5,20 +5,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use super::attacked_server::AttackedServer;
 use super::report::{DEFAULT_TIME_LIMIT, Report, status_in};
 use super::wire::{request, send};
-use super::world::World;
 
 const ME: &str = "/api/v1/me";
 
 /// Decoded parts of a token.
-struct Parts {
+struct DecodedToken {
     header: Value,
     payload: Value,
     signature: String,
 }
 
-impl Parts {
+impl DecodedToken {
     fn of(token: &str) -> Result<Self> {
         let mut parts = token.split('.');
         let mut next = || parts.next().context("a token has three parts");
@@ -38,7 +38,7 @@ impl Parts {
 }
 
 /// Sends every forged token. `foreign` is a token signed by another server.
-pub fn run(world: &World, foreign: &str, report: &mut Report) {
+pub fn run(world: &AttackedServer, foreign: &str, report: &mut Report) {
     report.group("tokens");
     let forgeries = match forgeries(world, foreign) {
         Ok(forgeries) => forgeries,
@@ -46,9 +46,9 @@ pub fn run(world: &World, foreign: &str, report: &mut Report) {
     };
     for (name, token) in forgeries {
         report.attack(name, DEFAULT_TIME_LIMIT, || {
-            let answer = world.call("GET", ME, Some(&token), &Value::Null)?;
-            let said = status_in(&answer, &[401])?;
-            let challenge = answer.header("www-authenticate").unwrap_or_default();
+            let response = world.call("GET", ME, Some(&token), &Value::Null)?;
+            let said = status_in(&response, &[401])?;
+            let challenge = response.header("www-authenticate").unwrap_or_default();
             ensure!(challenge.starts_with("Bearer"), "a 401 without a challenge: {challenge:?}");
             Ok(said)
         });
@@ -85,9 +85,9 @@ pub fn run(world: &World, foreign: &str, report: &mut Report) {
     });
 }
 
-fn forgeries(world: &World, foreign: &str) -> Result<Vec<(&'static str, String)>> {
+fn forgeries(world: &AttackedServer, foreign: &str) -> Result<Vec<(&'static str, String)>> {
     let token = &world.eve.token;
-    let parts = Parts::of(token)?;
+    let parts = DecodedToken::of(token)?;
     let none = json!({});
     let signature = parts.signature.as_str();
     let garbage = URL_SAFE_NO_PAD.encode([7_u8; 64]);
@@ -118,12 +118,12 @@ fn forgeries(world: &World, foreign: &str) -> Result<Vec<(&'static str, String)>
 }
 
 /// Moves the clock of a development server past the expiry of all tokens, and back.
-pub fn expired(world: &World, report: &mut Report) {
+pub fn expired(world: &AttackedServer, report: &mut Report) {
     report.attack("a token that has expired", DEFAULT_TIME_LIMIT, || {
         let by = json!({ "advance": "2d" });
         world.call("POST", "/dev/clock", None, &by)?.expect(200)?;
-        let answer = world.get(&world.eve, ME);
+        let response = world.get(&world.eve, ME);
         world.call("DELETE", "/dev/clock", None, &Value::Null)?.expect(200)?;
-        status_in(&answer?, &[401])
+        status_in(&response?, &[401])
     });
 }

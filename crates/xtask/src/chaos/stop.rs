@@ -19,8 +19,8 @@ use tokio::time::sleep;
 use super::fresh_folder;
 use crate::evidence::{self, Outcome, Row, Tests, Trials};
 use crate::kith::{Kith, Start, build};
+use crate::load::accounts::{LoadAccount, register};
 use crate::load::http::request;
-use crate::load::people::{Person, register};
 use crate::load::{Connection, Pairs, now, on_one_thread};
 use crate::mode::Mode;
 
@@ -169,7 +169,7 @@ async fn run(
 
 async fn client(
     proxy: SocketAddr,
-    people: Rc<Vec<Person>>,
+    people: Rc<Vec<LoadAccount>>,
     pairs: Rc<RefCell<Pairs>>,
     over: Rc<Cell<bool>>,
     report: Rc<RefCell<Report>>,

@@ -31,7 +31,7 @@ const HANG_S: &str = "240";
 struct Part {
     name: &'static str,
     files: &'static [&'static str],
-    but: &'static [&'static str],
+    exclude: &'static [&'static str],
     /// Sample size: one of this many mutants is tested.
     every: u32,
     packages: &'static [&'static str],
@@ -43,7 +43,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "bonds",
         files: &["crates/bonds/src/bonds/**/*.rs"],
-        but: &["**/fuzzing.rs"],
+        exclude: &["**/fuzzing.rs"],
         every: 16,
         packages: &["kith-bonds", "kith"],
         tests: &[
@@ -52,11 +52,11 @@ const PARTS: &[Part] = &[
             "api",
             "--",
             "bonds::",
-            "partings",
+            "breakups",
             "requests",
             "invites",
             "restorations",
-            "refusals",
+            "rejections",
             "partner_tiers",
             "old_paths",
             "traces",
@@ -69,7 +69,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "accounts",
         files: &["crates/accounts/src/accounts/**/*.rs"],
-        but: &["**/fuzzing.rs"],
+        exclude: &["**/fuzzing.rs"],
         every: 16,
         packages: &["kith-accounts", "kith"],
         tests: &[
@@ -81,7 +81,7 @@ const PARTS: &[Part] = &[
             "administration",
             "lockout",
             "profile",
-            "leaving",
+            "account_deletion",
             "revocation",
             "operators",
             "traces",
@@ -94,7 +94,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "store",
         files: &["crates/store/src/**/*.rs"],
-        but: &["**/fuzzing.rs", "crates/store/src/testing/**", "crates/store/src/postgres/**"],
+        exclude: &["**/fuzzing.rs", "crates/store/src/testing/**", "crates/store/src/postgres/**"],
         every: 14,
         packages: &["kith-store"],
         tests: &["--lib", "--test", "conformance", "--features", "kith-store/testing"],
@@ -122,7 +122,7 @@ pub struct Args {
 
 /// Results of a part, as names of mutants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Tried {
+struct MutantResults {
     caught: Vec<String>,
     missed: Vec<String>,
     timeout: Vec<String>,
@@ -130,13 +130,13 @@ struct Tried {
     unviable: Vec<String>,
 }
 
-impl Tried {
-    fn noticed(&self) -> usize {
+impl MutantResults {
+    fn detected(&self) -> usize {
         self.caught.len() + self.timeout.len()
     }
 
     fn viable(&self) -> usize {
-        self.noticed() + self.missed.len()
+        self.detected() + self.missed.len()
     }
 }
 
@@ -215,7 +215,7 @@ fn try_part(root: &Path, part: &Part, every: u32, sample: u32) -> Result<()> {
     for file in part.files {
         mutants.args(["--file", file]);
     }
-    for file in part.but {
+    for file in part.exclude {
         mutants.args(["--exclude", file]);
     }
     mutants.args(["--test-package", &part.packages.join(",")]);
@@ -230,7 +230,7 @@ fn try_part(root: &Path, part: &Part, every: u32, sample: u32) -> Result<()> {
     }
 }
 
-fn read(folder: &Path) -> Result<Tried> {
+fn read(folder: &Path) -> Result<MutantResults> {
     let lines = |name: &str| -> Result<Vec<String>> {
         let path = folder.join(name);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -238,11 +238,11 @@ fn read(folder: &Path) -> Result<Tried> {
     };
     let [caught, missed, timeout, unviable] =
         ["caught.txt", "missed.txt", "timeout.txt", "unviable.txt"].map(lines);
-    Ok(Tried { caught: caught?, missed: missed?, timeout: timeout?, unviable: unviable? })
+    Ok(MutantResults { caught: caught?, missed: missed?, timeout: timeout?, unviable: unviable? })
 }
 
 /// Removes line and column, which change: `FILE:LINE:COLUMN: WHAT` becomes `FILE: WHAT`.
-fn lasting(mutant: &str) -> String {
+fn without_position(mutant: &str) -> String {
     let mut parts = mutant.splitn(4, ':');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
         (Some(file), Some(_), Some(_), Some(what)) => format!("{file}:{what}"),
@@ -250,22 +250,22 @@ fn lasting(mutant: &str) -> String {
     }
 }
 
-fn survivors(tried: &Tried, reasons: &Reasons) -> Vec<Survivor> {
+fn survivors(tried: &MutantResults, reasons: &Reasons) -> Vec<Survivor> {
     let explained = |mutant: &String| {
-        let name = lasting(mutant);
+        let name = without_position(mutant);
         let reason = reasons.survivor.iter().find(|reason| reason.mutant == name);
         Survivor { mutant: mutant.clone(), why: reason.map(|reason| reason.why.clone()) }
     };
     tried.missed.iter().map(explained).collect()
 }
 
-fn report(root: &Path, tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons) -> Result<()> {
-    let sum = |of: fn(&Tried) -> usize| tried.values().map(of).sum::<usize>();
-    let (noticed, viable) = (sum(Tried::noticed), sum(Tried::viable));
+fn report(root: &Path, tried: &BTreeMap<&'static str, MutantResults>, reasons: &Reasons) -> Result<()> {
+    let sum = |of: fn(&MutantResults) -> usize| tried.values().map(of).sum::<usize>();
+    let (detected, viable) = (sum(MutantResults::detected), sum(MutantResults::viable));
     if viable == 0 {
         bail!("no change was tried");
     }
-    let share = noticed as f64 / viable as f64;
+    let share = detected as f64 / viable as f64;
     let list = listed(tried, reasons);
     fs::write(root.join(LIST), &list).with_context(|| format!("cannot write {LIST}"))?;
     print!("{list}");
@@ -273,7 +273,7 @@ fn report(root: &Path, tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons)
         .iter()
         .map(|(name, tried)| {
             let figures = json!({
-                "noticed": tried.noticed(), "viable": tried.viable(), "unviable": tried.unviable.len(),
+                "noticed": tried.detected(), "viable": tried.viable(), "unviable": tried.unviable.len(),
                 "survivors": survivors(tried, reasons),
             });
             (*name, figures)
@@ -283,9 +283,9 @@ fn report(root: &Path, tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons)
     let row = Row {
         id: "DRV-36",
         result: Outcome::of(share >= MIN_DETECTED_SHARE),
-        figures: json!({ "noticed": noticed, "viable": viable, "percent": percent, "parts": parts }),
+        figures: json!({ "noticed": detected, "viable": viable, "percent": percent, "parts": parts }),
         summary: format!(
-            "Tests notice {noticed} of {viable} sampled changes of bonds, accounts and store ({percent:.0} %)."
+            "Tests notice {detected} of {viable} sampled changes of bonds, accounts and store ({percent:.0} %)."
         ),
     };
     if tried.len() == PARTS.len() {
@@ -305,25 +305,25 @@ fn report(root: &Path, tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons)
     Ok(())
 }
 
-fn listed(tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons) -> String {
+fn listed(tried: &BTreeMap<&'static str, MutantResults>, reasons: &Reasons) -> String {
     let mut text = format!(
         "<!-- Written by `cargo xtask mutants`; reasons are in {REASONS}. -->\n\n# Mutants\n\n\
          Changes of the code in one place, and whether a test noticed: a sample, on SQLite, by the tests nearest to it.\n\n\
          | part | changes that compile | noticed | survived |\n|---|---|---|---|\n"
     );
     for (name, tried) in tried {
-        let percent = 100.0 * tried.noticed() as f64 / tried.viable().max(1) as f64;
+        let percent = 100.0 * tried.detected() as f64 / tried.viable().max(1) as f64;
         text += &format!(
             "| {name} | {} | {} ({percent:.0} %) | {} |\n",
             tried.viable(),
-            tried.noticed(),
+            tried.detected(),
             tried.missed.len()
         );
     }
     text += "\n## Survivors\n\n";
     for Survivor { mutant, why } in tried.values().flat_map(|tried| survivors(tried, reasons)) {
         let why = why.unwrap_or_else(|| "no test notices it yet".to_owned());
-        text += &format!("* `{}`: {why}\n", lasting(&mutant));
+        text += &format!("* `{}`: {why}\n", without_position(&mutant));
     }
     text
 }
@@ -336,9 +336,11 @@ mod tests {
 
     #[test]
     fn survivor_reason_survives_line_changes() {
-        assert_eq!(lasting(MISSED), "crates/a/src/b.rs: replace > with >= in c::d");
-        let tried = Tried { missed: vec![MISSED.to_owned(), "other".to_owned()], ..Tried::default() };
-        let reason = Reason { mutant: lasting(MISSED), why: "Nothing is exactly that long.".to_owned() };
+        assert_eq!(without_position(MISSED), "crates/a/src/b.rs: replace > with >= in c::d");
+        let tried =
+            MutantResults { missed: vec![MISSED.to_owned(), "other".to_owned()], ..MutantResults::default() };
+        let reason =
+            Reason { mutant: without_position(MISSED), why: "Nothing is exactly that long.".to_owned() };
         let found = survivors(&tried, &Reasons { survivor: vec![reason] });
         let why: Vec<_> = found.iter().map(|survivor| survivor.why.as_deref()).collect();
         assert_eq!(why, [Some("Nothing is exactly that long."), None]);
@@ -347,7 +349,8 @@ mod tests {
     #[test]
     fn timeouts_are_detected_and_unviable_mutants_ignored() {
         let names = |n| vec![String::new(); n];
-        let tried = Tried { caught: names(3), missed: names(1), timeout: names(2), unviable: names(4) };
-        assert_eq!((tried.noticed(), tried.viable()), (5, 6));
+        let tried =
+            MutantResults { caught: names(3), missed: names(1), timeout: names(2), unviable: names(4) };
+        assert_eq!((tried.detected(), tried.viable()), (5, 6));
     }
 }

@@ -1,6 +1,6 @@
 //! Copies of rows with different ids and unique columns, which fill a table from a few recorded rows.
 
-use super::world::{Table, Value};
+use super::recordings::{Table, Value};
 
 const ID_LENGTH: usize = 36;
 /// Range of hexadecimal digits of an id that differ between copies. Not the last digits, which differ between
@@ -11,7 +11,7 @@ const DIGITS: std::ops::Range<usize> = 24..30;
 const MIN_HASH_BYTES: usize = 16;
 
 /// Row to copy, with the columns that change.
-pub struct Original<'t> {
+pub struct RowTemplate<'t> {
     table: &'t Table,
     row: &'t [Value],
     /// Columns with the positions of ids in their text.
@@ -20,7 +20,7 @@ pub struct Original<'t> {
     others: Vec<usize>,
 }
 
-impl<'t> Original<'t> {
+impl<'t> RowTemplate<'t> {
     /// Analyses `row` of `table`.
     pub fn new(table: &'t Table, row: &'t [Value]) -> Self {
         let ids: Vec<_> = (0..row.len())
@@ -116,13 +116,13 @@ mod tests {
         let row = [Value::Text(format!("user:{ID}")), Value::Text(format!("{ID} {ID}"))];
         let other = "0198c0de-0000-7000-8000-00000100000f";
         let expected = vec![Value::Text(format!("user:{other}")), Value::Text(format!("{other} {other}"))];
-        assert_eq!(Original::new(&table(vec![vec![0]]), &row).copy(1), expected);
+        assert_eq!(RowTemplate::new(&table(vec![vec![0]]), &row).copy(1), expected);
     }
 
     #[test]
     fn unique_columns_without_ids_change() {
         let row = [Value::Text("queue".into()), Value::Integer(3)];
-        let copy = |unique| Original::new(&table(unique), &row).copy(2);
+        let copy = |unique| RowTemplate::new(&table(unique), &row).copy(2);
         assert_eq!(copy(vec![vec![0, 1]]), [Value::Text("queue".into()), Value::Integer(23)]);
         assert_eq!(copy(vec![vec![1], vec![0]]), [Value::Text("queue~2".into()), Value::Integer(23)]);
         assert_eq!(copy(vec![]), row);

@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, StatementStatus, params_from_iter};
 
 use super::filled;
 use super::judge::{Cost, Finding, Report, STOPPED, Sample};
-use super::world::{Statement, Table};
+use super::recordings::{Statement, Table};
 
 /// Number of steps between two calls of the progress handler.
 const PROGRESS_INTERVAL_STEPS: i32 = 10_000;
@@ -92,7 +92,7 @@ fn judge_statement(
     sample: Sample,
     report: &mut Report,
 ) {
-    let sql = notation(&statement.sql);
+    let sql = to_sqlite_parameters(&statement.sql);
     let (mut judged, mut error) = (None::<Cost>, String::new());
     for params in &statement.samples {
         match cost(connection, &sql, params) {
@@ -152,7 +152,7 @@ fn plan(connection: &Connection, sql: &str) -> Result<String, rusqlite::Error> {
 }
 
 /// Converts `$1` to `?1`, like the store.
-fn notation(sql: &str) -> String {
+fn to_sqlite_parameters(sql: &str) -> String {
     sql.replace('$', "?")
 }
 

@@ -1,6 +1,6 @@
 //! Rules for words: unfinished code, SQL outside `rows.rs`, sleeping, and CI steps whose failures are hidden.
 
-use super::scan::{Kind, pieces};
+use super::scan::{PieceKind, pieces};
 use super::{CI, File, Finding};
 
 /// Files that may sleep, with the reason.
@@ -26,7 +26,7 @@ const FILES_ALLOWED_TO_SLEEP: &[(&str, &str)] = &[
     ("crates/xtask/src/bench/jobs/redis.rs", "Redis says nowhere that it listens"),
     ("crates/jobs/examples/chaos/main.rs", "jobs take time, and are enqueued at a rate"),
     (
-        "crates/xtask/src/chaos/jobs/crew.rs",
+        "crates/xtask/src/chaos/jobs/process_group.rs",
         "the moment of a blow is drawn, and nothing else says when it has come",
     ),
     ("crates/xtask/src/chaos/kill.rs", "the end of another's child cannot be waited for"),
@@ -39,7 +39,7 @@ const FILES_ALLOWED_TO_SLEEP: &[(&str, &str)] = &[
         "load lasts for a while between stops, and HAProxy says nowhere that it listens",
     ),
     ("crates/xtask/src/load/connection.rs", "asks a server again that has said it is not available yet"),
-    ("crates/xtask/src/load/drive.rs", "load lasts as long as it is told to"),
+    ("crates/xtask/src/load/generator.rs", "load lasts as long as it is told to"),
     (
         "crates/platform/src/http/serve.rs",
         "draining is a stretch of time, and descriptors that ran out come back",
@@ -82,21 +82,21 @@ fn rust(file: &File) -> Vec<Finding> {
     let may_hold_sql = !file.is_of_feature() || file.path.contains("/rows/") || file.name() == "rows.rs";
     for piece in pieces(&file.text) {
         match piece.kind {
-            Kind::Code => {
+            PieceKind::Code => {
                 findings.extend(undone_code(file, piece.line, piece.text));
                 findings.extend(sleeping(file, piece.line, piece.text));
                 findings.extend(undocumented(file, piece.line, piece.text));
-                findings.extend(undated(file, piece.line, piece.text));
+                findings.extend(undated_writes(file, piece.line, piece.text));
             }
-            Kind::Comment => findings.extend(undone_comments(file, piece.line, piece.text)),
-            Kind::Literal if !may_hold_sql && is_sql(piece.text) => {
+            PieceKind::Comment => findings.extend(undone_comments(file, piece.line, piece.text)),
+            PieceKind::Literal if !may_hold_sql && is_sql(piece.text) => {
                 findings.push(file.finding(
                     piece.line,
                     "SQL",
                     "a module's SQL is in its rows.rs, a function a statement",
                 ));
             }
-            Kind::Literal => {}
+            PieceKind::Literal => {}
         }
     }
     findings
@@ -151,7 +151,7 @@ fn undocumented(file: &File, from: usize, code: &str) -> Vec<Finding> {
 
 /// Reports direct writes by features, which bypass the timestamp that `App::write` takes when the transaction
 /// starts.
-fn undated(file: &File, from: usize, code: &str) -> Vec<Finding> {
+fn undated_writes(file: &File, from: usize, code: &str) -> Vec<Finding> {
     if !file.is_of_feature() {
         return Vec::new();
     }
@@ -186,11 +186,11 @@ fn on_lines<'a, T>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{said, tree};
+    use super::super::tests::{formatted, tree};
     use super::*;
 
     fn found(path: &str, text: &str) -> Vec<String> {
-        said(&check(&tree(&[(path, text)])[0]))
+        formatted(&check(&tree(&[(path, text)])[0]))
     }
 
     #[test]

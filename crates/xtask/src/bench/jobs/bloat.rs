@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use kith_store::testing::server::find_bin;
 use serde_json::{Value, json};
 
-use super::contenders::{Ring, heard};
+use super::contenders::{BenchEnvironment, run_json};
 use super::figures::{number, thousands};
 use crate::bench::rows::spread;
 
@@ -61,7 +61,7 @@ impl Drop for Snapshot {
 }
 
 /// Measures `pairs` of runs with `jobs` jobs each. Every second pair starts with the snapshot.
-pub fn bloat(ring: &Ring, pairs: usize, jobs: u64) -> Result<Bloat> {
+pub fn bloat(ring: &BenchEnvironment, pairs: usize, jobs: u64) -> Result<Bloat> {
     eprintln!("\n{} jobs come and go, without and with a snapshot held open", thousands(jobs as f64));
     let mut all = Vec::new();
     for pair in 0..pairs {
@@ -73,21 +73,21 @@ pub fn bloat(ring: &Ring, pairs: usize, jobs: u64) -> Result<Bloat> {
     Ok(Bloat { jobs, pairs: all })
 }
 
-fn run(ring: &Ring, is_held: bool, jobs: u64) -> Result<Value> {
+fn run(ring: &BenchEnvironment, is_held: bool, jobs: u64) -> Result<Value> {
     let url = ring.fresh_database()?;
     let snapshot = if is_held { Some(Snapshot::hold(&url)?) } else { None };
     let mut command = ring.driver()?;
     command.args(["--database", &url, "--row", "bloat", "--jobs", &jobs.to_string()]);
-    let said = heard(command, "Kith, PostgreSQL")?;
+    let output = run_json(command, "Kith, PostgreSQL")?;
     drop(snapshot);
     eprintln!(
         "  {}: {:.0}/s, {} pages a claim, {} dead rows",
         if is_held { "held" } else { "free" },
-        number(&said, "rate_per_s"),
-        said["buffers_per_claim"],
-        said["dead_rows"],
+        number(&output, "rate_per_s"),
+        output["buffers_per_claim"],
+        output["dead_rows"],
     );
-    Ok(said)
+    Ok(output)
 }
 
 impl Bloat {

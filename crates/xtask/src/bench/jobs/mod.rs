@@ -17,9 +17,9 @@ use anyhow::Result;
 use clap::ValueEnum;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 
-use self::contenders::{Contender, Ring, build_driver, install_peers};
+use self::contenders::{BenchEnvironment, Contender, build_driver, install_peers};
 use self::redis::Redis;
-use self::report::Compared;
+use self::report::RowComparison;
 use self::rows::{ROWS, Row};
 use super::machine;
 use crate::mode::Mode;
@@ -106,7 +106,7 @@ pub fn jobs(args: &Args) -> Result<()> {
         ..Default::default()
     })?;
     let redis = if peers { Some(Redis::start(&folder.join("redis"))?) } else { None };
-    let ring = Ring { folder, driver, postgres, redis };
+    let ring = BenchEnvironment { folder, driver, postgres, redis };
     let asked = |row: &&Row| args.has_row(row.name);
     let rows = ROWS.iter().filter(asked).filter(|row| kith || !row.own).map(|row| compare(&ring, row, args));
     let rows = rows.collect::<Result<Vec<_>>>()?;
@@ -117,10 +117,10 @@ pub fn jobs(args: &Args) -> Result<()> {
 }
 
 /// Runs all contenders in each round. The order rotates, so that no contender always has the same position.
-fn compare(ring: &Ring, row: &'static Row, args: &Args) -> Result<Compared> {
+fn compare(ring: &BenchEnvironment, row: &'static Row, args: &Args) -> Result<RowComparison> {
     let pairs = args.pairs();
     let who = Contender::ALL.into_iter().filter(|who| who.has(row) && args.measures(*who));
-    let mut compared = Compared::new(row, who.collect());
+    let mut compared = RowComparison::new(row, who.collect());
     eprintln!("\n{}", row.title);
     for pair in 0..pairs {
         let length = args.mode.pick(machine::FSYNC_FOR, Duration::from_millis(200));
@@ -131,9 +131,9 @@ fn compare(ring: &Ring, row: &'static Row, args: &Args) -> Result<Compared> {
         order.rotate_left(pair % compared.runs.len());
         for at in order {
             let contender = compared.runs[at].contender;
-            let said = ring.run(contender, row, args.jobs(row, contender))?;
-            eprintln!("  {}: {}", contender.name(), report::said(row, &said));
-            compared.runs[at].said.push(said);
+            let output = ring.run(contender, row, args.jobs(row, contender))?;
+            eprintln!("  {}: {}", contender.name(), report::format_run(row, &output));
+            compared.runs[at].outputs.push(output);
         }
     }
     Ok(compared)

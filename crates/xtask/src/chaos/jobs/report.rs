@@ -3,26 +3,26 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::crew::Blows;
-use super::verdict::Verdict;
+use super::process_group::FaultCounts;
+use super::verdict::JobVerdict;
 use crate::evidence::{self, Outcome, Row, Tests, Trials};
 
 /// Result of one run.
 pub struct Report {
     pub name: &'static str,
     pub seed: u64,
-    pub blows: Blows,
-    pub verdict: Verdict,
+    pub blows: FaultCounts,
+    pub verdict: JobVerdict,
     /// Highest number that any process tried to enqueue.
-    pub tried: i64,
+    pub max_number: i64,
     pub stale: i64,
 }
 
 impl Report {
     /// Prints the report.
     pub fn print(&self) {
-        let Self { name, seed, blows, verdict, tried, stale } = self;
-        let Blows { kills, freezes, database_kills, backend_kills, terminations, .. } = blows;
+        let Self { name, seed, blows, verdict, max_number: tried, stale } = self;
+        let FaultCounts { kills, freezes, database_kills, backend_kills, terminations, .. } = blows;
         println!("jobs on {name} (seed {seed})");
         println!(
             "  {kills} kills of processes, {freezes} frozen past their lease; of the database {database_kills} kills, \
@@ -44,7 +44,7 @@ impl Report {
             "  {} jobs run again, {} wrong effects, {} attempts together",
             verdict.run_again,
             verdict.wrong_effects.len(),
-            verdict.together.len()
+            verdict.concurrent.len()
         );
         println!(
             "  {} attempts frozen, {} of them ended late and counted for nothing ({stale} told so); {} stale ends accepted",
@@ -56,7 +56,7 @@ impl Report {
     }
 
     fn figures(&self) -> serde_json::Value {
-        let Self { name, seed, blows, verdict, tried, stale } = self;
+        let Self { name, seed, blows, verdict, max_number: tried, stale } = self;
         json!({
             "on": name,
             "seed": seed,
@@ -77,7 +77,7 @@ impl Report {
             "lost": verdict.lost.len(),
             "run_again": verdict.run_again,
             "wrong_effects": verdict.wrong_effects.len(),
-            "together": verdict.together.len(),
+            "together": verdict.concurrent.len(),
             "frozen_attempts": verdict.frozen,
             "fenced_off": verdict.fenced_off,
             "told_stale": stale,
@@ -92,7 +92,7 @@ pub fn write_evidence(reports: &[Report]) -> Result<()> {
     let acknowledged: usize = verdicts().map(|verdict| verdict.acknowledged).sum();
     let freezes: u32 = reports.iter().map(|report| report.blows.freezes).sum();
     let kills = reports.iter().map(|report| report.blows.count()).sum::<u32>() - freezes;
-    let count = |of: fn(&Verdict) -> usize| verdicts().map(of).sum::<usize>();
+    let count = |of: fn(&JobVerdict) -> usize| verdicts().map(of).sum::<usize>();
     let figures = || json!(reports.iter().map(Report::figures).collect::<Vec<_>>());
     let row = |id, faults: usize, is_enough: bool, summary: String| {
         (is_enough || faults > 0).then(|| Row {
@@ -105,7 +105,7 @@ pub fn write_evidence(reports: &[Report]) -> Result<()> {
     let (lost, pending) = (count(|v| v.lost.len()), count(|v| v.pending));
     let (wrong, again) = (count(|v| v.wrong_effects.len()), count(|v| v.run_again));
     let (stale, fenced) = (count(|v| v.stale_accepted.len()), count(|v| v.fenced_off));
-    let together = count(|v| v.together.len());
+    let concurrent = count(|v| v.concurrent.len());
     let is_large = acknowledged >= 100_000;
     let has_four = reports.iter().any(|report| report.name.contains("four"));
     let rows = [
@@ -118,7 +118,7 @@ pub fn write_evidence(reports: &[Report]) -> Result<()> {
         row("DRV-07", wrong, is_large && again > 0, format!("{again} jobs run again, {wrong} effects wrong")),
         row(
             "DRV-08",
-            stale + together,
+            stale + concurrent,
             freezes > 0 && fenced > 0,
             format!(
                 "{freezes} workers frozen past their lease, {fenced} late ends fenced off, {stale} accepted"
@@ -126,9 +126,9 @@ pub fn write_evidence(reports: &[Report]) -> Result<()> {
         ),
         row(
             "JOB-04",
-            together,
+            concurrent,
             has_four && is_large,
-            format!("four worker processes, {acknowledged} jobs, {together} run by two at once"),
+            format!("four worker processes, {acknowledged} jobs, {concurrent} run by two at once"),
         ),
     ];
     let trials = reports.iter().filter(|report| report.verdict.is_clean()).map(|report| Trials {

@@ -40,7 +40,7 @@ pub struct Plan {
 }
 
 /// Results of the measured period.
-pub struct Seen {
+pub struct LoadResult {
     /// Number of 2xx responses.
     pub answered: u64,
     /// Number of other responses.
@@ -52,7 +52,7 @@ pub struct Seen {
     pub sampled: [f64; 3],
 }
 
-impl Seen {
+impl LoadResult {
     /// Returns the 2xx responses per second.
     pub fn rate(&self) -> f64 {
         self.answered as f64 / self.elapsed.as_secs_f64().max(1e-9)
@@ -79,7 +79,7 @@ pub async fn drive(
     plan: Plan,
     source: Box<dyn Source>,
     sample: impl Fn() -> Result<[f64; 3]>,
-) -> Result<Seen> {
+) -> Result<LoadResult> {
     let shared = Rc::new(Shared {
         source,
         counting: Cell::new(false),
@@ -122,7 +122,7 @@ pub async fn drive(
     }
     let latency = shared.latency.borrow().clone();
     let (answered, refused) = (shared.answered.get(), shared.refused.get());
-    Ok(Seen { answered, refused, elapsed, latency, sampled })
+    Ok(LoadResult { answered, refused, elapsed, latency, sampled })
 }
 
 async fn all(work: &mut JoinSet<Result<()>>) -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kith_kernel::days;
 use serde_json::{Value, json};
 
-use crate::support::{BREAKUP, Person, REQUESTS, TestApp, on_every_engine};
+use crate::support::{BREAKUP, REQUESTS, TestApp, TestUser, on_every_engine};
 
 const HISTORY: &str = "/api/v1/partners/history";
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -20,7 +20,7 @@ on_every_engine! {
     history_keeps_names,
 }
 
-async fn history(who: &Person) -> Vec<Value> {
+async fn history(who: &TestUser) -> Vec<Value> {
     who.get(HISTORY).await.expect(200)["items"].as_array().expect("items").clone()
 }
 
@@ -36,9 +36,9 @@ async fn breakup_ends_bond_for_both(app: &TestApp) {
     assert_eq!(faults, [("/reason".to_owned(), "too_long".to_owned())]);
     let ended = ada.post(BREAKUP, json!({ "reason": "We grew apart." })).await.expect(200)["bond"].clone();
     let now = app.now();
-    let seen = |partner: &Person, reason: Option<&str>| {
+    let seen = |partner: &TestUser, reason: Option<&str>| {
         json!({
-            "id": bond, "partner": partner.face(), "since": since, "restored_at": null, "restorations": 0,
+            "id": bond, "partner": partner.public_view(), "since": since, "restored_at": null, "restorations": 0,
             "ended_at": now, "restorable_until": now + days(30), "archived_at": null,
             "breakups": [{ "ended_at": now, "restored_at": null, "reason": reason }],
         })
@@ -73,7 +73,7 @@ async fn unbonded_user_can_send_new_request(app: &TestApp) {
     ada.post(&path, Value::Null).await.expect_problem(409, "slot_occupied");
     ben.post(BREAKUP, json!({})).await.expect(200);
     let bond = ada.partners().accept(&waiting).await;
-    assert_eq!((&bond["partner"], &bond["restorations"]), (&eve.face(), &json!(0)));
+    assert_eq!((&bond["partner"], &bond["restorations"]), (&eve.public_view(), &json!(0)));
 }
 
 /// PRT-04, PRT-07: the same bond is restored twice.
@@ -93,7 +93,7 @@ async fn restoration_returns_same_bond(app: &TestApp) {
         assert_eq!(
             restored,
             json!({
-                "id": bond, "partner": who.face(), "since": since, "restored_at": app.now(), "restorations": round,
+                "id": bond, "partner": who.public_view(), "since": since, "restored_at": app.now(), "restorations": round,
             })
         );
         assert_eq!(who.partners().current().await["id"], restored["id"]);
@@ -122,7 +122,7 @@ async fn bond_outside_window_is_not_restored(app: &TestApp) {
     let first = ada.partners().bond_with(&ben).await;
     ada.post(BREAKUP, json!({})).await.expect(200);
     app.advance(days(30));
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(history(&ada).await[0]["archived_at"], Value::Null, "it may still come back");
     app.advance(MILLISECOND);
     let request = ada.partners().ask(&ben).await;
@@ -131,13 +131,13 @@ async fn bond_outside_window_is_not_restored(app: &TestApp) {
     assert_ne!(second["id"], json!(first));
     assert_eq!((&second["since"], &second["restorations"]), (&json!(app.now()), &json!(0)));
     ben.post(BREAKUP, json!({})).await.expect(200);
-    app.upkeep().await;
+    app.run_maintenance().await;
     let [new, old] = &history(&ben).await[..] else { panic!("two bonds") };
     assert_eq!((&new["id"], &new["archived_at"]), (&second["id"], &Value::Null));
     assert_eq!((&old["id"], &old["archived_at"]), (&json!(first), &json!(app.now())));
     assert_eq!(old["restorable_until"], Value::Null);
     assert_eq!(app.audit().await.into_iter().filter(|line| line.action == "bond.archived").count(), 1);
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(app.audit().await.into_iter().filter(|line| line.action == "bond.archived").count(), 1);
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tracing::instrument::WithSubscriber as _;
 use tracing::subscriber::NoSubscriber;
 
-use super::past::{DemoError, Past};
+use super::past_server::{DemoError, PastServer};
 use super::{PEOPLE, email};
 
 const REQUESTS: &str = "/api/v1/partners/requests";
@@ -16,7 +16,7 @@ const REQUESTS: &str = "/api/v1/partners/requests";
 ///
 /// # Errors
 /// Returns [`DemoError`] if a step fails.
-pub(crate) async fn make_world_if_asked(app: &App) -> Result<(), DemoError> {
+pub(crate) async fn create_demo_data_if_enabled(app: &App) -> Result<(), DemoError> {
     if !app.config.server.demo {
         return Ok(());
     }
@@ -24,7 +24,7 @@ pub(crate) async fn make_world_if_asked(app: &App) -> Result<(), DemoError> {
         0 => {
             tracing::info!(people = PEOPLE.len(), "creating the demo data");
             // Requests in the past must not appear in today's log.
-            live(&mut Past::of(app, 240).await?).with_subscriber(NoSubscriber::new()).await
+            run_history(&mut PastServer::of(app, 240).await?).with_subscriber(NoSubscriber::new()).await
         }
         all if all == PEOPLE.len() => Ok(()),
         some => {
@@ -42,69 +42,75 @@ fn count_people(q: &Query<'_>) -> Result<usize, Error> {
     Ok(found.collect::<Result<Vec<_>, _>>()?.iter().flatten().count())
 }
 
-async fn live(past: &mut Past) -> Result<(), DemoError> {
+async fn run_history(past: &mut PastServer) -> Result<(), DemoError> {
     for name in PEOPLE {
         past.register(name).await?;
         past.ask(name, "PATCH", "/api/v1/partners/settings", json!({ "found_by_email": true })).await?;
     }
-    long_ago(past).await?;
-    a_while_ago(past).await?;
-    lately(past).await?;
-    past.days_ago(0).await
+    ended_bonds(past).await?;
+    restored_bond(past).await?;
+    pending_requests(past).await?;
+    past.advance_to_days_ago(0).await
 }
 
 /// Bonds that ended: Clara and David's is archived later, Fatima and Goran's ends below.
-async fn long_ago(past: &mut Past) -> Result<(), DemoError> {
-    past.days_ago(235).await?;
+async fn ended_bonds(past: &mut PastServer) -> Result<(), DemoError> {
+    past.advance_to_days_ago(235).await?;
     bond(past, "Clara", "David", "You still owe me a dance.").await?;
-    keep(past, "Clara", "notes", json!({ "text": "Wi-Fi at the lake house: ask the neighbours" })).await?;
-    past.days_ago(200).await?;
+    create_item(past, "Clara", "notes", json!({ "text": "Wi-Fi at the lake house: ask the neighbours" }))
+        .await?;
+    past.advance_to_days_ago(200).await?;
     bond(past, "Goran", "Fatima", "Sunday again?").await?;
     nickname(past, "Fatima", "Goran", "Bear").await?;
-    keep(past, "Fatima", "notes", json!({ "text": "The tomatoes need water on Tuesdays" })).await?;
-    keep(past, "Goran", "films", json!({ "title": "Casablanca", "seen": true })).await?;
-    keep(past, "Goran", "dates", json!({ "title": "Our Sunday", "date": "2026-01-04", "repeat": "weekly" }))
-        .await?;
-    past.days_ago(90).await?;
-    part(past, "Clara", "We want different lives.").await
+    create_item(past, "Fatima", "notes", json!({ "text": "The tomatoes need water on Tuesdays" })).await?;
+    create_item(past, "Goran", "films", json!({ "title": "Casablanca", "seen": true })).await?;
+    create_item(
+        past,
+        "Goran",
+        "dates",
+        json!({ "title": "Our Sunday", "date": "2026-01-04", "repeat": "weekly" }),
+    )
+    .await?;
+    past.advance_to_days_ago(90).await?;
+    break_up(past, "Clara", "We want different lives.").await
 }
 
 /// Lena and Marek, who restored their bond, and Clara's next bond, with Emil.
-async fn a_while_ago(past: &mut Past) -> Result<(), DemoError> {
-    past.days_ago(70).await?;
+async fn restored_bond(past: &mut PastServer) -> Result<(), DemoError> {
+    past.advance_to_days_ago(70).await?;
     bond(past, "Lena", "Marek", "Yes, you.").await?;
-    keep(past, "Marek", "films", json!({ "title": "The Apartment", "seen": false })).await?;
+    create_item(past, "Marek", "films", json!({ "title": "The Apartment", "seen": false })).await?;
     nickname(past, "Marek", "Lena", "Captain").await?;
-    past.days_ago(59).await?;
-    past.days_ago(40).await?;
-    part(past, "Lena", "I need some time.").await?;
-    past.days_ago(30).await?;
+    past.advance_to_days_ago(59).await?;
+    past.advance_to_days_ago(40).await?;
+    break_up(past, "Lena", "I need some time.").await?;
+    past.advance_to_days_ago(30).await?;
     bond(past, "Marek", "Lena", "The flat is too quiet.").await?;
-    past.days_ago(25).await?;
+    past.advance_to_days_ago(25).await?;
     bond(past, "Emil", "Clara", "Coffee was a good beginning.").await?;
     nickname(past, "Clara", "Emil", "Sunshine").await?;
     let anniversary = json!({ "title": "A year of us", "date": "2027-05-01", "repeat": "yearly", "remind_minutes_before": [1440] });
-    keep(past, "Emil", "dates", anniversary).await?;
-    keep(past, "Clara", "notes", json!({ "text": "Your mother likes lilies" })).await?;
-    past.days_ago(20).await?;
+    create_item(past, "Emil", "dates", anniversary).await?;
+    create_item(past, "Clara", "notes", json!({ "text": "Your mother likes lilies" })).await?;
+    past.advance_to_days_ago(20).await?;
     ask(past, "David", "Clara", "Can we talk?").await?;
     let block = format!("/api/v1/blocks/{}", past.id("David"));
     past.ask("Clara", "PUT", &block, Value::Null).await.map(drop)
 }
 
 /// Pending and decided requests.
-async fn lately(past: &mut Past) -> Result<(), DemoError> {
-    past.days_ago(12).await?;
+async fn pending_requests(past: &mut PastServer) -> Result<(), DemoError> {
+    past.advance_to_days_ago(12).await?;
     let asked = ask(past, "Ines", "Jonas", "Dinner?").await?;
     past.ask("Jonas", "POST", &format!("{REQUESTS}/{asked}/reject"), Value::Null).await?;
-    past.days_ago(10).await?;
-    part(past, "Fatima", "Too many Sundays.").await?;
-    past.days_ago(4).await?;
+    past.advance_to_days_ago(10).await?;
+    break_up(past, "Fatima", "Too many Sundays.").await?;
+    past.advance_to_days_ago(4).await?;
     ask(past, "Goran", "Fatima", "The tomatoes miss you.").await?;
-    past.days_ago(3).await?;
+    past.advance_to_days_ago(3).await?;
     ask(past, "Jonas", "Hana", "Would you?").await?;
     ask(past, "Ines", "Hana", "Or me?").await?;
-    past.days_ago(2).await?;
+    past.advance_to_days_ago(2).await?;
     past.ask("Hana", "POST", "/api/v1/partners/invites", Value::Null).await?;
     past.ask("Hana", "PATCH", "/api/v1/partners/settings", json!({ "who_may_ask": "invited" })).await?;
     past.ask("Ada", "POST", "/api/v1/spaces/me/notes", json!({ "data": { "text": "Ask Ben." } }))
@@ -112,27 +118,42 @@ async fn lately(past: &mut Past) -> Result<(), DemoError> {
         .map(drop)
 }
 
-async fn ask(past: &mut Past, from: &'static str, to: &str, message: &str) -> Result<String, DemoError> {
+async fn ask(
+    past: &mut PastServer,
+    from: &'static str,
+    to: &str,
+    message: &str,
+) -> Result<String, DemoError> {
     let body = json!({ "to": { "user_id": past.id(to) }, "message": message });
     let request = past.ask(from, "POST", REQUESTS, body).await?;
     Ok(request["id"].as_str().unwrap_or_default().to_owned())
 }
 
-async fn bond(past: &mut Past, from: &'static str, to: &'static str, message: &str) -> Result<(), DemoError> {
+async fn bond(
+    past: &mut PastServer,
+    from: &'static str,
+    to: &'static str,
+    message: &str,
+) -> Result<(), DemoError> {
     let request = ask(past, from, to, message).await?;
     past.ask(to, "POST", &format!("{REQUESTS}/{request}/accept"), Value::Null).await.map(drop)
 }
 
-async fn part(past: &mut Past, who: &'static str, reason: &str) -> Result<(), DemoError> {
+async fn break_up(past: &mut PastServer, who: &'static str, reason: &str) -> Result<(), DemoError> {
     past.ask(who, "POST", "/api/v1/partners/breakup", json!({ "reason": reason })).await.map(drop)
 }
 
-async fn keep(past: &mut Past, who: &'static str, collection: &str, data: Value) -> Result<(), DemoError> {
+async fn create_item(
+    past: &mut PastServer,
+    who: &'static str,
+    collection: &str,
+    data: Value,
+) -> Result<(), DemoError> {
     let path = format!("/api/v1/spaces/bond/{collection}");
     past.ask(who, "POST", &path, json!({ "data": data })).await.map(drop)
 }
 
-async fn nickname(past: &mut Past, who: &'static str, of: &str, name: &str) -> Result<(), DemoError> {
+async fn nickname(past: &mut PastServer, who: &'static str, of: &str, name: &str) -> Result<(), DemoError> {
     let path = format!("/api/v1/nicknames/{}", past.id(of));
     past.ask(who, "PUT", &path, json!({ "nickname": name })).await.map(drop)
 }

@@ -1,49 +1,53 @@
 //! Checks of breakups: they apply to both partners, free both slots, and a restoration returns the same bond.
 
 use kith_kernel::{Timestamp, days};
-use kith_readiness::{Check, Person, Run, Shortfall};
+use kith_readiness::{Check, Run, Shortfall, SyntheticAccount};
 use serde_json::{Value, json};
 
 use super::DEFAULT_REMEDIATION;
-use crate::cast::{ask, bond, break_up, current, decide, ensure, ensure_status, items, single};
+use crate::synthetic_accounts::{
+    bond, break_up, current, decide, ensure, ensure_status, items, send_request, unbonded_account,
+};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "PRT-04",
-        does: "two people part and come back, find the same bond and what they kept in it; with somebody else it is a fresh \
+        description: "two people part and come back, find the same bond and what they kept in it; with somebody else it is a fresh \
                one",
-        mend: DEFAULT_REMEDIATION,
-        last: false,
-        run: |run| Box::pin(comes_back(run)),
+        remediation: DEFAULT_REMEDIATION,
+        runs_last: false,
+        run: |run| Box::pin(check_restoration(run)),
     },
     Check {
         row: "PRT-05",
-        does: "a request to somebody with a partner waits until they have parted, and is then accepted",
-        mend: DEFAULT_REMEDIATION,
-        last: false,
-        run: |run| Box::pin(is_free_again(run)),
+        description: "a request to somebody with a partner waits until they have parted, and is then accepted",
+        remediation: DEFAULT_REMEDIATION,
+        runs_last: false,
+        run: |run| Box::pin(check_slot_after_breakup(run)),
     },
     Check {
         row: "PRT-06",
-        does: "one of two breaks up; reads both views, the event's counter and the audit log",
-        mend: DEFAULT_REMEDIATION,
-        last: false,
-        run: |run| Box::pin(ends_for_both(run)),
+        description: "one of two breaks up; reads both views, the event's counter and the audit log",
+        remediation: DEFAULT_REMEDIATION,
+        runs_last: false,
+        run: |run| Box::pin(check_breakup(run)),
     },
 ];
 
 const HISTORY: &str = "/api/v1/partners/history?limit=100";
 const ENDED: &str = "kith_events_total{kind=\"bond.ended\"}";
 
-async fn comes_back(run: &Run) -> Result<String, Shortfall> {
-    let (ada, ben, eve) = (single(run, 6).await?, single(run, 7).await?, single(run, 8).await?);
+async fn check_restoration(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben, eve) =
+        (unbonded_account(run, 6).await?, unbonded_account(run, 7).await?, unbonded_account(run, 8).await?);
     let first = bond(&ada, &ben).await?;
-    let mark = run.mark("kept");
+    let mark = run.marker("kept");
     let kept = json!({ "data": { "text": mark } });
     let item = ada.client.post("/api/v1/spaces/bond/notes", kept).await?.expect(201)?.text_at("/id")?;
     let item = format!("/api/v1/spaces/bond/notes/{item}");
     let parted = break_up(&ada).await?;
-    let at = |name: &str| parted.text_at(&format!("/bond/{name}"))?.parse::<Timestamp>().map_err(no_time);
+    let at =
+        |name: &str| parted.text_at(&format!("/bond/{name}"))?.parse::<Timestamp>().map_err(without_times);
     let window = at("restorable_until")?.since(at("ended_at")?);
     ensure(window == days(30), || format!("it can come back for {} s instead of 30 days", window.as_secs()))?;
     ben.client.get(&item).await?.expect_problem(409, "not_bonded")?;
@@ -69,24 +73,25 @@ async fn comes_back(run: &Run) -> Result<String, Shortfall> {
         "with somebody else the old bond came back".to_owned()
     })?;
     break_up(&ada).await?;
-    run.figure("restorable_days", window.as_secs() / 86_400);
+    run.record("restorable_days", window.as_secs() / 86_400);
     Ok("back within 30 days it is the same bond with all that was in it; with somebody else a fresh one"
         .to_owned())
 }
 
-fn no_time(fault: impl std::fmt::Display) -> Shortfall {
+fn without_times(fault: impl std::fmt::Display) -> Shortfall {
     Shortfall::fails(format!("a breakup tells a time that is none: {fault}"))
 }
 
 /// Returns the bonds with `partner` in a history.
-fn with(history: &[Value], partner: &Person) -> Vec<Value> {
+fn with(history: &[Value], partner: &SyntheticAccount) -> Vec<Value> {
     history.iter().filter(|bond| bond["partner"]["id"] == *partner.id).cloned().collect()
 }
 
-async fn is_free_again(run: &Run) -> Result<String, Shortfall> {
-    let (ada, ben, eve) = (single(run, 8).await?, single(run, 9).await?, single(run, 10).await?);
+async fn check_slot_after_breakup(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben, eve) =
+        (unbonded_account(run, 8).await?, unbonded_account(run, 9).await?, unbonded_account(run, 10).await?);
     let first = bond(&ada, &ben).await?;
-    let waiting = ask(&eve, &ada).await?;
+    let waiting = send_request(&eve, &ada).await?;
     decide(&ada, &waiting, "accept").await?.expect_problem(409, "slot_occupied")?;
     ensure_status(&eve, &waiting, "pending").await?;
     break_up(&ben).await?;
@@ -108,19 +113,19 @@ async fn is_free_again(run: &Run) -> Result<String, Shortfall> {
         .to_owned())
 }
 
-async fn ends_for_both(run: &Run) -> Result<String, Shortfall> {
-    let (ada, ben) = (single(run, 9).await?, single(run, 10).await?);
+async fn check_breakup(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (unbonded_account(run, 9).await?, unbonded_account(run, 10).await?);
     let id = bond(&ada, &ben).await?;
-    let (request_id, reason) = (run.mark("parting"), run.mark("reason"));
+    let (request_id, reason) = (run.marker("parting"), run.marker("reason"));
     let before = run.counters().await?;
-    let client = ada.client.at(run.node()).with("x-request-id", &request_id);
+    let client = ada.client.with_base_url(run.node()).with("x-request-id", &request_id);
     client.post("/api/v1/partners/breakup", json!({ "reason": reason })).await?.expect(200)?;
     for who in [&ada, &ben] {
         ensure(current(who).await?.is_null(), || {
             "after a breakup one of the two still has a partner".to_owned()
         })?;
     }
-    let ended = async |of: &Person| {
+    let ended = async |of: &SyntheticAccount| {
         let history = items(of, HISTORY).await?;
         let bond = history.into_iter().find(|bond| bond["id"] == *id).unwrap_or_default();
         Ok::<_, Shortfall>((bond["ended_at"].clone(), bond.to_string().contains(&reason)))
@@ -130,9 +135,9 @@ async fn ends_for_both(run: &Run) -> Result<String, Shortfall> {
         format!("it ended at {} for one and at {} for the other", mine.0, theirs.0)
     })?;
     ensure(mine.1 && !theirs.1, || "the reason is not told to its author alone".to_owned())?;
-    let told = run.counters().await?.since(&before, ENDED);
+    let told = run.counters().await?.increase_since(&before, ENDED);
     ensure(told >= 1.0, || "the event `bond.ended` was not counted".to_owned())?;
-    let entries = run.audit_of(&request_id).await?;
+    let entries = run.audit_entries(&request_id).await?;
     let is_it = |entry: &&Value| {
         entry["action"] == "bond.ended"
             && entry["object"] == *id
@@ -142,7 +147,7 @@ async fn ends_for_both(run: &Run) -> Result<String, Shortfall> {
     ensure((written, entries.len()) == (1, 1), || {
         format!("the breakup left {} audit entries, {written} of them right, instead of one", entries.len())
     })?;
-    run.figure("audit_entries", written);
+    run.record("audit_entries", written);
     Ok("both lost the partner at the same moment, the event was counted, and one audit entry tells of it"
         .to_owned())
 }

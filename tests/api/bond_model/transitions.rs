@@ -3,10 +3,10 @@
 
 use kith_kernel::{Timestamp, days};
 
+use super::model::{Breakup, Model, Status};
 use super::rules::{Expected, Expected::Refusal, INVALID, NOT_FOUND, OCCUPIED, Step};
-use super::world::{Breakup, Status, World};
 
-impl World {
+impl Model {
     pub fn decide(&mut self, who: usize, at: usize, step: Step) -> Expected {
         let request = &self.requests[at];
         let (from, to, status) = (request.from, request.to, request.status_for(who, self.now));
@@ -34,16 +34,16 @@ impl World {
                 let request = &mut self.requests[at];
                 request.status = Status::Rejected;
                 if request.address.is_none() {
-                    request.told = Status::Rejected;
+                    request.sender_visible_status = Status::Rejected;
                 }
-                self.climb(at, who, true, self.now);
+                self.add_refusal(at, who, true, self.now);
             }
             Step::Cancel => {
-                let waited = request.waits(self.now);
-                self.requests[at].told = Status::Cancelled;
+                let waited = request.is_pending_for_receiver(self.now);
+                self.requests[at].sender_visible_status = Status::Cancelled;
                 if waited {
                     self.requests[at].status = Status::Cancelled;
-                    self.climb(at, to.expect("it waits for somebody"), false, self.now);
+                    self.add_refusal(at, to.expect("it waits for somebody"), false, self.now);
                 }
             }
         }
@@ -68,7 +68,7 @@ impl World {
             return INVALID;
         }
         if !self.people[who].blocks.contains_key(&whom) {
-            let name = self.is_there(who, whom).then(|| self.people[whom].name.clone());
+            let name = self.is_reachable(who, whom).then(|| self.people[whom].name.clone());
             let now = self.now;
             self.people[who].blocks.insert(whom, (name, now));
             if let Some(bond) = self.bond_of(who).filter(|bond| self.bonds[*bond].pair.contains(&whom)) {
@@ -79,11 +79,11 @@ impl World {
                 own.status = Status::Cancelled;
                 // The sender of a request by address must not learn whose address it is.
                 if own.address.is_none() {
-                    own.told = Status::Cancelled;
+                    own.sender_visible_status = Status::Cancelled;
                 }
             }
             if let Some(theirs) = self.find_waiting(whom, who) {
-                self.requests[theirs].reaches = false;
+                self.requests[theirs].is_visible_to_receiver = false;
             }
         }
         Expected::Body(200, self.block_of(who, whom))
@@ -99,8 +99,12 @@ impl World {
         let (now, pair) = (self.now, [(who, Some(whom)), (whom, Some(who))]);
         for request in &mut self.requests {
             let is_between = pair.contains(&(request.from, request.to));
-            if is_between && !request.reaches && request.address.is_none() && request.seems_to_wait(now) {
-                request.told = Status::Expired;
+            if is_between
+                && !request.is_visible_to_receiver
+                && request.address.is_none()
+                && request.appears_pending(now)
+            {
+                request.sender_visible_status = Status::Expired;
             }
         }
     }
@@ -114,7 +118,7 @@ impl World {
         Expected::Status(202)
     }
 
-    pub fn come_back(&mut self, who: usize) -> Expected {
+    pub fn undo_deletion(&mut self, who: usize) -> Expected {
         if self.people[who].purged {
             return Refusal(401, "invalid_credentials");
         }
@@ -130,10 +134,10 @@ impl World {
     }
 
     /// Archives bonds that cannot be restored, and purges accounts that are due.
-    pub fn upkeep(&mut self) {
+    pub fn run_maintenance(&mut self) {
         let now = self.now;
         for bond in &mut self.bonds {
-            let over = !bond.lives() && bond.archived_at.is_none();
+            let over = !bond.is_active() && bond.archived_at.is_none();
             if over && !bond.can_return_at(now) {
                 bond.archived_at = Some(now);
             }
@@ -144,7 +148,7 @@ impl World {
         }
         for who in 0..self.people.len() {
             if self.is_due(self.people[who].deleted_at) && !self.people[who].purged {
-                self.forget(who);
+                self.purge(who);
             }
         }
     }

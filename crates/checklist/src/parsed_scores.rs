@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::marks;
-use super::outline::{Kind, Outline};
+use super::outline::{BlockKind, Outline};
 use super::pattern;
 
 /// Place whose scores belong together.
@@ -27,7 +27,7 @@ pub(super) enum Group {
 
 /// Stated score.
 #[derive(Clone, Debug)]
-pub(super) struct Figure {
+pub(super) struct ParsedScore {
     pub label: String,
     /// Stated value in percent.
     pub percent: f64,
@@ -91,7 +91,7 @@ static OF_ITS_SECTION: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"(?i)^(section |category )?(completion|completed?|progress|status|done|score)$")
 });
 
-impl Figure {
+impl ParsedScore {
     /// Returns true if it is an overall score.
     pub(super) fn is_overall(&self) -> bool {
         OVERALL.is_match(&self.label)
@@ -119,23 +119,23 @@ impl Figure {
 }
 
 /// Returns all stated scores, in document order.
-pub(super) fn all(outline: &Outline) -> Vec<Figure> {
+pub(super) fn all(outline: &Outline) -> Vec<ParsedScore> {
     let mut figures = Vec::new();
     for block in &outline.blocks {
         if figures.len() >= MAX_SCORES {
             break;
         }
         let group = match (block.kind, block.list) {
-            (Kind::Heading, _) => Group::Headings(outline.sections[block.section].parent.unwrap_or(0)),
-            (Kind::Item, Some(list)) => Group::List(list),
-            (Kind::Cell { .. }, _) => continue,
+            (BlockKind::Heading, _) => Group::Headings(outline.sections[block.section].parent.unwrap_or(0)),
+            (BlockKind::Item, Some(list)) => Group::List(list),
+            (BlockKind::Cell { .. }, _) => continue,
             _ => Group::Lines(block.section),
         };
         for (at, line) in block.lines() {
             let (start, mut at) = (at, at);
             for part in line.split('|') {
                 if let Some((figure, value)) = of_line(part, group, block.section) {
-                    figures.push(Figure { offset: block.offset(at + value), ..figure });
+                    figures.push(ParsedScore { offset: block.offset(at + value), ..figure });
                 } else if let Some(fraction) = bare_fraction(part).filter(|_| at > start)
                     && let Some(before) = figures.last_mut().filter(|one| one.offset >= block.offset(start))
                 {
@@ -149,7 +149,7 @@ pub(super) fn all(outline: &Outline) -> Vec<Figure> {
         if matches!(code.language.to_lowercase().as_str(), "" | "text" | "txt" | "plain" | "plaintext") {
             for (at, line) in code.lines().take(MAX_SCORES) {
                 if let Some((figure, value)) = of_line(line, Group::Code(index), code.section) {
-                    figures.push(Figure { offset: code.offset(at + value), ..figure });
+                    figures.push(ParsedScore { offset: code.offset(at + value), ..figure });
                 }
             }
         }
@@ -173,14 +173,14 @@ fn bare_fraction(text: &str) -> Option<(f64, f64)> {
 }
 
 /// Records a fraction stated beside the percentage of the same score.
-fn state_beside(figure: &mut Figure, fraction: (f64, f64)) {
+fn state_beside(figure: &mut ParsedScore, fraction: (f64, f64)) {
     if figure.fraction.is_none() && !figure.is_measured() {
         figure.beside = Some(figure.percent);
         figure.fraction = Some(fraction);
     }
 }
 
-fn of_line(line: &str, group: Group, section: usize) -> Option<(Figure, usize)> {
+fn of_line(line: &str, group: Group, section: usize) -> Option<(ParsedScore, usize)> {
     if line.len() > MAX_LINE_BYTES || !line.bytes().any(|b| b.is_ascii_digit()) {
         return None;
     }
@@ -224,7 +224,7 @@ fn figure(
     tail: String,
     group: Group,
     section: usize,
-) -> Option<Figure> {
+) -> Option<ParsedScore> {
     let number = |name: &str| found.name(name).and_then(|n| n.as_str().replace(',', ".").parse::<f64>().ok());
     let pair = |part, whole| number(part).zip(number(whole));
     let fraction = pair("part", "whole").or_else(|| pair("part2", "whole2"));
@@ -235,10 +235,10 @@ fn figure(
     let of_fraction = fraction.map(|(part, whole)| 100.0 * part / whole);
     let beside = number("beside").or(stated.filter(|_| fraction.is_some()));
     let percent = stated.or(of_fraction)?;
-    Some(Figure { label, percent, fraction, beside, tail, weight: None, offset: 0, section, group })
+    Some(ParsedScore { label, percent, fraction, beside, tail, weight: None, offset: 0, section, group })
 }
 
-fn of_table(outline: &Outline, table: usize) -> Vec<Figure> {
+fn of_table(outline: &Outline, table: usize) -> Vec<ParsedScore> {
     let rows = &outline.tables[table].rows;
     let Some(head) = rows.first() else { return Vec::new() };
     let text = |block: &usize| outline.blocks[*block].text.trim();
@@ -266,7 +266,7 @@ fn of_table(outline: &Outline, table: usize) -> Vec<Figure> {
             let group = Group::Column { table, column };
             let made = figure(&found, without_number(name).to_owned(), tail, group, block.section);
             let weight = weights.and_then(|at| row.get(at)).and_then(|block| number_in(text(block)));
-            figures.extend(made.filter(|_| !refused).map(|figure| Figure {
+            figures.extend(made.filter(|_| !refused).map(|figure| ParsedScore {
                 weight,
                 offset: block.offset(0),
                 ..figure
@@ -278,8 +278,8 @@ fn of_table(outline: &Outline, table: usize) -> Vec<Figure> {
 }
 
 /// Joins a percentage and a fraction in two cells of a row into one score.
-fn beside_in_rows(outline: &Outline, table: usize, figures: &mut [Figure]) {
-    let row_of = |figure: &Figure| {
+fn beside_in_rows(outline: &Outline, table: usize, figures: &mut [ParsedScore]) {
+    let row_of = |figure: &ParsedScore| {
         let rows = outline.tables[table].rows.iter();
         let begins = |row: &&Vec<usize>| {
             row.first().is_some_and(|cell| outline.blocks[*cell].offset(0) <= figure.offset)

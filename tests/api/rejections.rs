@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use kith_kernel::{days, hours};
 use serde_json::{Value, json};
 
-use crate::support::{Person, REQUESTS, TestApp, on_every_engine};
+use crate::support::{REQUESTS, TestApp, TestUser, on_every_engine};
 
 const SETTINGS: &str = "/api/v1/partners/settings";
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -29,12 +29,12 @@ fn path(request: &Value, verb: &str) -> String {
     format!("{REQUESTS}/{}/{verb}", request["id"].as_str().expect("an id"))
 }
 
-async fn status(who: &Person, request: &Value) -> Value {
+async fn status(who: &TestUser, request: &Value) -> Value {
     let path = format!("{REQUESTS}/{}", request["id"].as_str().expect("an id"));
     who.get(&path).await.expect(200)["status"].clone()
 }
 
-async fn reject(who: &Person, request: &Value) {
+async fn reject(who: &TestUser, request: &Value) {
     who.post(&path(request, "reject"), Value::Null).await.expect(200);
 }
 
@@ -107,12 +107,12 @@ async fn cooldown_grows_with_each_rejection(app: &TestApp) {
     assert_eq!(crossed["status"], "accepted", "who has asked can always be answered");
 }
 
-/// Lets a request expire. With `upkeep` the expiry is recorded at that time, otherwise by the next request.
-async fn let_expire(app: &TestApp, from: &Person, to: &Person, upkeep: bool) {
+/// Lets a request expire. With `run_maintenance`, the expiry is recorded at that time, otherwise by the next request.
+async fn let_expire(app: &TestApp, from: &TestUser, to: &TestUser, run_maintenance: bool) {
     from.partners().ask(to).await;
     app.advance(days(14) + hours(2));
-    if upkeep {
-        app.upkeep().await;
+    if run_maintenance {
+        app.run_maintenance().await;
     }
 }
 
@@ -121,14 +121,14 @@ async fn expired_requests_count_as_refusals(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let body = json!({ "to": { "user_id": ben.id } });
     let_expire(app, &ada, &ben, true).await;
-    app.upkeep().await;
+    app.run_maintenance().await;
     let_expire(app, &ada, &ben, false).await;
     reject(&ben, &ada.partners().ask(&ben).await).await;
     let refused = ada.post(REQUESTS, body.clone()).await;
     assert_eq!(refused.header("retry-after"), Some(&*days(30).as_secs().to_string()));
     app.advance(days(30));
-    for upkeep in [true, false, true] {
-        let_expire(app, &ada, &ben, upkeep).await;
+    for run_maintenance in [true, false, true] {
+        let_expire(app, &ada, &ben, run_maintenance).await;
     }
     reject(&ben, &ada.partners().ask(&ben).await).await;
     ada.post(REQUESTS, body).await.expect_problem(409, "only_they_may_ask");
@@ -138,7 +138,7 @@ async fn expired_requests_count_as_refusals(app: &TestApp) {
     eve.partners().ask(&ben).await;
     ben.put(&format!("/api/v1/blocks/{}", eve.id), Value::Null).await.expect(200);
     app.advance(days(14) + hours(2));
-    app.upkeep().await;
+    app.run_maintenance().await;
     ben.delete(&format!("/api/v1/blocks/{}", eve.id), Value::Null).await.expect(204);
     reject(&ben, &eve.partners().ask(&ben).await).await;
     let refused = eve.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await;
@@ -206,7 +206,7 @@ async fn request_expires_for_both_users(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let request = ada.partners().ask(&ben).await;
     app.advance(days(14) - MILLISECOND);
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(status(&ben, &request).await, "pending");
     app.advance(MILLISECOND);
     for who in [&ada, &ben] {
@@ -221,8 +221,8 @@ async fn request_expires_for_both_users(app: &TestApp) {
     };
     assert_eq!(expired().await, 0);
     app.advance(hours(2));
-    app.upkeep().await;
-    app.upkeep().await;
+    app.run_maintenance().await;
+    app.run_maintenance().await;
     assert_eq!(expired().await, 1);
     ada.partners().ask(&ben).await;
     assert_eq!(expired().await, 1);

@@ -11,7 +11,7 @@ use kith_kernel::{days, minutes};
 use kith_platform::config::Config;
 use serde_json::{Value, json};
 
-use crate::support::{Client, PASSWORD, Person, REQUESTS, TestApp, on_every_engine};
+use crate::support::{Client, PASSWORD, REQUESTS, TestApp, TestUser, on_every_engine};
 
 const ME: &str = "/api/v1/me";
 const EXPORT: &str = "/api/v1/me/export";
@@ -48,11 +48,11 @@ fn credentials(email: &str) -> Value {
     json!({ "email": email, "password": PASSWORD })
 }
 
-async fn leave(who: &Person) -> Value {
+async fn leave(who: &TestUser) -> Value {
     who.delete(ME, json!({ "password": PASSWORD })).await.expect(202)
 }
 
-async fn ask(from: &Person, to: &Person, message: &str) -> Value {
+async fn ask(from: &TestUser, to: &TestUser, message: &str) -> Value {
     let body = json!({ "to": { "user_id": to.id }, "message": message });
     from.post(REQUESTS, body).await.expect(201)
 }
@@ -61,7 +61,7 @@ fn purges(app: &TestApp) -> PathBuf {
     app.parts().config.data.folder.join("purges")
 }
 
-fn manifest(app: &TestApp, who: &Person) -> PathBuf {
+fn manifest(app: &TestApp, who: &TestUser) -> PathBuf {
     purges(app).join(format!("{}.json", who.id))
 }
 
@@ -79,17 +79,17 @@ async fn deleted_account_is_purged_after_hold(app: &TestApp) {
     app.anonymous().post(LOGIN, credentials(&ada.email)).await.expect_problem(403, "account_deleted");
 
     app.advance(days(14) - MILLISECOND);
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.anonymous().post(RESTORE, credentials(&ada.email)).await.expect(200);
     leave(&ada).await;
     let again = json!({ "email": ada.email, "password": "another horse", "display_name": "Another Ada" });
     app.anonymous().post(REGISTER, again.clone()).await.expect_problem(409, "email_taken");
 
     app.advance(days(14));
-    app.upkeep().await;
+    app.run_maintenance().await;
     for path in [RESTORE, LOGIN] {
-        let answer = app.anonymous().post(path, credentials(&ada.email)).await;
-        answer.expect_problem(401, "invalid_credentials");
+        let response = app.anonymous().post(path, credentials(&ada.email)).await;
+        response.expect_problem(401, "invalid_credentials");
     }
     let path = manifest(app, &ada);
     let mode = |path: &PathBuf| std::fs::metadata(path).expect("a file").permissions().mode() & 0o777;
@@ -107,7 +107,7 @@ async fn deleted_account_is_purged_after_hold(app: &TestApp) {
         })
     );
     assert_eq!(count_actions(app, "account.purged").await, 1);
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(count_actions(app, "account.purged").await, 1);
 
     let registered = app.anonymous().post(REGISTER, again).await.expect(201);
@@ -124,7 +124,7 @@ async fn deletion_ends_sessions_bond_and_requests(app: &TestApp) {
     let before = app.events().await.len();
     leave(&ada).await;
     let told = app.events().await.split_off(before);
-    let recipients = |kind: &str, who: &Person| {
+    let recipients = |kind: &str, who: &TestUser| {
         let of_kind = |event: &&kith_store::SequencedEvent| event.event.kind == kind;
         told.iter()
             .filter(of_kind)
@@ -153,11 +153,11 @@ async fn deletion_ends_sessions_bond_and_requests(app: &TestApp) {
     app.db().verify_audit().await.expect("a chain that holds");
 }
 
-async fn check_signed_out(app: &TestApp, who: &Person, elsewhere: &Value) {
+async fn check_signed_out(app: &TestApp, who: &TestUser, elsewhere: &Value) {
     let here = who.signed_in().await;
     let there = app.anonymous().with_token(elsewhere["access_token"].as_str().expect("a token"));
     for client in [here, there] {
-        app.everywhere(async || client.get(ME).await.status == 401).await;
+        app.wait_until_on_all_nodes(async || client.get(ME).await.status == 401).await;
     }
     let body = json!({ "refresh_token": elsewhere["refresh_token"] });
     app.anonymous().post(REFRESH, body).await.expect_problem(401, "invalid_refresh_token");
@@ -183,7 +183,7 @@ async fn undo_restores_account_but_not_bond(app: &TestApp) {
     assert_eq!(count_actions(app, "account.restored").await, 1);
     // The account is not purged at the original time, and cannot be restored twice.
     app.advance(days(2));
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.sign_in("ada").await;
     app.anonymous().post(RESTORE, credentials(&ada.email)).await.expect_problem(409, "account_not_deleted");
     ask(&app.sign_in("ben").await, &ada, "again?").await;
@@ -207,7 +207,7 @@ const MARKERS: [&str; 7] =
     ["m4rkmail", "M4rkname", "m4rkmessage", "m4rkagent", "203.0.113.77", "m4rknick", "m4rkitem"];
 
 /// Returns a user whose personal data all contain a marker.
-async fn marked(app: &TestApp, marked: &Client, others: [&Person; 2]) -> Person {
+async fn marked(app: &TestApp, marked: &Client, others: [&TestUser; 2]) -> TestUser {
     let email = "M4rkmail@example.org";
     let body = json!({ "email": email, "password": PASSWORD, "display_name": "M4rkname" });
     let registered = marked.post(REGISTER, body).await.expect(201);
@@ -260,7 +260,7 @@ async fn purge_removes_all_personal_data(app: &TestApp) {
     }
     leave(&ada).await;
     app.advance(days(14));
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(app.rows_with(&MARKERS).await, [] as [String; 0]);
     assert!(!std::fs::read_to_string(manifest(app, &ada)).expect("a manifest").contains("m4rk"));
     app.db().verify_audit().await.expect("a chain that holds");
@@ -276,7 +276,7 @@ async fn purge_removes_all_personal_data(app: &TestApp) {
 
 /// ACC-11: `accounts.max_purged_per_run` is 2 here. Many deletions at once must not block anyone's purge.
 async fn purge_limit_defers_to_next_run(app: &TestApp) {
-    let people = app.crowd("user", 5).await;
+    let people = app.register_users("user", 5).await;
     for who in &people {
         leave(who).await;
         app.advance(MILLISECOND);
@@ -302,29 +302,29 @@ async fn clock_jump_does_not_end_hold(app: &TestApp) {
     app.user("ben").await;
     leave(&ada).await;
     app.advance(minutes(1));
-    app.upkeep().await;
-    app.jump(FORTY_DAYS_MS);
+    app.run_maintenance().await;
+    app.jump_wall_clock(FORTY_DAYS_MS);
     // Deleted under the wrong clock, and never observed under the correct one.
     leave(&app.sign_in("ben").await).await;
     for _ in 0..3 {
         app.advance(minutes(1));
-        app.upkeep().await;
+        app.run_maintenance().await;
     }
     assert_eq!(count_actions(app, "account.purged").await, 0);
-    app.jump(-FORTY_DAYS_MS);
-    app.upkeep().await;
+    app.jump_wall_clock(-FORTY_DAYS_MS);
+    app.run_maintenance().await;
     app.anonymous().post(RESTORE, credentials(&ada.email)).await.expect(200);
 
     // The opposite case: deleted while the clock was behind, which is then corrected.
-    app.jump(-FORTY_DAYS_MS);
+    app.jump_wall_clock(-FORTY_DAYS_MS);
     leave(&app.sign_in("ada").await).await;
-    app.jump(FORTY_DAYS_MS);
-    app.upkeep().await;
+    app.jump_wall_clock(FORTY_DAYS_MS);
+    app.run_maintenance().await;
     app.advance(days(14) - MILLISECOND);
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(count_actions(app, "account.purged").await, 0);
     app.advance(MILLISECOND);
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(count_actions(app, "account.purged").await, 1, "held for 14 days that passed");
 }
 
@@ -382,7 +382,7 @@ async fn insert_accounts(app: &TestApp, count: usize, age_days: u64) {
 
 /// For example, because it has too much data for one transaction.
 async fn failing_purge_does_not_block_others(app: &TestApp) {
-    let people = app.crowd("user", 3).await;
+    let people = app.register_users("user", 3).await;
     for who in &people {
         leave(who).await;
         app.advance(MILLISECOND);
@@ -404,7 +404,7 @@ async fn purge_requires_manifest(app: &TestApp) {
     let ada = app.user("ada").await;
     leave(&ada).await;
     // Maintenance may record hold times and its own run.
-    app.upkeep().await;
+    app.run_maintenance().await;
     app.advance(days(14));
     std::fs::write(purges(app), "in the way").expect("a file");
     let before = app.dump().await;
@@ -420,7 +420,7 @@ async fn purge_requires_manifest(app: &TestApp) {
     assert_eq!(gone, [] as [String; 0]);
     assert_ne!(app.rows_with(&[&ada.email]).await, [] as [String; 0]);
     std::fs::remove_file(purges(app)).expect("a file");
-    app.upkeep().await;
+    app.run_maintenance().await;
     assert_eq!(app.rows_with(&[&ada.email]).await, [] as [String; 0]);
 }
 
@@ -436,9 +436,9 @@ async fn export_contains_exactly_own_data(app: &TestApp) {
     // Ids of the same millisecond are unordered between two nodes.
     app.advance(MILLISECOND);
     let crossed = ask(&ben, &ada, "I would").await;
-    let answer = ada.get(EXPORT).await;
-    assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("application/json")));
-    let export = answer.expect(200);
+    let response = ada.get(EXPORT).await;
+    assert!(response.header("content-type").is_some_and(|kind| kind.starts_with("application/json")));
+    let export = response.expect(200);
     assert_eq!((&export["user_id"], &export["exported_at"]), (&json!(ada.id), &json!(app.now())));
     let with_parts = app.parts().modules.iter().filter(|module| module.personal.is_some());
     let with_parts: BTreeSet<_> = with_parts.map(|module| module.name).collect();

@@ -35,7 +35,7 @@ const MAX_POLLS: usize = 120;
 
 /// Numbers of injected faults.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Blows {
+pub struct FaultCounts {
     pub kills: u32,
     pub freezes: u32,
     pub database_kills: u32,
@@ -51,7 +51,7 @@ pub struct Blows {
     pub rest_s: f64,
 }
 
-impl Blows {
+impl FaultCounts {
     /// Returns the number of faults that could lose data.
     pub const fn count(&self) -> u32 {
         let database = self.database_kills + self.backend_kills + self.terminations + self.outages;
@@ -60,7 +60,7 @@ impl Blows {
 }
 
 /// Processes of one run.
-pub struct Crew {
+pub struct ProcessGroup {
     program: Program,
     database: Database,
     /// On PostgreSQL the last process enqueues. On SQLite there is only one.
@@ -68,26 +68,26 @@ pub struct Crew {
     thaw_at: Option<(usize, i64)>,
 }
 
-impl Crew {
+impl ProcessGroup {
     /// Starts the processes.
     pub fn start(program: Program, database: Database) -> Result<Self> {
         let mut crew = Self { program, database, all: Vec::new(), thaw_at: None };
         let count = if database == Database::Sqlite { 1 } else { WORKERS + 1 };
         for at in 0..count {
-            let process = crew.fresh(at)?;
+            let process = crew.start_process(at)?;
             crew.all.push(process);
         }
         Ok(crew)
     }
 
     /// Starts a process for position `at`.
-    fn fresh(&self, at: usize) -> Result<Process> {
+    fn start_process(&self, at: usize) -> Result<Process> {
         let task = match self.database {
             Database::Sqlite => "both",
             Database::Postgres if at == WORKERS => "enqueue",
             Database::Postgres => "work",
         };
-        let from = self.program.journal().tried + 1;
+        let from = self.program.journal().max_number + 1;
         let words = ["--from", &from.to_string(), "--rate", &JOBS_PER_S.to_string()].map(str::to_owned);
         let mut more = words.to_vec();
         more.extend(
@@ -98,11 +98,11 @@ impl Crew {
     }
 
     /// Injects a randomly chosen fault.
-    pub fn strike(
+    pub fn inject_fault(
         &mut self,
         rng: &mut Rng,
         server: Option<&mut PostgresServer>,
-        blows: &mut Blows,
+        blows: &mut FaultCounts,
     ) -> Result<()> {
         if self.thaw_at.is_some_and(|(_, when)| when <= now_ms()) {
             self.thaw()?;
@@ -152,7 +152,12 @@ impl Crew {
     }
 
     /// Stops the database for longer than a lease.
-    pub fn outage(&mut self, server: &mut PostgresServer, length: Duration, blows: &mut Blows) -> Result<()> {
+    pub fn outage(
+        &mut self,
+        server: &mut PostgresServer,
+        length: Duration,
+        blows: &mut FaultCounts,
+    ) -> Result<()> {
         let began = now();
         server.kill()?;
         thread::sleep(length);
@@ -164,24 +169,24 @@ impl Crew {
 
     /// Waits until all jobs are completed, idles for `length` without faults, then enqueues jobs, which must
     /// be completed within `MAX_DONE_AFTER_IDLE`.
-    pub fn rest(&mut self, length: Duration, blows: &mut Blows) -> Result<()> {
+    pub fn idle(&mut self, length: Duration, blows: &mut FaultCounts) -> Result<()> {
         self.thaw()?;
-        self.order_all("pause");
+        self.send_command_to_all("pause");
         self.wait_until_done(MAX_DONE_AFTER_FAULT)?;
         let began = now();
         thread::sleep(length);
         blows.rests += 1;
         blows.rest_s += began.elapsed().as_secs_f64();
-        self.order_all("go on");
+        self.send_command_to_all("go on");
         pause(ENQUEUE_AFTER_IDLE_MS);
-        self.order_all("pause");
+        self.send_command_to_all("pause");
         self.wait_until_done(MAX_DONE_AFTER_IDLE).context("jobs enqueued after a rest")?;
-        self.order_all("go on");
+        self.send_command_to_all("go on");
         self.all_live()
     }
 
-    fn order_all(&mut self, word: &str) {
-        self.all.iter_mut().for_each(|process| process.order(word));
+    fn send_command_to_all(&mut self, word: &str) {
+        self.all.iter_mut().for_each(|process| process.send_command(word));
     }
 
     fn all_live(&mut self) -> Result<()> {
@@ -202,7 +207,7 @@ impl Crew {
         let began = now();
         loop {
             self.program.journal().left = None;
-            self.all[0].order("left");
+            self.all[0].send_command("left");
             pause(500);
             let left = self.program.journal().left;
             if left == Some(0) {
@@ -214,9 +219,9 @@ impl Crew {
         }
     }
 
-    fn kill(&mut self, at: usize, blows: &mut Blows) -> Result<()> {
+    fn kill(&mut self, at: usize, blows: &mut FaultCounts) -> Result<()> {
         self.all.swap_remove(at).kill()?;
-        let fresh = self.fresh(at)?;
+        let fresh = self.start_process(at)?;
         self.all.push(fresh);
         let last = self.all.len() - 1;
         self.all.swap(at, last);
@@ -227,12 +232,12 @@ impl Crew {
     /// Stops enqueueing, waits for all jobs, and stops the processes gracefully.
     pub fn finish(mut self) -> Result<()> {
         self.thaw()?;
-        self.order_all("stop");
+        self.send_command_to_all("stop");
         let began = now();
         self.wait_until_done(MAX_DONE_AFTER_FAULT)?;
         eprintln!("  everything has ended {:.1} s after the last blow", began.elapsed().as_secs_f64());
         for process in self.all {
-            process.leave().context("leaving in peace")?;
+            process.stop().context("leaving in peace")?;
         }
         Ok(())
     }

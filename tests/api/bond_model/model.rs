@@ -10,26 +10,26 @@ use serde_json::{Value, json};
 const DELETED_NAME: &str = "Deleted account";
 
 /// Complete state of the model.
-pub struct World {
+pub struct Model {
     pub now: Timestamp,
-    pub people: Vec<Human>,
+    pub people: Vec<ModelUser>,
     pub requests: Vec<Request>,
     pub bonds: Vec<Bond>,
     pub invites: Vec<Invite>,
     /// Refusal counters by sender, receiver, and whether the request was by address.
-    pub ladders: BTreeMap<(usize, usize, bool), Ladder>,
+    pub refusal_counters: BTreeMap<(usize, usize, bool), RefusalCounter>,
     /// Unknown codes that were tried: user and time.
-    pub misses: Vec<(usize, Timestamp)>,
+    pub failed_codes: Vec<(usize, Timestamp)>,
 }
 
 #[derive(Default)]
-pub struct Human {
+pub struct ModelUser {
     pub id: String,
     pub name: String,
-    pub who_may_ask: Who,
+    pub who_may_ask: RequestPolicy,
     pub found_by_email: bool,
     /// True if the address is verified.
-    pub proven: bool,
+    pub is_verified: bool,
     pub deleted_at: Option<Timestamp>,
     pub purged: bool,
     /// Blocked users, with their name at the time (if known) and the time.
@@ -38,7 +38,7 @@ pub struct Human {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Who {
+pub enum RequestPolicy {
     #[default]
     Anyone,
     Invited,
@@ -69,14 +69,14 @@ pub struct Request {
     pub message: Option<String>,
     pub created_at: Timestamp,
     /// True if the receiver can see it.
-    pub reaches: bool,
+    pub is_visible_to_receiver: bool,
     /// True if the receiver could ever see it.
-    pub reached: bool,
+    pub was_visible_to_receiver: bool,
     /// True once its expiry has been counted as a refusal.
     pub expiry_counted: bool,
     pub status: Status,
     /// Status that the sender sees.
-    pub told: Status,
+    pub sender_visible_status: Status,
     pub bond: Option<usize>,
 }
 
@@ -114,7 +114,7 @@ pub struct Invite {
 
 /// Refusals of one sender by one receiver.
 #[derive(Clone, Copy, Default)]
-pub struct Ladder {
+pub struct RefusalCounter {
     pub steps: usize,
     /// Time of the last step.
     pub stepped_at: Option<Timestamp>,
@@ -122,7 +122,7 @@ pub struct Ladder {
     pub wait_until: Option<Timestamp>,
 }
 
-impl Ladder {
+impl RefusalCounter {
     pub fn is_forgotten(&self, now: Timestamp) -> bool {
         self.stepped_at.is_some_and(|at| now >= at + days(365))
     }
@@ -135,27 +135,27 @@ impl Request {
 
     /// Returns the status that `viewer` sees.
     pub fn status_for(&self, viewer: usize, now: Timestamp) -> Status {
-        let kept = if viewer == self.from { self.told } else { self.status };
+        let kept = if viewer == self.from { self.sender_visible_status } else { self.status };
         if kept == Status::Pending && now >= self.expires_at() { Status::Expired } else { kept }
     }
 
     /// Returns true if the receiver can still decide it.
-    pub fn waits(&self, now: Timestamp) -> bool {
-        self.reaches && self.status == Status::Pending && now < self.expires_at()
+    pub fn is_pending_for_receiver(&self, now: Timestamp) -> bool {
+        self.is_visible_to_receiver && self.status == Status::Pending && now < self.expires_at()
     }
 
     /// Returns true if the sender sees it as pending.
-    pub fn seems_to_wait(&self, now: Timestamp) -> bool {
-        self.told == Status::Pending && now < self.expires_at()
+    pub fn appears_pending(&self, now: Timestamp) -> bool {
+        self.sender_visible_status == Status::Pending && now < self.expires_at()
     }
 
     pub fn is_seen_by(&self, viewer: usize) -> bool {
-        viewer == self.from || (self.reaches && self.to == Some(viewer))
+        viewer == self.from || (self.is_visible_to_receiver && self.to == Some(viewer))
     }
 }
 
 impl Bond {
-    pub fn lives(&self) -> bool {
+    pub fn is_active(&self) -> bool {
         self.ended_at.is_none()
     }
 
@@ -172,25 +172,25 @@ impl Bond {
     }
 }
 
-impl World {
+impl Model {
     pub fn bond_of(&self, who: usize) -> Option<usize> {
-        self.bonds.iter().position(|bond| bond.lives() && bond.pair.contains(&who))
+        self.bonds.iter().position(|bond| bond.is_active() && bond.pair.contains(&who))
     }
 
     /// Returns the last ended bond of a pair.
-    pub fn former(&self, pair: [usize; 2]) -> Option<usize> {
-        let of_pair = |bond: &&Bond| bond.pair == pair && !bond.lives();
+    pub fn last_ended_bond(&self, pair: [usize; 2]) -> Option<usize> {
+        let of_pair = |bond: &&Bond| bond.pair == pair && !bond.is_active();
         let last = self.bonds.iter().filter(of_pair).max_by_key(|bond| bond.ended_at)?;
         self.bonds.iter().position(|bond| std::ptr::eq(bond, last))
     }
 
-    pub fn is_door_shut(&self, one: usize, other: usize) -> bool {
+    pub fn is_blocked(&self, one: usize, other: usize) -> bool {
         self.people[one].blocks.contains_key(&other) || self.people[other].blocks.contains_key(&one)
     }
 
     /// Returns true if `one` can reach `other`.
-    pub fn is_there(&self, one: usize, other: usize) -> bool {
-        self.people[other].deleted_at.is_none() && !self.is_door_shut(one, other)
+    pub fn is_reachable(&self, one: usize, other: usize) -> bool {
+        self.people[other].deleted_at.is_none() && !self.is_blocked(one, other)
     }
 
     /// Returns the request as `viewer` sees it.
@@ -203,7 +203,7 @@ impl World {
             (_, Some(to)) => json!({ "id": self.people[to].id, "display_name": request.to_name }),
             (_, None) => Value::Null,
         };
-        let former = request.to.and_then(|to| self.former(pair(request.from, to)));
+        let former = request.to.and_then(|to| self.last_ended_bond(pair(request.from, to)));
         let former = former.map(|former| &self.bonds[former]).filter(|bond| bond.can_return_at(self.now));
         let restorable =
             former.filter(|_| !hidden && status == Status::Pending).and_then(Bond::restorable_until);
@@ -221,15 +221,15 @@ impl World {
 
     /// Returns the response to a step: the request, with the bond if that is active.
     pub fn request_with_bond(&self, at: usize, viewer: usize) -> Value {
-        let mut answer = self.request(at, viewer);
-        let bond = self.requests[at].bond.filter(|bond| self.bonds[*bond].lives());
-        if let Some(bond) = bond.filter(|_| answer["status"] == json!(Status::Accepted)) {
-            answer["bond"] = self.living(bond, viewer);
+        let mut response = self.request(at, viewer);
+        let bond = self.requests[at].bond.filter(|bond| self.bonds[*bond].is_active());
+        if let Some(bond) = bond.filter(|_| response["status"] == json!(Status::Accepted)) {
+            response["bond"] = self.active_bond(bond, viewer);
         }
-        answer
+        response
     }
 
-    fn living(&self, at: usize, viewer: usize) -> Value {
+    fn active_bond(&self, at: usize, viewer: usize) -> Value {
         let bond = &self.bonds[at];
         let partner = &self.people[bond.partner_of(viewer)];
         json!({
@@ -244,8 +244,8 @@ impl World {
     /// Returns a bond as an entry in the history of `viewer`.
     pub fn history_item(&self, at: usize, viewer: usize) -> Value {
         let bond = &self.bonds[at];
-        let mut item = self.living(at, viewer);
-        if !bond.lives() {
+        let mut item = self.active_bond(at, viewer);
+        if !bond.is_active() {
             item["partner"]["display_name"] = json!(bond.names[usize::from(bond.pair[0] == viewer)]);
         }
         item["ended_at"] = json!(bond.ended_at);
@@ -263,7 +263,7 @@ impl World {
     }
 
     pub fn current(&self, viewer: usize) -> Value {
-        json!({ "bond": self.bond_of(viewer).map(|bond| self.living(bond, viewer)) })
+        json!({ "bond": self.bond_of(viewer).map(|bond| self.active_bond(bond, viewer)) })
     }
 
     pub fn history(&self, viewer: usize) -> Value {
@@ -293,7 +293,7 @@ impl World {
     }
 
     /// Purges an account.
-    pub fn forget(&mut self, who: usize) {
+    pub fn purge(&mut self, who: usize) {
         let human = &mut self.people[who];
         human.purged = true;
         DELETED_NAME.clone_into(&mut human.name);
@@ -310,7 +310,12 @@ impl World {
             }
             if request.to == Some(who) {
                 DELETED_NAME.clone_into(&mut request.to_name);
-                request.address.as_mut().filter(|_| request.reached).into_iter().for_each(String::clear);
+                request
+                    .address
+                    .as_mut()
+                    .filter(|_| request.was_visible_to_receiver)
+                    .into_iter()
+                    .for_each(String::clear);
             }
         }
         for bond in &mut self.bonds {

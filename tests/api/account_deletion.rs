@@ -123,10 +123,11 @@ async fn deletion_ends_sessions_bond_and_requests(app: &TestApp) {
     let elsewhere = app.anonymous().post(LOGIN, credentials(&ada.email)).await.expect(200);
     let before = app.events().await.len();
     leave(&ada).await;
-    let told = app.events().await.split_off(before);
+    let events = app.events().await.split_off(before);
     let recipients = |kind: &str, who: &TestUser| {
         let of_kind = |event: &&kith_store::SequencedEvent| event.event.kind == kind;
-        told.iter()
+        events
+            .iter()
             .filter(of_kind)
             .any(|event| event.event.recipients.iter().any(|id| id.to_string() == who.id))
     };
@@ -145,8 +146,8 @@ async fn deletion_ends_sessions_bond_and_requests(app: &TestApp) {
     ask(&dan, &eve, "or me").await;
     let before = app.events().await.len();
     leave(&eve).await;
-    let told = app.events().await.split_off(before);
-    let ended = told.iter().find(|event| event.event.kind == "bond.ended").expect("the bond's end");
+    let events = app.events().await.split_off(before);
+    let ended = events.iter().find(|event| event.event.kind == "bond.ended").expect("the bond's end");
     assert!(ended.event.recipients.iter().any(|id| id.to_string() == ben.id), "{ended:?}");
     assert_eq!(ben.get(CURRENT).await.expect(200)["bond"], Value::Null);
     ask(&ben, &dan, "then you").await;
@@ -239,9 +240,9 @@ async fn marked(app: &TestApp, marked: &Client, others: [&TestUser; 2]) -> TestU
         client.send(hyper::Method::DELETE, ME, json!({ "password": PASSWORD }).to_string().into()).await;
     away.expect(202);
     marked.post(RESTORE, credentials(email)).await.expect(200);
-    let person = app.sign_in("m4rkmail").await;
-    assert_eq!(person.id, id);
-    person
+    let user = app.sign_in("m4rkmail").await;
+    assert_eq!(user.id, id);
+    user
 }
 
 /// ACC-11: after the purge no column contains a marker, and the audit chain is still intact.
@@ -276,8 +277,8 @@ async fn purge_removes_all_personal_data(app: &TestApp) {
 
 /// ACC-11: `accounts.max_purged_per_run` is 2 here. Many deletions at once must not block anyone's purge.
 async fn purge_limit_defers_to_next_run(app: &TestApp) {
-    let people = app.register_users("user", 5).await;
-    for who in &people {
+    let users = app.register_users("user", 5).await;
+    for who in &users {
         leave(who).await;
         app.advance(MILLISECOND);
     }
@@ -285,7 +286,7 @@ async fn purge_limit_defers_to_next_run(app: &TestApp) {
     for (purged, backlog) in [(2, 3), (4, 1), (5, 0), (5, 0)] {
         app.parts().upkeep().await.expect("upkeep of one node");
         assert_eq!(count_actions(app, "account.purged").await, purged);
-        let oldest = people[..purged].iter().all(|who| manifest(app, who).exists());
+        let oldest = users[..purged].iter().all(|who| manifest(app, who).exists());
         assert!(oldest, "those who are due longest go first");
         let health = app.anonymous().get("/api/health").await.expect(200);
         let check = &health["checks"]["purges:backlog"][0];
@@ -382,14 +383,14 @@ async fn insert_accounts(app: &TestApp, count: usize, age_days: u64) {
 
 /// For example, because it has too much data for one transaction.
 async fn failing_purge_does_not_block_others(app: &TestApp) {
-    let people = app.register_users("user", 3).await;
-    for who in &people {
+    let users = app.register_users("user", 3).await;
+    for who in &users {
         leave(who).await;
         app.advance(MILLISECOND);
     }
     app.advance(days(14));
     // The manifest exists already and cannot be inserted again.
-    let id = people[0].id.clone();
+    let id = users[0].id.clone();
     let taken = app.db().write(move |tx| {
         let sql = "INSERT INTO purges (user_id, purged_at, manifest) VALUES ($1, 0, '')";
         tx.exec(sql, kith_store::params![id])

@@ -131,8 +131,8 @@ async fn wrong_credentials_are_indistinguishable(app: &TestApp) {
     assert_eq!(objects, [ada.id.as_str(), "unknown", "unknown"]);
 }
 
-async fn signed_in(app: &TestApp, person: &TestUser) -> Value {
-    let log_in = json!({ "email": person.email, "password": PASSWORD });
+async fn signed_in(app: &TestApp, user: &TestUser) -> Value {
+    let log_in = json!({ "email": user.email, "password": PASSWORD });
     app.anonymous().post(LOGIN, log_in).await.expect(200)
 }
 

@@ -58,12 +58,12 @@ async fn audited(app: &TestApp, action: &str) -> Vec<(String, String)> {
 async fn accounts_are_filtered_and_paginated(app: &TestApp) {
     let root = app.admin("root").await;
     app.advance(std::time::Duration::from_millis(1));
-    let mut people = Vec::new();
+    let mut users = Vec::new();
     for name in ["ada", "ben", "eve", "mod", "shop"] {
-        people.push(app.user(name).await);
+        users.push(app.user(name).await);
         app.advance(std::time::Duration::from_millis(1));
     }
-    let [ada, ben, eve, moderator, shop] = &people[..] else { unreachable!() };
+    let [ada, ben, eve, moderator, shop] = &users[..] else { unreachable!() };
     root.put(&role_of(moderator), json!({ "role": "moderator" })).await.expect(200);
     root.put(&role_of(shop), json!({ "role": "business" })).await.expect(200);
     root.put(&suspension_of(ben), json!({})).await.expect(200);
@@ -373,7 +373,7 @@ async fn administrators_verify_or_release_addresses(app: &TestApp) {
     let admin = app.admin("root").await;
     let moderator = app.user_with_role("mod", "moderator", &admin).await;
     let (squatter, ben) = (app.user("ada").await, app.user("ben").await);
-    let path = |person: &TestUser, what: &str| format!("/api/v1/admin/users/{}/{what}", person.id);
+    let path = |user: &TestUser, what: &str| format!("/api/v1/admin/users/{}/{what}", user.id);
     let (prove, release) = (path(&squatter, "email-verification"), path(&squatter, "email"));
     for who in [&moderator, &ben] {
         who.put(&prove, Value::Null).await.expect_problem(403, "forbidden");
@@ -396,10 +396,10 @@ async fn administrators_verify_or_release_addresses(app: &TestApp) {
     }
     assert_eq!(admin.delete(&release, Value::Null).await.expect(200), released, "once is enough");
     admin.put(&prove, Value::Null).await.expect_problem(404, "not_found");
-    let told: Vec<_> = app.audit().await.into_iter().filter(|line| line.object == squatter.id).collect();
-    let told: Vec<_> =
-        told.iter().map(|line| &*line.action).filter(|action| action.contains("email")).collect();
-    assert_eq!(told, ["account.email_released"]);
+    let audited: Vec<_> = app.audit().await.into_iter().filter(|line| line.object == squatter.id).collect();
+    let audited: Vec<_> =
+        audited.iter().map(|line| &*line.action).filter(|action| action.contains("email")).collect();
+    assert_eq!(audited, ["account.email_released"]);
 
     // The owner registers the address, and an administrator verifies it.
     let ada = app.user("ada").await;

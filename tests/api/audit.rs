@@ -101,8 +101,8 @@ async fn other_roles_cannot_read_audit_log(app: &TestApp) {
     let ada = app.user("ada").await;
     for path in [AUDIT, LOG_LEVEL] {
         app.anonymous().get(path).await.expect_problem(401, "unauthenticated");
-        for person in [&ada, &moderator] {
-            person.get(path).await.expect_problem(403, "forbidden");
+        for user in [&ada, &moderator] {
+            user.get(path).await.expect_problem(403, "forbidden");
         }
         admin.get(path).await.expect(200);
     }
@@ -117,7 +117,7 @@ async fn users_read_own_activity(app: &TestApp) {
     let role = format!("/api/v1/admin/users/{}/role", ada.id);
     admin.put(&role, json!({ "role": "business" })).await.expect(200);
 
-    let activity = async |person: &TestUser| person.get("/api/v1/me/activity?limit=100").await.expect(200);
+    let activity = async |user: &TestUser| user.get("/api/v1/me/activity?limit=100").await.expect(200);
     let of_ada = activity(&ada).await;
     let by = |action: &str| {
         let items = of_ada["items"].as_array().expect("items");
@@ -208,8 +208,8 @@ async fn audit_verify_checks_chain(engine: Engine) {
     )
     .await;
     let Output { status, stderr, .. } = kith_on(&database, folder, VERIFY).output().expect("a process");
-    let said = String::from_utf8(stderr).expect("text");
-    assert!(status.code() == Some(1) && said.contains("breaks at link 1\n"), "{status} {said}");
+    let output = String::from_utf8(stderr).expect("text");
+    assert!(status.code() == Some(1) && output.contains("breaks at link 1\n"), "{status} {output}");
     // A running server reports the same.
     let server = Kith::start(kith_on(&database, folder, SERVE));
     assert!(failing_stderr(kith_on(&database, folder, VERIFY)).contains("breaks at link 1"));
@@ -270,9 +270,9 @@ async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
     assert!(failing_stderr(kith_on(&database, folder, VERIFY)).contains(&shorter));
     assert!(failing_stderr(expecting(&head)).contains(&shorter));
     // The server keeps serving, reports the fault, and keeps the remembered head.
-    let told = served().await;
-    assert_eq!(told["status"], "warn", "{told}");
-    assert!(told["output"].as_str().expect("text").contains("kith audit verify"), "{told}");
+    let logged = served().await;
+    assert_eq!(logged["status"], "warn", "{logged}");
+    assert!(logged["output"].as_str().expect("text").contains("kith audit verify"), "{logged}");
     let refused = failing_stderr(kith_on(&database, folder, VERIFY));
     assert!(refused.contains("remembered"), "{refused}");
 
@@ -330,8 +330,8 @@ async fn old_entries_are_archived(engine: Engine) {
     let archived = successful_stdout(archive());
     assert!(archived.starts_with("Moved ") && archived.contains("behind head 0:0000"), "{archived}");
     assert!(failing_stderr(archive()).contains(file), "a file is never replaced");
-    let said = successful_stdout(kith_on(&database, folder, VERIFY));
-    assert!(said.contains("links are in archives"), "{said}");
+    let output = successful_stdout(kith_on(&database, folder, VERIFY));
+    assert!(output.contains("links are in archives"), "{output}");
     let (links_then, _) = verify(&database, folder);
     assert!(links_then > links, "the archive is recorded: {links_then}, {links}");
     let of_archive = || kith_on(&database, folder, &["audit", "verify", "--archive", file]);
@@ -375,10 +375,10 @@ const VERIFY: &[&str] = &["audit", "verify"];
 
 /// Returns the number of links, and the head.
 fn verify(database: &TestDatabase, folder: &Path) -> (i64, String) {
-    let said = successful_stdout(kith_on(database, folder, VERIFY));
-    let chain = said
+    let output = successful_stdout(kith_on(database, folder, VERIFY));
+    let chain = output
         .strip_prefix("The audit chain holds: ")
         .and_then(|rest| rest.lines().next()?.split_once(" links, head "));
-    let (links, head) = chain.unwrap_or_else(|| panic!("{said:?}"));
+    let (links, head) = chain.unwrap_or_else(|| panic!("{output:?}"));
     (links.parse().expect("a number"), head.to_owned())
 }

@@ -77,9 +77,9 @@ enum Expected {
     Problem(u16, &'static str),
 }
 
-fn expected(operation: &Operation, owned: bool, asker: CallerKind) -> Expected {
+fn expected(operation: &Operation, owned: bool, caller_kind: CallerKind) -> Expected {
     let unauthenticated = Expected::Problem(401, "unauthenticated");
-    match (&operation.access, asker) {
+    match (&operation.access, caller_kind) {
         // The first administrator exists, so the link has been used.
         (Access::Public, _) if operation.name == "acceptFirstAdmin" => Expected::Problem(403, "invalid_link"),
         (Access::Public, _) => Expected::Success,
@@ -146,21 +146,21 @@ impl<'a> Callers<'a> {
     /// Returns a new client of this kind of caller.
     async fn client(
         &self,
-        asker: CallerKind,
+        caller_kind: CallerKind,
         operation: &Operation,
         request: &Request,
         name: &str,
     ) -> Client {
         let bad = |token: &str| self.app.anonymous().with_header(AUTHORIZATION, &format!("Bearer {token}"));
-        match asker {
+        match caller_kind {
             CallerKind::Unauthenticated(InvalidToken::Missing) => self.app.anonymous().clone(),
             CallerKind::Unauthenticated(InvalidToken::Malformed) => bad("x.y.z"),
             CallerKind::Unauthenticated(InvalidToken::Expired) => bad(&self.expired),
             CallerKind::Unauthenticated(InvalidToken::Tampered) => bad(&self.tampered),
             CallerKind::UserWithRole(Role::User) => self.app.user(name).await.signed_in().await,
             CallerKind::UserWithRole(role) => {
-                let person = self.app.user_with_role(name, role.as_str(), &self.admin).await;
-                person.signed_in().await
+                let user = self.app.user_with_role(name, role.as_str(), &self.admin).await;
+                user.signed_in().await
             }
             CallerKind::Owner => request.by.signed_in().await,
             CallerKind::Program(ApiKeyKind::Expired) => self.expired_key.client.clone(),
@@ -199,8 +199,8 @@ async fn first_admin(app: &TestApp) -> TestUser {
     app.admin("second").await
 }
 
-async fn token_of(app: &TestApp, person: &TestUser) -> String {
-    let body = json!({ "email": person.email, "password": PASSWORD });
+async fn token_of(app: &TestApp, user: &TestUser) -> String {
+    let body = json!({ "email": user.email, "password": PASSWORD });
     let session = app.anonymous().post("/api/v1/auth/login", body).await.expect(200);
     session["access_token"].as_str().expect("a token").to_owned()
 }
@@ -235,8 +235,8 @@ fn faults(
         Expected::Problem(status, code) => response.status == status && is_code(&response.body["code"], code),
     };
     let mut faults = wrong_unless(right, expected, response);
-    let told = response.body.to_string();
-    if told.contains(&request.by.email) || told.contains(&request.by.name) {
+    let body = response.body.to_string();
+    if body.contains(&request.by.email) || body.contains(&request.by.name) {
         faults.push("tells of others".to_owned());
     }
     faults
@@ -258,26 +258,28 @@ fn is_code(said: &Value, code: &str) -> bool {
 /// ACC-03, ACC-09, ACC-10, ACC-13: every cell has the declared status, and a rejection changes and reveals
 /// nothing.
 async fn authorization_matrix_matches_document(app: &TestApp) {
-    let askers = Callers::new(app).await;
+    let callers = Callers::new(app).await;
     let operations = app.operations().await;
     let (mut wrong, mut cells) = (Vec::new(), 0);
     for operation in &operations {
-        for asker in CALLERS {
+        for caller_kind in CALLERS {
             let name = format!("{}-{cells}", operation.name.replace('_', "-"));
             let request = request_for(app, operation, &name).await;
-            if asker == CallerKind::Owner && !request.owned {
+            if caller_kind == CallerKind::Owner && !request.owned {
                 continue;
             }
-            let client = askers.client(asker, operation, &request, &name).await;
+            let client = callers.client(caller_kind, operation, &request, &name).await;
             let before = app.footprint().await;
             let path = request.path(operation);
             let response = client.send(operation.method.clone(), &path, request.bytes()).await;
-            let expected = expected(operation, request.owned, asker);
+            let expected = expected(operation, request.owned, caller_kind);
             let mut found = faults(&request, operation, expected, &response);
             if expected != Expected::Success && app.footprint().await != before {
                 found.push("a refusal left a trace".to_owned());
             }
-            wrong.extend(found.into_iter().map(|fault| format!("{} by {asker:?}: {fault}", operation.name)));
+            wrong.extend(
+                found.into_iter().map(|fault| format!("{} by {caller_kind:?}: {fault}", operation.name)),
+            );
             cells += 1;
         }
     }

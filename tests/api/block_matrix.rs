@@ -42,14 +42,14 @@ struct Users {
 
 impl Users {
     async fn new(app: &TestApp, name: &str) -> Self {
-        let person = async |part: &str| {
-            let person = app.user(&format!("{name}-{part}")).await;
-            app.verify_address(&person).await;
+        let user = async |part: &str| {
+            let user = app.user(&format!("{name}-{part}")).await;
+            app.verify_address(&user).await;
             let body = Bytes::from(json!({ "found_by_email": true }).to_string());
-            person.send(hyper::Method::PATCH, "/api/v1/partners/settings", body).await.expect(200);
-            person
+            user.send(hyper::Method::PATCH, "/api/v1/partners/settings", body).await.expect(200);
+            user
         };
-        Self { me: person("me").await, other: person("other").await, control: person("control").await }
+        Self { me: user("me").await, other: user("other").await, control: user("control").await }
     }
 
     async fn block(&self, side: BlockingSide) {
@@ -80,7 +80,7 @@ async fn bond_with(me: &TestUser, other: &TestUser) -> String {
 ///
 /// # Panics
 /// Panics if the operation is unknown.
-async fn rows(operation: &Operation, cast: &Users, side: BlockingSide) -> Vec<RequestPair> {
+async fn rows(operation: &Operation, users: &Users, side: BlockingSide) -> Vec<RequestPair> {
     let path = |parameter: &str| match operation.path.split_once('{') {
         Some((before, rest)) => {
             format!("{before}{parameter}{}", rest.split_once('}').expect("a closed brace").1)
@@ -95,20 +95,20 @@ async fn rows(operation: &Operation, cast: &Users, side: BlockingSide) -> Vec<Re
         blocked: (path(""), blocked),
         absent: (path(""), absent),
     };
-    let Users { me, other, control } = cast;
+    let Users { me, other, control } = users;
     match operation.canonical_operation_id() {
         // The caller's own block is visible to the caller.
         "blockUser" | "getBlock" if side == BlockingSide::Caller => vec![],
         "blockUser" | "getBlock" | "unblockUser" | "getNickname" | "removeNickname" => {
-            cast.block(side).await;
+            users.block(side).await;
             vec![row(&other.id, UNKNOWN_USER_ID, Value::Null)]
         }
         "setNickname" => {
-            cast.block(side).await;
+            users.block(side).await;
             vec![row(&other.id, UNKNOWN_USER_ID, json!({ "nickname": "bear" }))]
         }
         "sendPartnerRequest" if operation.path.ends_with("/request") => {
-            cast.block(side).await;
+            users.block(side).await;
             vec![
                 sent(json!({ "partnerId": other.id }), json!({ "partnerId": UNKNOWN_USER_ID })),
                 sent(json!({ "email": other.email }), json!({ "email": "nobody@example.org" })),
@@ -116,7 +116,7 @@ async fn rows(operation: &Operation, cast: &Users, side: BlockingSide) -> Vec<Re
         }
         "sendPartnerRequest" => {
             let code = code_of(other).await;
-            cast.block(side).await;
+            users.block(side).await;
             let to = |to: Value| json!({ "to": to });
             vec![
                 sent(to(json!({ "user_id": other.id })), to(json!({ "user_id": UNKNOWN_USER_ID }))),
@@ -126,7 +126,7 @@ async fn rows(operation: &Operation, cast: &Users, side: BlockingSide) -> Vec<Re
         }
         "previewInvite" | "revokeInvite" => {
             let code = code_of(other).await;
-            cast.block(side).await;
+            users.block(side).await;
             vec![row(&code, NO_CODE, Value::Null)]
         }
         // A user who has blocked may still report a request received before.
@@ -140,19 +140,19 @@ async fn rows(operation: &Operation, cast: &Users, side: BlockingSide) -> Vec<Re
             if side == BlockingSide::Caller {
                 // A request from the blocked user is hidden.
                 let id = ask(other, me).await;
-                cast.block(side).await;
+                users.block(side).await;
                 return vec![row(&id, UNKNOWN_USER_ID, body)];
             }
             // A request to the other user stays pending, like one that is not answered.
             let (id, unanswered) = (ask(me, other).await, ask(me, control).await);
-            cast.block(side).await;
+            users.block(side).await;
             vec![row(&id, &unanswered, body)]
         }
         "exportBondSpace" => {
             let ended = bond_with(me, control).await;
             control.post("/api/v1/partners/breakup", json!({})).await.expect(200);
             let id = bond_with(me, other).await;
-            cast.block(side).await;
+            users.block(side).await;
             vec![row(&id, &ended, Value::Null)]
         }
         _ if names_nobody(operation) => vec![],
@@ -211,11 +211,11 @@ async fn block_is_indistinguishable_from_missing_user(app: &TestApp) {
     for (n, operation) in app.operations().await.iter().enumerate() {
         let before = asked;
         for side in [BlockingSide::Caller, BlockingSide::Other] {
-            let cast = Users::new(app, &format!("{n}-{side:?}").to_lowercase()).await;
-            for RequestPair { blocked, absent } in rows(operation, &cast, side).await {
+            let users = Users::new(app, &format!("{n}-{side:?}").to_lowercase()).await;
+            for RequestPair { blocked, absent } in rows(operation, &users, side).await {
                 let what = format!("{} of {blocked:?} where {side:?} side blocks", operation.name);
-                let behind_a_block = carry_out(&cast.me, operation, &blocked).await;
-                let about_nobody = carry_out(&cast.me, operation, &absent).await;
+                let behind_a_block = carry_out(&users.me, operation, &blocked).await;
+                let about_nobody = carry_out(&users.me, operation, &absent).await;
                 assert_eq!(behind_a_block.status, about_nobody.status, "{what}: {:#}", behind_a_block.body);
                 assert_eq!(shape(&behind_a_block.body), shape(&about_nobody.body), "{what}");
                 let names = |response: &TestResponse| {
@@ -236,20 +236,20 @@ async fn block_is_indistinguishable_from_missing_user(app: &TestApp) {
 /// Prints the durations without asserting, because a busy machine distorts them.
 #[expect(clippy::disallowed_methods, reason = "it measures real time")]
 async fn block_timing_equals_missing_user(app: &TestApp) {
-    let cast = Users::new(app, "timed").await;
-    let code = code_of(&cast.other).await;
-    cast.block(BlockingSide::Other).await;
+    let users = Users::new(app, "timed").await;
+    let code = code_of(&users.other).await;
+    users.block(BlockingSide::Other).await;
     let by_id = |id: &str| json!({ "to": { "user_id": id } });
     let by_code = |code: &str| json!({ "to": { "invite_code": code } });
     for (what, blocked, absent) in [
-        ("by id", by_id(&cast.other.id), by_id(UNKNOWN_USER_ID)),
+        ("by id", by_id(&users.other.id), by_id(UNKNOWN_USER_ID)),
         ("by code", by_code(&code), by_code(NO_CODE)),
     ] {
         let mut times = [const { Vec::<Duration>::new() }; 2];
         for _ in 0..SAMPLES {
             for (side, body) in [&blocked, &absent].into_iter().enumerate() {
                 let began = Instant::now();
-                cast.me.post(REQUESTS, body.clone()).await.expect_problem(404, "not_found");
+                users.me.post(REQUESTS, body.clone()).await.expect_problem(404, "not_found");
                 times[side].push(began.elapsed());
             }
         }

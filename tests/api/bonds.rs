@@ -83,7 +83,7 @@ async fn other_requests_are_superseded(app: &TestApp) {
 
     for (loser, sender) in &losers {
         assert_eq!(status(sender, loser).await, "superseded");
-        let receiver = [&ada, &ben, &dan].into_iter().find(|person| loser["to"] == person.public_view());
+        let receiver = [&ada, &ben, &dan].into_iter().find(|user| loser["to"] == user.public_view());
         let receiver = receiver.expect("one of them");
         assert_eq!(status(receiver, loser).await, "superseded");
         receiver.post(&accept_path(loser), Value::Null).await.expect_problem(409, "request_not_pending");
@@ -100,10 +100,10 @@ async fn other_requests_are_superseded(app: &TestApp) {
         .map(|event| event.event.subject)
         .collect();
     let mut expected: Vec<_> = losers.iter().map(|(loser, _)| loser["id"].as_str().expect("an id")).collect();
-    let mut told: Vec<_> = closed.iter().map(String::as_str).collect();
+    let mut kinds: Vec<_> = closed.iter().map(String::as_str).collect();
     expected.sort_unstable();
-    told.sort_unstable();
-    assert_eq!(told, expected);
+    kinds.sort_unstable();
+    assert_eq!(kinds, expected);
 }
 
 /// PRT-02, ACC-10: every state of a request, every user, every step.
@@ -117,8 +117,8 @@ async fn invalid_steps_change_nothing(app: &TestApp) {
     accept(&ben, &accepted).await;
     let occupied = gus.partners().ask(&ben).await;
     let pending = gus.partners().ask(&fay).await;
-    for person in [&ada, &ben, &eve, &fay, &gus] {
-        person.signed_in().await;
+    for user in [&ada, &ben, &eve, &fay, &gus] {
+        user.signed_in().await;
     }
     let before = app.footprint().await;
     const STRANGER: (u16, &str) = (404, "not_found");

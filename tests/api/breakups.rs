@@ -53,8 +53,8 @@ async fn breakup_ends_bond_for_both(app: &TestApp) {
     let lines = app.audit().await.into_iter().filter(|line| line.action == "bond.ended").count();
     assert_eq!(lines, 1);
     let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
-    let told: Vec<_> = events.filter(|event| event.kind == "bond.ended").collect();
-    let [event] = &told[..] else { panic!("{told:?}") };
+    let ended: Vec<_> = events.filter(|event| event.kind == "bond.ended").collect();
+    let [event] = &ended[..] else { panic!("{ended:?}") };
     let mut recipients: Vec<_> = event.recipients.iter().map(ToString::to_string).collect();
     recipients.sort_unstable();
     let mut both = [ada.id.clone(), ben.id.clone()];

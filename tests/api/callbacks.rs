@@ -83,8 +83,8 @@ fn signature(secret: &Value, arrived: &ReceivedRequest) -> String {
 
 async fn callback_is_signed_and_response_is_stored(app: &TestApp) {
     let admin = app.admin("ada").await;
-    let told = Reply::Response(201, "x-receipt: 7\r\n".to_owned(), "{\"ok\":true}\u{0}".to_owned());
-    let receiver = Receiver::start(told).await;
+    let reply = Reply::Response(201, "x-receipt: 7\r\n".to_owned(), "{\"ok\":true}\u{0}".to_owned());
+    let receiver = Receiver::start(reply).await;
     let made = make(
         &admin,
         json!({
@@ -132,8 +132,8 @@ async fn callback_is_signed_and_response_is_stored(app: &TestApp) {
 
     let kinds: Vec<_> = app.events().await.into_iter().map(|one| one.event).collect();
     let of_callbacks: Vec<_> = kinds.iter().filter(|event| event.kind.starts_with("callback")).collect();
-    let told: Vec<_> = of_callbacks.iter().map(|event| &*event.kind).collect();
-    assert_eq!(told, ["callback_endpoint.created", "callback.created", "callback.delivered"]);
+    let events: Vec<_> = of_callbacks.iter().map(|event| &*event.kind).collect();
+    assert_eq!(events, ["callback_endpoint.created", "callback.created", "callback.delivered"]);
     assert!(of_callbacks.iter().all(|event| !event.payload.contains("very-secret-word")));
     let dump = app.dump().await;
     assert!(!dump.iter().any(|row| row.contains("planted-secret")), "headers are sealed");
@@ -259,9 +259,9 @@ async fn failed_callback_is_retried_then_dead_lettered(app: &TestApp) {
     let receiver = Receiver::start(Reply::Response(500, String::new(), "broken".to_owned())).await;
     let made = make(&admin, json!({ "url": receiver.url("/") })).await;
     drain(app).await;
-    let ladder =
+    let delays =
         [seconds(5), minutes(5), minutes(30), hours(2), hours(5), hours(10), hours(14), hours(20), hours(24)];
-    for (failures, wait) in (1..).zip(ladder) {
+    for (failures, wait) in (1..).zip(delays) {
         assert_eq!(receiver.count(), failures);
         let shown = look(&admin, &made).await;
         assert_eq!((&shown["state"], &shown["attempts_made"]), (&json!("retrying"), &json!(failures)));
@@ -342,8 +342,8 @@ async fn status_410_disables_endpoint(app: &TestApp) {
     admin.post(&retry, Value::Null).await.expect_problem(409, "endpoint_disabled");
     app.advance(hours(1));
     drain(app).await;
-    let given_up = look(&admin, &waiting).await;
-    assert_eq!((&given_up["state"], &given_up["reason"]), (&json!("failed"), &json!("endpoint_disabled")));
+    let dead = look(&admin, &waiting).await;
+    assert_eq!((&dead["state"], &dead["reason"]), (&json!("failed"), &json!("endpoint_disabled")));
     assert_eq!(receiver.count(), 1, "nothing more was sent");
 
     receiver.replies(Reply::status(200));
@@ -393,8 +393,8 @@ async fn endpoint_is_disabled_after_five_failing_days(app: &TestApp) {
     }
     let fare = endpoint(&admin, &made).await;
     assert_eq!(fare["disabled_because"], "failing", "{fare}");
-    let told = app.events().await.into_iter().filter(|one| one.event.kind == "callback_endpoint.disabled");
-    assert_eq!(told.count(), 1);
+    let events = app.events().await.into_iter().filter(|one| one.event.kind == "callback_endpoint.disabled");
+    assert_eq!(events.count(), 1);
     drain(app).await;
     let shown = look(&admin, &last).await;
     assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("endpoint_disabled")));

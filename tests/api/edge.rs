@@ -270,7 +270,10 @@ async fn default_limits_are_enforced() {
             let response = ask().await;
             assert_ne!(response.status, 429, "{path}: the {n}th of {limit}");
             let left = format!(";r={};", limit - n);
-            assert!(response.header("ratelimit").is_some_and(|told| told.contains(&left)), "{path}: {left}");
+            assert!(
+                response.header("ratelimit").is_some_and(|header| header.contains(&left)),
+                "{path}: {left}"
+            );
         }
         let refused = ask().await;
         assert_eq!(refused.header("retry-after"), Some("1"), "{path}");

@@ -134,9 +134,9 @@ async fn key_expires_after_24_hours(app: &TestApp) {
 
 /// Each duplicate gets the same response, or 409 while the first one is in progress.
 async fn concurrent_duplicates_execute_once(app: &TestApp) {
-    let people = app.register_users("person", 2 * ROUNDS).await;
+    let users = app.register_users("person", 2 * ROUNDS).await;
     let mut given = [0, 0, 0];
-    for (round, pair) in people.chunks(2).enumerate() {
+    for (round, pair) in users.chunks(2).enumerate() {
         let (ada, before) = (keyed(&pair[0], &format!("key {round}")).await, app.footprint().await);
         let responses = join_all((0..TWINS).map(|_| ada.post(REQUESTS, ask(&pair[1])))).await;
         let mut bodies = Vec::new();
@@ -272,9 +272,9 @@ async fn duplicate_waits_at_most_five_seconds() {
     let id = request["id"].as_str().expect("an id").to_owned();
 
     let db = Store::open(database.options()).await.expect("the same database");
-    let people = vec![ada, ben];
+    let users = vec![ada, ben];
     let (let_people_go, held) = hold_transaction(&db, move |tx| {
-        tx.lock("user", &people)?;
+        tx.lock("user", &users)?;
         tx.one("SELECT 1", &[], |_| Ok(())).map(drop)
     });
     let row = id.clone();

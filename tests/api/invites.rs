@@ -206,7 +206,7 @@ async fn request_by_address_reveals_nothing(app: &TestApp) {
         app.verify_address(proven).await;
     }
     let mut sent = Vec::new();
-    let others = [&unproven, &hidden, &shut, &closed, &left, &real].map(|person| &*person.email);
+    let others = [&unproven, &hidden, &shut, &closed, &left, &real].map(|user| &*user.email);
     for email in ["nobody@example.org"].into_iter().chain(others) {
         app.advance(minutes(15));
         let request = ada.post(REQUESTS, by_address(email)).await.expect(201);
@@ -234,9 +234,9 @@ async fn request_by_address_reveals_nothing(app: &TestApp) {
     };
     assert_eq!((seen("pending").await, seen("rejected").await), (7, 0), "a rejection is not told");
     assert_eq!(ada.get(&reject.replace("/reject", "")).await.expect(200)["status"], "pending");
-    let told = app.events().await.into_iter().map(|sequenced| sequenced.event);
-    let told = told.filter(|event| event.kind == "partner_request.rejected");
-    let recipients: Vec<_> = told.flat_map(|event| event.recipients).map(|one| one.to_string()).collect();
+    let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
+    let events = events.filter(|event| event.kind == "partner_request.rejected");
+    let recipients: Vec<_> = events.flat_map(|event| event.recipients).map(|one| one.to_string()).collect();
     assert_eq!(recipients, std::slice::from_ref(&real.id));
     app.advance(days(14));
     assert_eq!((seen("pending").await, seen("expired").await), (0, 7));
@@ -251,8 +251,8 @@ async fn request_by_address_reveals_nothing(app: &TestApp) {
 
 async fn discoverable_user_receives_request(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    for person in [&ada, &ben] {
-        app.verify_address(person).await;
+    for user in [&ada, &ben] {
+        app.verify_address(user).await;
     }
     set(&ben, json!({ "found_by_email": true })).await;
     let request = ada.post(REQUESTS, by_address("BEN@Example.org")).await.expect(201);

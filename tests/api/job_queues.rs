@@ -118,7 +118,7 @@ async fn queues_are_listed_with_counts(app: &TestApp) {
         (format!("{JOBS}/{}/complete", job["id"]), json!({ "lease_token": job["lease_token"] }));
     client.post(&done, body).await.expect(200);
     let queues = client.get("/api/v1/queues").await.expect(200)["items"].clone();
-    let told: Vec<_> = queues
+    let listed: Vec<_> = queues
         .as_array()
         .expect("queues")
         .iter()
@@ -130,7 +130,7 @@ async fn queues_are_listed_with_counts(app: &TestApp) {
             )
         })
         .collect();
-    assert_eq!(told, [("a", json!(1), json!(1)), ("b", json!(1), json!(0)), ("c", json!(0), json!(0))]);
+    assert_eq!(listed, [("a", json!(1), json!(1)), ("b", json!(1), json!(0)), ("c", json!(0), json!(0))]);
     assert_eq!(queues[1]["depth"]["oldest_ready_at"], json!(began));
     assert_eq!(queues[2]["limits"]["concurrency"], 7);
     let detail = client.get("/api/v1/queues/b?since=2026-01-01T00:00:00Z").await.expect(200);

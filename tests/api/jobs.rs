@@ -197,9 +197,10 @@ async fn worker_decides_how_failure_continues(app: &TestApp) {
         report(&client, id, "fail", json!({ "lease_token": token, "error": "third" })).await.expect(200);
     assert_eq!(last, json!({ "state": "dead", "run_at": null }));
     let shown = show(&client, id).await;
-    let told = shown["errors"].as_array().expect("errors").iter().map(|one| (&one["attempt"], &one["error"]));
+    let attempts =
+        shown["errors"].as_array().expect("errors").iter().map(|one| (&one["attempt"], &one["error"]));
     let expected = [(json!(1), json!("first")), (json!(3), json!("second")), (json!(4), json!("third"))];
-    assert!(told.eq(expected.iter().map(|(attempt, error)| (attempt, error))), "{shown:#}");
+    assert!(attempts.eq(expected.iter().map(|(attempt, error)| (attempt, error))), "{shown:#}");
 
     let id = enqueue(&client, json!({ "kind": "flaky" })).await;
     let body = json!({ "lease_token": take().await, "error": "never again", "then": "discard" });

@@ -62,8 +62,8 @@ fn expect_rejection(response: TestResponse, status: u16, code: &str) -> (Option<
 
 #[track_caller]
 fn expect_locked(response: TestResponse, wait: Duration) {
-    let (told, _) = expect_rejection(response, 423, "locked");
-    assert_eq!(told, Some(wait.as_secs().to_string()));
+    let (retry_after, _) = expect_rejection(response, 423, "locked");
+    assert_eq!(retry_after, Some(wait.as_secs().to_string()));
 }
 
 async fn fail(client: &Client, email: &str, times: usize) {
@@ -272,9 +272,9 @@ async fn taken_address_is_reported_ten_times_per_hour(app: &TestApp) {
 /// Regression: ten such reports blocked registration for a whole network.
 async fn taken_addresses_do_not_block_registration(app: &TestApp) {
     let client = at(app, "2001:db8::1");
-    let people = app.register_users("user", 12).await;
-    for person in &people {
-        register(&client, &person.email).await.expect_problem(409, "email_taken");
+    let users = app.register_users("user", 12).await;
+    for user in &users {
+        register(&client, &user.email).await.expect_problem(409, "email_taken");
     }
     register(&client, "neighbour@example.org").await.expect(201);
 }

@@ -51,9 +51,9 @@ async fn log_of(format: &str, request_id: &str) -> Vec<String> {
 async fn each_request_is_logged_as_json() {
     let lines = log_of("json", "test-json-log").await;
     let all: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let mut told: Vec<_> = all.iter().filter(|line| line["request_id"] == "test-json-log").collect();
-    assert_eq!(told.len(), 1, "{told:#?}");
-    let line = told.remove(0);
+    let mut found: Vec<_> = all.iter().filter(|line| line["request_id"] == "test-json-log").collect();
+    assert_eq!(found.len(), 1, "{found:#?}");
+    let line = found.remove(0);
     for (key, value) in [
         ("level", json!("INFO")),
         ("target", json!("kith::request")),
@@ -73,8 +73,8 @@ async fn each_request_is_logged_as_json() {
 #[tokio::test]
 async fn each_request_is_logged_in_pretty_format() {
     let lines = log_of("pretty", "test-pretty-log").await;
-    let told: Vec<_> = lines.iter().filter(|line| line.contains("test-pretty-log")).collect();
-    let [line] = told[..] else { panic!("{told:#?}") };
+    let found: Vec<_> = lines.iter().filter(|line| line.contains("test-pretty-log")).collect();
+    let [line] = found[..] else { panic!("{found:#?}") };
     assert!(serde_json::from_str::<Value>(line).is_err(), "{line}");
     for part in ["INFO", "kith::request", r#"method="POST""#, &format!("route={REGISTER:?}"), "status=201"] {
         assert!(line.contains(part), "no {part} in {line}");
@@ -143,13 +143,13 @@ async fn secrets_and_personal_data_are_not_logged(mut command: Command) {
     command.env("KITH__LOG__LEVEL", "trace").env("KITH__LOG__FORMAT", "json");
     let kith = Kith::start(command);
     let client = Client::new([kith.addr]);
-    let told = plant(&client, kith.addr).await;
+    let found = plant(&client, kith.addr).await;
     let metrics = client.with_header(X_REQUEST_ID, "the-last-request").get("/api/metrics").await.expect(200);
     let lines = kith.log_up_to(&["the-last-request"]);
     let requests = lines.iter().filter(|line| line.contains("kith::request")).count();
-    assert!(requests > told.len(), "{requests} requests were logged");
+    assert!(requests > found.len(), "{requests} requests were logged");
     let metrics = metrics.as_str().expect("text").to_owned();
-    for text in lines.iter().chain(&told).chain([&metrics]) {
+    for text in lines.iter().chain(&found).chain([&metrics]) {
         assert!(!text.to_lowercase().contains(MARK), "{text}");
     }
 }
@@ -171,15 +171,15 @@ async fn plant(client: &Client, addr: SocketAddr) -> Vec<String> {
     ]
     .into_iter()
     .fold(client.clone(), |client, (name, value)| client.with_header(HeaderName::from_static(name), value));
-    let mut told = Vec::new();
+    let mut found = Vec::new();
     let mut refused = |response: crate::support::TestResponse| {
         assert!(response.status >= 400, "{response:#?}");
-        told.push(format!("{:?} {}", response.headers, response.body));
+        found.push(format!("{:?} {}", response.headers, response.body));
     };
 
-    let person = json!({ "email": email, "password": password, "display_name": "M4rked Name" });
-    let ada = client.post(REGISTER, person.clone()).await.expect(201);
-    refused(client.post(REGISTER, person).await);
+    let user = json!({ "email": email, "password": password, "display_name": "M4rked Name" });
+    let ada = client.post(REGISTER, user.clone()).await.expect(201);
+    refused(client.post(REGISTER, user).await);
     let log_in = |email: &str, password: &str| json!({ "email": email, "password": password });
     client.post("/api/v1/auth/login", log_in(email, password)).await.expect(200);
     refused(client.post("/api/v1/auth/login", log_in(email, "m4rked-wrong")).await);
@@ -228,9 +228,9 @@ async fn plant(client: &Client, addr: SocketAddr) -> Vec<String> {
         "POST /api/v1/auth/login HTTP/1.1\r\nHost: kith\r\nContent-Length: m4rked\r\n",
         "POST /api/v1/auth/login HTTP/1.1\r\nHost: kith\r\nTransfer-Encoding: chunked\r\n\r\nm4rked\r\n",
     ] {
-        told.push(raw(addr, &format!("{head}Connection: close\r\n\r\n")).await);
+        found.push(raw(addr, &format!("{head}Connection: close\r\n\r\n")).await);
     }
-    told
+    found
 }
 
 /// Sends raw bytes and returns the response.

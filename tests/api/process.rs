@@ -101,8 +101,8 @@ fn folder_in_use_names_process() {
     let database = TestDatabase::sqlite();
     let folder = database.folder().expect("a folder");
     let first = Kith::start(kith(folder, SERVE));
-    let said = failing_stderr(kith(folder, SERVE));
-    assert!(said.contains("in use by") && said.contains(&first.pid().to_string()), "{said}");
+    let output = failing_stderr(kith(folder, SERVE));
+    assert!(output.contains("in use by") && output.contains(&first.pid().to_string()), "{output}");
 }
 
 #[test]
@@ -110,8 +110,8 @@ fn port_in_use_is_reported() {
     let database = TestDatabase::sqlite();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = listener.local_addr().expect("an address").to_string();
-    let said = failing_stderr(kith(database.folder().expect("a folder"), &["serve", "--listen", &taken]));
-    assert!(said.contains(&taken), "{said}");
+    let output = failing_stderr(kith(database.folder().expect("a folder"), &["serve", "--listen", &taken]));
+    assert!(output.contains(&taken), "{output}");
 }
 
 #[test]
@@ -120,10 +120,10 @@ fn unknown_configuration_key_is_rejected() {
     let folder = database.folder().expect("a folder");
     let mut command = kith(folder, SERVE);
     command.env("KITH__SERVER__LISTENN", "127.0.0.1:0");
-    let said = failing_stderr(command);
-    assert!(said.contains("KITH__SERVER__LISTENN"), "{said}");
+    let output = failing_stderr(command);
+    assert!(output.contains("KITH__SERVER__LISTENN"), "{output}");
 
     std::fs::write(folder.join("kith.toml"), "[server]\nlisten_on = \"127.0.0.1:0\"\n").expect("a file");
-    let said = failing_stderr(kith(folder, SERVE));
-    assert!(said.contains("server.listen_on") && said.contains("kith.toml"), "{said}");
+    let output = failing_stderr(kith(folder, SERVE));
+    assert!(output.contains("server.listen_on") && output.contains("kith.toml"), "{output}");
 }

@@ -161,7 +161,7 @@ async fn refusals_reset_after_a_year(app: &TestApp) {
 /// The receiver is notified of the first request, but not of another one within a day.
 async fn cancellation_counts_without_cooldown(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    let told = async |request: &Value| {
+    let shown_to_sender = async |request: &Value| {
         let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
         let id = request["id"].as_str().expect("an id");
         let mut created =
@@ -169,11 +169,11 @@ async fn cancellation_counts_without_cooldown(app: &TestApp) {
         created.next().expect("an event").recipients.iter().any(|one| one.to_string() == ben.id)
     };
     let first = ada.partners().ask(&ben).await;
-    assert!(told(&first).await);
+    assert!(shown_to_sender(&first).await);
     ada.post(&path(&first, "cancel"), Value::Null).await.expect(200);
     app.advance(hours(24) - MILLISECOND);
     let second = ada.partners().ask(&ben).await;
-    assert!(!told(&second).await, "a repeat within a day notifies nobody");
+    assert!(!shown_to_sender(&second).await, "a repeat within a day notifies nobody");
     let waiting = ben.get(&format!("{REQUESTS}?status=pending")).await.expect(200);
     assert_eq!(waiting["items"][0]["id"], second["id"], "and is there all the same");
     reject(&ben, &second).await;
@@ -182,7 +182,7 @@ async fn cancellation_counts_without_cooldown(app: &TestApp) {
     ada.post(REQUESTS, body.clone()).await.expect_problem(409, "too_soon_to_ask_again");
     app.advance(MILLISECOND);
     let third = ada.partners().ask(&ben).await;
-    assert!(told(&third).await);
+    assert!(shown_to_sender(&third).await);
     ada.post(&path(&third, "cancel"), Value::Null).await.expect(200);
     for _ in 0..3 {
         let again = ada.partners().ask(&ben).await;

@@ -179,8 +179,8 @@ async fn request_expires_after_14_days(app: &TestApp) {
     app.advance(MILLISECOND);
     let mut expired = to_ben.clone();
     expired["status"] = json!("expired");
-    for person in [&ada, &ben] {
-        person.signed_in().await;
+    for user in [&ada, &ben] {
+        user.signed_in().await;
     }
     let before = app.footprint().await;
     assert_eq!(list(&ada, "status=pending").await, std::slice::from_ref(&to_eve));

@@ -77,14 +77,14 @@ async fn development_data_moves_to_production() {
     let serve = ["serve", "--listen", "127.0.0.1:0"];
     let refused = failing_stderr(production(&serve, None));
     assert!(refused.contains("kith keys reseal") && refused.contains("development mode"), "{refused}");
-    let told = successful_stdout(production(&["keys", "reseal"], None));
+    let output = successful_stdout(production(&["keys", "reseal"], None));
     for line in [
         "signing_keys.sealed: 1 sealed again",
         "audit_keys.sealed: 1 sealed again",
         "callback_endpoints.secret: 1 sealed",
         "callbacks.headers: 1 sealed",
     ] {
-        assert!(told.contains(line), "{line} in {told}");
+        assert!(output.contains(line), "{line} in {output}");
     }
     let again = successful_stdout(production(&["keys", "reseal"], None));
     assert!(again.contains("signing_keys.sealed: 0 sealed again"), "{again}");
@@ -135,10 +135,10 @@ async fn leaked_secret_is_replaced(engine: Engine) {
 
     let server = Kith::start(kith(SERVE, NEW, Some(OLD)));
     let client = Client::new([server.addr]);
-    let told = successful_stdout(kith(&["keys", "reseal"], NEW, Some(OLD)));
-    assert!(told.contains("signing_keys.sealed: 1 sealed again"), "{told}");
-    assert!(told.contains("callbacks.headers: 1 sealed again"), "{told}");
-    assert!(told.contains("audit_keys.sealed: 1 sealed again"), "{told}");
+    let output = successful_stdout(kith(&["keys", "reseal"], NEW, Some(OLD)));
+    assert!(output.contains("signing_keys.sealed: 1 sealed again"), "{output}");
+    assert!(output.contains("callbacks.headers: 1 sealed again"), "{output}");
+    assert!(output.contains("audit_keys.sealed: 1 sealed again"), "{output}");
     let renewed = refresh(&client, &ada).await.expect(200);
     let keyed = as_ada(&client).with_header(IDEMPOTENCY_KEY, "once");
     let replayed = keyed.post("/api/v1/spaces/me/notes", item).await;

@@ -174,8 +174,8 @@ async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::Response(200, String::new(), String::new())).await;
     let mut paths = Vec::new();
-    for ladder in [0, 100] {
-        let body = json!({ "url": receiver.url("/hook"), "body": ladder });
+    for delays in [0, 100] {
+        let body = json!({ "url": receiver.url("/hook"), "body": delays });
         let made = admin.post("/api/v1/callbacks", body).await.expect(201);
         let (job, id) =
             (made["job_id"].as_i64().expect("a job"), made["id"].as_str().expect("an id").to_owned());
@@ -189,7 +189,7 @@ async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
                 params![job],
             )?;
             tx.exec("DELETE FROM jobs WHERE id = $1", params![job])?;
-            tx.exec("UPDATE callbacks SET ladder = $2 WHERE id = $1", params![id, ladder])
+            tx.exec("UPDATE callbacks SET ladder = $2 WHERE id = $1", params![id, delays])
         });
         assert_eq!(killed.await.expect("a database"), 1);
     }
@@ -198,8 +198,8 @@ async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
     app.run_maintenance().await;
     let again = admin.get(&paths[0]).await.expect(200);
     assert!(again["next_attempt_at"].as_str() > due.as_str(), "{again} after {due}");
-    let given_up = admin.get(&paths[1]).await.expect(200);
-    assert_eq!((&given_up["state"], &given_up["reason"]), (&json!("failed"), &json!("given_up")));
+    let dead = admin.get(&paths[1]).await.expect(200);
+    assert_eq!((&dead["state"], &dead["reason"]), (&json!("failed"), &json!("given_up")));
     app.advance(minutes(2));
     app.run_due().await;
     assert_eq!(admin.get(&paths[0]).await.expect(200)["state"], "delivered");

@@ -58,7 +58,7 @@ const WAYS: [RevocationWay; 9] = [
 
 /// User with two sessions, of which the first is revoked.
 struct RevokedUser {
-    person: TestUser,
+    user: TestUser,
     lost: Client,
     refresh_token: Value,
     kept: Client,
@@ -69,14 +69,14 @@ struct RevokedUser {
 }
 
 impl RevokedUser {
-    async fn new(app: &TestApp, admin: &TestUser, way: RevocationWay, name: &str) -> Self {
-        let person = app.user_with_role(name, "moderator", admin).await;
-        let (first, second) = (sign_in(app, &person).await, sign_in(app, &person).await);
+    async fn new(app: &TestApp, admin: &TestUser, revocation: RevocationWay, name: &str) -> Self {
+        let user = app.user_with_role(name, "moderator", admin).await;
+        let (first, second) = (sign_in(app, &user).await, sign_in(app, &user).await);
         let client =
             |session: &Value| app.anonymous().with_token(session["access_token"].as_str().expect("a token"));
-        let (path, refused) = if way == RevocationWay::TakeRole { (USERS, 403) } else { (ME, 401) };
+        let (path, refused) = if revocation == RevocationWay::TakeRole { (USERS, 403) } else { (ME, 401) };
         let refresh_token = first["refresh_token"].clone();
-        Self { person, lost: client(&first), refresh_token, kept: client(&second), path, refused }
+        Self { user, lost: client(&first), refresh_token, kept: client(&second), path, refused }
     }
 
     /// Returns true if the first session still has access.
@@ -87,10 +87,10 @@ impl RevokedUser {
     }
 
     /// Revokes the access through `node`.
-    async fn end(&self, app: &TestApp, admin: &TestUser, way: RevocationWay, node: usize) {
+    async fn end(&self, app: &TestApp, admin: &TestUser, revocation: RevocationWay, node: usize) {
         let (lost, kept) = (self.lost.at(node), self.kept.at(node));
         let admin = admin.signed_in().await.at(node);
-        let user = format!("{USERS}/{}", self.person.id);
+        let user = format!("{USERS}/{}", self.user.id);
         let put = async |path: String, body: Value| {
             admin.send(hyper::Method::PUT, &path, body.to_string().into()).await.expect(200);
         };
@@ -99,7 +99,7 @@ impl RevokedUser {
             client.send(hyper::Method::DELETE, path, body).await
         };
         let refresh = json!({ "refresh_token": self.refresh_token });
-        match way {
+        match revocation {
             RevocationWay::LogOut => drop(lost.post(LOGOUT, refresh).await.expect(204)),
             RevocationWay::EndSession => {
                 let path = format!("{SESSIONS}/{}", session_of(&lost).await);
@@ -131,8 +131,8 @@ impl RevokedUser {
     }
 }
 
-async fn sign_in(app: &TestApp, person: &TestUser) -> Value {
-    let body = json!({ "email": person.email, "password": PASSWORD });
+async fn sign_in(app: &TestApp, user: &TestUser) -> Value {
+    let body = json!({ "email": user.email, "password": PASSWORD });
     app.anonymous().post(LOGIN, body).await.expect(200)
 }
 
@@ -148,10 +148,10 @@ fn real_now() -> Instant {
 }
 
 /// Sends requests until one is rejected, and returns the time since `since`.
-async fn until_out(victim: &RevokedUser, node: usize, since: Instant, at_most: Duration) -> Duration {
+async fn until_out(revoked: &RevokedUser, node: usize, since: Instant, at_most: Duration) -> Duration {
     loop {
         let asked = real_now();
-        if !victim.is_in(node).await {
+        if !revoked.is_in(node).await {
             return asked.duration_since(since);
         }
         assert!(asked.duration_since(since) < at_most, "still in after {:?}", asked.duration_since(since));
@@ -163,21 +163,21 @@ async fn until_out(victim: &RevokedUser, node: usize, since: Instant, at_most: D
 async fn revocation_applies_on_all_nodes(app: &TestApp) {
     let admin = app.admin("admin").await;
     let mut longest = Duration::ZERO;
-    for way in WAYS {
+    for revocation in WAYS {
         for here in 0..app.node_count() {
-            let victim = RevokedUser::new(app, &admin, way, &format!("{way:?}{here}")).await;
+            let revoked = RevokedUser::new(app, &admin, revocation, &format!("{revocation:?}{here}")).await;
             for node in (0..app.node_count()).chain(0..app.node_count()) {
-                assert!(victim.is_in(node).await, "{way:?}");
+                assert!(revoked.is_in(node).await, "{revocation:?}");
             }
-            victim.end(app, &admin, way, here).await;
+            revoked.end(app, &admin, revocation, here).await;
             let ended = real_now();
-            assert!(!victim.is_in(here).await, "{way:?}: still in where it was done");
+            assert!(!revoked.is_in(here).await, "{revocation:?}: still in where it was done");
             for there in (0..app.node_count()).filter(|node| *node != here) {
                 longest =
-                    longest.max(until_out(&victim, there, ended, latency_bound(PROPAGATION_LIMIT)).await);
+                    longest.max(until_out(&revoked, there, ended, latency_bound(PROPAGATION_LIMIT)).await);
             }
             for node in (0..app.node_count()).chain(0..app.node_count()) {
-                assert!(!victim.is_in(node).await, "{way:?}: in again");
+                assert!(!revoked.is_in(node).await, "{revocation:?}: in again");
             }
         }
     }
@@ -188,12 +188,12 @@ async fn revocation_applies_on_all_nodes(app: &TestApp) {
 type ObservedRequest = (Instant, bool);
 
 /// Sends requests to `node` until several have been rejected.
-async fn watch(victim: &RevokedUser, node: usize) -> Vec<ObservedRequest> {
+async fn watch(revoked: &RevokedUser, node: usize) -> Vec<ObservedRequest> {
     let mut seen = Vec::new();
     let mut refused = 0;
     while refused < 20 {
         let asked = real_now();
-        let is_in = victim.is_in(node).await;
+        let is_in = revoked.is_in(node).await;
         seen.push((asked, is_in));
         refused += usize::from(!is_in);
         let first = seen[0].0;
@@ -212,17 +212,17 @@ async fn cache_refill_does_not_revive_session(app: &TestApp) {
     let (mut requests, mut longest) = (0, Duration::ZERO);
     for round in 0..ROUNDS {
         let here = round % app.node_count();
-        let victim =
+        let revoked =
             RevokedUser::new(app, &admin, RevocationWay::EndSession, &format!("victim{round}")).await;
-        let readers = (0..4).map(|n| watch(&victim, n % app.node_count()));
+        let readers = (0..4).map(|n| watch(&revoked, n % app.node_count()));
         let emptying = join_all((0..2).map(async |_| {
             for _ in 0..4 {
-                sign_in(app, &victim.person).await;
+                sign_in(app, &revoked.user).await;
             }
         }));
         let end = async {
-            sign_in(app, &victim.person).await;
-            victim.end(app, &admin, RevocationWay::EndSession, here).await;
+            sign_in(app, &revoked.user).await;
+            revoked.end(app, &admin, RevocationWay::EndSession, here).await;
             real_now()
         };
         let (seen, _, ended) = tokio::join!(join_all(readers), emptying, end);
@@ -253,24 +253,24 @@ async fn node_without_events_reads_database() {
 
 async fn check_node_without_events(app: &TestApp) {
     let admin = app.admin("admin").await;
-    let victim = RevokedUser::new(app, &admin, RevocationWay::EndSession, "victim").await;
+    let revoked = RevokedUser::new(app, &admin, RevocationWay::EndSession, "victim").await;
     let db = Store::open(app.database().options()).await.expect("the same database");
     app.events().await;
     let (let_go, held) =
         hold_transaction(&db, |tx| tx.exec("LOCK TABLE outbox_positions IN EXCLUSIVE MODE", &[]).map(drop));
     held.recv().expect("held");
     for node in [0, 1, 0, 1] {
-        assert!(victim.is_in(node).await);
+        assert!(revoked.is_in(node).await);
     }
-    victim.end(app, &admin, RevocationWay::EndSession, 0).await;
+    revoked.end(app, &admin, RevocationWay::EndSession, 0).await;
     let ended = real_now();
-    assert!(!victim.is_in(0).await);
-    assert!(victim.is_in(1).await, "it was told, so this shows nothing");
+    assert!(!revoked.is_in(0).await);
+    assert!(revoked.is_in(1).await, "it was told, so this shows nothing");
     // Events have now waited for their position for too long.
     app.advance(seconds(2));
-    let took = until_out(&victim, 1, ended, latency_bound(MAX_CACHE_AGE)).await;
+    let took = until_out(&revoked, 1, ended, latency_bound(MAX_CACHE_AGE)).await;
     println!("out on a deaf node after {took:?}");
-    assert!(!victim.is_in(1).await);
+    assert!(!revoked.is_in(1).await);
     drop(let_go);
     app.events().await;
     db.close().await;
@@ -302,8 +302,8 @@ async fn body_after_session_revocation_is_rejected(app: &TestApp) {
     assert_eq!(role, "user");
 }
 
-async fn access_token(app: &TestApp, person: &TestUser) -> String {
-    let body = json!({ "email": person.email, "password": PASSWORD });
+async fn access_token(app: &TestApp, user: &TestUser) -> String {
+    let body = json!({ "email": user.email, "password": PASSWORD });
     let session = app.anonymous().post(LOGIN, body).await.expect(200);
     session["access_token"].as_str().expect("a token").to_owned()
 }

@@ -26,26 +26,26 @@ on_every_engine! {
 
 /// Users who log in, send requests and refresh until the load ends.
 struct Load {
-    people: Vec<TestUser>,
+    users: Vec<TestUser>,
     rounds: Vec<AtomicUsize>,
     ends: AtomicBool,
 }
 
 impl Load {
     async fn new(app: &TestApp) -> Self {
-        let people = app.register_users("person", PEOPLE).await;
+        let users = app.register_users("person", PEOPLE).await;
         Self {
-            rounds: people.iter().map(|_| AtomicUsize::new(0)).collect(),
-            people,
+            rounds: users.iter().map(|_| AtomicUsize::new(0)).collect(),
+            users,
             ends: AtomicBool::new(false),
         }
     }
 
     /// Panics on any response that is not a success.
     async fn run(&self, app: &TestApp) {
-        join_all(self.people.iter().zip(&self.rounds).map(async |(person, rounds)| {
+        join_all(self.users.iter().zip(&self.rounds).map(async |(user, rounds)| {
             while !self.ends.load(Ordering::Relaxed) {
-                let session = sign_in(app, person, rounds.load(Ordering::Relaxed)).await;
+                let session = sign_in(app, user, rounds.load(Ordering::Relaxed)).await;
                 ask_everywhere(app, &session).await;
                 let body = json!({ "refresh_token": session["refresh_token"] });
                 let renewed = app.anonymous().post(REFRESH, body).await.expect(200);
@@ -69,8 +69,8 @@ impl Load {
     }
 }
 
-async fn sign_in(app: &TestApp, person: &TestUser, n: usize) -> Value {
-    let body = json!({ "email": person.email, "password": PASSWORD });
+async fn sign_in(app: &TestApp, user: &TestUser, n: usize) -> Value {
+    let body = json!({ "email": user.email, "password": PASSWORD });
     let client = app.anonymous().at(n % app.node_count());
     client.post(LOGIN, body).await.expect(200)
 }

@@ -205,9 +205,9 @@ async fn schedule_runs_once_across_nodes(app: &TestApp) {
     let page = admin.get(&format!("{}/runs?limit=3", path("often"))).await.expect(200);
     let at = |n: u64| (start + minutes(10 * n)).to_string();
     let runs = page["items"].as_array().expect("runs");
-    let told: Vec<_> = runs.iter().map(|run| (run["at"].clone(), run["job_state"].clone())).collect();
+    let listed: Vec<_> = runs.iter().map(|run| (run["at"].clone(), run["job_state"].clone())).collect();
     assert_eq!(
-        told,
+        listed,
         [(json!(at(4)), Value::Null), (json!(at(3)), json!("ready")), (json!(at(2)), Value::Null)]
     );
     let cursor = page["next_cursor"].as_str().expect("another page");
@@ -373,8 +373,8 @@ async fn schedule_commands_work(engine: Engine) {
     };
     let spring = ["schedules", "preview", "30 2 * * *", "--time-zone", "Europe/Vienna", "--count", "2"];
     let spring = [&spring[..], &["--after", "2027-03-27T12:00:00Z"]].concat();
-    let told = successful_stdout(kith_alone(&spring));
-    assert_eq!(told, "2027-03-28T01:00:00.000Z\n2027-03-29T00:30:00.000Z\n");
+    let listed = successful_stdout(kith_alone(&spring));
+    assert_eq!(listed, "2027-03-28T01:00:00.000Z\n2027-03-29T00:30:00.000Z\n");
     let refused = failing_stderr(kith_alone(&["schedules", "preview", "0 0 30 2 *"]));
     assert!(refused.contains("never happens"), "{refused}");
 

@@ -18,8 +18,8 @@ on_every_engine! {
 }
 
 async fn archived_space_is_exportable_then_purged(app: &TestApp) {
-    let people = app.register_users("person", 4).await;
-    let [ada, ben, eve, dan] = &people[..] else { unreachable!() };
+    let users = app.register_users("person", 4).await;
+    let [ada, ben, eve, dan] = &users[..] else { unreachable!() };
     let (bond, other) = (ada.partners().bond_with(ben).await, eve.partners().bond_with(dan).await);
     for n in 0..3 {
         item(ada, SHARED, json!({ "n": n })).await;
@@ -78,8 +78,8 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
 /// `spaces.max_purged_per_run` is 3 here. Many bonds that end at once must not block anyone's purge. A
 /// backlog is reported, and the hold leaves time to investigate.
 async fn purge_limit_defers_to_next_run(app: &TestApp) {
-    let people = app.register_users("person", 8).await;
-    for pair in people.chunks(2) {
+    let users = app.register_users("person", 8).await;
+    for pair in users.chunks(2) {
         pair[0].partners().bond_with(&pair[1]).await;
         item(&pair[0], SHARED, json!({})).await;
         pair[0].partners().break_up().await;

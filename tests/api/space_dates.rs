@@ -22,11 +22,11 @@ on_every_engine! {
 async fn emitted_reminders(app: &TestApp) -> Vec<(i64, usize)> {
     let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
     let due = events.filter(|event| event.kind == "space_reminder.due");
-    let told = due.map(|event| {
+    let reminders = due.map(|event| {
         let payload: Value = serde_json::from_str(&event.payload).expect("JSON");
         (payload["minutes_before"].as_i64().expect("minutes"), event.recipients.len())
     });
-    told.collect()
+    reminders.collect()
 }
 
 /// Runs maintenance on every node at the same time.

@@ -211,9 +211,9 @@ async fn existing_items_are_indexed_in_background(app: &TestApp) {
 async fn concurrent_writes_are_indexed_by_new_fields(app: &TestApp) {
     const EACH: i64 = 40;
     let admin = app.admin("admin").await;
-    let people = app.register_users("person", 4).await;
+    let users = app.register_users("person", 4).await;
     let mut paths = Vec::new();
-    for who in &people {
+    for who in &users {
         for n in 0..EACH {
             paths.push((who, n, item(who, BOOKS, json!({ "n": n, "rank": -n })).await));
         }
@@ -229,7 +229,7 @@ async fn concurrent_writes_are_indexed_by_new_fields(app: &TestApp) {
         tokio::join!(join_all(changes), app.run_maintenance(), app.run_maintenance());
         app.run_maintenance().await;
         let order = ["&order=n", "&order=-rank"][round as usize % 2];
-        for who in &people {
+        for who in &users {
             assert_eq!(walk(who, order, 7).await, (0..EACH).collect::<Vec<_>>());
         }
     }

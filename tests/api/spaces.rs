@@ -174,8 +174,8 @@ async fn invalid_items_are_rejected(app: &TestApp) {
 
 /// A bond's items are accessible only while the bond is active, and to no other bond.
 async fn shared_space_freezes_and_is_restored(app: &TestApp) {
-    let people = app.register_users("person", 4).await;
-    let [ada, ben, eve, dan] = &people[..] else { unreachable!() };
+    let users = app.register_users("person", 4).await;
+    let [ada, ben, eve, dan] = &users[..] else { unreachable!() };
     ada.post(SHARED, json!({ "data": {} })).await.expect_problem(409, "not_bonded");
     ada.get(SHARED).await.expect_problem(409, "not_bonded");
     let bond = ada.partners().bond_with(ben).await;
@@ -213,8 +213,8 @@ async fn shared_space_freezes_and_is_restored(app: &TestApp) {
 async fn no_write_follows_bond_end(app: &TestApp) {
     let mut written = 0;
     for round in 0..8 {
-        let people = app.register_users(&format!("round{round}-"), 2).await;
-        let [ada, ben] = &people[..] else { unreachable!() };
+        let users = app.register_users(&format!("round{round}-"), 2).await;
+        let [ada, ben] = &users[..] else { unreachable!() };
         let bond = ada.partners().bond_with(ben).await;
         let writes = join_all((0..12).map(|n| [ada, ben][n % 2].post(SHARED, json!({ "data": { "n": n } }))));
         let (responses, ()) = tokio::join!(writes, ben.partners().break_up());

@@ -31,8 +31,8 @@ on_every_engine! {
     mutated_tokens_are_rejected,
 }
 
-async fn sign_in(app: &TestApp, person: &TestUser) -> Value {
-    let body = json!({ "email": person.email, "password": PASSWORD });
+async fn sign_in(app: &TestApp, user: &TestUser) -> Value {
+    let body = json!({ "email": user.email, "password": PASSWORD });
     app.anonymous().post(LOGIN, body).await.expect(200)
 }
 

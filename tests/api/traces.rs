@@ -79,7 +79,7 @@ async fn changes_write_audit_entries_and_events(app: &TestApp) {
     .await;
 
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
-    let by = |person: &TestUser| format!("user:{}", person.id);
+    let by = |user: &TestUser| format!("user:{}", user.id);
     let both = |one: &TestUser, other: &TestUser| vec![one.id.clone(), other.id.clone()];
     let sent = post(&ada, "test-send", REQUESTS, json!({ "to": { "user_id": ben.id } })).await;
     check_trace(
@@ -145,10 +145,10 @@ async fn crossing_writes_entries_of_both_requests(app: &TestApp) {
 }
 
 async fn positions_are_dense_and_the_audit_chain_holds(app: &TestApp) {
-    let people = app.register_users("person", 6).await;
+    let users = app.register_users("person", 6).await;
     for (from, to) in [(0, 1), (2, 3), (4, 5), (1, 0), (3, 2)] {
-        let body = json!({ "to": { "user_id": people[to].id } });
-        people[from].post(REQUESTS, body).await.expect(201);
+        let body = json!({ "to": { "user_id": users[to].id } });
+        users[from].post(REQUESTS, body).await.expect(201);
     }
     let events = app.events().await;
     let positions: Vec<_> = events.iter().map(|event| event.position).collect();

@@ -144,18 +144,18 @@ fn assert_score_matches_rows(report: &Value) {
         let passes = applies.clone().filter(|row| row["result"] == "pass").count();
         (passes as u64, applies.count() as u64)
     };
-    let told = |score: &Value| {
+    let counts = |score: &Value| {
         (score["pass"].as_u64().expect("a number"), score["applicable"].as_u64().expect("a number"))
     };
     let scores = &report["scores"];
-    assert_eq!(told(&scores["total"]), counted(""), "{scores:#}");
+    assert_eq!(counts(&scores["total"]), counted(""), "{scores:#}");
     let areas = scores["areas"].as_array().expect("areas");
     for area in areas {
-        assert_eq!(told(area), counted(&format!("{}-", area["id"].as_str().expect("an id"))), "{area}");
+        assert_eq!(counts(area), counted(&format!("{}-", area["id"].as_str().expect("an id"))), "{area}");
     }
-    let lowest = areas.iter().map(|area| told(area).0 as f64 / told(area).1 as f64).fold(1.0, f64::min);
+    let lowest = areas.iter().map(|area| counts(area).0 as f64 / counts(area).1 as f64).fold(1.0, f64::min);
     let weakest = areas.iter().find(|area| area["id"] == scores["weakest"]).expect("the weakest");
-    assert!((told(weakest).0 as f64 / told(weakest).1 as f64 - lowest).abs() < 1e-9, "{scores:#}");
+    assert!((counts(weakest).0 as f64 / counts(weakest).1 as f64 - lowest).abs() < 1e-9, "{scores:#}");
     assert!(scores["formula"].as_str().is_some_and(|formula| formula.contains('÷')), "{scores:#}");
 }
 

@@ -47,7 +47,7 @@ struct PgCommand {
 pub(super) fn check(
     outline: &Outline,
     position: &dyn Fn(usize) -> usize,
-    drafts: &mut Vec<UnlocatedFinding>,
+    findings: &mut Vec<UnlocatedFinding>,
 ) {
     let lines = command_lines(outline);
     let mut commands = Vec::new();
@@ -61,7 +61,7 @@ pub(super) fn check(
     }
     let dumps: Vec<_> = commands.iter().filter(|command| command.tool == Tool::Dump).collect();
     for restore in commands.iter().filter(|command| command.tool != Tool::Dump && !dumps.is_empty()) {
-        compare(restore, &dumps, &lines, position, drafts);
+        compare(restore, &dumps, &lines, position, findings);
     }
 }
 
@@ -70,7 +70,7 @@ fn compare(
     dumps: &[&PgCommand],
     lines: &[(usize, String)],
     position: &dyn Fn(usize) -> usize,
-    drafts: &mut Vec<UnlocatedFinding>,
+    findings: &mut Vec<UnlocatedFinding>,
 ) {
     let same = |dump: &&&PgCommand| restore.file.is_some() && dump.file == restore.file;
     let of_this: Vec<_> = dumps.iter().filter(same).collect();
@@ -89,7 +89,7 @@ fn compare(
                 "Dump with `pg_dump --format=custom`, or restore with psql; then restore once and compare.",
             )
         };
-        drafts.push(UnlocatedFinding::new(restore.offset, Code::RestoreFormat, message, remedy));
+        findings.push(UnlocatedFinding::new(restore.offset, Code::RestoreFormat, message, remedy));
     }
     let Some(file) =
         restore.file.as_deref().filter(|file| of_this.is_empty() && file.trim_matches('*').len() > 4)
@@ -110,7 +110,7 @@ fn compare(
             quote(written)
         );
         let remedy = "Restore the file that the backup writes, or print the step between them.";
-        drafts.push(UnlocatedFinding::new(restore.offset, Code::RestoreFile, message, remedy));
+        findings.push(UnlocatedFinding::new(restore.offset, Code::RestoreFile, message, remedy));
     }
 }
 

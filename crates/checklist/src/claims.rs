@@ -69,9 +69,9 @@ pub(super) fn check(
     outline: &Outline,
     items: &Items,
     position: &dyn Fn(usize) -> usize,
-    drafts: &mut Vec<UnlocatedFinding>,
+    findings: &mut Vec<UnlocatedFinding>,
 ) {
-    ticked_over_open(outline, items, position, drafts);
+    ticked_over_open(outline, items, position, findings);
     let sentences = sentences(outline);
     let some = statements_of_some(outline, &sentences);
     let first_open = first_open(outline, items);
@@ -90,10 +90,10 @@ pub(super) fn check(
             && let (open @ 1.., Some(first)) = (items.whole[scope].open, first_open[scope])
         {
             let first = &items.all[first];
-            drafts.push(beside_open(sentence, open, position(first.offset), &first.label));
+            findings.push(beside_open(sentence, open, position(first.offset), &first.label));
         }
         if of_all {
-            drafts.extend(beside_some(sentence, &some, position));
+            findings.extend(beside_some(sentence, &some, position));
         }
     }
 }
@@ -130,9 +130,9 @@ impl Sentence {
 /// Distinguishes the noun phrase "production-ready checklist" from the claim "it is production-ready".
 fn is_predicate(text: &str) -> bool {
     READY.find(text).is_some_and(|found| {
-        let behind = marks::without_glyphs(&text[found.end()..]);
+        let after = marks::without_glyphs(&text[found.end()..]);
         let verb = found.as_str().split_whitespace().next().unwrap_or_default().to_lowercase();
-        matches!(verb.as_str(), "is" | "are") || !behind.starts_with(|c: char| c.is_alphanumeric())
+        matches!(verb.as_str(), "is" | "are") || !after.starts_with(|c: char| c.is_alphanumeric())
     })
 }
 
@@ -219,7 +219,7 @@ fn ticked_over_open(
     outline: &Outline,
     items: &Items,
     position: &dyn Fn(usize) -> usize,
-    drafts: &mut Vec<UnlocatedFinding>,
+    findings: &mut Vec<UnlocatedFinding>,
 ) {
     let first_open = first_open(outline, items);
     let mut found: Vec<(usize, String, usize, usize)> = Vec::new();
@@ -250,7 +250,7 @@ fn ticked_over_open(
         let item = by_block[&block];
         (item.offset, item.label.clone(), open, first)
     }));
-    drafts.extend(found.into_iter().map(|(offset, label, open, first)| {
+    findings.extend(found.into_iter().map(|(offset, label, open, first)| {
         let boxes = match open {
             1 => "a box under it is open, at".to_owned(),
             _ => format!("{open} boxes under it are open, the first at"),

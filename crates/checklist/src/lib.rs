@@ -31,20 +31,20 @@ pub fn lint(bytes: &[u8]) -> Report {
     let source = Source::read(bytes);
     let outline = Outline::of(&source.text);
     let items = Items::of(&outline);
-    let figures = parsed_scores::all(&outline);
+    let stated = parsed_scores::all(&outline);
     let line = |offset: usize| source.position(offset).0;
-    let mut drafts = Vec::new();
-    let recomputed = scores::check(&outline, &items, &figures, &mut drafts);
-    repeats::check(&outline, &items, &line, &mut drafts);
-    claims::check(&outline, &items, &line, &mut drafts);
-    placeholders::check(&outline, &mut drafts);
-    backups::check(&outline, &line, &mut drafts);
-    form(&source, &outline, &items, &mut drafts);
-    let (findings, findings_left_out) = sort_and_limit(&source, drafts);
-    let scores = figures.into_iter().zip(recomputed).map(|(figure, recomputed)| StatedScore {
-        label: sanitized(&figure.label),
-        line: line(figure.offset),
-        stated: rounded(figure.percent),
+    let mut findings = Vec::new();
+    let recomputed = scores::check(&outline, &items, &stated, &mut findings);
+    repeats::check(&outline, &items, &line, &mut findings);
+    claims::check(&outline, &items, &line, &mut findings);
+    placeholders::check(&outline, &mut findings);
+    backups::check(&outline, &line, &mut findings);
+    form(&source, &outline, &items, &mut findings);
+    let (findings, findings_left_out) = sort_and_limit(&source, findings);
+    let scores = stated.into_iter().zip(recomputed).map(|(score, recomputed)| StatedScore {
+        label: sanitized(&score.label),
+        line: line(score.offset),
+        stated: rounded(score.percent),
         recomputed: recomputed.as_ref().map(|one| rounded(one.percent)),
         from: recomputed.map(|one| one.from),
     });
@@ -110,18 +110,18 @@ fn rounded(percent: f64) -> f64 {
 
 /// Sorts findings by position, removes duplicates, and limits the number per code. Returns the findings and
 /// the number left out.
-fn sort_and_limit(source: &Source, mut drafts: Vec<UnlocatedFinding>) -> (Vec<Finding>, usize) {
-    drafts.sort_by(|a, b| (a.offset, a.code, &a.message).cmp(&(b.offset, b.code, &b.message)));
-    drafts.dedup_by(|a, b| (a.offset, a.code) == (b.offset, b.code));
+fn sort_and_limit(source: &Source, mut findings: Vec<UnlocatedFinding>) -> (Vec<Finding>, usize) {
+    findings.sort_by(|a, b| (a.offset, a.code, &a.message).cmp(&(b.offset, b.code, &b.message)));
+    findings.dedup_by(|a, b| (a.offset, a.code) == (b.offset, b.code));
     let mut counts: HashMap<Code, usize> = HashMap::new();
-    let before = drafts.len();
-    drafts.retain(|draft| {
-        let count = counts.entry(draft.code).or_default();
+    let before = findings.len();
+    findings.retain(|finding| {
+        let count = counts.entry(finding.code).or_default();
         *count += 1;
         *count <= Report::MAX_FINDINGS_PER_CODE
     });
-    let left_out = before - drafts.len();
-    let findings = drafts.into_iter().map(|UnlocatedFinding { offset, code, message, remedy }| {
+    let left_out = before - findings.len();
+    let findings = findings.into_iter().map(|UnlocatedFinding { offset, code, message, remedy }| {
         let (line, column) = source.position(offset);
         Finding { line, column, code, message, remedy }
     });
@@ -152,10 +152,10 @@ fn is_boxed(line: &str) -> bool {
 }
 
 /// Reports faults of form: malformed boxes, unclosed fences and encoding errors.
-fn form(source: &Source, outline: &Outline, items: &Items, drafts: &mut Vec<UnlocatedFinding>) {
+fn form(source: &Source, outline: &Outline, items: &Items, findings: &mut Vec<UnlocatedFinding>) {
     for item in items.all.iter().filter(|item| item.malformed) {
         let message = format!("The box of {} is shown as text, not as a box.", quote(&item.label));
-        drafts.push(UnlocatedFinding::new(
+        findings.push(UnlocatedFinding::new(
             item.offset,
             Code::MalformedBox,
             message,
@@ -168,7 +168,7 @@ fn form(source: &Source, outline: &Outline, items: &Items, drafts: &mut Vec<Unlo
             let boxes = if boxes == 1 { "1 box".to_owned() } else { format!("{boxes} boxes") };
             let message =
                 format!("This fence has no end; {boxes} after it are shown as code and not counted.");
-            drafts.push(UnlocatedFinding::new(
+            findings.push(UnlocatedFinding::new(
                 code.offset,
                 Code::UnclosedFence,
                 message,
@@ -180,21 +180,23 @@ fn form(source: &Source, outline: &Outline, items: &Items, drafts: &mut Vec<Unlo
         let more = source.repairs().len() - 1;
         let also = if more == 0 { String::new() } else { format!("; so are {more} more places") };
         let meant = quote(&source.text[first.start..first.end]);
-        let message =
-            format!("{} is {meant} in the wrong encoding, and was read as that{also}.", quote(&first.was));
-        drafts.push(UnlocatedFinding::new(
+        let message = format!(
+            "{} is {meant} in the wrong encoding, and was read as that{also}.",
+            quote(&first.undecoded)
+        );
+        findings.push(UnlocatedFinding::new(
             first.start,
             Code::Encoding,
             message,
             "Save the file as UTF-8, read as UTF-8.",
         ));
     }
-    if let Some(first) = source.lost.first() {
-        let more = source.lost.len() - 1;
+    if let Some(first) = source.undecodable.first() {
+        let more = source.undecodable.len() - 1;
         let also = if more == 0 { String::new() } else { format!(", and {more} more") };
         let message =
             format!("A character here cannot be read{also}: the file is not UTF-8, or lost it on the way.");
-        drafts.push(UnlocatedFinding::new(
+        findings.push(UnlocatedFinding::new(
             *first,
             Code::Encoding,
             message,

@@ -120,9 +120,9 @@ impl ParsedScore {
 
 /// Returns all stated scores, in document order.
 pub(super) fn all(outline: &Outline) -> Vec<ParsedScore> {
-    let mut figures = Vec::new();
+    let mut stated = Vec::new();
     for block in &outline.blocks {
-        if figures.len() >= MAX_SCORES {
+        if stated.len() >= MAX_SCORES {
             break;
         }
         let group = match (block.kind, block.list) {
@@ -134,10 +134,10 @@ pub(super) fn all(outline: &Outline) -> Vec<ParsedScore> {
         for (at, line) in block.lines() {
             let (start, mut at) = (at, at);
             for part in line.split('|') {
-                if let Some((figure, value)) = of_line(part, group, block.section) {
-                    figures.push(ParsedScore { offset: block.offset(at + value), ..figure });
+                if let Some((score, value)) = of_line(part, group, block.section) {
+                    stated.push(ParsedScore { offset: block.offset(at + value), ..score });
                 } else if let Some(fraction) = bare_fraction(part).filter(|_| at > start)
-                    && let Some(before) = figures.last_mut().filter(|one| one.offset >= block.offset(start))
+                    && let Some(before) = stated.last_mut().filter(|one| one.offset >= block.offset(start))
                 {
                     state_beside(before, fraction);
                 }
@@ -148,18 +148,18 @@ pub(super) fn all(outline: &Outline) -> Vec<ParsedScore> {
     for (index, code) in outline.codes.iter().enumerate() {
         if matches!(code.language.to_lowercase().as_str(), "" | "text" | "txt" | "plain" | "plaintext") {
             for (at, line) in code.lines().take(MAX_SCORES) {
-                if let Some((figure, value)) = of_line(line, Group::Code(index), code.section) {
-                    figures.push(ParsedScore { offset: code.offset(at + value), ..figure });
+                if let Some((score, value)) = of_line(line, Group::Code(index), code.section) {
+                    stated.push(ParsedScore { offset: code.offset(at + value), ..score });
                 }
             }
         }
     }
     for table in 0..outline.tables.len() {
-        figures.extend(of_table(outline, table));
+        stated.extend(of_table(outline, table));
     }
-    figures.sort_by_key(|figure| figure.offset);
-    figures.truncate(MAX_SCORES);
-    figures
+    stated.sort_by_key(|score| score.offset);
+    stated.truncate(MAX_SCORES);
+    stated
 }
 
 static FRACTION: LazyLock<Regex> =
@@ -173,10 +173,10 @@ fn bare_fraction(text: &str) -> Option<(f64, f64)> {
 }
 
 /// Records a fraction stated beside the percentage of the same score.
-fn state_beside(figure: &mut ParsedScore, fraction: (f64, f64)) {
-    if figure.fraction.is_none() && !figure.is_measured() {
-        figure.beside = Some(figure.percent);
-        figure.fraction = Some(fraction);
+fn state_beside(score: &mut ParsedScore, fraction: (f64, f64)) {
+    if score.fraction.is_none() && !score.is_measured() {
+        score.beside = Some(score.percent);
+        score.fraction = Some(fraction);
     }
 }
 
@@ -207,8 +207,8 @@ fn of_line(line: &str, group: Group, section: usize) -> Option<(ParsedScore, usi
         || (bare && (words > 2 || tail.starts_with([',', '.', ';'])) && !OVERALL.is_match(&label))
         || (is_fraction && !names_a_score && (bare || !matches!(group, Group::Headings(_))));
     let at = found.name("part").or_else(|| found.name("percent")).map_or(0, |value| value.start());
-    let figure = figure(&found, label, tail, group, section).filter(|_| !refused);
-    figure.map(|figure| (figure, at))
+    let score = score(&found, label, tail, group, section).filter(|_| !refused);
+    score.map(|score| (score, at))
 }
 
 /// Removes a leading section number: `1.2 Security` becomes `Security`.
@@ -218,7 +218,7 @@ fn without_number(label: &str) -> &str {
     if rest.is_empty() { label } else { rest.trim_end_matches([':', ' ', '*']) }
 }
 
-fn figure(
+fn score(
     found: &regex::Captures<'_>,
     label: String,
     tail: String,
@@ -243,7 +243,7 @@ fn of_table(outline: &Outline, table: usize) -> Vec<ParsedScore> {
     let Some(head) = rows.first() else { return Vec::new() };
     let text = |block: &usize| outline.blocks[*block].text.trim();
     let weights = head.iter().position(|block| text(block).to_lowercase().contains("weight"));
-    let mut figures = Vec::new();
+    let mut stated = Vec::new();
     for (column, title) in
         head.iter().enumerate().take(32).filter(|(_, title)| !OTHER_COLUMN.is_match(text(title)))
     {
@@ -264,40 +264,40 @@ fn of_table(outline: &Outline, table: usize) -> Vec<ParsedScore> {
                 || (found.name("part").is_some() && !named);
             let block = &outline.blocks[*cell];
             let group = Group::Column { table, column };
-            let made = figure(&found, without_number(name).to_owned(), tail, group, block.section);
+            let made = score(&found, without_number(name).to_owned(), tail, group, block.section);
             let weight = weights.and_then(|at| row.get(at)).and_then(|block| number_in(text(block)));
-            figures.extend(made.filter(|_| !refused).map(|figure| ParsedScore {
+            stated.extend(made.filter(|_| !refused).map(|score| ParsedScore {
                 weight,
                 offset: block.offset(0),
-                ..figure
+                ..score
             }));
         }
     }
-    beside_in_rows(outline, table, &mut figures);
-    figures
+    beside_in_rows(outline, table, &mut stated);
+    stated
 }
 
 /// Joins a percentage and a fraction in two cells of a row into one score.
-fn beside_in_rows(outline: &Outline, table: usize, figures: &mut [ParsedScore]) {
-    let row_of = |figure: &ParsedScore| {
+fn beside_in_rows(outline: &Outline, table: usize, stated: &mut [ParsedScore]) {
+    let row_of = |score: &ParsedScore| {
         let rows = outline.tables[table].rows.iter();
         let begins = |row: &&Vec<usize>| {
-            row.first().is_some_and(|cell| outline.blocks[*cell].offset(0) <= figure.offset)
+            row.first().is_some_and(|cell| outline.blocks[*cell].offset(0) <= score.offset)
         };
         rows.take_while(begins).count()
     };
     let mut by_row: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (index, figure) in figures.iter().enumerate() {
-        by_row.entry(row_of(figure)).or_default().push(index);
+    for (index, score) in stated.iter().enumerate() {
+        by_row.entry(row_of(score)).or_default().push(index);
     }
     for row in by_row.values() {
         let [one, other] = row[..] else { continue };
         for (percentage, fraction) in [(one, other), (other, one)] {
-            let is_pair = figures[percentage].fraction.is_none() && figures[fraction].beside.is_none();
-            if let Some(pair) = figures[fraction].fraction.filter(|_| is_pair)
-                && figures[fraction].counts_items_or_nothing()
+            let is_pair = stated[percentage].fraction.is_none() && stated[fraction].beside.is_none();
+            if let Some(pair) = stated[fraction].fraction.filter(|_| is_pair)
+                && stated[fraction].counts_items_or_nothing()
             {
-                state_beside(&mut figures[percentage], pair);
+                state_beside(&mut stated[percentage], pair);
             }
         }
     }
@@ -313,7 +313,7 @@ mod tests {
     use super::*;
 
     fn stated(text: &str) -> Vec<(String, f64)> {
-        all(&Outline::of(text)).into_iter().map(|figure| (figure.label, figure.percent)).collect()
+        all(&Outline::of(text)).into_iter().map(|score| (score.label, score.percent)).collect()
     }
 
     #[test]

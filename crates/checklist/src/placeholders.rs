@@ -35,7 +35,7 @@ static BLANK_CELL: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"(?i)^\W*(?P<blank>TBD|TBA|FIXME|XXX+|YYYY-MM-DD|_{3,}|\?{2,})\W*$"));
 
 /// Reports placeholders in prose and in code.
-pub(super) fn check(outline: &Outline, drafts: &mut Vec<UnlocatedFinding>) {
+pub(super) fn check(outline: &Outline, findings: &mut Vec<UnlocatedFinding>) {
     for block in &outline.blocks {
         let is_cell = matches!(block.kind, BlockKind::Cell { row: 1.., .. });
         for (at, line) in block.lines() {
@@ -54,14 +54,15 @@ pub(super) fn check(outline: &Outline, drafts: &mut Vec<UnlocatedFinding>) {
             found.extend(fills.filter(|range| !is_in_code(line, range.start)));
             let blank = if is_cell { &BLANK_CELL } else { &BLANK };
             found.extend(blank.captures(line).and_then(|groups| Some(groups.name("blank")?.range())));
-            drafts.extend(found.into_iter().map(|range| draft(block.offset(at + range.start), &line[range])));
+            findings
+                .extend(found.into_iter().map(|range| finding(block.offset(at + range.start), &line[range])));
         }
     }
     for code in &outline.codes {
         for (at, line) in code.lines() {
             let line = start_of(line);
             let found = YOUR_PLACEHOLDER.find_iter(line).filter(|found| !is_named(line, found.start()));
-            drafts.extend(found.map(|found| draft(code.offset(at + found.start()), found.as_str())));
+            findings.extend(found.map(|found| finding(code.offset(at + found.start()), found.as_str())));
         }
     }
 }
@@ -71,7 +72,7 @@ fn is_named(line: &str, at: usize) -> bool {
     line[..at].ends_with(['$', '{', '-', '.', '/']) && !line[..at].ends_with("//")
 }
 
-fn draft(offset: usize, text: &str) -> UnlocatedFinding {
+fn finding(offset: usize, text: &str) -> UnlocatedFinding {
     let message = format!("{} was to be filled in.", quote(text));
     UnlocatedFinding::new(offset, Code::Placeholder, message, "Fill it in, or take the line out.")
 }

@@ -85,42 +85,42 @@ pub(super) fn check(
     outline: &Outline,
     items: &Items,
     position: &dyn Fn(usize) -> usize,
-    drafts: &mut Vec<UnlocatedFinding>,
+    findings: &mut Vec<UnlocatedFinding>,
 ) {
-    let mut places: BTreeMap<String, Vec<Occurrence>> = BTreeMap::new();
+    let mut occurrences: BTreeMap<String, Vec<Occurrence>> = BTreeMap::new();
     let mut contexts: HashMap<(Option<usize>, usize), HashSet<String>> = HashMap::new();
-    for place in boxes(outline, items).chain(remaining_items(outline, items)) {
-        let (full, head) = keys(&place.label);
+    for occurrence in boxes(outline, items).chain(remaining_items(outline, items)) {
+        let (full, head) = keys(&occurrence.label);
         if full.is_empty() {
             continue;
         }
-        contexts.entry(place.context).or_default().insert(full.clone());
-        let bold = place.bold.as_deref().map(key).filter(|bold| !bold.is_empty() && *bold != full);
+        contexts.entry(occurrence.context).or_default().insert(full.clone());
+        let bold = occurrence.bold.as_deref().map(key).filter(|bold| !bold.is_empty() && *bold != full);
         if let Some(head) =
             head.filter(|head| *head != full && !head.is_empty() && Some(head) != bold.as_ref())
         {
-            add_occurrence(&mut places, head, Occurrence { is_head: true, ..place.clone() });
+            add_occurrence(&mut occurrences, head, Occurrence { is_head: true, ..occurrence.clone() });
         }
         if let Some(bold) = bold {
-            add_occurrence(&mut places, bold, Occurrence { is_bold: true, ..place.clone() });
+            add_occurrence(&mut occurrences, bold, Occurrence { is_bold: true, ..occurrence.clone() });
         }
-        add_occurrence(&mut places, full, place);
+        add_occurrence(&mut occurrences, full, occurrence);
     }
-    contradict_themselves(items, drafts);
+    find_contradictions(items, findings);
     let mut similar = HashMap::new();
-    let mut told = HashSet::new();
-    for (key, places) in &places {
-        let ticked = places.iter().filter(|place| place.mark == BoxState::Ticked);
-        for (ticked, open) in ticked.flat_map(|ticked| places.iter().map(move |other| (ticked, other))) {
+    let mut reported = HashSet::new();
+    for (key, occurrences) in &occurrences {
+        let ticked = occurrences.iter().filter(|occurrence| occurrence.mark == BoxState::Ticked);
+        for (ticked, open) in ticked.flat_map(|ticked| occurrences.iter().map(move |other| (ticked, other))) {
             // In one section, equal bold titles with different explanations are different items. Across
             // sections they are the same item.
             let explains = ticked.is_bold && open.is_bold && ticked.context.1 == open.context.1;
             let differ = open.mark == BoxState::Open && !(ticked.is_head && open.is_head) && !explains;
             if differ
                 && contradict(outline, key, ticked, open, &contexts, &mut similar)
-                && told.insert(open.offset)
+                && reported.insert(open.offset)
             {
-                drafts.push(draft(ticked, open, position));
+                findings.push(finding(ticked, open, position));
                 break;
             }
         }
@@ -134,16 +134,16 @@ static CLAIMS_DONE: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// Reports items whose text contradicts their box: `[ ] Backups (✅ already configured)`.
-fn contradict_themselves(items: &Items, drafts: &mut Vec<UnlocatedFinding>) {
+fn find_contradictions(items: &Items, findings: &mut Vec<UnlocatedFinding>) {
     for item in items.all.iter().filter(|item| item.label.len() <= MAX_LABEL_BYTES) {
-        let (own, said) = match (item.mark, marks::within(&item.label)) {
+        let (own, stated) = match (item.mark, marks::within(&item.label)) {
             (BoxState::Open, Some(BoxState::Ticked)) => ("open", "done"),
             (BoxState::Open, None) if CLAIMS_DONE.is_match(&item.label) => ("open", "done"),
             (BoxState::Ticked, Some(BoxState::Open)) => ("ticked", "not done"),
             _ => continue,
         };
-        let message = format!("{} is {own}, and its own words say that it is {said}.", quote(&item.label));
-        drafts.push(UnlocatedFinding::new(
+        let message = format!("{} is {own}, and its own words say that it is {stated}.", quote(&item.label));
+        findings.push(UnlocatedFinding::new(
             item.offset,
             Code::TickedAndOpen,
             message,
@@ -152,7 +152,7 @@ fn contradict_themselves(items: &Items, drafts: &mut Vec<UnlocatedFinding>) {
     }
 }
 
-fn draft(ticked: &Occurrence, open: &Occurrence, position: &dyn Fn(usize) -> usize) -> UnlocatedFinding {
+fn finding(ticked: &Occurrence, open: &Occurrence, position: &dyn Fn(usize) -> usize) -> UnlocatedFinding {
     let message =
         format!("{} is open here and ticked at line {}.", quote(&open.label), position(ticked.offset));
     UnlocatedFinding::new(
@@ -163,10 +163,10 @@ fn draft(ticked: &Occurrence, open: &Occurrence, position: &dyn Fn(usize) -> usi
     )
 }
 
-fn add_occurrence(places: &mut BTreeMap<String, Vec<Occurrence>>, key: String, place: Occurrence) {
-    let known = places.entry(key).or_default();
-    if known.iter().filter(|one| one.mark == place.mark).count() < MAX_OCCURRENCES {
-        known.push(place);
+fn add_occurrence(occurrences: &mut BTreeMap<String, Vec<Occurrence>>, key: String, occurrence: Occurrence) {
+    let known = occurrences.entry(key).or_default();
+    if known.iter().filter(|one| one.mark == occurrence.mark).count() < MAX_OCCURRENCES {
+        known.push(occurrence);
     }
 }
 

@@ -220,25 +220,25 @@ impl Deployment {
     pub(crate) async fn clean_up(&self) -> Vec<String> {
         let notes = EvidenceRecorder::default();
         let client = self.client(notes.clone());
-        let people: Vec<_> = self.accounts.lock().await.drain().collect();
-        let mut left = Vec::new();
-        let known = people.into_iter().filter_map(|(_, cell)| cell.get().cloned());
+        let accounts: Vec<_> = self.accounts.lock().await.drain().collect();
+        let mut undeleted = Vec::new();
+        let known = accounts.into_iter().filter_map(|(_, cell)| cell.get().cloned());
         for account in known {
-            let at_hand = client.with_token(&account.access_token);
+            let signed_in = client.with_token(&account.access_token);
             // The token from registration saves a log-in, if a check has not revoked it.
-            if matches!(delete_own_account(&at_hand, &account.password).await, Ok(202)) {
+            if matches!(delete_own_account(&signed_in, &account.password).await, Ok(202)) {
                 continue;
             }
             if let Err(reason) = delete(&client, &account.email, &account.password).await {
-                left.push(format!("{} ({reason})", account.email));
+                undeleted.push(format!("{} ({reason})", account.email));
             }
         }
         if let Some(admin) = self.target.admin.as_ref().filter(|admin| admin.is_synthetic)
             && let Err(reason) = delete(&client, &admin.email, &admin.password).await
         {
-            left.push(format!("{} ({reason})", admin.email));
+            undeleted.push(format!("{} ({reason})", admin.email));
         }
-        left
+        undeleted
     }
 }
 

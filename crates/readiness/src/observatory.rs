@@ -36,8 +36,9 @@ pub fn rule_scores(headers: &HeaderMap, body: &str) -> Vec<RuleScore> {
 }
 
 /// Returns the total score. Bonuses count only if the base is at least 90 (`100` minus penalties).
-pub fn score(marks: &[RuleScore]) -> i32 {
-    let sum = |of: fn(&i32) -> bool| marks.iter().map(|mark| mark.modifier).filter(of).sum::<i32>();
+pub fn score(scores: &[RuleScore]) -> i32 {
+    let sum =
+        |of: fn(&i32) -> bool| scores.iter().map(|rule_score| rule_score.modifier).filter(of).sum::<i32>();
     let base = 100 + sum(|modifier| *modifier < 0);
     (if base >= 90 { base + sum(|modifier| *modifier > 0) } else { base }).max(0)
 }
@@ -175,7 +176,7 @@ mod tests {
     }
 
     fn modifier(rule: &str, of: &[(&'static str, &'static str)], body: &str) -> i32 {
-        rule_scores(&headers(of), body).iter().find(|mark| mark.rule == rule).unwrap().modifier
+        rule_scores(&headers(of), body).iter().find(|rule_score| rule_score.rule == rule).unwrap().modifier
     }
 
     #[test]

@@ -89,12 +89,12 @@ impl<'d> Operation<'d> {
     }
 
     /// Returns the parameters in this location.
-    pub fn parameters(&self, place: &'static str) -> impl Iterator<Item = Parameter<'d>> {
+    pub fn parameters(&self, location: &'static str) -> impl Iterator<Item = Parameter<'d>> {
         let document = self.document;
         let all = self.own["parameters"].as_array().into_iter().flatten();
-        all.filter(move |parameter| parameter["in"] == place).filter_map(move |parameter| {
+        all.filter(move |parameter| parameter["in"] == location).filter_map(move |parameter| {
             let schema = resolved(document, &parameter["schema"]);
-            Some(Parameter { name: parameter["name"].as_str()?, location: place, schema })
+            Some(Parameter { name: parameter["name"].as_str()?, location: location, schema })
         })
     }
 

@@ -123,8 +123,8 @@ pub async fn verify(
     }
     progress(Progress::CleaningUp);
     let undeleted_accounts = judge.deployment.clean_up().await;
-    let place = |result: &RowResult| rows.iter().position(|row| row.id == result.id);
-    results.sort_by_key(place);
+    let position = |result: &RowResult| rows.iter().position(|row| row.id == result.id);
+    results.sort_by_key(position);
     Report {
         target: judge.deployment.target().url.clone(),
         checks: plan.fingerprint(),
@@ -213,9 +213,9 @@ impl Judge<'_> {
             });
         }
         if let Some(awaits) = &row.awaits {
-            let part = MethodResult::new(Outcome::NotYet, format!("not built yet: it waits for {awaits}"));
+            let result = MethodResult::new(Outcome::NotYet, format!("not built yet: it waits for {awaits}"));
             parts.push(
-                part.with_remediation("wait for it, or waive the row with a reason, an owner and an end"),
+                result.with_remediation("wait for it, or waive the row with a reason, an owner and an end"),
             );
         }
         let live =
@@ -254,7 +254,7 @@ impl Judge<'_> {
                 TIMEOUT_REMEDIATION,
             )),
         };
-        let part = match found {
+        let result = match found {
             Ok(found) => MethodResult::new(Outcome::Pass, found),
             Err(Shortfall::Fails(found)) => {
                 MethodResult::new(Outcome::Fail, found).with_remediation(remediation)
@@ -266,7 +266,7 @@ impl Judge<'_> {
         };
         MethodResult {
             evidence: Some(notes.into_evidence(&description, at, as_millis_u64(began.elapsed()))),
-            ..part
+            ..result
         }
     }
 
@@ -281,17 +281,17 @@ impl Judge<'_> {
                 "run `{artefact_command}` at the commit that runs, and name its folder with --evidence"
             ));
         };
-        let part = match measured.result {
+        let result = match measured.result {
             MeasurementResult::Pass => MethodResult::new(Outcome::Pass, measured.summary.clone()),
             MeasurementResult::Fail => MethodResult::new(Outcome::Fail, measured.summary.clone())
                 .with_remediation(format!("mend what `{}` found, and run it again", artefact.tool)),
         };
         let figures = measured.figures.clone();
-        let part = MethodResult {
+        let result = MethodResult {
             evidence: Some(Evidence::new("artefact", &artefact.tool, artefact.at, figures)),
-            ..part
+            ..result
         };
-        self.reject_stale(row, artefact, part)
+        self.reject_stale(row, artefact, result)
     }
 
     fn tests(&self, row: &Row) -> MethodResult {
@@ -301,21 +301,21 @@ impl Judge<'_> {
             return MethodResult::new(Outcome::Unknown, "no results of tests were given")
                 .with_remediation(RUN);
         };
-        let part = judge_named_tests(row, artefact);
+        let result = judge_named_tests(row, artefact);
         let figures = serde_json::Map::from_iter([("tests".to_owned(), row.tests.clone().into())]);
-        let seen = Evidence::new("tests", &artefact.tool, artefact.at, figures);
-        self.reject_stale(row, artefact, MethodResult { evidence: Some(seen), ..part })
+        let evidence = Evidence::new("tests", &artefact.tool, artefact.at, figures);
+        self.reject_stale(row, artefact, MethodResult { evidence: Some(evidence), ..result })
     }
 
     /// Returns `part`, or another outcome if the artefact belongs to another build, is too old, or is from
     /// the future.
-    fn reject_stale(&self, row: &Row, artefact: &Artefact, part: MethodResult) -> MethodResult {
-        let again = format!("run `{}` again at the commit that runs", artefact.tool);
+    fn reject_stale(&self, row: &Row, artefact: &Artefact, result: MethodResult) -> MethodResult {
+        let rerun = format!("run `{}` again at the commit that runs", artefact.tool);
         let now = self.clock.now();
         if artefact.at > now + MAX_CLOCK_SKEW {
             let reason =
                 format!("what `{}` found is of {}, which is still to come", artefact.tool, artefact.at);
-            return MethodResult { outcome: Outcome::Unknown, reason, remediation: Some(again), ..part };
+            return MethodResult { outcome: Outcome::Unknown, reason, remediation: Some(rerun), ..result };
         }
         if let Some(age) = row.artefact_age() {
             if now.since(artefact.at) > age {
@@ -325,13 +325,13 @@ impl Judge<'_> {
                     artefact.at,
                     age.as_secs() / 3_600
                 );
-                return MethodResult { outcome: Outcome::Stale, reason, remediation: Some(again), ..part };
+                return MethodResult { outcome: Outcome::Stale, reason, remediation: Some(rerun), ..result };
             }
             if !row.is_bound_to_build() {
-                return part;
+                return result;
             }
         }
-        let made_of = if artefact.dirty {
+        let built_from = if artefact.dirty {
             format!("{} with changes", artefact.commit)
         } else {
             artefact.commit.clone()
@@ -344,15 +344,15 @@ impl Judge<'_> {
                     outcome: Outcome::Unknown,
                     reason: reason.to_owned(),
                     remediation: Some(remediation.to_owned()),
-                    ..part
+                    ..result
                 }
             }
             // The commit of a build with uncommitted changes ends with `.dirty`.
             Some(commit) if artefact.dirty || !artefact.commit.starts_with(&**commit) => {
-                let reason = format!("`{}` tells of {made_of}, and {commit} runs", artefact.tool);
-                MethodResult { outcome: Outcome::Stale, reason, remediation: Some(again), ..part }
+                let reason = format!("`{}` tells of {built_from}, and {commit} runs", artefact.tool);
+                MethodResult { outcome: Outcome::Stale, reason, remediation: Some(rerun), ..result }
             }
-            Some(_) => part,
+            Some(_) => result,
         }
     }
 }
@@ -390,7 +390,7 @@ fn is_commit(text: &str) -> bool {
 fn summarize(row: &Row, others: &[RowResult]) -> MethodResult {
     let words: Vec<_> = row.summarizes.as_deref().unwrap_or_default().split(' ').collect();
     // Sorts rows by the position of the word that names them.
-    let place = |other: &RowResult| {
+    let position = |other: &RowResult| {
         words.iter().position(|word| match *word {
             "beta" => other.gate == Gate::Beta,
             "production" => other.gate <= Gate::Production,
@@ -399,8 +399,8 @@ fn summarize(row: &Row, others: &[RowResult]) -> MethodResult {
             id => other.id == id || other.id.split('-').next() == Some(id),
         })
     };
-    let mut among: Vec<_> = others.iter().filter(|other| place(other).is_some()).collect();
-    among.sort_by_key(|other| place(other));
+    let mut among: Vec<_> = others.iter().filter(|other| position(other).is_some()).collect();
+    among.sort_by_key(|other| position(other));
     let missing: Vec<_> = among.iter().filter(|other| !other.result.opens_gate()).collect();
     let failed =
         missing.iter().filter(|other| matches!(other.result, Outcome::Fail | Outcome::NotYet)).count();
@@ -422,18 +422,18 @@ fn summarize(row: &Row, others: &[RowResult]) -> MethodResult {
 /// do not apply.
 fn combine(row: &Row, mut parts: Vec<MethodResult>) -> RowResult {
     let mut evidence = Vec::new();
-    if parts.iter().any(|part| part.outcome != Outcome::NotApplicable) {
-        parts.retain(|part| part.outcome != Outcome::NotApplicable);
+    if parts.iter().any(|result| result.outcome != Outcome::NotApplicable) {
+        parts.retain(|result| result.outcome != Outcome::NotApplicable);
     }
     let mut worst: Option<MethodResult> = None;
-    for mut part in parts {
-        evidence.extend(part.evidence.take());
+    for mut result in parts {
+        evidence.extend(result.evidence.take());
         worst = Some(match worst {
-            Some(worst) if worst.outcome >= part.outcome => {
-                MethodResult { reason: join_reasons(&worst, &part), ..worst }
+            Some(worst) if worst.outcome >= result.outcome => {
+                MethodResult { reason: join_reasons(&worst, &result), ..worst }
             }
-            Some(worst) => MethodResult { reason: join_reasons(&part, &worst), ..part },
-            None => part,
+            Some(worst) => MethodResult { reason: join_reasons(&result, &worst), ..result },
+            None => result,
         });
     }
     let MethodResult { outcome, reason, remediation, .. } =

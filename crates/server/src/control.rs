@@ -166,7 +166,7 @@ pub(crate) struct KeysRotated {
 pub(crate) struct MigrationLine {
     name: String,
     applied_at: Option<Timestamp>,
-    known: bool,
+    is_known: bool,
 }
 
 /// Result of verifying an intact chain.
@@ -234,8 +234,8 @@ async fn handle(app: &App, addr: SocketAddr, request: Value) -> Reply {
 async fn perform(app: &App, command: Command) -> Reply {
     match command {
         Command::CreateAdmin { email, display_name, password } => {
-            let made = first_admin::create_admin(app, &email, &display_name, &password).await;
-            reply(made.map_err(format_problem), |user| Reply::AdminCreated { user_id: user.id })
+            let created = first_admin::create_admin(app, &email, &display_name, &password).await;
+            reply(created.map_err(format_problem), |user| Reply::AdminCreated { user_id: user.id })
         }
         Command::PromoteAdmin { email } => {
             let ctx = app.system_ctx("command_line");
@@ -261,8 +261,9 @@ async fn perform(app: &App, command: Command) -> Reply {
         }
         Command::ResealKeys => reply(reseal(app).await, Reply::KeysResealed),
         Command::CreateApiKey { admin, name, scopes, lifetime_s } => {
-            let made = create_api_key(app, &admin, &name, &scopes, lifetime_s.map(Duration::from_secs)).await;
-            reply(made.map_err(format_problem), Reply::ApiKeyCreated)
+            let created =
+                create_api_key(app, &admin, &name, &scopes, lifetime_s.map(Duration::from_secs)).await;
+            reply(created.map_err(format_problem), Reply::ApiKeyCreated)
         }
         Command::Jobs { order } => {
             reply(jobs::carry_out(app, order).await.map_err(format_problem), Reply::Lines)
@@ -300,10 +301,12 @@ async fn perform(app: &App, command: Command) -> Reply {
         Command::AuditArchive { older_than_days, file } => {
             let ctx = app.system_ctx("command_line");
             let before = ctx.now - days(u64::from(older_than_days));
-            reply(archive::archive(app, &ctx, before, &file).await, |made| Reply::AuditArchive(made.into()))
+            reply(archive::archive(app, &ctx, before, &file).await, |created| {
+                Reply::AuditArchive(created.into())
+            })
         }
         Command::AuditVerifyArchive { file } => {
-            reply(archive::verify(&app.db, &file).await, |held| Reply::AuditArchive(held.into()))
+            reply(archive::verify(&app.db, &file).await, |verified| Reply::AuditArchive(verified.into()))
         }
         Command::LogLevel { level } => {
             let set = level.map_or(Ok(()), |level| app.log_level.set(&level));
@@ -326,9 +329,10 @@ async fn create_api_key(
     lifetime: Option<Duration>,
 ) -> Result<RevealedKey, Problem> {
     let address = Email::key_of(admin);
-    let maker = app.db.read(move |q| find_by_email(q, &address)).await.map_err(store_problem)?;
-    let nobody = || Problem::new(&problems::NOT_FOUND, "No account has this e-mail address.");
-    let (_, text) = api_keys::create_for(app, maker.ok_or_else(nobody)?, name, scopes, lifetime).await?;
+    let creator = app.db.read(move |q| find_by_email(q, &address)).await.map_err(store_problem)?;
+    let unknown_address = || Problem::new(&problems::NOT_FOUND, "No account has this e-mail address.");
+    let (_, text) =
+        api_keys::create_for(app, creator.ok_or_else(unknown_address)?, name, scopes, lifetime).await?;
     Ok(RevealedKey(text))
 }
 
@@ -348,11 +352,12 @@ fn reply<T, E: std::fmt::Display>(done: Result<T, E>, reply: impl FnOnce(T) -> R
 
 /// Formats a problem for the terminal, with its field errors if there are any.
 fn format_problem(problem: Problem) -> String {
-    let told = |fault: &FieldError| format!("{}: {}", fault.pointer.trim_start_matches('/'), fault.detail);
+    let format_fault =
+        |fault: &FieldError| format!("{}: {}", fault.pointer.trim_start_matches('/'), fault.detail);
     match &problem.errors[..] {
         [] if problem.detail.is_empty() => problem.code.title.to_owned(),
         [] => format!("{}. {}", problem.code.title, problem.detail),
-        faults => faults.iter().map(told).collect::<Vec<_>>().join(" "),
+        faults => faults.iter().map(format_fault).collect::<Vec<_>>().join(" "),
     }
 }
 
@@ -364,7 +369,7 @@ pub(crate) async fn run(config: Config, command: Command) -> Result<Reply, anyho
             let reply = perform(&app, command).await;
             app.db.close().await;
             match reply {
-                Reply::Refused(why) => Err(anyhow!(why)),
+                Reply::Refused(reason) => Err(anyhow!(reason)),
                 reply => Ok(reply),
             }
         }
@@ -422,7 +427,7 @@ pub(crate) async fn ask_log_level(folder: &Path, level: Option<String>) -> io::R
 async fn ask(folder: &Path, command: Command) -> io::Result<Option<Reply>> {
     let Some(reply) = control_call(folder, &serde_json::to_value(command)?).await? else { return Ok(None) };
     match serde_json::from_value(reply)? {
-        Reply::Refused(why) => Err(io::Error::other(why)),
+        Reply::Refused(reason) => Err(io::Error::other(reason)),
         reply => Ok(Some(reply)),
     }
 }
@@ -443,13 +448,13 @@ impl From<MigrationStatus> for MigrationLine {
             MigrationState::Applied { at } => Some(at),
             _ => None,
         };
-        Self { name: status.name, applied_at, known: status.state != MigrationState::Unknown }
+        Self { name: status.name, applied_at, is_known: status.state != MigrationState::Unknown }
     }
 }
 
 impl From<MigrationLine> for MigrationStatus {
     fn from(line: MigrationLine) -> Self {
-        let state = match (line.applied_at, line.known) {
+        let state = match (line.applied_at, line.is_known) {
             (Some(at), _) => MigrationState::Applied { at },
             (None, true) => MigrationState::Pending,
             (None, false) => MigrationState::Unknown,

@@ -118,14 +118,14 @@ async fn check_job_lifecycle(run: &Run) -> Result<String, Shortfall> {
     let delayed = queue.add(json!({ "n": 3 }), json!({ "delay_ms": 3_600_000 })).await?;
     let unique = json!({ "unique": { "key": run.marker("only-one") } });
     let once = queue.add(json!({ "n": 4 }), unique.clone()).await?;
-    let twice = queue.add(json!({ "n": 5 }), unique).await?;
-    ensure(once == twice, || "two jobs were made of one unique key".to_owned())?;
+    let duplicate = queue.add(json!({ "n": 5 }), unique).await?;
+    ensure(once == duplicate, || "two jobs were made of one unique key".to_owned())?;
     queue.is(first, "ready").await?;
     queue.is(delayed, "scheduled").await?;
 
     let taken = queue.claim(10).await?;
     let order: Vec<_> = taken.iter().map(|job| job.id).collect();
-    let [urgent_lease, first_lease, once_lease] = &taken[..] else {
+    let [urgent_lease, first_lease, unique_lease] = &taken[..] else {
         return Err(Shortfall::fails(format!("3 jobs were there, and {order:?} could be claimed")));
     };
     ensure(order == [urgent, first, once], || {
@@ -152,12 +152,12 @@ async fn check_job_lifecycle(run: &Run) -> Result<String, Shortfall> {
     queue.post_job_action(delayed, "cancel", json!({}), 200).await?;
     queue.is(delayed, "cancelled").await?;
     queue.post_job_action(once, "cancel", json!({}), 200).await?;
-    let kept = queue.report(once_lease, "heartbeat", json!({}), 200).await?;
-    ensure(kept["cancel_asked"] == true, || format!("its worker was not told to stop: {kept}"))?;
-    queue.report(once_lease, "fail", json!({ "then": "cancel" }), 200).await?;
+    let heartbeat = queue.report(unique_lease, "heartbeat", json!({}), 200).await?;
+    ensure(heartbeat["cancel_asked"] == true, || format!("its worker was not told to stop: {heartbeat}"))?;
+    queue.report(unique_lease, "fail", json!({ "then": "cancel" }), 200).await?;
     queue.is(once, "cancelled").await?;
-    let left = queue.claim(10).await?;
-    ensure(left.is_empty(), || format!("jobs are left: {left:?}"))?;
+    let remaining = queue.claim(10).await?;
+    ensure(remaining.is_empty(), || format!("jobs are left: {remaining:?}"))?;
     Ok("4 jobs went their ways: urgent first, delayed later, one of two with one key, failed and tried again, completed, \
         taken back; two late words changed nothing"
         .to_owned())

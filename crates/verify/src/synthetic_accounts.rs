@@ -10,10 +10,10 @@ pub const REQUESTS: &str = "/api/v1/partners/requests";
 /// Returns account `n` of those used for bonds, without a bond. Each of them may send at most five requests
 /// per minute over all checks, so count the existing uses before adding another.
 pub async fn unbonded_account(run: &Run, n: usize) -> Result<SyntheticAccount, Shortfall> {
-    let person = run.account(&format!("partner-{n}")).await?;
+    let account = run.account(&format!("partner-{n}")).await?;
     // Ends a bond without reading it first: reading would use up the rate limit of other checks.
-    person.client.post("/api/v1/partners/breakup", json!({})).await?.expect_any(&[200, 409])?;
-    Ok(person)
+    account.client.post("/api/v1/partners/breakup", json!({})).await?.expect_any(&[200, 409])?;
+    Ok(account)
 }
 
 /// Returns the account for checks that need no bond.
@@ -27,8 +27,8 @@ pub fn ensure(holds: bool, found: impl FnOnce() -> String) -> Result<(), Shortfa
 }
 
 /// Logs in and returns the response with a new session.
-pub async fn log_in(run: &Run, person: &SyntheticAccount) -> Result<CheckResponse, Shortfall> {
-    try_password(run, &person.email, &person.password).await?.expect(200)
+pub async fn log_in(run: &Run, account: &SyntheticAccount) -> Result<CheckResponse, Shortfall> {
+    try_password(run, &account.email, &account.password).await?.expect(200)
 }
 
 /// Attempts a log-in and returns the response.

@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 #[derive(Clone, Debug)]
 pub enum ClientOperation {
     Send { from: usize, to: usize },
-    Accept { who: usize, request: String },
-    BreakUp { who: usize },
-    Block { who: usize, whom: usize },
-    Unblock { who: usize, whom: usize },
-    Look { who: usize },
+    Accept { user: usize, request: String },
+    BreakUp { user: usize },
+    Block { user: usize, other: usize },
+    Unblock { user: usize, other: usize },
+    Look { user: usize },
 }
 
 /// Response to an operation.
@@ -37,8 +37,8 @@ pub enum OperationResult {
 /// Operation with the logical times of its call and its return.
 #[derive(Clone, Debug)]
 pub struct Call {
-    pub deed: ClientOperation,
-    pub told: OperationResult,
+    pub operation: ClientOperation,
+    pub result: OperationResult,
     pub began: usize,
     pub ended: usize,
 }
@@ -81,73 +81,75 @@ fn search(
     }
     open().filter(|(_, call)| call.began < first_end).any(|(at, call)| {
         let mut next = slots.clone();
-        next.explains(&call.deed, &call.told) && search(history, done | (1 << at), &next, tried)
+        next.explains(&call.operation, &call.result) && search(history, done | (1 << at), &next, tried)
     })
 }
 
 impl SequentialState {
     /// Applies the operation. Returns true if the response is correct.
-    fn explains(&mut self, deed: &ClientOperation, told: &OperationResult) -> bool {
-        match deed {
-            ClientOperation::Send { from, to } => self.explains_send(*from, *to, told),
-            ClientOperation::Accept { who, request } => self.accept(*who, request) == *told,
-            ClientOperation::BreakUp { who } => match self.partners.get(who).copied() {
-                None => *told == OperationResult::NotBonded,
+    fn explains(&mut self, operation: &ClientOperation, result: &OperationResult) -> bool {
+        match operation {
+            ClientOperation::Send { from, to } => self.explains_send(*from, *to, result),
+            ClientOperation::Accept { user, request } => self.accept(*user, request) == *result,
+            ClientOperation::BreakUp { user } => match self.partners.get(user).copied() {
+                None => *result == OperationResult::NotBonded,
                 Some(partner) => {
-                    self.part(*who, partner);
-                    *told == OperationResult::Parted(partner)
+                    self.end_bond(*user, partner);
+                    *result == OperationResult::Parted(partner)
                 }
             },
-            ClientOperation::Block { who, whom } => {
-                self.block(*who, *whom);
-                *told == OperationResult::Done
+            ClientOperation::Block { user, other } => {
+                self.block(*user, *other);
+                *result == OperationResult::Done
             }
-            ClientOperation::Unblock { who, whom } => {
-                self.blocks.remove(&(*who, *whom));
-                *told == OperationResult::Done
+            ClientOperation::Unblock { user, other } => {
+                self.blocks.remove(&(*user, *other));
+                *result == OperationResult::Done
             }
-            ClientOperation::Look { who } => *told == OperationResult::Saw(self.partners.get(who).copied()),
+            ClientOperation::Look { user } => {
+                *result == OperationResult::Saw(self.partners.get(user).copied())
+            }
         }
     }
 
-    fn explains_send(&mut self, from: usize, to: usize, told: &OperationResult) -> bool {
+    fn explains_send(&mut self, from: usize, to: usize, result: &OperationResult) -> bool {
         let is = |id: &String, stage| self.requests.get(id) == Some(&(from, to, stage));
         if let Some(partner) = self.partners.get(&from) {
             let known = *partner == to && self.find(from, to, Stage::Accepted).is_some();
-            return match told {
+            return match result {
                 OperationResult::Repeated(id) => known && is(id, Stage::Accepted),
                 other => !known && *other == OperationResult::Occupied,
             };
         }
         if let Some(theirs) = self.find(to, from, Stage::Waits) {
-            let OperationResult::Crossed(id) = told else { return false };
+            let OperationResult::Crossed(id) = result else { return false };
             self.requests.insert(id.clone(), (from, to, Stage::Accepted));
             self.bond(from, to, &theirs);
             return true;
         }
         for stage in [Stage::Waits, Stage::Withheld] {
             if self.find(from, to, stage).is_some() {
-                return matches!(told, OperationResult::Repeated(id) if is(id, stage));
+                return matches!(result, OperationResult::Repeated(id) if is(id, stage));
             }
         }
         if self.blocks.contains(&(from, to)) || self.blocks.contains(&(to, from)) {
-            return *told == OperationResult::NotFound;
+            return *result == OperationResult::NotFound;
         }
-        let OperationResult::Sent(id) = told else { return false };
+        let OperationResult::Sent(id) = result else { return false };
         self.requests.insert(id.clone(), (from, to, Stage::Waits)).is_none()
     }
 
-    fn accept(&mut self, who: usize, request: &str) -> OperationResult {
+    fn accept(&mut self, user: usize, request: &str) -> OperationResult {
         match self.requests.get(request).copied() {
-            Some((from, to, Stage::Waits)) if to == who => {
-                if self.partners.contains_key(&who) || self.partners.contains_key(&from) {
+            Some((from, to, Stage::Waits)) if to == user => {
+                if self.partners.contains_key(&user) || self.partners.contains_key(&from) {
                     return OperationResult::Occupied;
                 }
-                self.bond(from, who, request);
+                self.bond(from, user, request);
                 OperationResult::Accepted
             }
-            Some((_, to, Stage::Accepted)) if to == who => OperationResult::Accepted,
-            Some((_, to, Stage::Over)) if to == who => OperationResult::NotPending,
+            Some((_, to, Stage::Accepted)) if to == user => OperationResult::Accepted,
+            Some((_, to, Stage::Over)) if to == user => OperationResult::NotPending,
             _ => OperationResult::NotFound,
         }
     }
@@ -165,22 +167,22 @@ impl SequentialState {
         }
     }
 
-    fn part(&mut self, one: usize, other: usize) {
+    fn end_bond(&mut self, one: usize, other: usize) {
         self.partners.remove(&one);
         self.partners.remove(&other);
     }
 
-    fn block(&mut self, who: usize, whom: usize) {
-        if !self.blocks.insert((who, whom)) {
+    fn block(&mut self, user: usize, other: usize) {
+        if !self.blocks.insert((user, other)) {
             return;
         }
-        if self.partners.get(&who) == Some(&whom) {
-            self.part(who, whom);
+        if self.partners.get(&user) == Some(&other) {
+            self.end_bond(user, other);
         }
         for (from, to, stage) in self.requests.values_mut().filter(|(_, _, stage)| *stage == Stage::Waits) {
-            if (*from, *to) == (who, whom) {
+            if (*from, *to) == (user, other) {
                 *stage = Stage::Over;
-            } else if (*from, *to) == (whom, who) {
+            } else if (*from, *to) == (other, user) {
                 *stage = Stage::Withheld;
             }
         }

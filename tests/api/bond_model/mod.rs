@@ -54,20 +54,20 @@ async fn random_stories_match_model(app: &TestApp) {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let (told, all, began) = (Cell::new(0), Cell::new(StoryStatistics::default()), Instant::now());
+    let (stories, all, began) = (Cell::new(0), Cell::new(StoryStatistics::default()), Instant::now());
     let result = runner.run(&Story::any(), |story| {
-        told.set(told.get() + 1);
+        stories.set(stories.get() + 1);
         // Resets the rate limits used by the previous story.
         app.advance(minutes(2));
-        let name = format!("s{}p", told.get());
-        let played = block_in_place(|| Handle::current().block_on(play(app, &name, &story)));
-        all.set(all.get() + played.map_err(TestCaseError::fail)?);
+        let name = format!("s{}p", stories.get());
+        let statistics = block_in_place(|| Handle::current().block_on(play(app, &name, &story)));
+        all.set(all.get() + statistics.map_err(TestCaseError::fail)?);
         Ok(())
     });
-    println!("seed {seed}: {} stories, {:?}, in {:.1?}", told.get(), all.get(), began.elapsed());
+    println!("seed {seed}: {} stories, {:?}, in {:.1?}", stories.get(), all.get(), began.elapsed());
     match result {
         Ok(()) => {
-            note_trials("PRT-01", "a random story of requests and bonds goes as the rules say", told.get())
+            note_trials("PRT-01", "a random story of requests and bonds goes as the rules say", stories.get())
         }
         Err(TestError::Fail(why, story)) => panic!("seed {seed}: {story:#?}\n{why}"),
         Err(TestError::Abort(why)) => panic!("seed {seed}: {why}"),

@@ -12,7 +12,7 @@ const DELETED_NAME: &str = "Deleted account";
 /// Complete state of the model.
 pub struct Model {
     pub now: Timestamp,
-    pub people: Vec<ModelUser>,
+    pub users: Vec<ModelUser>,
     pub requests: Vec<Request>,
     pub bonds: Vec<Bond>,
     pub invites: Vec<Invite>,
@@ -173,8 +173,8 @@ impl Bond {
 }
 
 impl Model {
-    pub fn bond_of(&self, who: usize) -> Option<usize> {
-        self.bonds.iter().position(|bond| bond.is_active() && bond.pair.contains(&who))
+    pub fn bond_of(&self, user: usize) -> Option<usize> {
+        self.bonds.iter().position(|bond| bond.is_active() && bond.pair.contains(&user))
     }
 
     /// Returns the last ended bond of a pair.
@@ -185,12 +185,12 @@ impl Model {
     }
 
     pub fn is_blocked(&self, one: usize, other: usize) -> bool {
-        self.people[one].blocks.contains_key(&other) || self.people[other].blocks.contains_key(&one)
+        self.users[one].blocks.contains_key(&other) || self.users[other].blocks.contains_key(&one)
     }
 
     /// Returns true if `one` can reach `other`.
     pub fn is_reachable(&self, one: usize, other: usize) -> bool {
-        self.people[other].deleted_at.is_none() && !self.is_blocked(one, other)
+        self.users[other].deleted_at.is_none() && !self.is_blocked(one, other)
     }
 
     /// Returns the request as `viewer` sees it.
@@ -200,7 +200,7 @@ impl Model {
         let hidden = request.address.is_some() && viewer == request.from && status != Status::Accepted;
         let to = match (&request.address, request.to) {
             (Some(address), _) if hidden => json!({ "email": address }),
-            (_, Some(to)) => json!({ "id": self.people[to].id, "display_name": request.to_name }),
+            (_, Some(to)) => json!({ "id": self.users[to].id, "display_name": request.to_name }),
             (_, None) => Value::Null,
         };
         let former = request.to.and_then(|to| self.last_ended_bond(pair(request.from, to)));
@@ -209,7 +209,7 @@ impl Model {
             former.filter(|_| !hidden && status == Status::Pending).and_then(Bond::restorable_until);
         json!({
             "id": request.id,
-            "from": { "id": self.people[request.from].id, "display_name": request.from_name },
+            "from": { "id": self.users[request.from].id, "display_name": request.from_name },
             "to": to,
             "status": status,
             "message": request.message,
@@ -231,7 +231,7 @@ impl Model {
 
     fn active_bond(&self, at: usize, viewer: usize) -> Value {
         let bond = &self.bonds[at];
-        let partner = &self.people[bond.partner_of(viewer)];
+        let partner = &self.users[bond.partner_of(viewer)];
         json!({
             "id": bond.id,
             "partner": { "id": partner.id, "display_name": partner.name },
@@ -255,7 +255,7 @@ impl Model {
             json!({
                 "ended_at": breakup.ended_at,
                 "restored_at": breakup.restored_at,
-                "reason": breakup.reason.filter(|_| breakup.by == viewer && !self.people[viewer].purged),
+                "reason": breakup.reason.filter(|_| breakup.by == viewer && !self.users[viewer].purged),
             })
         });
         item["breakups"] = breakups.collect();
@@ -288,27 +288,27 @@ impl Model {
     }
 
     pub fn block_of(&self, viewer: usize, blocked: usize) -> Value {
-        let (name, at) = &self.people[viewer].blocks[&blocked];
-        json!({ "user_id": self.people[blocked].id, "display_name": name, "blocked_at": at })
+        let (name, at) = &self.users[viewer].blocks[&blocked];
+        json!({ "user_id": self.users[blocked].id, "display_name": name, "blocked_at": at })
     }
 
     /// Purges an account.
-    pub fn purge(&mut self, who: usize) {
-        let human = &mut self.people[who];
-        human.purged = true;
-        DELETED_NAME.clone_into(&mut human.name);
-        human.blocks.clear();
-        for other in &mut self.people {
-            if let Some((name, _)) = other.blocks.get_mut(&who) {
+    pub fn purge(&mut self, user: usize) {
+        let model_user = &mut self.users[user];
+        model_user.purged = true;
+        DELETED_NAME.clone_into(&mut model_user.name);
+        model_user.blocks.clear();
+        for other in &mut self.users {
+            if let Some((name, _)) = other.blocks.get_mut(&user) {
                 *name = None;
             }
-            other.nicknames.remove(&who);
+            other.nicknames.remove(&user);
         }
         for request in &mut self.requests {
-            if request.from == who {
+            if request.from == user {
                 (request.message, request.from_name) = (None, DELETED_NAME.to_owned());
             }
-            if request.to == Some(who) {
+            if request.to == Some(user) {
                 DELETED_NAME.clone_into(&mut request.to_name);
                 request
                     .address
@@ -320,12 +320,12 @@ impl Model {
         }
         for bond in &mut self.bonds {
             for (place, name) in bond.pair.into_iter().zip(&mut bond.names) {
-                if place == who {
+                if place == user {
                     DELETED_NAME.clone_into(name);
                 }
             }
         }
-        self.invites.retain(|invite| invite.inviter != who);
+        self.invites.retain(|invite| invite.inviter != user);
     }
 }
 

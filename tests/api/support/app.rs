@@ -100,12 +100,12 @@ impl TestApp {
         let email = format!("{name}@example.org");
         let body = json!({ "email": email, "password": PASSWORD, "display_name": name });
         let response = self.client.post("/api/v1/auth/register", body).await.expect(201);
-        self.person(name, email, &response)
+        self.test_user(name, email, &response)
     }
 
     /// Verifies an account's address, so that others can find the user by it.
-    pub async fn verify_address(&self, person: &TestUser) {
-        let body = json!({ "email": person.email });
+    pub async fn verify_address(&self, user: &TestUser) {
+        let body = json!({ "email": user.email });
         self.client.post("/dev/verify-email", body).await.expect(200);
     }
 
@@ -122,18 +122,18 @@ impl TestApp {
         let email = format!("{name}@example.org");
         let body = json!({ "email": email, "password": PASSWORD });
         let response = self.client.post("/api/v1/auth/login", body).await.expect(200);
-        self.person(name, email, &response)
+        self.test_user(name, email, &response)
     }
 
     /// Registers `name` and lets `admin` assign a role.
     pub async fn user_with_role(&self, name: &str, role: &str, admin: &TestUser) -> TestUser {
-        let person = self.user(name).await;
-        let path = format!("/api/v1/admin/users/{}/role", person.id);
+        let user = self.user(name).await;
+        let path = format!("/api/v1/admin/users/{}/role", user.id);
         admin.put(&path, json!({ "role": role })).await.expect(200);
-        person
+        user
     }
 
-    fn person(&self, name: &str, email: String, sign_in: &Value) -> TestUser {
+    fn test_user(&self, name: &str, email: String, sign_in: &Value) -> TestUser {
         TestUser {
             id: sign_in["user"]["id"].as_str().expect("an id").to_owned(),
             name: name.to_owned(),
@@ -194,11 +194,11 @@ impl TestApp {
 
     /// Registers `count` accounts: `name0`, `name1`, and so on.
     pub async fn register_users(&self, name: &str, count: usize) -> Vec<TestUser> {
-        let mut people = Vec::with_capacity(count);
+        let mut users = Vec::with_capacity(count);
         for n in 0..count {
-            people.push(self.user(&format!("{name}{n}")).await);
+            users.push(self.user(&format!("{name}{n}")).await);
         }
-        people
+        users
     }
 
     /// Advances the clock.

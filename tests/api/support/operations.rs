@@ -355,8 +355,8 @@ fn schedule() -> Value {
     json!({ "queue": "reports", "kind": "reports.write", "schedule": "@daily" })
 }
 
-fn credentials(person: &TestUser) -> Value {
-    json!({ "email": person.email, "password": PASSWORD })
+fn credentials(user: &TestUser) -> Value {
+    json!({ "email": user.email, "password": PASSWORD })
 }
 
 async fn ask(by: &TestUser, of: &TestUser) -> String {

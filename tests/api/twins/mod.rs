@@ -72,15 +72,15 @@ async fn each_twin_fails_its_row(engine: Engine) {
     let judged = stream::iter(twins).map(async |twin| (twin, judge(engine, &twin.fault, &[twin.row]).await));
     let wrong = judged.buffered(AT_ONCE).filter_map(async |(twin, found)| {
         let result = &found[0];
-        let told = format!(
+        let message = format!(
             "{} on a deployment {}: {} ({})",
             twin.row,
             twin.fault_description,
             result.result.name(),
             result.reason
         );
-        eprintln!("{told}");
-        (result.result != Outcome::Fail).then_some(told)
+        eprintln!("{message}");
+        (result.result != Outcome::Fail).then_some(message)
     });
     let wrong: Vec<_> = wrong.collect().await;
     assert!(wrong.is_empty(), "{wrong:#?}");

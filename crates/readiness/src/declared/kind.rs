@@ -200,8 +200,8 @@ fn judge_answer(
     if let Some(missing) = contains.filter(|text| !body.contains(text)) {
         return Err(Shortfall::fails(format!("{request} answered without `{missing}`")));
     }
-    if let Some(there) = must_not_contain.filter(|text| body.contains(text)) {
-        return Err(Shortfall::fails(format!("{request} answered with `{there}`")));
+    if let Some(forbidden) = must_not_contain.filter(|text| body.contains(text)) {
+        return Err(Shortfall::fails(format!("{request} answered with `{forbidden}`")));
     }
     if let Some(most) = max_duration_ms.filter(|most| duration_ms > u128::from(*most)) {
         return Err(Shortfall::fails(format!("{request} took {duration_ms} ms, more than {most}")));
@@ -300,8 +300,9 @@ async fn command(argv: &[String], timeout: Duration) -> Result<String, Shortfall
     };
     let mut command = Command::new(program);
     // The program must not inherit secrets from this process's environment.
-    let kept = ["PATH", "HOME", "LANG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
-    command.env_clear().envs(kept);
+    let inherited =
+        ["PATH", "HOME", "LANG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    command.env_clear().envs(inherited);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let done = match tokio::time::timeout(timeout, command.output()).await {
         Err(_) => {
@@ -313,9 +314,12 @@ async fn command(argv: &[String], timeout: Duration) -> Result<String, Shortfall
         Ok(Err(error)) => return Err(Shortfall::unmeasured(format!("{program}: {error}"), remediation)),
         Ok(Ok(done)) => done,
     };
-    let said = [&done.stdout, &done.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    let last =
-        said.iter().flat_map(|text| text.lines()).rfind(|line| !line.trim().is_empty()).unwrap_or("nothing");
+    let outputs = [&done.stdout, &done.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let last = outputs
+        .iter()
+        .flat_map(|text| text.lines())
+        .rfind(|line| !line.trim().is_empty())
+        .unwrap_or("nothing");
     let last: String = last.chars().take(300).collect();
     match done.status.code() {
         Some(0) => Ok(format!("it ended with 0 and said: {last}")),

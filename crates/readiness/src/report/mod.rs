@@ -94,8 +94,10 @@ impl Report {
         if self.not_judged > 0 {
             remarks.push(format!("{} rows of the catalogue were not judged.", self.not_judged));
         }
-        let left = self.undeleted_accounts.iter();
-        remarks.extend(left.map(|account| format!("An account that was made up is still there: {account}")));
+        let undeleted = self.undeleted_accounts.iter();
+        remarks.extend(
+            undeleted.map(|account| format!("An account that was made up is still there: {account}")),
+        );
         remarks
     }
 

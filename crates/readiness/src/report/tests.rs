@@ -70,7 +70,7 @@ fn json_report_contains_rows_with_evidence() {
 #[test]
 fn terminal_report_shows_failures_with_remediation() {
     let text = report().to_text(Format::Terminal { colour: false });
-    for told in [
+    for expected in [
         "SEC  Application security: 0 of 2 (0 %)",
         "fail     SEC-05",
         "→ mend it",
@@ -81,7 +81,7 @@ fn terminal_report_shows_failures_with_remediation() {
         "271 rows of the catalogue were not judged.",
         "Of the 2 rows of the beta gate that were judged 1 hold; 271 rows were not judged",
     ] {
-        assert!(text.contains(told), "{told} is not in\n{text}");
+        assert!(text.contains(expected), "{expected} is not in\n{text}");
     }
     assert!(
         !text.contains('\x1b')

@@ -123,8 +123,8 @@ async fn verify(
     let mut options = config.store_options();
     match Store::migration_status(&options, migrations()).await {
         Err(error @ OpenError::FolderInUse { .. }) => {
-            let asked = control::ask_audit(&config.data.folder, expected, max_unkeyed).await;
-            return asked.context("the server that holds the data folder says")?.ok_or_else(|| error.into());
+            let report = control::ask_audit(&config.data.folder, expected, max_unkeyed).await;
+            return report.context("the server that holds the data folder says")?.ok_or_else(|| error.into());
         }
         status => {
             let is_missing = |one: &MigrationStatus| {

@@ -98,8 +98,8 @@ fn name(path: &Path) -> String {
 }
 
 fn format_findings(linted: &[LintedFile], format: Format) -> Result<String, anyhow::Error> {
-    let each = |tell: fn(&Report, &str) -> String| {
-        let texts: Vec<_> = linted.iter().map(|one| tell(&one.report, &one.file)).collect();
+    let each = |format: fn(&Report, &str) -> String| {
+        let texts: Vec<_> = linted.iter().map(|one| format(&one.report, &one.file)).collect();
         texts.join("\n").trim_end().to_owned()
     };
     match format {

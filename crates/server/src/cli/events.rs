@@ -24,7 +24,7 @@ enum Command {
     /// Deliver events to a consumer again
     Replay {
         #[command(flatten)]
-        one: ConsumerArgs,
+        args: ConsumerArgs,
         #[command(flatten)]
         start: ReplayStart,
     },
@@ -63,7 +63,7 @@ impl Events {
             Command::SetAside(ConsumerArgs { settings, consumer }) => {
                 (settings, ConsumerCommand::SetAside { consumer })
             }
-            Command::Replay { one: ConsumerArgs { settings, consumer }, start } => {
+            Command::Replay { args: ConsumerArgs { settings, consumer }, start } => {
                 (settings, start.command(consumer))
             }
         };

@@ -23,7 +23,7 @@ enum Command {
         #[arg(long, value_parser = state)]
         state: Option<JobStatus>,
         #[command(flatten)]
-        which: JobFilterArgs,
+        filter: JobFilterArgs,
         /// Maximum number of jobs
         #[arg(long, default_value_t = 50)]
         limit: u32,
@@ -33,7 +33,7 @@ enum Command {
         #[command(flatten)]
         settings: Settings,
         #[command(flatten)]
-        which: JobFilterArgs,
+        filter: JobFilterArgs,
         /// Maximum number of jobs
         #[arg(long, default_value_t = 50)]
         limit: u32,
@@ -61,7 +61,7 @@ enum Command {
         #[command(flatten)]
         settings: Settings,
         #[command(flatten)]
-        which: JobFilterArgs,
+        filter: JobFilterArgs,
     },
     /// List queues with their state
     Queues(Settings),
@@ -98,16 +98,16 @@ struct JobFilterArgs {
 impl Jobs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (settings, order) = match self.command {
-            Command::List { settings, state, which: JobFilterArgs { queue, kind }, limit } => {
+            Command::List { settings, state, filter: JobFilterArgs { queue, kind }, limit } => {
                 (settings, Order::List { state, queue, kind, limit })
             }
-            Command::Dead { settings, which: JobFilterArgs { queue, kind }, limit } => {
+            Command::Dead { settings, filter: JobFilterArgs { queue, kind }, limit } => {
                 (settings, Order::List { state: Some(JobStatus::Dead), queue, kind, limit })
             }
             Command::Show { settings, id } => (settings, Order::Show { id }),
             Command::Retry { settings, id } => (settings, Order::Retry { id }),
             Command::Cancel { settings, id } => (settings, Order::Cancel { id }),
-            Command::Redrive { settings, which: JobFilterArgs { queue, kind } } => {
+            Command::Redrive { settings, filter: JobFilterArgs { queue, kind } } => {
                 (settings, Order::Redrive { queue, kind })
             }
             Command::Queues(settings) => (settings, Order::Queues),

@@ -67,14 +67,15 @@ fn reseal(settings: Settings) -> Result<(), Failure> {
         other => return Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
     };
     for ResealedColumn { column, resealed, unreadable } in &columns {
-        let left = if *unreadable > 0 { format!(", {unreadable} cannot be opened") } else { String::new() };
-        print(&format!("{column}: {resealed} sealed again{left}"))?;
+        let unreadable_note =
+            if *unreadable > 0 { format!(", {unreadable} cannot be opened") } else { String::new() };
+        print(&format!("{column}: {resealed} sealed again{unreadable_note}"))?;
     }
     let unreadable: u64 = columns.iter().map(|column| column.unreadable).sum();
     if unreadable > 0 {
-        let why =
+        let advice =
             "set JWT_SECRET_PREVIOUS to the secret that they were sealed with, restart, and run this again";
-        return Err(anyhow::anyhow!("{unreadable} values cannot be opened: {why}").into());
+        return Err(anyhow::anyhow!("{unreadable} values cannot be opened: {advice}").into());
     }
     print(
         "Everything is sealed under the present JWT_SECRET, and the audit chain goes on with another key.",

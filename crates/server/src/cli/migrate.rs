@@ -68,8 +68,8 @@ async fn status(config: &Config) -> Result<(), Failure> {
 async fn find_status(config: &Config) -> Result<Vec<MigrationStatus>, Failure> {
     match Store::migration_status(&config.store_options(), migrations()).await {
         Err(error @ OpenError::FolderInUse { .. }) => {
-            let asked = control::ask_migrations(&config.data.folder).await;
-            let response = asked.context("the server that holds the data folder does not answer")?;
+            let reply = control::ask_migrations(&config.data.folder).await;
+            let response = reply.context("the server that holds the data folder does not answer")?;
             response.ok_or_else(|| anyhow::Error::from(error).into())
         }
         other => Ok(other.map_err(anyhow::Error::from)?),
@@ -100,9 +100,9 @@ async fn down(config: &Config, steps: usize, dry_run: bool, yes: bool) -> Result
 /// Asks for confirmation on the terminal. Without a terminal, `--yes` is required.
 fn confirm(names: &[String]) -> Result<bool, Failure> {
     if !stdin().is_terminal() {
-        let why = "this deletes the tables of these migrations and the data in them: repeat it with --yes, or look first \
+        let advice = "this deletes the tables of these migrations and the data in them: repeat it with --yes, or look first \
                    with --dry-run";
-        return Err(anyhow::anyhow!("{why} ({})", names.join(", ")).into());
+        return Err(anyhow::anyhow!("{advice} ({})", names.join(", ")).into());
     }
     names.iter().try_for_each(|name| print(&format!("will undo {name}")))?;
     print("This deletes their tables and the data in them. Type yes to go on:")?;
@@ -112,9 +112,9 @@ fn confirm(names: &[String]) -> Result<bool, Failure> {
 }
 
 fn as_failure(error: OpenError) -> anyhow::Error {
-    let held = matches!(error, OpenError::FolderInUse { .. });
+    let is_in_use = matches!(error, OpenError::FolderInUse { .. });
     let error = anyhow::Error::from(error);
-    if held { error.context("stop the server before changing its schema") } else { error }
+    if is_in_use { error.context("stop the server before changing its schema") } else { error }
 }
 
 fn report(done: &str, names: &[String]) -> Result<(), Failure> {

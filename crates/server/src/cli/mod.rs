@@ -175,8 +175,8 @@ fn runtime() -> Result<Runtime, anyhow::Error> {
 fn format_error_chain(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match &*line {
         "" => cause,
-        told if told.ends_with(&cause) => line,
-        told => format!("{told}: {cause}"),
+        line_so_far if line_so_far.ends_with(&cause) => line,
+        line_so_far => format!("{line_so_far}: {cause}"),
     })
 }
 

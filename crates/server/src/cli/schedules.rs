@@ -38,7 +38,7 @@ enum Command {
     /// Create or change a schedule
     Create {
         #[command(flatten)]
-        one: ScheduleArgs,
+        args: ScheduleArgs,
         /// Cron expression or interval, such as '30 2 * * MON-FRI' or '@every 1h30m'
         #[arg(long)]
         schedule: String,
@@ -68,7 +68,7 @@ enum Command {
     /// Run the missing runs of a schedule in a past period
     Backfill {
         #[command(flatten)]
-        one: ScheduleArgs,
+        args: ScheduleArgs,
         /// Beginning of the period, inclusive, such as 2026-11-01T00:00:00Z
         #[arg(long)]
         from: Timestamp,
@@ -109,28 +109,28 @@ impl Schedules {
             Command::List { settings, queue, kind, paused } => {
                 (settings, ScheduleOrder::List { queue, kind, paused })
             }
-            Command::Create { one, schedule, queue, kind, payload, time_zone } => {
+            Command::Create { args, schedule, queue, kind, payload, time_zone } => {
                 let payload: Value = serde_json::from_str(&payload).context("--payload is not JSON")?;
                 let body = json!({
                     "schedule": schedule, "queue": queue, "kind": kind, "payload": payload, "time_zone": time_zone,
                 });
-                (one.settings, ScheduleOrder::Set { name: one.name, body })
+                (args.settings, ScheduleOrder::Set { name: args.name, body })
             }
-            Command::Delete(one) => (one.settings, ScheduleOrder::Delete(one.name)),
-            Command::Show(one) => (one.settings, ScheduleOrder::Show(one.name)),
-            Command::Pause(one) => (one.settings, ScheduleOrder::Pause(one.name)),
-            Command::Resume(one) => (one.settings, ScheduleOrder::Resume(one.name)),
-            Command::Run(one) => (one.settings, ScheduleOrder::Run(one.name)),
-            Command::Backfill { one, from, to } => {
-                (one.settings, ScheduleOrder::Backfill { name: one.name, from, to })
+            Command::Delete(args) => (args.settings, ScheduleOrder::Delete(args.name)),
+            Command::Show(args) => (args.settings, ScheduleOrder::Show(args.name)),
+            Command::Pause(args) => (args.settings, ScheduleOrder::Pause(args.name)),
+            Command::Resume(args) => (args.settings, ScheduleOrder::Resume(args.name)),
+            Command::Run(args) => (args.settings, ScheduleOrder::Run(args.name)),
+            Command::Backfill { args, from, to } => {
+                (args.settings, ScheduleOrder::Backfill { name: args.name, from, to })
             }
         };
         let done = control::run(settings.load(Vec::new())?, Order::Schedules(order));
         match runtime()?.block_on(done).context("nothing was done to schedules")? {
             Reply::Schedules(ScheduleTold::Schedules(all)) => {
-                all.iter().try_for_each(|one| print(&line(one)))
+                all.iter().try_for_each(|args| print(&line(args)))
             }
-            Reply::Schedules(ScheduleTold::Schedule(one, runs)) => print(&format_details(&one, &runs)),
+            Reply::Schedules(ScheduleTold::Schedule(args, runs)) => print(&format_details(&args, &runs)),
             Reply::Schedules(ScheduleTold::Jobs(jobs)) => {
                 jobs.iter().try_for_each(|job| print(&job.to_string()))
             }
@@ -146,32 +146,32 @@ fn preview(schedule: &str, zone: &str, after: Option<Timestamp>, count: usize) -
     spec.runs_after(after).take(count).try_for_each(|at| print(&at.to_string()))
 }
 
-fn line(one: &ScheduleAnswer) -> String {
-    let next = one.upcoming.first().map_or_else(|| serialized_name(&one.state), |at| format!("next {at}"));
-    let last = one.last_at.map_or("never".to_owned(), |at| at.to_string());
+fn line(args: &ScheduleAnswer) -> String {
+    let next = args.upcoming.first().map_or_else(|| serialized_name(&args.state), |at| format!("next {at}"));
+    let last = args.last_at.map_or("never".to_owned(), |at| at.to_string());
     format!(
         "{} {next} last {last} {} {} ({}) {}",
-        one.name, one.queue, one.schedule, one.time_zone, one.owner
+        args.name, args.queue, args.schedule, args.time_zone, args.owner
     )
 }
 
-fn format_details(one: &ScheduleAnswer, runs: &[ScheduleRun]) -> String {
-    let mut text = line(one);
-    let state = if one.state == ScheduleState::Active {
+fn format_details(args: &ScheduleAnswer, runs: &[ScheduleRun]) -> String {
+    let mut text = line(args);
+    let state = if args.state == ScheduleState::Active {
         String::new()
     } else {
-        format!("{}; ", serialized_name(&one.state))
+        format!("{}; ", serialized_name(&args.state))
     };
     // Writing to a String cannot fail.
     let _ = write!(
         text,
         "\n{state}runs {} with {}; missed runs: {}; overlapping runs: {}",
-        one.kind,
-        one.payload.as_str(),
-        serialized_name(&one.missed),
-        serialized_name(&one.overlap)
+        args.kind,
+        args.payload.as_str(),
+        serialized_name(&args.missed),
+        serialized_name(&args.overlap)
     );
-    for at in &one.upcoming {
+    for at in &args.upcoming {
         let _ = write!(text, "\n  next {at}");
     }
     for run in runs {

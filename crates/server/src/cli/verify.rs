@@ -155,15 +155,15 @@ impl Verify {
         }
         for area in &self.areas {
             let word = area.to_lowercase();
-            let is_meant = |known: &&kith_readiness::Area| {
+            let is_selected = |known: &&kith_readiness::Area| {
                 known.id.eq_ignore_ascii_case(area) || known.name.to_lowercase().contains(&word)
             };
-            let meant: Vec<_> = catalogue.areas.iter().filter(is_meant).collect();
-            if meant.is_empty() {
+            let selected: Vec<_> = catalogue.areas.iter().filter(is_selected).collect();
+            if selected.is_empty() {
                 let areas: Vec<_> = catalogue.areas.iter().map(|area| &*area.id).collect();
                 return Err(anyhow!("there is no area {area}; there are {}", areas.join(", ")));
             }
-            let of_area = |row: &&kith_readiness::Row| meant.iter().any(|area| area.id == row.area());
+            let of_area = |row: &&kith_readiness::Row| selected.iter().any(|area| area.id == row.area());
             only.extend(catalogue.rows.iter().filter(of_area).map(|row| row.id.clone()));
         }
         Ok(Plan {
@@ -181,9 +181,11 @@ impl Verify {
 
     /// Reads the evidence of the build: unsigned from a local folder, signed from a file of a release.
     fn artefacts(&self) -> Result<Artefacts, anyhow::Error> {
-        let beside = || Some(std::env::current_exe().ok()?.parent()?.join(SIGNED_EVIDENCE_FILE));
+        let beside_binary = || Some(std::env::current_exe().ok()?.parent()?.join(SIGNED_EVIDENCE_FILE));
         let (folder, file, is_asked) = match &self.evidence {
-            None => (Some(PathBuf::from(EVIDENCE_FOLDER)), beside().filter(|file| file.is_file()), false),
+            None => {
+                (Some(PathBuf::from(EVIDENCE_FOLDER)), beside_binary().filter(|file| file.is_file()), false)
+            }
             Some(path) if path.is_file() => (None, Some(path.clone()), true),
             Some(path) => (Some(path.clone()), None, true),
         };
@@ -210,9 +212,9 @@ impl Verify {
         if is_here {
             // Without a configuration file there is nothing to compare with: flags of `kith serve` are not
             // recorded anywhere.
-            let is_meant = self.settings.config.is_some();
+            let is_selected = self.settings.config.is_some();
             let config = self.settings.load(Vec::new())?;
-            configuration = is_meant.then(|| config.digest());
+            configuration = is_selected.then(|| config.digest());
             if url.is_none() {
                 url = Some(address(&config).await?);
             }
@@ -252,7 +254,7 @@ fn password() -> Result<String, anyhow::Error> {
 fn stop_flag_on_signal() -> Result<Arc<AtomicBool>, anyhow::Error> {
     let stop = Arc::new(AtomicBool::new(false));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let told = Arc::clone(&stop);
+    let flag = Arc::clone(&stop);
     tokio::spawn(async move {
         for first in [true, false] {
             tokio::select! {
@@ -260,7 +262,7 @@ fn stop_flag_on_signal() -> Result<Arc<AtomicBool>, anyhow::Error> {
                 _ = interrupt.recv() => {}
             }
             if first {
-                told.store(true, Ordering::Relaxed);
+                flag.store(true, Ordering::Relaxed);
                 eprintln!(
                     "kith: ending what is under way and deleting the people who were made up; again to stop at once"
                 );

@@ -24,9 +24,9 @@ impl Worker {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.settings.load(Vec::new())?;
         if config.is_sqlite() {
-            let why = "`kith worker` is for PostgreSQL: a database on SQLite belongs to the one process that serves it, \
+            let reason = "`kith worker` is for PostgreSQL: a database on SQLite belongs to the one process that serves it, \
                        which runs its jobs itself";
-            return Err(anyhow!(why).into());
+            return Err(anyhow!(reason).into());
         }
         let concurrency = self.concurrency.unwrap_or(config.jobs.concurrency);
         if concurrency == 0 {

@@ -22,7 +22,7 @@ pub(crate) async fn create_demo_data_if_enabled(app: &App) -> Result<(), DemoErr
     }
     match app.db.read(count_people).await? {
         0 => {
-            tracing::info!(people = PEOPLE.len(), "creating the demo data");
+            tracing::info!(users = PEOPLE.len(), "creating the demo data");
             // Requests in the past must not appear in today's log.
             run_history(&mut PastServer::of(app, 240).await?).with_subscriber(NoSubscriber::new()).await
         }
@@ -42,118 +42,119 @@ fn count_people(q: &Query<'_>) -> Result<usize, Error> {
     Ok(found.collect::<Result<Vec<_>, _>>()?.iter().flatten().count())
 }
 
-async fn run_history(past: &mut PastServer) -> Result<(), DemoError> {
+async fn run_history(server: &mut PastServer) -> Result<(), DemoError> {
     for name in PEOPLE {
-        past.register(name).await?;
-        past.ask(name, "PATCH", "/api/v1/partners/settings", json!({ "found_by_email": true })).await?;
+        server.register(name).await?;
+        server.ask(name, "PATCH", "/api/v1/partners/settings", json!({ "found_by_email": true })).await?;
     }
-    ended_bonds(past).await?;
-    restored_bond(past).await?;
-    pending_requests(past).await?;
-    past.advance_to_days_ago(0).await
+    ended_bonds(server).await?;
+    restored_bond(server).await?;
+    pending_requests(server).await?;
+    server.advance_to_days_ago(0).await
 }
 
 /// Bonds that ended: Clara and David's is archived later, Fatima and Goran's ends below.
-async fn ended_bonds(past: &mut PastServer) -> Result<(), DemoError> {
-    past.advance_to_days_ago(235).await?;
-    bond(past, "Clara", "David", "You still owe me a dance.").await?;
-    create_item(past, "Clara", "notes", json!({ "text": "Wi-Fi at the lake house: ask the neighbours" }))
+async fn ended_bonds(server: &mut PastServer) -> Result<(), DemoError> {
+    server.advance_to_days_ago(235).await?;
+    bond(server, "Clara", "David", "You still owe me a dance.").await?;
+    create_item(server, "Clara", "notes", json!({ "text": "Wi-Fi at the lake house: ask the neighbours" }))
         .await?;
-    past.advance_to_days_ago(200).await?;
-    bond(past, "Goran", "Fatima", "Sunday again?").await?;
-    nickname(past, "Fatima", "Goran", "Bear").await?;
-    create_item(past, "Fatima", "notes", json!({ "text": "The tomatoes need water on Tuesdays" })).await?;
-    create_item(past, "Goran", "films", json!({ "title": "Casablanca", "seen": true })).await?;
+    server.advance_to_days_ago(200).await?;
+    bond(server, "Goran", "Fatima", "Sunday again?").await?;
+    nickname(server, "Fatima", "Goran", "Bear").await?;
+    create_item(server, "Fatima", "notes", json!({ "text": "The tomatoes need water on Tuesdays" })).await?;
+    create_item(server, "Goran", "films", json!({ "title": "Casablanca", "seen": true })).await?;
     create_item(
-        past,
+        server,
         "Goran",
         "dates",
         json!({ "title": "Our Sunday", "date": "2026-01-04", "repeat": "weekly" }),
     )
     .await?;
-    past.advance_to_days_ago(90).await?;
-    break_up(past, "Clara", "We want different lives.").await
+    server.advance_to_days_ago(90).await?;
+    break_up(server, "Clara", "We want different lives.").await
 }
 
 /// Lena and Marek, who restored their bond, and Clara's next bond, with Emil.
-async fn restored_bond(past: &mut PastServer) -> Result<(), DemoError> {
-    past.advance_to_days_ago(70).await?;
-    bond(past, "Lena", "Marek", "Yes, you.").await?;
-    create_item(past, "Marek", "films", json!({ "title": "The Apartment", "seen": false })).await?;
-    nickname(past, "Marek", "Lena", "Captain").await?;
-    past.advance_to_days_ago(59).await?;
-    past.advance_to_days_ago(40).await?;
-    break_up(past, "Lena", "I need some time.").await?;
-    past.advance_to_days_ago(30).await?;
-    bond(past, "Marek", "Lena", "The flat is too quiet.").await?;
-    past.advance_to_days_ago(25).await?;
-    bond(past, "Emil", "Clara", "Coffee was a good beginning.").await?;
-    nickname(past, "Clara", "Emil", "Sunshine").await?;
+async fn restored_bond(server: &mut PastServer) -> Result<(), DemoError> {
+    server.advance_to_days_ago(70).await?;
+    bond(server, "Lena", "Marek", "Yes, you.").await?;
+    create_item(server, "Marek", "films", json!({ "title": "The Apartment", "seen": false })).await?;
+    nickname(server, "Marek", "Lena", "Captain").await?;
+    server.advance_to_days_ago(59).await?;
+    server.advance_to_days_ago(40).await?;
+    break_up(server, "Lena", "I need some time.").await?;
+    server.advance_to_days_ago(30).await?;
+    bond(server, "Marek", "Lena", "The flat is too quiet.").await?;
+    server.advance_to_days_ago(25).await?;
+    bond(server, "Emil", "Clara", "Coffee was a good beginning.").await?;
+    nickname(server, "Clara", "Emil", "Sunshine").await?;
     let anniversary = json!({ "title": "A year of us", "date": "2027-05-01", "repeat": "yearly", "remind_minutes_before": [1440] });
-    create_item(past, "Emil", "dates", anniversary).await?;
-    create_item(past, "Clara", "notes", json!({ "text": "Your mother likes lilies" })).await?;
-    past.advance_to_days_ago(20).await?;
-    ask(past, "David", "Clara", "Can we talk?").await?;
-    let block = format!("/api/v1/blocks/{}", past.id("David"));
-    past.ask("Clara", "PUT", &block, Value::Null).await.map(drop)
+    create_item(server, "Emil", "dates", anniversary).await?;
+    create_item(server, "Clara", "notes", json!({ "text": "Your mother likes lilies" })).await?;
+    server.advance_to_days_ago(20).await?;
+    ask(server, "David", "Clara", "Can we talk?").await?;
+    let block = format!("/api/v1/blocks/{}", server.id("David"));
+    server.ask("Clara", "PUT", &block, Value::Null).await.map(drop)
 }
 
 /// Pending and decided requests.
-async fn pending_requests(past: &mut PastServer) -> Result<(), DemoError> {
-    past.advance_to_days_ago(12).await?;
-    let asked = ask(past, "Ines", "Jonas", "Dinner?").await?;
-    past.ask("Jonas", "POST", &format!("{REQUESTS}/{asked}/reject"), Value::Null).await?;
-    past.advance_to_days_ago(10).await?;
-    break_up(past, "Fatima", "Too many Sundays.").await?;
-    past.advance_to_days_ago(4).await?;
-    ask(past, "Goran", "Fatima", "The tomatoes miss you.").await?;
-    past.advance_to_days_ago(3).await?;
-    ask(past, "Jonas", "Hana", "Would you?").await?;
-    ask(past, "Ines", "Hana", "Or me?").await?;
-    past.advance_to_days_ago(2).await?;
-    past.ask("Hana", "POST", "/api/v1/partners/invites", Value::Null).await?;
-    past.ask("Hana", "PATCH", "/api/v1/partners/settings", json!({ "who_may_ask": "invited" })).await?;
-    past.ask("Ada", "POST", "/api/v1/spaces/me/notes", json!({ "data": { "text": "Ask Ben." } }))
+async fn pending_requests(server: &mut PastServer) -> Result<(), DemoError> {
+    server.advance_to_days_ago(12).await?;
+    let asked = ask(server, "Ines", "Jonas", "Dinner?").await?;
+    server.ask("Jonas", "POST", &format!("{REQUESTS}/{asked}/reject"), Value::Null).await?;
+    server.advance_to_days_ago(10).await?;
+    break_up(server, "Fatima", "Too many Sundays.").await?;
+    server.advance_to_days_ago(4).await?;
+    ask(server, "Goran", "Fatima", "The tomatoes miss you.").await?;
+    server.advance_to_days_ago(3).await?;
+    ask(server, "Jonas", "Hana", "Would you?").await?;
+    ask(server, "Ines", "Hana", "Or me?").await?;
+    server.advance_to_days_ago(2).await?;
+    server.ask("Hana", "POST", "/api/v1/partners/invites", Value::Null).await?;
+    server.ask("Hana", "PATCH", "/api/v1/partners/settings", json!({ "who_may_ask": "invited" })).await?;
+    server
+        .ask("Ada", "POST", "/api/v1/spaces/me/notes", json!({ "data": { "text": "Ask Ben." } }))
         .await
         .map(drop)
 }
 
 async fn ask(
-    past: &mut PastServer,
+    server: &mut PastServer,
     from: &'static str,
     to: &str,
     message: &str,
 ) -> Result<String, DemoError> {
-    let body = json!({ "to": { "user_id": past.id(to) }, "message": message });
-    let request = past.ask(from, "POST", REQUESTS, body).await?;
+    let body = json!({ "to": { "user_id": server.id(to) }, "message": message });
+    let request = server.ask(from, "POST", REQUESTS, body).await?;
     Ok(request["id"].as_str().unwrap_or_default().to_owned())
 }
 
 async fn bond(
-    past: &mut PastServer,
+    server: &mut PastServer,
     from: &'static str,
     to: &'static str,
     message: &str,
 ) -> Result<(), DemoError> {
-    let request = ask(past, from, to, message).await?;
-    past.ask(to, "POST", &format!("{REQUESTS}/{request}/accept"), Value::Null).await.map(drop)
+    let request = ask(server, from, to, message).await?;
+    server.ask(to, "POST", &format!("{REQUESTS}/{request}/accept"), Value::Null).await.map(drop)
 }
 
-async fn break_up(past: &mut PastServer, who: &'static str, reason: &str) -> Result<(), DemoError> {
-    past.ask(who, "POST", "/api/v1/partners/breakup", json!({ "reason": reason })).await.map(drop)
+async fn break_up(server: &mut PastServer, who: &'static str, reason: &str) -> Result<(), DemoError> {
+    server.ask(who, "POST", "/api/v1/partners/breakup", json!({ "reason": reason })).await.map(drop)
 }
 
 async fn create_item(
-    past: &mut PastServer,
+    server: &mut PastServer,
     who: &'static str,
     collection: &str,
     data: Value,
 ) -> Result<(), DemoError> {
     let path = format!("/api/v1/spaces/bond/{collection}");
-    past.ask(who, "POST", &path, json!({ "data": data })).await.map(drop)
+    server.ask(who, "POST", &path, json!({ "data": data })).await.map(drop)
 }
 
-async fn nickname(past: &mut PastServer, who: &'static str, of: &str, name: &str) -> Result<(), DemoError> {
-    let path = format!("/api/v1/nicknames/{}", past.id(of));
-    past.ask(who, "PUT", &path, json!({ "nickname": name })).await.map(drop)
+async fn nickname(server: &mut PastServer, who: &'static str, of: &str, name: &str) -> Result<(), DemoError> {
+    let path = format!("/api/v1/nicknames/{}", server.id(of));
+    server.ask(who, "PUT", &path, json!({ "nickname": name })).await.map(drop)
 }

@@ -46,7 +46,7 @@ pub(super) struct PastServer {
     client: InProcess,
     clock: Arc<ManualClock>,
     present: Timestamp,
-    people: HashMap<&'static str, DemoSession>,
+    users: HashMap<&'static str, DemoSession>,
 }
 
 struct DemoSession {
@@ -70,7 +70,7 @@ impl PastServer {
         config.server.disable_limits = true;
         let program = Program { modules: app.modules, installed: app.installed, build: app.build };
         let app = App::new(app.db.clone(), config, sources, None, None, None, program).await?;
-        Ok(Self { client: InProcess::new(&app), app, clock, present, people: HashMap::new() })
+        Ok(Self { client: InProcess::new(&app), app, clock, present, users: HashMap::new() })
     }
 
     /// Advances the clock to `days_ago` days before the present and runs everything that is due.
@@ -89,7 +89,7 @@ impl PastServer {
     }
 
     pub fn id(&self, name: &str) -> &str {
-        &self.people[name].id
+        &self.users[name].id
     }
 
     /// Sends a request as `name`. Any status other than success is an error.
@@ -100,20 +100,20 @@ impl PastServer {
         path: &str,
         body: Value,
     ) -> Result<Value, DemoError> {
-        if self.clock.now().since(self.people[name].at) > TOKEN_RENEWAL_AGE {
+        if self.clock.now().since(self.users[name].at) > TOKEN_RENEWAL_AGE {
             let body = json!({ "email": email(name), "password": PASSWORD });
             let response = self.send(None, "POST", "/api/v1/auth/login", body).await?;
             self.remember(name, &response);
         }
         // Gives each request a distinct time.
         self.clock.advance(minutes(1));
-        self.send(Some(&self.people[name].token), method, path, body).await
+        self.send(Some(&self.users[name].token), method, path, body).await
     }
 
     fn remember(&mut self, name: &'static str, response: &Value) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (id, token) = (text(&response["user"]["id"]), text(&response["access_token"]));
-        self.people.insert(name, DemoSession { id, token, at: self.clock.now() });
+        self.users.insert(name, DemoSession { id, token, at: self.clock.now() });
     }
 
     async fn send(

@@ -55,8 +55,8 @@ async fn check_admin_addresses(run: &Run) -> Result<String, Shortfall> {
             for forged in std::iter::once(None).chain(FORGED_FORWARDED_FOR.map(Some)) {
                 let status = get_from_address(run, from, &admin, forged).await?;
                 ensure(status == 403, || {
-                    let as_whom = forged.map_or(String::new(), |forged| format!(" as {forged}"));
-                    format!("{from} is not listed, and was answered {status}{as_whom}")
+                    let forged_as = forged.map_or(String::new(), |forged| format!(" as {forged}"));
+                    format!("{from} is not listed, and was answered {status}{forged_as}")
                 })?;
                 refused += 1;
             }

@@ -24,7 +24,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
 struct OwnedResources {
     owner: SyntheticAccount,
     partner: SyntheticAccount,
-    asker: SyntheticAccount,
+    requester: SyntheticAccount,
     /// Id of the request from `asker` to `owner`.
     request: String,
     session: String,
@@ -35,28 +35,28 @@ struct OwnedResources {
     bond_item: String,
     /// Id of the user whom the owner has blocked.
     blocked: String,
-    mark: String,
+    marker: String,
 }
 
 const NOTES: &str = "notes";
 
 impl OwnedResources {
     async fn by(run: &Run) -> Result<Self, Shortfall> {
-        let (owner, partner, asker) = (
+        let (owner, partner, requester) = (
             unbonded_account(run, 1).await?,
             unbonded_account(run, 9).await?,
             unbonded_account(run, 8).await?,
         );
-        let (mark, blocked) = (run.marker("owned"), signed_in(run).await?.id);
+        let (marker, blocked) = (run.marker("owned"), signed_in(run).await?.id);
         let bond = bond(&partner, &owner).await?;
-        let request = send_request(&asker, &owner).await?;
+        let request = send_request(&requester, &owner).await?;
         let invite = owner.client.post("/api/v1/partners/invites", Value::Null).await?.expect(201)?;
         let keep = async |space: &str| {
             let path = format!("/api/v1/spaces/{space}/{NOTES}");
-            owner.client.post(&path, json!({ "data": { "text": mark } })).await?.expect(201)?.text_at("/id")
+            owner.client.post(&path, json!({ "data": { "text": marker } })).await?.expect(201)?.text_at("/id")
         };
         let (own_item, bond_item) = (keep("me").await?, keep("bond").await?);
-        let nickname = json!({ "nickname": mark });
+        let nickname = json!({ "nickname": marker });
         owner.client.put(&format!("/api/v1/nicknames/{}", partner.id), nickname).await?.expect(200)?;
         owner.client.put(&format!("/api/v1/blocks/{blocked}"), Value::Null).await?.expect(200)?;
         let sessions = items(&owner, "/api/v1/auth/sessions").await?;
@@ -66,7 +66,7 @@ impl OwnedResources {
         Ok(Self {
             owner,
             partner,
-            asker,
+            requester,
             request,
             session,
             invite,
@@ -75,7 +75,7 @@ impl OwnedResources {
             bond,
             bond_item,
             blocked,
-            mark,
+            marker,
         })
     }
 
@@ -154,7 +154,7 @@ impl OwnedResources {
 
     /// Fails unless the owner still has all resources unchanged.
     async fn ensure_untouched(&self) -> Result<(), Shortfall> {
-        let Self { owner, partner, mark, .. } = self;
+        let Self { owner, partner, marker, .. } = self;
         let is_there = |all: &[Value], id: &str| all.iter().any(|one| one["id"] == *id);
         let waiting = items(owner, &format!("{REQUESTS}?direction=incoming&status=pending")).await?;
         let invites = items(owner, "/api/v1/partners/invites").await?;
@@ -166,14 +166,14 @@ impl OwnedResources {
             ("the request", is_there(&waiting, &self.request)),
             ("the invite", is_there(&invites, &self.invite_id)),
             ("the session", is_there(&sessions, &self.session)),
-            ("the nickname", nickname.json()["nickname"] == *mark),
+            ("the nickname", nickname.json()["nickname"] == *marker),
             ("the block", block.status == 200),
             ("the role", me.json()["role"] == "user"),
             ("the bond", current(owner).await?["id"] == *self.bond),
         ];
         for (space, item) in [("me", &self.own_item), ("bond", &self.bond_item)] {
             let read = owner.client.get(&format!("/api/v1/spaces/{space}/{NOTES}/{item}")).await?;
-            faults.push(("an item", read.json()["data"]["text"] == *mark));
+            faults.push(("an item", read.json()["data"]["text"] == *marker));
         }
         let changed = faults.iter().find(|(_, as_it_was)| !as_it_was);
         ensure(changed.is_none(), || {
@@ -183,8 +183,8 @@ impl OwnedResources {
 
     /// Removes the resources that would affect other checks. The rest is deleted with the owner's account.
     async fn clean_up(&self) -> Result<(), Shortfall> {
-        let Self { owner, asker, .. } = self;
-        decide(asker, &self.request, "cancel").await?.expect(200)?;
+        let Self { owner, requester, .. } = self;
+        decide(requester, &self.request, "cancel").await?.expect(200)?;
         break_up(owner).await?;
         owner.client.delete(&format!("/api/v1/blocks/{}", self.blocked), Value::Null).await?.expect(204)?;
         owner
@@ -205,20 +205,20 @@ struct StrangerRequest<'k> {
 
 async fn check_ownership(run: &Run) -> Result<String, Shortfall> {
     let operations = operations(run).await?;
-    let (kept, stranger, theirs) =
+    let (resources, stranger, other) =
         (OwnedResources::by(run).await?, unbonded_account(run, 4).await?, unbonded_account(run, 6).await?);
     // The stranger has a partner, so requests for the space of a bond refer to an existing space.
-    bond(&theirs, &stranger).await?;
+    bond(&other, &stranger).await?;
     let (mut cells, mut names_nothing) = (0, 0);
     for operation in operations.iter().filter(|one| one.permissions.is_some() && !one.is_for_development()) {
-        let ways = kept.stranger_requests(operation)?;
-        names_nothing += usize::from(ways.is_empty());
-        for StrangerRequest { given, body, wanted } in ways {
+        let requests = resources.stranger_requests(operation)?;
+        names_nothing += usize::from(requests.is_empty());
+        for StrangerRequest { given, body, wanted } in requests {
             let path = operation.path_with(&given);
             let bytes = if body.is_null() { String::new() } else { body.to_string() };
             let response = stranger.client.send(operation.method.clone(), &path, bytes.into()).await?;
-            let told = response.text();
-            ensure(!told.contains(&kept.mark) && !told.contains(&kept.owner.email), || {
+            let text = response.text();
+            ensure(!text.contains(&resources.marker) && !text.contains(&resources.owner.email), || {
                 format!("{} {} tells a stranger what is somebody's own", operation.method, operation.path)
             })?;
             ensure(wanted.contains(&response.status), || {
@@ -230,8 +230,8 @@ async fn check_ownership(run: &Run) -> Result<String, Shortfall> {
             cells += 1;
         }
     }
-    kept.ensure_untouched().await?;
-    kept.clean_up().await?;
+    resources.ensure_untouched().await?;
+    resources.clean_up().await?;
     break_up(&stranger).await?;
     run.record("cells", cells);
     run.record("operations_that_name_nothing_of_anybodys", names_nothing);

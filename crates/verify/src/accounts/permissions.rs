@@ -69,10 +69,10 @@ fn tampered(token: &str) -> String {
 async fn check_authentication(run: &Run) -> Result<String, Shortfall> {
     let operations = operations(run).await?;
     let secured: Vec<_> = operations.iter().filter(|one| one.permissions.is_some()).collect();
-    let askers = bad_tokens(run).await?;
+    let callers = bad_tokens(run).await?;
     let mut cells = 0;
     for operation in &secured {
-        for (what, client) in &askers {
+        for (what, client) in &callers {
             let response = operation.send_invalid(client).await?;
             ensure(
                 response.status == 401 && response.code().is_some_and(|code| code == "unauthenticated"),
@@ -82,13 +82,13 @@ async fn check_authentication(run: &Run) -> Result<String, Shortfall> {
         }
     }
     run.record("operations", secured.len());
-    run.record("tokens", askers.iter().map(|(what, _)| *what).collect::<Vec<_>>());
+    run.record("tokens", callers.iter().map(|(what, _)| *what).collect::<Vec<_>>());
     run.record("cells", cells);
     ensure(cells > 0, || "the OpenAPI document marks no operation as secured".to_owned())?;
     Ok(format!(
         "{cells} of {cells} cells were answered 401: {} operations, {} ways",
         secured.len(),
-        askers.len()
+        callers.len()
     ))
 }
 
@@ -98,11 +98,11 @@ async fn client_with_role(run: &Run, role: &str) -> Result<Client, Shortfall> {
         ADMIN => run.admin().await?,
         "user" => signed_in(run).await?.client,
         role => {
-            let person = run.account(&format!("is-{role}")).await?;
-            let path = format!("/api/v1/admin/users/{}/role", person.id);
+            let account = run.account(&format!("is-{role}")).await?;
+            let path = format!("/api/v1/admin/users/{}/role", account.id);
             let admin = run.admin().await?.with_base_url(run.node());
             admin.put(&path, json!({ "role": role })).await?.expect(200)?;
-            person.client
+            account.client
         }
     };
     let client = client.with_base_url(run.node());
@@ -122,9 +122,9 @@ async fn check_role_permissions(run: &Run) -> Result<String, Shortfall> {
     };
     let operations = operations(run).await?;
     let mut matrix = Matrix::default();
-    let nobody = run.anonymous().with_base_url(run.node());
+    let anonymous = run.anonymous().with_base_url(run.node());
     for operation in &operations {
-        matrix.send(operation, None, &nobody).await?;
+        matrix.send(operation, None, &anonymous).await?;
     }
     for role in &own.roles {
         let client = client_with_role(run, role.name).await?;
@@ -167,11 +167,11 @@ impl Matrix {
                 permissions.iter().all(|permission| role.permissions.contains(&&**permission))
             }
         };
-        let who = role.map_or("nobody", |role| role.name);
+        let role_name = role.map_or("nobody", |role| role.name);
         let request = format!("{} {}", operation.method, operation.path);
         let found = || {
             format!(
-                "{request} as {who} answered {} ({})",
+                "{request} as {role_name} answered {} ({})",
                 response.status,
                 response.code().unwrap_or_default()
             )

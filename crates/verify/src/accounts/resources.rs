@@ -89,8 +89,8 @@ fn expect_json(response: CheckResponse, status: u16) -> Result<Value, Shortfall>
 
 async fn space(table: &mut ActionTable<'_>, by: &SyntheticAccount, space: &str) -> Result<(), Shortfall> {
     let collection = format!("/api/v1/spaces/{space}/notes");
-    let made = expect_json(by.client.post(&collection, json!({ "data": { "n": 1 } })).await?, 201)?;
-    let item = format!("{collection}/{}", made["id"].as_str().unwrap_or_default());
+    let created = expect_json(by.client.post(&collection, json!({ "data": { "n": 1 } })).await?, 201)?;
+    let item = format!("{collection}/{}", created["id"].as_str().unwrap_or_default());
     let reads = async |client: &Client, n: i64| {
         let read = expect_json(client.get(&item).await?, 200)?;
         ensure(read["data"]["n"] == n, || format!("an item of {space} reads {} instead of {n}", read["data"]))
@@ -98,7 +98,7 @@ async fn space(table: &mut ActionTable<'_>, by: &SyntheticAccount, space: &str) 
     reads(&by.client, 1).await?;
     let listed = expect_json(by.client.get(&collection).await?, 200)?;
     ensure(
-        listed["items"].as_array().is_some_and(|all| all.iter().any(|one| one["id"] == made["id"])),
+        listed["items"].as_array().is_some_and(|all| all.iter().any(|one| one["id"] == created["id"])),
         || format!("an item of {space} is not in its list"),
     )?;
     expect_json(by.client.put(&item, json!({ "data": { "n": 2 } })).await?, 200)?;
@@ -153,8 +153,8 @@ async fn invite(
     by: &SyntheticAccount,
     other: &SyntheticAccount,
 ) -> Result<(), Shortfall> {
-    let made = by.client.post("/api/v1/partners/invites", Value::Null).await?.expect(201)?;
-    let path = format!("/api/v1/partners/invites/{}", made.text_at("/code")?);
+    let created = by.client.post("/api/v1/partners/invites", Value::Null).await?.expect(201)?;
+    let path = format!("/api/v1/partners/invites/{}", created.text_at("/code")?);
     other.client.get(&path).await?.expect(200)?;
     by.client.delete(&path, Value::Null).await?.expect(204)?;
     other.client.get(&path).await?.expect(404)?;

@@ -58,9 +58,9 @@ async fn check_session_on_all_nodes(run: &Run) -> Result<String, Shortfall> {
         let client = run.anonymous().with_base_url(node);
         let me = client.with_token(&session.text_at("/access_token")?).get(ME).await?.expect(200)?;
         ensure(me.text_at("/id")? == ada.id, || format!("{node} takes the token for somebody else's"))?;
-        let renewed =
+        let refreshed =
             client.post("/api/v1/auth/refresh", json!({ "refresh_token": refresh })).await?.expect(200)?;
-        refresh = renewed.text_at("/refresh_token")?;
+        refresh = refreshed.text_at("/refresh_token")?;
     }
     run.record("other_nodes", others.len());
     Ok(format!("a session of one node is read and renewed on each of the others: {}", others.len()))
@@ -101,15 +101,15 @@ impl NewSession {
 
 async fn check_revocation(run: &Run) -> Result<String, Shortfall> {
     let ada = signed_in(run).await?;
-    let mut opened = Vec::new();
+    let mut sessions = Vec::new();
     for _ in 0..3 {
-        opened.push(NewSession::of(run, &log_in(run, &ada).await?)?);
+        sessions.push(NewSession::of(run, &log_in(run, &ada).await?)?);
     }
-    let [mine, left, ended] = &opened[..] else { unreachable!("three were opened") };
+    let [mine, left, ended] = &sessions[..] else { unreachable!("three were opened") };
     let ada = kith_readiness::SyntheticAccount { client: mine.client.clone(), ..ada };
     let before = items(&ada, SESSIONS).await?;
     let is_there = |all: &[Value], one: &NewSession| all.iter().any(|session| session["id"] == *one.id);
-    ensure(opened.iter().all(|one| is_there(&before, one)), || "an open session is not listed".to_owned())?;
+    ensure(sessions.iter().all(|one| is_there(&before, one)), || "an open session is not listed".to_owned())?;
     let current: Vec<_> = before.iter().filter(|session| session["current"] == true).collect();
     ensure(current.len() == 1 && current[0]["id"] == *mine.id, || {
         "the list does not know which one asks".to_owned()
@@ -136,8 +136,8 @@ async fn check_revocation(run: &Run) -> Result<String, Shortfall> {
 async fn check_refresh_rotation(run: &Run) -> Result<String, Shortfall> {
     let ada = signed_in(run).await?;
     let first = log_in(run, &ada).await?.text_at("/refresh_token")?;
-    let renewed = refresh(run, &first).await?.expect(200)?;
-    let (second, access) = (renewed.text_at("/refresh_token")?, renewed.text_at("/access_token")?);
+    let refreshed = refresh(run, &first).await?.expect(200)?;
+    let (second, access) = (refreshed.text_at("/refresh_token")?, refreshed.text_at("/access_token")?);
     ensure(second != first, || "a renewal gave the token that it was asked with".to_owned())?;
     let again = refresh(run, &first).await?.expect(200)?.text_at("/refresh_token")?;
     ensure(again == second, || "within the grace a repetition got another token than the first".to_owned())?;

@@ -47,9 +47,9 @@ async fn check_log_in(run: &Run) -> Result<String, Shortfall> {
     run.record("header", json!({ "alg": header["alg"], "typ": header["typ"], "kid": "…" }));
     run.record("claims", json!({ "iss": claims["iss"], "aud": claims["aud"], "sub": "…", "exp-iat": lasts }));
     ensure(claims["sub"] == *ada.id, || "the token is about somebody else".to_owned())?;
-    let told = session.json()["expires_in"].as_i64();
-    ensure(lasts.is_some() && lasts == told, || {
-        format!("the token lasts {lasts:?} s and the answer says {told:?}")
+    let claimed = session.json()["expires_in"].as_i64();
+    ensure(lasts.is_some() && lasts == claimed, || {
+        format!("the token lasts {lasts:?} s and the answer says {claimed:?}")
     })?;
     let client = run.anonymous().with_token(&access);
     let me = client.get("/api/v1/me").await?.expect(200)?.text_at("/id")?;
@@ -72,8 +72,8 @@ async fn check_log_in(run: &Run) -> Result<String, Shortfall> {
 /// Returns the body of a rejected log-in without its request id.
 fn refusal(response: CheckResponse) -> Result<Value, Shortfall> {
     let mut problem = response.expect_problem(401, "invalid_credentials")?.json();
-    let told = problem.to_string();
-    ensure(!told.contains("token"), || "a refused log-in tells of tokens".to_owned())?;
+    let claimed = problem.to_string();
+    ensure(!claimed.contains("token"), || "a refused log-in tells of tokens".to_owned())?;
     problem["request_id"].take();
     Ok(problem)
 }

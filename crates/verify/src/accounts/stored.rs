@@ -48,20 +48,20 @@ impl HashGroup {
 
 async fn check_password_hashes(run: &Run) -> Result<String, Shortfall> {
     let mut facts = run.facts().await?;
-    let told = facts["modules"]["accounts.password_hashes"].take();
-    let Ok(kinds) = serde_json::from_value::<Vec<HashGroup>>(told.clone()) else {
+    let reported = facts["modules"]["accounts.password_hashes"].take();
+    let Ok(kinds) = serde_json::from_value::<Vec<HashGroup>>(reported.clone()) else {
         return Err(Shortfall::unmeasured(
             "the server does not count its hashes",
             "run this build on the server too",
         ));
     };
-    run.record("hashes", told);
+    run.record("hashes", reported);
     let all: i64 = kinds.iter().map(|kind| kind.accounts).sum();
     ensure(all > 0, || "there is no password at all, not even the one of who asks".to_owned())?;
     let weak = kinds.iter().find(|kind| !kind.is_strong());
-    let told = |kind: &HashGroup| format!("{} of {all} by {} {}", kind.accounts, kind.scheme, kind.cost);
-    ensure(weak.is_none(), || format!("below policy: {}", weak.map(told).unwrap_or_default()))?;
-    let kinds: Vec<_> = kinds.iter().map(told).collect();
+    let reported = |kind: &HashGroup| format!("{} of {all} by {} {}", kind.accounts, kind.scheme, kind.cost);
+    ensure(weak.is_none(), || format!("below policy: {}", weak.map(reported).unwrap_or_default()))?;
+    let kinds: Vec<_> = kinds.iter().map(reported).collect();
     Ok(format!("all {all} passwords are kept at or above policy: {}", kinds.join("; ")))
 }
 

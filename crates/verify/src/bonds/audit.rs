@@ -20,7 +20,7 @@ const ANONYMOUS: &str = "anonymous";
 /// Records actions that were performed, each under its own request id.
 struct ActionLog<'r> {
     run: &'r Run,
-    done: Vec<RecordedAction>,
+    actions: Vec<RecordedAction>,
 }
 
 /// Action with the audit entries that it must leave, in order.
@@ -38,25 +38,25 @@ impl<'r> ActionLog<'r> {
         let entries = entries
             .iter()
             .map(|(actor, action, object)| ((*actor).to_owned(), *action, (*object).to_owned()));
-        self.done.push(RecordedAction { request_id, entries: entries.collect() });
+        self.actions.push(RecordedAction { request_id, entries: entries.collect() });
     }
 
     /// Fails unless the log contains exactly the expected entries for each action.
     async fn compare(&self) -> Result<usize, Shortfall> {
         let mut found = 0;
-        for RecordedAction { request_id, entries } in &self.done {
-            let told = self.run.audit_entries(request_id).await?;
+        for RecordedAction { request_id, entries } in &self.actions {
+            let logged = self.run.audit_entries(request_id).await?;
             let text = |entry: &Value, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
-            let told: Vec<_> = told
+            let logged: Vec<_> = logged
                 .iter()
                 .map(|one| (text(one, "actor"), text(one, "action"), text(one, "object")))
                 .collect();
-            let same = told.len() == entries.len()
-                && told.iter().zip(entries).all(|(one, (actor, action, object))| {
+            let same = logged.len() == entries.len()
+                && logged.iter().zip(entries).all(|(one, (actor, action, object))| {
                     one.0 == *actor && one.1 == *action && (object.is_empty() || one.2 == *object)
                 });
-            ensure(same, || format!("under {request_id} the log has {told:?} instead of {entries:?}"))?;
-            found += told.len();
+            ensure(same, || format!("under {request_id} the log has {logged:?} instead of {entries:?}"))?;
+            found += logged.len();
         }
         Ok(found)
     }
@@ -66,12 +66,12 @@ async fn check_audit_log(run: &Run) -> Result<String, Shortfall> {
     let (ada, ben) = (unbonded_account(run, 2).await?, unbonded_account(run, 6).await?);
     // Reading the audit log requires an administrator.
     run.facts().await?;
-    let mut diary = ActionLog { run, done: Vec::new() };
-    sign_in_and_out(&mut diary, &ada).await?;
-    record_bond_and_breakup(&mut diary, &ada, &ben).await?;
-    record_block(&mut diary, &ada, &ben).await?;
-    let actions = diary.done.len();
-    let entries = diary.compare().await?;
+    let mut log = ActionLog { run, actions: Vec::new() };
+    sign_in_and_out(&mut log, &ada).await?;
+    record_bond_and_breakup(&mut log, &ada, &ben).await?;
+    record_block(&mut log, &ada, &ben).await?;
+    let actions = log.actions.len();
+    let entries = log.compare().await?;
     run.record("actions", actions);
     run.record("entries", entries);
 
@@ -95,92 +95,92 @@ async fn check_audit_log(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-async fn sign_in_and_out(diary: &mut ActionLog<'_>, ada: &SyntheticAccount) -> Result<(), Shortfall> {
-    let anonymous = diary.run.anonymous().with_base_url(diary.run.node());
+async fn sign_in_and_out(log: &mut ActionLog<'_>, ada: &SyntheticAccount) -> Result<(), Shortfall> {
+    let anonymous = log.run.anonymous().with_base_url(log.run.node());
     let under = |id: &str| anonymous.with("x-request-id", id);
     let credentials = |password: &str| json!({ "email": ada.email, "password": password });
-    let id = diary.id("refused");
+    let id = log.id("refused");
     under(&id).post("/api/v1/auth/login", credentials("not this one")).await?.expect(401)?;
-    diary.note(id, &[(ANONYMOUS, "session.refused", &ada.id)]);
+    log.note(id, &[(ANONYMOUS, "session.refused", &ada.id)]);
 
-    let id = diary.id("enters");
+    let id = log.id("enters");
     let session = under(&id).post("/api/v1/auth/login", credentials(&ada.password)).await?.expect(200)?;
-    diary.note(id, &[(ANONYMOUS, "session.started", "")]);
+    log.note(id, &[(ANONYMOUS, "session.started", "")]);
 
-    let id = diary.id("renews");
-    let spent = json!({ "refresh_token": session.text_at("/refresh_token")? });
-    let renewed = under(&id).post("/api/v1/auth/refresh", spent).await?.expect(200)?;
-    diary.note(id, &[(ANONYMOUS, "session.refreshed", "")]);
+    let id = log.id("renews");
+    let body = json!({ "refresh_token": session.text_at("/refresh_token")? });
+    let refreshed = under(&id).post("/api/v1/auth/refresh", body).await?.expect(200)?;
+    log.note(id, &[(ANONYMOUS, "session.refreshed", "")]);
 
-    let id = diary.id("leaves");
-    let token = json!({ "refresh_token": renewed.text_at("/refresh_token")? });
+    let id = log.id("leaves");
+    let token = json!({ "refresh_token": refreshed.text_at("/refresh_token")? });
     under(&id).post("/api/v1/auth/logout", token).await?.expect(204)?;
-    diary.note(id, &[(ANONYMOUS, "session.ended", "")]);
+    log.note(id, &[(ANONYMOUS, "session.ended", "")]);
     Ok(())
 }
 
 async fn record_bond_and_breakup(
-    diary: &mut ActionLog<'_>,
+    log: &mut ActionLog<'_>,
     ada: &SyntheticAccount,
     ben: &SyntheticAccount,
 ) -> Result<(), Shortfall> {
-    let by = |person: &SyntheticAccount| format!("user:{}", person.id);
-    let asks = async |diary: &ActionLog<'_>, name: &str| {
-        let id = diary.id(name);
+    let by = |account: &SyntheticAccount| format!("user:{}", account.id);
+    let request = async |log: &ActionLog<'_>, name: &str| {
+        let id = log.id(name);
         let client = ada.client.with("x-request-id", &id);
         let sent = client.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await?.expect(201)?;
         Ok::<_, Shortfall>((id, sent.text_at("/id")?))
     };
-    let (id, first) = asks(diary, "asks").await?;
-    diary.note(id, &[(&by(ada), "partner_request.created", &first)]);
+    let (id, first) = request(log, "asks").await?;
+    log.note(id, &[(&by(ada), "partner_request.created", &first)]);
 
-    let id = diary.id("may-not");
+    let id = log.id("may-not");
     let refused = ada.client.with("x-request-id", &id);
     refused.post(&format!("{REQUESTS}/{first}/accept"), Value::Null).await?.expect(403)?;
-    diary.note(id, &[]);
+    log.note(id, &[]);
 
-    let id = diary.id("takes-back");
+    let id = log.id("takes-back");
     let client = ada.client.with("x-request-id", &id);
     client.post(&format!("{REQUESTS}/{first}/cancel"), Value::Null).await?.expect(200)?;
-    diary.note(id, &[(&by(ada), "partner_request.cancelled", &first)]);
+    log.note(id, &[(&by(ada), "partner_request.cancelled", &first)]);
 
-    let (id, second) = asks(diary, "asks-again").await?;
-    diary.note(id, &[(&by(ada), "partner_request.created", &second)]);
-    let id = diary.id("accepts");
+    let (id, second) = request(log, "asks-again").await?;
+    log.note(id, &[(&by(ada), "partner_request.created", &second)]);
+    let id = log.id("accepts");
     let client = ben.client.with("x-request-id", &id);
     let accepted = client.post(&format!("{REQUESTS}/{second}/accept"), Value::Null).await?.expect(200)?;
     let bond = accepted.text_at("/bond/id")?;
     let entries = [(&*by(ben), "partner_request.accepted", &*second), (&by(ben), "bond.created", &bond)];
-    diary.note(id, &entries);
+    log.note(id, &entries);
 
-    let id = diary.id("parts");
+    let id = log.id("parts");
     let client = ben.client.with("x-request-id", &id);
     client.post("/api/v1/partners/breakup", json!({})).await?.expect(200)?;
-    diary.note(id, &[(&by(ben), "bond.ended", &bond)]);
+    log.note(id, &[(&by(ben), "bond.ended", &bond)]);
     Ok(())
 }
 
 async fn record_block(
-    diary: &mut ActionLog<'_>,
+    log: &mut ActionLog<'_>,
     ada: &SyntheticAccount,
     ben: &SyntheticAccount,
 ) -> Result<(), Shortfall> {
     let by = format!("user:{}", ada.id);
     let block = format!("/api/v1/blocks/{}", ben.id);
-    let id = diary.id("blocks");
+    let id = log.id("blocks");
     ada.client.with("x-request-id", &id).put(&block, Value::Null).await?.expect(200)?;
-    diary.note(id, &[(&by, "block.created", &ben.id)]);
-    let id = diary.id("unblocks");
+    log.note(id, &[(&by, "block.created", &ben.id)]);
+    let id = log.id("unblocks");
     ada.client.with("x-request-id", &id).delete(&block, Value::Null).await?.expect(204)?;
-    diary.note(id, &[(&by, "block.removed", &ben.id)]);
+    log.note(id, &[(&by, "block.removed", &ben.id)]);
 
-    let admin = diary.run.admin().await?;
+    let admin = log.run.admin().await?;
     let me = admin.get("/api/v1/me").await?.expect(200)?.text_at("/id")?;
     let role = format!("/api/v1/admin/users/{}/role", ben.id);
     for (name, role_now) in [("promotes", "business"), ("demotes", "user")] {
-        let id = diary.id(name);
+        let id = log.id(name);
         admin.with("x-request-id", &id).put(&role, json!({ "role": role_now })).await?.expect(200)?;
-        diary.note(id, &[(&format!("user:{me}"), "account.role_changed", &ben.id)]);
+        log.note(id, &[(&format!("user:{me}"), "account.role_changed", &ben.id)]);
     }
     Ok(())
 }

@@ -41,25 +41,25 @@ async fn check_restoration(run: &Run) -> Result<String, Shortfall> {
     let (ada, ben, eve) =
         (unbonded_account(run, 6).await?, unbonded_account(run, 7).await?, unbonded_account(run, 8).await?);
     let first = bond(&ada, &ben).await?;
-    let mark = run.marker("kept");
-    let kept = json!({ "data": { "text": mark } });
-    let item = ada.client.post("/api/v1/spaces/bond/notes", kept).await?.expect(201)?.text_at("/id")?;
+    let marker = run.marker("kept");
+    let note = json!({ "data": { "text": marker } });
+    let item = ada.client.post("/api/v1/spaces/bond/notes", note).await?.expect(201)?.text_at("/id")?;
     let item = format!("/api/v1/spaces/bond/notes/{item}");
-    let parted = break_up(&ada).await?;
+    let breakup = break_up(&ada).await?;
     let at =
-        |name: &str| parted.text_at(&format!("/bond/{name}"))?.parse::<Timestamp>().map_err(without_times);
+        |name: &str| breakup.text_at(&format!("/bond/{name}"))?.parse::<Timestamp>().map_err(without_times);
     let window = at("restorable_until")?.since(at("ended_at")?);
     ensure(window == days(30), || format!("it can come back for {} s instead of 30 days", window.as_secs()))?;
     ben.client.get(&item).await?.expect_problem(409, "not_bonded")?;
 
     let second = bond(&ben, &ada).await?;
     ensure(second == first, || format!("within 30 days {first} came back as {second}"))?;
-    let back = current(&ada).await?;
-    ensure(back["restorations"] == 1 && back["restored_at"].is_string(), || {
-        format!("it came back once, and reads restorations {}", back["restorations"])
+    let restored = current(&ada).await?;
+    ensure(restored["restorations"] == 1 && restored["restored_at"].is_string(), || {
+        format!("it came back once, and reads restorations {}", restored["restorations"])
     })?;
     let read = ben.client.get(&item).await?.expect(200)?.json();
-    ensure(read["data"]["text"] == *mark, || "what they kept together did not come back".to_owned())?;
+    ensure(read["data"]["text"] == *marker, || "what they kept together did not come back".to_owned())?;
     let history = with(&items(&ben, HISTORY).await?, &ada);
     ensure(
         history.len() == 1 && history[0]["breakups"].as_array().is_some_and(|all| all.len() == 1),
@@ -67,9 +67,9 @@ async fn check_restoration(run: &Run) -> Result<String, Shortfall> {
     )?;
 
     break_up(&ben).await?;
-    let fresh = bond(&ada, &eve).await?;
+    let new_bond = bond(&ada, &eve).await?;
     let other = current(&ada).await?;
-    ensure(fresh != first && other["restorations"] == 0, || {
+    ensure(new_bond != first && other["restorations"] == 0, || {
         "with somebody else the old bond came back".to_owned()
     })?;
     break_up(&ada).await?;
@@ -95,8 +95,8 @@ async fn check_slot_after_breakup(run: &Run) -> Result<String, Shortfall> {
     decide(&ada, &waiting, "accept").await?.expect_problem(409, "slot_occupied")?;
     ensure_status(&eve, &waiting, "pending").await?;
     break_up(&ben).await?;
-    for who in [&ada, &ben] {
-        ensure(current(who).await?.is_null(), || {
+    for account in [&ada, &ben] {
+        ensure(current(account).await?.is_null(), || {
             "after a breakup one of the two still has a partner".to_owned()
         })?;
     }
@@ -120,8 +120,8 @@ async fn check_breakup(run: &Run) -> Result<String, Shortfall> {
     let before = run.counters().await?;
     let client = ada.client.with_base_url(run.node()).with("x-request-id", &request_id);
     client.post("/api/v1/partners/breakup", json!({ "reason": reason })).await?.expect(200)?;
-    for who in [&ada, &ben] {
-        ensure(current(who).await?.is_null(), || {
+    for account in [&ada, &ben] {
+        ensure(current(account).await?.is_null(), || {
             "after a breakup one of the two still has a partner".to_owned()
         })?;
     }
@@ -130,13 +130,13 @@ async fn check_breakup(run: &Run) -> Result<String, Shortfall> {
         let bond = history.into_iter().find(|bond| bond["id"] == *id).unwrap_or_default();
         Ok::<_, Shortfall>((bond["ended_at"].clone(), bond.to_string().contains(&reason)))
     };
-    let (mine, theirs) = (ended(&ada).await?, ended(&ben).await?);
-    ensure(mine.0.is_string() && mine.0 == theirs.0, || {
-        format!("it ended at {} for one and at {} for the other", mine.0, theirs.0)
+    let (mine, other_side) = (ended(&ada).await?, ended(&ben).await?);
+    ensure(mine.0.is_string() && mine.0 == other_side.0, || {
+        format!("it ended at {} for one and at {} for the other", mine.0, other_side.0)
     })?;
-    ensure(mine.1 && !theirs.1, || "the reason is not told to its author alone".to_owned())?;
-    let told = run.counters().await?.increase_since(&before, ENDED);
-    ensure(told >= 1.0, || "the event `bond.ended` was not counted".to_owned())?;
+    ensure(mine.1 && !other_side.1, || "the reason is not told to its author alone".to_owned())?;
+    let counted = run.counters().await?.increase_since(&before, ENDED);
+    ensure(counted >= 1.0, || "the event `bond.ended` was not counted".to_owned())?;
     let entries = run.audit_entries(&request_id).await?;
     let is_it = |entry: &&Value| {
         entry["action"] == "bond.ended"

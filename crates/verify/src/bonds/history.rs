@@ -44,9 +44,9 @@ async fn check_history(run: &Run) -> Result<String, Shortfall> {
         }
     }
     for (one, other) in [(&ada, &ben), (&ben, &ada)] {
-        let told = requests_with(one, other).await?;
-        ensure(told == done, || {
-            format!("{} requests were made, and this is told of them: {told:?}", done.len())
+        let listed = requests_with(one, other).await?;
+        ensure(listed == done, || {
+            format!("{} requests were made, and this is told of them: {listed:?}", done.len())
         })?;
         let bonds: Vec<_> = items(one, "/api/v1/partners/history?limit=100").await?;
         let bonds: Vec<_> = bonds.iter().filter(|bond| bond["partner"]["id"] == *other.id).collect();

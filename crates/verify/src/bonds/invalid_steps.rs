@@ -28,14 +28,14 @@ struct Accounts<'r> {
 async fn check_invalid_steps(run: &Run) -> Result<String, Shortfall> {
     let (ada, ben, eve) =
         (unbonded_account(run, 3).await?, unbonded_account(run, 4).await?, unbonded_account(run, 5).await?);
-    let cast = Accounts { run, ada, ben, eve };
-    let tried = [
-        cast.steps_on_pending_request().await?,
-        cast.steps_on_decided_request().await?,
-        cast.behind_a_block().await?,
-        cast.steps_of_bonded_user().await?,
+    let accounts = Accounts { run, ada, ben, eve };
+    let counts = [
+        accounts.steps_on_pending_request().await?,
+        accounts.steps_on_decided_request().await?,
+        accounts.steps_on_withheld_request().await?,
+        accounts.steps_of_bonded_user().await?,
     ];
-    let all: usize = tried.iter().sum();
+    let all: usize = counts.iter().sum();
     run.record("illegal_steps", all);
     Ok(format!("{all} illegal steps were refused as declared, and the state was as before"))
 }
@@ -88,14 +88,14 @@ impl Accounts<'_> {
         let body = json!({ "to": { "user_id": ben.id } });
         ada.client.post(REQUESTS, body).await?.expect_problem(409, "too_soon_to_ask_again")?;
         ensure_status(ada, &id, "rejected").await?;
-        for who in [ada, ben] {
-            ensure(current(who).await?.is_null(), || "a refused step made a bond".to_owned())?;
+        for account in [ada, ben] {
+            ensure(current(account).await?.is_null(), || "a refused step made a bond".to_owned())?;
         }
         Ok(3)
     }
 
     /// Requests in both directions across a block.
-    async fn behind_a_block(&self) -> Result<usize, Shortfall> {
+    async fn steps_on_withheld_request(&self) -> Result<usize, Shortfall> {
         let Self { ben, eve, .. } = self;
         let block = format!("/api/v1/blocks/{}", eve.id);
         ben.client.put(&block, Value::Null).await?.expect(200)?;
@@ -118,22 +118,22 @@ impl Accounts<'_> {
         let waiting = send_request(eve, ada).await?;
         decide(ada, &waiting, "accept").await?.expect_problem(409, "slot_occupied")?;
         ensure_status(eve, &waiting, "pending").await?;
-        let made = items(ben, &format!("{REQUESTS}?direction=outgoing&status=accepted")).await?;
-        let made = made.iter().find(|item| item["to"]["id"] == *ada.id);
-        let made = made.and_then(|item| item["id"].as_str()).unwrap_or(NOBODY);
+        let accepted = items(ben, &format!("{REQUESTS}?direction=outgoing&status=accepted")).await?;
+        let accepted = accepted.iter().find(|item| item["to"]["id"] == *ada.id);
+        let accepted = accepted.and_then(|item| item["id"].as_str()).unwrap_or(NOBODY);
         for (by, step) in [(ben, "cancel"), (ada, "reject")] {
-            decide(by, made, step).await?.expect_problem(409, "request_not_pending")?;
+            decide(by, accepted, step).await?.expect_problem(409, "request_not_pending")?;
         }
-        let still = current(ada).await?;
-        ensure(still["id"] == *bond, || format!("after refused steps the bond reads {}", still["id"]))?;
+        let after = current(ada).await?;
+        ensure(after["id"] == *bond, || format!("after refused steps the bond reads {}", after["id"]))?;
         decide(eve, &waiting, "cancel").await?.expect(200)?;
         break_up(ada).await?;
         Ok(5)
     }
 
     /// Fails unless the user has `wanted` pending outgoing requests.
-    async fn ensure_pending_count(&self, who: &SyntheticAccount, wanted: usize) -> Result<(), Shortfall> {
-        let waiting = items(who, &format!("{REQUESTS}?direction=outgoing&status=pending")).await?.len();
+    async fn ensure_pending_count(&self, account: &SyntheticAccount, wanted: usize) -> Result<(), Shortfall> {
+        let waiting = items(account, &format!("{REQUESTS}?direction=outgoing&status=pending")).await?.len();
         self.run.record("waiting_after_refusals", waiting);
         ensure(waiting == wanted, || format!("after refusals {waiting} requests wait instead of {wanted}"))
     }

@@ -26,8 +26,8 @@ async fn check_slot_race(run: &Run) -> Result<String, Shortfall> {
     let one = unbonded_account(run, 1).await?;
     let mut asking = Vec::new();
     for n in 2..2 + CONCURRENT_REQUESTS {
-        let person = unbonded_account(run, n).await?;
-        asking.push((send_request(&person, &one).await?, person));
+        let account = unbonded_account(run, n).await?;
+        asking.push((send_request(&account, &one).await?, account));
     }
     let statuses = accept_all(run, &one, asking.iter().map(|(request, _)| request.clone())).await?;
     let won = statuses.iter().filter(|status| **status == 200).count();
@@ -40,8 +40,8 @@ async fn check_slot_race(run: &Run) -> Result<String, Shortfall> {
     })?;
 
     let mine = current(&one).await?;
-    for ((request, person), answered) in asking.iter().zip(&statuses) {
-        let (bond, reads) = (current(person).await?, status(person, request).await?);
+    for ((request, account), answered) in asking.iter().zip(&statuses) {
+        let (bond, reads) = (current(account).await?, status(account, request).await?);
         let wanted = if *answered == 200 { (&mine["id"], "accepted") } else { (&Value::Null, "superseded") };
         ensure(bond["id"] == *wanted.0 && reads == wanted.1, || {
             format!(
@@ -66,16 +66,16 @@ async fn accept_all(
     let target = run.deployment().target();
     let nodes: Vec<_> = std::iter::once(&target.url).chain(&target.other_nodes).collect();
     let together = Arc::new(Barrier::new(requests.len()));
-    let mut under_way = Vec::new();
+    let mut accepting = Vec::new();
     for (n, request) in requests.enumerate() {
         let (client, together) = (by.client.with_base_url(nodes[n % nodes.len()]), Arc::clone(&together));
-        under_way.push(tokio::spawn(async move {
+        accepting.push(tokio::spawn(async move {
             together.wait().await;
             client.post(&format!("{REQUESTS}/{request}/accept"), Value::Null).await
         }));
     }
     let mut statuses = Vec::new();
-    for one in under_way {
+    for one in accepting {
         let response = one
             .await
             .map_err(|error| RequestError { request: "accept".to_owned(), reason: error.to_string() })?;

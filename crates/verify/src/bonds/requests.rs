@@ -43,9 +43,12 @@ async fn check_every_step(run: &Run) -> Result<String, Shortfall> {
     step(&ben, &ada, "cancel", "cancelled").await?;
     let bond = step(&ben, &ada, "accept", "accepted").await?.text_at("/bond/id")?;
     for (one, other) in [(&ada, &ben), (&ben, &ada)] {
-        let seen = one.client.get(&format!("{DEPRECATED_PREFIX}/current")).await?.expect(200)?.json();
-        ensure(seen["bond"]["id"] == *bond && seen["bond"]["partner"]["id"] == *other.id, || {
-            format!("after accepting, one of the two reads the bond {} instead of {bond}", seen["bond"]["id"])
+        let current = one.client.get(&format!("{DEPRECATED_PREFIX}/current")).await?.expect(200)?.json();
+        ensure(current["bond"]["id"] == *bond && current["bond"]["partner"]["id"] == *other.id, || {
+            format!(
+                "after accepting, one of the two reads the bond {} instead of {bond}",
+                current["bond"]["id"]
+            )
         })?;
     }
     ada.client.post(&format!("{DEPRECATED_PREFIX}/breakup"), json!({})).await?.expect(200)?;
@@ -98,8 +101,8 @@ async fn check_retries(run: &Run) -> Result<String, Shortfall> {
     }
     let id = first.text_at("/id")?;
     let waiting = items(&ben, &format!("{REQUESTS}?direction=incoming&status=pending")).await?;
-    let made = waiting.iter().filter(|item| item["from"]["id"] == *ada.id).count();
-    ensure(made == 1, || format!("{REPETITIONS} repetitions of one request made {made}"))?;
+    let created = waiting.iter().filter(|item| item["from"]["id"] == *ada.id).count();
+    ensure(created == 1, || format!("{REPETITIONS} repetitions of one request made {created}"))?;
     let other = json!({ "to": { "user_id": ben.id }, "message": "Something else" });
     keyed.post(REQUESTS, other).await?.expect(422)?;
     decide(&ada, &id, "cancel").await?.expect(200)?;
@@ -108,8 +111,8 @@ async fn check_retries(run: &Run) -> Result<String, Shortfall> {
     let responses = at_once(run, &ada, &collection).await?;
     let same = responses.iter().all(|response| response.body == responses[0].body);
     ensure(same, || format!("of {REPETITIONS} at once not all were answered alike"))?;
-    let kept = items(&ada, &collection).await?.len();
-    ensure(kept == 1, || format!("{REPETITIONS} of one write at once made {kept} items"))?;
+    let item_count = items(&ada, &collection).await?.len();
+    ensure(item_count == 1, || format!("{REPETITIONS} of one write at once made {item_count} items"))?;
     Ok(format!(
         "{REPETITIONS} in a row and {REPETITIONS} at once each made one object and got one answer; another body is refused"
     ))
@@ -121,12 +124,12 @@ async fn at_once(
     collection: &str,
 ) -> Result<Vec<CheckResponse>, Shortfall> {
     let keyed = by.client.with("idempotency-key", &run.marker("at-once"));
-    let mut under_way = tokio::task::JoinSet::new();
+    let mut writes = tokio::task::JoinSet::new();
     for _ in 0..REPETITIONS {
         let (keyed, path) = (keyed.clone(), collection.to_owned());
-        under_way.spawn(async move { keyed.post(&path, json!({ "data": { "kept": "once" } })).await });
+        writes.spawn(async move { keyed.post(&path, json!({ "data": { "kept": "once" } })).await });
     }
-    let responses: Vec<Result<CheckResponse, RequestError>> = under_way.join_all().await;
+    let responses: Vec<Result<CheckResponse, RequestError>> = writes.join_all().await;
     responses.into_iter().map(|response| response?.expect(201)).collect()
 }
 

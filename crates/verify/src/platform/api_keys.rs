@@ -39,9 +39,9 @@ async fn check_api_key(run: &Run) -> Result<String, Shortfall> {
     revoked?;
     let with_key = with(run, &key);
     with_key.get(ALLOWED).await?.expect_problem(401, "unauthenticated")?;
-    let kept = run.facts().await?["modules"]["api_keys.stored"].take();
-    run.record("api_keys", kept.clone());
-    let (keys, digests) = (kept["keys"].as_i64().unwrap_or(0), kept["digests"].as_i64().unwrap_or(-1));
+    let stored = run.facts().await?["modules"]["api_keys.stored"].take();
+    run.record("api_keys", stored.clone());
+    let (keys, digests) = (stored["keys"].as_i64().unwrap_or(0), stored["digests"].as_i64().unwrap_or(-1));
     if keys == 0 || keys != digests {
         return Err(Shortfall::fails(format!("of {keys} keys {digests} are kept as digests")));
     }
@@ -57,10 +57,10 @@ fn with(run: &Run, key: &CheckKey) -> Client {
 
 async fn make(run: &Run, admin: &Client, expires_at: Option<Timestamp>) -> Result<CheckKey, Shortfall> {
     let body = json!({ "name": run.marker("api-key"), "scopes": ["facts.read"], "expires_at": expires_at });
-    let made = admin.post(KEYS, body).await?.expect(201)?;
-    let created_at = serde_json::from_value(made.json()["created_at"].take());
+    let created = admin.post(KEYS, body).await?.expect(201)?;
+    let created_at = serde_json::from_value(created.json()["created_at"].take());
     let created_at = created_at.map_err(|_| Shortfall::fails("a key does not say when it was made"))?;
-    Ok(CheckKey { id: made.text_at("/id")?, text: made.text_at("/key")?, created_at })
+    Ok(CheckKey { id: created.text_at("/id")?, text: created.text_at("/key")?, created_at })
 }
 
 async fn revoke(admin: &Client, key: &CheckKey) -> Result<(), Shortfall> {

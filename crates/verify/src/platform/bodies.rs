@@ -46,12 +46,12 @@ struct InvalidBody {
 
 async fn check_invalid_bodies(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
-    let person = run.account("sends-nonsense").await?.client;
+    let client = run.account("sends-nonsense").await?.client;
     let admin = Some(run.admin().await?);
     let (mut sent, mut bodies, mut forbidden) = (0, 0, 0);
     let all = Operation::all(&document);
     for operation in all.iter().filter(|operation| !operation.is_for_development()) {
-        let client = operation.permission().and(admin.as_ref()).unwrap_or(&person);
+        let client = operation.permission().and(admin.as_ref()).unwrap_or(&client);
         let address = operation.sample_path();
         if let Some(schema) = operation.body() {
             bodies += 1;

@@ -97,11 +97,11 @@ async fn offset(client: &Client) -> Result<(i64, i64), Shortfall> {
         let sent_at = SystemClock.now();
         let response = client.get("/api/v1/admin/facts").await?.expect(200)?;
         let received_at = SystemClock.now();
-        let there = response.json()["clock"]["kith"].as_i64();
-        let there = there.ok_or_else(|| Shortfall::fails("the server does not tell its time"))?;
+        let server_ms = response.json()["clock"]["kith"].as_i64();
+        let server_ms = server_ms.ok_or_else(|| Shortfall::fails("the server does not tell its time"))?;
         // Assumes that the server read its clock halfway between request and response.
         let half = (received_at.as_millis() - sent_at.as_millis()) / 2 + 1;
-        let off = there - sent_at.as_millis() - half;
+        let off = server_ms - sent_at.as_millis() - half;
         if best.is_none_or(|(_, known)| half < known) {
             best = Some((off, half));
         }

@@ -21,8 +21,8 @@ async fn check_cache_control(run: &Run) -> Result<String, Shortfall> {
         client.get(ME).await
     };
     let mine = read(&ada, None).await?.expect(200)?;
-    let theirs = read(&ben, None).await?.expect(200)?;
-    let (tag, other_tag) = (tag(&mine)?, tag(&theirs)?);
+    let others = read(&ben, None).await?.expect(200)?;
+    let (tag, other_tag) = (tag(&mine)?, tag(&others)?);
     if tag == other_tag {
         return Err(Shortfall::fails("two people's profiles have one ETag"));
     }
@@ -36,8 +36,8 @@ async fn check_cache_control(run: &Run) -> Result<String, Shortfall> {
     }
     // Alternates between two users, so that a shared cache in between would return the wrong profile.
     for n in 0..6 {
-        let who = if n % 2 == 0 { &ada } else { &ben };
-        if read(who, None).await?.expect(200)?.text_at("/id")? != who.id {
+        let reader = if n % 2 == 0 { &ada } else { &ben };
+        if read(reader, None).await?.expect(200)?.text_at("/id")? != reader.id {
             return Err(Shortfall::fails(
                 "of two people who read in turn, one was shown the other's profile",
             ));
@@ -76,17 +76,20 @@ async fn matrix(run: &Run, own: &CheckResponse, known: &CheckResponse) -> Result
         ("the published keys", anonymous.get("/.well-known/jwks.json").await?, ""),
         ("the state of the server", anonymous.get("/livez").await?, "no-store"),
     ];
-    let mut told = serde_json::Map::new();
+    let mut cache_controls = serde_json::Map::new();
     for (kind, response, wanted) in &rows {
-        let says = response.header("cache-control").unwrap_or_default();
-        told.insert((*kind).to_owned(), says.into());
+        let cache_control = response.header("cache-control").unwrap_or_default();
+        cache_controls.insert((*kind).to_owned(), cache_control.into());
         // `no-store` also forbids storage by shared caches.
-        let holds = says.contains(wanted) || (*wanted == "private" && says.contains("no-store"));
-        if says.is_empty() || !holds {
-            run.record("cache_control", told);
-            return Err(Shortfall::fails(format!("{kind} says {says:?} of being kept, without {wanted:?}")));
+        let holds =
+            cache_control.contains(wanted) || (*wanted == "private" && cache_control.contains("no-store"));
+        if cache_control.is_empty() || !holds {
+            run.record("cache_control", cache_controls);
+            return Err(Shortfall::fails(format!(
+                "{kind} says {cache_control:?} of being kept, without {wanted:?}"
+            )));
         }
     }
-    run.record("cache_control", told);
+    run.record("cache_control", cache_controls);
     Ok(rows.len())
 }

@@ -46,10 +46,10 @@ impl ClientHello<'_> {
     /// Encodes the message as a TLS record.
     pub fn to_bytes(&self) -> Vec<u8> {
         // Versions after 1.2 are negotiated by an extension.
-        let told = self.version.min(TLS_1_2);
+        let legacy_version = self.version.min(TLS_1_2);
         let mut random = [0; 32];
         SystemRandom.fill(&mut random);
-        let mut body = told.to_be_bytes().to_vec();
+        let mut body = legacy_version.to_be_bytes().to_vec();
         body.extend(random);
         body.push(0);
         body.extend(with_length(&u16s(self.suites)));
@@ -58,7 +58,7 @@ impl ClientHello<'_> {
         let [_, a, b, c] = (body.len() as u32).to_be_bytes();
         let handshake = [&[1, a, b, c][..], &body].concat();
         let mut record = vec![HANDSHAKE];
-        record.extend(told.min(TLS_1_0).to_be_bytes());
+        record.extend(legacy_version.min(TLS_1_0).to_be_bytes());
         record.extend(with_length(&handshake));
         record
     }

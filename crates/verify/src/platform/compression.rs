@@ -30,11 +30,11 @@ const MATRIX: &[(&str, Option<&str>)] = &[
 
 async fn check_compression(run: &Run) -> Result<String, Shortfall> {
     const DOCUMENT: &str = "/openapi.json";
-    let nobody = run.anonymous();
-    let plain = nobody.get(DOCUMENT).await?.expect(200)?;
+    let anonymous = run.anonymous();
+    let plain = anonymous.get(DOCUMENT).await?.expect(200)?;
     let mut sizes = serde_json::Map::from_iter([("identity".to_owned(), plain.body.len().into())]);
     for (accepted, coding) in MATRIX {
-        let response = nobody.with("accept-encoding", accepted).get(DOCUMENT).await?.expect(200)?;
+        let response = anonymous.with("accept-encoding", accepted).get(DOCUMENT).await?.expect(200)?;
         let fails = |what: String| Err(Shortfall::fails(format!("{DOCUMENT} for {accepted:?} {what}")));
         if response.header("content-encoding") != *coding {
             return fails(format!("came as {:?} instead of {coding:?}", response.header("content-encoding")));
@@ -53,7 +53,7 @@ async fn check_compression(run: &Run) -> Result<String, Shortfall> {
             sizes.insert((*coding).to_owned(), response.body.len().into());
         }
     }
-    let secrets = check_secrets_uncompressed(run, &nobody).await?;
+    let secrets = check_secrets_uncompressed(run, &anonymous).await?;
     let size = |coding: &str| sizes[coding].as_u64().unwrap_or_default();
     let (identity, gzip, br) = (size("identity"), size("gzip"), size("br"));
     run.record("bytes", sizes.clone());
@@ -65,15 +65,15 @@ async fn check_compression(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Fails if a response with secrets is compressed. Returns the number of responses.
-async fn check_secrets_uncompressed(run: &Run, nobody: &Client) -> Result<usize, Shortfall> {
-    let person = run.account("reads-lists").await?;
-    let (all, nobody) = ("gzip, br", nobody.with("accept-encoding", "gzip, br"));
-    let credentials = json!({ "email": person.email, "password": person.password });
-    let wrong = json!({ "refresh_token": "kith-verify".repeat(200) });
+async fn check_secrets_uncompressed(run: &Run, anonymous: &Client) -> Result<usize, Shortfall> {
+    let account = run.account("reads-lists").await?;
+    let (all, anonymous) = ("gzip, br", anonymous.with("accept-encoding", "gzip, br"));
+    let credentials = json!({ "email": account.email, "password": account.password });
+    let invalid = json!({ "refresh_token": "kith-verify".repeat(200) });
     let responses = [
-        nobody.post("/api/v1/auth/login", credentials).await?.expect(200)?,
-        nobody.post("/api/v1/auth/refresh", wrong).await?.expect(401)?,
-        person.client.with("accept-encoding", all).get("/api/v1/auth/sessions").await?.expect(200)?,
+        anonymous.post("/api/v1/auth/login", credentials).await?.expect(200)?,
+        anonymous.post("/api/v1/auth/refresh", invalid).await?.expect(401)?,
+        account.client.with("accept-encoding", all).get("/api/v1/auth/sessions").await?.expect(200)?,
     ];
     match responses.iter().find(|response| response.headers.contains_key("content-encoding")) {
         Some(packed) => Err(Shortfall::fails(format!("{} is compressed, and holds secrets", packed.request))),

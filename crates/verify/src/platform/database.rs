@@ -143,7 +143,7 @@ async fn statements(run: &Run, which: &str) -> Result<(Vec<Value>, u64), Shortfa
     let database = database(run).await?;
     let statements = &database["statements"];
     match (statements[which].as_array(), statements["known"].as_u64()) {
-        (Some(told), Some(known)) if !told.is_empty() => Ok((told.clone(), known)),
+        (Some(listed), Some(known)) if !listed.is_empty() => Ok((listed.clone(), known)),
         _ => Err(Shortfall::unmeasured("no statement has run yet", "judge again after some use")),
     }
 }
@@ -157,8 +157,8 @@ fn typical_duration_us(statement: &Value) -> u64 {
     count(statement, if count(statement, "count") >= MIN_RUNS_FOR_P95 { "p95_us" } else { "mean_us" })
 }
 
-fn over_budget(told: &[Value]) -> Result<(), Shortfall> {
-    let slow: Vec<_> = told
+fn over_budget(listed: &[Value]) -> Result<(), Shortfall> {
+    let slow: Vec<_> = listed
         .iter()
         // A single run may be an outlier.
         .filter(|one| count(one, "count") > 1 && typical_duration_us(one) > BUDGET_US)
@@ -177,17 +177,17 @@ fn over_budget(told: &[Value]) -> Result<(), Shortfall> {
 
 async fn check_statement_times(run: &Run) -> Result<String, Shortfall> {
     // Runs common statements, so that a fresh server has measurements.
-    let person = run.account("settings").await?;
+    let account = run.account("settings").await?;
     for name in ["A", "B"] {
         for path in ["/api/v1/me", "/api/v1/partners/current", "/api/v1/partners/requests"] {
-            person.client.get(path).await?.expect(200)?;
+            account.client.get(path).await?.expect(200)?;
         }
-        rename(&person, &run.marker(name)).await?;
+        rename(&account, &run.marker(name)).await?;
     }
-    let (told, known) = statements(run, "slowest").await?;
-    run.record("slowest", told.iter().take(5).cloned().collect::<Vec<_>>());
-    over_budget(&told)?;
-    let slowest = told.iter().map(typical_duration_us).max().unwrap_or_default();
+    let (listed, known) = statements(run, "slowest").await?;
+    run.record("slowest", listed.iter().take(5).cloned().collect::<Vec<_>>());
+    over_budget(&listed)?;
+    let slowest = listed.iter().map(typical_duration_us).max().unwrap_or_default();
     Ok(format!(
         "of {known} statements none takes more than 100 ms as a rule; the slowest {} ms",
         slowest.div_ceil(1_000)
@@ -195,29 +195,29 @@ async fn check_statement_times(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Changes the display name of a synthetic account.
-pub(super) async fn rename(person: &SyntheticAccount, name: &str) -> Result<(), Shortfall> {
-    let me = person.client.get("/api/v1/me").await?.expect(200)?;
+pub(super) async fn rename(account: &SyntheticAccount, name: &str) -> Result<(), Shortfall> {
+    let me = account.client.get("/api/v1/me").await?.expect(200)?;
     let tag = me.header("etag").unwrap_or("*").to_owned();
     let name: String = name.chars().take(20).collect();
-    let patch = person.client.with("if-match", &tag);
+    let patch = account.client.with("if-match", &tag);
     patch.patch("/api/v1/me", json!({ "display_name": name })).await?.expect(200).map(drop)
 }
 
 async fn check_statement_review(run: &Run) -> Result<String, Shortfall> {
-    let (told, known) = statements(run, "by_total_time").await?;
-    run.record("by_total_time", told.clone());
-    over_budget(&told)?;
-    let first = told[0]["statement"].as_str().unwrap_or_default();
+    let (listed, known) = statements(run, "by_total_time").await?;
+    run.record("by_total_time", listed.clone());
+    over_budget(&listed)?;
+    let first = listed[0]["statement"].as_str().unwrap_or_default();
     Ok(format!(
         "the {} of {known} statements on which most time went are within 100 ms; most went on: {first}",
-        told.len()
+        listed.len()
     ))
 }
 
 async fn pool(run: &Run) -> Result<String, Shortfall> {
-    let person = run.account("settings").await?;
+    let account = run.account("settings").await?;
     let before = MetricsScrape::now(run).await?;
-    let burst = join_all((0..BURST).map(|_| person.client.get("/api/v1/me")));
+    let burst = join_all((0..BURST).map(|_| account.client.get("/api/v1/me")));
     let watch = async {
         let mut most = (0.0_f64, 0.0_f64);
         let mut looks = tokio::time::interval(Duration::from_millis(10));

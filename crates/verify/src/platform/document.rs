@@ -86,16 +86,16 @@ async fn check_document_matches_server(run: &Run) -> Result<String, Shortfall> {
 async fn compare_paths(run: &Run, document: &Value) -> Result<(usize, usize), Shortfall> {
     let operations = Operation::all(document);
     let paths: BTreeSet<_> = operations.iter().map(|operation| operation.path).collect();
-    let nobody = run.anonymous();
+    let anonymous = run.anonymous();
     for path in &paths {
         let of_path: Vec<_> = operations.iter().filter(|operation| operation.path == *path).collect();
-        compare_methods(&nobody, &of_path).await?;
+        compare_methods(&anonymous, &of_path).await?;
     }
     let own = run.deployment().target().own_build.as_ref();
     let own = own.map(|own| Operation::all(&own.document)).unwrap_or_default();
     let others = undocumented(&operations, &own);
     for path in &others {
-        let answer = nobody.get(path).await?;
+        let answer = anonymous.get(path).await?;
         if answer.status != 404 {
             return Err(Shortfall::fails(format!(
                 "GET {path} is not documented and answered {}",
@@ -188,11 +188,11 @@ fn well_formed_operation(document: &Value, operation: &Operation<'_>) -> Result<
         return fault(format!("its path has {in_path:?} and its parameters {declared:?}"));
     }
     for parameter in operation.json()["parameters"].as_array().into_iter().flatten() {
-        let place = parameter["in"].as_str().unwrap_or_default();
-        if !["path", "query", "header", "cookie"].contains(&place) || parameter["schema"].is_null() {
+        let location = parameter["in"].as_str().unwrap_or_default();
+        if !["path", "query", "header", "cookie"].contains(&location) || parameter["schema"].is_null() {
             return fault(format!("the parameter {} has no place or no schema", parameter["name"]));
         }
-        if place == "path" && parameter["required"] != true {
+        if location == "path" && parameter["required"] != true {
             return fault(format!("the parameter {} is in the path and not required", parameter["name"]));
         }
     }
@@ -231,8 +231,8 @@ fn references(document: &Value, part: &Value) -> Result<(), String> {
 }
 
 async fn check_docs_page(run: &Run) -> Result<String, Shortfall> {
-    let nobody = run.anonymous();
-    let page = nobody.get("/docs").await?.expect(200)?;
+    let anonymous = run.anonymous();
+    let page = anonymous.get("/docs").await?.expect(200)?;
     let (html, policy) =
         (page.text(), Policy::parse(page.header("content-security-policy").unwrap_or_default()));
     if !page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")) {
@@ -265,7 +265,7 @@ async fn check_docs_page(run: &Run) -> Result<String, Shortfall> {
         if !policy.fetches(directive).is_some_and(|sources| sources.iter().any(|source| source == "'self'")) {
             return Err(Shortfall::fails(format!("the policy of /docs does not admit {part}")));
         }
-        is_part(directive, &nobody.get(part).await?.expect(200)?)?;
+        is_part(directive, &anonymous.get(part).await?.expect(200)?)?;
         parts += 1;
     }
     if !policy.fetches("connect-src").is_some_and(|sources| sources.iter().any(|source| source == "'self'")) {
@@ -275,7 +275,7 @@ async fn check_docs_page(run: &Run) -> Result<String, Shortfall> {
         return Err(Shortfall::fails("/docs does not say which document it shows"));
     };
     let [shown, served] =
-        [nobody.get(shown).await?.expect(200)?, nobody.get("/openapi.json").await?.expect(200)?];
+        [anonymous.get(shown).await?.expect(200)?, anonymous.get("/openapi.json").await?.expect(200)?];
     let [of_shown, of_served] = [&shown, &served].map(|answer| digest(&answer.body));
     if of_shown != of_served {
         return Err(Shortfall::fails(format!(

@@ -65,7 +65,7 @@ fn parse(text: &str) -> Result<Parsed, String> {
     let Some(lines) = text.strip_suffix("# EOF\n") else {
         return Err("the metrics do not end with # EOF".to_owned());
     };
-    let (mut families, mut series, mut told) = (BTreeMap::new(), HashMap::new(), HashSet::new());
+    let (mut families, mut series, mut typed) = (BTreeMap::new(), HashMap::new(), HashSet::new());
     let mut family = String::new();
     for (n, line) in lines.lines().enumerate() {
         let fault = |what: &str| format!("line {} of the metrics {what}: {line}", n + 1);
@@ -76,7 +76,7 @@ fn parse(text: &str) -> Result<Parsed, String> {
             };
             if name != family {
                 // The samples of a family must be contiguous.
-                if !told.insert(name.to_owned()) {
+                if !typed.insert(name.to_owned()) {
                     return Err(fault("begins a family a second time"));
                 }
                 name.clone_into(&mut family);

@@ -43,9 +43,9 @@ const REQUIRED_HEADERS: &[(&str, &[&str])] = &[
 
 /// Returns one response of each kind, with its description.
 async fn fetch_responses(run: &Run) -> Result<Vec<(&'static str, CheckResponse)>, Shortfall> {
-    let nobody = run.anonymous();
-    let page = nobody.get("/docs").await?.expect(200)?;
-    let person = run.account("reads-lists").await?;
+    let anonymous = run.anonymous();
+    let page = anonymous.get("/docs").await?.expect(200)?;
+    let account = run.account("reads-lists").await?;
     let html = page.text();
     let script =
         html.split(" src=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("/docs").to_owned();
@@ -53,23 +53,23 @@ async fn fetch_responses(run: &Run) -> Result<Vec<(&'static str, CheckResponse)>
     let broken = Bytes::from_static(b"{");
     Ok(vec![
         ("page", page),
-        ("script", nobody.get(&script).await?.expect(200)?),
-        ("JSON", person.client.get("/api/v1/me").await?.expect(200)?),
-        ("document", nobody.get("/openapi.json").await?.expect(200)?),
+        ("script", anonymous.get(&script).await?.expect(200)?),
+        ("JSON", account.client.get("/api/v1/me").await?.expect(200)?),
+        ("document", anonymous.get("/openapi.json").await?.expect(200)?),
         ("sign-in", sign_in(run).await?),
-        ("health", nobody.get("/livez").await?.expect(200)?),
-        ("nothing", nobody.get("/api/v1/ping").await?.expect(204)?),
-        ("as it was", nobody.with("if-none-match", &etag).get("/docs").await?.expect(304)?),
-        ("redirect", nobody.get("/swagger").await?.expect(308)?),
-        ("malformed", person.client.send(Method::PATCH, "/api/v1/me", broken).await?.expect(400)?),
-        ("unauthenticated", nobody.get("/api/v1/me").await?.expect(401)?),
-        ("forbidden", person.client.get("/api/v1/admin/users").await?.expect(403)?),
+        ("health", anonymous.get("/livez").await?.expect(200)?),
+        ("nothing", anonymous.get("/api/v1/ping").await?.expect(204)?),
+        ("as it was", anonymous.with("if-none-match", &etag).get("/docs").await?.expect(304)?),
+        ("redirect", anonymous.get("/swagger").await?.expect(308)?),
+        ("malformed", account.client.send(Method::PATCH, "/api/v1/me", broken).await?.expect(400)?),
+        ("unauthenticated", anonymous.get("/api/v1/me").await?.expect(401)?),
+        ("forbidden", account.client.get("/api/v1/admin/users").await?.expect(403)?),
         (
             "no such thing",
-            person.client.get(&format!("/api/v1/partners/requests/{NO_ID}")).await?.expect(404)?,
+            account.client.get(&format!("/api/v1/partners/requests/{NO_ID}")).await?.expect(404)?,
         ),
-        ("no such address", nobody.get("/kith-verify").await?.expect(404)?),
-        ("no such method", nobody.delete("/api/v1/ping", Value::Null).await?.expect(405)?),
+        ("no such address", anonymous.get("/kith-verify").await?.expect(404)?),
+        ("no such method", anonymous.delete("/api/v1/ping", Value::Null).await?.expect(405)?),
     ])
 }
 
@@ -86,9 +86,9 @@ fn requires_hsts(run: &Run) -> bool {
 
 /// Returns the applicable Observatory marks.
 fn rule_scores(response: &CheckResponse, needs_hsts: bool) -> Vec<observatory::RuleScore> {
-    let mut marks = observatory::rule_scores(&response.headers, &response.text());
-    marks.retain(|mark| needs_hsts || mark.rule != "strict-transport-security");
-    marks
+    let mut scores = observatory::rule_scores(&response.headers, &response.text());
+    scores.retain(|rule_score| needs_hsts || rule_score.rule != "strict-transport-security");
+    scores
 }
 
 async fn headers(run: &Run) -> Result<String, Shortfall> {
@@ -106,12 +106,12 @@ async fn headers(run: &Run) -> Result<String, Shortfall> {
                 )));
             }
         }
-        let marks = rule_scores(response, needs_hsts);
-        if let Some(mark) = marks.iter().find(|mark| mark.modifier < 0) {
-            let (request, rule, cost) = (&response.request, mark.rule, -mark.modifier);
+        let scores = rule_scores(response, needs_hsts);
+        if let Some(rule_score) = scores.iter().find(|rule_score| rule_score.modifier < 0) {
+            let (request, rule, cost) = (&response.request, rule_score.rule, -rule_score.modifier);
             return Err(Shortfall::fails(format!("{request} ({kind}) loses {cost} points by {rule}")));
         }
-        worst = worst.min(observatory::score(&marks));
+        worst = worst.min(observatory::score(&scores));
     }
     let grade = observatory::grade(worst);
     run.record("kinds_of_answers", responses.len());

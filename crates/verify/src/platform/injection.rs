@@ -166,7 +166,7 @@ fn ensure_no_server_error(response: &CheckResponse) -> Result<(), Shortfall> {
 }
 
 /// Stores payloads as text and reads them back unchanged. Returns their number.
-async fn check_payloads_stored_unchanged(person: &Client) -> Result<usize, Shortfall> {
+async fn check_payloads_stored_unchanged(account: &Client) -> Result<usize, Shortfall> {
     const ITEMS_PATH: &str = "/api/v1/spaces/me/kith-verify-orders";
     let texts = [
         "'; DROP TABLE users; --",
@@ -177,14 +177,14 @@ async fn check_payloads_stored_unchanged(person: &Client) -> Result<usize, Short
         "\\'",
     ];
     for text in texts {
-        let patched = person.patch("/api/v1/me", json!({ "display_name": text })).await?.expect(200)?;
-        let read = person.get("/api/v1/me").await?.expect(200)?.text_at("/display_name")?;
+        let patched = account.patch("/api/v1/me", json!({ "display_name": text })).await?.expect(200)?;
+        let read = account.get("/api/v1/me").await?.expect(200)?.text_at("/display_name")?;
         if patched.text_at("/display_name")? != text || read != text {
             return Err(Shortfall::fails(format!("the name {text:?} became {read:?}")));
         }
-        let made = person.post(ITEMS_PATH, json!({ "data": { text: text } })).await?.expect(201)?;
-        let id = made.text_at("/id")?;
-        let read = person.get(&format!("{ITEMS_PATH}/{id}")).await?.expect(200)?.json();
+        let created = account.post(ITEMS_PATH, json!({ "data": { text: text } })).await?.expect(201)?;
+        let id = created.text_at("/id")?;
+        let read = account.get(&format!("{ITEMS_PATH}/{id}")).await?.expect(200)?.json();
         if read["data"][text] != text {
             return Err(Shortfall::fails(format!("an item with {text:?} became {}", read["data"])));
         }
@@ -211,11 +211,11 @@ const NICKNAME_CHARS: usize = 40;
 async fn check_scripts_not_executed(run: &Run) -> Result<String, Shortfall> {
     const ITEMS_PATH: &str = "/api/v1/spaces/me/kith-verify-scripts";
     const ME: &str = "/api/v1/me";
-    let (person, other) = (run.account("keeps-scripts").await?, run.account("reads-lists").await?);
+    let (account, other) = (run.account("keeps-scripts").await?, run.account("reads-lists").await?);
     let nickname = format!("/api/v1/nicknames/{}", other.id);
     let mut places = 0;
     for script in SCRIPTS {
-        let client = &person.client;
+        let client = &account.client;
         let short: String = script.chars().take(NICKNAME_CHARS).collect();
         client
             .patch(ME, json!({ "display_name": script, "nickname": short, "theme": short }))
@@ -242,12 +242,12 @@ async fn check_scripts_not_executed(run: &Run) -> Result<String, Shortfall> {
     let message = SCRIPTS.join("\n");
     let message: String = message.chars().take(500).collect();
     let body = json!({ "to": { "user_id": other.id }, "message": message });
-    let sent = person.client.post("/api/v1/partners/requests", body).await?.expect_any(&[200, 201])?;
+    let sent = account.client.post("/api/v1/partners/requests", body).await?.expect_any(&[200, 201])?;
     let path = format!("/api/v1/partners/requests/{}", sent.text_at("/id")?);
     stays_text(&other.client.get(&path).await?.expect(200)?, "/message", &message)?;
     let taken_back = format!("{path}/cancel");
-    person.client.post(&taken_back, Value::Null).await?.expect(200)?;
-    check_errors_are_json(&person.client).await?;
+    account.client.post(&taken_back, Value::Null).await?.expect(200)?;
+    check_errors_are_json(&account.client).await?;
     run.record("scripts", SCRIPTS.len());
     run.record("readings", places + 1);
     Ok(format!(

@@ -85,10 +85,10 @@ async fn check_limits(run: &Run) -> Result<String, Shortfall> {
         schemas::check_problem(&document, &burst.refusal)?;
         let allowed = u64::from(burst.allowed);
         // Requests that the limit refilled during the burst.
-        let back = (burst.duration.as_secs_f64() * *limit as f64 / 60.0).ceil() as u64;
+        let refilled = (burst.duration.as_secs_f64() * *limit as f64 / 60.0).ceil() as u64;
         run.record(&format!("{class}_configured"), *limit);
-        run.record(&format!("{class}_found"), allowed.saturating_sub(back.saturating_sub(1)));
-        if allowed + 1 < *limit || allowed > limit + back + 1 {
+        run.record(&format!("{class}_found"), allowed.saturating_sub(refilled.saturating_sub(1)));
+        if allowed + 1 < *limit || allowed > limit + refilled + 1 {
             return Err(Shortfall::fails(format!(
                 "{path} answered {allowed} times in {} ms before 429, and {class} is set to {limit} a minute",
                 burst.duration.as_millis()
@@ -149,9 +149,9 @@ async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Bur
     let client = run.anonymous();
     let first = client.send(method.clone(), path, Bytes::new()).await?;
     // `"auth";r=59;t=1`: `t` is the number of seconds until the allowance is full.
-    let whole_in =
-        first.header("ratelimit").and_then(|told| told.rsplit("t=").next()?.parse().ok()).unwrap_or(60);
-    client.wait(Duration::from_secs(whole_in)).await;
+    let reset_s =
+        first.header("ratelimit").and_then(|header| header.rsplit("t=").next()?.parse().ok()).unwrap_or(60);
+    client.wait(Duration::from_secs(reset_s)).await;
     let (allowed, is_refused) = (AtomicU32::new(0), AtomicBool::new(false));
     let began = Instant::now();
     let ask = |_| async {
@@ -214,8 +214,8 @@ async fn check_limit_evasion(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
     let limit = configured(&facts, setting)?;
     let proxies = &facts["configuration"]["settings"]["server"]["trusted_proxies"];
-    let trusts_somebody = proxies.as_array().is_some_and(|proxies| !proxies.is_empty());
-    if trusts_somebody && super::tls::is_loopback_http(&run.deployment().target().url) {
+    let trusts_proxy = proxies.as_array().is_some_and(|proxies| !proxies.is_empty());
+    if trusts_proxy && super::tls::is_loopback_http(&run.deployment().target().url) {
         return Err(Shortfall::unmeasured(
             "a trusted proxy may say for whom it asks, and who asks from this machine may be one",
             "name the public address with --target, from elsewhere",
@@ -223,13 +223,13 @@ async fn check_limit_evasion(run: &Run) -> Result<String, Shortfall> {
     }
     exhaust_limit(&run.anonymous(), limit, method, path).await?;
     let variants = variants(&run.anonymous(), path);
-    let mut elsewhere = 0;
+    let mut not_found = 0;
     for variant in &variants {
         let response = send_variant(run, method, path, variant).await?;
         match response.status {
             429 => {}
             // A variant that does not reach the route evades nothing.
-            404 | 405 => elsewhere += 1,
+            404 | 405 => not_found += 1,
             status => {
                 let what = variant.what;
                 return Err(Shortfall::fails(format!("{path} was used up, and {what} answered {status}")));
@@ -237,11 +237,11 @@ async fn check_limit_evasion(run: &Run) -> Result<String, Shortfall> {
         }
     }
     run.record("variants", variants.len());
-    run.record("variants_that_lead_nowhere", elsewhere);
+    run.record("variants_that_lead_nowhere", not_found);
     let n = variants.len();
     Ok(format!(
-        "after {limit} requests none of {n} variants got one more: {} were refused, {elsewhere} lead nowhere",
-        n - elsewhere
+        "after {limit} requests none of {n} variants got one more: {} were refused, {not_found} lead nowhere",
+        n - not_found
     ))
 }
 
@@ -292,7 +292,7 @@ fn variants(client: &Client, path: &str) -> Vec<EvasionVariant> {
         ("a User-Agent", "user-agent", "kith-verify-other"),
     ];
     let (stem, last) = path.rsplit_once('/').unwrap_or_default();
-    let spelled = [
+    let spellings = [
         ("capitals", path.to_uppercase()),
         ("a slash at the end", format!("{path}/")),
         ("two slashes", format!("{stem}//{last}")),
@@ -305,6 +305,6 @@ fn variants(client: &Client, path: &str) -> Vec<EvasionVariant> {
         client: client.with(name, value),
         path: path.to_owned(),
     });
-    let by_path = spelled.map(|(what, path)| EvasionVariant { what, client: client.clone(), path });
+    let by_path = spellings.map(|(what, path)| EvasionVariant { what, client: client.clone(), path });
     by_header.into_iter().chain(by_path).collect()
 }

@@ -45,7 +45,7 @@ async fn check_pages(run: &Run) -> Result<String, Shortfall> {
         judged += 1;
     }
     fill_list(&reader).await?;
-    let walked = walk(&reader).await?;
+    let listed = walk(&reader).await?;
     run.record("lists", judged);
     run.record("questions", sent);
     run.record("lists_for_administrators_not_seen", unseen);
@@ -56,7 +56,7 @@ async fn check_pages(run: &Run) -> Result<String, Shortfall> {
         String::new()
     };
     Ok(format!(
-        "{judged} lists answered {sent} questions as they should; of {walked} items a usual page has {DEFAULT_PAGE_SIZE} and the \
+        "{judged} lists answered {sent} questions as they should; of {listed} items a usual page has {DEFAULT_PAGE_SIZE} and the \
          largest {MAX_PAGE_SIZE}, and the pages together each item once{but}"
     ))
 }

@@ -89,8 +89,8 @@ impl ServerLog {
         let text = self.read(from)?;
         // The first and the last line may be incomplete.
         let text = if from > 0 { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &*text };
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let lines: Vec<_> = whole.lines().map(str::to_owned).collect();
+        let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
+        let lines: Vec<_> = complete.lines().map(str::to_owned).collect();
         Ok(lines[lines.len().saturating_sub(SAMPLE_LINES)..].to_vec())
     }
 }
@@ -132,21 +132,22 @@ async fn check_log_format(run: &Run) -> Result<String, Shortfall> {
     let path = log_file(run).await?;
     let mut log = ServerLog::open(&path)?;
     let admin = run.admin().await?;
-    let (heard, unheard, again) = (run.marker("heard"), run.marker("unheard"), run.marker("again"));
+    let (logged, suppressed, logged_again) =
+        (run.marker("heard"), run.marker("unheard"), run.marker("again"));
     let levels = async {
-        send_marked_request(run, &heard).await?;
-        if !log.wait_for(&heard).await? {
+        send_marked_request(run, &logged).await?;
+        if !log.wait_for(&logged).await? {
             return Err(Shortfall::unmeasured(
                 format!("{} does not show what the server is asked", path.display()),
                 "name the log of the very server that is judged with --logs",
             ));
         }
         set_level(&admin, "error").await?;
-        send_marked_request(run, &unheard).await?;
+        send_marked_request(run, &suppressed).await?;
         set_level(&admin, "info").await?;
-        send_marked_request(run, &again).await?;
-        let heard_again = log.wait_for(&again).await?;
-        Ok((heard_again, log.read_new_text()?.contains(&unheard)))
+        send_marked_request(run, &logged_again).await?;
+        let heard_again = log.wait_for(&logged_again).await?;
+        Ok((heard_again, log.read_new_text()?.contains(&suppressed)))
     };
     let (heard_again, heard_meanwhile) = at_level(&admin, "info", levels).await?;
     if heard_meanwhile {
@@ -171,12 +172,12 @@ async fn check_log_format(run: &Run) -> Result<String, Shortfall> {
         let count = counts.get(level).and_then(Value::as_u64).unwrap_or_default();
         counts.insert(level.to_owned(), (count + 1).into());
     }
-    let told: Vec<_> = counts.iter().map(|(level, count)| format!("{count} {level}")).collect();
+    let levels: Vec<_> = counts.iter().map(|(level, count)| format!("{count} {level}")).collect();
     run.record("levels", Value::Object(counts.clone()));
     Ok(format!(
         "all {} lines of the sample are JSON with a level ({}); the level was changed and put back, and the log followed",
         sample.len(),
-        told.join(", ")
+        levels.join(", ")
     ))
 }
 
@@ -189,11 +190,11 @@ async fn check_no_secrets_logged(run: &Run) -> Result<String, Shortfall> {
     let path = log_file(run).await?;
     let mut log = ServerLog::open(&path)?;
     let admin = run.admin().await?;
-    let marks = [run.marker("leaked-secret"), run.marker("leaked-address"), run.marker("leaked-token")];
+    let markers = [run.marker("leaked-secret"), run.marker("leaked-address"), run.marker("leaked-token")];
     let (opening, closing) = (run.marker("opening"), run.marker("closing"));
     let sent = at_level(&admin, "info", async {
         send_marked_request(run, &opening).await?;
-        let sent = probe(run, &marks).await?;
+        let sent = probe(run, &markers).await?;
         send_marked_request(run, &closing).await?;
         let shown = log.wait_for(&closing).await? && log.read_new_text()?.contains(&opening);
         if shown {
@@ -206,12 +207,12 @@ async fn check_no_secrets_logged(run: &Run) -> Result<String, Shortfall> {
         }
     })
     .await?;
-    let news = log.read_new_text()?;
-    let lines = news.lines().count();
+    let new_text = log.read_new_text()?;
+    let lines = new_text.lines().count();
     run.record("sent", sent);
     run.record("lines", lines);
-    for (mark, what) in marks.iter().zip(["password", "address", "token"]) {
-        if let Some(line) = news.lines().find(|line| line.contains(&**mark)) {
+    for (marker, what) in markers.iter().zip(["password", "address", "token"]) {
+        if let Some(line) = new_text.lines().find(|line| line.contains(&**marker)) {
             let parsed: Value = serde_json::from_str(line).unwrap_or_default();
             let target = parsed["target"].as_str().unwrap_or("one that is no JSON").to_owned();
             return Err(Shortfall::fails(format!("the {what} that was sent stands in a line of {target}")));

@@ -57,8 +57,8 @@ async fn check_metrics_format(run: &Run) -> Result<String, Shortfall> {
     let mut grown = usize::MAX;
     for round in 0..3 {
         for n in 0..UNKNOWN_PATHS {
-            let nowhere = format!("/api/v1/{}/{round}-{n}", run.marker("nowhere"));
-            run.anonymous().get(&nowhere).await?.expect(404)?;
+            let unknown_path = format!("/api/v1/{}/{round}-{n}", run.marker("nowhere"));
+            run.anonymous().get(&unknown_path).await?.expect(404)?;
         }
         let after = MetricsScrape::now(run).await?;
         grown = grown.min(after.series().saturating_sub(first.series()));
@@ -128,13 +128,13 @@ async fn check_metrics_access(run: &Run) -> Result<String, Shortfall> {
         )));
     }
     let response = run.anonymous().with("x-forwarded-for", "203.0.113.9").get(METRICS).await?;
-    let believed =
+    let forged_result =
         if response.status == 403 { ", and refused to 203.0.113.9 behind a trusted proxy" } else { "" };
-    Ok(format!("open to {} networks, none of them public{believed}", listed.len()))
+    Ok(format!("open to {} networks, none of them public{forged_result}", listed.len()))
 }
 
 async fn check_request_metrics(run: &Run) -> Result<String, Shortfall> {
-    let person = run.account("settings").await?;
+    let account = run.account("settings").await?;
     let route = ("route", "/api/v1/me");
     let read = async || {
         let scrape = MetricsScrape::now(run).await?;
@@ -150,7 +150,7 @@ async fn check_request_metrics(run: &Run) -> Result<String, Shortfall> {
     };
     let before = read().await?;
     for _ in 0..SUCCESSES {
-        person.client.get("/api/v1/me").await?.expect(200)?;
+        account.client.get("/api/v1/me").await?.expect(200)?;
     }
     for _ in 0..REJECTED_REQUESTS {
         run.anonymous().get("/api/v1/me").await?.expect(401)?;
@@ -176,9 +176,9 @@ async fn check_request_metrics(run: &Run) -> Result<String, Shortfall> {
 }
 
 async fn pool(run: &Run) -> Result<String, Shortfall> {
-    let person = run.account("settings").await?;
+    let account = run.account("settings").await?;
     let before = MetricsScrape::now(run).await?;
-    rename(&person, &run.marker("Somebody")).await?;
+    rename(&account, &run.marker("Somebody")).await?;
     let after = MetricsScrape::now(run).await?;
     for series in [
         "kith_store_commits_total",
@@ -230,8 +230,8 @@ async fn check_memory_metric(run: &Run) -> Result<String, Shortfall> {
             return Err(Shortfall::fails(format!("{series} is {value}, which cannot be")));
         }
     }
-    let told = scrape.get("kith_resident_memory_bytes", &[])?;
-    if told > scrape.get("kith_host_memory_bytes", &[])? {
+    let reported = scrape.get("kith_resident_memory_bytes", &[])?;
+    if reported > scrape.get("kith_host_memory_bytes", &[])? {
         return Err(Shortfall::fails("the process has more memory than the machine"));
     }
     let Some(process) = local_process_id(run).await? else {
@@ -254,7 +254,7 @@ fn resident_bytes_of(process: u64) -> Option<u64> {
 async fn compare(run: &Run, process: u64) -> Result<String, Shortfall> {
     let mut apart = f64::INFINITY;
     for _ in 0..5 {
-        let told = MetricsScrape::now(run).await?.get("kith_resident_memory_bytes", &[])?;
+        let reported = MetricsScrape::now(run).await?.get("kith_resident_memory_bytes", &[])?;
         let Some(kernel) = resident_bytes_of(process) else {
             return Err(Shortfall::unmeasured(
                 format!("the kernel tells nothing of process {process}"),
@@ -262,10 +262,10 @@ async fn compare(run: &Run, process: u64) -> Result<String, Shortfall> {
             ));
         };
         let kernel = kernel as f64;
-        let found = (told - kernel).abs() / kernel * 100.0;
+        let found = (reported - kernel).abs() / kernel * 100.0;
         if found < apart {
             apart = found;
-            run.record("told_bytes", told);
+            run.record("told_bytes", reported);
             run.record("kernel_bytes", kernel);
         }
     }

@@ -129,48 +129,48 @@ fn is_let_in(response: &CheckResponse, origin: &str) -> Result<(), Shortfall> {
 
 async fn check_cross_site_requests(run: &Run) -> Result<String, Shortfall> {
     const ME: &str = "/api/v1/me";
-    let person = run.account("is-framed").await?;
-    let (token, refresh) = (&person.access_token, &person.refresh_token);
+    let account = run.account("is-framed").await?;
+    let (token, refresh) = (&account.access_token, &account.refresh_token);
     let names = ["access_token", "token", "session", "jwt", "Authorization", "refresh_token"];
     let mut cookies = names.map(|name| format!("{name}={token}")).join("; ");
     cookies.push_str(&format!("; bearer=Bearer {token}; kith_refresh={refresh}"));
     let framed = run.anonymous().with("cookie", &cookies);
-    let before = person.client.get(ME).await?.expect(200)?.json();
-    let mut seen = vec![framed.get(ME).await?.expect(401)?];
+    let before = account.client.get(ME).await?.expect(200)?.json();
+    let mut responses = vec![framed.get(ME).await?.expect(401)?];
     let document = run.document().await?;
     let mut writes = 0;
     for operation in Operation::all(&document).iter().filter(|operation| !operation.method.is_safe()) {
         if operation.is_for_development() {
             continue;
         }
-        seen.extend(cross_site(&framed, operation).await?);
+        responses.extend(cross_site(&framed, operation).await?);
         writes += 1;
     }
     // A valid body with another media type must be rejected because of its media type, regardless of the
     // caller.
     let theme = Bytes::from(json!({ "theme": "framed" }).to_string());
     for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
-        let typed = person.client.with("content-type", kind).with("origin", UNLISTED_ORIGIN);
-        seen.push(typed.send(Method::PATCH, ME, theme.clone()).await?.expect(415)?);
+        let with_type = account.client.with("content-type", kind).with("origin", UNLISTED_ORIGIN);
+        responses.push(with_type.send(Method::PATCH, ME, theme.clone()).await?.expect(415)?);
     }
-    let credentials = json!({ "email": person.email, "password": person.password });
+    let credentials = json!({ "email": account.email, "password": account.password });
     let text = run.anonymous().with("content-type", "text/plain").with("origin", UNLISTED_ORIGIN);
-    seen.push(
+    responses.push(
         text.send(Method::POST, "/api/v1/auth/login", credentials.to_string().into()).await?.expect(415)?,
     );
-    seen.push(run.anonymous().post("/api/v1/auth/login", credentials).await?.expect(200)?);
-    if let Some(sets) = seen.iter().find(|response| response.headers.contains_key("set-cookie")) {
+    responses.push(run.anonymous().post("/api/v1/auth/login", credentials).await?.expect(200)?);
+    if let Some(sets) = responses.iter().find(|response| response.headers.contains_key("set-cookie")) {
         return Err(Shortfall::fails(format!("{} sets a cookie", sets.request)));
     }
-    if person.client.get(ME).await?.expect(200)?.json() != before {
+    if account.client.get(ME).await?.expect(200)?.json() != before {
         return Err(Shortfall::fails("a request with cookies alone changed a profile"));
     }
     run.record("writes", writes);
-    run.record("answers", seen.len());
+    run.record("answers", responses.len());
     Ok(format!(
         "no cookie signs anybody in: {writes} kinds of writes with tokens in cookies alone were refused as forms, as text and \
          as JSON, what is not declared as JSON is refused also with a token, and none of {} answers sets a cookie",
-        seen.len()
+        responses.len()
     ))
 }
 

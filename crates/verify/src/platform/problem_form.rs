@@ -57,20 +57,20 @@ pub(super) fn find_internals(response: &CheckResponse) -> Option<&'static str> {
 
 async fn check_problem_format(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
-    let (person, nobody) = (run.account("is-refused").await?, run.anonymous());
-    let client = &person.client;
+    let (account, anonymous) = (run.account("is-refused").await?, run.anonymous());
+    let client = &account.client;
     let me = "/api/v1/me";
-    let register = json!({ "email": person.email, "password": person.password, "display_name": "twice" });
+    let register = json!({ "email": account.email, "password": account.password, "display_name": "twice" });
     let mut responses = vec![
         (400, client.send(Method::PATCH, me, Bytes::from_static(b"{\"display_name\":")).await?),
         (400, client.get("/api/v1/blocks?limit=none").await?),
-        (401, nobody.get(me).await?),
-        (401, nobody.with_token("e30.e30.e30").get(me).await?),
+        (401, anonymous.get(me).await?),
+        (401, anonymous.with_token("e30.e30.e30").get(me).await?),
         (403, client.get("/api/v1/admin/users").await?),
         (404, client.get(&format!("/api/v1/partners/requests/{NO_ID}")).await?),
-        (404, nobody.get("/kith-verify").await?),
-        (405, nobody.delete("/api/v1/ping", serde_json::Value::Null).await?),
-        (409, nobody.post("/api/v1/auth/register", register).await?),
+        (404, anonymous.get("/kith-verify").await?),
+        (405, anonymous.delete("/api/v1/ping", serde_json::Value::Null).await?),
+        (409, anonymous.post("/api/v1/auth/register", register).await?),
         (412, client.with("if-match", "\"kith-verify\"").patch(me, json!({ "theme": "dark" })).await?),
         (415, client.with("content-type", "text/plain").patch(me, json!({ "theme": "dark" })).await?),
         (415, client.with("content-encoding", "br").patch(me, json!({ "theme": "dark" })).await?),
@@ -80,7 +80,7 @@ async fn check_problem_format(run: &Run) -> Result<String, Shortfall> {
     let limit = body_limit(run).await?;
     let long = Bytes::from(vec![b' '; limit + 1]);
     responses.push((413, client.send(Method::PATCH, me, long).await?));
-    responses.extend(refusals_elsewhere(run, &Operation::all(&document)).await?);
+    responses.extend(rejections_by_routing(run, &Operation::all(&document)).await?);
     for (status, response) in &responses {
         if response.status != *status {
             return Err(Shortfall::fails(format!(
@@ -114,16 +114,16 @@ async fn check_problem_format(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Sends every operation that requires a token without one. Returns expected status and response.
-async fn refusals_elsewhere(
+async fn rejections_by_routing(
     run: &Run,
     operations: &[Operation<'_>],
 ) -> Result<Vec<(u16, CheckResponse)>, Shortfall> {
-    let nobody = run.anonymous();
+    let anonymous = run.anonymous();
     let mut responses = Vec::new();
     for operation in operations.iter().filter(|operation| operation.requires_token()) {
         responses.push((
             401,
-            nobody.send(operation.method.clone(), &operation.sample_path(), Bytes::new()).await?,
+            anonymous.send(operation.method.clone(), &operation.sample_path(), Bytes::new()).await?,
         ));
     }
     Ok(responses)

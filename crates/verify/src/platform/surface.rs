@@ -43,7 +43,7 @@ async fn check_declared_responses(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
     let mut operations = Operation::all(&document);
     operations.sort_by_key(ends_sessions);
-    let (nobody, walker) = (run.anonymous(), run.account("walks-everywhere").await?.client);
+    let (anonymous, walker) = (run.anonymous(), run.account("walks-everywhere").await?.client);
     let admin = Some(run.admin().await?);
     let mut walk = OperationWalk { document: &document, seen: BTreeMap::new(), requests: 0 };
     for operation in &operations {
@@ -52,11 +52,11 @@ async fn check_declared_responses(run: &Run) -> Result<String, Shortfall> {
             // Development operations change the state of all users.
             continue;
         }
-        walk.send(&nobody, operation, None).await?;
+        walk.send(&anonymous, operation, None).await?;
         if reads {
             let address = operation.sample_path();
-            let get = nobody.get(&address).await?;
-            let head = nobody.send(Method::HEAD, &address, Bytes::new()).await?;
+            let get = anonymous.get(&address).await?;
+            let head = anonymous.send(Method::HEAD, &address, Bytes::new()).await?;
             if (get.status, true) != (head.status, head.body.is_empty()) {
                 return Err(Shortfall::fails(format!(
                     "{} answered {} and HEAD {}",
@@ -142,11 +142,11 @@ const REPETITIONS: u32 = 7;
 
 async fn check_duration_histogram(run: &Run) -> Result<String, Shortfall> {
     const PATH: &str = "/api/v1/ping";
-    let nobody = run.anonymous();
+    let anonymous = run.anonymous();
     let before = count_of(run, PATH).await?;
     let mut most_ms = 0.0_f64;
     for _ in 0..REPETITIONS {
-        let response = nobody.get(PATH).await?.expect(204)?;
+        let response = anonymous.get(PATH).await?.expect(204)?;
         let timing = response.header("server-timing").unwrap_or_default();
         let ms =
             timing.split("dur=").nth(1).and_then(|rest| rest.split([',', ';']).next()?.parse::<f64>().ok());
@@ -210,9 +210,9 @@ async fn health(run: &Run) -> Result<String, Shortfall> {
     if let Some(shared) = of_live.iter().find(|name| of_ready.contains(name)) {
         return Err(Shortfall::fails(format!("/livez depends on {shared}, as /readyz does")));
     }
-    let whole = anonymous.get("/api/health").await?.expect(200)?;
-    let status = whole.text_at("/status")?;
-    let of_whole = named(&whole.json());
+    let health = anonymous.get("/api/health").await?.expect(200)?;
+    let status = health.text_at("/status")?;
+    let of_whole = named(&health.json());
     if let Some(missing) = of_ready.iter().find(|name| !of_whole.contains(name)) {
         return Err(Shortfall::fails(format!("/api/health does not tell of {missing}")));
     }

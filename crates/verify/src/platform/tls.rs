@@ -62,19 +62,19 @@ impl TargetAddress {
 
 /// Returns true if the URL is plain HTTP to a loopback address.
 pub(super) fn is_loopback_http(url: &str) -> bool {
-    TargetAddress::of(url).is_some_and(|place| !place.is_tls && place.is_loopback())
+    TargetAddress::of(url).is_some_and(|address| !address.is_tls && address.is_loopback())
 }
 
 /// Returns the address to check, or the reason for which TLS does not apply.
-fn place(run: &Run) -> Result<TargetAddress, Shortfall> {
+fn address(run: &Run) -> Result<TargetAddress, Shortfall> {
     let url = &run.deployment().target().url;
-    let place = TargetAddress::of(url);
-    let place =
-        place.ok_or_else(|| Shortfall::unmeasured(format!("{url} is no address"), "name it as https://…"))?;
-    if !place.is_tls && place.is_loopback() {
+    let address = TargetAddress::of(url);
+    let address = address
+        .ok_or_else(|| Shortfall::unmeasured(format!("{url} is no address"), "name it as https://…"))?;
+    if !address.is_tls && address.is_loopback() {
         return Err(Shortfall::NotApplicable(LOOPBACK_REASON.to_owned()));
     }
-    Ok(place)
+    Ok(address)
 }
 
 /// Turns "not applicable" into "unmeasured": TLS may be terminated before this machine.
@@ -88,23 +88,23 @@ async fn as_unmeasured(found: impl Future<Output = Result<String, Shortfall>>) -
 }
 
 async fn plain_http(run: &Run) -> Result<String, Shortfall> {
-    let place = place(run)?;
-    let port = if place.is_tls { 80 } else { place.port };
+    let address = address(run)?;
+    let port = if address.is_tls { 80 } else { address.port };
     let login = "POST /api/v1/auth/login HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n";
     let mut redirects = 0;
     for head in ["GET /api/v1/ping HTTP/1.1\r\n", login] {
         let body = if head.starts_with("POST") { "{}" } else { "" };
-        let request = format!("{head}Host: {}\r\nConnection: close\r\n\r\n{body}", place.host);
-        let Some(response) = send_over_tcp(&place.host, port, &request).await? else { continue };
-        is_redirect(&place, port, &response)?;
+        let request = format!("{head}Host: {}\r\nConnection: close\r\n\r\n{body}", address.host);
+        let Some(response) = send_over_tcp(&address.host, port, &request).await? else { continue };
+        is_redirect(&address, port, &response)?;
         redirects += 1;
     }
     run.record("port", port);
     Ok(match redirects {
-        0 => format!("port {port} of {} is closed", place.host),
+        0 => format!("port {port} of {} is closed", address.host),
         _ => format!(
             "port {port} of {} answers nothing but a redirection to https on the same host",
-            place.host
+            address.host
         ),
     })
 }
@@ -123,7 +123,7 @@ async fn send_over_tcp(host: &str, port: u16, request: &str) -> Result<Option<St
     Ok((!response.is_empty()).then(|| String::from_utf8_lossy(&response).into_owned()))
 }
 
-fn is_redirect(place: &TargetAddress, port: u16, response: &str) -> Result<(), Shortfall> {
+fn is_redirect(address: &TargetAddress, port: u16, response: &str) -> Result<(), Shortfall> {
     let head = response.split("\r\n\r\n").next().unwrap_or_default();
     let status = head.split(' ').nth(1).unwrap_or_default();
     let field = |name: &str| {
@@ -142,16 +142,16 @@ fn is_redirect(place: &TargetAddress, port: u16, response: &str) -> Result<(), S
     }
     let location = field("location").unwrap_or_default();
     match TargetAddress::of(&location) {
-        Some(to) if to.is_tls && to.host.eq_ignore_ascii_case(&place.host) => Ok(()),
+        Some(to) if to.is_tls && to.host.eq_ignore_ascii_case(&address.host) => Ok(()),
         _ => fails(format!("leads to {location:?}")),
     }
 }
 
 /// Checks the TLS configuration. Result of SEC-10, also used by SEC-07.
 pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
-    let place = place(run)?;
-    if !place.is_tls {
-        return Err(Shortfall::fails(format!("{} is asked over plain HTTP", place.host)));
+    let address = address(run)?;
+    if !address.is_tls {
+        return Err(Shortfall::fails(format!("{} is asked over plain HTTP", address.host)));
     }
     // The client verifies name, dates and chain, and does not fetch missing certificates.
     let response = run.anonymous().get("/livez").await.map_err(|refused| {
@@ -169,36 +169,36 @@ pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
         ("TLS 1.1", client_hello::TLS_1_1, OLD_SUITES),
         ("a weak cipher", client_hello::TLS_1_2, WEAK_SUITES),
     ] {
-        if let Reply::Accepts { suite } = offer(&place, version, suites).await? {
+        if let Reply::Accepts { suite } = offer(&address, version, suites).await? {
             return Err(Shortfall::fails(format!(
                 "{} accepts {name} (cipher suite {suite:#06x})",
-                place.host
+                address.host
             )));
         }
     }
-    let mut spoken = Vec::new();
+    let mut accepted = Vec::new();
     for (name, version) in [("TLS 1.2", client_hello::TLS_1_2), ("TLS 1.3", client_hello::TLS_1_3)] {
-        if let Reply::Accepts { suite } = offer(&place, version, STRONG_SUITES).await? {
-            spoken.push(format!("{name} ({suite:#06x})"));
+        if let Reply::Accepts { suite } = offer(&address, version, STRONG_SUITES).await? {
+            accepted.push(format!("{name} ({suite:#06x})"));
         }
     }
-    run.record("speaks", spoken.clone());
-    if spoken.is_empty() {
-        return Err(Shortfall::fails(format!("{} speaks neither TLS 1.2 nor 1.3", place.host)));
+    run.record("speaks", accepted.clone());
+    if accepted.is_empty() {
+        return Err(Shortfall::fails(format!("{} speaks neither TLS 1.2 nor 1.3", address.host)));
     }
     Ok(format!(
         "certificate and chain are valid for {} and for {days} more days; it speaks {}, and neither SSL 3.0, TLS 1.0, TLS 1.1 \
          nor weak ciphers",
-        place.host,
-        spoken.join(" and ")
+        address.host,
+        accepted.join(" and ")
     ))
 }
 
 /// Offers one version with these suites and returns the reply.
-async fn offer(place: &TargetAddress, version: u16, suites: &[u16]) -> Result<Reply, Shortfall> {
-    let hello = ClientHello { version, suites, name: place.name() }.to_bytes();
+async fn offer(address: &TargetAddress, version: u16, suites: &[u16]) -> Result<Reply, Shortfall> {
+    let hello = ClientHello { version, suites, name: address.name() }.to_bytes();
     let exchange = async {
-        let mut stream = TcpStream::connect((&*place.host, place.port)).await?;
+        let mut stream = TcpStream::connect((&*address.host, address.port)).await?;
         stream.write_all(&hello).await?;
         let mut bytes = vec![0; 512];
         let mut have = 0;
@@ -218,10 +218,10 @@ async fn offer(place: &TargetAddress, version: u16, suites: &[u16]) -> Result<Re
     match tokio::time::timeout(CONNECT_TIMEOUT, exchange).await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(error)) => {
-            Err(Shortfall::unmeasured(format!("{} cannot be reached: {error}", place.host), "try again"))
+            Err(Shortfall::unmeasured(format!("{} cannot be reached: {error}", address.host), "try again"))
         }
         Err(_) => {
-            Err(Shortfall::unmeasured(format!("{} does not answer a handshake", place.host), "try again"))
+            Err(Shortfall::unmeasured(format!("{} does not answer a handshake", address.host), "try again"))
         }
     }
 }
@@ -244,8 +244,8 @@ mod tests {
 
     #[test]
     fn only_https_redirect_to_same_host_is_accepted() {
-        let place = TargetAddress::of("https://kith.example").unwrap();
-        let is_well = |response: &str| is_redirect(&place, 80, response).is_ok();
+        let address = TargetAddress::of("https://kith.example").unwrap();
+        let is_well = |response: &str| is_redirect(&address, 80, response).is_ok();
         assert!(is_well("HTTP/1.1 308 X\r\nLocation: https://kith.example/api/v1/ping\r\n\r\n"));
         for response in [
             "HTTP/1.1 200 OK\r\n\r\n",

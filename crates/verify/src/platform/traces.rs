@@ -40,9 +40,10 @@ async fn check_request_id_in_log(run: &Run) -> Result<String, Shortfall> {
     if echoed(&problem) != sent || problem.json()["request_id"] != *sent {
         return Err(Shortfall::fails(format!("the id {sent} came back as {:?}", echoed(&problem))));
     }
-    let made = [echoed(&anonymous.get("/api/v1/ping").await?), echoed(&anonymous.get("/api/v1/ping").await?)];
-    if made[0] == made[1] || made.iter().any(|id| id.len() < 8) {
-        return Err(Shortfall::fails(format!("requests without an id were given {made:?}")));
+    let generated =
+        [echoed(&anonymous.get("/api/v1/ping").await?), echoed(&anonymous.get("/api/v1/ping").await?)];
+    if generated[0] == generated[1] || generated.iter().any(|id| id.len() < 8) {
+        return Err(Shortfall::fails(format!("requests without an id were given {generated:?}")));
     }
     let long = "x".repeat(65);
     let hostile =
@@ -126,8 +127,8 @@ async fn check_security_counters(run: &Run) -> Result<String, Shortfall> {
     let (anonymous, client) =
         (run.anonymous().with_base_url(run.node()), ada.client.with_base_url(run.node()));
     let before = run.counters().await?;
-    let wrong = json!({ "email": ada.email, "password": "not this one" });
-    anonymous.post(LOGIN, wrong).await?.expect(401)?;
+    let bad_credentials = json!({ "email": ada.email, "password": "not this one" });
+    anonymous.post(LOGIN, bad_credentials).await?.expect(401)?;
     anonymous.with_token("x.y.z").get("/api/v1/me").await?.expect(401)?;
     anonymous
         .post("/api/v1/auth/refresh", json!({ "refresh_token": "not-one-of-ours" }))
@@ -136,8 +137,8 @@ async fn check_security_counters(run: &Run) -> Result<String, Shortfall> {
     client.get("/api/v1/admin/users").await?.expect(403)?;
     let (requests, policy) = until_limited(&client).await?;
     let after = run.counters().await?;
-    let right = json!({ "email": ada.email, "password": ada.password });
-    anonymous.post(LOGIN, right).await?.expect(200)?;
+    let credentials = json!({ "email": ada.email, "password": ada.password });
+    anonymous.post(LOGIN, credentials).await?.expect(200)?;
 
     let event = |kind: &str| format!("kith_security_events_total{{kind=\"{kind}\"}}");
     for (what, series) in [

@@ -40,12 +40,12 @@ impl AttackedServer {
         let at = kith.address;
         let admin = first_admin(at, &start).context("the first administrator")?;
         let [ada, ben, eve] = ["ada", "ben", "eve"].map(|name| register(at, name));
-        let world = Self { start, kith, admin, ada: ada?, ben: ben?, eve: eve? };
-        let to_ben = json!({ "to": { "user_id": world.ben.id } });
-        let asked = world.post(&world.ada, "/api/v1/partners/requests", &to_ben)?.expect(201)?;
+        let server = Self { start, kith, admin, ada: ada?, ben: ben?, eve: eve? };
+        let to_ben = json!({ "to": { "user_id": server.ben.id } });
+        let asked = server.post(&server.ada, "/api/v1/partners/requests", &to_ben)?.expect(201)?;
         let accept = format!("/api/v1/partners/requests/{}/accept", text(&asked["id"])?);
-        world.call("POST", &accept, Some(&world.ben.token), &Value::Null)?.expect(200)?;
-        Ok(world)
+        server.call("POST", &accept, Some(&server.ben.token), &Value::Null)?.expect(200)?;
+        Ok(server)
     }
 
     pub fn address(&self) -> SocketAddr {

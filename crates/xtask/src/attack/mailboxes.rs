@@ -42,18 +42,18 @@ const SPELLINGS: &[(&str, &[&str])] = &[
 ];
 
 /// Registers each address, then tries every other spelling.
-pub fn run(world: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut Report) {
     report.group("mailboxes");
     for (address, others) in SPELLINGS {
         report.attack(&format!("other spellings of {address}"), Duration::from_secs(20), || {
-            let first = register(world.address(), address)?;
+            let first = register(server.address(), address)?;
             ensure!(
                 first.status == 201,
                 "the first registration was answered with {}",
                 format_response(&first)
             );
             for other in *others {
-                let response = register(world.address(), other)?;
+                let response = register(server.address(), other)?;
                 ensure!(
                     matches!(response.status, 409 | 422),
                     "{} was answered with {}",
@@ -65,7 +65,7 @@ pub fn run(world: &AttackedServer, report: &mut Report) {
         });
     }
     report.attack("a dot in the name is another mailbox", DEFAULT_TIME_LIMIT, || {
-        let response = register(world.address(), "ta.ken@example.org")?;
+        let response = register(server.address(), "ta.ken@example.org")?;
         ensure!(response.status == 201, "answered with {}", format_response(&response));
         Ok(format_response(&response))
     });
@@ -73,30 +73,30 @@ pub fn run(world: &AttackedServer, report: &mut Report) {
 
 /// Ten registrations of taken addresses by one client must not block registration. Needs a server with
 /// limits.
-pub fn taken_addresses(world: &AttackedServer, report: &mut Report) {
+pub fn taken_addresses(server: &AttackedServer, report: &mut Report) {
     report.attack("ten taken addresses do not close registration", Duration::from_secs(30), || {
         for _ in 0..10 {
-            let response = register(world.address(), &world.ada.email)?;
+            let response = register(server.address(), &server.ada.email)?;
             ensure!(
                 matches!(response.status, 409 | 429),
                 "a taken address was answered with {}",
                 format_response(&response)
             );
         }
-        let response = register(world.address(), "newcomer@example.org")?;
+        let response = register(server.address(), "newcomer@example.org")?;
         ensure!(response.status == 201, "a free address was answered with {}", format_response(&response));
         Ok("10 refused, a free address 201".to_owned())
     });
 }
 
 /// Exceeds a route's limit with a different `X-Forwarded-For` in each request.
-pub fn claimed_addresses(world: &AttackedServer, report: &mut Report) {
+pub fn claimed_addresses(server: &AttackedServer, report: &mut Report) {
     report.attack("a new X-Forwarded-For with each of 700 requests", Duration::from_secs(30), || {
         for n in 0..700 {
             let claimed = format!("198.51.{}.{}", n / 250, n % 250);
             let more = [("x-forwarded-for", &*claimed), ("forwarded", &*format!("for={claimed}"))];
             let request = request("GET", "/.well-known/jwks.json", None, &more, None);
-            let response = send(world.address(), &request)?;
+            let response = send(server.address(), &request)?;
             match response.status {
                 200 => {}
                 429 => {

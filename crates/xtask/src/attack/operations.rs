@@ -59,41 +59,42 @@ fn operations(document: &Value) -> Result<Vec<Operation>> {
 }
 
 /// Sends all operations as each caller.
-pub fn run(world: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut Report) {
     report.group("operations by callers who may not");
-    let document = world.call("GET", "/openapi.json", None, &Value::Null).and_then(|found| found.expect(200));
+    let document =
+        server.call("GET", "/openapi.json", None, &Value::Null).and_then(|found| found.expect(200));
     let all = match document.and_then(|document| operations(&document)) {
         Ok(all) => all,
         Err(error) => return report.attack("the OpenAPI document", WHOLE_MATRIX, || Err(error)),
     };
     let closed = all.iter().filter(|one| one.bearer.is_some());
     let guarded = all.iter().filter(|one| one.bearer.as_ref().is_some_and(|scopes| !scopes.is_empty()));
-    report.attack("an anonymous caller", WHOLE_MATRIX, || refuse(world, None, closed.clone(), 401));
-    report.attack("a malformed token", WHOLE_MATRIX, || refuse(world, Some("x.y.z"), closed.clone(), 401));
-    let eve = world.eve.token.as_str();
+    report.attack("an anonymous caller", WHOLE_MATRIX, || refuse(server, None, closed.clone(), 401));
+    report.attack("a malformed token", WHOLE_MATRIX, || refuse(server, Some("x.y.z"), closed.clone(), 401));
+    let eve = server.eve.token.as_str();
     report.attack("a user, where a permission is needed", WHOLE_MATRIX, || {
-        refuse(world, Some(eve), guarded.clone(), 403)
+        refuse(server, Some(eve), guarded.clone(), 403)
     });
     let scopes: BTreeSet<_> = all.iter().filter_map(|one| one.api_key.as_ref()).flatten().collect();
     for scope in scopes {
         report.attack(&format!("an API key of {scope} alone"), WHOLE_MATRIX, || {
-            let key = world.api_key(&format!("only {scope}"), &[scope])?;
+            let key = server.api_key(&format!("only {scope}"), &[scope])?;
             let others =
                 closed.clone().filter(|one| !one.api_key.as_ref().is_some_and(|own| own.contains(scope)));
-            refuse(world, Some(&key), others, 403)
+            refuse(server, Some(&key), others, 403)
         });
     }
 }
 
 fn refuse<'a>(
-    world: &AttackedServer,
+    server: &AttackedServer,
     token: Option<&str>,
     operations: impl Iterator<Item = &'a Operation>,
     status: u16,
 ) -> Result<String> {
     let mut asked = 0;
     for operation in operations {
-        let response = world.call(&operation.method, &operation.asked(), token, &operation.body())?;
+        let response = server.call(&operation.method, &operation.asked(), token, &operation.body())?;
         let Operation { method, path, .. } = operation;
         ensure!(
             response.status == status,

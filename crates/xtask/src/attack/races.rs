@@ -41,27 +41,28 @@ fn statuses(responses: &[RawResponse]) -> String {
 }
 
 /// Runs all races.
-pub fn run(world: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut Report) {
     report.group("races");
     report.attack("one address registered at once, in two spellings", RACE, || {
         let responses = run_concurrently(|n| {
             let email = if n % 2 == 0 { "race@example.org" } else { "RACE@Example.org" };
             let body = json!({ "email": email, "password": PASSWORD, "display_name": "Racer" });
-            world.call("POST", "/api/v1/auth/register", None, &body)
+            server.call("POST", "/api/v1/auth/register", None, &body)
         })?;
         let said = statuses(&responses);
         ensure!(count(&responses, 201) == 1 && count(&responses, 409) == AT_ONCE - 1, "{said}");
         Ok(said)
     });
-    report.attack("one refresh token spent at once", RACE, || refresh(world));
-    report.attack("one request accepted at once", RACE, || accept(world));
-    report.attack("several requests accepted at once", RACE, || slot(world));
+    report.attack("one refresh token spent at once", RACE, || refresh(server));
+    report.attack("one request accepted at once", RACE, || accept(server));
+    report.attack("several requests accepted at once", RACE, || slot(server));
     report.attack("one Idempotency-Key at once", RACE, || {
         let key = [("idempotency-key", "race-0001")];
         let body = json!({ "data": { "race": true } });
-        let responses =
-            run_concurrently(|_| world.call_with("POST", "/api/v1/spaces/me/race", &world.eve, &key, &body))?;
-        let made = world.get(&world.eve, "/api/v1/spaces/me/race?limit=100")?.expect(200)?;
+        let responses = run_concurrently(|_| {
+            server.call_with("POST", "/api/v1/spaces/me/race", &server.eve, &key, &body)
+        })?;
+        let made = server.get(&server.eve, "/api/v1/spaces/me/race?limit=100")?.expect(200)?;
         let made = made["items"].as_array().map_or(0, Vec::len);
         ensure!(made == 1, "{made} items after {}", statuses(&responses));
         Ok(format!("one item after {}", statuses(&responses)))
@@ -70,10 +71,10 @@ pub fn run(world: &AttackedServer, report: &mut Report) {
 
 /// A token that was just used returns the same pair again, never a second one. Use of an older token ends the
 /// session.
-fn refresh(world: &AttackedServer) -> Result<String> {
-    let racer = world.register("refresher")?;
+fn refresh(server: &AttackedServer) -> Result<String> {
+    let racer = server.register("refresher")?;
     let spend =
-        |token: &str| world.call("POST", "/api/v1/auth/refresh", None, &json!({ "refresh_token": token }));
+        |token: &str| server.call("POST", "/api/v1/auth/refresh", None, &json!({ "refresh_token": token }));
     let responses = run_concurrently(|_| spend(&racer.refresh))?;
     let said = statuses(&responses);
     ensure!(
@@ -92,12 +93,12 @@ fn refresh(world: &AttackedServer) -> Result<String> {
     Ok(format!("{said}, one pair; a reuse ends the session"))
 }
 
-fn accept(world: &AttackedServer) -> Result<String> {
-    let [one, other] = ["accepted", "accepter"].map(|name| world.register(name));
+fn accept(server: &AttackedServer) -> Result<String> {
+    let [one, other] = ["accepted", "accepter"].map(|name| server.register(name));
     let (one, other) = (one?, other?);
-    let asked = world.post(&one, "/api/v1/partners/requests", &json!({ "to": { "user_id": other.id } }))?;
+    let asked = server.post(&one, "/api/v1/partners/requests", &json!({ "to": { "user_id": other.id } }))?;
     let path = format!("/api/v1/partners/requests/{}/accept", text(&asked.expect(201)?["id"])?);
-    let responses = run_concurrently(|_| world.post(&other, &path, &Value::Null))?;
+    let responses = run_concurrently(|_| server.post(&other, &path, &Value::Null))?;
     let bonds: BTreeSet<_> = responses
         .iter()
         .filter(|one| one.status == 200)
@@ -107,16 +108,16 @@ fn accept(world: &AttackedServer) -> Result<String> {
     Ok(format!("one bond after {}", statuses(&responses)))
 }
 
-fn slot(world: &AttackedServer) -> Result<String> {
-    let wanted = world.register("wanted")?;
+fn slot(server: &AttackedServer) -> Result<String> {
+    let wanted = server.register("wanted")?;
     let mut paths = Vec::new();
     for n in 0..AT_ONCE {
-        let suitor = world.register(&format!("suitor{n}"))?;
+        let suitor = server.register(&format!("suitor{n}"))?;
         let to = json!({ "to": { "user_id": wanted.id } });
-        let asked = world.post(&suitor, "/api/v1/partners/requests", &to)?.expect(201)?;
+        let asked = server.post(&suitor, "/api/v1/partners/requests", &to)?.expect(201)?;
         paths.push(format!("/api/v1/partners/requests/{}/accept", text(&asked["id"])?));
     }
-    let responses = run_concurrently(|n| world.post(&wanted, &paths[n], &Value::Null))?;
+    let responses = run_concurrently(|n| server.post(&wanted, &paths[n], &Value::Null))?;
     let said = statuses(&responses);
     ensure!(count(&responses, 200) == 1, "{said}");
     Ok(said)

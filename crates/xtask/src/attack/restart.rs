@@ -21,26 +21,26 @@ const ACKNOWLEDGED_BEFORE_KILL: usize = 40;
 const KILLED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Kills the server during concurrent writes and restarts it. All acknowledged writes must still exist.
-pub fn kill(world: AttackedServer, report: &mut Report) -> Option<AttackedServer> {
+pub fn kill(server: AttackedServer, report: &mut Report) -> Option<AttackedServer> {
     report.group("kill and restart");
     let mut survivor = None;
     report.attack("kill -9 during writes", KILLED_WITHIN, || {
-        let acknowledged = write_until_killed(&world)?;
-        let AttackedServer { start, kith, admin, ada, ben, eve } = world;
+        let acknowledged = write_until_killed(&server)?;
+        let AttackedServer { start, kith, admin, ada, ben, eve } = server;
         kith.kill()?;
         let kith = Kith::start(&start).context("after the kill")?;
-        let world = AttackedServer { start, kith, admin, ada, ben, eve };
-        let lost = lost(&world, &acknowledged)?;
+        let server = AttackedServer { start, kith, admin, ada, ben, eve };
+        let lost = lost(&server, &acknowledged)?;
         ensure!(lost == 0, "{lost} of {} acknowledged items are gone", acknowledged.len());
         let output = format!("{} acknowledged, all there", acknowledged.len());
-        survivor = Some(world);
+        survivor = Some(server);
         Ok(output)
     });
     survivor
 }
 
 /// Returns the ids of the items that were acknowledged before the server stopped.
-fn write_until_killed(world: &AttackedServer) -> Result<Vec<String>> {
+fn write_until_killed(server: &AttackedServer) -> Result<Vec<String>> {
     let acknowledged = Mutex::new(Vec::new());
     std::thread::scope(|scope| -> Result<()> {
         let writers: Vec<_> = (0..WRITERS)
@@ -50,7 +50,7 @@ fn write_until_killed(world: &AttackedServer) -> Result<Vec<String>> {
                     for n in 0.. {
                         let body = json!({ "data": { "writer": writer, "n": n } });
                         // The thread ends when the server is gone.
-                        let Ok(response) = world.post(&world.eve, ITEMS_PATH, &body) else { return };
+                        let Ok(response) = server.post(&server.eve, ITEMS_PATH, &body) else { return };
                         if response.status != 201 {
                             return;
                         }
@@ -59,7 +59,7 @@ fn write_until_killed(world: &AttackedServer) -> Result<Vec<String>> {
                         all.push(id);
                         let is_enough = all.len() == ACKNOWLEDGED_BEFORE_KILL;
                         drop(all);
-                        if is_enough && world.kith.send_sigkill().is_err() {
+                        if is_enough && server.kith.send_sigkill().is_err() {
                             return;
                         }
                     }
@@ -75,10 +75,10 @@ fn write_until_killed(world: &AttackedServer) -> Result<Vec<String>> {
     Ok(all)
 }
 
-fn lost(world: &AttackedServer, acknowledged: &[String]) -> Result<usize> {
+fn lost(server: &AttackedServer, acknowledged: &[String]) -> Result<usize> {
     let mut lost = 0;
     for id in acknowledged {
-        let response = world.get(&world.eve, &format!("{ITEMS_PATH}/{id}"))?;
+        let response = server.get(&server.eve, &format!("{ITEMS_PATH}/{id}"))?;
         lost += usize::from(response.status != 200);
     }
     Ok(lost)

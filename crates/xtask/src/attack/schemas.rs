@@ -73,37 +73,37 @@ fn costly() -> Vec<(&'static str, Value, Value)> {
 }
 
 /// Declares each schema for a collection and for a job kind, and writes an item.
-pub fn run(world: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut Report) {
     report.group("costly schemas");
     for (n, (name, schema, item)) in costly().into_iter().enumerate() {
         let collection = format!("costly{n}");
         report.attack(name, JUDGED_WITHIN, || {
-            run_with_concurrent_writer(world, || {
+            run_with_concurrent_writer(server, || {
                 let path = format!("/api/v1/admin/collections/{collection}");
-                let admin = Some(world.admin.token.as_str());
-                let declared = world.call("PUT", &path, admin, &json!({ "schema": schema }))?;
+                let admin = Some(server.admin.token.as_str());
+                let declared = server.call("PUT", &path, admin, &json!({ "schema": schema }))?;
                 status_in(&declared, &[200, 422])?;
                 if declared.status == 422 {
                     return Ok(format_response(&declared));
                 }
                 let items = format!("/api/v1/spaces/me/{collection}");
-                let kept = world.post(&world.eve, &items, &json!({ "data": item }))?;
+                let kept = server.post(&server.eve, &items, &json!({ "data": item }))?;
                 status_in(&kept, &[201, 422])?;
-                world.call("DELETE", &path, admin, &Value::Null)?.expect(204)?;
+                server.call("DELETE", &path, admin, &Value::Null)?.expect(204)?;
                 Ok(format!("200, an item {}", format_response(&kept)))
             })
         });
         report.attack(&format!("{name}, for jobs"), JUDGED_WITHIN, || {
-            run_with_concurrent_writer(world, || {
+            run_with_concurrent_writer(server, || {
                 let path = format!("/api/v1/job-kinds/costly{n}");
-                let admin = Some(world.admin.token.as_str());
-                let declared = world.call("PUT", &path, admin, &json!({ "schema": schema }))?;
+                let admin = Some(server.admin.token.as_str());
+                let declared = server.call("PUT", &path, admin, &json!({ "schema": schema }))?;
                 status_in(&declared, &[200, 422])?;
                 if declared.status == 422 {
                     return Ok(format_response(&declared));
                 }
                 let job = json!({ "kind": format!("costly{n}"), "payload": item });
-                let enqueued = world.post(&world.admin, "/api/v1/jobs", &job)?;
+                let enqueued = server.post(&server.admin, "/api/v1/jobs", &job)?;
                 status_in(&enqueued, &[201, 422])?;
                 Ok(format!("200, a job {}", format_response(&enqueued)))
             })
@@ -113,13 +113,13 @@ pub fn run(world: &AttackedServer, report: &mut Report) {
 
 /// Runs the attack while `ada` writes repeatedly. Fails if one of the writes is slow or rejected.
 fn run_with_concurrent_writer(
-    world: &AttackedServer,
+    server: &AttackedServer,
     attack: impl FnOnce() -> Result<String>,
 ) -> Result<String> {
     let is_over = AtomicBool::new(false);
     let write = || -> Result<Duration> {
         let note = json!({ "data": { "text": "milk" } });
-        let response = world.post(&world.ada, "/api/v1/spaces/me/shopping", &note)?;
+        let response = server.post(&server.ada, "/api/v1/spaces/me/shopping", &note)?;
         response.expect(201)?;
         Ok(response.took)
     };

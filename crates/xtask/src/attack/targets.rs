@@ -105,11 +105,11 @@ fn redirecting() -> Result<(SocketAddr, Receiver<String>)> {
 }
 
 /// Fails if a redirect is followed, on a server that allows loopback.
-pub fn redirects(world: &AttackedServer, report: &mut Report) {
+pub fn redirects(server: &AttackedServer, report: &mut Report) {
     report.attack("a receiver that redirects", ARRIVES_WITHIN + FOLLOWS_WITHIN, || {
         let (address, said) = redirecting()?;
         let body = json!({ "url": format!("http://{address}/hook"), "body": { "a": 1 } });
-        world.post(&world.admin, "/api/v1/callbacks", &body)?.expect(201)?;
+        server.post(&server.admin, "/api/v1/callbacks", &body)?.expect(201)?;
         let first = said.recv_timeout(ARRIVES_WITHIN).context("the callback did not arrive")?;
         ensure!(first.contains("/hook"), "{first}");
         match said.recv_timeout(FOLLOWS_WITHIN) {

@@ -313,14 +313,14 @@ impl RowShape {
 
 /// Sends a partner request to each second account from the one before, and returns the requests that accept
 /// them.
-async fn prepare_accepts(server: Server, people: &[LoadAccount]) -> Result<Vec<Vec<u8>>> {
-    let asks = people.chunks_exact(2).map(|pair| {
+async fn prepare_accepts(server: Server, accounts: &[LoadAccount]) -> Result<Vec<Vec<u8>>> {
+    let asks = accounts.chunks_exact(2).map(|pair| {
         let mut out = Vec::new();
         write_request(&mut out, &pair[0], &pair[1]);
         out
     });
     let responses = send_all(server.address, 64, asks.collect()).await?;
-    let accepts = people.chunks_exact(2).zip(responses).map(|(pair, (status, body))| {
+    let accepts = accounts.chunks_exact(2).zip(responses).map(|(pair, (status, body))| {
         let id = body["id"].as_str().filter(|_| status == 201);
         let id = id.with_context(|| format!("asking gave {status}: {body}"))?;
         Ok(request("POST", &format!("/api/v1/partners/requests/{id}/accept"), Some(&pair[1].token), None))

@@ -11,7 +11,7 @@ use super::ceiling::PING;
 use super::machine::{cpu_s, cpu_with_children_s, peak_memory_mb};
 use super::sources::RepeatedRequest;
 use crate::load::http::request;
-use crate::load::{LoadResult, Plan, Source, drive};
+use crate::load::{LoadResult, Plan, Source, generate_load};
 
 const CONNECTIONS: usize = 64;
 /// Fraction of the highest rate at which latencies are measured.
@@ -122,7 +122,7 @@ fn plan(length: Duration, warm_up: Duration, rate: Option<f64>) -> Plan {
 }
 
 async fn run(server: Server, plan: Plan, source: Box<dyn Source>) -> Result<LoadResult> {
-    drive(server.address, plan, source, || {
+    generate_load(server.address, plan, source, || {
         let database = server.database_pid.map_or(Ok(0.0), cpu_with_children_s)?;
         Ok([cpu_s(server.pid)?, database, cpu_s(std::process::id())?])
     })

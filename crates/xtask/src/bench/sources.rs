@@ -27,10 +27,10 @@ pub struct ZipfReads {
 }
 
 impl ZipfReads {
-    pub fn of(people: &[LoadAccount], path: &str, seed: u64) -> Self {
-        let requests = people.iter().map(|person| request("GET", path, Some(&person.token), None));
+    pub fn of(accounts: &[LoadAccount], path: &str, seed: u64) -> Self {
+        let requests = accounts.iter().map(|account| request("GET", path, Some(&account.token), None));
         let mut rng = Rng::with_seed(seed);
-        let zipf = Zipf::new(people.len(), &mut rng);
+        let zipf = Zipf::new(accounts.len(), &mut rng);
         Self { requests: Rc::new(requests.collect()), zipf, rng: RefCell::new(rng) }
     }
 }
@@ -65,21 +65,21 @@ impl Source for UniformRequests {
 /// pair.
 #[derive(Clone)]
 pub struct NewRequests {
-    people: Rc<Vec<LoadAccount>>,
+    accounts: Rc<Vec<LoadAccount>>,
     pairs: Rc<RefCell<Pairs>>,
 }
 
 impl NewRequests {
-    pub fn among(people: Vec<LoadAccount>, seed: u64) -> Self {
-        let pairs = Pairs::new(people.len(), &mut Rng::with_seed(seed));
-        Self { people: Rc::new(people), pairs: Rc::new(RefCell::new(pairs)) }
+    pub fn among(accounts: Vec<LoadAccount>, seed: u64) -> Self {
+        let pairs = Pairs::new(accounts.len(), &mut Rng::with_seed(seed));
+        Self { accounts: Rc::new(accounts), pairs: Rc::new(RefCell::new(pairs)) }
     }
 }
 
 impl Source for NewRequests {
     fn next(&self, out: &mut Vec<u8>) -> bool {
         let Some((from, to)) = self.pairs.borrow_mut().next() else { return false };
-        write_request(out, &self.people[from], &self.people[to]);
+        write_request(out, &self.accounts[from], &self.accounts[to]);
         true
     }
 }
@@ -141,8 +141,8 @@ mod tests {
         assert_eq!(sent(&once.part(2)), ["a", "b"]);
         assert_eq!(sent(&once.part(2)), ["c"]);
 
-        let person = |i| LoadAccount { id: format!("p{i}"), token: format!("t{i}") };
-        let requests = NewRequests::among((0..5).map(person).collect(), 1);
+        let account = |i| LoadAccount { id: format!("p{i}"), token: format!("t{i}") };
+        let requests = NewRequests::among((0..5).map(account).collect(), 1);
         assert!(requests.clone().next(&mut Vec::new()));
         assert_eq!(sent(&requests).len(), 9);
     }

@@ -53,7 +53,7 @@ pub struct Journal {
     /// Number of `people`, from the first, that only send plain requests.
     senders: usize,
     /// Index of the first of `people` that has not been in a couple.
-    fresh: usize,
+    first_unused: usize,
     file: BufWriter<File>,
 }
 
@@ -78,7 +78,7 @@ impl Journal {
             unknown: 0,
             pairs: Pairs::new(senders, rng),
             senders,
-            fresh: senders,
+            first_unused: senders,
             file: BufWriter::new(file),
         })
     }
@@ -101,16 +101,16 @@ impl Journal {
 
     /// Returns a sender and two accounts without a history.
     pub fn next_couple(&mut self) -> Option<(usize, usize, usize)> {
-        let a = self.fresh;
+        let a = self.first_unused;
         (a + 1 < self.accounts.len()).then(|| {
-            self.fresh += 2;
+            self.first_unused += 2;
             (a % self.senders, a, a + 1)
         })
     }
 
     /// Returns the number of accounts that are left for couples.
-    pub fn fresh_people(&self) -> usize {
-        self.accounts.len().saturating_sub(self.fresh)
+    pub fn unused_accounts(&self) -> usize {
+        self.accounts.len().saturating_sub(self.first_unused)
     }
 
     /// Flushes the file and returns the current position.

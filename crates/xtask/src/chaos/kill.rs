@@ -11,7 +11,7 @@ use fastrand::Rng;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions, StopMode};
 use serde_json::json;
 
-use super::rounds::{self, People, Report, Size, Target};
+use super::rounds::{self, AccountCounts, Report, Size, Target};
 use super::{fresh_folder, trials};
 use crate::evidence::{self, Outcome, Row};
 use crate::kith::{Kith, Start, build};
@@ -55,8 +55,8 @@ pub fn kill(args: &Args) -> Result<()> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let all = [KillTarget::Sqlite, KillTarget::Postgres, KillTarget::PostgresServer];
     let mut reports = Vec::new();
-    for whom in all.into_iter().filter(|whom| args.database.is_none_or(|only| only == *whom)) {
-        let (name, folder) = match whom {
+    for target in all.into_iter().filter(|target| args.database.is_none_or(|only| only == *target)) {
+        let (name, folder) = match target {
             KillTarget::Sqlite => ("kill -9 of Kith on SQLite", "kill-sqlite"),
             KillTarget::Postgres => ("kill -9 of Kith on PostgreSQL", "kill-postgres"),
             KillTarget::PostgresServer => ("kill -9 of PostgreSQL under Kith", "kill-postgres-server"),
@@ -64,8 +64,8 @@ pub fn kill(args: &Args) -> Result<()> {
         let folder = fresh_folder(folder)?;
         eprintln!("\n{name}: {rounds} rounds, seed {seed}, in {}", folder.display());
         let journal = folder.join("journal");
-        let mut target = KilledSystem::new(whom, &binary, folder)?;
-        let size = Size { rounds, accounts: People::of(args.mode) };
+        let mut target = KilledSystem::new(target, &binary, folder)?;
+        let size = Size { rounds, accounts: AccountCounts::of(args.mode) };
         reports.push(rounds::run(name, &mut target, size, seed, &journal)?);
     }
     println!();
@@ -100,15 +100,15 @@ fn write_evidence(reports: &[Report]) -> Result<()> {
 }
 
 struct KilledSystem {
-    whom: KillTarget,
+    target: KillTarget,
     start: Start,
     kith: Option<Kith>,
     server: Option<PostgresServer>,
 }
 
 impl KilledSystem {
-    fn new(whom: KillTarget, binary: &Path, folder: PathBuf) -> Result<Self> {
-        let server = match whom {
+    fn new(target: KillTarget, binary: &Path, folder: PathBuf) -> Result<Self> {
+        let server = match target {
             KillTarget::Sqlite => None,
             KillTarget::Postgres | KillTarget::PostgresServer => {
                 // Without fsync, PostgreSQL would acknowledge writes that it has only in its own memory.
@@ -124,7 +124,7 @@ impl KilledSystem {
             log: folder.join("kith.log"),
             ..Start::default()
         };
-        Ok(Self { whom, start, kith: None, server })
+        Ok(Self { target, start, kith: None, server })
     }
 }
 
@@ -173,7 +173,7 @@ impl Target for KilledSystem {
     }
 
     fn inject_fault(&mut self, _: &mut Rng) -> Result<()> {
-        match (self.whom, &mut self.server) {
+        match (self.target, &mut self.server) {
             (KillTarget::PostgresServer, Some(server)) => Ok(server.kill()?),
             _ => self.kith.take().map_or(Ok(()), Kith::kill),
         }

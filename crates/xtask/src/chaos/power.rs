@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use fastrand::Rng;
 use serde_json::json;
 
-use super::rounds::{self, People, Report, Size, Target};
+use super::rounds::{self, AccountCounts, Report, Size, Target};
 use super::undo_log::{Loss, UndoLog};
 use super::{fresh_folder, trials};
 use crate::evidence::{self, Outcome, Row};
@@ -44,8 +44,10 @@ pub fn power(args: &Args) -> Result<()> {
     let shim = build_shim()?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let mut reports = Vec::new();
-    let size =
-        Size { rounds: args.rounds.unwrap_or(args.mode.pick(100, 1)), accounts: People::of(args.mode) };
+    let size = Size {
+        rounds: args.rounds.unwrap_or(args.mode.pick(100, 1)),
+        accounts: AccountCounts::of(args.mode),
+    };
     let mains =
         |synchronous, folder: &Path| PowerCutTarget::new(synchronous, args.mode, &binary, &shim, folder);
     if !args.twin {

@@ -16,7 +16,7 @@ use super::clients;
 use super::journal::{Journal, JournalPosition, WriteOutcome};
 use super::server_view::read_view;
 use super::verdict::{Verdict, judge};
-use crate::load::accounts::{person, registration};
+use crate::load::accounts::{account, registration};
 use crate::load::{on_one_thread, send_all_patiently};
 use crate::mode::Mode;
 
@@ -30,22 +30,22 @@ const CLIENTS_END_WITHIN: Duration = Duration::from_secs(40);
 #[derive(Clone, Copy)]
 pub struct Size {
     pub rounds: u32,
-    pub accounts: People,
+    pub accounts: AccountCounts,
 }
 
 /// Accounts of a run.
 #[derive(Clone, Copy)]
-pub struct People {
+pub struct AccountCounts {
     /// Number of accounts that send requests to each other and never have a partner.
     pub senders: usize,
     /// Number of new accounts that a round may use.
-    pub fresh: usize,
+    pub unused: usize,
 }
 
-impl People {
+impl AccountCounts {
     /// Returns the numbers for a full or a smoke round.
     pub fn of(mode: Mode) -> Self {
-        mode.pick(Self { senders: 1_000, fresh: 1_500 }, Self { senders: 100, fresh: 300 })
+        mode.pick(Self { senders: 1_000, unused: 1_500 }, Self { senders: 100, unused: 300 })
     }
 }
 
@@ -198,17 +198,17 @@ async fn review(server: SocketAddr, journal: &Journal, since: JournalPosition) -
 async fn register_missing(
     server: SocketAddr,
     journal: &mut Journal,
-    people: People,
+    accounts: AccountCounts,
     round: u32,
 ) -> Result<()> {
-    let senders = people.senders.saturating_sub(journal.accounts.len());
-    let missing = senders + people.fresh.saturating_sub(journal.fresh_people());
+    let senders = accounts.senders.saturating_sub(journal.accounts.len());
+    let missing = senders + accounts.unused.saturating_sub(journal.unused_accounts());
     let requests = (0..missing).map(|i| registration(&format!("r{round}n{i}"))).collect();
     for (status, body) in send_all_patiently(server, 32, requests).await? {
-        match (status, person(&body)) {
-            (201, Some(person)) => {
-                journal.record_outcome("person", &WriteOutcome::Acknowledged(person.id.clone()))?;
-                journal.accounts.push(person);
+        match (status, account(&body)) {
+            (201, Some(account)) => {
+                journal.record_outcome("person", &WriteOutcome::Acknowledged(account.id.clone()))?;
+                journal.accounts.push(account);
             }
             // The account exists because an earlier attempt with unknown outcome succeeded.
             (409, _) => {}

@@ -27,16 +27,16 @@ pub async fn read_view(server: SocketAddr, journal: &Journal, since: JournalPosi
     let mut view = ServerView { known: find_known(server, journal, known).await?, ..ServerView::default() };
     list_sent(server, journal, senders.into_iter().collect(), &mut view).await?;
     let bonded: Vec<_> = bonded.into_iter().collect();
-    for (person, body) in get(server, journal, "/api/v1/partners/current", &bonded).await? {
-        view.bonds.insert(person, text(&body["bond"]["id"]));
+    for (account, body) in get(server, journal, "/api/v1/partners/current", &bonded).await? {
+        view.bonds.insert(account, text(&body["bond"]["id"]));
     }
     Ok(view)
 }
 
-async fn find_known(server: SocketAddr, journal: &Journal, people: Vec<usize>) -> Result<HashSet<usize>> {
-    let shown = get(server, journal, "/api/v1/me", &people).await?;
-    let same = |(person, body): &(usize, Value)| body["id"] == journal.accounts[*person].id.as_str();
-    Ok(shown.into_iter().filter(same).map(|(person, _)| person).collect())
+async fn find_known(server: SocketAddr, journal: &Journal, accounts: Vec<usize>) -> Result<HashSet<usize>> {
+    let shown = get(server, journal, "/api/v1/me", &accounts).await?;
+    let same = |(account, body): &(usize, Value)| body["id"] == journal.accounts[*account].id.as_str();
+    Ok(shown.into_iter().filter(same).map(|(account, _)| account).collect())
 }
 
 /// Lists the requests of each sender, all pages.
@@ -79,9 +79,9 @@ async fn get(
     server: SocketAddr,
     journal: &Journal,
     path: &str,
-    people: &[usize],
+    accounts: &[usize],
 ) -> Result<Vec<(usize, Value)>> {
-    get_each(server, journal, people.iter().map(|person| (*person, path))).await
+    get_each(server, journal, accounts.iter().map(|account| (*account, path))).await
 }
 
 /// Sends a GET request for each account. A response other than 200 and 503 counts as absent data.
@@ -90,10 +90,10 @@ async fn get_each<'a>(
     journal: &Journal,
     paths: impl Iterator<Item = (usize, &'a str)>,
 ) -> Result<Vec<(usize, Value)>> {
-    let (people, requests): (Vec<_>, Vec<_>) = paths
-        .map(|(person, path)| (person, request("GET", path, Some(&journal.accounts[person].token), None)))
+    let (accounts, requests): (Vec<_>, Vec<_>) = paths
+        .map(|(account, path)| (account, request("GET", path, Some(&journal.accounts[account].token), None)))
         .unzip();
     let responses = send_all_patiently(server, CONNECTIONS, requests).await?;
-    let shown = people.into_iter().zip(responses).filter(|(_, (status, _))| *status == 200);
-    Ok(shown.map(|(person, (_, body))| (person, body)).collect())
+    let shown = accounts.into_iter().zip(responses).filter(|(_, (status, _))| *status == 200);
+    Ok(shown.map(|(account, (_, body))| (account, body)).collect())
 }

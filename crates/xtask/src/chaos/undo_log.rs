@@ -110,7 +110,7 @@ impl UndoLog {
         let mut lost = 0;
         for (path, steps) in self.unsynced.iter().filter(|(_, steps)| !steps.is_empty()) {
             let steps: Vec<_> = steps.iter().map(|(_, step)| step).collect();
-            let kept = draw_kept(steps.len(), loss, rng);
+            let kept = choose_kept_steps(steps.len(), loss, rng);
             lost += kept.iter().filter(|kept| !**kept).count();
             let tear = (loss == Loss::Subset).then(|| rng.clone());
             replay(path, &steps, &kept, tear).with_context(|| format!("undoing {}", path.display()))?;
@@ -120,7 +120,7 @@ impl UndoLog {
 }
 
 /// Returns for each of `n` steps whether it reached the disk.
-fn draw_kept(n: usize, loss: Loss, rng: &mut Rng) -> Vec<bool> {
+fn choose_kept_steps(n: usize, loss: Loss, rng: &mut Rng) -> Vec<bool> {
     let first_lost = rng.usize(0..=n);
     (0..n)
         .map(|at| match loss {

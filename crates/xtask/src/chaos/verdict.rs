@@ -46,9 +46,9 @@ impl Verdict {
 /// Compares everything recorded after `since`.
 pub fn judge(journal: &Journal, since: JournalPosition, view: &ServerView) -> Verdict {
     let mut verdict = Verdict::default();
-    for person in since.accounts..journal.accounts.len() {
-        if !view.known.contains(&person) {
-            verdict.lost.push(format!("person {}", journal.accounts[person].id));
+    for account in since.accounts..journal.accounts.len() {
+        if !view.known.contains(&account) {
+            verdict.lost.push(format!("person {}", journal.accounts[account].id));
         }
     }
     for ask in &journal.sent_requests[since.sent_requests..] {
@@ -100,7 +100,7 @@ fn judge_couple(journal: &Journal, couple: &CoupleScenario, view: &ServerView, v
         .map(|shown| shown.status.as_str());
     let own = SentRequest { from: *a, to: *b, outcome: request_outcome.clone() };
     let own = judge_ask(journal, &own, request_outcome, view, verdict).map(|shown| shown.status.as_str());
-    let bond = |person| view.bonds.get(person).and_then(Option::as_deref);
+    let bond = |account| view.bonds.get(account).and_then(Option::as_deref);
     let (of_a, of_b) = (bond(a), bond(b));
     let is_whole = match own {
         Some("accepted") => of_a.is_some() && of_a == of_b && third != Some("pending"),

@@ -23,7 +23,7 @@ pub async fn register(server: SocketAddr, prefix: &str, count: usize) -> Result<
         .into_iter()
         .map(|(status, body)| {
             ensure!(status == 201, "registering gave {status}: {body}");
-            person(&body).with_context(|| format!("registering gave {body}"))
+            account(&body).with_context(|| format!("registering gave {body}"))
         })
         .collect()
 }
@@ -43,7 +43,7 @@ pub fn log_in(name: &str) -> Vec<u8> {
 }
 
 /// Returns the account in a registration's response.
-pub fn person(body: &Value) -> Option<LoadAccount> {
+pub fn account(body: &Value) -> Option<LoadAccount> {
     Some(LoadAccount {
         id: body["user"]["id"].as_str()?.into(),
         token: body["access_token"].as_str()?.into(),

@@ -48,7 +48,7 @@ pub struct LoadResult {
     pub elapsed: Duration,
     /// Latencies of the 2xx responses in nanoseconds.
     pub latency: Histogram<u64>,
-    /// Growth of the values of [`drive`]'s `sample`.
+    /// Growth of the values of [`generate_load`]'s `sample`.
     pub sampled: [f64; 3],
 }
 
@@ -74,7 +74,7 @@ struct Shared {
 ///
 /// # Errors
 /// Returns an error if a connection broke, or if all responses were rejections.
-pub async fn drive(
+pub async fn generate_load(
     server: SocketAddr,
     plan: Plan,
     source: Box<dyn Source>,
@@ -96,7 +96,7 @@ pub async fn drive(
     let mut work = JoinSet::new();
     let due = plan.rate.map(|rate| start_clock(&mut work, &shared, rate));
     for connection in connections {
-        work.spawn_local(one_after_another(connection, Rc::clone(&shared), due.clone()));
+        work.spawn_local(run_sequentially(connection, Rc::clone(&shared), due.clone()));
     }
     drop(due);
     sleep(plan.warm_up).await;
@@ -157,7 +157,7 @@ fn start_clock(
     due
 }
 
-async fn one_after_another(
+async fn run_sequentially(
     mut connection: Connection,
     shared: Rc<Shared>,
     due: Option<async_channel::Receiver<Instant>>,

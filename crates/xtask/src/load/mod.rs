@@ -9,7 +9,7 @@ mod sampling;
 use std::time::Instant;
 
 pub use connection::{Connection, send_all, send_all_patiently};
-pub use generator::{LoadResult, Plan, Source, drive};
+pub use generator::{LoadResult, Plan, Source, generate_load};
 pub use sampling::{Pairs, Zipf};
 
 /// Returns the current instant, for measurements.

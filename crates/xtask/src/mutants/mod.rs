@@ -180,15 +180,15 @@ pub fn mutants(args: &Args) -> Result<()> {
             try_part(&root, part, args.every.unwrap_or(part.every).max(1), args.sample)?;
         }
     }
-    let mut tried = BTreeMap::new();
+    let mut results = BTreeMap::new();
     for part in PARTS {
         // A part without results is left out.
         let folder = root.join(BUILD_FOLDER).join(part.name).join("mutants.out");
         if folder.exists() {
-            tried.insert(part.name, read(&folder)?);
+            results.insert(part.name, read(&folder)?);
         }
     }
-    report(&root, &tried, &reasons(&root)?)
+    report(&root, &results, &reasons(&root)?)
 }
 
 fn reasons(root: &Path) -> Result<Reasons> {
@@ -250,31 +250,31 @@ fn without_position(mutant: &str) -> String {
     }
 }
 
-fn survivors(tried: &MutantResults, reasons: &Reasons) -> Vec<Survivor> {
+fn survivors(results: &MutantResults, reasons: &Reasons) -> Vec<Survivor> {
     let explained = |mutant: &String| {
         let name = without_position(mutant);
         let reason = reasons.survivor.iter().find(|reason| reason.mutant == name);
         Survivor { mutant: mutant.clone(), why: reason.map(|reason| reason.why.clone()) }
     };
-    tried.missed.iter().map(explained).collect()
+    results.missed.iter().map(explained).collect()
 }
 
-fn report(root: &Path, tried: &BTreeMap<&'static str, MutantResults>, reasons: &Reasons) -> Result<()> {
-    let sum = |of: fn(&MutantResults) -> usize| tried.values().map(of).sum::<usize>();
+fn report(root: &Path, results: &BTreeMap<&'static str, MutantResults>, reasons: &Reasons) -> Result<()> {
+    let sum = |of: fn(&MutantResults) -> usize| results.values().map(of).sum::<usize>();
     let (detected, viable) = (sum(MutantResults::detected), sum(MutantResults::viable));
     if viable == 0 {
         bail!("no change was tried");
     }
     let share = detected as f64 / viable as f64;
-    let list = listed(tried, reasons);
+    let list = listed(results, reasons);
     fs::write(root.join(LIST), &list).with_context(|| format!("cannot write {LIST}"))?;
     print!("{list}");
-    let parts: BTreeMap<_, _> = tried
+    let parts: BTreeMap<_, _> = results
         .iter()
-        .map(|(name, tried)| {
+        .map(|(name, results)| {
             let figures = json!({
-                "noticed": tried.detected(), "viable": tried.viable(), "unviable": tried.unviable.len(),
-                "survivors": survivors(tried, reasons),
+                "noticed": results.detected(), "viable": results.viable(), "unviable": results.unviable.len(),
+                "survivors": survivors(results, reasons),
             });
             (*name, figures)
         })
@@ -288,7 +288,7 @@ fn report(root: &Path, tried: &BTreeMap<&'static str, MutantResults>, reasons: &
             "Tests notice {detected} of {viable} sampled changes of bonds, accounts and store ({percent:.0} %)."
         ),
     };
-    if tried.len() == PARTS.len() {
+    if results.len() == PARTS.len() {
         evidence::write("cargo xtask mutants", &[row])?;
     } else {
         println!(
@@ -305,23 +305,23 @@ fn report(root: &Path, tried: &BTreeMap<&'static str, MutantResults>, reasons: &
     Ok(())
 }
 
-fn listed(tried: &BTreeMap<&'static str, MutantResults>, reasons: &Reasons) -> String {
+fn listed(results: &BTreeMap<&'static str, MutantResults>, reasons: &Reasons) -> String {
     let mut text = format!(
         "<!-- Written by `cargo xtask mutants`; reasons are in {REASONS}. -->\n\n# Mutants\n\n\
          Changes of the code in one place, and whether a test noticed: a sample, on SQLite, by the tests nearest to it.\n\n\
          | part | changes that compile | noticed | survived |\n|---|---|---|---|\n"
     );
-    for (name, tried) in tried {
-        let percent = 100.0 * tried.detected() as f64 / tried.viable().max(1) as f64;
+    for (name, results) in results {
+        let percent = 100.0 * results.detected() as f64 / results.viable().max(1) as f64;
         text += &format!(
             "| {name} | {} | {} ({percent:.0} %) | {} |\n",
-            tried.viable(),
-            tried.detected(),
-            tried.missed.len()
+            results.viable(),
+            results.detected(),
+            results.missed.len()
         );
     }
     text += "\n## Survivors\n\n";
-    for Survivor { mutant, why } in tried.values().flat_map(|tried| survivors(tried, reasons)) {
+    for Survivor { mutant, why } in results.values().flat_map(|results| survivors(results, reasons)) {
         let why = why.unwrap_or_else(|| "no test notices it yet".to_owned());
         text += &format!("* `{}`: {why}\n", without_position(&mutant));
     }
@@ -337,11 +337,11 @@ mod tests {
     #[test]
     fn survivor_reason_survives_line_changes() {
         assert_eq!(without_position(MISSED), "crates/a/src/b.rs: replace > with >= in c::d");
-        let tried =
+        let results =
             MutantResults { missed: vec![MISSED.to_owned(), "other".to_owned()], ..MutantResults::default() };
         let reason =
             Reason { mutant: without_position(MISSED), why: "Nothing is exactly that long.".to_owned() };
-        let found = survivors(&tried, &Reasons { survivor: vec![reason] });
+        let found = survivors(&results, &Reasons { survivor: vec![reason] });
         let why: Vec<_> = found.iter().map(|survivor| survivor.why.as_deref()).collect();
         assert_eq!(why, [Some("Nothing is exactly that long."), None]);
     }
@@ -349,8 +349,8 @@ mod tests {
     #[test]
     fn timeouts_are_detected_and_unviable_mutants_ignored() {
         let names = |n| vec![String::new(); n];
-        let tried =
+        let results =
             MutantResults { caught: names(3), missed: names(1), timeout: names(2), unviable: names(4) };
-        assert_eq!((tried.detected(), tried.viable()), (5, 6));
+        assert_eq!((results.detected(), results.viable()), (5, 6));
     }
 }

@@ -25,7 +25,7 @@ impl<'t> RowTemplate<'t> {
     pub fn new(table: &'t Table, row: &'t [Value]) -> Self {
         let ids: Vec<_> = (0..row.len())
             .map(|column| (column, ids_in(&row[column])))
-            .filter(|(_, places)| !places.is_empty())
+            .filter(|(_, positions)| !positions.is_empty())
             .collect();
         let mut others = table.references.clone();
         let is_hash = |value: &Value| matches!(value, Value::Blob(bytes) if bytes.len() >= MIN_HASH_BYTES);
@@ -44,10 +44,10 @@ impl<'t> RowTemplate<'t> {
     /// Returns copy `n` (from 1). Copies with the same number refer to each other as their originals do.
     pub fn copy(&self, n: i64) -> Vec<Value> {
         let mut copy = self.row.to_vec();
-        for (column, places) in &self.ids {
+        for (column, positions) in &self.ids {
             if let Value::Text(text) = &mut copy[*column] {
-                for place in places {
-                    let digits = place + DIGITS.start..place + DIGITS.end;
+                for position in positions {
+                    let digits = position + DIGITS.start..position + DIGITS.end;
                     let number = i64::from_str_radix(&text[digits.clone()], 16).unwrap_or(0);
                     text.replace_range(digits, &format!("{:06x}", (number ^ n) & 0xff_ffff));
                 }
@@ -72,17 +72,17 @@ impl<'t> RowTemplate<'t> {
 /// Returns the positions at which ids begin in a text.
 fn ids_in(value: &Value) -> Vec<usize> {
     let Value::Text(text) = value else { return Vec::new() };
-    let mut places = Vec::new();
+    let mut positions = Vec::new();
     let mut at = 0;
     while at + ID_LENGTH <= text.len() {
         if is_id(&text.as_bytes()[at..at + ID_LENGTH]) {
-            places.push(at);
+            positions.push(at);
             at += ID_LENGTH;
         } else {
             at += 1;
         }
     }
-    places
+    positions
 }
 
 /// Returns true if `text` is a UUID in its hyphenated form.

@@ -58,11 +58,11 @@ fn transaction_of(row: usize) -> usize {
 
 /// Sets the watermark of the sequencer's statements to near the newest rows, as it is in operation.
 fn with_recent_watermark(statements: &[Statement], rows: usize) -> Vec<Statement> {
-    let mark = i64::try_from(transaction_of(rows.saturating_sub(1))).unwrap_or(i64::MAX);
+    let watermark = i64::try_from(transaction_of(rows.saturating_sub(1))).unwrap_or(i64::MAX);
     let at_the_mark = |statement: &Statement| {
         let mut statement = statement.clone();
         if statement.sql.contains(".tx >= $1") {
-            statement.samples.iter_mut().for_each(|sample| sample[0] = RecordedParam::Int(mark));
+            statement.samples.iter_mut().for_each(|sample| sample[0] = RecordedParam::Int(watermark));
         }
         statement
     };

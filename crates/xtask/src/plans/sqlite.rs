@@ -37,9 +37,9 @@ pub fn judge(
             connection.progress_handler(0, None::<fn() -> bool>)?;
             connection.execute_batch("ANALYZE")?;
         }
-        let looks = bound(&mut connection)?;
+        let progress_calls = bound(&mut connection)?;
         for statement in statements {
-            looks.store(0, Ordering::Relaxed);
+            progress_calls.store(0, Ordering::Relaxed);
             judge_statement(&connection, mode, statement, sample, &mut report);
         }
     }
@@ -48,11 +48,11 @@ pub fn judge(
 
 /// Installs a progress handler that stops statements with too many steps.
 fn bound(connection: &mut Connection) -> Result<Arc<AtomicU32>> {
-    let looks = Arc::new(AtomicU32::new(0));
-    let counted = Arc::clone(&looks);
+    let progress_calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&progress_calls);
     let too_many = move || counted.fetch_add(1, Ordering::Relaxed) > MAX_PROGRESS_CALLS;
     connection.progress_handler(PROGRESS_INTERVAL_STEPS, Some(too_many))?;
-    Ok(looks)
+    Ok(progress_calls)
 }
 
 fn fill(connection: &Connection, tables: &[Table], rows: usize) -> Result<()> {
@@ -70,9 +70,9 @@ fn fill(connection: &Connection, tables: &[Table], rows: usize) -> Result<()> {
         connection.execute_batch(&format!("DROP INDEX {name}"))?;
     }
     for table in tables.iter().filter(|table| table.name != "schema_migrations") {
-        let places = vec!["?"; table.columns.len()].join(", ");
+        let placeholders = vec!["?"; table.columns.len()].join(", ");
         let columns = table.columns.join(", ");
-        let sql = format!("INSERT OR IGNORE INTO {} ({columns}) VALUES ({places})", table.name);
+        let sql = format!("INSERT OR IGNORE INTO {} ({columns}) VALUES ({placeholders})", table.name);
         let mut insert = connection.prepare(&sql)?;
         for row in filled(table, rows) {
             insert.execute(params_from_iter(row)).with_context(|| table.name.clone())?;

@@ -86,23 +86,24 @@ pub fn timing(args: &Args) -> Result<ExitCode> {
 type Comparisons = Vec<(&'static str, Comparison)>;
 
 async fn measure(kith: &Kith, pairs: usize) -> Result<Comparisons> {
-    let people = pairs.div_ceil(FAILURES_BEFORE_LOCK);
-    eprintln!("registering {people} people");
-    register(kith.address, "known", people + LOCKED).await?;
-    let names = |prefix: &str| (0..people).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
-    let mut asker =
+    let accounts = pairs.div_ceil(FAILURES_BEFORE_LOCK);
+    eprintln!("registering {accounts} people");
+    register(kith.address, "known", accounts + LOCKED).await?;
+    let names = |prefix: &str| (0..accounts).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
+    let mut client =
         LogInClient { connection: Connection::open(kith.address).await?, rng: Rng::with_seed(SEED) };
     eprintln!("{pairs} pairs of log-ins with wrong passwords");
-    let wrong = asker.compare(&names("known"), &names("other"), pairs, 401).await?;
-    let locked = |prefix: &str| (people..people + LOCKED).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
+    let wrong = client.compare(&names("known"), &names("other"), pairs, 401).await?;
+    let locked =
+        |prefix: &str| (accounts..accounts + LOCKED).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
     let (known, other) = (locked("known"), locked("other"));
     for name in known.iter().chain(&other) {
         for _ in 0..=FAILURES_BEFORE_LOCK {
-            asker.ask(name, 401).await?;
+            client.ask(name, 401).await?;
         }
     }
     eprintln!("{pairs} pairs of log-ins that are locked out");
-    let locked = asker.compare(&known, &other, pairs, 423).await?;
+    let locked = client.compare(&known, &other, pairs, 423).await?;
     Ok(vec![("wrong password", wrong), ("locked out", locked)])
 }
 

@@ -37,7 +37,7 @@ impl Snapshot {
         let mut session = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut input = session.stdin.take().context("psql has no input")?;
         let output = session.stdout.take().context("psql has no output")?;
-        let held = Self {
+        let transaction = Self {
             session,
             _input: {
                 writeln!(input, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT COUNT(*) FROM pg_class;")?;
@@ -48,7 +48,7 @@ impl Snapshot {
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
         ensure!(!line.trim().is_empty(), "psql said nothing");
-        Ok(held)
+        Ok(transaction)
     }
 }
 
@@ -61,22 +61,22 @@ impl Drop for Snapshot {
 }
 
 /// Measures `pairs` of runs with `jobs` jobs each. Every second pair starts with the snapshot.
-pub fn bloat(ring: &BenchEnvironment, pairs: usize, jobs: u64) -> Result<Bloat> {
+pub fn bloat(environment: &BenchEnvironment, pairs: usize, jobs: u64) -> Result<Bloat> {
     eprintln!("\n{} jobs come and go, without and with a snapshot held open", thousands(jobs as f64));
     let mut all = Vec::new();
     for pair in 0..pairs {
         let first = pair % 2 == 1;
-        let one = run(ring, first, jobs)?;
-        let other = run(ring, !first, jobs)?;
+        let one = run(environment, first, jobs)?;
+        let other = run(environment, !first, jobs)?;
         all.push(if first { [other, one] } else { [one, other] });
     }
     Ok(Bloat { jobs, pairs: all })
 }
 
-fn run(ring: &BenchEnvironment, is_held: bool, jobs: u64) -> Result<Value> {
-    let url = ring.fresh_database()?;
+fn run(environment: &BenchEnvironment, is_held: bool, jobs: u64) -> Result<Value> {
+    let url = environment.fresh_database()?;
     let snapshot = if is_held { Some(Snapshot::hold(&url)?) } else { None };
-    let mut command = ring.driver()?;
+    let mut command = environment.driver()?;
     command.args(["--database", &url, "--row", "bloat", "--jobs", &jobs.to_string()]);
     let output = run_json(command, "Kith, PostgreSQL")?;
     drop(snapshot);
@@ -92,7 +92,8 @@ fn run(ring: &BenchEnvironment, is_held: bool, jobs: u64) -> Result<Value> {
 
 impl Bloat {
     fn ratios(&self, what: &str) -> [f64; 3] {
-        let ratios = self.pairs.iter().map(|[free, held]| number(held, what) / number(free, what));
+        let ratios =
+            self.pairs.iter().map(|[free, transaction]| number(transaction, what) / number(free, what));
         spread(&ratios.collect::<Vec<_>>())
     }
 

@@ -100,20 +100,20 @@ fn build(mode: Mode) -> Result<PathBuf> {
 /// Event that happens once, when a given percentage of the jobs is acknowledged.
 #[derive(Clone, Copy, Debug)]
 enum ScheduledEvent {
-    Rest(Duration),
+    Idle(Duration),
     Outage(Duration),
 }
 
-fn interludes(mode: Mode) -> Vec<(usize, ScheduledEvent)> {
-    use ScheduledEvent::{Outage, Rest};
+fn events(mode: Mode) -> Vec<(usize, ScheduledEvent)> {
+    use ScheduledEvent::{Idle, Outage};
     mode.pick(
         vec![
-            (25, Rest(MAX_COMMIT_DELAY + IDLE_MARGIN)),
+            (25, Idle(MAX_COMMIT_DELAY + IDLE_MARGIN)),
             (35, Outage(OUTAGE)),
-            (50, Rest(FULL_SCAN_INTERVAL + IDLE_MARGIN)),
+            (50, Idle(FULL_SCAN_INTERVAL + IDLE_MARGIN)),
             (75, Outage(OUTAGE)),
         ],
-        vec![(40, Rest(SMOKE)), (60, Outage(SMOKE))],
+        vec![(40, Idle(SMOKE)), (60, Outage(SMOKE))],
     )
 }
 
@@ -137,34 +137,35 @@ fn run(database: Database, binary: &Path, jobs: usize, seed: u64, mode: Mode) ->
     let journal = Arc::new(Mutex::new(Journal::default()));
     let program = Program { binary: binary.to_owned(), place, log: folder.join("log"), journal };
     program.run("migrate")?;
-    let mut crew = ProcessGroup::start(program.clone(), database)?;
-    let mut blows = FaultCounts::default();
+    let mut group = ProcessGroup::start(program.clone(), database)?;
+    let mut faults = FaultCounts::default();
     let mut rng = Rng::with_seed(seed);
-    let mut interludes = interludes(mode).into_iter().peekable();
+    let mut events = events(mode).into_iter().peekable();
     let acknowledged = || program.journal().acknowledged.len();
     while acknowledged() < jobs {
         pause(rng.u64(FAULT_INTERVAL_MS));
-        crew.inject_fault(&mut rng, server.as_mut(), &mut blows)?;
-        if (blows.kills + blows.freezes).is_multiple_of(10) {
-            eprintln!("  {} acknowledged, {blows:?}", acknowledged());
+        group.inject_fault(&mut rng, server.as_mut(), &mut faults)?;
+        if (faults.kills + faults.freezes).is_multiple_of(10) {
+            eprintln!("  {} acknowledged, {faults:?}", acknowledged());
         }
-        while let Some((_, what)) = interludes.next_if(|(percent, _)| acknowledged() * 100 >= jobs * percent)
-        {
+        while let Some((_, what)) = events.next_if(|(percent, _)| acknowledged() * 100 >= jobs * percent) {
             eprintln!("  {} acknowledged, {what:?}", acknowledged());
             match (what, server.as_mut()) {
-                (ScheduledEvent::Rest(length), _) => crew.idle(length, &mut blows)?,
-                (ScheduledEvent::Outage(length), Some(server)) => crew.outage(server, length, &mut blows)?,
+                (ScheduledEvent::Idle(length), _) => group.idle(length, &mut faults)?,
+                (ScheduledEvent::Outage(length), Some(server)) => {
+                    group.outage(server, length, &mut faults)?
+                }
                 // An embedded database is unavailable whenever its process is killed.
                 (ScheduledEvent::Outage(_), None) => {}
             }
         }
     }
-    crew.finish()?;
-    let left = FinalState::read(&program.run("look")?);
+    group.finish()?;
+    let final_state = FinalState::read(&program.run("look")?);
     let journal = program.journal();
-    let verdict = JobVerdict::of(&journal, &left);
+    let verdict = JobVerdict::of(&journal, &final_state);
     if let Some(server) = &mut server {
         server.stop(StopMode::Fast)?;
     }
-    Ok(Report { name, seed, blows, max_number: journal.max_number, stale: journal.stale, verdict })
+    Ok(Report { name, seed, faults, max_number: journal.max_number, stale: journal.stale, verdict })
 }

@@ -47,8 +47,8 @@ pub struct FaultCounts {
     pub outages: u32,
     pub outage_s: f64,
     /// Idle periods without jobs, and their total duration in seconds.
-    pub rests: u32,
-    pub rest_s: f64,
+    pub idle_periods: u32,
+    pub idle_s: f64,
 }
 
 impl FaultCounts {
@@ -71,13 +71,13 @@ pub struct ProcessGroup {
 impl ProcessGroup {
     /// Starts the processes.
     pub fn start(program: Program, database: Database) -> Result<Self> {
-        let mut crew = Self { program, database, all: Vec::new(), thaw_at: None };
+        let mut group = Self { program, database, all: Vec::new(), thaw_at: None };
         let count = if database == Database::Sqlite { 1 } else { WORKERS + 1 };
         for at in 0..count {
-            let process = crew.start_process(at)?;
-            crew.all.push(process);
+            let process = group.start_process(at)?;
+            group.all.push(process);
         }
-        Ok(crew)
+        Ok(group)
     }
 
     /// Starts a process for position `at`.
@@ -102,34 +102,34 @@ impl ProcessGroup {
         &mut self,
         rng: &mut Rng,
         server: Option<&mut PostgresServer>,
-        blows: &mut FaultCounts,
+        faults: &mut FaultCounts,
     ) -> Result<()> {
         if self.thaw_at.is_some_and(|(_, when)| when <= now_ms()) {
             self.thaw()?;
         }
         self.all_live()?;
         let at = rng.usize(..self.all.len());
-        let Some(server) = server else { return self.kill(at, blows) };
+        let Some(server) = server else { return self.kill(at, faults) };
         match rng.u32(..100) {
             0..7 => {
                 server.kill()?;
                 server.start_again()?;
-                blows.database_kills += 1;
+                faults.database_kills += 1;
             }
             7..11 => {
                 self.kill_backend(rng)?;
-                blows.backend_kills += 1;
+                faults.backend_kills += 1;
             }
             11..18 => {
                 self.program.run("terminate")?;
-                blows.terminations += 1;
+                faults.terminations += 1;
             }
             18..36 if self.thaw_at.is_none() && at != WORKERS => {
                 self.all[at].freeze()?;
                 self.thaw_at = Some((at, now_ms() + rng.i64(FROZEN_MS)));
-                blows.freezes += 1;
+                faults.freezes += 1;
             }
-            _ if !self.all[at].is_frozen() => self.kill(at, blows)?,
+            _ if !self.all[at].is_frozen() => self.kill(at, faults)?,
             _ => {}
         }
         Ok(())
@@ -156,27 +156,27 @@ impl ProcessGroup {
         &mut self,
         server: &mut PostgresServer,
         length: Duration,
-        blows: &mut FaultCounts,
+        faults: &mut FaultCounts,
     ) -> Result<()> {
         let began = now();
         server.kill()?;
         thread::sleep(length);
         server.start_again()?;
-        blows.outages += 1;
-        blows.outage_s += began.elapsed().as_secs_f64();
+        faults.outages += 1;
+        faults.outage_s += began.elapsed().as_secs_f64();
         self.all_live()
     }
 
     /// Waits until all jobs are completed, idles for `length` without faults, then enqueues jobs, which must
     /// be completed within `MAX_DONE_AFTER_IDLE`.
-    pub fn idle(&mut self, length: Duration, blows: &mut FaultCounts) -> Result<()> {
+    pub fn idle(&mut self, length: Duration, faults: &mut FaultCounts) -> Result<()> {
         self.thaw()?;
         self.send_command_to_all("pause");
         self.wait_until_done(MAX_DONE_AFTER_FAULT)?;
         let began = now();
         thread::sleep(length);
-        blows.rests += 1;
-        blows.rest_s += began.elapsed().as_secs_f64();
+        faults.idle_periods += 1;
+        faults.idle_s += began.elapsed().as_secs_f64();
         self.send_command_to_all("go on");
         pause(ENQUEUE_AFTER_IDLE_MS);
         self.send_command_to_all("pause");
@@ -219,13 +219,13 @@ impl ProcessGroup {
         }
     }
 
-    fn kill(&mut self, at: usize, blows: &mut FaultCounts) -> Result<()> {
+    fn kill(&mut self, at: usize, faults: &mut FaultCounts) -> Result<()> {
         self.all.swap_remove(at).kill()?;
-        let fresh = self.start_process(at)?;
-        self.all.push(fresh);
+        let started = self.start_process(at)?;
+        self.all.push(started);
         let last = self.all.len() - 1;
         self.all.swap(at, last);
-        blows.kills += 1;
+        faults.kills += 1;
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use crate::evidence::{self, Outcome, Row, Tests, Trials};
 pub struct Report {
     pub name: &'static str,
     pub seed: u64,
-    pub blows: FaultCounts,
+    pub faults: FaultCounts,
     pub verdict: JobVerdict,
     /// Highest number that any process tried to enqueue.
     pub max_number: i64,
@@ -21,8 +21,8 @@ pub struct Report {
 impl Report {
     /// Prints the report.
     pub fn print(&self) {
-        let Self { name, seed, blows, verdict, max_number: tried, stale } = self;
-        let FaultCounts { kills, freezes, database_kills, backend_kills, terminations, .. } = blows;
+        let Self { name, seed, faults, verdict, max_number, stale } = self;
+        let FaultCounts { kills, freezes, database_kills, backend_kills, terminations, .. } = faults;
         println!("jobs on {name} (seed {seed})");
         println!(
             "  {kills} kills of processes, {freezes} frozen past their lease; of the database {database_kills} kills, \
@@ -30,10 +30,10 @@ impl Report {
         );
         println!(
             "  {} outages of {:.0} s together, {} rests of {:.0} s together",
-            blows.outages, blows.outage_s, blows.rests, blows.rest_s
+            faults.outages, faults.outage_s, faults.idle_periods, faults.idle_s
         );
         println!(
-            "  {tried} tried, {} acknowledged, {} executed, {} pending, {} dead letters: {} lost",
+            "  {max_number} tried, {} acknowledged, {} executed, {} pending, {} dead letters: {} lost",
             verdict.acknowledged,
             verdict.executed,
             verdict.pending,
@@ -56,20 +56,20 @@ impl Report {
     }
 
     fn figures(&self) -> serde_json::Value {
-        let Self { name, seed, blows, verdict, max_number: tried, stale } = self;
+        let Self { name, seed, faults, verdict, max_number, stale } = self;
         json!({
             "on": name,
             "seed": seed,
-            "kills": blows.kills,
-            "freezes": blows.freezes,
-            "database_kills": blows.database_kills,
-            "backend_kills": blows.backend_kills,
-            "terminations": blows.terminations,
-            "outages": blows.outages,
-            "outage_s": blows.outage_s,
-            "rests": blows.rests,
-            "rest_s": blows.rest_s,
-            "tried": tried,
+            "kills": faults.kills,
+            "freezes": faults.freezes,
+            "database_kills": faults.database_kills,
+            "backend_kills": faults.backend_kills,
+            "terminations": faults.terminations,
+            "outages": faults.outages,
+            "outage_s": faults.outage_s,
+            "rests": faults.idle_periods,
+            "rest_s": faults.idle_s,
+            "tried": max_number,
             "acknowledged": verdict.acknowledged,
             "executed": verdict.executed,
             "pending": verdict.pending,
@@ -90,8 +90,8 @@ impl Report {
 pub fn write_evidence(reports: &[Report]) -> Result<()> {
     let verdicts = || reports.iter().map(|report| &report.verdict);
     let acknowledged: usize = verdicts().map(|verdict| verdict.acknowledged).sum();
-    let freezes: u32 = reports.iter().map(|report| report.blows.freezes).sum();
-    let kills = reports.iter().map(|report| report.blows.count()).sum::<u32>() - freezes;
+    let freezes: u32 = reports.iter().map(|report| report.faults.freezes).sum();
+    let kills = reports.iter().map(|report| report.faults.count()).sum::<u32>() - freezes;
     let count = |of: fn(&JobVerdict) -> usize| verdicts().map(of).sum::<usize>();
     let figures = || json!(reports.iter().map(Report::figures).collect::<Vec<_>>());
     let row = |id, faults: usize, is_enough: bool, summary: String| {
@@ -137,7 +137,7 @@ pub fn write_evidence(reports: &[Report]) -> Result<()> {
             "jobs on {}: nothing of {} acknowledgements lost",
             report.name, report.verdict.acknowledged
         ),
-        trials: u64::from(report.blows.count()),
+        trials: u64::from(report.faults.count()),
     });
     let tests = Tests { trials: trials.collect(), ..Tests::default() };
     let rows: Vec<_> = rows.into_iter().flatten().collect();

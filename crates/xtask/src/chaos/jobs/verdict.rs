@@ -43,57 +43,58 @@ pub struct JobVerdict {
 impl FinalState {
     /// Parses the program's dump of the database.
     pub fn read(said: &str) -> Self {
-        let mut left = Self::default();
+        let mut final_state = Self::default();
         for line in said.lines() {
             let mut words = line.split(' ');
             let word = words.next().unwrap_or_default();
             let numbers: Vec<i64> = words.filter_map(|word| word.parse().ok()).collect();
             match (word, &*numbers) {
-                ("l", [job, ..]) => left.live.extend([*job]),
-                ("d", [job, ..]) => left.dead.extend([*job]),
-                ("h", [job, state, attempt]) => left.history.push((*job, *state, *attempt)),
-                ("x", [n, ..]) => *left.effects.entry(*n).or_default() += 1,
+                ("l", [job, ..]) => final_state.live.extend([*job]),
+                ("d", [job, ..]) => final_state.dead.extend([*job]),
+                ("h", [job, state, attempt]) => final_state.history.push((*job, *state, *attempt)),
+                ("x", [n, ..]) => *final_state.effects.entry(*n).or_default() += 1,
                 _ => {}
             }
         }
-        left
+        final_state
     }
 }
 
 impl JobVerdict {
     /// Compares the journal with the database.
-    pub fn of(journal: &Journal, left: &FinalState) -> Self {
+    pub fn of(journal: &Journal, final_state: &FinalState) -> Self {
         let mut verdict = Self {
             acknowledged: journal.acknowledged.len(),
-            pending: left.live.len(),
-            dead: left.dead.len(),
+            pending: final_state.live.len(),
+            dead: final_state.dead.len(),
             ..Self::default()
         };
         let completed: HashSet<_> =
-            left.history.iter().filter(|row| row.1 == COMPLETED).map(|row| row.0).collect();
+            final_state.history.iter().filter(|row| row.1 == COMPLETED).map(|row| row.0).collect();
         for (n, job) in &journal.acknowledged {
-            let is_there = completed.contains(job) || left.live.contains(job) || left.dead.contains(job);
+            let is_there =
+                completed.contains(job) || final_state.live.contains(job) || final_state.dead.contains(job);
             if !is_there {
                 verdict.lost.push(format!("number {n}, job {job}"));
             }
             if completed.contains(job) {
                 verdict.executed += 1;
-                if !left.effects.contains_key(n) {
+                if !final_state.effects.contains_key(n) {
                     verdict.wrong_effects.push(format!("number {n}: completed without its effect"));
                 }
             }
         }
-        let doubled = left.effects.iter().filter(|(_, times)| **times > 1);
+        let doubled = final_state.effects.iter().filter(|(_, times)| **times > 1);
         verdict.wrong_effects.extend(doubled.map(|(n, times)| format!("number {n}: {times} effects")));
-        verdict.judge_attempts(journal, left);
+        verdict.judge_attempts(journal, final_state);
         verdict
     }
 
-    fn judge_attempts(&mut self, journal: &Journal, left: &FinalState) {
+    fn judge_attempts(&mut self, journal: &Journal, final_state: &FinalState) {
         let mut by_job: HashMap<i64, Vec<Attempt>> = HashMap::new();
         journal.attempts.iter().for_each(|attempt| by_job.entry(attempt.job).or_default().push(*attempt));
         let mut accepted = HashMap::new();
-        for (job, _, attempt) in &left.history {
+        for (job, _, attempt) in &final_state.history {
             if accepted.insert(*job, *attempt).is_some() {
                 self.stale_accepted.push(format!("job {job} ended twice"));
             }
@@ -184,8 +185,8 @@ mod tests {
 
     #[test]
     fn consistent_state_has_no_violations() {
-        let (journal, left) = consistent_state();
-        let verdict = JobVerdict::of(&journal, &left);
+        let (journal, final_state) = consistent_state();
+        let verdict = JobVerdict::of(&journal, &final_state);
         assert!(verdict.is_clean(), "{:?}", verdict.faults());
         assert_eq!((verdict.acknowledged, verdict.executed, verdict.run_again), (1, 1, 0));
     }
@@ -193,43 +194,43 @@ mod tests {
     #[test]
     fn each_violation_is_detected() {
         let judged = |change: fn(&mut Journal, &mut FinalState)| {
-            let (mut journal, mut left) = consistent_state();
-            change(&mut journal, &mut left);
-            let verdict = JobVerdict::of(&journal, &left);
+            let (mut journal, mut final_state) = consistent_state();
+            change(&mut journal, &mut final_state);
+            let verdict = JobVerdict::of(&journal, &final_state);
             assert!(!verdict.is_clean());
             verdict
         };
-        assert_eq!(judged(|_, left| left.history.clear()).lost.len(), 1);
-        assert_eq!(judged(|_, left| left.effects.clear()).wrong_effects.len(), 1);
-        assert_eq!(judged(|_, left| left.effects.extend([(7, 2)])).wrong_effects.len(), 1);
-        assert_eq!(judged(|_, left| left.history.push((70, 4, 1))).stale_accepted.len(), 1);
+        assert_eq!(judged(|_, final_state| final_state.history.clear()).lost.len(), 1);
+        assert_eq!(judged(|_, final_state| final_state.effects.clear()).wrong_effects.len(), 1);
+        assert_eq!(judged(|_, final_state| final_state.effects.extend([(7, 2)])).wrong_effects.len(), 1);
+        assert_eq!(judged(|_, final_state| final_state.history.push((70, 4, 1))).stale_accepted.len(), 1);
         assert_eq!(judged(|journal, _| journal.record_line(1, "b 70 2 1020")).stale_accepted.len(), 1);
-        assert_eq!(judged(|_, left| left.live.extend([71])).pending, 1);
-        let together = |journal: &mut Journal, left: &mut FinalState| {
+        assert_eq!(judged(|_, final_state| final_state.live.extend([71])).pending, 1);
+        let together = |journal: &mut Journal, final_state: &mut FinalState| {
             journal.record_line(1, "b 70 2 1005");
             journal.record_line(1, "e 70 2 1006");
-            left.history[0].2 = 2;
+            final_state.history[0].2 = 2;
         };
         assert_eq!(judged(together).concurrent.len(), 1);
     }
 
     #[test]
     fn frozen_or_killed_attempts_are_not_concurrent() {
-        let (mut journal, mut left) = consistent_state();
+        let (mut journal, mut final_state) = consistent_state();
         journal.attempts[0].ended_ms = Some(9_000);
         journal.process_faults[0].frozen_ms.push((1_005, 8_990));
         journal.record_line(1, "b 70 2 8000");
         journal.record_line(1, "e 70 2 8001");
-        left.history[0].2 = 2;
-        let verdict = JobVerdict::of(&journal, &left);
+        final_state.history[0].2 = 2;
+        let verdict = JobVerdict::of(&journal, &final_state);
         assert!(verdict.is_clean(), "{:?}", verdict.faults());
         assert_eq!((verdict.frozen, verdict.fenced_off, verdict.run_again), (1, 1, 1));
 
         journal.process_faults[0].frozen_ms.clear();
         journal.attempts[0].ended_ms = None;
         journal.process_faults[0].killed_ms = Some(1_500);
-        assert!(JobVerdict::of(&journal, &left).is_clean());
+        assert!(JobVerdict::of(&journal, &final_state).is_clean());
         journal.process_faults[0].killed_ms = Some(8_500);
-        assert_eq!(JobVerdict::of(&journal, &left).concurrent.len(), 1);
+        assert_eq!(JobVerdict::of(&journal, &final_state).concurrent.len(), 1);
     }
 }

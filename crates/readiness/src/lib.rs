@@ -9,6 +9,7 @@ mod counters;
 pub mod declared;
 mod deployment;
 mod evidence;
+mod method_result;
 pub mod observatory;
 mod operation;
 mod outcome;

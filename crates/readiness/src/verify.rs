@@ -14,6 +14,7 @@ use crate::artefact::{Artefact, MeasurementResult};
 use crate::catalogue::ProofMethod;
 use crate::client::as_millis_u64;
 use crate::evidence::{Evidence, EvidenceRecorder};
+use crate::method_result::{MethodResult, combine, judge_named_tests, summarize};
 use crate::{
     Artefacts, Catalogue, Check, CheckFuture, Declared, Deployment, Gate, Outcome, Report, Row, RowResult,
     Run, Shortfall, score,
@@ -71,24 +72,6 @@ pub struct Identity {
     /// Commit, if the version contains one.
     #[serde(skip)]
     pub commit: Option<String>,
-}
-
-/// Result of judging a row by one method.
-struct MethodResult {
-    outcome: Outcome,
-    reason: String,
-    remediation: Option<String>,
-    evidence: Option<Evidence>,
-}
-
-impl MethodResult {
-    fn new(outcome: Outcome, reason: impl Into<String>) -> Self {
-        Self { outcome, reason: reason.into(), remediation: None, evidence: None }
-    }
-
-    fn with_remediation(self, remediation: impl Into<String>) -> Self {
-        Self { remediation: Some(remediation.into()), ..self }
-    }
 }
 
 /// Judges the rows of `plan` on `deployment` one by one, then deletes the synthetic accounts. If `stop`
@@ -307,7 +290,7 @@ impl Judge<'_> {
         self.reject_stale(row, artefact, MethodResult { evidence: Some(evidence), ..result })
     }
 
-    /// Returns `part`, or another outcome if the artefact belongs to another build, is too old, or is from
+    /// Returns `result`, or another outcome if the artefact belongs to another build, is too old, or is from
     /// the future.
     fn reject_stale(&self, row: &Row, artefact: &Artefact, result: MethodResult) -> MethodResult {
         let rerun = format!("run `{}` again at the commit that runs", artefact.tool);
@@ -357,105 +340,8 @@ impl Judge<'_> {
     }
 }
 
-/// Returns the result of the tests that a row names.
-fn judge_named_tests(row: &Row, artefact: &Artefact) -> MethodResult {
-    const RERUN_TESTS: &str = "mend what the tests found, and run `cargo xtask test` again";
-    if !artefact.complete {
-        return MethodResult::new(Outcome::Fail, "the run of the tests did not come to a good end")
-            .with_remediation(RERUN_TESTS);
-    }
-    let mut passed = 0;
-    for part_of_name in &row.tests {
-        let named: Vec<_> = artefact.tests.iter().filter(|(name, _)| name.contains(part_of_name)).collect();
-        if let Some((name, outcome)) = named.iter().find(|(_, outcome)| *outcome != "ok") {
-            return MethodResult::new(Outcome::Fail, format!("the test {name}: {outcome}"))
-                .with_remediation(RERUN_TESTS);
-        }
-        if named.is_empty() {
-            return MethodResult::new(Outcome::Unknown, format!("no test called {part_of_name} was run"))
-                .with_remediation(RERUN_TESTS);
-        }
-        passed += named.len();
-    }
-    MethodResult::new(Outcome::Pass, format!("{passed} tests passed"))
-}
-
 /// Returns true for a Git commit hash, optionally followed by `.dirty`.
 fn is_commit(text: &str) -> bool {
     let hash = text.strip_suffix(".dirty").unwrap_or(text);
     (7..=64).contains(&hash.len()) && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// Returns the result of a row that summarizes other rows.
-fn summarize(row: &Row, others: &[RowResult]) -> MethodResult {
-    let words: Vec<_> = row.summarizes.as_deref().unwrap_or_default().split(' ').collect();
-    // Sorts rows by the position of the word that names them.
-    let position = |other: &RowResult| {
-        words.iter().position(|word| match *word {
-            "beta" => other.gate == Gate::Beta,
-            "production" => other.gate <= Gate::Production,
-            // Rows that were measured on the running deployment and block at least the gate of this row.
-            "live" => other.gate <= row.gate && other.evidence.iter().any(|evidence| evidence.kind == "live"),
-            id => other.id == id || other.id.split('-').next() == Some(id),
-        })
-    };
-    let mut among: Vec<_> = others.iter().filter(|other| position(other).is_some()).collect();
-    among.sort_by_key(|other| position(other));
-    let missing: Vec<_> = among.iter().filter(|other| !other.result.opens_gate()).collect();
-    let failed =
-        missing.iter().filter(|other| matches!(other.result, Outcome::Fail | Outcome::NotYet)).count();
-    match (among.len(), missing.len()) {
-        (0, _) => MethodResult::new(Outcome::Unknown, "none of the rows that it sums up was judged")
-            .with_remediation("judge all rows: leave --only and --area out"),
-        (all, 0) => MethodResult::new(Outcome::Pass, format!("all {all} rows that it sums up hold")),
-        (all, some) => {
-            let outcome = if failed > 0 { Outcome::Fail } else { Outcome::Unknown };
-            let ids: Vec<_> = missing.iter().take(8).map(|other| &*other.id).collect();
-            let dots = if some > ids.len() { ", …" } else { "" };
-            MethodResult::new(outcome, format!("{some} of {all} rows do not hold: {}{dots}", ids.join(", ")))
-                .with_remediation("mend these rows")
-        }
-    }
-}
-
-/// Combines the methods of a row: the worst outcome decides. Methods that do not apply are ignored unless all
-/// do not apply.
-fn combine(row: &Row, mut parts: Vec<MethodResult>) -> RowResult {
-    let mut evidence = Vec::new();
-    if parts.iter().any(|result| result.outcome != Outcome::NotApplicable) {
-        parts.retain(|result| result.outcome != Outcome::NotApplicable);
-    }
-    let mut worst: Option<MethodResult> = None;
-    for mut result in parts {
-        evidence.extend(result.evidence.take());
-        worst = Some(match worst {
-            Some(worst) if worst.outcome >= result.outcome => {
-                MethodResult { reason: join_reasons(&worst, &result), ..worst }
-            }
-            Some(worst) => MethodResult { reason: join_reasons(&result, &worst), ..result },
-            None => result,
-        });
-    }
-    let MethodResult { outcome, reason, remediation, .. } =
-        worst.unwrap_or_else(|| MethodResult::new(Outcome::Unknown, "the catalogue names no way to show it"));
-    RowResult {
-        id: row.id.clone(),
-        requirement: row.requirement.clone(),
-        gate: row.gate,
-        result: outcome,
-        live: None,
-        reason,
-        remediation,
-        twin: row.twin.clone(),
-        evidence,
-    }
-}
-
-/// Joins both reasons if both passed. Otherwise returns the worse one.
-fn join_reasons(worse: &MethodResult, better: &MethodResult) -> String {
-    if worse.outcome == Outcome::Pass {
-        format!("{}; {}", worse.reason, better.reason)
-    } else {
-        worse.reason.clone()
-    }
 }

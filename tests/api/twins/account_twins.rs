@@ -307,7 +307,7 @@ fn sign_in_as(traffic: &ObservedTraffic, request: &mut ProxiedRequest, user: &st
     }
 }
 
-/// Removes every line that contains `what`.
+/// Removes every line that contains `pattern`.
 fn remove_lines(response: &mut ProxiedResponse, pattern: &str) {
     let text = String::from_utf8_lossy(&response.body).into_owned();
     let kept: String = text.split_inclusive('\n').filter(|line| !line.contains(pattern)).collect();

@@ -6,6 +6,7 @@
 
 mod account_twins;
 mod deployment;
+mod operations_twins;
 mod platform_twins;
 mod proxy;
 
@@ -30,8 +31,9 @@ const AT_ONCE: usize = 6;
 const SLOW: &str = "DRV-01";
 
 /// All twins.
-static TWINS: LazyLock<Vec<&Twin>> =
-    LazyLock::new(|| [platform_twins::TWINS, account_twins::TWINS].into_iter().flatten().collect());
+static TWINS: LazyLock<Vec<&Twin>> = LazyLock::new(|| {
+    [platform_twins::TWINS, operations_twins::TWINS, account_twins::TWINS].into_iter().flatten().collect()
+});
 
 /// Server with one fault, and the row that must detect it.
 pub struct Twin {

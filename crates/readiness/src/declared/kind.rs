@@ -161,8 +161,8 @@ async fn get(run: &Run, path: &str) -> Result<CheckResponse, Shortfall> {
     Ok(run.anonymous().with("accept-encoding", "identity").get(path).await?)
 }
 
-/// Returns the body as text. Decodes gzip. A body that cannot be decoded counts as unmeasured: `must_not_contain` must
-/// not pass on it.
+/// Returns the body as text. Decodes gzip. A body that cannot be decoded counts as unmeasured:
+/// `must_not_contain` must not pass on it.
 fn text(response: &CheckResponse) -> Result<String, Shortfall> {
     const ENCODING_REMEDIATION: &str = "let the answer be plain text in UTF-8, or gzip";
     let unreadable = |reason: &str| {

@@ -13,8 +13,8 @@ use crate::{Artefacts, Deployment, Plan, Report, Target, verify};
 
 const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
-/// Starts a server that answers each request with `answer(request_line)` and returns its base URL.
-async fn serve(response: fn(&str) -> String) -> String {
+/// Starts a server that answers each request with `respond(request_line)` and returns its base URL.
+async fn serve(respond: fn(&str) -> String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -22,7 +22,7 @@ async fn serve(response: fn(&str) -> String) -> String {
             let mut head = vec![0; 4096];
             let n = stream.read(&mut head).await.unwrap_or(0);
             let head = String::from_utf8_lossy(&head[..n]).into_owned();
-            let _ = stream.write_all(response(head.lines().next().unwrap_or_default()).as_bytes()).await;
+            let _ = stream.write_all(respond(head.lines().next().unwrap_or_default()).as_bytes()).await;
         }
     });
     base

@@ -25,7 +25,7 @@ struct OwnedResources {
     owner: SyntheticAccount,
     partner: SyntheticAccount,
     requester: SyntheticAccount,
-    /// Id of the request from `asker` to `owner`.
+    /// Id of the request from `requester` to `owner`.
     request: String,
     session: String,
     invite: String,

@@ -50,9 +50,9 @@ pub struct Journal {
     pub acknowledged: u64,
     pub unknown: u64,
     pairs: Pairs,
-    /// Number of `people`, from the first, that only send plain requests.
+    /// Number of `accounts`, from the first, that only send plain requests.
     senders: usize,
-    /// Index of the first of `people` that has not been in a couple.
+    /// Index of the first of `accounts` that has not been in a couple.
     first_unused: usize,
     file: BufWriter<File>,
 }

@@ -86,7 +86,7 @@ fn expected(operation: &Operation, owned: bool, caller_kind: CallerKind) -> Expe
         (_, CallerKind::Unauthenticated(_)) => unauthenticated,
         (access, CallerKind::Program(key)) => match (access, key) {
             (_, ApiKeyKind::Expired | ApiKeyKind::Revoked | ApiKeyKind::Malformed) => unauthenticated,
-            (Access::Allowed(permissions), _) if permissions.iter().any(|one| is_for_people(one)) => {
+            (Access::Allowed(permissions), _) if permissions.iter().any(|one| is_for_users_only(one)) => {
                 Expected::Problem(403, "api_key_not_accepted")
             }
             (Access::Allowed(_), ApiKeyKind::WithScopes) => Expected::Success,
@@ -114,7 +114,7 @@ fn expected(operation: &Operation, owned: bool, caller_kind: CallerKind) -> Expe
 
 /// Permissions that a key cannot have, because with them it could escalate its privileges: managing accounts
 /// or keys.
-fn is_for_people(permission: &str) -> bool {
+fn is_for_users_only(permission: &str) -> bool {
     ["users.set_role", "users.suspend", "users.verify", "api_keys.write"].contains(&permission)
 }
 
@@ -186,7 +186,7 @@ impl<'a> Callers<'a> {
 /// Returns the permissions that a key can have and that satisfy `wanted`.
 fn scopes(wanted: impl Fn(&str) -> bool) -> Vec<&'static str> {
     let all = PERMISSIONS.iter().map(|(name, _)| *name);
-    all.filter(|name| !is_for_people(name) && wanted(name)).collect()
+    all.filter(|name| !is_for_users_only(name) && wanted(name)).collect()
 }
 
 /// Uses the first-administrator link, which works once and needs no sign-in. Returns a second administrator.
@@ -230,11 +230,11 @@ fn faults(
 ) -> Vec<String> {
     let right = match expected {
         Expected::Success => {
-            return wrong_unless(operation.successes.contains(&response.status), expected, response);
+            return error_unless(operation.successes.contains(&response.status), expected, response);
         }
         Expected::Problem(status, code) => response.status == status && is_code(&response.body["code"], code),
     };
-    let mut faults = wrong_unless(right, expected, response);
+    let mut faults = error_unless(right, expected, response);
     let body = response.body.to_string();
     if body.contains(&request.by.email) || body.contains(&request.by.name) {
         faults.push("tells of others".to_owned());
@@ -242,7 +242,7 @@ fn faults(
     faults
 }
 
-fn wrong_unless(right: bool, expected: Expected, response: &TestResponse) -> Vec<String> {
+fn error_unless(right: bool, expected: Expected, response: &TestResponse) -> Vec<String> {
     if right {
         vec![]
     } else {

@@ -155,13 +155,13 @@ async fn rows(operation: &Operation, users: &Users, side: BlockingSide) -> Vec<R
             users.block(side).await;
             vec![row(&id, &ended, Value::Null)]
         }
-        _ if names_nobody(operation) => vec![],
+        _ if refers_to_no_user(operation) => vec![],
         new => panic!("the operation {new} is new: say here how it names a person, or that it does not"),
     }
 }
 
 /// Returns true if the operation refers to no other user, or is for administrators who see everyone.
-fn names_nobody(operation: &Operation) -> bool {
+fn refers_to_no_user(operation: &Operation) -> bool {
     let about_oneself = [
         "/api/v1/auth/",
         "/api/v1/me",
@@ -184,7 +184,7 @@ fn names_nobody(operation: &Operation) -> bool {
         || (operation.method == hyper::Method::GET && !operation.path.contains('{'))
 }
 
-async fn carry_out(me: &TestUser, operation: &Operation, (path, body): &(String, Value)) -> TestResponse {
+async fn perform(me: &TestUser, operation: &Operation, (path, body): &(String, Value)) -> TestResponse {
     let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
     me.send(operation.method.clone(), path, bytes).await
 }
@@ -214,8 +214,8 @@ async fn block_is_indistinguishable_from_missing_user(app: &TestApp) {
             let users = Users::new(app, &format!("{n}-{side:?}").to_lowercase()).await;
             for RequestPair { blocked, absent } in rows(operation, &users, side).await {
                 let what = format!("{} of {blocked:?} where {side:?} side blocks", operation.name);
-                let behind_a_block = carry_out(&users.me, operation, &blocked).await;
-                let about_nobody = carry_out(&users.me, operation, &absent).await;
+                let behind_a_block = perform(&users.me, operation, &blocked).await;
+                let about_nobody = perform(&users.me, operation, &absent).await;
                 assert_eq!(behind_a_block.status, about_nobody.status, "{what}: {:#}", behind_a_block.body);
                 assert_eq!(shape(&behind_a_block.body), shape(&about_nobody.body), "{what}");
                 let names = |response: &TestResponse| {

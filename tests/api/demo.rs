@@ -127,10 +127,10 @@ impl Page {
 /// PRT-01: the product's story on the page.
 async fn page_shows_breakup_and_restoration(app: &TestApp) {
     // Blocks in place, because the browser sends requests to servers of this process.
-    tokio::task::block_in_place(|| part_and_come_back(&mut Page::open(app)));
+    tokio::task::block_in_place(|| break_up_and_restore(&mut Page::open(app)));
 }
 
-fn part_and_come_back(page: &mut Page) {
+fn break_up_and_restore(page: &mut Page) {
     page.type_in("#left form input", "Shall we?");
     assert_eq!(page.click("#left [data-do=ask]"), "Ada sent Ben a partner request.");
     assert!(page.text("#right").contains("“Shall we?”"));
@@ -178,10 +178,10 @@ fn part_and_come_back(page: &mut Page) {
 
 /// SEC-03, GAT-01: a check fails with limits off, and passes when they are on again.
 async fn lifted_limits_fail_row_on_page(app: &TestApp) {
-    tokio::task::block_in_place(|| turn_a_row_red(&mut Page::open(app)));
+    tokio::task::block_in_place(|| fail_demo_check(&mut Page::open(app)));
 }
 
-fn turn_a_row_red(page: &mut Page) {
+fn fail_demo_check(page: &mut Page) {
     assert_eq!(page.text("#verdict"), "not run yet");
     let passes = "Check SEC-03: the live check returned “pass”, the row as a whole is “unknown”.";
     let fails = "Check SEC-03: the live check returned “fail”, the row as a whole is “fail”.";
@@ -236,14 +236,14 @@ async fn demo_data_is_created_once(engine: Engine) {
     }
     let app = TestApp::start_with(engine, engine.database().await, with_demo).await;
     app.events().await;
-    let made = world(&app).await;
+    let made = stored_rows(&app).await;
     let app = TestApp::start_with(engine, app.stop().await, with_demo).await;
-    assert_eq!(world(&app).await, made);
+    assert_eq!(stored_rows(&app).await, made);
     app.stop().await;
 }
 
 /// Returns all rows of the database, except for those that depend on the time of the run.
-async fn world(app: &TestApp) -> Vec<String> {
+async fn stored_rows(app: &TestApp) -> Vec<String> {
     let mut rows = app.dump().await;
     rows.retain(|row| {
         !["server_starts:", "observed_time:", "purge_runs:", "sequencer:"]

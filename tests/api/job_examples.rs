@@ -12,12 +12,12 @@ const JOBS: &str = "/api/v1/jobs";
 
 #[tokio::test]
 async fn a_worker_in_python_works() {
-    works("python3", "worker.py").await;
+    run_example("python3", "worker.py").await;
 }
 
 #[tokio::test]
 async fn a_worker_in_node_works() {
-    works("node", "worker.mjs").await;
+    run_example("node", "worker.mjs").await;
 }
 
 /// Runs the guide's commands in a shell.
@@ -86,7 +86,7 @@ impl Drop for Worker {
     }
 }
 
-async fn works(program: &str, example: &str) {
+async fn run_example(program: &str, example: &str) {
     TestApp::run(
         Engine::Sqlite,
         |_| {},

@@ -26,7 +26,7 @@ fn expect_refused(response: TestResponse, wait: Duration) {
 }
 
 /// Sends a request to each user within the limits of five per minute and 20 per hour.
-async fn ask_slowly(app: &TestApp, from: &TestUser, all: &[TestUser]) {
+async fn send_within_limits(app: &TestApp, from: &TestUser, all: &[TestUser]) {
     for (n, to) in all.iter().enumerate() {
         match n {
             0 => {}
@@ -65,7 +65,7 @@ async fn sixth_request_in_a_minute_is_rejected(app: &TestApp) {
 async fn twenty_first_request_in_an_hour_is_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     let others = app.register_users("other", 21).await;
-    ask_slowly(app, &ada, &others[..20]).await;
+    send_within_limits(app, &ada, &others[..20]).await;
     app.advance(minutes(1));
     let before = app.footprint().await;
     expect_refused(ada.partners().send(&others[20]).await, minutes(56));
@@ -82,7 +82,7 @@ async fn twenty_first_request_in_an_hour_is_rejected(app: &TestApp) {
 async fn hundred_and_first_request_in_a_day_is_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     let others = app.register_users("other", 101).await;
-    ask_slowly(app, &ada, &others[..100]).await;
+    send_within_limits(app, &ada, &others[..100]).await;
     // Four hours and three minutes after the first request.
     app.advance(hours(1));
     expect_refused(ada.partners().send(&others[100]).await, days(1) - hours(5) - minutes(3));

@@ -148,7 +148,12 @@ fn real_now() -> Instant {
 }
 
 /// Sends requests until one is rejected, and returns the time since `since`.
-async fn until_out(revoked: &RevokedUser, node: usize, since: Instant, at_most: Duration) -> Duration {
+async fn wait_until_rejected(
+    revoked: &RevokedUser,
+    node: usize,
+    since: Instant,
+    at_most: Duration,
+) -> Duration {
     loop {
         let asked = real_now();
         if !revoked.is_in(node).await {
@@ -173,8 +178,8 @@ async fn revocation_applies_on_all_nodes(app: &TestApp) {
             let ended = real_now();
             assert!(!revoked.is_in(here).await, "{revocation:?}: still in where it was done");
             for there in (0..app.node_count()).filter(|node| *node != here) {
-                longest =
-                    longest.max(until_out(&revoked, there, ended, latency_bound(PROPAGATION_LIMIT)).await);
+                longest = longest
+                    .max(wait_until_rejected(&revoked, there, ended, latency_bound(PROPAGATION_LIMIT)).await);
             }
             for node in (0..app.node_count()).chain(0..app.node_count()) {
                 assert!(!revoked.is_in(node).await, "{revocation:?}: in again");
@@ -268,7 +273,7 @@ async fn check_node_without_events(app: &TestApp) {
     assert!(revoked.is_in(1).await, "it was told, so this shows nothing");
     // Events have now waited for their position for too long.
     app.advance(seconds(2));
-    let took = until_out(&revoked, 1, ended, latency_bound(MAX_CACHE_AGE)).await;
+    let took = wait_until_rejected(&revoked, 1, ended, latency_bound(MAX_CACHE_AGE)).await;
     println!("out on a deaf node after {took:?}");
     assert!(!revoked.is_in(1).await);
     drop(let_go);

@@ -46,10 +46,10 @@ impl Load {
         join_all(self.users.iter().zip(&self.rounds).map(async |(user, rounds)| {
             while !self.ends.load(Ordering::Relaxed) {
                 let session = sign_in(app, user, rounds.load(Ordering::Relaxed)).await;
-                ask_everywhere(app, &session).await;
+                request_on_all_nodes(app, &session).await;
                 let body = json!({ "refresh_token": session["refresh_token"] });
                 let renewed = app.anonymous().post(REFRESH, body).await.expect(200);
-                ask_everywhere(app, &renewed).await;
+                request_on_all_nodes(app, &renewed).await;
                 rounds.fetch_add(1, Ordering::Relaxed);
             }
         }))
@@ -79,7 +79,7 @@ fn token(session: &Value) -> &str {
     session["access_token"].as_str().expect("a token")
 }
 
-async fn ask_everywhere(app: &TestApp, session: &Value) {
+async fn request_on_all_nodes(app: &TestApp, session: &Value) {
     for node in 0..app.node_count() {
         app.anonymous().at(node).with_token(token(session)).get(ME).await.expect(200);
     }
@@ -185,7 +185,7 @@ async fn emergency_rotation_invalidates_tokens(app: &TestApp) {
     let unknown = Key::of(app).await.sign(&unknown, &read(token(&old[0]), 1));
     assert!(is_in(app, &unknown).await.iter().all(|is_in| !is_in));
     for session in &old {
-        ask_everywhere(app, session).await;
+        request_on_all_nodes(app, session).await;
     }
     let rotation = rotate(app, true).await;
     for session in &old {
@@ -196,9 +196,9 @@ async fn emergency_rotation_invalidates_tokens(app: &TestApp) {
         assert_eq!(is_in(app, token(session)).await, vec![false; app.node_count()]);
     }
     for node in 0..app.node_count() {
-        ask_everywhere(app, &sign_in(app, &ada, node).await).await;
+        request_on_all_nodes(app, &sign_in(app, &ada, node).await).await;
     }
     // Sessions stay valid. Only the access tokens are invalid.
     let body = json!({ "refresh_token": old[0]["refresh_token"] });
-    ask_everywhere(app, &app.anonymous().post(REFRESH, body).await.expect(200)).await;
+    request_on_all_nodes(app, &app.anonymous().post(REFRESH, body).await.expect(200)).await;
 }

@@ -156,7 +156,7 @@ async fn forged_tokens_are_rejected(app: &TestApp) {
     }
     let address = trap.local_addr().expect("an address").to_string();
     let mut corpus = corpus(app, &key, &session, &address).await;
-    corpus.push(("another server's".to_owned(), elsewhere().await));
+    corpus.push(("another server's".to_owned(), token_of_other_server().await));
     let nodes = f64::from(u32::try_from(app.node_count()).expect("a few"));
     for round in 1..=2 {
         let before = app.footprint().await;
@@ -179,7 +179,7 @@ async fn forged_tokens_are_rejected(app: &TestApp) {
 }
 
 /// Returns a valid token of another server with the same secrets, but different keys.
-async fn elsewhere() -> String {
+async fn token_of_other_server() -> String {
     let other = TestApp::start(Engine::Sqlite, TestDatabase::sqlite()).await;
     let token = text(&sign_in(&other, &other.user("ada").await).await, "access_token").to_owned();
     other.anonymous().with_token(&token).get(ME).await.expect(200);

@@ -53,7 +53,7 @@ pub(super) fn check(
     let mut commands = Vec::new();
     for (offset, line) in &lines {
         if ["pg_dump", "pg_restore", "psql"].iter().any(|tool| line.contains(tool)) {
-            of_line(line, *offset, &mut commands);
+            parse_line(line, *offset, &mut commands);
         }
         if commands.len() >= MAX_COMMANDS {
             break;
@@ -182,7 +182,7 @@ fn base_name(path: &str) -> &str {
         .fold(name, |name, end| name.strip_suffix(end).unwrap_or(name))
 }
 
-fn of_line(line: &str, offset: usize, commands: &mut Vec<PgCommand>) {
+fn parse_line(line: &str, offset: usize, commands: &mut Vec<PgCommand>) {
     let words = words(line);
     let ends = |word: &String| matches!(word.as_str(), ";" | "&");
     for command in words.split(ends) {

@@ -90,10 +90,10 @@ pub(super) fn check(
             && let (open @ 1.., Some(first)) = (items.whole[scope].open, first_open[scope])
         {
             let first = &items.all[first];
-            findings.push(beside_open(sentence, open, position(first.offset), &first.label));
+            findings.push(finding_beside_open_boxes(sentence, open, position(first.offset), &first.label));
         }
         if of_all {
-            findings.extend(beside_some(sentence, &some, position));
+            findings.extend(finding_beside_statements(sentence, &some, position));
         }
     }
 }
@@ -136,7 +136,7 @@ fn is_predicate(text: &str) -> bool {
     })
 }
 
-fn beside_open(sentence: &Sentence, open: usize, line: usize, label: &str) -> UnlocatedFinding {
+fn finding_beside_open_boxes(sentence: &Sentence, open: usize, line: usize, label: &str) -> UnlocatedFinding {
     let boxes = match open {
         1 => "an open box, at".to_owned(),
         _ => format!("{open} open boxes, the first at"),
@@ -150,7 +150,7 @@ fn beside_open(sentence: &Sentence, open: usize, line: usize, label: &str) -> Un
     )
 }
 
-fn beside_some(
+fn finding_beside_statements(
     claim: &Sentence,
     some: &[(usize, String)],
     position: &dyn Fn(usize) -> usize,
@@ -268,7 +268,7 @@ fn ticked_over_open(
 fn sentences(outline: &Outline) -> Vec<Sentence> {
     let mut found = Vec::new();
     for block in outline.blocks.iter().filter(|block| !matches!(block.kind, BlockKind::Cell { .. })) {
-        of_block(block, &mut found);
+        sentences_of_block(block, &mut found);
     }
     for table in &outline.tables {
         for row in table.rows.iter().skip(1) {
@@ -284,7 +284,7 @@ fn sentences(outline: &Outline) -> Vec<Sentence> {
     found
 }
 
-fn of_block(block: &Block, found: &mut Vec<Sentence>) {
+fn sentences_of_block(block: &Block, found: &mut Vec<Sentence>) {
     let text = &block.text;
     let bytes = text.as_bytes();
     let mut start = 0;

@@ -39,11 +39,11 @@ impl Items {
         let icons = GlyphClassifier::of(outline);
         for (index, block) in outline.blocks.iter().enumerate() {
             if block.kind != BlockKind::Heading && !is_legend(outline.title(block.section)) {
-                let is_icon = block.kind == BlockKind::Item && icons.of_list(block);
+                let is_icon = block.kind == BlockKind::Item && icons.is_list_icon(block);
                 collect(outline, index, block, is_icon, &mut all);
             }
         }
-        let mark = |section: &Section| heading_mark(&section.title, icons.of_heading(section));
+        let mark = |section: &Section| heading_mark(&section.title, icons.is_heading_icon(section));
         let headings: Vec<_> = outline.sections.iter().map(mark).collect();
         let mut items = Self { all, own: vec![], whole: vec![], headings };
         items.count(outline);
@@ -170,11 +170,11 @@ impl GlyphClassifier {
         icons
     }
 
-    fn of_heading(&self, section: &Section) -> bool {
+    fn is_heading_icon(&self, section: &Section) -> bool {
         self.headings.get(&section.level).is_some_and(|pictures| pictures.is_icon(&section.title))
     }
 
-    fn of_list(&self, block: &Block) -> bool {
+    fn is_list_icon(&self, block: &Block) -> bool {
         let pictures = block.list.and_then(|list| self.lists.get(&list));
         pictures.is_some_and(|pictures| pictures.is_icon(&block.text))
     }

@@ -39,7 +39,7 @@ pub fn lint(bytes: &[u8]) -> Report {
     claims::check(&outline, &items, &line, &mut findings);
     placeholders::check(&outline, &mut findings);
     backups::check(&outline, &line, &mut findings);
-    form(&source, &outline, &items, &mut findings);
+    report_form_faults(&source, &outline, &items, &mut findings);
     let (findings, findings_left_out) = sort_and_limit(&source, findings);
     let scores = stated.into_iter().zip(recomputed).map(|(score, recomputed)| StatedScore {
         label: sanitized(&score.label),
@@ -152,7 +152,12 @@ fn is_boxed(line: &str) -> bool {
 }
 
 /// Reports faults of form: malformed boxes, unclosed fences and encoding errors.
-fn form(source: &Source, outline: &Outline, items: &Items, findings: &mut Vec<UnlocatedFinding>) {
+fn report_form_faults(
+    source: &Source,
+    outline: &Outline,
+    items: &Items,
+    findings: &mut Vec<UnlocatedFinding>,
+) {
     for item in items.all.iter().filter(|item| item.malformed) {
         let message = format!("The box of {} is shown as text, not as a box.", quote(&item.label));
         findings.push(UnlocatedFinding::new(

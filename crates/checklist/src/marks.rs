@@ -76,7 +76,7 @@ pub(super) fn begins_with_glyph(line: &str) -> bool {
 }
 
 /// Returns the mark of the first glyph in a text.
-pub(super) fn within(text: &str) -> Option<BoxState> {
+pub(super) fn first_mark(text: &str) -> Option<BoxState> {
     text.chars().find_map(glyph)
 }
 

@@ -134,12 +134,12 @@ pub(super) fn all(outline: &Outline) -> Vec<ParsedScore> {
         for (at, line) in block.lines() {
             let (start, mut at) = (at, at);
             for part in line.split('|') {
-                if let Some((score, value)) = of_line(part, group, block.section) {
+                if let Some((score, value)) = parse_line(part, group, block.section) {
                     stated.push(ParsedScore { offset: block.offset(at + value), ..score });
                 } else if let Some(fraction) = bare_fraction(part).filter(|_| at > start)
                     && let Some(before) = stated.last_mut().filter(|one| one.offset >= block.offset(start))
                 {
-                    state_beside(before, fraction);
+                    record_fraction(before, fraction);
                 }
                 at += part.len() + 1;
             }
@@ -148,14 +148,14 @@ pub(super) fn all(outline: &Outline) -> Vec<ParsedScore> {
     for (index, code) in outline.codes.iter().enumerate() {
         if matches!(code.language.to_lowercase().as_str(), "" | "text" | "txt" | "plain" | "plaintext") {
             for (at, line) in code.lines().take(MAX_SCORES) {
-                if let Some((score, value)) = of_line(line, Group::Code(index), code.section) {
+                if let Some((score, value)) = parse_line(line, Group::Code(index), code.section) {
                     stated.push(ParsedScore { offset: code.offset(at + value), ..score });
                 }
             }
         }
     }
     for table in 0..outline.tables.len() {
-        stated.extend(of_table(outline, table));
+        stated.extend(parse_table(outline, table));
     }
     stated.sort_by_key(|score| score.offset);
     stated.truncate(MAX_SCORES);
@@ -173,14 +173,14 @@ fn bare_fraction(text: &str) -> Option<(f64, f64)> {
 }
 
 /// Records a fraction stated beside the percentage of the same score.
-fn state_beside(score: &mut ParsedScore, fraction: (f64, f64)) {
+fn record_fraction(score: &mut ParsedScore, fraction: (f64, f64)) {
     if score.fraction.is_none() && !score.is_measured() {
         score.beside = Some(score.percent);
         score.fraction = Some(fraction);
     }
 }
 
-fn of_line(line: &str, group: Group, section: usize) -> Option<(ParsedScore, usize)> {
+fn parse_line(line: &str, group: Group, section: usize) -> Option<(ParsedScore, usize)> {
     if line.len() > MAX_LINE_BYTES || !line.bytes().any(|b| b.is_ascii_digit()) {
         return None;
     }
@@ -238,7 +238,7 @@ fn score(
     Some(ParsedScore { label, percent, fraction, beside, tail, weight: None, offset: 0, section, group })
 }
 
-fn of_table(outline: &Outline, table: usize) -> Vec<ParsedScore> {
+fn parse_table(outline: &Outline, table: usize) -> Vec<ParsedScore> {
     let rows = &outline.tables[table].rows;
     let Some(head) = rows.first() else { return Vec::new() };
     let text = |block: &usize| outline.blocks[*block].text.trim();
@@ -273,12 +273,12 @@ fn of_table(outline: &Outline, table: usize) -> Vec<ParsedScore> {
             }));
         }
     }
-    beside_in_rows(outline, table, &mut stated);
+    record_fractions_in_rows(outline, table, &mut stated);
     stated
 }
 
 /// Joins a percentage and a fraction in two cells of a row into one score.
-fn beside_in_rows(outline: &Outline, table: usize, stated: &mut [ParsedScore]) {
+fn record_fractions_in_rows(outline: &Outline, table: usize, stated: &mut [ParsedScore]) {
     let row_of = |score: &ParsedScore| {
         let rows = outline.tables[table].rows.iter();
         let begins = |row: &&Vec<usize>| {
@@ -297,7 +297,7 @@ fn beside_in_rows(outline: &Outline, table: usize, stated: &mut [ParsedScore]) {
             if let Some(pair) = stated[fraction].fraction.filter(|_| is_pair)
                 && stated[fraction].counts_items_or_nothing()
             {
-                state_beside(&mut stated[percentage], pair);
+                record_fraction(&mut stated[percentage], pair);
             }
         }
     }

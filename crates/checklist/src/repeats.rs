@@ -136,7 +136,7 @@ static CLAIMS_DONE: LazyLock<Regex> = LazyLock::new(|| {
 /// Reports items whose text contradicts their box: `[ ] Backups (✅ already configured)`.
 fn find_contradictions(items: &Items, findings: &mut Vec<UnlocatedFinding>) {
     for item in items.all.iter().filter(|item| item.label.len() <= MAX_LABEL_BYTES) {
-        let (own, stated) = match (item.mark, marks::within(&item.label)) {
+        let (own, stated) = match (item.mark, marks::first_mark(&item.label)) {
             (BoxState::Open, Some(BoxState::Ticked)) => ("open", "done"),
             (BoxState::Open, None) if CLAIMS_DONE.is_match(&item.label) => ("open", "done"),
             (BoxState::Ticked, Some(BoxState::Open)) => ("ticked", "not done"),

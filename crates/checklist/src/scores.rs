@@ -32,7 +32,7 @@ pub(super) fn check(
         groups.entry(score.group).or_default().push(index);
     }
     groups.values_mut().for_each(|group| group.retain(|one| is_part(&stated[*one])));
-    let titles = by_title(outline, items);
+    let titles = sections_by_title(outline, items);
     let mut recomputed = Vec::new();
     let mut overalls = 0;
     for score in stated {
@@ -41,10 +41,9 @@ pub(super) fn check(
         let is_asked = score.is_overall() && overalls <= MAX_OVERALL_SCORES;
         let parts = if is_asked { parts(outline, stated, &groups, score) } else { Vec::new() };
         recomputed.push(match &*parts {
-            [] => {
-                boxes_of(outline, items, &titles, score).and_then(|counts| of_boxes(score, counts, findings))
-            }
-            parts => of_parts(score, parts, findings),
+            [] => boxes_of(outline, items, &titles, score)
+                .and_then(|counts| recompute_from_boxes(score, counts, findings)),
+            parts => recompute_from_parts(score, parts, findings),
         });
     }
     recomputed
@@ -114,7 +113,7 @@ fn parts<'f>(
 }
 
 #[expect(clippy::cast_precision_loss, reason = "nobody states 2^52 scores")]
-fn of_parts(
+fn recompute_from_parts(
     overall: &ParsedScore,
     parts: &[&ParsedScore],
     findings: &mut Vec<UnlocatedFinding>,
@@ -157,7 +156,7 @@ fn of_parts(
 }
 
 /// Returns sections with boxes by normalized title. A title that occurs twice maps to `None`.
-fn by_title(outline: &Outline, items: &Items) -> HashMap<String, Option<usize>> {
+fn sections_by_title(outline: &Outline, items: &Items) -> HashMap<String, Option<usize>> {
     let mut titles = HashMap::new();
     for (index, section) in
         outline.sections.iter().enumerate().filter(|(index, _)| items.whole[*index].total() > 0)
@@ -202,7 +201,11 @@ fn boxes_of(
 }
 
 #[expect(clippy::cast_precision_loss, reason = "nobody ticks 2^52 boxes")]
-fn of_boxes(score: &ParsedScore, counts: Counts, findings: &mut Vec<UnlocatedFinding>) -> Option<Recomputed> {
+fn recompute_from_boxes(
+    score: &ParsedScore,
+    counts: Counts,
+    findings: &mut Vec<UnlocatedFinding>,
+) -> Option<Recomputed> {
     let share = counts.share()?;
     let (ticked, total) = (counts.ticked, counts.total());
     let counts_boxes = |(_, whole): (f64, f64)| whole == total as f64 || score.counts_items();

@@ -300,9 +300,11 @@ impl Player<'_> {
             Expected::Refusal(status, code) => {
                 self.statistics.refusals += 1;
                 let found = (response.status, response.body["code"].as_str());
-                return same("the refusal", &(status, Some(code)), &found, response);
+                return compare_values("the refusal", &(status, Some(code)), &found, response);
             }
-            Expected::Status(status) => return same("the status", &status, &response.status, response),
+            Expected::Status(status) => {
+                return compare_values("the status", &status, &response.status, response);
+            }
             Expected::Body(status, body) => (status, body),
             Expected::Request(status, at, viewer) => {
                 self.name_request(at, &response.body);
@@ -316,8 +318,8 @@ impl Player<'_> {
                 (201, response.body.clone())
             }
         };
-        same("the status", &status, &response.status, response)?;
-        same("the body", &body, &response.body, response)
+        compare_values("the status", &status, &response.status, response)?;
+        compare_values("the body", &body, &response.body, response)
     }
 
     /// Adopts the ids that the server assigned.
@@ -350,7 +352,7 @@ impl Player<'_> {
             (INVITES, self.model.list_invites(user)),
         ] {
             let response = viewer.get(path).await;
-            same(&format!("what {user} sees at {path}"), &expected, &response.body, &response)?;
+            compare_values(&format!("what {user} sees at {path}"), &expected, &response.body, &response)?;
         }
         Ok(())
     }
@@ -367,21 +369,21 @@ impl Player<'_> {
                 model_user.blocks.keys().map(|other| self.model.block_of(user, *other)).collect();
             found.sort_by_key(Value::to_string);
             expected.sort_by_key(Value::to_string);
-            same("the blocks", &expected, &found, &blocks)?;
+            compare_values("the blocks", &expected, &found, &blocks)?;
             let nicknames = self.users[user].get("/api/v1/nicknames?limit=100").await;
             let found = nicknames.body["items"].as_array().into_iter().flatten();
             let mut found: Vec<_> = found.map(|item| item["nickname"].clone()).collect();
             let mut expected: Vec<_> = model_user.nicknames.values().map(|name| json!(name)).collect();
             found.sort_by_key(Value::to_string);
             expected.sort_by_key(Value::to_string);
-            same("the nicknames", &expected, &found, &nicknames)?;
+            compare_values("the nicknames", &expected, &found, &nicknames)?;
         }
         let faults = find_faults(self.app).await;
         if faults.is_empty() { Ok(()) } else { Err(format!("{faults:#?}")) }
     }
 }
 
-fn same<T: std::fmt::Debug + PartialEq>(
+fn compare_values<T: std::fmt::Debug + PartialEq>(
     what: &str,
     expected: &T,
     found: &T,

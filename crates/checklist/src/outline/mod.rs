@@ -133,9 +133,9 @@ impl Outline {
         reader::read(text)
     }
 
-    /// Returns true if `section` is `within` or one of its subsections.
-    pub(super) fn is_within(&self, section: usize, within: usize) -> bool {
-        self.ancestors(section).any(|one| one == within)
+    /// Returns true if `section` is `ancestor` or one of its subsections.
+    pub(super) fn is_within(&self, section: usize, ancestor: usize) -> bool {
+        self.ancestors(section).any(|one| one == ancestor)
     }
 
     /// Returns the section and its ancestors, up to the document.

@@ -123,7 +123,7 @@ async fn verify(
     let mut options = config.store_options();
     match Store::migration_status(&options, migrations()).await {
         Err(error @ OpenError::FolderInUse { .. }) => {
-            let report = control::ask_audit(&config.data.folder, expected, max_unkeyed).await;
+            let report = control::verify_audit_on_server(&config.data.folder, expected, max_unkeyed).await;
             return report.context("the server that holds the data folder says")?.ok_or_else(|| error.into());
         }
         status => {

@@ -18,7 +18,7 @@ pub(super) struct LogLevel {
 impl LogLevel {
     pub(super) fn run(self) -> Result<(), Failure> {
         let folder = self.settings.load(Vec::new())?.data.folder;
-        let request = control::ask_log_level(&folder, self.level);
+        let request = control::set_log_level(&folder, self.level);
         let level = runtime()?.block_on(request);
         let level = level.context("the level stays as it was")?;
         let no_server = || {

@@ -68,7 +68,7 @@ async fn status(config: &Config) -> Result<(), Failure> {
 async fn find_status(config: &Config) -> Result<Vec<MigrationStatus>, Failure> {
     match Store::migration_status(&config.store_options(), migrations()).await {
         Err(error @ OpenError::FolderInUse { .. }) => {
-            let reply = control::ask_migrations(&config.data.folder).await;
+            let reply = control::get_migrations(&config.data.folder).await;
             let response = reply.context("the server that holds the data folder does not answer")?;
             response.ok_or_else(|| anyhow::Error::from(error).into())
         }

@@ -207,7 +207,7 @@ mod tests {
     }
 
     /// Returns the response to `GET /readyz`, if there is one.
-    fn ask(addr: SocketAddr) -> Option<String> {
+    fn readyz(addr: SocketAddr) -> Option<String> {
         let mut stream = TcpStream::connect(addr).ok()?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n\r\n").ok()?;
         let mut response = String::new();
@@ -246,7 +246,7 @@ mod tests {
         let addr = config.server.listen;
         let serving = thread::spawn(move || run(config, TestOverrides::default()));
         let until = |status: &str| {
-            while !ask(addr).is_some_and(|response| response.starts_with(&format!("HTTP/1.1 {status}"))) {
+            while !readyz(addr).is_some_and(|response| response.starts_with(&format!("HTTP/1.1 {status}"))) {
                 assert!(!serving.is_finished(), "it has ended before it answered {status}");
                 thread::yield_now();
             }

@@ -284,7 +284,7 @@ async fn address(config: &Config) -> Result<String, anyhow::Error> {
         let folder = folder.display();
         anyhow!("no server runs on {folder}; start one with `kith serve`, or name one with --target")
     };
-    control::ask_address(folder).await.context("the server that holds the data folder says")?.ok_or_else(none)
+    control::get_address(folder).await.context("the server that holds the data folder says")?.ok_or_else(none)
 }
 
 /// Creates a synthetic administrator for this run. Returns `None` on failure; rows that need one are then

@@ -203,15 +203,15 @@ pub(crate) async fn run(config: Config, command: Command) -> Result<Reply, anyho
             }
         }
         Err(StartError::Open(error @ OpenError::FolderInUse { .. })) => {
-            ask(&folder, command).await?.ok_or_else(|| error.into())
+            call(&folder, command).await?.ok_or_else(|| error.into())
         }
         Err(error) => Err(error.into()),
     }
 }
 
 /// Returns the migrations of the server that holds `folder`. Returns `None` if no server answers.
-pub(crate) async fn ask_migrations(folder: &Path) -> io::Result<Option<Vec<MigrationStatus>>> {
-    match ask(folder, Command::MigrateStatus).await? {
+pub(crate) async fn get_migrations(folder: &Path) -> io::Result<Option<Vec<MigrationStatus>>> {
+    match call(folder, Command::MigrateStatus).await? {
         Some(Reply::Migrations(lines)) => Ok(Some(lines.into_iter().map(MigrationStatus::from).collect())),
         Some(other) => Err(unexpected_reply(&other)),
         None => Ok(None),
@@ -219,8 +219,8 @@ pub(crate) async fn ask_migrations(folder: &Path) -> io::Result<Option<Vec<Migra
 }
 
 /// Returns the URL of the server that holds `folder`. Returns `None` if no server answers.
-pub(crate) async fn ask_address(folder: &Path) -> io::Result<Option<String>> {
-    match ask(folder, Command::Address).await? {
+pub(crate) async fn get_address(folder: &Path) -> io::Result<Option<String>> {
+    match call(folder, Command::Address).await? {
         Some(Reply::Address(address)) => Ok(Some(address)),
         Some(other) => Err(unexpected_reply(&other)),
         None => Ok(None),
@@ -228,13 +228,13 @@ pub(crate) async fn ask_address(folder: &Path) -> io::Result<Option<String>> {
 }
 
 /// Verifies the audit chain in the server that holds `folder`. Returns `None` if no server answers.
-pub(crate) async fn ask_audit(
+pub(crate) async fn verify_audit_on_server(
     folder: &Path,
     expected: Option<AuditHead>,
     max_unkeyed: i64,
 ) -> io::Result<Option<AuditReport>> {
     let expected = expected.map(|head| head.to_string());
-    match ask(folder, Command::AuditVerify { expected, max_unkeyed }).await? {
+    match call(folder, Command::AuditVerify { expected, max_unkeyed }).await? {
         Some(Reply::Audit(report)) => Ok(Some(report)),
         Some(other) => Err(unexpected_reply(&other)),
         None => Ok(None),
@@ -243,8 +243,8 @@ pub(crate) async fn ask_audit(
 
 /// Returns the log level of the server that holds `folder`, after setting it to `level` if given. Returns
 /// `None` if no server answers.
-pub(crate) async fn ask_log_level(folder: &Path, level: Option<String>) -> io::Result<Option<String>> {
-    match ask(folder, Command::LogLevel { level }).await? {
+pub(crate) async fn set_log_level(folder: &Path, level: Option<String>) -> io::Result<Option<String>> {
+    match call(folder, Command::LogLevel { level }).await? {
         Some(Reply::LogLevel(level)) => Ok(Some(level)),
         Some(other) => Err(unexpected_reply(&other)),
         None => Ok(None),
@@ -253,7 +253,7 @@ pub(crate) async fn ask_log_level(folder: &Path, level: Option<String>) -> io::R
 
 /// Sends a command to the server that holds `folder`. Returns `None` if no server answers. A refusal is an
 /// error.
-async fn ask(folder: &Path, command: Command) -> io::Result<Option<Reply>> {
+async fn call(folder: &Path, command: Command) -> io::Result<Option<Reply>> {
     let Some(reply) = control_call(folder, &serde_json::to_value(command)?).await? else { return Ok(None) };
     match serde_json::from_value(reply)? {
         Reply::Refused(reason) => Err(io::Error::other(reason)),

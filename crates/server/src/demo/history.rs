@@ -45,7 +45,7 @@ fn count_people(q: &Query<'_>) -> Result<usize, Error> {
 async fn run_history(server: &mut PastServer) -> Result<(), DemoError> {
     for name in PEOPLE {
         server.register(name).await?;
-        server.ask(name, "PATCH", "/api/v1/partners/settings", json!({ "found_by_email": true })).await?;
+        server.send_as(name, "PATCH", "/api/v1/partners/settings", json!({ "found_by_email": true })).await?;
     }
     ended_bonds(server).await?;
     restored_bond(server).await?;
@@ -93,40 +93,40 @@ async fn restored_bond(server: &mut PastServer) -> Result<(), DemoError> {
     create_item(server, "Emil", "dates", anniversary).await?;
     create_item(server, "Clara", "notes", json!({ "text": "Your mother likes lilies" })).await?;
     server.advance_to_days_ago(20).await?;
-    ask(server, "David", "Clara", "Can we talk?").await?;
+    send_request(server, "David", "Clara", "Can we talk?").await?;
     let block = format!("/api/v1/blocks/{}", server.id("David"));
-    server.ask("Clara", "PUT", &block, Value::Null).await.map(drop)
+    server.send_as("Clara", "PUT", &block, Value::Null).await.map(drop)
 }
 
 /// Pending and decided requests.
 async fn pending_requests(server: &mut PastServer) -> Result<(), DemoError> {
     server.advance_to_days_ago(12).await?;
-    let asked = ask(server, "Ines", "Jonas", "Dinner?").await?;
-    server.ask("Jonas", "POST", &format!("{REQUESTS}/{asked}/reject"), Value::Null).await?;
+    let request = send_request(server, "Ines", "Jonas", "Dinner?").await?;
+    server.send_as("Jonas", "POST", &format!("{REQUESTS}/{request}/reject"), Value::Null).await?;
     server.advance_to_days_ago(10).await?;
     break_up(server, "Fatima", "Too many Sundays.").await?;
     server.advance_to_days_ago(4).await?;
-    ask(server, "Goran", "Fatima", "The tomatoes miss you.").await?;
+    send_request(server, "Goran", "Fatima", "The tomatoes miss you.").await?;
     server.advance_to_days_ago(3).await?;
-    ask(server, "Jonas", "Hana", "Would you?").await?;
-    ask(server, "Ines", "Hana", "Or me?").await?;
+    send_request(server, "Jonas", "Hana", "Would you?").await?;
+    send_request(server, "Ines", "Hana", "Or me?").await?;
     server.advance_to_days_ago(2).await?;
-    server.ask("Hana", "POST", "/api/v1/partners/invites", Value::Null).await?;
-    server.ask("Hana", "PATCH", "/api/v1/partners/settings", json!({ "who_may_ask": "invited" })).await?;
+    server.send_as("Hana", "POST", "/api/v1/partners/invites", Value::Null).await?;
+    server.send_as("Hana", "PATCH", "/api/v1/partners/settings", json!({ "who_may_ask": "invited" })).await?;
     server
-        .ask("Ada", "POST", "/api/v1/spaces/me/notes", json!({ "data": { "text": "Ask Ben." } }))
+        .send_as("Ada", "POST", "/api/v1/spaces/me/notes", json!({ "data": { "text": "Ask Ben." } }))
         .await
         .map(drop)
 }
 
-async fn ask(
+async fn send_request(
     server: &mut PastServer,
     from: &'static str,
     to: &str,
     message: &str,
 ) -> Result<String, DemoError> {
     let body = json!({ "to": { "user_id": server.id(to) }, "message": message });
-    let request = server.ask(from, "POST", REQUESTS, body).await?;
+    let request = server.send_as(from, "POST", REQUESTS, body).await?;
     Ok(request["id"].as_str().unwrap_or_default().to_owned())
 }
 
@@ -136,12 +136,12 @@ async fn bond(
     to: &'static str,
     message: &str,
 ) -> Result<(), DemoError> {
-    let request = ask(server, from, to, message).await?;
-    server.ask(to, "POST", &format!("{REQUESTS}/{request}/accept"), Value::Null).await.map(drop)
+    let request = send_request(server, from, to, message).await?;
+    server.send_as(to, "POST", &format!("{REQUESTS}/{request}/accept"), Value::Null).await.map(drop)
 }
 
 async fn break_up(server: &mut PastServer, who: &'static str, reason: &str) -> Result<(), DemoError> {
-    server.ask(who, "POST", "/api/v1/partners/breakup", json!({ "reason": reason })).await.map(drop)
+    server.send_as(who, "POST", "/api/v1/partners/breakup", json!({ "reason": reason })).await.map(drop)
 }
 
 async fn create_item(
@@ -151,10 +151,10 @@ async fn create_item(
     data: Value,
 ) -> Result<(), DemoError> {
     let path = format!("/api/v1/spaces/bond/{collection}");
-    server.ask(who, "POST", &path, json!({ "data": data })).await.map(drop)
+    server.send_as(who, "POST", &path, json!({ "data": data })).await.map(drop)
 }
 
 async fn nickname(server: &mut PastServer, who: &'static str, of: &str, name: &str) -> Result<(), DemoError> {
     let path = format!("/api/v1/nicknames/{}", server.id(of));
-    server.ask(who, "PUT", &path, json!({ "nickname": name })).await.map(drop)
+    server.send_as(who, "PUT", &path, json!({ "nickname": name })).await.map(drop)
 }

@@ -38,7 +38,7 @@ pub enum DemoError {
     Start(#[from] StartError),
     /// A job that was due failed.
     #[error("the demo's world could not be made: {0}")]
-    Upkeep(UpkeepError),
+    Maintenance(UpkeepError),
 }
 
 pub(super) struct PastServer {
@@ -77,7 +77,7 @@ impl PastServer {
     pub async fn advance_to_days_ago(&self, days_ago: u64) -> Result<(), DemoError> {
         let day = self.present - days(days_ago);
         self.clock.set(self.clock.now().max(day));
-        self.app.upkeep().await.map_err(DemoError::Upkeep)
+        self.app.upkeep().await.map_err(DemoError::Maintenance)
     }
 
     pub async fn register(&mut self, name: &'static str) -> Result<(), DemoError> {
@@ -93,7 +93,7 @@ impl PastServer {
     }
 
     /// Sends a request as `name`. Any status other than success is an error.
-    pub async fn ask(
+    pub async fn send_as(
         &mut self,
         name: &'static str,
         method: &str,

@@ -39,9 +39,9 @@ const DEPRECATED_PREFIX: &str = "/api/enhanced-partners";
 async fn check_every_step(run: &Run) -> Result<String, Shortfall> {
     let (ada, ben) = (unbonded_account(run, 1).await?, unbonded_account(run, 2).await?);
     // After a rejection the sender has a cooldown, so the other user sends the next request.
-    step(&ada, &ben, "reject", "rejected").await?;
-    step(&ben, &ada, "cancel", "cancelled").await?;
-    let bond = step(&ben, &ada, "accept", "accepted").await?.text_at("/bond/id")?;
+    check_step(&ada, &ben, "reject", "rejected").await?;
+    check_step(&ben, &ada, "cancel", "cancelled").await?;
+    let bond = check_step(&ben, &ada, "accept", "accepted").await?.text_at("/bond/id")?;
     for (one, other) in [(&ada, &ben), (&ben, &ada)] {
         let current = one.client.get(&format!("{DEPRECATED_PREFIX}/current")).await?.expect(200)?.json();
         ensure(current["bond"]["id"] == *bond && current["bond"]["partner"]["id"] == *other.id, || {
@@ -57,10 +57,10 @@ async fn check_every_step(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Sends a request, finds it in both lists, applies `step`, and checks the resulting status.
-async fn step(
+async fn check_step(
     from: &SyntheticAccount,
     to: &SyntheticAccount,
-    step: &str,
+    check_step: &str,
     ends: &str,
 ) -> Result<CheckResponse, Shortfall> {
     let sent = from
@@ -76,10 +76,10 @@ async fn step(
             format!("request {id} is not among the {direction} ones that wait")
         })?;
     }
-    let by = if step == "cancel" { from } else { to };
+    let by = if check_step == "cancel" { from } else { to };
     let decided = by
         .client
-        .post(&format!("{DEPRECATED_PREFIX}/requests/{id}/{step}"), Value::Null)
+        .post(&format!("{DEPRECATED_PREFIX}/requests/{id}/{check_step}"), Value::Null)
         .await?
         .expect(200)?;
     ensure_status(from, &id, ends).await?;
@@ -108,7 +108,7 @@ async fn check_retries(run: &Run) -> Result<String, Shortfall> {
     decide(&ada, &id, "cancel").await?.expect(200)?;
 
     let collection = format!("/api/v1/spaces/me/{}", run.marker("retry"));
-    let responses = at_once(run, &ada, &collection).await?;
+    let responses = repeat_concurrently(run, &ada, &collection).await?;
     let same = responses.iter().all(|response| response.body == responses[0].body);
     ensure(same, || format!("of {REPETITIONS} at once not all were answered alike"))?;
     let item_count = items(&ada, &collection).await?.len();
@@ -118,7 +118,7 @@ async fn check_retries(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-async fn at_once(
+async fn repeat_concurrently(
     run: &Run,
     by: &SyntheticAccount,
     collection: &str,

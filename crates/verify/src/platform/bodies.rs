@@ -27,7 +27,7 @@ pub(super) const CHECKS: &[Check] = &[
                unfolds a thousandfold",
         remediation: "set server.max_body_bytes; see that a proxy in front does not unfold bodies itself",
         runs_last: false,
-        run: |run| Box::pin(bounds(run)),
+        run: |run| Box::pin(check_limits(run)),
     },
 ];
 
@@ -230,7 +230,7 @@ async fn check_invalid_parameters(client: &Client, operation: &Operation<'_>) ->
     Ok(addresses.len() as u32)
 }
 
-async fn bounds(run: &Run) -> Result<String, Shortfall> {
+async fn check_limits(run: &Run) -> Result<String, Shortfall> {
     const ME: &str = "/api/v1/me";
     const DEEP: &str = "/api/v1/spaces/me/kith-verify-depth";
     let limit = body_limit(run).await?;
@@ -246,23 +246,24 @@ async fn bounds(run: &Run) -> Result<String, Shortfall> {
     let mut just_enough = json!({ "theme": "dark" }).to_string().into_bytes();
     just_enough.resize(limit, b' ');
     client.send(Method::PATCH, ME, just_enough.into()).await?.expect(200)?;
-    let (deep, bomb) = (Bytes::from(deep()), vec![b' '; limit.max(1 << 20) * 4]);
+    let (deeply_nested_item, bomb) = (Bytes::from(deeply_nested_item()), vec![b' '; limit.max(1 << 20) * 4]);
     let zipped = Bytes::from(gzip(&bomb));
     let ratio = bomb.len() / zipped.len();
     let packs = client.with("content-encoding", "gzip");
-    let deep = min_duration(&client, Method::POST, DEEP, &deep, &[400, 422]).await?;
+    let deeply_nested_item =
+        min_duration(&client, Method::POST, DEEP, &deeply_nested_item, &[400, 422]).await?;
     let bomb = min_duration(&packs, Method::PATCH, ME, &zipped, &[413]).await?;
     let round_trip = client.get(ME).await?.expect(200)?.duration;
-    for (what, duration) in [("10,000 levels", deep), ("the bomb", bomb)] {
+    for (what, duration) in [("10,000 levels", deeply_nested_item), ("the bomb", bomb)] {
         let duration = duration.saturating_sub(round_trip);
         if duration > MAX_REJECTION_DURATION {
             return Err(Shortfall::fails(format!("{what} was refused after {} ms", duration.as_millis())));
         }
     }
-    let [deep, bomb] = [deep, bomb].map(|duration| duration.as_millis() as u64);
+    let [deeply_nested_item, bomb] = [deeply_nested_item, bomb].map(|duration| duration.as_millis() as u64);
     let grown = resident_memory_bytes(run).await?.zip(before).map(|(after, before)| after - before);
     run.record("limit_bytes", limit);
-    run.record("depth_refused_ms", deep);
+    run.record("depth_refused_ms", deeply_nested_item);
     run.record("bomb_refused_ms", bomb);
     run.record("bomb_ratio", ratio);
     run.record("resident_grew_bytes", grown);
@@ -272,7 +273,7 @@ async fn bounds(run: &Run) -> Result<String, Shortfall> {
     );
     Ok(format!(
         "{limit} bytes are taken and one more is refused by all {with_body} operations with a body; 10,000 levels refused \
-         after {deep} ms, gzip of {ratio}:1 after {bomb} ms; {memory}"
+         after {deeply_nested_item} ms, gzip of {ratio}:1 after {bomb} ms; {memory}"
     ))
 }
 
@@ -293,7 +294,7 @@ async fn min_duration(
 }
 
 /// Returns an item with 10,000 levels of nesting.
-fn deep() -> String {
+fn deeply_nested_item() -> String {
     let (open, close) = (r#"{"data":"#.repeat(10_000), "}".repeat(10_000));
     format!("{open}{{}}{close}")
 }

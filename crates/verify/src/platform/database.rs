@@ -157,7 +157,7 @@ fn typical_duration_us(statement: &Value) -> u64 {
     count(statement, if count(statement, "count") >= MIN_RUNS_FOR_P95 { "p95_us" } else { "mean_us" })
 }
 
-fn over_budget(listed: &[Value]) -> Result<(), Shortfall> {
+fn check_budget(listed: &[Value]) -> Result<(), Shortfall> {
     let slow: Vec<_> = listed
         .iter()
         // A single run may be an outlier.
@@ -186,7 +186,7 @@ async fn check_statement_times(run: &Run) -> Result<String, Shortfall> {
     }
     let (listed, known) = statements(run, "slowest").await?;
     run.record("slowest", listed.iter().take(5).cloned().collect::<Vec<_>>());
-    over_budget(&listed)?;
+    check_budget(&listed)?;
     let slowest = listed.iter().map(typical_duration_us).max().unwrap_or_default();
     Ok(format!(
         "of {known} statements none takes more than 100 ms as a rule; the slowest {} ms",
@@ -206,7 +206,7 @@ pub(super) async fn rename(account: &SyntheticAccount, name: &str) -> Result<(),
 async fn check_statement_review(run: &Run) -> Result<String, Shortfall> {
     let (listed, known) = statements(run, "by_total_time").await?;
     run.record("by_total_time", listed.clone());
-    over_budget(&listed)?;
+    check_budget(&listed)?;
     let first = listed[0]["statement"].as_str().unwrap_or_default();
     Ok(format!(
         "the {} of {known} statements on which most time went are within 100 ms; most went on: {first}",

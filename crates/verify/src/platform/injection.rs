@@ -235,7 +235,7 @@ async fn check_scripts_not_executed(run: &Run) -> Result<String, Shortfall> {
             (&nickname, "/nickname", &short),
         ] {
             let response = client.get(path).await?.expect(200)?;
-            stays_text(&response, at, kept)?;
+            ensure_inert_text(&response, at, kept)?;
             places += 1;
         }
     }
@@ -244,7 +244,7 @@ async fn check_scripts_not_executed(run: &Run) -> Result<String, Shortfall> {
     let body = json!({ "to": { "user_id": other.id }, "message": message });
     let sent = account.client.post("/api/v1/partners/requests", body).await?.expect_any(&[200, 201])?;
     let path = format!("/api/v1/partners/requests/{}", sent.text_at("/id")?);
-    stays_text(&other.client.get(&path).await?.expect(200)?, "/message", &message)?;
+    ensure_inert_text(&other.client.get(&path).await?.expect(200)?, "/message", &message)?;
     let taken_back = format!("{path}/cancel");
     account.client.post(&taken_back, Value::Null).await?.expect(200)?;
     check_errors_are_json(&account.client).await?;
@@ -258,7 +258,7 @@ async fn check_scripts_not_executed(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-fn stays_text(response: &CheckResponse, at: &str, kept: &str) -> Result<(), Shortfall> {
+fn ensure_inert_text(response: &CheckResponse, at: &str, kept: &str) -> Result<(), Shortfall> {
     let fails = |what: String| Err(Shortfall::fails(format!("{} {what}", response.request)));
     if response.text_at(at)? != kept {
         return fails(format!("does not have {kept:?} at {at}"));

@@ -98,7 +98,7 @@ impl ServerLog {
 const LEVEL: &str = "/api/v1/admin/log-level";
 
 /// Runs `work` at a log level and restores the previous level in any case.
-async fn at_level<T>(
+async fn with_log_level<T>(
     admin: &Client,
     level: &str,
     work: impl Future<Output = Result<T, Shortfall>>,
@@ -149,7 +149,7 @@ async fn check_log_format(run: &Run) -> Result<String, Shortfall> {
         let heard_again = log.wait_for(&logged_again).await?;
         Ok((heard_again, log.read_new_text()?.contains(&suppressed)))
     };
-    let (heard_again, heard_meanwhile) = at_level(&admin, "info", levels).await?;
+    let (heard_again, heard_meanwhile) = with_log_level(&admin, "info", levels).await?;
     if heard_meanwhile {
         return Err(Shortfall::fails("at level error a request is logged"));
     }
@@ -192,7 +192,7 @@ async fn check_no_secrets_logged(run: &Run) -> Result<String, Shortfall> {
     let admin = run.admin().await?;
     let markers = [run.marker("leaked-secret"), run.marker("leaked-address"), run.marker("leaked-token")];
     let (opening, closing) = (run.marker("opening"), run.marker("closing"));
-    let sent = at_level(&admin, "info", async {
+    let sent = with_log_level(&admin, "info", async {
         send_marked_request(run, &opening).await?;
         let sent = probe(run, &markers).await?;
         send_marked_request(run, &closing).await?;

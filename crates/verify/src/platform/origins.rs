@@ -63,8 +63,8 @@ async fn check_cors(run: &Run) -> Result<String, Shortfall> {
         if origin == "*" || origin == "null" {
             return Err(Shortfall::fails(format!("{origin} is listed")));
         }
-        for response in both(run, origin).await? {
-            is_let_in(&response, origin)?;
+        for response in read_and_preflight(run, origin).await? {
+            ensure_origin_allowed(&response, origin)?;
         }
     }
     // Development mode also allows origins of the machine itself.
@@ -77,7 +77,7 @@ async fn check_cors(run: &Run) -> Result<String, Shortfall> {
     let hostile: Vec<_> =
         unlisted_origins(&good).into_iter().filter(|origin| !listed.contains(origin)).collect();
     for origin in &hostile {
-        for response in both(run, origin).await? {
+        for response in read_and_preflight(run, origin).await? {
             let allowed =
                 response.headers.iter().find(|(name, _)| name.as_str().starts_with("access-control-allow"));
             if let Some((name, value)) = allowed {
@@ -101,7 +101,7 @@ async fn check_cors(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Returns the responses to a cross-origin read and to a preflight request for a write.
-async fn both(run: &Run, origin: &str) -> Result<[CheckResponse; 2], Shortfall> {
+async fn read_and_preflight(run: &Run, origin: &str) -> Result<[CheckResponse; 2], Shortfall> {
     const ME: &str = "/api/v1/me";
     let page = run.anonymous().with("origin", origin);
     let asks = page
@@ -110,7 +110,7 @@ async fn both(run: &Run, origin: &str) -> Result<[CheckResponse; 2], Shortfall> 
     Ok([page.get(ME).await?, asks.send(Method::OPTIONS, ME, Bytes::new()).await?])
 }
 
-fn is_let_in(response: &CheckResponse, origin: &str) -> Result<(), Shortfall> {
+fn ensure_origin_allowed(response: &CheckResponse, origin: &str) -> Result<(), Shortfall> {
     let fails =
         |what: &str| Err(Shortfall::fails(format!("{} {what} for the listed {origin}", response.request)));
     let allowed: Vec<_> = response.headers.get_all("access-control-allow-origin").iter().collect();

@@ -169,7 +169,7 @@ pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
         ("TLS 1.1", client_hello::TLS_1_1, OLD_SUITES),
         ("a weak cipher", client_hello::TLS_1_2, WEAK_SUITES),
     ] {
-        if let Reply::Accepts { suite } = offer(&address, version, suites).await? {
+        if let Reply::Accepts { suite } = send_client_hello(&address, version, suites).await? {
             return Err(Shortfall::fails(format!(
                 "{} accepts {name} (cipher suite {suite:#06x})",
                 address.host
@@ -178,7 +178,7 @@ pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
     }
     let mut accepted = Vec::new();
     for (name, version) in [("TLS 1.2", client_hello::TLS_1_2), ("TLS 1.3", client_hello::TLS_1_3)] {
-        if let Reply::Accepts { suite } = offer(&address, version, STRONG_SUITES).await? {
+        if let Reply::Accepts { suite } = send_client_hello(&address, version, STRONG_SUITES).await? {
             accepted.push(format!("{name} ({suite:#06x})"));
         }
     }
@@ -195,7 +195,11 @@ pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Offers one version with these suites and returns the reply.
-async fn offer(address: &TargetAddress, version: u16, suites: &[u16]) -> Result<Reply, Shortfall> {
+async fn send_client_hello(
+    address: &TargetAddress,
+    version: u16,
+    suites: &[u16],
+) -> Result<Reply, Shortfall> {
     let hello = ClientHello { version, suites, name: address.name() }.to_bytes();
     let exchange = async {
         let mut stream = TcpStream::connect((&*address.host, address.port)).await?;

@@ -135,7 +135,7 @@ async fn check_security_counters(run: &Run) -> Result<String, Shortfall> {
         .await?
         .expect(401)?;
     client.get("/api/v1/admin/users").await?.expect(403)?;
-    let (requests, policy) = until_limited(&client).await?;
+    let (requests, policy) = request_until_limited(&client).await?;
     let after = run.counters().await?;
     let credentials = json!({ "email": ada.email, "password": ada.password });
     anonymous.post(LOGIN, credentials).await?.expect(200)?;
@@ -164,7 +164,7 @@ async fn check_security_counters(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Sends requests until one is rate-limited. Returns their number and the name of the limit.
-async fn until_limited(client: &kith_readiness::Client) -> Result<(usize, String), Shortfall> {
+async fn request_until_limited(client: &kith_readiness::Client) -> Result<(usize, String), Shortfall> {
     for n in 1..=MAX_REQUESTS_TO_LIMIT {
         let response = client.send_once(Method::GET, LIMITED_PATH, bytes::Bytes::new()).await?;
         match response.status {

@@ -108,7 +108,7 @@ pub fn register(at: SocketAddr, name: &str) -> Result<TestAccount> {
     let email = format!("{name}@example.org");
     let body = json!({ "email": email, "password": PASSWORD, "display_name": name });
     let response = call(at, "POST", "/api/v1/auth/register", None, &body)?.expect(201)?;
-    person(&response, email)
+    parse_account(&response, email)
 }
 
 fn first_admin(at: SocketAddr, start: &Start) -> Result<TestAccount> {
@@ -121,10 +121,10 @@ fn first_admin(at: SocketAddr, start: &Start) -> Result<TestAccount> {
     ensure!(create.wait()?.success(), "`kith admin create` failed");
     let body = json!({ "email": email, "password": PASSWORD });
     let response = call(at, "POST", "/api/v1/auth/login", None, &body)?.expect(200)?;
-    person(&response, email)
+    parse_account(&response, email)
 }
 
-fn person(response: &Value, email: String) -> Result<TestAccount> {
+fn parse_account(response: &Value, email: String) -> Result<TestAccount> {
     Ok(TestAccount {
         id: text(&response["user"]["id"])?,
         email,

@@ -90,7 +90,7 @@ pub fn taken_addresses(server: &AttackedServer, report: &mut Report) {
 }
 
 /// Exceeds a route's limit with a different `X-Forwarded-For` in each request.
-pub fn claimed_addresses(server: &AttackedServer, report: &mut Report) {
+pub fn forged_forwarded_for(server: &AttackedServer, report: &mut Report) {
     report.attack("a new X-Forwarded-For with each of 700 requests", Duration::from_secs(30), || {
         for n in 0..700 {
             let claimed = format!("198.51.{}.{}", n / 250, n % 250);

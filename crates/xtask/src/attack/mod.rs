@@ -165,7 +165,7 @@ fn limits(server: &AttackedServer, report: &mut Report) {
     edge::connections(server, report);
     report.group("limits");
     mailboxes::taken_addresses(server, report);
-    mailboxes::claimed_addresses(server, report);
+    mailboxes::forged_forwarded_for(server, report);
 }
 
 /// Runs the token attacks on a separate server, because they move its clock.

@@ -26,7 +26,7 @@ struct Operation {
 
 impl Operation {
     /// Returns the path with an unknown id for each parameter.
-    fn asked(&self) -> String {
+    fn path_with_unknown_ids(&self) -> String {
         let parts = self.path.split('/').map(|part| if part.starts_with('{') { NO_ID } else { part });
         parts.collect::<Vec<_>>().join("/")
     }
@@ -92,19 +92,20 @@ fn refuse<'a>(
     operations: impl Iterator<Item = &'a Operation>,
     status: u16,
 ) -> Result<String> {
-    let mut asked = 0;
+    let mut path_with_unknown_ids = 0;
     for operation in operations {
-        let response = server.call(&operation.method, &operation.asked(), token, &operation.body())?;
+        let response =
+            server.call(&operation.method, &operation.path_with_unknown_ids(), token, &operation.body())?;
         let Operation { method, path, .. } = operation;
         ensure!(
             response.status == status,
             "{method} {path} was answered with {}",
             format_response(&response)
         );
-        asked += 1;
+        path_with_unknown_ids += 1;
     }
-    ensure!(asked > 0, "the document has no such operation");
-    Ok(format!("{status} from all {asked} operations"))
+    ensure!(path_with_unknown_ids > 0, "the document has no such operation");
+    Ok(format!("{status} from all {path_with_unknown_ids} operations"))
 }
 
 #[cfg(test)]
@@ -119,7 +120,8 @@ mod tests {
             "summary": "not an operation",
         }, "/b": { "get": { "security": [] } } } });
         let all = operations(&document).unwrap();
-        let found: Vec<_> = all.iter().map(|one| (one.method.as_str(), one.asked())).collect();
+        let found: Vec<_> =
+            all.iter().map(|one| (one.method.as_str(), one.path_with_unknown_ids())).collect();
         let id = format!("/a/{NO_ID}");
         assert_eq!(found, [("GET", id.clone()), ("POST", id), ("GET", "/b".to_owned())]);
         assert_eq!(all[0].api_key, Some(vec!["a.read".to_owned()]));

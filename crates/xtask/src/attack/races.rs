@@ -55,7 +55,7 @@ pub fn run(server: &AttackedServer, report: &mut Report) {
     });
     report.attack("one refresh token spent at once", RACE, || refresh(server));
     report.attack("one request accepted at once", RACE, || accept(server));
-    report.attack("several requests accepted at once", RACE, || slot(server));
+    report.attack("several requests accepted at once", RACE, || race_for_slot(server));
     report.attack("one Idempotency-Key at once", RACE, || {
         let key = [("idempotency-key", "race-0001")];
         let body = json!({ "data": { "race": true } });
@@ -108,7 +108,7 @@ fn accept(server: &AttackedServer) -> Result<String> {
     Ok(format!("one bond after {}", statuses(&responses)))
 }
 
-fn slot(server: &AttackedServer) -> Result<String> {
+fn race_for_slot(server: &AttackedServer) -> Result<String> {
     let wanted = server.register("wanted")?;
     let mut paths = Vec::new();
     for n in 0..AT_ONCE {

@@ -92,12 +92,13 @@ pub fn send(server: SocketAddr, bytes: &[u8]) -> Result<RawResponse> {
     let _ = stream.write_all(bytes);
     let mut input = Vec::new();
     loop {
-        if let Some((mut answer, _)) = first_answer(&input, false)? {
+        if let Some((mut answer, _)) = parse_first_response(&input, false)? {
             answer.took = began.elapsed();
             return Ok(answer);
         }
         if read_more(&mut stream, &mut input)? == 0 {
-            let mut answer = first_answer(&input, true)?.map(|(answer, _)| answer).unwrap_or_default();
+            let mut answer =
+                parse_first_response(&input, true)?.map(|(answer, _)| answer).unwrap_or_default();
             answer.took = began.elapsed();
             return Ok(answer);
         }
@@ -119,7 +120,7 @@ pub fn send_for_all(server: SocketAddr, bytes: &[u8], quiet: Duration) -> Result
         };
     }
     let mut answers = Vec::new();
-    while let Some((answer, length)) = first_answer(&input, true)? {
+    while let Some((answer, length)) = parse_first_response(&input, true)? {
         answers.push(answer);
         input.drain(..length.min(input.len()));
     }
@@ -141,7 +142,7 @@ fn read_more(stream: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<usize> {
 
 /// Returns the first final response in `bytes` with its length, or `None` if it is incomplete. Interim
 /// responses (1xx) are skipped.
-fn first_answer(bytes: &[u8], is_over: bool) -> Result<Option<(RawResponse, usize)>> {
+fn parse_first_response(bytes: &[u8], is_over: bool) -> Result<Option<(RawResponse, usize)>> {
     if bytes.is_empty() {
         return Ok(None);
     }
@@ -156,7 +157,7 @@ fn first_answer(bytes: &[u8], is_over: bool) -> Result<Option<(RawResponse, usiz
     let answer = RawResponse { status, headers: headers.collect(), ..RawResponse::default() };
     let rest = &bytes[head..];
     if status < 200 {
-        return Ok(first_answer(rest, is_over)?.map(|(answer, length)| (answer, head + length)));
+        return Ok(parse_first_response(rest, is_over)?.map(|(answer, length)| (answer, head + length)));
     }
     let whole =
         |body: &[u8], length| Some((RawResponse { body: body.to_vec(), ..answer.clone() }, head + length));
@@ -200,14 +201,14 @@ mod tests {
                       transfer-encoding: chunked\r\n\r\n2\r\ncd\r\n0\r\n\r\nHTTP/1.0 400 Bad\r\n\r\nend";
         let mut rest = &bytes[..];
         let mut seen = Vec::new();
-        while let Some((answer, length)) = first_answer(rest, true).unwrap() {
+        while let Some((answer, length)) = parse_first_response(rest, true).unwrap() {
             seen.push((answer.status, String::from_utf8(answer.body).unwrap()));
             rest = &rest[length..];
         }
         let expected = [(200, "ab"), (200, "cd"), (400, "end")];
         assert_eq!(seen, expected.map(|(status, body)| (status, body.to_owned())));
         for short in 0..40 {
-            assert!(first_answer(&bytes[..short.min(39)], false).unwrap().is_none(), "{short}");
+            assert!(parse_first_response(&bytes[..short.min(39)], false).unwrap().is_none(), "{short}");
         }
     }
 }

@@ -140,7 +140,7 @@ pub fn run(name: &str, target: &mut dyn Target, size: Size, seed: u64, journal: 
         start_failure: None,
     };
     on_one_thread(run_rounds(target, size, &mut rng, &mut journal, &mut report))?;
-    let journal = between_loads(&mut journal);
+    let journal = exclusive_journal(&mut journal);
     (report.acknowledged, report.unknown) = (journal.acknowledged, journal.unknown);
     report.invalid_responses.clone_from(&journal.invalid_responses);
     ensure!(report.acknowledged > 0, "nothing was acknowledged, so nothing was tried");
@@ -165,7 +165,7 @@ async fn run_rounds(
             Err(e) => return Err(e),
         };
         let is_last = round == size.rounds;
-        let known = between_loads(journal);
+        let known = exclusive_journal(journal);
         report.verdict =
             review(server, known, if is_last { JournalPosition::default() } else { since }).await?;
         if is_last || report.verdict.faults() > 0 || !known.invalid_responses.is_empty() {
@@ -185,7 +185,7 @@ async fn run_rounds(
 }
 
 /// Returns the journal while no client writes to it.
-fn between_loads(journal: &mut Rc<RefCell<Journal>>) -> &mut Journal {
+fn exclusive_journal(journal: &mut Rc<RefCell<Journal>>) -> &mut Journal {
     Rc::get_mut(journal).expect("each client has ended").get_mut()
 }
 

@@ -177,7 +177,7 @@ pub fn mutants(args: &Args) -> Result<()> {
         for part in
             PARTS.iter().filter(|part| args.part.is_empty() || args.part.iter().any(|name| name == part.name))
         {
-            try_part(&root, part, args.every.unwrap_or(part.every).max(1), args.sample)?;
+            run_part(&root, part, args.every.unwrap_or(part.every).max(1), args.sample)?;
         }
     }
     let mut results = BTreeMap::new();
@@ -205,7 +205,7 @@ fn install() -> Result<()> {
 }
 
 /// Runs cargo-mutants in a copy of the tree, on SQLite only and with the part's own tests.
-fn try_part(root: &Path, part: &Part, every: u32, sample: u32) -> Result<()> {
+fn run_part(root: &Path, part: &Part, every: u32, sample: u32) -> Result<()> {
     let output = root.join(BUILD_FOLDER).join(part.name);
     fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
     let shard = format!("{}/{every}", sample % every);

@@ -30,7 +30,7 @@ pub fn pieces(source: &str) -> Vec<Piece<'_>> {
     let (mut code_from, mut at, mut line) = (0, 0, 1);
     let mut code_line = 1;
     while at < source.len() {
-        let Some((kind, length)) = special(source, at) else {
+        let Some((kind, length)) = comment_or_literal(source, at) else {
             line += usize::from(source.as_bytes()[at] == b'\n');
             at += 1;
             continue;
@@ -51,7 +51,7 @@ pub fn pieces(source: &str) -> Vec<Piece<'_>> {
 }
 
 /// Returns the kind and length of the comment or literal that begins at byte `at`.
-fn special(source: &str, at: usize) -> Option<(PieceKind, usize)> {
+fn comment_or_literal(source: &str, at: usize) -> Option<(PieceKind, usize)> {
     let rest = &source.as_bytes()[at..];
     match rest {
         [b'/', b'/', ..] => {

@@ -71,7 +71,7 @@ const ROUTER: &str = "crates/platform/src/http/";
 pub fn check(file: &File) -> Vec<Finding> {
     match file.extension() {
         "rs" => rust(file),
-        _ if file.path == CI => silenced(file),
+        _ if file.path == CI => silenced_steps(file),
         "toml" | "sql" | "c" | "yml" => undone_comments(file, 1, &file.text),
         _ => Vec::new(),
     }
@@ -162,7 +162,7 @@ fn undated_writes(file: &File, from: usize, code: &str) -> Vec<Finding> {
 }
 
 /// Reports CI steps that hide output or failures.
-fn silenced(file: &File) -> Vec<Finding> {
+fn silenced_steps(file: &File) -> Vec<Finding> {
     let ways = ["/dev/null", "|| true", "|| :", "set +e", ">&-", "--quiet", " -q"];
     on_lines(1, &file.text, |line| ways.iter().find(|way| line.contains(**way)).copied())
         .map(|(line, way)| {

@@ -112,8 +112,8 @@ impl BenchEnvironment {
                 command.args(["--database", &self.fresh_database()?]);
                 Ok(command)
             }
-            Contender::BullAlways => self.bull(FsyncPolicy::Always),
-            Contender::BullEachSecond => self.bull(FsyncPolicy::EachSecond),
+            Contender::BullAlways => self.bullmq(FsyncPolicy::Always),
+            Contender::BullEachSecond => self.bullmq(FsyncPolicy::EachSecond),
             Contender::Graphile => self.graphile("on"),
             Contender::GraphilePlain => self.graphile("off"),
         }
@@ -124,7 +124,7 @@ impl BenchEnvironment {
         Ok(Command::new(self.driver.as_ref().context("our driver was not built")?))
     }
 
-    fn bull(&self, synced: FsyncPolicy) -> Result<Command> {
+    fn bullmq(&self, synced: FsyncPolicy) -> Result<Command> {
         let redis = self.redis.as_ref().context("Redis was not started")?;
         redis.reset(synced)?;
         let mut command = node("bullmq.js")?;

@@ -94,7 +94,7 @@ impl<'d> Operation<'d> {
         let all = self.own["parameters"].as_array().into_iter().flatten();
         all.filter(move |parameter| parameter["in"] == location).filter_map(move |parameter| {
             let schema = resolved(document, &parameter["schema"]);
-            Some(Parameter { name: parameter["name"].as_str()?, location: location, schema })
+            Some(Parameter { name: parameter["name"].as_str()?, location, schema })
         })
     }
 

@@ -3,8 +3,6 @@
 
 mod reader;
 
-use std::ops::Range;
-
 use super::marks;
 
 /// Kind of a text block.

@@ -237,7 +237,7 @@ async fn undecodable_body_is_unmeasured() {
     let base = serve(shop).await;
     let text =
         |word: &str| check("SHOP-01", &format!("kind = \"http\"\npath = \"/encoded\"\n{word} = \"error\""));
-    for word in ["lacks", "contains"] {
+    for word in ["must_not_contain", "must_contain"] {
         let report = judge(&text(word), &base).await;
         assert_eq!(report.rows[0].result, Outcome::Unknown, "{word}: {}", report.rows[0].reason);
         assert!(report.rows[0].reason.contains("cannot be read"), "{}", report.rows[0].reason);

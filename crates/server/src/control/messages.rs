@@ -1,5 +1,7 @@
 //! Commands and replies of the control socket, as JSON.
 
+use std::path::PathBuf;
+
 use kith_automation::jobs::Order;
 use kith_automation::schedules::{ScheduleOrder, ScheduleTold};
 use kith_kernel::{ApiKeyId, Timestamp, UserId};

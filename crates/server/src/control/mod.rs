@@ -5,33 +5,30 @@ mod messages;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use kith_accounts::accounts::{Email, administration, find_by_email, first_admin};
-use kith_automation::jobs::{self, Order};
-use kith_automation::schedules::{self, ScheduleOrder, ScheduleTold};
+use kith_automation::jobs;
+use kith_automation::schedules;
 use kith_kernel::uuid::Uuid;
-use kith_kernel::{ApiKeyId, FieldError, Problem, Timestamp, UserId, days, problems};
-use kith_platform::audit::archive::{self, Archive};
+use kith_kernel::{ApiKeyId, FieldError, Problem, days, problems};
+use kith_platform::audit::archive;
 use kith_platform::audit::head;
-use kith_platform::auth::api_keys::{self, ApiKey};
-use kith_platform::auth::{ResealedColumn, Rotation, reseal};
+use kith_platform::auth::api_keys;
+use kith_platform::auth::reseal;
 use kith_platform::config::Config;
-use kith_platform::consumers::operating::{self, ConsumerCommand, ConsumerReply};
+use kith_platform::consumers::operating;
 use kith_platform::{App, store_problem};
 use kith_store::{
-    AuditChain, AuditHead, ControlHandler, ControlSocket, EngineKind, MigrationState, MigrationStatus,
-    OpenError, control_call,
+    AuditChain, AuditHead, ControlHandler, ControlSocket, EngineKind, MigrationStatus, OpenError,
+    control_call,
 };
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) use messages::{
-    ArchiveReport, AuditReport, Command, KeysRotated, MigrationLine, Reply, RevealedKey,
-};
+pub(crate) use messages::{ArchiveReport, AuditReport, Command, MigrationLine, Reply, RevealedKey};
 
 use crate::start::{self, StartError, TestOverrides};
 

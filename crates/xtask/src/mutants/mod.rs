@@ -19,7 +19,7 @@ use crate::workspace::{cargo, root, run, succeeds};
 
 /// Folder for builds and results, with one subfolder per part.
 const BUILD_FOLDER: &str = "target/mutants";
-/// Explanations of survivors: `[[survivor]]` with `mutant` (without line and column) and `why`.
+/// Explanations of survivors: `[[survivor]]` with `mutant` (without line and column) and `explanation`.
 const REASONS: &str = "tests/mutants.toml";
 const LIST: &str = "docs/mutants.md";
 /// Minimum share of observable mutants that tests must detect.
@@ -149,14 +149,14 @@ struct Reasons {
 #[derive(Deserialize)]
 struct Reason {
     mutant: String,
-    why: String,
+    explanation: String,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
 struct Survivor {
     mutant: String,
     /// Explanation, if the mutant has no observable effect.
-    why: Option<String>,
+    explanation: Option<String>,
 }
 
 /// Tests the mutants, writes the list of survivors and evidence.
@@ -254,7 +254,7 @@ fn survivors(results: &MutantResults, reasons: &Reasons) -> Vec<Survivor> {
     let explained = |mutant: &String| {
         let name = without_position(mutant);
         let reason = reasons.survivor.iter().find(|reason| reason.mutant == name);
-        Survivor { mutant: mutant.clone(), why: reason.map(|reason| reason.why.clone()) }
+        Survivor { mutant: mutant.clone(), explanation: reason.map(|reason| reason.explanation.clone()) }
     };
     results.missed.iter().map(explained).collect()
 }
@@ -321,9 +321,9 @@ fn listed(results: &BTreeMap<&'static str, MutantResults>, reasons: &Reasons) ->
         );
     }
     text += "\n## Survivors\n\n";
-    for Survivor { mutant, why } in results.values().flat_map(|results| survivors(results, reasons)) {
-        let why = why.unwrap_or_else(|| "no test notices it yet".to_owned());
-        text += &format!("* `{}`: {why}\n", without_position(&mutant));
+    for Survivor { mutant, explanation } in results.values().flat_map(|results| survivors(results, reasons)) {
+        let explanation = explanation.unwrap_or_else(|| "no test notices it yet".to_owned());
+        text += &format!("* `{}`: {explanation}\n", without_position(&mutant));
     }
     text
 }
@@ -339,11 +339,13 @@ mod tests {
         assert_eq!(without_position(MISSED), "crates/a/src/b.rs: replace > with >= in c::d");
         let results =
             MutantResults { missed: vec![MISSED.to_owned(), "other".to_owned()], ..MutantResults::default() };
-        let reason =
-            Reason { mutant: without_position(MISSED), why: "Nothing is exactly that long.".to_owned() };
+        let reason = Reason {
+            mutant: without_position(MISSED),
+            explanation: "Nothing is exactly that long.".to_owned(),
+        };
         let found = survivors(&results, &Reasons { survivor: vec![reason] });
-        let why: Vec<_> = found.iter().map(|survivor| survivor.why.as_deref()).collect();
-        assert_eq!(why, [Some("Nothing is exactly that long."), None]);
+        let explanation: Vec<_> = found.iter().map(|survivor| survivor.explanation.as_deref()).collect();
+        assert_eq!(explanation, [Some("Nothing is exactly that long."), None]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Asks `kith_accounts::fuzzing::accounts` of whatever libFuzzer makes up.
+//! Runs `kith_accounts::fuzzing::accounts` on inputs of libFuzzer.
 
 #![no_main]
 

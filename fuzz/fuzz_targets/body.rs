@@ -1,4 +1,4 @@
-//! Asks `kith_platform::fuzzing::body` of whatever libFuzzer makes up.
+//! Runs `kith_platform::fuzzing::body` on inputs of libFuzzer.
 
 #![no_main]
 

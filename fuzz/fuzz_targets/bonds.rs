@@ -1,4 +1,4 @@
-//! Asks `kith_bonds::fuzzing::bonds` of whatever libFuzzer makes up.
+//! Runs `kith_bonds::fuzzing::bonds` on inputs of libFuzzer.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Asks `kith_platform::fuzzing::config_of` of whatever libFuzzer makes up.
+//! Runs `kith_platform::fuzzing::config_of` on inputs of libFuzzer.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Asks `kith_bonds::fuzzing::dates` of whatever libFuzzer makes up.
+//! Runs `kith_bonds::fuzzing::dates` on inputs of libFuzzer.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Asks `kith_bonds::fuzzing::documents` of whatever libFuzzer makes up.
+//! Runs `kith_bonds::fuzzing::documents` on inputs of libFuzzer.
 
 #![no_main]
 

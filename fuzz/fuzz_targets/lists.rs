@@ -1,4 +1,4 @@
-//! Asks `kith_bonds::fuzzing::lists` of whatever libFuzzer makes up.
+//! Runs `kith_bonds::fuzzing::lists` on inputs of libFuzzer.
 
 #![no_main]
 

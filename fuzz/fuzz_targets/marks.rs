@@ -1,4 +1,4 @@
-//! Asks `kith_kernel::fuzzing::marks` of whatever libFuzzer makes up.
+//! Runs `kith_kernel::fuzzing::marks` on inputs of libFuzzer.
 
 #![no_main]
 

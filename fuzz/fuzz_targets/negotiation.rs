@@ -1,4 +1,4 @@
-//! Asks `kith_platform::fuzzing::negotiation` of whatever libFuzzer makes up.
+//! Runs `kith_platform::fuzzing::negotiation` on inputs of libFuzzer.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Asks `kith_platform::fuzzing::provenance` of whatever libFuzzer makes up.
+//! Runs `kith_platform::fuzzing::provenance` on inputs of libFuzzer.
 
 #![no_main]
 

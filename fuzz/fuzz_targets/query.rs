@@ -1,4 +1,4 @@
-//! Asks `kith_platform::fuzzing::query` of whatever libFuzzer makes up.
+//! Runs `kith_platform::fuzzing::query` on inputs of libFuzzer.
 
 #![no_main]
 

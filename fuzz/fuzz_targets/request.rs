@@ -1,6 +1,7 @@
-//! Asks a whole server, within the process, whatever libFuzzer makes up: request line, headers, an empty line, body.
+//! Sends inputs of libFuzzer to a server in this process: request line, headers, an empty line, body.
 //!
-//! `authorization: ada` becomes a token of hers, `{ada}` her id; the same goes for ben and for root, an administrator.
+//! `authorization: ada` becomes an access token of Ada, `{ada}` her id. The same applies to ben and to root, an
+//! administrator.
 
 #![no_main]
 
@@ -10,7 +11,7 @@ use std::sync::{Mutex, OnceLock};
 use axum::body::Body;
 use axum::extract::Request;
 use http_body_util::BodyExt;
-use kith::{Running, Seams, start};
+use kith::{Running, TestOverrides, start};
 use kith_accounts::accounts::first_admin::create_admin;
 use kith_platform::App;
 use kith_platform::config::{Config, Flag, Inputs};
@@ -20,29 +21,29 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 const PASSWORD: &str = "a password of the fuzz targets";
-/// People lose their accounts and sessions to what is asked; after so many requests there are new ones.
-const RENEWED_AFTER: u32 = 500;
+/// Number of requests after which the accounts are replaced, because requests delete accounts and end sessions.
+const ACCOUNT_LIFETIME_REQUESTS: u32 = 500;
 
-/// A server, and who asks it.
-struct World {
+/// Running server with its accounts.
+struct FuzzServer {
     runtime: Runtime,
-    door: InProcess,
+    client: InProcess,
     app: App,
-    people: Mutex<Vec<Person>>,
-    asked: AtomicU32,
+    accounts: Mutex<Vec<FuzzAccount>>,
+    request_count: AtomicU32,
     _running: Running,
 }
 
 #[derive(Clone)]
-struct Person {
+struct FuzzAccount {
     name: &'static str,
     id: String,
     token: String,
 }
 
-static WORLD: OnceLock<World> = OnceLock::new();
+static SERVER: OnceLock<FuzzServer> = OnceLock::new();
 
-impl World {
+impl FuzzServer {
     fn new() -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let folder = tempfile::tempdir().expect("a folder").keep();
@@ -57,27 +58,27 @@ impl World {
         ];
         let config =
             Config::load(&Inputs { file: Some("".into()), env: Vec::new(), flags }, &[]).expect("a configuration");
-        let running = runtime.block_on(start(config, Seams::default())).expect("a server");
+        let running = runtime.block_on(start(config, TestOverrides::default())).expect("a server");
         let app = running.app.clone();
-        let door = InProcess::new(&app);
-        let world = Self {
+        let client = InProcess::new(&app);
+        let server = Self {
             runtime,
-            door,
+            client,
             app,
-            people: Mutex::default(),
-            asked: AtomicU32::default(),
+            accounts: Mutex::default(),
+            request_count: AtomicU32::default(),
             _running: running,
         };
-        world.renew(0);
-        world
+        server.replace_accounts(0);
+        server
     }
 
-    fn renew(&self, round: u32) {
-        let people = ["ada", "ben", "root"].map(|name| {
+    fn replace_accounts(&self, round: u32) {
+        let accounts = ["ada", "ben", "root"].map(|name| {
             let email = format!("{name}{round}@example.org");
             if name == "root" {
-                let made = create_admin(&self.app, &email, name, PASSWORD);
-                self.runtime.block_on(made).expect("an administrator");
+                let created = create_admin(&self.app, &email, name, PASSWORD);
+                self.runtime.block_on(created).expect("an administrator");
             } else {
                 self.post(
                     "/api/v1/auth/register",
@@ -86,47 +87,47 @@ impl World {
             }
             let pair = self.post("/api/v1/auth/login", json!({ "email": email, "password": PASSWORD }));
             let text = |value: &Value| value.as_str().expect("a text").to_owned();
-            Person { name, id: text(&pair["user"]["id"]), token: text(&pair["access_token"]) }
+            FuzzAccount { name, id: text(&pair["user"]["id"]), token: text(&pair["access_token"]) }
         });
-        *self.people.lock().expect("unpoisoned") = people.into();
+        *self.accounts.lock().expect("unpoisoned") = accounts.into();
     }
 
     fn post(&self, path: &str, body: Value) -> Value {
         let request = Request::post(path).header("content-type", "application/json");
-        let (status, _, body) = self.answer(request.body(Body::from(body.to_string())).expect("a request"));
+        let (status, _, body) = self.send(request.body(Body::from(body.to_string())).expect("a request"));
         assert!((200..300).contains(&status), "{path}: {status} {}", String::from_utf8_lossy(&body));
         serde_json::from_slice(&body).expect("JSON")
     }
 
-    fn answer(&self, request: Request) -> (u16, axum::http::HeaderMap, Vec<u8>) {
+    fn send(&self, request: Request) -> (u16, axum::http::HeaderMap, Vec<u8>) {
         self.runtime.block_on(async {
-            let (parts, body) = self.door.answer(request).await.into_parts();
+            let (parts, body) = self.client.answer(request).await.into_parts();
             let body = body.collect().await.expect("a whole answer").to_bytes();
             (parts.status.as_u16(), parts.headers, body.to_vec())
         })
     }
 
-    /// The request that `data` stands for, if it is one.
-    fn read(&self, data: &[u8]) -> Option<Request> {
-        let people = self.people.lock().expect("unpoisoned").clone();
+    /// Parses `data` as a request. Returns `None` if it is none.
+    fn parse_request(&self, data: &[u8]) -> Option<Request> {
+        let accounts = self.accounts.lock().expect("unpoisoned").clone();
         let mut text = String::from_utf8_lossy(data).into_owned();
-        for person in &people {
-            text = text.replace(&format!("{{{}}}", person.name), &person.id);
+        for account in &accounts {
+            text = text.replace(&format!("{{{}}}", account.name), &account.id);
         }
         let (head, body) = text.split_once("\n\n").unwrap_or((&text, ""));
         let mut lines = head.lines();
         let (method, target) = lines.next()?.split_once(' ')?;
-        // What is for development only moves the clock of the whole server.
+        // Paths for development would move the clock of the server.
         if !target.starts_with('/') || target.starts_with("/dev") {
             return None;
         }
         let mut request = Request::builder().method(method).uri(target);
         for (name, value) in lines.filter_map(|line| line.split_once(':')) {
             let value = value.trim();
-            let known = people
+            let caller = accounts
                 .iter()
-                .find(|person| name.eq_ignore_ascii_case("authorization") && person.name == value);
-            let value = known.map_or(value.to_owned(), |person| format!("Bearer {}", person.token));
+                .find(|account| name.eq_ignore_ascii_case("authorization") && account.name == value);
+            let value = caller.map_or(value.to_owned(), |account| format!("Bearer {}", account.token));
             request = request.header(name, value);
         }
         request.body(Body::from(body.to_owned())).ok()
@@ -134,14 +135,14 @@ impl World {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let world = WORLD.get_or_init(World::new);
-    let asked = world.asked.fetch_add(1, Ordering::Relaxed);
-    if asked % RENEWED_AFTER == RENEWED_AFTER - 1 {
-        world.renew(asked);
+    let server = SERVER.get_or_init(FuzzServer::new);
+    let request_count = server.request_count.fetch_add(1, Ordering::Relaxed);
+    if request_count % ACCOUNT_LIFETIME_REQUESTS == ACCOUNT_LIFETIME_REQUESTS - 1 {
+        server.replace_accounts(request_count);
     }
-    let Some(request) = world.read(data) else { return };
+    let Some(request) = server.parse_request(data) else { return };
     let is_head = request.method() == "HEAD";
-    let (status, headers, body) = world.answer(request);
+    let (status, headers, body) = server.send(request);
     assert!(status < 500, "{status}: {}", String::from_utf8_lossy(&body));
     assert!(headers.contains_key("x-request-id") && headers["x-content-type-options"] == "nosniff");
     if status >= 400 && !is_head {

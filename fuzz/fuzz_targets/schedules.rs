@@ -1,4 +1,4 @@
-//! Asks `kith_jobs::fuzzing::schedules` of whatever libFuzzer makes up.
+//! Runs `kith_jobs::fuzzing::schedules` on inputs of libFuzzer.
 
 #![no_main]
 

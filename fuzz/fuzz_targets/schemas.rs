@@ -1,4 +1,4 @@
-//! Asks `kith_json_schema::fuzzing::schemas` of whatever libFuzzer makes up.
+//! Runs `kith_json_schema::fuzzing::schemas` on inputs of libFuzzer.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Asks `kith_store::fuzzing::store` of whatever libFuzzer makes up.
+//! Runs `kith_store::fuzzing::store` on inputs of libFuzzer.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Asks `kith_platform::fuzzing::targets` of whatever libFuzzer makes up.
+//! Runs `kith_platform::fuzzing::targets` on inputs of libFuzzer.
 
 #![no_main]
 

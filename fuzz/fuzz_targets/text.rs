@@ -1,4 +1,4 @@
-//! Asks `kith_kernel::fuzzing::text` of whatever libFuzzer makes up.
+//! Runs `kith_kernel::fuzzing::text` on inputs of libFuzzer.
 
 #![no_main]
 

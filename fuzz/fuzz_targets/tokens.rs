@@ -1,4 +1,4 @@
-//! Asks `kith_platform::fuzzing::tokens` of whatever libFuzzer makes up.
+//! Runs `kith_platform::fuzzing::tokens` on inputs of libFuzzer.
 
 #![no_main]
 

@@ -7,7 +7,7 @@ use hyper::header::AUTHORIZATION;
 use kith_kernel::{days, minutes, seconds};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, PASSWORD, Person, TestApp, on_every_engine};
+use crate::support::{PASSWORD, TestApp, TestResponse, TestUser, on_every_engine};
 
 const REGISTER: &str = "/api/v1/auth/register";
 const LOGIN: &str = "/api/v1/auth/login";
@@ -131,12 +131,12 @@ async fn wrong_credentials_are_indistinguishable(app: &TestApp) {
     assert_eq!(objects, [ada.id.as_str(), "unknown", "unknown"]);
 }
 
-async fn signed_in(app: &TestApp, person: &Person) -> Value {
-    let log_in = json!({ "email": person.email, "password": PASSWORD });
+async fn signed_in(app: &TestApp, user: &TestUser) -> Value {
+    let log_in = json!({ "email": user.email, "password": PASSWORD });
     app.anonymous().post(LOGIN, log_in).await.expect(200)
 }
 
-async fn refresh(app: &TestApp, token: &Value) -> Answer {
+async fn refresh(app: &TestApp, token: &Value) -> TestResponse {
     app.anonymous().post(REFRESH, json!({ "refresh_token": token })).await
 }
 
@@ -156,7 +156,7 @@ async fn used_refresh_token_is_valid_for_15_seconds(app: &TestApp) {
     app.advance(seconds(15) + Duration::from_millis(1));
     refresh(app, &second["refresh_token"]).await.expect_problem(401, "invalid_refresh_token");
     refresh(app, &third["refresh_token"]).await.expect_problem(401, "invalid_refresh_token");
-    app.everywhere(async || client.get(ME).await.status == 401).await;
+    app.wait_until_on_all_nodes(async || client.get(ME).await.status == 401).await;
     let reused = app.audit().await.into_iter().filter(|line| line.action == "session.refresh_reused");
     assert_eq!(reused.count(), 1);
 }
@@ -177,9 +177,9 @@ async fn concurrent_refreshes_return_same_pair(app: &TestApp) {
     let ada = app.user("ada").await;
     let mut token = signed_in(app, &ada).await["refresh_token"].clone();
     for _ in 0..20 {
-        let answers = join_all((0..4).map(|_| refresh(app, &token))).await;
+        let responses = join_all((0..4).map(|_| refresh(app, &token))).await;
         let tokens: Vec<_> =
-            answers.into_iter().map(|answer| answer.expect(200)["refresh_token"].clone()).collect();
+            responses.into_iter().map(|response| response.expect(200)["refresh_token"].clone()).collect();
         assert!(tokens.iter().all(|other| *other == tokens[0] && *other != token), "{tokens:?}");
         token = tokens[0].clone();
     }
@@ -278,7 +278,7 @@ async fn invisible_text_is_rejected(app: &TestApp) {
         let nickname = format!("/api/v1/nicknames/{}", ben.id);
         let patch = |body: Value| ada.send(hyper::Method::PATCH, ME, body.to_string().into());
         let date = json!({ "data": { "title": blank, "date": "2026-02-14" } });
-        for (answer, pointer) in [
+        for (response, pointer) in [
             (app.anonymous().post(REGISTER, new).await, "/display_name"),
             (patch(json!({ "display_name": blank })).await, "/display_name"),
             (patch(json!({ "nickname": blank })).await, "/nickname"),
@@ -287,7 +287,7 @@ async fn invisible_text_is_rejected(app: &TestApp) {
             (ada.post("/api/v1/partners/breakup", json!({ "reason": blank })).await, "/reason"),
             (ada.post("/api/v1/spaces/me/dates", date).await, "/data/title"),
         ] {
-            let problem = answer.expect_problem(422, "validation_failed");
+            let problem = response.expect_problem(422, "validation_failed");
             let fault = &problem["errors"][0];
             assert_eq!((&fault["pointer"], &fault["code"]), (&json!(pointer), &json!("blank")), "{blank:?}");
         }

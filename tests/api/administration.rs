@@ -8,7 +8,7 @@ use kith_kernel::hours;
 use kith_platform::config::Config;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Engine, PASSWORD, Person, TestApp, on_every_engine};
+use crate::support::{Client, Engine, PASSWORD, TestApp, TestUser, on_every_engine};
 
 const USERS: &str = "/api/v1/admin/users";
 const ACCEPT: &str = "/api/v1/auth/first-admin";
@@ -29,19 +29,19 @@ on_every_engine! {
     administrators_verify_or_release_addresses,
 }
 
-fn role_of(who: &Person) -> String {
+fn role_of(who: &TestUser) -> String {
     format!("{USERS}/{}/role", who.id)
 }
 
-fn suspension_of(who: &Person) -> String {
+fn suspension_of(who: &TestUser) -> String {
     format!("{USERS}/{}/suspension", who.id)
 }
 
-fn credentials(who: &Person) -> Value {
+fn credentials(who: &TestUser) -> Value {
     json!({ "email": who.email, "password": PASSWORD })
 }
 
-async fn list(who: &Person, query: &str) -> Vec<String> {
+async fn list(who: &TestUser, query: &str) -> Vec<String> {
     let page = who.get(&format!("{USERS}?{query}")).await.expect(200);
     assert_eq!(page["next_cursor"], Value::Null, "{page:#}");
     let items = page["items"].as_array().expect("items").iter();
@@ -58,12 +58,12 @@ async fn audited(app: &TestApp, action: &str) -> Vec<(String, String)> {
 async fn accounts_are_filtered_and_paginated(app: &TestApp) {
     let root = app.admin("root").await;
     app.advance(std::time::Duration::from_millis(1));
-    let mut people = Vec::new();
+    let mut users = Vec::new();
     for name in ["ada", "ben", "eve", "mod", "shop"] {
-        people.push(app.user(name).await);
+        users.push(app.user(name).await);
         app.advance(std::time::Duration::from_millis(1));
     }
-    let [ada, ben, eve, moderator, shop] = &people[..] else { unreachable!() };
+    let [ada, ben, eve, moderator, shop] = &users[..] else { unreachable!() };
     root.put(&role_of(moderator), json!({ "role": "moderator" })).await.expect(200);
     root.put(&role_of(shop), json!({ "role": "business" })).await.expect(200);
     root.put(&suspension_of(ben), json!({})).await.expect(200);
@@ -111,7 +111,7 @@ async fn role_change_applies_immediately(app: &TestApp) {
     ada.get(USERS).await.expect_problem(403, "forbidden");
     let given = root.put(&role_of(&ada), json!({ "role": "moderator" })).await.expect(200);
     assert_eq!(given["role"], "moderator");
-    app.everywhere(async || ada.get(USERS).await.status == 200).await;
+    app.wait_until_on_all_nodes(async || ada.get(USERS).await.status == 200).await;
     let before = app.footprint().await;
     root.put(&role_of(&ada), json!({ "role": "moderator" })).await.expect(200);
     ada.put(&role_of(&ada), json!({ "role": "admin" })).await.expect_problem(403, "forbidden");
@@ -122,7 +122,7 @@ async fn role_change_applies_immediately(app: &TestApp) {
     );
     assert_eq!(app.footprint().await, before);
     root.put(&role_of(&ada), json!({ "role": "user" })).await.expect(200);
-    app.everywhere(async || ada.get(USERS).await.status == 403).await;
+    app.wait_until_on_all_nodes(async || ada.get(USERS).await.status == 403).await;
     let (root, ada) = (format!("user:{}", root.id), ada.id);
     let expected = [(root.clone(), ada.clone()), (root, ada)];
     assert_eq!(audited(app, "account.role_changed").await, expected);
@@ -137,7 +137,7 @@ async fn suspension_blocks_access_until_reinstatement(app: &TestApp) {
     let reason = json!({ "reason": "Rude, again and again.\nWarned twice." });
     let suspended = root.put(&suspension_of(&ada), reason).await.expect(200);
     assert_eq!((&suspended["status"], &suspended["suspended_at"]), (&json!("suspended"), &json!(app.now())));
-    app.everywhere(async || held.get(ME).await.status == 401).await;
+    app.wait_until_on_all_nodes(async || held.get(ME).await.status == 401).await;
     app.anonymous().post(REFRESH, refresh.clone()).await.expect_problem(401, "invalid_refresh_token");
     app.anonymous().post(LOGIN, credentials(&ada)).await.expect_problem(403, "account_suspended");
     // The suspension is reported only with the correct password.
@@ -175,7 +175,7 @@ async fn moderators_manage_lower_roles_only(app: &TestApp) {
     let colleague = app.user_with_role("colleague", "moderator", &root).await;
     let shop = app.user_with_role("shop", "business", &root).await;
     let ada = app.user("ada").await;
-    app.everywhere(async || moderator.get(USERS).await.status == 200).await;
+    app.wait_until_on_all_nodes(async || moderator.get(USERS).await.status == 200).await;
     for (actor, target, status, code) in [
         (&moderator, &ada, 200, ""),
         (&moderator, &shop, 200, ""),
@@ -188,8 +188,8 @@ async fn moderators_manage_lower_roles_only(app: &TestApp) {
         (&root, &second, 200, ""),
     ] {
         let case = format!("{} suspends {}", actor.name, target.name);
-        let answer = actor.put(&suspension_of(target), json!({})).await;
-        assert_eq!((answer.status, answer.body["code"].as_str().unwrap_or("")), (status, code), "{case}");
+        let response = actor.put(&suspension_of(target), json!({})).await;
+        assert_eq!((response.status, response.body["code"].as_str().unwrap_or("")), (status, code), "{case}");
     }
     moderator.delete(&suspension_of(&colleague), Value::Null).await.expect_problem(403, "forbidden");
     moderator.put(&role_of(&ada), json!({ "role": "user" })).await.expect_problem(403, "forbidden");
@@ -205,7 +205,7 @@ async fn moderators_manage_lower_roles_only(app: &TestApp) {
 async fn concurrent_revocations_leave_one_administrator(app: &TestApp) {
     for n in 0..10 {
         let (one, other) = (app.admin(&format!("one{n}")).await, app.admin(&format!("other{n}")).await);
-        let strip = async |by: &Person, of: &Person| match n % 2 {
+        let strip = async |by: &TestUser, of: &TestUser| match n % 2 {
             0 => by.put(&role_of(of), json!({ "role": "user" })).await.status,
             _ => by.put(&suspension_of(of), json!({})).await.status,
         };
@@ -219,7 +219,7 @@ async fn concurrent_revocations_leave_one_administrator(app: &TestApp) {
     }
 }
 
-async fn make_way(app: &TestApp, admin: &Person) {
+async fn make_way(app: &TestApp, admin: &TestUser) {
     let id = admin.id.clone();
     let sql = "UPDATE users SET role = 'user' WHERE id = $1";
     let done = app.db().write(move |tx| tx.exec(sql, kith_store::params![id])).await;
@@ -245,15 +245,15 @@ async fn link_creates_one_administrator(app: &TestApp) {
     }
     let names: Vec<_> = (0..8).map(|n| format!("root{n}")).collect();
     let all = names.iter().map(async |name| app.anonymous().post(ACCEPT, acceptance(&secret, name)).await);
-    let answers = futures_util::future::join_all(all).await;
-    let made: Vec<_> = answers.iter().filter(|answer| answer.status == 201).collect();
-    let [made] = &made[..] else { panic!("{answers:#?}") };
+    let responses = futures_util::future::join_all(all).await;
+    let made: Vec<_> = responses.iter().filter(|response| response.status == 201).collect();
+    let [made] = &made[..] else { panic!("{responses:#?}") };
     assert_eq!(made.body["user"]["role"], "admin");
     let token = made.body["access_token"].as_str().expect("a token");
     let admins = app.anonymous().with_token(token).get(&format!("{USERS}?role=admin")).await.expect(200);
     assert_eq!(admins["items"].as_array().map(Vec::len), Some(1));
-    let refused = answers.into_iter().filter(|answer| answer.status != 201);
-    refused.for_each(|answer| drop(answer.expect_problem(403, "invalid_link")));
+    let refused = responses.into_iter().filter(|response| response.status != 201);
+    refused.for_each(|response| drop(response.expect_problem(403, "invalid_link")));
     assert_eq!(audited(app, "account.made_admin").await.len(), 1);
     assert!(first_admin::create_link(app.parts(), "http://localhost").await.expect("no fault").is_none());
     assert!(!link_file(app).exists(), "the file is left behind");
@@ -272,7 +272,7 @@ async fn link_expires_after_one_hour(app: &TestApp) {
 /// The link expires by the real clock, not by the moved clock of development mode.
 async fn moved_clock_does_not_expire_link(app: &TestApp) {
     let secret = app.first_admin_secret().await;
-    for node in 0..app.count_nodes() {
+    for node in 0..app.node_count() {
         app.anonymous().at(node).post("/dev/clock", json!({ "advance": "2h" })).await.expect(200);
     }
     app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect(201);
@@ -373,7 +373,7 @@ async fn administrators_verify_or_release_addresses(app: &TestApp) {
     let admin = app.admin("root").await;
     let moderator = app.user_with_role("mod", "moderator", &admin).await;
     let (squatter, ben) = (app.user("ada").await, app.user("ben").await);
-    let path = |person: &Person, what: &str| format!("/api/v1/admin/users/{}/{what}", person.id);
+    let path = |user: &TestUser, what: &str| format!("/api/v1/admin/users/{}/{what}", user.id);
     let (prove, release) = (path(&squatter, "email-verification"), path(&squatter, "email"));
     for who in [&moderator, &ben] {
         who.put(&prove, Value::Null).await.expect_problem(403, "forbidden");
@@ -389,17 +389,17 @@ async fn administrators_verify_or_release_addresses(app: &TestApp) {
     let squatter_client = squatter.signed_in().await;
     let released = admin.delete(&release, Value::Null).await.expect(200);
     assert_eq!((&released["email"], &released["status"]), (&json!(""), &json!("suspended")));
-    app.everywhere(async || squatter_client.get("/api/v1/me").await.status == 401).await;
+    app.wait_until_on_all_nodes(async || squatter_client.get("/api/v1/me").await.status == 401).await;
     for email in [squatter.email.clone(), format!("released:{}", squatter.id)] {
         let body = json!({ "email": email, "password": PASSWORD });
         app.anonymous().post(LOGIN, body).await.expect_problem(401, "invalid_credentials");
     }
     assert_eq!(admin.delete(&release, Value::Null).await.expect(200), released, "once is enough");
     admin.put(&prove, Value::Null).await.expect_problem(404, "not_found");
-    let told: Vec<_> = app.audit().await.into_iter().filter(|line| line.object == squatter.id).collect();
-    let told: Vec<_> =
-        told.iter().map(|line| &*line.action).filter(|action| action.contains("email")).collect();
-    assert_eq!(told, ["account.email_released"]);
+    let audited: Vec<_> = app.audit().await.into_iter().filter(|line| line.object == squatter.id).collect();
+    let audited: Vec<_> =
+        audited.iter().map(|line| &*line.action).filter(|action| action.contains("email")).collect();
+    assert_eq!(audited, ["account.email_released"]);
 
     // The owner registers the address, and an administrator verifies it.
     let ada = app.user("ada").await;

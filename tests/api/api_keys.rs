@@ -12,7 +12,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::{
-    API_KEYS, ApiKey, Client, Engine, PASSWORD, Person, TestApp, X_REQUEST_ID, latency_bound, on_every_engine,
+    API_KEYS, ApiKey, Client, Engine, PASSWORD, TestApp, TestUser, X_REQUEST_ID, latency_bound,
+    on_every_engine,
 };
 
 const FACTS: &str = "/api/v1/admin/facts";
@@ -39,7 +40,7 @@ fn path(key: &ApiKey) -> String {
     format!("{API_KEYS}/{}", key.id)
 }
 
-async fn show(admin: &Person, key: &ApiKey) -> Value {
+async fn show(admin: &TestUser, key: &ApiKey) -> Value {
     admin.get(&path(key)).await.expect(200)
 }
 
@@ -129,13 +130,13 @@ async fn key_creation_reports_every_field_error(app: &TestApp) {
 async fn expired_key_is_rejected(app: &TestApp) {
     let admin = app.admin("ada").await;
     let key = app.api_key_until(&admin, &["facts.read"], Some(app.now() + seconds(90))).await;
-    for _ in 0..app.count_nodes() {
+    for _ in 0..app.node_count() {
         key.client.get(FACTS).await.expect(200);
     }
     app.advance(seconds(89));
     key.client.get(FACTS).await.expect(200);
     app.advance(seconds(1));
-    for _ in 0..app.count_nodes() {
+    for _ in 0..app.node_count() {
         key.client.get(FACTS).await.expect_problem(401, "unauthenticated");
     }
     assert_eq!(show(&admin, &key).await["status"], "expired");
@@ -155,9 +156,9 @@ async fn is_in(key: &ApiKey, node: usize) -> bool {
 async fn revoked_key_is_rejected_on_all_nodes_within_a_second(app: &TestApp) {
     let admin = app.admin("ada").await;
     let mut longest = Duration::ZERO;
-    for here in 0..app.count_nodes() {
+    for here in 0..app.node_count() {
         let key = app.api_key(&admin, &["facts.read"]).await;
-        for node in 0..app.count_nodes() {
+        for node in 0..app.node_count() {
             // A key created on one node is accepted on all, the second time from the cache.
             assert!(is_in(&key, node).await && is_in(&key, node).await);
         }
@@ -165,7 +166,7 @@ async fn revoked_key_is_rejected_on_all_nodes_within_a_second(app: &TestApp) {
         admin.send(Method::DELETE, &path(&key), Default::default()).await.expect(204);
         let revoked = real_now();
         assert!(!is_in(&key, here).await, "still in where it was revoked");
-        for there in (0..app.count_nodes()).filter(|node| *node != here) {
+        for there in (0..app.node_count()).filter(|node| *node != here) {
             while is_in(&key, there).await {
                 assert!(
                     revoked.elapsed() < latency_bound(PROPAGATION_LIMIT),
@@ -188,7 +189,7 @@ async fn key_requires_creator_permission(app: &TestApp) {
     let (root, maker) = (app.admin("root").await, app.admin("maker").await);
     let key = app.api_key(&maker, &["facts.read", "users.read"]).await;
     let counts = async |wanted: bool| {
-        app.everywhere(async || (key.client.get(FACTS).await.status == 200) == wanted).await;
+        app.wait_until_on_all_nodes(async || (key.client.get(FACTS).await.status == 200) == wanted).await;
     };
     let role = async |role: &str| {
         root.put(&format!("{USERS}/{}/role", maker.id), json!({ "role": role })).await.expect(200);
@@ -224,12 +225,12 @@ async fn body_after_key_revocation_is_rejected(app: &TestApp) {
     slow.write_all(head.as_bytes()).await.expect("the head");
     key.client.at(0).get(LOG_LEVEL).await.expect(200);
     admin.delete(&path(&key), Value::Null).await.expect(204);
-    app.everywhere(async || key.client.get(LOG_LEVEL).await.status == 401).await;
+    app.wait_until_on_all_nodes(async || key.client.get(LOG_LEVEL).await.status == 401).await;
     let footprint = app.footprint().await;
     slow.write_all(body.as_bytes()).await.expect("the body");
-    let mut answer = String::new();
-    slow.read_to_string(&mut answer).await.expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    let mut response = String::new();
+    slow.read_to_string(&mut response).await.expect("an answer");
+    assert!(response.starts_with("HTTP/1.1 401"), "{response}");
     assert_eq!(app.footprint().await, footprint);
 }
 
@@ -239,13 +240,13 @@ async fn last_use_is_recorded_per_minute(app: &TestApp) {
     assert_eq!(show(&admin, &key).await["last_used_at"], Value::Null);
     let footprint = app.footprint().await;
     let used_at = async |at: kith_kernel::Timestamp| {
-        app.everywhere(async || show(&admin, &key).await["last_used_at"] == json!(at)).await;
+        app.wait_until_on_all_nodes(async || show(&admin, &key).await["last_used_at"] == json!(at)).await;
     };
     let first = app.now();
     key.client.at(0).get(FACTS).await.expect(200);
     used_at(first).await;
     app.advance(seconds(59));
-    for node in 0..app.count_nodes() {
+    for node in 0..app.node_count() {
         key.client.at(node).get(FACTS).await.expect(200);
     }
     app.advance(seconds(1));
@@ -269,9 +270,9 @@ async fn idempotency_keys_are_scoped_to_api_key(app: &TestApp) {
         app.audit().await.into_iter().filter(|line| line.actor == actor).count()
     };
     for replayed in [None, Some("true"), Some("true")] {
-        let answer = put(&one.client).await;
-        assert_eq!(answer.header("idempotency-replayed"), replayed);
-        answer.expect(200);
+        let response = put(&one.client).await;
+        assert_eq!(response.header("idempotency-replayed"), replayed);
+        response.expect(200);
     }
     assert_eq!(put(&other.client).await.header("idempotency-replayed"), None);
     assert_eq!((written(&one).await, written(&other).await), (1, 1));
@@ -303,7 +304,7 @@ async fn invalid_key_errors_are_specific_but_safe(app: &TestApp) {
     let does_not_count = refused(&forged).await;
     assert!(does_not_count.contains("is not valid"), "{does_not_count}");
     admin.delete(&path(&another), Value::Null).await.expect(204);
-    app.everywhere(async || another.client.get(FACTS).await.status == 401).await;
+    app.wait_until_on_all_nodes(async || another.client.get(FACTS).await.status == 401).await;
     assert_eq!(refused(&another.text).await, does_not_count, "nobody learns whether there was such a key");
     key.client.get(FACTS).await.expect(200);
 }

@@ -9,8 +9,8 @@ use kith_store::{Error, Store};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, Engine, Kith, PASSWORD, Person, SERVE, TestApp, X_REQUEST_ID, kith_on, on_every_engine, refusal,
-    success,
+    Client, Engine, Kith, PASSWORD, SERVE, TestApp, TestUser, X_REQUEST_ID, failing_stderr, kith_on,
+    on_every_engine, successful_stdout,
 };
 
 on_every_engine! {
@@ -101,8 +101,8 @@ async fn other_roles_cannot_read_audit_log(app: &TestApp) {
     let ada = app.user("ada").await;
     for path in [AUDIT, LOG_LEVEL] {
         app.anonymous().get(path).await.expect_problem(401, "unauthenticated");
-        for person in [&ada, &moderator] {
-            person.get(path).await.expect_problem(403, "forbidden");
+        for user in [&ada, &moderator] {
+            user.get(path).await.expect_problem(403, "forbidden");
         }
         admin.get(path).await.expect(200);
     }
@@ -117,7 +117,7 @@ async fn users_read_own_activity(app: &TestApp) {
     let role = format!("/api/v1/admin/users/{}/role", ada.id);
     admin.put(&role, json!({ "role": "business" })).await.expect(200);
 
-    let activity = async |person: &Person| person.get("/api/v1/me/activity?limit=100").await.expect(200);
+    let activity = async |user: &TestUser| user.get("/api/v1/me/activity?limit=100").await.expect(200);
     let of_ada = activity(&ada).await;
     let by = |action: &str| {
         let items = of_ada["items"].as_array().expect("items");
@@ -165,12 +165,12 @@ async fn log_level_change_is_audited(app: &TestApp) {
 }
 
 #[tokio::test]
-async fn the_chain_is_verified_by_a_command_on_sqlite() {
+async fn audit_verify_checks_chain_on_sqlite() {
     audit_verify_checks_chain(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn the_chain_is_verified_by_a_command_on_postgres() {
+async fn audit_verify_checks_chain_on_postgres() {
     audit_verify_checks_chain(Engine::Postgres).await;
 }
 
@@ -180,7 +180,7 @@ async fn audit_verify_checks_chain(engine: Engine) {
     }
     let (database, elsewhere) = (engine.empty_database().await, TestDatabase::sqlite());
     let folder = database.folder().or(elsewhere.folder()).expect("a folder");
-    assert!(refusal(kith_on(&database, folder, VERIFY)).contains("lacks migration store/0001_trace"));
+    assert!(failing_stderr(kith_on(&database, folder, VERIFY)).contains("lacks migration store/0001_trace"));
 
     let server = Kith::start(kith_on(&database, folder, SERVE));
     // Contains the entries for the schedules that modules declare.
@@ -208,22 +208,22 @@ async fn audit_verify_checks_chain(engine: Engine) {
     )
     .await;
     let Output { status, stderr, .. } = kith_on(&database, folder, VERIFY).output().expect("a process");
-    let said = String::from_utf8(stderr).expect("text");
-    assert!(status.code() == Some(1) && said.contains("breaks at link 1\n"), "{status} {said}");
+    let output = String::from_utf8(stderr).expect("text");
+    assert!(status.code() == Some(1) && output.contains("breaks at link 1\n"), "{status} {output}");
     // A running server reports the same.
     let server = Kith::start(kith_on(&database, folder, SERVE));
-    assert!(refusal(kith_on(&database, folder, VERIFY)).contains("breaks at link 1"));
+    assert!(failing_stderr(kith_on(&database, folder, VERIFY)).contains("breaks at link 1"));
     drop(server);
 }
 
 /// Regression: a truncated or emptied log was not detected.
 #[tokio::test]
-async fn cut_and_restored_chains_are_refused_until_accepted_on_sqlite() {
+async fn truncated_and_restored_chains_require_acceptance_on_sqlite() {
     truncated_and_restored_chains_require_acceptance(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn cut_and_restored_chains_are_refused_until_accepted_on_postgres() {
+async fn truncated_and_restored_chains_require_acceptance_on_postgres() {
     truncated_and_restored_chains_require_acceptance(Engine::Postgres).await;
 }
 
@@ -244,10 +244,12 @@ async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
     let (links, head) = verify(&database, folder);
     assert!(links > 2, "the first start leaves entries");
     let expecting = |head: &str| kith_on(&database, folder, &["audit", "verify", "--expect-head", head]);
-    assert_eq!(success(expecting(&head)), success(kith_on(&database, folder, VERIFY)));
+    assert_eq!(successful_stdout(expecting(&head)), successful_stdout(kith_on(&database, folder, VERIFY)));
     let (_, hash) = head.split_once(':').expect("links and hash");
     let early = format!("2:{hash}");
-    assert!(refusal(expecting(&early)).contains("link 2 of the audit chain differs from the expected head"));
+    assert!(
+        failing_stderr(expecting(&early))
+            .contains("link 2 of the audit chain differs from the expected head"));
 
     let last = format!("n > {}", links - 2);
     change(
@@ -264,21 +266,21 @@ async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
     )
     .await;
     let shorter = format!("the audit chain has {} links, but the expected head has {links}", links - 2);
-    assert!(refusal(kith_on(&database, folder, VERIFY)).contains(&shorter));
-    assert!(refusal(expecting(&head)).contains(&shorter));
+    assert!(failing_stderr(kith_on(&database, folder, VERIFY)).contains(&shorter));
+    assert!(failing_stderr(expecting(&head)).contains(&shorter));
     // The server keeps serving, reports the fault, and keeps the remembered head.
-    let told = served().await;
-    assert_eq!(told["status"], "warn", "{told}");
-    assert!(told["output"].as_str().expect("text").contains("kith audit verify"), "{told}");
-    let refused = refusal(kith_on(&database, folder, VERIFY));
+    let logged = served().await;
+    assert_eq!(logged["status"], "warn", "{logged}");
+    assert!(logged["output"].as_str().expect("text").contains("kith audit verify"), "{logged}");
+    let refused = failing_stderr(kith_on(&database, folder, VERIFY));
     assert!(refused.contains("expected head"), "{refused}");
 
-    let accepted = success(kith_on(&database, folder, &["audit", "accept-head"]));
+    let accepted = successful_stdout(kith_on(&database, folder, &["audit", "accept-head"]));
     assert!(accepted.starts_with("Accepted head "), "{accepted}");
     assert_eq!(served().await["status"], "pass");
     verify(&database, folder);
     // A head that was noted elsewhere still detects the restore.
-    assert!(refusal(expecting(&head)).contains("expected head"));
+    assert!(failing_stderr(expecting(&head)).contains("expected head"));
 
     change(
         &database,
@@ -290,7 +292,7 @@ async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
         ],
     )
     .await;
-    assert!(refusal(kith_on(&database, folder, VERIFY)).contains("the audit chain has 0 links"));
+    assert!(failing_stderr(kith_on(&database, folder, VERIFY)).contains("the audit chain has 0 links"));
     assert_eq!(served().await["status"], "warn");
 }
 
@@ -315,7 +317,7 @@ async fn old_entries_are_archived(engine: Engine) {
     let file = elsewhere.folder().expect("a folder").join("audit-archive.jsonl");
     let file = file.to_str().expect("text");
     let archive = || kith_on(&database, folder, &["audit", "archive", "--older-than-days", "400", file]);
-    assert!(refusal(archive()).contains("no audit entry is older than the given time"));
+    assert!(failing_stderr(archive()).contains("no audit entry is older than the given time"));
     assert!(!Path::new(file).exists());
     let client = Client::new([server.addr]);
     let ada = json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada" });
@@ -324,21 +326,21 @@ async fn old_entries_are_archived(engine: Engine) {
     client.post("/dev/clock", json!({ "advance": "500d" })).await.expect(200);
     let (links, head) = verify(&database, folder);
 
-    let archived = success(archive());
+    let archived = successful_stdout(archive());
     assert!(archived.starts_with("Moved ") && archived.contains("after head 0:0000"), "{archived}");
-    assert!(refusal(archive()).contains(file), "a file is never replaced");
-    let said = success(kith_on(&database, folder, VERIFY));
-    assert!(said.contains("links are in archives"), "{said}");
+    assert!(failing_stderr(archive()).contains(file), "a file is never replaced");
+    let output = successful_stdout(kith_on(&database, folder, VERIFY));
+    assert!(output.contains("links are in archives"), "{output}");
     let (links_then, _) = verify(&database, folder);
     assert!(links_then > links, "the archive is recorded: {links_then}, {links}");
     let of_archive = || kith_on(&database, folder, &["audit", "verify", "--archive", file]);
-    let held = success(of_archive());
+    let held = successful_stdout(of_archive());
     let last = held.trim_end().rsplit_once("up to head ").expect("a head").1;
     assert!(archived.contains(last), "{held} {archived}");
-    let refused = refusal(kith_on(&database, folder, &["audit", "verify", "--expect-head", "1:0"]));
+    let refused = failing_stderr(kith_on(&database, folder, &["audit", "verify", "--expect-head", "1:0"]));
     assert!(refused.contains("64 hexadecimal digits"), "{refused}");
     let early = format!("1{}", &head[head.find(':').expect("a colon")..]);
-    let refused = refusal(kith_on(&database, folder, &["audit", "verify", "--expect-head", &early]));
+    let refused = failing_stderr(kith_on(&database, folder, &["audit", "verify", "--expect-head", &early]));
     assert!(refused.contains("link 1 was archived"), "{refused}");
 
     // The database keeps the newest entries. The file contains the others without personal details.
@@ -353,7 +355,7 @@ async fn old_entries_are_archived(engine: Engine) {
     let text = std::fs::read_to_string(file).expect("the archive");
     assert!(text.lines().count() > 2 && !text.contains("ada@example.org"), "{text}");
     std::fs::write(file, text.replacen("system:", "system;", 1)).expect("the archive");
-    assert!(refusal(of_archive()).contains("the archive breaks at link"));
+    assert!(failing_stderr(of_archive()).contains("the archive breaks at link"));
     drop(server);
     verify(&database, folder);
 }
@@ -372,10 +374,10 @@ const VERIFY: &[&str] = &["audit", "verify"];
 
 /// Returns the number of links, and the head.
 fn verify(database: &TestDatabase, folder: &Path) -> (i64, String) {
-    let said = success(kith_on(database, folder, VERIFY));
-    let chain = said
+    let output = successful_stdout(kith_on(database, folder, VERIFY));
+    let chain = output
         .strip_prefix("The audit chain is valid: ")
         .and_then(|rest| rest.lines().next()?.split_once(" links, head "));
-    let (links, head) = chain.unwrap_or_else(|| panic!("{said:?}"));
+    let (links, head) = chain.unwrap_or_else(|| panic!("{output:?}"));
     (links.parse().expect("a number"), head.to_owned())
 }

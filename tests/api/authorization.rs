@@ -11,8 +11,8 @@ use kith_platform::auth::{PERMISSIONS, Role};
 use serde_json::{Value, json};
 
 use crate::support::{
-    API_KEYS, Access, Answer, ApiKey, Client, Operation, PASSWORD, Person, Request, TestApp, note_trials,
-    on_every_engine,
+    API_KEYS, Access, ApiKey, Client, Operation, PASSWORD, Request, TestApp, TestResponse, TestUser,
+    note_trials, on_every_engine,
 };
 
 on_every_engine! {
@@ -21,24 +21,24 @@ on_every_engine! {
 
 /// Kind of caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asker {
+enum CallerKind {
     /// Caller without a valid access token.
-    Nobody(Bad),
+    Unauthenticated(InvalidToken),
     /// User with this role, to whom the request does not relate.
-    Somebody(Role),
+    UserWithRole(Role),
     /// Owner of the resource in the request.
     Owner,
     /// Program with an API key.
-    Program(Key),
+    Program(ApiKeyKind),
 }
 
 /// API key of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
+enum ApiKeyKind {
     /// Has the permissions that the operation needs, as far as a key can have them.
-    Fitting,
+    WithScopes,
     /// Has all other permissions that a key can have.
-    Unfitting,
+    WithoutScopes,
     Expired,
     Revoked,
     Malformed,
@@ -46,28 +46,28 @@ enum Key {
 
 /// Reason for which a token is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bad {
+enum InvalidToken {
     Missing,
     Malformed,
     Expired,
     Tampered,
 }
 
-const CALLERS: [Asker; 14] = [
-    Asker::Nobody(Bad::Missing),
-    Asker::Nobody(Bad::Malformed),
-    Asker::Nobody(Bad::Expired),
-    Asker::Nobody(Bad::Tampered),
-    Asker::Somebody(Role::User),
-    Asker::Somebody(Role::Business),
-    Asker::Somebody(Role::Moderator),
-    Asker::Somebody(Role::Admin),
-    Asker::Program(Key::Fitting),
-    Asker::Program(Key::Unfitting),
-    Asker::Program(Key::Expired),
-    Asker::Program(Key::Revoked),
-    Asker::Program(Key::Malformed),
-    Asker::Owner,
+const CALLERS: [CallerKind; 14] = [
+    CallerKind::Unauthenticated(InvalidToken::Missing),
+    CallerKind::Unauthenticated(InvalidToken::Malformed),
+    CallerKind::Unauthenticated(InvalidToken::Expired),
+    CallerKind::Unauthenticated(InvalidToken::Tampered),
+    CallerKind::UserWithRole(Role::User),
+    CallerKind::UserWithRole(Role::Business),
+    CallerKind::UserWithRole(Role::Moderator),
+    CallerKind::UserWithRole(Role::Admin),
+    CallerKind::Program(ApiKeyKind::WithScopes),
+    CallerKind::Program(ApiKeyKind::WithoutScopes),
+    CallerKind::Program(ApiKeyKind::Expired),
+    CallerKind::Program(ApiKeyKind::Revoked),
+    CallerKind::Program(ApiKeyKind::Malformed),
+    CallerKind::Owner,
 ];
 
 /// Expected response.
@@ -77,23 +77,23 @@ enum Expected {
     Problem(u16, &'static str),
 }
 
-fn expected(operation: &Operation, owned: bool, asker: Asker) -> Expected {
+fn expected(operation: &Operation, owned: bool, caller_kind: CallerKind) -> Expected {
     let unauthenticated = Expected::Problem(401, "unauthenticated");
-    match (&operation.access, asker) {
+    match (&operation.access, caller_kind) {
         // The first administrator exists, so the link has been used.
         (Access::Public, _) if operation.name == "acceptFirstAdmin" => Expected::Problem(403, "invalid_link"),
         (Access::Public, _) => Expected::Success,
-        (_, Asker::Nobody(_)) => unauthenticated,
-        (access, Asker::Program(key)) => match (access, key) {
-            (_, Key::Expired | Key::Revoked | Key::Malformed) => unauthenticated,
-            (Access::Allowed(permissions), _) if permissions.iter().any(|one| is_for_people(one)) => {
+        (_, CallerKind::Unauthenticated(_)) => unauthenticated,
+        (access, CallerKind::Program(key)) => match (access, key) {
+            (_, ApiKeyKind::Expired | ApiKeyKind::Revoked | ApiKeyKind::Malformed) => unauthenticated,
+            (Access::Allowed(permissions), _) if permissions.iter().any(|one| is_for_users_only(one)) => {
                 Expected::Problem(403, "api_key_not_accepted")
             }
-            (Access::Allowed(_), Key::Fitting) => Expected::Success,
-            (Access::Allowed(_), Key::Unfitting) => Expected::Problem(403, "forbidden"),
+            (Access::Allowed(_), ApiKeyKind::WithScopes) => Expected::Success,
+            (Access::Allowed(_), ApiKeyKind::WithoutScopes) => Expected::Problem(403, "forbidden"),
             (Access::SignedIn | Access::Public, _) => Expected::Problem(403, "api_key_not_accepted"),
         },
-        (Access::Allowed(permissions), Asker::Somebody(role)) => {
+        (Access::Allowed(permissions), CallerKind::UserWithRole(role)) => {
             if permissions.iter().all(|permission| role.has(permission)) {
                 Expected::Success
             } else {
@@ -101,32 +101,34 @@ fn expected(operation: &Operation, owned: bool, asker: Asker) -> Expected {
             }
         }
         // Only a bonded user can break up.
-        (Access::SignedIn, Asker::Somebody(_)) if operation.by_new_path() == "breakUp" => {
+        (Access::SignedIn, CallerKind::UserWithRole(_))
+            if operation.canonical_operation_id() == "breakUp" =>
+        {
             Expected::Problem(409, "not_bonded")
         }
         // Another user's resource is not found, for every role.
-        (Access::SignedIn, Asker::Somebody(_)) if owned => Expected::Problem(404, "not_found"),
-        (Access::SignedIn, _) | (Access::Allowed(_), Asker::Owner) => Expected::Success,
+        (Access::SignedIn, CallerKind::UserWithRole(_)) if owned => Expected::Problem(404, "not_found"),
+        (Access::SignedIn, _) | (Access::Allowed(_), CallerKind::Owner) => Expected::Success,
     }
 }
 
 /// Permissions that a key cannot have, because with them it could escalate its privileges: managing accounts
 /// or keys.
-fn is_for_people(permission: &str) -> bool {
+fn is_for_users_only(permission: &str) -> bool {
     ["users.set_role", "users.suspend", "users.verify", "api_keys.write"].contains(&permission)
 }
 
 /// Callers, with their tokens and keys.
-struct Askers<'a> {
+struct Callers<'a> {
     app: &'a TestApp,
-    admin: Person,
+    admin: TestUser,
     expired: String,
     tampered: String,
     expired_key: ApiKey,
     revoked_key: ApiKey,
 }
 
-impl<'a> Askers<'a> {
+impl<'a> Callers<'a> {
     async fn new(app: &'a TestApp) -> Self {
         let admin = first_admin(app).await;
         let expired = token_of(app, &app.user("expired").await).await;
@@ -135,36 +137,42 @@ impl<'a> Askers<'a> {
         let revoked_key = app.api_key(&admin, &all).await;
         admin.delete(&format!("{API_KEYS}/{}", revoked_key.id), Value::Null).await.expect(204);
         let is_out = async || revoked_key.client.get("/api/v1/me").await.status == 401;
-        app.everywhere(is_out).await;
+        app.wait_until_on_all_nodes(is_out).await;
         app.advance(minutes(15));
         let tampered = tampered(&token_of(app, &admin).await);
         Self { app, admin, expired, tampered, expired_key, revoked_key }
     }
 
     /// Returns a new client of this kind of caller.
-    async fn client(&self, asker: Asker, operation: &Operation, request: &Request, name: &str) -> Client {
+    async fn client(
+        &self,
+        caller_kind: CallerKind,
+        operation: &Operation,
+        request: &Request,
+        name: &str,
+    ) -> Client {
         let bad = |token: &str| self.app.anonymous().with_header(AUTHORIZATION, &format!("Bearer {token}"));
-        match asker {
-            Asker::Nobody(Bad::Missing) => self.app.anonymous().clone(),
-            Asker::Nobody(Bad::Malformed) => bad("x.y.z"),
-            Asker::Nobody(Bad::Expired) => bad(&self.expired),
-            Asker::Nobody(Bad::Tampered) => bad(&self.tampered),
-            Asker::Somebody(Role::User) => self.app.user(name).await.signed_in().await,
-            Asker::Somebody(role) => {
-                let person = self.app.user_with_role(name, role.as_str(), &self.admin).await;
-                person.signed_in().await
+        match caller_kind {
+            CallerKind::Unauthenticated(InvalidToken::Missing) => self.app.anonymous().clone(),
+            CallerKind::Unauthenticated(InvalidToken::Malformed) => bad("x.y.z"),
+            CallerKind::Unauthenticated(InvalidToken::Expired) => bad(&self.expired),
+            CallerKind::Unauthenticated(InvalidToken::Tampered) => bad(&self.tampered),
+            CallerKind::UserWithRole(Role::User) => self.app.user(name).await.signed_in().await,
+            CallerKind::UserWithRole(role) => {
+                let user = self.app.user_with_role(name, role.as_str(), &self.admin).await;
+                user.signed_in().await
             }
-            Asker::Owner => request.by.signed_in().await,
-            Asker::Program(Key::Expired) => self.expired_key.client.clone(),
-            Asker::Program(Key::Revoked) => self.revoked_key.client.clone(),
-            Asker::Program(Key::Malformed) => bad(&self.revoked_key.text[1..]),
-            Asker::Program(key) => {
+            CallerKind::Owner => request.by.signed_in().await,
+            CallerKind::Program(ApiKeyKind::Expired) => self.expired_key.client.clone(),
+            CallerKind::Program(ApiKeyKind::Revoked) => self.revoked_key.client.clone(),
+            CallerKind::Program(ApiKeyKind::Malformed) => bad(&self.revoked_key.text[1..]),
+            CallerKind::Program(key) => {
                 let needed = |scope: &str| match &operation.access {
                     Access::Allowed(permissions) => permissions.iter().any(|one| one == scope),
                     _ => false,
                 };
                 let fitting = scopes(needed);
-                let wanted = if key == Key::Fitting && !fitting.is_empty() {
+                let wanted = if key == ApiKeyKind::WithScopes && !fitting.is_empty() {
                     fitting
                 } else {
                     scopes(|one| !needed(one))
@@ -178,11 +186,11 @@ impl<'a> Askers<'a> {
 /// Returns the permissions that a key can have and that satisfy `wanted`.
 fn scopes(wanted: impl Fn(&str) -> bool) -> Vec<&'static str> {
     let all = PERMISSIONS.iter().map(|(name, _)| *name);
-    all.filter(|name| !is_for_people(name) && wanted(name)).collect()
+    all.filter(|name| !is_for_users_only(name) && wanted(name)).collect()
 }
 
 /// Uses the first-administrator link, which works once and needs no sign-in. Returns a second administrator.
-async fn first_admin(app: &TestApp) -> Person {
+async fn first_admin(app: &TestApp) -> TestUser {
     let secret = app.first_admin_secret().await;
     let body = json!({
         "secret": secret, "email": "first@example.org", "password": PASSWORD, "display_name": "First",
@@ -191,8 +199,8 @@ async fn first_admin(app: &TestApp) -> Person {
     app.admin("second").await
 }
 
-async fn token_of(app: &TestApp, person: &Person) -> String {
-    let body = json!({ "email": person.email, "password": PASSWORD });
+async fn token_of(app: &TestApp, user: &TestUser) -> String {
+    let body = json!({ "email": user.email, "password": PASSWORD });
     let session = app.anonymous().post("/api/v1/auth/login", body).await.expect(200);
     session["access_token"].as_str().expect("a token").to_owned()
 }
@@ -214,26 +222,31 @@ impl fmt::Display for Expected {
 }
 
 /// Returns the faults of a response.
-fn faults(request: &Request, operation: &Operation, expected: Expected, answer: &Answer) -> Vec<String> {
+fn faults(
+    request: &Request,
+    operation: &Operation,
+    expected: Expected,
+    response: &TestResponse,
+) -> Vec<String> {
     let right = match expected {
         Expected::Success => {
-            return wrong_unless(operation.successes.contains(&answer.status), expected, answer);
+            return error_unless(operation.successes.contains(&response.status), expected, response);
         }
-        Expected::Problem(status, code) => answer.status == status && is_code(&answer.body["code"], code),
+        Expected::Problem(status, code) => response.status == status && is_code(&response.body["code"], code),
     };
-    let mut faults = wrong_unless(right, expected, answer);
-    let told = answer.body.to_string();
-    if told.contains(&request.by.email) || told.contains(&request.by.name) {
+    let mut faults = error_unless(right, expected, response);
+    let body = response.body.to_string();
+    if body.contains(&request.by.email) || body.contains(&request.by.name) {
         faults.push("tells of others".to_owned());
     }
     faults
 }
 
-fn wrong_unless(right: bool, expected: Expected, answer: &Answer) -> Vec<String> {
+fn error_unless(right: bool, expected: Expected, response: &TestResponse) -> Vec<String> {
     if right {
         vec![]
     } else {
-        vec![format!("must be {expected}, is {} {}", answer.status, answer.body["code"])]
+        vec![format!("must be {expected}, is {} {}", response.status, response.body["code"])]
     }
 }
 
@@ -245,26 +258,28 @@ fn is_code(said: &Value, code: &str) -> bool {
 /// ACC-03, ACC-09, ACC-10, ACC-13: every cell has the declared status, and a rejection changes and reveals
 /// nothing.
 async fn authorization_matrix_matches_document(app: &TestApp) {
-    let askers = Askers::new(app).await;
+    let callers = Callers::new(app).await;
     let operations = app.operations().await;
     let (mut wrong, mut cells) = (Vec::new(), 0);
     for operation in &operations {
-        for asker in CALLERS {
+        for caller_kind in CALLERS {
             let name = format!("{}-{cells}", operation.name.replace('_', "-"));
             let request = request_for(app, operation, &name).await;
-            if asker == Asker::Owner && !request.owned {
+            if caller_kind == CallerKind::Owner && !request.owned {
                 continue;
             }
-            let client = askers.client(asker, operation, &request, &name).await;
+            let client = callers.client(caller_kind, operation, &request, &name).await;
             let before = app.footprint().await;
             let path = request.path(operation);
-            let answer = client.send(operation.method.clone(), &path, request.bytes()).await;
-            let expected = expected(operation, request.owned, asker);
-            let mut found = faults(&request, operation, expected, &answer);
+            let response = client.send(operation.method.clone(), &path, request.bytes()).await;
+            let expected = expected(operation, request.owned, caller_kind);
+            let mut found = faults(&request, operation, expected, &response);
             if expected != Expected::Success && app.footprint().await != before {
                 found.push("a refusal left a trace".to_owned());
             }
-            wrong.extend(found.into_iter().map(|fault| format!("{} by {asker:?}: {fault}", operation.name)));
+            wrong.extend(
+                found.into_iter().map(|fault| format!("{} by {caller_kind:?}: {fault}", operation.name)),
+            );
             cells += 1;
         }
     }

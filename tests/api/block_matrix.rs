@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Operation, Person, REQUESTS, TestApp, on_every_engine};
+use crate::support::{Operation, REQUESTS, TestApp, TestResponse, TestUser, on_every_engine};
 
 const UNKNOWN_USER_ID: &str = "01900000-0000-7000-8000-000000000000";
 const NO_CODE: &str = "0000000000";
@@ -20,56 +20,57 @@ on_every_engine! {
 
 /// Side that blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+enum BlockingSide {
     /// The caller blocks the other user.
-    Own,
+    Caller,
     /// The other user blocks the caller.
-    Theirs,
+    Other,
 }
 
 /// The same request about a user behind a block, and about a missing user.
-struct Row {
+struct RequestPair {
     blocked: (String, Value),
     absent: (String, Value),
 }
 
 /// Caller, other user of the block, and an uninvolved user.
-struct Cast {
-    me: Person,
-    other: Person,
-    control: Person,
+struct Users {
+    me: TestUser,
+    other: TestUser,
+    control: TestUser,
 }
 
-impl Cast {
+impl Users {
     async fn new(app: &TestApp, name: &str) -> Self {
-        let person = async |part: &str| {
-            let person = app.user(&format!("{name}-{part}")).await;
-            app.prove(&person).await;
+        let user = async |part: &str| {
+            let user = app.user(&format!("{name}-{part}")).await;
+            app.verify_address(&user).await;
             let body = Bytes::from(json!({ "discoverable_by_email": true }).to_string());
-            person.send(hyper::Method::PATCH, "/api/v1/partners/settings", body).await.expect(200);
-            person
+            user.send(hyper::Method::PATCH, "/api/v1/partners/settings", body).await.expect(200);
+            user
         };
-        Self { me: person("me").await, other: person("other").await, control: person("control").await }
+        Self { me: user("me").await, other: user("other").await, control: user("control").await }
     }
 
-    async fn block(&self, side: Side) {
-        let (who, whom) = if side == Side::Own { (&self.me, &self.other) } else { (&self.other, &self.me) };
+    async fn block(&self, side: BlockingSide) {
+        let (who, whom) =
+            if side == BlockingSide::Caller { (&self.me, &self.other) } else { (&self.other, &self.me) };
         who.put(&format!("/api/v1/blocks/{}", whom.id), Value::Null).await.expect(200);
     }
 }
 
-async fn ask(from: &Person, to: &Person) -> String {
+async fn ask(from: &TestUser, to: &TestUser) -> String {
     let body = json!({ "to": { "user_id": to.id }, "message": "hello" });
     from.post(REQUESTS, body).await.expect(201)["id"].as_str().expect("an id").to_owned()
 }
 
-async fn code_of(who: &Person) -> String {
+async fn code_of(who: &TestUser) -> String {
     let invite = who.post("/api/v1/partners/invites", Value::Null).await.expect(201);
     invite["code"].as_str().expect("a code").to_owned()
 }
 
 /// Forms a bond between the two and returns its id.
-async fn bond_with(me: &Person, other: &Person) -> String {
+async fn bond_with(me: &TestUser, other: &TestUser) -> String {
     let crossed = ask(me, other).await;
     let path = format!("{REQUESTS}/{crossed}/accept");
     other.post(&path, Value::Null).await.expect(200)["bond"]["id"].as_str().expect("an id").to_owned()
@@ -79,33 +80,35 @@ async fn bond_with(me: &Person, other: &Person) -> String {
 ///
 /// # Panics
 /// Panics if the operation is unknown.
-async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
+async fn rows(operation: &Operation, users: &Users, side: BlockingSide) -> Vec<RequestPair> {
     let path = |parameter: &str| match operation.path.split_once('{') {
         Some((before, rest)) => {
             format!("{before}{parameter}{}", rest.split_once('}').expect("a closed brace").1)
         }
         None => operation.path.clone(),
     };
-    let row = |blocked: &str, absent: &str, body: Value| Row {
+    let row = |blocked: &str, absent: &str, body: Value| RequestPair {
         blocked: (path(blocked), body.clone()),
         absent: (path(absent), body),
     };
-    let sent =
-        |blocked: Value, absent: Value| Row { blocked: (path(""), blocked), absent: (path(""), absent) };
-    let Cast { me, other, control } = cast;
-    match operation.by_new_path() {
+    let sent = |blocked: Value, absent: Value| RequestPair {
+        blocked: (path(""), blocked),
+        absent: (path(""), absent),
+    };
+    let Users { me, other, control } = users;
+    match operation.canonical_operation_id() {
         // The caller's own block is visible to the caller.
-        "blockUser" | "getBlock" if side == Side::Own => vec![],
+        "blockUser" | "getBlock" if side == BlockingSide::Caller => vec![],
         "blockUser" | "getBlock" | "unblockUser" | "getNickname" | "removeNickname" => {
-            cast.block(side).await;
+            users.block(side).await;
             vec![row(&other.id, UNKNOWN_USER_ID, Value::Null)]
         }
         "setNickname" => {
-            cast.block(side).await;
+            users.block(side).await;
             vec![row(&other.id, UNKNOWN_USER_ID, json!({ "nickname": "bear" }))]
         }
         "sendPartnerRequest" if operation.path.ends_with("/request") => {
-            cast.block(side).await;
+            users.block(side).await;
             vec![
                 sent(json!({ "partnerId": other.id }), json!({ "partnerId": UNKNOWN_USER_ID })),
                 sent(json!({ "email": other.email }), json!({ "email": "nobody@example.org" })),
@@ -113,7 +116,7 @@ async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
         }
         "sendPartnerRequest" => {
             let code = code_of(other).await;
-            cast.block(side).await;
+            users.block(side).await;
             let to = |to: Value| json!({ "to": to });
             vec![
                 sent(to(json!({ "user_id": other.id })), to(json!({ "user_id": UNKNOWN_USER_ID }))),
@@ -123,42 +126,42 @@ async fn rows(operation: &Operation, cast: &Cast, side: Side) -> Vec<Row> {
         }
         "previewInvite" | "revokeInvite" => {
             let code = code_of(other).await;
-            cast.block(side).await;
+            users.block(side).await;
             vec![row(&code, NO_CODE, Value::Null)]
         }
         // A user who has blocked may still report a request received before.
-        "reportPartnerRequest" if side == Side::Own => vec![],
+        "reportPartnerRequest" if side == BlockingSide::Caller => vec![],
         name @ ("getPartnerRequest"
         | "acceptPartnerRequest"
         | "rejectPartnerRequest"
         | "cancelPartnerRequest"
         | "reportPartnerRequest") => {
             let body = if name == "reportPartnerRequest" { json!({ "reason": "spam" }) } else { Value::Null };
-            if side == Side::Own {
+            if side == BlockingSide::Caller {
                 // A request from the blocked user is hidden.
                 let id = ask(other, me).await;
-                cast.block(side).await;
+                users.block(side).await;
                 return vec![row(&id, UNKNOWN_USER_ID, body)];
             }
             // A request to the other user stays pending, like one that is not answered.
             let (id, unanswered) = (ask(me, other).await, ask(me, control).await);
-            cast.block(side).await;
+            users.block(side).await;
             vec![row(&id, &unanswered, body)]
         }
         "exportBondSpace" => {
             let ended = bond_with(me, control).await;
             control.post("/api/v1/partners/breakup", json!({})).await.expect(200);
             let id = bond_with(me, other).await;
-            cast.block(side).await;
+            users.block(side).await;
             vec![row(&id, &ended, Value::Null)]
         }
-        _ if names_nobody(operation) => vec![],
+        _ if refers_to_no_user(operation) => vec![],
         new => panic!("the operation {new} is new: say here how it names a person, or that it does not"),
     }
 }
 
 /// Returns true if the operation refers to no other user, or is for administrators who see everyone.
-fn names_nobody(operation: &Operation) -> bool {
+fn refers_to_no_user(operation: &Operation) -> bool {
     let about_oneself = [
         "/api/v1/auth/",
         "/api/v1/me",
@@ -177,11 +180,11 @@ fn names_nobody(operation: &Operation) -> bool {
     ];
     let without_words = ["breakUp", "createInvite", "changePartnerSettings"];
     about_oneself.iter().any(|start| operation.path.starts_with(start))
-        || without_words.contains(&operation.by_new_path())
+        || without_words.contains(&operation.canonical_operation_id())
         || (operation.method == hyper::Method::GET && !operation.path.contains('{'))
 }
 
-async fn carry_out(me: &Person, operation: &Operation, (path, body): &(String, Value)) -> Answer {
+async fn perform(me: &TestUser, operation: &Operation, (path, body): &(String, Value)) -> TestResponse {
     let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
     me.send(operation.method.clone(), path, bytes).await
 }
@@ -207,16 +210,16 @@ async fn block_is_indistinguishable_from_missing_user(app: &TestApp) {
     let (mut asked, mut named) = (0, 0);
     for (n, operation) in app.operations().await.iter().enumerate() {
         let before = asked;
-        for side in [Side::Own, Side::Theirs] {
-            let cast = Cast::new(app, &format!("{n}-{side:?}").to_lowercase()).await;
-            for Row { blocked, absent } in rows(operation, &cast, side).await {
+        for side in [BlockingSide::Caller, BlockingSide::Other] {
+            let users = Users::new(app, &format!("{n}-{side:?}").to_lowercase()).await;
+            for RequestPair { blocked, absent } in rows(operation, &users, side).await {
                 let what = format!("{} of {blocked:?} where {side:?} side blocks", operation.name);
-                let behind_a_block = carry_out(&cast.me, operation, &blocked).await;
-                let about_nobody = carry_out(&cast.me, operation, &absent).await;
+                let behind_a_block = perform(&users.me, operation, &blocked).await;
+                let about_nobody = perform(&users.me, operation, &absent).await;
                 assert_eq!(behind_a_block.status, about_nobody.status, "{what}: {:#}", behind_a_block.body);
                 assert_eq!(shape(&behind_a_block.body), shape(&about_nobody.body), "{what}");
-                let names = |answer: &Answer| {
-                    let mut names: Vec<_> = answer.headers.keys().map(|name| name.to_string()).collect();
+                let names = |response: &TestResponse| {
+                    let mut names: Vec<_> = response.headers.keys().map(|name| name.to_string()).collect();
                     names.sort();
                     names
                 };
@@ -233,20 +236,20 @@ async fn block_is_indistinguishable_from_missing_user(app: &TestApp) {
 /// Prints the durations without asserting, because a busy machine distorts them.
 #[expect(clippy::disallowed_methods, reason = "it measures real time")]
 async fn block_timing_equals_missing_user(app: &TestApp) {
-    let cast = Cast::new(app, "timed").await;
-    let code = code_of(&cast.other).await;
-    cast.block(Side::Theirs).await;
+    let users = Users::new(app, "timed").await;
+    let code = code_of(&users.other).await;
+    users.block(BlockingSide::Other).await;
     let by_id = |id: &str| json!({ "to": { "user_id": id } });
     let by_code = |code: &str| json!({ "to": { "invite_code": code } });
     for (what, blocked, absent) in [
-        ("by id", by_id(&cast.other.id), by_id(UNKNOWN_USER_ID)),
+        ("by id", by_id(&users.other.id), by_id(UNKNOWN_USER_ID)),
         ("by code", by_code(&code), by_code(NO_CODE)),
     ] {
         let mut times = [const { Vec::<Duration>::new() }; 2];
         for _ in 0..SAMPLES {
             for (side, body) in [&blocked, &absent].into_iter().enumerate() {
                 let began = Instant::now();
-                cast.me.post(REQUESTS, body.clone()).await.expect_problem(404, "not_found");
+                users.me.post(REQUESTS, body.clone()).await.expect_problem(404, "not_found");
                 times[side].push(began.elapsed());
             }
         }

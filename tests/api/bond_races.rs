@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use kith_store::{Error, params};
 use serde_json::Value;
 
-use crate::support::{Person, REQUESTS, TestApp, note_trials, on_every_engine, rounds};
+use crate::support::{REQUESTS, TestApp, TestUser, note_trials, on_every_engine, rounds};
 
 const CLIENTS: usize = 50;
 const ROUNDS: usize = 20;
@@ -20,18 +20,18 @@ on_every_engine! {
 /// Fifty users have sent requests to one user, who accepts all at the same moment.
 async fn one_of_fifty_concurrent_accepts_wins(app: &TestApp) {
     let wanted = app.user("wanted").await;
-    let suitors = app.crowd("suitor", CLIENTS).await;
+    let suitors = app.register_users("suitor", CLIENTS).await;
     let report = Rounds::start("accepts");
     for _ in 0..rounds(ROUNDS) {
         let requests = join_all(suitors.iter().map(|suitor| suitor.partners().send(&wanted))).await;
         let accepts = requests.into_iter().map(async |request| {
             let id = request.expect(201)["id"].as_str().expect("an id").to_owned();
-            let answer = wanted.post(&format!("{REQUESTS}/{id}/accept"), Value::Null).await;
-            if answer.status == 409 {
-                answer.expect_problem(409, "request_not_pending");
+            let response = wanted.post(&format!("{REQUESTS}/{id}/accept"), Value::Null).await;
+            if response.status == 409 {
+                response.expect_problem(409, "request_not_pending");
                 return None;
             }
-            Some(answer.expect(200)["bond"]["partner"]["id"].clone())
+            Some(response.expect(200)["bond"]["partner"]["id"].clone())
         });
         let partners: Vec<_> = join_all(accepts).await.into_iter().flatten().collect();
         check_one_bond(app, &wanted, &suitors, &partners).await;
@@ -43,7 +43,7 @@ async fn one_of_fifty_concurrent_accepts_wins(app: &TestApp) {
 /// Fifty users and one send requests to each other at the same moment. The first crossing pair is bonded.
 async fn one_of_fifty_concurrent_crossings_wins(app: &TestApp) {
     let wanted = app.user("wanted").await;
-    let suitors = app.crowd("suitor", CLIENTS).await;
+    let suitors = app.register_users("suitor", CLIENTS).await;
     let report = Rounds::start("crossings");
     for _ in 0..rounds(ROUNDS) {
         let crossings = suitors.iter().map(async |suitor| {
@@ -67,9 +67,10 @@ async fn one_of_fifty_concurrent_crossings_wins(app: &TestApp) {
 }
 
 /// Fails unless exactly one response reported a bond, and this bond exists.
-async fn check_one_bond(app: &TestApp, wanted: &Person, suitors: &[Person], partners: &[Value]) {
+async fn check_one_bond(app: &TestApp, wanted: &TestUser, suitors: &[TestUser], partners: &[Value]) {
     let [partner] = partners else { panic!("{} winners: {partners:?}", partners.len()) };
-    let current = async |who: &Person| who.get("/api/v1/partners/current").await.expect(200)["bond"].clone();
+    let current =
+        async |who: &TestUser| who.get("/api/v1/partners/current").await.expect(200)["bond"].clone();
     let bond = current(wanted).await;
     assert_eq!(&bond["partner"]["id"], partner);
     let winner = suitors.iter().find(|suitor| *partner == suitor.id).expect("a suitor");

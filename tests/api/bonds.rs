@@ -5,7 +5,7 @@ use hyper::body::Bytes;
 use kith_kernel::days;
 use serde_json::{Value, json};
 
-use crate::support::{Person, REQUESTS, TestApp, on_every_engine};
+use crate::support::{REQUESTS, TestApp, TestUser, on_every_engine};
 
 on_every_engine! {
     accepted_request_forms_bond,
@@ -18,11 +18,11 @@ fn accept_path(request: &Value) -> String {
     format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"))
 }
 
-async fn accept(who: &Person, request: &Value) -> Value {
+async fn accept(who: &TestUser, request: &Value) -> Value {
     who.post(&accept_path(request), Value::Null).await.expect(200)
 }
 
-async fn status(who: &Person, request: &Value) -> Value {
+async fn status(who: &TestUser, request: &Value) -> Value {
     let page = who.get(&format!("{REQUESTS}?limit=100")).await.expect(200);
     let items = page["items"].as_array().expect("items");
     items.iter().find(|item| item["id"] == request["id"]).expect("the request")["status"].clone()
@@ -38,9 +38,9 @@ async fn accepted_request_forms_bond(app: &TestApp) {
 
     let accepted = accept(&ben, &request).await;
     let bond = accepted["bond"].clone();
-    let bond_with = |partner: &Person| {
+    let bond_with = |partner: &TestUser| {
         json!({
-            "id": bond["id"], "partner": partner.face(), "since": app.now(), "restored_at": null, "restorations": 0,
+            "id": bond["id"], "partner": partner.public_view(), "since": app.now(), "restored_at": null, "restorations": 0,
         })
     };
     let mut expected = request.clone();
@@ -83,14 +83,14 @@ async fn other_requests_are_superseded(app: &TestApp) {
 
     for (loser, sender) in &losers {
         assert_eq!(status(sender, loser).await, "superseded");
-        let receiver = [&ada, &ben, &dan].into_iter().find(|person| loser["to"] == person.face());
+        let receiver = [&ada, &ben, &dan].into_iter().find(|user| loser["to"] == user.public_view());
         let receiver = receiver.expect("one of them");
         assert_eq!(status(receiver, loser).await, "superseded");
         receiver.post(&accept_path(loser), Value::Null).await.expect_problem(409, "request_not_pending");
     }
     assert_eq!(status(&dan, &apart).await, "pending");
     accept(&dan, &apart).await;
-    assert_eq!(dan.partners().current().await["partner"], eve.face());
+    assert_eq!(dan.partners().current().await["partner"], eve.public_view());
 
     let closed: Vec<_> = app
         .events()
@@ -100,10 +100,10 @@ async fn other_requests_are_superseded(app: &TestApp) {
         .map(|event| event.event.subject)
         .collect();
     let mut expected: Vec<_> = losers.iter().map(|(loser, _)| loser["id"].as_str().expect("an id")).collect();
-    let mut told: Vec<_> = closed.iter().map(String::as_str).collect();
+    let mut kinds: Vec<_> = closed.iter().map(String::as_str).collect();
     expected.sort_unstable();
-    told.sort_unstable();
-    assert_eq!(told, expected);
+    kinds.sort_unstable();
+    assert_eq!(kinds, expected);
 }
 
 /// PRT-02, ACC-10: every state of a request, every user, every step.
@@ -117,8 +117,8 @@ async fn invalid_steps_change_nothing(app: &TestApp) {
     accept(&ben, &accepted).await;
     let occupied = gus.partners().ask(&ben).await;
     let pending = gus.partners().ask(&fay).await;
-    for person in [&ada, &ben, &eve, &fay, &gus] {
-        person.signed_in().await;
+    for user in [&ada, &ben, &eve, &fay, &gus] {
+        user.signed_in().await;
     }
     let before = app.footprint().await;
     const STRANGER: (u16, &str) = (404, "not_found");
@@ -140,15 +140,15 @@ async fn invalid_steps_change_nothing(app: &TestApp) {
         (&superseded, "superseded", &gus, SENDER),
         (&superseded, "superseded", &ada, STRANGER),
     ] {
-        let answer = who.post(&accept_path(request), Value::Null).await;
-        answer.expect_problem(http_status, code);
-        let sender = if request["from"] == ada.face() { &ada } else { &gus };
+        let response = who.post(&accept_path(request), Value::Null).await;
+        response.expect_problem(http_status, code);
+        let sender = if request["from"] == ada.public_view() { &ada } else { &gus };
         assert_eq!(status(sender, request).await, state, "after {} tried", who.name);
     }
     let nothing = "01900000-0000-7000-8000-000000000000";
     for id in [nothing, "nonsense", "%00", "..%2f.."] {
-        let answer = ben.post(&format!("{REQUESTS}/{id}/accept"), Value::Null).await;
-        answer.expect_problem(404, "not_found");
+        let response = ben.post(&format!("{REQUESTS}/{id}/accept"), Value::Null).await;
+        response.expect_problem(404, "not_found");
     }
     app.anonymous().post(&accept_path(&pending), Value::Null).await.expect_problem(401, "unauthenticated");
     let deleted = fay.send(Method::DELETE, &accept_path(&pending), Bytes::new()).await;

@@ -8,20 +8,20 @@ use kith_platform::config::Config;
 use kith_platform::outbound::signature::SigningSecret;
 use serde_json::{Value, json};
 
-use crate::support::{Arrived, Engine, Person, Receiver, Reply, TestApp, on_every_engine};
+use crate::support::{Engine, ReceivedRequest, Receiver, Reply, TestApp, TestUser, on_every_engine};
 
 const CALLBACKS: &str = "/api/v1/callbacks";
 const RECURRING: &str = "/api/v1/recurring-callbacks";
 const ENDPOINTS: &str = "/api/v1/callback-endpoints";
 
 /// Allows loopback, where the receivers of these tests listen.
-fn to_the_loopback(config: &mut Config) {
+fn allow_loopback(config: &mut Config) {
     config.outbound.allowed_networks = vec!["127.0.0.1".parse().expect("a network")];
     config.outbound.timeout_ms = 2_000;
 }
 
 on_every_engine! {
-    with super::to_the_loopback;
+    with super::allow_loopback;
     callback_is_signed_and_response_is_stored,
     signature_uses_real_time,
     recurring_callback_creates_callback_per_run,
@@ -48,7 +48,7 @@ async fn drain(app: &TestApp) {
 }
 
 /// Advances to one millisecond after the next attempt. Returns the waiting time.
-async fn pass_until_next(app: &TestApp, admin: &Person, callback: &Value) -> Duration {
+async fn pass_until_next(app: &TestApp, admin: &TestUser, callback: &Value) -> Duration {
     let shown = look(admin, callback).await;
     let next: Timestamp = serde_json::from_value(shown["next_attempt_at"].clone()).expect("a next attempt");
     let wait = next.since(app.now());
@@ -56,15 +56,15 @@ async fn pass_until_next(app: &TestApp, admin: &Person, callback: &Value) -> Dur
     wait
 }
 
-async fn make(admin: &Person, body: Value) -> Value {
+async fn make(admin: &TestUser, body: Value) -> Value {
     admin.post(CALLBACKS, body).await.expect(201)
 }
 
-async fn look(admin: &Person, callback: &Value) -> Value {
+async fn look(admin: &TestUser, callback: &Value) -> Value {
     admin.get(&format!("{CALLBACKS}/{}", id(callback))).await.expect(200)
 }
 
-async fn endpoint(admin: &Person, callback: &Value) -> Value {
+async fn endpoint(admin: &TestUser, callback: &Value) -> Value {
     let id = callback["endpoint_id"].as_str().expect("an endpoint");
     admin.get(&format!("{ENDPOINTS}/{id}")).await.expect(200)
 }
@@ -74,7 +74,7 @@ fn id(thing: &Value) -> &str {
 }
 
 /// Returns the expected value of `webhook-signature` for this secret.
-fn signature(secret: &Value, arrived: &Arrived) -> String {
+fn signature(secret: &Value, arrived: &ReceivedRequest) -> String {
     let secret = SigningSecret::parse(secret.as_str().expect("a secret")).expect("whsec_");
     let seconds: i64 = arrived.header("webhook-timestamp").parse().expect("seconds");
     let at = Timestamp::from_millis(seconds * 1_000);
@@ -83,8 +83,8 @@ fn signature(secret: &Value, arrived: &Arrived) -> String {
 
 async fn callback_is_signed_and_response_is_stored(app: &TestApp) {
     let admin = app.admin("ada").await;
-    let told = Reply::Answer(201, "x-receipt: 7\r\n".to_owned(), "{\"ok\":true}\u{0}".to_owned());
-    let receiver = Receiver::start(told).await;
+    let reply = Reply::Response(201, "x-receipt: 7\r\n".to_owned(), "{\"ok\":true}\u{0}".to_owned());
+    let receiver = Receiver::start(reply).await;
     let made = make(
         &admin,
         json!({
@@ -132,8 +132,8 @@ async fn callback_is_signed_and_response_is_stored(app: &TestApp) {
 
     let kinds: Vec<_> = app.events().await.into_iter().map(|one| one.event).collect();
     let of_callbacks: Vec<_> = kinds.iter().filter(|event| event.kind.starts_with("callback")).collect();
-    let told: Vec<_> = of_callbacks.iter().map(|event| &*event.kind).collect();
-    assert_eq!(told, ["callback_endpoint.created", "callback.created", "callback.delivered"]);
+    let events: Vec<_> = of_callbacks.iter().map(|event| &*event.kind).collect();
+    assert_eq!(events, ["callback_endpoint.created", "callback.created", "callback.delivered"]);
     assert!(of_callbacks.iter().all(|event| !event.payload.contains("very-secret-word")));
     let dump = app.dump().await;
     assert!(!dump.iter().any(|row| row.contains("planted-secret")), "headers are sealed");
@@ -148,7 +148,7 @@ async fn callback_is_signed_and_response_is_stored(app: &TestApp) {
 async fn signature_uses_real_time(app: &TestApp) {
     app.admin("root").await;
     let receiver = Receiver::start(Reply::status(200)).await;
-    for node in 0..app.count_nodes() {
+    for node in 0..app.node_count() {
         app.anonymous().at(node).post("/dev/clock", json!({ "advance": "1d" })).await.expect(200);
     }
     let admin = app.sign_in("root").await;
@@ -256,12 +256,12 @@ async fn scheduled_callback_waits_until_due(app: &TestApp) {
 
 async fn failed_callback_is_retried_then_dead_lettered(app: &TestApp) {
     let admin = app.admin("ada").await;
-    let receiver = Receiver::start(Reply::Answer(500, String::new(), "broken".to_owned())).await;
+    let receiver = Receiver::start(Reply::Response(500, String::new(), "broken".to_owned())).await;
     let made = make(&admin, json!({ "url": receiver.url("/") })).await;
     drain(app).await;
-    let ladder =
+    let delays =
         [seconds(5), minutes(5), minutes(30), hours(2), hours(5), hours(10), hours(14), hours(20), hours(24)];
-    for (failures, wait) in (1..).zip(ladder) {
+    for (failures, wait) in (1..).zip(delays) {
         assert_eq!(receiver.count(), failures);
         let shown = look(&admin, &made).await;
         assert_eq!((&shown["state"], &shown["attempts_made"]), (&json!("retrying"), &json!(failures)));
@@ -307,7 +307,7 @@ async fn retry_after_is_respected(app: &TestApp) {
         (503, "in a while", seconds(5), Duration::from_millis(5_500)),
     ] {
         let headers = format!("date: Wed, 21 Oct 2099 07:30:00 GMT\r\nretry-after: {asked}\r\n");
-        let receiver = Receiver::start(Reply::Answer(status, headers, String::new())).await;
+        let receiver = Receiver::start(Reply::Response(status, headers, String::new())).await;
         let made = make(&admin, json!({ "url": receiver.url("/") })).await;
         drain(app).await;
         let waited = pass_until_next(app, &admin, &made).await;
@@ -342,8 +342,8 @@ async fn status_410_disables_endpoint(app: &TestApp) {
     admin.post(&retry, Value::Null).await.expect_problem(409, "endpoint_disabled");
     app.advance(hours(1));
     drain(app).await;
-    let given_up = look(&admin, &waiting).await;
-    assert_eq!((&given_up["state"], &given_up["reason"]), (&json!("failed"), &json!("endpoint_disabled")));
+    let dead = look(&admin, &waiting).await;
+    assert_eq!((&dead["state"], &dead["reason"]), (&json!("failed"), &json!("endpoint_disabled")));
     assert_eq!(receiver.count(), 1, "nothing more was sent");
 
     receiver.replies(Reply::status(200));
@@ -393,8 +393,8 @@ async fn endpoint_is_disabled_after_five_failing_days(app: &TestApp) {
     }
     let fare = endpoint(&admin, &made).await;
     assert_eq!(fare["disabled_reason"], "failing", "{fare}");
-    let told = app.events().await.into_iter().filter(|one| one.event.kind == "callback_endpoint.disabled");
-    assert_eq!(told.count(), 1);
+    let events = app.events().await.into_iter().filter(|one| one.event.kind == "callback_endpoint.disabled");
+    assert_eq!(events.count(), 1);
     drain(app).await;
     let shown = look(&admin, &last).await;
     assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("endpoint_disabled")));
@@ -501,13 +501,19 @@ async fn redirects_and_missing_responses_are_failures(app: &TestApp) {
     for (url, reply, status, error, is_whole) in [
         (
             receiver.url("/a"),
-            Reply::Answer(302, redirect, String::new()),
+            Reply::Response(302, redirect, String::new()),
             json!(302),
             Value::Null,
             json!(true),
         ),
         (receiver.url("/b"), Reply::Silence, Value::Null, json!("timeout"), Value::Null),
-        (receiver.url("/c"), Reply::Answer(500, String::new(), huge), json!(500), Value::Null, json!(false)),
+        (
+            receiver.url("/c"),
+            Reply::Response(500, String::new(), huge),
+            json!(500),
+            Value::Null,
+            json!(false),
+        ),
         (nowhere, Reply::Silence, Value::Null, json!("connection_failed"), Value::Null),
     ] {
         receiver.replies(reply);
@@ -632,7 +638,7 @@ async fn guide_verification_code_works() {
                           print(verify(one['secret'], one['headers'], one['body'].encode(), one['now']))\n";
     const NODE: &str = "for (const one of JSON.parse(require('node:fs').readFileSync(0))) \
                         console.log(verify(one.secret, one.headers, Buffer.from(one.body), one.now));\n";
-    TestApp::run(Engine::Sqlite, to_the_loopback, async |app| {
+    TestApp::run(Engine::Sqlite, allow_loopback, async |app| {
         let admin = app.admin("ada").await;
         let receiver = Receiver::start(Reply::status(200)).await;
         let made = make(&admin, json!({ "url": receiver.url("/"), "body": { "grüße": "aus Köln" } })).await;

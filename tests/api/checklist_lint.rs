@@ -70,9 +70,9 @@ fn oversized_file_is_rejected() {
 fn stdin_is_linted_and_json_is_complete() {
     let folder = folder();
     let (code, said, _) = lint(folder.path(), &["--format", "json", "-", "sound.md"], FAULTY.as_bytes());
-    let told: Value = serde_json::from_str(&said).expect("JSON");
+    let report: Value = serde_json::from_str(&said).expect("JSON");
     assert_eq!(code, 1);
-    let [faulty, sound] = told["files"].as_array().expect("a list").as_slice() else { panic!("{told}") };
+    let [faulty, sound] = report["files"].as_array().expect("a list").as_slice() else { panic!("{report}") };
     assert_eq!(faulty["file"], "standard input");
     assert_eq!(faulty["counts"], serde_json::json!({ "ticked": 1, "open": 1, "set_aside": 0 }));
     assert_eq!(faulty["share"], 50.0);

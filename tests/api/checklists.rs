@@ -7,7 +7,7 @@ use kith_platform::config::{Config, Inputs, Limits};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{PASSWORD, TestApp, bare_kith, on_every_engine, success};
+use crate::support::{PASSWORD, TestApp, bare_kith, on_every_engine, successful_stdout};
 
 const PAGE: &str = include_str!("../../docs/from-the-checklists.md");
 const SECRET: &str = "a secret of thirty-two bytes or more";
@@ -79,8 +79,8 @@ async fn printed_paths_are_served(app: &TestApp) {
         let operation = operation.unwrap_or_else(|| panic!("{method} {path} is not served"));
         let request = app.request_for(operation, &format!("row{n}")).await;
         let path = request.path(operation);
-        let answer = request.by.send(operation.method.clone(), &path, request.bytes()).await;
-        assert!(operation.successes.contains(&answer.status), "{method} {path}: {answer:?}");
+        let response = request.by.send(operation.method.clone(), &path, request.bytes()).await;
+        assert!(operation.successes.contains(&response.status), "{method} {path}: {response:?}");
     }
 }
 
@@ -115,7 +115,7 @@ fn replacement_commands_exist() {
     for command in named {
         let mut kith = bare_kith();
         kith.current_dir(&folder).args(command.split(' ')).arg("--help");
-        success(kith);
+        successful_stdout(kith);
     }
 }
 
@@ -124,7 +124,7 @@ fn type_in(command: &str, app: &TestApp, folder: &TempDir, token: &str) -> Strin
     let command = command.replace("localhost:8080", &app.addr().to_string());
     let mut bash = Command::new("bash");
     bash.args(["-euc", &command]).current_dir(folder).env("TOKEN", token).stderr(Stdio::piped());
-    tokio::task::block_in_place(|| success(bash))
+    tokio::task::block_in_place(|| successful_stdout(bash))
 }
 
 /// DRV-41: a load test with one token and one address reaches the limit; requests within the limit succeed.

@@ -7,37 +7,37 @@ use kith::modules;
 use kith_store::testing::TestDatabase;
 use serde_json::Value;
 
-use crate::support::{Client, Engine, Kith, SERVE, kith_on, refusal, success};
+use crate::support::{Client, Engine, Kith, SERVE, failing_stderr, kith_on, successful_stdout};
 
 #[tokio::test]
-async fn the_schema_is_looked_at_and_changed_on_sqlite() {
+async fn migrate_shows_and_changes_schema_on_sqlite() {
     migrate_shows_and_changes_schema(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn the_schema_is_looked_at_and_changed_on_postgres() {
+async fn migrate_shows_and_changes_schema_on_postgres() {
     migrate_shows_and_changes_schema(Engine::Postgres).await;
 }
 
 #[tokio::test]
 async fn running_server_reports_migrations_and_locks_folder() {
     let database = TestDatabase::sqlite();
-    let place = Place::of(&database, database.folder().expect("a folder"));
-    let kith = Kith::start(place.kith(SERVE));
-    assert_eq!(place.status(), place.all("applied"));
+    let folder = CommandFolder::of(&database, database.folder().expect("a folder"));
+    let kith = Kith::start(folder.kith(SERVE));
+    assert_eq!(folder.status(), folder.all("applied"));
     for change in [&["migrate", "up"][..], &["migrate", "down", "--yes"]] {
-        let said = refusal(place.kith(change));
-        assert!(said.contains("stop the server") && said.contains(&kith.pid().to_string()), "{said}");
+        let output = failing_stderr(folder.kith(change));
+        assert!(output.contains("stop the server") && output.contains(&kith.pid().to_string()), "{output}");
     }
-    assert_eq!(place.status(), place.all("applied"));
-    let socket = place.folder.join("kith.sock");
+    assert_eq!(folder.status(), folder.all("applied"));
+    let socket = folder.folder.join("kith.sock");
     let mode = || std::fs::metadata(&socket).map(|socket| socket.permissions().mode() & 0o777);
     assert_eq!(mode().expect("a socket"), 0o600);
 
     kith.terminate();
     assert!(kith.wait().await.success());
     assert!(mode().is_err(), "the socket is left behind");
-    place.migrate(&["down", "--yes"]);
+    folder.migrate(&["down", "--yes"]);
 }
 
 /// API-11: a server on PostgreSQL allows schema changes by others, and reports that it is not ready on a
@@ -48,8 +48,8 @@ async fn server_on_reverted_schema_is_not_ready() {
         return;
     }
     let (database, elsewhere) = (Engine::Postgres.database().await, TestDatabase::sqlite());
-    let place = Place::of(&database, elsewhere.folder().expect("a folder"));
-    let kith = Kith::start(place.kith(SERVE));
+    let folder = CommandFolder::of(&database, elsewhere.folder().expect("a folder"));
+    let kith = Kith::start(folder.kith(SERVE));
     let client = Client::new([kith.addr]);
     let schema = async |path: &str, status: u16| {
         let report = client.get(path).await.expect(status);
@@ -58,7 +58,7 @@ async fn server_on_reverted_schema_is_not_ready() {
     for path in ["/readyz", "/api/health"] {
         assert_eq!(schema(path, 200).await["status"], "pass");
     }
-    place.migrate(&["down", "--yes"]);
+    folder.migrate(&["down", "--yes"]);
     for path in ["/readyz", "/api/health"] {
         assert_eq!(
             schema(path, 503).await["output"],
@@ -66,7 +66,7 @@ async fn server_on_reverted_schema_is_not_ready() {
         );
     }
     client.get("/livez").await.expect(200);
-    place.migrate(&["up"]);
+    folder.migrate(&["up"]);
     assert_eq!(schema("/readyz", 200).await["output"], Value::Null);
 }
 
@@ -75,49 +75,52 @@ async fn migrate_shows_and_changes_schema(engine: Engine) {
         return;
     }
     let (database, elsewhere) = (engine.empty_database().await, TestDatabase::sqlite());
-    let place = Place::of(&database, database.folder().or(elsewhere.folder()).expect("a folder"));
-    let names = place.names();
+    let folder = CommandFolder::of(&database, database.folder().or(elsewhere.folder()).expect("a folder"));
+    let names = folder.names();
     let (last, others) = names.split_last().expect("migrations");
     let as_it_is = || {
-        let mut command = place.kith(SERVE);
+        let mut command = folder.kith(SERVE);
         command.env("KITH__DATABASE__MIGRATE_ON_START", "false");
         command
     };
     let lacks = |name: &str| {
-        let said = refusal(as_it_is());
-        assert!(said.contains(&format!("lacks migration {name}; run `kith migrate up`")), "{said}");
+        let output = failing_stderr(as_it_is());
+        assert!(output.contains(&format!("lacks migration {name}; run `kith migrate up`")), "{output}");
     };
 
-    assert_eq!(place.status(), place.all("pending"));
+    assert_eq!(folder.status(), folder.all("pending"));
     lacks(&names[0]);
-    assert_eq!(place.migrate(&["up"]), place.all("applied"));
-    assert_eq!(place.status(), place.all("applied"));
-    assert_eq!(success(place.kith(&["migrate", "up"])), "Nothing to do.\n");
+    assert_eq!(folder.migrate(&["up"]), folder.all("applied"));
+    assert_eq!(folder.status(), folder.all("applied"));
+    assert_eq!(successful_stdout(folder.kith(&["migrate", "up"])), "Nothing to do.\n");
 
-    let unasked = refusal(place.kith(&["migrate", "down"]));
+    let unasked = failing_stderr(folder.kith(&["migrate", "down"]));
     assert!(unasked.contains("--yes") && unasked.contains(last), "{unasked}");
-    assert_eq!(success(place.kith(&["migrate", "down", "--dry-run"])), format!("would revert {last}\n"));
-    assert_eq!(place.status(), place.all("applied"));
-    assert_eq!(place.migrate(&["down", "--yes"]), [("reverted".to_owned(), last.clone())]);
-    assert_eq!(place.status().last(), Some(&("pending".to_owned(), last.clone())));
+    assert_eq!(
+        successful_stdout(folder.kith(&["migrate", "down", "--dry-run"])),
+        format!("would revert {last}\n")
+    );
+    assert_eq!(folder.status(), folder.all("applied"));
+    assert_eq!(folder.migrate(&["down", "--yes"]), [("reverted".to_owned(), last.clone())]);
+    assert_eq!(folder.status().last(), Some(&("pending".to_owned(), last.clone())));
     lacks(last);
     let undone: Vec<_> =
-        place.migrate(&["down", "--yes", "--steps", "100"]).into_iter().map(|(_, name)| name).collect();
+        folder.migrate(&["down", "--yes", "--steps", "100"]).into_iter().map(|(_, name)| name).collect();
     assert!(undone.iter().eq(others.iter().rev()), "{undone:?}");
-    assert_eq!(place.status(), place.all("pending"));
+    assert_eq!(folder.status(), folder.all("pending"));
 
-    place.migrate(&["up"]);
+    folder.migrate(&["up"]);
     let kith = Kith::start(as_it_is());
     Client::new([kith.addr]).get("/readyz").await.expect(200);
 }
 
 /// Database with its folder.
-struct Place<'p> {
+struct CommandFolder<'p> {
     database: &'p TestDatabase,
     folder: &'p Path,
 }
 
-impl<'p> Place<'p> {
+impl<'p> CommandFolder<'p> {
     fn of(database: &'p TestDatabase, folder: &'p Path) -> Self {
         Self { database, folder }
     }
@@ -146,11 +149,11 @@ impl<'p> Place<'p> {
 
     /// Runs `kith migrate` and returns state and name of each line.
     fn migrate(&self, args: &[&str]) -> Vec<(String, String)> {
-        let said = success(self.kith(&[&["migrate"], args].concat()));
+        let output = successful_stdout(self.kith(&[&["migrate"], args].concat()));
         let first_two = |line: &str| {
             let mut words = line.split_whitespace().map(str::to_owned);
             Some((words.next()?, words.next()?))
         };
-        said.lines().filter_map(first_two).collect()
+        output.lines().filter_map(first_two).collect()
     }
 }

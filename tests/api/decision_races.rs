@@ -6,7 +6,7 @@ use kith_store::Error;
 use serde_json::{Value, json};
 
 use crate::bond_model::find_faults;
-use crate::support::{Answer, BREAKUP, PASSWORD, Person, REQUESTS, TestApp, on_every_engine, rounds};
+use crate::support::{BREAKUP, PASSWORD, REQUESTS, TestApp, TestResponse, TestUser, on_every_engine, rounds};
 
 const INVITES: &str = "/api/v1/partners/invites";
 const ROUNDS: usize = 40;
@@ -22,16 +22,16 @@ on_every_engine! {
     deleted_user_has_no_bond,
 }
 
-async fn ask(from: &Person, to: &Person) -> String {
+async fn ask(from: &TestUser, to: &TestUser) -> String {
     let request = from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await.expect(201);
     request["id"].as_str().expect("an id").to_owned()
 }
 
-async fn step(who: &Person, request: &str, verb: &str) -> Answer {
+async fn step(who: &TestUser, request: &str, verb: &str) -> TestResponse {
     who.post(&format!("{REQUESTS}/{request}/{verb}"), Value::Null).await
 }
 
-async fn status(who: &Person, request: &str) -> Value {
+async fn status(who: &TestUser, request: &str) -> Value {
     who.get(&format!("{REQUESTS}/{request}")).await.expect(200)["status"].clone()
 }
 
@@ -51,7 +51,7 @@ async fn one_of_concurrent_decisions_wins(app: &TestApp) {
     for round in 0..rounds(ROUNDS) {
         let id = ask(&ada, &ben).await;
         // The request that is sent first wins more often, so the order rotates.
-        let answers = match round % 3 {
+        let responses = match round % 3 {
             0 => {
                 let (a, r, c) = tokio::join!(
                     step(&ben, &id, "accept"),
@@ -77,10 +77,10 @@ async fn one_of_concurrent_decisions_wins(app: &TestApp) {
                 [a, r, c]
             }
         };
-        let winners: Vec<_> = (0..3).filter(|n| answers[*n].status == 200).collect();
-        let [winner] = winners[..] else { panic!("round {round}: {answers:#?}") };
+        let winners: Vec<_> = (0..3).filter(|n| responses[*n].status == 200).collect();
+        let [winner] = winners[..] else { panic!("round {round}: {responses:#?}") };
         won[winner] += 1;
-        for loser in answers.into_iter().filter(|answer| answer.status != 200) {
+        for loser in responses.into_iter().filter(|response| response.status != 200) {
             loser.expect_problem(409, "request_not_pending");
         }
         let expected = ["accepted", "rejected", "cancelled"][winner];

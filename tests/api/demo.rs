@@ -8,7 +8,7 @@ use kith_platform::config::Config;
 use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
 
-use crate::support::{Browser, Engine, Kith, TestApp, kith_on, on_every_engine, success};
+use crate::support::{Browser, Engine, Kith, TestApp, kith_on, on_every_engine, successful_stdout};
 
 /// Environment variable with a folder for screenshots of the page.
 const SCREENSHOT_FOLDER: &str = "KITH_TEST_PICTURES";
@@ -28,23 +28,23 @@ on_every_engine! {
 }
 
 #[tokio::test]
-async fn the_world_is_made_once_on_sqlite() {
-    is_made_once(Engine::Sqlite).await;
+async fn demo_data_is_created_once_on_sqlite() {
+    demo_data_is_created_once(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn the_world_is_made_once_on_postgres() {
-    is_made_once(Engine::Pair).await;
+async fn demo_data_is_created_once_on_postgres() {
+    demo_data_is_created_once(Engine::Pair).await;
 }
 
 #[tokio::test]
-async fn its_lines_work_as_printed_on_sqlite() {
-    its_lines_work_as_printed(Engine::Sqlite).await;
+async fn printed_commands_work_on_sqlite() {
+    printed_commands_work(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn its_lines_work_as_printed_on_postgres() {
-    its_lines_work_as_printed(Engine::Postgres).await;
+async fn printed_commands_work_on_postgres() {
+    printed_commands_work(Engine::Postgres).await;
 }
 
 fn with_demo(config: &mut Config) {
@@ -127,10 +127,10 @@ impl Page {
 /// PRT-01: the product's story on the page.
 async fn page_shows_breakup_and_restoration(app: &TestApp) {
     // Blocks in place, because the browser sends requests to servers of this process.
-    tokio::task::block_in_place(|| part_and_come_back(&mut Page::open(app)));
+    tokio::task::block_in_place(|| break_up_and_restore(&mut Page::open(app)));
 }
 
-fn part_and_come_back(page: &mut Page) {
+fn break_up_and_restore(page: &mut Page) {
     page.type_in("#left form input", "Shall we?");
     assert_eq!(page.click("#left [data-do=ask]"), "Ada sent Ben a partner request.");
     assert!(page.text("#right").contains("“Shall we?”"));
@@ -178,10 +178,10 @@ fn part_and_come_back(page: &mut Page) {
 
 /// SEC-03, GAT-01: a check fails with limits off, and passes when they are on again.
 async fn lifted_limits_fail_row_on_page(app: &TestApp) {
-    tokio::task::block_in_place(|| turn_a_row_red(&mut Page::open(app)));
+    tokio::task::block_in_place(|| fail_demo_check(&mut Page::open(app)));
 }
 
-fn turn_a_row_red(page: &mut Page) {
+fn fail_demo_check(page: &mut Page) {
     assert_eq!(page.text("#verdict"), "not run yet");
     let passes = "Check SEC-03: the live check returned “pass”, the row as a whole is “unknown”.";
     let fails = "Check SEC-03: the live check returned “fail”, the row as a whole is “fail”.";
@@ -230,20 +230,20 @@ async fn demo_accounts_have_documented_state(app: &TestApp) {
 }
 
 /// A second start finds the demo data and changes nothing.
-async fn is_made_once(engine: Engine) {
+async fn demo_data_is_created_once(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }
     let app = TestApp::start_with(engine, engine.database().await, with_demo).await;
     app.events().await;
-    let made = world(&app).await;
+    let made = stored_rows(&app).await;
     let app = TestApp::start_with(engine, app.stop().await, with_demo).await;
-    assert_eq!(world(&app).await, made);
+    assert_eq!(stored_rows(&app).await, made);
     app.stop().await;
 }
 
 /// Returns all rows of the database, except for those that depend on the time of the run.
-async fn world(app: &TestApp) -> Vec<String> {
+async fn stored_rows(app: &TestApp) -> Vec<String> {
     let mut rows = app.dump().await;
     rows.retain(|row| {
         !["server_starts:", "observed_time:", "purge_runs:", "sequencer:"]
@@ -254,7 +254,7 @@ async fn world(app: &TestApp) -> Vec<String> {
 }
 
 /// The printed shell commands work as printed.
-async fn its_lines_work_as_printed(engine: Engine) {
+async fn printed_commands_work(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }
@@ -272,7 +272,7 @@ async fn its_lines_work_as_printed(engine: Engine) {
     assert!(script.contains(in_readme), "the README has others: {in_readme}");
     let mut bash = Command::new("bash");
     bash.args(["-euo", "pipefail", "-c", script]).stderr(Stdio::piped());
-    let said = success(bash);
+    let said = successful_stdout(bash);
     let said: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let [asked, accepted, current, note, notes, ..] = &said[..] else { panic!("{said:#?}") };
     assert_eq!((&asked["status"], &accepted["status"]), (&json!("pending"), &json!("accepted")));

@@ -7,7 +7,7 @@ use kith_kernel::{Timestamp, days};
 use kith_platform::config::{Config, Mode};
 use serde_json::{Value, json};
 
-use crate::support::{Person, REQUESTS, TestApp, on_every_engine};
+use crate::support::{REQUESTS, TestApp, TestUser, on_every_engine};
 
 const CLOCK: &str = "/dev/clock";
 const LIMITS: &str = "/dev/limits";
@@ -42,13 +42,13 @@ fn in_production(config: &mut Config) {
 
 async fn advance_all(app: &TestApp, by: &str) -> Value {
     let mut last = Value::Null;
-    for node in 0..app.count_nodes() {
+    for node in 0..app.node_count() {
         last = app.anonymous().at(node).post(CLOCK, json!({ "advance": by })).await.expect(200);
     }
     last
 }
 
-async fn bond(one: &Person, other: &Person) -> Value {
+async fn bond(one: &TestUser, other: &TestUser) -> Value {
     one.post(REQUESTS, json!({ "to": { "user_id": other.id } })).await.expect(201);
     let crossed = other.post(REQUESTS, json!({ "to": { "user_id": one.id } })).await;
     crossed.expect(201)["bond"].clone()
@@ -86,9 +86,9 @@ async fn clock_advances_thirty_days(app: &TestApp) {
 async fn clock_can_be_reset(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let put_back = async || {
-        for node in 0..app.count_nodes() {
-            let answer = app.anonymous().at(node).send(Method::DELETE, CLOCK, Bytes::new()).await;
-            assert_eq!(answer.expect(200), json!({ "now": app.now(), "ahead_ms": 0 }));
+        for node in 0..app.node_count() {
+            let response = app.anonymous().at(node).send(Method::DELETE, CLOCK, Bytes::new()).await;
+            assert_eq!(response.expect(200), json!({ "now": app.now(), "ahead_ms": 0 }));
         }
     };
     put_back().await;
@@ -109,8 +109,8 @@ async fn clock_can_be_reset(app: &TestApp) {
 async fn invalid_clock_requests_are_rejected(app: &TestApp) {
     let node = app.anonymous().at(0);
     for advance in ["", "30", "-1d", "1 d", "1.5h", "1w", "tomorrow", "36501d", "99999999999999999999d"] {
-        let answer = node.post(CLOCK, json!({ "advance": advance })).await;
-        let problem = answer.expect_problem(422, "validation_failed");
+        let response = node.post(CLOCK, json!({ "advance": advance })).await;
+        let problem = response.expect_problem(422, "validation_failed");
         assert_eq!(problem["errors"][0]["pointer"], "/advance", "{advance}");
     }
     node.post(CLOCK, json!({})).await.expect_problem(422, "validation_failed");
@@ -124,7 +124,7 @@ async fn outbox_lists_newest_first(app: &TestApp) {
     let request = ada.post(REQUESTS, body).await.expect(201);
     // On PostgreSQL the sequencer needs a moment.
     let newest = async || app.anonymous().get(OUTBOX).await.expect(200)["items"][0].clone();
-    app.everywhere(async || newest().await["subject"] == request["id"]).await;
+    app.wait_until_on_all_nodes(async || newest().await["subject"] == request["id"]).await;
     let event = newest().await;
     assert_eq!((&event["recipients"], &event["at"]), (&json!([ada.id, ben.id]), &request["created_at"]));
 
@@ -177,8 +177,8 @@ async fn limits_are_lifted_and_put_back(app: &TestApp) {
         app.anonymous().at(0).send(Method::PUT, LIMITS, Bytes::from(body.to_string())).await
     };
     let is_counted = async || {
-        let answer = app.anonymous().at(0).get("/api/v1/ping").await;
-        answer.header("ratelimit").is_some()
+        let response = app.anonymous().at(0).get("/api/v1/ping").await;
+        response.header("ratelimit").is_some()
     };
     assert_eq!(app.anonymous().at(0).get(LIMITS).await.expect(200), json!({ "lifted": false }));
     assert!(is_counted().await);

@@ -8,15 +8,15 @@ use kith_platform::config::Config;
 use kith_platform::http::openapi;
 use serde_json::Value;
 
-use crate::support::{Answer, TestApp, on_every_engine};
+use crate::support::{TestApp, TestResponse, on_every_engine};
 
 on_every_engine! {
     docs_page_is_self_contained,
     old_documentation_paths_redirect,
 }
 
-fn text(answer: Answer) -> String {
-    answer.expect(200).as_str().expect("text").to_owned()
+fn text(response: TestResponse) -> String {
+    response.expect(200).as_str().expect("text").to_owned()
 }
 
 /// Returns all values of an HTML attribute.
@@ -54,10 +54,10 @@ async fn docs_page_is_self_contained(app: &TestApp) {
     let links = [values(&html, "src"), values(&html, "href")].concat();
     assert!(links.iter().all(|link| link.starts_with('/') || *link == "data:,"), "{links:?}");
     for part in links.iter().filter(|link| link.starts_with("/docs/")) {
-        let answer = client.get(part).await;
-        assert_eq!(answer.header("cache-control"), Some("public, max-age=31536000, immutable"), "{part}");
-        let etag = answer.header("etag").expect("an ETag").to_owned();
-        assert!(!text(answer).is_empty(), "{part}");
+        let response = client.get(part).await;
+        assert_eq!(response.header("cache-control"), Some("public, max-age=31536000, immutable"), "{part}");
+        let etag = response.header("etag").expect("an ETag").to_owned();
+        assert!(!text(response).is_empty(), "{part}");
         client.with_header(IF_NONE_MATCH, &etag).get(part).await.expect(304);
     }
     client.get("/docs/swagger-ui.css").await.expect_problem(404, "not_found");
@@ -76,7 +76,7 @@ async fn docs_page_is_self_contained(app: &TestApp) {
 
 async fn old_documentation_paths_redirect(app: &TestApp) {
     for old in ["/api-docs", "/swagger"] {
-        let answer = app.anonymous().get(old).await;
-        assert_eq!((answer.status, answer.header("location")), (308, Some("/docs")), "{old}");
+        let response = app.anonymous().get(old).await;
+        assert_eq!((response.status, response.header("location")), (308, Some("/docs")), "{old}");
     }
 }

@@ -29,9 +29,9 @@ on_every_engine! {
 /// Covers API-06.
 async fn request_ids_are_echoed_or_generated(app: &TestApp) {
     let echoed = async |sent: &str| {
-        let answer = app.anonymous().with_header(X_REQUEST_ID, sent).get("/api/v1/me").await;
-        let echo = answer.header("x-request-id").expect("an id").to_owned();
-        assert_eq!(answer.expect_problem(401, "unauthenticated")["request_id"], echo);
+        let response = app.anonymous().with_header(X_REQUEST_ID, sent).get("/api/v1/me").await;
+        let echo = response.header("x-request-id").expect("an id").to_owned();
+        assert_eq!(response.expect_problem(401, "unauthenticated")["request_id"], echo);
         echo
     };
     for sane in ["12345678", "my-app_1.2", &"x".repeat(64)] {
@@ -71,13 +71,13 @@ async fn malformed_bodies_are_rejected(app: &TestApp) {
     // Also for requests that need no body, and for unknown paths.
     for unwanted in ["/livez", "/api/v1/me", "/api/v1/nothing"] {
         let large = Bytes::from(large.to_string());
-        let answer = app.anonymous().send(Method::GET, unwanted, large).await;
-        answer.expect_problem(413, "body_too_large");
+        let response = app.anonymous().send(Method::GET, unwanted, large).await;
+        response.expect_problem(413, "body_too_large");
     }
     for kind in ["text/plain", "application/x-www-form-urlencoded", "application/xml"] {
         let client = app.anonymous().with_header(CONTENT_TYPE, kind);
-        let answer = client.send(Method::POST, REGISTER, Bytes::from(good.clone())).await;
-        answer.expect_problem(415, "unsupported_media_type");
+        let response = client.send(Method::POST, REGISTER, Bytes::from(good.clone())).await;
+        response.expect_problem(415, "unsupported_media_type");
     }
     app.anonymous().post(REGISTER, Value::Null).await.expect_problem(415, "unsupported_media_type");
     assert_eq!(app.footprint().await, footprint);
@@ -93,9 +93,9 @@ async fn unknown_paths_return_problems(app: &TestApp) {
         (Method::DELETE, "/api/v1/auth/login", "POST"),
         (Method::PUT, REGISTER, "POST"),
     ] {
-        let answer = app.anonymous().send(method, path, Bytes::new()).await;
-        assert_eq!(answer.header("allow"), Some(allowed), "{path}");
-        answer.expect_problem(405, "method_not_allowed");
+        let response = app.anonymous().send(method, path, Bytes::new()).await;
+        assert_eq!(response.header("allow"), Some(allowed), "{path}");
+        response.expect_problem(405, "method_not_allowed");
     }
 }
 
@@ -170,8 +170,8 @@ async fn non_public_operations_require_token(app: &TestApp) {
             }
             let path = path.replace("{id}", "01900000-0000-7000-8000-000000000000");
             for client in [app.anonymous(), &app.anonymous().with_token("a.b.c")] {
-                let answer = client.send(method.clone(), &path, Bytes::from_static(b"{}")).await;
-                answer.expect_problem(401, "unauthenticated");
+                let response = client.send(method.clone(), &path, Bytes::from_static(b"{}")).await;
+                response.expect_problem(401, "unauthenticated");
             }
         }
     }
@@ -199,9 +199,9 @@ async fn compressed_bodies_are_limited(app: &TestApp) {
     plain.expect_problem(400, "malformed_request");
     for unread in ["br", "deflate", "zstd", "gzip, gzip"] {
         let client = app.anonymous().with_header(CONTENT_ENCODING, unread);
-        let answer = client.send(Method::POST, REGISTER, gzip(b"{}")).await;
-        assert_eq!(answer.header("accept-encoding"), Some("gzip"), "{unread}");
-        answer.expect_problem(415, "unsupported_encoding");
+        let response = client.send(Method::POST, REGISTER, gzip(b"{}")).await;
+        assert_eq!(response.header("accept-encoding"), Some("gzip"), "{unread}");
+        response.expect_problem(415, "unsupported_encoding");
     }
     assert_eq!(app.footprint().await, footprint);
     let good = json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada" });
@@ -212,18 +212,18 @@ async fn unchanged_resource_returns_304(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let requests = "/api/v1/partners/requests";
     let tag = async |path: &str| {
-        let answer = ada.get(path).await;
-        assert_eq!(answer.header("cache-control"), Some("private, no-cache"), "{path}");
-        answer.header("etag").expect("a tag").to_owned()
+        let response = ada.get(path).await;
+        assert_eq!(response.header("cache-control"), Some("private, no-cache"), "{path}");
+        response.header("etag").expect("a tag").to_owned()
     };
     for path in ["/api/v1/me", requests, "/api/v1/partners/current"] {
         let known = tag(path).await;
         let knowing = ada.signed_in().await.with_header(IF_NONE_MATCH, &known);
         // Twice, because requests alternate between the nodes of a pair.
         for _ in 0..2 {
-            let answer = knowing.get(path).await;
-            assert_eq!((answer.header("etag"), answer.header("content-type")), (Some(&*known), None));
-            assert_eq!(answer.expect(304), Value::Null, "{path}");
+            let response = knowing.get(path).await;
+            assert_eq!((response.header("etag"), response.header("content-type")), (Some(&*known), None));
+            assert_eq!(response.expect(304), Value::Null, "{path}");
         }
     }
     let before = tag(requests).await;
@@ -267,10 +267,13 @@ async fn default_limits_are_enforced() {
             client.send(method.clone(), path, body).await
         };
         for n in 1..=limit {
-            let answer = ask().await;
-            assert_ne!(answer.status, 429, "{path}: the {n}th of {limit}");
+            let response = ask().await;
+            assert_ne!(response.status, 429, "{path}: the {n}th of {limit}");
             let left = format!(";r={};", limit - n);
-            assert!(answer.header("ratelimit").is_some_and(|told| told.contains(&left)), "{path}: {left}");
+            assert!(
+                response.header("ratelimit").is_some_and(|header| header.contains(&left)),
+                "{path}: {left}"
+            );
         }
         let refused = ask().await;
         assert_eq!(refused.header("retry-after"), Some("1"), "{path}");

@@ -12,8 +12,8 @@ use kith_store::{Store, params};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Access, Answer, Client, Engine, Kith, PASSWORD, Person, REQUESTS, SERVE, TestApp, hold, kith, kith_on,
-    on_every_engine,
+    Access, Client, Engine, Kith, PASSWORD, REQUESTS, SERVE, TestApp, TestResponse, TestUser,
+    hold_transaction, kith, kith_on, on_every_engine,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -33,16 +33,16 @@ on_every_engine! {
     large_response_is_replayed_as_id,
 }
 
-async fn keyed(who: &Person, key: &str) -> Client {
+async fn keyed(who: &TestUser, key: &str) -> Client {
     who.signed_in().await.with_header(IDEMPOTENCY_KEY, key)
 }
 
-fn ask(whom: &Person) -> Value {
+fn ask(whom: &TestUser) -> Value {
     json!({ "to": { "user_id": whom.id } })
 }
 
-fn is_replayed(answer: &Answer) -> bool {
-    answer.header("idempotency-replayed").is_some_and(|value| value == "true")
+fn is_replayed(response: &TestResponse) -> bool {
+    response.header("idempotency-replayed").is_some_and(|value| value == "true")
 }
 
 /// DRV-03: one object, five identical responses, one set of audit entries and events.
@@ -92,7 +92,7 @@ async fn key_is_scoped_to_user_and_operation(app: &TestApp) {
     let by_ada = keyed(&ada, "key").await.post(REQUESTS, ask(&eve)).await.expect(201);
     let by_ben = keyed(&ben, "key").await.post(REQUESTS, ask(&eve)).await;
     assert!(!is_replayed(&by_ben));
-    assert_eq!(by_ben.expect(201)["from"], ben.face());
+    assert_eq!(by_ben.expect(201)["from"], ben.public_view());
     let by_eve = keyed(&eve, "key").await;
     by_eve.post(REQUESTS, ask(&ada)).await.expect(201);
     let accept = format!("{REQUESTS}/{}/accept", by_ada["id"].as_str().expect("an id"));
@@ -134,19 +134,19 @@ async fn key_expires_after_24_hours(app: &TestApp) {
 
 /// Each duplicate gets the same response, or 409 while the first one is in progress.
 async fn concurrent_duplicates_execute_once(app: &TestApp) {
-    let people = app.crowd("person", 2 * ROUNDS).await;
+    let users = app.register_users("person", 2 * ROUNDS).await;
     let mut given = [0, 0, 0];
-    for (round, pair) in people.chunks(2).enumerate() {
+    for (round, pair) in users.chunks(2).enumerate() {
         let (ada, before) = (keyed(&pair[0], &format!("key {round}")).await, app.footprint().await);
-        let answers = join_all((0..TWINS).map(|_| ada.post(REQUESTS, ask(&pair[1])))).await;
+        let responses = join_all((0..TWINS).map(|_| ada.post(REQUESTS, ask(&pair[1])))).await;
         let mut bodies = Vec::new();
-        for answer in answers {
-            let replayed = is_replayed(&answer);
-            given[if answer.status == 409 { 2 } else { usize::from(replayed) }] += 1;
-            if answer.status == 409 {
-                answer.expect_problem(409, "idempotency_in_progress");
+        for response in responses {
+            let replayed = is_replayed(&response);
+            given[if response.status == 409 { 2 } else { usize::from(replayed) }] += 1;
+            if response.status == 409 {
+                response.expect_problem(409, "idempotency_in_progress");
             } else {
-                bodies.push(answer.expect(201));
+                bodies.push(response.expect(201));
             }
         }
         assert!(!bodies.is_empty() && bodies.iter().all(|body| *body == bodies[0]), "{bodies:#?}");
@@ -225,9 +225,9 @@ async fn large_response_is_replayed_as_id(app: &TestApp) {
 
 async fn register(client: &Client, name: &str) -> (String, Client) {
     let body = json!({ "email": format!("{name}@example.org"), "password": PASSWORD, "display_name": name });
-    let answer = client.post("/api/v1/auth/register", body).await.expect(201);
-    let id = answer["user"]["id"].as_str().expect("an id").to_owned();
-    (id, client.with_token(answer["access_token"].as_str().expect("a token")))
+    let response = client.post("/api/v1/auth/register", body).await.expect(201);
+    let id = response["user"]["id"].as_str().expect("an id").to_owned();
+    (id, client.with_token(response["access_token"].as_str().expect("a token")))
 }
 
 #[tokio::test]
@@ -272,13 +272,13 @@ async fn duplicate_waits_at_most_five_seconds() {
     let id = request["id"].as_str().expect("an id").to_owned();
 
     let db = Store::open(database.options()).await.expect("the same database");
-    let people = vec![ada, ben];
-    let (let_people_go, held) = hold(&db, move |tx| {
-        tx.lock("user", &people)?;
+    let users = vec![ada, ben];
+    let (let_people_go, held) = hold_transaction(&db, move |tx| {
+        tx.lock("user", &users)?;
         tx.one("SELECT 1", &[], |_| Ok(())).map(drop)
     });
     let row = id.clone();
-    let (let_row_go, row_held) = hold(&db, move |tx| {
+    let (let_row_go, row_held) = hold_transaction(&db, move |tx| {
         tx.exec("UPDATE partner_requests SET message = message WHERE id = $1", params![row]).map(drop)
     });
     held.recv().expect("held");

@@ -5,7 +5,7 @@ use hyper::body::Bytes;
 use kith_kernel::{days, minutes};
 use serde_json::{Value, json};
 
-use crate::support::{PASSWORD, Person, REQUESTS, TestApp, on_every_engine};
+use crate::support::{PASSWORD, REQUESTS, TestApp, TestUser, on_every_engine};
 
 const INVITES: &str = "/api/v1/partners/invites";
 
@@ -21,7 +21,7 @@ on_every_engine! {
     discoverable_user_receives_request,
 }
 
-async fn invite(who: &Person) -> (String, String) {
+async fn invite(who: &TestUser) -> (String, String) {
     let made = who.post(INVITES, Value::Null).await.expect(201);
     let text = |key: &str| made[key].as_str().expect("text").to_owned();
     (text("code"), text("id"))
@@ -35,7 +35,7 @@ fn by_address(email: &str) -> Value {
     json!({ "to": { "email": email }, "message": "It is me." })
 }
 
-async fn set(who: &Person, patch: Value) {
+async fn set(who: &TestUser, patch: Value) {
     let body = Bytes::from(patch.to_string());
     who.send(Method::PATCH, "/api/v1/partners/settings", body).await.expect(200);
 }
@@ -59,7 +59,7 @@ async fn redeemed_invite_creates_request(app: &TestApp) {
 
     ada.post(REQUESTS, by_code(code)).await.expect_faults();
     let request = ben.post(REQUESTS, by_code(&typed)).await.expect(201);
-    assert_eq!((&request["status"], &request["to"]), (&json!("pending"), &ada.face()));
+    assert_eq!((&request["status"], &request["to"]), (&json!("pending"), &ada.public_view()));
     let before = app.footprint().await;
     let again = ben.post(REQUESTS, by_code(code)).await.expect(200);
     assert_eq!(again["id"], request["id"], "whoever has used it is told of the request that waits");
@@ -152,12 +152,12 @@ async fn wrong_codes_are_limited_per_minute(app: &TestApp) {
 
 async fn concurrent_redemptions_succeed_once(app: &TestApp) {
     let ada = app.user("ada").await;
-    let others = app.crowd("other", 6).await;
+    let others = app.register_users("other", 6).await;
     for _ in 0..5 {
         let code = invite(&ada).await.0;
         let uses =
             futures_util::future::join_all(others.iter().map(|one| one.post(REQUESTS, by_code(&code))));
-        let mut statuses: Vec<_> = uses.await.iter().map(|answer| answer.status).collect();
+        let mut statuses: Vec<_> = uses.await.iter().map(|response| response.status).collect();
         statuses.sort_unstable();
         assert_eq!(statuses, [201, 404, 404, 404, 404, 404]);
         for one in &others {
@@ -203,15 +203,15 @@ async fn request_by_address_reveals_nothing(app: &TestApp) {
     let real = app.user("real").await;
     set(&real, found).await;
     for proven in [&hidden, &shut, &closed, &real] {
-        app.prove(proven).await;
+        app.verify_address(proven).await;
     }
     let mut sent = Vec::new();
-    let others = [&unproven, &hidden, &shut, &closed, &left, &real].map(|person| &*person.email);
+    let others = [&unproven, &hidden, &shut, &closed, &left, &real].map(|user| &*user.email);
     for email in ["nobody@example.org"].into_iter().chain(others) {
         app.advance(minutes(15));
         let request = ada.post(REQUESTS, by_address(email)).await.expect(201);
         let expected = json!({
-            "id": request["id"], "from": ada.face(), "to": { "email": email }, "status": "pending",
+            "id": request["id"], "from": ada.public_view(), "to": { "email": email }, "status": "pending",
             "message": "It is me.", "created_at": app.now(), "expires_at": app.now() + days(14),
             "restorable_until": null,
         });
@@ -225,7 +225,7 @@ async fn request_by_address_reveals_nothing(app: &TestApp) {
         assert_eq!(who.get(REQUESTS).await.expect(200)["items"], json!([]), "{}", who.name);
     }
     let received = real.get(REQUESTS).await.expect(200)["items"][0].clone();
-    assert_eq!((&received["from"], &received["to"]), (&ada.face(), &real.face()));
+    assert_eq!((&received["from"], &received["to"]), (&ada.public_view(), &real.public_view()));
     let reject = format!("{REQUESTS}/{}/reject", received["id"].as_str().expect("an id"));
     assert_eq!(real.post(&reject, Value::Null).await.expect(200)["status"], "rejected");
     let seen = async |status: &str| {
@@ -234,9 +234,9 @@ async fn request_by_address_reveals_nothing(app: &TestApp) {
     };
     assert_eq!((seen("pending").await, seen("rejected").await), (7, 0), "a rejection is not told");
     assert_eq!(ada.get(&reject.replace("/reject", "")).await.expect(200)["status"], "pending");
-    let told = app.events().await.into_iter().map(|sequenced| sequenced.event);
-    let told = told.filter(|event| event.kind == "partner_request.rejected");
-    let recipients: Vec<_> = told.flat_map(|event| event.recipients).map(|one| one.to_string()).collect();
+    let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
+    let events = events.filter(|event| event.kind == "partner_request.rejected");
+    let recipients: Vec<_> = events.flat_map(|event| event.recipients).map(|one| one.to_string()).collect();
     assert_eq!(recipients, std::slice::from_ref(&real.id));
     app.advance(days(14));
     assert_eq!((seen("pending").await, seen("expired").await), (0, 7));
@@ -251,8 +251,8 @@ async fn request_by_address_reveals_nothing(app: &TestApp) {
 
 async fn discoverable_user_receives_request(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    for person in [&ada, &ben] {
-        app.prove(person).await;
+    for user in [&ada, &ben] {
+        app.verify_address(user).await;
     }
     set(&ben, json!({ "discoverable_by_email": true })).await;
     let request = ada.post(REQUESTS, by_address("BEN@Example.org")).await.expect(201);
@@ -260,8 +260,8 @@ async fn discoverable_user_receives_request(app: &TestApp) {
     let accept = format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
     ben.post(&accept, Value::Null).await.expect(200);
     let seen = ada.get(accept.trim_end_matches("/accept")).await.expect(200);
-    assert_eq!((&seen["status"], &seen["to"]), (&json!("accepted"), &ben.face()));
-    assert_eq!(seen["bond"]["partner"], ben.face());
+    assert_eq!((&seen["status"], &seen["to"]), (&json!("accepted"), &ben.public_view()));
+    assert_eq!(seen["bond"]["partner"], ben.public_view());
     assert_eq!(ada.post(REQUESTS, by_address("ben@example.org")).await.expect(200)["id"], request["id"]);
     ada.post("/api/v1/partners/breakup", Value::Null).await.expect(200);
     ada.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await.expect(201);
@@ -275,5 +275,5 @@ async fn discoverable_user_receives_request(app: &TestApp) {
     ben.post(&format!("{REQUESTS}/{id}/cancel"), Value::Null).await.expect(200);
     let crossed = ben.post(REQUESTS, by_address(&ada.email)).await.expect(201);
     assert_eq!((&crossed["status"], &crossed["bond"]["restorations"]), (&json!("accepted"), &json!(1)));
-    assert_eq!(crossed["to"], ada.face());
+    assert_eq!(crossed["to"], ada.public_view());
 }

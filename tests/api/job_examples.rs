@@ -12,12 +12,12 @@ const JOBS: &str = "/api/v1/jobs";
 
 #[tokio::test]
 async fn a_worker_in_python_works() {
-    works("python3", "worker.py").await;
+    run_example("python3", "worker.py").await;
 }
 
 #[tokio::test]
 async fn a_worker_in_node_works() {
-    works("node", "worker.mjs").await;
+    run_example("node", "worker.mjs").await;
 }
 
 /// Runs the guide's commands in a shell.
@@ -38,16 +38,16 @@ async fn guide_commands_work() {
             bash.env("KITH", format!("http://{}", app.addr())).env("KITH_API_KEY", &key.text);
             let ran =
                 tokio::task::spawn_blocking(move || bash.output().expect("bash")).await.expect("no panic");
-            let told = String::from_utf8_lossy(&ran.stdout).into_owned();
-            assert!(ran.status.success(), "{told} {}", String::from_utf8_lossy(&ran.stderr));
-            let lines: Vec<_> = told.lines().collect();
+            let output = String::from_utf8_lossy(&ran.stdout).into_owned();
+            assert!(ran.status.success(), "{output} {}", String::from_utf8_lossy(&ran.stderr));
+            let lines: Vec<_> = output.lines().collect();
             assert!(
                 lines[0].contains("\"kind\":\"greet\"") && lines[0].contains("\"name\":\"Ada\""),
-                "{told}"
+                "{output}"
             );
-            assert!(lines.iter().any(|line| line.contains("\"state\":\"completed\"")), "{told}");
-            assert_eq!(told.matches("Hello, Ada!").count(), 2, "{told}");
-            assert!(lines.contains(&"event: job"), "{told}");
+            assert!(lines.iter().any(|line| line.contains("\"state\":\"completed\"")), "{output}");
+            assert_eq!(output.matches("Hello, Ada!").count(), 2, "{output}");
+            assert!(lines.contains(&"event: job"), "{output}");
         },
     )
     .await;
@@ -86,7 +86,7 @@ impl Drop for Worker {
     }
 }
 
-async fn works(program: &str, example: &str) {
+async fn run_example(program: &str, example: &str) {
     TestApp::run(
         Engine::Sqlite,
         |_| {},

@@ -34,7 +34,7 @@ async fn paused_queue_starts_no_jobs(app: &TestApp) {
     let pause =
         async |what: &str| client.post(&format!("/api/v1/queues/q/{what}"), Value::Null).await.expect(200);
     assert_eq!(pause("pause").await["paused"], true);
-    for _ in 0..app.count_nodes() {
+    for _ in 0..app.node_count() {
         assert_eq!(claim(&client, "q", json!({})).await.len(), 0);
     }
     let footprint = app.footprint().await;
@@ -118,7 +118,7 @@ async fn queues_are_listed_with_counts(app: &TestApp) {
         (format!("{JOBS}/{}/complete", job["id"]), json!({ "lease_token": job["lease_token"] }));
     client.post(&done, body).await.expect(200);
     let queues = client.get("/api/v1/queues").await.expect(200)["items"].clone();
-    let told: Vec<_> = queues
+    let listed: Vec<_> = queues
         .as_array()
         .expect("queues")
         .iter()
@@ -130,7 +130,7 @@ async fn queues_are_listed_with_counts(app: &TestApp) {
             )
         })
         .collect();
-    assert_eq!(told, [("a", json!(1), json!(1)), ("b", json!(1), json!(0)), ("c", json!(0), json!(0))]);
+    assert_eq!(listed, [("a", json!(1), json!(1)), ("b", json!(1), json!(0)), ("c", json!(0), json!(0))]);
     assert_eq!(queues[1]["depth"]["oldest_ready_at"], json!(began));
     assert_eq!(queues[2]["limits"]["concurrency"], 7);
     let detail = client.get("/api/v1/queues/b?since=2026-01-01T00:00:00Z").await.expect(200);
@@ -139,9 +139,9 @@ async fn queues_are_listed_with_counts(app: &TestApp) {
 }
 
 /// Server-sent event stream, read line by line without chunk framing.
-struct Events(BufReader<TcpStream>);
+struct EventStream(BufReader<TcpStream>);
 
-impl Events {
+impl EventStream {
     async fn of(app: &TestApp, token: &str, id: i64) -> Self {
         let mut stream = TcpStream::connect(app.addr()).await.expect("a connection");
         let head = format!(
@@ -177,7 +177,7 @@ async fn job_event_stream_reports_progress_and_end(app: &TestApp) {
     let key = app.api_key(&admin, &["jobs.read", "jobs.write", "jobs.work"]).await;
     let client = &key.client;
     let id = enqueue(client, json!({ "kind": "a" })).await;
-    let mut events = Events::of(app, &key.text, id).await;
+    let mut events = EventStream::of(app, &key.text, id).await;
     assert_eq!(events.next().await.expect("an event")["state"], "ready");
     let token = claim(client, "default", json!({})).await[0]["lease_token"].clone();
     assert_eq!(events.next().await.expect("an event")["state"], "running");
@@ -193,7 +193,7 @@ async fn job_event_stream_reports_progress_and_end(app: &TestApp) {
 
     // The stream ends when the permission is revoked.
     let id = enqueue(client, json!({ "kind": "a", "delay_ms": 60_000 })).await;
-    let mut events = Events::of(app, &key.text, id).await;
+    let mut events = EventStream::of(app, &key.text, id).await;
     assert!(events.next().await.is_some());
     admin.delete(&format!("/api/v1/admin/api-keys/{}", key.id), Value::Null).await.expect(204);
     assert_eq!(events.next().await, None);
@@ -205,7 +205,7 @@ async fn stop_ends_event_streams_and_long_polls() {
     let admin = app.admin("watcher").await;
     let key = app.api_key(&admin, &["jobs.read", "jobs.write", "jobs.work"]).await;
     let id = enqueue(&key.client, json!({ "kind": "a", "delay_ms": 60_000 })).await;
-    let mut events = Events::of(&app, &key.text, id).await;
+    let mut events = EventStream::of(&app, &key.text, id).await;
     assert!(events.next().await.is_some());
     let waits = {
         let client = key.client.clone();

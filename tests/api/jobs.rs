@@ -20,12 +20,12 @@ const DUE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 on_every_engine! {
     job_is_claimed_extended_and_completed,
-    a_word_of_somebody_who_lost_the_job_changes_nothing,
+    stale_attempt_report_is_ignored,
     worker_decides_how_failure_continues,
     dead_letters_are_redriven_and_discarded_in_bulk,
     jobs_run_by_priority_when_due,
     unique_job_is_enqueued_once,
-    children_run_before_their_parent_which_learns_their_results,
+    parent_runs_after_children_with_results,
     failed_child_fails_parent_by_default,
     job_kind_declares_schema_and_defaults,
     cancel_removes_waiting_and_signals_running_job,
@@ -55,7 +55,7 @@ pub async fn claim(client: &Client, queue: &str, body: Value) -> Vec<Value> {
 }
 
 /// Sends a report about an attempt.
-async fn say(client: &Client, id: i64, word: &str, body: Value) -> crate::support::Answer {
+async fn report(client: &Client, id: i64, word: &str, body: Value) -> crate::support::TestResponse {
     client.post(&format!("{JOBS}/{id}/{word}"), body).await
 }
 
@@ -92,12 +92,12 @@ async fn job_is_claimed_extended_and_completed(app: &TestApp) {
 
     let token = &job["lease_token"];
     let body = json!({ "lease_token": token, "lease_ms": 5_000 });
-    let beat = say(&client, id, "heartbeat", body).await.expect(200);
+    let beat = report(&client, id, "heartbeat", body).await.expect(200);
     assert_eq!(beat["cancel_requested"], false);
-    say(&client, id, "progress", json!({ "lease_token": token, "progress": { "done": 3, "of": 4 } }))
+    report(&client, id, "progress", json!({ "lease_token": token, "progress": { "done": 3, "of": 4 } }))
         .await
         .expect(204);
-    say(&client, id, "log", json!({ "lease_token": token, "level": "warn", "line": "a large one" }))
+    report(&client, id, "log", json!({ "lease_token": token, "level": "warn", "line": "a large one" }))
         .await
         .expect(204);
     let running = show(&client, id).await;
@@ -112,7 +112,7 @@ async fn job_is_claimed_extended_and_completed(app: &TestApp) {
     assert!(running["source"].as_str().is_some_and(|source| source.starts_with("api_key:")), "{running:#}");
 
     app.advance(seconds(2));
-    let done = say(&client, id, "complete", json!({ "lease_token": token, "result": ["small", "large"] }))
+    let done = report(&client, id, "complete", json!({ "lease_token": token, "result": ["small", "large"] }))
         .await
         .expect(200);
     assert_eq!(done, json!({ "state": "completed", "run_at": null }));
@@ -120,14 +120,16 @@ async fn job_is_claimed_extended_and_completed(app: &TestApp) {
     assert_eq!((&shown["state"], &shown["result"]), (&json!("completed"), &json!(["small", "large"])));
     assert_eq!((&shown["payload"], &shown["finished_at"]), (&json!({ "image": 7 }), &json!(app.now())));
     assert_eq!((shown["priority"].as_i64(), shown["errors"].as_array().map(Vec::len)), (Some(2), Some(0)));
-    say(&client, id, "complete", json!({ "lease_token": token })).await.expect_problem(409, "stale_attempt");
-    say(&client, 9_999_999, "complete", json!({ "lease_token": token }))
+    report(&client, id, "complete", json!({ "lease_token": token }))
+        .await
+        .expect_problem(409, "stale_attempt");
+    report(&client, 9_999_999, "complete", json!({ "lease_token": token }))
         .await
         .expect_problem(404, "not_found");
 }
 
 /// JOB-02: reports of a worker that lost its lease are rejected (fencing).
-async fn a_word_of_somebody_who_lost_the_job_changes_nothing(app: &TestApp) {
+async fn stale_attempt_report_is_ignored(app: &TestApp) {
     let client = program(app).await;
     let id = enqueue(&client, json!({ "kind": "slow" })).await;
     let other = enqueue(&client, json!({ "kind": "slow" })).await;
@@ -135,7 +137,7 @@ async fn a_word_of_somebody_who_lost_the_job_changes_nothing(app: &TestApp) {
     assert_eq!(ids(&leased), [id, other]);
     let (late, token) = (&leased[0]["lease_token"], &leased[1]["lease_token"]);
     app.advance(seconds(9));
-    say(&client, id, "heartbeat", json!({ "lease_token": late, "lease_ms": 10_000 })).await.expect(200);
+    report(&client, id, "heartbeat", json!({ "lease_token": late, "lease_ms": 10_000 })).await.expect(200);
     app.advance(seconds(9));
     run_maintenance(app).await;
     assert_eq!(
@@ -143,7 +145,7 @@ async fn a_word_of_somebody_who_lost_the_job_changes_nothing(app: &TestApp) {
         [] as [Value; 0],
         "a heartbeat keeps all of a claim"
     );
-    say(&client, other, "complete", json!({ "lease_token": token })).await.expect(200);
+    report(&client, other, "complete", json!({ "lease_token": token })).await.expect(200);
     app.advance(seconds(2));
     run_maintenance(app).await;
     let again = claim(&client, "default", json!({})).await;
@@ -157,11 +159,11 @@ async fn a_word_of_somebody_who_lost_the_job_changes_nothing(app: &TestApp) {
         ("fail", json!({ "lease_token": late, "error": "late" })),
         ("complete", json!({ "lease_token": "0000000000000001" })),
     ] {
-        say(&client, id, word, body).await.expect_problem(409, "stale_attempt");
+        report(&client, id, word, body).await.expect_problem(409, "stale_attempt");
     }
     assert_eq!(show(&client, id).await, before);
     assert_eq!(before["errors"][0]["error"], "the worker's lease expired");
-    say(&client, id, "complete", json!({ "lease_token": again[0]["lease_token"], "result": "in time" }))
+    report(&client, id, "complete", json!({ "lease_token": again[0]["lease_token"], "result": "in time" }))
         .await
         .expect(200);
     assert_eq!(show(&client, id).await["result"], "in time");
@@ -176,7 +178,7 @@ async fn worker_decides_how_failure_continues(app: &TestApp) {
 
     let token = take().await;
     let failed =
-        say(&client, id, "fail", json!({ "lease_token": token, "error": "first" })).await.expect(200);
+        report(&client, id, "fail", json!({ "lease_token": token, "error": "first" })).await.expect(200);
     assert_eq!(failed["state"], "scheduled");
     let run_at: kith_kernel::Timestamp = serde_json::from_value(failed["run_at"].clone()).expect("a time");
     assert!((seconds(5)..=seconds(10)).contains(&run_at.since(app.now())), "{failed:#}");
@@ -185,26 +187,28 @@ async fn worker_decides_how_failure_continues(app: &TestApp) {
 
     let token = take().await;
     let body = json!({ "lease_token": token, "action": "snooze", "wait_ms": 60_000 });
-    let snoozed = say(&client, id, "fail", body).await.expect(200);
+    let snoozed = report(&client, id, "fail", body).await.expect(200);
     assert_eq!(snoozed["run_at"], json!(app.now() + minutes(1)));
     assert_eq!(show(&client, id).await["failures"], 1, "not now is no failure");
     app.advance(minutes(1));
 
     let token = take().await;
     let body = json!({ "lease_token": token, "error": "second", "wait_ms": 3_000 });
-    assert_eq!(say(&client, id, "fail", body).await.expect(200)["run_at"], json!(app.now() + seconds(3)));
+    assert_eq!(report(&client, id, "fail", body).await.expect(200)["run_at"], json!(app.now() + seconds(3)));
     app.advance(seconds(3));
     let token = take().await;
-    let last = say(&client, id, "fail", json!({ "lease_token": token, "error": "third" })).await.expect(200);
+    let last =
+        report(&client, id, "fail", json!({ "lease_token": token, "error": "third" })).await.expect(200);
     assert_eq!(last, json!({ "state": "dead", "run_at": null }));
     let shown = show(&client, id).await;
-    let told = shown["errors"].as_array().expect("errors").iter().map(|one| (&one["attempt"], &one["error"]));
+    let attempts =
+        shown["errors"].as_array().expect("errors").iter().map(|one| (&one["attempt"], &one["error"]));
     let expected = [(json!(1), json!("first")), (json!(3), json!("second")), (json!(4), json!("third"))];
-    assert!(told.eq(expected.iter().map(|(attempt, error)| (attempt, error))), "{shown:#}");
+    assert!(attempts.eq(expected.iter().map(|(attempt, error)| (attempt, error))), "{shown:#}");
 
     let id = enqueue(&client, json!({ "kind": "flaky" })).await;
     let body = json!({ "lease_token": take().await, "error": "never again", "action": "discard" });
-    assert_eq!(say(&client, id, "fail", body).await.expect(200)["state"], "dead");
+    assert_eq!(report(&client, id, "fail", body).await.expect(200)["state"], "dead");
 }
 
 async fn dead_letters_are_redriven_and_discarded_in_bulk(app: &TestApp) {
@@ -213,7 +217,7 @@ async fn dead_letters_are_redriven_and_discarded_in_bulk(app: &TestApp) {
         let id = enqueue(&client, json!({ "kind": kind, "queue": queue })).await;
         let token = claim(&client, queue, json!({})).await[0]["lease_token"].clone();
         let body = json!({ "lease_token": token, "error": "no", "action": "discard" });
-        say(&client, id, "fail", body).await.expect(200);
+        report(&client, id, "fail", body).await.expect(200);
         id
     };
     let (a, b, c) = (die("mail", "send").await, die("mail", "sort").await, die("post", "send").await);
@@ -235,11 +239,11 @@ async fn dead_letters_are_redriven_and_discarded_in_bulk(app: &TestApp) {
     let footprint = app.footprint().await;
     assert_eq!(bulk("discard", json!({ "queue": "post" })).await["jobs"], 0);
     assert_eq!(app.footprint().await, footprint);
-    let revived = say(&client, b, "retry", Value::Null).await.expect(200);
+    let revived = report(&client, b, "retry", Value::Null).await.expect(200);
     assert_eq!(revived, json!({ "id": b, "outcome": "redriven" }));
     app.advance(DUE_POLL_INTERVAL);
     assert_eq!(ids(&claim(&client, "mail", json!({})).await), [b]);
-    say(&client, b, "retry", Value::Null).await.expect_problem(409, "job_not_retryable");
+    report(&client, b, "retry", Value::Null).await.expect_problem(409, "job_not_retryable");
 }
 
 async fn jobs_run_by_priority_when_due(app: &TestApp) {
@@ -253,7 +257,7 @@ async fn jobs_run_by_priority_when_due(app: &TestApp) {
     assert_eq!(ids(&claim(&client, "default", all.clone()).await), [first, usual, last]);
     app.advance(seconds(30));
     assert_eq!(ids(&claim(&client, "default", all.clone()).await), [at]);
-    let hurried = say(&client, late, "retry", Value::Null).await.expect(200);
+    let hurried = report(&client, late, "retry", Value::Null).await.expect(200);
     assert_eq!(hurried, json!({ "id": late, "outcome": "run_now" }));
     assert_eq!(ids(&claim(&client, "default", all).await), [late]);
 }
@@ -289,7 +293,7 @@ async fn unique_job_is_enqueued_once(app: &TestApp) {
     let id = put(throttled.clone(), 1, 0).await["id"].as_i64().expect("an id");
     for job in claim(&client, "default", json!({ "limit": 100 })).await {
         let body = json!({ "lease_token": job["lease_token"] });
-        say(&client, job["id"].as_i64().expect("an id"), "complete", body).await.expect(200);
+        report(&client, job["id"].as_i64().expect("an id"), "complete", body).await.expect(200);
     }
     assert_eq!(show(&client, id).await["state"], "completed");
     assert_eq!(put(throttled.clone(), 2, 0).await["existing"], true, "within its period there is one");
@@ -297,7 +301,7 @@ async fn unique_job_is_enqueued_once(app: &TestApp) {
     assert_eq!(put(throttled, 3, 0).await["existing"], false);
 }
 
-async fn children_run_before_their_parent_which_learns_their_results(app: &TestApp) {
+async fn parent_runs_after_children_with_results(app: &TestApp) {
     let client = program(app).await;
     let body = json!({
         "kind": "album", "queue": "flow",
@@ -323,7 +327,7 @@ async fn children_run_before_their_parent_which_learns_their_results(app: &TestA
             assert_eq!(results, [json!({ "of": 1 }), json!({ "of": 2 })]);
         }
         let body = json!({ "lease_token": job["lease_token"], "result": { "of": job["payload"] } });
-        say(&client, id, "complete", body).await.expect(200);
+        report(&client, id, "complete", body).await.expect(200);
         order.push(kind);
     }
     assert_eq!(order, ["photo", "scan", "photo", "album"]);
@@ -340,7 +344,7 @@ async fn failed_child_fails_parent_by_default(app: &TestApp) {
         let parent = enqueue(&client, body).await;
         let job = claim(&client, on_failure, json!({})).await.remove(0);
         let body = json!({ "lease_token": job["lease_token"], "error": "no", "action": "discard" });
-        say(&client, job["id"].as_i64().expect("an id"), "fail", body).await.expect(200);
+        report(&client, job["id"].as_i64().expect("an id"), "fail", body).await.expect(200);
         let shown = show(&client, parent).await;
         app.advance(DUE_POLL_INTERVAL);
         assert_eq!(shown["state"] == "dead", runs == 0, "{shown:#}");
@@ -391,23 +395,23 @@ async fn job_kind_declares_schema_and_defaults(app: &TestApp) {
 async fn cancel_removes_waiting_and_signals_running_job(app: &TestApp) {
     let client = program(app).await;
     let waiting = enqueue(&client, json!({ "kind": "a", "delay_ms": 1_000 })).await;
-    let cancelled = say(&client, waiting, "cancel", Value::Null).await.expect(200);
+    let cancelled = report(&client, waiting, "cancel", Value::Null).await.expect(200);
     assert_eq!(cancelled, json!({ "id": waiting, "outcome": "cancelled" }));
     assert_eq!(show(&client, waiting).await["state"], "cancelled");
-    say(&client, waiting, "cancel", Value::Null).await.expect_problem(409, "job_ended");
-    say(&client, 9_999_999, "cancel", Value::Null).await.expect_problem(404, "not_found");
+    report(&client, waiting, "cancel", Value::Null).await.expect_problem(409, "job_ended");
+    report(&client, 9_999_999, "cancel", Value::Null).await.expect_problem(404, "not_found");
 
     let running = enqueue(&client, json!({ "kind": "a" })).await;
     let claimed = claim(&client, "default", json!({})).await;
     assert_eq!(ids(&claimed), [running]);
     let token = &claimed[0]["lease_token"];
-    assert_eq!(say(&client, running, "cancel", Value::Null).await.expect(200)["outcome"], "requested");
-    let beat = say(&client, running, "heartbeat", json!({ "lease_token": token })).await.expect(200);
+    assert_eq!(report(&client, running, "cancel", Value::Null).await.expect(200)["outcome"], "requested");
+    let beat = report(&client, running, "heartbeat", json!({ "lease_token": token })).await.expect(200);
     assert_eq!(beat["cancel_requested"], true);
     let body = json!({ "lease_token": token, "action": "cancel" });
-    let stopped = say(&client, running, "fail", body).await.expect(200);
+    let stopped = report(&client, running, "fail", body).await.expect(200);
     assert_eq!(stopped["state"], "cancelled");
-    let anew = say(&client, running, "retry", Value::Null).await.expect(200);
+    let anew = report(&client, running, "retry", Value::Null).await.expect(200);
     assert_eq!(anew["outcome"], "reenqueued");
     assert_ne!(anew["id"], running);
 }
@@ -563,12 +567,12 @@ async fn each_field_error_is_reported(app: &TestApp) {
         (&format!("/{id}/fail"), json!({ "lease_token": token, "action": "snooze" }), "/wait_ms"),
         (&format!("/{id}/complete"), json!({ "lease_token": "1" }), "/lease_token"),
     ] {
-        let answer = client.post(&format!("{JOBS}{path}"), body.clone()).await;
+        let response = client.post(&format!("{JOBS}{path}"), body.clone()).await;
         if pointer.is_empty() {
-            answer.expect_problem(413, "body_too_large");
+            response.expect_problem(413, "body_too_large");
             continue;
         }
-        let faults = answer.expect_faults();
+        let faults = response.expect_faults();
         assert_eq!(faults.iter().map(|(at, _)| &**at).collect::<Vec<_>>(), [pointer], "{path} {body}");
     }
     for body in [
@@ -601,7 +605,7 @@ async fn jobs_are_listed_by_state(app: &TestApp) {
     let running = list("state=running").await;
     assert_eq!(ids(running["items"].as_array().expect("items")), [taken[1], taken[0]]);
     let body = json!({ "lease_token": claimed[0]["lease_token"] });
-    say(&client, taken[0], "complete", body).await.expect(200);
+    report(&client, taken[0], "complete", body).await.expect(200);
     assert_eq!(
         ids(list("state=completed&queue=default").await["items"].as_array().expect("items")),
         [taken[0]]

@@ -8,7 +8,7 @@ use kith_kernel::{days, hours, minutes, seconds};
 use kith_platform::config::Config;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, Engine, PASSWORD, Person, TestApp, on_every_engine};
+use crate::support::{Client, Engine, PASSWORD, TestApp, TestResponse, TestUser, on_every_engine};
 
 const REGISTER: &str = "/api/v1/auth/register";
 const LOGIN: &str = "/api/v1/auth/login";
@@ -43,27 +43,27 @@ fn at(app: &TestApp, address: &str) -> Client {
     app.anonymous().with_header(HeaderName::from_static("x-forwarded-for"), address)
 }
 
-async fn guess(client: &Client, email: &str, password: &str) -> Answer {
+async fn guess(client: &Client, email: &str, password: &str) -> TestResponse {
     client.post(LOGIN, json!({ "email": email, "password": password })).await
 }
 
-async fn guess_on(app: &TestApp, device: &Value, email: &str, password: &str) -> Answer {
+async fn guess_on(app: &TestApp, device: &Value, email: &str, password: &str) -> TestResponse {
     let body = json!({ "email": email, "password": password, "device_token": device });
     app.anonymous().post(LOGIN, body).await
 }
 
 /// Returns a rejection without its request id, for comparison.
-fn refusal(answer: Answer, status: u16, code: &str) -> (Option<String>, Value) {
-    let wait = answer.header("retry-after").map(str::to_owned);
-    let mut problem = answer.expect_problem(status, code);
+fn expect_rejection(response: TestResponse, status: u16, code: &str) -> (Option<String>, Value) {
+    let wait = response.header("retry-after").map(str::to_owned);
+    let mut problem = response.expect_problem(status, code);
     problem["request_id"].take();
     (wait, problem)
 }
 
 #[track_caller]
-fn expect_locked(answer: Answer, wait: Duration) {
-    let (told, _) = refusal(answer, 423, "locked");
-    assert_eq!(told, Some(wait.as_secs().to_string()));
+fn expect_locked(response: TestResponse, wait: Duration) {
+    let (retry_after, _) = expect_rejection(response, 423, "locked");
+    assert_eq!(retry_after, Some(wait.as_secs().to_string()));
 }
 
 async fn fail(client: &Client, email: &str, times: usize) {
@@ -85,9 +85,9 @@ async fn five_failures_lock_known_and_unknown_addresses(app: &TestApp) {
         let before = app.footprint().await;
         // During the lock a correct password is rejected like a wrong one.
         for password in ["wrong horse", PASSWORD] {
-            let locked = refusal(guess(anyone, known, password).await, 423, "locked");
+            let locked = expect_rejection(guess(anyone, known, password).await, 423, "locked");
             assert_eq!(locked.0, Some((minutes_locked * 60).to_string()));
-            assert_eq!(refusal(guess(anyone, unknown, password).await, 423, "locked"), locked);
+            assert_eq!(expect_rejection(guess(anyone, unknown, password).await, 423, "locked"), locked);
         }
         assert_eq!(app.footprint().await, before);
         app.advance(minutes(minutes_locked) - MILLISECOND);
@@ -134,7 +134,7 @@ async fn known_device_bypasses_lockout(app: &TestApp) {
 /// ACC-07: a device token has its own five attempts, and only for its own account.
 async fn device_token_has_own_failure_counter(app: &TestApp) {
     let (ada, eve) = (app.user("ada").await, app.user("eve").await);
-    let sign_in = async |who: &Person| {
+    let sign_in = async |who: &TestUser| {
         guess(app.anonymous(), &who.email, PASSWORD).await.expect(200)["device_token"].clone()
     };
     let (first, second, foreign) = (sign_in(&ada).await, sign_in(&ada).await, sign_in(&eve).await);
@@ -236,7 +236,7 @@ async fn current_password_checks_count_as_guesses(app: &TestApp) {
     assert_eq!((count(403), count(423)), (5, 15), "{statuses:?}");
 }
 
-async fn register(client: &Client, email: &str) -> Answer {
+async fn register(client: &Client, email: &str) -> TestResponse {
     client.post(REGISTER, json!({ "email": email, "password": PASSWORD, "display_name": "X" })).await
 }
 
@@ -251,7 +251,8 @@ async fn taken_address_is_reported_ten_times_per_hour(app: &TestApp) {
     }
     let before = app.footprint().await;
     for elsewhere in ["203.0.113.1", "2001:db8::1"] {
-        let (wait, _) = refusal(register(&at(app, elsewhere), &ada.email).await, 429, "rate_limited");
+        let (wait, _) =
+            expect_rejection(register(&at(app, elsewhere), &ada.email).await, 429, "rate_limited");
         assert_eq!(wait, Some("3000".to_owned()));
     }
     assert_eq!(app.footprint().await, before);
@@ -271,9 +272,9 @@ async fn taken_address_is_reported_ten_times_per_hour(app: &TestApp) {
 /// Regression: ten such reports blocked registration for a whole network.
 async fn taken_addresses_do_not_block_registration(app: &TestApp) {
     let client = at(app, "2001:db8::1");
-    let people = app.crowd("user", 12).await;
-    for person in &people {
-        register(&client, &person.email).await.expect_problem(409, "email_taken");
+    let users = app.register_users("user", 12).await;
+    for user in &users {
+        register(&client, &user.email).await.expect_problem(409, "email_taken");
     }
     register(&client, "neighbour@example.org").await.expect(201);
 }
@@ -287,12 +288,12 @@ async fn concurrent_registrations_are_counted(app: &TestApp) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_counted_outlives_a_restart_on_sqlite() {
+async fn failure_counters_survive_restart_on_sqlite() {
     failure_counters_survive_restart(Engine::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_counted_outlives_a_restart_on_the_pair() {
+async fn failure_counters_survive_restart_on_the_pair() {
     failure_counters_survive_restart(Engine::Pair).await;
 }
 

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Client, Engine, Kith, SERVE, X_REQUEST_ID, kith, kith_on, refusal, success};
+use crate::support::{
+    Client, Engine, Kith, SERVE, X_REQUEST_ID, failing_stderr, kith, kith_on, successful_stdout,
+};
 
 const PASSWORD: &str = "a-secret-that-nobody-logs";
 const EMAIL: &str = "ada.of.the.log@example.org";
@@ -25,8 +27,8 @@ async fn log_of(format: &str, request_id: &str) -> Vec<String> {
     let kith = Kith::start(command);
     let client = Client::new([kith.addr]);
     let body = json!({ "email": EMAIL, "password": PASSWORD, "display_name": "Ada" });
-    let answer = client.with_header(X_REQUEST_ID, request_id).post(REGISTER, body).await.expect(201);
-    let token = answer["access_token"].as_str().expect("a token");
+    let response = client.with_header(X_REQUEST_ID, request_id).post(REGISTER, body).await.expect(201);
+    let token = response["access_token"].as_str().expect("a token");
     client
         .with_token(token)
         .with_header(X_REQUEST_ID, "the-last-request")
@@ -37,7 +39,7 @@ async fn log_of(format: &str, request_id: &str) -> Vec<String> {
     client.with_token("a.forged.token").get("/api/v1/me").await.expect_problem(401, "unauthenticated");
     let mut lines = kith.log_up_to(&["the-last-request"]);
     lines.extend(kith.log_up_to(&["/api/v1/me", "401"]));
-    let refresh_token = answer["refresh_token"].as_str().expect("a token");
+    let refresh_token = response["refresh_token"].as_str().expect("a token");
     for secret in [PASSWORD, EMAIL, token, refresh_token, "a.forged.token"] {
         assert!(!lines.iter().any(|line| line.contains(secret)), "{secret} is in {lines:#?}");
     }
@@ -49,9 +51,9 @@ async fn log_of(format: &str, request_id: &str) -> Vec<String> {
 async fn each_request_is_logged_as_json() {
     let lines = log_of("json", "test-json-log").await;
     let all: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let mut told: Vec<_> = all.iter().filter(|line| line["request_id"] == "test-json-log").collect();
-    assert_eq!(told.len(), 1, "{told:#?}");
-    let line = told.remove(0);
+    let mut found: Vec<_> = all.iter().filter(|line| line["request_id"] == "test-json-log").collect();
+    assert_eq!(found.len(), 1, "{found:#?}");
+    let line = found.remove(0);
     for (key, value) in [
         ("level", json!("INFO")),
         ("target", json!("kith::request")),
@@ -71,8 +73,8 @@ async fn each_request_is_logged_as_json() {
 #[tokio::test]
 async fn each_request_is_logged_in_pretty_format() {
     let lines = log_of("pretty", "test-pretty-log").await;
-    let told: Vec<_> = lines.iter().filter(|line| line.contains("test-pretty-log")).collect();
-    let [line] = told[..] else { panic!("{told:#?}") };
+    let found: Vec<_> = lines.iter().filter(|line| line.contains("test-pretty-log")).collect();
+    let [line] = found[..] else { panic!("{found:#?}") };
     assert!(serde_json::from_str::<Value>(line).is_err(), "{line}");
     for part in ["INFO", "kith::request", r#"method="POST""#, &format!("route={REGISTER:?}"), "status=201"] {
         assert!(line.contains(part), "no {part} in {line}");
@@ -91,25 +93,25 @@ async fn log_level_changes_at_runtime() {
     let ask = async |id: &str| client.with_header(X_REQUEST_ID, id).get("/livez").await.expect(200);
     let log_level = |args: &[&str]| kith(folder, &[&["log-level"], args].concat());
 
-    assert_eq!(success(log_level(&[])), "warn\n");
+    assert_eq!(successful_stdout(log_level(&[])), "warn\n");
     ask("at-level-warn").await;
-    assert_eq!(success(log_level(&["warn,kith=info"])), "warn,kith=info\n");
+    assert_eq!(successful_stdout(log_level(&["warn,kith=info"])), "warn,kith=info\n");
     ask("at-level-info").await;
     let lines = server.log_up_to(&["at-level-info"]);
     assert_eq!(lines.len(), 1, "{lines:#?}");
     for bad in ["inof", "info,", "kith=loud"] {
-        assert!(refusal(log_level(&[bad])).contains("must be a level such as"), "{bad}");
+        assert!(failing_stderr(log_level(&[bad])).contains("must be a level such as"), "{bad}");
     }
-    assert_eq!(success(log_level(&[])), "warn,kith=info\n");
-    let _ = success(log_level(&["error"]));
+    assert_eq!(successful_stdout(log_level(&[])), "warn,kith=info\n");
+    let _ = successful_stdout(log_level(&["error"]));
     ask("at-level-error").await;
-    let _ = success(log_level(&["info"]));
+    let _ = successful_stdout(log_level(&["info"]));
     ask("at-level-info-again").await;
     let lines = server.log_up_to(&["at-level-info-again"]);
     assert!(!lines.iter().any(|line| line.contains("at-level-error")), "{lines:#?}");
 
     let elsewhere = tempfile::tempdir().expect("a folder");
-    assert!(refusal(kith(elsewhere.path(), &["log-level"])).contains("no server runs on"));
+    assert!(failing_stderr(kith(elsewhere.path(), &["log-level"])).contains("no server runs on"));
 }
 
 /// Prefix of every secret and personal detail that [`plant`] sends.
@@ -117,14 +119,14 @@ const MARK: &str = "m4rked";
 
 /// Covers OBS-02.
 #[tokio::test]
-async fn nothing_secret_or_personal_is_logged_on_sqlite() {
+async fn secrets_and_personal_data_are_not_logged_on_sqlite() {
     let database = TestDatabase::sqlite();
     secrets_and_personal_data_are_not_logged(kith(database.folder().expect("a folder"), SERVE)).await;
 }
 
 /// Covers OBS-02.
 #[tokio::test]
-async fn nothing_secret_or_personal_is_logged_on_postgres() {
+async fn secrets_and_personal_data_are_not_logged_on_postgres() {
     if !Engine::Postgres.is_chosen() {
         return;
     }
@@ -141,13 +143,13 @@ async fn secrets_and_personal_data_are_not_logged(mut command: Command) {
     command.env("KITH__LOG__LEVEL", "trace").env("KITH__LOG__FORMAT", "json");
     let kith = Kith::start(command);
     let client = Client::new([kith.addr]);
-    let told = plant(&client, kith.addr).await;
+    let found = plant(&client, kith.addr).await;
     let metrics = client.with_header(X_REQUEST_ID, "the-last-request").get("/api/metrics").await.expect(200);
     let lines = kith.log_up_to(&["the-last-request"]);
     let requests = lines.iter().filter(|line| line.contains("kith::request")).count();
-    assert!(requests > told.len(), "{requests} requests were logged");
+    assert!(requests > found.len(), "{requests} requests were logged");
     let metrics = metrics.as_str().expect("text").to_owned();
-    for text in lines.iter().chain(&told).chain([&metrics]) {
+    for text in lines.iter().chain(&found).chain([&metrics]) {
         assert!(!text.to_lowercase().contains(MARK), "{text}");
     }
 }
@@ -169,15 +171,15 @@ async fn plant(client: &Client, addr: SocketAddr) -> Vec<String> {
     ]
     .into_iter()
     .fold(client.clone(), |client, (name, value)| client.with_header(HeaderName::from_static(name), value));
-    let mut told = Vec::new();
-    let mut refused = |answer: crate::support::Answer| {
-        assert!(answer.status >= 400, "{answer:#?}");
-        told.push(format!("{:?} {}", answer.headers, answer.body));
+    let mut found = Vec::new();
+    let mut refused = |response: crate::support::TestResponse| {
+        assert!(response.status >= 400, "{response:#?}");
+        found.push(format!("{:?} {}", response.headers, response.body));
     };
 
-    let person = json!({ "email": email, "password": password, "display_name": "M4rked Name" });
-    let ada = client.post(REGISTER, person.clone()).await.expect(201);
-    refused(client.post(REGISTER, person).await);
+    let user = json!({ "email": email, "password": password, "display_name": "M4rked Name" });
+    let ada = client.post(REGISTER, user.clone()).await.expect(201);
+    refused(client.post(REGISTER, user).await);
     let log_in = |email: &str, password: &str| json!({ "email": email, "password": password });
     client.post("/api/v1/auth/login", log_in(email, password)).await.expect(200);
     refused(client.post("/api/v1/auth/login", log_in(email, "m4rked-wrong")).await);
@@ -226,17 +228,17 @@ async fn plant(client: &Client, addr: SocketAddr) -> Vec<String> {
         "POST /api/v1/auth/login HTTP/1.1\r\nHost: kith\r\nContent-Length: m4rked\r\n",
         "POST /api/v1/auth/login HTTP/1.1\r\nHost: kith\r\nTransfer-Encoding: chunked\r\n\r\nm4rked\r\n",
     ] {
-        told.push(raw(addr, &format!("{head}Connection: close\r\n\r\n")).await);
+        found.push(raw(addr, &format!("{head}Connection: close\r\n\r\n")).await);
     }
-    told
+    found
 }
 
 /// Sends raw bytes and returns the response.
 async fn raw(addr: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(addr).await.expect("a connection");
     stream.write_all(request.as_bytes()).await.expect("it takes the bytes");
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     // A reset also ends the connection.
-    let _ = stream.read_to_end(&mut answer).await;
-    String::from_utf8_lossy(&answer).into_owned()
+    let _ = stream.read_to_end(&mut response).await;
+    String::from_utf8_lossy(&response).into_owned()
 }

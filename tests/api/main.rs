@@ -5,6 +5,7 @@
 
 mod support;
 
+mod account_deletion;
 mod accounts;
 mod administration;
 mod api_keys;
@@ -15,6 +16,7 @@ mod bond_histories;
 mod bond_model;
 mod bond_races;
 mod bonds;
+mod breakups;
 mod callbacks;
 mod checklist_lint;
 mod checklists;
@@ -30,7 +32,6 @@ mod invites;
 mod job_examples;
 mod job_queues;
 mod jobs;
-mod leaving;
 mod lockout;
 mod logs;
 mod memory;
@@ -39,13 +40,12 @@ mod old_paths;
 mod openapi_tools;
 mod operators;
 mod outages;
-mod partings;
 mod partner_tiers;
 mod preconditions;
 mod presets;
 mod process;
 mod profile;
-mod refusals;
+mod rejections;
 mod requests;
 mod resealing;
 mod reserved_jobs;

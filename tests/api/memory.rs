@@ -27,7 +27,7 @@ const MAX_ANSWER_KIB: u64 = 32 << 10;
 const MINE: &str = "/api/v1/spaces/me/notes";
 
 /// Returns `[{"":0},…]` of about this length. As a tree it takes a hundred times as much.
-fn hollow(bytes: usize) -> String {
+fn hollow_json(bytes: usize) -> String {
     let mut text = String::from("[");
     while text.len() < bytes - 16 {
         text += r#"{"":0},"#;
@@ -40,12 +40,12 @@ fn hollow(bytes: usize) -> String {
 const RESIDENT: &str = "RssAnon:";
 
 /// Samples the memory of a process continuously.
-struct Watch {
+struct MemorySampler {
     done: Arc<AtomicBool>,
     looks: JoinHandle<u64>,
 }
 
-impl Watch {
+impl MemorySampler {
     fn begin(pid: u32) -> Self {
         let done = Arc::new(AtomicBool::new(false));
         let is_done = Arc::clone(&done);
@@ -94,36 +94,36 @@ impl Caller {
         headers.insert(CONTENT_TYPE, "application/json".parse().expect("a header"));
         headers.insert(ACCEPT_ENCODING, coding.parse().expect("a header"));
         headers.insert(AUTHORIZATION, format!("Bearer {}", self.token).parse().expect("a header"));
-        let answer = self.http.request(request).await.expect("an answer");
-        let status = answer.status().as_u16();
-        (status, answer.into_body().collect().await.expect("the whole body").to_bytes())
+        let response = self.http.request(request).await.expect("an answer");
+        let status = response.status().as_u16();
+        (status, response.into_body().collect().await.expect("the whole body").to_bytes())
     }
 
     async fn post(&self, path: &str, body: String) -> Value {
-        let (status, answer) = self.send(Method::POST, path, body, "identity").await;
-        assert!((200..300).contains(&status), "{path}: {status} {}", start_of(&answer));
-        serde_json::from_slice(&answer).unwrap_or_default()
+        let (status, response) = self.send(Method::POST, path, body, "identity").await;
+        assert!((200..300).contains(&status), "{path}: {status} {}", start_of(&response));
+        serde_json::from_slice(&response).unwrap_or_default()
     }
 
     async fn put(&self, path: &str, body: String) {
-        let (status, answer) = self.send(Method::PUT, path, body, "identity").await;
-        assert!((200..300).contains(&status), "{path}: {status} {}", start_of(&answer));
+        let (status, response) = self.send(Method::PUT, path, body, "identity").await;
+        assert!((200..300).contains(&status), "{path}: {status} {}", start_of(&response));
     }
 
     async fn sign_in(&mut self) {
         let body = json!({ "email": "ada@example.org", "password": PASSWORD }).to_string();
-        let answer = self.post("/api/v1/auth/login", body).await;
-        self.token = answer["access_token"].as_str().expect("a token").to_owned();
+        let response = self.post("/api/v1/auth/login", body).await;
+        self.token = response["access_token"].as_str().expect("a token").to_owned();
     }
 }
 
-fn start_of(answer: &[u8]) -> String {
-    String::from_utf8_lossy(&answer[..answer.len().min(300)]).into_owned()
+fn start_of(response: &[u8]) -> String {
+    String::from_utf8_lossy(&response[..response.len().min(300)]).into_owned()
 }
 
 /// Inserts data that only an earlier version accepted: a space of 16 MiB.
 fn fill_space(tx: &Tx<'_>) -> Result<(), Error> {
-    let data = format!(r#"{{"list":{}}}"#, hollow(65_000));
+    let data = format!(r#"{{"list":{}}}"#, hollow_json(65_000));
     let user =
         tx.one("SELECT id FROM users WHERE email = 'ada@example.org'", &[], |row| row.get::<String>(0))?;
     let user = user.expect("she has registered");
@@ -141,7 +141,7 @@ fn fill_space(tx: &Tx<'_>) -> Result<(), Error> {
 
 /// Creates the largest data that the API accepts.
 async fn fill(caller: &Caller) {
-    let payload = hollow(250_000);
+    let payload = hollow_json(250_000);
     let waiting = caller.post("/api/v1/jobs", r#"{"kind":"k","queue":"big","children":[]}"#.to_owned()).await;
     assert!(waiting["id"].is_i64());
     for n in 0..24 {
@@ -151,10 +151,10 @@ async fn fill(caller: &Caller) {
             caller.put(&format!("/api/v1/schedules/s{n}"), schedule).await;
         }
     }
-    let schema = format!(r#"{{"x":{}}}"#, hollow(30_000));
+    let schema = format!(r#"{{"x":{}}}"#, hollow_json(30_000));
     for n in 0..40 {
         caller.put(&format!("/api/v1/job-kinds/k{n}"), format!(r#"{{"schema":{schema}}}"#)).await;
-        let schema = format!(r#"{{"x":{}}}"#, hollow(22_000));
+        let schema = format!(r#"{{"x":{}}}"#, hollow_json(22_000));
         let path = format!("/api/v1/admin/collections/c{n}");
         caller.put(&path, format!(r#"{{"schema":{schema}}}"#)).await;
     }
@@ -166,7 +166,7 @@ async fn results(caller: &Caller) -> i64 {
     let parent =
         caller.post("/api/v1/jobs", format!(r#"{{"kind":"k","queue":"p","children":[{children}]}}"#)).await;
     let claimed = caller.post("/api/v1/queues/children/claim", r#"{"limit":12}"#.to_owned()).await;
-    let result = hollow(250_000);
+    let result = hollow_json(250_000);
     for job in claimed["jobs"].as_array().expect("jobs") {
         let path = format!("/api/v1/jobs/{}/complete", job["id"]);
         caller.post(&path, format!(r#"{{"lease_token":{},"result":{result}}}"#, job["lease_token"])).await;
@@ -228,13 +228,13 @@ async fn responses_need_at_most_32_mib(engine: Engine) {
         }
         // Measured relative to the memory after the first request of this process.
         let before = *before.get_or_insert_with(|| read_kib(kith.pid(), RESIDENT));
-        let watch = Watch::begin(kith.pid());
-        let (status, answer) = caller.send(method.clone(), path, body.to_owned(), coding).await;
+        let watch = MemorySampler::begin(kith.pid());
+        let (status, response) = caller.send(method.clone(), path, body.to_owned(), coding).await;
         let cost = watch.end().saturating_sub(before);
-        let _ = writeln!(report, "{cost:7} KiB for {:9} bytes of {method} {path} ({coding})", answer.len());
-        assert_eq!(status, 200, "{path}: {}", start_of(&answer));
+        let _ = writeln!(report, "{cost:7} KiB for {:9} bytes of {method} {path} ({coding})", response.len());
+        assert_eq!(status, 200, "{path}: {}", start_of(&response));
         if coding == "identity" {
-            serde_json::from_slice::<IgnoredAny>(&answer).unwrap_or_else(|error| panic!("{path}: {error}"));
+            serde_json::from_slice::<IgnoredAny>(&response).unwrap_or_else(|error| panic!("{path}: {error}"));
         }
         if cost > MAX_ANSWER_KIB {
             too_much.push(path);
@@ -253,11 +253,11 @@ fn make_admin(database: &TestDatabase, folder: &Path) {
 }
 
 #[tokio::test]
-async fn no_answer_costs_more_than_32_mib_on_sqlite() {
+async fn responses_need_at_most_32_mib_on_sqlite() {
     responses_need_at_most_32_mib(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn no_answer_costs_more_than_32_mib_on_postgres() {
+async fn responses_need_at_most_32_mib_on_postgres() {
     responses_need_at_most_32_mib(Engine::Postgres).await;
 }

@@ -6,7 +6,7 @@ use hyper::header::HeaderName;
 use kith_platform::config::Config;
 use serde_json::{Value, json};
 
-use crate::support::{Engine, PASSWORD, Person, REQUESTS, TestApp, on_every_engine};
+use crate::support::{Engine, PASSWORD, REQUESTS, TestApp, TestUser, on_every_engine};
 
 const LOGIN: &str = "/api/v1/auth/login";
 
@@ -119,7 +119,7 @@ async fn requests_and_transactions_are_counted(app: &TestApp) {
 /// Requests by outcome, bonds, restorations and breakups each count once, on the node that executed them.
 async fn request_and_bond_outcomes_are_counted(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
-    let ask = async |from: &Person, to: &Person| {
+    let ask = async |from: &TestUser, to: &TestUser| {
         let request = from.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await.expect(201);
         format!("{REQUESTS}/{}", request["id"].as_str().expect("an id"))
     };

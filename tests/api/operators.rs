@@ -9,58 +9,58 @@ use std::process::{Command, Output, Stdio};
 use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Engine, Kith, PASSWORD, SERVE, kith_on, refusal, success};
+use crate::support::{Client, Engine, Kith, PASSWORD, SERVE, failing_stderr, kith_on, successful_stdout};
 
 const LOGIN: &str = "/api/v1/auth/login";
 const KEYS: &str = "/.well-known/jwks.json";
 
 #[tokio::test]
-async fn administrators_are_made_on_sqlite() {
+async fn admin_create_creates_administrators_on_sqlite() {
     admin_create_creates_administrators(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn administrators_are_made_on_postgres() {
+async fn admin_create_creates_administrators_on_postgres() {
     admin_create_creates_administrators(Engine::Postgres).await;
 }
 
 #[tokio::test]
-async fn keys_are_rotated_on_sqlite() {
+async fn keys_rotate_publishes_new_key_on_sqlite() {
     keys_rotate_publishes_new_key(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn keys_are_rotated_on_postgres() {
+async fn keys_rotate_publishes_new_key_on_postgres() {
     keys_rotate_publishes_new_key(Engine::Postgres).await;
 }
 
 #[tokio::test]
-async fn api_keys_are_made_listed_and_revoked_on_sqlite() {
+async fn api_key_commands_create_list_and_revoke_on_sqlite() {
     api_key_commands_create_list_and_revoke(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn api_keys_are_made_listed_and_revoked_on_postgres() {
+async fn api_key_commands_create_list_and_revoke_on_postgres() {
     api_key_commands_create_list_and_revoke(Engine::Postgres).await;
 }
 
 #[tokio::test]
-async fn jobs_are_looked_after_on_sqlite() {
+async fn job_commands_manage_queues_on_sqlite() {
     job_commands_manage_queues(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn jobs_are_looked_after_on_postgres() {
+async fn job_commands_manage_queues_on_postgres() {
     job_commands_manage_queues(Engine::Postgres).await;
 }
 
 /// Database with a data folder.
-struct Place {
+struct OperatorFolder {
     database: TestDatabase,
     elsewhere: TestDatabase,
 }
 
-impl Place {
+impl OperatorFolder {
     async fn of(engine: Engine) -> Option<Self> {
         if !engine.is_chosen() {
             return None;
@@ -87,24 +87,24 @@ impl Place {
 }
 
 async fn role(client: &Client, email: &str) -> Value {
-    let answer = client.post(LOGIN, json!({ "email": email, "password": PASSWORD })).await.expect(200);
-    answer["user"]["role"].clone()
+    let response = client.post(LOGIN, json!({ "email": email, "password": PASSWORD })).await.expect(200);
+    response["user"]["role"].clone()
 }
 
-fn said(output: &Output) -> String {
+fn output(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 async fn admin_create_creates_administrators(engine: Engine) {
-    let Some(place) = Place::of(engine).await else { return };
-    let ada = place.create_admin("ada@example.org", PASSWORD);
-    assert!(ada.status.success(), "{}", said(&ada));
+    let Some(folder) = OperatorFolder::of(engine).await else { return };
+    let ada = folder.create_admin("ada@example.org", PASSWORD);
+    assert!(ada.status.success(), "{}", output(&ada));
 
-    let server = Kith::start(place.kith(SERVE));
+    let server = Kith::start(folder.kith(SERVE));
     let client = Client::new([server.addr]);
     assert_eq!(role(&client, "ada@example.org").await, "admin");
-    let ben = place.create_admin("ben@example.org", PASSWORD);
-    assert!(ben.status.success(), "{}", said(&ben));
+    let ben = folder.create_admin("ben@example.org", PASSWORD);
+    assert!(ben.status.success(), "{}", output(&ben));
     assert_eq!(role(&client, "ben@example.org").await, "admin");
     let body = json!({ "email": "dora@example.org", "password": PASSWORD, "display_name": "Dora" });
     client.post("/api/v1/auth/register", body).await.expect(201);
@@ -113,39 +113,39 @@ async fn admin_create_creates_administrators(engine: Engine) {
         ("nobody", PASSWORD, "email: "),
         ("eve@example.org", "short", "password: "),
     ] {
-        let refused = place.create_admin(email, password);
+        let refused = folder.create_admin(email, password);
         assert_eq!(refused.status.code(), Some(1), "{email}");
-        assert!(said(&refused).contains(why), "{}", said(&refused));
-        assert!(!said(&refused).contains(password), "{}", said(&refused));
+        assert!(output(&refused).contains(why), "{}", output(&refused));
+        assert!(!output(&refused).contains(password), "{}", output(&refused));
     }
     assert_eq!(role(&client, "dora@example.org").await, "user");
-    success(place.kith(&["admin", "verify-email", "dora@example.org"]));
+    successful_stdout(folder.kith(&["admin", "verify-email", "dora@example.org"]));
     for email in ["Dora@example.org", "ben@example.org"] {
-        let promoted = place.create_admin(email, "");
-        assert!(promoted.status.success(), "{}", said(&promoted));
+        let promoted = folder.create_admin(email, "");
+        assert!(promoted.status.success(), "{}", output(&promoted));
         assert!(String::from_utf8_lossy(&promoted.stdout).contains("is an administrator now"));
     }
     assert_eq!(role(&client, "dora@example.org").await, "admin");
-    let link = place.folder().join("first-admin-link");
+    let link = folder.folder().join("first-admin-link");
     assert!(!link.exists(), "a link is offered although there is an administrator");
-    addresses_are_settled(&place, &client).await;
+    addresses_are_settled(&folder, &client).await;
 }
 
 /// Verifies and releases addresses while a server runs.
-async fn addresses_are_settled(place: &Place, client: &Client) {
+async fn addresses_are_settled(folder: &OperatorFolder, client: &Client) {
     let registered =
         |email: &'static str| json!({ "email": email, "password": PASSWORD, "display_name": "X" });
     client.post("/api/v1/auth/register", registered("eve@example.org")).await.expect(201);
     client.post("/api/v1/auth/register", registered("dan@example.org")).await.expect(201);
-    let proven = success(place.kith(&["admin", "verify-email", "EVE@example.org"]));
+    let proven = successful_stdout(folder.kith(&["admin", "verify-email", "EVE@example.org"]));
     assert!(proven.starts_with("EVE@example.org is verified since "), "{proven}");
-    let refused = refusal(place.kith(&["admin", "release-email", "eve@example.org"]));
+    let refused = failing_stderr(folder.kith(&["admin", "release-email", "eve@example.org"]));
     assert!(refused.contains("E-mail address verified"), "{refused}");
-    let released = success(place.kith(&["admin", "release-email", "dan@example.org"]));
+    let released = successful_stdout(folder.kith(&["admin", "release-email", "dan@example.org"]));
     assert!(released.starts_with("dan@example.org can be registered again"), "{released}");
     client.post("/api/v1/auth/register", registered("dan@example.org")).await.expect(201);
     for command in ["verify-email", "release-email"] {
-        let nobody = refusal(place.kith(&["admin", command, "nobody@example.org"]));
+        let nobody = failing_stderr(folder.kith(&["admin", command, "nobody@example.org"]));
         assert!(nobody.contains("No account has this ID"), "{nobody}");
     }
 }
@@ -153,9 +153,9 @@ async fn addresses_are_settled(place: &Place, client: &Client) {
 /// ACC-06: the link is in a file with mode 0600, is printed only to a terminal, and works once.
 #[tokio::test]
 async fn link_file_creates_first_administrator() {
-    let place = Place::of(Engine::Sqlite).await.expect("always chosen");
-    let mut server = Kith::start(place.kith(SERVE));
-    let file = place.folder().join("first-admin-link");
+    let folder = OperatorFolder::of(Engine::Sqlite).await.expect("always chosen");
+    let mut server = Kith::start(folder.kith(SERVE));
+    let file = folder.folder().join("first-admin-link");
     let hint = server.line();
     assert!(hint.contains(file.to_str().expect("text")), "{hint}");
     let link = std::fs::read_to_string(&file).expect("a link");
@@ -175,8 +175,8 @@ async fn link_file_creates_first_administrator() {
 /// SEC-07: a new key is published, and the old one signs until all verifiers can know the new one. In an
 /// emergency all tokens are invalidated.
 async fn keys_rotate_publishes_new_key(engine: Engine) {
-    let Some(place) = Place::of(engine).await else { return };
-    let server = Kith::start(place.kith(SERVE));
+    let Some(folder) = OperatorFolder::of(engine).await else { return };
+    let server = Kith::start(folder.kith(SERVE));
     let client = Client::new([server.addr]);
     let body = json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada" });
     let signed_in = client.post("/api/v1/auth/register", body).await.expect(201);
@@ -184,16 +184,16 @@ async fn keys_rotate_publishes_new_key(engine: Engine) {
     let published = async || client.get(KEYS).await.expect(200)["keys"].as_array().expect("keys").len();
     assert_eq!(published().await, 1);
 
-    let first = success(place.kith(&["keys", "rotate"]));
+    let first = successful_stdout(folder.kith(&["keys", "rotate"]));
     assert!(first.contains("signs from"), "{first}");
     if engine == Engine::Sqlite {
         assert_eq!(published().await, 2);
     }
     ada.get("/api/v1/me").await.expect(200);
-    let again = success(place.kith(&["keys", "rotate"]));
+    let again = successful_stdout(folder.kith(&["keys", "rotate"]));
     assert!(again.contains("in progress"), "{again}");
 
-    success(place.kith(&["keys", "rotate", "--at-once"]));
+    successful_stdout(folder.kith(&["keys", "rotate", "--at-once"]));
     let mut refused = ada.get("/api/v1/me").await;
     while engine == Engine::Postgres && refused.status == 200 {
         refused = ada.get("/api/v1/me").await;
@@ -204,26 +204,33 @@ async fn keys_rotate_publishes_new_key(engine: Engine) {
     client.with_token(token["access_token"].as_str().expect("a token")).get("/api/v1/me").await.expect(200);
     server.terminate();
     assert!(server.wait().await.success());
-    success(place.kith(&["keys", "rotate"]));
+    successful_stdout(folder.kith(&["keys", "rotate"]));
 }
 
 /// ACC-13: with and without a running server.
 async fn api_key_commands_create_list_and_revoke(engine: Engine) {
     const FACTS: &str = "/api/v1/admin/facts";
-    let Some(place) = Place::of(engine).await else { return };
-    assert!(place.create_admin("ada@example.org", PASSWORD).status.success());
+    let Some(folder) = OperatorFolder::of(engine).await else { return };
+    assert!(folder.create_admin("ada@example.org", PASSWORD).status.success());
     let create = |more: &[&str]| {
         let args = ["api-keys", "create", "--admin", "ada@example.org", "--name", "ci"];
-        place.kith(&[&args[..], more].concat())
+        folder.kith(&[&args[..], more].concat())
     };
-    let key = success(create(&["--scope", "facts.read", "--scope", "jobs.read", "--expires-in-days", "90"]));
+    let key = successful_stdout(create(&[
+        "--scope",
+        "facts.read",
+        "--scope",
+        "jobs.read",
+        "--expires-in-days",
+        "90",
+    ]));
     let key = key.trim();
     assert!(key.starts_with("kith_") && key.len() == 90, "{key}");
 
-    let server = Kith::start(place.kith(SERVE));
+    let server = Kith::start(folder.kith(SERVE));
     let client = Client::new([server.addr]).with_token(key);
     client.get(FACTS).await.expect(200);
-    let listed = success(place.kith(&["api-keys", "list"]));
+    let listed = successful_stdout(folder.kith(&["api-keys", "list"]));
     let words: Vec<_> = listed.split_whitespace().collect();
     assert_eq!((words[2], words[3], words[7], words[8]), ("active", "expires", "facts.read,jobs.read", "ci"));
     assert!(key.starts_with(words[1]) && !listed.contains(key), "{listed}");
@@ -231,36 +238,37 @@ async fn api_key_commands_create_list_and_revoke(engine: Engine) {
         (["--scope", "jobs"], "permission does not exist"),
         (["--scope", "users.set_role"], "API keys cannot have"),
     ] {
-        let refused = refusal(create(&wrong));
+        let refused = failing_stderr(create(&wrong));
         assert!(refused.contains(why), "{refused}");
     }
-    success(place.kith(&["api-keys", "revoke", words[0]]));
+    successful_stdout(folder.kith(&["api-keys", "revoke", words[0]]));
     let mut refused = client.get(FACTS).await;
     while engine == Engine::Postgres && refused.status == 200 {
         refused = client.get(FACTS).await;
     }
     refused.expect_problem(401, "unauthenticated");
-    assert!(success(place.kith(&["api-keys", "list"])).contains(" revoked "));
-    let unknown = refusal(place.kith(&["api-keys", "revoke", "01900000-0000-7000-8000-000000000000"]));
+    assert!(successful_stdout(folder.kith(&["api-keys", "list"])).contains(" revoked "));
+    let unknown =
+        failing_stderr(folder.kith(&["api-keys", "revoke", "01900000-0000-7000-8000-000000000000"]));
     assert!(unknown.contains("the API key does not exist"), "{unknown}");
 
     let body = json!({ "email": "ben@example.org", "password": PASSWORD, "display_name": "Ben" });
     Client::new([server.addr]).post("/api/v1/auth/register", body).await.expect(201);
     let args = ["api-keys", "create", "--admin", "ben@example.org", "--name", "ci", "--scope", "jobs.read"];
-    let refused = refusal(place.kith(&args));
+    let refused = failing_stderr(folder.kith(&args));
     assert!(refused.contains("Only administrators"), "{refused}");
 }
 
 /// Job commands while a server runs.
 async fn job_commands_manage_queues(engine: Engine) {
-    let Some(place) = Place::of(engine).await else { return };
-    assert!(place.create_admin("ada@example.org", PASSWORD).status.success());
+    let Some(folder) = OperatorFolder::of(engine).await else { return };
+    assert!(folder.create_admin("ada@example.org", PASSWORD).status.success());
     let args = ["api-keys", "create", "--admin", "ada@example.org", "--name", "ci", "--scope"];
     let scopes = ["jobs.write", "--scope", "jobs.work"];
-    let key = success(place.kith(&[&args[..], &scopes].concat()));
-    let server = Kith::start(place.kith(SERVE));
+    let key = successful_stdout(folder.kith(&[&args[..], &scopes].concat()));
+    let server = Kith::start(folder.kith(SERVE));
     let client = Client::new([server.addr]).with_token(key.trim());
-    let jobs = |args: &[&str]| success(place.kith(&[&["jobs"], args].concat()));
+    let jobs = |args: &[&str]| successful_stdout(folder.kith(&[&["jobs"], args].concat()));
     let enqueue = async |queue: &str| {
         let body = json!({ "kind": "print", "queue": queue, "delay_ms": 3_600_000 });
         client.post("/api/v1/jobs", body).await.expect(201)["id"].to_string()
@@ -290,7 +298,7 @@ async fn job_commands_manage_queues(engine: Engine) {
     assert!(jobs(&["redrive", "--kind", "print"]).contains("1 dead letters"));
     assert!(jobs(&["show", &one]).contains("queue: press"));
     assert!(jobs(&["cancel", &two]).contains("cancelled"));
-    assert!(refusal(place.kith(&["jobs", "cancel", &two])).contains("ended"));
+    assert!(failing_stderr(folder.kith(&["jobs", "cancel", &two])).contains("ended"));
     assert!(jobs(&["drain", "press"]).contains("cancelled 1 jobs of queue press"));
     assert_eq!(jobs(&["list"]).trim(), "");
 }

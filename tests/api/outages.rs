@@ -18,7 +18,7 @@ fn database_check(report: &Value) -> &Value {
     &report["checks"]["database:responseTime"][0]
 }
 
-fn somebody() -> Value {
+fn registration() -> Value {
     json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada" })
 }
 
@@ -38,7 +38,7 @@ async fn server_survives_database_outage() {
     let database = TestDatabase::postgres(&server.url("postgres")).await.expect("a database");
     let elsewhere = TestDatabase::sqlite();
     let (_kith, client) = serve_on(&database, elsewhere.folder().expect("a folder")).await;
-    let ada = client.post(REGISTER, somebody()).await.expect(201);
+    let ada = client.post(REGISTER, registration()).await.expect(201);
     let signed_in = client.with_token(ada["access_token"].as_str().expect("a token"));
     for path in CHECKS {
         let report = client.get(path).await.expect(200);
@@ -75,12 +75,12 @@ async fn server_uses_database_clock_and_reports_own_offset() {
         return;
     }
     let (database, elsewhere) = (Engine::Postgres.database().await, TestDatabase::sqlite());
-    put_forward_an_hour(&database).await;
+    advance_database_clock(&database).await;
     let (_kith, client) = serve_on(&database, elsewhere.folder().expect("a folder")).await;
     let within = |at: Timestamp, since: Timestamp| at >= since && at <= since + PATIENCE;
 
     let before = SystemClock.now();
-    let ada = client.post(REGISTER, somebody()).await.expect(201);
+    let ada = client.post(REGISTER, registration()).await.expect(201);
     let created_at = ada["user"]["created_at"].as_str().expect("a time").parse().expect("a time");
     assert!(within(created_at, before + hours(1)), "made at {created_at}, asked for at {before}");
     for path in CHECKS {
@@ -94,7 +94,7 @@ async fn server_uses_database_clock_and_reports_own_offset() {
 }
 
 /// Overrides `clock_timestamp()` in the database with a function that is one hour ahead.
-async fn put_forward_an_hour(database: &TestDatabase) {
+async fn advance_database_clock(database: &TestDatabase) {
     let db = Store::open(options_on(database)).await.expect("a store");
     let put = db.write(|tx| {
         tx.exec("CREATE SCHEMA forward", &[])?;

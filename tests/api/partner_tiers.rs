@@ -7,7 +7,7 @@ use kith_kernel::{days, hours, minutes};
 use kith_platform::idempotency::IDEMPOTENCY_KEY;
 use serde_json::json;
 
-use crate::support::{Answer, Engine, Person, REQUESTS, TestApp, on_every_engine};
+use crate::support::{Engine, REQUESTS, TestApp, TestResponse, TestUser, on_every_engine};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -20,13 +20,13 @@ on_every_engine! {
 }
 
 #[track_caller]
-fn expect_refused(answer: Answer, wait: Duration) {
-    assert_eq!(answer.header("retry-after"), Some(&*wait.as_millis().div_ceil(1_000).to_string()));
-    answer.expect_problem(429, "rate_limited");
+fn expect_refused(response: TestResponse, wait: Duration) {
+    assert_eq!(response.header("retry-after"), Some(&*wait.as_millis().div_ceil(1_000).to_string()));
+    response.expect_problem(429, "rate_limited");
 }
 
 /// Sends a request to each user within the limits of five per minute and 20 per hour.
-async fn ask_slowly(app: &TestApp, from: &Person, all: &[Person]) {
+async fn send_within_limits(app: &TestApp, from: &TestUser, all: &[TestUser]) {
     for (n, to) in all.iter().enumerate() {
         match n {
             0 => {}
@@ -40,7 +40,7 @@ async fn ask_slowly(app: &TestApp, from: &Person, all: &[Person]) {
 
 async fn sixth_request_in_a_minute_is_rejected(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    let others = app.crowd("other", 7).await;
+    let others = app.register_users("other", 7).await;
     for to in &others[..5] {
         ada.partners().send(to).await.expect(201);
         app.advance(Duration::from_millis(1_500));
@@ -64,8 +64,8 @@ async fn sixth_request_in_a_minute_is_rejected(app: &TestApp) {
 
 async fn twenty_first_request_in_an_hour_is_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
-    let others = app.crowd("other", 21).await;
-    ask_slowly(app, &ada, &others[..20]).await;
+    let others = app.register_users("other", 21).await;
+    send_within_limits(app, &ada, &others[..20]).await;
     app.advance(minutes(1));
     let before = app.footprint().await;
     expect_refused(ada.partners().send(&others[20]).await, minutes(56));
@@ -81,8 +81,8 @@ async fn twenty_first_request_in_an_hour_is_rejected(app: &TestApp) {
 
 async fn hundred_and_first_request_in_a_day_is_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
-    let others = app.crowd("other", 101).await;
-    ask_slowly(app, &ada, &others[..100]).await;
+    let others = app.register_users("other", 101).await;
+    send_within_limits(app, &ada, &others[..100]).await;
     // Four hours and three minutes after the first request.
     app.advance(hours(1));
     expect_refused(ada.partners().send(&others[100]).await, days(1) - hours(5) - minutes(3));
@@ -95,7 +95,7 @@ async fn hundred_and_first_request_in_a_day_is_rejected(app: &TestApp) {
 /// Repetitions and requests rejected for another reason do not count.
 async fn repetitions_and_rejections_do_not_count(app: &TestApp) {
     let ada = app.user("ada").await;
-    let others = app.crowd("other", 6).await;
+    let others = app.register_users("other", 6).await;
     let keyed = ada.signed_in().await.with_header(IDEMPOTENCY_KEY, "once");
     let body = json!({ "to": { "user_id": others[0].id } });
     let first = keyed.post(REQUESTS, body.clone()).await.expect(201);
@@ -122,19 +122,19 @@ async fn repetitions_and_rejections_do_not_count(app: &TestApp) {
 
 async fn five_of_concurrent_requests_succeed(app: &TestApp) {
     let ada = app.user("ada").await;
-    let others = app.crowd("other", 20).await;
+    let others = app.register_users("other", 20).await;
     let statuses = join_all(others.iter().map(async |to| ada.partners().send(to).await.status)).await;
     let count = |status| statuses.iter().filter(|found| **found == status).count();
     assert_eq!((count(201), count(429)), (5, 15), "{statuses:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_forgets_none_on_sqlite() {
+async fn request_counts_survive_restart_on_sqlite() {
     request_counts_survive_restart(Engine::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_forgets_none_on_the_pair() {
+async fn request_counts_survive_restart_on_the_pair() {
     request_counts_survive_restart(Engine::Pair).await;
 }
 
@@ -144,7 +144,7 @@ async fn request_counts_survive_restart(engine: Engine) {
     }
     let app = TestApp::start(engine, engine.database().await).await;
     let ada = app.user("ada").await;
-    let others = app.crowd("other", 6).await;
+    let others = app.register_users("other", 6).await;
     for to in &others[..4] {
         ada.partners().send(to).await.expect(201);
     }

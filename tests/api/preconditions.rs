@@ -5,7 +5,7 @@ use hyper::Method;
 use hyper::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, TestApp, on_every_engine};
+use crate::support::{Client, TestApp, TestResponse, on_every_engine};
 
 on_every_engine! {
     if_match_fails_on_missing_resource,
@@ -18,7 +18,7 @@ async fn send(
     path: &str,
     condition: (HeaderName, &str),
     body: &Value,
-) -> Answer {
+) -> TestResponse {
     let (name, value) = condition;
     let text = if body.is_null() { String::new() } else { body.to_string() };
     client.with_header(name, value).send(method, path, text.into()).await
@@ -77,8 +77,8 @@ async fn if_none_match_fails_on_existing_resource(app: &TestApp) {
                 _ => json!({ "data": { "title": "Other" } }),
             };
             for none in ["*", &tag, &format!("W/{tag}")] {
-                let answer = send(&client, method.clone(), path, (IF_NONE_MATCH, none), &body).await;
-                answer.expect_problem(412, "precondition_failed");
+                let response = send(&client, method.clone(), path, (IF_NONE_MATCH, none), &body).await;
+                response.expect_problem(412, "precondition_failed");
             }
         }
         assert_eq!(app.footprint().await, footprint, "{path}");

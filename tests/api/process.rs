@@ -8,7 +8,7 @@ use kith_store::testing::TestDatabase;
 use serde_json::json;
 
 use crate::support::{
-    Client, Engine, Kith, PASSWORD, PATIENCE, SERVE, kith, kith_on, latency_bound, refusal,
+    Client, Engine, Kith, PASSWORD, PATIENCE, SERVE, failing_stderr, kith, kith_on, latency_bound,
 };
 
 /// Maximum duration of a stop under load.
@@ -22,7 +22,7 @@ async fn server_starts_with_one_command() {
     let client = Client::new([kith.addr]);
     client.get("/readyz").await.expect(200);
     let body = json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada" });
-    let answer = client.post("/api/v1/auth/register", body).await.expect(201);
+    let response = client.post("/api/v1/auth/register", body).await.expect(201);
 
     kith.terminate();
     assert!(kith.wait().await.success());
@@ -31,22 +31,22 @@ async fn server_starts_with_one_command() {
     let kith = Kith::start(self::kith(folder, SERVE));
     let body = json!({ "email": "ada@example.org", "password": PASSWORD });
     let again = Client::new([kith.addr]).post("/api/v1/auth/login", body).await.expect(200);
-    assert_eq!(again["user"], answer["user"]);
+    assert_eq!(again["user"], response["user"]);
 }
 
 /// Registers accounts until a response closes the connection, and returns the number of responses. Panics on
 /// a missing or incomplete response.
 async fn load(client: Client, worker: usize) -> usize {
-    let mut answers = 0;
+    let mut responses = 0;
     loop {
-        let email = format!("w{worker}n{answers}@example.org");
+        let email = format!("w{worker}n{responses}@example.org");
         let body = json!({ "email": email, "password": PASSWORD, "display_name": "Somebody" });
-        let answer = client.post("/api/v1/auth/register", body).await;
-        let last = answer.header("connection") == Some("close");
-        answer.expect(201);
-        answers += 1;
+        let response = client.post("/api/v1/auth/register", body).await;
+        let last = response.header("connection") == Some("close");
+        response.expect(201);
+        responses += 1;
         if last {
-            return answers;
+            return responses;
         }
     }
 }
@@ -77,13 +77,13 @@ async fn stops_under_load(engine: Engine) {
     }
     let asked = Instant::now();
     kith.terminate();
-    let answers = tokio::time::timeout(PATIENCE, join_all(loads)).await.expect("every connection is ended");
-    let answers: usize = answers.into_iter().map(|load| load.expect("complete answers")).sum();
+    let responses = tokio::time::timeout(PATIENCE, join_all(loads)).await.expect("every connection is ended");
+    let responses: usize = responses.into_iter().map(|load| load.expect("complete answers")).sum();
     assert!(kith.wait().await.success());
     let took = asked.elapsed();
     assert!(took < latency_bound(STOP_WITHIN), "the stop took {took:?}");
-    assert!(answers > 16, "only {answers} answers");
-    println!("stopped in {took:.1?} after {answers} answers, all complete");
+    assert!(responses > 16, "only {responses} answers");
+    println!("stopped in {took:.1?} after {responses} answers, all complete");
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn stop_under_load_is_graceful_on_sqlite() {
 }
 
 #[tokio::test]
-async fn it_stops_under_load_on_postgres() {
+async fn stop_under_load_is_graceful_on_postgres() {
     stops_under_load(Engine::Postgres).await;
 }
 
@@ -101,8 +101,8 @@ fn folder_in_use_names_process() {
     let database = TestDatabase::sqlite();
     let folder = database.folder().expect("a folder");
     let first = Kith::start(kith(folder, SERVE));
-    let said = refusal(kith(folder, SERVE));
-    assert!(said.contains("in use by") && said.contains(&first.pid().to_string()), "{said}");
+    let output = failing_stderr(kith(folder, SERVE));
+    assert!(output.contains("in use by") && output.contains(&first.pid().to_string()), "{output}");
 }
 
 #[test]
@@ -110,8 +110,8 @@ fn port_in_use_is_reported() {
     let database = TestDatabase::sqlite();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let taken = listener.local_addr().expect("an address").to_string();
-    let said = refusal(kith(database.folder().expect("a folder"), &["serve", "--listen", &taken]));
-    assert!(said.contains(&taken), "{said}");
+    let output = failing_stderr(kith(database.folder().expect("a folder"), &["serve", "--listen", &taken]));
+    assert!(output.contains(&taken), "{output}");
 }
 
 #[test]
@@ -120,10 +120,10 @@ fn unknown_configuration_key_is_rejected() {
     let folder = database.folder().expect("a folder");
     let mut command = kith(folder, SERVE);
     command.env("KITH__SERVER__LISTENN", "127.0.0.1:0");
-    let said = refusal(command);
-    assert!(said.contains("KITH__SERVER__LISTENN"), "{said}");
+    let output = failing_stderr(command);
+    assert!(output.contains("KITH__SERVER__LISTENN"), "{output}");
 
     std::fs::write(folder.join("kith.toml"), "[server]\nlisten_on = \"127.0.0.1:0\"\n").expect("a file");
-    let said = refusal(kith(folder, SERVE));
-    assert!(said.contains("server.listen_on") && said.contains("kith.toml"), "{said}");
+    let output = failing_stderr(kith(folder, SERVE));
+    assert!(output.contains("server.listen_on") && output.contains("kith.toml"), "{output}");
 }

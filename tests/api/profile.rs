@@ -7,7 +7,7 @@ use kith_platform::config::Config;
 use kith_store::{Error, params};
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, PASSWORD, Person, TestApp, on_every_engine};
+use crate::support::{Client, PASSWORD, TestApp, TestResponse, TestUser, on_every_engine};
 
 const ME: &str = "/api/v1/me";
 const LOGIN: &str = "/api/v1/auth/login";
@@ -30,11 +30,11 @@ fn behind_a_proxy(config: &mut Config) {
     config.server.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
 }
 
-async fn patch(client: &Client, body: Value) -> Answer {
+async fn patch(client: &Client, body: Value) -> TestResponse {
     client.send(Method::PATCH, ME, Bytes::from(body.to_string())).await
 }
 
-async fn sign_in(client: &Client, who: &Person) -> Value {
+async fn sign_in(client: &Client, who: &TestUser) -> Value {
     client.post(LOGIN, json!({ "email": who.email, "password": PASSWORD })).await.expect(200)
 }
 
@@ -135,7 +135,7 @@ async fn password_change_ends_other_sessions(app: &TestApp) {
     );
     there.get(ME).await.expect(200);
     here.post("/api/v1/me/password", change("another horse")).await.expect(204);
-    app.everywhere(async || there.get(ME).await.status == 401).await;
+    app.wait_until_on_all_nodes(async || there.get(ME).await.status == 401).await;
     let refresh = json!({ "refresh_token": elsewhere["refresh_token"] });
     app.anonymous().post(REFRESH, refresh).await.expect_problem(401, "invalid_refresh_token");
     here.get(ME).await.expect(200);
@@ -171,15 +171,15 @@ async fn sessions_are_listed_and_ended(app: &TestApp) {
     end(&eve.signed_in().await, &path).await.expect_problem(404, "not_found");
     list(&first_client).await;
     end(&second_client, &path).await.expect(204);
-    app.everywhere(async || first_client.get(ME).await.status == 401).await;
+    app.wait_until_on_all_nodes(async || first_client.get(ME).await.status == 401).await;
     end(&second_client, &path).await.expect_problem(404, "not_found");
 
     let third_client = token(app, &third);
     end(&second_client, &format!("{SESSIONS}?keep_current=true")).await.expect(204);
-    app.everywhere(async || third_client.get(ME).await.status == 401).await;
+    app.wait_until_on_all_nodes(async || third_client.get(ME).await.status == 401).await;
     assert_eq!(list(&second_client).await.len(), 1);
     end(&second_client, SESSIONS).await.expect(204);
-    app.everywhere(async || second_client.get(ME).await.status == 401).await;
+    app.wait_until_on_all_nodes(async || second_client.get(ME).await.status == 401).await;
     for ended in [first, second, third] {
         let body = json!({ "refresh_token": ended["refresh_token"] });
         app.anonymous().post(REFRESH, body).await.expect_problem(401, "invalid_refresh_token");
@@ -197,7 +197,7 @@ async fn oldest_session_ends_beyond_limit(app: &TestApp) {
     oldest.get(ME).await.expect(200);
     app.advance(std::time::Duration::from_millis(1));
     let newest = token(app, &sign_in(app.anonymous(), &ada).await);
-    app.everywhere(async || oldest.get(ME).await.status == 401).await;
+    app.wait_until_on_all_nodes(async || oldest.get(ME).await.status == 401).await;
     let open = newest.get(SESSIONS).await.expect(200);
     assert_eq!(open["items"].as_array().map(Vec::len), Some(50));
 }
@@ -224,14 +224,14 @@ async fn bcrypt_hash_is_verified_and_rehashed(app: &TestApp) {
     app.anonymous().post(LOGIN, new).await.expect(200);
 }
 
-async fn set_hash(app: &TestApp, who: &Person, hash: &'static str) {
+async fn set_hash(app: &TestApp, who: &TestUser, hash: &'static str) {
     let id = who.id.clone();
     let sql = "UPDATE users SET password_hash = $2 WHERE id = $1";
     let done = app.db().write(move |tx| tx.exec(sql, params![id, hash])).await;
     assert_eq!(done.map_err(|error: Error| error).expect("a row"), 1);
 }
 
-async fn hash(app: &TestApp, who: &Person) -> String {
+async fn hash(app: &TestApp, who: &TestUser) -> String {
     let id = who.id.clone();
     let sql = "SELECT password_hash FROM users WHERE id = $1";
     let found = app.db().read(move |q| q.one(sql, params![id], |row| row.get::<String>(0))).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kith_kernel::days;
 use serde_json::{Value, json};
 
-use crate::support::{Person, REQUESTS, TestApp, on_every_engine};
+use crate::support::{REQUESTS, TestApp, TestUser, on_every_engine};
 
 on_every_engine! {
     request_is_visible_to_participants_only,
@@ -22,7 +22,7 @@ on_every_engine! {
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-async fn list(of: &Person, query: &str) -> Vec<Value> {
+async fn list(of: &TestUser, query: &str) -> Vec<Value> {
     let page = of.get(&format!("{REQUESTS}?{query}")).await.expect(200);
     page["items"].as_array().expect("items").clone()
 }
@@ -35,7 +35,7 @@ async fn request_is_visible_to_participants_only(app: &TestApp) {
     assert_eq!(
         sent,
         json!({
-            "id": sent["id"], "from": ada.face(), "to": ben.face(), "status": "pending",
+            "id": sent["id"], "from": ada.public_view(), "to": ben.public_view(), "status": "pending",
             "message": "Will you?\nI would.", "created_at": app.now(), "expires_at": app.now() + days(14),
             "restorable_until": null,
         })
@@ -109,20 +109,21 @@ async fn crossing_requests_form_bond(app: &TestApp) {
     assert_eq!(
         bond,
         json!({
-            "id": bond["id"], "partner": ada.face(), "since": app.now(), "restored_at": null, "restorations": 0,
+            "id": bond["id"], "partner": ada.public_view(), "since": app.now(), "restored_at": null, "restorations": 0,
         })
     );
     assert_eq!(
         crossed,
         json!({
-            "id": crossed["id"], "from": ben.face(), "to": ada.face(), "status": "accepted", "message": "me too",
+            "id": crossed["id"], "from": ben.public_view(), "to": ada.public_view(), "status": "accepted", "message": "me too",
             "created_at": app.now(), "expires_at": app.now() + days(14), "restorable_until": null, "bond": bond,
         })
     );
-    let current = async |who: &Person| who.get("/api/v1/partners/current").await.expect(200)["bond"].clone();
+    let current =
+        async |who: &TestUser| who.get("/api/v1/partners/current").await.expect(200)["bond"].clone();
     assert_eq!(current(&ben).await, bond);
     assert_eq!(current(&ada).await["id"], bond["id"]);
-    assert_eq!(current(&ada).await["partner"], ben.face());
+    assert_eq!(current(&ada).await["partner"], ben.public_view());
 
     let accepted = list(&ada, "status=accepted").await;
     let ids: Vec<_> = accepted.iter().map(|request| &request["id"]).collect();
@@ -178,8 +179,8 @@ async fn request_expires_after_14_days(app: &TestApp) {
     app.advance(MILLISECOND);
     let mut expired = to_ben.clone();
     expired["status"] = json!("expired");
-    for person in [&ada, &ben] {
-        person.signed_in().await;
+    for user in [&ada, &ben] {
+        user.signed_in().await;
     }
     let before = app.footprint().await;
     assert_eq!(list(&ada, "status=pending").await, std::slice::from_ref(&to_eve));
@@ -216,7 +217,7 @@ async fn expired_request_allows_new_request(app: &TestApp) {
 async fn lists_are_paginated(app: &TestApp) {
     let ada = app.user("ada").await;
     let mut newest_first = Vec::new();
-    for (n, other) in app.crowd("other", 7).await.iter().enumerate() {
+    for (n, other) in app.register_users("other", 7).await.iter().enumerate() {
         // Ids of the same millisecond are unordered between two nodes.
         app.advance(MILLISECOND);
         newest_first.insert(
@@ -236,9 +237,9 @@ async fn lists_are_paginated(app: &TestApp) {
         let mut seen = Vec::new();
         let mut cursor = String::new();
         loop {
-            let answer = ada.get(&format!("{REQUESTS}?limit=2{filter}{cursor}")).await;
-            let link = answer.header("link").map(str::to_owned);
-            let page = answer.expect(200);
+            let response = ada.get(&format!("{REQUESTS}?limit=2{filter}{cursor}")).await;
+            let link = response.header("link").map(str::to_owned);
+            let page = response.expect(200);
             let next = page["next_cursor"].as_str();
             let next = next.map(|at| format!("<{REQUESTS}?limit=2{filter}&cursor={at}>; rel=\"next\""));
             assert_eq!(link, next);
@@ -271,8 +272,8 @@ async fn invalid_list_parameters_are_rejected(app: &TestApp) {
         ("sort=created_at", "?sort"),
         ("limit=1&limit=2", "?limit"),
     ] {
-        let answer = ada.get(&format!("{REQUESTS}?{query}")).await;
-        let problem = answer.expect_problem(400, "malformed_request");
+        let response = ada.get(&format!("{REQUESTS}?{query}")).await;
+        let problem = response.expect_problem(400, "malformed_request");
         assert_eq!(problem["errors"][0]["pointer"], pointer, "{query}: {problem:#}");
     }
 }

@@ -10,7 +10,9 @@ use kith_platform::idempotency::IDEMPOTENCY_KEY;
 use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Engine, Kith, PASSWORD, SERVE, kith, kith_on, refusal, success};
+use crate::support::{
+    Client, Engine, Kith, PASSWORD, SERVE, failing_stderr, kith, kith_on, successful_stdout,
+};
 
 const OLD: [&str; 2] = ["the secret of all processes together", "the refresh secret of all processes"];
 const NEW: [&str; 2] = ["K7wq2Zp9xVb4Tn8mRc3yLs6dHg1fJa5e", "e5aJf1gHd6sLy3cRm8nTb4xVp9zQ2wK7"];
@@ -28,7 +30,7 @@ async fn register(client: &Client) -> Value {
     client.post("/api/v1/auth/register", body).await.expect(201)
 }
 
-async fn refresh(client: &Client, tokens: &Value) -> crate::support::Answer {
+async fn refresh(client: &Client, tokens: &Value) -> crate::support::TestResponse {
     client.post("/api/v1/auth/refresh", json!({ "refresh_token": tokens["refresh_token"] })).await
 }
 
@@ -73,18 +75,18 @@ async fn development_data_moves_to_production() {
     assert!(server.wait().await.success());
 
     let serve = ["serve", "--listen", "127.0.0.1:0"];
-    let refused = refusal(production(&serve, None));
+    let refused = failing_stderr(production(&serve, None));
     assert!(refused.contains("kith keys reseal") && refused.contains("development mode"), "{refused}");
-    let told = success(production(&["keys", "reseal"], None));
+    let output = successful_stdout(production(&["keys", "reseal"], None));
     for line in [
         "signing_keys.sealed: 1 re-encrypted",
         "audit_keys.sealed: 1 re-encrypted",
         "callback_endpoints.secret: 1 re-encrypted",
         "callbacks.headers: 1 re-encrypted",
     ] {
-        assert!(told.contains(line), "{line} in {told}");
+        assert!(output.contains(line), "{line} in {output}");
     }
-    let again = success(production(&["keys", "reseal"], None));
+    let again = successful_stdout(production(&["keys", "reseal"], None));
     assert!(again.contains("signing_keys.sealed: 0 re-encrypted"), "{again}");
 
     // Access tokens stay valid, because the signing key is unchanged. Sessions stay valid if the old refresh
@@ -116,7 +118,7 @@ async fn leaked_secret_is_replaced(engine: Engine) {
     let folder = database.folder().or(elsewhere.folder()).expect("a folder");
     let kith =
         |args: &[&str], secrets, previous| with_secrets(kith_on(&database, folder, args), secrets, previous);
-    success(kith(&["migrate", "up"], OLD, None));
+    successful_stdout(kith(&["migrate", "up"], OLD, None));
     create_admin(kith(&["admin", "create", "--email", "admin@example.org"], OLD, None));
     let server = Kith::start(kith(SERVE, OLD, None));
     let client = Client::new([server.addr]);
@@ -133,10 +135,10 @@ async fn leaked_secret_is_replaced(engine: Engine) {
 
     let server = Kith::start(kith(SERVE, NEW, Some(OLD)));
     let client = Client::new([server.addr]);
-    let told = success(kith(&["keys", "reseal"], NEW, Some(OLD)));
-    assert!(told.contains("signing_keys.sealed: 1 re-encrypted"), "{told}");
-    assert!(told.contains("callbacks.headers: 1 re-encrypted"), "{told}");
-    assert!(told.contains("audit_keys.sealed: 1 re-encrypted"), "{told}");
+    let output = successful_stdout(kith(&["keys", "reseal"], NEW, Some(OLD)));
+    assert!(output.contains("signing_keys.sealed: 1 re-encrypted"), "{output}");
+    assert!(output.contains("callbacks.headers: 1 re-encrypted"), "{output}");
+    assert!(output.contains("audit_keys.sealed: 1 re-encrypted"), "{output}");
     let renewed = refresh(&client, &ada).await.expect(200);
     let keyed = as_ada(&client).with_header(IDEMPOTENCY_KEY, "once");
     let replayed = keyed.post("/api/v1/spaces/me/notes", item).await;
@@ -148,13 +150,13 @@ async fn leaked_secret_is_replaced(engine: Engine) {
     assert!(server.wait().await.success());
 
     // The old secret can no longer decrypt anything.
-    let refused = refusal(kith(SERVE, OLD, None));
+    let refused = failing_stderr(kith(SERVE, OLD, None));
     assert!(refused.contains("another secret"), "{refused}");
     let server = Kith::start(kith(SERVE, NEW, None));
     let client = Client::new([server.addr]);
     refresh(&client, &ada).await.expect_problem(401, "invalid_refresh_token");
     refresh(&client, &renewed).await.expect(200);
-    success(kith(&["audit", "verify"], NEW, None));
+    successful_stdout(kith(&["audit", "verify"], NEW, None));
     server.terminate();
     assert!(server.wait().await.success());
 }
@@ -165,7 +167,7 @@ async fn undecryptable_value_is_reported_and_kept() {
     let folder = database.folder().expect("a folder");
     let kith = |args: &[&str], secrets| with_secrets(kith_on(&database, folder, args), secrets, None);
     create_admin(kith(&["admin", "create", "--email", "admin@example.org"], OLD));
-    let refused = refusal(kith(&["keys", "reseal"], NEW));
+    let refused = failing_stderr(kith(&["keys", "reseal"], NEW));
     assert!(refused.contains("another secret"), "{refused}");
-    success(kith(&["keys", "reseal"], OLD));
+    successful_stdout(kith(&["keys", "reseal"], OLD));
 }

@@ -12,12 +12,12 @@ use crate::support::{Receiver, Reply, TestApp, on_every_engine};
 const SCOPES: &[&str] =
     &["jobs.read", "jobs.write", "jobs.work", "queues.write", "schedules.read", "schedules.write"];
 
-fn to_the_loopback(config: &mut Config) {
+fn allow_loopback(config: &mut Config) {
     config.outbound.allowed_networks = vec!["127.0.0.1".parse().expect("a network")];
 }
 
 on_every_engine! {
-    with super::to_the_loopback;
+    with super::allow_loopback;
     api_keys_cannot_use_reserved_queues_kinds_and_schedules,
     administrators_operate_reserved_queues_with_an_audit_entry,
     api_keys_name_the_dead_letters_they_act_on,
@@ -28,7 +28,7 @@ on_every_engine! {
 /// Regression: a key with these scopes could complete callbacks undelivered and pause the purge of accounts.
 async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) {
     let admin = app.admin("ada").await;
-    let receiver = Receiver::start(Reply::Answer(200, String::new(), String::new())).await;
+    let receiver = Receiver::start(Reply::Response(200, String::new(), String::new())).await;
     let made =
         admin.post("/api/v1/callbacks", json!({ "url": receiver.url("/hook"), "body": 1 })).await.expect(201);
     let recurring = json!({ "request": { "url": receiver.url("/hook") }, "schedule": "@daily" });
@@ -84,8 +84,8 @@ async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) 
     }
     for (method, path, body) in attempts {
         let text = if body.is_null() { String::new() } else { body.to_string() };
-        let answer = key.send(method.clone(), &path, text.into()).await;
-        let problem = answer.expect_problem(403, "reserved");
+        let response = key.send(method.clone(), &path, text.into()).await;
+        let problem = response.expect_problem(403, "reserved");
         assert!(
             problem["detail"].as_str().is_some_and(|detail| detail.contains("is reserved for the server")),
             "{method} {path}"
@@ -93,10 +93,10 @@ async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) 
     }
     // The attempt of an internal worker cannot be ended either, because it has no lease token.
     for word in ["heartbeat", "complete"] {
-        let answer = key
+        let response = key
             .post(&format!("/api/v1/jobs/{job}/{word}"), json!({ "lease_token": "0000000000000001" }))
             .await;
-        answer.expect_problem(409, "stale_attempt");
+        response.expect_problem(409, "stale_attempt");
     }
     assert_eq!(app.footprint().await, footprint);
     key.post(&format!("/api/v1/jobs/{mine}/cancel"), Value::Null).await.expect(200);
@@ -139,7 +139,7 @@ async fn api_keys_name_the_dead_letters_they_act_on(app: &TestApp) {
 /// An open callback is delivered even if its job was lost.
 async fn callbacks_survive_the_loss_of_their_job(app: &TestApp) {
     let admin = app.admin("ada").await;
-    let receiver = Receiver::start(Reply::Answer(200, String::new(), String::new())).await;
+    let receiver = Receiver::start(Reply::Response(200, String::new(), String::new())).await;
     let mut made = Vec::new();
     for n in 0..3 {
         let body = json!({ "url": receiver.url("/hook"), "body": n });
@@ -172,10 +172,10 @@ async fn callbacks_survive_the_loss_of_their_job(app: &TestApp) {
 /// for ever.
 async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
     let admin = app.admin("ada").await;
-    let receiver = Receiver::start(Reply::Answer(200, String::new(), String::new())).await;
+    let receiver = Receiver::start(Reply::Response(200, String::new(), String::new())).await;
     let mut paths = Vec::new();
-    for ladder in [0, 100] {
-        let body = json!({ "url": receiver.url("/hook"), "body": ladder });
+    for delays in [0, 100] {
+        let body = json!({ "url": receiver.url("/hook"), "body": delays });
         let made = admin.post("/api/v1/callbacks", body).await.expect(201);
         let (job, id) =
             (made["job_id"].as_i64().expect("a job"), made["id"].as_str().expect("an id").to_owned());
@@ -189,7 +189,7 @@ async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
                 params![job],
             )?;
             tx.exec("DELETE FROM jobs WHERE id = $1", params![job])?;
-            tx.exec("UPDATE callbacks SET retry_attempts = $2 WHERE id = $1", params![id, ladder])
+            tx.exec("UPDATE callbacks SET retry_attempts = $2 WHERE id = $1", params![id, delays])
         });
         assert_eq!(killed.await.expect("a database"), 1);
     }
@@ -198,8 +198,8 @@ async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
     app.run_maintenance().await;
     let again = admin.get(&paths[0]).await.expect(200);
     assert!(again["next_attempt_at"].as_str() > due.as_str(), "{again} after {due}");
-    let given_up = admin.get(&paths[1]).await.expect(200);
-    assert_eq!((&given_up["state"], &given_up["reason"]), (&json!("failed"), &json!("attempts_exhausted")));
+    let dead = admin.get(&paths[1]).await.expect(200);
+    assert_eq!((&dead["state"], &dead["reason"]), (&json!("failed"), &json!("attempts_exhausted")));
     app.advance(minutes(2));
     app.run_due().await;
     assert_eq!(admin.get(&paths[0]).await.expect(200)["state"], "delivered");

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Client, Engine, PASSWORD, Person, TestApp, hold, latency_bound, on_every_engine};
+use crate::support::{
+    Client, Engine, PASSWORD, TestApp, TestUser, hold_transaction, latency_bound, on_every_engine,
+};
 
 const ME: &str = "/api/v1/me";
 const LOGIN: &str = "/api/v1/auth/login";
@@ -30,7 +32,7 @@ on_every_engine! {
 
 /// Way in which access ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum RevocationWay {
     LogOut,
     EndSession,
     EndSessions,
@@ -42,21 +44,21 @@ enum Way {
     ReuseRefreshToken,
 }
 
-const WAYS: [Way; 9] = [
-    Way::LogOut,
-    Way::EndSession,
-    Way::EndSessions,
-    Way::EndOtherSessions,
-    Way::Suspend,
-    Way::TakeRole,
-    Way::ChangePassword,
-    Way::DeleteAccount,
-    Way::ReuseRefreshToken,
+const WAYS: [RevocationWay; 9] = [
+    RevocationWay::LogOut,
+    RevocationWay::EndSession,
+    RevocationWay::EndSessions,
+    RevocationWay::EndOtherSessions,
+    RevocationWay::Suspend,
+    RevocationWay::TakeRole,
+    RevocationWay::ChangePassword,
+    RevocationWay::DeleteAccount,
+    RevocationWay::ReuseRefreshToken,
 ];
 
 /// User with two sessions, of which the first is revoked.
-struct Victim {
-    person: Person,
+struct RevokedUser {
+    user: TestUser,
     lost: Client,
     refresh_token: Value,
     kept: Client,
@@ -66,15 +68,15 @@ struct Victim {
     refused: u16,
 }
 
-impl Victim {
-    async fn new(app: &TestApp, admin: &Person, way: Way, name: &str) -> Self {
-        let person = app.user_with_role(name, "moderator", admin).await;
-        let (first, second) = (sign_in(app, &person).await, sign_in(app, &person).await);
+impl RevokedUser {
+    async fn new(app: &TestApp, admin: &TestUser, revocation: RevocationWay, name: &str) -> Self {
+        let user = app.user_with_role(name, "moderator", admin).await;
+        let (first, second) = (sign_in(app, &user).await, sign_in(app, &user).await);
         let client =
             |session: &Value| app.anonymous().with_token(session["access_token"].as_str().expect("a token"));
-        let (path, refused) = if way == Way::TakeRole { (USERS, 403) } else { (ME, 401) };
+        let (path, refused) = if revocation == RevocationWay::TakeRole { (USERS, 403) } else { (ME, 401) };
         let refresh_token = first["refresh_token"].clone();
-        Self { person, lost: client(&first), refresh_token, kept: client(&second), path, refused }
+        Self { user, lost: client(&first), refresh_token, kept: client(&second), path, refused }
     }
 
     /// Returns true if the first session still has access.
@@ -85,10 +87,10 @@ impl Victim {
     }
 
     /// Revokes the access through `node`.
-    async fn end(&self, app: &TestApp, admin: &Person, way: Way, node: usize) {
+    async fn end(&self, app: &TestApp, admin: &TestUser, revocation: RevocationWay, node: usize) {
         let (lost, kept) = (self.lost.at(node), self.kept.at(node));
         let admin = admin.signed_in().await.at(node);
-        let user = format!("{USERS}/{}", self.person.id);
+        let user = format!("{USERS}/{}", self.user.id);
         let put = async |path: String, body: Value| {
             admin.send(hyper::Method::PUT, &path, body.to_string().into()).await.expect(200);
         };
@@ -97,29 +99,29 @@ impl Victim {
             client.send(hyper::Method::DELETE, path, body).await
         };
         let refresh = json!({ "refresh_token": self.refresh_token });
-        match way {
-            Way::LogOut => drop(lost.post(LOGOUT, refresh).await.expect(204)),
-            Way::EndSession => {
+        match revocation {
+            RevocationWay::LogOut => drop(lost.post(LOGOUT, refresh).await.expect(204)),
+            RevocationWay::EndSession => {
                 let path = format!("{SESSIONS}/{}", session_of(&lost).await);
                 delete(&kept, &path, Value::Null).await.expect(204);
             }
-            Way::EndSessions => drop(delete(&lost, SESSIONS, Value::Null).await.expect(204)),
-            Way::EndOtherSessions => {
+            RevocationWay::EndSessions => drop(delete(&lost, SESSIONS, Value::Null).await.expect(204)),
+            RevocationWay::EndOtherSessions => {
                 let path = format!("{SESSIONS}?keep_current=true");
                 delete(&kept, &path, Value::Null).await.expect(204);
                 kept.get(ME).await.expect(200);
             }
-            Way::Suspend => put(format!("{user}/suspension"), json!({})).await,
-            Way::TakeRole => put(format!("{user}/role"), json!({ "role": "user" })).await,
-            Way::ChangePassword => {
+            RevocationWay::Suspend => put(format!("{user}/suspension"), json!({})).await,
+            RevocationWay::TakeRole => put(format!("{user}/role"), json!({ "role": "user" })).await,
+            RevocationWay::ChangePassword => {
                 let body = json!({ "current_password": PASSWORD, "new_password": "another horse" });
                 kept.post("/api/v1/me/password", body).await.expect(204);
                 kept.get(ME).await.expect(200);
             }
-            Way::DeleteAccount => {
+            RevocationWay::DeleteAccount => {
                 delete(&kept, ME, json!({ "password": PASSWORD })).await.expect(202);
             }
-            Way::ReuseRefreshToken => {
+            RevocationWay::ReuseRefreshToken => {
                 let path = "/api/v1/auth/refresh";
                 lost.post(path, refresh.clone()).await.expect(200);
                 app.advance(seconds(16));
@@ -129,8 +131,8 @@ impl Victim {
     }
 }
 
-async fn sign_in(app: &TestApp, person: &Person) -> Value {
-    let body = json!({ "email": person.email, "password": PASSWORD });
+async fn sign_in(app: &TestApp, user: &TestUser) -> Value {
+    let body = json!({ "email": user.email, "password": PASSWORD });
     app.anonymous().post(LOGIN, body).await.expect(200)
 }
 
@@ -146,10 +148,15 @@ fn real_now() -> Instant {
 }
 
 /// Sends requests until one is rejected, and returns the time since `since`.
-async fn until_out(victim: &Victim, node: usize, since: Instant, at_most: Duration) -> Duration {
+async fn wait_until_rejected(
+    revoked: &RevokedUser,
+    node: usize,
+    since: Instant,
+    at_most: Duration,
+) -> Duration {
     loop {
         let asked = real_now();
-        if !victim.is_in(node).await {
+        if !revoked.is_in(node).await {
             return asked.duration_since(since);
         }
         assert!(asked.duration_since(since) < at_most, "still in after {:?}", asked.duration_since(since));
@@ -161,21 +168,21 @@ async fn until_out(victim: &Victim, node: usize, since: Instant, at_most: Durati
 async fn revocation_applies_on_all_nodes(app: &TestApp) {
     let admin = app.admin("admin").await;
     let mut longest = Duration::ZERO;
-    for way in WAYS {
-        for here in 0..app.count_nodes() {
-            let victim = Victim::new(app, &admin, way, &format!("{way:?}{here}")).await;
-            for node in (0..app.count_nodes()).chain(0..app.count_nodes()) {
-                assert!(victim.is_in(node).await, "{way:?}");
+    for revocation in WAYS {
+        for here in 0..app.node_count() {
+            let revoked = RevokedUser::new(app, &admin, revocation, &format!("{revocation:?}{here}")).await;
+            for node in (0..app.node_count()).chain(0..app.node_count()) {
+                assert!(revoked.is_in(node).await, "{revocation:?}");
             }
-            victim.end(app, &admin, way, here).await;
+            revoked.end(app, &admin, revocation, here).await;
             let ended = real_now();
-            assert!(!victim.is_in(here).await, "{way:?}: still in where it was done");
-            for there in (0..app.count_nodes()).filter(|node| *node != here) {
-                longest =
-                    longest.max(until_out(&victim, there, ended, latency_bound(PROPAGATION_LIMIT)).await);
+            assert!(!revoked.is_in(here).await, "{revocation:?}: still in where it was done");
+            for there in (0..app.node_count()).filter(|node| *node != here) {
+                longest = longest
+                    .max(wait_until_rejected(&revoked, there, ended, latency_bound(PROPAGATION_LIMIT)).await);
             }
-            for node in (0..app.count_nodes()).chain(0..app.count_nodes()) {
-                assert!(!victim.is_in(node).await, "{way:?}: in again");
+            for node in (0..app.node_count()).chain(0..app.node_count()) {
+                assert!(!revoked.is_in(node).await, "{revocation:?}: in again");
             }
         }
     }
@@ -183,15 +190,15 @@ async fn revocation_applies_on_all_nodes(app: &TestApp) {
 }
 
 /// Time at which a request was sent, and whether it was accepted.
-type Seen = (Instant, bool);
+type ObservedRequest = (Instant, bool);
 
 /// Sends requests to `node` until several have been rejected.
-async fn watch(victim: &Victim, node: usize) -> Vec<Seen> {
+async fn watch(revoked: &RevokedUser, node: usize) -> Vec<ObservedRequest> {
     let mut seen = Vec::new();
     let mut refused = 0;
     while refused < 20 {
         let asked = real_now();
-        let is_in = victim.is_in(node).await;
+        let is_in = revoked.is_in(node).await;
         seen.push((asked, is_in));
         refused += usize::from(!is_in);
         let first = seen[0].0;
@@ -209,22 +216,23 @@ async fn cache_refill_does_not_revive_session(app: &TestApp) {
     let admin = app.admin("admin").await;
     let (mut requests, mut longest) = (0, Duration::ZERO);
     for round in 0..ROUNDS {
-        let here = round % app.count_nodes();
-        let victim = Victim::new(app, &admin, Way::EndSession, &format!("victim{round}")).await;
-        let readers = (0..4).map(|n| watch(&victim, n % app.count_nodes()));
+        let here = round % app.node_count();
+        let revoked =
+            RevokedUser::new(app, &admin, RevocationWay::EndSession, &format!("victim{round}")).await;
+        let readers = (0..4).map(|n| watch(&revoked, n % app.node_count()));
         let emptying = join_all((0..2).map(async |_| {
             for _ in 0..4 {
-                sign_in(app, &victim.person).await;
+                sign_in(app, &revoked.user).await;
             }
         }));
         let end = async {
-            sign_in(app, &victim.person).await;
-            victim.end(app, &admin, Way::EndSession, here).await;
+            sign_in(app, &revoked.user).await;
+            revoked.end(app, &admin, RevocationWay::EndSession, here).await;
             real_now()
         };
         let (seen, _, ended) = tokio::join!(join_all(readers), emptying, end);
         for (n, seen) in seen.iter().enumerate() {
-            let is_here = n % app.count_nodes() == here;
+            let is_here = n % app.node_count() == here;
             let last = seen
                 .iter()
                 .filter(|(_, is_in)| *is_in)
@@ -245,29 +253,29 @@ async fn cache_refill_does_not_revive_session(app: &TestApp) {
 /// cache.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_without_events_reads_database() {
-    TestApp::run(Engine::Pair, |_| {}, deafness).await;
+    TestApp::run(Engine::Pair, |_| {}, check_node_without_events).await;
 }
 
-async fn deafness(app: &TestApp) {
+async fn check_node_without_events(app: &TestApp) {
     let admin = app.admin("admin").await;
-    let victim = Victim::new(app, &admin, Way::EndSession, "victim").await;
+    let revoked = RevokedUser::new(app, &admin, RevocationWay::EndSession, "victim").await;
     let db = Store::open(app.database().options()).await.expect("the same database");
     app.events().await;
     let (let_go, held) =
-        hold(&db, |tx| tx.exec("LOCK TABLE outbox_positions IN EXCLUSIVE MODE", &[]).map(drop));
+        hold_transaction(&db, |tx| tx.exec("LOCK TABLE outbox_positions IN EXCLUSIVE MODE", &[]).map(drop));
     held.recv().expect("held");
     for node in [0, 1, 0, 1] {
-        assert!(victim.is_in(node).await);
+        assert!(revoked.is_in(node).await);
     }
-    victim.end(app, &admin, Way::EndSession, 0).await;
+    revoked.end(app, &admin, RevocationWay::EndSession, 0).await;
     let ended = real_now();
-    assert!(!victim.is_in(0).await);
-    assert!(victim.is_in(1).await, "it was told, so this shows nothing");
+    assert!(!revoked.is_in(0).await);
+    assert!(revoked.is_in(1).await, "it was told, so this shows nothing");
     // Events have now waited for their position for too long.
     app.advance(seconds(2));
-    let took = until_out(&victim, 1, ended, latency_bound(MAX_CACHE_AGE)).await;
+    let took = wait_until_rejected(&revoked, 1, ended, latency_bound(MAX_CACHE_AGE)).await;
     println!("out on a deaf node after {took:?}");
-    assert!(!victim.is_in(1).await);
+    assert!(!revoked.is_in(1).await);
     drop(let_go);
     app.events().await;
     db.close().await;
@@ -290,17 +298,17 @@ async fn body_after_session_revocation_is_rejected(app: &TestApp) {
     // Another user's request on the same node has been answered, so the head has been read.
     root.get(ME).await.expect(200);
     root.put(&format!("{USERS}/{}/suspension", moderator.id), json!({})).await.expect(200);
-    app.everywhere(async || moderator_is_out(app, &token).await).await;
+    app.wait_until_on_all_nodes(async || moderator_is_out(app, &token).await).await;
     slow.write_all(body.as_bytes()).await.expect("the body");
-    let mut answer = String::new();
-    slow.read_to_string(&mut answer).await.expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    let mut response = String::new();
+    slow.read_to_string(&mut response).await.expect("an answer");
+    assert!(response.starts_with("HTTP/1.1 401"), "{response}");
     let role = root.get(&format!("{USERS}/{}", target.id)).await.expect(200)["role"].clone();
     assert_eq!(role, "user");
 }
 
-async fn access_token(app: &TestApp, person: &Person) -> String {
-    let body = json!({ "email": person.email, "password": PASSWORD });
+async fn access_token(app: &TestApp, user: &TestUser) -> String {
+    let body = json!({ "email": user.email, "password": PASSWORD });
     let session = app.anonymous().post(LOGIN, body).await.expect(200);
     session["access_token"].as_str().expect("a token").to_owned()
 }

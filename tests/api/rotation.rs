@@ -9,7 +9,7 @@ use kith_platform::auth::Rotation;
 use serde_json::{Value, json};
 
 use crate::support::forge::{Key, read, with};
-use crate::support::{PASSWORD, Person, TestApp, latency_bound, on_every_engine};
+use crate::support::{PASSWORD, TestApp, TestUser, latency_bound, on_every_engine};
 
 const ME: &str = "/api/v1/me";
 const LOGIN: &str = "/api/v1/auth/login";
@@ -26,30 +26,30 @@ on_every_engine! {
 
 /// Users who log in, send requests and refresh until the load ends.
 struct Load {
-    people: Vec<Person>,
+    users: Vec<TestUser>,
     rounds: Vec<AtomicUsize>,
     ends: AtomicBool,
 }
 
 impl Load {
     async fn new(app: &TestApp) -> Self {
-        let people = app.crowd("person", PEOPLE).await;
+        let users = app.register_users("person", PEOPLE).await;
         Self {
-            rounds: people.iter().map(|_| AtomicUsize::new(0)).collect(),
-            people,
+            rounds: users.iter().map(|_| AtomicUsize::new(0)).collect(),
+            users,
             ends: AtomicBool::new(false),
         }
     }
 
     /// Panics on any response that is not a success.
     async fn run(&self, app: &TestApp) {
-        join_all(self.people.iter().zip(&self.rounds).map(async |(person, rounds)| {
+        join_all(self.users.iter().zip(&self.rounds).map(async |(user, rounds)| {
             while !self.ends.load(Ordering::Relaxed) {
-                let session = sign_in(app, person, rounds.load(Ordering::Relaxed)).await;
-                ask_everywhere(app, &session).await;
+                let session = sign_in(app, user, rounds.load(Ordering::Relaxed)).await;
+                request_on_all_nodes(app, &session).await;
                 let body = json!({ "refresh_token": session["refresh_token"] });
                 let renewed = app.anonymous().post(REFRESH, body).await.expect(200);
-                ask_everywhere(app, &renewed).await;
+                request_on_all_nodes(app, &renewed).await;
                 rounds.fetch_add(1, Ordering::Relaxed);
             }
         }))
@@ -57,7 +57,7 @@ impl Load {
     }
 
     /// Waits until each user has completed another full round.
-    async fn go_on(&self) {
+    async fn wait_for_round(&self) {
         let before: Vec<_> = self.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed)).collect();
         let behind = || {
             let pairs = self.rounds.iter().zip(&before);
@@ -69,9 +69,9 @@ impl Load {
     }
 }
 
-async fn sign_in(app: &TestApp, person: &Person, n: usize) -> Value {
-    let body = json!({ "email": person.email, "password": PASSWORD });
-    let client = app.anonymous().at(n % app.count_nodes());
+async fn sign_in(app: &TestApp, user: &TestUser, n: usize) -> Value {
+    let body = json!({ "email": user.email, "password": PASSWORD });
+    let client = app.anonymous().at(n % app.node_count());
     client.post(LOGIN, body).await.expect(200)
 }
 
@@ -79,15 +79,15 @@ fn token(session: &Value) -> &str {
     session["access_token"].as_str().expect("a token")
 }
 
-async fn ask_everywhere(app: &TestApp, session: &Value) {
-    for node in 0..app.count_nodes() {
+async fn request_on_all_nodes(app: &TestApp, session: &Value) {
+    for node in 0..app.node_count() {
         app.anonymous().at(node).with_token(token(session)).get(ME).await.expect(200);
     }
 }
 
 /// Returns for each node whether it accepts the token.
 async fn is_in(app: &TestApp, token: &str) -> Vec<bool> {
-    let nodes = (0..app.count_nodes()).map(|node| app.anonymous().at(node).with_token(token));
+    let nodes = (0..app.node_count()).map(|node| app.anonymous().at(node).with_token(token));
     join_all(nodes.map(async |client| client.get(ME).await.status == 200)).await
 }
 
@@ -121,13 +121,13 @@ async fn within_a_second(holds: impl AsyncFn() -> bool) {
 async fn key_rotation_fails_no_request(app: &TestApp) {
     let load = Load::new(app).await;
     let change = async {
-        load.go_on().await;
+        load.wait_for_round().await;
         change_keys(app, &load).await;
         load.ends.store(true, Ordering::Relaxed);
     };
     tokio::join!(load.run(app), change);
     let rounds: usize = load.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed)).sum();
-    println!("{} requests, none refused", rounds * (2 + 2 * app.count_nodes()));
+    println!("{} requests, none refused", rounds * (2 + 2 * app.node_count()));
 }
 
 async fn change_keys(app: &TestApp, load: &Load) {
@@ -139,16 +139,16 @@ async fn change_keys(app: &TestApp, load: &Load) {
     let rotation = rotate(app, false).await;
     let both = [old.id.clone(), rotation.key_id.clone()];
     assert_eq!(published(app, 0).await, both);
-    within_a_second(async || published(app, app.count_nodes() - 1).await == both).await;
-    load.go_on().await;
+    within_a_second(async || published(app, app.node_count() - 1).await == both).await;
+    load.wait_for_round().await;
 
     let to = async |moment: Timestamp| {
         app.advance(moment.since(app.now()));
-        load.go_on().await;
+        load.wait_for_round().await;
     };
     let all_kids = async || {
         let mut kids = Vec::new();
-        for node in 0..app.count_nodes() {
+        for node in 0..app.node_count() {
             kids.push(kid(&sign_in(app, &ada, node).await));
         }
         kids
@@ -170,7 +170,7 @@ async fn change_keys(app: &TestApp, load: &Load) {
     assert_eq!(published(app, 0).await, both);
     assert!(is_in(app, &endless).await.iter().all(|is_in| *is_in));
     to(rotation.others_retire_at).await;
-    for node in 0..app.count_nodes() {
+    for node in 0..app.node_count() {
         assert_eq!(published(app, node).await, [rotation.key_id.as_str()]);
     }
     assert!(is_in(app, &endless).await.iter().all(|is_in| !is_in), "its key has ended");
@@ -178,14 +178,14 @@ async fn change_keys(app: &TestApp, load: &Load) {
 
 /// ACC-04: immediate on the node that executes it, within a second on the other. New log-ins work as soon.
 async fn emergency_rotation_invalidates_tokens(app: &TestApp) {
-    let (ada, other) = (app.user("ada").await, app.count_nodes() - 1);
+    let (ada, other) = (app.user("ada").await, app.node_count() - 1);
     let old: Vec<_> = [sign_in(app, &ada, 0).await, sign_in(app, &ada, 1).await].into();
     // Uses up the node's key look-ups of this second, so that it depends on the event.
     let unknown = with(&read(token(&old[0]), 0), "kid", "unknown");
     let unknown = Key::of(app).await.sign(&unknown, &read(token(&old[0]), 1));
     assert!(is_in(app, &unknown).await.iter().all(|is_in| !is_in));
     for session in &old {
-        ask_everywhere(app, session).await;
+        request_on_all_nodes(app, session).await;
     }
     let rotation = rotate(app, true).await;
     for session in &old {
@@ -193,12 +193,12 @@ async fn emergency_rotation_invalidates_tokens(app: &TestApp) {
     }
     within_a_second(async || published(app, other).await == [rotation.key_id.as_str()]).await;
     for session in &old {
-        assert_eq!(is_in(app, token(session)).await, vec![false; app.count_nodes()]);
+        assert_eq!(is_in(app, token(session)).await, vec![false; app.node_count()]);
     }
-    for node in 0..app.count_nodes() {
-        ask_everywhere(app, &sign_in(app, &ada, node).await).await;
+    for node in 0..app.node_count() {
+        request_on_all_nodes(app, &sign_in(app, &ada, node).await).await;
     }
     // Sessions stay valid. Only the access tokens are invalid.
     let body = json!({ "refresh_token": old[0]["refresh_token"] });
-    ask_everywhere(app, &app.anonymous().post(REFRESH, body).await.expect(200)).await;
+    request_on_all_nodes(app, &app.anonymous().post(REFRESH, body).await.expect(200)).await;
 }

@@ -17,8 +17,8 @@ use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, Engine, Kith, Person, SERVE, TestApp, bare_kith, kith_on, on_every_engine, options_on, refusal,
-    success,
+    Client, Engine, Kith, SERVE, TestApp, TestUser, bare_kith, failing_stderr, kith_on, on_every_engine,
+    options_on, successful_stdout,
 };
 
 const SCHEDULES: &str = "/api/v1/schedules";
@@ -46,10 +46,10 @@ fn body(schedule: &str) -> Value {
     json!({ "queue": QUEUE, "kind": KIND, "schedule": schedule })
 }
 
-async fn put(admin: &Person, name: &str, body: Value) -> Value {
-    let answer = admin.put(&path(name), body).await;
-    assert!([200, 201].contains(&answer.status), "{answer:?}");
-    answer.body
+async fn put(admin: &TestUser, name: &str, body: Value) -> Value {
+    let response = admin.put(&path(name), body).await;
+    assert!([200, 201].contains(&response.status), "{response:?}");
+    response.body
 }
 
 /// Fires due schedules in several tasks at the same moment, like workers. Returns the number of jobs enqueued
@@ -205,9 +205,9 @@ async fn schedule_runs_once_across_nodes(app: &TestApp) {
     let page = admin.get(&format!("{}/runs?limit=3", path("often"))).await.expect(200);
     let at = |n: u64| (start + minutes(10 * n)).to_string();
     let runs = page["items"].as_array().expect("runs");
-    let told: Vec<_> = runs.iter().map(|run| (run["at"].clone(), run["job_state"].clone())).collect();
+    let listed: Vec<_> = runs.iter().map(|run| (run["at"].clone(), run["job_state"].clone())).collect();
     assert_eq!(
-        told,
+        listed,
         [(json!(at(4)), Value::Null), (json!(at(3)), json!("ready")), (json!(at(2)), Value::Null)]
     );
     let cursor = page["next_cursor"].as_str().expect("another page");
@@ -240,8 +240,8 @@ async fn a_schedule_is_paused_resumed_and_removed(app: &TestApp) {
     for (method, rest) in
         [(Method::GET, ""), (Method::DELETE, ""), (Method::POST, "/pause"), (Method::POST, "/run")]
     {
-        let answer = admin.send(method, &format!("{}{rest}", path("often")), Bytes::new()).await;
-        answer.expect_problem(404, "not_found");
+        let response = admin.send(method, &format!("{}{rest}", path("often")), Bytes::new()).await;
+        response.expect_problem(404, "not_found");
     }
     let actions: Vec<_> = app.audit().await.into_iter().map(|line| line.action).collect();
     for action in ["schedule.paused", "schedule.resumed", "schedule.deleted"] {
@@ -348,12 +348,12 @@ async fn schedule_access_follows_key_scopes(app: &TestApp) {
 }
 
 #[tokio::test]
-async fn schedules_are_looked_at_and_run_on_the_command_line_on_sqlite() {
+async fn schedule_commands_work_on_sqlite() {
     schedule_commands_work(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn schedules_are_looked_at_and_run_on_the_command_line_on_postgres() {
+async fn schedule_commands_work_on_postgres() {
     schedule_commands_work(Engine::Postgres).await;
 }
 
@@ -365,7 +365,7 @@ async fn schedule_commands_work(engine: Engine) {
     let (database, elsewhere) = (engine.empty_database().await, TestDatabase::sqlite());
     let folder = database.folder().or(elsewhere.folder()).expect("a folder");
     let kith = |args: &[&str]| kith_on(&database, folder, args);
-    success(kith(&["migrate", "up"]));
+    successful_stdout(kith(&["migrate", "up"]));
     let kith_alone = |args: &[&str]| {
         let mut command = bare_kith();
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -373,40 +373,41 @@ async fn schedule_commands_work(engine: Engine) {
     };
     let spring = ["schedules", "preview", "30 2 * * *", "--time-zone", "Europe/Vienna", "--count", "2"];
     let spring = [&spring[..], &["--after", "2027-03-27T12:00:00Z"]].concat();
-    let told = success(kith_alone(&spring));
-    assert_eq!(told, "2027-03-28T01:00:00.000Z\n2027-03-29T00:30:00.000Z\n");
-    let refused = refusal(kith_alone(&["schedules", "preview", "0 0 30 2 *"]));
+    let listed = successful_stdout(kith_alone(&spring));
+    assert_eq!(listed, "2027-03-28T01:00:00.000Z\n2027-03-29T00:30:00.000Z\n");
+    let refused = failing_stderr(kith_alone(&["schedules", "preview", "0 0 30 2 *"]));
     assert!(refused.contains("never happens"), "{refused}");
 
     add_nightly(&database).await;
     for running in [false, true] {
         let server = running.then(|| Kith::start(kith(SERVE)));
-        let listed = success(kith(&["schedules", "list", "--queue", QUEUE]));
+        let listed = successful_stdout(kith(&["schedules", "list", "--queue", QUEUE]));
         assert!(
             listed.starts_with("nightly next ") && listed.contains("30 2 * * * (Europe/Vienna)"),
             "{listed}"
         );
-        let paused = success(kith(&["schedules", "pause", "nightly"]));
+        let paused = successful_stdout(kith(&["schedules", "pause", "nightly"]));
         assert!(paused.contains("paused; runs reports.write"), "{paused}");
-        assert!(success(kith(&["schedules", "list", "--paused"])).contains("nightly paused"));
-        let resumed = success(kith(&["schedules", "resume", "nightly"]));
+        assert!(successful_stdout(kith(&["schedules", "list", "--paused"])).contains("nightly paused"));
+        let resumed = successful_stdout(kith(&["schedules", "resume", "nightly"]));
         assert_eq!(resumed.matches("\n  next ").count(), 5, "{resumed}");
-        let job = success(kith(&["schedules", "run", "nightly"]));
-        let shown = success(kith(&["schedules", "show", "nightly"]));
+        let job = successful_stdout(kith(&["schedules", "run", "nightly"]));
+        let shown = successful_stdout(kith(&["schedules", "show", "nightly"]));
         assert!(shown.contains(&format!(" now job {} ", job.trim())), "{shown}");
         let past = ["schedules", "backfill", "nightly", "--from", "2026-03-01T00:00:00Z", "--to"];
-        let jobs = success(kith(&[&past[..], &["2026-03-11T00:00:00Z"]].concat()));
+        let jobs = successful_stdout(kith(&[&past[..], &["2026-03-11T00:00:00Z"]].concat()));
         assert_eq!(jobs.lines().count(), if running { 0 } else { 10 }, "{jobs}");
         let create =
             ["schedules", "create", "weekly", "--schedule", "0 9 * * MON", "--kind", KIND, "--queue"];
-        let created = success(kith(&[&create[..], &[QUEUE, "--time-zone", "Europe/Vienna"]].concat()));
+        let created =
+            successful_stdout(kith(&[&create[..], &[QUEUE, "--time-zone", "Europe/Vienna"]].concat()));
         assert!(created.contains("0 9 * * MON (Europe/Vienna)"), "{created}");
-        let reserved = refusal(kith(&[&create[..], &["maintenance"]].concat()));
+        let reserved = failing_stderr(kith(&[&create[..], &["maintenance"]].concat()));
         assert!(reserved.contains("Reserved name"), "{reserved}");
-        assert_eq!(success(kith(&["schedules", "delete", "weekly"])), "");
-        let gone = refusal(kith(&["schedules", "delete", "weekly"]));
+        assert_eq!(successful_stdout(kith(&["schedules", "delete", "weekly"])), "");
+        let gone = failing_stderr(kith(&["schedules", "delete", "weekly"]));
         assert!(gone.contains("No schedule has this name"), "{gone}");
-        let unknown = refusal(kith(&["schedules", "show", "other"]));
+        let unknown = failing_stderr(kith(&["schedules", "show", "other"]));
         assert!(unknown.contains("No schedule has this name"), "{unknown}");
         drop(server);
     }

@@ -8,12 +8,12 @@ use serde_json::json;
 use crate::support::{Engine, TestApp};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn goes_down_and_up_again_on_sqlite() {
+async fn migrations_revert_and_reapply_on_sqlite() {
     migrations_revert_and_reapply(Engine::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn goes_down_and_up_again_on_postgres() {
+async fn migrations_revert_and_reapply_on_postgres() {
     migrations_revert_and_reapply(Engine::Postgres).await;
 }
 
@@ -46,5 +46,5 @@ async fn make_a_bond(app: &TestApp) {
         let body = json!({ "to": { "user_id": to.id } });
         from.post("/api/v1/partners/requests", body).await.expect(201);
     }
-    assert_eq!(ada.get("/api/v1/partners/current").await.expect(200)["bond"]["partner"], ben.face());
+    assert_eq!(ada.get("/api/v1/partners/current").await.expect(200)["bond"]["partner"], ben.public_view());
 }

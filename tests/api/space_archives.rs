@@ -14,12 +14,12 @@ on_every_engine! {
         config.change_section::<kith_bonds::spaces::SpaceSettings>(|spaces| spaces.max_purged_per_run = 3);
     };
     archived_space_is_exportable_then_purged,
-    more_than_one_run_holds_wait_for_the_next,
+    purge_limit_defers_to_next_run,
 }
 
 async fn archived_space_is_exportable_then_purged(app: &TestApp) {
-    let people = app.crowd("person", 4).await;
-    let [ada, ben, eve, dan] = &people[..] else { unreachable!() };
+    let users = app.register_users("person", 4).await;
+    let [ada, ben, eve, dan] = &users[..] else { unreachable!() };
     let (bond, other) = (ada.partners().bond_with(ben).await, eve.partners().bond_with(dan).await);
     for n in 0..3 {
         item(ada, SHARED, json!({ "n": n })).await;
@@ -77,9 +77,9 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
 
 /// `spaces.max_purged_per_run` is 3 here. Many bonds that end at once must not block anyone's purge. A
 /// backlog is reported, and the hold leaves time to investigate.
-async fn more_than_one_run_holds_wait_for_the_next(app: &TestApp) {
-    let people = app.crowd("person", 8).await;
-    for pair in people.chunks(2) {
+async fn purge_limit_defers_to_next_run(app: &TestApp) {
+    let users = app.register_users("person", 8).await;
+    for pair in users.chunks(2) {
         pair[0].partners().bond_with(&pair[1]).await;
         item(&pair[0], SHARED, json!({})).await;
         pair[0].partners().break_up().await;
@@ -98,10 +98,10 @@ async fn more_than_one_run_holds_wait_for_the_next(app: &TestApp) {
     run().await;
     assert_eq!((held().await, backlog().await), (4, Value::Null));
     // A jump of the clock does not end a hold.
-    app.jump(20 * 86_400_000);
+    app.jump_wall_clock(20 * 86_400_000);
     run().await;
     assert_eq!(app.count("archived_space_items", "space <> $1", "").await, 4);
-    app.jump(-20 * 86_400_000);
+    app.jump_wall_clock(-20 * 86_400_000);
     app.advance(days(14));
     run().await;
     assert_eq!((app.count("archived_space_items", "space <> $1", "").await, backlog().await), (1, json!(1)));

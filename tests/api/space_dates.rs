@@ -19,14 +19,14 @@ on_every_engine! {
 }
 
 /// Returns the emitted reminders in order: minutes before the date, and number of recipients.
-async fn told(app: &TestApp) -> Vec<(i64, usize)> {
+async fn emitted_reminders(app: &TestApp) -> Vec<(i64, usize)> {
     let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
     let due = events.filter(|event| event.kind == "space_reminder.due");
-    let told = due.map(|event| {
+    let reminders = due.map(|event| {
         let payload: Value = serde_json::from_str(&event.payload).expect("JSON");
         (payload["minutes_before"].as_i64().expect("minutes"), event.recipients.len())
     });
-    told.collect()
+    reminders.collect()
 }
 
 /// Runs maintenance on every node at the same time.
@@ -76,17 +76,17 @@ async fn reminder_is_emitted_once_to_both(app: &TestApp) {
     item(&ben, MINE, date).await;
     app.advance(hours(11) - std::time::Duration::from_millis(1));
     run_maintenance(app).await;
-    assert_eq!(told(app).await, [], "what was past when it was written is not due");
+    assert_eq!(emitted_reminders(app).await, [], "what was past when it was written is not due");
     app.advance(std::time::Duration::from_millis(1));
     run_maintenance(app).await;
-    let mut at_eleven = told(app).await;
+    let mut at_eleven = emitted_reminders(app).await;
     at_eleven.sort_unstable();
     assert_eq!(at_eleven, [(60, 1), (60, 2)]);
     run_maintenance(app).await;
-    assert_eq!(told(app).await.len(), 2);
+    assert_eq!(emitted_reminders(app).await.len(), 2);
     app.advance(days(100));
     run_maintenance(app).await;
-    assert_eq!(told(app).await.len(), 4);
+    assert_eq!(emitted_reminders(app).await.len(), 4);
     assert_eq!(app.count("space_reminders", "space <> $1", "").await, 0);
 }
 
@@ -99,12 +99,12 @@ async fn recurring_date_emits_each_reminder(app: &TestApp) {
     // January 1st, 2026 is a Thursday.
     app.advance(days(7));
     run_maintenance(app).await;
-    assert_eq!(told(app).await.len(), 120, "more than one batch, each once");
+    assert_eq!(emitted_reminders(app).await.len(), 120, "more than one batch, each once");
     app.advance(days(28));
     run_maintenance(app).await;
-    assert_eq!(told(app).await.len(), 240, "what nobody was there to tell is told once");
+    assert_eq!(emitted_reminders(app).await.len(), 240, "what nobody was there to tell is told once");
     run_maintenance(app).await;
-    assert_eq!(told(app).await.len(), 240);
+    assert_eq!(emitted_reminders(app).await.len(), 240);
     assert_eq!(app.count("space_reminders", "space <> $1", "").await, 120);
 }
 
@@ -115,17 +115,17 @@ async fn date_change_updates_reminders(app: &TestApp) {
     ada.put(&path, json!({ "data": date("2026-01-03", "x") })).await.expect(200);
     app.advance(days(1));
     run_maintenance(app).await;
-    assert_eq!(told(app).await, []);
+    assert_eq!(emitted_reminders(app).await, []);
     // The reminder is due but not emitted. Changing the title must not lose it.
     app.advance(days(1) + minutes(1));
     ada.put(&path, json!({ "data": date("2026-01-03", "y") })).await.expect(200);
     run_maintenance(app).await;
-    assert_eq!(told(app).await, [(0, 1)]);
+    assert_eq!(emitted_reminders(app).await, [(0, 1)]);
     ada.put(&path, json!({ "data": date("2026-01-05", "y") })).await.expect(200);
     ada.delete(&path, Value::Null).await.expect(204);
     app.advance(days(5));
     run_maintenance(app).await;
-    assert_eq!(told(app).await.len(), 1);
+    assert_eq!(emitted_reminders(app).await.len(), 1);
 }
 
 async fn frozen_space_emits_no_reminders(app: &TestApp) {
@@ -139,15 +139,15 @@ async fn frozen_space_emits_no_reminders(app: &TestApp) {
     ada.delete("/api/v1/me", json!({ "password": PASSWORD })).await.expect(202);
     app.advance(days(2));
     run_maintenance(app).await;
-    assert_eq!(told(app).await, []);
+    assert_eq!(emitted_reminders(app).await, []);
     let credentials = json!({ "email": ada.email, "password": PASSWORD });
     app.anonymous().post("/api/v1/auth/restore", credentials).await.expect(200);
     ada.partners().bond_with(&ben).await;
     run_maintenance(app).await;
-    assert_eq!(told(app).await, [], "nor later");
+    assert_eq!(emitted_reminders(app).await, [], "nor later");
     app.advance(days(7));
     run_maintenance(app).await;
-    let mut both = told(app).await;
+    let mut both = emitted_reminders(app).await;
     both.sort_unstable();
     assert_eq!(both, [(0, 1), (0, 2)], "what repeats goes on");
 }

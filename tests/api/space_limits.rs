@@ -95,21 +95,23 @@ async fn counts_are_exact_under_concurrent_writes(app: &TestApp) {
             let who = [&ada, &ben][n % 2];
             who.post(SHARED, json!({ "data": { "n": n } }))
         });
-        let answers = join_all(writes).await;
-        let made: Vec<_> = answers.iter().filter(|answer| answer.status == 201).collect();
-        assert!(answers.iter().all(|answer| answer.status == 201 || answer.body["code"] == "space_full"));
+        let responses = join_all(writes).await;
+        let made: Vec<_> = responses.iter().filter(|response| response.status == 201).collect();
+        assert!(
+            responses.iter().all(|response| response.status == 201 || response.body["code"] == "space_full")
+        );
         assert_eq!(made.len(), 20);
         recount(app).await;
         // One of two concurrent deletions of an item succeeds.
         let paths: Vec<_> = made
             .iter()
-            .map(|answer| format!("{SHARED}/{}", answer.body["id"].as_str().expect("an id")))
+            .map(|response| format!("{SHARED}/{}", response.body["id"].as_str().expect("an id")))
             .collect();
         let deletes =
             paths.iter().flat_map(|path| [ada.delete(path, Value::Null), ben.delete(path, Value::Null)]);
-        let answers = join_all(deletes).await;
-        assert_eq!(answers.iter().filter(|answer| answer.status == 204).count(), 20);
-        assert_eq!(answers.iter().filter(|answer| answer.status == 404).count(), 20);
+        let responses = join_all(deletes).await;
+        assert_eq!(responses.iter().filter(|response| response.status == 204).count(), 20);
+        assert_eq!(responses.iter().filter(|response| response.status == 404).count(), 20);
         recount(app).await;
     }
     assert_eq!(app.count("space_collections", "collection = $1", "notes").await, 0);

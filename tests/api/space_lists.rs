@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::{Person, TestApp, item, on_every_engine};
+use crate::support::{TestApp, TestUser, item, on_every_engine};
 
 const BOOKS: &str = "/api/v1/spaces/me/books";
 const DECLARED: &str = "/api/v1/admin/collections/books";
@@ -19,13 +19,14 @@ on_every_engine! {
 }
 
 /// Reads all pages of a list and returns the field `n` of each item.
-async fn walk(who: &Person, query: &str, limit: usize) -> Vec<i64> {
+async fn walk(who: &TestUser, query: &str, limit: usize) -> Vec<i64> {
     let mut path = format!("{BOOKS}?limit={limit}{query}");
     let mut all = Vec::new();
     loop {
-        let answer = who.get(&path).await;
-        let link = answer.header("link").map(|link| link[1..].split('>').next().expect("a link").to_owned());
-        let page = answer.expect(200);
+        let response = who.get(&path).await;
+        let link =
+            response.header("link").map(|link| link[1..].split('>').next().expect("a link").to_owned());
+        let page = response.expect(200);
         let items = page["items"].as_array().expect("items");
         assert!(items.len() <= limit);
         all.extend(items.iter().map(|item| item["data"]["n"].as_i64().expect("a number")));
@@ -210,9 +211,9 @@ async fn existing_items_are_indexed_in_background(app: &TestApp) {
 async fn concurrent_writes_are_indexed_by_new_fields(app: &TestApp) {
     const EACH: i64 = 40;
     let admin = app.admin("admin").await;
-    let people = app.crowd("person", 4).await;
+    let users = app.register_users("person", 4).await;
     let mut paths = Vec::new();
-    for who in &people {
+    for who in &users {
         for n in 0..EACH {
             paths.push((who, n, item(who, BOOKS, json!({ "n": n, "rank": -n })).await));
         }
@@ -228,7 +229,7 @@ async fn concurrent_writes_are_indexed_by_new_fields(app: &TestApp) {
         tokio::join!(join_all(changes), app.run_maintenance(), app.run_maintenance());
         app.run_maintenance().await;
         let order = ["&order=n", "&order=-rank"][round as usize % 2];
-        for who in &people {
+        for who in &users {
             assert_eq!(walk(who, order, 7).await, (0..EACH).collect::<Vec<_>>());
         }
     }

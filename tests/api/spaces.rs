@@ -8,7 +8,7 @@ use kith_kernel::days;
 use kith_kernel::uuid::Uuid;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, PASSWORD, Person, TestApp, item, on_every_engine};
+use crate::support::{PASSWORD, TestApp, TestResponse, TestUser, item, on_every_engine};
 
 const NOTES: &str = "/api/v1/spaces/me/notes";
 const SHARED: &str = "/api/v1/spaces/bond/notes";
@@ -32,14 +32,20 @@ on_every_engine! {
     large_export_is_complete_json,
 }
 
-async fn send(who: &Person, method: Method, path: &str, header: (HeaderName, &str), body: Value) -> Answer {
+async fn send(
+    who: &TestUser,
+    method: Method,
+    path: &str,
+    header: (HeaderName, &str),
+    body: Value,
+) -> TestResponse {
     let client = who.signed_in().await.with_header(header.0, header.1);
     let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
     client.send(method, path, body).await
 }
 
-fn etag(answer: &Answer) -> String {
-    answer.header("etag").expect("an ETag").to_owned()
+fn etag(response: &TestResponse) -> String {
+    response.header("etag").expect("an ETag").to_owned()
 }
 
 async fn items_can_be_created_read_changed_and_deleted(app: &TestApp) {
@@ -168,8 +174,8 @@ async fn invalid_items_are_rejected(app: &TestApp) {
 
 /// A bond's items are accessible only while the bond is active, and to no other bond.
 async fn shared_space_freezes_and_is_restored(app: &TestApp) {
-    let people = app.crowd("person", 4).await;
-    let [ada, ben, eve, dan] = &people[..] else { unreachable!() };
+    let users = app.register_users("person", 4).await;
+    let [ada, ben, eve, dan] = &users[..] else { unreachable!() };
     ada.post(SHARED, json!({ "data": {} })).await.expect_problem(409, "not_bonded");
     ada.get(SHARED).await.expect_problem(409, "not_bonded");
     let bond = ada.partners().bond_with(ben).await;
@@ -207,15 +213,15 @@ async fn shared_space_freezes_and_is_restored(app: &TestApp) {
 async fn no_write_follows_bond_end(app: &TestApp) {
     let mut written = 0;
     for round in 0..8 {
-        let people = app.crowd(&format!("round{round}-"), 2).await;
-        let [ada, ben] = &people[..] else { unreachable!() };
+        let users = app.register_users(&format!("round{round}-"), 2).await;
+        let [ada, ben] = &users[..] else { unreachable!() };
         let bond = ada.partners().bond_with(ben).await;
         let writes = join_all((0..12).map(|n| [ada, ben][n % 2].post(SHARED, json!({ "data": { "n": n } }))));
-        let (answers, ()) = tokio::join!(writes, ben.partners().break_up());
-        for answer in answers {
-            match answer.status {
+        let (responses, ()) = tokio::join!(writes, ben.partners().break_up());
+        for response in responses {
+            match response.status {
                 201 => written += 1,
-                _ => drop(answer.expect_problem(409, "not_bonded")),
+                _ => drop(response.expect_problem(409, "not_bonded")),
             }
         }
         let events = app.events().await;
@@ -456,7 +462,7 @@ async fn item_with_too_many_values_is_rejected(app: &TestApp) {
 }
 
 /// Creates items of 60 kB each, with numbers.
-async fn large_items(who: &Person, path: &str, count: usize) {
+async fn large_items(who: &TestUser, path: &str, count: usize) {
     for n in 0..count {
         item(who, path, json!({ "n": n, "text": "x".repeat(60_000) })).await;
     }

@@ -15,7 +15,7 @@ use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
 
 use crate::support::forge::{Key, part, read, with, without};
-use crate::support::{Engine, PASSWORD, Person, TestApp, note_trials, on_every_engine};
+use crate::support::{Engine, PASSWORD, TestApp, TestUser, note_trials, on_every_engine};
 
 const ME: &str = "/api/v1/me";
 const LOGIN: &str = "/api/v1/auth/login";
@@ -31,8 +31,8 @@ on_every_engine! {
     mutated_tokens_are_rejected,
 }
 
-async fn sign_in(app: &TestApp, person: &Person) -> Value {
-    let body = json!({ "email": person.email, "password": PASSWORD });
+async fn sign_in(app: &TestApp, user: &TestUser) -> Value {
+    let body = json!({ "email": user.email, "password": PASSWORD });
     app.anonymous().post(LOGIN, body).await.expect(200)
 }
 
@@ -151,20 +151,20 @@ async fn forged_tokens_are_rejected(app: &TestApp) {
     let session = sign_in(app, &ada).await;
     let token = text(&session, "access_token");
     let again = key.sign(&read(token, 0), &read(token, 1));
-    for _ in 0..app.count_nodes() {
+    for _ in 0..app.node_count() {
         app.anonymous().with_token(&again).get(ME).await.expect(200);
     }
     let address = trap.local_addr().expect("an address").to_string();
     let mut corpus = corpus(app, &key, &session, &address).await;
-    corpus.push(("another server's".to_owned(), elsewhere().await));
-    let nodes = f64::from(u32::try_from(app.count_nodes()).expect("a few"));
+    corpus.push(("another server's".to_owned(), token_of_other_server().await));
+    let nodes = f64::from(u32::try_from(app.node_count()).expect("a few"));
     for round in 1..=2 {
         let before = app.footprint().await;
         for (what, token) in &corpus {
-            for _ in 0..app.count_nodes() {
-                let answer = app.anonymous().with_token(token).get(ME).await;
-                assert_eq!(answer.status, 401, "{what} was answered {answer:#?}");
-                answer.expect_problem(401, "unauthenticated");
+            for _ in 0..app.node_count() {
+                let response = app.anonymous().with_token(token).get(ME).await;
+                assert_eq!(response.status, 401, "{what} was answered {response:#?}");
+                response.expect_problem(401, "unauthenticated");
             }
         }
         assert_eq!(app.footprint().await, before);
@@ -179,7 +179,7 @@ async fn forged_tokens_are_rejected(app: &TestApp) {
 }
 
 /// Returns a valid token of another server with the same secrets, but different keys.
-async fn elsewhere() -> String {
+async fn token_of_other_server() -> String {
     let other = TestApp::start(Engine::Sqlite, TestDatabase::sqlite()).await;
     let token = text(&sign_in(&other, &other.user("ada").await).await, "access_token").to_owned();
     other.anonymous().with_token(&token).get(ME).await.expect(200);
@@ -190,7 +190,7 @@ async fn elsewhere() -> String {
 async fn is_good(app: &TestApp, token: &str) -> bool {
     let client = app.anonymous().with_token(token);
     let mut good = Vec::new();
-    for _ in 0..app.count_nodes() {
+    for _ in 0..app.node_count() {
         good.push(client.get(ME).await.status == 200);
     }
     assert!(good.iter().all(|one| *one == good[0]), "the nodes differ: {good:?}");
@@ -257,9 +257,9 @@ async fn malformed_authorization_headers_are_rejected(app: &TestApp) {
     }
     let good = sent(&format!("Bearer {token}"));
     for more in [format!("Bearer {token}"), "Bearer x.y.z".to_owned(), "Basic YTpi".to_owned()] {
-        let twice = good.with_one_more(AUTHORIZATION, &more);
+        let twice = good.with_additional_header(AUTHORIZATION, &more);
         twice.get(ME).await.expect_problem(401, "unauthenticated");
-        let twice = sent(&more).with_one_more(AUTHORIZATION, &format!("Bearer {token}"));
+        let twice = sent(&more).with_additional_header(AUTHORIZATION, &format!("Bearer {token}"));
         twice.get(ME).await.expect_problem(401, "unauthenticated");
     }
     for query in ["access_token", "token"] {
@@ -288,8 +288,8 @@ async fn mutated_tokens_are_rejected(app: &TestApp) {
         if mutant == token || mutant == other || !seen.insert(mutant.clone()) {
             continue;
         }
-        let answer = app.anonymous().with_token(&mutant).get(ME).await;
-        assert_eq!(answer.status, 401, "{mutant} was believed");
+        let response = app.anonymous().with_token(&mutant).get(ME).await;
+        assert_eq!(response.status, 401, "{mutant} was believed");
     }
     assert!(is_good(app, token).await && is_good(app, other).await);
     note_trials("SEC-01", "an altered token is rejected", MUTATIONS);

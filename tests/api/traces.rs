@@ -3,7 +3,7 @@
 use kith_kernel::UserId;
 use serde_json::{Value, json};
 
-use crate::support::{AuditLine, Person, REQUESTS, TestApp, X_REQUEST_ID, on_every_engine};
+use crate::support::{AuditLine, REQUESTS, TestApp, TestUser, X_REQUEST_ID, on_every_engine};
 
 on_every_engine! {
     changes_write_audit_entries_and_events,
@@ -12,14 +12,14 @@ on_every_engine! {
 }
 
 /// Audit entries and events of one request.
-struct Trace {
+struct RequestTrace {
     /// Actor, action and object.
     audit: Vec<(String, &'static str, String)>,
     /// Kind, subject and recipients.
     events: Vec<(&'static str, String, Vec<String>)>,
 }
 
-async fn check_trace(app: &TestApp, request_id: &str, expected: Trace) {
+async fn check_trace(app: &TestApp, request_id: &str, expected: RequestTrace) {
     let audit: Vec<AuditLine> =
         app.audit().await.into_iter().filter(|line| line.request_id == request_id).collect();
     let audit: Vec<_> =
@@ -38,7 +38,7 @@ async fn check_trace(app: &TestApp, request_id: &str, expected: Trace) {
 }
 
 /// Returns two user ids in ascending order, which on two nodes may differ from the order of registration.
-fn pair(one: &Person, other: &Person) -> Vec<String> {
+fn pair(one: &TestUser, other: &TestUser) -> Vec<String> {
     let mut pair = vec![one.id.clone(), other.id.clone()];
     pair.sort_unstable();
     pair
@@ -48,7 +48,7 @@ fn id(value: &Value) -> String {
     value["id"].as_str().expect("an id").to_owned()
 }
 
-async fn post(who: &Person, request_id: &str, path: &str, body: Value) -> Value {
+async fn post(who: &TestUser, request_id: &str, path: &str, body: Value) -> Value {
     let client = who.signed_in().await.with_header(X_REQUEST_ID, request_id);
     client.post(path, body).await.body
 }
@@ -65,7 +65,7 @@ async fn changes_write_audit_entries_and_events(app: &TestApp) {
     check_trace(
         app,
         "test-register",
-        Trace {
+        RequestTrace {
             audit: vec![
                 (anonymous(), "account.registered", user.clone()),
                 (anonymous(), "session.started", session),
@@ -79,13 +79,13 @@ async fn changes_write_audit_entries_and_events(app: &TestApp) {
     .await;
 
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
-    let by = |person: &Person| format!("user:{}", person.id);
-    let both = |one: &Person, other: &Person| vec![one.id.clone(), other.id.clone()];
+    let by = |user: &TestUser| format!("user:{}", user.id);
+    let both = |one: &TestUser, other: &TestUser| vec![one.id.clone(), other.id.clone()];
     let sent = post(&ada, "test-send", REQUESTS, json!({ "to": { "user_id": ben.id } })).await;
     check_trace(
         app,
         "test-send",
-        Trace {
+        RequestTrace {
             audit: vec![(by(&ada), "partner_request.created", id(&sent))],
             events: vec![("partner_request.created", id(&sent), both(&ada, &ben))],
         },
@@ -96,7 +96,7 @@ async fn changes_write_audit_entries_and_events(app: &TestApp) {
     let accept = format!("{REQUESTS}/{}/accept", id(&sent));
     let refused = post(&eve, "test-refused", &accept, Value::Null).await;
     assert_eq!(refused["code"], "not_found");
-    check_trace(app, "test-refused", Trace { audit: vec![], events: vec![] }).await;
+    check_trace(app, "test-refused", RequestTrace { audit: vec![], events: vec![] }).await;
 
     let accepted = post(&ben, "test-accept", &accept, Value::Null).await;
     let bond = id(&accepted["bond"]);
@@ -110,13 +110,13 @@ async fn changes_write_audit_entries_and_events(app: &TestApp) {
         ("partner_request.closed", id(&other), both(&eve, &ada)),
         ("bond.created", bond.clone(), pair(&ada, &ben)),
     ];
-    check_trace(app, "test-accept", Trace { audit, events }).await;
+    check_trace(app, "test-accept", RequestTrace { audit, events }).await;
 
     let kept = json!({ "data": { "song": "m4rked" } });
     let item = id(&post(&ben, "test-item", "/api/v1/spaces/bond/songs", kept).await);
     let audit = vec![(by(&ben), "space_item.created", item)];
     let events = vec![("space_item.created", bond, pair(&ada, &ben))];
-    check_trace(app, "test-item", Trace { audit, events }).await;
+    check_trace(app, "test-item", RequestTrace { audit, events }).await;
     assert_eq!(app.count("outbox", "payload LIKE $1", "%m4rked%").await, 0);
     assert_eq!(app.count("audit_details", "body LIKE $1", "%m4rked%").await, 0);
 }
@@ -128,7 +128,7 @@ async fn crossing_writes_entries_of_both_requests(app: &TestApp) {
     let crossing = post(&ben, "test-crossing", REQUESTS, json!({ "to": { "user_id": ada.id } })).await;
     let bond = id(&crossing["bond"]);
     let by_ben = || format!("user:{}", ben.id);
-    let both = |one: &Person, other: &Person| vec![one.id.clone(), other.id.clone()];
+    let both = |one: &TestUser, other: &TestUser| vec![one.id.clone(), other.id.clone()];
     let audit = vec![
         (by_ben(), "partner_request.created", id(&crossing)),
         (by_ben(), "partner_request.accepted", id(&first)),
@@ -141,14 +141,14 @@ async fn crossing_writes_entries_of_both_requests(app: &TestApp) {
         ("bond.created", bond, pair(&ada, &ben)),
         ("partner_request.accepted", id(&crossing), both(&ben, &ada)),
     ];
-    check_trace(app, "test-crossing", Trace { audit, events }).await;
+    check_trace(app, "test-crossing", RequestTrace { audit, events }).await;
 }
 
 async fn positions_are_dense_and_the_audit_chain_holds(app: &TestApp) {
-    let people = app.crowd("person", 6).await;
+    let users = app.register_users("person", 6).await;
     for (from, to) in [(0, 1), (2, 3), (4, 5), (1, 0), (3, 2)] {
-        let body = json!({ "to": { "user_id": people[to].id } });
-        people[from].post(REQUESTS, body).await.expect(201);
+        let body = json!({ "to": { "user_id": users[to].id } });
+        users[from].post(REQUESTS, body).await.expect(201);
     }
     let events = app.events().await;
     let positions: Vec<_> = events.iter().map(|event| event.position).collect();

@@ -17,13 +17,13 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::support::{SERVE, kith};
 
 /// Server that logs to a file. Killed when dropped.
-struct Served {
+struct ServerProcess {
     child: Child,
     addr: SocketAddr,
     folder: TempDir,
 }
 
-impl Served {
+impl ServerProcess {
     /// Starts a server with these environment variables, and with `--config` if a file is given.
     fn start(folder: TempDir, variables: &[(&str, &str)], config: Option<&Path>) -> Self {
         // Opened for appending, because other processes write to it too.
@@ -60,7 +60,7 @@ impl Served {
         let found = &report["rows"][0];
         let text = |key: &str| found[key].as_str().expect("text").to_owned();
         assert_eq!(text("id"), row);
-        (text("result"), text("why"))
+        (text("result"), text("reason"))
     }
 
     fn passes(&self, row: &str, args: &[&str]) {
@@ -74,7 +74,7 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         // The process may have ended already.
         let _ = self.child.kill();
@@ -93,7 +93,7 @@ fn report(mut command: Command) -> (Value, Option<i32>) {
 /// GAT-01: 0 open; 1 closed by rows that do not hold; 2 closed by rows that could not be measured.
 #[test]
 fn exit_code_reflects_gate() {
-    let server = Served::fresh(&[]);
+    let server = ServerProcess::fresh(&[]);
     for (rows, code) in [
         (&["--only", "DAT-01"][..], 0),
         // Fails: the server runs in development mode.
@@ -116,26 +116,26 @@ fn exit_code_reflects_gate() {
 /// Covers GAT-02, GAT-03.
 #[test]
 fn area_option_selects_security_rows() {
-    let server = Served::fresh(&[]);
+    let server = ServerProcess::fresh(&[]);
     let (report, _) = report(server.verify(&["--area", "security"]));
     let rows = report["rows"].as_array().expect("rows");
     let catalogue = kith_readiness::Catalogue::built_in();
     let all = catalogue.rows.iter().filter(|row| row.area() == "SEC").count();
     assert_eq!(rows.len(), all);
     assert!(rows.iter().all(|row| row["id"].as_str().is_some_and(|id| id.starts_with("SEC-"))));
-    the_score_is_that_of_its_rows(&report);
+    assert_score_matches_rows(&report);
 }
 
 #[test]
 fn report_score_matches_rows() {
-    let server = Served::fresh(&[]);
+    let server = ServerProcess::fresh(&[]);
     let (report, _) = report(server.verify(&["--area", "CFG", "--area", "DAT"]));
-    the_score_is_that_of_its_rows(&report);
+    assert_score_matches_rows(&report);
     assert_eq!(report["scores"]["areas"].as_array().map(Vec::len), Some(2));
 }
 
 /// Recomputes the scores by the printed formula.
-fn the_score_is_that_of_its_rows(report: &Value) {
+fn assert_score_matches_rows(report: &Value) {
     let rows = report["rows"].as_array().expect("rows");
     let counted = |area: &str| {
         let applies = rows.iter().filter(|row| {
@@ -144,29 +144,30 @@ fn the_score_is_that_of_its_rows(report: &Value) {
         let passes = applies.clone().filter(|row| row["result"] == "pass").count();
         (passes as u64, applies.count() as u64)
     };
-    let told =
-        |score: &Value| (score["pass"].as_u64().expect("a number"), score["of"].as_u64().expect("a number"));
+    let counts = |score: &Value| {
+        (score["pass"].as_u64().expect("a number"), score["applicable"].as_u64().expect("a number"))
+    };
     let scores = &report["scores"];
-    assert_eq!(told(&scores["total"]), counted(""), "{scores:#}");
+    assert_eq!(counts(&scores["total"]), counted(""), "{scores:#}");
     let areas = scores["areas"].as_array().expect("areas");
     for area in areas {
-        assert_eq!(told(area), counted(&format!("{}-", area["id"].as_str().expect("an id"))), "{area}");
+        assert_eq!(counts(area), counted(&format!("{}-", area["id"].as_str().expect("an id"))), "{area}");
     }
-    let lowest = areas.iter().map(|area| told(area).0 as f64 / told(area).1 as f64).fold(1.0, f64::min);
+    let lowest = areas.iter().map(|area| counts(area).0 as f64 / counts(area).1 as f64).fold(1.0, f64::min);
     let weakest = areas.iter().find(|area| area["id"] == scores["weakest"]).expect("the weakest");
-    assert!((told(weakest).0 as f64 / told(weakest).1 as f64 - lowest).abs() < 1e-9, "{scores:#}");
+    assert!((counts(weakest).0 as f64 / counts(weakest).1 as f64 - lowest).abs() < 1e-9, "{scores:#}");
     assert!(scores["formula"].as_str().is_some_and(|formula| formula.contains('÷')), "{scores:#}");
 }
 
 /// Covers OBS-01.
 #[test]
 fn non_json_log_fails_row() {
-    let server = Served::fresh(&[]);
+    let server = ServerProcess::fresh(&[]);
     // Found automatically on the server's machine, and by `--logs`.
     server.passes("OBS-01", &[]);
     let log = server.log();
     server.passes("OBS-01", &["--logs", log.to_str().expect("text")]);
-    let pretty = Served::fresh(&[("KITH__LOG__FORMAT", "pretty")]);
+    let pretty = ServerProcess::fresh(&[("KITH__LOG__FORMAT", "pretty")]);
     pretty.fails("OBS-01", &[], "not JSON");
     let other = server.folder.path().join("other.log");
     File::create(&other).expect("a file");
@@ -177,14 +178,14 @@ fn non_json_log_fails_row() {
 /// OBS-02: a proxy in front of the server writes the requests that it passes on to the same log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn log_with_secrets_fails_row() {
-    let server = Served::fresh(&[]);
+    let server = ServerProcess::fresh(&[]);
     server.passes("OBS-02", &[]);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let proxy = format!("http://{}", listener.local_addr().expect("an address"));
     let (addr, log) = (server.addr, server.log());
     let passing = tokio::spawn(async move {
         while let Ok((caller, _)) = listener.accept().await {
-            tokio::spawn(tell_and_pass(caller, addr, log.clone()));
+            tokio::spawn(log_and_forward(caller, addr, log.clone()));
         }
     });
     let judged = tokio::task::spawn_blocking(move || {
@@ -194,11 +195,11 @@ async fn log_with_secrets_fails_row() {
     passing.abort();
 }
 
-async fn tell_and_pass(caller: TcpStream, server: SocketAddr, log: PathBuf) {
+async fn log_and_forward(caller: TcpStream, server: SocketAddr, log: PathBuf) {
     let server = TcpStream::connect(server).await.expect("a server");
-    let (mut asked, mut answer) = caller.into_split();
+    let (mut asked, mut response) = caller.into_split();
     let (mut answered, mut ask) = server.into_split();
-    let back = tokio::spawn(async move { tokio::io::copy(&mut answered, &mut answer).await });
+    let back = tokio::spawn(async move { tokio::io::copy(&mut answered, &mut response).await });
     let mut bytes = vec![0; 65_536];
     while let Ok(n @ 1..) = tokio::io::AsyncReadExt::read(&mut asked, &mut bytes).await {
         let mut log = File::options().append(true).open(&log).expect("a log");
@@ -215,15 +216,19 @@ async fn tell_and_pass(caller: TcpStream, server: SocketAddr, log: PathBuf) {
 /// Covers DRV-17.
 #[test]
 fn unsynced_database_fails_row() {
-    Served::fresh(&[]).passes("DRV-17", &[]);
-    Served::fresh(&[("KITH__DATABASE__SYNCHRONOUS", "off")]).fails("DRV-17", &[], "synchronous is off");
+    ServerProcess::fresh(&[]).passes("DRV-17", &[]);
+    ServerProcess::fresh(&[("KITH__DATABASE__SYNCHRONOUS", "off")]).fails(
+        "DRV-17",
+        &[],
+        "synchronous is off",
+    );
 }
 
 /// DEP-02: a debug build does not contain its commit.
 #[test]
 fn build_without_commit_fails_row() {
     if option_env!("KITH_COMMIT").is_none() {
-        Served::fresh(&[]).fails("DEP-02", &[], "without a commit");
+        ServerProcess::fresh(&[]).fails("DEP-02", &[], "without a commit");
     }
 }
 
@@ -237,7 +242,7 @@ fn differing_configuration_fails_row() {
     assert!(command.arg("--config").arg(&file).stdout(Stdio::null()).status().expect("a process").success());
     // The test harness passes these settings to `serve` as flags, so the file must contain them for equal
     // digests.
-    let server = Served::start(folder, &[], Some(&file));
+    let server = ServerProcess::start(folder, &[], Some(&file));
     let named = ["--config", file.to_str().expect("text")];
     std::fs::write(
         &file,
@@ -269,7 +274,7 @@ fn old_secret_fails_row() {
         ("JWT_SECRET_FILE", secret.to_str().expect("text")),
         ("JWT_REFRESH_SECRET_FILE", refresh_secret.to_str().expect("text")),
     ];
-    let server = Served::start(tempfile::tempdir().expect("a folder"), &variables, None);
+    let server = ServerProcess::start(tempfile::tempdir().expect("a folder"), &variables, None);
     // The row also needs tests of rotation, which have not run. The measured part holds.
     let (result, why) = server.judge("SEC-17", &[]);
     assert!(result == "unknown" && why == "no test results were given", "{result}: {why}");
@@ -278,23 +283,23 @@ fn old_secret_fails_row() {
     File::options().append(true).open(&secret).expect("a file").set_modified(long_ago).expect("a date");
     server.fails("SEC-17", &[], "auth.jwt_secret has not changed for 91 days");
     let variables = [("JWT_SECRET", "in the environment, longer than 32 bytes")];
-    let (result, why) = Served::fresh(&variables).judge("SEC-17", &[]);
+    let (result, why) = ServerProcess::fresh(&variables).judge("SEC-17", &[]);
     assert!(result == "unknown" && why.contains("auth.jwt_secret"), "{result}: {why}");
 }
 
 /// An invalid declaration exits with 2, not with the 1 of a closed gate.
 #[test]
 fn invalid_declaration_exits_with_2() {
-    let server = Served::fresh(&[]);
+    let server = ServerProcess::fresh(&[]);
     let file = server.folder.path().join("checks.toml");
     for (text, word) in [
-        ("[[check]]\nid = \"SHOP-01\"\nwhat = \"w\"\ngate = \"beta\"\nkind = \"guess\"", "guess"),
+        ("[[check]]\nid = \"SHOP-01\"\nrequirement = \"w\"\ngate = \"beta\"\nkind = \"guess\"", "guess"),
         (
             "[[check]]\nid = \"OPS-01\"\nkind = \"attestation\"\nstatement = \"\"\nowner = \"\"\nuntil = \"2027-01-01T00:00:00Z\"",
             "a statement and an owner",
         ),
         (
-            "[[check]]\nid = \"SHOP-01\"\nwhat = \"w\"\ngate = \"beta\"\nkind = \"http\"\npath = \"@other.example/\"",
+            "[[check]]\nid = \"SHOP-01\"\nrequirement = \"w\"\ngate = \"beta\"\nkind = \"http\"\npath = \"@other.example/\"",
             "begin with one slash",
         ),
     ] {
@@ -309,7 +314,7 @@ fn invalid_declaration_exits_with_2() {
 /// Signed evidence lets an operator with only the binary judge rows that need evidence of the build.
 #[test]
 fn only_signed_evidence_is_accepted() {
-    let server = Served::fresh(&[]);
+    let server = ServerProcess::fresh(&[]);
     let folder = server.folder.path();
     let at = |name: &str| folder.join(name).to_str().expect("text").to_owned();
     std::fs::create_dir(folder.join("evidence")).expect("a folder");

@@ -7,7 +7,7 @@ use regex::Regex;
 
 use super::outline::Outline;
 use super::report::Code;
-use super::{Draft, pattern, quote};
+use super::{UnlocatedFinding, pattern, quote};
 
 /// Maximum number of commands that are compared.
 const MAX_COMMANDS: usize = 64;
@@ -34,7 +34,7 @@ enum Tool {
 
 /// Backup or restore command.
 #[derive(Debug)]
-struct Command {
+struct PgCommand {
     tool: Tool,
     /// True if a dump is in plain SQL format.
     plain: bool,
@@ -44,12 +44,16 @@ struct Command {
 }
 
 /// Reports restore commands that do not match any backup command.
-pub(super) fn check(outline: &Outline, position: &dyn Fn(usize) -> usize, drafts: &mut Vec<Draft>) {
+pub(super) fn check(
+    outline: &Outline,
+    position: &dyn Fn(usize) -> usize,
+    findings: &mut Vec<UnlocatedFinding>,
+) {
     let lines = command_lines(outline);
     let mut commands = Vec::new();
     for (offset, line) in &lines {
         if ["pg_dump", "pg_restore", "psql"].iter().any(|tool| line.contains(tool)) {
-            of_line(line, *offset, &mut commands);
+            parse_line(line, *offset, &mut commands);
         }
         if commands.len() >= MAX_COMMANDS {
             break;
@@ -57,18 +61,18 @@ pub(super) fn check(outline: &Outline, position: &dyn Fn(usize) -> usize, drafts
     }
     let dumps: Vec<_> = commands.iter().filter(|command| command.tool == Tool::Dump).collect();
     for restore in commands.iter().filter(|command| command.tool != Tool::Dump && !dumps.is_empty()) {
-        compare(restore, &dumps, &lines, position, drafts);
+        compare(restore, &dumps, &lines, position, findings);
     }
 }
 
 fn compare(
-    restore: &Command,
-    dumps: &[&Command],
+    restore: &PgCommand,
+    dumps: &[&PgCommand],
     lines: &[(usize, String)],
     position: &dyn Fn(usize) -> usize,
-    drafts: &mut Vec<Draft>,
+    findings: &mut Vec<UnlocatedFinding>,
 ) {
-    let same = |dump: &&&Command| restore.file.is_some() && dump.file == restore.file;
+    let same = |dump: &&&PgCommand| restore.file.is_some() && dump.file == restore.file;
     let of_this: Vec<_> = dumps.iter().filter(same).collect();
     let is_psql = restore.tool == Tool::Psql;
     let asked: Vec<_> = if of_this.is_empty() && !is_psql { dumps.iter().collect() } else { of_this.clone() };
@@ -85,7 +89,7 @@ fn compare(
                 "Dump with `pg_dump --format=custom`, or restore with psql; then test the restore once.",
             )
         };
-        drafts.push(Draft::new(restore.offset, Code::RestoreFormat, message, remedy));
+        findings.push(UnlocatedFinding::new(restore.offset, Code::RestoreFormat, message, remedy));
     }
     let Some(file) =
         restore.file.as_deref().filter(|file| of_this.is_empty() && file.trim_matches('*').len() > 4)
@@ -106,7 +110,7 @@ fn compare(
             quote(written)
         );
         let remedy = "Restore the file that the backup writes, or add the step between them.";
-        drafts.push(Draft::new(restore.offset, Code::RestoreFile, message, remedy));
+        findings.push(UnlocatedFinding::new(restore.offset, Code::RestoreFile, message, remedy));
     }
 }
 
@@ -178,7 +182,7 @@ fn base_name(path: &str) -> &str {
         .fold(name, |name, end| name.strip_suffix(end).unwrap_or(name))
 }
 
-fn of_line(line: &str, offset: usize, commands: &mut Vec<Command>) {
+fn parse_line(line: &str, offset: usize, commands: &mut Vec<PgCommand>) {
     let words = words(line);
     let ends = |word: &String| matches!(word.as_str(), ";" | "&");
     for command in words.split(ends) {
@@ -195,7 +199,7 @@ fn of_line(line: &str, offset: usize, commands: &mut Vec<Command>) {
                 continue;
             }
             let is_named = part[start].ends_with("pg_dumpall");
-            commands.push(Command { tool, plain: is_named || is_plain(options), file, offset });
+            commands.push(PgCommand { tool, plain: is_named || is_plain(options), file, offset });
         }
     }
 }
@@ -231,20 +235,21 @@ fn packed_format(option: &str) -> Option<&str> {
 }
 
 /// Returns the file that follows the last of these operators or options.
-fn behind<'w>(words: &'w [String], marks: &[&str]) -> Option<&'w str> {
+fn operand_after<'w>(words: &'w [String], marks: &[&str]) -> Option<&'w str> {
     let at = words.iter().rposition(|word| marks.contains(&word.as_str()))?;
     words[at + 1..].iter().map(String::as_str).find(|word| *word != ">")
 }
 
 fn written(options: &[String], piped: &[&[String]]) -> Option<String> {
     let named = options.iter().find_map(|word| word.strip_prefix("--file="));
-    let named = named.or_else(|| behind(options, &["-f", "--file"]));
-    let file = named.or_else(|| piped.last().and_then(|last| behind(last, &[">", "tee", "-o", "--output"])));
+    let named = named.or_else(|| operand_after(options, &["-f", "--file"]));
+    let file =
+        named.or_else(|| piped.last().and_then(|last| operand_after(last, &[">", "tee", "-o", "--output"])));
     file.map(|file| base_name(file).to_owned())
 }
 
 fn read(tool: Tool, options: &[String], before: &[&[String]]) -> Option<String> {
-    if let Some(file) = behind(options, &["<"]) {
+    if let Some(file) = operand_after(options, &["<"]) {
         return Some(base_name(file).to_owned());
     }
     if let Some(first) = before.first() {
@@ -253,7 +258,9 @@ fn read(tool: Tool, options: &[String], before: &[&[String]]) -> Option<String> 
     }
     if tool == Tool::Psql {
         let named = options.iter().find_map(|word| word.strip_prefix("--file="));
-        return named.or_else(|| behind(options, &["-f", "--file"])).map(|file| base_name(file).to_owned());
+        return named
+            .or_else(|| operand_after(options, &["-f", "--file"]))
+            .map(|file| base_name(file).to_owned());
     }
     let mut file = None;
     let mut options = options.iter().take_while(|word| !matches!(word.as_str(), ">" | ")" | "("));

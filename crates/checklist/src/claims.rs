@@ -7,10 +7,10 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::items::Items;
-use super::marks::{self, Mark};
-use super::outline::{Block, Kind, Outline};
+use super::marks::{self, BoxState};
+use super::outline::{Block, BlockKind, Outline};
 use super::report::Code;
-use super::{Draft, pattern, quote};
+use super::{UnlocatedFinding, pattern, quote};
 
 /// Maximum length of a sentence in bytes.
 const MAX_SENTENCE_BYTES: usize = 500;
@@ -69,31 +69,31 @@ pub(super) fn check(
     outline: &Outline,
     items: &Items,
     position: &dyn Fn(usize) -> usize,
-    drafts: &mut Vec<Draft>,
+    findings: &mut Vec<UnlocatedFinding>,
 ) {
-    ticked_over_open(outline, items, position, drafts);
+    ticked_over_open(outline, items, position, findings);
     let sentences = sentences(outline);
     let some = statements_of_some(outline, &sentences);
     let first_open = first_open(outline, items);
     for sentence in &sentences {
         let text = &sentence.text;
-        let of_the_whole = (READY.is_match(text) && ends_there(text)) || CONFIRMED.is_match(text);
+        let of_the_whole = (READY.is_match(text) && is_predicate(text)) || CONFIRMED.is_match(text);
         let (labelled, of_all) = (LABELLED.is_match(text), ALL.is_match(text));
         let is_said = (of_the_whole || labelled || of_all) && !NOT_A_CLAIM.is_match(text);
         if !is_said || !sentence.may_claim(outline, items, of_the_whole || labelled) {
             continue;
         }
         let of_the_whole = of_the_whole || (labelled && PRODUCT.is_match(text));
-        let is_about_others = sentence.mark != Some(Mark::Open) && (of_the_whole || !sentence.is_box);
+        let is_about_others = sentence.mark != Some(BoxState::Open) && (of_the_whole || !sentence.is_box);
         let scope = if of_the_whole { Some(0) } else { scope(outline, items, sentence.section) };
         if let Some(scope) = scope.filter(|_| is_about_others)
             && let (open @ 1.., Some(first)) = (items.whole[scope].open, first_open[scope])
         {
             let first = &items.all[first];
-            drafts.push(beside_open(sentence, open, position(first.offset), &first.label));
+            findings.push(finding_beside_open_boxes(sentence, open, position(first.offset), &first.label));
         }
         if of_all {
-            drafts.extend(beside_some(sentence, &some, position));
+            findings.extend(finding_beside_statements(sentence, &some, position));
         }
     }
 }
@@ -104,8 +104,8 @@ struct Sentence {
     text: String,
     offset: usize,
     section: usize,
-    kind: Kind,
-    mark: Option<Mark>,
+    kind: BlockKind,
+    mark: Option<BoxState>,
     /// True if the sentence is an item with a box.
     is_box: bool,
 }
@@ -115,41 +115,41 @@ impl Sentence {
     /// a box is often a criterion.
     fn may_claim(&self, outline: &Outline, items: &Items, of_the_whole: bool) -> bool {
         match self.kind {
-            Kind::Heading => {
-                items.headings[self.section] == Some(Mark::Ticked) || self.text.contains([':', '!'])
+            BlockKind::Heading => {
+                items.headings[self.section] == Some(BoxState::Ticked) || self.text.contains([':', '!'])
             }
-            Kind::Item if self.mark.is_none() => {
+            BlockKind::Item if self.mark.is_none() => {
                 let labelled = of_the_whole && self.text.contains(':');
                 labelled || CONCLUDES.is_match(outline.title(self.section))
             }
-            _ => self.mark != Some(Mark::Open),
+            _ => self.mark != Some(BoxState::Open),
         }
     }
 }
 
 /// Distinguishes the noun phrase "production-ready checklist" from the claim "it is production-ready".
-fn ends_there(text: &str) -> bool {
+fn is_predicate(text: &str) -> bool {
     READY.find(text).is_some_and(|found| {
-        let behind = marks::without_glyphs(&text[found.end()..]);
+        let after = marks::without_glyphs(&text[found.end()..]);
         let verb = found.as_str().split_whitespace().next().unwrap_or_default().to_lowercase();
-        matches!(verb.as_str(), "is" | "are") || !behind.starts_with(|c: char| c.is_alphanumeric())
+        matches!(verb.as_str(), "is" | "are") || !after.starts_with(|c: char| c.is_alphanumeric())
     })
 }
 
-fn beside_open(sentence: &Sentence, open: usize, line: usize, label: &str) -> Draft {
+fn finding_beside_open_boxes(sentence: &Sentence, open: usize, line: usize, label: &str) -> UnlocatedFinding {
     let boxes = match open {
         1 => "an open box, at".to_owned(),
         _ => format!("{open} open boxes, the first at"),
     };
     let message = format!("{} contradicts {boxes} line {line}: {}.", quote(&sentence.text), quote(label));
-    Draft::new(sentence.offset, Code::DoneBesideOpen, message, "Remove the claim until the boxes are ticked.")
+    UnlocatedFinding::new(sentence.offset, Code::DoneBesideOpen, message, "Remove the claim until the boxes are ticked.")
 }
 
-fn beside_some(
+fn finding_beside_statements(
     claim: &Sentence,
     some: &[(usize, String)],
     position: &dyn Fn(usize) -> usize,
-) -> Option<Draft> {
+) -> Option<UnlocatedFinding> {
     let words = claim.text.to_lowercase();
     let deeds = CLAIM_PARTICIPLES
         .iter()
@@ -162,7 +162,7 @@ fn beside_some(
     let (offset, text) = some.iter().find(|(_, text)| about(text))?;
     let message =
         format!("{} contradicts {} at line {}.", quote(&claim.text), quote(text), position(*offset));
-    Some(Draft::new(claim.offset, Code::AllBesideSome, message, "State how many of them it is true for."))
+    Some(UnlocatedFinding::new(claim.offset, Code::AllBesideSome, message, "State how many of them it is true for."))
 }
 
 /// Returns sentences with a partial count, such as "1 of 14", with their offsets.
@@ -189,7 +189,7 @@ fn statements_of_some(outline: &Outline, sentences: &[Sentence]) -> Vec<(usize, 
 /// Returns the first open box of each section, including its subsections.
 fn first_open(outline: &Outline, items: &Items) -> Vec<Option<usize>> {
     let mut first = vec![None; outline.sections.len()];
-    for (index, item) in items.all.iter().enumerate().filter(|(_, item)| item.mark == Mark::Open) {
+    for (index, item) in items.all.iter().enumerate().filter(|(_, item)| item.mark == BoxState::Open) {
         for section in outline.ancestors(item.section) {
             if first[section].is_some() {
                 break;
@@ -214,12 +214,12 @@ fn ticked_over_open(
     outline: &Outline,
     items: &Items,
     position: &dyn Fn(usize) -> usize,
-    drafts: &mut Vec<Draft>,
+    findings: &mut Vec<UnlocatedFinding>,
 ) {
     let first_open = first_open(outline, items);
     let mut found: Vec<(usize, String, usize, usize)> = Vec::new();
     for (index, section) in outline.sections.iter().enumerate() {
-        if let (Some(Mark::Ticked), Some(block), Some(first)) =
+        if let (Some(BoxState::Ticked), Some(block), Some(first)) =
             (items.headings[index], section.heading, first_open[index])
         {
             let offset = outline.blocks[block].offset(0);
@@ -228,15 +228,15 @@ fn ticked_over_open(
         }
     }
     let mut by_block = HashMap::new();
-    for item in items.all.iter().filter(|item| outline.blocks[item.block].kind == Kind::Item) {
+    for item in items.all.iter().filter(|item| outline.blocks[item.block].kind == BlockKind::Item) {
         by_block.entry(item.block).or_insert(item);
     }
     let mut under: HashMap<usize, (usize, usize)> = HashMap::new();
-    for item in items.all.iter().filter(|item| item.mark == Mark::Open) {
+    for item in items.all.iter().filter(|item| item.mark == BoxState::Open) {
         let parents =
             std::iter::successors(outline.blocks[item.block].parent, |one| outline.blocks[*one].parent);
         for parent in
-            parents.filter(|parent| by_block.get(parent).is_some_and(|item| item.mark == Mark::Ticked))
+            parents.filter(|parent| by_block.get(parent).is_some_and(|item| item.mark == BoxState::Ticked))
         {
             under.entry(parent).or_insert((0, item.offset)).0 += 1;
         }
@@ -245,20 +245,25 @@ fn ticked_over_open(
         let item = by_block[&block];
         (item.offset, item.label.clone(), open, first)
     }));
-    drafts.extend(found.into_iter().map(|(offset, label, open, first)| {
+    findings.extend(found.into_iter().map(|(offset, label, open, first)| {
         let boxes = match open {
             1 => "a box under it is open, at".to_owned(),
             _ => format!("{open} boxes under it are open, the first at"),
         };
         let message = format!("{} is ticked, but {boxes} line {}.", quote(&label), position(first));
-        Draft::new(offset, Code::TickedOverOpen, message, "Open it again, or tick the boxes under it.")
+        UnlocatedFinding::new(
+            offset,
+            Code::TickedOverOpen,
+            message,
+            "Open it again, or tick the boxes under it.",
+        )
     }));
 }
 
 fn sentences(outline: &Outline) -> Vec<Sentence> {
     let mut found = Vec::new();
-    for block in outline.blocks.iter().filter(|block| !matches!(block.kind, Kind::Cell { .. })) {
-        of_block(block, &mut found);
+    for block in outline.blocks.iter().filter(|block| !matches!(block.kind, BlockKind::Cell { .. })) {
+        sentences_of_block(block, &mut found);
     }
     for table in &outline.tables {
         for row in table.rows.iter().skip(1) {
@@ -274,7 +279,7 @@ fn sentences(outline: &Outline) -> Vec<Sentence> {
     found
 }
 
-fn of_block(block: &Block, found: &mut Vec<Sentence>) {
+fn sentences_of_block(block: &Block, found: &mut Vec<Sentence>) {
     let text = &block.text;
     let bytes = text.as_bytes();
     let mut start = 0;
@@ -283,7 +288,7 @@ fn of_block(block: &Block, found: &mut Vec<Sentence>) {
         let next = bytes.get(at + 1).copied().unwrap_or(b'\n');
         let ends = match bytes.get(at) {
             None => true,
-            Some(b'\n') => !goes_on(text, at),
+            Some(b'\n') => !continues(text, at),
             Some(b'.' | b'!' | b'?' | b';') => matches!(next, b' ' | b'\n'),
             _ => false,
         };
@@ -293,7 +298,8 @@ fn of_block(block: &Block, found: &mut Vec<Sentence>) {
         let sentence = &text[start..(at + 1).min(bytes.len())];
         let begins = start + sentence.len() - sentence.trim_start().len();
         let leading = if first_of_line { marks::leading(sentence).map(|leading| leading.mark) } else { None };
-        let trailing = marks::trailing(sentence).map(|(mark, _)| mark).filter(|_| block.kind == Kind::Item);
+        let trailing =
+            marks::trailing(sentence).map(|(mark, _)| mark).filter(|_| block.kind == BlockKind::Item);
         if !sentence.trim().is_empty() && sentence.len() <= MAX_SENTENCE_BYTES {
             let mark = leading.or(trailing);
             found.push(Sentence {
@@ -302,7 +308,7 @@ fn of_block(block: &Block, found: &mut Vec<Sentence>) {
                 section: block.section,
                 kind: block.kind,
                 mark,
-                is_box: mark.is_some() && block.kind == Kind::Item,
+                is_box: mark.is_some() && block.kind == BlockKind::Item,
             });
         }
         first_of_line = bytes.get(at).is_none_or(|b| *b == b'\n');
@@ -311,7 +317,7 @@ fn of_block(block: &Block, found: &mut Vec<Sentence>) {
 }
 
 /// Returns true if the sentence continues after the line break at `at`.
-fn goes_on(text: &str, at: usize) -> bool {
+fn continues(text: &str, at: usize) -> bool {
     let before = text[..at].chars().next_back();
     let after = text[at + 1..].chars().next();
     before.is_some_and(|c| c.is_alphanumeric() || c == ',') && after.is_some_and(char::is_lowercase)

@@ -23,7 +23,7 @@ pub(super) struct Source {
     /// Repaired pieces, in order.
     repairs: Vec<Repair>,
     /// Offsets of characters that cannot be recovered.
-    pub lost: Vec<usize>,
+    pub undecodable: Vec<usize>,
 }
 
 /// Repaired piece: its range in the text, and the original characters.
@@ -31,14 +31,18 @@ pub(super) struct Source {
 pub(super) struct Repair {
     pub start: usize,
     pub end: usize,
-    pub was: String,
+    pub undecoded: String,
 }
 
 impl Source {
     pub(super) fn read(bytes: &[u8]) -> Self {
         let raw = decode(bytes);
-        let mut source =
-            Self { text: String::with_capacity(raw.len()), lines: vec![0], repairs: vec![], lost: vec![] };
+        let mut source = Self {
+            text: String::with_capacity(raw.len()),
+            lines: vec![0],
+            repairs: vec![],
+            undecodable: vec![],
+        };
         let mut rest = raw.strip_prefix('\u{feff}').unwrap_or(&raw);
         while let Some(at) = rest.find(|c: char| !c.is_ascii()) {
             source.text.push_str(&rest[..at]);
@@ -48,9 +52,9 @@ impl Source {
             rest = &rest[run.len()..];
         }
         source.text.push_str(rest);
-        source.text = bound_depth(source.text);
+        source.text = limit_depth(source.text);
         source.lines.extend(source.text.match_indices('\n').map(|(at, _)| at + 1));
-        source.lost = source.text.match_indices('\u{fffd}').map(|(at, _)| at).collect();
+        source.undecodable = source.text.match_indices('\u{fffd}').map(|(at, _)| at).collect();
         source
     }
 
@@ -62,7 +66,7 @@ impl Source {
         let start = self.text.len();
         self.text.push_str(now.as_deref().unwrap_or(run));
         if now.is_some() {
-            self.repairs.push(Repair { start, end: self.text.len(), was: run.to_owned() });
+            self.repairs.push(Repair { start, end: self.text.len(), undecoded: run.to_owned() });
         }
     }
 
@@ -86,7 +90,7 @@ impl Source {
         let mut column = 1 + self.text[start..end].chars().count();
         let first = self.repairs.partition_point(|one| one.start < start);
         for one in self.repairs[first..].iter().take_while(|one| one.end <= offset) {
-            column = column + one.was.chars().count() - self.text[one.start..one.end].chars().count();
+            column = column + one.undecoded.chars().count() - self.text[one.start..one.end].chars().count();
         }
         if line > self.line_count() { (self.line_count(), 1) } else { (line, column) }
     }
@@ -110,9 +114,9 @@ fn repair(run: &str) -> Option<String> {
     let chars: Vec<char> = run.chars().collect();
     let mut at = 0;
     while at < chars.len() {
-        match meant(&chars[at..]) {
-            Some((meant, taken)) => {
-                repaired.push(meant);
+        match original_char(&chars[at..]) {
+            Some((original, taken)) => {
+                repaired.push(original);
                 changed = true;
                 at += taken;
             }
@@ -127,7 +131,7 @@ fn repair(run: &str) -> Option<String> {
 
 /// Returns the original character of a mis-encoded sequence and the length of the sequence. Only sequences
 /// that do not occur in real text are accepted: `Ã©` is one, `é…”` is not.
-fn meant(chars: &[char]) -> Option<(char, usize)> {
+fn original_char(chars: &[char]) -> Option<(char, usize)> {
     let byte = |at: usize| chars.get(at).and_then(|c| windows_1252(*c));
     let lead = byte(0)?;
     let length = match (lead, byte(1)) {
@@ -143,8 +147,8 @@ fn meant(chars: &[char]) -> Option<(char, usize)> {
     };
     let bytes: Option<Vec<u8>> = (0..length).map(byte).collect();
     let whole = bytes.and_then(|bytes| str::from_utf8(&bytes).ok()?.chars().next());
-    if let Some(meant) = whole {
-        return Some((meant, length));
+    if let Some(original) = whole {
+        return Some((original, length));
     }
     // The undefined bytes of Windows-1252 are often lost in conversion.
     match (lead, byte(1), byte(2)) {
@@ -163,7 +167,7 @@ fn windows_1252(c: char) -> Option<u8> {
 }
 
 /// Replaces block markers beyond the depth limits, without changing the length of the text.
-fn bound_depth(text: String) -> String {
+fn limit_depth(text: String) -> String {
     let mut bytes = text.into_bytes();
     let (mut in_prefix, mut markers, mut indent) = (true, 0, 0);
     for at in 0..bytes.len() {
@@ -197,12 +201,12 @@ mod tests {
 
     #[test]
     fn windows_1252_mojibake_is_repaired() {
-        for meant in ["✅", "❌", "☐", "☑", "✔", "⬜", "🔒", "é", "–", "“", "’", "\u{fe0f}"]
+        for original in ["✅", "❌", "☐", "☑", "✔", "⬜", "🔒", "é", "–", "“", "’", "\u{fe0f}"]
         {
-            let once: String = meant.bytes().map(as_windows).collect();
-            assert_eq!(text(once.as_bytes()), meant, "{once}");
+            let once: String = original.bytes().map(as_windows).collect();
+            assert_eq!(text(once.as_bytes()), original, "{once}");
             let twice: String = once.bytes().map(as_windows).collect();
-            assert_eq!(text(twice.as_bytes()), meant, "{twice}");
+            assert_eq!(text(twice.as_bytes()), original, "{twice}");
         }
         // The undefined byte was lost.
         assert_eq!(text("âŒ and â˜ and âœ…".as_bytes()), "❌ and ☐ and ✅");
@@ -247,7 +251,7 @@ mod tests {
     #[test]
     fn invalid_bytes_are_reported() {
         let source = Source::read(b"- \x85 a");
-        assert_eq!((source.lost.len(), source.text.as_str()), (1, "- \u{fffd} a"));
+        assert_eq!((source.undecodable.len(), source.text.as_str()), (1, "- \u{fffd} a"));
     }
 
     #[test]

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::marks::{self, Mark};
-use super::outline::{Block, Kind, Outline, Section};
+use super::marks::{self, BoxState};
+use super::outline::{Block, BlockKind, Outline, Section};
 use super::report::Counts;
 
 /// Box with its item.
 #[derive(Debug)]
 pub(super) struct Item {
-    pub mark: Mark,
+    pub mark: BoxState,
     /// Text of the item. In a table: the row's first text and the column's heading.
     pub label: String,
     /// Offset of the box in the source.
@@ -30,24 +30,24 @@ pub(super) struct Items {
     /// Counts by section, with subsections.
     pub whole: Vec<Counts>,
     /// Marks of the headings, by section.
-    pub headings: Vec<Option<Mark>>,
+    pub headings: Vec<Option<BoxState>>,
 }
 
 impl Items {
     pub(super) fn of(outline: &Outline) -> Self {
         let mut all = Vec::new();
-        let icons = Icons::of(outline);
+        let icons = GlyphClassifier::of(outline);
         for (index, block) in outline.blocks.iter().enumerate() {
-            if block.kind != Kind::Heading && !is_legend(outline.title(block.section)) {
-                let is_icon = block.kind == Kind::Item && icons.of_list(block);
+            if block.kind != BlockKind::Heading && !is_legend(outline.title(block.section)) {
+                let is_icon = block.kind == BlockKind::Item && icons.is_list_icon(block);
                 collect(outline, index, block, is_icon, &mut all);
             }
         }
-        let mark = |section: &Section| heading_mark(&section.title, icons.of_heading(section));
+        let mark = |section: &Section| heading_mark(&section.title, icons.is_heading_icon(section));
         let headings: Vec<_> = outline.sections.iter().map(mark).collect();
         let mut items = Self { all, own: vec![], whole: vec![], headings };
         items.count(outline);
-        items.take_headings_without_boxes(outline);
+        items.count_marked_headings(outline);
         items.count(outline);
         items
     }
@@ -81,7 +81,7 @@ impl Items {
     }
 
     /// A marked heading without boxes under it counts as an item.
-    fn take_headings_without_boxes(&mut self, outline: &Outline) {
+    fn count_marked_headings(&mut self, outline: &Outline) {
         let has_marked_under = marked_under(outline, &self.headings);
         for (index, section) in outline.sections.iter().enumerate() {
             let none_under = self.whole[index] == Counts::default() && !has_marked_under[index];
@@ -96,7 +96,7 @@ impl Items {
     }
 }
 
-fn marked_under(outline: &Outline, headings: &[Option<Mark>]) -> Vec<bool> {
+fn marked_under(outline: &Outline, headings: &[Option<BoxState>]) -> Vec<bool> {
     let mut under = vec![false; outline.sections.len()];
     for (index, section) in outline.sections.iter().enumerate().rev() {
         if let Some(parent) = section.parent {
@@ -106,11 +106,11 @@ fn marked_under(outline: &Outline, headings: &[Option<Mark>]) -> Vec<bool> {
     under
 }
 
-fn add(counts: &mut Counts, mark: Mark) {
+fn add(counts: &mut Counts, mark: BoxState) {
     match mark {
-        Mark::Ticked => counts.ticked += 1,
-        Mark::Open => counts.open += 1,
-        Mark::SetAside => counts.set_aside += 1,
+        BoxState::Ticked => counts.ticked += 1,
+        BoxState::Open => counts.open += 1,
+        BoxState::SetAside => counts.set_aside += 1,
     }
 }
 
@@ -122,25 +122,25 @@ fn is_legend(title: &str) -> bool {
 /// Classification of the glyphs at the beginning of headings (by level) and of list items (by list): boxes or
 /// icons.
 #[derive(Debug, Default)]
-struct Icons {
-    headings: HashMap<usize, Pictures>,
-    lists: HashMap<usize, Pictures>,
+struct GlyphClassifier {
+    headings: HashMap<usize, GlyphUse>,
+    lists: HashMap<usize, GlyphUse>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Pictures {
+struct GlyphUse {
     ticked: bool,
     open: bool,
     icons: bool,
 }
 
-impl Pictures {
+impl GlyphUse {
     fn note(&mut self, text: &str) {
         self.icons |= marks::begins_with_icon(text);
         if !marks::begins_with_ambiguous(text) {
             match marks::leading(text).map(|found| found.mark) {
-                Some(Mark::Ticked) => self.ticked = true,
-                Some(Mark::Open) => self.open = true,
+                Some(BoxState::Ticked) => self.ticked = true,
+                Some(BoxState::Open) => self.open = true,
                 _ => {}
             }
         }
@@ -156,13 +156,13 @@ impl Pictures {
     }
 }
 
-impl Icons {
+impl GlyphClassifier {
     fn of(outline: &Outline) -> Self {
         let mut icons = Self::default();
         for section in &outline.sections {
             icons.headings.entry(section.level).or_default().note(&section.title);
         }
-        for block in outline.blocks.iter().filter(|block| block.kind == Kind::Item) {
+        for block in outline.blocks.iter().filter(|block| block.kind == BlockKind::Item) {
             if let Some(list) = block.list {
                 icons.lists.entry(list).or_default().note(&block.text);
             }
@@ -170,17 +170,17 @@ impl Icons {
         icons
     }
 
-    fn of_heading(&self, section: &Section) -> bool {
+    fn is_heading_icon(&self, section: &Section) -> bool {
         self.headings.get(&section.level).is_some_and(|pictures| pictures.is_icon(&section.title))
     }
 
-    fn of_list(&self, block: &Block) -> bool {
+    fn is_list_icon(&self, block: &Block) -> bool {
         let pictures = block.list.and_then(|list| self.lists.get(&list));
         pictures.is_some_and(|pictures| pictures.is_icon(&block.text))
     }
 }
 
-fn heading_mark(title: &str, is_icon: bool) -> Option<Mark> {
+fn heading_mark(title: &str, is_icon: bool) -> Option<BoxState> {
     let leading = marks::leading(title).filter(|_| !is_icon).map(|found| found.mark);
     // The mark may stand before brackets: "Security ✅ (100%)".
     let before_bracket =
@@ -191,7 +191,7 @@ fn heading_mark(title: &str, is_icon: bool) -> Option<Mark> {
 
 fn collect(outline: &Outline, index: usize, block: &Block, is_icon: bool, all: &mut Vec<Item>) {
     let mut push = |mark, label: String, at: usize, malformed| {
-        let mark = if is_struck(block) { Mark::SetAside } else { mark };
+        let mark = if is_struck(block) { BoxState::SetAside } else { mark };
         all.push(Item {
             mark,
             label,
@@ -201,7 +201,7 @@ fn collect(outline: &Outline, index: usize, block: &Block, is_icon: bool, all: &
             malformed,
         });
     };
-    if let Kind::Cell { table, row, column } = block.kind {
+    if let BlockKind::Cell { table, row, column } = block.kind {
         if let Some(found) = marks::leading(&block.text).filter(|_| row > 0) {
             let label = cell_label(outline, table, row, column, found.rest);
             push(found.mark, label, 0, found.malformed);
@@ -213,7 +213,7 @@ fn collect(outline: &Outline, index: usize, block: &Block, is_icon: bool, all: &
     for (at, line) in block.lines() {
         // At the beginning of a paragraph ⚠ is a warning. At the beginning of an item it marks the item as
         // open.
-        let warns = block.kind == Kind::Paragraph && line.trim_start().starts_with('⚠');
+        let warns = block.kind == BlockKind::Paragraph && line.trim_start().starts_with('⚠');
         let is_icon = is_icon && at == 0;
         if let Some(found) = marks::leading(line).filter(|_| !warns && !is_icon) {
             let at = at + line.len() - line.trim_start().len();
@@ -223,7 +223,8 @@ fn collect(outline: &Outline, index: usize, block: &Block, is_icon: bool, all: &
         before = at;
     }
     let last = &block.text[before..];
-    if let Some((mark, label)) = marks::trailing(last).filter(|_| block.kind == Kind::Item && !found_any) {
+    if let Some((mark, label)) = marks::trailing(last).filter(|_| block.kind == BlockKind::Item && !found_any)
+    {
         let first = block.text.lines().next().unwrap_or_default();
         let label = if before == 0 { label } else { first };
         push(mark, label.to_owned(), 0, false);

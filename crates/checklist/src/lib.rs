@@ -4,10 +4,10 @@
 mod backups;
 mod claims;
 mod decode;
-mod figures;
 mod items;
 mod marks;
 mod outline;
+mod parsed_scores;
 mod placeholders;
 mod present;
 mod repeats;
@@ -20,7 +20,7 @@ use regex::Regex;
 
 use decode::Source;
 use items::Items;
-pub use marks::Mark;
+pub use marks::BoxState;
 use outline::Outline;
 pub use report::{Code, Counts, Finding, Report, SectionCounts, StatedScore};
 
@@ -31,20 +31,20 @@ pub fn lint(bytes: &[u8]) -> Report {
     let source = Source::read(bytes);
     let outline = Outline::of(&source.text);
     let items = Items::of(&outline);
-    let figures = figures::all(&outline);
+    let stated = parsed_scores::all(&outline);
     let line = |offset: usize| source.position(offset).0;
-    let mut drafts = Vec::new();
-    let recomputed = scores::check(&outline, &items, &figures, &mut drafts);
-    repeats::check(&outline, &items, &line, &mut drafts);
-    claims::check(&outline, &items, &line, &mut drafts);
-    placeholders::check(&outline, &mut drafts);
-    backups::check(&outline, &line, &mut drafts);
-    form(&source, &outline, &items, &mut drafts);
-    let (findings, findings_left_out) = listed(&source, drafts);
-    let scores = figures.into_iter().zip(recomputed).map(|(figure, recomputed)| StatedScore {
-        label: shown(&figure.label),
-        line: line(figure.offset),
-        stated: rounded(figure.percent),
+    let mut findings = Vec::new();
+    let recomputed = scores::check(&outline, &items, &stated, &mut findings);
+    repeats::check(&outline, &items, &line, &mut findings);
+    claims::check(&outline, &items, &line, &mut findings);
+    placeholders::check(&outline, &mut findings);
+    backups::check(&outline, &line, &mut findings);
+    report_form_faults(&source, &outline, &items, &mut findings);
+    let (findings, findings_left_out) = sort_and_limit(&source, findings);
+    let scores = stated.into_iter().zip(recomputed).map(|(score, recomputed)| StatedScore {
+        label: sanitized(&score.label),
+        line: line(score.offset),
+        stated: rounded(score.percent),
         recomputed: recomputed.as_ref().map(|one| rounded(one.percent)),
         from: recomputed.map(|one| one.from),
     });
@@ -61,14 +61,14 @@ pub fn lint(bytes: &[u8]) -> Report {
 
 /// Finding whose line and column are not computed yet.
 #[derive(Debug)]
-struct Draft {
+struct UnlocatedFinding {
     offset: usize,
     code: Code,
     message: String,
     remedy: String,
 }
 
-impl Draft {
+impl UnlocatedFinding {
     fn new(offset: usize, code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { offset, code, message: message.into(), remedy: remedy.into() }
     }
@@ -81,15 +81,15 @@ fn pattern(text: &str) -> Regex {
 
 /// Quotes text of the author in a message: on one line, shortened, without control characters.
 fn quote(text: &str) -> String {
-    format!("“{}”", shown(text))
+    format!("“{}”", sanitized(text))
 }
 
-fn shown(text: &str) -> String {
+fn sanitized(text: &str) -> String {
     const MAX_QUOTE_CHARS: usize = 72;
     let words = text
         .chars()
         .take(8 * MAX_QUOTE_CHARS)
-        .map(|c| if is_obeyed(c) { ' ' } else { c })
+        .map(|c| if is_control_or_bidi(c) { ' ' } else { c })
         .collect::<String>();
     let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
     match words.char_indices().nth(MAX_QUOTE_CHARS) {
@@ -99,7 +99,7 @@ fn shown(text: &str) -> String {
 }
 
 /// Returns true for control characters and for characters that change the text direction.
-fn is_obeyed(c: char) -> bool {
+fn is_control_or_bidi(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
@@ -110,18 +110,18 @@ fn rounded(percent: f64) -> f64 {
 
 /// Sorts findings by position, removes duplicates, and limits the number per code. Returns the findings and
 /// the number left out.
-fn listed(source: &Source, mut drafts: Vec<Draft>) -> (Vec<Finding>, usize) {
-    drafts.sort_by(|a, b| (a.offset, a.code, &a.message).cmp(&(b.offset, b.code, &b.message)));
-    drafts.dedup_by(|a, b| (a.offset, a.code) == (b.offset, b.code));
+fn sort_and_limit(source: &Source, mut findings: Vec<UnlocatedFinding>) -> (Vec<Finding>, usize) {
+    findings.sort_by(|a, b| (a.offset, a.code, &a.message).cmp(&(b.offset, b.code, &b.message)));
+    findings.dedup_by(|a, b| (a.offset, a.code) == (b.offset, b.code));
     let mut counts: HashMap<Code, usize> = HashMap::new();
-    let before = drafts.len();
-    drafts.retain(|draft| {
-        let count = counts.entry(draft.code).or_default();
+    let before = findings.len();
+    findings.retain(|finding| {
+        let count = counts.entry(finding.code).or_default();
         *count += 1;
         *count <= Report::MAX_FINDINGS_PER_CODE
     });
-    let left_out = before - drafts.len();
-    let findings = drafts.into_iter().map(|Draft { offset, code, message, remedy }| {
+    let left_out = before - findings.len();
+    let findings = findings.into_iter().map(|UnlocatedFinding { offset, code, message, remedy }| {
         let (line, column) = source.position(offset);
         Finding { line, column, code, message, remedy }
     });
@@ -131,7 +131,7 @@ fn listed(source: &Source, mut drafts: Vec<Draft>) -> (Vec<Finding>, usize) {
 fn section_counts(outline: &Outline, items: &Items, line: &dyn Fn(usize) -> usize) -> Vec<SectionCounts> {
     let counted = outline.sections.iter().zip(&items.own).filter(|(_, counts)| **counts != Counts::default());
     let counts = counted.map(|(section, counts)| SectionCounts {
-        title: shown(marks::without_glyphs(&section.title)),
+        title: sanitized(marks::without_glyphs(&section.title)),
         line: section.heading.map_or(1, |block| line(outline.blocks[block].offset(0))),
         level: section.level,
         counts: *counts,
@@ -152,10 +152,20 @@ fn is_boxed(line: &str) -> bool {
 }
 
 /// Reports faults of form: malformed boxes, unclosed fences and encoding errors.
-fn form(source: &Source, outline: &Outline, items: &Items, drafts: &mut Vec<Draft>) {
+fn report_form_faults(
+    source: &Source,
+    outline: &Outline,
+    items: &Items,
+    findings: &mut Vec<UnlocatedFinding>,
+) {
     for item in items.all.iter().filter(|item| item.malformed) {
         let message = format!("The box of {} is rendered as text.", quote(&item.label));
-        drafts.push(Draft::new(item.offset, Code::MalformedBox, message, "Write `- [ ] …` or `- [x] …`."));
+        findings.push(UnlocatedFinding::new(
+            item.offset,
+            Code::MalformedBox,
+            message,
+            "Write `- [ ] …` or `- [x] …`.",
+        ));
     }
     for code in outline.codes.iter().filter(|code| code.unclosed) {
         let boxes = code.lines().filter(|(_, line)| is_boxed(line)).count();
@@ -164,7 +174,7 @@ fn form(source: &Source, outline: &Outline, items: &Items, drafts: &mut Vec<Draf
             let message = format!(
                 "This code fence is not closed; {boxes} after it are rendered as code and not counted."
             );
-            drafts.push(Draft::new(
+            findings.push(UnlocatedFinding::new(
                 code.offset,
                 Code::UnclosedFence,
                 message,
@@ -177,18 +187,20 @@ fn form(source: &Source, outline: &Outline, items: &Items, drafts: &mut Vec<Draf
         let also =
             if more == 0 { String::new() } else { format!("; {more} more places have the same fault") };
         let meant = quote(&source.text[first.start..first.end]);
-        let message =
-            format!("{} is {meant} in the wrong encoding and is counted as such{also}.", quote(&first.was));
-        drafts.push(Draft::new(first.start, Code::Encoding, message, "Save the file as UTF-8."));
+        let message = format!(
+            "{} is {meant} in the wrong encoding and is counted as such{also}.",
+            quote(&first.undecoded)
+        );
+        findings.push(UnlocatedFinding::new(first.start, Code::Encoding, message, "Save the file as UTF-8."));
     }
-    if let Some(first) = source.lost.first() {
-        let more = source.lost.len() - 1;
+    if let Some(first) = source.undecodable.first() {
+        let more = source.undecodable.len() - 1;
         let also = if more == 0 { String::new() } else { format!(", and {more} more") };
         let message = format!(
             "A character here cannot be decoded{also}: the file is not UTF-8, or the character was lost in a \
              conversion."
         );
-        drafts.push(Draft::new(
+        findings.push(UnlocatedFinding::new(
             *first,
             Code::Encoding,
             message,

@@ -6,7 +6,7 @@ use serde::Serialize;
 /// State of a box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Mark {
+pub enum BoxState {
     /// Done: `[x]`, ✅, ☑, ✔.
     Ticked,
     /// Not done, or only partly: `[ ]`, ☐, ⬜, ❌, ✗, ⏳, 🚧, ⚠.
@@ -15,35 +15,35 @@ pub enum Mark {
     SetAside,
 }
 
-const GLYPHS: &[(char, Mark)] = &[
-    ('✅', Mark::Ticked),
-    ('☑', Mark::Ticked),
-    ('✔', Mark::Ticked),
-    ('✓', Mark::Ticked),
-    ('🗹', Mark::Ticked),
-    ('☒', Mark::Ticked),
-    ('⬜', Mark::Open),
-    ('🔲', Mark::Open),
-    ('🔳', Mark::Open),
-    ('☐', Mark::Open),
-    ('□', Mark::Open),
-    ('❌', Mark::Open),
-    ('❎', Mark::Open),
-    ('✗', Mark::Open),
-    ('✘', Mark::Open),
-    ('✖', Mark::Open),
-    ('⏳', Mark::Open),
-    ('⌛', Mark::Open),
-    ('🚧', Mark::Open),
-    ('🔄', Mark::Open),
-    ('⚠', Mark::Open),
-    ('➖', Mark::SetAside),
+const GLYPHS: &[(char, BoxState)] = &[
+    ('✅', BoxState::Ticked),
+    ('☑', BoxState::Ticked),
+    ('✔', BoxState::Ticked),
+    ('✓', BoxState::Ticked),
+    ('🗹', BoxState::Ticked),
+    ('☒', BoxState::Ticked),
+    ('⬜', BoxState::Open),
+    ('🔲', BoxState::Open),
+    ('🔳', BoxState::Open),
+    ('☐', BoxState::Open),
+    ('□', BoxState::Open),
+    ('❌', BoxState::Open),
+    ('❎', BoxState::Open),
+    ('✗', BoxState::Open),
+    ('✘', BoxState::Open),
+    ('✖', BoxState::Open),
+    ('⏳', BoxState::Open),
+    ('⌛', BoxState::Open),
+    ('🚧', BoxState::Open),
+    ('🔄', BoxState::Open),
+    ('⚠', BoxState::Open),
+    ('➖', BoxState::SetAside),
 ];
 
 /// Box at the beginning of a line.
 #[derive(Debug, PartialEq)]
-pub(super) struct Leading<'t> {
-    pub mark: Mark,
+pub(super) struct LeadingBox<'t> {
+    pub mark: BoxState,
     /// Text after the box.
     pub rest: &'t str,
     /// True for `[ x ]` and other brackets that renderers show as plain text.
@@ -55,7 +55,7 @@ fn skip_selector(text: &str) -> &str {
     text.trim_start_matches(['\u{fe0f}', '\u{fe0e}', '\u{200d}'])
 }
 
-fn glyph(c: char) -> Option<Mark> {
+fn glyph(c: char) -> Option<BoxState> {
     GLYPHS.iter().find(|(one, _)| *one == c).map(|(_, mark)| *mark)
 }
 
@@ -76,7 +76,7 @@ pub(super) fn begins_with_glyph(line: &str) -> bool {
 }
 
 /// Returns the mark of the first glyph in a text.
-pub(super) fn within(text: &str) -> Option<Mark> {
+pub(super) fn first_mark(text: &str) -> Option<BoxState> {
     text.chars().find_map(glyph)
 }
 
@@ -86,7 +86,7 @@ fn is_picture(c: char) -> bool {
 }
 
 /// Returns the box at the beginning of a line.
-pub(super) fn leading(line: &str) -> Option<Leading<'_>> {
+pub(super) fn leading(line: &str) -> Option<LeadingBox<'_>> {
     let line = line.trim_start();
     let first = line.chars().next()?;
     if first == '[' {
@@ -94,9 +94,9 @@ pub(super) fn leading(line: &str) -> Option<Leading<'_>> {
     }
     let mark = glyph(first)?;
     let rest = skip_selector(&line[first.len_utf8()..]).trim_start();
-    let is_legend = rest.starts_with(['=', '→']) || rest.starts_with("->") || holds_another(rest, mark);
-    let is_warning = mark == Mark::Open && WARNINGS.iter().any(|words| begins_with(rest, words));
-    (!is_legend && !is_warning).then_some(Leading { mark, rest, malformed: false })
+    let is_legend = rest.starts_with(['=', '→']) || rest.starts_with("->") || contains_other_mark(rest, mark);
+    let is_warning = mark == BoxState::Open && WARNINGS.iter().any(|words| begins_with(rest, words));
+    (!is_legend && !is_warning).then_some(LeadingBox { mark, rest, malformed: false })
 }
 
 /// Words after ❌ that state a rule instead of an open item: "❌ Never log passwords".
@@ -107,19 +107,19 @@ fn begins_with(text: &str, words: &str) -> bool {
 }
 
 /// Returns true if the text contains a glyph with another mark. Such a line is a legend or a comparison.
-fn holds_another(text: &str, mark: Mark) -> bool {
+fn contains_other_mark(text: &str, mark: BoxState) -> bool {
     text.chars().filter_map(glyph).any(|other| other != mark)
 }
 
-fn bracket(line: &str) -> Option<Leading<'_>> {
+fn bracket(line: &str) -> Option<LeadingBox<'_>> {
     let close = line.bytes().take(16).position(|b| b == b']')?;
     let inside = &line[1..close];
     let behind = &line[close + 1..];
     let mark = match inside.trim() {
-        "" => Mark::Open,
-        "x" | "X" => Mark::Ticked,
-        "~" | "/" | "." => Mark::Open,
-        "-" => Mark::SetAside,
+        "" => BoxState::Open,
+        "x" | "X" => BoxState::Ticked,
+        "~" | "/" | "." => BoxState::Open,
+        "-" => BoxState::SetAside,
         other => {
             let mut chars = skip_selector(other).chars();
             let mark = chars.next().and_then(glyph)?;
@@ -130,16 +130,20 @@ fn bracket(line: &str) -> Option<Leading<'_>> {
     let is_text = behind.starts_with(['(', '[', ':']) || (inside.is_empty() && !spaced);
     let known = matches!(inside, " " | "x" | "X") && spaced;
     let rest = behind.trim_start();
-    (!is_text).then_some(Leading { mark, rest, malformed: !known && matches!(inside.trim(), "" | "x" | "X") })
+    (!is_text).then_some(LeadingBox {
+        mark,
+        rest,
+        malformed: !known && matches!(inside.trim(), "" | "x" | "X"),
+    })
 }
 
 /// Returns the mark at the end of a line and the text before it.
-pub(super) fn trailing(line: &str) -> Option<(Mark, &str)> {
+pub(super) fn trailing(line: &str) -> Option<(BoxState, &str)> {
     let line = line.trim_end().trim_end_matches(['\u{fe0f}', '\u{fe0e}']);
     let last = line.chars().next_back()?;
     let mark = glyph(last)?;
     let before = line[..line.len() - last.len_utf8()].trim_end();
-    (!before.is_empty() && !holds_another(before, mark)).then_some((mark, before))
+    (!before.is_empty() && !contains_other_mark(before, mark)).then_some((mark, before))
 }
 
 /// Removes glyphs, pictures and white space at both ends.
@@ -151,7 +155,7 @@ pub(super) fn without_glyphs(text: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn mark(line: &str) -> Option<(Mark, &str)> {
+    fn mark(line: &str) -> Option<(BoxState, &str)> {
         leading(line).map(|found| (found.mark, found.rest))
     }
 
@@ -170,13 +174,13 @@ mod tests {
             ("✔ a", "a"),
             ("✅", ""),
         ] {
-            assert_eq!(mark(line), Some((Mark::Ticked, rest)), "{line}");
+            assert_eq!(mark(line), Some((BoxState::Ticked, rest)), "{line}");
         }
         for line in ["[ ] a", "[] a", "[  ] a", "[~] a", "❌ a", "⬜ a", "☐ a", "✗ a", "⚠\u{fe0f} a", "🚧 a"]
         {
-            assert_eq!(mark(line), Some((Mark::Open, "a")), "{line}");
+            assert_eq!(mark(line), Some((BoxState::Open, "a")), "{line}");
         }
-        assert_eq!(mark("[-] a"), Some((Mark::SetAside, "a")));
+        assert_eq!(mark("[-] a"), Some((BoxState::SetAside, "a")));
     }
 
     #[test]
@@ -211,8 +215,8 @@ mod tests {
 
     #[test]
     fn trailing_mark_counts() {
-        assert_eq!(trailing("Backups ✅"), Some((Mark::Ticked, "Backups")));
-        assert_eq!(trailing("Backups ❌\u{fe0f} "), Some((Mark::Open, "Backups")));
+        assert_eq!(trailing("Backups ✅"), Some((BoxState::Ticked, "Backups")));
+        assert_eq!(trailing("Backups ❌\u{fe0f} "), Some((BoxState::Open, "Backups")));
         assert_eq!(trailing("✅"), None);
         assert_eq!(trailing("staging ✅ production ❌"), None);
         assert_eq!(without_glyphs("🔒 ✅ Security ✔\u{fe0f}"), "Security");

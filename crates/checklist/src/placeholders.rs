@@ -4,9 +4,9 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::outline::{Kind, Outline};
+use super::outline::{BlockKind, Outline};
 use super::report::Code;
-use super::{Draft, pattern, quote};
+use super::{UnlocatedFinding, pattern, quote};
 
 /// Maximum number of bytes of a line that are searched.
 const MAX_LINE_BYTES: usize = 4096;
@@ -35,9 +35,9 @@ static BLANK_CELL: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"(?i)^\W*(?P<blank>TBD|TBA|FIXME|XXX+|YYYY-MM-DD|_{3,}|\?{2,})\W*$"));
 
 /// Reports placeholders in prose and in code.
-pub(super) fn check(outline: &Outline, drafts: &mut Vec<Draft>) {
+pub(super) fn check(outline: &Outline, findings: &mut Vec<UnlocatedFinding>) {
     for block in &outline.blocks {
-        let is_cell = matches!(block.kind, Kind::Cell { row: 1.., .. });
+        let is_cell = matches!(block.kind, BlockKind::Cell { row: 1.., .. });
         for (at, line) in block.lines() {
             let line = start_of(line);
             let mut found: Vec<_> = UNEXPANDED
@@ -54,14 +54,15 @@ pub(super) fn check(outline: &Outline, drafts: &mut Vec<Draft>) {
             found.extend(fills.filter(|range| !is_in_code(line, range.start)));
             let blank = if is_cell { &BLANK_CELL } else { &BLANK };
             found.extend(blank.captures(line).and_then(|groups| Some(groups.name("blank")?.range())));
-            drafts.extend(found.into_iter().map(|range| draft(block.offset(at + range.start), &line[range])));
+            findings
+                .extend(found.into_iter().map(|range| finding(block.offset(at + range.start), &line[range])));
         }
     }
     for code in &outline.codes {
         for (at, line) in code.lines() {
             let line = start_of(line);
             let found = YOUR_PLACEHOLDER.find_iter(line).filter(|found| !is_named(line, found.start()));
-            drafts.extend(found.map(|found| draft(code.offset(at + found.start()), found.as_str())));
+            findings.extend(found.map(|found| finding(code.offset(at + found.start()), found.as_str())));
         }
     }
 }
@@ -71,9 +72,9 @@ fn is_named(line: &str, at: usize) -> bool {
     line[..at].ends_with(['$', '{', '-', '.', '/']) && !line[..at].ends_with("//")
 }
 
-fn draft(offset: usize, text: &str) -> Draft {
+fn finding(offset: usize, text: &str) -> UnlocatedFinding {
     let message = format!("{} is a placeholder.", quote(text));
-    Draft::new(offset, Code::Placeholder, message, "Fill it in, or remove the line.")
+    UnlocatedFinding::new(offset, Code::Placeholder, message, "Fill it in, or remove the line.")
 }
 
 fn is_in_code(line: &str, at: usize) -> bool {

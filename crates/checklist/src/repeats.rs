@@ -7,10 +7,10 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::items::Items;
-use super::marks::{self, Mark};
-use super::outline::{Kind, Outline};
+use super::marks::{self, BoxState};
+use super::outline::{BlockKind, Outline};
 use super::report::Code;
-use super::{Draft, pattern, quote};
+use super::{UnlocatedFinding, pattern, quote};
 
 /// Maximum number of occurrences of one item that are compared.
 const MAX_OCCURRENCES: usize = 16;
@@ -66,8 +66,8 @@ static REMAINING_WORK: LazyLock<Regex> = LazyLock::new(|| {
 
 /// Occurrence of an item.
 #[derive(Clone, Debug)]
-struct Place {
-    mark: Mark,
+struct Occurrence {
+    mark: BoxState,
     /// Parent: list item, or section.
     context: (Option<usize>, usize),
     offset: usize,
@@ -85,42 +85,42 @@ pub(super) fn check(
     outline: &Outline,
     items: &Items,
     position: &dyn Fn(usize) -> usize,
-    drafts: &mut Vec<Draft>,
+    findings: &mut Vec<UnlocatedFinding>,
 ) {
-    let mut places: BTreeMap<String, Vec<Place>> = BTreeMap::new();
+    let mut occurrences: BTreeMap<String, Vec<Occurrence>> = BTreeMap::new();
     let mut contexts: HashMap<(Option<usize>, usize), HashSet<String>> = HashMap::new();
-    for place in boxes(outline, items).chain(still_to_do(outline, items)) {
-        let (full, head) = keys(&place.label);
+    for occurrence in boxes(outline, items).chain(remaining_items(outline, items)) {
+        let (full, head) = keys(&occurrence.label);
         if full.is_empty() {
             continue;
         }
-        contexts.entry(place.context).or_default().insert(full.clone());
-        let bold = place.bold.as_deref().map(key).filter(|bold| !bold.is_empty() && *bold != full);
+        contexts.entry(occurrence.context).or_default().insert(full.clone());
+        let bold = occurrence.bold.as_deref().map(key).filter(|bold| !bold.is_empty() && *bold != full);
         if let Some(head) =
             head.filter(|head| *head != full && !head.is_empty() && Some(head) != bold.as_ref())
         {
-            keep(&mut places, head, Place { is_head: true, ..place.clone() });
+            add_occurrence(&mut occurrences, head, Occurrence { is_head: true, ..occurrence.clone() });
         }
         if let Some(bold) = bold {
-            keep(&mut places, bold, Place { is_bold: true, ..place.clone() });
+            add_occurrence(&mut occurrences, bold, Occurrence { is_bold: true, ..occurrence.clone() });
         }
-        keep(&mut places, full, place);
+        add_occurrence(&mut occurrences, full, occurrence);
     }
-    contradict_themselves(items, drafts);
+    find_contradictions(items, findings);
     let mut similar = HashMap::new();
-    let mut told = HashSet::new();
-    for (key, places) in &places {
-        let ticked = places.iter().filter(|place| place.mark == Mark::Ticked);
-        for (ticked, open) in ticked.flat_map(|ticked| places.iter().map(move |other| (ticked, other))) {
+    let mut reported = HashSet::new();
+    for (key, occurrences) in &occurrences {
+        let ticked = occurrences.iter().filter(|occurrence| occurrence.mark == BoxState::Ticked);
+        for (ticked, open) in ticked.flat_map(|ticked| occurrences.iter().map(move |other| (ticked, other))) {
             // In one section, equal bold titles with different explanations are different items. Across
             // sections they are the same item.
             let explains = ticked.is_bold && open.is_bold && ticked.context.1 == open.context.1;
-            let differ = open.mark == Mark::Open && !(ticked.is_head && open.is_head) && !explains;
+            let differ = open.mark == BoxState::Open && !(ticked.is_head && open.is_head) && !explains;
             if differ
                 && contradict(outline, key, ticked, open, &contexts, &mut similar)
-                && told.insert(open.offset)
+                && reported.insert(open.offset)
             {
-                drafts.push(draft(ticked, open, position));
+                findings.push(finding(ticked, open, position));
                 break;
             }
         }
@@ -134,36 +134,43 @@ static CLAIMS_DONE: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// Reports items whose text contradicts their box: `[ ] Backups (✅ already configured)`.
-fn contradict_themselves(items: &Items, drafts: &mut Vec<Draft>) {
+fn find_contradictions(items: &Items, findings: &mut Vec<UnlocatedFinding>) {
     for item in items.all.iter().filter(|item| item.label.len() <= MAX_LABEL_BYTES) {
-        let (own, said) = match (item.mark, marks::within(&item.label)) {
-            (Mark::Open, Some(Mark::Ticked)) => ("open", "done"),
-            (Mark::Open, None) if CLAIMS_DONE.is_match(&item.label) => ("open", "done"),
-            (Mark::Ticked, Some(Mark::Open)) => ("ticked", "not done"),
+        let (own, stated) = match (item.mark, marks::first_mark(&item.label)) {
+            (BoxState::Open, Some(BoxState::Ticked)) => ("open", "done"),
+            (BoxState::Open, None) if CLAIMS_DONE.is_match(&item.label) => ("open", "done"),
+            (BoxState::Ticked, Some(BoxState::Open)) => ("ticked", "not done"),
             _ => continue,
         };
-        let message = format!("{} is {own}, but its text says that it is {said}.", quote(&item.label));
-        drafts.push(Draft::new(item.offset, Code::TickedAndOpen, message, "Correct the box or the text."));
+        let message = format!("{} is {own}, but its text says that it is {stated}.", quote(&item.label));
+        findings.push(UnlocatedFinding::new(
+            item.offset,
+            Code::TickedAndOpen,
+            message,
+            "Correct the box or the text.",
+        ));
     }
 }
 
-fn draft(ticked: &Place, open: &Place, position: &dyn Fn(usize) -> usize) -> Draft {
+fn finding(ticked: &Occurrence, open: &Occurrence, position: &dyn Fn(usize) -> usize) -> UnlocatedFinding {
     let message =
         format!("{} is open here and ticked at line {}.", quote(&open.label), position(ticked.offset));
-    Draft::new(open.offset, Code::TickedAndOpen, message, "Keep the correct one, or state how they differ.")
+    UnlocatedFinding::new(open.offset, Code::TickedAndOpen, message, "Keep the correct one, or state how they differ.")
 }
 
-fn keep(places: &mut BTreeMap<String, Vec<Place>>, key: String, place: Place) {
-    let known = places.entry(key).or_default();
-    if known.iter().filter(|one| one.mark == place.mark).count() < MAX_OCCURRENCES {
-        known.push(place);
+fn add_occurrence(occurrences: &mut BTreeMap<String, Vec<Occurrence>>, key: String, occurrence: Occurrence) {
+    let known = occurrences.entry(key).or_default();
+    if known.iter().filter(|one| one.mark == occurrence.mark).count() < MAX_OCCURRENCES {
+        known.push(occurrence);
     }
 }
 
-fn boxes<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Place> + 'a {
-    let counted =
-        items.all.iter().filter(|item| item.mark != Mark::SetAside && item.label.len() <= MAX_LABEL_BYTES);
-    counted.map(|item| Place {
+fn boxes<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Occurrence> + 'a {
+    let counted = items
+        .all
+        .iter()
+        .filter(|item| item.mark != BoxState::SetAside && item.label.len() <= MAX_LABEL_BYTES);
+    counted.map(|item| Occurrence {
         mark: item.mark,
         context: (outline.blocks[item.block].parent, item.section),
         offset: item.offset,
@@ -175,14 +182,17 @@ fn boxes<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Pla
 }
 
 /// Returns items without a box in sections about remaining work.
-fn still_to_do<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Place> + 'a {
+fn remaining_items<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Occurrence> + 'a {
     let boxed: HashSet<usize> = items.all.iter().map(|item| item.block).collect();
     let plain = outline.blocks.iter().enumerate().filter(move |(index, block)| {
         let short = block.text.len() <= MAX_LABEL_BYTES;
-        block.kind == Kind::Item && short && !boxed.contains(index) && is_still_to_do(outline, block.section)
+        block.kind == BlockKind::Item
+            && short
+            && !boxed.contains(index)
+            && is_remaining_work(outline, block.section)
     });
-    plain.map(|(_, block)| Place {
-        mark: Mark::Open,
+    plain.map(|(_, block)| Occurrence {
+        mark: BoxState::Open,
         context: (block.parent, block.section),
         offset: block.offset(0),
         label: block.text.clone(),
@@ -192,7 +202,7 @@ fn still_to_do<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item
     })
 }
 
-fn is_still_to_do(outline: &Outline, section: usize) -> bool {
+fn is_remaining_work(outline: &Outline, section: usize) -> bool {
     let title = outline.title(section);
     REMAINING_WORK.is_match(title)
 }
@@ -200,12 +210,12 @@ fn is_still_to_do(outline: &Outline, section: usize) -> bool {
 fn contradict(
     outline: &Outline,
     key: &str,
-    ticked: &Place,
-    open: &Place,
+    ticked: &Occurrence,
+    open: &Occurrence,
     contexts: &HashMap<(Option<usize>, usize), HashSet<String>>,
     similar: &mut HashMap<[(Option<usize>, usize); 2], bool>,
 ) -> bool {
-    if ticked.context == open.context || is_still_to_do(outline, open.context.1) {
+    if ticked.context == open.context || is_remaining_work(outline, open.context.1) {
         return true;
     }
     // A single word is too ambiguous between sections: "Tests" may belong to different subjects.

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::figures::{Figure, Group};
 use super::items::Items;
 use super::outline::Outline;
+use super::parsed_scores::{Group, ParsedScore};
 use super::report::{Code, Counts};
-use super::{Draft, quote};
+use super::{UnlocatedFinding, quote};
 
 /// Tolerated difference in percentage points, because authors round in both directions.
 const TOLERANCE: f64 = 1.0;
@@ -24,48 +24,47 @@ pub(super) struct Recomputed {
 pub(super) fn check(
     outline: &Outline,
     items: &Items,
-    figures: &[Figure],
-    drafts: &mut Vec<Draft>,
+    stated: &[ParsedScore],
+    findings: &mut Vec<UnlocatedFinding>,
 ) -> Vec<Option<Recomputed>> {
     let mut groups: BTreeMap<Group, Vec<usize>> = BTreeMap::new();
-    for (index, figure) in figures.iter().enumerate() {
-        groups.entry(figure.group).or_default().push(index);
+    for (index, score) in stated.iter().enumerate() {
+        groups.entry(score.group).or_default().push(index);
     }
-    groups.values_mut().for_each(|group| group.retain(|one| is_part(&figures[*one])));
-    let titles = by_title(outline, items);
+    groups.values_mut().for_each(|group| group.retain(|one| is_part(&stated[*one])));
+    let titles = sections_by_title(outline, items);
     let mut recomputed = Vec::new();
     let mut overalls = 0;
-    for figure in figures {
-        arithmetic(figure, drafts);
-        overalls += usize::from(figure.is_overall());
-        let is_asked = figure.is_overall() && overalls <= MAX_OVERALL_SCORES;
-        let parts = if is_asked { parts(outline, figures, &groups, figure) } else { Vec::new() };
+    for score in stated {
+        arithmetic(score, findings);
+        overalls += usize::from(score.is_overall());
+        let is_asked = score.is_overall() && overalls <= MAX_OVERALL_SCORES;
+        let parts = if is_asked { parts(outline, stated, &groups, score) } else { Vec::new() };
         recomputed.push(match &*parts {
-            [] => {
-                boxes_of(outline, items, &titles, figure).and_then(|counts| of_boxes(figure, counts, drafts))
-            }
-            parts => of_parts(figure, parts, drafts),
+            [] => boxes_of(outline, items, &titles, score)
+                .and_then(|counts| recompute_from_boxes(score, counts, findings)),
+            parts => recompute_from_parts(score, parts, findings),
         });
     }
     recomputed
 }
 
-fn is_part(figure: &Figure) -> bool {
-    !figure.is_overall() && !figure.is_of_its_section()
+fn is_part(score: &ParsedScore) -> bool {
+    !score.is_overall() && !score.is_of_its_section()
 }
 
-fn arithmetic(figure: &Figure, drafts: &mut Vec<Draft>) {
-    let Some((part, whole)) = figure.fraction else { return };
-    let label = quote(&figure.label);
+fn arithmetic(score: &ParsedScore, findings: &mut Vec<UnlocatedFinding>) {
+    let Some((part, whole)) = score.fraction else { return };
+    let label = quote(&score.label);
     if part > whole {
         let message = format!("{label} has {part} of {whole}: the part is larger than the whole.");
-        drafts.push(Draft::new(figure.offset, Code::ScoreArithmetic, message, "Count again."));
-    } else if let Some(beside) = figure.beside.filter(|beside| differs(*beside, 100.0 * part / whole)) {
+        findings.push(UnlocatedFinding::new(score.offset, Code::ScoreArithmetic, message, "Count again."));
+    } else if let Some(beside) = score.beside.filter(|beside| differs(*beside, 100.0 * part / whole)) {
         let is = 100.0 * part / whole;
         let message =
             format!("{label} has {part} of {whole}, which is {}, not {}.", percent(is), percent(beside));
-        drafts.push(Draft::new(
-            figure.offset,
+        findings.push(UnlocatedFinding::new(
+            score.offset,
             Code::ScoreArithmetic,
             message,
             "State only one of them, or correct the percentage.",
@@ -87,32 +86,38 @@ pub(super) fn percent(value: f64) -> String {
 /// headings, else the largest other group.
 fn parts<'f>(
     outline: &Outline,
-    figures: &'f [Figure],
+    stated: &'f [ParsedScore],
     groups: &BTreeMap<Group, Vec<usize>>,
-    overall: &Figure,
-) -> Vec<&'f Figure> {
-    let spoken_for: Vec<_> = figures.iter().filter(|one| one.is_overall()).map(|one| one.group).collect();
-    let largest = |fewest: usize, suits: &dyn Fn(&Group, &Figure) -> bool| {
+    overall: &ParsedScore,
+) -> Vec<&'f ParsedScore> {
+    let overall_groups: Vec<_> = stated.iter().filter(|one| one.is_overall()).map(|one| one.group).collect();
+    let largest = |fewest: usize, suits: &dyn Fn(&Group, &ParsedScore) -> bool| {
         let suited = groups.iter().filter(|(group, all)| {
-            all.len() >= fewest && all.first().is_some_and(|first| suits(group, &figures[*first]))
+            all.len() >= fewest && all.first().is_some_and(|first| suits(group, &stated[*first]))
         });
         suited.max_by_key(|(_, all)| all.len()).map(|(_, all)| all)
     };
     let found = largest(2, &|group, _| *group == overall.group)
         .or_else(|| {
-            let under = |figure: &Figure| outline.is_within(figure.section, overall.section);
-            largest(2, &|group, figure| overall.section != 0 && under(figure) && !spoken_for.contains(group))
+            let under = |score: &ParsedScore| outline.is_within(score.section, overall.section);
+            largest(2, &|group, score| {
+                overall.section != 0 && under(score) && !overall_groups.contains(group)
+            })
         })
         .or_else(|| {
             let above: Vec<_> = outline.ancestors(overall.section).collect();
             largest(2, &|group, _| matches!(group, Group::Headings(parent) if above.contains(parent)))
         })
-        .or_else(|| largest(3, &|group, _| !spoken_for.contains(group)));
-    found.into_iter().flatten().map(|index| &figures[*index]).collect()
+        .or_else(|| largest(3, &|group, _| !overall_groups.contains(group)));
+    found.into_iter().flatten().map(|index| &stated[*index]).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts are below 2^52")]
-fn of_parts(overall: &Figure, parts: &[&Figure], drafts: &mut Vec<Draft>) -> Option<Recomputed> {
+fn recompute_from_parts(
+    overall: &ParsedScore,
+    parts: &[&ParsedScore],
+    findings: &mut Vec<UnlocatedFinding>,
+) -> Option<Recomputed> {
     let weights: Option<Vec<f64>> = parts.iter().map(|part| part.weight).collect();
     let weights = weights.filter(|weights| weights.iter().sum::<f64>() > 0.0);
     let said = overall.label.to_lowercase() + &overall.tail.to_lowercase();
@@ -146,13 +151,13 @@ fn of_parts(overall: &Figure, parts: &[&Figure], drafts: &mut Vec<Draft>) -> Opt
         );
         let remedy =
             "State the computed figure with the lowest beside it, or the weights that give the stated one.";
-        drafts.push(Draft::new(overall.offset, Code::ScoreOfParts, message, remedy));
+        findings.push(UnlocatedFinding::new(overall.offset, Code::ScoreOfParts, message, remedy));
     }
     Some(Recomputed { percent: computed, from: format!("{count} parts") })
 }
 
 /// Returns sections with boxes by normalized title. A title that occurs twice maps to `None`.
-fn by_title(outline: &Outline, items: &Items) -> HashMap<String, Option<usize>> {
+fn sections_by_title(outline: &Outline, items: &Items) -> HashMap<String, Option<usize>> {
     let mut titles = HashMap::new();
     for (index, section) in
         outline.sections.iter().enumerate().filter(|(index, _)| items.whole[*index].total() > 0)
@@ -178,48 +183,52 @@ fn boxes_of(
     outline: &Outline,
     items: &Items,
     titles: &HashMap<String, Option<usize>>,
-    figure: &Figure,
+    score: &ParsedScore,
 ) -> Option<Counts> {
     let own = || {
-        let above = outline.ancestors(figure.section).find(|one| items.whole[*one].total() > 0);
-        items.whole[if outline.sections[figure.section].level > 1 { above? } else { 0 }].into()
+        let above = outline.ancestors(score.section).find(|one| items.whole[*one].total() > 0);
+        items.whole[if outline.sections[score.section].level > 1 { above? } else { 0 }].into()
     };
-    let counts = match figure.group {
-        _ if figure.is_measured() => None,
-        _ if figure.is_overall() => Some(items.total()),
-        _ if figure.is_of_its_section() => own(),
+    let counts = match score.group {
+        _ if score.is_measured() => None,
+        _ if score.is_overall() => Some(items.total()),
+        _ if score.is_of_its_section() => own(),
         // A marked heading without boxes is an item itself, so its percentage cannot be recomputed.
-        Group::Headings(_) if items.is_its_own_item(outline, figure.section) => None,
-        Group::Headings(_) => Some(items.whole[figure.section]),
-        _ => titles.get(&title_key(&figure.label)).copied().flatten().map(|section| items.whole[section]),
+        Group::Headings(_) if items.is_its_own_item(outline, score.section) => None,
+        Group::Headings(_) => Some(items.whole[score.section]),
+        _ => titles.get(&title_key(&score.label)).copied().flatten().map(|section| items.whole[section]),
     };
     counts.filter(|counts| counts.total() > 0)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts are below 2^52")]
-fn of_boxes(figure: &Figure, counts: Counts, drafts: &mut Vec<Draft>) -> Option<Recomputed> {
+fn recompute_from_boxes(
+    score: &ParsedScore,
+    counts: Counts,
+    findings: &mut Vec<UnlocatedFinding>,
+) -> Option<Recomputed> {
     let share = counts.share()?;
     let (ticked, total) = (counts.ticked, counts.total());
-    let counts_boxes = |(_, whole): (f64, f64)| whole == total as f64 || figure.counts_items();
-    if !figure.fraction.is_none_or(counts_boxes) {
+    let counts_boxes = |(_, whole): (f64, f64)| whole == total as f64 || score.counts_items();
+    if !score.fraction.is_none_or(counts_boxes) {
         return None;
     }
-    let (stated, wrong) = match figure.fraction {
+    let (stated, wrong) = match score.fraction {
         Some((part, whole)) if whole == total as f64 => (format!("{part} of {whole}"), part != ticked as f64),
-        Some((part, whole)) => (format!("{part} of {whole}"), differs(figure.percent, share)),
-        None => (percent(figure.percent), differs(figure.percent, share)),
+        Some((part, whole)) => (format!("{part} of {whole}"), differs(score.percent, share)),
+        None => (percent(score.percent), differs(score.percent, share)),
     };
     // The score of a category may consider more than its boxes, but should not exceed their share.
     let is_of_boxes =
-        matches!(figure.group, Group::Headings(_)) || figure.is_overall() || figure.is_of_its_section();
-    if wrong && (is_of_boxes || figure.percent > share) {
+        matches!(score.group, Group::Headings(_)) || score.is_overall() || score.is_of_its_section();
+    if wrong && (is_of_boxes || score.percent > share) {
         let message = format!(
             "{} is stated as {stated}, but the boxes give {ticked} of {total}: {}.",
-            quote(&figure.label),
+            quote(&score.label),
             percent(share),
         );
         let remedy = "State what the boxes give, or state what else the figure measures.";
-        drafts.push(Draft::new(figure.offset, Code::ScoreOfBoxes, message, remedy));
+        findings.push(UnlocatedFinding::new(score.offset, Code::ScoreOfBoxes, message, remedy));
     }
     Some(Recomputed { percent: share, from: format!("{ticked} of {total} boxes") })
 }

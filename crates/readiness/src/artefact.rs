@@ -21,27 +21,27 @@ pub struct Artefact {
     /// Time at which the command finished.
     pub at: Timestamp,
     /// True if the command ran to the end and every step succeeded.
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     pub complete: bool,
     /// Catalogue rows that the command measured.
     #[serde(default)]
-    pub rows: Vec<Measured>,
+    pub rows: Vec<RowMeasurement>,
     /// Test results by test name: `ok`, `failed` or `ignored`.
     #[serde(default)]
     pub tests: BTreeMap<String, String>,
 }
 
-fn yes() -> bool {
+fn default_true() -> bool {
     true
 }
 
 /// Result of a command for one catalogue row.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Measured {
+pub struct RowMeasurement {
     /// Row id, such as `SEC-24`.
     pub id: String,
     /// Result of the measurement.
-    pub result: Holds,
+    pub result: MeasurementResult,
     /// Result as one sentence.
     pub summary: String,
     /// Measured values by name.
@@ -52,7 +52,7 @@ pub struct Measured {
 /// Pass or fail result of a measured row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Holds {
+pub enum MeasurementResult {
     /// The row holds.
     Pass,
     /// The row does not hold.
@@ -61,12 +61,12 @@ pub enum Holds {
 
 /// Error for an artefact folder or file that cannot be read.
 #[derive(Debug, Error)]
-#[error("{}: {why}", path.display())]
+#[error("{}: {reason}", path.display())]
 pub struct ArtefactError {
     /// Path of the folder or file.
     pub path: PathBuf,
     /// Cause of the error.
-    pub why: String,
+    pub reason: String,
 }
 
 /// Artefacts from all sources, newest first.
@@ -79,9 +79,9 @@ impl Artefacts {
     /// # Errors
     /// Returns [`ArtefactError`] for the first file that cannot be read or is not an artefact.
     pub fn read(folder: &Path) -> Result<Self, ArtefactError> {
-        let fails = |path: &Path, why: &dyn std::fmt::Display| ArtefactError {
+        let fails = |path: &Path, reason: &dyn std::fmt::Display| ArtefactError {
             path: path.to_owned(),
-            why: why.to_string(),
+            reason: reason.to_string(),
         };
         let files = match std::fs::read_dir(folder) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -100,7 +100,7 @@ impl Artefacts {
 
     /// Adds artefacts from another source. The newest artefact about a row or about tests takes precedence.
     #[must_use]
-    pub fn and(mut self, more: Vec<Artefact>) -> Self {
+    pub fn merge(mut self, more: Vec<Artefact>) -> Self {
         self.0.extend(more);
         self.0.into()
     }
@@ -111,12 +111,12 @@ impl Artefacts {
     }
 
     /// Returns the newest artefact that measures `row`, with its result.
-    pub(crate) fn of_row(&self, row: &str) -> Option<(&Artefact, &Measured)> {
+    pub(crate) fn find_row(&self, row: &str) -> Option<(&Artefact, &RowMeasurement)> {
         self.0.iter().find_map(|artefact| Some((artefact, artefact.rows.iter().find(|one| one.id == row)?)))
     }
 
     /// Returns the newest artefact that contains test results.
-    pub(crate) fn of_tests(&self) -> Option<&Artefact> {
+    pub(crate) fn find_tests(&self) -> Option<&Artefact> {
         self.0.iter().find(|artefact| !artefact.tests.is_empty())
     }
 }

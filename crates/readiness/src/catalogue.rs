@@ -39,7 +39,7 @@ pub struct Row {
     /// Row id, such as `SEC-24`. Ids are never reused.
     pub id: String,
     /// Requirement as one sentence.
-    pub what: String,
+    pub requirement: String,
     /// Checklists that contain the requirement, each with the state recorded there.
     #[serde(default)]
     pub source: Vec<String>,
@@ -52,23 +52,23 @@ pub struct Row {
     pub how: Vec<String>,
     /// Maximum age of evidence: `run`, `24 h`, `30 d`, `build`, or two of them separated by ` / `.
     #[serde(default)]
-    pub age: String,
+    pub max_age: String,
     /// Description of the check and of its evidence.
     pub check: String,
     /// Missing prerequisite, if the row is not implemented yet.
-    pub waits: Option<String>,
+    pub awaits: Option<String>,
     /// Methods by which this build proves the row. All of them must pass.
     #[serde(default)]
-    pub by: Vec<By>,
+    pub proved_by: Vec<ProofMethod>,
     /// Substrings of test names. Each must match at least one test, and all matching tests must pass.
     #[serde(default)]
     pub tests: Vec<String>,
     /// Command that writes the artefact for this row.
-    pub obtain: Option<String>,
+    pub artefact_command: Option<String>,
     /// Fault with which a broken deployment was shown to fail this row's check, such as "without limits".
     pub twin: Option<String>,
     /// Rows that this row summarizes: `beta`, `production`, `live`, areas or row ids, separated by spaces.
-    pub of: Option<String>,
+    pub summarizes: Option<String>,
 }
 
 /// Gate that a row blocks until it holds.
@@ -86,7 +86,7 @@ pub enum Gate {
 /// Method of proving a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum By {
+pub enum ProofMethod {
     /// Check that runs against the live deployment.
     Live,
     /// Test results, either of the running commit or not older than the row allows.
@@ -107,13 +107,13 @@ pub enum CatalogueError {
     Unreadable(#[from] toml::de::Error),
     /// Two rows have the same id.
     #[error("two rows have the id {0}")]
-    Twice(String),
-    /// A row has neither or both of `by` and `waits`.
-    #[error("row {0} needs either `by` or `waits`")]
-    Unclear(String),
+    DuplicateId(String),
+    /// A row has neither or both of `proved_by` and `awaits`.
+    #[error("row {0} needs either `proved_by` or `awaits`")]
+    AmbiguousMethod(String),
     /// No area matches the prefix of a row's id.
     #[error("row {0} belongs to no area: no area has the prefix of its id")]
-    NoArea(String),
+    UnknownArea(String),
 }
 
 impl Catalogue {
@@ -134,13 +134,13 @@ impl Catalogue {
         let mut ids = HashSet::new();
         for row in &catalogue.rows {
             if !ids.insert(&*row.id) {
-                return Err(CatalogueError::Twice(row.id.clone()));
+                return Err(CatalogueError::DuplicateId(row.id.clone()));
             }
-            if row.by.is_empty() == row.waits.is_none() {
-                return Err(CatalogueError::Unclear(row.id.clone()));
+            if row.proved_by.is_empty() == row.awaits.is_none() {
+                return Err(CatalogueError::AmbiguousMethod(row.id.clone()));
             }
             if !catalogue.areas.iter().any(|area| area.id == row.area()) {
-                return Err(CatalogueError::NoArea(row.id.clone()));
+                return Err(CatalogueError::UnknownArea(row.id.clone()));
             }
         }
         Ok(catalogue)
@@ -157,7 +157,7 @@ impl Catalogue {
             page.push_str("| row | requirement | source | gate | check (method: maximum age) | in Kith |\n");
             page.push_str("|---|---|---|---|---|---|\n");
             for row in self.rows.iter().filter(|row| row.area() == area.id) {
-                page.push_str(&row.line());
+                page.push_str(&row.to_markdown_row());
             }
         }
         page.truncate(page.trim_end().len());
@@ -176,49 +176,51 @@ impl Row {
         self.id.split_once('-').map_or(&self.id, |(area, _)| area)
     }
 
-    fn line(&self) -> String {
+    fn to_markdown_row(&self) -> String {
         let named = match &self.derived_from {
             Some(row) => format!("for {row}"),
             None if self.source.is_empty() => "none".to_owned(),
             None => self.source.join("; "),
         };
-        let here = match (&self.waits, &self.obtain) {
-            (Some(waits), _) => format!("not yet: requires {waits}"),
-            (None, obtain) => {
-                let by: Vec<_> = self.by.iter().map(|by| format!("{by:?}").to_lowercase()).collect();
-                let obtain = obtain.as_ref().map_or(String::new(), |command| format!(" of `{command}`"));
-                format!("{}{obtain}", by.join(", "))
+        let here = match (&self.awaits, &self.artefact_command) {
+            (Some(awaits), _) => format!("not yet: requires {awaits}"),
+            (None, artefact_command) => {
+                let methods: Vec<_> =
+                    self.proved_by.iter().map(|method| format!("{method:?}").to_lowercase()).collect();
+                let of_command =
+                    artefact_command.as_ref().map_or(String::new(), |command| format!(" of `{command}`"));
+                format!("{}{of_command}", methods.join(", "))
             }
         };
         let gate = format!("{:?}", self.gate).to_lowercase();
         let cells = [
             &*self.id,
-            &self.what,
+            &self.requirement,
             &named,
             &gate,
-            &format!("{} ({}: {})", self.check, self.how.join(", "), self.age),
+            &format!("{} ({}: {})", self.check, self.how.join(", "), self.max_age),
             &here,
         ];
         format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "))
     }
 
     /// Returns true if `gate` stays closed until this row holds.
-    pub fn blocks(&self, gate: Gate) -> bool {
+    pub fn blocks_gate(&self, gate: Gate) -> bool {
         self.gate != Gate::None && self.gate <= gate
     }
 
     /// Returns the maximum age of test results and artefacts. Returns `None` if only the build is compared.
     pub fn artefact_age(&self) -> Option<Duration> {
-        self.age.split(" / ").filter_map(span).max()
+        self.max_age.split(" / ").filter_map(parse_age).max()
     }
 
     /// Returns true if test results and artefacts count only for the build that produced them.
     pub fn is_bound_to_build(&self) -> bool {
-        self.artefact_age().is_none() || self.age.split(" / ").any(|age| age == "build")
+        self.artefact_age().is_none() || self.max_age.split(" / ").any(|age| age == "build")
     }
 }
 
-fn span(text: &str) -> Option<Duration> {
+fn parse_age(text: &str) -> Option<Duration> {
     let (n, unit) = text.trim().split_once(' ')?;
     let hours = match unit {
         "h" => 1,
@@ -238,10 +240,15 @@ mod tests {
         assert_eq!(catalogue.rows.len(), 274);
         let known = ["run", "build", "none", "24 h", "7 d", "30 d", "90 d", "180 d", "365 d"];
         for row in &catalogue.rows {
-            assert!(row.age.split(" / ").all(|age| known.contains(&age)), "{}: {}", row.id, row.age);
-            assert_eq!(row.by.contains(&By::Tests), !row.tests.is_empty(), "{}", row.id);
-            assert_eq!(row.by.contains(&By::Artefact), row.obtain.is_some(), "{}", row.id);
-            assert_eq!(row.by.contains(&By::Rows), row.of.is_some(), "{}", row.id);
+            assert!(row.max_age.split(" / ").all(|age| known.contains(&age)), "{}: {}", row.id, row.max_age);
+            assert_eq!(row.proved_by.contains(&ProofMethod::Tests), !row.tests.is_empty(), "{}", row.id);
+            assert_eq!(
+                row.proved_by.contains(&ProofMethod::Artefact),
+                row.artefact_command.is_some(),
+                "{}",
+                row.id
+            );
+            assert_eq!(row.proved_by.contains(&ProofMethod::Rows), row.summarizes.is_some(), "{}", row.id);
             assert!(row.derived_from.is_none() || row.source.is_empty(), "{}", row.id);
         }
     }
@@ -250,24 +257,27 @@ mod tests {
     fn invalid_rows_are_rejected() {
         let read = |rows: &str| Catalogue::read(&format!("[[area]]\nid = \"SEC\"\nname = \"\"\n{rows}"));
         let row = |id: &str, how: &str| {
-            format!("[[row]]\nid = \"{id}\"\nwhat = \"\"\ngate = \"beta\"\ncheck = \"\"\n{how}\n")
+            format!("[[row]]\nid = \"{id}\"\nrequirement = \"\"\ngate = \"beta\"\ncheck = \"\"\n{how}\n")
         };
-        assert!(read(&row("SEC-01", "by = [\"live\"]")).is_ok());
-        let twice = row("SEC-01", "by = [\"live\"]") + &row("SEC-01", "waits = \"x\"");
-        assert!(matches!(read(&twice), Err(CatalogueError::Twice(id)) if id == "SEC-01"));
-        assert!(matches!(read(&row("SEC-01", "")), Err(CatalogueError::Unclear(_))));
+        assert!(read(&row("SEC-01", "proved_by = [\"live\"]")).is_ok());
+        let twice = row("SEC-01", "proved_by = [\"live\"]") + &row("SEC-01", "awaits = \"x\"");
+        assert!(matches!(read(&twice), Err(CatalogueError::DuplicateId(id)) if id == "SEC-01"));
+        assert!(matches!(read(&row("SEC-01", "")), Err(CatalogueError::AmbiguousMethod(_))));
         assert!(matches!(
-            read(&row("SEC-01", "by = [\"live\"]\nwaits = \"x\"")),
-            Err(CatalogueError::Unclear(_))
+            read(&row("SEC-01", "proved_by = [\"live\"]\nawaits = \"x\"")),
+            Err(CatalogueError::AmbiguousMethod(_))
         ));
-        assert!(matches!(read(&row("ACC-01", "by = [\"live\"]")), Err(CatalogueError::NoArea(_))));
+        assert!(matches!(
+            read(&row("ACC-01", "proved_by = [\"live\"]")),
+            Err(CatalogueError::UnknownArea(_))
+        ));
         assert!(matches!(read(&row("SEC-01", "buy = 1")), Err(CatalogueError::Unreadable(_))));
     }
 
     #[test]
     fn beta_rows_block_production_gate() {
         let catalogue = Catalogue::built_in();
-        let blocks = |id, gate| catalogue.find(id).unwrap().blocks(gate);
+        let blocks = |id, gate| catalogue.find(id).unwrap().blocks_gate(gate);
         assert!(blocks("PRT-01", Gate::Beta) && blocks("PRT-01", Gate::Production));
         assert!(!blocks("PRT-08", Gate::Beta) && blocks("PRT-08", Gate::Production));
         assert!(!blocks("PRT-09", Gate::Beta) && !blocks("PRT-09", Gate::Production));

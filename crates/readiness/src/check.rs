@@ -11,17 +11,17 @@ pub struct Check {
     /// Id of the catalogue row.
     pub row: &'static str,
     /// Description of the check for the evidence.
-    pub does: &'static str,
+    pub description: &'static str,
     /// Remediation to report if the row does not hold.
-    pub mend: &'static str,
+    pub remediation: &'static str,
     /// True if the check must run after all others, because it uses up what they need.
-    pub last: bool,
+    pub runs_last: bool,
     /// Runs the check and returns its finding as one sentence.
-    pub run: for<'a> fn(&'a Run) -> Checked<'a>,
+    pub run: for<'a> fn(&'a Run) -> CheckFuture<'a>,
 }
 
 /// Future of a running check.
-pub type Checked<'a> = Pin<Box<dyn Future<Output = Result<String, Shortfall>> + Send + 'a>>;
+pub type CheckFuture<'a> = Pin<Box<dyn Future<Output = Result<String, Shortfall>> + Send + 'a>>;
 
 /// Reason for which a check did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,9 +31,9 @@ pub enum Shortfall {
     /// The row could not be measured.
     Unmeasured {
         /// Reason for which it could not be measured.
-        why: String,
+        reason: String,
         /// Remediation that makes the row measurable.
-        mend: String,
+        remediation: String,
     },
     /// The row does not apply to this deployment. Contains the reason.
     NotApplicable(String),
@@ -46,7 +46,7 @@ impl Shortfall {
     }
 
     /// Creates an `Unmeasured` shortfall.
-    pub fn unmeasured(why: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::Unmeasured { why: why.into(), mend: mend.into() }
+    pub fn unmeasured(reason: impl Into<String>, remediation: impl Into<String>) -> Self {
+        Self::Unmeasured { reason: reason.into(), remediation: remediation.into() }
     }
 }

@@ -13,7 +13,7 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
 use crate::Shortfall;
-use crate::evidence::{Notes, Step};
+use crate::evidence::{EvidenceRecorder, Step};
 
 /// Maximum `Retry-After` that the client waits for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(65);
@@ -24,33 +24,30 @@ pub struct Client {
     http: reqwest::Client,
     base: String,
     headers: HeaderMap,
-    notes: Notes,
+    notes: EvidenceRecorder,
 }
 
 /// Error of a request that got no response.
 #[derive(Clone, Debug, Error)]
-#[error("{asked}: {why}")]
-pub struct Refused {
+#[error("{request}: {reason}")]
+pub struct RequestError {
     /// Method and path of the request.
-    pub asked: String,
+    pub request: String,
     /// Cause of the failure.
-    pub why: String,
+    pub reason: String,
 }
 
-impl From<Refused> for Shortfall {
-    fn from(refused: Refused) -> Self {
-        Self::unmeasured(
-            refused.to_string(),
-            "check that the deployment is reachable from here, and try again",
-        )
+impl From<RequestError> for Shortfall {
+    fn from(error: RequestError) -> Self {
+        Self::unmeasured(error.to_string(), "check that the deployment is reachable from here, and try again")
     }
 }
 
 /// HTTP response, with the request that it belongs to.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct CheckResponse {
     /// Method and path of the request, such as `GET /api/v1/me`.
-    pub asked: String,
+    pub request: String,
     /// HTTP status.
     pub status: u16,
     /// Response headers.
@@ -58,13 +55,13 @@ pub struct Answer {
     /// Response body.
     pub body: Bytes,
     /// Time from sending the request to receiving the last byte.
-    pub took: Duration,
+    pub duration: Duration,
     /// Server's TLS certificate in DER. `None` without TLS.
     pub certificate: Option<Vec<u8>>,
 }
 
 impl Client {
-    pub(crate) fn new(http: reqwest::Client, base: &str, notes: Notes) -> Self {
+    pub(crate) fn new(http: reqwest::Client, base: &str, notes: EvidenceRecorder) -> Self {
         Self { http, base: base.trim_end_matches('/').to_owned(), headers: HeaderMap::new(), notes }
     }
 
@@ -75,7 +72,7 @@ impl Client {
 
     /// Returns this client with another base URL.
     #[must_use]
-    pub fn at(&self, base: &str) -> Self {
+    pub fn with_base_url(&self, base: &str) -> Self {
         Self { base: base.trim_end_matches('/').to_owned(), ..self.clone() }
     }
 
@@ -107,40 +104,40 @@ impl Client {
     /// Sends a GET request.
     ///
     /// # Errors
-    /// Returns [`Refused`] if no response is received.
-    pub async fn get(&self, path: &str) -> Result<Answer, Refused> {
+    /// Returns [`RequestError`] if no response is received.
+    pub async fn get(&self, path: &str) -> Result<CheckResponse, RequestError> {
         self.send(Method::GET, path, Bytes::new()).await
     }
 
     /// Sends a POST request with a JSON body. `Null` sends an empty body.
     ///
     /// # Errors
-    /// Returns [`Refused`] if no response is received.
-    pub async fn post(&self, path: &str, body: Value) -> Result<Answer, Refused> {
+    /// Returns [`RequestError`] if no response is received.
+    pub async fn post(&self, path: &str, body: Value) -> Result<CheckResponse, RequestError> {
         self.send(Method::POST, path, json(&body)).await
     }
 
     /// Sends a PUT request with a JSON body. `Null` sends an empty body.
     ///
     /// # Errors
-    /// Returns [`Refused`] if no response is received.
-    pub async fn put(&self, path: &str, body: Value) -> Result<Answer, Refused> {
+    /// Returns [`RequestError`] if no response is received.
+    pub async fn put(&self, path: &str, body: Value) -> Result<CheckResponse, RequestError> {
         self.send(Method::PUT, path, json(&body)).await
     }
 
     /// Sends a PATCH request with a JSON body.
     ///
     /// # Errors
-    /// Returns [`Refused`] if no response is received.
-    pub async fn patch(&self, path: &str, body: Value) -> Result<Answer, Refused> {
+    /// Returns [`RequestError`] if no response is received.
+    pub async fn patch(&self, path: &str, body: Value) -> Result<CheckResponse, RequestError> {
         self.send(Method::PATCH, path, json(&body)).await
     }
 
     /// Sends a DELETE request with a JSON body. `Null` sends an empty body.
     ///
     /// # Errors
-    /// Returns [`Refused`] if no response is received.
-    pub async fn delete(&self, path: &str, body: Value) -> Result<Answer, Refused> {
+    /// Returns [`RequestError`] if no response is received.
+    pub async fn delete(&self, path: &str, body: Value) -> Result<CheckResponse, RequestError> {
         self.send(Method::DELETE, path, json(&body)).await
     }
 
@@ -149,61 +146,82 @@ impl Client {
     /// passed.
     ///
     /// # Errors
-    /// Returns [`Refused`] if no response is received.
-    pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Refused> {
-        let answer = self.send_once(method.clone(), path, body.clone()).await?;
+    /// Returns [`RequestError`] if no response is received.
+    pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<CheckResponse, RequestError> {
+        let response = self.send_once(method.clone(), path, body.clone()).await?;
         let seconds =
-            answer.header("retry-after").and_then(|value| value.parse().ok()).map(Duration::from_secs);
+            response.header("retry-after").and_then(|value| value.parse().ok()).map(Duration::from_secs);
         match seconds {
-            Some(wait) if answer.status == 429 && wait <= MAX_RETRY_AFTER => {
+            Some(wait) if response.status == 429 && wait <= MAX_RETRY_AFTER => {
                 tokio::time::sleep(wait + Duration::from_millis(50)).await;
                 self.send_once(method, path, body).await
             }
-            _ => Ok(answer),
+            _ => Ok(response),
         }
     }
 
     /// Waits for the given time, such as the `Retry-After` of a response.
-    pub async fn wait(&self, told: Duration) {
-        tokio::time::sleep(told).await;
+    pub async fn wait(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
     }
 
     /// Sends a request like [`Client::send`], but returns a 429 without repeating the request.
     ///
     /// # Errors
-    /// Returns [`Refused`] if no response is received.
+    /// Returns [`RequestError`] if no response is received.
     #[expect(clippy::disallowed_methods, reason = "the duration of a response is measured in real time")]
-    pub async fn send_once(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, Refused> {
-        let asked = format!("{method} {path}");
-        let mut request =
+    pub async fn send_once(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<CheckResponse, RequestError> {
+        let request = format!("{method} {path}");
+        let mut builder =
             self.http.request(method, format!("{}{path}", self.base)).headers(self.headers.clone());
         if !body.is_empty() {
             if !self.headers.contains_key(CONTENT_TYPE) {
-                request = request.header(CONTENT_TYPE, "application/json");
+                builder = builder.header(CONTENT_TYPE, "application/json");
             }
-            request = request.body(body);
+            builder = builder.body(body);
         }
-        let began = Instant::now();
-        let answer = self
-            .answer(request, &asked)
+        let started = Instant::now();
+        let response = self
+            .receive(builder, &request)
             .await
-            .map_err(|error| Refused { asked: asked.clone(), why: in_one_line(&error) });
-        let took = began.elapsed();
-        let (answered, request_id) = match &answer {
-            Ok(answer) => (answer.status.to_string(), answer.header("x-request-id").map(str::to_owned)),
-            Err(refused) => (refused.why.clone(), None),
+            .map_err(|error| RequestError { request: request.clone(), reason: format_causes(&error) });
+        let duration = started.elapsed();
+        let (received, request_id) = match &response {
+            Ok(response) => (response.status.to_string(), response.header("x-request-id").map(str::to_owned)),
+            Err(error) => (error.reason.clone(), None),
         };
-        self.notes.step(Step { asked, answered, request_id, took_ms: in_ms(took) });
-        answer.map(|answer| Answer { took, ..answer })
+        self.notes.step(Step {
+            request,
+            response: received,
+            request_id,
+            duration_ms: as_millis_u64(duration),
+        });
+        response.map(|response| CheckResponse { duration, ..response })
     }
 
-    async fn answer(&self, request: reqwest::RequestBuilder, asked: &str) -> Result<Answer, reqwest::Error> {
-        let answer = request.send().await?;
-        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-        let tls = answer.extensions().get::<reqwest::tls::TlsInfo>();
+    async fn receive(
+        &self,
+        builder: reqwest::RequestBuilder,
+        request: &str,
+    ) -> Result<CheckResponse, reqwest::Error> {
+        let response = builder.send().await?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let tls = response.extensions().get::<reqwest::tls::TlsInfo>();
         let certificate = tls.and_then(|tls| tls.peer_certificate()).map(<[u8]>::to_vec);
-        let body = answer.bytes().await?;
-        Ok(Answer { asked: asked.to_owned(), status, headers, body, took: Duration::ZERO, certificate })
+        let body = response.bytes().await?;
+        Ok(CheckResponse {
+            request: request.to_owned(),
+            status,
+            headers,
+            body,
+            duration: Duration::ZERO,
+            certificate,
+        })
     }
 }
 
@@ -213,18 +231,18 @@ fn json(body: &Value) -> Bytes {
 
 /// Formats the causes of an error on one line. The error itself is left out if it has causes, because it
 /// names the URL.
-fn in_one_line(error: &reqwest::Error) -> String {
+fn format_causes(error: &reqwest::Error) -> String {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     let causes: Vec<_> = causes.map(ToString::to_string).collect();
     if causes.is_empty() { error.to_string() } else { causes.join(": ") }
 }
 
 /// Returns whole milliseconds.
-pub(crate) fn in_ms(took: Duration) -> u64 {
-    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
+pub(crate) fn as_millis_u64(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Answer {
+impl CheckResponse {
     /// Returns this response if it has this status.
     ///
     /// # Errors
@@ -244,9 +262,9 @@ impl Answer {
         let wanted: Vec<_> = statuses.iter().map(u16::to_string).collect();
         let code = self.code().map_or(String::new(), |code| format!(" ({code})"));
         let id = self.header("x-request-id").map_or(String::new(), |id| format!(", request {id}"));
-        let (asked, status) = (&self.asked, self.status);
+        let (request, status) = (&self.request, self.status);
         Err(Shortfall::fails(format!(
-            "{asked} returned {status}{code} instead of {}{id}",
+            "{request} returned {status}{code} instead of {}{id}",
             wanted.join(" or ")
         )))
     }
@@ -256,12 +274,12 @@ impl Answer {
     /// # Errors
     /// Returns [`Shortfall::Fails`] with the actual status or code.
     pub fn expect_problem(self, status: u16, code: &str) -> Result<Self, Shortfall> {
-        let answer = self.expect(status)?;
-        match answer.code() {
-            Some(found) if found == code => Ok(answer),
+        let response = self.expect(status)?;
+        match response.code() {
+            Some(found) if found == code => Ok(response),
             found => {
-                let (asked, found) = (&answer.asked, found.unwrap_or_else(|| "no code".to_owned()));
-                Err(Shortfall::fails(format!("{asked} returned {status} with {found} instead of {code}")))
+                let (request, found) = (&response.request, found.unwrap_or_else(|| "no code".to_owned()));
+                Err(Shortfall::fails(format!("{request} returned {status} with {found} instead of {code}")))
             }
         }
     }
@@ -283,7 +301,7 @@ impl Answer {
     pub fn text_at(&self, pointer: &str) -> Result<String, Shortfall> {
         let json = self.json();
         json.pointer(pointer).and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
-            Shortfall::fails(format!("the response to {} has no string at {pointer}", self.asked))
+            Shortfall::fails(format!("the response to {} has no string at {pointer}", self.request))
         })
     }
 

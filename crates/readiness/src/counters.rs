@@ -19,13 +19,13 @@ impl Counters {
 
     /// Returns the value of a series such as `kith_events_total{kind="bond.ended"}`, or 0 if the series is
     /// absent.
-    pub fn of(&self, series: &str) -> f64 {
+    pub fn value(&self, series: &str) -> f64 {
         self.0.get(series).copied().unwrap_or(0.0)
     }
 
     /// Returns the growth of a series since `before`.
-    pub fn since(&self, before: &Self, series: &str) -> f64 {
-        self.of(series) - before.of(series)
+    pub fn increase_since(&self, before: &Self, series: &str) -> f64 {
+        self.value(series) - before.value(series)
     }
 }
 
@@ -37,7 +37,7 @@ mod tests {
     fn series_is_found_by_name_and_labels() {
         let before = Counters::read("# TYPE a counter\na_total{kind=\"x y\"} 3\nb 0.5\n# EOF\n");
         let after = Counters::read("a_total{kind=\"x y\"} 5\nb 0.5\nc 1\n");
-        let grown = |series| after.since(&before, series);
+        let grown = |series| after.increase_since(&before, series);
         assert_eq!(
             (grown("a_total{kind=\"x y\"}"), grown("b"), grown("c"), grown("d")),
             (2.0, 0.0, 1.0, 0.0)

@@ -9,8 +9,8 @@ use kith_kernel::{Random, SystemRandom};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, OnceCell};
 
-use crate::evidence::Notes;
-use crate::{Client, Refused, Shortfall};
+use crate::evidence::EvidenceRecorder;
+use crate::{Client, RequestError, Shortfall};
 
 /// Domain of the synthetic accounts. `.invalid` is reserved (RFC 2606), so Kith purges such accounts as soon
 /// as they are deleted.
@@ -28,7 +28,7 @@ pub struct Target {
     /// Base URL, such as `https://api.example.org`.
     pub url: String,
     /// Base URLs of other nodes of the same deployment.
-    pub others: Vec<String>,
+    pub other_nodes: Vec<String>,
     /// PEM certificate of an additional trusted certificate authority.
     pub authority: Option<Vec<u8>>,
     /// Administrator account to use.
@@ -38,7 +38,7 @@ pub struct Target {
     /// Digest of the configuration that was given on this machine.
     pub configuration: Option<String>,
     /// Expected interface of the build that runs `kith verify`, if it also contains the server.
-    pub own: Option<OwnBuild>,
+    pub own_build: Option<OwnBuild>,
     /// Identity of this machine, to compare with `process.machine` in `/api/v1/admin/facts`.
     pub machine: Option<String>,
 }
@@ -73,7 +73,7 @@ pub struct AdminAccess {
     /// Password.
     pub password: String,
     /// True if the account was created for this run and is deleted after it.
-    pub is_made_up: bool,
+    pub is_synthetic: bool,
 }
 
 impl std::fmt::Debug for AdminAccess {
@@ -84,8 +84,12 @@ impl std::fmt::Debug for AdminAccess {
 
 impl AdminAccess {
     /// Creates credentials of a synthetic administrator with a random address and password.
-    pub fn made_up() -> Self {
-        Self { email: format!("admin-{}@{SYNTHETIC_DOMAIN}", word()), password: word(), is_made_up: true }
+    pub fn synthetic() -> Self {
+        Self {
+            email: format!("admin-{}@{SYNTHETIC_DOMAIN}", random_word()),
+            password: random_word(),
+            is_synthetic: true,
+        }
     }
 }
 
@@ -95,15 +99,15 @@ pub struct Deployment {
     target: Target,
     http: reqwest::Client,
     /// Random word that distinguishes the accounts of this run from those of other runs.
-    run: String,
-    people: Mutex<HashMap<String, Arc<OnceCell<Account>>>>,
+    run_marker: String,
+    accounts: Mutex<HashMap<String, Arc<OnceCell<AccountCredentials>>>>,
     admin_token: OnceCell<String>,
     document: OnceCell<Arc<Value>>,
 }
 
 /// Synthetic account.
 #[derive(Clone, Debug)]
-pub(crate) struct Account {
+pub(crate) struct AccountCredentials {
     pub(crate) id: String,
     pub(crate) email: String,
     pub(crate) password: String,
@@ -116,9 +120,10 @@ impl Deployment {
     /// Prepares a client for `target`. Sends no request.
     ///
     /// # Errors
-    /// Returns [`Refused`] if the TLS configuration is invalid.
-    pub fn new(target: Target) -> Result<Self, Refused> {
-        let refused = |error: reqwest::Error| Refused { asked: target.url.clone(), why: error.to_string() };
+    /// Returns [`RequestError`] if the TLS configuration is invalid.
+    pub fn new(target: Target) -> Result<Self, RequestError> {
+        let refused =
+            |error: reqwest::Error| RequestError { request: target.url.clone(), reason: error.to_string() };
         let mut http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -130,8 +135,8 @@ impl Deployment {
         }
         Ok(Self {
             http: http.build().map_err(refused)?,
-            run: word(),
-            people: Mutex::default(),
+            run_marker: random_word(),
+            accounts: Mutex::default(),
             admin_token: OnceCell::new(),
             document: OnceCell::new(),
             target,
@@ -143,37 +148,41 @@ impl Deployment {
         &self.target
     }
 
-    pub(crate) fn client(&self, notes: Notes) -> Client {
+    pub(crate) fn client(&self, notes: EvidenceRecorder) -> Client {
         Client::new(self.http.clone(), &self.target.url, notes)
     }
 
     /// Returns the word that distinguishes this run's accounts and markers.
-    pub(crate) fn run_word(&self) -> &str {
-        &self.run
+    pub(crate) fn run_marker(&self) -> &str {
+        &self.run_marker
     }
 
     /// Returns the account called `name` in this run. Registers it on first use.
-    pub(crate) async fn account(&self, name: &str, notes: &Notes) -> Result<Account, Shortfall> {
-        let cell = Arc::clone(self.people.lock().await.entry(name.to_owned()).or_default());
+    pub(crate) async fn account(
+        &self,
+        name: &str,
+        notes: &EvidenceRecorder,
+    ) -> Result<AccountCredentials, Shortfall> {
+        let cell = Arc::clone(self.accounts.lock().await.entry(name.to_owned()).or_default());
         cell.get_or_try_init(|| self.register(name, notes)).await.cloned()
     }
 
-    async fn register(&self, name: &str, notes: &Notes) -> Result<Account, Shortfall> {
-        let (email, password) = (format!("{name}-{}@{SYNTHETIC_DOMAIN}", self.run), word());
+    async fn register(&self, name: &str, notes: &EvidenceRecorder) -> Result<AccountCredentials, Shortfall> {
+        let (email, password) = (format!("{name}-{}@{SYNTHETIC_DOMAIN}", self.run_marker), random_word());
         let body = json!({ "email": email, "password": password, "display_name": name });
-        let answer = self.client(notes.clone()).post("/api/v1/auth/register", body).await?;
+        let response = self.client(notes.clone()).post("/api/v1/auth/register", body).await?;
         // A failed registration says nothing about the row, so the check counts as unmeasured.
-        let answer = answer.expect(201).map_err(|shortfall| match shortfall {
+        let response = response.expect(201).map_err(|shortfall| match shortfall {
             Shortfall::Fails(found) => Shortfall::unmeasured(
                 format!("the registration of a synthetic account failed: {found}"),
                 REGISTRATION_REMEDIATION,
             ),
             other => other,
         })?;
-        Ok(Account {
-            id: answer.text_at("/user/id")?,
-            access_token: answer.text_at("/access_token")?,
-            refresh_token: answer.text_at("/refresh_token")?,
+        Ok(AccountCredentials {
+            id: response.text_at("/user/id")?,
+            access_token: response.text_at("/access_token")?,
+            refresh_token: response.text_at("/refresh_token")?,
             name: name.to_owned(),
             email,
             password,
@@ -181,18 +190,18 @@ impl Deployment {
     }
 
     /// Returns an access token of the administrator.
-    pub(crate) async fn admin_token(&self, notes: &Notes) -> Result<String, Shortfall> {
+    pub(crate) async fn admin_token(&self, notes: &EvidenceRecorder) -> Result<String, Shortfall> {
         let Some(admin) = &self.target.admin else {
             return Err(Shortfall::unmeasured(NO_ADMIN_REASON, ADMIN_REMEDIATION));
         };
         let token = self.admin_token.get_or_try_init(async || {
             let body = json!({ "email": admin.email, "password": admin.password });
-            let answer = self.client(notes.clone()).post("/api/v1/auth/login", body).await?;
-            match answer.status {
-                200 => answer.text_at("/access_token"),
+            let response = self.client(notes.clone()).post("/api/v1/auth/login", body).await?;
+            match response.status {
+                200 => response.text_at("/access_token"),
                 status => {
-                    let why = format!("the log-in of the administrator returned {status}");
-                    Err(Shortfall::unmeasured(why, ADMIN_REMEDIATION))
+                    let reason = format!("the log-in of the administrator returned {status}");
+                    Err(Shortfall::unmeasured(reason, ADMIN_REMEDIATION))
                 }
             }
         });
@@ -200,62 +209,62 @@ impl Deployment {
     }
 
     /// Returns the OpenAPI document that the deployment serves.
-    pub(crate) async fn document(&self, notes: &Notes) -> Result<Arc<Value>, Shortfall> {
+    pub(crate) async fn document(&self, notes: &EvidenceRecorder) -> Result<Arc<Value>, Shortfall> {
         let document = self.document.get_or_try_init(async || {
-            let answer = self.client(notes.clone()).get("/openapi.json").await?.expect(200)?;
-            Ok::<_, Shortfall>(Arc::new(answer.json()))
+            let response = self.client(notes.clone()).get("/openapi.json").await?.expect(200)?;
+            Ok::<_, Shortfall>(Arc::new(response.json()))
         });
         document.await.cloned()
     }
 
     /// Deletes all synthetic accounts. Returns those that could not be deleted, each with the reason.
     pub(crate) async fn clean_up(&self) -> Vec<String> {
-        let notes = Notes::default();
+        let notes = EvidenceRecorder::default();
         let client = self.client(notes.clone());
-        let people: Vec<_> = self.people.lock().await.drain().collect();
-        let mut left = Vec::new();
-        let known = people.into_iter().filter_map(|(_, cell)| cell.get().cloned());
+        let accounts: Vec<_> = self.accounts.lock().await.drain().collect();
+        let mut undeleted = Vec::new();
+        let known = accounts.into_iter().filter_map(|(_, cell)| cell.get().cloned());
         for account in known {
-            let at_hand = client.with_token(&account.access_token);
+            let signed_in = client.with_token(&account.access_token);
             // The token from registration saves a log-in, if a check has not revoked it.
-            if matches!(take_leave(&at_hand, &account.password).await, Ok(202)) {
+            if matches!(delete_own_account(&signed_in, &account.password).await, Ok(202)) {
                 continue;
             }
-            if let Err(why) = delete(&client, &account.email, &account.password).await {
-                left.push(format!("{} ({why})", account.email));
+            if let Err(reason) = delete(&client, &account.email, &account.password).await {
+                undeleted.push(format!("{} ({reason})", account.email));
             }
         }
-        if let Some(admin) = self.target.admin.as_ref().filter(|admin| admin.is_made_up)
-            && let Err(why) = delete(&client, &admin.email, &admin.password).await
+        if let Some(admin) = self.target.admin.as_ref().filter(|admin| admin.is_synthetic)
+            && let Err(reason) = delete(&client, &admin.email, &admin.password).await
         {
-            left.push(format!("{} ({why})", admin.email));
+            undeleted.push(format!("{} ({reason})", admin.email));
         }
-        left
+        undeleted
     }
 }
 
 /// Logs in and deletes the account.
 async fn delete(client: &Client, email: &str, password: &str) -> Result<(), String> {
     let credentials = json!({ "email": email, "password": password });
-    let answer = client.post("/api/v1/auth/login", credentials).await.map_err(|e| e.to_string())?;
-    let token = match answer.text_at("/access_token") {
-        Ok(token) if answer.status == 200 => token,
-        _ => return Err(format!("log-in returned {}", answer.status)),
+    let response = client.post("/api/v1/auth/login", credentials).await.map_err(|e| e.to_string())?;
+    let token = match response.text_at("/access_token") {
+        Ok(token) if response.status == 200 => token,
+        _ => return Err(format!("log-in returned {}", response.status)),
     };
-    match take_leave(&client.with_token(&token), password).await? {
+    match delete_own_account(&client.with_token(&token), password).await? {
         202 => Ok(()),
         status => Err(format!("deletion returned {status}")),
     }
 }
 
 /// Deletes the account that `client` is signed in as. Returns the status of the response.
-async fn take_leave(client: &Client, password: &str) -> Result<u16, String> {
-    let answer = client.delete("/api/v1/me", json!({ "password": password })).await;
-    answer.map(|answer| answer.status).map_err(|error| error.to_string())
+async fn delete_own_account(client: &Client, password: &str) -> Result<u16, String> {
+    let response = client.delete("/api/v1/me", json!({ "password": password })).await;
+    response.map(|response| response.status).map_err(|error| error.to_string())
 }
 
 /// Returns 26 random letters and digits (130 bits).
-fn word() -> String {
+fn random_word() -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnopqrstuvwxyz2345678";
     let mut bytes = [0; 26];
     SystemRandom.fill(&mut bytes);

@@ -15,7 +15,7 @@ pub struct Evidence {
     /// Method: `live`, `tests`, and so on.
     pub kind: &'static str,
     /// Description of the action.
-    pub did: String,
+    pub action: String,
     /// First requests with their responses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
@@ -33,15 +33,15 @@ pub struct Evidence {
     /// Time of the measurement.
     pub at: Timestamp,
     /// Duration in milliseconds.
-    pub took_ms: u64,
+    pub duration_ms: u64,
 }
 
 impl Evidence {
     /// Creates evidence without a deployment. The caller fills in target, build and configuration.
-    pub(crate) fn new(kind: &'static str, did: &str, at: Timestamp, figures: Map<String, Value>) -> Self {
+    pub(crate) fn new(kind: &'static str, action: &str, at: Timestamp, figures: Map<String, Value>) -> Self {
         Self {
             kind,
-            did: did.to_owned(),
+            action: action.to_owned(),
             steps: Vec::new(),
             requests: 0,
             figures,
@@ -49,7 +49,7 @@ impl Evidence {
             build: String::new(),
             configuration: None,
             at,
-            took_ms: 0,
+            duration_ms: 0,
         }
     }
 }
@@ -58,28 +58,28 @@ impl Evidence {
 #[derive(Clone, Debug, Serialize)]
 pub struct Step {
     /// Method and path, such as `POST /api/v1/partners/requests`.
-    pub asked: String,
+    pub request: String,
     /// Status, or the reason for which there was no response.
-    pub answered: String,
+    pub response: String,
     /// Request id that the server reported, to search for in its log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// Duration in milliseconds.
-    pub took_ms: u64,
+    pub duration_ms: u64,
 }
 
 /// Recorder of a running check. Clones record into the same place.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Notes(Arc<Mutex<Sheet>>);
+pub(crate) struct EvidenceRecorder(Arc<Mutex<RecordedEvidence>>);
 
 #[derive(Debug, Default)]
-struct Sheet {
+struct RecordedEvidence {
     steps: Vec<Step>,
     requests: u64,
     figures: Map<String, Value>,
 }
 
-impl Notes {
+impl EvidenceRecorder {
     pub(crate) fn step(&self, step: Step) {
         self.with(|sheet| {
             sheet.requests += 1;
@@ -89,16 +89,16 @@ impl Notes {
         });
     }
 
-    pub(crate) fn figure(&self, name: &str, value: Value) {
+    pub(crate) fn record(&self, name: &str, value: Value) {
         self.with(|sheet| sheet.figures.insert(name.to_owned(), value));
     }
 
-    pub(crate) fn into_evidence(self, did: &str, at: Timestamp, took_ms: u64) -> Evidence {
-        let Sheet { steps, requests, figures } = self.with(std::mem::take);
-        Evidence { steps, requests, took_ms, ..Evidence::new("live", did, at, figures) }
+    pub(crate) fn into_evidence(self, action: &str, at: Timestamp, duration_ms: u64) -> Evidence {
+        let RecordedEvidence { steps, requests, figures } = self.with(std::mem::take);
+        Evidence { steps, requests, duration_ms, ..Evidence::new("live", action, at, figures) }
     }
 
-    fn with<T>(&self, f: impl FnOnce(&mut Sheet) -> T) -> T {
+    fn with<T>(&self, f: impl FnOnce(&mut RecordedEvidence) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -10,7 +10,7 @@ const MIN_HSTS_MAX_AGE_S: u64 = 15_768_000;
 
 /// Score of a response for one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct RuleScore {
     /// Name of the rule, such as `strict-transport-security`.
     pub rule: &'static str,
     /// Points added to the base of 100. Negative values are penalties.
@@ -18,7 +18,7 @@ pub struct Mark {
 }
 
 /// Returns the score of a response for each rule.
-pub fn marks(headers: &HeaderMap, body: &str) -> Vec<Mark> {
+pub fn rule_scores(headers: &HeaderMap, body: &str) -> Vec<RuleScore> {
     let of = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let csp = Policy::parse(of("content-security-policy"));
     let modifiers = [
@@ -32,12 +32,13 @@ pub fn marks(headers: &HeaderMap, body: &str) -> Vec<Mark> {
         ("x-content-type-options", if of("x-content-type-options") == "nosniff" { 0 } else { -5 }),
         ("x-frame-options", frames(of("x-frame-options"), &csp)),
     ];
-    modifiers.map(|(rule, modifier)| Mark { rule, modifier }).into()
+    modifiers.map(|(rule, modifier)| RuleScore { rule, modifier }).into()
 }
 
 /// Returns the total score. Bonuses count only if the base is at least 90 (`100` minus penalties).
-pub fn score(marks: &[Mark]) -> i32 {
-    let sum = |of: fn(&i32) -> bool| marks.iter().map(|mark| mark.modifier).filter(of).sum::<i32>();
+pub fn score(scores: &[RuleScore]) -> i32 {
+    let sum =
+        |of: fn(&i32) -> bool| scores.iter().map(|rule_score| rule_score.modifier).filter(of).sum::<i32>();
     let base = 100 + sum(|modifier| *modifier < 0);
     (if base >= 90 { base + sum(|modifier| *modifier > 0) } else { base }).max(0)
 }
@@ -175,12 +176,12 @@ mod tests {
     }
 
     fn modifier(rule: &str, of: &[(&'static str, &'static str)], body: &str) -> i32 {
-        marks(&headers(of), body).iter().find(|mark| mark.rule == rule).unwrap().modifier
+        rule_scores(&headers(of), body).iter().find(|rule_score| rule_score.rule == rule).unwrap().modifier
     }
 
     #[test]
     fn missing_and_permissive_headers_are_penalized() {
-        assert_eq!(score(&marks(&HeaderMap::new(), "<script src=https://x.example/x.js>")), 0);
+        assert_eq!(score(&rule_scores(&HeaderMap::new(), "<script src=https://x.example/x.js>")), 0);
         let csp = |policy| modifier("content-security-policy", &[("content-security-policy", policy)], "");
         assert_eq!(csp("default-src 'self' 'unsafe-inline'"), -20);
         assert_eq!(csp("default-src 'none'; script-src https:"), -20);

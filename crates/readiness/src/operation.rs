@@ -34,7 +34,7 @@ pub struct Parameter<'d> {
     /// Name of the parameter.
     pub name: &'d str,
     /// Location: `path`, `query` or `header`.
-    pub place: &'d str,
+    pub location: &'d str,
     /// Schema of the value.
     pub schema: &'d Value,
 }
@@ -69,7 +69,7 @@ impl<'d> Operation<'d> {
     }
 
     /// Returns true if the operation requires a token.
-    pub fn wants_token(&self) -> bool {
+    pub fn requires_token(&self) -> bool {
         self.own["security"].as_array().is_some_and(|schemes| !schemes.is_empty())
     }
 
@@ -89,25 +89,25 @@ impl<'d> Operation<'d> {
     }
 
     /// Returns the parameters in this location.
-    pub fn parameters(&self, place: &'static str) -> impl Iterator<Item = Parameter<'d>> {
+    pub fn parameters(&self, location: &'static str) -> impl Iterator<Item = Parameter<'d>> {
         let document = self.document;
         let all = self.own["parameters"].as_array().into_iter().flatten();
-        all.filter(move |parameter| parameter["in"] == place).filter_map(move |parameter| {
+        all.filter(move |parameter| parameter["in"] == location).filter_map(move |parameter| {
             let schema = resolved(document, &parameter["schema"]);
-            Some(Parameter { name: parameter["name"].as_str()?, place, schema })
+            Some(Parameter { name: parameter["name"].as_str()?, location, schema })
         })
     }
 
     /// Returns the path with each parameter replaced by `fill(parameter)`.
-    pub fn address_with(&self, fill: impl Fn(&Parameter<'d>) -> String) -> String {
+    pub fn path_with(&self, fill: impl Fn(&Parameter<'d>) -> String) -> String {
         self.parameters("path").fold(self.path.to_owned(), |path, parameter| {
             path.replace(&format!("{{{}}}", parameter.name), &fill(&parameter))
         })
     }
 
     /// Returns the path with parameter values that identify no resource.
-    pub fn address(&self) -> String {
-        self.address_with(Parameter::stand_in)
+    pub fn sample_path(&self) -> String {
+        self.path_with(Parameter::placeholder)
     }
 
     /// Returns true if `path` matches the path template.
@@ -140,7 +140,7 @@ impl<'d> Operation<'d> {
 
 impl Parameter<'_> {
     /// Returns a valid value that identifies no resource.
-    pub fn stand_in(&self) -> String {
+    pub fn placeholder(&self) -> String {
         match (self.schema["enum"][0].as_str(), self.schema["format"].as_str()) {
             (Some(first), _) => first.to_owned(),
             (None, Some("uuid")) => NO_ID.to_owned(),
@@ -214,10 +214,10 @@ mod tests {
         let all = Operation::all(&document);
         let [put] = &all[..] else { panic!("{all:?}") };
         assert_eq!(put.name(), "PUT /things/{kind}/{id}");
-        assert_eq!(put.address(), format!("/things/red/{NO_ID}"));
+        assert_eq!(put.sample_path(), format!("/things/red/{NO_ID}"));
         assert_eq!((put.statuses(), put.permission()), (vec![200, 404], Some("things.write")));
         assert_eq!(put.sample(put.body().unwrap()), json!({ "name": UNKNOWN_NAME, "parts": [] }));
-        assert!(put.wants_token() && !put.is_list(), "only a GET can be a list");
+        assert!(put.requires_token() && !put.is_list(), "only a GET can be a list");
         assert!(put.is_at("/things/any/thing") && !put.is_at("/things/any") && !put.is_at("/other/a/b"));
     }
 }

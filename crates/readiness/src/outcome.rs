@@ -61,7 +61,7 @@ impl Outcome {
     }
 
     /// Returns true if a row with this outcome does not close its gate.
-    pub fn opens(self) -> bool {
+    pub fn opens_gate(self) -> bool {
         matches!(self, Self::Pass | Self::Attested | Self::Waived | Self::NotApplicable)
     }
 }
@@ -72,7 +72,7 @@ pub struct RowResult {
     /// Row id.
     pub id: String,
     /// Requirement as one sentence.
-    pub what: String,
+    pub requirement: String,
     /// Gate that the row blocks.
     pub gate: Gate,
     /// Combined outcome of all methods.
@@ -82,10 +82,10 @@ pub struct RowResult {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live: Option<Outcome>,
     /// Reason as one sentence.
-    pub why: String,
+    pub reason: String,
     /// Remediation, if the row keeps its gate closed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mend: Option<String>,
+    pub remediation: Option<String>,
     /// Fault with which a broken deployment was shown to fail this row's check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub twin: Option<String>,

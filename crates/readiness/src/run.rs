@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::evidence::Notes;
+use crate::evidence::EvidenceRecorder;
 use crate::{Client, Counters, Deployment, Shortfall};
 
 const UNLISTED_REMEDIATION: &str = "run it from an address that server.admin_addresses lists";
@@ -13,12 +13,12 @@ const UNLISTED_REMEDIATION: &str = "run it from an address that server.admin_add
 #[derive(Debug)]
 pub struct Run {
     deployment: Arc<Deployment>,
-    notes: Notes,
+    notes: EvidenceRecorder,
 }
 
 /// Synthetic account of this run, signed in.
 #[derive(Clone, Debug)]
-pub struct Person {
+pub struct SyntheticAccount {
     /// User id.
     pub id: String,
     /// E-mail address.
@@ -36,7 +36,7 @@ pub struct Person {
 }
 
 impl Run {
-    pub(crate) fn new(deployment: Arc<Deployment>, notes: Notes) -> Self {
+    pub(crate) fn new(deployment: Arc<Deployment>, notes: EvidenceRecorder) -> Self {
         Self { deployment, notes }
     }
 
@@ -50,9 +50,9 @@ impl Run {
     ///
     /// # Errors
     /// Returns [`Shortfall::Unmeasured`] if registration fails.
-    pub async fn person(&self, name: &str) -> Result<Person, Shortfall> {
+    pub async fn account(&self, name: &str) -> Result<SyntheticAccount, Shortfall> {
         let account = self.deployment.account(name, &self.notes).await?;
-        Ok(Person {
+        Ok(SyntheticAccount {
             client: self.anonymous().with_token(&account.access_token),
             id: account.id,
             email: account.email,
@@ -77,17 +77,17 @@ impl Run {
     /// # Errors
     /// Returns a [`Shortfall`] if no administrator was given or the request fails.
     pub async fn facts(&self) -> Result<Value, Shortfall> {
-        self.as_admin("/api/v1/admin/facts").await
+        self.get_as_admin("/api/v1/admin/facts").await
     }
 
     /// Returns the audit entries that were written under a request id, oldest first. At most 100.
     ///
     /// # Errors
     /// Returns a [`Shortfall`] if no administrator was given or the request fails.
-    pub async fn audit_of(&self, request_id: &str) -> Result<Vec<Value>, Shortfall> {
+    pub async fn audit_entries(&self, request_id: &str) -> Result<Vec<Value>, Shortfall> {
         let path = format!("/api/v1/audit?limit=100&request_id={request_id}");
-        let mut answer = self.as_admin(&path).await?;
-        let mut entries: Vec<Value> = serde_json::from_value(answer["items"].take()).unwrap_or_default();
+        let mut response = self.get_as_admin(&path).await?;
+        let mut entries: Vec<Value> = serde_json::from_value(response["items"].take()).unwrap_or_default();
         entries.reverse();
         Ok(entries)
     }
@@ -97,22 +97,22 @@ impl Run {
     /// # Errors
     /// Returns [`Shortfall::Unmeasured`] if no administrator was given or this address may not administer,
     /// and [`Shortfall::Fails`] if the status is not 200.
-    pub async fn as_admin(&self, path: &str) -> Result<Value, Shortfall> {
-        let answer = self.admin().await?.get(path).await?;
-        if answer.code().is_some_and(|code| code == "address_not_listed") {
+    pub async fn get_as_admin(&self, path: &str) -> Result<Value, Shortfall> {
+        let response = self.admin().await?.get(path).await?;
+        if response.code().is_some_and(|code| code == "address_not_listed") {
             return Err(Shortfall::unmeasured(
                 "administration is not open to this address",
                 UNLISTED_REMEDIATION,
             ));
         }
-        Ok(answer.expect(200)?.json())
+        Ok(response.expect(200)?.json())
     }
 
     /// Returns the URL of the first directly reachable node, or the target's URL. The counters of one node
     /// then cover all requests sent to it.
     pub fn node(&self) -> &str {
         let target = self.deployment.target();
-        target.others.first().unwrap_or(&target.url)
+        target.other_nodes.first().unwrap_or(&target.url)
     }
 
     /// Returns the current counters of [`Run::node`].
@@ -120,8 +120,8 @@ impl Run {
     /// # Errors
     /// Returns a [`Shortfall`] if `/api/metrics` does not return 200.
     pub async fn counters(&self) -> Result<Counters, Shortfall> {
-        let answer = self.anonymous().at(self.node()).get("/api/metrics").await?.expect(200)?;
-        Ok(Counters::read(&answer.text()))
+        let response = self.anonymous().with_base_url(self.node()).get("/api/metrics").await?.expect(200)?;
+        Ok(Counters::read(&response.text()))
     }
 
     /// Returns the OpenAPI document that the deployment serves.
@@ -138,12 +138,12 @@ impl Run {
     }
 
     /// Returns a marker that is unique to this run, to search for later.
-    pub fn mark(&self, name: &str) -> String {
-        format!("{name}-{}", self.deployment.run_word())
+    pub fn marker(&self, name: &str) -> String {
+        format!("{name}-{}", self.deployment.run_marker())
     }
 
     /// Records a measured value.
-    pub fn figure(&self, name: &str, value: impl Into<Value>) {
-        self.notes.figure(name, value.into());
+    pub fn record(&self, name: &str, value: impl Into<Value>) {
+        self.notes.record(name, value.into());
     }
 }

@@ -14,14 +14,14 @@ pub struct Score {
     /// Number of rows that pass.
     pub pass: usize,
     /// Number of rows that apply.
-    pub of: usize,
+    pub applicable: usize,
 }
 
 impl Score {
     fn of<'a>(results: impl Iterator<Item = &'a RowResult>) -> Self {
-        let mut score = Self { pass: 0, of: 0 };
+        let mut score = Self { pass: 0, applicable: 0 };
         for result in results.filter(|result| result.result != Outcome::NotApplicable) {
-            score.of += 1;
+            score.applicable += 1;
             score.pass += usize::from(result.result == Outcome::Pass);
         }
         score
@@ -30,7 +30,7 @@ impl Score {
     /// Returns the score in percent, rounded down so that only a full score is 100. Returns `None` if no row
     /// applies.
     pub fn percent(self) -> Option<usize> {
-        (self.pass * 100).checked_div(self.of)
+        (self.pass * 100).checked_div(self.applicable)
     }
 }
 
@@ -68,11 +68,12 @@ impl Scores {
             .areas
             .iter()
             .map(|area| AreaScore { id: area.id.clone(), name: area.name.clone(), score: of_area(&area.id) })
-            .filter(|area| area.score.of > 0)
+            .filter(|area| area.score.applicable > 0)
             .collect();
         // Compared as fractions, so that rounding cannot change the order.
-        let weakest =
-            areas.iter().min_by(|a, b| (a.score.pass * b.score.of).cmp(&(b.score.pass * a.score.of)));
+        let weakest = areas
+            .iter()
+            .min_by(|a, b| (a.score.pass * b.score.applicable).cmp(&(b.score.pass * a.score.applicable)));
         let count = |outcome| results.iter().filter(|result| result.result == outcome).count();
         let outcomes = Outcome::ALL.map(|outcome| (outcome, count(outcome)));
         Self {
@@ -108,7 +109,7 @@ pub struct GateVerdict {
 impl GateVerdict {
     pub(crate) fn of(gate: Gate, results: &[RowResult]) -> Self {
         let rows: Vec<_> = results.iter().filter(|row| row.gate != Gate::None && row.gate <= gate).collect();
-        let mut closing: Vec<_> = rows.iter().filter(|row| !row.result.opens()).collect();
+        let mut closing: Vec<_> = rows.iter().filter(|row| !row.result.opens_gate()).collect();
         closing.sort_by_key(|row| std::cmp::Reverse(row.result));
         let exit_code = match closing.first().map(|row| row.result) {
             // A gate without judged rows was not measured.
@@ -129,12 +130,12 @@ mod tests {
     fn row(id: &str, gate: Gate, result: Outcome) -> RowResult {
         RowResult {
             id: id.into(),
-            what: String::new(),
+            requirement: String::new(),
             gate,
             result,
             live: None,
-            why: String::new(),
-            mend: None,
+            reason: String::new(),
+            remediation: None,
             twin: None,
             evidence: vec![],
         }
@@ -154,13 +155,15 @@ mod tests {
             row("PRT-02", Gate::None, Unknown),
         ];
         let scores = Scores::of(&Catalogue::built_in(), &results);
-        assert_eq!((scores.total, scores.total.percent()), (Score { pass: 3, of: 6 }, Some(50)));
+        assert_eq!((scores.total, scores.total.percent()), (Score { pass: 3, applicable: 6 }, Some(50)));
         assert_eq!(scores.weakest.as_deref(), Some("SEC"));
-        let sum =
-            scores.areas.iter().fold((0, 0), |sum, area| (sum.0 + area.score.pass, sum.1 + area.score.of));
-        assert_eq!(sum, (scores.total.pass, scores.total.of));
-        assert_eq!(Score { pass: 299, of: 300 }.percent(), Some(99));
-        assert_eq!(Score { pass: 0, of: 0 }.percent(), None);
+        let sum = scores
+            .areas
+            .iter()
+            .fold((0, 0), |sum, area| (sum.0 + area.score.pass, sum.1 + area.score.applicable));
+        assert_eq!(sum, (scores.total.pass, scores.total.applicable));
+        assert_eq!(Score { pass: 299, applicable: 300 }.percent(), Some(99));
+        assert_eq!(Score { pass: 0, applicable: 0 }.percent(), None);
     }
 
     /// GAT-01: 0 open, 1 closed, 2 could not measure; no percentage opens a gate.

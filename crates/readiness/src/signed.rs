@@ -17,7 +17,7 @@ pub const SIGNED_EVIDENCE_FILE: &str = "kith-evidence.json";
 /// Format of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct SignedEvidenceFile {
     /// Artefacts as a JSON array, exactly as signed.
     payload: String,
     /// Base64 of the Ed25519 signature over the bytes of `payload` (RFC 8032).
@@ -49,20 +49,20 @@ pub enum SignedEvidenceError {
     },
     /// The signature does not verify: the file was changed or signed by another key.
     #[error("{}: the signature does not verify", .0.display())]
-    Forged(PathBuf),
+    InvalidSignature(PathBuf),
     /// A key or seed does not have 32 bytes, or is not base64.
     #[error("the key is not an Ed25519 key in base64")]
-    Key,
+    InvalidKey,
 }
 
 impl EvidenceKey {
     /// Parses a key: 32 bytes in base64.
     ///
     /// # Errors
-    /// Returns [`SignedEvidenceError::Key`] for any other text.
+    /// Returns [`SignedEvidenceError::InvalidKey`] for any other text.
     pub fn parse(text: &str) -> Result<Self, SignedEvidenceError> {
-        let bytes = BASE64.decode(text.trim()).map_err(|_| SignedEvidenceError::Key)?;
-        if bytes.len() == 32 { Ok(Self(bytes)) } else { Err(SignedEvidenceError::Key) }
+        let bytes = BASE64.decode(text.trim()).map_err(|_| SignedEvidenceError::InvalidKey)?;
+        if bytes.len() == 32 { Ok(Self(bytes)) } else { Err(SignedEvidenceError::InvalidKey) }
     }
 
     /// Formats the key in the form that [`EvidenceKey::parse`] reads.
@@ -74,12 +74,13 @@ impl EvidenceKey {
     ///
     /// # Errors
     /// Returns [`SignedEvidenceError::Io`] if the file cannot be read, [`SignedEvidenceError::Malformed`] if
-    /// it has another format, and [`SignedEvidenceError::Forged`] if the signature does not verify.
+    /// it has another format, and [`SignedEvidenceError::InvalidSignature`] if the signature does not verify.
     pub fn read(&self, path: &Path) -> Result<Vec<Artefact>, SignedEvidenceError> {
         let io = |source| SignedEvidenceError::Io { path: path.to_owned(), source };
         let malformed = |source| SignedEvidenceError::Malformed { path: path.to_owned(), source };
-        let file: File = serde_json::from_slice(&std::fs::read(path).map_err(io)?).map_err(malformed)?;
-        let forged = || SignedEvidenceError::Forged(path.to_owned());
+        let file: SignedEvidenceFile =
+            serde_json::from_slice(&std::fs::read(path).map_err(io)?).map_err(malformed)?;
+        let forged = || SignedEvidenceError::InvalidSignature(path.to_owned());
         let signature = BASE64.decode(&file.signature).map_err(|_| forged())?;
         let key = UnparsedPublicKey::new(&ED25519, &self.0);
         key.verify(file.payload.as_bytes(), &signature).map_err(|_| forged())?;
@@ -91,15 +92,15 @@ impl EvidenceKey {
 /// it.
 ///
 /// # Errors
-/// Returns [`SignedEvidenceError::Key`] if the seed does not have 32 bytes.
+/// Returns [`SignedEvidenceError::InvalidKey`] if the seed does not have 32 bytes.
 pub fn sign_evidence(
     artefacts: &[Artefact],
     seed: &[u8],
 ) -> Result<(String, EvidenceKey), SignedEvidenceError> {
-    let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| SignedEvidenceError::Key)?;
+    let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| SignedEvidenceError::InvalidKey)?;
     let payload = serde_json::to_string(artefacts).expect("artefacts can be serialized");
     let signature = BASE64.encode(pair.sign(payload.as_bytes()));
-    let text = serde_json::to_string_pretty(&File { payload, signature }).expect("two texts");
+    let text = serde_json::to_string_pretty(&SignedEvidenceFile { payload, signature }).expect("two texts");
     Ok((text, EvidenceKey(pair.public_key().as_ref().to_vec())))
 }
 
@@ -126,9 +127,9 @@ mod tests {
         assert_eq!(key.read(&path).unwrap()[0].tests["a::b"], "ok");
 
         let (_, other) = sign_evidence(&[], &[8; 32]).unwrap();
-        assert!(matches!(other.read(&path), Err(SignedEvidenceError::Forged(_))));
+        assert!(matches!(other.read(&path), Err(SignedEvidenceError::InvalidSignature(_))));
         std::fs::write(&path, text.replace("a::b", "a::c")).unwrap();
-        assert!(matches!(key.read(&path), Err(SignedEvidenceError::Forged(_))));
+        assert!(matches!(key.read(&path), Err(SignedEvidenceError::InvalidSignature(_))));
         std::fs::write(&path, "{}").unwrap();
         assert!(matches!(key.read(&path), Err(SignedEvidenceError::Malformed { .. })));
         std::fs::remove_dir_all(&folder).unwrap();

@@ -32,12 +32,13 @@ fn readiness_page_matches_catalogue() {
     assert_eq!(rows.len(), catalogue.rows.len(), "{again}");
     let outcomes = Outcome::ALL.map(Outcome::name);
     for (shown, row) in rows.iter().zip(&catalogue.rows) {
-        let [_, id, gate, result, what, found, _] = &shown[..] else { panic!("{shown:?}") };
-        let expected = (&*row.id, format!("{:?}", row.gate).to_lowercase(), row.what.replace('<', "&lt;"));
-        assert_eq!((&**id, gate.clone(), what.clone()), expected, "{again}");
+        let [_, id, gate, result, requirement, found, _] = &shown[..] else { panic!("{shown:?}") };
+        let expected =
+            (&*row.id, format!("{:?}", row.gate).to_lowercase(), row.requirement.replace('<', "&lt;"));
+        assert_eq!((&**id, gate.clone(), requirement.clone()), expected, "{again}");
         assert!(outcomes.contains(&&**result), "{id}: {result}");
         assert!(!found.is_empty(), "{id}");
-        assert!(row.waits.is_none() || result == "not yet" || result == "waived", "{id}: {result}");
+        assert!(row.awaits.is_none() || result == "not yet" || result == "waived", "{id}: {result}");
     }
     for said in ["* Build: ", "* Configuration: sha256:", "* Measured: ", "Score ", "gate is"] {
         assert!(READINESS.contains(said), "{said}");

@@ -9,4 +9,4 @@ mod listen;
 pub mod modules;
 mod start;
 
-pub use start::{Running, Seams, StartError, start};
+pub use start::{Running, StartError, TestOverrides, start};

@@ -51,7 +51,7 @@ mod tests {
 
     use super::*;
 
-    fn wanting(addr: SocketAddr, mode: &str, by_flag: bool) -> Config {
+    fn config_for_port(addr: SocketAddr, mode: &str, by_flag: bool) -> Config {
         let mut flags = vec![Flag { name: "--mode", key: "server.mode", value: mode.into() }];
         if by_flag {
             flags.push(Flag { name: "--listen", key: "server.listen", value: addr.to_string().into() });
@@ -69,9 +69,10 @@ mod tests {
     async fn next_port_is_tried_only_for_default_in_development() {
         let taken = bind_to(([127, 0, 0, 1], 0).into()).unwrap();
         let addr = taken.local_addr().unwrap();
-        let moved = bind(&wanting(addr, "development", false)).unwrap();
+        let moved = bind(&config_for_port(addr, "development", false)).unwrap();
         assert!(moved.local_addr().unwrap().port() > addr.port());
-        for config in [wanting(addr, "development", true), wanting(addr, "production", false)] {
+        for config in [config_for_port(addr, "development", true), config_for_port(addr, "production", false)]
+        {
             let error = bind(&config).unwrap_err().to_string();
             assert!(error.contains(&addr.to_string()), "{error}");
         }

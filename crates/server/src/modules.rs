@@ -101,11 +101,11 @@ pub fn served(config: &Config) -> Result<&'static [&'static Module], ModulesErro
             return Err(ModulesError::UnmetNeed { module: module.name, needed });
         }
     }
-    Ok(interned(served))
+    Ok(shared_list(served))
 }
 
 /// Returns a shared list, so that servers of one process with the same modules leak one list only.
-fn interned(modules: Vec<&'static Module>) -> &'static [&'static Module] {
+fn shared_list(modules: Vec<&'static Module>) -> &'static [&'static Module] {
     static LISTS: Mutex<Vec<&'static [&'static Module]>> = Mutex::new(Vec::new());
     let mut lists = LISTS.lock().unwrap_or_else(PoisonError::into_inner);
     let names = |list: &[&'static Module]| list.iter().map(|module| module.name).collect::<Vec<_>>();

@@ -23,7 +23,7 @@ use crate::{control, demo, listen};
 
 /// Parts that tests can replace. The default is used in production.
 #[derive(Clone, Default)]
-pub struct Seams {
+pub struct TestOverrides {
     /// Time, ids and randomness. `None` uses the system's.
     pub sources: Option<Sources>,
     /// Log level handle, if the process logs through Kith.
@@ -56,10 +56,10 @@ pub enum StartError {
     Open(#[from] OpenError),
     /// A migration is pending and `database.migrate_on_start` is off.
     #[error("the database lacks migration {0}; run `kith migrate up`, or set database.migrate_on_start")]
-    Behind(String),
+    MigrationPending(String),
     /// The text of an applied migration has changed.
     #[error("migration {0} was changed after it was applied")]
-    Changed(String),
+    MigrationChanged(String),
     /// The address cannot be bound.
     #[error("cannot listen on {addr} (`server.listen`): {source}")]
     Listen {
@@ -93,7 +93,7 @@ fn grace(config: &Config) -> Duration {
 ///
 /// # Errors
 /// Returns [`StartError`] with a one-sentence message.
-pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> {
+pub async fn start(config: Config, seams: TestOverrides) -> Result<Running, StartError> {
     let app = open(config, seams).await?;
     let db = app.db.clone();
     match serve(app).await {
@@ -110,13 +110,13 @@ pub async fn start(config: Config, seams: Seams) -> Result<Running, StartError> 
 ///
 /// # Errors
 /// Returns [`StartError`] with a one-sentence message.
-pub(crate) async fn open(mut config: Config, seams: Seams) -> Result<App, StartError> {
+pub(crate) async fn open(mut config: Config, seams: TestOverrides) -> Result<App, StartError> {
     // Checked before the database is touched.
     modules::served(&config)?;
     let random = seams.sources.as_ref().map(|sources| Arc::clone(&sources.random));
     config.fill_development_secrets(&*random.unwrap_or_else(|| Arc::new(SystemRandom)))?;
     let options = StoreOptions { runs_twice: seams.rehearse, ..config.store_options() };
-    bring_schema_up(&config, &options).await?;
+    migrate_if_allowed(&config, &options).await?;
     let db = Store::open(options).await?;
     match open_on(db.clone(), config, seams).await {
         Ok(app) => Ok(app),
@@ -127,7 +127,7 @@ pub(crate) async fn open(mut config: Config, seams: Seams) -> Result<App, StartE
     }
 }
 
-async fn open_on(db: Store, config: Config, seams: Seams) -> Result<App, StartError> {
+async fn open_on(db: Store, config: Config, seams: TestOverrides) -> Result<App, StartError> {
     let (sources, clock) = match seams.sources {
         Some(sources) => (sources, None),
         None => {
@@ -148,7 +148,7 @@ async fn open_on(db: Store, config: Config, seams: Seams) -> Result<App, StartEr
 }
 
 async fn serve(app: App) -> Result<Running, StartError> {
-    demo::make_world_if_asked(&app).await?;
+    demo::create_demo_data_if_enabled(&app).await?;
     let listener = listen::bind(&app.config)?;
     let addr = listener.local_addr().map_err(AppError::from)?;
     // The cell is empty, so this cannot fail.
@@ -158,7 +158,7 @@ async fn serve(app: App) -> Result<Running, StartError> {
         tracing::warn!(%error, "cannot compare the audit chain with the stored head");
     }
     kith_platform::observed_time::start(&app).await.map_err(AppError::from)?;
-    let workers = work(&app).await?;
+    let workers = start_workers(&app).await?;
     let consumers = app.consumers();
     consumers.declare().await.map_err(AppError::from)?;
     let consumers = app.clock.is_some().then(|| consumers.start());
@@ -178,7 +178,7 @@ async fn serve(app: App) -> Result<Running, StartError> {
 
 /// Starts background jobs: workers for the modules' queues, unless `jobs.in_process` is off. Does nothing if
 /// a test controls the clock.
-async fn work(app: &App) -> Result<Option<Workers>, StartError> {
+async fn start_workers(app: &App) -> Result<Option<Workers>, StartError> {
     app.declare_schedules().await.map_err(AppError::from)?;
     if app.clock.is_none() {
         return Ok(None);
@@ -192,11 +192,11 @@ async fn work(app: &App) -> Result<Option<Workers>, StartError> {
 
 /// Migrates the schema to this build. Unknown migrations of a newer build are accepted, so that old and new
 /// nodes can run side by side during a rollout.
-async fn bring_schema_up(config: &Config, options: &StoreOptions) -> Result<(), StartError> {
+async fn migrate_if_allowed(config: &Config, options: &StoreOptions) -> Result<(), StartError> {
     let all = Store::migration_status(options, migrations()).await?;
     let first = |state| all.iter().find(|one| one.state == state).map(|one| one.name.clone());
     if let Some(name) = first(MigrationState::Changed) {
-        return Err(StartError::Changed(name));
+        return Err(StartError::MigrationChanged(name));
     }
     let pending = first(MigrationState::Pending);
     match (pending, first(MigrationState::Unknown)) {
@@ -207,7 +207,7 @@ async fn bring_schema_up(config: &Config, options: &StoreOptions) -> Result<(), 
             );
             Ok(())
         }
-        (Some(pending), _) if !config.database.migrate_on_start => Err(StartError::Behind(pending)),
+        (Some(pending), _) if !config.database.migrate_on_start => Err(StartError::MigrationPending(pending)),
         (None, None) if !config.database.migrate_on_start => Ok(()),
         _ => migrate(options).await,
     }
@@ -296,7 +296,7 @@ mod tests {
         db.close().await;
         let mut refusals = [None, None];
         for (refusal, migrate_on_start) in refusals.iter_mut().zip([false, true]) {
-            match start(config(&database, migrate_on_start), Seams::default()).await {
+            match start(config(&database, migrate_on_start), TestOverrides::default()).await {
                 Ok(running) => running.stop().await,
                 Err(error) => *refusal = Some(error.to_string()),
             }
@@ -336,7 +336,7 @@ mod tests {
         let database = TestDatabase::sqlite();
         let mut config = config(&database, true);
         config.server.shutdown_grace_ms = 100;
-        let running = start(config, Seams::default()).await.unwrap();
+        let running = start(config, TestOverrides::default()).await.unwrap();
         let (started, starts) = std::sync::mpsc::channel();
         let db = running.app.db.clone();
         tokio::spawn(async move {
@@ -358,9 +358,9 @@ mod tests {
     #[tokio::test]
     async fn empty_database_is_migrated_if_allowed() {
         let database = TestDatabase::sqlite();
-        let refused = start(config(&database, false), Seams::default()).await.err().unwrap();
-        assert!(matches!(refused, StartError::Behind(_)), "{refused}");
-        let running = start(config(&database, true), Seams::default()).await.unwrap();
+        let refused = start(config(&database, false), TestOverrides::default()).await.err().unwrap();
+        assert!(matches!(refused, StartError::MigrationPending(_)), "{refused}");
+        let running = start(config(&database, true), TestOverrides::default()).await.unwrap();
         assert!(running.app.migrations().await.unwrap().iter().any(|one| one.name.starts_with(MODULE.name)));
         running.stop().await;
     }

@@ -5,21 +5,21 @@ use std::net::SocketAddr;
 use kith_readiness::{Check, Run, Shortfall};
 use serde_json::json;
 
-use crate::cast::ensure;
 use crate::networks::ListedNetwork;
 use crate::spellings::{LOOPBACK, PRIVATE, SPELLINGS};
+use crate::synthetic_accounts::ensure;
 
 pub(crate) const CHECKS: &[Check] = &[Check {
     row: "DRV-14",
-    does: "registers callback endpoints with internal addresses in a hundred spellings, except listed \
+    description: "registers callback endpoints with internal addresses in a hundred spellings, except listed \
            private networks, and expects each to be rejected",
-    mend: "list only the intended networks and ports in `outbound.allowed_networks`, never whole loopback or \
+    remediation: "list only the intended networks and ports in `outbound.allowed_networks`, never whole loopback or \
            link-local networks",
-    last: false,
-    run: |run| Box::pin(nothing_internal_is_a_receiver(run)),
+    runs_last: false,
+    run: |run| Box::pin(check_internal_targets_rejected(run)),
 }];
 
-async fn nothing_internal_is_a_receiver(run: &Run) -> Result<String, Shortfall> {
+async fn check_internal_targets_rejected(run: &Run) -> Result<String, Shortfall> {
     let settings = run.facts().await?["configuration"]["settings"].clone();
     let listed = settings["outbound"]["allowed_networks"].clone();
     let listed = ListedNetwork::all(&listed);
@@ -40,12 +40,12 @@ async fn nothing_internal_is_a_receiver(run: &Run) -> Result<String, Shortfall> 
     // Uses https, because production mode rejects http URLs for another reason.
     let spellings = SPELLINGS.iter().filter(|spelling| !is_meant(spelling));
     for spelling in spellings.map(|spelling| spelling.replacen("http:", "https:", 1)) {
-        let answer = admin.post("/api/v1/callback-endpoints", json!({ "url": spelling })).await?;
-        ensure(answer.status == 422, || format!("{spelling:?} returned {} instead of 422", answer.status))?;
+        let response = admin.post("/api/v1/callback-endpoints", json!({ "url": spelling })).await?;
+        ensure(response.status == 422, || format!("{spelling:?} returned {} instead of 422", response.status))?;
         refused += 1;
     }
-    run.figure("spellings_refused", refused);
-    run.figure("networks_listed", count);
+    run.record("spellings_refused", refused);
+    run.record("networks_listed", count);
     Ok(format!(
         "{refused} of {refused} spellings were rejected; {count} internal networks are listed as allowed"
     ))

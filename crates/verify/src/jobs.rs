@@ -4,30 +4,30 @@
 use kith_readiness::{Check, Client, Run, Shortfall};
 use serde_json::{Value, json};
 
-use crate::cast::ensure;
+use crate::synthetic_accounts::ensure;
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "JOB-01",
-        does: "enqueues immediate, delayed, urgent and unique jobs in a queue of its own; claims, fails, \
+        description: "enqueues immediate, delayed, urgent and unique jobs in a queue of its own; claims, fails, \
                retries, cancels and completes them, and compares their states",
-        mend: "run `kith jobs list`; check that the queue `kith-verify…` is not paused, and read the log",
-        last: false,
-        run: |run| Box::pin(every_operation(run)),
+        remediation: "run `kith jobs list`; check that the queue `kith-verify…` is not paused, and read the log",
+        runs_last: false,
+        run: |run| Box::pin(check_job_lifecycle(run)),
     },
     Check {
         row: "JOB-03",
-        does: "completes one job and fails another, and reads the metrics of jobs before and after",
-        mend: "check whether requests and metrics reach the same node; verify each node separately",
-        last: false,
-        run: |run| Box::pin(is_measured(run)),
+        description: "completes one job and fails another, and reads the metrics of jobs before and after",
+        remediation: "check whether requests and metrics reach the same node; verify each node separately",
+        runs_last: false,
+        run: |run| Box::pin(check_job_metrics(run)),
     },
     Check {
         row: "REL-07",
-        does: "lets a job fail until it is dead, and compares each backoff with the policy",
-        mend: "look in the log for the reason why failed attempts are not retried on time",
-        last: false,
-        run: |run| Box::pin(is_given_up(run)),
+        description: "lets a job fail until it is dead, and compares each backoff with the policy",
+        remediation: "look in the log for the reason why failed attempts are not retried on time",
+        runs_last: false,
+        run: |run| Box::pin(check_dead_letter(run)),
     },
 ];
 
@@ -49,7 +49,7 @@ struct Lease {
 
 impl Queue {
     async fn of(run: &Run, what: &str) -> Result<Self, Shortfall> {
-        Ok(Self { admin: run.admin().await?.at(run.node()), name: run.mark(what) })
+        Ok(Self { admin: run.admin().await?.with_base_url(run.node()), name: run.marker(what) })
     }
 
     async fn add(&self, payload: Value, more: Value) -> Result<i64, Shortfall> {
@@ -57,8 +57,8 @@ impl Queue {
         if let (Some(body), Value::Object(more)) = (body.as_object_mut(), more) {
             body.extend(more);
         }
-        let answer = self.admin.post("/api/v1/jobs", body).await?.expect(201)?.json();
-        answer["id"]
+        let response = self.admin.post("/api/v1/jobs", body).await?.expect(201)?.json();
+        response["id"]
             .as_i64()
             .ok_or_else(|| Shortfall::fails("the response to enqueuing a job has no id".to_owned()))
     }
@@ -67,8 +67,8 @@ impl Queue {
     async fn claim(&self, most: i64) -> Result<Vec<Lease>, Shortfall> {
         let path = format!("/api/v1/queues/{}/claim", self.name);
         let body = json!({ "worker": "kith verify", "limit": most, "lease_ms": 30_000 });
-        let answer = self.admin.post(&path, body).await?.expect(200)?.json();
-        let jobs = answer["jobs"].as_array().cloned().unwrap_or_default();
+        let response = self.admin.post(&path, body).await?.expect(200)?.json();
+        let jobs = response["jobs"].as_array().cloned().unwrap_or_default();
         let read = |job: &Value| Lease {
             id: job["id"].as_i64().unwrap_or(0),
             attempt: job["attempt"].as_i64().unwrap_or(0),
@@ -90,10 +90,16 @@ impl Queue {
     async fn report(&self, lease: &Lease, what: &str, body: Value, status: u16) -> Result<Value, Shortfall> {
         let mut body = body;
         body["lease_token"] = lease.token.clone();
-        self.say(lease.id, what, body, status).await
+        self.post_job_action(lease.id, what, body, status).await
     }
 
-    async fn say(&self, id: i64, what: &str, body: Value, status: u16) -> Result<Value, Shortfall> {
+    async fn post_job_action(
+        &self,
+        id: i64,
+        what: &str,
+        body: Value,
+        status: u16,
+    ) -> Result<Value, Shortfall> {
         Ok(self.admin.post(&format!("/api/v1/jobs/{id}/{what}"), body).await?.expect(status)?.json())
     }
 
@@ -107,21 +113,21 @@ impl Queue {
     }
 }
 
-async fn every_operation(run: &Run) -> Result<String, Shortfall> {
+async fn check_job_lifecycle(run: &Run) -> Result<String, Shortfall> {
     let queue = Queue::of(run, "verify-jobs").await?;
     let first = queue.add(json!({ "n": 1 }), json!({})).await?;
     let urgent = queue.add(json!({ "n": 2 }), json!({ "priority": 0 })).await?;
     let delayed = queue.add(json!({ "n": 3 }), json!({ "delay_ms": 3_600_000 })).await?;
-    let unique = json!({ "unique": { "key": run.mark("only-one") } });
+    let unique = json!({ "unique": { "key": run.marker("only-one") } });
     let once = queue.add(json!({ "n": 4 }), unique.clone()).await?;
-    let twice = queue.add(json!({ "n": 5 }), unique).await?;
-    ensure(once == twice, || "two jobs were created with one unique key".to_owned())?;
+    let duplicate = queue.add(json!({ "n": 5 }), unique).await?;
+    ensure(once == duplicate, || "two jobs were created with one unique key".to_owned())?;
     queue.is(first, "ready").await?;
     queue.is(delayed, "scheduled").await?;
 
     let taken = queue.claim(10).await?;
     let order: Vec<_> = taken.iter().map(|job| job.id).collect();
-    let [urgent_lease, first_lease, once_lease] = &taken[..] else {
+    let [urgent_lease, first_lease, unique_lease] = &taken[..] else {
         return Err(Shortfall::fails(format!("3 jobs were ready, but the claim returned {order:?}")));
     };
     ensure(order == [urgent, first, once], || {
@@ -139,29 +145,29 @@ async fn every_operation(run: &Run) -> Result<String, Shortfall> {
 
     queue.report(first_lease, "fail", json!({ "error": "on purpose", "action": "discard" }), 200).await?;
     queue.is(first, "dead").await?;
-    queue.say(first, "retry", json!({}), 200).await?;
+    queue.post_job_action(first, "retry", json!({}), 200).await?;
     let second_lease = queue.claim_one(first, 2).await?;
     queue.report(first_lease, "complete", json!({}), 409).await?;
     queue.report(&second_lease, "complete", json!({}), 200).await?;
     queue.is(first, "completed").await?;
 
-    queue.say(delayed, "cancel", json!({}), 200).await?;
+    queue.post_job_action(delayed, "cancel", json!({}), 200).await?;
     queue.is(delayed, "cancelled").await?;
-    queue.say(once, "cancel", json!({}), 200).await?;
-    let kept = queue.report(once_lease, "heartbeat", json!({}), 200).await?;
-    ensure(kept["cancel_requested"] == true, || {
-        format!("the heartbeat does not report the requested cancellation: {kept}")
+    queue.post_job_action(once, "cancel", json!({}), 200).await?;
+    let heartbeat = queue.report(unique_lease, "heartbeat", json!({}), 200).await?;
+    ensure(heartbeat["cancel_requested"] == true, || {
+        format!("the heartbeat does not report the requested cancellation: {heartbeat}")
     })?;
-    queue.report(once_lease, "fail", json!({ "action": "cancel" }), 200).await?;
+    queue.report(unique_lease, "fail", json!({ "action": "cancel" }), 200).await?;
     queue.is(once, "cancelled").await?;
-    let left = queue.claim(10).await?;
-    ensure(left.is_empty(), || format!("the queue still has ready jobs: {left:?}"))?;
+    let remaining = queue.claim(10).await?;
+    ensure(remaining.is_empty(), || format!("the queue still has ready jobs: {remaining:?}"))?;
     Ok("4 jobs had the expected states: claimed by priority, delayed, unique, failed and retried, completed, \
         cancelled; two stale reports were rejected"
         .to_owned())
 }
 
-async fn is_measured(run: &Run) -> Result<String, Shortfall> {
+async fn check_job_metrics(run: &Run) -> Result<String, Shortfall> {
     let queue = Queue::of(run, "verify-counts").await?;
     queue.add(json!(1), json!({})).await?;
     queue.add(json!(2), json!({})).await?;
@@ -195,7 +201,7 @@ async fn is_measured(run: &Run) -> Result<String, Shortfall> {
         .to_owned())
 }
 
-async fn is_given_up(run: &Run) -> Result<String, Shortfall> {
+async fn check_dead_letter(run: &Run) -> Result<String, Shortfall> {
     let queue = Queue::of(run, "verify-retries").await?;
     let policy = json!({ "retry": { "max_attempts": 3, "base_ms": 400, "cap_ms": 600 } });
     let job = queue.add(json!({}), policy).await?;
@@ -230,7 +236,7 @@ async fn is_given_up(run: &Run) -> Result<String, Shortfall> {
     ensure(dead["state"] == "dead" && failures == 3, || {
         format!("after 3 failures the job is {} with {failures} recorded errors", dead["state"])
     })?;
-    run.figure("waits_ms", waits.iter().map(|ms| u64::try_from(*ms).unwrap_or(u64::MAX)).collect::<Vec<_>>());
+    run.record("waits_ms", waits.iter().map(|ms| u64::try_from(*ms).unwrap_or(u64::MAX)).collect::<Vec<_>>());
     Ok(format!(
         "backoffs of {waits:?} ms match the policy; after three failures the job is dead and has all three errors"
     ))

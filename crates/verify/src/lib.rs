@@ -5,12 +5,12 @@
 mod accounts;
 mod bonds;
 mod callbacks;
-mod cast;
 mod jobs;
 mod networks;
 mod nicknames;
 mod platform;
 pub mod spellings;
+mod synthetic_accounts;
 
 use kith_readiness::Check;
 

@@ -50,12 +50,12 @@ pub struct Args {
 
 /// Numbers of covered lines and of all lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-struct Lines {
+struct LineCounts {
     covered: u32,
     all: u32,
 }
 
-impl Lines {
+impl LineCounts {
     fn share(self) -> f64 {
         if self.all == 0 { 1.0 } else { f64::from(self.covered) / f64::from(self.all) }
     }
@@ -129,7 +129,7 @@ fn measure(args: &Args) -> Result<()> {
     let mut suite = llvm_cov()?;
     suite.args(["--no-report", "--locked", "--workspace", "--exclude", "kith-xtask"]);
     let databases = Databases::start(args.sqlite_only)?;
-    databases.tell(&mut suite);
+    databases.set_environment(&mut suite);
     run(&mut suite)?;
     drop(databases);
     run(llvm_cov()?.args(["report", "--lcov", "--output-path", TRACE]))
@@ -186,8 +186,8 @@ fn instrumented_tests() -> Result<PathBuf> {
 }
 
 /// Counts lines by module in a trace of `SF:` (a file), `DA:line,count` and `end_of_record`.
-fn by_module(root: &Path, trace: &str, sqlite_only: bool) -> Result<BTreeMap<String, Lines>> {
-    let mut modules = BTreeMap::<String, Lines>::new();
+fn by_module(root: &Path, trace: &str, sqlite_only: bool) -> Result<BTreeMap<String, LineCounts>> {
+    let mut modules = BTreeMap::<String, LineCounts>::new();
     for record in trace.split("end_of_record") {
         let Some(path) = record.lines().find_map(|line| line.strip_prefix("SF:")) else { continue };
         let Ok(path) = Path::new(path).strip_prefix(root) else { continue };
@@ -223,21 +223,21 @@ fn tests_from(text: &str) -> usize {
     lines.windows(2).position(begins).map_or(usize::MAX, |at| at + 1)
 }
 
-fn count(record: &str, before: usize) -> Lines {
+fn count(record: &str, before: usize) -> LineCounts {
     let lines = record.lines().filter_map(|line| {
         let (number, count) = line.strip_prefix("DA:")?.split_once(',')?;
         let number: usize = number.parse().ok()?;
         (number < before).then_some(count != "0")
     });
-    lines.fold(Lines::default(), |sum, covered| Lines {
+    lines.fold(LineCounts::default(), |sum, covered| LineCounts {
         covered: sum.covered + u32::from(covered),
         all: sum.all + 1,
     })
 }
 
 /// Prints and judges the coverage. Without PostgreSQL some tests have not run, so nothing is judged.
-fn report(modules: &BTreeMap<String, Lines>, sqlite_only: bool) -> Result<()> {
-    let mut whole = Lines::default();
+fn report(modules: &BTreeMap<String, LineCounts>, sqlite_only: bool) -> Result<()> {
+    let mut whole = LineCounts::default();
     for (module, lines) in modules {
         println!("{}", line(module, *lines));
         whole.add(*lines);
@@ -261,11 +261,11 @@ fn report(modules: &BTreeMap<String, Lines>, sqlite_only: bool) -> Result<()> {
     Ok(())
 }
 
-fn line(name: &str, lines: Lines) -> String {
+fn line(name: &str, lines: LineCounts) -> String {
     format!("{name:<24} {:>6} of {:>6} lines {:>6.1} %", lines.covered, lines.all, lines.share() * 100.0)
 }
 
-fn rows(modules: &BTreeMap<String, Lines>, whole: Lines, enough: bool, none_low: bool) -> [Row; 2] {
+fn rows(modules: &BTreeMap<String, LineCounts>, whole: LineCounts, enough: bool, none_low: bool) -> [Row; 2] {
     let percent = whole.share() * 100.0;
     let figures = json!({ "lines": whole, "percent": percent, "modules": modules });
     let least = modules.iter().min_by(|one, other| one.1.share().total_cmp(&other.1.share()));
@@ -312,7 +312,7 @@ mod tests {
     fn lines_before_test_module_are_counted() {
         let text = "fn a() {}\nfn b() {}\n\n#[cfg(test)]\nmod tests {\n    fn c() {}\n}\n";
         let record = "SF:a.rs\nDA:1,5\nDA:2,0\nDA:6,1\n";
-        assert_eq!(count(record, tests_from(text)), Lines { covered: 1, all: 2 });
-        assert_eq!(count(record, tests_from("fn a() {}\n")), Lines { covered: 2, all: 3 });
+        assert_eq!(count(record, tests_from(text)), LineCounts { covered: 1, all: 2 });
+        assert_eq!(count(record, tests_from("fn a() {}\n")), LineCounts { covered: 2, all: 3 });
     }
 }

@@ -104,7 +104,7 @@ impl Kith {
     ///
     /// # Errors
     /// Returns an error if the process has ended already.
-    pub fn strike(&self) -> Result<()> {
+    pub fn send_sigkill(&self) -> Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::KILL).context("cannot send SIGKILL")
     }
 

@@ -52,7 +52,7 @@ impl Args {
 }
 
 /// Result of a command.
-struct Ended {
+struct CommandResult {
     name: String,
     seconds: f64,
     /// Error, if it failed.
@@ -77,7 +77,7 @@ pub fn smoke(args: &Args) -> Result<()> {
         bail!("no command is named {}", args.only.join(" or "));
     }
     println!();
-    for Ended { name, seconds, fault } in &ended {
+    for CommandResult { name, seconds, fault } in &ended {
         println!("smoke: {name:<16} {seconds:>5.1} s  {}", fault.as_deref().unwrap_or("ok"));
     }
     println!("smoke: {} commands in {:.0} s", ended.len(), began.elapsed().as_secs_f64());
@@ -89,7 +89,7 @@ pub fn smoke(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn start_all(commands: &[&[&str]], at_once: usize, args: &Args, folder: &Path) -> Result<Vec<Ended>> {
+fn start_all(commands: &[&[&str]], at_once: usize, args: &Args, folder: &Path) -> Result<Vec<CommandResult>> {
     let chosen = commands.iter().copied().filter(|words| args.chooses(words));
     let waiting = Mutex::new(chosen.collect::<VecDeque<_>>());
     let ended = Mutex::new(Vec::new());
@@ -108,7 +108,7 @@ fn start_all(commands: &[&[&str]], at_once: usize, args: &Args, folder: &Path) -
 }
 
 /// Runs one command and prints its output.
-fn start(words: &[&str], folder: &Path) -> Result<Ended> {
+fn start(words: &[&str], folder: &Path) -> Result<CommandResult> {
     let name = words.join(" ");
     let log = folder.join(format!("{}.log", words.join("-")));
     let said = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
@@ -125,7 +125,7 @@ fn start(words: &[&str], folder: &Path) -> Result<Ended> {
         status if status.signal().is_some() => Some(format!("no end within {ENDS_WITHIN:?}: {status}")),
         status => Some(format!("failed: {status}")),
     };
-    Ok(Ended { name, seconds, fault })
+    Ok(CommandResult { name, seconds, fault })
 }
 
 /// Waits for the end. On timeout, kills the process group.

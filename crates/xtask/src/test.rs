@@ -40,12 +40,12 @@ const SOAK_ENVIRONMENT: &[(&str, &str)] = &[
 pub fn test(args: &Args) -> Result<ExitCode> {
     let mut suite = suite(args)?;
     let databases = Databases::start(args.sqlite_only)?;
-    databases.tell(&mut suite);
+    databases.set_environment(&mut suite);
     // A partial run, or one without PostgreSQL, leaves no evidence.
     if args.sqlite_only || !args.cargo_args.is_empty() {
         return Ok(exit_code(run(&mut suite)?.0));
     }
-    plans::record(&mut suite)?;
+    plans::record_into_default_folder(&mut suite)?;
     let status = run_whole("cargo xtask test", &mut suite)?;
     drop(databases);
     if status.success() {
@@ -60,7 +60,7 @@ pub fn soak() -> Result<ExitCode> {
     let mut suite = suite(&Args::default())?;
     suite.args(["--", "--include-ignored"]).envs(SOAK_ENVIRONMENT.iter().copied());
     let databases = Databases::start(false)?;
-    databases.tell(&mut suite);
+    databases.set_environment(&mut suite);
     run_whole("cargo xtask soak", &mut suite).map(exit_code)
 }
 
@@ -150,7 +150,7 @@ impl Databases {
     }
 
     /// Sets the environment variables that tell a suite where its databases are.
-    pub fn tell(&self, suite: &mut Command) {
+    pub fn set_environment(&self, suite: &mut Command) {
         suite.env("TMPDIR", self.scratch.path());
         match &self.server {
             None => {

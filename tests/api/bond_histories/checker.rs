@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// Operation of a client. Users are numbers.
 #[derive(Clone, Debug)]
-pub enum Deed {
+pub enum ClientOperation {
     Send { from: usize, to: usize },
-    Accept { who: usize, request: String },
-    BreakUp { who: usize },
-    Block { who: usize, whom: usize },
-    Unblock { who: usize, whom: usize },
-    Look { who: usize },
+    Accept { user: usize, request: String },
+    BreakUp { user: usize },
+    Block { user: usize, other: usize },
+    Unblock { user: usize, other: usize },
+    Look { user: usize },
 }
 
 /// Response to an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum OperationResult {
     /// A new request.
     Sent(String),
     /// A new request that crossed another one and formed a bond.
@@ -37,8 +37,8 @@ pub enum Told {
 /// Operation with the logical times of its call and its return.
 #[derive(Clone, Debug)]
 pub struct Call {
-    pub deed: Deed,
-    pub told: Told,
+    pub operation: ClientOperation,
+    pub result: OperationResult,
     pub began: usize,
     pub ended: usize,
 }
@@ -56,7 +56,7 @@ enum Stage {
 
 /// Sequential state of the specification.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-struct Slots {
+struct SequentialState {
     partners: BTreeMap<usize, usize>,
     blocks: BTreeSet<(usize, usize)>,
     requests: BTreeMap<String, (usize, usize, Stage)>,
@@ -65,10 +65,15 @@ struct Slots {
 /// Returns true if a sequential order that respects real-time order explains all responses.
 pub fn is_linearizable(history: &[Call]) -> bool {
     assert!(history.len() < 64, "a bit for each call");
-    search(history, 0, &Slots::default(), &mut HashSet::new())
+    search(history, 0, &SequentialState::default(), &mut HashSet::new())
 }
 
-fn search(history: &[Call], done: u64, slots: &Slots, tried: &mut HashSet<(u64, Slots)>) -> bool {
+fn search(
+    history: &[Call],
+    done: u64,
+    slots: &SequentialState,
+    tried: &mut HashSet<(u64, SequentialState)>,
+) -> bool {
     let open = || history.iter().enumerate().filter(|(at, _)| done & (1 << at) == 0);
     let Some(first_end) = open().map(|(_, call)| call.ended).min() else { return true };
     if !tried.insert((done, slots.clone())) {
@@ -76,74 +81,76 @@ fn search(history: &[Call], done: u64, slots: &Slots, tried: &mut HashSet<(u64, 
     }
     open().filter(|(_, call)| call.began < first_end).any(|(at, call)| {
         let mut next = slots.clone();
-        next.explains(&call.deed, &call.told) && search(history, done | (1 << at), &next, tried)
+        next.explains(&call.operation, &call.result) && search(history, done | (1 << at), &next, tried)
     })
 }
 
-impl Slots {
+impl SequentialState {
     /// Applies the operation. Returns true if the response is correct.
-    fn explains(&mut self, deed: &Deed, told: &Told) -> bool {
-        match deed {
-            Deed::Send { from, to } => self.explains_send(*from, *to, told),
-            Deed::Accept { who, request } => self.accept(*who, request) == *told,
-            Deed::BreakUp { who } => match self.partners.get(who).copied() {
-                None => *told == Told::NotBonded,
+    fn explains(&mut self, operation: &ClientOperation, result: &OperationResult) -> bool {
+        match operation {
+            ClientOperation::Send { from, to } => self.explains_send(*from, *to, result),
+            ClientOperation::Accept { user, request } => self.accept(*user, request) == *result,
+            ClientOperation::BreakUp { user } => match self.partners.get(user).copied() {
+                None => *result == OperationResult::NotBonded,
                 Some(partner) => {
-                    self.part(*who, partner);
-                    *told == Told::Parted(partner)
+                    self.end_bond(*user, partner);
+                    *result == OperationResult::Parted(partner)
                 }
             },
-            Deed::Block { who, whom } => {
-                self.block(*who, *whom);
-                *told == Told::Done
+            ClientOperation::Block { user, other } => {
+                self.block(*user, *other);
+                *result == OperationResult::Done
             }
-            Deed::Unblock { who, whom } => {
-                self.blocks.remove(&(*who, *whom));
-                *told == Told::Done
+            ClientOperation::Unblock { user, other } => {
+                self.blocks.remove(&(*user, *other));
+                *result == OperationResult::Done
             }
-            Deed::Look { who } => *told == Told::Saw(self.partners.get(who).copied()),
+            ClientOperation::Look { user } => {
+                *result == OperationResult::Saw(self.partners.get(user).copied())
+            }
         }
     }
 
-    fn explains_send(&mut self, from: usize, to: usize, told: &Told) -> bool {
+    fn explains_send(&mut self, from: usize, to: usize, result: &OperationResult) -> bool {
         let is = |id: &String, stage| self.requests.get(id) == Some(&(from, to, stage));
         if let Some(partner) = self.partners.get(&from) {
             let known = *partner == to && self.find(from, to, Stage::Accepted).is_some();
-            return match told {
-                Told::Repeated(id) => known && is(id, Stage::Accepted),
-                other => !known && *other == Told::Occupied,
+            return match result {
+                OperationResult::Repeated(id) => known && is(id, Stage::Accepted),
+                other => !known && *other == OperationResult::Occupied,
             };
         }
         if let Some(theirs) = self.find(to, from, Stage::Waits) {
-            let Told::Crossed(id) = told else { return false };
+            let OperationResult::Crossed(id) = result else { return false };
             self.requests.insert(id.clone(), (from, to, Stage::Accepted));
             self.bond(from, to, &theirs);
             return true;
         }
         for stage in [Stage::Waits, Stage::Withheld] {
             if self.find(from, to, stage).is_some() {
-                return matches!(told, Told::Repeated(id) if is(id, stage));
+                return matches!(result, OperationResult::Repeated(id) if is(id, stage));
             }
         }
         if self.blocks.contains(&(from, to)) || self.blocks.contains(&(to, from)) {
-            return *told == Told::NotFound;
+            return *result == OperationResult::NotFound;
         }
-        let Told::Sent(id) = told else { return false };
+        let OperationResult::Sent(id) = result else { return false };
         self.requests.insert(id.clone(), (from, to, Stage::Waits)).is_none()
     }
 
-    fn accept(&mut self, who: usize, request: &str) -> Told {
+    fn accept(&mut self, user: usize, request: &str) -> OperationResult {
         match self.requests.get(request).copied() {
-            Some((from, to, Stage::Waits)) if to == who => {
-                if self.partners.contains_key(&who) || self.partners.contains_key(&from) {
-                    return Told::Occupied;
+            Some((from, to, Stage::Waits)) if to == user => {
+                if self.partners.contains_key(&user) || self.partners.contains_key(&from) {
+                    return OperationResult::Occupied;
                 }
-                self.bond(from, who, request);
-                Told::Accepted
+                self.bond(from, user, request);
+                OperationResult::Accepted
             }
-            Some((_, to, Stage::Accepted)) if to == who => Told::Accepted,
-            Some((_, to, Stage::Over)) if to == who => Told::NotPending,
-            _ => Told::NotFound,
+            Some((_, to, Stage::Accepted)) if to == user => OperationResult::Accepted,
+            Some((_, to, Stage::Over)) if to == user => OperationResult::NotPending,
+            _ => OperationResult::NotFound,
         }
     }
 
@@ -160,22 +167,22 @@ impl Slots {
         }
     }
 
-    fn part(&mut self, one: usize, other: usize) {
+    fn end_bond(&mut self, one: usize, other: usize) {
         self.partners.remove(&one);
         self.partners.remove(&other);
     }
 
-    fn block(&mut self, who: usize, whom: usize) {
-        if !self.blocks.insert((who, whom)) {
+    fn block(&mut self, user: usize, other: usize) {
+        if !self.blocks.insert((user, other)) {
             return;
         }
-        if self.partners.get(&who) == Some(&whom) {
-            self.part(who, whom);
+        if self.partners.get(&user) == Some(&other) {
+            self.end_bond(user, other);
         }
         for (from, to, stage) in self.requests.values_mut().filter(|(_, _, stage)| *stage == Stage::Waits) {
-            if (*from, *to) == (who, whom) {
+            if (*from, *to) == (user, other) {
                 *stage = Stage::Over;
-            } else if (*from, *to) == (whom, who) {
+            } else if (*from, *to) == (other, user) {
                 *stage = Stage::Withheld;
             }
         }

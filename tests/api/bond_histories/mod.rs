@@ -10,9 +10,9 @@ use futures_util::future::join_all;
 use kith_store::Error;
 use serde_json::{Value, json};
 
-use self::checker::{Call, Deed, Told, is_linearizable};
+use self::checker::{Call, ClientOperation, OperationResult, is_linearizable};
 use crate::bond_model::find_faults;
-use crate::support::{Answer, Person, REQUESTS, TestApp, note_trials, on_every_engine, rounds};
+use crate::support::{REQUESTS, TestApp, TestResponse, TestUser, note_trials, on_every_engine, rounds};
 
 const HISTORIES: usize = 30;
 const CLIENTS: usize = 6;
@@ -25,14 +25,15 @@ on_every_engine! {
 
 /// Four to six users, in turn.
 async fn every_history_is_linearizable(app: &TestApp) {
-    let people = app.crowd("p", 6).await;
+    let users = app.register_users("p", 6).await;
     let (mut bonds, mut overlaps) = (0, 0);
     let histories = rounds(HISTORIES);
     for seed in 1..=histories {
-        let history = play(&people[..4 + seed % 3], seed as u64).await;
+        let history = play(&users[..4 + seed % 3], seed as u64).await;
         assert!(is_linearizable(&history), "seed {seed}: {history:#?}");
         assert_eq!(find_faults(app).await, [], "seed {seed}");
-        let bonded = |call: &&Call| matches!(call.told, Told::Accepted | Told::Crossed(_));
+        let bonded =
+            |call: &&Call| matches!(call.result, OperationResult::Accepted | OperationResult::Crossed(_));
         bonds += history.iter().filter(bonded).count();
         overlaps += history.iter().filter(|one| history.iter().any(|other| overlap(one, other))).count();
         wipe(app).await;
@@ -50,9 +51,9 @@ fn overlap(one: &Call, other: &Call) -> bool {
 }
 
 /// Deterministic random numbers.
-struct Dice(u64);
+struct DeterministicRng(u64);
 
-impl Dice {
+impl DeterministicRng {
     fn below(&mut self, n: usize) -> usize {
         // Knuth's MMIX linear congruential generator.
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -60,92 +61,94 @@ impl Dice {
     }
 }
 
-async fn play(people: &[Person], seed: u64) -> Vec<Call> {
+async fn play(users: &[TestUser], seed: u64) -> Vec<Call> {
     let (clock, sent) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let clients = (0..CLIENTS).map(async |client| {
-        let mut dice = Dice(seed * 1_000 + client as u64);
+        let mut rng = DeterministicRng(seed * 1_000 + client as u64);
         let mut calls = Vec::new();
         for _ in 0..OPERATIONS {
-            let deed = choose(&mut dice, people.len(), &sent);
+            let operation = choose(&mut rng, users.len(), &sent);
             let began = clock.fetch_add(1, Ordering::SeqCst);
-            let told = carry_out(people, &deed).await;
+            let result = perform(users, &operation).await;
             let ended = clock.fetch_add(1, Ordering::SeqCst);
-            if let (Deed::Send { to, .. }, Told::Sent(id)) = (&deed, &told) {
+            if let (ClientOperation::Send { to, .. }, OperationResult::Sent(id)) = (&operation, &result) {
                 sent.lock().expect("no panic before").push((*to, id.clone()));
             }
-            calls.push(Call { deed, told, began, ended });
+            calls.push(Call { operation, result, began, ended });
         }
         calls
     });
     join_all(clients).await.concat()
 }
 
-fn choose(dice: &mut Dice, people: usize, sent: &Mutex<Vec<(usize, String)>>) -> Deed {
-    let who = dice.below(people);
-    let whom = (who + 1 + dice.below(people - 1)) % people;
+fn choose(rng: &mut DeterministicRng, users: usize, sent: &Mutex<Vec<(usize, String)>>) -> ClientOperation {
+    let user = rng.below(users);
+    let other = (user + 1 + rng.below(users - 1)) % users;
     let sent = sent.lock().expect("no panic before");
-    match dice.below(10) {
+    match rng.below(10) {
         0..=3 if !sent.is_empty() => {
-            let (who, request) = sent[sent.len() - 1 - dice.below(sent.len().min(4))].clone();
-            Deed::Accept { who, request }
+            let (user, request) = sent[sent.len() - 1 - rng.below(sent.len().min(4))].clone();
+            ClientOperation::Accept { user, request }
         }
-        0..=5 => Deed::Send { from: who, to: whom },
-        6 | 7 => Deed::BreakUp { who },
-        8 if dice.below(2) == 0 => Deed::Block { who, whom },
-        8 => Deed::Unblock { who, whom },
-        _ => Deed::Look { who },
+        0..=5 => ClientOperation::Send { from: user, to: other },
+        6 | 7 => ClientOperation::BreakUp { user },
+        8 if rng.below(2) == 0 => ClientOperation::Block { user, other },
+        8 => ClientOperation::Unblock { user, other },
+        _ => ClientOperation::Look { user },
     }
 }
 
-async fn carry_out(people: &[Person], deed: &Deed) -> Told {
-    let number = |partner: &Value| people.iter().position(|person| *partner == person.id);
-    match deed {
-        Deed::Send { from, to } => {
-            let answer = people[*from].post(REQUESTS, json!({ "to": { "user_id": people[*to].id } })).await;
-            let id = answer.body["id"].as_str().unwrap_or_default().to_owned();
-            match answer.status {
-                200 => Told::Repeated(id),
-                201 if answer.body.get("bond").is_some() => Told::Crossed(id),
-                201 => Told::Sent(id),
-                _ => refusal(answer),
+async fn perform(users: &[TestUser], operation: &ClientOperation) -> OperationResult {
+    let number = |partner: &Value| users.iter().position(|user| *partner == user.id);
+    match operation {
+        ClientOperation::Send { from, to } => {
+            let response = users[*from].post(REQUESTS, json!({ "to": { "user_id": users[*to].id } })).await;
+            let id = response.body["id"].as_str().unwrap_or_default().to_owned();
+            match response.status {
+                200 => OperationResult::Repeated(id),
+                201 if response.body.get("bond").is_some() => OperationResult::Crossed(id),
+                201 => OperationResult::Sent(id),
+                _ => rejection_result(response),
             }
         }
-        Deed::Accept { who, request } => {
-            let answer = people[*who].post(&format!("{REQUESTS}/{request}/accept"), Value::Null).await;
-            if answer.status == 200 { Told::Accepted } else { refusal(answer) }
+        ClientOperation::Accept { user, request } => {
+            let response = users[*user].post(&format!("{REQUESTS}/{request}/accept"), Value::Null).await;
+            if response.status == 200 { OperationResult::Accepted } else { rejection_result(response) }
         }
-        Deed::BreakUp { who } => {
-            let answer = people[*who].post("/api/v1/partners/breakup", json!({})).await;
-            match answer.status {
-                200 => Told::Parted(number(&answer.body["bond"]["partner"]["id"]).expect("one of them")),
-                _ => refusal(answer),
+        ClientOperation::BreakUp { user } => {
+            let response = users[*user].post("/api/v1/partners/breakup", json!({})).await;
+            match response.status {
+                200 => OperationResult::Parted(
+                    number(&response.body["bond"]["partner"]["id"]).expect("one of them"),
+                ),
+                _ => rejection_result(response),
             }
         }
-        Deed::Block { who, whom } => {
-            people[*who].put(&format!("/api/v1/blocks/{}", people[*whom].id), Value::Null).await.expect(200);
-            Told::Done
+        ClientOperation::Block { user, other } => {
+            users[*user].put(&format!("/api/v1/blocks/{}", users[*other].id), Value::Null).await.expect(200);
+            OperationResult::Done
         }
-        Deed::Unblock { who, whom } => {
-            people[*who]
-                .delete(&format!("/api/v1/blocks/{}", people[*whom].id), Value::Null)
+        ClientOperation::Unblock { user, other } => {
+            users[*user]
+                .delete(&format!("/api/v1/blocks/{}", users[*other].id), Value::Null)
                 .await
                 .expect(204);
-            Told::Done
+            OperationResult::Done
         }
-        Deed::Look { who } => {
-            let answer = people[*who].get("/api/v1/partners/current").await.expect(200);
-            Told::Saw(number(&answer["bond"]["partner"]["id"]))
+        ClientOperation::Look { user } => {
+            let response = users[*user].get("/api/v1/partners/current").await.expect(200);
+            OperationResult::Saw(number(&response["bond"]["partner"]["id"]))
         }
     }
 }
 
-fn refusal(answer: Answer) -> Told {
-    match (answer.status, answer.body["code"].as_str()) {
-        (409, Some("slot_occupied")) => Told::Occupied,
-        (409, Some("request_not_pending")) => Told::NotPending,
-        (409, Some("not_bonded")) => Told::NotBonded,
-        (404, _) => Told::NotFound,
-        _ => panic!("{answer:#?}"),
+fn rejection_result(response: TestResponse) -> OperationResult {
+    match (response.status, response.body["code"].as_str()) {
+        (409, Some("slot_occupied")) => OperationResult::Occupied,
+        (409, Some("request_not_pending")) => OperationResult::NotPending,
+        (409, Some("not_bonded")) => OperationResult::NotBonded,
+        (404, _) => OperationResult::NotFound,
+        _ => panic!("{response:#?}"),
     }
 }
 
@@ -166,41 +169,41 @@ async fn wipe(app: &TestApp) {
     wiped.await.expect("nothing left");
 }
 
-fn call(began: usize, ended: usize, deed: Deed, told: Told) -> Call {
-    Call { deed, told, began, ended }
+fn call(began: usize, ended: usize, operation: ClientOperation, result: OperationResult) -> Call {
+    Call { operation, result, began, ended }
 }
 
 /// Test of the checker: it rejects impossible histories.
 #[test]
 fn impossible_history_is_rejected() {
-    let sent = |id: &str| Told::Sent(id.to_owned());
-    let accept = |who, id: &str| Deed::Accept { who, request: id.to_owned() };
-    let send = |from, to| Deed::Send { from, to };
-    let both = |second_told: Told, second_began| {
+    let sent = |id: &str| OperationResult::Sent(id.to_owned());
+    let accept = |user, id: &str| ClientOperation::Accept { user, request: id.to_owned() };
+    let send = |from, to| ClientOperation::Send { from, to };
+    let both = |second_told: OperationResult, second_began| {
         vec![
             call(0, 1, send(0, 1), sent("a")),
             call(2, 3, send(2, 1), sent("b")),
-            call(4, 7, accept(1, "a"), Told::Accepted),
+            call(4, 7, accept(1, "a"), OperationResult::Accepted),
             call(second_began, 8, accept(1, "b"), second_told),
         ]
     };
-    assert!(is_linearizable(&both(Told::NotPending, 5)));
-    assert!(!is_linearizable(&both(Told::Accepted, 5)), "two bonds in one slot");
-    let mut parted = both(Told::NotPending, 5);
-    parted.push(call(9, 10, Deed::Look { who: 1 }, Told::Saw(None)));
+    assert!(is_linearizable(&both(OperationResult::NotPending, 5)));
+    assert!(!is_linearizable(&both(OperationResult::Accepted, 5)), "two bonds in one slot");
+    let mut parted = both(OperationResult::NotPending, 5);
+    parted.push(call(9, 10, ClientOperation::Look { user: 1 }, OperationResult::Saw(None)));
     assert!(!is_linearizable(&parted), "a bond that nobody ended is gone");
-    parted.push(call(6, 11, Deed::BreakUp { who: 0 }, Told::Parted(1)));
+    parted.push(call(6, 11, ClientOperation::BreakUp { user: 0 }, OperationResult::Parted(1)));
     assert!(is_linearizable(&parted), "somebody ended it meanwhile");
     parted.last_mut().expect("a breakup").began = 10;
     assert!(!is_linearizable(&parted), "but not later");
-    let crossed = |told| vec![call(0, 3, send(0, 1), sent("a")), call(1, 2, send(1, 0), told)];
-    assert!(is_linearizable(&crossed(Told::Crossed("b".into()))));
+    let crossed = |result| vec![call(0, 3, send(0, 1), sent("a")), call(1, 2, send(1, 0), result)];
+    assert!(is_linearizable(&crossed(OperationResult::Crossed("b".into()))));
     assert!(!is_linearizable(&crossed(sent("b"))), "two who ask each other are partners");
     let past_a_block = |began| {
         vec![
             call(0, 1, send(0, 1), sent("a")),
-            call(2, 4, Deed::Block { who: 0, whom: 1 }, Told::Done),
-            call(began, 6, accept(1, "a"), Told::Accepted),
+            call(2, 4, ClientOperation::Block { user: 0, other: 1 }, OperationResult::Done),
+            call(began, 6, accept(1, "a"), OperationResult::Accepted),
         ]
     };
     assert!(is_linearizable(&past_a_block(3)) && !is_linearizable(&past_a_block(5)), "past a block");

@@ -5,11 +5,11 @@
 //! once failed are kept in `tests/api/bond_model.regressions` and run first.
 
 mod faults;
-mod parting;
+mod model;
 mod play;
 mod rules;
 mod steps;
-mod world;
+mod transitions;
 
 use std::cell::Cell;
 use std::env;
@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 
 pub use self::faults::find_faults;
-use self::play::{Played, play};
+use self::play::{StoryStatistics, play};
 use self::steps::Story;
 use crate::support::{TestApp, note_trials, on_every_engine};
 
@@ -54,19 +54,19 @@ async fn random_stories_match_model(app: &TestApp) {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let (told, all, began) = (Cell::new(0), Cell::new(Played::default()), Instant::now());
+    let (stories, all, began) = (Cell::new(0), Cell::new(StoryStatistics::default()), Instant::now());
     let result = runner.run(&Story::any(), |story| {
-        told.set(told.get() + 1);
+        stories.set(stories.get() + 1);
         // Resets the rate limits used by the previous story.
         app.advance(minutes(2));
-        let name = format!("s{}p", told.get());
-        let played = block_in_place(|| Handle::current().block_on(play(app, &name, &story)));
-        all.set(all.get() + played.map_err(TestCaseError::fail)?);
+        let name = format!("s{}p", stories.get());
+        let statistics = block_in_place(|| Handle::current().block_on(play(app, &name, &story)));
+        all.set(all.get() + statistics.map_err(TestCaseError::fail)?);
         Ok(())
     });
-    println!("seed {seed}: {} stories, {:?}, in {:.1?}", told.get(), all.get(), began.elapsed());
+    println!("seed {seed}: {} stories, {:?}, in {:.1?}", stories.get(), all.get(), began.elapsed());
     match result {
-        Ok(()) => note_trials("PRT-01", "a random story of requests and bonds matches the model", told.get()),
+        Ok(()) => note_trials("PRT-01", "a random story of requests and bonds matches the model", stories.get()),
         Err(TestError::Fail(why, story)) => panic!("seed {seed}: {story:#?}\n{why}"),
         Err(TestError::Abort(why)) => panic!("seed {seed}: {why}"),
     }

@@ -6,10 +6,10 @@ use hyper::body::Bytes;
 use serde_json::{Value, json};
 
 use super::faults::find_faults;
-use super::rules::{Expected, Step, Way};
-use super::steps::{Op, Role, Story};
-use super::world::{Human, Who, World};
-use crate::support::{Answer, PASSWORD, Person, REQUESTS, TestApp};
+use super::model::{Model, ModelUser, RequestPolicy};
+use super::rules::{Addressing, Expected, Step};
+use super::steps::{DecidingUser, Story, StoryStep};
+use crate::support::{PASSWORD, REQUESTS, TestApp, TestResponse, TestUser};
 
 const INVITES: &str = "/api/v1/partners/invites";
 /// Id that identifies no user.
@@ -17,19 +17,19 @@ const UNKNOWN_USER_ID: &str = "01900000-0000-7000-8000-000000000000";
 
 /// Statistics of a run.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Played {
-    pub ops: usize,
+pub struct StoryStatistics {
+    pub steps: usize,
     pub bonds: usize,
     pub restorations: usize,
     pub refusals: usize,
 }
 
-impl std::ops::Add for Played {
+impl std::ops::Add for StoryStatistics {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
         Self {
-            ops: self.ops + other.ops,
+            steps: self.steps + other.steps,
             bonds: self.bonds + other.bonds,
             restorations: self.restorations + other.restorations,
             refusals: self.refusals + other.refusals,
@@ -39,68 +39,68 @@ impl std::ops::Add for Played {
 
 struct Player<'a> {
     app: &'a TestApp,
-    world: World,
-    people: Vec<Person>,
-    played: Played,
+    model: Model,
+    users: Vec<TestUser>,
+    statistics: StoryStatistics,
 }
 
 /// Runs a story with new accounts.
 ///
 /// # Errors
 /// Returns a description of the first difference between server and model.
-pub async fn play(app: &TestApp, name: &str, story: &Story) -> Result<Played, String> {
-    let people = app.crowd(name, story.people).await;
+pub async fn play(app: &TestApp, name: &str, story: &Story) -> Result<StoryStatistics, String> {
+    let users = app.register_users(name, story.users).await;
     // Most addresses are verified before others request them.
-    for proven in people.iter().skip(1) {
-        app.prove(proven).await;
+    for proven in users.iter().skip(1) {
+        app.verify_address(proven).await;
     }
-    let human = |(at, person): (usize, &Person)| Human {
-        id: person.id.clone(),
-        name: person.name.clone(),
-        proven: at > 0,
-        ..Human::default()
+    let model_user = |(at, user): (usize, &TestUser)| ModelUser {
+        id: user.id.clone(),
+        name: user.name.clone(),
+        is_verified: at > 0,
+        ..ModelUser::default()
     };
-    let world = World {
+    let model = Model {
         now: app.now(),
-        people: people.iter().enumerate().map(human).collect(),
+        users: users.iter().enumerate().map(model_user).collect(),
         requests: Vec::new(),
         bonds: Vec::new(),
         invites: Vec::new(),
-        ladders: Default::default(),
-        misses: Vec::new(),
+        refusal_counters: Default::default(),
+        failed_codes: Vec::new(),
     };
-    let mut player = Player { app, world, people, played: Played::default() };
-    for (at, op) in story.ops.iter().enumerate() {
-        let place = |difference| format!("step {at}, {op:?}: {difference}");
-        player.world.now = app.now();
-        player.world.count_expired();
-        player.step(op).await.map_err(place)?;
+    let mut player = Player { app, model, users, statistics: StoryStatistics::default() };
+    for (at, story_step) in story.steps.iter().enumerate() {
+        let place = |difference| format!("step {at}, {story_step:?}: {difference}");
+        player.model.now = app.now();
+        player.model.count_expired();
+        player.step(story_step).await.map_err(place)?;
         player.compare_views().await.map_err(place)?;
     }
     player.check_tables().await?;
-    player.played.bonds = player.world.bonds.len();
-    player.played.restorations = player.world.bonds.iter().map(|bond| bond.restorations as usize).sum();
-    Ok(player.played)
+    player.statistics.bonds = player.model.bonds.len();
+    player.statistics.restorations = player.model.bonds.iter().map(|bond| bond.restorations as usize).sum();
+    Ok(player.statistics)
 }
 
 impl Player<'_> {
-    async fn step(&mut self, op: &Op) -> Result<(), String> {
-        self.played.ops += 1;
-        match op {
-            Op::Wait(time) => self.app.advance(*time),
-            Op::Upkeep => {
+    async fn step(&mut self, story_step: &StoryStep) -> Result<(), String> {
+        self.statistics.steps += 1;
+        match story_step {
+            StoryStep::Wait(time) => self.app.advance(*time),
+            StoryStep::Upkeep => {
                 self.app.run_maintenance().await;
-                self.world.run_maintenance();
+                self.model.run_maintenance();
             }
-            Op::Return { who } => return self.come_back(*who).await,
-            Op::Rename { who } => return self.rename(*who).await,
-            Op::Prove { who } if self.world.people[*who].deleted_at.is_none() => {
-                self.app.prove(&self.people[*who]).await;
-                self.world.people[*who].proven = true;
+            StoryStep::Return { user } => return self.undo_deletion(*user).await,
+            StoryStep::Rename { user } => return self.rename(*user).await,
+            StoryStep::Prove { user } if self.model.users[*user].deleted_at.is_none() => {
+                self.app.verify_address(&self.users[*user]).await;
+                self.model.users[*user].is_verified = true;
             }
             _ => {
-                if let Some((expected, answer)) = self.ask(op).await {
-                    self.compare(expected, &answer)?;
+                if let Some((expected, response)) = self.perform(story_step).await {
+                    self.compare(expected, &response)?;
                 }
             }
         }
@@ -108,118 +108,130 @@ impl Player<'_> {
     }
 
     /// Returns the model's expectation and the server's response. Returns `None` if the step is impossible.
-    async fn ask(&mut self, op: &Op) -> Option<(Expected, Answer)> {
-        let here = |who: &usize| self.world.people[*who].deleted_at.is_none();
-        Some(match op {
-            Op::Ask { from, to, message } if here(from) => {
-                let body = json!({ "to": { "user_id": self.people[*to].id }, "message": message });
+    async fn perform(&mut self, story_step: &StoryStep) -> Option<(Expected, TestResponse)> {
+        let here = |user: &usize| self.model.users[*user].deleted_at.is_none();
+        Some(match story_step {
+            StoryStep::Ask { from, to, message } if here(from) => {
+                let body = json!({ "to": { "user_id": self.users[*to].id }, "message": message });
                 (
-                    self.world.send(*from, Some(*to), &Way::Id, *message),
+                    self.model.send(*from, Some(*to), &Addressing::Id, *message),
                     self.post(*from, REQUESTS, body).await,
                 )
             }
-            Op::AskByAddress { from, to, message } if here(from) => {
-                let address = self.people[*to].email.clone();
+            StoryStep::AskByAddress { from, to, message } if here(from) => {
+                let address = self.users[*to].email.clone();
                 // The address of a purged account belongs to no user, and an unverified one only leads to its
                 // own user.
-                let leads = |to: &usize| self.world.people[*to].proven || to == from;
-                let to = Some(*to).filter(|to| !self.world.people[*to].purged && leads(to));
-                self.ask_address(*from, to, address, *message).await
+                let leads = |to: &usize| self.model.users[*to].is_verified || to == from;
+                let to = Some(*to).filter(|to| !self.model.users[*to].purged && leads(to));
+                self.send_by_address(*from, to, address, *message).await
             }
-            Op::AskUnknownAddress { from } if here(from) => {
-                self.ask_address(*from, None, "nobody@example.com".to_owned(), None).await
+            StoryStep::AskUnknownAddress { from } if here(from) => {
+                self.send_by_address(*from, None, "nobody@example.com".to_owned(), None).await
             }
-            Op::AskNobody { from } if here(from) => {
+            StoryStep::AskNobody { from } if here(from) => {
                 let body = json!({ "to": { "user_id": UNKNOWN_USER_ID } });
-                (self.world.send(*from, None, &Way::Id, None), self.post(*from, REQUESTS, body).await)
+                (self.model.send(*from, None, &Addressing::Id, None), self.post(*from, REQUESTS, body).await)
             }
-            Op::Redeem { from, invite, message } if here(from) && !self.world.invites.is_empty() => {
-                let invite = invite.index(self.world.invites.len());
+            StoryStep::Redeem { from, invite, message } if here(from) && !self.model.invites.is_empty() => {
+                let invite = invite.index(self.model.invites.len());
                 let body =
-                    json!({ "to": { "invite_code": self.world.invites[invite].code }, "message": message });
-                let to = Some(self.world.invites[invite].inviter);
-                let expected = self.world.send(*from, to, &Way::Invite(invite), *message);
+                    json!({ "to": { "invite_code": self.model.invites[invite].code }, "message": message });
+                let to = Some(self.model.invites[invite].inviter);
+                let expected = self.model.send(*from, to, &Addressing::Invite(invite), *message);
                 (expected, self.post(*from, REQUESTS, body).await)
             }
-            Op::Decide { role, back, step } if *back < self.world.requests.len() => {
-                return self.decide(*role, self.world.requests.len() - 1 - back, *step).await;
+            StoryStep::Decide { role, back, step } if *back < self.model.requests.len() => {
+                return self.decide(*role, self.model.requests.len() - 1 - back, *step).await;
             }
-            Op::BreakUp { who, reason } if here(who) => {
+            StoryStep::BreakUp { user, reason } if here(user) => {
                 let body = reason.map_or(Value::Null, |reason| json!({ "reason": reason }));
-                (self.world.break_up(*who, *reason), self.post(*who, "/api/v1/partners/breakup", body).await)
+                (
+                    self.model.break_up(*user, *reason),
+                    self.post(*user, "/api/v1/partners/breakup", body).await,
+                )
             }
-            Op::Block { who, whom } if here(who) => {
-                let path = format!("/api/v1/blocks/{}", self.people[*whom].id);
-                (self.world.block(*who, *whom), self.people[*who].put(&path, Value::Null).await)
+            StoryStep::Block { user, other } if here(user) => {
+                let path = format!("/api/v1/blocks/{}", self.users[*other].id);
+                (self.model.block(*user, *other), self.users[*user].put(&path, Value::Null).await)
             }
-            Op::Unblock { who, whom } if here(who) => {
-                let path = format!("/api/v1/blocks/{}", self.people[*whom].id);
-                self.world.unblock(*who, *whom);
-                (Expected::Status(204), self.people[*who].delete(&path, Value::Null).await)
+            StoryStep::Unblock { user, other } if here(user) => {
+                let path = format!("/api/v1/blocks/{}", self.users[*other].id);
+                self.model.unblock(*user, *other);
+                (Expected::Status(204), self.users[*user].delete(&path, Value::Null).await)
             }
-            Op::Set { who, accepts_requests_from, discoverable_by_email } if here(who) => {
-                self.set(*who, *accepts_requests_from, *discoverable_by_email).await
+            StoryStep::Set { user, accepts_requests_from, discoverable_by_email } if here(user) => {
+                self.set(*user, *accepts_requests_from, *discoverable_by_email).await
             }
-            Op::Leave { who } if here(who) => {
-                let answer = self.people[*who].delete("/api/v1/me", json!({ "password": PASSWORD })).await;
-                (self.world.leave(*who), answer)
+            StoryStep::Leave { user } if here(user) => {
+                let response = self.users[*user].delete("/api/v1/me", json!({ "password": PASSWORD })).await;
+                (self.model.delete_account(*user), response)
             }
-            Op::Nickname { who, whom } if here(who) => {
-                let path = format!("/api/v1/nicknames/{}", self.people[*whom].id);
-                let name = format!("bear {}", self.played.ops);
-                let answer = self.people[*who].put(&path, json!({ "nickname": name })).await;
-                self.world.people[*who].nicknames.insert(*whom, name);
-                (Expected::Status(200), answer)
+            StoryStep::Nickname { user, other } if here(user) => {
+                let path = format!("/api/v1/nicknames/{}", self.users[*other].id);
+                let name = format!("bear {}", self.statistics.steps);
+                let response = self.users[*user].put(&path, json!({ "nickname": name })).await;
+                self.model.users[*user].nicknames.insert(*other, name);
+                (Expected::Status(200), response)
             }
-            _ => return self.ask_about_invites(op).await,
+            _ => return self.perform_invite_step(story_step).await,
         })
     }
 
-    async fn ask_about_invites(&mut self, op: &Op) -> Option<(Expected, Answer)> {
-        let here = |who: &usize| self.world.people[*who].deleted_at.is_none();
-        let any = !self.world.invites.is_empty();
-        Some(match op {
-            Op::Invite { who } if here(who) => {
-                (self.world.invite(*who), self.post(*who, INVITES, Value::Null).await)
+    async fn perform_invite_step(&mut self, story_step: &StoryStep) -> Option<(Expected, TestResponse)> {
+        let here = |user: &usize| self.model.users[*user].deleted_at.is_none();
+        let any = !self.model.invites.is_empty();
+        Some(match story_step {
+            StoryStep::Invite { user } if here(user) => {
+                (self.model.invite(*user), self.post(*user, INVITES, Value::Null).await)
             }
-            Op::Revoke { who, invite } if here(who) && any => {
-                let invite = invite.index(self.world.invites.len());
-                let path = format!("{INVITES}/{}", self.world.invites[invite].code);
-                (self.world.revoke(*who, invite), self.people[*who].delete(&path, Value::Null).await)
+            StoryStep::Revoke { user, invite } if here(user) && any => {
+                let invite = invite.index(self.model.invites.len());
+                let path = format!("{INVITES}/{}", self.model.invites[invite].code);
+                (self.model.revoke(*user, invite), self.users[*user].delete(&path, Value::Null).await)
             }
-            Op::Preview { who, invite } if here(who) && any => {
-                let invite = invite.index(self.world.invites.len());
-                let path = format!("{INVITES}/{}", self.world.invites[invite].code);
-                (self.world.preview(*who, invite), self.people[*who].get(&path).await)
+            StoryStep::Preview { user, invite } if here(user) && any => {
+                let invite = invite.index(self.model.invites.len());
+                let path = format!("{INVITES}/{}", self.model.invites[invite].code);
+                (self.model.preview(*user, invite), self.users[*user].get(&path).await)
             }
-            Op::Guess { who } if here(who) => {
-                (self.world.guess(*who), self.people[*who].get(&format!("{INVITES}/0000000000")).await)
-            }
+            StoryStep::Guess { user } if here(user) => (
+                self.model.try_unknown_code(*user),
+                self.users[*user].get(&format!("{INVITES}/0000000000")).await,
+            ),
             _ => return None,
         })
     }
 
-    async fn ask_address(
+    async fn send_by_address(
         &mut self,
         from: usize,
         to: Option<usize>,
         address: String,
         message: Option<&str>,
-    ) -> (Expected, Answer) {
+    ) -> (Expected, TestResponse) {
         let body = json!({ "to": { "email": address }, "message": message });
-        (self.world.send(from, to, &Way::Address(address), message), self.post(from, REQUESTS, body).await)
+        (
+            self.model.send(from, to, &Addressing::Address(address), message),
+            self.post(from, REQUESTS, body).await,
+        )
     }
 
-    async fn decide(&mut self, role: Role, at: usize, step: Step) -> Option<(Expected, Answer)> {
-        let request = &self.world.requests[at];
+    async fn decide(
+        &mut self,
+        role: DecidingUser,
+        at: usize,
+        step: Step,
+    ) -> Option<(Expected, TestResponse)> {
+        let request = &self.model.requests[at];
         let (from, to) = (request.from, request.to);
         let receiver = to.unwrap_or(from);
-        let who = match (role, step == Step::Cancel) {
-            (Role::Right, true) | (Role::Wrong, false) => from,
-            (Role::Right, false) | (Role::Wrong, true) => receiver,
-            (Role::Somebody(who), _) => who,
+        let user = match (role, step == Step::Cancel) {
+            (DecidingUser::Right, true) | (DecidingUser::Wrong, false) => from,
+            (DecidingUser::Right, false) | (DecidingUser::Wrong, true) => receiver,
+            (DecidingUser::Somebody(user), _) => user,
         };
-        if self.world.people[who].deleted_at.is_some() {
+        if self.model.users[user].deleted_at.is_some() {
             return None;
         }
         let verb = match step {
@@ -228,94 +240,97 @@ impl Player<'_> {
             Step::Cancel => "cancel",
         };
         let path = format!("{REQUESTS}/{}/{verb}", request.id);
-        Some((self.world.decide(who, at, step), self.post(who, &path, Value::Null).await))
+        Some((self.model.decide(user, at, step), self.post(user, &path, Value::Null).await))
     }
 
     async fn set(
         &mut self,
-        who: usize,
-        accepts_requests_from: Who,
+        user: usize,
+        accepts_requests_from: RequestPolicy,
         discoverable_by_email: bool,
-    ) -> (Expected, Answer) {
-        let human = &mut self.world.people[who];
-        (human.accepts_requests_from, human.discoverable_by_email) =
+    ) -> (Expected, TestResponse) {
+        let model_user = &mut self.model.users[user];
+        (model_user.accepts_requests_from, model_user.discoverable_by_email) =
             (accepts_requests_from, discoverable_by_email);
         let accepts_requests_from = match accepts_requests_from {
-            Who::Anyone => "anyone",
-            Who::Invited => "invited",
-            Who::Nobody => "nobody",
+            RequestPolicy::Anyone => "anyone",
+            RequestPolicy::Invited => "invited",
+            RequestPolicy::Nobody => "nobody",
         };
         let body = json!({ "accepts_requests_from": accepts_requests_from, "discoverable_by_email": discoverable_by_email });
-        let answer = self.people[who]
+        let response = self.users[user]
             .send(Method::PATCH, "/api/v1/partners/settings", Bytes::from(body.to_string()))
             .await;
-        (Expected::Status(200), answer)
+        (Expected::Status(200), response)
     }
 
-    async fn come_back(&mut self, who: usize) -> Result<(), String> {
-        if self.world.people[who].deleted_at.is_none() {
+    async fn undo_deletion(&mut self, user: usize) -> Result<(), String> {
+        if self.model.users[user].deleted_at.is_none() {
             return Ok(());
         }
-        let body = json!({ "email": self.people[who].email, "password": PASSWORD });
-        let answer = self.app.anonymous().post("/api/v1/auth/restore", body).await;
-        let expected = self.world.come_back(who);
+        let body = json!({ "email": self.users[user].email, "password": PASSWORD });
+        let response = self.app.anonymous().post("/api/v1/auth/restore", body).await;
+        let expected = self.model.undo_deletion(user);
         let is_back = matches!(expected, Expected::Status(_));
-        self.compare(expected, &answer)?;
+        self.compare(expected, &response)?;
         if is_back {
-            let (local, _) = self.people[who].email.split_once('@').expect("an address");
-            self.people[who] = self.app.sign_in(local).await;
+            let (local, _) = self.users[user].email.split_once('@').expect("an address");
+            self.users[user] = self.app.sign_in(local).await;
         }
         Ok(())
     }
 
-    async fn rename(&mut self, who: usize) -> Result<(), String> {
-        if self.world.people[who].deleted_at.is_some() {
+    async fn rename(&mut self, user: usize) -> Result<(), String> {
+        if self.model.users[user].deleted_at.is_some() {
             return Ok(());
         }
-        let name = format!("Renamed {}", self.played.ops);
+        let name = format!("Renamed {}", self.statistics.steps);
         let body = json!({ "display_name": name });
-        let answer = self.people[who].send(Method::PATCH, "/api/v1/me", Bytes::from(body.to_string())).await;
-        self.world.people[who].name = name;
-        self.compare(Expected::Status(200), &answer)
+        let response =
+            self.users[user].send(Method::PATCH, "/api/v1/me", Bytes::from(body.to_string())).await;
+        self.model.users[user].name = name;
+        self.compare(Expected::Status(200), &response)
     }
 
-    async fn post(&self, who: usize, path: &str, body: Value) -> Answer {
-        self.people[who].post(path, body).await
+    async fn post(&self, user: usize, path: &str, body: Value) -> TestResponse {
+        self.users[user].post(path, body).await
     }
 
-    fn compare(&mut self, expected: Expected, answer: &Answer) -> Result<(), String> {
+    fn compare(&mut self, expected: Expected, response: &TestResponse) -> Result<(), String> {
         let (status, body) = match expected {
             Expected::Refusal(status, code) => {
-                self.played.refusals += 1;
-                let found = (answer.status, answer.body["code"].as_str());
-                return same("the refusal", &(status, Some(code)), &found, answer);
+                self.statistics.refusals += 1;
+                let found = (response.status, response.body["code"].as_str());
+                return compare_values("the refusal", &(status, Some(code)), &found, response);
             }
-            Expected::Status(status) => return same("the status", &status, &answer.status, answer),
+            Expected::Status(status) => {
+                return compare_values("the status", &status, &response.status, response);
+            }
             Expected::Body(status, body) => (status, body),
             Expected::Request(status, at, viewer) => {
-                self.name_request(at, &answer.body);
-                (status, self.world.request_with_bond(at, viewer))
+                self.name_request(at, &response.body);
+                (status, self.model.request_with_bond(at, viewer))
             }
-            Expected::Ended(at, viewer) => (200, json!({ "bond": self.world.history_item(at, viewer) })),
+            Expected::Ended(at, viewer) => (200, json!({ "bond": self.model.history_item(at, viewer) })),
             Expected::Invite(at) => {
-                let text = |key: &str| answer.body[key].as_str().unwrap_or_default().to_owned();
-                let invite = &mut self.world.invites[at];
+                let text = |key: &str| response.body[key].as_str().unwrap_or_default().to_owned();
+                let invite = &mut self.model.invites[at];
                 (invite.id, invite.code) = (text("id"), text("code"));
-                (201, answer.body.clone())
+                (201, response.body.clone())
             }
         };
-        same("the status", &status, &answer.status, answer)?;
-        same("the body", &body, &answer.body, answer)
+        compare_values("the status", &status, &response.status, response)?;
+        compare_values("the body", &body, &response.body, response)
     }
 
     /// Adopts the ids that the server assigned.
     fn name_request(&mut self, at: usize, body: &Value) {
         let text = |id: &Value| id.as_str().unwrap_or_default().to_owned();
-        let request = &mut self.world.requests[at];
+        let request = &mut self.model.requests[at];
         if request.id.is_empty() {
             request.id = text(&body["id"]);
         }
-        if let Some(bond) = request.bond.map(|bond| &mut self.world.bonds[bond])
+        if let Some(bond) = request.bond.map(|bond| &mut self.model.bonds[bond])
             && bond.id.is_empty()
         {
             bond.id = text(&body["bond"]["id"]);
@@ -323,63 +338,63 @@ impl Player<'_> {
     }
 
     async fn compare_views(&mut self) -> Result<(), String> {
-        self.world.now = self.app.now();
-        let here = (0..self.people.len()).filter(|who| self.world.people[*who].deleted_at.is_none());
-        try_join_all(here.map(|who| self.compare_view(who))).await.map(|_| ())
+        self.model.now = self.app.now();
+        let here = (0..self.users.len()).filter(|user| self.model.users[*user].deleted_at.is_none());
+        try_join_all(here.map(|user| self.compare_view(user))).await.map(|_| ())
     }
 
-    async fn compare_view(&self, who: usize) -> Result<(), String> {
-        let viewer = self.people[who].signed_in().await;
+    async fn compare_view(&self, user: usize) -> Result<(), String> {
+        let viewer = self.users[user].signed_in().await;
         let all = format!("{REQUESTS}?limit=100");
         for (path, expected) in [
-            ("/api/v1/partners/current", self.world.current(who)),
-            (&all, self.world.list_requests(who)),
-            ("/api/v1/partners/history?limit=100", self.world.history(who)),
-            (INVITES, self.world.list_invites(who)),
+            ("/api/v1/partners/current", self.model.current(user)),
+            (&all, self.model.list_requests(user)),
+            ("/api/v1/partners/history?limit=100", self.model.history(user)),
+            (INVITES, self.model.list_invites(user)),
         ] {
-            let answer = viewer.get(path).await;
-            same(&format!("what {who} sees at {path}"), &expected, &answer.body, &answer)?;
+            let response = viewer.get(path).await;
+            compare_values(&format!("what {user} sees at {path}"), &expected, &response.body, &response)?;
         }
         Ok(())
     }
 
     /// Checks the tables' invariants, and lists that are read less often.
     async fn check_tables(&self) -> Result<(), String> {
-        for (who, human) in
-            self.world.people.iter().enumerate().filter(|(_, human)| human.deleted_at.is_none())
+        for (user, model_user) in
+            self.model.users.iter().enumerate().filter(|(_, model_user)| model_user.deleted_at.is_none())
         {
-            let blocks = self.people[who].get("/api/v1/blocks?limit=100").await;
+            let blocks = self.users[user].get("/api/v1/blocks?limit=100").await;
             let found = blocks.body["items"].as_array().into_iter().flatten();
             let mut found: Vec<_> = found.cloned().collect();
             let mut expected: Vec<_> =
-                human.blocks.keys().map(|whom| self.world.block_of(who, *whom)).collect();
+                model_user.blocks.keys().map(|other| self.model.block_of(user, *other)).collect();
             found.sort_by_key(Value::to_string);
             expected.sort_by_key(Value::to_string);
-            same("the blocks", &expected, &found, &blocks)?;
-            let nicknames = self.people[who].get("/api/v1/nicknames?limit=100").await;
+            compare_values("the blocks", &expected, &found, &blocks)?;
+            let nicknames = self.users[user].get("/api/v1/nicknames?limit=100").await;
             let found = nicknames.body["items"].as_array().into_iter().flatten();
             let mut found: Vec<_> = found.map(|item| item["nickname"].clone()).collect();
-            let mut expected: Vec<_> = human.nicknames.values().map(|name| json!(name)).collect();
+            let mut expected: Vec<_> = model_user.nicknames.values().map(|name| json!(name)).collect();
             found.sort_by_key(Value::to_string);
             expected.sort_by_key(Value::to_string);
-            same("the nicknames", &expected, &found, &nicknames)?;
+            compare_values("the nicknames", &expected, &found, &nicknames)?;
         }
         let faults = find_faults(self.app).await;
         if faults.is_empty() { Ok(()) } else { Err(format!("{faults:#?}")) }
     }
 }
 
-fn same<T: std::fmt::Debug + PartialEq>(
+fn compare_values<T: std::fmt::Debug + PartialEq>(
     what: &str,
     expected: &T,
     found: &T,
-    answer: &Answer,
+    response: &TestResponse,
 ) -> Result<(), String> {
     if expected == found {
         return Ok(());
     }
     Err(format!(
         "{what} should be\n{expected:#?}\nbut is\n{found:#?}\nin {} {:#}",
-        answer.status, answer.body
+        response.status, response.body
     ))
 }

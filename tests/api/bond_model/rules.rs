@@ -3,7 +3,7 @@
 use kith_kernel::{Timestamp, days, hours, minutes, seconds};
 use serde_json::{Value, json};
 
-use super::world::{Bond, Invite, Ladder, Request, Status, Who, World, pair};
+use super::model::{Bond, Invite, Model, RefusalCounter, Request, RequestPolicy, Status, pair};
 
 /// Expected response.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub enum Expected {
 
 /// Way of addressing the receiver.
 #[derive(Clone, Debug)]
-pub enum Way {
+pub enum Addressing {
     Id,
     /// By this e-mail address.
     Address(String),
@@ -46,85 +46,91 @@ pub const INVALID: Expected = Refusal(422, "validation_failed");
 pub const OCCUPIED: Expected = Refusal(409, "slot_occupied");
 const LIMITED: Expected = Refusal(429, "rate_limited");
 
-impl World {
-    pub fn send(&mut self, from: usize, to: Option<usize>, way: &Way, message: Option<&str>) -> Expected {
-        let Some(to) = to else { return self.send_to_nobody(from, way, message) };
-        match way {
-            Way::Invite(invite) => self.redeem(from, *invite, message),
+impl Model {
+    pub fn send(
+        &mut self,
+        from: usize,
+        to: Option<usize>,
+        addressing: &Addressing,
+        message: Option<&str>,
+    ) -> Expected {
+        let Some(to) = to else { return self.send_to_nobody(from, addressing, message) };
+        match addressing {
+            Addressing::Invite(invite) => self.redeem(from, *invite, message),
             _ if from == to => INVALID,
-            Way::Id => self.send_by_id(from, to, message),
-            Way::Address(address) => self.send_by_address(from, to, address, message),
+            Addressing::Id => self.send_by_id(from, to, message),
+            Addressing::Address(address) => self.send_by_address(from, to, address, message),
         }
     }
 
     fn send_by_id(&mut self, from: usize, to: usize, message: Option<&str>) -> Expected {
-        if let Some(answer) = self.answer_bonded(from, message, |request| request.to == Some(to)) {
-            return answer;
+        if let Some(response) = self.answer_bonded(from, message, |request| request.to == Some(to)) {
+            return response;
         }
-        if let Some(answer) = self.meet_pending(from, to, message) {
-            return answer;
+        if let Some(response) = self.cross_pending(from, to, message) {
+            return response;
         }
-        if !self.is_there(from, to) {
+        if !self.is_reachable(from, to) {
             return NOT_FOUND;
         }
-        if self.people[to].accepts_requests_from != Who::Anyone {
+        if self.users[to].accepts_requests_from != RequestPolicy::Anyone {
             return Refusal(403, "requests_not_accepted");
         }
-        if let Some(code) = self.refused_by_ladder(from, to, false) {
+        if let Some(code) = self.refused_by_counter(from, to, false) {
             return Refusal(409, code);
         }
-        self.make(from, to, &Way::Id, message)
+        self.create_request(from, to, &Addressing::Id, message)
     }
 
     /// A request by address reveals only that the sender has a partner, or that the other user had sent a
     /// request too.
     fn send_by_address(&mut self, from: usize, to: usize, address: &str, message: Option<&str>) -> Expected {
         let is_same = |request: &Request| request.address.as_deref() == Some(address);
-        if let Some(answer) = self.answer_bonded(from, message, is_same) {
-            return answer;
+        if let Some(response) = self.answer_bonded(from, message, is_same) {
+            return response;
         }
-        if let Some(at) = self.find_seeming(from, is_same) {
+        if let Some(at) = self.find_visible(from, is_same) {
             return self.repeat(at, message);
         }
         if self.is_over_limit(from) {
             return LIMITED;
         }
-        let way = Way::Address(address.to_owned());
-        let found = self.people[to].discoverable_by_email && self.is_there(from, to);
-        if found && self.find_waiting(to, from).is_some() {
-            return self.make(from, to, &way, message);
+        let addressing = Addressing::Address(address.to_owned());
+        let found = self.users[to].discoverable_by_email && self.is_reachable(from, to);
+        if found && self.find_pending(to, from).is_some() {
+            return self.create_request(from, to, &addressing, message);
         }
-        let refused = [false, true].iter().any(|by| self.refused_by_ladder(from, to, *by).is_some());
-        let open = self.people[to].accepts_requests_from == Who::Anyone && !refused;
-        if found && open && self.find_waiting(from, to).is_none() {
-            return self.make(from, to, &way, message);
+        let refused = [false, true].iter().any(|by| self.refused_by_counter(from, to, *by).is_some());
+        let open = self.users[to].accepts_requests_from == RequestPolicy::Anyone && !refused;
+        if found && open && self.find_pending(from, to).is_none() {
+            return self.create_request(from, to, &addressing, message);
         }
-        let at = self.push(from, Some(to), &way, message);
+        let at = self.push(from, Some(to), &addressing, message);
         Expected::Request(201, at, from)
     }
 
-    fn send_to_nobody(&mut self, from: usize, way: &Way, message: Option<&str>) -> Expected {
-        let Way::Address(address) = way else {
+    fn send_to_nobody(&mut self, from: usize, addressing: &Addressing, message: Option<&str>) -> Expected {
+        let Addressing::Address(address) = addressing else {
             return self.answer_bonded(from, message, |_| false).unwrap_or(NOT_FOUND);
         };
         let is_same = |request: &Request| request.address.as_ref() == Some(address);
-        if let Some(answer) = self.answer_bonded(from, message, is_same) {
-            return answer;
+        if let Some(response) = self.answer_bonded(from, message, is_same) {
+            return response;
         }
-        if let Some(at) = self.find_seeming(from, is_same) {
+        if let Some(at) = self.find_visible(from, is_same) {
             return self.repeat(at, message);
         }
         if self.is_over_limit(from) {
             return LIMITED;
         }
-        let at = self.push(from, None, way, message);
+        let at = self.push(from, None, addressing, message);
         Expected::Request(201, at, from)
     }
 
     fn redeem(&mut self, from: usize, invite: usize, message: Option<&str>) -> Expected {
         if let Some(at) = self.invites[invite].used_by.filter(|at| self.requests[*at].from == from) {
             let request = &self.requests[at];
-            if request.waits(self.now) && request.message.as_deref() == message {
+            if request.is_pending_for_receiver(self.now) && request.message.as_deref() == message {
                 return Expected::Request(200, at, from);
             }
         }
@@ -132,7 +138,7 @@ impl World {
             return LIMITED;
         }
         if !self.is_usable(from, invite) {
-            return self.miss(from);
+            return self.count_failed_code(from);
         }
         let to = self.invites[invite].inviter;
         if from == to {
@@ -141,45 +147,46 @@ impl World {
         if self.bond_of(from).is_some() {
             return OCCUPIED;
         }
-        if self.find_waiting(to, from).is_none() {
+        if self.find_pending(to, from).is_none() {
             if let Some(at) = self.find_repeatable(from, to) {
                 return self.repeat(at, message);
             }
-            if self.people[to].accepts_requests_from == Who::Nobody {
-                return self.miss(from);
+            if self.users[to].accepts_requests_from == RequestPolicy::Nobody {
+                return self.count_failed_code(from);
             }
         }
-        let answer = self.make(from, to, &Way::Invite(invite), message);
-        self.invites[invite].spent = !matches!(answer, Refusal(..));
-        if let Expected::Request(_, at, _) = answer {
+        let response = self.create_request(from, to, &Addressing::Invite(invite), message);
+        self.invites[invite].spent = !matches!(response, Refusal(..));
+        if let Expected::Request(_, at, _) = response {
             self.invites[invite].used_by = Some(at);
         }
-        answer
+        response
     }
 
-    pub fn preview(&mut self, who: usize, invite: usize) -> Expected {
-        if self.guesses_too_often(who) {
+    pub fn preview(&mut self, user: usize, invite: usize) -> Expected {
+        if self.guesses_too_often(user) {
             return LIMITED;
         }
-        if !self.is_usable(who, invite)
-            || self.people[self.invites[invite].inviter].accepts_requests_from == Who::Nobody
+        if !self.is_usable(user, invite)
+            || self.users[self.invites[invite].inviter].accepts_requests_from == RequestPolicy::Nobody
         {
-            return self.miss(who);
+            return self.count_failed_code(user);
         }
         let invite = &self.invites[invite];
-        let name = &self.people[invite.inviter].name;
+        let name = &self.users[invite.inviter].name;
         Expected::Body(200, json!({ "display_name": name, "expires_at": invite.created_at + days(7) }))
     }
 
-    pub fn invite(&mut self, who: usize) -> Expected {
-        let live = (0..self.invites.len()).filter(|at| self.invites[*at].inviter == who && self.is_live(*at));
+    pub fn invite(&mut self, user: usize) -> Expected {
+        let live =
+            (0..self.invites.len()).filter(|at| self.invites[*at].inviter == user && self.is_live(*at));
         if live.count() >= 5 {
             return Refusal(409, "too_many_invites");
         }
         self.invites.push(Invite {
             code: String::new(),
             id: String::new(),
-            inviter: who,
+            inviter: user,
             created_at: self.now,
             spent: false,
             used_by: None,
@@ -187,8 +194,8 @@ impl World {
         Expected::Invite(self.invites.len() - 1)
     }
 
-    pub fn revoke(&mut self, who: usize, invite: usize) -> Expected {
-        if self.invites[invite].inviter != who || !self.is_live(invite) {
+    pub fn revoke(&mut self, user: usize, invite: usize) -> Expected {
+        if self.invites[invite].inviter != user || !self.is_live(invite) {
             return NOT_FOUND;
         }
         self.invites[invite].spent = true;
@@ -196,18 +203,18 @@ impl World {
     }
 
     /// Tries an unknown code.
-    pub fn guess(&mut self, who: usize) -> Expected {
-        if self.guesses_too_often(who) { LIMITED } else { self.miss(who) }
+    pub fn try_unknown_code(&mut self, user: usize) -> Expected {
+        if self.guesses_too_often(user) { LIMITED } else { self.count_failed_code(user) }
     }
 
-    fn miss(&mut self, who: usize) -> Expected {
-        self.misses.push((who, self.now));
+    fn count_failed_code(&mut self, user: usize) -> Expected {
+        self.failed_codes.push((user, self.now));
         NOT_FOUND
     }
 
     /// All users share one client address here.
     fn guesses_too_often(&self, _: usize) -> bool {
-        self.misses.iter().filter(|(_, at)| *at + minutes(1) > self.now).count() >= 10
+        self.failed_codes.iter().filter(|(_, at)| *at + minutes(1) > self.now).count() >= 10
     }
 
     pub fn is_live(&self, invite: usize) -> bool {
@@ -215,8 +222,8 @@ impl World {
         !invite.spent && self.now < invite.created_at + days(7)
     }
 
-    fn is_usable(&self, who: usize, invite: usize) -> bool {
-        self.is_live(invite) && self.is_there(who, self.invites[invite].inviter)
+    fn is_usable(&self, user: usize, invite: usize) -> bool {
+        self.is_live(invite) && self.is_reachable(user, self.invites[invite].inviter)
     }
 
     /// Returns the response for a bonded sender.
@@ -239,9 +246,9 @@ impl World {
     }
 
     /// Handles an existing pending request between the two, in either direction.
-    fn meet_pending(&mut self, from: usize, to: usize, message: Option<&str>) -> Option<Expected> {
-        if self.find_waiting(to, from).is_some() {
-            return Some(self.make(from, to, &Way::Id, message));
+    fn cross_pending(&mut self, from: usize, to: usize, message: Option<&str>) -> Option<Expected> {
+        if self.find_pending(to, from).is_some() {
+            return Some(self.create_request(from, to, &Addressing::Id, message));
         }
         self.find_repeatable(from, to).map(|at| self.repeat(at, message))
     }
@@ -254,65 +261,70 @@ impl World {
         Refusal(409, "request_pending")
     }
 
-    pub fn find_waiting(&self, from: usize, to: usize) -> Option<usize> {
-        let waits =
-            |request: &Request| request.from == from && request.to == Some(to) && request.waits(self.now);
+    pub fn find_pending(&self, from: usize, to: usize) -> Option<usize> {
+        let waits = |request: &Request| {
+            request.from == from && request.to == Some(to) && request.is_pending_for_receiver(self.now)
+        };
         self.requests.iter().rposition(waits)
     }
 
     /// Returns the request to `to` by id that the sender sees as pending.
     fn find_repeatable(&self, from: usize, to: usize) -> Option<usize> {
-        self.find_seeming(from, |request| request.to == Some(to) && request.address.is_none())
+        self.find_visible(from, |request| request.to == Some(to) && request.address.is_none())
     }
 
-    fn find_seeming(&self, from: usize, is_same: impl Fn(&Request) -> bool) -> Option<usize> {
+    fn find_visible(&self, from: usize, is_same: impl Fn(&Request) -> bool) -> Option<usize> {
         let seems =
-            |request: &Request| request.from == from && is_same(request) && request.seems_to_wait(self.now);
+            |request: &Request| request.from == from && is_same(request) && request.appears_pending(self.now);
         self.requests.iter().rposition(seems)
     }
 
-    fn refused_by_ladder(&self, from: usize, to: usize, by_address: bool) -> Option<&'static str> {
-        let ladder =
-            self.ladders.get(&(from, to, by_address)).filter(|ladder| !ladder.is_forgotten(self.now))?;
-        if ladder.steps > 3 {
+    fn refused_by_counter(&self, from: usize, to: usize, by_address: bool) -> Option<&'static str> {
+        let counter = self
+            .refusal_counters
+            .get(&(from, to, by_address))
+            .filter(|counter| !counter.is_forgotten(self.now))?;
+        if counter.steps > 3 {
             return Some("only_recipient_can_request");
         }
-        ladder.wait_until.filter(|until| self.now < *until).map(|_| "request_cooldown_active")
+        counter.wait_until.filter(|until| self.now < *until).map(|_| "request_cooldown_active")
     }
 
     fn forget_refusals(&mut self, from: usize, to: usize) {
-        self.ladders.retain(|(asks, asked, _), _| (*asks, *asked) != (from, to));
+        self.refusal_counters.retain(|(asks, asked, _), _| (*asks, *asked) != (from, to));
     }
 
     /// Counts requests that expired after their receiver could see them as refusals at their expiry.
     pub fn count_expired(&mut self) {
         let expired = |request: &Request| {
-            request.reaches && request.status == Status::Pending && self.now >= request.expires_at()
+            request.is_visible_to_receiver
+                && request.status == Status::Pending
+                && self.now >= request.expires_at()
         };
         let uncounted = (0..self.requests.len())
             .filter(|at| expired(&self.requests[*at]) && !self.requests[*at].expiry_counted);
         for at in uncounted.collect::<Vec<_>>() {
             self.requests[at].expiry_counted = true;
             let to = self.requests[at].to.expect("a receiver who saw it");
-            self.climb(at, to, false, self.requests[at].expires_at());
+            self.add_refusal(at, to, false, self.requests[at].expires_at());
         }
     }
 
-    pub fn climb(&mut self, at: usize, to: usize, rejected: bool, now: Timestamp) {
+    pub fn add_refusal(&mut self, at: usize, to: usize, rejected: bool, now: Timestamp) {
         let request = &self.requests[at];
         let rung = (request.from, to, request.address.is_some());
-        let ladder = self.ladders.entry(rung).or_default();
-        if ladder.is_forgotten(now) {
-            *ladder = Ladder::default();
+        let counter = self.refusal_counters.entry(rung).or_default();
+        if counter.is_forgotten(now) {
+            *counter = RefusalCounter::default();
         }
-        ladder.last_step_at = ladder.last_step_at.max(Some(now));
+        counter.last_step_at = counter.last_step_at.max(Some(now));
         // Only a rejection reaches the last step.
-        if rejected || ladder.steps < 3 {
-            ladder.steps += 1;
+        if rejected || counter.steps < 3 {
+            counter.steps += 1;
         }
         if rejected {
-            let wait = [hours(24), days(7), days(30)].get(ladder.steps - 1).copied();
-            ladder.wait_until = wait.map(|wait| now + wait);
+            let wait = [hours(24), days(7), days(30)].get(counter.steps - 1).copied();
+            counter.wait_until = wait.map(|wait| now + wait);
         }
     }
 
@@ -325,41 +337,53 @@ impl World {
     }
 
     /// Creates a request, or the bond if the receiver has a pending request to the sender.
-    fn make(&mut self, from: usize, to: usize, way: &Way, message: Option<&str>) -> Expected {
+    fn create_request(
+        &mut self,
+        from: usize,
+        to: usize,
+        addressing: &Addressing,
+        message: Option<&str>,
+    ) -> Expected {
         if self.is_over_limit(from) {
             return LIMITED;
         }
-        let theirs = self.find_waiting(to, from);
+        let theirs = self.find_pending(to, from);
         if theirs.is_none() {
             // A pending request by address is cancelled without telling its sender.
-            if let Some(own) = self.find_waiting(from, to) {
+            if let Some(own) = self.find_pending(from, to) {
                 self.requests[own].status = Status::Cancelled;
             }
             self.forget_refusals(to, from);
         }
-        let at = self.push(from, Some(to), way, message);
-        (self.requests[at].reaches, self.requests[at].reached) = (true, true);
+        let at = self.push(from, Some(to), addressing, message);
+        (self.requests[at].is_visible_to_receiver, self.requests[at].was_visible_to_receiver) = (true, true);
         if let Some(theirs) = theirs {
             self.form_bond(from, to, &[theirs, at]);
         }
         Expected::Request(201, at, from)
     }
 
-    fn push(&mut self, from: usize, to: Option<usize>, way: &Way, message: Option<&str>) -> usize {
+    fn push(
+        &mut self,
+        from: usize,
+        to: Option<usize>,
+        addressing: &Addressing,
+        message: Option<&str>,
+    ) -> usize {
         self.requests.push(Request {
             id: String::new(),
             from,
             to,
-            from_name: self.people[from].name.clone(),
-            to_name: to.map(|to| self.people[to].name.clone()).unwrap_or_default(),
-            address: if let Way::Address(address) = way { Some(address.clone()) } else { None },
+            from_name: self.users[from].name.clone(),
+            to_name: to.map(|to| self.users[to].name.clone()).unwrap_or_default(),
+            address: if let Addressing::Address(address) = addressing { Some(address.clone()) } else { None },
             message: message.map(str::to_owned),
             created_at: self.now,
-            reaches: false,
-            reached: false,
+            is_visible_to_receiver: false,
+            was_visible_to_receiver: false,
             expiry_counted: false,
             status: Status::Pending,
-            told: Status::Pending,
+            sender_visible_status: Status::Pending,
             bond: None,
         });
         self.requests.len() - 1
@@ -367,7 +391,7 @@ impl World {
 
     pub fn form_bond(&mut self, one: usize, other: usize, by: &[usize]) {
         let (pair, now) = (pair(one, other), self.now);
-        let former = self.former(pair).filter(|at| self.bonds[*at].can_return_at(now));
+        let former = self.last_ended_bond(pair).filter(|at| self.bonds[*at].can_return_at(now));
         let at = former.unwrap_or(self.bonds.len());
         if former.is_some() {
             let bond = &mut self.bonds[at];
@@ -391,25 +415,26 @@ impl World {
         self.forget_refusals(other, one);
         for request in by {
             let request = &mut self.requests[*request];
-            (request.status, request.told, request.bond) = (Status::Accepted, Status::Accepted, Some(at));
+            (request.status, request.sender_visible_status, request.bond) =
+                (Status::Accepted, Status::Accepted, Some(at));
         }
         self.close(&pair, Status::Superseded);
     }
 
     /// Closes all requests to or from these users that are pending or appear pending to their sender.
-    pub fn close(&mut self, whose: &[usize], own: Status) {
+    pub fn close(&mut self, users: &[usize], own: Status) {
         let now = self.now;
         for request in &mut self.requests {
-            let (waits, seems) = (request.waits(now), request.seems_to_wait(now));
-            if whose.contains(&request.from) && seems {
-                request.told = own;
+            let (waits, seems) = (request.is_pending_for_receiver(now), request.appears_pending(now));
+            if users.contains(&request.from) && seems {
+                request.sender_visible_status = own;
                 if waits {
                     request.status = own;
                 }
-            } else if waits && request.to.is_some_and(|to| whose.contains(&to)) {
+            } else if waits && request.to.is_some_and(|to| users.contains(&to)) {
                 request.status = Status::Superseded;
                 if request.address.is_none() {
-                    request.told = Status::Superseded;
+                    request.sender_visible_status = Status::Superseded;
                 }
             }
         }

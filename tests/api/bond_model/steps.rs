@@ -6,19 +6,19 @@ use kith_kernel::{days, hours, minutes};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
+use super::model::RequestPolicy;
 use super::rules::Step;
-use super::world::Who;
 
 /// Number of users, and their steps.
 #[derive(Clone, Debug)]
 pub struct Story {
-    pub people: usize,
-    pub ops: Vec<Op>,
+    pub users: usize,
+    pub steps: Vec<StoryStep>,
 }
 
 /// User who decides a request.
 #[derive(Clone, Copy, Debug)]
-pub enum Role {
+pub enum DecidingUser {
     /// The user who may decide.
     Right,
     /// The other user of the request.
@@ -27,7 +27,7 @@ pub enum Role {
 }
 
 #[derive(Clone, Debug)]
-pub enum Op {
+pub enum StoryStep {
     Ask {
         from: usize,
         to: usize,
@@ -51,57 +51,57 @@ pub enum Op {
     },
     /// Decides the latest request, or the one `back` positions before it.
     Decide {
-        role: Role,
+        role: DecidingUser,
         back: usize,
         step: Step,
     },
     BreakUp {
-        who: usize,
+        user: usize,
         reason: Option<&'static str>,
     },
     Block {
-        who: usize,
-        whom: usize,
+        user: usize,
+        other: usize,
     },
     Unblock {
-        who: usize,
-        whom: usize,
+        user: usize,
+        other: usize,
     },
     Set {
-        who: usize,
-        accepts_requests_from: Who,
+        user: usize,
+        accepts_requests_from: RequestPolicy,
         discoverable_by_email: bool,
     },
     /// Verifies the user's address.
     Prove {
-        who: usize,
+        user: usize,
     },
     Invite {
-        who: usize,
+        user: usize,
     },
     Revoke {
-        who: usize,
+        user: usize,
         invite: Index,
     },
     Preview {
-        who: usize,
+        user: usize,
         invite: Index,
     },
     Guess {
-        who: usize,
+        user: usize,
     },
     Leave {
-        who: usize,
+        user: usize,
     },
     Return {
-        who: usize,
+        user: usize,
     },
     Rename {
-        who: usize,
+        user: usize,
     },
     Nickname {
-        who: usize,
-        whom: usize,
+        user: usize,
+        other: usize,
     },
     Wait(Duration),
     Upkeep,
@@ -110,69 +110,69 @@ pub enum Op {
 impl Story {
     /// Returns stories with two to five users and up to some dozens of steps.
     pub fn any() -> impl Strategy<Value = Self> {
-        (2..=5_usize).prop_flat_map(|people| {
-            let ops = prop::collection::vec(ops(people), 1..30);
-            ops.prop_map(move |ops| Self { people, ops: ops.concat() })
+        (2..=5_usize).prop_flat_map(|users| {
+            let steps = prop::collection::vec(steps(users), 1..30);
+            steps.prop_map(move |steps| Self { users, steps: steps.concat() })
         })
     }
 }
 
 /// Returns a single step, or several that lead to a bond.
-fn ops(people: usize) -> impl Strategy<Value = Vec<Op>> {
+fn steps(users: usize) -> impl Strategy<Value = Vec<StoryStep>> {
     let accept = |from, to| {
-        let accept = Op::Decide { role: Role::Right, back: 0, step: Step::Accept };
-        vec![Op::Ask { from, to, message: None }, accept]
+        let accept = StoryStep::Decide { role: DecidingUser::Right, back: 0, step: Step::Accept };
+        vec![StoryStep::Ask { from, to, message: None }, accept]
     };
-    let two = (0..people, 0..people);
+    let two = (0..users, 0..users);
     prop_oneof![
-        8 => op(people).prop_map(|op| vec![op]),
+        8 => story_step(users).prop_map(|story_step| vec![story_step]),
         1 => two.prop_map(move |(from, to)| accept(from, to)),
-        1 => (0..people, 0..people, wait()).prop_map(move |(one, other, time)| {
+        1 => (0..users, 0..users, wait()).prop_map(move |(one, other, time)| {
             // Forms a bond, ends it, waits, and forms it again, possibly as a restoration.
-            let mut ops = accept(one, other);
-            ops.extend([Op::BreakUp { who: one, reason: None }, Op::Wait(time)]);
-            ops.extend(accept(other, one));
-            ops
+            let mut steps = accept(one, other);
+            steps.extend([StoryStep::BreakUp { user: one, reason: None }, StoryStep::Wait(time)]);
+            steps.extend(accept(other, one));
+            steps
         }),
     ]
 }
 
-fn op(people: usize) -> impl Strategy<Value = Op> {
-    let who = move || 0..people;
-    let two = move || (who(), who());
+fn story_step(users: usize) -> impl Strategy<Value = StoryStep> {
+    let user = move || 0..users;
+    let two = move || (user(), user());
     // Mostly the same message, so that repetitions occur.
     let words = || prop_oneof![4 => Just(None), 1 => Just(Some("Shall we?"))];
     let invite = any::<Index>;
     prop_oneof![
-        12 => (two(), words()).prop_map(|((from, to), message)| Op::Ask { from, to, message }),
-        5 => (two(), words()).prop_map(|((from, to), message)| Op::AskByAddress { from, to, message }),
-        1 => who().prop_map(|from| Op::AskUnknownAddress { from }),
-        1 => who().prop_map(|from| Op::AskNobody { from }),
-        4 => (who(), invite(), words())
-            .prop_map(|(from, invite, message)| Op::Redeem { from, invite, message }),
-        16 => (role(people), 0..5_usize, step()).prop_map(|(role, back, step)| Op::Decide { role, back, step }),
-        5 => (who(), prop_oneof![Just(None), Just(Some("it was me"))])
-            .prop_map(|(who, reason)| Op::BreakUp { who, reason }),
-        3 => two().prop_map(|(who, whom)| Op::Block { who, whom }),
-        3 => two().prop_map(|(who, whom)| Op::Unblock { who, whom }),
-        4 => (who(), select(vec![Who::Anyone, Who::Anyone, Who::Invited, Who::Nobody]), prop::bool::weighted(0.7))
-            .prop_map(|(who, accepts_requests_from, discoverable_by_email)| Op::Set { who, accepts_requests_from, discoverable_by_email }),
-        2 => who().prop_map(|who| Op::Prove { who }),
-        3 => who().prop_map(|who| Op::Invite { who }),
-        1 => (who(), invite()).prop_map(|(who, invite)| Op::Revoke { who, invite }),
-        2 => (who(), invite()).prop_map(|(who, invite)| Op::Preview { who, invite }),
-        1 => who().prop_map(|who| Op::Guess { who }),
-        1 => who().prop_map(|who| Op::Leave { who }),
-        2 => who().prop_map(|who| Op::Return { who }),
-        1 => who().prop_map(|who| Op::Rename { who }),
-        1 => two().prop_map(|(who, whom)| Op::Nickname { who, whom }),
-        10 => wait().prop_map(Op::Wait),
-        2 => Just(Op::Upkeep),
+        12 => (two(), words()).prop_map(|((from, to), message)| StoryStep::Ask { from, to, message }),
+        5 => (two(), words()).prop_map(|((from, to), message)| StoryStep::AskByAddress { from, to, message }),
+        1 => user().prop_map(|from| StoryStep::AskUnknownAddress { from }),
+        1 => user().prop_map(|from| StoryStep::AskNobody { from }),
+        4 => (user(), invite(), words())
+            .prop_map(|(from, invite, message)| StoryStep::Redeem { from, invite, message }),
+        16 => (role(users), 0..5_usize, step()).prop_map(|(role, back, step)| StoryStep::Decide { role, back, step }),
+        5 => (user(), prop_oneof![Just(None), Just(Some("it was me"))])
+            .prop_map(|(user, reason)| StoryStep::BreakUp { user, reason }),
+        3 => two().prop_map(|(user, other)| StoryStep::Block { user, other }),
+        3 => two().prop_map(|(user, other)| StoryStep::Unblock { user, other }),
+        4 => (user(), select(vec![RequestPolicy::Anyone, RequestPolicy::Anyone, RequestPolicy::Invited, RequestPolicy::Nobody]), prop::bool::weighted(0.7))
+            .prop_map(|(user, accepts_requests_from, discoverable_by_email)| StoryStep::Set { user, accepts_requests_from, discoverable_by_email }),
+        2 => user().prop_map(|user| StoryStep::Prove { user }),
+        3 => user().prop_map(|user| StoryStep::Invite { user }),
+        1 => (user(), invite()).prop_map(|(user, invite)| StoryStep::Revoke { user, invite }),
+        2 => (user(), invite()).prop_map(|(user, invite)| StoryStep::Preview { user, invite }),
+        1 => user().prop_map(|user| StoryStep::Guess { user }),
+        1 => user().prop_map(|user| StoryStep::Leave { user }),
+        2 => user().prop_map(|user| StoryStep::Return { user }),
+        1 => user().prop_map(|user| StoryStep::Rename { user }),
+        1 => two().prop_map(|(user, other)| StoryStep::Nickname { user, other }),
+        10 => wait().prop_map(StoryStep::Wait),
+        2 => Just(StoryStep::Upkeep),
     ]
 }
 
-fn role(people: usize) -> impl Strategy<Value = Role> {
-    prop_oneof![8 => Just(Role::Right), 1 => Just(Role::Wrong), 1 => (0..people).prop_map(Role::Somebody)]
+fn role(users: usize) -> impl Strategy<Value = DecidingUser> {
+    prop_oneof![8 => Just(DecidingUser::Right), 1 => Just(DecidingUser::Wrong), 1 => (0..users).prop_map(DecidingUser::Somebody)]
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 use hyper::body::Bytes;
-use kith::{Running, Seams};
+use kith::{Running, TestOverrides};
 use kith_accounts::accounts::first_admin;
 use kith_kernel::{Clock as _, ManualClock, Sources, SystemRandom, TimeOrderedIds, Timestamp};
 use kith_platform::App;
@@ -17,7 +17,7 @@ use kith_store::testing::TestDatabase;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Answer, Client, Engine, latency_bound};
+use super::{Client, Engine, TestResponse, latency_bound};
 
 /// 2026-01-01T00:00:00Z: the time at which every scenario starts.
 const SCENARIO_START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
@@ -45,7 +45,7 @@ impl TestApp {
         }
         let app = Self::start_with(engine, engine.database().await, change).await;
         scenario(&app).await;
-        app.check_kinds_of_events().await;
+        app.check_event_kinds().await;
         app.stop().await;
     }
 
@@ -65,7 +65,7 @@ impl TestApp {
                 ids: Arc::new(TimeOrderedIds::new(SystemRandom)),
                 random: Arc::new(SystemRandom),
             };
-            let seams = Seams { sources: Some(sources), rehearse: true, ..Seams::default() };
+            let seams = TestOverrides { sources: Some(sources), rehearse: true, ..TestOverrides::default() };
             let mut config = config(&database, folder.path());
             change(&mut config);
             nodes.push(kith::start(config, seams).await.expect("a server"));
@@ -96,21 +96,21 @@ impl TestApp {
     }
 
     /// Registers `name` with the address `name@example.org`.
-    pub async fn user(&self, name: &str) -> Person {
+    pub async fn user(&self, name: &str) -> TestUser {
         let email = format!("{name}@example.org");
         let body = json!({ "email": email, "password": PASSWORD, "display_name": name });
-        let answer = self.client.post("/api/v1/auth/register", body).await.expect(201);
-        self.person(name, email, &answer)
+        let response = self.client.post("/api/v1/auth/register", body).await.expect(201);
+        self.test_user(name, email, &response)
     }
 
     /// Verifies an account's address, so that others can find the user by it.
-    pub async fn prove(&self, person: &Person) {
-        let body = json!({ "email": person.email });
+    pub async fn verify_address(&self, user: &TestUser) {
+        let body = json!({ "email": user.email });
         self.client.post("/dev/verify-email", body).await.expect(200);
     }
 
     /// Creates an administrator with the address `name@example.org`, as the command line does, and signs in.
-    pub async fn admin(&self, name: &str) -> Person {
+    pub async fn admin(&self, name: &str) -> TestUser {
         let email = format!("{name}@example.org");
         let made = first_admin::create_admin(&self.nodes[0].app, &email, name, PASSWORD).await;
         made.expect("an administrator");
@@ -118,23 +118,23 @@ impl TestApp {
     }
 
     /// Signs in `name` with the address `name@example.org`.
-    pub async fn sign_in(&self, name: &str) -> Person {
+    pub async fn sign_in(&self, name: &str) -> TestUser {
         let email = format!("{name}@example.org");
         let body = json!({ "email": email, "password": PASSWORD });
-        let answer = self.client.post("/api/v1/auth/login", body).await.expect(200);
-        self.person(name, email, &answer)
+        let response = self.client.post("/api/v1/auth/login", body).await.expect(200);
+        self.test_user(name, email, &response)
     }
 
     /// Registers `name` and lets `admin` assign a role.
-    pub async fn user_with_role(&self, name: &str, role: &str, admin: &Person) -> Person {
-        let person = self.user(name).await;
-        let path = format!("/api/v1/admin/users/{}/role", person.id);
+    pub async fn user_with_role(&self, name: &str, role: &str, admin: &TestUser) -> TestUser {
+        let user = self.user(name).await;
+        let path = format!("/api/v1/admin/users/{}/role", user.id);
         admin.put(&path, json!({ "role": role })).await.expect(200);
-        person
+        user
     }
 
-    fn person(&self, name: &str, email: String, sign_in: &Value) -> Person {
-        Person {
+    fn test_user(&self, name: &str, email: String, sign_in: &Value) -> TestUser {
+        TestUser {
             id: sign_in["user"]["id"].as_str().expect("an id").to_owned(),
             name: name.to_owned(),
             email,
@@ -147,7 +147,7 @@ impl TestApp {
     /// Waits until `holds` on every node. Panics after two seconds of real time (more without
     /// `KITH_TEST_LATENCY`), in which Kith propagates changes between nodes.
     #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
-    pub async fn everywhere(&self, holds: impl AsyncFn() -> bool) {
+    pub async fn wait_until_on_all_nodes(&self, holds: impl AsyncFn() -> bool) {
         let (began, bound) = (Instant::now(), latency_bound(Duration::from_secs(2)));
         let mut in_a_row = 0;
         while in_a_row < self.nodes.len() {
@@ -192,18 +192,13 @@ impl TestApp {
         &self.nodes[0].app
     }
 
-    /// Returns the number of nodes.
-    pub fn count_nodes(&self) -> usize {
-        self.nodes.len()
-    }
-
     /// Registers `count` accounts: `name0`, `name1`, and so on.
-    pub async fn crowd(&self, name: &str, count: usize) -> Vec<Person> {
-        let mut people = Vec::with_capacity(count);
+    pub async fn register_users(&self, name: &str, count: usize) -> Vec<TestUser> {
+        let mut users = Vec::with_capacity(count);
         for n in 0..count {
-            people.push(self.user(&format!("{name}{n}")).await);
+            users.push(self.user(&format!("{name}{n}")).await);
         }
-        people
+        users
     }
 
     /// Advances the clock.
@@ -212,7 +207,7 @@ impl TestApp {
     }
 
     /// Moves the wall clock by `ms` milliseconds in either direction, while no monotonic time passes.
-    pub fn jump(&self, ms: i64) {
+    pub fn jump_wall_clock(&self, ms: i64) {
         self.clock.jump(ms);
     }
 
@@ -290,7 +285,7 @@ pub fn race(config: &mut Config) {
 }
 
 /// Account with a session.
-pub struct Person {
+pub struct TestUser {
     /// User id.
     pub id: String,
     /// Display name.
@@ -316,36 +311,36 @@ impl Session {
     }
 }
 
-impl Person {
+impl TestUser {
     /// Sends a GET request as this user.
-    pub async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> TestResponse {
         self.signed_in().await.get(path).await
     }
 
     /// Sends a POST request with a JSON body as this user. `Null` sends an empty body.
-    pub async fn post(&self, path: &str, body: Value) -> Answer {
+    pub async fn post(&self, path: &str, body: Value) -> TestResponse {
         self.signed_in().await.post(path, body).await
     }
 
     /// Sends a PUT request with a JSON body as this user. `Null` sends an empty body.
-    pub async fn put(&self, path: &str, body: Value) -> Answer {
+    pub async fn put(&self, path: &str, body: Value) -> TestResponse {
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         self.signed_in().await.send(Method::PUT, path, body).await
     }
 
     /// Sends a DELETE request as this user. `Null` sends an empty body.
-    pub async fn delete(&self, path: &str, body: Value) -> Answer {
+    pub async fn delete(&self, path: &str, body: Value) -> TestResponse {
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         self.signed_in().await.send(Method::DELETE, path, body).await
     }
 
     /// Sends a request as this user.
-    pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Answer {
+    pub async fn send(&self, method: Method, path: &str, body: Bytes) -> TestResponse {
         self.signed_in().await.send(method, path, body).await
     }
 
     /// Returns the user as responses show them to others.
-    pub fn face(&self) -> Value {
+    pub fn public_view(&self) -> Value {
         json!({ "id": self.id, "display_name": self.name })
     }
 
@@ -358,8 +353,8 @@ impl Person {
         };
         if expired {
             let body = json!({ "email": self.email, "password": PASSWORD });
-            let answer = self.client.post("/api/v1/auth/login", body).await.expect(200);
-            *self.session.lock().expect("no panic before") = Session::new(&answer, now);
+            let response = self.client.post("/api/v1/auth/login", body).await.expect(200);
+            *self.session.lock().expect("no panic before") = Session::new(&response, now);
         }
         let session = self.session.lock().expect("no panic before");
         self.client.with_token(&session.access_token)

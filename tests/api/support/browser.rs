@@ -47,9 +47,9 @@ impl Browser {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a browser");
         let commands = child.stdin.take().expect("its commands");
         let (heard, messages) = channel();
-        let answers = BufReader::new(child.stdout.take().expect("its answers"));
+        let responses = BufReader::new(child.stdout.take().expect("its answers"));
         std::thread::spawn(move || {
-            for message in answers.split(0).map_while(Result::ok) {
+            for message in responses.split(0).map_while(Result::ok) {
                 let message = serde_json::from_slice(&message).expect("JSON");
                 // The receiver may have been dropped.
                 drop(heard.send(message));

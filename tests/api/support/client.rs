@@ -33,7 +33,7 @@ pub struct Client {
 
 /// Response of a server.
 #[derive(Debug)]
-pub struct Answer {
+pub struct TestResponse {
     /// HTTP status.
     pub status: u16,
     /// Response headers.
@@ -71,7 +71,7 @@ impl Client {
     }
 
     /// Returns this client with an additional header `name` on each request.
-    pub fn with_one_more(&self, name: HeaderName, value: &str) -> Self {
+    pub fn with_additional_header(&self, name: HeaderName, value: &str) -> Self {
         let mut with = self.clone();
         with.headers.append(name, HeaderValue::from_str(value).expect("a header value"));
         with
@@ -83,12 +83,12 @@ impl Client {
     }
 
     /// Sends a GET request.
-    pub async fn get(&self, path: &str) -> Answer {
+    pub async fn get(&self, path: &str) -> TestResponse {
         self.send(Method::GET, path, Bytes::new()).await
     }
 
     /// Sends a POST request with a JSON body. `Null` sends an empty body.
-    pub async fn post(&self, path: &str, body: Value) -> Answer {
+    pub async fn post(&self, path: &str, body: Value) -> TestResponse {
         let bytes = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         self.send(Method::POST, path, bytes).await
     }
@@ -97,7 +97,7 @@ impl Client {
     ///
     /// # Panics
     /// Panics if the server's OpenAPI document does not declare the response.
-    pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Answer {
+    pub async fn send(&self, method: Method, path: &str, body: Bytes) -> TestResponse {
         let node = self.nodes[self.turn.fetch_add(1, Ordering::Relaxed) % self.nodes.len()];
         let contract = self.contract.get_or_init(async || {
             let (head, document) =
@@ -119,10 +119,10 @@ impl Client {
         path: &str,
         body: Bytes,
         headers: &HeaderMap,
-    ) -> Answer {
+    ) -> TestResponse {
         let (head, bytes) = self.fetch(node, method, path, body, headers).await;
         let body = read(&head.headers, &bytes);
-        Answer { status: head.status.as_u16(), headers: head.headers, body }
+        TestResponse { status: head.status.as_u16(), headers: head.headers, body }
     }
 
     async fn fetch(
@@ -155,7 +155,7 @@ fn read(headers: &HeaderMap, body: &[u8]) -> Value {
     }
 }
 
-impl Answer {
+impl TestResponse {
     /// Returns the body. Panics unless the response has this status.
     #[track_caller]
     pub fn expect(self, status: u16) -> Value {

@@ -13,7 +13,7 @@ use kith_kernel::{Timestamp, uuid::Uuid};
 use kith_platform::Module;
 use serde_json::{Map, Value};
 
-use super::Answer;
+use super::TestResponse;
 
 /// Schema keywords that are validated, or that do not constrain a response.
 const KNOWN: &[&str] = &[
@@ -39,7 +39,7 @@ pub struct Contract {
 }
 
 /// Descriptions of faults, each with its location.
-type Faults = Vec<String>;
+type FaultList = Vec<String>;
 
 /// Contracts by document. Most servers of a test process serve the same document.
 static CONTRACTS: LazyLock<Mutex<HashMap<Bytes, Arc<Contract>>>> = LazyLock::new(Mutex::default);
@@ -68,7 +68,7 @@ impl Contract {
     }
 
     /// Returns the faults of a response to a request for `path`.
-    pub fn faults(&self, method: &Method, path: &str, answer: &Answer) -> Faults {
+    pub fn faults(&self, method: &Method, path: &str, answer: &TestResponse) -> FaultList {
         let Some((template, operation)) = self.find_operation(method, path) else {
             return self.faults_of_no_operation(answer);
         };
@@ -80,7 +80,7 @@ impl Contract {
     }
 
     /// Without an operation only the router may have answered.
-    fn faults_of_no_operation(&self, answer: &Answer) -> Faults {
+    fn faults_of_no_operation(&self, answer: &TestResponse) -> FaultList {
         let mut faults = Vec::new();
         if ![404, 405, 413, 429].contains(&answer.status) {
             faults.push("no operation of the document's answered".to_owned());
@@ -99,7 +99,7 @@ impl Contract {
         Some((template, item.get(method.as_str().to_lowercase())?))
     }
 
-    fn faults_of_response(&self, method: &Method, responses: &Value, answer: &Answer) -> Faults {
+    fn faults_of_response(&self, method: &Method, responses: &Value, answer: &TestResponse) -> FaultList {
         let Some(response) = responses.get(answer.status.to_string()) else {
             return vec!["the status is not declared".to_owned()];
         };
@@ -120,7 +120,7 @@ impl Contract {
     }
 
     /// Validates `value` at location `at` against `schema` and adds faults.
-    fn check(&self, schema: &Value, value: &Value, at: &str, faults: &mut Faults) {
+    fn check(&self, schema: &Value, value: &Value, at: &str, faults: &mut FaultList) {
         let schema = self.resolve(schema);
         let unknown =
             schema.as_object().into_iter().flatten().find(|(word, _)| !KNOWN.contains(&word.as_str()));
@@ -153,8 +153,8 @@ impl Contract {
         faults.is_empty()
     }
 
-    fn check_object(&self, schema: &Value, object: &Map<String, Value>, at: &str, faults: &mut Faults) {
-        let mut shape = Shape::default();
+    fn check_object(&self, schema: &Value, object: &Map<String, Value>, at: &str, faults: &mut FaultList) {
+        let mut shape = ObjectShape::default();
         self.add_shape(schema, &mut shape);
         for name in shape.required.iter().filter(|name| !object.contains_key(**name)) {
             faults.push(format!("{at}/{name} is missing"));
@@ -169,7 +169,7 @@ impl Contract {
     }
 
     /// Collects the properties of a schema and of the parts of its `allOf`.
-    fn add_shape<'s>(&'s self, schema: &'s Value, shape: &mut Shape<'s>) {
+    fn add_shape<'s>(&'s self, schema: &'s Value, shape: &mut ObjectShape<'s>) {
         let schema = self.resolve(schema);
         let names = schema["required"].as_array().into_iter().flatten();
         shape.required.extend(names.filter_map(Value::as_str));
@@ -189,7 +189,7 @@ impl Contract {
 
 /// Allowed and required properties of an object.
 #[derive(Default)]
-struct Shape<'s> {
+struct ObjectShape<'s> {
     properties: BTreeMap<&'s str, &'s Value>,
     required: Vec<&'s str>,
     /// Schema of additional properties.
@@ -214,7 +214,7 @@ fn is_own_problem(template: &str, problem: &Value) -> bool {
     own.flat_map(|module| module.problems).any(|problem| problem.code == code)
 }
 
-fn check_type(schema: &Value, value: &Value, at: &str, faults: &mut Faults) {
+fn check_type(schema: &Value, value: &Value, at: &str, faults: &mut FaultList) {
     let is = |kind: &Value| match kind.as_str().expect("a type") {
         "object" => value.is_object(),
         "array" => value.is_array(),
@@ -236,7 +236,7 @@ fn check_type(schema: &Value, value: &Value, at: &str, faults: &mut Faults) {
     }
 }
 
-fn check_text(schema: &Value, value: &Value, at: &str, faults: &mut Faults) {
+fn check_text(schema: &Value, value: &Value, at: &str, faults: &mut FaultList) {
     let Some(text) = value.as_str() else { return };
     if schema["enum"].as_array().is_some_and(|listed| !listed.contains(value)) {
         faults.push(format!("{at}: {text:?} is not listed"));
@@ -294,7 +294,7 @@ mod tests {
         if !kind.is_empty() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         }
-        contract().faults(&Method::GET, path, &Answer { status, headers, body }).join("; ")
+        contract().faults(&Method::GET, path, &TestResponse { status, headers, body }).join("; ")
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use kith_store::{Error, Store, Tx};
 
 /// Opens a transaction that stays open until its [`Sender`] is dropped.
-pub fn hold(
+pub fn hold_transaction(
     db: &Store,
     run: impl Fn(&Tx<'_>) -> Result<(), Error> + Send + 'static,
 ) -> (Sender<()>, Receiver<()>) {

@@ -18,18 +18,19 @@ mod trace;
 mod trials;
 
 pub use api_keys::{API_KEYS, ApiKey};
-pub use app::{PASSWORD, Person, TestApp, race};
+pub use app::{PASSWORD, TestApp, TestUser, race};
 pub use browser::Browser;
-pub use client::{Answer, Client, X_REQUEST_ID};
+pub use client::{Client, TestResponse, X_REQUEST_ID};
 pub use engine::Engine;
 pub(crate) use engine::on_every_engine;
-pub use hold::hold;
+pub use hold::hold_transaction;
 pub use operations::{Access, Operation, Request};
 pub use partners::{BREAKUP, REQUESTS};
 pub use process::{
-    Kith, PATIENCE, SERVE, bare_kith, kith, kith_on, latency_bound, options_on, refusal, success,
+    Kith, PATIENCE, SERVE, bare_kith, failing_stderr, kith, kith_on, latency_bound, options_on,
+    successful_stdout,
 };
-pub use receiver::{Arrived, Receiver, Reply};
+pub use receiver::{ReceivedRequest, Receiver, Reply};
 pub use spaces::item;
 pub use trace::AuditLine;
 pub use trials::note_trials;

@@ -6,7 +6,7 @@ use kith_accounts::accounts::first_admin;
 use kith_kernel::minutes;
 use serde_json::{Value, json};
 
-use super::{PASSWORD, Person, REQUESTS, TestApp, item};
+use super::{PASSWORD, REQUESTS, TestApp, TestUser, item};
 
 const LOGIN: &str = "/api/v1/auth/login";
 /// Callback target that is never called: the jobs wait for a worker that no scenario has.
@@ -45,7 +45,7 @@ pub enum Access {
 /// Request that succeeds once.
 pub struct Request {
     /// User who sends it.
-    pub by: Person,
+    pub by: TestUser,
     /// True if it succeeds for `by` only, who owns its resource.
     pub owned: bool,
     /// Values of the path parameters, separated by slashes.
@@ -78,7 +78,7 @@ impl Request {
 impl Operation {
     /// Returns the operation id without the suffix `_by_old_path`, which marks an old path of the same
     /// operation.
-    pub fn by_new_path(&self) -> &str {
+    pub fn canonical_operation_id(&self) -> &str {
         self.name.strip_suffix("ByOldPath").unwrap_or(&self.name)
     }
 
@@ -138,7 +138,7 @@ impl TestApp {
             _ => self.user(&format!("{name}-by")).await,
         };
         let other = self.user(&format!("{name}-other")).await;
-        let (owned, parameter, body) = match operation.by_new_path() {
+        let (owned, parameter, body) = match operation.canonical_operation_id() {
             "listSigningKeys"
             | "oldApiDocs"
             | "health"
@@ -355,17 +355,17 @@ fn schedule() -> Value {
     json!({ "queue": "reports", "kind": "reports.write", "schedule": "@daily" })
 }
 
-fn credentials(person: &Person) -> Value {
-    json!({ "email": person.email, "password": PASSWORD })
+fn credentials(user: &TestUser) -> Value {
+    json!({ "email": user.email, "password": PASSWORD })
 }
 
-async fn ask(by: &Person, of: &Person) -> String {
+async fn ask(by: &TestUser, of: &TestUser) -> String {
     let body = json!({ "to": { "user_id": of.id }, "message": "Shall we?" });
     let request = by.post(REQUESTS, body).await.expect(201);
     request["id"].as_str().expect("an id").to_owned()
 }
 
-async fn an_invite(by: &Person) -> String {
+async fn an_invite(by: &TestUser) -> String {
     let invite = by.post("/api/v1/partners/invites", Value::Null).await.expect(201);
     invite["code"].as_str().expect("a code").to_owned()
 }
@@ -375,7 +375,7 @@ fn every_hour() -> Value {
 }
 
 /// Creates an enabled callback endpoint and returns its id.
-async fn an_endpoint(by: &Person) -> String {
+async fn an_endpoint(by: &TestUser) -> String {
     let made = by.post(ENDPOINTS, json!({ "url": ENDPOINT })).await.expect(201);
     let id = made["id"].as_str().expect("an id").to_owned();
     by.post(&format!("{ENDPOINTS}/{id}/enable"), Value::Null).await.expect(200);
@@ -383,7 +383,7 @@ async fn an_endpoint(by: &Person) -> String {
 }
 
 /// Creates a callback that is due in the far future and returns its id.
-async fn a_callback(by: &Person) -> String {
+async fn a_callback(by: &TestUser) -> String {
     an_endpoint(by).await;
     let body = json!({ "url": ENDPOINT, "run_at": FAR_AHEAD });
     let made = by.post("/api/v1/callbacks", body).await.expect(201);
@@ -391,24 +391,24 @@ async fn a_callback(by: &Person) -> String {
 }
 
 /// Creates an item in the user's own space and returns its path parameters.
-async fn an_item(by: &Person) -> String {
+async fn an_item(by: &TestUser) -> String {
     let path = item(by, "/api/v1/spaces/me/notes", json!({ "n": 1 })).await;
     path.trim_start_matches("/api/v1/spaces/").to_owned()
 }
 
-async fn a_session(by: &Person) -> String {
+async fn a_session(by: &TestUser) -> String {
     let sessions = by.get(SESSIONS).await.expect(200);
     sessions["items"][0]["id"].as_str().expect("an id").to_owned()
 }
 
 /// Enqueues a job and returns its id.
-async fn a_job(by: &Person, queue: &str) -> i64 {
+async fn a_job(by: &TestUser, queue: &str) -> i64 {
     let job = by.post("/api/v1/jobs", json!({ "kind": "test", "queue": queue })).await.expect(201);
     job["id"].as_i64().expect("an id")
 }
 
 /// Enqueues and claims a job. Returns its id and lease token.
-async fn a_claimed_job(by: &Person, queue: &str) -> (String, Value) {
+async fn a_claimed_job(by: &TestUser, queue: &str) -> (String, Value) {
     let id = a_job(by, queue).await;
     let claimed = by.post(&format!("/api/v1/queues/{queue}/claim"), json!({})).await.expect(200);
     assert_eq!(claimed["jobs"][0]["id"], id, "{claimed:#}");

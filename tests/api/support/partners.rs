@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Answer, Person};
+use super::{TestResponse, TestUser};
 
 /// Path of partner requests.
 pub const REQUESTS: &str = "/api/v1/partners/requests";
@@ -11,9 +11,9 @@ pub const BREAKUP: &str = "/api/v1/partners/breakup";
 
 /// Partner endpoints, called as one user.
 #[derive(Clone, Copy)]
-pub struct Partners<'p>(&'p Person);
+pub struct Partners<'p>(&'p TestUser);
 
-impl Person {
+impl TestUser {
     /// Returns a client for the partner endpoints that acts as this user.
     pub const fn partners(&self) -> Partners<'_> {
         Partners(self)
@@ -22,17 +22,17 @@ impl Person {
 
 impl Partners<'_> {
     /// Sends a request to `to`.
-    pub async fn send(self, to: &Person) -> Answer {
+    pub async fn send(self, to: &TestUser) -> TestResponse {
         self.0.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await
     }
 
     /// Sends a new request to `to`, and returns it.
-    pub async fn ask(self, to: &Person) -> Value {
+    pub async fn ask(self, to: &TestUser) -> Value {
         self.send(to).await.expect(201)
     }
 
     /// Accepts, rejects or cancels a request: `verb` is `accept`, `reject` or `cancel`.
-    pub async fn decide(self, request: &Value, verb: &str) -> Answer {
+    pub async fn decide(self, request: &Value, verb: &str) -> TestResponse {
         let id = request["id"].as_str().expect("an id");
         self.0.post(&format!("{REQUESTS}/{id}/{verb}"), Value::Null).await
     }
@@ -43,7 +43,7 @@ impl Partners<'_> {
     }
 
     /// Forms or restores a bond with `other` by requests in both directions. Returns the bond's ID.
-    pub async fn bond_with(self, other: &Person) -> String {
+    pub async fn bond_with(self, other: &TestUser) -> String {
         self.ask(other).await;
         let crossed = other.partners().ask(self.0).await;
         crossed["bond"]["id"].as_str().expect("a bond").to_owned()

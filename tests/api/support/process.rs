@@ -152,7 +152,7 @@ fn follow(child: &mut Child) -> Receiver<String> {
 }
 
 /// Runs a command that must succeed, and returns its standard output.
-pub fn success(mut command: Command) -> String {
+pub fn successful_stdout(mut command: Command) -> String {
     let done = command.output().expect("a process");
     let said = String::from_utf8(done.stdout).expect("text");
     assert!(done.status.success(), "{command:?}: {said}{}", String::from_utf8_lossy(&done.stderr));
@@ -160,7 +160,7 @@ pub fn success(mut command: Command) -> String {
 }
 
 /// Runs a command that must fail, and returns its standard error.
-pub fn refusal(mut command: Command) -> String {
+pub fn failing_stderr(mut command: Command) -> String {
     let mut child = command.stdout(Stdio::null()).spawn().expect("a process");
     let log = follow(&mut child);
     let mut said = String::new();

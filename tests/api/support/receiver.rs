@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 #[derive(Clone, Debug)]
 pub enum Reply {
     /// Status, header lines and body.
-    Answer(u16, String, String),
+    Response(u16, String, String),
     /// No reply until the client gives up.
     Silence,
 }
@@ -19,13 +19,13 @@ pub enum Reply {
 impl Reply {
     /// Returns a reply with a status only.
     pub fn status(status: u16) -> Self {
-        Self::Answer(status, String::new(), String::new())
+        Self::Response(status, String::new(), String::new())
     }
 }
 
 /// Received request.
 #[derive(Clone, Debug)]
-pub struct Arrived {
+pub struct ReceivedRequest {
     /// Request line, such as `POST /hook HTTP/1.1`.
     pub line: String,
     /// Headers with lower-case names.
@@ -34,7 +34,7 @@ pub struct Arrived {
     pub body: String,
 }
 
-impl Arrived {
+impl ReceivedRequest {
     /// Returns the value of a header.
     ///
     /// # Panics
@@ -49,7 +49,7 @@ impl Arrived {
 pub struct Receiver {
     address: SocketAddr,
     reply: Arc<Mutex<Reply>>,
-    arrived: Arc<Mutex<Vec<Arrived>>>,
+    arrived: Arc<Mutex<Vec<ReceivedRequest>>>,
     task: JoinHandle<()>,
 }
 
@@ -59,11 +59,11 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (reply, arrived) = (Arc::new(Mutex::new(reply)), Arc::new(Mutex::new(Vec::new())));
-        let (answers, kept) = (Arc::clone(&reply), Arc::clone(&arrived));
+        let (responses, kept) = (Arc::clone(&reply), Arc::clone(&arrived));
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.expect("a connection");
-                tokio::spawn(serve(stream, Arc::clone(&answers), Arc::clone(&kept)));
+                tokio::spawn(serve(stream, Arc::clone(&responses), Arc::clone(&kept)));
             }
         });
         Self { address, reply, arrived, task }
@@ -80,7 +80,7 @@ impl Receiver {
     }
 
     /// Returns all received requests, in order.
-    pub fn arrived(&self) -> Vec<Arrived> {
+    pub fn arrived(&self) -> Vec<ReceivedRequest> {
         self.arrived.lock().expect("no panic before").clone()
     }
 
@@ -96,13 +96,13 @@ impl Drop for Receiver {
     }
 }
 
-async fn serve(mut stream: TcpStream, reply: Arc<Mutex<Reply>>, kept: Arc<Mutex<Vec<Arrived>>>) {
+async fn serve(mut stream: TcpStream, reply: Arc<Mutex<Reply>>, kept: Arc<Mutex<Vec<ReceivedRequest>>>) {
     let Some(arrived) = read(&mut stream).await else { return };
     kept.lock().expect("no panic before").push(arrived);
     let reply = reply.lock().expect("no panic before").clone();
     match reply {
         Reply::Silence => std::future::pending().await,
-        Reply::Answer(status, headers, body) => {
+        Reply::Response(status, headers, body) => {
             let head = format!("HTTP/1.1 {status} Told\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
             // The client may have closed the connection.
             let _ = stream.write_all((head + &body).as_bytes()).await;
@@ -110,7 +110,7 @@ async fn serve(mut stream: TcpStream, reply: Arc<Mutex<Reply>>, kept: Arc<Mutex<
     }
 }
 
-async fn read(stream: &mut TcpStream) -> Option<Arrived> {
+async fn read(stream: &mut TcpStream) -> Option<ReceivedRequest> {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes);
@@ -124,7 +124,7 @@ async fn read(stream: &mut TcpStream) -> Option<Arrived> {
             let length = headers.iter().find(|(name, _)| name == "content-length");
             let length = length.map_or(0, |(_, value)| value.parse().expect("a length"));
             if body.len() >= length {
-                return Some(Arrived { line, headers, body: body.to_owned() });
+                return Some(ReceivedRequest { line, headers, body: body.to_owned() });
             }
         }
         if stream.read_buf(&mut bytes).await.ok()? == 0 {

@@ -6,10 +6,10 @@ use kith_kernel::days;
 use kith_store::{Error, params};
 use serde_json::{Value, json};
 
-use super::{Person, TestApp};
+use super::{TestApp, TestUser};
 
 /// Creates an item with `data` in the collection at `path` and returns the item's path.
-pub async fn item(who: &Person, path: &str, data: Value) -> String {
+pub async fn item(who: &TestUser, path: &str, data: Value) -> String {
     let made = who.post(path, json!({ "data": data })).await.expect(201);
     format!("{path}/{}", made["id"].as_str().expect("an id"))
 }

@@ -57,7 +57,7 @@ impl TestApp {
     }
 
     /// Panics if an event's kind is not listed by any module, because no consumer could find it.
-    pub async fn check_kinds_of_events(&self) {
+    pub async fn check_event_kinds(&self) {
         let read =
             self.db().read(|q| q.all("SELECT DISTINCT kind FROM outbox", &[], |row| row.get::<String>(0)));
         for kind in read.await.map_err(|error: Error| error).expect("the kinds") {

@@ -2,17 +2,18 @@
 
 use std::sync::atomic::AtomicBool;
 
-use kith::{Seams, modules};
+use kith::{TestOverrides, modules};
 use kith_accounts::accounts::first_admin;
 use kith_kernel::SystemClock;
 use kith_platform::config::{Config, Mode, Secret};
 use kith_platform::telemetry::machine;
 use kith_readiness::{
-    AdminAccess, Artefacts, By, Catalogue, Declared, Deployment, Gate, Plan, RowResult, Target, verify,
+    AdminAccess, Artefacts, Catalogue, Declared, Deployment, Gate, Plan, ProofMethod, RowResult, Target,
+    verify,
 };
 use kith_store::EngineKind;
 
-use super::Break;
+use super::InjectedFault;
 use super::proxy::Proxy;
 use crate::support::Engine;
 
@@ -22,7 +23,7 @@ pub fn kind(engine: Engine) -> EngineKind {
 }
 
 /// Starts a server with this fault and judges these rows by their live checks only.
-pub async fn judge(engine: Engine, by: &Break, rows: &[&str]) -> Vec<RowResult> {
+pub async fn judge(engine: Engine, fault: &InjectedFault, rows: &[&str]) -> Vec<RowResult> {
     let database = engine.database().await;
     let folder = tempfile::tempdir().expect("a folder");
     // The file stays empty: the log of in-process servers is shared by all tests.
@@ -30,29 +31,31 @@ pub async fn judge(engine: Engine, by: &Break, rows: &[&str]) -> Vec<RowResult> 
     let mut config = config();
     config.data.folder = database.folder().unwrap_or(folder.path()).to_owned();
     config.database.url = Secret::new(database.url());
-    if let Break::Setting(change) = by {
+    if let InjectedFault::Setting(change) = fault {
         change(&mut config);
     }
-    let running = kith::start(config, Seams::default()).await.expect("a server");
-    let admin = AdminAccess::made_up();
+    let running = kith::start(config, TestOverrides::default()).await.expect("a server");
+    let admin = AdminAccess::synthetic();
     let made = first_admin::create_admin(&running.app, &admin.email, "kith verify", &admin.password).await;
     made.expect("an administrator");
-    if let Break::Database(statements) = by {
+    if let InjectedFault::Database(statements) = fault {
         for statement in statements(kind(engine)) {
             let change = running.app.db.write(move |tx| tx.exec(statement, &[]));
             change.await.expect("a statement that breaks something");
         }
     }
-    let proxy = match by {
-        Break::Asked(_) | Break::Answered(_) => Some(Proxy::start(running.addr, by).await),
-        Break::Setting(_) | Break::Database(_) => None,
+    let proxy = match fault {
+        InjectedFault::Request(_) | InjectedFault::Response(_) => {
+            Some(Proxy::start(running.addr, fault).await)
+        }
+        InjectedFault::Setting(_) | InjectedFault::Database(_) => None,
     };
     let addr = proxy.as_ref().map_or(running.addr, |proxy| proxy.addr);
     let target = Target {
         url: format!("http://{addr}"),
         admin: Some(admin),
         logs,
-        own: Some(modules::own_build()),
+        own_build: Some(modules::own_build()),
         machine: machine(),
         ..Target::default()
     };
@@ -76,7 +79,7 @@ pub async fn judge(engine: Engine, by: &Break, rows: &[&str]) -> Vec<RowResult> 
 fn plan(rows: &[&str]) -> Plan {
     let mut catalogue = Catalogue::built_in();
     for row in &mut catalogue.rows {
-        row.by.retain(|by| *by == By::Live);
+        row.proved_by.retain(|method| *method == ProofMethod::Live);
     }
     Plan {
         catalogue,

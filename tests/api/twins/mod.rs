@@ -4,10 +4,11 @@
 //! By default each twin is judged by its own row. `KITH_TWINS=all` judges all fast rows on every twin and
 //! writes `docs/twins.md`; `KITH_TWINS=JOB-01,JOB-02` does so for these rows and keeps the other lines.
 
+mod account_twins;
 mod deployment;
-mod people;
+mod operations_twins;
+mod platform_twins;
 mod proxy;
-mod table;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -16,13 +17,13 @@ use std::sync::LazyLock;
 
 use futures_util::{StreamExt as _, stream};
 use kith_platform::config::Config;
-use kith_readiness::{By, Catalogue, Gate, Outcome};
+use kith_readiness::{Catalogue, Gate, Outcome, ProofMethod};
 use kith_store::EngineKind;
 use kith_verify::checks;
 
 use crate::support::Engine;
 use deployment::judge;
-use proxy::{Answered, Asked, Memory};
+use proxy::{ObservedTraffic, ProxiedRequest, ProxiedResponse};
 
 /// Number of deployments that are judged concurrently.
 const AT_ONCE: usize = 6;
@@ -30,57 +31,58 @@ const AT_ONCE: usize = 6;
 const SLOW: &str = "DRV-01";
 
 /// All twins.
-static TWINS: LazyLock<Vec<&Twin>> =
-    LazyLock::new(|| [table::TWINS, people::TWINS].into_iter().flatten().collect());
+static TWINS: LazyLock<Vec<&Twin>> = LazyLock::new(|| {
+    [platform_twins::TWINS, operations_twins::TWINS, account_twins::TWINS].into_iter().flatten().collect()
+});
 
 /// Server with one fault, and the row that must detect it.
 pub struct Twin {
     /// Row id.
     row: &'static str,
     /// Description of the fault, which continues "a deployment".
-    broken: &'static str,
+    fault_description: &'static str,
     /// Fault.
-    by: Break,
+    fault: InjectedFault,
 }
 
 /// Fault of a server.
-pub enum Break {
+pub enum InjectedFault {
     /// Changed setting.
     Setting(fn(&mut Config)),
     /// Statements executed on its database after the start. Empty if the engine cannot have the fault.
     Database(fn(EngineKind) -> &'static [&'static str]),
     /// Change of a request before it reaches the server.
-    Asked(fn(&Memory, &mut Asked)),
+    Request(fn(&ObservedTraffic, &mut ProxiedRequest)),
     /// Change of a response.
-    Answered(fn(&Asked, &mut Answered)),
+    Response(fn(&ProxiedRequest, &mut ProxiedResponse)),
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_twin_turns_its_row_red_on_sqlite() {
+async fn each_twin_fails_its_row_on_sqlite() {
     each_twin_fails_its_row(Engine::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_twin_turns_its_row_red_on_postgres() {
+async fn each_twin_fails_its_row_on_postgres() {
     if Engine::Postgres.is_chosen() {
         each_twin_fails_its_row(Engine::Postgres).await;
     }
 }
 
 async fn each_twin_fails_its_row(engine: Engine) {
-    let twins = TWINS.iter().filter(|twin| asked_for().is_none() && twin.exists_on(engine));
-    let judged = stream::iter(twins).map(async |twin| (twin, judge(engine, &twin.by, &[twin.row]).await));
+    let twins = TWINS.iter().filter(|twin| requested_rows().is_none() && twin.exists_on(engine));
+    let judged = stream::iter(twins).map(async |twin| (twin, judge(engine, &twin.fault, &[twin.row]).await));
     let wrong = judged.buffered(AT_ONCE).filter_map(async |(twin, found)| {
         let result = &found[0];
-        let told = format!(
+        let message = format!(
             "{} on a deployment {}: {} ({})",
             twin.row,
-            twin.broken,
+            twin.fault_description,
             result.result.name(),
-            result.why
+            result.reason
         );
-        eprintln!("{told}");
-        (result.result != Outcome::Fail).then_some(told)
+        eprintln!("{message}");
+        (result.result != Outcome::Fail).then_some(message)
     });
     let wrong: Vec<_> = wrong.collect().await;
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -92,10 +94,11 @@ async fn intact_deployment_passes_all_rows() {
     let rows: BTreeSet<_> = TWINS.iter().map(|twin| twin.row).collect();
     let rows: Vec<_> = rows.into_iter().collect();
     for engine in [Engine::Sqlite, Engine::Postgres].into_iter().filter(|engine| engine.is_chosen()) {
-        let found = judge(engine, &Break::Setting(|_| {}), &rows).await;
+        let found = judge(engine, &InjectedFault::Setting(|_| {}), &rows).await;
         let red =
             found.iter().filter(|row| row.result != Outcome::Pass && row.result != Outcome::NotApplicable);
-        let red: Vec<_> = red.map(|row| format!("{} {}: {}", row.id, row.result.name(), row.why)).collect();
+        let red: Vec<_> =
+            red.map(|row| format!("{} {}: {}", row.id, row.result.name(), row.reason)).collect();
         assert!(red.is_empty(), "{engine:?}: {red:#?}");
     }
 }
@@ -105,7 +108,7 @@ async fn intact_deployment_passes_all_rows() {
 fn catalogue_names_all_twins() {
     let catalogue = Catalogue::built_in();
     for row in &catalogue.rows {
-        let twin = TWINS.iter().find(|twin| twin.row == row.id).map(|twin| twin.broken);
+        let twin = TWINS.iter().find(|twin| twin.row == row.id).map(|twin| twin.fault_description);
         assert_eq!(row.twin.as_deref(), twin, "{}", row.id);
     }
     let unmatched: Vec<_> =
@@ -122,7 +125,7 @@ fn twins_page_is_current() {
     let twins: Vec<_> = TWINS.iter().filter(|twin| twin.exists_on(Engine::Sqlite)).collect();
     assert_eq!(shown.len(), twins.len(), "make the page again: {}", PAGE.lines().next().unwrap_or_default());
     for (line, twin) in shown.iter().zip(twins) {
-        assert!(line.starts_with(&format!("| {} | {} | ", twin.row, twin.broken)), "{line}");
+        assert!(line.starts_with(&format!("| {} | {} | ", twin.row, twin.fault_description)), "{line}");
     }
 }
 
@@ -130,7 +133,10 @@ fn twins_page_is_current() {
 #[test]
 fn beta_checks_have_twins() {
     let catalogue = Catalogue::built_in();
-    let live = catalogue.rows.iter().filter(|row| row.gate == Gate::Beta && row.by.contains(&By::Live));
+    let live = catalogue
+        .rows
+        .iter()
+        .filter(|row| row.gate == Gate::Beta && row.proved_by.contains(&ProofMethod::Live));
     let without: Vec<_> = live.filter(|row| row.twin.is_none()).map(|row| &*row.id).collect();
     let excused: Vec<_> = WITHOUT_A_TWIN.iter().map(|(row, _)| *row).collect();
     assert_eq!(without, excused);
@@ -151,8 +157,12 @@ const WITHOUT_A_TWIN: &[(&str, &str)] = &[
 #[test]
 fn live_rows_match_checks() {
     let catalogue = Catalogue::built_in();
-    let live: BTreeSet<_> =
-        catalogue.rows.iter().filter(|row| row.by.contains(&By::Live)).map(|row| row.id.clone()).collect();
+    let live: BTreeSet<_> = catalogue
+        .rows
+        .iter()
+        .filter(|row| row.proved_by.contains(&ProofMethod::Live))
+        .map(|row| row.id.clone())
+        .collect();
     let checks = checks();
     let measured: BTreeSet<_> = checks.iter().map(|check| check.row.to_owned()).collect();
     assert_eq!(measured.len(), checks.len(), "two checks for one row");
@@ -160,14 +170,14 @@ fn live_rows_match_checks() {
 }
 
 /// Returns the value of `KITH_TWINS`.
-fn asked_for() -> Option<String> {
+fn requested_rows() -> Option<String> {
     std::env::var("KITH_TWINS").ok()
 }
 
 impl Twin {
     fn exists_on(&self, engine: Engine) -> bool {
-        match self.by {
-            Break::Database(statements) => !statements(deployment::kind(engine)).is_empty(),
+        match self.fault {
+            InjectedFault::Database(statements) => !statements(deployment::kind(engine)).is_empty(),
             _ => true,
         }
     }
@@ -176,23 +186,24 @@ impl Twin {
 /// Judges all fast rows on all twins and writes the table. Takes long, so it runs only on request.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn write_table_of_twins() {
-    let Some(asked) = asked_for() else { return };
+    let Some(requested) = requested_rows() else { return };
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/twins.md");
     let before = std::fs::read_to_string(path).unwrap_or_default();
     let kept = |twin: &Twin| {
-        let named = asked == "all" || asked.split(',').any(|row| row == twin.row);
-        let begins = format!("| {} | {} |", twin.row, twin.broken);
+        let named = requested == "all" || requested.split(',').any(|row| row == twin.row);
+        let begins = format!("| {} | {} |", twin.row, twin.fault_description);
         before.lines().find(|line| !named && line.starts_with(&begins)).map(str::to_owned)
     };
-    let quick = checks().into_iter().filter(|check| !check.last && check.row != SLOW).map(|check| check.row);
+    let quick =
+        checks().into_iter().filter(|check| !check.runs_last && check.row != SLOW).map(|check| check.row);
     let quick: Vec<_> = quick.collect();
-    let red = async |by: &Break, row: &'static str| {
+    let red = async |fault: &InjectedFault, row: &'static str| {
         let rows: Vec<_> = quick.iter().copied().filter(|other| *other != row).chain([row]).collect();
-        let found = judge(Engine::Sqlite, by, &rows).await;
+        let found = judge(Engine::Sqlite, fault, &rows).await;
         let red = found.into_iter().filter(|row| row.result == Outcome::Fail).map(|row| row.id);
         red.collect::<BTreeSet<_>>()
     };
-    let whole = red(&Break::Setting(|_| {}), "API-11").await;
+    let whole = red(&InjectedFault::Setting(|_| {}), "API-11").await;
     let mut page = format!(
         "<!-- Generated by `KITH_TWINS=all cargo xtask test --sqlite-only -- -p kith --test api write_table_of_twins`. -->\n\
          # Twins: each check, tested against a broken deployment\n\n\
@@ -205,7 +216,7 @@ async fn write_table_of_twins() {
         stream::iter(twins)
             .map(async |twin| match kept(twin) {
                 Some(line) => (twin, Err(line)),
-                None => (twin, Ok(red(&twin.by, twin.row).await)),
+                None => (twin, Ok(red(&twin.fault, twin.row).await)),
             })
             .buffered(AT_ONCE)
     );
@@ -217,11 +228,11 @@ async fn write_table_of_twins() {
                 continue;
             }
         };
-        assert!(red.contains(twin.row), "{} on a deployment {}", twin.row, twin.broken);
+        assert!(red.contains(twin.row), "{} on a deployment {}", twin.row, twin.fault_description);
         let others: Vec<_> =
             red.iter().filter(|row| *row != twin.row && !whole.contains(*row)).cloned().collect();
-        eprintln!("{} on a deployment {}: {others:?}", twin.row, twin.broken);
-        let _ = writeln!(page, "| {} | {} | {} |", twin.row, twin.broken, others.join(", "));
+        eprintln!("{} on a deployment {}: {others:?}", twin.row, twin.fault_description);
+        let _ = writeln!(page, "| {} | {} | {} |", twin.row, twin.fault_description, others.join(", "));
     }
     std::fs::write(path, page).expect("a page that can be written");
 }

@@ -18,11 +18,11 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::Break;
+use super::InjectedFault;
 
 /// Request.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ProxiedRequest {
     pub method: Method,
     /// Path and query.
     pub uri: String,
@@ -32,7 +32,7 @@ pub struct Asked {
 
 /// Response.
 #[derive(Clone, Debug)]
-pub struct Answered {
+pub struct ProxiedResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -40,7 +40,7 @@ pub struct Answered {
 
 /// Users and requests observed so far.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct ObservedTraffic {
     /// Latest access token by user id.
     pub tokens: HashMap<String, String>,
     /// Sender and receiver by request id.
@@ -55,28 +55,36 @@ pub struct Proxy {
 }
 
 #[derive(Clone)]
-struct Parts {
+struct ProxyState {
     http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
     server: SocketAddr,
-    memory: Arc<Mutex<Memory>>,
-    ask: fn(&Memory, &mut Asked),
-    answer: fn(&Asked, &mut Answered),
+    traffic: Arc<Mutex<ObservedTraffic>>,
+    change_request: fn(&ObservedTraffic, &mut ProxiedRequest),
+    change_response: fn(&ProxiedRequest, &mut ProxiedResponse),
 }
 
 impl Proxy {
     /// Starts a proxy for `server`.
-    pub async fn start(server: SocketAddr, by: &Break) -> Self {
-        let parts = Parts {
+    pub async fn start(server: SocketAddr, fault: &InjectedFault) -> Self {
+        let state = ProxyState {
             http: hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http(),
             server,
-            memory: Arc::default(),
-            ask: if let Break::Asked(ask) = by { *ask } else { |_, _| {} },
-            answer: if let Break::Answered(answer) = by { *answer } else { |_, _| {} },
+            traffic: Arc::default(),
+            change_request: if let InjectedFault::Request(change_request) = fault {
+                *change_request
+            } else {
+                |_, _| {}
+            },
+            change_response: if let InjectedFault::Response(change_response) = fault {
+                *change_response
+            } else {
+                |_, _| {}
+            },
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel();
-        let router = Router::new().fallback(pass).with_state(parts);
+        let router = Router::new().fallback(forward).with_state(state);
         let serving = tokio::spawn(async move {
             let until = async {
                 let _ = stopped.await;
@@ -96,46 +104,46 @@ impl Proxy {
     }
 }
 
-async fn pass(State(parts): State<Parts>, request: Request) -> Response {
-    let (head, body) = request.into_parts();
+async fn forward(State(state): State<ProxyState>, incoming: Request) -> Response {
+    let (head, body) = incoming.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let uri = head.uri.path_and_query().map_or("/".to_owned(), ToString::to_string);
-    let mut asked = Asked { method: head.method, uri, headers: head.headers, body };
-    (parts.ask)(&parts.memory.lock().expect("no panic before"), &mut asked);
-    let mut answered = parts.exchange(&asked).await;
-    parts.memory.lock().expect("no panic before").note(&asked, &answered);
-    (parts.answer)(&asked, &mut answered);
-    answered.headers.remove(CONTENT_LENGTH);
-    answered.headers.remove(TRANSFER_ENCODING);
-    let mut response = Response::new(Body::from(answered.body));
-    *response.status_mut() = answered.status;
-    *response.headers_mut() = answered.headers;
-    response
+    let mut request = ProxiedRequest { method: head.method, uri, headers: head.headers, body };
+    (state.change_request)(&state.traffic.lock().expect("no panic before"), &mut request);
+    let mut response = state.exchange(&request).await;
+    state.traffic.lock().expect("no panic before").observe(&request, &response);
+    (state.change_response)(&request, &mut response);
+    response.headers.remove(CONTENT_LENGTH);
+    response.headers.remove(TRANSFER_ENCODING);
+    let mut outgoing = Response::new(Body::from(response.body));
+    *outgoing.status_mut() = response.status;
+    *outgoing.headers_mut() = response.headers;
+    outgoing
 }
 
-impl Parts {
-    async fn exchange(&self, asked: &Asked) -> Answered {
-        let mut request = hyper::Request::new(Full::new(asked.body.clone()));
-        *request.method_mut() = asked.method.clone();
-        *request.uri_mut() = format!("http://{}{}", self.server, asked.uri).parse().expect("an address");
-        *request.headers_mut() = asked.headers.clone();
-        request.headers_mut().remove(HOST);
-        request.headers_mut().remove(CONTENT_LENGTH);
-        let answer = self.http.request(request).await.expect("an answer");
-        let (head, body) = answer.into_parts();
+impl ProxyState {
+    async fn exchange(&self, request: &ProxiedRequest) -> ProxiedResponse {
+        let mut upstream = hyper::Request::new(Full::new(request.body.clone()));
+        *upstream.method_mut() = request.method.clone();
+        *upstream.uri_mut() = format!("http://{}{}", self.server, request.uri).parse().expect("an address");
+        *upstream.headers_mut() = request.headers.clone();
+        upstream.headers_mut().remove(HOST);
+        upstream.headers_mut().remove(CONTENT_LENGTH);
+        let change_response = self.http.request(upstream).await.expect("an answer");
+        let (head, body) = change_response.into_parts();
         let body = body.collect().await.expect("the whole body").to_bytes();
-        Answered { status: head.status, headers: head.headers, body }
+        ProxiedResponse { status: head.status, headers: head.headers, body }
     }
 }
 
-impl Memory {
-    fn note(&mut self, asked: &Asked, answered: &Answered) {
-        let json = answered.json();
+impl ObservedTraffic {
+    fn observe(&mut self, request: &ProxiedRequest, response: &ProxiedResponse) {
+        let json = response.json();
         let text = |pointer| json.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         if let (Some(id), Some(token)) = (text("/user/id"), text("/access_token")) {
             self.tokens.insert(id, token);
         }
-        let is_request = asked.method == Method::POST && asked.path().contains("partners/request");
+        let is_request = request.method == Method::POST && request.path().contains("partners/request");
         if let (true, Some(id), Some(from), Some(to)) =
             (is_request, text("/id"), text("/from/id"), text("/to/id"))
         {
@@ -144,7 +152,7 @@ impl Memory {
     }
 }
 
-impl Asked {
+impl ProxiedRequest {
     /// Returns the path without its query.
     pub fn path(&self) -> &str {
         self.uri.split('?').next().unwrap_or_default()
@@ -169,7 +177,7 @@ impl Asked {
     }
 }
 
-impl Answered {
+impl ProxiedResponse {
     /// Returns the body as JSON, or `Null` if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()

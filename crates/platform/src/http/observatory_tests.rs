@@ -2,18 +2,18 @@
 //! (`kith_readiness::observatory`).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use kith_readiness::observatory::{Mark, marks, score};
+use kith_readiness::observatory::{RuleScore, rule_scores, score};
 
 use crate::config::Mode;
 use crate::testing::{TestServer, header};
 
 /// Returns the result of each rule for a raw response.
-fn marks_of(answer: &str) -> Vec<Mark> {
+fn marks_of(answer: &str) -> Vec<RuleScore> {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
     let fields = head.lines().skip(1).filter_map(|line| line.split_once(": "));
     let fields = fields
         .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()));
-    marks(&fields.collect::<HeaderMap>(), body)
+    rule_scores(&fields.collect::<HeaderMap>(), body)
 }
 
 /// SEC-05, SEC-07.

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::{Answer, Run, Shortfall};
+use crate::{CheckResponse, Run, Shortfall};
 
 /// Maximum size of a decoded body.
 const MAX_DECODED_BYTES: u64 = 16 << 20;
@@ -18,26 +18,26 @@ const MAX_DECODED_BYTES: u64 = 16 << 20;
 /// Kind of a declared check, with its parameters.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub(super) enum Kind {
+pub(super) enum CheckKind {
     /// GET request whose status, body and duration are checked.
     Http {
         /// Path on the target, such as `/health`.
         path: String,
-        #[serde(default = "ok")]
+        #[serde(default = "default_status")]
         status: u16,
         /// Text that the body must contain.
-        contains: Option<String>,
+        must_contain: Option<String>,
         /// Text that the body must not contain.
-        lacks: Option<String>,
+        must_not_contain: Option<String>,
         /// Maximum duration in milliseconds.
-        within_ms: Option<u64>,
+        max_duration_ms: Option<u64>,
     },
     /// GET request of which one header is checked.
     Header {
         path: String,
         name: String,
         /// Text that the header must contain. If unset, the header must be present.
-        contains: Option<String>,
+        must_contain: Option<String>,
         /// True if the header must be absent.
         #[serde(default)]
         absent: bool,
@@ -46,8 +46,8 @@ pub(super) enum Kind {
     Tls {
         /// Host and port, such as `api.example.org:443`. Default: those of the target.
         host: Option<String>,
-        #[serde(default = "three_weeks")]
-        least_days: i64,
+        #[serde(default = "default_min_days")]
+        min_days: i64,
     },
     /// Instant query (Prometheus HTTP API, `/api/v1/query`). Each series of the result must be within the
     /// bounds.
@@ -62,26 +62,26 @@ pub(super) enum Kind {
     /// fails.
     Command {
         argv: Vec<String>,
-        #[serde(default = "a_minute")]
+        #[serde(default = "default_timeout_s")]
         timeout_s: u64,
     },
     /// Attestation by a named owner, valid until a date.
     Attestation { statement: String, owner: String, until: Timestamp },
 }
 
-fn ok() -> u16 {
+fn default_status() -> u16 {
     200
 }
 
-fn three_weeks() -> i64 {
+fn default_min_days() -> i64 {
     21
 }
 
-fn a_minute() -> u64 {
+fn default_timeout_s() -> u64 {
     60
 }
 
-impl Kind {
+impl CheckKind {
     /// Checks that the parameters are complete and that a path stays on the target.
     ///
     /// # Errors
@@ -103,18 +103,16 @@ impl Kind {
         }
     }
 
-    pub(super) fn does(&self) -> String {
+    pub(super) fn description(&self) -> String {
         match self {
             Self::Http { path, status, .. } => format!("GET {path} and expect {status}"),
             Self::Header { path, name, absent: true, .. } => {
                 format!("GET {path} and expect no header {name}")
             }
             Self::Header { path, name, .. } => format!("GET {path} and check the header {name}"),
-            Self::Tls { host, least_days } => {
+            Self::Tls { host, min_days } => {
                 let host = host.as_deref().unwrap_or("the target");
-                format!(
-                    "check that the certificate of {host} is trusted and valid for at least {least_days} days"
-                )
+                format!("check that the certificate of {host} is trusted and valid for at least {min_days} days")
             }
             Self::Promql { query, .. } => format!("query Prometheus for {query}"),
             Self::Command { argv, .. } => format!("run {}", argv.join(" ")),
@@ -124,14 +122,20 @@ impl Kind {
 
     pub(super) async fn run(&self, run: &Run) -> Result<String, Shortfall> {
         match self {
-            Self::Http { path, status, contains, lacks, within_ms } => {
-                let answer = get(run, path).await?.expect(*status)?;
-                judge_answer(run, &answer, contains.as_deref(), lacks.as_deref(), *within_ms)
+            Self::Http { path, status, must_contain: contains, must_not_contain, max_duration_ms } => {
+                let response = get(run, path).await?.expect(*status)?;
+                judge_answer(
+                    run,
+                    &response,
+                    contains.as_deref(),
+                    must_not_contain.as_deref(),
+                    *max_duration_ms,
+                )
             }
-            Self::Header { path, name, contains, absent } => {
+            Self::Header { path, name, must_contain: contains, absent } => {
                 judge_header(&get(run, path).await?, name, contains.as_deref(), *absent)
             }
-            Self::Tls { host, least_days } => tls(run, host.as_deref(), *least_days).await,
+            Self::Tls { host, min_days } => tls(run, host.as_deref(), *min_days).await,
             Self::Promql { at_least: None, at_most: None, .. } => Err(Shortfall::unmeasured(
                 "the check does not say which values are good",
                 "set `at_least` or `at_most`",
@@ -153,25 +157,25 @@ fn is_path(path: &str) -> bool {
 }
 
 /// Sends a GET request that accepts no content encoding.
-async fn get(run: &Run, path: &str) -> Result<Answer, Shortfall> {
+async fn get(run: &Run, path: &str) -> Result<CheckResponse, Shortfall> {
     Ok(run.anonymous().with("accept-encoding", "identity").get(path).await?)
 }
 
-/// Returns the body as text. Decodes gzip. A body that cannot be decoded counts as unmeasured: `lacks` must
-/// not pass on it.
-fn text(answer: &Answer) -> Result<String, Shortfall> {
+/// Returns the body as text. Decodes gzip. A body that cannot be decoded counts as unmeasured:
+/// `must_not_contain` must not pass on it.
+fn text(response: &CheckResponse) -> Result<String, Shortfall> {
     const ENCODING_REMEDIATION: &str = "return the body as UTF-8 text, optionally compressed with gzip";
-    let unreadable = |why: &str| {
+    let unreadable = |reason: &str| {
         Shortfall::unmeasured(
-            format!("the body of the response to {} {why}", answer.asked),
+            format!("the body of the response to {} {reason}", response.request),
             ENCODING_REMEDIATION,
         )
     };
-    let bytes = match answer.header("content-encoding").map(str::to_lowercase).as_deref() {
-        None | Some("identity" | "") => answer.body.to_vec(),
+    let bytes = match response.header("content-encoding").map(str::to_lowercase).as_deref() {
+        None | Some("identity" | "") => response.body.to_vec(),
         Some("gzip" | "x-gzip") => {
             let mut bytes = Vec::new();
-            let mut decoder = MultiGzDecoder::new(&*answer.body).take(MAX_DECODED_BYTES + 1);
+            let mut decoder = MultiGzDecoder::new(&*response.body).take(MAX_DECODED_BYTES + 1);
             decoder.read_to_end(&mut bytes).map_err(|_| unreadable("is not valid gzip"))?;
             if bytes.len() as u64 > MAX_DECODED_BYTES {
                 return Err(unreadable("is larger than 16 MiB"));
@@ -185,59 +189,57 @@ fn text(answer: &Answer) -> Result<String, Shortfall> {
 
 fn judge_answer(
     run: &Run,
-    answer: &Answer,
+    response: &CheckResponse,
     contains: Option<&str>,
-    lacks: Option<&str>,
-    within_ms: Option<u64>,
+    must_not_contain: Option<&str>,
+    max_duration_ms: Option<u64>,
 ) -> Result<String, Shortfall> {
-    let (asked, took_ms) = (&answer.asked, answer.took.as_millis());
-    let body = if contains.is_some() || lacks.is_some() { text(answer)? } else { String::new() };
-    run.figure("took_ms", u64::try_from(took_ms).unwrap_or(u64::MAX));
+    let (request, duration_ms) = (&response.request, response.duration.as_millis());
+    let body = if contains.is_some() || must_not_contain.is_some() { text(response)? } else { String::new() };
+    run.record("duration_ms", u64::try_from(duration_ms).unwrap_or(u64::MAX));
     if let Some(missing) = contains.filter(|text| !body.contains(text)) {
-        return Err(Shortfall::fails(format!("the response to {asked} does not contain `{missing}`")));
+        return Err(Shortfall::fails(format!("the response to {request} does not contain `{missing}`")));
     }
-    if let Some(there) = lacks.filter(|text| body.contains(text)) {
-        return Err(Shortfall::fails(format!("the response to {asked} contains `{there}`")));
+    if let Some(forbidden) = must_not_contain.filter(|text| body.contains(text)) {
+        return Err(Shortfall::fails(format!("the response to {request} contains `{forbidden}`")));
     }
-    if let Some(most) = within_ms.filter(|most| took_ms > u128::from(*most)) {
-        return Err(Shortfall::fails(format!("{asked} took {took_ms} ms, more than {most}")));
+    if let Some(most) = max_duration_ms.filter(|most| duration_ms > u128::from(*most)) {
+        return Err(Shortfall::fails(format!("{request} took {duration_ms} ms, more than {most}")));
     }
-    Ok(format!("{asked} returned {} in {took_ms} ms", answer.status))
+    Ok(format!("{request} returned {} in {duration_ms} ms", response.status))
 }
 
 fn judge_header(
-    answer: &Answer,
+    response: &CheckResponse,
     name: &str,
     contains: Option<&str>,
     absent: bool,
 ) -> Result<String, Shortfall> {
-    let asked = &answer.asked;
-    match (answer.header(name), contains) {
-        (Some(value), _) if absent => Err(Shortfall::fails(format!("{asked} returns {name}: {value}"))),
-        (None, _) if absent => Ok(format!("{asked} returns no {name}")),
-        (None, _) => Err(Shortfall::fails(format!("{asked} returns no {name}"))),
+    let request = &response.request;
+    match (response.header(name), contains) {
+        (Some(value), _) if absent => Err(Shortfall::fails(format!("{request} returns {name}: {value}"))),
+        (None, _) if absent => Ok(format!("{request} returns no {name}")),
+        (None, _) => Err(Shortfall::fails(format!("{request} returns no {name}"))),
         (Some(value), Some(text)) if !value.contains(text) => {
-            Err(Shortfall::fails(format!("{asked} returns {name}: {value}, without `{text}`")))
+            Err(Shortfall::fails(format!("{request} returns {name}: {value}, without `{text}`")))
         }
-        (Some(value), _) => Ok(format!("{asked} returns {name}: {value}")),
+        (Some(value), _) => Ok(format!("{request} returns {name}: {value}")),
     }
 }
 
-async fn tls(run: &Run, host: Option<&str>, least_days: i64) -> Result<String, Shortfall> {
+async fn tls(run: &Run, host: Option<&str>, min_days: i64) -> Result<String, Shortfall> {
     let client = run.anonymous();
-    let client = host.map_or(client.clone(), |host| client.at(&format!("https://{host}")));
+    let client = host.map_or(client.clone(), |host| client.with_base_url(&format!("https://{host}")));
     // The client verifies name, dates and chain against the system's certificate authorities.
-    let answer = client.get("/").await.map_err(|refused| {
-        if refused.why.contains("certificate") { Shortfall::fails(refused.why) } else { refused.into() }
+    let response = client.get("/").await.map_err(|refused| {
+        if refused.reason.contains("certificate") { Shortfall::fails(refused.reason) } else { refused.into() }
     })?;
-    let Some(days) = answer.certificate_days(SystemClock.now()) else {
+    let Some(days) = response.certificate_days(SystemClock.now()) else {
         return Err(Shortfall::fails(format!("{} presents no certificate", client.base())));
     };
-    run.figure("days_left", days);
-    if days < least_days {
-        return Err(Shortfall::fails(format!(
-            "the certificate expires in {days} days, less than {least_days}"
-        )));
+    run.record("days_left", days);
+    if days < min_days {
+        return Err(Shortfall::fails(format!("the certificate expires in {days} days, less than {min_days}")));
     }
     Ok(format!("the certificate is trusted and expires in {days} days"))
 }
@@ -249,24 +251,27 @@ async fn promql(
     at_least: Option<f64>,
     at_most: Option<f64>,
 ) -> Result<String, Shortfall> {
-    let mend = "check that the Prometheus server is reachable and has data for the query";
+    let remediation = "check that the Prometheus server is reachable and has data for the query";
     let encoded = reqwest::Url::parse_with_params("http://query", [("query", query)]);
     let encoded = encoded.ok().and_then(|url| url.query().map(str::to_owned)).unwrap_or_default();
-    let answer = run.anonymous().at(url).get(&format!("/api/v1/query?{encoded}")).await?;
-    if answer.status != 200 {
-        let error = answer.json()["error"].as_str().unwrap_or("no error message").to_owned();
-        return Err(Shortfall::unmeasured(format!("Prometheus returned {}: {error}", answer.status), mend));
+    let response = run.anonymous().with_base_url(url).get(&format!("/api/v1/query?{encoded}")).await?;
+    if response.status != 200 {
+        let error = response.json()["error"].as_str().unwrap_or("no error message").to_owned();
+        return Err(Shortfall::unmeasured(
+            format!("Prometheus returned {}: {error}", response.status),
+            remediation,
+        ));
     }
-    let values = samples(&answer.json()["data"]);
+    let values = sample_values(&response.json()["data"]);
     if values.is_empty() {
-        return Err(Shortfall::unmeasured("Prometheus has no data for the query", mend));
+        return Err(Shortfall::unmeasured("Prometheus has no data for the query", remediation));
     }
-    run.figure("values", values.clone());
+    run.record("values", values.clone());
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
     let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     // NaN is neither within nor outside the bounds.
     if values.iter().any(|value| value.is_nan()) {
-        return Err(Shortfall::unmeasured("the result is not a number (NaN)", mend));
+        return Err(Shortfall::unmeasured("the result is not a number (NaN)", remediation));
     }
     match (at_least, at_most) {
         (Some(least), _) if low < least => Err(Shortfall::fails(format!("{low} is less than {least}"))),
@@ -276,7 +281,7 @@ async fn promql(
 }
 
 /// Returns the values of a vector or scalar, or the last value of each series of a matrix.
-fn samples(data: &Value) -> Vec<f64> {
+fn sample_values(data: &Value) -> Vec<f64> {
     let value = |pair: &Value| pair.get(1)?.as_str()?.parse().ok();
     match (data["resultType"].as_str(), data["result"].as_array()) {
         (Some("scalar"), _) => value(&data["result"]).into_iter().collect(),
@@ -289,34 +294,38 @@ fn samples(data: &Value) -> Vec<f64> {
 }
 
 async fn command(argv: &[String], timeout: Duration) -> Result<String, Shortfall> {
-    let mend = "run the command manually and read its output";
+    let remediation = "run the command manually and read its output";
     let Some((program, args)) = argv.split_first() else {
         return Err(Shortfall::unmeasured("the check names no program", "name one in `argv`"));
     };
     let mut command = Command::new(program);
     // The program must not inherit secrets from this process's environment.
-    let kept = ["PATH", "HOME", "LANG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
-    command.env_clear().envs(kept);
+    let inherited =
+        ["PATH", "HOME", "LANG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    command.env_clear().envs(inherited);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let done = match tokio::time::timeout(timeout, command.output()).await {
         Err(_) => {
             return Err(Shortfall::unmeasured(
                 format!("the command took longer than {} s", timeout.as_secs()),
-                mend,
+                remediation,
             ));
         }
-        Ok(Err(error)) => return Err(Shortfall::unmeasured(format!("{program}: {error}"), mend)),
+        Ok(Err(error)) => return Err(Shortfall::unmeasured(format!("{program}: {error}"), remediation)),
         Ok(Ok(done)) => done,
     };
-    let said = [&done.stdout, &done.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    let last =
-        said.iter().flat_map(|text| text.lines()).rfind(|line| !line.trim().is_empty()).unwrap_or("nothing");
+    let outputs = [&done.stdout, &done.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let last = outputs
+        .iter()
+        .flat_map(|text| text.lines())
+        .rfind(|line| !line.trim().is_empty())
+        .unwrap_or("nothing");
     let last: String = last.chars().take(300).collect();
     match done.status.code() {
         Some(0) => Ok(format!("the command exited with 0: {last}")),
-        Some(2) => Err(Shortfall::unmeasured(format!("the command could not measure: {last}"), mend)),
+        Some(2) => Err(Shortfall::unmeasured(format!("the command could not measure: {last}"), remediation)),
         Some(code) => Err(Shortfall::fails(format!("the command exited with {code}: {last}"))),
-        None => Err(Shortfall::unmeasured("the command was ended by a signal", mend)),
+        None => Err(Shortfall::unmeasured("the command was ended by a signal", remediation)),
     }
 }
 
@@ -337,17 +346,17 @@ mod tests {
         encoder.write_all(b"an error").unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("content-encoding", "gzip".parse().unwrap());
-        let answer = |body: Vec<u8>| Answer {
-            asked: "GET /".to_owned(),
+        let response = |body: Vec<u8>| CheckResponse {
+            request: "GET /".to_owned(),
             status: 200,
             headers: headers.clone(),
             body: Bytes::from(body),
-            took: Duration::ZERO,
+            duration: Duration::ZERO,
             certificate: None,
         };
-        assert_eq!(text(&answer(encoder.finish().unwrap())).unwrap(), "an error");
-        assert!(matches!(text(&answer(b"no gzip".to_vec())), Err(Shortfall::Unmeasured { .. })));
-        let plain = Answer { headers: HeaderMap::new(), ..answer(vec![0xff, 0xfe]) };
+        assert_eq!(text(&response(encoder.finish().unwrap())).unwrap(), "an error");
+        assert!(matches!(text(&response(b"no gzip".to_vec())), Err(Shortfall::Unmeasured { .. })));
+        let plain = CheckResponse { headers: HeaderMap::new(), ..response(vec![0xff, 0xfe]) };
         assert!(matches!(text(&plain), Err(Shortfall::Unmeasured { .. })));
     }
 }

@@ -11,9 +11,9 @@ use kith_kernel::{Timestamp, days};
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::catalogue::By;
+use crate::catalogue::ProofMethod;
 use crate::{Area, Catalogue, Gate, Outcome, Row, RowResult, Run, Shortfall};
-use kind::Kind;
+use kind::CheckKind;
 
 /// All declarations from all files.
 #[derive(Clone, Debug, Default)]
@@ -26,14 +26,14 @@ pub struct Declared {
 #[derive(Clone, Debug)]
 pub(crate) struct DeclaredCheck {
     id: String,
-    mend: String,
-    kind: Kind,
+    remediation: String,
+    kind: CheckKind,
 }
 
 /// Content of one file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct DeclarationFile {
     #[serde(default)]
     check: Vec<toml::Table>,
     #[serde(default)]
@@ -52,11 +52,11 @@ struct Waiver {
 
 /// Fields of a declared check that do not depend on its kind.
 #[derive(Debug, Default, Deserialize)]
-struct Head {
+struct CheckFields {
     id: Option<String>,
-    what: Option<String>,
+    requirement: Option<String>,
     gate: Option<Gate>,
-    mend: Option<String>,
+    remediation: Option<String>,
 }
 
 /// Error in a declaration file.
@@ -66,20 +66,20 @@ pub enum DeclaredError {
     #[error("{0}")]
     Unreadable(#[from] toml::de::Error),
     /// A check has missing or invalid fields.
-    #[error("check {id}: {why}")]
+    #[error("check {id}: {reason}")]
     Check {
         /// Row id, or the position of the check in the file.
         id: String,
         /// Description of the fault.
-        why: String,
+        reason: String,
     },
     /// A waiver is incomplete or names an unknown row.
-    #[error("the waiver of {row}: {why}")]
+    #[error("the waiver of {row}: {reason}")]
     Waiver {
         /// Id of the waived row.
         row: String,
         /// Description of the fault.
-        why: &'static str,
+        reason: &'static str,
     },
 }
 
@@ -90,12 +90,12 @@ impl Declared {
     /// # Errors
     /// Returns [`DeclaredError`] for the first fault found.
     pub fn add(&mut self, text: &str, catalogue: &mut Catalogue) -> Result<(), DeclaredError> {
-        let file: File = toml::from_str(text)?;
+        let file: DeclarationFile = toml::from_str(text)?;
         for (n, table) in file.check.into_iter().enumerate() {
             self.add_check(n, table, catalogue)?;
         }
         for waiver in file.waiver {
-            let wrong = |why| DeclaredError::Waiver { row: waiver.row.clone(), why };
+            let wrong = |reason| DeclaredError::Waiver { row: waiver.row.clone(), reason };
             if catalogue.find(&waiver.row).is_none() {
                 return Err(wrong("the catalogue has no such row"));
             }
@@ -114,14 +114,14 @@ impl Declared {
         catalogue: &mut Catalogue,
     ) -> Result<(), DeclaredError> {
         let mut head = toml::Table::new();
-        for key in ["id", "what", "gate", "mend"] {
+        for key in ["id", "requirement", "gate", "remediation"] {
             head.extend(table.remove(key).map(|value| (key.to_owned(), value)));
         }
-        let head: Head = head.try_into()?;
+        let head: CheckFields = head.try_into()?;
         let id = head.id.unwrap_or_default();
         let name = if id.is_empty() { format!("number {}", n + 1) } else { id.clone() };
-        let wrong = |why: &str| DeclaredError::Check { id: name.clone(), why: why.to_owned() };
-        let kind: Kind = table.try_into().map_err(|error: toml::de::Error| wrong(error.message()))?;
+        let wrong = |reason: &str| DeclaredError::Check { id: name.clone(), reason: reason.to_owned() };
+        let kind: CheckKind = table.try_into().map_err(|error: toml::de::Error| wrong(error.message()))?;
         if !id.split_once('-').is_some_and(|(area, number)| !area.is_empty() && !number.is_empty()) {
             return Err(wrong("it needs an `id` such as \"SHOP-01\""));
         }
@@ -130,13 +130,13 @@ impl Declared {
             return Err(wrong("there are two checks for this row"));
         }
         match (&kind, catalogue.rows.iter_mut().find(|row| row.id == id)) {
-            (Kind::Attestation { .. }, Some(row)) if row.how.iter().all(|how| how != "attestation") => {
+            (CheckKind::Attestation { .. }, Some(row)) if row.how.iter().all(|how| how != "attestation") => {
                 return Err(wrong("this row does not accept an attestation: it must be measured"));
             }
-            (Kind::Attestation { .. }, Some(_)) => {}
+            (CheckKind::Attestation { .. }, Some(_)) => {}
             // A measurement may replace an attestation or a row that is not implemented, but no other method.
-            (_, Some(row)) if row.by == [By::Attestation] || row.waits.is_some() => {
-                (row.by, row.waits) = (vec![By::Live], None);
+            (_, Some(row)) if row.proved_by == [ProofMethod::Attestation] || row.awaits.is_some() => {
+                (row.proved_by, row.awaits) = (vec![ProofMethod::Live], None);
             }
             (_, Some(_)) => {
                 return Err(wrong(
@@ -144,19 +144,19 @@ impl Declared {
                 ));
             }
             (kind, None) => {
-                let (Some(what), Some(gate)) = (head.what, head.gate) else {
-                    return Err(wrong("a new row needs `what` and `gate` (beta, production or none)"));
+                let (Some(requirement), Some(gate)) = (head.requirement, head.gate) else {
+                    return Err(wrong("a new row needs `requirement` and `gate` (beta, production or none)"));
                 };
-                add_row(catalogue, &id, what, gate, kind);
+                add_row(catalogue, &id, requirement, gate, kind);
             }
         }
-        self.checks.push(DeclaredCheck { id, mend: head.mend.unwrap_or_default(), kind });
+        self.checks.push(DeclaredCheck { id, remediation: head.remediation.unwrap_or_default(), kind });
         Ok(())
     }
 
     /// Returns the declared check to run for this row. Attestations are not run.
     pub(crate) fn check_of(&self, row: &str) -> Option<&DeclaredCheck> {
-        let is_run = |check: &&DeclaredCheck| !matches!(check.kind, Kind::Attestation { .. });
+        let is_run = |check: &&DeclaredCheck| !matches!(check.kind, CheckKind::Attestation { .. });
         self.checks.iter().filter(is_run).find(|check| check.id == row)
     }
 
@@ -165,19 +165,19 @@ impl Declared {
     pub(crate) fn apply(&self, row: &Row, result: &mut RowResult, now: Timestamp) {
         let unmeasured = matches!(result.result, Outcome::Unknown | Outcome::Stale | Outcome::NotYet);
         let declared = self.checks.iter().find(|check| check.id == row.id).map(|check| &check.kind);
-        if let Some(Kind::Attestation { statement, owner, until }) = declared
+        if let Some(CheckKind::Attestation { statement, owner, until }) = declared
             && unmeasured
         {
-            if holds(*until, now) {
+            if is_valid(*until, now) {
                 result.result = Outcome::Attested;
-                result.why = format!("{owner} attests until {until}: {statement}");
-                result.mend = None;
+                result.reason = format!("{owner} attests until {until}: {statement}");
+                result.remediation = None;
             } else {
                 result.result = Outcome::Stale;
-                result.why = format!("the attestation of {owner} {}", end(*until, now));
+                result.reason = format!("the attestation of {owner} {}", invalid_reason(*until, now));
             }
         }
-        if result.result.opens() {
+        if result.result.opens_gate() {
             return;
         }
         let Some(waiver) = self.waivers.iter().filter(|one| one.row == row.id).max_by_key(|one| one.until)
@@ -185,12 +185,13 @@ impl Declared {
             return;
         };
         let Waiver { owner, until, reason, .. } = waiver;
-        if holds(*until, now) {
-            let (was, why) = (result.result.name(), &result.why);
-            result.why = format!("{owner} waives the row until {until}: {reason} (it was {was}: {why})");
+        if is_valid(*until, now) {
+            let (was, previous) = (result.result.name(), &result.reason);
+            result.reason = format!("{owner} waives the row until {until}: {reason} (it was {was}: {previous})");
             result.result = Outcome::Waived;
         } else {
-            result.why = format!("{}; the waiver of {owner} {}", result.why, end(*until, now));
+            result.reason =
+                format!("{}; the waiver of {owner} {}", result.reason, invalid_reason(*until, now));
         }
     }
 }
@@ -198,12 +199,12 @@ impl Declared {
 /// Maximum validity of an attestation or a waiver.
 const MAX_VALIDITY: Duration = days(366);
 
-fn holds(until: Timestamp, now: Timestamp) -> bool {
+fn is_valid(until: Timestamp, now: Timestamp) -> bool {
     now <= until && until.since(now) <= MAX_VALIDITY
 }
 
 /// Explains why an attestation or a waiver is not valid.
-fn end(until: Timestamp, now: Timestamp) -> String {
+fn invalid_reason(until: Timestamp, now: Timestamp) -> String {
     if now > until {
         format!("ended {until}")
     } else {
@@ -212,23 +213,23 @@ fn end(until: Timestamp, now: Timestamp) -> String {
 }
 
 /// Adds a row that the catalogue does not contain.
-fn add_row(catalogue: &mut Catalogue, id: &str, what: String, gate: Gate, kind: &Kind) {
-    let is_attested = matches!(kind, Kind::Attestation { .. });
+fn add_row(catalogue: &mut Catalogue, id: &str, requirement: String, gate: Gate, kind: &CheckKind) {
+    let is_attested = matches!(kind, CheckKind::Attestation { .. });
     let row = Row {
         id: id.to_owned(),
-        what,
+        requirement,
         source: Vec::new(),
         derived_from: None,
         gate,
         how: vec![if is_attested { "attestation" } else { "live" }.to_owned()],
-        age: "run".to_owned(),
-        check: kind.does(),
-        waits: None,
-        by: vec![if is_attested { By::Attestation } else { By::Live }],
+        max_age: "run".to_owned(),
+        check: kind.description(),
+        awaits: None,
+        proved_by: vec![if is_attested { ProofMethod::Attestation } else { ProofMethod::Live }],
         tests: Vec::new(),
-        obtain: None,
+        artefact_command: None,
         twin: None,
-        of: None,
+        summarizes: None,
     };
     if !catalogue.areas.iter().any(|area| area.id == row.area()) {
         catalogue.areas.push(Area { id: row.area().to_owned(), name: "declared".to_owned() });
@@ -237,12 +238,12 @@ fn add_row(catalogue: &mut Catalogue, id: &str, what: String, gate: Gate, kind: 
 }
 
 impl DeclaredCheck {
-    pub(crate) fn does(&self) -> String {
-        self.kind.does()
+    pub(crate) fn description(&self) -> String {
+        self.kind.description()
     }
 
-    pub(crate) fn mend(&self) -> String {
-        if self.mend.is_empty() { "fix what the finding names".to_owned() } else { self.mend.clone() }
+    pub(crate) fn remediation(&self) -> String {
+        if self.remediation.is_empty() { "fix what the finding names".to_owned() } else { self.remediation.clone() }
     }
 
     pub(crate) async fn run(&self, run: &Run) -> Result<String, Shortfall> {

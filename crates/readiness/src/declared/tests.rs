@@ -13,8 +13,8 @@ use crate::{Artefacts, Deployment, Plan, Report, Target, verify};
 
 const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
-/// Starts a server that answers each request with `answer(request_line)` and returns its base URL.
-async fn serve(answer: fn(&str) -> String) -> String {
+/// Starts a server that answers each request with `respond(request_line)` and returns its base URL.
+async fn serve(respond: fn(&str) -> String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -22,7 +22,7 @@ async fn serve(answer: fn(&str) -> String) -> String {
             let mut head = vec![0; 4096];
             let n = stream.read(&mut head).await.unwrap_or(0);
             let head = String::from_utf8_lossy(&head[..n]).into_owned();
-            let _ = stream.write_all(answer(head.lines().next().unwrap_or_default()).as_bytes()).await;
+            let _ = stream.write_all(respond(head.lines().next().unwrap_or_default()).as_bytes()).await;
         }
     });
     base
@@ -76,7 +76,7 @@ async fn judge(text: &str, target: &str) -> Report {
 }
 
 fn check(id: &str, rest: &str) -> String {
-    format!("[[check]]\nid = \"{id}\"\nwhat = \"\"\ngate = \"beta\"\n{rest}\n")
+    format!("[[check]]\nid = \"{id}\"\nrequirement = \"\"\ngate = \"beta\"\n{rest}\n")
 }
 
 #[tokio::test]
@@ -85,18 +85,22 @@ async fn each_check_kind_passes_fails_or_is_unmeasured() {
     let base = serve(shop).await;
     let promql = |rest: &str| format!("kind = \"promql\"\nurl = \"{base}\"\n{rest}");
     let cases = [
-        ("kind = \"http\"\npath = \"/health\"\ncontains = \"ok\"\nwithin_ms = 30000", Pass, "returned 200"),
-        ("kind = \"http\"\npath = \"/health\"\ncontains = \"well\"", Fail, "does not contain `well`"),
-        ("kind = \"http\"\npath = \"/health\"\nlacks = \"status\"", Fail, "contains `status`"),
+        (
+            "kind = \"http\"\npath = \"/health\"\nmust_contain = \"ok\"\nmax_duration_ms = 30000",
+            Pass,
+            "returned 200",
+        ),
+        ("kind = \"http\"\npath = \"/health\"\nmust_contain = \"well\"", Fail, "does not contain `well`"),
+        ("kind = \"http\"\npath = \"/health\"\nmust_not_contain = \"status\"", Fail, "contains `status`"),
         ("kind = \"http\"\npath = \"/absent\"", Fail, "404 instead of 200"),
         ("kind = \"http\"\npath = \"/old\"\nstatus = 301", Pass, "301"),
         (
-            "kind = \"header\"\npath = \"/health\"\nname = \"x-frame-options\"\ncontains = \"DENY\"",
+            "kind = \"header\"\npath = \"/health\"\nname = \"x-frame-options\"\nmust_contain = \"DENY\"",
             Pass,
             "DENY",
         ),
         (
-            "kind = \"header\"\npath = \"/health\"\nname = \"x-frame-options\"\ncontains = \"SAME\"",
+            "kind = \"header\"\npath = \"/health\"\nname = \"x-frame-options\"\nmust_contain = \"SAME\"",
             Fail,
             "without `SAME`",
         ),
@@ -128,9 +132,9 @@ async fn each_check_kind_passes_fails_or_is_unmeasured() {
     let text: String =
         cases.iter().enumerate().map(|(n, (rest, ..))| check(&format!("SHOP-{n:02}"), rest)).collect();
     let report = judge(&text, &base).await;
-    for (row, (rest, outcome, why)) in report.rows.iter().zip(cases) {
-        assert_eq!(row.result, outcome, "{rest}: {}", row.why);
-        assert!(row.why.contains(why), "{rest}: {}", row.why);
+    for (row, (rest, outcome, reason)) in report.rows.iter().zip(cases) {
+        assert_eq!(row.result, outcome, "{rest}: {}", row.reason);
+        assert!(row.reason.contains(reason), "{rest}: {}", row.reason);
         assert_eq!(row.evidence.len(), 1, "{rest}");
     }
     assert_eq!(report.gate.exit_code, 1);
@@ -162,9 +166,9 @@ async fn attestations_and_waivers_expire() {
         results,
         [Outcome::Attested, Outcome::Stale, Outcome::Waived, Outcome::Fail, Outcome::Pass, Outcome::Stale]
     );
-    assert!(report.rows[0].why.starts_with("Ada attests until 2026"), "{}", report.rows[0].why);
-    assert!(report.rows[2].why.contains("it was fail"), "{}", report.rows[2].why);
-    assert!(report.rows[3].why.contains("the waiver of Ben ended"), "{}", report.rows[3].why);
+    assert!(report.rows[0].reason.starts_with("Ada attests until 2026"), "{}", report.rows[0].reason);
+    assert!(report.rows[2].reason.contains("it was fail"), "{}", report.rows[2].reason);
+    assert!(report.rows[3].reason.contains("the waiver of Ben ended"), "{}", report.rows[3].reason);
     assert_eq!(report.gate.closed_by, ["OPS-04", "OPS-02", "OPS-06"]);
 }
 
@@ -176,13 +180,13 @@ fn invalid_declarations_are_rejected() {
     };
     let http = "kind = \"http\"\npath = \"/\"";
     let word = "kind = \"attestation\"\nstatement = \"\"\nowner = \"\"\nuntil = \"2027-01-01T00:00:00Z\"";
-    for (text, why) in [
+    for (text, reason) in [
         (check("SHOP-01", "kind = \"guess\""), "guess"),
         (check("SHOP-01", "kind = \"http\""), "path"),
         (check("SHOP-01", &format!("{http}\nstaus = 200")), "staus"),
         (check("SHOP", http), "it needs an `id`"),
         (check("SHOP-01", http) + &check("SHOP-01", http), "two checks"),
-        (format!("[[check]]\nid = \"SHOP-01\"\n{http}"), "needs `what` and `gate`"),
+        (format!("[[check]]\nid = \"SHOP-01\"\n{http}"), "needs `requirement` and `gate`"),
         (check("SEC-05", http), "a declared check cannot replace"),
         (check("TST-01", http), "a declared check cannot replace"),
         (check("GAT-04", http), "a declared check cannot replace"),
@@ -215,7 +219,7 @@ fn invalid_declarations_are_rejected() {
         ("[[chekc]]".into(), "chekc"),
     ] {
         let said = refused(&text);
-        assert!(said.contains(why), "{text}: {said}");
+        assert!(said.contains(reason), "{text}: {said}");
     }
     let mut catalogue = Catalogue::built_in();
     let word = word.replace("\"\"", "\"Ada\"");
@@ -227,19 +231,19 @@ fn invalid_declarations_are_rejected() {
         let text = format!("[[check]]\nid = \"{id}\"\n{http}");
         Declared::default().add(&text, &mut catalogue).unwrap();
         let row = catalogue.find(id).unwrap();
-        assert_eq!((&row.by[..], &row.waits), (&[By::Live][..], &None), "{id}");
+        assert_eq!((&row.proved_by[..], &row.awaits), (&[ProofMethod::Live][..], &None), "{id}");
     }
 }
 
-/// Regression: `lacks` passed on a body that could not be decoded.
+/// Regression: `must_not_contain` passed on a body that could not be decoded.
 #[tokio::test]
 async fn undecodable_body_is_unmeasured() {
     let base = serve(shop).await;
     let text =
         |word: &str| check("SHOP-01", &format!("kind = \"http\"\npath = \"/encoded\"\n{word} = \"error\""));
-    for word in ["lacks", "contains"] {
+    for word in ["must_not_contain", "must_contain"] {
         let report = judge(&text(word), &base).await;
-        assert_eq!(report.rows[0].result, Outcome::Unknown, "{word}: {}", report.rows[0].why);
-        assert!(report.rows[0].why.contains("cannot be read"), "{}", report.rows[0].why);
+        assert_eq!(report.rows[0].result, Outcome::Unknown, "{word}: {}", report.rows[0].reason);
+        assert!(report.rows[0].reason.contains("cannot be read"), "{}", report.rows[0].reason);
     }
 }

@@ -26,15 +26,15 @@ pub(super) fn write(report: &Report) -> String {
         "<p><strong>{}</strong></p><p>{}</p><p>{}</p>",
         escaped(&report.verdict()),
         escaped(&report.score()),
-        report.twins()
+        report.twin_summary()
     );
     let _ = write!(
         out,
         "<p>Build {}, configuration <code>{}</code>, measured {} to {}.</p>",
         escaped(build),
         escaped(configuration),
-        report.began,
-        report.ended
+        report.started_at,
+        report.ended_at
     );
     for remark in report.remarks() {
         let _ = write!(out, "<p>{}</p>", escaped(&remark));
@@ -47,7 +47,7 @@ pub(super) fn write(report: &Report) -> String {
             area.id,
             escaped(&area.name),
             area.score.pass,
-            area.score.of
+            area.score.applicable
         );
         let prefix = format!("{}-", area.id);
         report.rows.iter().filter(|row| row.id.starts_with(&prefix)).for_each(|row| write_row(&mut out, row));
@@ -64,31 +64,34 @@ fn write_row(out: &mut String, row: &RowResult) {
         out,
         "<tr id=\"{0}\"><td>{0}</td><td class=\"{class}\">{name}</td><td>{1}",
         row.id,
-        escaped(&row.what)
+        escaped(&row.requirement)
     );
-    let _ = write!(out, "<br>{}", escaped(&row.why));
-    if let Some(mend) = &row.mend {
-        let _ = write!(out, "<br>To fix: {}", escaped(mend));
+    let _ = write!(out, "<br>{}", escaped(&row.reason));
+    if let Some(remediation) = &row.remediation {
+        let _ = write!(out, "<br>To fix: {}", escaped(remediation));
     }
     row.evidence.iter().for_each(|evidence| write_evidence(out, evidence));
     out.push_str("</td></tr>");
 }
 
 fn write_evidence(out: &mut String, evidence: &Evidence) {
-    let did = escaped(&evidence.did);
-    let _ = write!(out, "<details><summary>{}: {did}</summary>", evidence.kind);
-    let _ =
-        write!(out, "<p>At {}, {} ms, {} requests.</p>", evidence.at, evidence.took_ms, evidence.requests);
+    let action = escaped(&evidence.action);
+    let _ = write!(out, "<details><summary>{}: {action}</summary>", evidence.kind);
+    let _ = write!(
+        out,
+        "<p>At {}, {} ms, {} requests.</p>",
+        evidence.at, evidence.duration_ms, evidence.requests
+    );
     for (name, value) in &evidence.figures {
         let _ = write!(out, "<div>{}: <code>{}</code></div>", escaped(name), escaped(&value.to_string()));
     }
     for step in &evidence.steps {
         let id = step.request_id.as_deref().unwrap_or_default();
-        let (asked, answered) = (escaped(&step.asked), escaped(&step.answered));
+        let (request, response) = (escaped(&step.request), escaped(&step.response));
         let _ = write!(
             out,
-            "<div><code>{asked}</code> → {answered} in {} ms <code>{}</code></div>",
-            step.took_ms,
+            "<div><code>{request}</code> → {response} in {} ms <code>{}</code></div>",
+            step.duration_ms,
             escaped(id)
         );
     }

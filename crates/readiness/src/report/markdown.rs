@@ -13,8 +13,8 @@ pub(super) fn write(report: &Report) -> String {
     let _ =
         writeln!(out, "* Configuration: {}", report.identity.configuration.as_deref().unwrap_or("unknown"));
     let _ = writeln!(out, "* Checks: {}", escaped(&report.checks));
-    let _ = writeln!(out, "* Measured: {} to {}\n", report.began, report.ended);
-    let _ = writeln!(out, "{}\n\n{}\n\n{}\n", report.verdict(), report.score(), report.twins());
+    let _ = writeln!(out, "* Measured: {} to {}\n", report.started_at, report.ended_at);
+    let _ = writeln!(out, "{}\n\n{}\n\n{}\n", report.verdict(), report.score(), report.twin_summary());
     for remark in report.remarks() {
         let _ = writeln!(out, "{}\n", escaped(&remark));
     }
@@ -29,20 +29,23 @@ pub(super) fn write(report: &Report) -> String {
             area.id,
             escaped(&area.name),
             area.score.pass,
-            area.score.of
+            area.score.applicable
         );
         let _ = writeln!(out, "| row | gate | result | requirement | finding |\n|---|---|---|---|---|");
         let prefix = format!("{}-", area.id);
         for row in report.rows.iter().filter(|row| row.id.starts_with(&prefix)) {
             let gate = format!("{:?}", row.gate).to_lowercase();
-            let mend = row.mend.as_ref().map_or(String::new(), |mend| format!(" To fix: {mend}."));
-            let found = escaped(&format!("{}.{mend}", row.why));
+            let remediation = row
+                .remediation
+                .as_ref()
+                .map_or(String::new(), |remediation| format!(" To fix: {remediation}."));
+            let found = escaped(&format!("{}.{remediation}", row.reason));
             let _ = writeln!(
                 out,
                 "| {} | {gate} | {} | {} | {found} |",
                 row.id,
                 row.result.name(),
-                escaped(&row.what)
+                escaped(&row.requirement)
             );
         }
     }

@@ -24,9 +24,9 @@ pub struct Report {
     #[serde(flatten)]
     pub identity: Identity,
     /// Time at which the run began.
-    pub began: Timestamp,
+    pub started_at: Timestamp,
     /// Time at which the run ended.
-    pub ended: Timestamp,
+    pub ended_at: Timestamp,
     /// Verdict on the gate.
     pub gate: GateVerdict,
     /// Scores by area and in total.
@@ -34,9 +34,9 @@ pub struct Report {
     /// Results of the judged rows, in the catalogue's order.
     pub rows: Vec<RowResult>,
     /// Number of rows of the catalogue that were not judged.
-    pub left_out: usize,
+    pub not_judged: usize,
     /// Synthetic accounts that could not be deleted, each with the reason.
-    pub left_behind: Vec<String>,
+    pub undeleted_accounts: Vec<String>,
 }
 
 /// Output format of a report.
@@ -70,12 +70,12 @@ impl Report {
     fn verdict(&self) -> String {
         let GateVerdict { gate, exit_code, rows, closed_by, .. } = &self.gate;
         let gate = format!("{gate:?}").to_lowercase();
-        if self.left_out > 0 {
+        if self.not_judged > 0 {
             let (holds, rows) = (rows - closed_by.len(), rows);
             return format!(
                 "{holds} of the {rows} judged rows of the {gate} gate hold; {} rows were not judged, so the \
                  gate has no verdict.",
-                self.left_out
+                self.not_judged
             );
         }
         match exit_code {
@@ -91,16 +91,18 @@ impl Report {
     /// Returns further remarks: rows that were not judged, and accounts that could not be deleted.
     fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
-        if self.left_out > 0 {
-            remarks.push(format!("{} rows of the catalogue were not judged.", self.left_out));
+        if self.not_judged > 0 {
+            remarks.push(format!("{} rows of the catalogue were not judged.", self.not_judged));
         }
-        let left = self.left_behind.iter();
-        remarks.extend(left.map(|account| format!("A synthetic account could not be deleted: {account}")));
+        let undeleted = self.undeleted_accounts.iter();
+        remarks.extend(
+            undeleted.map(|account| format!("A synthetic account could not be deleted: {account}")),
+        );
         remarks
     }
 
     /// Returns a sentence that counts the checks that were shown to fail on a broken deployment.
-    fn twins(&self) -> String {
+    fn twin_summary(&self) -> String {
         let live = |row: &&RowResult| row.evidence.iter().any(|evidence| evidence.kind == "live");
         let measured = self.rows.iter().filter(live).count();
         let seen = self.rows.iter().filter(live).filter(|row| row.twin.is_some()).count();
@@ -118,10 +120,15 @@ impl Report {
         let weakest = weakest.as_ref().and_then(|id| areas.iter().find(|area| area.id == *id)).map_or(
             String::new(),
             |area| {
-                let (pass, of) = (area.score.pass, area.score.of);
-                format!("; weakest: {} {} ({pass} of {of})", area.id, percent(area.score.percent()))
+                let (pass, applicable) = (area.score.pass, area.score.applicable);
+                format!("; weakest: {} {} ({pass} of {applicable})", area.id, percent(area.score.percent()))
             },
         );
-        format!("Score {} ({} of {}){weakest}; {formula}.", percent(total.percent()), total.pass, total.of)
+        format!(
+            "Score {} ({} of {}){weakest}; {formula}.",
+            percent(total.percent()),
+            total.pass,
+            total.applicable
+        )
     }
 }

@@ -11,7 +11,11 @@ pub(super) fn write(report: &Report, colour: bool) -> String {
     for area in &report.scores.areas {
         let score = area.score;
         let percent = score.percent().unwrap_or_default();
-        let _ = writeln!(out, "\n{}  {}: {} of {} ({percent} %)", area.id, area.name, score.pass, score.of);
+        let _ = writeln!(
+            out,
+            "\n{}  {}: {} of {} ({percent} %)",
+            area.id, area.name, score.pass, score.applicable
+        );
         let prefix = format!("{}-", area.id);
         for row in report.rows.iter().filter(|row| row.id.starts_with(&prefix)) {
             write_row(&mut out, row, colour);
@@ -24,7 +28,7 @@ pub(super) fn write(report: &Report, colour: bool) -> String {
     for remark in report.remarks() {
         let _ = writeln!(out, "{remark}");
     }
-    let _ = writeln!(out, "{}\n{}", report.twins(), report.score());
+    let _ = writeln!(out, "{}\n{}", report.twin_summary(), report.score());
     let _ = write!(out, "{}", report.verdict());
     if !report.gate.closed_by.is_empty() {
         let _ = write!(out, "\n  {}", report.gate.closed_by.join(" "));
@@ -38,22 +42,24 @@ fn build(report: &Report) -> &str {
 
 fn write_row(out: &mut String, row: &RowResult, colour: bool) {
     let name = row.result.name();
-    let (before, after) = if colour { (tint(row.result), "\x1b[0m") } else { ("", "") };
-    let _ = writeln!(out, "  {before}{name:<8}{after} {:<7} {}", row.id, row.what);
+    let (before, after) = if colour { (colorize(row.result), "\x1b[0m") } else { ("", "") };
+    let _ = writeln!(out, "  {before}{name:<8}{after} {:<7} {}", row.id, row.requirement);
     match row.result {
         Outcome::Pass | Outcome::NotYet => {}
         _ => {
-            let _ = writeln!(out, "                   {}", row.why);
+            let _ = writeln!(out, "                   {}", row.reason);
         }
     }
-    if let Some(mend) =
-        row.mend.as_ref().filter(|_| matches!(row.result, Outcome::Fail | Outcome::Unknown | Outcome::Stale))
+    if let Some(remediation) = row
+        .remediation
+        .as_ref()
+        .filter(|_| matches!(row.result, Outcome::Fail | Outcome::Unknown | Outcome::Stale))
     {
-        let _ = writeln!(out, "                   → {mend}");
+        let _ = writeln!(out, "                   → {remediation}");
     }
 }
 
-fn tint(outcome: Outcome) -> &'static str {
+fn colorize(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Pass => "\x1b[32m",
         Outcome::Fail => "\x1b[1;31m",

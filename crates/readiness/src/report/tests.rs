@@ -9,23 +9,23 @@ use crate::{Catalogue, Gate, Outcome, Step};
 
 const AT: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
-fn row(id: &str, gate: Gate, result: Outcome, why: &str) -> RowResult {
+fn row(id: &str, gate: Gate, result: Outcome, reason: &str) -> RowResult {
     let mut evidence =
         Evidence::new("live", "calls <twice>", AT, Map::from_iter([("cells".to_owned(), 7.into())]));
     evidence.steps.push(Step {
-        asked: "GET /a".to_owned(),
-        answered: "200".to_owned(),
+        request: "GET /a".to_owned(),
+        response: "200".to_owned(),
         request_id: Some("id-1".to_owned()),
-        took_ms: 3,
+        duration_ms: 3,
     });
     RowResult {
         id: id.to_owned(),
-        what: format!("what | of {id}"),
+        requirement: format!("what | of {id}"),
         gate,
         result,
         live: None,
-        why: why.to_owned(),
-        mend: (!result.opens()).then(|| "fix it".to_owned()),
+        reason: reason.to_owned(),
+        remediation: (!result.opens_gate()).then(|| "fix it".to_owned()),
         twin: (id == "SEC-05").then(|| "without headers".to_owned()),
         evidence: vec![evidence],
     }
@@ -41,13 +41,13 @@ fn report() -> Report {
         checks: "sha256:00".to_owned(),
         target: "http://127.0.0.1:8080".to_owned(),
         identity: Identity { build: "1.0.0+abc".to_owned(), ..Identity::default() },
-        began: AT,
-        ended: AT,
+        started_at: AT,
+        ended_at: AT,
         gate: GateVerdict::of(Gate::Beta, &rows),
         scores: Scores::of(&Catalogue::built_in(), &rows),
         rows,
-        left_out: 271,
-        left_behind: vec!["ada@kith-verify.invalid (no answer)".to_owned()],
+        not_judged: 271,
+        undeleted_accounts: vec!["ada@kith-verify.invalid (no answer)".to_owned()],
     }
 }
 
@@ -57,12 +57,12 @@ fn json_report_contains_rows_with_evidence() {
     assert_eq!((&json["report"], &json["gate"]["exit_code"]), (&1.into(), &1.into()));
     let row = &json["rows"][1];
     assert_eq!(
-        (&row["id"], &row["result"], &row["mend"]),
+        (&row["id"], &row["result"], &row["remediation"]),
         (&"SEC-05".into(), &"fail".into(), &"fix it".into())
     );
     assert_eq!(row["evidence"][0]["steps"][0]["request_id"], "id-1");
     assert_eq!(row["evidence"][0]["figures"]["cells"], 7);
-    for field in ["did", "at", "took_ms", "target", "build", "configuration"] {
+    for field in ["action", "at", "duration_ms", "target", "build", "configuration"] {
         assert!(row["evidence"][0].get(field).is_some(), "{field}");
     }
 }
@@ -70,7 +70,7 @@ fn json_report_contains_rows_with_evidence() {
 #[test]
 fn terminal_report_shows_failures_with_remediation() {
     let text = report().to_text(Format::Terminal { colour: false });
-    for told in [
+    for expected in [
         "SEC  Application security: 0 of 2 (0 %)",
         "fail     SEC-05",
         "→ fix it",
@@ -81,7 +81,7 @@ fn terminal_report_shows_failures_with_remediation() {
         "271 rows of the catalogue were not judged.",
         "1 of the 2 judged rows of the beta gate hold; 271 rows were not judged",
     ] {
-        assert!(text.contains(told), "{told} is not in\n{text}");
+        assert!(text.contains(expected), "{expected} is not in\n{text}");
     }
     assert!(
         !text.contains('\x1b')
@@ -107,7 +107,7 @@ fn deployment_text_is_escaped_in_every_format() {
 #[test]
 fn full_run_reports_gate_verdict() {
     let whole = |rows: Vec<RowResult>| {
-        let report = Report { gate: GateVerdict::of(Gate::Beta, &rows), rows, left_out: 0, ..report() };
+        let report = Report { gate: GateVerdict::of(Gate::Beta, &rows), rows, not_judged: 0, ..report() };
         report.to_text(Format::Terminal { colour: false })
     };
     let open = whole(vec![row("ACC-02", Gate::Beta, Outcome::Pass, "it holds")]);

@@ -69,13 +69,13 @@ impl Admin {
                 ));
             }
             Reply::AdminPromoted { user_id: None } => {}
-            other => return Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+            other => return Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
         }
         let password = read_password()?;
         let order = Order::CreateAdmin { email: email.clone(), display_name: name, password };
         match runtime()?.block_on(control::run(config, order)).context("no administrator was created")? {
             Reply::AdminCreated { user_id } => print(&format!("{email} is an administrator: {user_id}")),
-            other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+            other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
         }
     }
 }
@@ -87,7 +87,7 @@ fn verify_email(settings: Settings, email: String) -> Result<(), Failure> {
         Reply::EmailVerified { user_id, at: Some(at) } => {
             print(&format!("{email} is verified since {at}: {user_id}"))
         }
-        other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+        other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
     }
 }
 
@@ -98,7 +98,7 @@ fn release_email(settings: Settings, email: String) -> Result<(), Failure> {
         Reply::EmailReleased { user_id } => {
             print(&format!("{email} can be registered again; account {user_id} is suspended"))
         }
-        other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+        other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
     }
 }
 

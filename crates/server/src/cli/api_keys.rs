@@ -62,25 +62,25 @@ impl ApiKeys {
                 )
             }
             Command::List(settings) => list(settings),
-            Command::Revoke { settings, id } => match ask(settings, Order::RevokeApiKey { id })? {
+            Command::Revoke { settings, id } => match call(settings, Order::RevokeApiKey { id })? {
                 Reply::ApiKeyRevoked => print(&format!("{id} is revoked")),
-                other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+                other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
             },
         }
     }
 }
 
 fn create(settings: Settings, order: Order) -> Result<(), Failure> {
-    match ask(settings, order)? {
+    match call(settings, order)? {
         Reply::ApiKeyCreated(key) => print(key.reveal()),
-        other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+        other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
     }
 }
 
 fn list(settings: Settings) -> Result<(), Failure> {
-    match ask(settings, Order::ListApiKeys)? {
+    match call(settings, Order::ListApiKeys)? {
         Reply::ApiKeys(keys) => keys.iter().try_for_each(|key| print(&line(key))),
-        other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+        other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
     }
 }
 
@@ -96,7 +96,7 @@ fn line(key: &ApiKey) -> String {
     format!("{} {} {status} expires {expires} used {used} {scopes} {}", key.id, key.prefix, key.name)
 }
 
-fn ask(settings: Settings, order: Order) -> Result<Reply, Failure> {
+fn call(settings: Settings, order: Order) -> Result<Reply, Failure> {
     let done = control::run(settings.load(Vec::new())?, order);
     Ok(runtime()?.block_on(done).context("no API key was changed")?)
 }

@@ -102,7 +102,7 @@ impl Audit {
                 let accepted = control::run(settings.load(Vec::new())?, Order::AuditAcceptHead);
                 match runtime()?.block_on(accepted)? {
                     Reply::AuditHeadAccepted(head) => print(&format!("Accepted head {head}")),
-                    other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+                    other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
                 }
             }
         }
@@ -112,22 +112,21 @@ impl Audit {
 fn archive(settings: Settings, order: Order) -> Result<ArchiveReport, Failure> {
     match runtime()?.block_on(control::run(settings.load(Vec::new())?, order))? {
         Reply::AuditArchive(report) => Ok(report),
-        other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+        other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
     }
 }
 
 async fn verify(
     mut config: Config,
     expected: Option<AuditHead>,
-    most_unkeyed: i64,
+    max_unkeyed: i64,
 ) -> Result<AuditReport, anyhow::Error> {
     config.fill_development_secrets(&SystemRandom)?;
     let mut options = config.store_options();
     match Store::migration_status(&options, migrations()).await {
         Err(error @ OpenError::FolderInUse { .. }) => {
-            let asked = control::ask_audit(&config.data.folder, expected, most_unkeyed).await;
-            return asked
-                .context("the server that runs on the data folder returned an error")?
+            let report = control::verify_audit_on_server(&config.data.folder, expected, max_unkeyed).await;
+            return report.context("the server that runs on the data folder returned an error")?
                 .ok_or_else(|| error.into());
         }
         status => {
@@ -145,7 +144,7 @@ async fn verify(
     }
     let file = AuditHeadFile::of(&options, &config.data.folder)?;
     let store = Store::open(options).await?;
-    let chain = head::verify(&store, &file, expected, most_unkeyed).await;
+    let chain = head::verify(&store, &file, expected, max_unkeyed).await;
     store.close().await;
     Ok(chain?.into())
 }

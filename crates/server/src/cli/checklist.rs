@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use kith_checklist::{Report, lint};
 use serde::Serialize;
 
-use super::{EXIT_FAILURE, EXIT_INVALID_INPUT, Failure, fail, in_one_line, print};
+use super::{EXIT_FAILURE, EXIT_INVALID_INPUT, Failure, fail, format_error_chain, print};
 
 /// Maximum size of a file in bytes.
 const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
@@ -47,7 +47,7 @@ enum Format {
 
 /// Report on one file, for JSON output.
 #[derive(Debug, Serialize)]
-struct Linted {
+struct LintedFile {
     file: String,
     #[serde(flatten)]
     report: Report,
@@ -60,18 +60,18 @@ impl Checklist {
         let mut all_read = true;
         for path in files {
             match read(&path) {
-                Ok(bytes) => linted.push(Linted { file: name(&path), report: lint(&bytes) }),
+                Ok(bytes) => linted.push(LintedFile { file: name(&path), report: lint(&bytes) }),
                 Err(error) => {
-                    fail(&in_one_line(&error), EXIT_INVALID_INPUT);
+                    fail(&format_error_chain(&error), EXIT_INVALID_INPUT);
                     all_read = false;
                 }
             }
         }
-        print(&told(&linted, format)?)?;
+        print(&format_findings(&linted, format)?)?;
         match linted.iter().all(|one| one.report.findings.is_empty()) {
-            _ if !all_read => Err(Failure::Told(EXIT_INVALID_INPUT)),
+            _ if !all_read => Err(Failure::AlreadyReported(EXIT_INVALID_INPUT)),
             true => Ok(()),
-            false => Err(Failure::Told(EXIT_FAILURE)),
+            false => Err(Failure::AlreadyReported(EXIT_FAILURE)),
         }
     }
 }
@@ -97,9 +97,9 @@ fn name(path: &Path) -> String {
     path.to_string_lossy().replace(char::is_control, "\u{fffd}")
 }
 
-fn told(linted: &[Linted], format: Format) -> Result<String, anyhow::Error> {
-    let each = |tell: fn(&Report, &str) -> String| {
-        let texts: Vec<_> = linted.iter().map(|one| tell(&one.report, &one.file)).collect();
+fn format_findings(linted: &[LintedFile], format: Format) -> Result<String, anyhow::Error> {
+    let each = |format: fn(&Report, &str) -> String| {
+        let texts: Vec<_> = linted.iter().map(|one| format(&one.report, &one.file)).collect();
         texts.join("\n").trim_end().to_owned()
     };
     match format {

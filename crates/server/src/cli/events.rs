@@ -24,15 +24,15 @@ enum Command {
     /// Deliver events to a consumer again
     Replay {
         #[command(flatten)]
-        one: ConsumerArgs,
+        args: ConsumerArgs,
         #[command(flatten)]
-        start: Start,
+        start: ReplayStart,
     },
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-struct Start {
+struct ReplayStart {
     /// Position of the first event
     #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(i64).range(1..))]
     from: Option<i64>,
@@ -63,19 +63,19 @@ impl Events {
             Command::SetAside(ConsumerArgs { settings, consumer }) => {
                 (settings, ConsumerCommand::SetAside { consumer })
             }
-            Command::Replay { one: ConsumerArgs { settings, consumer }, start } => {
+            Command::Replay { args: ConsumerArgs { settings, consumer }, start } => {
                 (settings, start.command(consumer))
             }
         };
         let answered = control::run(settings.load(Vec::new())?, Order::Consumers(command));
         match runtime()?.block_on(answered).context("the command was not executed")? {
-            Reply::Consumers(answer) => show(&answer),
-            other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+            Reply::Consumers(response) => show(&response),
+            other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
         }
     }
 }
 
-impl Start {
+impl ReplayStart {
     fn command(self, consumer: String) -> ConsumerCommand {
         let from = match self {
             Self { set_aside: true, .. } => return ConsumerCommand::RetrySetAside { consumer },
@@ -87,8 +87,8 @@ impl Start {
     }
 }
 
-fn show(answer: &ConsumerReply) -> Result<(), Failure> {
-    match answer {
+fn show(response: &ConsumerReply) -> Result<(), Failure> {
+    match response {
         ConsumerReply::Lag(statuses) if statuses.is_empty() => print("No consumer is declared"),
         ConsumerReply::Lag(statuses) => statuses.iter().try_for_each(|status| print(&status_line(status))),
         ConsumerReply::SetAside(events) if events.is_empty() => print("No event is set aside"),

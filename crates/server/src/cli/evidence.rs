@@ -54,9 +54,9 @@ impl Evidence {
 fn make_key(file: &std::path::Path) -> Result<(), anyhow::Error> {
     let mut seed = [0; 32];
     SystemRandom.fill(&mut seed);
-    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
-    let mut made = made.with_context(|| format!("cannot create {}", file.display()))?;
-    made.write_all(BASE64.encode(seed).as_bytes()).context("cannot write the key")?;
+    let key_file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
+    let mut key_file = key_file.with_context(|| format!("cannot create {}", file.display()))?;
+    key_file.write_all(BASE64.encode(seed).as_bytes()).context("cannot write the key")?;
     let (_, public) = sign_evidence(&[], &seed)?;
     print(&public.to_text()).map_err(|_| anyhow::anyhow!("cannot print the public key"))
 }

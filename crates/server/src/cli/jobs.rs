@@ -23,7 +23,7 @@ enum Command {
         #[arg(long, value_parser = state)]
         state: Option<JobStatus>,
         #[command(flatten)]
-        which: Which,
+        filter: JobFilterArgs,
         /// Maximum number of jobs
         #[arg(long, default_value_t = 50)]
         limit: u32,
@@ -33,7 +33,7 @@ enum Command {
         #[command(flatten)]
         settings: Settings,
         #[command(flatten)]
-        which: Which,
+        filter: JobFilterArgs,
         /// Maximum number of jobs
         #[arg(long, default_value_t = 50)]
         limit: u32,
@@ -61,7 +61,7 @@ enum Command {
         #[command(flatten)]
         settings: Settings,
         #[command(flatten)]
-        which: Which,
+        filter: JobFilterArgs,
     },
     /// List queues with their state
     Queues(Settings),
@@ -86,7 +86,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct Which {
+struct JobFilterArgs {
     /// Only jobs of this queue
     #[arg(long, value_name = "QUEUE")]
     queue: Option<String>,
@@ -98,16 +98,16 @@ struct Which {
 impl Jobs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (settings, order) = match self.command {
-            Command::List { settings, state, which: Which { queue, kind }, limit } => {
+            Command::List { settings, state, filter: JobFilterArgs { queue, kind }, limit } => {
                 (settings, JobOperation::List { state, queue, kind, limit })
             }
-            Command::Dead { settings, which: Which { queue, kind }, limit } => {
+            Command::Dead { settings, filter: JobFilterArgs { queue, kind }, limit } => {
                 (settings, JobOperation::List { state: Some(JobStatus::Dead), queue, kind, limit })
             }
             Command::Show { settings, id } => (settings, JobOperation::Show { id }),
             Command::Retry { settings, id } => (settings, JobOperation::Retry { id }),
             Command::Cancel { settings, id } => (settings, JobOperation::Cancel { id }),
-            Command::Redrive { settings, which: Which { queue, kind } } => {
+            Command::Redrive { settings, filter: JobFilterArgs { queue, kind } } => {
                 (settings, JobOperation::Redrive { queue, kind })
             }
             Command::Queues(settings) => (settings, JobOperation::Queues),
@@ -118,7 +118,7 @@ impl Jobs {
         let done = control::run(settings.load(Vec::new())?, Asked::Jobs { order });
         match runtime()?.block_on(done).context("the command was not executed")? {
             Reply::Lines(lines) => lines.iter().try_for_each(|line| print(line)),
-            other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+            other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
         }
     }
 }

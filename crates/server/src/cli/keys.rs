@@ -50,9 +50,9 @@ fn rotate(settings: Settings, at_once: bool) -> Result<(), Failure> {
     let rotated = control::run(settings.load(Vec::new())?, Order::RotateKeys { at_once });
     let done = match runtime()?.block_on(rotated)? {
         Reply::KeysRotated(done) => done,
-        other => return Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+        other => return Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
     };
-    if done.under_way {
+    if done.already_in_progress {
         print("A rotation is in progress; nothing was changed.")?;
     }
     print(&format!("key {} signs from {}", done.key_id, done.signs_from))?;
@@ -64,18 +64,18 @@ fn reseal(settings: Settings) -> Result<(), Failure> {
     config.read_development_secrets_as_previous().map_err(anyhow::Error::from)?;
     let columns = match runtime()?.block_on(control::run(config, Order::ResealKeys))? {
         Reply::KeysResealed(columns) => columns,
-        other => return Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+        other => return Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
     };
     for ResealedColumn { column, resealed, unreadable } in &columns {
-        let left =
+        let unreadable_note =
             if *unreadable > 0 { format!(", {unreadable} cannot be decrypted") } else { String::new() };
-        print(&format!("{column}: {resealed} re-encrypted{left}"))?;
+        print(&format!("{column}: {resealed} re-encrypted{unreadable_note}"))?;
     }
     let unreadable: u64 = columns.iter().map(|column| column.unreadable).sum();
     if unreadable > 0 {
-        let why = "set JWT_SECRET_PREVIOUS to the secret under which they were encrypted, restart, and run \
+        let advice = "set JWT_SECRET_PREVIOUS to the secret under which they were encrypted, restart, and run \
                    this again";
-        return Err(anyhow::anyhow!("{unreadable} values cannot be decrypted: {why}").into());
+        return Err(anyhow::anyhow!("{unreadable} values cannot be decrypted: {advice}").into());
     }
     print(
         "All secrets are encrypted under the present JWT_SECRET, and the audit chain continues with a new \

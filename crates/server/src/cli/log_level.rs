@@ -18,13 +18,13 @@ pub(super) struct LogLevel {
 impl LogLevel {
     pub(super) fn run(self) -> Result<(), Failure> {
         let folder = self.settings.load(Vec::new())?.data.folder;
-        let asked = control::ask_log_level(&folder, self.level);
-        let level = runtime()?.block_on(asked);
+        let request = control::set_log_level(&folder, self.level);
+        let level = runtime()?.block_on(request);
         let level = level.context("the log level was not changed")?;
-        let nobody = || {
+        let no_server = || {
             let folder = folder.display();
             anyhow::anyhow!("no server runs on {folder}; on PostgreSQL, use PUT /api/v1/admin/log-level")
         };
-        print(&level.ok_or_else(nobody)?)
+        print(&level.ok_or_else(no_server)?)
     }
 }

@@ -68,9 +68,9 @@ async fn status(config: &Config) -> Result<(), Failure> {
 async fn find_status(config: &Config) -> Result<Vec<MigrationStatus>, Failure> {
     match Store::migration_status(&config.store_options(), migrations()).await {
         Err(error @ OpenError::FolderInUse { .. }) => {
-            let asked = control::ask_migrations(&config.data.folder).await;
-            let answer = asked.context("the server that runs on the data folder does not respond")?;
-            answer.ok_or_else(|| anyhow::Error::from(error).into())
+            let reply = control::get_migrations(&config.data.folder).await;
+            let response = reply.context("the server that runs on the data folder does not respond")?;
+            response.ok_or_else(|| anyhow::Error::from(error).into())
         }
         other => Ok(other.map_err(anyhow::Error::from)?),
     }
@@ -78,7 +78,7 @@ async fn find_status(config: &Config) -> Result<Vec<MigrationStatus>, Failure> {
 
 async fn up(config: &Config) -> Result<(), Failure> {
     let now = SystemClock.now();
-    let applied = Store::migrate_up(&config.store_options(), migrations(), now).await.map_err(in_the_way)?;
+    let applied = Store::migrate_up(&config.store_options(), migrations(), now).await.map_err(as_failure)?;
     report("applied", &applied)
 }
 
@@ -93,28 +93,28 @@ async fn down(config: &Config, steps: usize, dry_run: bool, yes: bool) -> Result
         return Err(anyhow::anyhow!("no migration was reverted").into());
     }
     let undone =
-        Store::migrate_down(&config.store_options(), migrations(), steps).await.map_err(in_the_way)?;
+        Store::migrate_down(&config.store_options(), migrations(), steps).await.map_err(as_failure)?;
     report("reverted", &undone)
 }
 
 /// Asks for confirmation on the terminal. Without a terminal, `--yes` is required.
 fn confirm(names: &[String]) -> Result<bool, Failure> {
     if !stdin().is_terminal() {
-        let why = "this deletes the tables of these migrations and their data: repeat the command with \
+        let advice = "this deletes the tables of these migrations and their data: repeat the command with \
                    --yes, or check it with --dry-run";
-        return Err(anyhow::anyhow!("{why} ({})", names.join(", ")).into());
+        return Err(anyhow::anyhow!("{advice} ({})", names.join(", ")).into());
     }
     names.iter().try_for_each(|name| print(&format!("will revert {name}")))?;
     print("This deletes their tables and the data in them. Type yes to continue:")?;
-    let mut answer = String::new();
-    stdin().read_line(&mut answer).map_err(anyhow::Error::from)?;
-    Ok(answer.trim() == "yes")
+    let mut response = String::new();
+    stdin().read_line(&mut response).map_err(anyhow::Error::from)?;
+    Ok(response.trim() == "yes")
 }
 
-fn in_the_way(error: OpenError) -> anyhow::Error {
-    let held = matches!(error, OpenError::FolderInUse { .. });
+fn as_failure(error: OpenError) -> anyhow::Error {
+    let is_in_use = matches!(error, OpenError::FolderInUse { .. });
     let error = anyhow::Error::from(error);
-    if held { error.context("stop the server before changing its schema") } else { error }
+    if is_in_use { error.context("stop the server before changing its schema") } else { error }
 }
 
 fn report(done: &str, names: &[String]) -> Result<(), Failure> {

@@ -121,7 +121,7 @@ enum Failure {
     /// Any other error. Exit code 1.
     Other(anyhow::Error),
     /// Exit code of a command that has already printed its result.
-    Told(u8),
+    AlreadyReported(u8),
 }
 
 impl From<ConfigError> for Failure {
@@ -160,8 +160,8 @@ pub fn run() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Input(error)) => fail(&error, EXIT_INVALID_INPUT),
-        Err(Failure::Other(error)) => fail(&in_one_line(&error), EXIT_FAILURE),
-        Err(Failure::Told(code)) => ExitCode::from(code),
+        Err(Failure::Other(error)) => fail(&format_error_chain(&error), EXIT_FAILURE),
+        Err(Failure::AlreadyReported(code)) => ExitCode::from(code),
     }
 }
 
@@ -172,11 +172,11 @@ fn runtime() -> Result<Runtime, anyhow::Error> {
 
 /// Formats an error and its causes on one line. A cause that the error's own message already contains is not
 /// repeated.
-fn in_one_line(error: &anyhow::Error) -> String {
+fn format_error_chain(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match &*line {
         "" => cause,
-        told if told.ends_with(&cause) => line,
-        told => format!("{told}: {cause}"),
+        line_so_far if line_so_far.ends_with(&cause) => line,
+        line_so_far => format!("{line_so_far}: {cause}"),
     })
 }
 
@@ -237,11 +237,11 @@ mod tests {
     fn error_causes_are_not_repeated() {
         #[derive(Debug, thiserror::Error)]
         #[error("cannot listen: {source}")]
-        struct Told {
+        struct TestError {
             source: std::io::Error,
         }
-        let told = Told { source: std::io::Error::other("taken") };
-        let error = Err::<(), _>(told).context("kith did not start").unwrap_err();
-        assert_eq!(in_one_line(&error), "kith did not start: cannot listen: in use");
+        let error = TestError { source: std::io::Error::other("taken") };
+        let error = Err::<(), _>(error).context("kith did not start").unwrap_err();
+        assert_eq!(format_error_chain(&error), "kith did not start: cannot listen: in use");
     }
 }

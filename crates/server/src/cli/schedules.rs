@@ -40,7 +40,7 @@ enum Command {
     /// Create or change a schedule
     Create {
         #[command(flatten)]
-        one: One,
+        args: ScheduleArgs,
         /// Cron expression or interval, such as '30 2 * * MON-FRI' or '@every 1h30m'
         #[arg(long)]
         schedule: String,
@@ -58,19 +58,19 @@ enum Command {
         time_zone: String,
     },
     /// Delete a schedule and the record of its runs; jobs that it has enqueued stay
-    Delete(One),
+    Delete(ScheduleArgs),
     /// Show a schedule with its next and last runs
-    Show(One),
+    Show(ScheduleArgs),
     /// Pause a schedule; runs that fall into the pause do not count as missed
-    Pause(One),
+    Pause(ScheduleArgs),
     /// Resume a schedule from now on
-    Resume(One),
+    Resume(ScheduleArgs),
     /// Run a schedule immediately and print the job's id
-    Run(One),
+    Run(ScheduleArgs),
     /// Run the missing runs of a schedule in a past period
     Backfill {
         #[command(flatten)]
-        one: One,
+        args: ScheduleArgs,
         /// Beginning of the period, inclusive, such as 2026-11-01T00:00:00Z
         #[arg(long)]
         from: Timestamp,
@@ -95,7 +95,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct One {
+struct ScheduleArgs {
     #[command(flatten)]
     settings: Settings,
     /// Name of the schedule, from `kith schedules list`
@@ -111,32 +111,32 @@ impl Schedules {
             Command::List { settings, queue, kind, paused } => {
                 (settings, ScheduleOperation::List { queue, kind, paused })
             }
-            Command::Create { one, schedule, queue, kind, payload, time_zone } => {
+            Command::Create { args, schedule, queue, kind, payload, time_zone } => {
                 let payload: Value = serde_json::from_str(&payload).context("--payload is not JSON")?;
                 let body = json!({
                     "schedule": schedule, "queue": queue, "kind": kind, "payload": payload, "time_zone": time_zone,
                 });
-                (one.settings, ScheduleOperation::Set { name: one.name, body })
+                (args.settings, ScheduleOperation::Set { name: args.name, body })
             }
-            Command::Delete(one) => (one.settings, ScheduleOperation::Delete(one.name)),
-            Command::Show(one) => (one.settings, ScheduleOperation::Show(one.name)),
-            Command::Pause(one) => (one.settings, ScheduleOperation::Pause(one.name)),
-            Command::Resume(one) => (one.settings, ScheduleOperation::Resume(one.name)),
-            Command::Run(one) => (one.settings, ScheduleOperation::Run(one.name)),
-            Command::Backfill { one, from, to } => {
-                (one.settings, ScheduleOperation::Backfill { name: one.name, from, to })
+            Command::Delete(args) => (args.settings, ScheduleOperation::Delete(args.name)),
+            Command::Show(args) => (args.settings, ScheduleOperation::Show(args.name)),
+            Command::Pause(args) => (args.settings, ScheduleOperation::Pause(args.name)),
+            Command::Resume(args) => (args.settings, ScheduleOperation::Resume(args.name)),
+            Command::Run(args) => (args.settings, ScheduleOperation::Run(args.name)),
+            Command::Backfill { args, from, to } => {
+                (args.settings, ScheduleOperation::Backfill { name: args.name, from, to })
             }
         };
         let done = control::run(settings.load(Vec::new())?, Order::Schedules(order));
         match runtime()?.block_on(done).context("the command was not executed")? {
             Reply::Schedules(ScheduleOperationResult::Schedules(all)) => {
-                all.iter().try_for_each(|one| print(&line(one)))
+                all.iter().try_for_each(|args| print(&line(args)))
             }
-            Reply::Schedules(ScheduleOperationResult::Schedule(one, runs)) => print(&at_length(&one, &runs)),
+            Reply::Schedules(ScheduleOperationResult::Schedule(args, runs)) => print(&format_details(&args, &runs)),
             Reply::Schedules(ScheduleOperationResult::Jobs(jobs)) => {
                 jobs.iter().try_for_each(|job| print(&job.to_string()))
             }
-            other => Err(anyhow::Error::from(control::misunderstood(&other)).into()),
+            other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),
         }
     }
 }
@@ -148,41 +148,44 @@ fn preview(schedule: &str, zone: &str, after: Option<Timestamp>, count: usize) -
     spec.runs_after(after).take(count).try_for_each(|at| print(&at.to_string()))
 }
 
-fn line(one: &ScheduleResponse) -> String {
-    let next = one.upcoming.first().map_or_else(|| word(&one.state), |at| format!("next {at}"));
-    let last = one.last_run_at.map_or("never".to_owned(), |at| at.to_string());
+fn line(args: &ScheduleResponse) -> String {
+    let next = args.upcoming.first().map_or_else(|| serialized_name(&args.state), |at| format!("next {at}"));
+    let last = args.last_run_at.map_or("never".to_owned(), |at| at.to_string());
     format!(
         "{} {next} last {last} {} {} ({}) {}",
-        one.name, one.queue, one.schedule, one.time_zone, one.owner
+        args.name, args.queue, args.schedule, args.time_zone, args.owner
     )
 }
 
-fn at_length(one: &ScheduleResponse, runs: &[ScheduleRun]) -> String {
-    let mut text = line(one);
-    let state =
-        if one.state == ScheduleState::Active { String::new() } else { format!("{}; ", word(&one.state)) };
+fn format_details(args: &ScheduleResponse, runs: &[ScheduleRun]) -> String {
+    let mut text = line(args);
+    let state = if args.state == ScheduleState::Active {
+        String::new()
+    } else {
+        format!("{}; ", serialized_name(&args.state))
+    };
     // Writing to a String cannot fail.
     let _ = write!(
         text,
         "\n{state}runs {} with {}; missed runs: {}; overlapping runs: {}",
-        one.kind,
-        one.payload.as_str(),
-        word(&one.missed),
-        word(&one.overlap)
+        args.kind,
+        args.payload.as_str(),
+        serialized_name(&args.missed),
+        serialized_name(&args.overlap)
     );
-    for at in &one.upcoming {
+    for at in &args.upcoming {
         let _ = write!(text, "\n  next {at}");
     }
     for run in runs {
         let job = run.job_id.map_or("skipped".to_owned(), |job| format!("job {job}"));
         let state = run.job_state.map_or("", |state| state.as_str());
         let error = run.error.as_deref().unwrap_or_default();
-        let _ = write!(text, "\n  {} {} {job} {state} {error}", run.at, word(&run.origin));
+        let _ = write!(text, "\n  {} {} {job} {state} {error}", run.at, serialized_name(&run.origin));
     }
     text
 }
 
 /// Returns the serialized name of an enum variant.
-fn word<T: Serialize>(value: &T) -> String {
+fn serialized_name<T: Serialize>(value: &T) -> String {
     serde_json::to_value(value).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
 }

@@ -51,7 +51,7 @@ impl Secrets {
                 let folder = folder.canonicalize().context("cannot find the folder")?;
                 secrets.iter().try_for_each(|(name, secret)| {
                     let path = folder.join(name.to_ascii_lowercase());
-                    keep(&path, secret).with_context(|| format!("cannot create {}", path.display()))?;
+                    write_files(&path, secret).with_context(|| format!("cannot create {}", path.display()))?;
                     print(&format!("{name}_FILE={}", path.display()))
                 })
             }
@@ -59,7 +59,7 @@ impl Secrets {
     }
 }
 
-fn keep(path: &Path, secret: &str) -> std::io::Result<()> {
+fn write_files(path: &Path, secret: &str) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(secret.as_bytes())?;
     file.sync_all()

@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Failure, Settings, print};
 use crate::control::reachable;
-use crate::{Running, Seams, demo, start};
+use crate::{Running, TestOverrides, demo, start};
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -50,11 +50,11 @@ impl Serve {
         }
         let config = self.settings.load(flags)?;
         let (_flush, log_level) = log::init(&config.log).context("cannot log")?;
-        run(config, Seams { log_level: Some(log_level), ..Seams::default() })
+        run(config, TestOverrides { log_level: Some(log_level), ..TestOverrides::default() })
     }
 }
 
-fn run(config: Config, seams: Seams) -> Result<(), Failure> {
+fn run(config: Config, seams: TestOverrides) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let done = runtime.block_on(serve(config, seams));
     // Background shutdown: an immediate stop must not wait for a thread that is blocked on the database.
@@ -62,7 +62,7 @@ fn run(config: Config, seams: Seams) -> Result<(), Failure> {
     done
 }
 
-async fn serve(config: Config, seams: Seams) -> Result<(), Failure> {
+async fn serve(config: Config, seams: TestOverrides) -> Result<(), Failure> {
     // Registered first, so that a signal during the start leads to an orderly stop.
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let wanted = config.server.listen;
@@ -81,7 +81,7 @@ async fn serve(config: Config, seams: Seams) -> Result<(), Failure> {
     let listen = SocketAddr::new(running.app.config.server.listen.ip(), running.addr.port());
     let base = format!("http://{}", reachable(listen));
     print(&ready_line(&running.app.config, &base, taken))?;
-    offer_first_admin(&running, &base).await?;
+    print_first_admin_hint(&running, &base).await?;
     if running.app.config.server.demo {
         print(&demo::lines(&base))?;
     }
@@ -98,7 +98,7 @@ async fn serve(config: Config, seams: Seams) -> Result<(), Failure> {
 
 /// Prints how to create the first administrator, if there is none. The link itself is printed only to a
 /// terminal, because other output may be stored and read by others.
-async fn offer_first_admin(running: &Running, base: &str) -> Result<(), Failure> {
+async fn print_first_admin_hint(running: &Running, base: &str) -> Result<(), Failure> {
     let offer = match first_admin::create_link(&running.app, base).await {
         Ok(Some(offer)) => offer,
         Ok(None) => return Ok(()),
@@ -207,12 +207,12 @@ mod tests {
     }
 
     /// Returns the response to `GET /readyz`, if there is one.
-    fn ask(addr: SocketAddr) -> Option<String> {
+    fn readyz(addr: SocketAddr) -> Option<String> {
         let mut stream = TcpStream::connect(addr).ok()?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer)
+        let mut response = String::new();
+        stream.read_to_string(&mut response).ok()?;
+        Some(response)
     }
 
     /// One test for both, because signals affect the whole process.
@@ -223,7 +223,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         config.data.folder = folder.path().to_owned();
         config.database.url = Secret::new(format!("postgres://kith:x@{}/kith", mute.local_addr().unwrap()));
-        let starting = thread::spawn(move || run(config, Seams::default()));
+        let starting = thread::spawn(move || run(config, TestOverrides::default()));
         // The start waits for a database that never responds.
         let (waiting, _) = mute.accept().unwrap();
         terminate();
@@ -244,9 +244,9 @@ mod tests {
         config.server.listen = free_port();
         config.server.drain_ms = 600_000;
         let addr = config.server.listen;
-        let serving = thread::spawn(move || run(config, Seams::default()));
+        let serving = thread::spawn(move || run(config, TestOverrides::default()));
         let until = |status: &str| {
-            while !ask(addr).is_some_and(|answer| answer.starts_with(&format!("HTTP/1.1 {status}"))) {
+            while !readyz(addr).is_some_and(|response| response.starts_with(&format!("HTTP/1.1 {status}"))) {
                 assert!(!serving.is_finished(), "the server ended before it returned {status}");
                 thread::yield_now();
             }

@@ -50,7 +50,7 @@ pub(super) struct Verify {
     only: Vec<String>,
     /// Output format
     #[arg(long, value_enum, default_value = "terminal")]
-    format: Form,
+    format: ReportFormat,
     /// E-mail address of an administrator; the password is read from KITH_VERIFY_PASSWORD
     ///
     /// Without it, on the server's own machine, a synthetic administrator is created and deleted after the
@@ -90,7 +90,7 @@ enum Gate {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Form {
+enum ReportFormat {
     /// Text for a terminal
     Terminal,
     /// JSON for programs
@@ -107,8 +107,8 @@ impl Verify {
         let plan = match self.plan() {
             Ok(plan) => plan,
             Err(error) => {
-                eprintln!("kith: {}", super::in_one_line(&error));
-                return Err(Failure::Told(EXIT_UNMEASURED));
+                eprintln!("kith: {}", super::format_error_chain(&error));
+                return Err(Failure::AlreadyReported(EXIT_UNMEASURED));
             }
         };
         if self.list {
@@ -119,22 +119,22 @@ impl Verify {
             let deployment =
                 Deployment::new(self.target().await?).context("cannot connect to the deployment")?;
             let report =
-                verify(&plan, deployment, &SystemClock, &show_progress, &*listen_for_a_stop()?).await;
+                verify(&plan, deployment, &SystemClock, &show_progress, &*stop_flag_on_signal()?).await;
             let format = match form {
-                Form::Terminal => Format::Terminal { colour: stdout().is_terminal() },
-                Form::Json => Format::Json,
-                Form::Markdown => Format::Markdown,
-                Form::Html => Format::Html,
+                ReportFormat::Terminal => Format::Terminal { colour: stdout().is_terminal() },
+                ReportFormat::Json => Format::Json,
+                ReportFormat::Markdown => Format::Markdown,
+                ReportFormat::Html => Format::Html,
             };
             print(&report.to_text(format))?;
             Ok::<_, Failure>(report.gate.exit_code)
         });
         match code {
             Ok(0) => Ok(()),
-            Ok(code) => Err(Failure::Told(code)),
+            Ok(code) => Err(Failure::AlreadyReported(code)),
             Err(Failure::Other(error)) => {
-                eprintln!("kith: {}", super::in_one_line(&error));
-                Err(Failure::Told(EXIT_UNMEASURED))
+                eprintln!("kith: {}", super::format_error_chain(&error));
+                Err(Failure::AlreadyReported(EXIT_UNMEASURED))
             }
             Err(other) => Err(other),
         }
@@ -155,15 +155,15 @@ impl Verify {
         }
         for area in &self.areas {
             let word = area.to_lowercase();
-            let is_meant = |known: &&kith_readiness::Area| {
+            let is_selected = |known: &&kith_readiness::Area| {
                 known.id.eq_ignore_ascii_case(area) || known.name.to_lowercase().contains(&word)
             };
-            let meant: Vec<_> = catalogue.areas.iter().filter(is_meant).collect();
-            if meant.is_empty() {
+            let selected: Vec<_> = catalogue.areas.iter().filter(is_selected).collect();
+            if selected.is_empty() {
                 let areas: Vec<_> = catalogue.areas.iter().map(|area| &*area.id).collect();
                 return Err(anyhow!("unknown area {area}; expected one of: {}", areas.join(", ")));
             }
-            let of_area = |row: &&kith_readiness::Row| meant.iter().any(|area| area.id == row.area());
+            let of_area = |row: &&kith_readiness::Row| selected.iter().any(|area| area.id == row.area());
             only.extend(catalogue.rows.iter().filter(of_area).map(|row| row.id.clone()));
         }
         Ok(Plan {
@@ -181,9 +181,11 @@ impl Verify {
 
     /// Reads the evidence of the build: unsigned from a local folder, signed from a file of a release.
     fn artefacts(&self) -> Result<Artefacts, anyhow::Error> {
-        let beside = || Some(std::env::current_exe().ok()?.parent()?.join(SIGNED_EVIDENCE_FILE));
+        let beside_binary = || Some(std::env::current_exe().ok()?.parent()?.join(SIGNED_EVIDENCE_FILE));
         let (folder, file, is_asked) = match &self.evidence {
-            None => (Some(PathBuf::from(EVIDENCE_FOLDER)), beside().filter(|file| file.is_file()), false),
+            None => {
+                (Some(PathBuf::from(EVIDENCE_FOLDER)), beside_binary().filter(|file| file.is_file()), false)
+            }
             Some(path) if path.is_file() => (None, Some(path.clone()), true),
             Some(path) => (Some(path.clone()), None, true),
         };
@@ -199,33 +201,42 @@ impl Verify {
             );
             return Ok(artefacts);
         };
-        Ok(artefacts.and(EvidenceKey::parse(key)?.read(&file)?))
+        Ok(artefacts.merge(EvidenceKey::parse(key)?.read(&file)?))
     }
 
     async fn target(self) -> Result<Target, Failure> {
         let authority = self.authority.as_deref().map(read).transpose()?;
         let is_here = self.target.is_none() || self.settings.is_given();
         let given = match self.admin {
-            Some(email) => Some(AdminAccess { email, password: password()?, is_made_up: false }),
+            Some(email) => Some(AdminAccess { email, password: password()?, is_synthetic: false }),
             None => None,
         };
         let (mut url, mut admin, mut configuration) = (self.target, given, None);
         if is_here {
             // Without a configuration file there is nothing to compare with: flags of `kith serve` are not
             // recorded anywhere.
-            let is_meant = self.settings.config.is_some();
+            let is_selected = self.settings.config.is_some();
             let config = self.settings.load(Vec::new())?;
-            configuration = is_meant.then(|| config.digest());
+            configuration = is_selected.then(|| config.digest());
             if url.is_none() {
                 url = Some(address(&config).await?);
             }
             if admin.is_none() {
-                admin = make_up_admin(config).await;
+                admin = create_synthetic_admin(config).await;
             }
         }
         let (own, machine) = (Some(modules::own_build()), machine());
         let url = url.unwrap_or_default();
-        Ok(Target { url, others: self.nodes, authority, admin, logs: self.logs, configuration, own, machine })
+        Ok(Target {
+            url,
+            other_nodes: self.nodes,
+            authority,
+            admin,
+            logs: self.logs,
+            configuration,
+            own_build: own,
+            machine,
+        })
     }
 }
 
@@ -243,10 +254,10 @@ fn password() -> Result<String, anyhow::Error> {
 
 /// Returns a flag that the first SIGTERM or SIGINT sets, so that the current check ends and the synthetic
 /// accounts are deleted. A second signal ends the process immediately.
-fn listen_for_a_stop() -> Result<Arc<AtomicBool>, anyhow::Error> {
+fn stop_flag_on_signal() -> Result<Arc<AtomicBool>, anyhow::Error> {
     let stop = Arc::new(AtomicBool::new(false));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let told = Arc::clone(&stop);
+    let flag = Arc::clone(&stop);
     tokio::spawn(async move {
         for first in [true, false] {
             tokio::select! {
@@ -254,7 +265,7 @@ fn listen_for_a_stop() -> Result<Arc<AtomicBool>, anyhow::Error> {
                 _ = interrupt.recv() => {}
             }
             if first {
-                told.store(true, Ordering::Relaxed);
+                flag.store(true, Ordering::Relaxed);
                 eprintln!(
                     "kith: finishing the current check and deleting the synthetic accounts; repeat the \
                      signal to stop immediately"
@@ -277,7 +288,7 @@ async fn address(config: &Config) -> Result<String, anyhow::Error> {
         let folder = folder.display();
         anyhow!("no server runs on {folder}; start one with `kith serve`, or name one with --target")
     };
-    control::ask_address(folder)
+    control::get_address(folder)
         .await
         .context("the server that runs on the data folder returned an error")?
         .ok_or_else(none)
@@ -285,8 +296,8 @@ async fn address(config: &Config) -> Result<String, anyhow::Error> {
 
 /// Creates a synthetic administrator for this run. Returns `None` on failure; rows that need one are then
 /// unmeasured.
-async fn make_up_admin(config: Config) -> Option<AdminAccess> {
-    let access = AdminAccess::made_up();
+async fn create_synthetic_admin(config: Config) -> Option<AdminAccess> {
+    let access = AdminAccess::synthetic();
     let order = Order::CreateAdmin {
         email: access.email.clone(),
         display_name: "kith verify".to_owned(),
@@ -298,7 +309,7 @@ async fn make_up_admin(config: Config) -> Option<AdminAccess> {
         Err(error) => {
             eprintln!(
                 "kith: cannot create a synthetic administrator for this run: {}",
-                super::in_one_line(&error)
+                super::format_error_chain(&error)
             );
             None
         }
@@ -311,13 +322,15 @@ fn show_progress(progress: Progress<'_>) {
         return;
     }
     let line = match progress {
-        Progress::Begins { row, n, of } => format!("\r\x1b[K[{n}/{of}] {} {}", row.id, shortened(&row.what)),
-        Progress::Ends(_) => "\r\x1b[K".to_owned(),
-        Progress::CleansUp => "\r\x1b[Kdeleting the synthetic accounts\r\x1b[K".to_owned(),
+        Progress::RowStarted { row, n, total } => {
+            format!("\r\x1b[K[{n}/{total}] {} {}", row.id, first_60_chars(&row.requirement))
+        }
+        Progress::RowFinished(_) => "\r\x1b[K".to_owned(),
+        Progress::CleaningUp => "\r\x1b[Kdeleting the synthetic accounts\r\x1b[K".to_owned(),
     };
     let _ = write!(stderr(), "{line}");
 }
 
-fn shortened(text: &str) -> String {
+fn first_60_chars(text: &str) -> String {
     text.chars().take(60).collect()
 }

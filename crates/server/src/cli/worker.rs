@@ -6,7 +6,7 @@ use kith_platform::telemetry::log;
 
 use super::serve::Signals;
 use super::{Failure, Settings, print};
-use crate::start::{self, Seams};
+use crate::start::{self, TestOverrides};
 
 #[derive(Debug, Args)]
 pub(super) struct Worker {
@@ -24,9 +24,9 @@ impl Worker {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.settings.load(Vec::new())?;
         if config.is_sqlite() {
-            let why = "`kith worker` requires PostgreSQL: a SQLite database is used by one process, which \
+            let reason = "`kith worker` requires PostgreSQL: a SQLite database is used by one process, which \
                        serves requests and runs jobs";
-            return Err(anyhow!(why).into());
+            return Err(anyhow!(reason).into());
         }
         let concurrency = self.concurrency.unwrap_or(config.jobs.concurrency);
         if concurrency == 0 {
@@ -37,7 +37,7 @@ impl Worker {
         }
         let (_flush, log_level) = log::init(&config.log).context("cannot log")?;
         let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-        let seams = Seams { log_level: Some(log_level), ..Seams::default() };
+        let seams = TestOverrides { log_level: Some(log_level), ..TestOverrides::default() };
         let done = runtime.block_on(async {
             let mut signals = Signals::listen().context("cannot listen for signals")?;
             let app = start::open(config, seams).await.map_err(anyhow::Error::from)?;

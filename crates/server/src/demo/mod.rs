@@ -1,15 +1,15 @@
 //! `kith serve --demo`: synthetic demo data, a page that shows two users side by side, and shell commands to
 //! try.
 
+mod history;
 mod page;
-mod past;
+mod past_server;
 mod readiness;
-mod world;
 
 use kith_platform::{Module, Routes, Tag};
 
-pub use past::DemoError;
-pub(crate) use world::make_world_if_asked;
+pub(crate) use history::create_demo_data_if_enabled;
+pub use past_server::DemoError;
 
 /// Module of the demo page.
 pub(crate) static DEMO: Module = Module {

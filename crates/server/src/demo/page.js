@@ -258,8 +258,8 @@ async function judge() {
   verdict.dataset.verdict = row.live;
   const observed = row.evidence.find((one) => one.kind === "live");
   const found = document.getElementById("found");
-  found.textContent = row.result === row.live ? row.why : `The row as a whole is “${row.result}”: ${row.why}.`;
-  found.title = observed ? observed.what : "";
+  found.textContent = row.result === row.live ? row.reason : `The row as a whole is “${row.result}”: ${row.reason}.`;
+  found.title = observed ? observed.action : "";
   return `Check SEC-03: the live check returned “${row.live}”, the row as a whole is “${row.result}”.`;
 }
 

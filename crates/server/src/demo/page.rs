@@ -29,11 +29,11 @@ static FILES: LazyLock<[(&str, Arc<Asset>); 4]> = LazyLock::new(|| {
         ("page.css", Asset::new(STYLE, include_str!("page.css"))),
         ("page.js", Asset::new(SCRIPT, include_str!("page.js"))),
         ("person.js", Asset::new(SCRIPT, include_str!("person.js"))),
-        ("people.json", Asset::new(JSON, people().to_string())),
+        ("people.json", Asset::new(JSON, users().to_string())),
     ]
 });
 
-fn people() -> Value {
+fn users() -> Value {
     let one = |name: &&str| json!({ "name": name, "email": email(name), "password": PASSWORD });
     PEOPLE.iter().map(one).collect()
 }

@@ -3,22 +3,22 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::Uri;
-use kith_readiness::{Answer, Check, Client, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Client, Run, Shortfall};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpSocket;
 
-use crate::cast::ensure;
 use crate::networks::ListedNetwork;
+use crate::synthetic_accounts::ensure;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "ACC-14",
-    does: "calls an administration operation from this address, also with forged `X-Forwarded-For` headers, \
+    description: "calls an administration operation from this address, also with forged `X-Forwarded-For` headers, \
            and from another address of this machine if the target runs on it",
-    mend: "list the addresses of administrators in server.admin_addresses, and only your own proxies in \
+    remediation: "list the addresses of administrators in server.admin_addresses, and only your own proxies in \
            server.trusted_proxies",
-    last: false,
-    run: |run| Box::pin(are_listed(run)),
+    runs_last: false,
+    run: |run| Box::pin(check_admin_addresses(run)),
 }];
 
 const FACTS: &str = "/api/v1/admin/facts";
@@ -26,20 +26,20 @@ const FACTS: &str = "/api/v1/admin/facts";
 const FORGED_FORWARDED_FOR: [&str; 4] = ["127.0.0.1", "::1", "10.0.0.1", "127.0.0.1, 203.0.113.9"];
 const UNLISTED_HERE: &str = "run it from an address that server.admin_addresses lists";
 
-async fn are_listed(run: &Run) -> Result<String, Shortfall> {
+async fn check_admin_addresses(run: &Run) -> Result<String, Shortfall> {
     let admin = run.admin().await?;
-    let answer = admin.get(FACTS).await?;
-    if is_closed(&answer) {
+    let response = admin.get(FACTS).await?;
+    if check_admin_rejected(&response) {
         for forged in FORGED_FORWARDED_FOR {
-            let answer = admin.with("x-forwarded-for", forged).get(FACTS).await?;
-            ensure(is_closed(&answer), || {
+            let response = admin.with("x-forwarded-for", forged).get(FACTS).await?;
+            ensure(check_admin_rejected(&response), || {
                 format!("this address is not listed, but is accepted with X-Forwarded-For: {forged}")
             })?;
         }
-        let why = "this address is not listed and was rejected, also with forged headers; a listed address was not tried";
-        return Err(Shortfall::unmeasured(why, UNLISTED_HERE));
+        let reason = "this address is not listed and was rejected, also with forged headers; a listed address was not tried";
+        return Err(Shortfall::unmeasured(reason, UNLISTED_HERE));
     }
-    let facts = answer.expect(200)?.json();
+    let facts = response.expect(200)?.json();
     let listed = &facts["configuration"]["settings"]["server"]["admin_addresses"];
     let networks = ListedNetwork::all(listed);
     ensure(!networks.is_empty(), || {
@@ -47,17 +47,17 @@ async fn are_listed(run: &Run) -> Result<String, Shortfall> {
     })?;
     let digest: String =
         Sha256::digest(listed.to_string()).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    run.figure("admin_addresses_digest", format!("sha256:{digest}…"));
-    run.figure("admin_addresses", networks.len());
-    Ok(match elsewhere(run, &networks) {
+    run.record("admin_addresses_digest", format!("sha256:{digest}…"));
+    run.record("admin_addresses", networks.len());
+    Ok(match unlisted_local_address(run, &networks) {
         Some(from) => {
             let mut refused = 0;
             for forged in std::iter::once(None).chain(FORGED_FORWARDED_FOR.map(Some)) {
-                let status = ask_from(run, from, &admin, forged).await?;
+                let status = get_from_address(run, from, &admin, forged).await?;
                 ensure(status == 403, || {
-                    let as_whom =
+                    let forged_as =
                         forged.map_or(String::new(), |forged| format!(" with X-Forwarded-For: {forged}"));
-                    format!("{from} is not listed, but got {status}{as_whom} instead of 403")
+                    format!("{from} is not listed, but got {status}{forged_as} instead of 403")
                 })?;
                 refused += 1;
             }
@@ -73,13 +73,13 @@ async fn are_listed(run: &Run) -> Result<String, Shortfall> {
     })
 }
 
-fn is_closed(answer: &Answer) -> bool {
-    answer.status == 403 && answer.code().is_some_and(|code| code == "address_not_listed")
+fn check_admin_rejected(response: &CheckResponse) -> bool {
+    response.status == 403 && response.code().is_some_and(|code| code == "address_not_listed")
 }
 
 /// Returns another loopback address of this machine that is not listed, if the target is on this machine.
-fn elsewhere(run: &Run, listed: &[ListedNetwork]) -> Option<IpAddr> {
-    let host = socket(run)?.ip();
+fn unlisted_local_address(run: &Run, listed: &[ListedNetwork]) -> Option<IpAddr> {
+    let host = target_socket_addr(run)?.ip();
     let others = (2..=254).map(|n| IpAddr::V4(Ipv4Addr::new(127, 0, 0, n)));
     others
         .into_iter()
@@ -87,7 +87,7 @@ fn elsewhere(run: &Run, listed: &[ListedNetwork]) -> Option<IpAddr> {
 }
 
 /// Returns the socket address of the target, if its URL is plain HTTP and has a numeric host.
-fn socket(run: &Run) -> Option<SocketAddr> {
+fn target_socket_addr(run: &Run) -> Option<SocketAddr> {
     let url: Uri = run.node().parse().ok()?;
     let host = url.host()?.replace("localhost", "127.0.0.1");
     let ip = host.parse::<IpAddr>().ok().filter(|_| url.scheme_str() == Some("http"))?;
@@ -95,7 +95,7 @@ fn socket(run: &Run) -> Option<SocketAddr> {
 }
 
 /// Sends a request from a chosen local address and returns the status.
-async fn ask_from(
+async fn get_from_address(
     run: &Run,
     from: IpAddr,
     admin: &Client,
@@ -107,7 +107,7 @@ async fn ask_from(
             "run it on the server's machine",
         )
     };
-    let to = socket(run)
+    let to = target_socket_addr(run)
         .ok_or_else(|| Shortfall::unmeasured("the target is not on this machine", UNLISTED_HERE))?;
     let socket = TcpSocket::new_v4().map_err(refused)?;
     socket.bind(SocketAddr::new(from, 0)).map_err(refused)?;
@@ -118,9 +118,9 @@ async fn ask_from(
         "GET {FACTS} HTTP/1.1\r\nhost: {to}\r\nauthorization: {authorization}\r\n{forged}connection: close\r\n\r\n"
     );
     connection.write_all(head.as_bytes()).await.map_err(refused)?;
-    let mut answer = Vec::new();
-    connection.read_to_end(&mut answer).await.map_err(refused)?;
-    let status = String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse().ok());
+    let mut response = Vec::new();
+    connection.read_to_end(&mut response).await.map_err(refused)?;
+    let status = String::from_utf8_lossy(&response).split(' ').nth(1).and_then(|status| status.parse().ok());
     status.ok_or_else(|| {
         Shortfall::unmeasured(format!("{to} did not respond with HTTP"), "check which program listens there")
     })

@@ -2,7 +2,7 @@
 //! them.
 
 use http::Method;
-use kith_readiness::{Answer, Client, Run, Shortfall};
+use kith_readiness::{CheckResponse, Client, Run, Shortfall};
 use serde_json::{Value, json};
 
 /// Id that identifies no user and no resource.
@@ -46,7 +46,7 @@ impl Operation {
 
     /// Returns the operation id without the suffix `_by_old_path`, which marks an old path of the same
     /// operation.
-    pub fn by_new_path(&self) -> &str {
+    pub fn canonical_operation_id(&self) -> &str {
         self.name.strip_suffix("ByOldPath").unwrap_or(&self.name)
     }
 
@@ -62,16 +62,16 @@ impl Operation {
     }
 
     /// Returns the path with parameters that identify no resource.
-    pub fn path_to_nothing(&self) -> String {
+    pub fn unknown_resource_path(&self) -> String {
         let given: Vec<_> =
-            self.path.split('{').skip(1).map(|part| nothing(part.split('}').next())).collect();
+            self.path.split('{').skip(1).map(|part| unknown_value(part.split('}').next())).collect();
         self.path_with(&given)
     }
 
     /// Sends the operation for a resource that does not exist, with an invalid body, so that nothing changes.
-    pub async fn try_it(&self, client: &Client) -> Result<Answer, Shortfall> {
+    pub async fn send_invalid(&self, client: &Client) -> Result<CheckResponse, Shortfall> {
         let body = if self.takes_body { json!({ "kith-verify": 1 }).to_string() } else { String::new() };
-        Ok(client.send(self.method.clone(), &self.path_to_nothing(), body.into()).await?)
+        Ok(client.send(self.method.clone(), &self.unknown_resource_path(), body.into()).await?)
     }
 
     /// Returns true if the operation exists in development mode only.
@@ -80,7 +80,7 @@ impl Operation {
     }
 }
 
-fn nothing(parameter: Option<&str>) -> &'static str {
+fn unknown_value(parameter: Option<&str>) -> &'static str {
     match parameter.unwrap_or_default() {
         "space" => "me",
         "collection" | "name" => UNKNOWN_COLLECTION,
@@ -128,12 +128,12 @@ mod tests {
                     "responses": responses }),
         );
         let role = role.unwrap();
-        assert_eq!(role.path_to_nothing(), format!("/users/{NOBODY}/role"));
+        assert_eq!(role.unknown_resource_path(), format!("/users/{NOBODY}/role"));
         assert_eq!((role.permissions, role.takes_body), (Some(vec!["users.set_role".to_owned()]), true));
         assert_eq!(role.statuses, [200, 404]);
         let item = read("/spaces/{space}/{collection}/{id}", json!({ "operationId": "x", "responses": {} }))
             .unwrap();
-        assert_eq!(item.path_to_nothing(), format!("/spaces/me/{UNKNOWN_COLLECTION}/{NOBODY}"));
+        assert_eq!(item.unknown_resource_path(), format!("/spaces/me/{UNKNOWN_COLLECTION}/{NOBODY}"));
         assert_eq!(item.path_with(&["bond", "notes", "7"]), "/spaces/bond/notes/7");
         assert_eq!((item.permissions, item.takes_body), (None, false));
         assert!(read("/x", json!({})).is_none());

@@ -2,28 +2,30 @@
 //! another user's ids.
 
 use http::Method;
-use kith_readiness::{Check, Person, Run, Shortfall};
+use kith_readiness::{Check, Run, Shortfall, SyntheticAccount};
 use serde_json::{Value, json};
 
 use super::DEFAULT_REMEDIATION;
 use super::operations::{Operation, operations};
-use crate::cast::{REQUESTS, ask, bond, break_up, current, decide, ensure, items, signed_in, single};
+use crate::synthetic_accounts::{
+    REQUESTS, bond, break_up, current, decide, ensure, items, send_request, signed_in, unbonded_account,
+};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "ACC-10",
-    does: "creates one resource of each kind; calls every operation as another user with the ids of these \
+    description: "creates one resource of each kind; calls every operation as another user with the ids of these \
            resources, searches all responses for their contents, and checks that the resources are unchanged",
-    mend: DEFAULT_REMEDIATION,
-    last: false,
-    run: |run| Box::pin(are_ones_own(run)),
+    remediation: DEFAULT_REMEDIATION,
+    runs_last: false,
+    run: |run| Box::pin(check_ownership(run)),
 }];
 
 /// Resources of the owner that a stranger must not access.
-struct Kept {
-    owner: Person,
-    partner: Person,
-    asker: Person,
-    /// Id of the request from `asker` to `owner`.
+struct OwnedResources {
+    owner: SyntheticAccount,
+    partner: SyntheticAccount,
+    requester: SyntheticAccount,
+    /// Id of the request from `requester` to `owner`.
     request: String,
     session: String,
     invite: String,
@@ -33,24 +35,28 @@ struct Kept {
     bond_item: String,
     /// Id of the user whom the owner has blocked.
     blocked: String,
-    mark: String,
+    marker: String,
 }
 
 const NOTES: &str = "notes";
 
-impl Kept {
+impl OwnedResources {
     async fn by(run: &Run) -> Result<Self, Shortfall> {
-        let (owner, partner, asker) = (single(run, 1).await?, single(run, 9).await?, single(run, 8).await?);
-        let (mark, blocked) = (run.mark("owned"), signed_in(run).await?.id);
+        let (owner, partner, requester) = (
+            unbonded_account(run, 1).await?,
+            unbonded_account(run, 9).await?,
+            unbonded_account(run, 8).await?,
+        );
+        let (marker, blocked) = (run.marker("owned"), signed_in(run).await?.id);
         let bond = bond(&partner, &owner).await?;
-        let request = ask(&asker, &owner).await?;
+        let request = send_request(&requester, &owner).await?;
         let invite = owner.client.post("/api/v1/partners/invites", Value::Null).await?.expect(201)?;
         let keep = async |space: &str| {
             let path = format!("/api/v1/spaces/{space}/{NOTES}");
-            owner.client.post(&path, json!({ "data": { "text": mark } })).await?.expect(201)?.text_at("/id")
+            owner.client.post(&path, json!({ "data": { "text": marker } })).await?.expect(201)?.text_at("/id")
         };
         let (own_item, bond_item) = (keep("me").await?, keep("bond").await?);
-        let nickname = json!({ "nickname": mark });
+        let nickname = json!({ "nickname": marker });
         owner.client.put(&format!("/api/v1/nicknames/{}", partner.id), nickname).await?.expect(200)?;
         owner.client.put(&format!("/api/v1/blocks/{blocked}"), Value::Null).await?.expect(200)?;
         let sessions = items(&owner, "/api/v1/auth/sessions").await?;
@@ -60,7 +66,7 @@ impl Kept {
         Ok(Self {
             owner,
             partner,
-            asker,
+            requester,
             request,
             session,
             invite,
@@ -69,20 +75,20 @@ impl Kept {
             bond,
             bond_item,
             blocked,
-            mark,
+            marker,
         })
     }
 
     /// Returns the requests that a stranger sends for `operation` with the owner's ids. Empty if the
     /// operation cannot refer to the owner's resources.
-    fn ways(&self, operation: &Operation) -> Result<Vec<Way<'_>>, Shortfall> {
+    fn stranger_requests(&self, operation: &Operation) -> Result<Vec<StrangerRequest<'_>>, Shortfall> {
         const GONE: &[u16] = &[404];
         let about = |given: &[&'static str], id, body, wanted| {
             let given: Vec<&str> = given.iter().copied().chain([id]).collect();
-            Way { given, body, wanted }
+            StrangerRequest { given, body, wanted }
         };
         let data = || json!({ "data": { "text": "taken over" } });
-        Ok(match operation.by_new_path() {
+        Ok(match operation.canonical_operation_id() {
             "getPartnerRequest"
             | "acceptPartnerRequest"
             | "rejectPartnerRequest"
@@ -128,27 +134,27 @@ impl Kept {
             _ if !operation.path.contains('{') && operation.method == Method::GET => {
                 let wanted: &[u16] =
                     if operation.permissions.as_ref().is_some_and(Vec::is_empty) { &[200] } else { &[403] };
-                vec![Way { given: Vec::new(), body: Value::Null, wanted }]
+                vec![StrangerRequest { given: Vec::new(), body: Value::Null, wanted }]
             }
             _ if !operation.path.contains('{') => vec![],
             // A missing permission is rejected before the resource is looked up.
             _ if operation.permissions.as_ref().is_some_and(|needed| !needed.is_empty()) => {
                 let given = vec![&*self.owner.id; operation.path.matches('{').count()];
                 let body = if operation.takes_body { json!({}) } else { Value::Null };
-                vec![Way { given, body, wanted: &[403] }]
+                vec![StrangerRequest { given, body, wanted: &[403] }]
             }
             new => {
-                let why = format!(
+                let reason = format!(
                     "this check does not know the operation {new} and which resources its parameters identify"
                 );
-                return Err(Shortfall::unmeasured(why, "run `kith verify` of the build that is deployed"));
+                return Err(Shortfall::unmeasured(reason, "run `kith verify` of the build that is deployed"));
             }
         })
     }
 
     /// Fails unless the owner still has all resources unchanged.
     async fn ensure_untouched(&self) -> Result<(), Shortfall> {
-        let Self { owner, partner, mark, .. } = self;
+        let Self { owner, partner, marker, .. } = self;
         let is_there = |all: &[Value], id: &str| all.iter().any(|one| one["id"] == *id);
         let waiting = items(owner, &format!("{REQUESTS}?direction=incoming&status=pending")).await?;
         let invites = items(owner, "/api/v1/partners/invites").await?;
@@ -160,14 +166,14 @@ impl Kept {
             ("the request", is_there(&waiting, &self.request)),
             ("the invite", is_there(&invites, &self.invite_id)),
             ("the session", is_there(&sessions, &self.session)),
-            ("the nickname", nickname.json()["nickname"] == *mark),
+            ("the nickname", nickname.json()["nickname"] == *marker),
             ("the block", block.status == 200),
             ("the role", me.json()["role"] == "user"),
             ("the bond", current(owner).await?["id"] == *self.bond),
         ];
         for (space, item) in [("me", &self.own_item), ("bond", &self.bond_item)] {
             let read = owner.client.get(&format!("/api/v1/spaces/{space}/{NOTES}/{item}")).await?;
-            faults.push(("an item", read.json()["data"]["text"] == *mark));
+            faults.push(("an item", read.json()["data"]["text"] == *marker));
         }
         let changed = faults.iter().find(|(_, as_it_was)| !as_it_was);
         ensure(changed.is_none(), || {
@@ -176,9 +182,9 @@ impl Kept {
     }
 
     /// Removes the resources that would affect other checks. The rest is deleted with the owner's account.
-    async fn put_away(&self) -> Result<(), Shortfall> {
-        let Self { owner, asker, .. } = self;
-        decide(asker, &self.request, "cancel").await?.expect(200)?;
+    async fn clean_up(&self) -> Result<(), Shortfall> {
+        let Self { owner, requester, .. } = self;
+        decide(requester, &self.request, "cancel").await?.expect(200)?;
         break_up(owner).await?;
         owner.client.delete(&format!("/api/v1/blocks/{}", self.blocked), Value::Null).await?.expect(204)?;
         owner
@@ -191,41 +197,42 @@ impl Kept {
 }
 
 /// Request that a stranger sends: path parameters, body, and the expected statuses.
-struct Way<'k> {
+struct StrangerRequest<'k> {
     given: Vec<&'k str>,
     body: Value,
     wanted: &'static [u16],
 }
 
-async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
+async fn check_ownership(run: &Run) -> Result<String, Shortfall> {
     let operations = operations(run).await?;
-    let (kept, stranger, theirs) = (Kept::by(run).await?, single(run, 4).await?, single(run, 6).await?);
+    let (resources, stranger, other) =
+        (OwnedResources::by(run).await?, unbonded_account(run, 4).await?, unbonded_account(run, 6).await?);
     // The stranger has a partner, so requests for the space of a bond refer to an existing space.
-    bond(&theirs, &stranger).await?;
+    bond(&other, &stranger).await?;
     let (mut cells, mut names_nothing) = (0, 0);
     for operation in operations.iter().filter(|one| one.permissions.is_some() && !one.is_for_development()) {
-        let ways = kept.ways(operation)?;
-        names_nothing += usize::from(ways.is_empty());
-        for Way { given, body, wanted } in ways {
+        let requests = resources.stranger_requests(operation)?;
+        names_nothing += usize::from(requests.is_empty());
+        for StrangerRequest { given, body, wanted } in requests {
             let path = operation.path_with(&given);
             let bytes = if body.is_null() { String::new() } else { body.to_string() };
-            let answer = stranger.client.send(operation.method.clone(), &path, bytes.into()).await?;
-            let told = answer.text();
-            ensure(!told.contains(&kept.mark) && !told.contains(&kept.owner.email), || {
+            let response = stranger.client.send(operation.method.clone(), &path, bytes.into()).await?;
+            let text = response.text();
+            ensure(!text.contains(&resources.marker) && !text.contains(&resources.owner.email), || {
                 format!("{} {} returns data of the owner to another user", operation.method, operation.path)
             })?;
-            ensure(wanted.contains(&answer.status), || {
-                let (method, path, status) = (&operation.method, &operation.path, answer.status);
+            ensure(wanted.contains(&response.status), || {
+                let (method, path, status) = (&operation.method, &operation.path, response.status);
                 format!("{method} {path} with another user's ids returned {status} instead of {wanted:?}")
             })?;
             cells += 1;
         }
     }
-    kept.ensure_untouched().await?;
-    kept.put_away().await?;
+    resources.ensure_untouched().await?;
+    resources.clean_up().await?;
     break_up(&stranger).await?;
-    run.figure("cells", cells);
-    run.figure("operations_that_name_nothing_of_anybodys", names_nothing);
+    run.record("cells", cells);
+    run.record("operations_that_name_nothing_of_anybodys", names_nothing);
     Ok(format!(
         "{cells} of {cells} calls revealed nothing to another user: 403 or 404 for ids of others, own data \
          without an id; all resources are unchanged"

@@ -1,27 +1,27 @@
 //! Checks authorization: rejection without a valid token, and the permissions of each role.
 
-use kith_readiness::{Answer, Check, Client, Person, RolePermissions, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Client, RolePermissions, Run, Shortfall, SyntheticAccount};
 use serde_json::json;
 
 use super::operations::{Operation, operations};
 use super::sign_in::read;
-use crate::cast::{ensure, log_in, signed_in};
+use crate::synthetic_accounts::{ensure, log_in, signed_in};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "ACC-03",
-        does: "calls every operation that the OpenAPI document marks as secured, without a token and with four invalid tokens",
-        mend: "put the operation behind `SignedIn` or `Allowed`",
-        last: false,
-        run: |run| Box::pin(are_secured(run)),
+        description: "calls every operation that the OpenAPI document marks as secured, without a token and with four invalid tokens",
+        remediation: "put the operation behind `SignedIn` or `Allowed`",
+        runs_last: false,
+        run: |run| Box::pin(check_authentication(run)),
     },
     Check {
         row: "ACC-09",
-        does: "calls every operation without a token and in each of the four roles, with ids that do not \
+        description: "calls every operation without a token and in each of the four roles, with ids that do not \
                exist and invalid bodies, so that nothing changes",
-        mend: "put the operation behind `Allowed` with its permission; see which roles have it in `auth/roles.rs`",
-        last: false,
-        run: |run| Box::pin(are_permitted(run)),
+        remediation: "put the operation behind `Allowed` with its permission; see which roles have it in `auth/roles.rs`",
+        runs_last: false,
+        run: |run| Box::pin(check_role_permissions(run)),
     },
 ];
 
@@ -34,8 +34,8 @@ async fn bad_tokens(run: &Run) -> Result<Vec<(&'static str, Client)>, Shortfall>
     let session = log_in(run, &ada).await?;
     let ended = session.text_at("/access_token")?;
     let token = json!({ "refresh_token": session.text_at("/refresh_token")? });
-    run.anonymous().at(run.node()).post("/api/v1/auth/logout", token).await?.expect(204)?;
-    let anonymous = run.anonymous().at(run.node());
+    run.anonymous().with_base_url(run.node()).post("/api/v1/auth/logout", token).await?.expect(204)?;
+    let anonymous = run.anonymous().with_base_url(run.node());
     let with = |token: &str| anonymous.with_token(token);
     Ok(vec![
         ("no token", anonymous.clone()),
@@ -47,7 +47,7 @@ async fn bad_tokens(run: &Run) -> Result<Vec<(&'static str, Client)>, Shortfall>
 }
 
 /// Returns an expired token. Its signature is invalid; only the server's own tests can sign one.
-fn expired(ada: &Person) -> Result<String, Shortfall> {
+fn expired(ada: &SyntheticAccount) -> Result<String, Shortfall> {
     use base64::Engine as _;
     let mut claims = read(&ada.access_token, 1)?;
     for name in ["iat", "nbf", "exp"] {
@@ -66,55 +66,55 @@ fn tampered(token: &str) -> String {
     format!("{text}.{flipped}{}", signature.get(1..).unwrap_or_default())
 }
 
-async fn are_secured(run: &Run) -> Result<String, Shortfall> {
+async fn check_authentication(run: &Run) -> Result<String, Shortfall> {
     let operations = operations(run).await?;
     let secured: Vec<_> = operations.iter().filter(|one| one.permissions.is_some()).collect();
-    let askers = bad_tokens(run).await?;
+    let callers = bad_tokens(run).await?;
     let mut cells = 0;
     for operation in &secured {
-        for (what, client) in &askers {
-            let answer = operation.try_it(client).await?;
+        for (what, client) in &callers {
+            let response = operation.send_invalid(client).await?;
             ensure(
-                answer.status == 401 && answer.code().is_some_and(|code| code == "unauthenticated"),
-                || format!("{} with {what} returned {} instead of 401", answer.asked, answer.status),
+                response.status == 401 && response.code().is_some_and(|code| code == "unauthenticated"),
+                || format!("{} with {what} returned {} instead of 401", response.request, response.status),
             )?;
             cells += 1;
         }
     }
-    run.figure("operations", secured.len());
-    run.figure("tokens", askers.iter().map(|(what, _)| *what).collect::<Vec<_>>());
-    run.figure("cells", cells);
+    run.record("operations", secured.len());
+    run.record("tokens", callers.iter().map(|(what, _)| *what).collect::<Vec<_>>());
+    run.record("cells", cells);
     ensure(cells > 0, || "the OpenAPI document marks no operation as secured".to_owned())?;
     Ok(format!(
         "{cells} of {cells} calls returned 401: {} operations, {} kinds of tokens",
         secured.len(),
-        askers.len()
+        callers.len()
     ))
 }
 
 /// Returns a client that is signed in as a user with this role.
-async fn in_role(run: &Run, role: &str) -> Result<Client, Shortfall> {
+async fn client_with_role(run: &Run, role: &str) -> Result<Client, Shortfall> {
     let client = match role {
         ADMIN => run.admin().await?,
         "user" => signed_in(run).await?.client,
         role => {
-            let person = run.person(&format!("is-{role}")).await?;
-            let path = format!("/api/v1/admin/users/{}/role", person.id);
-            let admin = run.admin().await?.at(run.node());
+            let account = run.account(&format!("is-{role}")).await?;
+            let path = format!("/api/v1/admin/users/{}/role", account.id);
+            let admin = run.admin().await?.with_base_url(run.node());
             admin.put(&path, json!({ "role": role })).await?.expect(200)?;
-            person.client
+            account.client
         }
     };
-    let client = client.at(run.node());
+    let client = client.with_base_url(run.node());
     let has = client.get("/api/v1/me").await?.expect(200)?.text_at("/role")?;
     ensure(has == role, || format!("an account with the role {role} reads the role {has}"))?;
     Ok(client)
 }
 
-async fn are_permitted(run: &Run) -> Result<String, Shortfall> {
+async fn check_role_permissions(run: &Run) -> Result<String, Shortfall> {
     // Setting roles requires an administrator.
     run.facts().await?;
-    let Some(own) = &run.deployment().target().own else {
+    let Some(own) = &run.deployment().target().own_build else {
         return Err(Shortfall::unmeasured(
             "the expected permissions of the roles are not available",
             "run `kith verify` of the build that is deployed",
@@ -122,20 +122,20 @@ async fn are_permitted(run: &Run) -> Result<String, Shortfall> {
     };
     let operations = operations(run).await?;
     let mut matrix = Matrix::default();
-    let nobody = run.anonymous().at(run.node());
+    let anonymous = run.anonymous().with_base_url(run.node());
     for operation in &operations {
-        matrix.ask(operation, None, &nobody).await?;
+        matrix.send(operation, None, &anonymous).await?;
     }
     for role in &own.roles {
-        let client = in_role(run, role.name).await?;
+        let client = client_with_role(run, role.name).await?;
         for operation in &operations {
-            matrix.ask(operation, Some(role), &client).await?;
+            matrix.send(operation, Some(role), &client).await?;
         }
     }
     let Matrix { cells, left_out } = matrix;
-    run.figure("operations", operations.len());
-    run.figure("cells", cells);
-    run.figure("cells_left_out", left_out);
+    run.record("operations", operations.len());
+    run.record("cells", cells);
+    run.record("cells_left_out", left_out);
     Ok(format!(
         "{cells} of {cells} calls match the document and the permissions of the roles; {left_out} left out: \
          development operations, those that end the caller's session, and those that change the \
@@ -150,7 +150,7 @@ struct Matrix {
 }
 
 impl Matrix {
-    async fn ask(
+    async fn send(
         &mut self,
         operation: &Operation,
         role: Option<&RolePermissions>,
@@ -160,7 +160,7 @@ impl Matrix {
             self.left_out += 1;
             return Ok(());
         }
-        let answer = operation.try_it(client).await?;
+        let response = operation.send_invalid(client).await?;
         let may = match (&operation.permissions, role) {
             (None, _) => true,
             (Some(_), None) => false,
@@ -168,15 +168,20 @@ impl Matrix {
                 permissions.iter().all(|permission| role.permissions.contains(&&**permission))
             }
         };
-        let who = role.map_or("anonymous", |role| role.name);
-        let asked = format!("{} {}", operation.method, operation.path);
-        let found =
-            || format!("{asked} as {who} returned {} ({})", answer.status, answer.code().unwrap_or_default());
-        ensure(operation.statuses.contains(&answer.status), || {
+        let role_name = role.map_or("anonymous", |role| role.name);
+        let request = format!("{} {}", operation.method, operation.path);
+        let found = || {
+            format!(
+                "{request} as {role_name} returned {} ({})",
+                response.status,
+                response.code().unwrap_or_default()
+            )
+        };
+        ensure(operation.statuses.contains(&response.status), || {
             format!("{}, a status that is not declared", found())
         })?;
         let wanted = if role.is_none() { 401 } else { 403 };
-        ensure(is_refused(&answer) != may && (may || answer.status == wanted), || {
+        ensure(is_refused(&response) != may && (may || response.status == wanted), || {
             let wanted = if may { "a result for a permitted caller".to_owned() } else { wanted.to_string() };
             format!("{} instead of {wanted}", found())
         })?;
@@ -186,8 +191,10 @@ impl Matrix {
 }
 
 /// Returns true if the response rejects the caller, not the request.
-fn is_refused(answer: &Answer) -> bool {
-    answer.code().is_some_and(|code| ["unauthenticated", "forbidden", "address_not_listed"].contains(&&*code))
+fn is_refused(response: &CheckResponse) -> bool {
+    response
+        .code()
+        .is_some_and(|code| ["unauthenticated", "forbidden", "address_not_listed"].contains(&&*code))
 }
 
 fn is_left_out(operation: &Operation, role: Option<&RolePermissions>) -> bool {

@@ -1,28 +1,28 @@
 //! Checks that every kind of resource can be created, read, changed and deleted, and that every list
 //! responds.
 
-use kith_readiness::{Answer, Check, Client, Person, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Client, Run, Shortfall, SyntheticAccount};
 use serde_json::{Value, json};
 
 use super::DEFAULT_REMEDIATION;
 use super::operations::operations;
-use crate::cast::{REQUESTS, ask, break_up, decide, ensure, single};
+use crate::synthetic_accounts::{REQUESTS, break_up, decide, ensure, send_request, unbonded_account};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "API-12",
-    does: "calls every documented GET operation without path parameters, and creates, reads, changes and \
+    description: "calls every documented GET operation without path parameters, and creates, reads, changes and \
            deletes one resource of each kind",
-    mend: DEFAULT_REMEDIATION,
-    last: false,
+    remediation: DEFAULT_REMEDIATION,
+    runs_last: false,
     run: |run| Box::pin(work(run)),
 }];
 
 async fn work(run: &Run) -> Result<String, Shortfall> {
-    let (ada, ben) = (single(run, 3).await?, single(run, 5).await?);
+    let (ada, ben) = (unbonded_account(run, 3).await?, unbonded_account(run, 5).await?);
     let read = read_all(run, &ada).await?;
-    let mut table = Table { run, rows: Vec::new() };
+    let mut table = ActionTable { run, rows: Vec::new() };
     space(&mut table, &ada, "me").await?;
-    kept_of(
+    check_put_get_delete(
         &mut table,
         &ada,
         "nickname",
@@ -30,22 +30,23 @@ async fn work(run: &Run) -> Result<String, Shortfall> {
         json!({ "nickname": "Bear" }),
     )
     .await?;
-    kept_of(&mut table, &ada, "block", &format!("/api/v1/blocks/{}", ben.id), Value::Null).await?;
-    changed(&mut table, &ada, "profile", "/api/v1/me", "theme", json!("dark")).await?;
-    changed(&mut table, &ada, "partner settings", "/api/v1/partners/settings", "discreet", json!(true))
+    check_put_get_delete(&mut table, &ada, "block", &format!("/api/v1/blocks/{}", ben.id), Value::Null)
+        .await?;
+    check_patch(&mut table, &ada, "profile", "/api/v1/me", "theme", json!("dark")).await?;
+    check_patch(&mut table, &ada, "partner settings", "/api/v1/partners/settings", "discreet", json!(true))
         .await?;
     invite(&mut table, &ada, &ben).await?;
     partners(&mut table, &ada, &ben).await?;
     let steps: usize = table.rows.iter().map(|(_, verbs)| verbs.len()).sum();
     let kinds = table.rows.len();
-    table.tell();
-    run.figure("reads", read);
+    table.summary();
+    run.record("reads", read);
     Ok(format!("{read} reads returned 2xx or 3xx; {kinds} kinds of resources passed {steps} steps"))
 }
 
 /// Reads every GET operation without path parameters and fails on any status outside 200 to 399. Returns
 /// their number.
-async fn read_all(run: &Run, ada: &Person) -> Result<usize, Shortfall> {
+async fn read_all(run: &Run, ada: &SyntheticAccount) -> Result<usize, Shortfall> {
     let operations = operations(run).await?;
     let open = |operation: &&super::operations::Operation| {
         let needs = operation.permissions.as_ref().is_none_or(Vec::is_empty);
@@ -54,9 +55,9 @@ async fn read_all(run: &Run, ada: &Person) -> Result<usize, Shortfall> {
     let mut read = 0;
     for operation in operations.iter().filter(open) {
         let client = if operation.permissions.is_some() { ada.client.clone() } else { run.anonymous() };
-        let answer = client.get(&operation.path).await?;
-        ensure((200..400).contains(&answer.status), || {
-            format!("{} returned {}", answer.asked, answer.status)
+        let response = client.get(&operation.path).await?;
+        ensure((200..400).contains(&response.status), || {
+            format!("{} returned {}", response.request, response.status)
         })?;
         read += 1;
     }
@@ -64,45 +65,45 @@ async fn read_all(run: &Run, ada: &Person) -> Result<usize, Shortfall> {
 }
 
 /// Records which actions were performed on each kind of resource.
-struct Table<'r> {
+struct ActionTable<'r> {
     run: &'r Run,
     rows: Vec<(String, Vec<&'static str>)>,
 }
 
-impl Table<'_> {
+impl ActionTable<'_> {
     fn row(&mut self, kind: &str, verbs: &[&'static str]) {
         self.rows.push((kind.to_owned(), verbs.to_vec()));
     }
 
-    fn tell(&self) {
+    fn summary(&self) {
         let rows: serde_json::Map<_, _> =
             self.rows.iter().map(|(kind, verbs)| (kind.clone(), json!(verbs))).collect();
-        self.run.figure("resources", rows);
+        self.run.record("resources", rows);
     }
 }
 
 /// Returns the JSON body if the response has this status.
-fn done(answer: Answer, status: u16) -> Result<Value, Shortfall> {
-    Ok(answer.expect(status)?.json())
+fn expect_json(response: CheckResponse, status: u16) -> Result<Value, Shortfall> {
+    Ok(response.expect(status)?.json())
 }
 
-async fn space(table: &mut Table<'_>, by: &Person, space: &str) -> Result<(), Shortfall> {
+async fn space(table: &mut ActionTable<'_>, by: &SyntheticAccount, space: &str) -> Result<(), Shortfall> {
     let collection = format!("/api/v1/spaces/{space}/notes");
-    let made = done(by.client.post(&collection, json!({ "data": { "n": 1 } })).await?, 201)?;
-    let item = format!("{collection}/{}", made["id"].as_str().unwrap_or_default());
+    let created = expect_json(by.client.post(&collection, json!({ "data": { "n": 1 } })).await?, 201)?;
+    let item = format!("{collection}/{}", created["id"].as_str().unwrap_or_default());
     let reads = async |client: &Client, n: i64| {
-        let read = done(client.get(&item).await?, 200)?;
+        let read = expect_json(client.get(&item).await?, 200)?;
         ensure(read["data"]["n"] == n, || format!("an item of {space} reads {} instead of {n}", read["data"]))
     };
     reads(&by.client, 1).await?;
-    let listed = done(by.client.get(&collection).await?, 200)?;
+    let listed = expect_json(by.client.get(&collection).await?, 200)?;
     ensure(
-        listed["items"].as_array().is_some_and(|all| all.iter().any(|one| one["id"] == made["id"])),
+        listed["items"].as_array().is_some_and(|all| all.iter().any(|one| one["id"] == created["id"])),
         || format!("an item of {space} is not in its list"),
     )?;
-    done(by.client.put(&item, json!({ "data": { "n": 2 } })).await?, 200)?;
+    expect_json(by.client.put(&item, json!({ "data": { "n": 2 } })).await?, 200)?;
     reads(&by.client, 2).await?;
-    done(by.client.patch(&item, json!({ "data": { "n": 3 } })).await?, 200)?;
+    expect_json(by.client.patch(&item, json!({ "data": { "n": 3 } })).await?, 200)?;
     reads(&by.client, 3).await?;
     by.client.delete(&item, Value::Null).await?.expect(204)?;
     by.client.get(&item).await?.expect(404)?;
@@ -111,9 +112,9 @@ async fn space(table: &mut Table<'_>, by: &Person, space: &str) -> Result<(), Sh
 }
 
 /// Creates, reads and deletes a resource by PUT, GET and DELETE.
-async fn kept_of(
-    table: &mut Table<'_>,
-    by: &Person,
+async fn check_put_get_delete(
+    table: &mut ActionTable<'_>,
+    by: &SyntheticAccount,
     kind: &str,
     path: &str,
     body: Value,
@@ -127,18 +128,18 @@ async fn kept_of(
 }
 
 /// Changes a field of a permanent resource and changes it back.
-async fn changed(
-    table: &mut Table<'_>,
-    by: &Person,
+async fn check_patch(
+    table: &mut ActionTable<'_>,
+    by: &SyntheticAccount,
     kind: &str,
     path: &str,
     field: &str,
     value: Value,
 ) -> Result<(), Shortfall> {
-    let before = done(by.client.get(path).await?, 200)?[field].take();
+    let before = expect_json(by.client.get(path).await?, 200)?[field].take();
     for wanted in [value, before] {
-        done(by.client.patch(path, json!({ field: wanted })).await?, 200)?;
-        let now = done(by.client.get(path).await?, 200)?;
+        expect_json(by.client.patch(path, json!({ field: wanted })).await?, 200)?;
+        let now = expect_json(by.client.get(path).await?, 200)?;
         ensure(now[field] == wanted, || {
             format!("{field} of {kind} reads {} instead of {wanted}", now[field])
         })?;
@@ -147,9 +148,13 @@ async fn changed(
     Ok(())
 }
 
-async fn invite(table: &mut Table<'_>, by: &Person, other: &Person) -> Result<(), Shortfall> {
-    let made = by.client.post("/api/v1/partners/invites", Value::Null).await?.expect(201)?;
-    let path = format!("/api/v1/partners/invites/{}", made.text_at("/code")?);
+async fn invite(
+    table: &mut ActionTable<'_>,
+    by: &SyntheticAccount,
+    other: &SyntheticAccount,
+) -> Result<(), Shortfall> {
+    let created = by.client.post("/api/v1/partners/invites", Value::Null).await?.expect(201)?;
+    let path = format!("/api/v1/partners/invites/{}", created.text_at("/code")?);
     other.client.get(&path).await?.expect(200)?;
     by.client.delete(&path, Value::Null).await?.expect(204)?;
     other.client.get(&path).await?.expect(404)?;
@@ -157,17 +162,21 @@ async fn invite(table: &mut Table<'_>, by: &Person, other: &Person) -> Result<()
     Ok(())
 }
 
-async fn partners(table: &mut Table<'_>, ada: &Person, ben: &Person) -> Result<(), Shortfall> {
-    let request = ask(ada, ben).await?;
+async fn partners(
+    table: &mut ActionTable<'_>,
+    ada: &SyntheticAccount,
+    ben: &SyntheticAccount,
+) -> Result<(), Shortfall> {
+    let request = send_request(ada, ben).await?;
     ben.client.get(&format!("{REQUESTS}/{request}")).await?.expect(200)?;
     let bond = decide(ben, &request, "accept").await?.expect(200)?.text_at("/bond/id")?;
     table.row("partner request", &["create", "read", "accept"]);
-    let now = done(ada.client.get("/api/v1/partners/current").await?, 200)?;
+    let now = expect_json(ada.client.get("/api/v1/partners/current").await?, 200)?;
     ensure(now["bond"]["id"] == *bond, || format!("the bond reads {} instead of {bond}", now["bond"]["id"]))?;
     space(table, ben, "bond").await?;
     break_up(ada).await?;
     ada.client.get(&format!("/api/v1/spaces/bonds/{bond}/export")).await?.expect(200)?;
-    let history = done(ben.client.get("/api/v1/partners/history").await?, 200)?;
+    let history = expect_json(ben.client.get("/api/v1/partners/history").await?, 200)?;
     ensure(history["items"].as_array().is_some_and(|all| all.iter().any(|one| one["id"] == *bond)), || {
         "an ended bond is missing from the history".to_owned()
     })?;

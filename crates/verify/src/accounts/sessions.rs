@@ -2,34 +2,34 @@
 
 use std::time::Duration;
 
-use kith_readiness::{Answer, Check, Client, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Client, Run, Shortfall};
 use serde_json::{Value, json};
 
 use super::DEFAULT_REMEDIATION;
 use super::sign_in::read;
-use crate::cast::{ensure, items, log_in, refresh, signed_in};
+use crate::synthetic_accounts::{ensure, items, log_in, refresh, signed_in};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "ACC-05",
-        does: "signs in at one node and calls each of the other nodes directly",
-        mend: "give all nodes the same JWT_SECRET, JWT_REFRESH_SECRET and database",
-        last: false,
-        run: |run| Box::pin(holds_everywhere(run)),
+        description: "signs in at one node and calls each of the other nodes directly",
+        remediation: "give all nodes the same JWT_SECRET, JWT_REFRESH_SECRET and database",
+        runs_last: false,
+        run: |run| Box::pin(check_session_on_all_nodes(run)),
     },
     Check {
         row: "ACC-08",
-        does: "opens three sessions, lists them, logs out of one and ends another from the third",
-        mend: "set auth.access_token_minutes to about 15; look up the request id of the failed step in the log",
-        last: false,
-        run: |run| Box::pin(can_be_ended(run)),
+        description: "opens three sessions, lists them, logs out of one and ends another from the third",
+        remediation: "set auth.access_token_minutes to about 15; look up the request id of the failed step in the log",
+        runs_last: false,
+        run: |run| Box::pin(check_revocation(run)),
     },
     Check {
         row: "DRV-01",
-        does: "refreshes a session, sends the used refresh token again at once and after 16 seconds, and then the newer tokens",
-        mend: DEFAULT_REMEDIATION,
-        last: false,
-        run: |run| Box::pin(rotates(run)),
+        description: "refreshes a session, sends the used refresh token again at once and after 16 seconds, and then the newer tokens",
+        remediation: DEFAULT_REMEDIATION,
+        runs_last: false,
+        run: |run| Box::pin(check_refresh_rotation(run)),
     },
 ];
 
@@ -40,8 +40,8 @@ const MAX_ACCESS_TOKEN_S: i64 = 3_600;
 /// Longer than the 15 s in which a used refresh token returns the same pair again.
 const AFTER_REUSE_GRACE: Duration = Duration::from_secs(16);
 
-async fn holds_everywhere(run: &Run) -> Result<String, Shortfall> {
-    let others = &run.deployment().target().others;
+async fn check_session_on_all_nodes(run: &Run) -> Result<String, Shortfall> {
+    let others = &run.deployment().target().other_nodes;
     if others.is_empty() {
         if run.facts().await?["database"]["engine"] == "sqlite" {
             return Err(Shortfall::NotApplicable(
@@ -55,36 +55,36 @@ async fn holds_everywhere(run: &Run) -> Result<String, Shortfall> {
     let session = run.anonymous().post("/api/v1/auth/login", body).await?.expect(200)?;
     let mut refresh = session.text_at("/refresh_token")?;
     for node in others {
-        let client = run.anonymous().at(node);
+        let client = run.anonymous().with_base_url(node);
         let me = client.with_token(&session.text_at("/access_token")?).get(ME).await?.expect(200)?;
         ensure(me.text_at("/id")? == ada.id, || format!("{node} accepts the token as that of another user"))?;
-        let renewed =
+        let refreshed =
             client.post("/api/v1/auth/refresh", json!({ "refresh_token": refresh })).await?.expect(200)?;
-        refresh = renewed.text_at("/refresh_token")?;
+        refresh = refreshed.text_at("/refresh_token")?;
     }
-    run.figure("other_nodes", others.len());
+    run.record("other_nodes", others.len());
     Ok(format!("a session of one node is accepted and refreshed on {} other nodes", others.len()))
 }
 
 /// New session.
-struct Opened {
+struct NewSession {
     client: Client,
     refresh: String,
     id: String,
 }
 
-impl Opened {
-    fn of(run: &Run, answer: &Answer) -> Result<Self, Shortfall> {
-        let access = answer.text_at("/access_token")?;
+impl NewSession {
+    fn of(run: &Run, response: &CheckResponse) -> Result<Self, Shortfall> {
+        let access = response.text_at("/access_token")?;
         let claims = read(&access, 1)?;
         let lasts = claims["exp"].as_i64().unwrap_or(i64::MAX) - claims["iat"].as_i64().unwrap_or_default();
         ensure(lasts <= MAX_ACCESS_TOKEN_S, || {
             format!("an access token is valid for {lasts} s, more than {MAX_ACCESS_TOKEN_S}")
         })?;
-        run.figure("access_token_s", lasts);
+        run.record("access_token_s", lasts);
         Ok(Self {
-            client: run.anonymous().at(run.node()).with_token(&access),
-            refresh: answer.text_at("/refresh_token")?,
+            client: run.anonymous().with_base_url(run.node()).with_token(&access),
+            refresh: response.text_at("/refresh_token")?,
             id: claims["sid"].as_str().unwrap_or_default().to_owned(),
         })
     }
@@ -101,23 +101,23 @@ impl Opened {
     }
 }
 
-async fn can_be_ended(run: &Run) -> Result<String, Shortfall> {
+async fn check_revocation(run: &Run) -> Result<String, Shortfall> {
     let ada = signed_in(run).await?;
-    let mut opened = Vec::new();
+    let mut sessions = Vec::new();
     for _ in 0..3 {
-        opened.push(Opened::of(run, &log_in(run, &ada).await?)?);
+        sessions.push(NewSession::of(run, &log_in(run, &ada).await?)?);
     }
-    let [mine, left, ended] = &opened[..] else { unreachable!("three sessions were opened") };
-    let ada = kith_readiness::Person { client: mine.client.clone(), ..ada };
+    let [mine, left, ended] = &sessions[..] else { unreachable!("three sessions were opened") };
+    let ada = kith_readiness::SyntheticAccount { client: mine.client.clone(), ..ada };
     let before = items(&ada, SESSIONS).await?;
-    let is_there = |all: &[Value], one: &Opened| all.iter().any(|session| session["id"] == *one.id);
-    ensure(opened.iter().all(|one| is_there(&before, one)), || "an open session is not listed".to_owned())?;
+    let is_there = |all: &[Value], one: &NewSession| all.iter().any(|session| session["id"] == *one.id);
+    ensure(sessions.iter().all(|one| is_there(&before, one)), || "an open session is not listed".to_owned())?;
     let current: Vec<_> = before.iter().filter(|session| session["current"] == true).collect();
     ensure(current.len() == 1 && current[0]["id"] == *mine.id, || {
         "the list does not mark the caller's session as current".to_owned()
     })?;
 
-    let anonymous = run.anonymous().at(run.node());
+    let anonymous = run.anonymous().with_base_url(run.node());
     anonymous.post("/api/v1/auth/logout", json!({ "refresh_token": left.refresh })).await?.expect(204)?;
     left.ensure_ended(run, "a log-out").await?;
     let between = items(&ada, SESSIONS).await?;
@@ -131,27 +131,27 @@ async fn can_be_ended(run: &Run) -> Result<String, Shortfall> {
         format!("after two sessions ended, {} of {} are listed", after.len(), before.len())
     })?;
     anonymous.post("/api/v1/auth/logout", json!({ "refresh_token": mine.refresh })).await?.expect(204)?;
-    run.figure("sessions_listed", json!([before.len(), between.len(), after.len()]));
+    run.record("sessions_listed", json!([before.len(), between.len(), after.len()]));
     Ok("access tokens are short-lived; each session is listed, and its tokens are rejected as soon as it is \
         logged out or ended"
         .to_owned())
 }
 
-async fn rotates(run: &Run) -> Result<String, Shortfall> {
+async fn check_refresh_rotation(run: &Run) -> Result<String, Shortfall> {
     let ada = signed_in(run).await?;
     let first = log_in(run, &ada).await?.text_at("/refresh_token")?;
-    let renewed = refresh(run, &first).await?.expect(200)?;
-    let (second, access) = (renewed.text_at("/refresh_token")?, renewed.text_at("/access_token")?);
+    let refreshed = refresh(run, &first).await?.expect(200)?;
+    let (second, access) = (refreshed.text_at("/refresh_token")?, refreshed.text_at("/access_token")?);
     ensure(second != first, || "a refresh returned the same refresh token".to_owned())?;
     let again = refresh(run, &first).await?.expect(200)?.text_at("/refresh_token")?;
     ensure(again == second, || "a repetition within the grace period returned a different token".to_owned())?;
-    let client = run.anonymous().at(run.node()).with_token(&access);
+    let client = run.anonymous().with_base_url(run.node()).with_token(&access);
     client.get(ME).await?.expect(200)?;
     tokio::time::sleep(AFTER_REUSE_GRACE).await;
     refresh(run, &first).await?.expect_problem(401, "invalid_refresh_token")?;
     refresh(run, &second).await?.expect_problem(401, "invalid_refresh_token")?;
     client.get(ME).await?.expect(401)?;
-    run.figure("replayed_after_s", AFTER_REUSE_GRACE.as_secs());
+    run.record("replayed_after_s", AFTER_REUSE_GRACE.as_secs());
     Ok("an immediate repetition returns the same token; one after 16 s is rejected and ends the session, \
         including newer tokens"
         .to_owned())

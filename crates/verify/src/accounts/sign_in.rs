@@ -2,27 +2,27 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use kith_readiness::{Answer, Check, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Run, Shortfall};
 use serde_json::{Value, json};
 
 use super::DEFAULT_REMEDIATION;
-use crate::cast::{ensure, log_in, signed_in, try_password};
+use crate::synthetic_accounts::{ensure, log_in, signed_in, try_password};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "ACC-02",
-        does: "signs in with the correct password, a wrong password and an unknown address, and reads the claims of the token",
-        mend: DEFAULT_REMEDIATION,
-        last: false,
-        run: |run| Box::pin(gives_tokens(run)),
+        description: "signs in with the correct password, a wrong password and an unknown address, and reads the claims of the token",
+        remediation: DEFAULT_REMEDIATION,
+        runs_last: false,
+        run: |run| Box::pin(check_log_in(run)),
     },
     Check {
         row: "ACC-07",
-        does: "sends five wrong passwords for a synthetic account, then the correct one; signs in to another \
+        description: "sends five wrong passwords for a synthetic account, then the correct one; signs in to another \
                account from the same address, and reads the audit log",
-        mend: DEFAULT_REMEDIATION,
-        last: false,
-        run: |run| Box::pin(locks(run)),
+        remediation: DEFAULT_REMEDIATION,
+        runs_last: false,
+        run: |run| Box::pin(check_lockout(run)),
     },
 ];
 
@@ -35,7 +35,7 @@ pub(super) fn read(token: &str, part: usize) -> Result<Value, Shortfall> {
     json.ok_or_else(|| Shortfall::fails("the access token is not a JWT"))
 }
 
-async fn gives_tokens(run: &Run) -> Result<String, Shortfall> {
+async fn check_log_in(run: &Run) -> Result<String, Shortfall> {
     let ada = signed_in(run).await?;
     let session = log_in(run, &ada).await?;
     let (access, refresh) = (session.text_at("/access_token")?, session.text_at("/refresh_token")?);
@@ -44,12 +44,12 @@ async fn gives_tokens(run: &Run) -> Result<String, Shortfall> {
     })?;
     let (header, claims) = (read(&access, 0)?, read(&access, 1)?);
     let lasts = claims["exp"].as_i64().zip(claims["iat"].as_i64()).map(|(end, start)| end - start);
-    run.figure("header", json!({ "alg": header["alg"], "typ": header["typ"], "kid": "…" }));
-    run.figure("claims", json!({ "iss": claims["iss"], "aud": claims["aud"], "sub": "…", "exp-iat": lasts }));
+    run.record("header", json!({ "alg": header["alg"], "typ": header["typ"], "kid": "…" }));
+    run.record("claims", json!({ "iss": claims["iss"], "aud": claims["aud"], "sub": "…", "exp-iat": lasts }));
     ensure(claims["sub"] == *ada.id, || "the subject of the token is another user".to_owned())?;
-    let told = session.json()["expires_in"].as_i64();
-    ensure(lasts.is_some() && lasts == told, || {
-        format!("the token is valid for {lasts:?} s, but expires_in is {told:?}")
+    let claimed = session.json()["expires_in"].as_i64();
+    ensure(lasts.is_some() && lasts == claimed, || {
+        format!("the token is valid for {lasts:?} s, but expires_in is {claimed:?}")
     })?;
     let client = run.anonymous().with_token(&access);
     let me = client.get("/api/v1/me").await?.expect(200)?.text_at("/id")?;
@@ -71,10 +71,10 @@ async fn gives_tokens(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Returns the body of a rejected log-in without its request id.
-fn refusal(answer: Answer) -> Result<Value, Shortfall> {
-    let mut problem = answer.expect_problem(401, "invalid_credentials")?.json();
-    let told = problem.to_string();
-    ensure(!told.contains("token"), || "the response to a rejected log-in mentions tokens".to_owned())?;
+fn refusal(response: CheckResponse) -> Result<Value, Shortfall> {
+    let mut problem = response.expect_problem(401, "invalid_credentials")?.json();
+    let claimed = problem.to_string();
+    ensure(!claimed.contains("token"), || "the response to a rejected log-in mentions tokens".to_owned())?;
     problem["request_id"].take();
     Ok(problem)
 }
@@ -82,8 +82,8 @@ fn refusal(answer: Answer) -> Result<Value, Shortfall> {
 /// Number of failed log-ins that lock an account.
 const FAILURES_UNTIL_LOCKED: usize = 5;
 
-async fn locks(run: &Run) -> Result<String, Shortfall> {
-    let ada = run.person("locked-out").await?;
+async fn check_lockout(run: &Run) -> Result<String, Shortfall> {
+    let ada = run.account("locked-out").await?;
     for _ in 0..FAILURES_UNTIL_LOCKED {
         try_password(run, &ada.email, WRONG).await?.expect_problem(401, "invalid_credentials")?;
     }
@@ -92,14 +92,14 @@ async fn locks(run: &Run) -> Result<String, Shortfall> {
     ensure((1..=60).contains(&wait), || {
         format!("the first lock has a Retry-After of {wait} s instead of at most 60")
     })?;
-    run.figure("locked_for_s", wait);
+    run.record("locked_for_s", wait);
     let other = signed_in(run).await?;
     log_in(run, &other).await?;
     // Lockout does not revoke existing sessions.
     ada.client.get("/api/v1/me").await?.expect(200)?;
     let path = format!("/api/v1/audit?limit=100&action=session.refused&object={}", ada.id);
-    let entries = run.as_admin(&path).await?["items"].as_array().map_or(0, Vec::len);
-    run.figure("audit_entries", entries);
+    let entries = run.get_as_admin(&path).await?["items"].as_array().map_or(0, Vec::len);
+    run.record("audit_entries", entries);
     ensure(entries == FAILURES_UNTIL_LOCKED, || {
         format!("{FAILURES_UNTIL_LOCKED} failed log-ins created {entries} audit entries")
     })?;

@@ -4,15 +4,15 @@ use kith_readiness::{Check, Run, Shortfall};
 
 use serde::Deserialize;
 
-use crate::cast::ensure;
+use crate::synthetic_accounts::ensure;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "ACC-06",
-    does: "reads the server's count of password hashes by scheme and cost, and compares each with the policy",
-    mend: "set auth.password_memory_kib and auth.password_iterations to at least their defaults; weak hashes \
+    description: "reads the server's count of password hashes by scheme and cost, and compares each with the policy",
+    remediation: "set auth.password_memory_kib and auth.password_iterations to at least their defaults; weak hashes \
            are replaced when their owners next sign in or change the password",
-    last: false,
-    run: |run| Box::pin(are_strong(run)),
+    runs_last: false,
+    run: |run| Box::pin(check_password_hashes(run)),
 }];
 
 /// Memory (KiB) and passes at which Argon2id costs at least as much as bcrypt with cost 12: the equivalent
@@ -22,7 +22,7 @@ const BCRYPT_COST: u32 = 12;
 
 /// Group of accounts with the same hash parameters, from the fact `accounts.password_hashes`.
 #[derive(Clone, Debug, Deserialize)]
-struct Hashes {
+struct HashGroup {
     /// Hash scheme: `argon2id`, `bcrypt` or another.
     scheme: String,
     /// Cost parameters, such as `m=19456,t=2,p=1`, or the cost of bcrypt.
@@ -30,7 +30,7 @@ struct Hashes {
     accounts: i64,
 }
 
-impl Hashes {
+impl HashGroup {
     /// Returns true if the cost is at least the minimum of the policy.
     fn is_strong(&self) -> bool {
         match &*self.scheme {
@@ -46,22 +46,22 @@ impl Hashes {
     }
 }
 
-async fn are_strong(run: &Run) -> Result<String, Shortfall> {
+async fn check_password_hashes(run: &Run) -> Result<String, Shortfall> {
     let mut facts = run.facts().await?;
-    let told = facts["modules"]["accounts.password_hashes"].take();
-    let Ok(kinds) = serde_json::from_value::<Vec<Hashes>>(told.clone()) else {
+    let reported = facts["modules"]["accounts.password_hashes"].take();
+    let Ok(kinds) = serde_json::from_value::<Vec<HashGroup>>(reported.clone()) else {
         return Err(Shortfall::unmeasured(
             "the server does not report its password hashes",
             "deploy this build",
         ));
     };
-    run.figure("hashes", told);
+    run.record("hashes", reported);
     let all: i64 = kinds.iter().map(|kind| kind.accounts).sum();
     ensure(all > 0, || "the server counts no passwords, although the caller has one".to_owned())?;
     let weak = kinds.iter().find(|kind| !kind.is_strong());
-    let told = |kind: &Hashes| format!("{} of {all} by {} {}", kind.accounts, kind.scheme, kind.cost);
-    ensure(weak.is_none(), || format!("below policy: {}", weak.map(told).unwrap_or_default()))?;
-    let kinds: Vec<_> = kinds.iter().map(told).collect();
+    let reported = |kind: &HashGroup| format!("{} of {all} by {} {}", kind.accounts, kind.scheme, kind.cost);
+    ensure(weak.is_none(), || format!("below policy: {}", weak.map(reported).unwrap_or_default()))?;
+    let kinds: Vec<_> = kinds.iter().map(reported).collect();
     Ok(format!("all {all} password hashes meet the policy: {}", kinds.join("; ")))
 }
 
@@ -86,7 +86,7 @@ mod tests {
             ("1", "", false),
             ("unknown", "", false),
         ] {
-            let hashes = Hashes { scheme: scheme.to_owned(), cost: cost.to_owned(), accounts: 1 };
+            let hashes = HashGroup { scheme: scheme.to_owned(), cost: cost.to_owned(), accounts: 1 };
             assert_eq!(hashes.is_strong(), strong, "{scheme} {cost}");
         }
     }

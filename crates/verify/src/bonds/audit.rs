@@ -1,85 +1,85 @@
 //! Checks of the audit log: an entry for each action, none for rejected ones, and an intact chain.
 
-use kith_readiness::{Check, Person, Run, Shortfall};
+use kith_readiness::{Check, Run, Shortfall, SyntheticAccount};
 use serde_json::{Value, json};
 
-use crate::cast::{REQUESTS, ensure, single};
+use crate::synthetic_accounts::{REQUESTS, ensure, unbonded_account};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "SEC-24",
-    does: "signs in, fails to sign in, signs out, sends and accepts a request, breaks up, blocks and sets a \
+    description: "signs in, fails to sign in, signs out, sends and accepts a request, breaks up, blocks and sets a \
            role; looks up each action in the audit log by its request id; reads the server's verification of \
            the newest links of the chain and of the head stored outside the database",
-    mend: "run `kith audit verify`; if the chain is broken, compare it with the last backup before you change anything",
-    last: false,
-    run: |run| Box::pin(is_complete(run)),
+    remediation: "run `kith audit verify`; if the chain is broken, compare it with the last backup before you change anything",
+    runs_last: false,
+    run: |run| Box::pin(check_audit_log(run)),
 }];
 
 const ANONYMOUS: &str = "anonymous";
 
 /// Records actions that were performed, each under its own request id.
-struct Diary<'r> {
+struct ActionLog<'r> {
     run: &'r Run,
-    done: Vec<Done>,
+    actions: Vec<RecordedAction>,
 }
 
 /// Action with the audit entries that it must leave, in order.
-struct Done {
+struct RecordedAction {
     request_id: String,
     entries: Vec<(String, &'static str, String)>,
 }
 
-impl<'r> Diary<'r> {
+impl<'r> ActionLog<'r> {
     fn id(&self, what: &str) -> String {
-        self.run.mark(what)
+        self.run.marker(what)
     }
 
     fn note(&mut self, request_id: String, entries: &[(&str, &'static str, &str)]) {
         let entries = entries
             .iter()
             .map(|(actor, action, object)| ((*actor).to_owned(), *action, (*object).to_owned()));
-        self.done.push(Done { request_id, entries: entries.collect() });
+        self.actions.push(RecordedAction { request_id, entries: entries.collect() });
     }
 
     /// Fails unless the log contains exactly the expected entries for each action.
     async fn compare(&self) -> Result<usize, Shortfall> {
         let mut found = 0;
-        for Done { request_id, entries } in &self.done {
-            let told = self.run.audit_of(request_id).await?;
+        for RecordedAction { request_id, entries } in &self.actions {
+            let logged = self.run.audit_entries(request_id).await?;
             let text = |entry: &Value, name: &str| entry[name].as_str().unwrap_or_default().to_owned();
-            let told: Vec<_> = told
+            let logged: Vec<_> = logged
                 .iter()
                 .map(|one| (text(one, "actor"), text(one, "action"), text(one, "object")))
                 .collect();
-            let same = told.len() == entries.len()
-                && told.iter().zip(entries).all(|(one, (actor, action, object))| {
+            let same = logged.len() == entries.len()
+                && logged.iter().zip(entries).all(|(one, (actor, action, object))| {
                     one.0 == *actor && one.1 == *action && (object.is_empty() || one.2 == *object)
                 });
             ensure(same, || {
-                format!("for request {request_id} the audit log has {told:?} instead of {entries:?}")
+                format!("for request {request_id} the audit log has {logged:?} instead of {entries:?}")
             })?;
-            found += told.len();
+            found += logged.len();
         }
         Ok(found)
     }
 }
 
-async fn is_complete(run: &Run) -> Result<String, Shortfall> {
-    let (ada, ben) = (single(run, 2).await?, single(run, 6).await?);
+async fn check_audit_log(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (unbonded_account(run, 2).await?, unbonded_account(run, 6).await?);
     // Reading the audit log requires an administrator.
     run.facts().await?;
-    let mut diary = Diary { run, done: Vec::new() };
-    sign_in_and_out(&mut diary, &ada).await?;
-    meet_and_part(&mut diary, &ada, &ben).await?;
-    shut_out(&mut diary, &ada, &ben).await?;
-    let actions = diary.done.len();
-    let entries = diary.compare().await?;
-    run.figure("actions", actions);
-    run.figure("entries", entries);
+    let mut log = ActionLog { run, actions: Vec::new() };
+    sign_in_and_out(&mut log, &ada).await?;
+    record_bond_and_breakup(&mut log, &ada, &ben).await?;
+    record_block(&mut log, &ada, &ben).await?;
+    let actions = log.actions.len();
+    let entries = log.compare().await?;
+    run.record("actions", actions);
+    run.record("entries", entries);
 
     let facts = run.facts().await?;
     let chain = &facts["modules"]["audit.chain"];
-    run.figure("chain", chain.clone());
+    run.record("chain", chain.clone());
     let (Some(links), Some(recomputed)) = (chain["links"].as_i64(), chain["recomputed"].as_i64()) else {
         return Err(Shortfall::unmeasured("the server does not report its audit chain", "deploy this build"));
     };
@@ -95,84 +95,92 @@ async fn is_complete(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-async fn sign_in_and_out(diary: &mut Diary<'_>, ada: &Person) -> Result<(), Shortfall> {
-    let anonymous = diary.run.anonymous().at(diary.run.node());
+async fn sign_in_and_out(log: &mut ActionLog<'_>, ada: &SyntheticAccount) -> Result<(), Shortfall> {
+    let anonymous = log.run.anonymous().with_base_url(log.run.node());
     let under = |id: &str| anonymous.with("x-request-id", id);
     let credentials = |password: &str| json!({ "email": ada.email, "password": password });
-    let id = diary.id("refused");
+    let id = log.id("refused");
     under(&id).post("/api/v1/auth/login", credentials("not this one")).await?.expect(401)?;
-    diary.note(id, &[(ANONYMOUS, "session.refused", &ada.id)]);
+    log.note(id, &[(ANONYMOUS, "session.refused", &ada.id)]);
 
-    let id = diary.id("enters");
+    let id = log.id("enters");
     let session = under(&id).post("/api/v1/auth/login", credentials(&ada.password)).await?.expect(200)?;
-    diary.note(id, &[(ANONYMOUS, "session.started", "")]);
+    log.note(id, &[(ANONYMOUS, "session.started", "")]);
 
-    let id = diary.id("renews");
-    let spent = json!({ "refresh_token": session.text_at("/refresh_token")? });
-    let renewed = under(&id).post("/api/v1/auth/refresh", spent).await?.expect(200)?;
-    diary.note(id, &[(ANONYMOUS, "session.refreshed", "")]);
+    let id = log.id("renews");
+    let body = json!({ "refresh_token": session.text_at("/refresh_token")? });
+    let refreshed = under(&id).post("/api/v1/auth/refresh", body).await?.expect(200)?;
+    log.note(id, &[(ANONYMOUS, "session.refreshed", "")]);
 
-    let id = diary.id("leaves");
-    let token = json!({ "refresh_token": renewed.text_at("/refresh_token")? });
+    let id = log.id("leaves");
+    let token = json!({ "refresh_token": refreshed.text_at("/refresh_token")? });
     under(&id).post("/api/v1/auth/logout", token).await?.expect(204)?;
-    diary.note(id, &[(ANONYMOUS, "session.ended", "")]);
+    log.note(id, &[(ANONYMOUS, "session.ended", "")]);
     Ok(())
 }
 
-async fn meet_and_part(diary: &mut Diary<'_>, ada: &Person, ben: &Person) -> Result<(), Shortfall> {
-    let by = |person: &Person| format!("user:{}", person.id);
-    let asks = async |diary: &Diary<'_>, name: &str| {
-        let id = diary.id(name);
+async fn record_bond_and_breakup(
+    log: &mut ActionLog<'_>,
+    ada: &SyntheticAccount,
+    ben: &SyntheticAccount,
+) -> Result<(), Shortfall> {
+    let by = |account: &SyntheticAccount| format!("user:{}", account.id);
+    let request = async |log: &ActionLog<'_>, name: &str| {
+        let id = log.id(name);
         let client = ada.client.with("x-request-id", &id);
         let sent = client.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await?.expect(201)?;
         Ok::<_, Shortfall>((id, sent.text_at("/id")?))
     };
-    let (id, first) = asks(diary, "asks").await?;
-    diary.note(id, &[(&by(ada), "partner_request.created", &first)]);
+    let (id, first) = request(log, "asks").await?;
+    log.note(id, &[(&by(ada), "partner_request.created", &first)]);
 
-    let id = diary.id("may-not");
+    let id = log.id("may-not");
     let refused = ada.client.with("x-request-id", &id);
     refused.post(&format!("{REQUESTS}/{first}/accept"), Value::Null).await?.expect(403)?;
-    diary.note(id, &[]);
+    log.note(id, &[]);
 
-    let id = diary.id("takes-back");
+    let id = log.id("takes-back");
     let client = ada.client.with("x-request-id", &id);
     client.post(&format!("{REQUESTS}/{first}/cancel"), Value::Null).await?.expect(200)?;
-    diary.note(id, &[(&by(ada), "partner_request.cancelled", &first)]);
+    log.note(id, &[(&by(ada), "partner_request.cancelled", &first)]);
 
-    let (id, second) = asks(diary, "asks-again").await?;
-    diary.note(id, &[(&by(ada), "partner_request.created", &second)]);
-    let id = diary.id("accepts");
+    let (id, second) = request(log, "asks-again").await?;
+    log.note(id, &[(&by(ada), "partner_request.created", &second)]);
+    let id = log.id("accepts");
     let client = ben.client.with("x-request-id", &id);
     let accepted = client.post(&format!("{REQUESTS}/{second}/accept"), Value::Null).await?.expect(200)?;
     let bond = accepted.text_at("/bond/id")?;
     let entries = [(&*by(ben), "partner_request.accepted", &*second), (&by(ben), "bond.created", &bond)];
-    diary.note(id, &entries);
+    log.note(id, &entries);
 
-    let id = diary.id("parts");
+    let id = log.id("parts");
     let client = ben.client.with("x-request-id", &id);
     client.post("/api/v1/partners/breakup", json!({})).await?.expect(200)?;
-    diary.note(id, &[(&by(ben), "bond.ended", &bond)]);
+    log.note(id, &[(&by(ben), "bond.ended", &bond)]);
     Ok(())
 }
 
-async fn shut_out(diary: &mut Diary<'_>, ada: &Person, ben: &Person) -> Result<(), Shortfall> {
+async fn record_block(
+    log: &mut ActionLog<'_>,
+    ada: &SyntheticAccount,
+    ben: &SyntheticAccount,
+) -> Result<(), Shortfall> {
     let by = format!("user:{}", ada.id);
     let block = format!("/api/v1/blocks/{}", ben.id);
-    let id = diary.id("blocks");
+    let id = log.id("blocks");
     ada.client.with("x-request-id", &id).put(&block, Value::Null).await?.expect(200)?;
-    diary.note(id, &[(&by, "block.created", &ben.id)]);
-    let id = diary.id("unblocks");
+    log.note(id, &[(&by, "block.created", &ben.id)]);
+    let id = log.id("unblocks");
     ada.client.with("x-request-id", &id).delete(&block, Value::Null).await?.expect(204)?;
-    diary.note(id, &[(&by, "block.removed", &ben.id)]);
+    log.note(id, &[(&by, "block.removed", &ben.id)]);
 
-    let admin = diary.run.admin().await?;
+    let admin = log.run.admin().await?;
     let me = admin.get("/api/v1/me").await?.expect(200)?.text_at("/id")?;
     let role = format!("/api/v1/admin/users/{}/role", ben.id);
     for (name, role_now) in [("promotes", "business"), ("demotes", "user")] {
-        let id = diary.id(name);
+        let id = log.id(name);
         admin.with("x-request-id", &id).put(&role, json!({ "role": role_now })).await?.expect(200)?;
-        diary.note(id, &[(&format!("user:{me}"), "account.role_changed", &ben.id)]);
+        log.note(id, &[(&format!("user:{me}"), "account.role_changed", &ben.id)]);
     }
     Ok(())
 }

@@ -3,19 +3,19 @@
 use kith_readiness::{Check, Run, Shortfall};
 use serde_json::json;
 
-use crate::cast::{REQUESTS, ensure, single};
+use crate::synthetic_accounts::{REQUESTS, ensure, unbonded_account};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "OBS-12",
-    does: "sends a request, cancels it and sends an invalid one, and reads /api/metrics before and after",
-    mend: "scrape /api/metrics of each node directly; use --node if the target distributes requests over several nodes",
-    last: false,
-    run: |run| Box::pin(is_counted(run)),
+    description: "sends a request, cancels it and sends an invalid one, and reads /api/metrics before and after",
+    remediation: "scrape /api/metrics of each node directly; use --node if the target distributes requests over several nodes",
+    runs_last: false,
+    run: |run| Box::pin(check_partner_metrics(run)),
 }];
 
-async fn is_counted(run: &Run) -> Result<String, Shortfall> {
-    let (ada, ben) = (single(run, 5).await?, single(run, 9).await?);
-    let client = ada.client.at(run.node());
+async fn check_partner_metrics(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (unbonded_account(run, 5).await?, unbonded_account(run, 9).await?);
+    let client = ada.client.with_base_url(run.node());
     let before = run.counters().await?;
     let sent = client.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await?.expect(201)?;
     let cancel = format!("{REQUESTS}/{}/cancel", sent.text_at("/id")?);
@@ -33,12 +33,12 @@ async fn is_counted(run: &Run) -> Result<String, Shortfall> {
         ("times measured", format!("kith_http_request_duration_seconds_count{{{}}}", route("")), 2.0),
     ];
     for (what, name, wanted) in &series {
-        let grown = after.since(&before, name);
-        run.figure(what, grown);
+        let grown = after.increase_since(&before, name);
+        run.record(what, grown);
         // Other traffic may count at the same time.
         ensure(grown >= *wanted, || format!("{what} increased by {grown} instead of {wanted}: {name}"))?;
     }
-    let (good, bad) = (after.of(&of_requests("2xx")), after.of(&of_requests("4xx")));
+    let (good, bad) = (after.value(&of_requests("2xx")), after.value(&of_requests("4xx")));
     let share = 100.0 * good / (good + bad);
     Ok(format!(
         "{} series increased as expected; {share:.0} % of the partner requests sent to this node succeeded",

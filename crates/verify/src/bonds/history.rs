@@ -1,36 +1,36 @@
 //! Checks that histories of requests and bonds are complete, and that archiving is up to date.
 
-use kith_readiness::{Check, Person, Run, Shortfall};
+use kith_readiness::{Check, Run, Shortfall, SyntheticAccount};
 use serde_json::Value;
 
 use super::DEFAULT_REMEDIATION;
-use crate::cast::{REQUESTS, ask, break_up, decide, ensure, items, single};
+use crate::synthetic_accounts::{REQUESTS, break_up, decide, ensure, items, send_request, unbonded_account};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "PRT-07",
-        does: "has two users send, reject, cancel and accept requests, break up and restore the bond; \
+        description: "has two users send, reject, cancel and accept requests, break up and restore the bond; \
                compares both histories with these actions, and counts the positions of all events",
-        mend: DEFAULT_REMEDIATION,
-        last: false,
-        run: |run| Box::pin(tells_all(run)),
+        remediation: DEFAULT_REMEDIATION,
+        runs_last: false,
+        run: |run| Box::pin(check_history(run)),
     },
     Check {
         row: "PRT-08",
-        does: "reads how long the oldest bond due for archiving is overdue",
-        mend: "look in the log for failures of the maintenance jobs, and check that a server runs",
-        last: false,
-        run: |run| Box::pin(is_archived(run)),
+        description: "reads how long the oldest bond due for archiving is overdue",
+        remediation: "look in the log for failures of the maintenance jobs, and check that a server runs",
+        runs_last: false,
+        run: |run| Box::pin(check_archive_delay(run)),
     },
 ];
 
-async fn tells_all(run: &Run) -> Result<String, Shortfall> {
-    let (ada, ben) = (single(run, 7).await?, single(run, 10).await?);
+async fn check_history(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (unbonded_account(run, 7).await?, unbonded_account(run, 10).await?);
     let mut done = Vec::new();
     for (from, to, step) in
         [(&ada, &ben, "reject"), (&ben, &ada, "cancel"), (&ben, &ada, "accept"), (&ada, &ben, "accept")]
     {
-        let id = ask(from, to).await?;
+        let id = send_request(from, to).await?;
         let by = if step == "cancel" { from } else { to };
         decide(by, &id, step).await?.expect(200)?;
         let ends = match step {
@@ -44,8 +44,8 @@ async fn tells_all(run: &Run) -> Result<String, Shortfall> {
         }
     }
     for (one, other) in [(&ada, &ben), (&ben, &ada)] {
-        let told = requests_with(one, other).await?;
-        ensure(told == done, || format!("{} requests were sent, but the list has {told:?}", done.len()))?;
+        let listed = requests_with(one, other).await?;
+        ensure(listed == done, || format!("{} requests were sent, but the list has {listed:?}", done.len()))?;
         let bonds: Vec<_> = items(one, "/api/v1/partners/history?limit=100").await?;
         let bonds: Vec<_> = bonds.iter().filter(|bond| bond["partner"]["id"] == *other.id).collect();
         let breakups = |bond: &Value| bond["breakups"].as_array().map_or(0, Vec::len);
@@ -63,8 +63,8 @@ async fn tells_all(run: &Run) -> Result<String, Shortfall> {
     ensure(at("count") > 0 && missing == 0, || {
         format!("{missing} event positions are missing: {positions}")
     })?;
-    run.figure("requests", done.len());
-    run.figure("positions", positions.clone());
+    run.record("requests", done.len());
+    run.record("positions", positions.clone());
     Ok(format!(
         "both users read the {} requests and the restored bond as expected; {} events without a gap in their positions",
         done.len(),
@@ -73,7 +73,10 @@ async fn tells_all(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Returns the requests between two users, oldest first: id, sender id and status.
-async fn requests_with(one: &Person, other: &Person) -> Result<Vec<(String, String, String)>, Shortfall> {
+async fn requests_with(
+    one: &SyntheticAccount,
+    other: &SyntheticAccount,
+) -> Result<Vec<(String, String, String)>, Shortfall> {
     let mut all = items(one, &format!("{REQUESTS}?limit=100")).await?;
     all.retain(|item| item["from"]["id"] == *other.id || item["to"]["id"] == *other.id);
     all.reverse();
@@ -84,10 +87,10 @@ async fn requests_with(one: &Person, other: &Person) -> Result<Vec<(String, Stri
 /// Archiving runs every minute. Bonds that are due for more than a day indicate that it has stopped.
 const MAX_ARCHIVE_DELAY_S: i64 = 86_400;
 
-async fn is_archived(run: &Run) -> Result<String, Shortfall> {
+async fn check_archive_delay(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
     let archive = &facts["modules"]["bonds.archive"];
-    run.figure("archive", archive.clone());
+    run.record("archive", archive.clone());
     let (Some(overdue), Some(archived)) = (archive["overdue_s"].as_i64(), archive["archived"].as_i64())
     else {
         return Err(Shortfall::unmeasured("the server does not report its archive", "deploy this build"));

@@ -1,11 +1,11 @@
 //! Checks of bonds on a running deployment. One file per subject, one function per row.
 
 mod audit;
+mod breakups;
 mod counts;
 mod history;
-mod partings;
+mod invalid_steps;
 mod race;
-mod refusals;
 mod requests;
 
 use kith_readiness::Check;
@@ -13,9 +13,9 @@ use kith_readiness::Check;
 /// All bond checks.
 pub(crate) const CHECKS: &[&[Check]] = &[
     requests::CHECKS,
-    refusals::CHECKS,
+    invalid_steps::CHECKS,
     race::CHECKS,
-    partings::CHECKS,
+    breakups::CHECKS,
     history::CHECKS,
     counts::CHECKS,
     audit::CHECKS,

@@ -2,59 +2,69 @@
 //! in a minute.
 
 use http::Method;
-use kith_readiness::{Answer, Check, Person, Refused, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, RequestError, Run, Shortfall, SyntheticAccount};
 use serde_json::{Value, json};
 
 use super::DEFAULT_REMEDIATION;
-use crate::cast::{REQUESTS, ask, decide, ensure, ensure_status, items, single};
+use crate::synthetic_accounts::{
+    REQUESTS, decide, ensure, ensure_status, items, send_request, unbonded_account,
+};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "PRT-01",
-        does: "has two users send, list, reject, cancel and accept requests under the old paths, and reads back each state",
-        mend: DEFAULT_REMEDIATION,
-        last: false,
-        run: |run| Box::pin(serves(run)),
+        description: "has two users send, list, reject, cancel and accept requests under the old paths, and reads back each state",
+        remediation: DEFAULT_REMEDIATION,
+        runs_last: false,
+        run: |run| Box::pin(check_every_step(run)),
     },
     Check {
         row: "DRV-03",
-        does: "sends one request five times with one idempotency key, and one item five times concurrently",
-        mend: DEFAULT_REMEDIATION,
-        last: false,
-        run: |run| Box::pin(repeats(run)),
+        description: "sends one request five times with one idempotency key, and one item five times concurrently",
+        remediation: DEFAULT_REMEDIATION,
+        runs_last: false,
+        run: |run| Box::pin(check_retries(run)),
     },
     Check {
         row: "SEC-03",
-        does: "sends partner requests to six users within a minute",
-        mend: "do not serve with `--disable-limits`; check that all nodes use one database",
-        last: false,
+        description: "sends partner requests to six users within a minute",
+        remediation: "do not serve with `--disable-limits`; check that all nodes use one database",
+        runs_last: false,
         run: |run| Box::pin(limits(run)),
     },
 ];
 
 const DEPRECATED_PREFIX: &str = "/api/enhanced-partners";
 
-async fn serves(run: &Run) -> Result<String, Shortfall> {
-    let (ada, ben) = (single(run, 1).await?, single(run, 2).await?);
+async fn check_every_step(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (unbonded_account(run, 1).await?, unbonded_account(run, 2).await?);
     // After a rejection the sender has a cooldown, so the other user sends the next request.
-    step(&ada, &ben, "reject", "rejected").await?;
-    step(&ben, &ada, "cancel", "cancelled").await?;
-    let bond = step(&ben, &ada, "accept", "accepted").await?.text_at("/bond/id")?;
+    check_step(&ada, &ben, "reject", "rejected").await?;
+    check_step(&ben, &ada, "cancel", "cancelled").await?;
+    let bond = check_step(&ben, &ada, "accept", "accepted").await?.text_at("/bond/id")?;
     for (one, other) in [(&ada, &ben), (&ben, &ada)] {
-        let seen = one.client.get(&format!("{DEPRECATED_PREFIX}/current")).await?.expect(200)?.json();
-        ensure(seen["bond"]["id"] == *bond && seen["bond"]["partner"]["id"] == *other.id, || {
-            format!("after accepting, one of the users has the bond {} instead of {bond}", seen["bond"]["id"])
+        let current = one.client.get(&format!("{DEPRECATED_PREFIX}/current")).await?.expect(200)?.json();
+        ensure(current["bond"]["id"] == *bond && current["bond"]["partner"]["id"] == *other.id, || {
+            format!(
+                "after accepting, one of the users has the bond {} instead of {bond}",
+                current["bond"]["id"]
+            )
         })?;
     }
     ada.client.post(&format!("{DEPRECATED_PREFIX}/breakup"), json!({})).await?.expect(200)?;
-    run.figure("transitions", 4);
+    run.record("transitions", 4);
     Ok("requests were sent, listed, rejected, cancelled and accepted, and the bond was ended; both users \
         read back each state"
         .to_owned())
 }
 
 /// Sends a request, finds it in both lists, applies `step`, and checks the resulting status.
-async fn step(from: &Person, to: &Person, step: &str, ends: &str) -> Result<Answer, Shortfall> {
+async fn check_step(
+    from: &SyntheticAccount,
+    to: &SyntheticAccount,
+    check_step: &str,
+    ends: &str,
+) -> Result<CheckResponse, Shortfall> {
     let sent = from
         .client
         .post(&format!("{DEPRECATED_PREFIX}/request"), json!({ "partnerId": to.id }))
@@ -68,10 +78,10 @@ async fn step(from: &Person, to: &Person, step: &str, ends: &str) -> Result<Answ
             format!("request {id} is not among the pending {direction} requests")
         })?;
     }
-    let by = if step == "cancel" { from } else { to };
+    let by = if check_step == "cancel" { from } else { to };
     let decided = by
         .client
-        .post(&format!("{DEPRECATED_PREFIX}/requests/{id}/{step}"), Value::Null)
+        .post(&format!("{DEPRECATED_PREFIX}/requests/{id}/{check_step}"), Value::Null)
         .await?
         .expect(200)?;
     ensure_status(from, &id, ends).await?;
@@ -82,9 +92,9 @@ async fn step(from: &Person, to: &Person, step: &str, ends: &str) -> Result<Answ
 /// Number of times each request is repeated.
 const REPETITIONS: usize = 5;
 
-async fn repeats(run: &Run) -> Result<String, Shortfall> {
-    let (ada, ben) = (single(run, 4).await?, single(run, 8).await?);
-    let keyed = ada.client.with("idempotency-key", &run.mark("once"));
+async fn check_retries(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (unbonded_account(run, 4).await?, unbonded_account(run, 8).await?);
+    let keyed = ada.client.with("idempotency-key", &run.marker("once"));
     let body = json!({ "to": { "user_id": ben.id }, "message": "Shall we?" });
     let first = keyed.post(REQUESTS, body.clone()).await?.expect(201)?;
     for n in 2..=REPETITIONS {
@@ -95,45 +105,49 @@ async fn repeats(run: &Run) -> Result<String, Shortfall> {
     }
     let id = first.text_at("/id")?;
     let waiting = items(&ben, &format!("{REQUESTS}?direction=incoming&status=pending")).await?;
-    let made = waiting.iter().filter(|item| item["from"]["id"] == *ada.id).count();
-    ensure(made == 1, || format!("{REPETITIONS} repetitions of one request created {made}"))?;
+    let created = waiting.iter().filter(|item| item["from"]["id"] == *ada.id).count();
+    ensure(created == 1, || format!("{REPETITIONS} repetitions of one request created {created}"))?;
     let other = json!({ "to": { "user_id": ben.id }, "message": "Something else" });
     keyed.post(REQUESTS, other).await?.expect(422)?;
     decide(&ada, &id, "cancel").await?.expect(200)?;
 
-    let collection = format!("/api/v1/spaces/me/{}", run.mark("retry"));
-    let answers = at_once(run, &ada, &collection).await?;
-    let same = answers.iter().all(|answer| answer.body == answers[0].body);
+    let collection = format!("/api/v1/spaces/me/{}", run.marker("retry"));
+    let responses = repeat_concurrently(run, &ada, &collection).await?;
+    let same = responses.iter().all(|response| response.body == responses[0].body);
     ensure(same, || format!("the responses to {REPETITIONS} concurrent repetitions differ"))?;
-    let kept = items(&ada, &collection).await?.len();
-    ensure(kept == 1, || format!("{REPETITIONS} concurrent repetitions of one write created {kept} items"))?;
+    let item_count = items(&ada, &collection).await?.len();
+    ensure(item_count == 1, || format!("{REPETITIONS} concurrent repetitions of one write created {item_count} items"))?;
     Ok(format!(
         "{REPETITIONS} sequential and {REPETITIONS} concurrent repetitions each created one object and \
          returned one response; another body is rejected"
     ))
 }
 
-async fn at_once(run: &Run, by: &Person, collection: &str) -> Result<Vec<Answer>, Shortfall> {
-    let keyed = by.client.with("idempotency-key", &run.mark("at-once"));
-    let mut under_way = tokio::task::JoinSet::new();
+async fn repeat_concurrently(
+    run: &Run,
+    by: &SyntheticAccount,
+    collection: &str,
+) -> Result<Vec<CheckResponse>, Shortfall> {
+    let keyed = by.client.with("idempotency-key", &run.marker("at-once"));
+    let mut writes = tokio::task::JoinSet::new();
     for _ in 0..REPETITIONS {
         let (keyed, path) = (keyed.clone(), collection.to_owned());
-        under_way.spawn(async move { keyed.post(&path, json!({ "data": { "kept": "once" } })).await });
+        writes.spawn(async move { keyed.post(&path, json!({ "data": { "kept": "once" } })).await });
     }
-    let answers: Vec<Result<Answer, Refused>> = under_way.join_all().await;
-    answers.into_iter().map(|answer| answer?.expect(201)).collect()
+    let responses: Vec<Result<CheckResponse, RequestError>> = writes.join_all().await;
+    responses.into_iter().map(|response| response?.expect(201)).collect()
 }
 
 /// Maximum number of requests that a user can send in a minute.
 const MAX_REQUESTS_PER_MINUTE: usize = 5;
 
 async fn limits(run: &Run) -> Result<String, Shortfall> {
-    let ada = run.person("asks-often").await?;
+    let ada = run.account("asks-often").await?;
     let mut sent = Vec::new();
     for n in 1..=MAX_REQUESTS_PER_MINUTE {
-        sent.push(ask(&ada, &single(run, n).await?).await?);
+        sent.push(send_request(&ada, &unbonded_account(run, n).await?).await?);
     }
-    let last = single(run, MAX_REQUESTS_PER_MINUTE + 1).await?;
+    let last = unbonded_account(run, MAX_REQUESTS_PER_MINUTE + 1).await?;
     let body = json!({ "to": { "user_id": last.id } });
     let refused = ada.client.send_once(Method::POST, REQUESTS, body.to_string().into()).await?;
     let refused = refused.expect_problem(429, "rate_limited")?;
@@ -146,7 +160,7 @@ async fn limits(run: &Run) -> Result<String, Shortfall> {
     for request in &sent {
         decide(&ada, request, "cancel").await?.expect(200)?;
     }
-    run.figure("retry_after_s", wait);
+    run.record("retry_after_s", wait);
     Ok(format!(
         "{MAX_REQUESTS_PER_MINUTE} requests were created within a minute; the next is rejected for {wait} s \
          and was not delivered"

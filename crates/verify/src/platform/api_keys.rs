@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "ACC-13",
-    does: "creates two API keys with one scope; calls an operation in the scope, one outside it and one for \
+    description: "creates two API keys with one scope; calls an operation in the scope, one outside it and one for \
            users only; lets one key expire and revokes the other; reads the server's count of stored keys",
-    mend: "revoke all API keys until the fault is fixed: `kith api-keys list`, `kith api-keys revoke`",
-    last: false,
-    run: |run| Box::pin(do_what_they_are_made_for(run)),
+    remediation: "revoke all API keys until the fault is fixed: `kith api-keys list`, `kith api-keys revoke`",
+    runs_last: false,
+    run: |run| Box::pin(check_api_key(run)),
 }];
 
 const KEYS: &str = "/api/v1/admin/api-keys";
@@ -22,16 +22,16 @@ const FOR_PEOPLE: &str = "/api/v1/me";
 const LIFETIME: Duration = Duration::from_secs(2);
 
 /// API key created for this run.
-struct Key {
+struct CheckKey {
     id: String,
     text: String,
     created_at: Timestamp,
 }
 
-async fn do_what_they_are_made_for(run: &Run) -> Result<String, Shortfall> {
+async fn check_api_key(run: &Run) -> Result<String, Shortfall> {
     // Creating keys requires an administrator.
     run.facts().await?;
-    let admin = run.admin().await?.at(run.node());
+    let admin = run.admin().await?.with_base_url(run.node());
     let key = make(run, &admin, None).await?;
     let found = judge(run, &admin, &key).await;
     let revoked = revoke(&admin, &key).await;
@@ -39,9 +39,9 @@ async fn do_what_they_are_made_for(run: &Run) -> Result<String, Shortfall> {
     revoked?;
     let with_key = with(run, &key);
     with_key.get(ALLOWED).await?.expect_problem(401, "unauthenticated")?;
-    let kept = run.facts().await?["modules"]["api_keys.stored"].take();
-    run.figure("api_keys", kept.clone());
-    let (keys, digests) = (kept["keys"].as_i64().unwrap_or(0), kept["digests"].as_i64().unwrap_or(-1));
+    let stored = run.facts().await?["modules"]["api_keys.stored"].take();
+    run.record("api_keys", stored.clone());
+    let (keys, digests) = (stored["keys"].as_i64().unwrap_or(0), stored["digests"].as_i64().unwrap_or(-1));
     if keys == 0 || keys != digests {
         return Err(Shortfall::fails(format!("of {keys} keys {digests} are stored as digests")));
     }
@@ -51,25 +51,25 @@ async fn do_what_they_are_made_for(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-fn with(run: &Run, key: &Key) -> Client {
-    run.anonymous().at(run.node()).with_token(&key.text)
+fn with(run: &Run, key: &CheckKey) -> Client {
+    run.anonymous().with_base_url(run.node()).with_token(&key.text)
 }
 
-async fn make(run: &Run, admin: &Client, expires_at: Option<Timestamp>) -> Result<Key, Shortfall> {
-    let body = json!({ "name": run.mark("api-key"), "scopes": ["facts.read"], "expires_at": expires_at });
-    let made = admin.post(KEYS, body).await?.expect(201)?;
-    let created_at = serde_json::from_value(made.json()["created_at"].take());
+async fn make(run: &Run, admin: &Client, expires_at: Option<Timestamp>) -> Result<CheckKey, Shortfall> {
+    let body = json!({ "name": run.marker("api-key"), "scopes": ["facts.read"], "expires_at": expires_at });
+    let created = admin.post(KEYS, body).await?.expect(201)?;
+    let created_at = serde_json::from_value(created.json()["created_at"].take());
     let created_at =
         created_at.map_err(|_| Shortfall::fails("the response has no creation time of the key"))?;
-    Ok(Key { id: made.text_at("/id")?, text: made.text_at("/key")?, created_at })
+    Ok(CheckKey { id: created.text_at("/id")?, text: created.text_at("/key")?, created_at })
 }
 
-async fn revoke(admin: &Client, key: &Key) -> Result<(), Shortfall> {
+async fn revoke(admin: &Client, key: &CheckKey) -> Result<(), Shortfall> {
     admin.delete(&format!("{KEYS}/{}", key.id), Value::Null).await?.expect(204).map(drop)
 }
 
 /// Checks allowed and rejected operations of a key, and that an expiring key is rejected after its expiry.
-async fn judge(run: &Run, admin: &Client, key: &Key) -> Result<(), Shortfall> {
+async fn judge(run: &Run, admin: &Client, key: &CheckKey) -> Result<(), Shortfall> {
     let with_key = with(run, key);
     with_key.get(ALLOWED).await?.expect(200)?;
     with_key.get(NOT_ALLOWED).await?.expect_problem(403, "forbidden")?;

@@ -7,28 +7,28 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::Method;
-use kith_readiness::{Answer, Check, Client, Operation, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Client, Operation, Run, Shortfall};
 use serde_json::{Map, Value, json};
 
-use super::problem_form::{body_limit, leak};
+use super::problem_form::{body_limit, find_internals};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "API-08",
-        does: "sends every operation bodies, queries and paths with one fault each: a wrong type, null, a \
+        description: "sends every operation bodies, queries and paths with one fault each: a wrong type, null, a \
                missing field, an unknown field, a string of 100 KB, an array instead of an object, invalid \
                JSON",
-        mend: "give the type of the body or query `deny_unknown_fields`, and check what its fields mean",
-        last: false,
-        run: |run| Box::pin(refuses_other_forms(run)),
+        remediation: "give the type of the body or query `deny_unknown_fields`, and check what its fields mean",
+        runs_last: false,
+        run: |run| Box::pin(check_invalid_bodies(run)),
     },
     Check {
         row: "API-09",
-        does: "sends a body one byte over the limit to every operation with a body, a body with 10,000 \
+        description: "sends a body one byte over the limit to every operation with a body, a body with 10,000 \
                levels of nesting, and gzip with a ratio of 1,000:1",
-        mend: "set server.max_body_bytes; check that no proxy in front decompresses bodies",
-        last: false,
-        run: |run| Box::pin(bounds(run)),
+        remediation: "set server.max_body_bytes; check that no proxy in front decompresses bodies",
+        runs_last: false,
+        run: |run| Box::pin(check_limits(run)),
     },
 ];
 
@@ -38,41 +38,41 @@ const OVERSIZED_FIELD_BYTES: usize = 100 << 10;
 const MAX_REJECTION_DURATION: Duration = Duration::from_millis(100);
 
 /// Body with one fault.
-struct Fault {
+struct InvalidBody {
     what: String,
     body: Bytes,
     /// Pointer that the problem must name. `None` if any rejection is accepted.
     pointer: Option<String>,
 }
 
-async fn refuses_other_forms(run: &Run) -> Result<String, Shortfall> {
+async fn check_invalid_bodies(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
-    let person = run.person("sends-nonsense").await?.client;
+    let client = run.account("sends-nonsense").await?.client;
     let admin = Some(run.admin().await?);
     let (mut sent, mut bodies, mut forbidden) = (0, 0, 0);
     let all = Operation::all(&document);
     for operation in all.iter().filter(|operation| !operation.is_for_development()) {
-        let client = operation.permission().and(admin.as_ref()).unwrap_or(&person);
-        let address = operation.address();
+        let client = operation.permission().and(admin.as_ref()).unwrap_or(&client);
+        let address = operation.sample_path();
         if let Some(schema) = operation.body() {
             bodies += 1;
-            for fault in faults(operation, schema) {
-                let answer = client.send(operation.method.clone(), &address, fault.body.clone()).await?;
+            for fault in invalid_bodies(operation, schema) {
+                let response = client.send(operation.method.clone(), &address, fault.body.clone()).await?;
                 sent += 1;
                 // A caller without the permission must not learn about the body's format.
                 if operation.permission().is_some() && admin.is_none() {
-                    answer.expect(403)?;
+                    response.expect(403)?;
                     forbidden += 1;
                     continue;
                 }
-                is_refused(&answer, &fault)?;
+                is_refused(&response, &fault)?;
             }
         }
-        sent += refuses_other_addresses(client, operation).await?;
+        sent += check_invalid_parameters(client, operation).await?;
     }
-    run.figure("invalid_inputs", sent);
-    run.figure("operations_with_a_body", bodies);
-    run.figure("refused_for_want_of_a_permission", forbidden);
+    run.record("invalid_inputs", sent);
+    run.record("operations_with_a_body", bodies);
+    run.record("refused_for_want_of_a_permission", forbidden);
     Ok(format!(
         "{sent} invalid inputs, in {bodies} kinds of bodies, in queries and in paths: all rejected with 4xx, \
          none with 5xx"
@@ -80,15 +80,15 @@ async fn refuses_other_forms(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Returns bodies with one fault each, for every fault that the schema allows to make.
-fn faults<'d>(operation: &Operation<'d>, schema: &'d Value) -> Vec<Fault> {
+fn invalid_bodies<'d>(operation: &Operation<'d>, schema: &'d Value) -> Vec<InvalidBody> {
     let good = operation.sample(schema);
-    let fault = |what: &str, body: &Value, pointer: Option<String>| Fault {
+    let fault = |what: &str, body: &Value, pointer: Option<String>| InvalidBody {
         what: what.to_owned(),
         body: body.to_string().into(),
         pointer,
     };
     let mut all = vec![
-        Fault { what: "broken JSON".to_owned(), body: Bytes::from_static(b"{\"a\":"), pointer: None },
+        InvalidBody { what: "broken JSON".to_owned(), body: Bytes::from_static(b"{\"a\":"), pointer: None },
         fault("an array", &json!([good]), Some(String::new())),
         fault("a text", &json!("kith-verify"), Some(String::new())),
         fault("an unknown field", &with(&good, "kith_verify", json!(1)), Some("/kith_verify".to_owned())),
@@ -101,7 +101,7 @@ fn faults<'d>(operation: &Operation<'d>, schema: &'d Value) -> Vec<Fault> {
     for (name, schema) in schema["properties"].as_object().into_iter().flatten() {
         let schema = operation.resolved(schema);
         let at = Some(format!("/{name}"));
-        for wrong in other_types(schema) {
+        for wrong in values_of_other_types(schema) {
             all.push(fault(&format!("{name} as {}", kind_of(&wrong)), &with(&good, name, wrong), at.clone()));
         }
         if allows(schema, "string") {
@@ -116,7 +116,9 @@ fn faults<'d>(operation: &Operation<'d>, schema: &'d Value) -> Vec<Fault> {
             ));
         }
         for (inner, schema) in schema["properties"].as_object().into_iter().flatten() {
-            let Some(wrong) = other_types(operation.resolved(schema)).into_iter().next() else { continue };
+            let Some(wrong) = values_of_other_types(operation.resolved(schema)).into_iter().next() else {
+                continue;
+            };
             let body = with(&good, name, json!({ inner.as_str(): wrong }));
             all.push(fault(
                 &format!("{name}.{inner} of another type"),
@@ -135,7 +137,7 @@ fn with(body: &Value, name: &str, value: Value) -> Value {
 }
 
 /// Returns values of types that the schema does not allow. Empty if the schema declares no type.
-fn other_types(schema: &Value) -> Vec<Value> {
+fn values_of_other_types(schema: &Value) -> Vec<Value> {
     if schema["type"].is_null() && schema["enum"].is_null() {
         return Vec::new();
     }
@@ -166,17 +168,18 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-fn is_refused(answer: &Answer, fault: &Fault) -> Result<(), Shortfall> {
-    let (asked, what, status) = (&answer.asked, &fault.what, answer.status);
-    let fails = |why: &str| Err(Shortfall::fails(format!("{asked} with {what} returned {status}{why}")));
+fn is_refused(response: &CheckResponse, fault: &InvalidBody) -> Result<(), Shortfall> {
+    let (request, what, status) = (&response.request, &fault.what, response.status);
+    let fails =
+        |reason: &str| Err(Shortfall::fails(format!("{request} with {what} returned {status}{reason}")));
     if !(400..500).contains(&status) {
         return fails("");
     }
-    if let Some(pattern) = leak(answer) {
+    if let Some(pattern) = find_internals(response) {
         return fails(&format!(" with {pattern:?} in the body"));
     }
     let Some(pointer) = &fault.pointer else { return Ok(()) };
-    let body = answer.json();
+    let body = response.json();
     let names = |pointer: &str| {
         body["errors"].as_array().is_some_and(|errors| errors.iter().any(|error| error["pointer"] == pointer))
     };
@@ -188,92 +191,97 @@ fn is_refused(answer: &Answer, fault: &Fault) -> Result<(), Shortfall> {
 }
 
 /// Sends invalid query and path parameters and expects rejections. Returns their number.
-async fn refuses_other_addresses(client: &Client, operation: &Operation<'_>) -> Result<u32, Shortfall> {
+async fn check_invalid_parameters(client: &Client, operation: &Operation<'_>) -> Result<u32, Shortfall> {
     let mut addresses = Vec::new();
     for parameter in operation.parameters("query") {
         let is_bounded = ["integer", "boolean"].iter().any(|kind| parameter.schema["type"] == *kind)
             || parameter.schema["enum"].is_array()
             || parameter.schema["format"] == "date-time";
         if is_bounded {
-            addresses.push((400, format!("{}?{}=kith-verify", operation.address(), parameter.name)));
+            addresses.push((400, format!("{}?{}=kith-verify", operation.sample_path(), parameter.name)));
         }
     }
     if operation.parameters("query").next().is_some() {
-        addresses.push((400, format!("{}?kith_verify=1", operation.address())));
+        addresses.push((400, format!("{}?kith_verify=1", operation.sample_path())));
     }
     for wrong in operation.parameters("path") {
         let is_bounded = wrong.schema["format"] == "uuid"
             || wrong.schema["enum"].is_array()
             || wrong.schema["pattern"].is_string();
         if is_bounded {
-            let address = operation.address_with(|parameter| {
-                if parameter.name == wrong.name { "Kith%20Verify!".to_owned() } else { parameter.stand_in() }
+            let address = operation.path_with(|parameter| {
+                if parameter.name == wrong.name {
+                    "Kith%20Verify!".to_owned()
+                } else {
+                    parameter.placeholder()
+                }
             });
             addresses.push((404, address));
         }
     }
     let body = operation.body().map_or_else(Bytes::new, |schema| operation.sample(schema).to_string().into());
     for (status, address) in &addresses {
-        let answer = client.send(operation.method.clone(), address, body.clone()).await?;
-        if answer.status != *status && !(answer.status == 403 && operation.permission().is_some()) {
+        let response = client.send(operation.method.clone(), address, body.clone()).await?;
+        if response.status != *status && !(response.status == 403 && operation.permission().is_some()) {
             return Err(Shortfall::fails(format!(
                 "{} returned {} instead of {status}",
-                answer.asked, answer.status
+                response.request, response.status
             )));
         }
     }
     Ok(addresses.len() as u32)
 }
 
-async fn bounds(run: &Run) -> Result<String, Shortfall> {
+async fn check_limits(run: &Run) -> Result<String, Shortfall> {
     const ME: &str = "/api/v1/me";
     const DEEP: &str = "/api/v1/spaces/me/kith-verify-depth";
     let limit = body_limit(run).await?;
     let document = run.document().await?;
-    let client = run.person("sends-too-much").await?.client;
-    let before = resident(run).await?;
+    let client = run.account("sends-too-much").await?.client;
+    let before = resident_memory_bytes(run).await?;
     let long = Bytes::from(vec![b' '; limit + 1]);
     let mut with_body = 0;
     for operation in Operation::all(&document).iter().filter(|operation| operation.body().is_some()) {
-        client.send(operation.method.clone(), &operation.address(), long.clone()).await?.expect(413)?;
+        client.send(operation.method.clone(), &operation.sample_path(), long.clone()).await?.expect(413)?;
         with_body += 1;
     }
     let mut just_enough = json!({ "theme": "dark" }).to_string().into_bytes();
     just_enough.resize(limit, b' ');
     client.send(Method::PATCH, ME, just_enough.into()).await?.expect(200)?;
-    let (deep, bomb) = (Bytes::from(deep()), vec![b' '; limit.max(1 << 20) * 4]);
+    let (deeply_nested_item, bomb) = (Bytes::from(deeply_nested_item()), vec![b' '; limit.max(1 << 20) * 4]);
     let zipped = Bytes::from(gzip(&bomb));
     let ratio = bomb.len() / zipped.len();
     let packs = client.with("content-encoding", "gzip");
-    let deep = quickest(&client, Method::POST, DEEP, &deep, &[400, 422]).await?;
-    let bomb = quickest(&packs, Method::PATCH, ME, &zipped, &[413]).await?;
-    let round_trip = client.get(ME).await?.expect(200)?.took;
-    for (what, took) in [("10,000 levels", deep), ("the bomb", bomb)] {
-        let took = took.saturating_sub(round_trip);
-        if took > MAX_REJECTION_DURATION {
-            return Err(Shortfall::fails(format!("{what} was rejected after {} ms", took.as_millis())));
+    let deeply_nested_item =
+        min_duration(&client, Method::POST, DEEP, &deeply_nested_item, &[400, 422]).await?;
+    let bomb = min_duration(&packs, Method::PATCH, ME, &zipped, &[413]).await?;
+    let round_trip = client.get(ME).await?.expect(200)?.duration;
+    for (what, duration) in [("10,000 levels", deeply_nested_item), ("the bomb", bomb)] {
+        let duration = duration.saturating_sub(round_trip);
+        if duration > MAX_REJECTION_DURATION {
+            return Err(Shortfall::fails(format!("{what} was rejected after {} ms", duration.as_millis())));
         }
     }
-    let [deep, bomb] = [deep, bomb].map(|took| took.as_millis() as u64);
-    let grown = resident(run).await?.zip(before).map(|(after, before)| after - before);
-    run.figure("limit_bytes", limit);
-    run.figure("depth_refused_ms", deep);
-    run.figure("bomb_refused_ms", bomb);
-    run.figure("bomb_ratio", ratio);
-    run.figure("resident_grew_bytes", grown);
+    let [deeply_nested_item, bomb] = [deeply_nested_item, bomb].map(|duration| duration.as_millis() as u64);
+    let grown = resident_memory_bytes(run).await?.zip(before).map(|(after, before)| after - before);
+    run.record("limit_bytes", limit);
+    run.record("depth_refused_ms", deeply_nested_item);
+    run.record("bomb_refused_ms", bomb);
+    run.record("bomb_ratio", ratio);
+    run.record("resident_grew_bytes", grown);
     let memory = grown.map_or_else(
         || "memory is not reported".to_owned(),
         |bytes| format!("memory changed by {} KiB", bytes >> 10),
     );
     Ok(format!(
         "bodies of {limit} bytes are accepted, and one more byte is rejected by all {with_body} operations \
-         with a body; 10,000 levels are rejected after {deep} ms, gzip of {ratio}:1 after {bomb} ms; \
+         with a body; 10,000 levels are rejected after {deeply_nested_item} ms, gzip of {ratio}:1 after {bomb} ms; \
          {memory}"
     ))
 }
 
 /// Returns the shortest of three durations of a rejection, because other load may slow down single requests.
-async fn quickest(
+async fn min_duration(
     client: &Client,
     method: Method,
     path: &str,
@@ -282,14 +290,14 @@ async fn quickest(
 ) -> Result<Duration, Shortfall> {
     let mut quickest = Duration::MAX;
     for _ in 0..3 {
-        let answer = client.send(method.clone(), path, body.clone()).await?.expect_any(wanted)?;
-        quickest = quickest.min(answer.took);
+        let response = client.send(method.clone(), path, body.clone()).await?.expect_any(wanted)?;
+        quickest = quickest.min(response.duration);
     }
     Ok(quickest)
 }
 
 /// Returns an item with 10,000 levels of nesting.
-fn deep() -> String {
+fn deeply_nested_item() -> String {
     let (open, close) = (r#"{"data":"#.repeat(10_000), "}".repeat(10_000));
     format!("{open}{{}}{close}")
 }
@@ -302,7 +310,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Returns the resident memory that the responding node reports, in bytes.
-async fn resident(run: &Run) -> Result<Option<i64>, Shortfall> {
+async fn resident_memory_bytes(run: &Run) -> Result<Option<i64>, Shortfall> {
     let health = run.anonymous().get("/api/health").await?.json();
     Ok(health["checks"]["memory:resident"][0]["observedValue"].as_i64())
 }

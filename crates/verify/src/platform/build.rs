@@ -3,31 +3,31 @@
 use kith_kernel::{Clock as _, SystemClock};
 use kith_readiness::{Check, Client, Run, Shortfall};
 
-use super::exposition::Scrape;
-use super::machine::is_here;
+use super::exposition::MetricsScrape;
+use super::machine::is_local;
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "DEP-02",
-        does: "reads the commit of the running build, and whether it includes uncommitted changes",
-        mend: "deploy a release build of a clean clone (`cargo build --release -p kith`), or set KITH_COMMIT \
+        description: "reads the commit of the running build, and whether it includes uncommitted changes",
+        remediation: "deploy a release build of a clean clone (`cargo build --release -p kith`), or set KITH_COMMIT \
                to the commit",
-        last: false,
-        run: |run| Box::pin(traceable(run)),
+        runs_last: false,
+        run: |run| Box::pin(check_release(run)),
     },
     Check {
         row: "DRV-22",
-        does: "reads the time of each node, and compares it with the clocks of this machine and of the database",
-        mend: "synchronize the clocks of all machines with NTP; in development mode reset the clock",
-        last: false,
-        run: |run| Box::pin(on_time(run)),
+        description: "reads the time of each node, and compares it with the clocks of this machine and of the database",
+        remediation: "synchronize the clocks of all machines with NTP; in development mode reset the clock",
+        runs_last: false,
+        run: |run| Box::pin(check_clock(run)),
     },
     Check {
         row: "DRV-31",
-        does: "reads the uptime, the starts and unclean stops of servers within a day, and the panics",
-        mend: "look in the log for `panicked` and for the lines before each start",
-        last: false,
-        run: |run| Box::pin(steady(run)),
+        description: "reads the uptime, the starts and unclean stops of servers within a day, and the panics",
+        remediation: "look in the log for `panicked` and for the lines before each start",
+        runs_last: false,
+        run: |run| Box::pin(check_restarts(run)),
     },
 ];
 
@@ -36,10 +36,10 @@ const MAX_CLOCK_OFFSET_MS: i64 = 500;
 /// failure.
 const CRASH_LOOP_STARTS: i64 = 3;
 
-async fn traceable(run: &Run) -> Result<String, Shortfall> {
+async fn check_release(run: &Run) -> Result<String, Shortfall> {
     let health = run.anonymous().get("/api/health").await?.expect_any(&[200, 503])?;
     let release = health.text_at("/releaseId")?;
-    run.figure("release", release.clone());
+    run.record("release", release.clone());
     let Some((version, commit)) = release.split_once('+') else {
         return Err(Shortfall::fails(format!("the server reports the build {release} without a commit")));
     };
@@ -53,29 +53,29 @@ async fn traceable(run: &Run) -> Result<String, Shortfall> {
     Ok(format!("version {version}, built from commit {commit} without uncommitted changes"))
 }
 
-async fn on_time(run: &Run) -> Result<String, Shortfall> {
+async fn check_clock(run: &Run) -> Result<String, Shortfall> {
     let admin = run.admin().await?;
-    let others = run.deployment().target().others.clone();
+    let others = run.deployment().target().other_nodes.clone();
     let nodes: Vec<_> = std::iter::once(admin.base().to_owned()).chain(others).collect();
     let mut worst = 0;
     for node in &nodes {
-        let (off, in_doubt) = offset(&admin.at(node)).await?;
+        let (off, in_doubt) = offset(&admin.with_base_url(node)).await?;
         if off.abs() + in_doubt > MAX_CLOCK_OFFSET_MS {
-            let why = format!(
+            let reason = format!(
                 "the clock of {node} differs by {off} ms from this machine's, with an uncertainty of \
                  {in_doubt} ms"
             );
             return Err(if off.abs() - in_doubt > MAX_CLOCK_OFFSET_MS {
-                Shortfall::fails(why)
+                Shortfall::fails(reason)
             } else {
-                Shortfall::unmeasured(why, "run it on a machine closer to the server")
+                Shortfall::unmeasured(reason, "run it on a machine closer to the server")
             });
         }
         worst = worst.max(off.abs());
-        let health = admin.at(node).get("/api/health").await?.expect(200)?.json();
+        let health = admin.with_base_url(node).get("/api/health").await?.expect(200)?.json();
         let skew = health["checks"]["clock:skew"][0]["observedValue"].as_i64();
         if let Some(skew) = skew {
-            run.figure("off_the_databases_clock_ms", skew);
+            run.record("off_the_databases_clock_ms", skew);
             if skew.abs() > MAX_CLOCK_OFFSET_MS {
                 return Err(Shortfall::fails(format!(
                     "the clock of {node} differs by {skew} ms from the database's"
@@ -83,9 +83,9 @@ async fn on_time(run: &Run) -> Result<String, Shortfall> {
             }
         }
     }
-    run.figure("nodes", nodes.len());
-    run.figure("off_this_machines_clock_ms", worst);
-    let same = if is_here(run).await? {
+    run.record("nodes", nodes.len());
+    run.record("off_this_machines_clock_ms", worst);
+    let same = if is_local(run).await? {
         "; the server runs on this machine, so the machine's own clock is not verified"
     } else {
         ""
@@ -97,14 +97,14 @@ async fn on_time(run: &Run) -> Result<String, Shortfall> {
 async fn offset(client: &Client) -> Result<(i64, i64), Shortfall> {
     let mut best: Option<(i64, i64)> = None;
     for _ in 0..3 {
-        let asked = SystemClock.now();
-        let answer = client.get("/api/v1/admin/facts").await?.expect(200)?;
-        let answered = SystemClock.now();
-        let there = answer.json()["clock"]["kith"].as_i64();
-        let there = there.ok_or_else(|| Shortfall::fails("the server does not report its time"))?;
+        let sent_at = SystemClock.now();
+        let response = client.get("/api/v1/admin/facts").await?.expect(200)?;
+        let received_at = SystemClock.now();
+        let server_ms = response.json()["clock"]["kith"].as_i64();
+        let server_ms = server_ms.ok_or_else(|| Shortfall::fails("the server does not report its time"))?;
         // Assumes that the server read its clock halfway between request and response.
-        let half = (answered.as_millis() - asked.as_millis()) / 2 + 1;
-        let off = there - asked.as_millis() - half;
+        let half = (received_at.as_millis() - sent_at.as_millis()) / 2 + 1;
+        let off = server_ms - sent_at.as_millis() - half;
         if best.is_none_or(|(_, known)| half < known) {
             best = Some((off, half));
         }
@@ -112,8 +112,8 @@ async fn offset(client: &Client) -> Result<(i64, i64), Shortfall> {
     best.ok_or_else(|| Shortfall::fails("the server does not report its time"))
 }
 
-async fn steady(run: &Run) -> Result<String, Shortfall> {
-    let scrape = Scrape::now(run).await?;
+async fn check_restarts(run: &Run) -> Result<String, Shortfall> {
+    let scrape = MetricsScrape::now(run).await?;
     let (uptime, panics) = (scrape.get("kith_uptime_seconds", &[])?, scrape.get("kith_panics_total", &[])?);
     let starts = run.facts().await?["process"]["starts"].clone();
     let number = |key: &str| {
@@ -121,10 +121,10 @@ async fn steady(run: &Run) -> Result<String, Shortfall> {
         starts[key].as_i64().ok_or_else(lacks)
     };
     let (started, cut_short) = (number("within_24_h")?, number("cut_short")?);
-    run.figure("uptime_s", uptime);
-    run.figure("panics", panics);
-    run.figure("starts_within_24_h", started);
-    run.figure("cut_short_within_24_h", cut_short);
+    run.record("uptime_s", uptime);
+    run.record("panics", panics);
+    run.record("starts_within_24_h", started);
+    run.record("cut_short_within_24_h", cut_short);
     if panics > 0.0 {
         return Err(Shortfall::fails(format!("{panics} panics since the start {uptime} s ago")));
     }

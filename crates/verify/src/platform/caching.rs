@@ -1,29 +1,29 @@
 //! Checks of `Cache-Control` and of intermediate caches.
 
-use kith_readiness::{Answer, Check, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Run, Shortfall};
 use serde_json::json;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "CAC-04",
-    does: "reads as two users with their own validators and with each other's, before and after a change; \
+    description: "reads as two users with their own validators and with each other's, before and after a change; \
            compares the Cache-Control of each kind of response with the expected one",
-    mend: "check that no cache in front of the server stores `private` or `no-store` responses or removes \
+    remediation: "check that no cache in front of the server stores `private` or `no-store` responses or removes \
            `ETag`",
-    last: false,
-    run: |run| Box::pin(are_ones_own(run)),
+    runs_last: false,
+    run: |run| Box::pin(check_cache_control(run)),
 }];
 
 const ME: &str = "/api/v1/me";
 
-async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
-    let (ada, ben) = (run.person("partner-1").await?, run.person("partner-2").await?);
-    let read = async |by: &kith_readiness::Person, tag: Option<&str>| {
+async fn check_cache_control(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben) = (run.account("partner-1").await?, run.account("partner-2").await?);
+    let read = async |by: &kith_readiness::SyntheticAccount, tag: Option<&str>| {
         let client = tag.map_or_else(|| by.client.clone(), |tag| by.client.with("if-none-match", tag));
         client.get(ME).await
     };
     let mine = read(&ada, None).await?.expect(200)?;
-    let theirs = read(&ben, None).await?.expect(200)?;
-    let (tag, other_tag) = (tag(&mine)?, tag(&theirs)?);
+    let others = read(&ben, None).await?.expect(200)?;
+    let (tag, other_tag) = (tag(&mine)?, tag(&others)?);
     if tag == other_tag {
         return Err(Shortfall::fails("the profiles of two users have the same ETag"));
     }
@@ -37,15 +37,15 @@ async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
     }
     // Alternates between two users, so that a shared cache in between would return the wrong profile.
     for n in 0..6 {
-        let who = if n % 2 == 0 { &ada } else { &ben };
-        if read(who, None).await?.expect(200)?.text_at("/id")? != who.id {
+        let reader = if n % 2 == 0 { &ada } else { &ben };
+        if read(reader, None).await?.expect(200)?.text_at("/id")? != reader.id {
             return Err(Shortfall::fails(
                 "of two users who read alternately, one got the profile of the other",
             ));
         }
     }
     run.anonymous().get(ME).await?.expect(401)?;
-    let nickname = run.mark("changed");
+    let nickname = run.marker("changed");
     ada.client.patch(ME, json!({ "nickname": nickname })).await?.expect(200)?;
     let changed = read(&ada, Some(&tag)).await?.expect(200)?;
     if changed.text_at("/nickname")? != nickname {
@@ -58,15 +58,15 @@ async fn are_ones_own(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-fn tag(answer: &Answer) -> Result<String, Shortfall> {
-    let tag = answer.header("etag").map(str::to_owned);
-    tag.ok_or_else(|| Shortfall::fails(format!("the response to {} has no ETag", answer.asked)))
+fn tag(response: &CheckResponse) -> Result<String, Shortfall> {
+    let tag = response.header("etag").map(str::to_owned);
+    tag.ok_or_else(|| Shortfall::fails(format!("the response to {} has no ETag", response.request)))
 }
 
 /// Checks `Cache-Control` of each kind of response. Returns the number of kinds.
-async fn matrix(run: &Run, own: &Answer, known: &Answer) -> Result<usize, Shortfall> {
+async fn matrix(run: &Run, own: &CheckResponse, known: &CheckResponse) -> Result<usize, Shortfall> {
     let anonymous = run.anonymous();
-    let ada = run.person("partner-1").await?;
+    let ada = run.account("partner-1").await?;
     let body = json!({ "email": ada.email, "password": "" });
     let rows = [
         ("own state", own.clone(), "private"),
@@ -78,19 +78,20 @@ async fn matrix(run: &Run, own: &Answer, known: &Answer) -> Result<usize, Shortf
         ("the key set", anonymous.get("/.well-known/jwks.json").await?, ""),
         ("the state of the server", anonymous.get("/livez").await?, "no-store"),
     ];
-    let mut told = serde_json::Map::new();
-    for (kind, answer, wanted) in &rows {
-        let says = answer.header("cache-control").unwrap_or_default();
-        told.insert((*kind).to_owned(), says.into());
+    let mut cache_controls = serde_json::Map::new();
+    for (kind, response, wanted) in &rows {
+        let cache_control = response.header("cache-control").unwrap_or_default();
+        cache_controls.insert((*kind).to_owned(), cache_control.into());
         // `no-store` also forbids storage by shared caches.
-        let holds = says.contains(wanted) || (*wanted == "private" && says.contains("no-store"));
-        if says.is_empty() || !holds {
-            run.figure("cache_control", told);
+        let holds =
+            cache_control.contains(wanted) || (*wanted == "private" && cache_control.contains("no-store"));
+        if cache_control.is_empty() || !holds {
+            run.record("cache_control", cache_controls);
             return Err(Shortfall::fails(format!(
-                "the Cache-Control of {kind} is {says:?}, without {wanted:?}"
+                "the Cache-Control of {kind} is {cache_control:?}, without {wanted:?}"
             )));
         }
     }
-    run.figure("cache_control", told);
+    run.record("cache_control", cache_controls);
     Ok(rows.len())
 }

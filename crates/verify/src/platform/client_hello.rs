@@ -23,7 +23,7 @@ pub const WEAK_SUITES: &[u16] = &[
 pub const STRONG_SUITES: &[u16] = &[0xc02b, 0xc02f, 0xc02c, 0xc030, 0xcca8, 0xcca9, 0x1301, 0x1302, 0x1303];
 
 /// Contents of the `ClientHello`.
-pub struct Hello<'h> {
+pub struct ClientHello<'h> {
     pub version: u16,
     pub suites: &'h [u16],
     /// Server name (RFC 6066). `None` for an IP address.
@@ -42,14 +42,14 @@ pub enum Reply {
     Refuses,
 }
 
-impl Hello<'_> {
+impl ClientHello<'_> {
     /// Encodes the message as a TLS record.
     pub fn to_bytes(&self) -> Vec<u8> {
         // Versions after 1.2 are negotiated by an extension.
-        let told = self.version.min(TLS_1_2);
+        let legacy_version = self.version.min(TLS_1_2);
         let mut random = [0; 32];
         SystemRandom.fill(&mut random);
-        let mut body = told.to_be_bytes().to_vec();
+        let mut body = legacy_version.to_be_bytes().to_vec();
         body.extend(random);
         body.push(0);
         body.extend(with_length(&u16s(self.suites)));
@@ -58,7 +58,7 @@ impl Hello<'_> {
         let [_, a, b, c] = (body.len() as u32).to_be_bytes();
         let handshake = [&[1, a, b, c][..], &body].concat();
         let mut record = vec![HANDSHAKE];
-        record.extend(told.min(TLS_1_0).to_be_bytes());
+        record.extend(legacy_version.min(TLS_1_0).to_be_bytes());
         record.extend(with_length(&handshake));
         record
     }
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn client_hello_lengths_are_correct() {
         for version in [SSL_3, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3] {
-            let bytes = Hello { version, suites: STRONG_SUITES, name: Some("kith.example") }.to_bytes();
+            let bytes = ClientHello { version, suites: STRONG_SUITES, name: Some("kith.example") }.to_bytes();
             assert_eq!(usize::from(u16::from_be_bytes([bytes[3], bytes[4]])), bytes.len() - 5);
             assert_eq!(u32::from_be_bytes([0, bytes[6], bytes[7], bytes[8]]) as usize, bytes.len() - 9);
             assert_eq!(u16::from_be_bytes([bytes[9], bytes[10]]), version.min(TLS_1_2));

@@ -4,46 +4,46 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use kith_kernel::{Clock as _, SystemClock};
-use kith_readiness::{Check, Person, Run, Shortfall};
+use kith_readiness::{Check, Run, Shortfall, SyntheticAccount};
 use serde_json::{Value, json};
 
-use super::exposition::Scrape;
+use super::exposition::MetricsScrape;
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "DAT-01",
-        does: "compares migrations, tables, columns, keys and checks with those of this build's migrations",
-        mend: "run `kith migrate status` for the applied migrations; revert manual changes manually",
-        last: false,
+        description: "compares migrations, tables, columns, keys and checks with those of this build's migrations",
+        remediation: "run `kith migrate status` for the applied migrations; revert manual changes manually",
+        runs_last: false,
         run: |run| Box::pin(schema(run)),
     },
     Check {
         row: "DAT-03",
-        does: "compares the indexes with those of this build's migrations",
-        mend: "recreate the missing index as in the module's migrations",
-        last: false,
+        description: "compares the indexes with those of this build's migrations",
+        remediation: "recreate the missing index as in the module's migrations",
+        runs_last: false,
         run: |run| Box::pin(indexes(run)),
     },
     Check {
         row: "DAT-04",
-        does: "reads the durations of all statements since the server started, without waits for locks and \
+        description: "reads the durations of all statements since the server started, without waits for locks and \
                commits",
-        mend: "look at the named statements, at their plans, and at the disk",
-        last: false,
-        run: |run| Box::pin(quick(run)),
+        remediation: "look at the named statements, at their plans, and at the disk",
+        runs_last: false,
+        run: |run| Box::pin(check_statement_times(run)),
     },
     Check {
         row: "DAT-05",
-        does: "reads the 20 statements with the largest total time",
-        mend: "look at the plans of the named statements, and waive the row for those that may be slow",
-        last: false,
-        run: |run| Box::pin(reviewed(run)),
+        description: "reads the 20 statements with the largest total time",
+        remediation: "look at the plans of the named statements, and waive the row for those that may be slow",
+        runs_last: false,
+        run: |run| Box::pin(check_statement_review(run)),
     },
     Check {
         row: "DAT-06",
-        does: "sends 64 concurrent requests, and reads the gauges of the pool during and after them",
-        mend: "raise database.write_threads and read_threads, or max_connections of the server",
-        last: true,
+        description: "sends 64 concurrent requests, and reads the gauges of the pool during and after them",
+        remediation: "raise database.write_threads and read_threads, or max_connections of the server",
+        runs_last: true,
         run: |run| Box::pin(pool(run)),
     },
 ];
@@ -67,15 +67,15 @@ pub(super) fn is_sqlite(database: &Value) -> bool {
     database["engine"] == "sqlite"
 }
 
-pub(super) fn words(of: &Value) -> Vec<&str> {
+pub(super) fn join_names(of: &Value) -> Vec<&str> {
     of.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-fn none_of(differences: &Value, what: &str) -> Result<(), Shortfall> {
+fn ensure_none(differences: &Value, what: &str) -> Result<(), Shortfall> {
     if !differences.is_array() {
         return Err(Shortfall::fails(format!("the server does not report the comparison of its {what}")));
     }
-    match &*words(differences) {
+    match &*join_names(differences) {
         [] => Ok(()),
         [first, others @ ..] => Err(Shortfall::fails(match others.len() {
             0 => (*first).to_owned(),
@@ -95,14 +95,14 @@ async fn schema(run: &Run) -> Result<String, Shortfall> {
         return Err(Shortfall::fails(format!("migration {name} is {}", state.unwrap_or("unknown"))));
     }
     let schema = &facts["database"]["schema"];
-    none_of(&schema["differences"], "schema")?;
+    ensure_none(&schema["differences"], "schema")?;
     if schema["digest"] != schema["expected_digest"] || !schema["digest"].is_string() {
         return Err(Shortfall::fails(
             "the digest of the schema differs from that of this build's migrations",
         ));
     }
-    run.figure("migrations", migrations.len());
-    run.figure("digest", schema["digest"].clone());
+    run.record("migrations", migrations.len());
+    run.record("digest", schema["digest"].clone());
     Ok(format!(
         "{} migrations are applied with the texts of this build, and {} tables match them",
         migrations.len(),
@@ -114,10 +114,10 @@ async fn indexes(run: &Run) -> Result<String, Shortfall> {
     let database = database(run).await?;
     let schema = &database["schema"];
     let indexes = schema["indexes"].as_u64().unwrap_or_default();
-    run.figure("indexes", indexes);
-    run.figure("unused_indexes", database["unused_indexes"].clone());
-    run.figure("scans_of_large_tables", database["scans_of_large_tables"].clone());
-    let missing: Vec<_> = words(&schema["index_differences"])
+    run.record("indexes", indexes);
+    run.record("unused_indexes", database["unused_indexes"].clone());
+    run.record("scans_of_large_tables", database["scans_of_large_tables"].clone());
+    let missing: Vec<_> = join_names(&schema["index_differences"])
         .into_iter()
         .filter(|one| !one.ends_with(" is unexpected"))
         .map(Value::from)
@@ -125,9 +125,9 @@ async fn indexes(run: &Run) -> Result<String, Shortfall> {
     if !schema["index_differences"].is_array() {
         return Err(Shortfall::fails("the server does not report the comparison of its indexes"));
     }
-    none_of(&Value::from(missing), "indexes")?;
+    ensure_none(&Value::from(missing), "indexes")?;
     // Unique indexes belong to keys, which are part of the schema comparison.
-    none_of(&keys_missing(&schema["differences"]), "keys")?;
+    ensure_none(&keys_missing(&schema["differences"]), "keys")?;
     let large = database["scans_of_large_tables"].as_array().map_or(0, Vec::len);
     let scans = if is_sqlite(&database) {
         "SQLite does not count scans".to_owned()
@@ -138,7 +138,7 @@ async fn indexes(run: &Run) -> Result<String, Shortfall> {
 }
 
 fn keys_missing(differences: &Value) -> Value {
-    words(differences).into_iter().filter(|one| one.contains(" lacks UNIQUE")).map(Value::from).collect()
+    join_names(differences).into_iter().filter(|one| one.contains(" lacks UNIQUE")).map(Value::from).collect()
 }
 
 /// Returns the statements of a list in the facts, and the number of known statements.
@@ -146,7 +146,7 @@ async fn statements(run: &Run, which: &str) -> Result<(Vec<Value>, u64), Shortfa
     let database = database(run).await?;
     let statements = &database["statements"];
     match (statements[which].as_array(), statements["known"].as_u64()) {
-        (Some(told), Some(known)) if !told.is_empty() => Ok((told.clone(), known)),
+        (Some(listed), Some(known)) if !listed.is_empty() => Ok((listed.clone(), known)),
         _ => Err(Shortfall::unmeasured(
             "no statement has run yet",
             "run it again after the server has been used",
@@ -159,18 +159,18 @@ pub(super) fn count(of: &Value, key: &str) -> u64 {
 }
 
 /// Returns the 95th percentile of a statement's duration, or the mean if it ran fewer than 20 times.
-fn usual_us(statement: &Value) -> u64 {
+fn typical_duration_us(statement: &Value) -> u64 {
     count(statement, if count(statement, "count") >= MIN_RUNS_FOR_P95 { "p95_us" } else { "mean_us" })
 }
 
-fn over_budget(told: &[Value]) -> Result<(), Shortfall> {
-    let slow: Vec<_> = told
+fn check_budget(listed: &[Value]) -> Result<(), Shortfall> {
+    let slow: Vec<_> = listed
         .iter()
         // A single run may be an outlier.
-        .filter(|one| count(one, "count") > 1 && usual_us(one) > BUDGET_US)
+        .filter(|one| count(one, "count") > 1 && typical_duration_us(one) > BUDGET_US)
         .map(|one| {
             let text: String = one["statement"].as_str().unwrap_or_default().chars().take(120).collect();
-            format!("{} ms, {} runs: {text}", usual_us(one) / 1_000, one["count"])
+            format!("{} ms, {} runs: {text}", typical_duration_us(one) / 1_000, one["count"])
         })
         .collect();
     match &*slow {
@@ -181,19 +181,19 @@ fn over_budget(told: &[Value]) -> Result<(), Shortfall> {
     }
 }
 
-async fn quick(run: &Run) -> Result<String, Shortfall> {
+async fn check_statement_times(run: &Run) -> Result<String, Shortfall> {
     // Runs common statements, so that a fresh server has measurements.
-    let person = run.person("settings").await?;
+    let account = run.account("settings").await?;
     for name in ["A", "B"] {
         for path in ["/api/v1/me", "/api/v1/partners/current", "/api/v1/partners/requests"] {
-            person.client.get(path).await?.expect(200)?;
+            account.client.get(path).await?.expect(200)?;
         }
-        rename(&person, &run.mark(name)).await?;
+        rename(&account, &run.marker(name)).await?;
     }
-    let (told, known) = statements(run, "slowest").await?;
-    run.figure("slowest", told.iter().take(5).cloned().collect::<Vec<_>>());
-    over_budget(&told)?;
-    let slowest = told.iter().map(usual_us).max().unwrap_or_default();
+    let (listed, known) = statements(run, "slowest").await?;
+    run.record("slowest", listed.iter().take(5).cloned().collect::<Vec<_>>());
+    check_budget(&listed)?;
+    let slowest = listed.iter().map(typical_duration_us).max().unwrap_or_default();
     Ok(format!(
         "of {known} statements none usually takes more than 100 ms; the slowest takes {} ms",
         slowest.div_ceil(1_000)
@@ -201,46 +201,46 @@ async fn quick(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Changes the display name of a synthetic account.
-pub(super) async fn rename(person: &Person, name: &str) -> Result<(), Shortfall> {
-    let me = person.client.get("/api/v1/me").await?.expect(200)?;
+pub(super) async fn rename(account: &SyntheticAccount, name: &str) -> Result<(), Shortfall> {
+    let me = account.client.get("/api/v1/me").await?.expect(200)?;
     let tag = me.header("etag").unwrap_or("*").to_owned();
     let name: String = name.chars().take(20).collect();
-    let patch = person.client.with("if-match", &tag);
+    let patch = account.client.with("if-match", &tag);
     patch.patch("/api/v1/me", json!({ "display_name": name })).await?.expect(200).map(drop)
 }
 
-async fn reviewed(run: &Run) -> Result<String, Shortfall> {
-    let (told, known) = statements(run, "by_total_time").await?;
-    run.figure("by_total_time", told.clone());
-    over_budget(&told)?;
-    let first = told[0]["statement"].as_str().unwrap_or_default();
+async fn check_statement_review(run: &Run) -> Result<String, Shortfall> {
+    let (listed, known) = statements(run, "by_total_time").await?;
+    run.record("by_total_time", listed.clone());
+    check_budget(&listed)?;
+    let first = listed[0]["statement"].as_str().unwrap_or_default();
     Ok(format!(
         "the {} of {known} statements with the largest total time take at most 100 ms; the first is: {first}",
-        told.len()
+        listed.len()
     ))
 }
 
 async fn pool(run: &Run) -> Result<String, Shortfall> {
-    let person = run.person("settings").await?;
-    let before = Scrape::now(run).await?;
-    let burst = join_all((0..BURST).map(|_| person.client.get("/api/v1/me")));
+    let account = run.account("settings").await?;
+    let before = MetricsScrape::now(run).await?;
+    let burst = join_all((0..BURST).map(|_| account.client.get("/api/v1/me")));
     let watch = async {
         let mut most = (0.0_f64, 0.0_f64);
         let mut looks = tokio::time::interval(Duration::from_millis(10));
         for _ in 0..5 {
             looks.tick().await;
-            let scrape = Scrape::now(run).await?;
+            let scrape = MetricsScrape::now(run).await?;
             let (queued, running) = gauges(&scrape)?;
             most = (most.0.max(queued), most.1.max(running));
         }
         Ok::<_, Shortfall>(most)
     };
-    let (answers, most) = tokio::join!(burst, watch);
+    let (responses, most) = tokio::join!(burst, watch);
     let (most_queued, most_running) = most?;
-    for answer in answers {
-        answer?.expect(200)?;
+    for response in responses {
+        response?.expect(200)?;
     }
-    let after = settled(run).await?;
+    let after = scrape_without_queue(run).await?;
     for name in ["kith_store_refused_busy_total", "kith_store_dropped_late_total"] {
         let grown = after.get(name, &[])? - before.get(name, &[])?;
         if grown > 0.0 {
@@ -249,8 +249,8 @@ async fn pool(run: &Run) -> Result<String, Shortfall> {
             )));
         }
     }
-    run.figure("most_queued", most_queued);
-    run.figure("most_running", most_running);
+    run.record("most_queued", most_queued);
+    run.record("most_running", most_running);
     let room = connections(run).await?;
     Ok(format!(
         "{BURST} concurrent requests succeeded without a timeout; afterwards the queue is empty (at most \
@@ -258,27 +258,27 @@ async fn pool(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-fn gauges(scrape: &Scrape) -> Result<(f64, f64), Shortfall> {
+fn gauges(scrape: &MetricsScrape) -> Result<(f64, f64), Shortfall> {
     Ok((scrape.get("kith_store_queued", &[])?, scrape.get("kith_store_running", &[])?))
 }
 
 /// Returns the first scrape after which no statement waits for the database.
-async fn settled(run: &Run) -> Result<Scrape, Shortfall> {
+async fn scrape_without_queue(run: &Run) -> Result<MetricsScrape, Shortfall> {
     let begin = SystemClock.now();
     let mut looks = tokio::time::interval(Duration::from_millis(50));
     loop {
         looks.tick().await;
-        let scrape = Scrape::now(run).await?;
+        let scrape = MetricsScrape::now(run).await?;
         let (queued, _) = gauges(&scrape)?;
         if queued == 0.0 {
             return Ok(scrape);
         }
         if SystemClock.now().since(begin) > SETTLES_WITHIN {
-            let why = format!(
+            let reason = format!(
                 "{queued} requests still wait for the database {} s after the load",
                 SETTLES_WITHIN.as_secs()
             );
-            return Err(Shortfall::fails(why));
+            return Err(Shortfall::fails(reason));
         }
     }
 }
@@ -291,13 +291,13 @@ async fn connections(run: &Run) -> Result<String, Shortfall> {
     };
     let server = &database["server"];
     let most = count(server, "max_connections").saturating_sub(count(server, "reserved_connections"));
-    let nodes = 1 + run.deployment().target().others.len() as u64;
-    run.figure("pool_size", size);
-    run.figure("server_maximum", most);
+    let nodes = 1 + run.deployment().target().other_nodes.len() as u64;
+    run.record("pool_size", size);
+    run.record("server_maximum", most);
     if size * nodes >= most {
-        let why =
+        let reason =
             format!("{nodes} nodes open {size} connections each, but the database server allows {most}");
-        return Err(Shortfall::fails(why));
+        return Err(Shortfall::fails(reason));
     }
     Ok(format!("{nodes} nodes open at most {size} connections each; the database server allows {most}"))
 }

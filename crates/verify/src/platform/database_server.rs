@@ -7,47 +7,47 @@ use kith_kernel::{Clock as _, SystemClock, Timestamp};
 use kith_readiness::{Check, Run, Shortfall};
 use tokio::net::TcpStream;
 
-use super::database::{count, database, is_sqlite, words};
+use super::database::{count, database, is_sqlite, join_names};
 use crate::networks::ListedNetwork;
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "DRV-17",
-        does: "reads the durability settings of a connection that commits",
-        mend: "set database.synchronous to \"full\"; on PostgreSQL fsync, full_page_writes and synchronous_commit to on, and \
+        description: "reads the durability settings of a connection that commits",
+        remediation: "set database.synchronous to \"full\"; on PostgreSQL fsync, full_page_writes and synchronous_commit to on, and \
                turn checksums on (`pg_checksums --enable` while the server is stopped)",
-        last: false,
-        run: |run| Box::pin(durable(run)),
+        runs_last: false,
+        run: |run| Box::pin(check_durability(run)),
     },
     Check {
         row: "CFG-06",
-        does: "reads the versions of the server's dependencies, and compares them with the minimum version \
+        description: "reads the versions of the server's dependencies, and compares them with the minimum version \
                and the end of support",
-        mend: "upgrade to a supported version",
-        last: false,
+        remediation: "upgrade to a supported version",
+        runs_last: false,
         run: |run| Box::pin(versions(run)),
     },
     Check {
         row: "SEC-19",
-        does: "reads the addresses on which the database listens, and tries to connect to its port at the \
+        description: "reads the addresses on which the database listens, and tries to connect to its port at the \
                deployment's address",
-        mend: "let the database listen on private addresses only, and close its port to other networks",
-        last: false,
-        run: |run| Box::pin(unreachable(run)),
+        remediation: "let the database listen on private addresses only, and close its port to other networks",
+        runs_last: false,
+        run: |run| Box::pin(check_database_network(run)),
     },
     Check {
         row: "SEC-21",
-        does: "counts the server's encrypted connections to its database",
-        mend: "set sslmode=verify-full in database.url, and sslrootcert for your own certificate authority",
-        last: false,
-        run: |run| Box::pin(encrypted(run)),
+        description: "counts the server's encrypted connections to its database",
+        remediation: "set sslmode=verify-full in database.url, and sslrootcert for your own certificate authority",
+        runs_last: false,
+        run: |run| Box::pin(check_connection_encryption(run)),
     },
     Check {
         row: "SEC-22",
-        does: "compares the privileges of the serving database role with the required ones",
-        mend: "use a separate role for serving: set database.migrate_url to the owner's URL and run `kith \
+        description: "compares the privileges of the serving database role with the required ones",
+        remediation: "use a separate role for serving: set database.migrate_url to the owner's URL and run `kith \
                migrate up`",
-        last: false,
+        runs_last: false,
         run: |run| Box::pin(least_privilege(run)),
     },
 ];
@@ -65,10 +65,10 @@ const PRIVATE: [&str; 7] =
     ["127.0.0.0/8", "::1", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10"];
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-async fn durable(run: &Run) -> Result<String, Shortfall> {
+async fn check_durability(run: &Run) -> Result<String, Shortfall> {
     let database = database(run).await?;
     let durability = &database["durability"];
-    run.figure("durability", durability.clone());
+    run.record("durability", durability.clone());
     let legal: &[(&str, &[&str])] = if is_sqlite(&database) {
         &[("journal_mode", &["wal", "delete", "truncate", "persist"]), ("synchronous", &["full", "extra"])]
     } else {
@@ -99,7 +99,7 @@ async fn durable(run: &Run) -> Result<String, Shortfall> {
 async fn versions(run: &Run) -> Result<String, Shortfall> {
     let database = database(run).await?;
     let version = database["version"].as_str().unwrap_or_default().to_owned();
-    run.figure("version", version.clone());
+    run.record("version", version.clone());
     let nothing_else = "Redis, NATS and an object store are not used";
     if is_sqlite(&database) {
         let parts: Vec<u64> = version.split('.').filter_map(|part| part.parse().ok()).collect();
@@ -130,7 +130,7 @@ fn is_private(ip: IpAddr) -> bool {
     PRIVATE.iter().any(|network| network.parse::<ListedNetwork>().is_ok_and(|network| network.contains(ip)))
 }
 
-async fn unreachable(run: &Run) -> Result<String, Shortfall> {
+async fn check_database_network(run: &Run) -> Result<String, Shortfall> {
     let database = database(run).await?;
     if is_sqlite(&database) {
         return Err(Shortfall::NotApplicable(
@@ -141,7 +141,7 @@ async fn unreachable(run: &Run) -> Result<String, Shortfall> {
     let listens = server["listen_addresses"].as_str().unwrap_or("*").to_owned();
     let port = u16::try_from(count(server, "port")).unwrap_or(5432);
     let address = server["address"].as_str().and_then(|address| address.parse::<IpAddr>().ok());
-    run.figure("listen_addresses", listens.clone());
+    run.record("listen_addresses", listens.clone());
     if let Some(public) = address.filter(|ip| !is_private(*ip)) {
         return Err(Shortfall::fails(format!("the database has the public address {public}")));
     }
@@ -186,7 +186,7 @@ fn host_of(url: &str) -> Option<String> {
     Some(uri.host()?.trim_matches(['[', ']']).to_owned())
 }
 
-async fn encrypted(run: &Run) -> Result<String, Shortfall> {
+async fn check_connection_encryption(run: &Run) -> Result<String, Shortfall> {
     let database = database(run).await?;
     if is_sqlite(&database) {
         return Err(Shortfall::NotApplicable(
@@ -196,7 +196,7 @@ async fn encrypted(run: &Run) -> Result<String, Shortfall> {
     let connections = &database["connections"];
     let (all, encrypted, remote) =
         (count(connections, "all"), count(connections, "encrypted"), count(connections, "remote"));
-    run.figure("connections", connections.clone());
+    run.record("connections", connections.clone());
     if all == 0 {
         return Err(Shortfall::fails("the server does not report its connections"));
     }
@@ -222,9 +222,9 @@ async fn least_privilege(run: &Run) -> Result<String, Shortfall> {
         ));
     }
     let role = &database["role"];
-    let (besides, missing) = (words(&role["besides"]), words(&role["missing"]));
-    run.figure("besides", besides.clone());
-    run.figure("missing", missing.clone());
+    let (besides, missing) = (join_names(&role["besides"]), join_names(&role["missing"]));
+    run.record("besides", besides.clone());
+    run.record("missing", missing.clone());
     if !role["besides"].is_array() {
         return Err(Shortfall::fails("the server does not report the privileges of its role"));
     }

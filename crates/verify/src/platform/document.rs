@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use bytes::Bytes;
 use http::Method;
 use kith_readiness::observatory::Policy;
-use kith_readiness::{Answer, Check, Client, Operation, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Client, Operation, Run, Shortfall};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -14,27 +14,27 @@ use super::schemas;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "API-02",
-        does: "validates the document by the rules of OpenAPI 3.1, reads the methods of each documented path \
+        description: "validates the document by the rules of OpenAPI 3.1, reads the methods of each documented path \
                with OPTIONS, and requests undocumented paths",
-        mend: "document all routes with `routes!`; check whether a proxy between here and Kith adds or hides \
+        remediation: "document all routes with `routes!`; check whether a proxy between here and Kith adds or hides \
                paths",
-        last: false,
-        run: |run| Box::pin(is_what_runs(run)),
+        runs_last: false,
+        run: |run| Box::pin(check_document_matches_server(run)),
     },
     Check {
         row: "API-03",
-        does: "loads /docs, its parts, and the document that it shows",
-        mend: "check whether a proxy between here and Kith changes the page, its parts or its policy",
-        last: false,
-        run: |run| Box::pin(can_be_browsed(run)),
+        description: "loads /docs, its parts, and the document that it shows",
+        remediation: "check whether a proxy between here and Kith changes the page, its parts or its policy",
+        runs_last: false,
+        run: |run| Box::pin(check_docs_page(run)),
     },
     Check {
         row: "DOC-01",
-        does: "compares the served document with the running routes and with the document of the verifying \
+        description: "compares the served document with the running routes and with the document of the verifying \
                build",
-        mend: "serve the document that the build generates from its handlers",
-        last: false,
-        run: |run| Box::pin(is_current(run)),
+        remediation: "serve the document that the build generates from its handlers",
+        runs_last: false,
+        run: |run| Box::pin(check_release_document(run)),
     },
 ];
 
@@ -71,11 +71,11 @@ const UNDOCUMENTED_PATHS: &[&str] = &[
     "/api/v1/debug",
 ];
 
-async fn is_what_runs(run: &Run) -> Result<String, Shortfall> {
+async fn check_document_matches_server(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
     well_formed(&document)
         .map_err(|fault| Shortfall::fails(format!("/openapi.json is not valid: {fault}")))?;
-    let (routes, undocumented) = both_ways(run, &document).await?;
+    let (routes, undocumented) = compare_paths(run, &document).await?;
     Ok(format!(
         "valid OpenAPI {}; {routes} operations, each path served with exactly the documented methods; \
          {undocumented} undocumented paths return 404",
@@ -85,19 +85,19 @@ async fn is_what_runs(run: &Run) -> Result<String, Shortfall> {
 
 /// Checks that every operation is served and no undocumented path is. Returns the numbers of operations and
 /// of other paths.
-async fn both_ways(run: &Run, document: &Value) -> Result<(usize, usize), Shortfall> {
+async fn compare_paths(run: &Run, document: &Value) -> Result<(usize, usize), Shortfall> {
     let operations = Operation::all(document);
     let paths: BTreeSet<_> = operations.iter().map(|operation| operation.path).collect();
-    let nobody = run.anonymous();
+    let anonymous = run.anonymous();
     for path in &paths {
         let of_path: Vec<_> = operations.iter().filter(|operation| operation.path == *path).collect();
-        has_methods(&nobody, &of_path).await?;
+        compare_methods(&anonymous, &of_path).await?;
     }
-    let own = run.deployment().target().own.as_ref();
+    let own = run.deployment().target().own_build.as_ref();
     let own = own.map(|own| Operation::all(&own.document)).unwrap_or_default();
     let others = undocumented(&operations, &own);
     for path in &others {
-        let answer = nobody.get(path).await?;
+        let answer = anonymous.get(path).await?;
         if answer.status != 404 {
             return Err(Shortfall::fails(format!(
                 "GET {path} is undocumented but returned {}",
@@ -105,16 +105,16 @@ async fn both_ways(run: &Run, document: &Value) -> Result<(usize, usize), Shortf
             )));
         }
     }
-    run.figure("operations", operations.len());
-    run.figure("paths", paths.len());
-    run.figure("undocumented_addresses_asked", others.len());
+    run.record("operations", operations.len());
+    run.record("paths", paths.len());
+    run.record("undocumented_addresses_asked", others.len());
     Ok((operations.len(), others.len()))
 }
 
 /// Checks that a path has exactly the documented methods, from the `Allow` header of a rejected OPTIONS
 /// request.
-async fn has_methods(client: &Client, of_path: &[&Operation<'_>]) -> Result<(), Shortfall> {
-    let (path, address) = (of_path[0].path, of_path[0].address());
+async fn compare_methods(client: &Client, of_path: &[&Operation<'_>]) -> Result<(), Shortfall> {
+    let (path, address) = (of_path[0].path, of_path[0].sample_path());
     let answer = client.send(Method::OPTIONS, &address, Bytes::new()).await?;
     let fails = |what: &str| Err(Shortfall::fails(format!("{path} {what}")));
     if answer.status == 404 {
@@ -138,9 +138,9 @@ async fn has_methods(client: &Client, of_path: &[&Operation<'_>]) -> Result<(), 
 /// documented.
 fn undocumented(operations: &[Operation<'_>], own: &[Operation<'_>]) -> BTreeSet<String> {
     let mut all: BTreeSet<String> = UNDOCUMENTED_PATHS.iter().map(|path| (*path).to_owned()).collect();
-    all.extend(own.iter().map(Operation::address));
+    all.extend(own.iter().map(Operation::sample_path));
     for operation in operations {
-        let address = operation.address();
+        let address = operation.sample_path();
         all.insert(format!("{address}/kith-verify"));
         all.insert(format!("{address}/"));
         let ends = address.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
@@ -160,7 +160,7 @@ fn well_formed(document: &Value) -> Result<(), String> {
     }
     references(document, document)?;
     for (name, schema) in document["components"]["schemas"].as_object().into_iter().flatten() {
-        schemas::validator(document, schema).map_err(|why| format!("the schema {name}: {why}"))?;
+        schemas::validator(document, schema).map_err(|reason| format!("the schema {name}: {reason}"))?;
     }
     let operations = Operation::all(document);
     if operations.is_empty() {
@@ -190,11 +190,11 @@ fn well_formed_operation(document: &Value, operation: &Operation<'_>) -> Result<
         return fault(format!("its path has the parameters {in_path:?}, but {declared:?} are declared"));
     }
     for parameter in operation.json()["parameters"].as_array().into_iter().flatten() {
-        let place = parameter["in"].as_str().unwrap_or_default();
-        if !["path", "query", "header", "cookie"].contains(&place) || parameter["schema"].is_null() {
+        let location = parameter["in"].as_str().unwrap_or_default();
+        if !["path", "query", "header", "cookie"].contains(&location) || parameter["schema"].is_null() {
             return fault(format!("the parameter {} has no location or no schema", parameter["name"]));
         }
-        if place == "path" && parameter["required"] != true {
+        if location == "path" && parameter["required"] != true {
             return fault(format!("the path parameter {} is not required", parameter["name"]));
         }
     }
@@ -232,9 +232,9 @@ fn references(document: &Value, part: &Value) -> Result<(), String> {
     }
 }
 
-async fn can_be_browsed(run: &Run) -> Result<String, Shortfall> {
-    let nobody = run.anonymous();
-    let page = nobody.get("/docs").await?.expect(200)?;
+async fn check_docs_page(run: &Run) -> Result<String, Shortfall> {
+    let anonymous = run.anonymous();
+    let page = anonymous.get("/docs").await?.expect(200)?;
     let (html, policy) =
         (page.text(), Policy::parse(page.header("content-security-policy").unwrap_or_default()));
     if !page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")) {
@@ -267,7 +267,7 @@ async fn can_be_browsed(run: &Run) -> Result<String, Shortfall> {
         if !policy.fetches(directive).is_some_and(|sources| sources.iter().any(|source| source == "'self'")) {
             return Err(Shortfall::fails(format!("the policy of /docs does not allow {part}")));
         }
-        is_part(directive, &nobody.get(part).await?.expect(200)?)?;
+        is_part(directive, &anonymous.get(part).await?.expect(200)?)?;
         parts += 1;
     }
     if !policy.fetches("connect-src").is_some_and(|sources| sources.iter().any(|source| source == "'self'")) {
@@ -277,14 +277,14 @@ async fn can_be_browsed(run: &Run) -> Result<String, Shortfall> {
         return Err(Shortfall::fails("/docs does not name the document that it shows"));
     };
     let [shown, served] =
-        [nobody.get(shown).await?.expect(200)?, nobody.get("/openapi.json").await?.expect(200)?];
+        [anonymous.get(shown).await?.expect(200)?, anonymous.get("/openapi.json").await?.expect(200)?];
     let [of_shown, of_served] = [&shown, &served].map(|answer| digest(&answer.body));
     if of_shown != of_served {
         return Err(Shortfall::fails(format!(
             "/docs shows a document with the digest {of_shown}, but the served one has {of_served}"
         )));
     }
-    run.figure("digest", of_shown.clone());
+    run.record("digest", of_shown.clone());
     let short = &of_shown[..16];
     Ok(format!(
         "/docs and its {parts} parts are from the same origin and pass the policy; it shows the document \
@@ -294,11 +294,11 @@ async fn can_be_browsed(run: &Run) -> Result<String, Shortfall> {
 
 /// Checks that a script or stylesheet has its media type and a body. Browsers reject others because of
 /// `nosniff`.
-fn is_part(directive: &str, answer: &Answer) -> Result<(), Shortfall> {
+fn is_part(directive: &str, answer: &CheckResponse) -> Result<(), Shortfall> {
     let wanted = if directive == "script-src" { "text/javascript" } else { "text/css" };
     let kind = answer.header("content-type").unwrap_or_default();
     if !kind.starts_with(wanted) || answer.body.is_empty() {
-        return Err(Shortfall::fails(format!("{} is {kind}, {} bytes", answer.asked, answer.body.len())));
+        return Err(Shortfall::fails(format!("{} is {kind}, {} bytes", answer.request, answer.body.len())));
     }
     Ok(())
 }
@@ -313,11 +313,11 @@ fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn is_current(run: &Run) -> Result<String, Shortfall> {
+async fn check_release_document(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
-    let (routes, _) = both_ways(run, &document).await?;
+    let (routes, _) = compare_paths(run, &document).await?;
     let both = format!("{routes} operations are documented as served");
-    let Some(own) = &run.deployment().target().own else {
+    let Some(own) = &run.deployment().target().own_build else {
         return Ok(format!("{both}; the documents to compare with are not available"));
     };
     let version = |document: &Value| document["info"]["version"].as_str().unwrap_or_default().to_owned();

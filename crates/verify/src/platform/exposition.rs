@@ -10,29 +10,29 @@ pub(super) const METRICS: &str = "/api/metrics";
 const ADDRESS_REMEDIATION: &str = "run it on a machine whose address is in server.metrics_addresses";
 
 /// Parsed response.
-pub(super) struct Scrape {
-    pub took: Duration,
+pub(super) struct MetricsScrape {
+    pub duration: Duration,
     /// Values by name and sorted labels, such as `kith_http_requests_total{method="GET",…}`.
     series: HashMap<String, f64>,
     /// Types by family name.
     pub families: BTreeMap<String, String>,
 }
 
-impl Scrape {
+impl MetricsScrape {
     /// Requests and parses the metrics, without a token.
     pub async fn now(run: &Run) -> Result<Self, Shortfall> {
-        let answer = run.anonymous().get(METRICS).await?;
-        if answer.status == 403 && answer.code().as_deref() == Some("address_not_listed") {
+        let response = run.anonymous().get(METRICS).await?;
+        if response.status == 403 && response.code().as_deref() == Some("address_not_listed") {
             return Err(Shortfall::unmeasured(
                 "metrics are not open to this machine's address",
                 ADDRESS_REMEDIATION,
             ));
         }
-        let answer = answer.expect(200)?;
+        let response = response.expect(200)?;
         let text =
-            std::str::from_utf8(&answer.body).map_err(|_| Shortfall::fails("the metrics are not UTF-8"))?;
+            std::str::from_utf8(&response.body).map_err(|_| Shortfall::fails("the metrics are not UTF-8"))?;
         let (families, series) = parse(text).map_err(Shortfall::fails)?;
-        Ok(Self { took: answer.took, series, families })
+        Ok(Self { duration: response.duration, series, families })
     }
 
     /// Returns the value of the series with exactly these labels, if there is one.
@@ -65,7 +65,7 @@ fn parse(text: &str) -> Result<Parsed, String> {
     let Some(lines) = text.strip_suffix("# EOF\n") else {
         return Err("the metrics do not end with # EOF".to_owned());
     };
-    let (mut families, mut series, mut told) = (BTreeMap::new(), HashMap::new(), HashSet::new());
+    let (mut families, mut series, mut typed) = (BTreeMap::new(), HashMap::new(), HashSet::new());
     let mut family = String::new();
     for (n, line) in lines.lines().enumerate() {
         let fault = |what: &str| format!("line {} of the metrics {what}: {line}", n + 1);
@@ -76,7 +76,7 @@ fn parse(text: &str) -> Result<Parsed, String> {
             };
             if name != family {
                 // The samples of a family must be contiguous.
-                if !told.insert(name.to_owned()) {
+                if !typed.insert(name.to_owned()) {
                     return Err(fault("repeats a metric family"));
                 }
                 name.clone_into(&mut family);

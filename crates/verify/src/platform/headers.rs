@@ -3,30 +3,30 @@
 use bytes::Bytes;
 use http::Method;
 use kith_readiness::observatory::{self, Policy};
-use kith_readiness::{Answer, Check, NO_ID, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, NO_ID, Run, Shortfall};
 use serde_json::{Value, json};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-05",
-        does: "reads the headers of pages, JSON, redirects, rejections and 404 responses, and rates each by \
+        description: "reads the headers of pages, JSON, redirects, rejections and 404 responses, and rates each by \
                the rules of the HTTP Observatory",
-        mend: "check which proxy between here and Kith removes the header; HSTS is sent in production mode",
-        last: false,
+        remediation: "check which proxy between here and Kith removes the header; HSTS is sent in production mode",
+        runs_last: false,
         run: |run| Box::pin(headers(run)),
     },
     Check {
         row: "SEC-06",
-        does: "reads the Content-Security-Policy of every kind of response",
-        mend: "check which proxy between here and Kith replaces the policy",
-        last: false,
+        description: "reads the Content-Security-Policy of every kind of response",
+        remediation: "check which proxy between here and Kith replaces the policy",
+        runs_last: false,
         run: |run| Box::pin(policies(run)),
     },
     Check {
         row: "SEC-07",
-        does: "computes the HTTP Observatory score and grade of the worst response",
-        mend: "fix the findings of SEC-05 and SEC-10",
-        last: false,
+        description: "computes the HTTP Observatory score and grade of the worst response",
+        remediation: "fix the findings of SEC-05 and SEC-10",
+        runs_last: false,
         run: |run| Box::pin(grade(run)),
     },
 ];
@@ -42,10 +42,10 @@ const REQUIRED_HEADERS: &[(&str, &[&str])] = &[
 ];
 
 /// Returns one response of each kind, with its description.
-async fn answers(run: &Run) -> Result<Vec<(&'static str, Answer)>, Shortfall> {
-    let nobody = run.anonymous();
-    let page = nobody.get("/docs").await?.expect(200)?;
-    let person = run.person("reads-lists").await?;
+async fn fetch_responses(run: &Run) -> Result<Vec<(&'static str, CheckResponse)>, Shortfall> {
+    let anonymous = run.anonymous();
+    let page = anonymous.get("/docs").await?.expect(200)?;
+    let account = run.account("reads-lists").await?;
     let html = page.text();
     let script =
         html.split(" src=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("/docs").to_owned();
@@ -53,67 +53,68 @@ async fn answers(run: &Run) -> Result<Vec<(&'static str, Answer)>, Shortfall> {
     let broken = Bytes::from_static(b"{");
     Ok(vec![
         ("page", page),
-        ("script", nobody.get(&script).await?.expect(200)?),
-        ("JSON", person.client.get("/api/v1/me").await?.expect(200)?),
-        ("document", nobody.get("/openapi.json").await?.expect(200)?),
+        ("script", anonymous.get(&script).await?.expect(200)?),
+        ("JSON", account.client.get("/api/v1/me").await?.expect(200)?),
+        ("document", anonymous.get("/openapi.json").await?.expect(200)?),
         ("sign-in", sign_in(run).await?),
-        ("health", nobody.get("/livez").await?.expect(200)?),
-        ("nothing", nobody.get("/api/v1/ping").await?.expect(204)?),
-        ("not modified", nobody.with("if-none-match", &etag).get("/docs").await?.expect(304)?),
-        ("redirect", nobody.get("/swagger").await?.expect(308)?),
-        ("malformed", person.client.send(Method::PATCH, "/api/v1/me", broken).await?.expect(400)?),
-        ("unauthenticated", nobody.get("/api/v1/me").await?.expect(401)?),
-        ("forbidden", person.client.get("/api/v1/admin/users").await?.expect(403)?),
-        ("unknown id", person.client.get(&format!("/api/v1/partners/requests/{NO_ID}")).await?.expect(404)?),
-        ("unknown path", nobody.get("/kith-verify").await?.expect(404)?),
-        ("unknown method", nobody.delete("/api/v1/ping", Value::Null).await?.expect(405)?),
+        ("health", anonymous.get("/livez").await?.expect(200)?),
+        ("nothing", anonymous.get("/api/v1/ping").await?.expect(204)?),
+        ("not modified", anonymous.with("if-none-match", &etag).get("/docs").await?.expect(304)?),
+        ("redirect", anonymous.get("/swagger").await?.expect(308)?),
+        ("malformed", account.client.send(Method::PATCH, "/api/v1/me", broken).await?.expect(400)?),
+        ("unauthenticated", anonymous.get("/api/v1/me").await?.expect(401)?),
+        ("forbidden", account.client.get("/api/v1/admin/users").await?.expect(403)?),
+        ("unknown id",
+            account.client.get(&format!("/api/v1/partners/requests/{NO_ID}")).await?.expect(404)?),
+        ("unknown path", anonymous.get("/kith-verify").await?.expect(404)?),
+        ("unknown method", anonymous.delete("/api/v1/ping", Value::Null).await?.expect(405)?),
     ])
 }
 
 /// Returns the response to a rejected refresh, for the cookies it might set.
-async fn sign_in(run: &Run) -> Result<Answer, Shortfall> {
+async fn sign_in(run: &Run) -> Result<CheckResponse, Shortfall> {
     let token = json!({ "refresh_token": "kith-verify" });
     run.anonymous().post("/api/v1/auth/refresh", token).await?.expect(401)
 }
 
 /// Returns true if responses must carry HSTS. Browsers ignore it over plain HTTP.
-fn needs_hsts(run: &Run) -> bool {
+fn requires_hsts(run: &Run) -> bool {
     !super::tls::is_loopback_http(&run.deployment().target().url)
 }
 
 /// Returns the applicable Observatory marks.
-fn marks(answer: &Answer, needs_hsts: bool) -> Vec<observatory::Mark> {
-    let mut marks = observatory::marks(&answer.headers, &answer.text());
-    marks.retain(|mark| needs_hsts || mark.rule != "strict-transport-security");
-    marks
+fn rule_scores(response: &CheckResponse, needs_hsts: bool) -> Vec<observatory::RuleScore> {
+    let mut scores = observatory::rule_scores(&response.headers, &response.text());
+    scores.retain(|rule_score| needs_hsts || rule_score.rule != "strict-transport-security");
+    scores
 }
 
 async fn headers(run: &Run) -> Result<String, Shortfall> {
-    let (answers, needs_hsts) = (answers(run).await?, needs_hsts(run));
+    let (responses, needs_hsts) = (fetch_responses(run).await?, requires_hsts(run));
     let mut worst = i32::MAX;
-    for (kind, answer) in &answers {
+    for (kind, response) in &responses {
         for (name, values) in REQUIRED_HEADERS {
-            let sent: Vec<_> = answer.headers.get_all(*name).iter().collect();
+            let sent: Vec<_> = response.headers.get_all(*name).iter().collect();
             let is_well = matches!(sent[..], [one] if values.iter().any(|value| one == value));
             if !is_well {
-                let asked = &answer.asked;
+                let request = &response.request;
                 return Err(Shortfall::fails(format!(
-                    "{asked} ({kind}) has {name} {sent:?} instead of {}",
+                    "{request} ({kind}) has {name} {sent:?} instead of {}",
                     values[0]
                 )));
             }
         }
-        let marks = marks(answer, needs_hsts);
-        if let Some(mark) = marks.iter().find(|mark| mark.modifier < 0) {
-            let (asked, rule, cost) = (&answer.asked, mark.rule, -mark.modifier);
-            return Err(Shortfall::fails(format!("{asked} ({kind}) loses {cost} points by the rule {rule}")));
+        let scores = rule_scores(response, needs_hsts);
+        if let Some(rule_score) = scores.iter().find(|rule_score| rule_score.modifier < 0) {
+            let (request, rule, cost) = (&response.request, rule_score.rule, -rule_score.modifier);
+            return Err(Shortfall::fails(format!("{request} ({kind}) loses {cost} points by the rule {rule}")));
         }
-        worst = worst.min(observatory::score(&marks));
+        worst = worst.min(observatory::score(&scores));
     }
     let grade = observatory::grade(worst);
-    run.figure("kinds_of_answers", answers.len());
-    run.figure("score", worst);
-    run.figure("grade", grade);
+    run.record("kinds_of_answers", responses.len());
+    run.record("score", worst);
+    run.record("grade", grade);
     let but = if needs_hsts {
         ""
     } else {
@@ -122,17 +123,17 @@ async fn headers(run: &Run) -> Result<String, Shortfall> {
     Ok(format!(
         "{} kinds of responses have all of {} headers; by the rules of the HTTP Observatory the worst has \
          {worst} points, grade {grade}{but}",
-        answers.len(),
+        responses.len(),
         REQUIRED_HEADERS.len()
     ))
 }
 
 async fn policies(run: &Run) -> Result<String, Shortfall> {
-    let answers = answers(run).await?;
+    let responses = fetch_responses(run).await?;
     let mut different = Vec::new();
-    for (kind, answer) in &answers {
-        let fails = |what: &str| Err(Shortfall::fails(format!("{} ({kind}) {what}", answer.asked)));
-        let sent: Vec<_> = answer.headers.get_all("content-security-policy").iter().collect();
+    for (kind, response) in &responses {
+        let fails = |what: &str| Err(Shortfall::fails(format!("{} ({kind}) {what}", response.request)));
+        let sent: Vec<_> = response.headers.get_all("content-security-policy").iter().collect();
         let [policy] = sent[..] else { return fails(&format!("has {} policies", sent.len())) };
         let policy = Policy::parse(policy.to_str().unwrap_or_default());
         if let Some((directive, source)) = policy.unsafe_source() {
@@ -154,22 +155,24 @@ async fn policies(run: &Run) -> Result<String, Shortfall> {
             different.push(policy);
         }
     }
-    run.figure("policies", different.len());
+    run.record("policies", different.len());
     Ok(format!(
         "{} kinds of responses have {} policies, each with default-src 'none' and without unsafe or foreign \
          sources",
-        answers.len(),
+        responses.len(),
         different.len()
     ))
 }
 
 async fn grade(run: &Run) -> Result<String, Shortfall> {
-    let (answers, needs_hsts) = (answers(run).await?, needs_hsts(run));
-    let scored = answers.iter().map(|(kind, answer)| (observatory::score(&marks(answer, needs_hsts)), kind));
+    let (responses, needs_hsts) = (fetch_responses(run).await?, requires_hsts(run));
+    let scored = responses
+        .iter()
+        .map(|(kind, response)| (observatory::score(&rule_scores(response, needs_hsts)), kind));
     let Some((worst, kind)) = scored.min() else { return Err(Shortfall::fails("nothing answered")) };
     let grade = observatory::grade(worst);
-    run.figure("score", worst);
-    run.figure("grade", grade);
+    run.record("score", worst);
+    run.record("grade", grade);
     if worst < 90 {
         return Err(Shortfall::fails(format!(
             "the worst response ({kind}) has {worst} points, grade {grade}"
@@ -177,8 +180,8 @@ async fn grade(run: &Run) -> Result<String, Shortfall> {
     }
     match super::tls::scan(run).await {
         Ok(tls) => Ok(format!("the worst response has {worst} points, grade {grade}; {tls}")),
-        Err(Shortfall::NotApplicable(why)) => {
-            Ok(format!("the worst response has {worst} points, grade {grade}; {why}"))
+        Err(Shortfall::NotApplicable(reason)) => {
+            Ok(format!("the worst response has {worst} points, grade {grade}; {reason}"))
         }
         Err(short) => Err(short),
     }

@@ -2,27 +2,27 @@
 
 use std::time::Duration;
 
-use kith_readiness::{Answer, Check, Client, Operation, Parameter, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Client, Operation, Parameter, Run, Shortfall};
 use serde_json::{Value, json};
 
-use super::problem_form::leak;
+use super::problem_form::find_internals;
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-11",
-        does: "sends injection payloads for SQL, shells, templates, file systems and headers in every path \
+        description: "sends injection payloads for SQL, shells, templates, file systems and headers in every path \
                and query parameter and in text fields, and compares the responses",
-        mend: "look up the request id in the log; pass values to the database as bind parameters, and parse ids",
-        last: false,
-        run: |run| Box::pin(nothing_is_injected(run)),
+        remediation: "look up the request id in the log; pass values to the database as bind parameters, and parse ids",
+        runs_last: false,
+        run: |run| Box::pin(check_injection(run)),
     },
     Check {
         row: "SEC-12",
-        does: "stores script payloads in all text fields of a profile, an item, a nickname and a request, \
+        description: "stores script payloads in all text fields of a profile, an item, a nickname and a request, \
                reads them back, and checks the content types",
-        mend: "check which proxy between here and Kith changes content types or policies",
-        last: false,
-        run: |run| Box::pin(scripts_stay_text(run)),
+        remediation: "check which proxy between here and Kith changes content types or policies",
+        runs_last: false,
+        run: |run| Box::pin(check_scripts_not_executed(run)),
     },
 ];
 
@@ -51,52 +51,52 @@ const PARSED_PARAMETER_PAYLOADS: usize = 4;
 /// Maximum additional duration of a request (detects time-based injection).
 const MAX_EXTRA_DURATION: Duration = Duration::from_millis(2_500);
 
-async fn nothing_is_injected(run: &Run) -> Result<String, Shortfall> {
+async fn check_injection(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
-    let person = run.person("injects").await?.client;
+    let user = run.account("injects").await?.client;
     let admin = Some(run.admin().await?);
-    let (mut asked, mut parameters, mut slowest) = (0, 0, Duration::ZERO);
+    let (mut sent, mut parameters, mut slowest) = (0, 0, Duration::ZERO);
     for operation in &Operation::all(&document) {
         // An administrator's write would affect all users.
-        let may_ask =
+        let permitted =
             admin.as_ref().filter(|_| operation.permission().is_some() && operation.method.is_safe());
-        let client = may_ask.unwrap_or(&person);
+        let client = permitted.unwrap_or(&user);
         let places = operation.parameters("path").chain(operation.parameters("query"));
         for parameter in places.filter(|_| !operation.is_for_development()) {
             // Skips query parameters of writes: a changed filter could end more sessions than intended.
-            if parameter.place == "query" && operation.method != http::Method::GET {
+            if parameter.location == "query" && operation.method != http::Method::GET {
                 continue;
             }
             parameters += 1;
             let usual = rows(client, operation, &parameter, "kith-verify").await?;
-            for order in orders(&parameter, operation) {
-                let found = rows(client, operation, &parameter, order).await?;
-                asked += 1;
-                slowest = slowest.max(found.took);
-                if found.rows > usual.rows || found.took > usual.took + MAX_EXTRA_DURATION {
-                    let (name, rows, ms) = (operation.name(), found.rows, found.took.as_millis());
-                    let usual = (usual.rows, usual.took.as_millis());
+            for payload in payloads_for(&parameter, operation) {
+                let found = rows(client, operation, &parameter, payload).await?;
+                sent += 1;
+                slowest = slowest.max(found.duration);
+                if found.rows > usual.rows || found.duration > usual.duration + MAX_EXTRA_DURATION {
+                    let (name, rows, ms) = (operation.name(), found.rows, found.duration.as_millis());
+                    let usual = (usual.rows, usual.duration.as_millis());
                     return Err(Shortfall::fails(format!(
-                        "{name} with {order} in {} returned {rows} rows in {ms} ms, but with a plain word {} in {} ms",
+                        "{name} with {payload} in {} returned {rows} rows in {ms} ms, but with a plain word {} in {} ms",
                         parameter.name, usual.0, usual.1
                     )));
                 }
             }
         }
     }
-    let texts = texts_stay(&person).await?;
-    run.figure("parameters", parameters);
-    run.figure("questions", asked);
-    run.figure("slowest_ms", slowest.as_millis() as u64);
+    let texts = check_payloads_stored_unchanged(&user).await?;
+    run.record("parameters", parameters);
+    run.record("questions", sent);
+    run.record("slowest_ms", slowest.as_millis() as u64);
     Ok(format!(
-        "{asked} payloads in {parameters} parameters and {texts} text fields: only rejections and empty \
+        "{sent} payloads in {parameters} parameters and {texts} text fields: only rejections and empty \
          responses, no additional row, no injected header, none slower than {} ms",
         slowest.as_millis()
     ))
 }
 
 /// Selects payloads for a parameter: fewer for parsed parameters and for deprecated paths.
-fn orders(parameter: &Parameter<'_>, operation: &Operation<'_>) -> impl Iterator<Item = &'static str> {
+fn payloads_for(parameter: &Parameter<'_>, operation: &Operation<'_>) -> impl Iterator<Item = &'static str> {
     let schema = parameter.schema;
     let is_parsed = schema["type"] != "string"
         || schema["enum"].is_array()
@@ -116,9 +116,9 @@ fn orders(parameter: &Parameter<'_>, operation: &Operation<'_>) -> impl Iterator
     INJECTION_PAYLOADS[from..from + n].iter().copied()
 }
 
-struct Found {
+struct RowCount {
     rows: usize,
-    took: Duration,
+    duration: Duration,
 }
 
 /// Sends `value` as the parameter and returns the number of rows in the response.
@@ -127,36 +127,38 @@ async fn rows(
     operation: &Operation<'_>,
     parameter: &Parameter<'_>,
     value: &str,
-) -> Result<Found, Shortfall> {
-    let address = if parameter.place == "path" {
+) -> Result<RowCount, Shortfall> {
+    let address = if parameter.location == "path" {
         operation
-            .address_with(|one| if one.name == parameter.name { value.to_owned() } else { one.stand_in() })
+            .path_with(|one| if one.name == parameter.name { value.to_owned() } else { one.placeholder() })
     } else {
-        format!("{}?{}={value}", operation.address(), parameter.name)
+        format!("{}?{}={value}", operation.sample_path(), parameter.name)
     };
     let body = operation.body().map_or(Value::Null, |schema| operation.sample(schema));
     let bytes = if body.is_null() { bytes::Bytes::new() } else { body.to_string().into() };
-    let answer = client.send(operation.method.clone(), &address, bytes).await?;
-    is_harmless(&answer)?;
-    let rows = answer.json()["items"].as_array().map_or(0, Vec::len);
-    let is_made = parameter.place == "path" && (200..300).contains(&answer.status) && value != "kith-verify";
+    let response = client.send(operation.method.clone(), &address, bytes).await?;
+    ensure_no_server_error(&response)?;
+    let rows = response.json()["items"].as_array().map_or(0, Vec::len);
+    let is_made =
+        parameter.location == "path" && (200..300).contains(&response.status) && value != "kith-verify";
     if is_made && operation.method != http::Method::GET {
-        return Err(Shortfall::fails(format!("{} accepted {value} as a name", answer.asked)));
+        return Err(Shortfall::fails(format!("{} accepted {value} as a name", response.request)));
     }
-    Ok(Found { rows, took: answer.took })
+    Ok(RowCount { rows, duration: response.duration })
 }
 
-fn is_harmless(answer: &Answer) -> Result<(), Shortfall> {
-    let fails =
-        |what: &str| Err(Shortfall::fails(format!("{} returned {}{what}", answer.asked, answer.status)));
-    if answer.status >= 500 {
+fn ensure_no_server_error(response: &CheckResponse) -> Result<(), Shortfall> {
+    let fails = |what: &str| {
+        Err(Shortfall::fails(format!("{} returned {}{what}", response.request, response.status)))
+    };
+    if response.status >= 500 {
         return fails("");
     }
-    if answer.headers.contains_key("x-kith-injected") {
+    if response.headers.contains_key("x-kith-injected") {
         return fails(" with a header injected through the URL");
     }
-    if answer.status >= 400
-        && let Some(pattern) = leak(answer)
+    if response.status >= 400
+        && let Some(pattern) = find_internals(response)
     {
         return fails(&format!(" with {pattern:?} in the body"));
     }
@@ -164,7 +166,7 @@ fn is_harmless(answer: &Answer) -> Result<(), Shortfall> {
 }
 
 /// Stores payloads as text and reads them back unchanged. Returns their number.
-async fn texts_stay(person: &Client) -> Result<usize, Shortfall> {
+async fn check_payloads_stored_unchanged(account: &Client) -> Result<usize, Shortfall> {
     const ITEMS_PATH: &str = "/api/v1/spaces/me/kith-verify-orders";
     let texts = [
         "'; DROP TABLE users; --",
@@ -175,14 +177,14 @@ async fn texts_stay(person: &Client) -> Result<usize, Shortfall> {
         "\\'",
     ];
     for text in texts {
-        let patched = person.patch("/api/v1/me", json!({ "display_name": text })).await?.expect(200)?;
-        let read = person.get("/api/v1/me").await?.expect(200)?.text_at("/display_name")?;
+        let patched = account.patch("/api/v1/me", json!({ "display_name": text })).await?.expect(200)?;
+        let read = account.get("/api/v1/me").await?.expect(200)?.text_at("/display_name")?;
         if patched.text_at("/display_name")? != text || read != text {
             return Err(Shortfall::fails(format!("the name {text:?} became {read:?}")));
         }
-        let made = person.post(ITEMS_PATH, json!({ "data": { text: text } })).await?.expect(201)?;
-        let id = made.text_at("/id")?;
-        let read = person.get(&format!("{ITEMS_PATH}/{id}")).await?.expect(200)?.json();
+        let created = account.post(ITEMS_PATH, json!({ "data": { text: text } })).await?.expect(201)?;
+        let id = created.text_at("/id")?;
+        let read = account.get(&format!("{ITEMS_PATH}/{id}")).await?.expect(200)?.json();
         if read["data"][text] != text {
             return Err(Shortfall::fails(format!("an item with {text:?} became {}", read["data"])));
         }
@@ -206,14 +208,14 @@ const SCRIPTS: &[&str] = &[
 /// Maximum length of a nickname.
 const NICKNAME_CHARS: usize = 40;
 
-async fn scripts_stay_text(run: &Run) -> Result<String, Shortfall> {
+async fn check_scripts_not_executed(run: &Run) -> Result<String, Shortfall> {
     const ITEMS_PATH: &str = "/api/v1/spaces/me/kith-verify-scripts";
     const ME: &str = "/api/v1/me";
-    let (person, other) = (run.person("keeps-scripts").await?, run.person("reads-lists").await?);
+    let (account, other) = (run.account("keeps-scripts").await?, run.account("reads-lists").await?);
     let nickname = format!("/api/v1/nicknames/{}", other.id);
     let mut places = 0;
     for script in SCRIPTS {
-        let client = &person.client;
+        let client = &account.client;
         let short: String = script.chars().take(NICKNAME_CHARS).collect();
         client
             .patch(ME, json!({ "display_name": script, "nickname": short, "theme": short }))
@@ -232,22 +234,22 @@ async fn scripts_stay_text(run: &Run) -> Result<String, Shortfall> {
             (&item, "/data/text", script),
             (&nickname, "/nickname", &short),
         ] {
-            let answer = client.get(path).await?.expect(200)?;
-            stays_text(&answer, at, kept)?;
+            let response = client.get(path).await?.expect(200)?;
+            ensure_inert_text(&response, at, kept)?;
             places += 1;
         }
     }
     let message = SCRIPTS.join("\n");
     let message: String = message.chars().take(500).collect();
     let body = json!({ "to": { "user_id": other.id }, "message": message });
-    let sent = person.client.post("/api/v1/partners/requests", body).await?.expect_any(&[200, 201])?;
+    let sent = account.client.post("/api/v1/partners/requests", body).await?.expect_any(&[200, 201])?;
     let path = format!("/api/v1/partners/requests/{}", sent.text_at("/id")?);
-    stays_text(&other.client.get(&path).await?.expect(200)?, "/message", &message)?;
+    ensure_inert_text(&other.client.get(&path).await?.expect(200)?, "/message", &message)?;
     let taken_back = format!("{path}/cancel");
-    person.client.post(&taken_back, Value::Null).await?.expect(200)?;
-    refusals_do_not_echo(&person.client).await?;
-    run.figure("scripts", SCRIPTS.len());
-    run.figure("readings", places + 1);
+    account.client.post(&taken_back, Value::Null).await?.expect(200)?;
+    check_errors_are_json(&account.client).await?;
+    run.record("scripts", SCRIPTS.len());
+    run.record("readings", places + 1);
     Ok(format!(
         "{} scripts in names, nicknames, themes, items and a message were returned {} times as text, with a \
          JSON content type, nosniff and a policy that allows no scripts",
@@ -256,18 +258,18 @@ async fn scripts_stay_text(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-fn stays_text(answer: &Answer, at: &str, kept: &str) -> Result<(), Shortfall> {
-    let fails = |what: String| Err(Shortfall::fails(format!("{} {what}", answer.asked)));
-    if answer.text_at(at)? != kept {
+fn ensure_inert_text(response: &CheckResponse, at: &str, kept: &str) -> Result<(), Shortfall> {
+    let fails = |what: String| Err(Shortfall::fails(format!("{} {what}", response.request)));
+    if response.text_at(at)? != kept {
         return fails(format!("does not contain {kept:?} at {at}"));
     }
-    is_no_page(answer)
+    ensure_not_rendered(response)
 }
 
 /// Fails if a browser could render the response as a page or run scripts in it.
-fn is_no_page(answer: &Answer) -> Result<(), Shortfall> {
-    let of = |name| answer.header(name).unwrap_or_default();
-    let fails = |what: String| Err(Shortfall::fails(format!("{} {what}", answer.asked)));
+fn ensure_not_rendered(response: &CheckResponse) -> Result<(), Shortfall> {
+    let of = |name| response.header(name).unwrap_or_default();
+    let fails = |what: String| Err(Shortfall::fails(format!("{} {what}", response.request)));
     if !["application/json", "application/problem+json"].contains(&of("content-type")) {
         return fails(format!("has the content type {:?}", of("content-type")));
     }
@@ -281,13 +283,13 @@ fn is_no_page(answer: &Answer) -> Result<(), Shortfall> {
 }
 
 /// Checks that rejections are JSON even if the URL contains a payload.
-async fn refusals_do_not_echo(client: &Client) -> Result<(), Shortfall> {
+async fn check_errors_are_json(client: &Client) -> Result<(), Shortfall> {
     let script = "%3Cscript%3Ealert(1)%3C%2Fscript%3E";
     for path in
         [format!("/{script}"), format!("/api/v1/blocks?{script}=1"), format!("/api/v1/blocks/{script}")]
     {
-        let answer = client.get(&path).await?;
-        is_no_page(&answer)?;
+        let response = client.get(&path).await?;
+        ensure_not_rendered(&response)?;
     }
     Ok(())
 }

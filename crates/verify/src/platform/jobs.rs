@@ -5,25 +5,25 @@ use serde_json::Value;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "JOB-02",
-    does: "reads the last success and the failures within a day of each scheduled maintenance job",
-    mend: "run `kith schedules list` for paused schedules and `kith jobs list --state dead` for failures; \
+    description: "reads the last success and the failures within a day of each scheduled maintenance job",
+    remediation: "run `kith schedules list` for paused schedules and `kith jobs list --state dead` for failures; \
            check that a server or a `kith worker` runs",
-    last: false,
-    run: |run| Box::pin(runs_on_time(run)),
+    runs_last: false,
+    run: |run| Box::pin(check_schedules(run)),
 }];
 
 /// Delay until the runs of a minute are recorded.
 const RECORDING_DELAY_MS: i64 = 75_000;
 
-async fn runs_on_time(run: &Run) -> Result<String, Shortfall> {
+async fn check_schedules(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
     let all = facts["modules"]["jobs.maintenance"].as_array().cloned().unwrap_or_default();
     if all.is_empty() {
         return Err(Shortfall::fails("no maintenance schedule is declared".to_owned()));
     }
     let wrong: Vec<_> = all.iter().filter_map(fault).collect();
-    run.figure("schedules", all.len());
-    run.figure("maintenance", Value::from(all.clone()));
+    run.record("schedules", all.len());
+    run.record("maintenance", Value::from(all.clone()));
     if !wrong.is_empty() {
         return Err(Shortfall::fails(wrong.join("; ")));
     }

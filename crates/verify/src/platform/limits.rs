@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::Method;
-use kith_readiness::{Answer, Check, Client, Operation, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Client, Operation, Run, Shortfall};
 use serde_json::Value;
 
 use super::schemas;
@@ -14,21 +14,21 @@ use super::schemas;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-02",
-        does: "reads the limit of every operation, exhausts the limit of one route of each class, counts the \
+        description: "reads the limit of every operation, exhausts the limit of one route of each class, counts the \
                requests until 429, and repeats the request after Retry-After",
-        mend: "set the limits (section limits), remove --disable-limits, and verify one node directly if \
+        remediation: "set the limits (section limits), remove --disable-limits, and verify one node directly if \
                several share the load",
-        last: true,
-        run: |run| Box::pin(limits_are_where_they_are_set(run)),
+        runs_last: true,
+        run: |run| Box::pin(check_limits(run)),
     },
     Check {
         row: "DRV-13",
-        does: "exhausts the limit of a route, and repeats the request with forged forwarding headers and \
+        description: "exhausts the limit of a route, and repeats the request with forged forwarding headers and \
                with other spellings of the path",
-        mend: "list only your own proxies in server.trusted_proxies, and let the outermost replace \
+        remediation: "list only your own proxies in server.trusted_proxies, and let the outermost replace \
                X-Forwarded-For",
-        last: true,
-        run: |run| Box::pin(nobody_gets_around(run)),
+        runs_last: true,
+        run: |run| Box::pin(check_limit_evasion(run)),
     },
 ];
 
@@ -64,7 +64,7 @@ fn configured(facts: &Value, setting: &str) -> Result<u64, Shortfall> {
     }
 }
 
-async fn limits_are_where_they_are_set(run: &Run) -> Result<String, Shortfall> {
+async fn check_limits(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
     let document = run.document().await?;
     let mut classes = Vec::new();
@@ -85,22 +85,22 @@ async fn limits_are_where_they_are_set(run: &Run) -> Result<String, Shortfall> {
     let mut found = Vec::new();
     for (limit, class, method, path) in &classes {
         let burst = burst(run, *limit, method, path).await?;
-        schemas::is_problem(&document, &burst.refusal)?;
+        schemas::check_problem(&document, &burst.refusal)?;
         let allowed = u64::from(burst.allowed);
         // Requests that the limit refilled during the burst.
-        let back = (burst.took.as_secs_f64() * *limit as f64 / 60.0).ceil() as u64;
-        run.figure(&format!("{class}_configured"), *limit);
-        run.figure(&format!("{class}_found"), allowed.saturating_sub(back.saturating_sub(1)));
-        if allowed + 1 < *limit || allowed > limit + back + 1 {
+        let refilled = (burst.duration.as_secs_f64() * *limit as f64 / 60.0).ceil() as u64;
+        run.record(&format!("{class}_configured"), *limit);
+        run.record(&format!("{class}_found"), allowed.saturating_sub(refilled.saturating_sub(1)));
+        if allowed + 1 < *limit || allowed > limit + refilled + 1 {
             return Err(Shortfall::fails(format!(
                 "{path} allowed {allowed} requests in {} ms before 429, but {class} is set to {limit} a minute",
-                burst.took.as_millis()
+                burst.duration.as_millis()
             )));
         }
-        comes_back(run, method, path, &burst.refusal).await?;
+        is_accepted_after_retry_after(run, method, path, &burst.refusal).await?;
         found.push(format!("{class} {limit}"));
     }
-    run.figure("operations_limited", limited);
+    run.record("operations_limited", limited);
     Ok(format!(
         "{limited} operations are rate-limited, all except {} for monitoring; the measured limits equal the \
          configured ones within 1: {} a minute; Retry-After is correct",
@@ -118,8 +118,9 @@ async fn is_limited(
     if EXEMPT.contains(&operation.path) {
         return Ok(false);
     }
-    let answer = run.anonymous().send(operation.method.clone(), &operation.address(), Bytes::new()).await?;
-    let policy = answer.header("ratelimit-policy").unwrap_or_default();
+    let response =
+        run.anonymous().send(operation.method.clone(), &operation.sample_path(), Bytes::new()).await?;
+    let policy = response.header("ratelimit-policy").unwrap_or_default();
     let name = policy.split('"').nth(1).unwrap_or_default();
     let is_strict = operation.path.starts_with("/api/v1/auth/") && operation.method == Method::POST;
     let fails = |what: String| Err(Shortfall::fails(format!("{} {what}", operation.name())));
@@ -136,55 +137,60 @@ async fn is_limited(
 struct Burst {
     /// Number of accepted requests.
     allowed: u32,
-    took: Duration,
+    duration: Duration,
     /// First rejection.
-    refusal: Answer,
+    refusal: CheckResponse,
 }
 
 /// Sends requests until one is rejected, starting with a full allowance.
 #[expect(clippy::disallowed_methods, reason = "the duration of a burst is measured in real time")]
 async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Burst, Shortfall> {
     if limit > MAX_BURST {
-        let why = format!("a burst of {limit} requests would overload the server");
-        return Err(Shortfall::unmeasured(why, "verify a deployment without other users"));
+        let reason = format!("a burst of {limit} requests would overload the server");
+        return Err(Shortfall::unmeasured(reason, "verify a deployment without other users"));
     }
     let client = run.anonymous();
     let first = client.send(method.clone(), path, Bytes::new()).await?;
     // `"auth";r=59;t=1`: `t` is the number of seconds until the allowance is full.
-    let whole_in =
-        first.header("ratelimit").and_then(|told| told.rsplit("t=").next()?.parse().ok()).unwrap_or(60);
-    client.wait(Duration::from_secs(whole_in)).await;
+    let reset_s =
+        first.header("ratelimit").and_then(|header| header.rsplit("t=").next()?.parse().ok()).unwrap_or(60);
+    client.wait(Duration::from_secs(reset_s)).await;
     let (allowed, is_refused) = (AtomicU32::new(0), AtomicBool::new(false));
     let began = Instant::now();
     let ask = |_| async {
         if is_refused.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let answer = client.send_once(method.clone(), path, Bytes::new()).await?;
-        if answer.status != 429 {
+        let response = client.send_once(method.clone(), path, Bytes::new()).await?;
+        if response.status != 429 {
             allowed.fetch_add(1, Ordering::Relaxed);
             return Ok(None);
         }
         is_refused.store(true, Ordering::Relaxed);
-        Ok::<_, Shortfall>(Some(answer))
+        Ok::<_, Shortfall>(Some(response))
     };
     let most = limit * 2 + 20;
-    let answers: Vec<_> =
+    let responses: Vec<_> =
         stream::iter(0..most).map(ask).buffer_unordered(BURST_CONNECTIONS).try_collect().await?;
-    let took = began.elapsed();
-    let refusal = answers.into_iter().flatten().next();
+    let duration = began.elapsed();
+    let refusal = responses.into_iter().flatten().next();
     let allowed = allowed.into_inner();
     let refusal = refusal.ok_or_else(|| {
         Shortfall::fails(format!(
             "{path} allowed {allowed} requests in {} ms and never returned 429",
-            took.as_millis()
+            duration.as_millis()
         ))
     })?;
-    Ok(Burst { allowed, took, refusal })
+    Ok(Burst { allowed, duration, refusal })
 }
 
 /// Checks that a request is accepted after `Retry-After`.
-async fn comes_back(run: &Run, method: &Method, path: &str, refusal: &Answer) -> Result<(), Shortfall> {
+async fn is_accepted_after_retry_after(
+    run: &Run,
+    method: &Method,
+    path: &str,
+    refusal: &CheckResponse,
+) -> Result<(), Shortfall> {
     let Some(seconds) = refusal.retry_after().filter(|seconds| (1..=60).contains(seconds)) else {
         return Err(Shortfall::fails(format!("{path} returned 429 without a Retry-After of 1 to 60 s")));
     };
@@ -200,33 +206,33 @@ async fn comes_back(run: &Run, method: &Method, path: &str, refusal: &Answer) ->
 }
 
 /// Variant of a request that might evade the limit.
-struct Variant {
+struct EvasionVariant {
     what: &'static str,
     client: Client,
     path: String,
 }
 
-async fn nobody_gets_around(run: &Run) -> Result<String, Shortfall> {
+async fn check_limit_evasion(run: &Run) -> Result<String, Shortfall> {
     let (setting, _, method, path) = &CLASSES[0];
     let facts = run.facts().await?;
     let limit = configured(&facts, setting)?;
     let proxies = &facts["configuration"]["settings"]["server"]["trusted_proxies"];
-    let trusts_somebody = proxies.as_array().is_some_and(|proxies| !proxies.is_empty());
-    if trusts_somebody && super::tls::is_loopback_http(&run.deployment().target().url) {
+    let trusts_proxy = proxies.as_array().is_some_and(|proxies| !proxies.is_empty());
+    if trusts_proxy && super::tls::is_loopback_http(&run.deployment().target().url) {
         return Err(Shortfall::unmeasured(
             "trusted proxies may set X-Forwarded-For, and this machine may be one",
             "run it on another machine with the public address as --target",
         ));
     }
-    use_up(&run.anonymous(), limit, method, path).await?;
+    exhaust_limit(&run.anonymous(), limit, method, path).await?;
     let variants = variants(&run.anonymous(), path);
-    let mut elsewhere = 0;
+    let mut not_found = 0;
     for variant in &variants {
-        let answer = evades(run, method, path, variant).await?;
-        match answer.status {
+        let response = send_variant(run, method, path, variant).await?;
+        match response.status {
             429 => {}
             // A variant that does not reach the route evades nothing.
-            404 | 405 => elsewhere += 1,
+            404 | 405 => not_found += 1,
             status => {
                 let what = variant.what;
                 return Err(Shortfall::fails(format!(
@@ -235,18 +241,18 @@ async fn nobody_gets_around(run: &Run) -> Result<String, Shortfall> {
             }
         }
     }
-    run.figure("variants", variants.len());
-    run.figure("variants_that_lead_nowhere", elsewhere);
+    run.record("variants", variants.len());
+    run.record("variants_that_lead_nowhere", not_found);
     let n = variants.len();
     Ok(format!(
-        "after {limit} requests none of {n} variants was allowed: {} were rejected with 429, {elsewhere} do \
+        "after {limit} requests none of {n} variants was allowed: {} were rejected with 429, {not_found} do \
          not reach the route",
-        n - elsewhere
+        n - not_found
     ))
 }
 
 /// Sends requests until one is rejected, at most about twice the limit.
-async fn use_up(client: &Client, limit: u64, method: &Method, path: &str) -> Result<(), Shortfall> {
+async fn exhaust_limit(client: &Client, limit: u64, method: &Method, path: &str) -> Result<(), Shortfall> {
     for _ in 0..limit.min(MAX_BURST) * 2 + 20 {
         if client.send_once(method.clone(), path, Bytes::new()).await?.status == 429 {
             return Ok(());
@@ -257,21 +263,26 @@ async fn use_up(client: &Client, limit: u64, method: &Method, path: &str) -> Res
 
 /// Sends a variant right after a plain request was rejected. Repeats it, because the limit may refill in
 /// between.
-async fn evades(run: &Run, method: &Method, path: &str, variant: &Variant) -> Result<Answer, Shortfall> {
+async fn send_variant(
+    run: &Run,
+    method: &Method,
+    path: &str,
+    variant: &EvasionVariant,
+) -> Result<CheckResponse, Shortfall> {
     let plain = run.anonymous();
     let mut tries = 0;
     loop {
         // Uses up what has been refilled.
-        use_up(&plain, MAX_ATTEMPTS.into(), method, path).await?;
-        let answer = variant.client.send_once(method.clone(), &variant.path, Bytes::new()).await?;
+        exhaust_limit(&plain, MAX_ATTEMPTS.into(), method, path).await?;
+        let response = variant.client.send_once(method.clone(), &variant.path, Bytes::new()).await?;
         tries += 1;
-        if [429, 404, 405].contains(&answer.status) || tries == MAX_ATTEMPTS {
-            return Ok(answer);
+        if [429, 404, 405].contains(&response.status) || tries == MAX_ATTEMPTS {
+            return Ok(response);
         }
     }
 }
 
-fn variants(client: &Client, path: &str) -> Vec<Variant> {
+fn variants(client: &Client, path: &str) -> Vec<EvasionVariant> {
     let forged = [
         ("X-Forwarded-For", "x-forwarded-for", "203.0.113.7"),
         ("X-Forwarded-For with several addresses", "x-forwarded-for", "203.0.113.7, 127.0.0.1"),
@@ -287,7 +298,7 @@ fn variants(client: &Client, path: &str) -> Vec<Variant> {
         ("a User-Agent", "user-agent", "kith-verify-other"),
     ];
     let (stem, last) = path.rsplit_once('/').unwrap_or_default();
-    let spelled = [
+    let spellings = [
         ("capitals", path.to_uppercase()),
         ("a trailing slash", format!("{path}/")),
         ("two slashes", format!("{stem}//{last}")),
@@ -295,11 +306,11 @@ fn variants(client: &Client, path: &str) -> Vec<Variant> {
         ("a percent-encoded letter", format!("{stem}/%{:02x}{}", last.as_bytes()[0], &last[1..])),
         ("a query", format!("{path}?kith=verify")),
     ];
-    let by_header = forged.map(|(what, name, value)| Variant {
+    let by_header = forged.map(|(what, name, value)| EvasionVariant {
         what,
         client: client.with(name, value),
         path: path.to_owned(),
     });
-    let by_path = spelled.map(|(what, path)| Variant { what, client: client.clone(), path });
+    let by_path = spellings.map(|(what, path)| EvasionVariant { what, client: client.clone(), path });
     by_header.into_iter().chain(by_path).collect()
 }

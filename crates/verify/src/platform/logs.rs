@@ -16,18 +16,18 @@ use super::machine::log_file;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "OBS-01",
-        does: "reads the last 1,000 lines of the log, changes the level and restores it, and checks which \
+        description: "reads the last 1,000 lines of the log, changes the level and restores it, and checks which \
                requests are logged",
-        mend: "set log.format to \"json\"",
-        last: true,
-        run: |run| Box::pin(structured(run)),
+        remediation: "set log.format to \"json\"",
+        runs_last: true,
+        run: |run| Box::pin(check_log_format(run)),
     },
     Check {
         row: "OBS-02",
-        does: "sends a marked password, address and token in failing requests, and searches the log for them",
-        mend: "find the line in the log, and remove the caller's data from it in the code",
-        last: true,
-        run: |run| Box::pin(silent(run)),
+        description: "sends a marked password, address and token in failing requests, and searches the log for them",
+        remediation: "find the line in the log, and remove the caller's data from it in the code",
+        runs_last: true,
+        run: |run| Box::pin(check_no_secrets_logged(run)),
     },
 ];
 
@@ -38,19 +38,20 @@ const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
 const LOG_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Growing log file, with its length at the time of opening.
-struct Log {
+struct ServerLog {
     file: File,
     from: u64,
 }
 
-impl Log {
+impl ServerLog {
     fn open(path: &Path) -> Result<Self, Shortfall> {
         let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
         match opened {
             Ok((from, file)) => Ok(Self { file, from }),
             Err(error) => {
-                let why = format!("cannot read {}: {error}", path.display());
-                Err(Shortfall::unmeasured(why, "name the server's log file with --logs"))
+                let reason = format!("cannot read {}: {error}", path.display());
+                Err(Shortfall::unmeasured(
+                    reason, "name the server's log file with --logs"))
             }
         }
     }
@@ -64,15 +65,15 @@ impl Log {
     }
 
     /// Returns the text written since opening.
-    fn news(&mut self) -> Result<String, Shortfall> {
+    fn read_new_text(&mut self) -> Result<String, Shortfall> {
         self.read(self.from)
     }
 
     /// Waits until the new text contains `word`. Returns false on timeout.
-    async fn shows(&mut self, word: &str) -> Result<bool, Shortfall> {
+    async fn wait_for(&mut self, word: &str) -> Result<bool, Shortfall> {
         let begin = SystemClock.now();
         let mut looks = tokio::time::interval(Duration::from_millis(20));
-        while !self.news()?.contains(word) {
+        while !self.read_new_text()?.contains(word) {
             if SystemClock.now().since(begin) > LOG_TIMEOUT {
                 return Ok(false);
             }
@@ -87,8 +88,8 @@ impl Log {
         let text = self.read(from)?;
         // The first and the last line may be incomplete.
         let text = if from > 0 { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &*text };
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let lines: Vec<_> = whole.lines().map(str::to_owned).collect();
+        let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
+        let lines: Vec<_> = complete.lines().map(str::to_owned).collect();
         Ok(lines[lines.len().saturating_sub(SAMPLE_LINES)..].to_vec())
     }
 }
@@ -96,7 +97,7 @@ impl Log {
 const LEVEL: &str = "/api/v1/admin/log-level";
 
 /// Runs `work` at a log level and restores the previous level in any case.
-async fn at_level<T>(
+async fn with_log_level<T>(
     admin: &Client,
     level: &str,
     work: impl Future<Output = Result<T, Shortfall>>,
@@ -120,79 +121,80 @@ async fn set_level(admin: &Client, level: &str) -> Result<(), Shortfall> {
 }
 
 /// Sends a request with a request id that can be found in the log.
-async fn leave(run: &Run, id: &str) -> Result<(), Shortfall> {
+async fn send_marked_request(run: &Run, id: &str) -> Result<(), Shortfall> {
     run.anonymous().with("x-request-id", id).get("/api/v1/ping").await?.expect(204).map(drop)
 }
 
-async fn structured(run: &Run) -> Result<String, Shortfall> {
+async fn check_log_format(run: &Run) -> Result<String, Shortfall> {
     let path = log_file(run).await?;
-    let mut log = Log::open(&path)?;
+    let mut log = ServerLog::open(&path)?;
     let admin = run.admin().await?;
-    let (heard, unheard, again) = (run.mark("heard"), run.mark("unheard"), run.mark("again"));
+    let (logged, suppressed, logged_again) =
+        (run.marker("heard"), run.marker("unheard"), run.marker("again"));
     let levels = async {
-        leave(run, &heard).await?;
-        if !log.shows(&heard).await? {
+        send_marked_request(run, &logged).await?;
+        if !log.wait_for(&logged).await? {
             return Err(Shortfall::unmeasured(
                 format!("{} does not contain the requests of this run", path.display()),
                 "name the log of the verified server with --logs",
             ));
         }
         set_level(&admin, "error").await?;
-        leave(run, &unheard).await?;
+        send_marked_request(run, &suppressed).await?;
         set_level(&admin, "info").await?;
-        leave(run, &again).await?;
-        let heard_again = log.shows(&again).await?;
-        Ok((heard_again, log.news()?.contains(&unheard)))
+        send_marked_request(run, &logged_again).await?;
+        let heard_again = log.wait_for(&logged_again).await?;
+        Ok((heard_again, log.read_new_text()?.contains(&suppressed)))
     };
-    let (heard_again, heard_meanwhile) = at_level(&admin, "info", levels).await?;
+    let (heard_again, heard_meanwhile) = with_log_level(&admin, "info", levels).await?;
     if heard_meanwhile {
         return Err(Shortfall::fails("a request is logged at level error"));
     }
     if !heard_again {
         return Err(Shortfall::fails("requests are not logged after the level is back at info"));
     }
-    let sample = Log::open(&path)?.tail()?;
-    run.figure("lines", sample.len());
+    let sample = ServerLog::open(&path)?.tail()?;
+    run.record("lines", sample.len());
     let mut counts = serde_json::Map::new();
     for line in &sample {
         let parsed: Value = serde_json::from_str(line)
-            .map_err(|_| Shortfall::fails(format!("a line is not JSON: {}", shortened(line))))?;
+            .map_err(|_| Shortfall::fails(format!("a line is not JSON: {}", first_chars(line))))?;
         let level = parsed["level"].as_str().unwrap_or_default();
         if !LEVELS.contains(&level) || !parsed["timestamp"].is_string() {
             return Err(Shortfall::fails(format!(
                 "a line has no level or no timestamp: {}",
-                shortened(line)
+                first_chars(line)
             )));
         }
         let count = counts.get(level).and_then(Value::as_u64).unwrap_or_default();
         counts.insert(level.to_owned(), (count + 1).into());
     }
-    let told: Vec<_> = counts.iter().map(|(level, count)| format!("{count} {level}")).collect();
-    run.figure("levels", Value::Object(counts.clone()));
+    let levels: Vec<_> = counts.iter().map(|(level, count)| format!("{count} {level}")).collect();
+    run.record("levels", Value::Object(counts.clone()));
     Ok(format!(
         "all {} lines of the sample are JSON with a level ({}); changes of the level took effect, and the \
          level was restored",
         sample.len(),
-        told.join(", ")
+        levels.join(", ")
     ))
 }
 
 /// Returns the first 80 characters of a line, which may contain no secret.
-fn shortened(line: &str) -> String {
+fn first_chars(line: &str) -> String {
     line.chars().take(80).collect()
 }
 
-async fn silent(run: &Run) -> Result<String, Shortfall> {
+async fn check_no_secrets_logged(run: &Run) -> Result<String, Shortfall> {
     let path = log_file(run).await?;
-    let mut log = Log::open(&path)?;
+    let mut log = ServerLog::open(&path)?;
     let admin = run.admin().await?;
-    let marks = [run.mark("leaked-secret"), run.mark("leaked-address"), run.mark("leaked-token")];
-    let (opening, closing) = (run.mark("opening"), run.mark("closing"));
-    let sent = at_level(&admin, "info", async {
-        leave(run, &opening).await?;
-        let sent = probe(run, &marks).await?;
-        leave(run, &closing).await?;
-        let shown = log.shows(&closing).await? && log.news()?.contains(&opening);
+    let markers = [run.marker("leaked-secret"), run.marker("leaked-address"), run.marker("leaked-token")];
+    let (opening, closing) = (run.marker("opening"), run.marker("closing"));
+    let sent = with_log_level(&admin, "info", async {
+        send_marked_request(run, &opening).await?;
+        let sent = probe(run, &markers).await?;
+        send_marked_request(run, &closing).await?;
+        let shown = log.wait_for(&closing).await? && log.read_new_text()?.contains(&opening);
         if shown {
             Ok(sent)
         } else {
@@ -203,12 +205,12 @@ async fn silent(run: &Run) -> Result<String, Shortfall> {
         }
     })
     .await?;
-    let news = log.news()?;
-    let lines = news.lines().count();
-    run.figure("sent", sent);
-    run.figure("lines", lines);
-    for (mark, what) in marks.iter().zip(["password", "address", "token"]) {
-        if let Some(line) = news.lines().find(|line| line.contains(&**mark)) {
+    let new_text = log.read_new_text()?;
+    let lines = new_text.lines().count();
+    run.record("sent", sent);
+    run.record("lines", lines);
+    for (marker, what) in markers.iter().zip(["password", "address", "token"]) {
+        if let Some(line) = new_text.lines().find(|line| line.contains(&**marker)) {
             let parsed: Value = serde_json::from_str(line).unwrap_or_default();
             let target = parsed["target"].as_str().unwrap_or("an unknown target").to_owned();
             return Err(Shortfall::fails(format!("the {what} that was sent is in a line of {target}")));
@@ -252,11 +254,11 @@ async fn probe(run: &Run, [secret, address, token]: &[String; 3]) -> Result<usiz
         anonymous.get(&format!("/api/v1/partners/invites/{token}")).await?,
     ];
     if let Some(let_in) =
-        refused.iter().find(|answer| !(400..500).contains(&answer.status) && answer.status != 200)
+        refused.iter().find(|response| !(400..500).contains(&response.status) && response.status != 200)
     {
         return Err(Shortfall::fails(format!(
             "{} returned {}",
-            let_in.asked.replace(&**token, "…").replace(&**address, "…"),
+            let_in.request.replace(&**token, "…").replace(&**address, "…"),
             let_in.status
         )));
     }

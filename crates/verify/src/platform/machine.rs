@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use kith_readiness::{Run, Shortfall};
 
 /// Returns the process id of the server, if it runs on this machine.
-pub(super) async fn process_here(run: &Run) -> Result<Option<u64>, Shortfall> {
+pub(super) async fn local_process_id(run: &Run) -> Result<Option<u64>, Shortfall> {
     let process = run.facts().await?["process"].clone();
     let here = run.deployment().target().machine.as_deref();
     let is_here = here.is_some() && process["machine"].as_str() == here;
     Ok(process["id"].as_u64().filter(|_| is_here))
 }
 
-pub(super) async fn is_here(run: &Run) -> Result<bool, Shortfall> {
-    process_here(run).await.map(|process| process.is_some())
+pub(super) async fn is_local(run: &Run) -> Result<bool, Shortfall> {
+    local_process_id(run).await.map(|process| process.is_some())
 }
 
 /// Returns the server's log file: the one given, or the target of its standard error.
@@ -21,7 +21,7 @@ pub(super) async fn log_file(run: &Run) -> Result<PathBuf, Shortfall> {
     if let Some(named) = &run.deployment().target().logs {
         return Ok(named.clone());
     }
-    let stderr = match process_here(run).await {
+    let stderr = match local_process_id(run).await {
         Ok(Some(process)) => std::fs::read_link(format!("/proc/{process}/fd/2")).ok(),
         _ => None,
     };

@@ -6,41 +6,41 @@ use kith_readiness::{Check, Run, Shortfall};
 use serde_json::Value;
 
 use super::database::rename;
-use super::exposition::{METRICS, Scrape};
-use super::machine::process_here;
+use super::exposition::{METRICS, MetricsScrape};
+use super::machine::local_process_id;
 use crate::networks::ListedNetwork;
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "OBS-05",
-        does: "reads the metrics five times, requests unknown paths, counts series, and reads the networks \
+        description: "reads the metrics five times, requests unknown paths, counts series, and reads the networks \
                that may read metrics",
-        mend: "list only private networks in server.metrics_addresses, and each proxy in front in \
+        remediation: "list only private networks in server.metrics_addresses, and each proxy in front in \
                server.trusted_proxies",
-        last: false,
-        run: |run| Box::pin(readable(run)),
+        runs_last: false,
+        run: |run| Box::pin(check_metrics_format(run)),
     },
     Check {
         row: "OBS-08",
-        does: "calls one route 20 times with success and 7 times without, and reads its series before and after",
-        mend: "check whether requests and metrics reach the same node; verify each node separately",
-        last: false,
-        run: |run| Box::pin(red(run)),
+        description: "calls one route 20 times with success and 7 times without, and reads its series before and after",
+        remediation: "check whether requests and metrics reach the same node; verify each node separately",
+        runs_last: false,
+        run: |run| Box::pin(check_request_metrics(run)),
     },
     Check {
         row: "OBS-09",
-        does: "writes and reads data, and compares the metrics of the pool and of statements",
-        mend: "check whether requests and metrics reach the same node; verify each node separately",
-        last: false,
+        description: "writes and reads data, and compares the metrics of the pool and of statements",
+        remediation: "check whether requests and metrics reach the same node; verify each node separately",
+        runs_last: false,
         run: |run| Box::pin(pool(run)),
     },
     Check {
         row: "OBS-11",
-        does: "reads the memory, CPU, disk and network metrics, and compares memory with the kernel's figure \
+        description: "reads the memory, CPU, disk and network metrics, and compares memory with the kernel's figure \
                for the process",
-        mend: "check that the server can read /proc",
-        last: false,
-        run: |run| Box::pin(machine(run)),
+        remediation: "check that the server can read /proc",
+        runs_last: false,
+        run: |run| Box::pin(check_memory_metric(run)),
     },
 ];
 
@@ -53,35 +53,35 @@ const REJECTED_REQUESTS: u32 = 7;
 /// Tolerated difference of two memory readings in percent.
 const MAX_DIFFERENCE_PERCENT: f64 = 5.0;
 
-async fn readable(run: &Run) -> Result<String, Shortfall> {
-    let mut first = Scrape::now(run).await?;
+async fn check_metrics_format(run: &Run) -> Result<String, Shortfall> {
+    let mut first = MetricsScrape::now(run).await?;
     // Series that appear once are not caused by the requested paths, so the smallest growth of three rounds
     // counts.
     let mut grown = usize::MAX;
     for round in 0..3 {
         for n in 0..UNKNOWN_PATHS {
-            let nowhere = format!("/api/v1/{}/{round}-{n}", run.mark("nowhere"));
-            run.anonymous().get(&nowhere).await?.expect(404)?;
+            let unknown_path = format!("/api/v1/{}/{round}-{n}", run.marker("nowhere"));
+            run.anonymous().get(&unknown_path).await?.expect(404)?;
         }
-        let after = Scrape::now(run).await?;
+        let after = MetricsScrape::now(run).await?;
         grown = grown.min(after.series().saturating_sub(first.series()));
         first = after;
         if grown < UNKNOWN_PATHS {
             break;
         }
     }
-    let mut took = Vec::new();
+    let mut duration = Vec::new();
     let mut series = first.series();
     for _ in 0..5 {
-        let scrape = Scrape::now(run).await?;
-        took.push(scrape.took);
+        let scrape = MetricsScrape::now(run).await?;
+        duration.push(scrape.duration);
         series = scrape.series();
     }
-    took.sort_unstable();
-    let median = took[took.len() / 2];
-    run.figure("series", series);
-    run.figure("families", first.families.len());
-    run.figure("scrape_ms", u64::try_from(median.as_millis()).unwrap_or(u64::MAX));
+    duration.sort_unstable();
+    let median = duration[duration.len() / 2];
+    run.record("series", series);
+    run.record("families", first.families.len());
+    run.record("scrape_ms", u64::try_from(median.as_millis()).unwrap_or(u64::MAX));
     // A few new series may come from other traffic.
     if grown >= UNKNOWN_PATHS {
         return Err(Shortfall::fails(format!("{UNKNOWN_PATHS} unknown paths created {grown} new series")));
@@ -92,7 +92,7 @@ async fn readable(run: &Run) -> Result<String, Shortfall> {
     if median >= SCRAPE_WITHIN {
         return Err(Shortfall::fails(format!("reading them took {} ms", median.as_millis())));
     }
-    let open = not_public(run).await?;
+    let open = check_metrics_access(run).await?;
     Ok(format!(
         "{series} series of {} families, none twice, read in {} ms; {open}",
         first.families.len(),
@@ -101,7 +101,7 @@ async fn readable(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Checks which addresses may read metrics, by the settings and by a request from here.
-async fn not_public(run: &Run) -> Result<String, Shortfall> {
+async fn check_metrics_access(run: &Run) -> Result<String, Shortfall> {
     let settings = run.facts().await?["configuration"]["settings"]["server"].clone();
     if !settings["metrics_addresses"].is_array() {
         return Err(Shortfall::fails("metrics are public"));
@@ -128,17 +128,17 @@ async fn not_public(run: &Run) -> Result<String, Shortfall> {
             "metrics are public at {host}: the proxy in front is not in server.trusted_proxies"
         )));
     }
-    let asked = run.anonymous().with("x-forwarded-for", "203.0.113.9").get(METRICS).await?;
-    let believed =
-        if asked.status == 403 { ", and rejected for 203.0.113.9 behind a trusted proxy" } else { "" };
-    Ok(format!("open to {} networks, none of them public{believed}", listed.len()))
+    let response = run.anonymous().with("x-forwarded-for", "203.0.113.9").get(METRICS).await?;
+    let forged_result =
+        if response.status == 403 { ", and rejected for 203.0.113.9 behind a trusted proxy" } else { "" };
+    Ok(format!("open to {} networks, none of them public{forged_result}", listed.len()))
 }
 
-async fn red(run: &Run) -> Result<String, Shortfall> {
-    let person = run.person("settings").await?;
+async fn check_request_metrics(run: &Run) -> Result<String, Shortfall> {
+    let account = run.account("settings").await?;
     let route = ("route", "/api/v1/me");
     let read = async || {
-        let scrape = Scrape::now(run).await?;
+        let scrape = MetricsScrape::now(run).await?;
         let count =
             |status| scrape.get("kith_http_requests_total", &[("method", "GET"), route, ("status", status)]);
         let time = |name| scrape.get(name, &[("method", "GET"), route]);
@@ -151,20 +151,20 @@ async fn red(run: &Run) -> Result<String, Shortfall> {
     };
     let before = read().await?;
     for _ in 0..SUCCESSES {
-        person.client.get("/api/v1/me").await?.expect(200)?;
+        account.client.get("/api/v1/me").await?.expect(200)?;
     }
     for _ in 0..REJECTED_REQUESTS {
         run.anonymous().get("/api/v1/me").await?.expect(401)?;
     }
     let after = read().await?;
     let moved: Vec<_> = after.iter().zip(before).map(|(after, before)| after - before).collect();
-    run.figure("moved", moved.clone());
-    let asked = [SUCCESSES, REJECTED_REQUESTS, SUCCESSES + REJECTED_REQUESTS].map(f64::from);
+    run.record("moved", moved.clone());
+    let sent = [SUCCESSES, REJECTED_REQUESTS, SUCCESSES + REJECTED_REQUESTS].map(f64::from);
     let names = ["responses with 2xx", "responses with 4xx", "times taken"];
-    for ((moved, asked), name) in moved.iter().zip(asked).zip(names) {
+    for ((moved, sent), name) in moved.iter().zip(sent).zip(names) {
         // Other traffic may count at the same time.
-        if *moved < asked {
-            return Err(Shortfall::fails(format!("{name} increased by {moved} for {asked} requests")));
+        if *moved < sent {
+            return Err(Shortfall::fails(format!("{name} increased by {moved} for {sent} requests")));
         }
     }
     if moved[3] <= 0.0 {
@@ -178,10 +178,10 @@ async fn red(run: &Run) -> Result<String, Shortfall> {
 }
 
 async fn pool(run: &Run) -> Result<String, Shortfall> {
-    let person = run.person("settings").await?;
-    let before = Scrape::now(run).await?;
-    rename(&person, &run.mark("Somebody")).await?;
-    let after = Scrape::now(run).await?;
+    let account = run.account("settings").await?;
+    let before = MetricsScrape::now(run).await?;
+    rename(&account, &run.marker("Somebody")).await?;
+    let after = MetricsScrape::now(run).await?;
     for series in [
         "kith_store_commits_total",
         "kith_store_reads_total",
@@ -189,7 +189,7 @@ async fn pool(run: &Run) -> Result<String, Shortfall> {
         "kith_store_statement_duration_seconds_sum",
     ] {
         let moved = after.get(series, &[])? - before.get(series, &[])?;
-        run.figure(series, moved);
+        run.record(series, moved);
         if moved <= 0.0 {
             return Err(Shortfall::fails(format!("a write and several reads did not increase {series}")));
         }
@@ -213,8 +213,8 @@ async fn pool(run: &Run) -> Result<String, Shortfall> {
     Ok(format!("commits, reads and the histogram of {count} statements increased; {size}"))
 }
 
-async fn machine(run: &Run) -> Result<String, Shortfall> {
-    let scrape = Scrape::now(run).await?;
+async fn check_memory_metric(run: &Run) -> Result<String, Shortfall> {
+    let scrape = MetricsScrape::now(run).await?;
     for (series, least) in [
         ("kith_resident_memory_bytes", 1_000_000.0),
         ("kith_process_anonymous_memory_bytes", 100_000.0),
@@ -229,16 +229,16 @@ async fn machine(run: &Run) -> Result<String, Shortfall> {
         ("kith_host_network_sent_bytes_total", 0.0),
     ] {
         let value = scrape.get(series, &[])?;
-        run.figure(series, value);
+        run.record(series, value);
         if value < least {
             return Err(Shortfall::fails(format!("{series} has the impossible value {value}")));
         }
     }
-    let told = scrape.get("kith_resident_memory_bytes", &[])?;
-    if told > scrape.get("kith_host_memory_bytes", &[])? {
+    let reported = scrape.get("kith_resident_memory_bytes", &[])?;
+    if reported > scrape.get("kith_host_memory_bytes", &[])? {
         return Err(Shortfall::fails("the process has more memory than the machine"));
     }
-    let Some(process) = process_here(run).await? else {
+    let Some(process) = local_process_id(run).await? else {
         return Err(Shortfall::unmeasured(
             "all series are present, but the server runs on another machine, so its memory could not be \
              compared",
@@ -259,7 +259,7 @@ fn resident_bytes_of(process: u64) -> Option<u64> {
 async fn compare(run: &Run, process: u64) -> Result<String, Shortfall> {
     let mut apart = f64::INFINITY;
     for _ in 0..5 {
-        let told = Scrape::now(run).await?.get("kith_resident_memory_bytes", &[])?;
+        let reported = MetricsScrape::now(run).await?.get("kith_resident_memory_bytes", &[])?;
         let Some(kernel) = resident_bytes_of(process) else {
             return Err(Shortfall::unmeasured(
                 format!("the kernel does not report process {process}"),
@@ -267,14 +267,14 @@ async fn compare(run: &Run, process: u64) -> Result<String, Shortfall> {
             ));
         };
         let kernel = kernel as f64;
-        let found = (told - kernel).abs() / kernel * 100.0;
+        let found = (reported - kernel).abs() / kernel * 100.0;
         if found < apart {
             apart = found;
-            run.figure("told_bytes", told);
-            run.figure("kernel_bytes", kernel);
+            run.record("told_bytes", reported);
+            run.record("kernel_bytes", kernel);
         }
     }
-    run.figure("apart_percent", Value::from(apart));
+    run.record("apart_percent", Value::from(apart));
     if apart > MAX_DIFFERENCE_PERCENT {
         return Err(Shortfall::fails(format!(
             "memory differs by {apart:.1} % from the kernel's figure for process {process}"

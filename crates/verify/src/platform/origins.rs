@@ -2,24 +2,24 @@
 
 use bytes::Bytes;
 use http::Method;
-use kith_readiness::{Answer, Check, Client, Operation, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Client, Operation, Run, Shortfall};
 use serde_json::{Value, json};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-08",
-        does: "sends plain and preflight requests with the listed origins and with ten unlisted ones",
-        mend: "list exactly the origins of your own pages in server.cors_origins, and let no proxy add CORS headers",
-        last: false,
-        run: |run| Box::pin(only_listed_origins(run)),
+        description: "sends plain and preflight requests with the listed origins and with ten unlisted ones",
+        remediation: "list exactly the origins of your own pages in server.cors_origins, and let no proxy add CORS headers",
+        runs_last: false,
+        run: |run| Box::pin(check_cors(run)),
     },
     Check {
         row: "SEC-13",
-        does: "sends tokens in cookies only and requests that a form of another site could send, and checks \
+        description: "sends tokens in cookies only and requests that a form of another site could send, and checks \
                that no response sets a cookie",
-        mend: "let nothing in front of Kith turn a cookie into a token, or set cookies",
-        last: false,
-        run: |run| Box::pin(no_cookie_acts(run)),
+        remediation: "let nothing in front of Kith turn a cookie into a token, or set cookies",
+        runs_last: false,
+        run: |run| Box::pin(check_cross_site_requests(run)),
     },
 ];
 
@@ -39,7 +39,7 @@ async fn listed(run: &Run) -> Result<Vec<String>, Shortfall> {
 }
 
 /// Returns origins that resemble `good` but are not allowed.
-fn hostile(good: &str) -> Vec<String> {
+fn unlisted_origins(good: &str) -> Vec<String> {
     let (scheme, host) = good.split_once("://").unwrap_or(("https", good));
     let other = if scheme == "https" { "http" } else { "https" };
     vec![
@@ -58,14 +58,14 @@ fn hostile(good: &str) -> Vec<String> {
     ]
 }
 
-async fn only_listed_origins(run: &Run) -> Result<String, Shortfall> {
+async fn check_cors(run: &Run) -> Result<String, Shortfall> {
     let listed = listed(run).await?;
     for origin in &listed {
         if origin == "*" || origin == "null" {
             return Err(Shortfall::fails(format!("{origin} is listed")));
         }
-        for answer in both(run, origin).await? {
-            is_let_in(&answer, origin)?;
+        for response in read_and_preflight(run, origin).await? {
+            ensure_origin_allowed(&response, origin)?;
         }
     }
     // Development mode also allows origins of the machine itself.
@@ -75,21 +75,22 @@ async fn only_listed_origins(run: &Run) -> Result<String, Shortfall> {
         None if mode == Some(json!("development")) => "https://app.example.org".to_owned(),
         None => run.anonymous().base().to_owned(),
     };
-    let hostile: Vec<_> = hostile(&good).into_iter().filter(|origin| !listed.contains(origin)).collect();
+    let hostile: Vec<_> =
+        unlisted_origins(&good).into_iter().filter(|origin| !listed.contains(origin)).collect();
     for origin in &hostile {
-        for answer in both(run, origin).await? {
+        for response in read_and_preflight(run, origin).await? {
             let allowed =
-                answer.headers.iter().find(|(name, _)| name.as_str().starts_with("access-control-allow"));
+                response.headers.iter().find(|(name, _)| name.as_str().starts_with("access-control-allow"));
             if let Some((name, value)) = allowed {
                 return Err(Shortfall::fails(format!(
                     "{} returned {name}: {value:?} to {origin:?}",
-                    answer.asked
+                    response.request
                 )));
             }
         }
     }
-    run.figure("listed", listed.len());
-    run.figure("hostile", hostile.len());
+    run.record("listed", listed.len());
+    run.record("hostile", hostile.len());
     let of_listed = match listed.len() {
         0 => "no origin is listed".to_owned(),
         n => format!("each of {n} listed origins is allowed"),
@@ -102,7 +103,7 @@ async fn only_listed_origins(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Returns the responses to a cross-origin read and to a preflight request for a write.
-async fn both(run: &Run, origin: &str) -> Result<[Answer; 2], Shortfall> {
+async fn read_and_preflight(run: &Run, origin: &str) -> Result<[CheckResponse; 2], Shortfall> {
     const ME: &str = "/api/v1/me";
     let page = run.anonymous().with("origin", origin);
     let asks = page
@@ -111,78 +112,78 @@ async fn both(run: &Run, origin: &str) -> Result<[Answer; 2], Shortfall> {
     Ok([page.get(ME).await?, asks.send(Method::OPTIONS, ME, Bytes::new()).await?])
 }
 
-fn is_let_in(answer: &Answer, origin: &str) -> Result<(), Shortfall> {
+fn ensure_origin_allowed(response: &CheckResponse, origin: &str) -> Result<(), Shortfall> {
     let fails =
-        |what: &str| Err(Shortfall::fails(format!("{} {what} for the listed {origin}", answer.asked)));
-    let allowed: Vec<_> = answer.headers.get_all("access-control-allow-origin").iter().collect();
+        |what: &str| Err(Shortfall::fails(format!("{} {what} for the listed {origin}", response.request)));
+    let allowed: Vec<_> = response.headers.get_all("access-control-allow-origin").iter().collect();
     if !matches!(allowed[..], [one] if one == origin) {
         return fails(&format!("returned Access-Control-Allow-Origin {allowed:?}"));
     }
-    if answer.headers.contains_key("access-control-allow-credentials") {
+    if response.headers.contains_key("access-control-allow-credentials") {
         return fails("allows credentials");
     }
-    let varies = answer.headers.get_all("vary").iter().filter_map(|value| value.to_str().ok());
+    let varies = response.headers.get_all("vary").iter().filter_map(|value| value.to_str().ok());
     if !varies.into_iter().any(|value| value.to_lowercase().contains("origin")) {
         return fails("lacks Vary: Origin");
     }
     Ok(())
 }
 
-async fn no_cookie_acts(run: &Run) -> Result<String, Shortfall> {
+async fn check_cross_site_requests(run: &Run) -> Result<String, Shortfall> {
     const ME: &str = "/api/v1/me";
-    let person = run.person("is-framed").await?;
-    let (token, refresh) = (&person.access_token, &person.refresh_token);
+    let account = run.account("is-framed").await?;
+    let (token, refresh) = (&account.access_token, &account.refresh_token);
     let names = ["access_token", "token", "session", "jwt", "Authorization", "refresh_token"];
     let mut cookies = names.map(|name| format!("{name}={token}")).join("; ");
     cookies.push_str(&format!("; bearer=Bearer {token}; kith_refresh={refresh}"));
     let framed = run.anonymous().with("cookie", &cookies);
-    let before = person.client.get(ME).await?.expect(200)?.json();
-    let mut seen = vec![framed.get(ME).await?.expect(401)?];
+    let before = account.client.get(ME).await?.expect(200)?.json();
+    let mut responses = vec![framed.get(ME).await?.expect(401)?];
     let document = run.document().await?;
     let mut writes = 0;
     for operation in Operation::all(&document).iter().filter(|operation| !operation.method.is_safe()) {
         if operation.is_for_development() {
             continue;
         }
-        seen.extend(cross_site(&framed, operation).await?);
+        responses.extend(cross_site(&framed, operation).await?);
         writes += 1;
     }
     // A valid body with another media type must be rejected because of its media type, regardless of the
     // caller.
     let theme = Bytes::from(json!({ "theme": "framed" }).to_string());
     for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
-        let typed = person.client.with("content-type", kind).with("origin", UNLISTED_ORIGIN);
-        seen.push(typed.send(Method::PATCH, ME, theme.clone()).await?.expect(415)?);
+        let with_type = account.client.with("content-type", kind).with("origin", UNLISTED_ORIGIN);
+        responses.push(with_type.send(Method::PATCH, ME, theme.clone()).await?.expect(415)?);
     }
-    let credentials = json!({ "email": person.email, "password": person.password });
+    let credentials = json!({ "email": account.email, "password": account.password });
     let text = run.anonymous().with("content-type", "text/plain").with("origin", UNLISTED_ORIGIN);
-    seen.push(
+    responses.push(
         text.send(Method::POST, "/api/v1/auth/login", credentials.to_string().into()).await?.expect(415)?,
     );
-    seen.push(run.anonymous().post("/api/v1/auth/login", credentials).await?.expect(200)?);
-    if let Some(sets) = seen.iter().find(|answer| answer.headers.contains_key("set-cookie")) {
-        return Err(Shortfall::fails(format!("{} sets a cookie", sets.asked)));
+    responses.push(run.anonymous().post("/api/v1/auth/login", credentials).await?.expect(200)?);
+    if let Some(sets) = responses.iter().find(|response| response.headers.contains_key("set-cookie")) {
+        return Err(Shortfall::fails(format!("{} sets a cookie", sets.request)));
     }
-    if person.client.get(ME).await?.expect(200)?.json() != before {
+    if account.client.get(ME).await?.expect(200)?.json() != before {
         return Err(Shortfall::fails("a request with cookies only changed a profile"));
     }
-    run.figure("writes", writes);
-    run.figure("answers", seen.len());
+    run.record("writes", writes);
+    run.record("answers", responses.len());
     Ok(format!(
         "cookies do not authenticate: {writes} kinds of writes with tokens in cookies only were rejected as \
          forms, as text and as JSON; bodies with another content type than JSON are rejected even with a \
          token; none of {} responses sets a cookie",
-        seen.len()
+        responses.len()
     ))
 }
 
 /// Sends the requests that a page of another site could cause a browser to send.
-async fn cross_site(framed: &Client, operation: &Operation<'_>) -> Result<Vec<Answer>, Shortfall> {
+async fn cross_site(framed: &Client, operation: &Operation<'_>) -> Result<Vec<CheckResponse>, Shortfall> {
     let body = operation.body().map_or_else(|| json!({}), |schema| operation.sample(schema)).to_string();
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for kind in ["text/plain", "application/x-www-form-urlencoded", "application/json"] {
         let is_json = kind == "application/json";
-        if is_json && !operation.wants_token() {
+        if is_json && !operation.requires_token() {
             // An operation without a token acts on behalf of no user, so forgery does not apply.
             continue;
         }
@@ -190,9 +191,10 @@ async fn cross_site(framed: &Client, operation: &Operation<'_>) -> Result<Vec<An
         if kind == "text/plain" {
             page = page.with("origin", UNLISTED_ORIGIN).with("sec-fetch-site", "cross-site");
         }
-        let answer = page.send(operation.method.clone(), &operation.address(), body.clone().into()).await?;
-        let wanted = if operation.wants_token() { 401 } else { 415 };
-        answers.push(answer.expect(wanted)?);
+        let response =
+            page.send(operation.method.clone(), &operation.sample_path(), body.clone().into()).await?;
+        let wanted = if operation.requires_token() { 401 } else { 415 };
+        responses.push(response.expect(wanted)?);
     }
-    Ok(answers)
+    Ok(responses)
 }

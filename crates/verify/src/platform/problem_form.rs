@@ -2,18 +2,18 @@
 
 use bytes::Bytes;
 use http::Method;
-use kith_readiness::{Answer, Check, NO_ID, Operation, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, NO_ID, Operation, Run, Shortfall};
 use serde_json::json;
 
 use super::schemas;
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "API-05",
-    does: "provokes every kind of rejection, validates each against the problem schema, and searches it for \
+    description: "provokes every kind of rejection, validates each against the problem schema, and searches it for \
            internal details",
-    mend: "return the rejection as a `Problem`; write `detail` for external callers",
-    last: false,
-    run: |run| Box::pin(one_form(run)),
+    remediation: "return the rejection as a `Problem`; write `detail` for external callers",
+    runs_last: false,
+    run: |run| Box::pin(check_problem_format(run)),
 }];
 
 /// Patterns of internals that no response may contain: code locations, libraries and SQL.
@@ -51,27 +51,27 @@ pub(super) const INTERNALS_PATTERNS: &[&str] = &[
 ];
 
 /// Returns the first leaked pattern in a response.
-pub(super) fn leak(answer: &Answer) -> Option<&'static str> {
-    let text = answer.text();
+pub(super) fn find_internals(response: &CheckResponse) -> Option<&'static str> {
+    let text = response.text();
     INTERNALS_PATTERNS.iter().find(|pattern| text.contains(**pattern)).copied()
 }
 
-async fn one_form(run: &Run) -> Result<String, Shortfall> {
+async fn check_problem_format(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
-    let (person, nobody) = (run.person("is-refused").await?, run.anonymous());
-    let client = &person.client;
+    let (account, anonymous) = (run.account("is-refused").await?, run.anonymous());
+    let client = &account.client;
     let me = "/api/v1/me";
-    let register = json!({ "email": person.email, "password": person.password, "display_name": "twice" });
-    let mut answers = vec![
+    let register = json!({ "email": account.email, "password": account.password, "display_name": "twice" });
+    let mut responses = vec![
         (400, client.send(Method::PATCH, me, Bytes::from_static(b"{\"display_name\":")).await?),
         (400, client.get("/api/v1/blocks?limit=none").await?),
-        (401, nobody.get(me).await?),
-        (401, nobody.with_token("e30.e30.e30").get(me).await?),
+        (401, anonymous.get(me).await?),
+        (401, anonymous.with_token("e30.e30.e30").get(me).await?),
         (403, client.get("/api/v1/admin/users").await?),
         (404, client.get(&format!("/api/v1/partners/requests/{NO_ID}")).await?),
-        (404, nobody.get("/kith-verify").await?),
-        (405, nobody.delete("/api/v1/ping", serde_json::Value::Null).await?),
-        (409, nobody.post("/api/v1/auth/register", register).await?),
+        (404, anonymous.get("/kith-verify").await?),
+        (405, anonymous.delete("/api/v1/ping", serde_json::Value::Null).await?),
+        (409, anonymous.post("/api/v1/auth/register", register).await?),
         (412, client.with("if-match", "\"kith-verify\"").patch(me, json!({ "theme": "dark" })).await?),
         (415, client.with("content-type", "text/plain").patch(me, json!({ "theme": "dark" })).await?),
         (415, client.with("content-encoding", "br").patch(me, json!({ "theme": "dark" })).await?),
@@ -80,35 +80,35 @@ async fn one_form(run: &Run) -> Result<String, Shortfall> {
     ];
     let limit = body_limit(run).await?;
     let long = Bytes::from(vec![b' '; limit + 1]);
-    answers.push((413, client.send(Method::PATCH, me, long).await?));
-    answers.extend(refusals_elsewhere(run, &Operation::all(&document)).await?);
-    for (status, answer) in &answers {
-        if answer.status != *status {
+    responses.push((413, client.send(Method::PATCH, me, long).await?));
+    responses.extend(rejections_by_routing(run, &Operation::all(&document)).await?);
+    for (status, response) in &responses {
+        if response.status != *status {
             return Err(Shortfall::fails(format!(
                 "{} returned {} instead of {status}",
-                answer.asked, answer.status
+                response.request, response.status
             )));
         }
-        schemas::is_problem(&document, answer)?;
-        if let Some(pattern) = leak(answer) {
+        schemas::check_problem(&document, response)?;
+        if let Some(pattern) = find_internals(response) {
             return Err(Shortfall::fails(format!(
                 "{} returned {status} with {pattern:?} in the body",
-                answer.asked
+                response.request
             )));
         }
     }
     client.get(me).await?.expect(200)?;
-    let mut kinds: Vec<_> = answers.iter().map(|(status, _)| *status).collect();
+    let mut kinds: Vec<_> = responses.iter().map(|(status, _)| *status).collect();
     kinds.sort_unstable();
     kinds.dedup();
     let kinds: Vec<_> = kinds.iter().map(u16::to_string).collect();
-    run.figure("refusals", answers.len());
-    run.figure("statuses", kinds.clone());
-    run.figure("leak_patterns", INTERNALS_PATTERNS.len());
+    run.record("refusals", responses.len());
+    run.record("statuses", kinds.clone());
+    run.record("leak_patterns", INTERNALS_PATTERNS.len());
     Ok(format!(
         "{} rejections of {} kinds ({}) match the problem schema, have the request id and contain none of {} \
          patterns of internal details",
-        answers.len(),
+        responses.len(),
         kinds.len(),
         kinds.join(", "),
         INTERNALS_PATTERNS.len()
@@ -116,16 +116,19 @@ async fn one_form(run: &Run) -> Result<String, Shortfall> {
 }
 
 /// Sends every operation that requires a token without one. Returns expected status and response.
-async fn refusals_elsewhere(
+async fn rejections_by_routing(
     run: &Run,
     operations: &[Operation<'_>],
-) -> Result<Vec<(u16, Answer)>, Shortfall> {
-    let nobody = run.anonymous();
-    let mut answers = Vec::new();
-    for operation in operations.iter().filter(|operation| operation.wants_token()) {
-        answers.push((401, nobody.send(operation.method.clone(), &operation.address(), Bytes::new()).await?));
+) -> Result<Vec<(u16, CheckResponse)>, Shortfall> {
+    let anonymous = run.anonymous();
+    let mut responses = Vec::new();
+    for operation in operations.iter().filter(|operation| operation.requires_token()) {
+        responses.push((
+            401,
+            anonymous.send(operation.method.clone(), &operation.sample_path(), Bytes::new()).await?,
+        ));
     }
-    Ok(answers)
+    Ok(responses)
 }
 
 /// Returns the configured maximum body size.

@@ -1,7 +1,7 @@
 //! Validation of responses against the schemas of a served OpenAPI document.
 
 use kith_json_schema::{TooCostly, Validator, Work};
-use kith_readiness::{Answer, Shortfall};
+use kith_readiness::{CheckResponse, Shortfall};
 use serde_json::{Value, json};
 
 /// Media type of problems (RFC 9457).
@@ -11,7 +11,7 @@ const PROBLEM_JSON: &str = "application/problem+json";
 ///
 /// # Errors
 /// Returns the first violation, without any part of the value.
-pub fn fits(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+pub fn validate(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     let violations = validator(document, schema)?.violations(value, 1, &mut Work::for_request());
     match violations.map(|violations| violations.into_iter().next()) {
         Ok(None) => Ok(()),
@@ -32,20 +32,20 @@ pub fn validator(document: &Value, schema: &Value) -> Result<Validator, String> 
 ///
 /// # Errors
 /// Returns [`Shortfall::Fails`] with the first fault.
-pub fn is_problem(document: &Value, answer: &Answer) -> Result<(), Shortfall> {
-    let asked = &answer.asked;
-    let fault = |what: &str| Err(Shortfall::fails(format!("{asked} returned {} {what}", answer.status)));
-    if answer.header("content-type") != Some(PROBLEM_JSON) {
+pub fn check_problem(document: &Value, response: &CheckResponse) -> Result<(), Shortfall> {
+    let request = &response.request;
+    let fault = |what: &str| Err(Shortfall::fails(format!("{request} returned {} {what}", response.status)));
+    if response.header("content-type") != Some(PROBLEM_JSON) {
         return fault("with a content type other than application/problem+json");
     }
-    let body = answer.json();
-    if let Err(why) = fits(document, &document["components"]["schemas"]["ProblemBody"], &body) {
-        return fault(&format!("with a body that does not match the problem schema: {why}"));
+    let body = response.json();
+    if let Err(reason) = validate(document, &document["components"]["schemas"]["ProblemBody"], &body) {
+        return fault(&format!("with a body that does not match the problem schema: {reason}"));
     }
-    if body["status"] != answer.status {
+    if body["status"] != response.status {
         return fault(&format!("with the status {} in the body", body["status"]));
     }
-    if body["request_id"].as_str() != answer.header("x-request-id") {
+    if body["request_id"].as_str() != response.header("x-request-id") {
         return fault("with different request ids in body and header");
     }
     Ok(())

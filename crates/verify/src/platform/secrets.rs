@@ -7,25 +7,25 @@ use serde_json::{Value, json};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-15",
-        does: "reads the server's report on each secret, and tries to sign in with well-known passwords",
-        mend: "set new secrets (`kith secrets generate` creates them), and change the well-known password",
-        last: false,
-        run: |run| Box::pin(no_defaults(run)),
+        description: "reads the server's report on each secret, and tries to sign in with well-known passwords",
+        remediation: "set new secrets (`kith secrets generate` creates them), and change the well-known password",
+        runs_last: false,
+        run: |run| Box::pin(check_default_credentials(run)),
     },
     Check {
         row: "SEC-16",
-        does: "reads the length classes of the token secrets, whether they differ, and the kinds of the published keys",
-        mend: "set JWT_SECRET and JWT_REFRESH_SECRET to two values of `kith secrets generate`",
-        last: false,
-        run: |run| Box::pin(long_enough(run)),
+        description: "reads the length classes of the token secrets, whether they differ, and the kinds of the published keys",
+        remediation: "set JWT_SECRET and JWT_REFRESH_SECRET to two values of `kith secrets generate`",
+        runs_last: false,
+        run: |run| Box::pin(check_secret_lengths(run)),
     },
     Check {
         row: "SEC-17",
-        does: "reads the age of each secret and signing key",
-        mend: "create a new signing key with `kith keys rotate` and replace the secrets in their files at \
+        description: "reads the age of each secret and signing key",
+        remediation: "create a new signing key with `kith keys rotate` and replace the secrets in their files at \
                least every 90 days",
-        last: false,
-        run: |run| Box::pin(young_enough(run)),
+        runs_last: false,
+        run: |run| Box::pin(check_secret_ages(run)),
     },
 ];
 
@@ -51,10 +51,10 @@ fn is_set(secret: &Value) -> bool {
     secret["length"] != "not set"
 }
 
-async fn no_defaults(run: &Run) -> Result<String, Shortfall> {
+async fn check_default_credentials(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
     let secrets = secrets(&facts)?;
-    run.figure("secrets", secrets.clone());
+    run.record("secrets", secrets.clone());
     if let Some(known) = secrets.iter().find(|secret| secret["well_known"] != false) {
         return Err(Shortfall::fails(format!("{} has a well-known value", known["key"])));
     }
@@ -64,12 +64,12 @@ async fn no_defaults(run: &Run) -> Result<String, Shortfall> {
     }
     for (email, password) in WELL_KNOWN {
         let body = json!({ "email": email, "password": password });
-        let answer = run.anonymous().post("/api/v1/auth/login", body).await?;
-        if answer.status == 200 {
+        let response = run.anonymous().post("/api/v1/auth/login", body).await?;
+        if response.status == 200 {
             return Err(Shortfall::fails(format!("{email} signs in with a well-known password")));
         }
         // 423: the account was locked by others. The password was not tried.
-        answer.expect_any(&[401, 423])?;
+        response.expect_any(&[401, 423])?;
     }
     let (set, made) = (
         secrets.iter().filter(|secret| is_set(secret)).count(),
@@ -87,12 +87,12 @@ async fn no_defaults(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-async fn long_enough(run: &Run) -> Result<String, Shortfall> {
+async fn check_secret_lengths(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
     for key in ["auth.jwt_secret", "auth.jwt_refresh_secret"] {
         let found = secrets(&facts)?.iter().find(|secret| secret["key"] == key);
         let length = found.map_or("not there", |secret| secret["length"].as_str().unwrap_or_default());
-        run.figure(key, length);
+        run.record(key, length);
         if length != "32 bytes or more" {
             return Err(Shortfall::fails(format!("{key} has {length}, less than 32 bytes")));
         }
@@ -114,7 +114,7 @@ async fn long_enough(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-async fn young_enough(run: &Run) -> Result<String, Shortfall> {
+async fn check_secret_ages(run: &Run) -> Result<String, Shortfall> {
     let facts = run.facts().await?;
     let now = SystemClock.now();
     let age_days = |at: &Value| {
@@ -126,7 +126,7 @@ async fn young_enough(run: &Run) -> Result<String, Shortfall> {
     let keys: Vec<_> = facts["signing_keys"].as_array().into_iter().flatten().collect();
     let newest = keys.iter().filter_map(|key| age_days(&key["created_at"])).min();
     let newest = newest.ok_or_else(|| Shortfall::fails("the server reports no age of a signing key"))?;
-    run.figure("signing_key_days", newest);
+    run.record("signing_key_days", newest);
     if newest > MAX_SECRET_AGE_DAYS {
         return Err(Shortfall::fails(format!(
             "the newest signing key is {newest} days old, more than {MAX_SECRET_AGE_DAYS}"
@@ -137,8 +137,8 @@ async fn young_enough(run: &Run) -> Result<String, Shortfall> {
         let key = secret["key"].as_str().unwrap_or_default();
         match age_days(&secret["unchanged_since"]) {
             Some(age) if age > MAX_SECRET_AGE_DAYS => {
-                let why = format!("{key} has not changed for {age} days, more than {MAX_SECRET_AGE_DAYS}");
-                return Err(Shortfall::fails(why));
+                let reason = format!("{key} has not changed for {age} days, more than {MAX_SECRET_AGE_DAYS}");
+                return Err(Shortfall::fails(reason));
             }
             Some(age) => oldest = oldest.max(age),
             None => unknown.push(key),

@@ -8,41 +8,41 @@ use serde_json::{Map, Value};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "CFG-01",
-        does: "compares the keys of the running configuration with those of the reference",
-        mend: "run `kith verify` of the deployed build; if you did, the reference differs from the \
+        description: "compares the keys of the running configuration with those of the reference",
+        remediation: "run `kith verify` of the deployed build; if you did, the reference differs from the \
                configuration of this build",
-        last: false,
-        run: |run| Box::pin(documented(run)),
+        runs_last: false,
+        run: |run| Box::pin(check_settings_documented(run)),
     },
     Check {
         row: "CFG-02",
-        does: "reads the mode of the server, and checks for settings that production mode rejects",
-        mend: "set server.mode to \"production\" (KITH__SERVER__MODE); the start then reports the settings \
+        description: "reads the mode of the server, and checks for settings that production mode rejects",
+        remediation: "set server.mode to \"production\" (KITH__SERVER__MODE); the start then reports the settings \
                to change",
-        last: false,
+        runs_last: false,
         run: |run| Box::pin(production(run)),
     },
     Check {
         row: "CFG-03",
-        does: "compares the set variables with the required ones",
-        mend: "set the missing variables; `kith secrets check` lists all secrets",
-        last: false,
+        description: "compares the set variables with the required ones",
+        remediation: "set the missing variables; `kith secrets check` lists all secrets",
+        runs_last: false,
         run: |run| Box::pin(complete(run)),
     },
     Check {
         row: "CFG-05",
-        does: "compares the digest of the configuration on this machine with that of the running server",
-        mend: "restart the server with the intended configuration, or commit the configuration that it runs \
+        description: "compares the digest of the configuration on this machine with that of the running server",
+        remediation: "restart the server with the intended configuration, or commit the configuration that it runs \
                with",
-        last: false,
-        run: |run| Box::pin(undrifted(run)),
+        runs_last: false,
+        run: |run| Box::pin(check_configuration_drift(run)),
     },
     Check {
         row: "DRV-15",
-        does: "lists the effective settings of cookies, CORS, limits, addresses and headers, with secrets \
+        description: "lists the effective settings of cookies, CORS, limits, addresses and headers, with secrets \
                masked",
-        mend: "look at the named sections of the settings",
-        last: false,
+        remediation: "look at the named sections of the settings",
+        runs_last: false,
         run: |run| Box::pin(shown(run)),
     },
 ];
@@ -66,7 +66,7 @@ async fn settings(run: &Run) -> Result<Value, Shortfall> {
     }
 }
 
-async fn documented(run: &Run) -> Result<String, Shortfall> {
+async fn check_settings_documented(run: &Run) -> Result<String, Shortfall> {
     let settings = settings(run).await?;
     let sections = settings.as_object().into_iter().flatten();
     let running: BTreeSet<_> = sections
@@ -74,14 +74,14 @@ async fn documented(run: &Run) -> Result<String, Shortfall> {
             keys.as_object().into_iter().flat_map(Map::keys).map(move |key| format!("{section}.{key}"))
         })
         .collect();
-    let Some(own) = &run.deployment().target().own else {
+    let Some(own) = &run.deployment().target().own_build else {
         return Err(Shortfall::unmeasured(
             "the reference to compare with is not available",
             "run `kith verify` of the deployed build",
         ));
     };
     let known: BTreeSet<_> = own.settings.iter().cloned().collect();
-    run.figure("keys", running.len());
+    run.record("keys", running.len());
     if let Some(undocumented) = running.difference(&known).next() {
         return Err(Shortfall::fails(format!("the key {undocumented} is missing from the reference")));
     }
@@ -96,7 +96,7 @@ async fn documented(run: &Run) -> Result<String, Shortfall> {
 async fn production(run: &Run) -> Result<String, Shortfall> {
     let settings = settings(run).await?;
     let mode = settings["server"]["mode"].as_str().unwrap_or_default().to_owned();
-    run.figure("mode", mode.clone());
+    run.record("mode", mode.clone());
     if mode != "production" {
         return Err(Shortfall::fails(format!(
             "the server runs in {mode} mode, which validates its environment less strictly"
@@ -133,7 +133,7 @@ async fn complete(run: &Run) -> Result<String, Shortfall> {
         names.join(", ")
     };
     let settings = facts["configuration"]["settings"].as_object().map_or(0, Map::len);
-    run.figure("required", required.len());
+    run.record("required", required.len());
     if !missing.is_empty() {
         return Err(Shortfall::fails(format!("required but not set: {}", names(&missing))));
     }
@@ -144,7 +144,7 @@ async fn complete(run: &Run) -> Result<String, Shortfall> {
     Ok(format!("all {} required settings are set: {}", required.len(), names(&all)))
 }
 
-async fn undrifted(run: &Run) -> Result<String, Shortfall> {
+async fn check_configuration_drift(run: &Run) -> Result<String, Shortfall> {
     let Some(rendered) = run.deployment().target().configuration.clone() else {
         return Err(Shortfall::unmeasured(
             "no configuration to compare with was given",
@@ -152,8 +152,8 @@ async fn undrifted(run: &Run) -> Result<String, Shortfall> {
         ));
     };
     let running = run.facts().await?["configuration"]["digest"].as_str().unwrap_or_default().to_owned();
-    run.figure("running", running.clone());
-    run.figure("rendered", rendered.clone());
+    run.record("running", running.clone());
+    run.record("rendered", rendered.clone());
     if running == rendered {
         Ok(format!("the running configuration equals the one given here: {running}"))
     } else {
@@ -174,7 +174,7 @@ async fn shown(run: &Run) -> Result<String, Shortfall> {
     for section in ["server", "limits", "auth"] {
         let keys = settings[section].as_object().filter(|keys| !keys.is_empty());
         let keys = keys.ok_or_else(|| Shortfall::fails(format!("section {section} is missing")))?;
-        run.figure(section, Value::Object(keys.clone()));
+        run.record(section, Value::Object(keys.clone()));
     }
     // Kith sets no cookies. Tokens travel in headers and bodies.
     let health = run.anonymous().get("/api/health").await?.expect(200)?;
@@ -187,8 +187,8 @@ async fn shown(run: &Run) -> Result<String, Shortfall> {
         .map(|(name, value)| (name.to_string(), Value::from(value.to_str().unwrap_or_default())))
         .collect();
     let cookies = health.headers.get_all("set-cookie").iter().count();
-    run.figure("headers", Value::Object(headers));
-    run.figure("cookies", cookies);
+    run.record("headers", Value::Object(headers));
+    run.record("cookies", cookies);
     let limits = settings["limits"].as_object().map_or(0, Map::len);
     let origins = settings["server"]["cors_origins"].as_array().map_or(0, Vec::len);
     Ok(format!(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use http::Method;
-use kith_readiness::{Answer, Check, Client, Operation, Run, Shortfall};
+use kith_readiness::{Check, CheckResponse, Client, Operation, Run, Shortfall};
 use serde_json::{Value, json};
 
 use super::schemas;
@@ -12,26 +12,26 @@ use super::schemas;
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "API-01",
-        does: "calls every documented operation without a token and as a user, and reads as an \
+        description: "calls every documented operation without a token and as a user, and reads as an \
                administrator, with unknown ids and minimal bodies; compares status and body with the \
                document",
-        mend: "look up the request id in the log; declare the status or return another one",
-        last: false,
-        run: |run| Box::pin(answers_as_declared(run)),
+        remediation: "look up the request id in the log; declare the status or return another one",
+        runs_last: false,
+        run: |run| Box::pin(check_declared_responses(run)),
     },
     Check {
         row: "API-07",
-        does: "calls one route several times, reads Server-Timing, and compares the histogram of /api/metrics",
-        mend: "check which proxy between here and Kith removes Server-Timing, and that the metrics are of \
+        description: "calls one route several times, reads Server-Timing, and compares the histogram of /api/metrics",
+        remediation: "check which proxy between here and Kith removes Server-Timing, and that the metrics are of \
                the node that responds",
-        last: false,
-        run: |run| Box::pin(is_timed(run)),
+        runs_last: false,
+        run: |run| Box::pin(check_duration_histogram(run)),
     },
     Check {
         row: "API-11",
-        does: "calls /livez, /readyz and /api/health without signing in",
-        mend: "look at the failing dependency in /api/health",
-        last: false,
+        description: "calls /livez, /readyz and /api/health without signing in",
+        remediation: "look at the failing dependency in /api/health",
+        runs_last: false,
         run: |run| Box::pin(health(run)),
     },
 ];
@@ -41,99 +41,99 @@ fn ends_sessions(operation: &Operation<'_>) -> bool {
     operation.method == Method::DELETE && operation.path == "/api/v1/auth/sessions"
 }
 
-async fn answers_as_declared(run: &Run) -> Result<String, Shortfall> {
+async fn check_declared_responses(run: &Run) -> Result<String, Shortfall> {
     let document = run.document().await?;
     let mut operations = Operation::all(&document);
     operations.sort_by_key(ends_sessions);
-    let (nobody, walker) = (run.anonymous(), run.person("walks-everywhere").await?.client);
+    let (anonymous, walker) = (run.anonymous(), run.account("walks-everywhere").await?.client);
     let admin = Some(run.admin().await?);
-    let mut walk = Walk { document: &document, seen: BTreeMap::new(), asked: 0 };
+    let mut walk = OperationWalk { document: &document, seen: BTreeMap::new(), requests: 0 };
     for operation in &operations {
         let reads = operation.method == Method::GET;
         if operation.is_for_development() && !reads {
             // Development operations change the state of all users.
             continue;
         }
-        walk.ask(&nobody, operation, None).await?;
+        walk.send(&anonymous, operation, None).await?;
         if reads {
-            let address = operation.address();
-            let get = nobody.get(&address).await?;
-            let head = nobody.send(Method::HEAD, &address, Bytes::new()).await?;
+            let address = operation.sample_path();
+            let get = anonymous.get(&address).await?;
+            let head = anonymous.send(Method::HEAD, &address, Bytes::new()).await?;
             if (get.status, true) != (head.status, head.body.is_empty()) {
                 return Err(Shortfall::fails(format!(
                     "{} returned {} but HEAD {}",
-                    get.asked, get.status, head.status
+                    get.request, get.status, head.status
                 )));
             }
         }
-        if operation.wants_token() {
-            walk.ask(&walker, operation, None).await?;
+        if operation.requires_token() {
+            walk.send(&walker, operation, None).await?;
             if let Some(schema) = operation.body() {
-                walk.ask(&walker, operation, Some(json!({}))).await?;
-                walk.ask(&walker, operation, Some(operation.sample(schema))).await?;
+                walk.send(&walker, operation, Some(json!({}))).await?;
+                walk.send(&walker, operation, Some(operation.sample(schema))).await?;
             }
         }
         if let Some(admin) = admin.as_ref().filter(|_| reads && operation.permission().is_some()) {
-            walk.ask(admin, operation, None).await?;
+            walk.send(admin, operation, None).await?;
         }
     }
-    run.figure("operations", operations.len());
-    run.figure(
+    run.record("operations", operations.len());
+    run.record(
         "answers",
         walk.seen.iter().map(|(status, n)| (status.to_string(), json!(n))).collect::<Value>(),
     );
     let statuses: Vec<_> = walk.seen.keys().map(u16::to_string).collect();
-    let (asked, all) = (walk.asked, operations.len());
+    let (requests, all) = (walk.requests, operations.len());
     Ok(format!(
-        "{all} operations returned {} as declared in {asked} calls, each body matching its schema",
+        "{all} operations returned {} as declared in {requests} calls, each body matching its schema",
         statuses.join(", ")
     ))
 }
 
-struct Walk<'d> {
+struct OperationWalk<'d> {
     document: &'d Value,
     seen: BTreeMap<u16, u64>,
-    asked: u64,
+    requests: u64,
 }
 
-impl Walk<'_> {
-    async fn ask(
+impl OperationWalk<'_> {
+    async fn send(
         &mut self,
         client: &Client,
         operation: &Operation<'_>,
         body: Option<Value>,
     ) -> Result<(), Shortfall> {
         let bytes = body.map_or_else(Bytes::new, |body| body.to_string().into());
-        let answer = client.send(operation.method.clone(), &operation.address(), bytes).await?;
-        self.asked += 1;
-        *self.seen.entry(answer.status).or_default() += 1;
-        self.judge(operation, &answer)
+        let response = client.send(operation.method.clone(), &operation.sample_path(), bytes).await?;
+        self.requests += 1;
+        *self.seen.entry(response.status).or_default() += 1;
+        self.judge(operation, &response)
     }
 
-    fn judge(&self, operation: &Operation<'_>, answer: &Answer) -> Result<(), Shortfall> {
-        let (asked, status) = (operation.name(), answer.status);
+    fn judge(&self, operation: &Operation<'_>, response: &CheckResponse) -> Result<(), Shortfall> {
+        let (request, status) = (operation.name(), response.status);
         let fails = |what: String| {
-            let id = answer.header("x-request-id").unwrap_or("without an id");
-            Err(Shortfall::fails(format!("{asked} returned {status}{what} (request {id})")))
+            let id = response.header("x-request-id").unwrap_or("without an id");
+            Err(Shortfall::fails(format!("{request} returned {status}{what} (request {id})")))
         };
         if !operation.statuses().contains(&status) {
             return fails(", which is not documented".to_owned());
         }
-        let kind = answer.header("content-type").unwrap_or_default();
+        let kind = response.header("content-type").unwrap_or_default();
         let declared = &operation.json()["responses"][status.to_string()]["content"];
-        if answer.body.is_empty() && declared.is_null() {
+        if response.body.is_empty() && declared.is_null() {
             return Ok(());
         }
         let Some(content) = declared.get(kind) else {
             return fails(format!(" as {kind:?}, which is not documented"));
         };
         if kind == "application/problem+json" {
-            return schemas::is_problem(self.document, answer);
+            return schemas::check_problem(self.document, response);
         }
         if kind.ends_with("json")
-            && let Err(why) = schemas::fits(self.document, &content["schema"], &answer.json())
+            && let Err(reason) = schemas::validate(self.document, &content["schema"], &response.json())
         {
-            return fails(format!(" with a body that does not match its schema: {why}"));
+            return fails(format!(" with a body that does not match its schema: {reason}"));
         }
         Ok(())
     }
@@ -142,31 +142,31 @@ impl Walk<'_> {
 /// Number of requests that must appear in the histogram.
 const REPETITIONS: u32 = 7;
 
-async fn is_timed(run: &Run) -> Result<String, Shortfall> {
+async fn check_duration_histogram(run: &Run) -> Result<String, Shortfall> {
     const PATH: &str = "/api/v1/ping";
-    let nobody = run.anonymous();
+    let anonymous = run.anonymous();
     let before = count_of(run, PATH).await?;
     let mut most_ms = 0.0_f64;
     for _ in 0..REPETITIONS {
-        let answer = nobody.get(PATH).await?.expect(204)?;
-        let timing = answer.header("server-timing").unwrap_or_default();
+        let response = anonymous.get(PATH).await?.expect(204)?;
+        let timing = response.header("server-timing").unwrap_or_default();
         let ms =
             timing.split("dur=").nth(1).and_then(|rest| rest.split([',', ';']).next()?.parse::<f64>().ok());
         let Some(ms) = ms else {
-            return Err(Shortfall::fails(format!("the Server-Timing of {} is {timing:?}", answer.asked)));
+            return Err(Shortfall::fails(format!("the Server-Timing of {} is {timing:?}", response.request)));
         };
-        if ms > answer.took.as_secs_f64() * 1_000.0 {
-            let took = answer.took.as_millis();
+        if ms > response.duration.as_secs_f64() * 1_000.0 {
+            let duration = response.duration.as_millis();
             return Err(Shortfall::fails(format!(
-                "the Server-Timing of {} is {ms} ms, but the response took {took} ms",
-                answer.asked
+                "the Server-Timing of {} is {ms} ms, but the response took {duration} ms",
+                response.request
             )));
         }
         most_ms = most_ms.max(ms);
     }
     let risen = count_of(run, PATH).await?.saturating_sub(before);
-    run.figure("calls", REPETITIONS);
-    run.figure("histogram_rose_by", risen);
+    run.record("calls", REPETITIONS);
+    run.record("histogram_rose_by", risen);
     if risen < u64::from(REPETITIONS) {
         return Err(Shortfall::fails(format!(
             "{REPETITIONS} calls of {PATH} increased its histogram by {risen}"
@@ -181,15 +181,15 @@ async fn is_timed(run: &Run) -> Result<String, Shortfall> {
 /// Returns the number of requests to `path` in the duration histogram.
 async fn count_of(run: &Run, path: &str) -> Result<u64, Shortfall> {
     const METRICS: &str = "/api/metrics";
-    let mut answer = run.anonymous().get(METRICS).await?;
-    if answer.status != 200 {
-        answer = run.admin().await?.get(METRICS).await?;
+    let mut response = run.anonymous().get(METRICS).await?;
+    if response.status != 200 {
+        response = run.admin().await?.get(METRICS).await?;
     }
-    if answer.status != 200 {
-        let why = format!("{METRICS} returned {} instead of metrics", answer.status);
-        return Err(Shortfall::unmeasured(why, "run it from an address in server.metrics_addresses"));
+    if response.status != 200 {
+        let reason = format!("{METRICS} returned {} instead of metrics", response.status);
+        return Err(Shortfall::unmeasured(reason, "run it from an address in server.metrics_addresses"));
     }
-    let text = answer.text();
+    let text = response.text();
     let of_path = |line: &&str| {
         line.split(['{', ' ']).next().is_some_and(|name| name.ends_with("duration_seconds_count"))
             && line.contains(&format!("\"{path}\""))
@@ -213,13 +213,13 @@ async fn health(run: &Run) -> Result<String, Shortfall> {
     if let Some(shared) = of_live.iter().find(|name| of_ready.contains(name)) {
         return Err(Shortfall::fails(format!("/livez depends on {shared}, like /readyz")));
     }
-    let whole = anonymous.get("/api/health").await?.expect(200)?;
-    let status = whole.text_at("/status")?;
-    let of_whole = named(&whole.json());
+    let health = anonymous.get("/api/health").await?.expect(200)?;
+    let status = health.text_at("/status")?;
+    let of_whole = named(&health.json());
     if let Some(missing) = of_ready.iter().find(|name| !of_whole.contains(name)) {
         return Err(Shortfall::fails(format!("/api/health does not report {missing}")));
     }
-    run.figure("dependencies", of_ready.clone());
+    run.record("dependencies", of_ready.clone());
     let on = of_ready.join(", ");
     Ok(format!(
         "the server is live regardless of dependencies and ready, which depends on {on}; its health is \

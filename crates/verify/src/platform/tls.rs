@@ -9,23 +9,23 @@ use kith_readiness::{Check, Run, Shortfall};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::client_hello::{self, Hello, OLD_SUITES, Reply, STRONG_SUITES, WEAK_SUITES};
+use super::client_hello::{self, ClientHello, OLD_SUITES, Reply, STRONG_SUITES, WEAK_SUITES};
 
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "SEC-09",
-        does: "sends a read and a log-in to port 80 of the same host",
-        mend: "close port 80, or let it only redirect to https on the same host with 301 or 308",
-        last: false,
-        run: |run| Box::pin(unmeasured_here(plain_http(run))),
+        description: "sends a read and a log-in to port 80 of the same host",
+        remediation: "close port 80, or let it only redirect to https on the same host with 301 or 308",
+        runs_last: false,
+        run: |run| Box::pin(as_unmeasured(plain_http(run))),
     },
     Check {
         row: "SEC-10",
-        does: "verifies certificate and chain, reads the expiry date, and offers each TLS version and weak \
+        description: "verifies certificate and chain, reads the expiry date, and offers each TLS version and weak \
                ciphers separately",
-        mend: "renew the certificate, send the whole chain, and allow only TLS 1.2 and 1.3 on the TLS endpoint",
-        last: false,
-        run: |run| Box::pin(unmeasured_here(scan(run))),
+        remediation: "renew the certificate, send the whole chain, and allow only TLS 1.2 and 1.3 on the TLS endpoint",
+        runs_last: false,
+        run: |run| Box::pin(as_unmeasured(scan(run))),
     },
 ];
 
@@ -37,13 +37,13 @@ const LOOPBACK_REASON: &str =
     "the target is plain HTTP on this machine: TLS is terminated in front of it and was not verified";
 
 /// Address of the target.
-struct Place {
+struct TargetAddress {
     is_tls: bool,
     host: String,
     port: u16,
 }
 
-impl Place {
+impl TargetAddress {
     fn of(url: &str) -> Option<Self> {
         let uri: Uri = url.parse().ok()?;
         let is_tls = uri.scheme_str()? == "https";
@@ -63,68 +63,67 @@ impl Place {
 
 /// Returns true if the URL is plain HTTP to a loopback address.
 pub(super) fn is_loopback_http(url: &str) -> bool {
-    Place::of(url).is_some_and(|place| !place.is_tls && place.is_loopback())
+    TargetAddress::of(url).is_some_and(|address| !address.is_tls && address.is_loopback())
 }
 
 /// Returns the address to check, or the reason for which TLS does not apply.
-fn place(run: &Run) -> Result<Place, Shortfall> {
+fn address(run: &Run) -> Result<TargetAddress, Shortfall> {
     let url = &run.deployment().target().url;
-    let place = Place::of(url);
-    let place = place
+    let address = TargetAddress::of(url);
+    let address = address
         .ok_or_else(|| Shortfall::unmeasured(format!("{url} is not a URL"), "use a URL such as https://…"))?;
-    if !place.is_tls && place.is_loopback() {
+    if !address.is_tls && address.is_loopback() {
         return Err(Shortfall::NotApplicable(LOOPBACK_REASON.to_owned()));
     }
-    Ok(place)
+    Ok(address)
 }
 
 /// Turns "not applicable" into "unmeasured": TLS may be terminated before this machine.
-async fn unmeasured_here(
-    found: impl Future<Output = Result<String, Shortfall>>,
-) -> Result<String, Shortfall> {
+async fn as_unmeasured(found: impl Future<Output = Result<String, Shortfall>>) -> Result<String, Shortfall> {
     found.await.map_err(|shortfall| match shortfall {
-        Shortfall::NotApplicable(why) => {
-            Shortfall::unmeasured(why, "use the public address as --target https://…")
+        Shortfall::NotApplicable(reason) => {
+            Shortfall::unmeasured(reason, "use the public address as --target https://…")
         }
         other => other,
     })
 }
 
 async fn plain_http(run: &Run) -> Result<String, Shortfall> {
-    let place = place(run)?;
-    let port = if place.is_tls { 80 } else { place.port };
+    let address = address(run)?;
+    let port = if address.is_tls { 80 } else { address.port };
     let login = "POST /api/v1/auth/login HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n";
     let mut redirects = 0;
     for head in ["GET /api/v1/ping HTTP/1.1\r\n", login] {
         let body = if head.starts_with("POST") { "{}" } else { "" };
-        let request = format!("{head}Host: {}\r\nConnection: close\r\n\r\n{body}", place.host);
-        let Some(answer) = ask_plainly(&place.host, port, &request).await? else { continue };
-        is_redirect(&place, port, &answer)?;
+        let request = format!("{head}Host: {}\r\nConnection: close\r\n\r\n{body}", address.host);
+        let Some(response) = send_over_tcp(&address.host, port, &request).await? else { continue };
+        is_redirect(&address, port, &response)?;
         redirects += 1;
     }
-    run.figure("port", port);
+    run.record("port", port);
     Ok(match redirects {
-        0 => format!("port {port} of {} is closed", place.host),
-        _ => format!("port {port} of {} only redirects to https on the same host", place.host),
+        0 => format!("port {port} of {} is closed", address.host),
+        _ => format!("port {port} of {} only redirects to https on the same host",
+            address.host),
     })
 }
 
 /// Sends a request over plain TCP and returns the response as text, or `None` if nothing responds.
-async fn ask_plainly(host: &str, port: u16, request: &str) -> Result<Option<String>, Shortfall> {
+async fn send_over_tcp(host: &str, port: u16, request: &str) -> Result<Option<String>, Shortfall> {
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port))).await;
     let Ok(Ok(mut stream)) = connected else { return Ok(None) };
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let exchange = async {
         stream.write_all(request.as_bytes()).await?;
-        (&mut stream).take(64 << 10).read_to_end(&mut answer).await
+        (&mut stream).take(64 << 10).read_to_end(&mut response).await
     };
     // A connection that closes without data has no response.
     let _ = tokio::time::timeout(CONNECT_TIMEOUT, exchange).await;
-    Ok((!answer.is_empty()).then(|| String::from_utf8_lossy(&answer).into_owned()))
+    Ok((!response.is_empty()).then(|| String::from_utf8_lossy(&response).into_owned()))
 }
 
-fn is_redirect(place: &Place, port: u16, answer: &str) -> Result<(), Shortfall> {
-    let head = answer.split("\r\n\r\n").next().unwrap_or_default();
+fn is_redirect(address: &TargetAddress, port: u16, response: &str) -> Result<(), Shortfall> {
+    let head = response.split("\r\n\r\n").next().unwrap_or_default();
     let status = head.split(' ').nth(1).unwrap_or_default();
     let field = |name: &str| {
         let lines = head.lines().filter_map(|line| line.split_once(':'));
@@ -141,25 +140,25 @@ fn is_redirect(place: &Place, port: u16, answer: &str) -> Result<(), Shortfall> 
         return fails(format!("answers {status}"));
     }
     let location = field("location").unwrap_or_default();
-    match Place::of(&location) {
-        Some(to) if to.is_tls && to.host.eq_ignore_ascii_case(&place.host) => Ok(()),
+    match TargetAddress::of(&location) {
+        Some(to) if to.is_tls && to.host.eq_ignore_ascii_case(&address.host) => Ok(()),
         _ => fails(format!("redirects to {location:?}")),
     }
 }
 
 /// Checks the TLS configuration. Result of SEC-10, also used by SEC-07.
 pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
-    let place = place(run)?;
-    if !place.is_tls {
-        return Err(Shortfall::fails(format!("the target {} uses plain HTTP", place.host)));
+    let address = address(run)?;
+    if !address.is_tls {
+        return Err(Shortfall::fails(format!("the target {} uses plain HTTP", address.host)));
     }
     // The client verifies name, dates and chain, and does not fetch missing certificates.
-    let answer = run.anonymous().get("/livez").await.map_err(|refused| {
-        if refused.why.contains("certificate") { Shortfall::fails(refused.why) } else { refused.into() }
+    let response = run.anonymous().get("/livez").await.map_err(|refused| {
+        if refused.reason.contains("certificate") { Shortfall::fails(refused.reason) } else { refused.into() }
     })?;
-    let days = answer.certificate_days(SystemClock.now());
+    let days = response.certificate_days(SystemClock.now());
     let days = days.ok_or_else(|| Shortfall::fails("the certificate cannot be parsed"))?;
-    run.figure("days_left", days);
+    run.record("days_left", days);
     if days <= MIN_CERTIFICATE_DAYS {
         return Err(Shortfall::fails(format!("the certificate expires in {days} days")));
     }
@@ -169,36 +168,40 @@ pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
         ("TLS 1.1", client_hello::TLS_1_1, OLD_SUITES),
         ("a weak cipher", client_hello::TLS_1_2, WEAK_SUITES),
     ] {
-        if let Reply::Accepts { suite } = offer(&place, version, suites).await? {
+        if let Reply::Accepts { suite } = send_client_hello(&address, version, suites).await? {
             return Err(Shortfall::fails(format!(
                 "{} accepts {name} (cipher suite {suite:#06x})",
-                place.host
+                address.host
             )));
         }
     }
-    let mut spoken = Vec::new();
+    let mut accepted = Vec::new();
     for (name, version) in [("TLS 1.2", client_hello::TLS_1_2), ("TLS 1.3", client_hello::TLS_1_3)] {
-        if let Reply::Accepts { suite } = offer(&place, version, STRONG_SUITES).await? {
-            spoken.push(format!("{name} ({suite:#06x})"));
+        if let Reply::Accepts { suite } = send_client_hello(&address, version, STRONG_SUITES).await? {
+            accepted.push(format!("{name} ({suite:#06x})"));
         }
     }
-    run.figure("speaks", spoken.clone());
-    if spoken.is_empty() {
-        return Err(Shortfall::fails(format!("{} supports neither TLS 1.2 nor 1.3", place.host)));
+    run.record("speaks", accepted.clone());
+    if accepted.is_empty() {
+        return Err(Shortfall::fails(format!("{} supports neither TLS 1.2 nor 1.3", address.host)));
     }
     Ok(format!(
         "certificate and chain are valid for {} and expire in {days} days; the server supports {}, and no \
          SSL 3.0, TLS 1.0, TLS 1.1 or weak ciphers",
-        place.host,
-        spoken.join(" and ")
+        address.host,
+        accepted.join(" and ")
     ))
 }
 
 /// Offers one version with these suites and returns the reply.
-async fn offer(place: &Place, version: u16, suites: &[u16]) -> Result<Reply, Shortfall> {
-    let hello = Hello { version, suites, name: place.name() }.to_bytes();
+async fn send_client_hello(
+    address: &TargetAddress,
+    version: u16,
+    suites: &[u16],
+) -> Result<Reply, Shortfall> {
+    let hello = ClientHello { version, suites, name: address.name() }.to_bytes();
     let exchange = async {
-        let mut stream = TcpStream::connect((&*place.host, place.port)).await?;
+        let mut stream = TcpStream::connect((&*address.host, address.port)).await?;
         stream.write_all(&hello).await?;
         let mut bytes = vec![0; 512];
         let mut have = 0;
@@ -218,10 +221,10 @@ async fn offer(place: &Place, version: u16, suites: &[u16]) -> Result<Reply, Sho
     match tokio::time::timeout(CONNECT_TIMEOUT, exchange).await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(error)) => {
-            Err(Shortfall::unmeasured(format!("cannot connect to {}: {error}", place.host), "try again"))
+            Err(Shortfall::unmeasured(format!("cannot connect to {}: {error}", address.host), "try again"))
         }
         Err(_) => Err(Shortfall::unmeasured(
-            format!("{} does not respond to a TLS handshake", place.host),
+            format!("{} does not respond to a TLS handshake", address.host),
             "try again",
         )),
     }
@@ -245,17 +248,17 @@ mod tests {
 
     #[test]
     fn only_https_redirect_to_same_host_is_accepted() {
-        let place = Place::of("https://kith.example").unwrap();
-        let is_well = |answer: &str| is_redirect(&place, 80, answer).is_ok();
+        let address = TargetAddress::of("https://kith.example").unwrap();
+        let is_well = |response: &str| is_redirect(&address, 80, response).is_ok();
         assert!(is_well("HTTP/1.1 308 X\r\nLocation: https://kith.example/api/v1/ping\r\n\r\n"));
-        for answer in [
+        for response in [
             "HTTP/1.1 200 OK\r\n\r\n",
             "HTTP/1.1 302 Found\r\nLocation: https://kith.example/\r\n\r\n",
             "HTTP/1.1 308 X\r\nLocation: http://kith.example/\r\n\r\n",
             "HTTP/1.1 308 X\r\nLocation: https://kith.example.evil.example/\r\n\r\n",
             "HTTP/1.1 308 X\r\nLocation: https://kith.example/\r\nSet-Cookie: a=b\r\n\r\n",
         ] {
-            assert!(!is_well(answer), "{answer}");
+            assert!(!is_well(response), "{response}");
         }
     }
 }

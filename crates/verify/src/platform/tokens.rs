@@ -13,20 +13,20 @@ use serde_json::{Value, json};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "ACC-04",
-        does: "fetches the key set, verifies the signature of an access token with the key that it names, \
+        description: "fetches the key set, verifies the signature of an access token with the key that it names, \
                and sends tokens with unknown key ids",
-        mend: "run `kith keys list`; if tokens are signed with an unpublished key, rotate the keys",
-        last: false,
-        run: |run| Box::pin(are_vouched_for(run)),
+        remediation: "run `kith keys list`; if tokens are signed with an unpublished key, rotate the keys",
+        runs_last: false,
+        run: |run| Box::pin(check_tokens_verify(run)),
     },
     Check {
         row: "SEC-01",
-        does: "sends a valid token and tokens forged from it without the signing key: other algorithms, \
+        description: "sends a valid token and tokens forged from it without the signing key: other algorithms, \
                other keys, changed claims, other types of tokens; listens for requests of the server that \
                fetch a key",
-        mend: "block administration and sign-in until the fault is fixed: the server accepts forged tokens",
-        last: false,
-        run: |run| Box::pin(no_forgery_is_believed(run)),
+        remediation: "block administration and sign-in until the fault is fixed: the server accepts forged tokens",
+        runs_last: false,
+        run: |run| Box::pin(check_forged_tokens(run)),
     },
 ];
 
@@ -44,7 +44,7 @@ struct Forger {
 
 impl Forger {
     async fn new(run: &Run) -> Result<Self, Shortfall> {
-        let token = run.person("signs-in").await?.access_token;
+        let token = run.account("signs-in").await?.access_token;
         let (header, claims) = (read(&token, 0)?, read(&token, 1)?);
         let keys = run.anonymous().get(KEYS).await?.expect(200)?.json();
         let mut keys = keys["keys"].as_array().into_iter().flatten();
@@ -99,11 +99,11 @@ fn with(json: &Value, key: &str, value: impl Into<Value>) -> Value {
     json
 }
 
-async fn are_vouched_for(run: &Run) -> Result<String, Shortfall> {
+async fn check_tokens_verify(run: &Run) -> Result<String, Shortfall> {
     let forger = Forger::new(run).await?;
-    let answer = run.anonymous().get(KEYS).await?.expect(200)?.json();
-    let keys = answer["keys"].as_array().cloned().unwrap_or_default();
-    run.figure("published_keys", keys.len());
+    let response = run.anonymous().get(KEYS).await?.expect(200)?.json();
+    let keys = response["keys"].as_array().cloned().unwrap_or_default();
+    run.record("published_keys", keys.len());
     if let Some(secret) = keys.iter().find(|key| !key["d"].is_null() || !key["k"].is_null()) {
         return Err(Shortfall::fails(format!(
             "the published key {} contains its private key",
@@ -121,7 +121,7 @@ async fn are_vouched_for(run: &Run) -> Result<String, Shortfall> {
     }
     let anonymous = run.anonymous();
     anonymous.with_token(&forger.token).get(ME).await?.expect(200)?;
-    let unknown = with(&forger.header, "kid", run.mark("key"));
+    let unknown = with(&forger.header, "kid", run.marker("key"));
     for token in [
         forger.sign(&unknown, &forger.claims),
         forger.with_old_signature(&unknown, &forger.claims),
@@ -136,15 +136,15 @@ async fn are_vouched_for(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-async fn no_forgery_is_believed(run: &Run) -> Result<String, Shortfall> {
+async fn check_forged_tokens(run: &Run) -> Result<String, Shortfall> {
     let forger = Forger::new(run).await?;
-    let trap = Trap::beside(run);
+    let trap = ForbiddenListener::listen_beside(run);
     let address = trap.as_ref().map_or_else(|| "127.0.0.1:9".to_owned(), |trap| trap.address.clone());
-    let session = run.person("signs-in").await?;
-    let mut corpus = of_algorithms(&forger);
-    corpus.extend(of_keys(&forger, &address));
-    corpus.extend(of_claims(&forger, &run.person("partner-1").await?.id));
-    corpus.extend(of_form(&forger, &session.refresh_token));
+    let session = run.account("signs-in").await?;
+    let mut corpus = forged_algorithms(&forger);
+    corpus.extend(forged_keys(&forger, &address));
+    corpus.extend(forged_claims(&forger, &run.account("partner-1").await?.id));
+    corpus.extend(malformed_tokens(&forger, &session.refresh_token));
     let anonymous = run.anonymous();
     anonymous.with_token(&forger.token).get(ME).await?.expect(200)?;
     for (what, token) in &corpus {
@@ -154,7 +154,7 @@ async fn no_forgery_is_believed(run: &Run) -> Result<String, Shortfall> {
     doubled.get(ME).await?.expect(401)?;
     anonymous.get(&format!("{ME}?access_token={}", forger.token)).await?.expect(401)?;
     anonymous.with_token(&forger.token).get(ME).await?.expect(200)?;
-    run.figure("forged_tokens", corpus.len() + 2);
+    run.record("forged_tokens", corpus.len() + 2);
     let listened = match trap {
         Some(trap) => trap.result(run)?,
         None => "outgoing requests for keys could not be observed from here, the tests cover them",
@@ -163,8 +163,8 @@ async fn no_forgery_is_believed(run: &Run) -> Result<String, Shortfall> {
 }
 
 async fn refused(anonymous: &Client, what: &str, token: &str) -> Result<(), Shortfall> {
-    let answer = anonymous.with_token(token).get(ME).await?;
-    match (answer.status, answer.code()) {
+    let response = anonymous.with_token(token).get(ME).await?;
+    match (response.status, response.code()) {
         (401, Some(code)) if code == "unauthenticated" => Ok(()),
         (status, _) => Err(Shortfall::fails(format!("a token with {what} returned {status} instead of 401"))),
     }
@@ -173,7 +173,7 @@ async fn refused(anonymous: &Client, what: &str, token: &str) -> Result<(), Shor
 type Corpus = Vec<(String, String)>;
 
 /// Forged tokens with other algorithms.
-fn of_algorithms(forger: &Forger) -> Corpus {
+fn forged_algorithms(forger: &Forger) -> Corpus {
     let Forger { header, claims, published, .. } = forger;
     let mut all = Vec::new();
     for alg in ["none", "None", "NONE", "nOnE", ""] {
@@ -212,7 +212,7 @@ fn of_algorithms(forger: &Forger) -> Corpus {
 }
 
 /// Forged tokens whose header names, embeds or links a key.
-fn of_keys(forger: &Forger, address: &str) -> Corpus {
+fn forged_keys(forger: &Forger, address: &str) -> Corpus {
     let Forger { header, claims, own, .. } = forger;
     let mut all = vec![("the signature of another key".to_owned(), forger.sign(header, claims))];
     let id = header["kid"].as_str().unwrap_or_default();
@@ -249,7 +249,7 @@ fn of_keys(forger: &Forger, address: &str) -> Corpus {
 }
 
 /// Forged tokens with changed claims.
-fn of_claims(forger: &Forger, other_person: &str) -> Corpus {
+fn forged_claims(forger: &Forger, other_person: &str) -> Corpus {
     let Forger { header, claims, .. } = forger;
     let now_s = claims["nbf"].as_i64().unwrap_or_default();
     let changes = [
@@ -288,7 +288,7 @@ fn of_claims(forger: &Forger, other_person: &str) -> Corpus {
 }
 
 /// Malformed tokens.
-fn of_form(forger: &Forger, refresh_token: &str) -> Corpus {
+fn malformed_tokens(forger: &Forger, refresh_token: &str) -> Corpus {
     let token = &forger.token;
     let (signed, signature) = token.rsplit_once('.').unwrap_or_default();
     let all = [
@@ -305,14 +305,14 @@ fn of_form(forger: &Forger, refresh_token: &str) -> Corpus {
 }
 
 /// Listener to which the server must not connect.
-struct Trap {
+struct ForbiddenListener {
     listener: TcpListener,
     address: String,
 }
 
-impl Trap {
+impl ForbiddenListener {
     /// Listens on this machine, if the deployment is on it too.
-    fn beside(run: &Run) -> Option<Self> {
+    fn listen_beside(run: &Run) -> Option<Self> {
         let url: http::Uri = run.node().parse().ok()?;
         let host = url.host()?.trim_matches(['[', ']']);
         if host != "localhost" && !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()) {
@@ -327,7 +327,7 @@ impl Trap {
     fn result(self, run: &Run) -> Result<&'static str, Shortfall> {
         match self.listener.accept() {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                run.figure("outbound_fetches", 0);
+                run.record("outbound_fetches", 0);
                 Ok("the server fetched nothing from the URLs in them")
             }
             _ => Err(Shortfall::fails("the server tried to fetch a key from the URL in a forged token")),

@@ -10,31 +10,33 @@ use serde_json::{Value, json};
 pub(super) const CHECKS: &[Check] = &[
     Check {
         row: "API-06",
-        does: "sends request ids, none, and hostile ones; looks for them in the responses, in the audit log, \
+        description: "sends request ids, none, and hostile ones; looks for them in the responses, in the audit log, \
                and in the server's log if given",
-        mend: "check that no proxy in front removes or replaces `X-Request-Id`",
-        last: false,
-        run: |run| Box::pin(is_found_again(run)),
+        remediation: "check that no proxy in front removes or replaces `X-Request-Id`",
+        runs_last: false,
+        run: |run| Box::pin(check_request_id_in_log(run)),
     },
     Check {
         row: "SEC-25",
-        does: "causes a failed log-in, a rejected access token, a rejected refresh token, a forbidden \
+        description: "causes a failed log-in, a rejected access token, a rejected refresh token, a forbidden \
                request and a rate-limited request; reads /api/metrics before and after",
-        mend: "scrape /api/metrics of each node directly; use --node if the target distributes requests over \
+        remediation: "scrape /api/metrics of each node directly; use --node if the target distributes requests over \
                several nodes",
-        last: true,
-        run: |run| Box::pin(are_counted(run)),
+        runs_last: true,
+        run: |run| Box::pin(check_security_counters(run)),
     },
 ];
 
 const LOGIN: &str = "/api/v1/auth/login";
 const X_REQUEST_ID: &str = "x-request-id";
 
-async fn is_found_again(run: &Run) -> Result<String, Shortfall> {
+async fn check_request_id_in_log(run: &Run) -> Result<String, Shortfall> {
     let anonymous = run.anonymous();
-    let sent = run.mark("verify");
+    let sent = run.marker("verify");
     let with = |id: &str| anonymous.with(X_REQUEST_ID, id);
-    let echoed = |answer: &kith_readiness::Answer| answer.header(X_REQUEST_ID).unwrap_or_default().to_owned();
+    let echoed = |response: &kith_readiness::CheckResponse| {
+        response.header(X_REQUEST_ID).unwrap_or_default().to_owned()
+    };
     let problem = with(&sent).get("/api/v1/no-such-path").await?.expect(404)?;
     if echoed(&problem) != sent || problem.json()["request_id"] != *sent {
         return Err(Shortfall::fails(format!(
@@ -42,38 +44,39 @@ async fn is_found_again(run: &Run) -> Result<String, Shortfall> {
             echoed(&problem)
         )));
     }
-    let made = [echoed(&anonymous.get("/api/v1/ping").await?), echoed(&anonymous.get("/api/v1/ping").await?)];
-    if made[0] == made[1] || made.iter().any(|id| id.len() < 8) {
-        return Err(Shortfall::fails(format!("requests without an id got the ids {made:?}")));
+    let generated =
+        [echoed(&anonymous.get("/api/v1/ping").await?), echoed(&anonymous.get("/api/v1/ping").await?)];
+    if generated[0] == generated[1] || generated.iter().any(|id| id.len() < 8) {
+        return Err(Shortfall::fails(format!("requests without an id got the ids {generated:?}")));
     }
     let long = "x".repeat(65);
     let hostile =
         ["short", "has space in it", "quote\"quote", "<script>alert(1)</script>", "a;b=c,d:e|f", &long];
     for id in hostile {
-        let answer = with(id).get("/api/v1/ping").await?;
-        if echoed(&answer) == id || echoed(&answer).len() < 8 {
+        let response = with(id).get("/api/v1/ping").await?;
+        if echoed(&response) == id || echoed(&response).len() < 8 {
             return Err(Shortfall::fails(format!(
                 "the hostile request id {id:?} was returned as {:?}",
-                echoed(&answer)
+                echoed(&response)
             )));
         }
     }
-    let ada = run.person("signs-in").await?;
-    let logged_in = run.mark("session");
+    let ada = run.account("signs-in").await?;
+    let logged_in = run.marker("session");
     let body = json!({ "email": ada.email, "password": ada.password });
     with(&logged_in).post(LOGIN, body).await?.expect(200)?;
-    let entries = run.audit_of(&logged_in).await?;
+    let entries = run.audit_entries(&logged_in).await?;
     if entries.len() != 1 || entries[0]["action"] != "session.started" {
         return Err(Shortfall::fails(format!(
             "the audit log has {} entries with the request id of one log-in",
             entries.len()
         )));
     }
-    run.figure("hostile_ids", hostile.len());
+    run.record("hostile_ids", hostile.len());
     let log = match &run.deployment().target().logs {
         Some(file) => {
             let lines = find_in_log(run, file, &logged_in).await?;
-            run.figure("log_lines", lines);
+            run.record("log_lines", lines);
             format!("the log has it in {lines} lines")
         }
         None => "the log was not given, the tests cover it".to_owned(),
@@ -124,22 +127,23 @@ const LIMITED_PATH: &str = "/api/v1/partners/invites";
 /// Maximum number of requests sent to reach a limit.
 const MAX_REQUESTS_TO_LIMIT: usize = 1_000;
 
-async fn are_counted(run: &Run) -> Result<String, Shortfall> {
-    let ada = run.person("signs-in").await?;
-    let (anonymous, client) = (run.anonymous().at(run.node()), ada.client.at(run.node()));
+async fn check_security_counters(run: &Run) -> Result<String, Shortfall> {
+    let ada = run.account("signs-in").await?;
+    let (anonymous, client) =
+        (run.anonymous().with_base_url(run.node()), ada.client.with_base_url(run.node()));
     let before = run.counters().await?;
-    let wrong = json!({ "email": ada.email, "password": "not this one" });
-    anonymous.post(LOGIN, wrong).await?.expect(401)?;
+    let bad_credentials = json!({ "email": ada.email, "password": "not this one" });
+    anonymous.post(LOGIN, bad_credentials).await?.expect(401)?;
     anonymous.with_token("x.y.z").get("/api/v1/me").await?.expect(401)?;
     anonymous
         .post("/api/v1/auth/refresh", json!({ "refresh_token": "not-one-of-ours" }))
         .await?
         .expect(401)?;
     client.get("/api/v1/admin/users").await?.expect(403)?;
-    let (asked, policy) = until_limited(&client).await?;
+    let (requests, policy) = request_until_limited(&client).await?;
     let after = run.counters().await?;
-    let right = json!({ "email": ada.email, "password": ada.password });
-    anonymous.post(LOGIN, right).await?.expect(200)?;
+    let credentials = json!({ "email": ada.email, "password": ada.password });
+    anonymous.post(LOGIN, credentials).await?.expect(200)?;
 
     let event = |kind: &str| format!("kith_security_events_total{{kind=\"{kind}\"}}");
     for (what, series) in [
@@ -149,8 +153,8 @@ async fn are_counted(run: &Run) -> Result<String, Shortfall> {
         ("forbidden requests", event("forbidden")),
         ("requests over a limit", format!("kith_http_requests_limited_total{{policy=\"{policy}\"}}")),
     ] {
-        let grown = after.since(&before, &series);
-        run.figure(what, grown);
+        let grown = after.increase_since(&before, &series);
+        run.record(what, grown);
         // Other failures may count at the same time.
         if grown < 1.0 {
             return Err(Shortfall::fails(format!(
@@ -158,20 +162,20 @@ async fn are_counted(run: &Run) -> Result<String, Shortfall> {
             )));
         }
     }
-    run.figure("requests_until_limited", asked);
+    run.record("requests_until_limited", requests);
     Ok(format!(
-        "each of five events was caused once and counted; the limit {policy:?} rejected after {asked} \
+        "each of five events was caused once and counted; the limit {policy:?} rejected after {requests} \
          requests"
     ))
 }
 
 /// Sends requests until one is rate-limited. Returns their number and the name of the limit.
-async fn until_limited(client: &kith_readiness::Client) -> Result<(usize, String), Shortfall> {
+async fn request_until_limited(client: &kith_readiness::Client) -> Result<(usize, String), Shortfall> {
     for n in 1..=MAX_REQUESTS_TO_LIMIT {
-        let answer = client.send_once(Method::GET, LIMITED_PATH, bytes::Bytes::new()).await?;
-        match answer.status {
+        let response = client.send_once(Method::GET, LIMITED_PATH, bytes::Bytes::new()).await?;
+        match response.status {
             429 => {
-                let policy = answer.header("ratelimit-policy").and_then(|text| text.split('"').nth(1));
+                let policy = response.header("ratelimit-policy").and_then(|text| text.split('"').nth(1));
                 let none = || Shortfall::fails("a 429 does not name its limit in RateLimit-Policy");
                 return policy.map(|policy| (n, policy.to_owned())).ok_or_else(none);
             }

@@ -7,16 +7,16 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
+use super::attacked_server::{AttackedServer, PASSWORD};
 use super::report::{DEFAULT_TIME_LIMIT, Report, status_in};
-use super::wire::{Answer, request, send};
-use super::world::{PASSWORD, World};
+use super::wire::{RawResponse, request, send};
 
 const NOTES: &str = "/api/v1/spaces/me/notes";
 
 /// Attack name, body of `POST /api/v1/spaces/me/notes`, and the accepted statuses.
-type Body = (&'static str, Vec<u8>, &'static [u16]);
+type BodyAttack = (&'static str, Vec<u8>, &'static [u16]);
 
-fn bodies() -> Vec<Body> {
+fn bodies() -> Vec<BodyAttack> {
     let nested = |levels: usize| format!(r#"{{"data":{}{}}}"#, "[".repeat(levels), "]".repeat(levels));
     let keys = |count: usize| {
         let members: Vec<_> = (0..count).map(|n| format!(r#""k{n}":0"#)).collect();
@@ -47,17 +47,17 @@ fn bodies() -> Vec<Body> {
 }
 
 /// Runs all attacks with bodies.
-pub fn run(world: &World, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut Report) {
     report.group("bodies");
     for (name, body, expected) in bodies() {
-        report.attack(name, DEFAULT_TIME_LIMIT, || status_in(&post(world, &[], &body)?, expected));
+        report.attack(name, DEFAULT_TIME_LIMIT, || status_in(&post(server, &[], &body)?, expected));
     }
     report.attack("a key of an item twice", DEFAULT_TIME_LIMIT, || {
-        let answer = post(world, &[], br#"{"data":{"twice":1,"twice":2}}"#)?;
-        let said = status_in(&answer, &[201, 400, 422])?;
-        if answer.status == 201 {
-            let path = format!("{NOTES}/{}", answer.json()["id"].as_str().unwrap_or_default());
-            let kept = String::from_utf8(world.get(&world.eve, &path)?.body)?;
+        let response = post(server, &[], br#"{"data":{"twice":1,"twice":2}}"#)?;
+        let said = status_in(&response, &[201, 400, 422])?;
+        if response.status == 201 {
+            let path = format!("{NOTES}/{}", response.json()["id"].as_str().unwrap_or_default());
+            let kept = String::from_utf8(server.get(&server.eve, &path)?.body)?;
             // Parsers disagree on whether the first or the last duplicate key wins, so only one may be
             // stored.
             ensure!(kept.matches("twice").count() == 1, "both are kept: {kept}");
@@ -71,22 +71,22 @@ pub fn run(world: &World, report: &mut Report) {
             let head = format!(
                 "POST {NOTES} HTTP/1.1\r\nhost: kith\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
                  content-type: {header}\r\ncontent-length: 2\r\n\r\n{{}}",
-                world.eve.token
+                server.eve.token
             );
-            status_in(&send(world.address(), head.as_bytes())?, &[415])
+            status_in(&send(server.address(), head.as_bytes())?, &[415])
         });
     }
     report.attack("100 MiB in a gzip body of 100 KiB", DEFAULT_TIME_LIMIT, || {
-        status_in(&post(world, &[("content-encoding", "gzip")], &bomb()?)?, &[413])
+        status_in(&post(server, &[("content-encoding", "gzip")], &bomb()?)?, &[413])
     });
     report.attack("an encoding of an encoding", DEFAULT_TIME_LIMIT, || {
-        status_in(&post(world, &[("content-encoding", "gzip, gzip")], &bomb()?)?, &[413, 415])
+        status_in(&post(server, &[("content-encoding", "gzip, gzip")], &bomb()?)?, &[413, 415])
     });
-    names(world, report);
+    names(server, report);
 }
 
-fn post(world: &World, more: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
-    send(world.address(), &request("POST", NOTES, Some(&world.eve.token), more, Some(body)))
+fn post(server: &AttackedServer, more: &[(&str, &str)], body: &[u8]) -> Result<RawResponse> {
+    send(server.address(), &request("POST", NOTES, Some(&server.eve.token), more, Some(body)))
 }
 
 fn bomb() -> Result<Vec<u8>> {
@@ -115,19 +115,19 @@ const INVISIBLE: &[&str] = &[
     "\u{202E}",
 ];
 
-fn names(world: &World, report: &mut Report) {
+fn names(server: &AttackedServer, report: &mut Report) {
     report.attack("names in which nothing can be seen", Duration::from_secs(20), || {
         for (n, name) in INVISIBLE.iter().enumerate() {
             let new = json!({
                 "email": format!("invisible{n}@example.org"), "password": PASSWORD, "display_name": name,
             });
             let shown = name.escape_unicode();
-            let registered = world.call("POST", "/api/v1/auth/register", None, &new)?;
+            let registered = server.call("POST", "/api/v1/auth/register", None, &new)?;
             ensure!(registered.status == 422, "{shown} returned {}", registered.status);
-            let renamed = world.call(
+            let renamed = server.call(
                 "PATCH",
                 "/api/v1/me",
-                Some(&world.eve.token),
+                Some(&server.eve.token),
                 &json!({ "display_name": name }),
             )?;
             ensure!(renamed.status == 422, "{shown} as a new name returned {}", renamed.status);

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::memory::grows_little;
-use super::report::{DEFAULT_TIME_LIMIT, Report, said, status_in};
+use super::attacked_server::{AttackedServer, PASSWORD};
+use super::memory::expect_little_growth;
+use super::report::{DEFAULT_TIME_LIMIT, Report, format_response, status_in};
 use super::wire::{connect, request};
-use super::world::{PASSWORD, World};
 
 /// Number of connections whose responses are never read, and of connections that wait for a job.
 const UNREAD: usize = 30;
@@ -35,43 +35,43 @@ const SCHEDULES_TO_PREVIEW: &[&str] = &[
 ];
 
 /// Runs all attacks of this file.
-pub fn run(world: &World, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut Report) {
     report.group("crowds");
-    report.attack("30 lists and exports that are never read", Duration::from_secs(60), || unread(world));
-    report.attack("500 requests on one connection, unread", Duration::from_secs(20), || pipelined(world));
-    report.attack("100 workers that wait for jobs", Duration::from_secs(20), || waiting(world));
+    report.attack("30 lists and exports that are never read", Duration::from_secs(60), || unread(server));
+    report.attack("500 requests on one connection, unread", Duration::from_secs(20), || pipelined(server));
+    report.attack("100 workers that wait for jobs", Duration::from_secs(20), || waiting(server));
     for schedule in SCHEDULES_TO_PREVIEW {
         report.attack(&format!("the next 100 times of {schedule}"), DEFAULT_TIME_LIMIT, || {
             let shown = schedule.replace(' ', "%20").replace('@', "%40");
             let path = format!("/api/v1/schedules/preview?count=100&schedule={shown}");
-            status_in(&world.get(&world.admin, &path)?, &[200, 422])
+            status_in(&server.get(&server.admin, &path)?, &[200, 422])
         });
     }
     report.attack("wrong passwords lock a name, and say nothing of it", Duration::from_secs(30), || {
-        locked(world)
+        locked(server)
     });
     report.attack("200 guessed invites", Duration::from_secs(20), || {
         for n in 0..200 {
             let path = format!("/api/v1/partners/invites/GUESS{n:05}");
-            let answer = world.get(&world.eve, &path)?;
-            ensure!(matches!(answer.status, 404 | 429), "returned {}", said(&answer));
+            let response = server.get(&server.eve, &path)?;
+            ensure!(matches!(response.status, 404 | 429), "returned {}", format_response(&response));
         }
         Ok("none is there".to_owned())
     });
-    report.attack("a token of a suspended user", DEFAULT_TIME_LIMIT, || suspended(world));
+    report.attack("a token of a suspended user", DEFAULT_TIME_LIMIT, || suspended(server));
 }
 
-fn others_wait(world: &World, within: Duration) -> Result<String> {
-    let answer =
-        world.post(&world.ada, "/api/v1/spaces/me/shopping", &json!({ "data": { "text": "milk" } }))?;
-    answer.expect(201)?;
-    ensure!(answer.took <= within, "another user's write took {:.1?}", answer.took);
-    Ok(format!("another user's write took {} ms", answer.took.as_millis()))
+fn max_wait_of_others(server: &AttackedServer, within: Duration) -> Result<String> {
+    let response =
+        server.post(&server.ada, "/api/v1/spaces/me/shopping", &json!({ "data": { "text": "milk" } }))?;
+    response.expect(201)?;
+    ensure!(response.took <= within, "another user's write took {:.1?}", response.took);
+    Ok(format!("another user's write took {} ms", response.took.as_millis()))
 }
 
 /// Sends a request on each of `count` connections and reads no response.
-fn ask_and_leave(
-    world: &World,
+fn send_without_reading(
+    server: &AttackedServer,
     count: usize,
     path: &str,
     body: Option<&[u8]>,
@@ -80,65 +80,67 @@ fn ask_and_leave(
     let method = if body.is_some() { "POST" } else { "GET" };
     let mut open = Vec::new();
     for _ in 0..count {
-        let mut stream = connect(world.address())?;
+        let mut stream = connect(server.address())?;
         stream.write_all(&request(method, path, Some(token), &[], body))?;
         open.push(stream);
     }
     Ok(open)
 }
 
-fn unread(world: &World) -> Result<String> {
-    let hoarder = world.register("reader")?;
+fn unread(server: &AttackedServer) -> Result<String> {
+    let hoarder = server.register("reader")?;
     let text = "x".repeat(60_000);
     for _ in 0..50 {
-        world.post(&hoarder, "/api/v1/spaces/me/long", &json!({ "data": { "text": text } }))?.expect(201)?;
+        server.post(&hoarder, "/api/v1/spaces/me/long", &json!({ "data": { "text": text } }))?.expect(201)?;
     }
-    grows_little(world, || {
-        let lists = ask_and_leave(world, UNREAD, "/api/v1/spaces/me/long?limit=100", None, &hoarder.token)?;
-        let exports = ask_and_leave(world, UNREAD, "/api/v1/me/export", None, &hoarder.token)?;
+    expect_little_growth(server, || {
+        let lists =
+            send_without_reading(server, UNREAD, "/api/v1/spaces/me/long?limit=100", None, &hoarder.token)?;
+        let exports = send_without_reading(server, UNREAD, "/api/v1/me/export", None, &hoarder.token)?;
         // A debug build takes seconds to produce so many pages of 1 MiB.
-        let said = others_wait(world, Duration::from_secs(20))?;
+        let said = max_wait_of_others(server, Duration::from_secs(20))?;
         drop((lists, exports));
         Ok(said)
     })
 }
 
-fn pipelined(world: &World) -> Result<String> {
-    grows_little(world, || {
-        let mut stream = connect(world.address())?;
+fn pipelined(server: &AttackedServer) -> Result<String> {
+    expect_little_growth(server, || {
+        let mut stream = connect(server.address())?;
         stream.set_write_timeout(Some(Duration::from_secs(1)))?;
         let head = format!(
             "GET /openapi.json HTTP/1.1\r\nhost: kith\r\nauthorization: Bearer {}\r\n\r\n",
-            world.eve.token
+            server.eve.token
         );
         let mut sent = 0;
         // The server stops reading when its responses are not read.
         while sent < PIPELINED && stream.write_all(head.as_bytes()).is_ok() {
             sent += 1;
         }
-        Ok(format!("{sent} sent; {}", others_wait(world, OTHERS_WITHIN)?))
+        Ok(format!("{sent} sent; {}", max_wait_of_others(server, OTHERS_WITHIN)?))
     })
 }
 
-fn waiting(world: &World) -> Result<String> {
-    let key = world.api_key("waits", &["jobs.work"])?;
+fn waiting(server: &AttackedServer) -> Result<String> {
+    let key = server.api_key("waits", &["jobs.work"])?;
     let body = json!({ "limit": 1, "wait_ms": 30_000 }).to_string();
-    let waiting = ask_and_leave(world, WAITING, "/api/v1/queues/nothing/claim", Some(body.as_bytes()), &key)?;
-    let said = others_wait(world, OTHERS_WITHIN)?;
+    let waiting =
+        send_without_reading(server, WAITING, "/api/v1/queues/nothing/claim", Some(body.as_bytes()), &key)?;
+    let said = max_wait_of_others(server, OTHERS_WITHIN)?;
     drop(waiting);
     Ok(said)
 }
 
 /// Five failures lock an address. The responses must not depend on whether an account has the address.
-fn locked(world: &World) -> Result<String> {
-    let victim = world.register("victim")?;
+fn locked(server: &AttackedServer) -> Result<String> {
+    let victim = server.register("victim")?;
     let mut seen = Vec::new();
     for email in [victim.email.as_str(), "nobody-here@example.org"] {
         let mut statuses = Vec::new();
         for n in 0..8 {
             let body = json!({ "email": email, "password": format!("{PASSWORD} {n}") });
-            let answer = world.call("POST", "/api/v1/auth/login", None, &body)?;
-            statuses.push((answer.status, answer.code()));
+            let response = server.call("POST", "/api/v1/auth/login", None, &body)?;
+            statuses.push((response.status, response.code()));
         }
         seen.push(statuses);
     }
@@ -150,16 +152,16 @@ fn locked(world: &World) -> Result<String> {
     );
     ensure!(seen[0].iter().any(|(status, _)| *status == 423), "eight failures lock nothing: {:?}", seen[0]);
     let body = json!({ "email": victim.email, "password": PASSWORD });
-    let right = world.call("POST", "/api/v1/auth/login", None, &body)?;
+    let right = server.call("POST", "/api/v1/auth/login", None, &body)?;
     status_in(&right, &[423])
 }
 
-fn suspended(world: &World) -> Result<String> {
-    let victim = world.register("suspended")?;
+fn suspended(server: &AttackedServer) -> Result<String> {
+    let victim = server.register("suspended")?;
     let path = format!("/api/v1/admin/users/{}/suspension", victim.id);
-    world.call("PUT", &path, Some(&world.admin.token), &json!({ "reason": "attack" }))?.expect(200)?;
+    server.call("PUT", &path, Some(&server.admin.token), &json!({ "reason": "attack" }))?.expect(200)?;
     let refresh = json!({ "refresh_token": victim.refresh });
-    let refreshed = world.call("POST", "/api/v1/auth/refresh", None, &refresh)?;
-    ensure!(matches!(refreshed.status, 401 | 403), "refreshed with {}", said(&refreshed));
-    status_in(&world.call("GET", "/api/v1/me", Some(&victim.token), &Value::Null)?, &[401, 403])
+    let refreshed = server.call("POST", "/api/v1/auth/refresh", None, &refresh)?;
+    ensure!(matches!(refreshed.status, 401 | 403), "refreshed with {}", format_response(&refreshed));
+    status_in(&server.call("GET", "/api/v1/me", Some(&victim.token), &Value::Null)?, &[401, 403])
 }

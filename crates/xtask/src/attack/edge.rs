@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
-use super::report::{DEFAULT_TIME_LIMIT, Report, said, status_in};
+use super::attacked_server::AttackedServer;
+use super::report::{DEFAULT_TIME_LIMIT, Report, format_response, status_in};
 use super::wire::{connect, send, send_for_all};
-use super::world::World;
 
 /// Silence after which the server's response counts as complete.
 const END_OF_RESPONSE_SILENCE: Duration = Duration::from_millis(700);
@@ -102,48 +102,48 @@ const CHUNKS: &[(&str, &str)] = &[
 ];
 
 /// Runs all attacks with request heads.
-pub fn run(world: &World, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut Report) {
     report.group("heads");
     for (name, head, expected) in heads() {
         report.attack(name, DEFAULT_TIME_LIMIT, || {
-            let answers = send_for_all(world.address(), &head, END_OF_RESPONSE_SILENCE)?;
-            ensure!(answers.len() <= 1, "{} answers", answers.len());
-            status_in(&answers.into_iter().next().unwrap_or_default(), expected)
+            let responses = send_for_all(server.address(), &head, END_OF_RESPONSE_SILENCE)?;
+            ensure!(responses.len() <= 1, "{} answers", responses.len());
+            status_in(&responses.into_iter().next().unwrap_or_default(), expected)
         });
     }
     report.group("two requests in one");
     for (name, lengths) in LENGTHS {
-        report.attack(name, DEFAULT_TIME_LIMIT, || smuggle(world, lengths, "0\r\n\r\n"));
+        report.attack(name, DEFAULT_TIME_LIMIT, || smuggle(server, lengths, "0\r\n\r\n"));
     }
     for (name, chunks) in CHUNKS {
-        report.attack(name, DEFAULT_TIME_LIMIT, || smuggle(world, CHUNKED, chunks));
+        report.attack(name, DEFAULT_TIME_LIMIT, || smuggle(server, CHUNKED, chunks));
     }
 }
 
 /// Sends a request whose length is ambiguous, followed by a second request. Fails if the second one gets a
 /// successful response (request smuggling).
-fn smuggle(world: &World, lengths: &str, body: &str) -> Result<String> {
+fn smuggle(server: &AttackedServer, lengths: &str, body: &str) -> Result<String> {
     let bytes = format!(
         "POST /api/v1/auth/login HTTP/1.1\r\nhost: kith\r\ncontent-type: application/json\r\n{lengths}\r\n\r\n{body}\
          GET /livez HTTP/1.1\r\nhost: kith\r\n\r\n"
     );
-    let answers = send_for_all(world.address(), bytes.as_bytes(), END_OF_RESPONSE_SILENCE)?;
-    let statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
+    let responses = send_for_all(server.address(), bytes.as_bytes(), END_OF_RESPONSE_SILENCE)?;
+    let statuses: Vec<_> = responses.iter().map(|response| response.status).collect();
     ensure!(!statuses.contains(&200), "the second request was answered: {statuses:?}");
     ensure!(statuses.iter().all(|status| (400..500).contains(status) || *status == 501), "{statuses:?}");
     Ok(format!("{statuses:?}"))
 }
 
 /// Runs attacks with connections, on a server with a short head timeout and few connections.
-pub fn connections(world: &World, report: &mut Report) {
+pub fn connections(server: &AttackedServer, report: &mut Report) {
     report.group("connections");
-    report.attack("50 heads that never end", HEAD_ENDS_WITHIN, || slow_heads(world));
+    report.attack("50 heads that never end", HEAD_ENDS_WITHIN, || slow_heads(server));
     report.attack("a body that never comes", DEFAULT_TIME_LIMIT, || {
-        let mut stream = connect(world.address())?;
+        let mut stream = connect(server.address())?;
         let head = "POST /api/v1/auth/login HTTP/1.1\r\nhost: kith\r\ncontent-type: application/json\r\n\
                     content-length: 100\r\n\r\n{";
         stream.write_all(head.as_bytes())?;
-        healthy(world)
+        check_other_caller(server)
     });
     report.attack("1,100 connections without a request", Duration::from_secs(30), || {
         let limit = getrlimit(Resource::Nofile);
@@ -151,32 +151,32 @@ pub fn connections(world: &World, report: &mut Report) {
         setrlimit(Resource::Nofile, Rlimit { current: wanted, maximum: limit.maximum })?;
         let mut open = Vec::new();
         for _ in 0..IDLE {
-            open.push(TcpStream::connect(world.address()).context("one of them")?);
+            open.push(TcpStream::connect(server.address()).context("one of them")?);
         }
-        let said = healthy(world)?;
+        let said = check_other_caller(server)?;
         let closed = open.iter().filter(|stream| has_ended(stream)).count();
         ensure!(closed >= IDLE - MAX_CONNECTIONS, "{closed} were closed, so the maximum does not hold");
         Ok(format!("{said}; {closed} idle ones were closed"))
     });
-    report.attack("afterwards", DEFAULT_TIME_LIMIT, || healthy(world));
+    report.attack("afterwards", DEFAULT_TIME_LIMIT, || check_other_caller(server));
 }
 
 /// Opens connections whose heads never end. The timeout counts from the first byte, so sending slowly does
 /// not extend it.
-fn slow_heads(world: &World) -> Result<String> {
+fn slow_heads(server: &AttackedServer) -> Result<String> {
     let mut slow = Vec::new();
     for _ in 0..SLOW {
-        let mut stream = connect(world.address())?;
+        let mut stream = connect(server.address())?;
         stream.write_all(b"GET /livez HTTP/1.1\r\nhost: ki")?;
         slow.push(stream);
     }
-    let said = healthy(world)?;
+    let said = check_other_caller(server)?;
     for stream in &mut slow {
-        let mut answer = Vec::new();
+        let mut response = Vec::new();
         // A reset also ends the connection.
-        let _ = stream.read_to_end(&mut answer);
-        let is_refused = answer.is_empty() || answer.starts_with(b"HTTP/1.1 4");
-        ensure!(is_refused, "{}", String::from_utf8_lossy(&answer));
+        let _ = stream.read_to_end(&mut response);
+        let is_refused = response.is_empty() || response.starts_with(b"HTTP/1.1 4");
+        ensure!(is_refused, "{}", String::from_utf8_lossy(&response));
     }
     Ok(format!("{said}; all {SLOW} were ended"))
 }
@@ -188,11 +188,11 @@ fn has_ended(stream: &TcpStream) -> bool {
 }
 
 /// Fails unless another caller gets a response within one second.
-fn healthy(world: &World) -> Result<String> {
-    let answer = send(world.address(), b"GET /livez HTTP/1.1\r\nhost: kith\r\nconnection: close\r\n\r\n")?;
-    ensure!(answer.status == 200, "another caller got {}", said(&answer));
-    ensure!(answer.took < Duration::from_secs(1), "another caller waited {:.1?}", answer.took);
-    let me = world.call("GET", "/api/v1/me", Some(&world.ada.token), &Value::Null)?;
-    ensure!(me.status == 200, "another caller got {}", said(&me));
-    Ok(format!("another caller waited {} ms", answer.took.as_millis()))
+fn check_other_caller(server: &AttackedServer) -> Result<String> {
+    let response = send(server.address(), b"GET /livez HTTP/1.1\r\nhost: kith\r\nconnection: close\r\n\r\n")?;
+    ensure!(response.status == 200, "another caller got {}", format_response(&response));
+    ensure!(response.took < Duration::from_secs(1), "another caller waited {:.1?}", response.took);
+    let me = server.call("GET", "/api/v1/me", Some(&server.ada.token), &Value::Null)?;
+    ensure!(me.status == 200, "another caller got {}", format_response(&me));
+    Ok(format!("another caller waited {} ms", response.took.as_millis()))
 }

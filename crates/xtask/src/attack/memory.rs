@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::report::{Report, said};
-use super::world::{Person, World};
+use super::attacked_server::{AttackedServer, TestAccount};
+use super::report::{Report, format_response};
 use crate::mode::Mode;
 
 /// Maximum growth of the process in KiB.
@@ -22,32 +22,32 @@ const OBJECTS: usize = 3_300;
 const HOLLOW: &str = "/api/v1/spaces/me/hollow";
 
 /// Fills the space of a new account and reads it in every way. A smoke run fills less of it.
-pub fn run(world: &World, mode: Mode, report: &mut Report) {
+pub fn run(server: &AttackedServer, mode: Mode, report: &mut Report) {
     report.group("memory");
-    let people = world.register("hoarder");
+    let people = server.register("hoarder");
     let hoarder = match people {
         Ok(hoarder) => hoarder,
         Err(error) => return report.attack("an account", FILLED_WITHIN, || Err(error)),
     };
     report.attack("filling a space with hollow objects", FILLED_WITHIN, || {
-        grows_little(world, || fill(world, &hoarder, mode.pick(10_000, 110)))
+        expect_little_growth(server, || fill(server, &hoarder, mode.pick(10_000, 110)))
     });
     for (name, path) in
         [("a list of 100", format!("{HOLLOW}?limit=100")), ("an export", "/api/v1/me/export".to_owned())]
     {
         report.attack(name, Duration::from_secs(60), || {
-            grows_little(world, || {
-                let answer = world.get(&hoarder, &path)?;
-                ensure!(answer.status == 200, "returned {}", said(&answer));
-                Ok(format!("{}, {} KiB", answer.status, answer.body.len() >> 10))
+            expect_little_growth(server, || {
+                let response = server.get(&hoarder, &path)?;
+                ensure!(response.status == 200, "returned {}", format_response(&response));
+                Ok(format!("{}, {} KiB", response.status, response.body.len() >> 10))
             })
         });
     }
     report.attack("eight lists at once", Duration::from_secs(120), || {
-        grows_little(world, || {
+        expect_little_growth(server, || {
             let path = format!("{HOLLOW}?limit=100");
             thread::scope(|scope| {
-                let readers: Vec<_> = (0..8).map(|_| scope.spawn(|| world.get(&hoarder, &path))).collect();
+                let readers: Vec<_> = (0..8).map(|_| scope.spawn(|| server.get(&hoarder, &path))).collect();
                 readers.into_iter().try_for_each(|reader| {
                     reader.join().expect("a reader does not panic")?.expect(200).map(drop)
                 })
@@ -58,16 +58,16 @@ pub fn run(world: &World, mode: Mode, report: &mut Report) {
 }
 
 /// Creates items until the space rejects one, or up to `most`.
-fn fill(world: &World, hoarder: &Person, most: usize) -> Result<String> {
+fn fill(server: &AttackedServer, hoarder: &TestAccount, most: usize) -> Result<String> {
     let hollow = format!("[{}]", vec![r#"{"":0}"#; OBJECTS].join(","));
     let item = json!({ "data": { "a": serde_json::from_str::<Value>(&hollow)? } });
     for kept in 0..most {
-        let answer = world.post(hoarder, HOLLOW, &item)?;
-        if answer.status == 409 || answer.status == 413 {
-            ensure!(kept > 0, "the first item returned {}", said(&answer));
-            return Ok(format!("{kept} items, then {}", said(&answer)));
+        let response = server.post(hoarder, HOLLOW, &item)?;
+        if response.status == 409 || response.status == 413 {
+            ensure!(kept > 0, "the first item returned {}", format_response(&response));
+            return Ok(format!("{kept} items, then {}", format_response(&response)));
         }
-        answer.expect(201)?;
+        response.expect(201)?;
     }
     Ok(format!("{most} items"))
 }
@@ -76,8 +76,11 @@ fn fill(world: &World, hoarder: &Person, most: usize) -> Result<String> {
 ///
 /// # Errors
 /// Returns the attack's error, or an error if the process grew by more than 32 MiB.
-pub fn grows_little(world: &World, attack: impl FnOnce() -> Result<String>) -> Result<String> {
-    let pid = world.kith.pid();
+pub fn expect_little_growth(
+    server: &AttackedServer,
+    attack: impl FnOnce() -> Result<String>,
+) -> Result<String> {
+    let pid = server.kith.pid();
     let before = resident_kib(pid)?;
     let (is_over, most) = (AtomicBool::new(false), AtomicU64::new(before));
     let outcome = thread::scope(|scope| {

@@ -3,6 +3,7 @@
 //!
 //! All traffic is on loopback and bounded in time and number. An attack with any other response is a failure.
 
+mod attacked_server;
 mod bodies;
 mod conditions;
 mod crowds;
@@ -19,7 +20,6 @@ mod strangers;
 mod targets;
 mod tokens;
 mod wire;
-mod world;
 
 use std::path::Path;
 
@@ -27,8 +27,8 @@ use anyhow::{Context as _, Result};
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 use serde_json::Value;
 
+use self::attacked_server::AttackedServer;
 use self::report::{DEFAULT_TIME_LIMIT, Report, status_in};
-use self::world::World;
 use crate::kith::{Start, build};
 use crate::mode::Mode;
 
@@ -74,12 +74,12 @@ impl Args {
 pub fn attack(args: &Args) -> Result<()> {
     let binary = build(Mode::SMOKE)?;
     let folder = tempfile::tempdir()?;
-    let server = |_| PostgresServer::start(PostgresServerOptions::default());
-    let postgres = args.postgres.then_some(()).map(server).transpose()?;
+    let start_postgres = |_| PostgresServer::start(PostgresServerOptions::default());
+    let postgres = args.postgres.then_some(()).map(start_postgres).transpose()?;
     let mut report = Report::default();
     if args.has("limits") || args.has("tokens") {
         // The only server with limits and with loopback blocked for callbacks, as in production.
-        let strict = World::new(strict(&binary, &folder.path().join("strict")))?;
+        let strict = AttackedServer::new(strict(&binary, &folder.path().join("strict")))?;
         if args.has("limits") {
             limits(&strict, &mut report);
         }
@@ -97,15 +97,15 @@ pub fn attack(args: &Args) -> Result<()> {
         binary,
         ..Start::default()
     };
-    let world = World::new(start).context("the server that is attacked")?;
-    corpus(&world, args, &mut report);
-    let start = world.start.clone();
-    let survivor = if args.has("restart") { restart::kill(world, &mut report) } else { Some(world) };
-    if let Some(world) = survivor {
+    let server = AttackedServer::new(start).context("the server that is attacked")?;
+    corpus(&server, args, &mut report);
+    let start = server.start.clone();
+    let survivor = if args.has("restart") { restart::kill(server, &mut report) } else { Some(server) };
+    if let Some(server) = survivor {
         report.attack("ready after everything", DEFAULT_TIME_LIMIT, || {
-            status_in(&world.call("GET", "/readyz", None, &Value::Null)?, &[200])
+            status_in(&server.call("GET", "/readyz", None, &Value::Null)?, &[200])
         });
-        world.kith.stop()?;
+        server.kith.stop()?;
         restart::log(&start, &mut report);
         if args.has("restart") {
             restart::audit(&start, &mut report);
@@ -115,29 +115,29 @@ pub fn attack(args: &Args) -> Result<()> {
 }
 
 /// Runs the attacks on a server without rate limits.
-fn corpus(world: &World, args: &Args, report: &mut Report) {
+fn corpus(server: &AttackedServer, args: &Args, report: &mut Report) {
     let mut begin = |name: &str, run: &dyn Fn(&mut Report)| {
         if args.has(name) {
             run(report);
         }
     };
     begin("bodies", &|report| {
-        bodies::run(world, report);
-        mailboxes::run(world, report);
+        bodies::run(server, report);
+        mailboxes::run(server, report);
     });
-    begin("heads", &|report| edge::run(world, report));
-    begin("spellings", &|report| spellings::run(world, report));
-    begin("operations", &|report| operations::run(world, report));
+    begin("heads", &|report| edge::run(server, report));
+    begin("spellings", &|report| spellings::run(server, report));
+    begin("operations", &|report| operations::run(server, report));
     begin("strangers", &|report| {
-        strangers::run(world, report);
-        strangers::reserved(world, report);
-        targets::redirects(world, report);
+        strangers::run(server, report);
+        strangers::reserved(server, report);
+        targets::redirects(server, report);
     });
-    begin("conditions", &|report| conditions::run(world, report));
-    begin("schemas", &|report| schemas::run(world, report));
-    begin("crowds", &|report| crowds::run(world, report));
-    begin("memory", &|report| memory::run(world, args.mode, report));
-    begin("races", &|report| races::run(world, report));
+    begin("conditions", &|report| conditions::run(server, report));
+    begin("schemas", &|report| schemas::run(server, report));
+    begin("crowds", &|report| crowds::run(server, report));
+    begin("memory", &|report| memory::run(server, args.mode, report));
+    begin("races", &|report| races::run(server, report));
 }
 
 /// Options of a server with production settings except for its mode: limits apply, and callbacks to internal
@@ -160,26 +160,26 @@ fn strict(binary: &Path, folder: &Path) -> Start {
     }
 }
 
-fn limits(world: &World, report: &mut Report) {
-    targets::run(world.address(), &world.admin, report);
-    edge::connections(world, report);
+fn limits(server: &AttackedServer, report: &mut Report) {
+    targets::run(server.address(), &server.admin, report);
+    edge::connections(server, report);
     report.group("limits");
-    mailboxes::taken_addresses(world, report);
-    mailboxes::claimed_addresses(world, report);
+    mailboxes::taken_addresses(server, report);
+    mailboxes::forged_forwarded_for(server, report);
 }
 
 /// Runs the token attacks on a separate server, because they move its clock.
 fn tokens(binary: &Path, folder: &Path, foreign: &str, report: &mut Report) -> Result<()> {
-    let world = World::new(Start {
+    let server = AttackedServer::new(Start {
         binary: binary.to_owned(),
         data: folder.join("tokens"),
         log: folder.join("tokens.log"),
         ..Start::default()
     })?;
-    tokens::run(&world, foreign, report);
-    tokens::expired(&world, report);
-    let start = world.start.clone();
-    world.kith.stop()?;
+    tokens::run(&server, foreign, report);
+    tokens::expired(&server, report);
+    let start = server.start.clone();
+    server.kith.stop()?;
     restart::log(&start, report);
     Ok(())
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::report::{Report, said};
-use super::world::World;
+use super::attacked_server::AttackedServer;
+use super::report::{Report, format_response};
 
 const METHODS: &[&str] = &["get", "post", "put", "patch", "delete"];
 /// Id that identifies no resource, used for every path parameter.
@@ -26,7 +26,7 @@ struct Operation {
 
 impl Operation {
     /// Returns the path with an unknown id for each parameter.
-    fn asked(&self) -> String {
+    fn path_with_unknown_ids(&self) -> String {
         let parts = self.path.split('/').map(|part| if part.starts_with('{') { NO_ID } else { part });
         parts.collect::<Vec<_>>().join("/")
     }
@@ -59,47 +59,53 @@ fn operations(document: &Value) -> Result<Vec<Operation>> {
 }
 
 /// Sends all operations as each caller.
-pub fn run(world: &World, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut Report) {
     report.group("operations by callers who may not");
-    let document = world.call("GET", "/openapi.json", None, &Value::Null).and_then(|found| found.expect(200));
+    let document =
+        server.call("GET", "/openapi.json", None, &Value::Null).and_then(|found| found.expect(200));
     let all = match document.and_then(|document| operations(&document)) {
         Ok(all) => all,
         Err(error) => return report.attack("the OpenAPI document", WHOLE_MATRIX, || Err(error)),
     };
     let closed = all.iter().filter(|one| one.bearer.is_some());
     let guarded = all.iter().filter(|one| one.bearer.as_ref().is_some_and(|scopes| !scopes.is_empty()));
-    report.attack("an anonymous caller", WHOLE_MATRIX, || refuse(world, None, closed.clone(), 401));
-    report.attack("a malformed token", WHOLE_MATRIX, || refuse(world, Some("x.y.z"), closed.clone(), 401));
-    let eve = world.eve.token.as_str();
+    report.attack("an anonymous caller", WHOLE_MATRIX, || refuse(server, None, closed.clone(), 401));
+    report.attack("a malformed token", WHOLE_MATRIX, || refuse(server, Some("x.y.z"), closed.clone(), 401));
+    let eve = server.eve.token.as_str();
     report.attack("a user, where a permission is needed", WHOLE_MATRIX, || {
-        refuse(world, Some(eve), guarded.clone(), 403)
+        refuse(server, Some(eve), guarded.clone(), 403)
     });
     let scopes: BTreeSet<_> = all.iter().filter_map(|one| one.api_key.as_ref()).flatten().collect();
     for scope in scopes {
         report.attack(&format!("an API key of {scope} alone"), WHOLE_MATRIX, || {
-            let key = world.api_key(&format!("only {scope}"), &[scope])?;
+            let key = server.api_key(&format!("only {scope}"), &[scope])?;
             let others =
                 closed.clone().filter(|one| !one.api_key.as_ref().is_some_and(|own| own.contains(scope)));
-            refuse(world, Some(&key), others, 403)
+            refuse(server, Some(&key), others, 403)
         });
     }
 }
 
 fn refuse<'a>(
-    world: &World,
+    server: &AttackedServer,
     token: Option<&str>,
     operations: impl Iterator<Item = &'a Operation>,
     status: u16,
 ) -> Result<String> {
-    let mut asked = 0;
+    let mut path_with_unknown_ids = 0;
     for operation in operations {
-        let answer = world.call(&operation.method, &operation.asked(), token, &operation.body())?;
+        let response =
+            server.call(&operation.method, &operation.path_with_unknown_ids(), token, &operation.body())?;
         let Operation { method, path, .. } = operation;
-        ensure!(answer.status == status, "{method} {path} returned {}", said(&answer));
-        asked += 1;
+        ensure!(
+            response.status == status,
+            "{method} {path} returned {}",
+            format_response(&response)
+        );
+        path_with_unknown_ids += 1;
     }
-    ensure!(asked > 0, "the document has no such operation");
-    Ok(format!("{status} from all {asked} operations"))
+    ensure!(path_with_unknown_ids > 0, "the document has no such operation");
+    Ok(format!("{status} from all {path_with_unknown_ids} operations"))
 }
 
 #[cfg(test)]
@@ -114,7 +120,8 @@ mod tests {
             "summary": "not an operation",
         }, "/b": { "get": { "security": [] } } } });
         let all = operations(&document).unwrap();
-        let found: Vec<_> = all.iter().map(|one| (one.method.as_str(), one.asked())).collect();
+        let found: Vec<_> =
+            all.iter().map(|one| (one.method.as_str(), one.path_with_unknown_ids())).collect();
         let id = format!("/a/{NO_ID}");
         assert_eq!(found, [("GET", id.clone()), ("POST", id), ("GET", "/b".to_owned())]);
         assert_eq!(all[0].api_key, Some(vec!["a.read".to_owned()]));

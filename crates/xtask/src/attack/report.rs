@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
-use super::wire::Answer;
+use super::wire::RawResponse;
 use crate::load::now;
 
 /// Time limit for attacks that are not meant to be expensive, with margin for a busy machine.
@@ -66,18 +66,18 @@ impl Report {
 ///
 /// # Errors
 /// Returns an error with status and body for any other status.
-pub fn status_in(answer: &Answer, expected: &[u16]) -> Result<String> {
-    let said = said(answer);
-    if !expected.contains(&answer.status) {
-        let body: String = String::from_utf8_lossy(&answer.body).chars().take(300).collect();
+pub fn status_in(response: &RawResponse, expected: &[u16]) -> Result<String> {
+    let said = format_response(response);
+    if !expected.contains(&response.status) {
+        let body: String = String::from_utf8_lossy(&response.body).chars().take(300).collect();
         bail!("{said}, expected {expected:?}: {body}");
     }
     Ok(said)
 }
 
 /// Formats status and problem code.
-pub fn said(answer: &Answer) -> String {
-    match (answer.status, answer.code()) {
+pub fn format_response(response: &RawResponse) -> String {
+    match (response.status, response.code()) {
         (0, _) => "closed without a response".to_owned(),
         (status, code) if code.is_empty() => status.to_string(),
         (status, code) => format!("{status} {code}"),

@@ -9,8 +9,8 @@ use kith_store::testing::TestVault;
 use kith_store::{EngineOptions, Error, PostgresOptions, SqliteOptions, Store, StoreOptions};
 use serde_json::{Value, json};
 
+use super::attacked_server::AttackedServer;
 use super::report::Report;
-use super::world::World;
 use crate::kith::{Kith, Start};
 use crate::load::on_one_thread;
 
@@ -21,26 +21,26 @@ const ACKNOWLEDGED_BEFORE_KILL: usize = 40;
 const KILLED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Kills the server during concurrent writes and restarts it. All acknowledged writes must still exist.
-pub fn kill(world: World, report: &mut Report) -> Option<World> {
+pub fn kill(server: AttackedServer, report: &mut Report) -> Option<AttackedServer> {
     report.group("kill and restart");
     let mut survivor = None;
     report.attack("kill -9 during writes", KILLED_WITHIN, || {
-        let acknowledged = write_until_killed(&world)?;
-        let World { start, kith, admin, ada, ben, eve } = world;
+        let acknowledged = write_until_killed(&server)?;
+        let AttackedServer { start, kith, admin, ada, ben, eve } = server;
         kith.kill()?;
         let kith = Kith::start(&start).context("after the kill")?;
-        let world = World { start, kith, admin, ada, ben, eve };
-        let lost = lost(&world, &acknowledged)?;
+        let server = AttackedServer { start, kith, admin, ada, ben, eve };
+        let lost = lost(&server, &acknowledged)?;
         ensure!(lost == 0, "{lost} of {} acknowledged items are lost", acknowledged.len());
-        let said = format!("{} acknowledged, all there", acknowledged.len());
-        survivor = Some(world);
-        Ok(said)
+        let output = format!("{} acknowledged, all there", acknowledged.len());
+        survivor = Some(server);
+        Ok(output)
     });
     survivor
 }
 
 /// Returns the ids of the items that were acknowledged before the server stopped.
-fn write_until_killed(world: &World) -> Result<Vec<String>> {
+fn write_until_killed(server: &AttackedServer) -> Result<Vec<String>> {
     let acknowledged = Mutex::new(Vec::new());
     std::thread::scope(|scope| -> Result<()> {
         let writers: Vec<_> = (0..WRITERS)
@@ -50,16 +50,16 @@ fn write_until_killed(world: &World) -> Result<Vec<String>> {
                     for n in 0.. {
                         let body = json!({ "data": { "writer": writer, "n": n } });
                         // The thread ends when the server is gone.
-                        let Ok(answer) = world.post(&world.eve, ITEMS_PATH, &body) else { return };
-                        if answer.status != 201 {
+                        let Ok(response) = server.post(&server.eve, ITEMS_PATH, &body) else { return };
+                        if response.status != 201 {
                             return;
                         }
-                        let id = answer.json()["id"].as_str().unwrap_or_default().to_owned();
+                        let id = response.json()["id"].as_str().unwrap_or_default().to_owned();
                         let mut all = acknowledged.lock().expect("unpoisoned");
                         all.push(id);
                         let is_enough = all.len() == ACKNOWLEDGED_BEFORE_KILL;
                         drop(all);
-                        if is_enough && world.kith.strike().is_err() {
+                        if is_enough && server.kith.send_sigkill().is_err() {
                             return;
                         }
                     }
@@ -75,11 +75,11 @@ fn write_until_killed(world: &World) -> Result<Vec<String>> {
     Ok(all)
 }
 
-fn lost(world: &World, acknowledged: &[String]) -> Result<usize> {
+fn lost(server: &AttackedServer, acknowledged: &[String]) -> Result<usize> {
     let mut lost = 0;
     for id in acknowledged {
-        let answer = world.get(&world.eve, &format!("{ITEMS_PATH}/{id}"))?;
-        lost += usize::from(answer.status != 200);
+        let response = server.get(&server.eve, &format!("{ITEMS_PATH}/{id}"))?;
+        lost += usize::from(response.status != 200);
     }
     Ok(lost)
 }
@@ -87,15 +87,15 @@ fn lost(world: &World, acknowledged: &[String]) -> Result<usize> {
 /// Fails unless the audit chain verifies, and no longer verifies after truncation.
 pub fn audit(start: &Start, report: &mut Report) {
     report.attack("the audit chain after a kill", KILLED_WITHIN, || match verify(start)? {
-        (true, said) => Ok(said),
-        (false, said) => bail!("{said}"),
+        (true, output) => Ok(output),
+        (false, output) => bail!("{output}"),
     });
     report.attack("a cut tail of the audit log", KILLED_WITHIN, || {
         let cut = on_one_thread(cut_tail(start))?;
         ensure!(cut > 0, "there was nothing to cut");
         match verify(start)? {
-            (false, said) => Ok(said),
-            (true, said) => bail!("{cut} links were removed without detection: {said}"),
+            (false, output) => Ok(output),
+            (true, output) => bail!("{cut} links were removed without detection: {output}"),
         }
     });
 }
@@ -104,9 +104,9 @@ pub fn audit(start: &Start, report: &mut Report) {
 fn verify(start: &Start) -> Result<(bool, String)> {
     let mut verify = start.command(&["audit", "verify"]);
     let done = verify.stdin(Stdio::null()).output().context("cannot run kith")?;
-    let said = if done.status.success() { done.stdout } else { done.stderr };
-    let said = String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned();
-    Ok((done.status.success(), said))
+    let output = if done.status.success() { done.stdout } else { done.stderr };
+    let output = String::from_utf8_lossy(&output).lines().next().unwrap_or_default().to_owned();
+    Ok((done.status.success(), output))
 }
 
 /// Deletes the last three links, as an attacker with write access to the database but without the key can.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::report::{Report, said, status_in};
-use super::world::World;
+use super::attacked_server::AttackedServer;
+use super::report::{Report, format_response, status_in};
 
 /// Maximum time until an expensive schema or item is rejected.
 const JUDGED_WITHIN: Duration = Duration::from_secs(10);
@@ -73,52 +73,55 @@ fn costly() -> Vec<(&'static str, Value, Value)> {
 }
 
 /// Declares each schema for a collection and for a job kind, and writes an item.
-pub fn run(world: &World, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut Report) {
     report.group("costly schemas");
     for (n, (name, schema, item)) in costly().into_iter().enumerate() {
         let collection = format!("costly{n}");
         report.attack(name, JUDGED_WITHIN, || {
-            beside_a_writer(world, || {
+            run_with_concurrent_writer(server, || {
                 let path = format!("/api/v1/admin/collections/{collection}");
-                let admin = Some(world.admin.token.as_str());
-                let declared = world.call("PUT", &path, admin, &json!({ "schema": schema }))?;
+                let admin = Some(server.admin.token.as_str());
+                let declared = server.call("PUT", &path, admin, &json!({ "schema": schema }))?;
                 status_in(&declared, &[200, 422])?;
                 if declared.status == 422 {
-                    return Ok(said(&declared));
+                    return Ok(format_response(&declared));
                 }
                 let items = format!("/api/v1/spaces/me/{collection}");
-                let kept = world.post(&world.eve, &items, &json!({ "data": item }))?;
+                let kept = server.post(&server.eve, &items, &json!({ "data": item }))?;
                 status_in(&kept, &[201, 422])?;
-                world.call("DELETE", &path, admin, &Value::Null)?.expect(204)?;
-                Ok(format!("200, an item {}", said(&kept)))
+                server.call("DELETE", &path, admin, &Value::Null)?.expect(204)?;
+                Ok(format!("200, an item {}", format_response(&kept)))
             })
         });
         report.attack(&format!("{name}, for jobs"), JUDGED_WITHIN, || {
-            beside_a_writer(world, || {
+            run_with_concurrent_writer(server, || {
                 let path = format!("/api/v1/job-kinds/costly{n}");
-                let admin = Some(world.admin.token.as_str());
-                let declared = world.call("PUT", &path, admin, &json!({ "schema": schema }))?;
+                let admin = Some(server.admin.token.as_str());
+                let declared = server.call("PUT", &path, admin, &json!({ "schema": schema }))?;
                 status_in(&declared, &[200, 422])?;
                 if declared.status == 422 {
-                    return Ok(said(&declared));
+                    return Ok(format_response(&declared));
                 }
                 let job = json!({ "kind": format!("costly{n}"), "payload": item });
-                let enqueued = world.post(&world.admin, "/api/v1/jobs", &job)?;
+                let enqueued = server.post(&server.admin, "/api/v1/jobs", &job)?;
                 status_in(&enqueued, &[201, 422])?;
-                Ok(format!("200, a job {}", said(&enqueued)))
+                Ok(format!("200, a job {}", format_response(&enqueued)))
             })
         });
     }
 }
 
 /// Runs the attack while `ada` writes repeatedly. Fails if one of the writes is slow or rejected.
-fn beside_a_writer(world: &World, attack: impl FnOnce() -> Result<String>) -> Result<String> {
+fn run_with_concurrent_writer(
+    server: &AttackedServer,
+    attack: impl FnOnce() -> Result<String>,
+) -> Result<String> {
     let is_over = AtomicBool::new(false);
     let write = || -> Result<Duration> {
         let note = json!({ "data": { "text": "milk" } });
-        let answer = world.post(&world.ada, "/api/v1/spaces/me/shopping", &note)?;
-        answer.expect(201)?;
-        Ok(answer.took)
+        let response = server.post(&server.ada, "/api/v1/spaces/me/shopping", &note)?;
+        response.expect(201)?;
+        Ok(response.took)
     };
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| -> Result<(usize, Duration)> {

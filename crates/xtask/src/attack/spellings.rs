@@ -4,9 +4,9 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::report::{DEFAULT_TIME_LIMIT, Report, said, status_in};
-use super::wire::{Answer, request, send};
-use super::world::{PASSWORD, World};
+use super::attacked_server::{AttackedServer, PASSWORD};
+use super::report::{DEFAULT_TIME_LIMIT, Report, format_response, status_in};
+use super::wire::{RawResponse, request, send};
 
 /// Paths that a careless router or proxy would map to `/api/v1/admin/users`. Sent by a user without
 /// permission.
@@ -64,34 +64,43 @@ const PROTECTED_FIELDS: &[(&str, &str)] = &[
 ];
 
 /// Runs all attacks of this file.
-pub fn run(world: &World, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut Report) {
     report.group("spellings of paths");
-    let eve = Some(world.eve.token.as_str());
+    let eve = Some(server.eve.token.as_str());
     for path in PATHS {
         report.attack(&format!("GET {path}"), DEFAULT_TIME_LIMIT, || {
-            let answer = send(world.address(), &request("GET", path, eve, &[], None))?;
-            status_in(&answer, &[308, 400, 403, 404])
+            let response = send(server.address(), &request("GET", path, eve, &[], None))?;
+            status_in(&response, &[308, 400, 403, 404])
         });
     }
     report.group("claims");
     for (name, value) in OVERRIDE_HEADERS {
         report.attack(&format!("{name}: {value}"), DEFAULT_TIME_LIMIT, || {
-            let answer = get_me(world, &[(name, value)])?;
-            ensure!(answer.json()["id"] == world.eve.id.as_str(), "returned {}", said(&answer));
-            let guarded =
-                world.call_with("GET", "/api/v1/admin/users", &world.eve, &[(name, value)], &Value::Null)?;
+            let response = get_me(server, &[(name, value)])?;
+            ensure!(
+                response.json()["id"] == server.eve.id.as_str(),
+                "returned {}",
+                format_response(&response)
+            );
+            let guarded = server.call_with(
+                "GET",
+                "/api/v1/admin/users",
+                &server.eve,
+                &[(name, value)],
+                &Value::Null,
+            )?;
             status_in(&guarded, &[403])
         });
     }
     for origin in ORIGINS {
         report.attack(&format!("Origin: {origin}"), DEFAULT_TIME_LIMIT, || {
-            let answer = get_me(world, &[("origin", origin)])?;
-            let allowed = answer.header("access-control-allow-origin").unwrap_or_default().to_owned();
+            let response = get_me(server, &[("origin", origin)])?;
+            let allowed = response.header("access-control-allow-origin").unwrap_or_default().to_owned();
             ensure!(allowed.is_empty(), "pages of {allowed} may read it");
-            status_in(&answer, &[200, 403])
+            status_in(&response, &[200, 403])
         });
     }
-    report.attack("a Host of another site", DEFAULT_TIME_LIMIT, || host(world));
+    report.attack("a Host of another site", DEFAULT_TIME_LIMIT, || host(server));
     report.group("fields that users may not set");
     for (field, value) in PROTECTED_FIELDS {
         report.attack(field, DEFAULT_TIME_LIMIT, || {
@@ -100,31 +109,31 @@ pub fn run(world: &World, report: &mut Report) {
                 "display_name": "Mallory",
             });
             new[*field] = json!(value);
-            let registered = world.call("POST", "/api/v1/auth/register", None, &new)?;
-            ensure!(registered.status == 422, "registered with {}", said(&registered));
-            let changed = world.call("PATCH", "/api/v1/me", eve, &json!({ *field: value }))?;
+            let registered = server.call("POST", "/api/v1/auth/register", None, &new)?;
+            ensure!(registered.status == 422, "registered with {}", format_response(&registered));
+            let changed = server.call("PATCH", "/api/v1/me", eve, &json!({ *field: value }))?;
             status_in(&changed, &[422])
         });
     }
 }
 
-fn get_me(world: &World, more: &[(&str, &str)]) -> Result<Answer> {
-    world.call_with("GET", "/api/v1/me", &world.eve, more, &Value::Null)
+fn get_me(server: &AttackedServer, more: &[(&str, &str)]) -> Result<RawResponse> {
+    server.call_with("GET", "/api/v1/me", &server.eve, more, &Value::Null)
 }
 
 /// A cacheable response must not contain the host that the client sent, and no response may redirect there.
-fn host(world: &World) -> Result<String> {
+fn host(server: &AttackedServer) -> Result<String> {
     for path in ["/", "/api-docs", "/swagger", "/openapi.json", "/docs", "/api/health"] {
         let head = format!(
             "GET {path} HTTP/1.1\r\nhost: evil.example\r\nx-forwarded-host: worse.example\r\nconnection: close\r\n\r\n"
         );
-        let answer = send(world.address(), head.as_bytes())?;
-        let body = String::from_utf8_lossy(&answer.body).into_owned();
+        let response = send(server.address(), head.as_bytes())?;
+        let body = String::from_utf8_lossy(&response.body).into_owned();
         let names = |text: &str| text.contains("evil.example") || text.contains("worse.example");
-        ensure!(!answer.headers.iter().any(|(_, value)| names(value)), "a header of {path} names it");
+        ensure!(!response.headers.iter().any(|(_, value)| names(value)), "a header of {path} names it");
         let is_kept = !["no-store", "private"]
             .iter()
-            .any(|word| answer.header("cache-control").is_some_and(|value| value.contains(word)));
+            .any(|word| response.header("cache-control").is_some_and(|value| value.contains(word)));
         ensure!(!body.contains("worse.example"), "{path} believes X-Forwarded-Host");
         ensure!(!(names(&body) && is_kept), "{path} contains it and may be cached");
     }

@@ -3,11 +3,11 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::report::{DEFAULT_TIME_LIMIT, Report, said, status_in};
-use super::world::{World, text};
+use super::attacked_server::{AttackedServer, text};
+use super::report::{DEFAULT_TIME_LIMIT, Report, format_response, status_in};
 
 /// Objects of `ada` and `ben`, which `eve` requests.
-struct Objects {
+struct ForeignObjects {
     request: String,
     session: String,
     bond: String,
@@ -16,18 +16,18 @@ struct Objects {
     invite: String,
 }
 
-impl Objects {
-    fn make(world: &World) -> Result<Self> {
-        let (ada, ben) = (&world.ada, &world.ben);
+impl ForeignObjects {
+    fn make(server: &AttackedServer) -> Result<Self> {
+        let (ada, ben) = (&server.ada, &server.ben);
         let listed =
-            world.get(ada, "/api/v1/partners/requests?direction=outgoing&status=accepted")?.expect(200)?;
-        let sessions = world.get(ada, "/api/v1/auth/sessions")?.expect(200)?;
-        let bond = world.get(ada, "/api/v1/partners/current")?.expect(200)?;
+            server.get(ada, "/api/v1/partners/requests?direction=outgoing&status=accepted")?.expect(200)?;
+        let sessions = server.get(ada, "/api/v1/auth/sessions")?.expect(200)?;
+        let bond = server.get(ada, "/api/v1/partners/current")?.expect(200)?;
         let data = json!({ "data": { "text": "private" } });
-        let item = world.post(ada, "/api/v1/spaces/me/notes", &data)?.expect(201)?;
-        let shared = world.post(ben, "/api/v1/spaces/bond/notes", &data)?.expect(201)?;
-        let host = world.register("host")?;
-        let invite = world.post(&host, "/api/v1/partners/invites", &Value::Null)?.expect(201)?;
+        let item = server.post(ada, "/api/v1/spaces/me/notes", &data)?.expect(201)?;
+        let shared = server.post(ben, "/api/v1/spaces/bond/notes", &data)?.expect(201)?;
+        let host = server.register("host")?;
+        let invite = server.post(&host, "/api/v1/partners/invites", &Value::Null)?.expect(201)?;
         Ok(Self {
             request: text(&listed["items"][0]["id"])?,
             session: text(&sessions["items"][0]["id"])?,
@@ -40,14 +40,14 @@ impl Objects {
 }
 
 /// Requests each object as a stranger.
-pub fn run(world: &World, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut Report) {
     report.group("other users' objects");
-    let objects = match Objects::make(world) {
+    let objects = match ForeignObjects::make(server) {
         Ok(objects) => objects,
         Err(error) => return report.attack("making them", DEFAULT_TIME_LIMIT, || Err(error)),
     };
-    let Objects { request, session, bond, item, shared, invite } = &objects;
-    let (ada, ben) = (&world.ada.id, &world.ben.id);
+    let ForeignObjects { request, session, bond, item, shared, invite } = &objects;
+    let (ada, ben) = (&server.ada.id, &server.ben.id);
     let data = json!({ "data": { "text": "eve was here" } });
     let reason = json!({ "reason": "spam" });
     let none = Value::Null;
@@ -77,20 +77,20 @@ pub fn run(world: &World, report: &mut Report) {
         ("GET", format!("/api/v1/nicknames/{ada}"), &none),
         ("GET", format!("/api/v1/blocks/{ben}"), &none),
         ("GET", format!("/api/v1/admin/users/{ada}"), &none),
-        ("PUT", format!("/api/v1/admin/users/{}/role", world.eve.id), &data),
+        ("PUT", format!("/api/v1/admin/users/{}/role", server.eve.id), &data),
     ];
     for (method, path, body) in cases {
         report.attack(&format!("{method} {}", shape(&path)), DEFAULT_TIME_LIMIT, || {
-            let answer = world.call(method, &path, Some(&world.eve.token), body)?;
-            status_in(&answer, &[403, 404, 409])
+            let response = server.call(method, &path, Some(&server.eve.token), body)?;
+            status_in(&response, &[403, 404, 409])
         });
     }
     report.attack("other users' data is unchanged", DEFAULT_TIME_LIMIT, || {
-        let own = world.get(&world.ada, &format!("/api/v1/spaces/me/notes/{item}"))?.expect(200)?;
-        let both = world.get(&world.ada, &format!("/api/v1/spaces/bond/notes/{shared}"))?.expect(200)?;
+        let own = server.get(&server.ada, &format!("/api/v1/spaces/me/notes/{item}"))?.expect(200)?;
+        let both = server.get(&server.ada, &format!("/api/v1/spaces/bond/notes/{shared}"))?.expect(200)?;
         let expected = json!({ "text": "private" });
         ensure!(own["data"] == expected && both["data"] == expected, "{own} and {both}");
-        world.get(&world.ada, "/api/v1/me")?.expect(200)?;
+        server.get(&server.ada, "/api/v1/me")?.expect(200)?;
         Ok("two items and a session".to_owned())
     });
 }
@@ -102,12 +102,12 @@ fn shape(path: &str) -> String {
 }
 
 /// Operations on reserved queues and schedules, sent with an API key whose scopes seem to allow them.
-pub fn reserved(world: &World, report: &mut Report) {
+pub fn reserved(server: &AttackedServer, report: &mut Report) {
     report.group("API keys at what Kith uses for itself");
     let scopes =
         ["jobs.read", "jobs.write", "jobs.work", "queues.write", "schedules.read", "schedules.write"];
-    let found = world.api_key("everything about jobs", &scopes).and_then(|key| {
-        let declared = world.get(&world.admin, "/api/v1/schedules?declared=true")?.expect(200)?;
+    let found = server.api_key("everything about jobs", &scopes).and_then(|key| {
+        let declared = server.get(&server.admin, "/api/v1/schedules?declared=true")?.expect(200)?;
         Ok((key, text(&declared["items"][0]["name"]).context("a schedule of a module")?))
     });
     let (key, declared) = match found {
@@ -140,27 +140,27 @@ pub fn reserved(world: &World, report: &mut Report) {
         ("POST", format!("/api/v1/schedules/{declared}/backfill"), span),
     ];
     for (method, path, body) in cases {
-        report.attack(&format!("{method} {path} {}", brief(body)), DEFAULT_TIME_LIMIT, || {
-            let answer = world.call(method, path, Some(&key), body)?;
-            ensure!(answer.code() == "reserved", "returned {}", said(&answer));
-            status_in(&answer, &[403])
+        report.attack(&format!("{method} {path} {}", shorten(body)), DEFAULT_TIME_LIMIT, || {
+            let response = server.call(method, path, Some(&key), body)?;
+            ensure!(response.code() == "reserved", "returned {}", format_response(&response));
+            status_in(&response, &[403])
         });
     }
     report.attack("an API key creates an API key", DEFAULT_TIME_LIMIT, || {
         let body = json!({ "name": "more", "scopes": ["users.read"] });
-        status_in(&world.call("POST", "/api/v1/admin/api-keys", Some(&key), &body)?, &[403])
+        status_in(&server.call("POST", "/api/v1/admin/api-keys", Some(&key), &body)?, &[403])
     });
     report.attack("a revoked key", DEFAULT_TIME_LIMIT, || {
         let body = json!({ "name": "short-lived", "scopes": ["jobs.read"] });
-        let made = world.post(&world.admin, "/api/v1/admin/api-keys", &body)?.expect(201)?;
+        let made = server.post(&server.admin, "/api/v1/admin/api-keys", &body)?.expect(201)?;
         let (key, id) = (text(&made["key"])?, text(&made["id"])?);
-        world.call("GET", "/api/v1/jobs", Some(&key), &Value::Null)?.expect(200)?;
+        server.call("GET", "/api/v1/jobs", Some(&key), &Value::Null)?.expect(200)?;
         let path = format!("/api/v1/admin/api-keys/{id}");
-        world.call("DELETE", &path, Some(&world.admin.token), &Value::Null)?.expect(204)?;
-        status_in(&world.call("GET", "/api/v1/jobs", Some(&key), &Value::Null)?, &[401])
+        server.call("DELETE", &path, Some(&server.admin.token), &Value::Null)?.expect(204)?;
+        status_in(&server.call("GET", "/api/v1/jobs", Some(&key), &Value::Null)?, &[401])
     });
 }
 
-fn brief(body: &Value) -> String {
+fn shorten(body: &Value) -> String {
     if body.is_null() { String::new() } else { body.to_string() }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use super::attacked_server::{AttackedServer, TestAccount, call};
 use super::report::{DEFAULT_TIME_LIMIT, Report, status_in};
-use super::world::{Person, World, call};
 
 /// Attack name and target URL. The server accepts `http://` targets.
 const TARGETS: &[(&str, &str)] = &[
@@ -63,13 +63,13 @@ const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Registers each target on a server that blocks loopback.
-pub fn run(at: SocketAddr, admin: &Person, report: &mut Report) {
+pub fn run(at: SocketAddr, admin: &TestAccount, report: &mut Report) {
     report.group("callback targets");
     for (name, url) in TARGETS {
         report.attack(name, DEFAULT_TIME_LIMIT, || {
             let body = json!({ "url": url });
-            let answer = call(at, "POST", ENDPOINTS, Some(&admin.token), &body)?;
-            status_in(&answer, &[422])
+            let response = call(at, "POST", ENDPOINTS, Some(&admin.token), &body)?;
+            status_in(&response, &[422])
         });
     }
     report.attack("none was kept", DEFAULT_TIME_LIMIT, || {
@@ -91,11 +91,11 @@ fn redirecting() -> Result<(SocketAddr, Receiver<String>)> {
             // Ignores an incomplete request.
             let Ok(read) = stream.read(&mut head) else { continue };
             let line = String::from_utf8_lossy(&head[..read]).lines().next().unwrap_or_default().to_owned();
-            let answer = format!(
+            let response = format!(
                 "HTTP/1.1 307 Temporary Redirect\r\nlocation: http://{address}/internal\r\ncontent-length: 0\r\n\
                  connection: close\r\n\r\n"
             );
-            let _ = stream.write_all(answer.as_bytes());
+            let _ = stream.write_all(response.as_bytes());
             if say.send(line).is_err() {
                 return;
             }
@@ -105,11 +105,11 @@ fn redirecting() -> Result<(SocketAddr, Receiver<String>)> {
 }
 
 /// Fails if a redirect is followed, on a server that allows loopback.
-pub fn redirects(world: &World, report: &mut Report) {
+pub fn redirects(server: &AttackedServer, report: &mut Report) {
     report.attack("a receiver that redirects", ARRIVES_WITHIN + FOLLOWS_WITHIN, || {
         let (address, said) = redirecting()?;
         let body = json!({ "url": format!("http://{address}/hook"), "body": { "a": 1 } });
-        world.post(&world.admin, "/api/v1/callbacks", &body)?.expect(201)?;
+        server.post(&server.admin, "/api/v1/callbacks", &body)?.expect(201)?;
         let first = said.recv_timeout(ARRIVES_WITHIN).context("the callback did not arrive")?;
         ensure!(first.contains("/hook"), "{first}");
         match said.recv_timeout(FOLLOWS_WITHIN) {

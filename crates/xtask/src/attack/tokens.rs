@@ -5,20 +5,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use super::attacked_server::AttackedServer;
 use super::report::{DEFAULT_TIME_LIMIT, Report, status_in};
 use super::wire::{request, send};
-use super::world::World;
 
 const ME: &str = "/api/v1/me";
 
 /// Decoded parts of a token.
-struct Parts {
+struct DecodedToken {
     header: Value,
     payload: Value,
     signature: String,
 }
 
-impl Parts {
+impl DecodedToken {
     fn of(token: &str) -> Result<Self> {
         let mut parts = token.split('.');
         let mut next = || parts.next().context("a token has three parts");
@@ -38,56 +38,59 @@ impl Parts {
 }
 
 /// Sends every forged token. `foreign` is a token signed by another server.
-pub fn run(world: &World, foreign: &str, report: &mut Report) {
+pub fn run(server: &AttackedServer, foreign: &str, report: &mut Report) {
     report.group("tokens");
-    let forgeries = match forgeries(world, foreign) {
+    let forgeries = match forgeries(server, foreign) {
         Ok(forgeries) => forgeries,
         Err(error) => return report.attack("taking a token apart", DEFAULT_TIME_LIMIT, || Err(error)),
     };
     for (name, token) in forgeries {
         report.attack(name, DEFAULT_TIME_LIMIT, || {
-            let answer = world.call("GET", ME, Some(&token), &Value::Null)?;
-            let said = status_in(&answer, &[401])?;
-            let challenge = answer.header("www-authenticate").unwrap_or_default();
+            let response = server.call("GET", ME, Some(&token), &Value::Null)?;
+            let said = status_in(&response, &[401])?;
+            let challenge = response.header("www-authenticate").unwrap_or_default();
             ensure!(challenge.starts_with("Bearer"), "a 401 without a challenge: {challenge:?}");
             Ok(said)
         });
     }
     for (name, header) in [
-        ("another scheme", format!("authorization: Basic {}", world.eve.token)),
-        ("no scheme", format!("authorization: {}", world.eve.token)),
+        ("another scheme", format!("authorization: Basic {}", server.eve.token)),
+        ("no scheme", format!("authorization: {}", server.eve.token)),
         ("an empty token", "authorization: Bearer ".to_owned()),
         (
             "two tokens",
-            format!("authorization: Bearer {}\r\nauthorization: Bearer {}", world.eve.token, world.ada.token),
+            format!(
+                "authorization: Bearer {}\r\nauthorization: Bearer {}",
+                server.eve.token, server.ada.token
+            ),
         ),
-        ("a token in a cookie", format!("cookie: access_token={}", world.eve.token)),
+        ("a token in a cookie", format!("cookie: access_token={}", server.eve.token)),
     ] {
         report.attack(name, DEFAULT_TIME_LIMIT, || {
             let head = format!("GET {ME} HTTP/1.1\r\nhost: kith\r\nconnection: close\r\n{header}\r\n\r\n");
-            status_in(&send(world.address(), head.as_bytes())?, &[400, 401])
+            status_in(&send(server.address(), head.as_bytes())?, &[400, 401])
         });
     }
     report.attack("a token in the address", DEFAULT_TIME_LIMIT, || {
-        let path = format!("{ME}?access_token={}", world.eve.token);
-        status_in(&send(world.address(), &request("GET", &path, None, &[], None))?, &[400, 401])
+        let path = format!("{ME}?access_token={}", server.eve.token);
+        status_in(&send(server.address(), &request("GET", &path, None, &[], None))?, &[400, 401])
     });
     report.attack("an access token to refresh by", DEFAULT_TIME_LIMIT, || {
-        let body = json!({ "refresh_token": world.eve.token });
-        status_in(&world.call("POST", "/api/v1/auth/refresh", None, &body)?, &[401, 422])
+        let body = json!({ "refresh_token": server.eve.token });
+        status_in(&server.call("POST", "/api/v1/auth/refresh", None, &body)?, &[401, 422])
     });
     report.attack("a refresh token with a letter changed", DEFAULT_TIME_LIMIT, || {
-        let mut token = world.eve.refresh.clone();
+        let mut token = server.eve.refresh.clone();
         let last = if token.ends_with('A') { 'B' } else { 'A' };
         token.replace_range(token.len() / 2..=token.len() / 2, &last.to_string());
         let body = json!({ "refresh_token": token });
-        status_in(&world.call("POST", "/api/v1/auth/refresh", None, &body)?, &[401, 422])
+        status_in(&server.call("POST", "/api/v1/auth/refresh", None, &body)?, &[401, 422])
     });
 }
 
-fn forgeries(world: &World, foreign: &str) -> Result<Vec<(&'static str, String)>> {
-    let token = &world.eve.token;
-    let parts = Parts::of(token)?;
+fn forgeries(server: &AttackedServer, foreign: &str) -> Result<Vec<(&'static str, String)>> {
+    let token = &server.eve.token;
+    let parts = DecodedToken::of(token)?;
     let none = json!({});
     let signature = parts.signature.as_str();
     let garbage = URL_SAFE_NO_PAD.encode([7_u8; 64]);
@@ -101,7 +104,7 @@ fn forgeries(world: &World, foreign: &str) -> Result<Vec<(&'static str, String)>
         ("a kid that climbs folders", kid("../../../../dev/null")),
         ("a kid that is SQL", kid("' OR '1'='1")),
         ("a kid of 10,000 letters", kid(&"k".repeat(10_000))),
-        ("another user's subject", parts.with(none.clone(), json!({ "sub": world.ada.id }), signature)),
+        ("another user's subject", parts.with(none.clone(), json!({ "sub": server.ada.id }), signature)),
         ("another audience", parts.with(none.clone(), json!({ "aud": "other" }), signature)),
         ("a later expiry", parts.with(none.clone(), json!({ "exp": 4_102_444_800_i64 }), signature)),
         ("a role", parts.with(none.clone(), json!({ "role": "admin" }), signature)),
@@ -111,19 +114,19 @@ fn forgeries(world: &World, foreign: &str) -> Result<Vec<(&'static str, String)>
         ("two parts", token.rsplit_once('.').context("three parts")?.0.to_owned()),
         ("four parts", format!("{token}.e30")),
         ("another server's key", foreign.to_owned()),
-        ("a refresh token", world.eve.refresh.clone()),
+        ("a refresh token", server.eve.refresh.clone()),
         ("an API key that was never created", format!("kith_{}_{}", "0".repeat(26), "0".repeat(58))),
         ("a word", "null".to_owned()),
     ])
 }
 
 /// Moves the clock of a development server past the expiry of all tokens, and back.
-pub fn expired(world: &World, report: &mut Report) {
+pub fn expired(server: &AttackedServer, report: &mut Report) {
     report.attack("a token that has expired", DEFAULT_TIME_LIMIT, || {
         let by = json!({ "advance": "2d" });
-        world.call("POST", "/dev/clock", None, &by)?.expect(200)?;
-        let answer = world.get(&world.eve, ME);
-        world.call("DELETE", "/dev/clock", None, &Value::Null)?.expect(200)?;
-        status_in(&answer?, &[401])
+        server.call("POST", "/dev/clock", None, &by)?.expect(200)?;
+        let response = server.get(&server.eve, ME);
+        server.call("DELETE", "/dev/clock", None, &Value::Null)?.expect(200)?;
+        status_in(&response?, &[401])
     });
 }

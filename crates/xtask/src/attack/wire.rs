@@ -14,7 +14,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(40);
 
 /// HTTP response.
 #[derive(Clone, Debug, Default)]
-pub struct Answer {
+pub struct RawResponse {
     /// Status, or 0 if the connection ended without a response.
     pub status: u16,
     /// Headers with lower-case names.
@@ -24,7 +24,7 @@ pub struct Answer {
     pub took: Duration,
 }
 
-impl Answer {
+impl RawResponse {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
@@ -85,19 +85,20 @@ pub fn connect(server: SocketAddr) -> Result<TcpStream> {
 }
 
 /// Sends `bytes` on a new connection and reads the first response.
-pub fn send(server: SocketAddr, bytes: &[u8]) -> Result<Answer> {
+pub fn send(server: SocketAddr, bytes: &[u8]) -> Result<RawResponse> {
     let began = now();
     let mut stream = connect(server)?;
     // A server that rejects early may close during the write. Its response is still read.
     let _ = stream.write_all(bytes);
     let mut input = Vec::new();
     loop {
-        if let Some((mut answer, _)) = first_answer(&input, false)? {
+        if let Some((mut answer, _)) = parse_first_response(&input, false)? {
             answer.took = began.elapsed();
             return Ok(answer);
         }
         if read_more(&mut stream, &mut input)? == 0 {
-            let mut answer = first_answer(&input, true)?.map(|(answer, _)| answer).unwrap_or_default();
+            let mut answer =
+                parse_first_response(&input, true)?.map(|(answer, _)| answer).unwrap_or_default();
             answer.took = began.elapsed();
             return Ok(answer);
         }
@@ -105,7 +106,7 @@ pub fn send(server: SocketAddr, bytes: &[u8]) -> Result<Answer> {
 }
 
 /// Sends `bytes` and reads all responses until the server closes the connection or is silent for `quiet`.
-pub fn send_for_all(server: SocketAddr, bytes: &[u8], quiet: Duration) -> Result<Vec<Answer>> {
+pub fn send_for_all(server: SocketAddr, bytes: &[u8], quiet: Duration) -> Result<Vec<RawResponse>> {
     let mut stream = connect(server)?;
     stream.set_read_timeout(Some(quiet))?;
     let _ = stream.write_all(bytes);
@@ -119,7 +120,7 @@ pub fn send_for_all(server: SocketAddr, bytes: &[u8], quiet: Duration) -> Result
         };
     }
     let mut answers = Vec::new();
-    while let Some((answer, length)) = first_answer(&input, true)? {
+    while let Some((answer, length)) = parse_first_response(&input, true)? {
         answers.push(answer);
         input.drain(..length.min(input.len()));
     }
@@ -141,7 +142,7 @@ fn read_more(stream: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<usize> {
 
 /// Returns the first final response in `bytes` with its length, or `None` if it is incomplete. Interim
 /// responses (1xx) are skipped.
-fn first_answer(bytes: &[u8], is_over: bool) -> Result<Option<(Answer, usize)>> {
+fn parse_first_response(bytes: &[u8], is_over: bool) -> Result<Option<(RawResponse, usize)>> {
     if bytes.is_empty() {
         return Ok(None);
     }
@@ -153,12 +154,13 @@ fn first_answer(bytes: &[u8], is_over: bool) -> Result<Option<(Answer, usize)>> 
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
     let headers = response.headers.iter().map(|one| (one.name.to_ascii_lowercase(), text(one.value)));
     let status = response.code.context("no status")?;
-    let answer = Answer { status, headers: headers.collect(), ..Answer::default() };
+    let answer = RawResponse { status, headers: headers.collect(), ..RawResponse::default() };
     let rest = &bytes[head..];
     if status < 200 {
-        return Ok(first_answer(rest, is_over)?.map(|(answer, length)| (answer, head + length)));
+        return Ok(parse_first_response(rest, is_over)?.map(|(answer, length)| (answer, head + length)));
     }
-    let whole = |body: &[u8], length| Some((Answer { body: body.to_vec(), ..answer.clone() }, head + length));
+    let whole =
+        |body: &[u8], length| Some((RawResponse { body: body.to_vec(), ..answer.clone() }, head + length));
     if matches!(status, 204 | 304) {
         return Ok(whole(b"", 0));
     }
@@ -199,14 +201,14 @@ mod tests {
                       transfer-encoding: chunked\r\n\r\n2\r\ncd\r\n0\r\n\r\nHTTP/1.0 400 Bad\r\n\r\nend";
         let mut rest = &bytes[..];
         let mut seen = Vec::new();
-        while let Some((answer, length)) = first_answer(rest, true).unwrap() {
+        while let Some((answer, length)) = parse_first_response(rest, true).unwrap() {
             seen.push((answer.status, String::from_utf8(answer.body).unwrap()));
             rest = &rest[length..];
         }
         let expected = [(200, "ab"), (200, "cd"), (400, "end")];
         assert_eq!(seen, expected.map(|(status, body)| (status, body.to_owned())));
         for short in 0..40 {
-            assert!(first_answer(&bytes[..short.min(39)], false).unwrap().is_none(), "{short}");
+            assert!(parse_first_response(&bytes[..short.min(39)], false).unwrap().is_none(), "{short}");
         }
     }
 }

@@ -8,11 +8,11 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use serde_json::{Value, json};
 
 use super::rows::median;
-use super::sources::{Reads, Same};
+use super::sources::{RepeatedRequest, ZipfReads};
 use super::{Lengths, SEED};
 use crate::kith::{Kith, Start};
-use crate::load::people::{log_in, register};
-use crate::load::{Plan, Seen, drive, now, on_one_thread};
+use crate::load::accounts::{log_in, register};
+use crate::load::{LoadResult, Plan, generate_load, now, on_one_thread};
 
 /// Argon2id parameters of `defaults.toml`: KiB and passes.
 const HASH_COST: (u32, u32) = (19_456, 2);
@@ -26,8 +26,8 @@ const READS_PER_S: f64 = 1_000.0;
 pub struct LogIns {
     rate: f64,
     of_ceiling: f64,
-    alone: Seen,
-    beside: Seen,
+    alone: LoadResult,
+    beside: LoadResult,
 }
 
 /// Starts a separate server on `start`'s database with full hashing cost, and measures on it.
@@ -46,26 +46,26 @@ pub fn measure(start: &Start, lengths: &Lengths) -> Result<LogIns> {
 async fn measure_on(kith: &Kith, lengths: &Lengths) -> Result<LogIns> {
     let (length, warm_up) = (lengths.log_in, lengths.warm_up);
     eprintln!("  registering {} users at full cost", lengths.log_ins);
-    let people = register(kith.address, "login", lengths.log_ins).await?;
+    let accounts = register(kith.address, "login", lengths.log_ins).await?;
     let nothing = || Ok([0.0; 3]);
-    let log_ins = || Box::new(Same(log_in("login0")));
-    let reads = || Box::new(Reads::of(&people, "/api/v1/me", SEED));
+    let log_ins = || Box::new(RepeatedRequest(log_in("login0")));
+    let reads = || Box::new(ZipfReads::of(&accounts, "/api/v1/me", SEED));
     let mut rates = Vec::new();
     let mut ratios = Vec::new();
     for _ in 0..lengths.pairs {
         let ceiling = hashes_per_s(length / 4)?;
         let plan = Plan { connections: LOG_IN_CONNECTIONS, warm_up, length, rate: None };
-        let seen = drive(kith.address, plan, log_ins(), nothing).await.context("log in")?;
+        let seen = generate_load(kith.address, plan, log_ins(), nothing).await.context("log in")?;
         eprintln!("  log in: {:.1}/s; hashing alone: {ceiling:.1}/s", seen.rate());
         rates.push(seen.rate());
         ratios.push(seen.rate() / ceiling);
     }
     let steady = Plan { connections: READ_CONNECTIONS, warm_up, length, rate: Some(READS_PER_S) };
-    let alone = drive(kith.address, steady, reads(), nothing).await.context("read own profile")?;
+    let alone = generate_load(kith.address, steady, reads(), nothing).await.context("read own profile")?;
     let saturating = Plan { connections: 64, warm_up, length, rate: None };
     let (beside, _) = tokio::try_join!(
-        drive(kith.address, steady, reads(), nothing),
-        drive(kith.address, saturating, log_ins(), nothing)
+        generate_load(kith.address, steady, reads(), nothing),
+        generate_load(kith.address, saturating, log_ins(), nothing)
     )?;
     Ok(LogIns { rate: median(&rates), of_ceiling: median(&ratios), alone, beside })
 }
@@ -86,7 +86,7 @@ fn hashes_per_s(length: Duration) -> Result<f64> {
     Ok(f64::from(hashed) / began.elapsed().as_secs_f64())
 }
 
-fn ms(seen: &Seen, quantile: f64) -> f64 {
+fn ms(seen: &LoadResult, quantile: f64) -> f64 {
     seen.latency.value_at_quantile(quantile) as f64 / 1e6
 }
 

@@ -26,11 +26,13 @@ use serde_json::{Value, json};
 
 use self::ceiling::PING;
 use self::log_ins::LogIns;
-use self::rows::{Ceiling, Measured, Row, Server};
-use self::sources::{Any, NewRequests, Once, Reads, Same, write_request};
+use self::rows::{BenchResult, Ceiling, Row, Server};
+use self::sources::{
+    NewRequests, PreparedRequests, RepeatedRequest, UniformRequests, ZipfReads, write_request,
+};
 use crate::kith::{Kith, Start, build};
+use crate::load::accounts::{LoadAccount, register};
 use crate::load::http::request;
-use crate::load::people::{Person, register};
 use crate::load::{on_one_thread, send_all};
 use crate::mode::Mode;
 use crate::workspace::{cargo, root, run};
@@ -87,7 +89,7 @@ struct Lengths {
     write: Duration,
     read: Duration,
     /// Number of requests in each run of a row in which every account acts once.
-    counted: usize,
+    counted_requests: usize,
     /// Number of accounts with a page of items each.
     listers: usize,
     /// Number of accounts that send requests to each other and never have a partner.
@@ -108,7 +110,7 @@ impl Args {
                 pairs: 1,
                 write: moment,
                 read: moment,
-                counted: 10,
+                counted_requests: 10,
                 listers: 10,
                 writers: 100,
                 log_ins: 4,
@@ -124,7 +126,7 @@ impl Args {
             pairs: self.pairs.unwrap_or(if self.quick { 2 } else { 5 }).max(1),
             write: pick(self.write_seconds, 60, 5),
             read: pick(self.read_seconds, 10, 2),
-            counted: if self.quick { 2_000 } else { 5_000 },
+            counted_requests: if self.quick { 2_000 } else { 5_000 },
             listers: if self.quick { 1_000 } else { 10_000 },
             writers: 10_000,
             log_ins: 100,
@@ -191,7 +193,7 @@ struct Results {
     engine: &'static str,
     durability: &'static str,
     fsync_rate: f64,
-    rows: Vec<Measured>,
+    rows: Vec<BenchResult>,
     log_ins: LogIns,
 }
 
@@ -228,14 +230,14 @@ fn measure_engine(
     Ok(Results { engine: name, durability, fsync_rate, rows, log_ins })
 }
 
-async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result<Vec<Measured>> {
+async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result<Vec<BenchResult>> {
     // One part for each pair, and one for the run at a steady rate.
-    let couples = lengths.counted * (lengths.pairs + 1);
+    let couples = lengths.counted_requests * (lengths.pairs + 1);
     eprintln!("  registering {} users", lengths.writers + 3 * couples);
     let strangers = register(server.address, "stranger", couples).await?;
     let writers = register(server.address, "writer", lengths.writers).await?;
     let partners = register(server.address, "partner", 2 * couples).await?;
-    let accepts = Once::of(prepare_accepts(server, &partners).await?);
+    let accepts = PreparedRequests::of(prepare_accepts(server, &partners).await?);
     let requests = NewRequests::among(writers, SEED);
     let (bare, own) =
         (Ceiling { name: "bare axum's 204", server: bare }, Ceiling { name: "Kith's own 204", server });
@@ -244,29 +246,29 @@ async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result
         |name, ceiling| RowShape { name, ceiling, length: lengths.read, warm_up: true, durable: false };
     let write =
         |name, warm_up| RowShape { name, ceiling: own, length: lengths.write, warm_up, durable: true };
-    let ping = || Box::new(Same(request("GET", PING, None, None))) as _;
+    let ping = || Box::new(RepeatedRequest(request("GET", PING, None, None))) as _;
     rows.push(read("204, through the whole stack", bare).measure(server, lengths, ping).await?);
-    let accept = || Box::new(accepts.part(lengths.counted)) as _;
+    let accept = || Box::new(accepts.part(lengths.counted_requests)) as _;
     rows.push(write("accept a partner request", false).measure(server, lengths, accept).await?);
-    let current = || Box::new(Reads::of(&partners, "/api/v1/partners/current", SEED)) as _;
+    let current = || Box::new(ZipfReads::of(&partners, "/api/v1/partners/current", SEED)) as _;
     rows.push(read("read the current bond", own).measure(server, lengths, current).await?);
-    let me = || Box::new(Reads::of(&partners, "/api/v1/me", SEED)) as _;
+    let me = || Box::new(ZipfReads::of(&partners, "/api/v1/me", SEED)) as _;
     rows.push(read("read own profile", own).measure(server, lengths, me).await?);
     let unseen = strangers.iter().map(|who| request("GET", "/api/v1/me", Some(&who.token), None)).collect();
-    let unseen = Once::of(unseen);
-    let cold = || Box::new(unseen.part(lengths.counted)) as _;
+    let unseen = PreparedRequests::of(unseen);
+    let cold = || Box::new(unseen.part(lengths.counted_requests)) as _;
     let first = RowShape { warm_up: false, ..read("read own profile, token new to the server", own) };
     rows.push(first.measure(server, lengths, cold).await?);
-    let bonded = &partners[..2 * lengths.counted * lengths.pairs];
+    let bonded = &partners[..2 * lengths.counted_requests * lengths.pairs];
     let items = Rc::new(spaces::writes(bonded));
-    let keep = || Box::new(Any::of(Rc::clone(&items), SEED)) as _;
+    let keep = || Box::new(UniformRequests::of(Rc::clone(&items), SEED)) as _;
     rows.push(write("write an item of a space", true).measure(server, lengths, keep).await?);
     let items = Rc::new(spaces::reads(server.address, bonded).await?);
-    let item = || Box::new(Any::of(Rc::clone(&items), SEED)) as _;
+    let item = || Box::new(UniformRequests::of(Rc::clone(&items), SEED)) as _;
     rows.push(read("read an item of a space", own).measure(server, lengths, item).await?);
     eprintln!("  writing 20 items for each of {} users", lengths.listers);
     let lists = Rc::new(spaces::lists(server.address, &partners[..lengths.listers]).await?);
-    let list = || Box::new(Any::of(Rc::clone(&lists), SEED)) as _;
+    let list = || Box::new(UniformRequests::of(Rc::clone(&lists), SEED)) as _;
     rows.push(read("list 20 items of a space", own).measure(server, lengths, list).await?);
     let send = || Box::new(requests.clone()) as _;
     rows.push(write("send a partner request", true).measure(server, lengths, send).await?);
@@ -288,7 +290,7 @@ impl RowShape {
         server: Server,
         lengths: &Lengths,
         mut source: impl FnMut() -> Box<dyn crate::load::Source>,
-    ) -> Result<Measured> {
+    ) -> Result<BenchResult> {
         let Self { name, ceiling, length, warm_up, durable } = self;
         let (pairs, ceiling_length, source) = (lengths.pairs, lengths.read, &mut source);
         let ceiling_warm_up = lengths.warm_up;
@@ -311,14 +313,14 @@ impl RowShape {
 
 /// Sends a partner request to each second account from the one before, and returns the requests that accept
 /// them.
-async fn prepare_accepts(server: Server, people: &[Person]) -> Result<Vec<Vec<u8>>> {
-    let asks = people.chunks_exact(2).map(|pair| {
+async fn prepare_accepts(server: Server, accounts: &[LoadAccount]) -> Result<Vec<Vec<u8>>> {
+    let asks = accounts.chunks_exact(2).map(|pair| {
         let mut out = Vec::new();
         write_request(&mut out, &pair[0], &pair[1]);
         out
     });
-    let answers = send_all(server.address, 64, asks.collect()).await?;
-    let accepts = people.chunks_exact(2).zip(answers).map(|(pair, (status, body))| {
+    let responses = send_all(server.address, 64, asks.collect()).await?;
+    let accepts = accounts.chunks_exact(2).zip(responses).map(|(pair, (status, body))| {
         let id = body["id"].as_str().filter(|_| status == 201);
         let id = id.with_context(|| format!("asking gave {status}: {body}"))?;
         Ok(request("POST", &format!("/api/v1/partners/requests/{id}/accept"), Some(&pair[1].token), None))
@@ -336,7 +338,7 @@ fn report(results: &[Results], mode: Mode) -> Result<()> {
         "64 connections from one core to a server on the other; only 2xx count; times at half the highest rate"
     );
     for Results { engine, durability, fsync_rate, rows, log_ins } in results {
-        println!("\n{engine}, {durability}; {fsync_rate:.0} fsync/s\n{}", Measured::head());
+        println!("\n{engine}, {durability}; {fsync_rate:.0} fsync/s\n{}", BenchResult::head());
         rows.iter().for_each(|row| println!("{}", row.line(*fsync_rate)));
         println!("{}", log_ins.line());
     }
@@ -360,7 +362,7 @@ fn report(results: &[Results], mode: Mode) -> Result<()> {
 impl Results {
     /// Returns true if every row and the log-ins have figures.
     fn has_figures(&self) -> bool {
-        self.rows.iter().all(Measured::has_figures) && self.log_ins.has_figures()
+        self.rows.iter().all(BenchResult::has_figures) && self.log_ins.has_figures()
     }
 
     fn json(&self) -> Value {

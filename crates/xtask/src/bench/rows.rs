@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::ceiling::PING;
 use super::machine::{cpu_s, cpu_with_children_s, peak_memory_mb};
-use super::sources::Same;
+use super::sources::RepeatedRequest;
 use crate::load::http::request;
-use crate::load::{Plan, Seen, Source, drive};
+use crate::load::{LoadResult, Plan, Source, generate_load};
 
 const CONNECTIONS: usize = 64;
 /// Fraction of the highest rate at which latencies are measured.
@@ -50,7 +50,7 @@ pub struct Row<'a> {
 }
 
 /// Results of a row.
-pub struct Measured {
+pub struct BenchResult {
     pub name: &'static str,
     pub ceiling: &'static str,
     /// Responses per second of each run.
@@ -64,17 +64,17 @@ pub struct Measured {
     server_busy: f64,
     generator_busy: f64,
     durable: bool,
-    steady: Seen,
+    steady: LoadResult,
     peak_memory_mb: f64,
 }
 
 impl Row<'_> {
     /// Measures the row.
-    pub async fn measure(self) -> Result<Measured> {
+    pub async fn measure(self) -> Result<BenchResult> {
         let (mut rates, mut ratios) = (Vec::new(), Vec::new());
         let (mut cpu, mut answered, mut elapsed_s) = ([0.0; 3], 0, 0.0);
         for pair in 1..=self.pairs {
-            let ping = Box::new(Same(request("GET", PING, None, None)));
+            let ping = Box::new(RepeatedRequest(request("GET", PING, None, None)));
             let ceiling =
                 run(self.ceiling.server, plan(self.ceiling_length, self.ceiling_warm_up, None), ping).await?;
             let seen = run(self.server, plan(self.length, self.warm_up, None), (self.source)()).await;
@@ -83,13 +83,19 @@ impl Row<'_> {
             ratios.push(seen.rate() / ceiling.rate());
             cpu = std::array::from_fn(|i| cpu[i] + seen.sampled[i]);
             (answered, elapsed_s) = (answered + seen.answered, elapsed_s + seen.elapsed.as_secs_f64());
-            eprintln!("  {}: {}; {}: {}", self.name, said(&seen), self.ceiling.name, said(&ceiling));
+            eprintln!(
+                "  {}: {}; {}: {}",
+                self.name,
+                format_run(&seen),
+                self.ceiling.name,
+                format_run(&ceiling)
+            );
         }
         let steady = plan(self.length, self.warm_up, Some(STEADY_RATE_FRACTION * median(&rates)));
         let steady = run(self.server, steady, (self.source)()).await.with_context(|| self.name)?;
         let [server_cpu_us, database_cpu_us, _] = cpu.map(|s| s * 1e6 / answered as f64);
         let [server_busy, _, generator_busy] = cpu.map(|s| s / elapsed_s);
-        Ok(Measured {
+        Ok(BenchResult {
             name: self.name,
             ceiling: self.ceiling.name,
             rates,
@@ -106,7 +112,7 @@ impl Row<'_> {
 }
 
 /// Formats one run. If the generator's core is as busy as the server's, the generator may be the bottleneck.
-fn said(seen: &Seen) -> String {
+fn format_run(seen: &LoadResult) -> String {
     let [server, _, generator] = seen.sampled.map(|s| s * 100.0 / seen.elapsed.as_secs_f64());
     format!("{:.0}/s (server {server:.0} % busy, generator {generator:.0} %)", seen.rate())
 }
@@ -115,16 +121,16 @@ fn plan(length: Duration, warm_up: Duration, rate: Option<f64>) -> Plan {
     Plan { connections: CONNECTIONS, warm_up, length, rate }
 }
 
-async fn run(server: Server, plan: Plan, source: Box<dyn Source>) -> Result<Seen> {
-    drive(server.address, plan, source, || {
+async fn run(server: Server, plan: Plan, source: Box<dyn Source>) -> Result<LoadResult> {
+    generate_load(server.address, plan, source, || {
         let database = server.database_pid.map_or(Ok(0.0), cpu_with_children_s)?;
         Ok([cpu_s(server.pid)?, database, cpu_s(std::process::id())?])
     })
     .await
 }
 
-impl Measured {
-    /// Returns the heading of the table of [`Measured::line`].
+impl BenchResult {
+    /// Returns the heading of the table of [`BenchResult::line`].
     pub fn head() -> String {
         [
             format!("{:<30} {:>8} {:>18} {:>8}", "", "rate/s", "% of its ceiling", "x fsync"),

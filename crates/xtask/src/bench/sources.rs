@@ -5,14 +5,14 @@ use std::rc::Rc;
 
 use fastrand::Rng;
 
+use crate::load::accounts::LoadAccount;
 use crate::load::http::{request, write};
-use crate::load::people::Person;
 use crate::load::{Pairs, Source, Zipf};
 
 /// Sends one request repeatedly.
-pub struct Same(pub Vec<u8>);
+pub struct RepeatedRequest(pub Vec<u8>);
 
-impl Source for Same {
+impl Source for RepeatedRequest {
     fn next(&self, out: &mut Vec<u8>) -> bool {
         out.extend_from_slice(&self.0);
         true
@@ -20,22 +20,22 @@ impl Source for Same {
 }
 
 /// Sends the same path for accounts drawn from a Zipf distribution, each with its own token.
-pub struct Reads {
+pub struct ZipfReads {
     requests: Rc<Vec<Vec<u8>>>,
     zipf: Zipf,
     rng: RefCell<Rng>,
 }
 
-impl Reads {
-    pub fn of(people: &[Person], path: &str, seed: u64) -> Self {
-        let requests = people.iter().map(|person| request("GET", path, Some(&person.token), None));
+impl ZipfReads {
+    pub fn of(accounts: &[LoadAccount], path: &str, seed: u64) -> Self {
+        let requests = accounts.iter().map(|account| request("GET", path, Some(&account.token), None));
         let mut rng = Rng::with_seed(seed);
-        let zipf = Zipf::new(people.len(), &mut rng);
+        let zipf = Zipf::new(accounts.len(), &mut rng);
         Self { requests: Rc::new(requests.collect()), zipf, rng: RefCell::new(rng) }
     }
 }
 
-impl Source for Reads {
+impl Source for ZipfReads {
     fn next(&self, out: &mut Vec<u8>) -> bool {
         out.extend_from_slice(&self.requests[self.zipf.draw(&mut self.rng.borrow_mut())]);
         true
@@ -43,18 +43,18 @@ impl Source for Reads {
 }
 
 /// Sends requests drawn uniformly.
-pub struct Any {
+pub struct UniformRequests {
     requests: Rc<Vec<Vec<u8>>>,
     rng: RefCell<Rng>,
 }
 
-impl Any {
+impl UniformRequests {
     pub fn of(requests: Rc<Vec<Vec<u8>>>, seed: u64) -> Self {
         Self { requests, rng: RefCell::new(Rng::with_seed(seed)) }
     }
 }
 
-impl Source for Any {
+impl Source for UniformRequests {
     fn next(&self, out: &mut Vec<u8>) -> bool {
         out.extend_from_slice(&self.requests[self.rng.borrow_mut().usize(..self.requests.len())]);
         true
@@ -65,41 +65,41 @@ impl Source for Any {
 /// pair.
 #[derive(Clone)]
 pub struct NewRequests {
-    people: Rc<Vec<Person>>,
+    accounts: Rc<Vec<LoadAccount>>,
     pairs: Rc<RefCell<Pairs>>,
 }
 
 impl NewRequests {
-    pub fn among(people: Vec<Person>, seed: u64) -> Self {
-        let pairs = Pairs::new(people.len(), &mut Rng::with_seed(seed));
-        Self { people: Rc::new(people), pairs: Rc::new(RefCell::new(pairs)) }
+    pub fn among(accounts: Vec<LoadAccount>, seed: u64) -> Self {
+        let pairs = Pairs::new(accounts.len(), &mut Rng::with_seed(seed));
+        Self { accounts: Rc::new(accounts), pairs: Rc::new(RefCell::new(pairs)) }
     }
 }
 
 impl Source for NewRequests {
     fn next(&self, out: &mut Vec<u8>) -> bool {
         let Some((from, to)) = self.pairs.borrow_mut().next() else { return false };
-        write_request(out, &self.people[from], &self.people[to]);
+        write_request(out, &self.accounts[from], &self.accounts[to]);
         true
     }
 }
 
 /// Appends a partner request of `from` to `to`.
-pub fn write_request(out: &mut Vec<u8>, from: &Person, to: &Person) {
+pub fn write_request(out: &mut Vec<u8>, from: &LoadAccount, to: &LoadAccount) {
     let body = format!(r#"{{"to":{{"user_id":"{}"}}}}"#, to.id);
     write(out, "POST", "/api/v1/partners/requests", Some(&from.token), Some(body.as_bytes()));
 }
 
 /// Sends prepared requests once each. Clones share their position.
 #[derive(Clone)]
-pub struct Once {
+pub struct PreparedRequests {
     requests: Rc<Vec<Vec<u8>>>,
     next: Rc<Cell<usize>>,
     /// Remaining requests of this run.
     left: Rc<Cell<usize>>,
 }
 
-impl Once {
+impl PreparedRequests {
     pub fn of(requests: Vec<Vec<u8>>) -> Self {
         Self { requests: Rc::new(requests), next: Rc::default(), left: Rc::default() }
     }
@@ -110,7 +110,7 @@ impl Once {
     }
 }
 
-impl Source for Once {
+impl Source for PreparedRequests {
     fn next(&self, out: &mut Vec<u8>) -> bool {
         if self.left.get() == 0 {
             return false;
@@ -137,12 +137,12 @@ mod tests {
 
     #[test]
     fn runs_do_not_repeat_requests() {
-        let once = Once::of(vec![b"a".to_vec(), b"b".to_vec(), b"c".to_vec()]);
+        let once = PreparedRequests::of(vec![b"a".to_vec(), b"b".to_vec(), b"c".to_vec()]);
         assert_eq!(sent(&once.part(2)), ["a", "b"]);
         assert_eq!(sent(&once.part(2)), ["c"]);
 
-        let person = |i| Person { id: format!("p{i}"), token: format!("t{i}") };
-        let requests = NewRequests::among((0..5).map(person).collect(), 1);
+        let account = |i| LoadAccount { id: format!("p{i}"), token: format!("t{i}") };
+        let requests = NewRequests::among((0..5).map(account).collect(), 1);
         assert!(requests.clone().next(&mut Vec::new()));
         assert_eq!(sent(&requests).len(), 9);
     }

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::journal::{Ask, Couple, Journal, Told};
+use super::journal::{CoupleScenario, Journal, SentRequest, WriteOutcome};
 use crate::load::Connection;
 use crate::load::http::request;
 
@@ -17,7 +17,7 @@ pub const CLIENTS: usize = 48;
 const PLAIN_BETWEEN_COUPLES: usize = 6;
 
 /// Connection of a client to the server.
-struct Line {
+struct ClientConnection {
     connection: Connection,
     journal: Rc<RefCell<Journal>>,
     /// False after the connection broke. The outcome of a pending request is then unknown.
@@ -36,7 +36,7 @@ pub fn start(
         clients.spawn_local(async move {
             // The server may be killed before all clients have connected.
             let Ok(connection) = Connection::open(server).await else { return Ok(()) };
-            let mut line = Line { connection, journal, up: true };
+            let mut line = ClientConnection { connection, journal, up: true };
             let mut turn = number;
             while line.up && !stop.get() {
                 turn += 1;
@@ -52,67 +52,73 @@ pub fn start(
     clients
 }
 
-impl Line {
+impl ClientConnection {
     async fn plain(&mut self) -> Result<()> {
         let Some((from, to)) = self.journal.borrow_mut().next_pair() else { bail!("the pairs are used up") };
-        let told = self.ask(from, to).await?;
-        self.journal.borrow_mut().asks.push(Ask { from, to, told });
+        let outcome = self.ask(from, to).await?;
+        self.journal.borrow_mut().sent_requests.push(SentRequest { from, to, outcome });
         Ok(())
     }
 
     async fn couple(&mut self) -> Result<()> {
         let Some((sender, a, b)) = self.journal.borrow_mut().next_couple() else { return self.plain().await };
-        let by_sender = Ask { from: sender, to: a, told: self.ask(sender, a).await? };
-        let asked = if self.up { self.ask(a, b).await? } else { Told::Nothing };
-        let accepted = match &asked {
-            Told::Done(id) => self.accept(b, id).await?,
-            _ => Told::Nothing,
+        let senders_request = SentRequest { from: sender, to: a, outcome: self.ask(sender, a).await? };
+        let request_outcome = if self.up { self.ask(a, b).await? } else { WriteOutcome::NotApplied };
+        let accepted = match &request_outcome {
+            WriteOutcome::Acknowledged(id) => self.accept(b, id).await?,
+            _ => WriteOutcome::NotApplied,
         };
-        self.journal.borrow_mut().couples.push(Couple { a, b, by_sender, asked, accepted });
+        self.journal.borrow_mut().couples.push(CoupleScenario {
+            a,
+            b,
+            senders_request,
+            request_outcome,
+            accepted,
+        });
         Ok(())
     }
 
-    async fn ask(&mut self, from: usize, to: usize) -> Result<Told> {
+    async fn ask(&mut self, from: usize, to: usize) -> Result<WriteOutcome> {
         let request = {
             let journal = self.journal.borrow();
-            let body = json!({"to": {"user_id": journal.people[to].id}}).to_string();
-            let token = &journal.people[from].token;
+            let body = json!({"to": {"user_id": journal.accounts[to].id}}).to_string();
+            let token = &journal.accounts[from].token;
             request("POST", "/api/v1/partners/requests", Some(token), Some(body.as_bytes()))
         };
-        self.tell("request", &request, "/id").await
+        self.record("request", &request, "/id").await
     }
 
-    async fn accept(&mut self, by: usize, id: &str) -> Result<Told> {
+    async fn accept(&mut self, by: usize, id: &str) -> Result<WriteOutcome> {
         let path = format!("/api/v1/partners/requests/{id}/accept");
-        let request = request("POST", &path, Some(&self.journal.borrow().people[by].token), None);
-        self.tell("bond", &request, "/bond/id").await
+        let request = request("POST", &path, Some(&self.journal.borrow().accounts[by].token), None);
+        self.record("bond", &request, "/bond/id").await
     }
 
-    async fn tell(&mut self, what: &str, request: &[u8], id_at: &str) -> Result<Told> {
-        let told = match self.connection.call(request).await {
+    async fn record(&mut self, what: &str, request: &[u8], id_at: &str) -> Result<WriteOutcome> {
+        let outcome = match self.connection.call(request).await {
             Ok(status) => judge(status, &self.connection.json(), id_at),
             Err(_) => {
                 self.up = false;
-                Ok(Told::Unknown)
+                Ok(WriteOutcome::Unknown)
             }
         };
         let mut journal = self.journal.borrow_mut();
-        let told = told.unwrap_or_else(|surprise| {
-            journal.surprises.push(surprise);
-            Told::Unknown
+        let outcome = outcome.unwrap_or_else(|surprise| {
+            journal.invalid_responses.push(surprise);
+            WriteOutcome::Unknown
         });
-        journal.note(what, &told)?;
-        Ok(told)
+        journal.record_outcome(what, &outcome)?;
+        Ok(outcome)
     }
 }
 
 /// Returns the outcome that a response reports, or an error if Kith must not send such a response.
-fn judge(status: u16, body: &Value, id_at: &str) -> Result<Told, String> {
+fn judge(status: u16, body: &Value, id_at: &str) -> Result<WriteOutcome, String> {
     let id = body.pointer(id_at).and_then(Value::as_str);
     match (status, body["code"].as_str(), id) {
-        (200..=299, _, Some(id)) => Ok(Told::Done(id.to_owned())),
-        (503, Some("outcome_unknown"), _) => Ok(Told::Unknown),
-        (503, _, _) => Ok(Told::Nothing),
+        (200..=299, _, Some(id)) => Ok(WriteOutcome::Acknowledged(id.to_owned())),
+        (503, Some("outcome_unknown"), _) => Ok(WriteOutcome::Unknown),
+        (503, _, _) => Ok(WriteOutcome::NotApplied),
         _ => Err(format!("{status}: {body}")),
     }
 }
@@ -124,9 +130,9 @@ mod tests {
     #[test]
     fn only_2xx_with_id_is_acknowledged() {
         let judge = |status, body| judge(status, &body, "/bond/id");
-        assert_eq!(judge(200, json!({"bond": {"id": "x"}})), Ok(Told::Done("x".into())));
-        assert_eq!(judge(503, json!({"code": "outcome_unknown"})), Ok(Told::Unknown));
-        assert_eq!(judge(503, json!({"code": "unavailable"})), Ok(Told::Nothing));
+        assert_eq!(judge(200, json!({"bond": {"id": "x"}})), Ok(WriteOutcome::Acknowledged("x".into())));
+        assert_eq!(judge(503, json!({"code": "outcome_unknown"})), Ok(WriteOutcome::Unknown));
+        assert_eq!(judge(503, json!({"code": "unavailable"})), Ok(WriteOutcome::NotApplied));
         assert!(judge(200, json!({"bond": null})).is_err());
         assert!(judge(409, json!({"code": "conflict"})).is_err());
         assert!(judge(500, Value::Null).is_err());

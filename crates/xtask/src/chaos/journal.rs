@@ -8,60 +8,60 @@ use anyhow::{Context as _, Result};
 use fastrand::Rng;
 
 use crate::load::Pairs;
-use crate::load::people::Person;
+use crate::load::accounts::LoadAccount;
 
 /// Outcome of a write as far as the client knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum WriteOutcome {
     /// Not sent, or rejected by a response that guarantees that nothing was changed.
-    Nothing,
+    NotApplied,
     /// No response, or one that reports an unknown outcome. Both states are correct.
     Unknown,
     /// Acknowledged, with the id of the new object.
-    Done(String),
+    Acknowledged(String),
 }
 
 /// Partner request that stays pending.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct SentRequest {
     pub from: usize,
     pub to: usize,
-    pub told: Told,
+    pub outcome: WriteOutcome,
 }
 
 /// Scenario: a sender requests `a`, `a` requests `b`, and `b` accepts, which supersedes the sender's request.
 #[derive(Clone, Debug)]
-pub struct Couple {
+pub struct CoupleScenario {
     pub a: usize,
     pub b: usize,
-    pub by_sender: Ask,
-    pub asked: Told,
+    pub senders_request: SentRequest,
+    pub request_outcome: WriteOutcome,
     /// Outcome of the accept, with the bond's id.
-    pub accepted: Told,
+    pub accepted: WriteOutcome,
 }
 
 /// Complete record in memory and, line by line, in a file.
 pub struct Journal {
-    pub people: Vec<Person>,
-    pub asks: Vec<Ask>,
-    pub couples: Vec<Couple>,
+    pub accounts: Vec<LoadAccount>,
+    pub sent_requests: Vec<SentRequest>,
+    pub couples: Vec<CoupleScenario>,
     /// Responses that Kith must not send.
-    pub surprises: Vec<String>,
+    pub invalid_responses: Vec<String>,
     pub acknowledged: u64,
     pub unknown: u64,
     pairs: Pairs,
-    /// Number of `people`, from the first, that only send plain requests.
+    /// Number of `accounts`, from the first, that only send plain requests.
     senders: usize,
-    /// Index of the first of `people` that has not been in a couple.
-    fresh: usize,
+    /// Index of the first of `accounts` that has not been in a couple.
+    first_unused: usize,
     file: BufWriter<File>,
 }
 
 /// Position in the journal.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Mark {
-    pub people: usize,
-    pub asks: usize,
+pub struct JournalPosition {
+    pub accounts: usize,
+    pub sent_requests: usize,
     pub couples: usize,
 }
 
@@ -70,27 +70,27 @@ impl Journal {
     pub fn new(path: &Path, senders: usize, rng: &mut Rng) -> Result<Self> {
         let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self {
-            people: Vec::new(),
-            asks: Vec::new(),
+            accounts: Vec::new(),
+            sent_requests: Vec::new(),
             couples: Vec::new(),
-            surprises: Vec::new(),
+            invalid_responses: Vec::new(),
             acknowledged: 0,
             unknown: 0,
             pairs: Pairs::new(senders, rng),
             senders,
-            fresh: senders,
+            first_unused: senders,
             file: BufWriter::new(file),
         })
     }
 
     /// Records the outcome of `what`.
-    pub fn note(&mut self, what: &str, told: &Told) -> Result<()> {
-        match told {
-            Told::Nothing => return Ok(()),
-            Told::Unknown => self.unknown += 1,
-            Told::Done(_) => self.acknowledged += 1,
+    pub fn record_outcome(&mut self, what: &str, outcome: &WriteOutcome) -> Result<()> {
+        match outcome {
+            WriteOutcome::NotApplied => return Ok(()),
+            WriteOutcome::Unknown => self.unknown += 1,
+            WriteOutcome::Acknowledged(_) => self.acknowledged += 1,
         }
-        let id = if let Told::Done(id) = told { id } else { "unknown" };
+        let id = if let WriteOutcome::Acknowledged(id) = outcome { id } else { "unknown" };
         writeln!(self.file, "{what} {id}").context("the journal's file")
     }
 
@@ -101,21 +101,25 @@ impl Journal {
 
     /// Returns a sender and two accounts without a history.
     pub fn next_couple(&mut self) -> Option<(usize, usize, usize)> {
-        let a = self.fresh;
-        (a + 1 < self.people.len()).then(|| {
-            self.fresh += 2;
+        let a = self.first_unused;
+        (a + 1 < self.accounts.len()).then(|| {
+            self.first_unused += 2;
             (a % self.senders, a, a + 1)
         })
     }
 
     /// Returns the number of accounts that are left for couples.
-    pub fn fresh_people(&self) -> usize {
-        self.people.len().saturating_sub(self.fresh)
+    pub fn unused_accounts(&self) -> usize {
+        self.accounts.len().saturating_sub(self.first_unused)
     }
 
     /// Flushes the file and returns the current position.
-    pub fn mark(&mut self) -> Result<Mark> {
+    pub fn mark(&mut self) -> Result<JournalPosition> {
         self.file.flush()?;
-        Ok(Mark { people: self.people.len(), asks: self.asks.len(), couples: self.couples.len() })
+        Ok(JournalPosition {
+            accounts: self.accounts.len(),
+            sent_requests: self.sent_requests.len(),
+            couples: self.couples.len(),
+        })
     }
 }

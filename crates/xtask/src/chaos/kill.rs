@@ -11,7 +11,7 @@ use fastrand::Rng;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions, StopMode};
 use serde_json::json;
 
-use super::rounds::{self, People, Report, Size, Target};
+use super::rounds::{self, AccountCounts, Report, Size, Target};
 use super::{fresh_folder, trials};
 use crate::evidence::{self, Outcome, Row};
 use crate::kith::{Kith, Start, build};
@@ -29,7 +29,7 @@ pub struct Args {
     rounds: Option<u32>,
     /// Only one target
     #[arg(long)]
-    database: Option<Whom>,
+    database: Option<KillTarget>,
     /// Seed of the random moments [default: random]
     #[arg(long)]
     seed: Option<u64>,
@@ -39,7 +39,7 @@ pub struct Args {
 
 /// Process to kill, with the database.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Whom {
+enum KillTarget {
     /// Kith, on SQLite
     Sqlite,
     /// Kith, on PostgreSQL
@@ -53,19 +53,19 @@ pub fn kill(args: &Args) -> Result<()> {
     let binary = build(args.mode)?;
     let rounds = args.rounds.unwrap_or(args.mode.pick(100, 1));
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let all = [Whom::Sqlite, Whom::Postgres, Whom::PostgresServer];
+    let all = [KillTarget::Sqlite, KillTarget::Postgres, KillTarget::PostgresServer];
     let mut reports = Vec::new();
-    for whom in all.into_iter().filter(|whom| args.database.is_none_or(|only| only == *whom)) {
-        let (name, folder) = match whom {
-            Whom::Sqlite => ("kill -9 of Kith on SQLite", "kill-sqlite"),
-            Whom::Postgres => ("kill -9 of Kith on PostgreSQL", "kill-postgres"),
-            Whom::PostgresServer => ("kill -9 of PostgreSQL under Kith", "kill-postgres-server"),
+    for target in all.into_iter().filter(|target| args.database.is_none_or(|only| only == *target)) {
+        let (name, folder) = match target {
+            KillTarget::Sqlite => ("kill -9 of Kith on SQLite", "kill-sqlite"),
+            KillTarget::Postgres => ("kill -9 of Kith on PostgreSQL", "kill-postgres"),
+            KillTarget::PostgresServer => ("kill -9 of PostgreSQL under Kith", "kill-postgres-server"),
         };
         let folder = fresh_folder(folder)?;
         eprintln!("\n{name}: {rounds} rounds, seed {seed}, in {}", folder.display());
         let journal = folder.join("journal");
-        let mut target = Victim::new(whom, &binary, folder)?;
-        let size = Size { rounds, people: People::of(args.mode) };
+        let mut target = KilledSystem::new(target, &binary, folder)?;
+        let size = Size { rounds, accounts: AccountCounts::of(args.mode) };
         reports.push(rounds::run(name, &mut target, size, seed, &journal)?);
     }
     println!();
@@ -99,18 +99,18 @@ fn write_evidence(reports: &[Report]) -> Result<()> {
     evidence::write_with_tests("cargo xtask chaos kill", &rows, &trials("DRV-27", reports))
 }
 
-struct Victim {
-    whom: Whom,
+struct KilledSystem {
+    target: KillTarget,
     start: Start,
     kith: Option<Kith>,
     server: Option<PostgresServer>,
 }
 
-impl Victim {
-    fn new(whom: Whom, binary: &Path, folder: PathBuf) -> Result<Self> {
-        let server = match whom {
-            Whom::Sqlite => None,
-            Whom::Postgres | Whom::PostgresServer => {
+impl KilledSystem {
+    fn new(target: KillTarget, binary: &Path, folder: PathBuf) -> Result<Self> {
+        let server = match target {
+            KillTarget::Sqlite => None,
+            KillTarget::Postgres | KillTarget::PostgresServer => {
                 // Without fsync, PostgreSQL would acknowledge writes that it has only in its own memory.
                 Some(PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() })?)
             }
@@ -124,7 +124,7 @@ impl Victim {
             log: folder.join("kith.log"),
             ..Start::default()
         };
-        Ok(Self { whom, start, kith: None, server })
+        Ok(Self { target, start, kith: None, server })
     }
 }
 
@@ -157,7 +157,7 @@ fn clients_of(postmaster: u32) -> Result<usize> {
     Ok(processes.filter(|process| is_client(process) && is_child(process)).count())
 }
 
-impl Target for Victim {
+impl Target for KilledSystem {
     fn start(&mut self) -> Result<SocketAddr> {
         if let Some(server) = &mut self.server {
             server.restart()?;
@@ -172,9 +172,9 @@ impl Target for Victim {
         Ok(self.kith.insert(kith).address)
     }
 
-    fn strike(&mut self, _: &mut Rng) -> Result<()> {
-        match (self.whom, &mut self.server) {
-            (Whom::PostgresServer, Some(server)) => Ok(server.kill()?),
+    fn inject_fault(&mut self, _: &mut Rng) -> Result<()> {
+        match (self.target, &mut self.server) {
+            (KillTarget::PostgresServer, Some(server)) => Ok(server.kill()?),
             _ => self.kith.take().map_or(Ok(()), Kith::kill),
         }
     }

@@ -4,11 +4,11 @@ mod clients;
 mod jobs;
 mod journal;
 mod kill;
-mod look;
 mod power;
 mod rounds;
+mod server_view;
 mod stop;
-mod undo;
+mod undo_log;
 mod verdict;
 
 use std::fs;

@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result, bail};
 use fastrand::Rng;
 use serde_json::json;
 
-use super::rounds::{self, People, Report, Size, Target};
-use super::undo::{Log, Loss};
+use super::rounds::{self, AccountCounts, Report, Size, Target};
+use super::undo_log::{Loss, UndoLog};
 use super::{fresh_folder, trials};
 use crate::evidence::{self, Outcome, Row};
 use crate::kith::{Kith, Start, build};
@@ -44,8 +44,12 @@ pub fn power(args: &Args) -> Result<()> {
     let shim = build_shim()?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let mut reports = Vec::new();
-    let size = Size { rounds: args.rounds.unwrap_or(args.mode.pick(100, 1)), people: People::of(args.mode) };
-    let mains = |synchronous, folder: &Path| Mains::new(synchronous, args.mode, &binary, &shim, folder);
+    let size = Size {
+        rounds: args.rounds.unwrap_or(args.mode.pick(100, 1)),
+        accounts: AccountCounts::of(args.mode),
+    };
+    let mains =
+        |synchronous, folder: &Path| PowerCutTarget::new(synchronous, args.mode, &binary, &shim, folder);
     if !args.twin {
         let folder = fresh_folder("power")?;
         let mains = mains(Synchronous::Full, &folder)?;
@@ -57,7 +61,7 @@ pub fn power(args: &Args) -> Result<()> {
     println!();
     reports.iter().for_each(|report| println!("{report}"));
     let twin = reports.pop().expect("the twin always runs");
-    if twin.verdict.lost.is_empty() && twin.verdict.half_applied.is_empty() && twin.broken.is_none() {
+    if twin.verdict.lost.is_empty() && twin.verdict.half_applied.is_empty() && twin.start_failure.is_none() {
         bail!("the harness does not detect loss: the twin without syncs lost nothing");
     }
     println!("the twin lost writes as expected: the harness detects loss");
@@ -91,10 +95,10 @@ fn build_shim() -> Result<PathBuf> {
     Ok(shim)
 }
 
-fn cut(name: &str, mut mains: Mains, folder: &Path, size: Size, seed: u64) -> Result<Report> {
+fn cut(name: &str, mut mains: PowerCutTarget, folder: &Path, size: Size, seed: u64) -> Result<Report> {
     eprintln!("\n{name}: {} rounds, seed {seed}, in {}", size.rounds, folder.display());
     let report = rounds::run(name, &mut mains, size, seed, &folder.join("journal"))?;
-    let Mains { steps, lost, syncs, synchronous, .. } = mains;
+    let PowerCutTarget { steps, lost, syncs, synchronous, .. } = mains;
     eprintln!("  {steps} writes recorded, {syncs} syncs, {lost} unsynced writes reverted");
     if steps == 0 || (synchronous == Synchronous::Full && syncs == 0) {
         bail!("the shim recorded {steps} writes and {syncs} syncs: it is not active in the database");
@@ -102,7 +106,7 @@ fn cut(name: &str, mut mains: Mains, folder: &Path, size: Size, seed: u64) -> Re
     Ok(report)
 }
 
-struct Mains {
+struct PowerCutTarget {
     synchronous: Synchronous,
     mode: Mode,
     start: Start,
@@ -114,7 +118,7 @@ struct Mains {
     lost: usize,
 }
 
-impl Mains {
+impl PowerCutTarget {
     fn new(synchronous: Synchronous, mode: Mode, binary: &Path, shim: &Path, folder: &Path) -> Result<Self> {
         let (data, shim_journal) = (folder.join("data"), folder.join("shim"));
         let mut start =
@@ -134,7 +138,7 @@ impl Mains {
     }
 }
 
-impl Target for Mains {
+impl Target for PowerCutTarget {
     fn start(&mut self) -> Result<SocketAddr> {
         if self.shim_journal.exists() {
             fs::remove_file(&self.shim_journal)?;
@@ -142,9 +146,9 @@ impl Target for Mains {
         Ok(self.kith.insert(Kith::start(&self.start)?).address)
     }
 
-    fn strike(&mut self, rng: &mut Rng) -> Result<()> {
+    fn inject_fault(&mut self, rng: &mut Rng) -> Result<()> {
         self.kith.take().map_or(Ok(()), Kith::kill)?;
-        let log = Log::read(&fs::read(&self.shim_journal).context("the shim's journal")?)?;
+        let log = UndoLog::read(&fs::read(&self.shim_journal).context("the shim's journal")?)?;
         // A single cut must prove that the harness detects loss.
         let loss = if self.mode.is_smoke() { Loss::All } else { Loss::draw(rng) };
         self.lost += log.cut(loss, rng)?;

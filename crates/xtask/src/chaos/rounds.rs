@@ -13,10 +13,10 @@ use fastrand::Rng;
 use tokio::time::{sleep, timeout};
 
 use super::clients;
-use super::journal::{Journal, Mark, Told};
-use super::look::look;
+use super::journal::{Journal, JournalPosition, WriteOutcome};
+use super::server_view::read_view;
 use super::verdict::{Verdict, judge};
-use crate::load::people::{person, registration};
+use crate::load::accounts::{account, registration};
 use crate::load::{on_one_thread, send_all_patiently};
 use crate::mode::Mode;
 
@@ -30,22 +30,22 @@ const CLIENTS_END_WITHIN: Duration = Duration::from_secs(40);
 #[derive(Clone, Copy)]
 pub struct Size {
     pub rounds: u32,
-    pub people: People,
+    pub accounts: AccountCounts,
 }
 
 /// Accounts of a run.
 #[derive(Clone, Copy)]
-pub struct People {
+pub struct AccountCounts {
     /// Number of accounts that send requests to each other and never have a partner.
     pub senders: usize,
     /// Number of new accounts that a round may use.
-    pub fresh: usize,
+    pub unused: usize,
 }
 
-impl People {
+impl AccountCounts {
     /// Returns the numbers for a full or a smoke round.
     pub fn of(mode: Mode) -> Self {
-        mode.pick(Self { senders: 1_000, fresh: 1_500 }, Self { senders: 100, fresh: 300 })
+        mode.pick(Self { senders: 1_000, unused: 1_500 }, Self { senders: 100, unused: 300 })
     }
 }
 
@@ -62,7 +62,7 @@ pub trait Target {
     ///
     /// # Errors
     /// Returns an error if the harness itself fails.
-    fn strike(&mut self, rng: &mut Rng) -> Result<()>;
+    fn inject_fault(&mut self, rng: &mut Rng) -> Result<()>;
 
     /// Stops everything that still runs.
     ///
@@ -80,21 +80,30 @@ pub struct Report {
     pub unknown: u64,
     pub verdict: Verdict,
     /// Responses that Kith must not send.
-    pub surprises: Vec<String>,
+    pub invalid_responses: Vec<String>,
     /// Reason for which it did not start after a fault.
-    pub broken: Option<String>,
+    pub start_failure: Option<String>,
 }
 
 impl Report {
     pub fn is_clean(&self) -> bool {
-        self.verdict.faults() == 0 && self.surprises.is_empty() && self.broken.is_none()
+        self.verdict.faults() == 0 && self.invalid_responses.is_empty() && self.start_failure.is_none()
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, seed, rounds, acknowledged, unknown, verdict, surprises, broken } = self;
-        let Verdict { lost, doubled, half_applied, invented } = verdict;
+        let Self {
+            name,
+            seed,
+            rounds,
+            acknowledged,
+            unknown,
+            verdict,
+            invalid_responses: surprises,
+            start_failure: broken,
+        } = self;
+        let Verdict { lost, doubled, half_applied, unexpected: invented } = verdict;
         writeln!(f, "{name} (seed {seed})")?;
         writeln!(f, "  {rounds} rounds, {acknowledged} acknowledgements, {unknown} outcomes unknown")?;
         write!(f, "  {} lost, {} doubled, {} half applied,", lost.len(), doubled.len(), half_applied.len())?;
@@ -119,7 +128,7 @@ impl fmt::Display for Report {
 /// Returns an error if the harness failed, or if nothing was acknowledged.
 pub fn run(name: &str, target: &mut dyn Target, size: Size, seed: u64, journal: &Path) -> Result<Report> {
     let mut rng = Rng::with_seed(seed);
-    let mut journal = Rc::new(RefCell::new(Journal::new(journal, size.people.senders, &mut rng)?));
+    let mut journal = Rc::new(RefCell::new(Journal::new(journal, size.accounts.senders, &mut rng)?));
     let mut report = Report {
         name: name.to_owned(),
         seed,
@@ -127,45 +136,46 @@ pub fn run(name: &str, target: &mut dyn Target, size: Size, seed: u64, journal: 
         acknowledged: 0,
         unknown: 0,
         verdict: Verdict::default(),
-        surprises: Vec::new(),
-        broken: None,
+        invalid_responses: Vec::new(),
+        start_failure: None,
     };
-    on_one_thread(strike_again_and_again(target, size, &mut rng, &mut journal, &mut report))?;
-    let journal = between_loads(&mut journal);
+    on_one_thread(run_rounds(target, size, &mut rng, &mut journal, &mut report))?;
+    let journal = exclusive_journal(&mut journal);
     (report.acknowledged, report.unknown) = (journal.acknowledged, journal.unknown);
-    report.surprises.clone_from(&journal.surprises);
+    report.invalid_responses.clone_from(&journal.invalid_responses);
     ensure!(report.acknowledged > 0, "no request was acknowledged, so nothing was tested");
     Ok(report)
 }
 
-async fn strike_again_and_again(
+async fn run_rounds(
     target: &mut dyn Target,
     size: Size,
     rng: &mut Rng,
     journal: &mut Rc<RefCell<Journal>>,
     report: &mut Report,
 ) -> Result<()> {
-    let mut since = Mark::default();
+    let mut since = JournalPosition::default();
     for round in 0..=size.rounds {
         let server = match target.start() {
             Ok(server) => server,
             Err(e) if round > 0 => {
-                report.broken = Some(format!("{e:#}"));
+                report.start_failure = Some(format!("{e:#}"));
                 return Ok(());
             }
             Err(e) => return Err(e),
         };
         let is_last = round == size.rounds;
-        let known = between_loads(journal);
-        report.verdict = review(server, known, if is_last { Mark::default() } else { since }).await?;
-        if is_last || report.verdict.faults() > 0 || !known.surprises.is_empty() {
+        let known = exclusive_journal(journal);
+        report.verdict =
+            review(server, known, if is_last { JournalPosition::default() } else { since }).await?;
+        if is_last || report.verdict.faults() > 0 || !known.invalid_responses.is_empty() {
             break;
         }
         since = known.mark()?;
-        top_up(server, known, size.people, round)
+        register_missing(server, known, size.accounts, round)
             .await
             .with_context(|| format!("registering users in round {round}"))?;
-        load_and_strike(server, target, rng, journal).await?;
+        load_and_inject_fault(server, target, rng, journal).await?;
         report.rounds += 1;
         if report.rounds.is_multiple_of(10) {
             eprintln!("  {} rounds, {} acknowledgements", report.rounds, journal.borrow().acknowledged);
@@ -175,25 +185,30 @@ async fn strike_again_and_again(
 }
 
 /// Returns the journal while no client writes to it.
-fn between_loads(journal: &mut Rc<RefCell<Journal>>) -> &mut Journal {
+fn exclusive_journal(journal: &mut Rc<RefCell<Journal>>) -> &mut Journal {
     Rc::get_mut(journal).expect("each client has ended").get_mut()
 }
 
-async fn review(server: SocketAddr, journal: &Journal, since: Mark) -> Result<Verdict> {
-    let view = look(server, journal, since).await.context("reading the remaining data")?;
+async fn review(server: SocketAddr, journal: &Journal, since: JournalPosition) -> Result<Verdict> {
+    let view = read_view(server, journal, since).await.context("reading the remaining data")?;
     Ok(judge(journal, since, &view))
 }
 
 /// Registers the accounts that a round may use. Each registration is an acknowledged write that must be kept.
-async fn top_up(server: SocketAddr, journal: &mut Journal, people: People, round: u32) -> Result<()> {
-    let senders = people.senders.saturating_sub(journal.people.len());
-    let missing = senders + people.fresh.saturating_sub(journal.fresh_people());
+async fn register_missing(
+    server: SocketAddr,
+    journal: &mut Journal,
+    accounts: AccountCounts,
+    round: u32,
+) -> Result<()> {
+    let senders = accounts.senders.saturating_sub(journal.accounts.len());
+    let missing = senders + accounts.unused.saturating_sub(journal.unused_accounts());
     let requests = (0..missing).map(|i| registration(&format!("r{round}n{i}"))).collect();
     for (status, body) in send_all_patiently(server, 32, requests).await? {
-        match (status, person(&body)) {
-            (201, Some(person)) => {
-                journal.note("person", &Told::Done(person.id.clone()))?;
-                journal.people.push(person);
+        match (status, account(&body)) {
+            (201, Some(account)) => {
+                journal.record_outcome("person", &WriteOutcome::Acknowledged(account.id.clone()))?;
+                journal.accounts.push(account);
             }
             // The account exists because an earlier attempt with unknown outcome succeeded.
             (409, _) => {}
@@ -203,7 +218,7 @@ async fn top_up(server: SocketAddr, journal: &mut Journal, people: People, round
     Ok(())
 }
 
-async fn load_and_strike(
+async fn load_and_inject_fault(
     server: SocketAddr,
     target: &mut dyn Target,
     rng: &mut Rng,
@@ -212,7 +227,7 @@ async fn load_and_strike(
     let stop = Rc::new(Cell::new(false));
     let mut clients = clients::start(server, journal, &stop);
     sleep(Duration::from_millis(rng.u64(MIN_FAULT_DELAY_MS..=MAX_FAULT_DELAY_MS))).await;
-    target.strike(rng)?;
+    target.inject_fault(rng)?;
     // Loads the surviving processes a little longer, so that their responses after the fault are checked too.
     sleep(Duration::from_millis(rng.u64(0..=MIN_FAULT_DELAY_MS))).await;
     stop.set(true);

@@ -19,8 +19,8 @@ use tokio::time::sleep;
 use super::fresh_folder;
 use crate::evidence::{self, Outcome, Row, Tests, Trials};
 use crate::kith::{Kith, Start, build};
+use crate::load::accounts::{LoadAccount, register};
 use crate::load::http::request;
-use crate::load::people::{Person, register};
 use crate::load::{Connection, Pairs, now, on_one_thread};
 use crate::mode::Mode;
 
@@ -45,7 +45,7 @@ pub struct Args {
 pub fn stop(args: &Args) -> Result<()> {
     let binary = build(args.mode)?;
     let rounds = args.rounds.unwrap_or(args.mode.pick(50, 2));
-    let people = args.mode.pick(2_000, 200);
+    let accounts = args.mode.pick(2_000, 200);
     let folder = fresh_folder("stop")?;
     let server = PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() })?;
     // In a smoke run other commands run at the same time, and HAProxy may notice a stop later.
@@ -65,7 +65,7 @@ pub fn stop(args: &Args) -> Result<()> {
     }
     let haproxy = Haproxy::start(&folder, [nodes[0].address, nodes[1].address])?;
     eprintln!("\nSIGTERM under load behind HAProxy: {} stops, in {}", rounds, folder.display());
-    let report = on_one_thread(run(rounds, people, &starts, nodes, haproxy.address))?;
+    let report = on_one_thread(run(rounds, accounts, &starts, nodes, haproxy.address))?;
     let there = count_requests(&server)?;
     report.print(rounds, there);
     drop(haproxy);
@@ -133,20 +133,22 @@ impl Report {
 
 async fn run(
     rounds: u32,
-    people: usize,
+    accounts: usize,
     starts: &[Start; 2],
     nodes: Vec<Kith>,
     proxy: SocketAddr,
 ) -> Result<Report> {
-    let people = Rc::new(register(proxy, "person", people).await?);
+    let accounts = Rc::new(register(proxy, "person", accounts).await?);
     let report = Rc::new(RefCell::new(Report::default()));
-    let (pairs, over) =
-        (Rc::new(RefCell::new(Pairs::new(people.len(), &mut Rng::with_seed(1)))), Rc::new(Cell::new(false)));
+    let (pairs, over) = (
+        Rc::new(RefCell::new(Pairs::new(accounts.len(), &mut Rng::with_seed(1)))),
+        Rc::new(Cell::new(false)),
+    );
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..CLIENTS {
         clients.spawn_local(client(
             proxy,
-            Rc::clone(&people),
+            Rc::clone(&accounts),
             Rc::clone(&pairs),
             Rc::clone(&over),
             Rc::clone(&report),
@@ -174,7 +176,7 @@ async fn run(
 
 async fn client(
     proxy: SocketAddr,
-    people: Rc<Vec<Person>>,
+    accounts: Rc<Vec<LoadAccount>>,
     pairs: Rc<RefCell<Pairs>>,
     over: Rc<Cell<bool>>,
     report: Rc<RefCell<Report>>,
@@ -182,9 +184,9 @@ async fn client(
     let mut connection = Connection::open(proxy).await?;
     while !over.get() {
         let Some((from, to)) = pairs.borrow_mut().next() else { bail!("the pairs are used up") };
-        let body = json!({"to": {"user_id": people[to].id}}).to_string();
+        let body = json!({"to": {"user_id": accounts[to].id}}).to_string();
         let asked =
-            request("POST", "/api/v1/partners/requests", Some(&people[from].token), Some(body.as_bytes()));
+            request("POST", "/api/v1/partners/requests", Some(&accounts[from].token), Some(body.as_bytes()));
         let answered = connection.call(&asked).await;
         let mut report = report.borrow_mut();
         match answered {

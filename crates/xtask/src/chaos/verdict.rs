@@ -3,22 +3,22 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::journal::{Ask, Couple, Journal, Mark, Told};
+use super::journal::{CoupleScenario, Journal, JournalPosition, SentRequest, WriteOutcome};
 
 /// State that the server shows of the accounts in question.
 #[derive(Debug, Default)]
-pub struct View {
+pub struct ServerView {
     /// Accounts whose token still works.
     pub known: HashSet<usize>,
     /// Requests sent by each sender in question.
-    pub sent: HashMap<usize, Vec<Listed>>,
+    pub sent: HashMap<usize, Vec<ListedRequest>>,
     /// Bond of each account in question.
     pub bonds: HashMap<usize, Option<String>>,
 }
 
 /// Request in a list.
 #[derive(Clone, Debug)]
-pub struct Listed {
+pub struct ListedRequest {
     pub id: String,
     pub to: String,
     pub status: String,
@@ -34,25 +34,25 @@ pub struct Verdict {
     /// Changes of which one part is present and another is missing.
     pub half_applied: Vec<String>,
     /// Writes that exist although they were rejected or never sent.
-    pub invented: Vec<String>,
+    pub unexpected: Vec<String>,
 }
 
 impl Verdict {
     pub fn faults(&self) -> usize {
-        self.lost.len() + self.doubled.len() + self.half_applied.len() + self.invented.len()
+        self.lost.len() + self.doubled.len() + self.half_applied.len() + self.unexpected.len()
     }
 }
 
 /// Compares everything recorded after `since`.
-pub fn judge(journal: &Journal, since: Mark, view: &View) -> Verdict {
+pub fn judge(journal: &Journal, since: JournalPosition, view: &ServerView) -> Verdict {
     let mut verdict = Verdict::default();
-    for person in since.people..journal.people.len() {
-        if !view.known.contains(&person) {
-            verdict.lost.push(format!("person {}", journal.people[person].id));
+    for account in since.accounts..journal.accounts.len() {
+        if !view.known.contains(&account) {
+            verdict.lost.push(format!("person {}", journal.accounts[account].id));
         }
     }
-    for ask in &journal.asks[since.asks..] {
-        if let Some(shown) = judge_ask(journal, ask, &ask.told, view, &mut verdict)
+    for ask in &journal.sent_requests[since.sent_requests..] {
+        if let Some(shown) = judge_ask(journal, ask, &ask.outcome, view, &mut verdict)
             && shown.status != "pending"
         {
             verdict.half_applied.push(format!("request {} is {}", shown.id, shown.status));
@@ -67,36 +67,40 @@ pub fn judge(journal: &Journal, since: Mark, view: &View) -> Verdict {
 /// Checks one request against its outcome. Returns the request that the server shows.
 fn judge_ask<'v>(
     journal: &Journal,
-    ask: &Ask,
-    told: &Told,
-    view: &'v View,
+    ask: &SentRequest,
+    outcome: &WriteOutcome,
+    view: &'v ServerView,
     verdict: &mut Verdict,
-) -> Option<&'v Listed> {
-    let receiver = &journal.people[ask.to].id;
+) -> Option<&'v ListedRequest> {
+    let receiver = &journal.accounts[ask.to].id;
     let sent = view.sent.get(&ask.from).map(Vec::as_slice).unwrap_or_default();
     let mut shown = sent.iter().filter(|listed| listed.to == *receiver);
     let first = shown.next();
-    let what = || format!("request of {} to {receiver}", journal.people[ask.from].id);
+    let what = || format!("request of {} to {receiver}", journal.accounts[ask.from].id);
     if shown.next().is_some() {
         verdict.doubled.push(what());
     }
-    match (told, first) {
-        (Told::Done(id), None) => verdict.lost.push(format!("{}: {id}", what())),
-        (Told::Done(id), Some(listed)) if listed.id != *id => verdict.lost.push(format!("{}: {id}", what())),
-        (Told::Nothing, Some(listed)) => verdict.invented.push(format!("{}: {}", what(), listed.id)),
+    match (outcome, first) {
+        (WriteOutcome::Acknowledged(id), None) => verdict.lost.push(format!("{}: {id}", what())),
+        (WriteOutcome::Acknowledged(id), Some(listed)) if listed.id != *id => {
+            verdict.lost.push(format!("{}: {id}", what()))
+        }
+        (WriteOutcome::NotApplied, Some(listed)) => {
+            verdict.unexpected.push(format!("{}: {}", what(), listed.id))
+        }
         _ => {}
     }
     first
 }
 
-fn judge_couple(journal: &Journal, couple: &Couple, view: &View, verdict: &mut Verdict) {
-    let Couple { a, b, by_sender, asked, accepted } = couple;
-    let what = format!("couple {} and {}", journal.people[*a].id, journal.people[*b].id);
-    let third =
-        judge_ask(journal, by_sender, &by_sender.told, view, verdict).map(|shown| shown.status.as_str());
-    let own = Ask { from: *a, to: *b, told: asked.clone() };
-    let own = judge_ask(journal, &own, asked, view, verdict).map(|shown| shown.status.as_str());
-    let bond = |person| view.bonds.get(person).and_then(Option::as_deref);
+fn judge_couple(journal: &Journal, couple: &CoupleScenario, view: &ServerView, verdict: &mut Verdict) {
+    let CoupleScenario { a, b, senders_request, request_outcome, accepted } = couple;
+    let what = format!("couple {} and {}", journal.accounts[*a].id, journal.accounts[*b].id);
+    let third = judge_ask(journal, senders_request, &senders_request.outcome, view, verdict)
+        .map(|shown| shown.status.as_str());
+    let own = SentRequest { from: *a, to: *b, outcome: request_outcome.clone() };
+    let own = judge_ask(journal, &own, request_outcome, view, verdict).map(|shown| shown.status.as_str());
+    let bond = |account| view.bonds.get(account).and_then(Option::as_deref);
     let (of_a, of_b) = (bond(a), bond(b));
     let is_whole = match own {
         Some("accepted") => of_a.is_some() && of_a == of_b && third != Some("pending"),
@@ -108,10 +112,12 @@ fn judge_couple(journal: &Journal, couple: &Couple, view: &View, verdict: &mut V
         verdict.half_applied.push(format!("{what}: {state}"));
     }
     match accepted {
-        Told::Done(id) if of_a != Some(id) || of_b != Some(id) || own != Some("accepted") => {
+        WriteOutcome::Acknowledged(id) if of_a != Some(id) || of_b != Some(id) || own != Some("accepted") => {
             verdict.lost.push(format!("{what}: bond {id}"));
         }
-        Told::Nothing if own == Some("accepted") => verdict.invented.push(format!("{what}: {of_a:?}")),
+        WriteOutcome::NotApplied if own == Some("accepted") => {
+            verdict.unexpected.push(format!("{what}: {of_a:?}"))
+        }
         _ => {}
     }
 }
@@ -121,31 +127,32 @@ mod tests {
     use fastrand::Rng;
 
     use super::*;
-    use crate::load::people::Person;
+    use crate::load::accounts::LoadAccount;
 
     /// Returns a journal with accounts 0 to 3: 0 requested 1, and 2 and 3 are a couple with a request from 0.
-    fn journal(plain: Told, asked: Told, accepted: Told) -> Journal {
+    fn journal(plain: WriteOutcome, request_outcome: WriteOutcome, accepted: WriteOutcome) -> Journal {
         let folder = tempfile::tempdir().unwrap();
         let mut journal =
             Journal::new(&folder.path().join("journal"), 1_000, &mut Rng::with_seed(1)).unwrap();
-        journal.people = (0..4).map(|i| Person { id: format!("p{i}"), token: String::new() }).collect();
-        journal.asks.push(Ask { from: 0, to: 1, told: plain });
-        let by_sender = Ask { from: 0, to: 2, told: done("third") };
-        journal.couples.push(Couple { a: 2, b: 3, by_sender, asked, accepted });
+        journal.accounts =
+            (0..4).map(|i| LoadAccount { id: format!("p{i}"), token: String::new() }).collect();
+        journal.sent_requests.push(SentRequest { from: 0, to: 1, outcome: plain });
+        let senders_request = SentRequest { from: 0, to: 2, outcome: done("third") };
+        journal.couples.push(CoupleScenario { a: 2, b: 3, senders_request, request_outcome, accepted });
         journal
     }
 
-    fn done(id: &str) -> Told {
-        Told::Done(id.into())
+    fn done(id: &str) -> WriteOutcome {
+        WriteOutcome::Acknowledged(id.into())
     }
 
-    fn listed(id: &str, to: usize, status: &str) -> Listed {
-        Listed { id: id.into(), to: format!("p{to}"), status: status.into() }
+    fn listed(id: &str, to: usize, status: &str) -> ListedRequest {
+        ListedRequest { id: id.into(), to: format!("p{to}"), status: status.into() }
     }
 
     /// Returns the state of a server that has applied all writes.
-    fn whole() -> View {
-        View {
+    fn complete_view() -> ServerView {
+        ServerView {
             known: (0..4).collect(),
             sent: HashMap::from([
                 (0, vec![listed("third", 2, "superseded"), listed("plain", 1, "pending")]),
@@ -156,11 +163,11 @@ mod tests {
     }
 
     /// Returns the numbers of lost, doubled, half applied and invented writes.
-    fn found(journal: &Journal, change: impl FnOnce(&mut View)) -> [usize; 4] {
-        let mut view = whole();
+    fn found(journal: &Journal, change: impl FnOnce(&mut ServerView)) -> [usize; 4] {
+        let mut view = complete_view();
         change(&mut view);
-        let verdict = judge(journal, Mark::default(), &view);
-        [verdict.lost.len(), verdict.doubled.len(), verdict.half_applied.len(), verdict.invented.len()]
+        let verdict = judge(journal, JournalPosition::default(), &view);
+        [verdict.lost.len(), verdict.doubled.len(), verdict.half_applied.len(), verdict.unexpected.len()]
     }
 
     #[test]
@@ -184,7 +191,7 @@ mod tests {
 
     #[test]
     fn duplicate_write_is_doubled() {
-        let journal = journal(Told::Unknown, done("own"), done("bond"));
+        let journal = journal(WriteOutcome::Unknown, done("own"), done("bond"));
         let again =
             found(&journal, |view| view.sent.get_mut(&0).unwrap().push(listed("again", 1, "pending")));
         assert_eq!(again, [0, 1, 0, 0]);
@@ -192,7 +199,7 @@ mod tests {
 
     #[test]
     fn inconsistent_bond_is_half_applied() {
-        let journal = journal(done("plain"), done("own"), Told::Unknown);
+        let journal = journal(done("plain"), done("own"), WriteOutcome::Unknown);
         assert_eq!(found(&journal, |view| drop(view.bonds.remove(&3))), [0, 0, 1, 0]);
         assert_eq!(found(&journal, |view| drop(view.bonds.insert(3, Some("other".into())))), [0, 0, 1, 0]);
         assert_eq!(found(&journal, |view| view.bonds.clear()), [0, 0, 1, 0]);
@@ -202,11 +209,11 @@ mod tests {
 
     #[test]
     fn unknown_outcome_allows_both_states_and_rejection_only_absence() {
-        let absent = |view: &mut View| drop(view.sent.get_mut(&0).unwrap().pop());
-        let unknown = journal(Told::Unknown, done("own"), done("bond"));
+        let absent = |view: &mut ServerView| drop(view.sent.get_mut(&0).unwrap().pop());
+        let unknown = journal(WriteOutcome::Unknown, done("own"), done("bond"));
         assert_eq!(found(&unknown, |_| {}), [0; 4]);
         assert_eq!(found(&unknown, absent), [0; 4]);
-        let refused = journal(Told::Nothing, done("own"), Told::Nothing);
+        let refused = journal(WriteOutcome::NotApplied, done("own"), WriteOutcome::NotApplied);
         assert_eq!(found(&refused, |_| {}), [0, 0, 0, 2]);
     }
 }

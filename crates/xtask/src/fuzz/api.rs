@@ -137,7 +137,7 @@ fn report(by_user: &Seen, by_admin: &Seen, started: Instant) -> Result<()> {
     );
     let faults = faults(by_user, by_admin);
     if !faults.is_empty() {
-        bail!("{}; fixed requests of operations are in {FOLDER}/people.py", faults.join("; "));
+        bail!("{}; fixed requests of operations are in {FOLDER}/hooks.py", faults.join("; "));
     }
     let operations = by_admin.len();
     let row = Row {

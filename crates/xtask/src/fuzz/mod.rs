@@ -11,11 +11,11 @@ use clap::Subcommand;
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
-    what: Option<What>,
+    what: Option<FuzzCommand>,
 }
 
 #[derive(Subcommand)]
-enum What {
+enum FuzzCommand {
     /// Send a server valid and invalid requests generated from its OpenAPI document
     Api,
     /// Run coverage-guided fuzzing (libFuzzer) on every parser of external input
@@ -28,7 +28,7 @@ enum What {
 /// Returns the errors of [`api::fuzz`] or [`parsers::fuzz`].
 pub fn fuzz(args: &Args) -> Result<()> {
     match &args.what {
-        None | Some(What::Api) => api::fuzz(),
-        Some(What::Parsers(args)) => parsers::fuzz(args),
+        None | Some(FuzzCommand::Api) => api::fuzz(),
+        Some(FuzzCommand::Parsers(args)) => parsers::fuzz(args),
     }
 }

@@ -50,7 +50,7 @@ pub struct Args {
 
 /// Results of one target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Ran {
+struct TargetResult {
     target: String,
     /// Seconds until the end or the first crash.
     seconds: u64,
@@ -179,7 +179,7 @@ fn binary(root: &Path, target: &str) -> Result<PathBuf> {
 /// Runs one target. Its output goes to `target/fuzz/log/TARGET`, crashing inputs to
 /// `target/fuzz/artifacts/TARGET`.
 #[expect(clippy::disallowed_methods, reason = "reports the duration")]
-fn run_one(root: &Path, target: &str, seconds: u64) -> Result<Ran> {
+fn run_one(root: &Path, target: &str, seconds: u64) -> Result<TargetResult> {
     let built = root.join(BUILD_FOLDER);
     let (corpus, artifacts) = (built.join("corpus").join(target), built.join("artifacts").join(target));
     let log = built.join("log").join(target);
@@ -213,7 +213,7 @@ fn count(folder: &Path) -> Result<u64> {
 
 /// Parses libFuzzer's output: status lines such as `#2048 pulse cov: 213 ft: 401 corp: 22/1Kb …`, and
 /// `stat::number_of_executed_units: 123456` at the end.
-fn read(target: &str, seconds: u64, said: &str, crashes: u64) -> Option<Ran> {
+fn read(target: &str, seconds: u64, said: &str, crashes: u64) -> Option<TargetResult> {
     let status = said.lines().rev().find(|line| line.starts_with('#') && line.contains(" cov: "))?;
     let figure =
         |name: &str| status.split(name).nth(1)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
@@ -224,17 +224,17 @@ fn read(target: &str, seconds: u64, said: &str, crashes: u64) -> Option<Ran> {
         None => status[1..].split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?,
     };
     let (edges, corpus) = (figure(" cov: ")?, figure(" corp: ")?);
-    Some(Ran { target: target.to_owned(), seconds, executions, edges, corpus, crashes })
+    Some(TargetResult { target: target.to_owned(), seconds, executions, edges, corpus, crashes })
 }
 
-fn line(ran: &Ran) -> String {
-    let Ran { target, seconds, executions, edges, corpus, crashes } = ran;
+fn line(ran: &TargetResult) -> String {
+    let TargetResult { target, seconds, executions, edges, corpus, crashes } = ran;
     format!(
         "{target:<14} {seconds:>6} s {executions:>12} executions {edges:>7} edges {corpus:>6} inputs {crashes:>3} crashes"
     )
 }
 
-fn report(ran: &[Ran], whole: bool, took: u64) -> Result<()> {
+fn report(ran: &[TargetResult], whole: bool, took: u64) -> Result<()> {
     println!("\nfuzz parsers, in {took} s:");
     ran.iter().for_each(|ran| println!("{}", line(ran)));
     let executions: u64 = ran.iter().map(|ran| ran.executions).sum();
@@ -274,7 +274,14 @@ mod tests {
                     #2048\tpulse  cov: 213 ft: 401 corp: 22/1Kb lim: 21 exec/s: 1024 rss: 31Mb\n\
                     stat::number_of_executed_units: 4096\nstat::average_exec_per_sec:     400\n";
         let ran = |executions, crashes| {
-            Some(Ran { target: "text".into(), seconds: 10, executions, edges: 213, corpus: 22, crashes })
+            Some(TargetResult {
+                target: "text".into(),
+                seconds: 10,
+                executions,
+                edges: 213,
+                corpus: 22,
+                crashes,
+            })
         };
         assert_eq!(read("text", 10, said, 0), ran(4096, 0));
         assert_eq!(read("text", 10, said.split("stat::").next().unwrap(), 1), ran(2048, 1));

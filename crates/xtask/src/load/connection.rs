@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::http::{self, Answer};
+use super::http::{self, ResponseHead};
 use super::now;
 
 /// Maximum time until a server recovers after its database was unavailable.
@@ -23,7 +23,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 pub struct Connection {
     stream: TcpStream,
     input: Vec<u8>,
-    answer: Answer,
+    response: ResponseHead,
 }
 
 impl Connection {
@@ -32,7 +32,7 @@ impl Connection {
         let stream =
             TcpStream::connect(server).await.with_context(|| format!("cannot connect to {server}"))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, input: Vec::with_capacity(4096), answer: Answer { status: 0, body: 0..0 } })
+        Ok(Self { stream, input: Vec::with_capacity(4096), response: ResponseHead { status: 0, body: 0..0 } })
     }
 
     /// Sends a request, waits for the complete response, and returns its status.
@@ -46,18 +46,18 @@ impl Connection {
             if self.stream.read_buf(&mut self.input).await? == 0 {
                 bail!("the server ended the connection");
             }
-            if let Some(answer) = http::parse(&self.input)?
-                && self.input.len() >= answer.body.end
+            if let Some(response) = http::parse(&self.input)?
+                && self.input.len() >= response.body.end
             {
-                self.answer = answer;
-                return Ok(self.answer.status);
+                self.response = response;
+                return Ok(self.response.status);
             }
         }
     }
 
     /// Returns the body of the last response.
     pub fn body(&self) -> &[u8] {
-        &self.input[self.answer.body.clone()]
+        &self.input[self.response.body.clone()]
     }
 
     /// Returns the body of the last response as JSON, or null if it is not JSON.
@@ -72,25 +72,25 @@ pub async fn send_all(
     connections: usize,
     requests: Vec<Vec<u8>>,
 ) -> Result<Vec<(u16, Value)>> {
-    let answers = Rc::new(RefCell::new(vec![(0, Value::Null); requests.len()]));
+    let responses = Rc::new(RefCell::new(vec![(0, Value::Null); requests.len()]));
     let (requests, next) = (Rc::new(requests), Rc::new(Cell::new(0)));
     let mut sending = JoinSet::new();
     for _ in 0..connections.min(requests.len()) {
-        let (requests, next, answers) = (Rc::clone(&requests), Rc::clone(&next), Rc::clone(&answers));
+        let (requests, next, responses) = (Rc::clone(&requests), Rc::clone(&next), Rc::clone(&responses));
         sending.spawn_local(async move {
             let mut connection = Connection::open(server).await?;
             loop {
                 let index = next.replace(next.get() + 1);
                 let Some(request) = requests.get(index) else { return anyhow::Ok(()) };
                 let status = connection.call(request).await?;
-                answers.borrow_mut()[index] = (status, connection.json());
+                responses.borrow_mut()[index] = (status, connection.json());
             }
         });
     }
     while let Some(ended) = sending.join_next().await {
         ended??;
     }
-    Ok(answers.take())
+    Ok(responses.take())
 }
 
 /// Sends requests like [`send_all`], and repeats those answered with 503.
@@ -103,17 +103,17 @@ pub async fn send_all_patiently(
     requests: Vec<Vec<u8>>,
 ) -> Result<Vec<(u16, Value)>> {
     let began = now();
-    let mut answers = send_all(server, connections, requests.clone()).await?;
+    let mut responses = send_all(server, connections, requests.clone()).await?;
     loop {
-        let refused: Vec<_> = (0..answers.len()).filter(|i| answers[*i].0 == 503).collect();
-        let Some(first) = refused.first() else { return Ok(answers) };
+        let refused: Vec<_> = (0..responses.len()).filter(|i| responses[*i].0 == 503).collect();
+        let Some(first) = refused.first() else { return Ok(responses) };
         if began.elapsed() > PATIENCE {
-            bail!("{} requests are still rejected: {}", refused.len(), answers[*first].1);
+            bail!("{} requests are still rejected: {}", refused.len(), responses[*first].1);
         }
         sleep(BETWEEN_TRIES).await;
         let again = refused.iter().map(|i| requests[*i].clone()).collect();
-        for (i, answer) in refused.iter().zip(send_all(server, connections, again).await?) {
-            answers[*i] = answer;
+        for (i, response) in refused.iter().zip(send_all(server, connections, again).await?) {
+            responses[*i] = response;
         }
     }
 }

@@ -27,7 +27,7 @@ pub fn request(method: &str, path: &str, token: Option<&str>, body: Option<&[u8]
 
 /// Status of a response, and the range of its body.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct ResponseHead {
     pub status: u16,
     pub body: Range<usize>,
 }
@@ -37,7 +37,7 @@ pub struct Answer {
 ///
 /// # Errors
 /// Returns an error if the response is malformed or has no length, such as a chunked one.
-pub fn parse(bytes: &[u8]) -> Result<Option<Answer>> {
+pub fn parse(bytes: &[u8]) -> Result<Option<ResponseHead>> {
     let mut headers = [httparse::EMPTY_HEADER; 48];
     let mut response = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(head) = response.parse(bytes).context("not an HTTP response")? else {
@@ -50,7 +50,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Answer>> {
         None if matches!(status, 204 | 304) => 0,
         None => bail!("a response with {status} without content-length"),
     };
-    Ok(Some(Answer { status, body: head..head + length }))
+    Ok(Some(ResponseHead { status, body: head..head + length }))
 }
 
 #[cfg(test)]
@@ -64,7 +64,7 @@ mod tests {
         for short in 0..head {
             assert_eq!(parse(&whole[..short]).unwrap(), None);
         }
-        let answer = Answer { status: 201, body: head..whole.len() };
+        let answer = ResponseHead { status: 201, body: head..whole.len() };
         assert_eq!(parse(&whole[..head]).unwrap().as_ref(), Some(&answer));
         assert_eq!(parse(whole).unwrap(), Some(answer));
         assert_eq!(&whole[parse(whole).unwrap().unwrap().body], b"hello");

@@ -1,16 +1,16 @@
 //! Single-threaded load generator for loopback servers. It must not be the bottleneck of a measurement.
 
+pub mod accounts;
 mod connection;
-mod draw;
-mod drive;
+mod generator;
 pub mod http;
-pub mod people;
+mod sampling;
 
 use std::time::Instant;
 
 pub use connection::{Connection, send_all, send_all_patiently};
-pub use draw::{Pairs, Zipf};
-pub use drive::{Plan, Seen, Source, drive};
+pub use generator::{LoadResult, Plan, Source, generate_load};
+pub use sampling::{Pairs, Zipf};
 
 /// Returns the current instant, for measurements.
 #[expect(clippy::disallowed_methods, reason = "measures durations; no rule depends on them")]

@@ -29,13 +29,13 @@ pub fn check(root: &Path) -> Result<()> {
         }
     }
     let reasons = reasons(root)?;
-    for Reason { mutant, why } in &reasons.survivor {
+    for Reason { mutant, explanation } in &reasons.survivor {
         let (file, what) = mutant.split_once(": ").with_context(|| format!("{mutant} names no file"))?;
         let text = sources.get(file).with_context(|| format!("{REASONS}: {file} does not exist"))?;
         let function = what.rsplit_once(" in ").map_or(what, |(_, function)| function);
         let name = function.rsplit("::").next().unwrap_or(function);
         let is_there = text.contains(&format!("fn {name}")) || text.contains(name);
-        ensure!(is_there && !why.is_empty(), "{REASONS}: {name} does not exist in {file}");
+        ensure!(is_there && !explanation.is_empty(), "{REASONS}: {name} does not exist in {file}");
     }
     println!("{REASONS}: {} survivors, each in an existing function", reasons.survivor.len());
     if succeeds(cargo()?.args(["mutants", "--version"])) {

@@ -19,7 +19,7 @@ use crate::workspace::{cargo, root, run, succeeds};
 
 /// Folder for builds and results, with one subfolder per part.
 const BUILD_FOLDER: &str = "target/mutants";
-/// Explanations of survivors: `[[survivor]]` with `mutant` (without line and column) and `why`.
+/// Explanations of survivors: `[[survivor]]` with `mutant` (without line and column) and `explanation`.
 const REASONS: &str = "tests/mutants.toml";
 const LIST: &str = "docs/mutants.md";
 /// Minimum share of observable mutants that tests must detect.
@@ -31,7 +31,7 @@ const HANG_S: &str = "240";
 struct Part {
     name: &'static str,
     files: &'static [&'static str],
-    but: &'static [&'static str],
+    exclude: &'static [&'static str],
     /// Sample size: one of this many mutants is tested.
     every: u32,
     packages: &'static [&'static str],
@@ -43,7 +43,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "bonds",
         files: &["crates/bonds/src/bonds/**/*.rs"],
-        but: &["**/fuzzing.rs"],
+        exclude: &["**/fuzzing.rs"],
         every: 16,
         packages: &["kith-bonds", "kith"],
         tests: &[
@@ -52,11 +52,11 @@ const PARTS: &[Part] = &[
             "api",
             "--",
             "bonds::",
-            "partings",
+            "breakups",
             "requests",
             "invites",
             "restorations",
-            "refusals",
+            "rejections",
             "partner_tiers",
             "old_paths",
             "traces",
@@ -69,7 +69,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "accounts",
         files: &["crates/accounts/src/accounts/**/*.rs"],
-        but: &["**/fuzzing.rs"],
+        exclude: &["**/fuzzing.rs"],
         every: 16,
         packages: &["kith-accounts", "kith"],
         tests: &[
@@ -81,7 +81,7 @@ const PARTS: &[Part] = &[
             "administration",
             "lockout",
             "profile",
-            "leaving",
+            "account_deletion",
             "revocation",
             "operators",
             "traces",
@@ -94,7 +94,7 @@ const PARTS: &[Part] = &[
     Part {
         name: "store",
         files: &["crates/store/src/**/*.rs"],
-        but: &["**/fuzzing.rs", "crates/store/src/testing/**", "crates/store/src/postgres/**"],
+        exclude: &["**/fuzzing.rs", "crates/store/src/testing/**", "crates/store/src/postgres/**"],
         every: 14,
         packages: &["kith-store"],
         tests: &["--lib", "--test", "conformance", "--features", "kith-store/testing"],
@@ -122,7 +122,7 @@ pub struct Args {
 
 /// Results of a part, as names of mutants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Tried {
+struct MutantResults {
     caught: Vec<String>,
     missed: Vec<String>,
     timeout: Vec<String>,
@@ -130,13 +130,13 @@ struct Tried {
     unviable: Vec<String>,
 }
 
-impl Tried {
-    fn noticed(&self) -> usize {
+impl MutantResults {
+    fn detected(&self) -> usize {
         self.caught.len() + self.timeout.len()
     }
 
     fn viable(&self) -> usize {
-        self.noticed() + self.missed.len()
+        self.detected() + self.missed.len()
     }
 }
 
@@ -149,14 +149,14 @@ struct Reasons {
 #[derive(Deserialize)]
 struct Reason {
     mutant: String,
-    why: String,
+    explanation: String,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
 struct Survivor {
     mutant: String,
     /// Explanation, if the mutant has no observable effect.
-    why: Option<String>,
+    explanation: Option<String>,
 }
 
 /// Tests the mutants, writes the list of survivors and evidence.
@@ -177,18 +177,18 @@ pub fn mutants(args: &Args) -> Result<()> {
         for part in
             PARTS.iter().filter(|part| args.part.is_empty() || args.part.iter().any(|name| name == part.name))
         {
-            try_part(&root, part, args.every.unwrap_or(part.every).max(1), args.sample)?;
+            run_part(&root, part, args.every.unwrap_or(part.every).max(1), args.sample)?;
         }
     }
-    let mut tried = BTreeMap::new();
+    let mut results = BTreeMap::new();
     for part in PARTS {
         // A part without results is left out.
         let folder = root.join(BUILD_FOLDER).join(part.name).join("mutants.out");
         if folder.exists() {
-            tried.insert(part.name, read(&folder)?);
+            results.insert(part.name, read(&folder)?);
         }
     }
-    report(&root, &tried, &reasons(&root)?)
+    report(&root, &results, &reasons(&root)?)
 }
 
 fn reasons(root: &Path) -> Result<Reasons> {
@@ -205,7 +205,7 @@ fn install() -> Result<()> {
 }
 
 /// Runs cargo-mutants in a copy of the tree, on SQLite only and with the part's own tests.
-fn try_part(root: &Path, part: &Part, every: u32, sample: u32) -> Result<()> {
+fn run_part(root: &Path, part: &Part, every: u32, sample: u32) -> Result<()> {
     let output = root.join(BUILD_FOLDER).join(part.name);
     fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
     let shard = format!("{}/{every}", sample % every);
@@ -215,7 +215,7 @@ fn try_part(root: &Path, part: &Part, every: u32, sample: u32) -> Result<()> {
     for file in part.files {
         mutants.args(["--file", file]);
     }
-    for file in part.but {
+    for file in part.exclude {
         mutants.args(["--exclude", file]);
     }
     mutants.args(["--test-package", &part.packages.join(",")]);
@@ -230,7 +230,7 @@ fn try_part(root: &Path, part: &Part, every: u32, sample: u32) -> Result<()> {
     }
 }
 
-fn read(folder: &Path) -> Result<Tried> {
+fn read(folder: &Path) -> Result<MutantResults> {
     let lines = |name: &str| -> Result<Vec<String>> {
         let path = folder.join(name);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -238,11 +238,11 @@ fn read(folder: &Path) -> Result<Tried> {
     };
     let [caught, missed, timeout, unviable] =
         ["caught.txt", "missed.txt", "timeout.txt", "unviable.txt"].map(lines);
-    Ok(Tried { caught: caught?, missed: missed?, timeout: timeout?, unviable: unviable? })
+    Ok(MutantResults { caught: caught?, missed: missed?, timeout: timeout?, unviable: unviable? })
 }
 
 /// Removes line and column, which change: `FILE:LINE:COLUMN: WHAT` becomes `FILE: WHAT`.
-fn lasting(mutant: &str) -> String {
+fn without_position(mutant: &str) -> String {
     let mut parts = mutant.splitn(4, ':');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
         (Some(file), Some(_), Some(_), Some(what)) => format!("{file}:{what}"),
@@ -250,31 +250,31 @@ fn lasting(mutant: &str) -> String {
     }
 }
 
-fn survivors(tried: &Tried, reasons: &Reasons) -> Vec<Survivor> {
+fn survivors(results: &MutantResults, reasons: &Reasons) -> Vec<Survivor> {
     let explained = |mutant: &String| {
-        let name = lasting(mutant);
+        let name = without_position(mutant);
         let reason = reasons.survivor.iter().find(|reason| reason.mutant == name);
-        Survivor { mutant: mutant.clone(), why: reason.map(|reason| reason.why.clone()) }
+        Survivor { mutant: mutant.clone(), explanation: reason.map(|reason| reason.explanation.clone()) }
     };
-    tried.missed.iter().map(explained).collect()
+    results.missed.iter().map(explained).collect()
 }
 
-fn report(root: &Path, tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons) -> Result<()> {
-    let sum = |of: fn(&Tried) -> usize| tried.values().map(of).sum::<usize>();
-    let (noticed, viable) = (sum(Tried::noticed), sum(Tried::viable));
+fn report(root: &Path, results: &BTreeMap<&'static str, MutantResults>, reasons: &Reasons) -> Result<()> {
+    let sum = |of: fn(&MutantResults) -> usize| results.values().map(of).sum::<usize>();
+    let (detected, viable) = (sum(MutantResults::detected), sum(MutantResults::viable));
     if viable == 0 {
         bail!("no change was tried");
     }
-    let share = noticed as f64 / viable as f64;
-    let list = listed(tried, reasons);
+    let share = detected as f64 / viable as f64;
+    let list = listed(results, reasons);
     fs::write(root.join(LIST), &list).with_context(|| format!("cannot write {LIST}"))?;
     print!("{list}");
-    let parts: BTreeMap<_, _> = tried
+    let parts: BTreeMap<_, _> = results
         .iter()
-        .map(|(name, tried)| {
+        .map(|(name, results)| {
             let figures = json!({
-                "noticed": tried.noticed(), "viable": tried.viable(), "unviable": tried.unviable.len(),
-                "survivors": survivors(tried, reasons),
+                "noticed": results.detected(), "viable": results.viable(), "unviable": results.unviable.len(),
+                "survivors": survivors(results, reasons),
             });
             (*name, figures)
         })
@@ -283,12 +283,12 @@ fn report(root: &Path, tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons)
     let row = Row {
         id: "DRV-36",
         result: Outcome::of(share >= MIN_DETECTED_SHARE),
-        figures: json!({ "noticed": noticed, "viable": viable, "percent": percent, "parts": parts }),
+        figures: json!({ "noticed": detected, "viable": viable, "percent": percent, "parts": parts }),
         summary: format!(
-            "Tests notice {noticed} of {viable} sampled changes of bonds, accounts and store ({percent:.0} %)."
+            "Tests notice {detected} of {viable} sampled changes of bonds, accounts and store ({percent:.0} %)."
         ),
     };
-    if tried.len() == PARTS.len() {
+    if results.len() == PARTS.len() {
         evidence::write("cargo xtask mutants", &[row])?;
     } else {
         println!(
@@ -305,25 +305,25 @@ fn report(root: &Path, tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons)
     Ok(())
 }
 
-fn listed(tried: &BTreeMap<&'static str, Tried>, reasons: &Reasons) -> String {
+fn listed(results: &BTreeMap<&'static str, MutantResults>, reasons: &Reasons) -> String {
     let mut text = format!(
         "<!-- Written by `cargo xtask mutants`; reasons are in {REASONS}. -->\n\n# Mutants\n\n\
          A sample of single changes of the code, and whether the nearest tests detected them, on SQLite.\n\n\
          | part | viable mutants | detected | survived |\n|---|---|---|---|\n"
     );
-    for (name, tried) in tried {
-        let percent = 100.0 * tried.noticed() as f64 / tried.viable().max(1) as f64;
+    for (name, results) in results {
+        let percent = 100.0 * results.detected() as f64 / results.viable().max(1) as f64;
         text += &format!(
             "| {name} | {} | {} ({percent:.0} %) | {} |\n",
-            tried.viable(),
-            tried.noticed(),
-            tried.missed.len()
+            results.viable(),
+            results.detected(),
+            results.missed.len()
         );
     }
     text += "\n## Survivors\n\n";
-    for Survivor { mutant, why } in tried.values().flat_map(|tried| survivors(tried, reasons)) {
-        let why = why.unwrap_or_else(|| "no test detects it yet".to_owned());
-        text += &format!("* `{}`: {why}\n", lasting(&mutant));
+    for Survivor { mutant, explanation } in results.values().flat_map(|results| survivors(results, reasons)) {
+        let explanation = explanation.unwrap_or_else(|| "no test detects it yet".to_owned());
+        text += &format!("* `{}`: {explanation}\n", without_position(&mutant));
     }
     text
 }
@@ -336,18 +336,23 @@ mod tests {
 
     #[test]
     fn survivor_reason_survives_line_changes() {
-        assert_eq!(lasting(MISSED), "crates/a/src/b.rs: replace > with >= in c::d");
-        let tried = Tried { missed: vec![MISSED.to_owned(), "other".to_owned()], ..Tried::default() };
-        let reason = Reason { mutant: lasting(MISSED), why: "Nothing is exactly that long.".to_owned() };
-        let found = survivors(&tried, &Reasons { survivor: vec![reason] });
-        let why: Vec<_> = found.iter().map(|survivor| survivor.why.as_deref()).collect();
-        assert_eq!(why, [Some("Nothing is exactly that long."), None]);
+        assert_eq!(without_position(MISSED), "crates/a/src/b.rs: replace > with >= in c::d");
+        let results =
+            MutantResults { missed: vec![MISSED.to_owned(), "other".to_owned()], ..MutantResults::default() };
+        let reason = Reason {
+            mutant: without_position(MISSED),
+            explanation: "Nothing is exactly that long.".to_owned(),
+        };
+        let found = survivors(&results, &Reasons { survivor: vec![reason] });
+        let explanation: Vec<_> = found.iter().map(|survivor| survivor.explanation.as_deref()).collect();
+        assert_eq!(explanation, [Some("Nothing is exactly that long."), None]);
     }
 
     #[test]
     fn timeouts_are_detected_and_unviable_mutants_ignored() {
         let names = |n| vec![String::new(); n];
-        let tried = Tried { caught: names(3), missed: names(1), timeout: names(2), unviable: names(4) };
-        assert_eq!((tried.noticed(), tried.viable()), (5, 6));
+        let results =
+            MutantResults { caught: names(3), missed: names(1), timeout: names(2), unviable: names(4) };
+        assert_eq!((results.detected(), results.viable()), (5, 6));
     }
 }

@@ -1,6 +1,6 @@
 //! Copies of rows with different ids and unique columns, which fill a table from a few recorded rows.
 
-use super::world::{Table, Value};
+use super::recordings::{Table, Value};
 
 const ID_LENGTH: usize = 36;
 /// Range of hexadecimal digits of an id that differ between copies. Not the last digits, which differ between
@@ -11,7 +11,7 @@ const DIGITS: std::ops::Range<usize> = 24..30;
 const MIN_HASH_BYTES: usize = 16;
 
 /// Row to copy, with the columns that change.
-pub struct Original<'t> {
+pub struct RowTemplate<'t> {
     table: &'t Table,
     row: &'t [Value],
     /// Columns with the positions of ids in their text.
@@ -20,12 +20,12 @@ pub struct Original<'t> {
     others: Vec<usize>,
 }
 
-impl<'t> Original<'t> {
+impl<'t> RowTemplate<'t> {
     /// Analyses `row` of `table`.
     pub fn new(table: &'t Table, row: &'t [Value]) -> Self {
         let ids: Vec<_> = (0..row.len())
             .map(|column| (column, ids_in(&row[column])))
-            .filter(|(_, places)| !places.is_empty())
+            .filter(|(_, positions)| !positions.is_empty())
             .collect();
         let mut others = table.references.clone();
         let is_hash = |value: &Value| matches!(value, Value::Blob(bytes) if bytes.len() >= MIN_HASH_BYTES);
@@ -44,10 +44,10 @@ impl<'t> Original<'t> {
     /// Returns copy `n` (from 1). Copies with the same number refer to each other as their originals do.
     pub fn copy(&self, n: i64) -> Vec<Value> {
         let mut copy = self.row.to_vec();
-        for (column, places) in &self.ids {
+        for (column, positions) in &self.ids {
             if let Value::Text(text) = &mut copy[*column] {
-                for place in places {
-                    let digits = place + DIGITS.start..place + DIGITS.end;
+                for position in positions {
+                    let digits = position + DIGITS.start..position + DIGITS.end;
                     let number = i64::from_str_radix(&text[digits.clone()], 16).unwrap_or(0);
                     text.replace_range(digits, &format!("{:06x}", (number ^ n) & 0xff_ffff));
                 }
@@ -72,17 +72,17 @@ impl<'t> Original<'t> {
 /// Returns the positions at which ids begin in a text.
 fn ids_in(value: &Value) -> Vec<usize> {
     let Value::Text(text) = value else { return Vec::new() };
-    let mut places = Vec::new();
+    let mut positions = Vec::new();
     let mut at = 0;
     while at + ID_LENGTH <= text.len() {
         if is_id(&text.as_bytes()[at..at + ID_LENGTH]) {
-            places.push(at);
+            positions.push(at);
             at += ID_LENGTH;
         } else {
             at += 1;
         }
     }
-    places
+    positions
 }
 
 /// Returns true if `text` is a UUID in its hyphenated form.
@@ -116,13 +116,13 @@ mod tests {
         let row = [Value::Text(format!("user:{ID}")), Value::Text(format!("{ID} {ID}"))];
         let other = "0198c0de-0000-7000-8000-00000100000f";
         let expected = vec![Value::Text(format!("user:{other}")), Value::Text(format!("{other} {other}"))];
-        assert_eq!(Original::new(&table(vec![vec![0]]), &row).copy(1), expected);
+        assert_eq!(RowTemplate::new(&table(vec![vec![0]]), &row).copy(1), expected);
     }
 
     #[test]
     fn unique_columns_without_ids_change() {
         let row = [Value::Text("queue".into()), Value::Integer(3)];
-        let copy = |unique| Original::new(&table(unique), &row).copy(2);
+        let copy = |unique| RowTemplate::new(&table(unique), &row).copy(2);
         assert_eq!(copy(vec![vec![0, 1]]), [Value::Text("queue".into()), Value::Integer(23)]);
         assert_eq!(copy(vec![vec![1], vec![0]]), [Value::Text("queue~2".into()), Value::Integer(23)]);
         assert_eq!(copy(vec![]), row);

@@ -7,9 +7,9 @@
 mod clones;
 mod judge;
 mod postgres;
+mod recordings;
 mod sources;
 mod sqlite;
-mod world;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,9 +22,9 @@ use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 use crate::kith::{self, Start};
 use crate::mode::Mode;
 use crate::workspace::{root, run};
-use clones::Original;
+use clones::RowTemplate;
 use judge::{Report, Sample};
-use world::{Statements, Table, Value};
+use recordings::{Statements, Table, Value};
 
 /// Options of `cargo xtask plans`.
 #[derive(clap::Args)]
@@ -71,7 +71,7 @@ pub fn plans(args: &Args) -> Result<()> {
         Some(folder) => folder.clone(),
         None => recorded_folder()?,
     };
-    let statements = world::statements(&recorded, &sources::of_tests(&root()?)?)
+    let statements = recordings::statements(&recorded, &sources::test_sources(&root()?)?)
         .context("nothing is recorded; run `cargo xtask test` first")?;
     let scratch = tempfile::tempdir()?;
     let binary = kith::build(Mode::SMOKE)?;
@@ -81,7 +81,7 @@ pub fn plans(args: &Args) -> Result<()> {
         run(&mut start.command(&["migrate", "up"]))?;
         Ok(data.join("kith.db"))
     };
-    let tables = world::tables(&recorded, &empty("world", None)?, i64::try_from(args.rows)?)?;
+    let tables = recordings::tables(&recorded, &empty("world", None)?, i64::try_from(args.rows)?)?;
     let server = PostgresServer::start(PostgresServerOptions::default())?;
     let url = server.url("postgres");
     empty("postgres", Some(url.clone()))?;
@@ -91,7 +91,7 @@ pub fn plans(args: &Args) -> Result<()> {
 }
 
 /// Makes `suite` record into the default folder, which is emptied first.
-pub fn record(suite: &mut Command) -> Result<()> {
+pub fn record_into_default_folder(suite: &mut Command) -> Result<()> {
     let folder = recorded_folder()?;
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
@@ -136,7 +136,7 @@ fn is_filled(table: &str) -> bool {
 
 /// Returns the recorded rows of a table, followed by copies up to `rows`.
 fn filled(table: &Table, rows: usize) -> impl Iterator<Item = Vec<Value>> + '_ {
-    let originals: Vec<_> = table.rows.iter().map(|row| Original::new(table, row)).collect();
+    let originals: Vec<_> = table.rows.iter().map(|row| RowTemplate::new(table, row)).collect();
     let is_filled = is_filled(&table.name) && !originals.is_empty();
     let missing = if is_filled { rows.saturating_sub(originals.len()) } else { 0 };
     let copies = (0..missing).map(move |n| {

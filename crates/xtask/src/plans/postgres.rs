@@ -13,7 +13,7 @@ use tokio_postgres::{Client, CopyInSink, NoTls, SimpleQueryMessage};
 
 use super::filled;
 use super::judge::{Cost, Finding, Report, STOPPED, Sample};
-use super::world::{Statement, Table, Value};
+use super::recordings::{Statement, Table, Value};
 
 /// Statement timeout in milliseconds. A statement that exceeds it reads too much.
 const MAX_MS: u32 = 3_000;
@@ -31,7 +31,7 @@ pub async fn judge(
     sample: Sample,
 ) -> Result<Report> {
     let client = connect(url).await?;
-    let statements = at_the_mark(statements, rows);
+    let statements = with_recent_watermark(statements, rows);
     client.batch_execute("SET plan_cache_mode = force_generic_plan").await?;
     let mut report = Report::default();
     let prepared = prepare(&client, &statements, &mut report).await?;
@@ -57,12 +57,12 @@ fn transaction_of(row: usize) -> usize {
 }
 
 /// Sets the watermark of the sequencer's statements to near the newest rows, as it is in operation.
-fn at_the_mark(statements: &[Statement], rows: usize) -> Vec<Statement> {
-    let mark = i64::try_from(transaction_of(rows.saturating_sub(1))).unwrap_or(i64::MAX);
+fn with_recent_watermark(statements: &[Statement], rows: usize) -> Vec<Statement> {
+    let watermark = i64::try_from(transaction_of(rows.saturating_sub(1))).unwrap_or(i64::MAX);
     let at_the_mark = |statement: &Statement| {
         let mut statement = statement.clone();
         if statement.sql.contains(".tx >= $1") {
-            statement.samples.iter_mut().for_each(|sample| sample[0] = RecordedParam::Int(mark));
+            statement.samples.iter_mut().for_each(|sample| sample[0] = RecordedParam::Int(watermark));
         }
         statement
     };
@@ -92,13 +92,13 @@ async fn prepare<'s>(
         let name = format!("s{n}");
         match client.batch_execute(&format!("PREPARE {name} AS {}", statement.sql)).await {
             Ok(()) => prepared.push(Prepared { name, sql: &statement.sql, samples: &statement.samples }),
-            Err(error) => report.failed.push((statement.sql.clone(), said(&error))),
+            Err(error) => report.failed.push((statement.sql.clone(), error_message(&error))),
         }
     }
     Ok(prepared)
 }
 
-fn said(error: &tokio_postgres::Error) -> String {
+fn error_message(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
@@ -211,7 +211,7 @@ async fn cost(
                 let cost = Cost { tuples: STOPPED, ..Cost::default() };
                 return Ok((cost, "stopped".to_owned()));
             }
-            return Err(said(&error));
+            return Err(error_message(&error));
         }
     };
     let text = messages.iter().find_map(|message| match message {

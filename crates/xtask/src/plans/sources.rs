@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::judge::plain;
 
 /// Returns the text of all tests and migrations below `root`, with white space collapsed.
-pub fn of_tests(root: &Path) -> Result<String> {
+pub fn test_sources(root: &Path) -> Result<String> {
     let mut texts = String::new();
     for folder in ["tests", "crates"] {
         collect(&root.join(folder), folder == "tests", &mut texts)?;
@@ -44,7 +44,7 @@ mod tests {
         write("tests/a.rs", "q.one(\"SELECT 1\n    FROM \\\"a\\\"\")");
         write("crates/a/src/rows.rs", "SELECT 2");
         write("crates/a/migrations/1.sql", "SELECT 3;");
-        let texts = of_tests(folder.path()).unwrap();
+        let texts = test_sources(folder.path()).unwrap();
         assert!(texts.contains(&plain("SELECT 1 FROM  \"a\"")) && texts.contains("SELECT 3"));
         assert!(!texts.contains("SELECT 2"));
     }

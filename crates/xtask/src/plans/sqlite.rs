@@ -11,7 +11,7 @@ use rusqlite::{Connection, ErrorCode, StatementStatus, params_from_iter};
 
 use super::filled;
 use super::judge::{Cost, Finding, Report, STOPPED, Sample};
-use super::world::{Statement, Table};
+use super::recordings::{Statement, Table};
 
 /// Number of steps between two calls of the progress handler.
 const PROGRESS_INTERVAL_STEPS: i32 = 10_000;
@@ -37,9 +37,9 @@ pub fn judge(
             connection.progress_handler(0, None::<fn() -> bool>)?;
             connection.execute_batch("ANALYZE")?;
         }
-        let looks = bound(&mut connection)?;
+        let progress_calls = bound(&mut connection)?;
         for statement in statements {
-            looks.store(0, Ordering::Relaxed);
+            progress_calls.store(0, Ordering::Relaxed);
             judge_statement(&connection, mode, statement, sample, &mut report);
         }
     }
@@ -48,11 +48,11 @@ pub fn judge(
 
 /// Installs a progress handler that stops statements with too many steps.
 fn bound(connection: &mut Connection) -> Result<Arc<AtomicU32>> {
-    let looks = Arc::new(AtomicU32::new(0));
-    let counted = Arc::clone(&looks);
+    let progress_calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&progress_calls);
     let too_many = move || counted.fetch_add(1, Ordering::Relaxed) > MAX_PROGRESS_CALLS;
     connection.progress_handler(PROGRESS_INTERVAL_STEPS, Some(too_many))?;
-    Ok(looks)
+    Ok(progress_calls)
 }
 
 fn fill(connection: &Connection, tables: &[Table], rows: usize) -> Result<()> {
@@ -70,9 +70,9 @@ fn fill(connection: &Connection, tables: &[Table], rows: usize) -> Result<()> {
         connection.execute_batch(&format!("DROP INDEX {name}"))?;
     }
     for table in tables.iter().filter(|table| table.name != "schema_migrations") {
-        let places = vec!["?"; table.columns.len()].join(", ");
+        let placeholders = vec!["?"; table.columns.len()].join(", ");
         let columns = table.columns.join(", ");
-        let sql = format!("INSERT OR IGNORE INTO {} ({columns}) VALUES ({places})", table.name);
+        let sql = format!("INSERT OR IGNORE INTO {} ({columns}) VALUES ({placeholders})", table.name);
         let mut insert = connection.prepare(&sql)?;
         for row in filled(table, rows) {
             insert.execute(params_from_iter(row)).with_context(|| table.name.clone())?;
@@ -92,7 +92,7 @@ fn judge_statement(
     sample: Sample,
     report: &mut Report,
 ) {
-    let sql = notation(&statement.sql);
+    let sql = to_sqlite_parameters(&statement.sql);
     let (mut judged, mut error) = (None::<Cost>, String::new());
     for params in &statement.samples {
         match cost(connection, &sql, params) {
@@ -152,7 +152,7 @@ fn plan(connection: &Connection, sql: &str) -> Result<String, rusqlite::Error> {
 }
 
 /// Converts `$1` to `?1`, like the store.
-fn notation(sql: &str) -> String {
+fn to_sqlite_parameters(sql: &str) -> String {
     sql.replace('$', "?")
 }
 

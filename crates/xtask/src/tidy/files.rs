@@ -10,14 +10,14 @@ const VAGUE: &[&str] = &["util", "utils", "helper", "helpers", "common", "manage
 pub fn check(file: &File) -> Vec<Finding> {
     let mut findings = white_space(file);
     if file.extension() == "rs" {
-        findings.extend(opening(file));
+        findings.extend(module_comment(file));
         findings.extend(length(file));
         findings.extend(name(file));
     }
     findings
 }
 
-fn opening(file: &File) -> Option<Finding> {
+fn module_comment(file: &File) -> Option<Finding> {
     let why = "a file begins with a `//!` comment that states its responsibility";
     (!file.text.starts_with("//!")).then(|| file.finding(1, "no `//!` line", why))
 }
@@ -55,11 +55,11 @@ fn white_space(file: &File) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{said, tree};
+    use super::super::tests::{formatted, tree};
     use super::*;
 
     fn found(path: &str, text: &str) -> Vec<String> {
-        said(&check(&tree(&[(path, text)])[0]))
+        formatted(&check(&tree(&[(path, text)])[0]))
     }
 
     #[test]

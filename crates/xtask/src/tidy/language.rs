@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::scan::{Kind, pieces};
+use super::scan::{PieceKind, pieces};
 use super::{File, Finding};
 
 /// The OpenAPI document, whose texts are checked where clients read them.
@@ -52,7 +52,7 @@ fn rust(file: &File) -> Vec<Finding> {
     let mut last_doc_line = 0;
     for piece in pieces(&file.text) {
         match piece.kind {
-            Kind::Comment => {
+            PieceKind::Comment => {
                 let doc = piece.text.strip_prefix("///").or_else(|| piece.text.strip_prefix("//!"));
                 if let Some(text) = doc {
                     if piece.line > last_doc_line + 1 {
@@ -62,8 +62,8 @@ fn rust(file: &File) -> Vec<Finding> {
                 }
                 findings.extend(banned_words(file, piece.line, piece.text));
             }
-            Kind::Code => findings.extend(constants(file, piece.line, piece.text)),
-            Kind::Literal => {}
+            PieceKind::Code => findings.extend(constants(file, piece.line, piece.text)),
+            PieceKind::Literal => {}
         }
     }
     findings
@@ -177,11 +177,11 @@ fn texts(file: &File, pointer: &str, value: &Value, findings: &mut Vec<Finding>)
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{said, tree};
+    use super::super::tests::{formatted, tree};
     use super::*;
 
     fn found(path: &str, text: &str) -> Vec<String> {
-        said(&check(&tree(&[(path, text)])[0]))
+        formatted(&check(&tree(&[(path, text)])[0]))
     }
 
     #[test]

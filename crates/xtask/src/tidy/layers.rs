@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use toml::{Table, Value};
 
-use super::scan::{Kind, pieces};
+use super::scan::{PieceKind, pieces};
 use super::{File, Finding};
 
 /// File with the Mermaid diagram: `bonds --> accounts`, or `platform -.-> verify` for a dependency of tests
@@ -112,7 +112,7 @@ fn edges(picture: &File) -> BTreeMap<Edge, usize> {
 
 fn source(file: &File) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for piece in pieces(&file.text).iter().filter(|piece| piece.kind == Kind::Code) {
+    for piece in pieces(&file.text).iter().filter(|piece| piece.kind == PieceKind::Code) {
         for (line, text) in piece.lines() {
             let mut words = text.split(|c: char| !(c.is_alphanumeric() || c == '_'));
             let named = words.find(|word| {
@@ -129,7 +129,7 @@ fn source(file: &File) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{said, tree};
+    use super::super::tests::{formatted, tree};
     use super::*;
 
     #[test]
@@ -152,7 +152,7 @@ mod tests {
             "crates/xtask/Cargo.toml:2: xtask depends on server",
             "ARCHITECTURE.md:7: bonds --> verify",
         ];
-        assert_eq!(said(&found), expected);
+        assert_eq!(formatted(&found), expected);
     }
 
     #[test]
@@ -175,6 +175,6 @@ mod tests {
             "crates/xtask/src/a.rs:2: rusqlite",
             "crates/platform/Cargo.toml:4: tokio-postgres",
         ];
-        assert_eq!(said(&found), expected);
+        assert_eq!(formatted(&found), expected);
     }
 }

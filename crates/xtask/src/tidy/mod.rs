@@ -129,7 +129,7 @@ mod tests {
     }
 
     /// Formats findings as `path:line: what`.
-    pub(super) fn said(findings: &[Finding]) -> Vec<String> {
+    pub(super) fn formatted(findings: &[Finding]) -> Vec<String> {
         findings.iter().map(|f| format!("{}:{}: {}", f.path, f.line, f.what)).collect()
     }
 

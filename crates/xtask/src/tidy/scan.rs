@@ -2,7 +2,7 @@
 
 /// Kind of a source piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum PieceKind {
     Code,
     Comment,
     Literal,
@@ -11,7 +11,7 @@ pub enum Kind {
 /// Source piece of one kind.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Piece<'a> {
-    pub kind: Kind,
+    pub kind: PieceKind,
     /// Line on which it begins, from 1.
     pub line: usize,
     pub text: &'a str,
@@ -30,13 +30,13 @@ pub fn pieces(source: &str) -> Vec<Piece<'_>> {
     let (mut code_from, mut at, mut line) = (0, 0, 1);
     let mut code_line = 1;
     while at < source.len() {
-        let Some((kind, length)) = special(source, at) else {
+        let Some((kind, length)) = comment_or_literal(source, at) else {
             line += usize::from(source.as_bytes()[at] == b'\n');
             at += 1;
             continue;
         };
         if code_from < at {
-            pieces.push(Piece { kind: Kind::Code, line: code_line, text: &source[code_from..at] });
+            pieces.push(Piece { kind: PieceKind::Code, line: code_line, text: &source[code_from..at] });
         }
         let text = &source[at..at + length];
         pieces.push(Piece { kind, line, text });
@@ -45,34 +45,36 @@ pub fn pieces(source: &str) -> Vec<Piece<'_>> {
         (code_from, code_line) = (at, line);
     }
     if code_from < source.len() {
-        pieces.push(Piece { kind: Kind::Code, line: code_line, text: &source[code_from..] });
+        pieces.push(Piece { kind: PieceKind::Code, line: code_line, text: &source[code_from..] });
     }
     pieces
 }
 
 /// Returns the kind and length of the comment or literal that begins at byte `at`.
-fn special(source: &str, at: usize) -> Option<(Kind, usize)> {
+fn comment_or_literal(source: &str, at: usize) -> Option<(PieceKind, usize)> {
     let rest = &source.as_bytes()[at..];
     match rest {
         [b'/', b'/', ..] => {
-            Some((Kind::Comment, rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len())))
+            Some((PieceKind::Comment, rest.iter().position(|b| *b == b'\n').unwrap_or(rest.len())))
         }
-        [b'/', b'*', ..] => Some((Kind::Comment, block_comment(rest))),
-        [b'"', ..] => Some((Kind::Literal, quoted(rest, b'"'))),
-        [b'r', b'"' | b'#', ..] if !continues_a_word(source, at) => Some((Kind::Literal, raw_string(rest)?)),
-        [b'\'', b'\\', ..] => Some((Kind::Literal, quoted(rest, b'\''))),
+        [b'/', b'*', ..] => Some((PieceKind::Comment, block_comment(rest))),
+        [b'"', ..] => Some((PieceKind::Literal, quoted(rest, b'"'))),
+        [b'r', b'"' | b'#', ..] if !is_inside_word(source, at) => {
+            Some((PieceKind::Literal, raw_string(rest)?))
+        }
+        [b'\'', b'\\', ..] => Some((PieceKind::Literal, quoted(rest, b'\''))),
         [b'\'', ..] => {
             // `'a'` is a literal. `'a` without a closing quote after one character is a lifetime.
             let character = source[at + 1..].chars().next()?;
             let close = 1 + character.len_utf8();
-            (rest.get(close) == Some(&b'\'')).then_some((Kind::Literal, close + 1))
+            (rest.get(close) == Some(&b'\'')).then_some((PieceKind::Literal, close + 1))
         }
         _ => None,
     }
 }
 
 /// Returns true if the byte before `at` belongs to the same word. A raw string's `r` may follow `b` or `c`.
-fn continues_a_word(source: &str, at: usize) -> bool {
+fn is_inside_word(source: &str, at: usize) -> bool {
     let is_word = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_';
     match source.as_bytes()[..at] {
         [.., before, b'b' | b'c'] => is_word(&before),
@@ -122,7 +124,7 @@ fn raw_string(rest: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn of_kind(source: &str, kind: Kind) -> Vec<&str> {
+    fn of_kind(source: &str, kind: PieceKind) -> Vec<&str> {
         pieces(source).into_iter().filter(|piece| piece.kind == kind).map(|piece| piece.text).collect()
     }
 
@@ -130,10 +132,10 @@ mod tests {
     fn source_is_split_into_code_comments_and_literals() {
         let source = r####"let a = "x // \" y"; // one " two
 /* a /* nested */ b */ let c: &'static str = r#"raw " // "#; let d = '"'; let e = '\''; fn f<'a>(r: &'a str) {}"####;
-        assert_eq!(of_kind(source, Kind::Comment), ["// one \" two", "/* a /* nested */ b */"]);
+        assert_eq!(of_kind(source, PieceKind::Comment), ["// one \" two", "/* a /* nested */ b */"]);
         let literals = ["\"x // \\\" y\"", "r#\"raw \" // \"#", "'\"'", "'\\''"];
-        assert_eq!(of_kind(source, Kind::Literal), literals);
-        assert_eq!(of_kind(source, Kind::Code).last().unwrap(), &"; fn f<'a>(r: &'a str) {}");
+        assert_eq!(of_kind(source, PieceKind::Literal), literals);
+        assert_eq!(of_kind(source, PieceKind::Code).last().unwrap(), &"; fn f<'a>(r: &'a str) {}");
     }
 
     #[test]
@@ -141,7 +143,7 @@ mod tests {
         let source = "a\n\"b\nc\"\n// d\ne 'ü' br\"f\" r#type for\"g\"";
         let pieces = pieces(source);
         assert_eq!(pieces.iter().map(|piece| piece.text).collect::<String>(), source);
-        let comment = pieces.iter().find(|piece| piece.kind == Kind::Comment).unwrap();
+        let comment = pieces.iter().find(|piece| piece.kind == PieceKind::Comment).unwrap();
         assert_eq!((comment.line, comment.text), (4, "// d"));
         assert_eq!(pieces.last().unwrap().line, 5);
     }

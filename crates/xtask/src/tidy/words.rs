@@ -1,6 +1,6 @@
 //! Rules for words: unfinished code, SQL outside `rows.rs`, sleeping, and CI steps whose failures are hidden.
 
-use super::scan::{Kind, pieces};
+use super::scan::{PieceKind, pieces};
 use super::{CI, File, Finding};
 
 /// Files that may sleep, with the reason.
@@ -25,7 +25,7 @@ const FILES_ALLOWED_TO_SLEEP: &[(&str, &str)] = &[
     ),
     ("crates/xtask/src/bench/jobs/redis.rs", "Redis does not report when it listens"),
     ("crates/jobs/examples/chaos/main.rs", "jobs take time, and are enqueued at a rate"),
-    ("crates/xtask/src/chaos/jobs/crew.rs", "the time of a fault is random, and no event marks it"),
+    ("crates/xtask/src/chaos/jobs/process_group.rs", "the time of a fault is random, and no event marks it"),
     ("crates/xtask/src/chaos/kill.rs", "the end of another's child cannot be waited for"),
     ("crates/xtask/src/chaos/rounds.rs", "the time of a fault is random, and no event marks it"),
     (
@@ -33,7 +33,7 @@ const FILES_ALLOWED_TO_SLEEP: &[(&str, &str)] = &[
         "load lasts for some time between stops, and HAProxy does not report when it listens",
     ),
     ("crates/xtask/src/load/connection.rs", "retries while the server is not available yet"),
-    ("crates/xtask/src/load/drive.rs", "load has a given duration"),
+    ("crates/xtask/src/load/generator.rs", "load has a given duration"),
     (
         "crates/platform/src/http/serve.rs",
         "draining has a duration, and file descriptors become available again",
@@ -65,7 +65,7 @@ const ROUTER: &str = "crates/platform/src/http/";
 pub fn check(file: &File) -> Vec<Finding> {
     match file.extension() {
         "rs" => rust(file),
-        _ if file.path == CI => silenced(file),
+        _ if file.path == CI => silenced_steps(file),
         "toml" | "sql" | "c" | "yml" => undone_comments(file, 1, &file.text),
         _ => Vec::new(),
     }
@@ -76,21 +76,21 @@ fn rust(file: &File) -> Vec<Finding> {
     let may_hold_sql = !file.is_of_feature() || file.path.contains("/rows/") || file.name() == "rows.rs";
     for piece in pieces(&file.text) {
         match piece.kind {
-            Kind::Code => {
+            PieceKind::Code => {
                 findings.extend(undone_code(file, piece.line, piece.text));
                 findings.extend(sleeping(file, piece.line, piece.text));
                 findings.extend(undocumented(file, piece.line, piece.text));
-                findings.extend(undated(file, piece.line, piece.text));
+                findings.extend(undated_writes(file, piece.line, piece.text));
             }
-            Kind::Comment => findings.extend(undone_comments(file, piece.line, piece.text)),
-            Kind::Literal if !may_hold_sql && is_sql(piece.text) => {
+            PieceKind::Comment => findings.extend(undone_comments(file, piece.line, piece.text)),
+            PieceKind::Literal if !may_hold_sql && is_sql(piece.text) => {
                 findings.push(file.finding(
                     piece.line,
                     "SQL",
                     "a module's SQL is in its rows.rs, a function a statement",
                 ));
             }
-            Kind::Literal => {}
+            PieceKind::Literal => {}
         }
     }
     findings
@@ -143,7 +143,7 @@ fn undocumented(file: &File, from: usize, code: &str) -> Vec<Finding> {
 
 /// Reports direct writes by features, which bypass the timestamp that `App::write` takes when the transaction
 /// starts.
-fn undated(file: &File, from: usize, code: &str) -> Vec<Finding> {
+fn undated_writes(file: &File, from: usize, code: &str) -> Vec<Finding> {
     if !file.is_of_feature() {
         return Vec::new();
     }
@@ -154,7 +154,7 @@ fn undated(file: &File, from: usize, code: &str) -> Vec<Finding> {
 }
 
 /// Reports CI steps that hide output or failures.
-fn silenced(file: &File) -> Vec<Finding> {
+fn silenced_steps(file: &File) -> Vec<Finding> {
     let ways = ["/dev/null", "|| true", "|| :", "set +e", ">&-", "--quiet", " -q"];
     on_lines(1, &file.text, |line| ways.iter().find(|way| line.contains(**way)).copied())
         .map(|(line, way)| {
@@ -178,11 +178,11 @@ fn on_lines<'a, T>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{said, tree};
+    use super::super::tests::{formatted, tree};
     use super::*;
 
     fn found(path: &str, text: &str) -> Vec<String> {
-        said(&check(&tree(&[(path, text)])[0]))
+        formatted(&check(&tree(&[(path, text)])[0]))
     }
 
     #[test]

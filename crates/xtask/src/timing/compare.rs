@@ -36,12 +36,12 @@ impl Comparison {
             difference: quantile(differences.clone(), 0.5),
             interval: interval(&differences, rng),
             first_slower: slower as f64 / pairs.len() as f64,
-            p: chance_of(&differences, rng),
+            p: p_value(&differences, rng),
         }
     }
 
     /// Returns true if the two kinds can be distinguished at the significance level.
-    pub fn tells_apart(&self) -> bool {
+    pub fn is_significant(&self) -> bool {
         self.p < SIGNIFICANCE_LEVEL
     }
 }
@@ -62,7 +62,7 @@ fn interval(differences: &[f64], rng: &mut Rng) -> [f64; 2] {
 }
 
 /// Returns the p-value of the signed-rank test by random permutation of the signs.
-fn chance_of(differences: &[f64], rng: &mut Rng) -> f64 {
+fn p_value(differences: &[f64], rng: &mut Rng) -> f64 {
     let mut sorted = differences.to_vec();
     sorted.sort_by(|one, other| one.abs().total_cmp(&other.abs()));
     let ranks = 1..=sorted.len() as i64;
@@ -93,11 +93,11 @@ mod tests {
             assert!(found.interval[0] <= found.difference && found.difference <= found.interval[1]);
             found
         };
-        let told_apart = (0..10).filter(|_| found(0.0).tells_apart()).count();
+        let told_apart = (0..10).filter(|_| found(0.0).is_significant()).count();
         assert!(told_apart <= 1, "{told_apart} of 10 that are the same");
         for by in [0.4, -0.4] {
             let shifted = found(by);
-            assert!(shifted.tells_apart(), "{shifted:?}");
+            assert!(shifted.is_significant(), "{shifted:?}");
             assert!(shifted.interval[0] <= by && by <= shifted.interval[1], "{shifted:?}");
             assert_eq!(shifted.first_slower > 0.5, by > 0.0, "{shifted:?}");
         }

@@ -13,8 +13,8 @@ use serde_json::json;
 use self::compare::Comparison;
 use crate::evidence::{self, Outcome, Row};
 use crate::kith::{Kith, Start, build};
+use crate::load::accounts::register;
 use crate::load::http::request;
-use crate::load::people::register;
 use crate::load::{Connection, now, on_one_thread};
 use crate::mode::Mode;
 
@@ -83,34 +83,36 @@ pub fn timing(args: &Args) -> Result<ExitCode> {
 }
 
 /// Comparisons by name.
-type Measured = Vec<(&'static str, Comparison)>;
+type Comparisons = Vec<(&'static str, Comparison)>;
 
-async fn measure(kith: &Kith, pairs: usize) -> Result<Measured> {
-    let people = pairs.div_ceil(FAILURES_BEFORE_LOCK);
-    eprintln!("registering {people} users");
-    register(kith.address, "known", people + LOCKED).await?;
-    let names = |prefix: &str| (0..people).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
-    let mut asker = Asker { connection: Connection::open(kith.address).await?, rng: Rng::with_seed(SEED) };
+async fn measure(kith: &Kith, pairs: usize) -> Result<Comparisons> {
+    let accounts = pairs.div_ceil(FAILURES_BEFORE_LOCK);
+    eprintln!("registering {accounts} users");
+    register(kith.address, "known", accounts + LOCKED).await?;
+    let names = |prefix: &str| (0..accounts).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
+    let mut client =
+        LogInClient { connection: Connection::open(kith.address).await?, rng: Rng::with_seed(SEED) };
     eprintln!("{pairs} pairs of log-ins with wrong passwords");
-    let wrong = asker.compare(&names("known"), &names("other"), pairs, 401).await?;
-    let locked = |prefix: &str| (people..people + LOCKED).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
+    let wrong = client.compare(&names("known"), &names("other"), pairs, 401).await?;
+    let locked =
+        |prefix: &str| (accounts..accounts + LOCKED).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
     let (known, other) = (locked("known"), locked("other"));
     for name in known.iter().chain(&other) {
         for _ in 0..=FAILURES_BEFORE_LOCK {
-            asker.ask(name, 401).await?;
+            client.ask(name, 401).await?;
         }
     }
     eprintln!("{pairs} pairs of log-ins that are locked out");
-    let locked = asker.compare(&known, &other, pairs, 423).await?;
+    let locked = client.compare(&known, &other, pairs, 423).await?;
     Ok(vec![("wrong password", wrong), ("locked out", locked)])
 }
 
-struct Asker {
+struct LogInClient {
     connection: Connection,
     rng: Rng,
 }
 
-impl Asker {
+impl LogInClient {
     /// Logs in as one of each kind in turn, in random order within each pair.
     async fn compare(
         &mut self,
@@ -145,11 +147,11 @@ impl Asker {
 }
 
 /// Writes evidence. The row requires 2,000 pairs at the full cost of hashing.
-fn write_evidence(measured: &Measured, args: &Args) -> Result<()> {
+fn write_evidence(measured: &Comparisons, args: &Args) -> Result<()> {
     if args.cheap || args.pairs() < 2_000 {
         return Ok(());
     }
-    let holds = measured.iter().all(|(_, found)| !found.tells_apart() && found.difference.abs() < 5.0);
+    let holds = measured.iter().all(|(_, found)| !found.is_significant() && found.difference.abs() < 5.0);
     let told = measured.iter().map(|(name, found)| {
         let [low, high] = found.interval.map(|bound| bound * 1e3);
         format!("{name}: {:.1} µs (99 % between {low:.1} and {high:.1})", found.difference * 1e3)
@@ -164,7 +166,7 @@ fn write_evidence(measured: &Measured, args: &Args) -> Result<()> {
     evidence::write("cargo xtask timing", &[row])
 }
 
-fn report(measured: &Measured, pairs: usize) -> ExitCode {
+fn report(measured: &Comparisons, pairs: usize) -> ExitCode {
     println!("{pairs} pairs each; median and p95 in ms, differences in µs with 99 % intervals");
     println!("                 known            unknown          known - unknown        known slower  p");
     for (name, found) in measured {
@@ -181,7 +183,7 @@ fn report(measured: &Measured, pairs: usize) -> ExitCode {
         );
     }
     let told: Vec<_> =
-        measured.iter().filter(|(_, found)| found.tells_apart()).map(|(name, _)| *name).collect();
+        measured.iter().filter(|(_, found)| found.is_significant()).map(|(name, _)| *name).collect();
     if told.is_empty() {
         println!("no difference is measurable");
         return ExitCode::SUCCESS;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use kith_store::testing::server::find_bin;
 use serde_json::{Value, json};
 
-use super::contenders::{Ring, heard};
+use super::contenders::{BenchEnvironment, run_json};
 use super::figures::{number, thousands};
 use crate::bench::rows::spread;
 
@@ -37,7 +37,7 @@ impl Snapshot {
         let mut session = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut input = session.stdin.take().context("psql has no input")?;
         let output = session.stdout.take().context("psql has no output")?;
-        let held = Self {
+        let transaction = Self {
             session,
             _input: {
                 writeln!(input, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT COUNT(*) FROM pg_class;")?;
@@ -48,7 +48,7 @@ impl Snapshot {
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
         ensure!(!line.trim().is_empty(), "psql printed nothing");
-        Ok(held)
+        Ok(transaction)
     }
 }
 
@@ -61,38 +61,39 @@ impl Drop for Snapshot {
 }
 
 /// Measures `pairs` of runs with `jobs` jobs each. Every second pair starts with the snapshot.
-pub fn bloat(ring: &Ring, pairs: usize, jobs: u64) -> Result<Bloat> {
+pub fn bloat(environment: &BenchEnvironment, pairs: usize, jobs: u64) -> Result<Bloat> {
     eprintln!("\n{} jobs come and go, without and with a snapshot held open", thousands(jobs as f64));
     let mut all = Vec::new();
     for pair in 0..pairs {
         let first = pair % 2 == 1;
-        let one = run(ring, first, jobs)?;
-        let other = run(ring, !first, jobs)?;
+        let one = run(environment, first, jobs)?;
+        let other = run(environment, !first, jobs)?;
         all.push(if first { [other, one] } else { [one, other] });
     }
     Ok(Bloat { jobs, pairs: all })
 }
 
-fn run(ring: &Ring, is_held: bool, jobs: u64) -> Result<Value> {
-    let url = ring.fresh_database()?;
+fn run(environment: &BenchEnvironment, is_held: bool, jobs: u64) -> Result<Value> {
+    let url = environment.fresh_database()?;
     let snapshot = if is_held { Some(Snapshot::hold(&url)?) } else { None };
-    let mut command = ring.driver()?;
+    let mut command = environment.driver()?;
     command.args(["--database", &url, "--row", "bloat", "--jobs", &jobs.to_string()]);
-    let said = heard(command, "Kith, PostgreSQL")?;
+    let output = run_json(command, "Kith, PostgreSQL")?;
     drop(snapshot);
     eprintln!(
         "  {}: {:.0}/s, {} pages a claim, {} dead rows",
         if is_held { "held" } else { "free" },
-        number(&said, "rate_per_s"),
-        said["buffers_per_claim"],
-        said["dead_rows"],
+        number(&output, "rate_per_s"),
+        output["buffers_per_claim"],
+        output["dead_rows"],
     );
-    Ok(said)
+    Ok(output)
 }
 
 impl Bloat {
     fn ratios(&self, what: &str) -> [f64; 3] {
-        let ratios = self.pairs.iter().map(|[free, held]| number(held, what) / number(free, what));
+        let ratios =
+            self.pairs.iter().map(|[free, transaction]| number(transaction, what) / number(free, what));
         spread(&ratios.collect::<Vec<_>>())
     }
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use kith_store::testing::server::{PostgresServer, find_bin};
 use serde_json::Value;
 
-use super::redis::{Redis, Synced};
+use super::redis::{FsyncPolicy, Redis};
 use super::rows::Row;
 use crate::mode::Mode;
 use crate::workspace::{cargo, root, run};
@@ -76,7 +76,7 @@ impl Contender {
 }
 
 /// Database servers and driver programs of the comparison.
-pub struct Ring {
+pub struct BenchEnvironment {
     pub folder: PathBuf,
     pub driver: Option<PathBuf>,
     pub postgres: PostgresServer,
@@ -86,13 +86,13 @@ pub struct Ring {
 /// Name of the database that is recreated for each run.
 const DATABASE: &str = "jobs";
 
-impl Ring {
+impl BenchEnvironment {
     /// Runs `row` with `contender` on an empty database and returns its output.
     pub fn run(&self, contender: Contender, row: &Row, jobs: u64) -> Result<Value> {
         let mut command = self.command(contender)?;
         command.args(["--row", row.name, "--jobs", &jobs.to_string()]);
         command.args(["--workers", &row.workers.to_string()]);
-        heard(command, contender.name())
+        run_json(command, contender.name())
     }
 
     fn command(&self, contender: Contender) -> Result<Command> {
@@ -112,8 +112,8 @@ impl Ring {
                 command.args(["--database", &self.fresh_database()?]);
                 Ok(command)
             }
-            Contender::BullAlways => self.bull(Synced::Always),
-            Contender::BullEachSecond => self.bull(Synced::EachSecond),
+            Contender::BullAlways => self.bullmq(FsyncPolicy::Always),
+            Contender::BullEachSecond => self.bullmq(FsyncPolicy::EachSecond),
             Contender::Graphile => self.graphile("on"),
             Contender::GraphilePlain => self.graphile("off"),
         }
@@ -124,7 +124,7 @@ impl Ring {
         Ok(Command::new(self.driver.as_ref().context("our driver was not built")?))
     }
 
-    fn bull(&self, synced: Synced) -> Result<Command> {
+    fn bullmq(&self, synced: FsyncPolicy) -> Result<Command> {
         let redis = self.redis.as_ref().context("Redis was not started")?;
         redis.reset(synced)?;
         let mut command = node("bullmq.js")?;
@@ -150,12 +150,12 @@ impl Ring {
 }
 
 /// Runs a program and parses the last line of its output as JSON.
-pub fn heard(mut command: Command, who: &str) -> Result<Value> {
+pub fn run_json(mut command: Command, who: &str) -> Result<Value> {
     let done = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let done = done.with_context(|| format!("{who} cannot be run"))?;
-    let said = String::from_utf8_lossy(&done.stdout);
-    ensure!(done.status.success(), "{who} failed ({}): {said}", done.status);
-    let line = said.lines().last().unwrap_or_default();
+    let output = String::from_utf8_lossy(&done.stdout);
+    ensure!(done.status.success(), "{who} failed ({}): {output}", done.status);
+    let line = output.lines().last().unwrap_or_default();
     serde_json::from_str(line).with_context(|| format!("{who} printed {line}"))
 }
 
@@ -217,10 +217,10 @@ mod tests {
 
     #[test]
     fn driver_path_is_read_from_cargo_messages() {
-        let said = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
+        let output = "{\"reason\":\"compiler-artifact\",\"executable\":null}\n\
                     {\"reason\":\"compiler-artifact\",\"executable\":\"/x/jobs-1\"}\n\
                     {\"reason\":\"build-finished\",\"success\":true}\n";
-        assert_eq!(driver_in(said), Some(PathBuf::from("/x/jobs-1")));
+        assert_eq!(driver_in(output), Some(PathBuf::from("/x/jobs-1")));
         assert_eq!(driver_in("{}"), None);
     }
 }

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 /// Returns a number of the output, or NaN if it is missing.
-pub fn number(said: &Value, what: &str) -> f64 {
-    said[what].as_f64().unwrap_or(f64::NAN)
+pub fn number(output: &Value, what: &str) -> f64 {
+    output[what].as_f64().unwrap_or(f64::NAN)
 }
 
 /// Formats a whole number with thousands separators.

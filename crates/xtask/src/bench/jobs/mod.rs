@@ -17,9 +17,9 @@ use anyhow::Result;
 use clap::ValueEnum;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 
-use self::contenders::{Contender, Ring, build_driver, install_peers};
+use self::contenders::{BenchEnvironment, Contender, build_driver, install_peers};
 use self::redis::Redis;
-use self::report::Compared;
+use self::report::RowComparison;
 use self::rows::{ROWS, Row};
 use super::machine;
 use crate::mode::Mode;
@@ -106,34 +106,35 @@ pub fn jobs(args: &Args) -> Result<()> {
         ..Default::default()
     })?;
     let redis = if peers { Some(Redis::start(&folder.join("redis"))?) } else { None };
-    let ring = Ring { folder, driver, postgres, redis };
+    let environment = BenchEnvironment { folder, driver, postgres, redis };
     let asked = |row: &&Row| args.has_row(row.name);
-    let rows = ROWS.iter().filter(asked).filter(|row| kith || !row.own).map(|row| compare(&ring, row, args));
+    let rows =
+        ROWS.iter().filter(asked).filter(|row| kith || !row.own).map(|row| compare(&environment, row, args));
     let rows = rows.collect::<Result<Vec<_>>>()?;
     let has_bloat = kith && args.has_row("bloat");
     let bloat_jobs = args.mode.pick(if args.quick { 100_000 } else { BLOAT_JOBS }, SMOKE_JOBS);
-    let bloat = has_bloat.then(|| bloat::bloat(&ring, args.pairs(), bloat_jobs));
+    let bloat = has_bloat.then(|| bloat::bloat(&environment, args.pairs(), bloat_jobs));
     report::report(&rows, bloat.transpose()?.as_ref(), args.mode)
 }
 
 /// Runs all contenders in each round. The order rotates, so that no contender always has the same position.
-fn compare(ring: &Ring, row: &'static Row, args: &Args) -> Result<Compared> {
+fn compare(environment: &BenchEnvironment, row: &'static Row, args: &Args) -> Result<RowComparison> {
     let pairs = args.pairs();
     let who = Contender::ALL.into_iter().filter(|who| who.has(row) && args.measures(*who));
-    let mut compared = Compared::new(row, who.collect());
+    let mut compared = RowComparison::new(row, who.collect());
     eprintln!("\n{}", row.title);
     for pair in 0..pairs {
         let length = args.mode.pick(machine::FSYNC_FOR, Duration::from_millis(200));
-        let fsync = machine::fsync(&ring.folder, length)?;
+        let fsync = machine::fsync(&environment.folder, length)?;
         compared.fsyncs.push(fsync);
         eprintln!("  {:.0} fsync/s, p99 {:.2} ms", fsync.rate, fsync.p99_ms);
         let mut order: Vec<_> = (0..compared.runs.len()).collect();
         order.rotate_left(pair % compared.runs.len());
         for at in order {
             let contender = compared.runs[at].contender;
-            let said = ring.run(contender, row, args.jobs(row, contender))?;
-            eprintln!("  {}: {}", contender.name(), report::said(row, &said));
-            compared.runs[at].said.push(said);
+            let output = environment.run(contender, row, args.jobs(row, contender))?;
+            eprintln!("  {}: {}", contender.name(), report::format_run(row, &output));
+            compared.runs[at].outputs.push(output);
         }
     }
     Ok(compared)

@@ -15,7 +15,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 
 /// Redis append-only file sync policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Synced {
+pub enum FsyncPolicy {
     /// Synced before a write is acknowledged.
     Always,
     /// Synced within a second after a write is acknowledged.
@@ -55,10 +55,10 @@ impl Redis {
     }
 
     /// Deletes all data and sets the sync policy.
-    pub fn reset(&self, synced: Synced) -> Result<()> {
+    pub fn reset(&self, synced: FsyncPolicy) -> Result<()> {
         let synced = match synced {
-            Synced::Always => "always",
-            Synced::EachSecond => "everysec",
+            FsyncPolicy::Always => "always",
+            FsyncPolicy::EachSecond => "everysec",
         };
         self.ask(&["FLUSHALL"])?;
         self.ask(&["CONFIG", "SET", "appendfsync", synced])
@@ -66,8 +66,8 @@ impl Redis {
 
     fn ask(&self, words: &[&str]) -> Result<()> {
         let done = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output()?;
-        let said = String::from_utf8_lossy(&done.stdout);
-        ensure!(done.status.success() && matches!(said.trim(), "OK" | "PONG"), "Redis replied {said}");
+        let output = String::from_utf8_lossy(&done.stdout);
+        ensure!(done.status.success() && matches!(output.trim(), "OK" | "PONG"), "Redis replied {output}");
         Ok(())
     }
 }

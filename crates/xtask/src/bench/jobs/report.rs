@@ -9,39 +9,40 @@ use serde_json::{Value, json};
 use super::bloat::Bloat;
 use super::contenders::Contender;
 use super::figures::{number, thousands};
-use super::rows::{Row, Says};
+use super::rows::{ResultKind, Row};
 use crate::bench::machine::{self, Fsync};
 use crate::bench::rows::{median, spread};
 use crate::mode::Mode;
 use crate::workspace::root;
 
 /// Row with the runs of all contenders.
-pub struct Compared {
+pub struct RowComparison {
     row: &'static Row,
     /// fsync rates of the disk, measured before each round.
     pub fsyncs: Vec<Fsync>,
-    pub runs: Vec<Runs>,
+    pub runs: Vec<ContenderRuns>,
 }
 
 /// Runs of one contender in a row, as the JSON output of each run.
-pub struct Runs {
+pub struct ContenderRuns {
     pub contender: Contender,
-    pub said: Vec<Value>,
+    pub outputs: Vec<Value>,
 }
 
-impl Compared {
+impl RowComparison {
     /// Creates a row without runs.
     pub fn new(row: &'static Row, who: Vec<Contender>) -> Self {
-        let runs = who.into_iter().map(|contender| Runs { contender, said: Vec::new() }).collect();
+        let runs =
+            who.into_iter().map(|contender| ContenderRuns { contender, outputs: Vec::new() }).collect();
         Self { row, fsyncs: Vec::new(), runs }
     }
 
     /// Returns the ratios of Kith's runs to those of the other in the same round: minimum, median, maximum.
     /// For latencies the ratio is inverted, so that a higher value is always better for Kith.
-    fn ahead(&self, kith: &Runs, other: &Runs) -> [f64; 3] {
-        let ratios = kith.said.iter().zip(&other.said).map(|(kith, other)| match self.row.says {
-            Says::Rate => number(kith, "rate_per_s") / number(other, "rate_per_s"),
-            Says::Times => number(other, "p99_ms") / number(kith, "p99_ms"),
+    fn ratios_to(&self, kith: &ContenderRuns, other: &ContenderRuns) -> [f64; 3] {
+        let ratios = kith.outputs.iter().zip(&other.outputs).map(|(kith, other)| match self.row.result {
+            ResultKind::Rate => number(kith, "rate_per_s") / number(other, "rate_per_s"),
+            ResultKind::Times => number(other, "p99_ms") / number(kith, "p99_ms"),
         });
         spread(&ratios.collect::<Vec<_>>())
     }
@@ -57,9 +58,9 @@ impl Compared {
         let is_alone = self.runs.iter().all(|runs| runs.contender.is_kith());
         let ours = self.runs.iter().filter(|runs| runs.contender.is_kith() && !is_alone);
         let ours: Vec<_> = ours.collect();
-        let mut head = match self.row.says {
-            Says::Rate => "| | jobs | per second |".to_owned(),
-            Says::Times => "| | jobs | p50 ms | p99 ms |".to_owned(),
+        let mut head = match self.row.result {
+            ResultKind::Rate => "| | jobs | per second |".to_owned(),
+            ResultKind::Times => "| | jobs | p50 ms | p99 ms |".to_owned(),
         };
         for kith in &ours {
             head.push_str(&format!(" {} is ahead by |", kith.contender.name()));
@@ -69,9 +70,9 @@ impl Compared {
         lines.push(format!("|{}", "---|".repeat(columns)));
         for runs in &self.runs {
             let mut line = format!("| {} | {} |", runs.contender.name(), thousands(runs.first("jobs")));
-            match self.row.says {
-                Says::Rate => line.push_str(&format!(" {} |", with_range(&runs.all("rate_per_s"), 0))),
-                Says::Times => {
+            match self.row.result {
+                ResultKind::Rate => line.push_str(&format!(" {} |", with_range(&runs.all("rate_per_s"), 0))),
+                ResultKind::Times => {
                     for what in ["p50_ms", "p99_ms"] {
                         line.push_str(&format!(" {} |", with_range(&runs.all(what), 2)));
                     }
@@ -79,7 +80,7 @@ impl Compared {
             }
             for kith in &ours {
                 let is_other = !runs.contender.is_kith();
-                let [least, middle, most] = self.ahead(kith, runs);
+                let [least, middle, most] = self.ratios_to(kith, runs);
                 let ahead = format!(" {middle:.1} × ({least:.1}–{most:.1}) |");
                 line.push_str(if is_other { &ahead } else { " |" });
             }
@@ -90,24 +91,25 @@ impl Compared {
 
     /// Returns true if every run of every contender has a positive figure.
     fn has_figures(&self) -> bool {
-        let what = match self.row.says {
-            Says::Rate => "rate_per_s",
-            Says::Times => "p99_ms",
+        let what = match self.row.result {
+            ResultKind::Rate => "rate_per_s",
+            ResultKind::Times => "p99_ms",
         };
-        let has =
-            |runs: &Runs| !runs.said.is_empty() && runs.said.iter().all(|said| number(said, what) > 0.0);
+        let has = |runs: &ContenderRuns| {
+            !runs.outputs.is_empty() && runs.outputs.iter().all(|output| number(output, what) > 0.0)
+        };
         !self.runs.is_empty() && self.runs.iter().all(has)
     }
 
     fn json(&self) -> Value {
         let runs = self.runs.iter().map(|runs| {
-            let last = runs.said.last().cloned().unwrap_or_default();
+            let last = runs.outputs.last().cloned().unwrap_or_default();
             json!({
                 "contender": runs.contender.name(),
                 "version": last["version"],
                 "settings": last["settings"],
                 "durability": last["durability"],
-                "runs": runs.said,
+                "runs": runs.outputs,
             })
         });
         let fsyncs = self.fsyncs.iter().map(|f| json!({ "per_s": f.rate, "p99_ms": f.p99_ms }));
@@ -121,21 +123,23 @@ impl Compared {
     }
 }
 
-impl Runs {
+impl ContenderRuns {
     fn all(&self, what: &str) -> Vec<f64> {
-        self.said.iter().map(|said| number(said, what)).collect()
+        self.outputs.iter().map(|output| number(output, what)).collect()
     }
 
     fn first(&self, what: &str) -> f64 {
-        self.said.first().map_or(f64::NAN, |said| number(said, what))
+        self.outputs.first().map_or(f64::NAN, |output| number(output, what))
     }
 }
 
 /// Formats one run.
-pub fn said(row: &Row, said: &Value) -> String {
-    match row.says {
-        Says::Rate => format!("{:.0}/s", number(said, "rate_per_s")),
-        Says::Times => format!("p50 {:.2} ms, p99 {:.2} ms", number(said, "p50_ms"), number(said, "p99_ms")),
+pub fn format_run(row: &Row, output: &Value) -> String {
+    match row.result {
+        ResultKind::Rate => format!("{:.0}/s", number(output, "rate_per_s")),
+        ResultKind::Times => {
+            format!("p50 {:.2} ms, p99 {:.2} ms", number(output, "p50_ms"), number(output, "p99_ms"))
+        }
     }
 }
 
@@ -148,12 +152,12 @@ fn with_range(values: &[f64], decimals: usize) -> String {
 }
 
 /// Returns the ratio of four worker processes to one, for contenders with both rows.
-fn scaling(all: &[Compared]) -> Vec<String> {
+fn scaling(all: &[RowComparison]) -> Vec<String> {
     let find = |workers| all.iter().find(|one| one.row.name == "workers" && one.row.workers == workers);
     let (Some(one), Some(four)) = (find(1), find(4)) else { return Vec::new() };
-    let ratio = |runs: &Runs| {
+    let ratio = |runs: &ContenderRuns| {
         let four = four.runs.iter().find(|other| other.contender == runs.contender)?;
-        let rate = |runs: &Runs| median(&runs.all("rate_per_s"));
+        let rate = |runs: &ContenderRuns| median(&runs.all("rate_per_s"));
         Some(format!("{} {:.2}", runs.contender.name(), rate(four) / rate(runs)))
     };
     let ratios: Vec<_> = one.runs.iter().filter_map(ratio).collect();
@@ -161,12 +165,12 @@ fn scaling(all: &[Compared]) -> Vec<String> {
 }
 
 /// Returns each contender's description of its durability.
-fn durabilities(all: &[Compared]) -> Vec<String> {
+fn durabilities(all: &[RowComparison]) -> Vec<String> {
     let mut lines = vec!["\nWhat of an acknowledged job survives:".to_owned(), String::new()];
     for contender in Contender::ALL {
         let runs = all.iter().flat_map(|one| &one.runs).find(|runs| runs.contender == contender);
-        let Some(said) = runs.and_then(|runs| runs.said.last()) else { continue };
-        let text = |what: &str| said[what].as_str().unwrap_or("?").to_owned();
+        let Some(output) = runs.and_then(|runs| runs.outputs.last()) else { continue };
+        let text = |what: &str| output[what].as_str().unwrap_or("?").to_owned();
         lines.push(format!("* {} ({}): {}.", contender.name(), text("version"), text("durability")));
     }
     lines
@@ -174,21 +178,21 @@ fn durabilities(all: &[Compared]) -> Vec<String> {
 
 /// Prints the report and writes `target/bench-jobs.json`. A smoke run only checks that every contender has
 /// figures.
-pub fn report(all: &[Compared], bloat: Option<&Bloat>, mode: Mode) -> Result<()> {
+pub fn report(all: &[RowComparison], bloat: Option<&Bloat>, mode: Mode) -> Result<()> {
     let commit = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
     let commit =
         commit.map(|done| String::from_utf8_lossy(&done.stdout).trim().to_owned()).unwrap_or_default();
     let machine = machine::describe()?;
     println!("\ncommit {commit}, {} cores of {}", machine["cores"], machine["processor"]);
     println!("medians with their range, of interleaved runs on all cores; ratios are of runs of one round");
-    let lines = all.iter().flat_map(Compared::lines).chain(scaling(all));
+    let lines = all.iter().flat_map(RowComparison::lines).chain(scaling(all));
     let lines = lines.chain(durabilities(all)).chain(bloat.into_iter().flat_map(Bloat::lines));
     lines.for_each(|line| println!("{line}"));
     if mode.is_smoke() {
-        ensure!(!all.is_empty() && all.iter().all(Compared::has_figures), "a contender has no figures");
+        ensure!(!all.is_empty() && all.iter().all(RowComparison::has_figures), "a contender has no figures");
         return Ok(());
     }
-    let rows: Vec<_> = all.iter().map(Compared::json).collect();
+    let rows: Vec<_> = all.iter().map(RowComparison::json).collect();
     let path = root()?.join("target/bench-jobs.json");
     let whole =
         json!({ "commit": commit, "machine": machine, "rows": rows, "bloat": bloat.map(Bloat::json) });
@@ -204,10 +208,10 @@ mod tests {
 
     #[test]
     fn ratios_compare_runs_of_one_round() {
-        let said = |rates: [f64; 2]| rates.map(|rate| json!({ "rate_per_s": rate, "jobs": 10 })).to_vec();
-        let mut compared = Compared::new(&ROWS[0], vec![Contender::KithSqlite, Contender::BullAlways]);
-        compared.runs[0].said = said([10.0, 100.0]);
-        compared.runs[1].said = said([5.0, 50.0]);
-        assert_eq!(compared.ahead(&compared.runs[0], &compared.runs[1]), [2.0, 2.0, 2.0]);
+        let output = |rates: [f64; 2]| rates.map(|rate| json!({ "rate_per_s": rate, "jobs": 10 })).to_vec();
+        let mut compared = RowComparison::new(&ROWS[0], vec![Contender::KithSqlite, Contender::BullAlways]);
+        compared.runs[0].outputs = output([10.0, 100.0]);
+        compared.runs[1].outputs = output([5.0, 50.0]);
+        assert_eq!(compared.ratios_to(&compared.runs[0], &compared.runs[1]), [2.0, 2.0, 2.0]);
     }
 }

@@ -12,20 +12,20 @@ pub struct Row {
     /// Number of jobs for fast contenders. Slow ones get a tenth, to limit the duration.
     pub jobs: u64,
     /// Kind of result: rate or latencies.
-    pub says: Says,
+    pub result: ResultKind,
     /// True if only Kith is measured.
     pub own: bool,
 }
 
 /// Kind of result of a row.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Says {
+pub enum ResultKind {
     Rate,
     Times,
 }
 
 const fn row(name: &'static str, title: &'static str, jobs: u64) -> Row {
-    Row { name, title, workers: 1, jobs, says: Says::Rate, own: false }
+    Row { name, title, workers: 1, jobs, result: ResultKind::Rate, own: false }
 }
 
 /// All rows, in table order.
@@ -34,7 +34,7 @@ pub const ROWS: &[Row] = &[
     row("single", "enqueue one by one, 64 callers", 20_000),
     row("bulk", "enqueue in bulk", 60_000),
     row("drain", "drain what is there, 50 at once", 30_000),
-    Row { says: Says::Times, ..row("latency", "enqueue to start, 500 a second", 2_500) },
+    Row { result: ResultKind::Times, ..row("latency", "enqueue to start, 500 a second", 2_500) },
     row("due", "50,000 deferred jobs fall due at once", 50_000),
     row("workers", "1 worker process", 30_000),
     Row { workers: 4, ..row("workers", "4 worker processes", 30_000) },
@@ -45,10 +45,10 @@ impl Row {
     /// Returns the number of jobs for `contender`.
     pub fn jobs(&self, contender: Contender, quick: bool) -> u64 {
         let jobs = if quick { self.jobs / 10 } else { self.jobs };
-        match self.says {
-            Says::Times => jobs,
-            Says::Rate if contender.is_slow_at(self.name) => jobs / 10,
-            Says::Rate => jobs,
+        match self.result {
+            ResultKind::Times => jobs,
+            ResultKind::Rate if contender.is_slow_at(self.name) => jobs / 10,
+            ResultKind::Rate => jobs,
         }
     }
 }

@@ -15,7 +15,7 @@ pub struct Attempt {
 
 /// Faults injected into one process.
 #[derive(Clone, Debug, Default)]
-pub struct Fate {
+pub struct ProcessFaults {
     pub killed_ms: Option<i64>,
     /// Periods in which it was frozen: start and end.
     pub frozen_ms: Vec<(i64, i64)>,
@@ -27,9 +27,9 @@ pub struct Journal {
     /// Acknowledged job ids by number of the enqueue.
     pub acknowledged: HashMap<i64, i64>,
     pub attempts: Vec<Attempt>,
-    pub fates: Vec<Fate>,
+    pub process_faults: Vec<ProcessFaults>,
     /// Highest number that any process tried to enqueue.
-    pub tried: i64,
+    pub max_number: i64,
     /// Number of unfinished jobs at the last query.
     pub left: Option<i64>,
     /// Number of stale reports, from processes that stopped gracefully.
@@ -40,17 +40,17 @@ pub struct Journal {
 impl Journal {
     /// Adds a process and returns its number.
     pub fn add_process(&mut self) -> usize {
-        self.fates.push(Fate::default());
-        self.fates.len() - 1
+        self.process_faults.push(ProcessFaults::default());
+        self.process_faults.len() - 1
     }
 
     /// Records a line of a process's output.
-    pub fn hear(&mut self, process: usize, line: &str) {
+    pub fn record_line(&mut self, process: usize, line: &str) {
         let mut words = line.split(' ');
         let word = words.next().unwrap_or_default();
         let numbers: Vec<i64> = words.filter_map(|word| word.parse().ok()).collect();
         match (word, &*numbers) {
-            ("t", [n]) => self.tried = self.tried.max(*n),
+            ("t", [n]) => self.max_number = self.max_number.max(*n),
             ("a", [n, job]) => self.acknowledged.extend([(*n, *job)]),
             ("b", [job, attempt, began_ms]) => {
                 let (job, attempt, began_ms) = (*job, *attempt, *began_ms);

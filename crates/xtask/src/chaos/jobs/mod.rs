@@ -3,8 +3,8 @@
 //! for longer than the interval of the claims' full scan. Then compares the database with the record of the
 //! processes.
 
-mod crew;
 mod journal;
+mod process_group;
 mod processes;
 mod report;
 mod verdict;
@@ -19,11 +19,11 @@ use clap::ValueEnum;
 use fastrand::Rng;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions, StopMode};
 
-use self::crew::{Blows, Crew, pause};
 use self::journal::Journal;
+use self::process_group::{FaultCounts, ProcessGroup, pause};
 use self::processes::Program;
 use self::report::{Report, write_evidence};
-use self::verdict::{Left, Verdict};
+use self::verdict::{FinalState, JobVerdict};
 use super::fresh_folder;
 use crate::mode::Mode;
 use crate::workspace::{cargo, root};
@@ -99,21 +99,21 @@ fn build(mode: Mode) -> Result<PathBuf> {
 
 /// Event that happens once, when a given percentage of the jobs is acknowledged.
 #[derive(Clone, Copy, Debug)]
-enum Interlude {
-    Rest(Duration),
+enum ScheduledEvent {
+    Idle(Duration),
     Outage(Duration),
 }
 
-fn interludes(mode: Mode) -> Vec<(usize, Interlude)> {
-    use Interlude::{Outage, Rest};
+fn events(mode: Mode) -> Vec<(usize, ScheduledEvent)> {
+    use ScheduledEvent::{Idle, Outage};
     mode.pick(
         vec![
-            (25, Rest(MAX_COMMIT_DELAY + IDLE_MARGIN)),
+            (25, Idle(MAX_COMMIT_DELAY + IDLE_MARGIN)),
             (35, Outage(OUTAGE)),
-            (50, Rest(FULL_SCAN_INTERVAL + IDLE_MARGIN)),
+            (50, Idle(FULL_SCAN_INTERVAL + IDLE_MARGIN)),
             (75, Outage(OUTAGE)),
         ],
-        vec![(40, Rest(SMOKE)), (60, Outage(SMOKE))],
+        vec![(40, Idle(SMOKE)), (60, Outage(SMOKE))],
     )
 }
 
@@ -137,34 +137,35 @@ fn run(database: Database, binary: &Path, jobs: usize, seed: u64, mode: Mode) ->
     let journal = Arc::new(Mutex::new(Journal::default()));
     let program = Program { binary: binary.to_owned(), place, log: folder.join("log"), journal };
     program.run("migrate")?;
-    let mut crew = Crew::start(program.clone(), database)?;
-    let mut blows = Blows::default();
+    let mut group = ProcessGroup::start(program.clone(), database)?;
+    let mut faults = FaultCounts::default();
     let mut rng = Rng::with_seed(seed);
-    let mut interludes = interludes(mode).into_iter().peekable();
+    let mut events = events(mode).into_iter().peekable();
     let acknowledged = || program.journal().acknowledged.len();
     while acknowledged() < jobs {
         pause(rng.u64(FAULT_INTERVAL_MS));
-        crew.strike(&mut rng, server.as_mut(), &mut blows)?;
-        if (blows.kills + blows.freezes).is_multiple_of(10) {
-            eprintln!("  {} acknowledged, {blows:?}", acknowledged());
+        group.inject_fault(&mut rng, server.as_mut(), &mut faults)?;
+        if (faults.kills + faults.freezes).is_multiple_of(10) {
+            eprintln!("  {} acknowledged, {faults:?}", acknowledged());
         }
-        while let Some((_, what)) = interludes.next_if(|(percent, _)| acknowledged() * 100 >= jobs * percent)
-        {
+        while let Some((_, what)) = events.next_if(|(percent, _)| acknowledged() * 100 >= jobs * percent) {
             eprintln!("  {} acknowledged, {what:?}", acknowledged());
             match (what, server.as_mut()) {
-                (Interlude::Rest(length), _) => crew.rest(length, &mut blows)?,
-                (Interlude::Outage(length), Some(server)) => crew.outage(server, length, &mut blows)?,
+                (ScheduledEvent::Idle(length), _) => group.idle(length, &mut faults)?,
+                (ScheduledEvent::Outage(length), Some(server)) => {
+                    group.outage(server, length, &mut faults)?
+                }
                 // An embedded database is unavailable whenever its process is killed.
-                (Interlude::Outage(_), None) => {}
+                (ScheduledEvent::Outage(_), None) => {}
             }
         }
     }
-    crew.finish()?;
-    let left = Left::read(&program.run("look")?);
+    group.finish()?;
+    let final_state = FinalState::read(&program.run("look")?);
     let journal = program.journal();
-    let verdict = Verdict::of(&journal, &left);
+    let verdict = JobVerdict::of(&journal, &final_state);
     if let Some(server) = &mut server {
         server.stop(StopMode::Fast)?;
     }
-    Ok(Report { name, seed, blows, tried: journal.tried, stale: journal.stale, verdict })
+    Ok(Report { name, seed, faults, max_number: journal.max_number, stale: journal.stale, verdict })
 }

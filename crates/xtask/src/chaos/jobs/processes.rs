@@ -60,7 +60,7 @@ impl Program {
         let journal = Arc::clone(&self.journal);
         let listener = std::thread::spawn(move || {
             for line in BufReader::new(said).lines().map_while(Result::ok) {
-                journal.lock().unwrap_or_else(PoisonError::into_inner).hear(number, &line);
+                journal.lock().unwrap_or_else(PoisonError::into_inner).record_line(number, &line);
             }
         });
         let journal = Arc::clone(&self.journal);
@@ -81,7 +81,7 @@ impl Process {
     }
 
     /// Sends a command to the process. Ignored if the process has ended.
-    pub fn order(&mut self, word: &str) {
+    pub fn send_command(&mut self, word: &str) {
         if let Some(orders) = &mut self.child.stdin {
             // A process that has just ended is detected later.
             let _ = writeln!(orders, "{word}");
@@ -106,7 +106,7 @@ impl Process {
         if let Some(listener) = self.listener.take() {
             ensure!(listener.join().is_ok(), "a listener panicked");
         }
-        self.journal().fates[self.number].killed_ms = Some(killed_ms);
+        self.journal().process_faults[self.number].killed_ms = Some(killed_ms);
         Ok(())
     }
 
@@ -130,12 +130,12 @@ impl Process {
     fn note_thaw(&mut self) {
         if let Some(from) = self.frozen_since.take() {
             let (number, to) = (self.number, now_ms());
-            self.journal().fates[number].frozen_ms.push((from, to));
+            self.journal().process_faults[number].frozen_ms.push((from, to));
         }
     }
 
     /// Asks the process to stop and waits for a clean exit.
-    pub fn leave(mut self) -> Result<()> {
+    pub fn stop(mut self) -> Result<()> {
         drop(self.child.stdin.take());
         let status = self.child.wait()?;
         if let Some(listener) = self.listener.take() {

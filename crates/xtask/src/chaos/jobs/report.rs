@@ -3,26 +3,26 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::crew::Blows;
-use super::verdict::Verdict;
+use super::process_group::FaultCounts;
+use super::verdict::JobVerdict;
 use crate::evidence::{self, Outcome, Row, Tests, Trials};
 
 /// Result of one run.
 pub struct Report {
     pub name: &'static str,
     pub seed: u64,
-    pub blows: Blows,
-    pub verdict: Verdict,
+    pub faults: FaultCounts,
+    pub verdict: JobVerdict,
     /// Highest number that any process tried to enqueue.
-    pub tried: i64,
+    pub max_number: i64,
     pub stale: i64,
 }
 
 impl Report {
     /// Prints the report.
     pub fn print(&self) {
-        let Self { name, seed, blows, verdict, tried, stale } = self;
-        let Blows { kills, freezes, database_kills, backend_kills, terminations, .. } = blows;
+        let Self { name, seed, faults, verdict, max_number, stale } = self;
+        let FaultCounts { kills, freezes, database_kills, backend_kills, terminations, .. } = faults;
         println!("jobs on {name} (seed {seed})");
         println!(
             "  {kills} kills of processes, {freezes} frozen past their lease; of the database {database_kills} kills, \
@@ -30,10 +30,10 @@ impl Report {
         );
         println!(
             "  {} outages of {:.0} s together, {} rests of {:.0} s together",
-            blows.outages, blows.outage_s, blows.rests, blows.rest_s
+            faults.outages, faults.outage_s, faults.idle_periods, faults.idle_s
         );
         println!(
-            "  {tried} tried, {} acknowledged, {} executed, {} pending, {} dead letters: {} lost",
+            "  {max_number} tried, {} acknowledged, {} executed, {} pending, {} dead letters: {} lost",
             verdict.acknowledged,
             verdict.executed,
             verdict.pending,
@@ -44,7 +44,7 @@ impl Report {
             "  {} jobs run again, {} wrong effects, {} attempts together",
             verdict.run_again,
             verdict.wrong_effects.len(),
-            verdict.together.len()
+            verdict.concurrent.len()
         );
         println!(
             "  {} attempts frozen, {} of them ended late and counted for nothing ({stale} told so); {} stale ends accepted",
@@ -56,20 +56,20 @@ impl Report {
     }
 
     fn figures(&self) -> serde_json::Value {
-        let Self { name, seed, blows, verdict, tried, stale } = self;
+        let Self { name, seed, faults, verdict, max_number, stale } = self;
         json!({
             "on": name,
             "seed": seed,
-            "kills": blows.kills,
-            "freezes": blows.freezes,
-            "database_kills": blows.database_kills,
-            "backend_kills": blows.backend_kills,
-            "terminations": blows.terminations,
-            "outages": blows.outages,
-            "outage_s": blows.outage_s,
-            "rests": blows.rests,
-            "rest_s": blows.rest_s,
-            "tried": tried,
+            "kills": faults.kills,
+            "freezes": faults.freezes,
+            "database_kills": faults.database_kills,
+            "backend_kills": faults.backend_kills,
+            "terminations": faults.terminations,
+            "outages": faults.outages,
+            "outage_s": faults.outage_s,
+            "rests": faults.idle_periods,
+            "rest_s": faults.idle_s,
+            "tried": max_number,
             "acknowledged": verdict.acknowledged,
             "executed": verdict.executed,
             "pending": verdict.pending,
@@ -77,7 +77,7 @@ impl Report {
             "lost": verdict.lost.len(),
             "run_again": verdict.run_again,
             "wrong_effects": verdict.wrong_effects.len(),
-            "together": verdict.together.len(),
+            "together": verdict.concurrent.len(),
             "frozen_attempts": verdict.frozen,
             "fenced_off": verdict.fenced_off,
             "told_stale": stale,
@@ -90,9 +90,9 @@ impl Report {
 pub fn write_evidence(reports: &[Report]) -> Result<()> {
     let verdicts = || reports.iter().map(|report| &report.verdict);
     let acknowledged: usize = verdicts().map(|verdict| verdict.acknowledged).sum();
-    let freezes: u32 = reports.iter().map(|report| report.blows.freezes).sum();
-    let kills = reports.iter().map(|report| report.blows.count()).sum::<u32>() - freezes;
-    let count = |of: fn(&Verdict) -> usize| verdicts().map(of).sum::<usize>();
+    let freezes: u32 = reports.iter().map(|report| report.faults.freezes).sum();
+    let kills = reports.iter().map(|report| report.faults.count()).sum::<u32>() - freezes;
+    let count = |of: fn(&JobVerdict) -> usize| verdicts().map(of).sum::<usize>();
     let figures = || json!(reports.iter().map(Report::figures).collect::<Vec<_>>());
     let row = |id, faults: usize, is_enough: bool, summary: String| {
         (is_enough || faults > 0).then(|| Row {
@@ -105,7 +105,7 @@ pub fn write_evidence(reports: &[Report]) -> Result<()> {
     let (lost, pending) = (count(|v| v.lost.len()), count(|v| v.pending));
     let (wrong, again) = (count(|v| v.wrong_effects.len()), count(|v| v.run_again));
     let (stale, fenced) = (count(|v| v.stale_accepted.len()), count(|v| v.fenced_off));
-    let together = count(|v| v.together.len());
+    let concurrent = count(|v| v.concurrent.len());
     let is_large = acknowledged >= 100_000;
     let has_four = reports.iter().any(|report| report.name.contains("four"));
     let rows = [
@@ -118,7 +118,7 @@ pub fn write_evidence(reports: &[Report]) -> Result<()> {
         row("DRV-07", wrong, is_large && again > 0, format!("{again} jobs run again, {wrong} effects wrong")),
         row(
             "DRV-08",
-            stale + together,
+            stale + concurrent,
             freezes > 0 && fenced > 0,
             format!(
                 "{freezes} workers frozen past their lease, {fenced} late ends fenced off, {stale} accepted"
@@ -126,9 +126,9 @@ pub fn write_evidence(reports: &[Report]) -> Result<()> {
         ),
         row(
             "JOB-04",
-            together,
+            concurrent,
             has_four && is_large,
-            format!("four worker processes, {acknowledged} jobs, {together} run by two at once"),
+            format!("four worker processes, {acknowledged} jobs, {concurrent} run by two at once"),
         ),
     ];
     let trials = reports.iter().filter(|report| report.verdict.is_clean()).map(|report| Trials {
@@ -137,7 +137,7 @@ pub fn write_evidence(reports: &[Report]) -> Result<()> {
             "jobs on {}: nothing of {} acknowledgements lost",
             report.name, report.verdict.acknowledged
         ),
-        trials: u64::from(report.blows.count()),
+        trials: u64::from(report.faults.count()),
     });
     let tests = Tests { trials: trials.collect(), ..Tests::default() };
     let rows: Vec<_> = rows.into_iter().flatten().collect();

@@ -9,7 +9,7 @@ const COMPLETED: i64 = 4;
 
 /// Final content of the database.
 #[derive(Clone, Debug, Default)]
-pub struct Left {
+pub struct FinalState {
     pub live: HashSet<i64>,
     pub dead: HashSet<i64>,
     /// Job, state and attempt of each history row.
@@ -20,7 +20,7 @@ pub struct Left {
 
 /// Result of the comparison.
 #[derive(Clone, Debug, Default)]
-pub struct Verdict {
+pub struct JobVerdict {
     pub acknowledged: usize,
     pub executed: usize,
     pub pending: usize,
@@ -37,63 +37,64 @@ pub struct Verdict {
     /// Accepted reports of attempts that were not the last, and jobs that ended twice.
     pub stale_accepted: Vec<String>,
     /// Attempts of one job that ran concurrently, both not frozen.
-    pub together: Vec<String>,
+    pub concurrent: Vec<String>,
 }
 
-impl Left {
+impl FinalState {
     /// Parses the program's dump of the database.
     pub fn read(said: &str) -> Self {
-        let mut left = Self::default();
+        let mut final_state = Self::default();
         for line in said.lines() {
             let mut words = line.split(' ');
             let word = words.next().unwrap_or_default();
             let numbers: Vec<i64> = words.filter_map(|word| word.parse().ok()).collect();
             match (word, &*numbers) {
-                ("l", [job, ..]) => left.live.extend([*job]),
-                ("d", [job, ..]) => left.dead.extend([*job]),
-                ("h", [job, state, attempt]) => left.history.push((*job, *state, *attempt)),
-                ("x", [n, ..]) => *left.effects.entry(*n).or_default() += 1,
+                ("l", [job, ..]) => final_state.live.extend([*job]),
+                ("d", [job, ..]) => final_state.dead.extend([*job]),
+                ("h", [job, state, attempt]) => final_state.history.push((*job, *state, *attempt)),
+                ("x", [n, ..]) => *final_state.effects.entry(*n).or_default() += 1,
                 _ => {}
             }
         }
-        left
+        final_state
     }
 }
 
-impl Verdict {
+impl JobVerdict {
     /// Compares the journal with the database.
-    pub fn of(journal: &Journal, left: &Left) -> Self {
+    pub fn of(journal: &Journal, final_state: &FinalState) -> Self {
         let mut verdict = Self {
             acknowledged: journal.acknowledged.len(),
-            pending: left.live.len(),
-            dead: left.dead.len(),
+            pending: final_state.live.len(),
+            dead: final_state.dead.len(),
             ..Self::default()
         };
         let completed: HashSet<_> =
-            left.history.iter().filter(|row| row.1 == COMPLETED).map(|row| row.0).collect();
+            final_state.history.iter().filter(|row| row.1 == COMPLETED).map(|row| row.0).collect();
         for (n, job) in &journal.acknowledged {
-            let is_there = completed.contains(job) || left.live.contains(job) || left.dead.contains(job);
+            let is_there =
+                completed.contains(job) || final_state.live.contains(job) || final_state.dead.contains(job);
             if !is_there {
                 verdict.lost.push(format!("number {n}, job {job}"));
             }
             if completed.contains(job) {
                 verdict.executed += 1;
-                if !left.effects.contains_key(n) {
+                if !final_state.effects.contains_key(n) {
                     verdict.wrong_effects.push(format!("number {n}: completed without its effect"));
                 }
             }
         }
-        let doubled = left.effects.iter().filter(|(_, times)| **times > 1);
+        let doubled = final_state.effects.iter().filter(|(_, times)| **times > 1);
         verdict.wrong_effects.extend(doubled.map(|(n, times)| format!("number {n}: {times} effects")));
-        verdict.judge_attempts(journal, left);
+        verdict.judge_attempts(journal, final_state);
         verdict
     }
 
-    fn judge_attempts(&mut self, journal: &Journal, left: &Left) {
+    fn judge_attempts(&mut self, journal: &Journal, final_state: &FinalState) {
         let mut by_job: HashMap<i64, Vec<Attempt>> = HashMap::new();
         journal.attempts.iter().for_each(|attempt| by_job.entry(attempt.job).or_default().push(*attempt));
         let mut accepted = HashMap::new();
-        for (job, _, attempt) in &left.history {
+        for (job, _, attempt) in &final_state.history {
             if accepted.insert(*job, *attempt).is_some() {
                 self.stale_accepted.push(format!("job {job} ended twice"));
             }
@@ -110,17 +111,17 @@ impl Verdict {
                 let is_late = frozen.ended_ms.is_some() && accepted.get(job) != Some(&frozen.attempt);
                 self.fenced_off += usize::from(is_late);
             }
-            self.judge_together(journal, attempts);
+            self.check_concurrent_attempts(journal, attempts);
         }
     }
 
-    fn judge_together(&mut self, journal: &Journal, attempts: &[Attempt]) {
+    fn check_concurrent_attempts(&mut self, journal: &Journal, attempts: &[Attempt]) {
         let awake: Vec<_> = attempts.iter().filter(|attempt| !was_frozen(journal, attempt)).collect();
         for (at, first) in awake.iter().enumerate() {
             let end = end_of(journal, first);
             for second in &awake[at + 1..] {
                 if end.is_none_or(|end| second.began_ms < end) {
-                    self.together.push(format!(
+                    self.concurrent.push(format!(
                         "job {}: attempt {} from {} to {end:?} in process {}, attempt {} from {} in process {}",
                         first.job,
                         first.attempt,
@@ -137,7 +138,7 @@ impl Verdict {
 
     /// Returns true if there are no violations and no pending jobs.
     pub fn is_clean(&self) -> bool {
-        let faults = [&self.lost, &self.wrong_effects, &self.stale_accepted, &self.together];
+        let faults = [&self.lost, &self.wrong_effects, &self.stale_accepted, &self.concurrent];
         self.pending == 0 && faults.iter().all(|faults| faults.is_empty())
     }
 
@@ -147,7 +148,7 @@ impl Verdict {
             ("lost", &self.lost),
             ("effect", &self.wrong_effects),
             ("stale", &self.stale_accepted),
-            ("together", &self.together),
+            ("together", &self.concurrent),
         ];
         let all = named
             .into_iter()
@@ -158,14 +159,14 @@ impl Verdict {
 
 /// Returns the end of an attempt: its report, or the kill of its process.
 fn end_of(journal: &Journal, attempt: &Attempt) -> Option<i64> {
-    attempt.ended_ms.or(journal.fates[attempt.process].killed_ms)
+    attempt.ended_ms.or(journal.process_faults[attempt.process].killed_ms)
 }
 
 /// Returns true if the process was frozen during the attempt. The job may then run elsewhere without its
 /// knowledge.
 fn was_frozen(journal: &Journal, attempt: &Attempt) -> bool {
     let end = end_of(journal, attempt).unwrap_or(i64::MAX);
-    let frozen = &journal.fates[attempt.process].frozen_ms;
+    let frozen = &journal.process_faults[attempt.process].frozen_ms;
     frozen.iter().any(|(from, to)| attempt.began_ms <= *to && end >= *from)
 }
 
@@ -174,62 +175,62 @@ mod tests {
     use super::*;
 
     /// Returns a consistent record of one job, run by process 0 and completed.
-    fn sound() -> (Journal, Left) {
+    fn consistent_state() -> (Journal, FinalState) {
         let mut journal = Journal::default();
         journal.add_process();
         journal.add_process();
-        ["t 7", "a 7 70", "b 70 1 1000", "e 70 1 1010"].iter().for_each(|line| journal.hear(0, line));
-        (journal, Left::read("h 70 4 1\nx 7 0 0\n"))
+        ["t 7", "a 7 70", "b 70 1 1000", "e 70 1 1010"].iter().for_each(|line| journal.record_line(0, line));
+        (journal, FinalState::read("h 70 4 1\nx 7 0 0\n"))
     }
 
     #[test]
     fn consistent_state_has_no_violations() {
-        let (journal, left) = sound();
-        let verdict = Verdict::of(&journal, &left);
+        let (journal, final_state) = consistent_state();
+        let verdict = JobVerdict::of(&journal, &final_state);
         assert!(verdict.is_clean(), "{:?}", verdict.faults());
         assert_eq!((verdict.acknowledged, verdict.executed, verdict.run_again), (1, 1, 0));
     }
 
     #[test]
     fn each_violation_is_detected() {
-        let judged = |change: fn(&mut Journal, &mut Left)| {
-            let (mut journal, mut left) = sound();
-            change(&mut journal, &mut left);
-            let verdict = Verdict::of(&journal, &left);
+        let judged = |change: fn(&mut Journal, &mut FinalState)| {
+            let (mut journal, mut final_state) = consistent_state();
+            change(&mut journal, &mut final_state);
+            let verdict = JobVerdict::of(&journal, &final_state);
             assert!(!verdict.is_clean());
             verdict
         };
-        assert_eq!(judged(|_, left| left.history.clear()).lost.len(), 1);
-        assert_eq!(judged(|_, left| left.effects.clear()).wrong_effects.len(), 1);
-        assert_eq!(judged(|_, left| left.effects.extend([(7, 2)])).wrong_effects.len(), 1);
-        assert_eq!(judged(|_, left| left.history.push((70, 4, 1))).stale_accepted.len(), 1);
-        assert_eq!(judged(|journal, _| journal.hear(1, "b 70 2 1020")).stale_accepted.len(), 1);
-        assert_eq!(judged(|_, left| left.live.extend([71])).pending, 1);
-        let together = |journal: &mut Journal, left: &mut Left| {
-            journal.hear(1, "b 70 2 1005");
-            journal.hear(1, "e 70 2 1006");
-            left.history[0].2 = 2;
+        assert_eq!(judged(|_, final_state| final_state.history.clear()).lost.len(), 1);
+        assert_eq!(judged(|_, final_state| final_state.effects.clear()).wrong_effects.len(), 1);
+        assert_eq!(judged(|_, final_state| final_state.effects.extend([(7, 2)])).wrong_effects.len(), 1);
+        assert_eq!(judged(|_, final_state| final_state.history.push((70, 4, 1))).stale_accepted.len(), 1);
+        assert_eq!(judged(|journal, _| journal.record_line(1, "b 70 2 1020")).stale_accepted.len(), 1);
+        assert_eq!(judged(|_, final_state| final_state.live.extend([71])).pending, 1);
+        let together = |journal: &mut Journal, final_state: &mut FinalState| {
+            journal.record_line(1, "b 70 2 1005");
+            journal.record_line(1, "e 70 2 1006");
+            final_state.history[0].2 = 2;
         };
-        assert_eq!(judged(together).together.len(), 1);
+        assert_eq!(judged(together).concurrent.len(), 1);
     }
 
     #[test]
     fn frozen_or_killed_attempts_are_not_concurrent() {
-        let (mut journal, mut left) = sound();
+        let (mut journal, mut final_state) = consistent_state();
         journal.attempts[0].ended_ms = Some(9_000);
-        journal.fates[0].frozen_ms.push((1_005, 8_990));
-        journal.hear(1, "b 70 2 8000");
-        journal.hear(1, "e 70 2 8001");
-        left.history[0].2 = 2;
-        let verdict = Verdict::of(&journal, &left);
+        journal.process_faults[0].frozen_ms.push((1_005, 8_990));
+        journal.record_line(1, "b 70 2 8000");
+        journal.record_line(1, "e 70 2 8001");
+        final_state.history[0].2 = 2;
+        let verdict = JobVerdict::of(&journal, &final_state);
         assert!(verdict.is_clean(), "{:?}", verdict.faults());
         assert_eq!((verdict.frozen, verdict.fenced_off, verdict.run_again), (1, 1, 1));
 
-        journal.fates[0].frozen_ms.clear();
+        journal.process_faults[0].frozen_ms.clear();
         journal.attempts[0].ended_ms = None;
-        journal.fates[0].killed_ms = Some(1_500);
-        assert!(Verdict::of(&journal, &left).is_clean());
-        journal.fates[0].killed_ms = Some(8_500);
-        assert_eq!(Verdict::of(&journal, &left).together.len(), 1);
+        journal.process_faults[0].killed_ms = Some(1_500);
+        assert!(JobVerdict::of(&journal, &final_state).is_clean());
+        journal.process_faults[0].killed_ms = Some(8_500);
+        assert_eq!(JobVerdict::of(&journal, &final_state).concurrent.len(), 1);
     }
 }

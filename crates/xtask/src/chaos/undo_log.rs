@@ -16,7 +16,7 @@ const HEAD_BYTES: usize = 48;
 const SECTOR_BYTES: usize = 512;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum StepKind {
     Write,
     Truncate,
     Unlink,
@@ -25,7 +25,7 @@ enum Kind {
 /// Information to revert one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Step {
-    kind: Kind,
+    kind: StepKind,
     offset: u64,
     length: u64,
     old_size: u64,
@@ -34,7 +34,7 @@ struct Step {
 
 /// Parsed record of the shim for one run.
 #[derive(Debug, Default)]
-pub struct Log {
+pub struct UndoLog {
     /// Unsynced steps of each file, in order, with their numbers.
     unsynced: BTreeMap<PathBuf, Vec<(u64, Step)>>,
     pub steps: u64,
@@ -59,7 +59,7 @@ impl Loss {
     }
 }
 
-impl Log {
+impl UndoLog {
     /// Parses the shim's record. A truncated record at the end is ignored: its write did not happen.
     ///
     /// # Errors
@@ -78,9 +78,9 @@ impl Log {
             let (offset, length, old_size) = (u64_at(16), u64_at(24), u64_at(32));
             let step = |kind| Step { kind, offset, length, old_size, old: data.to_vec() };
             match u32_at(4) {
-                1 => log.step(path, u64_at(8), step(Kind::Write)),
-                2 => log.step(path, u64_at(8), step(Kind::Truncate)),
-                3 => log.step(path, u64_at(8), step(Kind::Unlink)),
+                1 => log.step(path, u64_at(8), step(StepKind::Write)),
+                2 => log.step(path, u64_at(8), step(StepKind::Truncate)),
+                3 => log.step(path, u64_at(8), step(StepKind::Unlink)),
                 4 => log.synced(&path, u64_at(8)),
                 5 => bail!("the shim cannot undo {} on {}", String::from_utf8_lossy(data), path.display()),
                 kind => bail!("the shim's journal has a record of kind {kind}"),
@@ -110,7 +110,7 @@ impl Log {
         let mut lost = 0;
         for (path, steps) in self.unsynced.iter().filter(|(_, steps)| !steps.is_empty()) {
             let steps: Vec<_> = steps.iter().map(|(_, step)| step).collect();
-            let kept = draw_kept(steps.len(), loss, rng);
+            let kept = choose_kept_steps(steps.len(), loss, rng);
             lost += kept.iter().filter(|kept| !**kept).count();
             let tear = (loss == Loss::Subset).then(|| rng.clone());
             replay(path, &steps, &kept, tear).with_context(|| format!("undoing {}", path.display()))?;
@@ -120,7 +120,7 @@ impl Log {
 }
 
 /// Returns for each of `n` steps whether it reached the disk.
-fn draw_kept(n: usize, loss: Loss, rng: &mut Rng) -> Vec<bool> {
+fn choose_kept_steps(n: usize, loss: Loss, rng: &mut Rng) -> Vec<bool> {
     let first_lost = rng.usize(0..=n);
     (0..n)
         .map(|at| match loss {
@@ -159,13 +159,13 @@ fn undo(path: &Path, step: &Step) -> Result<Vec<u8>> {
     let file = open(path)?;
     let size = file.metadata()?.len();
     let mut made = Vec::new();
-    if step.kind == Kind::Write {
+    if step.kind == StepKind::Write {
         let end = (step.offset + step.length).min(size);
         made.resize(usize::try_from(end.saturating_sub(step.offset))?, 0);
         file.read_exact_at(&mut made, step.offset)?;
     }
     file.write_all_at(&step.old, step.offset)?;
-    if step.kind != Kind::Write || size > step.old_size {
+    if step.kind != StepKind::Write || size > step.old_size {
         file.set_len(step.old_size)?;
     }
     Ok(made)
@@ -173,9 +173,9 @@ fn undo(path: &Path, step: &Step) -> Result<Vec<u8>> {
 
 fn redo(path: &Path, step: &Step, bytes: &[u8]) -> Result<()> {
     match step.kind {
-        Kind::Write => open(path)?.write_all_at(bytes, step.offset)?,
-        Kind::Truncate => open(path)?.set_len(step.length)?,
-        Kind::Unlink => remove_if_there(path)?,
+        StepKind::Write => open(path)?.write_all_at(bytes, step.offset)?,
+        StepKind::Truncate => open(path)?.set_len(step.length)?,
+        StepKind::Unlink => remove_if_there(path)?,
     }
     Ok(())
 }
@@ -254,7 +254,7 @@ mod tests {
         }
 
         fn cut(&self, loss: Loss, seed: u64) -> usize {
-            Log::read(&self.log).unwrap().cut(loss, &mut Rng::with_seed(seed)).unwrap()
+            UndoLog::read(&self.log).unwrap().cut(loss, &mut Rng::with_seed(seed)).unwrap()
         }
 
         fn text(&self) -> String {
@@ -352,8 +352,8 @@ mod tests {
         disk.write(0, "new");
         let whole = disk.log.len();
         disk.record(1, 0, 3, b"new");
-        assert_eq!(Log::read(&disk.log[..whole + 50]).unwrap().steps, 1);
+        assert_eq!(UndoLog::read(&disk.log[..whole + 50]).unwrap().steps, 1);
         disk.record(5, 0, 0, b"writev");
-        assert!(Log::read(&disk.log).unwrap_err().to_string().contains("writev"));
+        assert!(UndoLog::read(&disk.log).unwrap_err().to_string().contains("writev"));
     }
 }

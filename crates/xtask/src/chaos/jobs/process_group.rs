@@ -35,7 +35,7 @@ const MAX_POLLS: usize = 120;
 
 /// Numbers of injected faults.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Blows {
+pub struct FaultCounts {
     pub kills: u32,
     pub freezes: u32,
     pub database_kills: u32,
@@ -47,11 +47,11 @@ pub struct Blows {
     pub outages: u32,
     pub outage_s: f64,
     /// Idle periods without jobs, and their total duration in seconds.
-    pub rests: u32,
-    pub rest_s: f64,
+    pub idle_periods: u32,
+    pub idle_s: f64,
 }
 
-impl Blows {
+impl FaultCounts {
     /// Returns the number of faults that could lose data.
     pub const fn count(&self) -> u32 {
         let database = self.database_kills + self.backend_kills + self.terminations + self.outages;
@@ -60,7 +60,7 @@ impl Blows {
 }
 
 /// Processes of one run.
-pub struct Crew {
+pub struct ProcessGroup {
     program: Program,
     database: Database,
     /// On PostgreSQL the last process enqueues. On SQLite there is only one.
@@ -68,26 +68,26 @@ pub struct Crew {
     thaw_at: Option<(usize, i64)>,
 }
 
-impl Crew {
+impl ProcessGroup {
     /// Starts the processes.
     pub fn start(program: Program, database: Database) -> Result<Self> {
-        let mut crew = Self { program, database, all: Vec::new(), thaw_at: None };
+        let mut group = Self { program, database, all: Vec::new(), thaw_at: None };
         let count = if database == Database::Sqlite { 1 } else { WORKERS + 1 };
         for at in 0..count {
-            let process = crew.fresh(at)?;
-            crew.all.push(process);
+            let process = group.start_process(at)?;
+            group.all.push(process);
         }
-        Ok(crew)
+        Ok(group)
     }
 
     /// Starts a process for position `at`.
-    fn fresh(&self, at: usize) -> Result<Process> {
+    fn start_process(&self, at: usize) -> Result<Process> {
         let task = match self.database {
             Database::Sqlite => "both",
             Database::Postgres if at == WORKERS => "enqueue",
             Database::Postgres => "work",
         };
-        let from = self.program.journal().tried + 1;
+        let from = self.program.journal().max_number + 1;
         let words = ["--from", &from.to_string(), "--rate", &JOBS_PER_S.to_string()].map(str::to_owned);
         let mut more = words.to_vec();
         more.extend(
@@ -98,38 +98,38 @@ impl Crew {
     }
 
     /// Injects a randomly chosen fault.
-    pub fn strike(
+    pub fn inject_fault(
         &mut self,
         rng: &mut Rng,
         server: Option<&mut PostgresServer>,
-        blows: &mut Blows,
+        faults: &mut FaultCounts,
     ) -> Result<()> {
         if self.thaw_at.is_some_and(|(_, when)| when <= now_ms()) {
             self.thaw()?;
         }
         self.all_live()?;
         let at = rng.usize(..self.all.len());
-        let Some(server) = server else { return self.kill(at, blows) };
+        let Some(server) = server else { return self.kill(at, faults) };
         match rng.u32(..100) {
             0..7 => {
                 server.kill()?;
                 server.restart()?;
-                blows.database_kills += 1;
+                faults.database_kills += 1;
             }
             7..11 => {
                 self.kill_backend(rng)?;
-                blows.backend_kills += 1;
+                faults.backend_kills += 1;
             }
             11..18 => {
                 self.program.run("terminate")?;
-                blows.terminations += 1;
+                faults.terminations += 1;
             }
             18..36 if self.thaw_at.is_none() && at != WORKERS => {
                 self.all[at].freeze()?;
                 self.thaw_at = Some((at, now_ms() + rng.i64(FROZEN_MS)));
-                blows.freezes += 1;
+                faults.freezes += 1;
             }
-            _ if !self.all[at].is_frozen() => self.kill(at, blows)?,
+            _ if !self.all[at].is_frozen() => self.kill(at, faults)?,
             _ => {}
         }
         Ok(())
@@ -152,36 +152,41 @@ impl Crew {
     }
 
     /// Stops the database for longer than a lease.
-    pub fn outage(&mut self, server: &mut PostgresServer, length: Duration, blows: &mut Blows) -> Result<()> {
+    pub fn outage(
+        &mut self,
+        server: &mut PostgresServer,
+        length: Duration,
+        faults: &mut FaultCounts,
+    ) -> Result<()> {
         let began = now();
         server.kill()?;
         thread::sleep(length);
         server.restart()?;
-        blows.outages += 1;
-        blows.outage_s += began.elapsed().as_secs_f64();
+        faults.outages += 1;
+        faults.outage_s += began.elapsed().as_secs_f64();
         self.all_live()
     }
 
     /// Waits until all jobs are completed, idles for `length` without faults, then enqueues jobs, which must
     /// be completed within `MAX_DONE_AFTER_IDLE`.
-    pub fn rest(&mut self, length: Duration, blows: &mut Blows) -> Result<()> {
+    pub fn idle(&mut self, length: Duration, faults: &mut FaultCounts) -> Result<()> {
         self.thaw()?;
-        self.order_all("pause");
+        self.send_command_to_all("pause");
         self.wait_until_done(MAX_DONE_AFTER_FAULT)?;
         let began = now();
         thread::sleep(length);
-        blows.rests += 1;
-        blows.rest_s += began.elapsed().as_secs_f64();
-        self.order_all("go on");
+        faults.idle_periods += 1;
+        faults.idle_s += began.elapsed().as_secs_f64();
+        self.send_command_to_all("go on");
         pause(ENQUEUE_AFTER_IDLE_MS);
-        self.order_all("pause");
+        self.send_command_to_all("pause");
         self.wait_until_done(MAX_DONE_AFTER_IDLE).context("jobs enqueued after a rest")?;
-        self.order_all("go on");
+        self.send_command_to_all("go on");
         self.all_live()
     }
 
-    fn order_all(&mut self, word: &str) {
-        self.all.iter_mut().for_each(|process| process.order(word));
+    fn send_command_to_all(&mut self, word: &str) {
+        self.all.iter_mut().for_each(|process| process.send_command(word));
     }
 
     fn all_live(&mut self) -> Result<()> {
@@ -202,7 +207,7 @@ impl Crew {
         let began = now();
         loop {
             self.program.journal().left = None;
-            self.all[0].order("left");
+            self.all[0].send_command("left");
             pause(500);
             let left = self.program.journal().left;
             if left == Some(0) {
@@ -214,25 +219,25 @@ impl Crew {
         }
     }
 
-    fn kill(&mut self, at: usize, blows: &mut Blows) -> Result<()> {
+    fn kill(&mut self, at: usize, faults: &mut FaultCounts) -> Result<()> {
         self.all.swap_remove(at).kill()?;
-        let fresh = self.fresh(at)?;
-        self.all.push(fresh);
+        let started = self.start_process(at)?;
+        self.all.push(started);
         let last = self.all.len() - 1;
         self.all.swap(at, last);
-        blows.kills += 1;
+        faults.kills += 1;
         Ok(())
     }
 
     /// Stops enqueueing, waits for all jobs, and stops the processes gracefully.
     pub fn finish(mut self) -> Result<()> {
         self.thaw()?;
-        self.order_all("stop");
+        self.send_command_to_all("stop");
         let began = now();
         self.wait_until_done(MAX_DONE_AFTER_FAULT)?;
         eprintln!("  everything has ended {:.1} s after the last blow", began.elapsed().as_secs_f64());
         for process in self.all {
-            process.leave().context("leaving in peace")?;
+            process.stop().context("leaving in peace")?;
         }
         Ok(())
     }

@@ -6,34 +6,37 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::journal::{Journal, Mark};
-use super::verdict::{Listed, View};
+use super::journal::{Journal, JournalPosition};
+use super::verdict::{ListedRequest, ServerView};
 use crate::load::http::request;
 use crate::load::send_all_patiently;
 
 const CONNECTIONS: usize = 16;
 
 /// Returns what the server shows of everything recorded after `since`.
-pub async fn look(server: SocketAddr, journal: &Journal, since: Mark) -> Result<View> {
-    let asks = &journal.asks[since.asks..];
+pub async fn read_view(server: SocketAddr, journal: &Journal, since: JournalPosition) -> Result<ServerView> {
+    let asks = &journal.sent_requests[since.sent_requests..];
     let couples = &journal.couples[since.couples..];
-    let senders: BTreeSet<_> =
-        asks.iter().map(|ask| ask.from).chain(couples.iter().flat_map(|c| [c.by_sender.from, c.a])).collect();
+    let senders: BTreeSet<_> = asks
+        .iter()
+        .map(|ask| ask.from)
+        .chain(couples.iter().flat_map(|c| [c.senders_request.from, c.a]))
+        .collect();
     let bonded: BTreeSet<_> = couples.iter().flat_map(|couple| [couple.a, couple.b]).collect();
-    let known = (since.people..journal.people.len()).collect();
-    let mut view = View { known: find_known(server, journal, known).await?, ..View::default() };
+    let known = (since.accounts..journal.accounts.len()).collect();
+    let mut view = ServerView { known: find_known(server, journal, known).await?, ..ServerView::default() };
     list_sent(server, journal, senders.into_iter().collect(), &mut view).await?;
     let bonded: Vec<_> = bonded.into_iter().collect();
-    for (person, body) in get(server, journal, "/api/v1/partners/current", &bonded).await? {
-        view.bonds.insert(person, text(&body["bond"]["id"]));
+    for (account, body) in get(server, journal, "/api/v1/partners/current", &bonded).await? {
+        view.bonds.insert(account, text(&body["bond"]["id"]));
     }
     Ok(view)
 }
 
-async fn find_known(server: SocketAddr, journal: &Journal, people: Vec<usize>) -> Result<HashSet<usize>> {
-    let shown = get(server, journal, "/api/v1/me", &people).await?;
-    let same = |(person, body): &(usize, Value)| body["id"] == journal.people[*person].id.as_str();
-    Ok(shown.into_iter().filter(same).map(|(person, _)| person).collect())
+async fn find_known(server: SocketAddr, journal: &Journal, accounts: Vec<usize>) -> Result<HashSet<usize>> {
+    let shown = get(server, journal, "/api/v1/me", &accounts).await?;
+    let same = |(account, body): &(usize, Value)| body["id"] == journal.accounts[*account].id.as_str();
+    Ok(shown.into_iter().filter(same).map(|(account, _)| account).collect())
 }
 
 /// Lists the requests of each sender, all pages.
@@ -41,7 +44,7 @@ async fn list_sent(
     server: SocketAddr,
     journal: &Journal,
     senders: Vec<usize>,
-    view: &mut View,
+    view: &mut ServerView,
 ) -> Result<()> {
     let path = "/api/v1/partners/requests?direction=outgoing&limit=100";
     let mut open: Vec<_> = senders.into_iter().map(|sender| (sender, path.to_owned())).collect();
@@ -60,8 +63,12 @@ async fn list_sent(
     Ok(())
 }
 
-fn listed(item: &Value) -> Option<Listed> {
-    Some(Listed { id: text(&item["id"])?, to: text(&item["to"]["id"])?, status: text(&item["status"])? })
+fn listed(item: &Value) -> Option<ListedRequest> {
+    Some(ListedRequest {
+        id: text(&item["id"])?,
+        to: text(&item["to"]["id"])?,
+        status: text(&item["status"])?,
+    })
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -72,9 +79,9 @@ async fn get(
     server: SocketAddr,
     journal: &Journal,
     path: &str,
-    people: &[usize],
+    accounts: &[usize],
 ) -> Result<Vec<(usize, Value)>> {
-    get_each(server, journal, people.iter().map(|person| (*person, path))).await
+    get_each(server, journal, accounts.iter().map(|account| (*account, path))).await
 }
 
 /// Sends a GET request for each account. A response other than 200 and 503 counts as absent data.
@@ -83,10 +90,10 @@ async fn get_each<'a>(
     journal: &Journal,
     paths: impl Iterator<Item = (usize, &'a str)>,
 ) -> Result<Vec<(usize, Value)>> {
-    let (people, requests): (Vec<_>, Vec<_>) = paths
-        .map(|(person, path)| (person, request("GET", path, Some(&journal.people[person].token), None)))
+    let (accounts, requests): (Vec<_>, Vec<_>) = paths
+        .map(|(account, path)| (account, request("GET", path, Some(&journal.accounts[account].token), None)))
         .unzip();
-    let answers = send_all_patiently(server, CONNECTIONS, requests).await?;
-    let shown = people.into_iter().zip(answers).filter(|(_, (status, _))| *status == 200);
-    Ok(shown.map(|(person, (_, body))| (person, body)).collect())
+    let responses = send_all_patiently(server, CONNECTIONS, requests).await?;
+    let shown = accounts.into_iter().zip(responses).filter(|(_, (status, _))| *status == 200);
+    Ok(shown.map(|(account, (_, body))| (account, body)).collect())
 }

@@ -1,47 +1,50 @@
 //! Checks that invalid steps are rejected as declared and change nothing.
 
-use kith_readiness::{Check, Person, Run, Shortfall};
+use kith_readiness::{Check, Run, Shortfall, SyntheticAccount};
 use serde_json::{Value, json};
 
 use super::DEFAULT_REMEDIATION;
-use crate::cast::{REQUESTS, ask, bond, break_up, current, decide, ensure, ensure_status, items, single};
+use crate::synthetic_accounts::{
+    REQUESTS, bond, break_up, current, decide, ensure, ensure_status, items, send_request, unbonded_account,
+};
 
 pub(super) const CHECKS: &[Check] = &[Check {
     row: "PRT-02",
-    does: "has three users try illegal transitions: by the wrong user, on decided requests, and to invalid recipients",
-    mend: DEFAULT_REMEDIATION,
-    last: false,
-    run: |run| Box::pin(refuses(run)),
+    description: "has three users try illegal transitions: by the wrong user, on decided requests, and to invalid recipients",
+    remediation: DEFAULT_REMEDIATION,
+    runs_last: false,
+    run: |run| Box::pin(check_invalid_steps(run)),
 }];
 
 const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
 
-struct Cast<'r> {
+struct Accounts<'r> {
     run: &'r Run,
-    ada: Person,
-    ben: Person,
-    eve: Person,
+    ada: SyntheticAccount,
+    ben: SyntheticAccount,
+    eve: SyntheticAccount,
 }
 
-async fn refuses(run: &Run) -> Result<String, Shortfall> {
-    let (ada, ben, eve) = (single(run, 3).await?, single(run, 4).await?, single(run, 5).await?);
-    let cast = Cast { run, ada, ben, eve };
-    let tried = [
-        cast.while_it_waits().await?,
-        cast.once_it_is_decided().await?,
-        cast.behind_a_block().await?,
-        cast.with_a_partner().await?,
+async fn check_invalid_steps(run: &Run) -> Result<String, Shortfall> {
+    let (ada, ben, eve) =
+        (unbonded_account(run, 3).await?, unbonded_account(run, 4).await?, unbonded_account(run, 5).await?);
+    let accounts = Accounts { run, ada, ben, eve };
+    let counts = [
+        accounts.steps_on_pending_request().await?,
+        accounts.steps_on_decided_request().await?,
+        accounts.steps_on_withheld_request().await?,
+        accounts.steps_of_bonded_user().await?,
     ];
-    let all: usize = tried.iter().sum();
-    run.figure("illegal_steps", all);
+    let all: usize = counts.iter().sum();
+    run.record("illegal_steps", all);
     Ok(format!("{all} illegal transitions were rejected as declared, and the state did not change"))
 }
 
-impl Cast<'_> {
+impl Accounts<'_> {
     /// Steps by users in the wrong role while the request is pending, and requests to invalid recipients.
-    async fn while_it_waits(&self) -> Result<usize, Shortfall> {
+    async fn steps_on_pending_request(&self) -> Result<usize, Shortfall> {
         let Self { ada, ben, eve, .. } = self;
-        let id = ask(ada, ben).await?;
+        let id = send_request(ada, ben).await?;
         let steps = [
             (ada, "accept", 403, "forbidden"),
             (ada, "reject", 403, "forbidden"),
@@ -65,7 +68,7 @@ impl Cast<'_> {
         }
         ensure_status(ada, &id, "pending").await?;
         ensure_status(ben, &id, "pending").await?;
-        self.ensure_asked(ada, 1).await?;
+        self.ensure_pending_count(ada, 1).await?;
         decide(ada, &id, "cancel").await?.expect(200)?;
         let late = [(ben, "accept"), (ben, "reject")];
         for (by, step) in late {
@@ -76,23 +79,23 @@ impl Cast<'_> {
     }
 
     /// Steps on a decided request, and a new request within the cooldown.
-    async fn once_it_is_decided(&self) -> Result<usize, Shortfall> {
+    async fn steps_on_decided_request(&self) -> Result<usize, Shortfall> {
         let Self { ada, ben, .. } = self;
-        let id = ask(ada, ben).await?;
+        let id = send_request(ada, ben).await?;
         decide(ben, &id, "reject").await?.expect(200)?;
         decide(ben, &id, "accept").await?.expect_problem(409, "request_not_pending")?;
         decide(ada, &id, "cancel").await?.expect_problem(409, "request_not_pending")?;
         let body = json!({ "to": { "user_id": ben.id } });
         ada.client.post(REQUESTS, body).await?.expect_problem(409, "request_cooldown_active")?;
         ensure_status(ada, &id, "rejected").await?;
-        for who in [ada, ben] {
-            ensure(current(who).await?.is_null(), || "a rejected transition created a bond".to_owned())?;
+        for account in [ada, ben] {
+            ensure(current(account).await?.is_null(), || "a rejected transition created a bond".to_owned())?;
         }
         Ok(3)
     }
 
     /// Requests in both directions across a block.
-    async fn behind_a_block(&self) -> Result<usize, Shortfall> {
+    async fn steps_on_withheld_request(&self) -> Result<usize, Shortfall> {
         let Self { ben, eve, .. } = self;
         let block = format!("/api/v1/blocks/{}", eve.id);
         ben.client.put(&block, Value::Null).await?.expect(200)?;
@@ -100,38 +103,38 @@ impl Cast<'_> {
             (json!({ "to": { "user_id": ben.id } }), json!({ "to": { "user_id": eve.id } }));
         eve.client.post(REQUESTS, to_ben).await?.expect_problem(404, "not_found")?;
         ben.client.post(REQUESTS, to_eve).await?.expect_problem(404, "not_found")?;
-        self.ensure_asked(eve, 0).await?;
+        self.ensure_pending_count(eve, 0).await?;
         ben.client.delete(&block, Value::Null).await?.expect(204)?;
         Ok(2)
     }
 
     /// Requests and accepts by bonded users, and steps on the request that created the bond.
-    async fn with_a_partner(&self) -> Result<usize, Shortfall> {
+    async fn steps_of_bonded_user(&self) -> Result<usize, Shortfall> {
         let Self { ada, ben, eve, .. } = self;
         eve.client.post("/api/v1/partners/breakup", json!({})).await?.expect_problem(409, "not_bonded")?;
         let bond = bond(ben, ada).await?;
         let body = json!({ "to": { "user_id": eve.id } });
         ada.client.post(REQUESTS, body).await?.expect_problem(409, "slot_occupied")?;
-        let waiting = ask(eve, ada).await?;
+        let waiting = send_request(eve, ada).await?;
         decide(ada, &waiting, "accept").await?.expect_problem(409, "slot_occupied")?;
         ensure_status(eve, &waiting, "pending").await?;
-        let made = items(ben, &format!("{REQUESTS}?direction=outgoing&status=accepted")).await?;
-        let made = made.iter().find(|item| item["to"]["id"] == *ada.id);
-        let made = made.and_then(|item| item["id"].as_str()).unwrap_or(NOBODY);
+        let accepted = items(ben, &format!("{REQUESTS}?direction=outgoing&status=accepted")).await?;
+        let accepted = accepted.iter().find(|item| item["to"]["id"] == *ada.id);
+        let accepted = accepted.and_then(|item| item["id"].as_str()).unwrap_or(NOBODY);
         for (by, step) in [(ben, "cancel"), (ada, "reject")] {
-            decide(by, made, step).await?.expect_problem(409, "request_not_pending")?;
+            decide(by, accepted, step).await?.expect_problem(409, "request_not_pending")?;
         }
-        let still = current(ada).await?;
-        ensure(still["id"] == *bond, || format!("after rejected transitions the bond is {}", still["id"]))?;
+        let after = current(ada).await?;
+        ensure(after["id"] == *bond, || format!("after rejected transitions the bond is {}", after["id"]))?;
         decide(eve, &waiting, "cancel").await?.expect(200)?;
         break_up(ada).await?;
         Ok(5)
     }
 
     /// Fails unless the user has `wanted` pending outgoing requests.
-    async fn ensure_asked(&self, who: &Person, wanted: usize) -> Result<(), Shortfall> {
-        let waiting = items(who, &format!("{REQUESTS}?direction=outgoing&status=pending")).await?.len();
-        self.run.figure("waiting_after_refusals", waiting);
+    async fn ensure_pending_count(&self, account: &SyntheticAccount, wanted: usize) -> Result<(), Shortfall> {
+        let waiting = items(account, &format!("{REQUESTS}?direction=outgoing&status=pending")).await?.len();
+        self.run.record("waiting_after_refusals", waiting);
         ensure(waiting == wanted, || {
             format!("after rejected transitions {waiting} requests are pending instead of {wanted}")
         })

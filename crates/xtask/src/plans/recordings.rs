@@ -121,7 +121,7 @@ pub fn tables(folder: &Path, empty: &Path, max_rows: i64) -> Result<Vec<Table>> 
             .execute(&format!("DELETE FROM {table} WHERE {column} NOT IN (SELECT {by} FROM {placed})"), [])?;
     }
     let mut tables: Vec<_> = names.iter().map(|name| table(&world, name, max_rows)).collect::<Result<_>>()?;
-    refer(&mut tables);
+    set_reference_strides(&mut tables);
     Ok(tables)
 }
 
@@ -197,7 +197,7 @@ fn table(world: &Connection, name: &str, max_rows: i64) -> Result<Table> {
 }
 
 /// Sets the stride of each column that refers to numbered rows to that of the referenced table.
-fn refer(tables: &mut [Table]) {
+fn set_reference_strides(tables: &mut [Table]) {
     let id_stride = |table: &Table| {
         let id = table.columns.iter().position(|column| column == "id")?;
         Some((table.name.clone(), table.strides[id]))

@@ -1,7 +1,7 @@
 //! Synthetic accounts that checks of several features share, and their common HTTP requests. Each check
 //! states its own expectations.
 
-use kith_readiness::{Answer, Person, Run, Shortfall};
+use kith_readiness::{CheckResponse, Run, Shortfall, SyntheticAccount};
 use serde_json::{Value, json};
 
 /// Path of partner requests.
@@ -9,16 +9,16 @@ pub const REQUESTS: &str = "/api/v1/partners/requests";
 
 /// Returns account `n` of those used for bonds, without a bond. Each of them may send at most five requests
 /// per minute over all checks, so count the existing uses before adding another.
-pub async fn single(run: &Run, n: usize) -> Result<Person, Shortfall> {
-    let person = run.person(&format!("partner-{n}")).await?;
+pub async fn unbonded_account(run: &Run, n: usize) -> Result<SyntheticAccount, Shortfall> {
+    let account = run.account(&format!("partner-{n}")).await?;
     // Ends a bond without reading it first: reading would use up the rate limit of other checks.
-    person.client.post("/api/v1/partners/breakup", json!({})).await?.expect_any(&[200, 409])?;
-    Ok(person)
+    account.client.post("/api/v1/partners/breakup", json!({})).await?.expect_any(&[200, 409])?;
+    Ok(account)
 }
 
 /// Returns the account for checks that need no bond.
-pub async fn signed_in(run: &Run) -> Result<Person, Shortfall> {
-    run.person("signs-in").await
+pub async fn signed_in(run: &Run) -> Result<SyntheticAccount, Shortfall> {
+    run.account("signs-in").await
 }
 
 /// Fails with the text of `found` unless `holds` is true.
@@ -27,63 +27,63 @@ pub fn ensure(holds: bool, found: impl FnOnce() -> String) -> Result<(), Shortfa
 }
 
 /// Logs in and returns the response with a new session.
-pub async fn log_in(run: &Run, person: &Person) -> Result<Answer, Shortfall> {
-    try_password(run, &person.email, &person.password).await?.expect(200)
+pub async fn log_in(run: &Run, account: &SyntheticAccount) -> Result<CheckResponse, Shortfall> {
+    try_password(run, &account.email, &account.password).await?.expect(200)
 }
 
 /// Attempts a log-in and returns the response.
-pub async fn try_password(run: &Run, email: &str, password: &str) -> Result<Answer, Shortfall> {
+pub async fn try_password(run: &Run, email: &str, password: &str) -> Result<CheckResponse, Shortfall> {
     let body = json!({ "email": email, "password": password });
-    Ok(run.anonymous().at(run.node()).post("/api/v1/auth/login", body).await?)
+    Ok(run.anonymous().with_base_url(run.node()).post("/api/v1/auth/login", body).await?)
 }
 
 /// Attempts to refresh a session and returns the response.
-pub async fn refresh(run: &Run, token: &str) -> Result<Answer, Shortfall> {
+pub async fn refresh(run: &Run, token: &str) -> Result<CheckResponse, Shortfall> {
     let body = json!({ "refresh_token": token });
-    Ok(run.anonymous().at(run.node()).post("/api/v1/auth/refresh", body).await?)
+    Ok(run.anonymous().with_base_url(run.node()).post("/api/v1/auth/refresh", body).await?)
 }
 
 /// Returns the user's current bond, or null.
-pub async fn current(of: &Person) -> Result<Value, Shortfall> {
+pub async fn current(of: &SyntheticAccount) -> Result<Value, Shortfall> {
     Ok(of.client.get("/api/v1/partners/current").await?.expect(200)?.json()["bond"].take())
 }
 
 /// Sends a partner request and returns its id.
-pub async fn ask(from: &Person, to: &Person) -> Result<String, Shortfall> {
+pub async fn send_request(from: &SyntheticAccount, to: &SyntheticAccount) -> Result<String, Shortfall> {
     let body = json!({ "to": { "user_id": to.id } });
     from.client.post(REQUESTS, body).await?.expect(201)?.text_at("/id")
 }
 
 /// Accepts, rejects or cancels a request and returns the response.
-pub async fn decide(by: &Person, request: &str, step: &str) -> Result<Answer, Shortfall> {
+pub async fn decide(by: &SyntheticAccount, request: &str, step: &str) -> Result<CheckResponse, Shortfall> {
     Ok(by.client.post(&format!("{REQUESTS}/{request}/{step}"), Value::Null).await?)
 }
 
 /// Forms a bond between two users and returns its id.
-pub async fn bond(one: &Person, other: &Person) -> Result<String, Shortfall> {
-    let request = ask(one, other).await?;
+pub async fn bond(one: &SyntheticAccount, other: &SyntheticAccount) -> Result<String, Shortfall> {
+    let request = send_request(one, other).await?;
     decide(other, &request, "accept").await?.expect(200)?.text_at("/bond/id")
 }
 
 /// Ends the user's bond.
-pub async fn break_up(by: &Person) -> Result<Answer, Shortfall> {
+pub async fn break_up(by: &SyntheticAccount) -> Result<CheckResponse, Shortfall> {
     by.client.post("/api/v1/partners/breakup", json!({})).await?.expect(200)
 }
 
 /// Returns the status of a request as the user sees it.
-pub async fn status(of: &Person, request: &str) -> Result<String, Shortfall> {
+pub async fn status(of: &SyntheticAccount, request: &str) -> Result<String, Shortfall> {
     of.client.get(&format!("{REQUESTS}/{request}")).await?.expect(200)?.text_at("/status")
 }
 
 /// Fails unless a request has the status `wanted`.
-pub async fn ensure_status(of: &Person, request: &str, wanted: &str) -> Result<(), Shortfall> {
+pub async fn ensure_status(of: &SyntheticAccount, request: &str, wanted: &str) -> Result<(), Shortfall> {
     let found = status(of, request).await?;
     ensure(found == wanted, || format!("request {request} is {found} instead of {wanted}"))
 }
 
 /// Returns the items of a list's first page.
-pub async fn items(of: &Person, path: &str) -> Result<Vec<Value>, Shortfall> {
-    let mut answer = of.client.get(path).await?.expect(200)?.json();
-    serde_json::from_value(answer["items"].take())
+pub async fn items(of: &SyntheticAccount, path: &str) -> Result<Vec<Value>, Shortfall> {
+    let mut response = of.client.get(path).await?.expect(200)?.json();
+    serde_json::from_value(response["items"].take())
         .map_err(|_| Shortfall::fails(format!("the response to GET {path} has no items")))
 }

@@ -89,136 +89,136 @@ class Auth:
         case.headers["Authorization"] = f"Bearer {account.access_token}"
 
 
-def ask(sender, receiver):
+def send_request(sender, receiver):
     return call("POST", "/api/v1/partners/requests", sender, to={"user_id": receiver.id})
 
 
-def ask_somebody(case, me):
+def request_new_user(case, me):
     case.body["to"] = {"user_id": register().id}
 
 
-def answer_somebody(case, me):
-    case.path_parameters["id"] = ask(register(), me)["id"]
+def decide_received_request(case, me):
+    case.path_parameters["id"] = send_request(register(), me)["id"]
 
 
-def about_what_i_asked(case, me):
-    case.path_parameters["id"] = ask(me, register())["id"]
+def use_sent_request(case, me):
+    case.path_parameters["id"] = send_request(me, register())["id"]
 
 
-def with_a_partner(case, me):
+def ensure_bond(case, me):
     if call("GET", "/api/v1/partners/current", me)["bond"]:
         return
     other = register()
-    ask(other, me)
-    ask(me, other)
+    send_request(other, me)
+    send_request(me, other)
 
 
-def with_an_invite(case, me):
+def use_invite_of_other(case, me):
     case.path_parameters["code"] = call("POST", "/api/v1/partners/invites", register())["code"]
 
 
-def with_my_invite(case, me):
+def use_own_invite(case, me):
     for invite in call("GET", "/api/v1/partners/invites", me)["items"]:
         call("DELETE", f"/api/v1/partners/invites/{invite['id']}", me)
     case.path_parameters["code"] = call("POST", "/api/v1/partners/invites", me)["code"]
 
 
-def report_somebody(case, me):
+def report_received_request(case, me):
     body = {"to": {"user_id": me.id}, "message": "Shall we?"}
     case.path_parameters["id"] = call("POST", "/api/v1/partners/requests", register(), **body)["id"]
 
 
-def ask_by_old_path(case, me):
+def request_new_user_by_old_path(case, me):
     case.body.pop("email", None)
     case.body["partnerId"] = register().id
 
 
-def about_one_blocked(case, me):
+def use_blocked_user(case, me):
     other = register()
     call("PUT", f"/api/v1/blocks/{other.id}", me)
     case.path_parameters["user_id"] = other.id
 
 
-def about_one_with_a_nickname(case, me):
+def use_nicknamed_user(case, me):
     other = register()
     call("PUT", f"/api/v1/nicknames/{other.id}", me, nickname="bear")
     case.path_parameters["user_id"] = other.id
 
 
-def about_somebody(case, me):
+def use_new_user(case, me):
     case.path_parameters["id"] = register().id
 
 
-def about_own_session(case, me):
+def use_own_session(case, me):
     case.path_parameters["id"] = call("GET", "/api/v1/auth/sessions", me)["items"][0]["id"]
 
 
-def with_password(case, me):
+def set_password(case, me):
     case.body["password"] = PASSWORD
 
 
-def with_another_password(case, me):
+def set_passwords(case, me):
     case.body.update(current_password=PASSWORD, new_password=f"another horse {next(numbers)}")
 
 
-def with_address(case, me):
+def set_own_credentials(case, me):
     case.body.update(email=me.email, password=PASSWORD)
 
 
-def with_new_address(case, me):
+def set_new_account(case, me):
     case.body.update(email=f"new{next(numbers)}@example.org", password=PASSWORD, display_name="New")
 
 
-def with_link(case, me):
+def set_link_secret(case, me):
     """Succeeds once, while no administrator exists."""
-    with_new_address(case, me)
+    set_new_account(case, me)
     if LINK.exists():
         case.body["secret"] = link_secret()
 
 
-def with_refresh_token(case, me):
+def set_refresh_token(case, me):
     case.body["refresh_token"] = register().refresh_token
 
 
-def after_leaving(case, me):
+def set_deleted_credentials(case, me):
     gone = register()
     call("DELETE", "/api/v1/me", gone, password=PASSWORD)
     case.body.update(email=gone.email, password=PASSWORD)
 
 
-def with_registered_address(case, me):
+def set_registered_address(case, me):
     case.body["email"] = register().email
 
 
-def in_a_collection(case, me):
+def use_collection(case, me):
     case.path_parameters.update(space="me", collection="notes")
 
 
-def about_an_item(case, me):
-    in_a_collection(case, me)
+def use_item(case, me):
+    use_collection(case, me)
     case.path_parameters["id"] = call("POST", "/api/v1/spaces/me/notes", me, data={"n": 1})["id"]
 
 
-def about_a_bond(case, me):
+def use_bond(case, me):
     bond = call("GET", "/api/v1/partners/current", me)["bond"]
     if bond is None:
         partner = register()
-        ask(partner, me)
-        bond = ask(me, partner)["bond"]
+        send_request(partner, me)
+        bond = send_request(me, partner)["bond"]
     case.path_parameters["bond_id"] = bond["id"]
 
 
-def about_a_declared_collection(case, me):
+def use_declared_collection(case, me):
     case.path_parameters["name"] = name = f"collection{next(numbers)}"
     if ROLE == "admin":
         call("PUT", f"/api/v1/admin/collections/{name}", me, fields=["n"])
 
 
-def with_a_scope(case, me):
+def set_api_key(case, me):
     case.body = {"name": f"program{next(numbers)}", "scopes": ["jobs.read"]}
 
 
-def about_a_key(case, me):
+def use_api_key(case, me):
     if ROLE == "admin":
         made = call("POST", "/api/v1/admin/api-keys", me, name="a program", scopes=["jobs.read"])
         case.path_parameters["id"] = made["id"]
@@ -227,47 +227,47 @@ def about_a_key(case, me):
 HOOKS = "https://hooks.example.org/kith"
 
 
-def to_an_endpoint(case, me):
+def set_callback(case, me):
     case.body.pop("endpoint_id", None)
     case.body.update(url=HOOKS, method="POST", headers={})
     case.body.pop("text", None)
     case.body["run_at"] = "2030-01-01T00:00:00Z"
 
 
-def to_an_endpoint_of_its_own(case, me):
+def set_endpoint_url(case, me):
     case.body["url"] = HOOKS
 
 
-def about_an_endpoint(case, me):
+def use_endpoint(case, me):
     if ROLE == "admin":
         made = call("POST", "/api/v1/callback-endpoints", me, url=HOOKS)
         call("POST", f"/api/v1/callback-endpoints/{made['id']}/enable", me)
         case.path_parameters["id"] = made["id"]
 
 
-def about_a_callback(case, me):
+def use_callback(case, me):
     if ROLE == "admin":
-        about_an_endpoint(case, me)
+        use_endpoint(case, me)
         made = call("POST", "/api/v1/callbacks", me, url=HOOKS, run_at="2030-01-01T00:00:00Z")
         case.path_parameters["id"] = made["id"]
 
 
-def again_and_again(case, me):
+def set_recurring_callback(case, me):
     case.body = {"request": {"url": HOOKS}, "schedule": "@hourly"}
 
 
-def about_a_recurring_one(case, me):
+def use_recurring_callback(case, me):
     if ROLE == "admin":
-        about_an_endpoint(case, me)
+        use_endpoint(case, me)
         made = call(
             "POST", "/api/v1/recurring-callbacks", me, request={"url": HOOKS}, schedule="@hourly"
         )
         case.path_parameters["id"] = made["id"]
 
 
-def about_one_taken_back(case, me):
+def use_cancelled_callback(case, me):
     if ROLE == "admin":
-        about_a_callback(case, me)
+        use_callback(case, me)
         call("POST", f"/api/v1/callbacks/{case.path_parameters['id']}/cancel", me)
 
 
@@ -275,18 +275,18 @@ def new_job(me, **more):
     return call("POST", "/api/v1/jobs", me, kind="fuzz", queue=f"fuzz{next(numbers)}", **more)["id"]
 
 
-def about_a_job(case, me):
+def use_job(case, me):
     if ROLE == "admin":
         case.path_parameters["id"] = new_job(me, delay_ms=60000)
 
 
-def about_a_job_that_has_ended(case, me):
+def use_ended_job(case, me):
     if ROLE == "admin":
         case.path_parameters["id"] = job = new_job(me, delay_ms=60000)
         call("POST", f"/api/v1/jobs/{job}/cancel", me)
 
 
-def about_a_job_i_have(case, me):
+def use_claimed_job(case, me):
     if ROLE == "admin":
         queue = f"fuzz{next(numbers)}"
         job = call("POST", "/api/v1/jobs", me, kind="fuzz", queue=queue)["id"]
@@ -298,21 +298,21 @@ def about_a_job_i_have(case, me):
 MORE = {"reportProgress": {"progress": 1}, "logLine": {"line": "a"}, "failJob": {"error": "a"}}
 
 
-def to_enqueue(case, me):
+def set_job(case, me):
     case.body = {"kind": "fuzz", "queue": f"fuzz{next(numbers)}"}
 
 
-def many_to_enqueue(case, me):
+def set_jobs(case, me):
     case.body = {"jobs": [{"kind": "fuzz", "queue": f"fuzz{next(numbers)}"}]}
 
 
-def about_a_kind(case, me):
+def use_job_kind(case, me):
     case.path_parameters["kind"] = kind = f"kind{next(numbers)}"
     if ROLE == "admin":
         call("PUT", f"/api/v1/job-kinds/{kind}", me, queue="fuzz")
 
 
-def without_waiting(case, me):
+def set_claim(case, me):
     case.body = {"limit": 1}
 
 
@@ -321,136 +321,136 @@ def schedule_of(case, me, name):
     return {"queue": "reports", "kind": "reports.write", "schedule": "@daily"}
 
 
-def with_a_schedule(case, me):
+def set_schedule(case, me):
     case.body = schedule_of(case, me, f"schedule{next(numbers)}")
 
 
-def about_a_schedule(case, me):
+def use_schedule(case, me):
     body = schedule_of(case, me, f"schedule{next(numbers)}")
     if ROLE == "admin":
         call("PUT", f"/api/v1/schedules/{case.path_parameters['name']}", me, **body)
 
 
-def of_a_past_time(case, me):
-    about_a_schedule(case, me)
+def set_backfill(case, me):
+    use_schedule(case, me)
     case.body = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-03T00:00:00Z"}
 
 
-def of_every_day(case, me):
+def set_daily_preview(case, me):
     case.query = {"schedule": "@daily"}
 
 
-def from_the_page(case, me):
+def use_page_file(case, me):
     page = requests.get(URL + "/docs", timeout=30).text
     case.path_parameters["file"] = re.search(r"/docs/(page\.[^\"]+)", page)[1]
 
 
-SUITED = {
-    "acceptFirstAdmin": with_link,
-    "acceptPartnerRequest": answer_somebody,
-    "backfillSchedule": of_a_past_time,
-    "breakUp": with_a_partner,
-    "cancelCallback": about_a_callback,
-    "cancelJob": about_a_job,
-    "cancelPartnerRequest": about_what_i_asked,
-    "changePassword": with_another_password,
-    "claimJobs": without_waiting,
-    "completeJob": about_a_job_i_have,
-    "createApiKey": with_a_scope,
-    "createCallback": to_an_endpoint,
-    "createCallbackEndpoint": to_an_endpoint_of_its_own,
-    "createItem": in_a_collection,
-    "createRecurringCallback": again_and_again,
-    "deleteItem": about_an_item,
-    "deleteMe": with_password,
-    "deleteSchedule": about_a_schedule,
-    "deleteRecurringCallback": about_a_recurring_one,
-    "disableCallbackEndpoint": about_an_endpoint,
-    "docsFile": from_the_page,
-    "enableCallbackEndpoint": about_an_endpoint,
-    "endSession": about_own_session,
-    "enqueueJob": to_enqueue,
-    "enqueueJobs": many_to_enqueue,
-    "exportBondSpace": about_a_bond,
-    "failJob": about_a_job_i_have,
-    "getAccount": about_somebody,
-    "getApiKey": about_a_key,
-    "getBlock": about_one_blocked,
-    "getCallback": about_a_callback,
-    "getCallbackEndpoint": about_an_endpoint,
-    "getCollection": about_a_declared_collection,
-    "getItem": about_an_item,
-    "getJob": about_a_job,
-    "getJobKind": about_a_kind,
-    "getNickname": about_one_with_a_nickname,
-    "getPartnerRequest": about_what_i_asked,
-    "heartbeatJob": about_a_job_i_have,
-    "getSchedule": about_a_schedule,
-    "getRecurringCallback": about_a_recurring_one,
-    "listItems": in_a_collection,
-    "listScheduleRuns": about_a_schedule,
-    "logIn": with_address,
-    "logLine": about_a_job_i_have,
-    "logOut": with_refresh_token,
-    "patchItem": about_an_item,
-    "pauseSchedule": about_a_schedule,
-    "pingCallbackEndpoint": about_an_endpoint,
-    "previewInvite": with_an_invite,
-    "previewSchedule": of_every_day,
-    "refreshSession": with_refresh_token,
-    "register": with_new_address,
-    "reinstateAccount": about_somebody,
-    "rejectPartnerRequest": answer_somebody,
-    "releaseEmail": about_somebody,
-    "replaceItem": about_an_item,
-    "reportPartnerRequest": report_somebody,
-    "reportProgress": about_a_job_i_have,
-    "restoreAccount": after_leaving,
-    "resumeSchedule": about_a_schedule,
-    "retryCallback": about_one_taken_back,
-    "retryJob": about_a_job,
-    "revokeApiKey": about_a_key,
-    "revokeInvite": with_my_invite,
-    "rotateCallbackSecret": about_an_endpoint,
-    "runSchedule": about_a_schedule,
-    "sendPartnerRequest": ask_somebody,
-    "sendPartnerRequestByOldPath": ask_by_old_path,
-    "setRole": about_somebody,
-    "setSchedule": with_a_schedule,
-    "suspendAccount": about_somebody,
-    "verifyEmail": about_somebody,
-    "verifyEmailInDevelopment": with_registered_address,
-    "watchJob": about_a_job_that_has_ended,
-    "withdrawCollection": about_a_declared_collection,
-    "withdrawJobKind": about_a_kind,
+FIXED_REQUESTS = {
+    "acceptFirstAdmin": set_link_secret,
+    "acceptPartnerRequest": decide_received_request,
+    "backfillSchedule": set_backfill,
+    "breakUp": ensure_bond,
+    "cancelCallback": use_callback,
+    "cancelJob": use_job,
+    "cancelPartnerRequest": use_sent_request,
+    "changePassword": set_passwords,
+    "claimJobs": set_claim,
+    "completeJob": use_claimed_job,
+    "createApiKey": set_api_key,
+    "createCallback": set_callback,
+    "createCallbackEndpoint": set_endpoint_url,
+    "createItem": use_collection,
+    "createRecurringCallback": set_recurring_callback,
+    "deleteItem": use_item,
+    "deleteMe": set_password,
+    "deleteSchedule": use_schedule,
+    "deleteRecurringCallback": use_recurring_callback,
+    "disableCallbackEndpoint": use_endpoint,
+    "docsFile": use_page_file,
+    "enableCallbackEndpoint": use_endpoint,
+    "endSession": use_own_session,
+    "enqueueJob": set_job,
+    "enqueueJobs": set_jobs,
+    "exportBondSpace": use_bond,
+    "failJob": use_claimed_job,
+    "getAccount": use_new_user,
+    "getApiKey": use_api_key,
+    "getBlock": use_blocked_user,
+    "getCallback": use_callback,
+    "getCallbackEndpoint": use_endpoint,
+    "getCollection": use_declared_collection,
+    "getItem": use_item,
+    "getJob": use_job,
+    "getJobKind": use_job_kind,
+    "getNickname": use_nicknamed_user,
+    "getPartnerRequest": use_sent_request,
+    "heartbeatJob": use_claimed_job,
+    "getSchedule": use_schedule,
+    "getRecurringCallback": use_recurring_callback,
+    "listItems": use_collection,
+    "listScheduleRuns": use_schedule,
+    "logIn": set_own_credentials,
+    "logLine": use_claimed_job,
+    "logOut": set_refresh_token,
+    "patchItem": use_item,
+    "pauseSchedule": use_schedule,
+    "pingCallbackEndpoint": use_endpoint,
+    "previewInvite": use_invite_of_other,
+    "previewSchedule": set_daily_preview,
+    "refreshSession": set_refresh_token,
+    "register": set_new_account,
+    "reinstateAccount": use_new_user,
+    "rejectPartnerRequest": decide_received_request,
+    "releaseEmail": use_new_user,
+    "replaceItem": use_item,
+    "reportPartnerRequest": report_received_request,
+    "reportProgress": use_claimed_job,
+    "restoreAccount": set_deleted_credentials,
+    "resumeSchedule": use_schedule,
+    "retryCallback": use_cancelled_callback,
+    "retryJob": use_job,
+    "revokeApiKey": use_api_key,
+    "revokeInvite": use_own_invite,
+    "rotateCallbackSecret": use_endpoint,
+    "runSchedule": use_schedule,
+    "sendPartnerRequest": request_new_user,
+    "sendPartnerRequestByOldPath": request_new_user_by_old_path,
+    "setRole": use_new_user,
+    "setSchedule": set_schedule,
+    "suspendAccount": use_new_user,
+    "verifyEmail": use_new_user,
+    "verifyEmailInDevelopment": set_registered_address,
+    "watchJob": use_ended_job,
+    "withdrawCollection": use_declared_collection,
+    "withdrawJobKind": use_job_kind,
 }
 
 
 # Operations that end the caller's session or delete the caller's account if they succeed.
-ENDS = ("deleteMe", "endSession", "endSessions", "changePassword")
+ENDS_SESSION = ("deleteMe", "endSession", "endSessions", "changePassword")
 # Operations that sign out another account or change its role if they succeed.
-CHANGES = ("releaseEmail", "setRole", "suspendAccount")
+CHANGES_ACCOUNTS = ("releaseEmail", "setRole", "suspendAccount")
 
 
 # Operations that wait for an event: valid requests may take as long as their timeout.
-PATIENT = ("claimJobs", "watchJob")
+LONG_POLLS = ("claimJobs", "watchJob")
 
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
     name = name_of(case.operation)
     if admin is not None and (case.path_parameters or {}).get("id") == admin.id:
-        about_somebody(case, admin)
+        use_new_user(case, admin)
     positive = case.meta is not None and case.meta.generation.mode.is_positive
-    suited = SUITED.get(name) or SUITED.get(name.removesuffix("ByOldPath"))
-    if positive and suited and (name in PATIENT or next(turns) % 2):
+    suited = FIXED_REQUESTS.get(name) or FIXED_REQUESTS.get(name.removesuffix("ByOldPath"))
+    if positive and suited and (name in LONG_POLLS or next(turns) % 2):
         suited(case, account_of(case.operation))
-    elif name in PATIENT and isinstance((case.path_parameters or {}).get("id"), int):
+    elif name in LONG_POLLS and isinstance((case.path_parameters or {}).get("id"), int):
         case.path_parameters["id"] = 2**53 - 1
 
 
 @schemathesis.check
-def says_when_to_come_again(context, response, case):
+def has_valid_retry_after(context, response, case):
     if response.status_code in (429, 503):
         assert "retry-after" in {name.lower() for name in response.headers}, "no Retry-After"
 
@@ -467,14 +467,14 @@ def after_call(context, case, response):
     is_signed_in = account is not None and sent == f"Bearer {account.access_token}"
     if is_signed_in and status == 401 and case.operation.definition.raw.get("security"):
         operation["signed_out"] += 1
-    if status < 300 and name in ENDS:
+    if status < 300 and name in ENDS_SESSION:
         accounts.pop(name, None)
-    if status < 300 and name in CHANGES:
+    if status < 300 and name in CHANGES_ACCOUNTS:
         changed = response.json()["id"]
         for other in [other for other, account in accounts.items() if account.id == changed]:
             accounts.pop(other)
 
 
 @atexit.register
-def tell():
+def write_seen():
     SEEN.write_text(json.dumps(seen))

@@ -10,20 +10,20 @@ use super::http::request;
 
 /// Registered account.
 #[derive(Clone, Debug)]
-pub struct Person {
+pub struct LoadAccount {
     pub id: String,
     pub token: String,
 }
 
 /// Registers `count` accounts whose addresses begin with `prefix`.
-pub async fn register(server: SocketAddr, prefix: &str, count: usize) -> Result<Vec<Person>> {
+pub async fn register(server: SocketAddr, prefix: &str, count: usize) -> Result<Vec<LoadAccount>> {
     let requests = (0..count).map(|i| registration(&format!("{prefix}{i}"))).collect();
-    let answers = send_all(server, 64, requests).await.context("registering users")?;
-    answers
+    let responses = send_all(server, 64, requests).await.context("registering users")?;
+    responses
         .into_iter()
         .map(|(status, body)| {
             ensure!(status == 201, "registering gave {status}: {body}");
-            person(&body).with_context(|| format!("registering gave {body}"))
+            account(&body).with_context(|| format!("registering gave {body}"))
         })
         .collect()
 }
@@ -43,6 +43,9 @@ pub fn log_in(name: &str) -> Vec<u8> {
 }
 
 /// Returns the account in a registration's response.
-pub fn person(body: &Value) -> Option<Person> {
-    Some(Person { id: body["user"]["id"].as_str()?.into(), token: body["access_token"].as_str()?.into() })
+pub fn account(body: &Value) -> Option<LoadAccount> {
+    Some(LoadAccount {
+        id: body["user"]["id"].as_str()?.into(),
+        token: body["access_token"].as_str()?.into(),
+    })
 }

@@ -11,7 +11,7 @@ use kith_kernel::{days, minutes};
 use kith_platform::config::Config;
 use serde_json::{Value, json};
 
-use crate::support::{Client, PASSWORD, Person, REQUESTS, TestApp, on_every_engine};
+use crate::support::{Client, PASSWORD, REQUESTS, TestApp, TestUser, on_every_engine};
 
 const ME: &str = "/api/v1/me";
 const EXPORT: &str = "/api/v1/me/export";
@@ -48,11 +48,11 @@ fn credentials(email: &str) -> Value {
     json!({ "email": email, "password": PASSWORD })
 }
 
-async fn leave(who: &Person) -> Value {
+async fn leave(who: &TestUser) -> Value {
     who.delete(ME, json!({ "password": PASSWORD })).await.expect(202)
 }
 
-async fn ask(from: &Person, to: &Person, message: &str) -> Value {
+async fn ask(from: &TestUser, to: &TestUser, message: &str) -> Value {
     let body = json!({ "to": { "user_id": to.id }, "message": message });
     from.post(REQUESTS, body).await.expect(201)
 }
@@ -61,7 +61,7 @@ fn purges(app: &TestApp) -> PathBuf {
     app.parts().config.data.folder.join("purges")
 }
 
-fn manifest(app: &TestApp, who: &Person) -> PathBuf {
+fn manifest(app: &TestApp, who: &TestUser) -> PathBuf {
     purges(app).join(format!("{}.json", who.id))
 }
 
@@ -88,8 +88,8 @@ async fn deleted_account_is_purged_after_hold(app: &TestApp) {
     app.advance(days(14));
     app.run_maintenance().await;
     for path in [RESTORE, LOGIN] {
-        let answer = app.anonymous().post(path, credentials(&ada.email)).await;
-        answer.expect_problem(401, "invalid_credentials");
+        let response = app.anonymous().post(path, credentials(&ada.email)).await;
+        response.expect_problem(401, "invalid_credentials");
     }
     let path = manifest(app, &ada);
     let mode = |path: &PathBuf| std::fs::metadata(path).expect("a file").permissions().mode() & 0o777;
@@ -123,10 +123,11 @@ async fn deletion_ends_sessions_bond_and_requests(app: &TestApp) {
     let elsewhere = app.anonymous().post(LOGIN, credentials(&ada.email)).await.expect(200);
     let before = app.events().await.len();
     leave(&ada).await;
-    let told = app.events().await.split_off(before);
-    let recipients = |kind: &str, who: &Person| {
+    let events = app.events().await.split_off(before);
+    let recipients = |kind: &str, who: &TestUser| {
         let of_kind = |event: &&kith_store::SequencedEvent| event.event.kind == kind;
-        told.iter()
+        events
+            .iter()
             .filter(of_kind)
             .any(|event| event.event.recipients.iter().any(|id| id.to_string() == who.id))
     };
@@ -145,19 +146,19 @@ async fn deletion_ends_sessions_bond_and_requests(app: &TestApp) {
     ask(&dan, &eve, "or me").await;
     let before = app.events().await.len();
     leave(&eve).await;
-    let told = app.events().await.split_off(before);
-    let ended = told.iter().find(|event| event.event.kind == "bond.ended").expect("the bond's end");
+    let events = app.events().await.split_off(before);
+    let ended = events.iter().find(|event| event.event.kind == "bond.ended").expect("the bond's end");
     assert!(ended.event.recipients.iter().any(|id| id.to_string() == ben.id), "{ended:?}");
     assert_eq!(ben.get(CURRENT).await.expect(200)["bond"], Value::Null);
     ask(&ben, &dan, "then you").await;
     app.db().verify_audit().await.expect("a chain that holds");
 }
 
-async fn check_signed_out(app: &TestApp, who: &Person, elsewhere: &Value) {
+async fn check_signed_out(app: &TestApp, who: &TestUser, elsewhere: &Value) {
     let here = who.signed_in().await;
     let there = app.anonymous().with_token(elsewhere["access_token"].as_str().expect("a token"));
     for client in [here, there] {
-        app.everywhere(async || client.get(ME).await.status == 401).await;
+        app.wait_until_on_all_nodes(async || client.get(ME).await.status == 401).await;
     }
     let body = json!({ "refresh_token": elsewhere["refresh_token"] });
     app.anonymous().post(REFRESH, body).await.expect_problem(401, "invalid_refresh_token");
@@ -207,7 +208,7 @@ const MARKERS: [&str; 7] =
     ["m4rkmail", "M4rkname", "m4rkmessage", "m4rkagent", "203.0.113.77", "m4rknick", "m4rkitem"];
 
 /// Returns a user whose personal data all contain a marker.
-async fn marked(app: &TestApp, marked: &Client, others: [&Person; 2]) -> Person {
+async fn marked(app: &TestApp, marked: &Client, others: [&TestUser; 2]) -> TestUser {
     let email = "M4rkmail@example.org";
     let body = json!({ "email": email, "password": PASSWORD, "display_name": "M4rkname" });
     let registered = marked.post(REGISTER, body).await.expect(201);
@@ -239,9 +240,9 @@ async fn marked(app: &TestApp, marked: &Client, others: [&Person; 2]) -> Person 
         client.send(hyper::Method::DELETE, ME, json!({ "password": PASSWORD }).to_string().into()).await;
     away.expect(202);
     marked.post(RESTORE, credentials(email)).await.expect(200);
-    let person = app.sign_in("m4rkmail").await;
-    assert_eq!(person.id, id);
-    person
+    let user = app.sign_in("m4rkmail").await;
+    assert_eq!(user.id, id);
+    user
 }
 
 /// ACC-11: after the purge no column contains a marker, and the audit chain is still intact.
@@ -276,8 +277,8 @@ async fn purge_removes_all_personal_data(app: &TestApp) {
 
 /// ACC-11: `accounts.max_purged_per_run` is 2 here. Many deletions at once must not block anyone's purge.
 async fn purge_limit_defers_to_next_run(app: &TestApp) {
-    let people = app.crowd("user", 5).await;
-    for who in &people {
+    let users = app.register_users("user", 5).await;
+    for who in &users {
         leave(who).await;
         app.advance(MILLISECOND);
     }
@@ -285,7 +286,7 @@ async fn purge_limit_defers_to_next_run(app: &TestApp) {
     for (purged, backlog) in [(2, 3), (4, 1), (5, 0), (5, 0)] {
         app.parts().run_maintenance().await.expect("maintenance of one node");
         assert_eq!(count_actions(app, "account.purged").await, purged);
-        let oldest = people[..purged].iter().all(|who| manifest(app, who).exists());
+        let oldest = users[..purged].iter().all(|who| manifest(app, who).exists());
         assert!(oldest, "those who are due longest go first");
         let health = app.anonymous().get("/api/health").await.expect(200);
         let check = &health["checks"]["purges:backlog"][0];
@@ -303,7 +304,7 @@ async fn clock_jump_does_not_end_hold(app: &TestApp) {
     leave(&ada).await;
     app.advance(minutes(1));
     app.run_maintenance().await;
-    app.jump(FORTY_DAYS_MS);
+    app.jump_wall_clock(FORTY_DAYS_MS);
     // Deleted under the wrong clock, and never observed under the correct one.
     leave(&app.sign_in("ben").await).await;
     for _ in 0..3 {
@@ -311,14 +312,14 @@ async fn clock_jump_does_not_end_hold(app: &TestApp) {
         app.run_maintenance().await;
     }
     assert_eq!(count_actions(app, "account.purged").await, 0);
-    app.jump(-FORTY_DAYS_MS);
+    app.jump_wall_clock(-FORTY_DAYS_MS);
     app.run_maintenance().await;
     app.anonymous().post(RESTORE, credentials(&ada.email)).await.expect(200);
 
     // The opposite case: deleted while the clock was behind, which is then corrected.
-    app.jump(-FORTY_DAYS_MS);
+    app.jump_wall_clock(-FORTY_DAYS_MS);
     leave(&app.sign_in("ada").await).await;
-    app.jump(FORTY_DAYS_MS);
+    app.jump_wall_clock(FORTY_DAYS_MS);
     app.run_maintenance().await;
     app.advance(days(14) - MILLISECOND);
     app.run_maintenance().await;
@@ -382,14 +383,14 @@ async fn insert_accounts(app: &TestApp, count: usize, age_days: u64) {
 
 /// For example, because it has too much data for one transaction.
 async fn failing_purge_does_not_block_others(app: &TestApp) {
-    let people = app.crowd("user", 3).await;
-    for who in &people {
+    let users = app.register_users("user", 3).await;
+    for who in &users {
         leave(who).await;
         app.advance(MILLISECOND);
     }
     app.advance(days(14));
     // The manifest exists already and cannot be inserted again.
-    let id = people[0].id.clone();
+    let id = users[0].id.clone();
     let taken = app.db().write(move |tx| {
         let sql = "INSERT INTO purges (user_id, purged_at, manifest) VALUES ($1, 0, '')";
         tx.exec(sql, kith_store::params![id])
@@ -436,9 +437,9 @@ async fn export_contains_exactly_own_data(app: &TestApp) {
     // Ids of the same millisecond are unordered between two nodes.
     app.advance(MILLISECOND);
     let crossed = ask(&ben, &ada, "I would").await;
-    let answer = ada.get(EXPORT).await;
-    assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("application/json")));
-    let export = answer.expect(200);
+    let response = ada.get(EXPORT).await;
+    assert!(response.header("content-type").is_some_and(|kind| kind.starts_with("application/json")));
+    let export = response.expect(200);
     assert_eq!((&export["user_id"], &export["exported_at"]), (&json!(ada.id), &json!(app.now())));
     let with_parts = app.parts().modules.iter().filter(|module| module.personal.is_some());
     let with_parts: BTreeSet<_> = with_parts.map(|module| module.name).collect();

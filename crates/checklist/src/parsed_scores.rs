@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::marks;
-use super::outline::{Kind, Outline};
+use super::outline::{BlockKind, Outline};
 use super::pattern;
 
 /// Place whose scores belong together.
@@ -27,7 +27,7 @@ pub(super) enum Group {
 
 /// Stated score.
 #[derive(Clone, Debug)]
-pub(super) struct Figure {
+pub(super) struct ParsedScore {
     pub label: String,
     /// Stated value in percent.
     pub percent: f64,
@@ -91,7 +91,7 @@ static OF_ITS_SECTION: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"(?i)^(section |category )?(completion|completed?|progress|status|done|score)$")
 });
 
-impl Figure {
+impl ParsedScore {
     /// Returns true if it is an overall score.
     pub(super) fn is_overall(&self) -> bool {
         OVERALL.is_match(&self.label)
@@ -119,27 +119,27 @@ impl Figure {
 }
 
 /// Returns all stated scores, in document order.
-pub(super) fn all(outline: &Outline) -> Vec<Figure> {
-    let mut figures = Vec::new();
+pub(super) fn all(outline: &Outline) -> Vec<ParsedScore> {
+    let mut stated = Vec::new();
     for block in &outline.blocks {
-        if figures.len() >= MAX_SCORES {
+        if stated.len() >= MAX_SCORES {
             break;
         }
         let group = match (block.kind, block.list) {
-            (Kind::Heading, _) => Group::Headings(outline.sections[block.section].parent.unwrap_or(0)),
-            (Kind::Item, Some(list)) => Group::List(list),
-            (Kind::Cell { .. }, _) => continue,
+            (BlockKind::Heading, _) => Group::Headings(outline.sections[block.section].parent.unwrap_or(0)),
+            (BlockKind::Item, Some(list)) => Group::List(list),
+            (BlockKind::Cell { .. }, _) => continue,
             _ => Group::Lines(block.section),
         };
         for (at, line) in block.lines() {
             let (start, mut at) = (at, at);
             for part in line.split('|') {
-                if let Some((figure, value)) = of_line(part, group, block.section) {
-                    figures.push(Figure { offset: block.offset(at + value), ..figure });
+                if let Some((score, value)) = parse_line(part, group, block.section) {
+                    stated.push(ParsedScore { offset: block.offset(at + value), ..score });
                 } else if let Some(fraction) = bare_fraction(part).filter(|_| at > start)
-                    && let Some(before) = figures.last_mut().filter(|one| one.offset >= block.offset(start))
+                    && let Some(before) = stated.last_mut().filter(|one| one.offset >= block.offset(start))
                 {
-                    state_beside(before, fraction);
+                    record_fraction(before, fraction);
                 }
                 at += part.len() + 1;
             }
@@ -148,18 +148,18 @@ pub(super) fn all(outline: &Outline) -> Vec<Figure> {
     for (index, code) in outline.codes.iter().enumerate() {
         if matches!(code.language.to_lowercase().as_str(), "" | "text" | "txt" | "plain" | "plaintext") {
             for (at, line) in code.lines().take(MAX_SCORES) {
-                if let Some((figure, value)) = of_line(line, Group::Code(index), code.section) {
-                    figures.push(Figure { offset: code.offset(at + value), ..figure });
+                if let Some((score, value)) = parse_line(line, Group::Code(index), code.section) {
+                    stated.push(ParsedScore { offset: code.offset(at + value), ..score });
                 }
             }
         }
     }
     for table in 0..outline.tables.len() {
-        figures.extend(of_table(outline, table));
+        stated.extend(parse_table(outline, table));
     }
-    figures.sort_by_key(|figure| figure.offset);
-    figures.truncate(MAX_SCORES);
-    figures
+    stated.sort_by_key(|score| score.offset);
+    stated.truncate(MAX_SCORES);
+    stated
 }
 
 static FRACTION: LazyLock<Regex> =
@@ -173,14 +173,14 @@ fn bare_fraction(text: &str) -> Option<(f64, f64)> {
 }
 
 /// Records a fraction stated beside the percentage of the same score.
-fn state_beside(figure: &mut Figure, fraction: (f64, f64)) {
-    if figure.fraction.is_none() && !figure.is_measured() {
-        figure.beside = Some(figure.percent);
-        figure.fraction = Some(fraction);
+fn record_fraction(score: &mut ParsedScore, fraction: (f64, f64)) {
+    if score.fraction.is_none() && !score.is_measured() {
+        score.beside = Some(score.percent);
+        score.fraction = Some(fraction);
     }
 }
 
-fn of_line(line: &str, group: Group, section: usize) -> Option<(Figure, usize)> {
+fn parse_line(line: &str, group: Group, section: usize) -> Option<(ParsedScore, usize)> {
     if line.len() > MAX_LINE_BYTES || !line.bytes().any(|b| b.is_ascii_digit()) {
         return None;
     }
@@ -207,8 +207,8 @@ fn of_line(line: &str, group: Group, section: usize) -> Option<(Figure, usize)> 
         || (bare && (words > 2 || tail.starts_with([',', '.', ';'])) && !OVERALL.is_match(&label))
         || (is_fraction && !names_a_score && (bare || !matches!(group, Group::Headings(_))));
     let at = found.name("part").or_else(|| found.name("percent")).map_or(0, |value| value.start());
-    let figure = figure(&found, label, tail, group, section).filter(|_| !refused);
-    figure.map(|figure| (figure, at))
+    let score = score(&found, label, tail, group, section).filter(|_| !refused);
+    score.map(|score| (score, at))
 }
 
 /// Removes a leading section number: `1.2 Security` becomes `Security`.
@@ -218,13 +218,13 @@ fn without_number(label: &str) -> &str {
     if rest.is_empty() { label } else { rest.trim_end_matches([':', ' ', '*']) }
 }
 
-fn figure(
+fn score(
     found: &regex::Captures<'_>,
     label: String,
     tail: String,
     group: Group,
     section: usize,
-) -> Option<Figure> {
+) -> Option<ParsedScore> {
     let number = |name: &str| found.name(name).and_then(|n| n.as_str().replace(',', ".").parse::<f64>().ok());
     let pair = |part, whole| number(part).zip(number(whole));
     let fraction = pair("part", "whole").or_else(|| pair("part2", "whole2"));
@@ -235,15 +235,15 @@ fn figure(
     let of_fraction = fraction.map(|(part, whole)| 100.0 * part / whole);
     let beside = number("beside").or(stated.filter(|_| fraction.is_some()));
     let percent = stated.or(of_fraction)?;
-    Some(Figure { label, percent, fraction, beside, tail, weight: None, offset: 0, section, group })
+    Some(ParsedScore { label, percent, fraction, beside, tail, weight: None, offset: 0, section, group })
 }
 
-fn of_table(outline: &Outline, table: usize) -> Vec<Figure> {
+fn parse_table(outline: &Outline, table: usize) -> Vec<ParsedScore> {
     let rows = &outline.tables[table].rows;
     let Some(head) = rows.first() else { return Vec::new() };
     let text = |block: &usize| outline.blocks[*block].text.trim();
     let weights = head.iter().position(|block| text(block).to_lowercase().contains("weight"));
-    let mut figures = Vec::new();
+    let mut stated = Vec::new();
     for (column, title) in
         head.iter().enumerate().take(32).filter(|(_, title)| !OTHER_COLUMN.is_match(text(title)))
     {
@@ -264,40 +264,40 @@ fn of_table(outline: &Outline, table: usize) -> Vec<Figure> {
                 || (found.name("part").is_some() && !named);
             let block = &outline.blocks[*cell];
             let group = Group::Column { table, column };
-            let made = figure(&found, without_number(name).to_owned(), tail, group, block.section);
+            let made = score(&found, without_number(name).to_owned(), tail, group, block.section);
             let weight = weights.and_then(|at| row.get(at)).and_then(|block| number_in(text(block)));
-            figures.extend(made.filter(|_| !refused).map(|figure| Figure {
+            stated.extend(made.filter(|_| !refused).map(|score| ParsedScore {
                 weight,
                 offset: block.offset(0),
-                ..figure
+                ..score
             }));
         }
     }
-    beside_in_rows(outline, table, &mut figures);
-    figures
+    record_fractions_in_rows(outline, table, &mut stated);
+    stated
 }
 
 /// Joins a percentage and a fraction in two cells of a row into one score.
-fn beside_in_rows(outline: &Outline, table: usize, figures: &mut [Figure]) {
-    let row_of = |figure: &Figure| {
+fn record_fractions_in_rows(outline: &Outline, table: usize, stated: &mut [ParsedScore]) {
+    let row_of = |score: &ParsedScore| {
         let rows = outline.tables[table].rows.iter();
         let begins = |row: &&Vec<usize>| {
-            row.first().is_some_and(|cell| outline.blocks[*cell].offset(0) <= figure.offset)
+            row.first().is_some_and(|cell| outline.blocks[*cell].offset(0) <= score.offset)
         };
         rows.take_while(begins).count()
     };
     let mut by_row: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (index, figure) in figures.iter().enumerate() {
-        by_row.entry(row_of(figure)).or_default().push(index);
+    for (index, score) in stated.iter().enumerate() {
+        by_row.entry(row_of(score)).or_default().push(index);
     }
     for row in by_row.values() {
         let [one, other] = row[..] else { continue };
         for (percentage, fraction) in [(one, other), (other, one)] {
-            let is_pair = figures[percentage].fraction.is_none() && figures[fraction].beside.is_none();
-            if let Some(pair) = figures[fraction].fraction.filter(|_| is_pair)
-                && figures[fraction].counts_items_or_nothing()
+            let is_pair = stated[percentage].fraction.is_none() && stated[fraction].beside.is_none();
+            if let Some(pair) = stated[fraction].fraction.filter(|_| is_pair)
+                && stated[fraction].counts_items_or_nothing()
             {
-                state_beside(&mut figures[percentage], pair);
+                record_fraction(&mut stated[percentage], pair);
             }
         }
     }
@@ -313,7 +313,7 @@ mod tests {
     use super::*;
 
     fn stated(text: &str) -> Vec<(String, f64)> {
-        all(&Outline::of(text)).into_iter().map(|figure| (figure.label, figure.percent)).collect()
+        all(&Outline::of(text)).into_iter().map(|score| (score.label, score.percent)).collect()
     }
 
     #[test]

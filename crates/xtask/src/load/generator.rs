@@ -40,7 +40,7 @@ pub struct Plan {
 }
 
 /// Results of the measured period.
-pub struct Seen {
+pub struct LoadResult {
     /// Number of 2xx responses.
     pub answered: u64,
     /// Number of other responses.
@@ -48,11 +48,11 @@ pub struct Seen {
     pub elapsed: Duration,
     /// Latencies of the 2xx responses in nanoseconds.
     pub latency: Histogram<u64>,
-    /// Growth of the values of [`drive`]'s `sample`.
+    /// Growth of the values of [`generate_load`]'s `sample`.
     pub sampled: [f64; 3],
 }
 
-impl Seen {
+impl LoadResult {
     /// Returns the 2xx responses per second.
     pub fn rate(&self) -> f64 {
         self.answered as f64 / self.elapsed.as_secs_f64().max(1e-9)
@@ -74,12 +74,12 @@ struct Shared {
 ///
 /// # Errors
 /// Returns an error if a connection broke, or if all responses were rejections.
-pub async fn drive(
+pub async fn generate_load(
     server: SocketAddr,
     plan: Plan,
     source: Box<dyn Source>,
     sample: impl Fn() -> Result<[f64; 3]>,
-) -> Result<Seen> {
+) -> Result<LoadResult> {
     let shared = Rc::new(Shared {
         source,
         counting: Cell::new(false),
@@ -96,7 +96,7 @@ pub async fn drive(
     let mut work = JoinSet::new();
     let due = plan.rate.map(|rate| start_clock(&mut work, &shared, rate));
     for connection in connections {
-        work.spawn_local(one_after_another(connection, Rc::clone(&shared), due.clone()));
+        work.spawn_local(run_sequentially(connection, Rc::clone(&shared), due.clone()));
     }
     drop(due);
     sleep(plan.warm_up).await;
@@ -122,7 +122,7 @@ pub async fn drive(
     }
     let latency = shared.latency.borrow().clone();
     let (answered, refused) = (shared.answered.get(), shared.refused.get());
-    Ok(Seen { answered, refused, elapsed, latency, sampled })
+    Ok(LoadResult { answered, refused, elapsed, latency, sampled })
 }
 
 async fn all(work: &mut JoinSet<Result<()>>) -> Result<()> {
@@ -157,7 +157,7 @@ fn start_clock(
     due
 }
 
-async fn one_after_another(
+async fn run_sequentially(
     mut connection: Connection,
     shared: Rc<Shared>,
     due: Option<async_channel::Receiver<Instant>>,

@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use kith_kernel::{days, hours};
 use serde_json::{Value, json};
 
-use crate::support::{Person, REQUESTS, TestApp, on_every_engine};
+use crate::support::{REQUESTS, TestApp, TestUser, on_every_engine};
 
 const SETTINGS: &str = "/api/v1/partners/settings";
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -29,12 +29,12 @@ fn path(request: &Value, verb: &str) -> String {
     format!("{REQUESTS}/{}/{verb}", request["id"].as_str().expect("an id"))
 }
 
-async fn status(who: &Person, request: &Value) -> Value {
+async fn status(who: &TestUser, request: &Value) -> Value {
     let path = format!("{REQUESTS}/{}", request["id"].as_str().expect("an id"));
     who.get(&path).await.expect(200)["status"].clone()
 }
 
-async fn reject(who: &Person, request: &Value) {
+async fn reject(who: &TestUser, request: &Value) {
     who.post(&path(request, "reject"), Value::Null).await.expect(200);
 }
 
@@ -107,11 +107,11 @@ async fn cooldown_grows_with_each_rejection(app: &TestApp) {
     assert_eq!(crossed["status"], "accepted", "who has asked can always be answered");
 }
 
-/// Lets a request expire. With `upkeep` the expiry is recorded at that time, otherwise by the next request.
-async fn let_expire(app: &TestApp, from: &Person, to: &Person, upkeep: bool) {
+/// Lets a request expire. With `run_maintenance`, the expiry is recorded at that time, otherwise by the next request.
+async fn let_expire(app: &TestApp, from: &TestUser, to: &TestUser, run_maintenance: bool) {
     from.partners().ask(to).await;
     app.advance(days(14) + hours(2));
-    if upkeep {
+    if run_maintenance {
         app.run_maintenance().await;
     }
 }
@@ -127,8 +127,8 @@ async fn expired_requests_count_as_refusals(app: &TestApp) {
     let refused = ada.post(REQUESTS, body.clone()).await;
     assert_eq!(refused.header("retry-after"), Some(&*days(30).as_secs().to_string()));
     app.advance(days(30));
-    for upkeep in [true, false, true] {
-        let_expire(app, &ada, &ben, upkeep).await;
+    for run_maintenance in [true, false, true] {
+        let_expire(app, &ada, &ben, run_maintenance).await;
     }
     reject(&ben, &ada.partners().ask(&ben).await).await;
     ada.post(REQUESTS, body).await.expect_problem(409, "only_recipient_can_request");
@@ -161,7 +161,7 @@ async fn refusals_reset_after_a_year(app: &TestApp) {
 /// The receiver is notified of the first request, but not of another one within a day.
 async fn cancellation_counts_without_cooldown(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
-    let told = async |request: &Value| {
+    let shown_to_sender = async |request: &Value| {
         let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
         let id = request["id"].as_str().expect("an id");
         let mut created =
@@ -169,11 +169,11 @@ async fn cancellation_counts_without_cooldown(app: &TestApp) {
         created.next().expect("an event").recipients.iter().any(|one| one.to_string() == ben.id)
     };
     let first = ada.partners().ask(&ben).await;
-    assert!(told(&first).await);
+    assert!(shown_to_sender(&first).await);
     ada.post(&path(&first, "cancel"), Value::Null).await.expect(200);
     app.advance(hours(24) - MILLISECOND);
     let second = ada.partners().ask(&ben).await;
-    assert!(!told(&second).await, "a repeat within a day notifies nobody");
+    assert!(!shown_to_sender(&second).await, "a repeat within a day notifies nobody");
     let waiting = ben.get(&format!("{REQUESTS}?status=pending")).await.expect(200);
     assert_eq!(waiting["items"][0]["id"], second["id"], "and is there all the same");
     reject(&ben, &second).await;
@@ -182,7 +182,7 @@ async fn cancellation_counts_without_cooldown(app: &TestApp) {
     ada.post(REQUESTS, body.clone()).await.expect_problem(409, "request_cooldown_active");
     app.advance(MILLISECOND);
     let third = ada.partners().ask(&ben).await;
-    assert!(told(&third).await);
+    assert!(shown_to_sender(&third).await);
     ada.post(&path(&third, "cancel"), Value::Null).await.expect(200);
     for _ in 0..3 {
         let again = ada.partners().ask(&ben).await;

@@ -23,12 +23,12 @@ const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Error)]
 pub enum DemoError {
     /// A request was rejected.
-    #[error("cannot create the demo data: {step} returned {answer}")]
+    #[error("cannot create the demo data: {step} returned {response}")]
     Refused {
         /// Method and path of the request.
         step: String,
         /// Status and body of the response.
-        answer: String,
+        response: String,
     },
     /// The database failed.
     #[error("cannot create the demo data: {0}")]
@@ -38,24 +38,24 @@ pub enum DemoError {
     Start(#[from] StartError),
     /// A job that was due failed.
     #[error("cannot create the demo data: {0}")]
-    Upkeep(UpkeepError),
+    Maintenance(UpkeepError),
 }
 
-pub(super) struct Past {
+pub(super) struct PastServer {
     app: App,
-    door: InProcess,
+    client: InProcess,
     clock: Arc<ManualClock>,
     present: Timestamp,
-    people: HashMap<&'static str, SignedIn>,
+    users: HashMap<&'static str, DemoSession>,
 }
 
-struct SignedIn {
+struct DemoSession {
     id: String,
     token: String,
     at: Timestamp,
 }
 
-impl Past {
+impl PastServer {
     /// Creates a server `begins_days_ago` days in the past of `app`.
     pub async fn of(app: &App, begins_days_ago: u64) -> Result<Self, DemoError> {
         let present = app.sources.clock.now();
@@ -70,50 +70,50 @@ impl Past {
         config.server.disable_limits = true;
         let program = Program { modules: app.modules, installed: app.installed, build: app.build };
         let app = App::new(app.db.clone(), config, sources, None, None, None, program).await?;
-        Ok(Self { door: InProcess::new(&app), app, clock, present, people: HashMap::new() })
+        Ok(Self { client: InProcess::new(&app), app, clock, present, users: HashMap::new() })
     }
 
     /// Advances the clock to `days_ago` days before the present and runs everything that is due.
-    pub async fn days_ago(&self, days_ago: u64) -> Result<(), DemoError> {
+    pub async fn advance_to_days_ago(&self, days_ago: u64) -> Result<(), DemoError> {
         let day = self.present - days(days_ago);
         self.clock.set(self.clock.now().max(day));
-        self.app.run_maintenance().await.map_err(DemoError::Upkeep)
+        self.app.run_maintenance().await.map_err(DemoError::Maintenance)
     }
 
     pub async fn register(&mut self, name: &'static str) -> Result<(), DemoError> {
         let body = json!({ "email": email(name), "password": PASSWORD, "display_name": name });
-        let answer = self.send(None, "POST", "/api/v1/auth/register", body).await?;
-        self.remember(name, &answer);
+        let response = self.send(None, "POST", "/api/v1/auth/register", body).await?;
+        self.remember(name, &response);
         let body = json!({ "email": email(name) });
         self.send(None, "POST", "/dev/verify-email", body).await.map(drop)
     }
 
     pub fn id(&self, name: &str) -> &str {
-        &self.people[name].id
+        &self.users[name].id
     }
 
     /// Sends a request as `name`. Any status other than success is an error.
-    pub async fn ask(
+    pub async fn send_as(
         &mut self,
         name: &'static str,
         method: &str,
         path: &str,
         body: Value,
     ) -> Result<Value, DemoError> {
-        if self.clock.now().since(self.people[name].at) > TOKEN_RENEWAL_AGE {
+        if self.clock.now().since(self.users[name].at) > TOKEN_RENEWAL_AGE {
             let body = json!({ "email": email(name), "password": PASSWORD });
-            let answer = self.send(None, "POST", "/api/v1/auth/login", body).await?;
-            self.remember(name, &answer);
+            let response = self.send(None, "POST", "/api/v1/auth/login", body).await?;
+            self.remember(name, &response);
         }
         // Gives each request a distinct time.
         self.clock.advance(minutes(1));
-        self.send(Some(&self.people[name].token), method, path, body).await
+        self.send(Some(&self.users[name].token), method, path, body).await
     }
 
-    fn remember(&mut self, name: &'static str, answer: &Value) {
+    fn remember(&mut self, name: &'static str, response: &Value) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (id, token) = (text(&answer["user"]["id"]), text(&answer["access_token"]));
-        self.people.insert(name, SignedIn { id, token, at: self.clock.now() });
+        let (id, token) = (text(&response["user"]["id"]), text(&response["access_token"]));
+        self.users.insert(name, DemoSession { id, token, at: self.clock.now() });
     }
 
     async fn send(
@@ -132,13 +132,13 @@ impl Past {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
-        let answer = self.door.answer(request.body(body).expect("the paths of the demo are valid")).await;
-        let status = answer.status();
-        let bytes = to_bytes(answer.into_body(), MAX_RESPONSE_BYTES).await.unwrap_or_default();
+        let response = self.client.answer(request.body(body).expect("the paths of the demo are valid")).await;
+        let status = response.status();
+        let bytes = to_bytes(response.into_body(), MAX_RESPONSE_BYTES).await.unwrap_or_default();
         let said: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         if status.is_success() {
             return Ok(said);
         }
-        Err(DemoError::Refused { step: format!("{method} {path}"), answer: format!("{status}: {said}") })
+        Err(DemoError::Refused { step: format!("{method} {path}"), response: format!("{status}: {said}") })
     }
 }

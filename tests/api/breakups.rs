@@ -5,7 +5,7 @@ use std::time::Duration;
 use kith_kernel::days;
 use serde_json::{Value, json};
 
-use crate::support::{BREAKUP, Person, REQUESTS, TestApp, on_every_engine};
+use crate::support::{BREAKUP, REQUESTS, TestApp, TestUser, on_every_engine};
 
 const HISTORY: &str = "/api/v1/partners/history";
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -20,7 +20,7 @@ on_every_engine! {
     history_keeps_names,
 }
 
-async fn history(who: &Person) -> Vec<Value> {
+async fn history(who: &TestUser) -> Vec<Value> {
     who.get(HISTORY).await.expect(200)["items"].as_array().expect("items").clone()
 }
 
@@ -36,9 +36,9 @@ async fn breakup_ends_bond_for_both(app: &TestApp) {
     assert_eq!(faults, [("/reason".to_owned(), "too_long".to_owned())]);
     let ended = ada.post(BREAKUP, json!({ "reason": "We grew apart." })).await.expect(200)["bond"].clone();
     let now = app.now();
-    let seen = |partner: &Person, reason: Option<&str>| {
+    let seen = |partner: &TestUser, reason: Option<&str>| {
         json!({
-            "id": bond, "partner": partner.face(), "since": since, "restored_at": null, "restorations": 0,
+            "id": bond, "partner": partner.public_view(), "since": since, "restored_at": null, "restorations": 0,
             "ended_at": now, "restorable_until": now + days(30), "archived_at": null,
             "breakups": [{ "ended_at": now, "restored_at": null, "reason": reason }],
         })
@@ -53,8 +53,8 @@ async fn breakup_ends_bond_for_both(app: &TestApp) {
     let lines = app.audit().await.into_iter().filter(|line| line.action == "bond.ended").count();
     assert_eq!(lines, 1);
     let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
-    let told: Vec<_> = events.filter(|event| event.kind == "bond.ended").collect();
-    let [event] = &told[..] else { panic!("{told:?}") };
+    let ended: Vec<_> = events.filter(|event| event.kind == "bond.ended").collect();
+    let [event] = &ended[..] else { panic!("{ended:?}") };
     let mut recipients: Vec<_> = event.recipients.iter().map(ToString::to_string).collect();
     recipients.sort_unstable();
     let mut both = [ada.id.clone(), ben.id.clone()];
@@ -73,7 +73,7 @@ async fn unbonded_user_can_send_new_request(app: &TestApp) {
     ada.post(&path, Value::Null).await.expect_problem(409, "slot_occupied");
     ben.post(BREAKUP, json!({})).await.expect(200);
     let bond = ada.partners().accept(&waiting).await;
-    assert_eq!((&bond["partner"], &bond["restorations"]), (&eve.face(), &json!(0)));
+    assert_eq!((&bond["partner"], &bond["restorations"]), (&eve.public_view(), &json!(0)));
 }
 
 /// PRT-04, PRT-07: the same bond is restored twice.
@@ -93,7 +93,7 @@ async fn restoration_returns_same_bond(app: &TestApp) {
         assert_eq!(
             restored,
             json!({
-                "id": bond, "partner": who.face(), "since": since, "restored_at": app.now(), "restorations": round,
+                "id": bond, "partner": who.public_view(), "since": since, "restored_at": app.now(), "restorations": round,
             })
         );
         assert_eq!(who.partners().current().await["id"], restored["id"]);

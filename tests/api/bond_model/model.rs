@@ -10,26 +10,26 @@ use serde_json::{Value, json};
 const DELETED_NAME: &str = "Deleted account";
 
 /// Complete state of the model.
-pub struct World {
+pub struct Model {
     pub now: Timestamp,
-    pub people: Vec<Human>,
+    pub users: Vec<ModelUser>,
     pub requests: Vec<Request>,
     pub bonds: Vec<Bond>,
     pub invites: Vec<Invite>,
     /// Refusal counters by sender, receiver, and whether the request was by address.
-    pub ladders: BTreeMap<(usize, usize, bool), Ladder>,
+    pub refusal_counters: BTreeMap<(usize, usize, bool), RefusalCounter>,
     /// Unknown codes that were tried: user and time.
-    pub misses: Vec<(usize, Timestamp)>,
+    pub failed_codes: Vec<(usize, Timestamp)>,
 }
 
 #[derive(Default)]
-pub struct Human {
+pub struct ModelUser {
     pub id: String,
     pub name: String,
-    pub accepts_requests_from: Who,
+    pub accepts_requests_from: RequestPolicy,
     pub discoverable_by_email: bool,
     /// True if the address is verified.
-    pub proven: bool,
+    pub is_verified: bool,
     pub deleted_at: Option<Timestamp>,
     pub purged: bool,
     /// Blocked users, with their name at the time (if known) and the time.
@@ -38,7 +38,7 @@ pub struct Human {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Who {
+pub enum RequestPolicy {
     #[default]
     Anyone,
     Invited,
@@ -69,14 +69,14 @@ pub struct Request {
     pub message: Option<String>,
     pub created_at: Timestamp,
     /// True if the receiver can see it.
-    pub reaches: bool,
+    pub is_visible_to_receiver: bool,
     /// True if the receiver could ever see it.
-    pub reached: bool,
+    pub was_visible_to_receiver: bool,
     /// True once its expiry has been counted as a refusal.
     pub expiry_counted: bool,
     pub status: Status,
     /// Status that the sender sees.
-    pub told: Status,
+    pub sender_visible_status: Status,
     pub bond: Option<usize>,
 }
 
@@ -114,7 +114,7 @@ pub struct Invite {
 
 /// Refusals of one sender by one receiver.
 #[derive(Clone, Copy, Default)]
-pub struct Ladder {
+pub struct RefusalCounter {
     pub steps: usize,
     /// Time of the last step.
     pub last_step_at: Option<Timestamp>,
@@ -122,7 +122,7 @@ pub struct Ladder {
     pub wait_until: Option<Timestamp>,
 }
 
-impl Ladder {
+impl RefusalCounter {
     pub fn is_forgotten(&self, now: Timestamp) -> bool {
         self.last_step_at.is_some_and(|at| now >= at + days(365))
     }
@@ -135,27 +135,27 @@ impl Request {
 
     /// Returns the status that `viewer` sees.
     pub fn status_for(&self, viewer: usize, now: Timestamp) -> Status {
-        let kept = if viewer == self.from { self.told } else { self.status };
+        let kept = if viewer == self.from { self.sender_visible_status } else { self.status };
         if kept == Status::Pending && now >= self.expires_at() { Status::Expired } else { kept }
     }
 
     /// Returns true if the receiver can still decide it.
-    pub fn waits(&self, now: Timestamp) -> bool {
-        self.reaches && self.status == Status::Pending && now < self.expires_at()
+    pub fn is_pending_for_receiver(&self, now: Timestamp) -> bool {
+        self.is_visible_to_receiver && self.status == Status::Pending && now < self.expires_at()
     }
 
     /// Returns true if the sender sees it as pending.
-    pub fn seems_to_wait(&self, now: Timestamp) -> bool {
-        self.told == Status::Pending && now < self.expires_at()
+    pub fn appears_pending(&self, now: Timestamp) -> bool {
+        self.sender_visible_status == Status::Pending && now < self.expires_at()
     }
 
     pub fn is_seen_by(&self, viewer: usize) -> bool {
-        viewer == self.from || (self.reaches && self.to == Some(viewer))
+        viewer == self.from || (self.is_visible_to_receiver && self.to == Some(viewer))
     }
 }
 
 impl Bond {
-    pub fn lives(&self) -> bool {
+    pub fn is_active(&self) -> bool {
         self.ended_at.is_none()
     }
 
@@ -172,25 +172,25 @@ impl Bond {
     }
 }
 
-impl World {
-    pub fn bond_of(&self, who: usize) -> Option<usize> {
-        self.bonds.iter().position(|bond| bond.lives() && bond.pair.contains(&who))
+impl Model {
+    pub fn bond_of(&self, user: usize) -> Option<usize> {
+        self.bonds.iter().position(|bond| bond.is_active() && bond.pair.contains(&user))
     }
 
     /// Returns the last ended bond of a pair.
-    pub fn former(&self, pair: [usize; 2]) -> Option<usize> {
-        let of_pair = |bond: &&Bond| bond.pair == pair && !bond.lives();
+    pub fn last_ended_bond(&self, pair: [usize; 2]) -> Option<usize> {
+        let of_pair = |bond: &&Bond| bond.pair == pair && !bond.is_active();
         let last = self.bonds.iter().filter(of_pair).max_by_key(|bond| bond.ended_at)?;
         self.bonds.iter().position(|bond| std::ptr::eq(bond, last))
     }
 
-    pub fn is_door_shut(&self, one: usize, other: usize) -> bool {
-        self.people[one].blocks.contains_key(&other) || self.people[other].blocks.contains_key(&one)
+    pub fn is_blocked(&self, one: usize, other: usize) -> bool {
+        self.users[one].blocks.contains_key(&other) || self.users[other].blocks.contains_key(&one)
     }
 
     /// Returns true if `one` can reach `other`.
-    pub fn is_there(&self, one: usize, other: usize) -> bool {
-        self.people[other].deleted_at.is_none() && !self.is_door_shut(one, other)
+    pub fn is_reachable(&self, one: usize, other: usize) -> bool {
+        self.users[other].deleted_at.is_none() && !self.is_blocked(one, other)
     }
 
     /// Returns the request as `viewer` sees it.
@@ -200,16 +200,16 @@ impl World {
         let hidden = request.address.is_some() && viewer == request.from && status != Status::Accepted;
         let to = match (&request.address, request.to) {
             (Some(address), _) if hidden => json!({ "email": address }),
-            (_, Some(to)) => json!({ "id": self.people[to].id, "display_name": request.to_name }),
+            (_, Some(to)) => json!({ "id": self.users[to].id, "display_name": request.to_name }),
             (_, None) => Value::Null,
         };
-        let former = request.to.and_then(|to| self.former(pair(request.from, to)));
+        let former = request.to.and_then(|to| self.last_ended_bond(pair(request.from, to)));
         let former = former.map(|former| &self.bonds[former]).filter(|bond| bond.can_return_at(self.now));
         let restorable =
             former.filter(|_| !hidden && status == Status::Pending).and_then(Bond::restorable_until);
         json!({
             "id": request.id,
-            "from": { "id": self.people[request.from].id, "display_name": request.from_name },
+            "from": { "id": self.users[request.from].id, "display_name": request.from_name },
             "to": to,
             "status": status,
             "message": request.message,
@@ -221,17 +221,17 @@ impl World {
 
     /// Returns the response to a step: the request, with the bond if that is active.
     pub fn request_with_bond(&self, at: usize, viewer: usize) -> Value {
-        let mut answer = self.request(at, viewer);
-        let bond = self.requests[at].bond.filter(|bond| self.bonds[*bond].lives());
-        if let Some(bond) = bond.filter(|_| answer["status"] == json!(Status::Accepted)) {
-            answer["bond"] = self.living(bond, viewer);
+        let mut response = self.request(at, viewer);
+        let bond = self.requests[at].bond.filter(|bond| self.bonds[*bond].is_active());
+        if let Some(bond) = bond.filter(|_| response["status"] == json!(Status::Accepted)) {
+            response["bond"] = self.active_bond(bond, viewer);
         }
-        answer
+        response
     }
 
-    fn living(&self, at: usize, viewer: usize) -> Value {
+    fn active_bond(&self, at: usize, viewer: usize) -> Value {
         let bond = &self.bonds[at];
-        let partner = &self.people[bond.partner_of(viewer)];
+        let partner = &self.users[bond.partner_of(viewer)];
         json!({
             "id": bond.id,
             "partner": { "id": partner.id, "display_name": partner.name },
@@ -244,8 +244,8 @@ impl World {
     /// Returns a bond as an entry in the history of `viewer`.
     pub fn history_item(&self, at: usize, viewer: usize) -> Value {
         let bond = &self.bonds[at];
-        let mut item = self.living(at, viewer);
-        if !bond.lives() {
+        let mut item = self.active_bond(at, viewer);
+        if !bond.is_active() {
             item["partner"]["display_name"] = json!(bond.names[usize::from(bond.pair[0] == viewer)]);
         }
         item["ended_at"] = json!(bond.ended_at);
@@ -255,7 +255,7 @@ impl World {
             json!({
                 "ended_at": breakup.ended_at,
                 "restored_at": breakup.restored_at,
-                "reason": breakup.reason.filter(|_| breakup.by == viewer && !self.people[viewer].purged),
+                "reason": breakup.reason.filter(|_| breakup.by == viewer && !self.users[viewer].purged),
             })
         });
         item["breakups"] = breakups.collect();
@@ -263,7 +263,7 @@ impl World {
     }
 
     pub fn current(&self, viewer: usize) -> Value {
-        json!({ "bond": self.bond_of(viewer).map(|bond| self.living(bond, viewer)) })
+        json!({ "bond": self.bond_of(viewer).map(|bond| self.active_bond(bond, viewer)) })
     }
 
     pub fn history(&self, viewer: usize) -> Value {
@@ -288,39 +288,44 @@ impl World {
     }
 
     pub fn block_of(&self, viewer: usize, blocked: usize) -> Value {
-        let (name, at) = &self.people[viewer].blocks[&blocked];
-        json!({ "user_id": self.people[blocked].id, "display_name": name, "blocked_at": at })
+        let (name, at) = &self.users[viewer].blocks[&blocked];
+        json!({ "user_id": self.users[blocked].id, "display_name": name, "blocked_at": at })
     }
 
     /// Purges an account.
-    pub fn forget(&mut self, who: usize) {
-        let human = &mut self.people[who];
-        human.purged = true;
-        DELETED_NAME.clone_into(&mut human.name);
-        human.blocks.clear();
-        for other in &mut self.people {
-            if let Some((name, _)) = other.blocks.get_mut(&who) {
+    pub fn purge(&mut self, user: usize) {
+        let model_user = &mut self.users[user];
+        model_user.purged = true;
+        DELETED_NAME.clone_into(&mut model_user.name);
+        model_user.blocks.clear();
+        for other in &mut self.users {
+            if let Some((name, _)) = other.blocks.get_mut(&user) {
                 *name = None;
             }
-            other.nicknames.remove(&who);
+            other.nicknames.remove(&user);
         }
         for request in &mut self.requests {
-            if request.from == who {
+            if request.from == user {
                 (request.message, request.from_name) = (None, DELETED_NAME.to_owned());
             }
-            if request.to == Some(who) {
+            if request.to == Some(user) {
                 DELETED_NAME.clone_into(&mut request.to_name);
-                request.address.as_mut().filter(|_| request.reached).into_iter().for_each(String::clear);
+                request
+                    .address
+                    .as_mut()
+                    .filter(|_| request.was_visible_to_receiver)
+                    .into_iter()
+                    .for_each(String::clear);
             }
         }
         for bond in &mut self.bonds {
             for (place, name) in bond.pair.into_iter().zip(&mut bond.names) {
-                if place == who {
+                if place == user {
                     DELETED_NAME.clone_into(name);
                 }
             }
         }
-        self.invites.retain(|invite| invite.inviter != who);
+        self.invites.retain(|invite| invite.inviter != user);
     }
 }
 

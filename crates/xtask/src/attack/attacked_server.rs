@@ -7,14 +7,14 @@ use std::process::Stdio;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::wire::{self, Answer};
+use super::wire::{self, RawResponse};
 use crate::kith::{Kith, Start};
 
 pub const PASSWORD: &str = "correct horse battery staple";
 
 /// Signed-in account.
 #[derive(Clone, Debug)]
-pub struct Person {
+pub struct TestAccount {
     pub id: String,
     pub email: String,
     pub token: String,
@@ -22,30 +22,30 @@ pub struct Person {
 }
 
 /// Running server with an administrator, two partners and a stranger.
-pub struct World {
+pub struct AttackedServer {
     pub start: Start,
     pub kith: Kith,
-    pub admin: Person,
+    pub admin: TestAccount,
     /// Partner of `ben`.
-    pub ada: Person,
-    pub ben: Person,
+    pub ada: TestAccount,
+    pub ben: TestAccount,
     /// Stranger without relation to the others.
-    pub eve: Person,
+    pub eve: TestAccount,
 }
 
-impl World {
+impl AttackedServer {
     /// Starts the server and registers the accounts.
     pub fn new(start: Start) -> Result<Self> {
         let kith = Kith::start(&start)?;
         let at = kith.address;
         let admin = first_admin(at, &start).context("the first administrator")?;
         let [ada, ben, eve] = ["ada", "ben", "eve"].map(|name| register(at, name));
-        let world = Self { start, kith, admin, ada: ada?, ben: ben?, eve: eve? };
-        let to_ben = json!({ "to": { "user_id": world.ben.id } });
-        let asked = world.post(&world.ada, "/api/v1/partners/requests", &to_ben)?.expect(201)?;
+        let server = Self { start, kith, admin, ada: ada?, ben: ben?, eve: eve? };
+        let to_ben = json!({ "to": { "user_id": server.ben.id } });
+        let asked = server.post(&server.ada, "/api/v1/partners/requests", &to_ben)?.expect(201)?;
         let accept = format!("/api/v1/partners/requests/{}/accept", text(&asked["id"])?);
-        world.call("POST", &accept, Some(&world.ben.token), &Value::Null)?.expect(200)?;
-        Ok(world)
+        server.call("POST", &accept, Some(&server.ben.token), &Value::Null)?.expect(200)?;
+        Ok(server)
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -53,20 +53,20 @@ impl World {
     }
 
     /// Registers another account.
-    pub fn register(&self, name: &str) -> Result<Person> {
+    pub fn register(&self, name: &str) -> Result<TestAccount> {
         register(self.address(), name)
     }
 
     /// Sends a request. A null body is omitted.
-    pub fn call(&self, method: &str, path: &str, token: Option<&str>, body: &Value) -> Result<Answer> {
+    pub fn call(&self, method: &str, path: &str, token: Option<&str>, body: &Value) -> Result<RawResponse> {
         call(self.address(), method, path, token, body)
     }
 
-    pub fn get(&self, by: &Person, path: &str) -> Result<Answer> {
+    pub fn get(&self, by: &TestAccount, path: &str) -> Result<RawResponse> {
         self.call("GET", path, Some(&by.token), &Value::Null)
     }
 
-    pub fn post(&self, by: &Person, path: &str, body: &Value) -> Result<Answer> {
+    pub fn post(&self, by: &TestAccount, path: &str, body: &Value) -> Result<RawResponse> {
         self.call("POST", path, Some(&by.token), body)
     }
 
@@ -75,10 +75,10 @@ impl World {
         &self,
         method: &str,
         path: &str,
-        by: &Person,
+        by: &TestAccount,
         more: &[(&str, &str)],
         body: &Value,
-    ) -> Result<Answer> {
+    ) -> Result<RawResponse> {
         let body = (!body.is_null()).then(|| body.to_string().into_bytes());
         wire::send(self.address(), &wire::request(method, path, Some(&by.token), more, body.as_deref()))
     }
@@ -92,20 +92,26 @@ impl World {
 }
 
 /// Sends a request. A null body is omitted.
-pub fn call(at: SocketAddr, method: &str, path: &str, token: Option<&str>, body: &Value) -> Result<Answer> {
+pub fn call(
+    at: SocketAddr,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    body: &Value,
+) -> Result<RawResponse> {
     let body = (!body.is_null()).then(|| body.to_string().into_bytes());
     wire::send(at, &wire::request(method, path, token, &[], body.as_deref()))
 }
 
 /// Registers an account with the address `NAME@example.org`.
-pub fn register(at: SocketAddr, name: &str) -> Result<Person> {
+pub fn register(at: SocketAddr, name: &str) -> Result<TestAccount> {
     let email = format!("{name}@example.org");
     let body = json!({ "email": email, "password": PASSWORD, "display_name": name });
-    let answer = call(at, "POST", "/api/v1/auth/register", None, &body)?.expect(201)?;
-    person(&answer, email)
+    let response = call(at, "POST", "/api/v1/auth/register", None, &body)?.expect(201)?;
+    parse_account(&response, email)
 }
 
-fn first_admin(at: SocketAddr, start: &Start) -> Result<Person> {
+fn first_admin(at: SocketAddr, start: &Start) -> Result<TestAccount> {
     let email = "root@example.org".to_owned();
     let mut create = start.command(&["admin", "create", "--email", &email]);
     let mut create = create.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().context("cannot run kith")?;
@@ -114,16 +120,16 @@ fn first_admin(at: SocketAddr, start: &Start) -> Result<Person> {
     drop(input);
     ensure!(create.wait()?.success(), "`kith admin create` failed");
     let body = json!({ "email": email, "password": PASSWORD });
-    let answer = call(at, "POST", "/api/v1/auth/login", None, &body)?.expect(200)?;
-    person(&answer, email)
+    let response = call(at, "POST", "/api/v1/auth/login", None, &body)?.expect(200)?;
+    parse_account(&response, email)
 }
 
-fn person(answer: &Value, email: String) -> Result<Person> {
-    Ok(Person {
-        id: text(&answer["user"]["id"])?,
+fn parse_account(response: &Value, email: String) -> Result<TestAccount> {
+    Ok(TestAccount {
+        id: text(&response["user"]["id"])?,
         email,
-        token: text(&answer["access_token"])?,
-        refresh: text(&answer["refresh_token"])?,
+        token: text(&response["access_token"])?,
+        refresh: text(&response["refresh_token"])?,
     })
 }
 

@@ -7,8 +7,8 @@ use hyper::{Method, StatusCode};
 use kith_store::EngineKind;
 use serde_json::{Value, json};
 
-use super::proxy::{Answered, Asked, Memory};
-use super::{Break, Twin};
+use super::proxy::{ObservedTraffic, ProxiedRequest, ProxiedResponse};
+use super::{InjectedFault, Twin};
 
 const REQUESTS: &str = "/api/v1/partners/requests/";
 
@@ -16,41 +16,41 @@ const REQUESTS: &str = "/api/v1/partners/requests/";
 pub const TWINS: &[Twin] = &[
     Twin {
         row: "ACC-02",
-        broken: "that reveals that an address is unknown",
-        by: Break::Answered(|asked, answer| {
-            if asked.path() == "/api/v1/auth/login" && asked.body.starts_with(b"{\"email\":\"nobody-") {
-                answer.set_json("/detail", json!("No account has this ID or e-mail address."));
+        fault_description: "that reveals that an address is unknown",
+        fault: InjectedFault::Response(|request, response| {
+            if request.path() == "/api/v1/auth/login" && request.body.starts_with(b"{\"email\":\"nobody-") {
+                response.set_json("/detail", json!("No account has this ID or e-mail address."));
             }
         }),
     },
     Twin {
         row: "ACC-03",
-        broken: "with a protected list that requires no sign-in",
-        by: Break::Answered(|asked, answer| {
-            if asked.path() == "/api/v1/collections" && answer.status == StatusCode::UNAUTHORIZED {
-                answer.status = StatusCode::OK;
-                answer.body = json!({ "items": [], "next_cursor": null }).to_string().into();
+        fault_description: "with a protected list that requires no sign-in",
+        fault: InjectedFault::Response(|request, response| {
+            if request.path() == "/api/v1/collections" && response.status == StatusCode::UNAUTHORIZED {
+                response.status = StatusCode::OK;
+                response.body = json!({ "items": [], "next_cursor": null }).to_string().into();
             }
         }),
     },
     Twin {
         row: "ACC-04",
-        broken: "whose published key is not the one it signs with",
-        by: Break::Answered(|asked, answer| {
-            if asked.path() == "/.well-known/jwks.json" {
-                answer.set_json("/keys/0/x", json!(URL_SAFE_NO_PAD.encode([7; 32])));
+        fault_description: "whose published key is not the one it signs with",
+        fault: InjectedFault::Response(|request, response| {
+            if request.path() == "/.well-known/jwks.json" {
+                response.set_json("/keys/0/x", json!(URL_SAFE_NO_PAD.encode([7; 32])));
             }
         }),
     },
     Twin {
         row: "ACC-06",
-        broken: "that hashes passwords with one pass instead of two",
-        by: Break::Setting(|config| config.auth.password_iterations = 1),
+        fault_description: "that hashes passwords with one pass instead of two",
+        fault: InjectedFault::Setting(|config| config.auth.password_iterations = 1),
     },
     Twin {
         row: "ACC-07",
-        broken: "whose database forgets failed log-ins",
-        by: Break::Database(|kind| match kind {
+        fault_description: "whose database forgets failed log-ins",
+        fault: InjectedFault::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER forgets AFTER INSERT ON login_failures
                 BEGIN DELETE FROM login_failures WHERE subject = NEW.subject; END"],
             EngineKind::Postgres => &[
@@ -62,13 +62,13 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "ACC-08",
-        broken: "whose access tokens are valid for ten hours",
-        by: Break::Setting(|config| config.auth.access_token_minutes = 600),
+        fault_description: "whose access tokens are valid for ten hours",
+        fault: InjectedFault::Setting(|config| config.auth.access_token_minutes = 600),
     },
     Twin {
         row: "ACC-09",
-        broken: "that registers every user as a moderator",
-        by: Break::Database(|kind| match kind {
+        fault_description: "that registers every user as a moderator",
+        fault: InjectedFault::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER promotes AFTER INSERT ON users
                 BEGIN UPDATE users SET role = 'moderator' WHERE id = NEW.id; END"],
             EngineKind::Postgres => &[
@@ -80,17 +80,17 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "ACC-10",
-        broken: "that shows a request to any user who knows its id",
-        by: Break::Asked(|memory, asked| {
-            if let (&Method::GET, Some((from, _))) = (&asked.method, request_of(memory, asked)) {
-                sign_in_as(memory, asked, &from);
+        fault_description: "that shows a request to any user who knows its id",
+        fault: InjectedFault::Request(|traffic, request| {
+            if let (&Method::GET, Some((from, _))) = (&request.method, request_of(traffic, request)) {
+                sign_in_as(traffic, request, &from);
             }
         }),
     },
     Twin {
         row: "ACC-13",
-        broken: "whose API keys can read the audit log without the scope",
-        by: Break::Database(|kind| match kind {
+        fault_description: "whose API keys can read the audit log without the scope",
+        fault: InjectedFault::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER widens AFTER INSERT ON api_keys
                 BEGIN UPDATE api_keys SET scopes = 'audit.read facts.read' WHERE id = NEW.id; END"],
             EngineKind::Postgres => &[
@@ -102,19 +102,19 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "PRT-02",
-        broken: "that lets any user accept a request",
-        by: Break::Asked(|memory, asked| {
-            if asked.path().ends_with("/accept")
-                && let Some((_, to)) = request_of(memory, asked)
+        fault_description: "that lets any user accept a request",
+        fault: InjectedFault::Request(|traffic, request| {
+            if request.path().ends_with("/accept")
+                && let Some((_, to)) = request_of(traffic, request)
             {
-                sign_in_as(memory, asked, &to);
+                sign_in_as(traffic, request, &to);
             }
         }),
     },
     Twin {
         row: "PRT-03",
-        broken: "whose slots have no key",
-        by: Break::Database(|kind| match kind {
+        fault_description: "whose slots have no key",
+        fault: InjectedFault::Database(|kind| match kind {
             EngineKind::Sqlite => &[
                 "DROP TABLE bond_slots",
                 "CREATE TABLE bond_slots (user_id TEXT NOT NULL, bond_id TEXT NOT NULL) STRICT",
@@ -124,8 +124,8 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "PRT-04",
-        broken: "whose database archives a bond as soon as it ends",
-        by: Break::Database(|kind| match kind {
+        fault_description: "whose database archives a bond as soon as it ends",
+        fault: InjectedFault::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER archives AFTER UPDATE OF ended_at ON bonds
                 WHEN NEW.ended_at IS NOT NULL
                 BEGIN UPDATE bonds SET archived_at = NEW.ended_at WHERE id = NEW.id; END"],
@@ -139,8 +139,8 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "PRT-05",
-        broken: "whose database supersedes pending requests at a breakup",
-        by: Break::Database(|kind| match kind {
+        fault_description: "whose database supersedes pending requests at a breakup",
+        fault: InjectedFault::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER drops AFTER DELETE ON bond_slots
                 BEGIN UPDATE partner_requests SET status = 'superseded', told = 'superseded'
                       WHERE to_user = OLD.user_id AND status = 'pending'; END"],
@@ -154,8 +154,8 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "PRT-06",
-        broken: "that shows the reason of a breakup to the other user",
-        by: Break::Database(|kind| match kind {
+        fault_description: "that shows the reason of a breakup to the other user",
+        fault: InjectedFault::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER turns AFTER INSERT ON breakups
                 BEGIN UPDATE breakups SET ended_by = (
                         SELECT CASE WHEN b.user_a = NEW.ended_by THEN b.user_b ELSE b.user_a END
@@ -172,8 +172,8 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "PRT-07",
-        broken: "that loses the position of every seventh event",
-        by: Break::Database(|kind| match kind {
+        fault_description: "that loses the position of every seventh event",
+        fault: InjectedFault::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER loses AFTER INSERT ON outbox_positions
                 WHEN NEW.position % 7 = 0
                 BEGIN DELETE FROM outbox_positions WHERE position = NEW.position; END"],
@@ -183,8 +183,8 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "PRT-09",
-        broken: "that shows a nickname to the user it names",
-        by: Break::Database(|kind| match kind {
+        fault_description: "that shows a nickname to the user it names",
+        fault: InjectedFault::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER shows AFTER INSERT ON nicknames
                 BEGIN UPDATE users SET nickname = NEW.nickname WHERE id = NEW.user_id; END"],
             EngineKind::Postgres => &[
@@ -196,8 +196,8 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "DRV-01",
-        broken: "whose grace period for a used refresh token never ends",
-        by: Break::Database(|kind| match kind {
+        fault_description: "whose grace period for a used refresh token never ends",
+        fault: InjectedFault::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER forgives AFTER UPDATE OF generation ON sessions
                 BEGIN UPDATE sessions SET refreshed_at = NEW.refreshed_at + 3600000 WHERE id = NEW.id; END"],
             EngineKind::Postgres => &[
@@ -210,35 +210,35 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "DRV-03",
-        broken: "behind a proxy that removes idempotency keys",
-        by: Break::Asked(|_, asked| {
-            asked.headers.remove(HeaderName::from_static("idempotency-key"));
+        fault_description: "behind a proxy that removes idempotency keys",
+        fault: InjectedFault::Request(|_, request| {
+            request.headers.remove(HeaderName::from_static("idempotency-key"));
         }),
     },
     Twin {
         row: "SEC-01",
-        broken: "that accepts an unsigned token",
-        by: Break::Asked(|memory, asked| {
-            let Some(token) = asked.token().map(str::to_owned) else { return };
+        fault_description: "that accepts an unsigned token",
+        fault: InjectedFault::Request(|traffic, request| {
+            let Some(token) = request.token().map(str::to_owned) else { return };
             let part = |n| {
                 let part = token.split('.').nth(n).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
                 part.and_then(|part| serde_json::from_slice::<Value>(&part).ok()).unwrap_or_default()
             };
             if token.ends_with('.') && part(0)["alg"] == "none" {
                 let sub = part(1)["sub"].as_str().unwrap_or_default().to_owned();
-                sign_in_as(memory, asked, &sub);
+                sign_in_as(traffic, request, &sub);
             }
         }),
     },
     Twin {
         row: "SEC-03",
-        broken: "whose limits are disabled",
-        by: Break::Setting(|config| config.server.disable_limits = true),
+        fault_description: "whose limits are disabled",
+        fault: InjectedFault::Setting(|config| config.server.disable_limits = true),
     },
     Twin {
         row: "SEC-24",
-        broken: "whose audit log has an altered entry",
-        by: Break::Database(|kind| {
+        fault_description: "whose audit log has an altered entry",
+        fault: InjectedFault::Database(|kind| {
             match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER tampers AFTER INSERT ON audit_seals WHEN NEW.n % 8 = 0
                 BEGIN UPDATE audit_entries SET actor = 'system:else' WHERE id = NEW.entry_id; END"],
@@ -253,63 +253,63 @@ pub const TWINS: &[Twin] = &[
     },
     Twin {
         row: "SEC-25",
-        broken: "without a rate limit on partner lists",
-        by: Break::Setting(|config| config.limits.partner_lists_per_minute = 0),
+        fault_description: "without a rate limit on partner lists",
+        fault: InjectedFault::Setting(|config| config.limits.partner_lists_per_minute = 0),
     },
     Twin {
         row: "API-06",
-        broken: "behind a proxy that replaces request ids",
-        by: Break::Answered(|_, answer| {
+        fault_description: "behind a proxy that replaces request ids",
+        fault: InjectedFault::Response(|_, response| {
             let made_up = HeaderValue::from_static("set-by-the-proxy");
-            answer.headers.insert(HeaderName::from_static("x-request-id"), made_up);
+            response.headers.insert(HeaderName::from_static("x-request-id"), made_up);
         }),
     },
     Twin {
         row: "API-12",
-        broken: "that reads an item instead of deleting it",
-        by: Break::Asked(|_, asked| {
-            if asked.method == Method::DELETE && asked.path().starts_with("/api/v1/spaces/") {
-                let path = asked.path().to_owned();
-                asked.become_get(&path);
+        fault_description: "that reads an item instead of deleting it",
+        fault: InjectedFault::Request(|_, request| {
+            if request.method == Method::DELETE && request.path().starts_with("/api/v1/spaces/") {
+                let path = request.path().to_owned();
+                request.become_get(&path);
             }
         }),
     },
     Twin {
         row: "CAC-04",
-        broken: "behind a proxy that makes every response publicly cacheable",
-        by: Break::Answered(|asked, answer| {
-            if asked.path() == "/api/v1/me" {
-                answer.headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
+        fault_description: "behind a proxy that makes every response publicly cacheable",
+        fault: InjectedFault::Response(|request, response| {
+            if request.path() == "/api/v1/me" {
+                response.headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
             }
         }),
     },
     Twin {
         row: "OBS-12",
-        broken: "that does not count partner requests",
-        by: Break::Answered(|asked, answer| {
-            if asked.path() == "/api/metrics" {
-                take_away(answer, "partner_request.created");
+        fault_description: "that does not count partner requests",
+        fault: InjectedFault::Response(|request, response| {
+            if request.path() == "/api/metrics" {
+                remove_lines(response, "partner_request.created");
             }
         }),
     },
 ];
 
 /// Returns sender and receiver of the request in the path.
-fn request_of(memory: &Memory, asked: &Asked) -> Option<(String, String)> {
-    let id = asked.path().strip_prefix(REQUESTS)?.split('/').next()?;
-    memory.requests.get(id).cloned()
+fn request_of(traffic: &ObservedTraffic, request: &ProxiedRequest) -> Option<(String, String)> {
+    let id = request.path().strip_prefix(REQUESTS)?.split('/').next()?;
+    traffic.requests.get(id).cloned()
 }
 
 /// Sends the request as `user`, if the caller is signed in.
-fn sign_in_as(memory: &Memory, asked: &mut Asked, user: &str) {
-    if let (Some(token), Some(_)) = (memory.tokens.get(user), asked.token()) {
-        asked.sign_in_as(token);
+fn sign_in_as(traffic: &ObservedTraffic, request: &mut ProxiedRequest, user: &str) {
+    if let (Some(token), Some(_)) = (traffic.tokens.get(user), request.token()) {
+        request.sign_in_as(token);
     }
 }
 
-/// Removes every line that contains `what`.
-fn take_away(answer: &mut Answered, what: &str) {
-    let text = String::from_utf8_lossy(&answer.body).into_owned();
-    let kept: String = text.split_inclusive('\n').filter(|line| !line.contains(what)).collect();
-    answer.body = kept.into();
+/// Removes every line that contains `pattern`.
+fn remove_lines(response: &mut ProxiedResponse, pattern: &str) {
+    let text = String::from_utf8_lossy(&response.body).into_owned();
+    let kept: String = text.split_inclusive('\n').filter(|line| !line.contains(pattern)).collect();
+    response.body = kept.into();
 }

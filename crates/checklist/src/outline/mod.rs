@@ -1,0 +1,205 @@
+//! Structure of a Markdown document: sections, text blocks, tables and code, each with its position in the
+//! source.
+
+mod reader;
+
+use super::marks;
+
+/// Kind of a text block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlockKind {
+    Heading,
+    Paragraph,
+    /// First text of a list item.
+    Item,
+    /// Table cell. Row 0 is the heading.
+    Cell {
+        table: usize,
+        row: usize,
+        column: usize,
+    },
+}
+
+/// Text block without markup: emphasis is removed, code spans keep their backticks, and line breaks are those
+/// of the source.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub kind: BlockKind,
+    pub text: String,
+    /// Start of each piece in the text, with its offset in the source.
+    pieces: Vec<(usize, usize)>,
+    /// Section that contains the block. A heading is in the section it opens.
+    pub section: usize,
+    /// List item that contains the block.
+    pub parent: Option<usize>,
+    /// List of which the block is an item.
+    pub list: Option<usize>,
+    /// Number of struck-out bytes in the text.
+    pub struck: usize,
+    /// Range of the first bold text.
+    bold: Option<(usize, usize)>,
+}
+
+impl Block {
+    /// Returns the source offset of a byte of the text.
+    pub(super) fn offset(&self, at: usize) -> usize {
+        let piece = self.pieces.partition_point(|(start, _)| *start <= at);
+        let (start, offset) = self.pieces[piece.saturating_sub(1)];
+        offset + at.saturating_sub(start)
+    }
+
+    /// Returns its lines, each with its start in the text.
+    pub(super) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        lines(&self.text)
+    }
+
+    /// Returns the bold text that follows the box at the beginning: the title of an item.
+    pub(super) fn bold_title(&self) -> Option<&str> {
+        let (start, end) = self.bold?;
+        let before = marks::leading(&self.text[..start]).map_or(&self.text[..start], |found| found.rest);
+        marks::without_glyphs(before).is_empty().then(|| self.text[start..end].trim())
+    }
+}
+
+/// Code block.
+#[derive(Debug)]
+pub(super) struct Code {
+    /// Info string of the fence.
+    pub language: String,
+    pub text: String,
+    pieces: Vec<(usize, usize)>,
+    pub section: usize,
+    /// Offset of the block's first byte in the source.
+    pub offset: usize,
+    /// True if the fence is not closed, which turns the rest of the document into code.
+    pub unclosed: bool,
+}
+
+impl Code {
+    /// Returns the source offset of a byte of the text.
+    pub(super) fn offset(&self, at: usize) -> usize {
+        let piece = self.pieces.partition_point(|(start, _)| *start <= at);
+        self.pieces
+            .get(piece.saturating_sub(1))
+            .map_or(self.offset, |(start, offset)| offset + at.saturating_sub(*start))
+    }
+
+    pub(super) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        lines(&self.text)
+    }
+}
+
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut at = 0;
+    text.split('\n').map(move |line| {
+        let start = at;
+        at += line.len() + 1;
+        (start, line)
+    })
+}
+
+/// Section opened by a heading. The first section has no heading and contains the text before the first
+/// heading.
+#[derive(Debug, Default)]
+pub(super) struct Section {
+    pub title: String,
+    /// Heading level from 1 to 6, or 0 for the document itself.
+    pub level: usize,
+    pub parent: Option<usize>,
+    /// Block of the heading.
+    pub heading: Option<usize>,
+}
+
+/// Table: block indexes of its cells by row.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub rows: Vec<Vec<usize>>,
+}
+
+/// Parsed document, in source order.
+#[derive(Debug, Default)]
+pub(super) struct Outline {
+    pub sections: Vec<Section>,
+    pub blocks: Vec<Block>,
+    pub codes: Vec<Code>,
+    pub tables: Vec<Table>,
+}
+
+impl Outline {
+    /// Parses `text`.
+    pub(super) fn of(text: &str) -> Self {
+        reader::read(text)
+    }
+
+    /// Returns true if `section` is `ancestor` or one of its subsections.
+    pub(super) fn is_within(&self, section: usize, ancestor: usize) -> bool {
+        self.ancestors(section).any(|one| one == ancestor)
+    }
+
+    /// Returns the section and its ancestors, up to the document.
+    pub(super) fn ancestors(&self, section: usize) -> impl Iterator<Item = usize> {
+        std::iter::successors(Some(section), |one| self.sections[*one].parent)
+    }
+
+    pub(super) fn title(&self, section: usize) -> &str {
+        &self.sections[section].title
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blocks(text: &str) -> Vec<(BlockKind, String)> {
+        Outline::of(text).blocks.into_iter().map(|block| (block.kind, block.text)).collect()
+    }
+
+    #[test]
+    fn markup_is_removed_from_text() {
+        let found = blocks("# A *b* `c`\n\nd **e**\nf\n\n- [x] ~~g~~ [h](i)\n  - j\n\n  k\n\n![l](m)");
+        let expected = [
+            (BlockKind::Heading, "A b `c`"),
+            (BlockKind::Paragraph, "d e\nf"),
+            (BlockKind::Item, "[x] g h"),
+            (BlockKind::Item, "j"),
+            (BlockKind::Paragraph, "k"),
+            (BlockKind::Paragraph, ""),
+        ];
+        let expected = expected.map(|(kind, text)| (kind, text.to_owned()));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn nested_blocks_have_parent_item() {
+        let outline = Outline::of("- a\n  - b\n\n    c\n- d\n");
+        let parents: Vec<_> = outline.blocks.iter().map(|block| block.parent).collect();
+        assert_eq!(parents, [None, Some(0), Some(1), None]);
+    }
+
+    #[test]
+    fn sections_nest_by_heading_level() {
+        let outline = Outline::of("# A\n## B\n#### C\n### D\n# E\n");
+        let parents: Vec<_> = outline.sections.iter().map(|section| section.parent).collect();
+        assert_eq!(parents, [None, Some(0), Some(1), Some(2), Some(2), Some(0)]);
+        assert!(outline.is_within(4, 1) && !outline.is_within(4, 3));
+    }
+
+    #[test]
+    fn text_offsets_map_to_source() {
+        let text = "- **Status:** `a` is _late_";
+        let outline = Outline::of(text);
+        let block = &outline.blocks[0];
+        for word in ["Status", "a`", "late"] {
+            let at = block.text.find(word).expect("it is there");
+            assert!(text[block.offset(at)..].starts_with(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn unclosed_fence_is_detected() {
+        let unclosed = |text| Outline::of(text).codes.iter().map(|code| code.unclosed).collect::<Vec<_>>();
+        assert_eq!(unclosed("```\na\n```\n\n```sh\nb\n\n- [ ] c\n"), [false, true]);
+        assert_eq!(unclosed("```\na\n```\n\n~~~\nb\n~~~\n\n"), [false, false]);
+        assert_eq!(unclosed("    a"), [false]);
+    }
+}

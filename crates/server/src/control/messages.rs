@@ -1,0 +1,217 @@
+//! Commands and replies of the control socket, as JSON.
+
+use std::path::PathBuf;
+
+use kith_automation::jobs::Order;
+use kith_automation::schedules::{ScheduleOrder, ScheduleTold};
+use kith_kernel::{ApiKeyId, Timestamp, UserId};
+use kith_platform::audit::archive::Archive;
+use kith_platform::auth::api_keys::ApiKey;
+use kith_platform::auth::{ResealedColumn, Rotation};
+use kith_platform::consumers::operating::{ConsumerCommand, ConsumerReply};
+use kith_store::{AuditChain, AuditHead, MigrationState, MigrationStatus};
+use serde::{Deserialize, Serialize};
+
+/// Command. Not `Debug`, because it may contain a password.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub(crate) enum Command {
+    CreateAdmin {
+        email: String,
+        display_name: String,
+        password: String,
+    },
+    /// Grants the administrator role to the account with this address, if there is one.
+    PromoteAdmin {
+        email: String,
+    },
+    /// Marks an address as verified.
+    VerifyEmail {
+        email: String,
+    },
+    /// Removes an unverified address from its account.
+    ReleaseEmail {
+        email: String,
+    },
+    /// True to invalidate all access tokens immediately.
+    RotateKeys {
+        at_once: bool,
+    },
+    /// Seals all stored secrets under the present secret.
+    ResealKeys,
+    CreateApiKey {
+        /// E-mail address of the administrator who owns the key.
+        admin: String,
+        name: String,
+        scopes: Vec<String>,
+        lifetime_s: Option<u64>,
+    },
+    ListApiKeys,
+    Jobs {
+        order: Order,
+    },
+    RevokeApiKey {
+        id: ApiKeyId,
+    },
+    Schedules(ScheduleOrder),
+    Consumers(ConsumerCommand),
+    MigrateStatus,
+    /// Returns the address of the server.
+    Address,
+    AuditVerify {
+        /// Head that the chain must contain.
+        expected: Option<String>,
+        /// Number of first links that may be sealed without a key.
+        max_unkeyed: i64,
+    },
+    AuditAcceptHead,
+    AuditArchive {
+        older_than_days: u16,
+        /// Absolute path.
+        file: PathBuf,
+    },
+    AuditVerifyArchive {
+        /// Absolute path.
+        file: PathBuf,
+    },
+    /// `None` only reads the level.
+    LogLevel {
+        level: Option<String>,
+    },
+}
+
+/// Reply to a command.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reply {
+    AdminCreated {
+        user_id: UserId,
+    },
+    /// `None` if no account has the address.
+    AdminPromoted {
+        user_id: Option<UserId>,
+    },
+    EmailVerified {
+        user_id: UserId,
+        at: Option<Timestamp>,
+    },
+    EmailReleased {
+        user_id: UserId,
+    },
+    KeysRotated(KeysRotated),
+    KeysResealed(Vec<ResealedColumn>),
+    ApiKeyCreated(RevealedKey),
+    ApiKeys(Vec<ApiKey>),
+    ApiKeyRevoked,
+    Lines(Vec<String>),
+    Schedules(ScheduleTold),
+    Consumers(ConsumerReply),
+    Migrations(Vec<MigrationLine>),
+    LogLevel(String),
+    Address(String),
+    Audit(AuditReport),
+    AuditHeadAccepted(String),
+    AuditArchive(ArchiveReport),
+    Refused(String),
+}
+
+/// API key in plain text. Not `Debug` or `Display`, so that no message contains it.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct RevealedKey(pub(super) String);
+
+impl RevealedKey {
+    /// Returns the key, to print it once to the terminal.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for RevealedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Result of a key rotation.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeysRotated {
+    pub key_id: String,
+    pub signs_from: Timestamp,
+    pub others_retire_at: Timestamp,
+    /// True if a rotation was already in progress.
+    pub already_in_progress: bool,
+}
+
+impl From<Rotation> for KeysRotated {
+    fn from(Rotation { key_id, signs_from, others_retire_at, under_way }: Rotation) -> Self {
+        Self { key_id, signs_from, others_retire_at, already_in_progress: under_way }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct MigrationLine {
+    name: String,
+    applied_at: Option<Timestamp>,
+    is_known: bool,
+}
+
+impl From<MigrationStatus> for MigrationLine {
+    fn from(status: MigrationStatus) -> Self {
+        let applied_at = match status.state {
+            MigrationState::Applied { at } => Some(at),
+            _ => None,
+        };
+        Self { name: status.name, applied_at, is_known: status.state != MigrationState::Unknown }
+    }
+}
+
+impl From<MigrationLine> for MigrationStatus {
+    fn from(line: MigrationLine) -> Self {
+        let state = match (line.applied_at, line.is_known) {
+            (Some(at), _) => MigrationState::Applied { at },
+            (None, true) => MigrationState::Pending,
+            (None, false) => MigrationState::Unknown,
+        };
+        Self { name: line.name, state }
+    }
+}
+
+/// Result of verifying an intact chain.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AuditReport {
+    /// Number of sealed entries.
+    pub links: i64,
+    /// Head: number of links, a colon, and the hash of the last link in hexadecimal.
+    pub head: String,
+    /// Number of first links that were sealed without a key, by a version that had none.
+    pub unkeyed: i64,
+    /// Number of first links that are in archives.
+    pub archived: i64,
+}
+
+impl From<AuditChain> for AuditReport {
+    fn from(AuditChain { links, head: hash, unkeyed, archived }: AuditChain) -> Self {
+        let head = AuditHead { links, hash }.to_string();
+        Self { links, head, unkeyed, archived: archived.links }
+    }
+}
+
+/// Contents of an audit log archive.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ArchiveReport {
+    /// Number of links.
+    pub links: i64,
+    /// Head before its first link.
+    pub from: String,
+    /// Head at its last link.
+    pub to: String,
+    /// True if the database still contains entries that are old enough.
+    pub more: bool,
+}
+
+impl From<Archive> for ArchiveReport {
+    fn from(archive: Archive) -> Self {
+        let Archive { from, to, more } = archive;
+        Self { links: archive.links(), from: from.to_string(), to: to.to_string(), more }
+    }
+}

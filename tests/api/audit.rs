@@ -249,7 +249,8 @@ async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
     let early = format!("2:{hash}");
     assert!(
         failing_stderr(expecting(&early))
-            .contains("link 2 of the audit chain differs from the expected head"));
+            .contains("link 2 of the audit chain differs from the expected head")
+    );
 
     let last = format!("n > {}", links - 2);
     change(

@@ -142,7 +142,12 @@ fn finding_beside_open_boxes(sentence: &Sentence, open: usize, line: usize, labe
         _ => format!("{open} open boxes, the first at"),
     };
     let message = format!("{} contradicts {boxes} line {line}: {}.", quote(&sentence.text), quote(label));
-    UnlocatedFinding::new(sentence.offset, Code::DoneBesideOpen, message, "Remove the claim until the boxes are ticked.")
+    UnlocatedFinding::new(
+        sentence.offset,
+        Code::DoneBesideOpen,
+        message,
+        "Remove the claim until the boxes are ticked.",
+    )
 }
 
 fn finding_beside_statements(
@@ -162,7 +167,12 @@ fn finding_beside_statements(
     let (offset, text) = some.iter().find(|(_, text)| about(text))?;
     let message =
         format!("{} contradicts {} at line {}.", quote(&claim.text), quote(text), position(*offset));
-    Some(UnlocatedFinding::new(claim.offset, Code::AllBesideSome, message, "State how many of them it is true for."))
+    Some(UnlocatedFinding::new(
+        claim.offset,
+        Code::AllBesideSome,
+        message,
+        "State how many of them it is true for.",
+    ))
 }
 
 /// Returns sentences with a partial count, such as "1 of 14", with their offsets.

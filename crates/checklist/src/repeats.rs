@@ -155,7 +155,12 @@ fn find_contradictions(items: &Items, findings: &mut Vec<UnlocatedFinding>) {
 fn finding(ticked: &Occurrence, open: &Occurrence, position: &dyn Fn(usize) -> usize) -> UnlocatedFinding {
     let message =
         format!("{} is open here and ticked at line {}.", quote(&open.label), position(ticked.offset));
-    UnlocatedFinding::new(open.offset, Code::TickedAndOpen, message, "Keep the correct one, or state how they differ.")
+    UnlocatedFinding::new(
+        open.offset,
+        Code::TickedAndOpen,
+        message,
+        "Keep the correct one, or state how they differ.",
+    )
 }
 
 fn add_occurrence(occurrences: &mut BTreeMap<String, Vec<Occurrence>>, key: String, occurrence: Occurrence) {

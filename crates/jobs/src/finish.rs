@@ -88,8 +88,7 @@ pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Resul
         let error = match &one.outcome {
             Ok(done) if done.fits() => continue,
             Ok(_) => {
-                too_large =
-                    JobError::RetryPolicy(format!("the result is longer than {MAX_PAYLOAD_BYTES} bytes"));
+                too_large = JobError::Retry(format!("the result is longer than {MAX_PAYLOAD_BYTES} bytes"));
                 &too_large
             }
             Err(error) => error,
@@ -140,7 +139,7 @@ fn failed(
             let run_at = ctx.now + (*wait).max(Duration::from_millis(1));
             reschedule(tx, attempt, &row, run_at, row.failures, row.crashes, row.errors.as_deref())
         }
-        JobError::RetryPolicy(why) => match row.retry.next(failures, ctx.now, ctx.randomness()) {
+        JobError::Retry(why) => match row.retry.next(failures, ctx.now, ctx.randomness()) {
             Some(at) => reschedule(tx, attempt, &row, at, failures, 0, Some(&failure(why))),
             None => move_to_dead_letters(tx, attempt, failures, &failure(why), ctx.now, budget),
         },

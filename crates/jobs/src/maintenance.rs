@@ -171,7 +171,7 @@ impl Jobs {
         }
         let report = |attempt| Report {
             attempt,
-            outcome: Err(JobError::RetryPolicy("the job ran longer than its timeout".to_owned())),
+            outcome: Err(JobError::Retry("the job ran longer than its timeout".to_owned())),
             notify_queue: None,
         };
         let reports: Arc<Vec<Report>> = Arc::new(overdue.into_iter().map(report).collect());

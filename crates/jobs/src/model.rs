@@ -257,7 +257,7 @@ impl ClaimedJob {
 pub enum JobError {
     /// Failure. The job is retried as its policy allows.
     #[error("{0}")]
-    RetryPolicy(String),
+    Retry(String),
     /// Failure. The job is retried after `wait` instead of the policy's delay, as long as the policy allows
     /// another attempt.
     #[error("{why}")]
@@ -279,9 +279,9 @@ pub enum JobError {
 }
 
 impl JobError {
-    /// Creates a [`JobError::RetryPolicy`].
+    /// Creates a [`JobError::Retry`].
     pub fn retry(error: impl fmt::Display) -> Self {
-        Self::RetryPolicy(error.to_string())
+        Self::Retry(error.to_string())
     }
 
     /// Creates a [`JobError::Discard`].

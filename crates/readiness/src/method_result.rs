@@ -95,8 +95,8 @@ pub(crate) fn combine(row: &Row, mut parts: Vec<MethodResult>) -> RowResult {
             None => result,
         });
     }
-    let MethodResult { outcome, reason, remediation, .. } =
-        worst.unwrap_or_else(|| MethodResult::new(Outcome::Unknown, "the catalogue names no method for this row"));
+    let MethodResult { outcome, reason, remediation, .. } = worst
+        .unwrap_or_else(|| MethodResult::new(Outcome::Unknown, "the catalogue names no method for this row"));
     RowResult {
         id: row.id.clone(),
         requirement: row.requirement.clone(),

@@ -189,17 +189,19 @@ impl Judge<'_> {
                 ProofMethod::Attestation => MethodResult::new(Outcome::Unknown, "no attestation was given")
                     .with_remediation("add an attestation with an owner to a file for --checks"),
                 ProofMethod::Rows if self.plan.only.is_empty() => summarize(row, others),
-                ProofMethod::Rows => {
-                    MethodResult::new(Outcome::Unknown, "not all of the rows that it summarizes were selected")
-                        .with_remediation("judge all rows: omit --only and --area")
-                }
+                ProofMethod::Rows => MethodResult::new(
+                    Outcome::Unknown,
+                    "not all of the rows that it summarizes were selected",
+                )
+                .with_remediation("judge all rows: omit --only and --area"),
             });
         }
         if let Some(awaits) = &row.awaits {
-            let result = MethodResult::new(Outcome::NotYet, format!("not implemented yet: requires {awaits}"));
-            parts.push(
-                result.with_remediation("wait for a later version, or waive the row with a reason, an owner and an end date"),
-            );
+            let result =
+                MethodResult::new(Outcome::NotYet, format!("not implemented yet: requires {awaits}"));
+            parts.push(result.with_remediation(
+                "wait for a later version, or waive the row with a reason, an owner and an end date",
+            ));
         }
         let live =
             row.proved_by.iter().position(|method| *method == ProofMethod::Live).map(|at| parts[at].outcome);
@@ -281,8 +283,7 @@ impl Judge<'_> {
         const RUN: &str =
             "run `cargo xtask test` at the running commit, and name target/evidence with --evidence";
         let Some(artefact) = self.plan.artefacts.find_tests() else {
-            return MethodResult::new(Outcome::Unknown, "no test results were given")
-                .with_remediation(RUN);
+            return MethodResult::new(Outcome::Unknown, "no test results were given").with_remediation(RUN);
         };
         let result = judge_named_tests(row, artefact);
         let figures = serde_json::Map::from_iter([("tests".to_owned(), row.tests.clone().into())]);
@@ -296,8 +297,10 @@ impl Judge<'_> {
         let rerun = format!("run `{}` again at the running commit", artefact.tool);
         let now = self.clock.now();
         if artefact.at > now + MAX_CLOCK_SKEW {
-            let reason =
-                format!("the artefact of `{}` has the date {}, which is in the future", artefact.tool, artefact.at);
+            let reason = format!(
+                "the artefact of `{}` has the date {}, which is in the future",
+                artefact.tool, artefact.at
+            );
             return MethodResult { outcome: Outcome::Unknown, reason, remediation: Some(rerun), ..result };
         }
         if let Some(age) = row.artefact_age() {
@@ -332,7 +335,10 @@ impl Judge<'_> {
             }
             // The commit of a build with uncommitted changes ends with `.dirty`.
             Some(commit) if artefact.dirty || !artefact.commit.starts_with(&**commit) => {
-                let reason = format!("the artefact of `{}` is for {built_from}, but {commit} is running", artefact.tool);
+                let reason = format!(
+                    "the artefact of `{}` is for {built_from}, but {commit} is running",
+                    artefact.tool
+                );
                 MethodResult { outcome: Outcome::Stale, reason, remediation: Some(rerun), ..result }
             }
             Some(_) => result,

@@ -41,7 +41,9 @@ async fn check_internal_targets_rejected(run: &Run) -> Result<String, Shortfall>
     let spellings = SPELLINGS.iter().filter(|spelling| !is_meant(spelling));
     for spelling in spellings.map(|spelling| spelling.replacen("http:", "https:", 1)) {
         let response = admin.post("/api/v1/callback-endpoints", json!({ "url": spelling })).await?;
-        ensure(response.status == 422, || format!("{spelling:?} returned {} instead of 422", response.status))?;
+        ensure(response.status == 422, || {
+            format!("{spelling:?} returned {} instead of 422", response.status)
+        })?;
         refused += 1;
     }
     run.record("spellings_refused", refused);

@@ -66,7 +66,9 @@ async fn random_stories_match_model(app: &TestApp) {
     });
     println!("seed {seed}: {} stories, {:?}, in {:.1?}", stories.get(), all.get(), began.elapsed());
     match result {
-        Ok(()) => note_trials("PRT-01", "a random story of requests and bonds matches the model", stories.get()),
+        Ok(()) => {
+            note_trials("PRT-01", "a random story of requests and bonds matches the model", stories.get())
+        }
         Err(TestError::Fail(why, story)) => panic!("seed {seed}: {story:#?}\n{why}"),
         Err(TestError::Abort(why)) => panic!("seed {seed}: {why}"),
     }

@@ -3,9 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use kith_jobs::schedules::{
-    BackfillResult, Missed, Occurrence, Origin, Overlap, Plan, Schedule, check_schedule_name,
-};
+use kith_jobs::schedules::{Missed, Occurrence, Origin, Overlap, Plan, Schedule, check_schedule_name};
 use kith_jobs::{JobId, JobRecord, JobState, RetryPolicy};
 use kith_kernel::{FieldError, StoredJson, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -312,8 +310,8 @@ pub struct BackfillResult {
     already_recorded: i64,
 }
 
-impl From<BackfillResult> for BackfillResult {
-    fn from(done: BackfillResult) -> Self {
+impl From<kith_jobs::schedules::BackfillResult> for BackfillResult {
+    fn from(done: kith_jobs::schedules::BackfillResult) -> Self {
         Self { job_ids: done.jobs.into_iter().map(|(_, job)| job).collect(), already_recorded: done.skipped }
     }
 }

@@ -46,7 +46,9 @@ pub static MODULE: Module = Module {
     jobs: &[
         ModuleJob::maintenance("bonds.expire-requests", |app| Box::pin(maintenance::expire_requests(app))),
         ModuleJob::maintenance("bonds.archive-ended", |app| Box::pin(maintenance::archive_ended(app))),
-        ModuleJob::maintenance("bonds.delete-old-invites", |app| Box::pin(maintenance::delete_old_invites(app))),
+        ModuleJob::maintenance("bonds.delete-old-invites", |app| {
+            Box::pin(maintenance::delete_old_invites(app))
+        }),
     ],
     schedules: &[
         DeclaredSchedule::maintenance("bonds.expire-requests", "@every 1m"),

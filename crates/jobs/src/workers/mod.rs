@@ -60,7 +60,7 @@ impl Handler {
     async fn attempt(&self, run: AttemptContext) -> Result<JobOutput, JobError> {
         let attempt = AssertUnwindSafe(async { (self.run)(run).await });
         let ended = attempt.catch_unwind().await;
-        ended.unwrap_or_else(|_| Err(JobError::RetryPolicy("the handler panicked".to_owned())))
+        ended.unwrap_or_else(|_| Err(JobError::Retry("the handler panicked".to_owned())))
     }
 }
 

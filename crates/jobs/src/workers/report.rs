@@ -65,7 +65,7 @@ impl EndedAttempt {
     /// Returns a report of a failed attempt, in place of a report that cannot be written.
     fn substitute(self, error: &Error) -> Self {
         let why = format!("the result could not be stored: {error}");
-        let report = Report { outcome: Err(JobError::RetryPolicy(why)), ..self.report };
+        let report = Report { outcome: Err(JobError::Retry(why)), ..self.report };
         Self { report, is_substitute: true, rejection: None, ..self }
     }
 

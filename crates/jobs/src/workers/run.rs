@@ -202,7 +202,7 @@ async fn outcome(
         biased;
         ended = running => ended,
         () = stopping => Err(JobError::Cancelled),
-        () = over(timeout) => Err(JobError::RetryPolicy(format!("the job took longer than its timeout of {timeout:?}"))),
+        () = over(timeout) => Err(JobError::Retry(format!("the job took longer than its timeout of {timeout:?}"))),
     }
 }
 

@@ -175,7 +175,7 @@ impl Sequence {
             _ => done(),
         };
         let kind = outcome.as_ref().map(|_| "done").unwrap_or_else(|error| match error {
-            JobError::RetryPolicy(_) => "failed",
+            JobError::Retry(_) => "failed",
             JobError::Snooze(_) => "snoozed",
             _ => "discarded",
         });

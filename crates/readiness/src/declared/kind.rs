@@ -112,7 +112,9 @@ impl CheckKind {
             Self::Header { path, name, .. } => format!("GET {path} and check the header {name}"),
             Self::Tls { host, min_days } => {
                 let host = host.as_deref().unwrap_or("the target");
-                format!("check that the certificate of {host} is trusted and valid for at least {min_days} days")
+                format!(
+                    "check that the certificate of {host} is trusted and valid for at least {min_days} days"
+                )
             }
             Self::Promql { query, .. } => format!("query Prometheus for {query}"),
             Self::Command { argv, .. } => format!("run {}", argv.join(" ")),
@@ -239,7 +241,9 @@ async fn tls(run: &Run, host: Option<&str>, min_days: i64) -> Result<String, Sho
     };
     run.record("days_left", days);
     if days < min_days {
-        return Err(Shortfall::fails(format!("the certificate expires in {days} days, less than {min_days}")));
+        return Err(Shortfall::fails(format!(
+            "the certificate expires in {days} days, less than {min_days}"
+        )));
     }
     Ok(format!("the certificate is trusted and expires in {days} days"))
 }

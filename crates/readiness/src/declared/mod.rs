@@ -187,7 +187,8 @@ impl Declared {
         let Waiver { owner, until, reason, .. } = waiver;
         if is_valid(*until, now) {
             let (was, previous) = (result.result.name(), &result.reason);
-            result.reason = format!("{owner} waives the row until {until}: {reason} (it was {was}: {previous})");
+            result.reason =
+                format!("{owner} waives the row until {until}: {reason} (it was {was}: {previous})");
             result.result = Outcome::Waived;
         } else {
             result.reason =
@@ -243,7 +244,11 @@ impl DeclaredCheck {
     }
 
     pub(crate) fn remediation(&self) -> String {
-        if self.remediation.is_empty() { "fix what the finding names".to_owned() } else { self.remediation.clone() }
+        if self.remediation.is_empty() {
+            "fix what the finding names".to_owned()
+        } else {
+            self.remediation.clone()
+        }
     }
 
     pub(crate) async fn run(&self, run: &Run) -> Result<String, Shortfall> {

@@ -95,9 +95,8 @@ impl Report {
             remarks.push(format!("{} rows of the catalogue were not judged.", self.not_judged));
         }
         let undeleted = self.undeleted_accounts.iter();
-        remarks.extend(
-            undeleted.map(|account| format!("A synthetic account could not be deleted: {account}")),
-        );
+        remarks
+            .extend(undeleted.map(|account| format!("A synthetic account could not be deleted: {account}")));
         remarks
     }
 

@@ -126,7 +126,8 @@ async fn verify(
     match Store::migration_status(&options, migrations()).await {
         Err(error @ OpenError::FolderInUse { .. }) => {
             let report = control::verify_audit_on_server(&config.data.folder, expected, max_unkeyed).await;
-            return report.context("the server that runs on the data folder returned an error")?
+            return report
+                .context("the server that runs on the data folder returned an error")?
                 .ok_or_else(|| error.into());
         }
         status => {

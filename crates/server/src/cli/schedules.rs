@@ -132,7 +132,9 @@ impl Schedules {
             Reply::Schedules(ScheduleOperationResult::Schedules(all)) => {
                 all.iter().try_for_each(|args| print(&line(args)))
             }
-            Reply::Schedules(ScheduleOperationResult::Schedule(args, runs)) => print(&format_details(&args, &runs)),
+            Reply::Schedules(ScheduleOperationResult::Schedule(args, runs)) => {
+                print(&format_details(&args, &runs))
+            }
             Reply::Schedules(ScheduleOperationResult::Jobs(jobs)) => {
                 jobs.iter().try_for_each(|job| print(&job.to_string()))
             }

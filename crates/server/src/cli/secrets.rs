@@ -51,7 +51,8 @@ impl Secrets {
                 let folder = folder.canonicalize().context("cannot find the folder")?;
                 secrets.iter().try_for_each(|(name, secret)| {
                     let path = folder.join(name.to_ascii_lowercase());
-                    write_files(&path, secret).with_context(|| format!("cannot create {}", path.display()))?;
+                    write_files(&path, secret)
+                        .with_context(|| format!("cannot create {}", path.display()))?;
                     print(&format!("{name}_FILE={}", path.display()))
                 })
             }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use kith_automation::jobs::Order;
-use kith_automation::schedules::{ScheduleOrder, ScheduleTold};
+use kith_automation::jobs::JobOperation;
+use kith_automation::schedules::{ScheduleOperation, ScheduleOperationResult};
 use kith_kernel::{ApiKeyId, Timestamp, UserId};
 use kith_platform::audit::archive::Archive;
 use kith_platform::auth::api_keys::ApiKey;
@@ -48,12 +48,12 @@ pub(crate) enum Command {
     },
     ListApiKeys,
     Jobs {
-        order: Order,
+        order: JobOperation,
     },
     RevokeApiKey {
         id: ApiKeyId,
     },
-    Schedules(ScheduleOrder),
+    Schedules(ScheduleOperation),
     Consumers(ConsumerCommand),
     MigrateStatus,
     /// Returns the address of the server.
@@ -104,7 +104,7 @@ pub(crate) enum Reply {
     ApiKeys(Vec<ApiKey>),
     ApiKeyRevoked,
     Lines(Vec<String>),
-    Schedules(ScheduleTold),
+    Schedules(ScheduleOperationResult),
     Consumers(ConsumerReply),
     Migrations(Vec<MigrationLine>),
     LogLevel(String),

@@ -92,7 +92,7 @@ async fn perform(app: &App, command: Command) -> Reply {
             reply(created.map_err(format_problem), Reply::ApiKeyCreated)
         }
         Command::Jobs { order } => {
-            reply(jobs::carry_out(app, order).await.map_err(format_problem), Reply::Lines)
+            reply(jobs::run_operation(app, order).await.map_err(format_problem), Reply::Lines)
         }
         Command::ListApiKeys => {
             let ctx = app.system_ctx("command_line");
@@ -109,7 +109,7 @@ async fn perform(app: &App, command: Command) -> Reply {
         }
         Command::Schedules(order) => {
             let ctx = app.system_ctx("command_line");
-            reply(schedules::carry_out(app, &ctx, order).await.map_err(format_problem), Reply::Schedules)
+            reply(schedules::run_operation(app, &ctx, order).await.map_err(format_problem), Reply::Schedules)
         }
         Command::Consumers(command) => reply(operating::execute(app, command).await, Reply::Consumers),
         Command::MigrateStatus => reply(app.migrations().await, |all| {
@@ -154,7 +154,7 @@ async fn create_api_key(
     scopes: &[String],
     lifetime: Option<Duration>,
 ) -> Result<RevealedKey, Problem> {
-    let address = Email::key_of(admin);
+    let address = Email::comparison_key(admin);
     let creator = app.db.read(move |q| find_by_email(q, &address)).await.map_err(store_problem)?;
     let unknown_address = || Problem::new(&problems::NOT_FOUND, "No account has this e-mail address.");
     let (_, text) =

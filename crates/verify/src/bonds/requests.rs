@@ -116,7 +116,9 @@ async fn check_retries(run: &Run) -> Result<String, Shortfall> {
     let same = responses.iter().all(|response| response.body == responses[0].body);
     ensure(same, || format!("the responses to {REPETITIONS} concurrent repetitions differ"))?;
     let item_count = items(&ada, &collection).await?.len();
-    ensure(item_count == 1, || format!("{REPETITIONS} concurrent repetitions of one write created {item_count} items"))?;
+    ensure(item_count == 1, || {
+        format!("{REPETITIONS} concurrent repetitions of one write created {item_count} items")
+    })?;
     Ok(format!(
         "{REPETITIONS} sequential and {REPETITIONS} concurrent repetitions each created one object and \
          returned one response; another body is rejected"

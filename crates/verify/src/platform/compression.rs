@@ -40,7 +40,8 @@ async fn check_compression(run: &Run) -> Result<String, Shortfall> {
         let fails = |what: String| Err(Shortfall::fails(format!("{DOCUMENT} for {accepted:?} {what}")));
         if response.header("content-encoding") != *coding {
             return fails(format!(
-                "has the content coding {:?} instead of {coding:?}", response.header("content-encoding")
+                "has the content coding {:?} instead of {coding:?}",
+                response.header("content-encoding")
             ));
         }
         let varies = response.headers.get_all("vary").iter().filter_map(|value| value.to_str().ok());
@@ -53,7 +54,8 @@ async fn check_compression(run: &Run) -> Result<String, Shortfall> {
         if let Some(coding) = coding {
             if response.body.len() * 2 > plain.body.len() {
                 return fails(format!(
-                    "is only compressed to {} of {} bytes", response.body.len(),
+                    "is only compressed to {} of {} bytes",
+                    response.body.len(),
                     plain.body.len()
                 ));
             }
@@ -85,7 +87,8 @@ async fn check_secrets_uncompressed(run: &Run, anonymous: &Client) -> Result<usi
     match responses.iter().find(|response| response.headers.contains_key("content-encoding")) {
         Some(packed) => Err(Shortfall::fails(format!(
             "the response to {} is compressed and contains secrets",
-            packed.request))),
+            packed.request
+        ))),
         None => Ok(responses.len()),
     }
 }

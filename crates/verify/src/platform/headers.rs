@@ -64,8 +64,7 @@ async fn fetch_responses(run: &Run) -> Result<Vec<(&'static str, CheckResponse)>
         ("malformed", account.client.send(Method::PATCH, "/api/v1/me", broken).await?.expect(400)?),
         ("unauthenticated", anonymous.get("/api/v1/me").await?.expect(401)?),
         ("forbidden", account.client.get("/api/v1/admin/users").await?.expect(403)?),
-        ("unknown id",
-            account.client.get(&format!("/api/v1/partners/requests/{NO_ID}")).await?.expect(404)?),
+        ("unknown id", account.client.get(&format!("/api/v1/partners/requests/{NO_ID}")).await?.expect(404)?),
         ("unknown path", anonymous.get("/kith-verify").await?.expect(404)?),
         ("unknown method", anonymous.delete("/api/v1/ping", Value::Null).await?.expect(405)?),
     ])
@@ -107,7 +106,9 @@ async fn headers(run: &Run) -> Result<String, Shortfall> {
         let scores = rule_scores(response, needs_hsts);
         if let Some(rule_score) = scores.iter().find(|rule_score| rule_score.modifier < 0) {
             let (request, rule, cost) = (&response.request, rule_score.rule, -rule_score.modifier);
-            return Err(Shortfall::fails(format!("{request} ({kind}) loses {cost} points by the rule {rule}")));
+            return Err(Shortfall::fails(format!(
+                "{request} ({kind}) loses {cost} points by the rule {rule}"
+            )));
         }
         worst = worst.min(observatory::score(&scores));
     }

@@ -142,7 +142,10 @@ fn items(response: &CheckResponse) -> Result<Vec<Value>, Shortfall> {
     let body = response.json();
     match (body["items"].as_array(), body.get("next_cursor")) {
         (Some(items), Some(_)) => Ok(items.clone()),
-        _ => Err(Shortfall::fails(format!("the response to {} has no items or no next_cursor", response.request))),
+        _ => Err(Shortfall::fails(format!(
+            "the response to {} has no items or no next_cursor",
+            response.request
+        ))),
     }
 }
 

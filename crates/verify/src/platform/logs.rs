@@ -50,8 +50,7 @@ impl ServerLog {
             Ok((from, file)) => Ok(Self { file, from }),
             Err(error) => {
                 let reason = format!("cannot read {}: {error}", path.display());
-                Err(Shortfall::unmeasured(
-                    reason, "name the server's log file with --logs"))
+                Err(Shortfall::unmeasured(reason, "name the server's log file with --logs"))
             }
         }
     }

@@ -103,8 +103,7 @@ async fn plain_http(run: &Run) -> Result<String, Shortfall> {
     run.record("port", port);
     Ok(match redirects {
         0 => format!("port {port} of {} is closed", address.host),
-        _ => format!("port {port} of {} only redirects to https on the same host",
-            address.host),
+        _ => format!("port {port} of {} only redirects to https on the same host", address.host),
     })
 }
 

@@ -47,11 +47,7 @@ pub fn run(server: &AttackedServer, report: &mut Report) {
     for (address, others) in SPELLINGS {
         report.attack(&format!("other spellings of {address}"), Duration::from_secs(20), || {
             let first = register(server.address(), address)?;
-            ensure!(
-                first.status == 201,
-                "the first registration returned {}",
-                format_response(&first)
-            );
+            ensure!(first.status == 201, "the first registration returned {}", format_response(&first));
             for other in *others {
                 let response = register(server.address(), other)?;
                 ensure!(
@@ -77,8 +73,11 @@ pub fn taken_addresses(server: &AttackedServer, report: &mut Report) {
     report.attack("ten registered addresses do not block registration", Duration::from_secs(30), || {
         for _ in 0..10 {
             let response = register(server.address(), &server.ada.email)?;
-            ensure!(matches!(response.status, 409 | 429), "a registered address returned {}",
-                format_response(&response));
+            ensure!(
+                matches!(response.status, 409 | 429),
+                "a registered address returned {}",
+                format_response(&response)
+            );
         }
         let response = register(server.address(), "newcomer@example.org")?;
         ensure!(response.status == 201, "an unregistered address returned {}", format_response(&response));

@@ -97,11 +97,7 @@ fn refuse<'a>(
         let response =
             server.call(&operation.method, &operation.path_with_unknown_ids(), token, &operation.body())?;
         let Operation { method, path, .. } = operation;
-        ensure!(
-            response.status == status,
-            "{method} {path} returned {}",
-            format_response(&response)
-        );
+        ensure!(response.status == status, "{method} {path} returned {}", format_response(&response));
         path_with_unknown_ids += 1;
     }
     ensure!(path_with_unknown_ids > 0, "the document has no such operation");

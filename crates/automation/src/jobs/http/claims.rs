@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use kith_jobs::{LeasedClaim, bell_of};
+use kith_jobs::{LeasedClaim, queue_channel};
 use kith_kernel::{Ctx, FieldError, Problem, Text, TextRules, seconds};
 use kith_platform::auth::WorkJobs;
 use kith_platform::idempotency::IDEMPOTENCY_REPLAYED;
@@ -83,15 +83,15 @@ async fn claim_jobs(
     let claim = wanted.claim(&app, &caller).await?;
     let jobs = ClaimedJobs { jobs: claim.jobs.iter().cloned().map(ClaimedJob::from).collect() };
     if caller.key.is_none() {
-        claim.keep();
+        claim.into_claim();
         return Ok(Answer::ok(jobs).into_response());
     }
     let response = app.change(&caller, move |_, _| Ok::<_, JobsError>(Answer::ok(jobs.clone()))).await?;
     if response.headers().contains_key(IDEMPOTENCY_REPLAYED) {
         // A request with the same idempotency key was faster: return its jobs and release these.
-        claim.give_back().await.map_err(store_problem)?;
+        claim.return_to_queue().await.map_err(store_problem)?;
     } else {
-        claim.keep();
+        claim.into_claim();
     }
     Ok(response)
 }
@@ -136,7 +136,7 @@ impl ClaimRequest {
             duration_ms(i64::from(app.config.server.request_timeout_ms)).saturating_sub(RESPONSE_MARGIN);
         let wait = self.wait.min(request);
         let mut wait_is_over = pin!(tokio::time::timeout(wait, std::future::pending::<()>()));
-        let mut bell = app.db.bell(&bell_of(&self.queue));
+        let mut bell = app.db.listen(&queue_channel(&self.queue));
         loop {
             // The caller's permission may have been revoked during the wait.
             caller.check_again(app).await?;
@@ -145,13 +145,13 @@ impl ClaimRequest {
             if !claim.jobs.is_empty() || wait.is_zero() {
                 return Ok(claim);
             }
-            let due = claim.look_again_at.map(|at| at.since(app.sources.clock.now()));
+            let due = claim.next_claim_at.map(|at| at.since(app.sources.clock.now()));
             let pause = due.unwrap_or(POLL_INTERVAL).clamp(Duration::from_millis(5), POLL_INTERVAL);
             let keep_polling = async {
                 tokio::select! {
                     _ = &mut wait_is_over => false,
                     // A timeout is not an error: it leads to the next poll.
-                    _ = tokio::time::timeout(pause, bell.rung()) => true,
+                    _ = tokio::time::timeout(pause, bell.notified()) => true,
                 }
             };
             if app.stop.or(keep_polling).await != Some(true) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
-use kith_jobs::{ClaimToken, Done, JobError, JobState, Told};
+use kith_jobs::{ClaimToken, JobError, JobOutput, JobState, ReportOutcome};
 use kith_kernel::{FieldError, Problem, Text, TextRules, Timestamp};
 use kith_platform::auth::WorkJobs;
 use kith_platform::{Allowed, Answer, ApiResult, App, Json, PathId, Principal, Routes};
@@ -169,7 +169,7 @@ async fn heartbeat_job(
     app.change(&caller, move |tx, ctx| {
         let renewal = kith_jobs::heartbeat(tx, ctx, id, token, lease)?;
         let renewal = renewal.ok_or_else(|| stale_or_not_found(tx, id))?;
-        Ok::<_, JobsError>(Answer::ok(HeartbeatResult { cancel_requested: renewal.cancel_asked }))
+        Ok::<_, JobsError>(Answer::ok(HeartbeatResult { cancel_requested: renewal.is_cancel_requested }))
     })
     .await
 }
@@ -196,7 +196,7 @@ async fn report_progress(
     let progress = serialize_bounded(&body.progress, MAX_PROGRESS_BYTES, "/progress")?;
     let token = parse_lease_token(&body.lease_token)?;
     app.change(&caller, move |tx, _| {
-        let stored = kith_jobs::keep_progress(tx, id, token, &progress)?;
+        let stored = kith_jobs::store_progress(tx, id, token, &progress)?;
         if stored { Ok(Answer::no_content()) } else { Err(stale_or_not_found(tx, id)) }
     })
     .await
@@ -226,7 +226,7 @@ async fn log_line(
     let line = text(&body.line, LINE, "/line")?.into_string();
     let token = parse_lease_token(&body.lease_token)?;
     app.change(&caller, move |tx, ctx| {
-        let stored = kith_jobs::keep_log(tx, ctx, id, token, &level, &line)?;
+        let stored = kith_jobs::append_log(tx, ctx, id, token, &level, &line)?;
         if stored { Ok(Answer::no_content()) } else { Err(stale_or_not_found(tx, id)) }
     })
     .await
@@ -252,7 +252,7 @@ async fn complete_job(
 ) -> ApiResult<Response> {
     let result =
         body.result.map(|result| serialize_bounded(&result, MAX_RESULT_BYTES, "/result")).transpose()?;
-    end_attempt(&app, &caller, id, parse_lease_token(&body.lease_token)?, Ok(Done { result })).await
+    end_attempt(&app, &caller, id, parse_lease_token(&body.lease_token)?, Ok(JobOutput { result })).await
 }
 
 /// Fail a job
@@ -304,7 +304,7 @@ impl FailBody {
 struct AttemptMetrics {
     queue: String,
     kind: String,
-    report: Told,
+    report: ReportOutcome,
     took: Duration,
 }
 
@@ -313,7 +313,7 @@ async fn end_attempt(
     caller: &Principal,
     id: i64,
     token: ClaimToken,
-    outcome: Result<Done, JobError>,
+    outcome: Result<JobOutput, JobError>,
 ) -> ApiResult<Response> {
     let metrics = Arc::new(Mutex::new(None));
     let count = Arc::clone(&metrics);
@@ -321,9 +321,11 @@ async fn end_attempt(
         let job = queries::find_job(tx, id)?;
         let report = kith_jobs::report_leased(tx, ctx, id, token, outcome.clone())?;
         let ended = match report {
-            Told::Ended(state) => EndedJob { state: state.into(), run_at: None },
-            Told::Again(at) => EndedJob { state: JobState::Scheduled.into(), run_at: Some(at) },
-            Told::Stale => return Err(JobsError::Stale),
+            ReportOutcome::Finished(state) => EndedJob { state: state.into(), run_at: None },
+            ReportOutcome::Rescheduled(at) => {
+                EndedJob { state: JobState::Scheduled.into(), run_at: Some(at) }
+            }
+            ReportOutcome::Stale => return Err(JobsError::Stale),
         };
         let took = job.started_at.map_or(Duration::ZERO, |at| ctx.now.since(at));
         let done = AttemptMetrics { queue: job.queue, kind: job.kind, report, took };

@@ -1,6 +1,6 @@
 //! Queues as the API returns them: settings, depth and throughput.
 
-use kith_jobs::{Minute, QueueSample, QueueSettings, Rate, check_name};
+use kith_jobs::{Minute, QueueSettings, Rate, check_name};
 use kith_kernel::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -110,8 +110,8 @@ pub struct QueueDepth {
     pub oldest_ready_at: Option<Timestamp>,
 }
 
-impl From<&QueueSample> for QueueDepth {
-    fn from(sample: &QueueSample) -> Self {
+impl From<&kith_jobs::QueueSample> for QueueDepth {
+    fn from(sample: &kith_jobs::QueueSample) -> Self {
         Self {
             ready: sample.ready,
             scheduled: sample.scheduled,

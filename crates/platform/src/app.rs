@@ -18,18 +18,18 @@ use kith_store::{
 use thiserror::Error;
 
 use crate::audit::head::RememberedHead;
-use crate::auth::api_keys::KnownKeys;
+use crate::auth::api_keys::ApiKeyCache;
 use crate::auth::passwords::Passwords;
 use crate::auth::{AccessCache, Keyring, Tokens};
-use crate::cache::Hearing;
+use crate::cache::InvalidationFeed;
 use crate::clock::NodeClock;
 use crate::compute::Compute;
 use crate::config::Config;
 use crate::consumers::{self, EmittedEvents, EventRoutes};
-use crate::development::AheadClock;
+use crate::development::AdjustableClock;
 use crate::export::Exports;
 use crate::http::{Asset, BodyMemory, BodySchemas, Stop, openapi};
-use crate::idempotency::KeptBytes;
+use crate::idempotency::StoredBytesLimiter;
 use crate::module::Module;
 use crate::observed_time::ObservedTime;
 use crate::outbound::Outbound;
@@ -61,9 +61,9 @@ pub struct AppInner {
     /// Cached access of users.
     pub(crate) access: AccessCache,
     /// Cached API keys.
-    pub(crate) api_keys: KnownKeys,
+    pub(crate) api_keys: ApiKeyCache,
     /// Reception of events from other nodes.
-    pub(crate) hearing: Hearing,
+    pub(crate) hearing: InvalidationFeed,
     /// Counters and hooks by event kind.
     pub(crate) event_routes: Arc<EventRoutes>,
     /// Durable consumers of the modules.
@@ -75,7 +75,7 @@ pub struct AppInner {
     /// Running and recent exports.
     pub(crate) exports: Exports,
     /// Allowance of stored bytes under idempotency keys, per caller.
-    pub(crate) kept_bytes: Arc<KeptBytes>,
+    pub(crate) kept_bytes: Arc<StoredBytesLimiter>,
     /// Threads for computations on input.
     pub compute: Compute,
     /// Sender of outbound requests.
@@ -101,7 +101,7 @@ pub struct AppInner {
     /// Clock that follows the database's; `None` if `sources` has another clock.
     pub clock: Option<Arc<NodeClock>>,
     /// Clock that can be moved forward; `None` outside development mode.
-    pub ahead: Option<Arc<AheadClock>>,
+    pub ahead: Option<Arc<AdjustableClock>>,
     /// Time at which the components were created.
     pub started: Timestamp,
     /// Address of the listener, once it is bound.
@@ -138,7 +138,7 @@ pub enum StartError {
          old secret from secrets.toml in the data folder. If the secret was changed, set JWT_SECRET_PREVIOUS \
          to the old one, start, and run `kith keys reseal`"
     )]
-    KeySealedOtherwise,
+    SealedWithUnknownSecret,
     /// The system could not provide a thread or a listener.
     #[error("the operating system returned an error: {0}")]
     System(#[from] std::io::Error),
@@ -154,7 +154,7 @@ impl App {
         mut config: Config,
         sources: Sources,
         clock: Option<Arc<NodeClock>>,
-        ahead: Option<Arc<AheadClock>>,
+        ahead: Option<Arc<AdjustableClock>>,
         log_level: Option<LogLevel>,
         Program { modules, installed, build }: Program,
     ) -> Result<Self, StartError> {
@@ -179,13 +179,13 @@ impl App {
         let tokens = Tokens::load(&db, &sources, &keyring, &config.auth).await?;
         if let Err(error) = db.check_audit_keys().await {
             return Err(match error {
-                Error::Fault(_) => StartError::KeySealedOtherwise,
+                Error::Fault(_) => StartError::SealedWithUnknownSecret,
                 other => other.into(),
             });
         }
         let head_file = AuditHeadFile::of(&config.store_options(), &config.data.folder)?;
         // On SQLite, this process makes all changes itself.
-        let hearing = Hearing::new(db.kind() == EngineKind::Sqlite);
+        let hearing = InvalidationFeed::new(db.kind() == EngineKind::Sqlite);
         let source = modules.iter().find_map(|module| module.access);
         let inner = AppInner {
             observed_time: ObservedTime::default(),
@@ -193,7 +193,7 @@ impl App {
             tokens,
             keyring,
             access: AccessCache::new(source, hearing.clone()),
-            api_keys: KnownKeys::new(hearing.clone()),
+            api_keys: ApiKeyCache::new(hearing.clone()),
             hearing,
             event_routes: Arc::new(EventRoutes::new(modules)),
             consumer_set,
@@ -202,7 +202,7 @@ impl App {
                 usize::try_from(config.server.max_body_memory_bytes).unwrap_or(usize::MAX),
             ),
             exports: Exports::new(config.limits.exports_per_day, Arc::clone(&sources.clock)),
-            kept_bytes: Arc::new(KeptBytes::new(
+            kept_bytes: Arc::new(StoredBytesLimiter::new(
                 config.limits.idempotency_bytes_per_day,
                 Arc::clone(&sources.clock),
             )),

@@ -17,10 +17,10 @@ const STRIPES: usize = 1_024;
 
 /// State of receiving events from other nodes. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Hearing(Arc<Heard>);
+pub struct InvalidationFeed(Arc<FeedState>);
 
 #[derive(Debug)]
-struct Heard {
+struct FeedState {
     since: Instant,
     /// Milliseconds after `since` at which the event log was last read to its end, plus 1; 0 if it never was.
     last_ms: AtomicU64,
@@ -29,12 +29,12 @@ struct Heard {
     alone: bool,
 }
 
-impl Hearing {
+impl InvalidationFeed {
     /// Creates the state of a node that has received nothing yet. `alone` is true if no other node shares the
     /// database.
     #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
     pub fn new(alone: bool) -> Self {
-        Self(Arc::new(Heard {
+        Self(Arc::new(FeedState {
             since: Instant::now(),
             last_ms: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
@@ -75,7 +75,7 @@ impl Hearing {
 
 /// Cached value, its expiry, and the epoch in which it was read.
 #[derive(Clone)]
-struct Kept<V> {
+struct CacheEntry<V> {
     value: V,
     until: Instant,
     epoch: u64,
@@ -83,10 +83,10 @@ struct Kept<V> {
 
 /// Cache of values by key.
 pub struct Cache<K, V> {
-    entries: quick_cache::sync::Cache<K, Kept<V>>,
+    entries: quick_cache::sync::Cache<K, CacheEntry<V>>,
     generations: Box<[Mutex<u64>]>,
     hasher: RandomState,
-    hearing: Hearing,
+    hearing: InvalidationFeed,
 }
 
 impl<K, V> Cache<K, V>
@@ -95,7 +95,7 @@ where
     V: Clone + Send + Sync + 'static,
 {
     /// Creates an empty cache for at most `capacity` values.
-    pub fn new(capacity: usize, hearing: Hearing) -> Self {
+    pub fn new(capacity: usize, hearing: InvalidationFeed) -> Self {
         Self {
             entries: quick_cache::sync::Cache::new(capacity),
             generations: (0..STRIPES).map(|_| Mutex::default()).collect(),
@@ -122,7 +122,7 @@ where
         if usable && *now == before {
             // Inserted under the lock, so that no invalidation comes in between.
             let until = Instant::now() + TIME_TO_LIVE;
-            self.entries.insert(key, Kept { value: value.clone(), until, epoch });
+            self.entries.insert(key, CacheEntry { value: value.clone(), until, epoch });
         }
         drop(now);
         Ok(value)
@@ -159,7 +159,7 @@ mod tests {
 
     #[tokio::test]
     async fn cached_value_is_used_until_invalidated() {
-        let cache = Cache::new(10, Hearing::new(true));
+        let cache = Cache::new(10, InvalidationFeed::new(true));
         assert_eq!((get(&cache, 1).await, get(&cache, 2).await), (1, 1));
         cache.forget(&1);
         assert_eq!((get(&cache, 3).await, get(&cache, 4).await), (3, 3));
@@ -167,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn invalidate_all_discards_values_being_read() {
-        let hearing = Hearing::new(true);
+        let hearing = InvalidationFeed::new(true);
         let cache = Cache::new(10, hearing.clone());
         assert_eq!(get(&cache, 1).await, 1);
         hearing.forget_all();
@@ -181,7 +181,7 @@ mod tests {
 
     #[tokio::test]
     async fn value_read_before_invalidation_is_not_cached() {
-        let cache = Cache::new(10, Hearing::new(true));
+        let cache = Cache::new(10, InvalidationFeed::new(true));
         let read = async || {
             let value = 1;
             cache.forget(&1);
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn concurrent_reads_never_outlive_invalidation() {
         use std::sync::atomic::AtomicU64;
-        let cache = Cache::<u8, u64>::new(10, Hearing::new(true));
+        let cache = Cache::<u8, u64>::new(10, InvalidationFeed::new(true));
         let truth = AtomicU64::new(0);
         let (cache, truth) = (&cache, &truth);
         std::thread::scope(|threads| {
@@ -222,13 +222,14 @@ mod tests {
     /// CAC-03: a node caches nothing before it receives events, and does not use the cache after they stop.
     #[tokio::test]
     async fn node_without_events_does_not_cache() {
-        let hearing = Hearing::new(false);
+        let hearing = InvalidationFeed::new(false);
         let cache = Cache::new(10, hearing.clone());
         assert_eq!((get(&cache, 1).await, get(&cache, 2).await), (1, 2));
         hearing.heard_at(hearing.0.since);
         assert_eq!((get(&cache, 3).await, get(&cache, 4).await), (3, 3));
         let since = hearing.0.since.checked_sub(STALE_AFTER).unwrap();
-        let long_ago = Heard { since, last_ms: AtomicU64::new(1), epoch: AtomicU64::new(0), alone: false };
-        assert!(hearing.is_good() && !Hearing(Arc::new(long_ago)).is_good());
+        let long_ago =
+            FeedState { since, last_ms: AtomicU64::new(1), epoch: AtomicU64::new(0), alone: false };
+        assert!(hearing.is_good() && !InvalidationFeed(Arc::new(long_ago)).is_good());
     }
 }

@@ -17,8 +17,8 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::auth::Principal;
-use crate::fair_queue::{FairQueue, Full, fair_queue};
-use crate::{Answer, ApiResult, App};
+use crate::fair_queue::{FairQueue, QueueFull, fair_queue};
+use crate::{ApiResult, App, WriteResponse};
 
 const THREADS: usize = 2;
 /// Runs of a transaction that misses another result each time.
@@ -150,7 +150,7 @@ impl App {
     ) -> ApiResult<Response>
     where
         P: Precomputed,
-        F: Fn(&Tx<'_>, &Ctx, &P) -> Result<Answer<T>, E> + Send + Sync + 'static,
+        F: Fn(&Tx<'_>, &Ctx, &P) -> Result<WriteResponse<T>, E> + Send + Sync + 'static,
         E: From<Error> + Into<Problem> + Send + 'static,
         T: Serialize + Send + 'static,
     {

@@ -17,7 +17,7 @@ use kith_kernel::{Clock, Problem, UserId, hours, problems};
 use kith_store::{Error, Query};
 use serde::Serialize;
 
-use crate::http::{ApiResult, Time, store_problem};
+use crate::http::{ApiResult, LimiterClock, store_problem};
 use crate::{App, ExportPart};
 
 /// Minimum size in bytes of a chunk of the response.
@@ -74,7 +74,7 @@ impl ExportSection {
 
 /// Position of a running export.
 #[derive(Clone, Debug, Default)]
-struct Place {
+struct ExportPosition {
     section: usize,
     after: Option<String>,
 }
@@ -83,8 +83,8 @@ struct Place {
 fn read_chunk(
     q: &Query<'_>,
     sections: &[ExportSection],
-    mut place: Place,
-) -> Result<(String, Option<Place>), Error> {
+    mut place: ExportPosition,
+) -> Result<(String, Option<ExportPosition>), Error> {
     let mut chunk = String::new();
     while let Some(section) = sections.get(place.section) {
         if chunk.len() >= MIN_CHUNK_BYTES {
@@ -109,8 +109,8 @@ fn read_chunk(
 async fn next_chunk(
     app: &App,
     sections: &Arc<Vec<ExportSection>>,
-    place: Place,
-) -> Result<(String, Option<Place>), Error> {
+    place: ExportPosition,
+) -> Result<(String, Option<ExportPosition>), Error> {
     let sections = Arc::clone(sections);
     app.db.export(move |q| read_chunk(q, &sections, place.clone())).await
 }
@@ -123,7 +123,8 @@ async fn next_chunk(
 /// Returns a problem of the store if the database fails before the first byte.
 pub async fn answer(app: &App, slot: ExportSlot, sections: Vec<ExportSection>) -> ApiResult<Response> {
     let sections = Arc::new(sections);
-    let (first, place) = next_chunk(app, &sections, Place::default()).await.map_err(store_problem)?;
+    let (first, place) =
+        next_chunk(app, &sections, ExportPosition::default()).await.map_err(store_problem)?;
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     let Some(place) = place else { return Ok((kind, first).into_response()) };
     let state = (app.clone(), slot, sections, Some(place));
@@ -140,7 +141,8 @@ pub async fn answer(app: &App, slot: ExportSlot, sections: Vec<ExportSection>) -
     Ok((kind, body).into_response())
 }
 
-type Limiter = RateLimiter<UserId, DashMapStateStore<UserId>, Time, NoOpMiddleware<governor::nanos::Nanos>>;
+type Limiter =
+    RateLimiter<UserId, DashMapStateStore<UserId>, LimiterClock, NoOpMiddleware<governor::nanos::Nanos>>;
 
 /// Running exports on this node, and the allowance per user.
 pub(crate) struct Exports {
@@ -165,7 +167,7 @@ impl Exports {
     pub fn new(per_day: u32, clock: Arc<dyn Clock>) -> Self {
         let quota = NonZeroU32::new(per_day)
             .and_then(|per_day| Some(Quota::with_period(hours(24) / per_day.get())?.allow_burst(per_day)));
-        let limiter = |quota| RateLimiter::new(quota, DashMapStateStore::default(), Time::of(clock));
+        let limiter = |quota| RateLimiter::new(quota, DashMapStateStore::default(), LimiterClock::of(clock));
         Self { running: Arc::default(), lately: quota.map(limiter) }
     }
 

@@ -5,17 +5,17 @@ use std::hash::Hash;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Sending end. Keys are served in turn, the items of each key in order. Clones share the queue; after the
-/// last one is dropped, [`Waiting`] ends.
-pub(crate) struct FairQueue<K, T>(Arc<Shared<K, T>>);
+/// last one is dropped, [`FairQueueReceiver`] ends.
+pub(crate) struct FairQueue<K, T>(Arc<QueueState<K, T>>);
 
 /// Receiving end, from which threads take items. Clones share the queue.
-pub(crate) struct Waiting<K, T>(Arc<Shared<K, T>>);
+pub(crate) struct FairQueueReceiver<K, T>(Arc<QueueState<K, T>>);
 
 /// Error for an item that does not fit into the queue.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Full;
+pub(crate) struct QueueFull;
 
-struct Shared<K, T> {
+struct QueueState<K, T> {
     state: Mutex<State<K, T>>,
     came: Condvar,
     most: usize,
@@ -30,13 +30,13 @@ struct State<K, T> {
 }
 
 /// Creates a queue for at most `most` items.
-pub(crate) fn fair_queue<K, T>(most: usize) -> (FairQueue<K, T>, Waiting<K, T>) {
+pub(crate) fn fair_queue<K, T>(most: usize) -> (FairQueue<K, T>, FairQueueReceiver<K, T>) {
     let state = State { items: HashMap::new(), turns: VecDeque::new(), len: 0, senders: 1 };
-    let shared = Arc::new(Shared { state: Mutex::new(state), came: Condvar::new(), most });
-    (FairQueue(Arc::clone(&shared)), Waiting(shared))
+    let shared = Arc::new(QueueState { state: Mutex::new(state), came: Condvar::new(), most });
+    (FairQueue(Arc::clone(&shared)), FairQueueReceiver(shared))
 }
 
-impl<K, T> Shared<K, T> {
+impl<K, T> QueueState<K, T> {
     fn state(&self) -> MutexGuard<'_, State<K, T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -46,11 +46,12 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
     /// Adds an item. If the queue is full, the newest item of the key with the most items is dropped.
     ///
     /// # Errors
-    /// Returns [`Full`] if the queue is full and no key has at least two items more than `key`. The new item
+    /// Returns [`QueueFull`] if the queue is full and no key has at least two items more than `key`. The new item
     /// is dropped.
-    pub fn push(&self, key: K, item: T) -> Result<(), Full> {
+    pub fn push(&self, key: K, item: T) -> Result<(), QueueFull> {
         let mut state = self.0.state();
-        let dropped = if state.len >= self.0.most { Some(state.make_room(&key).ok_or(Full)?) } else { None };
+        let dropped =
+            if state.len >= self.0.most { Some(state.make_room(&key).ok_or(QueueFull)?) } else { None };
         let items = state.items.entry(key.clone()).or_default();
         let is_first = items.is_empty();
         items.push_back(item);
@@ -97,7 +98,7 @@ impl<K: Clone + Eq + Hash, T> State<K, T> {
     }
 }
 
-impl<K: Clone + Eq + Hash, T> Waiting<K, T> {
+impl<K: Clone + Eq + Hash, T> FairQueueReceiver<K, T> {
     /// Returns the next item if there is one.
     pub fn try_take(&self) -> Option<T> {
         self.0.state().take()
@@ -135,7 +136,7 @@ impl<K, T> Drop for FairQueue<K, T> {
     }
 }
 
-impl<K, T> Clone for Waiting<K, T> {
+impl<K, T> Clone for FairQueueReceiver<K, T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
@@ -151,7 +152,7 @@ impl<K, T> std::fmt::Debug for FairQueue<K, T> {
 mod tests {
     use super::*;
 
-    fn taken(waiting: &Waiting<u8, u8>) -> Vec<u8> {
+    fn taken(waiting: &FairQueueReceiver<u8, u8>) -> Vec<u8> {
         std::iter::from_fn(|| waiting.try_take()).collect()
     }
 
@@ -174,9 +175,9 @@ mod tests {
         for item in [11, 12, 13, 14] {
             queue.push(1, item).unwrap();
         }
-        assert_eq!(queue.push(1, 15), Err(Full));
+        assert_eq!(queue.push(1, 15), Err(QueueFull));
         assert_eq!((queue.push(2, 21), queue.push(2, 22)), (Ok(()), Ok(())));
-        assert_eq!(queue.push(2, 23), Err(Full), "both have two");
+        assert_eq!(queue.push(2, 23), Err(QueueFull), "both have two");
         assert_eq!(queue.push(3, 31), Ok(()), "one with one fewer than the most is left");
         assert_eq!(queue.len(), 4);
         let left = taken(&waiting);

@@ -89,7 +89,7 @@ async fn ready(State(app): State<App>) -> HealthReport {
 }
 
 /// Runs the checks that decide whether the server receives requests. `/api/health` includes them.
-async fn readiness(app: &App) -> Vec<Named> {
+async fn readiness(app: &App) -> Vec<NamedCheck> {
     vec![draining(app), database(app).await, writes(app.db.write_stall()), clock(app), disk_to_write_to(app)]
 }
 
@@ -200,10 +200,10 @@ pub struct HealthCheck {
     output: Option<&'static str>,
 }
 
-type Named = (&'static str, HealthCheck);
+type NamedCheck = (&'static str, HealthCheck);
 
 impl HealthReport {
-    fn of(release_id: &'static str, checks: Vec<Named>) -> Self {
+    fn of(release_id: &'static str, checks: Vec<NamedCheck>) -> Self {
         let status = checks.iter().map(|(_, check)| check.status).max().unwrap_or(HealthStatus::Pass);
         let checks = checks.into_iter().map(|(name, check)| (name, [check])).collect();
         Self { status, release_id, checks }
@@ -239,7 +239,7 @@ impl HealthCheck {
     }
 }
 
-fn draining(app: &App) -> Named {
+fn draining(app: &App) -> NamedCheck {
     let check = if app.stop.is_draining() {
         HealthCheck::pass().but(HealthStatus::Fail, "The server is shutting down.")
     } else {
@@ -250,7 +250,7 @@ fn draining(app: &App) -> Named {
 
 /// Checks that the database answers within [`DATABASE_TIMEOUT`] and has every migration of this build.
 #[expect(clippy::disallowed_methods, reason = "measures the response time of the database")]
-async fn database(app: &App) -> Named {
+async fn database(app: &App) -> NamedCheck {
     let asked = Instant::now();
     let migrations = tokio::time::timeout(DATABASE_TIMEOUT, app.migrations()).await;
     let took = HealthCheck::measured(asked.elapsed().as_micros(), "us");
@@ -268,7 +268,7 @@ async fn database(app: &App) -> Named {
 }
 
 /// Checks that transactions begin and end.
-fn writes(stall: Duration) -> Named {
+fn writes(stall: Duration) -> NamedCheck {
     let check = HealthCheck::measured(stall.as_millis(), "ms");
     let stuck = "No transaction has started or ended for 10 seconds.";
     (
@@ -277,7 +277,7 @@ fn writes(stall: Duration) -> Named {
     )
 }
 
-fn clock(app: &App) -> Named {
+fn clock(app: &App) -> NamedCheck {
     let check = app.clock.as_deref().map_or_else(HealthCheck::pass, |clock| {
         let skew = HealthCheck::measured(clock.skew_ms(), "ms");
         if clock.is_tolerable() {
@@ -294,7 +294,7 @@ fn clock(app: &App) -> Named {
 
 /// Compares the audit chain with the remembered head. Warns at most: taking the server out of service does
 /// not repair the log.
-fn audit_head(app: &App) -> Named {
+fn audit_head(app: &App) -> NamedCheck {
     let warn = |output| HealthCheck::pass().but(HealthStatus::Warn, output);
     let check = match app.audit_head.outcome() {
         HeadOutcome::Unknown | HeadOutcome::Contained => HealthCheck::pass(),
@@ -309,7 +309,7 @@ fn audit_head(app: &App) -> Named {
 }
 
 /// Checks for delayed purges. Warns at most, because a backlog of purges does not affect requests.
-async fn purges(app: &App) -> Named {
+async fn purges(app: &App) -> NamedCheck {
     let delayed = tokio::time::timeout(DATABASE_TIMEOUT, app.db.read(purge::is_delayed)).await;
     let check = match delayed {
         Ok(Ok(Some(PurgeOutcome { backlog, fault }))) => {
@@ -325,14 +325,14 @@ async fn purges(app: &App) -> Named {
     ("purges:backlog", check)
 }
 
-fn memory() -> Named {
+fn memory() -> NamedCheck {
     (
         "memory:resident",
         resident_bytes().map_or_else(HealthCheck::pass, |bytes| HealthCheck::measured(bytes, "bytes")),
     )
 }
 
-fn disk(app: &App) -> Named {
+fn disk(app: &App) -> NamedCheck {
     let check = disk_free(existing(&app.config.data.folder))
         .map_or_else(HealthCheck::pass, |(free, _)| judge_disk(free));
     ("disk:free", check)
@@ -344,7 +344,7 @@ pub(crate) fn existing(folder: &Path) -> &Path {
 }
 
 /// Checks that the disk of the data folder has room for writes. Applies to SQLite only.
-fn disk_to_write_to(app: &App) -> Named {
+fn disk_to_write_to(app: &App) -> NamedCheck {
     let free =
         if app.db.kind() == EngineKind::Sqlite { disk_free(existing(&app.config.data.folder)) } else { None };
     ("disk:writable", free.map_or_else(HealthCheck::pass, |(free, _)| judge_writable(free)))
@@ -368,7 +368,7 @@ fn judge_disk(free_bytes: u64) -> HealthCheck {
     }
 }
 
-fn uptime(app: &App) -> Named {
+fn uptime(app: &App) -> NamedCheck {
     ("server:uptime", HealthCheck::measured(app.sources.clock.real_now().since(app.started).as_secs(), "s"))
 }
 

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::{App, Fact, Module};
 
 /// Error of a maintenance job, for the log.
-pub type UpkeepError = Box<dyn std::error::Error + Send + Sync>;
+pub type MaintenanceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Queue of the modules' maintenance jobs.
 pub const MAINTENANCE: &str = "maintenance";
@@ -28,10 +28,10 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const MAINTENANCE_FACT: Fact = Fact { name: "jobs.maintenance", read: read_upkeep };
 
 /// Future of a job attempt.
-pub type Doing = Pin<Box<dyn Future<Output = Result<JobOutput, JobError>> + Send>>;
+pub type AttemptFuture = Pin<Box<dyn Future<Output = Result<JobOutput, JobError>> + Send>>;
 
 /// Future of a maintenance run.
-pub type Upkeep = Pin<Box<dyn Future<Output = Result<(), UpkeepError>> + Send>>;
+pub type MaintenanceFuture = Pin<Box<dyn Future<Output = Result<(), MaintenanceError>> + Send>>;
 
 /// Job kind that a module handles. A job can be run again after it has completed, so handlers must be
 /// idempotent.
@@ -47,19 +47,23 @@ pub struct ModuleJob {
 #[derive(Clone, Copy, Debug)]
 enum Work {
     /// Determines by itself what is due.
-    Upkeep(fn(App) -> Upkeep),
+    Upkeep(fn(App) -> MaintenanceFuture),
     /// Depends on the job's payload.
-    Job(fn(App, AttemptContext) -> Doing),
+    Job(fn(App, AttemptContext) -> AttemptFuture),
 }
 
 impl ModuleJob {
     /// Creates a job kind. `run` handles each job.
-    pub const fn new(kind: &'static str, queue: &'static str, run: fn(App, AttemptContext) -> Doing) -> Self {
+    pub const fn new(
+        kind: &'static str,
+        queue: &'static str,
+        run: fn(App, AttemptContext) -> AttemptFuture,
+    ) -> Self {
         Self { kind, queue, work: Work::Job(run) }
     }
 
     /// Creates a maintenance job, which a schedule runs. `run` determines what is due.
-    pub const fn maintenance(kind: &'static str, run: fn(App) -> Upkeep) -> Self {
+    pub const fn maintenance(kind: &'static str, run: fn(App) -> MaintenanceFuture) -> Self {
         Self { kind, queue: MAINTENANCE, work: Work::Upkeep(run) }
     }
 
@@ -185,7 +189,7 @@ impl App {
     ///
     /// # Errors
     /// Returns the first error of a maintenance job, or of the database.
-    pub async fn run_maintenance(&self) -> Result<(), UpkeepError> {
+    pub async fn run_maintenance(&self) -> Result<(), MaintenanceError> {
         let declared = self.modules.iter().flat_map(|module| module.schedules);
         let is_upkeep = |one: &&DeclaredSchedule| one.queue == MAINTENANCE;
         let jobs = declared.filter(is_upkeep).map(|one| NewJob::new(one.queue, one.kind, one.payload));

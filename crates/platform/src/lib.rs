@@ -36,16 +36,16 @@ mod testing;
 
 pub use app::{App, AppInner, Program, StartError};
 pub use auth::passwords;
-pub use auth::{Allowed, AllowedPerson, Caller, Client, Principal, SignedIn};
+pub use auth::{Allowed, AllowedUser, Caller, Client, Principal, SignedIn};
 pub use consumers::{EventHandler, ModuleConsumer, NodeEvent};
-pub use development::{AheadClock, DEVELOPMENT};
+pub use development::{AdjustableClock, DEVELOPMENT};
 pub use docs::style_sheet_path;
 pub use http::{
-    ApiError, ApiResult, Asset, Changed, ClientAddress, Json, MergePatch, PageAnswer, PageQuery, PathId,
-    PathParams, Preconditions, Query, bad_query, cursor_problem, page_limit, store_problem, tagged,
+    ApiError, ApiResult, Asset, ClientAddress, Json, MergePatch, PageQuery, PageResponse, PathId, PathParams,
+    Preconditions, Query, StateMismatch, bad_query, cursor_problem, page_limit, store_problem, tagged,
 };
-pub use idempotency::{Answer, IdempotencyKey};
-pub use jobs::{Doing, MAINTENANCE, ModuleJob, ReservedJobs, Upkeep, UpkeepError};
+pub use idempotency::{IdempotencyKey, WriteResponse};
+pub use jobs::{AttemptFuture, MAINTENANCE, MaintenanceError, MaintenanceFuture, ModuleJob, ReservedJobs};
 pub use kith_consumers::HandlerError;
-pub use module::{Blocked, Counts, ExportPart, Fact, Module, PersonalData, Routes, SealedColumn, Tag};
+pub use module::{BlockHook, Counts, ExportPart, Fact, Module, PersonalData, Routes, SealedColumn, Tag};
 pub use own_module::MODULE;

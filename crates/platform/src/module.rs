@@ -20,7 +20,7 @@ pub struct Module {
     /// Name, such as `bonds`.
     pub name: &'static str,
     /// Names of the modules that it depends on. They must be served together with it.
-    pub needs: &'static [&'static str],
+    pub depends_on: &'static [&'static str],
     /// Groups of its operations in the API reference. The first is that of operations that [`tagged`](crate::tagged) put in
     /// no other.
     pub tags: &'static [Tag],
@@ -42,10 +42,10 @@ pub struct Module {
     pub personal: Option<PersonalData>,
     /// Hook that runs in the transaction of a new block, with both users locked. Ends or withholds what the
     /// module stores between them, such as a bond or pending requests.
-    pub blocked: Option<Blocked>,
+    pub on_block: Option<BlockHook>,
     /// Hook that runs, with both users locked, when the last block between two users is removed. Releases
-    /// what [`Module::blocked`] withheld. The first user is the one who removed the block.
-    pub unblocked: Option<Blocked>,
+    /// what [`Module::on_block`] withheld. The first user is the one who removed the block.
+    pub on_unblock: Option<BlockHook>,
     /// Job kinds that it handles.
     pub jobs: &'static [ModuleJob],
     /// Schedules of its recurring jobs.
@@ -118,7 +118,7 @@ pub struct Fact {
 }
 
 /// Hook of a block. Arguments: transaction, context, blocker, blocked user.
-pub type Blocked = fn(&Tx<'_>, &Ctx, UserId, UserId) -> Result<(), Error>;
+pub type BlockHook = fn(&Tx<'_>, &Ctx, UserId, UserId) -> Result<(), Error>;
 
 /// Number of rows by kind.
 pub type Counts = Vec<(&'static str, i64)>;
@@ -152,7 +152,7 @@ impl Module {
     pub const fn named(name: &'static str) -> Self {
         Self {
             name,
-            needs: &[],
+            depends_on: &[],
             tags: &[],
             routes: Routes::new,
             config: &[],
@@ -162,8 +162,8 @@ impl Module {
             consumers: &[],
             access: None,
             personal: None,
-            blocked: None,
-            unblocked: None,
+            on_block: None,
+            on_unblock: None,
             jobs: &[],
             schedules: &[],
             facts: &[],

@@ -35,10 +35,10 @@ pub(crate) const FACT: Fact = Fact {
 
 /// Last update by this process.
 #[derive(Debug, Default)]
-pub struct ObservedTime(Mutex<Option<Look>>);
+pub struct ObservedTime(Mutex<Option<ClockUpdate>>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Look {
+struct ClockUpdate {
     monotonic: Duration,
     wall: Timestamp,
     elapsed_ms: i64,
@@ -58,7 +58,7 @@ impl Observed {
     /// one. `monotonic` is the monotonic time of this process, and `last` its previous update.
     fn next(
         kept: Option<Self>,
-        last: Option<Look>,
+        last: Option<ClockUpdate>,
         monotonic: Duration,
         wall: Timestamp,
     ) -> (Self, Option<i64>) {
@@ -117,11 +117,11 @@ pub async fn observe(app: &App, ctx: &Ctx) -> Result<i64, Error> {
     if let Some(jumped_ms) = jumped {
         tracing::error!(jumped_ms, "the wall clock jumped; holds before purges continue by elapsed time");
     }
-    *look(app) = Some(Look { monotonic, wall, elapsed_ms });
+    *look(app) = Some(ClockUpdate { monotonic, wall, elapsed_ms });
     Ok(elapsed_ms)
 }
 
-fn look(app: &App) -> std::sync::MutexGuard<'_, Option<Look>> {
+fn look(app: &App) -> std::sync::MutexGuard<'_, Option<ClockUpdate>> {
     app.observed_time.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -173,14 +173,14 @@ mod tests {
     const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
     /// Sequence of processes that observe a wall clock which can jump.
-    struct World {
+    struct SimulatedProcesses {
         kept: Option<Observed>,
-        last: Option<Look>,
+        last: Option<ClockUpdate>,
         monotonic: Duration,
         wall: Timestamp,
     }
 
-    impl World {
+    impl SimulatedProcesses {
         fn new() -> Self {
             let mut world = Self { kept: None, last: None, monotonic: Duration::ZERO, wall: START };
             world.look();
@@ -191,7 +191,7 @@ mod tests {
             let (next, jumped) = Observed::next(self.kept, self.last, self.monotonic, self.wall);
             self.kept = Some(next);
             self.last =
-                Some(Look { monotonic: self.monotonic, wall: self.wall, elapsed_ms: next.elapsed_ms });
+                Some(ClockUpdate { monotonic: self.monotonic, wall: self.wall, elapsed_ms: next.elapsed_ms });
             jumped
         }
 
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn observed_time_counts_running_processes() {
-        let mut world = World::new();
+        let mut world = SimulatedProcesses::new();
         assert_eq!(world.run(days(2)), None);
         assert_eq!(world.elapsed(), days(2));
         world.pause(minutes(30));
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn wall_clock_jump_is_not_counted() {
-        let mut world = World::new();
+        let mut world = SimulatedProcesses::new();
         world.run(hours(1));
         world.wall = world.wall + days(40);
         assert_eq!(world.run(minutes(1)), Some(millis(days(40))));
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn long_gap_is_credited_after_a_steady_day() {
-        let mut world = World::new();
+        let mut world = SimulatedProcesses::new();
         world.pause(days(10));
         world.run(days(1) - minutes(1));
         assert_eq!(world.elapsed(), days(1) - minutes(1));
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn long_gaps_are_credited_across_restarts() {
-        let mut world = World::new();
+        let mut world = SimulatedProcesses::new();
         for _ in 0..3 {
             world.pause(hours(16));
             world.run(hours(8));
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn each_long_gap_needs_its_own_steady_day() {
-        let mut world = World::new();
+        let mut world = SimulatedProcesses::new();
         world.pause(hours(2));
         world.run(days(1) - minutes(1));
         // A day after the first pause, the clock appears to be ahead when the process starts.
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn gap_from_wrong_clock_is_never_credited() {
-        let mut world = World::new();
+        let mut world = SimulatedProcesses::new();
         // The clock is wrong when the process starts, and corrected while it runs.
         world.pause(days(40));
         world.run(hours(2));
@@ -295,8 +295,8 @@ mod tests {
 
     #[test]
     fn concurrent_processes_do_not_add_up() {
-        let mut world = World::new();
-        let mut other = World { last: None, ..World::new() };
+        let mut world = SimulatedProcesses::new();
+        let mut other = SimulatedProcesses { last: None, ..SimulatedProcesses::new() };
         for _ in 0..60 {
             other.kept = world.kept;
             other.wall = world.wall;

@@ -6,7 +6,7 @@ use kith_store::AUDIT_ARCHIVED;
 
 use crate::auth::api_keys;
 use crate::http::SYSTEM_TAG;
-use crate::jobs::{ModuleJob, UpkeepError};
+use crate::jobs::{MaintenanceError, ModuleJob};
 use crate::module::{Module, Routes, SealedColumn};
 use crate::{App, audit, auth, consumers, docs, facts, health, idempotency, sealed_column, telemetry};
 
@@ -55,7 +55,7 @@ fn routes() -> Routes {
 }
 
 /// Removes expired responses under idempotency keys, unused consumer cursors and old events.
-async fn tidy(app: App) -> Result<(), UpkeepError> {
+async fn tidy(app: App) -> Result<(), MaintenanceError> {
     let ctx = app.system_ctx("maintenance");
     for _ in 0..TIDY_BATCHES {
         if app.write(&ctx, idempotency::tidy).await? < idempotency::MAX_REMOVED_ROWS {

@@ -12,7 +12,7 @@ use kith_store::{Error, Query, Tx, params};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{App, Fact, UpkeepError, observed_time};
+use crate::{App, Fact, MaintenanceError, observed_time};
 
 /// Folder of manifests in the data folder. Kept with the backups, so that a restore can repeat the purges.
 const FOLDER: &str = "purges";
@@ -117,7 +117,7 @@ pub async fn keep_manifest(
     app: &App,
     name: &str,
     manifest: &(impl Serialize + Sync),
-) -> Result<String, UpkeepError> {
+) -> Result<String, MaintenanceError> {
     let text = serde_json::to_string(manifest)?;
     let (folder, file, line) = (app.config.data.folder.join(FOLDER), format!("{name}.json"), text.clone());
     let kept = tokio::task::spawn_blocking(move || keep(&folder, &file, &line)).await?;

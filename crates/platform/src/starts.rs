@@ -14,11 +14,11 @@ const RETENTION: Duration = days(7);
 
 /// Recorded start of a server.
 #[derive(Clone, Debug)]
-pub struct Started {
+pub struct ServerStart {
     id: String,
 }
 
-impl Started {
+impl ServerStart {
     /// Records that `app` serves at `addr`. An earlier server on this host and address that did not record
     /// its stop is marked as cut short.
     ///
@@ -75,12 +75,12 @@ mod tests {
         let test = TestServer::start(|_| {}).await;
         let here = SocketAddr::from(([127, 0, 0, 1], 4711));
         let counted = async || test.app.db.read(recent(test.app.sources.clock.now())).await.unwrap();
-        let first = Started::record(&test.app, here).await.unwrap();
+        let first = ServerStart::record(&test.app, here).await.unwrap();
         first.end(&test.app).await.unwrap();
-        Started::record(&test.app, here).await.unwrap();
-        Started::record(&test.app, SocketAddr::from(([127, 0, 0, 1], 4712))).await.unwrap();
+        ServerStart::record(&test.app, here).await.unwrap();
+        ServerStart::record(&test.app, SocketAddr::from(([127, 0, 0, 1], 4712))).await.unwrap();
         assert_eq!(counted().await, json!({ "within_24_h": 3, "cut_short": 0 }));
-        Started::record(&test.app, here).await.unwrap();
+        ServerStart::record(&test.app, here).await.unwrap();
         assert_eq!(counted().await, json!({ "within_24_h": 4, "cut_short": 1 }));
         test.clock.advance(days(1));
         assert_eq!(counted().await, json!({ "within_24_h": 0, "cut_short": 0 }));

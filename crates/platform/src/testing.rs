@@ -60,12 +60,12 @@ fn probes() -> Routes {
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Word {
+struct EchoBody {
     word: String,
 }
 
 #[utoipa::path(post, path = "/echo", responses((status = 200, body = String)))]
-async fn echo(Json(Word { word }): Json<Word>) -> String {
+async fn echo(Json(EchoBody { word }): Json<EchoBody>) -> String {
     word
 }
 

@@ -16,7 +16,8 @@ use utoipa_axum::routes;
 use crate::auth::{Allowed, ReadAudit};
 use crate::http::{bad_query, tagged};
 use crate::{
-    ApiResult, App, PageAnswer, PageQuery, Query, Routes, SignedIn, cursor_problem, page_limit, store_problem,
+    ApiResult, App, PageQuery, PageResponse, Query, Routes, SignedIn, cursor_problem, page_limit,
+    store_problem,
 };
 
 pub(crate) use vault::SecretVault;
@@ -32,7 +33,7 @@ pub(crate) fn routes() -> Routes {
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct ListQuery {
+struct AuditLogQuery {
     /// Actor of the entry: `user:<id>`, `api_key:<id>`, `system:<component>` or `anonymous`. Exact match.
     actor: Option<String>,
     /// Action, such as `bond.created`. Exact match.
@@ -54,7 +55,7 @@ struct ListQuery {
 
 /// Entry of the audit log.
 #[derive(Serialize, ToSchema)]
-struct AuditLine {
+struct AuditLogEntry {
     id: Uuid,
     at: Timestamp,
     /// Actor of the action: `user:<id>`, `api_key:<id>`, `system:<component>` or `anonymous`.
@@ -91,7 +92,7 @@ enum ActivityBy {
     Other,
 }
 
-impl From<AuditRecord> for AuditLine {
+impl From<AuditRecord> for AuditLogEntry {
     fn from(AuditRecord { entry, details }: AuditRecord) -> Self {
         let AuditEntry { id, at, actor, action, object, request_id, .. } = entry;
         Self { id, at, actor, action, object, request_id, details }
@@ -110,12 +111,12 @@ impl Activity {
     }
 }
 
-impl TryFrom<ListQuery> for AuditFilter {
+impl TryFrom<AuditLogQuery> for AuditFilter {
     type Error = Problem;
 
-    fn try_from(query: ListQuery) -> Result<Self, Problem> {
+    fn try_from(query: AuditLogQuery) -> Result<Self, Problem> {
         let before = query.cursor.as_ref().map(Cursor::key).transpose().map_err(cursor_problem)?;
-        let ListQuery { actor, action, object, request_id, since, until, .. } = query;
+        let AuditLogQuery { actor, action, object, request_id, since, until, .. } = query;
         for (name, text) in
             [("?actor", &actor), ("?action", &action), ("?object", &object), ("?request_id", &request_id)]
         {
@@ -129,8 +130,8 @@ impl TryFrom<ListQuery> for AuditFilter {
     }
 }
 
-type AuditLinePage = PageAnswer<AuditLine>;
-type ActivityPage = PageAnswer<Activity>;
+type AuditLogEntryPage = PageResponse<AuditLogEntry>;
+type ActivityPage = PageResponse<Activity>;
 
 /// List audit log entries
 ///
@@ -138,18 +139,18 @@ type ActivityPage = PageAnswer<Activity>;
 /// and can be slow if few entries match. Requires the permission `audit.read`.
 #[utoipa::path(
     get, path = "/api/v1/audit", security(("bearer" = ["audit.read"])),
-    params(ListQuery),
-    responses((status = 200, body = AuditLinePage))
+    params(AuditLogQuery),
+    responses((status = 200, body = AuditLogEntryPage))
 )]
 async fn list_audit_entries(
     State(app): State<App>,
     _: Allowed<ReadAudit>,
-    Query(query): Query<ListQuery>,
-) -> ApiResult<AuditLinePage> {
+    Query(query): Query<AuditLogQuery>,
+) -> ApiResult<AuditLogEntryPage> {
     let limit = page_limit(query.limit)?;
     let filter = AuditFilter::try_from(query)?;
     let rows = app.db.read(move |q| q.audit_records(&filter, limit.rows())).await.map_err(store_problem)?;
-    Ok(Page::from_rows(rows, limit, |record| record.entry.id).map(AuditLine::from).into())
+    Ok(Page::from_rows(rows, limit, |record| record.entry.id).map(AuditLogEntry::from).into())
 }
 
 /// List the caller's activity

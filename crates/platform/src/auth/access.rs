@@ -10,7 +10,7 @@ use kith_store::{Error, Query};
 
 use super::Role;
 use crate::App;
-use crate::cache::{Cache, Hearing};
+use crate::cache::{Cache, InvalidationFeed};
 use crate::http::store_problem;
 
 /// Maximum number of users in the cache.
@@ -52,7 +52,7 @@ pub(crate) struct AccessCache {
 }
 
 impl AccessCache {
-    pub fn new(source: Option<AccessSource>, hearing: Hearing) -> Self {
+    pub fn new(source: Option<AccessSource>, hearing: InvalidationFeed) -> Self {
         Self { source, entries: Cache::new(MAX_CACHED_USERS, hearing) }
     }
 

@@ -55,7 +55,7 @@ pub struct Allowed<P> {
 
 /// User whose role has permission `P`. As [`Allowed`], but API keys are rejected.
 #[derive(Clone)]
-pub struct AllowedPerson<P> {
+pub struct AllowedUser<P> {
     /// Authenticated user.
     pub caller: SignedIn,
     permission: PhantomData<P>,
@@ -196,13 +196,13 @@ impl<P: Permission> FromRequestParts<App> for Allowed<P> {
                 check_address(parts, app)?;
                 caller
             }
-            None => AllowedPerson::<P>::from_request_parts(parts, app).await?.caller.into(),
+            None => AllowedUser::<P>::from_request_parts(parts, app).await?.caller.into(),
         };
         Ok(Self { caller, permission: PhantomData })
     }
 }
 
-impl<P: Permission> FromRequestParts<App> for AllowedPerson<P> {
+impl<P: Permission> FromRequestParts<App> for AllowedUser<P> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {

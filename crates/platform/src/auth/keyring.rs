@@ -11,12 +11,12 @@ use crate::config::{Auth, Secret};
 /// same secrets derive the same keys. If previous secrets are configured, values sealed or signed under them
 /// are still accepted.
 pub struct Keyring {
-    present: Keys,
-    previous: Option<Keys>,
+    present: DerivedKeys,
+    previous: Option<DerivedKeys>,
 }
 
 /// Keys derived from one pair of secrets.
-struct Keys {
+struct DerivedKeys {
     sealing: LessSafeKey,
     pseudonyms: hmac::Key,
     refresh: hmac::Key,
@@ -35,9 +35,9 @@ pub enum MacPurpose {
     Idempotency,
 }
 
-struct Length;
+struct DerivedKeyLength;
 
-impl KeyType for Length {
+impl KeyType for DerivedKeyLength {
     fn len(&self) -> usize {
         32
     }
@@ -47,12 +47,12 @@ fn derive(secret: &Secret, purpose: &str) -> [u8; 32] {
     let extracted = Salt::new(HKDF_SHA256, b"kith").extract(secret.expose().as_bytes());
     let mut key = [0; 32];
     let info = [purpose.as_bytes()];
-    let derived = extracted.expand(&info, Length).and_then(|okm| okm.fill(&mut key));
+    let derived = extracted.expand(&info, DerivedKeyLength).and_then(|okm| okm.fill(&mut key));
     derived.expect("HKDF can output 32 bytes");
     key
 }
 
-impl Keys {
+impl DerivedKeys {
     fn new(jwt_secret: &Secret, jwt_refresh_secret: &Secret) -> Self {
         let mac = |secret, purpose| hmac::Key::new(hmac::HMAC_SHA256, &derive(secret, purpose));
         let sealing = UnboundKey::new(&AES_256_GCM, &derive(jwt_secret, "seal"));
@@ -97,9 +97,10 @@ impl Keyring {
         };
         let is_rotated = !jwt.is_empty() || !refresh.is_empty();
         Self {
-            present: Keys::new(&config.jwt_secret, &config.jwt_refresh_secret),
-            previous: is_rotated
-                .then(|| Keys::new(&or(jwt, &config.jwt_secret), &or(refresh, &config.jwt_refresh_secret))),
+            present: DerivedKeys::new(&config.jwt_secret, &config.jwt_refresh_secret),
+            previous: is_rotated.then(|| {
+                DerivedKeys::new(&or(jwt, &config.jwt_secret), &or(refresh, &config.jwt_refresh_secret))
+            }),
         }
     }
 
@@ -129,17 +130,17 @@ impl Keyring {
     /// already.
     ///
     /// # Errors
-    /// Returns [`SealedOtherwise`] if neither the present nor the previous secret opens it.
+    /// Returns [`UnknownSealingSecret`] if neither the present nor the previous secret opens it.
     pub fn reseal(
         &self,
         random: &dyn Random,
         name: &str,
         sealed: &[u8],
-    ) -> Result<Option<Vec<u8>>, SealedOtherwise> {
+    ) -> Result<Option<Vec<u8>>, UnknownSealingSecret> {
         if self.present.open(name, sealed).is_some() {
             return Ok(None);
         }
-        let plain = self.open(name, sealed).ok_or(SealedOtherwise)?;
+        let plain = self.open(name, sealed).ok_or(UnknownSealingSecret)?;
         Ok(Some(self.seal(random, name, &plain)))
     }
 
@@ -174,7 +175,7 @@ impl Keyring {
 
 /// Error for a sealed value that neither the present nor the previous secret opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SealedOtherwise;
+pub struct UnknownSealingSecret;
 
 fn digest(key: &hmac::Key, parts: &[&[u8]]) -> [u8; 32] {
     let mut context = hmac::Context::with_key(key);
@@ -248,7 +249,7 @@ mod tests {
         let new = keyring("new", "new refresh");
         assert_eq!(new.open("key-1", &resealed).as_deref(), Some(&b"seed"[..]));
         assert_eq!(rotated.reseal(&random, "key-1", &resealed), Ok(None));
-        assert_eq!(rotated.reseal(&random, "key-2", &sealed), Err(SealedOtherwise));
+        assert_eq!(rotated.reseal(&random, "key-2", &sealed), Err(UnknownSealingSecret));
         assert_eq!(
             (new.open("key-1", &sealed), new.previous_mac(MacPurpose::Refresh, &[b"x"])),
             (None, None)

@@ -23,10 +23,10 @@ use crate::http::tagged;
 
 pub(crate) use access::AccessCache;
 pub use access::{Access, AccessSource};
-pub use caller::{Allowed, AllowedPerson, Caller, Client, Principal, SignedIn};
+pub use caller::{Allowed, AllowedUser, Caller, Client, Principal, SignedIn};
 pub use keyring::{Keyring, MacPurpose};
 pub(crate) use passwords::PasswordCounts;
-pub use passwords::{Match, PasswordError, Passwords};
+pub use passwords::{PasswordError, PasswordMatch, Passwords};
 pub use reseal::{ResealedColumn, reseal};
 pub use roles::{
     PERMISSIONS, Permission, ReadApiKeys, ReadAudit, ReadCallbacks, ReadFacts, ReadJobs, ReadSchedules,

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::ClientAddress;
 use crate::config::Auth;
-use crate::fair_queue::{FairQueue, Full, Waiting, fair_queue};
+use crate::fair_queue::{FairQueue, FairQueueReceiver, QueueFull, fair_queue};
 
 const SALT_BYTES: usize = 16;
 /// Prefixes of bcrypt hashes, which imported accounts may have.
@@ -57,7 +57,7 @@ impl From<PasswordError> for Problem {
 
 /// Result of verifying a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Match {
+pub enum PasswordMatch {
     /// The password is wrong.
     No,
     /// The password is correct.
@@ -79,7 +79,7 @@ pub(crate) struct PasswordCounts {
 #[derive(Clone)]
 pub struct Passwords {
     /// Queue by client network. Commands on the server itself share one key.
-    jobs: FairQueue<Option<IpAddr>, Queued>,
+    jobs: FairQueue<Option<IpAddr>, QueuedHashJob>,
     counts: Arc<PasswordCounts>,
     random: Arc<dyn Random>,
     /// Hash that is verified for unknown accounts, so that the response takes the same time.
@@ -87,25 +87,25 @@ pub struct Passwords {
 }
 
 /// Job in the queue, counted until it is dropped.
-struct Queued {
-    job: Job,
-    _counted: Counted,
+struct QueuedHashJob {
+    job: HashJob,
+    _counted: QueueCountGuard,
 }
 
-struct Counted(Arc<PasswordCounts>);
+struct QueueCountGuard(Arc<PasswordCounts>);
 
-impl Drop for Counted {
+impl Drop for QueueCountGuard {
     fn drop(&mut self) {
         self.0.queued.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-enum Job {
+enum HashJob {
     Hash { password: String, salt: [u8; SALT_BYTES], reply: oneshot::Sender<Result<String, PasswordError>> },
-    Verify { password: String, phc: Arc<str>, reply: oneshot::Sender<Result<Match, PasswordError>> },
+    Verify { password: String, phc: Arc<str>, reply: oneshot::Sender<Result<PasswordMatch, PasswordError>> },
 }
 
-impl Job {
+impl HashJob {
     fn is_abandoned(&self) -> bool {
         match self {
             Self::Hash { reply, .. } => reply.is_closed(),
@@ -147,12 +147,12 @@ impl Passwords {
         let mut salt = [0; SALT_BYTES];
         self.random.fill(&mut salt);
         let (reply, answer) = oneshot::channel();
-        self.enqueue(client, Job::Hash { password, salt, reply })?;
+        self.enqueue(client, HashJob::Hash { password, salt, reply })?;
         answer.await.unwrap_or(Err(PasswordError::Busy))
     }
 
     /// Verifies `password` against `phc`, an argon2id PHC string or a bcrypt hash. Without `phc`, takes the
-    /// same time and returns [`Match::No`].
+    /// same time and returns [`PasswordMatch::No`].
     ///
     /// # Errors
     /// Returns [`PasswordError::Busy`] if the queue is full, and [`PasswordError::Fault`] if the stored hash
@@ -162,14 +162,14 @@ impl Passwords {
         client: Option<ClientAddress>,
         password: String,
         phc: Option<String>,
-    ) -> Result<Match, PasswordError> {
+    ) -> Result<PasswordMatch, PasswordError> {
         let exists = phc.is_some();
         let phc = phc.map_or_else(|| Arc::clone(&self.dummy), Arc::from);
         let (reply, answer) = oneshot::channel();
-        self.enqueue(client, Job::Verify { password, phc, reply })?;
+        self.enqueue(client, HashJob::Verify { password, phc, reply })?;
         // The sender is dropped if the queue evicts the job in favour of another network.
         let answer = answer.await.unwrap_or(Err(PasswordError::Busy));
-        answer.map(|found| if exists { found } else { Match::No })
+        answer.map(|found| if exists { found } else { PasswordMatch::No })
     }
 
     /// Returns the counters of the threads.
@@ -177,9 +177,9 @@ impl Passwords {
         Arc::clone(&self.counts)
     }
 
-    fn enqueue(&self, client: Option<ClientAddress>, job: Job) -> Result<(), PasswordError> {
+    fn enqueue(&self, client: Option<ClientAddress>, job: HashJob) -> Result<(), PasswordError> {
         self.counts.queued.fetch_add(1, Ordering::Relaxed);
-        let queued = Queued { job, _counted: Counted(Arc::clone(&self.counts)) };
+        let queued = QueuedHashJob { job, _counted: QueueCountGuard(Arc::clone(&self.counts)) };
         let network = client.map(ClientAddress::first_of_network);
         self.jobs.push(network, queued).map_err(|Full| PasswordError::Busy)
     }
@@ -201,21 +201,21 @@ impl Worker {
         Self { params: params.clone(), memory: Vec::new(), counts: Arc::clone(counts) }
     }
 
-    fn run(mut self, jobs: &Waiting<Option<IpAddr>, Queued>) {
+    fn run(mut self, jobs: &FairQueueReceiver<Option<IpAddr>, QueuedHashJob>) {
         step_back();
-        while let Some(Queued { job, _counted: counted }) = self.next(jobs) {
+        while let Some(QueuedHashJob { job, _counted: counted }) = self.next(jobs) {
             drop(counted);
             // A job whose caller no longer waits for the result is skipped.
             match job {
                 _ if job.is_abandoned() => {}
-                Job::Hash { password, salt, reply } => drop(reply.send(self.hash(&password, &salt))),
-                Job::Verify { password, phc, reply } => drop(reply.send(self.verify(&password, &phc))),
+                HashJob::Hash { password, salt, reply } => drop(reply.send(self.hash(&password, &salt))),
+                HashJob::Verify { password, phc, reply } => drop(reply.send(self.verify(&password, &phc))),
             }
         }
     }
 
     /// Returns the next job. Frees the memory before waiting for one.
-    fn next(&mut self, jobs: &Waiting<Option<IpAddr>, Queued>) -> Option<Queued> {
+    fn next(&mut self, jobs: &FairQueueReceiver<Option<IpAddr>, QueuedHashJob>) -> Option<QueuedHashJob> {
         jobs.try_take().or_else(|| {
             self.memory = Vec::new();
             jobs.take()
@@ -235,11 +235,11 @@ impl Worker {
         Ok(hash.to_string())
     }
 
-    fn verify(&mut self, password: &str, phc: &str) -> Result<Match, PasswordError> {
+    fn verify(&mut self, password: &str, phc: &str) -> Result<PasswordMatch, PasswordError> {
         if BCRYPT.iter().any(|prefix| phc.starts_with(prefix)) {
             self.counts.computed.fetch_add(1, Ordering::Relaxed);
             let matches = bcrypt::verify(password, phc).map_err(fault)?;
-            return Ok(if matches { Match::Outdated } else { Match::No });
+            return Ok(if matches { PasswordMatch::Outdated } else { PasswordMatch::No });
         }
         let hash = PasswordHash::new(phc).map_err(fault)?;
         let (Some(salt), Some(expected)) = (&hash.salt, &hash.hash) else {
@@ -259,9 +259,9 @@ impl Worker {
                 matches,
                 params.m_cost() == self.params.m_cost() && params.t_cost() == self.params.t_cost(),
             ) {
-                (false, _) => Match::No,
-                (true, true) => Match::Yes,
-                (true, false) => Match::Outdated,
+                (false, _) => PasswordMatch::No,
+                (true, true) => PasswordMatch::Yes,
+                (true, false) => PasswordMatch::Outdated,
             },
         )
     }
@@ -322,14 +322,17 @@ mod tests {
         assert!(phc.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{phc}");
         let verify =
             async |password: &str| passwords.verify(None, password.into(), Some(phc.clone())).await.unwrap();
-        assert_eq!((verify("correct horse").await, verify("correct hors").await), (Match::Yes, Match::No));
+        assert_eq!(
+            (verify("correct horse").await, verify("correct hors").await),
+            (PasswordMatch::Yes, PasswordMatch::No)
+        );
         assert_ne!(phc, passwords.hash(None, "correct horse".into()).await.unwrap(), "salts repeat");
     }
 
     #[tokio::test]
     async fn unknown_account_never_matches_at_same_cost() {
         let passwords = cheap(1);
-        assert_eq!(passwords.verify(None, String::new(), None).await.unwrap(), Match::No);
+        assert_eq!(passwords.verify(None, String::new(), None).await.unwrap(), PasswordMatch::No);
         assert_eq!(computed(&passwords), 1, "asking for an unknown account must cost what any other does");
         assert!(passwords.dummy.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{}", passwords.dummy);
     }
@@ -358,7 +361,7 @@ mod tests {
         let elsewhere = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let phc = elsewhere.hash_password_with_salt(b"pw", b"0123456789abcdef").unwrap().to_string();
         let passwords = cheap(1);
-        assert_eq!(passwords.verify(None, "pw".into(), Some(phc)).await.unwrap(), Match::Outdated);
+        assert_eq!(passwords.verify(None, "pw".into(), Some(phc)).await.unwrap(), PasswordMatch::Outdated);
     }
 
     /// ACC-06: bcrypt hashes of other systems are verified, and reported as outdated.
@@ -369,7 +372,7 @@ mod tests {
         let phc = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
         let verify =
             async |password: &str| passwords.verify(None, password.into(), Some(phc.into())).await.unwrap();
-        assert_eq!((verify("U*U").await, verify("U*").await), (Match::Outdated, Match::No));
+        assert_eq!((verify("U*U").await, verify("U*").await), (PasswordMatch::Outdated, PasswordMatch::No));
     }
 
     #[tokio::test]

@@ -141,18 +141,23 @@ impl KeySet {
     }
 }
 
-struct Row {
+struct SigningKeyRow {
     id: String,
     sealed: Vec<u8>,
     signs_from: Timestamp,
     retires_at: Option<Timestamp>,
 }
 
-fn list(q: &Query<'_>, now: Timestamp) -> Result<Vec<Row>, Error> {
+fn list(q: &Query<'_>, now: Timestamp) -> Result<Vec<SigningKeyRow>, Error> {
     let sql = "SELECT id, sealed, signs_from, retires_at FROM signing_keys
                WHERE retires_at IS NULL OR retires_at > $1 ORDER BY signs_from";
     q.all(sql, params![now], |row| {
-        Ok(Row { id: row.get(0)?, sealed: row.get(1)?, signs_from: row.get(2)?, retires_at: row.get(3)? })
+        Ok(SigningKeyRow {
+            id: row.get(0)?,
+            sealed: row.get(1)?,
+            signs_from: row.get(2)?,
+            retires_at: row.get(3)?,
+        })
     })
 }
 
@@ -166,16 +171,17 @@ pub(crate) fn signing_key_ages(q: &Query<'_>) -> Result<Vec<serde_json::Value>, 
 }
 
 /// Reads the keys that have not retired. A key that was sealed with another secret fails with
-/// [`StartError::KeySealedOtherwise`]: without it, no user could sign in.
+/// [`StartError::SealedWithUnknownSecret`]: without it, no user could sign in.
 pub(super) async fn read(
     db: &Store,
     keyring: &Keyring,
     now: Timestamp,
 ) -> Result<Vec<SigningKey>, StartError> {
     let rows = db.read(move |q| list(q, now)).await?;
-    let open = |row: Row| {
-        let seed = keyring.open(&row.id, &row.sealed).ok_or(StartError::KeySealedOtherwise)?;
-        SigningKey::new(&row.id, &seed, row.signs_from, row.retires_at).ok_or(StartError::KeySealedOtherwise)
+    let open = |row: SigningKeyRow| {
+        let seed = keyring.open(&row.id, &row.sealed).ok_or(StartError::SealedWithUnknownSecret)?;
+        SigningKey::new(&row.id, &seed, row.signs_from, row.retires_at)
+            .ok_or(StartError::SealedWithUnknownSecret)
     };
     rows.into_iter().map(open).collect()
 }
@@ -210,13 +216,13 @@ fn insert(
 }
 
 /// Key that was generated before the transaction that stores it.
-pub(super) struct Candidate {
+pub(super) struct UnpublishedKey {
     id: kith_kernel::uuid::Uuid,
     sealed: Vec<u8>,
     public: Vec<u8>,
 }
 
-impl Candidate {
+impl UnpublishedKey {
     pub fn new(sources: &Sources, keyring: &Keyring) -> Self {
         let id = sources.ids.next(sources.clock.now());
         let (sealed, public) = new_key(sources, keyring, &id.to_string());

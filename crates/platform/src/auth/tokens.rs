@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::keyring::Keyring;
-use super::signing_keys::{self, Candidate, JsonWebKeySet, KeySet, Rotation, TYPE};
+use super::signing_keys::{self, JsonWebKeySet, KeySet, Rotation, TYPE, UnpublishedKey};
 use crate::App;
 use crate::app::StartError;
 use crate::config::Auth;
@@ -102,7 +102,7 @@ impl Tokens {
     /// Loads the signing keys. Creates the first key if the database is new.
     ///
     /// # Errors
-    /// Returns [`StartError::KeySealedOtherwise`] if a key was sealed with another secret,
+    /// Returns [`StartError::SealedWithUnknownSecret`] if a key was sealed with another secret,
     /// [`StartError::NoSigningKey`] if no key signs at present, and [`StartError::Store`] if the database
     /// fails.
     pub async fn load(
@@ -233,7 +233,7 @@ impl Tokens {
     /// # Errors
     /// Returns the store's error if the database fails.
     pub async fn rotate(&self, app: &App, ctx: &Ctx, at_once: bool) -> Result<Rotation, Error> {
-        let candidate = Candidate::new(&app.sources, &app.keyring);
+        let candidate = UnpublishedKey::new(&app.sources, &app.keyring);
         let lifetime = self.lifetime;
         let rotation = app.write(ctx, move |tx, ctx| candidate.publish(tx, ctx, lifetime, at_once)).await?;
         // A consumer of the event also reloads the keys, but the caller must know if that fails here.

@@ -43,7 +43,7 @@ pub enum DevelopmentSecretsError {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Made {
+struct GeneratedSecrets {
     jwt_secret: Secret,
     jwt_refresh_secret: Secret,
 }
@@ -86,13 +86,13 @@ impl Config {
         if is_set || !path.exists() {
             return Ok(());
         }
-        let Made { jwt_secret, jwt_refresh_secret } = read(&path)?;
+        let GeneratedSecrets { jwt_secret, jwt_refresh_secret } = read(&path)?;
         (auth.jwt_secret_previous, auth.jwt_refresh_secret_previous) = (jwt_secret, jwt_refresh_secret);
         Ok(())
     }
 }
 
-fn read_or_make(folder: &Path, random: &dyn Random) -> Result<Made, DevelopmentSecretsError> {
+fn read_or_make(folder: &Path, random: &dyn Random) -> Result<GeneratedSecrets, DevelopmentSecretsError> {
     let path = folder.join(FILE);
     let cannot = |source| DevelopmentSecretsError::Io { path: path.clone(), source };
     match read(&path) {
@@ -104,7 +104,7 @@ fn read_or_make(folder: &Path, random: &dyn Random) -> Result<Made, DevelopmentS
     }
 }
 
-fn read(path: &Path) -> Result<Made, DevelopmentSecretsError> {
+fn read(path: &Path) -> Result<GeneratedSecrets, DevelopmentSecretsError> {
     let cannot = |source| DevelopmentSecretsError::Io { path: path.to_owned(), source };
     let file = File::open(path).map_err(cannot)?;
     if file.metadata().map_err(cannot)?.permissions().mode() & 0o077 != 0 {
@@ -112,7 +112,7 @@ fn read(path: &Path) -> Result<Made, DevelopmentSecretsError> {
     }
     let text = io::read_to_string(file).map_err(cannot)?;
     let malformed = || DevelopmentSecretsError::Malformed(path.to_owned());
-    let made: Made = toml::from_str(&text).map_err(|_| malformed())?;
+    let made: GeneratedSecrets = toml::from_str(&text).map_err(|_| malformed())?;
     let is_empty = made.jwt_secret.is_empty() || made.jwt_refresh_secret.is_empty();
     if is_empty { Err(malformed()) } else { Ok(made) }
 }

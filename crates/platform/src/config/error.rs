@@ -77,7 +77,7 @@ pub enum ConfigError {
     },
     /// The value is invalid, or not permitted in this mode.
     #[error("`{key}` {why} (set by {origin})")]
-    Refused {
+    Rejected {
         /// Key, as `section.key`.
         key: String,
         /// Reason, as a phrase that follows the key: `must be at least 1`.
@@ -112,7 +112,7 @@ pub enum ConfigError {
 /// Rejects the value of `key` if it is `bad`.
 pub(super) fn refuse_if(config: &Config, bad: bool, key: &str, why: &str) -> Result<(), ConfigError> {
     if bad {
-        return Err(ConfigError::Refused {
+        return Err(ConfigError::Rejected {
             key: key.to_owned(),
             why: why.to_owned(),
             origin: config.origin(key),

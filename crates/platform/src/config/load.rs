@@ -194,7 +194,7 @@ impl<'s> Layers<'s> {
 
     fn refused(&self, key: String, why: String) -> ConfigError {
         let origin = self.origins.get(&key).cloned().unwrap_or(Origin::Default);
-        ConfigError::Refused { key, why, origin }
+        ConfigError::Rejected { key, why, origin }
     }
 }
 

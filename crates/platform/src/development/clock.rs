@@ -24,7 +24,7 @@ const OFFSET_FILE: &str = "clock-ahead";
 const MAX_OFFSET: Duration = days(100 * 365);
 
 /// Clock that is ahead of another clock by an adjustable offset.
-pub struct AheadClock {
+pub struct AdjustableClock {
     behind: Arc<dyn Clock>,
     ahead_ms: AtomicI64,
     /// Total of all advances in this process. Counts as elapsed time on the monotonic clock.
@@ -34,7 +34,7 @@ pub struct AheadClock {
     moving: Mutex<()>,
 }
 
-impl AheadClock {
+impl AdjustableClock {
     /// Creates a clock with the offset stored in `data_folder`, or without one. Logs a warning if the clock
     /// is ahead.
     ///
@@ -84,7 +84,7 @@ impl AheadClock {
     }
 }
 
-impl AheadClock {
+impl AdjustableClock {
     /// Resets the clock to the real time and removes the file.
     fn put_back(&self) -> io::Result<()> {
         let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +97,7 @@ impl AheadClock {
     }
 }
 
-impl Clock for AheadClock {
+impl Clock for AdjustableClock {
     fn now(&self) -> Timestamp {
         let ahead_ms = u64::try_from(self.ahead_ms.load(Ordering::SeqCst)).unwrap_or(0);
         self.behind.now() + Duration::from_millis(ahead_ms)
@@ -231,7 +231,7 @@ async fn put_clock_back(State(app): State<App>, _: Caller) -> ApiResult<Json<Clo
     Ok(Json(ClockReport { now: ahead.now(), ahead_ms: 0 }))
 }
 
-fn clock_of(app: &App) -> Result<&Arc<AheadClock>, Problem> {
+fn clock_of(app: &App) -> Result<&Arc<AdjustableClock>, Problem> {
     let none = || Problem::new(&problems::NOT_FOUND, "The clock of this server cannot be changed.");
     app.ahead.as_ref().ok_or_else(none)
 }
@@ -289,18 +289,18 @@ mod tests {
     fn clock_offset_survives_restart_and_is_bounded() {
         let folder = tempfile::tempdir().unwrap();
         let behind = || Arc::new(ManualClock::at(Timestamp::from_millis(1_000)));
-        let clock = AheadClock::resume(behind(), folder.path()).unwrap();
+        let clock = AdjustableClock::resume(behind(), folder.path()).unwrap();
         assert_eq!(clock.now().as_millis(), 1_000);
         assert_eq!(clock.advance(seconds(5)).unwrap(), Some(5_000));
         assert_eq!(clock.advance(MAX_OFFSET).unwrap(), None);
         assert_eq!((clock.now().as_millis(), clock.real_now().as_millis()), (6_000, 1_000));
-        let again = AheadClock::resume(behind(), folder.path()).unwrap();
+        let again = AdjustableClock::resume(behind(), folder.path()).unwrap();
         assert_eq!(again.now().as_millis(), 6_000);
         again.put_back().unwrap();
         again.put_back().unwrap();
         assert_eq!((again.now().as_millis(), again.real_now().as_millis()), (1_000, 1_000));
-        assert_eq!(AheadClock::resume(behind(), folder.path()).unwrap().now().as_millis(), 1_000);
+        assert_eq!(AdjustableClock::resume(behind(), folder.path()).unwrap().now().as_millis(), 1_000);
         fs::write(folder.path().join(OFFSET_FILE), "not a number").unwrap();
-        assert_eq!(AheadClock::resume(behind(), folder.path()).unwrap().now().as_millis(), 1_000);
+        assert_eq!(AdjustableClock::resume(behind(), folder.path()).unwrap().now().as_millis(), 1_000);
     }
 }

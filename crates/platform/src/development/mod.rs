@@ -4,7 +4,7 @@ mod clock;
 mod limits;
 mod outbox;
 
-pub use clock::AheadClock;
+pub use clock::AdjustableClock;
 
 use crate::module::{Module, Routes, Tag};
 

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use crate::module::Routes;
-use crate::{ApiResult, App, PageAnswer, PageQuery, cursor_problem, store_problem};
+use crate::{ApiResult, App, PageQuery, PageResponse, cursor_problem, store_problem};
 
 pub(super) fn routes() -> Routes {
     Routes::new().routes(routes!(list_outbox))
@@ -34,7 +34,7 @@ struct OutboxEvent {
     request_id: String,
 }
 
-type OutboxEventPage = PageAnswer<OutboxEvent>;
+type OutboxEventPage = PageResponse<OutboxEvent>;
 
 impl From<SequencedEvent> for OutboxEvent {
     fn from(SequencedEvent { position, event }: SequencedEvent) -> Self {

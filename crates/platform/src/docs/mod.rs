@@ -32,7 +32,7 @@ const HTML: &str = "text/html; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-static SITE: LazyLock<Site> = LazyLock::new(Site::gather);
+static SITE: LazyLock<ApiReference> = LazyLock::new(ApiReference::gather);
 
 #[expect(deprecated, reason = "old paths redirect to this one")]
 pub(crate) fn routes() -> Routes {
@@ -109,24 +109,24 @@ pub fn style_sheet_path() -> String {
 }
 
 /// API reference page and its files.
-struct Site {
+struct ApiReference {
     page: Arc<Asset>,
-    parts: [Part; 5],
+    parts: [SiteFile; 5],
 }
 
-struct Part {
+struct SiteFile {
     name: String,
     asset: Arc<Asset>,
 }
 
-impl Site {
+impl ApiReference {
     fn gather() -> Self {
         let parts = [
-            Part::new("swagger-ui.css", STYLE, of_swagger_ui("swagger-ui.css")),
-            Part::new("swagger-ui-bundle.js", SCRIPT, of_swagger_ui("swagger-ui-bundle.js")),
-            Part::new("page.js", SCRIPT, include_bytes!("page.js").to_vec()),
-            Part::new("page.css", STYLE, include_bytes!("page.css").to_vec()),
-            Part::new("style.css", STYLE, include_bytes!("style.css").to_vec()),
+            SiteFile::new("swagger-ui.css", STYLE, of_swagger_ui("swagger-ui.css")),
+            SiteFile::new("swagger-ui-bundle.js", SCRIPT, of_swagger_ui("swagger-ui-bundle.js")),
+            SiteFile::new("page.js", SCRIPT, include_bytes!("page.js").to_vec()),
+            SiteFile::new("page.css", STYLE, include_bytes!("page.css").to_vec()),
+            SiteFile::new("style.css", STYLE, include_bytes!("style.css").to_vec()),
         ];
         let [swagger_style, bundle, script, page_style, style] =
             parts.each_ref().map(|part| format!("/docs/{}", part.name));
@@ -138,7 +138,7 @@ impl Site {
     }
 }
 
-impl Part {
+impl SiteFile {
     fn new(file: &str, kind: &'static str, bytes: Vec<u8>) -> Self {
         let digest: String =
             Sha256::digest(&bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect();

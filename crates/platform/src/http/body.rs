@@ -59,12 +59,12 @@ impl BodyMemory {
 }
 
 /// Memory reserved by one body until it is dropped.
-struct Share<'m> {
+struct MemoryReservation<'m> {
     memory: &'m BodyMemory,
     taken: usize,
 }
 
-impl Share<'_> {
+impl MemoryReservation<'_> {
     /// Reserves the memory of a body of `len` bytes.
     fn grow(&mut self, len: usize) -> Result<(), Problem> {
         let more = len.saturating_sub(UNCOUNTED_BYTES) - self.taken;
@@ -78,7 +78,7 @@ impl Share<'_> {
     }
 }
 
-impl Drop for Share<'_> {
+impl Drop for MemoryReservation<'_> {
     fn drop(&mut self) {
         self.memory.used.fetch_sub(self.taken, Ordering::Relaxed);
     }
@@ -114,7 +114,7 @@ pub(super) async fn read_body(
 async fn collect(mut body: Body, limit: usize, memory: &BodyMemory) -> Result<Bytes, Problem> {
     let broke_off =
         || Problem::new(&problems::MALFORMED, "The connection ended before the body was complete.");
-    let mut share = Share { memory, taken: 0 };
+    let mut share = MemoryReservation { memory, taken: 0 };
     let mut collected = BytesMut::new();
     while let Some(frame) = body.frame().await {
         // Trailers are ignored.

@@ -29,11 +29,11 @@ pub(crate) struct BodySchemas {
 /// Schemas by method and path template.
 struct Parsed {
     components: Value,
-    by_operation: HashMap<(Method, String), Lazy>,
+    by_operation: HashMap<(Method, String), LazySchema>,
 }
 
 /// Schema of a body, with its validator once it was compiled.
-struct Lazy {
+struct LazySchema {
     schema: Value,
     validator: OnceLock<Option<Validator>>,
 }
@@ -53,7 +53,7 @@ impl BodySchemas {
                 if let Ok(method) = Method::from_bytes(method.to_ascii_uppercase().as_bytes())
                     && schema.is_object()
                 {
-                    let lazy = Lazy { schema: schema.clone(), validator: OnceLock::new() };
+                    let lazy = LazySchema { schema: schema.clone(), validator: OnceLock::new() };
                     by_operation.insert((method, path.clone()), lazy);
                 }
             }

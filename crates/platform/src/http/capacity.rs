@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::ClientAddress;
-use super::connection::{Line, Order, Phase};
+use super::connection::{CloseOrder, ConnectionState, Phase};
 use crate::config;
 
 /// File descriptors reserved for the database, files, outbound requests and logs.
@@ -98,7 +98,7 @@ impl LimitReached {
 /// Open connections, counted by client network.
 #[derive(Debug, Default)]
 pub(super) struct OpenConnections {
-    lines: HashMap<usize, (Arc<Line>, IpAddr)>,
+    lines: HashMap<usize, (Arc<ConnectionState>, IpAddr)>,
     /// Ids of the connections that count, by network.
     by_network: HashMap<IpAddr, HashSet<usize>>,
     /// Ids of the connections that were evicted and have not ended.
@@ -106,7 +106,7 @@ pub(super) struct OpenConnections {
 }
 
 impl OpenConnections {
-    pub fn insert(&mut self, id: usize, line: Arc<Line>, network: IpAddr) {
+    pub fn insert(&mut self, id: usize, line: Arc<ConnectionState>, network: IpAddr) {
         self.lines.insert(id, (line, network));
         self.by_network.entry(network).or_default().insert(id);
     }
@@ -127,7 +127,7 @@ impl OpenConnections {
         }
     }
 
-    pub fn lines(&self) -> impl Iterator<Item = &Arc<Line>> {
+    pub fn lines(&self) -> impl Iterator<Item = &Arc<ConnectionState>> {
         self.lines.values().map(|(line, _)| line)
     }
 
@@ -175,7 +175,7 @@ impl OpenConnections {
         let Some((line, of)) = self.lines.get(&id).cloned() else { return false };
         self.leaving.insert(id);
         self.discount(id, of);
-        line.order(Order::Cut);
+        line.order(CloseOrder::Cut);
         true
     }
 
@@ -250,15 +250,15 @@ mod tests {
         assert_eq!(current, Some(maximum.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS)));
     }
 
-    struct World {
+    struct TestConnections {
         open: OpenConnections,
         ticks: Arc<AtomicU32>,
         next: usize,
     }
 
-    impl World {
-        fn add(&mut self, network: &str, phase: Phase) -> Arc<Line> {
-            let line = Arc::new(Line::new(Arc::clone(&self.ticks)));
+    impl TestConnections {
+        fn add(&mut self, network: &str, phase: Phase) -> Arc<ConnectionState> {
+            let line = Arc::new(ConnectionState::new(Arc::clone(&self.ticks)));
             line.enter(phase);
             self.next += 1;
             self.open.insert(self.next, Arc::clone(&line), network.parse().unwrap());
@@ -267,14 +267,14 @@ mod tests {
         }
 
         /// Evicts a connection and returns true if it was `line`.
-        fn evicts(&mut self, line: &Line, network: &str, reached: LimitReached) -> bool {
+        fn evicts(&mut self, line: &ConnectionState, network: &str, reached: LimitReached) -> bool {
             self.open.evict(network.parse().unwrap(), reached) && line.is_told()
         }
     }
 
     #[test]
     fn idle_connection_of_the_largest_network_makes_room() {
-        let mut world = World { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
+        let mut world = TestConnections { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
         let alone = world.add("192.0.2.1", Phase::Idle);
         world.add("192.0.2.2", Phase::Answering);
         world.add("192.0.2.2", Phase::Sending);
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn answered_connections_are_never_evicted() {
-        let mut world = World { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
+        let mut world = TestConnections { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
         for phase in [Phase::Answering, Phase::Sending, Phase::Closing, Phase::Lingering] {
             world.add("192.0.2.2", phase);
         }
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn evicted_connections_do_not_count_and_are_few_at_once() {
-        let mut world = World { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
+        let mut world = TestConnections { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
         let network: IpAddr = "192.0.2.1".parse().unwrap();
         let limits = ConnectionLimits { total: 1_000, per_network: 100 };
         for _ in 0..100 {
@@ -325,11 +325,12 @@ mod tests {
 
     #[test]
     fn closed_connections_are_not_counted() {
-        let mut world = World { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
+        let mut world = TestConnections { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
         let limits = ConnectionLimits { total: 2, per_network: 1 };
         world.add("192.0.2.1", Phase::Idle);
         let network = |ip: &str| ip.parse::<IpAddr>().unwrap();
-        let reached = |world: &World, ip, lifts| world.open.limit_reached(network(ip), limits, lifts);
+        let reached =
+            |world: &TestConnections, ip, lifts| world.open.limit_reached(network(ip), limits, lifts);
         assert_eq!(reached(&world, "192.0.2.1", false), Some(LimitReached::Network));
         assert_eq!((reached(&world, "192.0.2.1", true), reached(&world, "192.0.2.2", false)), (None, None));
         world.add("192.0.2.1", Phase::Idle);

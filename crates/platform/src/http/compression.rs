@@ -98,13 +98,13 @@ impl StreamEncoder {
 
 /// Weights of `Accept-Encoding` in thousandths. 0 means not acceptable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Accepted {
+pub(super) struct AcceptedCodings {
     gzip: u16,
     brotli: u16,
     identity: u16,
 }
 
-impl Accepted {
+impl AcceptedCodings {
     pub fn of(headers: &HeaderMap) -> Self {
         let (mut gzip, mut brotli, mut identity, mut others) = (None, None, None, None);
         for list in headers.get_all(header::ACCEPT_ENCODING) {
@@ -163,7 +163,7 @@ mod tests {
     fn best(accept: &str) -> Option<Coding> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_str(accept).unwrap());
-        Accepted::of(&headers).best(Coding::Brotli)
+        AcceptedCodings::of(&headers).best(Coding::Brotli)
     }
 
     /// API-10.
@@ -194,6 +194,6 @@ mod tests {
         ] {
             assert_eq!(best(accept), coding, "{accept}");
         }
-        assert_eq!(Accepted::of(&HeaderMap::new()).best(Gzip), None);
+        assert_eq!(AcceptedCodings::of(&HeaderMap::new()).best(Gzip), None);
     }
 }

@@ -52,7 +52,7 @@ pub(super) enum Phase {
 /// Order to close a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Order {
+pub(super) enum CloseOrder {
     /// Close when idle. If a request has begun to arrive, close after its response.
     Close = 1,
     /// Close immediately.
@@ -61,7 +61,7 @@ pub(super) enum Order {
 
 /// State of a connection that the server observes.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct ConnectionState {
     phase: AtomicU8,
     /// Tick at which the phase began, or at which a write last made progress.
     since: AtomicU32,
@@ -73,7 +73,7 @@ pub(super) struct Line {
     ticks: Arc<AtomicU32>,
 }
 
-impl Line {
+impl ConnectionState {
     pub fn new(ticks: Arc<AtomicU32>) -> Self {
         let since = AtomicU32::new(ticks.load(Ordering::Relaxed));
         Self {
@@ -102,7 +102,7 @@ impl Line {
     }
 
     /// Gives an order. A pending stronger order stays.
-    pub fn order(&self, order: Order) {
+    pub fn order(&self, order: CloseOrder) {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         self.waker.wake();
     }
@@ -113,15 +113,16 @@ impl Line {
     }
 
     fn is_cut(&self) -> bool {
-        self.order.load(Ordering::Acquire) == Order::Cut as u8
+        self.order.load(Ordering::Acquire) == CloseOrder::Cut as u8
     }
 
     fn take_close(&self) -> bool {
-        let taken = self.order.compare_exchange(Order::Close as u8, 0, Ordering::AcqRel, Ordering::Relaxed);
+        let taken =
+            self.order.compare_exchange(CloseOrder::Close as u8, 0, Ordering::AcqRel, Ordering::Relaxed);
         taken.is_ok()
     }
 
-    /// Returns true if the peer does not read the response. The age in [`Line::phase`] then tells since when.
+    /// Returns true if the peer does not read the response. The age in [`ConnectionState::phase`] then tells since when.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked.load(Ordering::Acquire)
     }
@@ -158,8 +159,8 @@ impl Line {
 }
 
 /// Serves `stream` until it ends or is ordered to close.
-pub(super) async fn run(stream: TcpStream, peer: SocketAddr, line: Arc<Line>, edge: Arc<Edge>) {
-    let io = Watched { stream, line: Arc::clone(&line), unread: Bytes::new(), lingered: 0 };
+pub(super) async fn run(stream: TcpStream, peer: SocketAddr, line: Arc<ConnectionState>, edge: Arc<Edge>) {
+    let io = WatchedStream { stream, line: Arc::clone(&line), unread: Bytes::new(), lingered: 0 };
     let mut conversation = pin!(converse(io, peer, &line, edge));
     std::future::poll_fn(|cx| {
         line.waker.register(cx.waker());
@@ -168,7 +169,7 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, line: Arc<Line>, ed
     .await;
 }
 
-async fn converse(mut io: Watched, peer: SocketAddr, line: &Arc<Line>, edge: Arc<Edge>) {
+async fn converse(mut io: WatchedStream, peer: SocketAddr, line: &Arc<ConnectionState>, edge: Arc<Edge>) {
     // A client that closes its side of the connection is treated as gone, and its request is cancelled.
     let mut http = http1::Builder::new();
     http.header_read_timeout(None).max_buf_size(HEAD_LIMIT_BYTES).half_close(false);
@@ -198,7 +199,7 @@ async fn converse(mut io: Watched, peer: SocketAddr, line: &Arc<Line>, edge: Arc
 fn answer(
     request: Request<Incoming>,
     peer: SocketAddr,
-    line: Arc<Line>,
+    line: Arc<ConnectionState>,
     edge: Arc<Edge>,
 ) -> impl Future<Output = Result<http::Response<SentBody>, Infallible>> {
     line.enter(Phase::Answering);
@@ -214,7 +215,7 @@ fn answer(
 /// Request body that updates the phase while a handler waits for it.
 struct ReceivedBody {
     body: Incoming,
-    line: Arc<Line>,
+    line: Arc<ConnectionState>,
 }
 
 impl hyper::body::Body for ReceivedBody {
@@ -252,7 +253,7 @@ impl Drop for ReceivedBody {
 /// Response body. hyper drops it when it is written or the client has disconnected.
 struct SentBody {
     body: Body,
-    line: Arc<Line>,
+    line: Arc<ConnectionState>,
 }
 
 impl hyper::body::Body for SentBody {
@@ -283,9 +284,9 @@ impl Drop for SentBody {
 
 /// Runs the hyper connection until it ends, and returns its parts.
 async fn until_end<S>(
-    mut connection: http1::Connection<TokioIo<Watched>, S>,
-    line: &Line,
-) -> (Parts<TokioIo<Watched>, S>, hyper::Result<()>)
+    mut connection: http1::Connection<TokioIo<WatchedStream>, S>,
+    line: &ConnectionState,
+) -> (Parts<TokioIo<WatchedStream>, S>, hyper::Result<()>)
 where
     S: HttpService<Incoming, ResBody = SentBody, Error = Infallible>,
 {
@@ -314,15 +315,15 @@ where
 }
 
 /// Socket that reports received bytes, and is closed without losing the last response.
-struct Watched {
+struct WatchedStream {
     stream: TcpStream,
-    line: Arc<Line>,
+    line: Arc<ConnectionState>,
     /// Bytes that hyper read but did not use, to be read again.
     unread: Bytes,
     lingered: usize,
 }
 
-impl Watched {
+impl WatchedStream {
     /// Closes the socket. Closing with unread input would reset the connection, and the reset could overtake
     /// the response in transit, such as a 413. Therefore input is discarded until the peer closes too.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -346,7 +347,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for WatchedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -366,7 +367,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for WatchedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.line.wrote(&written);

@@ -22,9 +22,9 @@ use tower::Service;
 use super::cors::{Cors, is_loopback_host};
 use super::limits::{Allowance, Limits};
 use super::problem::{self, ApiError};
-use super::representation::Reading;
+use super::representation::ReadNegotiation;
 use super::route_index::RouteIndex;
-use super::standing_headers::StandingHeaders;
+use super::standing_headers::SecurityHeaders;
 use super::{ClientAddress, RoutePolicy, page};
 use crate::App;
 use crate::config::millis;
@@ -48,7 +48,7 @@ pub(super) struct Edge {
     index: RouteIndex,
     limits: Limits,
     cors: Cors,
-    standing: StandingHeaders,
+    standing: SecurityHeaders,
     max_body_bytes: u64,
     request_timeout: Duration,
 }
@@ -62,7 +62,7 @@ impl Edge {
             index: RouteIndex::of(app.metrics.routes()),
             limits: Limits::of(app),
             cors: Cors::of(&app.config),
-            standing: StandingHeaders::new(app.config.is_production()),
+            standing: SecurityHeaders::new(app.config.is_production()),
             max_body_bytes: u64::from(server.max_body_bytes),
             request_timeout: millis(server.request_timeout_ms),
         }
@@ -213,11 +213,11 @@ struct Exchange<'e> {
     trace_id: Option<Box<str>>,
     asked: Option<PathAndQuery>,
     keyed: bool,
-    /// Value of `Content-Length`.
+    /// Value of `Content-DerivedKeyLength`.
     declared_bytes: u64,
     origin: Option<HeaderValue>,
     /// Present for a read whose response is not secret.
-    reading: Option<Reading>,
+    reading: Option<ReadNegotiation>,
     answered: bool,
 }
 
@@ -240,7 +240,7 @@ impl<'e> Exchange<'e> {
             keyed: idempotency::is_keyed(request.method(), request.headers()),
             declared_bytes: declared_length(headers),
             origin: edge.cors.origin_of(headers),
-            reading: reads.then(|| Reading::of(headers)),
+            reading: reads.then(|| ReadNegotiation::of(headers)),
             answered: false,
         }
     }

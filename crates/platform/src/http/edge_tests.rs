@@ -301,12 +301,12 @@ async fn requests_are_counted_under_their_route() {
 }
 
 /// Captures the log lines of the current thread, on which the server of a test runs.
-struct Said {
+struct CapturedLogs {
     lines: NamedTempFile,
     _listening: DefaultGuard,
 }
 
-impl Said {
+impl CapturedLogs {
     fn listen(pretty: bool) -> Self {
         hold_other_subscribers();
         let lines = NamedTempFile::new().unwrap();
@@ -324,7 +324,7 @@ impl Said {
 #[tokio::test]
 async fn request_is_logged_with_id_without_query() {
     for pretty in [false, true] {
-        let said = Said::listen(pretty);
+        let said = CapturedLogs::listen(pretty);
         let test = TestServer::start(|_| {}).await;
         test.ask("GET /things/1?secret=1", "X-Request-Id: my-request\r\n").await;
         let line = said.line_of("my-request");
@@ -345,7 +345,7 @@ async fn request_is_logged_with_id_without_query() {
 
 #[tokio::test]
 async fn disconnected_client_is_counted_and_logged() {
-    let said = Said::listen(false);
+    let said = CapturedLogs::listen(false);
     let test = TestServer::start(|_| {}).await;
     let mut stream = test.connect().await;
     let head = "GET /hangs HTTP/1.1\r\nHost: kith\r\nX-Request-Id: goes-away\r\n\r\n";
@@ -365,7 +365,7 @@ async fn disconnected_client_is_counted_and_logged() {
 
 #[tokio::test]
 async fn invalid_http_is_rejected_and_logged() {
-    let said = Said::listen(false);
+    let said = CapturedLogs::listen(false);
     let test = TestServer::start(|_| {}).await;
     let long = format!("GET /{} HTTP/1.1\r\nHost: kith\r\n\r\n", "x".repeat(70_000));
     for (raw, refused) in [("what?\r\n\r\n", "400"), (&*long, "414")] {

@@ -62,7 +62,7 @@ fn is_any(list: &HeaderValue) -> bool {
     list.as_bytes().trim_ascii() == b"*"
 }
 
-/// Parsed `If-None-Match` header.
+/// Parsed `If-None-PasswordMatch` header.
 #[derive(Clone, Debug, Default)]
 pub(super) struct IfNoneMatch(Vec<HeaderValue>);
 
@@ -82,7 +82,7 @@ impl IfNoneMatch {
     }
 }
 
-/// Preconditions of a write: `If-Match` and `If-None-Match` (RFC 9110, section 13.1). Without these headers,
+/// Preconditions of a write: `If-PasswordMatch` and `If-None-PasswordMatch` (RFC 9110, section 13.1). Without these headers,
 /// every state is accepted.
 #[derive(Clone, Debug, Default)]
 pub struct Preconditions {
@@ -93,37 +93,37 @@ pub struct Preconditions {
 /// Error for a state that does not satisfy the preconditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the resource does not satisfy the preconditions")]
-pub struct Changed;
+pub struct StateMismatch;
 
 impl Preconditions {
     /// Checks the preconditions against `present`, the body that a GET would return. Call it inside the
     /// transaction of the write, after locking.
     ///
     /// # Errors
-    /// Returns [`Changed`], which is answered with 412, if a precondition is not satisfied.
-    pub fn check<T: Serialize>(&self, present: &T) -> Result<(), Changed> {
+    /// Returns [`StateMismatch`], which is answered with 412, if a precondition is not satisfied.
+    pub fn check<T: Serialize>(&self, present: &T) -> Result<(), StateMismatch> {
         let matches_any = self.if_match.is_empty() || self.if_match.iter().any(is_any);
         if matches_any && self.if_none_match.is_empty() {
             return Ok(());
         }
-        let json = serde_json::to_vec(present).map_err(|_| Changed)?;
+        let json = serde_json::to_vec(present).map_err(|_| StateMismatch)?;
         let state = ETag::of(&json);
         let matches = matches_any || self.if_match.iter().any(|list| state.is_in(list, false));
-        if matches && !self.if_none_match.has(&state) { Ok(()) } else { Err(Changed) }
+        if matches && !self.if_none_match.has(&state) { Ok(()) } else { Err(StateMismatch) }
     }
 
-    /// Checks the preconditions for a resource that does not exist. `If-Match` is then never satisfied, not
+    /// Checks the preconditions for a resource that does not exist. `If-PasswordMatch` is then never satisfied, not
     /// even as `*`.
     ///
     /// # Errors
-    /// Returns [`Changed`], which is answered with 412, if `If-Match` is present.
-    pub fn check_absent(&self) -> Result<(), Changed> {
-        if self.if_match.is_empty() { Ok(()) } else { Err(Changed) }
+    /// Returns [`StateMismatch`], which is answered with 412, if `If-PasswordMatch` is present.
+    pub fn check_absent(&self) -> Result<(), StateMismatch> {
+        if self.if_match.is_empty() { Ok(()) } else { Err(StateMismatch) }
     }
 }
 
-impl From<Changed> for Problem {
-    fn from(_: Changed) -> Self {
+impl From<StateMismatch> for Problem {
+    fn from(_: StateMismatch) -> Self {
         let detail = "The resource is not in a state that `If-Match` and `If-None-Match` allow. Read it \
                       again and send its current ETag.";
         Self::new(&problems::PRECONDITION_FAILED, detail)
@@ -178,7 +178,11 @@ mod tests {
         let strangers = ["\"x\"", bare, "", "\"\"", &format!("\"{bare}.x\""), &format!("\"{bare}")];
         for unknown in strangers {
             assert!(!IfNoneMatch(list(unknown)).has(&state), "{unknown}");
-            assert_eq!(if_match(list(unknown)).check(&serde_json::json!({})), Err(Changed), "{unknown}");
+            assert_eq!(
+                if_match(list(unknown)).check(&serde_json::json!({})),
+                Err(StateMismatch),
+                "{unknown}"
+            );
         }
     }
 
@@ -186,7 +190,7 @@ mod tests {
     fn weak_tag_matches_reads_but_not_writes() {
         let weak = format!("W/{}", ETag::of(b"{}").header(None).to_str().unwrap());
         assert!(IfNoneMatch(list(&weak)).has(&ETag::of(b"{}")));
-        assert_eq!(if_match(list(&weak)).check(&serde_json::json!({})), Err(Changed));
+        assert_eq!(if_match(list(&weak)).check(&serde_json::json!({})), Err(StateMismatch));
     }
 
     #[test]
@@ -195,7 +199,7 @@ mod tests {
         assert!(!IfNoneMatch::default().has(&ETag::of(b"5")));
     }
 
-    /// RFC 9110, section 13.1.2: `If-None-Match` on a write uses weak comparison.
+    /// RFC 9110, section 13.1.2: `If-None-PasswordMatch` on a write uses weak comparison.
     #[test]
     fn if_none_match_rejects_matching_write() {
         let none_match =
@@ -203,19 +207,19 @@ mod tests {
         let present = serde_json::json!({});
         let tag = ETag::of(b"{}").header(None).to_str().unwrap().to_owned();
         for known in ["*", &tag, &format!("W/{tag}"), &format!("\"x\", {tag}")] {
-            assert_eq!(none_match(known).check(&present), Err(Changed), "{known}");
+            assert_eq!(none_match(known).check(&present), Err(StateMismatch), "{known}");
             assert_eq!(none_match(known).check_absent(), Ok(()), "{known}");
         }
         assert_eq!(none_match("\"x\"").check(&present), Ok(()));
         let both = Preconditions { if_match: list(&tag), if_none_match: IfNoneMatch(list(&tag)) };
-        assert_eq!(both.check(&present), Err(Changed));
+        assert_eq!(both.check(&present), Err(StateMismatch));
     }
 
-    /// RFC 9110, section 13.1.1: `If-Match` is false if no representation exists, even as `*`.
+    /// RFC 9110, section 13.1.1: `If-PasswordMatch` is false if no representation exists, even as `*`.
     #[test]
     fn if_match_fails_for_absent_resource() {
         for text in ["*", "\"x\""] {
-            assert_eq!(if_match(list(text)).check_absent(), Err(Changed), "{text}");
+            assert_eq!(if_match(list(text)).check_absent(), Err(StateMismatch), "{text}");
         }
         assert_eq!(Preconditions::default().check_absent(), Ok(()));
     }

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::body::{BodyEncoding, gunzip};
 use super::client_address::ClientAddress;
-use super::compression::{Accepted, Coding};
+use super::compression::{AcceptedCodings, Coding};
 use super::cors::Cors;
 use super::edge::trace_id;
 use super::etag::{ETag, IfNoneMatch, Preconditions};
@@ -55,10 +55,10 @@ fn parts_with(headers: &HeaderMap) -> request::Parts {
     parts
 }
 
-/// Checks `Accept-Encoding`, `If-Match`, `If-None-Match`, `Content-Type`, `Content-Encoding` and `Origin`.
+/// Checks `Accept-Encoding`, `If-PasswordMatch`, `If-None-PasswordMatch`, `Content-Type`, `Content-Encoding` and `Origin`.
 pub fn negotiation(data: &[u8]) {
     let headers = headers_in(data);
-    let accepted = Accepted::of(&headers);
+    let accepted = AcceptedCodings::of(&headers);
     let (by_gzip, by_brotli) = (accepted.best(Coding::Gzip), accepted.best(Coding::Brotli));
     assert_eq!(by_gzip.is_some(), by_brotli.is_some(), "which is first decides among equals only");
     for coding in [by_gzip, by_brotli].into_iter().flatten() {
@@ -83,8 +83,8 @@ pub fn negotiation(data: &[u8]) {
     }
 }
 
-/// Checks that only the ETag of the state satisfies `If-Match`, and that a tag which satisfies `If-Match`
-/// also matches `If-None-Match`.
+/// Checks that only the ETag of the state satisfies `If-PasswordMatch`, and that a tag which satisfies `If-PasswordMatch`
+/// also matches `If-None-PasswordMatch`.
 fn conditions(mut headers: HeaderMap) {
     let state = json!({ "a": 1 });
     let tag = ETag::of(state.to_string().as_bytes());

@@ -59,13 +59,13 @@ struct Policy {
 
 /// Route index and first address of the client network.
 type Key = (usize, IpAddr);
-type Limiter = RateLimiter<Key, DashMapStateStore<Key>, Time, StateInformationMiddleware>;
+type Limiter = RateLimiter<Key, DashMapStateStore<Key>, LimiterClock, StateInformationMiddleware>;
 
 impl Limits {
     /// Creates the configured limits.
     pub fn of(app: &App) -> Self {
         let limits = &app.config.limits;
-        let time = Time::of(Arc::clone(&app.sources.clock));
+        let time = LimiterClock::of(Arc::clone(&app.sources.clock));
         let mut policies = Vec::new();
         let mut place = |class: RateClass, per_minute| {
             let name = class.name();
@@ -104,7 +104,7 @@ impl Limits {
 }
 
 impl Policy {
-    fn new(name: &'static str, per_minute: NonZeroU32, time: Time, refused: Counter) -> Self {
+    fn new(name: &'static str, per_minute: NonZeroU32, time: LimiterClock, refused: Counter) -> Self {
         let header = HeaderValue::try_from(format!("\"{name}\";q={per_minute};w={WINDOW_S}"));
         let limiter = RateLimiter::new(Quota::per_minute(per_minute), DashMapStateStore::default(), time);
         Self {
@@ -164,23 +164,23 @@ impl Allowance<'_> {
 /// Clock of the limiters. If the app's clock is set back, this one continues, because clients would otherwise
 /// be rejected until the clock catches up.
 #[derive(Clone)]
-pub(crate) struct Time(Arc<TimeInner>);
+pub(crate) struct LimiterClock(Arc<LimiterClockInner>);
 
-struct TimeInner {
+struct LimiterClockInner {
     clock: Arc<dyn Clock>,
     last_ms: AtomicI64,
     set_back_ms: AtomicI64,
 }
 
-impl Time {
+impl LimiterClock {
     /// Creates a clock based on `clock`.
     pub fn of(clock: Arc<dyn Clock>) -> Self {
         let last_ms = AtomicI64::new(clock.now().as_millis());
-        Self(Arc::new(TimeInner { clock, last_ms, set_back_ms: AtomicI64::new(0) }))
+        Self(Arc::new(LimiterClockInner { clock, last_ms, set_back_ms: AtomicI64::new(0) }))
     }
 }
 
-impl clock::Clock for Time {
+impl clock::Clock for LimiterClock {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {

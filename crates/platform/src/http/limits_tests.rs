@@ -10,7 +10,7 @@ use crate::testing::{TestServer, header, status};
 const BEGINNING: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
 fn policy(per_minute: u32, clock: &Arc<ManualClock>) -> Policy {
-    let time = Time::of(clock.clone());
+    let time = LimiterClock::of(clock.clone());
     Policy::new("test", NonZeroU32::new(per_minute).unwrap(), time, Counter::default())
 }
 

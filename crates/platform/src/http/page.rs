@@ -13,23 +13,23 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::Json;
 
-/// One page of a list, created from a [`Page`] with `into()`. If there is another page, the edge adds `Link:
+/// One page of a list, created from a [`ChannelWriter`] with `into()`. If there is another page, the edge adds `Link:
 /// <…>; rel="next"` (RFC 8288).
 ///
-/// A handler documents its response as `body = ThingPage`, with `type ThingPage = PageAnswer<Thing>`.
+/// A handler documents its response as `body = ThingPage`, with `type ThingPage = PageResponse<Thing>`.
 #[derive(Debug, Serialize)]
-pub struct PageAnswer<T> {
+pub struct PageResponse<T> {
     items: Vec<T>,
     next_cursor: Option<Cursor>,
 }
 
-impl<T> From<Page<T>> for PageAnswer<T> {
+impl<T> From<Page<T>> for PageResponse<T> {
     fn from(Page { items, next_cursor }: Page<T>) -> Self {
         Self { items, next_cursor }
     }
 }
 
-impl<T: Serialize> IntoResponse for PageAnswer<T> {
+impl<T: Serialize> IntoResponse for PageResponse<T> {
     fn into_response(self) -> Response {
         let mut response = Json(&self).into_response();
         if let Some(cursor) = self.next_cursor {
@@ -40,7 +40,7 @@ impl<T: Serialize> IntoResponse for PageAnswer<T> {
 }
 
 /// Written by hand, because the derived schema would repeat the item's schema in every list.
-impl<T: ToSchema> PartialSchema for PageAnswer<T> {
+impl<T: ToSchema> PartialSchema for PageResponse<T> {
     fn schema() -> RefOr<Schema> {
         let item = Ref::from_schema_name(T::name());
         let items =
@@ -53,7 +53,7 @@ impl<T: ToSchema> PartialSchema for PageAnswer<T> {
     }
 }
 
-impl<T: ToSchema> ToSchema for PageAnswer<T> {
+impl<T: ToSchema> ToSchema for PageResponse<T> {
     fn name() -> Cow<'static, str> {
         format!("{}Page", T::name()).into()
     }

@@ -14,7 +14,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::{StatusCode, response};
 use http_body_util::BodyExt;
 
-use super::compression::{Accepted, Coding, Effort};
+use super::compression::{AcceptedCodings, Coding, Effort};
 use super::etag::{ETag, IfNoneMatch};
 
 /// Minimum size in bytes of a body that is compressed. Smaller ones fit into one packet.
@@ -29,14 +29,14 @@ const PRIVATE_NO_CACHE: HeaderValue = HeaderValue::from_static("private, no-cach
 
 /// Request headers that determine the representation.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Reading {
-    accepted: Accepted,
+pub(super) struct ReadNegotiation {
+    accepted: AcceptedCodings,
     known: IfNoneMatch,
 }
 
-impl Reading {
+impl ReadNegotiation {
     pub fn of(headers: &HeaderMap) -> Self {
-        Self { accepted: Accepted::of(headers), known: IfNoneMatch::of(headers) }
+        Self { accepted: AcceptedCodings::of(headers), known: IfNoneMatch::of(headers) }
     }
 
     /// Converts the response to the representation for this caller.
@@ -48,21 +48,21 @@ impl Reading {
         if let Some(asset) = parts.extensions.get::<Arc<Asset>>().cloned() {
             return self.represent_asset(parts, asset).await;
         }
-        let kind = Kind::of(&parts.headers);
+        let kind = MediaClass::of(&parts.headers);
         if kind.is_some() && body.size_hint().exact().is_none() {
             return self.stream(parts, body);
         }
         let size = body.size_hint().exact().filter(|size| *size <= MAX_BUFFERED_BYTES);
         let Some((kind, size)) = kind.zip(size) else { return Response::from_parts(parts, body) };
         let coding = (size >= MIN_COMPRESSED_BYTES).then(|| self.accepted.best(Coding::Gzip));
-        if kind == Kind::Text && coding.is_none_or(|coding| coding.is_none()) {
+        if kind == MediaClass::Text && coding.is_none_or(|coding| coding.is_none()) {
             return Response::from_parts(vary_if(parts, coding.is_some()), body);
         }
         let Ok(bytes) = body.collect().await.map(http_body_util::Collected::to_bytes) else {
             return Response::from_parts(parts, Body::empty());
         };
         let parts = vary_if(parts, coding.is_some());
-        let state = (kind == Kind::Json).then(|| ETag::of(&bytes));
+        let state = (kind == MediaClass::Json).then(|| ETag::of(&bytes));
         self.answer(parts, state.as_ref(), coding.flatten(), |coding| encode(coding, bytes)).await
     }
 
@@ -164,14 +164,14 @@ async fn apart(work: impl FnOnce() -> Bytes + Send + 'static) -> Bytes {
 
 /// Class of media types that can be represented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum MediaClass {
     /// JSON: gets an ETag and is compressed.
     Json,
     /// Text: is compressed only.
     Text,
 }
 
-impl Kind {
+impl MediaClass {
     fn of(headers: &HeaderMap) -> Option<Self> {
         let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
         match kind.split(';').next().unwrap_or_default().trim_end() {

@@ -134,7 +134,7 @@ async fn streamed_body_is_compressed_by_chunk() {
         let sent = chunks.clone().into_iter().map(Ok::<_, std::io::Error>);
         let mut response = Response::new(Body::from_stream(stream::iter(sent)));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let response = Reading::of(&headers).represent(response).await;
+        let response = ReadNegotiation::of(&headers).represent(response).await;
         let of = |name| response.headers().get(name).map(|value| value.to_str().unwrap());
         assert_eq!((of("content-encoding"), of("etag"), of("vary")), (coding, None, Some("accept-encoding")));
         let mut frames = response.into_body().into_data_stream();
@@ -158,6 +158,6 @@ async fn failing_stream_is_reported_as_error() {
     let sent = [Ok(vec![b'a'; 10]), Err(std::io::Error::other("on purpose"))];
     let mut response = Response::new(Body::from_stream(stream::iter(sent)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let response = Reading::of(&headers).represent(response).await;
+    let response = ReadNegotiation::of(&headers).represent(response).await;
     assert!(response.into_body().collect().await.is_err());
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::capacity::{ConnectionLimits, LimitReached, OpenConnections, network_of};
-use super::connection::{self, Line, Order, Phase};
+use super::connection::{self, CloseOrder, ConnectionState, Phase};
 use super::edge::Edge;
 use super::stop::Stop;
 use crate::App;
@@ -34,7 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Listening server.
 pub struct Server {
     addr: SocketAddr,
-    lines: Arc<Lines>,
+    lines: Arc<Connections>,
     stop: Stop,
     drain: Duration,
     grace: Duration,
@@ -58,7 +58,7 @@ fn serve_edge(
     limits: &config::Server,
 ) -> io::Result<Server> {
     let addr = listener.local_addr()?;
-    let lines = Arc::new(Lines::new(limits, edge.connections()));
+    let lines = Arc::new(Connections::new(limits, edge.connections()));
     let stop_accepting = CancellationToken::new();
     let accepting = tokio::spawn(accept(listener, edge, Arc::clone(&lines), stop_accepting.clone()));
     let ticking = tokio::spawn(tick(Arc::clone(&lines)));
@@ -84,16 +84,16 @@ impl Server {
         self.stop_accepting.cancel();
         // The task ends early only by a panic; then there is nothing more to accept.
         let _ = self.accepting.await;
-        self.lines.order_all(Order::Close);
+        self.lines.order_all(CloseOrder::Close);
         let left = self.lines.wait_for_end(self.grace).await;
-        self.lines.order_all(Order::Cut);
+        self.lines.order_all(CloseOrder::Cut);
         self.lines.wait_for_end(self.grace).await;
         self.ticking.abort();
         left
     }
 }
 
-async fn accept(listener: TcpListener, edge: Arc<Edge>, lines: Arc<Lines>, stop: CancellationToken) {
+async fn accept(listener: TcpListener, edge: Arc<Edge>, lines: Arc<Connections>, stop: CancellationToken) {
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             Ok((stream, peer)) => match lines.make_room(peer, &edge) {
@@ -125,7 +125,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn tick(lines: Arc<Lines>) {
+async fn tick(lines: Arc<Connections>) {
     let mut ticks = tokio::time::interval(TICK);
     loop {
         ticks.tick().await;
@@ -135,7 +135,7 @@ async fn tick(lines: Arc<Lines>) {
 }
 
 /// Open connections of a server.
-struct Lines {
+struct Connections {
     open: Mutex<OpenConnections>,
     limits: ConnectionLimits,
     gauge: Gauge,
@@ -146,7 +146,7 @@ struct Lines {
     linger_ticks: u32,
 }
 
-impl Lines {
+impl Connections {
     fn new(limits: &config::Server, gauge: Gauge) -> Self {
         let ticks =
             |time: Duration| u32::try_from(time.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX);
@@ -166,9 +166,9 @@ impl Lines {
     fn open(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, edge: Arc<Edge>) {
         // A failure only delays responses; a socket that fails here is broken anyway.
         let _ = stream.set_nodelay(true);
-        let line = Arc::new(Line::new(Arc::clone(&self.ticks)));
+        let line = Arc::new(ConnectionState::new(Arc::clone(&self.ticks)));
         // Registered before the task runs, so that no order is missed.
-        let entry = Entry::new(self, &line, network_of(peer));
+        let entry = ConnectionGuard::new(self, &line, network_of(peer));
         self.tasks.spawn(async move {
             connection::run(stream, peer, line, edge).await;
             drop(entry);
@@ -204,21 +204,21 @@ impl Lines {
     fn end_overdue(&self) {
         for line in self.open_connections().lines() {
             match line.phase() {
-                (Phase::Reading, ticks) if ticks > self.head_ticks => line.order(Order::Cut),
-                (Phase::Idle, ticks) if ticks > self.idle_ticks => line.order(Order::Close),
+                (Phase::Reading, ticks) if ticks > self.head_ticks => line.order(CloseOrder::Cut),
+                (Phase::Idle, ticks) if ticks > self.idle_ticks => line.order(CloseOrder::Close),
                 // The peer does not read the response. A response that is read, however slowly, is sent to
                 // its end.
                 (Phase::Sending, ticks) if ticks > self.idle_ticks && line.is_blocked() => {
-                    line.order(Order::Cut)
+                    line.order(CloseOrder::Cut)
                 }
-                (Phase::Closing, ticks) if ticks > self.idle_ticks => line.order(Order::Cut),
-                (Phase::Lingering, ticks) if ticks > self.linger_ticks => line.order(Order::Cut),
+                (Phase::Closing, ticks) if ticks > self.idle_ticks => line.order(CloseOrder::Cut),
+                (Phase::Lingering, ticks) if ticks > self.linger_ticks => line.order(CloseOrder::Cut),
                 _ => {}
             }
         }
     }
 
-    fn order_all(&self, order: Order) {
+    fn order_all(&self, order: CloseOrder) {
         for line in self.open_connections().lines() {
             line.order(order);
         }
@@ -235,13 +235,13 @@ impl Lines {
 }
 
 /// Registration of a connection, removed on drop.
-struct Entry {
-    lines: Arc<Lines>,
+struct ConnectionGuard {
+    lines: Arc<Connections>,
     id: usize,
 }
 
-impl Entry {
-    fn new(lines: &Arc<Lines>, line: &Arc<Line>, network: IpAddr) -> Self {
+impl ConnectionGuard {
+    fn new(lines: &Arc<Connections>, line: &Arc<ConnectionState>, network: IpAddr) -> Self {
         let id = Arc::as_ptr(line).addr();
         lines.open_connections().insert(id, Arc::clone(line), network);
         lines.gauge.inc();
@@ -249,7 +249,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.lines.open_connections().remove(self.id);
         self.lines.gauge.dec();

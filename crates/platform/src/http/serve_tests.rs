@@ -15,7 +15,7 @@ async fn until(server: &Server, phase: Phase) {
     until_lines(&server.lines, phase).await;
 }
 
-async fn until_lines(lines: &Lines, phase: Phase) {
+async fn until_lines(lines: &Connections, phase: Phase) {
     while lines.open_connections().lines().all(|line| line.phase().0 != phase) {
         tokio::task::yield_now().await;
     }

@@ -8,9 +8,9 @@ const EMBEDDER_POLICY: HeaderName = HeaderName::from_static("cross-origin-embedd
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Headers that are added unless the response sets them itself.
-pub(super) struct StandingHeaders(Vec<(HeaderName, HeaderValue)>);
+pub(super) struct SecurityHeaders(Vec<(HeaderName, HeaderValue)>);
 
-impl StandingHeaders {
+impl SecurityHeaders {
     pub fn new(is_production: bool) -> Self {
         let mut headers = vec![
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

@@ -187,14 +187,14 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Strict<A> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, A::Error> {
-        self.0.newtype_variant_seed(Fields(visitor))
+        self.0.newtype_variant_seed(VariantFields(visitor))
     }
 }
 
 /// Fields of a struct variant, read from an object.
-struct Fields<V>(V);
+struct VariantFields<V>(V);
 
-impl<'de, V: Visitor<'de>> DeserializeSeed<'de> for Fields<V> {
+impl<'de, V: Visitor<'de>> DeserializeSeed<'de> for VariantFields<V> {
     type Value = V::Value;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<V::Value, D::Error> {

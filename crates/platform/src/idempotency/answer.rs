@@ -11,13 +11,13 @@ use crate::http::tag_of;
 
 /// Successful response to a write: status, additional headers and an optional JSON body.
 #[derive(Clone, Debug)]
-pub struct Answer<T> {
+pub struct WriteResponse<T> {
     status: StatusCode,
     headers: HeaderMap,
     body: Option<T>,
 }
 
-impl<T> Answer<T> {
+impl<T> WriteResponse<T> {
     /// Creates a 200 response with a body.
     pub fn ok(body: T) -> Self {
         Self::new(StatusCode::OK, Some(body))
@@ -45,14 +45,14 @@ impl<T> Answer<T> {
     }
 }
 
-impl Answer<()> {
+impl WriteResponse<()> {
     /// Creates a 204 response.
     pub fn no_content() -> Self {
         Self::new(StatusCode::NO_CONTENT, None)
     }
 }
 
-impl<T: Serialize> Answer<T> {
+impl<T: Serialize> WriteResponse<T> {
     /// Adds the ETag that a GET of the body would have, so that the client can edit the object without
     /// reading it first.
     #[must_use]
@@ -63,9 +63,9 @@ impl<T: Serialize> Answer<T> {
         }
     }
 
-    pub(super) fn write(self) -> WrittenAnswer {
+    pub(super) fn write(self) -> SerializedResponse {
         let write = |body| serde_json::to_vec(&body).expect("a stored response can be serialized");
-        WrittenAnswer {
+        SerializedResponse {
             status: self.status,
             headers: self.headers,
             body: self.body.map(write).map(Bytes::from),
@@ -73,7 +73,7 @@ impl<T: Serialize> Answer<T> {
     }
 }
 
-impl<T: Serialize> IntoResponse for Answer<T> {
+impl<T: Serialize> IntoResponse for WriteResponse<T> {
     fn into_response(self) -> Response {
         self.write().into_response()
     }
@@ -81,13 +81,13 @@ impl<T: Serialize> IntoResponse for Answer<T> {
 
 /// Response with its serialized body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct WrittenAnswer {
+pub(super) struct SerializedResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Option<Bytes>,
 }
 
-impl WrittenAnswer {
+impl SerializedResponse {
     /// Formats the headers as lines of `name: value`.
     pub fn header_lines(&self) -> String {
         let text = |value: &HeaderValue| value.to_str().expect("a handler's headers are text").to_owned();
@@ -104,7 +104,7 @@ impl WrittenAnswer {
     }
 }
 
-impl IntoResponse for WrittenAnswer {
+impl IntoResponse for SerializedResponse {
     fn into_response(self) -> Response {
         let has_body = self.body.is_some();
         let mut response = Response::new(self.body.map_or_else(Body::empty, Body::from));

@@ -20,10 +20,10 @@ const MAX_KEY_CHARS: usize = 255;
 
 /// Key of a write, with the operation, target and body that it was sent with.
 #[derive(Clone, Debug)]
-pub struct IdempotencyKey(Arc<Keyed>);
+pub struct IdempotencyKey(Arc<KeyedRequest>);
 
 #[derive(Debug)]
-struct Keyed {
+struct KeyedRequest {
     key: String,
     /// Method and path template: `POST /api/v1/partners/requests/{id}/accept`.
     operation: String,
@@ -54,7 +54,7 @@ impl IdempotencyKey {
         let route = parts.extensions.get::<MatchedPath>().map_or(parts.uri.path(), MatchedPath::as_str);
         let operation = format!("{} {route}", parts.method);
         let target = parts.uri.path_and_query().map_or_else(String::new, ToString::to_string);
-        let keyed = Self(Arc::new(Keyed { key, operation, target, body: OnceLock::new() }));
+        let keyed = Self(Arc::new(KeyedRequest { key, operation, target, body: OnceLock::new() }));
         parts.extensions.insert(keyed.clone());
         Ok(Some(keyed))
     }

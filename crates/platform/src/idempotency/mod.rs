@@ -25,14 +25,14 @@ use crate::App;
 use crate::auth::{Keyring, Principal};
 use crate::http::{ApiResult, store_problem};
 
-pub use answer::Answer;
-use answer::WrittenAnswer;
+use answer::SerializedResponse;
+pub use answer::WriteResponse;
 pub(crate) use document::declare;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use key::parse as parse_key;
 pub use key::{IDEMPOTENCY_KEY, IdempotencyKey};
 pub(crate) use key::{is_keyed, refuse};
-pub(crate) use short::KeptBytes;
+pub(crate) use short::StoredBytesLimiter;
 
 /// Response header of a replayed response.
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -43,35 +43,35 @@ pub(crate) const MAX_REMOVED_ROWS: u64 = 1_000;
 
 /// Response extension: the handler applied the request's key.
 #[derive(Clone, Copy, Debug)]
-struct TookKey;
+struct KeyApplied;
 
 /// Command whose response is serialized, so that its type does not depend on the handler.
-type Command = Box<dyn Fn(&Tx<'_>, &Ctx) -> Outcome<WrittenAnswer, Refused> + Send>;
+type Command = Box<dyn Fn(&Tx<'_>, &Ctx) -> Outcome<SerializedResponse, ChangeError> + Send>;
 
 /// Reason why a write was not performed.
-enum Refused {
+enum ChangeError {
     /// The command returned an error.
     Own(Problem),
     /// The store returned an error.
     Store(Error),
     /// The key was used with another request.
-    Reused,
+    KeyReused,
 }
 
-impl Refused {
+impl ChangeError {
     fn into_problem(self, problem: fn(Error) -> Problem) -> Problem {
         match self {
             Self::Own(own) => own,
             Self::Store(error) => problem(error),
-            Self::Reused => reused(),
+            Self::KeyReused => reused(),
         }
     }
 }
 
 /// New response, or a stored one.
-enum Given {
-    Now(WrittenAnswer),
-    Again(WrittenAnswer),
+enum ChangeResponse {
+    New(SerializedResponse),
+    Replayed(SerializedResponse),
 }
 
 impl App {
@@ -87,14 +87,14 @@ impl App {
     pub async fn change<F, O, T>(&self, caller: impl Into<Principal>, run: F) -> ApiResult<Response>
     where
         F: Fn(&Tx<'_>, &Ctx) -> O + Send + 'static,
-        O: IntoOutcome<Value = Answer<T>> + 'static,
+        O: IntoOutcome<Value = WriteResponse<T>> + 'static,
         O::Error: From<Error> + Into<Problem> + Send + 'static,
         T: Serialize + Send + 'static,
     {
         let command = move |tx: &Tx<'_>, ctx: &Ctx| match run(tx, ctx).into_outcome() {
             Outcome::Commit(answer) => Outcome::Commit(answer.write()),
-            Outcome::CommitRefusal(error) => Outcome::CommitRefusal(Refused::Own(error.into())),
-            Outcome::Rollback(error) => Outcome::Rollback(Refused::Own(error.into())),
+            Outcome::CommitRefusal(error) => Outcome::CommitRefusal(ChangeError::Own(error.into())),
+            Outcome::Rollback(error) => Outcome::Rollback(ChangeError::Own(error.into())),
         };
         let problem = |error: Error| O::Error::from(error).into();
         self.change_by(caller.into(), Box::new(command), problem).await
@@ -131,21 +131,23 @@ impl App {
             in_vain.store(matches!(known, Err(Error::DeadlinePassed)), Ordering::Relaxed);
             match known {
                 Err(error) => Outcome::Rollback(error.into()),
-                Ok(Some(kept)) if kept.fingerprint != fingerprint => Outcome::Rollback(Refused::Reused),
-                Ok(Some(kept)) => Outcome::Commit(Given::Again(kept.answer)),
+                Ok(Some(kept)) if kept.fingerprint != fingerprint => {
+                    Outcome::Rollback(ChangeError::KeyReused)
+                }
+                Ok(Some(kept)) => Outcome::Commit(ChangeResponse::Replayed(kept.answer)),
                 Ok(None) => {
-                    let kept = |answer: &WrittenAnswer| kept_bytes.shorten(caller_id, answer);
+                    let kept = |answer: &SerializedResponse| kept_bytes.shorten(caller_id, answer);
                     keep(tx, ctx, &keyring, (&id, &fingerprint), kept, command(tx, ctx))
                 }
             }
         });
         let mut response = match write.await {
-            Ok(Given::Now(answer)) => answer.into_response(),
-            Ok(Given::Again(answer)) => replay(answer)?,
+            Ok(ChangeResponse::New(answer)) => answer.into_response(),
+            Ok(ChangeResponse::Replayed(answer)) => replay(answer)?,
             Err(_) if waited_in_vain.load(Ordering::Relaxed) => return Err(in_progress().into()),
             Err(refused) => return Err(refused.into_problem(problem).into()),
         };
-        response.extensions_mut().insert(TookKey);
+        response.extensions_mut().insert(KeyApplied);
         Ok(response)
     }
 }
@@ -180,7 +182,7 @@ impl App {
     }
 }
 
-fn replay(answer: WrittenAnswer) -> Result<Response, Problem> {
+fn replay(answer: SerializedResponse) -> Result<Response, Problem> {
     if short::is_short(&answer) {
         let created_ids = answer.body.and_then(|body| serde_json::from_slice(&body).ok());
         let detail = "This request has already succeeded, but its response was not stored. `kept` contains \
@@ -189,14 +191,14 @@ fn replay(answer: WrittenAnswer) -> Result<Response, Problem> {
     }
     let mut response = answer.into_response();
     response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
-    response.extensions_mut().insert(TookKey);
+    response.extensions_mut().insert(KeyApplied);
     Ok(response)
 }
 
 /// Detects handlers that ignore a key: a write that neither uses [`App::change`] nor rejects keys. Logs an
 /// error, and panics in debug builds.
 pub(crate) fn check_taken(response: &Response, route: &str) {
-    if response.status().is_success() && response.extensions().get::<TookKey>().is_none() {
+    if response.status().is_success() && response.extensions().get::<KeyApplied>().is_none() {
         tracing::error!(route, "a handler ignored the Idempotency-Key of a write");
         debug_assert!(false, "{route} ignored an Idempotency-Key: it must use `App::change`");
     }
@@ -212,7 +214,12 @@ pub fn tidy(tx: &Tx<'_>, ctx: &Ctx) -> Result<u64, Error> {
 }
 
 /// Waits until no other transaction holds the key, and returns the response stored under it.
-fn find(tx: &Tx<'_>, ctx: &Ctx, keyring: &Keyring, id: &[u8; 32]) -> Result<Option<rows::Kept>, Error> {
+fn find(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    keyring: &Keyring,
+    id: &[u8; 32],
+) -> Result<Option<rows::StoredResponse>, Error> {
     // Locked before any lock of the command, so that two transactions never deadlock.
     tx.lock("idempotency_key", [BASE64.encode(id)])?;
     rows::find(tx, keyring, id, ctx.now - RETENTION)
@@ -225,12 +232,12 @@ fn keep(
     ctx: &Ctx,
     keyring: &Keyring,
     (id, fingerprint): (&[u8; 32], &[u8; 32]),
-    kept: impl FnOnce(&WrittenAnswer) -> WrittenAnswer,
-    made: Outcome<WrittenAnswer, Refused>,
-) -> Outcome<Given, Refused> {
+    kept: impl FnOnce(&SerializedResponse) -> SerializedResponse,
+    made: Outcome<SerializedResponse, ChangeError>,
+) -> Outcome<ChangeResponse, ChangeError> {
     match made {
         Outcome::Commit(answer) => match rows::keep(tx, ctx, keyring, id, fingerprint, &kept(&answer)) {
-            Ok(()) => Outcome::Commit(Given::Now(answer)),
+            Ok(()) => Outcome::Commit(ChangeResponse::New(answer)),
             Err(error) => Outcome::Rollback(error.into()),
         },
         Outcome::CommitRefusal(refused) => Outcome::CommitRefusal(refused),
@@ -238,7 +245,7 @@ fn keep(
     }
 }
 
-impl From<Error> for Refused {
+impl From<Error> for ChangeError {
     fn from(error: Error) -> Self {
         Self::Store(error)
     }

@@ -7,13 +7,13 @@ use http::StatusCode;
 use kith_kernel::{Ctx, Timestamp};
 use kith_store::{Error, Query, Tx, params};
 
-use super::answer::WrittenAnswer;
+use super::answer::SerializedResponse;
 use crate::auth::Keyring;
 
 /// Stored response.
-pub(super) struct Kept {
+pub(super) struct StoredResponse {
     pub fingerprint: Vec<u8>,
-    pub answer: WrittenAnswer,
+    pub answer: SerializedResponse,
 }
 
 /// Name under which the body is sealed. Bodies are sealed because they can contain secrets that are returned
@@ -28,7 +28,7 @@ pub(super) fn find(
     keyring: &Keyring,
     id: &[u8; 32],
     since: Timestamp,
-) -> Result<Option<Kept>, Error> {
+) -> Result<Option<StoredResponse>, Error> {
     q.one(
         "SELECT fingerprint, status, headers, body FROM idempotency_keys WHERE id = $1 AND created_at >= $2",
         params![id, since],
@@ -36,13 +36,16 @@ pub(super) fn find(
             let status =
                 u16::try_from(row.get::<i64>(1)?).ok().and_then(|code| StatusCode::from_u16(code).ok());
             let status = status.expect("it was stored with a status");
-            let headers = WrittenAnswer::parse_headers(&row.get::<String>(2)?);
+            let headers = SerializedResponse::parse_headers(&row.get::<String>(2)?);
             let sealed = row.get::<Option<Vec<u8>>>(3)?;
             let open = |sealed: Vec<u8>| {
                 keyring.open(&seal_name(id), &sealed).expect("it was encrypted under this key")
             };
             let body = sealed.map(open).map(Bytes::from);
-            Ok(Kept { fingerprint: row.get(0)?, answer: WrittenAnswer { status, headers, body } })
+            Ok(StoredResponse {
+                fingerprint: row.get(0)?,
+                answer: SerializedResponse { status, headers, body },
+            })
         },
     )
 }
@@ -54,7 +57,7 @@ pub(super) fn keep(
     keyring: &Keyring,
     id: &[u8; 32],
     fingerprint: &[u8; 32],
-    answer: &WrittenAnswer,
+    answer: &SerializedResponse,
 ) -> Result<(), Error> {
     let body = answer.body.as_deref();
     let sealed = body.map(|body| keyring.seal(ctx.randomness(), &seal_name(id), body));

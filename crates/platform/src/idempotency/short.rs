@@ -13,8 +13,8 @@ use kith_kernel::{Clock, days};
 use serde_json::{Map, Value};
 
 use super::IDEMPOTENCY_REPLAYED;
-use super::answer::WrittenAnswer;
-use crate::http::Time;
+use super::answer::SerializedResponse;
+use crate::http::LimiterClock;
 
 /// Size in bytes above which a response is stored as its id, if it has an id and an ETag and can therefore be
 /// read again.
@@ -24,17 +24,20 @@ const SWEEP_THRESHOLD_CALLERS: usize = 4_096;
 /// Value of [`IDEMPOTENCY_REPLAYED`] in a stored response whose body contains only ids. It is never sent.
 const REDUCED: HeaderValue = HeaderValue::from_static("short");
 
-type Limiter = RateLimiter<Uuid, DashMapStateStore<Uuid>, Time, NoOpMiddleware<governor::nanos::Nanos>>;
+type Limiter =
+    RateLimiter<Uuid, DashMapStateStore<Uuid>, LimiterClock, NoOpMiddleware<governor::nanos::Nanos>>;
 
 /// Allowance of stored bytes per caller, on this node.
-pub(crate) struct KeptBytes(Option<Limiter>);
+pub(crate) struct StoredBytesLimiter(Option<Limiter>);
 
-impl KeptBytes {
+impl StoredBytesLimiter {
     /// Creates an allowance of `per_day` bytes per caller; 0 means no limit.
     pub fn new(per_day: u32, clock: Arc<dyn Clock>) -> Self {
         let quota = NonZeroU32::new(per_day)
             .and_then(|per_day| Some(Quota::with_period(days(1) / per_day.get())?.allow_burst(per_day)));
-        Self(quota.map(|quota| RateLimiter::new(quota, DashMapStateStore::default(), Time::of(clock))))
+        Self(
+            quota.map(|quota| RateLimiter::new(quota, DashMapStateStore::default(), LimiterClock::of(clock))),
+        )
     }
 
     /// Returns true if `caller` may store `bytes` more, and counts them.
@@ -50,7 +53,7 @@ impl KeptBytes {
     }
 
     /// Returns the response to store for `answer` of `caller`.
-    pub(super) fn shorten(&self, caller: Uuid, answer: &WrittenAnswer) -> WrittenAnswer {
+    pub(super) fn shorten(&self, caller: Uuid, answer: &SerializedResponse) -> SerializedResponse {
         let Some(body) = &answer.body else { return answer.clone() };
         let is_large = body.len() > MAX_STORED_BYTES && answer.headers.contains_key(header::ETAG);
         if !is_large && self.admits(caller, body.len()) {
@@ -68,7 +71,7 @@ impl KeptBytes {
 }
 
 /// Returns true if the stored body contains only ids.
-pub(super) fn is_short(answer: &WrittenAnswer) -> bool {
+pub(super) fn is_short(answer: &SerializedResponse) -> bool {
     answer.headers.get(IDEMPOTENCY_REPLAYED) == Some(&REDUCED)
 }
 
@@ -93,21 +96,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::idempotency::Answer;
+    use crate::idempotency::WriteResponse;
 
     const CALLER: Uuid = Uuid::from_u128(1);
 
-    fn answer(body: Value) -> WrittenAnswer {
-        Answer::created(body).with_etag().write()
+    fn answer(body: Value) -> SerializedResponse {
+        WriteResponse::created(body).with_etag().write()
     }
 
-    fn body(answer: &WrittenAnswer) -> Value {
+    fn body(answer: &SerializedResponse) -> Value {
         serde_json::from_slice(answer.body.as_deref().unwrap()).unwrap()
     }
 
     #[test]
     fn large_response_is_stored_as_id_and_headers() {
-        let kept = KeptBytes::new(0, Arc::new(ManualClock::at(Timestamp::EPOCH)));
+        let kept = StoredBytesLimiter::new(0, Arc::new(ManualClock::at(Timestamp::EPOCH)));
         let large = answer(json!({ "id": "one", "data": "x".repeat(MAX_STORED_BYTES) }));
         let short = kept.shorten(CALLER, &large);
         assert_eq!(body(&short), json!({ "id": "one" }));
@@ -119,23 +122,24 @@ mod tests {
         let without_id = answer(json!({ "data": "x".repeat(MAX_STORED_BYTES) }));
         assert_eq!(kept.shorten(CALLER, &without_id), without_id);
         let without_etag =
-            Answer::created(json!({ "id": "one", "data": "x".repeat(MAX_STORED_BYTES) })).write();
+            WriteResponse::created(json!({ "id": "one", "data": "x".repeat(MAX_STORED_BYTES) })).write();
         assert_eq!(kept.shorten(CALLER, &without_etag), without_etag);
     }
 
     #[test]
     fn responses_beyond_daily_bytes_are_reduced_to_ids() {
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_767_225_600_000)));
-        let kept = KeptBytes::new(1_000, Arc::clone(&clock) as Arc<dyn Clock>);
+        let kept = StoredBytesLimiter::new(1_000, Arc::clone(&clock) as Arc<dyn Clock>);
         let jobs =
-            Answer::ok(json!({ "jobs": [{ "id": 1, "payload": "x".repeat(300) }, { "id": 2 }] })).write();
+            WriteResponse::ok(json!({ "jobs": [{ "id": 1, "payload": "x".repeat(300) }, { "id": 2 }] }))
+                .write();
         let is_whole = |caller| kept.shorten(caller, &jobs) == jobs;
         assert_eq!([is_whole(CALLER), is_whole(CALLER), is_whole(CALLER)], [true, true, false]);
         assert_eq!(body(&kept.shorten(CALLER, &jobs)), json!({ "jobs": [{ "id": 1 }, { "id": 2 }] }));
         assert!(is_whole(Uuid::from_u128(2)), "another caller has a separate allowance");
         clock.advance(hours(24));
         assert!(is_whole(CALLER));
-        let huge = Answer::ok(json!([{ "id": 1, "payload": "x".repeat(2_000) }])).write();
+        let huge = WriteResponse::ok(json!([{ "id": 1, "payload": "x".repeat(2_000) }])).write();
         assert_eq!(body(&kept.shorten(CALLER, &huge)), json!([{ "id": 1 }]));
     }
 }

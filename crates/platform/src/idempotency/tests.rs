@@ -6,8 +6,8 @@ use kith_kernel::{Actor, RequestId};
 use super::*;
 use crate::testing::TestServer;
 
-fn answer(etag: &'static str) -> WrittenAnswer {
-    Answer::created("body").with_header(header::ETAG, HeaderValue::from_static(etag)).write()
+fn answer(etag: &'static str) -> SerializedResponse {
+    WriteResponse::created("body").with_header(header::ETAG, HeaderValue::from_static(etag)).write()
 }
 
 #[tokio::test]
@@ -41,9 +41,12 @@ async fn stored_response_keeps_headers_and_expires() {
 
 #[test]
 fn response_without_body_has_no_content_type() {
-    let response = Answer::no_content().into_response();
+    let response = WriteResponse::no_content().into_response();
     assert_eq!((response.status(), response.headers()), (StatusCode::NO_CONTENT, &HeaderMap::new()));
-    assert_eq!(Answer::accepted(1).into_response().headers()[header::CONTENT_TYPE], "application/json");
+    assert_eq!(
+        WriteResponse::accepted(1).into_response().headers()[header::CONTENT_TYPE],
+        "application/json"
+    );
 }
 
 #[test]

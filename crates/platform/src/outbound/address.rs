@@ -7,7 +7,7 @@ use serde::Serialize;
 /// Class of an address that is not on the public internet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Internal {
+pub enum AddressClass {
     /// `0.0.0.0/8`, `::`.
     Unspecified,
     /// `127.0.0.0/8`, `::1`.
@@ -30,7 +30,7 @@ pub enum Internal {
     Platform,
 }
 
-impl Internal {
+impl AddressClass {
     /// Returns a phrase that continues "it is".
     pub const fn told(self) -> &'static str {
         match self {
@@ -48,45 +48,45 @@ impl Internal {
 }
 
 /// IANA's special-purpose IPv4 registry, multicast, the former class E, and the Azure wire server.
-const IPV4: &[(Ipv4Addr, u32, Internal)] = &[
-    (Ipv4Addr::new(0, 0, 0, 0), 8, Internal::Unspecified),
-    (Ipv4Addr::new(10, 0, 0, 0), 8, Internal::Private),
-    (Ipv4Addr::new(100, 64, 0, 0), 10, Internal::CarrierGrade),
-    (Ipv4Addr::new(127, 0, 0, 0), 8, Internal::Loopback),
-    (Ipv4Addr::new(168, 63, 129, 16), 32, Internal::Platform),
-    (Ipv4Addr::new(169, 254, 0, 0), 16, Internal::LinkLocal),
-    (Ipv4Addr::new(172, 16, 0, 0), 12, Internal::Private),
-    (Ipv4Addr::new(192, 0, 0, 0), 24, Internal::Reserved),
-    (Ipv4Addr::new(192, 0, 2, 0), 24, Internal::Reserved),
-    (Ipv4Addr::new(192, 88, 99, 0), 24, Internal::Reserved),
-    (Ipv4Addr::new(192, 168, 0, 0), 16, Internal::Private),
-    (Ipv4Addr::new(198, 18, 0, 0), 15, Internal::Reserved),
-    (Ipv4Addr::new(198, 51, 100, 0), 24, Internal::Reserved),
-    (Ipv4Addr::new(203, 0, 113, 0), 24, Internal::Reserved),
-    (Ipv4Addr::new(224, 0, 0, 0), 4, Internal::Multicast),
-    (Ipv4Addr::new(240, 0, 0, 0), 4, Internal::Reserved),
+const IPV4: &[(Ipv4Addr, u32, AddressClass)] = &[
+    (Ipv4Addr::new(0, 0, 0, 0), 8, AddressClass::Unspecified),
+    (Ipv4Addr::new(10, 0, 0, 0), 8, AddressClass::Private),
+    (Ipv4Addr::new(100, 64, 0, 0), 10, AddressClass::CarrierGrade),
+    (Ipv4Addr::new(127, 0, 0, 0), 8, AddressClass::Loopback),
+    (Ipv4Addr::new(168, 63, 129, 16), 32, AddressClass::Platform),
+    (Ipv4Addr::new(169, 254, 0, 0), 16, AddressClass::LinkLocal),
+    (Ipv4Addr::new(172, 16, 0, 0), 12, AddressClass::Private),
+    (Ipv4Addr::new(192, 0, 0, 0), 24, AddressClass::Reserved),
+    (Ipv4Addr::new(192, 0, 2, 0), 24, AddressClass::Reserved),
+    (Ipv4Addr::new(192, 88, 99, 0), 24, AddressClass::Reserved),
+    (Ipv4Addr::new(192, 168, 0, 0), 16, AddressClass::Private),
+    (Ipv4Addr::new(198, 18, 0, 0), 15, AddressClass::Reserved),
+    (Ipv4Addr::new(198, 51, 100, 0), 24, AddressClass::Reserved),
+    (Ipv4Addr::new(203, 0, 113, 0), 24, AddressClass::Reserved),
+    (Ipv4Addr::new(224, 0, 0, 0), 4, AddressClass::Multicast),
+    (Ipv4Addr::new(240, 0, 0, 0), 4, AddressClass::Reserved),
 ];
 
 /// Classified IPv6 networks. Other addresses are public within `2000::/3` and reserved elsewhere.
-const IPV6: &[(Ipv6Addr, u32, Internal)] = &[
-    (Ipv6Addr::UNSPECIFIED, 128, Internal::Unspecified),
-    (Ipv6Addr::LOCALHOST, 128, Internal::Loopback),
-    (Ipv6Addr::UNSPECIFIED, 96, Internal::EmbeddedIpv4),
-    (Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96, Internal::EmbeddedIpv4),
-    (Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0), 96, Internal::EmbeddedIpv4),
-    (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 32, Internal::EmbeddedIpv4),
-    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32, Internal::EmbeddedIpv4),
-    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23, Internal::Reserved),
-    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32, Internal::Reserved),
-    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16, Internal::EmbeddedIpv4),
-    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20, Internal::Reserved),
-    (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7, Internal::Private),
-    (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 9, Internal::LinkLocal),
-    (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8, Internal::Multicast),
+const IPV6: &[(Ipv6Addr, u32, AddressClass)] = &[
+    (Ipv6Addr::UNSPECIFIED, 128, AddressClass::Unspecified),
+    (Ipv6Addr::LOCALHOST, 128, AddressClass::Loopback),
+    (Ipv6Addr::UNSPECIFIED, 96, AddressClass::EmbeddedIpv4),
+    (Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96, AddressClass::EmbeddedIpv4),
+    (Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0), 96, AddressClass::EmbeddedIpv4),
+    (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 32, AddressClass::EmbeddedIpv4),
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32, AddressClass::EmbeddedIpv4),
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23, AddressClass::Reserved),
+    (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32, AddressClass::Reserved),
+    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16, AddressClass::EmbeddedIpv4),
+    (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20, AddressClass::Reserved),
+    (Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7, AddressClass::Private),
+    (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 9, AddressClass::LinkLocal),
+    (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8, AddressClass::Multicast),
 ];
 
 /// Returns the class of `ip`, or `None` if it is public.
-pub fn internal(ip: IpAddr) -> Option<Internal> {
+pub fn internal(ip: IpAddr) -> Option<AddressClass> {
     match ip {
         IpAddr::V4(ip) => IPV4.iter().find(|(net, bits, _)| shares(ip, *net, *bits)).map(|known| known.2),
         IpAddr::V6(ip) => {
@@ -95,7 +95,7 @@ pub fn internal(ip: IpAddr) -> Option<Internal> {
                 apart.checked_shr(128 - bits).unwrap_or(0) == 0
             });
             let is_public = ip.to_bits() >> 125 == 1;
-            known.map(|known| known.2).or((!is_public).then_some(Internal::Reserved))
+            known.map(|known| known.2).or((!is_public).then_some(AddressClass::Reserved))
         }
     }
 }
@@ -108,7 +108,7 @@ fn shares(ip: Ipv4Addr, network: Ipv4Addr, bits: u32) -> bool {
 mod tests {
     use super::*;
 
-    fn judged(ip: &str) -> Option<Internal> {
+    fn judged(ip: &str) -> Option<AddressClass> {
         internal(ip.parse().unwrap_or_else(|_| panic!("{ip}")))
     }
 
@@ -144,26 +144,26 @@ mod tests {
     #[test]
     fn well_known_addresses_are_classified() {
         for (ip, expected) in [
-            ("127.0.0.1", Internal::Loopback),
-            ("::1", Internal::Loopback),
-            ("::", Internal::Unspecified),
-            ("169.254.169.254", Internal::LinkLocal),
-            ("fe80::1", Internal::LinkLocal),
-            ("fec0::1", Internal::LinkLocal),
-            ("fd00:ec2::254", Internal::Private),
-            ("fd20:ce::254", Internal::Private),
-            ("100.100.100.200", Internal::CarrierGrade),
-            ("::ffff:127.0.0.1", Internal::EmbeddedIpv4),
-            ("::ffff:8.8.8.8", Internal::EmbeddedIpv4),
-            ("::127.0.0.1", Internal::EmbeddedIpv4),
-            ("::ffff:0:10.0.0.1", Internal::EmbeddedIpv4),
-            ("64:ff9b::a9fe:a9fe", Internal::EmbeddedIpv4),
-            ("64:ff9b:1::a00:1", Internal::EmbeddedIpv4),
-            ("2002:7f00:1::", Internal::EmbeddedIpv4),
-            ("2001:0:7f00:1::1", Internal::EmbeddedIpv4),
-            ("ff02::1", Internal::Multicast),
-            ("192.0.0.192", Internal::Reserved),
-            ("168.63.129.16", Internal::Platform),
+            ("127.0.0.1", AddressClass::Loopback),
+            ("::1", AddressClass::Loopback),
+            ("::", AddressClass::Unspecified),
+            ("169.254.169.254", AddressClass::LinkLocal),
+            ("fe80::1", AddressClass::LinkLocal),
+            ("fec0::1", AddressClass::LinkLocal),
+            ("fd00:ec2::254", AddressClass::Private),
+            ("fd20:ce::254", AddressClass::Private),
+            ("100.100.100.200", AddressClass::CarrierGrade),
+            ("::ffff:127.0.0.1", AddressClass::EmbeddedIpv4),
+            ("::ffff:8.8.8.8", AddressClass::EmbeddedIpv4),
+            ("::127.0.0.1", AddressClass::EmbeddedIpv4),
+            ("::ffff:0:10.0.0.1", AddressClass::EmbeddedIpv4),
+            ("64:ff9b::a9fe:a9fe", AddressClass::EmbeddedIpv4),
+            ("64:ff9b:1::a00:1", AddressClass::EmbeddedIpv4),
+            ("2002:7f00:1::", AddressClass::EmbeddedIpv4),
+            ("2001:0:7f00:1::1", AddressClass::EmbeddedIpv4),
+            ("ff02::1", AddressClass::Multicast),
+            ("192.0.0.192", AddressClass::Reserved),
+            ("168.63.129.16", AddressClass::Platform),
         ] {
             assert_eq!(judged(ip), Some(expected), "{ip}");
         }

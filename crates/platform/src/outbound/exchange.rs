@@ -21,8 +21,8 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::resolve::Resolve;
-use super::target::{LOCALHOST, Place, Rules, Target, TargetError};
-use super::{OutboundError, Outgoing, Received};
+use super::target::{LOCALHOST, Target, TargetError, TargetHost, TargetRules};
+use super::{OutboundError, OutboundRequest, OutboundResponse};
 
 /// Maximum number of addresses per name that are tried.
 const MAX_ADDRESSES: usize = 4;
@@ -33,14 +33,14 @@ const USER_AGENT: &str = concat!("Kith/", env!("CARGO_PKG_VERSION"));
 
 /// Resolves `target` once, and returns the permitted addresses. Fails with the reason if there is none.
 pub(super) async fn addresses(
-    rules: &Rules,
+    rules: &TargetRules,
     resolver: &dyn Resolve,
     target: &Target,
 ) -> Result<Vec<IpAddr>, OutboundError> {
     let found = match &target.place {
-        Place::Address(ip) => vec![*ip],
-        Place::Localhost => LOCALHOST.to_vec(),
-        Place::Name(name) => resolver.resolve(name).await.map_err(|_| OutboundError::NotFound)?,
+        TargetHost::Address(ip) => vec![*ip],
+        TargetHost::Localhost => LOCALHOST.to_vec(),
+        TargetHost::Name(name) => resolver.resolve(name).await.map_err(|_| OutboundError::NotFound)?,
     };
     let mut refused = None;
     let mut allowed = Vec::new();
@@ -60,7 +60,7 @@ pub(super) async fn addresses(
 
 /// Connects to the first address in `ips` that accepts, dividing the time equally among them.
 pub(super) async fn connect(
-    rules: &Rules,
+    rules: &TargetRules,
     ips: &[IpAddr],
     port: u16,
     within: Duration,
@@ -79,7 +79,7 @@ pub(super) async fn connect(
 }
 
 /// Checks the actual peer address of the connection against the rules and the requested address.
-fn judged(rules: &Rules, stream: TcpStream, asked: SocketAddr) -> Result<TcpStream, OutboundError> {
+fn judged(rules: &TargetRules, stream: TcpStream, asked: SocketAddr) -> Result<TcpStream, OutboundError> {
     let peer = stream.peer_addr().map_err(|error| OutboundError::Connection(error.kind()))?;
     rules.address(peer.ip(), peer.port()).map_err(OutboundError::Refused)?;
     if peer.ip().to_canonical() == asked.ip() && peer.port() == asked.port() {
@@ -90,7 +90,7 @@ fn judged(rules: &Rules, stream: TcpStream, asked: SocketAddr) -> Result<TcpStre
 }
 
 /// Response whose head was received. Dropping it closes the connection.
-pub(super) struct Answer {
+pub(super) struct PendingResponse {
     head: Parts,
     body: Incoming,
     _connection: AbortOnDropHandle<hyper::Result<()>>,
@@ -100,9 +100,9 @@ pub(super) struct Answer {
 pub(super) async fn exchange(
     stream: TcpStream,
     tls: Option<Arc<ClientConfig>>,
-    outgoing: Outgoing,
+    outgoing: OutboundRequest,
     connect_within: Duration,
-) -> Result<Answer, OutboundError> {
+) -> Result<PendingResponse, OutboundError> {
     let Some(tls) = tls else { return over(stream, outgoing).await };
     let name = ServerName::try_from(outgoing.target.server_name()).map_err(|_| OutboundError::NotFound)?;
     let handshake = TlsConnector::from(tls).connect(name, stream);
@@ -122,7 +122,7 @@ fn tls_error(error: &io::Error) -> OutboundError {
     }
 }
 
-async fn over<S>(stream: S, outgoing: Outgoing) -> Result<Answer, OutboundError>
+async fn over<S>(stream: S, outgoing: OutboundRequest) -> Result<PendingResponse, OutboundError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -133,11 +133,11 @@ where
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
     let answer = sender.send_request(request(outgoing)?).await.map_err(|error| protocol(&error))?;
     let (head, body) = answer.into_parts();
-    Ok(Answer { head, body, _connection })
+    Ok(PendingResponse { head, body, _connection })
 }
 
-fn request(outgoing: Outgoing) -> Result<Request<Full<Bytes>>, OutboundError> {
-    let Outgoing { target, method, headers, body, .. } = outgoing;
+fn request(outgoing: OutboundRequest) -> Result<Request<Full<Bytes>>, OutboundError> {
+    let OutboundRequest { target, method, headers, body, .. } = outgoing;
     let mut request = Request::builder().method(method).uri(target.path_and_query());
     let host = HeaderValue::try_from(target.host_header()).map_err(|_| OutboundError::Protocol)?;
     if let Some(own) = request.headers_mut() {
@@ -172,10 +172,10 @@ pub(super) const HOP_BY_HOP: &[&str] = &[
     "upgrade",
 ];
 
-impl Answer {
+impl PendingResponse {
     /// Reads at most `keep_bytes` of the body. A longer body, an error or `deadline` ends reading without an
     /// error, because the target has answered.
-    pub(super) async fn read(mut self, keep_bytes: usize, deadline: Instant) -> Received {
+    pub(super) async fn read(mut self, keep_bytes: usize, deadline: Instant) -> OutboundResponse {
         let mut kept = BytesMut::new();
         let is_whole = loop {
             let frame = match tokio::time::timeout_at(deadline.into(), self.body.frame()).await {
@@ -191,7 +191,13 @@ impl Answer {
             }
         };
         let Parts { status, headers, .. } = self.head;
-        Received { status: status.as_u16(), headers, body: kept.freeze(), is_whole, took: Duration::ZERO }
+        OutboundResponse {
+            status: status.as_u16(),
+            headers,
+            body: kept.freeze(),
+            is_whole,
+            took: Duration::ZERO,
+        }
     }
 }
 

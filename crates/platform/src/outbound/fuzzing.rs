@@ -8,7 +8,7 @@ use http::uri::PathAndQuery;
 use super::Outbound;
 use super::address::internal;
 use super::signature::SigningSecret;
-use super::target::Place;
+use super::target::TargetHost;
 use crate::config::Config;
 
 /// Parses each line as a target and as a signing secret. No target may have an internal address, and parsing
@@ -24,10 +24,10 @@ pub fn targets(data: &[u8]) {
         }
         let Ok(target) = outbound.target(line) else { continue };
         match &target.place {
-            Place::Address(ip) => assert_eq!(internal(*ip), None, "{line}"),
-            Place::Localhost => panic!("{line} is this machine"),
+            TargetHost::Address(ip) => assert_eq!(internal(*ip), None, "{line}"),
+            TargetHost::Localhost => panic!("{line} is this machine"),
             // Resolvers would interpret such a name as an address.
-            Place::Name(name) => assert!(name.parse::<IpAddr>().is_err(), "{line}"),
+            TargetHost::Name(name) => assert!(name.parse::<IpAddr>().is_err(), "{line}"),
         }
         assert_eq!(outbound.target(target.as_str()).as_ref(), Ok(&target), "{line}");
         assert!(outbound.target(&target.without_query()).is_ok(), "{line}");

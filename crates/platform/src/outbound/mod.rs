@@ -23,19 +23,19 @@ use http::{HeaderMap, HeaderName, Method};
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 
-pub use address::Internal;
+pub use address::AddressClass;
 pub use resolve::{Resolve, Resolving, SystemResolver};
 pub use target::{Target, TargetError};
 
 use crate::config::{Config, millis};
-use target::Rules;
+use target::TargetRules;
 
 /// Sender of outbound requests. Clones share the configuration.
 #[derive(Clone)]
 pub struct Outbound(Arc<Inner>);
 
 struct Inner {
-    rules: Rules,
+    rules: TargetRules,
     connect_timeout: Duration,
     timeout: Duration,
     keep_bytes: usize,
@@ -46,7 +46,7 @@ struct Inner {
 
 /// Outbound request.
 #[derive(Clone, Debug)]
-pub struct Outgoing {
+pub struct OutboundRequest {
     /// Destination.
     pub target: Target,
     /// HTTP method.
@@ -61,7 +61,7 @@ pub struct Outgoing {
 
 /// Response to an outbound request.
 #[derive(Clone, Debug)]
-pub struct Received {
+pub struct OutboundResponse {
     /// HTTP status code.
     pub status: u16,
     /// Response headers.
@@ -142,7 +142,7 @@ impl Outbound {
             let _ = tls.set(client_config(roots));
         }
         Self(Arc::new(Inner {
-            rules: Rules::new(config),
+            rules: TargetRules::new(config),
             connect_timeout: millis(outbound.connect_timeout_ms),
             timeout: millis(outbound.timeout_ms),
             keep_bytes: usize::try_from(outbound.max_response_bytes).unwrap_or(usize::MAX),
@@ -169,16 +169,16 @@ impl Outbound {
     /// # Errors
     /// Returns an [`OutboundError`] if there is no response.
     #[expect(clippy::disallowed_methods, reason = "the timeout of a response is measured in real time")]
-    pub async fn send(&self, outgoing: Outgoing) -> Result<Received, OutboundError> {
+    pub async fn send(&self, outgoing: OutboundRequest) -> Result<OutboundResponse, OutboundError> {
         let began = Instant::now();
         let deadline = began + outgoing.timeout.map_or(self.0.timeout, |own| own.min(self.0.timeout));
         let answer = tokio::time::timeout_at(deadline.into(), self.ask(outgoing)).await;
         let answer = answer.map_err(|_| OutboundError::Timeout)??;
         let received = answer.read(self.0.keep_bytes, deadline).await;
-        Ok(Received { took: began.elapsed(), ..received })
+        Ok(OutboundResponse { took: began.elapsed(), ..received })
     }
 
-    async fn ask(&self, outgoing: Outgoing) -> Result<exchange::Answer, OutboundError> {
+    async fn ask(&self, outgoing: OutboundRequest) -> Result<exchange::PendingResponse, OutboundError> {
         let Inner { rules, connect_timeout, .. } = &*self.0;
         let target = &outgoing.target;
         let tls = target.is_https().then(|| self.tls().ok_or(OutboundError::NoAuthorities)).transpose()?;

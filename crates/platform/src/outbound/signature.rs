@@ -30,7 +30,7 @@ pub struct SigningSecret(Vec<u8>);
 /// Error for a text that is not a signing secret. Does not contain the text.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("a signing secret must be `whsec_` followed by the base64 of 24 to 64 bytes")]
-pub struct BadSecret;
+pub struct InvalidSigningSecret;
 
 impl SigningSecret {
     /// Generates a random secret of 32 bytes.
@@ -43,21 +43,21 @@ impl SigningSecret {
     /// Parses `whsec_…`.
     ///
     /// # Errors
-    /// Returns [`BadSecret`] if the text has another form, or its length is not 24 to 64 bytes.
-    pub fn parse(text: &str) -> Result<Self, BadSecret> {
+    /// Returns [`InvalidSigningSecret`] if the text has another form, or its length is not 24 to 64 bytes.
+    pub fn parse(text: &str) -> Result<Self, InvalidSigningSecret> {
         let bytes = text.strip_prefix(PREFIX).and_then(|base64| STANDARD.decode(base64).ok());
-        Self::from_bytes(bytes.ok_or(BadSecret)?)
+        Self::from_bytes(bytes.ok_or(InvalidSigningSecret)?)
     }
 
     /// Creates a secret from its bytes.
     ///
     /// # Errors
-    /// Returns [`BadSecret`] if there are fewer than 24 or more than 64 bytes.
-    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, BadSecret> {
+    /// Returns [`InvalidSigningSecret`] if there are fewer than 24 or more than 64 bytes.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, InvalidSigningSecret> {
         if (MIN_SECRET_BYTES..=MAX_SECRET_BYTES).contains(&bytes.len()) {
             Ok(Self(bytes))
         } else {
-            Err(BadSecret)
+            Err(InvalidSigningSecret)
         }
     }
 

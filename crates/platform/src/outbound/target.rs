@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use thiserror::Error;
 use url::{Host, Url};
 
-use super::address::{Internal, internal};
+use super::address::{AddressClass, internal};
 use crate::config::{AllowedNetwork, Config, Port};
 
 const MAX_URL_BYTES: usize = 2_048;
@@ -15,13 +15,13 @@ const MAX_URL_BYTES: usize = 2_048;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     url: Url,
-    pub(super) place: Place,
+    pub(super) place: TargetHost,
     pub(super) port: u16,
 }
 
 /// Host of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum TargetHost {
     /// Name in lower-case ASCII, without a trailing dot.
     Name(String),
     /// IP address.
@@ -50,7 +50,7 @@ pub enum TargetError {
     Port(u16),
     /// The host is an internal address.
     #[error("the host is {}, which is not permitted", .0.told())]
-    Internal(Internal),
+    InternalAddress(AddressClass),
 }
 
 impl TargetError {
@@ -62,20 +62,20 @@ impl TargetError {
             Self::PlainHttp => "https_only",
             Self::UserInfo => "user_info",
             Self::Port(_) => "port_not_allowed",
-            Self::Internal(_) => "internal_address",
+            Self::InternalAddress(_) => "internal_address",
         }
     }
 }
 
 /// Rules of the configuration for targets.
 #[derive(Clone, Debug)]
-pub(super) struct Rules {
+pub(super) struct TargetRules {
     allowed: Vec<AllowedNetwork>,
     ports: Vec<u16>,
     allows_plain_http: bool,
 }
 
-impl Rules {
+impl TargetRules {
     pub(super) fn new(config: &Config) -> Self {
         let outbound = &config.outbound;
         Self {
@@ -113,11 +113,11 @@ impl Rules {
         let port = url.port_or_known_default().filter(|port| *port > 0).ok_or(TargetError::Unreadable)?;
         let place = place(&url).ok_or(TargetError::Unreadable)?;
         match &place {
-            Place::Name(_) => self.port(port)?,
-            Place::Address(ip) => self.address(*ip, port)?,
-            Place::Localhost => {
+            TargetHost::Name(_) => self.port(port)?,
+            TargetHost::Address(ip) => self.address(*ip, port)?,
+            TargetHost::Localhost => {
                 let any = LOCALHOST.iter().find_map(|ip| self.address(*ip, port).ok());
-                any.ok_or(TargetError::Internal(Internal::Loopback))?;
+                any.ok_or(TargetError::InternalAddress(AddressClass::Loopback))?;
             }
         }
         Ok(Target { url, place, port })
@@ -129,13 +129,13 @@ impl Rules {
             return Ok(());
         }
         match internal(ip) {
-            Some(kind) => Err(TargetError::Internal(kind)),
+            Some(kind) => Err(TargetError::InternalAddress(kind)),
             None if self.ports.is_empty() || self.ports.contains(&port) => Ok(()),
             None => Err(TargetError::Port(port)),
         }
     }
 
-    /// Checks that requests may be sent to a name on `port`. Its addresses are checked by [`Rules::address`].
+    /// Checks that requests may be sent to a name on `port`. Its addresses are checked by [`TargetRules::address`].
     fn port(&self, port: u16) -> Result<(), TargetError> {
         let is_usual = self.ports.is_empty() || self.ports.contains(&port);
         if is_usual || !self.allowed.is_empty() { Ok(()) } else { Err(TargetError::Port(port)) }
@@ -150,17 +150,17 @@ fn authority(text: &str) -> &str {
     rest.split(['/', '?', '#']).next().unwrap_or_default()
 }
 
-fn place(url: &Url) -> Option<Place> {
+fn place(url: &Url) -> Option<TargetHost> {
     Some(match url.host()? {
-        Host::Ipv4(ip) => Place::Address(ip.into()),
-        Host::Ipv6(ip) => Place::Address(ip.into()),
+        Host::Ipv4(ip) => TargetHost::Address(ip.into()),
+        Host::Ipv6(ip) => TargetHost::Address(ip.into()),
         Host::Domain(name) => {
             let name = name.strip_suffix('.').unwrap_or(name);
             if name.is_empty() || name.len() > 253 || name.split('.').any(|label| !is_label(label)) {
                 return None;
             }
             let is_local = name == "localhost" || name.ends_with(".localhost");
-            if is_local { Place::Localhost } else { Place::Name(name.to_owned()) }
+            if is_local { TargetHost::Localhost } else { TargetHost::Name(name.to_owned()) }
         }
     })
 }
@@ -193,7 +193,7 @@ impl Target {
     /// Returns the value of the `Host` header.
     pub(super) fn host_header(&self) -> String {
         let host = match &self.place {
-            Place::Name(name) => name.clone(),
+            TargetHost::Name(name) => name.clone(),
             _ => self.url.host_str().unwrap_or_default().trim_end_matches('.').to_owned(),
         };
         match self.url.port() {
@@ -205,9 +205,9 @@ impl Target {
     /// Returns the name for which the server must present a certificate.
     pub(super) fn server_name(&self) -> String {
         match &self.place {
-            Place::Name(name) => name.clone(),
-            Place::Address(ip) => ip.to_string(),
-            Place::Localhost => self.url.host_str().unwrap_or_default().trim_end_matches('.').to_owned(),
+            TargetHost::Name(name) => name.clone(),
+            TargetHost::Address(ip) => ip.to_string(),
+            TargetHost::Localhost => self.url.host_str().unwrap_or_default().trim_end_matches('.').to_owned(),
         }
     }
 

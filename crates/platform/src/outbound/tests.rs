@@ -48,12 +48,12 @@ const INTERNAL: &[&str] = &[
 ];
 
 /// Resolver that returns scripted answers in order, then repeats the last one.
-struct Script {
+struct ScriptedResolver {
     answers: Mutex<VecDeque<Vec<IpAddr>>>,
     asked: AtomicUsize,
 }
 
-impl Script {
+impl ScriptedResolver {
     fn new(answers: &[&[&str]]) -> Arc<Self> {
         let parse = |ips: &&[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect();
         Arc::new(Self {
@@ -63,7 +63,7 @@ impl Script {
     }
 }
 
-impl Resolve for Script {
+impl Resolve for ScriptedResolver {
     fn resolve<'a>(&'a self, _: &'a str) -> Resolving<'a> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let mut answers = self.answers.lock().unwrap();
@@ -85,19 +85,25 @@ fn outbound(lines: &str, resolver: Arc<dyn Resolve>) -> Outbound {
     Outbound::with(&config(lines), resolver, None)
 }
 
-fn get(target: Target) -> Outgoing {
-    Outgoing { target, method: Method::GET, headers: HeaderMap::new(), body: Bytes::new(), timeout: None }
+fn get(target: Target) -> OutboundRequest {
+    OutboundRequest {
+        target,
+        method: Method::GET,
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+        timeout: None,
+    }
 }
 
 /// Server that answers each connection with fixed bytes and records the requests. With `stays_open`, it never
 /// closes connections.
-struct Receiver {
+struct TestReceiver {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
     _task: tokio_util::task::AbortOnDropHandle<()>,
 }
 
-impl Receiver {
+impl TestReceiver {
     async fn at(address: &str, answer: impl Into<Vec<u8>>, stays_open: bool) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -134,7 +140,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 #[test]
 fn hostile_url_spellings_are_rejected() {
-    let outbound = outbound("", Script::new(&[&["93.184.216.34"]]));
+    let outbound = outbound("", ScriptedResolver::new(&[&["93.184.216.34"]]));
     for spelling in SPELLINGS {
         let read = outbound.target(spelling);
         assert!(read.is_err(), "{spelling:?} was read as {read:?}");
@@ -156,12 +162,16 @@ fn hostile_url_spellings_are_rejected() {
 /// DRV-14: the table in `kith verify` classifies spellings of addresses as the server does.
 #[test]
 fn check_tables_match_server_classification() {
-    let usual = outbound("", Script::new(&[]));
+    let usual = outbound("", ScriptedResolver::new(&[]));
     for spelling in SPELLINGS {
         let https = spelling.replacen("http:", "https:", 1);
         let (private, loopback) = match usual.target(&https) {
-            Err(TargetError::Internal(Internal::Private | Internal::CarrierGrade)) => (true, false),
-            Err(TargetError::Internal(Internal::Loopback | Internal::EmbeddedIpv4)) => (false, true),
+            Err(TargetError::InternalAddress(AddressClass::Private | AddressClass::CarrierGrade)) => {
+                (true, false)
+            }
+            Err(TargetError::InternalAddress(AddressClass::Loopback | AddressClass::EmbeddedIpv4)) => {
+                (false, true)
+            }
             _ => (false, false),
         };
         let stands_in = |table: &[(&str, &str)]| table.iter().any(|(one, _)| one == spelling);
@@ -175,7 +185,7 @@ fn check_tables_match_server_classification() {
             IpAddr::V4(ip) => format!("{ip}/{bits}:{}", address.port()),
             IpAddr::V6(ip) => format!("[{ip}/{bits}]:{}", address.port()),
         };
-        let listing = outbound(&format!("allowed_networks = [\"{listed}\"]"), Script::new(&[]));
+        let listing = outbound(&format!("allowed_networks = [\"{listed}\"]"), ScriptedResolver::new(&[]));
         let https = spelling.replacen("http:", "https:", 1);
         assert!(listing.target(&https).is_ok(), "{spelling} with {listed}");
     }
@@ -183,13 +193,13 @@ fn check_tables_match_server_classification() {
 
 #[tokio::test]
 async fn names_with_internal_addresses_are_rejected() {
-    let receiver = Receiver::at("127.0.0.1:0", OK, false).await;
+    let receiver = TestReceiver::at("127.0.0.1:0", OK, false).await;
     let port = receiver.address.port();
     for ip in INTERNAL {
-        let outbound = outbound(&format!("ports = [{port}]"), Script::new(&[&[*ip]]));
+        let outbound = outbound(&format!("ports = [{port}]"), ScriptedResolver::new(&[&[*ip]]));
         let target = outbound.target(&format!("http://internal.example.org:{port}/")).unwrap();
         let error = outbound.send(get(target)).await.unwrap_err();
-        assert!(matches!(error, OutboundError::Refused(TargetError::Internal(_))), "{ip}: {error:?}");
+        assert!(matches!(error, OutboundError::Refused(TargetError::InternalAddress(_))), "{ip}: {error:?}");
         assert!(!error.to_string().contains(ip), "{error}");
     }
     assert_eq!(receiver.count(), 0);
@@ -197,11 +207,11 @@ async fn names_with_internal_addresses_are_rejected() {
 
 #[tokio::test]
 async fn dns_rebinding_is_rejected() {
-    let inside = Receiver::at("127.0.0.2:0", OK, false).await;
+    let inside = TestReceiver::at("127.0.0.2:0", OK, false).await;
     let port = inside.address.port();
-    let outside = Receiver::at(&format!("127.0.0.1:{port}"), OK, false).await;
+    let outside = TestReceiver::at(&format!("127.0.0.1:{port}"), OK, false).await;
     // The checked and the connected address come from the same answer; the next request is checked anew.
-    let script = Script::new(&[&["127.0.0.1"], &["127.0.0.2"]]);
+    let script = ScriptedResolver::new(&[&["127.0.0.1"], &["127.0.0.2"]]);
     let outbound = outbound(&outside.allowed(), script.clone());
     let target = outbound.target(&format!("http://rebinds.example.org:{port}/")).unwrap();
     assert_eq!(outbound.send(get(target.clone())).await.unwrap().status, 200);
@@ -215,10 +225,10 @@ async fn dns_rebinding_is_rejected() {
 
 #[tokio::test]
 async fn only_permitted_addresses_are_connected() {
-    let inside = Receiver::at("127.0.0.2:0", OK, false).await;
+    let inside = TestReceiver::at("127.0.0.2:0", OK, false).await;
     let port = inside.address.port();
-    let outside = Receiver::at(&format!("127.0.0.1:{port}"), OK, false).await;
-    let script = Script::new(&[&["127.0.0.2", "169.254.169.254", "127.0.0.1"]]);
+    let outside = TestReceiver::at(&format!("127.0.0.1:{port}"), OK, false).await;
+    let script = ScriptedResolver::new(&[&["127.0.0.2", "169.254.169.254", "127.0.0.1"]]);
     let outbound = outbound(&outside.allowed(), script);
     let target = outbound.target(&format!("http://mixed.example.org:{port}/")).unwrap();
     assert_eq!(outbound.send(get(target)).await.unwrap().status, 200);
@@ -227,8 +237,8 @@ async fn only_permitted_addresses_are_connected() {
 
 #[tokio::test]
 async fn peer_address_is_checked_after_connecting() {
-    let receiver = Receiver::at("127.0.0.1:0", OK, false).await;
-    let rules = Rules::new(&config(""));
+    let receiver = TestReceiver::at("127.0.0.1:0", OK, false).await;
+    let rules = TargetRules::new(&config(""));
     // Simulates an address that was chosen wrongly.
     let ips = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
     let refused = exchange::connect(&rules, &ips, receiver.address.port(), Duration::from_secs(5)).await;
@@ -242,14 +252,14 @@ async fn peer_address_is_checked_after_connecting() {
 
 #[tokio::test]
 async fn redirects_are_not_followed() {
-    let inside = Receiver::at("127.0.0.2:0", OK, false).await;
+    let inside = TestReceiver::at("127.0.0.2:0", OK, false).await;
     for status in [301, 302, 303, 307, 308] {
         let answer = format!(
             "HTTP/1.1 {status} Elsewhere\r\nlocation: http://{}/secrets\r\ncontent-length: 0\r\n\r\n",
             inside.address
         );
-        let outside = Receiver::at("127.0.0.1:0", answer, false).await;
-        let outbound = outbound(&outside.allowed(), Script::new(&[]));
+        let outside = TestReceiver::at("127.0.0.1:0", answer, false).await;
+        let outbound = outbound(&outside.allowed(), ScriptedResolver::new(&[]));
         let target = outbound.target(&format!("http://{}/", outside.address)).unwrap();
         let received = outbound.send(get(target)).await.unwrap();
         assert_eq!((received.status, outside.count(), inside.count()), (status, 1, 0));
@@ -259,9 +269,9 @@ async fn redirects_are_not_followed() {
 
 #[tokio::test]
 async fn allowed_network_is_limited_to_its_port() {
-    let receiver = Receiver::at("127.0.0.1:0", OK, false).await;
+    let receiver = TestReceiver::at("127.0.0.1:0", OK, false).await;
     let port = receiver.address.port();
-    let outbound = outbound(&receiver.allowed(), Script::new(&[]));
+    let outbound = outbound(&receiver.allowed(), ScriptedResolver::new(&[]));
     for reached in [
         format!("http://127.0.0.1:{port}/"),
         format!("http://localhost:{port}/"),
@@ -299,15 +309,17 @@ fn plain_http_requires_development_mode_or_setting() {
 #[tokio::test]
 async fn response_body_is_truncated_at_limit() {
     let huge = format!("HTTP/1.1 200 OK\r\ncontent-length: 50000000\r\n\r\n{}", "x".repeat(1_000_000));
-    let receiver = Receiver::at("127.0.0.1:0", huge, true).await;
-    let outbound = outbound(&format!("{}max_response_bytes = 1000", receiver.allowed()), Script::new(&[]));
+    let receiver = TestReceiver::at("127.0.0.1:0", huge, true).await;
+    let outbound =
+        outbound(&format!("{}max_response_bytes = 1000", receiver.allowed()), ScriptedResolver::new(&[]));
     let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
     let received = outbound.send(get(target)).await.unwrap();
     assert_eq!((received.status, received.body.len(), received.is_whole), (200, 1_000, false));
 
     let exact = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfour";
-    let receiver = Receiver::at("127.0.0.1:0", exact, false).await;
-    let outbound = self::outbound(&format!("{}max_response_bytes = 4", receiver.allowed()), Script::new(&[]));
+    let receiver = TestReceiver::at("127.0.0.1:0", exact, false).await;
+    let outbound =
+        self::outbound(&format!("{}max_response_bytes = 4", receiver.allowed()), ScriptedResolver::new(&[]));
     let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
     let received = outbound.send(get(target)).await.unwrap();
     assert_eq!((&received.body[..], received.is_whole), (&b"four"[..], true));
@@ -319,8 +331,8 @@ async fn responses_are_not_decompressed() {
     io::Write::write_all(&mut bomb, &vec![0; 10_000_000]).unwrap();
     let bomb = bomb.finish().unwrap();
     let head = format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", bomb.len());
-    let receiver = Receiver::at("127.0.0.1:0", [head.as_bytes(), &bomb].concat(), false).await;
-    let outbound = outbound(&receiver.allowed(), Script::new(&[]));
+    let receiver = TestReceiver::at("127.0.0.1:0", [head.as_bytes(), &bomb].concat(), false).await;
+    let outbound = outbound(&receiver.allowed(), ScriptedResolver::new(&[]));
     let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
     let received = outbound.send(get(target)).await.unwrap();
     assert_eq!(received.body, bomb[..bomb.len().min(16_384)]);
@@ -339,8 +351,9 @@ async fn slow_and_invalid_responses_fail() {
         (endless + "\r\n", true, "not_http"),
         (long, true, "not_http"),
     ] {
-        let receiver = Receiver::at("127.0.0.1:0", answer.clone(), stays_open).await;
-        let outbound = outbound(&format!("{}timeout_ms = 300", receiver.allowed()), Script::new(&[]));
+        let receiver = TestReceiver::at("127.0.0.1:0", answer.clone(), stays_open).await;
+        let outbound =
+            outbound(&format!("{}timeout_ms = 300", receiver.allowed()), ScriptedResolver::new(&[]));
         let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
         let error = outbound.send(get(target)).await.unwrap_err();
         assert_eq!(error.code(), code, "{:?}", answer.get(..40));
@@ -348,8 +361,9 @@ async fn slow_and_invalid_responses_fail() {
     // A response whose status was received counts as an answer.
     let begun = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nbegun";
     for stays_open in [true, false] {
-        let receiver = Receiver::at("127.0.0.1:0", begun, stays_open).await;
-        let outbound = outbound(&format!("{}timeout_ms = 300", receiver.allowed()), Script::new(&[]));
+        let receiver = TestReceiver::at("127.0.0.1:0", begun, stays_open).await;
+        let outbound =
+            outbound(&format!("{}timeout_ms = 300", receiver.allowed()), ScriptedResolver::new(&[]));
         let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
         let received = outbound.send(get(target)).await.unwrap();
         assert_eq!((received.status, &received.body[..], received.is_whole), (200, &b"begun"[..], false));
@@ -358,8 +372,8 @@ async fn slow_and_invalid_responses_fail() {
 
 #[tokio::test]
 async fn connection_headers_cannot_be_overridden() {
-    let receiver = Receiver::at("127.0.0.1:0", OK, false).await;
-    let outbound = outbound(&receiver.allowed(), Script::new(&[]));
+    let receiver = TestReceiver::at("127.0.0.1:0", OK, false).await;
+    let outbound = outbound(&receiver.allowed(), ScriptedResolver::new(&[]));
     let target = outbound.target(&format!("http://{}/hook?x=1#part", receiver.address)).unwrap();
     let mut headers = HeaderMap::new();
     for (name, value) in [
@@ -372,7 +386,7 @@ async fn connection_headers_cannot_be_overridden() {
         headers.insert(HeaderName::from_static(name), value.parse().unwrap());
     }
     let body = Bytes::from_static(b"GET /smuggled HTTP/1.1\r\n\r\n");
-    let outgoing = Outgoing { method: Method::POST, headers, body, ..get(target) };
+    let outgoing = OutboundRequest { method: Method::POST, headers, body, ..get(target) };
     assert_eq!(outbound.send(outgoing).await.unwrap().status, 200);
     let asked = receiver.asked.lock().unwrap()[0].to_ascii_lowercase();
     assert!(asked.starts_with("post /hook?x=1 http/1.1\r\n"), "{asked}");
@@ -424,7 +438,7 @@ async fn certificates_are_verified_for_the_name() {
     let (address, roots) = tls_server("hooks.example.org").await;
     let (_, strangers) = tls_server("hooks.example.org").await;
     let config = config(&format!("allowed_networks = [\"{address}\"]"));
-    let script = Script::new(&[&["127.0.0.1"]]);
+    let script = ScriptedResolver::new(&[&["127.0.0.1"]]);
     let ask = async |name: &str, roots: &RootCertStore| {
         let outbound = Outbound::with(&config, script.clone(), Some(roots.clone()));
         let target = outbound.target(&format!("https://{name}:{}/", address.port())).unwrap();
@@ -435,7 +449,7 @@ async fn certificates_are_verified_for_the_name() {
     assert_eq!(ask("other.example.org", &roots).await, Err(OutboundError::Certificate));
     assert_eq!(ask("hooks.example.org", &strangers).await, Err(OutboundError::Certificate));
     assert_eq!(ask("hooks.example.org", &RootCertStore::empty()).await, Err(OutboundError::NoAuthorities));
-    let plain = Receiver::at("127.0.0.1:0", "HTTP/1.1 400 Bad\r\n\r\n", false).await;
+    let plain = TestReceiver::at("127.0.0.1:0", "HTTP/1.1 400 Bad\r\n\r\n", false).await;
     let outbound = Outbound::with(&self::config(&plain.allowed()), script.clone(), Some(roots));
     let target = outbound.target(&format!("https://127.0.0.1:{}/", plain.address.port())).unwrap();
     assert_eq!(outbound.send(get(target)).await.unwrap_err().code(), "tls_failed");

@@ -12,9 +12,9 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 /// Event format for `tracing_subscriber`.
-pub(super) struct JsonLine;
+pub(super) struct JsonEventFormat;
 
-impl<S, N> FormatEvent<S, N> for JsonLine
+impl<S, N> FormatEvent<S, N> for JsonEventFormat
 where
     S: Subscriber + for<'s> LookupSpan<'s>,
     N: for<'w> FormatFields<'w> + 'static,
@@ -25,9 +25,9 @@ where
         line.write_str("\",\"level\":\"")?;
         line.write_str(event.metadata().level().as_str())?;
         line.write_char('"')?;
-        let mut fields = Fields { line, written: Ok(()) };
+        let mut fields = FieldWriter { line, written: Ok(()) };
         event.record(&mut fields);
-        let Fields { mut line, written } = fields;
+        let FieldWriter { mut line, written } = fields;
         written?;
         line.write_str(",\"target\":")?;
         write_text(&mut line, event.metadata().target())?;
@@ -36,12 +36,12 @@ where
 }
 
 /// Visitor that writes each field of an event.
-struct Fields<'w> {
+struct FieldWriter<'w> {
     line: Writer<'w>,
     written: fmt::Result,
 }
 
-impl Fields<'_> {
+impl FieldWriter<'_> {
     fn add(&mut self, field: &Field, write: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
         let line = &mut self.line;
         let mut add = || {
@@ -53,7 +53,7 @@ impl Fields<'_> {
     }
 }
 
-impl Visit for Fields<'_> {
+impl Visit for FieldWriter<'_> {
     fn record_str(&mut self, field: &Field, text: &str) {
         self.add(field, |line| write_text(line, text));
     }

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use crate::auth::{Allowed, WriteLogs};
-use crate::idempotency::{Answer, IDEMPOTENCY_REPLAYED};
+use crate::idempotency::{IDEMPOTENCY_REPLAYED, WriteResponse};
 use crate::telemetry::log::parse_level;
 use crate::{ApiResult, App, Json, Routes, store_problem};
 
@@ -63,7 +63,7 @@ async fn set_log_level(
     let level = body.level.clone();
     let change = app.change(&caller, move |tx, ctx| {
         tx.audit(ctx, "log_level.changed", &body.level);
-        Ok::<_, NotAudited>(Answer::ok(body.clone()))
+        Ok::<_, AuditFailure>(WriteResponse::ok(body.clone()))
     });
     let response = change.await?;
     // A replayed response describes an earlier change, which must not be applied again.
@@ -75,16 +75,16 @@ async fn set_log_level(
 }
 
 /// Failure to record the change in the audit log.
-struct NotAudited(Error);
+struct AuditFailure(Error);
 
-impl From<Error> for NotAudited {
+impl From<Error> for AuditFailure {
     fn from(error: Error) -> Self {
         Self(error)
     }
 }
 
-impl From<NotAudited> for Problem {
-    fn from(NotAudited(error): NotAudited) -> Self {
+impl From<AuditFailure> for Problem {
+    fn from(AuditFailure(error): AuditFailure) -> Self {
         store_problem(error)
     }
 }

@@ -17,7 +17,7 @@ use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry};
 
-use super::json_line::JsonLine;
+use super::json_line::JsonEventFormat;
 use crate::config::{Log, LogFormat};
 
 const WRITE_EVERY: Duration = Duration::from_millis(20);
@@ -34,9 +34,9 @@ pub(super) fn panics() -> u64 {
 
 /// Guard that writes the buffered lines when it is dropped.
 #[must_use = "dropping the guard writes the last lines"]
-pub struct Flush(Arc<Lines>);
+pub struct LogFlushGuard(Arc<LogBuffer>);
 
-impl Drop for Flush {
+impl Drop for LogFlushGuard {
     fn drop(&mut self) {
         self.0.write_out();
     }
@@ -56,7 +56,7 @@ struct LevelInner {
 /// Error for a text that is not a log level.
 #[derive(Debug, Error)]
 #[error("must be a level such as \"info\", or levels per target such as \"warn,kith_store=debug\"")]
-pub struct NotALevel;
+pub struct InvalidLogLevel;
 
 impl LogLevel {
     /// Creates a level that can be read and set without effect, for a process whose log is not managed by
@@ -73,8 +73,8 @@ impl LogLevel {
     /// Sets the level for all following events, until the process ends.
     ///
     /// # Errors
-    /// Returns [`NotALevel`] if `level` cannot be parsed; the level is then unchanged.
-    pub fn set(&self, level: &str) -> Result<(), NotALevel> {
+    /// Returns [`InvalidLogLevel`] if `level` cannot be parsed; the level is then unchanged.
+    pub fn set(&self, level: &str) -> Result<(), InvalidLogLevel> {
         let targets = parse_level(level)?;
         let mut said = self.0.said.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(filter) = &self.0.filter {
@@ -88,16 +88,16 @@ impl LogLevel {
 
 /// Parses `info` or `warn,kith_store=debug`. A target without a level is rejected, because it is probably a
 /// misspelt level.
-pub(crate) fn parse_level(text: &str) -> Result<Targets, NotALevel> {
+pub(crate) fn parse_level(text: &str) -> Result<Targets, InvalidLogLevel> {
     let mut targets = Targets::new();
     for directive in text.split(',') {
         let (target, level) = directive.split_once('=').map_or((None, directive), |(t, l)| (Some(t), l));
         // The parser of `LevelFilter` accepts an empty text.
-        let level = Some(level.trim()).filter(|level| !level.is_empty()).ok_or(NotALevel)?;
-        let level: LevelFilter = level.parse().map_err(|_| NotALevel)?;
+        let level = Some(level.trim()).filter(|level| !level.is_empty()).ok_or(InvalidLogLevel)?;
+        let level: LevelFilter = level.parse().map_err(|_| InvalidLogLevel)?;
         targets = match target.map(str::trim) {
             None => targets.with_default(level),
-            Some("") => return Err(NotALevel),
+            Some("") => return Err(InvalidLogLevel),
             Some(target) => targets.with_target(target, level),
         };
     }
@@ -109,8 +109,8 @@ pub(crate) fn parse_level(text: &str) -> Result<Targets, NotALevel> {
 ///
 /// # Errors
 /// Returns an error if the process already has a subscriber.
-pub fn init(config: &Log) -> Result<(Flush, LogLevel), TryInitError> {
-    let lines = Arc::new(Lines::to(Box::new(io::stderr())));
+pub fn init(config: &Log) -> Result<(LogFlushGuard, LogLevel), TryInitError> {
+    let lines = Arc::new(LogBuffer::to(Box::new(io::stderr())));
     let pretty = match config.format {
         LogFormat::Auto => io::stderr().is_terminal(),
         LogFormat::Json => false,
@@ -126,7 +126,7 @@ pub fn init(config: &Log) -> Result<(Flush, LogLevel), TryInitError> {
         lines.pending().alone = true;
     }
     log_panics();
-    Ok((Flush(lines), LogLevel(Arc::new(level))))
+    Ok((LogFlushGuard(lines), LogLevel(Arc::new(level))))
 }
 
 /// Creates a subscriber that writes each event at or above `level` as a line to `writer`. An invalid level
@@ -143,7 +143,7 @@ where
     let layer: Box<dyn Layer<Registry> + Send + Sync> = if pretty {
         plain.with_ansi(io::stderr().is_terminal()).boxed()
     } else {
-        plain.event_format(JsonLine).boxed()
+        plain.event_format(JsonEventFormat).boxed()
     };
     let targets = parse_level(level).unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
     let (filter, handle) = reload::Layer::new(targets);
@@ -162,7 +162,7 @@ fn log_panics() {
     }));
 }
 
-struct Lines {
+struct LogBuffer {
     pending: Mutex<Pending>,
     has_some: Condvar,
     /// Locked while writing, so that lines stay in order.
@@ -175,7 +175,7 @@ struct Pending {
     alone: bool,
 }
 
-impl Lines {
+impl LogBuffer {
     fn to(out: Box<dyn Write + Send>) -> Self {
         Self { pending: Mutex::default(), has_some: Condvar::new(), out: Mutex::new(out) }
     }
@@ -216,12 +216,12 @@ impl Lines {
 }
 
 /// Writer of one event's line.
-struct Line<'l> {
-    lines: &'l Lines,
+struct LogLineWriter<'l> {
+    lines: &'l LogBuffer,
     urgent: bool,
 }
 
-impl Write for Line<'_> {
+impl Write for LogLineWriter<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.lines.add(line, self.urgent);
         Ok(line.len())
@@ -232,17 +232,17 @@ impl Write for Line<'_> {
     }
 }
 
-struct Writer(Arc<Lines>);
+struct Writer(Arc<LogBuffer>);
 
 impl<'l> MakeWriter<'l> for Writer {
-    type Writer = Line<'l>;
+    type Writer = LogLineWriter<'l>;
 
-    fn make_writer(&'l self) -> Line<'l> {
-        Line { lines: &self.0, urgent: true }
+    fn make_writer(&'l self) -> LogLineWriter<'l> {
+        LogLineWriter { lines: &self.0, urgent: true }
     }
 
-    fn make_writer_for(&'l self, meta: &Metadata<'_>) -> Line<'l> {
-        Line { lines: &self.0, urgent: *meta.level() <= Level::WARN }
+    fn make_writer_for(&'l self, meta: &Metadata<'_>) -> LogLineWriter<'l> {
+        LogLineWriter { lines: &self.0, urgent: *meta.level() <= Level::WARN }
     }
 }
 
@@ -253,9 +253,9 @@ mod tests {
     use super::*;
 
     /// Writer that sends each write to the test.
-    struct Page(Sender<String>);
+    struct ChannelWriter(Sender<String>);
 
-    impl Write for Page {
+    impl Write for ChannelWriter {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             // The test may have dropped the receiver.
             let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
@@ -267,9 +267,9 @@ mod tests {
         }
     }
 
-    fn lines() -> (Arc<Lines>, Receiver<String>) {
+    fn lines() -> (Arc<LogBuffer>, Receiver<String>) {
         let (page, read) = channel();
-        (Arc::new(Lines::to(Box::new(Page(page)))), read)
+        (Arc::new(LogBuffer::to(Box::new(ChannelWriter(page)))), read)
     }
 
     #[test]
@@ -285,7 +285,7 @@ mod tests {
     fn dropped_guard_flushes_buffer() {
         let (lines, read) = lines();
         lines.add(b"last\n", false);
-        drop(Flush(lines));
+        drop(LogFlushGuard(lines));
         assert_eq!(read.try_recv().unwrap(), "last\n");
     }
 

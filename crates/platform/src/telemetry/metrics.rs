@@ -26,7 +26,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::consumer_metrics::ConsumerMetrics;
 use super::job_metrics::JobMetrics;
-use super::process::{self, Figure};
+use super::process::{self, ResourceMetric};
 use super::{disk_free, resident_bytes};
 use crate::auth::PasswordCounts;
 use crate::clock::NodeClock;
@@ -173,7 +173,7 @@ impl Metrics {
         let started = SystemClock.now();
         registry.register_collector(Box::new(JobMetrics(jobs)));
         registry.register_collector(Box::new(ConsumerMetrics(consumers)));
-        registry.register_collector(Box::new(Gauges { db, passwords, clock, started, folder }));
+        registry.register_collector(Box::new(ServerCollector { db, passwords, clock, started, folder }));
 
         let mut routes = vec![RouteMetrics::new(&requests, &durations, None, NO_ROUTE)];
         for OperationName { method, template, same_as, policy } in operations {
@@ -286,7 +286,7 @@ impl RouteMetrics {
 }
 
 /// Gauges that are read when metrics are requested.
-struct Gauges {
+struct ServerCollector {
     db: Store,
     passwords: Arc<PasswordCounts>,
     clock: Option<Arc<NodeClock>>,
@@ -294,13 +294,13 @@ struct Gauges {
     folder: PathBuf,
 }
 
-impl fmt::Debug for Gauges {
+impl fmt::Debug for ServerCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Gauges")
     }
 }
 
-impl Collector for Gauges {
+impl Collector for ServerCollector {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_store(&mut to)?;
         let PasswordCounts { queued, computed } = &*self.passwords;
@@ -323,9 +323,9 @@ impl Collector for Gauges {
 
 const CLOCK_HELP: &str = "Time by which the system clock is ahead of the database's clock";
 
-impl Gauges {
+impl ServerCollector {
     fn encode_machine(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        for Figure { name, help, value, counts } in process::figures() {
+        for ResourceMetric { name, help, value, counts } in process::figures() {
             if counts {
                 let metric = ConstCounter::new(value);
                 metric.encode(to.encode_descriptor(name, help, None, metric.metric_type())?)?;

@@ -29,7 +29,7 @@ pub fn machine() -> Option<String> {
 }
 
 /// Measured value: its name without `kith_`, its description and its value.
-pub(super) struct Figure {
+pub(super) struct ResourceMetric {
     pub name: &'static str,
     pub help: &'static str,
     pub value: f64,
@@ -39,12 +39,14 @@ pub(super) struct Figure {
 
 /// Returns memory, processor, disk and network usage of this process and of the machine, as far as Linux
 /// provides them.
-pub(super) fn figures() -> Vec<Figure> {
+pub(super) fn figures() -> Vec<ResourceMetric> {
     let (status, io) = (read("/proc/self/status"), read("/proc/self/io"));
     let (memory, net) = (read("/proc/meminfo"), read("/proc/self/net/dev"));
     let (own_cpu, all_cpu) = (read("/proc/self/stat"), read("/proc/stat"));
-    let gauge = |name, help, value: Option<f64>| Some(Figure { name, help, value: value?, counts: false });
-    let counter = |name, help, value: Option<f64>| Some(Figure { name, help, value: value?, counts: true });
+    let gauge =
+        |name, help, value: Option<f64>| Some(ResourceMetric { name, help, value: value?, counts: false });
+    let counter =
+        |name, help, value: Option<f64>| Some(ResourceMetric { name, help, value: value?, counts: true });
     let open = std::fs::read_dir("/proc/self/fd").ok().map(|all| all.count() as f64);
     [
         // The system allocator has no statistics of its own; anonymous memory is the closest value that the

@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::super::{Allowed, AllowedPerson, ReadApiKeys, WriteApiKeys};
+use super::super::{Allowed, AllowedUser, ReadApiKeys, WriteApiKeys};
 use super::model::{ApiKey, ApiKeyError, NewApiKey};
 use super::{commands, rows};
 use crate::http::{PathId, cursor_problem, store_problem};
-use crate::{Answer, ApiResult, App, Json, PageAnswer, PageQuery, Routes};
+use crate::{ApiResult, App, Json, PageQuery, PageResponse, Routes, WriteResponse};
 
-type ApiKeyPage = PageAnswer<ApiKey>;
+type ApiKeyPage = PageResponse<ApiKey>;
 
 pub(crate) fn routes() -> Routes {
     Routes::new().routes(routes!(create_api_key, list_api_keys)).routes(routes!(get_api_key, revoke_api_key))
@@ -63,7 +63,7 @@ struct CreatedApiKey {
 )]
 async fn create_api_key(
     State(app): State<App>,
-    AllowedPerson { caller, .. }: AllowedPerson<WriteApiKeys>,
+    AllowedUser { caller, .. }: AllowedUser<WriteApiKeys>,
     Json(body): Json<NewApiKeyBody>,
 ) -> ApiResult<Response> {
     let NewApiKeyBody { name, scopes, expires_at } = body;
@@ -72,7 +72,7 @@ async fn create_api_key(
     let maker = caller.user_id;
     app.change(&caller, move |tx, ctx| {
         let (about, key) = commands::create(tx, ctx, maker, &new)?;
-        Ok::<_, ApiKeyError>(Answer::created(CreatedApiKey { about, key }))
+        Ok::<_, ApiKeyError>(WriteResponse::created(CreatedApiKey { about, key }))
     })
     .await
 }
@@ -133,10 +133,11 @@ async fn get_api_key(
 )]
 async fn revoke_api_key(
     State(app): State<App>,
-    AllowedPerson { caller, .. }: AllowedPerson<WriteApiKeys>,
+    AllowedUser { caller, .. }: AllowedUser<WriteApiKeys>,
     PathId(id): PathId<ApiKeyId>,
 ) -> ApiResult<Response> {
-    app.change(&caller, move |tx, ctx| commands::revoke(tx, ctx, id).map(|()| Answer::no_content())).await
+    app.change(&caller, move |tx, ctx| commands::revoke(tx, ctx, id).map(|()| WriteResponse::no_content()))
+        .await
 }
 
 impl From<ApiKeyError> for Problem {

@@ -7,11 +7,11 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use kith_kernel::{ApiKeyId, Problem, Timestamp, problems};
 
 use super::super::{Permission as _, WriteApiKeys};
-use super::known_key::{KnownKey, NOTED_EVERY};
+use super::known_key::{CachedApiKey, NOTED_EVERY};
 use super::rows;
 use super::text::ApiKeyText;
 use crate::App;
-use crate::cache::{Cache, Hearing};
+use crate::cache::{Cache, InvalidationFeed};
 use crate::http::store_problem;
 use crate::telemetry::SecurityEvent;
 
@@ -19,10 +19,10 @@ use crate::telemetry::SecurityEvent;
 const MAX_CACHED_KEYS: usize = 10_000;
 
 /// Cache of keys by id. `None` records that no such key exists.
-pub(crate) struct KnownKeys(Cache<ApiKeyId, Option<Arc<KnownKey>>>);
+pub(crate) struct ApiKeyCache(Cache<ApiKeyId, Option<Arc<CachedApiKey>>>);
 
-impl KnownKeys {
-    pub fn new(hearing: Hearing) -> Self {
+impl ApiKeyCache {
+    pub fn new(hearing: InvalidationFeed) -> Self {
         Self(Cache::new(MAX_CACHED_KEYS, hearing))
     }
 
@@ -31,7 +31,7 @@ impl KnownKeys {
     /// # Errors
     /// Returns a 401 problem if the key is malformed, unknown, expired or revoked, if its secret is wrong, or
     /// if its creator may no longer create keys; and a problem of the store if the database fails.
-    pub async fn judge(&self, app: &App, text: &str, now: Timestamp) -> Result<Arc<KnownKey>, Problem> {
+    pub async fn judge(&self, app: &App, text: &str, now: Timestamp) -> Result<Arc<CachedApiKey>, Problem> {
         let refuse = |detail| {
             app.metrics.count_security(SecurityEvent::token_refused);
             Problem::new(&problems::UNAUTHENTICATED, detail).token_error("The API key is not valid")
@@ -41,7 +41,7 @@ impl KnownKeys {
         let sent = ApiKeyText::parse(text).map_err(|_| refuse(malformed))?;
         let known = self.find(app, sent.id).await?;
         // Compared in constant time, so that the response time does not reveal a partial match.
-        let is_it = |key: &Arc<KnownKey>| verify_slices_are_equal(&key.digest, &sent.digest()).is_ok();
+        let is_it = |key: &Arc<CachedApiKey>| verify_slices_are_equal(&key.digest, &sent.digest()).is_ok();
         let known = known.filter(is_it).filter(|key| key.is_active(now));
         let key = known.ok_or_else(|| refuse(KEY_NOT_VALID))?;
         if !self.maker_counts(app, &key).await? {
@@ -70,7 +70,7 @@ impl KnownKeys {
         self.0.forget(&id);
     }
 
-    async fn find(&self, app: &App, id: ApiKeyId) -> Result<Option<Arc<KnownKey>>, Problem> {
+    async fn find(&self, app: &App, id: ApiKeyId) -> Result<Option<Arc<CachedApiKey>>, Problem> {
         let read = async || {
             let key = app.db.read(move |q| rows::find_known(q, id)).await?;
             Ok(key.map(Arc::new))
@@ -79,14 +79,14 @@ impl KnownKeys {
     }
 
     /// Returns true if the user who created the key may still create keys.
-    async fn maker_counts(&self, app: &App, key: &KnownKey) -> Result<bool, Problem> {
+    async fn maker_counts(&self, app: &App, key: &CachedApiKey) -> Result<bool, Problem> {
         let role = app.access.role_of(app, key.created_by).await?;
         Ok(role.is_some_and(|role| role.has(WriteApiKeys::NAME)))
     }
 
     /// Records the use of the key in a background task, at most once a minute. A crash can lose one such
     /// record.
-    fn note_use(&self, app: &App, key: &KnownKey, now: Timestamp) {
+    fn note_use(&self, app: &App, key: &CachedApiKey, now: Timestamp) {
         if !key.takes_note(now) {
             return;
         }

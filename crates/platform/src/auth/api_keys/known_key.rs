@@ -13,7 +13,7 @@ pub(super) const NOTED_EVERY: Duration = minutes(1);
 
 /// Data of a key that verification needs.
 #[derive(Debug)]
-pub(crate) struct KnownKey {
+pub(crate) struct CachedApiKey {
     pub id: ApiKeyId,
     pub(super) digest: Vec<u8>,
     pub(super) created_by: UserId,
@@ -24,7 +24,7 @@ pub(crate) struct KnownKey {
     last_used_ms: AtomicI64,
 }
 
-impl KnownKey {
+impl CachedApiKey {
     pub fn new(
         id: ApiKeyId,
         digest: Vec<u8>,
@@ -68,7 +68,7 @@ mod tests {
     fn use_is_recorded_at_most_once_per_minute() {
         let now = Timestamp::from_millis(1_767_225_600_000);
         let id = ApiKeyId(Uuid::nil());
-        let key = KnownKey::new(id, vec![], UserId(Uuid::nil()), vec![], None, None, None);
+        let key = CachedApiKey::new(id, vec![], UserId(Uuid::nil()), vec![], None, None, None);
         let noted = [0, 1, 59, 60, 61, 10, 120].map(|s| key.takes_note(now + seconds(s)));
         assert_eq!(noted, [true, false, false, true, false, false, true]);
     }

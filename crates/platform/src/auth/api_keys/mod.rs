@@ -19,7 +19,7 @@ use crate::module::{Fact, PersonalData};
 
 pub use commands::{create, create_for, list, revoke};
 pub(crate) use http::routes;
-pub(crate) use known::KnownKeys;
+pub(crate) use known::ApiKeyCache;
 pub use model::{ApiKey, ApiKeyError, ApiKeyStatus, NewApiKey};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) use text::ApiKeyText;

@@ -5,7 +5,7 @@ use kith_kernel::{ApiKeyId, Timestamp, UserId};
 use kith_store::{Error, FromRow as _, Query, Row, Tx, params, row_columns};
 use serde_json::{Value, json};
 
-use super::known_key::KnownKey;
+use super::known_key::CachedApiKey;
 use super::model::{ApiKey, ApiKeyStatus};
 use super::text::shown;
 
@@ -48,14 +48,22 @@ pub(super) fn find(q: &Query<'_>, id: ApiKeyId, now: Timestamp) -> Result<Option
 }
 
 /// Returns the data of a key that verification needs.
-pub(super) fn find_known(q: &Query<'_>, id: ApiKeyId) -> Result<Option<KnownKey>, Error> {
+pub(super) fn find_known(q: &Query<'_>, id: ApiKeyId) -> Result<Option<CachedApiKey>, Error> {
     q.one(
         "SELECT digest, created_by, scopes, expires_at, revoked_at, last_used_at FROM api_keys WHERE id = $1",
         params![id.0],
         |row| {
             let scopes = split_scopes(&row.get::<String>(2)?);
             let last_used_at = row.get::<Option<Timestamp>>(5)?;
-            Ok(KnownKey::new(id, row.get(0)?, row.get(1)?, scopes, row.get(3)?, row.get(4)?, last_used_at))
+            Ok(CachedApiKey::new(
+                id,
+                row.get(0)?,
+                row.get(1)?,
+                scopes,
+                row.get(3)?,
+                row.get(4)?,
+                last_used_at,
+            ))
         },
     )
 }

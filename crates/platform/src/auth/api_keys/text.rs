@@ -26,7 +26,7 @@ pub(crate) struct ApiKeyText {
 
 /// Error for a text that is not a well-formed key, or whose checksum is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotAKey;
+pub(crate) struct InvalidApiKey;
 
 /// Returns true if `text` begins like an API key.
 pub(crate) fn is_api_key(text: &str) -> bool {
@@ -53,14 +53,15 @@ impl ApiKeyText {
     /// Parses the text returned by [`ApiKeyText::reveal`]. No other form of the same key is accepted.
     ///
     /// # Errors
-    /// Returns [`NotAKey`] if the text is malformed or its checksum is wrong.
-    pub fn parse(text: &str) -> Result<Self, NotAKey> {
-        let (id, secret) = text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).ok_or(NotAKey)?;
-        let id: [u8; ID_BYTES] = decode(id).ok_or(NotAKey)?;
-        let checked: [u8; SECRET_BYTES + CHECKSUM_BYTES] = decode(secret).ok_or(NotAKey)?;
-        let (secret, checksum) = checked.split_first_chunk::<SECRET_BYTES>().ok_or(NotAKey)?;
+    /// Returns [`InvalidApiKey`] if the text is malformed or its checksum is wrong.
+    pub fn parse(text: &str) -> Result<Self, InvalidApiKey> {
+        let (id, secret) =
+            text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_')).ok_or(InvalidApiKey)?;
+        let id: [u8; ID_BYTES] = decode(id).ok_or(InvalidApiKey)?;
+        let checked: [u8; SECRET_BYTES + CHECKSUM_BYTES] = decode(secret).ok_or(InvalidApiKey)?;
+        let (secret, checksum) = checked.split_first_chunk::<SECRET_BYTES>().ok_or(InvalidApiKey)?;
         let key = Self::new(ApiKeyId(Uuid::from_bytes(id)), *secret);
-        if key.checksum() == *checksum { Ok(key) } else { Err(NotAKey) }
+        if key.checksum() == *checksum { Ok(key) } else { Err(InvalidApiKey) }
     }
 
     /// Returns the digest that the database stores. One round of SHA-256 suffices: slow hashing protects
@@ -126,12 +127,12 @@ mod tests {
                 }
                 typed[at] = digit;
                 let typed = String::from_utf8(typed).unwrap();
-                assert_eq!(ApiKeyText::parse(&typed), Err(NotAKey), "{typed}");
+                assert_eq!(ApiKeyText::parse(&typed), Err(InvalidApiKey), "{typed}");
             }
         }
         for cut in ["", "kith_", "kith__", &text[..text.len() - 1], &format!("{text}0"), &text.to_uppercase()]
         {
-            assert_eq!(ApiKeyText::parse(cut), Err(NotAKey), "{cut}");
+            assert_eq!(ApiKeyText::parse(cut), Err(InvalidApiKey), "{cut}");
         }
     }
 

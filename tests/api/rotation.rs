@@ -166,10 +166,10 @@ async fn change_keys(app: &TestApp, load: &Load) {
     to(Timestamp::from_millis(last_ends) - MILLISECOND).await;
     assert!(is_in(app, token(&last)).await.iter().all(|is_in| *is_in), "good for as long as it was said");
 
-    to(rotation.others_retire_at - MILLISECOND).await;
+    to(rotation.previous_retire_at - MILLISECOND).await;
     assert_eq!(published(app, 0).await, both);
     assert!(is_in(app, &endless).await.iter().all(|is_in| *is_in));
-    to(rotation.others_retire_at).await;
+    to(rotation.previous_retire_at).await;
     for node in 0..app.node_count() {
         assert_eq!(published(app, node).await, [rotation.key_id.as_str()]);
     }

@@ -26,11 +26,11 @@ struct FeedState {
     last_ms: AtomicU64,
     /// Number of times that all entries were invalidated.
     epoch: AtomicU64,
-    alone: bool,
+    is_single_node: bool,
 }
 
 impl InvalidationFeed {
-    /// Creates the state of a node that has received nothing yet. `alone` is true if no other node shares the
+    /// Creates the state of a node that has received nothing yet. `is_single_node` is true if no other node shares the
     /// database.
     #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
     pub fn new(alone: bool) -> Self {
@@ -38,23 +38,23 @@ impl InvalidationFeed {
             since: Instant::now(),
             last_ms: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
-            alone,
+            is_single_node: alone,
         }))
     }
 
     /// Returns true if no other node shares the database.
-    pub fn is_alone(&self) -> bool {
-        self.0.alone
+    pub fn is_single_node(&self) -> bool {
+        self.0.is_single_node
     }
 
     /// Records that all events emitted before `asked` have been received.
-    pub fn heard_at(&self, asked: Instant) {
+    pub fn mark_current_at(&self, asked: Instant) {
         let ms = u64::try_from(asked.saturating_duration_since(self.0.since).as_millis()).unwrap_or(0);
         self.0.last_ms.fetch_max(ms + 1, Ordering::Release);
     }
 
     /// Invalidates all entries of all caches, and values that are being read.
-    pub fn forget_all(&self) {
+    pub fn invalidate_all(&self) {
         self.0.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -65,7 +65,7 @@ impl InvalidationFeed {
     #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
     /// Returns true if cached values may be used: no event has been missing for longer than the tolerance.
     pub fn is_good(&self) -> bool {
-        if self.0.alone {
+        if self.0.is_single_node {
             return true;
         }
         let Some(last_ms) = self.0.last_ms.load(Ordering::Acquire).checked_sub(1) else { return false };
@@ -86,7 +86,7 @@ pub struct Cache<K, V> {
     entries: quick_cache::sync::Cache<K, CacheEntry<V>>,
     generations: Box<[Mutex<u64>]>,
     hasher: RandomState,
-    hearing: InvalidationFeed,
+    invalidation_feed: InvalidationFeed,
 }
 
 impl<K, V> Cache<K, V>
@@ -100,7 +100,7 @@ where
             entries: quick_cache::sync::Cache::new(capacity),
             generations: (0..STRIPES).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
-            hearing,
+            invalidation_feed: hearing,
         }
     }
 
@@ -110,12 +110,12 @@ where
     /// Returns the error of `read`; nothing is cached then.
     #[expect(clippy::disallowed_methods, reason = "cached values age in real time")]
     pub async fn get_or_read<E>(&self, key: K, read: impl AsyncFnOnce() -> Result<V, E>) -> Result<V, E> {
-        let usable = self.hearing.is_good();
+        let usable = self.invalidation_feed.is_good();
         if let Some(value) = usable.then(|| self.find(&key)).flatten() {
             return Ok(value);
         }
         let before = *self.generation(&key).lock().unwrap_or_else(PoisonError::into_inner);
-        let epoch = self.hearing.epoch();
+        let epoch = self.invalidation_feed.epoch();
         let value = read().await?;
         let now = self.generation(&key).lock().unwrap_or_else(PoisonError::into_inner);
         // A value read while events were missing may have changed unnoticed.
@@ -129,7 +129,7 @@ where
     }
 
     /// Invalidates `key`, including values whose read has begun already.
-    pub fn forget(&self, key: &K) {
+    pub fn invalidate(&self, key: &K) {
         let mut generation = self.generation(key).lock().unwrap_or_else(PoisonError::into_inner);
         *generation += 1;
         self.entries.remove(key);
@@ -138,7 +138,7 @@ where
     #[expect(clippy::disallowed_methods, reason = "cached values age in real time")]
     fn find(&self, key: &K) -> Option<V> {
         let kept = self.entries.get(key)?;
-        (Instant::now() < kept.until && kept.epoch == self.hearing.epoch()).then_some(kept.value)
+        (Instant::now() < kept.until && kept.epoch == self.invalidation_feed.epoch()).then_some(kept.value)
     }
 
     fn generation(&self, key: &K) -> &Mutex<u64> {
@@ -161,7 +161,7 @@ mod tests {
     async fn cached_value_is_used_until_invalidated() {
         let cache = Cache::new(10, InvalidationFeed::new(true));
         assert_eq!((get(&cache, 1).await, get(&cache, 2).await), (1, 1));
-        cache.forget(&1);
+        cache.invalidate(&1);
         assert_eq!((get(&cache, 3).await, get(&cache, 4).await), (3, 3));
     }
 
@@ -170,9 +170,9 @@ mod tests {
         let hearing = InvalidationFeed::new(true);
         let cache = Cache::new(10, hearing.clone());
         assert_eq!(get(&cache, 1).await, 1);
-        hearing.forget_all();
+        hearing.invalidate_all();
         let forgotten_meanwhile = async || {
-            hearing.forget_all();
+            hearing.invalidate_all();
             Ok::<_, Infallible>(2)
         };
         assert_eq!(cache.get_or_read(1, forgotten_meanwhile).await.unwrap(), 2);
@@ -184,7 +184,7 @@ mod tests {
         let cache = Cache::new(10, InvalidationFeed::new(true));
         let read = async || {
             let value = 1;
-            cache.forget(&1);
+            cache.invalidate(&1);
             Ok::<_, Infallible>(value)
         };
         assert_eq!(cache.get_or_read(1, read).await.unwrap(), 1);
@@ -214,7 +214,7 @@ mod tests {
             }
             for _ in 0..20_000 {
                 truth.fetch_add(1, Ordering::SeqCst);
-                cache.forget(&1);
+                cache.invalidate(&1);
             }
         });
     }
@@ -225,11 +225,11 @@ mod tests {
         let hearing = InvalidationFeed::new(false);
         let cache = Cache::new(10, hearing.clone());
         assert_eq!((get(&cache, 1).await, get(&cache, 2).await), (1, 2));
-        hearing.heard_at(hearing.0.since);
+        hearing.mark_current_at(hearing.0.since);
         assert_eq!((get(&cache, 3).await, get(&cache, 4).await), (3, 3));
         let since = hearing.0.since.checked_sub(STALE_AFTER).unwrap();
         let long_ago =
-            FeedState { since, last_ms: AtomicU64::new(1), epoch: AtomicU64::new(0), alone: false };
+            FeedState { since, last_ms: AtomicU64::new(1), epoch: AtomicU64::new(0), is_single_node: false };
         assert!(hearing.is_good() && !InvalidationFeed(Arc::new(long_ago)).is_good());
     }
 }

@@ -147,7 +147,7 @@ type Limiter =
 /// Running exports on this node, and the allowance per user.
 pub(crate) struct Exports {
     running: Arc<Mutex<HashSet<UserId>>>,
-    lately: Option<Limiter>,
+    limiter: Option<Limiter>,
 }
 
 /// Permission for one export, released on drop.
@@ -168,7 +168,7 @@ impl Exports {
         let quota = NonZeroU32::new(per_day)
             .and_then(|per_day| Some(Quota::with_period(hours(24) / per_day.get())?.allow_burst(per_day)));
         let limiter = |quota| RateLimiter::new(quota, DashMapStateStore::default(), LimiterClock::of(clock));
-        Self { running: Arc::default(), lately: quota.map(limiter) }
+        Self { running: Arc::default(), limiter: quota.map(limiter) }
     }
 
     fn begin(&self, user: UserId, is_limited: bool) -> Result<ExportSlot, Problem> {
@@ -178,7 +178,7 @@ impl Exports {
             return Err(Problem::new(&problems::EXPORT_RUNNING, detail).retry_after(5));
         }
         let slot = ExportSlot { running: Arc::clone(&self.running), user };
-        if let Some(lately) = self.lately.as_ref().filter(|_| is_limited) {
+        if let Some(lately) = self.limiter.as_ref().filter(|_| is_limited) {
             if lately.len() > SWEEP_THRESHOLD_USERS {
                 lately.retain_recent();
             }

@@ -53,7 +53,7 @@ async fn gather(app: &App, ctx: &Ctx) -> Result<Value, Error> {
     let mut database = app.db.facts(migrations(app)).await?;
     let migrations = database.as_object_mut().and_then(|facts| facts.remove("migrations"));
     let starts = app.db.read(crate::starts::recent(ctx.now)).await?;
-    let mut modules = of_modules(app, ctx).await?;
+    let mut modules = module_facts(app, ctx).await?;
     modules.insert("audit.chain".to_owned(), audit_chain(app).await?);
     Ok(json!({
         "build": { "release": app.build, "started_at": app.started },
@@ -112,7 +112,7 @@ fn migrations(app: &App) -> Vec<ModuleMigrations> {
     [STORE_MIGRATIONS, JOBS_MIGRATIONS].into_iter().chain(own).collect()
 }
 
-async fn of_modules(app: &App, ctx: &Ctx) -> Result<Map<String, Value>, Error> {
+async fn module_facts(app: &App, ctx: &Ctx) -> Result<Map<String, Value>, Error> {
     let facts: Vec<Fact> = app.modules.iter().flat_map(|module| module.facts).copied().collect();
     let ctx = ctx.refreshed();
     // These queries count whole tables, so they run on the lane for long reads.

@@ -17,7 +17,7 @@ pub(crate) struct QueueFull;
 
 struct QueueState<K, T> {
     state: Mutex<State<K, T>>,
-    came: Condvar,
+    item_added: Condvar,
     most: usize,
 }
 
@@ -32,7 +32,7 @@ struct State<K, T> {
 /// Creates a queue for at most `most` items.
 pub(crate) fn fair_queue<K, T>(most: usize) -> (FairQueue<K, T>, FairQueueReceiver<K, T>) {
     let state = State { items: HashMap::new(), turns: VecDeque::new(), len: 0, senders: 1 };
-    let shared = Arc::new(QueueState { state: Mutex::new(state), came: Condvar::new(), most });
+    let shared = Arc::new(QueueState { state: Mutex::new(state), item_added: Condvar::new(), most });
     (FairQueue(Arc::clone(&shared)), FairQueueReceiver(shared))
 }
 
@@ -60,7 +60,7 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
             state.turns.push_back(key);
         }
         drop(state);
-        self.0.came.notify_one();
+        self.0.item_added.notify_one();
         // Dropped outside the lock, because that wakes its owner.
         drop(dropped);
         Ok(())
@@ -114,7 +114,7 @@ impl<K: Clone + Eq + Hash, T> FairQueueReceiver<K, T> {
             if state.senders == 0 {
                 return None;
             }
-            state = self.0.came.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.0.item_added.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -131,7 +131,7 @@ impl<K, T> Drop for FairQueue<K, T> {
         let mut state = self.0.state();
         state.senders -= 1;
         if state.senders == 0 {
-            self.0.came.notify_all();
+            self.0.item_added.notify_all();
         }
     }
 }

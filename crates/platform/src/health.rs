@@ -90,7 +90,7 @@ async fn ready(State(app): State<App>) -> HealthReport {
 
 /// Runs the checks that decide whether the server receives requests. `/api/health` includes them.
 async fn readiness(app: &App) -> Vec<NamedCheck> {
-    vec![draining(app), database(app).await, writes(app.db.write_stall()), clock(app), disk_to_write_to(app)]
+    vec![draining(app), database(app).await, writes(app.db.write_stall()), clock(app), writable_disk(app)]
 }
 
 /// Get the health report
@@ -234,14 +234,14 @@ impl HealthCheck {
         }
     }
 
-    fn but(self, status: HealthStatus, output: &'static str) -> Self {
+    fn with_status(self, status: HealthStatus, output: &'static str) -> Self {
         Self { status, output: Some(output), ..self }
     }
 }
 
 fn draining(app: &App) -> NamedCheck {
     let check = if app.stop.is_draining() {
-        HealthCheck::pass().but(HealthStatus::Fail, "The server is shutting down.")
+        HealthCheck::pass().with_status(HealthStatus::Fail, "The server is shutting down.")
     } else {
         HealthCheck::pass()
     };
@@ -257,12 +257,12 @@ async fn database(app: &App) -> NamedCheck {
     let check = match migrations {
         Ok(Ok(all)) if all.iter().all(|one| one.state != MigrationState::Pending) => took,
         Ok(Ok(_)) => took
-            .but(HealthStatus::Fail, "The database schema is older than this build. Run `kith migrate up`."),
+            .with_status(HealthStatus::Fail, "The database schema is older than this build. Run `kith migrate up`."),
         Ok(Err(error)) => {
             tracing::warn!(%error, "the database failed the health check");
-            took.but(HealthStatus::Fail, "The database does not respond.")
+            took.with_status(HealthStatus::Fail, "The database does not respond.")
         }
-        Err(_) => took.but(HealthStatus::Fail, "The database did not respond within 2 seconds."),
+        Err(_) => took.with_status(HealthStatus::Fail, "The database did not respond within 2 seconds."),
     };
     ("database:responseTime", check)
 }
@@ -273,7 +273,7 @@ fn writes(stall: Duration) -> NamedCheck {
     let stuck = "No transaction has started or ended for 10 seconds.";
     (
         "database:writeStall",
-        if stall < MAX_WRITE_STALL { check } else { check.but(HealthStatus::Fail, stuck) },
+        if stall < MAX_WRITE_STALL { check } else { check.with_status(HealthStatus::Fail, stuck) },
     )
 }
 
@@ -283,7 +283,7 @@ fn clock(app: &App) -> NamedCheck {
         if clock.is_tolerable() {
             skew
         } else {
-            skew.but(
+            skew.with_status(
                 HealthStatus::Fail,
                 "The system clock deviates from the database's clock by more than 500 ms.",
             )
@@ -295,7 +295,7 @@ fn clock(app: &App) -> NamedCheck {
 /// Compares the audit chain with the remembered head. Warns at most: taking the server out of service does
 /// not repair the log.
 fn audit_head(app: &App) -> NamedCheck {
-    let warn = |output| HealthCheck::pass().but(HealthStatus::Warn, output);
+    let warn = |output| HealthCheck::pass().with_status(HealthStatus::Warn, output);
     let check = match app.audit_head.outcome() {
         HeadOutcome::Unknown | HeadOutcome::Contained => HealthCheck::pass(),
         HeadOutcome::Missing(_) => {
@@ -310,14 +310,14 @@ fn audit_head(app: &App) -> NamedCheck {
 
 /// Checks for delayed purges. Warns at most, because a backlog of purges does not affect requests.
 async fn purges(app: &App) -> NamedCheck {
-    let delayed = tokio::time::timeout(DATABASE_TIMEOUT, app.db.read(purge::is_delayed)).await;
+    let delayed = tokio::time::timeout(DATABASE_TIMEOUT, app.db.read(purge::find_delayed)).await;
     let check = match delayed {
         Ok(Ok(Some(PurgeOutcome { backlog, fault }))) => {
             let output = match fault {
                 Some(_) => "Some due items were not purged. `GET /api/v1/admin/facts` has the reason.",
                 None => "More items are due than one run purges.",
             };
-            HealthCheck::measured(backlog, "items").but(HealthStatus::Warn, output)
+            HealthCheck::measured(backlog, "items").with_status(HealthStatus::Warn, output)
         }
         // An unreachable database is reported by `database:responseTime`.
         Ok(Ok(None) | Err(_)) | Err(_) => HealthCheck::pass(),
@@ -334,7 +334,7 @@ fn memory() -> NamedCheck {
 
 fn disk(app: &App) -> NamedCheck {
     let check = disk_free(existing(&app.config.data.folder))
-        .map_or_else(HealthCheck::pass, |(free, _)| judge_disk(free));
+        .map_or_else(HealthCheck::pass, |(free, _)| check_free_disk(free));
     ("disk:free", check)
 }
 
@@ -344,25 +344,25 @@ pub(crate) fn existing(folder: &Path) -> &Path {
 }
 
 /// Checks that the disk of the data folder has room for writes. Applies to SQLite only.
-fn disk_to_write_to(app: &App) -> NamedCheck {
+fn writable_disk(app: &App) -> NamedCheck {
     let free =
         if app.db.kind() == EngineKind::Sqlite { disk_free(existing(&app.config.data.folder)) } else { None };
-    ("disk:writable", free.map_or_else(HealthCheck::pass, |(free, _)| judge_writable(free)))
+    ("disk:writable", free.map_or_else(HealthCheck::pass, |(free, _)| check_writable_disk(free)))
 }
 
-fn judge_writable(free_bytes: u64) -> HealthCheck {
+fn check_writable_disk(free_bytes: u64) -> HealthCheck {
     if free_bytes < MIN_WRITABLE_BYTES {
-        return HealthCheck::pass().but(HealthStatus::Fail, "The disk of the data folder is full.");
+        return HealthCheck::pass().with_status(HealthStatus::Fail, "The disk of the data folder is full.");
     }
     HealthCheck::pass()
 }
 
-fn judge_disk(free_bytes: u64) -> HealthCheck {
+fn check_free_disk(free_bytes: u64) -> HealthCheck {
     let free = HealthCheck::measured(free_bytes, "bytes");
     match free_bytes {
-        0..CRITICAL_DISK_BYTES => free.but(HealthStatus::Fail, "Less than 0.1 GiB of disk space is free."),
+        0..CRITICAL_DISK_BYTES => free.with_status(HealthStatus::Fail, "Less than 0.1 GiB of disk space is free."),
         CRITICAL_DISK_BYTES..LOW_DISK_BYTES => {
-            free.but(HealthStatus::Warn, "Less than 1 GiB of disk space is free.")
+            free.with_status(HealthStatus::Warn, "Less than 1 GiB of disk space is free.")
         }
         _ => free,
     }
@@ -484,7 +484,7 @@ mod tests {
 
     #[test]
     fn report_has_status_of_worst_check() {
-        let check = |status| ("x", HealthCheck::pass().but(status, "…"));
+        let check = |status| ("x", HealthCheck::pass().with_status(status, "…"));
         for (statuses, worst, answer) in [
             (vec![HealthStatus::Pass, HealthStatus::Pass], HealthStatus::Pass, 200),
             (vec![HealthStatus::Warn, HealthStatus::Pass], HealthStatus::Warn, 200),
@@ -506,13 +506,13 @@ mod tests {
 
     #[test]
     fn server_without_room_to_write_is_not_ready() {
-        assert_eq!(judge_writable(MIN_WRITABLE_BYTES - 1).status, HealthStatus::Fail);
-        assert_eq!(judge_writable(MIN_WRITABLE_BYTES).status, HealthStatus::Pass);
+        assert_eq!(check_writable_disk(MIN_WRITABLE_BYTES - 1).status, HealthStatus::Fail);
+        assert_eq!(check_writable_disk(MIN_WRITABLE_BYTES).status, HealthStatus::Pass);
     }
 
     #[test]
     fn low_disk_warns_and_critical_disk_fails() {
-        let judge = |bytes| judge_disk(bytes).status;
+        let judge = |bytes| check_free_disk(bytes).status;
         assert_eq!(judge(LOW_DISK_BYTES), HealthStatus::Pass);
         assert_eq!(judge(LOW_DISK_BYTES - 1), HealthStatus::Warn);
         assert_eq!(judge(CRITICAL_DISK_BYTES), HealthStatus::Warn);

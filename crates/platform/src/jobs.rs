@@ -25,7 +25,7 @@ pub const MAINTENANCE: &str = "maintenance";
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Fact about the maintenance schedules: the last run, and the failures within a day.
-pub(crate) const MAINTENANCE_FACT: Fact = Fact { name: "jobs.maintenance", read: read_upkeep };
+pub(crate) const MAINTENANCE_FACT: Fact = Fact { name: "jobs.maintenance", read: read_maintenance };
 
 /// Future of a job attempt.
 pub type AttemptFuture = Pin<Box<dyn Future<Output = Result<JobOutput, JobError>> + Send>>;
@@ -47,7 +47,7 @@ pub struct ModuleJob {
 #[derive(Clone, Copy, Debug)]
 enum Work {
     /// Determines by itself what is due.
-    Upkeep(fn(App) -> MaintenanceFuture),
+    Maintenance(fn(App) -> MaintenanceFuture),
     /// Depends on the job's payload.
     Job(fn(App, AttemptContext) -> AttemptFuture),
 }
@@ -64,14 +64,14 @@ impl ModuleJob {
 
     /// Creates a maintenance job, which a schedule runs. `run` determines what is due.
     pub const fn maintenance(kind: &'static str, run: fn(App) -> MaintenanceFuture) -> Self {
-        Self { kind, queue: MAINTENANCE, work: Work::Upkeep(run) }
+        Self { kind, queue: MAINTENANCE, work: Work::Maintenance(run) }
     }
 
     fn handler(self, app: &App) -> Handler {
         let app = app.clone();
         match self.work {
             Work::Job(work) => Handler::new(self.kind, move |run| work(app.clone(), run)),
-            Work::Upkeep(work) => Handler::new(self.kind, move |_| {
+            Work::Maintenance(work) => Handler::new(self.kind, move |_| {
                 let app = app.clone();
                 async move { work(app).await.map(|()| JobOutput::default()).map_err(JobError::retry) }
             }),
@@ -215,7 +215,7 @@ pub(crate) fn process_name() -> String {
     format!("{host}:{}", std::process::id())
 }
 
-fn read_upkeep(q: &Query<'_>, ctx: &Ctx) -> Result<Value, Error> {
+fn read_maintenance(q: &Query<'_>, ctx: &Ctx) -> Result<Value, Error> {
     let filter = ScheduleFilter { is_declared: Some(true), ..ScheduleFilter::default() };
     let records = kith_jobs::list_kind_summaries(q, MAINTENANCE, ctx.now - days(1))?;
     let told = |one: Schedule| {

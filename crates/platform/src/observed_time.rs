@@ -104,7 +104,7 @@ fn millis(duration: Duration) -> i64 {
 /// # Errors
 /// Returns the store's error if the database fails.
 pub async fn observe(app: &App, ctx: &Ctx) -> Result<i64, Error> {
-    let last = *look(app);
+    let last = *last_update(app);
     let clock = &app.sources.clock;
     let (monotonic, wall) = (clock.monotonic(), clock.now());
     let observed = app.write(ctx, move |tx, _| {
@@ -117,11 +117,11 @@ pub async fn observe(app: &App, ctx: &Ctx) -> Result<i64, Error> {
     if let Some(jumped_ms) = jumped {
         tracing::error!(jumped_ms, "the wall clock jumped; holds before purges continue by elapsed time");
     }
-    *look(app) = Some(ClockUpdate { monotonic, wall, elapsed_ms });
+    *last_update(app) = Some(ClockUpdate { monotonic, wall, elapsed_ms });
     Ok(elapsed_ms)
 }
 
-fn look(app: &App) -> std::sync::MutexGuard<'_, Option<ClockUpdate>> {
+fn last_update(app: &App) -> std::sync::MutexGuard<'_, Option<ClockUpdate>> {
     app.observed_time.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -183,11 +183,11 @@ mod tests {
     impl SimulatedProcesses {
         fn new() -> Self {
             let mut world = Self { kept: None, last: None, monotonic: Duration::ZERO, wall: START };
-            world.look();
+            world.last_update();
             world
         }
 
-        fn look(&mut self) -> Option<i64> {
+        fn last_update(&mut self) -> Option<i64> {
             let (next, jumped) = Observed::next(self.kept, self.last, self.monotonic, self.wall);
             self.kept = Some(next);
             self.last =
@@ -201,7 +201,7 @@ mod tests {
             for _ in 0..time.as_secs() / 60 {
                 self.monotonic += minutes(1);
                 self.wall = self.wall + minutes(1);
-                jumped = self.look().or(jumped);
+                jumped = self.last_update().or(jumped);
             }
             jumped
         }
@@ -211,7 +211,7 @@ mod tests {
             self.wall = self.wall + time;
             self.last = None;
             self.monotonic = Duration::ZERO;
-            self.look();
+            self.last_update();
         }
 
         fn elapsed(&self) -> Duration {

@@ -58,7 +58,7 @@ fn routes() -> Routes {
 async fn tidy(app: App) -> Result<(), MaintenanceError> {
     let ctx = app.system_ctx("maintenance");
     for _ in 0..TIDY_BATCHES {
-        if app.write(&ctx, idempotency::tidy).await? < idempotency::MAX_REMOVED_ROWS {
+        if app.write(&ctx, idempotency::remove_expired).await? < idempotency::MAX_REMOVED_ROWS {
             break;
         }
     }

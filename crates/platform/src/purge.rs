@@ -104,7 +104,7 @@ impl PurgeRun {
 }
 
 /// Returns the first outcome of a last run that left due items or had a fault.
-pub(crate) fn is_delayed(q: &Query<'_>) -> Result<Option<PurgeOutcome>, Error> {
+pub(crate) fn find_delayed(q: &Query<'_>) -> Result<Option<PurgeOutcome>, Error> {
     let sql = "SELECT backlog, fault FROM purge_runs WHERE backlog > 0 OR fault IS NOT NULL ORDER BY name";
     q.one(sql, &[], |row| Ok(PurgeOutcome { backlog: row.get(0)?, fault: row.get(1)? }))
 }
@@ -113,7 +113,7 @@ pub(crate) fn is_delayed(q: &Query<'_>) -> Result<Option<PurgeOutcome>, Error> {
 ///
 /// # Errors
 /// Returns an error if the manifest cannot be written; nothing may be purged then.
-pub async fn keep_manifest(
+pub async fn write_manifest(
     app: &App,
     name: &str,
     manifest: &(impl Serialize + Sync),

@@ -43,12 +43,12 @@ fn probes() -> Routes {
         .merge(rate_limited(
             RateClass::Auth,
             &[Method::POST],
-            secret(Routes::new().routes(routes!(timeless, timeless_changing))),
+            secret(Routes::new().routes(routes!(untimed, timeless_changing))),
         ))
         .merge(rate_limited(RateClass::PartnerLists, &[], Routes::new().routes(routes!(partner_list))))
         .routes(routes!(thing))
         .routes(routes!(peer))
-        .routes(routes!(much))
+        .routes(routes!(large))
         .routes(routes!(trickle))
         .routes(routes!(endless))
         .routes(routes!(some, some_changing))
@@ -90,7 +90,7 @@ async fn signed_in(caller: SignedIn) -> String {
 }
 
 #[utoipa::path(get, path = "/api/v1/auth/timeless", responses((status = 204)))]
-async fn timeless() -> StatusCode {
+async fn untimed() -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
@@ -118,7 +118,7 @@ async fn peer(client: ClientAddress) -> String {
 pub const LARGE_BODY_BYTES: usize = 32 * 1024 * 1024;
 
 #[utoipa::path(get, path = "/much", responses((status = 200, body = String)))]
-async fn much() -> String {
+async fn large() -> String {
     "x".repeat(LARGE_BODY_BYTES)
 }
 
@@ -143,28 +143,28 @@ async fn endless() -> Body {
 }
 
 /// Returns a JSON array large enough to be compressed.
-fn some_json() -> Json<Vec<&'static str>> {
+fn large_json() -> Json<Vec<&'static str>> {
     Json(vec!["a line like many others"; 200])
 }
 
 #[utoipa::path(get, path = "/some", responses((status = 200, body = Vec<String>)))]
 async fn some() -> Json<Vec<&'static str>> {
-    some_json()
+    large_json()
 }
 
 #[utoipa::path(post, path = "/some", responses((status = 200, body = Vec<String>)))]
 async fn some_changing() -> Json<Vec<&'static str>> {
-    some_json()
+    large_json()
 }
 
 #[utoipa::path(get, path = "/api/v1/auth/some", responses((status = 200, body = Vec<String>)))]
 async fn some_secret() -> Json<Vec<&'static str>> {
-    some_json()
+    large_json()
 }
 
 #[utoipa::path(get, path = "/some/unkept", responses((status = 200, body = Vec<String>)))]
 async fn some_unkept() -> ([(HeaderName, &'static str); 1], Json<Vec<&'static str>>) {
-    ([(CACHE_CONTROL, "no-store")], some_json())
+    ([(CACHE_CONTROL, "no-store")], large_json())
 }
 
 #[utoipa::path(get, path = "/page", responses((status = 200, body = String, content_type = "text/html")))]
@@ -286,7 +286,7 @@ pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
 /// Ensures that a test's own subscriber receives its log lines while other tests run. While only one
 /// subscriber exists, `tracing` caches the interest of each call site from the dispatcher of the thread that
 /// reaches it first, which may have none.
-pub fn hold_other_subscribers() {
+pub fn keep_second_subscriber() {
     static OTHERS: LazyLock<[Dispatch; 2]> =
         LazyLock::new(|| std::array::from_fn(|_| Dispatch::new(tracing_subscriber::registry())));
     LazyLock::force(&OTHERS);

@@ -88,7 +88,7 @@ pub fn served(config: &Config) -> Result<&'static [&'static Module], ModulesErro
     let mut served = chosen(config)?;
     if !config.is_production() {
         let has_needs =
-            |module: &&&Module| module.needs.iter().all(|need| served.iter().any(|one| one.name == *need));
+            |module: &&&Module| module.depends_on.iter().all(|need| served.iter().any(|one| one.name == *need));
         let for_development: Vec<_> = DEVELOPMENT_MODULES.iter().filter(has_needs).copied().collect();
         served.extend(for_development);
         if config.server.demo {
@@ -96,7 +96,7 @@ pub fn served(config: &Config) -> Result<&'static [&'static Module], ModulesErro
         }
     }
     for module in &served {
-        let unmet = module.needs.iter().find(|need| served.iter().all(|one| one.name != **need));
+        let unmet = module.depends_on.iter().find(|need| served.iter().all(|one| one.name != **need));
         if let Some(needed) = unmet {
             return Err(ModulesError::UnmetNeed { module: module.name, needed });
         }

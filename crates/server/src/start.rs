@@ -10,9 +10,9 @@ use kith_kernel::{Clock, Sources, SystemClock, SystemRandom};
 use kith_platform::clock::NodeClock;
 use kith_platform::config::{Config, DevelopmentSecretsError};
 use kith_platform::http::{self, Server};
-use kith_platform::starts::Started;
+use kith_platform::starts::ServerStart;
 use kith_platform::telemetry::log::LogLevel;
-use kith_platform::{AheadClock, App, Program, StartError as AppError};
+use kith_platform::{AdjustableClock, App, Program, StartError as AppError};
 use kith_store::{ControlSocket, EngineKind, MigrationState, OpenError, Store, StoreOptions};
 use thiserror::Error;
 use tokio::time::timeout;
@@ -45,7 +45,7 @@ pub struct Running {
     /// `None` if a test controls the clock and delivers events itself.
     consumers: Option<RunningConsumers<App>>,
     /// `None` if the start could not be recorded.
-    started: Option<Started>,
+    started: Option<ServerStart>,
 }
 
 /// Error of starting a server.
@@ -139,7 +139,7 @@ async fn open_on(db: Store, config: Config, seams: TestOverrides) -> Result<App,
         (sources, None)
     } else {
         let ahead =
-            AheadClock::resume(Arc::clone(&sources.clock), &config.data.folder).map_err(AppError::from)?;
+            AdjustableClock::resume(Arc::clone(&sources.clock), &config.data.folder).map_err(AppError::from)?;
         (Sources { clock: ahead.clone(), ..sources }, Some(ahead))
     };
     let program =
@@ -162,7 +162,7 @@ async fn serve(app: App) -> Result<Running, StartError> {
     let consumers = app.consumers();
     consumers.declare().await.map_err(AppError::from)?;
     let consumers = app.clock.is_some().then(|| consumers.start());
-    let started = Started::record(&app, addr).await.inspect_err(|error| {
+    let started = ServerStart::record(&app, addr).await.inspect_err(|error| {
         tracing::warn!(%error, "cannot record the start of this server; restarts will not be counted");
     });
     // No `await` from here on: a signal cancels the start at an `await`, but a server that responds must be

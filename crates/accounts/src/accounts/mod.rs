@@ -56,7 +56,7 @@ pub static MODULE: Module = Module {
     consumers: &[ModuleConsumer::every_node("accounts.access", events::ACCESS_CHANGED, |app, news| {
         Box::pin(async move {
             if let NodeEvent::Committed(event) = news {
-                event.recipients.iter().for_each(|user| app.forget_access(*user));
+                event.recipients.iter().for_each(|user| app.invalidate_access(*user));
             }
             Ok(())
         })
@@ -77,7 +77,7 @@ pub static MODULE: Module = Module {
 
 /// Routes that are served in development mode only.
 pub static DEVELOPMENT: Module = Module {
-    needs: &["accounts"],
+    depends_on: &["accounts"],
     tags: kith_platform::DEVELOPMENT.tags,
     routes: http::development_routes,
     ..Module::named("accounts-development")

@@ -7,7 +7,7 @@ use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Timestamp, UserId};
 use kith_platform::export::ExportSection;
 use kith_platform::purge::{self, PurgeOutcome, PurgeRun};
-use kith_platform::{App, ExportPart, PersonalData, UpkeepError};
+use kith_platform::{App, ExportPart, PersonalData, MaintenanceError};
 use kith_store::{Error, Query, Tx};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -40,7 +40,7 @@ struct AccountPurgeManifest {
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
-pub async fn delete_expired(app: App) -> Result<(), UpkeepError> {
+pub async fn delete_expired(app: App) -> Result<(), MaintenanceError> {
     let ctx = app.system_ctx("maintenance");
     app.write(&ctx, |tx, ctx| {
         let refused_before = ctx.now - rules::TAKEN_RESPONSES_WINDOW;
@@ -77,7 +77,7 @@ fn recompute_email_keys(tx: &Tx<'_>) -> Result<(), Error> {
 ///
 /// # Errors
 /// Returns an error if the database operation fails or a manifest cannot be written.
-pub async fn purge_due(app: App) -> Result<(), UpkeepError> {
+pub async fn purge_due(app: App) -> Result<(), MaintenanceError> {
     let ctx = app.system_ctx("maintenance");
     let run = PurgeRun::begin(&app, &ctx, "accounts", rows::start_holds).await?;
     let fault = check_established_share(&app, run).await?;
@@ -118,7 +118,7 @@ async fn purge_oldest(
     run: PurgeRun,
     with_established: bool,
     max_purged: i64,
-) -> Result<(), UpkeepError> {
+) -> Result<(), MaintenanceError> {
     let (mut purged, mut attempted, mut failure) = (0, 0, None);
     let mut after = DueAccount { user: UserId(Uuid::nil()), purge_at: Timestamp::from_millis(i64::MIN) };
     while purged < max_purged && attempted < max_purged * MAX_TRIES_PER_PURGE {
@@ -155,7 +155,7 @@ pub async fn purge_if_synthetic(app: &App, user: UserId) {
 /// Error of purging an account.
 enum PurgeError {
     /// The manifest cannot be written, so no account can be purged.
-    Manifest(UpkeepError),
+    Manifest(MaintenanceError),
     /// This account cannot be purged.
     Account(Error),
 }
@@ -171,7 +171,7 @@ async fn purge_one(app: &App, ctx: &Ctx, user: UserId, elapsed_ms: i64) -> Resul
     let counted = parts.clone();
     let counts = app.db.read(move |q| count(q, &counted, user)).await?;
     let manifest = AccountPurgeManifest { user_id: user, at: ctx.refreshed().now, rows: counts };
-    let written = purge::keep_manifest(app, &user.to_string(), &manifest).await;
+    let written = purge::write_manifest(app, &user.to_string(), &manifest).await;
     let text = written.map_err(PurgeError::Manifest)?;
     app.write(ctx, move |tx, ctx| {
         tx.lock("user", [user])?;

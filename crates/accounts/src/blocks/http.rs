@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Cursor, FieldError, Page, Problem, ProblemCode, UserId, problems};
 use kith_platform::{
-    Answer, ApiResult, App, Blocked, Json, PageAnswer, PageQuery, PathId, Routes, SignedIn, cursor_problem,
+    WriteResponse, ApiResult, App, BlockHook, Json, PageResponse, PageQuery, PathId, Routes, SignedIn, cursor_problem,
     store_problem,
 };
 use utoipa_axum::routes;
@@ -22,7 +22,7 @@ pub fn routes() -> Routes {
     Routes::new().routes(routes!(list_blocks)).routes(routes!(get_block, block_user, unblock_user))
 }
 
-type BlockPage = PageAnswer<Block>;
+type BlockPage = PageResponse<Block>;
 
 /// List blocked users
 ///
@@ -85,8 +85,8 @@ async fn block_user(
     PathId(other): PathId<UserId>,
 ) -> ApiResult<Response> {
     let user_id = caller.user_id;
-    let hooks: Vec<Blocked> = app.installed.iter().filter_map(|module| module.blocked).collect();
-    app.change(&caller, move |tx, ctx| block(tx, ctx, user_id, other, &hooks).map(Answer::ok)).await
+    let hooks: Vec<BlockHook> = app.installed.iter().filter_map(|module| module.on_block).collect();
+    app.change(&caller, move |tx, ctx| block(tx, ctx, user_id, other, &hooks).map(WriteResponse::ok)).await
 }
 
 /// Unblock a user
@@ -104,9 +104,9 @@ async fn unblock_user(
     PathId(other): PathId<UserId>,
 ) -> ApiResult<Response> {
     let user_id = caller.user_id;
-    let hooks: Vec<Blocked> = app.installed.iter().filter_map(|module| module.unblocked).collect();
+    let hooks: Vec<BlockHook> = app.installed.iter().filter_map(|module| module.on_unblock).collect();
     app.change(&caller, move |tx, ctx| {
-        unblock(tx, ctx, user_id, other, &hooks).map(|()| Answer::no_content())
+        unblock(tx, ctx, user_id, other, &hooks).map(|()| WriteResponse::no_content())
     })
     .await
 }

@@ -9,7 +9,7 @@ mod model;
 mod rows;
 
 use kith_kernel::{Ctx, UserId};
-use kith_platform::{Blocked, ExportPart, Module, PersonalData, Tag};
+use kith_platform::{BlockHook, ExportPart, Module, PersonalData, Tag};
 use kith_store::{Migration, NewEvent, Tx};
 use serde_json::json;
 
@@ -22,7 +22,7 @@ const MAX_BLOCKS: i64 = 10_000;
 
 /// The module `blocks`.
 pub static MODULE: Module = Module {
-    needs: &["accounts"],
+    depends_on: &["accounts"],
     tags: &[Tag { name: "Blocks", description: "Block users: neither can contact or find the other." }],
     routes: http::routes,
     migrations: &[Migration { version: 1, name: "blocks", sql: include_str!("migrations/0001_blocks.sql") }],
@@ -47,7 +47,7 @@ fn block(
     ctx: &Ctx,
     blocker: UserId,
     blocked: UserId,
-    hooks: &[Blocked],
+    hooks: &[BlockHook],
 ) -> Result<Block, BlockError> {
     if blocker == blocked {
         return Err(BlockError::SelfBlock);
@@ -77,7 +77,7 @@ fn unblock(
     ctx: &Ctx,
     blocker: UserId,
     blocked: UserId,
-    hooks: &[Blocked],
+    hooks: &[BlockHook],
 ) -> Result<(), BlockError> {
     tx.lock("user", [blocker, blocked])?;
     if rows::delete(tx, blocker, blocked)? {

@@ -4,9 +4,9 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Cursor, Page, Problem, ProblemCode, Text, TextRules, UserId, problems};
-use kith_platform::http::old_path;
+use kith_platform::http::deprecated_path;
 use kith_platform::{
-    Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Routes, SignedIn, cursor_problem,
+    WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, PathId, Routes, SignedIn, cursor_problem,
     store_problem,
 };
 use serde::Deserialize;
@@ -28,8 +28,8 @@ pub fn routes() -> Routes {
     Routes::new()
         .routes(routes!(list_nicknames))
         .routes(routes!(get_nickname, set_nickname, remove_nickname))
-        .routes(old_path("/api/nicknames", routes!(list_nicknames)))
-        .routes(old_path("/api/nicknames/{user_id}", routes!(get_nickname, set_nickname, remove_nickname)))
+        .routes(deprecated_path("/api/nicknames", routes!(list_nicknames)))
+        .routes(deprecated_path("/api/nicknames/{user_id}", routes!(get_nickname, set_nickname, remove_nickname)))
 }
 
 /// Nickname for another user.
@@ -40,7 +40,7 @@ struct NicknameBody {
     nickname: String,
 }
 
-type NicknamePage = PageAnswer<Nickname>;
+type NicknamePage = PageResponse<Nickname>;
 
 /// List nicknames
 ///
@@ -106,7 +106,7 @@ async fn set_nickname(
     let text = text.map_err(|fault| Problem::invalid(vec![fault]))?.into_string();
     let owner = caller.user_id;
     app.change(&caller, move |tx, ctx| match set(tx, ctx, owner, other, &text) {
-        Ok(Some(nickname)) => Ok(Answer::ok(nickname)),
+        Ok(Some(nickname)) => Ok(WriteResponse::ok(nickname)),
         Ok(None) => Err(NicknameError::TooMany),
         Err(error) => Err(NicknameError::Store(error)),
     })
@@ -128,7 +128,7 @@ async fn remove_nickname(
 ) -> ApiResult<Response> {
     let owner = caller.user_id;
     app.change(&caller, move |tx, ctx| {
-        remove(tx, ctx, owner, other).map(|()| Answer::no_content()).map_err(NicknameError::Store)
+        remove(tx, ctx, owner, other).map(|()| WriteResponse::no_content()).map_err(NicknameError::Store)
     })
     .await
 }

@@ -17,7 +17,7 @@ const MAX_NICKNAMES: i64 = 10_000;
 
 /// The module `nicknames`.
 pub static MODULE: Module = Module {
-    needs: &["accounts", "blocks"],
+    depends_on: &["accounts", "blocks"],
     tags: &[Tag { name: "Nicknames", description: "Give other users names that only the caller sees." }],
     routes: http::routes,
     migrations: &[Migration {

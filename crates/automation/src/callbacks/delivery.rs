@@ -8,7 +8,7 @@ use axum::body::Bytes;
 use kith_jobs::{JobError, JobId, JobOutput};
 use kith_kernel::{Ctx, Timestamp, seconds};
 use kith_platform::App;
-use kith_platform::outbound::{OutboundError, Outgoing, Received, signature};
+use kith_platform::outbound::{OutboundError, OutboundRequest, OutboundResponse, signature};
 use kith_store::{Error, Tx};
 
 use super::model::{
@@ -75,7 +75,7 @@ fn outgoing(
     ctx: &Ctx,
     stored: &StoredCallback,
     endpoint: &StoredEndpoint,
-) -> Result<Outgoing, CallbackFailureReason> {
+) -> Result<OutboundRequest, CallbackFailureReason> {
     let (id, keyring) = (stored.callback.id, &app.keyring);
     let target =
         app.outbound.target(&stored.callback.url).map_err(|_| CallbackFailureReason::TargetRefused)?;
@@ -94,7 +94,7 @@ fn outgoing(
     // Uses real time: receivers compare the signature's timestamp with their own clocks, which do not follow
     // `/dev/clock`.
     signature::sign(&mut headers, &secrets, &webhook_id(id), ctx.real_now(), &body);
-    Ok(Outgoing { target, method: message.method, headers, body, timeout: message.timeout })
+    Ok(OutboundRequest { target, method: message.method, headers, body, timeout: message.timeout })
 }
 
 /// Returns the `webhook-id` of a callback. All attempts have the same.
@@ -144,7 +144,7 @@ struct AttemptReport {
     was_probe: bool,
     /// Fraction of the jitter to add to the next wait, 0 to 1.
     jitter: f64,
-    result: Result<Received, OutboundError>,
+    result: Result<OutboundResponse, OutboundError>,
 }
 
 fn jitter_fraction(ctx: &Ctx) -> f64 {
@@ -300,7 +300,7 @@ fn attempt(report: &AttemptReport, number: i64) -> CallbackAttempt {
 }
 
 /// Returns the part of a response that is stored, as text that both databases can store.
-fn capture_response(received: &Received) -> CapturedResponse {
+fn capture_response(received: &OutboundResponse) -> CapturedResponse {
     let mut bytes = 0;
     let lines = received.headers.iter().map(|(name, value)| {
         format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()).replace(char::is_control, " "))
@@ -312,6 +312,6 @@ fn capture_response(received: &Received) -> CapturedResponse {
     CapturedResponse {
         headers: headers.collect(),
         body: String::from_utf8_lossy(&received.body).replace('\0', "\u{fffd}"),
-        is_complete: received.is_whole,
+        is_complete: received.is_complete,
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use kith_kernel::{days, minutes};
-use kith_platform::{App, UpkeepError};
+use kith_platform::{App, MaintenanceError};
 use kith_store::Error;
 
 use super::{commands, rows};
@@ -21,7 +21,7 @@ const OVERDUE: Duration = minutes(1);
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
-pub async fn delete_ended(app: App) -> Result<(), UpkeepError> {
+pub async fn delete_ended(app: App) -> Result<(), MaintenanceError> {
     let ctx = app.system_ctx("maintenance");
     loop {
         let forgotten = app.write(&ctx, |tx, ctx| {
@@ -40,7 +40,7 @@ pub async fn delete_ended(app: App) -> Result<(), UpkeepError> {
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
-pub async fn enqueue_lost(app: App) -> Result<(), UpkeepError> {
+pub async fn enqueue_lost(app: App) -> Result<(), MaintenanceError> {
     let ctx = app.system_ctx("callbacks");
     let mut after = None;
     loop {

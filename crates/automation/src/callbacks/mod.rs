@@ -54,7 +54,7 @@ async fn run_recurring(app: App, run: AttemptContext) -> Result<JobOutput, JobEr
 
 /// The module `callbacks`.
 pub static MODULE: Module = Module {
-    needs: &["accounts"],
+    depends_on: &["accounts"],
     tags: &[Tag {
         name: "Callbacks",
         description: "Send signed HTTP requests to your servers, once or on a schedule, with retries.",

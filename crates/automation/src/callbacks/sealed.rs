@@ -9,7 +9,7 @@ use super::model::{CallbackId, EndpointId, StoredEndpoint};
 
 /// Creates a signing secret. Returns it with its sealed form.
 pub fn new_secret(keyring: &Keyring, ctx: &Ctx, endpoint: EndpointId) -> (SigningSecret, Vec<u8>) {
-    let secret = SigningSecret::fresh(ctx.randomness());
+    let secret = SigningSecret::generate(ctx.randomness());
     let sealed = keyring.seal(ctx.randomness(), &endpoint_name(endpoint), secret.as_bytes());
     (secret, sealed)
 }

@@ -19,7 +19,7 @@ pub use rules::{reject_reserved, reject_reserved_for_api_key};
 
 /// The module `job_queues`. The name `jobs` belongs to the engine's tables.
 pub static MODULE: Module = Module {
-    needs: &["accounts"],
+    depends_on: &["accounts"],
     tags: &[
         Tag { name: "Jobs", description: "Enqueue jobs, follow them, and manage queues and dead letters." },
         Tag { name: "Workers", description: "Claim jobs, renew their leases, and report their results." },

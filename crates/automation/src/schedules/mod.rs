@@ -12,7 +12,7 @@ pub use operations::{ScheduleOperation, ScheduleOperationResult, run_operation};
 
 /// The module `schedules`.
 pub static MODULE: Module = Module {
-    needs: &["job_queues"],
+    depends_on: &["job_queues"],
     tags: &[Tag {
         name: "Schedules",
         description: "Enqueue jobs at the times of a cron expression, or at a fixed interval.",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Timestamp, days, hours};
-use kith_platform::{App, UpkeepError};
+use kith_platform::{App, MaintenanceError};
 use kith_store::{Error, Tx};
 
 use super::model::{ActiveBond, PartnerRequestId, restorable_until};
@@ -22,7 +22,7 @@ const BATCH_SIZE: i64 = 500;
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
-pub async fn expire_requests(app: App) -> Result<(), UpkeepError> {
+pub async fn expire_requests(app: App) -> Result<(), MaintenanceError> {
     let ctx = app.system_ctx("maintenance");
     while expire_batch(&app, &ctx).await? {}
     app.write(&ctx, |tx, ctx| {
@@ -37,7 +37,7 @@ pub async fn expire_requests(app: App) -> Result<(), UpkeepError> {
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
-pub async fn archive_ended(app: App) -> Result<(), UpkeepError> {
+pub async fn archive_ended(app: App) -> Result<(), MaintenanceError> {
     let ctx = app.system_ctx("maintenance");
     while archive_batch(&app, &ctx).await? {}
     Ok(())
@@ -47,7 +47,7 @@ pub async fn archive_ended(app: App) -> Result<(), UpkeepError> {
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
-pub async fn delete_old_invites(app: App) -> Result<(), UpkeepError> {
+pub async fn delete_old_invites(app: App) -> Result<(), MaintenanceError> {
     app.write(&app.system_ctx("maintenance"), |tx, ctx| {
         rows::delete_old_invites(tx, ctx.now - FAILED_ATTEMPTS_WINDOW, ctx.now - hours(24 * 30))
     })
@@ -58,7 +58,7 @@ pub async fn delete_old_invites(app: App) -> Result<(), UpkeepError> {
 /// Records a batch of expired requests. Returns `true` if there may be more. All requests have the same
 /// lifetime, so they expire in the order of their IDs. The mark passes a request only after its expiry is
 /// recorded, so that several nodes may run this at once.
-async fn expire_batch(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
+async fn expire_batch(app: &App, ctx: &Ctx) -> Result<bool, MaintenanceError> {
     // An hour of margin, because the clocks of the nodes that made the IDs differ.
     let until = first_id_at(ctx.refreshed().now - REQUEST_LIFETIME - hours(1));
     let listed = app.db.read(move |q| {
@@ -87,7 +87,7 @@ fn first_id_at(at: Timestamp) -> PartnerRequestId {
 
 /// Archives a batch of bonds. Returns `true` if there may be more. Each pair is locked and checked again,
 /// because it may be restored meanwhile.
-async fn archive_batch(app: &App, ctx: &Ctx) -> Result<bool, UpkeepError> {
+async fn archive_batch(app: &App, ctx: &Ctx) -> Result<bool, MaintenanceError> {
     let now = ctx.refreshed().now;
     let due = app.db.read(move |q| rows::list_archivable_bonds(q, ended_before(now), BATCH_SIZE)).await?;
     for bond in &due {

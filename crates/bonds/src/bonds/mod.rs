@@ -31,7 +31,7 @@ use settings::BondSettings;
 
 /// The module `bonds`.
 pub static MODULE: Module = Module {
-    needs: &["accounts", "blocks"],
+    depends_on: &["accounts", "blocks"],
     tags: &[Tag {
         name: "Partners",
         description: "Find a partner by request or invite, and end the bond. A user has at most one partner.",
@@ -41,8 +41,8 @@ pub static MODULE: Module = Module {
     problems: http::PROBLEMS,
     events: events::KINDS,
     personal: Some(personal_data::PERSONAL),
-    blocked: Some(commands::handle_block),
-    unblocked: Some(commands::handle_unblock),
+    on_block: Some(commands::handle_block),
+    on_unblock: Some(commands::handle_unblock),
     jobs: &[
         ModuleJob::maintenance("bonds.expire-requests", |app| Box::pin(maintenance::expire_requests(app))),
         ModuleJob::maintenance("bonds.archive-ended", |app| Box::pin(maintenance::archive_ended(app))),

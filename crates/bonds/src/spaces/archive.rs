@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kith_kernel::{Ctx, Timestamp, days};
 use kith_platform::purge::{self, PurgeOutcome, PurgeRun};
-use kith_platform::{App, Fact, UpkeepError};
+use kith_platform::{App, Fact, MaintenanceError};
 use kith_store::{Error, Tx};
 use serde::Serialize;
 use serde_json::json;
@@ -48,7 +48,7 @@ struct SpacePurgeManifest {
 ///
 /// # Errors
 /// Returns an error if the database operation fails or a manifest cannot be written.
-pub async fn archive_and_purge(app: App) -> Result<(), UpkeepError> {
+pub async fn archive_and_purge(app: App) -> Result<(), MaintenanceError> {
     let ctx = app.system_ctx("maintenance");
     archive_due(&app, &ctx).await?;
     let settings = app.config.section::<SpaceSettings>();
@@ -67,7 +67,7 @@ pub async fn archive_and_purge(app: App) -> Result<(), UpkeepError> {
     purged
 }
 
-async fn archive_due(app: &App, ctx: &Ctx) -> Result<(), UpkeepError> {
+async fn archive_due(app: &App, ctx: &Ctx) -> Result<(), MaintenanceError> {
     loop {
         let due = app.db.read(|q| {
             let since = rows::find_last_archived(q)?.map_or(Timestamp::EPOCH, |last| last - days(SLACK_DAYS));
@@ -109,7 +109,7 @@ fn start_holds(tx: &Tx<'_>, run: &PurgeRun, retention: Duration, limit: i64) -> 
 }
 
 /// Purges up to `limit` archives. An archive that cannot be purged does not block the others.
-async fn purge_due(app: &App, ctx: &Ctx, run: PurgeRun, limit: i64) -> Result<(), UpkeepError> {
+async fn purge_due(app: &App, ctx: &Ctx, run: PurgeRun, limit: i64) -> Result<(), MaintenanceError> {
     let due = app.db.read(move |q| rows::list_archives_to_purge(q, &run, limit * MAX_TRIES_PER_PURGE));
     let due: Vec<_> = due.await.map_err(|error: Error| error)?;
     let (mut purged, mut failure) = (0, None);
@@ -120,7 +120,7 @@ async fn purge_due(app: &App, ctx: &Ctx, run: PurgeRun, limit: i64) -> Result<()
         let Space::Bond(bond_id) = shared.space else { continue };
         let SpaceUsage { items: archived_space_items, bytes } = usage;
         let manifest = SpacePurgeManifest { bond_id, at: ctx.refreshed().now, archived_space_items, bytes };
-        let text = purge::keep_manifest(app, &format!("bond-{bond_id}"), &manifest).await?;
+        let text = purge::write_manifest(app, &format!("bond-{bond_id}"), &manifest).await?;
         match app.write(ctx, move |tx, ctx| purge_one(tx, ctx, &run, &shared, bond_id, &text)).await {
             Ok(()) => purged += 1,
             Err(error) => {

@@ -4,7 +4,7 @@
 //! maintenance job indexes the other items in batches; until it has finished, lists by fields are rejected.
 
 use kith_kernel::{Ctx, FieldError, StoredJson};
-use kith_platform::{App, Preconditions, UpkeepError};
+use kith_platform::{App, Preconditions, MaintenanceError};
 use kith_store::{Error, Query, Tx};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -203,7 +203,7 @@ pub fn check(name: &CollectionName, body: DeclarationBody) -> Result<CheckedDecl
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
-pub async fn index_stale(app: App) -> Result<(), UpkeepError> {
+pub async fn index_stale(app: App) -> Result<(), MaintenanceError> {
     let ctx = app.system_ctx("maintenance");
     while app.write(&ctx, |tx, _| index_batch(tx)).await? == BATCH_SIZE {}
     Ok(())

@@ -35,7 +35,7 @@ pub use settings::SpaceSettings;
 
 /// The module `spaces`.
 pub static MODULE: Module = Module {
-    needs: &["bonds"],
+    depends_on: &["bonds"],
     tags: &[Tag {
         name: "Spaces",
         description: "Store JSON items in collections, alone or together with a partner.",

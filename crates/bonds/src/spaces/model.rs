@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, FieldError, StoredJson, Timestamp, UserId, count_values, id_type};
-use kith_platform::Changed;
+use kith_platform::StateMismatch;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
@@ -260,7 +260,7 @@ pub enum SpaceError {
     },
     /// The resource has changed since the caller read it.
     #[error(transparent)]
-    Changed(#[from] Changed),
+    Changed(#[from] StateMismatch),
     /// The database operation failed.
     #[error(transparent)]
     Store(#[from] kith_store::Error),

@@ -4,7 +4,7 @@
 //! continues with its next time. A reminder that fell due several times while no server ran is emitted once.
 
 use kith_kernel::{Ctx, Timestamp};
-use kith_platform::{App, UpkeepError};
+use kith_platform::{App, MaintenanceError};
 use kith_store::{Error, Query, Tx};
 
 use super::dates::{self, DateSchedule};
@@ -51,7 +51,7 @@ fn parse_schedule(data: &serde_json::Value) -> Option<DateSchedule> {
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
-pub async fn emit_due(app: App) -> Result<(), UpkeepError> {
+pub async fn emit_due(app: App) -> Result<(), MaintenanceError> {
     let ctx = app.system_ctx("maintenance");
     while app.write(&ctx, emit_batch).await? == BATCH_SIZE {}
     Ok(())

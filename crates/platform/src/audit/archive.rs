@@ -128,11 +128,11 @@ async fn write(app: &App, before: Timestamp, file: &Path) -> Result<Archive, Arc
     let written = async {
         let mut out = BufWriter::new(made);
         let mut to = from;
-        line(&mut out, &Header { kith_audit_archive: FORMAT_VERSION, from: from.to_string() })
+        write_line(&mut out, &Header { kith_audit_archive: FORMAT_VERSION, from: from.to_string() })
             .map_err(cannot)?;
         while !page.is_empty() && to.links - from.links < MAX_LINKS {
             for link in &page {
-                line(&mut out, link).map_err(cannot)?;
+                write_line(&mut out, link).map_err(cannot)?;
             }
             // Verifies the links that were written. The next page continues from the result.
             to = app.db.check_archived_audit(to, page).await?;
@@ -153,7 +153,7 @@ async fn write(app: &App, before: Timestamp, file: &Path) -> Result<Archive, Arc
     written
 }
 
-fn line(out: &mut impl io::Write, value: &impl Serialize) -> io::Result<()> {
+fn write_line(out: &mut impl io::Write, value: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
     out.write_all(b"\n")
 }

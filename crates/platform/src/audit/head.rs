@@ -36,7 +36,7 @@ pub struct RememberedHead {
 struct State {
     outcome: HeadOutcome,
     /// Head in the last log line and event.
-    noted: Option<AuditHead>,
+    published: Option<AuditHead>,
 }
 
 /// Result of the last comparison.
@@ -228,8 +228,8 @@ async fn run(app: App) {
         since_noted = (since_noted + 1) % INTERVALS_PER_NOTE;
         // The head of a truncated chain must not become the reference.
         let is_contained = kept.is_ok() && app.audit_head.outcome() == HeadOutcome::Contained;
-        if since_noted == 0 && seals(&app) && is_contained {
-            kept = note(&app).await.map_err(HeadError::Store);
+        if since_noted == 0 && is_sealer(&app) && is_contained {
+            kept = publish_head(&app).await.map_err(HeadError::Store);
         }
         if let Err(error) = kept {
             tracing::debug!(%error, "cannot compare the audit chain at the moment");
@@ -238,14 +238,14 @@ async fn run(app: App) {
 }
 
 /// Returns true if this process seals audit entries. One node of a deployment does.
-fn seals(app: &App) -> bool {
+fn is_sealer(app: &App) -> bool {
     app.db.kind() == EngineKind::Sqlite || app.db.stats().sequencer == 1
 }
 
 /// Writes the head to the log and to an event, if it has changed since the last note.
-async fn note(app: &App) -> Result<(), Error> {
+async fn publish_head(app: &App) -> Result<(), Error> {
     let head = app.db.audit_head().await?;
-    if app.audit_head.state().noted.replace(head) == Some(head) {
+    if app.audit_head.state().published.replace(head) == Some(head) {
         return Ok(());
     }
     tracing::info!(audit_head = %head, "the audit chain ends here; `kith audit verify --expect-head` compares it later");
@@ -291,7 +291,7 @@ mod tests {
     use super::*;
     use crate::testing::TestServer;
 
-    async fn leave(test: &TestServer, entries: usize) {
+    async fn write_entries(test: &TestServer, entries: usize) {
         for _ in 0..entries {
             let ctx = test.app.system_ctx("test");
             let written: Result<(), Error> = test
@@ -316,7 +316,7 @@ mod tests {
         let (db, head) = (&test.app.db, &test.app.audit_head);
         assert_eq!(head.outcome(), HeadOutcome::Unknown);
         for _ in 0..2 {
-            leave(&test, 2).await;
+            write_entries(&test, 2).await;
             head.keep(db).await.unwrap();
             assert_eq!(head.outcome(), HeadOutcome::Contained);
             assert_eq!(head.file.read().unwrap(), Some(db.audit_head().await.unwrap()));
@@ -339,7 +339,7 @@ mod tests {
     async fn chain_without_a_key_or_without_a_head_to_compare_is_no_evidence() {
         let test = TestServer::start(|_| {}).await;
         let (db, file) = (&test.app.db, &test.app.audit_head.file);
-        leave(&test, 2).await;
+        write_entries(&test, 2).await;
         let refused = verify(db, file, None, 0).await.unwrap_err().to_string();
         assert!(refused.contains("no head to compare them with"), "{refused}");
         let head = db.audit_head().await.unwrap();
@@ -351,9 +351,9 @@ mod tests {
     #[tokio::test]
     async fn expected_head_must_be_in_the_chain() {
         let test = TestServer::start(|_| {}).await;
-        leave(&test, 1).await;
+        write_entries(&test, 1).await;
         let early = test.app.db.audit_head().await.unwrap();
-        leave(&test, 1).await;
+        write_entries(&test, 1).await;
         let verify = async |head| verify(&test.app.db, &test.app.audit_head.file, Some(head), 0).await;
         assert_eq!(verify(early).await.unwrap().links, 2);
         let wrong = AuditHead { hash: [7; 32], ..early };
@@ -365,7 +365,7 @@ mod tests {
     async fn damaged_file_is_reported_and_replaced_only_when_accepted() {
         let test = TestServer::start(|_| {}).await;
         let head = &test.app.audit_head;
-        leave(&test, 1).await;
+        write_entries(&test, 1).await;
         std::fs::write(head.file.path(), "nonsense").unwrap();
         head.keep(&test.app.db).await.unwrap();
         assert!(matches!(head.outcome(), HeadOutcome::Unreadable(_)), "{:?}", head.outcome());
@@ -383,8 +383,8 @@ mod tests {
             events.into_iter().filter(|one| one.event.kind == HEAD_NOTED).count()
         };
         for (entries, expected) in [(1, 1), (0, 1), (1, 2)] {
-            leave(&test, entries).await;
-            note(&test.app).await.unwrap();
+            write_entries(&test, entries).await;
+            publish_head(&test.app).await.unwrap();
             assert_eq!(noted().await, expected);
         }
     }

@@ -25,7 +25,7 @@ pub struct Access {
     pub sessions: Box<[Uuid]>,
 }
 
-/// Reads of the module that owns accounts. It calls [`App::forget_access`] for each event that changes the
+/// Reads of the module that owns accounts. It calls [`App::invalidate_access`] for each event that changes the
 /// access of a user.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessSource {
@@ -66,7 +66,7 @@ impl AccessCache {
             Ok(access.map(Arc::new))
         };
         let known = self.entries.get_or_read(user, read).await.map_err(store_problem)?;
-        if app.hearing.is_alone() || known.as_ref().is_some_and(is_open) {
+        if app.invalidation_feed.is_single_node() || known.as_ref().is_some_and(is_open) {
             return Ok(known.filter(is_open));
         }
         self.forget(user);
@@ -86,13 +86,13 @@ impl AccessCache {
     }
 
     fn forget(&self, user: UserId) {
-        self.entries.forget(&user);
+        self.entries.invalidate(&user);
     }
 }
 
 impl App {
     /// Removes the access of `user` from the cache of this node.
-    pub fn forget_access(&self, user: UserId) {
+    pub fn invalidate_access(&self, user: UserId) {
         self.access.forget(user);
     }
 }

@@ -102,13 +102,13 @@ impl Principal {
     ///
     /// # Errors
     /// Returns a 401 problem if the credential is no longer valid.
-    pub async fn check_again(&self, app: &App) -> Result<(), Problem> {
+    pub async fn reauthenticate(&self, app: &App) -> Result<(), Problem> {
         match self.credential {
             Credential::Session { user_id, session, role } => {
                 let access = app.access.get(app, user_id, session).await?;
                 if access.is_some_and(|access| access.role == role) { Ok(()) } else { Err(session_ended()) }
             }
-            Credential::ApiKey { id, permission } => app.api_keys.judge_again(app, id, permission).await,
+            Credential::ApiKey { id, permission } => app.api_keys.reauthenticate(app, id, permission).await,
         }
     }
 
@@ -128,7 +128,7 @@ impl Principal {
         permission: &'static str,
     ) -> Result<Self, Problem> {
         let mut ctx = anonymous(parts, app);
-        let known = app.api_keys.judge(app, text, ctx.now).await?;
+        let known = app.api_keys.authenticate(app, text, ctx.now).await?;
         if !known.has(permission) {
             app.metrics.count_security(SecurityEvent::forbidden);
             let detail =
@@ -166,7 +166,7 @@ impl FromRequestParts<App> for SignedIn {
         let mut ctx = anonymous(parts, app);
         let token = bearer(parts).ok_or_else(unauthenticated)?;
         if is_api_key(token) {
-            app.api_keys.judge(app, token, ctx.now).await?;
+            app.api_keys.authenticate(app, token, ctx.now).await?;
             app.metrics.count_security(SecurityEvent::forbidden);
             let detail = "This operation does not accept API keys. Send the access token of a user.";
             return Err(Problem::new(&problems::API_KEY_NOT_ACCEPTED, detail).into());

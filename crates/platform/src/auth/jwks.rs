@@ -23,7 +23,7 @@ pub(crate) fn routes() -> Routes {
     responses((status = 200, description = "JSON Web Key Set (RFC 7517).", body = JsonWebKeySet))
 )]
 async fn keys(State(app): State<App>) -> Response {
-    let mut response = Json(app.tokens.published_lately(&app, app.sources.clock.now()).await).into_response();
+    let mut response = Json(app.tokens.current_key_set(&app, app.sources.clock.now()).await).into_response();
     let max_age = format!("public, max-age={}", JWKS_MAX_AGE.as_secs());
     let max_age = HeaderValue::try_from(max_age).expect("digits are legal in a header");
     response.headers_mut().insert(header::CACHE_CONTROL, max_age);

@@ -11,7 +11,7 @@ use crate::config::{Auth, Secret};
 /// same secrets derive the same keys. If previous secrets are configured, values sealed or signed under them
 /// are still accepted.
 pub struct Keyring {
-    present: DerivedKeys,
+    current: DerivedKeys,
     previous: Option<DerivedKeys>,
 }
 
@@ -97,7 +97,7 @@ impl Keyring {
         };
         let is_rotated = !jwt.is_empty() || !refresh.is_empty();
         Self {
-            present: DerivedKeys::new(&config.jwt_secret, &config.jwt_refresh_secret),
+            current: DerivedKeys::new(&config.jwt_secret, &config.jwt_refresh_secret),
             previous: is_rotated.then(|| {
                 DerivedKeys::new(&or(jwt, &config.jwt_secret), &or(refresh, &config.jwt_refresh_secret))
             }),
@@ -110,7 +110,7 @@ impl Keyring {
         let mut nonce = [0; NONCE_LEN];
         random.fill(&mut nonce);
         let mut sealed = plain.to_vec();
-        let tag = self.present.sealing.seal_in_place_append_tag(
+        let tag = self.current.sealing.seal_in_place_append_tag(
             Nonce::assume_unique_for_key(nonce),
             Aad::from(name.as_bytes()),
             &mut sealed,
@@ -123,7 +123,7 @@ impl Keyring {
     /// `None` if it was sealed with another secret or name.
     pub fn open(&self, name: &str, sealed: &[u8]) -> Option<Vec<u8>> {
         let previous = || self.previous.as_ref()?.open(name, sealed);
-        self.present.open(name, sealed).or_else(previous)
+        self.current.open(name, sealed).or_else(previous)
     }
 
     /// Re-encrypts a value under the present secret. Returns `None` if it is sealed under the present secret
@@ -137,7 +137,7 @@ impl Keyring {
         name: &str,
         sealed: &[u8],
     ) -> Result<Option<Vec<u8>>, UnknownSealingSecret> {
-        if self.present.open(name, sealed).is_some() {
+        if self.current.open(name, sealed).is_some() {
             return Ok(None);
         }
         let plain = self.open(name, sealed).ok_or(UnknownSealingSecret)?;
@@ -146,7 +146,7 @@ impl Keyring {
 
     /// Returns the HMAC-SHA256 of `parts`, each preceded by its length.
     pub fn mac(&self, purpose: MacPurpose, parts: &[&[u8]]) -> [u8; 32] {
-        self.present.mac(purpose, parts)
+        self.current.mac(purpose, parts)
     }
 
     /// Returns the MAC under the previous secret; `None` if no previous secret is configured.
@@ -164,7 +164,7 @@ impl Keyring {
     /// Returns the keyed digest that the database stores in place of personal data that is only looked up,
     /// such as an e-mail or client address. Without the secret, guesses cannot be tested against it.
     pub fn pseudonym(&self, kind: &str, text: &str) -> [u8; 32] {
-        self.present.pseudonym(kind, text)
+        self.current.pseudonym(kind, text)
     }
 
     /// Returns the pseudonym under the previous secret; `None` if no previous secret is configured.

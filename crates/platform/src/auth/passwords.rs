@@ -202,7 +202,7 @@ impl Worker {
     }
 
     fn run(mut self, jobs: &FairQueueReceiver<Option<IpAddr>, QueuedHashJob>) {
-        step_back();
+        lower_priority();
         while let Some(QueuedHashJob { job, _counted: counted }) = self.next(jobs) {
             drop(counted);
             // A job whose caller no longer waits for the result is skipped.
@@ -291,7 +291,7 @@ impl Worker {
 }
 
 /// Lowers the priority of this thread. If that is not permitted, it runs at normal priority.
-fn step_back() {
+fn lower_priority() {
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
 }
 
@@ -305,7 +305,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn cheap(hash_threads: u16) -> Passwords {
+    fn low_cost_passwords(hash_threads: u16) -> Passwords {
         let auth =
             Auth { password_memory_kib: 8, password_iterations: 1, hash_threads, ..Config::default().auth };
         Passwords::start(&auth, Arc::new(SeededRandom::new(1))).unwrap()
@@ -317,7 +317,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_right_password_matches() {
-        let passwords = cheap(1);
+        let passwords = low_cost_passwords(1);
         let phc = passwords.hash(None, "correct horse".into()).await.unwrap();
         assert!(phc.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{phc}");
         let verify =
@@ -331,7 +331,7 @@ mod tests {
 
     #[tokio::test]
     async fn unknown_account_never_matches_at_same_cost() {
-        let passwords = cheap(1);
+        let passwords = low_cost_passwords(1);
         assert_eq!(passwords.verify(None, String::new(), None).await.unwrap(), PasswordMatch::No);
         assert_eq!(computed(&passwords), 1, "asking for an unknown account must cost what any other does");
         assert!(passwords.dummy.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{}", passwords.dummy);
@@ -340,7 +340,7 @@ mod tests {
     #[tokio::test]
     async fn abandoned_hash_jobs_are_skipped() {
         let (jobs, waiting) = fair_queue(8);
-        let passwords = Passwords { jobs, ..cheap(1) };
+        let passwords = Passwords { jobs, ..low_cost_passwords(1) };
         for _ in 0..3 {
             assert!(poll!(pin!(passwords.hash(None, "gone".into()))).is_pending());
             assert!(poll!(pin!(passwords.verify(None, "gone".into(), None))).is_pending());
@@ -360,14 +360,14 @@ mod tests {
         let params = Params::new(64, 3, 2, Some(24)).unwrap();
         let elsewhere = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let phc = elsewhere.hash_password_with_salt(b"pw", b"0123456789abcdef").unwrap().to_string();
-        let passwords = cheap(1);
+        let passwords = low_cost_passwords(1);
         assert_eq!(passwords.verify(None, "pw".into(), Some(phc)).await.unwrap(), PasswordMatch::Outdated);
     }
 
     /// ACC-06: bcrypt hashes of other systems are verified, and reported as outdated.
     #[tokio::test]
     async fn bcrypt_hashes_are_verified_and_outdated() {
-        let passwords = cheap(1);
+        let passwords = low_cost_passwords(1);
         // Test vector of crypt_blowfish, by Solar Designer.
         let phc = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
         let verify =
@@ -377,7 +377,7 @@ mod tests {
 
     #[tokio::test]
     async fn invalid_stored_hash_is_an_error() {
-        let passwords = cheap(1);
+        let passwords = low_cost_passwords(1);
         for broken in [
             "",
             "$argon2id$",
@@ -394,7 +394,7 @@ mod tests {
     #[tokio::test]
     async fn busy_network_evicts_only_its_own_jobs() {
         let (jobs, waiting) = fair_queue(4);
-        let passwords = Passwords { jobs, ..cheap(1) };
+        let passwords = Passwords { jobs, ..low_cost_passwords(1) };
         let client = |n| Some(ClientAddress::new(IpAddr::from([192, 0, 2, n])));
         let mut many: Vec<_> = (0..4).map(|_| Box::pin(passwords.hash(client(1), "a".into()))).collect();
         for one in &mut many {

@@ -80,9 +80,9 @@ pub struct Rotation {
     /// Time from which the new key signs.
     pub signs_from: Timestamp,
     /// Time from which tokens signed with the previous keys are rejected.
-    pub others_retire_at: Timestamp,
+    pub previous_retire_at: Timestamp,
     /// True if an earlier request started this rotation.
-    pub under_way: bool,
+    pub is_pending: bool,
 }
 
 impl SigningKey {
@@ -187,7 +187,7 @@ pub(super) async fn read(
 }
 
 /// Creates the first key of a new database. Has no effect if another node has created it already.
-pub(super) async fn make_first(db: &Store, sources: &Sources, keyring: &Keyring) -> Result<(), Error> {
+pub(super) async fn create_first(db: &Store, sources: &Sources, keyring: &Keyring) -> Result<(), Error> {
     let now = sources.clock.now();
     let id = sources.ids.next(now).to_string();
     let (sealed, public) = new_key(sources, keyring, &id);
@@ -255,7 +255,7 @@ impl UnpublishedKey {
             // Another rotation in the same millisecond stored its key first; report that one.
             let sql = "SELECT id FROM signing_keys WHERE signs_from = $1";
             let key_id = tx.one(sql, params![signs_from], |row| row.get(0))?.unwrap_or(key_id);
-            return Ok(Rotation { key_id, signs_from, others_retire_at, under_way: true });
+            return Ok(Rotation { key_id, signs_from, previous_retire_at: others_retire_at, is_pending: true });
         }
         let retire = "UPDATE signing_keys SET retires_at = $1
                       WHERE id <> $2 AND (retires_at IS NULL OR retires_at > $1)";
@@ -263,7 +263,7 @@ impl UnpublishedKey {
         tx.audit(ctx, KEY_PUBLISHED, &key_id);
         let payload = json!({ "key_id": key_id, "signs_from": signs_from });
         tx.emit(ctx, NewEvent { kind: KEY_PUBLISHED, subject: self.id, recipients: vec![], payload });
-        Ok(Rotation { key_id, signs_from, others_retire_at, under_way: false })
+        Ok(Rotation { key_id, signs_from, previous_retire_at: others_retire_at, is_pending: false })
     }
 }
 
@@ -275,8 +275,8 @@ fn pending(tx: &Tx<'_>, now: Timestamp) -> Result<Option<Rotation>, Error> {
         Ok(Rotation {
             key_id: row.get(0)?,
             signs_from: row.get(1)?,
-            others_retire_at: row.get(2)?,
-            under_way: true,
+            previous_retire_at: row.get(2)?,
+            is_pending: true,
         })
     })
 }

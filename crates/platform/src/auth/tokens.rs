@@ -37,7 +37,7 @@ const MIN_RELOAD_INTERVAL: Duration = seconds(1);
 pub struct Tokens {
     keys: ArcSwap<KeySet>,
     versions: AtomicU64,
-    looked_up_ms: AtomicI64,
+    reloaded_ms: AtomicI64,
     validation: Validation,
     lifetime: Duration,
     /// Verified tokens by the SHA-256 of the whole token. The tokens themselves are not kept.
@@ -114,7 +114,7 @@ impl Tokens {
         let now = sources.clock.now();
         let mut keys = signing_keys::read(db, keyring, now).await?;
         if keys.is_empty() {
-            signing_keys::make_first(db, sources, keyring).await?;
+            signing_keys::create_first(db, sources, keyring).await?;
             keys = signing_keys::read(db, keyring, now).await?;
         }
         let keys = KeySet::new(keys, 0);
@@ -135,7 +135,7 @@ impl Tokens {
         Self {
             keys: ArcSwap::from_pointee(keys),
             versions: AtomicU64::new(0),
-            looked_up_ms: AtomicI64::new(i64::MIN),
+            reloaded_ms: AtomicI64::new(i64::MIN),
             validation,
             lifetime: seconds(60 * u64::from(config.access_token_minutes)),
             checked: Cache::new(CACHED_TOKENS),
@@ -176,13 +176,13 @@ impl Tokens {
         token: &str,
         now: Timestamp,
     ) -> Result<Result<Claims, TokenError>, Error> {
-        if !app.hearing.is_good() && self.may_look_up(now) {
+        if !app.invalidation_feed.is_good() && self.may_reload(now) {
             // Without events from other nodes, this node would not learn of keys that were retired at once.
             self.reload(&app.db, &app.keyring, now).await?;
         }
         let mut verdict = self.judge(token, now);
-        if matches!(verdict, Verdict::UnknownKey) && self.may_look_up(now) {
-            app.metrics.count_security(SecurityEvent::unknown_key_looked_up);
+        if matches!(verdict, Verdict::UnknownKey) && self.may_reload(now) {
+            app.metrics.count_security(SecurityEvent::signing_keys_reloaded);
             self.reload(&app.db, &app.keyring, now).await?;
             verdict = self.judge(token, now);
         }
@@ -212,9 +212,9 @@ impl Tokens {
     }
 
     /// Returns the published keys. Reloads them first if this node does not receive events from other nodes.
-    pub(crate) async fn published_lately(&self, app: &App, now: Timestamp) -> JsonWebKeySet {
-        if !app.hearing.is_good()
-            && self.may_look_up(now)
+    pub(crate) async fn current_key_set(&self, app: &App, now: Timestamp) -> JsonWebKeySet {
+        if !app.invalidation_feed.is_good()
+            && self.may_reload(now)
             && let Err(error) = self.reload(&app.db, &app.keyring, now).await
         {
             tracing::warn!(%error, "cannot reload the signing keys");
@@ -241,11 +241,11 @@ impl Tokens {
         Ok(rotation)
     }
 
-    fn may_look_up(&self, now: Timestamp) -> bool {
+    fn may_reload(&self, now: Timestamp) -> bool {
         let now_ms = now.as_millis();
         let wait_ms = i64::try_from(MIN_RELOAD_INTERVAL.as_millis()).unwrap_or(i64::MAX);
         let take = |last: i64| (now_ms.saturating_sub(last) >= wait_ms || now_ms < last).then_some(now_ms);
-        self.looked_up_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        self.reloaded_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     pub(super) fn judge(&self, token: &str, now: Timestamp) -> Verdict {

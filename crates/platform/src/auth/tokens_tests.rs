@@ -165,7 +165,7 @@ async fn concurrent_nodes_create_one_signing_key() {
     let (one, other) = tokio::join!(load(app), load(app));
     let token = one.issue(&ctx(), USER, SESSION);
     assert!(other.verify(app, &token, NOW).await.unwrap().is_ok());
-    signing_keys::make_first(&app.db, &app.sources, &app.keyring).await.unwrap();
+    signing_keys::create_first(&app.db, &app.sources, &app.keyring).await.unwrap();
     let keys = load(app).await;
     assert_eq!(kids(&keys, NOW).len(), 1, "a key that is in use is not replaced");
 }
@@ -198,7 +198,7 @@ async fn rotation_publishes_then_signs_then_retires() {
     assert_eq!(kids(&app.tokens, before), [kid_of(&old), rotation.key_id.clone()]);
     assert_eq!(kid_of(&app.tokens.issue(&ctx(before), USER, SESSION)), kid_of(&old));
     let again = app.tokens.rotate(app, &ctx(before), false).await.unwrap();
-    assert!(again.under_way && again.key_id == rotation.key_id, "{again:?}");
+    assert!(again.is_pending && again.key_id == rotation.key_id, "{again:?}");
 
     // Cache lifetime of the key set and one minute of margin.
     let signs = before + minutes(6);
@@ -210,7 +210,7 @@ async fn rotation_publishes_then_signs_then_retires() {
     assert!(other_node.verify(app, &new, signs).await.unwrap().is_ok());
     let ends = signs + minutes(15) - seconds(2);
     assert!(app.tokens.verify(app, &last, ends).await.unwrap().is_ok());
-    assert_eq!(kids(&app.tokens, rotation.others_retire_at), [rotation.key_id]);
+    assert_eq!(kids(&app.tokens, rotation.previous_retire_at), [rotation.key_id]);
 }
 
 #[tokio::test]

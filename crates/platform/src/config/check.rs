@@ -3,7 +3,7 @@
 use kith_store::PostgresOptions;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::error::refuse_if;
+use super::error::reject_if;
 use super::{Config, ConfigError, Mode, Synchronous, WebOrigin, secrets};
 use crate::telemetry::log::parse_level;
 
@@ -35,13 +35,13 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         ("auth.access_token_minutes", u32::from(auth.access_token_minutes)),
     ];
     for (key, number) in at_least_one {
-        refuse_if(config, number < 1, key, "must be at least 1")?;
+        reject_if(config, number < 1, key, "must be at least 1")?;
     }
     let too_little = auth.password_memory_kib < MIN_PASSWORD_MEMORY_KIB;
-    refuse_if(config, too_little, "auth.password_memory_kib", "must be at least 8")?;
+    reject_if(config, too_little, "auth.password_memory_kib", "must be at least 8")?;
     let level = parse_level(&config.log.level);
     if let Err(error) = &level {
-        refuse_if(config, true, "log.level", &error.to_string())?;
+        reject_if(config, true, "log.level", &error.to_string())?;
     }
     check_database(config)?;
     secrets::check_flags(config)?;
@@ -49,7 +49,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         Mode::Development => check_development(config),
         Mode::Production => {
             let talks = level.is_ok_and(|level| is_debug(&level));
-            refuse_if(config, talks, "log.level", "must not be \"debug\" or \"trace\" in production mode")?;
+            reject_if(config, talks, "log.level", "must not be \"debug\" or \"trace\" in production mode")?;
             check_production(config)?;
             secrets::check(config)
         }
@@ -66,12 +66,12 @@ fn check_database(config: &Config) -> Result<(), ConfigError> {
     let is_postgres = |url: &str| url.starts_with("postgres://") || url.starts_with("postgresql://");
     let url = config.database.url.expose();
     let why = "must be \"sqlite\" or begin with postgres://";
-    refuse_if(config, url != "sqlite" && !is_postgres(url), "database.url", why)?;
+    reject_if(config, url != "sqlite" && !is_postgres(url), "database.url", why)?;
     let migrate_url = config.database.migrate_url.expose();
     let given = !migrate_url.is_empty();
     let key = "database.migrate_url";
-    refuse_if(config, given && !is_postgres(migrate_url), key, "must begin with postgres://")?;
-    refuse_if(
+    reject_if(config, given && !is_postgres(migrate_url), key, "must begin with postgres://")?;
+    reject_if(
         config,
         given && config.is_sqlite(),
         key,
@@ -80,26 +80,26 @@ fn check_database(config: &Config) -> Result<(), ConfigError> {
     let (password, in_url) = (config.database.password.expose(), PostgresOptions::password_in(url));
     let differ = !password.is_empty() && in_url.is_some_and(|in_url| in_url != password.as_bytes());
     let why = "differs from the password in `database.url`: set only one of them";
-    refuse_if(config, differ, "database.password", why)
+    reject_if(config, differ, "database.password", why)
 }
 
 fn check_development(config: &Config) -> Result<(), ConfigError> {
     let why =
         "must be a loopback address in development mode; set server.mode to \"production\" to serve others";
-    refuse_if(config, !config.server.listen.ip().is_loopback(), "server.listen", why)
+    reject_if(config, !config.server.listen.ip().is_loopback(), "server.listen", why)
 }
 
 fn check_production(config: &Config) -> Result<(), ConfigError> {
     let no = "must not be set in production mode";
-    refuse_if(config, config.server.disable_limits, "server.disable_limits", no)?;
-    refuse_if(config, config.server.demo, "server.demo", no)?;
+    reject_if(config, config.server.disable_limits, "server.disable_limits", no)?;
+    reject_if(config, config.server.demo, "server.demo", no)?;
     let plain = config.server.cors_origins.iter().any(WebOrigin::is_plain_http);
-    refuse_if(config, plain, "server.cors_origins", "must not contain http:// origins in production mode")?;
+    reject_if(config, plain, "server.cors_origins", "must not contain http:// origins in production mode")?;
     let unsafe_writes = config.database.synchronous == Synchronous::Off;
-    refuse_if(config, unsafe_writes, "database.synchronous", "must be \"full\" in production mode")?;
+    reject_if(config, unsafe_writes, "database.synchronous", "must be \"full\" in production mode")?;
     let auth = &config.auth;
     let weak = auth.password_memory_kib < MIN_PRODUCTION_PASSWORD_MEMORY_KIB;
-    refuse_if(config, weak, "auth.password_memory_kib", "must be at least 19456 in production mode")?;
+    reject_if(config, weak, "auth.password_memory_kib", "must be at least 19456 in production mode")?;
     let weak = auth.password_iterations < MIN_PRODUCTION_PASSWORD_ITERATIONS;
-    refuse_if(config, weak, "auth.password_iterations", "must be at least 2 in production mode")
+    reject_if(config, weak, "auth.password_iterations", "must be at least 2 in production mode")
 }

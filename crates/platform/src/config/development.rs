@@ -60,7 +60,7 @@ impl Config {
         if self.is_production() || is_complete {
             return Ok(());
         }
-        let made = read_or_make(&self.data.folder, random)?;
+        let made = read_or_create(&self.data.folder, random)?;
         for (key, made) in [
             (&mut self.auth.jwt_secret, made.jwt_secret),
             (&mut self.auth.jwt_refresh_secret, made.jwt_refresh_secret),
@@ -92,12 +92,12 @@ impl Config {
     }
 }
 
-fn read_or_make(folder: &Path, random: &dyn Random) -> Result<GeneratedSecrets, DevelopmentSecretsError> {
+fn read_or_create(folder: &Path, random: &dyn Random) -> Result<GeneratedSecrets, DevelopmentSecretsError> {
     let path = folder.join(FILE);
     let cannot = |source| DevelopmentSecretsError::Io { path: path.clone(), source };
     match read(&path) {
         Err(DevelopmentSecretsError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            make(folder, &path, random).map_err(cannot)?;
+            create(folder, &path, random).map_err(cannot)?;
             read(&path)
         }
         other => other,
@@ -118,7 +118,7 @@ fn read(path: &Path) -> Result<GeneratedSecrets, DevelopmentSecretsError> {
 }
 
 /// Creates the complete file atomically, unless another node has created it.
-fn make(folder: &Path, path: &Path, random: &dyn Random) -> io::Result<()> {
+fn create(folder: &Path, path: &Path, random: &dyn Random) -> io::Result<()> {
     create_folder(folder)?;
     let unfinished = folder.join(format!(".{FILE}.{}", random_text(random)));
     let text = format!(
@@ -162,7 +162,7 @@ mod tests {
         config
     }
 
-    fn filled(folder: &Path) -> Result<(String, String), String> {
+    fn filled_secrets(folder: &Path) -> Result<(String, String), String> {
         let mut config = config(folder);
         config.fill_development_secrets(&SystemRandom).map_err(|error| error.to_string())?;
         let text = |secret: &Secret| secret.expose().to_owned();
@@ -173,7 +173,7 @@ mod tests {
     fn concurrent_nodes_share_generated_secrets() {
         let root = tempfile::tempdir().unwrap();
         let seen: BTreeSet<_> = std::thread::scope(|scope| {
-            let nodes: Vec<_> = (0..8).map(|_| scope.spawn(|| filled(root.path()).unwrap())).collect();
+            let nodes: Vec<_> = (0..8).map(|_| scope.spawn(|| filled_secrets(root.path()).unwrap())).collect();
             nodes.into_iter().map(|node| node.join().unwrap()).collect()
         });
         assert_eq!(seen.len(), 1);
@@ -192,11 +192,11 @@ mod tests {
     #[test]
     fn exposed_or_malformed_secrets_file_is_rejected() {
         let root = tempfile::tempdir().unwrap();
-        filled(root.path()).unwrap();
+        filled_secrets(root.path()).unwrap();
         let path = root.path().join("data").join(FILE);
         for mode in [0o640, 0o604, 0o620] {
             std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-            let refused = filled(root.path()).unwrap_err();
+            let refused = filled_secrets(root.path()).unwrap_err();
             assert!(refused.contains(FILE) && refused.contains("chmod 600"), "{refused}");
         }
         std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
@@ -204,7 +204,7 @@ mod tests {
             ["", "jwt_secret = \"x\"", "jwt_secret = \"hunter2\"\njwt_refresh_secret = \"\"", "hunter2"]
         {
             std::fs::write(&path, text).unwrap();
-            let refused = filled(root.path()).unwrap_err();
+            let refused = filled_secrets(root.path()).unwrap_err();
             assert!(refused.contains("unexpected content") && !refused.contains("hunter2"), "{refused}");
         }
     }
@@ -216,7 +216,7 @@ mod tests {
         set.auth.jwt_secret = Secret::new("mine");
         set.fill_development_secrets(&SystemRandom).unwrap();
         assert_eq!(set.auth.jwt_secret.expose(), "mine");
-        assert_eq!(set.auth.jwt_refresh_secret.expose(), filled(root.path()).unwrap().1);
+        assert_eq!(set.auth.jwt_refresh_secret.expose(), filled_secrets(root.path()).unwrap().1);
 
         let other = tempfile::tempdir().unwrap();
         let mut production = config(other.path());

@@ -110,7 +110,7 @@ pub enum ConfigError {
 }
 
 /// Rejects the value of `key` if it is `bad`.
-pub(super) fn refuse_if(config: &Config, bad: bool, key: &str, why: &str) -> Result<(), ConfigError> {
+pub(super) fn reject_if(config: &Config, bad: bool, key: &str, why: &str) -> Result<(), ConfigError> {
     if bad {
         return Err(ConfigError::Rejected {
             key: key.to_owned(),

@@ -49,7 +49,7 @@ fn load(
 ) -> Result<Config, ConfigError> {
     let path = Path::new("kith.toml");
     let mut layers = Layers::new(sections);
-    layers.lay(read_table(file, path)?, &Origin::File(path.to_owned()))?;
+    layers.merge(read_table(file, path)?, &Origin::File(path.to_owned()))?;
     for (key, text, origin) in env::assignments(variables, &layers.values)? {
         let value = env::coerce(&key, text, layers.get(&key), &origin)?;
         layers.set(&key, value, origin)?;

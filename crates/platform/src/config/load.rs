@@ -69,7 +69,7 @@ impl Config {
     pub fn load(inputs: &Inputs, sections: &[ConfigSection]) -> Result<Self, ConfigError> {
         let mut layers = Layers::new(sections);
         if let Some((path, table)) = read_file(inputs.file.as_deref())? {
-            layers.lay(table, &Origin::File(path))?;
+            layers.merge(table, &Origin::File(path))?;
         }
         for (key, text, origin) in env::assignments(&inputs.env, &layers.values)? {
             let value = env::coerce(&key, text, layers.get(&key), &origin)?;
@@ -125,7 +125,7 @@ impl<'s> Layers<'s> {
         Self { values: defaults(sections), sections, origins: Origins::new() }
     }
 
-    pub(super) fn lay(&mut self, table: Table, origin: &Origin) -> Result<(), ConfigError> {
+    pub(super) fn merge(&mut self, table: Table, origin: &Origin) -> Result<(), ConfigError> {
         for (section, value) in table {
             match (self.values.get(&section), value) {
                 (Some(_), Value::Table(keys)) => {

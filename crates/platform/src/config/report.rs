@@ -38,7 +38,7 @@ impl Config {
     }
 
     fn report(&self, key: &'static str, secret: &Secret) -> SecretReport {
-        let hidden = secrets::hidden(key, secret);
+        let hidden = secrets::secret_part(key, secret);
         let length = match hidden.as_ref().map(String::len) {
             None => "not set",
             Some(..16) => "under 16 bytes",

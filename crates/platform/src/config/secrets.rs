@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kith_kernel::Random;
 use kith_store::PostgresOptions;
 
-use super::error::refuse_if;
+use super::error::reject_if;
 use super::{Config, ConfigError, Origin, Secret, development, env};
 
 /// Secrets without which the server cannot serve, in either mode.
@@ -103,8 +103,8 @@ pub(super) fn check_flags(config: &Config) -> Result<(), ConfigError> {
     let why = "must not hold a password on the command line, which other users of this machine can read; set \
                DATABASE_PASSWORD or DATABASE_PASSWORD_FILE, or the whole address in KITH__DATABASE__URL";
     config.secrets().into_iter().try_for_each(|(key, secret)| {
-        let is_shown = hidden(key, secret).is_some() && matches!(config.origin(key), Origin::Flag(_));
-        refuse_if(config, is_shown, key, why)
+        let is_shown = secret_part(key, secret).is_some() && matches!(config.origin(key), Origin::Flag(_));
+        reject_if(config, is_shown, key, why)
     })
 }
 
@@ -115,20 +115,20 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
         if secret.is_empty() {
             return Err(ConfigError::Missing { key, variables: env::names_of(key).join(" or ") });
         }
-        refuse_if(config, is_well_known(secret.expose()), key, WELL_KNOWN)?;
+        reject_if(config, is_well_known(secret.expose()), key, WELL_KNOWN)?;
         let is_short = secret.expose().len() < MIN_SECRET_BYTES;
-        refuse_if(config, is_short, key, "must have at least 32 bytes in production mode")?;
+        reject_if(config, is_short, key, "must have at least 32 bytes in production mode")?;
     }
     let why = "must differ from `auth.jwt_secret` in production mode";
-    refuse_if(config, secret == refresh_secret, "auth.jwt_refresh_secret", why)?;
+    reject_if(config, secret == refresh_secret, "auth.jwt_refresh_secret", why)?;
     for (key, secret) in config.secrets() {
-        let Some(secret) = hidden(key, secret) else { continue };
+        let Some(secret) = secret_part(key, secret) else { continue };
         // Previous secrets are being replaced, and may be from development mode.
         if key.ends_with("_previous") {
             continue;
         }
-        refuse_if(config, is_well_known(&secret), key, WELL_KNOWN)?;
-        refuse_if(config, is_weak(&secret), key, WEAK)?;
+        reject_if(config, is_well_known(&secret), key, WELL_KNOWN)?;
+        reject_if(config, is_weak(&secret), key, WEAK)?;
     }
     Ok(())
 }
@@ -139,7 +139,7 @@ const WELL_KNOWN: &str = "is a well-known development value; production mode req
 const WEAK: &str = "must have at least 12 characters, at least 5 of them distinct, in production mode";
 
 /// Returns the secret part of a value: the password of a database URL, otherwise the whole value.
-pub(super) fn hidden(key: &str, secret: &Secret) -> Option<String> {
+pub(super) fn secret_part(key: &str, secret: &Secret) -> Option<String> {
     let text = match key {
         "database.url" | "database.migrate_url" => {
             let password = PostgresOptions::password_in(secret.expose())?;

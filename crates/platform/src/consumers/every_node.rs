@@ -34,7 +34,7 @@ async fn run(app: App) {
     let mut head = app.db.head();
     let mut cursor = Cursor { position: None, servers: app.db.server_changes() };
     while app.stop.or(tokio::time::timeout(POLL_INTERVAL, head.changed())).await.is_some() {
-        while match hear(&app, &mut cursor).await {
+        while match read_events(&app, &mut cursor).await {
             Ok(more) => more,
             Err(error) => {
                 tracing::warn!(%error, "cannot read events of other nodes at the moment");
@@ -46,13 +46,13 @@ async fn run(app: App) {
 
 /// Reads the next events after `cursor` and runs their hooks. Returns true if there may be more.
 #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
-async fn hear(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
+async fn read_events(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
     let asked = Instant::now();
     let servers = app.db.server_changes();
     if cursor.servers != servers {
         // After a failover, positions read before may have been assigned to other events.
         *cursor = Cursor { position: None, servers };
-        app.hearing.forget_all();
+        app.invalidation_feed.invalidate_all();
     }
     let behind = match cursor.position {
         Some(behind) => behind,
@@ -61,7 +61,7 @@ async fn hear(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
             let last = app.db.last_position().await?;
             // Events up to this position are skipped, so entries that were cached in the meantime may be
             // stale.
-            app.hearing.forget_all();
+            app.invalidation_feed.invalidate_all();
             run_all_hooks(app).await;
             last
         }
@@ -81,7 +81,7 @@ async fn hear(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
         && app.event_routes.has_no_failures()
         && waiting.is_none_or(|oldest| now.since(oldest) <= TOLERATED_LAG)
     {
-        app.hearing.heard_at(asked);
+        app.invalidation_feed.mark_current_at(asked);
     }
     Ok(more)
 }

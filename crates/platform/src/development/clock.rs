@@ -25,13 +25,13 @@ const MAX_OFFSET: Duration = days(100 * 365);
 
 /// Clock that is ahead of another clock by an adjustable offset.
 pub struct AdjustableClock {
-    behind: Arc<dyn Clock>,
+    base_clock: Arc<dyn Clock>,
     ahead_ms: AtomicI64,
     /// Total of all advances in this process. Counts as elapsed time on the monotonic clock.
     advanced_ms: AtomicI64,
     file: PathBuf,
     /// Serializes changes of the offset.
-    moving: Mutex<()>,
+    change_lock: Mutex<()>,
 }
 
 impl AdjustableClock {
@@ -49,11 +49,11 @@ impl AdjustableClock {
         };
         let kept = kept.and_then(|text| text.trim().parse().ok()).filter(|ms: &i64| *ms > 0);
         let clock = Self {
-            behind,
+            base_clock: behind,
             ahead_ms: AtomicI64::new(kept.unwrap_or(0)),
             advanced_ms: AtomicI64::new(0),
             file,
-            moving: Mutex::new(()),
+            change_lock: Mutex::new(()),
         };
         if let Some(ahead_ms) = kept {
             let (file, now) = (clock.file.display(), clock.now());
@@ -65,7 +65,7 @@ impl AdjustableClock {
     /// Moves the clock forward and returns the new offset in milliseconds, or `None` if it would exceed
     /// [`MAX_OFFSET`].
     fn advance(&self, by: Duration) -> io::Result<Option<i64>> {
-        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        let _moving = self.change_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let furthest = i64::try_from(MAX_OFFSET.as_millis()).unwrap_or(i64::MAX);
         let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         let ahead_ms = self.ahead_ms.load(Ordering::SeqCst).saturating_add(by_ms);
@@ -86,8 +86,8 @@ impl AdjustableClock {
 
 impl AdjustableClock {
     /// Resets the clock to the real time and removes the file.
-    fn put_back(&self) -> io::Result<()> {
-        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+    fn reset(&self) -> io::Result<()> {
+        let _moving = self.change_lock.lock().unwrap_or_else(PoisonError::into_inner);
         match fs::remove_file(&self.file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -100,16 +100,16 @@ impl AdjustableClock {
 impl Clock for AdjustableClock {
     fn now(&self) -> Timestamp {
         let ahead_ms = u64::try_from(self.ahead_ms.load(Ordering::SeqCst)).unwrap_or(0);
-        self.behind.now() + Duration::from_millis(ahead_ms)
+        self.base_clock.now() + Duration::from_millis(ahead_ms)
     }
 
     fn real_now(&self) -> Timestamp {
-        self.behind.real_now()
+        self.base_clock.real_now()
     }
 
     fn monotonic(&self) -> Duration {
         let advanced_ms = u64::try_from(self.advanced_ms.load(Ordering::SeqCst)).unwrap_or(0);
-        self.behind.monotonic() + Duration::from_millis(advanced_ms)
+        self.base_clock.monotonic() + Duration::from_millis(advanced_ms)
     }
 }
 
@@ -211,7 +211,7 @@ async fn put_clock_back(State(app): State<App>, _: Caller) -> ApiResult<Json<Clo
     };
     app.run_due().await.map_err(undone)?;
     let mover = Arc::clone(ahead);
-    let moved = tokio::task::spawn_blocking(move || mover.put_back()).await;
+    let moved = tokio::task::spawn_blocking(move || mover.reset()).await;
     moved.map_err(io::Error::other).flatten().map_err(|error| {
         tracing::error!(%error, "cannot reset the clock: its file cannot be removed");
         Problem::new(
@@ -233,7 +233,7 @@ async fn put_clock_back(State(app): State<App>, _: Caller) -> ApiResult<Json<Clo
 
 fn clock_of(app: &App) -> Result<&Arc<AdjustableClock>, Problem> {
     let none = || Problem::new(&problems::NOT_FOUND, "The clock of this server cannot be changed.");
-    app.ahead.as_ref().ok_or_else(none)
+    app.adjustable_clock.as_ref().ok_or_else(none)
 }
 
 /// Parses a duration such as `30d`.
@@ -296,8 +296,8 @@ mod tests {
         assert_eq!((clock.now().as_millis(), clock.real_now().as_millis()), (6_000, 1_000));
         let again = AdjustableClock::resume(behind(), folder.path()).unwrap();
         assert_eq!(again.now().as_millis(), 6_000);
-        again.put_back().unwrap();
-        again.put_back().unwrap();
+        again.reset().unwrap();
+        again.reset().unwrap();
         assert_eq!((again.now().as_millis(), again.real_now().as_millis()), (1_000, 1_000));
         assert_eq!(AdjustableClock::resume(behind(), folder.path()).unwrap().now().as_millis(), 1_000);
         fs::write(folder.path().join(OFFSET_FILE), "not a number").unwrap();

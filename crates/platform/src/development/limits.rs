@@ -18,7 +18,7 @@ pub(super) fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 struct LimitsReport {
     /// True if rate limits (429) and request tiers are disabled.
-    lifted: bool,
+    disabled: bool,
 }
 
 /// Get the state of the limits
@@ -27,7 +27,7 @@ struct LimitsReport {
 /// mode only.
 #[utoipa::path(get, path = "/dev/limits", responses((status = 200, body = LimitsReport)))]
 async fn get_limits(State(app): State<App>) -> Json<LimitsReport> {
-    Json(LimitsReport { lifted: app.are_limits_disabled() })
+    Json(LimitsReport { disabled: app.are_limits_disabled() })
 }
 
 /// Disable or enable the limits
@@ -40,7 +40,7 @@ async fn get_limits(State(app): State<App>) -> Json<LimitsReport> {
     responses((status = 200, body = LimitsReport))
 )]
 async fn set_limits(State(app): State<App>, Json(body): Json<LimitsReport>) -> Json<LimitsReport> {
-    tracing::warn!(lifted = body.lifted, "limits were changed by /dev/limits");
-    app.limits_disabled.store(body.lifted, Ordering::Relaxed);
+    tracing::warn!(lifted = body.disabled, "limits were changed by /dev/limits");
+    app.limits_disabled.store(body.disabled, Ordering::Relaxed);
     Json(body)
 }

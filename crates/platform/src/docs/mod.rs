@@ -32,7 +32,7 @@ const HTML: &str = "text/html; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-static SITE: LazyLock<ApiReference> = LazyLock::new(ApiReference::gather);
+static SITE: LazyLock<ApiReference> = LazyLock::new(ApiReference::load);
 
 #[expect(deprecated, reason = "old paths redirect to this one")]
 pub(crate) fn routes() -> Routes {
@@ -120,10 +120,10 @@ struct SiteFile {
 }
 
 impl ApiReference {
-    fn gather() -> Self {
+    fn load() -> Self {
         let parts = [
-            SiteFile::new("swagger-ui.css", STYLE, of_swagger_ui("swagger-ui.css")),
-            SiteFile::new("swagger-ui-bundle.js", SCRIPT, of_swagger_ui("swagger-ui-bundle.js")),
+            SiteFile::new("swagger-ui.css", STYLE, swagger_ui_file("swagger-ui.css")),
+            SiteFile::new("swagger-ui-bundle.js", SCRIPT, swagger_ui_file("swagger-ui-bundle.js")),
             SiteFile::new("page.js", SCRIPT, include_bytes!("page.js").to_vec()),
             SiteFile::new("page.css", STYLE, include_bytes!("page.css").to_vec()),
             SiteFile::new("style.css", STYLE, include_bytes!("style.css").to_vec()),
@@ -148,7 +148,7 @@ impl SiteFile {
 }
 
 /// Returns a file of the Swagger UI distribution, decompressed.
-fn of_swagger_ui(file: &str) -> Vec<u8> {
+fn swagger_ui_file(file: &str) -> Vec<u8> {
     let found = utoipa_swagger_ui::serve(file, Arc::new(Config::default())).ok().flatten();
     let found = found.expect("the file is in the binary");
     if !found.gzpipped {

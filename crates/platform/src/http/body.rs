@@ -48,13 +48,13 @@ const SECRET_BODY_BYTES: usize = 16 << 10;
 #[derive(Debug)]
 pub(crate) struct BodyMemory {
     used: AtomicUsize,
-    most: usize,
+    max_bytes: usize,
 }
 
 impl BodyMemory {
-    /// Creates a limit of `most` bytes.
+    /// Creates a limit of `max_bytes` bytes.
     pub fn new(most: usize) -> Self {
-        Self { used: AtomicUsize::new(0), most }
+        Self { used: AtomicUsize::new(0), max_bytes: most }
     }
 }
 
@@ -70,7 +70,7 @@ impl MemoryReservation<'_> {
         let more = len.saturating_sub(UNCOUNTED_BYTES) - self.taken;
         let used = self.memory.used.fetch_add(more, Ordering::Relaxed) + more;
         self.taken += more;
-        if more > 0 && used > self.memory.most {
+        if more > 0 && used > self.memory.max_bytes {
             let detail = "The server is receiving too many large bodies. Retry in a moment.";
             return Err(Problem::new(&problems::UNAVAILABLE, detail).retry_after(1));
         }

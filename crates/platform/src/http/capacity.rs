@@ -102,7 +102,7 @@ pub(super) struct OpenConnections {
     /// Ids of the connections that count, by network.
     by_network: HashMap<IpAddr, HashSet<usize>>,
     /// Ids of the connections that were evicted and have not ended.
-    leaving: HashSet<usize>,
+    evicting: HashSet<usize>,
 }
 
 impl OpenConnections {
@@ -113,7 +113,7 @@ impl OpenConnections {
 
     pub fn remove(&mut self, id: usize) {
         let Some((_, network)) = self.lines.remove(&id) else { return };
-        if !self.leaving.remove(&id) {
+        if !self.evicting.remove(&id) {
             self.discount(id, network);
         }
     }
@@ -131,7 +131,7 @@ impl OpenConnections {
         self.lines.values().map(|(line, _)| line)
     }
 
-    /// Returns the limit that one more connection of `network` would exceed. `lifts_network` disables the
+    /// Returns the limit that one more connection of `network` would exceed. `exempts_network` disables the
     /// limit per network.
     pub fn limit_reached(
         &self,
@@ -142,7 +142,7 @@ impl OpenConnections {
         let of_network = self.by_network.get(&network).map_or(0, HashSet::len);
         if !lifts_network && of_network >= limits.per_network {
             Some(LimitReached::Network)
-        } else if self.lines.len() - self.leaving.len() >= limits.total {
+        } else if self.lines.len() - self.evicting.len() >= limits.total {
             Some(LimitReached::Total)
         } else {
             None
@@ -155,7 +155,7 @@ impl OpenConnections {
     /// Returns false if there is no candidate, or too many evicted connections have not ended.
     pub fn evict(&mut self, network: IpAddr, reached: LimitReached) -> bool {
         let most_leaving = if reached == LimitReached::Network { MAX_EVICTED / 2 } else { MAX_EVICTED };
-        if self.leaving.len() >= most_leaving {
+        if self.evicting.len() >= most_leaving {
             return false;
         }
         let found = match reached {
@@ -173,7 +173,7 @@ impl OpenConnections {
         };
         let Some(id) = found else { return false };
         let Some((line, of)) = self.lines.get(&id).cloned() else { return false };
-        self.leaving.insert(id);
+        self.evicting.insert(id);
         self.discount(id, of);
         line.order(CloseOrder::Cut);
         true
@@ -185,7 +185,7 @@ impl OpenConnections {
             let (line, _) = self.lines.get(id)?;
             let (phase, ticks) = line.phase();
             let rank = match phase {
-                _ if line.is_told() => return None,
+                _ if line.has_order() => return None,
                 // The end of a long response may still be in transit.
                 Phase::Idle if line.is_blocked() => return None,
                 // Received bytes may not have been read yet.
@@ -268,7 +268,7 @@ mod tests {
 
         /// Evicts a connection and returns true if it was `line`.
         fn evicts(&mut self, line: &ConnectionState, network: &str, reached: LimitReached) -> bool {
-            self.open.evict(network.parse().unwrap(), reached) && line.is_told()
+            self.open.evict(network.parse().unwrap(), reached) && line.has_order()
         }
     }
 
@@ -320,7 +320,7 @@ mod tests {
         for id in 1..=100 {
             world.open.remove(id);
         }
-        assert!(world.open.by_network.is_empty() && world.open.leaving.is_empty());
+        assert!(world.open.by_network.is_empty() && world.open.evicting.is_empty());
     }
 
     #[test]

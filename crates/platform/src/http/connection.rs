@@ -108,7 +108,7 @@ impl ConnectionState {
     }
 
     /// Returns true if an order is pending.
-    pub fn is_told(&self) -> bool {
+    pub fn has_order(&self) -> bool {
         self.order.load(Ordering::Acquire) != 0
     }
 
@@ -134,7 +134,7 @@ impl ConnectionState {
 
     /// Records the result of a write. Progress restarts the age of the phase, except while a request head
     /// arrives.
-    fn wrote(&self, written: &Poll<io::Result<usize>>) {
+    fn record_write(&self, written: &Poll<io::Result<usize>>) {
         self.is_blocked.store(written.is_pending(), Ordering::Release);
         if written.is_ready() && self.phase.load(Ordering::Relaxed) != Phase::Reading as u8 {
             self.since.store(self.ticks.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -142,26 +142,26 @@ impl ConnectionState {
     }
 
     /// Enters `phase` if the present one is `from`.
-    fn turn(&self, from: Phase, phase: Phase) {
+    fn transition(&self, from: Phase, phase: Phase) {
         if self.phase.load(Ordering::Relaxed) == from as u8 {
             self.enter(phase);
         }
     }
 
     /// Ends [`Phase::Sending`].
-    fn sent(&self) {
-        self.turn(Phase::Sending, Phase::Idle);
+    fn finish_sending(&self) {
+        self.transition(Phase::Sending, Phase::Idle);
     }
 
-    fn bytes_came(&self) {
-        self.turn(Phase::Idle, Phase::Reading);
+    fn bytes_received(&self) {
+        self.transition(Phase::Idle, Phase::Reading);
     }
 }
 
 /// Serves `stream` until it ends or is ordered to close.
 pub(super) async fn run(stream: TcpStream, peer: SocketAddr, line: Arc<ConnectionState>, edge: Arc<Edge>) {
     let io = WatchedStream { stream, line: Arc::clone(&line), unread: Bytes::new(), lingered: 0 };
-    let mut conversation = pin!(converse(io, peer, &line, edge));
+    let mut conversation = pin!(serve_requests(io, peer, &line, edge));
     std::future::poll_fn(|cx| {
         line.waker.register(cx.waker());
         if line.is_cut() { Poll::Ready(()) } else { conversation.as_mut().poll(cx) }
@@ -169,7 +169,7 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, line: Arc<Connectio
     .await;
 }
 
-async fn converse(mut io: WatchedStream, peer: SocketAddr, line: &Arc<ConnectionState>, edge: Arc<Edge>) {
+async fn serve_requests(mut io: WatchedStream, peer: SocketAddr, line: &Arc<ConnectionState>, edge: Arc<Edge>) {
     // A client that closes its side of the connection is treated as gone, and its request is cancelled.
     let mut http = http1::Builder::new();
     http.header_read_timeout(None).max_buf_size(HEAD_LIMIT_BYTES).half_close(false);
@@ -228,9 +228,9 @@ impl hyper::body::Body for ReceivedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {
-            Poll::Pending => self.line.turn(Phase::Answering, Phase::ReadingBody),
+            Poll::Pending => self.line.transition(Phase::Answering, Phase::ReadingBody),
             Poll::Ready(Some(Ok(_))) if !self.body.is_end_stream() => {}
-            Poll::Ready(_) => self.line.turn(Phase::ReadingBody, Phase::Answering),
+            Poll::Ready(_) => self.line.transition(Phase::ReadingBody, Phase::Answering),
         }
         polled
     }
@@ -246,7 +246,7 @@ impl hyper::body::Body for ReceivedBody {
 
 impl Drop for ReceivedBody {
     fn drop(&mut self) {
-        self.line.turn(Phase::ReadingBody, Phase::Answering);
+        self.line.transition(Phase::ReadingBody, Phase::Answering);
     }
 }
 
@@ -278,7 +278,7 @@ impl hyper::body::Body for SentBody {
 
 impl Drop for SentBody {
     fn drop(&mut self) {
-        self.line.sent();
+        self.line.finish_sending();
     }
 }
 
@@ -361,7 +361,7 @@ impl AsyncRead for WatchedStream {
         let before = to.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, to))?;
         if to.filled().len() > before {
-            self.line.bytes_came();
+            self.line.bytes_received();
         }
         Poll::Ready(Ok(()))
     }
@@ -370,7 +370,7 @@ impl AsyncRead for WatchedStream {
 impl AsyncWrite for WatchedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.line.wrote(&written);
+        self.line.record_write(&written);
         written
     }
 
@@ -380,7 +380,7 @@ impl AsyncWrite for WatchedStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.line.wrote(&written);
+        self.line.record_write(&written);
         written
     }
 

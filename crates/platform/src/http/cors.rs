@@ -28,7 +28,7 @@ const ORIGIN: HeaderValue = HeaderValue::from_static("origin");
 
 /// Allowed origins.
 pub(super) struct Cors {
-    listed: Vec<HeaderValue>,
+    allowed_origins: Vec<HeaderValue>,
     /// Allows origins on the loopback, with any port. True in development mode.
     allows_loopback: bool,
 }
@@ -38,7 +38,7 @@ impl Cors {
         let value = |origin: &WebOrigin| HeaderValue::from_str(origin.as_str());
         let listed = config.server.cors_origins.iter();
         Self {
-            listed: listed.map(|origin| value(origin).expect("origins are plain ASCII")).collect(),
+            allowed_origins: listed.map(|origin| value(origin).expect("origins are plain ASCII")).collect(),
             allows_loopback: !config.is_production(),
         }
     }
@@ -46,7 +46,7 @@ impl Cors {
     /// Returns the origin of the request if it is allowed.
     pub fn origin_of(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let origin = headers.get(header::ORIGIN)?;
-        let is_allowed = self.listed.contains(origin) || (self.allows_loopback && is_loopback(origin));
+        let is_allowed = self.allowed_origins.contains(origin) || (self.allows_loopback && is_loopback(origin));
         is_allowed.then(|| origin.clone())
     }
 
@@ -74,7 +74,7 @@ impl Cors {
 
     /// Adds the headers that let pages of `origin` read the response.
     pub fn allow(&self, origin: Option<HeaderValue>, headers: &mut HeaderMap) {
-        if self.listed.is_empty() && !self.allows_loopback {
+        if self.allowed_origins.is_empty() && !self.allows_loopback {
             return;
         }
         headers.append(header::VARY, ORIGIN);

@@ -48,7 +48,7 @@ pub(super) struct Edge {
     index: RouteIndex,
     limits: Limits,
     cors: Cors,
-    standing: SecurityHeaders,
+    security_headers: SecurityHeaders,
     max_body_bytes: u64,
     request_timeout: Duration,
 }
@@ -62,7 +62,7 @@ impl Edge {
             index: RouteIndex::of(app.metrics.routes()),
             limits: Limits::of(app),
             cors: Cors::of(&app.config),
-            standing: SecurityHeaders::new(app.config.is_production()),
+            security_headers: SecurityHeaders::new(app.config.is_production()),
             max_body_bytes: u64::from(server.max_body_bytes),
             request_timeout: millis(server.request_timeout_ms),
         }
@@ -70,7 +70,7 @@ impl Edge {
 
     /// Returns true if the connection limit per network does not apply to `peer`: limits are disabled, or the
     /// peer is a trusted proxy with many clients.
-    pub fn lifts_connections_per_network(&self, peer: IpAddr) -> bool {
+    pub fn exempts_from_network_limit(&self, peer: IpAddr) -> bool {
         let proxies = &self.app.config.server.trusted_proxies;
         self.app.are_limits_disabled() || proxies.iter().any(|network| network.contains(peer.to_canonical()))
     }
@@ -211,14 +211,14 @@ struct Exchange<'e> {
     request_id: RequestId,
     /// Trace id from `traceparent`.
     trace_id: Option<Box<str>>,
-    asked: Option<PathAndQuery>,
-    keyed: bool,
+    request_uri: Option<PathAndQuery>,
+    has_idempotency_key: bool,
     /// Value of `Content-DerivedKeyLength`.
     declared_bytes: u64,
     origin: Option<HeaderValue>,
     /// Present for a read whose response is not secret.
-    reading: Option<ReadNegotiation>,
-    answered: bool,
+    negotiation: Option<ReadNegotiation>,
+    is_answered: bool,
 }
 
 impl<'e> Exchange<'e> {
@@ -236,44 +236,44 @@ impl<'e> Exchange<'e> {
             route,
             request_id: request_id(&edge.app, headers),
             trace_id: trace_id(headers).map(Box::from),
-            asked: request.uri().path_and_query().cloned(),
-            keyed: idempotency::is_keyed(request.method(), request.headers()),
+            request_uri: request.uri().path_and_query().cloned(),
+            has_idempotency_key: idempotency::is_keyed(request.method(), request.headers()),
             declared_bytes: declared_length(headers),
             origin: edge.cors.origin_of(headers),
-            reading: reads.then(|| ReadNegotiation::of(headers)),
-            answered: false,
+            negotiation: reads.then(|| ReadNegotiation::of(headers)),
+            is_answered: false,
         }
     }
 
     async fn end(mut self, response: Response, allowance: Option<&Allowance<'_>>) -> Response {
         let mut response = problem::render(response, &self.request_id);
-        page::link_next(&mut response, self.asked.as_ref());
-        if self.keyed {
+        page::add_next_link(&mut response, self.request_uri.as_ref());
+        if self.has_idempotency_key {
             let template = self.edge.app.metrics.of(self.route).template();
-            idempotency::check_taken(&response, template);
+            idempotency::check_key_applied(&response, template);
         }
-        if let Some(reading) = &self.reading {
+        if let Some(reading) = &self.negotiation {
             response = reading.represent(response).await;
         }
         let took = self.started.elapsed();
         self.add_headers(response.headers_mut(), allowance, took);
-        if self.leaves_a_body(response.status()) {
+        if self.may_leave_body_unread(response.status()) {
             response.headers_mut().insert(header::CONNECTION, CLOSE);
         }
-        self.tell(response.status().as_u16(), took);
-        self.answered = true;
+        self.record(response.status().as_u16(), took);
+        self.is_answered = true;
         response
     }
 
     /// Returns true if the rest of the request body may arrive after this response. The connection then ends,
     /// and the response must say so, or the client would send its next request in vain.
-    fn leaves_a_body(&self, status: StatusCode) -> bool {
+    fn may_leave_body_unread(&self, status: StatusCode) -> bool {
         let is_cut = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT].contains(&status);
         is_cut || (status.is_client_error() && self.declared_bytes > MAX_IMMEDIATE_BODY_BYTES)
     }
 
     /// Counts the request and writes its log line.
-    fn tell(&self, status: u16, took: Duration) {
+    fn record(&self, status: u16, took: Duration) {
         let route = self.edge.app.metrics.of(self.route);
         route.count(status, took);
         tracing::info!(
@@ -288,7 +288,7 @@ impl<'e> Exchange<'e> {
     }
 
     fn add_headers(&mut self, headers: &mut HeaderMap, allowance: Option<&Allowance<'_>>, took: Duration) {
-        headers.reserve(ADDED_HEADERS + self.edge.standing.len());
+        headers.reserve(ADDED_HEADERS + self.edge.security_headers.len());
         if let Ok(id) = HeaderValue::from_str(self.request_id.as_str()) {
             headers.insert(X_REQUEST_ID, id);
         }
@@ -299,7 +299,7 @@ impl<'e> Exchange<'e> {
             allowance.tell(headers);
         }
         self.edge.cors.allow(self.origin.take(), headers);
-        self.edge.standing.add(headers);
+        self.edge.security_headers.add(headers);
         if self.edge.app.stop.is_draining() {
             headers.insert(header::CONNECTION, CLOSE);
         }
@@ -308,8 +308,8 @@ impl<'e> Exchange<'e> {
 
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
-        if !self.answered {
-            self.tell(CLIENT_CLOSED_REQUEST, self.started.elapsed());
+        if !self.is_answered {
+            self.record(CLIENT_CLOSED_REQUEST, self.started.elapsed());
         }
         self.edge.app.metrics.in_flight.dec();
     }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::subscriber::DefaultGuard;
 
 use crate::telemetry::log;
-use crate::testing::{TestServer, header, hold_other_subscribers, read_to_end, status};
+use crate::testing::{TestServer, header, keep_second_subscriber, read_to_end, status};
 
 /// Checks the fields that every problem has, and returns the body.
 fn problem(answer: &str) -> Value {
@@ -308,7 +308,7 @@ struct CapturedLogs {
 
 impl CapturedLogs {
     fn listen(pretty: bool) -> Self {
-        hold_other_subscribers();
+        keep_second_subscriber();
         let lines = NamedTempFile::new().unwrap();
         let (subscriber, _) = log::subscriber("info", pretty, Arc::new(lines.reopen().unwrap()));
         Self { lines, _listening: tracing::subscriber::set_default(subscriber) }

@@ -39,7 +39,7 @@ impl ETag {
         HeaderValue::try_from(format!("\"{}{suffix}\"", self.0)).expect("a tag is plain ASCII")
     }
 
-    /// Returns true if `list` contains a tag of this state, in any coding. `weak_too` also accepts weak tags.
+    /// Returns true if `list` contains a tag of this state, in any coding. `allow_weak` also accepts weak tags.
     fn is_in(&self, list: &HeaderValue, weak_too: bool) -> bool {
         let mut tags = list.to_str().unwrap_or_default().split(',').map(str::trim);
         tags.any(|tag| {

@@ -78,7 +78,7 @@ async fn read<T: DeserializeOwned>(request: Request, app: &App, kinds: &[&str]) 
     let policy = parts.extensions.get().copied().unwrap_or_default();
     let bytes = read_body(policy, body, encoding, &app.config.server, &app.body_memory).await?;
     if let Some(key) = parts.extensions.get::<IdempotencyKey>() {
-        key.note_body(&bytes);
+        key.record_body(&bytes);
     }
     parse(&bytes).map_err(|problem| name_all_faults(app, &parts, &bytes, problem).into())
 }

@@ -53,7 +53,7 @@ struct Policy {
     header: HeaderValue,
     limiter: Limiter,
     /// Number of requests until the next sweep.
-    until_sweep: AtomicU64,
+    requests_until_sweep: AtomicU64,
     refused: Counter,
 }
 
@@ -88,7 +88,7 @@ impl Limits {
         let all = app.metrics.routes();
         let counted_as = |(n, route): (usize, &RouteMetrics)| {
             let is_same = |other: &RouteMetrics| {
-                other.template() == route.same_as() && other.method() == route.method()
+                other.template() == route.limit_path() && other.method() == route.method()
             };
             let first = all.iter().position(is_same).unwrap_or(n);
             policy_of(route).map(|policy| (policy, first))
@@ -112,13 +112,13 @@ impl Policy {
             per_minute,
             header: header.expect("a name and digits are legal in a header"),
             limiter,
-            until_sweep: AtomicU64::new(MIN_SWEEP_REQUESTS),
+            requests_until_sweep: AtomicU64::new(MIN_SWEEP_REQUESTS),
             refused,
         }
     }
 
     fn count(&self, key: Key) -> Allowance<'_> {
-        self.sweep_at_times();
+        self.sweep_if_due();
         let (remaining, wait) = match self.limiter.check_key(&key) {
             Ok(state) => (state.remaining_burst_capacity(), None),
             Err(until) => (0, Some(until.wait_time_from(clock::Clock::now(self.limiter.clock())))),
@@ -131,10 +131,10 @@ impl Policy {
 
     /// Removes networks whose full allowance is restored, after as many requests as there are networks. This
     /// bounds memory by the requests of about a minute, at a constant cost per request.
-    fn sweep_at_times(&self) {
-        if self.until_sweep.fetch_sub(1, Ordering::Relaxed) == 1 {
+    fn sweep_if_due(&self) {
+        if self.requests_until_sweep.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.limiter.retain_recent();
-            self.until_sweep.store(MIN_SWEEP_REQUESTS.max(self.limiter.len() as u64), Ordering::Relaxed);
+            self.requests_until_sweep.store(MIN_SWEEP_REQUESTS.max(self.limiter.len() as u64), Ordering::Relaxed);
         }
     }
 }

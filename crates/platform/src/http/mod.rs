@@ -48,7 +48,7 @@ pub(crate) use etag::tag_of;
 pub use etag::{Preconditions, StateMismatch};
 pub use json::{Json, MergePatch, present, read_value};
 pub(crate) use limits::LimiterClock;
-pub use old_paths::old_path;
+pub use old_paths::deprecated_path;
 pub use page::PageResponse;
 pub use path::{PathId, PathParams};
 pub use problem::{ApiError, ApiResult, bad_query, cursor_problem, store_problem};

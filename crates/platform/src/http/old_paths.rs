@@ -13,7 +13,7 @@ pub(crate) const SAME_AS: &str = "x-same-as";
 ///
 /// # Panics
 /// Panics if `new` has more than one path, which `routes!` does not allow.
-pub fn old_path(old: &str, new: UtoipaMethodRouter<App>) -> UtoipaMethodRouter<App> {
+pub fn deprecated_path(old: &str, new: UtoipaMethodRouter<App>) -> UtoipaMethodRouter<App> {
     let (schemas, mut paths, methods) = new;
     let (path, mut item) = paths.paths.pop().expect("a path");
     assert!(paths.paths.is_empty(), "{path} and others");

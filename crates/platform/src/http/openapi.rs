@@ -84,7 +84,7 @@ fn build(modules: &[&'static Module]) -> (String, Vec<OperationName>) {
             let same_as = same_as.unwrap_or_default();
             lines.extend([method.as_str(), " ", template, " ", same_as, " ", rate, " ", secret, "\n"]);
         }
-        forget_policies(&mut document);
+        remove_policies(&mut document);
         serde_json::to_writer(&mut json, &to_value(&document)).expect("values can be written");
     };
     thread::scope(|scope| scope.spawn(build).join().expect("the document can be built"));
@@ -103,11 +103,11 @@ fn build(modules: &[&'static Module]) -> (String, Vec<OperationName>) {
 /// Returns the document that describes `modules`.
 pub fn document(modules: &[&Module]) -> OpenApi {
     let mut document = with_policies(modules);
-    forget_policies(&mut document);
+    remove_policies(&mut document);
     document
 }
 
-fn forget_policies(document: &mut OpenApi) {
+fn remove_policies(document: &mut OpenApi) {
     let items = document.paths.paths.values_mut();
     items.flat_map(operations_of).for_each(|(_, operation)| forget(operation));
 }
@@ -300,12 +300,12 @@ fn add_components(components: &mut Components, modules: &[&Module]) {
     }
     components.schemas.insert(FIELD_ERROR.to_owned(), FieldErrorBody::schema());
     let mut body = ProblemBody::schema();
-    name_codes(&mut body, modules);
+    add_problem_codes(&mut body, modules);
     components.schemas.insert(PROBLEM.to_owned(), body);
 }
 
 /// Adds the problem codes of `modules` as the values of `code`.
-fn name_codes(body: &mut RefOr<Schema>, modules: &[&Module]) {
+fn add_problem_codes(body: &mut RefOr<Schema>, modules: &[&Module]) {
     let RefOr::T(Schema::Object(body)) = body else { return };
     let Some(RefOr::T(Schema::Object(code))) = body.properties.get_mut("code") else { return };
     let mut codes: Vec<_> =

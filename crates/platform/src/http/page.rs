@@ -65,7 +65,7 @@ impl<T: ToSchema> ToSchema for PageResponse<T> {
 }
 
 /// Adds the `Link` header for the next page, if `response` has one. `asked` is the URI of the request.
-pub(super) fn link_next(response: &mut Response, asked: Option<&PathAndQuery>) {
+pub(super) fn add_next_link(response: &mut Response, asked: Option<&PathAndQuery>) {
     let Some(cursor) = response.extensions_mut().remove::<Cursor>() else { return };
     let link = asked.and_then(|asked| HeaderValue::try_from(next(asked, &cursor)).ok());
     if let Some(link) = link {

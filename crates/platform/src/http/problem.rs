@@ -59,7 +59,7 @@ pub struct ProblemBody {
     /// `answer_not_kept`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, value_type = Object, additional_properties = true)]
-    kept: Option<serde_json::Value>,
+    created_ids: Option<serde_json::Value>,
     /// ID of the request, which also appears in the server's log.
     request_id: String,
 }
@@ -86,7 +86,7 @@ impl ProblemBody {
             detail: problem.detail.into_owned(),
             code: problem.code.code,
             errors: problem.errors.into_iter().map(FieldErrorBody::from).collect(),
-            kept: problem.created_ids,
+            created_ids: problem.created_ids,
             request_id: request_id.to_string(),
         }
     }

@@ -42,7 +42,7 @@ impl ReadNegotiation {
     /// Converts the response to the representation for this caller.
     pub async fn represent(&self, response: Response) -> Response {
         let (parts, body) = response.into_parts();
-        if parts.status != StatusCode::OK || is_not_to_be_kept(&parts.headers) {
+        if parts.status != StatusCode::OK || forbids_representation(&parts.headers) {
             return Response::from_parts(parts, body);
         }
         if let Some(asset) = parts.extensions.get::<Arc<Asset>>().cloned() {
@@ -56,19 +56,19 @@ impl ReadNegotiation {
         let Some((kind, size)) = kind.zip(size) else { return Response::from_parts(parts, body) };
         let coding = (size >= MIN_COMPRESSED_BYTES).then(|| self.accepted.best(Coding::Gzip));
         if kind == MediaClass::Text && coding.is_none_or(|coding| coding.is_none()) {
-            return Response::from_parts(vary_if(parts, coding.is_some()), body);
+            return Response::from_parts(add_vary_if(parts, coding.is_some()), body);
         }
         let Ok(bytes) = body.collect().await.map(http_body_util::Collected::to_bytes) else {
             return Response::from_parts(parts, Body::empty());
         };
-        let parts = vary_if(parts, coding.is_some());
+        let parts = add_vary_if(parts, coding.is_some());
         let state = (kind == MediaClass::Json).then(|| ETag::of(&bytes));
         self.answer(parts, state.as_ref(), coding.flatten(), |coding| encode(coding, bytes)).await
     }
 
     /// Compresses a streamed body chunk by chunk, without an ETag.
     fn stream(&self, parts: response::Parts, body: Body) -> Response {
-        let mut parts = vary_if(parts, true);
+        let mut parts = add_vary_if(parts, true);
         let Some(coding) = self.accepted.best(Coding::Gzip) else { return Response::from_parts(parts, body) };
         parts.headers.remove(header::CONTENT_LENGTH);
         parts.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding.name()));
@@ -90,7 +90,7 @@ impl ReadNegotiation {
 
     async fn represent_asset(&self, parts: response::Parts, asset: Arc<Asset>) -> Response {
         let coding = self.accepted.best(Coding::Brotli);
-        let parts = vary_if(parts, true);
+        let parts = add_vary_if(parts, true);
         self.answer(parts, Some(&asset.state), coding, |coding| encode_asset(coding, Arc::clone(&asset)))
             .await
     }
@@ -122,7 +122,7 @@ impl ReadNegotiation {
 }
 
 /// Returns true if the response must not be stored, or has an encoding or ETag already.
-fn is_not_to_be_kept(headers: &HeaderMap) -> bool {
+fn forbids_representation(headers: &HeaderMap) -> bool {
     let no_store = |value: &HeaderValue| value.as_bytes().windows(8).any(|part| part == b"no-store");
     headers.get(header::CACHE_CONTROL).is_some_and(no_store)
         || headers.contains_key(header::SET_COOKIE)
@@ -130,7 +130,7 @@ fn is_not_to_be_kept(headers: &HeaderMap) -> bool {
         || headers.contains_key(header::ETAG)
 }
 
-fn vary_if(mut parts: response::Parts, varies: bool) -> response::Parts {
+fn add_vary_if(mut parts: response::Parts, varies: bool) -> response::Parts {
     if varies {
         parts.headers.append(header::VARY, HeaderValue::from_static("accept-encoding"));
     }
@@ -142,7 +142,7 @@ async fn encode(coding: Option<Coding>, bytes: Bytes) -> Bytes {
     if bytes.len() <= MAX_INLINE_BYTES {
         return coding.encode(&bytes, Effort::Low).into();
     }
-    apart(move || coding.encode(&bytes, Effort::Low).into()).await
+    run_blocking(move || coding.encode(&bytes, Effort::Low).into()).await
 }
 
 async fn encode_asset(coding: Option<Coding>, asset: Arc<Asset>) -> Bytes {
@@ -150,12 +150,12 @@ async fn encode_asset(coding: Option<Coding>, asset: Arc<Asset>) -> Bytes {
         None => asset.bytes.clone(),
         Some(coding) => match asset.encoded[coding as usize].get() {
             Some(encoded) => encoded.clone(),
-            None => apart(move || asset.encoded(coding)).await,
+            None => run_blocking(move || asset.encoded(coding)).await,
         },
     }
 }
 
-async fn apart(work: impl FnOnce() -> Bytes + Send + 'static) -> Bytes {
+async fn run_blocking(work: impl FnOnce() -> Bytes + Send + 'static) -> Bytes {
     match tokio::task::spawn_blocking(work).await {
         Ok(bytes) => bytes,
         Err(error) => std::panic::resume_unwind(error.into_panic()),

@@ -34,7 +34,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Listening server.
 pub struct Server {
     addr: SocketAddr,
-    lines: Arc<Connections>,
+    connections: Arc<Connections>,
     stop: Stop,
     drain: Duration,
     grace: Duration,
@@ -63,7 +63,7 @@ fn serve_edge(
     let accepting = tokio::spawn(accept(listener, edge, Arc::clone(&lines), stop_accepting.clone()));
     let ticking = tokio::spawn(tick(Arc::clone(&lines)));
     let (drain, grace) = (millis(limits.drain_ms), millis(limits.shutdown_grace_ms));
-    Ok(Server { addr, lines, stop, drain, grace, stop_accepting, accepting, ticking })
+    Ok(Server { addr, connections: lines, stop, drain, grace, stop_accepting, accepting, ticking })
 }
 
 impl Server {
@@ -84,10 +84,10 @@ impl Server {
         self.stop_accepting.cancel();
         // The task ends early only by a panic; then there is nothing more to accept.
         let _ = self.accepting.await;
-        self.lines.order_all(CloseOrder::Close);
-        let left = self.lines.wait_for_end(self.grace).await;
-        self.lines.order_all(CloseOrder::Cut);
-        self.lines.wait_for_end(self.grace).await;
+        self.connections.send_order(CloseOrder::Close);
+        let left = self.connections.wait_for_end(self.grace).await;
+        self.connections.send_order(CloseOrder::Cut);
+        self.connections.wait_for_end(self.grace).await;
         self.ticking.abort();
         left
     }
@@ -186,7 +186,7 @@ impl Connections {
     /// Returns the limit if no connection can be closed for it.
     fn make_room(&self, peer: SocketAddr, edge: &Edge) -> Result<(), LimitReached> {
         let network = network_of(peer);
-        let lifts_network = edge.lifts_connections_per_network(peer.ip());
+        let lifts_network = edge.exempts_from_network_limit(peer.ip());
         let mut open = self.open_connections();
         // Both limits, per network and in total, can be exceeded by one connection.
         for _ in 0..2 {
@@ -218,7 +218,7 @@ impl Connections {
         }
     }
 
-    fn order_all(&self, order: CloseOrder) {
+    fn send_order(&self, order: CloseOrder) {
         for line in self.open_connections().lines() {
             line.order(order);
         }
@@ -236,7 +236,7 @@ impl Connections {
 
 /// Registration of a connection, removed on drop.
 struct ConnectionGuard {
-    lines: Arc<Connections>,
+    connections: Arc<Connections>,
     id: usize,
 }
 
@@ -245,14 +245,14 @@ impl ConnectionGuard {
         let id = Arc::as_ptr(line).addr();
         lines.open_connections().insert(id, Arc::clone(line), network);
         lines.gauge.inc();
-        Self { lines: Arc::clone(lines), id }
+        Self { connections: Arc::clone(lines), id }
     }
 }
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        self.lines.open_connections().remove(self.id);
-        self.lines.gauge.dec();
+        self.connections.open_connections().remove(self.id);
+        self.connections.gauge.dec();
     }
 }
 

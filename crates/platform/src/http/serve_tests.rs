@@ -11,11 +11,11 @@ const HALF_A_HEAD: &[u8] = b"GET /api/v1/ping HTTP/1.1\r\nHo";
 const OTHER_HALF: &[u8] = b"st: kith\r\n\r\n";
 
 /// Waits until a connection of the server is in `phase`.
-async fn until(server: &Server, phase: Phase) {
-    until_lines(&server.lines, phase).await;
+async fn wait_for_phase(server: &Server, phase: Phase) {
+    wait_for_connection_phase(&server.connections, phase).await;
 }
 
-async fn until_lines(lines: &Connections, phase: Phase) {
+async fn wait_for_connection_phase(lines: &Connections, phase: Phase) {
     while lines.open_connections().lines().all(|line| line.phase().0 != phase) {
         tokio::task::yield_now().await;
     }
@@ -34,10 +34,10 @@ async fn read_head(stream: &mut TcpStream) -> String {
 /// orders.
 async fn begin_stop(server: Server) -> JoinHandle<usize> {
     let addr = server.addr();
-    let lines = Arc::clone(&server.lines);
+    let lines = Arc::clone(&server.connections);
     let stopping = tokio::spawn(server.stop());
     while TcpStream::connect(addr).await.is_ok()
-        || lines.open_connections().lines().any(|line| line.is_told())
+        || lines.open_connections().lines().any(|line| line.has_order())
     {
         tokio::task::yield_now().await;
     }
@@ -49,7 +49,7 @@ async fn partial_head_before_stop_is_answered() {
     let test = TestServer::start(|_| {}).await;
     let mut stream = test.connect().await;
     stream.write_all(HALF_A_HEAD).await.unwrap();
-    until(&test.server, Phase::Reading).await;
+    wait_for_phase(&test.server, Phase::Reading).await;
     let stopping = begin_stop(test.server).await;
     stream.write_all(OTHER_HALF).await.unwrap();
     let answer = read_to_end(&mut stream).await;
@@ -65,7 +65,7 @@ async fn partial_head_after_response_is_answered() {
     stream.write_all(PING.as_bytes()).await.unwrap();
     assert!(!read_head(&mut stream).await.contains("connection: close"));
     stream.write_all(HALF_A_HEAD).await.unwrap();
-    until(&test.server, Phase::Reading).await;
+    wait_for_phase(&test.server, Phase::Reading).await;
     let stopping = begin_stop(test.server).await;
     stream.write_all(OTHER_HALF).await.unwrap();
     let answer = read_to_end(&mut stream).await;
@@ -80,7 +80,7 @@ async fn partial_body_before_stop_is_answered() {
     let head =
         "POST /echo HTTP/1.1\r\nHost: kith\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n";
     stream.write_all(format!("{head}{{\"word\"").as_bytes()).await.unwrap();
-    until(&test.server, Phase::ReadingBody).await;
+    wait_for_phase(&test.server, Phase::ReadingBody).await;
     let stopping = begin_stop(test.server).await;
     stream.write_all(b": \"late\"}").await.unwrap();
     let answer = read_to_end(&mut stream).await;
@@ -108,7 +108,7 @@ async fn unfinished_connections_are_aborted_after_grace() {
     let test = TestServer::start(|config| config.server.shutdown_grace_ms = 50).await;
     let mut stream = test.connect().await;
     stream.write_all(HALF_A_HEAD).await.unwrap();
-    until(&test.server, Phase::Reading).await;
+    wait_for_phase(&test.server, Phase::Reading).await;
     assert_eq!(test.server.stop().await, 1);
     assert_eq!(read_to_end(&mut stream).await, "");
 }
@@ -180,7 +180,7 @@ async fn partial_pipelined_head_is_answered() {
     let mut stream = test.connect().await;
     stream.write_all(&[PING.as_bytes(), HALF_A_HEAD].concat()).await.unwrap();
     assert!(!read_head(&mut stream).await.contains("connection: close"));
-    until(&test.server, Phase::Idle).await;
+    wait_for_phase(&test.server, Phase::Idle).await;
     let stopping = begin_stop(test.server).await;
     stream.write_all(OTHER_HALF).await.unwrap();
     let answer = read_to_end(&mut stream).await;
@@ -197,11 +197,11 @@ async fn partial_head_during_response_is_answered() {
     let head =
         "POST /echo HTTP/1.1\r\nHost: kith\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
-    until(&test.server, Phase::ReadingBody).await;
+    wait_for_phase(&test.server, Phase::ReadingBody).await;
     stream.write_all(&[br#"{"word": "a"}"#, HALF_A_HEAD].concat()).await.unwrap();
     assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 200"));
     assert_eq!(stream.read_u8().await.unwrap(), b'a');
-    until(&test.server, Phase::Idle).await;
+    wait_for_phase(&test.server, Phase::Idle).await;
     let stopping = begin_stop(test.server).await;
     stream.write_all(OTHER_HALF).await.unwrap();
     let answer = read_to_end(&mut stream).await;
@@ -216,7 +216,7 @@ async fn slowly_read_response_is_complete() {
     stream.write_all(b"GET /much HTTP/1.1\r\nHost: kith\r\n\r\n").await.unwrap();
     let head = read_head(&mut stream).await;
     assert!(!head.contains("connection: close"), "{head}");
-    until(&test.server, Phase::Idle).await;
+    wait_for_phase(&test.server, Phase::Idle).await;
     let stopping = begin_stop(test.server).await;
     assert_eq!(read_to_end(&mut stream).await.len(), LARGE_BODY_BYTES);
     assert_eq!(stopping.await.unwrap(), 0);
@@ -254,7 +254,7 @@ async fn full_server_closes_an_idle_connection_of_the_largest_network() {
     ping(&mut idle).await;
     let mut answering = connect_from(FIRST, test.addr).await;
     answering.write_all(b"GET /hangs HTTP/1.1\r\nHost: kith\r\n\r\n").await.unwrap();
-    until(&test.server, Phase::Answering).await;
+    wait_for_phase(&test.server, Phase::Answering).await;
     let mut alone = connect_from(SECOND, test.addr).await;
     ping(&mut alone).await;
     let mut newcomer = test.connect().await;
@@ -319,7 +319,7 @@ async fn unread_response_is_aborted() {
     let test = TestServer::start(|config| config.server.keep_alive_ms = 1).await;
     let mut stream = test.connect().await;
     stream.write_all(b"GET /endless HTTP/1.1\r\nHost: kith\r\n\r\n").await.unwrap();
-    until(&test.server, Phase::Sending).await;
+    wait_for_phase(&test.server, Phase::Sending).await;
     let cut = async {
         while test.app.metrics.connections.get() > 0 {
             tokio::task::yield_now().await;

@@ -48,7 +48,7 @@ impl IdempotencyKey {
         }
         // Responses with secrets are not stored.
         if parts.extensions.get::<RoutePolicy>().is_some_and(|policy| policy.is_secret) {
-            return Err(not_taken());
+            return Err(key_not_accepted());
         }
         let key = parse(&parts.headers)?;
         let route = parts.extensions.get::<MatchedPath>().map_or(parts.uri.path(), MatchedPath::as_str);
@@ -60,7 +60,7 @@ impl IdempotencyKey {
     }
 
     /// Records the body for the fingerprint. Without this call, the body counts as empty.
-    pub(crate) fn note_body(&self, body: &[u8]) {
+    pub(crate) fn record_body(&self, body: &[u8]) {
         self.0.body.get_or_init(|| Sha256::digest(body).into());
     }
 
@@ -100,10 +100,10 @@ pub(crate) fn is_keyed(method: &http::Method, headers: &HeaderMap) -> bool {
 /// # Errors
 /// Returns a 400 problem if the request is a write with a key.
 pub(crate) fn refuse(parts: &Parts) -> Result<(), Problem> {
-    if is_keyed(&parts.method, &parts.headers) { Err(not_taken()) } else { Ok(()) }
+    if is_keyed(&parts.method, &parts.headers) { Err(key_not_accepted()) } else { Ok(()) }
 }
 
-fn not_taken() -> Problem {
+fn key_not_accepted() -> Problem {
     Problem::new(
         &problems::MALFORMED,
         "This operation does not accept `Idempotency-Key`. Send the request without it.",
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(distinct.len(), ids.len());
         let with_body = |body| {
             let keyed = key(Method::POST, "/things?a=1", "key");
-            keyed.note_body(body);
+            keyed.record_body(body);
             keyed
         };
         assert_eq!(with_body(b"1").id(&keyring, ada), one.id(&keyring, ada));

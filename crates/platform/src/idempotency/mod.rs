@@ -38,7 +38,7 @@ pub(crate) use short::StoredBytesLimiter;
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Retention of a stored response.
 const RETENTION: Duration = days(1);
-/// Maximum number of expired responses that one call of [`tidy`] removes.
+/// Maximum number of expired responses that one call of [`remove_expired`] removes.
 pub(crate) const MAX_REMOVED_ROWS: u64 = 1_000;
 
 /// Response extension: the handler applied the request's key.
@@ -108,7 +108,7 @@ impl App {
         problem: fn(Error) -> Problem,
     ) -> ApiResult<Response> {
         // The body may have arrived long after the head, when the caller was authenticated.
-        caller.check_again(self).await?;
+        caller.reauthenticate(self).await?;
         let Some(key) = caller.key.clone() else {
             let answer = self.write(&caller.ctx, command).await;
             return Ok(answer.map_err(|refused| refused.into_problem(problem))?.into_response());
@@ -117,7 +117,7 @@ impl App {
         let waited_in_vain = Arc::new(AtomicBool::new(false));
         let in_vain = Arc::clone(&waited_in_vain);
         let keyring = Arc::clone(&self.keyring);
-        let kept_bytes = Arc::clone(&self.kept_bytes);
+        let kept_bytes = Arc::clone(&self.stored_bytes);
         let write = self.write(&caller.ctx, move |tx, ctx| {
             let id = key.id(&keyring, caller_id);
             let mut fingerprint = key.fingerprint(&keyring, &id);
@@ -136,8 +136,8 @@ impl App {
                 }
                 Ok(Some(kept)) => Outcome::Commit(ChangeResponse::Replayed(kept.answer)),
                 Ok(None) => {
-                    let kept = |answer: &SerializedResponse| kept_bytes.shorten(caller_id, answer);
-                    keep(tx, ctx, &keyring, (&id, &fingerprint), kept, command(tx, ctx))
+                    let kept = |answer: &SerializedResponse| kept_bytes.reduce(caller_id, answer);
+                    store_response(tx, ctx, &keyring, (&id, &fingerprint), kept, command(tx, ctx))
                 }
             }
         });
@@ -159,7 +159,7 @@ impl App {
     /// # Errors
     /// Returns 422 if the key was used with another request, 409 if the stored response contains only ids,
     /// and a problem of the store if the database fails.
-    pub async fn given_answer(&self, caller: impl Into<Principal>) -> ApiResult<Option<Response>> {
+    pub async fn stored_response(&self, caller: impl Into<Principal>) -> ApiResult<Option<Response>> {
         let caller = caller.into();
         let Some(key) = caller.key.clone() else { return Ok(None) };
         let (id, now) = (key.id(&self.keyring, caller.id()), caller.ctx.now);
@@ -183,7 +183,7 @@ impl App {
 }
 
 fn replay(answer: SerializedResponse) -> Result<Response, Problem> {
-    if short::is_short(&answer) {
+    if short::is_reduced(&answer) {
         let created_ids = answer.body.and_then(|body| serde_json::from_slice(&body).ok());
         let detail = "This request has already succeeded, but its response was not stored. `kept` contains \
                       the IDs of its objects; get them by these IDs.";
@@ -197,7 +197,7 @@ fn replay(answer: SerializedResponse) -> Result<Response, Problem> {
 
 /// Detects handlers that ignore a key: a write that neither uses [`App::change`] nor rejects keys. Logs an
 /// error, and panics in debug builds.
-pub(crate) fn check_taken(response: &Response, route: &str) {
+pub(crate) fn check_key_applied(response: &Response, route: &str) {
     if response.status().is_success() && response.extensions().get::<KeyApplied>().is_none() {
         tracing::error!(route, "a handler ignored the Idempotency-Key of a write");
         debug_assert!(false, "{route} ignored an Idempotency-Key: it must use `App::change`");
@@ -209,7 +209,7 @@ pub(crate) fn check_taken(response: &Response, route: &str) {
 ///
 /// # Errors
 /// Returns the store's error if the database fails.
-pub fn tidy(tx: &Tx<'_>, ctx: &Ctx) -> Result<u64, Error> {
+pub fn remove_expired(tx: &Tx<'_>, ctx: &Ctx) -> Result<u64, Error> {
     rows::remove(tx, ctx.now - RETENTION, MAX_REMOVED_ROWS.cast_signed())
 }
 
@@ -227,7 +227,7 @@ fn find(
 
 /// Stores `kept` of the response if the command succeeded. After an error, the request can be retried with
 /// the same key.
-fn keep(
+fn store_response(
     tx: &Tx<'_>,
     ctx: &Ctx,
     keyring: &Keyring,
@@ -236,7 +236,7 @@ fn keep(
     made: Outcome<SerializedResponse, ChangeError>,
 ) -> Outcome<ChangeResponse, ChangeError> {
     match made {
-        Outcome::Commit(answer) => match rows::keep(tx, ctx, keyring, id, fingerprint, &kept(&answer)) {
+        Outcome::Commit(answer) => match rows::store_response(tx, ctx, keyring, id, fingerprint, &kept(&answer)) {
             Ok(()) => Outcome::Commit(ChangeResponse::New(answer)),
             Err(error) => Outcome::Rollback(error.into()),
         },

@@ -51,7 +51,7 @@ pub(super) fn find(
 }
 
 /// Stores a response, replacing an expired one.
-pub(super) fn keep(
+pub(super) fn store_response(
     tx: &Tx<'_>,
     ctx: &Ctx,
     keyring: &Keyring,

@@ -53,7 +53,7 @@ impl StoredBytesLimiter {
     }
 
     /// Returns the response to store for `answer` of `caller`.
-    pub(super) fn shorten(&self, caller: Uuid, answer: &SerializedResponse) -> SerializedResponse {
+    pub(super) fn reduce(&self, caller: Uuid, answer: &SerializedResponse) -> SerializedResponse {
         let Some(body) = &answer.body else { return answer.clone() };
         let is_large = body.len() > MAX_STORED_BYTES && answer.headers.contains_key(header::ETAG);
         if !is_large && self.admits(caller, body.len()) {
@@ -71,7 +71,7 @@ impl StoredBytesLimiter {
 }
 
 /// Returns true if the stored body contains only ids.
-pub(super) fn is_short(answer: &SerializedResponse) -> bool {
+pub(super) fn is_reduced(answer: &SerializedResponse) -> bool {
     answer.headers.get(IDEMPOTENCY_REPLAYED) == Some(&REDUCED)
 }
 
@@ -112,18 +112,18 @@ mod tests {
     fn large_response_is_stored_as_id_and_headers() {
         let kept = StoredBytesLimiter::new(0, Arc::new(ManualClock::at(Timestamp::EPOCH)));
         let large = answer(json!({ "id": "one", "data": "x".repeat(MAX_STORED_BYTES) }));
-        let short = kept.shorten(CALLER, &large);
+        let short = kept.reduce(CALLER, &large);
         assert_eq!(body(&short), json!({ "id": "one" }));
         assert_eq!(short.headers[header::ETAG], large.headers[header::ETAG]);
-        assert!(is_short(&short) && !is_short(&large));
+        assert!(is_reduced(&short) && !is_reduced(&large));
         let small = answer(json!({ "id": "one", "data": "x" }));
-        assert_eq!(kept.shorten(CALLER, &small), small);
+        assert_eq!(kept.reduce(CALLER, &small), small);
         // These responses could not be read again.
         let without_id = answer(json!({ "data": "x".repeat(MAX_STORED_BYTES) }));
-        assert_eq!(kept.shorten(CALLER, &without_id), without_id);
+        assert_eq!(kept.reduce(CALLER, &without_id), without_id);
         let without_etag =
             WriteResponse::created(json!({ "id": "one", "data": "x".repeat(MAX_STORED_BYTES) })).write();
-        assert_eq!(kept.shorten(CALLER, &without_etag), without_etag);
+        assert_eq!(kept.reduce(CALLER, &without_etag), without_etag);
     }
 
     #[test]
@@ -133,13 +133,13 @@ mod tests {
         let jobs =
             WriteResponse::ok(json!({ "jobs": [{ "id": 1, "payload": "x".repeat(300) }, { "id": 2 }] }))
                 .write();
-        let is_whole = |caller| kept.shorten(caller, &jobs) == jobs;
+        let is_whole = |caller| kept.reduce(caller, &jobs) == jobs;
         assert_eq!([is_whole(CALLER), is_whole(CALLER), is_whole(CALLER)], [true, true, false]);
-        assert_eq!(body(&kept.shorten(CALLER, &jobs)), json!({ "jobs": [{ "id": 1 }, { "id": 2 }] }));
+        assert_eq!(body(&kept.reduce(CALLER, &jobs)), json!({ "jobs": [{ "id": 1 }, { "id": 2 }] }));
         assert!(is_whole(Uuid::from_u128(2)), "another caller has a separate allowance");
         clock.advance(hours(24));
         assert!(is_whole(CALLER));
         let huge = WriteResponse::ok(json!([{ "id": 1, "payload": "x".repeat(2_000) }])).write();
-        assert_eq!(body(&kept.shorten(CALLER, &huge)), json!([{ "id": 1 }]));
+        assert_eq!(body(&kept.reduce(CALLER, &huge)), json!([{ "id": 1 }]));
     }
 }

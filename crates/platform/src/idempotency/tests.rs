@@ -17,7 +17,7 @@ async fn stored_response_keeps_headers_and_expires() {
     let ctx = Ctx::new(test.app.sources.clone(), Actor::System("test"), request_id);
     let keep = |id: u8, ctx: Ctx| {
         let keyring = Arc::clone(&test.app.keyring);
-        test.app.db.write(move |tx| rows::keep(tx, &ctx, &keyring, &[id; 32], &[0; 32], &answer("\"1: a\"")))
+        test.app.db.write(move |tx| rows::store_response(tx, &ctx, &keyring, &[id; 32], &[0; 32], &answer("\"1: a\"")))
     };
     keep(1, ctx.clone()).await.unwrap();
     test.clock.advance(RETENTION);
@@ -30,7 +30,7 @@ async fn stored_response_keeps_headers_and_expires() {
     let kept = find(1, then.now).await.unwrap().unwrap();
     assert_eq!(kept.answer, answer("\"1: a\""));
 
-    let tidy = |ctx: Ctx| test.app.db.write(move |tx| tidy(tx, &ctx));
+    let tidy = |ctx: Ctx| test.app.db.write(move |tx| remove_expired(tx, &ctx));
     assert_eq!(tidy(then).await.unwrap(), 0);
     test.clock.advance(kith_kernel::seconds(1));
     let later = ctx.refreshed();
@@ -52,6 +52,6 @@ fn response_without_body_has_no_content_type() {
 #[test]
 #[should_panic(expected = "must use `App::change`")]
 fn write_ignoring_its_key_panics_in_debug() {
-    check_taken(&StatusCode::FORBIDDEN.into_response(), "/refused");
-    check_taken(&StatusCode::NO_CONTENT.into_response(), "/forgetful");
+    check_key_applied(&StatusCode::FORBIDDEN.into_response(), "/refused");
+    check_key_applied(&StatusCode::NO_CONTENT.into_response(), "/forgetful");
 }

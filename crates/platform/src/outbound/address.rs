@@ -32,7 +32,7 @@ pub enum AddressClass {
 
 impl AddressClass {
     /// Returns a phrase that continues "it is".
-    pub const fn told(self) -> &'static str {
+    pub const fn description(self) -> &'static str {
         match self {
             Self::Unspecified => "an unspecified address",
             Self::Loopback => "a loopback address",
@@ -86,7 +86,7 @@ const IPV6: &[(Ipv6Addr, u32, AddressClass)] = &[
 ];
 
 /// Returns the class of `ip`, or `None` if it is public.
-pub fn internal(ip: IpAddr) -> Option<AddressClass> {
+pub fn classify(ip: IpAddr) -> Option<AddressClass> {
     match ip {
         IpAddr::V4(ip) => IPV4.iter().find(|(net, bits, _)| shares(ip, *net, *bits)).map(|known| known.2),
         IpAddr::V6(ip) => {
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     fn judged(ip: &str) -> Option<AddressClass> {
-        internal(ip.parse().unwrap_or_else(|_| panic!("{ip}")))
+        classify(ip.parse().unwrap_or_else(|_| panic!("{ip}")))
     }
 
     #[test]

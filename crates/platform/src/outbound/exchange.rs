@@ -37,7 +37,7 @@ pub(super) async fn addresses(
     resolver: &dyn Resolve,
     target: &Target,
 ) -> Result<Vec<IpAddr>, OutboundError> {
-    let found = match &target.place {
+    let found = match &target.host {
         TargetHost::Address(ip) => vec![*ip],
         TargetHost::Localhost => LOCALHOST.to_vec(),
         TargetHost::Name(name) => resolver.resolve(name).await.map_err(|_| OutboundError::NotFound)?,
@@ -70,7 +70,7 @@ pub(super) async fn connect(
     for ip in ips {
         let address = SocketAddr::new(*ip, port);
         match tokio::time::timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return judged(rules, stream, address),
+            Ok(Ok(stream)) => return verify_peer(rules, stream, address),
             Ok(Err(error)) => last = OutboundError::Connection(error.kind()),
             Err(_) => last = OutboundError::ConnectTimeout,
         }
@@ -79,7 +79,7 @@ pub(super) async fn connect(
 }
 
 /// Checks the actual peer address of the connection against the rules and the requested address.
-fn judged(rules: &TargetRules, stream: TcpStream, asked: SocketAddr) -> Result<TcpStream, OutboundError> {
+fn verify_peer(rules: &TargetRules, stream: TcpStream, asked: SocketAddr) -> Result<TcpStream, OutboundError> {
     let peer = stream.peer_addr().map_err(|error| OutboundError::Connection(error.kind()))?;
     rules.address(peer.ip(), peer.port()).map_err(OutboundError::Refused)?;
     if peer.ip().to_canonical() == asked.ip() && peer.port() == asked.port() {
@@ -103,11 +103,11 @@ pub(super) async fn exchange(
     outgoing: OutboundRequest,
     connect_within: Duration,
 ) -> Result<PendingResponse, OutboundError> {
-    let Some(tls) = tls else { return over(stream, outgoing).await };
+    let Some(tls) = tls else { return send_over(stream, outgoing).await };
     let name = ServerName::try_from(outgoing.target.server_name()).map_err(|_| OutboundError::NotFound)?;
     let handshake = TlsConnector::from(tls).connect(name, stream);
     match tokio::time::timeout(connect_within, handshake).await {
-        Ok(Ok(stream)) => over(stream, outgoing).await,
+        Ok(Ok(stream)) => send_over(stream, outgoing).await,
         Ok(Err(error)) => Err(tls_error(&error)),
         Err(_) => Err(OutboundError::ConnectTimeout),
     }
@@ -122,7 +122,7 @@ fn tls_error(error: &io::Error) -> OutboundError {
     }
 }
 
-async fn over<S>(stream: S, outgoing: OutboundRequest) -> Result<PendingResponse, OutboundError>
+async fn send_over<S>(stream: S, outgoing: OutboundRequest) -> Result<PendingResponse, OutboundError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -173,7 +173,7 @@ pub(super) const HOP_BY_HOP: &[&str] = &[
 ];
 
 impl PendingResponse {
-    /// Reads at most `keep_bytes` of the body. A longer body, an error or `deadline` ends reading without an
+    /// Reads at most `max_body_bytes` of the body. A longer body, an error or `deadline` ends reading without an
     /// error, because the target has answered.
     pub(super) async fn read(mut self, keep_bytes: usize, deadline: Instant) -> OutboundResponse {
         let mut kept = BytesMut::new();
@@ -195,7 +195,7 @@ impl PendingResponse {
             status: status.as_u16(),
             headers,
             body: kept.freeze(),
-            is_whole,
+            is_complete: is_whole,
             took: Duration::ZERO,
         }
     }

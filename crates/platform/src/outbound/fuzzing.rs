@@ -6,7 +6,7 @@ use http::HeaderValue;
 use http::uri::PathAndQuery;
 
 use super::Outbound;
-use super::address::internal;
+use super::address::classify;
 use super::signature::SigningSecret;
 use super::target::TargetHost;
 use crate::config::Config;
@@ -23,8 +23,8 @@ pub fn targets(data: &[u8]) {
             assert_eq!(SigningSecret::parse(&secret.to_text()), Ok(secret));
         }
         let Ok(target) = outbound.target(line) else { continue };
-        match &target.place {
-            TargetHost::Address(ip) => assert_eq!(internal(*ip), None, "{line}"),
+        match &target.host {
+            TargetHost::Address(ip) => assert_eq!(classify(*ip), None, "{line}"),
             TargetHost::Localhost => panic!("{line} is this machine"),
             // Resolvers would interpret such a name as an address.
             TargetHost::Name(name) => assert!(name.parse::<IpAddr>().is_err(), "{line}"),

@@ -38,7 +38,7 @@ struct Inner {
     rules: TargetRules,
     connect_timeout: Duration,
     timeout: Duration,
-    keep_bytes: usize,
+    max_body_bytes: usize,
     resolver: Arc<dyn Resolve>,
     /// Loaded on first use, because a machine without certificate authorities can still serve.
     tls: OnceLock<Option<Arc<ClientConfig>>>,
@@ -69,7 +69,7 @@ pub struct OutboundResponse {
     /// Body as received, truncated to the configured size.
     pub body: Bytes,
     /// True if the body is complete.
-    pub is_whole: bool,
+    pub is_complete: bool,
     /// Time from the start of name resolution to the last byte.
     pub took: Duration,
 }
@@ -145,7 +145,7 @@ impl Outbound {
             rules: TargetRules::new(config),
             connect_timeout: millis(outbound.connect_timeout_ms),
             timeout: millis(outbound.timeout_ms),
-            keep_bytes: usize::try_from(outbound.max_response_bytes).unwrap_or(usize::MAX),
+            max_body_bytes: usize::try_from(outbound.max_response_bytes).unwrap_or(usize::MAX),
             resolver,
             tls,
         }))
@@ -172,13 +172,13 @@ impl Outbound {
     pub async fn send(&self, outgoing: OutboundRequest) -> Result<OutboundResponse, OutboundError> {
         let began = Instant::now();
         let deadline = began + outgoing.timeout.map_or(self.0.timeout, |own| own.min(self.0.timeout));
-        let answer = tokio::time::timeout_at(deadline.into(), self.ask(outgoing)).await;
+        let answer = tokio::time::timeout_at(deadline.into(), self.request(outgoing)).await;
         let answer = answer.map_err(|_| OutboundError::Timeout)??;
-        let received = answer.read(self.0.keep_bytes, deadline).await;
+        let received = answer.read(self.0.max_body_bytes, deadline).await;
         Ok(OutboundResponse { took: began.elapsed(), ..received })
     }
 
-    async fn ask(&self, outgoing: OutboundRequest) -> Result<exchange::PendingResponse, OutboundError> {
+    async fn request(&self, outgoing: OutboundRequest) -> Result<exchange::PendingResponse, OutboundError> {
         let Inner { rules, connect_timeout, .. } = &*self.0;
         let target = &outgoing.target;
         let tls = target.is_https().then(|| self.tls().ok_or(OutboundError::NoAuthorities)).transpose()?;

@@ -34,7 +34,7 @@ pub struct InvalidSigningSecret;
 
 impl SigningSecret {
     /// Generates a random secret of 32 bytes.
-    pub fn fresh(random: &dyn Random) -> Self {
+    pub fn generate(random: &dyn Random) -> Self {
         let mut bytes = vec![0; NEW_SECRET_BYTES];
         random.fill(&mut bytes);
         Self(bytes)
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn rotation_signs_with_both_secrets() {
         let random = SeededRandom::new(1);
-        let (new, old) = (SigningSecret::fresh(&random), SigningSecret::fresh(&random));
+        let (new, old) = (SigningSecret::generate(&random), SigningSecret::generate(&random));
         let (mut headers, at) = (HeaderMap::new(), Timestamp::from_millis(1_614_265_330_999));
         sign(&mut headers, &[new.clone(), old.clone()], "msg_1", at, b"{}");
         let expected = format!("{} {}", new.sign("msg_1", at, b"{}"), old.sign("msg_1", at, b"{}"));

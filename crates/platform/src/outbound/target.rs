@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use thiserror::Error;
 use url::{Host, Url};
 
-use super::address::{AddressClass, internal};
+use super::address::{AddressClass, classify};
 use crate::config::{AllowedNetwork, Config, Port};
 
 const MAX_URL_BYTES: usize = 2_048;
@@ -15,7 +15,7 @@ const MAX_URL_BYTES: usize = 2_048;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     url: Url,
-    pub(super) place: TargetHost,
+    pub(super) host: TargetHost,
     pub(super) port: u16,
 }
 
@@ -49,7 +49,7 @@ pub enum TargetError {
     #[error("port {0} is not permitted")]
     Port(u16),
     /// The host is an internal address.
-    #[error("the host is {}, which is not permitted", .0.told())]
+    #[error("the host is {}, which is not permitted", .0.description())]
     InternalAddress(AddressClass),
 }
 
@@ -120,7 +120,7 @@ impl TargetRules {
                 any.ok_or(TargetError::InternalAddress(AddressClass::Loopback))?;
             }
         }
-        Ok(Target { url, place, port })
+        Ok(Target { url, host: place, port })
     }
 
     /// Checks that requests may be sent to `ip` on `port`.
@@ -128,7 +128,7 @@ impl TargetRules {
         if self.allowed.iter().any(|allowed| allowed.allows(ip, port)) {
             return Ok(());
         }
-        match internal(ip) {
+        match classify(ip) {
             Some(kind) => Err(TargetError::InternalAddress(kind)),
             None if self.ports.is_empty() || self.ports.contains(&port) => Ok(()),
             None => Err(TargetError::Port(port)),
@@ -192,7 +192,7 @@ impl Target {
 
     /// Returns the value of the `Host` header.
     pub(super) fn host_header(&self) -> String {
-        let host = match &self.place {
+        let host = match &self.host {
             TargetHost::Name(name) => name.clone(),
             _ => self.url.host_str().unwrap_or_default().trim_end_matches('.').to_owned(),
         };
@@ -204,7 +204,7 @@ impl Target {
 
     /// Returns the name for which the server must present a certificate.
     pub(super) fn server_name(&self) -> String {
-        match &self.place {
+        match &self.host {
             TargetHost::Name(name) => name.clone(),
             TargetHost::Address(ip) => ip.to_string(),
             TargetHost::Localhost => self.url.host_str().unwrap_or_default().trim_end_matches('.').to_owned(),

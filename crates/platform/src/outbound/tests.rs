@@ -314,7 +314,7 @@ async fn response_body_is_truncated_at_limit() {
         outbound(&format!("{}max_response_bytes = 1000", receiver.allowed()), ScriptedResolver::new(&[]));
     let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
     let received = outbound.send(get(target)).await.unwrap();
-    assert_eq!((received.status, received.body.len(), received.is_whole), (200, 1_000, false));
+    assert_eq!((received.status, received.body.len(), received.is_complete), (200, 1_000, false));
 
     let exact = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfour";
     let receiver = TestReceiver::at("127.0.0.1:0", exact, false).await;
@@ -322,7 +322,7 @@ async fn response_body_is_truncated_at_limit() {
         self::outbound(&format!("{}max_response_bytes = 4", receiver.allowed()), ScriptedResolver::new(&[]));
     let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
     let received = outbound.send(get(target)).await.unwrap();
-    assert_eq!((&received.body[..], received.is_whole), (&b"four"[..], true));
+    assert_eq!((&received.body[..], received.is_complete), (&b"four"[..], true));
 }
 
 #[tokio::test]
@@ -366,7 +366,7 @@ async fn slow_and_invalid_responses_fail() {
             outbound(&format!("{}timeout_ms = 300", receiver.allowed()), ScriptedResolver::new(&[]));
         let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
         let received = outbound.send(get(target)).await.unwrap();
-        assert_eq!((received.status, &received.body[..], received.is_whole), (200, &b"begun"[..], false));
+        assert_eq!((received.status, &received.body[..], received.is_complete), (200, &b"begun"[..], false));
     }
 }
 

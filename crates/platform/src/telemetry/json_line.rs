@@ -109,7 +109,7 @@ mod tests {
         let mut file =
             File::options().create(true).truncate(true).read(true).write(true).open(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        crate::testing::hold_other_subscribers();
+        crate::testing::keep_second_subscriber();
         let (subscriber, _) = subscriber("info", false, Arc::new(file.try_clone().unwrap()));
         tracing::subscriber::with_default(subscriber, || {
             let hostile = "a\"b\\c\nd\u{7f}ü\u{0}";

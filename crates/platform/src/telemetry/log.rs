@@ -48,7 +48,7 @@ pub struct LogLevel(Arc<LevelInner>);
 
 #[derive(Debug)]
 struct LevelInner {
-    said: Mutex<String>,
+    current_level: Mutex<String>,
     /// `None` in a process whose log is not managed by this crate.
     filter: Option<Handle<Targets, Registry>>,
 }
@@ -61,13 +61,13 @@ pub struct InvalidLogLevel;
 impl LogLevel {
     /// Creates a level that can be read and set without effect, for a process whose log is not managed by
     /// this crate.
-    pub fn unheard(level: &str) -> Self {
-        Self(Arc::new(LevelInner { said: Mutex::new(level.to_owned()), filter: None }))
+    pub fn detached(level: &str) -> Self {
+        Self(Arc::new(LevelInner { current_level: Mutex::new(level.to_owned()), filter: None }))
     }
 
     /// Returns the level that was set last.
     pub fn get(&self) -> String {
-        self.0.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.current_level.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets the level for all following events, until the process ends.
@@ -76,7 +76,7 @@ impl LogLevel {
     /// Returns [`InvalidLogLevel`] if `level` cannot be parsed; the level is then unchanged.
     pub fn set(&self, level: &str) -> Result<(), InvalidLogLevel> {
         let targets = parse_level(level)?;
-        let mut said = self.0.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.0.current_level.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(filter) = &self.0.filter {
             // Fails only if the subscriber is gone, and then nothing is logged.
             let _ = filter.reload(targets);
@@ -118,7 +118,7 @@ pub fn init(config: &Log) -> Result<(LogFlushGuard, LogLevel), TryInitError> {
     };
     let (subscriber, filter) = subscriber(&config.level, pretty, Writer(Arc::clone(&lines)));
     subscriber.try_init()?;
-    let level = LevelInner { said: Mutex::new(config.level.clone()), filter: Some(filter) };
+    let level = LevelInner { current_level: Mutex::new(config.level.clone()), filter: Some(filter) };
     let writer = Arc::clone(&lines);
     let started = std::thread::Builder::new().name("kith-log".into()).spawn(move || writer.run());
     if started.is_err() {

@@ -73,7 +73,7 @@ pub enum SecurityEvent {
     /// Request without the required permission.
     forbidden,
     /// Reload of the signing keys because a token named an unknown one.
-    unknown_key_looked_up,
+    signing_keys_reloaded,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -264,7 +264,7 @@ impl RouteMetrics {
 
     /// Returns the path template whose limits apply: the route's own, or that of the operation it is a
     /// deprecated path of.
-    pub(crate) fn same_as(&self) -> &str {
+    pub(crate) fn limit_path(&self) -> &str {
         self.same_as.as_deref().unwrap_or(&self.template)
     }
 
@@ -325,7 +325,7 @@ const CLOCK_HELP: &str = "Time by which the system clock is ahead of the databas
 
 impl ServerCollector {
     fn encode_machine(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        for ResourceMetric { name, help, value, counts } in process::figures() {
+        for ResourceMetric { name, help, value, is_counter: counts } in process::resource_metrics() {
             if counts {
                 let metric = ConstCounter::new(value);
                 metric.encode(to.encode_descriptor(name, help, None, metric.metric_type())?)?;

@@ -34,19 +34,19 @@ pub(super) struct ResourceMetric {
     pub help: &'static str,
     pub value: f64,
     /// True for a counter, false for a gauge.
-    pub counts: bool,
+    pub is_counter: bool,
 }
 
 /// Returns memory, processor, disk and network usage of this process and of the machine, as far as Linux
 /// provides them.
-pub(super) fn figures() -> Vec<ResourceMetric> {
+pub(super) fn resource_metrics() -> Vec<ResourceMetric> {
     let (status, io) = (read("/proc/self/status"), read("/proc/self/io"));
     let (memory, net) = (read("/proc/meminfo"), read("/proc/self/net/dev"));
     let (own_cpu, all_cpu) = (read("/proc/self/stat"), read("/proc/stat"));
     let gauge =
-        |name, help, value: Option<f64>| Some(ResourceMetric { name, help, value: value?, counts: false });
+        |name, help, value: Option<f64>| Some(ResourceMetric { name, help, value: value?, is_counter: false });
     let counter =
-        |name, help, value: Option<f64>| Some(ResourceMetric { name, help, value: value?, counts: true });
+        |name, help, value: Option<f64>| Some(ResourceMetric { name, help, value: value?, is_counter: true });
     let open = std::fs::read_dir("/proc/self/fd").ok().map(|all| all.count() as f64);
     [
         // The system allocator has no statistics of its own; anonymous memory is the closest value that the

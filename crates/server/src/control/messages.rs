@@ -143,7 +143,7 @@ pub(crate) struct KeysRotated {
 }
 
 impl From<Rotation> for KeysRotated {
-    fn from(Rotation { key_id, signs_from, others_retire_at, under_way }: Rotation) -> Self {
+    fn from(Rotation { key_id, signs_from, previous_retire_at: others_retire_at, is_pending: under_way }: Rotation) -> Self {
         Self { key_id, signs_from, others_retire_at, already_in_progress: under_way }
     }
 }

@@ -158,7 +158,7 @@ async fn create_api_key(
     let creator = app.db.read(move |q| find_by_email(q, &address)).await.map_err(store_problem)?;
     let unknown_address = || Problem::new(&problems::NOT_FOUND, "No account has this e-mail address.");
     let (_, text) =
-        api_keys::create_for(app, creator.ok_or_else(unknown_address)?, name, scopes, lifetime).await?;
+        api_keys::create_from_command_line(app, creator.ok_or_else(unknown_address)?, name, scopes, lifetime).await?;
     Ok(RevealedKey(text))
 }
 

@@ -13,7 +13,7 @@ pub use past_server::DemoError;
 
 /// Module of the demo page.
 pub(crate) static DEMO: Module = Module {
-    needs: &["nicknames", "spaces", "callbacks", "schedules"],
+    depends_on: &["nicknames", "spaces", "callbacks", "schedules"],
     tags: &[Tag { name: "Demo", description: "Demo page at `/demo`, with its files and checks." }],
     routes,
     ..Module::named("demo")

@@ -9,7 +9,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use kith_kernel::{Clock, ManualClock, Sources, SystemRandom, TimeOrderedIds, Timestamp, days, minutes};
 use kith_platform::http::InProcess;
-use kith_platform::{App, Program, StartError, UpkeepError};
+use kith_platform::{App, Program, StartError, MaintenanceError};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -38,7 +38,7 @@ pub enum DemoError {
     Start(#[from] StartError),
     /// A job that was due failed.
     #[error("cannot create the demo data: {0}")]
-    Maintenance(UpkeepError),
+    Maintenance(MaintenanceError),
 }
 
 pub(super) struct PastServer {

@@ -4,9 +4,9 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Cursor, FieldError, Problem, Text, TextRules, UserId};
 use kith_platform::auth::{ReadUsers, Role, SetRoles, SuspendUsers, VerifyUsers};
-use kith_platform::http::PageAnswer;
+use kith_platform::http::PageResponse;
 use kith_platform::{
-    Allowed, AllowedPerson, Answer, ApiResult, App, Json, PathId, Query, Routes, cursor_problem, page_limit,
+    Allowed, AllowedUser, WriteResponse, ApiResult, App, Json, PathId, Query, Routes, cursor_problem, page_limit,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -19,7 +19,7 @@ use super::super::queries;
 
 const REASON: TextRules = TextRules { min: 1, max: 500, newlines: true };
 
-type AccountPage = PageAnswer<Account>;
+type AccountPage = PageResponse<Account>;
 
 pub fn routes() -> Routes {
     Routes::new()
@@ -124,12 +124,12 @@ async fn get_account(
 )]
 async fn set_role(
     State(app): State<App>,
-    AllowedPerson { caller, .. }: AllowedPerson<SetRoles>,
+    AllowedUser { caller, .. }: AllowedUser<SetRoles>,
     PathId(id): PathId<UserId>,
     Json(RoleBody { role }): Json<RoleBody>,
 ) -> ApiResult<Response> {
     let actor = caller.user_id;
-    app.change(&caller, move |tx, ctx| administration::set_role(tx, ctx, actor, id, role).map(Answer::ok))
+    app.change(&caller, move |tx, ctx| administration::set_role(tx, ctx, actor, id, role).map(WriteResponse::ok))
         .await
 }
 
@@ -151,7 +151,7 @@ async fn set_role(
 )]
 async fn suspend_account(
     State(app): State<App>,
-    AllowedPerson { caller, .. }: AllowedPerson<SuspendUsers>,
+    AllowedUser { caller, .. }: AllowedUser<SuspendUsers>,
     PathId(id): PathId<UserId>,
     Json(SuspensionBody { reason }): Json<SuspensionBody>,
 ) -> ApiResult<Response> {
@@ -159,7 +159,7 @@ async fn suspend_account(
     let reason = reason.map_err(|fault: FieldError| Problem::invalid(vec![fault]))?;
     let actor = (caller.user_id, caller.role);
     app.change(&caller, move |tx, ctx| {
-        administration::suspend(tx, ctx, actor, id, reason.as_ref().map(Text::as_str)).map(Answer::ok)
+        administration::suspend(tx, ctx, actor, id, reason.as_ref().map(Text::as_str)).map(WriteResponse::ok)
     })
     .await
 }
@@ -179,11 +179,11 @@ async fn suspend_account(
 )]
 async fn reinstate_account(
     State(app): State<App>,
-    AllowedPerson { caller, .. }: AllowedPerson<SuspendUsers>,
+    AllowedUser { caller, .. }: AllowedUser<SuspendUsers>,
     PathId(id): PathId<UserId>,
 ) -> ApiResult<Response> {
     let actor = (caller.user_id, caller.role);
-    app.change(&caller, move |tx, ctx| administration::reinstate(tx, ctx, actor, id).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| administration::reinstate(tx, ctx, actor, id).map(WriteResponse::ok)).await
 }
 
 /// Verify an account's e-mail address
@@ -201,10 +201,10 @@ async fn reinstate_account(
 )]
 async fn verify_email(
     State(app): State<App>,
-    AllowedPerson { caller, .. }: AllowedPerson<VerifyUsers>,
+    AllowedUser { caller, .. }: AllowedUser<VerifyUsers>,
     PathId(id): PathId<UserId>,
 ) -> ApiResult<Response> {
-    app.change(&caller, move |tx, ctx| administration::verify_email(tx, ctx, id).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| administration::verify_email(tx, ctx, id).map(WriteResponse::ok)).await
 }
 
 /// Release an unverified e-mail address
@@ -223,12 +223,12 @@ async fn verify_email(
 )]
 async fn release_email(
     State(app): State<App>,
-    AllowedPerson { caller, .. }: AllowedPerson<VerifyUsers>,
+    AllowedUser { caller, .. }: AllowedUser<VerifyUsers>,
     PathId(id): PathId<UserId>,
 ) -> ApiResult<Response> {
     let actor = (caller.user_id, caller.role);
     app.change(&caller, move |tx, ctx| {
-        administration::release_email(tx, ctx, Some(actor), id).map(Answer::ok)
+        administration::release_email(tx, ctx, Some(actor), id).map(WriteResponse::ok)
     })
     .await
 }

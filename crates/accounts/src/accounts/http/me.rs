@@ -5,7 +5,7 @@ use axum::response::Response;
 use kith_kernel::{Problem, Timestamp};
 use kith_platform::export;
 use kith_platform::http::Preconditions;
-use kith_platform::{Answer, ApiResult, App, Client, Json, Routes, SignedIn};
+use kith_platform::{WriteResponse, ApiResult, App, Client, Json, Routes, SignedIn};
 use kith_store::Tx;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -80,7 +80,7 @@ async fn update_me(
     let change = body.check().map_err(Problem::invalid)?;
     let user = caller.user_id;
     app.change(&caller, move |tx, ctx| {
-        commands::update_profile(tx, ctx, user, &change, &preconditions).map(Answer::ok)
+        commands::update_profile(tx, ctx, user, &change, &preconditions).map(WriteResponse::ok)
     })
     .await
 }
@@ -106,7 +106,7 @@ async fn change_password(
 ) -> ApiResult<Response> {
     let new = Password::parse_new(&body.new_password, "/new_password");
     let new = new.map_err(|fault| Problem::invalid(vec![fault]))?;
-    if let Some(answer) = app.given_answer(&caller).await? {
+    if let Some(answer) = app.stored_response(&caller).await? {
         return Ok(answer);
     }
     let address = client.address;
@@ -119,7 +119,7 @@ async fn change_password(
     };
     let (user, session) = (caller.user_id, SessionId(caller.session));
     app.change(&caller, move |tx, ctx| {
-        commands::change_password(tx, ctx, user, session, &check, &hash).map(|()| Answer::no_content())
+        commands::change_password(tx, ctx, user, session, &check, &hash).map(|()| WriteResponse::no_content())
     })
     .await
 }
@@ -152,7 +152,7 @@ async fn delete_me(
             modules.iter().filter_map(|module| module.personal).try_for_each(|one| (one.leave)(tx, ctx, user))
         };
         let done = commands::delete(tx, ctx, user, &check, leave);
-        done.map(|delete_at| Answer::accepted(ScheduledDeletion { delete_at }))
+        done.map(|delete_at| WriteResponse::accepted(ScheduledDeletion { delete_at }))
     });
     let answer = done.await?;
     personal_data::purge_if_synthetic(&app, user).await;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http::Method;
 use kith_kernel::{Ctx, Problem, ProblemCode, problems};
-use kith_platform::auth::Match;
+use kith_platform::auth::PasswordMatch;
 use kith_platform::http::{RateClass, rate_limited, secret};
 use kith_platform::telemetry::SecurityEvent;
 use kith_platform::{App, Client, Routes, store_problem, tagged};
@@ -108,9 +108,9 @@ async fn check_password(
     let hash = credentials.as_ref().map(|credentials| credentials.password_hash.clone());
     let (is_correct, upgraded_hash) =
         match app.passwords.verify(Some(client.address), password.clone(), hash).await? {
-            Match::No => (false, None),
-            Match::Yes => (true, None),
-            Match::Outdated => (true, Some(app.passwords.hash(Some(client.address), password).await?)),
+            PasswordMatch::No => (false, None),
+            PasswordMatch::Yes => (true, None),
+            PasswordMatch::Outdated => (true, Some(app.passwords.hash(Some(client.address), password).await?)),
         };
     Ok(PasswordCheck { subject, credentials, is_correct, upgraded_hash, client: ClientInfo::from(client) })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kith_kernel::{FieldError, Problem, Text, TextRules, Timestamp, UserId, id_type};
 use kith_platform::Client;
 use kith_platform::auth::Role;
-use kith_platform::http::Changed;
+use kith_platform::http::StateMismatch;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use utoipa::ToSchema;
@@ -290,7 +290,7 @@ pub enum AccountError {
     InvalidLink,
     /// The profile has changed since the caller read it.
     #[error(transparent)]
-    ProfileChanged(#[from] Changed),
+    ProfileChanged(#[from] StateMismatch),
     /// The database operation failed.
     #[error(transparent)]
     Store(#[from] kith_store::Error),

@@ -10,7 +10,7 @@ use kith_kernel::{Cursor, FieldError, Problem, Timestamp, days};
 use kith_platform::auth::{ReadCallbacks, WriteCallbacks};
 use kith_platform::http::present;
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PageAnswer, PathId, Query, Routes, cursor_problem, page_limit,
+    Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PathId, Query, Routes, cursor_problem, page_limit,
     store_problem,
 };
 use serde::Deserialize;
@@ -30,7 +30,7 @@ use super::target;
 const MAX_DELAY: Duration = days(3_660);
 const MAX_TIMEOUT_S: u64 = 30;
 
-type CallbackPage = PageAnswer<Callback>;
+type CallbackPage = PageResponse<Callback>;
 
 pub fn routes() -> Routes {
     Routes::new()
@@ -177,7 +177,7 @@ async fn create_callback(
         }
     };
     let keyring = Arc::clone(&app.keyring);
-    app.change(&caller, move |tx, ctx| commands::create(tx, ctx, &keyring, &draft).map(Answer::created)).await
+    app.change(&caller, move |tx, ctx| commands::create(tx, ctx, &keyring, &draft).map(WriteResponse::created)).await
 }
 
 /// List callbacks
@@ -234,7 +234,7 @@ async fn cancel_callback(
     Allowed { caller, .. }: Allowed<WriteCallbacks>,
     PathId(id): PathId<CallbackId>,
 ) -> ApiResult<Response> {
-    app.change(&caller, move |tx, ctx| commands::cancel(tx, ctx, id).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| commands::cancel(tx, ctx, id).map(WriteResponse::ok)).await
 }
 
 /// Retry a callback
@@ -254,5 +254,5 @@ async fn retry_callback(
     Allowed { caller, .. }: Allowed<WriteCallbacks>,
     PathId(id): PathId<CallbackId>,
 ) -> ApiResult<Response> {
-    app.change(&caller, move |tx, ctx| commands::retry(tx, ctx, id).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| commands::retry(tx, ctx, id).map(WriteResponse::ok)).await
 }

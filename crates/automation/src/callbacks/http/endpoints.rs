@@ -8,7 +8,7 @@ use kith_kernel::{Cursor, FieldError, Problem, hours};
 use kith_platform::auth::{ReadCallbacks, WriteCallbacks};
 use kith_platform::http::present;
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Routes, cursor_problem,
+    Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, PathId, Routes, cursor_problem,
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -26,7 +26,7 @@ use super::target;
 const DEFAULT_OVERLAP_HOURS: u16 = 24;
 const MAX_OVERLAP_HOURS: u16 = 24 * 14;
 
-type EndpointPage = PageAnswer<CallbackEndpoint>;
+type EndpointPage = PageResponse<CallbackEndpoint>;
 
 pub fn routes() -> Routes {
     Routes::new()
@@ -78,7 +78,7 @@ async fn create_callback_endpoint(
     let target = target(&app, "/url".to_owned(), &url).map_err(|fault| Problem::invalid(vec![fault]))?;
     let keyring = Arc::clone(&app.keyring);
     app.change(&caller, move |tx, ctx| {
-        commands::create_endpoint(tx, ctx, &keyring, &target).map(Answer::created)
+        commands::create_endpoint(tx, ctx, &keyring, &target).map(WriteResponse::created)
     })
     .await
 }
@@ -144,7 +144,7 @@ async fn rotate_callback_secret(
     }
     let keyring = Arc::clone(&app.keyring);
     app.change(&caller, move |tx, ctx| {
-        commands::rotate_secret(tx, ctx, &keyring, id, hours(u64::from(overlap_hours))).map(Answer::ok)
+        commands::rotate_secret(tx, ctx, &keyring, id, hours(u64::from(overlap_hours))).map(WriteResponse::ok)
     })
     .await
 }
@@ -164,7 +164,7 @@ async fn disable_callback_endpoint(
     PathId(id): PathId<EndpointId>,
 ) -> ApiResult<Response> {
     let tx_app = app.clone();
-    app.change(&caller, move |tx, ctx| commands::disable(&tx_app, tx, ctx, id).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| commands::disable(&tx_app, tx, ctx, id).map(WriteResponse::ok)).await
 }
 
 /// Enable a callback endpoint
@@ -181,7 +181,7 @@ async fn enable_callback_endpoint(
     Allowed { caller, .. }: Allowed<WriteCallbacks>,
     PathId(id): PathId<EndpointId>,
 ) -> ApiResult<Response> {
-    app.change(&caller, move |tx, ctx| commands::enable(tx, ctx, id).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| commands::enable(tx, ctx, id).map(WriteResponse::ok)).await
 }
 
 /// Ping a callback endpoint
@@ -207,7 +207,7 @@ async fn ping_callback_endpoint(
         let message = CallbackMessage::new(None, vec![], Some(&body), None, None);
         let message = message.map_err(super::super::model::CallbackError::Invalid)?;
         let draft = CallbackDraft { to: CallbackTarget::Endpoint(id), message, at: None };
-        commands::create(tx, ctx, &keyring, &draft).map(|new| Answer::created(new.callback))
+        commands::create(tx, ctx, &keyring, &draft).map(|new| WriteResponse::created(new.callback))
     })
     .await
 }

@@ -8,7 +8,7 @@ use kith_kernel::{Cursor, FieldError, Problem};
 use kith_platform::auth::{ReadCallbacks, WriteCallbacks};
 use kith_platform::http::present;
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Routes, cursor_problem,
+    Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, PathId, Routes, cursor_problem,
     store_problem,
 };
 use serde::Deserialize;
@@ -21,7 +21,7 @@ use super::super::recurring::{
 };
 use super::callbacks::{CallbackBody, CheckedCallback};
 
-type RecurringPage = PageAnswer<RecurringCallback>;
+type RecurringPage = PageResponse<RecurringCallback>;
 
 pub fn routes() -> Routes {
     Routes::new()
@@ -76,7 +76,7 @@ async fn create_recurring_callback(
     let zone = body.time_zone.unwrap_or_else(|| "UTC".to_owned());
     let draft = RecurringDraft { to, message, schedule: body.schedule, zone, missed: body.missed };
     let keyring = Arc::clone(&app.keyring);
-    app.change(&caller, move |tx, ctx| recurring::create(tx, ctx, &keyring, &draft).map(Answer::created))
+    app.change(&caller, move |tx, ctx| recurring::create(tx, ctx, &keyring, &draft).map(WriteResponse::created))
         .await
 }
 
@@ -129,5 +129,5 @@ async fn delete_recurring_callback(
     Allowed { caller, .. }: Allowed<WriteCallbacks>,
     PathId(id): PathId<RecurringId>,
 ) -> ApiResult<Response> {
-    app.change(&caller, move |tx, ctx| recurring::delete(tx, ctx, id).map(|()| Answer::no_content())).await
+    app.change(&caller, move |tx, ctx| recurring::delete(tx, ctx, id).map(|()| WriteResponse::no_content())).await
 }

@@ -9,7 +9,7 @@ use kith_jobs::{LeasedClaim, queue_channel};
 use kith_kernel::{Ctx, FieldError, Problem, Text, TextRules, seconds};
 use kith_platform::auth::WorkJobs;
 use kith_platform::idempotency::IDEMPOTENCY_REPLAYED;
-use kith_platform::{Allowed, Answer, ApiResult, App, Json, PathId, Principal, Routes, store_problem};
+use kith_platform::{Allowed, WriteResponse, ApiResult, App, Json, PathId, Principal, Routes, store_problem};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -74,7 +74,7 @@ async fn claim_jobs(
     Json(body): Json<ClaimBody>,
 ) -> ApiResult<Response> {
     reject_reserved(app.reserved_jobs(), Some(&queue), None)?;
-    if let Some(previous_response) = app.given_answer(&caller).await? {
+    if let Some(previous_response) = app.stored_response(&caller).await? {
         return Ok(previous_response);
     }
     let wanted =
@@ -84,9 +84,9 @@ async fn claim_jobs(
     let jobs = ClaimedJobs { jobs: claim.jobs.iter().cloned().map(ClaimedJob::from).collect() };
     if caller.key.is_none() {
         claim.into_claim();
-        return Ok(Answer::ok(jobs).into_response());
+        return Ok(WriteResponse::ok(jobs).into_response());
     }
-    let response = app.change(&caller, move |_, _| Ok::<_, JobsError>(Answer::ok(jobs.clone()))).await?;
+    let response = app.change(&caller, move |_, _| Ok::<_, JobsError>(WriteResponse::ok(jobs.clone()))).await?;
     if response.headers().contains_key(IDEMPOTENCY_REPLAYED) {
         // A request with the same idempotency key was faster: return its jobs and release these.
         claim.return_to_queue().await.map_err(store_problem)?;
@@ -139,7 +139,7 @@ impl ClaimRequest {
         let mut bell = app.db.listen(&queue_channel(&self.queue));
         loop {
             // The caller's permission may have been revoked during the wait.
-            caller.check_again(app).await?;
+            caller.reauthenticate(app).await?;
             let claim = app.jobs.claim_leased(&self.queue, &self.worker, self.lease, self.limit).await;
             let claim = claim.map_err(store_problem)?;
             if !claim.jobs.is_empty() || wait.is_zero() {

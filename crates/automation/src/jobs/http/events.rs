@@ -75,7 +75,7 @@ impl JobWatch {
     /// no longer read the job.
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         while !self.ended {
-            self.caller.check_again(&self.app).await.ok()?;
+            self.caller.reauthenticate(&self.app).await.ok()?;
             let (data, ended) = self.read_job().await.ok()?;
             self.ended = ended;
             if data != self.last_sent {

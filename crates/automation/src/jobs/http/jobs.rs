@@ -6,7 +6,7 @@ use kith_jobs::{CancelOutcome, JobFilter, RetryOutcome, check_name};
 use kith_kernel::{Ctx, Cursor, FieldError, MAX_PAGE_BYTES, Page, StoredJson};
 use kith_platform::auth::{ReadJobs, WriteJobs};
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PageAnswer, PathId, Query, ReservedJobs, Routes, cursor_problem,
+    Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PathId, Query, ReservedJobs, Routes, cursor_problem,
     page_limit, store_problem,
 };
 use kith_store::Tx;
@@ -22,7 +22,7 @@ use super::super::{commands, queries, rules};
 /// Maximum number of dead letters that one request redrives or discards.
 const MAX_DEAD_LETTERS: i64 = 1_000;
 
-type JobPage = PageAnswer<Job>;
+type JobPage = PageResponse<Job>;
 
 pub fn routes() -> Routes {
     Routes::new()
@@ -110,7 +110,7 @@ async fn enqueue_job(
 ) -> ApiResult<Response> {
     let reserved = app.reserved_jobs();
     app.change_precomputed(&caller, move |tx, ctx, validated| {
-        commands::enqueue(tx, ctx, reserved, &body, validated).map(Answer::created)
+        commands::enqueue(tx, ctx, reserved, &body, validated).map(WriteResponse::created)
     })
     .await
 }
@@ -131,7 +131,7 @@ async fn enqueue_jobs(
 ) -> ApiResult<Response> {
     let reserved = app.reserved_jobs();
     app.change_precomputed(&caller, move |tx, ctx, validated| {
-        commands::enqueue_all(tx, ctx, reserved, &body, validated).map(Answer::created)
+        commands::enqueue_all(tx, ctx, reserved, &body, validated).map(WriteResponse::created)
     })
     .await
 }
@@ -205,7 +205,7 @@ async fn cancel_job(
             CancelOutcome::Unknown => return Err(JobsError::NotFound),
         };
         tx.audit(ctx, "job.cancelled", id);
-        Ok(Answer::ok(CancelResult { id, outcome }))
+        Ok(WriteResponse::ok(CancelResult { id, outcome }))
     })
     .await
 }
@@ -240,7 +240,7 @@ async fn retry_job(
             RetryOutcome::Unknown => return Err(JobsError::NotFound),
         };
         tx.audit(ctx, "job.retried", id);
-        Ok(Answer::ok(RetryResult { id: now, outcome }))
+        Ok(WriteResponse::ok(RetryResult { id: now, outcome }))
     })
     .await
 }
@@ -265,7 +265,7 @@ async fn redrive_jobs(
         if jobs > 0 {
             tx.audit(ctx, "jobs.redriven", queue.as_deref().unwrap_or("all"));
         }
-        Ok::<_, JobsError>(Answer::ok(jobs_affected(jobs)))
+        Ok::<_, JobsError>(WriteResponse::ok(jobs_affected(jobs)))
     })
     .await
 }
@@ -290,7 +290,7 @@ async fn discard_jobs(
         if jobs > 0 {
             tx.audit(ctx, "jobs.discarded", queue.as_deref().unwrap_or("all"));
         }
-        Ok::<_, JobsError>(Answer::ok(jobs_affected(jobs)))
+        Ok::<_, JobsError>(WriteResponse::ok(jobs_affected(jobs)))
     })
     .await
 }

@@ -6,7 +6,7 @@ use kith_jobs::check_name;
 use kith_kernel::{Cursor, MAX_PAGE_BYTES, Page, StoredJson};
 use kith_platform::auth::{ReadJobs, WriteJobs};
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Routes, cursor_problem,
+    Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, PathId, Routes, cursor_problem,
     store_problem,
 };
 use utoipa_axum::routes;
@@ -16,7 +16,7 @@ use super::super::rules::reject_reserved;
 use super::super::{commands, queries, rows};
 use kith_json_schema as json_schema;
 
-type JobKindPage = PageAnswer<JobKind>;
+type JobKindPage = PageResponse<JobKind>;
 
 pub fn routes() -> Routes {
     Routes::new().routes(routes!(list_job_kinds)).routes(routes!(
@@ -105,7 +105,7 @@ async fn declare_job_kind(
     if let Some(schema) = body.schema() {
         app.compute_for(&caller, move || json_schema::check_declared(&schema)).await?;
     }
-    app.change(&caller, move |tx, ctx| commands::declare_kind(tx, ctx, &kind, &body).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| commands::declare_kind(tx, ctx, &kind, &body).map(WriteResponse::ok)).await
 }
 
 /// Withdraw a job kind
@@ -126,6 +126,6 @@ async fn withdraw_job_kind(
     PathId(KindName(kind)): PathId<KindName>,
 ) -> ApiResult<Response> {
     reject_reserved(app.reserved_jobs(), None, Some(&kind))?;
-    app.change(&caller, move |tx, ctx| commands::withdraw_kind(tx, ctx, &kind).map(|()| Answer::no_content()))
+    app.change(&caller, move |tx, ctx| commands::withdraw_kind(tx, ctx, &kind).map(|()| WriteResponse::no_content()))
         .await
 }

@@ -10,7 +10,7 @@ use axum::response::Response;
 use kith_jobs::{ClaimToken, JobError, JobOutput, JobState, ReportOutcome};
 use kith_kernel::{FieldError, Problem, Text, TextRules, Timestamp};
 use kith_platform::auth::WorkJobs;
-use kith_platform::{Allowed, Answer, ApiResult, App, Json, PathId, Principal, Routes};
+use kith_platform::{Allowed, WriteResponse, ApiResult, App, Json, PathId, Principal, Routes};
 use kith_store::Tx;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -169,7 +169,7 @@ async fn heartbeat_job(
     app.change(&caller, move |tx, ctx| {
         let renewal = kith_jobs::heartbeat(tx, ctx, id, token, lease)?;
         let renewal = renewal.ok_or_else(|| stale_or_not_found(tx, id))?;
-        Ok::<_, JobsError>(Answer::ok(HeartbeatResult { cancel_requested: renewal.is_cancel_requested }))
+        Ok::<_, JobsError>(WriteResponse::ok(HeartbeatResult { cancel_requested: renewal.is_cancel_requested }))
     })
     .await
 }
@@ -197,7 +197,7 @@ async fn report_progress(
     let token = parse_lease_token(&body.lease_token)?;
     app.change(&caller, move |tx, _| {
         let stored = kith_jobs::store_progress(tx, id, token, &progress)?;
-        if stored { Ok(Answer::no_content()) } else { Err(stale_or_not_found(tx, id)) }
+        if stored { Ok(WriteResponse::no_content()) } else { Err(stale_or_not_found(tx, id)) }
     })
     .await
 }
@@ -227,7 +227,7 @@ async fn log_line(
     let token = parse_lease_token(&body.lease_token)?;
     app.change(&caller, move |tx, ctx| {
         let stored = kith_jobs::append_log(tx, ctx, id, token, &level, &line)?;
-        if stored { Ok(Answer::no_content()) } else { Err(stale_or_not_found(tx, id)) }
+        if stored { Ok(WriteResponse::no_content()) } else { Err(stale_or_not_found(tx, id)) }
     })
     .await
 }
@@ -330,7 +330,7 @@ async fn end_attempt(
         let took = job.started_at.map_or(Duration::ZERO, |at| ctx.now.since(at));
         let done = AttemptMetrics { queue: job.queue, kind: job.kind, report, took };
         *count.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
-        Ok(Answer::ok(ended))
+        Ok(WriteResponse::ok(ended))
     });
     let response = response.await?;
     if let Some(AttemptMetrics { queue, kind, report, took }) =

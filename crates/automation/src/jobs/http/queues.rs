@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::Timestamp;
 use kith_platform::auth::{ReadJobs, WriteQueues};
-use kith_platform::{Allowed, Answer, ApiResult, App, Json, PathId, Query, Routes};
+use kith_platform::{Allowed, WriteResponse, ApiResult, App, Json, PathId, Query, Routes};
 use serde::Deserialize;
 use utoipa_axum::routes;
 
@@ -89,7 +89,7 @@ async fn limit_queue(
     Json(body): Json<QueueLimitsBody>,
 ) -> ApiResult<Response> {
     reject_reserved_for_api_key(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
-    app.change(&caller, move |tx, ctx| commands::limit_queue(tx, ctx, &queue, &body).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| commands::limit_queue(tx, ctx, &queue, &body).map(WriteResponse::ok)).await
 }
 
 /// Pause a queue
@@ -110,7 +110,7 @@ async fn pause_queue(
     PathId(QueueName(queue)): PathId<QueueName>,
 ) -> ApiResult<Response> {
     reject_reserved_for_api_key(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
-    app.change(&caller, move |tx, ctx| commands::pause_queue(tx, ctx, &queue, true).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| commands::pause_queue(tx, ctx, &queue, true).map(WriteResponse::ok)).await
 }
 
 /// Resume a queue
@@ -131,7 +131,7 @@ async fn resume_queue(
     PathId(QueueName(queue)): PathId<QueueName>,
 ) -> ApiResult<Response> {
     reject_reserved_for_api_key(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
-    app.change(&caller, move |tx, ctx| commands::pause_queue(tx, ctx, &queue, false).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| commands::pause_queue(tx, ctx, &queue, false).map(WriteResponse::ok)).await
 }
 
 /// Drain a queue
@@ -154,7 +154,7 @@ async fn drain_queue(
     reject_reserved_for_api_key(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
     app.change(&caller, move |tx, ctx| {
         let jobs = commands::drain_queue(tx, ctx, &queue)?;
-        Ok::<_, JobsError>(Answer::ok(JobsAffected { jobs, more: jobs >= MAX_DRAINED_JOBS }))
+        Ok::<_, JobsError>(WriteResponse::ok(JobsAffected { jobs, more: jobs >= MAX_DRAINED_JOBS }))
     })
     .await
 }

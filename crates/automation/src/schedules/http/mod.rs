@@ -11,7 +11,7 @@ use kith_jobs::schedules::{
 use kith_kernel::{Cursor, FieldError, MAX_PAGE_BYTES, Page, Problem, ProblemCode, Timestamp, problems};
 use kith_platform::auth::{ReadSchedules, WriteSchedules};
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Preconditions, Query, Routes,
+    Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, PathId, Preconditions, Query, Routes,
     cursor_problem, page_limit, store_problem,
 };
 use serde::{Deserialize, Serialize};
@@ -41,8 +41,8 @@ pub fn routes() -> Routes {
         .merge(operations::routes())
 }
 
-type SchedulePage = PageAnswer<ScheduleResponse>;
-type RunPage = PageAnswer<ScheduleRun>;
+type SchedulePage = PageResponse<ScheduleResponse>;
+type RunPage = PageResponse<ScheduleRun>;
 
 #[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -203,7 +203,7 @@ async fn set_schedule(
     app.change(&caller, move |tx, ctx| {
         let (schedule, is_new) = commands::set(tx, ctx, reserved, &name.0, &plan, &preconditions)?;
         let answer = ScheduleResponse::from(schedule);
-        let answer = if is_new { Answer::created(answer) } else { Answer::ok(answer) };
+        let answer = if is_new { WriteResponse::created(answer) } else { WriteResponse::ok(answer) };
         Ok::<_, ScheduleCommandError>(answer.with_etag())
     })
     .await
@@ -234,7 +234,7 @@ async fn delete_schedule(
 ) -> ApiResult<Response> {
     let reserved = app.reserved_jobs();
     app.change(&caller, move |tx, ctx| {
-        commands::delete(tx, ctx, reserved, &name.0, &preconditions).map(|()| Answer::no_content())
+        commands::delete(tx, ctx, reserved, &name.0, &preconditions).map(|()| WriteResponse::no_content())
     })
     .await
 }
@@ -287,7 +287,7 @@ impl From<ScheduleCommandError> for Problem {
     fn from(refusal: ScheduleCommandError) -> Self {
         let error = match refusal {
             ScheduleCommandError::Engine(error) => error,
-            ScheduleCommandError::Changed => return kith_platform::http::Changed.into(),
+            ScheduleCommandError::Changed => return kith_platform::http::StateMismatch.into(),
             ScheduleCommandError::Reserved(error) => return error.into(),
         };
         let fault = |pointer: String, code, detail: String| {
@@ -320,7 +320,7 @@ impl From<ScheduleCommandError> for Problem {
                 &SCHEDULE_DECLARED,
                 "A module of the server declares this schedule. It can be paused, resumed, run and backfilled, but not changed or deleted.",
             ),
-            ScheduleError::Changed => kith_platform::http::Changed.into(),
+            ScheduleError::Changed => kith_platform::http::StateMismatch.into(),
             ScheduleError::Store(error) => store_problem(error),
         }
     }

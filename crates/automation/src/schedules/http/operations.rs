@@ -5,7 +5,7 @@ use axum::response::Response;
 use kith_jobs::schedules;
 use kith_kernel::Timestamp;
 use kith_platform::auth::WriteSchedules;
-use kith_platform::{Allowed, Answer, ApiResult, App, Json, PathId, Routes};
+use kith_platform::{Allowed, WriteResponse, ApiResult, App, Json, PathId, Routes};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -55,7 +55,7 @@ async fn pause_schedule(
     app.change(&caller, move |tx, ctx| {
         commands::check_operation_allowed(tx, ctx, reserved, &name.0)?;
         let paused = schedules::set_paused(tx, ctx, &name.0, true)?;
-        Ok::<_, ScheduleCommandError>(Answer::ok(ScheduleResponse::from(paused)).with_etag())
+        Ok::<_, ScheduleCommandError>(WriteResponse::ok(ScheduleResponse::from(paused)).with_etag())
     })
     .await
 }
@@ -84,7 +84,7 @@ async fn resume_schedule(
     app.change(&caller, move |tx, ctx| {
         commands::check_operation_allowed(tx, ctx, reserved, &name.0)?;
         let resumed = schedules::set_paused(tx, ctx, &name.0, false)?;
-        Ok::<_, ScheduleCommandError>(Answer::ok(ScheduleResponse::from(resumed)).with_etag())
+        Ok::<_, ScheduleCommandError>(WriteResponse::ok(ScheduleResponse::from(resumed)).with_etag())
     })
     .await
 }
@@ -114,7 +114,7 @@ async fn run_schedule(
     app.change(&caller, move |tx, ctx| {
         commands::check_operation_allowed(tx, ctx, reserved, &name.0)?;
         let job_id = schedules::run_now(tx, ctx, &name.0)?;
-        Ok::<_, ScheduleCommandError>(Answer::created(ScheduledJob { job_id }))
+        Ok::<_, ScheduleCommandError>(WriteResponse::created(ScheduledJob { job_id }))
     })
     .await
 }
@@ -146,7 +146,7 @@ async fn backfill_schedule(
     app.change(&caller, move |tx, ctx| {
         commands::check_operation_allowed(tx, ctx, reserved, &name.0)?;
         let done = schedules::backfill(tx, ctx, &name.0, from, to)?;
-        Ok::<_, ScheduleCommandError>(Answer::created(BackfillResult::from(done)))
+        Ok::<_, ScheduleCommandError>(WriteResponse::created(BackfillResult::from(done)))
     })
     .await
 }

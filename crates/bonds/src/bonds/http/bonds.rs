@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Cursor, Problem, Text};
-use kith_platform::{Answer, ApiResult, App, Json, PageAnswer, PageQuery, Routes, SignedIn, cursor_problem};
+use kith_platform::{WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, Routes, SignedIn, cursor_problem};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -41,7 +41,7 @@ pub struct BreakupResponse {
     bond: BondHistoryEntry,
 }
 
-type BondHistoryPage = PageAnswer<BondHistoryEntry>;
+type BondHistoryPage = PageResponse<BondHistoryEntry>;
 
 /// Get the current bond
 ///
@@ -83,7 +83,7 @@ pub async fn break_up(
     let user_id = caller.user_id;
     app.change(&caller, move |tx, ctx| {
         let ended = commands::break_up(tx, ctx, user_id, reason.as_deref());
-        ended.map(|bond| Answer::ok(BreakupResponse { bond }))
+        ended.map(|bond| WriteResponse::ok(BreakupResponse { bond }))
     })
     .await
 }

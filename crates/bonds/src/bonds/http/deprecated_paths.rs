@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{FieldError, Problem, UserId};
-use kith_platform::http::{old_path, present};
+use kith_platform::http::{deprecated_path, present};
 use kith_platform::{ApiResult, App, Client, Json, Routes, SignedIn};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -16,23 +16,23 @@ use kith_accounts::accounts::Email;
 
 pub fn routes() -> Routes {
     Routes::new()
-        .routes(old_path("/api/enhanced-partners/request", routes!(send_partner_request_deprecated)))
-        .routes(old_path("/api/enhanced-partners/requests", routes!(requests::list_partner_requests)))
-        .routes(old_path(
+        .routes(deprecated_path("/api/enhanced-partners/request", routes!(send_partner_request_deprecated)))
+        .routes(deprecated_path("/api/enhanced-partners/requests", routes!(requests::list_partner_requests)))
+        .routes(deprecated_path(
             "/api/enhanced-partners/requests/{id}/accept",
             routes!(requests::accept_partner_request),
         ))
-        .routes(old_path(
+        .routes(deprecated_path(
             "/api/enhanced-partners/requests/{id}/reject",
             routes!(requests::reject_partner_request),
         ))
-        .routes(old_path(
+        .routes(deprecated_path(
             "/api/enhanced-partners/requests/{id}/cancel",
             routes!(requests::cancel_partner_request),
         ))
-        .routes(old_path("/api/enhanced-partners/current", routes!(bonds::get_current_bond)))
-        .routes(old_path("/api/enhanced-partners/breakup", routes!(bonds::break_up)))
-        .routes(old_path("/api/enhanced-partners/history", routes!(bonds::list_partner_history)))
+        .routes(deprecated_path("/api/enhanced-partners/current", routes!(bonds::get_current_bond)))
+        .routes(deprecated_path("/api/enhanced-partners/breakup", routes!(bonds::break_up)))
+        .routes(deprecated_path("/api/enhanced-partners/history", routes!(bonds::list_partner_history)))
 }
 
 /// Partner request in the format of the first Bond Mate API.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::UserId;
-use kith_platform::{Answer, ApiResult, App, Client, Json, PathId, Routes, SignedIn};
+use kith_platform::{WriteResponse, ApiResult, App, Client, Json, PathId, Routes, SignedIn};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -85,7 +85,7 @@ async fn create_invite(State(app): State<App>, caller: SignedIn) -> ApiResult<Re
         let created = commands::create_invite(tx, ctx, inviter, &code_hash);
         created.map(|(id, expires_at)| {
             let (code, link) = (code.as_str().to_owned(), link.clone());
-            Answer::created(NewInvite { id, code, link, expires_at })
+            WriteResponse::created(NewInvite { id, code, link, expires_at })
         })
     })
     .await
@@ -160,7 +160,7 @@ async fn revoke_invite(
     };
     let inviter = caller.user_id;
     app.change(&caller, move |tx, ctx| {
-        commands::revoke_invite(tx, ctx, inviter, code, id).map(|()| Answer::no_content())
+        commands::revoke_invite(tx, ctx, inviter, code, id).map(|()| WriteResponse::no_content())
     })
     .await
 }

@@ -5,7 +5,7 @@ use axum::response::Response;
 use kith_kernel::{Ctx, Cursor, FieldError, Problem, Text, TextRules, UserId};
 use kith_platform::http::present;
 use kith_platform::{
-    Answer, ApiResult, App, Client, Json, PageAnswer, PathId, Query, Routes, SignedIn, cursor_problem,
+    WriteResponse, ApiResult, App, Client, Json, PageResponse, PathId, Query, Routes, SignedIn, cursor_problem,
     page_limit,
 };
 use kith_store::Tx;
@@ -92,7 +92,7 @@ pub struct ListPartnerRequestsQuery {
     cursor: Option<Cursor>,
 }
 
-type PartnerRequestPage = PageAnswer<PartnerRequest>;
+type PartnerRequestPage = PageResponse<PartnerRequest>;
 
 impl RecipientSelector {
     fn check(&self) -> Result<Recipient, FieldError> {
@@ -156,8 +156,8 @@ pub async fn send(app: App, caller: SignedIn, client: Client, draft: RequestDraf
     let limits = SendingLimits { tiers, attempt };
     let send = move |tx: &Tx<'_>, ctx: &Ctx| {
         commands::send(tx, ctx, sender, &draft, &limits).map(|sent| match sent {
-            SendOutcome::New(request) => Answer::created(request),
-            SendOutcome::Repeated(request) => Answer::ok(request),
+            SendOutcome::New(request) => WriteResponse::created(request),
+            SendOutcome::Repeated(request) => WriteResponse::ok(request),
         })
     };
     app.change(&caller, send).await
@@ -247,7 +247,7 @@ pub async fn accept_partner_request(
     let user_id = caller.user_id;
     let expects_restoration = body.is_some_and(|Json(body)| body.expect.is_some());
     app.change(&caller, move |tx, ctx| {
-        commands::accept(tx, ctx, user_id, id, expects_restoration).map(Answer::ok)
+        commands::accept(tx, ctx, user_id, id, expects_restoration).map(WriteResponse::ok)
     })
     .await
 }
@@ -273,7 +273,7 @@ pub async fn reject_partner_request(
     PathId(id): PathId<PartnerRequestId>,
 ) -> ApiResult<Response> {
     let user_id = caller.user_id;
-    app.change(&caller, move |tx, ctx| commands::reject(tx, ctx, user_id, id).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| commands::reject(tx, ctx, user_id, id).map(WriteResponse::ok)).await
 }
 
 /// Cancel a partner request
@@ -296,7 +296,7 @@ pub async fn cancel_partner_request(
     PathId(id): PathId<PartnerRequestId>,
 ) -> ApiResult<Response> {
     let user_id = caller.user_id;
-    app.change(&caller, move |tx, ctx| commands::cancel(tx, ctx, user_id, id).map(Answer::ok)).await
+    app.change(&caller, move |tx, ctx| commands::cancel(tx, ctx, user_id, id).map(WriteResponse::ok)).await
 }
 
 /// Report a partner request
@@ -328,7 +328,7 @@ async fn report_partner_request(
     let user_id = caller.user_id;
     app.change(&caller, move |tx, ctx| {
         let reported = commands::report(tx, ctx, user_id, id, body.reason, note.as_deref());
-        reported.map(|(report, new)| if new { Answer::created(report) } else { Answer::ok(report) })
+        reported.map(|(report, new)| if new { WriteResponse::created(report) } else { WriteResponse::ok(report) })
     })
     .await
 }

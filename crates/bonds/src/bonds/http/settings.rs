@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_platform::http::present;
-use kith_platform::{Answer, ApiResult, App, Json, Routes, SignedIn};
+use kith_platform::{WriteResponse, ApiResult, App, Json, Routes, SignedIn};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -73,7 +73,7 @@ async fn change_partner_settings(
 ) -> ApiResult<Response> {
     let user_id = caller.user_id;
     app.change(&caller, move |tx, ctx| {
-        commands::change_settings(tx, ctx, user_id, |known| body.apply(known)).map(Answer::ok)
+        commands::change_settings(tx, ctx, user_id, |known| body.apply(known)).map(WriteResponse::ok)
     })
     .await
 }

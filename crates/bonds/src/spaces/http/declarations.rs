@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_platform::auth::WriteCollections;
 use kith_platform::{
-    Allowed, Answer, ApiResult, App, Json, PageAnswer, PageQuery, PathId, Preconditions, Routes, SignedIn,
+    Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, PathId, Preconditions, Routes, SignedIn,
     cursor_problem,
 };
 use utoipa_axum::routes;
@@ -15,7 +15,7 @@ use super::super::model::CollectionName;
 use super::super::queries::{self, DeclarationFilter};
 use kith_json_schema as json_schema;
 
-type DeclarationPage = PageAnswer<Declaration>;
+type DeclarationPage = PageResponse<Declaration>;
 
 pub fn routes() -> Routes {
     Routes::new().routes(routes!(list_collections)).routes(routes!(
@@ -94,7 +94,7 @@ async fn declare_collection(
     }
     app.change(&caller, move |tx, ctx| {
         let declared = declarations::declare(tx, ctx, &name, &checked, &preconditions);
-        declared.map(|declaration| Answer::ok(declaration).with_etag())
+        declared.map(|declaration| WriteResponse::ok(declaration).with_etag())
     })
     .await
 }
@@ -122,7 +122,7 @@ async fn withdraw_collection(
     preconditions: Preconditions,
 ) -> ApiResult<Response> {
     app.change(&caller, move |tx, ctx| {
-        declarations::withdraw(tx, ctx, &name, &preconditions).map(|()| Answer::no_content())
+        declarations::withdraw(tx, ctx, &name, &preconditions).map(|()| WriteResponse::no_content())
     })
     .await
 }

@@ -5,7 +5,7 @@ use axum::response::Response;
 use kith_kernel::{Cursor, UserId};
 use kith_platform::export;
 use kith_platform::{
-    Answer, ApiResult, App, Json, MergePatch, PageAnswer, PathId, PathParams, Preconditions, Query, Routes,
+    WriteResponse, ApiResult, App, Json, MergePatch, PageResponse, PathId, PathParams, Preconditions, Query, Routes,
     SignedIn, page_limit,
 };
 use serde::Deserialize;
@@ -20,7 +20,7 @@ use super::super::queries::{self, BondExport, CollectionRequest};
 use super::super::settings::SpaceSettings;
 use crate::bonds::BondId;
 
-type ItemPage = PageAnswer<Item>;
+type ItemPage = PageResponse<Item>;
 type CollectionPath = PathParams<(SpaceName, CollectionName)>;
 type ItemPath = PathParams<(SpaceName, CollectionName, ItemId)>;
 
@@ -100,7 +100,7 @@ async fn create_item(
     app.change_precomputed(&caller, move |tx, ctx, validated| {
         let created =
             commands::create(tx, ctx, &request, &data, WriteConditions { validated, limits: &limits });
-        created.map(|item| Answer::created(item).with_etag())
+        created.map(|item| WriteResponse::created(item).with_etag())
     })
     .await
 }
@@ -246,7 +246,7 @@ async fn change(
             &preconditions,
             WriteConditions { validated, limits: &limits },
         );
-        changed.map(|item| Answer::ok(item).with_etag())
+        changed.map(|item| WriteResponse::ok(item).with_etag())
     })
     .await
 }
@@ -277,7 +277,7 @@ async fn delete_item(
 ) -> ApiResult<Response> {
     let request = collection_request(caller.user_id, space, collection);
     app.change(&caller, move |tx, ctx| {
-        commands::delete(tx, ctx, &request, id, &preconditions).map(|()| Answer::no_content())
+        commands::delete(tx, ctx, &request, id, &preconditions).map(|()| WriteResponse::no_content())
     })
     .await
 }

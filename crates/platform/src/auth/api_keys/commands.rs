@@ -7,13 +7,13 @@ use kith_store::{Error, NewEvent, Query, Tx};
 use serde_json::json;
 
 use super::model::{ApiKey, ApiKeyError, ApiKeyStatus, NewApiKey};
-use super::text::{ApiKeyText, shown};
+use super::text::{ApiKeyText, public_prefix};
 use super::{CREATED, REVOKED, rows};
 use crate::App;
 use crate::auth::{Permission as _, WriteApiKeys};
 use crate::http::store_problem;
 
-/// Creates a key for `maker`. Returns it with its text, which cannot be recovered later.
+/// Creates a key for `creator`. Returns it with its text, which cannot be recovered later.
 ///
 /// # Errors
 /// Returns the store's error if the database fails.
@@ -21,7 +21,7 @@ pub fn create(tx: &Tx<'_>, ctx: &Ctx, maker: UserId, new: &NewApiKey) -> Result<
     let text = ApiKeyText::new(ctx.new_id(ApiKeyId), ctx.random());
     let key = ApiKey {
         id: text.id,
-        prefix: shown(text.id),
+        prefix: public_prefix(text.id),
         name: new.name.clone(),
         scopes: new.scopes.clone(),
         status: ApiKeyStatus::Active,
@@ -34,15 +34,15 @@ pub fn create(tx: &Tx<'_>, ctx: &Ctx, maker: UserId, new: &NewApiKey) -> Result<
     rows::insert(tx, &key, &text.digest())?;
     let details = json!({ "name": key.name, "scopes": key.scopes, "expires_at": key.expires_at });
     tx.audit_with_details(ctx, CREATED, key.id, Some(maker), details);
-    tx.emit(ctx, about(CREATED, &key));
+    tx.emit(ctx, api_key_event(CREATED, &key));
     Ok((key, text.reveal()))
 }
 
-/// Creates an API key on behalf of the administrator `maker`, for the command line of the server.
+/// Creates an API key on behalf of the administrator `creator`, for the command line of the server.
 ///
 /// # Errors
-/// Returns a problem if `maker` may not create keys, if the input is invalid, or if the database fails.
-pub async fn create_for(
+/// Returns a problem if `creator` may not create keys, if the input is invalid, or if the database fails.
+pub async fn create_from_command_line(
     app: &App,
     maker: UserId,
     name: &str,
@@ -67,7 +67,7 @@ pub fn revoke(tx: &Tx<'_>, ctx: &Ctx, id: ApiKeyId) -> Result<(), ApiKeyError> {
     let key = rows::find(tx, id, ctx.now)?.ok_or(ApiKeyError::NotFound)?;
     if rows::revoke(tx, id, ctx.now)? {
         tx.audit(ctx, REVOKED, id);
-        tx.emit(ctx, about(REVOKED, &key));
+        tx.emit(ctx, api_key_event(REVOKED, &key));
     }
     Ok(())
 }
@@ -80,7 +80,7 @@ pub fn list(q: &Query<'_>, ctx: &Ctx, before: ApiKeyId, limit: i64) -> Result<Ve
     rows::list(q, before, limit, ctx.now)
 }
 
-fn about(kind: &'static str, key: &ApiKey) -> NewEvent {
+fn api_key_event(kind: &'static str, key: &ApiKey) -> NewEvent {
     let payload = json!({ "api_key_id": key.id, "name": key.name });
     NewEvent { kind, subject: key.id.0, recipients: vec![key.created_by], payload }
 }

@@ -31,7 +31,7 @@ impl ApiKeyCache {
     /// # Errors
     /// Returns a 401 problem if the key is malformed, unknown, expired or revoked, if its secret is wrong, or
     /// if its creator may no longer create keys; and a problem of the store if the database fails.
-    pub async fn judge(&self, app: &App, text: &str, now: Timestamp) -> Result<Arc<CachedApiKey>, Problem> {
+    pub async fn authenticate(&self, app: &App, text: &str, now: Timestamp) -> Result<Arc<CachedApiKey>, Problem> {
         let refuse = |detail| {
             app.metrics.count_security(SecurityEvent::token_refused);
             Problem::new(&problems::UNAUTHENTICATED, detail).token_error("The API key is not valid")
@@ -44,10 +44,10 @@ impl ApiKeyCache {
         let is_it = |key: &Arc<CachedApiKey>| verify_slices_are_equal(&key.digest, &sent.digest()).is_ok();
         let known = known.filter(is_it).filter(|key| key.is_active(now));
         let key = known.ok_or_else(|| refuse(KEY_NOT_VALID))?;
-        if !self.maker_counts(app, &key).await? {
+        if !self.creator_may_create_keys(app, &key).await? {
             return Err(refuse(KEY_NOT_VALID));
         }
-        self.note_use(app, &key, now);
+        self.record_use(app, &key, now);
         Ok(key)
     }
 
@@ -55,11 +55,11 @@ impl ApiKeyCache {
     ///
     /// # Errors
     /// Returns a 401 problem if the key is no longer valid, and a problem of the store if the database fails.
-    pub async fn judge_again(&self, app: &App, id: ApiKeyId, permission: &str) -> Result<(), Problem> {
+    pub async fn reauthenticate(&self, app: &App, id: ApiKeyId, permission: &str) -> Result<(), Problem> {
         let now = app.sources.clock.now();
         let key = self.find(app, id).await?.filter(|key| key.is_active(now) && key.has(permission));
         if let Some(key) = key
-            && self.maker_counts(app, &key).await?
+            && self.creator_may_create_keys(app, &key).await?
         {
             return Ok(());
         }
@@ -67,7 +67,7 @@ impl ApiKeyCache {
     }
 
     pub fn forget(&self, id: ApiKeyId) {
-        self.0.forget(&id);
+        self.0.invalidate(&id);
     }
 
     async fn find(&self, app: &App, id: ApiKeyId) -> Result<Option<Arc<CachedApiKey>>, Problem> {
@@ -79,20 +79,20 @@ impl ApiKeyCache {
     }
 
     /// Returns true if the user who created the key may still create keys.
-    async fn maker_counts(&self, app: &App, key: &CachedApiKey) -> Result<bool, Problem> {
+    async fn creator_may_create_keys(&self, app: &App, key: &CachedApiKey) -> Result<bool, Problem> {
         let role = app.access.role_of(app, key.created_by).await?;
         Ok(role.is_some_and(|role| role.has(WriteApiKeys::NAME)))
     }
 
     /// Records the use of the key in a background task, at most once a minute. A crash can lose one such
     /// record.
-    fn note_use(&self, app: &App, key: &CachedApiKey, now: Timestamp) {
+    fn record_use(&self, app: &App, key: &CachedApiKey, now: Timestamp) {
         if !key.takes_note(now) {
             return;
         }
         let (app, id) = (app.clone(), key.id);
         tokio::spawn(async move {
-            let noted = app.db.write(move |tx| rows::note_use(tx, id, now, now - NOTED_EVERY)).await;
+            let noted = app.db.write(move |tx| rows::record_use(tx, id, now, now - NOTED_EVERY)).await;
             if let Err(error) = noted {
                 tracing::warn!(%error, key = %id, "cannot record the last use of an API key");
             }

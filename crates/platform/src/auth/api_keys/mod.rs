@@ -17,7 +17,7 @@ use serde_json::json;
 use crate::ExportPart;
 use crate::module::{Fact, PersonalData};
 
-pub use commands::{create, create_for, list, revoke};
+pub use commands::{create, create_from_command_line, list, revoke};
 pub(crate) use http::routes;
 pub(crate) use known::ApiKeyCache;
 pub use model::{ApiKey, ApiKeyError, ApiKeyStatus, NewApiKey};

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::known_key::CachedApiKey;
 use super::model::{ApiKey, ApiKeyStatus};
-use super::text::shown;
+use super::text::public_prefix;
 
 row_columns! {
     key_columns => ApiKey (id: Uuid = "id", scopes: String = "scopes") {
@@ -18,7 +18,7 @@ row_columns! {
         revoked_at = "revoked_at",
         last_used_at = "last_used_at";
         id = ApiKeyId(id);
-        prefix = shown(ApiKeyId(id));
+        prefix = public_prefix(ApiKeyId(id));
         scopes = split_scopes(&scopes);
         status = ApiKeyStatus::Active
     }
@@ -119,7 +119,7 @@ pub(super) fn revoke(tx: &Tx<'_>, id: ApiKeyId, at: Timestamp) -> Result<bool, E
 }
 
 /// Records a use at `at`, unless a use after `before` is recorded already, for example by another node.
-pub(super) fn note_use(tx: &Tx<'_>, id: ApiKeyId, at: Timestamp, before: Timestamp) -> Result<(), Error> {
+pub(super) fn record_use(tx: &Tx<'_>, id: ApiKeyId, at: Timestamp, before: Timestamp) -> Result<(), Error> {
     tx.exec(
         "UPDATE api_keys SET last_used_at = $2 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at <= $3)",
         params![id.0, at, before],

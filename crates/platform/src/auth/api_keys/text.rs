@@ -34,7 +34,7 @@ pub(crate) fn is_api_key(text: &str) -> bool {
 }
 
 /// Returns the public part of a key: `kith_` and its encoded id.
-pub(crate) fn shown(id: ApiKeyId) -> String {
+pub(crate) fn public_prefix(id: ApiKeyId) -> String {
     format!("{PREFIX}{}", BASE32_DNSSEC.encode(id.0.as_bytes()))
 }
 
@@ -47,7 +47,7 @@ impl ApiKeyText {
     /// Returns the complete key. Only the response that creates the key may contain it.
     pub fn reveal(&self) -> String {
         let checked = [&self.secret[..], &self.checksum()].concat();
-        format!("{}_{}", shown(self.id), BASE32_DNSSEC.encode(&checked))
+        format!("{}_{}", public_prefix(self.id), BASE32_DNSSEC.encode(&checked))
     }
 
     /// Parses the text returned by [`ApiKeyText::reveal`]. No other form of the same key is accepted.
@@ -80,7 +80,7 @@ impl ApiKeyText {
 
 impl std::fmt::Debug for ApiKeyText {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}_***", shown(self.id))
+        write!(f, "{}_***", public_prefix(self.id))
     }
 }
 
@@ -108,7 +108,7 @@ mod tests {
             text,
             "kith_0000000000000000000000000s_144gi289144gi289144gi289144gi289144gi289144gi289144mckmkks"
         );
-        assert!(text.starts_with(&format!("{}_", shown(key().id))) && is_api_key(&text));
+        assert!(text.starts_with(&format!("{}_", public_prefix(key().id))) && is_api_key(&text));
         let digits = |part: &str, length| {
             part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'v'))
         };

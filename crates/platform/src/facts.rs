@@ -73,7 +73,7 @@ async fn gather(app: &App, ctx: &Ctx) -> Result<Value, Error> {
 /// node.
 async fn audit_chain(app: &App) -> Result<Value, Error> {
     let mut chain = json!(app.db.audit_tail(MAX_RECOMPUTED_LINKS).await?);
-    if let Err(HeadError::Store(error)) = app.audit_head.keep(&app.db).await {
+    if let Err(HeadError::Store(error)) = app.audit_head.compare_and_remember(&app.db).await {
         return Err(error);
     }
     let (outcome, head_fault) = match app.audit_head.outcome() {

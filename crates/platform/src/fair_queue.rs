@@ -18,7 +18,7 @@ pub(crate) struct QueueFull;
 struct QueueState<K, T> {
     state: Mutex<State<K, T>>,
     item_added: Condvar,
-    most: usize,
+    capacity: usize,
 }
 
 struct State<K, T> {
@@ -29,10 +29,10 @@ struct State<K, T> {
     senders: usize,
 }
 
-/// Creates a queue for at most `most` items.
+/// Creates a queue for at most `capacity` items.
 pub(crate) fn fair_queue<K, T>(most: usize) -> (FairQueue<K, T>, FairQueueReceiver<K, T>) {
     let state = State { items: HashMap::new(), turns: VecDeque::new(), len: 0, senders: 1 };
-    let shared = Arc::new(QueueState { state: Mutex::new(state), item_added: Condvar::new(), most });
+    let shared = Arc::new(QueueState { state: Mutex::new(state), item_added: Condvar::new(), capacity: most });
     (FairQueue(Arc::clone(&shared)), FairQueueReceiver(shared))
 }
 
@@ -51,7 +51,7 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
     pub fn push(&self, key: K, item: T) -> Result<(), QueueFull> {
         let mut state = self.0.state();
         let dropped =
-            if state.len >= self.0.most { Some(state.make_room(&key).ok_or(QueueFull)?) } else { None };
+            if state.len >= self.0.capacity { Some(state.make_room(&key).ok_or(QueueFull)?) } else { None };
         let items = state.items.entry(key.clone()).or_default();
         let is_first = items.is_empty();
         items.push_back(item);

@@ -333,20 +333,20 @@ fn memory() -> NamedCheck {
 }
 
 fn disk(app: &App) -> NamedCheck {
-    let check = disk_free(existing(&app.config.data.folder))
+    let check = disk_free(nearest_existing_folder(&app.config.data.folder))
         .map_or_else(HealthCheck::pass, |(free, _)| check_free_disk(free));
     ("disk:free", check)
 }
 
 /// Returns `folder`, or its nearest ancestor that exists. On PostgreSQL, the data folder need not exist.
-pub(crate) fn existing(folder: &Path) -> &Path {
+pub(crate) fn nearest_existing_folder(folder: &Path) -> &Path {
     folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."))
 }
 
 /// Checks that the disk of the data folder has room for writes. Applies to SQLite only.
 fn writable_disk(app: &App) -> NamedCheck {
     let free =
-        if app.db.kind() == EngineKind::Sqlite { disk_free(existing(&app.config.data.folder)) } else { None };
+        if app.db.kind() == EngineKind::Sqlite { disk_free(nearest_existing_folder(&app.config.data.folder)) } else { None };
     ("disk:writable", free.map_or_else(HealthCheck::pass, |(free, _)| check_writable_disk(free)))
 }
 
@@ -501,7 +501,7 @@ mod tests {
         let test = TestServer::start(|config| config.data.folder.push("not/yet")).await;
         let (_, report) = ask(&test, "/api/health").await;
         assert!(report["checks"]["disk:free"][0]["observedValue"].is_i64(), "{report}");
-        assert_eq!(existing(Path::new("not/yet")), Path::new("."));
+        assert_eq!(nearest_existing_folder(Path::new("not/yet")), Path::new("."));
     }
 
     #[test]

@@ -138,7 +138,7 @@ pub enum ExportPart {
 #[derive(Clone, Copy, Debug)]
 pub struct PersonalData {
     /// Hook that runs in the transaction in which a user deletes their account.
-    pub leave: fn(&Tx<'_>, &Ctx, UserId) -> Result<(), Error>,
+    pub on_account_deletion: fn(&Tx<'_>, &Ctx, UserId) -> Result<(), Error>,
     /// Parts of the user's own export, which together form one JSON value.
     pub export: &'static [ExportPart],
     /// Counts the rows, by kind, that a purge would delete or empty.

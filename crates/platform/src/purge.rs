@@ -120,12 +120,12 @@ pub async fn write_manifest(
 ) -> Result<String, MaintenanceError> {
     let text = serde_json::to_string(manifest)?;
     let (folder, file, line) = (app.config.data.folder.join(FOLDER), format!("{name}.json"), text.clone());
-    let kept = tokio::task::spawn_blocking(move || keep(&folder, &file, &line)).await?;
+    let kept = tokio::task::spawn_blocking(move || write_durably(&folder, &file, &line)).await?;
     kept.map_err(|error| format!("cannot write the manifest of a purge, so nothing was purged: {error}"))?;
     Ok(text)
 }
 
-fn keep(folder: &Path, name: &str, text: &str) -> io::Result<()> {
+fn write_durably(folder: &Path, name: &str, text: &str) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let path = folder.join(name);
     let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;

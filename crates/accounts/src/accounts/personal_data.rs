@@ -229,7 +229,7 @@ pub fn export(app: &App, ctx: &Ctx, user: UserId) -> Vec<ExportSection> {
 /// Personal data that this module stores.
 pub const PERSONAL: PersonalData = PersonalData {
     // `commands::delete` does what this module does on deletion.
-    leave: |_, _, _| Ok(()),
+    on_account_deletion: |_, _, _| Ok(()),
     export: &[ExportPart::Value(export_account)],
     count: |q, user| Ok(vec![("account", 1), ("sessions", rows::count_sessions(q, user)?)]),
     purge: purge_account,

@@ -1,7 +1,7 @@
 //! Optional fields of a profile and their validation.
 
 use kith_kernel::{FieldError, Text, TextRules};
-use kith_platform::http::present;
+use kith_platform::http::deserialize_some;
 use serde::Deserialize;
 use unic_langid::LanguageIdentifier;
 use utoipa::ToSchema;
@@ -17,23 +17,23 @@ const THEME: TextRules = TextRules { min: 1, max: 40, newlines: false };
 #[serde(deny_unknown_fields)]
 pub struct ProfilePatch {
     /// Display name, 1 to 80 characters. Cannot be cleared.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     display_name: Option<String>,
     /// Nickname that the user chooses for themselves, 1 to 40 characters.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     nickname: Option<Option<String>>,
     /// Theme of the app, 1 to 40 characters. The app defines the values.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     theme: Option<Option<String>>,
     /// Language and region as a BCP 47 tag such as `de-AT`.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     locale: Option<Option<String>>,
     /// Time zone as a name of the IANA time zone database, such as `Europe/Vienna`.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     time_zone: Option<Option<String>>,
     /// Pronouns, 1 to 40 characters, such as `they/them`.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     pronouns: Option<Option<String>>,
 }
 

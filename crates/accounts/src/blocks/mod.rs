@@ -29,7 +29,7 @@ pub static MODULE: Module = Module {
     problems: http::PROBLEMS,
     events: &[CREATED, REMOVED],
     personal: Some(PersonalData {
-        leave: |_, _, _| Ok(()),
+        on_account_deletion: |_, _, _| Ok(()),
         export: &[ExportPart::Value(|q, user| Ok(json!(rows::list(q, user, BlockId::LAST, MAX_BLOCKS)?)))],
         count: |q, user| Ok(vec![("blocks", rows::count(q, user)?)]),
         purge: |tx, user| rows::purge(tx, user),

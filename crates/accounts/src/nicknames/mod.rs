@@ -28,7 +28,7 @@ pub static MODULE: Module = Module {
     problems: http::PROBLEMS,
     events: &[SET, REMOVED],
     personal: Some(PersonalData {
-        leave: |_, _, _| Ok(()),
+        on_account_deletion: |_, _, _| Ok(()),
         export: &[ExportPart::Value(|q, user| {
             Ok(json!(rows::list(q, user, UserId(kith_kernel::uuid::Uuid::nil()), MAX_NICKNAMES)?))
         })],

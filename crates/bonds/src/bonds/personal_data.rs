@@ -13,7 +13,7 @@ use kith_accounts::accounts;
 
 /// Personal data that this module stores.
 pub const PERSONAL: PersonalData = PersonalData {
-    leave: commands::end_all_for_user,
+    on_account_deletion: commands::end_all_for_user,
     export: EXPORT,
     count: |q, user| {
         Ok(vec![("messages", rows::count_messages(q, user)?), ("reasons", rows::count_reasons(q, user)?)])

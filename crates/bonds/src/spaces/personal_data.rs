@@ -11,7 +11,7 @@ use super::{queries, rows};
 /// Personal data that this module stores.
 pub const PERSONAL: PersonalData = PersonalData {
     // The bond ends and its space freezes. The user's own space is held with the account.
-    leave: |_, _, _| Ok(()),
+    on_account_deletion: |_, _, _| Ok(()),
     export: EXPORT,
     count: |q, user| {
         let own = rows::count_items(q, Space::Me(user))?;

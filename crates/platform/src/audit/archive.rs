@@ -118,31 +118,31 @@ pub async fn archive(app: &App, ctx: &Ctx, before: Timestamp, file: &Path) -> Re
 }
 
 async fn write(app: &App, before: Timestamp, file: &Path) -> Result<Archive, ArchiveError> {
-    let cannot = |source| ArchiveError::File { path: file.display().to_string(), source };
+    let file_error = |source| ArchiveError::File { path: file.display().to_string(), source };
     let from = app.db.archived_audit().await?;
     let mut page = app.db.audit_links_after(from, before, PAGE_LINKS).await?;
     if page.is_empty() {
         return Err(ArchiveError::Nothing);
     }
-    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(cannot)?;
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(file_error)?;
     let written = async {
         let mut out = BufWriter::new(made);
         let mut to = from;
         write_line(&mut out, &Header { kith_audit_archive: FORMAT_VERSION, from: from.to_string() })
-            .map_err(cannot)?;
+            .map_err(file_error)?;
         while !page.is_empty() && to.links - from.links < MAX_LINKS {
             for link in &page {
-                write_line(&mut out, link).map_err(cannot)?;
+                write_line(&mut out, link).map_err(file_error)?;
             }
             // Verifies the links that were written. The next page continues from the result.
             to = app.db.check_archived_audit(to, page).await?;
             page = app.db.audit_links_after(to, before, PAGE_LINKS).await?;
         }
-        let done = out.into_inner().map_err(io::IntoInnerError::into_error).map_err(cannot)?;
+        let done = out.into_inner().map_err(io::IntoInnerError::into_error).map_err(file_error)?;
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new(".")).to_owned();
         let sync = move || done.sync_all().and_then(|()| File::open(folder)?.sync_all());
-        tokio::task::spawn_blocking(sync).await.map_err(io::Error::other).flatten().map_err(cannot)?;
+        tokio::task::spawn_blocking(sync).await.map_err(io::Error::other).flatten().map_err(file_error)?;
         Ok(Archive { from, to, more: !page.is_empty() })
     };
     let written = written.await;
@@ -165,16 +165,16 @@ fn write_line(out: &mut impl io::Write, value: &impl Serialize) -> io::Result<()
 /// file cannot be read or is not an archive.
 pub async fn verify(db: &Store, file: &Path) -> Result<Archive, ArchiveError> {
     let path = file.display().to_string();
-    let cannot = |source| ArchiveError::File { path: path.clone(), source };
+    let file_error = |source| ArchiveError::File { path: path.clone(), source };
     let no_archive =
         |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("not an audit archive: {why}"));
-    let mut lines = BufReader::new(File::open(file).map_err(cannot)?).lines();
-    let header = lines.next().ok_or_else(|| cannot(no_archive("the file is empty")))?.map_err(cannot)?;
-    let header: Header = serde_json::from_str(&header).map_err(|error| cannot(error.into()))?;
+    let mut lines = BufReader::new(File::open(file).map_err(file_error)?).lines();
+    let header = lines.next().ok_or_else(|| file_error(no_archive("the file is empty")))?.map_err(file_error)?;
+    let header: Header = serde_json::from_str(&header).map_err(|error| file_error(error.into()))?;
     if header.kith_audit_archive != FORMAT_VERSION {
-        return Err(cannot(no_archive("unsupported format version")));
+        return Err(file_error(no_archive("unsupported format version")));
     }
-    let from: AuditHead = header.from.parse().map_err(|why| cannot(no_archive(why)))?;
+    let from: AuditHead = header.from.parse().map_err(|why| file_error(no_archive(why)))?;
     let mut to = from;
     loop {
         let page: Result<Vec<ArchivedLink>, io::Error> = lines
@@ -182,7 +182,7 @@ pub async fn verify(db: &Store, file: &Path) -> Result<Archive, ArchiveError> {
             .take(PAGE_LINKS as usize)
             .map(|line| line.and_then(|line| serde_json::from_str(&line).map_err(io::Error::from)))
             .collect();
-        let page = page.map_err(cannot)?;
+        let page = page.map_err(file_error)?;
         if page.is_empty() {
             return Ok(Archive { from, to, more: false });
         }

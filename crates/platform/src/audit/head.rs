@@ -105,7 +105,7 @@ impl RememberedHead {
     /// # Errors
     /// Returns [`HeadError::Store`] if the database cannot be read. Other faults are in
     /// [`RememberedHead::outcome`].
-    pub async fn keep(&self, db: &Store) -> Result<(), HeadError> {
+    pub async fn compare_and_remember(&self, db: &Store) -> Result<(), HeadError> {
         let outcome = match self.compare_and_write(db).await {
             Ok(()) => HeadOutcome::Contained,
             Err(HeadError::Missing(fault)) => HeadOutcome::Missing(fault),
@@ -165,7 +165,7 @@ async fn check(db: &Store, remembered: Option<AuditHead>) -> Result<AuditHead, H
 }
 
 /// Recomputes the whole chain, and compares it with the head in `file` and with `expected`; at least one of
-/// them is required unless the chain is empty. The first `most_unkeyed` links may be sealed without a key.
+/// them is required unless the chain is empty. The first `max_unkeyed` links may be sealed without a key.
 ///
 /// # Errors
 /// Returns [`HeadError::Store`] with the link at which the chain breaks, [`HeadError::File`] if the file
@@ -175,12 +175,12 @@ pub async fn verify(
     db: &Store,
     file: &AuditHeadFile,
     expected: Option<AuditHead>,
-    most_unkeyed: i64,
+    max_unkeyed: i64,
 ) -> Result<AuditChain, HeadError> {
     let remembered = read(file).await?;
     let chain = db.verify_audit().await?;
     let head = AuditHead { links: chain.links, hash: chain.head };
-    if chain.unkeyed > most_unkeyed {
+    if chain.unkeyed > max_unkeyed {
         return Err(HeadError::Missing(format!(
             "{} of {} links are sealed without a key, so anyone with write access to the database can forge \
              them. If these entries are from a version without keys, allow them with `--allow-unkeyed {}`",
@@ -213,7 +213,7 @@ pub async fn verify(
 /// # Errors
 /// Returns [`HeadError::Store`] if the database cannot be read. The periodic comparison runs nevertheless.
 pub async fn start(app: &App) -> Result<(), HeadError> {
-    let compared = app.audit_head.keep(&app.db).await;
+    let compared = app.audit_head.compare_and_remember(&app.db).await;
     // Also after an error: the database may answer later.
     tokio::spawn(run(app.clone()));
     compared
@@ -224,7 +224,7 @@ async fn run(app: App) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut since_noted = 0;
     while app.stop.or(ticks.tick()).await.is_some() {
-        let mut kept = app.audit_head.keep(&app.db).await;
+        let mut kept = app.audit_head.compare_and_remember(&app.db).await;
         since_noted = (since_noted + 1) % INTERVALS_PER_NOTE;
         // The head of a truncated chain must not become the reference.
         let is_contained = kept.is_ok() && app.audit_head.outcome() == HeadOutcome::Contained;
@@ -282,7 +282,7 @@ pub async fn accept(app: &App, ctx: &Ctx) -> Result<AuditHead, HeadError> {
     .await?;
     // Written after the entry, so that the remembered head is not lost without a trace.
     write(file, current).await?;
-    app.audit_head.keep(&app.db).await?;
+    app.audit_head.compare_and_remember(&app.db).await?;
     Ok(app.db.audit_head().await?)
 }
 
@@ -317,7 +317,7 @@ mod tests {
         assert_eq!(head.outcome(), HeadOutcome::Unknown);
         for _ in 0..2 {
             write_entries(&test, 2).await;
-            head.keep(db).await.unwrap();
+            head.compare_and_remember(db).await.unwrap();
             assert_eq!(head.outcome(), HeadOutcome::Contained);
             assert_eq!(head.file.read().unwrap(), Some(db.audit_head().await.unwrap()));
         }
@@ -326,7 +326,7 @@ mod tests {
             .await;
         exec(&test, "DELETE FROM audit_seals WHERE n > 3").await;
         for _ in 0..2 {
-            head.keep(db).await.unwrap();
+            head.compare_and_remember(db).await.unwrap();
             assert!(matches!(head.outcome(), HeadOutcome::Missing(_)), "{:?}", head.outcome());
             assert_eq!(head.file.read().unwrap(), remembered, "the stored head is evidence");
         }
@@ -344,7 +344,7 @@ mod tests {
         assert!(refused.contains("no head to compare them with"), "{refused}");
         let head = db.audit_head().await.unwrap();
         assert_eq!(verify(db, file, Some(head), 0).await.unwrap().links, 2);
-        test.app.audit_head.keep(db).await.unwrap();
+        test.app.audit_head.compare_and_remember(db).await.unwrap();
         assert_eq!(verify(db, file, None, 0).await.unwrap().links, 2);
     }
 
@@ -367,7 +367,7 @@ mod tests {
         let head = &test.app.audit_head;
         write_entries(&test, 1).await;
         std::fs::write(head.file.path(), "nonsense").unwrap();
-        head.keep(&test.app.db).await.unwrap();
+        head.compare_and_remember(&test.app.db).await.unwrap();
         assert!(matches!(head.outcome(), HeadOutcome::Unreadable(_)), "{:?}", head.outcome());
         assert_eq!(std::fs::read_to_string(head.file.path()).unwrap(), "nonsense");
         let accepted = accept(&test.app, &test.app.system_ctx("test")).await.unwrap();

@@ -180,11 +180,11 @@ impl Tokens {
             // Without events from other nodes, this node would not learn of keys that were retired at once.
             self.reload(&app.db, &app.keyring, now).await?;
         }
-        let mut verdict = self.judge(token, now);
+        let mut verdict = self.verify_in_memory(token, now);
         if matches!(verdict, Verdict::UnknownKey) && self.may_reload(now) {
             app.metrics.count_security(SecurityEvent::signing_keys_reloaded);
             self.reload(&app.db, &app.keyring, now).await?;
-            verdict = self.judge(token, now);
+            verdict = self.verify_in_memory(token, now);
         }
         Ok(match verdict {
             Verdict::Valid(claims) => Ok(claims),
@@ -248,7 +248,7 @@ impl Tokens {
         self.reloaded_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
-    pub(super) fn judge(&self, token: &str, now: Timestamp) -> Verdict {
+    pub(super) fn verify_in_memory(&self, token: &str, now: Timestamp) -> Verdict {
         if token.len() > MAX_TOKEN_BYTES {
             return Verdict::Invalid;
         }

@@ -154,12 +154,12 @@ pub(super) fn secret_part(key: &str, secret: &Secret) -> Option<String> {
 pub(super) fn is_well_known(secret: &str) -> bool {
     let folded: String = secret.chars().filter(char::is_ascii_alphanumeric).collect();
     let folded = folded.to_ascii_lowercase();
-    let is_mostly =
+    let is_mainly_example =
         |example: &str| folded.contains(example) && folded.len() <= example.len() + MAX_BESIDE_EXAMPLE;
     secret.starts_with(development::MARK)
         || DEFAULTS.contains(&folded.as_str())
         || PLACEHOLDERS.iter().any(|placeholder| folded.contains(placeholder))
-        || EXAMPLES.iter().any(|example| is_mostly(example))
+        || EXAMPLES.iter().any(|example| is_mainly_example(example))
 }
 
 /// Returns true if a secret is too short or too uniform.

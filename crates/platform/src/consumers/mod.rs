@@ -1,7 +1,7 @@
 //! Event consumers: reactions of a module to events of any module, once per deployment or on every node.
 
 pub mod every_node;
-pub mod operating;
+pub mod operator;
 mod routes;
 #[cfg(test)]
 mod tests;

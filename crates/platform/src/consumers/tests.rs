@@ -9,7 +9,7 @@ use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, days};
 use kith_store::{Error, NewEvent, Tx};
 
-use super::operating::{ConsumerCommand, ConsumerReply, execute};
+use super::operator::{ConsumerCommand, ConsumerReply, execute};
 use super::{HandlerError, ModuleConsumer, NodeEvent};
 use crate::testing::{TestServer, with_module};
 use crate::{App, Module};

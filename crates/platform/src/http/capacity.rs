@@ -137,10 +137,10 @@ impl OpenConnections {
         &self,
         network: IpAddr,
         limits: ConnectionLimits,
-        lifts_network: bool,
+        exempts_network: bool,
     ) -> Option<LimitReached> {
         let of_network = self.by_network.get(&network).map_or(0, HashSet::len);
-        if !lifts_network && of_network >= limits.per_network {
+        if !exempts_network && of_network >= limits.per_network {
             Some(LimitReached::Network)
         } else if self.lines.len() - self.evicting.len() >= limits.total {
             Some(LimitReached::Total)

@@ -24,7 +24,7 @@ use super::limits::{Allowance, Limits};
 use super::problem::{self, ApiError};
 use super::representation::ReadNegotiation;
 use super::route_index::RouteIndex;
-use super::standing_headers::SecurityHeaders;
+use super::security_headers::SecurityHeaders;
 use super::{ClientAddress, RoutePolicy, page};
 use crate::App;
 use crate::config::millis;
@@ -296,7 +296,7 @@ impl<'e> Exchange<'e> {
             headers.insert(SERVER_TIMING, server_timing(took));
         }
         if let Some(allowance) = allowance {
-            allowance.tell(headers);
+            allowance.write_headers(headers);
         }
         self.edge.cors.allow(self.origin.take(), headers);
         self.edge.security_headers.add(headers);

@@ -40,10 +40,10 @@ impl ETag {
     }
 
     /// Returns true if `list` contains a tag of this state, in any coding. `allow_weak` also accepts weak tags.
-    fn is_in(&self, list: &HeaderValue, weak_too: bool) -> bool {
+    fn is_in(&self, list: &HeaderValue, allow_weak: bool) -> bool {
         let mut tags = list.to_str().unwrap_or_default().split(',').map(str::trim);
         tags.any(|tag| {
-            let tag = tag.strip_prefix("W/").filter(|_| weak_too).unwrap_or(tag);
+            let tag = tag.strip_prefix("W/").filter(|_| allow_weak).unwrap_or(tag);
             let tag = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).unwrap_or_default();
             let (state, coding) =
                 tag.split_once('.').map_or((tag, None), |(tag, coding)| (tag, Some(coding)));

@@ -157,7 +157,7 @@ struct Outer {
     #[serde(default)]
     named: BTreeMap<String, Inner>,
     choice: Option<Choice>,
-    #[serde(default, deserialize_with = "super::present")]
+    #[serde(default, deserialize_with = "super::deserialize_some")]
     maybe: Option<Option<u8>>,
 }
 

@@ -149,7 +149,7 @@ impl Allowance<'_> {
 
     /// Adds the limit and what remains of it: `"auth";r=59;t=1`, where `t` is the number of seconds until the
     /// full allowance is restored.
-    pub fn tell(&self, headers: &mut HeaderMap) {
+    pub fn write_headers(&self, headers: &mut HeaderMap) {
         let Policy { name, per_minute, header, .. } = self.policy;
         let used = u64::from(per_minute.get() - self.remaining);
         let whole_in_s = (used * u64::from(WINDOW_S)).div_ceil(u64::from(per_minute.get()));

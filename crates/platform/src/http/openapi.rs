@@ -13,12 +13,12 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{Content, InfoBuilder, LicenseBuilder, OpenApi, Ref, RefOr, ResponseBuilder, Server};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::old_paths::SAME_AS;
+use super::deprecated_paths::SAME_AS;
 use super::openapi_value;
 pub use super::operations::operations;
 use super::operations::operations_of;
 use super::problem::{FieldErrorBody, PROBLEM_JSON, ProblemBody};
-use super::route_policy::{RateClass, RoutePolicy, forget};
+use super::route_policy::{RateClass, RoutePolicy, remove_extensions};
 use super::tags;
 use crate::auth::USER_ONLY_PERMISSIONS;
 use crate::idempotency;
@@ -109,7 +109,7 @@ pub fn document(modules: &[&Module]) -> OpenApi {
 
 fn remove_policies(document: &mut OpenApi) {
     let items = document.paths.paths.values_mut();
-    items.flat_map(operations_of).for_each(|(_, operation)| forget(operation));
+    items.flat_map(operations_of).for_each(|(_, operation)| remove_extensions(operation));
 }
 
 /// Returns the document that describes `modules`, with policies as extensions.

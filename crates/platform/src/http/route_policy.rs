@@ -97,7 +97,7 @@ fn extended(mut routes: Routes, name: &str, value: &str, is_meant: impl Fn(&Meth
 }
 
 /// Removes the policy extensions, which are not part of the public document.
-pub(super) fn forget(operation: &mut Operation) {
+pub(super) fn remove_extensions(operation: &mut Operation) {
     if let Some(extensions) = &mut operation.extensions {
         for name in [RATE, SECRET] {
             extensions.remove(name);
@@ -127,7 +127,7 @@ mod tests {
         extensions.insert(RATE.to_owned(), RateClass::Jobs.name().into());
         extensions.insert(SECRET.to_owned(), "".into());
         assert_eq!(RoutePolicy::of(&operation), RoutePolicy { rate: RateClass::Jobs, is_secret: true });
-        forget(&mut operation);
+        remove_extensions(&mut operation);
         assert!(operation == Operation::default());
     }
 }

@@ -3,11 +3,11 @@
 //! The response is stored in the transaction of the write, so a stored key always belongs to a committed
 //! write.
 
-mod answer;
+mod response;
 mod document;
 mod key;
 mod rows;
-mod short;
+mod reduced;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,14 +25,14 @@ use crate::App;
 use crate::auth::{Keyring, Principal};
 use crate::http::{ApiResult, store_problem};
 
-use answer::SerializedResponse;
-pub use answer::WriteResponse;
+use response::SerializedResponse;
+pub use response::WriteResponse;
 pub(crate) use document::declare;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use key::parse as parse_key;
 pub use key::{IDEMPOTENCY_KEY, IdempotencyKey};
 pub(crate) use key::{is_keyed, refuse};
-pub(crate) use short::StoredBytesLimiter;
+pub(crate) use reduced::StoredBytesLimiter;
 
 /// Response header of a replayed response.
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -114,8 +114,8 @@ impl App {
             return Ok(answer.map_err(|refused| refused.into_problem(problem))?.into_response());
         };
         let caller_id = caller.id();
-        let waited_in_vain = Arc::new(AtomicBool::new(false));
-        let in_vain = Arc::clone(&waited_in_vain);
+        let has_timed_out = Arc::new(AtomicBool::new(false));
+        let timed_out = Arc::clone(&has_timed_out);
         let keyring = Arc::clone(&self.keyring);
         let kept_bytes = Arc::clone(&self.stored_bytes);
         let write = self.write(&caller.ctx, move |tx, ctx| {
@@ -128,7 +128,7 @@ impl App {
                     fingerprint = previous;
                 }
             }
-            in_vain.store(matches!(known, Err(Error::DeadlinePassed)), Ordering::Relaxed);
+            timed_out.store(matches!(known, Err(Error::DeadlinePassed)), Ordering::Relaxed);
             match known {
                 Err(error) => Outcome::Rollback(error.into()),
                 Ok(Some(kept)) if kept.fingerprint != fingerprint => {
@@ -144,7 +144,7 @@ impl App {
         let mut response = match write.await {
             Ok(ChangeResponse::New(answer)) => answer.into_response(),
             Ok(ChangeResponse::Replayed(answer)) => replay(answer)?,
-            Err(_) if waited_in_vain.load(Ordering::Relaxed) => return Err(in_progress().into()),
+            Err(_) if has_timed_out.load(Ordering::Relaxed) => return Err(in_progress().into()),
             Err(refused) => return Err(refused.into_problem(problem).into()),
         };
         response.extensions_mut().insert(KeyApplied);
@@ -183,7 +183,7 @@ impl App {
 }
 
 fn replay(answer: SerializedResponse) -> Result<Response, Problem> {
-    if short::is_reduced(&answer) {
+    if reduced::is_reduced(&answer) {
         let created_ids = answer.body.and_then(|body| serde_json::from_slice(&body).ok());
         let detail = "This request has already succeeded, but its response was not stored. `kept` contains \
                       the IDs of its objects; get them by these IDs.";

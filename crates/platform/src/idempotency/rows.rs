@@ -7,7 +7,7 @@ use http::StatusCode;
 use kith_kernel::{Ctx, Timestamp};
 use kith_store::{Error, Query, Tx, params};
 
-use super::answer::SerializedResponse;
+use super::response::SerializedResponse;
 use crate::auth::Keyring;
 
 /// Stored response.

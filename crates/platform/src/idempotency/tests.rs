@@ -15,14 +15,14 @@ async fn stored_response_keeps_headers_and_expires() {
     let test = TestServer::start(|_| {}).await;
     let request_id = RequestId::accept("keeps-an-answer").unwrap();
     let ctx = Ctx::new(test.app.sources.clone(), Actor::System("test"), request_id);
-    let keep = |id: u8, ctx: Ctx| {
+    let store_response = |id: u8, ctx: Ctx| {
         let keyring = Arc::clone(&test.app.keyring);
         test.app.db.write(move |tx| rows::store_response(tx, &ctx, &keyring, &[id; 32], &[0; 32], &answer("\"1: a\"")))
     };
-    keep(1, ctx.clone()).await.unwrap();
+    store_response(1, ctx.clone()).await.unwrap();
     test.clock.advance(RETENTION);
     let then = ctx.refreshed();
-    keep(2, then.clone()).await.unwrap();
+    store_response(2, then.clone()).await.unwrap();
     let find = |id: u8, now| {
         let keyring = Arc::clone(&test.app.keyring);
         test.app.db.read(move |q| rows::find(q, &keyring, &[id; 32], now - RETENTION))

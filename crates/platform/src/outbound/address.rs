@@ -108,7 +108,7 @@ fn shares(ip: Ipv4Addr, network: Ipv4Addr, bits: u32) -> bool {
 mod tests {
     use super::*;
 
-    fn judged(ip: &str) -> Option<AddressClass> {
+    fn classified(ip: &str) -> Option<AddressClass> {
         classify(ip.parse().unwrap_or_else(|_| panic!("{ip}")))
     }
 
@@ -134,9 +134,9 @@ mod tests {
             ("::", "1fff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "", "2000::"),
             ("4000::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "3fff:1000::", ""),
         ] {
-            assert!(judged(first).is_some() && judged(last).is_some(), "{first}-{last}");
+            assert!(classified(first).is_some() && classified(last).is_some(), "{first}-{last}");
             for outside in [before, after].into_iter().filter(|ip| !ip.is_empty()) {
-                assert_eq!(judged(outside), None, "{outside}");
+                assert_eq!(classified(outside), None, "{outside}");
             }
         }
     }
@@ -165,10 +165,10 @@ mod tests {
             ("192.0.0.192", AddressClass::Reserved),
             ("168.63.129.16", AddressClass::Platform),
         ] {
-            assert_eq!(judged(ip), Some(expected), "{ip}");
+            assert_eq!(classified(ip), Some(expected), "{ip}");
         }
         for public in ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "2a00:1450:4001:82a::200e"] {
-            assert_eq!(judged(public), None, "{public}");
+            assert_eq!(classified(public), None, "{public}");
         }
     }
 }

@@ -175,16 +175,16 @@ pub(super) const HOP_BY_HOP: &[&str] = &[
 impl PendingResponse {
     /// Reads at most `max_body_bytes` of the body. A longer body, an error or `deadline` ends reading without an
     /// error, because the target has answered.
-    pub(super) async fn read(mut self, keep_bytes: usize, deadline: Instant) -> OutboundResponse {
+    pub(super) async fn read(mut self, max_body_bytes: usize, deadline: Instant) -> OutboundResponse {
         let mut kept = BytesMut::new();
-        let is_whole = loop {
+        let is_complete = loop {
             let frame = match tokio::time::timeout_at(deadline.into(), self.body.frame()).await {
                 Ok(None) => break true,
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(_))) | Err(_) => break false,
             };
             let Ok(data) = frame.into_data() else { continue };
-            let room = keep_bytes - kept.len();
+            let room = max_body_bytes - kept.len();
             kept.extend_from_slice(&data[..data.len().min(room)]);
             if data.len() > room {
                 break false;
@@ -195,7 +195,7 @@ impl PendingResponse {
             status: status.as_u16(),
             headers,
             body: kept.freeze(),
-            is_complete: is_whole,
+            is_complete: is_complete,
             took: Duration::ZERO,
         }
     }

@@ -17,7 +17,7 @@ use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry};
 
-use super::json_line::JsonEventFormat;
+use super::json_format::JsonEventFormat;
 use crate::config::{Log, LogFormat};
 
 const WRITE_EVERY: Duration = Duration::from_millis(20);
@@ -123,7 +123,7 @@ pub fn init(config: &Log) -> Result<(LogFlushGuard, LogLevel), TryInitError> {
     let started = std::thread::Builder::new().name("kith-log".into()).spawn(move || writer.run());
     if started.is_err() {
         // Without the thread, each line is written by the thread that logs it.
-        lines.pending().alone = true;
+        lines.pending().has_no_thread = true;
     }
     log_panics();
     Ok((LogFlushGuard(lines), LogLevel(Arc::new(level))))
@@ -172,7 +172,7 @@ struct LogBuffer {
 #[derive(Debug, Default)]
 struct Pending {
     bytes: Vec<u8>,
-    alone: bool,
+    has_no_thread: bool,
 }
 
 impl LogBuffer {
@@ -205,7 +205,7 @@ impl LogBuffer {
         let mut pending = self.pending();
         let was_empty = pending.bytes.is_empty();
         pending.bytes.extend_from_slice(line);
-        let now = urgent || pending.alone || pending.bytes.len() >= PENDING_BYTES;
+        let now = urgent || pending.has_no_thread || pending.bytes.len() >= PENDING_BYTES;
         drop(pending);
         if now {
             self.write_out();

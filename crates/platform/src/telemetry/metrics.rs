@@ -30,7 +30,7 @@ use super::process::{self, ResourceMetric};
 use super::{disk_free, resident_bytes};
 use crate::auth::PasswordCounts;
 use crate::clock::NodeClock;
-use crate::health::existing;
+use crate::health::nearest_existing_folder;
 use crate::http::RoutePolicy;
 use crate::http::openapi::OperationName;
 
@@ -325,15 +325,15 @@ const CLOCK_HELP: &str = "Time by which the system clock is ahead of the databas
 
 impl ServerCollector {
     fn encode_machine(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        for ResourceMetric { name, help, value, is_counter: counts } in process::resource_metrics() {
-            if counts {
+        for ResourceMetric { name, help, value, is_counter: is_counter } in process::resource_metrics() {
+            if is_counter {
                 let metric = ConstCounter::new(value);
                 metric.encode(to.encode_descriptor(name, help, None, metric.metric_type())?)?;
             } else {
                 float(to, name, help, value)?;
             }
         }
-        if let Some((free, all)) = disk_free(existing(&self.folder)) {
+        if let Some((free, all)) = disk_free(nearest_existing_folder(&self.folder)) {
             gauge(to, "disk_free_bytes", "Free space on the disk of the data folder", free)?;
             gauge(to, "disk_bytes", "Size of the disk of the data folder", all)?;
         }

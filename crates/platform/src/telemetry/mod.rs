@@ -2,7 +2,7 @@
 
 mod consumer_metrics;
 mod job_metrics;
-mod json_line;
+mod json_format;
 mod level;
 pub mod log;
 mod metrics;

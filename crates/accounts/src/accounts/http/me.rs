@@ -149,7 +149,7 @@ async fn delete_me(
     let (user, modules) = (caller.user_id, app.installed);
     let done = app.change(&caller, move |tx, ctx| {
         let leave = |tx: &Tx<'_>| {
-            modules.iter().filter_map(|module| module.personal).try_for_each(|one| (one.leave)(tx, ctx, user))
+            modules.iter().filter_map(|module| module.personal).try_for_each(|one| (one.on_account_deletion)(tx, ctx, user))
         };
         let done = commands::delete(tx, ctx, user, &check, leave);
         done.map(|delete_at| WriteResponse::accepted(ScheduledDeletion { delete_at }))

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Cursor, FieldError, Problem, Timestamp, days};
 use kith_platform::auth::{ReadCallbacks, WriteCallbacks};
-use kith_platform::http::present;
+use kith_platform::http::deserialize_some;
 use kith_platform::{
     Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PathId, Query, Routes, cursor_problem, page_limit,
     store_problem,
@@ -47,15 +47,15 @@ pub struct CallbackBody {
     /// Target URL: https, at most 2,048 bytes, on the public internet or in a network of the server setting
     /// `outbound.allowed_networks`. The endpoint of a URL is the URL without its query; it is created if it
     /// does not exist.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false, example = "https://api.example.org/hooks/kith")]
     url: Option<String>,
     /// ID of the endpoint whose URL is the target.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     endpoint_id: Option<EndpointId>,
     /// HTTP method: `POST` (as Standard Webhooks requires), `PUT`, `PATCH`, `DELETE` or `GET`.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false, default = "POST")]
     method: Option<String>,
     /// Additional headers, at most 30 with 8,192 bytes in total. They are stored encrypted, and no response
@@ -66,16 +66,16 @@ pub struct CallbackBody {
     body: Option<Value>,
     /// Text body in place of `body`, at most 128 KiB, sent as `text/plain` unless `headers` contains a
     /// content type.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     text: Option<String>,
     /// Time at which the request is sent, at most ten years ahead. Default: now.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     pub run_at: Option<Timestamp>,
     /// Maximum time in seconds to wait for the response, 1 to 30, at most the server setting
     /// `outbound.timeout_ms`.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false, minimum = 1, maximum = 30)]
     timeout_seconds: Option<u64>,
 }

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Cursor, FieldError, Problem, hours};
 use kith_platform::auth::{ReadCallbacks, WriteCallbacks};
-use kith_platform::http::present;
+use kith_platform::http::deserialize_some;
 use kith_platform::{
     Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, PathId, Routes, cursor_problem,
 };
@@ -53,7 +53,7 @@ struct EndpointBody {
 struct RotationBody {
     /// Number of hours in which callbacks are signed with the previous secret too, 0 to 336. With 0, the
     /// previous secret is dropped at once.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false, minimum = 0, maximum = 336, default = 24)]
     overlap_hours: Option<u16>,
 }

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Cursor, FieldError, Problem};
 use kith_platform::auth::{ReadCallbacks, WriteCallbacks};
-use kith_platform::http::present;
+use kith_platform::http::deserialize_some;
 use kith_platform::{
     Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, PathId, Routes, cursor_problem,
     store_problem,
@@ -40,7 +40,7 @@ struct RecurringBody {
     #[schema(example = "0 9 * * MON-FRI")]
     schedule: String,
     /// Time zone of the cron fields, as a name of the IANA time zone database.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false, default = "UTC", example = "Europe/Berlin")]
     time_zone: Option<String>,
     /// Handling of runs that were missed because no server was running. Default `latest`.

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{FieldError, Problem, UserId};
-use kith_platform::http::{deprecated_path, present};
+use kith_platform::http::{deprecated_path, deserialize_some};
 use kith_platform::{ApiResult, App, Client, Json, Routes, SignedIn};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -40,11 +40,11 @@ pub fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 struct DeprecatedSendRequestBody {
     /// ID of the recipient. Send either this or `email`.
-    #[serde(rename = "partnerId", default, deserialize_with = "present")]
+    #[serde(rename = "partnerId", default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     partner_id: Option<UserId>,
     /// E-mail address of the recipient. Send either this or `partnerId`.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     email: Option<String>,
     /// Message, at most 500 characters. Line breaks are allowed.

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Ctx, Cursor, FieldError, Problem, Text, TextRules, UserId};
-use kith_platform::http::present;
+use kith_platform::http::deserialize_some;
 use kith_platform::{
     WriteResponse, ApiResult, App, Client, Json, PageResponse, PathId, Query, Routes, SignedIn, cursor_problem,
     page_limit,
@@ -50,16 +50,16 @@ struct SendRequestBody {
 #[serde(deny_unknown_fields)]
 struct RecipientSelector {
     /// User ID of the recipient.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     user_id: Option<UserId>,
     /// E-mail address of the recipient. The response does not reveal whether an account has this address: the
     /// request is always pending, and expires if it reaches no one.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     email: Option<String>,
     /// Invite code of the recipient: 10 letters and digits. Letter case and hyphens are ignored.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     invite_code: Option<String>,
 }

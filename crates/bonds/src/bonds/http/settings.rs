@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use kith_platform::http::present;
+use kith_platform::http::deserialize_some;
 use kith_platform::{WriteResponse, ApiResult, App, Json, Routes, SignedIn};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -20,16 +20,16 @@ pub fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 struct PartnerSettingsPatch {
     /// Users who can send the caller partner requests.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     accepts_requests_from: Option<RequestPolicy>,
     /// Set to `true` to let partner requests to the caller's verified e-mail address reach the caller.
     /// Senders cannot tell whether it is set.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     discoverable_by_email: Option<bool>,
     /// Set to `true` to keep names and message texts out of notifications.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     discreet: Option<bool>,
 }

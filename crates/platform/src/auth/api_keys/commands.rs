@@ -17,7 +17,7 @@ use crate::http::store_problem;
 ///
 /// # Errors
 /// Returns the store's error if the database fails.
-pub fn create(tx: &Tx<'_>, ctx: &Ctx, maker: UserId, new: &NewApiKey) -> Result<(ApiKey, String), Error> {
+pub fn create(tx: &Tx<'_>, ctx: &Ctx, creator: UserId, new: &NewApiKey) -> Result<(ApiKey, String), Error> {
     let text = ApiKeyText::new(ctx.new_id(ApiKeyId), ctx.random());
     let key = ApiKey {
         id: text.id,
@@ -25,7 +25,7 @@ pub fn create(tx: &Tx<'_>, ctx: &Ctx, maker: UserId, new: &NewApiKey) -> Result<
         name: new.name.clone(),
         scopes: new.scopes.clone(),
         status: ApiKeyStatus::Active,
-        created_by: maker,
+        created_by: creator,
         created_at: ctx.now,
         expires_at: new.expires_at,
         revoked_at: None,
@@ -33,7 +33,7 @@ pub fn create(tx: &Tx<'_>, ctx: &Ctx, maker: UserId, new: &NewApiKey) -> Result<
     };
     rows::insert(tx, &key, &text.digest())?;
     let details = json!({ "name": key.name, "scopes": key.scopes, "expires_at": key.expires_at });
-    tx.audit_with_details(ctx, CREATED, key.id, Some(maker), details);
+    tx.audit_with_details(ctx, CREATED, key.id, Some(creator), details);
     tx.emit(ctx, api_key_event(CREATED, &key));
     Ok((key, text.reveal()))
 }
@@ -44,18 +44,18 @@ pub fn create(tx: &Tx<'_>, ctx: &Ctx, maker: UserId, new: &NewApiKey) -> Result<
 /// Returns a problem if `creator` may not create keys, if the input is invalid, or if the database fails.
 pub async fn create_from_command_line(
     app: &App,
-    maker: UserId,
+    creator: UserId,
     name: &str,
     scopes: &[String],
     lifetime: Option<Duration>,
 ) -> Result<(ApiKey, String), Problem> {
     let ctx = app.system_ctx("command_line");
-    let role = app.access.role_of(app, maker).await?.filter(|role| role.has(WriteApiKeys::NAME));
+    let role = app.access.role_of(app, creator).await?.filter(|role| role.has(WriteApiKeys::NAME));
     let role =
         role.ok_or_else(|| Problem::new(&problems::FORBIDDEN, "Only administrators can have API keys."))?;
     let expires_at = lifetime.map(|lifetime| ctx.now + lifetime);
     let new = NewApiKey::parse(role, ctx.now, name, scopes, expires_at).map_err(Problem::invalid)?;
-    app.write(&ctx, move |tx, ctx| create(tx, ctx, maker, &new)).await.map_err(store_problem)
+    app.write(&ctx, move |tx, ctx| create(tx, ctx, creator, &new)).await.map_err(store_problem)
 }
 
 /// Revokes a key immediately. A key that is already revoked stays unchanged.

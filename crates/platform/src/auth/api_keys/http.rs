@@ -69,9 +69,9 @@ async fn create_api_key(
     let NewApiKeyBody { name, scopes, expires_at } = body;
     let new = NewApiKey::parse(caller.role, caller.ctx.now, &name, &scopes, expires_at);
     let new = new.map_err(Problem::invalid)?;
-    let maker = caller.user_id;
+    let creator = caller.user_id;
     app.change(&caller, move |tx, ctx| {
-        let (about, key) = commands::create(tx, ctx, maker, &new)?;
+        let (about, key) = commands::create(tx, ctx, creator, &new)?;
         Ok::<_, ApiKeyError>(WriteResponse::created(CreatedApiKey { about, key }))
     })
     .await

@@ -6,7 +6,7 @@
 
 mod commands;
 mod http;
-mod known;
+mod cache;
 mod known_key;
 mod model;
 mod rows;
@@ -19,7 +19,7 @@ use crate::module::{Fact, PersonalData};
 
 pub use commands::{create, create_from_command_line, list, revoke};
 pub(crate) use http::routes;
-pub(crate) use known::ApiKeyCache;
+pub(crate) use cache::ApiKeyCache;
 pub use model::{ApiKey, ApiKeyError, ApiKeyStatus, NewApiKey};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) use text::ApiKeyText;
@@ -43,7 +43,7 @@ pub(crate) const STORED_KEYS_FACT: Fact = Fact {
 pub(crate) const PERSONAL: PersonalData = PersonalData {
     // Keys of a user who leaves need no change: they are rejected meanwhile, and valid again if the user
     // returns.
-    leave: |_, _, _| Ok(()),
+    on_account_deletion: |_, _, _| Ok(()),
     export: &[ExportPart::Value(|q, user| Ok(json!({ "api_keys": rows::list_of(q, user)? })))],
     count: |q, user| Ok(vec![("api_keys", rows::count_of(q, user)?)]),
     purge: rows::delete_of,

@@ -13,7 +13,7 @@ use kith_kernel::{Clock, days};
 use serde_json::{Map, Value};
 
 use super::IDEMPOTENCY_REPLAYED;
-use super::answer::SerializedResponse;
+use super::response::SerializedResponse;
 use crate::http::LimiterClock;
 
 /// Size in bytes above which a response is stored as its id, if it has an id and an ETag and can therefore be

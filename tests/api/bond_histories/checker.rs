@@ -10,7 +10,7 @@ pub enum ClientOperation {
     BreakUp { user: usize },
     Block { user: usize, other: usize },
     Unblock { user: usize, other: usize },
-    Look { user: usize },
+    GetPartner { user: usize },
 }
 
 /// Response to an operation.
@@ -27,11 +27,11 @@ pub enum OperationResult {
     NotPending,
     NotFound,
     /// The former partner.
-    Parted(usize),
+    BondEnded(usize),
     NotBonded,
     Done,
     /// The current partner.
-    Saw(Option<usize>),
+    Partner(Option<usize>),
 }
 
 /// Operation with the logical times of its call and its return.
@@ -45,13 +45,13 @@ pub struct Call {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Stage {
-    Waits,
+    Pending,
     /// Not visible to its receiver.
     Withheld,
     Accepted,
-    Over,
-    /// Over and not visible to its receiver.
-    Gone,
+    Closed,
+    /// Closed without having been visible to its receiver.
+    ClosedUnseen,
 }
 
 /// Sequential state of the specification.
@@ -72,16 +72,16 @@ fn search(
     history: &[Call],
     done: u64,
     slots: &SequentialState,
-    tried: &mut HashSet<(u64, SequentialState)>,
+    visited: &mut HashSet<(u64, SequentialState)>,
 ) -> bool {
     let open = || history.iter().enumerate().filter(|(at, _)| done & (1 << at) == 0);
     let Some(first_end) = open().map(|(_, call)| call.ended).min() else { return true };
-    if !tried.insert((done, slots.clone())) {
+    if !visited.insert((done, slots.clone())) {
         return false;
     }
     open().filter(|(_, call)| call.began < first_end).any(|(at, call)| {
         let mut next = slots.clone();
-        next.explains(&call.operation, &call.result) && search(history, done | (1 << at), &next, tried)
+        next.explains(&call.operation, &call.result) && search(history, done | (1 << at), &next, visited)
     })
 }
 
@@ -95,7 +95,7 @@ impl SequentialState {
                 None => *result == OperationResult::NotBonded,
                 Some(partner) => {
                     self.end_bond(*user, partner);
-                    *result == OperationResult::Parted(partner)
+                    *result == OperationResult::BondEnded(partner)
                 }
             },
             ClientOperation::Block { user, other } => {
@@ -106,8 +106,8 @@ impl SequentialState {
                 self.blocks.remove(&(*user, *other));
                 *result == OperationResult::Done
             }
-            ClientOperation::Look { user } => {
-                *result == OperationResult::Saw(self.partners.get(user).copied())
+            ClientOperation::GetPartner { user } => {
+                *result == OperationResult::Partner(self.partners.get(user).copied())
             }
         }
     }
@@ -121,13 +121,13 @@ impl SequentialState {
                 other => !known && *other == OperationResult::Occupied,
             };
         }
-        if let Some(theirs) = self.find(to, from, Stage::Waits) {
+        if let Some(crossing) = self.find(to, from, Stage::Pending) {
             let OperationResult::Crossed(id) = result else { return false };
             self.requests.insert(id.clone(), (from, to, Stage::Accepted));
-            self.bond(from, to, &theirs);
+            self.bond(from, to, &crossing);
             return true;
         }
-        for stage in [Stage::Waits, Stage::Withheld] {
+        for stage in [Stage::Pending, Stage::Withheld] {
             if self.find(from, to, stage).is_some() {
                 return matches!(result, OperationResult::Repeated(id) if is(id, stage));
             }
@@ -136,12 +136,12 @@ impl SequentialState {
             return *result == OperationResult::NotFound;
         }
         let OperationResult::Sent(id) = result else { return false };
-        self.requests.insert(id.clone(), (from, to, Stage::Waits)).is_none()
+        self.requests.insert(id.clone(), (from, to, Stage::Pending)).is_none()
     }
 
     fn accept(&mut self, user: usize, request: &str) -> OperationResult {
         match self.requests.get(request).copied() {
-            Some((from, to, Stage::Waits)) if to == user => {
+            Some((from, to, Stage::Pending)) if to == user => {
                 if self.partners.contains_key(&user) || self.partners.contains_key(&from) {
                     return OperationResult::Occupied;
                 }
@@ -149,7 +149,7 @@ impl SequentialState {
                 OperationResult::Accepted
             }
             Some((_, to, Stage::Accepted)) if to == user => OperationResult::Accepted,
-            Some((_, to, Stage::Over)) if to == user => OperationResult::NotPending,
+            Some((_, to, Stage::Closed)) if to == user => OperationResult::NotPending,
             _ => OperationResult::NotFound,
         }
     }
@@ -159,9 +159,9 @@ impl SequentialState {
         let pair = [one, other];
         for (id, (from, to, stage)) in &mut self.requests {
             *stage = match *stage {
-                Stage::Waits if id == accepted => Stage::Accepted,
-                Stage::Waits if pair.contains(from) || pair.contains(to) => Stage::Over,
-                Stage::Withheld if pair.contains(from) => Stage::Gone,
+                Stage::Pending if id == accepted => Stage::Accepted,
+                Stage::Pending if pair.contains(from) || pair.contains(to) => Stage::Closed,
+                Stage::Withheld if pair.contains(from) => Stage::ClosedUnseen,
                 other => other,
             };
         }
@@ -179,9 +179,9 @@ impl SequentialState {
         if self.partners.get(&user) == Some(&other) {
             self.end_bond(user, other);
         }
-        for (from, to, stage) in self.requests.values_mut().filter(|(_, _, stage)| *stage == Stage::Waits) {
+        for (from, to, stage) in self.requests.values_mut().filter(|(_, _, stage)| *stage == Stage::Pending) {
             if (*from, *to) == (user, other) {
-                *stage = Stage::Over;
+                *stage = Stage::Closed;
             } else if (*from, *to) == (other, user) {
                 *stage = Stage::Withheld;
             }

@@ -94,7 +94,7 @@ fn choose(rng: &mut DeterministicRng, users: usize, sent: &Mutex<Vec<(usize, Str
         6 | 7 => ClientOperation::BreakUp { user },
         8 if rng.below(2) == 0 => ClientOperation::Block { user, other },
         8 => ClientOperation::Unblock { user, other },
-        _ => ClientOperation::Look { user },
+        _ => ClientOperation::GetPartner { user },
     }
 }
 
@@ -118,7 +118,7 @@ async fn perform(users: &[TestUser], operation: &ClientOperation) -> OperationRe
         ClientOperation::BreakUp { user } => {
             let response = users[*user].post("/api/v1/partners/breakup", json!({})).await;
             match response.status {
-                200 => OperationResult::Parted(
+                200 => OperationResult::BondEnded(
                     number(&response.body["bond"]["partner"]["id"]).expect("one of them"),
                 ),
                 _ => rejection_result(response),
@@ -135,9 +135,9 @@ async fn perform(users: &[TestUser], operation: &ClientOperation) -> OperationRe
                 .expect(204);
             OperationResult::Done
         }
-        ClientOperation::Look { user } => {
+        ClientOperation::GetPartner { user } => {
             let response = users[*user].get("/api/v1/partners/current").await.expect(200);
-            OperationResult::Saw(number(&response["bond"]["partner"]["id"]))
+            OperationResult::Partner(number(&response["bond"]["partner"]["id"]))
         }
     }
 }
@@ -189,13 +189,13 @@ fn impossible_history_is_rejected() {
     };
     assert!(is_linearizable(&both(OperationResult::NotPending, 5)));
     assert!(!is_linearizable(&both(OperationResult::Accepted, 5)), "two bonds in one slot");
-    let mut parted = both(OperationResult::NotPending, 5);
-    parted.push(call(9, 10, ClientOperation::Look { user: 1 }, OperationResult::Saw(None)));
-    assert!(!is_linearizable(&parted), "a bond that nobody ended is gone");
-    parted.push(call(6, 11, ClientOperation::BreakUp { user: 0 }, OperationResult::Parted(1)));
-    assert!(is_linearizable(&parted), "somebody ended it meanwhile");
-    parted.last_mut().expect("a breakup").began = 10;
-    assert!(!is_linearizable(&parted), "but not later");
+    let mut with_breakup = both(OperationResult::NotPending, 5);
+    with_breakup.push(call(9, 10, ClientOperation::GetPartner { user: 1 }, OperationResult::Partner(None)));
+    assert!(!is_linearizable(&with_breakup), "a bond that nobody ended is gone");
+    with_breakup.push(call(6, 11, ClientOperation::BreakUp { user: 0 }, OperationResult::BondEnded(1)));
+    assert!(is_linearizable(&with_breakup), "somebody ended it meanwhile");
+    with_breakup.last_mut().expect("a breakup").began = 10;
+    assert!(!is_linearizable(&with_breakup), "but not later");
     let crossed = |result| vec![call(0, 3, send(0, 1), sent("a")), call(1, 2, send(1, 0), result)];
     assert!(is_linearizable(&crossed(OperationResult::Crossed("b".into()))));
     assert!(!is_linearizable(&crossed(sent("b"))), "two who ask each other are partners");

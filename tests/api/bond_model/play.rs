@@ -88,13 +88,13 @@ impl Player<'_> {
         self.statistics.steps += 1;
         match story_step {
             StoryStep::Wait(time) => self.app.advance(*time),
-            StoryStep::Upkeep => {
+            StoryStep::Maintenance => {
                 self.app.run_maintenance().await;
                 self.model.run_maintenance();
             }
-            StoryStep::Return { user } => return self.undo_deletion(*user).await,
+            StoryStep::UndoDeletion { user } => return self.undo_deletion(*user).await,
             StoryStep::Rename { user } => return self.rename(*user).await,
-            StoryStep::Prove { user } if self.model.users[*user].deleted_at.is_none() => {
+            StoryStep::VerifyAddress { user } if self.model.users[*user].deleted_at.is_none() => {
                 self.app.verify_address(&self.users[*user]).await;
                 self.model.users[*user].is_verified = true;
             }
@@ -111,14 +111,14 @@ impl Player<'_> {
     async fn perform(&mut self, story_step: &StoryStep) -> Option<(Expected, TestResponse)> {
         let here = |user: &usize| self.model.users[*user].deleted_at.is_none();
         Some(match story_step {
-            StoryStep::Ask { from, to, message } if here(from) => {
+            StoryStep::SendRequest { from, to, message } if here(from) => {
                 let body = json!({ "to": { "user_id": self.users[*to].id }, "message": message });
                 (
                     self.model.send(*from, Some(*to), &Addressing::Id, *message),
                     self.post(*from, REQUESTS, body).await,
                 )
             }
-            StoryStep::AskByAddress { from, to, message } if here(from) => {
+            StoryStep::SendByAddress { from, to, message } if here(from) => {
                 let address = self.users[*to].email.clone();
                 // The address of a purged account belongs to no user, and an unverified one only leads to its
                 // own user.
@@ -126,10 +126,10 @@ impl Player<'_> {
                 let to = Some(*to).filter(|to| !self.model.users[*to].purged && leads(to));
                 self.send_by_address(*from, to, address, *message).await
             }
-            StoryStep::AskUnknownAddress { from } if here(from) => {
+            StoryStep::SendToUnknownAddress { from } if here(from) => {
                 self.send_by_address(*from, None, "nobody@example.com".to_owned(), None).await
             }
-            StoryStep::AskNobody { from } if here(from) => {
+            StoryStep::SendToUnknownUser { from } if here(from) => {
                 let body = json!({ "to": { "user_id": UNKNOWN_USER_ID } });
                 (self.model.send(*from, None, &Addressing::Id, None), self.post(*from, REQUESTS, body).await)
             }
@@ -160,10 +160,10 @@ impl Player<'_> {
                 self.model.unblock(*user, *other);
                 (Expected::Status(204), self.users[*user].delete(&path, Value::Null).await)
             }
-            StoryStep::Set { user, accepts_requests_from, discoverable_by_email } if here(user) => {
+            StoryStep::ChangeSettings { user, accepts_requests_from, discoverable_by_email } if here(user) => {
                 self.set(*user, *accepts_requests_from, *discoverable_by_email).await
             }
-            StoryStep::Leave { user } if here(user) => {
+            StoryStep::DeleteAccount { user } if here(user) => {
                 let response = self.users[*user].delete("/api/v1/me", json!({ "password": PASSWORD })).await;
                 (self.model.delete_account(*user), response)
             }
@@ -195,7 +195,7 @@ impl Player<'_> {
                 let path = format!("{INVITES}/{}", self.model.invites[invite].code);
                 (self.model.preview(*user, invite), self.users[*user].get(&path).await)
             }
-            StoryStep::Guess { user } if here(user) => (
+            StoryStep::TryUnknownCode { user } if here(user) => (
                 self.model.try_unknown_code(*user),
                 self.users[*user].get(&format!("{INVITES}/0000000000")).await,
             ),
@@ -227,9 +227,9 @@ impl Player<'_> {
         let (from, to) = (request.from, request.to);
         let receiver = to.unwrap_or(from);
         let user = match (role, step == Step::Cancel) {
-            (DecidingUser::Right, true) | (DecidingUser::Wrong, false) => from,
-            (DecidingUser::Right, false) | (DecidingUser::Wrong, true) => receiver,
-            (DecidingUser::Somebody(user), _) => user,
+            (DecidingUser::Allowed, true) | (DecidingUser::OtherParticipant, false) => from,
+            (DecidingUser::Allowed, false) | (DecidingUser::OtherParticipant, true) => receiver,
+            (DecidingUser::Any(user), _) => user,
         };
         if self.model.users[user].deleted_at.is_some() {
             return None;

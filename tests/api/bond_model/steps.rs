@@ -20,28 +20,28 @@ pub struct Story {
 #[derive(Clone, Copy, Debug)]
 pub enum DecidingUser {
     /// The user who may decide.
-    Right,
+    Allowed,
     /// The other user of the request.
-    Wrong,
-    Somebody(usize),
+    OtherParticipant,
+    Any(usize),
 }
 
 #[derive(Clone, Debug)]
 pub enum StoryStep {
-    Ask {
+    SendRequest {
         from: usize,
         to: usize,
         message: Option<&'static str>,
     },
-    AskByAddress {
+    SendByAddress {
         from: usize,
         to: usize,
         message: Option<&'static str>,
     },
-    AskUnknownAddress {
+    SendToUnknownAddress {
         from: usize,
     },
-    AskNobody {
+    SendToUnknownUser {
         from: usize,
     },
     Redeem {
@@ -67,13 +67,13 @@ pub enum StoryStep {
         user: usize,
         other: usize,
     },
-    Set {
+    ChangeSettings {
         user: usize,
         accepts_requests_from: RequestPolicy,
         discoverable_by_email: bool,
     },
     /// Verifies the user's address.
-    Prove {
+    VerifyAddress {
         user: usize,
     },
     Invite {
@@ -87,13 +87,13 @@ pub enum StoryStep {
         user: usize,
         invite: Index,
     },
-    Guess {
+    TryUnknownCode {
         user: usize,
     },
-    Leave {
+    DeleteAccount {
         user: usize,
     },
-    Return {
+    UndoDeletion {
         user: usize,
     },
     Rename {
@@ -104,7 +104,7 @@ pub enum StoryStep {
         other: usize,
     },
     Wait(Duration),
-    Upkeep,
+    Maintenance,
 }
 
 impl Story {
@@ -120,8 +120,8 @@ impl Story {
 /// Returns a single step, or several that lead to a bond.
 fn steps(users: usize) -> impl Strategy<Value = Vec<StoryStep>> {
     let accept = |from, to| {
-        let accept = StoryStep::Decide { role: DecidingUser::Right, back: 0, step: Step::Accept };
-        vec![StoryStep::Ask { from, to, message: None }, accept]
+        let accept = StoryStep::Decide { role: DecidingUser::Allowed, back: 0, step: Step::Accept };
+        vec![StoryStep::SendRequest { from, to, message: None }, accept]
     };
     let two = (0..users, 0..users);
     prop_oneof![
@@ -144,10 +144,10 @@ fn story_step(users: usize) -> impl Strategy<Value = StoryStep> {
     let words = || prop_oneof![4 => Just(None), 1 => Just(Some("Shall we?"))];
     let invite = any::<Index>;
     prop_oneof![
-        12 => (two(), words()).prop_map(|((from, to), message)| StoryStep::Ask { from, to, message }),
-        5 => (two(), words()).prop_map(|((from, to), message)| StoryStep::AskByAddress { from, to, message }),
-        1 => user().prop_map(|from| StoryStep::AskUnknownAddress { from }),
-        1 => user().prop_map(|from| StoryStep::AskNobody { from }),
+        12 => (two(), words()).prop_map(|((from, to), message)| StoryStep::SendRequest { from, to, message }),
+        5 => (two(), words()).prop_map(|((from, to), message)| StoryStep::SendByAddress { from, to, message }),
+        1 => user().prop_map(|from| StoryStep::SendToUnknownAddress { from }),
+        1 => user().prop_map(|from| StoryStep::SendToUnknownUser { from }),
         4 => (user(), invite(), words())
             .prop_map(|(from, invite, message)| StoryStep::Redeem { from, invite, message }),
         16 => (role(users), 0..5_usize, step()).prop_map(|(role, back, step)| StoryStep::Decide { role, back, step }),
@@ -156,23 +156,23 @@ fn story_step(users: usize) -> impl Strategy<Value = StoryStep> {
         3 => two().prop_map(|(user, other)| StoryStep::Block { user, other }),
         3 => two().prop_map(|(user, other)| StoryStep::Unblock { user, other }),
         4 => (user(), select(vec![RequestPolicy::Anyone, RequestPolicy::Anyone, RequestPolicy::Invited, RequestPolicy::Nobody]), prop::bool::weighted(0.7))
-            .prop_map(|(user, accepts_requests_from, discoverable_by_email)| StoryStep::Set { user, accepts_requests_from, discoverable_by_email }),
-        2 => user().prop_map(|user| StoryStep::Prove { user }),
+            .prop_map(|(user, accepts_requests_from, discoverable_by_email)| StoryStep::ChangeSettings { user, accepts_requests_from, discoverable_by_email }),
+        2 => user().prop_map(|user| StoryStep::VerifyAddress { user }),
         3 => user().prop_map(|user| StoryStep::Invite { user }),
         1 => (user(), invite()).prop_map(|(user, invite)| StoryStep::Revoke { user, invite }),
         2 => (user(), invite()).prop_map(|(user, invite)| StoryStep::Preview { user, invite }),
-        1 => user().prop_map(|user| StoryStep::Guess { user }),
-        1 => user().prop_map(|user| StoryStep::Leave { user }),
-        2 => user().prop_map(|user| StoryStep::Return { user }),
+        1 => user().prop_map(|user| StoryStep::TryUnknownCode { user }),
+        1 => user().prop_map(|user| StoryStep::DeleteAccount { user }),
+        2 => user().prop_map(|user| StoryStep::UndoDeletion { user }),
         1 => user().prop_map(|user| StoryStep::Rename { user }),
         1 => two().prop_map(|(user, other)| StoryStep::Nickname { user, other }),
         10 => wait().prop_map(StoryStep::Wait),
-        2 => Just(StoryStep::Upkeep),
+        2 => Just(StoryStep::Maintenance),
     ]
 }
 
 fn role(users: usize) -> impl Strategy<Value = DecidingUser> {
-    prop_oneof![8 => Just(DecidingUser::Right), 1 => Just(DecidingUser::Wrong), 1 => (0..users).prop_map(DecidingUser::Somebody)]
+    prop_oneof![8 => Just(DecidingUser::Allowed), 1 => Just(DecidingUser::OtherParticipant), 1 => (0..users).prop_map(DecidingUser::Any)]
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -51,7 +51,7 @@ enum Stage {
     Accepted,
     Over,
     /// Over and not visible to its receiver.
-    Gone,
+    OverWithheld,
 }
 
 /// Sequential state of the specification.
@@ -161,7 +161,7 @@ impl SequentialState {
             *stage = match *stage {
                 Stage::Waits if id == accepted => Stage::Accepted,
                 Stage::Waits if pair.contains(from) || pair.contains(to) => Stage::Over,
-                Stage::Withheld if pair.contains(from) => Stage::Gone,
+                Stage::Withheld if pair.contains(from) => Stage::OverWithheld,
                 other => other,
             };
         }

@@ -88,7 +88,7 @@ impl Player<'_> {
         self.statistics.steps += 1;
         match story_step {
             StoryStep::Wait(time) => self.app.advance(*time),
-            StoryStep::Upkeep => {
+            StoryStep::Maintenance => {
                 self.app.run_maintenance().await;
                 self.model.run_maintenance();
             }
@@ -129,7 +129,7 @@ impl Player<'_> {
             StoryStep::AskUnknownAddress { from } if here(from) => {
                 self.send_by_address(*from, None, "nobody@example.com".to_owned(), None).await
             }
-            StoryStep::AskNobody { from } if here(from) => {
+            StoryStep::SendToUnknownUser { from } if here(from) => {
                 let body = json!({ "to": { "user_id": UNKNOWN_USER_ID } });
                 (self.model.send(*from, None, &Addressing::Id, None), self.post(*from, REQUESTS, body).await)
             }
@@ -229,7 +229,7 @@ impl Player<'_> {
         let user = match (role, step == Step::Cancel) {
             (DecidingUser::Right, true) | (DecidingUser::Wrong, false) => from,
             (DecidingUser::Right, false) | (DecidingUser::Wrong, true) => receiver,
-            (DecidingUser::Somebody(user), _) => user,
+            (DecidingUser::User(user), _) => user,
         };
         if self.model.users[user].deleted_at.is_some() {
             return None;

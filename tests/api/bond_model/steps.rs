@@ -23,7 +23,7 @@ pub enum DecidingUser {
     Right,
     /// The other user of the request.
     Wrong,
-    Somebody(usize),
+    User(usize),
 }
 
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ pub enum StoryStep {
     AskUnknownAddress {
         from: usize,
     },
-    AskNobody {
+    SendToUnknownUser {
         from: usize,
     },
     Redeem {
@@ -104,7 +104,7 @@ pub enum StoryStep {
         other: usize,
     },
     Wait(Duration),
-    Upkeep,
+    Maintenance,
 }
 
 impl Story {
@@ -147,7 +147,7 @@ fn story_step(users: usize) -> impl Strategy<Value = StoryStep> {
         12 => (two(), words()).prop_map(|((from, to), message)| StoryStep::Ask { from, to, message }),
         5 => (two(), words()).prop_map(|((from, to), message)| StoryStep::AskByAddress { from, to, message }),
         1 => user().prop_map(|from| StoryStep::AskUnknownAddress { from }),
-        1 => user().prop_map(|from| StoryStep::AskNobody { from }),
+        1 => user().prop_map(|from| StoryStep::SendToUnknownUser { from }),
         4 => (user(), invite(), words())
             .prop_map(|(from, invite, message)| StoryStep::Redeem { from, invite, message }),
         16 => (role(users), 0..5_usize, step()).prop_map(|(role, back, step)| StoryStep::Decide { role, back, step }),
@@ -167,12 +167,12 @@ fn story_step(users: usize) -> impl Strategy<Value = StoryStep> {
         1 => user().prop_map(|user| StoryStep::Rename { user }),
         1 => two().prop_map(|(user, other)| StoryStep::Nickname { user, other }),
         10 => wait().prop_map(StoryStep::Wait),
-        2 => Just(StoryStep::Upkeep),
+        2 => Just(StoryStep::Maintenance),
     ]
 }
 
 fn role(users: usize) -> impl Strategy<Value = DecidingUser> {
-    prop_oneof![8 => Just(DecidingUser::Right), 1 => Just(DecidingUser::Wrong), 1 => (0..users).prop_map(DecidingUser::Somebody)]
+    prop_oneof![8 => Just(DecidingUser::Right), 1 => Just(DecidingUser::Wrong), 1 => (0..users).prop_map(DecidingUser::User)]
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -45,7 +45,9 @@ fn count_people(q: &Query<'_>) -> Result<usize, Error> {
 async fn run_history(server: &mut PastServer) -> Result<(), DemoError> {
     for name in PEOPLE {
         server.register(name).await?;
-        server.send_as(name, "PATCH", "/api/v1/partners/settings", json!({ "discoverable_by_email": true })).await?;
+        server
+            .send_as(name, "PATCH", "/api/v1/partners/settings", json!({ "discoverable_by_email": true }))
+            .await?;
     }
     ended_bonds(server).await?;
     restored_bond(server).await?;
@@ -112,7 +114,9 @@ async fn pending_requests(server: &mut PastServer) -> Result<(), DemoError> {
     send_request(server, "Ines", "Hana", "Or me?").await?;
     server.advance_to_days_ago(2).await?;
     server.send_as("Hana", "POST", "/api/v1/partners/invites", Value::Null).await?;
-    server.send_as("Hana", "PATCH", "/api/v1/partners/settings", json!({ "accepts_requests_from": "invited" })).await?;
+    server
+        .send_as("Hana", "PATCH", "/api/v1/partners/settings", json!({ "accepts_requests_from": "invited" }))
+        .await?;
     server
         .send_as("Ada", "POST", "/api/v1/spaces/me/notes", json!({ "data": { "text": "Ask Ben." } }))
         .await

@@ -99,8 +99,8 @@ async fn accounts_are_filtered_and_paginated(app: &TestApp) {
     assert_eq!((&shown["status"], &shown["email"]), (&json!("deleted"), &json!(eve.email)));
     assert!(shown["purge_at"].is_string() && shown["suspended_at"].is_null(), "{shown:#}");
     assert_eq!(list(&root, "status=deleted").await.len(), 1);
-    let nobody = format!("{USERS}/01900000-0000-7000-8000-000000000000");
-    root.get(&nobody).await.expect_problem(404, "not_found");
+    let unknown = format!("{USERS}/01900000-0000-7000-8000-000000000000");
+    root.get(&unknown).await.expect_problem(404, "not_found");
     root.get(&format!("{USERS}/x")).await.expect_problem(404, "not_found");
     ada.get(USERS).await.expect_problem(403, "forbidden");
 }

@@ -53,9 +53,9 @@ impl Users {
     }
 
     async fn block(&self, side: BlockingSide) {
-        let (who, whom) =
+        let (blocker, blocked) =
             if side == BlockingSide::Caller { (&self.me, &self.other) } else { (&self.other, &self.me) };
-        who.put(&format!("/api/v1/blocks/{}", whom.id), Value::Null).await.expect(200);
+        blocker.put(&format!("/api/v1/blocks/{}", blocked.id), Value::Null).await.expect(200);
     }
 }
 
@@ -64,8 +64,8 @@ async fn ask(from: &TestUser, to: &TestUser) -> String {
     from.post(REQUESTS, body).await.expect(201)["id"].as_str().expect("an id").to_owned()
 }
 
-async fn code_of(who: &TestUser) -> String {
-    let invite = who.post("/api/v1/partners/invites", Value::Null).await.expect(201);
+async fn code_of(blocker: &TestUser) -> String {
+    let invite = blocker.post("/api/v1/partners/invites", Value::Null).await.expect(201);
     invite["code"].as_str().expect("a code").to_owned()
 }
 
@@ -162,7 +162,7 @@ async fn rows(operation: &Operation, users: &Users, side: BlockingSide) -> Vec<R
 
 /// Returns true if the operation refers to no other user, or is for administrators who see everyone.
 fn refers_to_no_user(operation: &Operation) -> bool {
-    let about_oneself = [
+    let own_paths = [
         "/api/v1/auth/",
         "/api/v1/me",
         "/api/v1/admin/",
@@ -179,7 +179,7 @@ fn refers_to_no_user(operation: &Operation) -> bool {
         "/demo",
     ];
     let without_words = ["breakUp", "createInvite", "changePartnerSettings"];
-    about_oneself.iter().any(|start| operation.path.starts_with(start))
+    own_paths.iter().any(|start| operation.path.starts_with(start))
         || without_words.contains(&operation.canonical_operation_id())
         || (operation.method == hyper::Method::GET && !operation.path.contains('{'))
 }
@@ -215,15 +215,15 @@ async fn block_is_indistinguishable_from_missing_user(app: &TestApp) {
             for RequestPair { blocked, absent } in rows(operation, &users, side).await {
                 let what = format!("{} of {blocked:?} where {side:?} side blocks", operation.name);
                 let behind_a_block = perform(&users.me, operation, &blocked).await;
-                let about_nobody = perform(&users.me, operation, &absent).await;
-                assert_eq!(behind_a_block.status, about_nobody.status, "{what}: {:#}", behind_a_block.body);
-                assert_eq!(shape(&behind_a_block.body), shape(&about_nobody.body), "{what}");
+                let unknown_user = perform(&users.me, operation, &absent).await;
+                assert_eq!(behind_a_block.status, unknown_user.status, "{what}: {:#}", behind_a_block.body);
+                assert_eq!(shape(&behind_a_block.body), shape(&unknown_user.body), "{what}");
                 let names = |response: &TestResponse| {
                     let mut names: Vec<_> = response.headers.keys().map(|name| name.to_string()).collect();
                     names.sort();
                     names
                 };
-                assert_eq!(names(&behind_a_block), names(&about_nobody), "{what}");
+                assert_eq!(names(&behind_a_block), names(&unknown_user), "{what}");
                 asked += 1;
             }
         }

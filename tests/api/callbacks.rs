@@ -139,9 +139,9 @@ async fn callback_is_signed_and_response_is_stored(app: &TestApp) {
     assert!(!dump.iter().any(|row| row.contains("planted-secret")), "headers are sealed");
     let secret = made["secret"].as_str().expect("a secret").trim_start_matches("whsec_").to_owned();
     assert!(!dump.iter().any(|row| row.contains(&secret)), "secrets are sealed");
-    let fare = endpoint(&admin, &made).await;
-    assert_eq!((&fare["attempts_succeeded"], &fare["attempts_failed"]), (&json!(1), &json!(0)));
-    assert_eq!((&fare["url"], &fare["breaker"]), (&json!(receiver.url("/hook")), &json!("closed")));
+    let state = endpoint(&admin, &made).await;
+    assert_eq!((&state["attempts_succeeded"], &state["attempts_failed"]), (&json!(1), &json!(0)));
+    assert_eq!((&state["url"], &state["breaker"]), (&json!(receiver.url("/hook")), &json!("closed")));
 }
 
 /// Regression: after `/dev/clock` receivers rejected every signature as too new.
@@ -299,7 +299,7 @@ async fn failed_callback_is_retried_then_dead_lettered(app: &TestApp) {
 
 async fn retry_after_is_respected(app: &TestApp) {
     let admin = app.admin("ada").await;
-    for (status, asked, least, most) in [
+    for (status, asked, min, max) in [
         (429, "3600", hours(1), minutes(66)),
         (503, "1", seconds(5), Duration::from_millis(5_500)),
         (429, "99999999", hours(24), hours(27)),
@@ -311,7 +311,7 @@ async fn retry_after_is_respected(app: &TestApp) {
         let made = make(&admin, json!({ "url": receiver.url("/") })).await;
         drain(app).await;
         let waited = pass_until_next(app, &admin, &made).await;
-        assert!((least..=most).contains(&waited), "{waited:?} after {asked}");
+        assert!((min..=max).contains(&waited), "{waited:?} after {asked}");
     }
 }
 
@@ -324,8 +324,8 @@ async fn status_410_disables_endpoint(app: &TestApp) {
     drain(app).await;
     let shown = look(&admin, &made).await;
     assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("gone")));
-    let fare = endpoint(&admin, &made).await;
-    assert_eq!((&fare["disabled_reason"], &fare["disabled_at"]), (&json!("gone"), &json!(app.now())));
+    let state = endpoint(&admin, &made).await;
+    assert_eq!((&state["disabled_reason"], &state["disabled_at"]), (&json!("gone"), &json!(app.now())));
 
     // Administrators are notified.
     let events = app.events().await;
@@ -336,7 +336,7 @@ async fn status_410_disables_endpoint(app: &TestApp) {
     assert!(app.audit().await.iter().any(|entry| entry.action == "callback_endpoint.disabled"));
 
     admin.post(CALLBACKS, json!({ "url": receiver.url("/") })).await.expect_problem(409, "endpoint_disabled");
-    let path = format!("{ENDPOINTS}/{}", id(&fare));
+    let path = format!("{ENDPOINTS}/{}", id(&state));
     let retry = format!("{CALLBACKS}/{}/retry", id(&made));
     admin.post(&format!("{path}/ping"), Value::Null).await.expect_problem(409, "endpoint_disabled");
     admin.post(&retry, Value::Null).await.expect_problem(409, "endpoint_disabled");
@@ -355,7 +355,7 @@ async fn status_410_disables_endpoint(app: &TestApp) {
     assert_eq!(look(&admin, &made).await["state"], "delivered");
     assert_eq!(look(&admin, &ping).await["state"], "delivered");
     let pinged: Value = serde_json::from_str(&receiver.arrived()[1].body).expect("JSON");
-    assert_eq!((&pinged["type"], &pinged["data"]["endpoint_id"]), (&json!("ping"), &fare["id"]));
+    assert_eq!((&pinged["type"], &pinged["data"]["endpoint_id"]), (&json!("ping"), &state["id"]));
 }
 
 async fn endpoint_is_disabled_after_five_failing_days(app: &TestApp) {
@@ -373,8 +373,8 @@ async fn endpoint_is_disabled_after_five_failing_days(app: &TestApp) {
     app.advance(days(1) - seconds(1));
     make(&admin, json!({ "url": url })).await;
     drain(app).await;
-    let fare = endpoint(&admin, &made).await;
-    assert_eq!((&fare["failing_since"], &fare["disabled_at"]), (&json!(since), &Value::Null));
+    let state = endpoint(&admin, &made).await;
+    assert_eq!((&state["failing_since"], &state["disabled_at"]), (&json!(since), &Value::Null));
 
     // A success resets the failure count.
     receiver.replies(Reply::status(200));
@@ -391,8 +391,8 @@ async fn endpoint_is_disabled_after_five_failing_days(app: &TestApp) {
         drain(app).await;
         app.advance(days(1));
     }
-    let fare = endpoint(&admin, &made).await;
-    assert_eq!(fare["disabled_reason"], "failing", "{fare}");
+    let state = endpoint(&admin, &made).await;
+    assert_eq!(state["disabled_reason"], "failing", "{state}");
     let events = app.events().await.into_iter().filter(|one| one.event.kind == "callback_endpoint.disabled");
     assert_eq!(events.count(), 1);
     drain(app).await;
@@ -413,9 +413,9 @@ async fn open_breaker_closes_after_successful_probe(app: &TestApp) {
         5,
         "five failures in a row open the breaker, on whichever nodes they happen"
     );
-    let fare = endpoint(&admin, &made[0]).await;
+    let state = endpoint(&admin, &made[0]).await;
     let until = app.now() + seconds(30);
-    assert_eq!((&fare["breaker"], &fare["next_request_at"]), (&json!("open"), &json!(until)));
+    assert_eq!((&state["breaker"], &state["next_request_at"]), (&json!("open"), &json!(until)));
     let kept_back = look(&admin, &made[7]).await;
     assert_eq!((&kept_back["attempts_made"], &kept_back["next_attempt_at"]), (&json!(0), &json!(until)));
 
@@ -426,9 +426,9 @@ async fn open_breaker_closes_after_successful_probe(app: &TestApp) {
     assert_eq!(endpoint(&admin, &made[0]).await["breaker"], "half_open");
     drain(app).await;
     assert_eq!(receiver.count(), 6, "one probe, and no more");
-    let fare = endpoint(&admin, &made[0]).await;
+    let state = endpoint(&admin, &made[0]).await;
     assert_eq!(
-        (&fare["breaker"], &fare["next_request_at"]),
+        (&state["breaker"], &state["next_request_at"]),
         (&json!("open"), &json!(app.now() + minutes(1)))
     );
 
@@ -485,9 +485,9 @@ async fn secret_is_shown_once_and_rotates_with_overlap(app: &TestApp) {
     let arrived = send().await;
     assert_eq!(arrived.header("webhook-signature"), signature(&at_once["secret"], &arrived));
     admin.post(&rotate, json!({ "overlap_hours": 337 })).await.expect_problem(422, "validation_failed");
-    let nobody = format!("{ENDPOINTS}/01900000-0000-7000-8000-000000000000");
-    admin.post(&format!("{nobody}/rotate-secret"), json!({})).await.expect_problem(404, "not_found");
-    admin.get(&nobody).await.expect_problem(404, "not_found");
+    let unknown = format!("{ENDPOINTS}/01900000-0000-7000-8000-000000000000");
+    admin.post(&format!("{unknown}/rotate-secret"), json!({})).await.expect_problem(404, "not_found");
+    admin.get(&unknown).await.expect_problem(404, "not_found");
 }
 
 async fn redirects_and_missing_responses_are_failures(app: &TestApp) {

@@ -154,8 +154,8 @@ async fn address_is_verified_without_mail(app: &TestApp) {
     app.advance(std::time::Duration::from_secs(1));
     let again = app.anonymous().post(VERIFY, json!({ "email": "ada@example.org" })).await.expect(200);
     assert_eq!(again, proven, "once is enough");
-    for nobody in ["nobody@example.org", "", &format!("released:{}", ada.id)] {
-        app.anonymous().post(VERIFY, json!({ "email": nobody })).await.expect_problem(404, "not_found");
+    for unknown in ["nobody@example.org", "", &format!("released:{}", ada.id)] {
+        app.anonymous().post(VERIFY, json!({ "email": unknown })).await.expect_problem(404, "not_found");
     }
 }
 

@@ -251,19 +251,19 @@ async fn default_limits_are_enforced() {
     let restore = |config: &mut Config| config.limits = Config::default().limits;
     let app = TestApp::start_with(Engine::Sqlite, Engine::Sqlite.database().await, restore).await;
     let ada = app.user("ada").await.signed_in().await;
-    let anybody = app.anonymous();
-    let nobody = json!({ "email": "nobody@example.org", "password": "wrong horse" });
-    let nobody = Bytes::from(nobody.to_string());
+    let anonymous = app.anonymous();
+    let failed_login = json!({ "email": "nobody@example.org", "password": "wrong horse" });
+    let failed_login = Bytes::from(failed_login.to_string());
     for (client, method, path, limit) in [
-        (anybody, Method::POST, "/api/v1/auth/login", usual.auth_per_minute),
-        (anybody, Method::POST, "/api/v1/auth/refresh", usual.auth_per_minute),
+        (anonymous, Method::POST, "/api/v1/auth/login", usual.auth_per_minute),
+        (anonymous, Method::POST, "/api/v1/auth/refresh", usual.auth_per_minute),
         (&ada, Method::GET, "/api/v1/partners/requests", usual.partner_lists_per_minute),
         (&ada, Method::GET, "/api/v1/partners/current", usual.partner_lists_per_minute),
-        (anybody, Method::GET, "/api/v1/ping", usual.requests_per_minute),
-        (anybody, Method::GET, "/api/v1/nothing", usual.requests_per_minute),
+        (anonymous, Method::GET, "/api/v1/ping", usual.requests_per_minute),
+        (anonymous, Method::GET, "/api/v1/nothing", usual.requests_per_minute),
     ] {
         let ask = async || {
-            let body = if method == Method::GET { Bytes::new() } else { nobody.clone() };
+            let body = if method == Method::GET { Bytes::new() } else { failed_login.clone() };
             client.send(method.clone(), path, body).await
         };
         for n in 1..=limit {

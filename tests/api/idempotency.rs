@@ -37,8 +37,8 @@ async fn keyed(who: &TestUser, key: &str) -> Client {
     who.signed_in().await.with_header(IDEMPOTENCY_KEY, key)
 }
 
-fn ask(whom: &TestUser) -> Value {
-    json!({ "to": { "user_id": whom.id } })
+fn ask(recipient: &TestUser) -> Value {
+    json!({ "to": { "user_id": recipient.id } })
 }
 
 fn is_replayed(response: &TestResponse) -> bool {
@@ -290,9 +290,9 @@ async fn duplicate_waits_at_most_five_seconds() {
     let early = tokio::time::timeout(Duration::from_millis(2_500), &mut twins).await;
     assert!(early.is_err(), "an answer came while everything was held");
     drop(let_people_go);
-    let (gave_up, _, rest) = twins.await;
-    assert_eq!(gave_up.header("retry-after"), Some("1"));
-    gave_up.expect_problem(409, "idempotency_in_progress");
+    let (timed_out, _, rest) = twins.await;
+    assert_eq!(timed_out.header("retry-after"), Some("1"));
+    timed_out.expect_problem(409, "idempotency_in_progress");
     drop(let_row_go);
     let made = join_all(rest).await.remove(0);
     assert!(!is_replayed(&made));

@@ -107,11 +107,11 @@ async fn unusable_invites_are_indistinguishable(app: &TestApp) {
 async fn unblocked_user_can_send_request(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let withheld = ben.post(REQUESTS, json!({ "to": { "user_id": ada.id } })).await.expect(201);
-    let door = format!("/api/v1/blocks/{}", ben.id);
-    ada.put(&door, Value::Null).await.expect(200);
+    let block = format!("/api/v1/blocks/{}", ben.id);
+    ada.put(&block, Value::Null).await.expect(200);
     let path = format!("{REQUESTS}/{}", withheld["id"].as_str().expect("an id"));
     assert_eq!(ben.get(&path).await.expect(200)["status"], "pending");
-    ada.delete(&door, Value::Null).await.expect(204);
+    ada.delete(&block, Value::Null).await.expect(204);
     assert_eq!(ben.get(&path).await.expect(200)["status"], "expired");
     let (code, _) = invite(&ada).await;
     let request = ben.post(REQUESTS, by_code(&code)).await.expect(201);

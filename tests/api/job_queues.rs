@@ -54,28 +54,28 @@ async fn queue_limits_are_enforced(app: &TestApp) {
     for n in 0..6 {
         enqueue(&client, json!({ "kind": "a", "queue": "q", "limit_key": format!("k{}", n % 2) })).await;
     }
-    let most = json!({ "limit": 10 });
+    let ten = json!({ "limit": 10 });
     let set = put(&client, "/api/v1/queues/q", json!({ "concurrency": 2 })).await;
     assert_eq!((&set["concurrency"], &set["rate"]), (&json!(2), &Value::Null));
-    let running = claim(&client, "q", most.clone()).await;
-    assert_eq!((running.len(), claim(&client, "q", most.clone()).await.len()), (2, 0));
+    let running = claim(&client, "q", ten.clone()).await;
+    assert_eq!((running.len(), claim(&client, "q", ten.clone()).await.len()), (2, 0));
     let done = format!("{JOBS}/{}/complete", running[0]["id"]);
     client.post(&done, json!({ "lease_token": running[0]["lease_token"] })).await.expect(200);
-    assert_eq!(claim(&client, "q", most.clone()).await.len(), 1);
+    assert_eq!(claim(&client, "q", ten.clone()).await.len(), 1);
 
     put(&client, "/api/v1/queues/q", json!({ "rate": { "limit": 1, "period_ms": 60_000 } })).await;
-    assert_eq!(claim(&client, "q", most.clone()).await.len(), 1);
-    assert_eq!(claim(&client, "q", most.clone()).await.len(), 0);
+    assert_eq!(claim(&client, "q", ten.clone()).await.len(), 1);
+    assert_eq!(claim(&client, "q", ten.clone()).await.len(), 0);
     app.advance(seconds(60));
-    assert_eq!(claim(&client, "q", most.clone()).await.len(), 1);
+    assert_eq!(claim(&client, "q", ten.clone()).await.len(), 1);
     put(&client, "/api/v1/queues/q", json!({})).await;
-    assert_eq!(claim(&client, "q", most.clone()).await.len(), 1);
+    assert_eq!(claim(&client, "q", ten.clone()).await.len(), 1);
     for (key, _) in ["a", "a", "b"].into_iter().zip(0..) {
         enqueue(&client, json!({ "kind": "a", "queue": "keys", "limit_key": key })).await;
     }
     put(&client, "/api/v1/queues/keys", json!({ "key_concurrency": 1 })).await;
-    assert_eq!(claim(&client, "keys", most.clone()).await.len(), 2, "one of each key");
-    assert_eq!(claim(&client, "keys", most).await.len(), 0);
+    assert_eq!(claim(&client, "keys", ten.clone()).await.len(), 2, "one of each key");
+    assert_eq!(claim(&client, "keys", ten).await.len(), 0);
     let faults =
         client.send(Method::PUT, "/api/v1/queues/q", json!({ "concurrency": 0 }).to_string().into()).await;
     assert_eq!(faults.expect_faults(), [("/concurrency".to_owned(), "invalid".to_owned())]);

@@ -411,9 +411,9 @@ async fn cancel_removes_waiting_and_signals_running_job(app: &TestApp) {
     let body = json!({ "lease_token": token, "action": "cancel" });
     let stopped = report(&client, running, "fail", body).await.expect(200);
     assert_eq!(stopped["state"], "cancelled");
-    let anew = report(&client, running, "retry", Value::Null).await.expect(200);
-    assert_eq!(anew["outcome"], "reenqueued");
-    assert_ne!(anew["id"], running);
+    let reenqueued = report(&client, running, "retry", Value::Null).await.expect(200);
+    assert_eq!(reenqueued["outcome"], "reenqueued");
+    assert_ne!(reenqueued["id"], running);
 }
 
 async fn batch_enqueue_is_atomic(app: &TestApp) {

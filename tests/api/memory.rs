@@ -50,12 +50,12 @@ impl MemorySampler {
         let done = Arc::new(AtomicBool::new(false));
         let is_done = Arc::clone(&done);
         let looks = std::thread::spawn(move || {
-            let mut most = 0;
+            let mut max = 0;
             while !is_done.load(Ordering::Relaxed) {
-                most = read_kib(pid, RESIDENT).max(most);
+                max = read_kib(pid, RESIDENT).max(max);
                 std::thread::yield_now();
             }
-            most
+            max
         });
         Self { done, looks }
     }

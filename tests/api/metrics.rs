@@ -82,8 +82,8 @@ async fn metrics_are_restricted_to_listed_addresses() {
         ask(public).await.expect_problem(403, "address_not_listed");
     }
     let database = app.stop().await;
-    let nobody = |config: &mut Config| config.server.metrics_addresses.clear();
-    let app = TestApp::start_with(Engine::Sqlite, database, nobody).await;
+    let no_addresses = |config: &mut Config| config.server.metrics_addresses.clear();
+    let app = TestApp::start_with(Engine::Sqlite, database, no_addresses).await;
     app.anonymous().get(METRICS).await.expect_problem(403, "address_not_listed");
     app.stop().await;
 }

@@ -145,8 +145,8 @@ async fn addresses_are_settled(folder: &OperatorFolder, client: &Client) {
     assert!(released.starts_with("dan@example.org can be registered again"), "{released}");
     client.post("/api/v1/auth/register", registered("dan@example.org")).await.expect(201);
     for command in ["verify-email", "release-email"] {
-        let nobody = failing_stderr(folder.kith(&["admin", command, "nobody@example.org"]));
-        assert!(nobody.contains("No account has this ID"), "{nobody}");
+        let unknown = failing_stderr(folder.kith(&["admin", command, "nobody@example.org"]));
+        assert!(unknown.contains("No account has this ID"), "{unknown}");
     }
 }
 

@@ -210,10 +210,10 @@ async fn bcrypt_hash_is_verified_and_rehashed(app: &TestApp) {
     app.anonymous().post(LOGIN, wrong.clone()).await.expect_problem(401, "invalid_credentials");
     assert_eq!(hash(app, &ada).await, BCRYPT);
     sign_in(app.anonymous(), &ada).await;
-    let anew = hash(app, &ada).await;
-    assert!(anew.starts_with("$argon2id$"), "{anew}");
+    let rehashed = hash(app, &ada).await;
+    assert!(rehashed.starts_with("$argon2id$"), "{rehashed}");
     sign_in(app.anonymous(), &ada).await;
-    assert_eq!(hash(app, &ada).await, anew);
+    assert_eq!(hash(app, &ada).await, rehashed);
     app.anonymous().post(LOGIN, wrong).await.expect_problem(401, "invalid_credentials");
 
     // Any other successful password check also renews the hash.

@@ -68,8 +68,8 @@ async fn repeated_request_is_idempotent(app: &TestApp) {
 async fn invalid_requests_are_rejected(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let before = app.footprint().await;
-    let nobody = "01900000-0000-7000-8000-000000000000";
-    ada.post(REQUESTS, json!({ "to": { "user_id": nobody } })).await.expect_problem(404, "not_found");
+    let unknown = "01900000-0000-7000-8000-000000000000";
+    ada.post(REQUESTS, json!({ "to": { "user_id": unknown } })).await.expect_problem(404, "not_found");
     let table = [
         (json!({ "to": { "user_id": ada.id } }), "/to", "self"),
         (json!({ "to": { "user_id": "somebody" } }), "/to/user_id", "invalid"),

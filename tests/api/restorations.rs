@@ -46,20 +46,20 @@ async fn restoration_window_ends_after_thirty_days(app: &TestApp) {
     for (after, comes_back) in
         [(days(30) - MILLISECOND, true), (days(30), true), (days(30) + MILLISECOND, false)]
     {
-        for upkeep in [false, true] {
+        for runs_maintenance in [false, true] {
             for crossing in [false, true] {
-                cases.push((after, comes_back, upkeep, crossing));
+                cases.push((after, comes_back, runs_maintenance, crossing));
             }
         }
     }
-    for (n, (after, comes_back, upkeep, crossing)) in cases.into_iter().enumerate() {
+    for (n, (after, comes_back, runs_maintenance, crossing)) in cases.into_iter().enumerate() {
         let (ada, ben) = (app.user(&format!("ada{n}")).await, app.user(&format!("ben{n}")).await);
         let first = ben.partners().accept(&ada.partners().ask(&ben).await).await;
         ada.partners().break_up().await;
         app.advance(days(20));
         let request = ben.partners().ask(&ada).await;
         app.advance(after - days(20));
-        if upkeep {
+        if runs_maintenance {
             app.run_maintenance().await;
         }
         let until = ada.get(&format!("{REQUESTS}?direction=incoming&limit=1")).await.expect(200);
@@ -69,7 +69,7 @@ async fn restoration_window_ends_after_thirty_days(app: &TestApp) {
         } else {
             ada.partners().accept(&request).await
         };
-        let what = format!("after {after:?}, upkeep {upkeep}, crossing {crossing}");
+        let what = format!("after {after:?}, maintenance {runs_maintenance}, crossing {crossing}");
         assert_eq!(second["id"] == first["id"], comes_back, "{what}");
         assert_eq!(second["restorations"], i64::from(comes_back), "{what}");
         let restored_at = if comes_back { json!(app.now()) } else { Value::Null };

@@ -183,8 +183,8 @@ async fn stale_schedule_edit_is_rejected(app: &TestApp) {
     let absent = send(&meant_for, Method::PUT, "other", &body("@daily")).await;
     absent.expect_problem(412, "precondition_failed");
     assert_eq!(app.footprint().await, footprint);
-    let anew = put(&admin, "nightly", body("@every 1h")).await;
-    assert_eq!(anew["upcoming"][0], after(app, 1), "other times begin now");
+    let rescheduled = put(&admin, "nightly", body("@every 1h")).await;
+    assert_eq!(rescheduled["upcoming"][0], after(app, 1), "other times begin now");
 }
 
 async fn schedule_runs_once_across_nodes(app: &TestApp) {

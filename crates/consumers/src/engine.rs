@@ -215,7 +215,7 @@ impl<W: Transactions> Consumers<W> {
         supervise(stopped.clone(), start, panicked).await;
     }
 
-    /// Keeps the task alive that delivers to one consumer. After a panic the lease is given up, so that another node can
+    /// Keeps the task alive that delivers to one consumer. After a panic the lease is released, so that another node can
     /// deliver to it, at the latest after the lease has expired.
     async fn supervise_delivery(
         self,
@@ -266,7 +266,7 @@ impl<W: Transactions> Consumers<W> {
         leased: Arc<watch::Sender<BTreeSet<usize>>>,
         mut stopped: watch::Receiver<bool>,
     ) {
-        let mut bell = self.transactions.store().listen(WAKE_UP);
+        let mut listener = self.transactions.store().listen(WAKE_UP);
         let (mut sampled_at, mut declared_at) = (None, Instant::now());
         while !*stopped.borrow() {
             match self.acquire_leases().await {
@@ -285,7 +285,7 @@ impl<W: Transactions> Consumers<W> {
             }
             tokio::select! {
                 () = tokio::time::sleep(RENEW_INTERVAL.max(self.poll_interval)) => {}
-                () = bell.notified() => {}
+                () = listener.notified() => {}
                 () = self.set.renewal.notified() => {}
                 _ = stopped.changed() => {}
             }
@@ -316,12 +316,12 @@ impl<W: Transactions> Consumers<W> {
         mut stopped: watch::Receiver<bool>,
     ) {
         let store = self.transactions.store().clone();
-        let (mut head, mut bell) = (store.head(), store.listen(WAKE_UP));
+        let (mut head, mut listener) = (store.head(), store.listen(WAKE_UP));
         let mut state = FollowState::default();
         while !*stopped.borrow() {
             // Marked before the step, so that an event that arrives meanwhile is not missed.
             head.mark_unchanged();
-            bell.discard_pending();
+            listener.discard_pending();
             let is_leased = leases.borrow_and_update().contains(&index);
             let pause = match is_leased {
                 true => self.step(index, &mut delivery, &mut state).await,
@@ -334,7 +334,7 @@ impl<W: Transactions> Consumers<W> {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = wait_for_head(&mut head, state.skipped_last), if wakes_at_head => {}
-                () = bell.notified() => {}
+                () = listener.notified() => {}
                 changed = leases.changed() => if changed.is_err() { return },
                 _ = stopped.changed() => {}
             }
@@ -358,7 +358,7 @@ impl<W: Transactions> Consumers<W> {
                 let until = until.map_or(self.poll_interval, |until| until.since(now));
                 until.clamp(MIN_PAUSE, self.poll_interval)
             }
-            // The lease has just been given up or lost; the next renewal tells.
+            // The lease has just been released or lost; the next renewal finds out.
             Ok(Progress::NotOwner) => RENEW_INTERVAL,
             Ok(Progress::Outdated) => OUTDATED_PAUSE,
             Err(error) => {

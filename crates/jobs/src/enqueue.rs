@@ -57,7 +57,7 @@ pub fn enqueue_all<J: Borrow<NewJob>>(
     let plain: Vec<_> = jobs.iter().copied().filter(|job| job.is_plain()).collect();
     let mut ids = rows::live::insert_many(tx, &plain, now)?.into_iter();
     let mut enqueued = Vec::with_capacity(jobs.len());
-    let mut rung: Option<&str> = None;
+    let mut notified_queue: Option<&str> = None;
     for job in jobs {
         if !job.is_plain() {
             enqueued.push(enqueue_locked(tx, now, job)?);
@@ -65,9 +65,9 @@ pub fn enqueue_all<J: Borrow<NewJob>>(
         }
         let id = ids.next().ok_or_else(|| Error::fault("fewer jobs were inserted than requested"))?;
         enqueued.push(Enqueued { id, is_existing: false });
-        if rung != Some(&job.queue) {
+        if notified_queue != Some(&job.queue) {
             tx.notify(queue_channel(&job.queue));
-            rung = Some(&job.queue);
+            notified_queue = Some(&job.queue);
         }
     }
     Ok(enqueued)

@@ -227,7 +227,7 @@ pub enum CancelOutcome {
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
 pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOutcome, Error> {
-    let taken_back = match rows::live::request_cancel(tx, job, ctx.now)? {
+    let cancelled = match rows::live::request_cancel(tx, job, ctx.now)? {
         Some(JobState::Running) => {
             tx.notify(CANCEL_CHANNEL);
             return Ok(CancelOutcome::Requested);
@@ -235,7 +235,7 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOut
         Some(_) => cancel_waiting(tx, job, why, ctx.now)?,
         None => None,
     };
-    let Some((unique_key, is_awaited)) = taken_back else {
+    let Some((unique_key, is_awaited)) = cancelled else {
         let known =
             rows::ended::find_dead(tx, job)?.is_some() || rows::ended::find_in_history(tx, job)?.is_some();
         return Ok(if known { CancelOutcome::AlreadyEnded } else { CancelOutcome::Unknown });

@@ -150,8 +150,9 @@ impl Jobs {
         runtime.spawn(async move {
             while let Some(jobs) = engine.upgrade().map(Self) {
                 let (ctx, queue) = (jobs.ctx(), queue.clone());
-                let give_back = move |tx: &Tx<'_>| finish::return_claim(tx, &ctx.refreshed(), &queue, token);
-                let Err(error) = jobs.db().write(give_back).await else { return };
+                let return_claim =
+                    move |tx: &Tx<'_>| finish::return_claim(tx, &ctx.refreshed(), &queue, token);
+                let Err(error) = jobs.db().write(return_claim).await else { return };
                 tracing::warn!(%error, "cannot release claimed jobs; retrying");
                 drop(jobs);
                 tokio::time::sleep(FAILURE_DELAY).await;

@@ -99,8 +99,8 @@ impl LeasedClaim {
     pub async fn return_to_queue(mut self) -> Result<(), Error> {
         let Some(token) = self.claim.jobs.first().map(|job| job.token) else { return Ok(()) };
         let (ctx, queue) = (self.jobs.ctx(), self.queue.clone());
-        let give_back = move |tx: &Tx<'_>| finish::return_claim(tx, &ctx.refreshed(), &queue, token);
-        self.jobs.db().write(give_back).await?;
+        let return_claim = move |tx: &Tx<'_>| finish::return_claim(tx, &ctx.refreshed(), &queue, token);
+        self.jobs.db().write(return_claim).await?;
         self.claim.jobs.clear();
         Ok(())
     }

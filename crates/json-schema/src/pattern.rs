@@ -86,7 +86,7 @@ struct Simulation<'n> {
     text: &'n [u8],
     /// States that consume a byte.
     active: Vec<StateID>,
-    spare: Vec<StateID>,
+    recycled: Vec<StateID>,
     /// For each state, the step at which it was last added.
     added: Vec<u32>,
     step: u32,
@@ -101,7 +101,7 @@ impl<'n> Simulation<'n> {
             nfa,
             text,
             active: Vec::new(),
-            spare: Vec::new(),
+            recycled: Vec::new(),
             added,
             step: 1,
             matched: false,
@@ -111,12 +111,12 @@ impl<'n> Simulation<'n> {
 
     fn begin_step(&mut self) -> Vec<StateID> {
         self.step += 1;
-        std::mem::replace(&mut self.active, std::mem::take(&mut self.spare))
+        std::mem::replace(&mut self.active, std::mem::take(&mut self.recycled))
     }
 
     fn reuse(&mut self, mut states: Vec<StateID>) {
         states.clear();
-        self.spare = states;
+        self.recycled = states;
     }
 
     /// Adds a state and all states reachable from it without consuming a byte.

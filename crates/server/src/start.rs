@@ -93,8 +93,8 @@ fn grace(config: &Config) -> Duration {
 ///
 /// # Errors
 /// Returns [`StartError`] with a one-sentence message.
-pub async fn start(config: Config, seams: TestOverrides) -> Result<Running, StartError> {
-    let app = open(config, seams).await?;
+pub async fn start(config: Config, overrides: TestOverrides) -> Result<Running, StartError> {
+    let app = open(config, overrides).await?;
     let db = app.db.clone();
     match serve(app).await {
         Ok(running) => Ok(running),
@@ -110,15 +110,15 @@ pub async fn start(config: Config, seams: TestOverrides) -> Result<Running, Star
 ///
 /// # Errors
 /// Returns [`StartError`] with a one-sentence message.
-pub(crate) async fn open(mut config: Config, seams: TestOverrides) -> Result<App, StartError> {
+pub(crate) async fn open(mut config: Config, overrides: TestOverrides) -> Result<App, StartError> {
     // Checked before the database is touched.
     modules::served(&config)?;
-    let random = seams.sources.as_ref().map(|sources| Arc::clone(&sources.random));
+    let random = overrides.sources.as_ref().map(|sources| Arc::clone(&sources.random));
     config.fill_development_secrets(&*random.unwrap_or_else(|| Arc::new(SystemRandom)))?;
-    let options = StoreOptions { runs_twice: seams.rehearse, ..config.store_options() };
+    let options = StoreOptions { runs_twice: overrides.rehearse, ..config.store_options() };
     migrate_if_allowed(&config, &options).await?;
     let db = Store::open(options).await?;
-    match open_on(db.clone(), config, seams).await {
+    match open_on(db.clone(), config, overrides).await {
         Ok(app) => Ok(app),
         Err(error) => {
             db.close().await;
@@ -127,8 +127,8 @@ pub(crate) async fn open(mut config: Config, seams: TestOverrides) -> Result<App
     }
 }
 
-async fn open_on(db: Store, config: Config, seams: TestOverrides) -> Result<App, StartError> {
-    let (sources, clock) = match seams.sources {
+async fn open_on(db: Store, config: Config, overrides: TestOverrides) -> Result<App, StartError> {
+    let (sources, clock) = match overrides.sources {
         Some(sources) => (sources, None),
         None => {
             let clock = Arc::new(NodeClock::start(&db).await.map_err(AppError::from)?);
@@ -144,7 +144,7 @@ async fn open_on(db: Store, config: Config, seams: TestOverrides) -> Result<App,
     };
     let program =
         Program { modules: modules::served(&config)?, installed: MODULES, build: env!("KITH_BUILD") };
-    Ok(App::new(db, config, sources, clock, ahead, seams.log_level, program).await?)
+    Ok(App::new(db, config, sources, clock, ahead, overrides.log_level, program).await?)
 }
 
 async fn serve(app: App) -> Result<Running, StartError> {

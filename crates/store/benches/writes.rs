@@ -62,8 +62,8 @@ async fn pair<A: Future<Output = Rate>, B: Future<Output = Rate>>(
         ratios.push(ours / bare);
     }
     ratios.sort_by(f64::total_cmp);
-    let (least, median, most) = (ratios[0], ratios[PAIRS / 2], ratios[PAIRS - 1]);
-    println!("{name}: median ratio {median:.2} ({least:.2} to {most:.2})");
+    let (min, median, max) = (ratios[0], ratios[PAIRS / 2], ratios[PAIRS - 1]);
+    println!("{name}: median ratio {median:.2} ({min:.2} to {max:.2})");
 }
 
 /// Calls `work` from 64 tasks until the time is over.

@@ -1,5 +1,5 @@
 //! Head of the audit chain, stored outside the database. It detects a chain that was truncated, emptied,
-//! sealed anew or restored from an earlier state.
+//! resealed or restored from an earlier state.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};

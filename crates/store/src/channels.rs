@@ -64,7 +64,7 @@ impl Channels {
     pub fn listen(&self, name: &str) -> ChannelListener {
         let mut listened = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         if listened.all.len() >= listened.limit {
-            listened.all.retain(|_, bell| bell.receiver_count() > 0);
+            listened.all.retain(|_, sender| sender.receiver_count() > 0);
             listened.limit = (listened.all.len() * 2).max(MIN_CLEANUP_CHANNELS);
         }
         ChannelListener(listened.all.entry(name.to_owned()).or_default().subscribe())
@@ -73,8 +73,8 @@ impl Channels {
     /// Wakes the listeners on this node.
     pub fn notify(&self, name: &str) {
         let listened = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bell) = listened.all.get(name) {
-            bell.send_modify(|rings| *rings = rings.wrapping_add(1));
+        if let Some(sender) = listened.all.get(name) {
+            sender.send_modify(|version| *version = version.wrapping_add(1));
         }
     }
 
@@ -93,13 +93,14 @@ impl Channels {
     pub fn announcement(&self) -> String {
         let names = std::mem::take(&mut *self.unannounced.lock().unwrap_or_else(PoisonError::into_inner));
         let notify =
-            |name: &String| format!("NOTIFY kith, 'bell {:x} {}';", self.node, name.replace('\'', "''"));
+            |name: &String| format!("NOTIFY kith, 'channel {:x} {}';", self.node, name.replace('\'', "''"));
         names.iter().map(notify).collect()
     }
 
     /// Handles a payload from another node. Returns false if it is not a channel notification.
     pub fn handle_payload(&self, payload: &str) -> bool {
-        let Some((node, name)) = payload.strip_prefix("bell ").and_then(|rest| rest.split_once(' ')) else {
+        let Some((node, name)) = payload.strip_prefix("channel ").and_then(|rest| rest.split_once(' '))
+        else {
             return false;
         };
         if node != format!("{:x}", self.node) {
@@ -115,24 +116,24 @@ mod tests {
 
     #[test]
     fn channels_without_listeners_are_removed() {
-        let bells = Channels::default();
-        let kept: Vec<_> = (0..10).map(|n| bells.listen(&format!("kept/{n}"))).collect();
+        let channels = Channels::default();
+        let listeners: Vec<_> = (0..10).map(|n| channels.listen(&format!("kept/{n}"))).collect();
         for n in 0..10_000 {
-            drop(bells.listen(&format!("jobs/progress/{n}")));
+            drop(channels.listen(&format!("jobs/progress/{n}")));
         }
-        assert!(bells.listeners.lock().unwrap().all.len() < 1_000);
-        bells.notify("kept/3");
-        let heard: Vec<_> = kept.iter().map(|bell| bell.0.has_changed().unwrap()).collect();
-        assert_eq!(heard.iter().filter(|heard| **heard).count(), 1, "the listener is still notified");
+        assert!(channels.listeners.lock().unwrap().all.len() < 1_000);
+        channels.notify("kept/3");
+        let changed: Vec<_> = listeners.iter().map(|listener| listener.0.has_changed().unwrap()).collect();
+        assert_eq!(changed.iter().filter(|changed| **changed).count(), 1, "the listener is still notified");
     }
 
     #[test]
     fn unsent_announcements_are_bounded() {
-        let bells = Channels::default();
+        let channels = Channels::default();
         for n in 0..100_000 {
-            bells.notify_all_nodes(&BTreeSet::from([format!("jobs/progress/{n}")]));
+            channels.notify_all_nodes(&BTreeSet::from([format!("jobs/progress/{n}")]));
         }
-        let announced = bells.announcement().matches("NOTIFY").count();
+        let announced = channels.announcement().matches("NOTIFY").count();
         assert!((1_000..=10_000).contains(&announced), "{announced}");
     }
 }

@@ -56,21 +56,21 @@ impl Store {
     fn statement_facts(&self) -> Value {
         let mut all = self.statements().snapshot();
         all.retain(|(_, times)| times.count > 0);
-        let told = |(sql, times): &(&str, StatementTimes)| {
+        let to_json = |(sql, times): &(&str, StatementTimes)| {
             json!({
                 "statement": sql.split_whitespace().collect::<Vec<_>>().join(" "),
                 "count": times.count,
                 "total_us": times.total_us,
                 "mean_us": times.total_us / times.count.max(1),
                 "p95_us": times.p95_us(),
-                "most_us": times.max_us,
+                "max_us": times.max_us,
                 "above_100_ms": times.above(STATEMENT_BUCKETS_US[9]),
             })
         };
         all.sort_by_key(|(_, times)| std::cmp::Reverse(times.total_us));
-        let by_total_time: Vec<_> = all.iter().take(MAX_LISTED_STATEMENTS).map(told).collect();
+        let by_total_time: Vec<_> = all.iter().take(MAX_LISTED_STATEMENTS).map(to_json).collect();
         all.sort_by_key(|(_, times)| std::cmp::Reverse(times.p95_us()));
-        let slowest: Vec<_> = all.iter().take(MAX_LISTED_STATEMENTS).map(told).collect();
+        let slowest: Vec<_> = all.iter().take(MAX_LISTED_STATEMENTS).map(to_json).collect();
         json!({ "known": all.len(), "by_total_time": by_total_time, "slowest": slowest })
     }
 }

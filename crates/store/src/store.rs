@@ -291,8 +291,8 @@ impl Store {
     /// Returns a listener on the channel `name`: see [`Tx::notify`].
     pub fn listen(&self, name: &str) -> ChannelListener {
         match &*self.engine {
-            Engine::Sqlite(engine) => engine.bells().listen(name),
-            Engine::Postgres(engine) => engine.bells().listen(name),
+            Engine::Sqlite(engine) => engine.channels().listen(name),
+            Engine::Postgres(engine) => engine.channels().listen(name),
         }
     }
 

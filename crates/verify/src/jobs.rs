@@ -63,10 +63,10 @@ impl Queue {
             .ok_or_else(|| Shortfall::fails("the response to enqueuing a job has no id".to_owned()))
     }
 
-    /// Claims up to `most` jobs.
-    async fn claim(&self, most: i64) -> Result<Vec<Lease>, Shortfall> {
+    /// Claims up to `limit` jobs.
+    async fn claim(&self, limit: i64) -> Result<Vec<Lease>, Shortfall> {
         let path = format!("/api/v1/queues/{}/claim", self.name);
-        let body = json!({ "worker": "kith verify", "limit": most, "lease_ms": 30_000 });
+        let body = json!({ "worker": "kith verify", "limit": limit, "lease_ms": 30_000 });
         let response = self.admin.post(&path, body).await?.expect(200)?.json();
         let jobs = response["jobs"].as_array().cloned().unwrap_or_default();
         let read = |job: &Value| Lease {

@@ -179,12 +179,12 @@ fn impossible_history_is_rejected() {
     let sent = |id: &str| OperationResult::Sent(id.to_owned());
     let accept = |user, id: &str| ClientOperation::Accept { user, request: id.to_owned() };
     let send = |from, to| ClientOperation::Send { from, to };
-    let both = |second_told: OperationResult, second_began| {
+    let both = |second_result: OperationResult, second_began| {
         vec![
             call(0, 1, send(0, 1), sent("a")),
             call(2, 3, send(2, 1), sent("b")),
             call(4, 7, accept(1, "a"), OperationResult::Accepted),
-            call(second_began, 8, accept(1, "b"), second_told),
+            call(second_began, 8, accept(1, "b"), second_result),
         ]
     };
     assert!(is_linearizable(&both(OperationResult::NotPending, 5)));

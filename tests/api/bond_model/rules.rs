@@ -54,7 +54,7 @@ impl Model {
         addressing: &Addressing,
         message: Option<&str>,
     ) -> Expected {
-        let Some(to) = to else { return self.send_to_nobody(from, addressing, message) };
+        let Some(to) = to else { return self.send_to_unknown_user(from, addressing, message) };
         match addressing {
             Addressing::Invite(invite) => self.redeem(from, *invite, message),
             _ if from == to => INVALID,
@@ -109,7 +109,12 @@ impl Model {
         Expected::Request(201, at, from)
     }
 
-    fn send_to_nobody(&mut self, from: usize, addressing: &Addressing, message: Option<&str>) -> Expected {
+    fn send_to_unknown_user(
+        &mut self,
+        from: usize,
+        addressing: &Addressing,
+        message: Option<&str>,
+    ) -> Expected {
         let Addressing::Address(address) = addressing else {
             return self.answer_bonded(from, message, |_| false).unwrap_or(NOT_FOUND);
         };
@@ -312,8 +317,8 @@ impl Model {
 
     pub fn add_refusal(&mut self, at: usize, to: usize, rejected: bool, now: Timestamp) {
         let request = &self.requests[at];
-        let rung = (request.from, to, request.address.is_some());
-        let counter = self.refusal_counters.entry(rung).or_default();
+        let key = (request.from, to, request.address.is_some());
+        let counter = self.refusal_counters.entry(key).or_default();
         if counter.is_forgotten(now) {
             *counter = RefusalCounter::default();
         }

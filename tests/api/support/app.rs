@@ -65,10 +65,11 @@ impl TestApp {
                 ids: Arc::new(TimeOrderedIds::new(SystemRandom)),
                 random: Arc::new(SystemRandom),
             };
-            let seams = TestOverrides { sources: Some(sources), rehearse: true, ..TestOverrides::default() };
+            let overrides =
+                TestOverrides { sources: Some(sources), rehearse: true, ..TestOverrides::default() };
             let mut config = config(&database, folder.path());
             change(&mut config);
-            nodes.push(kith::start(config, seams).await.expect("a server"));
+            nodes.push(kith::start(config, overrides).await.expect("a server"));
         }
         let client = Client::new(nodes.iter().map(|node| node.addr).collect::<Vec<_>>());
         Self { client, clock, nodes, database, _folder: folder }

@@ -46,13 +46,13 @@ impl Browser {
         command.args(["--lang=en-GB"]).env("LANGUAGE", "en_GB").env("TZ", "UTC");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a browser");
         let commands = child.stdin.take().expect("its commands");
-        let (heard, messages) = channel();
+        let (sender, messages) = channel();
         let responses = BufReader::new(child.stdout.take().expect("its answers"));
         std::thread::spawn(move || {
             for message in responses.split(0).map_while(Result::ok) {
                 let message = serde_json::from_slice(&message).expect("JSON");
                 // The receiver may have been dropped.
-                drop(heard.send(message));
+                drop(sender.send(message));
             }
         });
         let mut browser =

@@ -260,8 +260,8 @@ pub const TWINS: &[Twin] = &[
         row: "API-06",
         fault_description: "behind a proxy that replaces request ids",
         fault: InjectedFault::Response(|_, response| {
-            let made_up = HeaderValue::from_static("set-by-the-proxy");
-            response.headers.insert(HeaderName::from_static("x-request-id"), made_up);
+            let request_id = HeaderValue::from_static("set-by-the-proxy");
+            response.headers.insert(HeaderName::from_static("x-request-id"), request_id);
         }),
     },
     Twin {

@@ -267,7 +267,7 @@ fn request_by_email_reaches_discoverable_users_only() {
     let live = || Some(request(RequestStatus::Pending, BEFORE));
     assert_eq!(reaches(&context(ADA, None)), "them");
     assert_eq!(reaches(&context(BEN, live())), "crossed");
-    for nobody in [
+    for context_without_reach in [
         SendContext { discoverable_by_email: false, ..context(ADA, None) },
         SendContext { discoverable_by_email: false, ..context(BEN, live()) },
         SendContext { recipient: None, ..context(ADA, None) },
@@ -278,6 +278,6 @@ fn request_by_email_reaches_discoverable_users_only() {
         },
         context(ADA, live()),
     ] {
-        assert_eq!(reaches(&nobody), "nobody", "{nobody:?}");
+        assert_eq!(reaches(&context_without_reach), "nobody", "{context_without_reach:?}");
     }
 }

@@ -93,7 +93,7 @@ async fn another_node_takes_over_from_a_delivery_that_panics(node: Node) {
     wait(&node, &[1]).await;
     let taking_over = other.consumers(&recorders()).start();
     node.on.panic_next(usize::MAX);
-    // The clock stands still: only a lease that was given up can be taken.
+    // The clock stands still: only a released lease can be acquired.
     node.emit("thing.done", &[1]).await;
     wait(&node, &[1, 2]).await;
     running.stop().await;

@@ -117,10 +117,10 @@ impl Process {
             .spawn();
         let mut child = child.unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (told, batches) = mpsc::channel();
+        let (sender, batches) = mpsc::channel();
         std::thread::spawn(move || {
             let batches = lines.map_while(Result::ok).filter(|line| line == BATCH_LINE);
-            let _ = batches.map(|_| told.send(())).all(|sent| sent.is_ok());
+            let _ = batches.map(|_| sender.send(())).all(|sent| sent.is_ok());
         });
         Self { child, batches }
     }

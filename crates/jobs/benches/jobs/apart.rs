@@ -35,10 +35,10 @@ impl Process {
             return Err("a worker process did not become ready".into());
         }
         let ran = Arc::new(AtomicU64::new(0));
-        let told = Arc::clone(&ran);
+        let ran_count = Arc::clone(&ran);
         tokio::spawn(async move {
             while let Ok(Some(line)) = said.next_line().await {
-                told.store(line.parse().unwrap_or(0), Ordering::Relaxed);
+                ran_count.store(line.parse().unwrap_or(0), Ordering::Relaxed);
             }
         });
         Ok(Self { child, orders, ran })

@@ -71,7 +71,7 @@ async fn oldest_snapshot_age(engine: &Engine) -> Result<Option<i64>, Error> {
 
 async fn explain(engine: &Engine, mark: i64) -> Result<Vec<String>, Error> {
     let plan = Arc::new(Mutex::new(Vec::new()));
-    let told = Arc::clone(&plan);
+    let captured = Arc::clone(&plan);
     let undone = "explained";
     let explained = move |tx: &Tx<'_>| -> Result<(), StoreError> {
         let priorities: Vec<_> = (0..=MAX_PRIORITY).collect();
@@ -81,7 +81,7 @@ async fn explain(engine: &Engine, mark: i64) -> Result<Vec<String>, Error> {
         let lines = tx.all_for_engine(&claim, params![wall(), 0_i64, QUEUE, 500_i64], &lanes, |row| {
             row.get::<String>(0)
         })?;
-        *told.lock().unwrap_or_else(PoisonError::into_inner) = lines;
+        *captured.lock().unwrap_or_else(PoisonError::into_inner) = lines;
         // The error rolls back the explained claim.
         Err(StoreError::fault(undone))
     };

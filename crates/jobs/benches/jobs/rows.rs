@@ -129,8 +129,8 @@ impl StartTimes {
 pub async fn latency(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     engine.warm_up().await?;
     let starts = StartTimes::new(jobs);
-    let told = Arc::clone(&starts);
-    let (workers, ran) = engine.work(move |n| told.start(n)).await?;
+    let recorded = Arc::clone(&starts);
+    let (workers, ran) = engine.work(move |n| recorded.start(n)).await?;
     pause(300).await;
     let (began, mut n, mut calls) = (now(), 0, JoinSet::new());
     while n < jobs {
@@ -164,10 +164,10 @@ pub async fn due(engine: &Engine, jobs: u64) -> Result<Value, Error> {
     let per_s = rate(sample, began);
     let at = wall() + Duration::from_secs(3) + Duration::from_secs_f64(2.0 * jobs as f64 / per_s);
     let starts = StartTimes::new(jobs.min(100_000));
-    let told = Arc::clone(&starts);
+    let recorded = Arc::clone(&starts);
     let on_run = move |n: u64| {
         if n >= FIRST_URGENT {
-            told.start(n - FIRST_URGENT);
+            recorded.start(n - FIRST_URGENT);
         }
     };
     let (workers, ran) = engine.work(on_run).await?;

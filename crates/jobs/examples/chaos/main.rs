@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 }
 
 /// Runs the command line: `--do migrate|enqueue|work|both|look|backends|terminate`, `--data FOLDER` or
-/// `--database URL`; to enqueue `--from N --rate JOBS_PER_S`, to work `--concurrency N --most-ms MS`.
+/// `--database URL`; to enqueue `--from N --rate JOBS_PER_S`, to work `--concurrency N --max-ms MS`.
 async fn run_command() -> Result<(), Failure> {
     let words: Vec<_> = env::args().skip(1).collect();
     let all: HashMap<_, _> = words.chunks_exact(2).map(|pair| (&*pair[0], &*pair[1])).collect();
@@ -90,13 +90,13 @@ async fn run_command() -> Result<(), Failure> {
             read_commands(&jobs, enqueuers, &pause).await
         }
         "work" => {
-            let workers = work(&jobs, number("--concurrency")?, number("--most-ms")?).await?;
+            let workers = work(&jobs, number("--concurrency")?, number("--max-ms")?).await?;
             read_commands(&jobs, JoinSet::new(), &pause).await?;
             leave(workers).await;
             Ok(())
         }
         "both" => {
-            let workers = work(&jobs, number("--concurrency")?, number("--most-ms")?).await?;
+            let workers = work(&jobs, number("--concurrency")?, number("--max-ms")?).await?;
             let enqueuers = enqueue(&jobs, number("--from")?, number("--rate")?, &paused);
             read_commands(&jobs, enqueuers, &pause).await?;
             leave(workers).await;
@@ -181,14 +181,14 @@ fn enqueue(jobs: &Jobs, from: u64, per_s: u64, paused: &watch::Receiver<bool>) -
     callers
 }
 
-async fn work(jobs: &Jobs, concurrency: u64, most_ms: u64) -> Result<Workers, Failure> {
+async fn work(jobs: &Jobs, concurrency: u64, max_ms: u64) -> Result<Workers, Failure> {
     let engine = jobs.clone();
     let handler = Handler::new(KIND, move |run| {
         let engine = engine.clone();
         async move {
             let (job, attempt) = (run.id, run.attempt);
             println!("b {job} {attempt} {}", run.ctx.refreshed().now.as_millis());
-            let done = effect(&engine, &run, most_ms).await;
+            let done = effect(&engine, &run, max_ms).await;
             println!("e {job} {attempt} {}", run.ctx.refreshed().now.as_millis());
             done
         }
@@ -201,11 +201,11 @@ async fn work(jobs: &Jobs, concurrency: u64, most_ms: u64) -> Result<Workers, Fa
 }
 
 /// Sleeps for some time, then applies the effect unless it has already happened.
-async fn effect(jobs: &Jobs, run: &AttemptContext, most_ms: u64) -> Result<JobOutput, JobError> {
+async fn effect(jobs: &Jobs, run: &AttemptContext, max_ms: u64) -> Result<JobOutput, JobError> {
     let n: i64 = run.payload.parse().map_err(JobError::discard)?;
     // Knuth's multiplicative hash: as good as random, and the same in each run.
     let draw = (run.id as u64).wrapping_mul(2_654_435_761) >> 16;
-    tokio::time::sleep(Duration::from_millis(draw % most_ms.max(1))).await;
+    tokio::time::sleep(Duration::from_millis(draw % max_ms.max(1))).await;
     let job = run.id;
     let written = jobs.db().write(move |tx| {
         if tx.exec("INSERT INTO effects (n) VALUES ($1) ON CONFLICT DO NOTHING", params![n])? == 1 {

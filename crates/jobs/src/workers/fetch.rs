@@ -23,7 +23,7 @@ const FAILURE_DELAY: Duration = Duration::from_millis(500);
 
 pub(super) async fn fetch(shared: Arc<Shared>, share: QueueConcurrency) {
     let mut phase = shared.phase.subscribe();
-    let mut bell = shared.jobs.db().listen(&queue_channel(&share.queue));
+    let mut listener = shared.jobs.db().listen(&queue_channel(&share.queue));
     let lane = Arc::new(QueueRunner {
         may_run: Arc::new(Semaphore::new(share.concurrency)),
         share,
@@ -42,7 +42,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueConcurrency) {
             }
             continue;
         }
-        bell.discard_pending();
+        listener.discard_pending();
         let worker = lane.shared.worker.load(Ordering::Relaxed);
         match lane.shared.jobs.claim(&lane.share.queue, worker, room as i64).await {
             Ok(claim) => {
@@ -52,7 +52,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueConcurrency) {
                 if found == 0 {
                     let wait = wait(&lane, look_again_at);
                     tokio::select! {
-                        () = wait_for_notification(&mut bell, wait) => {}
+                        () = wait_for_notification(&mut listener, wait) => {}
                         _ = phase.changed() => {}
                     }
                 }
@@ -74,9 +74,9 @@ fn log_claim_error(error: &Error) {
     tracing::warn!(%error, "cannot claim jobs; retrying");
 }
 
-async fn wait_for_notification(bell: &mut ChannelListener, wait: Duration) {
+async fn wait_for_notification(listener: &mut ChannelListener, wait: Duration) {
     // A timeout is the normal end of this wait.
-    let _ = tokio::time::timeout(wait, bell.notified()).await;
+    let _ = tokio::time::timeout(wait, listener.notified()).await;
 }
 
 /// Returns the time until the next claim: the poll interval, or less if a job is due earlier.

@@ -256,12 +256,12 @@ async fn register(jobs: &Jobs, options: &WorkerOptions) -> Result<i64, Error> {
 
 /// Sends heartbeats and cancels the attempts that they return.
 async fn heartbeat(shared: Arc<Shared>) {
-    let mut bell = shared.jobs.db().listen(CANCEL_CHANNEL);
+    let mut listener = shared.jobs.db().listen(CANCEL_CHANNEL);
     let every = shared.options.lease / 3;
     loop {
         tokio::select! {
             () = tokio::time::sleep(every) => {}
-            () = bell.notified() => {}
+            () = listener.notified() => {}
         }
         let (running, deadlines) = (shared.list_running(), shared.unrecorded_deadlines());
         let worker = shared.worker.load(Ordering::SeqCst);

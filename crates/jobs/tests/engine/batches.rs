@@ -176,10 +176,10 @@ async fn jobs_that_end_together_settle_within_one_budget(engine: Engine) {
         notify_queue: None,
     };
     engine.jobs.report(Arc::new(claim.jobs.iter().map(report).collect())).await.unwrap();
-    let told = "SELECT COUNT(*) FROM job_waits WHERE state IS NOT NULL";
-    assert!((1..1_000).contains(&engine.count(told).await), "transactions are bounded");
+    let ended_dependencies = "SELECT COUNT(*) FROM job_waits WHERE state IS NOT NULL";
+    assert!((1..1_000).contains(&engine.count(ended_dependencies).await), "transactions are bounded");
     engine.jobs.run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
-    assert_eq!(engine.count(told).await, PARENTS * 400);
+    assert_eq!(engine.count(ended_dependencies).await, PARENTS * 400);
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 3").await, 0);
 }
 

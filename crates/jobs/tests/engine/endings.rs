@@ -33,8 +33,8 @@ async fn completed_job_is_in_history_with_result(engine: Engine) {
     let id = engine.add(1).await;
     engine.advance(seconds(1));
     let result = JobOutput { result: Some("{\"n\":1}".to_owned()) };
-    let told = engine.run_next(Ok(result)).await;
-    assert_eq!(told, Some((id, ReportOutcome::Finished(JobState::Completed))));
+    let outcome = engine.run_next(Ok(result)).await;
+    assert_eq!(outcome, Some((id, ReportOutcome::Finished(JobState::Completed))));
     let job = engine.job(id).await;
     assert_eq!((job.state, job.result.as_deref(), job.attempt), (JobState::Completed, Some("{\"n\":1}"), 1));
     assert_eq!(job.finished_at, Some(engine.ctx().now));
@@ -46,15 +46,15 @@ async fn failing_job_is_retried_with_backoff_then_dead(engine: Engine) {
     let policy = RetryPolicy::times(4).waiting(seconds(10), seconds(25));
     let id = engine.enqueue(work(1).retry(policy)).await.id;
     for (failure, full_s) in [(1, 10), (2, 20), (3, 25)] {
-        let (_, told) = engine.run_next(Err(JobError::retry("no luck"))).await.expect("it is due");
-        let ReportOutcome::Rescheduled(at) = told else { panic!("{told:?}") };
+        let (_, outcome) = engine.run_next(Err(JobError::retry("no luck"))).await.expect("it is due");
+        let ReportOutcome::Rescheduled(at) = outcome else { panic!("{outcome:?}") };
         let wait = at.since(engine.ctx().now);
         assert!(wait >= seconds(full_s) / 2 && wait <= seconds(full_s), "failure {failure}: {wait:?}");
         assert!(engine.run_next(done()).await.is_none(), "not before its time");
         engine.clock.set(at);
     }
-    let (_, told) = engine.run_next(Err(JobError::retry("at last"))).await.expect("it is due");
-    assert_eq!(told, ReportOutcome::Finished(JobState::Dead));
+    let (_, outcome) = engine.run_next(Err(JobError::retry("at last"))).await.expect("it is due");
+    assert_eq!(outcome, ReportOutcome::Finished(JobState::Dead));
     let job = engine.job(id).await;
     assert_eq!((job.state, job.failures), (JobState::Dead, 4));
     let errors: Vec<_> = job.errors.iter().map(|one| (one.attempt, &*one.error)).collect();
@@ -63,16 +63,16 @@ async fn failing_job_is_retried_with_backoff_then_dead(engine: Engine) {
 
 async fn discarded_job_is_dead_immediately(engine: Engine) {
     let id = engine.add(1).await;
-    let told = engine.run_next(Err(JobError::discard("makes no sense"))).await;
-    assert_eq!(told, Some((id, ReportOutcome::Finished(JobState::Dead))));
+    let outcome = engine.run_next(Err(JobError::discard("makes no sense"))).await;
+    assert_eq!(outcome, Some((id, ReportOutcome::Finished(JobState::Dead))));
     assert_eq!(engine.job(id).await.errors[0].error, "makes no sense");
 }
 
 async fn snooze_does_not_count_as_failure(engine: Engine) {
     let id = engine.enqueue(work(1).retry(RetryPolicy::NEVER)).await.id;
     for _ in 0..5 {
-        let told = engine.run_next(Err(JobError::Snooze(seconds(30)))).await.expect("it is due").1;
-        assert_eq!(told, ReportOutcome::Rescheduled(engine.ctx().now + seconds(30)));
+        let outcome = engine.run_next(Err(JobError::Snooze(seconds(30)))).await.expect("it is due").1;
+        assert_eq!(outcome, ReportOutcome::Rescheduled(engine.ctx().now + seconds(30)));
         engine.advance(seconds(30));
     }
     assert_eq!(engine.job(id).await.failures, 0);
@@ -82,8 +82,8 @@ async fn snooze_does_not_count_as_failure(engine: Engine) {
 async fn retry_in_counts_as_failure(engine: Engine) {
     let id = engine.enqueue(work(1).retry(RetryPolicy::times(2))).await.id;
     let error = || JobError::RetryIn { why: "429".to_owned(), wait: seconds(777) };
-    let told = engine.run_next(Err(error())).await;
-    assert_eq!(told, Some((id, ReportOutcome::Rescheduled(engine.ctx().now + seconds(777)))));
+    let outcome = engine.run_next(Err(error())).await;
+    assert_eq!(outcome, Some((id, ReportOutcome::Rescheduled(engine.ctx().now + seconds(777)))));
     engine.advance(seconds(777));
     assert_eq!(engine.run_next(Err(error())).await, Some((id, ReportOutcome::Finished(JobState::Dead))));
 }
@@ -133,9 +133,9 @@ async fn cancel_removes_waiting_job_and_requests_running_one(engine: Engine) {
     let worker = engine.worker().await;
     let job = engine.claim(worker, 1).await.jobs.remove(0);
     assert_eq!(take_back(running).await.unwrap(), CancelOutcome::Requested);
-    let heard = engine.jobs.heartbeat(worker).await.unwrap();
+    let heartbeat = engine.jobs.heartbeat(worker).await.unwrap();
     assert_eq!((job.id, job.attempt), (running, 1));
-    assert_eq!(heard, kith_jobs::HeartbeatOutcome::Alive { cancel: vec![job.as_attempt()] });
+    assert_eq!(heartbeat, kith_jobs::HeartbeatOutcome::Alive { cancel: vec![job.as_attempt()] });
     assert_eq!(
         engine.report(&job, Err(JobError::retry("stopped"))).await,
         ReportOutcome::Finished(JobState::Cancelled)
@@ -182,8 +182,8 @@ async fn retry_runs_job_from_any_state(engine: Engine) {
         engine.db().write(move |tx| retry(tx, &ctx, id))
     };
     let dead = engine.add(1).await;
-    let (_, told) = engine.run_next(Err(JobError::discard("no"))).await.unwrap();
-    assert_eq!(told, ReportOutcome::Finished(JobState::Dead));
+    let (_, outcome) = engine.run_next(Err(JobError::discard("no"))).await.unwrap();
+    assert_eq!(outcome, ReportOutcome::Finished(JobState::Dead));
     assert_eq!(again(dead).await.unwrap(), RetryOutcome::Revived);
     let worker = engine.worker().await;
     let revived = engine.claim(worker, 1).await.jobs.remove(0);
@@ -194,8 +194,8 @@ async fn retry_runs_job_from_any_state(engine: Engine) {
     );
     assert_eq!(again(dead).await.unwrap(), RetryOutcome::Live);
     engine.report(&revived, done()).await;
-    let RetryOutcome::Reenqueued(anew) = again(dead).await.unwrap() else { panic!("it had ended") };
-    assert_ne!(anew, dead);
+    let RetryOutcome::Reenqueued(reenqueued) = again(dead).await.unwrap() else { panic!("it had ended") };
+    assert_ne!(reenqueued, dead);
     assert_eq!(engine.numbers(5).await, [1]);
     let delayed = engine.enqueue(work(2).at(engine.ctx().now + seconds(500))).await.id;
     assert_eq!(again(delayed).await.unwrap(), RetryOutcome::MadeDue);
@@ -278,17 +278,17 @@ async fn reports_of_many_jobs_are_applied_together(engine: Engine) {
         notify_queue: None,
     };
     let reports = std::sync::Arc::new(claim.jobs.iter().map(report).collect::<Vec<_>>());
-    let told = engine.jobs.report(std::sync::Arc::clone(&reports)).await.unwrap();
-    for (told, one) in told.iter().zip(reports.iter()) {
+    let outcomes = engine.jobs.report(std::sync::Arc::clone(&reports)).await.unwrap();
+    for (outcome, one) in outcomes.iter().zip(reports.iter()) {
         match one.attempt.job % 3 {
-            0 => assert_eq!(*told, ReportOutcome::Finished(JobState::Completed)),
-            1 => assert!(matches!(told, ReportOutcome::Rescheduled(_))),
-            _ => assert_eq!(*told, ReportOutcome::Finished(JobState::Dead)),
+            0 => assert_eq!(*outcome, ReportOutcome::Finished(JobState::Completed)),
+            1 => assert!(matches!(outcome, ReportOutcome::Rescheduled(_))),
+            _ => assert_eq!(*outcome, ReportOutcome::Finished(JobState::Dead)),
         }
     }
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 1").await, 100);
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_history").await, 100);
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, 100);
     let again = engine.jobs.report(reports).await.unwrap();
-    assert!(again.iter().all(|told| *told == ReportOutcome::Stale), "{again:?}");
+    assert!(again.iter().all(|outcome| *outcome == ReportOutcome::Stale), "{again:?}");
 }

@@ -44,8 +44,8 @@ async fn long_failing_chain_settles_over_several_transactions(engine: Engine) {
     let waits = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1 - 1)
          INSERT INTO job_waits (awaited, waiter, on_failure) SELECT i, i + 1, 0 FROM n";
     insert(&engine, LINKS, waits).await;
-    let (_, told) = engine.run_next(Err(JobError::discard("no"))).await.unwrap();
-    assert_eq!(told, ReportOutcome::Finished(JobState::Dead));
+    let (_, outcome) = engine.run_next(Err(JobError::discard("no"))).await.unwrap();
+    assert_eq!(outcome, ReportOutcome::Finished(JobState::Dead));
     assert!(engine.count("SELECT COUNT(*) FROM job_dead").await < 1_000, "transactions are bounded");
     maintain(&engine).await;
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, LINKS);
@@ -58,11 +58,11 @@ async fn many_waiting_jobs_settle_over_several_transactions(engine: Engine) {
          INSERT INTO job_waits (awaited, waiter, on_failure) SELECT 1, i, 0 FROM n";
     insert(&engine, 2_001, waits).await;
     engine.run_next(Ok(JobOutput { result: Some("7".to_owned()) })).await.unwrap();
-    let told = "SELECT COUNT(*) FROM job_waits WHERE state = 4 AND result = '7'";
-    assert!((1..1_000).contains(&engine.count(told).await), "transactions are bounded");
+    let result_count = "SELECT COUNT(*) FROM job_waits WHERE state = 4 AND result = '7'";
+    assert!((1..1_000).contains(&engine.count(result_count).await), "transactions are bounded");
     maintain(&engine).await;
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 1").await, 2_000);
-    assert_eq!(engine.count(told).await, 2_000);
+    assert_eq!(engine.count(result_count).await, 2_000);
 }
 
 fn leaf(n: i64) -> Flow {

@@ -189,7 +189,7 @@ async fn pages_of_a_claim(engine: &Engine, mark: Option<i64>) -> Option<u64> {
     let now = engine.ctx().now;
     engine.jobs.enqueue_all((0..10).map(work).collect()).await.unwrap();
     let plan = Arc::new(Mutex::new(Vec::new()));
-    let told = Arc::clone(&plan);
+    let captured = Arc::clone(&plan);
     let explained = move |tx: &Tx<'_>| -> Result<(), Error> {
         let priorities: Vec<_> = (0..=MAX_PRIORITY).collect();
         let marks = vec![mark; priorities.len()];
@@ -199,7 +199,7 @@ async fn pages_of_a_claim(engine: &Engine, mark: Option<i64>) -> Option<u64> {
             tx.all_for_engine(&claim, params![now, 0_i64, "default", 10_i64, 1_i64, now], &lanes, |row| {
                 row.get::<String>(0)
             })?;
-        *told.lock().unwrap() = lines;
+        *captured.lock().unwrap() = lines;
         tx.exec("DELETE FROM jobs", params![])?;
         Ok(())
     };

@@ -62,7 +62,7 @@ struct Sequence {
     claims: Vec<ClaimedJob>,
     /// Completed jobs, with the number of acknowledged completions.
     acknowledged: BTreeMap<JobId, usize>,
-    told: Vec<String>,
+    steps: Vec<String>,
     /// Number of claims undone by crashes.
     undone: usize,
     /// Server to crash, in sequences with crashes. Declared last, so that it is dropped last.
@@ -114,7 +114,7 @@ impl Sequence {
         let at = self.now() + delay;
         let retry = RetryPolicy::times(ATTEMPTS).waiting(seconds(2), seconds(4));
         let id = self.node().enqueue(work(1).at(at).retry(retry)).await.unwrap().id;
-        self.told.push(format!("enqueue {id} in {delay:?}"));
+        self.steps.push(format!("enqueue {id} in {delay:?}"));
         let job = Job {
             at: ModelState::Waits(at),
             token: None,
@@ -128,7 +128,7 @@ impl Sequence {
 
     async fn register(&mut self) {
         let worker = self.node().register("in a story", false, LEASE).await.unwrap();
-        self.told.push(format!("worker {worker}"));
+        self.steps.push(format!("worker {worker}"));
         self.workers.insert(worker, self.now());
     }
 
@@ -138,7 +138,7 @@ impl Sequence {
         let (limit, now) = (1 + self.below(4) as i64, self.now());
         let claim = self.node().claim("default", worker, limit).await.unwrap();
         let got: Vec<_> = claim.jobs.iter().map(|job| job.id).collect();
-        self.told.push(format!("worker {worker} claims {limit}: {got:?}"));
+        self.steps.push(format!("worker {worker} claims {limit}: {got:?}"));
         let is_due = |job: &Job| matches!(job.at, ModelState::Waits(at) if at <= now);
         let due: BTreeSet<_> =
             self.jobs.iter().filter(|(_, job)| is_due(job) && job.crashes < 2).map(|(id, _)| *id).collect();
@@ -179,12 +179,12 @@ impl Sequence {
             JobError::Snooze(_) => "snoozed",
             _ => "discarded",
         });
-        let told = self.engine.report(&claimed, outcome).await;
-        self.told.push(format!("{id}/{} by {} is {kind}: {told:?}", claimed.attempt, claimed.worker));
+        let reported = self.engine.report(&claimed, outcome).await;
+        self.steps.push(format!("{id}/{} by {} is {kind}: {reported:?}", claimed.attempt, claimed.worker));
         let job = self.jobs.get_mut(&id).unwrap();
         let owns = job.at == ModelState::Runs { worker: claimed.worker } && job.token == Some(claimed.token);
         if !owns {
-            return assert_eq!(told, ReportOutcome::Stale);
+            return assert_eq!(reported, ReportOutcome::Stale);
         }
         let expected = match kind {
             "done" => JobState::Completed,
@@ -192,7 +192,7 @@ impl Sequence {
             "discarded" => JobState::Dead,
             "failed" if job.failures + 1 >= ATTEMPTS => JobState::Dead,
             again => {
-                let ReportOutcome::Rescheduled(at) = told else { panic!("{told:?}") };
+                let ReportOutcome::Rescheduled(at) = reported else { panic!("{reported:?}") };
                 if again == "failed" {
                     job.failures += 1;
                     job.crashes = 0;
@@ -204,7 +204,7 @@ impl Sequence {
                 return;
             }
         };
-        assert_eq!(told, ReportOutcome::Finished(expected));
+        assert_eq!(reported, ReportOutcome::Finished(expected));
         job.at = ModelState::Finished(expected);
         if kind == "done" {
             *self.acknowledged.entry(id).or_default() += 1;
@@ -215,14 +215,16 @@ impl Sequence {
         let all: BTreeSet<_> =
             self.claims.iter().map(|claimed| claimed.worker).chain(self.workers.keys().copied()).collect();
         let Some(worker) = self.pick(&all.into_iter().collect::<Vec<_>>()) else { return };
-        let heard = self.node().heartbeat(worker).await.unwrap();
-        self.told.push(format!("worker {worker} beats: {heard:?}"));
+        let heartbeat = self.node().heartbeat(worker).await.unwrap();
+        self.steps.push(format!("worker {worker} beats: {heartbeat:?}"));
         let now = self.now();
         match self.workers.get_mut(&worker) {
-            None => assert_eq!(heard, HeartbeatOutcome::Evicted),
+            None => assert_eq!(heartbeat, HeartbeatOutcome::Evicted),
             Some(last) => {
                 *last = now;
-                let HeartbeatOutcome::Alive { cancel } = heard else { panic!("it was not silent for long") };
+                let HeartbeatOutcome::Alive { cancel } = heartbeat else {
+                    panic!("it was not silent for long")
+                };
                 let asked: BTreeSet<_> = cancel.iter().map(|attempt| attempt.job).collect();
                 let expected: BTreeSet<_> = self
                     .jobs
@@ -237,7 +239,7 @@ impl Sequence {
 
     fn advance(&mut self) {
         let by = Duration::from_millis(self.below(5_000));
-        self.told.push(format!("{by:?} pass"));
+        self.steps.push(format!("{by:?} pass"));
         self.engine.advance(by);
     }
 
@@ -248,7 +250,7 @@ impl Sequence {
         let rescued = first.unwrap() + second.unwrap();
         let silent: Vec<_> =
             self.workers.iter().filter(|(_, last)| **last + LEASE < now).map(|(worker, _)| *worker).collect();
-        self.told.push(format!("{silent:?} are given up, {rescued} jobs are rescued"));
+        self.steps.push(format!("{silent:?} are evicted, {rescued} jobs are rescued"));
         let mut expected = 0;
         for worker in silent {
             self.workers.remove(&worker);
@@ -270,7 +272,7 @@ impl Sequence {
         let Some(id) = self.pick(&all).filter(|_| self.below(3) == 0) else { return };
         let ctx = self.engine.ctx();
         let outcome = self.engine.db().write(move |tx| cancel(tx, &ctx, id, "in a story")).await.unwrap();
-        self.told.push(format!("{id} is taken back: {outcome:?}"));
+        self.steps.push(format!("{id} is taken back: {outcome:?}"));
         let job = self.jobs.get_mut(&id).unwrap();
         match job.at {
             ModelState::Finished(_) => assert_eq!(outcome, CancelOutcome::AlreadyEnded),
@@ -315,7 +317,7 @@ impl Sequence {
             *last = beats[worker];
         }
         self.undone += undone.len();
-        self.told.push(format!("the database crashes; claims of {undone:?} are undone"));
+        self.steps.push(format!("the database crashes; claims of {undone:?} are undone"));
     }
 
     /// Lets the remaining workers continue until nothing is left to do.
@@ -330,15 +332,15 @@ impl Sequence {
             self.claim().await;
             let running: Vec<_> = self.claims.iter().rev().take(5).cloned().collect();
             for claimed in running {
-                let told = self.engine.report(&claimed, done()).await;
+                let reported = self.engine.report(&claimed, done()).await;
                 let job = self.jobs.get_mut(&claimed.id).unwrap();
                 if job.at == (ModelState::Runs { worker: claimed.worker }) && job.token == Some(claimed.token)
                 {
-                    assert_eq!(told, ReportOutcome::Finished(JobState::Completed));
+                    assert_eq!(reported, ReportOutcome::Finished(JobState::Completed));
                     job.at = ModelState::Finished(JobState::Completed);
                     *self.acknowledged.entry(claimed.id).or_default() += 1;
                 } else {
-                    assert_eq!(told, ReportOutcome::Stale);
+                    assert_eq!(reported, ReportOutcome::Stale);
                 }
             }
         }
@@ -386,14 +388,14 @@ async fn run_sequences(engine: Engine, server: Option<PostgresServer>, stories: 
         workers: BTreeMap::new(),
         claims: Vec::new(),
         acknowledged: BTreeMap::new(),
-        told: Vec::new(),
+        steps: Vec::new(),
         undone: 0,
         engine,
         server,
     };
     for n in seed..seed + stories {
         story.random = SeededRandom::new(n);
-        story.told.clear();
+        story.steps.clear();
         let (jobs, claims) = (story.jobs.len(), story.claims.len());
         let telling = async {
             for _ in 0..STEPS {
@@ -401,9 +403,9 @@ async fn run_sequences(engine: Engine, server: Option<PostgresServer>, stories: 
             }
             story.end().await;
         };
-        let told = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(telling)).await;
-        if told.is_err() {
-            panic!("the story of seed {n} went wrong after:\n{}", story.told.join("\n"));
+        let result = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(telling)).await;
+        if result.is_err() {
+            panic!("the story of seed {n} went wrong after:\n{}", story.steps.join("\n"));
         }
         assert!(story.jobs.len() > jobs && story.claims.len() > claims, "the story of seed {n} was empty");
         // Forget ended jobs, so that they do not slow down the next sequence.

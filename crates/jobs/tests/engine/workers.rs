@@ -111,7 +111,7 @@ async fn attempt_over_timeout_fails(engine: Engine) {
     let handler = Handler::new("work", |_: AttemptContext| std::future::pending());
     let workers = start(&engine, 4, vec![handler]).await;
     let id = engine.enqueue(work(1).retry(RetryPolicy::NEVER).timeout(Duration::from_millis(50))).await.id;
-    until("it is given up", async || engine.state(id).await == JobState::Dead).await;
+    until("it is dead", async || engine.state(id).await == JobState::Dead).await;
     assert!(engine.job(id).await.errors[0].error.contains("timeout"));
     workers.stop().await;
 }
@@ -187,14 +187,14 @@ async fn start_without_grace(
 }
 
 async fn handlers_over_grace_are_cancelled_and_jobs_returned(engine: Engine) {
-    let (started, told) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (starts, tells) = (Arc::clone(&started), Arc::clone(&told));
+    let (started, cancelled_runs) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (starts, cancellations) = (Arc::clone(&started), Arc::clone(&cancelled_runs));
     let handler = Handler::new("work", move |mut run: AttemptContext| {
-        let (starts, tells) = (Arc::clone(&starts), Arc::clone(&tells));
+        let (starts, cancellations) = (Arc::clone(&starts), Arc::clone(&cancellations));
         async move {
             starts.fetch_add(1, Ordering::SeqCst);
             run.cancelled().await;
-            tells.fetch_add(1, Ordering::SeqCst);
+            cancellations.fetch_add(1, Ordering::SeqCst);
             Err(JobError::Cancelled)
         }
     });
@@ -207,8 +207,8 @@ async fn handlers_over_grace_are_cancelled_and_jobs_returned(engine: Engine) {
     };
     engine.db().write(mark).await.unwrap();
     workers.stop().await;
-    assert_eq!(told.load(Ordering::SeqCst), 2);
-    assert_eq!(engine.state(cancelled).await, JobState::Cancelled, "somebody had asked for that");
+    assert_eq!(cancelled_runs.load(Ordering::SeqCst), 2);
+    assert_eq!(engine.state(cancelled).await, JobState::Cancelled, "its cancellation had been requested");
     let job = engine.job(ids[0]).await;
     assert_eq!((job.state, job.failures), (JobState::Scheduled, 0), "{:?}", job.errors);
     assert_eq!(engine.numbers(5).await, [1], "it can be run elsewhere at once");
@@ -343,21 +343,21 @@ async fn queued_attempts_of_evicted_worker_do_not_start(engine: Engine) {
         starts.lock().unwrap().len() == AT_ONCE && engine.count(claimed).await > AT_ONCE as i64
     })
     .await;
-    let give_up = |tx: &kith_store::Tx<'_>| {
+    let evict_all = |tx: &kith_store::Tx<'_>| {
         tx.exec("DELETE FROM job_workers", kith_store::params![])?;
         let taken = "UPDATE jobs SET state = 1, worker = NULL WHERE state = 2 RETURNING id";
         let taken = tx.all(taken, kith_store::params![], |row| row.get::<i64>(0))?;
         tx.notify(kith_jobs::CANCEL_CHANNEL);
         Ok::<_, kith_store::Error>(taken)
     };
-    let taken = engine.db().write(give_up).await.unwrap();
+    let taken = engine.db().write(evict_all).await.unwrap();
     engine.advance(seconds(1));
     until("others start", async || starts.lock().unwrap().len() >= 2 * AT_ONCE).await;
     let starts = starts.lock().unwrap().clone();
     go.send_replace(true);
     workers.stop().await;
     let late = starts[AT_ONCE..].iter().filter(|(id, attempt)| *attempt == 1 && taken.contains(id)).count();
-    assert_eq!(late, 0, "attempts of the worker that was given up");
+    assert_eq!(late, 0, "attempts of the evicted worker");
 }
 
 /// Regression test for solid_queue#385 and bullmq#1658: the database does not respond for a moment.

@@ -62,14 +62,14 @@ async fn clock_jumps_follow_missed_policy(world: TestContext) {
         steps.extend([60; 10]);
         steps.extend([600; 24]);
     }
-    let mut most_at_once = 0;
+    let mut max_at_once = 0;
     for step in steps {
         let next = Timestamp::from_millis(now.as_millis() + step * 1_000);
         for ((_, (schedule, (_, missed, cap))), runs) in all.iter().zip(&mut expected) {
             runs.extend(by_the_policy(schedule, *missed, *cap, now, next));
         }
         now = next;
-        most_at_once = most_at_once.max(world.node.tick_at(now).await.jobs);
+        max_at_once = max_at_once.max(world.node.tick_at(now).await.jobs);
     }
     let mut sum = 0;
     for ((name, asked), expected) in all.iter().zip(&expected) {
@@ -80,8 +80,8 @@ async fn clock_jumps_follow_missed_policy(world: TestContext) {
     }
     assert_eq!(world.count_jobs().await, i64::try_from(sum).unwrap());
     // Three schedules, each with none or one due, the latest missed one, and up to five missed ones.
-    assert!(most_at_once <= 3 * (1 + 1 + 5), "{most_at_once} at once");
-    println!("{} jumps, {} schedules: {sum} runs, at most {most_at_once} at once", JUMPS.len(), all.len());
+    assert!(max_at_once <= 3 * (1 + 1 + 5), "{max_at_once} at once");
+    println!("{} jumps, {} schedules: {sum} runs, at most {max_at_once} at once", JUMPS.len(), all.len());
 }
 
 /// Returns the runs according to the policy when the clock moves from `from` to `to`.
@@ -93,13 +93,13 @@ fn by_the_policy(schedule: &str, missed: Missed, cap: i64, from: Timestamp, to: 
     let from = if from < to { from } else { to - minutes(1) };
     let all = spec.between(from + ms, to + ms, 10_000).0;
     let (late, timely): (Vec<_>, Vec<_>) = all.into_iter().partition(|at| *at + minutes(1) <= to);
-    let made_up_for = match missed {
+    let run_late = match missed {
         Missed::Skip => 0,
         Missed::Latest => usize::from(timely.is_empty()),
         Missed::All => usize::try_from(cap).unwrap(),
     };
-    let made_up_for = late.len() - made_up_for.min(late.len());
-    late[made_up_for..].iter().chain(&timely).copied().collect()
+    let skipped = late.len() - run_late.min(late.len());
+    late[skipped..].iter().chain(&timely).copied().collect()
 }
 
 #[test]

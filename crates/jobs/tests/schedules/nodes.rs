@@ -162,8 +162,8 @@ async fn workers_run_scheduled_jobs(world: TestContext) {
     world.add("every.second", plan("@every 1s")).await;
     let (ran, mut runs) = tokio::sync::mpsc::unbounded_channel();
     let handler = Handler::new(KIND, move |run| {
-        let told = ran.send(run.id);
-        async move { told.map(|()| JobOutput::default()).map_err(JobError::retry) }
+        let sent = ran.send(run.id);
+        async move { sent.map(|()| JobOutput::default()).map_err(JobError::retry) }
     });
     let share = QueueConcurrency { queue: QUEUE.to_owned(), concurrency: 2 };
     let workers =

@@ -205,8 +205,8 @@ fn judge_answer(
     if let Some(forbidden) = must_not_contain.filter(|text| body.contains(text)) {
         return Err(Shortfall::fails(format!("the response to {request} contains `{forbidden}`")));
     }
-    if let Some(most) = max_duration_ms.filter(|most| duration_ms > u128::from(*most)) {
-        return Err(Shortfall::fails(format!("{request} took {duration_ms} ms, more than {most}")));
+    if let Some(max) = max_duration_ms.filter(|max| duration_ms > u128::from(*max)) {
+        return Err(Shortfall::fails(format!("{request} took {duration_ms} ms, more than {max}")));
     }
     Ok(format!("{request} returned {} in {duration_ms} ms", response.status))
 }
@@ -279,7 +279,7 @@ async fn promql(
     }
     match (at_least, at_most) {
         (Some(least), _) if low < least => Err(Shortfall::fails(format!("{low} is less than {least}"))),
-        (_, Some(most)) if high > most => Err(Shortfall::fails(format!("{high} is more than {most}"))),
+        (_, Some(max)) if high > max => Err(Shortfall::fails(format!("{high} is more than {max}"))),
         _ => Ok(format!("{} series, from {low} to {high}", values.len())),
     }
 }

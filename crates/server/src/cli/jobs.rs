@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use kith_automation::jobs::{JobOperation, JobStatus};
 
 use super::{Failure, Settings, print, runtime};
-use crate::control::{self, Command as Asked, Reply};
+use crate::control::{self, Command as ControlCommand, Reply};
 
 #[derive(Debug, Args)]
 pub(super) struct Jobs {
@@ -115,7 +115,7 @@ impl Jobs {
             Command::Resume { settings, queue } => (settings, JobOperation::Pause { queue, paused: false }),
             Command::Drain { settings, queue } => (settings, JobOperation::Drain { queue }),
         };
-        let done = control::run(settings.load(Vec::new())?, Asked::Jobs { order });
+        let done = control::run(settings.load(Vec::new())?, ControlCommand::Jobs { order });
         match runtime()?.block_on(done).context("the command was not executed")? {
             Reply::Lines(lines) => lines.iter().try_for_each(|line| print(line)),
             other => Err(anyhow::Error::from(control::unexpected_reply(&other)).into()),

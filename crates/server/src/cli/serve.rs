@@ -54,21 +54,21 @@ impl Serve {
     }
 }
 
-fn run(config: Config, seams: TestOverrides) -> Result<(), Failure> {
+fn run(config: Config, overrides: TestOverrides) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let done = runtime.block_on(serve(config, seams));
+    let done = runtime.block_on(serve(config, overrides));
     // Background shutdown: an immediate stop must not wait for a thread that is blocked on the database.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(config: Config, seams: TestOverrides) -> Result<(), Failure> {
+async fn serve(config: Config, overrides: TestOverrides) -> Result<(), Failure> {
     // Registered first, so that a signal during the start leads to an orderly stop.
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let wanted = config.server.listen;
     raise_descriptor_limit();
     let running = tokio::select! {
-        started = start(config, seams) => started.map_err(anyhow::Error::from)?,
+        started = start(config, overrides) => started.map_err(anyhow::Error::from)?,
         () = signals.next() => {
             tracing::info!("stopped during the start");
             return Ok(());
@@ -231,7 +231,7 @@ mod tests {
         waiting.set_nonblocking(true).unwrap();
         let end = loop {
             match (&waiting).read(&mut [0; 64]) {
-                Ok(0) => break "given up",
+                Ok(0) => break "closed",
                 Ok(_) => {}
                 Err(_) => break "still waited for",
             }

@@ -37,10 +37,10 @@ impl Worker {
         }
         let (_flush, log_level) = log::init(&config.log).context("cannot log")?;
         let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-        let seams = TestOverrides { log_level: Some(log_level), ..TestOverrides::default() };
+        let overrides = TestOverrides { log_level: Some(log_level), ..TestOverrides::default() };
         let done = runtime.block_on(async {
             let mut signals = Signals::listen().context("cannot listen for signals")?;
-            let app = start::open(config, seams).await.map_err(anyhow::Error::from)?;
+            let app = start::open(config, overrides).await.map_err(anyhow::Error::from)?;
             let queues = if self.queues.is_empty() {
                 app.job_queues().into_iter().map(str::to_owned).collect()
             } else {

@@ -80,7 +80,7 @@ impl<'s> Direct<'s> {
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
     fn open(shared: &'s Arc<Shared>) -> Result<Self, Error> {
         let wake_up = Arc::new(Notify::new());
-        let (bell, listener) = (Arc::clone(&wake_up), Arc::clone(shared));
+        let (waker, listener) = (Arc::clone(&wake_up), Arc::clone(shared));
         let mut settings = shared.settings.with_idle_limit(IDLE_SESSION_TIMEOUT);
         settings
             .session_setup
@@ -90,7 +90,7 @@ impl<'s> Direct<'s> {
                 if let Ok(position) = notice.payload().parse() {
                     advance(&listener, position);
                 } else if !listener.channels.handle_payload(notice.payload()) {
-                    bell.notify_one();
+                    waker.notify_one();
                 }
             }
         })?;

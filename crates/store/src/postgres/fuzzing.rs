@@ -14,9 +14,9 @@ pub(crate) fn address(url: &str) {
     let (config, _) = match parse(url) {
         Ok(parsed) => parsed,
         Err(error) => {
-            let told = error.to_string();
+            let message = error.to_string();
             let fixed = ["is not a PostgreSQL address: postgres://user@host/database", "has no value"];
-            assert!(fixed.iter().any(|words| told.ends_with(words)), "{told}");
+            assert!(fixed.iter().any(|words| message.ends_with(words)), "{message}");
             return;
         }
     };

@@ -177,7 +177,7 @@ impl Engine {
         self.shared.head.subscribe()
     }
 
-    pub fn bells(&self) -> &Channels {
+    pub fn channels(&self) -> &Channels {
         &self.shared.channels
     }
 

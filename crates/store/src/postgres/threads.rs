@@ -58,10 +58,10 @@ pub(super) fn write_thread(
         while let Some(mut job) = worker.next(&queue) {
             StoreStats::one(&worker.shared.stats.running);
             worker.shared.activity.begin(n);
-            let fate = worker.in_time(job.deadline()).and_then(|()| worker.write(&mut job));
+            let outcome = worker.in_time(job.deadline()).and_then(|()| worker.write(&mut job));
             worker.shared.activity.idle(n);
             StoreStats::less(&worker.shared.stats.running);
-            job.answer(fate);
+            job.answer(outcome);
         }
     })
 }
@@ -76,9 +76,9 @@ pub(super) fn read_thread(
     threads.spawn("kith-pg-read", move || {
         while let Some(mut job) = worker.next(&queue) {
             StoreStats::one(&worker.shared.stats.running);
-            let fate = worker.in_time(job.deadline()).and_then(|()| worker.read(&mut job, lane));
+            let outcome = worker.in_time(job.deadline()).and_then(|()| worker.read(&mut job, lane));
             StoreStats::less(&worker.shared.stats.running);
-            job.answer(fate);
+            job.answer(outcome);
         }
     })
 }
@@ -155,7 +155,7 @@ impl Worker {
             // Connecting may have taken long.
             self.in_time(deadline)?;
             match attempt(self)? {
-                AttemptResult::Finished(fate) => return fate,
+                AttemptResult::Finished(outcome) => return outcome,
                 AttemptResult::Retry(failure_kind, error) => {
                     if failure_kind == FailureKind::ConnectionLost {
                         self.link = None;
@@ -187,20 +187,20 @@ impl Worker {
         let EngineSession::Postgres(session) = &tx.session else {
             return Err(Error::fault("a session belongs to another database engine"));
         };
-        let mut fate = tx.failure().map_or(Ok(()), Err);
-        let (mut traced, mut bells) = (false, BTreeSet::new());
-        if fate.is_ok() && !is_dry_run {
-            fate = session.inject_fault_at_end();
+        let mut outcome = tx.failure().map_or(Ok(()), Err);
+        let (mut traced, mut channels) = (false, BTreeSet::new());
+        if outcome.is_ok() && !is_dry_run {
+            outcome = session.inject_fault_at_end();
         }
-        if fate.is_ok() && ending == ClosureDecision::Commit && !is_dry_run {
+        if outcome.is_ok() && ending == ClosureDecision::Commit && !is_dry_run {
             let trace = tx.take_trace();
             traced = !trace.is_empty();
-            fate = session.commit(&trace, tx.allows_async_commit());
-            bells = trace.channels;
+            outcome = session.commit(&trace, tx.allows_async_commit());
+            channels = trace.channels;
         }
-        let committed = fate.is_ok() && ending == ClosureDecision::Commit && !is_dry_run;
+        let committed = outcome.is_ok() && ending == ClosureDecision::Commit && !is_dry_run;
         let failure_kind = session.failure_kind();
-        let sound = match &fate {
+        let sound = match &outcome {
             Err(Error::OutcomeUnknown(_)) => false,
             _ => committed || session.rollback(),
         };
@@ -208,23 +208,23 @@ impl Worker {
         if !sound {
             self.link = None;
         }
-        if committed && !bells.is_empty() {
-            traced |= self.shared.channels.notify_all_nodes(&bells);
+        if committed && !channels.is_empty() {
+            traced |= self.shared.channels.notify_all_nodes(&channels);
         }
-        self.count(committed, traced, &fate);
-        Ok(match (fate, failure_kind) {
+        self.count(committed, traced, &outcome);
+        Ok(match (outcome, failure_kind) {
             (Err(error), Some(failure_kind))
                 if failure_kind != FailureKind::Permanent && !matches!(error, Error::OutcomeUnknown(_)) =>
             {
                 AttemptResult::Retry(failure_kind, error)
             }
-            (fate, _) => AttemptResult::Finished(fate),
+            (outcome, _) => AttemptResult::Finished(outcome),
         })
     }
 
-    fn count(&self, committed: bool, traced: bool, fate: &Result<(), Error>) {
+    fn count(&self, committed: bool, traced: bool, outcome: &Result<(), Error>) {
         let stats = &self.shared.stats;
-        match fate {
+        match outcome {
             Ok(()) if committed => StoreStats::one(&stats.commits),
             Err(Error::OutcomeUnknown(_)) => StoreStats::one(&stats.outcomes_unknown),
             _ => StoreStats::one(&stats.rollbacks),

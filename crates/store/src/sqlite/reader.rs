@@ -159,9 +159,9 @@ impl Readers {
             while let Ok(mut job) = queue.recv_blocking() {
                 StoreStats::less(&shared.stats.queued);
                 StoreStats::one(&shared.stats.running);
-                let fate = slow_read(&shared, &mut reader, &mut job);
+                let outcome = slow_read(&shared, &mut reader, &mut job);
                 StoreStats::less(&shared.stats.running);
-                job.answer(fate);
+                job.answer(outcome);
             }
         }
     }

@@ -180,7 +180,7 @@ impl Writer {
         for _ in 0..MAX_RUNS {
             match self.run_once(job, Some(traces)) {
                 RunResult::Retry => StoreStats::one(&self.shared.stats.retries),
-                fate => return fate,
+                outcome => return outcome,
             }
         }
         RunResult::Failed(Error::unavailable("too many conflicts"))
@@ -189,7 +189,7 @@ impl Writer {
     /// Runs the closure once in a savepoint. Without `traces`, the run is a rehearsal and is rolled back.
     fn run_once(&self, job: &mut WriteJob, traces: Option<&mut Trace>) -> RunResult {
         match self.run_in_savepoint(job, traces) {
-            Ok(fate) => fate,
+            Ok(outcome) => outcome,
             Err(error) if self.link().connection.is_autocommit() => RunResult::TransactionLost(error),
             Err(error) => match self.rollback_savepoint() {
                 Ok(()) => RunResult::Failed(error),

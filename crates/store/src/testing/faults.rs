@@ -67,6 +67,6 @@ impl Faults {
     }
 }
 
-fn take(faults: &mut Vec<Fault>, strikes: impl Fn(&Fault) -> bool) -> Option<Fault> {
-    faults.iter().position(strikes).map(|at| faults.remove(at))
+fn take(faults: &mut Vec<Fault>, matches: impl Fn(&Fault) -> bool) -> Option<Fault> {
+    faults.iter().position(matches).map(|at| faults.remove(at))
 }

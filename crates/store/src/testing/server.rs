@@ -144,7 +144,7 @@ impl PostgresServer {
         };
         // A server that has already ended is no error.
         if running.postmaster.try_wait().map_err(because("be waited for"))?.is_none() {
-            send(signal, running.postmaster.id()).map_err(because("be told to stop"))?;
+            send(signal, running.postmaster.id()).map_err(because("be signalled to stop"))?;
         }
         if std::mem::take(&mut self.frozen) {
             self.send_all("CONT");

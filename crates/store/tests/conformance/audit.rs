@@ -241,6 +241,6 @@ async fn activity_lists_own_entries_and_entries_about_user(db: Db) {
     assert_eq!(actions(&all), ["account.renamed", "account.suspended", "thing.made", "session.started"]);
     assert_eq!(activity(ADA, Some(all[1].id), 1).await, all[2..3]);
     assert_eq!(actions(&activity(EVE, None, 10).await), ["thing.made", "account.suspended"]);
-    let nobody = activity(UserId(Uuid::nil()), None, 10).await;
-    assert_eq!(nobody, []);
+    let unknown = activity(UserId(Uuid::nil()), None, 10).await;
+    assert_eq!(unknown, []);
 }

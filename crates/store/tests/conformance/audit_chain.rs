@@ -357,7 +357,7 @@ async fn removed_beginning_without_archive_is_reported(db: Db) {
     // One link more than was archived.
     exec(&db, "DELETE FROM audit_entries WHERE id IN (SELECT entry_id FROM audit_seals WHERE n = 3)").await;
     exec(&db, "DELETE FROM audit_seals WHERE n = 3").await;
-    let told = verify_error(&db).await;
-    assert!(told.contains("begins at link 4, but no entry records"), "{told}");
+    let message = verify_error(&db).await;
+    assert!(message.contains("begins at link 4, but no entry records"), "{message}");
     assert!(fault(&db, head).await.is_some());
 }

@@ -40,8 +40,8 @@ async fn exec(db: &Db, sql: &'static str) {
     done.unwrap();
 }
 
-async fn tail(db: &Db, most: i64) -> AuditTail {
-    db.store.audit_tail(most).await.unwrap()
+async fn tail(db: &Db, limit: i64) -> AuditTail {
+    db.store.audit_tail(limit).await.unwrap()
 }
 
 async fn positions(db: &Db) -> Positions {

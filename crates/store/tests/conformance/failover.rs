@@ -137,8 +137,8 @@ async fn read_only_server_is_abandoned() {
     change_all(&store, 3).await;
     wait_for_positions(&store, 3).await;
     let mut head = store.head();
-    let heard = tokio::time::timeout(Duration::from_secs(60), head.wait_for(|head| *head == 3));
-    heard.await.expect("the session-bound connection follows too").unwrap();
+    let advanced = tokio::time::timeout(Duration::from_secs(60), head.wait_for(|head| *head == 3));
+    advanced.await.expect("the session-bound connection follows too").unwrap();
     store.close().await;
 }
 

@@ -75,8 +75,8 @@ async fn conflict_is_retried_up_to_limit(db: Db) {
     for _ in 0..6 {
         db.store.inject(Fault::Conflict);
     }
-    let (given_up, runs) = add_counted(&db, "never").await;
-    assert!(matches!(given_up, Err(Error::Unavailable(_))), "{given_up:?}");
+    let (abandoned, runs) = add_counted(&db, "never").await;
+    assert!(matches!(abandoned, Err(Error::Unavailable(_))), "{abandoned:?}");
     assert_eq!(runs, 6, "one run and five more");
     assert_eq!(db.names().await, ["second run"]);
     db.add("third").await.unwrap();

@@ -74,10 +74,10 @@ async fn log_stays_bounded_while_the_writer_is_saturated() {
     }
     callers.join_all().await;
     // The file does not shrink, so this is its maximum size.
-    let most = std::fs::metadata(&log).unwrap().len() >> 20;
-    assert!(most < 120, "{most} MiB in the log of 1,000 MiB that were written");
+    let max = std::fs::metadata(&log).unwrap().len() >> 20;
+    assert!(max < 120, "{max} MiB in the log of 1,000 MiB that were written");
     let now = db.store.stats().wal_bytes >> 20;
-    assert!(now <= most, "{now} MiB");
+    assert!(now <= max, "{now} MiB");
 }
 
 /// A real full disk: a file system too small for the data. Needs root, as in CI.

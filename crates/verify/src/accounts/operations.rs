@@ -6,7 +6,7 @@ use kith_readiness::{CheckResponse, Client, Run, Shortfall};
 use serde_json::{Value, json};
 
 /// Id that identifies no user and no resource.
-pub(super) const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
+pub(super) const UNKNOWN_USER: &str = "01900000-0000-7000-8000-000000000000";
 /// Name of a collection that does not exist.
 const UNKNOWN_COLLECTION: &str = "kith-verify-nothing";
 
@@ -88,7 +88,7 @@ fn unknown_value(parameter: Option<&str>) -> &'static str {
         "code" | "file" => "nothing",
         // Not a valid queue or job kind, so nothing is paused.
         "queue" | "kind" => "~",
-        _ => NOBODY,
+        _ => UNKNOWN_USER,
     }
 }
 
@@ -128,12 +128,12 @@ mod tests {
                     "responses": responses }),
         );
         let role = role.unwrap();
-        assert_eq!(role.unknown_resource_path(), format!("/users/{NOBODY}/role"));
+        assert_eq!(role.unknown_resource_path(), format!("/users/{UNKNOWN_USER}/role"));
         assert_eq!((role.permissions, role.takes_body), (Some(vec!["users.set_role".to_owned()]), true));
         assert_eq!(role.statuses, [200, 404]);
         let item = read("/spaces/{space}/{collection}/{id}", json!({ "operationId": "x", "responses": {} }))
             .unwrap();
-        assert_eq!(item.unknown_resource_path(), format!("/spaces/me/{UNKNOWN_COLLECTION}/{NOBODY}"));
+        assert_eq!(item.unknown_resource_path(), format!("/spaces/me/{UNKNOWN_COLLECTION}/{UNKNOWN_USER}"));
         assert_eq!(item.path_with(&["bond", "notes", "7"]), "/spaces/bond/notes/7");
         assert_eq!((item.permissions, item.takes_body), (None, false));
         assert!(read("/x", json!({})).is_none());

@@ -16,7 +16,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
     run: |run| Box::pin(check_invalid_steps(run)),
 }];
 
-const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
+const UNKNOWN_USER: &str = "01900000-0000-7000-8000-000000000000";
 
 struct Accounts<'r> {
     run: &'r Run,
@@ -59,7 +59,7 @@ impl Accounts<'_> {
         let requests = [
             (json!({ "to": { "user_id": ada.id } }), 422, "validation_failed"),
             (json!({ "to": { "email": ada.email } }), 422, "validation_failed"),
-            (json!({ "to": { "user_id": NOBODY } }), 404, "not_found"),
+            (json!({ "to": { "user_id": UNKNOWN_USER } }), 404, "not_found"),
             (json!({ "to": {} }), 422, "validation_failed"),
             (json!({ "to": { "user_id": ben.id }, "message": "In other words" }), 409, "request_pending"),
         ];
@@ -120,7 +120,7 @@ impl Accounts<'_> {
         ensure_status(eve, &waiting, "pending").await?;
         let accepted = items(ben, &format!("{REQUESTS}?direction=outgoing&status=accepted")).await?;
         let accepted = accepted.iter().find(|item| item["to"]["id"] == *ada.id);
-        let accepted = accepted.and_then(|item| item["id"].as_str()).unwrap_or(NOBODY);
+        let accepted = accepted.and_then(|item| item["id"].as_str()).unwrap_or(UNKNOWN_USER);
         for (by, step) in [(ben, "cancel"), (ada, "reject")] {
             decide(by, accepted, step).await?.expect_problem(409, "request_not_pending")?;
         }

@@ -225,18 +225,18 @@ async fn pool(run: &Run) -> Result<String, Shortfall> {
     let before = MetricsScrape::now(run).await?;
     let burst = join_all((0..BURST).map(|_| account.client.get("/api/v1/me")));
     let watch = async {
-        let mut most = (0.0_f64, 0.0_f64);
+        let mut max = (0.0_f64, 0.0_f64);
         let mut looks = tokio::time::interval(Duration::from_millis(10));
         for _ in 0..5 {
             looks.tick().await;
             let scrape = MetricsScrape::now(run).await?;
             let (queued, running) = gauges(&scrape)?;
-            most = (most.0.max(queued), most.1.max(running));
+            max = (max.0.max(queued), max.1.max(running));
         }
-        Ok::<_, Shortfall>(most)
+        Ok::<_, Shortfall>(max)
     };
-    let (responses, most) = tokio::join!(burst, watch);
-    let (most_queued, most_running) = most?;
+    let (responses, max) = tokio::join!(burst, watch);
+    let (max_queued, max_running) = max?;
     for response in responses {
         response?.expect(200)?;
     }
@@ -249,12 +249,12 @@ async fn pool(run: &Run) -> Result<String, Shortfall> {
             )));
         }
     }
-    run.record("most_queued", most_queued);
-    run.record("most_running", most_running);
+    run.record("max_queued", max_queued);
+    run.record("max_running", max_running);
     let room = connections(run).await?;
     Ok(format!(
         "{BURST} concurrent requests succeeded without a timeout; afterwards the queue is empty (at most \
-         {most_queued} waited); {room}"
+         {max_queued} waited); {room}"
     ))
 }
 
@@ -290,14 +290,14 @@ async fn connections(run: &Run) -> Result<String, Shortfall> {
         return Ok("SQLite has one writing connection and no maximum of connections".to_owned());
     };
     let server = &database["server"];
-    let most = count(server, "max_connections").saturating_sub(count(server, "reserved_connections"));
+    let max = count(server, "max_connections").saturating_sub(count(server, "reserved_connections"));
     let nodes = 1 + run.deployment().target().other_nodes.len() as u64;
     run.record("pool_size", size);
-    run.record("server_maximum", most);
-    if size * nodes >= most {
+    run.record("server_maximum", max);
+    if size * nodes >= max {
         let reason =
-            format!("{nodes} nodes open {size} connections each, but the database server allows {most}");
+            format!("{nodes} nodes open {size} connections each, but the database server allows {max}");
         return Err(Shortfall::fails(reason));
     }
-    Ok(format!("{nodes} nodes open at most {size} connections each; the database server allows {most}"))
+    Ok(format!("{nodes} nodes open at most {size} connections each; the database server allows {max}"))
 }

@@ -88,12 +88,12 @@ async fn check_durability(run: &Run) -> Result<String, Shortfall> {
     if is_sqlite(&database) && durability["foreign_keys"] != true {
         return Err(Shortfall::fails("foreign keys are not enforced on the committing connection"));
     }
-    let told: Vec<_> = legal
+    let settings: Vec<_> = legal
         .iter()
         .map(|(name, _)| format!("{name} {}", durability[*name].as_str().unwrap_or_default()))
         .collect();
     let note = if is_sqlite(&database) { "; SQLite has no page checksums" } else { "" };
-    Ok(format!("on the committing connection: {}{note}", told.join(", ")))
+    Ok(format!("on the committing connection: {}{note}", settings.join(", ")))
 }
 
 async fn versions(run: &Run) -> Result<String, Shortfall> {

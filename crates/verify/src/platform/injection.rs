@@ -245,8 +245,8 @@ async fn check_scripts_not_executed(run: &Run) -> Result<String, Shortfall> {
     let sent = account.client.post("/api/v1/partners/requests", body).await?.expect_any(&[200, 201])?;
     let path = format!("/api/v1/partners/requests/{}", sent.text_at("/id")?);
     ensure_inert_text(&other.client.get(&path).await?.expect(200)?, "/message", &message)?;
-    let taken_back = format!("{path}/cancel");
-    account.client.post(&taken_back, Value::Null).await?.expect(200)?;
+    let cancel_path = format!("{path}/cancel");
+    account.client.post(&cancel_path, Value::Null).await?.expect(200)?;
     check_errors_are_json(&account.client).await?;
     run.record("scripts", SCRIPTS.len());
     run.record("readings", places + 1);

@@ -169,9 +169,9 @@ async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Bur
         is_refused.store(true, Ordering::Relaxed);
         Ok::<_, Shortfall>(Some(response))
     };
-    let most = limit * 2 + 20;
+    let max_requests = limit * 2 + 20;
     let responses: Vec<_> =
-        stream::iter(0..most).map(ask).buffer_unordered(BURST_CONNECTIONS).try_collect().await?;
+        stream::iter(0..max_requests).map(ask).buffer_unordered(BURST_CONNECTIONS).try_collect().await?;
     let duration = began.elapsed();
     let refusal = responses.into_iter().flatten().next();
     let allowed = allowed.into_inner();

@@ -70,16 +70,16 @@ fn query(list: &Operation<'_>, query: &str) -> String {
 async fn expect_pages(client: &Client, list: &Operation<'_>) -> Result<u32, Shortfall> {
     let questions = ["?limit=101", "", "?limit=1", "?limit=100", "?limit=9223372036854775807"];
     let count = if is_deprecated_path(list) { 1 } else { questions.len() };
-    for (question, most) in questions
+    for (question, max) in questions
         .into_iter()
         .zip([MAX_PAGE_SIZE, DEFAULT_PAGE_SIZE, 1, MAX_PAGE_SIZE, MAX_PAGE_SIZE])
         .take(count)
     {
         let response = client.get(&query(list, question)).await?.expect(200)?;
         let n = items(&response)?.len();
-        if n > most {
+        if n > max {
             return Err(Shortfall::fails(format!(
-                "{} returned {n} items instead of at most {most}",
+                "{} returned {n} items instead of at most {max}",
                 response.request
             )));
         }

@@ -142,14 +142,14 @@ async fn check_log_format(run: &Run) -> Result<String, Shortfall> {
         send_marked_request(run, &suppressed).await?;
         set_level(&admin, "info").await?;
         send_marked_request(run, &logged_again).await?;
-        let heard_again = log.wait_for(&logged_again).await?;
-        Ok((heard_again, log.read_new_text()?.contains(&suppressed)))
+        let is_logged_again = log.wait_for(&logged_again).await?;
+        Ok((is_logged_again, log.read_new_text()?.contains(&suppressed)))
     };
-    let (heard_again, heard_meanwhile) = with_log_level(&admin, "info", levels).await?;
-    if heard_meanwhile {
+    let (is_logged_again, is_suppressed_logged) = with_log_level(&admin, "info", levels).await?;
+    if is_suppressed_logged {
         return Err(Shortfall::fails("a request is logged at level error"));
     }
-    if !heard_again {
+    if !is_logged_again {
         return Err(Shortfall::fails("requests are not logged after the level is back at info"));
     }
     let sample = ServerLog::open(&path)?.tail()?;

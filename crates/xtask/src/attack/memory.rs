@@ -57,19 +57,19 @@ pub fn run(server: &AttackedServer, mode: Mode, report: &mut Report) {
     });
 }
 
-/// Creates items until the space rejects one, or up to `most`.
-fn fill(server: &AttackedServer, hoarder: &TestAccount, most: usize) -> Result<String> {
+/// Creates items until the space rejects one, or up to `max`.
+fn fill(server: &AttackedServer, hoarder: &TestAccount, max: usize) -> Result<String> {
     let hollow = format!("[{}]", vec![r#"{"":0}"#; OBJECTS].join(","));
     let item = json!({ "data": { "a": serde_json::from_str::<Value>(&hollow)? } });
-    for kept in 0..most {
+    for created in 0..max {
         let response = server.post(hoarder, HOLLOW, &item)?;
         if response.status == 409 || response.status == 413 {
-            ensure!(kept > 0, "the first item returned {}", format_response(&response));
-            return Ok(format!("{kept} items, then {}", format_response(&response)));
+            ensure!(created > 0, "the first item returned {}", format_response(&response));
+            return Ok(format!("{created} items, then {}", format_response(&response)));
         }
         response.expect(201)?;
     }
-    Ok(format!("{most} items"))
+    Ok(format!("{max} items"))
 }
 
 /// Runs `attack` and measures the memory of the server process meanwhile.
@@ -82,11 +82,11 @@ pub fn expect_little_growth(
 ) -> Result<String> {
     let pid = server.kith.pid();
     let before = resident_kib(pid)?;
-    let (is_over, most) = (AtomicBool::new(false), AtomicU64::new(before));
+    let (is_over, max) = (AtomicBool::new(false), AtomicU64::new(before));
     let outcome = thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                most.fetch_max(resident_kib(pid).unwrap_or(0), Ordering::Relaxed);
+                max.fetch_max(resident_kib(pid).unwrap_or(0), Ordering::Relaxed);
                 thread::park_timeout(Duration::from_millis(1));
             }
         });
@@ -94,10 +94,10 @@ pub fn expect_little_growth(
         is_over.store(true, Ordering::Relaxed);
         outcome
     });
-    let said = outcome?;
-    let growth = most.into_inner().saturating_sub(before);
-    ensure!(growth <= MAX_GROWTH_KIB, "{said}, but the process grew by {} MiB", growth >> 10);
-    Ok(format!("{said}; {} MiB more than {}", growth >> 10, before >> 10))
+    let summary = outcome?;
+    let growth = max.into_inner().saturating_sub(before);
+    ensure!(growth <= MAX_GROWTH_KIB, "{summary}, but the process grew by {} MiB", growth >> 10);
+    Ok(format!("{summary}; {} MiB more than {}", growth >> 10, before >> 10))
 }
 
 /// Returns the anonymous resident memory of a process. Mapped pages of the database file are not counted.

@@ -142,11 +142,11 @@ impl BenchResult {
 
     /// Returns a line of the table. CPU time is that of Kith and, after a plus sign, of the database.
     pub fn line(&self, fsync_rate: f64) -> String {
-        let [least, middle, most] = spread(&self.ratios).map(|ratio| ratio * 100.0);
+        let [min, middle, max] = spread(&self.ratios).map(|ratio| ratio * 100.0);
         let times_fsync = self.over_fsync(fsync_rate).map_or_else(String::new, |times| format!("{times:.1}"));
         let database = self.database_cpu_us;
         let database = if database > 0.0 { format!("+{database:.0}") } else { String::new() };
-        let of_ceiling = format!("{middle:.0} ({least:.0} to {most:.0})");
+        let of_ceiling = format!("{middle:.0} ({min:.0} to {max:.0})");
         let busy = format!("{:.0}/{:.0}", self.server_busy * 100.0, self.generator_busy * 100.0);
         let (rate, steady) = (median(&self.rates), self.steady.rate());
         [
@@ -173,13 +173,13 @@ impl BenchResult {
 
     /// Returns the results as JSON.
     pub fn json(&self, fsync_rate: f64) -> Value {
-        let [least, middle, most] = spread(&self.ratios);
+        let [min, middle, max] = spread(&self.ratios);
         json!({
             "row": self.name,
             "ceiling": self.ceiling,
             "rates_per_s": self.rates,
             "rate_per_s": median(&self.rates),
-            "of_ceiling": {"median": middle, "least": least, "most": most},
+            "of_ceiling": {"median": middle, "min": min, "max": max},
             "rate_over_fsync_rate": self.over_fsync(fsync_rate),
             "steady": {
                 "rate_per_s": self.steady.rate(),

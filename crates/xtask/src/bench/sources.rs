@@ -104,9 +104,9 @@ impl PreparedRequests {
         Self { requests: Rc::new(requests), next: Rc::default(), left: Rc::default() }
     }
 
-    /// Returns a source of the next `most` requests, or of the remaining ones.
-    pub fn part(&self, most: usize) -> Self {
-        Self { left: Rc::new(Cell::new(most)), ..self.clone() }
+    /// Returns a source of the next `limit` requests, or of the remaining ones.
+    pub fn part(&self, limit: usize) -> Self {
+        Self { left: Rc::new(Cell::new(limit)), ..self.clone() }
     }
 }
 

@@ -139,7 +139,7 @@ fn start_clock(
     shared: &Rc<Shared>,
     rate: f64,
 ) -> async_channel::Receiver<Instant> {
-    let (tell, due) = async_channel::unbounded();
+    let (sender, due) = async_channel::unbounded();
     let shared = Rc::clone(shared);
     work.spawn_local(async move {
         let began = now();
@@ -148,7 +148,7 @@ fn start_clock(
             while now() < at && !shared.stop.get() {
                 tokio::task::yield_now().await;
             }
-            if shared.stop.get() || tell.send(at).await.is_err() {
+            if shared.stop.get() || sender.send(at).await.is_err() {
                 break;
             }
         }

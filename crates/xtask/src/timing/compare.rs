@@ -93,8 +93,8 @@ mod tests {
             assert!(found.interval[0] <= found.difference && found.difference <= found.interval[1]);
             found
         };
-        let told_apart = (0..10).filter(|_| found(0.0).is_significant()).count();
-        assert!(told_apart <= 1, "{told_apart} of 10 that are the same");
+        let significant = (0..10).filter(|_| found(0.0).is_significant()).count();
+        assert!(significant <= 1, "{significant} of 10 that are the same");
         for by in [0.4, -0.4] {
             let shifted = found(by);
             assert!(shifted.is_significant(), "{shifted:?}");

@@ -152,11 +152,11 @@ fn write_evidence(measured: &Comparisons, args: &Args) -> Result<()> {
         return Ok(());
     }
     let holds = measured.iter().all(|(_, found)| !found.is_significant() && found.difference.abs() < 5.0);
-    let told = measured.iter().map(|(name, found)| {
+    let described = measured.iter().map(|(name, found)| {
         let [low, high] = found.interval.map(|bound| bound * 1e3);
         format!("{name}: {:.1} µs (99 % between {low:.1} and {high:.1})", found.difference * 1e3)
     });
-    let differences: Vec<_> = told.collect();
+    let differences: Vec<_> = described.collect();
     let row = Row {
         id: "DRV-02",
         result: Outcome::of(holds),
@@ -182,12 +182,12 @@ fn report(measured: &Comparisons, pairs: usize) -> ExitCode {
             found.p,
         );
     }
-    let told: Vec<_> =
+    let significant: Vec<_> =
         measured.iter().filter(|(_, found)| found.is_significant()).map(|(name, _)| *name).collect();
-    if told.is_empty() {
+    if significant.is_empty() {
         println!("no difference is measurable");
         return ExitCode::SUCCESS;
     }
-    println!("distinguishable: {}", told.join(", "));
+    println!("distinguishable: {}", significant.join(", "));
     ExitCode::FAILURE
 }

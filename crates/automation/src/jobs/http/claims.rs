@@ -136,7 +136,7 @@ impl ClaimRequest {
             duration_ms(i64::from(app.config.server.request_timeout_ms)).saturating_sub(RESPONSE_MARGIN);
         let wait = self.wait.min(request);
         let mut wait_is_over = pin!(tokio::time::timeout(wait, std::future::pending::<()>()));
-        let mut bell = app.db.listen(&queue_channel(&self.queue));
+        let mut listener = app.db.listen(&queue_channel(&self.queue));
         loop {
             // The caller's permission may have been revoked during the wait.
             caller.reauthenticate(app).await?;
@@ -151,7 +151,7 @@ impl ClaimRequest {
                 tokio::select! {
                     _ = &mut wait_is_over => false,
                     // A timeout is not an error: it leads to the next poll.
-                    _ = tokio::time::timeout(pause, bell.notified()) => true,
+                    _ = tokio::time::timeout(pause, listener.notified()) => true,
                 }
             };
             if app.stop.or(keep_polling).await != Some(true) {

@@ -50,10 +50,10 @@ async fn watch_job(
     Allowed { caller, .. }: Allowed<ReadJobs>,
     PathId(id): PathId<i64>,
 ) -> ApiResult<Response> {
-    let bell = app.db.listen(&progress_channel(id));
+    let listener = app.db.listen(&progress_channel(id));
     // Return 404 here, as other endpoints do, instead of starting a stream for an unknown job.
     app.db.read(move |q| queries::find_job(q, id).map(drop)).await?;
-    let watch = JobWatch { app, caller, id, bell, last_sent: String::new(), events: 0, ended: false };
+    let watch = JobWatch { app, caller, id, listener, last_sent: String::new(), events: 0, ended: false };
     let events = stream::unfold(watch, JobWatch::next);
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE_INTERVAL)).into_response())
 }
@@ -63,7 +63,7 @@ struct JobWatch {
     app: App,
     caller: Principal,
     id: i64,
-    bell: ChannelListener,
+    listener: ChannelListener,
     /// Data of the last event sent.
     last_sent: String,
     events: u64,
@@ -87,7 +87,7 @@ impl JobWatch {
             }
             let app = self.app.clone();
             // A timeout is not an error: it leads to the next poll.
-            let _ = app.stop.or(tokio::time::timeout(POLL_INTERVAL, self.bell.notified())).await?;
+            let _ = app.stop.or(tokio::time::timeout(POLL_INTERVAL, self.listener.notified())).await?;
         }
         None
     }

@@ -116,11 +116,11 @@ impl Bloat {
             let all = |what: &str| {
                 spread(&self.pairs.iter().map(|pair| number(&pair[at], what)).collect::<Vec<_>>())
             };
-            let told = |what: &str| {
-                let [least, middle, most] = all(what).map(thousands);
-                format!("{middle} ({least}–{most})")
+            let format_column = |what: &str| {
+                let [min, middle, max] = all(what).map(thousands);
+                format!("{middle} ({min}–{max})")
             };
-            let columns = ["rate_per_s", "buffers_per_claim", "dead_rows"].map(told).join(" | ");
+            let columns = ["rate_per_s", "buffers_per_claim", "dead_rows"].map(format_column).join(" | ");
             lines.push(format!("| {name} | {columns} |"));
         }
         let [rate, buffers] = ["rate_per_s", "buffers_per_claim"].map(|what| self.ratios(what));

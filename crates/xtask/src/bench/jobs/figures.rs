@@ -26,7 +26,7 @@ mod tests {
 
     #[test]
     fn numbers_have_thousands_separators() {
-        let told = [0.4, 999.0, 1_000.0, 1_234_567.8].map(thousands);
-        assert_eq!(told, ["0", "999", "1,000", "1,234,568"]);
+        let formatted = [0.4, 999.0, 1_000.0, 1_234_567.8].map(thousands);
+        assert_eq!(formatted, ["0", "999", "1,000", "1,234,568"]);
     }
 }

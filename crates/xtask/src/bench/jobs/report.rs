@@ -80,8 +80,8 @@ impl RowComparison {
             }
             for kith in &ours {
                 let is_other = !runs.contender.is_kith();
-                let [least, middle, most] = self.ratios_to(kith, runs);
-                let ahead = format!(" {middle:.1} × ({least:.1}–{most:.1}) |");
+                let [min, middle, max] = self.ratios_to(kith, runs);
+                let ahead = format!(" {middle:.1} × ({min:.1}–{max:.1}) |");
                 line.push_str(if is_other { &ahead } else { " |" });
             }
             lines.push(line);
@@ -144,11 +144,11 @@ pub fn format_run(row: &Row, output: &Value) -> String {
 }
 
 fn with_range(values: &[f64], decimals: usize) -> String {
-    let [least, middle, most] = spread(values);
+    let [min, middle, max] = spread(values);
     if decimals == 0 {
-        return format!("{} ({}–{})", thousands(middle), thousands(least), thousands(most));
+        return format!("{} ({}–{})", thousands(middle), thousands(min), thousands(max));
     }
-    format!("{middle:.decimals$} ({least:.decimals$}–{most:.decimals$})")
+    format!("{middle:.decimals$} ({min:.decimals$}–{max:.decimals$})")
 }
 
 /// Returns the ratio of four worker processes to one, for contenders with both rows.

@@ -91,7 +91,7 @@ impl ProcessGroup {
         let words = ["--from", &from.to_string(), "--rate", &JOBS_PER_S.to_string()].map(str::to_owned);
         let mut more = words.to_vec();
         more.extend(
-            ["--concurrency", &CONCURRENCY.to_string(), "--most-ms", &MAX_JOB_MS.to_string()]
+            ["--concurrency", &CONCURRENCY.to_string(), "--max-ms", &MAX_JOB_MS.to_string()]
                 .map(str::to_owned),
         );
         self.program.start(task, &more)

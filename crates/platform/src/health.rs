@@ -256,8 +256,10 @@ async fn database(app: &App) -> NamedCheck {
     let took = HealthCheck::measured(asked.elapsed().as_micros(), "us");
     let check = match migrations {
         Ok(Ok(all)) if all.iter().all(|one| one.state != MigrationState::Pending) => took,
-        Ok(Ok(_)) => took
-            .with_status(HealthStatus::Fail, "The database schema is older than this build. Run `kith migrate up`."),
+        Ok(Ok(_)) => took.with_status(
+            HealthStatus::Fail,
+            "The database schema is older than this build. Run `kith migrate up`.",
+        ),
         Ok(Err(error)) => {
             tracing::warn!(%error, "the database failed the health check");
             took.with_status(HealthStatus::Fail, "The database does not respond.")
@@ -345,8 +347,11 @@ pub(crate) fn nearest_existing_folder(folder: &Path) -> &Path {
 
 /// Checks that the disk of the data folder has room for writes. Applies to SQLite only.
 fn writable_disk(app: &App) -> NamedCheck {
-    let free =
-        if app.db.kind() == EngineKind::Sqlite { disk_free(nearest_existing_folder(&app.config.data.folder)) } else { None };
+    let free = if app.db.kind() == EngineKind::Sqlite {
+        disk_free(nearest_existing_folder(&app.config.data.folder))
+    } else {
+        None
+    };
     ("disk:writable", free.map_or_else(HealthCheck::pass, |(free, _)| check_writable_disk(free)))
 }
 
@@ -360,7 +365,9 @@ fn check_writable_disk(free_bytes: u64) -> HealthCheck {
 fn check_free_disk(free_bytes: u64) -> HealthCheck {
     let free = HealthCheck::measured(free_bytes, "bytes");
     match free_bytes {
-        0..CRITICAL_DISK_BYTES => free.with_status(HealthStatus::Fail, "Less than 0.1 GiB of disk space is free."),
+        0..CRITICAL_DISK_BYTES => {
+            free.with_status(HealthStatus::Fail, "Less than 0.1 GiB of disk space is free.")
+        }
         CRITICAL_DISK_BYTES..LOW_DISK_BYTES => {
             free.with_status(HealthStatus::Warn, "Less than 1 GiB of disk space is free.")
         }

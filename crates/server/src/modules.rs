@@ -87,8 +87,9 @@ fn module_names() -> String {
 pub fn served(config: &Config) -> Result<&'static [&'static Module], ModulesError> {
     let mut served = chosen(config)?;
     if !config.is_production() {
-        let has_needs =
-            |module: &&&Module| module.depends_on.iter().all(|need| served.iter().any(|one| one.name == *need));
+        let has_needs = |module: &&&Module| {
+            module.depends_on.iter().all(|need| served.iter().any(|one| one.name == *need))
+        };
         let for_development: Vec<_> = DEVELOPMENT_MODULES.iter().filter(has_needs).copied().collect();
         served.extend(for_development);
         if config.server.demo {

@@ -138,8 +138,8 @@ async fn open_on(db: Store, config: Config, overrides: TestOverrides) -> Result<
     let (sources, ahead) = if config.is_production() {
         (sources, None)
     } else {
-        let ahead =
-            AdjustableClock::resume(Arc::clone(&sources.clock), &config.data.folder).map_err(AppError::from)?;
+        let ahead = AdjustableClock::resume(Arc::clone(&sources.clock), &config.data.folder)
+            .map_err(AppError::from)?;
         (Sources { clock: ahead.clone(), ..sources }, Some(ahead))
     };
     let program =
@@ -256,7 +256,7 @@ impl Running {
                 }
             }
         }
-        match timeout(STOP_TIMEOUT, self.app.audit_head.keep(&self.app.db)).await {
+        match timeout(STOP_TIMEOUT, self.app.audit_head.compare_and_remember(&self.app.db)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(%error, "cannot store the head of the audit chain at the stop");

@@ -160,7 +160,9 @@ impl Player<'_> {
                 self.model.unblock(*user, *other);
                 (Expected::Status(204), self.users[*user].delete(&path, Value::Null).await)
             }
-            StoryStep::ChangeSettings { user, accepts_requests_from, discoverable_by_email } if here(user) => {
+            StoryStep::ChangeSettings { user, accepts_requests_from, discoverable_by_email }
+                if here(user) =>
+            {
                 self.set(*user, *accepts_requests_from, *discoverable_by_email).await
             }
             StoryStep::DeleteAccount { user } if here(user) => {

@@ -7,7 +7,7 @@ use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Timestamp, UserId};
 use kith_platform::export::ExportSection;
 use kith_platform::purge::{self, PurgeOutcome, PurgeRun};
-use kith_platform::{App, ExportPart, PersonalData, MaintenanceError};
+use kith_platform::{App, ExportPart, MaintenanceError, PersonalData};
 use kith_store::{Error, Query, Tx};
 use serde::Serialize;
 use serde_json::{Map, Value};

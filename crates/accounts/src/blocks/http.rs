@@ -4,8 +4,8 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Cursor, FieldError, Page, Problem, ProblemCode, UserId, problems};
 use kith_platform::{
-    WriteResponse, ApiResult, App, BlockHook, Json, PageResponse, PageQuery, PathId, Routes, SignedIn, cursor_problem,
-    store_problem,
+    ApiResult, App, BlockHook, Json, PageQuery, PageResponse, PathId, Routes, SignedIn, WriteResponse,
+    cursor_problem, store_problem,
 };
 use utoipa_axum::routes;
 

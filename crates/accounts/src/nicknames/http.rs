@@ -6,7 +6,7 @@ use kith_kernel::uuid::Uuid;
 use kith_kernel::{Cursor, Page, Problem, ProblemCode, Text, TextRules, UserId, problems};
 use kith_platform::http::deprecated_path;
 use kith_platform::{
-    WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, PathId, Routes, SignedIn, cursor_problem,
+    ApiResult, App, Json, PageQuery, PageResponse, PathId, Routes, SignedIn, WriteResponse, cursor_problem,
     store_problem,
 };
 use serde::Deserialize;
@@ -29,7 +29,10 @@ pub fn routes() -> Routes {
         .routes(routes!(list_nicknames))
         .routes(routes!(get_nickname, set_nickname, remove_nickname))
         .routes(deprecated_path("/api/nicknames", routes!(list_nicknames)))
-        .routes(deprecated_path("/api/nicknames/{user_id}", routes!(get_nickname, set_nickname, remove_nickname)))
+        .routes(deprecated_path(
+            "/api/nicknames/{user_id}",
+            routes!(get_nickname, set_nickname, remove_nickname),
+        ))
 }
 
 /// Nickname for another user.

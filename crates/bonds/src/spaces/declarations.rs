@@ -4,7 +4,7 @@
 //! maintenance job indexes the other items in batches; until it has finished, lists by fields are rejected.
 
 use kith_kernel::{Ctx, FieldError, StoredJson};
-use kith_platform::{App, Preconditions, MaintenanceError};
+use kith_platform::{App, MaintenanceError, Preconditions};
 use kith_store::{Error, Query, Tx};
 use serde::Deserialize;
 use serde_json::{Map, Value};

@@ -169,7 +169,8 @@ pub async fn verify(db: &Store, file: &Path) -> Result<Archive, ArchiveError> {
     let no_archive =
         |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("not an audit archive: {why}"));
     let mut lines = BufReader::new(File::open(file).map_err(file_error)?).lines();
-    let header = lines.next().ok_or_else(|| file_error(no_archive("the file is empty")))?.map_err(file_error)?;
+    let header =
+        lines.next().ok_or_else(|| file_error(no_archive("the file is empty")))?.map_err(file_error)?;
     let header: Header = serde_json::from_str(&header).map_err(|error| file_error(error.into()))?;
     if header.kith_audit_archive != FORMAT_VERSION {
         return Err(file_error(no_archive("unsupported format version")));

@@ -255,7 +255,12 @@ impl UnpublishedKey {
             // Another rotation in the same millisecond stored its key first; report that one.
             let sql = "SELECT id FROM signing_keys WHERE signs_from = $1";
             let key_id = tx.one(sql, params![signs_from], |row| row.get(0))?.unwrap_or(key_id);
-            return Ok(Rotation { key_id, signs_from, previous_retire_at: others_retire_at, is_pending: true });
+            return Ok(Rotation {
+                key_id,
+                signs_from,
+                previous_retire_at: others_retire_at,
+                is_pending: true,
+            });
         }
         let retire = "UPDATE signing_keys SET retires_at = $1
                       WHERE id <> $2 AND (retires_at IS NULL OR retires_at > $1)";

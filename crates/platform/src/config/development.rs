@@ -173,7 +173,8 @@ mod tests {
     fn concurrent_nodes_share_generated_secrets() {
         let root = tempfile::tempdir().unwrap();
         let seen: BTreeSet<_> = std::thread::scope(|scope| {
-            let nodes: Vec<_> = (0..8).map(|_| scope.spawn(|| filled_secrets(root.path()).unwrap())).collect();
+            let nodes: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| filled_secrets(root.path()).unwrap())).collect();
             nodes.into_iter().map(|node| node.join().unwrap()).collect()
         });
         assert_eq!(seen.len(), 1);

@@ -169,7 +169,12 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, line: Arc<Connectio
     .await;
 }
 
-async fn serve_requests(mut io: WatchedStream, peer: SocketAddr, line: &Arc<ConnectionState>, edge: Arc<Edge>) {
+async fn serve_requests(
+    mut io: WatchedStream,
+    peer: SocketAddr,
+    line: &Arc<ConnectionState>,
+    edge: Arc<Edge>,
+) {
     // A client that closes its side of the connection is treated as gone, and its request is cancelled.
     let mut http = http1::Builder::new();
     http.header_read_timeout(None).max_buf_size(HEAD_LIMIT_BYTES).half_close(false);

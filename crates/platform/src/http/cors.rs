@@ -46,7 +46,8 @@ impl Cors {
     /// Returns the origin of the request if it is allowed.
     pub fn origin_of(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let origin = headers.get(header::ORIGIN)?;
-        let is_allowed = self.allowed_origins.contains(origin) || (self.allows_loopback && is_loopback(origin));
+        let is_allowed =
+            self.allowed_origins.contains(origin) || (self.allows_loopback && is_loopback(origin));
         is_allowed.then(|| origin.clone())
     }
 

@@ -29,7 +29,9 @@ pub struct Json<T>(pub T);
 ///
 /// # Errors
 /// Returns the error of the field's type.
-pub fn deserialize_some<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+pub fn deserialize_some<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }
 

@@ -134,7 +134,8 @@ impl Policy {
     fn sweep_if_due(&self) {
         if self.requests_until_sweep.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.limiter.retain_recent();
-            self.requests_until_sweep.store(MIN_SWEEP_REQUESTS.max(self.limiter.len() as u64), Ordering::Relaxed);
+            self.requests_until_sweep
+                .store(MIN_SWEEP_REQUESTS.max(self.limiter.len() as u64), Ordering::Relaxed);
         }
     }
 }

@@ -3,11 +3,11 @@
 //! The response is stored in the transaction of the write, so a stored key always belongs to a committed
 //! write.
 
-mod response;
 mod document;
 mod key;
-mod rows;
 mod reduced;
+mod response;
+mod rows;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,14 +25,14 @@ use crate::App;
 use crate::auth::{Keyring, Principal};
 use crate::http::{ApiResult, store_problem};
 
-use response::SerializedResponse;
-pub use response::WriteResponse;
 pub(crate) use document::declare;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use key::parse as parse_key;
 pub use key::{IDEMPOTENCY_KEY, IdempotencyKey};
 pub(crate) use key::{is_keyed, refuse};
 pub(crate) use reduced::StoredBytesLimiter;
+use response::SerializedResponse;
+pub use response::WriteResponse;
 
 /// Response header of a replayed response.
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -236,10 +236,12 @@ fn store_response(
     made: Outcome<SerializedResponse, ChangeError>,
 ) -> Outcome<ChangeResponse, ChangeError> {
     match made {
-        Outcome::Commit(answer) => match rows::store_response(tx, ctx, keyring, id, fingerprint, &kept(&answer)) {
-            Ok(()) => Outcome::Commit(ChangeResponse::New(answer)),
-            Err(error) => Outcome::Rollback(error.into()),
-        },
+        Outcome::Commit(answer) => {
+            match rows::store_response(tx, ctx, keyring, id, fingerprint, &kept(&answer)) {
+                Ok(()) => Outcome::Commit(ChangeResponse::New(answer)),
+                Err(error) => Outcome::Rollback(error.into()),
+            }
+        }
         Outcome::CommitRefusal(refused) => Outcome::CommitRefusal(refused),
         Outcome::Rollback(refused) => Outcome::Rollback(refused),
     }

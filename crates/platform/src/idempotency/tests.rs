@@ -17,7 +17,9 @@ async fn stored_response_keeps_headers_and_expires() {
     let ctx = Ctx::new(test.app.sources.clone(), Actor::System("test"), request_id);
     let store_response = |id: u8, ctx: Ctx| {
         let keyring = Arc::clone(&test.app.keyring);
-        test.app.db.write(move |tx| rows::store_response(tx, &ctx, &keyring, &[id; 32], &[0; 32], &answer("\"1: a\"")))
+        test.app.db.write(move |tx| {
+            rows::store_response(tx, &ctx, &keyring, &[id; 32], &[0; 32], &answer("\"1: a\""))
+        })
     };
     store_response(1, ctx.clone()).await.unwrap();
     test.clock.advance(RETENTION);

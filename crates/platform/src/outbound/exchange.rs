@@ -79,7 +79,11 @@ pub(super) async fn connect(
 }
 
 /// Checks the actual peer address of the connection against the rules and the requested address.
-fn verify_peer(rules: &TargetRules, stream: TcpStream, asked: SocketAddr) -> Result<TcpStream, OutboundError> {
+fn verify_peer(
+    rules: &TargetRules,
+    stream: TcpStream,
+    asked: SocketAddr,
+) -> Result<TcpStream, OutboundError> {
     let peer = stream.peer_addr().map_err(|error| OutboundError::Connection(error.kind()))?;
     rules.address(peer.ip(), peer.port()).map_err(OutboundError::Refused)?;
     if peer.ip().to_canonical() == asked.ip() && peer.port() == asked.port() {

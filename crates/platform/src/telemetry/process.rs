@@ -43,8 +43,9 @@ pub(super) fn resource_metrics() -> Vec<ResourceMetric> {
     let (status, io) = (read("/proc/self/status"), read("/proc/self/io"));
     let (memory, net) = (read("/proc/meminfo"), read("/proc/self/net/dev"));
     let (own_cpu, all_cpu) = (read("/proc/self/stat"), read("/proc/stat"));
-    let gauge =
-        |name, help, value: Option<f64>| Some(ResourceMetric { name, help, value: value?, is_counter: false });
+    let gauge = |name, help, value: Option<f64>| {
+        Some(ResourceMetric { name, help, value: value?, is_counter: false })
+    };
     let counter =
         |name, help, value: Option<f64>| Some(ResourceMetric { name, help, value: value?, is_counter: true });
     let open = std::fs::read_dir("/proc/self/fd").ok().map(|all| all.count() as f64);

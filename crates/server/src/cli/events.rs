@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use kith_consumers::{ConsumerStatus, ReplayFrom, SetAsideEvent};
 use kith_kernel::Timestamp;
-use kith_platform::consumers::operating::{ConsumerCommand, ConsumerReply};
+use kith_platform::consumers::operator::{ConsumerCommand, ConsumerReply};
 
 use super::{Failure, Settings, print, runtime};
 use crate::control::{self, Command as Order, Reply};

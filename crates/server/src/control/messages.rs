@@ -8,7 +8,7 @@ use kith_kernel::{ApiKeyId, Timestamp, UserId};
 use kith_platform::audit::archive::Archive;
 use kith_platform::auth::api_keys::ApiKey;
 use kith_platform::auth::{ResealedColumn, Rotation};
-use kith_platform::consumers::operating::{ConsumerCommand, ConsumerReply};
+use kith_platform::consumers::operator::{ConsumerCommand, ConsumerReply};
 use kith_store::{AuditChain, AuditHead, MigrationState, MigrationStatus};
 use serde::{Deserialize, Serialize};
 
@@ -143,7 +143,9 @@ pub(crate) struct KeysRotated {
 }
 
 impl From<Rotation> for KeysRotated {
-    fn from(Rotation { key_id, signs_from, previous_retire_at: others_retire_at, is_pending: under_way }: Rotation) -> Self {
+    fn from(
+        Rotation { key_id, signs_from, previous_retire_at: others_retire_at, is_pending: under_way }: Rotation,
+    ) -> Self {
         Self { key_id, signs_from, others_retire_at, already_in_progress: under_way }
     }
 }

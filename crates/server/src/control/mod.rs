@@ -20,7 +20,7 @@ use kith_platform::audit::head;
 use kith_platform::auth::api_keys;
 use kith_platform::auth::reseal;
 use kith_platform::config::Config;
-use kith_platform::consumers::operating;
+use kith_platform::consumers::operator;
 use kith_platform::{App, store_problem};
 use kith_store::{
     AuditChain, AuditHead, ControlHandler, ControlSocket, EngineKind, MigrationStatus, OpenError,
@@ -111,7 +111,7 @@ async fn perform(app: &App, command: Command) -> Reply {
             let ctx = app.system_ctx("command_line");
             reply(schedules::run_operation(app, &ctx, order).await.map_err(format_problem), Reply::Schedules)
         }
-        Command::Consumers(command) => reply(operating::execute(app, command).await, Reply::Consumers),
+        Command::Consumers(command) => reply(operator::execute(app, command).await, Reply::Consumers),
         Command::MigrateStatus => reply(app.migrations().await, |all| {
             Reply::Migrations(all.into_iter().map(MigrationLine::from).collect())
         }),
@@ -158,7 +158,8 @@ async fn create_api_key(
     let creator = app.db.read(move |q| find_by_email(q, &address)).await.map_err(store_problem)?;
     let unknown_address = || Problem::new(&problems::NOT_FOUND, "No account has this e-mail address.");
     let (_, text) =
-        api_keys::create_from_command_line(app, creator.ok_or_else(unknown_address)?, name, scopes, lifetime).await?;
+        api_keys::create_from_command_line(app, creator.ok_or_else(unknown_address)?, name, scopes, lifetime)
+            .await?;
     Ok(RevealedKey(text))
 }
 

@@ -9,7 +9,7 @@ use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use kith_kernel::{Clock, ManualClock, Sources, SystemRandom, TimeOrderedIds, Timestamp, days, minutes};
 use kith_platform::http::InProcess;
-use kith_platform::{App, Program, StartError, MaintenanceError};
+use kith_platform::{App, MaintenanceError, Program, StartError};
 use serde_json::{Value, json};
 use thiserror::Error;
 

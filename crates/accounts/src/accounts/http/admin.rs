@@ -6,7 +6,8 @@ use kith_kernel::{Cursor, FieldError, Problem, Text, TextRules, UserId};
 use kith_platform::auth::{ReadUsers, Role, SetRoles, SuspendUsers, VerifyUsers};
 use kith_platform::http::PageResponse;
 use kith_platform::{
-    Allowed, AllowedUser, WriteResponse, ApiResult, App, Json, PathId, Query, Routes, cursor_problem, page_limit,
+    Allowed, AllowedUser, ApiResult, App, Json, PathId, Query, Routes, WriteResponse, cursor_problem,
+    page_limit,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -129,8 +130,10 @@ async fn set_role(
     Json(RoleBody { role }): Json<RoleBody>,
 ) -> ApiResult<Response> {
     let actor = caller.user_id;
-    app.change(&caller, move |tx, ctx| administration::set_role(tx, ctx, actor, id, role).map(WriteResponse::ok))
-        .await
+    app.change(&caller, move |tx, ctx| {
+        administration::set_role(tx, ctx, actor, id, role).map(WriteResponse::ok)
+    })
+    .await
 }
 
 /// Suspend an account
@@ -183,7 +186,8 @@ async fn reinstate_account(
     PathId(id): PathId<UserId>,
 ) -> ApiResult<Response> {
     let actor = (caller.user_id, caller.role);
-    app.change(&caller, move |tx, ctx| administration::reinstate(tx, ctx, actor, id).map(WriteResponse::ok)).await
+    app.change(&caller, move |tx, ctx| administration::reinstate(tx, ctx, actor, id).map(WriteResponse::ok))
+        .await
 }
 
 /// Verify an account's e-mail address

@@ -5,7 +5,7 @@ use axum::response::Response;
 use kith_kernel::{Problem, Timestamp};
 use kith_platform::export;
 use kith_platform::http::Preconditions;
-use kith_platform::{WriteResponse, ApiResult, App, Client, Json, Routes, SignedIn};
+use kith_platform::{ApiResult, App, Client, Json, Routes, SignedIn, WriteResponse};
 use kith_store::Tx;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -149,7 +149,10 @@ async fn delete_me(
     let (user, modules) = (caller.user_id, app.installed);
     let done = app.change(&caller, move |tx, ctx| {
         let leave = |tx: &Tx<'_>| {
-            modules.iter().filter_map(|module| module.personal).try_for_each(|one| (one.on_account_deletion)(tx, ctx, user))
+            modules
+                .iter()
+                .filter_map(|module| module.personal)
+                .try_for_each(|one| (one.on_account_deletion)(tx, ctx, user))
         };
         let done = commands::delete(tx, ctx, user, &check, leave);
         done.map(|delete_at| WriteResponse::accepted(ScheduledDeletion { delete_at }))

@@ -110,7 +110,9 @@ async fn check_password(
         match app.passwords.verify(Some(client.address), password.clone(), hash).await? {
             PasswordMatch::No => (false, None),
             PasswordMatch::Yes => (true, None),
-            PasswordMatch::Outdated => (true, Some(app.passwords.hash(Some(client.address), password).await?)),
+            PasswordMatch::Outdated => {
+                (true, Some(app.passwords.hash(Some(client.address), password).await?))
+            }
         };
     Ok(PasswordCheck { subject, credentials, is_correct, upgraded_hash, client: ClientInfo::from(client) })
 }

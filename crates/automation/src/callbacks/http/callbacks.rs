@@ -10,8 +10,8 @@ use kith_kernel::{Cursor, FieldError, Problem, Timestamp, days};
 use kith_platform::auth::{ReadCallbacks, WriteCallbacks};
 use kith_platform::http::deserialize_some;
 use kith_platform::{
-    Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PathId, Query, Routes, cursor_problem, page_limit,
-    store_problem,
+    Allowed, ApiResult, App, Json, PageResponse, PathId, Query, Routes, WriteResponse, cursor_problem,
+    page_limit, store_problem,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -177,7 +177,10 @@ async fn create_callback(
         }
     };
     let keyring = Arc::clone(&app.keyring);
-    app.change(&caller, move |tx, ctx| commands::create(tx, ctx, &keyring, &draft).map(WriteResponse::created)).await
+    app.change(&caller, move |tx, ctx| {
+        commands::create(tx, ctx, &keyring, &draft).map(WriteResponse::created)
+    })
+    .await
 }
 
 /// List callbacks

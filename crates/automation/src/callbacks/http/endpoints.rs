@@ -8,7 +8,7 @@ use kith_kernel::{Cursor, FieldError, Problem, hours};
 use kith_platform::auth::{ReadCallbacks, WriteCallbacks};
 use kith_platform::http::deserialize_some;
 use kith_platform::{
-    Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, PathId, Routes, cursor_problem,
+    Allowed, ApiResult, App, Json, PageQuery, PageResponse, PathId, Routes, WriteResponse, cursor_problem,
 };
 use serde::Deserialize;
 use serde_json::json;

@@ -8,7 +8,7 @@ use kith_kernel::{Cursor, FieldError, Problem};
 use kith_platform::auth::{ReadCallbacks, WriteCallbacks};
 use kith_platform::http::deserialize_some;
 use kith_platform::{
-    Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, PathId, Routes, cursor_problem,
+    Allowed, ApiResult, App, Json, PageQuery, PageResponse, PathId, Routes, WriteResponse, cursor_problem,
     store_problem,
 };
 use serde::Deserialize;
@@ -76,8 +76,10 @@ async fn create_recurring_callback(
     let zone = body.time_zone.unwrap_or_else(|| "UTC".to_owned());
     let draft = RecurringDraft { to, message, schedule: body.schedule, zone, missed: body.missed };
     let keyring = Arc::clone(&app.keyring);
-    app.change(&caller, move |tx, ctx| recurring::create(tx, ctx, &keyring, &draft).map(WriteResponse::created))
-        .await
+    app.change(&caller, move |tx, ctx| {
+        recurring::create(tx, ctx, &keyring, &draft).map(WriteResponse::created)
+    })
+    .await
 }
 
 /// List recurring callbacks
@@ -129,5 +131,6 @@ async fn delete_recurring_callback(
     Allowed { caller, .. }: Allowed<WriteCallbacks>,
     PathId(id): PathId<RecurringId>,
 ) -> ApiResult<Response> {
-    app.change(&caller, move |tx, ctx| recurring::delete(tx, ctx, id).map(|()| WriteResponse::no_content())).await
+    app.change(&caller, move |tx, ctx| recurring::delete(tx, ctx, id).map(|()| WriteResponse::no_content()))
+        .await
 }

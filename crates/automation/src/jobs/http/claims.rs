@@ -9,7 +9,7 @@ use kith_jobs::{LeasedClaim, queue_channel};
 use kith_kernel::{Ctx, FieldError, Problem, Text, TextRules, seconds};
 use kith_platform::auth::WorkJobs;
 use kith_platform::idempotency::IDEMPOTENCY_REPLAYED;
-use kith_platform::{Allowed, WriteResponse, ApiResult, App, Json, PathId, Principal, Routes, store_problem};
+use kith_platform::{Allowed, ApiResult, App, Json, PathId, Principal, Routes, WriteResponse, store_problem};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -86,7 +86,8 @@ async fn claim_jobs(
         claim.into_claim();
         return Ok(WriteResponse::ok(jobs).into_response());
     }
-    let response = app.change(&caller, move |_, _| Ok::<_, JobsError>(WriteResponse::ok(jobs.clone()))).await?;
+    let response =
+        app.change(&caller, move |_, _| Ok::<_, JobsError>(WriteResponse::ok(jobs.clone()))).await?;
     if response.headers().contains_key(IDEMPOTENCY_REPLAYED) {
         // A request with the same idempotency key was faster: return its jobs and release these.
         claim.return_to_queue().await.map_err(store_problem)?;

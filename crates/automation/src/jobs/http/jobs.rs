@@ -6,8 +6,8 @@ use kith_jobs::{CancelOutcome, JobFilter, RetryOutcome, check_name};
 use kith_kernel::{Ctx, Cursor, FieldError, MAX_PAGE_BYTES, Page, StoredJson};
 use kith_platform::auth::{ReadJobs, WriteJobs};
 use kith_platform::{
-    Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PathId, Query, ReservedJobs, Routes, cursor_problem,
-    page_limit, store_problem,
+    Allowed, ApiResult, App, Json, PageResponse, PathId, Query, ReservedJobs, Routes, WriteResponse,
+    cursor_problem, page_limit, store_problem,
 };
 use kith_store::Tx;
 use serde::{Deserialize, Serialize};

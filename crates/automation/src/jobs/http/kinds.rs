@@ -6,7 +6,7 @@ use kith_jobs::check_name;
 use kith_kernel::{Cursor, MAX_PAGE_BYTES, Page, StoredJson};
 use kith_platform::auth::{ReadJobs, WriteJobs};
 use kith_platform::{
-    Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, PathId, Routes, cursor_problem,
+    Allowed, ApiResult, App, Json, PageQuery, PageResponse, PathId, Routes, WriteResponse, cursor_problem,
     store_problem,
 };
 use utoipa_axum::routes;
@@ -105,7 +105,8 @@ async fn declare_job_kind(
     if let Some(schema) = body.schema() {
         app.compute_for(&caller, move || json_schema::check_declared(&schema)).await?;
     }
-    app.change(&caller, move |tx, ctx| commands::declare_kind(tx, ctx, &kind, &body).map(WriteResponse::ok)).await
+    app.change(&caller, move |tx, ctx| commands::declare_kind(tx, ctx, &kind, &body).map(WriteResponse::ok))
+        .await
 }
 
 /// Withdraw a job kind
@@ -126,6 +127,8 @@ async fn withdraw_job_kind(
     PathId(KindName(kind)): PathId<KindName>,
 ) -> ApiResult<Response> {
     reject_reserved(app.reserved_jobs(), None, Some(&kind))?;
-    app.change(&caller, move |tx, ctx| commands::withdraw_kind(tx, ctx, &kind).map(|()| WriteResponse::no_content()))
-        .await
+    app.change(&caller, move |tx, ctx| {
+        commands::withdraw_kind(tx, ctx, &kind).map(|()| WriteResponse::no_content())
+    })
+    .await
 }

@@ -10,7 +10,7 @@ use axum::response::Response;
 use kith_jobs::{ClaimToken, JobError, JobOutput, JobState, ReportOutcome};
 use kith_kernel::{FieldError, Problem, Text, TextRules, Timestamp};
 use kith_platform::auth::WorkJobs;
-use kith_platform::{Allowed, WriteResponse, ApiResult, App, Json, PathId, Principal, Routes};
+use kith_platform::{Allowed, ApiResult, App, Json, PathId, Principal, Routes, WriteResponse};
 use kith_store::Tx;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -169,7 +169,9 @@ async fn heartbeat_job(
     app.change(&caller, move |tx, ctx| {
         let renewal = kith_jobs::heartbeat(tx, ctx, id, token, lease)?;
         let renewal = renewal.ok_or_else(|| stale_or_not_found(tx, id))?;
-        Ok::<_, JobsError>(WriteResponse::ok(HeartbeatResult { cancel_requested: renewal.is_cancel_requested }))
+        Ok::<_, JobsError>(WriteResponse::ok(HeartbeatResult {
+            cancel_requested: renewal.is_cancel_requested,
+        }))
     })
     .await
 }

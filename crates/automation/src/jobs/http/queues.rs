@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::Timestamp;
 use kith_platform::auth::{ReadJobs, WriteQueues};
-use kith_platform::{Allowed, WriteResponse, ApiResult, App, Json, PathId, Query, Routes};
+use kith_platform::{Allowed, ApiResult, App, Json, PathId, Query, Routes, WriteResponse};
 use serde::Deserialize;
 use utoipa_axum::routes;
 
@@ -89,7 +89,8 @@ async fn limit_queue(
     Json(body): Json<QueueLimitsBody>,
 ) -> ApiResult<Response> {
     reject_reserved_for_api_key(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
-    app.change(&caller, move |tx, ctx| commands::limit_queue(tx, ctx, &queue, &body).map(WriteResponse::ok)).await
+    app.change(&caller, move |tx, ctx| commands::limit_queue(tx, ctx, &queue, &body).map(WriteResponse::ok))
+        .await
 }
 
 /// Pause a queue
@@ -110,7 +111,8 @@ async fn pause_queue(
     PathId(QueueName(queue)): PathId<QueueName>,
 ) -> ApiResult<Response> {
     reject_reserved_for_api_key(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
-    app.change(&caller, move |tx, ctx| commands::pause_queue(tx, ctx, &queue, true).map(WriteResponse::ok)).await
+    app.change(&caller, move |tx, ctx| commands::pause_queue(tx, ctx, &queue, true).map(WriteResponse::ok))
+        .await
 }
 
 /// Resume a queue
@@ -131,7 +133,8 @@ async fn resume_queue(
     PathId(QueueName(queue)): PathId<QueueName>,
 ) -> ApiResult<Response> {
     reject_reserved_for_api_key(app.reserved_jobs(), &caller.ctx, Some(&queue), None)?;
-    app.change(&caller, move |tx, ctx| commands::pause_queue(tx, ctx, &queue, false).map(WriteResponse::ok)).await
+    app.change(&caller, move |tx, ctx| commands::pause_queue(tx, ctx, &queue, false).map(WriteResponse::ok))
+        .await
 }
 
 /// Drain a queue

@@ -11,8 +11,8 @@ use kith_jobs::schedules::{
 use kith_kernel::{Cursor, FieldError, MAX_PAGE_BYTES, Page, Problem, ProblemCode, Timestamp, problems};
 use kith_platform::auth::{ReadSchedules, WriteSchedules};
 use kith_platform::{
-    Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, PathId, Preconditions, Query, Routes,
-    cursor_problem, page_limit, store_problem,
+    Allowed, ApiResult, App, Json, PageQuery, PageResponse, PathId, Preconditions, Query, Routes,
+    WriteResponse, cursor_problem, page_limit, store_problem,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -5,7 +5,7 @@ use axum::response::Response;
 use kith_jobs::schedules;
 use kith_kernel::Timestamp;
 use kith_platform::auth::WriteSchedules;
-use kith_platform::{Allowed, WriteResponse, ApiResult, App, Json, PathId, Routes};
+use kith_platform::{Allowed, ApiResult, App, Json, PathId, Routes, WriteResponse};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;

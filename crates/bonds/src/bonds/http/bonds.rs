@@ -3,7 +3,9 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::{Cursor, Problem, Text};
-use kith_platform::{WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, Routes, SignedIn, cursor_problem};
+use kith_platform::{
+    ApiResult, App, Json, PageQuery, PageResponse, Routes, SignedIn, WriteResponse, cursor_problem,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;

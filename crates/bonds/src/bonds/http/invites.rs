@@ -5,7 +5,7 @@ use std::str::FromStr;
 use axum::extract::State;
 use axum::response::Response;
 use kith_kernel::UserId;
-use kith_platform::{WriteResponse, ApiResult, App, Client, Json, PathId, Routes, SignedIn};
+use kith_platform::{ApiResult, App, Client, Json, PathId, Routes, SignedIn, WriteResponse};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;

@@ -5,8 +5,8 @@ use axum::response::Response;
 use kith_kernel::{Ctx, Cursor, FieldError, Problem, Text, TextRules, UserId};
 use kith_platform::http::deserialize_some;
 use kith_platform::{
-    WriteResponse, ApiResult, App, Client, Json, PageResponse, PathId, Query, Routes, SignedIn, cursor_problem,
-    page_limit,
+    ApiResult, App, Client, Json, PageResponse, PathId, Query, Routes, SignedIn, WriteResponse,
+    cursor_problem, page_limit,
 };
 use kith_store::Tx;
 use serde::Deserialize;
@@ -328,7 +328,8 @@ async fn report_partner_request(
     let user_id = caller.user_id;
     app.change(&caller, move |tx, ctx| {
         let reported = commands::report(tx, ctx, user_id, id, body.reason, note.as_deref());
-        reported.map(|(report, new)| if new { WriteResponse::created(report) } else { WriteResponse::ok(report) })
+        reported
+            .map(|(report, new)| if new { WriteResponse::created(report) } else { WriteResponse::ok(report) })
     })
     .await
 }

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::response::Response;
 use kith_platform::http::deserialize_some;
-use kith_platform::{WriteResponse, ApiResult, App, Json, Routes, SignedIn};
+use kith_platform::{ApiResult, App, Json, Routes, SignedIn, WriteResponse};
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;

@@ -4,8 +4,8 @@ use axum::extract::State;
 use axum::response::Response;
 use kith_platform::auth::WriteCollections;
 use kith_platform::{
-    Allowed, WriteResponse, ApiResult, App, Json, PageResponse, PageQuery, PathId, Preconditions, Routes, SignedIn,
-    cursor_problem,
+    Allowed, ApiResult, App, Json, PageQuery, PageResponse, PathId, Preconditions, Routes, SignedIn,
+    WriteResponse, cursor_problem,
 };
 use utoipa_axum::routes;
 

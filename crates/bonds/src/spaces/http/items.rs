@@ -5,8 +5,8 @@ use axum::response::Response;
 use kith_kernel::{Cursor, UserId};
 use kith_platform::export;
 use kith_platform::{
-    WriteResponse, ApiResult, App, Json, MergePatch, PageResponse, PathId, PathParams, Preconditions, Query, Routes,
-    SignedIn, page_limit,
+    ApiResult, App, Json, MergePatch, PageResponse, PathId, PathParams, Preconditions, Query, Routes,
+    SignedIn, WriteResponse, page_limit,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};

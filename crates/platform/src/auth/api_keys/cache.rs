@@ -31,7 +31,12 @@ impl ApiKeyCache {
     /// # Errors
     /// Returns a 401 problem if the key is malformed, unknown, expired or revoked, if its secret is wrong, or
     /// if its creator may no longer create keys; and a problem of the store if the database fails.
-    pub async fn authenticate(&self, app: &App, text: &str, now: Timestamp) -> Result<Arc<CachedApiKey>, Problem> {
+    pub async fn authenticate(
+        &self,
+        app: &App,
+        text: &str,
+        now: Timestamp,
+    ) -> Result<Arc<CachedApiKey>, Problem> {
         let refuse = |detail| {
             app.metrics.count_security(SecurityEvent::token_refused);
             Problem::new(&problems::UNAUTHENTICATED, detail).token_error("The API key is not valid")

@@ -4,9 +4,9 @@
 //! A key is valid only while its creator may create keys. It is rejected while the creator is suspended,
 //! deleted or not an administrator, and accepted again when that ends.
 
+mod cache;
 mod commands;
 mod http;
-mod cache;
 mod known_key;
 mod model;
 mod rows;
@@ -17,9 +17,9 @@ use serde_json::json;
 use crate::ExportPart;
 use crate::module::{Fact, PersonalData};
 
+pub(crate) use cache::ApiKeyCache;
 pub use commands::{create, create_from_command_line, list, revoke};
 pub(crate) use http::routes;
-pub(crate) use cache::ApiKeyCache;
 pub use model::{ApiKey, ApiKeyError, ApiKeyStatus, NewApiKey};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) use text::ApiKeyText;

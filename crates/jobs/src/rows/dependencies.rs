@@ -121,7 +121,8 @@ pub fn delete_ended_dependencies(tx: &Tx<'_>, limit: i64) -> Result<u64, Error> 
 /// Returns the job that holds a key, the end of its period if it has one, and whether the job is live.
 pub fn find_key(q: &Query<'_>, key: &str) -> Result<Option<(JobId, Option<Timestamp>, bool)>, Error> {
     q.one(
-        "SELECT k.job, k.expires_at, EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job) FROM job_unique_keys k WHERE k.key = $1",
+        "SELECT k.job, k.expires_at, EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job)
+         FROM job_unique_keys k WHERE k.key = $1",
         params![key],
         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
     )
@@ -160,7 +161,8 @@ pub fn delete_expired_keys(tx: &Tx<'_>, now: Timestamp, limit: i64) -> Result<u6
     // The outer conditions exclude a row that a concurrent enqueue has taken over: its job or its period has
     // changed.
     tx.exec(
-        "DELETE FROM job_unique_keys WHERE expires_at <= $1 AND (key, job) IN (SELECT k.key, k.job FROM job_unique_keys k
+        "DELETE FROM job_unique_keys WHERE expires_at <= $1 AND (key, job) IN (
+             SELECT k.key, k.job FROM job_unique_keys k
              WHERE k.expires_at <= $1 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job) LIMIT $2)",
         params![now, limit],
     )

@@ -201,7 +201,8 @@ pub fn current_segment(q: &Query<'_>) -> Result<(i64, Timestamp), Error> {
 
 /// Advances to the next segment unless another node has. Returns true if it did.
 pub fn advance_segment(tx: &Tx<'_>, from: i64, to: i64, now: Timestamp) -> Result<bool, Error> {
-    let sql = "UPDATE job_history_ring SET current_segment = $2, current_since = $3 WHERE id = 1 AND current_segment = $1";
+    let sql = "UPDATE job_history_ring SET current_segment = $2, current_since = $3
+               WHERE id = 1 AND current_segment = $1";
     Ok(tx.exec(sql, params![from, to, now])? == 1)
 }
 

@@ -154,7 +154,8 @@ pub fn claim_these(
 /// Returns true if a ready job is below the watermark of its priority.
 pub fn is_ready_below(q: &Query<'_>, queue: &str, lanes: &Watermarks) -> Result<bool, Error> {
     let sql = states!(
-        "SELECT 1 FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2 AND priority = $2 AND position < $3 LIMIT 1"
+        "SELECT 1 FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2 AND priority = $2 AND position < $3
+         LIMIT 1"
     );
     for (priority, position) in (0_i64..).zip(lanes).filter(|(_, position)| **position > 0) {
         if q.one(sql, params![queue, priority, *position], |_| Ok(()))?.is_some() {

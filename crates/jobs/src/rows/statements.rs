@@ -66,7 +66,8 @@ pub const CLAIM_THESE: Bulk = Bulk {
              deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($4 AS BIGINT) + timeout_ms END
          WHERE id = $5 AND state = {ready}
          RETURNING id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 THEN payload END, attempt, failures, max_attempts,
-             crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, has_dependents, priority, position, 0")],
+             crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, has_dependents, priority,
+             position, 0")],
     all: states!("UPDATE jobs SET state = {running}, attempt = attempt + 1, worker = $2, claim_token = $3, started_at = $1,
              deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($4 AS BIGINT) + timeout_ms END
          FROM unnest($5::bigint[]) AS these (id) WHERE jobs.id = these.id AND jobs.state = {ready}

@@ -138,7 +138,8 @@ async fn insert_parents(engine: &Engine, parents: i64, waiters: i64) {
             params![parents, waiters],
         )?;
         tx.exec(
-            "INSERT INTO job_dependencies (depends_on, job, on_failure) SELECT 1 + id % $1, id, 0 FROM jobs WHERE id > $1",
+            "INSERT INTO job_dependencies (depends_on, job, on_failure)
+             SELECT 1 + id % $1, id, 0 FROM jobs WHERE id > $1",
             params![parents],
         )
     };

@@ -180,7 +180,7 @@ async fn audit_verify_checks_chain(engine: Engine) {
     }
     let (database, elsewhere) = (engine.empty_database().await, TestDatabase::sqlite());
     let folder = database.folder().or(elsewhere.folder()).expect("a folder");
-    assert!(failing_stderr(kith_on(&database, folder, VERIFY)).contains("lacks migration store/0001_trace"));
+    assert!(failing_stderr(kith_on(&database, folder, VERIFY)).contains("lacks migration store/0001_store"));
 
     let server = Kith::start(kith_on(&database, folder, SERVE));
     // Contains the entries for the schedules that modules declare.

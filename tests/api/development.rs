@@ -99,7 +99,7 @@ async fn clock_can_be_reset(app: &TestApp) {
     // Earlier tokens are valid again, and schedules continue from now.
     assert_eq!(bond(&ada, &ben).await["since"], json!(app.now()));
     let next =
-        "SELECT COUNT(*) FROM job_schedules WHERE next_at > $1 AND schedule = '@every 1m' AND NOT paused";
+        "SELECT COUNT(*) FROM job_schedules WHERE next_run_at > $1 AND schedule = '@every 1m' AND NOT paused";
     let soon = app.now() + kith_kernel::minutes(1);
     let late = app.db().read(move |q| q.one(next, kith_store::params![soon], |row| row.get::<i64>(0))).await;
     assert_eq!(late.expect("a count"), Some(0), "something waits until the clock has caught up");

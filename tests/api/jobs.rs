@@ -484,7 +484,7 @@ async fn claim_of_disconnected_client_is_released(app: &TestApp) {
     let holding = tokio::spawn(async move {
         let hold = move |tx: &Tx<'_>| {
             tx.lock("job queue", ["default"])?;
-            tx.exec("UPDATE job_ring SET current = current", &[])?;
+            tx.exec("UPDATE job_history_ring SET current_segment = current_segment", &[])?;
             if let Some(held) = held.lock().expect("a lock").take() {
                 held.send(()).expect("a receiver");
                 // A failed test drops the sender.

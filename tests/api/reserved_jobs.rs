@@ -182,7 +182,7 @@ async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
         paths.push(format!("/api/v1/callbacks/{id}"));
         let killed = app.db().write(move |tx| {
             tx.exec(
-                "INSERT INTO job_dead (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
+                "INSERT INTO job_dead_letters (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
                      timeout_ms, finished_at, created_at)
                  SELECT id, queue, kind, 6, priority, run_at, payload, attempt, 3, max_attempts, timeout_ms, run_at, created_at
                  FROM jobs WHERE id = $1",

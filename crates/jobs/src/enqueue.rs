@@ -103,24 +103,24 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
             Holder::None => {}
             Holder::Stays(id) => return Ok(Enqueued { id, is_existing: true }),
             // If that job ends at this moment, there is nothing to wait for.
-            Holder::Runs(id) => predecessor = rows::waits::mark_awaited(tx, id)?.then_some(id),
+            Holder::Runs(id) => predecessor = rows::dependencies::set_has_dependents(tx, id)?.then_some(id),
         }
     }
-    let (mut awaited, failed) = await_all(tx, job)?;
-    awaited.retain(|other| predecessor != Some(*other));
-    let waiting_for = awaited.len() as i64 + i64::from(predecessor.is_some());
-    let state = if waiting_for > 0 { JobState::Blocked } else { rows::live::state_at(job, now) };
-    let id = rows::live::insert(tx, job, state, key.as_deref(), waiting_for, now)?;
-    for other in awaited {
-        rows::waits::insert_wait(tx, other, id, i64::from(job.on_failure == OnFailure::Run))?;
+    let (mut dependencies, failed) = mark_dependencies(tx, job)?;
+    dependencies.retain(|other| predecessor != Some(*other));
+    let pending_dependencies = dependencies.len() as i64 + i64::from(predecessor.is_some());
+    let state = if pending_dependencies > 0 { JobState::Blocked } else { rows::live::state_at(job, now) };
+    let id = rows::live::insert(tx, job, state, key.as_deref(), pending_dependencies, now)?;
+    for other in dependencies {
+        rows::dependencies::insert_dependency(tx, other, id, i64::from(job.on_failure == OnFailure::Run))?;
     }
     if let Some(predecessor) = predecessor {
         // The successor runs regardless of how the predecessor ends.
-        rows::waits::insert_wait(tx, predecessor, id, 1)?;
+        rows::dependencies::insert_dependency(tx, predecessor, id, 1)?;
     }
     if let (Some(key), Some(unique)) = (&key, &job.unique) {
         let until = (!unique.period.is_zero()).then(|| now + unique.period);
-        rows::waits::take_key(tx, key, id, until)?;
+        rows::dependencies::take_key(tx, key, id, until)?;
     }
     if let Some(other) = failed.filter(|_| job.on_failure == OnFailure::Die) {
         let why = format!("dependency {other} has failed");
@@ -132,16 +132,16 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
     Ok(Enqueued { id, is_existing: false })
 }
 
-/// Marks the unfinished jobs of `after` as awaited and returns them, and one job that has failed or been
+/// Marks the unfinished jobs of `after` as dependencies and returns them, and one job that has failed or been
 /// cancelled, if there is one.
-fn await_all(tx: &Tx<'_>, job: &NewJob) -> Result<(Vec<JobId>, Option<JobId>), EnqueueError> {
-    let (mut awaited, mut failed) = (Vec::new(), None);
+fn mark_dependencies(tx: &Tx<'_>, job: &NewJob) -> Result<(Vec<JobId>, Option<JobId>), EnqueueError> {
+    let (mut dependencies, mut failed) = (Vec::new(), None);
     let mut after = job.after.clone();
     after.sort_unstable();
     after.dedup();
     for id in after {
-        if rows::waits::mark_awaited(tx, id)? {
-            awaited.push(id);
+        if rows::dependencies::set_has_dependents(tx, id)? {
+            dependencies.push(id);
         } else if rows::ended::find_dead(tx, id)?.is_some() {
             failed = Some(id);
         } else {
@@ -152,7 +152,7 @@ fn await_all(tx: &Tx<'_>, job: &NewJob) -> Result<(Vec<JobId>, Option<JobId>), E
             }
         }
     }
-    Ok((awaited, failed))
+    Ok((dependencies, failed))
 }
 
 /// Holder of a unique key.
@@ -175,7 +175,7 @@ fn holder(
     key: &str,
     unique: &Unique,
 ) -> Result<Holder, EnqueueError> {
-    let Some((id, until, lives)) = rows::waits::find_key(tx, key)? else { return Ok(Holder::None) };
+    let Some((id, until, lives)) = rows::dependencies::find_key(tx, key)? else { return Ok(Holder::None) };
     if !lives && until.is_none_or(|until| until <= now) {
         return Ok(Holder::None);
     }

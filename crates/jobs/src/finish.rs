@@ -78,7 +78,7 @@ pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Resul
             outcome[*at] = ReportOutcome::Finished(JobState::Completed);
         }
     }
-    for left in left.iter().filter(|left| left.unique_key.is_some() || left.is_awaited) {
+    for left in left.iter().filter(|left| left.unique_key.is_some() || left.has_dependents) {
         let result = done.iter().find(|(_, one, _)| one.attempt.job == left.id);
         let result = result.and_then(|(_, _, done)| done.result.as_deref());
         settle(tx, left, JobState::Completed, result, ctx.now, &mut budget)?;
@@ -235,12 +235,12 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOut
         Some(_) => cancel_waiting(tx, job, why, ctx.now)?,
         None => None,
     };
-    let Some((unique_key, is_awaited)) = cancelled else {
+    let Some((unique_key, has_dependents)) = cancelled else {
         let known =
             rows::ended::find_dead(tx, job)?.is_some() || rows::ended::find_in_history(tx, job)?.is_some();
         return Ok(if known { CancelOutcome::AlreadyEnded } else { CancelOutcome::Unknown });
     };
-    let left = UnsettledJob { id: job, unique_key, is_awaited };
+    let left = UnsettledJob { id: job, unique_key, has_dependents };
     settle(tx, &left, JobState::Cancelled, None, ctx.now, &mut Budget::default())?;
     Ok(CancelOutcome::Cancelled)
 }

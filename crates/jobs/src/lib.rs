@@ -58,21 +58,7 @@ pub use workers::{AttemptContext, Handler, JobType, QueueConcurrency, WorkerOpti
 /// Migrations of the engine's tables. They run before the migrations of all modules.
 pub const JOBS_MIGRATIONS: ModuleMigrations = ModuleMigrations {
     module: "jobs",
-    migrations: &[
-        Migration { version: 1, name: "jobs", sql: include_str!("../migrations/0001_jobs.sql") },
-        Migration { version: 2, name: "schedules", sql: include_str!("../migrations/0002_schedules.sql") },
-        Migration {
-            version: 3,
-            name: "claim_tokens",
-            sql: include_str!("../migrations/0003_claim_tokens.sql"),
-        },
-        Migration {
-            version: 4,
-            name: "settlements",
-            sql: include_str!("../migrations/0004_settlements.sql"),
-        },
-        Migration { version: 5, name: "key_expiry", sql: include_str!("../migrations/0005_key_expiry.sql") },
-    ],
+    migrations: &[Migration { version: 1, name: "jobs", sql: include_str!("../migrations/0001_jobs.sql") }],
 };
 
 /// Returns the name of the channel that is notified when a queue may have a job to start.

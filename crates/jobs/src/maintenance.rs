@@ -76,8 +76,8 @@ impl Jobs {
     /// Deletes expired rows. Returns true if there may be more.
     async fn delete_expired(&self, now: Timestamp, retention: Retention) -> Result<bool, Error> {
         let tables: [(Cleanup, Timestamp); 4] = [
-            (rows::waits::delete_expired_keys, now),
-            (|tx, _, limit| rows::waits::delete_ended_waits(tx, limit), now),
+            (rows::dependencies::delete_expired_keys, now),
+            (|tx, _, limit| rows::dependencies::delete_ended_dependencies(tx, limit), now),
             (rows::queues::delete_old_windows, now - hours(48)),
             (rows::ended::delete_old_dead, now - retention.dead),
         ];

@@ -231,7 +231,7 @@ pub struct ClaimedJob {
     /// Fencing token of the claim.
     pub token: ClaimToken,
     pub(crate) priority: i64,
-    pub(crate) place: i64,
+    pub(crate) position: i64,
 }
 
 /// Attempt at a job, identified by its claim.
@@ -359,7 +359,7 @@ pub struct JobRecord {
     /// Latest failures, oldest first.
     pub errors: Vec<Failure>,
     /// Number of jobs it waits for.
-    pub waiting_for: i64,
+    pub pending_dependencies: i64,
     /// Time at which cancellation was requested.
     pub cancel_requested_at: Option<Timestamp>,
     /// Origin of the job, such as the schedule that enqueued it.

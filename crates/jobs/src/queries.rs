@@ -55,7 +55,7 @@ pub fn list_log(q: &Query<'_>, id: JobId) -> Result<Vec<LogLine>, Error> {
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
 pub fn list_results(q: &Query<'_>, id: JobId, max_bytes: i64) -> Result<Vec<DependencyResult>, Error> {
-    rows::waits::list_results(q, id, max_bytes)
+    rows::dependencies::list_results(q, id, max_bytes)
 }
 
 /// Returns true if no job in `queues` is ready or running.
@@ -108,7 +108,7 @@ const ENDED: &str = concat!(
 const DEAD: &str = concat!(
     "SELECT ",
     record_columns!(),
-    ", finished_at FROM job_dead
+    ", finished_at FROM job_dead_letters
      WHERE id < $1 AND (CAST($2 AS TEXT) IS NULL OR queue = $2) AND (CAST($3 AS TEXT) IS NULL OR kind = $3)
        AND created_at >= $4
      ORDER BY id DESC LIMIT $5"

@@ -72,7 +72,7 @@ fn lock_keys(tx: &Tx<'_>, jobs: &[JobId]) -> Result<(), Error> {
 fn revive(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<Revival, Error> {
     let key = rows::ended::find_dead_key(tx, job)?;
     if let Some(key) = &key
-        && let Some((holder, until, lives)) = rows::waits::find_key(tx, key)?
+        && let Some((holder, until, lives)) = rows::dependencies::find_key(tx, key)?
         && holder != job
         && (lives || until.is_some_and(|until| until > ctx.now))
     {
@@ -81,7 +81,7 @@ fn revive(tx: &Tx<'_>, ctx: &Ctx, job: JobId) -> Result<Revival, Error> {
     let Some(queue) = rows::ended::revive_dead(tx, job, ctx.now)? else { return Ok(Revival::NotDead) };
     rows::ended::delete_dead(tx, job)?;
     if let Some(key) = &key {
-        rows::waits::retake_key(tx, key, job)?;
+        rows::dependencies::retake_key(tx, key, job)?;
     }
     tx.notify(queue_channel(&queue));
     Ok(Revival::Revived)

@@ -8,8 +8,8 @@ use kith_store::{Error, Tx};
 
 use crate::jobs::Jobs;
 use crate::model::{Failure, JobId, JobState};
+use crate::rows::dependencies::Settlement;
 use crate::rows::unsettled::UnsettledJob;
-use crate::rows::waits::Settlement;
 use crate::{queue_channel, rows};
 
 /// Maximum number of waiting jobs updated by one transaction.
@@ -49,7 +49,7 @@ pub(crate) fn move_waiting_to_dead_letters(
         return Ok(None);
     }
     let deleted = rows::live::delete_waiting(tx, job)?;
-    Ok(deleted.map(|(unique_key, is_awaited)| UnsettledJob { id: job, unique_key, is_awaited }))
+    Ok(deleted.map(|(unique_key, has_dependents)| UnsettledJob { id: job, unique_key, has_dependents }))
 }
 
 /// Releases the unique key of an ended job and updates the jobs that wait for it, within the transaction's
@@ -67,42 +67,42 @@ pub(crate) fn settle(
     budget: &mut Budget,
 ) -> Result<(), Error> {
     if let Some(key) = &left.unique_key {
-        rows::waits::release_key(tx, key, left.id, now)?;
+        rows::dependencies::release_key(tx, key, left.id, now)?;
     }
-    if !left.is_awaited {
+    if !left.has_dependents {
         return Ok(());
     }
     let ended = Settlement { job: left.id, state, result: result.map(str::to_owned) };
-    settle_waiters(tx, VecDeque::from([ended]), now, budget)
+    settle_dependents(tx, VecDeque::from([ended]), now, budget)
 }
 
-fn settle_waiters(
+fn settle_dependents(
     tx: &Tx<'_>,
     mut ended: VecDeque<Settlement>,
     now: Timestamp,
     Budget(left): &mut Budget,
 ) -> Result<(), Error> {
     while let Some(one) = ended.pop_front() {
-        let waiters = if *left > 0 { rows::waits::settle(tx, &one, *left)? } else { Vec::new() };
-        *left -= waiters.len() as i64;
-        for (waiter, on_failure) in waiters {
+        let dependents = if *left > 0 { rows::dependencies::settle(tx, &one, *left)? } else { Vec::new() };
+        *left -= dependents.len() as i64;
+        for (dependent, on_failure) in dependents {
             if one.state == JobState::Completed || on_failure != 0 {
-                if let Some(queue) = rows::waits::decrement_pending_dependencies(tx, waiter, now)? {
+                if let Some(queue) = rows::dependencies::decrement_pending_dependencies(tx, dependent, now)? {
                     tx.notify(queue_channel(&queue));
                 }
                 continue;
             }
             let why = format!("dependency {} is {}", one.job, one.state.as_str());
-            let Some(dead) = move_waiting_to_dead_letters(tx, waiter, &why, now)? else { continue };
+            let Some(dead) = move_waiting_to_dead_letters(tx, dependent, &why, now)? else { continue };
             if let Some(key) = &dead.unique_key {
-                rows::waits::release_key(tx, key, dead.id, now)?;
+                rows::dependencies::release_key(tx, key, dead.id, now)?;
             }
-            if dead.is_awaited {
+            if dead.has_dependents {
                 ended.push_back(Settlement { job: dead.id, state: JobState::Dead, result: None });
             }
         }
         if *left == 0 {
-            rows::waits::defer_settlement(tx, &one)?;
+            rows::dependencies::defer_settlement(tx, &one)?;
         }
     }
     Ok(())
@@ -112,7 +112,7 @@ impl Jobs {
     /// Continues settlements that exceeded the budget of their transactions.
     pub(crate) async fn settle_deferred(&self) -> Result<(), Error> {
         for _ in 0..MAX_SETTLE_TRANSACTIONS {
-            if !self.db().read(rows::waits::has_settlements).await? {
+            if !self.db().read(rows::dependencies::has_settlements).await? {
                 break;
             }
             let now = self.inner().sources.clock.now();
@@ -127,9 +127,9 @@ fn settle_batch(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
     tx.lock("job settlements", ["all"])?;
     let mut budget = Budget::default();
     for _ in 0..MAX_SETTLEMENT_BATCHES {
-        let taken = rows::waits::take_settlements(tx, SETTLEMENT_BATCH)?;
+        let taken = rows::dependencies::take_settlements(tx, SETTLEMENT_BATCH)?;
         let is_last = (taken.len() as i64) < SETTLEMENT_BATCH;
-        settle_waiters(tx, taken.into(), now, &mut budget)?;
+        settle_dependents(tx, taken.into(), now, &mut budget)?;
         if is_last || budget.0 == 0 {
             break;
         }

@@ -251,7 +251,7 @@ pub fn sample_queues(q: &Query<'_>, now: Timestamp) -> Result<Vec<QueueSample>, 
              UNION ALL
              SELECT queue, 0, 0, 0, COUNT(*), 0, NULL FROM jobs WHERE state = {blocked} GROUP BY queue
              UNION ALL
-             SELECT queue, 0, 0, 0, 0, COUNT(*), NULL FROM job_dead GROUP BY queue) AS counted
+             SELECT queue, 0, 0, 0, 0, COUNT(*), NULL FROM job_dead_letters GROUP BY queue) AS counted
          GROUP BY queue ORDER BY queue"),
         params![now],
         |row| Ok(QueueSample { at: now, ..QueueSample::read_row(row)? }),
@@ -267,14 +267,15 @@ pub(crate) fn keep(
     every: Duration,
 ) -> Result<bool, Error> {
     tx.lock("job maintenance", ["samples"])?;
-    let last =
-        tx.one("SELECT MAX(at) FROM job_samples", &[], |row| row.get::<Option<Timestamp>>(0))?.flatten();
+    let last = tx
+        .one("SELECT MAX(at) FROM job_queue_samples", &[], |row| row.get::<Option<Timestamp>>(0))?
+        .flatten();
     if last.is_some_and(|last| last <= now && now < last + every) {
         return Ok(false);
     }
     for one in samples {
         tx.exec(
-            "INSERT INTO job_samples (at, queue, ready, scheduled, running, blocked, dead, oldest_ready_at)
+            "INSERT INTO job_queue_samples (at, queue, ready, scheduled, running, blocked, dead, oldest_ready_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING",
             params![
                 now,
@@ -288,7 +289,7 @@ pub(crate) fn keep(
             ],
         )?;
     }
-    tx.exec("DELETE FROM job_samples WHERE at < $1", params![now - STATS_RETENTION])?;
+    tx.exec("DELETE FROM job_queue_samples WHERE at < $1", params![now - STATS_RETENTION])?;
     tx.exec("DELETE FROM job_minutes WHERE minute < $1", params![now - STATS_RETENTION])?;
     Ok(true)
 }
@@ -307,7 +308,7 @@ pub fn list_samples(
         concat!(
             "SELECT ",
             sample_columns!(),
-            ", at FROM job_samples WHERE queue = $1 AND at >= $2 ORDER BY at LIMIT $3"
+            ", at FROM job_queue_samples WHERE queue = $1 AND at >= $2 ORDER BY at LIMIT $3"
         ),
         params![queue, since, limit],
         |row| {

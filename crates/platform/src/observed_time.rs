@@ -146,7 +146,7 @@ async fn run(app: App) {
 }
 
 fn read(q: &Query<'_>) -> Result<Option<Observed>, Error> {
-    let sql = "SELECT elapsed_ms, at, uncredited_ms, uncredited_since_ms FROM observed_time WHERE id = 1";
+    let sql = "SELECT elapsed_ms, wall_clock_at, uncredited_ms, uncredited_since_ms FROM observed_time WHERE id = 1";
     q.one(sql, &[], |row| {
         Ok(Observed {
             elapsed_ms: row.get(0)?,
@@ -159,9 +159,9 @@ fn read(q: &Query<'_>) -> Result<Option<Observed>, Error> {
 
 fn write(tx: &Tx<'_>, observed: &Observed) -> Result<(), Error> {
     let Observed { elapsed_ms, at, uncredited_ms, uncredited_since_ms } = *observed;
-    let sql = "INSERT INTO observed_time (id, elapsed_ms, at, uncredited_ms, uncredited_since_ms)
+    let sql = "INSERT INTO observed_time (id, elapsed_ms, wall_clock_at, uncredited_ms, uncredited_since_ms)
                VALUES (1, $1, $2, $3, $4)
-               ON CONFLICT (id) DO UPDATE SET elapsed_ms = excluded.elapsed_ms, at = excluded.at,
+               ON CONFLICT (id) DO UPDATE SET elapsed_ms = excluded.elapsed_ms,  wall_clock_at = excluded.wall_clock_at,
                    uncredited_ms = excluded.uncredited_ms, uncredited_since_ms = excluded.uncredited_since_ms";
     tx.exec(sql, params![elapsed_ms, at, uncredited_ms, uncredited_since_ms]).map(drop)
 }

@@ -20,7 +20,7 @@ pub struct ServerStart {
 
 impl ServerStart {
     /// Records that `app` serves at `addr`. An earlier server on this host and address that did not record
-    /// its stop is marked as cut short.
+    /// its stop is marked as unclean.
     ///
     /// # Errors
     /// Returns the store's error if the database fails.
@@ -28,8 +28,8 @@ impl ServerStart {
         let ctx = app.system_ctx("start");
         let id = app.sources.ids.next(ctx.now).to_string();
         let started = Self { id: id.clone() };
-        let place = format!("{} {addr}", rustix::system::uname().nodename().to_string_lossy());
-        app.write(&ctx, move |tx, ctx| begin(tx, ctx.now, &id, &place)).await?;
+        let address = format!("{} {addr}", rustix::system::uname().nodename().to_string_lossy());
+        app.write(&ctx, move |tx, ctx| begin(tx, ctx.now, &id, &address)).await?;
         Ok(started)
     }
 
@@ -44,21 +44,21 @@ impl ServerStart {
     }
 }
 
-fn begin(tx: &Tx<'_>, now: Timestamp, id: &str, place: &str) -> Result<(), Error> {
-    let cut_short = "UPDATE server_starts SET cut_short = TRUE WHERE place = $1 AND ended_at IS NULL";
-    tx.exec(cut_short, params![place])?;
+fn begin(tx: &Tx<'_>, now: Timestamp, id: &str, address: &str) -> Result<(), Error> {
+    let mark_unclean = "UPDATE server_starts SET is_unclean = TRUE WHERE address = $1 AND ended_at IS NULL";
+    tx.exec(mark_unclean, params![address])?;
     tx.exec("DELETE FROM server_starts WHERE started_at < $1", params![now - RETENTION])?;
-    let insert = "INSERT INTO server_starts (id, place, started_at) VALUES ($1, $2, $3)";
-    tx.exec(insert, params![id, place, now]).map(drop)
+    let insert = "INSERT INTO server_starts (id, address, started_at) VALUES ($1, $2, $3)";
+    tx.exec(insert, params![id, address, now]).map(drop)
 }
 
-/// Counts the starts within the last 24 hours, and those among them that were cut short.
+/// Counts the starts within the last 24 hours, and those among them that did not stop cleanly.
 pub(crate) fn recent(now: Timestamp) -> impl Fn(&Query<'_>) -> Result<Value, Error> {
     move |q| {
-        let sql = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN cut_short THEN 1 ELSE 0 END), 0)
+        let sql = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN is_unclean THEN 1 ELSE 0 END), 0)
                    FROM server_starts WHERE started_at > $1";
         let counted = q.one(sql, params![now - COUNT_WINDOW], |row| {
-            Ok(json!({ "within_24_h": row.get::<i64>(0)?, "cut_short": row.get::<i64>(1)? }))
+            Ok(json!({ "within_24_h": row.get::<i64>(0)?, "unclean_stops": row.get::<i64>(1)? }))
         })?;
         Ok(counted.unwrap_or_default())
     }
@@ -79,10 +79,10 @@ mod tests {
         first.end(&test.app).await.unwrap();
         ServerStart::record(&test.app, here).await.unwrap();
         ServerStart::record(&test.app, SocketAddr::from(([127, 0, 0, 1], 4712))).await.unwrap();
-        assert_eq!(counted().await, json!({ "within_24_h": 3, "cut_short": 0 }));
+        assert_eq!(counted().await, json!({ "within_24_h": 3, "unclean_stops": 0 }));
         ServerStart::record(&test.app, here).await.unwrap();
-        assert_eq!(counted().await, json!({ "within_24_h": 4, "cut_short": 1 }));
+        assert_eq!(counted().await, json!({ "within_24_h": 4, "unclean_stops": 1 }));
         test.clock.advance(days(1));
-        assert_eq!(counted().await, json!({ "within_24_h": 0, "cut_short": 0 }));
+        assert_eq!(counted().await, json!({ "within_24_h": 0, "unclean_stops": 0 }));
     }
 }

@@ -98,7 +98,7 @@ pub(crate) const INSERT_ENTRY: &str =
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 
 pub(crate) const INSERT_DETAILS: &str =
-    "INSERT INTO audit_details (entry_id, about, salt, body) VALUES ($1, $2, $3, $4)";
+    "INSERT INTO audit_details (entry_id, user_id, salt, body) VALUES ($1, $2, $3, $4)";
 
 pub(crate) fn entry_params(entry: &AuditEntry, ordinal: i64) -> [Param<'_>; 8] {
     [
@@ -232,7 +232,7 @@ const ACTIVITY: &str = "SELECT id, at, actor, action, object, request_id, detail
        UNION ALL
        SELECT * FROM (
          SELECT a.* FROM audit_details d JOIN audit_entries a ON a.id = d.entry_id
-         WHERE d.about = $4 AND d.entry_id < $2 AND a.actor <> $1 ORDER BY d.entry_id DESC LIMIT $3
+         WHERE d.user_id = $4 AND d.entry_id < $2 AND a.actor <> $1 ORDER BY d.entry_id DESC LIMIT $3
        ) AS about
      ) AS activity ORDER BY id DESC LIMIT $3";
 
@@ -278,7 +278,7 @@ impl Tx<'_> {
     /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be
     /// used afterwards.
     pub fn erase_audit_details(&self, person: UserId) -> Result<u64, Error> {
-        self.exec("DELETE FROM audit_details WHERE about = $1", params![person])
+        self.exec("DELETE FROM audit_details WHERE user_id = $1", params![person])
     }
 }
 

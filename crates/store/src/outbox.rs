@@ -15,15 +15,7 @@ use crate::{Error, Query, Tx, audit, params};
 /// Migrations of the store's own tables. They run before those of any module.
 pub const STORE_MIGRATIONS: ModuleMigrations = ModuleMigrations {
     module: "store",
-    migrations: &[
-        Migration { version: 1, name: "trace", sql: include_str!("../migrations/0001_trace.sql") },
-        Migration { version: 2, name: "audit_keys", sql: include_str!("../migrations/0002_audit_keys.sql") },
-        Migration {
-            version: 3,
-            name: "audit_archives",
-            sql: include_str!("../migrations/0003_audit_archives.sql"),
-        },
-    ],
+    migrations: &[Migration { version: 1, name: "store", sql: include_str!("../migrations/0001_store.sql") }],
 };
 
 pub(crate) const INSERT_EVENT: &str =

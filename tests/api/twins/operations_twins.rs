@@ -126,7 +126,7 @@ pub const TWINS: &[Twin] = &[
     Twin {
         row: "DRV-31",
         fault_description: "whose servers were killed repeatedly",
-        fault: InjectedFault::Database(cut_short),
+        fault: InjectedFault::Database(unclean_stops),
     },
 ];
 
@@ -148,11 +148,11 @@ fn slow_profiles(kind: EngineKind) -> &'static [&'static str] {
     }
 }
 
-fn cut_short(kind: EngineKind) -> &'static [&'static str] {
+fn unclean_stops(kind: EngineKind) -> &'static [&'static str] {
     match kind {
-        EngineKind::Sqlite => &["INSERT INTO server_starts (id, place, started_at, cut_short)
+        EngineKind::Sqlite => &["INSERT INTO server_starts (id, address, started_at, is_unclean)
              SELECT 'cut ' || t.name, 'there', unixepoch() * 1000, 1 FROM sqlite_schema t LIMIT 3"],
-        EngineKind::Postgres => &["INSERT INTO server_starts (id, place, started_at, cut_short)
+        EngineKind::Postgres => &["INSERT INTO server_starts (id, address, started_at, is_unclean)
              SELECT 'cut ' || n, 'there', CAST(extract(epoch FROM now()) * 1000 AS BIGINT), TRUE
              FROM generate_series(1, 3) AS n"],
     }

@@ -230,7 +230,7 @@ fn to_response(
         body: stored.body,
         schedule_name: schedule_name(stored.id),
         paused: schedule.as_ref().is_some_and(|schedule| schedule.paused),
-        last_run_at: schedule.as_ref().and_then(|schedule| schedule.last_at),
+        last_run_at: schedule.as_ref().and_then(|schedule| schedule.last_run_at),
         next: spec.map_or_else(Vec::new, |(schedule, spec)| schedule.plan.preview(&spec, now, UPCOMING_RUNS)),
         time_zone: schedule.as_ref().map(|schedule| schedule.plan.zone.clone()),
         schedule: schedule.map(|schedule| schedule.plan.schedule),

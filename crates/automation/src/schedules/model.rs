@@ -212,7 +212,7 @@ impl From<Schedule> for ScheduleResponse {
     fn from(one: Schedule) -> Self {
         let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         let upcoming = upcoming(&one);
-        let state = match one.next_at {
+        let state = match one.next_run_at {
             _ if one.paused => ScheduleState::Paused,
             None => ScheduleState::Ended,
             Some(_) => ScheduleState::Active,
@@ -237,19 +237,19 @@ impl From<Schedule> for ScheduleResponse {
             jitter_ms: ms(plan.jitter),
             starts_at: plan.starts_at,
             ends_at: plan.ends_at,
-            last_run_at: one.last_at,
+            last_run_at: one.last_run_at,
             upcoming,
             created_at: one.created_at,
-            updated_at: one.changed_at,
+            updated_at: one.updated_at,
         }
     }
 }
 
 fn upcoming(one: &Schedule) -> Vec<Timestamp> {
-    let Some(next_at) = one.next_at.filter(|_| !one.paused) else { return Vec::new() };
+    let Some(next_run_at) = one.next_run_at.filter(|_| !one.paused) else { return Vec::new() };
     let Ok(spec) = one.plan.check(one.anchor_at) else { return Vec::new() };
-    let mut all = vec![next_at];
-    all.extend(one.plan.preview(&spec, next_at, UPCOMING - 1));
+    let mut all = vec![next_run_at];
+    all.extend(one.plan.preview(&spec, next_run_at, UPCOMING - 1));
     all
 }
 

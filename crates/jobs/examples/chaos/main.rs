@@ -222,7 +222,11 @@ async fn effect(jobs: &Jobs, run: &AttemptContext, max_ms: u64) -> Result<JobOut
 async fn print_queues(jobs: &Jobs) -> Result<(), Failure> {
     let lines = jobs.db().export(|q| {
         let mut lines = numbers(q, "l", "SELECT id, CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM jobs")?;
-        lines.extend(numbers(q, "d", "SELECT id, CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM job_dead")?);
+        lines.extend(numbers(
+            q,
+            "d",
+            "SELECT id, CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM job_dead_letters",
+        )?);
         lines.extend(numbers(q, "h", "SELECT id, state, attempt FROM job_history")?);
         lines.extend(numbers(q, "x", "SELECT n, CAST(0 AS BIGINT), CAST(0 AS BIGINT) FROM ledger")?);
         Ok::<_, kith_store::Error>(lines)

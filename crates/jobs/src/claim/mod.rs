@@ -90,7 +90,7 @@ impl ClaimState {
 
     /// Returns true if the watermarks must be verified now.
     pub fn is_check_due(&self, now: Timestamp) -> bool {
-        let is_set = self.watermarks.iter().any(|place| *place > 0);
+        let is_set = self.watermarks.iter().any(|position| *position > 0);
         is_set && (now < self.checked_at || now >= self.checked_at + SWEEP_INTERVAL)
     }
 }
@@ -271,12 +271,12 @@ fn claim_by_priority(
     if oldest > 0 {
         // The rest is after the last job that was picked, even if another transaction took that one.
         let put_back = found.jobs.last().filter(|_| (found.jobs.len() as i64) < claimed);
-        let last = put_back.map(|job| (job.priority, job.place)).or(page.last);
+        let last = put_back.map(|job| (job.priority, job.position)).or(page.last);
         let last = last.filter(|_| page.found == limit || found.is_truncated);
         for (priority, mark) in (0..).zip(&mut marks.watermarks) {
             *mark = match last {
                 Some((lane, _)) if priority > lane => *mark,
-                Some((lane, place)) if priority == lane => place.min(oldest).max(*mark),
+                Some((lane, position)) if priority == lane => position.min(oldest).max(*mark),
                 _ => oldest.max(*mark),
             };
         }

@@ -59,7 +59,7 @@ pub fn insert_dead(
     now: Timestamp,
 ) -> Result<bool, Error> {
     let kept = tx.exec(
-        states!("INSERT INTO job_dead (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
+        states!("INSERT INTO job_dead_letters (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
              timeout_ms, retry, limit_key, unique_key, started_at, finished_at, result, errors, source, created_at)
          SELECT id, queue, kind, {dead}, priority, run_at, payload, attempt, $2, max_attempts, timeout_ms, retry, limit_key,
              unique_key, started_at, $4, NULL, $3, source, created_at
@@ -74,7 +74,7 @@ pub fn delete_owned(tx: &Tx<'_>, of: Attempt) -> Result<Option<UnsettledJob>, Er
     tx.one(
         states!(
             "DELETE FROM jobs WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = {running}
-         RETURNING id, unique_key, is_awaited"
+         RETURNING id, unique_key, has_dependents"
         ),
         params![of.job, of.attempt, of.token.number()],
         UnsettledJob::read_row,
@@ -91,8 +91,11 @@ pub fn find_in_history(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Er
 
 /// Returns a dead letter.
 pub fn find_dead(q: &Query<'_>, id: JobId) -> Result<Option<JobRecord>, Error> {
-    let sql =
-        concat!("SELECT ", record_columns!(), ", finished_at, payload, result FROM job_dead WHERE id = $1");
+    let sql = concat!(
+        "SELECT ",
+        record_columns!(),
+        ", finished_at, payload, result FROM job_dead_letters WHERE id = $1"
+    );
     q.one(sql, params![id], read_whole)
 }
 
@@ -104,7 +107,7 @@ fn read_whole(row: &Row<'_>) -> Result<JobRecord, Error> {
 
 /// Returns the unique key of a dead letter, if it has one.
 pub fn find_dead_key(q: &Query<'_>, id: JobId) -> Result<Option<String>, Error> {
-    let sql = "SELECT unique_key FROM job_dead WHERE id = $1";
+    let sql = "SELECT unique_key FROM job_dead_letters WHERE id = $1";
     Ok(q.one(sql, params![id], |row| row.get::<Option<String>>(0))?.flatten())
 }
 
@@ -116,7 +119,7 @@ pub fn revive_dead(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<Stri
              retry, limit_key, unique_key, errors, source, created_at)
          SELECT id, queue, kind, {scheduled}, priority, $2, payload, attempt, 0, max_attempts, timeout_ms, retry, limit_key,
              unique_key, errors, source, created_at
-         FROM job_dead WHERE id = $1
+         FROM job_dead_letters WHERE id = $1
          RETURNING queue"),
         params![id, now],
         |row| row.get(0),
@@ -137,7 +140,7 @@ pub fn run_again(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<(JobId
 }
 
 pub fn delete_dead(tx: &Tx<'_>, id: JobId) -> Result<bool, Error> {
-    Ok(tx.exec("DELETE FROM job_dead WHERE id = $1", params![id])? == 1)
+    Ok(tx.exec("DELETE FROM job_dead_letters WHERE id = $1", params![id])? == 1)
 }
 
 /// Returns up to `limit` dead letters after `after`, optionally only those of a queue and a kind.
@@ -149,7 +152,7 @@ pub fn list_dead(
     limit: i64,
 ) -> Result<Vec<JobId>, Error> {
     q.all(
-        "SELECT id FROM job_dead
+        "SELECT id FROM job_dead_letters
          WHERE id > $3 AND (CAST($1 AS TEXT) IS NULL OR queue = $1) AND (CAST($2 AS TEXT) IS NULL OR kind = $2)
          ORDER BY id LIMIT $4",
         params![queue, kind, after, limit],
@@ -167,11 +170,11 @@ pub fn list_revivable(
     limit: i64,
 ) -> Result<Vec<JobId>, Error> {
     q.all(
-        "SELECT d.id FROM job_dead d
+        "SELECT d.id FROM job_dead_letters d
          WHERE d.id > $3 AND (CAST($1 AS TEXT) IS NULL OR d.queue = $1) AND (CAST($2 AS TEXT) IS NULL OR d.kind = $2)
-           AND NOT EXISTS (SELECT 1 FROM job_keys k
+           AND NOT EXISTS (SELECT 1 FROM job_unique_keys k
                            WHERE k.key = d.unique_key AND k.job <> d.id
-                             AND (k.until > $5 OR EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job)))
+                             AND (k.expires_at > $5 OR EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job)))
          ORDER BY d.id LIMIT $4",
         params![queue, kind, after, limit, now],
         |row| row.get(0),
@@ -181,8 +184,8 @@ pub fn list_revivable(
 /// Deletes dead letters that ended before `before`, oldest first.
 pub fn delete_old_dead(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64, Error> {
     tx.exec(
-        "DELETE FROM job_dead WHERE id IN (
-             SELECT id FROM job_dead WHERE finished_at < $1 ORDER BY finished_at LIMIT $2)",
+        "DELETE FROM job_dead_letters WHERE id IN (
+             SELECT id FROM job_dead_letters WHERE finished_at < $1 ORDER BY finished_at LIMIT $2)",
         params![before, limit],
     )
 }
@@ -190,18 +193,24 @@ pub fn delete_old_dead(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64
 /// Returns the current segment and the time since which it is written.
 pub fn current_segment(q: &Query<'_>) -> Result<(i64, Timestamp), Error> {
     let found =
-        q.one("SELECT current, since FROM job_ring WHERE id = 1", &[], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        q.one("SELECT current_segment, current_since FROM job_history_ring WHERE id = 1", &[], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
     Ok(found.unwrap_or((0, Timestamp::EPOCH)))
 }
 
 /// Advances to the next segment unless another node has. Returns true if it did.
 pub fn advance_segment(tx: &Tx<'_>, from: i64, to: i64, now: Timestamp) -> Result<bool, Error> {
-    let sql = "UPDATE job_ring SET current = $2, since = $3 WHERE id = 1 AND current = $1";
+    let sql = "UPDATE job_history_ring SET current_segment = $2, current_since = $3
+               WHERE id = 1 AND current_segment = $1";
     Ok(tx.exec(sql, params![from, to, now])? == 1)
 }
 
 pub fn start_segments(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
-    tx.exec("UPDATE job_ring SET since = $1 WHERE id = 1 AND since = 0", params![now])?;
+    tx.exec(
+        "UPDATE job_history_ring SET current_since = $1 WHERE id = 1 AND current_since = 0",
+        params![now],
+    )?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::retry::RetryPolicy;
 
 const INSERT_ONE: &str =
     "INSERT INTO jobs (queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, retry,
-        limit_key, unique_key, waiting_for, source, created_at)
+        limit_key, unique_key, pending_dependencies, source, created_at)
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) RETURNING id";
 
 pub fn insert(
@@ -20,7 +20,7 @@ pub fn insert(
     job: &NewJob,
     state: JobState,
     unique_key: Option<&str>,
-    waiting_for: i64,
+    pending_dependencies: i64,
     now: Timestamp,
 ) -> Result<JobId, Error> {
     let retry = job.retry.to_stored();
@@ -38,7 +38,7 @@ pub fn insert(
             retry,
             job.limit_key,
             unique_key,
-            waiting_for,
+            pending_dependencies,
             job.source,
             now
         ],
@@ -154,10 +154,11 @@ pub fn claim_these(
 /// Returns true if a ready job is below the watermark of its priority.
 pub fn is_ready_below(q: &Query<'_>, queue: &str, lanes: &Watermarks) -> Result<bool, Error> {
     let sql = states!(
-        "SELECT 1 FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2 AND priority = $2 AND place < $3 LIMIT 1"
+        "SELECT 1 FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2 AND priority = $2 AND position < $3
+         LIMIT 1"
     );
-    for (priority, place) in (0_i64..).zip(lanes).filter(|(_, place)| **place > 0) {
-        if q.one(sql, params![queue, priority, *place], |_| Ok(()))?.is_some() {
+    for (priority, position) in (0_i64..).zip(lanes).filter(|(_, position)| **position > 0) {
+        if q.one(sql, params![queue, priority, *position], |_| Ok(()))?.is_some() {
             return Ok(true);
         }
     }
@@ -166,7 +167,7 @@ pub fn is_ready_below(q: &Query<'_>, queue: &str, lanes: &Watermarks) -> Result<
 
 fn in_order(found: Vec<Option<ClaimedJob>>) -> Vec<ClaimedJob> {
     let mut jobs: Vec<_> = found.into_iter().flatten().collect();
-    jobs.sort_by_key(|job| (job.priority, job.place, job.id));
+    jobs.sort_by_key(|job| (job.priority, job.position, job.id));
     jobs
 }
 
@@ -189,7 +190,7 @@ fn read_claimed(row: &Row<'_>, claimer: Claimer, queue: &str) -> Result<Option<C
         worker: claimer.worker,
         token: claimer.token,
         priority: row.get(14)?,
-        place: row.get(15)?,
+        position: row.get(15)?,
     }))
 }
 
@@ -213,7 +214,7 @@ pub fn first_without_key(q: &Query<'_>, queue: &str, limit: i64) -> Result<Vec<J
     q.all(
         states!(
             "SELECT id FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2 AND limit_key IS NULL
-         ORDER BY priority, place, id LIMIT $2"
+         ORDER BY priority, position, id LIMIT $2"
         ),
         params![queue, limit],
         |row| row.get(0),
@@ -307,7 +308,7 @@ row_columns! {
         failures = "failures",
         retry = "max_attempts, retry",
         errors = "errors",
-        cancel_requested_at = "cancel_asked_at",
+        cancel_requested_at = "cancel_requested_at",
         queue = "queue",
         crashes = "crashes"
     }
@@ -340,7 +341,7 @@ pub fn find_leased(tx: &Tx<'_>, id: JobId, token: ClaimToken) -> Result<Option<L
         states!(
             "UPDATE jobs SET started_at = started_at WHERE id = $1 AND claim_token = $2 AND state = {running}
            AND EXISTS (SELECT 1 FROM job_workers w WHERE w.id = jobs.worker AND w.is_remote)
-         RETURNING attempt, worker, cancel_asked_at, queue"
+         RETURNING attempt, worker, cancel_requested_at, queue"
         ),
         params![id, token.number()],
         |row| {
@@ -360,7 +361,7 @@ pub fn is_busy(q: &Query<'_>, queue: &str) -> Result<bool, Error> {
     // quickly by scanning the table.
     let sql = states!(
         "SELECT (SELECT id FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2
-                       ORDER BY priority, place, id LIMIT 1) IS NOT NULL
+                       ORDER BY priority, position, id LIMIT 1) IS NOT NULL
                    OR (SELECT id FROM jobs WHERE queue = $1 AND state = {ready} AND crashes >= 2
                        ORDER BY id LIMIT 1) IS NOT NULL
                    OR (SELECT id FROM jobs WHERE queue = $1 AND state = {running}
@@ -400,7 +401,7 @@ pub fn find_rescheduled(q: &Query<'_>, of: Attempt) -> Result<Option<Timestamp>,
 pub fn return_unstarted(tx: &Tx<'_>, of: Attempt, now: Timestamp) -> Result<bool, Error> {
     let changed = tx.exec(
         states!("UPDATE jobs SET state = {scheduled}, worker = NULL, deadline_at = NULL, started_at = NULL, run_at = $4
-         WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = {running} AND cancel_asked_at IS NULL"),
+         WHERE id = $1 AND attempt = $2 AND claim_token = $3 AND state = {running} AND cancel_requested_at IS NULL"),
         params![of.job, of.attempt, of.token.number(), now],
     )?;
     Ok(changed == 1)
@@ -444,7 +445,7 @@ pub fn set_progress(tx: &Tx<'_>, of: Attempt, progress: &str) -> Result<bool, Er
 /// Records a cancellation request, locks the job and returns its state.
 pub fn request_cancel(tx: &Tx<'_>, id: JobId, now: Timestamp) -> Result<Option<JobState>, Error> {
     tx.one(
-        "UPDATE jobs SET cancel_asked_at = COALESCE(cancel_asked_at, $2) WHERE id = $1 RETURNING state",
+        "UPDATE jobs SET cancel_requested_at = COALESCE(cancel_requested_at, $2) WHERE id = $1 RETURNING state",
         params![id, now],
         |row| row.get(0),
     )
@@ -461,7 +462,7 @@ pub fn list_cancel_requested(q: &Query<'_>, worker: i64) -> Result<Vec<Attempt>,
     q.all(
         states!(
             "SELECT id, attempt, claim_token FROM jobs
-         WHERE cancel_asked_at IS NOT NULL AND state = {running} AND worker = $1"
+         WHERE cancel_requested_at IS NOT NULL AND state = {running} AND worker = $1"
         ),
         params![worker],
         Attempt::read_row,
@@ -519,7 +520,7 @@ pub fn list_overdue(q: &Query<'_>, before: Timestamp, limit: i64) -> Result<Vec<
 pub struct LiveJob {
     record: JobRecord,
     progress: Option<String>,
-    waiting_for: i64,
+    pending_dependencies: i64,
     cancel_requested_at: Option<Timestamp>,
 }
 
@@ -527,15 +528,15 @@ row_columns! {
     live_columns => LiveJob {
         record = record_columns!(),
         progress = "progress",
-        waiting_for = "waiting_for",
-        cancel_requested_at = "cancel_asked_at"
+        pending_dependencies = "pending_dependencies",
+        cancel_requested_at = "cancel_requested_at"
     }
 }
 
 impl From<LiveJob> for JobRecord {
     fn from(live: LiveJob) -> Self {
-        let LiveJob { record, progress, waiting_for, cancel_requested_at } = live;
-        Self { progress, waiting_for, cancel_requested_at, ..record }
+        let LiveJob { record, progress, pending_dependencies, cancel_requested_at } = live;
+        Self { progress, pending_dependencies, cancel_requested_at, ..record }
     }
 }
 
@@ -562,7 +563,7 @@ pub fn replace(tx: &Tx<'_>, id: JobId, job: &NewJob, now: Timestamp) -> Result<b
 
 pub fn delete_waiting(tx: &Tx<'_>, id: JobId) -> Result<Option<(Option<String>, bool)>, Error> {
     tx.one(
-        states!("DELETE FROM jobs WHERE id = $1 AND state <> {running} RETURNING unique_key, is_awaited"),
+        states!("DELETE FROM jobs WHERE id = $1 AND state <> {running} RETURNING unique_key, has_dependents"),
         params![id],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )

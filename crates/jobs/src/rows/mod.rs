@@ -30,18 +30,18 @@ row_columns! {
         finished_at = None;
         result = None;
         progress = None;
-        waiting_for = 0;
+        pending_dependencies = 0;
         cancel_requested_at = None
     }
 }
 
+pub mod dependencies;
 pub mod ended;
 pub mod live;
 pub mod queues;
 pub mod schedules;
 pub mod statements;
 pub mod unsettled;
-pub mod waits;
 pub mod workers;
 
 use std::time::Duration;

@@ -39,12 +39,12 @@ pub fn list(q: &Query<'_>) -> Result<Vec<(String, QueueSettings)>, Error> {
 pub fn save(tx: &Tx<'_>, queue: &str, settings: &QueueSettings, now: Timestamp) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO job_queues (name, paused, concurrency, rate, rate_ms, key_concurrency, key_rate, key_rate_ms,
-             revision, changed_at)
+             revision, updated_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (name) DO UPDATE SET paused = excluded.paused, concurrency = excluded.concurrency,
              rate = excluded.rate, rate_ms = excluded.rate_ms, key_concurrency = excluded.key_concurrency,
              key_rate = excluded.key_rate, key_rate_ms = excluded.key_rate_ms, revision = excluded.revision,
-             changed_at = excluded.changed_at",
+             updated_at = excluded.updated_at",
         params![
             queue,
             settings.paused,
@@ -63,15 +63,21 @@ pub fn save(tx: &Tx<'_>, queue: &str, settings: &QueueSettings, now: Timestamp) 
 
 /// Returns the time at which a window opened, and the number of starts in it.
 pub fn find_window(q: &Query<'_>, queue: &str, key: &str) -> Result<Option<(Timestamp, i64)>, Error> {
-    let sql = "SELECT since, used FROM job_rates WHERE queue = $1 AND limit_key = $2";
+    let sql = "SELECT opened_at, starts FROM job_rate_windows WHERE queue = $1 AND limit_key = $2";
     q.one(sql, params![queue, key], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
-pub fn save_window(tx: &Tx<'_>, queue: &str, key: &str, since: Timestamp, used: i64) -> Result<(), Error> {
+pub fn save_window(
+    tx: &Tx<'_>,
+    queue: &str,
+    key: &str,
+    opened_at: Timestamp,
+    starts: i64,
+) -> Result<(), Error> {
     tx.exec(
-        "INSERT INTO job_rates (queue, limit_key, since, used) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (queue, limit_key) DO UPDATE SET since = excluded.since, used = excluded.used",
-        params![queue, key, since, used],
+        "INSERT INTO job_rate_windows (queue, limit_key, opened_at, starts) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (queue, limit_key) DO UPDATE SET opened_at = excluded.opened_at, starts = excluded.starts",
+        params![queue, key, opened_at, starts],
     )?;
     Ok(())
 }
@@ -80,8 +86,8 @@ pub fn save_window(tx: &Tx<'_>, queue: &str, key: &str, since: Timestamp, used: 
 pub fn delete_old_windows(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64, Error> {
     // Compared again in the outer statement, because a claim may reopen a window meanwhile.
     tx.exec(
-        "DELETE FROM job_rates WHERE since < $1 AND (queue, limit_key) IN (
-             SELECT queue, limit_key FROM job_rates WHERE since < $1 LIMIT $2)",
+        "DELETE FROM job_rate_windows WHERE opened_at < $1 AND (queue, limit_key) IN (
+             SELECT queue, limit_key FROM job_rate_windows WHERE opened_at < $1 LIMIT $2)",
         params![before, limit],
     )
 }

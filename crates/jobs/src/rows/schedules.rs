@@ -38,12 +38,12 @@ row_columns! {
         plan = plan_columns!(),
         anchor_at = "anchor_at",
         paused = "paused",
-        next_at = "next_at",
-        last_at = "last_at",
+        next_run_at = "next_run_at",
+        last_run_at = "last_run_at",
         decided_until = "decided_until",
         revision = "revision",
         created_at = "created_at",
-        changed_at = "changed_at"
+        updated_at = "updated_at"
     }
 }
 
@@ -73,7 +73,7 @@ pub fn list_due(
     limit: i64,
 ) -> Result<Vec<String>, Error> {
     q.all(
-        "SELECT name FROM job_schedules WHERE NOT paused AND next_at <= $1 AND name > $3
+        "SELECT name FROM job_schedules WHERE NOT paused AND next_run_at <= $1 AND name > $3
          UNION SELECT name FROM job_schedules WHERE NOT paused AND decided_until > $2 AND name > $3
          ORDER BY 1 LIMIT $4",
         params![now, future, after, limit],
@@ -83,7 +83,7 @@ pub fn list_due(
 
 /// Returns the time of the next occurrence of any schedule.
 pub fn next_of_all(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
-    let sql = "SELECT MIN(next_at) FROM job_schedules WHERE NOT paused";
+    let sql = "SELECT MIN(next_run_at) FROM job_schedules WHERE NOT paused";
     Ok(q.one(sql, &[], |row| row.get(0))?.flatten())
 }
 
@@ -134,7 +134,7 @@ pub fn insert(tx: &Tx<'_>, one: &Schedule) -> Result<bool, Error> {
     let added = tx.exec(
         "INSERT INTO job_schedules (name, owner, is_declared, queue, kind, payload, priority, max_attempts, retry,
              timeout_ms, schedule, zone, missed, missed_cap, overlap, jitter_ms, starts_at, ends_at, anchor_at, paused,
-             next_at, last_at, decided_until, revision, created_at, changed_at)
+             next_run_at, last_run_at, decided_until, revision, created_at, updated_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
              $24, $25, $26)
          ON CONFLICT (name) DO NOTHING",
@@ -159,12 +159,12 @@ pub fn insert(tx: &Tx<'_>, one: &Schedule) -> Result<bool, Error> {
             plan.ends_at,
             one.anchor_at,
             one.paused,
-            one.next_at,
-            one.last_at,
+            one.next_run_at,
+            one.last_run_at,
             one.decided_until,
             one.revision,
             one.created_at,
-            one.changed_at
+            one.updated_at
         ],
     )?;
     Ok(added == 1)
@@ -177,7 +177,7 @@ pub fn update(tx: &Tx<'_>, one: &Schedule) -> Result<(), Error> {
         "UPDATE job_schedules SET owner = $2, queue = $3, kind = $4, payload = $5, priority = $6, max_attempts = $7,
              retry = $8, timeout_ms = $9, schedule = $10, zone = $11, missed = $12, missed_cap = $13, overlap = $14,
              jitter_ms = $15, starts_at = $16, ends_at = $17, anchor_at = $18, paused = $19, revision = $20,
-             changed_at = $21
+             updated_at = $21
          WHERE name = $1",
         params![
             one.name,
@@ -200,7 +200,7 @@ pub fn update(tx: &Tx<'_>, one: &Schedule) -> Result<(), Error> {
             one.anchor_at,
             one.paused,
             one.revision,
-            one.changed_at
+            one.updated_at
         ],
     )?;
     Ok(())
@@ -209,15 +209,15 @@ pub fn update(tx: &Tx<'_>, one: &Schedule) -> Result<(), Error> {
 /// Advances the progress of a schedule by compare-and-set. Returns false if another node has advanced it.
 pub fn advance_progress(tx: &Tx<'_>, before: &Schedule, after: &Schedule) -> Result<bool, Error> {
     let changed = tx.exec(
-        "UPDATE job_schedules SET next_at = $2, last_at = $3, decided_until = $4
-         WHERE name = $1 AND decided_until = $5 AND COALESCE(next_at, -1) = $6",
+        "UPDATE job_schedules SET next_run_at = $2, last_run_at = $3, decided_until = $4
+         WHERE name = $1 AND decided_until = $5 AND COALESCE(next_run_at, -1) = $6",
         params![
             before.name,
-            after.next_at,
-            after.last_at,
+            after.next_run_at,
+            after.last_run_at,
             after.decided_until,
             before.decided_until,
-            before.next_at.map_or(-1, Timestamp::as_millis)
+            before.next_run_at.map_or(-1, Timestamp::as_millis)
         ],
     )?;
     Ok(changed == 1)

@@ -2,7 +2,7 @@
 //! segments.
 //!
 //! On PostgreSQL, dead index entries stay as long as a transaction holds an old snapshot. Claims therefore
-//! scan each priority from a watermark below which no job is ready: `place` is the transaction that made a
+//! scan each priority from a watermark below which no job is ready: `position` is the transaction that made a
 //! job ready, and jobs that are not visible yet belong to transactions at or after the oldest running one,
 //! which each claim returns first.
 
@@ -25,34 +25,34 @@ pub const CLAIM: Statement = Statement {
     sqlite: states!("UPDATE jobs SET state = {running}, attempt = attempt + 1, worker = $2, claim_token = $5, started_at = $1,
             deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($6 AS BIGINT) + timeout_ms END
          WHERE id IN (SELECT id FROM (
-             SELECT id, bytes, SUM(bytes) OVER (ORDER BY priority, place, id) AS total FROM (
-                 SELECT id, priority, place, OCTET_LENGTH(payload) AS bytes FROM jobs
+             SELECT id, bytes, SUM(bytes) OVER (ORDER BY priority, position, id) AS total FROM (
+                 SELECT id, priority, position, OCTET_LENGTH(payload) AS bytes FROM jobs
                  WHERE queue = $3 AND state = {ready} AND crashes < 2
-                 ORDER BY priority, place, id LIMIT $4))
+                 ORDER BY priority, position, id LIMIT $4))
              WHERE total - bytes < 2097152)
          RETURNING id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at, created_at,
-             limit_key, unique_key, is_awaited, priority, place, 0, 0, 0, 0, 0"),
+             limit_key, unique_key, has_dependents, priority, position, 0, 0, 0, 0, 0"),
     postgres: states!("WITH first AS (
              SELECT c.* FROM unnest($7::bigint[], $8::bigint[]) AS lane (priority, mark)
              CROSS JOIN LATERAL (
-                 SELECT j.id, j.priority, j.place, OCTET_LENGTH(j.payload) AS bytes FROM jobs j
+                 SELECT j.id, j.priority, j.position, OCTET_LENGTH(j.payload) AS bytes FROM jobs j
                  WHERE j.queue = $3 AND j.state = {ready} AND j.crashes < 2
-                   AND j.priority = lane.priority AND j.place >= lane.mark
-                 ORDER BY j.place, j.id LIMIT $4) AS c
-             ORDER BY c.priority, c.place, c.id LIMIT $4),
+                   AND j.priority = lane.priority AND j.position >= lane.mark
+                 ORDER BY j.position, j.id LIMIT $4) AS c
+             ORDER BY c.priority, c.position, c.id LIMIT $4),
          picked AS (
-             SELECT id, priority, place FROM (
-                 SELECT id, priority, place, bytes, SUM(bytes) OVER (ORDER BY priority, place, id) AS total
+             SELECT id, priority, position FROM (
+                 SELECT id, priority, position, bytes, SUM(bytes) OVER (ORDER BY priority, position, id) AS total
                  FROM first) AS summed
              WHERE total - bytes < 2097152),
-         last AS (SELECT priority, place FROM picked ORDER BY priority DESC, place DESC LIMIT 1),
+         last AS (SELECT priority, position FROM picked ORDER BY priority DESC, position DESC LIMIT 1),
          claimed AS (
              UPDATE jobs SET state = {running}, attempt = attempt + 1, worker = $2, claim_token = $5, started_at = $1,
                  deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($6 AS BIGINT) + timeout_ms END
              FROM picked WHERE jobs.id = picked.id AND jobs.state = {ready}
              RETURNING jobs.id, kind, payload, attempt, failures, max_attempts, crashes, timeout_ms, retry, run_at,
-                 created_at, limit_key, unique_key, is_awaited, jobs.priority, jobs.place)
-         SELECT c.*, page.oldest, page.found, page.picked, last.priority, last.place FROM (
+                 created_at, limit_key, unique_key, has_dependents, jobs.priority, jobs.position)
+         SELECT c.*, page.oldest, page.found, page.picked, last.priority, last.position FROM (
              SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT) AS oldest,
                  (SELECT COUNT(*) FROM first) AS found, (SELECT COUNT(*) FROM picked) AS picked) AS page
          LEFT JOIN last ON TRUE LEFT JOIN claimed AS c ON TRUE"),
@@ -66,13 +66,14 @@ pub const CLAIM_THESE: Bulk = Bulk {
              deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($4 AS BIGINT) + timeout_ms END
          WHERE id = $5 AND state = {ready}
          RETURNING id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 THEN payload END, attempt, failures, max_attempts,
-             crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, is_awaited, priority, place, 0")],
+             crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, has_dependents, priority,
+             position, 0")],
     all: states!("UPDATE jobs SET state = {running}, attempt = attempt + 1, worker = $2, claim_token = $3, started_at = $1,
              deadline_at = CASE WHEN timeout_ms > 0 THEN CAST($4 AS BIGINT) + timeout_ms END
          FROM unnest($5::bigint[]) AS these (id) WHERE jobs.id = these.id AND jobs.state = {ready}
          RETURNING jobs.id, kind, CASE WHEN OCTET_LENGTH(payload) <= 16384 THEN payload END, attempt, failures,
-             max_attempts, crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, is_awaited, priority,
-             place, CAST(0 AS BIGINT)"),
+             max_attempts, crashes, timeout_ms, retry, run_at, created_at, limit_key, unique_key, has_dependents, priority,
+             position, CAST(0 AS BIGINT)"),
 };
 
 /// Selects the attempts that are still running: job, claim token.
@@ -102,13 +103,13 @@ pub const SET_DEADLINES: Bulk = Bulk {
 pub const FIRST_OF_KEYS: Bulk = Bulk {
     each: &[states!(
         "SELECT id FROM jobs WHERE queue = $1 AND state = {ready} AND limit_key = $2 AND crashes < 2
-         ORDER BY priority, place, id LIMIT $3"
+         ORDER BY priority, position, id LIMIT $3"
     )],
     all: states!(
         "SELECT j.id FROM unnest($2::text[], $3::bigint[]) AS wanted (limit_key, room)
          CROSS JOIN LATERAL (SELECT id FROM jobs WHERE queue = $1 AND state = {ready} AND crashes < 2
              AND limit_key = wanted.limit_key COLLATE \"C\"
-             ORDER BY priority, place, id LIMIT wanted.room) AS j"
+             ORDER BY priority, position, id LIMIT wanted.room) AS j"
     ),
 };
 
@@ -125,7 +126,7 @@ pub const PROMOTE: Statement = Statement {
              ORDER BY run_at, id LIMIT $4)"
     ),
     postgres: states!(
-        "UPDATE jobs SET state = {ready}, place = CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)
+        "UPDATE jobs SET state = {ready}, position = CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)
          WHERE state = {scheduled} AND id IN (
              SELECT id FROM jobs WHERE queue = $1 AND state = {scheduled} AND run_at <= $2 AND run_at >= $3
              ORDER BY run_at, id LIMIT $4 FOR UPDATE SKIP LOCKED)"
@@ -192,7 +193,7 @@ macro_rules! per_segment {
                      WHERE j.id = e.id AND j.attempt = e.attempt AND j.claim_token = e.token AND j.state = {running}
                      RETURNING j.id, j.queue, j.kind, e.state, j.priority, j.run_at, j.payload, j.attempt, j.failures,
                          j.max_attempts, j.timeout_ms, j.retry, j.limit_key, j.started_at, e.result, j.errors, j.source,
-                         j.created_at, j.unique_key, j.is_awaited),
+                         j.created_at, j.unique_key, j.has_dependents),
                  kept AS (
                      INSERT INTO job_history_segment_", $n, " (id, queue, kind, state, priority, run_at, payload, attempt,
                          failures, max_attempts, timeout_ms, retry, limit_key, started_at, finished_at, result, errors,

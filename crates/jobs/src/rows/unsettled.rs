@@ -8,9 +8,9 @@ use crate::model::JobId;
 pub struct UnsettledJob {
     pub id: JobId,
     pub unique_key: Option<String>,
-    pub is_awaited: bool,
+    pub has_dependents: bool,
 }
 
 row_columns! {
-    unsettled_columns => UnsettledJob { id = "id", unique_key = "unique_key", is_awaited = "is_awaited" }
+    unsettled_columns => UnsettledJob { id = "id", unique_key = "unique_key", has_dependents = "has_dependents" }
 }

@@ -31,7 +31,7 @@ pub fn create(
         return Err(ScheduleError::TooMany);
     }
     let schedule = Schedule { paused, ..new_schedule(ctx, name, owner(ctx), plan)? };
-    if schedule.next_at.is_none() {
+    if schedule.next_run_at.is_none() {
         return Err(ScheduleError::Over);
     }
     if !rows::insert(tx, &schedule)? {
@@ -63,15 +63,15 @@ pub(super) fn new_schedule(
         name: name.to_owned(),
         owner,
         is_declared: false,
-        next_at: plan.next_after(&spec, ctx.now),
+        next_run_at: plan.next_after(&spec, ctx.now),
         plan,
         anchor_at,
         paused: false,
-        last_at: None,
+        last_run_at: None,
         decided_until: ctx.now,
         revision: 1,
         created_at: ctx.now,
-        changed_at: ctx.now,
+        updated_at: ctx.now,
     })
 }
 
@@ -84,10 +84,18 @@ pub(super) fn with_plan(ctx: &Ctx, before: &Schedule, mut plan: Plan) -> Result<
     let spec = plan.check(anchor_at)?;
     spec.zone().clone_into(&mut plan.zone);
     let keeps_place = same && before.plan.zone == plan.zone;
-    let next_at = if keeps_place { before.next_at } else { plan.next_after(&spec, ctx.now) };
+    let next_run_at = if keeps_place { before.next_run_at } else { plan.next_after(&spec, ctx.now) };
     let decided_until = if keeps_place { before.decided_until } else { ctx.now };
     let revision = before.revision + 1;
-    Ok(Schedule { plan, anchor_at, next_at, decided_until, revision, changed_at: ctx.now, ..before.clone() })
+    Ok(Schedule {
+        plan,
+        anchor_at,
+        next_run_at,
+        decided_until,
+        revision,
+        updated_at: ctx.now,
+        ..before.clone()
+    })
 }
 
 /// Locks a schedule until the transaction ends, and returns it.
@@ -140,7 +148,7 @@ pub fn change(
     if after.plan == before.plan {
         return Ok(before);
     }
-    if after.next_at.is_none() {
+    if after.next_run_at.is_none() {
         return Err(ScheduleError::Over);
     }
     save(tx, &before, &after)?;
@@ -172,10 +180,10 @@ pub fn set_paused(tx: &Tx<'_>, ctx: &Ctx, name: &str, paused: bool) -> Result<Sc
     if before.paused == paused {
         return Ok(before);
     }
-    let mut after = Schedule { paused, revision: before.revision + 1, changed_at: ctx.now, ..before.clone() };
+    let mut after = Schedule { paused, revision: before.revision + 1, updated_at: ctx.now, ..before.clone() };
     if !paused {
         let spec = after.plan.check(after.anchor_at)?;
-        after.next_at = after.plan.next_after(&spec, ctx.now);
+        after.next_run_at = after.plan.next_after(&spec, ctx.now);
         after.decided_until = ctx.now;
     }
     save(tx, &before, &after)?;

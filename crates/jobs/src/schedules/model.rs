@@ -176,9 +176,9 @@ pub struct Schedule {
     /// True if the schedule is paused.
     pub paused: bool,
     /// Next occurrence; `None` if there is no further one.
-    pub next_at: Option<Timestamp>,
+    pub next_run_at: Option<Timestamp>,
     /// Latest occurrence that was due or missed.
-    pub last_at: Option<Timestamp>,
+    pub last_run_at: Option<Timestamp>,
     /// Time up to which occurrences have been decided.
     pub decided_until: Timestamp,
     /// Revision number; it grows with each change.
@@ -186,7 +186,7 @@ pub struct Schedule {
     /// Time of creation.
     pub created_at: Timestamp,
     /// Time of the last change.
-    pub changed_at: Timestamp,
+    pub updated_at: Timestamp,
 }
 
 /// Decided occurrence.

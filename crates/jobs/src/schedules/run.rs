@@ -32,7 +32,7 @@ pub struct TickResult {
     /// Number of jobs enqueued.
     pub jobs: usize,
     /// Time of the next occurrence of any schedule.
-    pub next_at: Option<Timestamp>,
+    pub next_run_at: Option<Timestamp>,
 }
 
 impl Jobs {
@@ -62,7 +62,7 @@ impl Jobs {
                 _ => break,
             }
         }
-        ticked.next_at = self.db().read(rows::next_of_all).await?;
+        ticked.next_run_at = self.db().read(rows::next_of_all).await?;
         Ok(ticked)
     }
 }
@@ -72,12 +72,12 @@ fn run_due(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<usize, ScheduleError> {
     tx.lock(LOCK, [name])?;
     let Some(before) = rows::find(tx, name)?.filter(|schedule| !schedule.paused) else { return Ok(0) };
     let went_back = before.decided_until > ctx.now + CLOCK_TOLERANCE;
-    if !went_back && before.next_at.is_none_or(|at| at > ctx.now) {
+    if !went_back && before.next_run_at.is_none_or(|at| at > ctx.now) {
         return Ok(0);
     }
     let spec = before.plan.check(before.anchor_at)?;
     let mut after = Schedule {
-        next_at: before.plan.next_after(&spec, ctx.now),
+        next_run_at: before.plan.next_after(&spec, ctx.now),
         decided_until: ctx.now,
         ..before.clone()
     };
@@ -85,7 +85,7 @@ fn run_due(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<usize, ScheduleError> {
     let due = due(&spec, &before, decided_until, ctx.now);
     let mut jobs = 0;
     for (at, origin) in due {
-        after.last_at = Some(at);
+        after.last_run_at = Some(at);
         if rows::insert_occurrence(tx, name, at, origin, ctx.now)? {
             jobs += usize::from(run_occurrence(tx, ctx, &before, at)?);
         }
@@ -100,7 +100,7 @@ fn run_due(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<usize, ScheduleError> {
 /// Returns the time from which occurrences are decided again after the clock went back. Those that have run
 /// are not run again, because they are recorded under their keys.
 fn redecide_from(schedule: &Schedule, now: Timestamp) -> Timestamp {
-    if schedule.changed_at > now { now } else { now - MISSED_AFTER }
+    if schedule.updated_at > now { now } else { now - MISSED_AFTER }
 }
 
 /// Returns the occurrences to run, earliest first, with their reason: due or missed.

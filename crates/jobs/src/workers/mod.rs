@@ -303,15 +303,15 @@ async fn maintain(shared: Arc<Shared>) {
 /// interval, because a schedule may be added meanwhile.
 async fn run_schedules(shared: Arc<Shared>) {
     loop {
-        let next_at = match shared.jobs.tick().await {
-            Ok(ticked) => ticked.next_at,
+        let next_run_at = match shared.jobs.tick().await {
+            Ok(ticked) => ticked.next_run_at,
             Err(error) => {
                 tracing::warn!(%error, "cannot run schedules; due runs will be retried");
                 None
             }
         };
         let now = shared.jobs.ctx().now;
-        let wait = next_at.map_or(shared.options.poll, |next| next.since(now).min(shared.options.poll));
+        let wait = next_run_at.map_or(shared.options.poll, |next| next.since(now).min(shared.options.poll));
         tokio::time::sleep(wait.max(Duration::from_millis(10))).await;
     }
 }

@@ -108,7 +108,7 @@ async fn overdue_job_that_cannot_be_ended_delays_no_other(engine: Engine) {
     let bad = ids[2];
     let prepare = move |tx: &Tx<'_>| {
         tx.exec(
-            "INSERT INTO job_dead (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
+            "INSERT INTO job_dead_letters (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
                  timeout_ms, finished_at, created_at)
              VALUES ($1, 'default', 'work', 6, 5, 1, '1', 1, 1, 1, 0, $2, 1)",
             params![bad, i64::MAX / 2],
@@ -119,7 +119,7 @@ async fn overdue_job_that_cannot_be_ended_delays_no_other(engine: Engine) {
     engine.jobs.run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 1, "the others are dead");
     assert_eq!(
-        engine.count("SELECT COUNT(*) FROM job_samples").await,
+        engine.count("SELECT COUNT(*) FROM job_queue_samples").await,
         1,
         "and the rest of maintenance is done"
     );
@@ -130,15 +130,16 @@ async fn insert_parents(engine: &Engine, parents: i64, waiters: i64) {
     let insert = move |tx: &Tx<'_>| {
         tx.exec(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1 * ($2 + 1))
-             INSERT INTO jobs (id, queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, waiting_for,
-                 is_awaited, created_at)
+             INSERT INTO jobs (id, queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, pending_dependencies,
+                 has_dependents, created_at)
              SELECT i, 'default', 'work', CASE WHEN i <= $1 THEN 0 ELSE 3 END, 5, 1, '1', 1, 0,
                  CASE WHEN i <= $1 THEN 0 ELSE 1 END, i <= $1, 1
              FROM n",
             params![parents, waiters],
         )?;
         tx.exec(
-            "INSERT INTO job_waits (awaited, waiter, on_failure) SELECT 1 + id % $1, id, 0 FROM jobs WHERE id > $1",
+            "INSERT INTO job_dependencies (depends_on, job, on_failure)
+             SELECT 1 + id % $1, id, 0 FROM jobs WHERE id > $1",
             params![parents],
         )
     };
@@ -176,7 +177,7 @@ async fn jobs_that_end_together_settle_within_one_budget(engine: Engine) {
         notify_queue: None,
     };
     engine.jobs.report(Arc::new(claim.jobs.iter().map(report).collect())).await.unwrap();
-    let ended_dependencies = "SELECT COUNT(*) FROM job_waits WHERE state IS NOT NULL";
+    let ended_dependencies = "SELECT COUNT(*) FROM job_dependencies WHERE state IS NOT NULL";
     assert!((1..1_000).contains(&engine.count(ended_dependencies).await), "transactions are bounded");
     engine.jobs.run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
     assert_eq!(engine.count(ended_dependencies).await, PARENTS * 400);
@@ -220,7 +221,7 @@ async fn report_with_lost_response_is_counted_correctly(engine: Engine) {
     let total = engine.jobs.totals().remove(0).2.tally;
     let completed = engine.count("SELECT COUNT(*) FROM job_history WHERE state = 4").await;
     let cancelled = engine.count("SELECT COUNT(*) FROM job_history WHERE state = 5").await;
-    let dead = engine.count("SELECT COUNT(*) FROM job_dead").await;
+    let dead = engine.count("SELECT COUNT(*) FROM job_dead_letters").await;
     assert_eq!((completed + cancelled + dead, stale), (JOBS, 0));
     assert_eq!((total.completed, total.cancelled, total.dead), (completed, cancelled, dead));
 }
@@ -255,11 +256,11 @@ async fn success_survives_a_fault_of_the_database(engine: Engine) {
     let workers = start(&engine, answers(gone, |_| None)).await;
     let id = engine.enqueue(work(1).retry(RetryPolicy::NEVER)).await.id;
     until("it runs", async || engine.state(id).await == JobState::Running).await;
-    rename("ALTER TABLE job_ring RENAME TO job_ring_away").await.unwrap();
+    rename("ALTER TABLE job_history_ring RENAME TO job_history_ring_away").await.unwrap();
     let before = engine.db().stats().rollbacks;
     go.send_replace(true);
     until("its report is refused", async || engine.db().stats().rollbacks >= before + 3).await;
-    rename("ALTER TABLE job_ring_away RENAME TO job_ring").await.unwrap();
+    rename("ALTER TABLE job_history_ring_away RENAME TO job_history_ring").await.unwrap();
     until("it has ended", async || engine.count("SELECT COUNT(*) FROM jobs").await == 0).await;
     assert_eq!(engine.state(id).await, JobState::Completed);
     workers.stop().await;

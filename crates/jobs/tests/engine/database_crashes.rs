@@ -65,7 +65,10 @@ async fn crash() -> bool {
     if engine.state(id).await == JobState::Running {
         return false;
     }
-    assert!(engine.count("SELECT MAX(place) FROM jobs").await < remembered, "transaction ids are used again");
+    assert!(
+        engine.count("SELECT MAX(position) FROM jobs").await < remembered,
+        "transaction ids are used again"
+    );
     let claim = engine.claim(worker, 10).await;
     assert_eq!(numbers(&claim), (0..10).collect::<Vec<_>>());
     let again = &claim.jobs[0];

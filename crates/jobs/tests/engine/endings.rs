@@ -164,7 +164,7 @@ async fn dead_letters_are_redriven_and_discarded_in_bulk(engine: Engine) {
         engine.add(n).await;
         engine.run_next(Err(JobError::discard("no"))).await.unwrap();
     }
-    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, 20);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead_letters").await, 20);
     let ctx = engine.ctx();
     let back = engine.db().write(move |tx| redrive(tx, &ctx, Some("default"), Some("work"), 15)).await;
     assert_eq!(back.unwrap(), 15);
@@ -172,7 +172,7 @@ async fn dead_letters_are_redriven_and_discarded_in_bulk(engine: Engine) {
     let none = engine.db().write(move |tx| discard_dead(tx, Some("elsewhere"), None, 100)).await;
     assert_eq!(none.unwrap(), 0);
     assert_eq!(engine.db().write(move |tx| discard_dead(tx, None, None, 100)).await.unwrap(), 5);
-    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, 0);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead_letters").await, 0);
 }
 
 async fn retry_runs_job_from_any_state(engine: Engine) {
@@ -288,7 +288,7 @@ async fn reports_of_many_jobs_are_applied_together(engine: Engine) {
     }
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 1").await, 100);
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_history").await, 100);
-    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, 100);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead_letters").await, 100);
     let again = engine.jobs.report(reports).await.unwrap();
     assert!(again.iter().all(|outcome| *outcome == ReportOutcome::Stale), "{again:?}");
 }

@@ -23,8 +23,8 @@ async fn insert(engine: &Engine, count: i64, waits: &'static str) {
     let insert = move |tx: &Tx<'_>| {
         tx.exec(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
-             INSERT INTO jobs (id, queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, waiting_for,
-                 is_awaited, created_at)
+             INSERT INTO jobs (id, queue, kind, state, priority, run_at, payload, max_attempts, timeout_ms, pending_dependencies,
+                 has_dependents, created_at)
              SELECT i, 'default', 'work', CASE WHEN i = 1 THEN 0 ELSE 3 END, 5, 1, '1', 1, 0,
                  CASE WHEN i = 1 THEN 0 ELSE 1 END, TRUE, 1
              FROM n",
@@ -42,23 +42,23 @@ async fn maintain(engine: &Engine) {
 async fn long_failing_chain_settles_over_several_transactions(engine: Engine) {
     const LINKS: i64 = 8_000;
     let waits = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1 - 1)
-         INSERT INTO job_waits (awaited, waiter, on_failure) SELECT i, i + 1, 0 FROM n";
+         INSERT INTO job_dependencies (depends_on, job, on_failure) SELECT i, i + 1, 0 FROM n";
     insert(&engine, LINKS, waits).await;
     let (_, outcome) = engine.run_next(Err(JobError::discard("no"))).await.unwrap();
     assert_eq!(outcome, ReportOutcome::Finished(JobState::Dead));
-    assert!(engine.count("SELECT COUNT(*) FROM job_dead").await < 1_000, "transactions are bounded");
+    assert!(engine.count("SELECT COUNT(*) FROM job_dead_letters").await < 1_000, "transactions are bounded");
     maintain(&engine).await;
-    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, LINKS);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead_letters").await, LINKS);
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 0);
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_settlements").await, 0);
 }
 
 async fn many_waiting_jobs_settle_over_several_transactions(engine: Engine) {
     let waits = "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
-         INSERT INTO job_waits (awaited, waiter, on_failure) SELECT 1, i, 0 FROM n";
+         INSERT INTO job_dependencies (depends_on, job, on_failure) SELECT 1, i, 0 FROM n";
     insert(&engine, 2_001, waits).await;
     engine.run_next(Ok(JobOutput { result: Some("7".to_owned()) })).await.unwrap();
-    let result_count = "SELECT COUNT(*) FROM job_waits WHERE state = 4 AND result = '7'";
+    let result_count = "SELECT COUNT(*) FROM job_dependencies WHERE state = 4 AND result = '7'";
     assert!((1..1_000).contains(&engine.count(result_count).await), "transactions are bounded");
     maintain(&engine).await;
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 1").await, 2_000);
@@ -78,7 +78,7 @@ async fn add(engine: &Engine, flow: Flow) -> (i64, Vec<i64>) {
 async fn parent_runs_after_children_with_results(engine: Engine) {
     let (parent, children) =
         add(&engine, Flow { job: work(100), children: (1..=5).map(leaf).collect() }).await;
-    assert_eq!(engine.job(parent).await.waiting_for, 5);
+    assert_eq!(engine.job(parent).await.pending_dependencies, 5);
     for (n, child) in children.iter().enumerate() {
         assert_eq!(engine.state(parent).await, JobState::Blocked);
         let result = JobOutput { result: Some(format!("{n}")) };

@@ -104,7 +104,7 @@ async fn minutes_and_samples_record_activity(engine: Engine) {
     assert_eq!(samples.iter().map(|one| (one.ready, one.dead)).collect::<Vec<_>>(), [(5, 0), (0, 1)]);
 }
 
-const CURRENT_SEGMENT: &str = "SELECT current FROM job_ring";
+const CURRENT_SEGMENT: &str = "SELECT current_segment FROM job_history_ring";
 
 /// A dump locks the next segment to be truncated for as long as it runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -28,13 +28,13 @@ async fn maintenance_removes_all_expired_rows(engine: Engine) {
     let fill = |tx: &Tx<'_>| {
         for sql in [
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
-             INSERT INTO job_keys (key, job, until) SELECT 'k' || i, 0, 1 FROM n",
+             INSERT INTO job_unique_keys (key, job, expires_at) SELECT 'k' || i, 0, 1 FROM n",
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
-             INSERT INTO job_waits (awaited, waiter, on_failure, state) SELECT i, i + 10000, 0, 4 FROM n",
+             INSERT INTO job_dependencies (depends_on, job, on_failure, state) SELECT i, i + 10000, 0, 4 FROM n",
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
-             INSERT INTO job_rates (queue, limit_key, since, used) SELECT 'q', 'k' || i, 1, 1 FROM n",
+             INSERT INTO job_rate_windows (queue, limit_key, opened_at, starts) SELECT 'q', 'k' || i, 1, 1 FROM n",
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)
-             INSERT INTO job_dead (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
+             INSERT INTO job_dead_letters (id, queue, kind, state, priority, run_at, payload, attempt, failures, max_attempts,
                  timeout_ms, finished_at, created_at)
              SELECT i, 'q', 'k', 6, 5, 1, '1', 1, 1, 1, 0, 1, 1 FROM n",
         ] {
@@ -45,10 +45,10 @@ async fn maintenance_removes_all_expired_rows(engine: Engine) {
     engine.db().write(fill).await.unwrap();
     maintain(&engine).await;
     for sql in [
-        "SELECT COUNT(*) FROM job_keys",
-        "SELECT COUNT(*) FROM job_waits",
-        "SELECT COUNT(*) FROM job_rates",
-        "SELECT COUNT(*) FROM job_dead",
+        "SELECT COUNT(*) FROM job_unique_keys",
+        "SELECT COUNT(*) FROM job_dependencies",
+        "SELECT COUNT(*) FROM job_rate_windows",
+        "SELECT COUNT(*) FROM job_dead_letters",
     ] {
         assert_eq!(engine.count(sql).await, 0, "{sql}");
     }

@@ -48,7 +48,7 @@ struct Job {
     attempt: i64,
     failures: i64,
     crashes: i64,
-    cancel_asked: bool,
+    is_cancel_requested: bool,
 }
 
 struct Sequence {
@@ -121,7 +121,7 @@ impl Sequence {
             attempt: 0,
             failures: 0,
             crashes: 0,
-            cancel_asked: false,
+            is_cancel_requested: false,
         };
         assert!(self.jobs.insert(id, job).is_none(), "{id} was given twice");
     }
@@ -188,7 +188,7 @@ impl Sequence {
         }
         let expected = match kind {
             "done" => JobState::Completed,
-            _ if job.cancel_asked => JobState::Cancelled,
+            _ if job.is_cancel_requested => JobState::Cancelled,
             "discarded" => JobState::Dead,
             "failed" if job.failures + 1 >= ATTEMPTS => JobState::Dead,
             again => {
@@ -229,7 +229,7 @@ impl Sequence {
                 let expected: BTreeSet<_> = self
                     .jobs
                     .iter()
-                    .filter(|(_, job)| job.cancel_asked && job.at == ModelState::Runs { worker })
+                    .filter(|(_, job)| job.is_cancel_requested && job.at == ModelState::Runs { worker })
                     .map(|(id, _)| *id)
                     .collect();
                 assert_eq!(asked, expected);
@@ -257,7 +257,7 @@ impl Sequence {
             for job in self.jobs.values_mut().filter(|job| job.at == ModelState::Runs { worker }) {
                 expected += 1;
                 job.crashes += 1;
-                job.at = match (job.cancel_asked, job.crashes >= MAX_CRASHES) {
+                job.at = match (job.is_cancel_requested, job.crashes >= MAX_CRASHES) {
                     (true, _) => ModelState::Finished(JobState::Cancelled),
                     (_, true) => ModelState::Finished(JobState::Dead),
                     _ => ModelState::Waits(now),
@@ -278,7 +278,7 @@ impl Sequence {
             ModelState::Finished(_) => assert_eq!(outcome, CancelOutcome::AlreadyEnded),
             ModelState::Runs { .. } => {
                 assert_eq!(outcome, CancelOutcome::Requested);
-                job.cancel_asked = true;
+                job.is_cancel_requested = true;
             }
             ModelState::Waits(_) => {
                 assert_eq!(outcome, CancelOutcome::Cancelled);

@@ -154,7 +154,7 @@ async fn leased_claim_without_caller_is_returned(engine: Engine) {
     engine.add(1).await;
     let lock = |tx: &Tx<'_>| {
         tx.lock("job queue", ["default"])?;
-        tx.exec("UPDATE job_ring SET current = current", params![]).map(drop)
+        tx.exec("UPDATE job_history_ring SET current_segment = current_segment", params![]).map(drop)
     };
     let held = hold(&engine, lock).await;
     let jobs = engine.jobs.clone();
@@ -207,7 +207,7 @@ async fn job_below_watermark_is_found_within_minutes(engine: Engine) {
     engine.jobs.enqueue_all((0..20).map(work).collect()).await.unwrap();
     assert_eq!(claim_rest(&engine, worker).await, 20);
     engine.add(1).await;
-    let hide = |tx: &Tx<'_>| tx.exec("UPDATE jobs SET place = 0 WHERE state = 0", params![]).map(drop);
+    let hide = |tx: &Tx<'_>| tx.exec("UPDATE jobs SET position = 0 WHERE state = 0", params![]).map(drop);
     engine.db().write(hide).await.unwrap();
     let found_at_once = claim_rest(&engine, worker).await;
     assert_eq!(found_at_once == 0, is_shared(&engine), "only PostgreSQL has marks");

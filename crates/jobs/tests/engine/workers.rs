@@ -202,7 +202,7 @@ async fn handlers_over_grace_are_cancelled_and_jobs_returned(engine: Engine) {
     let (workers, ids) = start_without_grace(&engine, handler, (2, &started), seconds(60)).await;
     let (ctx, cancelled) = (engine.ctx(), ids[1]);
     let mark = move |tx: &kith_store::Tx<'_>| {
-        let sql = "UPDATE jobs SET cancel_asked_at = $1 WHERE id = $2";
+        let sql = "UPDATE jobs SET cancel_requested_at = $1 WHERE id = $2";
         tx.exec(sql, kith_store::params![ctx.now, cancelled]).map(drop)
     };
     engine.db().write(mark).await.unwrap();
@@ -372,6 +372,6 @@ async fn database_outage_delays_but_loses_no_job(engine: Engine) {
     }
     until("all that is there is run", async || engine.count("SELECT COUNT(*) FROM jobs").await == 0).await;
     workers.stop().await;
-    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead").await, 0);
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_dead_letters").await, 0);
     assert!(engine.count("SELECT COUNT(*) FROM job_history").await >= 50);
 }

@@ -25,7 +25,7 @@ async fn paused_occurrences_are_not_missed(world: TestContext) {
     assert_eq!((paused.paused, paused.revision), (true, 2));
     world.node.tick_until(at("2027-03-21T05:30:00Z"), minutes(30)).await;
     let resumed = world.write(|tx, ctx| schedules::set_paused(tx, ctx, "hourly", false)).await.unwrap();
-    assert_eq!(resumed.next_at, Some(at("2027-03-21T06:00:00Z")));
+    assert_eq!(resumed.next_run_at, Some(at("2027-03-21T06:00:00Z")));
     world.node.tick_until(at("2027-03-21T06:30:00Z"), minutes(30)).await;
     assert_eq!(world.times("hourly").await, ["2027-03-21T06:00Z"]);
     let again = world.write(|tx, ctx| schedules::set_paused(tx, ctx, "hourly", false)).await.unwrap();
@@ -42,7 +42,7 @@ async fn run_now_works_at_any_time(world: TestContext) {
     jobs.dedup();
     assert_eq!((jobs.len(), world.work().await), (3, 3));
     let schedule = world.find("yearly").await.unwrap();
-    assert_eq!((schedule.last_at, schedule.next_at), (None, Some(at("2028-01-01T00:00:00Z"))));
+    assert_eq!((schedule.last_run_at, schedule.next_run_at), (None, Some(at("2028-01-01T00:00:00Z"))));
     let unknown = world.write(|tx, ctx| schedules::run_now(tx, ctx, "other")).await;
     assert!(matches!(unknown, Err(ScheduleError::Unknown)));
 }
@@ -60,7 +60,7 @@ async fn backfill_runs_past_occurrences_once_in_order(world: TestContext) {
     let again = world.backfill("daily", "2027-03-20T00:00:00Z", "2027-03-25T03:00:00Z").await.unwrap();
     assert_eq!((again.jobs.len(), again.skipped), (0, 5));
     assert_eq!(world.work().await, 5);
-    assert_eq!(world.find("daily").await.unwrap().next_at, Some(at("2027-03-27T03:00:00Z")));
+    assert_eq!(world.find("daily").await.unwrap().next_run_at, Some(at("2027-03-27T03:00:00Z")));
 }
 
 async fn a_backfill_is_bounded(world: TestContext) {
@@ -84,10 +84,10 @@ async fn a_schedule_runs_within_its_limits(world: TestContext) {
         ..plan("0 * * * *")
     };
     let made = world.add("limited", limits.clone()).await;
-    assert_eq!(made.next_at, Some(at("2027-03-21T03:00:00Z")));
+    assert_eq!(made.next_run_at, Some(at("2027-03-21T03:00:00Z")));
     world.node.tick_until(at("2027-03-21T08:00:00Z"), minutes(20)).await;
     assert_eq!(world.times("limited").await, ["2027-03-21T03:00Z", "2027-03-21T04:00Z"]);
-    assert_eq!(world.find("limited").await.unwrap().next_at, None);
+    assert_eq!(world.find("limited").await.unwrap().next_run_at, None);
     let over = world.write(move |tx, ctx| schedules::create(tx, ctx, "over", limits.clone(), false)).await;
     assert!(matches!(over, Err(ScheduleError::Over)));
 }
@@ -102,7 +102,7 @@ async fn changed_plan_with_same_times_keeps_progress(world: TestContext) {
         })
     };
     let changed = world.write(change).await.unwrap();
-    assert_eq!((changed.revision, changed.next_at), (2, Some(at("2027-03-21T10:00:30Z"))));
+    assert_eq!((changed.revision, changed.next_run_at), (2, Some(at("2027-03-21T10:00:30Z"))));
     assert!(matches!(world.write(change).await, Err(ScheduleError::Changed)));
     let changed = world.write(|tx, ctx| {
         schedules::change(tx, ctx, "period", Some(2), |plan| {
@@ -110,7 +110,7 @@ async fn changed_plan_with_same_times_keeps_progress(world: TestContext) {
             Ok(())
         })
     });
-    assert_eq!(changed.await.unwrap().next_at, Some(at("2027-03-21T14:00:30Z")));
+    assert_eq!(changed.await.unwrap().next_run_at, Some(at("2027-03-21T14:00:30Z")));
 }
 
 async fn invalid_schedule_is_rejected(world: TestContext) {

@@ -69,7 +69,7 @@ async fn changed_time_is_planned_from_now(world: TestContext) {
     world.node.clock.set(at("2027-03-21T05:10:00Z"));
     world.declare(LATER).await;
     assert_eq!(world.node.jobs.tick().await.unwrap().jobs, 0);
-    assert_eq!(world.find("tests.kept").await.unwrap().next_at, Some(at("2027-03-21T05:30:00Z")));
+    assert_eq!(world.find("tests.kept").await.unwrap().next_run_at, Some(at("2027-03-21T05:30:00Z")));
 }
 
 async fn user_schedule_is_not_overwritten_by_declaration(world: TestContext) {

@@ -65,7 +65,7 @@ async fn nodes_with_clock_skew_run_occurrence_once(world: TestContext) {
 async fn occurrence_is_run_after_node_stops(world: TestContext) {
     world.add("daily", Plan { missed: Missed::Skip, ..plan("0 2 * * *") }).await;
     let first = world.another_node().await;
-    assert_eq!(first.tick_at(at("2027-03-21T01:59:59Z")).await.next_at, Some(at("2027-03-21T02:00:00Z")));
+    assert_eq!(first.tick_at(at("2027-03-21T01:59:59Z")).await.next_run_at, Some(at("2027-03-21T02:00:00Z")));
     // The node stops before its next tick; the other one starts half a minute later.
     drop(first);
     let second = world.another_node().await;
@@ -170,7 +170,9 @@ async fn workers_run_scheduled_jobs(world: TestContext) {
         Workers::start(&jobs, vec![handler], WorkerOptions::new("tester", vec![share])).await.unwrap();
     // The schedule is in 2027; by the machine's clock its runs are all in the future or missed.
     jobs.db()
-        .write(|tx| tx.exec("UPDATE job_schedules SET decided_until = 0, next_at = 0, anchor_at = 0", &[]))
+        .write(|tx| {
+            tx.exec("UPDATE job_schedules SET decided_until = 0, next_run_at = 0, anchor_at = 0", &[])
+        })
         .await
         .unwrap();
     let mut known = std::collections::HashSet::new();

@@ -153,7 +153,8 @@ impl TestContext {
 
     /// Returns the number of jobs of all schedules, in any state.
     pub async fn count_jobs(&self) -> i64 {
-        let sql = "SELECT (SELECT COUNT(*) FROM jobs) + (SELECT COUNT(*) FROM job_history) + (SELECT COUNT(*) FROM job_dead)";
+        let sql = "SELECT (SELECT COUNT(*) FROM jobs) + (SELECT COUNT(*) FROM job_history)
+                   + (SELECT COUNT(*) FROM job_dead_letters)";
         let count = self.node.jobs.db().read(move |q| q.one(sql, &[], |row| row.get::<i64>(0))).await;
         count.unwrap().unwrap_or(0)
     }

@@ -38,16 +38,8 @@ pub(crate) use signing_keys::{KEY_PUBLISHED, signing_key_ages};
 pub use tokens::{Claims, Tokens};
 
 /// Migrations of the platform module.
-pub(crate) const MIGRATIONS: &[Migration] = &[
-    Migration { version: 1, name: "platform", sql: include_str!("../migrations/0001_platform.sql") },
-    Migration { version: 2, name: "starts", sql: include_str!("../migrations/0002_starts.sql") },
-    Migration { version: 3, name: "api_keys", sql: include_str!("../migrations/0003_api_keys.sql") },
-    Migration {
-        version: 4,
-        name: "observed_time",
-        sql: include_str!("../migrations/0004_observed_time.sql"),
-    },
-];
+pub(crate) const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, name: "platform", sql: include_str!("../migrations/0001_platform.sql") }];
 
 /// Consumers that keep the cached keys of every node up to date.
 pub(crate) const CONSUMERS: &[ModuleConsumer] = &[

@@ -210,7 +210,7 @@ fn insert(
     signs_from: Timestamp,
 ) -> Result<bool, Error> {
     let sql =
-        "INSERT INTO signing_keys (id, sealed, public, created_at, signs_from) VALUES ($1, $2, $3, $4, $5)
+        "INSERT INTO signing_keys (id, sealed, public_key, created_at, signs_from) VALUES ($1, $2, $3, $4, $5)
                ON CONFLICT (signs_from) DO NOTHING";
     tx.exec(sql, params![id, sealed, public, now, signs_from]).map(|rows| rows == 1)
 }

@@ -120,21 +120,21 @@ async fn check_restarts(run: &Run) -> Result<String, Shortfall> {
         let lacks = || Shortfall::fails(format!("the server does not report its starts ({key})"));
         starts[key].as_i64().ok_or_else(lacks)
     };
-    let (started, cut_short) = (number("within_24_h")?, number("cut_short")?);
+    let (started, unclean_stops) = (number("within_24_h")?, number("unclean_stops")?);
     run.record("uptime_s", uptime);
     run.record("panics", panics);
     run.record("starts_within_24_h", started);
-    run.record("cut_short_within_24_h", cut_short);
+    run.record("unclean_stops_within_24_h", unclean_stops);
     if panics > 0.0 {
         return Err(Shortfall::fails(format!("{panics} panics since the start {uptime} s ago")));
     }
-    if cut_short >= CRASH_LOOP_STARTS {
+    if unclean_stops >= CRASH_LOOP_STARTS {
         return Err(Shortfall::fails(format!(
-            "of {started} servers started within a day {cut_short} stopped uncleanly"
+            "of {started} servers started within a day {unclean_stops} stopped uncleanly"
         )));
     }
     Ok(format!(
-        "up for {uptime} s without a panic; {started} starts within a day, {cut_short} of them stopped \
+        "up for {uptime} s without a panic; {started} starts within a day, {unclean_stops} of them stopped \
          uncleanly"
     ))
 }

@@ -51,7 +51,7 @@ const FIXED_SIZE_TABLES: &[&str] = &[
     "first_admin_links",
     "job_kinds",
     "job_queues",
-    "job_ring",
+    "job_history_ring",
     "job_workers",
     "observed_time",
     "purge_runs",

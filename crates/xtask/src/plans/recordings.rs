@@ -14,13 +14,8 @@ use super::judge::plain;
 pub use rusqlite::types::Value;
 
 /// Columns that refer to numbered rows, with the table of the referenced `id`.
-const REFERENCES: &[(&str, &str)] = &[
-    ("awaited", "jobs"),
-    ("job", "jobs"),
-    ("job_id", "jobs"),
-    ("waiter", "jobs"),
-    ("worker", "job_workers"),
-];
+const REFERENCES: &[(&str, &str)] =
+    &[("depends_on", "jobs"), ("job", "jobs"), ("job_id", "jobs"), ("worker", "job_workers")];
 
 /// Rows that need a counterpart in another table. Databases are merged by key, so that some rows lose their
 /// counterpart and must be removed.

@@ -248,7 +248,7 @@ impl From<JobRecord> for Job {
             finished_at: job.finished_at,
             progress: read_json(job.progress),
             errors: job.errors.into_iter().map(JobFailure::from).collect(),
-            pending_dependencies: job.waiting_for,
+            pending_dependencies: job.pending_dependencies,
             cancel_requested_at: job.cancel_requested_at,
             source: job.source,
             created_at: job.created_at,

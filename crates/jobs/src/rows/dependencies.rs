@@ -5,17 +5,17 @@ use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
 use crate::model::{DependencyResult, JobId, JobState};
 
-pub fn insert_wait(tx: &Tx<'_>, awaited: JobId, waiter: JobId, on_failure: i64) -> Result<(), Error> {
+pub fn insert_dependency(tx: &Tx<'_>, depends_on: JobId, job: JobId, on_failure: i64) -> Result<(), Error> {
     tx.exec(
-        "INSERT INTO job_waits (awaited, waiter, on_failure) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-        params![awaited, waiter, on_failure],
+        "INSERT INTO job_dependencies (depends_on, job, on_failure) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        params![depends_on, job, on_failure],
     )?;
     Ok(())
 }
 
-/// Marks a live job as awaited. Returns false if the job has ended.
-pub fn mark_awaited(tx: &Tx<'_>, awaited: JobId) -> Result<bool, Error> {
-    Ok(tx.exec("UPDATE jobs SET is_awaited = TRUE WHERE id = $1", params![awaited])? == 1)
+/// Records that other jobs depend on a live job. Returns false if the job has ended.
+pub fn set_has_dependents(tx: &Tx<'_>, job: JobId) -> Result<bool, Error> {
+    Ok(tx.exec("UPDATE jobs SET has_dependents = TRUE WHERE id = $1", params![job])? == 1)
 }
 
 /// Final state of a job that others wait for.
@@ -33,9 +33,9 @@ row_columns! {
 /// and failure policies.
 pub fn settle(tx: &Tx<'_>, ended: &Settlement, limit: i64) -> Result<Vec<(JobId, i64)>, Error> {
     tx.all(
-        "UPDATE job_waits SET state = $2, result = $3 WHERE awaited = $1 AND state IS NULL AND waiter IN (
-             SELECT w.waiter FROM job_waits w WHERE w.awaited = $1 AND w.state IS NULL ORDER BY w.waiter LIMIT $4)
-         RETURNING waiter, on_failure",
+        "UPDATE job_dependencies SET state = $2, result = $3 WHERE depends_on = $1 AND state IS NULL AND job IN (
+             SELECT d.job FROM job_dependencies d WHERE d.depends_on = $1 AND d.state IS NULL ORDER BY d.job LIMIT $4)
+         RETURNING job, on_failure",
         params![ended.job, ended.state.number(), ended.result, limit],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )
@@ -71,32 +71,32 @@ pub fn take_settlements(tx: &Tx<'_>, limit: i64) -> Result<Vec<Settlement>, Erro
 /// Decrements the number of pending dependencies. Schedules the job and returns its queue when none is left.
 pub fn decrement_pending_dependencies(
     tx: &Tx<'_>,
-    waiter: JobId,
+    job: JobId,
     now: Timestamp,
 ) -> Result<Option<String>, Error> {
     let left = tx.one(
         states!(
-            "UPDATE jobs SET waiting_for = waiting_for - 1,
-             state = CASE WHEN waiting_for <= 1 THEN {scheduled} ELSE state END,
-             run_at = CASE WHEN waiting_for <= 1 AND run_at < $2 THEN $2 ELSE run_at END
-         WHERE id = $1 AND state = {blocked} RETURNING waiting_for, queue"
+            "UPDATE jobs SET pending_dependencies = pending_dependencies - 1,
+             state = CASE WHEN pending_dependencies <= 1 THEN {scheduled} ELSE state END,
+             run_at = CASE WHEN pending_dependencies <= 1 AND run_at < $2 THEN $2 ELSE run_at END
+         WHERE id = $1 AND state = {blocked} RETURNING pending_dependencies, queue"
         ),
-        params![waiter, now],
+        params![job, now],
         |row| Ok((row.get::<i64>(0)?, row.get::<String>(1)?)),
     )?;
     Ok(left.filter(|(left, _)| *left == 0).map(|(_, queue)| queue))
 }
 
-/// Returns the final states and results of the jobs that `waiter` waited for.
-pub fn list_results(q: &Query<'_>, waiter: JobId, max_bytes: i64) -> Result<Vec<DependencyResult>, Error> {
+/// Returns the final states and results of the jobs that `job` depends on.
+pub fn list_results(q: &Query<'_>, job: JobId, max_bytes: i64) -> Result<Vec<DependencyResult>, Error> {
     q.all(
-        "SELECT w.awaited, w.state, CASE WHEN s.total <= $2 THEN w.result END,
-             w.result IS NOT NULL AND s.total > $2
-         FROM job_waits w JOIN (
-             SELECT awaited, SUM(COALESCE(OCTET_LENGTH(result), 0)) OVER (ORDER BY awaited) AS total
-             FROM job_waits WHERE waiter = $1) s ON s.awaited = w.awaited
-         WHERE w.waiter = $1 ORDER BY w.awaited",
-        params![waiter, max_bytes],
+        "SELECT d.depends_on, d.state, CASE WHEN s.total <= $2 THEN d.result END,
+             d.result IS NOT NULL AND s.total > $2
+         FROM job_dependencies d JOIN (
+             SELECT depends_on, SUM(COALESCE(OCTET_LENGTH(result), 0)) OVER (ORDER BY depends_on) AS total
+             FROM job_dependencies WHERE job = $1) s ON s.depends_on = d.depends_on
+         WHERE d.job = $1 ORDER BY d.depends_on",
+        params![job, max_bytes],
         |row| {
             let state = row.get::<Option<i64>>(1)?.map(JobState::from_number).transpose()?;
             Ok(DependencyResult {
@@ -110,10 +110,10 @@ pub fn list_results(q: &Query<'_>, waiter: JobId, max_bytes: i64) -> Result<Vec<
 }
 
 /// Deletes the dependencies of jobs that have ended.
-pub fn delete_ended_waits(tx: &Tx<'_>, limit: i64) -> Result<u64, Error> {
+pub fn delete_ended_dependencies(tx: &Tx<'_>, limit: i64) -> Result<u64, Error> {
     tx.exec(
-        "DELETE FROM job_waits WHERE waiter IN (SELECT w.waiter FROM job_waits w
-             WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = w.waiter) LIMIT $1)",
+        "DELETE FROM job_dependencies WHERE job IN (SELECT d.job FROM job_dependencies d
+             WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = d.job) LIMIT $1)",
         params![limit],
     )
 }
@@ -121,7 +121,8 @@ pub fn delete_ended_waits(tx: &Tx<'_>, limit: i64) -> Result<u64, Error> {
 /// Returns the job that holds a key, the end of its period if it has one, and whether the job is live.
 pub fn find_key(q: &Query<'_>, key: &str) -> Result<Option<(JobId, Option<Timestamp>, bool)>, Error> {
     q.one(
-        "SELECT k.job, k.until, EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job) FROM job_keys k WHERE k.key = $1",
+        "SELECT k.job, k.expires_at, EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job)
+         FROM job_unique_keys k WHERE k.key = $1",
         params![key],
         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
     )
@@ -129,8 +130,8 @@ pub fn find_key(q: &Query<'_>, key: &str) -> Result<Option<(JobId, Option<Timest
 
 pub fn take_key(tx: &Tx<'_>, key: &str, job: JobId, until: Option<Timestamp>) -> Result<(), Error> {
     tx.exec(
-        "INSERT INTO job_keys (key, job, until) VALUES ($1, $2, $3)
-         ON CONFLICT (key) DO UPDATE SET job = excluded.job, until = excluded.until",
+        "INSERT INTO job_unique_keys (key, job, expires_at) VALUES ($1, $2, $3)
+         ON CONFLICT (key) DO UPDATE SET job = excluded.job, expires_at = excluded.expires_at",
         params![key, job, until],
     )?;
     Ok(())
@@ -139,7 +140,7 @@ pub fn take_key(tx: &Tx<'_>, key: &str, job: JobId, until: Option<Timestamp>) ->
 /// Takes a key for a revived job. A period of the key continues.
 pub fn retake_key(tx: &Tx<'_>, key: &str, job: JobId) -> Result<(), Error> {
     tx.exec(
-        "INSERT INTO job_keys (key, job, until) VALUES ($1, $2, NULL)
+        "INSERT INTO job_unique_keys (key, job, expires_at) VALUES ($1, $2, NULL)
          ON CONFLICT (key) DO UPDATE SET job = excluded.job",
         params![key, job],
     )?;
@@ -149,7 +150,7 @@ pub fn retake_key(tx: &Tx<'_>, key: &str, job: JobId) -> Result<(), Error> {
 /// Releases a key of `job`, unless its period has not ended.
 pub fn release_key(tx: &Tx<'_>, key: &str, job: JobId, now: Timestamp) -> Result<(), Error> {
     tx.exec(
-        "DELETE FROM job_keys WHERE key = $1 AND job = $2 AND (until IS NULL OR until <= $3)",
+        "DELETE FROM job_unique_keys WHERE key = $1 AND job = $2 AND (expires_at IS NULL OR expires_at <= $3)",
         params![key, job, now],
     )?;
     Ok(())
@@ -160,8 +161,9 @@ pub fn delete_expired_keys(tx: &Tx<'_>, now: Timestamp, limit: i64) -> Result<u6
     // The outer conditions exclude a row that a concurrent enqueue has taken over: its job or its period has
     // changed.
     tx.exec(
-        "DELETE FROM job_keys WHERE until <= $1 AND (key, job) IN (SELECT k.key, k.job FROM job_keys k
-             WHERE k.until <= $1 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job) LIMIT $2)",
+        "DELETE FROM job_unique_keys WHERE expires_at <= $1 AND (key, job) IN (
+             SELECT k.key, k.job FROM job_unique_keys k
+             WHERE k.expires_at <= $1 AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = k.job) LIMIT $2)",
         params![now, limit],
     )
 }

@@ -189,12 +189,12 @@ fn fail_demo_check(page: &mut Page) {
     assert_eq!(page.click("#judge"), passes);
     let found = page.text("#found");
     assert!(found.contains("no test results were given"), "{found}");
-    assert_eq!(page.click("#lifted"), format!("Rate limits are off. {fails}"));
+    assert_eq!(page.click("#limits-off"), format!("Rate limits are off. {fails}"));
     let found = page.text("#found");
     assert!(found.contains("201 instead of 429"), "{found}");
     page.browser.run("document.querySelector('.readiness').scrollIntoView()");
     page.picture("readiness.png");
-    assert_eq!(page.click("#lifted"), format!("Rate limits are on. {passes}"));
+    assert_eq!(page.click("#limits-off"), format!("Rate limits are on. {passes}"));
     assert_eq!((page.text("#verdict"), page.text("#problem")), ("pass".to_owned(), String::new()));
 }
 
@@ -281,7 +281,7 @@ async fn printed_commands_work(engine: Engine) {
     let [.., restored, found, _, clock, history, outbox] = &said[..] else { panic!("{said:#?}") };
     assert_eq!(restored["bond"]["id"], accepted["bond"]["id"]);
     assert_eq!(found["items"][0]["data"], note["data"]);
-    assert_eq!(clock["ahead_ms"], 60 * 86_400_000_i64);
+    assert_eq!(clock["offset_ms"], 60 * 86_400_000_i64);
     assert!(!history["items"][0]["archived_at"].is_null(), "{history}");
     assert_eq!(outbox["items"].as_array().map(Vec::len), Some(3));
 }

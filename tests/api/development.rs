@@ -61,10 +61,10 @@ async fn clock_advances_thirty_days(app: &TestApp) {
     ada.post("/api/v1/partners/breakup", json!({})).await.expect(200);
 
     let before = app.anonymous().get(CLOCK).await.expect(200);
-    assert_eq!(before, json!({ "now": app.now(), "ahead_ms": 0 }));
+    assert_eq!(before, json!({ "now": app.now(), "offset_ms": 0 }));
     let report = advance_all(app, "30d").await;
     let ahead = days(30);
-    assert_eq!(report, json!({ "now": app.now() + ahead, "ahead_ms": 2_592_000_000_i64 }));
+    assert_eq!(report, json!({ "now": app.now() + ahead, "offset_ms": 2_592_000_000_i64 }));
 
     // Exactly thirty days is within the window. The tokens have expired.
     let (ada, ben) = (app.sign_in("ada").await, app.sign_in("ben").await);
@@ -88,14 +88,14 @@ async fn clock_can_be_reset(app: &TestApp) {
     let put_back = async || {
         for node in 0..app.node_count() {
             let response = app.anonymous().at(node).send(Method::DELETE, CLOCK, Bytes::new()).await;
-            assert_eq!(response.expect(200), json!({ "now": app.now(), "ahead_ms": 0 }));
+            assert_eq!(response.expect(200), json!({ "now": app.now(), "offset_ms": 0 }));
         }
     };
     put_back().await;
     // Short enough that the sessions do not end.
     advance_all(app, "10d").await;
     put_back().await;
-    assert_eq!(app.anonymous().get(CLOCK).await.expect(200), json!({ "now": app.now(), "ahead_ms": 0 }));
+    assert_eq!(app.anonymous().get(CLOCK).await.expect(200), json!({ "now": app.now(), "offset_ms": 0 }));
     // Earlier tokens are valid again, and schedules continue from now.
     assert_eq!(bond(&ada, &ben).await["since"], json!(app.now()));
     let next =
@@ -115,7 +115,7 @@ async fn invalid_clock_requests_are_rejected(app: &TestApp) {
     }
     node.post(CLOCK, json!({})).await.expect_problem(422, "validation_failed");
     node.post(CLOCK, json!({ "advance": "1d", "back": true })).await.expect_problem(422, "validation_failed");
-    assert_eq!(node.get(CLOCK).await.expect(200)["ahead_ms"], 0);
+    assert_eq!(node.get(CLOCK).await.expect(200)["offset_ms"], 0);
 }
 
 async fn outbox_lists_newest_first(app: &TestApp) {
@@ -180,12 +180,12 @@ async fn limits_are_lifted_and_put_back(app: &TestApp) {
         let response = app.anonymous().at(0).get("/api/v1/ping").await;
         response.header("ratelimit").is_some()
     };
-    assert_eq!(app.anonymous().at(0).get(LIMITS).await.expect(200), json!({ "lifted": false }));
+    assert_eq!(app.anonymous().at(0).get(LIMITS).await.expect(200), json!({ "disabled": false }));
     assert!(is_counted().await);
-    for lifted in [true, false] {
-        let set = put(json!({ "lifted": lifted })).await.expect(200);
-        assert_eq!(set, json!({ "lifted": lifted }));
-        assert_eq!(is_counted().await, !lifted);
+    for disabled in [true, false] {
+        let set = put(json!({ "disabled": disabled })).await.expect(200);
+        assert_eq!(set, json!({ "disabled": disabled }));
+        assert_eq!(is_counted().await, !disabled);
     }
-    put(json!({ "lifted": "yes" })).await.expect_problem(422, "validation_failed");
+    put(json!({ "disabled": "yes" })).await.expect_problem(422, "validation_failed");
 }

@@ -19,7 +19,7 @@ use crate::support::{Engine, PASSWORD, TestApp, TestUser, note_trials, on_every_
 
 const ME: &str = "/api/v1/me";
 const LOGIN: &str = "/api/v1/auth/login";
-const LOOK_UPS: &str = "kith_security_events_total{kind=\"unknown_key_looked_up\"}";
+const LOOK_UPS: &str = "kith_security_events_total{kind=\"signing_keys_reloaded\"}";
 const MILLISECOND: Duration = Duration::from_millis(1);
 /// Number of mutated tokens per engine.
 const MUTATIONS: usize = 1_500;

@@ -88,7 +88,7 @@ async fn audit_chain(app: &App) -> Result<Value, Error> {
 
 /// Describes each secret without revealing it.
 fn secrets(app: &App) -> Vec<Value> {
-    let told = |report: crate::config::SecretReport| {
+    let to_json = |report: crate::config::SecretReport| {
         json!({
             "key": report.key,
             "required": report.required,
@@ -100,7 +100,7 @@ fn secrets(app: &App) -> Vec<Value> {
             "origin": report.origin.to_string(),
         })
     };
-    app.config.secret_reports().into_iter().map(told).collect()
+    app.config.secret_reports().into_iter().map(to_json).collect()
 }
 
 /// Returns the migrations of this build.

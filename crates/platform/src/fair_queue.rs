@@ -30,10 +30,9 @@ struct State<K, T> {
 }
 
 /// Creates a queue for at most `capacity` items.
-pub(crate) fn fair_queue<K, T>(most: usize) -> (FairQueue<K, T>, FairQueueReceiver<K, T>) {
+pub(crate) fn fair_queue<K, T>(capacity: usize) -> (FairQueue<K, T>, FairQueueReceiver<K, T>) {
     let state = State { items: HashMap::new(), turns: VecDeque::new(), len: 0, senders: 1 };
-    let shared =
-        Arc::new(QueueState { state: Mutex::new(state), item_added: Condvar::new(), capacity: most });
+    let shared = Arc::new(QueueState { state: Mutex::new(state), item_added: Condvar::new(), capacity });
     (FairQueue(Arc::clone(&shared)), FairQueueReceiver(shared))
 }
 

@@ -191,8 +191,8 @@ impl App {
     /// Returns the first error of a maintenance job, or of the database.
     pub async fn run_maintenance(&self) -> Result<(), MaintenanceError> {
         let declared = self.modules.iter().flat_map(|module| module.schedules);
-        let is_upkeep = |one: &&DeclaredSchedule| one.queue == MAINTENANCE;
-        let jobs = declared.filter(is_upkeep).map(|one| NewJob::new(one.queue, one.kind, one.payload));
+        let is_maintenance = |one: &&DeclaredSchedule| one.queue == MAINTENANCE;
+        let jobs = declared.filter(is_maintenance).map(|one| NewJob::new(one.queue, one.kind, one.payload));
         let enqueued = self.jobs.enqueue_all(jobs.collect()).await?;
         self.jobs.drain(&self.job_handlers(), &self.job_queues()).await?;
         for Enqueued { id, .. } in enqueued {
@@ -218,7 +218,7 @@ pub(crate) fn process_name() -> String {
 fn read_maintenance(q: &Query<'_>, ctx: &Ctx) -> Result<Value, Error> {
     let filter = ScheduleFilter { is_declared: Some(true), ..ScheduleFilter::default() };
     let records = kith_jobs::list_kind_summaries(q, MAINTENANCE, ctx.now - days(1))?;
-    let told = |one: Schedule| {
+    let to_json = |one: Schedule| {
         let record = records.iter().find(|record| record.kind == one.plan.kind);
         let spec = one.plan.check(one.anchor_at).ok();
         let next = spec.map(|spec| one.plan.preview(&spec, ctx.now, 2)).unwrap_or_default();
@@ -235,5 +235,5 @@ fn read_maintenance(q: &Query<'_>, ctx: &Ctx) -> Result<Value, Error> {
         })
     };
     let schedules = list_schedules(q, &filter, i64::from(u16::MAX))?;
-    Ok(schedules.into_iter().filter(|one| one.plan.queue == MAINTENANCE).map(told).collect())
+    Ok(schedules.into_iter().filter(|one| one.plan.queue == MAINTENANCE).map(to_json).collect())
 }

@@ -183,7 +183,7 @@ impl TestApp {
             | "listRecurringCallbacks"
             | "listPartnerRequests" => (false, String::new(), Value::Null),
             "docsFile" => (false, self.docs_file().await, Value::Null),
-            "setLimits" => (false, String::new(), json!({ "lifted": false })),
+            "setLimits" => (false, String::new(), json!({ "disabled": false })),
             "verifyEmailInDevelopment" => (false, String::new(), json!({ "email": other.email })),
             "advanceClock" => (false, String::new(), json!({ "advance": "1ms" })),
             "putClockBack" => (false, String::new(), Value::Null),

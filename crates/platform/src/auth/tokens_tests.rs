@@ -239,7 +239,7 @@ async fn unknown_key_ids_reload_at_most_once_per_second() {
     let (app, now) = (&test.app, test.app.sources.clock.now());
     let look_ups = || {
         let text = app.metrics.to_text();
-        let line = text.lines().find(|line| line.contains("unknown_key_looked_up"));
+        let line = text.lines().find(|line| line.contains("signing_keys_reloaded"));
         line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     };
     let (header, payload) = genuine();

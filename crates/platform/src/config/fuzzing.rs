@@ -34,8 +34,8 @@ pub fn config_of(data: &[u8], sections: &[ConfigSection]) {
     let variables: Vec<(OsString, OsString)> = own.map(|(name, value)| (name.into(), value.into())).collect();
     let secrets = marked(file, &variables);
     if let Err(error) = load(file, &variables, sections) {
-        let told = error.to_string();
-        assert!(!secrets.iter().any(|secret| told.contains(secret)), "{told}");
+        let message = error.to_string();
+        assert!(!secrets.iter().any(|secret| message.contains(secret)), "{message}");
     }
     for line in text.lines() {
         entries(line);

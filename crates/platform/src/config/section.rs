@@ -142,17 +142,17 @@ mod tests {
     #[derive(Clone, Debug, Deserialize, Serialize)]
     #[serde(deny_unknown_fields)]
     struct Greetings {
-        most_words: u32,
+        max_words: u32,
         token: Secret,
     }
 
     impl Settings for Greetings {
         const SECTION: &'static str = "greetings";
         const DEFAULTS: &'static str =
-            "[greetings]\n# Maximum number of words.\nmost_words = 3\n# Token.\ntoken = \"\"\n";
+            "[greetings]\n# Maximum number of words.\nmax_words = 3\n# Token.\ntoken = \"\"\n";
 
         fn check(&self) -> Result<(), SettingFault> {
-            at_least_one(&[("most_words", self.most_words)])
+            at_least_one(&[("max_words", self.max_words)])
         }
     }
 
@@ -169,17 +169,17 @@ mod tests {
         let config = load(&[("KITH__GREETINGS__MOST_WORDS", "5"), ("KITH__GREETINGS__TOKEN", "hunter2")]);
         let config = config.unwrap();
         let greetings = config.section::<Greetings>();
-        assert_eq!((greetings.most_words, greetings.token.expose()), (5, "hunter2"));
-        assert_eq!(load(&[]).unwrap().section::<Greetings>().most_words, 3);
+        assert_eq!((greetings.max_words, greetings.token.expose()), (5, "hunter2"));
+        assert_eq!(load(&[]).unwrap().section::<Greetings>().max_words, 3);
         assert!(
-            !config.is_default("greetings.most_words") && load(&[]).unwrap().is_default("greetings.token")
+            !config.is_default("greetings.max_words") && load(&[]).unwrap().is_default("greetings.token")
         );
         assert!(!format!("{config:?}").contains("hunter2"));
-        assert_eq!(config.settings()["greetings"], serde_json::json!({ "most_words": 5, "token": "***" }));
+        assert_eq!(config.settings()["greetings"], serde_json::json!({ "max_words": 5, "token": "***" }));
         assert_ne!(config.digest(), load(&[]).unwrap().digest());
-        assert!(reference::keys(SECTIONS).contains(&"greetings.most_words".to_owned()));
+        assert!(reference::keys(SECTIONS).contains(&"greetings.max_words".to_owned()));
         let page = reference::markdown(SECTIONS);
-        let entry = "### `greetings.most_words`\n\nMaximum number of words.\n\n* an integer; default `3`\n* \
+        let entry = "### `greetings.max_words`\n\nMaximum number of words.\n\n* an integer; default `3`\n* \
                      `KITH__GREETINGS__MOST_WORDS`";
         assert!(page.contains(entry), "{page}");
     }
@@ -187,9 +187,9 @@ mod tests {
     #[test]
     fn section_errors_name_key_and_source_but_not_value() {
         for (name, value, words) in [
-            ("KITH__GREETINGS__MOST_WORDS", "0", "`greetings.most_words` must be at least 1 (set by"),
-            ("KITH__GREETINGS__MOST_WORDS", "-4711", "`greetings.most_words` is not valid"),
-            ("KITH__GREETINGS__MOST_WORDS", "few", "`greetings.most_words` must be an integer, but"),
+            ("KITH__GREETINGS__MOST_WORDS", "0", "`greetings.max_words` must be at least 1 (set by"),
+            ("KITH__GREETINGS__MOST_WORDS", "-4711", "`greetings.max_words` is not valid"),
+            ("KITH__GREETINGS__MOST_WORDS", "few", "`greetings.max_words` must be an integer, but"),
             ("KITH__GREETINGS__WORDS", "1", "unknown configuration key `greetings.words`"),
         ] {
             let error = load(&[(name, value)]).unwrap_err();
@@ -201,10 +201,10 @@ mod tests {
     #[test]
     fn settings_can_be_replaced_and_are_the_defaults_where_they_were_not_loaded() {
         let mut config = Config::default();
-        assert_eq!(config.section::<Greetings>().most_words, 3);
-        config.change_section::<Greetings>(|greetings| greetings.most_words = 7);
-        assert_eq!(config.section::<Greetings>().most_words, 7);
+        assert_eq!(config.section::<Greetings>().max_words, 3);
+        config.change_section::<Greetings>(|greetings| greetings.max_words = 7);
+        assert_eq!(config.section::<Greetings>().max_words, 7);
         config.add_defaults(SECTIONS);
-        assert_eq!(config.section::<Greetings>().most_words, 7);
+        assert_eq!(config.section::<Greetings>().max_words, 7);
     }
 }

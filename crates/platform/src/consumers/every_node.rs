@@ -67,8 +67,8 @@ async fn read_events(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
         }
     };
     let events = app.db.events_after(behind, BATCH).await?;
-    for heard in &events {
-        run_hooks(app, &heard.event).await;
+    for sequenced in &events {
+        run_hooks(app, &sequenced.event).await;
     }
     cursor.position = Some(events.last().map_or(behind, |last| last.position));
     let more = i64::try_from(events.len()).unwrap_or(BATCH) == BATCH;

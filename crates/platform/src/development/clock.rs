@@ -26,7 +26,7 @@ const MAX_OFFSET: Duration = days(100 * 365);
 /// Clock that is ahead of another clock by an adjustable offset.
 pub struct AdjustableClock {
     base_clock: Arc<dyn Clock>,
-    ahead_ms: AtomicI64,
+    offset_ms: AtomicI64,
     /// Total of all advances in this process. Counts as elapsed time on the monotonic clock.
     advanced_ms: AtomicI64,
     file: PathBuf,
@@ -50,14 +50,14 @@ impl AdjustableClock {
         let kept = kept.and_then(|text| text.trim().parse().ok()).filter(|ms: &i64| *ms > 0);
         let clock = Self {
             base_clock: behind,
-            ahead_ms: AtomicI64::new(kept.unwrap_or(0)),
+            offset_ms: AtomicI64::new(kept.unwrap_or(0)),
             advanced_ms: AtomicI64::new(0),
             file,
             change_lock: Mutex::new(()),
         };
-        if let Some(ahead_ms) = kept {
+        if let Some(offset_ms) = kept {
             let (file, now) = (clock.file.display(), clock.now());
-            tracing::warn!(ahead_ms, %now, "the clock is ahead of real time, as set by /dev/clock; delete {file} to reset it");
+            tracing::warn!(offset_ms, %now, "the clock is ahead of real time, as set by /dev/clock; delete {file} to reset it");
         }
         Ok(Arc::new(clock))
     }
@@ -68,19 +68,19 @@ impl AdjustableClock {
         let _moving = self.change_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let furthest = i64::try_from(MAX_OFFSET.as_millis()).unwrap_or(i64::MAX);
         let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
-        let ahead_ms = self.ahead_ms.load(Ordering::SeqCst).saturating_add(by_ms);
-        if ahead_ms > furthest {
+        let offset_ms = self.offset_ms.load(Ordering::SeqCst).saturating_add(by_ms);
+        if offset_ms > furthest {
             return Ok(None);
         }
         if let Some(folder) = self.file.parent() {
             create_folder(folder)?;
         }
         let unfinished = self.file.with_extension("new");
-        fs::write(&unfinished, format!("{ahead_ms}\n"))?;
+        fs::write(&unfinished, format!("{offset_ms}\n"))?;
         fs::rename(&unfinished, &self.file)?;
-        self.ahead_ms.store(ahead_ms, Ordering::SeqCst);
+        self.offset_ms.store(offset_ms, Ordering::SeqCst);
         self.advanced_ms.fetch_add(by_ms, Ordering::SeqCst);
-        Ok(Some(ahead_ms))
+        Ok(Some(offset_ms))
     }
 }
 
@@ -92,15 +92,15 @@ impl AdjustableClock {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        self.ahead_ms.store(0, Ordering::SeqCst);
+        self.offset_ms.store(0, Ordering::SeqCst);
         Ok(())
     }
 }
 
 impl Clock for AdjustableClock {
     fn now(&self) -> Timestamp {
-        let ahead_ms = u64::try_from(self.ahead_ms.load(Ordering::SeqCst)).unwrap_or(0);
-        self.base_clock.now() + Duration::from_millis(ahead_ms)
+        let offset_ms = u64::try_from(self.offset_ms.load(Ordering::SeqCst)).unwrap_or(0);
+        self.base_clock.now() + Duration::from_millis(offset_ms)
     }
 
     fn real_now(&self) -> Timestamp {
@@ -123,7 +123,7 @@ struct ClockReport {
     /// Current time of the node, including the offset.
     now: Timestamp,
     /// Offset from the real time in milliseconds. 0 if the clock has not been moved.
-    ahead_ms: i64,
+    offset_ms: i64,
 }
 
 /// Duration to move the clock forward by.
@@ -141,7 +141,7 @@ struct AdvanceBody {
 #[utoipa::path(get, path = "/dev/clock", responses((status = 200, body = ClockReport)))]
 async fn get_clock(State(app): State<App>) -> ApiResult<Json<ClockReport>> {
     let ahead = clock_of(&app)?;
-    Ok(Json(ClockReport { now: ahead.now(), ahead_ms: ahead.ahead_ms.load(Ordering::SeqCst) }))
+    Ok(Json(ClockReport { now: ahead.now(), offset_ms: ahead.offset_ms.load(Ordering::SeqCst) }))
 }
 
 /// Advance the clock
@@ -170,18 +170,18 @@ async fn advance_clock(
     })?;
     let mover = Arc::clone(ahead);
     let moved = tokio::task::spawn_blocking(move || mover.advance(by)).await;
-    let ahead_ms = moved.map_err(io::Error::other).flatten().map_err(|error| {
+    let offset_ms = moved.map_err(io::Error::other).flatten().map_err(|error| {
         tracing::error!(%error, "cannot advance the clock: its file cannot be written");
         Problem::new(
             &problems::INTERNAL,
             "The clock was not advanced, because its file cannot be written. See the server's log.",
         )
     })?;
-    let ahead_ms = ahead_ms.ok_or_else(|| {
+    let offset_ms = offset_ms.ok_or_else(|| {
         let detail = "The clock can be at most 100 years ahead in total.";
         Problem::invalid(vec![FieldError::new("/advance", "too_large", detail)])
     })?;
-    tracing::warn!(by = body.advance, ahead_ms, now = %ahead.now(), "the clock was advanced by /dev/clock");
+    tracing::warn!(by = body.advance, offset_ms, now = %ahead.now(), "the clock was advanced by /dev/clock");
     let done = async {
         app.run_due().await?;
         // Purges and similar maintenance otherwise run once a minute; the response must not precede them.
@@ -191,7 +191,7 @@ async fn advance_clock(
         let detail = "The clock was advanced, but some due work failed. `GET /api/v1/jobs` lists the errors.";
         Problem::new(&problems::INTERNAL, detail)
     })?;
-    Ok(Json(ClockReport { now: ahead.now(), ahead_ms }))
+    Ok(Json(ClockReport { now: ahead.now(), offset_ms }))
 }
 
 /// Reset the clock
@@ -228,7 +228,7 @@ async fn put_clock_back(State(app): State<App>, _: Caller) -> ApiResult<Json<Clo
             "The clock was reset, but schedules could not continue. See the server's log.",
         )
     })?;
-    Ok(Json(ClockReport { now: ahead.now(), ahead_ms: 0 }))
+    Ok(Json(ClockReport { now: ahead.now(), offset_ms: 0 }))
 }
 
 fn clock_of(app: &App) -> Result<&Arc<AdjustableClock>, Problem> {

@@ -40,7 +40,7 @@ async fn get_limits(State(app): State<App>) -> Json<LimitsReport> {
     responses((status = 200, body = LimitsReport))
 )]
 async fn set_limits(State(app): State<App>, Json(body): Json<LimitsReport>) -> Json<LimitsReport> {
-    tracing::warn!(lifted = body.disabled, "limits were changed by /dev/limits");
+    tracing::warn!(disabled = body.disabled, "limits were changed by /dev/limits");
     app.limits_disabled.store(body.disabled, Ordering::Relaxed);
     Json(body)
 }

@@ -53,8 +53,8 @@ pub(crate) struct BodyMemory {
 
 impl BodyMemory {
     /// Creates a limit of `max_bytes` bytes.
-    pub fn new(most: usize) -> Self {
-        Self { used: AtomicUsize::new(0), max_bytes: most }
+    pub fn new(max_bytes: usize) -> Self {
+        Self { used: AtomicUsize::new(0), max_bytes }
     }
 }
 

@@ -154,8 +154,8 @@ impl OpenConnections {
     /// the one whose request head has been arriving longest, then slow bodies, and new connections last.
     /// Returns false if there is no candidate, or too many evicted connections have not ended.
     pub fn evict(&mut self, network: IpAddr, reached: LimitReached) -> bool {
-        let most_leaving = if reached == LimitReached::Network { MAX_EVICTED / 2 } else { MAX_EVICTED };
-        if self.evicting.len() >= most_leaving {
+        let max_evicting = if reached == LimitReached::Network { MAX_EVICTED / 2 } else { MAX_EVICTED };
+        if self.evicting.len() >= max_evicting {
             return false;
         }
         let found = match reached {

@@ -135,7 +135,7 @@ pub fn provenance(data: &[u8]) {
 fn forwarded(headers: &HeaderMap) {
     let address = |text: &str| ClientAddress::new(text.parse().expect("an address"));
     let proxies: [Network; 2] = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().expect("a network"));
-    let (stranger, proxy, heard) = (address("198.51.100.1"), address("10.0.0.1"), "203.0.113.9");
+    let (stranger, proxy, forwarded) = (address("198.51.100.1"), address("10.0.0.1"), "203.0.113.9");
     assert_eq!(stranger.behind(&proxies, headers), stranger);
     assert_eq!(proxy.behind(&[], headers), proxy);
     let client = proxy.behind(&proxies, headers);
@@ -144,7 +144,7 @@ fn forwarded(headers: &HeaderMap) {
     assert_eq!(ClientAddress::new(network).network(), client.network());
     let mut added = headers.clone();
     added.append("x-forwarded-for", HeaderValue::from_static("203.0.113.9"));
-    assert_eq!(proxy.behind(&proxies, &added), address(heard));
+    assert_eq!(proxy.behind(&proxies, &added), address(forwarded));
     assert_eq!(stranger.behind(&proxies, &added), stranger);
 }
 

@@ -185,7 +185,7 @@ impl App {
 fn replay(answer: SerializedResponse) -> Result<Response, Problem> {
     if reduced::is_reduced(&answer) {
         let created_ids = answer.body.and_then(|body| serde_json::from_slice(&body).ok());
-        let detail = "This request has already succeeded, but its response was not stored. `kept` contains \
+        let detail = "This request has already succeeded, but its response was not stored. `created_ids` contains \
                       the IDs of its objects; get them by these IDs.";
         return Err(Problem { created_ids, ..Problem::new(&problems::ANSWER_NOT_KEPT, detail) });
     }
@@ -225,7 +225,7 @@ fn find(
     rows::find(tx, keyring, id, ctx.now - RETENTION)
 }
 
-/// Stores `kept` of the response if the command succeeded. After an error, the request can be retried with
+/// Stores the part of the response that `stored` selects if the command succeeded. After an error, the request can be retried with
 /// the same key.
 fn store_response(
     tx: &Tx<'_>,

@@ -210,7 +210,7 @@ async fn dns_rebinding_is_rejected() {
     let inside = TestReceiver::at("127.0.0.2:0", OK, false).await;
     let port = inside.address.port();
     let outside = TestReceiver::at(&format!("127.0.0.1:{port}"), OK, false).await;
-    // The checked and the connected address come from the same answer; the next request is checked anew.
+    // The checked and the connected address come from the same answer; the next request is checked again.
     let script = ScriptedResolver::new(&[&["127.0.0.1"], &["127.0.0.2"]]);
     let outbound = outbound(&outside.allowed(), script.clone());
     let target = outbound.target(&format!("http://rebinds.example.org:{port}/")).unwrap();

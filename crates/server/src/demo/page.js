@@ -91,7 +91,7 @@ async function show() {
   const now = document.getElementById("now");
   now.dateTime = clock.now;
   now.textContent = new Date(clock.now).toLocaleString(undefined, { dateStyle: "full", timeStyle: "short" });
-  const days = Math.round(clock.ahead_ms / 86_400_000);
+  const days = Math.round(clock.offset_ms / 86_400_000);
   document.getElementById("ahead").textContent = days ? `(${plural(days, "day", "days")} ahead)` : "";
   for (const side of sides) {
     await shown[side].look();
@@ -248,7 +248,7 @@ for (const passes of document.querySelectorAll("[data-pass]")) {
 }
 
 const verdict = document.getElementById("verdict");
-const lifted = document.getElementById("lifted");
+const switchOff = document.getElementById("limits-off");
 
 // Runs check SEC-03. The row of the catalogue may require more evidence than the live check, such as test results, so
 // the outcomes of both are shown, as `kith verify` does.
@@ -264,13 +264,13 @@ async function judge() {
 }
 
 document.getElementById("judge").addEventListener("click", () => run(judge));
-lifted.addEventListener("change", () => run(async () => {
-  const limits = await call("PUT", "/dev/limits", { lifted: lifted.checked });
-  return `Rate limits are ${limits.lifted ? "off" : "on"}. ${await judge()}`;
+switchOff.addEventListener("change", () => run(async () => {
+  const limits = await call("PUT", "/dev/limits", { disabled: switchOff.checked });
+  return `Rate limits are ${limits.disabled ? "off" : "on"}. ${await judge()}`;
 }));
 
 run(async () => {
-  lifted.checked = (await call("GET", "/dev/limits")).lifted;
+  switchOff.checked = (await call("GET", "/dev/limits")).disabled;
   people = await call("GET", "/demo/people.json");
   for (const [side, one] of [["left", people[0]], ["right", people[1]]]) {
     shown[side] = new Person(one);

@@ -57,7 +57,7 @@ impl RetryPolicy {
     }
 
     /// Returns the stored form of the delays, or `None` for the default.
-    pub(crate) fn to_stored(&self) -> Option<String> {
+    pub(crate) fn to_stored(self) -> Option<String> {
         let usual = (Self::DEFAULT.base, Self::DEFAULT.cap);
         let written = StoredDelays { base_ms: millis(self.base), cap_ms: millis(self.cap) };
         ((self.base, self.cap) != usual).then(|| serde_json::to_string(&written).unwrap_or_default())

@@ -114,7 +114,7 @@ impl Compute {
             // The caller may have gone away.
             let _ = reply.send(computed);
         });
-        self.tasks.push(caller, task).map_err(|Full| ComputeError::Busy)?;
+        self.tasks.push(caller, task).map_err(|QueueFull| ComputeError::Busy)?;
         let answer = match tokio::time::timeout(self.max_wait, &mut answer).await {
             Ok(answer) => answer,
             Err(_) if has_begun.load(Ordering::SeqCst) => answer.await,

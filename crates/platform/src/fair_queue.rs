@@ -75,13 +75,13 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
 impl<K: Clone + Eq + Hash, T> State<K, T> {
     fn make_room(&mut self, key: &K) -> Option<T> {
         let own = self.items.get(key).map_or(0, VecDeque::len);
-        let (_, most) = self.items.iter_mut().max_by_key(|(_, items)| items.len())?;
+        let (_, longest) = self.items.iter_mut().max_by_key(|(_, items)| items.len())?;
         // With a smaller difference, two keys would evict each other's items in turn.
-        if most.len() < own + 2 {
+        if longest.len() < own + 2 {
             return None;
         }
         self.len -= 1;
-        most.pop_back()
+        longest.pop_back()
     }
 
     fn take(&mut self) -> Option<T> {

@@ -181,7 +181,7 @@ impl Passwords {
         self.counts.queued.fetch_add(1, Ordering::Relaxed);
         let queued = QueuedHashJob { job, _counted: QueueCountGuard(Arc::clone(&self.counts)) };
         let network = client.map(ClientAddress::first_of_network);
-        self.jobs.push(network, queued).map_err(|Full| PasswordError::Busy)
+        self.jobs.push(network, queued).map_err(|QueueFull| PasswordError::Busy)
     }
 }
 

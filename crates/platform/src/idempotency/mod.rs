@@ -117,7 +117,7 @@ impl App {
         let has_timed_out = Arc::new(AtomicBool::new(false));
         let timed_out = Arc::clone(&has_timed_out);
         let keyring = Arc::clone(&self.keyring);
-        let kept_bytes = Arc::clone(&self.stored_bytes);
+        let stored_bytes = Arc::clone(&self.stored_bytes);
         let write = self.write(&caller.ctx, move |tx, ctx| {
             let id = key.id(&keyring, caller_id);
             let mut fingerprint = key.fingerprint(&keyring, &id);
@@ -131,13 +131,13 @@ impl App {
             timed_out.store(matches!(known, Err(Error::DeadlinePassed)), Ordering::Relaxed);
             match known {
                 Err(error) => Outcome::Rollback(error.into()),
-                Ok(Some(kept)) if kept.fingerprint != fingerprint => {
+                Ok(Some(stored)) if stored.fingerprint != fingerprint => {
                     Outcome::Rollback(ChangeError::KeyReused)
                 }
-                Ok(Some(kept)) => Outcome::Commit(ChangeResponse::Replayed(kept.answer)),
+                Ok(Some(stored)) => Outcome::Commit(ChangeResponse::Replayed(stored.answer)),
                 Ok(None) => {
-                    let kept = |answer: &SerializedResponse| kept_bytes.reduce(caller_id, answer);
-                    store_response(tx, ctx, &keyring, (&id, &fingerprint), kept, command(tx, ctx))
+                    let stored = |answer: &SerializedResponse| stored_bytes.reduce(caller_id, answer);
+                    store_response(tx, ctx, &keyring, (&id, &fingerprint), stored, command(tx, ctx))
                 }
             }
         });
@@ -166,19 +166,19 @@ impl App {
         let keyring = Arc::clone(&self.keyring);
         let present = (id, key.fingerprint(&self.keyring, &id));
         let names = [Some(present), key.previous(&self.keyring, caller.id())];
-        let kept = self.db.read(move |q| {
+        let stored = self.db.read(move |q| {
             for (id, fingerprint) in names.into_iter().flatten() {
-                if let Some(kept) = rows::find(q, &keyring, &id, now - RETENTION)? {
-                    return Ok(Some((kept, fingerprint)));
+                if let Some(stored) = rows::find(q, &keyring, &id, now - RETENTION)? {
+                    return Ok(Some((stored, fingerprint)));
                 }
             }
             Ok::<_, Error>(None)
         });
-        let Some((kept, fingerprint)) = kept.await.map_err(store_problem)? else { return Ok(None) };
-        if kept.fingerprint != fingerprint {
+        let Some((stored, fingerprint)) = stored.await.map_err(store_problem)? else { return Ok(None) };
+        if stored.fingerprint != fingerprint {
             return Err(reused().into());
         }
-        Ok(Some(replay(kept.answer)?))
+        Ok(Some(replay(stored.answer)?))
     }
 }
 
@@ -225,19 +225,19 @@ fn find(
     rows::find(tx, keyring, id, ctx.now - RETENTION)
 }
 
-/// Stores the part of the response that `stored` selects if the command succeeded. After an error, the request can be retried with
-/// the same key.
+/// Stores the response in the form that `reduce` returns, if the command succeeded. After an error, the request
+/// can be retried with the same key.
 fn store_response(
     tx: &Tx<'_>,
     ctx: &Ctx,
     keyring: &Keyring,
     (id, fingerprint): (&[u8; 32], &[u8; 32]),
-    kept: impl FnOnce(&SerializedResponse) -> SerializedResponse,
+    reduce: impl FnOnce(&SerializedResponse) -> SerializedResponse,
     made: Outcome<SerializedResponse, ChangeError>,
 ) -> Outcome<ChangeResponse, ChangeError> {
     match made {
         Outcome::Commit(answer) => {
-            match rows::store_response(tx, ctx, keyring, id, fingerprint, &kept(&answer)) {
+            match rows::store_response(tx, ctx, keyring, id, fingerprint, &reduce(&answer)) {
                 Ok(()) => Outcome::Commit(ChangeResponse::New(answer)),
                 Err(error) => Outcome::Rollback(error.into()),
             }

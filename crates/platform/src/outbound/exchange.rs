@@ -199,7 +199,7 @@ impl PendingResponse {
             status: status.as_u16(),
             headers,
             body: kept.freeze(),
-            is_complete: is_complete,
+            is_complete,
             took: Duration::ZERO,
         }
     }

@@ -325,7 +325,7 @@ const CLOCK_HELP: &str = "Time by which the system clock is ahead of the databas
 
 impl ServerCollector {
     fn encode_machine(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        for ResourceMetric { name, help, value, is_counter: is_counter } in process::resource_metrics() {
+        for ResourceMetric { name, help, value, is_counter } in process::resource_metrics() {
             if is_counter {
                 let metric = ConstCounter::new(value);
                 metric.encode(to.encode_descriptor(name, help, None, metric.metric_type())?)?;

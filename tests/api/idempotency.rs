@@ -208,7 +208,7 @@ async fn large_response_is_replayed_as_id(app: &TestApp) {
     let data = json!({ "data": { "text": "x".repeat(60_000) } });
     let first = ada.post(notes, data.clone()).await.expect(201);
     let footprint = app.footprint().await;
-    let again = ada.post(notes, data).await.expect_problem(409, "answer_not_kept");
+    let again = ada.post(notes, data).await.expect_problem(409, "response_not_stored");
     assert_eq!(again["created_ids"], json!({ "id": first["id"] }));
     assert_eq!(app.footprint().await, footprint);
     let path = format!("{notes}/{}", first["id"].as_str().expect("an id"));

@@ -132,7 +132,7 @@ pub mod problems {
         IDEMPOTENCY_IN_PROGRESS = 409 "idempotency_in_progress" "Request in progress";
         /// The request was completed earlier under the same idempotency key, but its response was too large
         /// to store.
-        ANSWER_NOT_KEPT = 409 "answer_not_kept" "Response not stored";
+        RESPONSE_NOT_STORED = 409 "response_not_stored" "Response not stored";
         /// `If-Match` does not match the current state of the resource.
         PRECONDITION_FAILED = 412 "precondition_failed" "Precondition failed";
         /// The body exceeds the size limit.

@@ -56,7 +56,7 @@ pub struct ProblemBody {
     #[schema(required = false)]
     errors: Vec<FieldErrorBody>,
     /// IDs of the objects that were created, in the structure of the response. Present only with the code
-    /// `answer_not_kept`.
+    /// `response_not_stored`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, value_type = Object, additional_properties = true)]
     created_ids: Option<serde_json::Value>,

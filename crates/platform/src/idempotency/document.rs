@@ -29,13 +29,13 @@ pub(crate) fn declare(operation: &mut Operation) {
              request is sent again with the same key within 24 hours of its success, the stored response is \
              returned and nothing is changed. A response over 16 KiB with an `id` and an ETag, and any \
              response beyond the caller's `limits.idempotency_bytes_per_day`, is stored as IDs only: a \
-             repeated request is then rejected with 409 `answer_not_kept`, which contains the IDs.",
+             repeated request is then rejected with 409 `response_not_stored`, which contains the IDs.",
         ))
         .schema(Some(text().pattern(Some(KEY))));
     operation.parameters.get_or_insert_default().push(key.build().into());
     add_problem(operation, &problems::IDEMPOTENCY_IN_PROGRESS);
     add_problem(operation, &problems::IDEMPOTENCY_MISMATCH);
-    add_problem(operation, &problems::ANSWER_NOT_KEPT);
+    add_problem(operation, &problems::RESPONSE_NOT_STORED);
     for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response
             && status.starts_with('2')

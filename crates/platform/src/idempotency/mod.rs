@@ -187,7 +187,7 @@ fn replay(answer: SerializedResponse) -> Result<Response, Problem> {
         let created_ids = answer.body.and_then(|body| serde_json::from_slice(&body).ok());
         let detail = "This request has already succeeded, but its response was not stored. `created_ids` contains \
                       the IDs of its objects; get them by these IDs.";
-        return Err(Problem { created_ids, ..Problem::new(&problems::ANSWER_NOT_KEPT, detail) });
+        return Err(Problem { created_ids, ..Problem::new(&problems::RESPONSE_NOT_STORED, detail) });
     }
     let mut response = answer.into_response();
     response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));

@@ -77,7 +77,6 @@ const CONSTANT_PARTS: &[(&str, &str)] = &[
 /// Names that stay: where (beginning of the path), which, and why.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("", "Nobody", "value of the API: `accepts_requests_from` is `nobody`"),
-    ("crates/kernel/src/problem.rs", "ANSWER_NOT_KEPT", "code of the API: `answer_not_kept`"),
     ("crates/automation/src/callbacks/", "Gone", "HTTP status 410 Gone"),
 ];
 

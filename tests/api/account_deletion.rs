@@ -425,7 +425,7 @@ async fn purge_requires_manifest(app: &TestApp) {
     assert_eq!(app.rows_with(&[&ada.email]).await, [] as [String; 0]);
 }
 
-/// Covers ACC-12.
+/// Proves the readiness requirement ACC-12.
 async fn export_contains_exactly_own_data(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     ben.send(hyper::Method::PATCH, ME, json!({ "nickname": "bensnick" }).to_string().into())
@@ -467,7 +467,7 @@ async fn export_contains_exactly_own_data(app: &TestApp) {
     app.anonymous().get(EXPORT).await.expect_problem(401, "unauthenticated");
 }
 
-/// Covers ACC-09.
+/// Proves the readiness requirement ACC-09.
 async fn last_administrator_cannot_leave(app: &TestApp) {
     let root = app.admin("root").await;
     let body = json!({ "password": PASSWORD });

@@ -32,7 +32,7 @@ fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value:#}"))
 }
 
-/// Covers ACC-01, ACC-02, ACC-05.
+/// Proves the readiness requirements ACC-01, ACC-02, ACC-05.
 async fn registration_works_on_all_nodes(app: &TestApp) {
     let body =
         json!({ "email": " Ada@Example.org ", "password": PASSWORD, "display_name": " Ada  Lovelace " });
@@ -73,7 +73,7 @@ async fn duplicate_address_is_rejected(app: &TestApp) {
     assert_eq!(app.footprint().await, before);
 }
 
-/// Covers API-08.
+/// Proves the readiness requirement API-08.
 async fn registration_reports_every_field_error(app: &TestApp) {
     let footprint = app.footprint().await;
     let register = async |body: Value| app.anonymous().post(REGISTER, body).await.expect_faults();
@@ -197,7 +197,7 @@ async fn session_without_refresh_expires(app: &TestApp) {
     app.anonymous().post(REFRESH, body).await.expect_problem(401, "invalid_refresh_token");
 }
 
-/// Covers ACC-03, ACC-08.
+/// Proves the readiness requirements ACC-03, ACC-08.
 async fn invalid_tokens_are_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     let log_in = json!({ "email": ada.email, "password": PASSWORD });

@@ -54,7 +54,7 @@ async fn audited(app: &TestApp, action: &str) -> Vec<(String, String)> {
     lines.map(|line| (line.actor, line.object)).collect()
 }
 
-/// Covers API-06, ACC-10.
+/// Proves the readiness requirements API-06, ACC-10.
 async fn accounts_are_filtered_and_paginated(app: &TestApp) {
     let root = app.admin("root").await;
     app.advance(std::time::Duration::from_millis(1));
@@ -105,7 +105,7 @@ async fn accounts_are_filtered_and_paginated(app: &TestApp) {
     ada.get(USERS).await.expect_problem(403, "forbidden");
 }
 
-/// Covers ACC-09, ACC-10.
+/// Proves the readiness requirements ACC-09, ACC-10.
 async fn role_change_applies_immediately(app: &TestApp) {
     let (root, ada) = (app.admin("root").await, app.user("ada").await);
     ada.get(USERS).await.expect_problem(403, "forbidden");
@@ -168,7 +168,7 @@ async fn suspension_blocks_access_until_reinstatement(app: &TestApp) {
     }
 }
 
-/// Covers ACC-09, ACC-10.
+/// Proves the readiness requirements ACC-09, ACC-10.
 async fn moderators_manage_lower_roles_only(app: &TestApp) {
     let (root, second) = (app.admin("root").await, app.admin("second").await);
     let moderator = app.user_with_role("mod", "moderator", &root).await;

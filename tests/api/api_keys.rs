@@ -44,7 +44,7 @@ async fn show(admin: &TestUser, key: &ApiKey) -> Value {
     admin.get(&path(key)).await.expect(200)
 }
 
-/// Covers ACC-13.
+/// Proves the readiness requirement ACC-13.
 async fn key_is_shown_once_and_stored_as_digest(app: &TestApp) {
     let admin = app.admin("ada").await;
     let client = admin.signed_in().await.with_header(X_REQUEST_ID, "test-key-made");

@@ -29,7 +29,7 @@ fn all<'p>(page: &'p Value, key: &str) -> Vec<&'p str> {
     items.iter().map(|item| item[key].as_str().expect("text")).collect()
 }
 
-/// Covers API-06.
+/// Proves the readiness requirement API-06.
 async fn administrator_filters_audit_log(app: &TestApp) {
     let admin = app.admin("root").await;
     let (ada, bob) = (app.user("ada").await, app.user("bob").await);
@@ -143,7 +143,7 @@ async fn users_read_own_activity(app: &TestApp) {
     );
 }
 
-/// Covers OBS-01.
+/// Proves the readiness requirement OBS-01.
 async fn log_level_change_is_audited(app: &TestApp) {
     let admin = app.admin("root").await;
     assert_eq!(admin.get(LOG_LEVEL).await.expect(200), json!({ "level": "info" }));

@@ -63,7 +63,7 @@ async fn breakup_ends_bond_for_both(app: &TestApp) {
     assert!(!event.payload.contains("grew"), "{}", event.payload);
 }
 
-/// Covers PRT-05.
+/// Proves the readiness requirement PRT-05.
 async fn unbonded_user_can_send_new_request(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     ada.partners().bond_with(&ben).await;

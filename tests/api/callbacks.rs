@@ -693,7 +693,7 @@ mod by_default {
 
     on_every_engine! { internal_targets_are_rejected }
 
-    /// Covers DRV-14.
+    /// Proves the readiness requirement DRV-14.
     async fn internal_targets_are_rejected(app: &TestApp) {
         let admin = app.admin("ada").await;
         for spelling in SPELLINGS.iter().filter(|spelling| !spelling.contains('\0')) {

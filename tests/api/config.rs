@@ -57,7 +57,7 @@ fn expect_refusal(changes: &[(&str, &str)], named: &[&str]) {
     }
 }
 
-/// Covers CFG-02, SEC-15, SEC-16.
+/// Proves the readiness requirements CFG-02, SEC-15, SEC-16.
 #[test]
 fn production_mode_rejects_invalid_environment() {
     let postgres = "postgres://kith:hunter2-hunter2@127.0.0.1:1/kith";
@@ -107,7 +107,7 @@ fn production_mode_rejects_invalid_environment() {
     }
 }
 
-/// Covers CFG-02.
+/// Proves the readiness requirement CFG-02.
 #[test]
 fn development_mode_rejects_public_addresses() {
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:8080"] {
@@ -118,7 +118,7 @@ fn development_mode_rejects_public_addresses() {
     }
 }
 
-/// Covers SEC-14.
+/// Proves the readiness requirement SEC-14.
 #[test]
 fn production_mode_rejects_password_on_command_line() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -130,7 +130,7 @@ fn production_mode_rejects_password_on_command_line() {
     assert!(!said.contains("hunter2"), "{said}");
 }
 
-/// Covers SEC-15.
+/// Proves the readiness requirement SEC-15.
 #[test]
 fn secrets_are_reported_without_value() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -146,7 +146,7 @@ fn secrets_are_reported_without_value() {
     assert!(!said.contains("marked"), "{said}");
 }
 
-/// Covers CFG-07.
+/// Proves the readiness requirement CFG-07.
 #[test]
 fn generated_secrets_pass_the_check() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -25,7 +25,7 @@ fn values<'a>(html: &'a str, attribute: &str) -> Vec<&'a str> {
     html.split(&start).skip(1).map(|rest| rest.split('"').next().expect("its end")).collect()
 }
 
-/// Covers API-03.
+/// Proves the readiness requirement API-03.
 async fn docs_page_is_self_contained(app: &TestApp) {
     let client = app.anonymous();
     let page = client.get("/docs").await;

@@ -26,7 +26,7 @@ on_every_engine! {
     unchanged_resource_returns_304,
 }
 
-/// Covers API-06.
+/// Proves the readiness requirement API-06.
 async fn request_ids_are_echoed_or_generated(app: &TestApp) {
     let echoed = async |sent: &str| {
         let response = app.anonymous().with_header(X_REQUEST_ID, sent).get("/api/v1/me").await;
@@ -46,7 +46,7 @@ async fn request_ids_are_echoed_or_generated(app: &TestApp) {
     assert!(made.header("x-request-id").is_some_and(|id| id.len() == 32));
 }
 
-/// Covers API-05, API-09.
+/// Proves the readiness requirements API-05, API-09.
 async fn malformed_bodies_are_rejected(app: &TestApp) {
     let footprint = app.footprint().await;
     let post =
@@ -83,7 +83,7 @@ async fn malformed_bodies_are_rejected(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 }
 
-/// Covers API-05.
+/// Proves the readiness requirement API-05.
 async fn unknown_paths_return_problems(app: &TestApp) {
     for path in ["/api", "/api/v1/nothing", "/api/v1/auth/register/more", "/etc/passwd", "/%2e%2e/secret"] {
         app.anonymous().get(path).await.expect_problem(404, "not_found");
@@ -99,7 +99,7 @@ async fn unknown_paths_return_problems(app: &TestApp) {
     }
 }
 
-/// Covers API-02.
+/// Proves the readiness requirement API-02.
 async fn document_lists_operations(app: &TestApp) {
     let document = app.anonymous().get("/openapi.json").await.expect(200);
     assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
@@ -185,7 +185,7 @@ fn gzip(bytes: &[u8]) -> Bytes {
     encoder.finish().expect("room").into()
 }
 
-/// Covers API-09.
+/// Proves the readiness requirement API-09.
 async fn compressed_bodies_are_limited(app: &TestApp) {
     let footprint = app.footprint().await;
     let zipping = app.anonymous().with_header(CONTENT_ENCODING, "gzip");

@@ -27,7 +27,7 @@ async fn put(client: &Client, path: &str, body: Value) -> Value {
     client.send(Method::PUT, path, body.to_string().into()).await.expect(200)
 }
 
-/// Covers JOB-06.
+/// Proves the readiness requirement JOB-06.
 async fn paused_queue_starts_no_jobs(app: &TestApp) {
     let client = program(app).await;
     enqueue(&client, json!({ "kind": "a", "queue": "q" })).await;

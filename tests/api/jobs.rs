@@ -76,7 +76,7 @@ async fn run_maintenance(app: &TestApp) {
         .expect("maintenance");
 }
 
-/// Covers JOB-01.
+/// Proves the readiness requirement JOB-01.
 async fn job_is_claimed_extended_and_completed(app: &TestApp) {
     let client = program(app).await;
     let body =

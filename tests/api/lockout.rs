@@ -297,7 +297,7 @@ async fn failure_counters_survive_restart_on_the_pair() {
     failure_counters_survive_restart(Engine::Pair).await;
 }
 
-/// Covers ACC-07.
+/// Proves the readiness requirement ACC-07.
 async fn failure_counters_survive_restart(engine: Engine) {
     if !engine.is_chosen() {
         return;

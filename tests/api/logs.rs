@@ -46,7 +46,7 @@ async fn log_of(format: &str, request_id: &str) -> Vec<String> {
     lines
 }
 
-/// Covers API-06.
+/// Proves the readiness requirement API-06.
 #[tokio::test]
 async fn each_request_is_logged_as_json() {
     let lines = log_of("json", "test-json-log").await;
@@ -69,7 +69,7 @@ async fn each_request_is_logged_as_json() {
     assert_eq!(traced["trace_id"], TRACEPARENT[3..35]);
 }
 
-/// Covers API-06.
+/// Proves the readiness requirement API-06.
 #[tokio::test]
 async fn each_request_is_logged_in_pretty_format() {
     let lines = log_of("pretty", "test-pretty-log").await;
@@ -81,7 +81,7 @@ async fn each_request_is_logged_in_pretty_format() {
     }
 }
 
-/// Covers OBS-01.
+/// Proves the readiness requirement OBS-01.
 #[tokio::test]
 async fn log_level_changes_at_runtime() {
     let database = TestDatabase::sqlite();
@@ -117,14 +117,14 @@ async fn log_level_changes_at_runtime() {
 /// Prefix of every secret and personal detail that [`plant`] sends.
 const MARK: &str = "m4rked";
 
-/// Covers OBS-02.
+/// Proves the readiness requirement OBS-02.
 #[tokio::test]
 async fn secrets_and_personal_data_are_not_logged_on_sqlite() {
     let database = TestDatabase::sqlite();
     secrets_and_personal_data_are_not_logged(kith(database.folder().expect("a folder"), SERVE)).await;
 }
 
-/// Covers OBS-02.
+/// Proves the readiness requirement OBS-02.
 #[tokio::test]
 async fn secrets_and_personal_data_are_not_logged_on_postgres() {
     if !Engine::Postgres.is_chosen() {

@@ -12,7 +12,7 @@ on_every_engine! {
     old_paths_share_limits_with_new_paths,
 }
 
-/// Covers PRT-01, PRT-09.
+/// Proves the readiness requirements PRT-01, PRT-09.
 async fn old_paths_support_whole_flow(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let sent = ada.post(&format!("{OLD}/request"), json!({ "partnerId": ben.id })).await.expect(201);

@@ -91,7 +91,7 @@ async fn profile_patch_changes_single_fields(app: &TestApp) {
     assert_eq!(patch(&client, json!({ "nickname": null, "theme": "light" })).await.expect(200), expected);
 }
 
-/// Covers API-07.
+/// Proves the readiness requirement API-07.
 async fn stale_edit_is_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     let client = ada.signed_in().await;
@@ -122,7 +122,7 @@ async fn stale_edit_is_rejected(app: &TestApp) {
     assert_eq!(statuses, [200, 412]);
 }
 
-/// Covers ACC-08, DRV-03.
+/// Proves the readiness requirements ACC-08, DRV-03.
 async fn password_change_ends_other_sessions(app: &TestApp) {
     let ada = app.user("ada").await;
     let here = ada.signed_in().await;

@@ -60,7 +60,7 @@ async fn rejected_request_is_final(app: &TestApp) {
     }
 }
 
-/// Covers PRT-01, PRT-02.
+/// Proves the readiness requirements PRT-01, PRT-02.
 async fn cancelled_request_is_final(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let request = ada.partners().ask(&ben).await;
@@ -145,7 +145,7 @@ async fn expired_requests_count_as_refusals(app: &TestApp) {
     assert_eq!(refused.header("retry-after"), Some(&*hours(24).as_secs().to_string()));
 }
 
-/// Covers PRT-02.
+/// Proves the readiness requirement PRT-02.
 async fn refusals_reset_after_a_year(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let body = json!({ "to": { "user_id": ben.id } });

@@ -27,7 +27,7 @@ async fn list(of: &TestUser, query: &str) -> Vec<Value> {
     page["items"].as_array().expect("items").clone()
 }
 
-/// Covers PRT-01.
+/// Proves the readiness requirement PRT-01.
 async fn request_is_visible_to_participants_only(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let body = json!({ "to": { "user_id": ben.id }, "message": "  Will you?\nI would.  " });
@@ -64,7 +64,7 @@ async fn repeated_request_is_idempotent(app: &TestApp) {
     assert_eq!(app.footprint().await, before);
 }
 
-/// Covers PRT-02, API-08.
+/// Proves the readiness requirements PRT-02, API-08.
 async fn invalid_requests_are_rejected(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let before = app.footprint().await;
@@ -137,7 +137,7 @@ async fn crossing_requests_form_bond(app: &TestApp) {
     assert_eq!(app.footprint().await, before);
 }
 
-/// Covers PRT-05.
+/// Proves the readiness requirement PRT-05.
 async fn bonded_user_cannot_send_request(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     ada.partners().ask(&ben).await;
@@ -153,7 +153,7 @@ async fn bonded_user_cannot_send_request(app: &TestApp) {
     assert_eq!(app.footprint().await, before);
 }
 
-/// Covers PRT-05.
+/// Proves the readiness requirement PRT-05.
 async fn receiver_bond_is_not_revealed(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     ada.partners().ask(&ben).await;
@@ -213,7 +213,7 @@ async fn expired_request_allows_new_request(app: &TestApp) {
     assert_eq!(list(&ada, "status=expired").await.len(), 2);
 }
 
-/// Covers API-04.
+/// Proves the readiness requirement API-04.
 async fn lists_are_paginated(app: &TestApp) {
     let ada = app.user("ada").await;
     let mut newest_first = Vec::new();
@@ -257,7 +257,7 @@ async fn lists_are_paginated(app: &TestApp) {
     assert_eq!(list(&ada, "limit=100000").await, newest_first);
 }
 
-/// Covers API-04.
+/// Proves the readiness requirement API-04.
 async fn invalid_list_parameters_are_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     for (query, pointer) in [

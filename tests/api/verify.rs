@@ -113,7 +113,7 @@ fn exit_code_reflects_gate() {
     assert_eq!(nowhere.stdout(Stdio::null()).status().expect("a process").code(), Some(2));
 }
 
-/// Covers GAT-02, GAT-03.
+/// Proves the readiness requirements GAT-02, GAT-03.
 #[test]
 fn area_option_selects_security_rows() {
     let server = ServerProcess::fresh(&[]);
@@ -159,7 +159,7 @@ fn assert_score_matches_rows(report: &Value) {
     assert!(scores["formula"].as_str().is_some_and(|formula| formula.contains('÷')), "{scores:#}");
 }
 
-/// Covers OBS-01.
+/// Proves the readiness requirement OBS-01.
 #[test]
 fn non_json_log_fails_row() {
     let server = ServerProcess::fresh(&[]);
@@ -213,7 +213,7 @@ async fn log_and_forward(caller: TcpStream, server: SocketAddr, log: PathBuf) {
     let _ = back.await;
 }
 
-/// Covers DRV-17.
+/// Proves the readiness requirement DRV-17.
 #[test]
 fn unsynced_database_fails_row() {
     ServerProcess::fresh(&[]).passes("DRV-17", &[]);
@@ -232,7 +232,7 @@ fn build_without_commit_fails_row() {
     }
 }
 
-/// Covers CFG-05.
+/// Proves the readiness requirement CFG-05.
 #[test]
 fn differing_configuration_fails_row() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -22,7 +22,7 @@ use crate::{App, ExportPart};
 
 /// Minimum size in bytes of a chunk of the response.
 const MIN_CHUNK_BYTES: usize = 64 << 10;
-/// Number of users above which those with a full allowance are removed from memory.
+/// Number of tracked users above which rate-limiter entries with an unused quota are removed.
 const SWEEP_THRESHOLD_USERS: usize = 4_096;
 
 /// Piece of an export.

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
     use crate::testing::TestServer;
 
-    /// DRV-31.
+    /// Proves the readiness requirement DRV-31.
     #[tokio::test]
     async fn start_without_recorded_stop_marks_previous_unclean() {
         let test = TestServer::start(|_| {}).await;

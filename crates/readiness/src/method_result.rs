@@ -48,7 +48,7 @@ pub(crate) fn judge_named_tests(row: &Row, artefact: &Artefact) -> MethodResult 
 /// Returns the result of a row that summarizes other rows.
 pub(crate) fn summarize(row: &Row, others: &[RowResult]) -> MethodResult {
     let words: Vec<_> = row.summarizes.as_deref().unwrap_or_default().split(' ').collect();
-    // Sorts rows by the position of the word that names them.
+    // Index of the first word in `summarizes` that selects the row; `None` if the row is not summarized.
     let position = |other: &RowResult| {
         words.iter().position(|word| match *word {
             "beta" => other.gate == Gate::Beta,

@@ -1,4 +1,4 @@
-//! Starts an intact or broken server and judges rows on it.
+//! Starts a server with or without an injected fault and runs readiness checks against it.
 
 use std::sync::atomic::AtomicBool;
 

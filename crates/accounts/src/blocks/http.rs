@@ -46,7 +46,7 @@ async fn list_blocks(
 
 /// Get a block
 ///
-/// Returns the caller's block of another user.
+/// Returns the block that the caller placed on another user.
 #[utoipa::path(
     get, path = "/api/v1/blocks/{user_id}", security(("bearer" = [])),
     params(("user_id" = UserId, Path, description = "ID of the user.")),
@@ -91,7 +91,7 @@ async fn block_user(
 
 /// Unblock a user
 ///
-/// Removes the caller's block of another user. Bonds and requests that the block ended stay ended. Returns
+/// Removes the block that the caller placed on another user. Bonds and requests that the block ended stay ended. Returns
 /// 204 also if there is no block.
 #[utoipa::path(
     delete, path = "/api/v1/blocks/{user_id}", security(("bearer" = [])),

@@ -1,4 +1,4 @@
-//! SQL statements of blocks, one function per statement. No decisions.
+//! SQL statements for user blocks, one function per statement. Contains no business rules.
 
 use kith_kernel::UserId;
 use kith_store::{Error, Query, Row, Tx, id_columns, params};

@@ -1,4 +1,4 @@
-//! SQL statements of nicknames, one function per statement. No decisions.
+//! SQL statements of nicknames, one function per statement. Contains no business rules.
 
 use kith_kernel::UserId;
 use kith_store::{Error, Query, Row, Tx, params};

@@ -1,4 +1,4 @@
-//! SQL statements of declared job kinds, one function per statement. No decisions. The engine has the
+//! SQL statements of declared job kinds, one function per statement. Contains no business rules. The engine has the
 //! statements of jobs.
 
 use kith_kernel::{StoredJson, Timestamp};

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn error_tells_schedule_from_zone() {
+    fn parse_error_distinguishes_schedule_and_time_zone() {
         assert_eq!(parse_error("0 0 * * *", "Europe/Atlantis"), SpecError::Zone);
         assert_eq!(parse_error("0 0 * * *", ""), SpecError::Zone);
         assert_eq!(parse_error("0 0 * * *", "CET-1CEST,M3.5.0,M10.5.0"), SpecError::Zone);

@@ -104,7 +104,7 @@ fn token_validity_bounds_hold_for_cached_tokens() {
 }
 
 #[test]
-fn forged_tokens_are_not_believed() {
+fn forged_tokens_are_rejected() {
     let tokens = tokens(1);
     let (header, payload) = genuine();
     let token = sign(1, &header, &payload);

@@ -153,9 +153,9 @@ fn two_variables_for_one_key_are_rejected() {
     }
 }
 
-/// SEC-15.
+/// Proves the readiness requirement SEC-15.
 #[test]
-fn secret_aliases_set_their_keys() {
+fn env_aliases_set_secret_settings() {
     let folder = tempfile::tempdir().unwrap();
     for (n, (alias, key)) in env::ALIASES.iter().enumerate() {
         let value = format!("value-{n}");
@@ -214,7 +214,7 @@ fn secret_report_does_not_reveal_secret() {
     assert!(env.iter().all(|(_, value)| !all.contains(value)) && !all.contains("hunter2"), "{all}");
 }
 
-/// CFG-05, SEC-17.
+/// Proves the readiness requirements CFG-05, SEC-17.
 #[test]
 fn digest_covers_settings_and_report_has_file_age() {
     let digest = |toml: &str, env: &[(&str, &str)]| load(toml, env, &[]).unwrap().digest();

@@ -131,7 +131,7 @@ async fn failed_hook_is_run_again() {
 }
 
 #[tokio::test]
-async fn commands_list_and_retry_set_aside_events() {
+async fn set_aside_events_can_be_listed_and_retried() {
     let test = server().await;
     emit(&test.app, "poison").await;
     for _ in 0..kith_consumers::MAX_ATTEMPTS {

@@ -161,7 +161,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// API-09.
+    /// Proves the readiness requirement API-09.
     #[test]
     fn gunzip_stops_at_the_limit() {
         let zipped = gzip(&[b'x'; 100]);
@@ -175,7 +175,7 @@ mod tests {
         }
     }
 
-    /// API-09.
+    /// Proves the readiness requirement API-09.
     #[test]
     fn gzip_bomb_is_rejected_quickly() {
         let bomb = gzip(&vec![b' '; 50 << 20]);

@@ -102,7 +102,7 @@ mod tests {
         address(peer).behind(&proxies, &headers).ip().to_string()
     }
 
-    /// DRV-13.
+    /// Proves the readiness requirement DRV-13.
     #[test]
     fn forwarded_for_is_trusted_only_from_proxies() {
         for forwarded in ["203.0.113.1", "10.0.0.1", "127.0.0.1", "::1", "192.0.2.7, 203.0.113.1"] {
@@ -135,7 +135,7 @@ mod tests {
         }
     }
 
-    /// DRV-13.
+    /// Proves the readiness requirement DRV-13.
     #[test]
     fn invalid_forwarded_entry_falls_back_to_proxy() {
         for garbage in [

@@ -166,7 +166,7 @@ mod tests {
         AcceptedCodings::of(&headers).best(Coding::Brotli)
     }
 
-    /// API-10.
+    /// Proves the readiness requirement API-10.
     #[test]
     fn weights_are_honoured() {
         use Coding::{Brotli, Gzip};

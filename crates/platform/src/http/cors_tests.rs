@@ -19,7 +19,7 @@ async fn listing() -> TestServer {
     .await
 }
 
-/// SEC-08.
+/// Proves the readiness requirement SEC-08.
 #[tokio::test]
 async fn listed_origins_can_read_all_responses() {
     let test = listing().await;
@@ -53,7 +53,7 @@ async fn listed_origins_can_read_all_responses() {
     }
 }
 
-/// SEC-08.
+/// Proves the readiness requirement SEC-08.
 #[tokio::test]
 async fn preflight_lists_allowed_methods_and_headers() {
     let test = listing().await;
@@ -72,7 +72,7 @@ async fn preflight_lists_allowed_methods_and_headers() {
     assert_eq!(status(&no_preflight), "405");
 }
 
-/// SEC-08.
+/// Proves the readiness requirement SEC-08.
 #[tokio::test]
 async fn unlisted_origins_are_rejected() {
     let hostile = [
@@ -108,7 +108,7 @@ async fn unlisted_origins_are_rejected() {
     }
 }
 
-/// SEC-08.
+/// Proves the readiness requirement SEC-08.
 #[test]
 fn listed_origins_are_validated() {
     let load = |origin: &str, mode: &str| {

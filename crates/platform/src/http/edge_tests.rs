@@ -97,7 +97,7 @@ async fn responses_have_security_and_timing_headers() {
 }
 
 #[tokio::test]
-async fn router_rejections_are_problems() {
+async fn router_rejections_return_problem_details() {
     let test = TestServer::start(|_| {}).await;
     let absent = test.ask("GET /nope", "").await;
     assert_eq!(problem(&absent)["code"], "not_found");

@@ -246,7 +246,7 @@ mod tests {
         }
     }
 
-    /// API-08.
+    /// Proves the readiness requirement API-08.
     #[test]
     fn invalid_enum_value_is_a_validation_error() {
         #[derive(Debug, Deserialize)]

@@ -33,7 +33,7 @@ async fn limited(proxies: &[&str]) -> TestServer {
     .await
 }
 
-/// SEC-25.
+/// Proves the readiness requirement SEC-25.
 #[tokio::test]
 async fn rate_classes_have_their_limits() {
     let test = limited(&[]).await;

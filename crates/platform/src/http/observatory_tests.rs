@@ -16,7 +16,7 @@ fn marks_of(answer: &str) -> Vec<RuleScore> {
     rule_scores(&fields.collect::<HeaderMap>(), body)
 }
 
-/// SEC-05, SEC-07.
+/// Proves the readiness requirements SEC-05, SEC-07.
 #[tokio::test]
 async fn responses_pass_the_observatory_rules() {
     let test = TestServer::start(|config| {

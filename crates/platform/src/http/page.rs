@@ -86,7 +86,7 @@ pub(super) fn next(asked: &PathAndQuery, cursor: &Cursor) -> String {
 mod tests {
     use super::*;
 
-    /// API-04.
+    /// Proves the readiness requirement API-04.
     #[test]
     fn next_link_replaces_only_the_cursor() {
         let cursor = Cursor::at(&5);

@@ -21,7 +21,7 @@ fn decode(head: &str, body: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// API-10.
+/// Proves the readiness requirement API-10.
 #[tokio::test]
 async fn responses_are_compressed_by_accept_encoding() {
     let test = TestServer::start(|_| {}).await;

@@ -19,7 +19,7 @@ use crate::http::LimiterClock;
 /// Size in bytes above which a response is stored as its id, if it has an id and an ETag and can therefore be
 /// read again.
 const MAX_STORED_BYTES: usize = 16 << 10;
-/// Number of callers above which those with a full allowance are removed from memory.
+/// Number of tracked callers above which rate-limiter entries with an unused quota are removed.
 const SWEEP_THRESHOLD_CALLERS: usize = 4_096;
 /// Value of [`IDEMPOTENCY_REPLAYED`] in a stored response whose body contains only ids. It is never sent.
 const REDUCED: HeaderValue = HeaderValue::from_static("short");

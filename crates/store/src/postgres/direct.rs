@@ -1,4 +1,4 @@
-//! PostgresSession-bound connection of a node. It listens for notifications, notifies other nodes, and acts as the
+//! Dedicated connection of a node. It listens for notifications, notifies other nodes, and acts as the
 //! sequencer while it holds the advisory lock. Losing the connection loses the lock, so a former sequencer
 //! cannot write.
 

@@ -69,7 +69,7 @@ async fn check_password_hashes(run: &Run) -> Result<String, Shortfall> {
 mod tests {
     use super::*;
 
-    /// ACC-06.
+    /// Proves the readiness requirement ACC-06.
     #[test]
     fn hash_strength_starts_at_bcrypt_12_or_equivalent() {
         for (scheme, cost, strong) in [

@@ -58,7 +58,7 @@ pub struct Args {
     /// Seconds for each run of a write row [default: 60, quick: 5]
     #[arg(long)]
     write_seconds: Option<u64>,
-    /// Seconds for each other run [default: 10, quick: 2]
+    /// Seconds for each run of a read row [default: 10, quick: 2]
     #[arg(long)]
     read_seconds: Option<u64>,
     /// Only one database

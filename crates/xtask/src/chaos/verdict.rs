@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_outcome_allows_both_states_and_rejection_only_absence() {
+    fn write_with_unknown_outcome_may_be_present_and_rejected_write_is_absent() {
         let absent = |view: &mut ServerView| drop(view.sent.get_mut(&0).unwrap().pop());
         let unknown = journal(WriteOutcome::Unknown, done("own"), done("bond"));
         assert_eq!(found(&unknown, |_| {}), [0; 4]);

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn only_204_and_304_need_no_length() {
+    fn content_length_is_required_except_for_204_and_304() {
         let answer = parse(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap().unwrap();
         assert!(answer.status == 204 && answer.body.is_empty());
         assert!(parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn undated_transactions_are_reported() {
+    fn direct_db_write_is_reported() {
         let source = "//! a\nasync fn f() {\n    app.db.write(g).await;\n    app.write(&ctx, g).await;\n}\n";
         let expected = ["crates/bonds/src/a/http.rs:3: .db.write"];
         assert_eq!(found("crates/bonds/src/a/http.rs", source), expected);

@@ -1,5 +1,5 @@
 //! SQL statements of failed log-ins, refused registrations and first-administrator links, one function per
-//! statement. No decisions.
+//! statement. Contains no business rules.
 
 use kith_kernel::Timestamp;
 use kith_kernel::uuid::Uuid;

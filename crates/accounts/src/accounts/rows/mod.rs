@@ -1,4 +1,4 @@
-//! SQL statements of accounts, one function per statement. No decisions.
+//! SQL statements of accounts, one function per statement. Contains no business rules.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};

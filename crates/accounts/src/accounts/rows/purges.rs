@@ -1,4 +1,4 @@
-//! SQL statements of the purge of deleted accounts, one function per statement. No decisions.
+//! SQL statements of the purge of deleted accounts, one function per statement. Contains no business rules.
 
 use kith_kernel::{Timestamp, UserId};
 use kith_platform::purge::PurgeRun;

@@ -1,4 +1,4 @@
-//! SQL statements of sessions, one function per statement. No decisions.
+//! SQL statements of sessions, one function per statement. Contains no business rules.
 
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Error, Query, Tx, id_columns, params};

@@ -1,4 +1,4 @@
-//! SQL statements of callbacks, one function per statement. No decisions.
+//! SQL statements of callbacks, one function per statement. Contains no business rules.
 
 mod attempts;
 mod endpoints;

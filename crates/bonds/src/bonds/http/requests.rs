@@ -214,7 +214,8 @@ pub struct AcceptBody {
     expect: Option<ExpectedResult>,
 }
 
-/// Expected result of accepting a request.
+/// Required result of accepting a partner request. With `restoration`, the request is accepted only if the
+/// former bond can be restored; otherwise the response is 409 `restoration_expired`.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExpectedResult {

@@ -1,4 +1,4 @@
-//! SQL statements that change the status of requests, one function per statement. No decisions.
+//! SQL statements that change the status of requests, one function per statement. Contains no business rules.
 
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Error, FromRow as _, Query, Row, Tx, params, row_columns};

@@ -1,4 +1,4 @@
-//! SQL statements of messages and reports: read, report, count, delete. No decisions.
+//! SQL statements of messages and reports: read, report, count, delete. Contains no business rules.
 
 use kith_kernel::UserId;
 use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};

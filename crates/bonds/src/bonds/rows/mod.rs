@@ -1,4 +1,4 @@
-//! SQL statements of bonds and everything that belongs to them, one function per statement. No decisions.
+//! SQL statements of bonds and everything that belongs to them, one function per statement. Contains no business rules.
 
 mod deciding;
 mod facts;

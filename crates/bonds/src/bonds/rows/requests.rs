@@ -1,4 +1,4 @@
-//! SQL statements of requests, one function per statement. No decisions.
+//! SQL statements of requests, one function per statement. Contains no business rules.
 //!
 //! A request is always read as one of its two users sees it, with expiry applied to its status.
 

@@ -1,4 +1,4 @@
-//! SQL statements of spaces, one function per statement. No decisions.
+//! SQL statements of spaces, one function per statement. Contains no business rules.
 
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Column, Columns, Error, FromRow, Query, Row, Tx, id_columns, params, row_columns};

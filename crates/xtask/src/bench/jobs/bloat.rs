@@ -1,4 +1,4 @@
-//! Measures the effect of a long-running snapshot on PostgreSQL on claims: pages touched and throughput while
+//! Measures how a long-running snapshot of PostgreSQL slows down claims: pages touched and throughput while
 //! jobs are created and completed.
 
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn exceptions_hold_below_their_path() {
+    fn allowed_name_applies_only_under_its_path() {
         let source = "//! a\nenum A {\n    Gone,\n}\n";
         assert_eq!(found("crates/automation/src/callbacks/a.rs", source), [""; 0]);
         assert_eq!(

@@ -577,7 +577,7 @@ async fn each_field_error_is_reported(app: &TestApp) {
     }
     for body in [
         json!({ "limit": 0 }),
-        json!({ "most": 101 }),
+        json!({ "limit": 101 }),
         json!({ "lease_ms": 1 }),
         json!({ "wait_ms": 30_001 }),
     ] {

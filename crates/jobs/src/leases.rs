@@ -171,7 +171,7 @@ pub fn append_log(
     Ok(true)
 }
 
-/// Applies the report of an external program. Returns [`Told::Stale`] if the job is no longer claimed under
+/// Applies the report of an external program. Returns [`ReportOutcome::Stale`] if the job is no longer claimed under
 /// `token`.
 ///
 /// # Errors

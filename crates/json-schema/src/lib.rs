@@ -21,6 +21,7 @@ use quick_cache::sync::Cache;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use evaluate::Limits;
 use schema::Schema;
 pub use validation::{NotValidated, SchemaText, ValidationCache, check_declared};
 pub use violation::{Violation, ViolationKind};
@@ -29,8 +30,10 @@ pub use violation::{Violation, ViolationKind};
 const MAX_SCHEMA_BYTES: usize = 32 << 10;
 /// Maximum number of steps for validating one request: some tens of milliseconds.
 const MAX_WORK: u64 = 4_000_000;
-/// Maximum number of errors that [`check`] returns for one value.
-const MAX_ERRORS: usize = 10;
+/// Limits of [`check`], which runs on the compute threads with their large stacks.
+const CHECK_LIMITS: Limits = Limits { depth: 1_000, violations: 10 };
+/// Maximum depth of nested schemas for [`Validator`], which can run on any thread.
+const VALIDATOR_DEPTH: usize = 100;
 /// Maximum memory of all cached compiled schemas, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
 
@@ -100,7 +103,7 @@ pub fn check(schema: &str, data: &Value, at: &str, work: &mut Work) -> Result<()
     let schema = compile(schema).map_err(|fault| {
         vec![error("", "not_as_declared", format!("The declared schema is no longer valid: {fault}").into())]
     })?;
-    let violations = evaluate::validate(&schema, data, MAX_ERRORS, work).map_err(|TooCostly| {
+    let violations = evaluate::validate(&schema, data, CHECK_LIMITS, work).map_err(|TooCostly| {
         let detail =
             "Validating the value exceeds the work limit. Send a smaller value or simplify the schema.";
         vec![error("", "schema_too_costly", detail.into())]
@@ -128,14 +131,14 @@ impl Validator {
     /// Returns the first violations of a value, at most `limit`; none if it is valid.
     ///
     /// # Errors
-    /// Returns [`TooCostly`] if `work` is used up.
+    /// Returns [`TooCostly`] if `work` is used up, or more than 100 schemas are nested.
     pub fn violations(
         &self,
         data: &Value,
         limit: usize,
         work: &mut Work,
     ) -> Result<Vec<Violation>, TooCostly> {
-        evaluate::validate(&self.0, data, limit, work)
+        evaluate::validate(&self.0, data, Limits { depth: VALIDATOR_DEPTH, violations: limit }, work)
     }
 }
 

@@ -32,6 +32,8 @@ pub enum ViolationKind {
     TooFew,
     /// The array has too many items.
     TooMany,
+    /// The value does not match what a combination of schemas requires, such as `oneOf`.
+    Combination,
     /// Any other violation.
     Other,
 }

@@ -248,6 +248,8 @@ impl App {
         // Not the whole app: the store, which is part of it, must not be dropped by its own thread.
         let (routes, noted) = (Arc::clone(&self.event_routes), Arc::clone(&emitted));
         let (transaction, result) = Transaction::new(move |tx: &Tx<'_>| {
+            // A run that panics emits nothing, not what an earlier run emitted.
+            *noted.lock().unwrap_or_else(PoisonError::into_inner) = EmittedEvents::default();
             let outcome = run(tx, started.get_or_init(|| arrived.refreshed())).into_outcome();
             let emitted = match outcome {
                 Outcome::Commit(_) | Outcome::CommitRefusal(_) => routes.emitted(tx),

@@ -466,7 +466,7 @@ mod tests {
     async fn pending_migration_fails_readiness() {
         let test = TestServer::start(|_| {}).await;
         let forget = |tx: &Tx<'_>| {
-            tx.exec("DELETE FROM schema_migrations WHERE module = 'platform' AND version = 2", &[])
+            tx.exec("DELETE FROM schema_migrations WHERE module = 'platform' AND version = 1", &[])
         };
         assert_eq!(test.app.db.write(forget).await.unwrap(), 1);
         for path in ["/readyz", "/api/health"] {

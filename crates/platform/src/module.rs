@@ -111,7 +111,7 @@ macro_rules! sealed_column {
 /// Count or list for administrators and `kith verify`. Must not contain personal data.
 #[derive(Clone, Copy, Debug)]
 pub struct Fact {
-    /// Name, such as `bonds.people_with_several_current_bonds`.
+    /// Name, such as `bonds.users_with_several_bonds`.
     pub name: &'static str,
     /// Reads the value.
     pub read: fn(&Query<'_>, &Ctx) -> Result<serde_json::Value, Error>,

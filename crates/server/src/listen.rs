@@ -58,7 +58,7 @@ mod tests {
         }
         let secrets = [("JWT_SECRET", "one"), ("JWT_REFRESH_SECRET", "another")];
         let env =
-            secrets.map(|(name, which)| (name.into(), format!("{which} secret of 32 bytes or more").into()));
+            secrets.map(|(name, which)| (name.into(), format!("{which} secret of at least 32 bytes in length").into()));
         let inputs = Inputs { file: Some("".into()), env: env.to_vec(), flags };
         let mut config = Config::load(&inputs, &[]).unwrap();
         config.server.listen = addr;

@@ -85,9 +85,9 @@ fn panicked() -> Error {
 
 /// Result of the last run of a closure, which it stores on a thread of the store.
 #[derive(Debug)]
-pub struct RunResult<T, E>(Arc<Mutex<Option<Result<T, E>>>>);
+pub struct ClosureResult<T, E>(Arc<Mutex<Option<Result<T, E>>>>);
 
-impl<T, E: From<Error>> RunResult<T, E> {
+impl<T, E: From<Error>> ClosureResult<T, E> {
     fn empty() -> (Self, Self) {
         let result = Arc::new(Mutex::new(None));
         (Self(Arc::clone(&result)), Self(result))
@@ -112,14 +112,14 @@ pub struct Transaction(pub(crate) WriteClosure);
 
 impl Transaction {
     /// Creates a transaction and the place of its result.
-    pub fn new<F, O>(closure: F) -> (Self, RunResult<O::Value, O::Error>)
+    pub fn new<F, O>(closure: F) -> (Self, ClosureResult<O::Value, O::Error>)
     where
         F: Fn(&Tx<'_>) -> O + Send + 'static,
         O: IntoOutcome,
         O::Value: Send + 'static,
         O::Error: From<Error> + Send + 'static,
     {
-        let (result, stored) = RunResult::empty();
+        let (result, stored) = ClosureResult::empty();
         let closure = move |tx: &Tx<'_>| {
             let (result, ending) = match closure(tx).into_outcome() {
                 Outcome::Commit(value) => (Ok(value), ClosureDecision::Commit),
@@ -134,13 +134,13 @@ impl Transaction {
 }
 
 /// Creates the closure of a queued read and the place of its result.
-pub(crate) fn queued_read<F, T, E>(closure: F) -> (ReadClosure, RunResult<T, E>)
+pub(crate) fn queued_read<F, T, E>(closure: F) -> (ReadClosure, ClosureResult<T, E>)
 where
     F: Fn(&Query<'_>) -> Result<T, E> + Send + 'static,
     T: Send + 'static,
     E: From<Error> + Send + 'static,
 {
-    let (result, stored) = RunResult::empty();
+    let (result, stored) = ClosureResult::empty();
     (Box::new(move |query: &Query<'_>| stored.set(closure(query))), result)
 }
 

@@ -55,7 +55,7 @@ pub use error::{Error, OpenError};
 pub use events::{Event, NewEvent, SequencedEvent};
 pub use facts::{AuditTail, Positions};
 pub use folder::{ControlHandler, ControlSocket, DataFolder, control_call, create_folder};
-pub use job::{RunResult, Transaction};
+pub use job::{ClosureResult, Transaction};
 pub use migrate::{Migration, MigrationState, MigrationStatus, ModuleMigrations};
 pub use options::{EngineOptions, PostgresOptions, SqliteOptions, StoreOptions, Synchronous};
 pub use outbox::{EventScan, STORE_MIGRATIONS, event_at, event_id_at, last_position, scan_events};

@@ -136,7 +136,7 @@ impl Store {
         self.write_with_timeout(self.deadline, run).await
     }
 
-    /// Runs a transaction that must start within `patience` from now.
+    /// Runs a transaction that must start within `timeout` from now.
     ///
     /// # Errors
     /// Same as [`Store::write`].

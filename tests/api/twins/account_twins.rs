@@ -142,11 +142,11 @@ pub const TWINS: &[Twin] = &[
         fault_description: "whose database supersedes pending requests at a breakup",
         fault: InjectedFault::Database(|kind| match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER drops AFTER DELETE ON bond_slots
-                BEGIN UPDATE partner_requests SET status = 'superseded', told = 'superseded'
+                BEGIN UPDATE partner_requests SET status = 'superseded', sender_visible_status = 'superseded'
                       WHERE to_user = OLD.user_id AND status = 'pending'; END"],
             EngineKind::Postgres => &[
                 "CREATE FUNCTION drops() RETURNS trigger LANGUAGE plpgsql
-                 AS 'BEGIN UPDATE partner_requests SET status = ''superseded'', told = ''superseded''
+                 AS 'BEGIN UPDATE partner_requests SET status = ''superseded'', sender_visible_status = ''superseded''
                            WHERE to_user = OLD.user_id AND status = ''pending''; RETURN OLD; END'",
                 "CREATE TRIGGER drops AFTER DELETE ON bond_slots FOR EACH ROW EXECUTE FUNCTION drops()",
             ],

@@ -70,7 +70,7 @@ pub struct DateSchedule {
 }
 
 /// Parses and normalizes the content of a date. Returns the data to store, with all fields, and its schedule.
-/// `usual_zone` is the default time zone.
+/// `default_zone` is the default time zone.
 ///
 /// # Errors
 /// Returns one [`FieldError`] per invalid field, below `/data`.

@@ -30,7 +30,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
             Keyword::Not(node) => {
                 let is_valid = !self.is_valid(*node, site)?.is_valid;
                 Ok(is_valid
-                    || self.reject(site.path, Kind::Other, || "Must not match the schema in `not`.".into()))
+                    || self.reject(site.path, Kind::Combination, || "Must not match the schema in `not`.".into()))
             }
             Keyword::If { condition, then, otherwise } => {
                 let verdict = self.is_valid(*condition, site)?;
@@ -90,7 +90,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         }
         Ok(any
             || self
-                .reject(site.path, Kind::Other, || "Must fit at least one of the schemas in `anyOf`.".into()))
+                .reject(site.path, Kind::Combination, || "Must fit at least one of the schemas in `anyOf`.".into()))
     }
 
     fn one_of(
@@ -110,7 +110,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         }
         Ok(fitting == 1
             || self
-                .reject(site.path, Kind::Other, || "Must fit exactly one of the schemas in `oneOf`.".into()))
+                .reject(site.path, Kind::Combination, || "Must fit exactly one of the schemas in `oneOf`.".into()))
     }
 
     fn is_of_type(&mut self, types: &[&'static str], site: Site<'d, '_>) -> bool {
@@ -237,7 +237,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
                         format!("Must hold at least {min} items that fit the schema in `contains`.").into()
                     }
                 };
-                Ok(is_valid || self.reject(site.path, Kind::Other, wanted))
+                Ok(is_valid || self.reject(site.path, Kind::Combination, wanted))
             }
             Keyword::UnevaluatedItems(node) => {
                 let mut all = true;
@@ -288,7 +288,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
                     if !self.apply(*node, value, site.scope, None)?.is_valid {
                         let detail =
                             || "The name of a field does not fit the schema in `propertyNames`.".into();
-                        return Ok(self.reject(site.path, Kind::Other, detail));
+                        return Ok(self.reject(site.path, Kind::Combination, detail));
                     }
                 }
                 Ok(true)

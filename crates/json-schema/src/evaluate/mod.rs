@@ -13,19 +13,26 @@ use super::schema::{Keyword, Node, NodeId, Schema};
 use super::violation::{Violation, ViolationKind};
 use super::{TooCostly, Work};
 
-/// Maximum depth of nested schemas; each takes a few kilobytes of stack.
-const MAX_DEPTH: usize = 1_000;
 /// Steps charged for an entry kept until the end, which bounds the memory.
 const ENTRY_STEPS: u64 = 16;
 
-/// Validates `data` and returns the first violations, at most `limit`; none if it is valid.
+/// Bounds of an evaluation.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Maximum depth of nested schemas; each takes a few kilobytes of stack.
+    pub depth: usize,
+    /// Maximum number of reported violations.
+    pub violations: usize,
+}
+
+/// Validates `data` and returns the first violations, at most `limits.violations`; none if it is valid.
 ///
 /// # Errors
 /// Returns [`TooCostly`] if the budget is used up.
 pub fn validate(
     schema: &Schema,
     data: &Value,
-    limit: usize,
+    limits: Limits,
     work: &mut Work,
 ) -> Result<Vec<Violation>, TooCostly> {
     let mut names = HashMap::new();
@@ -40,7 +47,7 @@ pub fn validate(
         scopes: vec![Vec::new()],
         entered: HashMap::new(),
         depth: 0,
-        limit,
+        limits,
         violations: Vec::new(),
         explained: HashSet::new(),
     };
@@ -115,7 +122,7 @@ struct Evaluation<'s, 'd, 'w> {
     scopes: Vec<Vec<(usize, NodeId)>>,
     entered: HashMap<(Scope, usize), Scope>,
     depth: usize,
-    limit: usize,
+    limits: Limits,
     violations: Vec<Violation>,
     /// Pairs that have already been evaluated for their errors.
     explained: HashSet<(NodeId, usize, Scope)>,
@@ -149,7 +156,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         detail: impl FnOnce() -> Cow<'static, str>,
     ) -> bool {
         if let Some(path) = path
-            && self.violations.len() < self.limit
+            && self.violations.len() < self.limits.violations
         {
             let mut pointer = String::new();
             path.write(&mut pointer);
@@ -193,7 +200,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
                 }
             }
         }
-        if self.depth >= MAX_DEPTH {
+        if self.depth >= self.limits.depth {
             return Err(TooCostly);
         }
         self.depth += 1;
@@ -213,7 +220,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
             self.work.charge(1)?;
             if !self.keyword(keyword, site, &mut evaluated)? {
                 is_valid = false;
-                if site.path.is_none() || self.violations.len() >= self.limit {
+                if site.path.is_none() || self.violations.len() >= self.limits.violations {
                     break;
                 }
             }

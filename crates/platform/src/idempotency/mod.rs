@@ -45,13 +45,16 @@ pub(crate) const MAX_REMOVED_ROWS: u64 = 1_000;
 #[derive(Clone, Copy, Debug)]
 struct KeyApplied;
 
-/// Command whose response is serialized, so that its type does not depend on the handler.
-type Command = Box<dyn Fn(&Tx<'_>, &Ctx) -> Outcome<SerializedResponse, ChangeError> + Send>;
+/// Command whose type does not depend on the handler.
+type Command = Box<dyn Fn(&Tx<'_>, &Ctx) -> Outcome<UnserializedResponse, ChangeError> + Send>;
+
+/// Response that is serialized by a call: in the transaction if it is stored, otherwise after the transaction.
+type UnserializedResponse = Box<dyn FnOnce() -> SerializedResponse + Send>;
 
 /// Reason why a write was not performed.
 enum ChangeError {
-    /// The command returned an error.
-    Own(Problem),
+    /// The command returned an error. It is converted after the transaction, because the conversion can log.
+    Own(Box<dyn FnOnce() -> Problem + Send>),
     /// The store returned an error.
     Store(Error),
     /// The key was used with another request.
@@ -61,7 +64,7 @@ enum ChangeError {
 impl ChangeError {
     fn into_problem(self, problem: fn(Error) -> Problem) -> Problem {
         match self {
-            Self::Own(own) => own,
+            Self::Own(own) => own(),
             Self::Store(error) => problem(error),
             Self::KeyReused => reused(),
         }
@@ -92,9 +95,13 @@ impl App {
         T: Serialize + Send + 'static,
     {
         let command = move |tx: &Tx<'_>, ctx: &Ctx| match run(tx, ctx).into_outcome() {
-            Outcome::Commit(answer) => Outcome::Commit(answer.write()),
-            Outcome::CommitRefusal(error) => Outcome::CommitRefusal(ChangeError::Own(error.into())),
-            Outcome::Rollback(error) => Outcome::Rollback(ChangeError::Own(error.into())),
+            Outcome::Commit(answer) => {
+                Outcome::Commit(Box::new(move || answer.write()) as UnserializedResponse)
+            }
+            Outcome::CommitRefusal(error) => {
+                Outcome::CommitRefusal(ChangeError::Own(Box::new(move || error.into())))
+            }
+            Outcome::Rollback(error) => Outcome::Rollback(ChangeError::Own(Box::new(move || error.into()))),
         };
         let problem = |error: Error| O::Error::from(error).into();
         self.change_by(caller.into(), Box::new(command), problem).await
@@ -110,12 +117,13 @@ impl App {
         // The body may have arrived long after the head, when the caller was authenticated.
         caller.reauthenticate(self).await?;
         let Some(key) = caller.key.clone() else {
-            let answer = self.write(&caller.ctx, command).await;
-            return Ok(answer.map_err(|refused| refused.into_problem(problem))?.into_response());
+            let serialize = self.write(&caller.ctx, command).await;
+            let serialize = serialize.map_err(|refused| refused.into_problem(problem))?;
+            return Ok(serialize().into_response());
         };
         let caller_id = caller.id();
-        let has_timed_out = Arc::new(AtomicBool::new(false));
-        let timed_out = Arc::clone(&has_timed_out);
+        let wait_timed_out = Arc::new(AtomicBool::new(false));
+        let noted_timeout = Arc::clone(&wait_timed_out);
         let keyring = Arc::clone(&self.keyring);
         let stored_bytes = Arc::clone(&self.stored_bytes);
         let write = self.write(&caller.ctx, move |tx, ctx| {
@@ -128,7 +136,7 @@ impl App {
                     fingerprint = previous;
                 }
             }
-            timed_out.store(matches!(known, Err(Error::DeadlinePassed)), Ordering::Relaxed);
+            noted_timeout.store(matches!(known, Err(Error::DeadlinePassed)), Ordering::Relaxed);
             match known {
                 Err(error) => Outcome::Rollback(error.into()),
                 Ok(Some(stored)) if stored.fingerprint != fingerprint => {
@@ -144,7 +152,7 @@ impl App {
         let mut response = match write.await {
             Ok(ChangeResponse::New(answer)) => answer.into_response(),
             Ok(ChangeResponse::Replayed(answer)) => replay(answer)?,
-            Err(_) if has_timed_out.load(Ordering::Relaxed) => return Err(in_progress().into()),
+            Err(_) if wait_timed_out.load(Ordering::Relaxed) => return Err(in_progress().into()),
             Err(refused) => return Err(refused.into_problem(problem).into()),
         };
         response.extensions_mut().insert(KeyApplied);
@@ -233,10 +241,11 @@ fn store_response(
     keyring: &Keyring,
     (id, fingerprint): (&[u8; 32], &[u8; 32]),
     reduce: impl FnOnce(&SerializedResponse) -> SerializedResponse,
-    made: Outcome<SerializedResponse, ChangeError>,
+    made: Outcome<UnserializedResponse, ChangeError>,
 ) -> Outcome<ChangeResponse, ChangeError> {
     match made {
-        Outcome::Commit(answer) => {
+        Outcome::Commit(serialize) => {
+            let answer = serialize();
             match rows::store_response(tx, ctx, keyring, id, fingerprint, &reduce(&answer)) {
                 Ok(()) => Outcome::Commit(ChangeResponse::New(answer)),
                 Err(error) => Outcome::Rollback(error.into()),

@@ -240,7 +240,7 @@ mod tests {
         struct TestError {
             source: std::io::Error,
         }
-        let error = TestError { source: std::io::Error::other("taken") };
+        let error = TestError { source: std::io::Error::other("in use") };
         let error = Err::<(), _>(error).context("kith did not start").unwrap_err();
         assert_eq!(format_error_chain(&error), "kith did not start: cannot listen: in use");
     }

@@ -58,11 +58,11 @@ async fn check_every_step(run: &Run) -> Result<String, Shortfall> {
         .to_owned())
 }
 
-/// Sends a request, finds it in both lists, applies `step`, and checks the resulting status.
+/// Sends a request, finds it in both lists, applies `decision`, and checks the resulting status.
 async fn check_step(
     from: &SyntheticAccount,
     to: &SyntheticAccount,
-    check_step: &str,
+    decision: &str,
     ends: &str,
 ) -> Result<CheckResponse, Shortfall> {
     let sent = from
@@ -78,10 +78,10 @@ async fn check_step(
             format!("request {id} is not among the pending {direction} requests")
         })?;
     }
-    let by = if check_step == "cancel" { from } else { to };
+    let by = if decision == "cancel" { from } else { to };
     let decided = by
         .client
-        .post(&format!("{DEPRECATED_PREFIX}/requests/{id}/{check_step}"), Value::Null)
+        .post(&format!("{DEPRECATED_PREFIX}/requests/{id}/{decision}"), Value::Null)
         .await?
         .expect(200)?;
     ensure_status(from, &id, ends).await?;

@@ -23,7 +23,7 @@ pub fn validate(document: &Value, schema: &Value, value: &Value) -> Result<(), S
 /// Compiles `schema`, which may refer to the components of `document`.
 ///
 /// # Errors
-/// Returns a message if it is not a valid schema of draft 2020-12.
+/// Returns a message if a keyword that constrains values is not valid. Annotations are not checked.
 pub fn validator(document: &Value, schema: &Value) -> Result<Validator, String> {
     Validator::compile(&json!({ "allOf": [schema], "components": document["components"] }))
 }

@@ -377,11 +377,12 @@ fn validator_is_bounded_on_a_small_stack() {
         "child": { "oneOf": [{ "type": "null" }, { "$ref": "#/$defs/node" }] },
         "name": { "type": "string" },
     } });
-    let validator = Validator::compile(&json!({ "$ref": "#/$defs/node", "$defs": { "node": node } })).unwrap();
+    let validator =
+        Validator::compile(&json!({ "$ref": "#/$defs/node", "$defs": { "node": node } })).unwrap();
     let nested = |depth| (0..depth).fold(json!({ "name": 5 }), |child, _| json!({ "child": child }));
     let thread = std::thread::Builder::new().stack_size(1 << 20);
     let check = move || {
-        let mut violations = |depth| validator.violations(&nested(depth), 20, &mut Work::for_request());
+        let violations = |depth| validator.violations(&nested(depth), 20, &mut Work::for_request());
         assert_eq!(violations(0).unwrap()[0].kind, ViolationKind::WrongType);
         assert_eq!(violations(10).unwrap()[0].kind, ViolationKind::Combination);
         assert_eq!(violations(120), Err(TooCostly));

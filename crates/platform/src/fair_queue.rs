@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn full_queue_evicts_newest_item_of_key_with_most_items() {
+    fn full_queue_evicts_newest_item_of_fullest_key() {
         let (queue, waiting) = fair_queue(4);
         for item in [11, 12, 13, 14] {
             queue.push(1, item).unwrap();

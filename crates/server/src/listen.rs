@@ -57,8 +57,9 @@ mod tests {
             flags.push(Flag { name: "--listen", key: "server.listen", value: addr.to_string().into() });
         }
         let secrets = [("JWT_SECRET", "one"), ("JWT_REFRESH_SECRET", "another")];
-        let env =
-            secrets.map(|(name, which)| (name.into(), format!("{which} secret of at least 32 bytes in length").into()));
+        let env = secrets.map(|(name, which)| {
+            (name.into(), format!("{which} secret of at least 32 bytes in length").into())
+        });
         let inputs = Inputs { file: Some("".into()), env: env.to_vec(), flags };
         let mut config = Config::load(&inputs, &[]).unwrap();
         config.server.listen = addr;

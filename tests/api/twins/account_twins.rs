@@ -140,7 +140,8 @@ pub const TWINS: &[Twin] = &[
     Twin {
         row: "PRT-05",
         fault_description: "whose database supersedes pending requests at a breakup",
-        fault: InjectedFault::Database(|kind| match kind {
+        fault: InjectedFault::Database(|kind| {
+            match kind {
             EngineKind::Sqlite => &["CREATE TRIGGER drops AFTER DELETE ON bond_slots
                 BEGIN UPDATE partner_requests SET status = 'superseded', sender_visible_status = 'superseded'
                       WHERE to_user = OLD.user_id AND status = 'pending'; END"],
@@ -150,6 +151,7 @@ pub const TWINS: &[Twin] = &[
                            WHERE to_user = OLD.user_id AND status = ''pending''; RETURN OLD; END'",
                 "CREATE TRIGGER drops AFTER DELETE ON bond_slots FOR EACH ROW EXECUTE FUNCTION drops()",
             ],
+        }
         }),
     },
     Twin {

@@ -30,7 +30,9 @@ impl<'d> Evaluation<'_, 'd, '_> {
             Keyword::Not(node) => {
                 let is_valid = !self.is_valid(*node, site)?.is_valid;
                 Ok(is_valid
-                    || self.reject(site.path, Kind::Combination, || "Must not match the schema in `not`.".into()))
+                    || self.reject(site.path, Kind::Combination, || {
+                        "Must not match the schema in `not`.".into()
+                    }))
             }
             Keyword::If { condition, then, otherwise } => {
                 let verdict = self.is_valid(*condition, site)?;
@@ -89,8 +91,9 @@ impl<'d> Evaluation<'_, 'd, '_> {
             }
         }
         Ok(any
-            || self
-                .reject(site.path, Kind::Combination, || "Must fit at least one of the schemas in `anyOf`.".into()))
+            || self.reject(site.path, Kind::Combination, || {
+                "Must fit at least one of the schemas in `anyOf`.".into()
+            }))
     }
 
     fn one_of(
@@ -109,8 +112,9 @@ impl<'d> Evaluation<'_, 'd, '_> {
             }
         }
         Ok(fitting == 1
-            || self
-                .reject(site.path, Kind::Combination, || "Must fit exactly one of the schemas in `oneOf`.".into()))
+            || self.reject(site.path, Kind::Combination, || {
+                "Must fit exactly one of the schemas in `oneOf`.".into()
+            }))
     }
 
     fn is_of_type(&mut self, types: &[&'static str], site: Site<'d, '_>) -> bool {

@@ -110,9 +110,7 @@ fn field_error(violation: Violation) -> FieldError {
         ViolationKind::TooLong => (pointer, "too_long", detail),
         ViolationKind::TooFew => (pointer, "too_few", detail),
         ViolationKind::TooMany => (pointer, "too_many", detail),
-        ViolationKind::Combination => {
-            (pointer, "invalid", "The value is not valid for this field.".into())
-        }
+        ViolationKind::Combination => (pointer, "invalid", "The value is not valid for this field.".into()),
         ViolationKind::Other => (pointer, "invalid", detail),
     };
     FieldError::new(pointer, code, detail)

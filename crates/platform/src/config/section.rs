@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn section_of_a_module_is_read_as_those_of_the_platform() {
-        let config = load(&[("KITH__GREETINGS__MOST_WORDS", "5"), ("KITH__GREETINGS__TOKEN", "hunter2")]);
+        let config = load(&[("KITH__GREETINGS__MAX_WORDS", "5"), ("KITH__GREETINGS__TOKEN", "hunter2")]);
         let config = config.unwrap();
         let greetings = config.section::<Greetings>();
         assert_eq!((greetings.max_words, greetings.token.expose()), (5, "hunter2"));
@@ -180,16 +180,16 @@ mod tests {
         assert!(reference::keys(SECTIONS).contains(&"greetings.max_words".to_owned()));
         let page = reference::markdown(SECTIONS);
         let entry = "### `greetings.max_words`\n\nMaximum number of words.\n\n* an integer; default `3`\n* \
-                     `KITH__GREETINGS__MOST_WORDS`";
+                     `KITH__GREETINGS__MAX_WORDS`";
         assert!(page.contains(entry), "{page}");
     }
 
     #[test]
     fn section_errors_name_key_and_source_but_not_value() {
         for (name, value, words) in [
-            ("KITH__GREETINGS__MOST_WORDS", "0", "`greetings.max_words` must be at least 1 (set by"),
-            ("KITH__GREETINGS__MOST_WORDS", "-4711", "`greetings.max_words` is not valid"),
-            ("KITH__GREETINGS__MOST_WORDS", "few", "`greetings.max_words` must be an integer, but"),
+            ("KITH__GREETINGS__MAX_WORDS", "0", "`greetings.max_words` must be at least 1 (set by"),
+            ("KITH__GREETINGS__MAX_WORDS", "-4711", "`greetings.max_words` is not valid"),
+            ("KITH__GREETINGS__MAX_WORDS", "few", "`greetings.max_words` must be an integer, but"),
             ("KITH__GREETINGS__WORDS", "1", "unknown configuration key `greetings.words`"),
         ] {
             let error = load(&[(name, value)]).unwrap_err();

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""A worker for Kith's jobs, in Python without anything but its standard library.
+"""A worker for Kith's jobs that needs only the Python standard library.
 
     KITH=http://127.0.0.1:8080 KITH_API_KEY=kith_... python3 examples/worker.py greetings
 
-It takes jobs out of one queue, says every few seconds that it lives, and how each job ended. The key needs the scope
-jobs.work. SIGTERM and Ctrl-C let the job that runs finish. Put functions of your own into HANDLERS.
+It claims jobs of one queue, renews their leases by heartbeats, and reports how each job ended. The API key needs the
+scope jobs.work. On SIGTERM or Ctrl-C the running job finishes first. Add your own functions to HANDLERS.
 """
 
 import json
@@ -25,22 +25,22 @@ stopping = threading.Event()
 
 
 class Stale(Exception):
-    """The job is somebody else's by now, or has ended: nothing that is said of it counts any more."""
+    """The lease has expired or the job has ended: the server ignores further reports of this attempt."""
 
 
 class Cancelled(Exception):
-    """Somebody wants the job to stop."""
+    """Cancellation of the job was requested."""
 
 
 def call(path, body):
-    """POSTs JSON, and returns the answer's. A server that is not there, or has too much to do, is asked again."""
+    """POSTs JSON and returns the JSON of the response. Retries if the server is unreachable or overloaded."""
     for wait in (0.2, 1, 2, 5, 5, None):
         request = urllib.request.Request(KITH + path, json.dumps(body).encode(), method="POST")
         request.add_header("Content-Type", "application/json")
         request.add_header("Authorization", f"Bearer {KEY}")
         try:
-            with urllib.request.urlopen(request, timeout=WAIT_MS / 1000 + 10) as answer:
-                text = answer.read()
+            with urllib.request.urlopen(request, timeout=WAIT_MS / 1000 + 10) as response:
+                text = response.read()
                 return json.loads(text) if text else None
         except urllib.error.HTTPError as error:
             if error.code == 409:
@@ -54,30 +54,30 @@ def call(path, body):
 
 
 class Job:
-    """A job that was taken, as its function sees it."""
+    """A claimed job, as handlers see it."""
 
     def __init__(self, claimed):
         self.id, self.token, self.kind = claimed["id"], claimed["lease_token"], claimed["kind"]
         self.payload = claimed["payload"]
         self.cancelled = threading.Event()
 
-    def say(self, word, **more):
-        return call(f"/api/v1/jobs/{self.id}/{word}", {"lease_token": self.token, **more})
+    def report(self, action, **fields):
+        return call(f"/api/v1/jobs/{self.id}/{action}", {"lease_token": self.token, **fields})
 
     def progress(self, progress):
-        """Says how far it is; stops it if somebody wants that."""
-        self.say("progress", progress=progress)
+        """Reports progress. Raises Cancelled if cancellation was requested."""
+        self.report("progress", progress=progress)
         if self.cancelled.is_set():
             raise Cancelled
 
     def log(self, line, level="info"):
-        self.say("log", line=line, level=level)
+        self.report("log", line=line, level=level)
 
-    def keep(self, done):
-        """Says that it lives, until it is done."""
+    def renew_lease(self, done):
+        """Sends heartbeats until `done` is set."""
         while not done.wait(LEASE_MS / 3000):
             try:
-                if self.say("heartbeat", lease_ms=LEASE_MS)["cancel_requested"]:
+                if self.report("heartbeat", lease_ms=LEASE_MS)["cancel_requested"]:
                     self.cancelled.set()
             except Stale:
                 self.cancelled.set()
@@ -100,19 +100,19 @@ HANDLERS = {"greet": greet, "count": count}
 
 def run(job):
     done = threading.Event()
-    heart = threading.Thread(target=job.keep, args=(done,), daemon=True)
-    heart.start()
+    heartbeats = threading.Thread(target=job.renew_lease, args=(done,), daemon=True)
+    heartbeats.start()
     try:
         if job.kind not in HANDLERS:
-            job.say("fail", action="discard", error=f"nobody here does {job.kind}")
+            job.report("fail", action="discard", error=f"this worker has no handler for {job.kind}")
         else:
-            job.say("complete", result=HANDLERS[job.kind](job))
+            job.report("complete", result=HANDLERS[job.kind](job))
     except Stale:
-        print(f"job {job.id} is somebody else's by now", file=sys.stderr)
+        print(f"the lease of job {job.id} has expired", file=sys.stderr)
     except Cancelled:
-        job.say("fail", action="cancel")
-    except Exception as error:  # Whatever a function throws is a failure of its job, not of the worker.
-        job.say("fail", error=f"{type(error).__name__}: {error}")
+        job.report("fail", action="cancel")
+    except Exception as error:  # An exception of a handler fails its job, not the worker.
+        job.report("fail", error=f"{type(error).__name__}: {error}")
     finally:
         done.set()
 
@@ -123,8 +123,8 @@ def main():
     queue = sys.argv[1] if len(sys.argv) > 1 else "default"
     print(f"working on {queue}", flush=True)
     while not stopping.is_set():
-        asked = {"worker": "worker.py", "lease_ms": LEASE_MS, "wait_ms": WAIT_MS}
-        for claimed in call(f"/api/v1/queues/{queue}/claim", asked)["jobs"]:
+        request = {"worker": "worker.py", "lease_ms": LEASE_MS, "wait_ms": WAIT_MS}
+        for claimed in call(f"/api/v1/queues/{queue}/claim", request)["jobs"]:
             run(Job(claimed))
 
 

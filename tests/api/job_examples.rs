@@ -126,7 +126,7 @@ async fn run_example(program: &str, example: &str) {
             let unknown = ended(unknown).await;
             assert_eq!(
                 (&unknown["state"], &unknown["errors"][0]["error"]),
-                (&json!("dead"), &json!("nobody here does juggle"))
+                (&json!("dead"), &json!("this worker has no handler for juggle"))
             );
             // The worker waits for jobs that are enqueued later.
             let late = put("greet", json!({ "name": "Ben" })).await;

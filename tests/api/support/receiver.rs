@@ -103,7 +103,7 @@ async fn serve(mut stream: TcpStream, reply: Arc<Mutex<Reply>>, kept: Arc<Mutex<
     match reply {
         Reply::Silence => std::future::pending().await,
         Reply::Response(status, headers, body) => {
-            let head = format!("HTTP/1.1 {status} Told\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
+            let head = format!("HTTP/1.1 {status} Reply\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
             // The client may have closed the connection.
             let _ = stream.write_all((head + &body).as_bytes()).await;
         }

@@ -107,7 +107,7 @@ mod tests {
             }
             assert!(seen.len() > 100, "jitter: {} different waits", seen.len());
         }
-        assert_eq!(policy.next(6, Timestamp::EPOCH, &random), None, "no retry");
+        assert_eq!(policy.next(6, Timestamp::EPOCH, &random), None, "the last failure is not retried");
     }
 
     #[test]

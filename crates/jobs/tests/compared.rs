@@ -79,7 +79,7 @@ fn each_own_cell_names_existing_test() {
             let names = named(line[1]);
             assert!(!names.is_empty(), "no test for \"{}\"", line[0]);
             for name in names {
-                assert!(tests.contains(name), "\"{}\" names `{name}`, which is no test", line[0]);
+                assert!(tests.contains(name), "\"{}\" names `{name}`, which is not a test", line[0]);
             }
             cells += 1;
         }
@@ -97,7 +97,7 @@ fn each_of_the_twenty_complaints_has_a_test() {
         let names = named(line[3]);
         assert!(!names.is_empty(), "no test for \"{}\"", line[1]);
         for name in names {
-            assert!(tests.contains(name), "complaint {number} names `{name}`, which is no test");
+            assert!(tests.contains(name), "complaint {number} names `{name}`, which is not a test");
         }
     }
 }

@@ -146,7 +146,7 @@ mod tests {
                 assert_eq!(code(invisible, min).map(|fault| fault.code), Some("blank"), "{invisible:?}");
             }
         }
-        assert_eq!(code("", 0), None, "nothing was said, which is another thing");
+        assert_eq!(code("", 0), None, "an empty text is valid if the minimum is 0");
         // Letters of any script, marks and emoji are visible; joiners inside words are kept.
         for visible in
             ["\u{200B}a", "نامه\u{200C}ای", "क्\u{200D}ष", "👩\u{200D}🚀", "가", "ᄀ\u{1160}", "⠁", "-"]

@@ -362,6 +362,10 @@ mod tests {
         };
         let started = ctx.now + seconds(5);
         assert_eq!(test.app.write(&ctx, run).await.unwrap(), started);
-        assert_eq!(seen.iter().collect::<Vec<_>>(), [started, started], "the store rehearses");
+        assert_eq!(
+            seen.iter().collect::<Vec<_>>(),
+            [started, started],
+            "the store runs the transaction twice, with the same time"
+        );
     }
 }

@@ -208,7 +208,7 @@ mod tests {
                         let seen = runtime.block_on(cache.get_or_read(1, read)).unwrap();
                         // The change precedes its invalidation; an invalidation before the read must be
                         // visible.
-                        assert!(seen + 1 >= least, "saw {seen} after {least}");
+                        assert!(seen + 1 >= least, "read {seen} after an invalidation at {least}");
                     }
                 });
             }

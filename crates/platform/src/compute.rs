@@ -209,9 +209,16 @@ mod tests {
         };
         let mut late = pin!(compute.run(CALLER, run()));
         assert!(poll!(&mut late).is_pending());
-        assert!(poll!(pin!(compute.run(CALLER, run()))).is_pending(), "no caller waits for it");
+        assert!(
+            poll!(pin!(compute.run(CALLER, run()))).is_pending(),
+            "the second task is pending when it is dropped"
+        );
         assert_eq!(compute.run(CALLER, run()).await, Err(ComputeError::Busy));
-        assert_eq!(late.await, Err(ComputeError::Busy), "it did not start in time");
+        assert_eq!(
+            late.await,
+            Err(ComputeError::Busy),
+            "a task that does not start in time is rejected as busy"
+        );
         go.send(()).unwrap();
         assert_eq!(blocking.await, Ok(()));
         while compute.queued() > 0 {

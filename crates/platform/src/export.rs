@@ -223,7 +223,7 @@ mod tests {
         assert_eq!((code(user(1)), code(user(2))), (Some("export_running"), None));
         drop(slot);
         assert_eq!((code(user(1)), code(user(1))), (None, Some("rate_limited")));
-        assert!(exports.begin(user(1), false).is_ok(), "limits are lifted");
+        assert!(exports.begin(user(1), false).is_ok(), "an export without limits is not rate limited");
         clock.advance(hours(12));
         assert_eq!((code(user(1)), code(user(1))), (None, Some("rate_limited")));
         let unlimited = Exports::new(0, clock);

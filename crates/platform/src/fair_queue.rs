@@ -177,8 +177,8 @@ mod tests {
         }
         assert_eq!(queue.push(1, 15), Err(QueueFull));
         assert_eq!((queue.push(2, 21), queue.push(2, 22)), (Ok(()), Ok(())));
-        assert_eq!(queue.push(2, 23), Err(QueueFull), "both have two");
-        assert_eq!(queue.push(3, 31), Ok(()), "one with one fewer than the most is left");
+        assert_eq!(queue.push(2, 23), Err(QueueFull), "a key with an equal share cannot evict an item");
+        assert_eq!(queue.push(3, 31), Ok(()), "a key with a smaller share evicts an item");
         assert_eq!(queue.len(), 4);
         let left = taken(&waiting);
         assert!(left.contains(&31) && left.contains(&11) && left.contains(&21), "{left:?}");

@@ -272,7 +272,11 @@ mod tests {
         world.run(minutes(1));
         assert_eq!(world.elapsed(), days(1));
         world.run(days(1));
-        assert_eq!(world.elapsed(), days(42) + hours(2), "the clock was not ahead");
+        assert_eq!(
+            world.elapsed(),
+            days(42) + hours(2),
+            "both pauses count in full because the clock was not ahead"
+        );
     }
 
     #[test]

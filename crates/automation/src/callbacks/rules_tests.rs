@@ -99,7 +99,11 @@ fn open_circuit_breaker_admits_single_probe() {
     assert_eq!(breaker.admit(at(30), PROBE), Admission::Probe);
     assert_eq!(breaker.admit(at(30), PROBE), Admission::Wait(at(60)), "alone");
     breaker.failed(at(31), true);
-    assert_eq!(breaker.state(at(90)), (BreakerState::Open, Some(at(91))), "twice as long");
+    assert_eq!(
+        breaker.state(at(90)),
+        (BreakerState::Open, Some(at(91))),
+        "the breaker stays open twice as long after a second failure"
+    );
     assert_eq!(breaker.admit(at(91), PROBE), Admission::Probe);
     // The sender of the probe died.
     assert_eq!(breaker.admit(at(121), PROBE), Admission::Probe);
@@ -175,7 +179,7 @@ proptest! {
                         Admission::Probe => {
                             prop_assert!(failures_in_a_row >= FAILURES_TO_OPEN);
                             let others = running.iter().filter(|(probe, since)| *probe && now < *since + PROBE);
-                            prop_assert_eq!(others.count(), 0, "another probe has time left");
+                            prop_assert_eq!(others.count(), 0, "no second probe starts while the first has time left");
                             running.push((true, now));
                         }
                         Admission::Wait(until) => {

@@ -84,7 +84,7 @@ fn rate_tiers_slide_and_widest_full_tier_decides() {
     assert_eq!(wait(&five[1..], at(40)), 0);
     assert_eq!(wait(&five, at(40)), 20_000);
     assert_eq!(wait(&five, at(60) - Duration::from_millis(1)), 1);
-    assert_eq!(wait(&five, at(60)), 0, "the first has left the window");
+    assert_eq!(wait(&five, at(60)), 0, "the first request has left the window");
     let twenty = newest_first(&(0..20).map(|n| n * 60).collect::<Vec<_>>());
     assert_eq!(wait(&twenty, at(1_200)), (3_600 - 1_200) * 1_000);
     assert_eq!(wait(&twenty, at(3_600)), 0);
@@ -117,15 +117,23 @@ fn each_rejection_lengthens_cooldown() {
     assert_eq!(
         wait(refusals.with_cancellation(now), now),
         Some(Duration::ZERO),
-        "taking back never reaches the last step"
+        "cancellations never reach the longest cooldown"
     );
     assert_eq!(wait(refusals.with_rejection(now).with_cancellation(now), now), None);
 
     let cancelled = RefusalHistory::default().with_cancellation(now);
-    assert_eq!(wait(cancelled, now), Some(Duration::ZERO), "taking back makes nobody wait");
-    assert_eq!(wait(cancelled.with_rejection(now), now), Some(days(7)), "but the next refusal counts more");
+    assert_eq!(wait(cancelled, now), Some(Duration::ZERO), "a cancellation starts no cooldown");
+    assert_eq!(
+        wait(cancelled.with_rejection(now), now),
+        Some(days(7)),
+        "a rejection after a cancellation has a longer cooldown"
+    );
     let waited = cancelled.with_rejection(now).with_cancellation(now + days(7));
-    assert_eq!(wait(waited, now + days(7)), Some(Duration::ZERO), "nor does it lengthen a wait that is over");
+    assert_eq!(
+        wait(waited, now + days(7)),
+        Some(Duration::ZERO),
+        "a cancellation does not extend an elapsed cooldown"
+    );
     assert!(
         cancelled.suppresses_notification(now + hours(24) - moment)
             && !cancelled.suppresses_notification(now + hours(24))
@@ -143,7 +151,11 @@ fn expired_requests_count_like_cancelled_ones() {
     }
     assert!(!refusals.suppresses_notification(now));
     let earlier = refusals.with_expiry(now - days(1));
-    assert_eq!(earlier.last_step_at, Some(now), "an expiry that is recorded late is no newer step");
+    assert_eq!(
+        earlier.last_step_at,
+        Some(now),
+        "an expiry that is recorded late does not move the last step"
+    );
     assert!(matches!(
         refusals.with_rejection(now).check_cooldown(now),
         Err(BondError::OnlyRecipientCanRequest)
@@ -164,7 +176,7 @@ fn refusals_reset_after_a_year() {
     assert_eq!((again.steps, again.wait_until), (1, Some(year + hours(24))));
     assert_eq!(refused.with_expiry(year).steps, 1);
     let within = refused.with_cancellation(year - Duration::from_millis(1));
-    assert!(within.check_cooldown(year).is_err(), "the year begins anew with each step");
+    assert!(within.check_cooldown(year).is_err(), "each step restarts the year");
 }
 
 fn context(sender: UserId, pending: Option<PartnerRequest>) -> SendContext {
@@ -209,12 +221,20 @@ fn send_decision_depends_on_pending_request() {
         Some(PartnerRequest { to, ..request(RequestStatus::Pending, BEFORE) })
     };
     for message in ["hello", "other words"] {
-        assert_eq!(by_id(ADA, by_address(), message), "new, another makes way", "whose it is is not told");
+        assert_eq!(
+            by_id(ADA, by_address(), message),
+            "new, another makes way",
+            "the response does not reveal the owner of the address"
+        );
     }
     let by_invite = ["recipient not found", "new"];
     for (recipient, by_invite) in [None, Some(person(BEN))].into_iter().zip(by_invite) {
         let withheld = SendContext { has_withheld_request: true, recipient, ..context(ADA, None) };
-        assert_eq!(decision(&withheld, AddressingMode::Id, "hello"), "withheld", "blocked or let in again");
+        assert_eq!(
+            decision(&withheld, AddressingMode::Id, "hello"),
+            "withheld",
+            "the request stays withheld after a block and after an unblock"
+        );
         assert_eq!(decision(&withheld, AddressingMode::Invite, "hello"), by_invite);
     }
     for pending in [None, live(), expired()] {
@@ -250,7 +270,11 @@ fn request_policy_and_rejections_limit_requests() {
         let asked =
             SendContext { pending: Some(request(RequestStatus::Pending, BEFORE)), ..context(BEN, None) };
         let asked = SendContext { accepts_requests_from, ..asked };
-        assert_eq!(decision(&asked, mode, "hello"), "crossed", "who asks may be answered");
+        assert_eq!(
+            decision(&asked, mode, "hello"),
+            "crossed",
+            "a pending request can be answered under any request policy"
+        );
     }
 }
 

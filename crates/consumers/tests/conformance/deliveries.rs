@@ -64,7 +64,7 @@ async fn faults_before_cursor_commit_repeat_nothing(node: Node) {
         assert_eq!(node.handled("first").await, expected, "{fault:?}");
         node.exhaust_faults().await;
     }
-    assert_eq!(node.status("first").await.pending, 0, "no fault of the database counts as a failure");
+    assert_eq!(node.status("first").await.pending, 0, "a database fault does not count as a failed attempt");
 }
 
 async fn unavailable_database_counts_no_attempt(node: Node) {
@@ -130,7 +130,10 @@ async fn other_kinds_are_skipped_without_individual_writes(node: Node) {
     assert_eq!(node.run(&mut delivery).await, 0);
     assert_eq!(node.cursor("first").await, 0);
     let step = delivery.step().await.unwrap();
-    assert!(matches!(step, Progress::Idle { until: Some(_), .. }), "it waits for the write: {step:?}");
+    assert!(
+        matches!(step, Progress::Idle { until: Some(_), .. }),
+        "the delivery waits for the write: {step:?}"
+    );
     node.advance(seconds(5));
     assert_eq!(node.run(&mut delivery).await, 0);
     assert_eq!((node.cursor("first").await, node.status("first").await.lag_events), (2, 0));

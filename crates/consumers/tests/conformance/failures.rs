@@ -25,7 +25,7 @@ async fn poison_event_is_set_aside_and_delays_no_other_subject(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::at([3]));
     let mut delivery = node.delivery(&consumer).await;
     node.emit("thing.done", &[1, 2, 3, 4, 5, 6]).await;
-    assert_eq!(node.run(&mut delivery).await, 5, "others are handled although one fails");
+    assert_eq!(node.run(&mut delivery).await, 5, "a failing event does not stop other events");
     assert_eq!(node.handled("first").await, [1, 2, 4, 5, 6]);
     assert_eq!((node.status("first").await.pending, node.cursor("first").await), (1, 6));
     for attempt in 2..=MAX_ATTEMPTS {
@@ -46,12 +46,16 @@ async fn later_events_of_a_failed_subject_wait_for_it(node: Node) {
     node.run(&mut delivery).await;
     node.emit("thing.done", &[7, 8]).await;
     node.run(&mut delivery).await;
-    assert_eq!(node.handled("first").await, [2, 5], "3 and 4 wait for 1");
+    assert_eq!(node.handled("first").await, [2, 5], "events 3 and 4 wait for event 1");
     for _ in 2..=MAX_ATTEMPTS {
         node.advance(minutes(1));
         node.run(&mut delivery).await;
     }
-    assert_eq!(node.handled("first").await, [2, 5, 3, 4], "they go on once 1 is set aside");
+    assert_eq!(
+        node.handled("first").await,
+        [2, 5, 3, 4],
+        "events 3 and 4 are handled once event 1 is set aside"
+    );
     assert_eq!(node.status("first").await.pending, 0);
 }
 
@@ -62,7 +66,7 @@ async fn recovered_event_is_handled_before_later_ones_of_subject(node: Node) {
     node.emit("thing.done", &[7, 7, 8]).await;
     node.run(&mut delivery).await;
     poison.cure();
-    assert_eq!(node.run(&mut delivery).await, 0, "its time has not come");
+    assert_eq!(node.run(&mut delivery).await, 0, "the event is not retried before its backoff ends");
     node.advance(seconds(1));
     node.run(&mut delivery).await;
     assert_eq!(node.handled("first").await, [3, 1, 2]);
@@ -167,7 +171,7 @@ async fn subject_that_always_fails_delays_no_other(node: Node) {
     emit_many(&node, 600, |n| if n % 10 == 0 { 1 } else { 2 }).await;
     node.run(&mut delivery).await;
     let healthy: Vec<i64> = (1..=60).map(|n| n * 10).collect();
-    assert_eq!(node.handled("first").await, healthy, "without any waiting");
+    assert_eq!(node.handled("first").await, healthy, "healthy events are handled without a delay");
     let status = node.status("first").await;
     assert_eq!((node.cursor("first").await, status.pending + status.set_aside), (600, 540));
 }

@@ -25,9 +25,13 @@ async fn one_node_delivers_at_a_time(node: Node) {
     node.emit("thing.done", &[1]).await;
     assert_eq!(first.clone().run_due().await.unwrap(), 1);
     node.emit("thing.done", &[1]).await;
-    assert_eq!(second.clone().run_due().await.unwrap(), 0, "the first one has the lease");
+    assert_eq!(second.clone().run_due().await.unwrap(), 0, "the first node holds the lease");
     node.advance(Duration::from_millis(LEASE_TTL_MS));
-    assert_eq!(second.clone().run_due().await.unwrap(), 1, "it was not renewed");
+    assert_eq!(
+        second.clone().run_due().await.unwrap(),
+        1,
+        "the second node takes the lease that was not renewed"
+    );
     assert_eq!(first.clone().run_due().await.unwrap(), 0);
     assert_eq!(node.handled("first").await, [1, 2]);
 }

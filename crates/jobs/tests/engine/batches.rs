@@ -117,11 +117,11 @@ async fn overdue_job_that_cannot_be_ended_delays_no_other(engine: Engine) {
     };
     engine.db().write(prepare).await.unwrap();
     engine.jobs.run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
-    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 1, "the others are dead");
+    assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 1, "the other jobs are dead");
     assert_eq!(
         engine.count("SELECT COUNT(*) FROM job_queue_samples").await,
         1,
-        "and the rest of maintenance is done"
+        "the other maintenance steps have run"
     );
 }
 
@@ -158,7 +158,10 @@ async fn parents_of_one_waiter_each_settle_in_one_run(engine: Engine) {
         notify_queue: None,
     };
     engine.jobs.report(Arc::new(claim.jobs.iter().map(report).collect())).await.unwrap();
-    assert!(engine.count("SELECT COUNT(*) FROM job_settlements").await > 1_000, "the rest is deferred");
+    assert!(
+        engine.count("SELECT COUNT(*) FROM job_settlements").await > 1_000,
+        "the remaining settlements are deferred"
+    );
     let before = engine.db().stats().commits;
     engine.jobs.run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
     let commits = engine.db().stats().commits - before;
@@ -241,7 +244,7 @@ async fn untried_enqueue_has_known_outcome(engine: Engine) {
         let doubtful = of(|error| matches!(error, Error::OutcomeUnknown(_)));
         let enqueued = all.iter().filter(|one| one.is_ok()).count() as i64;
         let added = engine.count("SELECT COUNT(*) FROM jobs").await - before;
-        assert_eq!(enqueued + doubtful, added, "those that are doubtful were tried");
+        assert_eq!(enqueued + doubtful, added, "jobs with an unknown enqueue result were added");
         if of(|error| matches!(error, Error::Unavailable(_))) > 0 {
             return;
         }
@@ -303,7 +306,7 @@ async fn contended_key_does_not_delay_other_enqueues() {
         engine.enqueue(work(10 + n)).await;
         engine.enqueue(keyed(100 + n, &format!("cold-{n}"))).await;
     }
-    assert!(!contended.is_finished(), "the key is held");
+    assert!(!contended.is_finished(), "the enqueue waits for the held key");
     held.release().await;
     assert!(contended.await.unwrap().unwrap().is_existing);
 }
@@ -329,7 +332,7 @@ async fn many_contended_enqueues_do_not_delay_others() {
     let other = tokio::spawn(async move { jobs.enqueue(cold).await });
     until("the other is written", async || other.is_finished()).await;
     assert!(other.await.unwrap().is_ok());
-    let all = tokio::time::timeout(seconds(20), contended.join_all()).await.expect("all are answered");
+    let all = tokio::time::timeout(seconds(20), contended.join_all()).await.expect("every enqueue returns");
     for answer in all {
         assert!(matches!(answer, Err(EnqueueError::Store(Error::DeadlinePassed))), "{answer:?}");
     }

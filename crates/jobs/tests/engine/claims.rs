@@ -146,7 +146,7 @@ async fn claim_all(engine: &Engine) -> Vec<Vec<usize>> {
         if claim.jobs.is_empty() {
             return claims;
         }
-        assert!(claim.jobs.iter().all(|job| job.attempt == 1), "what was put back was not begun");
+        assert!(claim.jobs.iter().all(|job| job.attempt == 1), "a released job does not use up an attempt");
         claims.push(claim.jobs.iter().map(|job| job.payload.len()).collect());
     }
 }
@@ -161,7 +161,7 @@ fn sized(bytes: usize) -> kith_jobs::NewJob {
 }
 
 fn check_claims(claims: &[Vec<usize>], sizes: &[usize]) {
-    assert_eq!(claims.concat(), sizes, "in order, each once");
+    assert_eq!(claims.concat(), sizes, "jobs are claimed in order and exactly once");
     for claim in claims {
         assert!(
             claim.iter().sum::<usize>() < (2 << 20) + (256 << 10),

@@ -37,7 +37,7 @@ async fn claim_state_does_not_survive_database_crash() {
             return;
         }
     }
-    panic!("no crash has undone the claim: something else writes to the disk what nobody waits for");
+    panic!("no crash has undone the claim: another process flushes unacknowledged writes to disk");
 }
 
 /// Crashes a database after a claim. Returns false if the claim was on disk by then, because autovacuum and
@@ -65,10 +65,7 @@ async fn crash() -> bool {
     if engine.state(id).await == JobState::Running {
         return false;
     }
-    assert!(
-        engine.count("SELECT MAX(position) FROM jobs").await < remembered,
-        "transaction ids are used again"
-    );
+    assert!(engine.count("SELECT MAX(position) FROM jobs").await < remembered, "transaction ids are reused");
     let claim = engine.claim(worker, 10).await;
     assert_eq!(numbers(&claim), (0..10).collect::<Vec<_>>());
     let again = &claim.jobs[0];
@@ -105,7 +102,7 @@ async fn claim_state_does_not_survive_failover() {
     })
     .await;
     let claim = engine.claim(worker, 20).await;
-    assert_eq!(numbers(&claim), (0..20).collect::<Vec<_>>(), "every job that the replica has is run");
+    assert_eq!(numbers(&claim), (0..20).collect::<Vec<_>>(), "every job on the replica is claimed");
     for (undone, again) in undone.iter().zip(&claim.jobs) {
         assert_eq!((again.id, again.attempt, again.worker), (undone.id, undone.attempt, undone.worker));
         assert_eq!(engine.report(undone, done()).await, ReportOutcome::Stale);

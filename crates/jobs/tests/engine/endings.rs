@@ -46,14 +46,14 @@ async fn failing_job_is_retried_with_backoff_then_dead(engine: Engine) {
     let policy = RetryPolicy::times(4).waiting(seconds(10), seconds(25));
     let id = engine.enqueue(work(1).retry(policy)).await.id;
     for (failure, full_s) in [(1, 10), (2, 20), (3, 25)] {
-        let (_, outcome) = engine.run_next(Err(JobError::retry("no luck"))).await.expect("it is due");
+        let (_, outcome) = engine.run_next(Err(JobError::retry("no luck"))).await.expect("the job is due");
         let ReportOutcome::Rescheduled(at) = outcome else { panic!("{outcome:?}") };
         let wait = at.since(engine.ctx().now);
         assert!(wait >= seconds(full_s) / 2 && wait <= seconds(full_s), "failure {failure}: {wait:?}");
-        assert!(engine.run_next(done()).await.is_none(), "not before its time");
+        assert!(engine.run_next(done()).await.is_none(), "the job is not claimed before its backoff ends");
         engine.clock.set(at);
     }
-    let (_, outcome) = engine.run_next(Err(JobError::retry("at last"))).await.expect("it is due");
+    let (_, outcome) = engine.run_next(Err(JobError::retry("at last"))).await.expect("the job is due");
     assert_eq!(outcome, ReportOutcome::Finished(JobState::Dead));
     let job = engine.job(id).await;
     assert_eq!((job.state, job.failures), (JobState::Dead, 4));
@@ -71,7 +71,7 @@ async fn discarded_job_is_dead_immediately(engine: Engine) {
 async fn snooze_does_not_count_as_failure(engine: Engine) {
     let id = engine.enqueue(work(1).retry(RetryPolicy::NEVER)).await.id;
     for _ in 0..5 {
-        let outcome = engine.run_next(Err(JobError::Snooze(seconds(30)))).await.expect("it is due").1;
+        let outcome = engine.run_next(Err(JobError::Snooze(seconds(30)))).await.expect("the job is due").1;
         assert_eq!(outcome, ReportOutcome::Rescheduled(engine.ctx().now + seconds(30)));
         engine.advance(seconds(30));
     }
@@ -100,7 +100,11 @@ async fn stale_attempt_report_is_ignored(engine: Engine) {
     for outcome in
         [done(), Err(JobError::retry("late")), Err(JobError::discard("late")), Err(JobError::Cancelled)]
     {
-        assert_eq!(engine.report(&first, outcome).await, ReportOutcome::Stale, "nobody has it");
+        assert_eq!(
+            engine.report(&first, outcome).await,
+            ReportOutcome::Stale,
+            "a report for a job without an owner is stale"
+        );
     }
     engine.advance(seconds(1));
     let second = engine.claim(worker, 1).await.jobs.remove(0);
@@ -114,7 +118,7 @@ async fn stale_attempt_report_is_ignored(engine: Engine) {
     }
     assert_eq!(engine.job(id).await.failures, 0);
     assert_eq!(engine.report(&second, done()).await, ReportOutcome::Finished(JobState::Completed));
-    assert_eq!(engine.report(&second, done()).await, ReportOutcome::Stale, "twice is once");
+    assert_eq!(engine.report(&second, done()).await, ReportOutcome::Stale, "a repeated report is stale");
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_history").await, 1);
 }
 
@@ -190,11 +194,13 @@ async fn retry_runs_job_from_any_state(engine: Engine) {
     assert_eq!(
         (revived.id, revived.attempt, revived.failures),
         (dead, 2, 0),
-        "attempts go on, so that none is twice"
+        "the attempt number continues after a retry"
     );
     assert_eq!(again(dead).await.unwrap(), RetryOutcome::Live);
     engine.report(&revived, done()).await;
-    let RetryOutcome::Reenqueued(reenqueued) = again(dead).await.unwrap() else { panic!("it had ended") };
+    let RetryOutcome::Reenqueued(reenqueued) = again(dead).await.unwrap() else {
+        panic!("a finished job is enqueued again")
+    };
     assert_ne!(reenqueued, dead);
     assert_eq!(engine.numbers(5).await, [1]);
     let delayed = engine.enqueue(work(2).at(engine.ctx().now + seconds(500))).await.id;
@@ -218,7 +224,10 @@ async fn revived_job_holds_its_unique_key(engine: Engine) {
     let second = engine.enqueue(work(2).unique(Unique::key("k"))).await;
     assert_eq!((second.id, second.is_existing), (first.id, true));
     engine.run_next(done()).await.unwrap();
-    assert!(!engine.enqueue(work(3).unique(Unique::key("k"))).await.is_existing, "it has ended");
+    assert!(
+        !engine.enqueue(work(3).unique(Unique::key("k"))).await.is_existing,
+        "a finished job releases its unique key"
+    );
 }
 
 async fn dead_job_whose_key_is_held_is_not_revived(engine: Engine) {
@@ -261,7 +270,7 @@ async fn redrive_skips_dead_jobs_with_held_key(engine: Engine) {
     for _ in 0..2 {
         engine.run_next(done()).await.unwrap();
     }
-    assert_eq!(redrive(10).await, 1, "the next one with the key");
+    assert_eq!(redrive(10).await, 1, "redrive enqueues the next job with the key");
 }
 
 async fn reports_of_many_jobs_are_applied_together(engine: Engine) {

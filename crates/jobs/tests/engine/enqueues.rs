@@ -77,7 +77,7 @@ async fn many_callers_get_their_own_ids(engine: Engine) {
     for caller in callers.collect::<Vec<_>>() {
         let (n, id) = caller.await.unwrap();
         assert_eq!(engine.job(id).await.payload, n.to_string());
-        assert!(seen.insert(id), "{id} was given twice");
+        assert!(seen.insert(id), "{id} was assigned twice");
     }
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 64);
 }
@@ -102,7 +102,7 @@ async fn same_unique_key_returns_first_job(engine: Engine) {
     assert_eq!(engine.job(first.id).await.payload, "1");
     engine.run_next(done()).await.unwrap();
     let third = engine.enqueue(work(3).unique(Unique::key("k"))).await;
-    assert!(!third.is_existing && third.id != first.id, "the first has ended");
+    assert!(!third.is_existing && third.id != first.id, "a finished job releases its unique key");
 }
 
 async fn payload_uniqueness_is_per_kind(engine: Engine) {
@@ -125,7 +125,7 @@ async fn replace_updates_waiting_job_only(engine: Engine) {
     assert_eq!(engine.claim(worker, 1).await.jobs.len(), 1);
     let third = engine.enqueue(work(3).unique(replace())).await;
     assert!(third.is_existing);
-    assert_eq!(engine.job(first.id).await.payload, "2", "what runs is left alone");
+    assert_eq!(engine.job(first.id).await.payload, "2", "the running job keeps its payload");
 }
 
 async fn debounce_runs_once_after_last_request(engine: Engine) {
@@ -150,10 +150,10 @@ async fn debounce_during_a_run_leaves_a_successor(engine: Engine) {
     let third = engine.enqueue(debounced(3)).await;
     assert_eq!((third.id, third.is_existing), (second.id, true));
     engine.advance(seconds(1));
-    assert_eq!(engine.numbers(5).await, [0; 0], "one at a time");
+    assert_eq!(engine.numbers(5).await, [0; 0], "the second job waits until the first has finished");
     engine.report(&running, done()).await;
     engine.advance(seconds(1));
-    assert_eq!(engine.numbers(5).await, [3], "the last event is handled");
+    assert_eq!(engine.numbers(5).await, [3], "the job has the payload of the last enqueue");
 }
 
 async fn debounce_reaches_a_job_that_waits_for_others(engine: Engine) {
@@ -173,7 +173,10 @@ async fn throttle_allows_one_job_per_period(engine: Engine) {
     assert!(!first.is_existing);
     engine.run_next(done()).await.unwrap();
     let second = engine.enqueue(throttled(2)).await;
-    assert!(second.is_existing && second.id == first.id, "it has ended, but its period is not over");
+    assert!(
+        second.is_existing && second.id == first.id,
+        "the key stays taken until its period ends, although the job has finished"
+    );
     engine.advance(seconds(61));
     assert!(!engine.enqueue(throttled(3)).await.is_existing);
 }
@@ -203,7 +206,7 @@ async fn delayed_job_starts_when_due(engine: Engine) {
     engine.clock.set(engine.ctx().now + seconds(100));
     let past = engine.ctx().now - seconds(50);
     let late = engine.enqueue(work(2).at(past)).await.id;
-    assert_eq!(engine.state(late).await, JobState::Ready, "what is past is due");
+    assert_eq!(engine.state(late).await, JobState::Ready, "a job with a past run time is due at once");
 }
 
 /// Regression test for bullmq#2466: delayed jobs stop until another is added.
@@ -217,6 +220,6 @@ async fn delayed_jobs_start_without_new_jobs(engine: Engine) {
         let claim = engine.claim(worker, 10).await;
         assert_eq!(crate::support::numbers(&claim), [n]);
         let next = (n < 50).then(|| now + seconds((n.unsigned_abs() + 1) * 60));
-        assert_eq!(claim.next_claim_at, next, "it says when to look again");
+        assert_eq!(claim.next_claim_at, next, "the claim returns the time of the next due job");
     }
 }

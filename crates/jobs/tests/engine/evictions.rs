@@ -28,7 +28,11 @@ async fn jobs_of_expired_worker_run_again(engine: Engine) {
     let gone = engine.worker().await;
     assert_eq!(engine.claim(gone, 5).await.jobs.len(), 5);
     engine.advance(seconds(5));
-    assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 0, "not yet");
+    assert_eq!(
+        engine.jobs.evict_expired_workers().await.unwrap(),
+        0,
+        "the worker is not evicted before its lease expires"
+    );
     engine.advance(seconds(2));
     assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 5);
     assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 0);
@@ -59,7 +63,7 @@ async fn evicted_worker_claims_nothing(engine: Engine) {
     let id = engine.add(1).await;
     assert!(engine.claim(frozen, 1).await.jobs.is_empty());
     assert_eq!(engine.state(id).await, JobState::Ready);
-    assert_eq!(engine.numbers(1).await, [1], "somebody else does");
+    assert_eq!(engine.numbers(1).await, [1], "another worker claims the job");
 }
 
 /// Covers row DRV-08 of the readiness catalogue.
@@ -145,7 +149,7 @@ async fn suspects_run_in_busy_queue(engine: Engine) {
         }
     }
     assert_eq!(found.iter().filter(|n| **n < 0).count(), 2, "{found:?}");
-    assert_eq!(found.len(), 50, "the others run as well");
+    assert_eq!(found.len(), 50, "the remaining jobs run");
 }
 
 async fn limit_keys_to_one(engine: &Engine) {
@@ -182,10 +186,10 @@ async fn saturated_suspects_do_not_hide_later_suspects(engine: Engine) {
             engine.report(job, done()).await;
         }
     }
-    assert_eq!(found, [-1], "the key of the others is taken");
+    assert_eq!(found, [-1], "other jobs with the saturated key are not claimed");
     engine.report(&running, done()).await;
     engine.advance(seconds(2));
-    assert_eq!(engine.claim(second, 5).await.jobs.len(), 1, "they have their turn again");
+    assert_eq!(engine.claim(second, 5).await.jobs.len(), 1, "jobs with the key can be claimed again");
 }
 
 async fn suspect_counts_against_the_limit_of_its_key(engine: Engine) {
@@ -196,7 +200,7 @@ async fn suspect_counts_against_the_limit_of_its_key(engine: Engine) {
     engine.jobs.enqueue_all(vec![work(-1).limited_by("a"), work(-2).limited_by("b")]).await.unwrap();
     suspect_all(&engine).await;
     let other = engine.claim(second, 5).await;
-    assert_eq!(crate::support::numbers(&other), [-2], "its key is taken");
+    assert_eq!(crate::support::numbers(&other), [-2], "the job with the saturated key is not claimed");
     engine.report(&other.jobs[0], done()).await;
     assert!(engine.claim(second, 5).await.jobs.is_empty());
     engine.report(&running, done()).await;
@@ -219,16 +223,23 @@ async fn outage_longer_than_lease_evicts_no_worker(engine: Engine) {
     engine.claim(worker, 1).await;
     engine.advance(seconds(60));
     engine.db().inject(kith_store::testing::Fault::CommitFails);
-    assert!(engine.jobs.heartbeat(worker).await.is_err(), "the database is away");
+    assert!(
+        engine.jobs.heartbeat(worker).await.is_err(),
+        "a heartbeat fails while the database is unavailable"
+    );
     assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 0);
     engine.advance(seconds(5));
     assert_eq!(
         engine.jobs.evict_expired_workers().await.unwrap(),
         0,
-        "the others have their lease to come back"
+        "workers have one full lease to reconnect after an outage"
     );
     engine.advance(seconds(2));
-    assert_eq!(engine.jobs.evict_expired_workers().await.unwrap(), 1, "it did not");
+    assert_eq!(
+        engine.jobs.evict_expired_workers().await.unwrap(),
+        1,
+        "the worker that did not reconnect is evicted"
+    );
 }
 
 async fn clock_set_back_does_not_stop_evictions(engine: Engine) {

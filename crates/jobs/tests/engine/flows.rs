@@ -99,9 +99,9 @@ async fn parent_dies_with_child_by_default(engine: Engine) {
     let (top, _) = add(&engine, Flow { job: work(100), children: vec![middle] }).await;
     engine.run_next(Err(JobError::discard("no"))).await.unwrap();
     let dead = engine.job(top).await;
-    assert_eq!(dead.state, JobState::Dead, "and so on upwards");
+    assert_eq!(dead.state, JobState::Dead, "the failure propagates to the root job");
     assert!(dead.errors[0].error.contains("dependency"), "{:?}", dead.errors);
-    assert_eq!(engine.numbers(10).await, [2], "its sister runs");
+    assert_eq!(engine.numbers(10).await, [2], "the sibling of the dead job can be claimed");
 }
 
 async fn parent_with_run_policy_sees_child_failure(engine: Engine) {

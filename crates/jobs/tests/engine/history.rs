@@ -28,14 +28,14 @@ async fn ended_jobs_are_removed_by_age(engine: Engine) {
         engine.advance(hours(1));
         run_maintenance(&engine, &mut last, retention).await;
     }
-    assert!(engine.find(old).await.is_some(), "a week has just gone by");
+    assert!(engine.find(old).await.is_some(), "the job is kept for the full retention of a week");
     let young = engine.add(2).await;
     engine.run_next(done()).await.unwrap();
     for _ in 0..24 * 3 {
         engine.advance(hours(1));
         run_maintenance(&engine, &mut last, retention).await;
     }
-    assert!(engine.find(old).await.is_none(), "ten days");
+    assert!(engine.find(old).await.is_none(), "the job is removed after ten days");
     assert!(engine.find(young).await.is_some());
 }
 
@@ -52,7 +52,7 @@ async fn ended_jobs_are_removed_by_count(engine: Engine) {
         run_maintenance(&engine, &mut last, retention).await;
         assert!(engine.count("SELECT COUNT(*) FROM job_history").await <= 80);
     }
-    assert!(engine.count("SELECT COUNT(*) FROM job_history").await >= 60, "but the latest are there");
+    assert!(engine.count("SELECT COUNT(*) FROM job_history").await >= 60, "the latest jobs are kept");
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 0);
 }
 
@@ -125,10 +125,14 @@ async fn segment_advance_yields_to_reader() {
         let outcome = jobs.run_maintenance(&mut last, Retention::DEFAULT).await;
         (outcome, last)
     });
-    assert_eq!(engine.job(id).await.state, JobState::Completed, "ended jobs can be read meanwhile");
+    assert_eq!(
+        engine.job(id).await.state,
+        JobState::Completed,
+        "finished jobs can be read during maintenance"
+    );
     let (outcome, mut last) = maintained.await.unwrap();
     outcome.unwrap();
-    assert_eq!(engine.count(CURRENT_SEGMENT).await, before, "not while it is read");
+    assert_eq!(engine.count(CURRENT_SEGMENT).await, before, "a segment is not dropped while it is read");
     held.release().await;
     engine.advance(seconds(61));
     run_maintenance(&engine, &mut last, Retention::DEFAULT).await;

@@ -39,7 +39,7 @@ async fn lease_is_renewed_by_heartbeats_and_expires_without(engine: Engine) {
         assert_eq!(
             engine.jobs.evict_expired_workers().await.unwrap(),
             0,
-            "bullmq#3056: a renewed lease is no stalled job"
+            "bullmq#3056: a job with a renewed lease is not stalled"
         );
         assert!(send_heartbeat(&engine, &job).await);
     }
@@ -63,7 +63,7 @@ async fn expired_lease_holder_changes_nothing(engine: Engine) {
     assert!(!progress(&engine, &late, "0.5").await);
     assert_eq!(end(&engine, &job, done()).await, ReportOutcome::Finished(JobState::Completed));
     assert_eq!(end(&engine, &job, done()).await, ReportOutcome::Stale);
-    assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0, "nothing is left of the claims");
+    assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0, "no worker rows are left");
 }
 
 async fn progress_and_log_are_stored_with_job(engine: Engine) {
@@ -77,7 +77,7 @@ async fn progress_and_log_are_stored_with_job(engine: Engine) {
     end(&engine, &job, done()).await;
     let lines = engine.db().read(move |q| kith_jobs::list_log(q, id)).await.unwrap();
     let lines: Vec<_> = lines.into_iter().map(|one| one.line).collect();
-    assert_eq!(lines, ["line 0", "line 1", "line 2"], "also after it has ended");
+    assert_eq!(lines, ["line 0", "line 1", "line 2"], "log lines stay readable after the job has finished");
 }
 
 async fn empty_leased_claim_leaves_no_worker(engine: Engine) {

@@ -40,7 +40,7 @@ async fn hold_a_snapshot(engine: &Engine) -> Snapshot {
             // Ends when the sender is dropped.
             let _ = wait.lock().unwrap().recv();
             let after = q.one(count, &[], |row| row.get::<i64>(0))?;
-            assert_eq!(before, after, "it is a snapshot");
+            assert_eq!(before, after, "both reads see the same snapshot");
             Ok::<_, Error>(after.unwrap_or(0))
         })
         .await
@@ -79,7 +79,7 @@ async fn concurrent_writers_never_see_database_locked(engine: Engine) {
         });
     }
     while let Some(wrote) = writers.join_next().await {
-        wrote.unwrap().expect("no writer was turned away");
+        wrote.unwrap().expect("no write is rejected");
     }
     until("all are run", async || engine.count("SELECT COUNT(*) FROM job_history").await == 1_000).await;
     snapshot.let_go().await;
@@ -127,7 +127,7 @@ async fn unreached_limit_does_not_shrink_claims(engine: Engine) {
             assert!(node.claim("default", other, 1).await.unwrap().jobs.is_empty(), "the limit holds");
         }
     }
-    assert_eq!(claims * EACH, 400, "everything was started in as many claims as it takes without a limit");
+    assert_eq!(claims * EACH, 400, "all jobs were claimed in as many claims as without a limit");
 }
 
 /// On PostgreSQL dead rows stay as long as an old snapshot is held. SQLite has no dead rows; there the test
@@ -141,9 +141,9 @@ async fn old_snapshot_does_not_slow_claims(engine: Engine) {
     let with_the_snapshot = least_pages(&engine).await;
     if let (Some(before), Some(after)) = (before, with_the_snapshot) {
         let naive = pages_of_a_claim(&engine, Some(0)).await.unwrap();
-        eprintln!("pages a claim touches: {before}, then {after}; {naive} without its mark");
-        assert!(after <= 2 * before, "{before} pages became {after}");
-        assert!(naive > 2 * before, "the dead rows that the mark passes over are there");
+        eprintln!("pages read per claim: {before}, then {after}; {naive} without the watermark");
+        assert!(after <= 2 * before, "pages read per claim grew from {before} to {after}");
+        assert!(naive > 2 * before, "the table has dead rows before the watermark");
     }
     snapshot.let_go().await;
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_history").await, 10_500);

@@ -145,13 +145,17 @@ impl Sequence {
         let (usual, suspects): (Vec<JobId>, Vec<JobId>) =
             got.iter().copied().partition(|id| self.jobs[id].crashes < 2);
         let room = limit - suspects.len() as i64;
-        assert_eq!(usual.len() as i64, room.min(due.len() as i64), "as many as there are: {due:?}");
+        assert_eq!(
+            usual.len() as i64,
+            room.min(due.len() as i64),
+            "the claim returns as many due jobs as it has room for: {due:?}"
+        );
         assert!(usual.iter().all(|id| due.contains(id)), "{usual:?} of {due:?}");
         assert!(suspects.len() <= 1 && suspects.iter().all(|id| is_due(&self.jobs[id])));
         if !suspects.is_empty() {
             let beside =
                 self.jobs.values().any(|job| job.at == ModelState::Runs { worker } && job.crashes >= 2);
-            assert!(!beside, "a suspect runs beside another");
+            assert!(!beside, "a suspect job runs alone");
         }
         for claimed in claim.jobs {
             let job = self.jobs.get_mut(&claimed.id).unwrap();
@@ -223,7 +227,7 @@ impl Sequence {
             Some(last) => {
                 *last = now;
                 let HeartbeatOutcome::Alive { cancel } = heartbeat else {
-                    panic!("it was not silent for long")
+                    panic!("the worker was evicted before its lease expired")
                 };
                 let asked: BTreeSet<_> = cancel.iter().map(|attempt| attempt.job).collect();
                 let expected: BTreeSet<_> = self
@@ -373,13 +377,13 @@ async fn random_sequences_with_crashes_agree_with_model() {
     let engine = Engine::on(TestDatabase::postgres(&server.url("postgres")).await.unwrap()).await;
     freeze_wal_writer(&engine).await;
     let undone = run_sequences(engine, Some(server), number("KITH_JOB_CRASH_STORIES", 2)).await;
-    assert!(undone > 0, "no crash has undone a claim");
+    assert!(undone > 0, "at least one crash has undone a claim");
 }
 
 /// Runs random sequences. Returns the number of claims undone by crashes.
 async fn run_sequences(engine: Engine, server: Option<PostgresServer>, stories: u64) -> usize {
     let seed = number("KITH_JOB_SEED", 1);
-    eprintln!("{stories} stories from seed {seed} on");
+    eprintln!("{stories} histories, starting at seed {seed}");
     let second = engine.second().await;
     let mut story = Sequence {
         second,
@@ -405,9 +409,9 @@ async fn run_sequences(engine: Engine, server: Option<PostgresServer>, stories: 
         };
         let result = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(telling)).await;
         if result.is_err() {
-            panic!("the story of seed {n} went wrong after:\n{}", story.steps.join("\n"));
+            panic!("the history of seed {n} failed after:\n{}", story.steps.join("\n"));
         }
-        assert!(story.jobs.len() > jobs && story.claims.len() > claims, "the story of seed {n} was empty");
+        assert!(story.jobs.len() > jobs && story.claims.len() > claims, "the history of seed {n} was empty");
         // Forget ended jobs, so that they do not slow down the next sequence.
         story.jobs.clear();
         story.claims.clear();

@@ -107,7 +107,7 @@ async fn promotion_retries_skipped_locked_job(engine: Engine) {
     let due = engine.ctx().now + seconds(10);
     let locked = engine.enqueue(work(1).at(due)).await.id;
     engine.enqueue(work(2).at(due)).await;
-    assert_eq!(claim_rest(&engine, worker).await, 0, "the queue is known");
+    assert_eq!(claim_rest(&engine, worker).await, 0, "no job is due yet");
     engine.advance(seconds(200));
     let held = if is_shared(&engine) {
         let lock = move |tx: &Tx<'_>| {
@@ -119,7 +119,7 @@ async fn promotion_retries_skipped_locked_job(engine: Engine) {
     };
     let found = claim_rest(&engine, worker).await;
     if let Some(held) = held {
-        assert_eq!(found, 1, "the other one is locked");
+        assert_eq!(found, 1, "a claim skips the locked job");
         held.release().await;
     }
     engine.advance(seconds(1));
@@ -135,7 +135,7 @@ async fn claim_with_unknown_outcome_is_returned(engine: Engine) {
     until("the jobs are free", async || engine.count(free).await == 5).await;
     engine.advance(seconds(1));
     engine.jobs.heartbeat(worker).await.unwrap();
-    assert_eq!(engine.claim(worker, 10).await.jobs.len(), 5, "the worker goes on");
+    assert_eq!(engine.claim(worker, 10).await.jobs.len(), 5, "the worker can claim the remaining jobs");
 }
 
 async fn leased_claim_with_unknown_outcome_is_returned(engine: Engine) {
@@ -210,7 +210,7 @@ async fn job_below_watermark_is_found_within_minutes(engine: Engine) {
     let hide = |tx: &Tx<'_>| tx.exec("UPDATE jobs SET position = 0 WHERE state = 0", params![]).map(drop);
     engine.db().write(hide).await.unwrap();
     let found_at_once = claim_rest(&engine, worker).await;
-    assert_eq!(found_at_once == 0, is_shared(&engine), "only PostgreSQL has marks");
+    assert_eq!(found_at_once == 0, is_shared(&engine), "only PostgreSQL uses watermarks");
     engine.advance(seconds(301));
     assert_eq!(found_at_once + claim_rest(&engine, worker).await, 1);
 }
@@ -249,5 +249,5 @@ async fn maintenance_keeps_the_unique_key_of_a_new_job(engine: Engine) {
     until_blocked(&engine).await;
     held.release().await;
     tidying.await.unwrap().unwrap();
-    assert!(engine.enqueue(throttled(3)).await.is_existing, "the key is that of a living job");
+    assert!(engine.enqueue(throttled(3)).await.is_existing, "the key belongs to a live job");
 }

@@ -156,7 +156,7 @@ pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
             tokio::task::yield_now().await;
         }
     });
-    assert!(waited.await.is_ok(), "{what} did not come to pass in 20 s");
+    assert!(waited.await.is_ok(), "{what}: not reached within 20 s");
 }
 
 /// Open transaction that has made its changes.

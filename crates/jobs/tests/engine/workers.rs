@@ -62,7 +62,11 @@ async fn enqueued_jobs_are_run(engine: Engine) {
     seen.sort_unstable();
     assert_eq!(seen, (0..100).collect::<Vec<_>>());
     assert_eq!(engine.job(id).await.result.as_deref(), Some("true"));
-    assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0, "it signed off");
+    assert_eq!(
+        engine.count("SELECT COUNT(*) FROM job_workers").await,
+        0,
+        "the stopped worker has deregistered"
+    );
 }
 
 /// Runs two jobs on `slots` slots, of which `handler` panics for the first only.
@@ -155,7 +159,7 @@ async fn stop_waits_for_running_and_returns_unstarted_jobs(engine: Engine) {
     stopping.await.unwrap();
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_history").await, 3);
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE crashes > 0 OR failures > 0").await, 0);
-    assert_eq!(engine.numbers(100).await.len(), 17, "all the rest is there at once");
+    assert_eq!(engine.numbers(100).await.len(), 17, "all remaining jobs can be claimed at once");
 }
 
 /// Counts when it is dropped.
@@ -208,10 +212,14 @@ async fn handlers_over_grace_are_cancelled_and_jobs_returned(engine: Engine) {
     engine.db().write(mark).await.unwrap();
     workers.stop().await;
     assert_eq!(cancelled_runs.load(Ordering::SeqCst), 2);
-    assert_eq!(engine.state(cancelled).await, JobState::Cancelled, "its cancellation had been requested");
+    assert_eq!(
+        engine.state(cancelled).await,
+        JobState::Cancelled,
+        "the job with a requested cancellation is cancelled"
+    );
     let job = engine.job(ids[0]).await;
     assert_eq!((job.state, job.failures), (JobState::Scheduled, 0), "{:?}", job.errors);
-    assert_eq!(engine.numbers(5).await, [1], "it can be run elsewhere at once");
+    assert_eq!(engine.numbers(5).await, [1], "another worker can claim the released job at once");
 }
 
 async fn handler_ignoring_cancel_is_dropped_and_job_returned(engine: Engine) {
@@ -231,7 +239,7 @@ async fn handler_ignoring_cancel_is_dropped_and_job_returned(engine: Engine) {
     until("it is dropped", async || dropped.load(Ordering::SeqCst) == 1).await;
     let job = engine.job(ids[0]).await;
     assert_eq!((job.state, job.failures), (JobState::Scheduled, 0), "{:?}", job.errors);
-    assert_eq!(engine.numbers(5).await, [1], "it can be run elsewhere at once");
+    assert_eq!(engine.numbers(5).await, [1], "another worker can claim the released job at once");
 }
 
 #[derive(Serialize, Deserialize)]
@@ -357,7 +365,7 @@ async fn queued_attempts_of_evicted_worker_do_not_start(engine: Engine) {
     go.send_replace(true);
     workers.stop().await;
     let late = starts[AT_ONCE..].iter().filter(|(id, attempt)| *attempt == 1 && taken.contains(id)).count();
-    assert_eq!(late, 0, "attempts of the evicted worker");
+    assert_eq!(late, 0, "the evicted worker starts no attempts");
 }
 
 /// Regression test for solid_queue#385 and bullmq#1658: the database does not respond for a moment.

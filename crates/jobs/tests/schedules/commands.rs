@@ -29,7 +29,7 @@ async fn paused_occurrences_are_not_missed(world: TestContext) {
     world.node.tick_until(at("2027-03-21T06:30:00Z"), minutes(30)).await;
     assert_eq!(world.times("hourly").await, ["2027-03-21T06:00Z"]);
     let again = world.write(|tx, ctx| schedules::set_paused(tx, ctx, "hourly", false)).await.unwrap();
-    assert_eq!(again.revision, 3, "it was not paused");
+    assert_eq!(again.revision, 3, "resuming an active schedule does not change its revision");
 }
 
 async fn run_now_works_at_any_time(world: TestContext) {
@@ -56,7 +56,7 @@ async fn backfill_runs_past_occurrences_once_in_order(world: TestContext) {
     assert_eq!((done.jobs.len(), done.skipped), (4, 1));
     let states: Vec<_> = world.runs("daily").await.into_iter().map(|(_, job)| job.unwrap().state).collect();
     let (ready, blocked) = (JobState::Ready, JobState::Blocked);
-    assert_eq!(states, [ready, blocked, ready, blocked, blocked], "each waits for the one before it");
+    assert_eq!(states, [ready, blocked, ready, blocked, blocked], "each run waits for the previous run");
     let again = world.backfill("daily", "2027-03-20T00:00:00Z", "2027-03-25T03:00:00Z").await.unwrap();
     assert_eq!((again.jobs.len(), again.skipped), (0, 5));
     assert_eq!(world.work().await, 5);
@@ -145,7 +145,7 @@ async fn deleted_schedule_stops_and_frees_name(world: TestContext) {
     world.write(|tx, ctx| schedules::delete(tx, ctx, "hourly", Some(1))).await.unwrap();
     assert_eq!(world.node.tick_at(at("2027-03-21T02:00:00Z")).await.jobs, 0);
     assert!(world.runs("hourly").await.is_empty());
-    assert_eq!(world.work().await, 1, "what was enqueued stays");
+    assert_eq!(world.work().await, 1, "jobs that are already enqueued are kept");
     world.add("hourly", plan("0 * * * *")).await;
     world.node.tick_at(at("2027-03-21T00:00:00Z") + hours(3)).await;
     assert_eq!(world.times("hourly").await, ["2027-03-21T03:00Z"]);
@@ -155,7 +155,7 @@ async fn old_occurrences_are_removed_after_a_thousand(world: TestContext) {
     world.add("often", Plan { missed: Missed::All, missed_cap: 700, ..plan("* * * * *") }).await;
     world.node.tick_at(at("2027-03-22T00:00:30Z")).await;
     world.node.tick_at(at("2027-03-23T00:00:30Z")).await;
-    assert_eq!(world.runs("often").await.len(), 1_402, "what has not run is kept");
+    assert_eq!(world.runs("often").await.len(), 1_402, "pending runs are kept");
     world.work().await;
     world.node.tick_at(at("2027-03-23T00:01:00Z")).await;
     assert_eq!(world.runs("often").await.len(), 1_000);

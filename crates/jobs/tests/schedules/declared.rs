@@ -38,7 +38,11 @@ async fn undeclared_schedule_stops(world: TestContext) {
         DeclaredChanges { removed: texts(&["tests.dropped"]), ..DeclaredChanges::default() }
     );
     assert_eq!(world.names().await, ["tests.kept"]);
-    assert_eq!(world.node.tick_at(at("2027-03-21T02:00:00Z")).await.jobs, 0, "the first run has not ended");
+    assert_eq!(
+        world.node.tick_at(at("2027-03-21T02:00:00Z")).await.jobs,
+        0,
+        "no job is enqueued while the first run is active"
+    );
     world.work().await;
     assert_eq!(world.node.tick_at(at("2027-03-21T03:00:00Z")).await.jobs, 1);
     assert_eq!(world.declare(&[]).await.removed, texts(&["tests.kept"]));

@@ -52,7 +52,7 @@ async fn cancel_policy_ends_older_run_first(world: TestContext) {
     world.node.tick_at(at("2027-03-21T03:00:00Z")).await;
     let now = [cancelled, Some(JobState::Running), Some(JobState::Blocked)];
     assert_eq!(states(&world, "cancel").await, now);
-    assert!(claim(&world).await.is_empty(), "the older one still runs");
+    assert!(claim(&world).await.is_empty(), "nothing can be claimed while the older run is active");
     let attempt = running[0].as_attempt();
     let outcome = Err(kith_jobs::JobError::Cancelled);
     let report = kith_jobs::Report { attempt, outcome, notify_queue: None };

@@ -328,7 +328,7 @@ mod tests {
         for _ in 0..2 {
             head.compare_and_remember(db).await.unwrap();
             assert!(matches!(head.outcome(), HeadOutcome::Missing(_)), "{:?}", head.outcome());
-            assert_eq!(head.file.read().unwrap(), remembered, "the stored head is evidence");
+            assert_eq!(head.file.read().unwrap(), remembered, "the stored head is not overwritten");
         }
         verify(db, &head.file, None, 0).await.unwrap_err();
         assert_eq!(test.app.db.verify_audit().await.unwrap().links, 3);
@@ -371,7 +371,7 @@ mod tests {
         assert!(matches!(head.outcome(), HeadOutcome::Unreadable(_)), "{:?}", head.outcome());
         assert_eq!(std::fs::read_to_string(head.file.path()).unwrap(), "nonsense");
         let accepted = accept(&test.app, &test.app.system_ctx("test")).await.unwrap();
-        assert_eq!(accepted.links, 2, "accepting leaves an entry");
+        assert_eq!(accepted.links, 2, "accepting a new head adds an audit entry");
         assert_eq!((head.outcome(), head.file.read().unwrap()), (HeadOutcome::Contained, Some(accepted)));
     }
 

@@ -333,7 +333,7 @@ mod tests {
     async fn unknown_account_never_matches_at_same_cost() {
         let passwords = low_cost_passwords(1);
         assert_eq!(passwords.verify(None, String::new(), None).await.unwrap(), PasswordMatch::No);
-        assert_eq!(computed(&passwords), 1, "asking for an unknown account must cost what any other does");
+        assert_eq!(computed(&passwords), 1, "a login for an unknown account computes one password hash");
         assert!(passwords.dummy.starts_with("$argon2id$v=19$m=8,t=1,p=1$"), "{}", passwords.dummy);
     }
 

@@ -76,7 +76,7 @@ fn issued_token_is_accepted_with_its_claims() {
     let token = tokens.issue(&ctx(), USER, SESSION);
     let claims = verify(&tokens, &token, NOW).unwrap();
     assert_eq!((claims.user_id, claims.session), (USER, SESSION));
-    assert_eq!(verify(&tokens, &token, NOW), Some(claims), "from the cache");
+    assert_eq!(verify(&tokens, &token, NOW), Some(claims), "the token is verified from the cache");
     let header = decode_header(&token).unwrap();
     assert_eq!((header.alg, header.kid.as_deref()), (Algorithm::EdDSA, Some("key-1")));
     assert_ne!(token, tokens.issue(&ctx_later(), USER, SESSION));
@@ -108,7 +108,10 @@ fn forged_tokens_are_rejected() {
     let tokens = tokens(1);
     let (header, payload) = genuine();
     let token = sign(1, &header, &payload);
-    assert!(verify(&tokens, &token, NOW).is_some(), "the forger's tools work");
+    assert!(
+        verify(&tokens, &token, NOW).is_some(),
+        "the helper that forges tokens can produce a valid token"
+    );
     let (text, signature) = token.rsplit_once('.').unwrap();
     let none = with(&header, "alg", "none");
     let public = Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap().public_key().as_ref().to_vec();
@@ -167,7 +170,7 @@ async fn concurrent_nodes_create_one_signing_key() {
     assert!(other.verify(app, &token, NOW).await.unwrap().is_ok());
     signing_keys::create_first(&app.db, &app.sources, &app.keyring).await.unwrap();
     let keys = load(app).await;
-    assert_eq!(kids(&keys, NOW).len(), 1, "a key that is in use is not replaced");
+    assert_eq!(kids(&keys, NOW).len(), 1, "a signing key in use is not replaced");
 }
 
 fn kids(tokens: &Tokens, now: Timestamp) -> Vec<String> {
@@ -225,7 +228,7 @@ async fn immediate_rotation_invalidates_old_tokens() {
     assert_eq!(
         app.tokens.verify(app, &old, now).await.unwrap(),
         Err(TokenError::Invalid),
-        "also when it was checked before"
+        "a cached token is rejected after its key is removed"
     );
     let new = app.tokens.issue(&ctx, USER, SESSION);
     assert_eq!((kid_of(&new), kids(&app.tokens, now)), (rotation.key_id.clone(), vec![rotation.key_id]));

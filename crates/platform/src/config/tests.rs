@@ -223,7 +223,7 @@ fn digest_covers_settings_and_report_has_file_age() {
     assert_ne!(digest("", &[]), digest("", &[("DATABASE_PASSWORD", "x-7Qm2_kLp9")]));
     let mut made = Config::default();
     made.auth.jwt_secret = Secret::new("kith-dev-made");
-    assert_eq!(digest("", &[]), made.digest(), "what development mode makes is nobody's setting");
+    assert_eq!(digest("", &[]), made.digest(), "generated development secrets do not change the digest");
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("secret");

@@ -95,7 +95,7 @@ async fn durable_consumer_of_a_module_is_delivered_to_by_run_due() {
     assert_eq!(kinds(&test.app).await, ["thing.done"]);
     test.app.run_due().await.unwrap();
     assert_eq!(kinds(&test.app).await, ["thing.done", "thing.counted"]);
-    assert_eq!(hook_runs(&subject), 2, "events that a handler emits reach the hooks too");
+    assert_eq!(hook_runs(&subject), 2, "hooks also run for events that a handler emits");
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn failed_hook_is_run_again() {
     while MISSED_RUNS.load(Ordering::Relaxed) == 0 || !test.app.event_routes.has_no_failures() {
         looks.tick().await;
     }
-    assert_eq!(hook_runs(&subject), 1, "it is told that it has missed events");
+    assert_eq!(hook_runs(&subject), 1, "the failed hook runs again with a report of missed events");
 }
 
 #[tokio::test]

@@ -278,7 +278,10 @@ mod tests {
         let alone = world.add("192.0.2.1", Phase::Idle);
         world.add("192.0.2.2", Phase::Answering);
         world.add("192.0.2.2", Phase::Sending);
-        assert!(world.evicts(&alone, "192.0.2.9", LimitReached::Total), "the other connections are busy");
+        assert!(
+            world.evicts(&alone, "192.0.2.9", LimitReached::Total),
+            "the only idle connection is evicted"
+        );
         let alone = world.add("192.0.2.1", Phase::Idle);
         let longest = world.add("192.0.2.2", Phase::Idle);
         world.add("192.0.2.2", Phase::Idle);
@@ -296,7 +299,10 @@ mod tests {
         let network = "192.0.2.9".parse().unwrap();
         assert!(!world.open.evict(network, LimitReached::Total));
         let body = world.add("192.0.2.3", Phase::ReadingBody);
-        assert!(!world.open.evict(network, LimitReached::Total), "the request may arrive soon");
+        assert!(
+            !world.open.evict(network, LimitReached::Total),
+            "a connection that may soon send a request is not evicted"
+        );
         world.ticks.fetch_add(SLOW_BODY_TICKS, std::sync::atomic::Ordering::Relaxed);
         assert!(world.evicts(&body, "192.0.2.9", LimitReached::Total));
         let arriving = world.add("192.0.2.3", Phase::Reading);
@@ -315,8 +321,11 @@ mod tests {
         let evicted = std::iter::repeat_with(|| world.open.evict(network, LimitReached::Network));
         assert_eq!(evicted.take(100).filter(|evicted| *evicted).count(), MAX_EVICTED / 2);
         assert_eq!(world.open.limit_reached(network, limits, false), None);
-        assert_eq!(world.open.lines().count(), 100, "they have not ended yet");
-        assert!(world.open.evict(network, LimitReached::Total), "others find room");
+        assert_eq!(world.open.lines().count(), 100, "evicted connections count until they are closed");
+        assert!(
+            world.open.evict(network, LimitReached::Total),
+            "connections from other networks are accepted"
+        );
         for id in 1..=100 {
             world.open.remove(id);
         }

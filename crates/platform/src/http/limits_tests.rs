@@ -64,7 +64,11 @@ async fn rate_classes_have_their_limits() {
     test.clock.advance(seconds(60));
     assert_eq!(allowance(&test, "GET /api/v1/ping", "").await, 7);
     test.clock.advance(seconds(9));
-    assert_eq!(allowance(&test, "GET /api/v1/ping", "").await, 1, "one comes back each 60/7 seconds");
+    assert_eq!(
+        allowance(&test, "GET /api/v1/ping", "").await,
+        1,
+        "one request is allowed again every 60/7 seconds"
+    );
 }
 
 #[tokio::test]
@@ -141,7 +145,11 @@ async fn request_variants_do_not_bypass_limits() {
         seen.push(status(&test.ask(&format!("GET {path}"), "").await).to_owned());
     }
     assert_eq!(seen, [vec!["404"; 7], vec!["429"; 9]].concat());
-    assert_eq!(status(&test.ask("DELETE /api/v1/ping", "").await), "429", "nor is a method that it has not");
+    assert_eq!(
+        status(&test.ask("DELETE /api/v1/ping", "").await),
+        "429",
+        "an unsupported method counts towards the limit"
+    );
 }
 
 /// DRV-13: behind a trusted proxy, each client has its own limit, and forged addresses are ignored.
@@ -187,7 +195,7 @@ fn clock_set_back_does_not_block_clients() {
     let steps = [3_600_000, 86_400_000_i64];
     for back_ms in steps {
         clock.set(clock.now() - Duration::from_millis(back_ms as u64));
-        assert!(ask().is_some(), "nothing is gained either");
+        assert!(ask().is_some(), "setting the clock back does not add to the allowance");
         clock.advance(seconds(31));
         assert!(ask().is_none());
     }

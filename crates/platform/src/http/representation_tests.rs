@@ -81,7 +81,7 @@ async fn matching_etag_is_answered_with_304() {
         assert_eq!(header(&first, "cache-control"), Some("private, no-cache"));
         let (zipped, _) = test.bytes(&line, "Accept-Encoding: gzip\r\n").await;
         let zipped_tag = header(&zipped, "etag").unwrap().to_owned();
-        assert_ne!(tag, zipped_tag, "the bytes are others");
+        assert_ne!(tag, zipped_tag, "each encoding has its own ETag");
         for known in [&tag, &zipped_tag, &format!("W/{tag}"), &format!("\"x\", {tag}"), "*"] {
             for (accept, own) in [("", &tag), ("Accept-Encoding: gzip\r\n", &zipped_tag)] {
                 let (head, body) = test.bytes(&line, &format!("If-None-Match: {known}\r\n{accept}")).await;

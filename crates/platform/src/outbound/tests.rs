@@ -215,7 +215,7 @@ async fn dns_rebinding_is_rejected() {
     let outbound = outbound(&outside.allowed(), script.clone());
     let target = outbound.target(&format!("http://rebinds.example.org:{port}/")).unwrap();
     assert_eq!(outbound.send(get(target.clone())).await.unwrap().status, 200);
-    assert_eq!(script.asked.load(Ordering::SeqCst), 1, "one request, one question");
+    assert_eq!(script.asked.load(Ordering::SeqCst), 1, "one request makes one DNS query");
     for _ in 0..3 {
         let refused = outbound.send(get(target.clone())).await.unwrap_err();
         assert_eq!(refused.code(), "target_refused");
@@ -247,7 +247,7 @@ async fn peer_address_is_checked_after_connecting() {
     let ips = [IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
     let refused = exchange::connect(&rules, &ips, receiver.address.port(), Duration::from_secs(5)).await;
     assert_eq!(refused.unwrap_err().code(), "target_refused");
-    assert!(receiver.asked.lock().unwrap().iter().all(String::is_empty), "nothing was said");
+    assert!(receiver.asked.lock().unwrap().iter().all(String::is_empty), "no request data was sent");
 }
 
 #[tokio::test]

@@ -305,7 +305,11 @@ async fn invalid_key_errors_are_specific_but_safe(app: &TestApp) {
     assert!(does_not_count.contains("is not valid"), "{does_not_count}");
     admin.delete(&path(&another), Value::Null).await.expect(204);
     app.wait_until_on_all_nodes(async || another.client.get(FACTS).await.status == 401).await;
-    assert_eq!(refused(&another.text).await, does_not_count, "nobody learns whether there was such a key");
+    assert_eq!(
+        refused(&another.text).await,
+        does_not_count,
+        "the response does not reveal whether the key existed"
+    );
     key.client.get(FACTS).await.expect(200);
 }
 

@@ -320,7 +320,7 @@ async fn status_410_disables_endpoint(app: &TestApp) {
     let receiver = Receiver::start(Reply::status(410)).await;
     let made = make(&admin, json!({ "url": receiver.url("/") })).await;
     let waiting = make(&admin, json!({ "url": receiver.url("/"), "run_at": app.now() + hours(1) })).await;
-    assert_eq!(waiting["secret"], Value::Null, "told before");
+    assert_eq!(waiting["secret"], Value::Null, "the secret is returned only once");
     drain(app).await;
     let shown = look(&admin, &made).await;
     assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("gone")));
@@ -538,7 +538,7 @@ async fn cancelled_callback_is_not_sent(app: &TestApp) {
     assert_eq!((&cancelled["state"], &cancelled["finished_at"]), (&json!("cancelled"), &json!(app.now())));
     let footprint = app.footprint().await;
     assert_eq!(admin.post(&cancel(&made), Value::Null).await.expect(200), cancelled);
-    assert_eq!(app.footprint().await, footprint, "said before");
+    assert_eq!(app.footprint().await, footprint, "a repeated cancellation changes nothing");
     app.advance(hours(2));
     drain(app).await;
     assert_eq!(receiver.count(), 0);

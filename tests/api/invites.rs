@@ -49,7 +49,7 @@ async fn redeemed_invite_creates_request(app: &TestApp) {
     assert_eq!(made["expires_at"], json!(app.now() + days(7)));
     let listed = ada.get(INVITES).await.expect(200);
     assert_eq!(listed["items"][0]["id"], made["id"]);
-    assert!(!listed.to_string().contains(code), "a code is told once");
+    assert!(!listed.to_string().contains(code), "the code is returned only once");
 
     let typed = format!("{}-{}", &code[..5], &code[5..]).to_lowercase();
     let before = app.footprint().await;
@@ -62,7 +62,7 @@ async fn redeemed_invite_creates_request(app: &TestApp) {
     assert_eq!((&request["status"], &request["to"]), (&json!("pending"), &ada.public_view()));
     let before = app.footprint().await;
     let again = ben.post(REQUESTS, by_code(code)).await.expect(200);
-    assert_eq!(again["id"], request["id"], "whoever has used it is told of the request that waits");
+    assert_eq!(again["id"], request["id"], "a repeated use of the code returns the pending request");
     let other_words = json!({ "to": { "invite_code": code }, "message": "Please?" });
     ben.post(REQUESTS, other_words).await.expect_problem(404, "not_found");
     assert_eq!(app.footprint().await, before, "asking again changes nothing");
@@ -232,7 +232,11 @@ async fn request_by_address_reveals_nothing(app: &TestApp) {
         let page = ada.get(&format!("{REQUESTS}?direction=outgoing&status={status}")).await.expect(200);
         page["items"].as_array().expect("items").len()
     };
-    assert_eq!((seen("pending").await, seen("rejected").await), (7, 0), "a rejection is not told");
+    assert_eq!(
+        (seen("pending").await, seen("rejected").await),
+        (7, 0),
+        "a rejection is not visible to the sender"
+    );
     assert_eq!(ada.get(&reject.replace("/reject", "")).await.expect(200)["status"], "pending");
     let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
     let events = events.filter(|event| event.kind == "partner_request.rejected");
@@ -266,10 +270,7 @@ async fn discoverable_user_receives_request(app: &TestApp) {
     ada.post("/api/v1/partners/breakup", Value::Null).await.expect(200);
     ada.post(REQUESTS, json!({ "to": { "user_id": ben.id } })).await.expect(201);
     let crossed = ben.post(REQUESTS, by_address(&ada.email)).await.expect(201);
-    assert_eq!(
-        crossed["status"], "pending",
-        "an address that is not to be found leads nowhere, even to whoever asked"
-    );
+    assert_eq!(crossed["status"], "pending", "a request to an undiscoverable address matches no user");
     set(&ada, json!({ "discoverable_by_email": true })).await;
     let id = crossed["id"].as_str().expect("an id");
     ben.post(&format!("{REQUESTS}/{id}/cancel"), Value::Null).await.expect(200);

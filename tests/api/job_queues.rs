@@ -215,7 +215,7 @@ async fn stop_ends_event_streams_and_long_polls() {
     while app.metric("kith_http_requests_in_flight").await < 2.0 {
         tokio::task::yield_now().await;
     }
-    tokio::time::timeout(PATIENCE, app.stop()).await.expect("nobody keeps it from stopping");
+    tokio::time::timeout(PATIENCE, app.stop()).await.expect("open requests do not delay the stop");
     assert_eq!(events.next().await, None);
     assert_eq!(waits.await.expect("an answer").len(), 0);
 }

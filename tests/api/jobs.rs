@@ -598,7 +598,7 @@ async fn jobs_are_listed_by_state(app: &TestApp) {
     let rest = list(&format!("limit=3&cursor={}", page["next_cursor"].as_str().expect("a cursor"))).await;
     let all = [&page, &rest].map(|page| page["items"].as_array().expect("items").clone()).concat();
     assert_eq!(ids(&all), made);
-    assert!(!page.to_string().contains("secret"), "payloads are told one by one");
+    assert!(!page.to_string().contains("secret"), "the list does not contain payloads");
     assert_eq!(ids(list("kind=odd").await["items"].as_array().expect("items")), [made[1], made[3]]);
     let claimed = claim(&client, "default", json!({ "limit": 2 })).await;
     let taken = ids(&claimed);

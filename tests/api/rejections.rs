@@ -173,7 +173,7 @@ async fn cancellation_counts_without_cooldown(app: &TestApp) {
     ada.post(&path(&first, "cancel"), Value::Null).await.expect(200);
     app.advance(hours(24) - MILLISECOND);
     let second = ada.partners().ask(&ben).await;
-    assert!(!shown_to_sender(&second).await, "a repeat within a day notifies nobody");
+    assert!(!shown_to_sender(&second).await, "a repeated request within a day sends no notification");
     let waiting = ben.get(&format!("{REQUESTS}?status=pending")).await.expect(200);
     assert_eq!(waiting["items"][0]["id"], second["id"], "and is there all the same");
     reject(&ben, &second).await;

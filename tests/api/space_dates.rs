@@ -102,7 +102,7 @@ async fn recurring_date_emits_each_reminder(app: &TestApp) {
     assert_eq!(emitted_reminders(app).await.len(), 120, "more than one batch, each once");
     app.advance(days(28));
     run_maintenance(app).await;
-    assert_eq!(emitted_reminders(app).await.len(), 240, "what nobody was there to tell is told once");
+    assert_eq!(emitted_reminders(app).await.len(), 240, "each missed reminder is emitted once");
     run_maintenance(app).await;
     assert_eq!(emitted_reminders(app).await.len(), 240);
     assert_eq!(app.count("space_reminders", "space <> $1", "").await, 120);

@@ -179,7 +179,7 @@ proptest! {
                         Admission::Probe => {
                             prop_assert!(failures_in_a_row >= FAILURES_TO_OPEN);
                             let others = running.iter().filter(|(probe, since)| *probe && now < *since + PROBE);
-                            prop_assert_eq!(others.count(), 0, "no second probe starts while the first has time left");
+                            prop_assert_eq!(others.count(), 0, "only one probe runs at a time");
                             running.push((true, now));
                         }
                         Admission::Wait(until) => {

@@ -191,9 +191,9 @@ fn impossible_history_is_rejected() {
     assert!(!is_linearizable(&both(OperationResult::Accepted, 5)), "two bonds in one slot");
     let mut with_breakup = both(OperationResult::NotPending, 5);
     with_breakup.push(call(9, 10, ClientOperation::GetPartner { user: 1 }, OperationResult::Partner(None)));
-    assert!(!is_linearizable(&with_breakup), "a bond that nobody ended is gone");
+    assert!(!is_linearizable(&with_breakup), "a bond cannot disappear without a breakup");
     with_breakup.push(call(6, 11, ClientOperation::BreakUp { user: 0 }, OperationResult::BondEnded(1)));
-    assert!(is_linearizable(&with_breakup), "somebody ended it meanwhile");
+    assert!(is_linearizable(&with_breakup), "a concurrent breakup explains the missing bond");
     with_breakup.last_mut().expect("a breakup").began = 10;
     assert!(!is_linearizable(&with_breakup), "but not later");
     let crossed = |result| vec![call(0, 3, send(0, 1), sent("a")), call(1, 2, send(1, 0), result)];

@@ -43,7 +43,7 @@ impl Model {
                 self.requests[at].sender_visible_status = Status::Cancelled;
                 if waited {
                     self.requests[at].status = Status::Cancelled;
-                    self.add_refusal(at, to.expect("it waits for somebody"), false, self.now);
+                    self.add_refusal(at, to.expect("a pending request has a recipient"), false, self.now);
                 }
             }
         }

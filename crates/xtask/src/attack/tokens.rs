@@ -81,8 +81,9 @@ pub fn run(server: &AttackedServer, foreign: &str, report: &mut Report) {
     });
     report.attack("a refresh token with a letter changed", DEFAULT_TIME_LIMIT, || {
         let mut token = server.eve.refresh.clone();
-        let last = if token.ends_with('A') { 'B' } else { 'A' };
-        token.replace_range(token.len() / 2..=token.len() / 2, &last.to_string());
+        let middle = token.len() / 2;
+        let other = if token.as_bytes()[middle] == b'A' { "B" } else { "A" };
+        token.replace_range(middle..=middle, other);
         let body = json!({ "refresh_token": token });
         status_in(&server.call("POST", "/api/v1/auth/refresh", None, &body)?, &[401, 422])
     });

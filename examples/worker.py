@@ -61,8 +61,8 @@ class Job:
         self.payload = claimed["payload"]
         self.cancelled = threading.Event()
 
-    def report(self, action, **fields):
-        return call(f"/api/v1/jobs/{self.id}/{action}", {"lease_token": self.token, **fields})
+    def report(self, operation, **fields):
+        return call(f"/api/v1/jobs/{self.id}/{operation}", {"lease_token": self.token, **fields})
 
     def progress(self, progress):
         """Reports progress. Raises Cancelled if cancellation was requested."""

@@ -153,14 +153,14 @@ async fn removed_events_do_not_reset_numbering(db: Db) {
     db.wait_for_positions(4).await;
     let at = db.sources.clock.now();
     let now = at + Duration::from_secs(60);
-    assert_eq!(db.store.remove_events(at, 10).await.unwrap(), 0, "none is older");
+    assert_eq!(db.store.remove_events(at, 10).await.unwrap(), 0, "no event is older than the cutoff");
     pass(&db, 1).await;
     assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1);
     assert_eq!(positions().await, [2, 3, 4]);
     pass(&db, 4).await;
-    assert_eq!(db.store.remove_events(now, 1).await.unwrap(), 1, "no more than asked for");
+    assert_eq!(db.store.remove_events(now, 1).await.unwrap(), 1, "no more events are removed than the limit");
     assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1);
-    assert_eq!(positions().await, [4], "the newest stays");
+    assert_eq!(positions().await, [4], "the newest event is kept");
     assert_eq!(logs().await, [(4, 4), (3, 3)]);
     emit(&db, &users).await;
     db.wait_for_positions(5).await;
@@ -226,7 +226,7 @@ async fn pending_events_of_consumer_are_not_removed(db: Db) {
     assert_eq!(db.store.remove_events(now, 10).await.unwrap(), 1, "the second event is going to be retried");
     let failures: Result<Vec<i64>, Error> =
         db.store.read(|q| q.all("SELECT position FROM consumer_failures", &[], |row| row.get(0))).await;
-    assert_eq!(failures.unwrap(), [2], "what was set aside goes with its event");
+    assert_eq!(failures.unwrap(), [2], "the failure of a removed event is removed as well");
 }
 
 /// Moves the cursor of a consumer to `position`.

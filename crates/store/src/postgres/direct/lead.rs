@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(full_tx(700, 1_000), 700);
         assert_eq!(full_tx(700, (3 << 32) + 1_000), (3 << 32) + 700);
         assert_eq!(full_tx(4_000_000_000, (3 << 32) + 1_000), (2 << 32) + 4_000_000_000);
-        assert_eq!(full_tx(700, 600), 0, "none of this number was begun");
+        assert_eq!(full_tx(700, 600), 0, "no transaction with this id has started yet");
         assert_eq!(full_tx(2, (3 << 32) + 1_000), 0, "a frozen id is older than all others");
     }
 }

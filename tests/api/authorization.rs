@@ -283,13 +283,13 @@ async fn authorization_matrix_matches_document(app: &TestApp) {
             cells += 1;
         }
     }
-    assert!(wrong.is_empty(), "of {cells} cells these are wrong: {wrong:#?}");
+    assert!(wrong.is_empty(), "wrong responses in {cells} cells: {wrong:#?}");
     note_trials(
         "ACC-09",
         "every operation by every role, on own and other users' objects, answers as documented",
         cells,
     );
-    println!("{} operations, {cells} cells, all as the document says", operations.len());
+    println!("{} operations, {cells} cells, all responses as documented", operations.len());
 }
 
 /// Returns a request that succeeds. For the used first-administrator link any well-formed secret will do.

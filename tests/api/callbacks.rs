@@ -50,7 +50,8 @@ async fn drain(app: &TestApp) {
 /// Advances to one millisecond after the next attempt. Returns the waiting time.
 async fn pass_until_next(app: &TestApp, admin: &TestUser, callback: &Value) -> Duration {
     let shown = look(admin, callback).await;
-    let next: Timestamp = serde_json::from_value(shown["next_attempt_at"].clone()).expect("a next attempt");
+    let next: Timestamp =
+        serde_json::from_value(shown["next_attempt_at"].clone()).expect("the callback has a next attempt");
     let wait = next.since(app.now());
     app.advance(wait + Duration::from_millis(1));
     wait
@@ -136,9 +137,9 @@ async fn callback_is_signed_and_response_is_stored(app: &TestApp) {
     assert_eq!(events, ["callback_endpoint.created", "callback.created", "callback.delivered"]);
     assert!(of_callbacks.iter().all(|event| !event.payload.contains("very-secret-word")));
     let dump = app.dump().await;
-    assert!(!dump.iter().any(|row| row.contains("planted-secret")), "headers are sealed");
+    assert!(!dump.iter().any(|row| row.contains("planted-secret")), "headers are not stored in plain text");
     let secret = made["secret"].as_str().expect("a secret").trim_start_matches("whsec_").to_owned();
-    assert!(!dump.iter().any(|row| row.contains(&secret)), "secrets are sealed");
+    assert!(!dump.iter().any(|row| row.contains(&secret)), "secrets are not stored in plain text");
     let state = endpoint(&admin, &made).await;
     assert_eq!((&state["attempts_succeeded"], &state["attempts_failed"]), (&json!(1), &json!(0)));
     assert_eq!((&state["url"], &state["breaker"]), (&json!(receiver.url("/hook")), &json!("closed")));
@@ -172,7 +173,7 @@ async fn recurring_callback_creates_callback_per_run(app: &TestApp) {
     let first = app.now() + hours(8) + minutes(30);
     assert_eq!(made["next"][0], json!(first));
     assert_eq!(made["next"][4], json!(first + days(4)));
-    assert!(app.rows_with(&["planted-secret"]).await.is_empty(), "headers are sealed");
+    assert!(app.rows_with(&["planted-secret"]).await.is_empty(), "headers are not stored in plain text");
 
     app.advance(hours(8));
     drain(app).await;
@@ -180,7 +181,7 @@ async fn recurring_callback_creates_callback_per_run(app: &TestApp) {
     app.advance(minutes(30));
     for day in 1..=3 {
         drain(app).await;
-        assert_eq!(receiver.count(), day, "once a day, on whichever nodes");
+        assert_eq!(receiver.count(), day, "all nodes together make one attempt a day");
         app.advance(days(1));
     }
     let arrived = receiver.arrived();
@@ -266,9 +267,12 @@ async fn failed_callback_is_retried_then_dead_lettered(app: &TestApp) {
         let shown = look(&admin, &made).await;
         assert_eq!((&shown["state"], &shown["attempts_made"]), (&json!("retrying"), &json!(failures)));
         drain(app).await;
-        assert_eq!(receiver.count(), failures, "not before its time");
+        assert_eq!(receiver.count(), failures, "the next attempt is not made before its delay ends");
         let waited = pass_until_next(app, &admin, &made).await;
-        assert!(wait <= waited && waited <= wait + wait / 10, "{waited:?} after {failures} failures");
+        assert!(
+            wait <= waited && waited <= wait + wait / 10,
+            "the delay is {waited:?} after {failures} failures"
+        );
         drain(app).await;
     }
     assert_eq!(receiver.count(), 10);
@@ -281,7 +285,10 @@ async fn failed_callback_is_retried_then_dead_lettered(app: &TestApp) {
     let arrived = receiver.arrived();
     assert_eq!(arrived.len(), 10);
     let first = arrived[0].header("webhook-id");
-    assert!(arrived.iter().all(|one| one.header("webhook-id") == first), "it stays the same");
+    assert!(
+        arrived.iter().all(|one| one.header("webhook-id") == first),
+        "all attempts have the same webhook-id"
+    );
     for one in &arrived {
         assert_eq!(one.header("webhook-signature"), signature(&made["secret"], one));
     }
@@ -311,7 +318,7 @@ async fn retry_after_is_respected(app: &TestApp) {
         let made = make(&admin, json!({ "url": receiver.url("/") })).await;
         drain(app).await;
         let waited = pass_until_next(app, &admin, &made).await;
-        assert!((min..=max).contains(&waited), "{waited:?} after {asked}");
+        assert!((min..=max).contains(&waited), "the delay is {waited:?} after {asked}");
     }
 }
 
@@ -344,7 +351,7 @@ async fn status_410_disables_endpoint(app: &TestApp) {
     drain(app).await;
     let dead = look(&admin, &waiting).await;
     assert_eq!((&dead["state"], &dead["reason"]), (&json!("failed"), &json!("endpoint_disabled")));
-    assert_eq!(receiver.count(), 1, "nothing more was sent");
+    assert_eq!(receiver.count(), 1, "no further attempt is made");
 
     receiver.replies(Reply::status(200));
     let enabled = admin.post(&format!("{path}/enable"), Value::Null).await.expect(200);
@@ -408,11 +415,7 @@ async fn open_breaker_closes_after_successful_probe(app: &TestApp) {
         made.push(make(&admin, json!({ "url": receiver.url("/") })).await);
     }
     drain(app).await;
-    assert_eq!(
-        receiver.count(),
-        5,
-        "five failures in a row open the breaker, on whichever nodes they happen"
-    );
+    assert_eq!(receiver.count(), 5, "five consecutive failures open the breaker on any nodes");
     let state = endpoint(&admin, &made[0]).await;
     let until = app.now() + seconds(30);
     assert_eq!((&state["breaker"], &state["next_request_at"]), (&json!("open"), &json!(until)));
@@ -425,7 +428,7 @@ async fn open_breaker_closes_after_successful_probe(app: &TestApp) {
     app.advance(seconds(1));
     assert_eq!(endpoint(&admin, &made[0]).await["breaker"], "half_open");
     drain(app).await;
-    assert_eq!(receiver.count(), 6, "one probe, and no more");
+    assert_eq!(receiver.count(), 6, "exactly one probe is sent");
     let state = endpoint(&admin, &made[0]).await;
     assert_eq!(
         (&state["breaker"], &state["next_request_at"]),
@@ -449,7 +452,7 @@ async fn secret_is_shown_once_and_rotates_with_overlap(app: &TestApp) {
     let receiver = Receiver::start(Reply::status(200)).await;
     let url = receiver.url("/hook");
     let made = admin.post(ENDPOINTS, json!({ "url": format!("{url}?a=b") })).await.expect(201);
-    assert_eq!(made["url"], json!(url), "a query is no part of an endpoint");
+    assert_eq!(made["url"], json!(url), "the endpoint URL has no query");
     assert!(made["secret"].as_str().is_some_and(|secret| secret.starts_with("whsec_")));
     let again = admin.post(ENDPOINTS, json!({ "url": url })).await.expect(201);
     assert_eq!((&again["id"], &again["secret"]), (&made["id"], &Value::Null));
@@ -555,7 +558,7 @@ async fn cancelled_callback_is_not_sent(app: &TestApp) {
     assert!(by_state("retrying").await.is_empty());
     let endpoint = made["endpoint_id"].as_str().expect("an endpoint");
     let of_endpoint = admin.get(&format!("{CALLBACKS}?endpoint_id={endpoint}&limit=1")).await.expect(200);
-    assert_eq!(of_endpoint["items"][0]["id"], sent["id"], "the newest first");
+    assert_eq!(of_endpoint["items"][0]["id"], sent["id"], "the newest callback is listed first");
     assert!(of_endpoint["next_cursor"].is_string());
     admin
         .get(&format!("{CALLBACKS}/01900000-0000-7000-8000-000000000000"))

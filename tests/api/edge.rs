@@ -122,7 +122,7 @@ async fn document_lists_operations(app: &TestApp) {
     let text = document.to_string();
     for reference in text.split(r##""$ref":"#"##).skip(1) {
         let pointer = reference.split('"').next().expect("a pointer");
-        assert!(document.pointer(pointer).is_some(), "{pointer} leads nowhere");
+        assert!(document.pointer(pointer).is_some(), "{pointer} does not exist in the document");
     }
 }
 
@@ -268,7 +268,7 @@ async fn default_limits_are_enforced() {
         };
         for n in 1..=limit {
             let response = ask().await;
-            assert_ne!(response.status, 429, "{path}: the {n}th of {limit}");
+            assert_ne!(response.status, 429, "{path}: request {n} of {limit} is allowed");
             let left = format!(";r={};", limit - n);
             assert!(
                 response.header("ratelimit").is_some_and(|header| header.contains(&left)),
@@ -279,7 +279,7 @@ async fn default_limits_are_enforced() {
         assert_eq!(refused.header("retry-after"), Some("1"), "{path}");
         refused.expect_problem(429, "rate_limited");
         app.advance(seconds(1));
-        assert_ne!(ask().await.status, 429, "{path}: a second later");
+        assert_ne!(ask().await.status, 429, "{path}: a request is allowed one second later");
     }
     assert_eq!(app.metric("kith_http_requests_limited_total{policy=\"auth\"}").await, 2.0);
     app.stop().await;

@@ -143,7 +143,7 @@ async fn stale_attempt_report_is_ignored(app: &TestApp) {
     assert_eq!(
         claim(&client, "default", json!({})).await,
         [] as [Value; 0],
-        "a heartbeat keeps all of a claim"
+        "a heartbeat renews all jobs of a claim"
     );
     report(&client, other, "complete", json!({ "lease_token": token })).await.expect(200);
     app.advance(seconds(2));
@@ -189,7 +189,7 @@ async fn worker_decides_how_failure_continues(app: &TestApp) {
     let body = json!({ "lease_token": token, "action": "snooze", "wait_ms": 60_000 });
     let snoozed = report(&client, id, "fail", body).await.expect(200);
     assert_eq!(snoozed["run_at"], json!(app.now() + minutes(1)));
-    assert_eq!(show(&client, id).await["failures"], 1, "not now is no failure");
+    assert_eq!(show(&client, id).await["failures"], 1, "a snooze does not count as a failure");
     app.advance(minutes(1));
 
     let token = take().await;
@@ -233,7 +233,7 @@ async fn dead_letters_are_redriven_and_discarded_in_bulk(app: &TestApp) {
     assert_eq!(redriven, json!({ "jobs": 1, "more": false }));
     assert_eq!(dead().await, [b, c]);
     app.advance(DUE_POLL_INTERVAL);
-    assert_eq!(ids(&claim(&client, "mail", json!({})).await), [a], "under its own id");
+    assert_eq!(ids(&claim(&client, "mail", json!({})).await), [a], "the redriven job keeps its id");
     assert_eq!(bulk("discard", json!({ "queue": "post" })).await["jobs"], 1);
     client.get(&format!("{JOBS}/{c}")).await.expect_problem(404, "not_found");
     let footprint = app.footprint().await;
@@ -296,7 +296,11 @@ async fn unique_job_is_enqueued_once(app: &TestApp) {
         report(&client, job["id"].as_i64().expect("an id"), "complete", body).await.expect(200);
     }
     assert_eq!(show(&client, id).await["state"], "completed");
-    assert_eq!(put(throttled.clone(), 2, 0).await["existing"], true, "within its period there is one");
+    assert_eq!(
+        put(throttled.clone(), 2, 0).await["existing"],
+        true,
+        "the key stays taken until its period ends"
+    );
     app.advance(minutes(1));
     assert_eq!(put(throttled, 3, 0).await["existing"], false);
 }
@@ -332,7 +336,7 @@ async fn parent_runs_after_children_with_results(app: &TestApp) {
     }
     assert_eq!(order, ["photo", "scan", "photo", "album"]);
     let later = enqueue(&client, json!({ "kind": "print", "after": [parent] })).await;
-    assert_eq!(show(&client, later).await["state"], "ready", "what it waits for has ended");
+    assert_eq!(show(&client, later).await["state"], "ready", "a job whose dependency has finished is ready");
 }
 
 async fn failed_child_fails_parent_by_default(app: &TestApp) {
@@ -365,7 +369,7 @@ async fn job_kind_declares_schema_and_defaults(app: &TestApp) {
     assert_eq!(client.get("/api/v1/job-kinds").await.expect(200)["items"], json!([declared]));
     let footprint = app.footprint().await;
     app.advance(seconds(1));
-    assert_eq!(put(body).await.expect(200), declared, "the same again is no change");
+    assert_eq!(put(body).await.expect(200), declared, "declaring the same again changes nothing");
     assert_eq!(app.footprint().await, footprint);
 
     let id = enqueue(&client, json!({ "kind": "mail.send", "payload": { "to": "ada" } })).await;
@@ -431,7 +435,7 @@ async fn batch_enqueue_is_atomic(app: &TestApp) {
         );
     }
     let expected: Vec<_> = made.into_iter().zip(0..500).collect();
-    assert_eq!(taken, expected, "each once, in order");
+    assert_eq!(taken, expected, "jobs are claimed exactly once and in order");
     let faulty = json!({ "jobs": [{ "kind": "many" }, { "kind": "no spaces" }] });
     let faults = client.post(&bulk, faulty).await.expect_faults();
     assert_eq!(faults, [("/jobs/1/kind".to_owned(), "invalid".to_owned())]);
@@ -527,7 +531,7 @@ async fn claim_of_disconnected_client_is_released(app: &TestApp) {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), given_back).await.expect("it is given back");
+    tokio::time::timeout(Duration::from_secs(20), given_back).await.expect("the job is released");
     app.advance(DUE_POLL_INTERVAL);
     assert_eq!(ids(&claim(&client, "default", json!({})).await), [id]);
 }

@@ -127,7 +127,7 @@ async fn admin_create_creates_administrators(engine: Engine) {
     }
     assert_eq!(role(&client, "dora@example.org").await, "admin");
     let link = folder.folder().join("first-admin-link");
-    assert!(!link.exists(), "a link is offered although there is an administrator");
+    assert!(!link.exists(), "a link exists although there is an administrator");
     addresses_are_settled(&folder, &client).await;
 }
 
@@ -160,7 +160,7 @@ async fn link_file_creates_first_administrator() {
     assert!(hint.contains(file.to_str().expect("text")), "{hint}");
     let link = std::fs::read_to_string(&file).expect("a link");
     assert_eq!(std::fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o600);
-    let (page, secret) = link.trim().split_once('#').expect("a secret behind #");
+    let (page, secret) = link.trim().split_once('#').expect("the link has a secret after #");
     assert_eq!(page, format!("http://{}/first-admin", server.addr));
     assert!(!hint.contains(secret), "{hint}");
 

@@ -63,7 +63,7 @@ async fn server_survives_database_outage() {
             while client.get(path).await.status != 200 {}
         }
     };
-    tokio::time::timeout(PATIENCE, back).await.expect("it comes back by itself");
+    tokio::time::timeout(PATIENCE, back).await.expect("the server recovers automatically");
     assert_eq!(signed_in.get("/api/v1/me").await.expect(200), ada["user"]);
     assert_eq!(client.post(LOGIN, log_in).await.expect(200)["user"], ada["user"]);
 }
@@ -82,7 +82,7 @@ async fn server_uses_database_clock_and_reports_own_offset() {
     let before = SystemClock.now();
     let ada = client.post(REGISTER, registration()).await.expect(201);
     let created_at = ada["user"]["created_at"].as_str().expect("a time").parse().expect("a time");
-    assert!(within(created_at, before + hours(1)), "made at {created_at}, asked for at {before}");
+    assert!(within(created_at, before + hours(1)), "created at {created_at}, requested at {before}");
     for path in CHECKS {
         let report = client.get(path).await.expect(503);
         let skew = &report["checks"]["clock:skew"][0];

@@ -174,7 +174,7 @@ async fn stale_schedule_edit_is_rejected(app: &TestApp) {
         client.send(method, &path(name), body.to_string().into()).await
     };
     let changed = send(&meant_for, Method::PUT, "nightly", &otherwise).await.expect(200);
-    assert_eq!(changed["upcoming"][0], after(app, 8), "it keeps its place");
+    assert_eq!(changed["upcoming"][0], after(app, 8), "the next run time is unchanged");
     let footprint = app.footprint().await;
     for method in [Method::PUT, Method::DELETE] {
         let refused = send(&meant_for, method, "nightly", &body("@daily")).await;
@@ -184,7 +184,7 @@ async fn stale_schedule_edit_is_rejected(app: &TestApp) {
     absent.expect_problem(412, "precondition_failed");
     assert_eq!(app.footprint().await, footprint);
     let rescheduled = put(&admin, "nightly", body("@every 1h")).await;
-    assert_eq!(rescheduled["upcoming"][0], after(app, 1), "other times begin now");
+    assert_eq!(rescheduled["upcoming"][0], after(app, 1), "a changed schedule starts from now");
 }
 
 async fn schedule_runs_once_across_nodes(app: &TestApp) {
@@ -201,7 +201,7 @@ async fn schedule_runs_once_across_nodes(app: &TestApp) {
             assert_eq!(work(app).await, 1);
         }
     }
-    assert_eq!(jobs, 2, "the second and the fourth overlap");
+    assert_eq!(jobs, 2, "the second and the fourth run are skipped as overlaps");
     let page = admin.get(&format!("{}/runs?limit=3", path("often"))).await.expect(200);
     let at = |n: u64| (start + minutes(10 * n)).to_string();
     let runs = page["items"].as_array().expect("runs");
@@ -230,13 +230,13 @@ async fn a_schedule_is_paused_resumed_and_removed(app: &TestApp) {
     assert_eq!(tick(app).await, 0);
     let resumed = admin.post(&format!("{}/resume", path("often")), Value::Null).await.expect(200);
     let next: Timestamp = resumed["upcoming"][0].as_str().expect("a time").parse().expect("a time");
-    assert_eq!(next, app.now() + minutes(30), "it goes on from its anchor");
+    assert_eq!(next, app.now() + minutes(30), "the schedule continues from its anchor");
     app.advance(minutes(30));
     assert_eq!(tick(app).await, 1);
     admin.delete(&path("often"), Value::Null).await.expect(204);
     app.advance(hours(1));
     assert_eq!(tick(app).await, 0);
-    assert_eq!(work(app).await, 1, "what was enqueued stays");
+    assert_eq!(work(app).await, 1, "jobs that are already enqueued are kept");
     for (method, rest) in
         [(Method::GET, ""), (Method::DELETE, ""), (Method::POST, "/pause"), (Method::POST, "/run")]
     {
@@ -256,7 +256,7 @@ async fn schedule_can_be_run_and_backfilled(app: &TestApp) {
     assert!(job["job_id"].is_i64());
     let start = app.now();
     app.advance(hours(5));
-    assert_eq!(tick(app).await, 1, "the latest is made up for");
+    assert_eq!(tick(app).await, 1, "the latest missed run is enqueued");
     let backfill = async |from: Timestamp, to: Timestamp| {
         admin.post(&format!("{}/backfill", path("often")), json!({ "from": from, "to": to })).await
     };

@@ -109,8 +109,16 @@ async fn lists_are_ordered_by_declared_fields(app: &TestApp) {
     let reversed: Vec<_> = sorted.iter().rev().copied().collect();
     for field in ["v", "/deep/er"] {
         for limit in [1, 5, 100] {
-            assert_eq!(walk(&ada, &format!("&order={field}"), limit).await, sorted, "{field} by {limit}");
-            assert_eq!(walk(&ada, &format!("&order=-{field}"), limit).await, reversed, "{field} by {limit}");
+            assert_eq!(
+                walk(&ada, &format!("&order={field}"), limit).await,
+                sorted,
+                "order by {field}, pages of {limit}"
+            );
+            assert_eq!(
+                walk(&ada, &format!("&order=-{field}"), limit).await,
+                reversed,
+                "order by {field}, pages of {limit}"
+            );
         }
     }
     for (at, value) in values.iter().enumerate().filter(|(_, value)| !value["v"].is_array()) {

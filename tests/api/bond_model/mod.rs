@@ -45,7 +45,7 @@ fn setting(name: &str, default: u64) -> u64 {
 async fn random_stories_match_model(app: &TestApp) {
     let (seed, stories) = (setting("KITH_MODEL_SEED", SEED), setting("KITH_MODEL_STORIES", STORIES.into()));
     let config = Config {
-        cases: u32::try_from(stories).expect("not that many"),
+        cases: u32::try_from(stories).expect("the number of stories fits in 32 bits"),
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(REGRESSIONS_FILE))),
         max_shrink_time: 120_000,
         max_shrink_iters: 4_000,

@@ -40,7 +40,7 @@ impl TestApp {
     /// the servers.
     pub async fn run(engine: Engine, change: impl Fn(&mut Config), scenario: impl AsyncFnOnce(&Self)) {
         if !engine.is_chosen() {
-            eprintln!("left out: this run does without PostgreSQL");
+            eprintln!("skipped: this run does not use PostgreSQL");
             return;
         }
         let app = Self::start_with(engine, engine.database().await, change).await;
@@ -154,7 +154,11 @@ impl TestApp {
         while in_a_row < self.nodes.len() {
             // The client alternates between the nodes, so every node has answered in a row.
             in_a_row = if holds().await { in_a_row + 1 } else { 0 };
-            assert!(began.elapsed() < bound, "not everywhere after {:?}", began.elapsed());
+            assert!(
+                began.elapsed() < bound,
+                "the condition does not hold on all nodes after {:?}",
+                began.elapsed()
+            );
             tokio::task::yield_now().await;
         }
     }
@@ -169,7 +173,7 @@ impl TestApp {
     /// Runs the due schedules, jobs and event consumers on every node.
     pub async fn run_due(&self) {
         for node in &self.nodes {
-            node.app.run_due().await.expect("what is due");
+            node.app.run_due().await.expect("the due work runs");
         }
     }
 
@@ -234,7 +238,7 @@ impl TestApp {
             let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
             counted.extend(value.map(|value| value.parse::<f64>().expect("a number")));
         }
-        assert!(!counted.is_empty(), "no node counts {series}");
+        assert!(!counted.is_empty(), "no node reports {series}");
         counted.iter().sum()
     }
 
@@ -349,15 +353,16 @@ impl TestUser {
     pub async fn signed_in(&self) -> Client {
         let now = self.clock.now();
         let expired = {
-            let session = self.session.lock().expect("no panic before");
+            let session = self.session.lock().expect("no thread panicked while it held the lock");
             now.since(session.started) >= session.lasts
         };
         if expired {
             let body = json!({ "email": self.email, "password": PASSWORD });
             let response = self.client.post("/api/v1/auth/login", body).await.expect(200);
-            *self.session.lock().expect("no panic before") = Session::new(&response, now);
+            *self.session.lock().expect("no thread panicked while it held the lock") =
+                Session::new(&response, now);
         }
-        let session = self.session.lock().expect("no panic before");
+        let session = self.session.lock().expect("no thread panicked while it held the lock");
         self.client.with_token(&session.access_token)
     }
 }

@@ -94,7 +94,7 @@ impl Browser {
         if !self.session.is_null() {
             message["sessionId"] = self.session.clone();
         }
-        self.commands.write_all(format!("{message}\0").as_bytes()).expect("a browser that listens");
+        self.commands.write_all(format!("{message}\0").as_bytes()).expect("the browser reads commands");
         loop {
             let mut said = self.next();
             if said["id"] == self.last_id {
@@ -105,7 +105,7 @@ impl Browser {
     }
 
     fn next(&self) -> Value {
-        self.messages.recv_timeout(PATIENCE).expect("a browser that answers")
+        self.messages.recv_timeout(PATIENCE).expect("the browser responds")
     }
 }
 

@@ -124,7 +124,7 @@ impl Contract {
         let schema = self.resolve(schema);
         let unknown =
             schema.as_object().into_iter().flatten().find(|(word, _)| !KNOWN.contains(&word.as_str()));
-        assert_eq!(unknown, None, "the document uses what the contract does not know");
+        assert_eq!(unknown, None, "the document uses a keyword that the contract check does not support");
         if let Some(options) = schema["oneOf"].as_array() {
             if !options.iter().any(|option| self.is(option, value)) {
                 faults.push(format!("{at}: {value} is none of what is declared"));
@@ -183,7 +183,7 @@ impl Contract {
     fn resolve<'s>(&'s self, schema: &'s Value) -> &'s Value {
         let reference = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
         reference
-            .map_or(schema, |pointer| self.document.pointer(pointer).expect("a reference that leads there"))
+            .map_or(schema, |pointer| self.document.pointer(pointer).expect("the referenced schema exists"))
     }
 }
 
@@ -223,7 +223,7 @@ fn check_type(schema: &Value, value: &Value, at: &str, faults: &mut FaultList) {
         "integer" => value.is_i64() || value.is_u64(),
         "number" => value.is_number(),
         "null" => value.is_null(),
-        unknown => panic!("the document knows a type {unknown:?}, and the contract does not"),
+        unknown => panic!("the contract check does not support the type {unknown:?}"),
     };
     let kind = &schema["type"];
     let right = match kind {
@@ -245,7 +245,7 @@ fn check_text(schema: &Value, value: &Value, at: &str, faults: &mut FaultList) {
         None => true,
         Some("uuid") => text.parse::<Uuid>().is_ok(),
         Some("date-time") => text.parse::<Timestamp>().is_ok(),
-        Some(unknown) => panic!("the document knows a format {unknown:?}, and the contract does not"),
+        Some(unknown) => panic!("the contract check does not support the format {unknown:?}"),
     };
     if !right {
         faults.push(format!("{at}: {text:?} has another form"));

@@ -255,7 +255,12 @@ async fn link_creates_one_administrator(app: &TestApp) {
     let refused = responses.into_iter().filter(|response| response.status != 201);
     refused.for_each(|response| drop(response.expect_problem(403, "invalid_link")));
     assert_eq!(audited(app, "account.made_admin").await.len(), 1);
-    assert!(first_admin::create_link(app.parts(), "http://localhost").await.expect("no fault").is_none());
+    assert!(
+        first_admin::create_link(app.parts(), "http://localhost")
+            .await
+            .expect("the database responds")
+            .is_none()
+    );
     assert!(!link_file(app).exists(), "the link file was not removed");
 }
 

@@ -135,7 +135,7 @@ async fn users_read_own_activity(app: &TestApp) {
     assert_eq!(all(&of_ada, "id").len(), of_ada["items"].as_array().expect("items").len());
 
     let first = ada.get("/api/v1/me/activity?limit=1").await.expect(200);
-    let cursor = first["next_cursor"].as_str().expect("more");
+    let cursor = first["next_cursor"].as_str().expect("a cursor");
     let second = ada.get(&format!("/api/v1/me/activity?limit=1&cursor={cursor}")).await.expect(200);
     assert_eq!(
         json!([first["items"][0], second["items"][0]]),

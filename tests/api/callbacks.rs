@@ -668,7 +668,7 @@ async fn guide_verification_code_works() {
         let expected = ["true", "true", "true", "false", "false", "false"];
         for (language, command, driver) in [("python", "python3", PYTHON), ("js", "node", NODE)] {
             let (_, rest) = GUIDE.split_once(&format!("```{language}\n")).expect("a listing");
-            let (listing, _) = rest.split_once("```").expect("its end");
+            let (listing, _) = rest.split_once("```").expect("the end of the listing");
             let said = run(command, if language == "js" { "-e" } else { "-c" }, &format!("{listing}\n{driver}"), &cases);
             assert_eq!(said.to_lowercase().split_whitespace().collect::<Vec<_>>(), expected, "{language}");
         }
@@ -683,8 +683,13 @@ fn run(command: &str, flag: &str, program: &str, input: &Value) -> String {
     let child =
         Command::new(command).args([flag, program]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = child.unwrap_or_else(|error| panic!("{command}: {error}"));
-    child.stdin.take().expect("a pipe").write_all(input.to_string().as_bytes()).expect("it reads");
-    let output = child.wait_with_output().expect("it ends");
+    child
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(input.to_string().as_bytes())
+        .expect("the program reads its input");
+    let output = child.wait_with_output().expect("the program exits");
     assert!(output.status.success(), "{command}");
     String::from_utf8(output.stdout).expect("text")
 }

@@ -42,7 +42,7 @@ async fn check_tables(app: &TestApp, round: usize) {
 /// Removes cooldowns of earlier rounds.
 async fn forget_refusals(app: &TestApp) {
     let forgotten = app.db().write(|tx| tx.exec("DELETE FROM partner_refusals", &[]));
-    forgotten.await.map_err(|error: Error| error).expect("nothing refused");
+    forgotten.await.map_err(|error: Error| error).expect("the rejections are deleted");
 }
 
 async fn one_of_concurrent_decisions_wins(app: &TestApp) {

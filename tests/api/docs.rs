@@ -22,7 +22,7 @@ fn text(response: TestResponse) -> String {
 /// Returns all values of an HTML attribute.
 fn values<'a>(html: &'a str, attribute: &str) -> Vec<&'a str> {
     let start = format!(" {attribute}=\"");
-    html.split(&start).skip(1).map(|rest| rest.split('"').next().expect("its end")).collect()
+    html.split(&start).skip(1).map(|rest| rest.split('"').next().expect("a closing quote")).collect()
 }
 
 /// Proves the readiness requirement API-03.

@@ -181,8 +181,8 @@ async fn non_public_operations_require_token(app: &TestApp) {
 
 fn gzip(bytes: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(bytes).expect("room");
-    encoder.finish().expect("room").into()
+    encoder.write_all(bytes).expect("a buffer with room");
+    encoder.finish().expect("a buffer with room").into()
 }
 
 /// Proves the readiness requirement API-09.

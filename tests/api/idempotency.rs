@@ -281,8 +281,8 @@ async fn duplicate_waits_at_most_five_seconds() {
     let (let_row_go, row_held) = hold_transaction(&db, move |tx| {
         tx.exec("UPDATE partner_requests SET message = message WHERE id = $1", params![row]).map(drop)
     });
-    held.recv().expect("held");
-    row_held.recv().expect("held");
+    held.recv().expect("the transaction holds its locks");
+    row_held.recv().expect("the transaction holds its locks");
 
     let accepts = accepts.with_header(IDEMPOTENCY_KEY, "key");
     let accept = format!("{REQUESTS}/{id}/accept");

@@ -157,7 +157,8 @@ impl EventStream {
 
     async fn line(&mut self) -> Option<String> {
         let mut line = String::new();
-        let read = tokio::time::timeout(PATIENCE, self.0.read_line(&mut line)).await.expect("in time");
+        let read =
+            tokio::time::timeout(PATIENCE, self.0.read_line(&mut line)).await.expect("an event in time");
         (read.expect("text") > 0).then(|| line.trim_end().to_owned())
     }
 

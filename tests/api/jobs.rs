@@ -84,7 +84,7 @@ async fn job_is_claimed_extended_and_completed(app: &TestApp) {
     let id = enqueue(&client, body).await;
     assert_eq!(claim(&client, "others", json!({})).await, [] as [Value; 0]);
     let [job] = &claim(&client, "images", json!({ "worker": "ada", "limit": 10 })).await[..] else {
-        panic!("one")
+        panic!("the claim does not return exactly one job")
     };
     assert_eq!((job["id"].as_i64(), job["attempt"].as_i64()), (Some(id), Some(1)));
     assert_eq!((&job["kind"], &job["payload"]), (&json!("thumbnails.make"), &json!({ "image": 7 })));
@@ -327,7 +327,7 @@ async fn parent_runs_after_children_with_results(app: &TestApp) {
         if kind == "album" {
             let awaits = show(&client, id).await["dependencies"].clone();
             let results: Vec<_> =
-                awaits.as_array().expect("awaited").iter().map(|one| one["result"].clone()).collect();
+                awaits.as_array().expect("dependencies").iter().map(|one| one["result"].clone()).collect();
             assert_eq!(results, [json!({ "of": 1 }), json!({ "of": 2 })]);
         }
         let body = json!({ "lease_token": job["lease_token"], "result": { "of": job["payload"] } });
@@ -464,7 +464,7 @@ async fn claim_long_polls_until_job_exists(app: &TestApp) {
     let enqueues = async {
         tokio::time::timeout(Duration::from_millis(300), std::future::pending::<()>())
             .await
-            .expect_err("over");
+            .expect_err("the future never resolves");
         enqueue(&client, json!({ "kind": "a", "queue": "slow" })).await
     };
     let (claimed, id) = tokio::join!(waits, enqueues);

@@ -46,7 +46,7 @@ async fn server_survives_database_outage() {
         assert!(database_check(&report)["observedValue"].is_u64(), "{report:#}");
     }
 
-    server.stop(StopMode::Fast).expect("a stop");
+    server.stop(StopMode::Fast).expect("the server stops");
     for path in CHECKS {
         let report = client.get(path).await.expect(503);
         assert_eq!((&report["status"], &database_check(&report)["status"]), (&json!("fail"), &json!("fail")));
@@ -57,7 +57,7 @@ async fn server_survives_database_outage() {
     let log_in = json!({ "email": "ada@example.org", "password": PASSWORD });
     client.post(LOGIN, log_in.clone()).await.expect_problem(503, "unavailable");
 
-    server.restart().expect("a start");
+    server.restart().expect("the server starts");
     let back = async {
         for path in CHECKS {
             while client.get(path).await.status != 200 {}
@@ -110,6 +110,6 @@ async fn advance_database_clock(database: &TestDatabase) {
             &[],
         )
     });
-    put.await.map_err(|error: Error| error).expect("another clock");
+    put.await.map_err(|error: Error| error).expect("the clock is changed");
     db.close().await;
 }

@@ -79,7 +79,7 @@ async fn stops_under_load(engine: Engine) {
     kith.terminate();
     let responses =
         tokio::time::timeout(PATIENCE, join_all(loads)).await.expect("every connection is closed");
-    let responses: usize = responses.into_iter().map(|load| load.expect("complete answers")).sum();
+    let responses: usize = responses.into_iter().map(|load| load.expect("only complete responses")).sum();
     assert!(kith.wait().await.success());
     let took = asked.elapsed();
     assert!(took < latency_bound(STOP_WITHIN), "the stop took {took:?}");

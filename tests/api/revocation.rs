@@ -268,7 +268,7 @@ async fn check_node_without_events(app: &TestApp) {
     app.events().await;
     let (let_go, held) =
         hold_transaction(&db, |tx| tx.exec("LOCK TABLE outbox_positions IN EXCLUSIVE MODE", &[]).map(drop));
-    held.recv().expect("held");
+    held.recv().expect("the transaction holds its locks");
     for node in [0, 1, 0, 1] {
         assert!(revoked.is_in(node).await);
     }

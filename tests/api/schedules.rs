@@ -158,7 +158,7 @@ async fn schedule_field_errors_are_reported(app: &TestApp) {
         );
     }
     let says = admin.put(&path("wrong"), body("0 25 * * *")).await.expect_problem(422, "validation_failed");
-    assert!(says["errors"][0]["detail"].as_str().expect("words").contains("hour field: `25`"), "{says}");
+    assert!(says["errors"][0]["detail"].as_str().expect("a text").contains("hour field: `25`"), "{says}");
     assert_eq!(app.footprint().await, footprint);
 }
 
@@ -210,7 +210,7 @@ async fn schedule_runs_once_across_nodes(app: &TestApp) {
         listed,
         [(json!(at(4)), Value::Null), (json!(at(3)), json!("ready")), (json!(at(2)), Value::Null)]
     );
-    let cursor = page["next_cursor"].as_str().expect("another page");
+    let cursor = page["next_cursor"].as_str().expect("a cursor");
     let rest = admin.get(&format!("{}/runs?cursor={cursor}", path("often"))).await.expect(200);
     let first = &rest["items"][0];
     assert_eq!(rest["items"].as_array().map(Vec::len), Some(1));
@@ -308,7 +308,7 @@ async fn schedules_are_listed_by_name_with_filters(app: &TestApp) {
     };
     let (first, cursor) = names("declared=false&limit=3").await;
     assert_eq!(first, "a b c");
-    let cursor = cursor.expect("another page");
+    let cursor = cursor.expect("a cursor");
     assert_eq!(names(&format!("declared=false&limit=3&cursor={cursor}")).await, ("d".to_owned(), None));
     assert_eq!(names("paused=true&declared=false").await.0, "d");
     assert_eq!(names(&format!("kind={KIND}.b")).await.0, "b");
@@ -320,7 +320,7 @@ static DECLARED: &[DeclaredSchedule] = &[DeclaredSchedule::new("reports.declared
 
 async fn declared_schedules_can_only_be_paused_and_run(app: &TestApp) {
     let admin = app.admin("ada").await;
-    app.parts().jobs.declare(vec![("reports", DECLARED)]).await.expect("declared");
+    app.parts().jobs.declare(vec![("reports", DECLARED)]).await.expect("the schedules are declared");
     let shown = admin.get(&path("reports.declared")).await.expect(200);
     assert_eq!((&shown["owner"], &shown["declared"]), (&json!("module:reports"), &json!(true)));
     let footprint = app.footprint().await;
@@ -329,7 +329,7 @@ async fn declared_schedules_can_only_be_paused_and_run(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
     admin.post(&format!("{}/pause", path("reports.declared")), Value::Null).await.expect(200);
     admin.post(&format!("{}/run", path("reports.declared")), Value::Null).await.expect(201);
-    app.parts().jobs.declare(Vec::new()).await.expect("declared");
+    app.parts().jobs.declare(Vec::new()).await.expect("the schedules are declared");
     admin.get(&path("reports.declared")).await.expect_problem(404, "not_found");
 }
 

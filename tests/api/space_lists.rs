@@ -169,7 +169,7 @@ async fn undeclared_fields_are_rejected(app: &TestApp) {
     let refused = async |query: &str| {
         let problem = ada.get(&format!("{BOOKS}?{query}")).await.expect_problem(400, "malformed_request");
         let fault = problem["errors"][0].clone();
-        (fault["pointer"].as_str().expect("a place").to_owned(), fault["detail"].to_string())
+        (fault["pointer"].as_str().expect("a pointer").to_owned(), fault["detail"].to_string())
     };
     assert!(refused("order=n").await.1.contains("no declared list fields"));
     admin.put(DECLARED, json!({ "fields": ["pages", "kind"] })).await.expect(200);

@@ -157,7 +157,7 @@ async fn forged_tokens_are_rejected(app: &TestApp) {
     let address = trap.local_addr().expect("an address").to_string();
     let mut corpus = corpus(app, &key, &session, &address).await;
     corpus.push(("another server's".to_owned(), token_of_other_server().await));
-    let nodes = f64::from(u32::try_from(app.node_count()).expect("a few"));
+    let nodes = f64::from(u32::try_from(app.node_count()).expect("a small number of nodes"));
     for round in 1..=2 {
         let before = app.footprint().await;
         for (what, token) in &corpus {

@@ -164,7 +164,7 @@ async fn wipe(app: &TestApp) {
         }
         Ok::<_, Error>(())
     });
-    wiped.await.expect("nothing left");
+    wiped.await.expect("the requests are deleted");
 }
 
 fn call(began: usize, ended: usize, operation: ClientOperation, result: OperationResult) -> Call {

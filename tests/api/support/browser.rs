@@ -45,9 +45,9 @@ impl Browser {
         command.args(["--no-first-run", "--disable-dev-shm-usage", "--disable-background-networking"]);
         command.args(["--lang=en-GB"]).env("LANGUAGE", "en_GB").env("TZ", "UTC");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a browser");
-        let commands = child.stdin.take().expect("its commands");
+        let commands = child.stdin.take().expect("a pipe for commands");
         let (sender, messages) = channel();
-        let responses = BufReader::new(child.stdout.take().expect("its answers"));
+        let responses = BufReader::new(child.stdout.take().expect("a pipe for responses"));
         std::thread::spawn(move || {
             for message in responses.split(0).map_while(Result::ok) {
                 let message = serde_json::from_slice(&message).expect("JSON");

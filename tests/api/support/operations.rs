@@ -346,7 +346,7 @@ impl TestApp {
     async fn docs_file(&self) -> String {
         let page = self.anonymous().get("/docs").await.expect(200);
         let (_, rest) = page.as_str().expect("HTML").split_once("/docs/").expect("the page refers to a file");
-        rest.split('"').next().expect("its name").to_owned()
+        rest.split('"').next().expect("the name of the file").to_owned()
     }
 }
 

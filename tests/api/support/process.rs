@@ -112,7 +112,7 @@ impl Kith {
     /// Waits for its end.
     pub async fn wait(mut self) -> ExitStatus {
         let waited = tokio::task::spawn_blocking(move || self.child.wait().expect("a child process"));
-        tokio::time::timeout(PATIENCE, waited).await.expect("it ends").expect("no panic")
+        tokio::time::timeout(PATIENCE, waited).await.expect("the process exits").expect("no panic")
     }
 
     /// Returns the log lines up to and including the first one that contains all of `words`.

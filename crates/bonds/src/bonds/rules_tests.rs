@@ -286,7 +286,7 @@ fn request_by_email_reaches_discoverable_users_only() {
         None => "nobody",
         Some(SendDecision::New { .. }) => "them",
         Some(SendDecision::Crossed(_)) => "crossed",
-        Some(SendDecision::Repeated(_) | SendDecision::Withheld) => panic!("unexpected request"),
+        Some(SendDecision::Repeated(_) | SendDecision::Withheld) => panic!("unexpected decision"),
     };
     let live = || Some(request(RequestStatus::Pending, BEFORE));
     assert_eq!(reaches(&context(ADA, None)), "them");

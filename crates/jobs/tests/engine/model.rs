@@ -123,7 +123,7 @@ impl Sequence {
             crashes: 0,
             is_cancel_requested: false,
         };
-        assert!(self.jobs.insert(id, job).is_none(), "{id} was given twice");
+        assert!(self.jobs.insert(id, job).is_none(), "{id} was assigned twice");
     }
 
     async fn register(&mut self) {
@@ -150,7 +150,7 @@ impl Sequence {
             room.min(due.len() as i64),
             "the claim returns as many due jobs as it has room for: {due:?}"
         );
-        assert!(usual.iter().all(|id| due.contains(id)), "{usual:?} of {due:?}");
+        assert!(usual.iter().all(|id| due.contains(id)), "claimed {usual:?}, due {due:?}");
         assert!(suspects.len() <= 1 && suspects.iter().all(|id| is_due(&self.jobs[id])));
         if !suspects.is_empty() {
             let beside =
@@ -317,7 +317,7 @@ impl Sequence {
         });
         let beats: BTreeMap<_, _> = beats.await.unwrap().into_iter().collect();
         for (worker, last) in &mut self.workers {
-            assert!(beats[worker] <= *last, "worker {worker}");
+            assert!(beats[worker] <= *last, "heartbeat of worker {worker}");
             *last = beats[worker];
         }
         self.undone += undone.len();
@@ -350,9 +350,13 @@ impl Sequence {
         }
         for (id, job) in &self.jobs {
             let record = self.engine.job(*id).await;
-            assert_eq!(ModelState::Finished(record.state), job.at, "job {id} at the end");
+            assert_eq!(ModelState::Finished(record.state), job.at, "final state of job {id}");
             let acknowledged = self.acknowledged.get(id).copied().unwrap_or(0);
-            assert_eq!(acknowledged, usize::from(record.state == JobState::Completed), "job {id}");
+            assert_eq!(
+                acknowledged,
+                usize::from(record.state == JobState::Completed),
+                "number of acknowledgements of job {id}"
+            );
         }
         assert_eq!(self.engine.count("SELECT COUNT(*) FROM jobs").await, 0);
     }
@@ -383,7 +387,7 @@ async fn random_sequences_with_crashes_agree_with_model() {
 /// Runs random sequences. Returns the number of claims undone by crashes.
 async fn run_sequences(engine: Engine, server: Option<PostgresServer>, stories: u64) -> usize {
     let seed = number("KITH_JOB_SEED", 1);
-    eprintln!("{stories} histories, starting at seed {seed}");
+    eprintln!("{stories} sequences, starting at seed {seed}");
     let second = engine.second().await;
     let mut story = Sequence {
         second,
@@ -409,9 +413,9 @@ async fn run_sequences(engine: Engine, server: Option<PostgresServer>, stories: 
         };
         let result = futures_util::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(telling)).await;
         if result.is_err() {
-            panic!("the history of seed {n} failed after:\n{}", story.steps.join("\n"));
+            panic!("the sequence of seed {n} failed after:\n{}", story.steps.join("\n"));
         }
-        assert!(story.jobs.len() > jobs && story.claims.len() > claims, "the history of seed {n} was empty");
+        assert!(story.jobs.len() > jobs && story.claims.len() > claims, "the sequence of seed {n} was empty");
         // Forget ended jobs, so that they do not slow down the next sequence.
         story.jobs.clear();
         story.claims.clear();

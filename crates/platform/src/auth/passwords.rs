@@ -326,7 +326,11 @@ mod tests {
             (verify("correct horse").await, verify("correct hors").await),
             (PasswordMatch::Yes, PasswordMatch::No)
         );
-        assert_ne!(phc, passwords.hash(None, "correct horse".into()).await.unwrap(), "salts repeat");
+        assert_ne!(
+            phc,
+            passwords.hash(None, "correct horse".into()).await.unwrap(),
+            "each hash uses a different salt"
+        );
     }
 
     #[tokio::test]

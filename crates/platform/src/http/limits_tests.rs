@@ -182,7 +182,7 @@ fn idle_networks_are_removed_from_limiter() {
         clock.advance(seconds(2));
     }
     let kept = policy.limiter.len();
-    assert!(kept <= 3 * networks as usize, "{kept} of {} networks", rounds * networks);
+    assert!(kept <= 3 * networks as usize, "{kept} of {} networks are stored", rounds * networks);
 }
 
 #[test]

@@ -37,7 +37,7 @@ async fn sign_in(app: &TestApp, user: &TestUser) -> Value {
 }
 
 fn text<'v>(value: &'v Value, key: &str) -> &'v str {
-    value[key].as_str().unwrap_or_else(|| panic!("no {key}"))
+    value[key].as_str().unwrap_or_else(|| panic!("{key} is missing"))
 }
 
 /// Returns forged tokens with a description of each.

@@ -237,5 +237,5 @@ async fn write_table_of_twins() {
         );
         let _ = writeln!(page, "| {} | {} | {} |", twin.row, twin.fault_description, others.join(", "));
     }
-    std::fs::write(path, page).expect("a page that can be written");
+    std::fs::write(path, page).expect("the page is written");
 }

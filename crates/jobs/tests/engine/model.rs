@@ -220,7 +220,7 @@ impl Sequence {
             self.claims.iter().map(|claimed| claimed.worker).chain(self.workers.keys().copied()).collect();
         let Some(worker) = self.pick(&all.into_iter().collect::<Vec<_>>()) else { return };
         let heartbeat = self.node().heartbeat(worker).await.unwrap();
-        self.steps.push(format!("worker {worker} beats: {heartbeat:?}"));
+        self.steps.push(format!("worker {worker} sends a heartbeat: {heartbeat:?}"));
         let now = self.now();
         match self.workers.get_mut(&worker) {
             None => assert_eq!(heartbeat, HeartbeatOutcome::Evicted),
@@ -243,7 +243,7 @@ impl Sequence {
 
     fn advance(&mut self) {
         let by = Duration::from_millis(self.below(5_000));
-        self.steps.push(format!("{by:?} pass"));
+        self.steps.push(format!("the clock advances by {by:?}"));
         self.engine.advance(by);
     }
 
@@ -254,7 +254,7 @@ impl Sequence {
         let rescued = first.unwrap() + second.unwrap();
         let silent: Vec<_> =
             self.workers.iter().filter(|(_, last)| **last + LEASE < now).map(|(worker, _)| *worker).collect();
-        self.steps.push(format!("{silent:?} are evicted, {rescued} jobs are rescued"));
+        self.steps.push(format!("workers {silent:?} are evicted, {rescued} jobs are released"));
         let mut expected = 0;
         for worker in silent {
             self.workers.remove(&worker);
@@ -276,7 +276,7 @@ impl Sequence {
         let Some(id) = self.pick(&all).filter(|_| self.below(3) == 0) else { return };
         let ctx = self.engine.ctx();
         let outcome = self.engine.db().write(move |tx| cancel(tx, &ctx, id, "in a story")).await.unwrap();
-        self.steps.push(format!("{id} is taken back: {outcome:?}"));
+        self.steps.push(format!("{id} is cancelled: {outcome:?}"));
         let job = self.jobs.get_mut(&id).unwrap();
         match job.at {
             ModelState::Finished(_) => assert_eq!(outcome, CancelOutcome::AlreadyEnded),

@@ -176,7 +176,7 @@ impl Direct<'_> {
     }
 
     /// Inserts positions, deliveries and seals with a fixed number of statements, in one round trip. Unique
-    /// keys reject a position that is already assigned. The watermark is saved with them, so that whoever looks
+    /// keys reject a position that is already assigned. The watermark is saved with them, so that a reader that looks
     /// for rows without a position reads few others.
     fn write(&self, batch: &SequencedBatch, watermark: Option<i64>) -> Result<(), Failure> {
         let (positions, events): (Vec<_>, Vec<_>) =

@@ -73,19 +73,23 @@ pub fn insert_bond(tx: &Tx<'_>, bond: BondId, pair: Pair, since: Timestamp) -> R
     Ok(())
 }
 
+static FORMER: &str = concat!(
+    "SELECT ",
+    former_columns!(),
+    " FROM bonds WHERE user_a = $1 AND user_b = $2 AND ended_at IS NOT NULL AND archived_at IS NULL
+      ORDER BY ended_at DESC LIMIT 1"
+);
+
+/// Announces [`find_former`].
+pub fn prefetch_former(tx: &Tx<'_>, pair: Pair) -> Result<(), Error> {
+    let [a, b] = pair.users();
+    tx.prefetch(FORMER, params![a, b])
+}
+
 /// Returns the last bond of the pair that has ended and is not archived.
 pub fn find_former(q: &Query<'_>, pair: Pair) -> Result<Option<FormerBond>, Error> {
     let [a, b] = pair.users();
-    q.one(
-        concat!(
-            "SELECT ",
-            former_columns!(),
-            " FROM bonds WHERE user_a = $1 AND user_b = $2 AND ended_at IS NOT NULL AND archived_at IS NULL
-              ORDER BY ended_at DESC LIMIT 1"
-        ),
-        params![a, b],
-        FormerBond::read_row,
-    )
+    q.one(FORMER, params![a, b], FormerBond::read_row)
 }
 
 /// Restores a bond, and records the restoration with its last breakup.

@@ -206,7 +206,6 @@ impl Direct<'_> {
     }
 
     /// Saves the watermark if it has moved without any row to place.
-    #[expect(clippy::disallowed_methods, reason = "paces real work")]
     fn save_watermark(&mut self) -> Result<(), Error> {
         let Some(lead) = &self.lead else { return Ok(()) };
         let is_kept = lead.saved_low_tx == lead.low_tx || lead.restored.is_some();

@@ -27,7 +27,7 @@ pub const CANCEL_CHANNEL: &str = "jobs/cancel";
 
 /// Report by the owner of an attempt that the attempt has ended.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct AttemptReport {
     /// Attempt that has ended.
     pub attempt: Attempt,
     /// Result of the attempt.
@@ -52,9 +52,13 @@ pub enum ReportOutcome {
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
-pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Result<Vec<ReportOutcome>, Error> {
+pub fn report<R: Borrow<AttemptReport>>(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    reports: &[R],
+) -> Result<Vec<ReportOutcome>, Error> {
     let (segment, mut budget) = (segment(tx)?, Budget::default());
-    let reports: Vec<&Report> = reports.iter().map(Borrow::borrow).collect();
+    let reports: Vec<&AttemptReport> = reports.iter().map(Borrow::borrow).collect();
     let mut outcome = vec![ReportOutcome::Stale; reports.len()];
     let done: Vec<_> = reports
         .iter()

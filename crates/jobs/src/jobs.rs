@@ -13,7 +13,7 @@ use crate::batch::write_batch;
 use crate::claim::{Claim, ClaimState};
 use crate::enqueue::EnqueueError;
 use crate::enqueuer::Enqueuer;
-use crate::finish::{Report, ReportOutcome};
+use crate::finish::{AttemptReport, ReportOutcome};
 use crate::model::Attempt;
 use crate::model::{ClaimToken, Enqueued};
 use crate::new_job::NewJob;
@@ -201,7 +201,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-    pub async fn report(&self, reports: Arc<Vec<Report>>) -> Result<Vec<ReportOutcome>, Error> {
+    pub async fn report(&self, reports: Arc<Vec<AttemptReport>>) -> Result<Vec<ReportOutcome>, Error> {
         let ctx = self.ctx();
         self.0.db.write(move |tx| finish::report(tx, &ctx.refreshed(), &reports)).await
     }
@@ -210,7 +210,7 @@ impl Jobs {
     /// transaction. Returns one outcome per report, in the same order.
     pub(crate) async fn report_each<R>(&self, reports: &Arc<Vec<R>>) -> Vec<Result<ReportOutcome, Error>>
     where
-        R: Borrow<Report> + Send + Sync + 'static,
+        R: Borrow<AttemptReport> + Send + Sync + 'static,
     {
         let ctx = self.ctx();
         let report = move |tx: &Tx<'_>, part: &[R]| finish::report(tx, &ctx.refreshed(), part);
@@ -219,7 +219,7 @@ impl Jobs {
 
     /// Determines the outcome of a report that was sent again after the response to its commit was lost, and
     /// that was then ignored as stale.
-    pub(crate) async fn find_report_outcome(&self, report: &Report) -> ReportOutcome {
+    pub(crate) async fn find_report_outcome(&self, report: &AttemptReport) -> ReportOutcome {
         let (attempt, is_done) = (report.attempt, report.outcome.is_ok());
         let found = self.0.db.read(move |q| finish::find_report_outcome(q, attempt, is_done)).await;
         found.unwrap_or_else(|error| {

@@ -11,7 +11,7 @@ use kith_store::{Error, Tx};
 use tokio::sync::oneshot;
 
 use crate::claim::{Claim, claim};
-use crate::finish::{self, Report, ReportOutcome};
+use crate::finish::{self, AttemptReport, ReportOutcome};
 use crate::jobs::Jobs;
 use crate::model::{ClaimToken, JobError, JobId, JobOutput, LogLine};
 use crate::rows::live::Claimer;
@@ -34,7 +34,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-    pub async fn claim_leased(
+    pub async fn claim_with_lease(
         &self,
         queue: &str,
         name: &str,
@@ -187,7 +187,8 @@ pub fn report_leased(
     let Some(leased) = rows::live::find_leased(tx, job, token)? else { return Ok(ReportOutcome::Stale) };
     let queue = leased.queue;
     let notify_queue = find_settings(tx, &queue)?.is_limited().then_some(queue);
-    let outcomes = finish::report(tx, ctx, &[Report { attempt: leased.attempt, outcome, notify_queue }])?;
+    let outcomes =
+        finish::report(tx, ctx, &[AttemptReport { attempt: leased.attempt, outcome, notify_queue }])?;
     rows::workers::delete_if_idle(tx, leased.worker)?;
     tx.notify(progress_channel(job));
     Ok(outcomes.into_iter().next().unwrap_or(ReportOutcome::Stale))

@@ -8,7 +8,7 @@ use kith_kernel::{Timestamp, hours, seconds};
 use kith_store::{Error, Tx};
 
 use crate::batch::is_outage;
-use crate::finish::{EvictionReason, Report};
+use crate::finish::{AttemptReport, EvictionReason};
 use crate::history::{self, Retention};
 use crate::jobs::Jobs;
 use crate::model::JobError;
@@ -169,12 +169,12 @@ impl Jobs {
         if overdue.is_empty() {
             return Ok(());
         }
-        let report = |attempt| Report {
+        let report = |attempt| AttemptReport {
             attempt,
             outcome: Err(JobError::Retry("the job ran longer than its timeout".to_owned())),
             notify_queue: None,
         };
-        let reports: Arc<Vec<Report>> = Arc::new(overdue.into_iter().map(report).collect());
+        let reports: Arc<Vec<AttemptReport>> = Arc::new(overdue.into_iter().map(report).collect());
         for (report, outcome) in reports.iter().zip(self.report_each(&reports).await) {
             match outcome {
                 Err(error) if is_outage(&error) => return Err(error),

@@ -12,8 +12,8 @@ use kith_jobs::{JOBS_MIGRATIONS, Jobs};
 use kith_kernel::{Actor, Ctx, RequestId, Sources, Timestamp};
 use kith_store::MigrationState::{Applied, Pending, Unknown};
 use kith_store::{
-    AuditHeadFile, EngineKind, Error, IntoOutcome, MigrationStatus, OpenError, Outcome, Query,
-    STORE_MIGRATIONS, Store, Transaction, Tx,
+    AuditHeadFile, EngineKind, Error, IntoTxOutcome, MigrationStatus, OpenError, Query, STORE_MIGRATIONS,
+    Store, Transaction, Tx, TxOutcome,
 };
 use thiserror::Error;
 
@@ -238,7 +238,7 @@ impl App {
     pub async fn write<F, O>(&self, ctx: &Ctx, run: F) -> Result<O::Value, O::Error>
     where
         F: Fn(&Tx<'_>, &Ctx) -> O + Send + 'static,
-        O: IntoOutcome + 'static,
+        O: IntoTxOutcome + 'static,
         O::Value: Send + 'static,
         O::Error: From<Error> + Send + 'static,
     {
@@ -252,8 +252,8 @@ impl App {
             *noted.lock().unwrap_or_else(PoisonError::into_inner) = EmittedEvents::default();
             let outcome = run(tx, started.get_or_init(|| arrived.refreshed())).into_outcome();
             let emitted = match outcome {
-                Outcome::Commit(_) | Outcome::CommitRefusal(_) => routes.emitted(tx),
-                Outcome::Rollback(_) => EmittedEvents::default(),
+                TxOutcome::Commit(_) | TxOutcome::CommitRefusal(_) => routes.emitted(tx),
+                TxOutcome::Rollback(_) => EmittedEvents::default(),
             };
             *noted.lock().unwrap_or_else(PoisonError::into_inner) = emitted;
             outcome
@@ -274,7 +274,7 @@ impl App {
             let ended = app.db.run(transaction).await;
             let emitted = std::mem::take(&mut *emitted.lock().unwrap_or_else(PoisonError::into_inner));
             if ended.is_ok() {
-                app.metrics.count_events(&emitted.kinds);
+                app.metrics.record_events(&emitted.kinds);
             }
             // Before the response, so that a revoked session or key is rejected from then on.
             emitted.run_hooks(&app).await;

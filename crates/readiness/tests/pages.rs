@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use kith_readiness::{Catalogue, Outcome};
+use kith_readiness::{Catalogue, RowOutcome};
 
 const CATALOGUE: &str = include_str!("../../../docs/catalogue.md");
 const READINESS: &str = include_str!("../../../docs/READINESS.md");
@@ -30,7 +30,7 @@ fn readiness_page_matches_catalogue() {
     let catalogue = Catalogue::built_in();
     let again = "run `kith verify --format markdown > docs/READINESS.md` against the demo";
     assert_eq!(rows.len(), catalogue.rows.len(), "{again}");
-    let outcomes = Outcome::ALL.map(Outcome::name);
+    let outcomes = RowOutcome::ALL.map(RowOutcome::name);
     for (shown, row) in rows.iter().zip(&catalogue.rows) {
         let [_, id, gate, result, requirement, found, _] = &shown[..] else { panic!("{shown:?}") };
         let expected =

@@ -29,7 +29,7 @@ pub struct TestOverrides {
     /// Log level handle, if the process logs through Kith.
     pub log_level: Option<LogLevel>,
     /// True to run each transaction closure twice, with the first run rolled back.
-    pub rehearse: bool,
+    pub runs_twice: bool,
 }
 
 /// Running server.
@@ -115,7 +115,7 @@ pub(crate) async fn open(mut config: Config, overrides: TestOverrides) -> Result
     modules::served(&config)?;
     let random = overrides.sources.as_ref().map(|sources| Arc::clone(&sources.random));
     config.fill_development_secrets(&*random.unwrap_or_else(|| Arc::new(SystemRandom)))?;
-    let options = StoreOptions { runs_twice: overrides.rehearse, ..config.store_options() };
+    let options = StoreOptions { runs_twice: overrides.runs_twice, ..config.store_options() };
     migrate_if_allowed(&config, &options).await?;
     let db = Store::open(options).await?;
     match open_on(db.clone(), config, overrides).await {

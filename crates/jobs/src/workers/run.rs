@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::lane::{QueueRunner, now};
 use super::report::{EndedAttempt, Message};
 use super::{Phase, Running, Shared};
-use crate::finish::Report;
+use crate::finish::AttemptReport;
 use crate::jobs::Jobs;
 use crate::model::{Attempt, ClaimToken, ClaimedJob, DependencyResult, JobError, JobId, JobOutput, LogLine};
 use crate::{finish, queries, rows};
@@ -145,7 +145,7 @@ pub(super) async fn run(lane: Arc<QueueRunner>, claimed: ClaimedJob, is_limited:
             let is_left = matches!(outcome, Err(JobError::Cancelled))
                 && *lane.shared.phase.borrow() >= Phase::Cancelling;
             let notify_queue = is_limited.then(|| queue.clone());
-            let report = Report { attempt, outcome, notify_queue };
+            let report = AttemptReport { attempt, outcome, notify_queue };
             (!is_left).then(|| Message::Finished(EndedAttempt::new(report, queue, kind, started.elapsed())))
         }
     };

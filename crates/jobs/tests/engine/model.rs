@@ -41,7 +41,7 @@ enum ModelState {
 }
 
 #[derive(Clone, Debug)]
-struct Job {
+struct ModelJob {
     at: ModelState,
     /// Token of the last claim, unless the claim was undone.
     token: Option<ClaimToken>,
@@ -55,7 +55,7 @@ struct Sequence {
     engine: Engine,
     second: Option<Jobs>,
     random: SeededRandom,
-    jobs: BTreeMap<JobId, Job>,
+    jobs: BTreeMap<JobId, ModelJob>,
     /// Time of the last heartbeat of each worker; evicted workers are removed.
     workers: BTreeMap<i64, Timestamp>,
     /// Every claim ever made, including stale ones.
@@ -115,7 +115,7 @@ impl Sequence {
         let retry = RetryPolicy::times(ATTEMPTS).waiting(seconds(2), seconds(4));
         let id = self.node().enqueue(work(1).at(at).retry(retry)).await.unwrap().id;
         self.steps.push(format!("enqueue {id} in {delay:?}"));
-        let job = Job {
+        let job = ModelJob {
             at: ModelState::Waits(at),
             token: None,
             attempt: 0,
@@ -139,7 +139,7 @@ impl Sequence {
         let claim = self.node().claim("default", worker, limit).await.unwrap();
         let got: Vec<_> = claim.jobs.iter().map(|job| job.id).collect();
         self.steps.push(format!("worker {worker} claims {limit}: {got:?}"));
-        let is_due = |job: &Job| matches!(job.at, ModelState::Waits(at) if at <= now);
+        let is_due = |job: &ModelJob| matches!(job.at, ModelState::Waits(at) if at <= now);
         let due: BTreeSet<_> =
             self.jobs.iter().filter(|(_, job)| is_due(job) && job.crashes < 2).map(|(id, _)| *id).collect();
         let (usual, suspects): (Vec<JobId>, Vec<JobId>) =

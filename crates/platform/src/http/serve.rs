@@ -115,7 +115,7 @@ async fn accept(listener: TcpListener, edge: Arc<Edge>, lines: Arc<Connections>,
 
 /// Rejects a connection with 503 and closes it.
 fn reject(stream: &TcpStream, reached: LimitReached, edge: &Edge) {
-    edge.count_connection_rejected(reached.as_str());
+    edge.record_connection_rejected(reached.as_str());
     // The peer may not read it; the connection is closed in any case.
     let _ = stream.try_write(OVERLOADED_RESPONSE);
 }
@@ -196,7 +196,7 @@ impl Connections {
             if !open.evict(network, reached) {
                 return Err(reached);
             }
-            edge.count_connection_evicted(reached.as_str());
+            edge.record_connection_evicted(reached.as_str());
         }
         open.limit_reached(network, self.limits, lifts_network).map_or(Ok(()), Err)
     }

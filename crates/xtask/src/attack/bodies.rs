@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::attacked_server::{AttackedServer, PASSWORD};
-use super::report::{DEFAULT_TIME_LIMIT, Report, status_in};
+use super::report::{AttackReport, DEFAULT_TIME_LIMIT, status_in};
 use super::wire::{RawResponse, request, send};
 
 const NOTES: &str = "/api/v1/spaces/me/notes";
@@ -47,7 +47,7 @@ fn bodies() -> Vec<BodyAttack> {
 }
 
 /// Runs all attacks with bodies.
-pub fn run(server: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("bodies");
     for (name, body, expected) in bodies() {
         report.attack(name, DEFAULT_TIME_LIMIT, || status_in(&post(server, &[], &body)?, expected));
@@ -115,7 +115,7 @@ const INVISIBLE: &[&str] = &[
     "\u{202E}",
 ];
 
-fn names(server: &AttackedServer, report: &mut Report) {
+fn names(server: &AttackedServer, report: &mut AttackReport) {
     report.attack("names in which nothing can be seen", Duration::from_secs(20), || {
         for (n, name) in INVISIBLE.iter().enumerate() {
             let new = json!({

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::attacked_server::{AttackedServer, PASSWORD};
 use super::memory::expect_little_growth;
-use super::report::{DEFAULT_TIME_LIMIT, Report, format_response, status_in};
+use super::report::{AttackReport, DEFAULT_TIME_LIMIT, format_response, status_in};
 use super::wire::{connect, request};
 
 /// Number of connections whose responses are never read, and of connections that wait for a job.
@@ -35,7 +35,7 @@ const SCHEDULES_TO_PREVIEW: &[&str] = &[
 ];
 
 /// Runs all attacks of this file.
-pub fn run(server: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("crowds");
     report.attack("30 lists and exports that are never read", Duration::from_secs(60), || unread(server));
     report.attack("500 requests on one connection, unread", Duration::from_secs(20), || pipelined(server));

@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
 use super::attacked_server::AttackedServer;
-use super::report::{DEFAULT_TIME_LIMIT, Report, format_response, status_in};
+use super::report::{AttackReport, DEFAULT_TIME_LIMIT, format_response, status_in};
 use super::wire::{connect, send, send_for_all};
 
 /// Silence after which the server's response counts as complete.
@@ -102,7 +102,7 @@ const CHUNKS: &[(&str, &str)] = &[
 ];
 
 /// Runs all attacks with request heads.
-pub fn run(server: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("heads");
     for (name, head, expected) in heads() {
         report.attack(name, DEFAULT_TIME_LIMIT, || {
@@ -135,7 +135,7 @@ fn smuggle(server: &AttackedServer, lengths: &str, body: &str) -> Result<String>
 }
 
 /// Runs attacks with connections, on a server with a short head timeout and few connections.
-pub fn connections(server: &AttackedServer, report: &mut Report) {
+pub fn connections(server: &AttackedServer, report: &mut AttackReport) {
     report.group("connections");
     report.attack("50 heads that never end", HEAD_ENDS_WITHIN, || slow_heads(server));
     report.attack("a body that never comes", DEFAULT_TIME_LIMIT, || {

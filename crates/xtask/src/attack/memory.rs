@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::attacked_server::{AttackedServer, TestAccount};
-use super::report::{Report, format_response};
+use super::report::{AttackReport, format_response};
 use crate::mode::Mode;
 
 /// Maximum growth of the process in KiB.
@@ -22,7 +22,7 @@ const OBJECTS: usize = 3_300;
 const HOLLOW: &str = "/api/v1/spaces/me/hollow";
 
 /// Fills the space of a new account and reads it in every way. A smoke run fills less of it.
-pub fn run(server: &AttackedServer, mode: Mode, report: &mut Report) {
+pub fn run(server: &AttackedServer, mode: Mode, report: &mut AttackReport) {
     report.group("memory");
     let people = server.register("hoarder");
     let hoarder = match people {

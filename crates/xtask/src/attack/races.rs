@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::attacked_server::{AttackedServer, PASSWORD, text};
-use super::report::Report;
+use super::report::AttackReport;
 use super::wire::RawResponse;
 
 const AT_ONCE: usize = 8;
@@ -41,7 +41,7 @@ fn statuses(responses: &[RawResponse]) -> String {
 }
 
 /// Runs all races.
-pub fn run(server: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("races");
     report.attack("one address registered at once, in two spellings", RACE, || {
         let responses = run_concurrently(|n| {

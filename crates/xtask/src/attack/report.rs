@@ -12,13 +12,13 @@ pub const DEFAULT_TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// Results so far.
 #[derive(Default)]
-pub struct Report {
+pub struct AttackReport {
     group: &'static str,
     passed: usize,
     failed: Vec<String>,
 }
 
-impl Report {
+impl AttackReport {
     /// Begins a group of attacks.
     pub fn group(&mut self, name: &'static str) {
         self.group = name;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::attacked_server::{AttackedServer, TestAccount, call};
-use super::report::{DEFAULT_TIME_LIMIT, Report, status_in};
+use super::report::{AttackReport, DEFAULT_TIME_LIMIT, status_in};
 
 /// Attack name and target URL. The server accepts `http://` targets.
 const TARGETS: &[(&str, &str)] = &[
@@ -63,7 +63,7 @@ const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Registers each target on a server that blocks loopback.
-pub fn run(at: SocketAddr, admin: &TestAccount, report: &mut Report) {
+pub fn run(at: SocketAddr, admin: &TestAccount, report: &mut AttackReport) {
     report.group("callback targets");
     for (name, url) in TARGETS {
         report.attack(name, DEFAULT_TIME_LIMIT, || {
@@ -105,7 +105,7 @@ fn redirecting() -> Result<(SocketAddr, Receiver<String>)> {
 }
 
 /// Fails if a redirect is followed, on a server that allows loopback.
-pub fn redirects(server: &AttackedServer, report: &mut Report) {
+pub fn redirects(server: &AttackedServer, report: &mut AttackReport) {
     report.attack("a receiver that redirects", ARRIVES_WITHIN + FOLLOWS_WITHIN, || {
         let (address, said) = redirecting()?;
         let body = json!({ "url": format!("http://{address}/hook"), "body": { "a": 1 } });

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::evidence::{self, Outcome, Row, Tests, Trials};
+use crate::evidence::{self, EvidenceOutcome, EvidenceRow, Tests, Trials};
 use crate::kith::{self, Kith, Start};
 use crate::mode::Mode;
 use crate::workspace::{root, run, succeeds};
@@ -140,9 +140,9 @@ fn report(by_user: &Seen, by_admin: &Seen, started: Instant) -> Result<()> {
         bail!("{}; fixed requests of operations are in {FOLDER}/hooks.py", faults.join("; "));
     }
     let operations = by_admin.len();
-    let row = Row {
+    let row = EvidenceRow {
         id: "API-01",
-        result: Outcome::Pass,
+        result: EvidenceOutcome::Pass,
         figures: json!({ "operations": operations, "answers": cases, "seconds": took }),
         summary: format!(
             "{operations} operations called as user and as administrator, {cases} responses, all as declared"

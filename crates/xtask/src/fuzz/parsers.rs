@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::evidence::{self, Outcome, Row};
+use crate::evidence::{self, EvidenceOutcome, EvidenceRow};
 use crate::mode::Mode;
 use crate::workspace::{cargo, root, run, succeeds};
 
@@ -249,7 +249,12 @@ fn report(ran: &[TargetResult], whole: bool, took: u64) -> Result<()> {
         let figures = json!({ "targets": ran, "executions": executions, "crashes": crashed });
         evidence::write(
             "cargo xtask fuzz parsers",
-            &[Row { id: "DRV-37", result: Outcome::of(crashed.is_empty()), figures, summary }],
+            &[EvidenceRow {
+                id: "DRV-37",
+                result: EvidenceOutcome::of(crashed.is_empty()),
+                figures,
+                summary,
+            }],
         )?;
     } else {
         println!("no evidence: it requires every target, for {EVIDENCE_SECONDS} s each");

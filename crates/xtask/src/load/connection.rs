@@ -46,7 +46,7 @@ impl Connection {
             if self.stream.read_buf(&mut self.input).await? == 0 {
                 bail!("the server ended the connection");
             }
-            if let Some(response) = http::parse(&self.input)?
+            if let Some(response) = http::parse_head(&self.input)?
                 && self.input.len() >= response.body.end
             {
                 self.response = response;

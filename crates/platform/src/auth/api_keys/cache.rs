@@ -38,7 +38,7 @@ impl ApiKeyCache {
         now: Timestamp,
     ) -> Result<Arc<CachedApiKey>, Problem> {
         let refuse = |detail| {
-            app.metrics.count_security(SecurityEvent::token_refused);
+            app.metrics.record_security_event(SecurityEvent::token_refused);
             Problem::new(&problems::UNAUTHENTICATED, detail).token_error("The API key is not valid")
         };
         let malformed =

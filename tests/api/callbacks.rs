@@ -494,7 +494,8 @@ async fn redirects_and_missing_responses_are_failures(app: &TestApp) {
     let admin = app.admin("ada").await;
     let elsewhere = Receiver::start(Reply::status(200)).await;
     let redirect = format!("location: {}\r\n", elsewhere.url("/"));
-    let (receiver, gone) = (Receiver::start(Reply::status(200)).await, Receiver::start(Reply::Silence).await);
+    let (receiver, gone) =
+        (Receiver::start(Reply::status(200)).await, Receiver::start(Reply::NoResponse).await);
     let nowhere = gone.url("/");
     drop(gone);
     let huge = "x".repeat(1_000_000);
@@ -506,7 +507,7 @@ async fn redirects_and_missing_responses_are_failures(app: &TestApp) {
             Value::Null,
             json!(true),
         ),
-        (receiver.url("/b"), Reply::Silence, Value::Null, json!("timeout"), Value::Null),
+        (receiver.url("/b"), Reply::NoResponse, Value::Null, json!("timeout"), Value::Null),
         (
             receiver.url("/c"),
             Reply::Response(500, String::new(), huge),
@@ -514,7 +515,7 @@ async fn redirects_and_missing_responses_are_failures(app: &TestApp) {
             Value::Null,
             json!(false),
         ),
-        (nowhere, Reply::Silence, Value::Null, json!("connection_failed"), Value::Null),
+        (nowhere, Reply::NoResponse, Value::Null, json!("connection_failed"), Value::Null),
     ] {
         receiver.replies(reply);
         let made = make(&admin, json!({ "url": url, "timeout_seconds": 1 })).await;
@@ -666,8 +667,8 @@ async fn guide_verification_code_works() {
         for (language, command, driver) in [("python", "python3", PYTHON), ("js", "node", NODE)] {
             let (_, rest) = GUIDE.split_once(&format!("```{language}\n")).expect("a listing");
             let (listing, _) = rest.split_once("```").expect("its end");
-            let said = run(command, if language == "js" { "-e" } else { "-c" }, &format!("{listing}\n{driver}"), &cases);
-            assert_eq!(said.to_lowercase().split_whitespace().collect::<Vec<_>>(), expected, "{language}");
+            let output = run(command, if language == "js" { "-e" } else { "-c" }, &format!("{listing}\n{driver}"), &cases);
+            assert_eq!(output.to_lowercase().split_whitespace().collect::<Vec<_>>(), expected, "{language}");
         }
     })
     .await;

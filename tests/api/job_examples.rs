@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::jobs::enqueue;
-use crate::support::{ApiKey, Engine, PATIENCE, TestApp};
+use crate::support::{ApiKey, Engine, MAX_WAIT, TestApp};
 
 const JOBS: &str = "/api/v1/jobs";
 
@@ -74,7 +74,7 @@ impl Worker {
             let mut worker = self;
             worker.0.wait().map(|status| status.success())
         });
-        let ended = tokio::time::timeout(PATIENCE, ended).await.expect("it stops");
+        let ended = tokio::time::timeout(MAX_WAIT, ended).await.expect("it stops");
         assert!(ended.expect("no panic").expect("an end"), "it stopped with a failure");
     }
 }
@@ -115,7 +115,7 @@ async fn run_example(program: &str, example: &str) {
                     }
                     tokio::task::yield_now().await;
                 };
-                tokio::time::timeout(PATIENCE, show()).await.expect("it is done in time")
+                tokio::time::timeout(MAX_WAIT, show()).await.expect("it is done in time")
             };
             let greeted = ended(greet).await;
             assert_eq!(greeted["result"], json!({ "greeting": "Hello, Ada!" }));

@@ -50,9 +50,9 @@ fn each_fault_is_reported_at_its_position() {
 fn similar_correct_text_is_not_reported() {
     let reports = Code::ALL.iter().map(|code| (code, lint(&text(&format!("{code}-near.md")))));
     let wrong: Vec<_> = reports.filter(|(_, report)| !report.findings.is_empty()).collect();
-    let said: Vec<_> =
+    let unexpected: Vec<_> =
         wrong.iter().map(|(code, report)| report.to_terminal(&format!("{code}-near.md"))).collect();
-    assert!(said.is_empty(), "{}", said.join("\n"));
+    assert!(unexpected.is_empty(), "{}", unexpected.join("\n"));
 }
 
 #[test]

@@ -165,7 +165,7 @@ impl Jobs {
         let now = self.0.sources.clock.now();
         for job in &claim.jobs {
             let wait_ms = i64::try_from(now.since(job.run_at).as_millis()).unwrap_or(0);
-            self.0.counts.count(
+            self.0.counts.record(
                 queue,
                 &job.kind,
                 JobCounts { started: 1, wait_ms, ..JobCounts::default() },

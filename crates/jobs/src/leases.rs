@@ -73,8 +73,8 @@ impl Jobs {
     }
 
     /// Counts the end of an attempt by an external program in the statistics.
-    pub fn count_leased(&self, queue: &str, kind: &str, outcomes: &ReportOutcome, took: Duration) {
-        self.inner().counts.count_outcome(queue, kind, outcomes, false, took);
+    pub fn record_leased_outcome(&self, queue: &str, kind: &str, outcomes: &ReportOutcome, took: Duration) {
+        self.inner().counts.record_outcome(queue, kind, outcomes, false, took);
     }
 }
 

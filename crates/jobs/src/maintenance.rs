@@ -106,19 +106,19 @@ impl Jobs {
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     #[expect(clippy::disallowed_methods, reason = "contact with the database is measured in real time")]
     pub async fn evict_expired_workers(&self) -> Result<u64, Error> {
-        let (now, asked) = (self.inner().sources.clock.now(), Instant::now());
+        let (now, started) = (self.inner().sources.clock.now(), Instant::now());
         if now < self.in_contact_since() {
             // The clock went back.
             self.restart_contact();
         }
         let contact = now.since(self.in_contact_since());
-        let silent = self.db().read(move |q| rows::workers::list_expired(q, now, contact, BATCH_SIZE)).await;
-        if silent.is_err() || asked.elapsed() > CONTACT_TIMEOUT {
+        let unresponsive = self.db().read(move |q| rows::workers::list_expired(q, now, contact, BATCH_SIZE)).await;
+        if unresponsive.is_err() || started.elapsed() > CONTACT_TIMEOUT {
             self.restart_contact();
         }
-        let silent = if asked.elapsed() > CONTACT_TIMEOUT { Vec::new() } else { silent? };
+        let unresponsive = if started.elapsed() > CONTACT_TIMEOUT { Vec::new() } else { unresponsive? };
         let mut jobs = 0;
-        for worker in silent {
+        for worker in unresponsive {
             jobs += self.evict(worker, EvictionReason::LeaseExpired).await?;
         }
         Ok(jobs)

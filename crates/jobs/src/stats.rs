@@ -49,7 +49,7 @@ pub struct JobCounts {
 #[derive(Clone, Debug, Default)]
 pub struct JobTotals {
     /// Counts.
-    pub tally: JobCounts,
+    pub counts: JobCounts,
     /// Attempts by duration; the last bucket has no upper bound.
     pub durations: [u64; DURATION_BUCKETS_MS.len() + 1],
 }
@@ -81,26 +81,26 @@ impl JobCounts {
 
 impl JobCounters {
     /// Adds to the counts of a job. `took` is the duration of the attempt, if one ended.
-    pub fn count(&self, queue: &str, kind: &str, tally: JobCounts, took: Option<Duration>) {
+    pub fn record(&self, queue: &str, kind: &str, counts: JobCounts, took: Option<Duration>) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut key = (queue.to_owned(), kind.to_owned());
         if all.len() >= MAX_KINDS && !all.contains_key(&key) {
             key = (OTHER.to_owned(), OTHER.to_owned());
         }
         let counted = all.entry(key).or_default();
-        let mut tally = tally;
+        let mut counts = counts;
         if let Some(took) = took {
             let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            tally.run_ms = i64::try_from(ms).unwrap_or(i64::MAX / 4);
-            tally.longest_ms = tally.run_ms;
+            counts.run_ms = i64::try_from(ms).unwrap_or(i64::MAX / 4);
+            counts.longest_ms = counts.run_ms;
             counted.total.durations[DURATION_BUCKETS_MS.partition_point(|bound| *bound < ms)] += 1;
         }
-        counted.total.tally.add(tally);
-        counted.unwritten.add(tally);
+        counted.total.counts.add(counts);
+        counted.unwritten.add(counts);
     }
 
     /// Counts the end of an attempt.
-    pub fn count_outcome(
+    pub fn record_outcome(
         &self,
         queue: &str,
         kind: &str,
@@ -108,7 +108,7 @@ impl JobCounters {
         is_snooze: bool,
         took: Duration,
     ) {
-        let tally = match outcome {
+        let counts = match outcome {
             ReportOutcome::Stale => return,
             ReportOutcome::Finished(JobState::Completed) => {
                 JobCounts { completed: 1, ..JobCounts::default() }
@@ -120,7 +120,7 @@ impl JobCounters {
             ReportOutcome::Rescheduled(_) if is_snooze => JobCounts::default(),
             ReportOutcome::Rescheduled(_) => JobCounts { failed: 1, ..JobCounts::default() },
         };
-        self.count(queue, kind, tally, Some(took));
+        self.record(queue, kind, counts, Some(took));
     }
 
     pub fn totals(&self) -> Vec<(String, String, JobTotals)> {
@@ -135,8 +135,8 @@ impl JobCounters {
     pub fn take_unwritten(&self) -> Vec<(String, String, JobCounts)> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let take = |((queue, kind), one): (&(String, String), &mut Counted)| {
-            let tally = std::mem::take(&mut one.unwritten);
-            (tally != JobCounts::default()).then(|| (queue.clone(), kind.clone(), tally))
+            let counts = std::mem::take(&mut one.unwritten);
+            (counts != JobCounts::default()).then(|| (queue.clone(), kind.clone(), counts))
         };
         let mut taken: Vec<_> = all.iter_mut().filter_map(take).collect();
         // All nodes write in the same order, so that they do not deadlock.
@@ -147,8 +147,8 @@ impl JobCounters {
     /// Returns counts that could not be written.
     pub fn return_to_queue(&self, unwritten: Vec<(String, String, JobCounts)>) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        for (queue, kind, tally) in unwritten {
-            all.entry((queue, kind)).or_default().unwritten.add(tally);
+        for (queue, kind, counts) in unwritten {
+            all.entry((queue, kind)).or_default().unwritten.add(counts);
         }
     }
 }
@@ -157,23 +157,23 @@ impl JobCounters {
 pub(crate) fn write(
     tx: &Tx<'_>,
     now: Timestamp,
-    tallies: &[(String, String, JobCounts)],
+    unwritten: &[(String, String, JobCounts)],
 ) -> Result<(), Error> {
     let minute = now.as_millis() / 60_000 * 60_000;
-    let minutes = vec![minute; tallies.len()];
-    let queues: Vec<_> = tallies.iter().map(|(queue, ..)| &**queue).collect();
-    let kinds: Vec<_> = tallies.iter().map(|(_, kind, _)| &**kind).collect();
+    let minutes = vec![minute; unwritten.len()];
+    let queues: Vec<_> = unwritten.iter().map(|(queue, ..)| &**queue).collect();
+    let kinds: Vec<_> = unwritten.iter().map(|(_, kind, _)| &**kind).collect();
     let column =
-        |pick: fn(&JobCounts) -> i64| tallies.iter().map(|(.., tally)| pick(tally)).collect::<Vec<_>>();
+        |pick: fn(&JobCounts) -> i64| unwritten.iter().map(|(.., counts)| pick(counts)).collect::<Vec<_>>();
     let columns = [
-        column(|tally| tally.started),
-        column(|tally| tally.completed),
-        column(|tally| tally.failed),
-        column(|tally| tally.dead),
-        column(|tally| tally.cancelled),
-        column(|tally| tally.run_ms),
-        column(|tally| tally.wait_ms),
-        column(|tally| tally.longest_ms),
+        column(|counts| counts.started),
+        column(|counts| counts.completed),
+        column(|counts| counts.failed),
+        column(|counts| counts.dead),
+        column(|counts| counts.cancelled),
+        column(|counts| counts.run_ms),
+        column(|counts| counts.wait_ms),
+        column(|counts| counts.longest_ms),
     ];
     let mut values = vec![Values::Ints(&minutes), Values::Texts(&queues), Values::Texts(&kinds)];
     values.extend(columns.iter().map(|column| Values::Ints(column)));
@@ -330,11 +330,11 @@ pub struct Minute {
     pub kind: String,
     /// Counts.
     #[serde(flatten)]
-    pub tally: JobCounts,
+    pub counts: JobCounts,
 }
 
 row_columns! {
-    tally_columns => JobCounts {
+    count_columns => JobCounts {
         started = "started",
         completed = "completed",
         failed = "failed",
@@ -347,7 +347,7 @@ row_columns! {
 }
 
 row_columns! {
-    minute_columns => Minute { minute = "minute", queue = "queue", kind = "kind", tally = tally_columns!() }
+    minute_columns => Minute { minute = "minute", queue = "queue", kind = "kind", counts = count_columns!() }
 }
 
 /// Returns up to `limit` minute rows since `since`, optionally of one queue only.

@@ -154,7 +154,7 @@ impl App {
         mut config: Config,
         sources: Sources,
         clock: Option<Arc<NodeClock>>,
-        ahead: Option<Arc<AdjustableClock>>,
+        adjustable_clock: Option<Arc<AdjustableClock>>,
         log_level: Option<LogLevel>,
         Program { modules, installed, build }: Program,
     ) -> Result<Self, StartError> {
@@ -185,16 +185,16 @@ impl App {
         }
         let head_file = AuditHeadFile::of(&config.store_options(), &config.data.folder)?;
         // On SQLite, this process makes all changes itself.
-        let hearing = InvalidationFeed::new(db.kind() == EngineKind::Sqlite);
+        let invalidation_feed = InvalidationFeed::new(db.kind() == EngineKind::Sqlite);
         let source = modules.iter().find_map(|module| module.access);
         let inner = AppInner {
             observed_time: ObservedTime::default(),
             audit_head: RememberedHead::new(head_file),
             tokens,
             keyring,
-            access: AccessCache::new(source, hearing.clone()),
-            api_keys: ApiKeyCache::new(hearing.clone()),
-            invalidation_feed: hearing,
+            access: AccessCache::new(source, invalidation_feed.clone()),
+            api_keys: ApiKeyCache::new(invalidation_feed.clone()),
+            invalidation_feed,
             event_routes: Arc::new(EventRoutes::new(modules)),
             consumer_set,
             passwords,
@@ -218,7 +218,7 @@ impl App {
             openapi: Asset::new("application/json", document.clone()),
             body_schemas: BodySchemas::new(document),
             clock,
-            adjustable_clock: ahead,
+            adjustable_clock,
             started: sources.clock.real_now(),
             addr: OnceLock::new(),
             jobs,

@@ -251,9 +251,9 @@ fn draining(app: &App) -> NamedCheck {
 /// Checks that the database answers within [`DATABASE_TIMEOUT`] and has every migration of this build.
 #[expect(clippy::disallowed_methods, reason = "measures the response time of the database")]
 async fn database(app: &App) -> NamedCheck {
-    let asked = Instant::now();
+    let started = Instant::now();
     let migrations = tokio::time::timeout(DATABASE_TIMEOUT, app.migrations()).await;
-    let took = HealthCheck::measured(asked.elapsed().as_micros(), "us");
+    let took = HealthCheck::measured(started.elapsed().as_micros(), "us");
     let check = match migrations {
         Ok(Ok(all)) if all.iter().all(|one| one.state != MigrationState::Pending) => took,
         Ok(Ok(_)) => took.with_status(

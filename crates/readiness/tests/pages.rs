@@ -40,8 +40,8 @@ fn readiness_page_matches_catalogue() {
         assert!(!found.is_empty(), "{id}");
         assert!(row.awaits.is_none() || result == "not yet" || result == "waived", "{id}: {result}");
     }
-    for said in ["* Build: ", "* Configuration: sha256:", "* Measured: ", "Score ", "gate is"] {
-        assert!(READINESS.contains(said), "{said}");
+    for part in ["* Build: ", "* Configuration: sha256:", "* Measured: ", "Score ", "gate is"] {
+        assert!(READINESS.contains(part), "{part}");
     }
 }
 

@@ -227,7 +227,7 @@ impl Store {
     /// Returns [`Error::Unavailable`], [`Error::Busy`] or [`Error::DeadlinePassed`] if it does not respond.
     #[expect(clippy::disallowed_methods, reason = "measures the round trip")]
     pub async fn health(&self) -> Result<Health, Error> {
-        let asked = Instant::now();
+        let started = Instant::now();
         let clock = match &*self.engine {
             Engine::Sqlite(_) => self.read(|q| q.one("SELECT 1", &[], |_| Ok(()))).await.map(|_| None)?,
             Engine::Postgres(_) => {
@@ -235,7 +235,7 @@ impl Store {
                 Some(ClockReading { now: read.now + at.elapsed(), ..read })
             }
         };
-        Ok(Health { round_trip: asked.elapsed(), clock })
+        Ok(Health { round_trip: started.elapsed(), clock })
     }
 
     /// Returns a snapshot of the counters and gauges.

@@ -101,8 +101,8 @@ pub fn install() -> Result<()> {
 
 /// Returns the folder of this compiler's `llvm-cov` and `llvm-profdata` (a rustup component).
 fn own_tools() -> Option<PathBuf> {
-    let asked = Command::new("rustc").args(["--print", "target-libdir"]).output().ok()?;
-    let folder = PathBuf::from(String::from_utf8(asked.stdout).ok()?.trim()).parent()?.join("bin");
+    let output = Command::new("rustc").args(["--print", "target-libdir"]).output().ok()?;
+    let folder = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()).parent()?.join("bin");
     folder.join("llvm-profdata").exists().then_some(folder)
 }
 

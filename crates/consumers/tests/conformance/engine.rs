@@ -20,9 +20,9 @@ contract! {
 /// Waits until a consumer has handled these positions.
 async fn wait(node: &Node, expected: &[i64]) {
     let waited = tokio::time::timeout(Duration::from_secs(60), async {
-        let mut looks = tokio::time::interval(Duration::from_millis(2));
+        let mut interval = tokio::time::interval(Duration::from_millis(2));
         while node.handled("first").await != expected {
-            looks.tick().await;
+            interval.tick().await;
         }
     });
     if waited.await.is_err() {
@@ -68,9 +68,9 @@ async fn delivery_that_panics_is_started_again(node: Node) {
     wait(&node, &[1]).await;
     // The counter follows the commit.
     let counted = tokio::time::timeout(Duration::from_secs(60), async {
-        let mut looks = tokio::time::interval(Duration::from_millis(2));
+        let mut interval = tokio::time::interval(Duration::from_millis(2));
         while set.counts()[0].handled == 0 {
-            looks.tick().await;
+            interval.tick().await;
         }
     });
     counted.await.expect("a count");
@@ -134,9 +134,9 @@ async fn counts_and_samples_cover_every_consumer(node: Node) {
     assert!(!status.owner.is_empty());
     assert!(set.sampled().is_empty());
     let running = consumers.start();
-    let mut looks = tokio::time::interval(Duration::from_millis(2));
+    let mut interval = tokio::time::interval(Duration::from_millis(2));
     while set.sampled().is_empty() {
-        looks.tick().await;
+        interval.tick().await;
     }
     running.stop().await;
     assert_eq!(set.sampled()[0].pending, 1);

@@ -225,5 +225,5 @@ async fn record_outcome(shared: &Shared, mut outcome: ReportOutcome, ended: &End
         tracing::info!(job, attempt, kind, %error, "an attempt did not succeed");
     }
     let is_snooze = matches!(report.outcome, Err(JobError::Snooze(_)));
-    shared.jobs.inner().counts.count_outcome(queue, kind, &outcome, is_snooze, *took);
+    shared.jobs.inner().counts.record_outcome(queue, kind, &outcome, is_snooze, *took);
 }

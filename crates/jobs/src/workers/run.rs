@@ -184,11 +184,11 @@ async fn outcome(
         return Err(JobError::Snooze(UNKNOWN_KIND_DELAY));
     };
     let timeout = claimed.timeout;
-    let (mut asked, mut phase) = (stopped.clone(), lane.shared.phase.subscribe());
+    let (mut stop, mut phase) = (stopped.clone(), lane.shared.phase.subscribe());
     let running = handler.attempt(AttemptContext::new(&lane.shared.jobs, claimed, stopped));
     let stopping = async {
         let stop_deadline = async {
-            if asked.wait_for(|stop| *stop).await.is_err() {
+            if stop.wait_for(|stop| *stop).await.is_err() {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(CANCEL_TIMEOUT).await;

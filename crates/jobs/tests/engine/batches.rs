@@ -222,7 +222,7 @@ async fn report_with_lost_response_is_counted_correctly(engine: Engine) {
     until("all have ended", async || engine.count("SELECT COUNT(*) FROM jobs").await == 0).await;
     let stale = workers.stale();
     workers.stop().await;
-    let total = engine.jobs.totals().remove(0).2.tally;
+    let total = engine.jobs.totals().remove(0).2.counts;
     let completed = engine.count("SELECT COUNT(*) FROM job_history WHERE state = 4").await;
     let cancelled = engine.count("SELECT COUNT(*) FROM job_history WHERE state = 5").await;
     let dead = engine.count("SELECT COUNT(*) FROM job_dead_letters").await;

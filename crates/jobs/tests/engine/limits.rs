@@ -240,11 +240,11 @@ async fn examined_keys_are_not_examined_again_immediately(engine: Engine) {
     while claimed < KEYS {
         claimed += engine.claim(worker, KEYS).await.jobs.len() as i64;
     }
-    let mut looks = Vec::new();
+    let mut next_claims = Vec::new();
     for _ in 0..6 {
         let claim = engine.claim(worker, KEYS).await;
         assert!(claim.jobs.is_empty(), "all keys are saturated");
-        looks.push(claim.next_claim_at);
+        next_claims.push(claim.next_claim_at);
     }
-    assert_eq!(looks[2..], [None; 4], "{looks:?}");
+    assert_eq!(next_claims[2..], [None; 4], "{next_claims:?}");
 }

@@ -229,14 +229,14 @@ impl Sequence {
                 let HeartbeatOutcome::Alive { cancel } = heartbeat else {
                     panic!("the worker was evicted before its lease expired")
                 };
-                let asked: BTreeSet<_> = cancel.iter().map(|attempt| attempt.job).collect();
+                let requested: BTreeSet<_> = cancel.iter().map(|attempt| attempt.job).collect();
                 let expected: BTreeSet<_> = self
                     .jobs
                     .iter()
                     .filter(|(_, job)| job.is_cancel_requested && job.at == ModelState::Runs { worker })
                     .map(|(id, _)| *id)
                     .collect();
-                assert_eq!(asked, expected);
+                assert_eq!(requested, expected);
             }
         }
     }
@@ -252,11 +252,11 @@ impl Sequence {
         let (one, other) = (self.node(), self.node());
         let (first, second) = tokio::join!(one.evict_expired_workers(), other.evict_expired_workers());
         let rescued = first.unwrap() + second.unwrap();
-        let silent: Vec<_> =
+        let expired: Vec<_> =
             self.workers.iter().filter(|(_, last)| **last + LEASE < now).map(|(worker, _)| *worker).collect();
-        self.steps.push(format!("{silent:?} are evicted, {rescued} jobs are rescued"));
+        self.steps.push(format!("{expired:?} are evicted, {rescued} jobs are rescued"));
         let mut expected = 0;
-        for worker in silent {
+        for worker in expired {
             self.workers.remove(&worker);
             for job in self.jobs.values_mut().filter(|job| job.at == ModelState::Runs { worker }) {
                 expected += 1;

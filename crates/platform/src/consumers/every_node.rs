@@ -47,7 +47,7 @@ async fn run(app: App) {
 /// Reads the next events after `cursor` and runs their hooks. Returns true if there may be more.
 #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
 async fn read_events(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
-    let asked = Instant::now();
+    let started = Instant::now();
     let servers = app.db.server_changes();
     if cursor.servers != servers {
         // After a failover, positions read before may have been assigned to other events.
@@ -81,7 +81,7 @@ async fn read_events(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
         && app.event_routes.has_no_failures()
         && waiting.is_none_or(|oldest| now.since(oldest) <= TOLERATED_LAG)
     {
-        app.invalidation_feed.mark_current_at(asked);
+        app.invalidation_feed.mark_current_at(started);
     }
     Ok(more)
 }

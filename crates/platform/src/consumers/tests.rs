@@ -123,9 +123,9 @@ async fn failed_hook_is_run_again() {
     let test = server().await;
     let subject = emit(&test.app, "fails once").await;
     assert_eq!(hook_runs(&subject), 1);
-    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    let mut interval = tokio::time::interval(Duration::from_millis(5));
     while MISSED_RUNS.load(Ordering::Relaxed) == 0 || !test.app.event_routes.has_no_failures() {
-        looks.tick().await;
+        interval.tick().await;
     }
     assert_eq!(hook_runs(&subject), 1, "the failed hook runs again with a report of missed events");
 }
@@ -158,9 +158,9 @@ async fn metrics_report_lag_and_failures() {
     emit(&test.app, "poison").await;
     test.app.run_due().await.unwrap();
     let running = test.app.consumers().start();
-    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    let mut interval = tokio::time::interval(Duration::from_millis(5));
     while test.app.consumer_set.sampled().is_empty() {
-        looks.tick().await;
+        interval.tick().await;
     }
     running.stop().await;
     let text = test.app.metrics.to_text();

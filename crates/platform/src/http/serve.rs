@@ -224,10 +224,10 @@ impl Connections {
         }
     }
 
-    /// Waits at most `patience` until no connection is open. Returns the number of open connections.
-    async fn wait_for_end(&self, patience: Duration) -> usize {
+    /// Waits at most `max_wait` until no connection is open. Returns the number of open connections.
+    async fn wait_for_end(&self, max_wait: Duration) -> usize {
         self.tasks.close();
-        match tokio::time::timeout(patience, self.tasks.wait()).await {
+        match tokio::time::timeout(max_wait, self.tasks.wait()).await {
             Ok(()) => 0,
             Err(_) => self.tasks.len(),
         }

@@ -225,8 +225,8 @@ fn invalid_declarations_are_rejected() {
         ("[[waiver]]\nrow = \"SEC-05\"\nreason = \"r\"\nowner = \"o\"".into(), "until"),
         ("[[chekc]]".into(), "chekc"),
     ] {
-        let said = refused(&text);
-        assert!(said.contains(reason), "{text}: {said}");
+        let message = refused(&text);
+        assert!(message.contains(reason), "{text}: {message}");
     }
     let mut catalogue = Catalogue::built_in();
     let word = word.replace("\"\"", "\"Ada\"");

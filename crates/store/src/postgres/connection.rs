@@ -95,8 +95,8 @@ impl PostgresConnection {
     }
 
     /// Sets the time that later statements may wait for a response.
-    pub fn set_response_timeout(&self, silence: Duration) {
-        self.response_timeout.set(silence);
+    pub fn set_response_timeout(&self, timeout: Duration) {
+        self.response_timeout.set(timeout);
     }
 
     /// Waits for a response, at most for the silence limit. The server's own timeouts end every statement

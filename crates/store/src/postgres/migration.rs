@@ -93,10 +93,10 @@ impl MigrationLink {
     /// # Errors
     /// Returns [`OpenError::Settings`] with instructions if it may not, or the error of the query.
     pub fn check_writable(&self, q: &Query<'_>) -> Result<(), OpenError> {
-        let asked = q.one(SCHEMA, &[], |row| {
+        let grants = q.one(SCHEMA, &[], |row| {
             Ok((row.get::<String>(0)?, row.get::<String>(1)?, row.get(2)?, row.get::<bool>(3)?))
         })?;
-        let Some((role, database, schema, may_create)) = asked else { return Ok(()) };
+        let Some((role, database, schema, may_create)) = grants else { return Ok(()) };
         match schema {
             Some(_) if may_create => Ok(()),
             Some::<String>(schema) => Err(OpenError::Settings(format!(

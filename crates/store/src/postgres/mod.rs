@@ -217,9 +217,9 @@ pub(crate) fn read_clock(q: &Query<'_>) -> Result<(ClockReading, Instant), Error
     };
     // The first call may include preparing the statement; the second takes exactly one round trip.
     ask()?;
-    let asked = Instant::now();
+    let started = Instant::now();
     let there = ask()?.ok_or_else(|| Error::fault("the query for the time returned no row"))?;
-    let uncertainty = asked.elapsed() / 2;
+    let uncertainty = started.elapsed() / 2;
     Ok((ClockReading { now: there + uncertainty, uncertainty }, Instant::now()))
 }
 

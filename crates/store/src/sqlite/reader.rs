@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(result.take().unwrap(), 1);
     }
 
-    fn looks(engine: &Engine) -> Vec<bool> {
+    fn idle_snapshots(engine: &Engine) -> Vec<bool> {
         engine.shared.idle.lock().readers.iter().map(|reader| reader.has_snapshot).collect()
     }
 
@@ -250,10 +250,10 @@ mod tests {
         for position in 1..=100 {
             write(&engine, position);
             assert_eq!(read(&engine), position);
-            assert_eq!(looks(&engine), [false], "the first read after a write keeps no snapshot");
+            assert_eq!(idle_snapshots(&engine), [false], "the first read after a write keeps no snapshot");
             assert_eq!([read(&engine), read(&engine)], [position; 2]);
         }
-        assert_eq!(looks(&engine), [true]);
+        assert_eq!(idle_snapshots(&engine), [true]);
         let log = folder.path().join(format!("{FILE}-wal"));
         assert!(log.metadata().unwrap().len() > 0);
         let (_stop, stopped) = watch::channel(false);
@@ -267,7 +267,7 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(log.metadata().unwrap().len(), 0, "a reader blocked the checkpoint");
-        assert_eq!((looks(&engine), read(&engine)), (vec![false], 100));
+        assert_eq!((idle_snapshots(&engine), read(&engine)), (vec![false], 100));
         engine.close();
     }
 }

@@ -54,7 +54,7 @@ pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     }
     report.attack("a key of an item twice", DEFAULT_TIME_LIMIT, || {
         let response = post(server, &[], br#"{"data":{"twice":1,"twice":2}}"#)?;
-        let said = status_in(&response, &[201, 400, 422])?;
+        let summary = status_in(&response, &[201, 400, 422])?;
         if response.status == 201 {
             let path = format!("{NOTES}/{}", response.json()["id"].as_str().unwrap_or_default());
             let kept = String::from_utf8(server.get(&server.eve, &path)?.body)?;
@@ -62,7 +62,7 @@ pub fn run(server: &AttackedServer, report: &mut AttackReport) {
             // stored.
             ensure!(kept.matches("twice").count() == 1, "both are kept: {kept}");
         }
-        Ok(said)
+        Ok(summary)
     });
     for (name, header) in
         [("another content type", "text/plain"), ("a form", "application/x-www-form-urlencoded")]

@@ -153,10 +153,10 @@ pub fn connections(server: &AttackedServer, report: &mut AttackReport) {
         for _ in 0..IDLE {
             open.push(TcpStream::connect(server.address()).context("one of them")?);
         }
-        let said = check_other_caller(server)?;
+        let summary = check_other_caller(server)?;
         let closed = open.iter().filter(|stream| has_ended(stream)).count();
         ensure!(closed >= IDLE - MAX_CONNECTIONS, "{closed} were closed, so the maximum does not hold");
-        Ok(format!("{said}; {closed} idle ones were closed"))
+        Ok(format!("{summary}; {closed} idle ones were closed"))
     });
     report.attack("afterwards", DEFAULT_TIME_LIMIT, || check_other_caller(server));
 }
@@ -170,7 +170,7 @@ fn slow_heads(server: &AttackedServer) -> Result<String> {
         stream.write_all(b"GET /livez HTTP/1.1\r\nhost: ki")?;
         slow.push(stream);
     }
-    let said = check_other_caller(server)?;
+    let summary = check_other_caller(server)?;
     for stream in &mut slow {
         let mut response = Vec::new();
         // A reset also ends the connection.
@@ -178,7 +178,7 @@ fn slow_heads(server: &AttackedServer) -> Result<String> {
         let is_refused = response.is_empty() || response.starts_with(b"HTTP/1.1 4");
         ensure!(is_refused, "{}", String::from_utf8_lossy(&response));
     }
-    Ok(format!("{said}; all {SLOW} were ended"))
+    Ok(format!("{summary}; all {SLOW} were ended"))
 }
 
 fn has_ended(stream: &TcpStream) -> bool {

@@ -136,8 +136,8 @@ fn run_with_concurrent_writer(
         let outcome = attack();
         is_over.store(true, Ordering::Relaxed);
         let (writes, slowest) = writer.join().expect("a writer does not panic")?;
-        let said = outcome?;
-        ensure!(slowest <= OTHERS_WITHIN, "{said}, but another user's write took {slowest:.1?}");
-        Ok(format!("{said}; {writes} writes beside it, the slowest {} ms", slowest.as_millis()))
+        let summary = outcome?;
+        ensure!(slowest <= OTHERS_WITHIN, "{summary}, but another user's write took {slowest:.1?}");
+        Ok(format!("{summary}; {writes} writes beside it, the slowest {} ms", slowest.as_millis()))
     })
 }

@@ -83,7 +83,7 @@ pub fn run(at: SocketAddr, admin: &TestAccount, report: &mut AttackReport) {
 fn redirecting() -> Result<(SocketAddr, Receiver<String>)> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let address = listener.local_addr()?;
-    let (say, said) = mpsc::channel();
+    let (say, summary) = mpsc::channel();
     thread::spawn(move || {
         for stream in listener.incoming().take(8) {
             let Ok(mut stream) = stream else { return };
@@ -101,18 +101,18 @@ fn redirecting() -> Result<(SocketAddr, Receiver<String>)> {
             }
         }
     });
-    Ok((address, said))
+    Ok((address, summary))
 }
 
 /// Fails if a redirect is followed, on a server that allows loopback.
 pub fn redirects(server: &AttackedServer, report: &mut AttackReport) {
     report.attack("a receiver that redirects", ARRIVES_WITHIN + FOLLOWS_WITHIN, || {
-        let (address, said) = redirecting()?;
+        let (address, summary) = redirecting()?;
         let body = json!({ "url": format!("http://{address}/hook"), "body": { "a": 1 } });
         server.post(&server.admin, "/api/v1/callbacks", &body)?.expect(201)?;
-        let first = said.recv_timeout(ARRIVES_WITHIN).context("the callback did not arrive")?;
+        let first = summary.recv_timeout(ARRIVES_WITHIN).context("the callback did not arrive")?;
         ensure!(first.contains("/hook"), "{first}");
-        match said.recv_timeout(FOLLOWS_WITHIN) {
+        match summary.recv_timeout(FOLLOWS_WITHIN) {
             Err(_) => Ok("not followed".to_owned()),
             Ok(second) => anyhow::bail!("the redirect was followed: {second}"),
         }

@@ -47,10 +47,10 @@ pub fn run(server: &AttackedServer, foreign: &str, report: &mut AttackReport) {
     for (name, token) in forgeries {
         report.attack(name, DEFAULT_TIME_LIMIT, || {
             let response = server.call("GET", ME, Some(&token), &Value::Null)?;
-            let said = status_in(&response, &[401])?;
+            let summary = status_in(&response, &[401])?;
             let challenge = response.header("www-authenticate").unwrap_or_default();
             ensure!(challenge.starts_with("Bearer"), "a 401 without a challenge: {challenge:?}");
-            Ok(said)
+            Ok(summary)
         });
     }
     for (name, header) in [

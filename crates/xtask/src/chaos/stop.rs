@@ -185,13 +185,13 @@ async fn client(
     while !over.get() {
         let Some((from, to)) = pairs.borrow_mut().next() else { bail!("the pairs are used up") };
         let body = json!({"to": {"user_id": accounts[to].id}}).to_string();
-        let asked = encode_request(
+        let request = encode_request(
             "POST",
             "/api/v1/partners/requests",
             Some(&accounts[from].token),
             Some(body.as_bytes()),
         );
-        let answered = connection.call(&asked).await;
+        let answered = connection.call(&request).await;
         let mut report = report.borrow_mut();
         match answered {
             Ok(200..=299) => report.acknowledged += 1,

@@ -81,8 +81,8 @@ fn ask(binary: &Path, role: &str) -> Result<Seen> {
     asked.arg(format!("{url}/openapi.json")).env("PYTHONDONTWRITEBYTECODE", "1").env("KITH_FUZZ_ROLE", role);
     asked.env("KITH_FUZZ_URL", &url).env("KITH_FUZZ_DATA", &data).env("KITH_FUZZ_SEEN", &seen);
     let asked = asked.output().context("cannot run schemathesis")?;
-    let said = [asked.stdout, asked.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    println!("\n=== schemathesis as {role}\n{}", said.concat());
+    let output = [asked.stdout, asked.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    println!("\n=== schemathesis as {role}\n{}", output.concat());
     if !asked.status.success() {
         bail!("schemathesis as {role} ended with {}", asked.status);
     }

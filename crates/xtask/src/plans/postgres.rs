@@ -175,7 +175,7 @@ async fn judge_statement(
                 judged = Some(found);
             }
             Ok(_) => {}
-            Err(said) => error = said,
+            Err(failure) => error = failure,
         }
     }
     let Some((cost, plan)) = judged else {

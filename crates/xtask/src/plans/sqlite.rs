@@ -98,12 +98,12 @@ fn judge_statement(
         match cost(connection, &sql, params) {
             Ok(cost) if judged.is_none_or(|judged| sample.prefers(&cost, &judged)) => judged = Some(cost),
             Ok(_) => {}
-            Err(said) if said.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            Err(failure) if failure.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
                 let stopped = Cost { steps: STOPPED, ..Cost::default() };
                 judged = Some(judged.filter(|judged| !sample.prefers(&stopped, judged)).unwrap_or(stopped));
                 break;
             }
-            Err(said) => error = said.to_string(),
+            Err(failure) => error = failure.to_string(),
         }
     }
     let Some(cost) = judged else {

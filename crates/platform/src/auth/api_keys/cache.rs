@@ -22,8 +22,8 @@ const MAX_CACHED_KEYS: usize = 10_000;
 pub(crate) struct ApiKeyCache(Cache<ApiKeyId, Option<Arc<CachedApiKey>>>);
 
 impl ApiKeyCache {
-    pub fn new(hearing: InvalidationFeed) -> Self {
-        Self(Cache::new(MAX_CACHED_KEYS, hearing))
+    pub fn new(invalidation_feed: InvalidationFeed) -> Self {
+        Self(Cache::new(MAX_CACHED_KEYS, invalidation_feed))
     }
 
     /// Returns the active key that matches `text` at `now`, and records its use.

@@ -107,9 +107,12 @@ pub fn jobs(args: &Args) -> Result<()> {
     })?;
     let redis = if peers { Some(Redis::start(&folder.join("redis"))?) } else { None };
     let environment = BenchEnvironment { folder, driver, postgres, redis };
-    let asked = |row: &&JobBenchRow| args.has_row(row.name);
-    let rows =
-        ROWS.iter().filter(asked).filter(|row| kith || !row.own).map(|row| compare(&environment, row, args));
+    let selected = |row: &&JobBenchRow| args.has_row(row.name);
+    let rows = ROWS
+        .iter()
+        .filter(selected)
+        .filter(|row| kith || !row.own)
+        .map(|row| compare(&environment, row, args));
     let rows = rows.collect::<Result<Vec<_>>>()?;
     let has_bloat = kith && args.has_row("bloat");
     let bloat_jobs = args.mode.pick(if args.quick { 100_000 } else { BLOAT_JOBS }, SMOKE_JOBS);

@@ -81,8 +81,8 @@ impl RowComparison {
             for kith in &ours {
                 let is_other = !runs.contender.is_kith();
                 let [min, middle, max] = self.ratios_to(kith, runs);
-                let ahead = format!(" {middle:.1} × ({min:.1}–{max:.1}) |");
-                line.push_str(if is_other { &ahead } else { " |" });
+                let lead = format!(" {middle:.1} × ({min:.1}–{max:.1}) |");
+                line.push_str(if is_other { &lead } else { " |" });
             }
             lines.push(line);
         }

@@ -112,7 +112,8 @@ impl Jobs {
             self.restart_contact();
         }
         let contact = now.since(self.in_contact_since());
-        let unresponsive = self.db().read(move |q| rows::workers::list_expired(q, now, contact, BATCH_SIZE)).await;
+        let unresponsive =
+            self.db().read(move |q| rows::workers::list_expired(q, now, contact, BATCH_SIZE)).await;
         if unresponsive.is_err() || started.elapsed() > CONTACT_TIMEOUT {
             self.restart_contact();
         }

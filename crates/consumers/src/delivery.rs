@@ -58,8 +58,8 @@ pub enum Progress {
     More {
         /// Number of events handled.
         handled: usize,
-        /// True if an event was set aside.
-        set_aside: bool,
+        /// True if an event was dead-lettered.
+        dead_lettered: bool,
     },
     /// The cursor, the lease or the log has changed meanwhile, and nothing was done.
     Outdated,
@@ -75,7 +75,7 @@ pub enum Progress {
 }
 
 impl Progress {
-    const DONE: Self = Self::More { handled: 0, set_aside: false };
+    const DONE: Self = Self::More { handled: 0, dead_lettered: false };
 }
 
 /// Failure of a delivering transaction.
@@ -232,7 +232,7 @@ impl<W: Transactions> Delivery<W> {
         match self.transact(Arc::clone(&batch), cursor).await {
             Ok(()) => {
                 self.set_cursor(end);
-                Ok(Progress::More { handled: count, set_aside: false })
+                Ok(Progress::More { handled: count, dead_lettered: false })
             }
             Err(FailedTransaction::Changed) => Ok(Progress::Outdated),
             Err(FailedTransaction::Handler(_)) if count > 1 => {
@@ -342,7 +342,7 @@ impl<W: Transactions> Delivery<W> {
         match self.write(run, &began).await {
             Ok(()) => {
                 self.errors_alone = 0;
-                Ok(Progress::More { handled: 1, set_aside: false })
+                Ok(Progress::More { handled: 1, dead_lettered: false })
             }
             Err(FailedTransaction::Changed) => Ok(Progress::Outdated),
             Err(FailedTransaction::Handler(reason)) => self.record_failed_retry(cursor, due, &reason).await,
@@ -363,13 +363,18 @@ impl<W: Transactions> Delivery<W> {
         let (now, attempts, error) = (self.now(), row.attempts + 1, stored_error(reason));
         let (name, node, position) = (self.name(), self.node.clone(), row.position);
         if is_last {
-            tracing::error!(consumer = name, position, error, "an event was set aside after all attempts");
+            tracing::error!(
+                consumer = name,
+                position,
+                error,
+                "an event was dead-lettered after all attempts"
+            );
         }
         let run = move |tx: &Tx<'_>, _: &Ctx| {
             ensure_current(rows::move_cursor(tx, name, &node, cursor, cursor)?)?;
-            let set_aside_at = is_last.then_some(now);
+            let dead_lettered_at = is_last.then_some(now);
             let retry_at = now + backoff(attempts);
-            ensure_current(rows::update_failure(tx, name, &row, retry_at, &error, set_aside_at)?)?;
+            ensure_current(rows::update_failure(tx, name, &row, retry_at, &error, dead_lettered_at)?)?;
             if is_last {
                 rows::limit_attempts(tx, name, &row.subject, MAX_ATTEMPTS - 1)?;
             }
@@ -379,7 +384,7 @@ impl<W: Transactions> Delivery<W> {
             return Ok(Progress::Outdated);
         }
         self.errors_alone = 0;
-        Ok(Progress::More { handled: 0, set_aside: is_last })
+        Ok(Progress::More { handled: 0, dead_lettered: is_last })
     }
 
     /// Deletes a failure whose event no longer exists.

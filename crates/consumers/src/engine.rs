@@ -55,22 +55,22 @@ pub struct Consumers<W> {
 #[derive(Debug, Default)]
 struct Count {
     handled: AtomicU64,
-    set_aside: AtomicU64,
+    dead_lettered: AtomicU64,
     panics: AtomicU64,
     /// True if the task has panicked and has not been restarted. This node then takes no lease for the
     /// consumer.
     is_down: AtomicBool,
 }
 
-/// Number of events that this process has handled and set aside for one consumer.
+/// Number of events that this process has handled and dead-lettered for one consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConsumerCounts {
     /// Name of the consumer.
     pub name: &'static str,
     /// Events handled.
     pub handled: u64,
-    /// Events set aside.
-    pub set_aside: u64,
+    /// Events dead-lettered.
+    pub dead_lettered: u64,
     /// Panics of the task that delivers, outside the handler.
     pub panics: u64,
 }
@@ -103,16 +103,16 @@ impl ConsumerSet {
         let counts = self.consumers.iter().zip(&self.counts).map(|(consumer, count)| ConsumerCounts {
             name: consumer.name,
             handled: count.handled.load(Ordering::Relaxed),
-            set_aside: count.set_aside.load(Ordering::Relaxed),
+            dead_lettered: count.dead_lettered.load(Ordering::Relaxed),
             panics: count.panics.load(Ordering::Relaxed),
         });
         counts.collect()
     }
 
-    fn count(&self, index: usize, handled: usize, set_aside: bool) {
+    fn count(&self, index: usize, handled: usize, dead_lettered: bool) {
         let Some(count) = self.counts.get(index) else { return };
         count.handled.fetch_add(handled as u64, Ordering::Relaxed);
-        count.set_aside.fetch_add(u64::from(set_aside), Ordering::Relaxed);
+        count.dead_lettered.fetch_add(u64::from(dead_lettered), Ordering::Relaxed);
     }
 
     fn set_down(&self, index: usize, is_down: bool) {
@@ -163,8 +163,8 @@ impl<W: Transactions> Consumers<W> {
         for (index, mut delivery) in deliveries {
             loop {
                 match delivery.step().await? {
-                    Progress::More { handled: more, set_aside } => {
-                        self.set.count(index, more, set_aside);
+                    Progress::More { handled: more, dead_lettered } => {
+                        self.set.count(index, more, dead_lettered);
                         handled += more;
                     }
                     Progress::Outdated => {}
@@ -348,8 +348,8 @@ impl<W: Transactions> Consumers<W> {
             state.errors = 0;
         }
         match progress {
-            Ok(Progress::More { handled, set_aside }) => {
-                self.set.count(index, handled, set_aside);
+            Ok(Progress::More { handled, dead_lettered }) => {
+                self.set.count(index, handled, dead_lettered);
                 Duration::ZERO
             }
             Ok(Progress::Idle { until, has_skipped }) => {

@@ -128,7 +128,7 @@ async fn counts_and_samples_cover_every_consumer(node: Node) {
     assert_eq!(node.status("first").await.lag_ms, 1_500);
     assert_eq!(consumers.clone().run_due().await.unwrap(), 2);
     let counts = set.counts();
-    assert_eq!((counts[0].name, counts[0].handled, counts[0].set_aside), ("first", 2, 0));
+    assert_eq!((counts[0].name, counts[0].handled, counts[0].dead_lettered), ("first", 2, 0));
     let status = node.status("first").await;
     assert_eq!((status.lag_events, status.lag_ms, status.pending), (0, 0, 1));
     assert!(!status.owner.is_empty());

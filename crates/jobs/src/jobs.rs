@@ -17,7 +17,7 @@ use crate::finish::{AttemptReport, ReportOutcome};
 use crate::model::Attempt;
 use crate::model::{ClaimToken, Enqueued};
 use crate::new_job::NewJob;
-use crate::rows::live::Claimer;
+use crate::rows::claims::Claimer;
 use crate::stats::{JobCounters, JobCounts, JobTotals, QueueSample};
 use crate::{finish, rows};
 
@@ -184,7 +184,7 @@ impl Jobs {
         }
         marks.checked_at = now;
         let (name, lanes) = (queue.to_owned(), marks.watermarks);
-        match self.0.db.export(move |q| rows::live::is_ready_below(q, &name, &lanes)).await {
+        match self.0.db.export(move |q| rows::claims::is_ready_below(q, &name, &lanes)).await {
             Ok(false) => marks,
             Ok(true) => {
                 tracing::warn!(queue, "ready jobs found below the watermark; it was reset");
@@ -255,9 +255,9 @@ impl Jobs {
                 if !rows::workers::heartbeat(tx, worker, ctx.refreshed().now)? {
                     return Ok((HeartbeatOutcome::Evicted, Vec::new()));
                 }
-                rows::live::set_deadlines(tx, &deadlines)?;
-                let cancel = rows::live::list_cancel_requested(tx, worker)?;
-                Ok((HeartbeatOutcome::Alive { cancel }, rows::live::list_lost(tx, &running)?))
+                rows::attempts::set_deadlines(tx, &deadlines)?;
+                let cancel = rows::attempts::list_cancel_requested(tx, worker)?;
+                Ok((HeartbeatOutcome::Alive { cancel }, rows::attempts::list_lost(tx, &running)?))
             })
             .await
             .inspect_err(|_| self.restart_contact())

@@ -166,7 +166,7 @@ impl Jobs {
 
     async fn end_overdue(&self) -> Result<(), Error> {
         let before = self.inner().sources.clock.now() - OVERDUE_GRACE;
-        let overdue = self.db().read(move |q| rows::live::list_overdue(q, before, BATCH_SIZE)).await?;
+        let overdue = self.db().read(move |q| rows::attempts::list_overdue(q, before, BATCH_SIZE)).await?;
         if overdue.is_empty() {
             return Ok(());
         }

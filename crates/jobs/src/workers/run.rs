@@ -94,7 +94,7 @@ impl AttemptContext {
         let progress = move |tx: &kith_store::Tx<'_>| {
             tx.allow_async_commit();
             tx.notify(progress_channel(own.job));
-            rows::live::set_progress(tx, own, &text)
+            rows::attempts::set_progress(tx, own, &text)
         };
         self.jobs.db().write(progress).await
     }

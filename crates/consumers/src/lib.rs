@@ -18,13 +18,15 @@ mod failures;
 mod lease;
 mod replay;
 mod rows;
+mod set;
 mod status;
 mod supervise;
 
 pub use consumer::{Consumer, HandlerError, StartAt, TransactionFuture, Transactions, kind_matches};
 pub use delivery::{Delivery, DeliveryError, Progress};
-pub use engine::{ConsumerCounts, ConsumerSet, Consumers, RunningConsumers};
+pub use engine::{Consumers, RunningConsumers};
 pub use failures::{DeadLetteredEvent, MAX_ATTEMPTS, MAX_PENDING, list_dead_letters};
 pub use lease::{LEASE_TTL_MS, declare, delete_undeclared};
 pub use replay::{ReplayError, ReplayFrom, replay, retry_dead_letters};
+pub use set::{ConsumerCounts, ConsumerSet};
 pub use status::{ConsumerStatus, list_status};

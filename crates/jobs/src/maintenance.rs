@@ -198,7 +198,7 @@ impl Jobs {
         let (now, outcome) = (self.inner().sources.clock.now(), unwritten.clone());
         let written = self.db().write(move |tx| {
             tx.allow_async_commit();
-            stats::write(tx, now, &outcome)
+            stats::write_counts(tx, now, &outcome)
         });
         written.await.inspect_err(|_| counts.return_to_queue(unwritten))
     }
@@ -209,7 +209,7 @@ impl Jobs {
         self.db()
             .write(move |tx| {
                 tx.allow_async_commit();
-                stats::keep(tx, &samples, now, SAMPLE_INTERVAL)
+                stats::store_samples(tx, &samples, now, SAMPLE_INTERVAL)
             })
             .await?;
         Ok(())

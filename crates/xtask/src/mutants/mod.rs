@@ -82,6 +82,7 @@ const PARTS: &[Part] = &[
             "lockout",
             "profile",
             "account_deletion",
+            "account_purges",
             "revocation",
             "operators",
             "traces",

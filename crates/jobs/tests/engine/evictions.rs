@@ -262,15 +262,15 @@ async fn concurrent_nodes_evict_worker_once(engine: Engine) {
     engine.claim(gone, 50).await;
     engine.advance(seconds(7));
     let nodes = [Some(engine.jobs.clone()), engine.second().await];
-    let mut rescuers = tokio::task::JoinSet::new();
+    let mut evictors = tokio::task::JoinSet::new();
     for n in 0..6 {
         let jobs = nodes[n % 2].clone().unwrap_or_else(|| engine.jobs.clone());
-        rescuers.spawn(async move { jobs.evict_expired_workers().await.unwrap() });
+        evictors.spawn(async move { jobs.evict_expired_workers().await.unwrap() });
     }
-    let mut rescued = 0;
-    while let Some(ended) = rescuers.join_next().await {
-        rescued += ended.unwrap();
+    let mut returned = 0;
+    while let Some(ended) = evictors.join_next().await {
+        returned += ended.unwrap();
     }
-    assert_eq!(rescued, 50);
+    assert_eq!(returned, 50);
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE crashes = 1").await, 50);
 }

@@ -251,8 +251,8 @@ fn error_unless(right: bool, expected: Expected, response: &TestResponse) -> Vec
 }
 
 /// A module may use its own code for missing resources, ending with `_not_found`.
-fn is_code(said: &Value, code: &str) -> bool {
-    said.as_str().is_some_and(|said| said == code || code == "not_found" && said.ends_with("_not_found"))
+fn is_code(value: &Value, code: &str) -> bool {
+    value.as_str().is_some_and(|value| value == code || code == "not_found" && value.ends_with("_not_found"))
 }
 
 /// ACC-03, ACC-09, ACC-10, ACC-13: every cell has the declared status, and a rejection changes and reveals

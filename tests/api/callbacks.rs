@@ -1,5 +1,4 @@
-//! Tests of HTTP callbacks: delivery, signature, retries, dead letters, endpoint failures, and rotation of
-//! secrets.
+//! Tests of HTTP callbacks: delivery, signature, retries and dead letters.
 
 use std::time::Duration;
 
@@ -10,12 +9,11 @@ use serde_json::{Value, json};
 
 use crate::support::{Engine, ReceivedRequest, Receiver, Reply, TestApp, TestUser, on_every_engine};
 
-const CALLBACKS: &str = "/api/v1/callbacks";
-const RECURRING: &str = "/api/v1/recurring-callbacks";
-const ENDPOINTS: &str = "/api/v1/callback-endpoints";
+pub const CALLBACKS: &str = "/api/v1/callbacks";
+pub const ENDPOINTS: &str = "/api/v1/callback-endpoints";
 
 /// Allows loopback, where the receivers of these tests listen.
-fn allow_loopback(config: &mut Config) {
+pub fn allow_loopback(config: &mut Config) {
     config.outbound.allowed_networks = vec!["127.0.0.1".parse().expect("a network")];
     config.outbound.timeout_ms = 2_000;
 }
@@ -24,14 +22,8 @@ on_every_engine! {
     with super::allow_loopback;
     callback_is_signed_and_response_is_stored,
     signature_uses_real_time,
-    recurring_callback_creates_callback_per_run,
-    scheduled_callback_waits_until_due,
     failed_callback_is_retried_then_dead_lettered,
     retry_after_is_respected,
-    status_410_disables_endpoint,
-    endpoint_is_disabled_after_five_failing_days,
-    open_breaker_closes_after_successful_probe,
-    secret_is_shown_once_and_rotates_with_overlap,
     redirects_and_missing_responses_are_failures,
     cancelled_callback_is_not_sent,
     callback_is_sent_once_by_any_node,
@@ -40,7 +32,7 @@ on_every_engine! {
 }
 
 /// Runs all due jobs on one node after the other.
-async fn drain(app: &TestApp) {
+pub async fn drain(app: &TestApp) {
     for parts in app.all_parts() {
         parts.jobs.tick().await.expect("a database");
         parts.jobs.drain(&parts.job_handlers(), &["callbacks"]).await.expect("a database");
@@ -57,25 +49,25 @@ async fn pass_until_next(app: &TestApp, admin: &TestUser, callback: &Value) -> D
     wait
 }
 
-async fn make(admin: &TestUser, body: Value) -> Value {
+pub async fn make(admin: &TestUser, body: Value) -> Value {
     admin.post(CALLBACKS, body).await.expect(201)
 }
 
-async fn look(admin: &TestUser, callback: &Value) -> Value {
+pub async fn look(admin: &TestUser, callback: &Value) -> Value {
     admin.get(&format!("{CALLBACKS}/{}", id(callback))).await.expect(200)
 }
 
-async fn endpoint(admin: &TestUser, callback: &Value) -> Value {
+pub async fn endpoint(admin: &TestUser, callback: &Value) -> Value {
     let id = callback["endpoint_id"].as_str().expect("an endpoint");
     admin.get(&format!("{ENDPOINTS}/{id}")).await.expect(200)
 }
 
-fn id(thing: &Value) -> &str {
+pub fn id(thing: &Value) -> &str {
     thing["id"].as_str().expect("an id")
 }
 
 /// Returns the expected value of `webhook-signature` for this secret.
-fn signature(secret: &Value, arrived: &ReceivedRequest) -> String {
+pub fn signature(secret: &Value, arrived: &ReceivedRequest) -> String {
     let secret = SigningSecret::parse(secret.as_str().expect("a secret")).expect("whsec_");
     let seconds: i64 = arrived.header("webhook-timestamp").parse().expect("seconds");
     let at = Timestamp::from_millis(seconds * 1_000);
@@ -161,100 +153,6 @@ async fn signature_uses_real_time(app: &TestApp) {
     assert_eq!(at, app.now().as_millis() / 1_000);
 }
 
-async fn recurring_callback_creates_callback_per_run(app: &TestApp) {
-    let admin = app.admin("ada").await;
-    let receiver = Receiver::start(Reply::status(200)).await;
-    let request =
-        json!({ "url": receiver.url("/tick"), "headers": { "x-own": "planted-secret" }, "body": { "n": 1 } });
-    // The clock is at 1:00 in Berlin, in winter.
-    let body = json!({ "request": request, "schedule": "30 9 * * *", "time_zone": "europe/berlin" });
-    let made = admin.post(RECURRING, body).await.expect(201);
-    assert_eq!((&made["time_zone"], &made["paused"]), (&json!("Europe/Berlin"), &json!(false)));
-    let first = app.now() + hours(8) + minutes(30);
-    assert_eq!(made["next"][0], json!(first));
-    assert_eq!(made["next"][4], json!(first + days(4)));
-    assert!(app.rows_with(&["planted-secret"]).await.is_empty(), "headers are not stored in plain text");
-
-    app.advance(hours(8));
-    drain(app).await;
-    assert_eq!(receiver.count(), 0);
-    app.advance(minutes(30));
-    for day in 1..=3 {
-        drain(app).await;
-        assert_eq!(receiver.count(), day, "all nodes together make one attempt a day");
-        app.advance(days(1));
-    }
-    let arrived = receiver.arrived();
-    assert_eq!((&*arrived[2].line, arrived[2].header("x-own")), ("POST /tick HTTP/1.1", "planted-secret"));
-    assert_ne!(arrived[0].header("webhook-id"), arrived[1].header("webhook-id"));
-    assert_eq!(arrived[1].header("webhook-signature"), signature(&made["secret"], &arrived[1]));
-    let path = format!("{RECURRING}/{}", id(&made));
-    let shown = admin.get(&path).await.expect(200);
-    assert_eq!(shown["last_run_at"], json!(first + days(2)));
-    let of_it = admin.get(&format!("{CALLBACKS}?recurring_id={}", id(&made))).await.expect(200);
-    assert_eq!(of_it["items"].as_array().map(Vec::len), Some(3));
-    assert!(of_it["items"].as_array().expect("items").iter().all(|one| one["recurring_id"] == made["id"]));
-
-    assert_eq!(admin.get(RECURRING).await.expect(200)["items"][0]["id"], made["id"]);
-    admin.delete(&path, Value::Null).await.expect(204);
-    admin.get(&path).await.expect_problem(404, "not_found");
-    app.advance(days(2));
-    drain(app).await;
-    assert_eq!(receiver.count(), 3);
-
-    for (body, pointer, code) in [
-        (json!({ "request": {}, "schedule": "@daily" }), "/request/url", "not_exactly_one"),
-        (
-            json!({ "request": { "url": "http://10.0.0.1/" }, "schedule": "@daily" }),
-            "/request/url",
-            "internal_address",
-        ),
-        (
-            json!({ "request": { "url": receiver.url("/"), "run_at": app.now() }, "schedule": "@daily" }),
-            "/request/run_at",
-            "not_here",
-        ),
-        (
-            json!({ "request": { "url": receiver.url("/") }, "schedule": "61 * * * *" }),
-            "/schedule",
-            "not_a_schedule",
-        ),
-        (
-            json!({ "request": { "url": receiver.url("/") }, "schedule": "0 0 1 1 * * 2020" }),
-            "/schedule",
-            "no_run",
-        ),
-        (
-            json!({ "request": { "url": receiver.url("/") }, "schedule": "@daily", "time_zone": "Mars" }),
-            "/time_zone",
-            "not_a_time_zone",
-        ),
-    ] {
-        let problem = admin.post(RECURRING, body.clone()).await.expect_problem(422, "validation_failed");
-        let found = (&problem["errors"][0]["pointer"], &problem["errors"][0]["code"]);
-        assert_eq!(found, (&json!(pointer), &json!(code)), "{body}");
-    }
-}
-
-async fn scheduled_callback_waits_until_due(app: &TestApp) {
-    let admin = app.admin("ada").await;
-    let receiver = Receiver::start(Reply::status(204)).await;
-    let at = app.now() + days(30);
-    let made =
-        make(&admin, json!({ "url": receiver.url("/"), "text": "grüß", "method": "PUT", "run_at": at }))
-            .await;
-    assert_eq!(made["due_at"], json!(at));
-    app.advance(days(30) - seconds(1));
-    drain(app).await;
-    assert_eq!(receiver.count(), 0);
-    app.advance(seconds(1));
-    drain(app).await;
-    let arrived = &receiver.arrived()[0];
-    assert_eq!((&*arrived.line, &*arrived.body), ("PUT / HTTP/1.1", "grüß"));
-    assert_eq!(arrived.header("content-type"), "text/plain; charset=utf-8");
-    assert_eq!(look(&admin, &made).await["state"], "delivered");
-}
-
 async fn failed_callback_is_retried_then_dead_lettered(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::Response(500, String::new(), "broken".to_owned())).await;
@@ -322,182 +220,12 @@ async fn retry_after_is_respected(app: &TestApp) {
     }
 }
 
-async fn status_410_disables_endpoint(app: &TestApp) {
-    let admin = app.admin("ada").await;
-    let receiver = Receiver::start(Reply::status(410)).await;
-    let made = make(&admin, json!({ "url": receiver.url("/") })).await;
-    let waiting = make(&admin, json!({ "url": receiver.url("/"), "run_at": app.now() + hours(1) })).await;
-    assert_eq!(waiting["secret"], Value::Null, "the secret is returned only once");
-    drain(app).await;
-    let shown = look(&admin, &made).await;
-    assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("gone")));
-    let state = endpoint(&admin, &made).await;
-    assert_eq!((&state["disabled_reason"], &state["disabled_at"]), (&json!("gone"), &json!(app.now())));
-
-    // Administrators are notified.
-    let events = app.events().await;
-    let disabled =
-        events.iter().find(|one| one.event.kind == "callback_endpoint.disabled").expect("an event");
-    assert!(disabled.event.recipients.iter().any(|user| user.to_string() == admin.id));
-    assert!(disabled.event.payload.contains("gone"));
-    assert!(app.audit().await.iter().any(|entry| entry.action == "callback_endpoint.disabled"));
-
-    admin.post(CALLBACKS, json!({ "url": receiver.url("/") })).await.expect_problem(409, "endpoint_disabled");
-    let path = format!("{ENDPOINTS}/{}", id(&state));
-    let retry = format!("{CALLBACKS}/{}/retry", id(&made));
-    admin.post(&format!("{path}/ping"), Value::Null).await.expect_problem(409, "endpoint_disabled");
-    admin.post(&retry, Value::Null).await.expect_problem(409, "endpoint_disabled");
-    app.advance(hours(1));
-    drain(app).await;
-    let dead = look(&admin, &waiting).await;
-    assert_eq!((&dead["state"], &dead["reason"]), (&json!("failed"), &json!("endpoint_disabled")));
-    assert_eq!(receiver.count(), 1, "no further attempt is made");
-
-    receiver.replies(Reply::status(200));
-    let enabled = admin.post(&format!("{path}/enable"), Value::Null).await.expect(200);
-    assert_eq!((&enabled["disabled_at"], &enabled["breaker"]), (&Value::Null, &json!("closed")));
-    let ping = admin.post(&format!("{path}/ping"), Value::Null).await.expect(201);
-    admin.post(&retry, Value::Null).await.expect(200);
-    drain(app).await;
-    assert_eq!(look(&admin, &made).await["state"], "delivered");
-    assert_eq!(look(&admin, &ping).await["state"], "delivered");
-    let pinged: Value = serde_json::from_str(&receiver.arrived()[1].body).expect("JSON");
-    assert_eq!((&pinged["type"], &pinged["data"]["endpoint_id"]), (&json!("ping"), &state["id"]));
-}
-
-async fn endpoint_is_disabled_after_five_failing_days(app: &TestApp) {
-    let admin = app.admin("ada").await;
-    let receiver = Receiver::start(Reply::status(404)).await;
-    let url = receiver.url("/");
-    let made = make(&admin, json!({ "url": url })).await;
-    drain(app).await;
-    let since = app.now();
-    for _ in 0..4 {
-        app.advance(days(1));
-        make(&admin, json!({ "url": url })).await;
-        drain(app).await;
-    }
-    app.advance(days(1) - seconds(1));
-    make(&admin, json!({ "url": url })).await;
-    drain(app).await;
-    let state = endpoint(&admin, &made).await;
-    assert_eq!((&state["failing_since"], &state["disabled_at"]), (&json!(since), &Value::Null));
-
-    // A success resets the failure count.
-    receiver.replies(Reply::status(200));
-    app.advance(hours(1));
-    make(&admin, json!({ "url": url })).await;
-    drain(app).await;
-    assert_eq!(endpoint(&admin, &made).await["failing_since"], Value::Null);
-
-    receiver.replies(Reply::status(404));
-    let mut last = Value::Null;
-    for _ in 0..6 {
-        assert_eq!(endpoint(&admin, &made).await["disabled_at"], Value::Null);
-        last = make(&admin, json!({ "url": url })).await;
-        drain(app).await;
-        app.advance(days(1));
-    }
-    let state = endpoint(&admin, &made).await;
-    assert_eq!(state["disabled_reason"], "failing", "{state}");
-    let events = app.events().await.into_iter().filter(|one| one.event.kind == "callback_endpoint.disabled");
-    assert_eq!(events.count(), 1);
-    drain(app).await;
-    let shown = look(&admin, &last).await;
-    assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("endpoint_disabled")));
-}
-
-async fn open_breaker_closes_after_successful_probe(app: &TestApp) {
-    let admin = app.admin("ada").await;
-    let receiver = Receiver::start(Reply::status(500)).await;
-    let mut made = Vec::new();
-    for _ in 0..8 {
-        made.push(make(&admin, json!({ "url": receiver.url("/") })).await);
-    }
-    drain(app).await;
-    assert_eq!(receiver.count(), 5, "five consecutive failures open the breaker on any nodes");
-    let state = endpoint(&admin, &made[0]).await;
-    let until = app.now() + seconds(30);
-    assert_eq!((&state["breaker"], &state["next_request_at"]), (&json!("open"), &json!(until)));
-    let kept_back = look(&admin, &made[7]).await;
-    assert_eq!((&kept_back["attempts_made"], &kept_back["next_attempt_at"]), (&json!(0), &json!(until)));
-
-    app.advance(seconds(29));
-    drain(app).await;
-    assert_eq!(receiver.count(), 5);
-    app.advance(seconds(1));
-    assert_eq!(endpoint(&admin, &made[0]).await["breaker"], "half_open");
-    drain(app).await;
-    assert_eq!(receiver.count(), 6, "exactly one probe is sent");
-    let state = endpoint(&admin, &made[0]).await;
-    assert_eq!(
-        (&state["breaker"], &state["next_request_at"]),
-        (&json!("open"), &json!(app.now() + minutes(1)))
-    );
-
-    receiver.replies(Reply::status(200));
-    app.advance(minutes(1));
-    drain(app).await;
-    assert_eq!(endpoint(&admin, &made[0]).await["breaker"], "closed");
-    // Callbacks that wait for the probe are retried at the end of the probe's time at the latest.
-    app.advance(minutes(6));
-    drain(app).await;
-    for one in &made {
-        assert_eq!(look(&admin, one).await["state"], "delivered");
-    }
-}
-
-async fn secret_is_shown_once_and_rotates_with_overlap(app: &TestApp) {
-    let admin = app.admin("ada").await;
-    let receiver = Receiver::start(Reply::status(200)).await;
-    let url = receiver.url("/hook");
-    let made = admin.post(ENDPOINTS, json!({ "url": format!("{url}?a=b") })).await.expect(201);
-    assert_eq!(made["url"], json!(url), "the endpoint URL has no query");
-    assert!(made["secret"].as_str().is_some_and(|secret| secret.starts_with("whsec_")));
-    let again = admin.post(ENDPOINTS, json!({ "url": url })).await.expect(201);
-    assert_eq!((&again["id"], &again["secret"]), (&made["id"], &Value::Null));
-    let path = format!("{ENDPOINTS}/{}", id(&made));
-    let shown = admin.get(&path).await.expect(200);
-    assert_eq!(shown["secret"], Value::Null);
-    let list = admin.get(ENDPOINTS).await.expect(200);
-    assert_eq!((&list["items"][0]["id"], &list["items"][0]["secret"]), (&made["id"], &Value::Null));
-
-    let send = async || {
-        make(&admin, json!({ "endpoint_id": made["id"], "body": 1 })).await;
-        drain(app).await;
-        receiver.arrived().pop().expect("a request")
-    };
-    let arrived = send().await;
-    assert_eq!(arrived.header("webhook-signature"), signature(&made["secret"], &arrived));
-
-    let rotate = format!("{path}/rotate-secret");
-    let rotated = admin.post(&rotate, json!({ "overlap_hours": 2 })).await.expect(200);
-    assert_eq!(rotated["previous_secret_until"], json!(app.now() + hours(2)));
-    assert_ne!(rotated["secret"], made["secret"]);
-    app.advance(hours(2) - seconds(1));
-    let arrived = send().await;
-    let both =
-        format!("{} {}", signature(&rotated["secret"], &arrived), signature(&made["secret"], &arrived));
-    assert_eq!(arrived.header("webhook-signature"), both);
-    app.advance(seconds(1));
-    let arrived = send().await;
-    assert_eq!(arrived.header("webhook-signature"), signature(&rotated["secret"], &arrived));
-    assert_eq!(admin.get(&path).await.expect(200)["previous_secret_until"], Value::Null);
-
-    let at_once = admin.post(&rotate, json!({ "overlap_hours": 0 })).await.expect(200);
-    let arrived = send().await;
-    assert_eq!(arrived.header("webhook-signature"), signature(&at_once["secret"], &arrived));
-    admin.post(&rotate, json!({ "overlap_hours": 337 })).await.expect_problem(422, "validation_failed");
-    let unknown = format!("{ENDPOINTS}/01900000-0000-7000-8000-000000000000");
-    admin.post(&format!("{unknown}/rotate-secret"), json!({})).await.expect_problem(404, "not_found");
-    admin.get(&unknown).await.expect_problem(404, "not_found");
-}
-
 async fn redirects_and_missing_responses_are_failures(app: &TestApp) {
     let admin = app.admin("ada").await;
     let elsewhere = Receiver::start(Reply::status(200)).await;
     let redirect = format!("location: {}\r\n", elsewhere.url("/"));
-    let (receiver, gone) = (Receiver::start(Reply::status(200)).await, Receiver::start(Reply::Silence).await);
+    let (receiver, gone) =
+        (Receiver::start(Reply::status(200)).await, Receiver::start(Reply::NoResponse).await);
     let nowhere = gone.url("/");
     drop(gone);
     let huge = "x".repeat(1_000_000);
@@ -509,7 +237,7 @@ async fn redirects_and_missing_responses_are_failures(app: &TestApp) {
             Value::Null,
             json!(true),
         ),
-        (receiver.url("/b"), Reply::Silence, Value::Null, json!("timeout"), Value::Null),
+        (receiver.url("/b"), Reply::NoResponse, Value::Null, json!("timeout"), Value::Null),
         (
             receiver.url("/c"),
             Reply::Response(500, String::new(), huge),
@@ -517,7 +245,7 @@ async fn redirects_and_missing_responses_are_failures(app: &TestApp) {
             Value::Null,
             json!(false),
         ),
-        (nowhere, Reply::Silence, Value::Null, json!("connection_failed"), Value::Null),
+        (nowhere, Reply::NoResponse, Value::Null, json!("connection_failed"), Value::Null),
     ] {
         receiver.replies(reply);
         let made = make(&admin, json!({ "url": url, "timeout_seconds": 1 })).await;
@@ -668,9 +396,9 @@ async fn guide_verification_code_works() {
         let expected = ["true", "true", "true", "false", "false", "false"];
         for (language, command, driver) in [("python", "python3", PYTHON), ("js", "node", NODE)] {
             let (_, rest) = GUIDE.split_once(&format!("```{language}\n")).expect("a listing");
-            let (listing, _) = rest.split_once("```").expect("the end of the listing");
-            let said = run(command, if language == "js" { "-e" } else { "-c" }, &format!("{listing}\n{driver}"), &cases);
-            assert_eq!(said.to_lowercase().split_whitespace().collect::<Vec<_>>(), expected, "{language}");
+            let (listing, _) = rest.split_once("```").expect("its end");
+            let output = run(command, if language == "js" { "-e" } else { "-c" }, &format!("{listing}\n{driver}"), &cases);
+            assert_eq!(output.to_lowercase().split_whitespace().collect::<Vec<_>>(), expected, "{language}");
         }
     })
     .await;
@@ -683,13 +411,8 @@ fn run(command: &str, flag: &str, program: &str, input: &Value) -> String {
     let child =
         Command::new(command).args([flag, program]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = child.unwrap_or_else(|error| panic!("{command}: {error}"));
-    child
-        .stdin
-        .take()
-        .expect("a pipe")
-        .write_all(input.to_string().as_bytes())
-        .expect("the program reads its input");
-    let output = child.wait_with_output().expect("the program exits");
+    child.stdin.take().expect("a pipe").write_all(input.to_string().as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{command}");
     String::from_utf8(output.stdout).expect("text")
 }

@@ -52,9 +52,9 @@ fn exit_codes_distinguish_clean_faulty_and_unreadable() {
 
 #[test]
 fn unreadable_file_is_named_and_others_are_linted() {
-    let (_, said, complaint) = lint(folder().path(), &["no-such.md", "faulty.md"], b"");
+    let (_, output, complaint) = lint(folder().path(), &["no-such.md", "faulty.md"], b"");
     assert!(complaint.starts_with("kith: cannot read no-such.md: "), "{complaint}");
-    assert!(said.contains("faulty.md:3:1: done-beside-open: "), "{said}");
+    assert!(output.contains("faulty.md:3:1: done-beside-open: "), "{output}");
 }
 
 #[test]
@@ -69,8 +69,8 @@ fn oversized_file_is_rejected() {
 #[test]
 fn stdin_is_linted_and_json_is_complete() {
     let folder = folder();
-    let (code, said, _) = lint(folder.path(), &["--format", "json", "-", "sound.md"], FAULTY.as_bytes());
-    let report: Value = serde_json::from_str(&said).expect("JSON");
+    let (code, output, _) = lint(folder.path(), &["--format", "json", "-", "sound.md"], FAULTY.as_bytes());
+    let report: Value = serde_json::from_str(&output).expect("JSON");
     assert_eq!(code, 1);
     let [faulty, sound] = report["files"].as_array().expect("a list").as_slice() else { panic!("{report}") };
     assert_eq!(faulty["file"], "standard input");
@@ -85,7 +85,7 @@ fn stdin_is_linted_and_json_is_complete() {
 
 #[test]
 fn markdown_is_printed_for_each_file() {
-    let (code, said, _) = lint(folder().path(), &["--format", "markdown", "sound.md", "faulty.md"], b"");
+    let (code, output, _) = lint(folder().path(), &["--format", "markdown", "sound.md", "faulty.md"], b"");
     assert_eq!(code, 1);
-    assert!(said.contains("## sound.md\n") && said.contains("| 3 | `done-beside-open` | "), "{said}");
+    assert!(output.contains("## sound.md\n") && output.contains("| 3 | `done-beside-open` | "), "{output}");
 }

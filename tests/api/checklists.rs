@@ -139,23 +139,23 @@ async fn printed_commands_work(app: &TestApp) {
     let typed =
         |program: &'static str| rows().into_iter().filter(move |(printed, _)| printed.starts_with(program));
     for (command, _) in typed("curl ") {
-        let said = type_in(command, app, &folder, token);
+        let output = type_in(command, app, &folder, token);
         let sound = if command.ends_with("health") {
-            said.contains(r#""status":"pass""#)
+            output.contains(r#""status":"pass""#)
         } else {
-            said.ends_with("# EOF\n")
+            output.ends_with("# EOF\n")
         };
-        assert!(sound, "{command}: {said}");
+        assert!(sound, "{command}: {output}");
     }
     let mut limits = Vec::new();
     for (command, here) in typed("ab ") {
-        let said = type_in(command, app, &folder, token);
+        let output = type_in(command, app, &folder, token);
         let number = |of: &str| {
-            let line = said.lines().find_map(|line| line.strip_prefix(of)).unwrap_or("0");
+            let line = output.lines().find_map(|line| line.strip_prefix(of)).unwrap_or("0");
             line.trim().parse::<u32>().expect("a number")
         };
         let succeeded = AB_REQUESTS - number("Non-2xx responses:");
-        assert_eq!(number("Complete requests:"), AB_REQUESTS, "{said}");
+        assert_eq!(number("Complete requests:"), AB_REQUESTS, "{output}");
         assert!(
             here.contains(&format!(" {succeeded} a minute")),
             "{succeeded} requests succeeded, but the page says {here}"

@@ -42,14 +42,14 @@ fn expect_refusal(changes: &[(&str, &str)], named: &[&str]) {
         let folder = tempfile::tempdir().expect("a folder");
         let Output { status, stdout, stderr } =
             command(folder.path(), verb, changes).output().expect("a process");
-        let said = text(&stderr);
-        assert_eq!(status.code(), Some(2), "{changes:?}: {said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
+        let output = text(&stderr);
+        assert_eq!(status.code(), Some(2), "{changes:?}: {output}");
+        assert_eq!(output.lines().count(), 1, "{output}");
         for name in named {
-            assert!(said.contains(name), "{changes:?}: {said:?} does not name {name}");
+            assert!(output.contains(name), "{changes:?}: {output:?} does not name {name}");
         }
         for marked in SECRET_MARKERS {
-            assert!(!said.contains(marked), "{said}");
+            assert!(!output.contains(marked), "{output}");
         }
         assert!(stdout.is_empty(), "{}", text(&stdout));
         let left = std::fs::read_dir(folder.path()).expect("a folder").count();
@@ -124,10 +124,10 @@ fn production_mode_rejects_password_on_command_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let args = ["config", "check", "--database", "postgres://kith:hunter2-hunter2@127.0.0.1:1/kith"];
     let refused = command(folder.path(), &args, &[]).output().expect("a process");
-    let said = text(&refused.stderr);
-    assert_eq!(refused.status.code(), Some(2), "{said}");
-    assert!(said.contains("--database") && said.contains("DATABASE_PASSWORD"), "{said}");
-    assert!(!said.contains("hunter2"), "{said}");
+    let output = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{output}");
+    assert!(output.contains("--database") && output.contains("DATABASE_PASSWORD"), "{output}");
+    assert!(!output.contains("hunter2"), "{output}");
 }
 
 /// Proves the readiness requirement SEC-15.
@@ -135,15 +135,15 @@ fn production_mode_rejects_password_on_command_line() {
 fn secrets_are_reported_without_value() {
     let folder = tempfile::tempdir().expect("a folder");
     let checked = command(folder.path(), &["config", "check"], &[]).output().expect("a process");
-    let said = text(&checked.stdout);
+    let output = text(&checked.stdout);
     assert!(checked.status.success() && checked.stderr.is_empty(), "{}", text(&checked.stderr));
     for line in [
         "auth.jwt_secret           32 bytes or more  from environment variable JWT_SECRET",
         "database.password         not set           (DATABASE_PASSWORD or KITH__DATABASE__PASSWORD)",
     ] {
-        assert!(said.lines().any(|one| one == line), "{line:?} is missing in {said}");
+        assert!(output.lines().any(|one| one == line), "{line:?} is missing in {output}");
     }
-    assert!(!said.contains("marked"), "{said}");
+    assert!(!output.contains("marked"), "{output}");
 }
 
 /// Proves the readiness requirement CFG-07.

@@ -112,8 +112,8 @@ impl Page {
 
     fn write(&mut self, side: &str, text: &str) {
         self.type_in(&format!("{side} form input"), text);
-        let said = self.click(&format!("{side} [data-do=write]"));
-        assert!(said.contains("added a note"), "{said}");
+        let responses = self.click(&format!("{side} [data-do=write]"));
+        assert!(responses.contains("added a note"), "{responses}");
     }
 
     fn picture(&mut self, name: &str) {
@@ -134,8 +134,8 @@ fn break_up_and_restore(page: &mut Page) {
     page.type_in("#left form input", "Shall we?");
     assert_eq!(page.click("#left [data-do=ask]"), "Ada sent Ben a partner request.");
     assert!(page.text("#right").contains("“Shall we?”"));
-    let said = page.click("#right [data-do=accept]");
-    assert!(said.contains("a new bond, with no notes"), "{said}");
+    let responses = page.click("#right [data-do=accept]");
+    assert!(responses.contains("a new bond, with no notes"), "{responses}");
     let first = page.bond();
     assert_ne!(first, "");
     page.write("#left", "Tickets for the opera, row 7");
@@ -143,15 +143,15 @@ fn break_up_and_restore(page: &mut Page) {
     let notes = ["Your keys are with my sister", "Tickets for the opera, row 7"];
     assert_eq!(page.notes(), notes);
 
-    let said = page.click("#left [data-do=part]");
-    assert!(said.starts_with("Ada ended the bond with Ben."), "{said}");
+    let responses = page.click("#left [data-do=part]");
+    assert!(responses.starts_with("Ada ended the bond with Ben."), "{responses}");
     assert_eq!((page.bond(), page.notes()), (String::new(), vec![]));
-    let said = page.click("[data-pass='29d']");
-    assert!(said.starts_with("The server clock advanced by 29 days."), "{said}");
+    let responses = page.click("[data-pass='29d']");
+    assert!(responses.starts_with("The server clock advanced by 29 days."), "{responses}");
     page.type_in("#right form input", "I was wrong.");
     assert_eq!(page.click("#right [data-do=ask]"), "Ben sent Ada a request to restore their bond.");
-    let said = page.click("#left [data-do=accept]");
-    assert!(said.contains("the same bond, with 2 notes in its shared space"), "{said}");
+    let responses = page.click("#left [data-do=accept]");
+    assert!(responses.contains("the same bond, with 2 notes in its shared space"), "{responses}");
     assert_eq!((page.bond(), page.notes()), (first.clone(), notes.map(str::to_owned).to_vec()));
     page.picture("demo.png");
 
@@ -159,8 +159,8 @@ fn break_up_and_restore(page: &mut Page) {
     page.click("[data-pass='31d']");
     assert!(page.text("#left").contains("archived"));
     assert_eq!(page.click("#left [data-do=ask]"), "Ada sent Ben a partner request.");
-    let said = page.click("#right [data-do=accept]");
-    assert!(said.contains("a new bond, with no notes"), "{said}");
+    let responses = page.click("#right [data-do=accept]");
+    assert!(responses.contains("a new bond, with no notes"), "{responses}");
     assert_eq!(page.notes(), Vec::<String>::new());
     let fresh = page.bond();
     assert!(!fresh.is_empty() && fresh != first, "{fresh}");
@@ -273,13 +273,14 @@ async fn printed_commands_work(engine: Engine) {
     assert!(script.contains(in_readme), "the README contains other commands: {in_readme}");
     let mut bash = Command::new("bash");
     bash.args(["-euo", "pipefail", "-c", script]).stderr(Stdio::piped());
-    let said = successful_stdout(bash);
-    let said: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let [asked, accepted, current, note, notes, ..] = &said[..] else { panic!("{said:#?}") };
-    assert_eq!((&asked["status"], &accepted["status"]), (&json!("pending"), &json!("accepted")));
+    let responses = successful_stdout(bash);
+    let responses: Vec<Value> =
+        responses.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let [sent, accepted, current, note, notes, ..] = &responses[..] else { panic!("{responses:#?}") };
+    assert_eq!((&sent["status"], &accepted["status"]), (&json!("pending"), &json!("accepted")));
     assert_eq!(current["bond"]["id"], accepted["bond"]["id"]);
     assert_eq!(notes["items"][0], *note);
-    let [.., restored, found, _, clock, history, outbox] = &said[..] else { panic!("{said:#?}") };
+    let [.., restored, found, _, clock, history, outbox] = &responses[..] else { panic!("{responses:#?}") };
     assert_eq!(restored["bond"]["id"], accepted["bond"]["id"]);
     assert_eq!(found["items"][0]["data"], note["data"]);
     assert_eq!(clock["offset_ms"], 60 * 86_400_000_i64);

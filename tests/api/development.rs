@@ -63,8 +63,8 @@ async fn clock_advances_thirty_days(app: &TestApp) {
     let before = app.anonymous().get(CLOCK).await.expect(200);
     assert_eq!(before, json!({ "now": app.now(), "offset_ms": 0 }));
     let report = advance_all(app, "30d").await;
-    let ahead = days(30);
-    assert_eq!(report, json!({ "now": app.now() + ahead, "offset_ms": 2_592_000_000_i64 }));
+    let advance = days(30);
+    assert_eq!(report, json!({ "now": app.now() + advance, "offset_ms": 2_592_000_000_i64 }));
 
     // Exactly thirty days is within the window. The tokens have expired.
     let (ada, ben) = (app.sign_in("ada").await, app.sign_in("ben").await);

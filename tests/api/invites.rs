@@ -93,11 +93,11 @@ async fn unusable_invites_are_indistinguishable(app: &TestApp) {
     for code in ["0000000000", &*expired, &*spent.0, &*revoked.0, &*by_id.0, &*shut.0, &*left] {
         app.advance(minutes(1));
         let mut previewed = eve.get(&format!("{INVITES}/{code}")).await.expect_problem(404, "not_found");
-        let mut asked = eve.post(REQUESTS, by_code(code)).await.expect_problem(404, "not_found");
-        for body in [&mut previewed, &mut asked] {
+        let mut sent = eve.post(REQUESTS, by_code(code)).await.expect_problem(404, "not_found");
+        for body in [&mut previewed, &mut sent] {
             body.as_object_mut().expect("a problem").remove("request_id");
         }
-        bodies.extend([previewed, asked]);
+        bodies.extend([previewed, sent]);
     }
     bodies.dedup();
     assert_eq!(bodies.len(), 1, "{bodies:#?}");

@@ -6,7 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::jobs::enqueue;
-use crate::support::{ApiKey, Engine, PATIENCE, TestApp};
+use crate::support::{ApiKey, Engine, MAX_WAIT, TestApp};
 
 const JOBS: &str = "/api/v1/jobs";
 
@@ -77,7 +77,7 @@ impl Worker {
             let mut worker = self;
             worker.0.wait().map(|status| status.success())
         });
-        let ended = tokio::time::timeout(PATIENCE, ended).await.expect("the worker stops");
+        let ended = tokio::time::timeout(MAX_WAIT, ended).await.expect("the worker stops");
         assert!(ended.expect("no panic").expect("an end"), "the worker stopped with an error");
     }
 }
@@ -118,7 +118,7 @@ async fn run_example(program: &str, example: &str) {
                     }
                     tokio::task::yield_now().await;
                 };
-                tokio::time::timeout(PATIENCE, show()).await.expect("the job finishes in time")
+                tokio::time::timeout(MAX_WAIT, show()).await.expect("the job finishes in time")
             };
             let greeted = ended(greet).await;
             assert_eq!(greeted["result"], json!({ "greeting": "Hello, Ada!" }));

@@ -13,7 +13,7 @@ use crate::support::{Client, Engine, TestApp, on_every_engine};
 
 const JOBS: &str = "/api/v1/jobs";
 /// Timeout that is reached only on failure.
-const PATIENCE: Duration = Duration::from_secs(20);
+const MAX_WAIT: Duration = Duration::from_secs(20);
 
 on_every_engine! {
     paused_queue_starts_no_jobs,
@@ -158,7 +158,7 @@ impl EventStream {
     async fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         let read =
-            tokio::time::timeout(PATIENCE, self.0.read_line(&mut line)).await.expect("an event in time");
+            tokio::time::timeout(MAX_WAIT, self.0.read_line(&mut line)).await.expect("an event in time");
         (read.expect("text") > 0).then(|| line.trim_end().to_owned())
     }
 
@@ -216,7 +216,7 @@ async fn stop_ends_event_streams_and_long_polls() {
     while app.metric("kith_http_requests_in_flight").await < 2.0 {
         tokio::task::yield_now().await;
     }
-    tokio::time::timeout(PATIENCE, app.stop()).await.expect("open requests do not delay the stop");
+    tokio::time::timeout(MAX_WAIT, app.stop()).await.expect("open requests do not delay the stop");
     assert_eq!(events.next().await, None);
     assert_eq!(waits.await.expect("an answer").len(), 0);
 }

@@ -42,14 +42,14 @@ const RESIDENT: &str = "RssAnon:";
 /// Samples the memory of a process continuously.
 struct MemorySampler {
     done: Arc<AtomicBool>,
-    looks: JoinHandle<u64>,
+    sampler: JoinHandle<u64>,
 }
 
 impl MemorySampler {
     fn begin(pid: u32) -> Self {
         let done = Arc::new(AtomicBool::new(false));
         let is_done = Arc::clone(&done);
-        let looks = std::thread::spawn(move || {
+        let sampler = std::thread::spawn(move || {
             let mut max = 0;
             while !is_done.load(Ordering::Relaxed) {
                 max = read_kib(pid, RESIDENT).max(max);
@@ -57,13 +57,13 @@ impl MemorySampler {
             }
             max
         });
-        Self { done, looks }
+        Self { done, sampler }
     }
 
     /// Stops sampling and returns the maximum.
     fn end(self) -> u64 {
         self.done.store(true, Ordering::Relaxed);
-        self.looks.join().expect("no panic")
+        self.sampler.join().expect("no panic")
     }
 }
 

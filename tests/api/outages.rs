@@ -8,7 +8,7 @@ use kith_store::testing::server::{PostgresServer, PostgresServerOptions, StopMod
 use kith_store::{Error, Store};
 use serde_json::{Value, json};
 
-use crate::support::{Client, Engine, Kith, PASSWORD, PATIENCE, SERVE, kith_on, options_on};
+use crate::support::{Client, Engine, Kith, MAX_WAIT, PASSWORD, SERVE, kith_on, options_on};
 
 const REGISTER: &str = "/api/v1/auth/register";
 const LOGIN: &str = "/api/v1/auth/login";
@@ -63,7 +63,7 @@ async fn server_survives_database_outage() {
             while client.get(path).await.status != 200 {}
         }
     };
-    tokio::time::timeout(PATIENCE, back).await.expect("the server recovers automatically");
+    tokio::time::timeout(MAX_WAIT, back).await.expect("the server recovers automatically");
     assert_eq!(signed_in.get("/api/v1/me").await.expect(200), ada["user"]);
     assert_eq!(client.post(LOGIN, log_in).await.expect(200)["user"], ada["user"]);
 }
@@ -77,7 +77,7 @@ async fn server_uses_database_clock_and_reports_own_offset() {
     let (database, elsewhere) = (Engine::Postgres.database().await, TestDatabase::sqlite());
     advance_database_clock(&database).await;
     let (_kith, client) = serve_on(&database, elsewhere.folder().expect("a folder")).await;
-    let within = |at: Timestamp, since: Timestamp| at >= since && at <= since + PATIENCE;
+    let within = |at: Timestamp, since: Timestamp| at >= since && at <= since + MAX_WAIT;
 
     let before = SystemClock.now();
     let ada = client.post(REGISTER, registration()).await.expect(201);

@@ -155,14 +155,14 @@ async fn wait_until_rejected(
     at_most: Duration,
 ) -> Duration {
     loop {
-        let asked = real_now();
+        let sent_at = real_now();
         if !revoked.is_in(node).await {
-            return asked.duration_since(since);
+            return sent_at.duration_since(since);
         }
         assert!(
-            asked.duration_since(since) < at_most,
+            sent_at.duration_since(since) < at_most,
             "the token is still accepted after {:?}",
-            asked.duration_since(since)
+            sent_at.duration_since(since)
         );
         tokio::task::yield_now().await;
     }
@@ -201,13 +201,13 @@ async fn watch(revoked: &RevokedUser, node: usize) -> Vec<ObservedRequest> {
     let mut seen = Vec::new();
     let mut refused = 0;
     while refused < 20 {
-        let asked = real_now();
+        let sent_at = real_now();
         let is_in = revoked.is_in(node).await;
-        seen.push((asked, is_in));
+        seen.push((sent_at, is_in));
         refused += usize::from(!is_in);
         let first = seen[0].0;
         assert!(
-            asked.duration_since(first) < latency_bound(20 * PROPAGATION_LIMIT),
+            sent_at.duration_since(first) < latency_bound(20 * PROPAGATION_LIMIT),
             "never rejected on node {node}"
         );
     }
@@ -240,7 +240,7 @@ async fn cache_refill_does_not_revive_session(app: &TestApp) {
             let last = seen
                 .iter()
                 .filter(|(_, is_in)| *is_in)
-                .map(|(asked, _)| asked.saturating_duration_since(ended));
+                .map(|(sent_at, _)| sent_at.saturating_duration_since(ended));
             let last = last.max().unwrap_or_default();
             let allowed = if is_here { Duration::ZERO } else { latency_bound(PROPAGATION_LIMIT) };
             assert!(

@@ -56,9 +56,9 @@ async fn put(admin: &TestUser, name: &str, body: Value) -> Value {
 /// in this queue.
 async fn tick_at_once(app: &TestApp, tasks: usize) -> usize {
     let before = waiting(app).await;
-    let looks = (0..tasks).map(|_| app.parts().jobs.tick());
-    for look in futures_util::future::join_all(looks).await {
-        look.expect("schedules");
+    let ticks = (0..tasks).map(|_| app.parts().jobs.tick());
+    for tick in futures_util::future::join_all(ticks).await {
+        tick.expect("schedules");
     }
     waiting(app).await - before
 }

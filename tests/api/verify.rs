@@ -84,9 +84,9 @@ impl Drop for ServerProcess {
 
 fn report(mut command: Command) -> (Value, Option<i32>) {
     let done = command.output().expect("a process");
-    let said = String::from_utf8(done.stdout).expect("text");
-    let report = serde_json::from_str(&said);
-    let report = report.unwrap_or_else(|e| panic!("{e}: {said}{}", String::from_utf8_lossy(&done.stderr)));
+    let output = String::from_utf8(done.stdout).expect("text");
+    let report = serde_json::from_str(&output);
+    let report = report.unwrap_or_else(|e| panic!("{e}: {output}{}", String::from_utf8_lossy(&done.stderr)));
     (report, done.status.code())
 }
 
@@ -197,11 +197,11 @@ async fn log_with_secrets_fails_row() {
 
 async fn log_and_forward(caller: TcpStream, server: SocketAddr, log: PathBuf) {
     let server = TcpStream::connect(server).await.expect("a server");
-    let (mut asked, mut response) = caller.into_split();
+    let (mut request, mut response) = caller.into_split();
     let (mut answered, mut ask) = server.into_split();
     let back = tokio::spawn(async move { tokio::io::copy(&mut answered, &mut response).await });
     let mut bytes = vec![0; 65_536];
-    while let Ok(n @ 1..) = tokio::io::AsyncReadExt::read(&mut asked, &mut bytes).await {
+    while let Ok(n @ 1..) = tokio::io::AsyncReadExt::read(&mut request, &mut bytes).await {
         let mut log = File::options().append(true).open(&log).expect("a log");
         log.write_all(&bytes[..n]).expect("a line");
         if ask.write_all(&bytes[..n]).await.is_err() {
@@ -305,9 +305,9 @@ fn invalid_declaration_exits_with_2() {
     ] {
         std::fs::write(&file, text).expect("a file");
         let done = server.verify(&["--checks", file.to_str().expect("text")]).output().expect("a process");
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert_eq!(done.status.code(), Some(2), "{said}");
-        assert!(said.contains(word), "{word} is missing in {said}");
+        let output = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(2), "{output}");
+        assert!(output.contains(word), "{word} is missing in {output}");
     }
 }
 
@@ -328,8 +328,8 @@ fn only_signed_evidence_is_accepted() {
     assert_eq!(code, Some(0), "{key}");
     let sign =
         ["evidence", "sign", "--key", &at("seed"), "--from", &at("evidence"), "--to", &at("signed.json")];
-    let (code, said) = kith(&sign);
-    assert!(code == Some(0) && said.contains("1 artefacts signed"), "{said}");
+    let (code, output) = kith(&sign);
+    assert!(code == Some(0) && output.contains("1 artefacts signed"), "{output}");
 
     let (signed, key) = (at("signed.json"), key.trim());
     let (_, without) = server.judge("ACC-03", &["--evidence", &at("nothing")]);
@@ -340,8 +340,8 @@ fn only_signed_evidence_is_accepted() {
     let altered = std::fs::read_to_string(&signed).expect("text").replace("abc", "abd");
     std::fs::write(&signed, altered).expect("a file");
     let done = server.verify(&["--evidence", &signed, "--evidence-key", key]).output().expect("a process");
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.code() == Some(2) && said.contains("does not verify"), "{said}");
+    let output = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.code() == Some(2) && output.contains("does not verify"), "{output}");
     let done = server.verify(&["--evidence", &signed]).output().expect("a process");
     assert_eq!(done.status.code(), Some(2), "a signed file is rejected without a key");
 }

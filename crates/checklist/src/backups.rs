@@ -75,8 +75,9 @@ fn compare(
     let same = |dump: &&&PgCommand| restore.file.is_some() && dump.file == restore.file;
     let of_this: Vec<_> = dumps.iter().filter(same).collect();
     let is_psql = restore.tool == Tool::Psql;
-    let asked: Vec<_> = if of_this.is_empty() && !is_psql { dumps.iter().collect() } else { of_this.clone() };
-    if let Some(first) = asked.first().filter(|_| asked.iter().all(|dump| dump.plain != is_psql)) {
+    let candidates: Vec<_> =
+        if of_this.is_empty() && !is_psql { dumps.iter().collect() } else { of_this.clone() };
+    if let Some(first) = candidates.first().filter(|_| candidates.iter().all(|dump| dump.plain != is_psql)) {
         let line = position(first.offset);
         let (message, remedy) = if is_psql {
             (

@@ -156,10 +156,10 @@ fn finding_beside_statements(
     position: &dyn Fn(usize) -> usize,
 ) -> Option<UnlocatedFinding> {
     let words = claim.text.to_lowercase();
-    let deeds = CLAIM_PARTICIPLES
+    let participles = CLAIM_PARTICIPLES
         .iter()
         .filter(|(deed, _)| words.split(|c: char| !c.is_alphabetic()).any(|word| word == *deed));
-    let stems: Vec<_> = deeds.map(|(_, stem)| *stem).collect();
+    let stems: Vec<_> = participles.map(|(_, stem)| *stem).collect();
     let about = |text: &str| {
         let text = text.to_lowercase();
         text.split(|c: char| !c.is_alphabetic()).any(|word| stems.iter().any(|stem| word.starts_with(stem)))

@@ -22,12 +22,12 @@ use decode::Source;
 use items::Items;
 pub use marks::BoxState;
 use outline::Outline;
-pub use report::{Code, Counts, Finding, Report, SectionCounts, StatedScore};
+pub use report::{ChecklistReport, Code, Counts, Finding, SectionCounts, StatedScore};
 
 /// Lints a checklist. Accepts any bytes: invalid UTF-8 (or UTF-16 with a byte order mark) is reported as a
 /// finding.
 #[must_use]
-pub fn lint(bytes: &[u8]) -> Report {
+pub fn lint(bytes: &[u8]) -> ChecklistReport {
     let source = Source::read(bytes);
     let outline = Outline::of(&source.text);
     let items = Items::of(&outline);
@@ -48,7 +48,7 @@ pub fn lint(bytes: &[u8]) -> Report {
         recomputed: recomputed.as_ref().map(|one| rounded(one.percent)),
         from: recomputed.map(|one| one.from),
     });
-    Report {
+    ChecklistReport {
         counts: items.total(),
         share: items.total().share().map(rounded),
         boxes_in_code: boxes_in_code(&outline),
@@ -118,7 +118,7 @@ fn sort_and_limit(source: &Source, mut findings: Vec<UnlocatedFinding>) -> (Vec<
     findings.retain(|finding| {
         let count = counts.entry(finding.code).or_default();
         *count += 1;
-        *count <= Report::MAX_FINDINGS_PER_CODE
+        *count <= ChecklistReport::MAX_FINDINGS_PER_CODE
     });
     let left_out = before - findings.len();
     let findings = findings.into_iter().map(|UnlocatedFinding { offset, code, message, remedy }| {

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::report::{Counts, Report};
+use super::report::{ChecklistReport, Counts};
 use super::scores::percent;
 
-impl Report {
+impl ChecklistReport {
     /// Renders counts, sections and scores, then one line per finding in the format of compilers.
     #[must_use]
     pub fn to_terminal(&self, name: &str) -> String {

@@ -133,7 +133,7 @@ pub struct Finding {
 
 /// Report on one checklist.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Report {
+pub struct ChecklistReport {
     /// Counts of all boxes.
     pub counts: Counts,
     /// Share of ticked boxes in percent.
@@ -144,13 +144,13 @@ pub struct Report {
     pub sections: Vec<SectionCounts>,
     /// Stated scores, in document order.
     pub scores: Vec<StatedScore>,
-    /// Findings by line, at most [`Report::MAX_FINDINGS_PER_CODE`] per code.
+    /// Findings by line, at most [`ChecklistReport::MAX_FINDINGS_PER_CODE`] per code.
     pub findings: Vec<Finding>,
     /// Number of findings beyond that limit.
     pub findings_left_out: usize,
 }
 
-impl Report {
+impl ChecklistReport {
     /// Maximum number of findings per code in a report.
     pub const MAX_FINDINGS_PER_CODE: usize = 100;
 }

@@ -120,8 +120,8 @@ fn recompute_from_parts(
 ) -> Option<Recomputed> {
     let weights: Option<Vec<f64>> = parts.iter().map(|part| part.weight).collect();
     let weights = weights.filter(|weights| weights.iter().sum::<f64>() > 0.0);
-    let said = overall.label.to_lowercase() + &overall.tail.to_lowercase();
-    if weights.is_none() && said.contains("weight") {
+    let text = overall.label.to_lowercase() + &overall.tail.to_lowercase();
+    if weights.is_none() && text.contains("weight") {
         return None;
     }
     let count = parts.len();

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kith_checklist::{Code, Report, lint};
+use kith_checklist::{ChecklistReport, Code, lint};
 use proptest::prelude::*;
 
 fn text(name: &str) -> Vec<u8> {
@@ -13,7 +13,7 @@ fn text(name: &str) -> Vec<u8> {
 }
 
 /// Returns the findings as `line code`.
-fn found(report: &Report) -> Vec<String> {
+fn found(report: &ChecklistReport) -> Vec<String> {
     report.findings.iter().map(|finding| format!("{} {}", finding.line, finding.code)).collect()
 }
 
@@ -50,9 +50,9 @@ fn each_fault_is_reported_at_its_position() {
 fn similar_correct_text_is_not_reported() {
     let reports = Code::ALL.iter().map(|code| (code, lint(&text(&format!("{code}-near.md")))));
     let wrong: Vec<_> = reports.filter(|(_, report)| !report.findings.is_empty()).collect();
-    let said: Vec<_> =
+    let unexpected: Vec<_> =
         wrong.iter().map(|(code, report)| report.to_terminal(&format!("{code}-near.md"))).collect();
-    assert!(said.is_empty(), "{}", said.join("\n"));
+    assert!(unexpected.is_empty(), "{}", unexpected.join("\n"));
 }
 
 #[test]
@@ -85,7 +85,10 @@ fn author_text_is_sanitized() {
 #[test]
 fn findings_per_code_are_limited() {
     let report = lint("- [] a\n".repeat(1000).as_bytes());
-    assert_eq!((report.findings.len(), report.findings_left_out), (Report::MAX_FINDINGS_PER_CODE, 900));
+    assert_eq!(
+        (report.findings.len(), report.findings_left_out),
+        (ChecklistReport::MAX_FINDINGS_PER_CODE, 900)
+    );
     assert!(report.to_terminal("a.md").ends_with("100 findings, and 900 more of the same codes\n"));
 }
 

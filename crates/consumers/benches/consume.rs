@@ -65,9 +65,9 @@ async fn measure(engine: &str, database: TestDatabase) {
     for _ in 0..EVENTS / EVENTS_IN_A_TRANSACTION {
         emit(&on).await;
     }
-    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    let mut interval = tokio::time::interval(Duration::from_millis(5));
     while store.last_position().await.expect("a position") < EVENTS as i64 {
-        looks.tick().await;
+        interval.tick().await;
     }
     let consumer = Consumer::new("bench", &["thing.*"], StartAt::Beginning, |_, _, events| {
         std::hint::black_box(events);

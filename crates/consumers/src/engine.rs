@@ -1,19 +1,18 @@
 //! Runs the consumers of a node: acquires leases, delivers events, and wakes up when events arrive.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use kith_kernel::{Timestamp, seconds};
 use kith_store::{Error, Query};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::lease::{self, RENEW_INTERVAL};
-use crate::status::{ConsumerStatus, list_status};
+use crate::status::list_status;
 use crate::supervise::supervise;
-use crate::{Consumer, Delivery, Progress, Transactions, rows};
+use crate::{ConsumerSet, Delivery, Progress, Transactions, rows};
 
 /// Channel that wakes consumers after a replay, and after a node has released its leases.
 pub(crate) const WAKE_UP: &str = "consumers";
@@ -32,17 +31,6 @@ const SAMPLE_INTERVAL: Duration = seconds(10);
 /// Interval at which a running node declares its consumers.
 const DECLARE_INTERVAL: Duration = seconds(3_600);
 
-/// Consumers of one node, with its identity and counters.
-#[derive(Debug)]
-pub struct ConsumerSet {
-    consumers: Arc<[Consumer]>,
-    node: String,
-    counts: Vec<Count>,
-    /// Asks for a renewal of the leases.
-    renewal: Notify,
-    sampled: Mutex<Vec<ConsumerStatus>>,
-}
-
 /// Consumers of one node with the means to deliver to them. Clones share the set.
 #[derive(Clone, Debug)]
 pub struct Consumers<W> {
@@ -51,82 +39,12 @@ pub struct Consumers<W> {
     poll_interval: Duration,
 }
 
-/// Counters and status of one consumer since the process started.
-#[derive(Debug, Default)]
-struct Count {
-    handled: AtomicU64,
-    set_aside: AtomicU64,
-    panics: AtomicU64,
-    /// True if the task has panicked and has not been restarted. This node then takes no lease for the
-    /// consumer.
-    is_down: AtomicBool,
-}
-
-/// Number of events that this process has handled and set aside for one consumer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConsumerCounts {
-    /// Name of the consumer.
-    pub name: &'static str,
-    /// Events handled.
-    pub handled: u64,
-    /// Events set aside.
-    pub set_aside: u64,
-    /// Panics of the task that delivers, outside the handler.
-    pub panics: u64,
-}
-
 /// Consumers running in the background until they are stopped.
 #[derive(Debug)]
 pub struct RunningConsumers<W> {
     consumers: Consumers<W>,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
-}
-
-impl ConsumerSet {
-    /// Creates the consumers of `node`. The name must be unique among all processes.
-    pub fn new(mut consumers: Vec<Consumer>, node: String) -> Self {
-        // The same order on every node, so that transactions cannot deadlock.
-        consumers.sort_by_key(|consumer| consumer.name);
-        let counts = consumers.iter().map(|_| Count::default()).collect();
-        Self { consumers: consumers.into(), node, counts, renewal: Notify::new(), sampled: Mutex::default() }
-    }
-
-    /// Returns the state of all consumers in the database, sampled about every ten seconds. Empty before the
-    /// first sample, and while the database cannot be read.
-    pub fn sampled(&self) -> Vec<ConsumerStatus> {
-        self.sampled.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Returns the counters of this process.
-    pub fn counts(&self) -> Vec<ConsumerCounts> {
-        let counts = self.consumers.iter().zip(&self.counts).map(|(consumer, count)| ConsumerCounts {
-            name: consumer.name,
-            handled: count.handled.load(Ordering::Relaxed),
-            set_aside: count.set_aside.load(Ordering::Relaxed),
-            panics: count.panics.load(Ordering::Relaxed),
-        });
-        counts.collect()
-    }
-
-    fn count(&self, index: usize, handled: usize, set_aside: bool) {
-        let Some(count) = self.counts.get(index) else { return };
-        count.handled.fetch_add(handled as u64, Ordering::Relaxed);
-        count.set_aside.fetch_add(u64::from(set_aside), Ordering::Relaxed);
-    }
-
-    fn set_down(&self, index: usize, is_down: bool) {
-        let Some(count) = self.counts.get(index) else { return };
-        count.panics.fetch_add(u64::from(is_down), Ordering::Relaxed);
-        count.is_down.store(is_down, Ordering::SeqCst);
-        self.renewal.notify_one();
-    }
-
-    /// Indexes of the consumers that this node cannot deliver to at present.
-    fn down(&self) -> BTreeSet<usize> {
-        let counts = self.counts.iter().enumerate();
-        counts.filter(|(_, count)| count.is_down.load(Ordering::SeqCst)).map(|(index, _)| index).collect()
-    }
 }
 
 impl<W: Transactions> Consumers<W> {
@@ -163,8 +81,8 @@ impl<W: Transactions> Consumers<W> {
         for (index, mut delivery) in deliveries {
             loop {
                 match delivery.step().await? {
-                    Progress::More { handled: more, set_aside } => {
-                        self.set.count(index, more, set_aside);
+                    Progress::More { handled: more, dead_lettered } => {
+                        self.set.count(index, more, dead_lettered);
                         handled += more;
                     }
                     Progress::Outdated => {}
@@ -348,8 +266,8 @@ impl<W: Transactions> Consumers<W> {
             state.errors = 0;
         }
         match progress {
-            Ok(Progress::More { handled, set_aside }) => {
-                self.set.count(index, handled, set_aside);
+            Ok(Progress::More { handled, dead_lettered }) => {
+                self.set.count(index, handled, dead_lettered);
                 Duration::ZERO
             }
             Ok(Progress::Idle { until, has_skipped }) => {

@@ -1,4 +1,4 @@
-//! Failed events: retries, and setting aside.
+//! Failed events: retries and dead letters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::rows::{self, PendingRow};
 
-/// Number of attempts after which an event is set aside. They take about two minutes.
+/// Number of attempts after which an event is dead-lettered. They take about two minutes.
 pub const MAX_ATTEMPTS: i64 = 8;
 /// Maximum number of pending failures of a consumer. At the limit the cursor stops until some are handled or
-/// set aside.
+/// dead-lettered.
 pub const MAX_PENDING: i64 = 1_000;
 /// Maximum number of pending failures of a subject. Beyond it, the first event gets its last attempt
 /// immediately.
@@ -42,7 +42,7 @@ pub(crate) fn stored_error(error: &str) -> String {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DueRetry {
     pub row: PendingRow,
-    /// True if the event is set aside after one more failure.
+    /// True if the event is dead-lettered after one more failure.
     pub is_last: bool,
 }
 
@@ -91,25 +91,25 @@ impl Pending {
     }
 }
 
-/// Event that was set aside after [`MAX_ATTEMPTS`].
+/// Event that was dead-lettered after [`MAX_ATTEMPTS`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SetAsideEvent {
+pub struct DeadLetteredEvent {
     /// Position of the event.
     pub position: i64,
     /// Subject of the event.
     pub subject: String,
     /// Error of the last attempt.
     pub error: String,
-    /// Time at which the event was set aside.
-    pub set_aside_at: Timestamp,
+    /// Time at which the event was dead-lettered.
+    pub dead_lettered_at: Timestamp,
 }
 
-/// Returns up to `limit` events that `consumer` has set aside, in order of position.
+/// Returns up to `limit` dead letters of `consumer`, in order of position.
 ///
 /// # Errors
 /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-pub fn list_set_aside(q: &Query<'_>, consumer: &str, limit: i64) -> Result<Vec<SetAsideEvent>, Error> {
-    rows::set_aside(q, consumer, limit)
+pub fn list_dead_letters(q: &Query<'_>, consumer: &str, limit: i64) -> Result<Vec<DeadLetteredEvent>, Error> {
+    rows::list_dead_letters(q, consumer, limit)
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@
 //! transaction verifies it.
 //!
 //! An event whose handler fails is retried with increasing delays while other subjects continue; later events
-//! of its own subject wait. After [`MAX_ATTEMPTS`] it is set aside, and counted in
-//! [`ConsumerStatus::set_aside`], until an operator retries it or retention removes the event.
+//! of its own subject wait. After [`MAX_ATTEMPTS`] it is dead-lettered, and counted in
+//! [`ConsumerStatus::dead_letters`], until an operator retries it or retention removes the event.
 
 mod consumer;
 mod delivery;
@@ -18,13 +18,15 @@ mod failures;
 mod lease;
 mod replay;
 mod rows;
+mod set;
 mod status;
 mod supervise;
 
 pub use consumer::{Consumer, HandlerError, StartAt, TransactionFuture, Transactions, kind_matches};
 pub use delivery::{Delivery, DeliveryError, Progress};
-pub use engine::{ConsumerCounts, ConsumerSet, Consumers, RunningConsumers};
-pub use failures::{MAX_ATTEMPTS, MAX_PENDING, SetAsideEvent, list_set_aside};
+pub use engine::{Consumers, RunningConsumers};
+pub use failures::{DeadLetteredEvent, MAX_ATTEMPTS, MAX_PENDING, list_dead_letters};
 pub use lease::{LEASE_TTL_MS, declare, delete_undeclared};
-pub use replay::{ReplayError, ReplayFrom, replay, retry_set_aside};
+pub use replay::{ReplayError, ReplayFrom, replay, retry_dead_letters};
+pub use set::{ConsumerCounts, ConsumerSet};
 pub use status::{ConsumerStatus, list_status};

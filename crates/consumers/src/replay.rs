@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::engine::WAKE_UP;
 use crate::rows;
 
-/// Maximum number of set-aside events made pending at once.
+/// Maximum number of dead letters made pending at once.
 const MAX_RETRIED: i64 = 1_000;
 
 /// First event to deliver again.
@@ -80,17 +80,17 @@ fn position_before(tx: &Tx<'_>, since: Timestamp, last: i64) -> Result<i64, Erro
     Ok(before)
 }
 
-/// Makes up to 1,000 of the oldest events that `consumer` has set aside pending again, and returns their
+/// Makes up to 1,000 of the oldest dead letters of `consumer` pending again, and returns their
 /// number.
 ///
 /// # Errors
 /// Returns [`ReplayError::UnknownConsumer`] if the consumer does not exist, or [`ReplayError::Store`] if the
 /// database fails.
-pub fn retry_set_aside(tx: &Tx<'_>, consumer: &str) -> Result<u64, ReplayError> {
+pub fn retry_dead_letters(tx: &Tx<'_>, consumer: &str) -> Result<u64, ReplayError> {
     if rows::cursor(tx, consumer)?.is_none() {
         return Err(ReplayError::UnknownConsumer(consumer.to_owned()));
     }
-    let retried = rows::retry_set_aside(tx, consumer, MAX_RETRIED)?;
+    let retried = rows::retry_dead_letters(tx, consumer, MAX_RETRIED)?;
     tx.notify(WAKE_UP);
     Ok(retried)
 }

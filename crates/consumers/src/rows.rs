@@ -4,7 +4,7 @@
 use kith_kernel::Timestamp;
 use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
-use crate::SetAsideEvent;
+use crate::DeadLetteredEvent;
 
 /// Row of `consumers`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,11 +44,11 @@ row_columns! {
 }
 
 row_columns! {
-    set_aside_columns => SetAsideEvent {
+    dead_letter_columns => DeadLetteredEvent {
         position = "position",
         subject = "subject",
         error = "error",
-        set_aside_at = "set_aside_at"
+        dead_lettered_at = "dead_lettered_at"
     }
 }
 
@@ -132,23 +132,27 @@ pub(crate) fn pending(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<Pendi
         concat!(
             "SELECT ",
             pending_columns!(),
-            " FROM consumer_failures WHERE consumer = $1 AND set_aside_at IS NULL ORDER BY position LIMIT $2"
+            " FROM consumer_failures WHERE consumer = $1 AND dead_lettered_at IS NULL ORDER BY position LIMIT $2"
         ),
         params![name, limit],
         PendingRow::read_row,
     )
 }
 
-/// Returns up to `limit` events that were set aside, in order of position.
-pub(crate) fn set_aside(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<SetAsideEvent>, Error> {
+/// Returns up to `limit` dead letters, in order of position.
+pub(crate) fn list_dead_letters(
+    q: &Query<'_>,
+    name: &str,
+    limit: i64,
+) -> Result<Vec<DeadLetteredEvent>, Error> {
     q.all(
         concat!(
             "SELECT ",
-            set_aside_columns!(),
-            " FROM consumer_failures WHERE consumer = $1 AND set_aside_at IS NOT NULL ORDER BY position LIMIT $2"
+            dead_letter_columns!(),
+            " FROM consumer_failures WHERE consumer = $1 AND dead_lettered_at IS NOT NULL ORDER BY position LIMIT $2"
         ),
         params![name, limit],
-        SetAsideEvent::read_row,
+        DeadLetteredEvent::read_row,
     )
 }
 
@@ -162,30 +166,30 @@ pub(crate) fn insert_failure(tx: &Tx<'_>, name: &str, row: &PendingRow, error: &
     Ok(())
 }
 
-/// Records another failed attempt, and sets the event aside if `set_aside_at` is given. Returns false if the
-/// row has changed meanwhile.
+/// Records another failed attempt, and dead-letters the event if `dead_lettered_at` is given. Returns false if
+/// the row has changed meanwhile.
 pub(crate) fn update_failure(
     tx: &Tx<'_>,
     name: &str,
     row: &PendingRow,
     retry_at: Timestamp,
     error: &str,
-    set_aside_at: Option<Timestamp>,
+    dead_lettered_at: Option<Timestamp>,
 ) -> Result<bool, Error> {
     let updated = tx.exec(
-        "UPDATE consumer_failures SET attempts = $4, retry_at = $5, error = $6, set_aside_at = $7
-         WHERE consumer = $1 AND position = $2 AND attempts = $3 AND set_aside_at IS NULL",
-        params![name, row.position, row.attempts, row.attempts + 1, retry_at, error, set_aside_at],
+        "UPDATE consumer_failures SET attempts = $4, retry_at = $5, error = $6, dead_lettered_at = $7
+         WHERE consumer = $1 AND position = $2 AND attempts = $3 AND dead_lettered_at IS NULL",
+        params![name, row.position, row.attempts, row.attempts + 1, retry_at, error, dead_lettered_at],
     )?;
     Ok(updated == 1)
 }
 
 /// Raises the attempts of a subject's pending events, so that each has one attempt left after an earlier one
-/// was set aside.
+/// was dead-lettered.
 pub(crate) fn limit_attempts(tx: &Tx<'_>, name: &str, subject: &str, attempts: i64) -> Result<(), Error> {
     tx.exec(
         "UPDATE consumer_failures SET attempts = $3
-         WHERE consumer = $1 AND subject = $2 AND set_aside_at IS NULL AND attempts < $3",
+         WHERE consumer = $1 AND subject = $2 AND dead_lettered_at IS NULL AND attempts < $3",
         params![name, subject, attempts],
     )?;
     Ok(())
@@ -195,7 +199,7 @@ pub(crate) fn limit_attempts(tx: &Tx<'_>, name: &str, subject: &str, attempts: i
 pub(crate) fn delete_failure(tx: &Tx<'_>, name: &str, row: &PendingRow) -> Result<bool, Error> {
     let deleted = tx.exec(
         "DELETE FROM consumer_failures WHERE consumer = $1 AND position = $2 AND attempts = $3
-           AND set_aside_at IS NULL",
+           AND dead_lettered_at IS NULL",
         params![name, row.position, row.attempts],
     )?;
     Ok(deleted == 1)
@@ -206,25 +210,25 @@ pub(crate) fn delete_failures_after(tx: &Tx<'_>, name: &str, position: i64) -> R
     tx.exec("DELETE FROM consumer_failures WHERE consumer = $1 AND position > $2", params![name, position])
 }
 
-/// Makes up to `limit` events that were set aside pending again, and returns their number.
-pub(crate) fn retry_set_aside(tx: &Tx<'_>, name: &str, limit: i64) -> Result<u64, Error> {
+/// Makes up to `limit` dead letters pending again, and returns their number.
+pub(crate) fn retry_dead_letters(tx: &Tx<'_>, name: &str, limit: i64) -> Result<u64, Error> {
     tx.exec(
-        "UPDATE consumer_failures SET set_aside_at = NULL, attempts = 0, retry_at = 0
+        "UPDATE consumer_failures SET dead_lettered_at = NULL, attempts = 0, retry_at = 0
          WHERE consumer = $1 AND position IN (
            SELECT position FROM consumer_failures
-           WHERE consumer = $1 AND set_aside_at IS NOT NULL ORDER BY position LIMIT $2)",
+           WHERE consumer = $1 AND dead_lettered_at IS NOT NULL ORDER BY position LIMIT $2)",
         params![name, limit],
     )
 }
 
-/// Returns the number of pending failures and of events set aside, each up to `limit`.
+/// Returns the number of pending failures and of dead letters, each up to `limit`.
 pub(crate) fn count_failures(q: &Query<'_>, name: &str, limit: i64) -> Result<(i64, i64), Error> {
     let pending = "SELECT COUNT(*) FROM (SELECT position FROM consumer_failures
-                   WHERE consumer = $1 AND set_aside_at IS NULL LIMIT $2) AS counted";
-    let set_aside = "SELECT COUNT(*) FROM (SELECT position FROM consumer_failures
-                     WHERE consumer = $1 AND set_aside_at IS NOT NULL LIMIT $2) AS counted";
+                   WHERE consumer = $1 AND dead_lettered_at IS NULL LIMIT $2) AS counted";
+    let dead_letters = "SELECT COUNT(*) FROM (SELECT position FROM consumer_failures
+                     WHERE consumer = $1 AND dead_lettered_at IS NOT NULL LIMIT $2) AS counted";
     let count = |sql| q.one(sql, params![name, limit], |row| row.get(0)).map(|count| count.unwrap_or(0));
-    Ok((count(pending)?, count(set_aside)?))
+    Ok((count(pending)?, count(dead_letters)?))
 }
 
 /// Returns the time of the first event after `position`.

@@ -23,8 +23,8 @@ pub struct ConsumerStatus {
     pub lag_ms: i64,
     /// Number of pending events: failed ones, and later ones of their subjects; counted up to 10,000.
     pub pending: i64,
-    /// Number of events set aside after all attempts; counted up to 10,000.
-    pub set_aside: i64,
+    /// Number of events dead-lettered after all attempts; counted up to 10,000.
+    pub dead_letters: i64,
     /// Node that delivers; empty if none does.
     pub owner: String,
 }
@@ -38,14 +38,14 @@ pub fn list_status(q: &Query<'_>, now: Timestamp) -> Result<Vec<ConsumerStatus>,
     rows::cursors(q)?
         .into_iter()
         .map(|cursor| {
-            let (pending, set_aside) = rows::count_failures(q, &cursor.name, MAX_COUNTED)?;
+            let (pending, dead_letters) = rows::count_failures(q, &cursor.name, MAX_COUNTED)?;
             let emitted = rows::first_emitted_after(q, cursor.position)?;
             Ok(ConsumerStatus {
                 position: cursor.position,
                 lag_events: (last - cursor.position).max(0),
                 lag_ms: emitted.map_or(0, |at| (now.as_millis() - at.as_millis()).max(0)),
                 pending,
-                set_aside,
+                dead_letters,
                 owner: if cursor.leased_until > now { cursor.owner } else { String::new() },
                 name: cursor.name,
             })

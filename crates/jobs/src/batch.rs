@@ -51,12 +51,12 @@ where
             rows::set_lock_timeout(tx, wait)?;
             run(tx, &all[own.clone()])
         };
-        let (written, has_begun) = write_part(db, run).await;
+        let (written, has_started) = write_part(db, run).await;
         let store_error = written.as_ref().err().and_then(cause);
-        if has_begun && matches!(store_error, Some(Error::DeadlinePassed)) {
+        if has_started && matches!(store_error, Some(Error::DeadlinePassed)) {
             waited += wait;
         }
-        let is_away = !has_begun || store_error.is_some_and(is_outage);
+        let is_away = !has_started || store_error.is_some_and(is_outage);
         match written {
             Ok(written) => outcomes.extend(written.into_iter().map(Ok)),
             Err(error) if is_away => {
@@ -95,12 +95,12 @@ where
     T: Send + 'static,
     E: From<Error> + Send + 'static,
 {
-    let has_begun = Arc::new(AtomicBool::new(false));
-    let begins = Arc::clone(&has_begun);
+    let started = Arc::new(AtomicBool::new(false));
+    let set_started = Arc::clone(&started);
     let written = db.write(move |tx| {
-        begins.store(true, Ordering::Relaxed);
+        set_started.store(true, Ordering::Relaxed);
         write(tx)
     });
     let written = written.await;
-    (written, has_begun.load(Ordering::Relaxed))
+    (written, started.load(Ordering::Relaxed))
 }

@@ -55,7 +55,7 @@ pub fn enqueue_all<J: Borrow<NewJob>>(
         tx.lock("job key", keys)?;
     }
     let plain: Vec<_> = jobs.iter().copied().filter(|job| job.is_plain()).collect();
-    let mut ids = rows::live::insert_many(tx, &plain, now)?.into_iter();
+    let mut ids = rows::inserts::insert_many(tx, &plain, now)?.into_iter();
     let mut enqueued = Vec::with_capacity(jobs.len());
     let mut notified_queue: Option<&str> = None;
     for job in jobs {
@@ -109,8 +109,8 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
     let (mut dependencies, failed) = mark_dependencies(tx, job)?;
     dependencies.retain(|other| predecessor != Some(*other));
     let pending_dependencies = dependencies.len() as i64 + i64::from(predecessor.is_some());
-    let state = if pending_dependencies > 0 { JobState::Blocked } else { rows::live::state_at(job, now) };
-    let id = rows::live::insert(tx, job, state, key.as_deref(), pending_dependencies, now)?;
+    let state = if pending_dependencies > 0 { JobState::Blocked } else { rows::inserts::state_at(job, now) };
+    let id = rows::inserts::insert(tx, job, state, key.as_deref(), pending_dependencies, now)?;
     for other in dependencies {
         rows::dependencies::insert_dependency(tx, other, id, i64::from(job.on_failure == OnFailure::Run))?;
     }
@@ -182,7 +182,7 @@ fn holder(
     if !lives || unique.on_conflict == OnConflict::Keep {
         return Ok(Holder::Stays(id));
     }
-    if rows::live::replace(tx, id, job, now)? {
+    if rows::inserts::replace(tx, id, job, now)? {
         tx.notify(queue_channel(&job.queue));
         return Ok(Holder::Stays(id));
     }

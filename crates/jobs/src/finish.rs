@@ -12,8 +12,8 @@ use crate::model::{
     Attempt, ClaimToken, Failure, JobError, JobId, JobOutput, JobRecord, JobState, MAX_CRASHES,
     MAX_PAYLOAD_BYTES,
 };
+use crate::rows::attempts::AttemptRow;
 use crate::rows::ended::AttemptEnd;
-use crate::rows::live::AttemptRow;
 use crate::rows::unsettled::UnsettledJob;
 use crate::settle::{Budget, settle};
 use crate::{queue_channel, rows};
@@ -27,7 +27,7 @@ pub const CANCEL_CHANNEL: &str = "jobs/cancel";
 
 /// Report by the owner of an attempt that the attempt has ended.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct AttemptReport {
     /// Attempt that has ended.
     pub attempt: Attempt,
     /// Result of the attempt.
@@ -52,9 +52,13 @@ pub enum ReportOutcome {
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
-pub fn report<R: Borrow<Report>>(tx: &Tx<'_>, ctx: &Ctx, reports: &[R]) -> Result<Vec<ReportOutcome>, Error> {
+pub fn report<R: Borrow<AttemptReport>>(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    reports: &[R],
+) -> Result<Vec<ReportOutcome>, Error> {
     let (segment, mut budget) = (segment(tx)?, Budget::default());
-    let reports: Vec<&Report> = reports.iter().map(Borrow::borrow).collect();
+    let reports: Vec<&AttemptReport> = reports.iter().map(Borrow::borrow).collect();
     let mut outcome = vec![ReportOutcome::Stale; reports.len()];
     let done: Vec<_> = reports
         .iter()
@@ -113,7 +117,7 @@ pub(crate) fn find_report_outcome(q: &Query<'_>, of: Attempt, is_done: bool) -> 
     if rows::ended::find_dead(q, of.job)?.is_some_and(|dead| is_it(&dead)) {
         return Ok(ReportOutcome::Finished(JobState::Dead));
     }
-    Ok(rows::live::find_rescheduled(q, of)?.map_or(ReportOutcome::Stale, ReportOutcome::Rescheduled))
+    Ok(rows::attempts::find_rescheduled(q, of)?.map_or(ReportOutcome::Stale, ReportOutcome::Rescheduled))
 }
 
 pub(crate) fn segment(tx: &Tx<'_>) -> Result<usize, Error> {
@@ -128,7 +132,7 @@ fn failed(
     error: &JobError,
     budget: &mut Budget,
 ) -> Result<ReportOutcome, Error> {
-    let Some(row) = rows::live::lock_attempt(tx, attempt)? else { return Ok(ReportOutcome::Stale) };
+    let Some(row) = rows::attempts::lock_attempt(tx, attempt)? else { return Ok(ReportOutcome::Stale) };
     let failure = |error: &str| failures_with(&row, attempt.attempt, ctx.now, error);
     let failures = row.failures + 1;
     if row.cancel_requested_at.is_some() || matches!(error, JobError::Cancelled) {
@@ -162,7 +166,7 @@ fn reschedule(
     crashes: i64,
     errors: Option<&str>,
 ) -> Result<ReportOutcome, Error> {
-    if !rows::live::put_back(tx, attempt, run_at, failures, crashes, errors)? {
+    if !rows::attempts::put_back(tx, attempt, run_at, failures, crashes, errors)? {
         return Ok(ReportOutcome::Stale);
     }
     tx.notify(queue_channel(&row.queue));
@@ -197,7 +201,7 @@ fn move_to_dead_letters(
     now: Timestamp,
     budget: &mut Budget,
 ) -> Result<ReportOutcome, Error> {
-    if rows::live::lock_attempt(tx, attempt)?.is_none() {
+    if rows::attempts::lock_attempt(tx, attempt)?.is_none() {
         return Ok(ReportOutcome::Stale);
     }
     rows::ended::insert_dead(tx, attempt.job, failures, Some(errors), now)?;
@@ -287,9 +291,9 @@ pub(crate) fn evict_worker(
     if why == EvictionReason::LeaseExpired && !rows::workers::is_lease_expired(tx, worker, ctx.now)? {
         return Ok(0);
     }
-    let (running, mut budget) = (rows::live::list_running_of(tx, worker, limit)?, Budget::default());
+    let (running, mut budget) = (rows::attempts::list_running_of(tx, worker, limit)?, Budget::default());
     for attempt in running.iter().copied() {
-        let Some(row) = rows::live::lock_attempt(tx, attempt)? else { continue };
+        let Some(row) = rows::attempts::lock_attempt(tx, attempt)? else { continue };
         let (crashes, what) = match why {
             EvictionReason::LeaseExpired => (row.crashes + 1, "the worker's lease expired"),
             EvictionReason::Died => (row.crashes + 1, "the worker died"),
@@ -327,7 +331,7 @@ fn failures_with(row: &AttemptRow, attempt: i64, at: Timestamp, error: &str) -> 
 pub fn return_to_queue(tx: &Tx<'_>, ctx: &Ctx, jobs: &[(Attempt, String)]) -> Result<(), Error> {
     let mut budget = Budget::default();
     for (attempt, queue) in jobs {
-        if rows::live::return_unstarted(tx, *attempt, ctx.now)? {
+        if rows::attempts::return_unstarted(tx, *attempt, ctx.now)? {
             tx.notify(queue_channel(queue));
         } else {
             // Changes nothing if the lease was lost. Otherwise cancellation was requested.
@@ -345,7 +349,7 @@ pub fn return_to_queue(tx: &Tx<'_>, ctx: &Ctx, jobs: &[(Attempt, String)]) -> Re
 pub(crate) fn return_claim(tx: &Tx<'_>, ctx: &Ctx, queue: &str, token: ClaimToken) -> Result<(), Error> {
     tx.lock("job queue", [queue])?;
     let (mut jobs, mut workers) = (Vec::new(), BTreeSet::new());
-    for (attempt, worker) in rows::live::list_claim(tx, queue, token)? {
+    for (attempt, worker) in rows::attempts::list_claim(tx, queue, token)? {
         jobs.push((attempt, queue.to_owned()));
         workers.insert(worker);
     }

@@ -58,9 +58,9 @@ pub(crate) async fn advance(db: &Store, ctx: &Ctx, retention: Retention) -> Resu
             return Ok(false);
         }
         // The segment after the new one is truncated, so that the next advance finds an empty segment.
-        let ahead = (next + 1) % statements::SEGMENTS;
-        tx.exec_for_engine(&statements::EMPTY_HISTORY[ahead], &[])?;
-        tx.exec_for_engine(&statements::EMPTY_LOG[ahead], &[])?;
+        let after_next = (next + 1) % statements::SEGMENTS;
+        tx.exec_for_engine(&statements::EMPTY_HISTORY[after_next], &[])?;
+        tx.exec_for_engine(&statements::EMPTY_LOG[after_next], &[])?;
         Ok(true)
     });
     match turned.await {

@@ -13,11 +13,11 @@ use crate::batch::write_batch;
 use crate::claim::{Claim, ClaimState};
 use crate::enqueue::EnqueueError;
 use crate::enqueuer::Enqueuer;
-use crate::finish::{Report, ReportOutcome};
+use crate::finish::{AttemptReport, ReportOutcome};
 use crate::model::Attempt;
 use crate::model::{ClaimToken, Enqueued};
 use crate::new_job::NewJob;
-use crate::rows::live::Claimer;
+use crate::rows::claims::Claimer;
 use crate::stats::{JobCounters, JobCounts, JobTotals, QueueSample};
 use crate::{finish, rows};
 
@@ -165,7 +165,7 @@ impl Jobs {
         let now = self.0.sources.clock.now();
         for job in &claim.jobs {
             let wait_ms = i64::try_from(now.since(job.run_at).as_millis()).unwrap_or(0);
-            self.0.counts.count(
+            self.0.counts.record(
                 queue,
                 &job.kind,
                 JobCounts { started: 1, wait_ms, ..JobCounts::default() },
@@ -184,7 +184,7 @@ impl Jobs {
         }
         marks.checked_at = now;
         let (name, lanes) = (queue.to_owned(), marks.watermarks);
-        match self.0.db.export(move |q| rows::live::is_ready_below(q, &name, &lanes)).await {
+        match self.0.db.export(move |q| rows::claims::is_ready_below(q, &name, &lanes)).await {
             Ok(false) => marks,
             Ok(true) => {
                 tracing::warn!(queue, "ready jobs found below the watermark; it was reset");
@@ -201,7 +201,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-    pub async fn report(&self, reports: Arc<Vec<Report>>) -> Result<Vec<ReportOutcome>, Error> {
+    pub async fn report(&self, reports: Arc<Vec<AttemptReport>>) -> Result<Vec<ReportOutcome>, Error> {
         let ctx = self.ctx();
         self.0.db.write(move |tx| finish::report(tx, &ctx.refreshed(), &reports)).await
     }
@@ -210,7 +210,7 @@ impl Jobs {
     /// transaction. Returns one outcome per report, in the same order.
     pub(crate) async fn report_each<R>(&self, reports: &Arc<Vec<R>>) -> Vec<Result<ReportOutcome, Error>>
     where
-        R: Borrow<Report> + Send + Sync + 'static,
+        R: Borrow<AttemptReport> + Send + Sync + 'static,
     {
         let ctx = self.ctx();
         let report = move |tx: &Tx<'_>, part: &[R]| finish::report(tx, &ctx.refreshed(), part);
@@ -219,7 +219,7 @@ impl Jobs {
 
     /// Determines the outcome of a report that was sent again after the response to its commit was lost, and
     /// that was then ignored as stale.
-    pub(crate) async fn find_report_outcome(&self, report: &Report) -> ReportOutcome {
+    pub(crate) async fn find_report_outcome(&self, report: &AttemptReport) -> ReportOutcome {
         let (attempt, is_done) = (report.attempt, report.outcome.is_ok());
         let found = self.0.db.read(move |q| finish::find_report_outcome(q, attempt, is_done)).await;
         found.unwrap_or_else(|error| {
@@ -255,9 +255,9 @@ impl Jobs {
                 if !rows::workers::heartbeat(tx, worker, ctx.refreshed().now)? {
                     return Ok((HeartbeatOutcome::Evicted, Vec::new()));
                 }
-                rows::live::set_deadlines(tx, &deadlines)?;
-                let cancel = rows::live::list_cancel_requested(tx, worker)?;
-                Ok((HeartbeatOutcome::Alive { cancel }, rows::live::list_lost(tx, &running)?))
+                rows::attempts::set_deadlines(tx, &deadlines)?;
+                let cancel = rows::attempts::list_cancel_requested(tx, worker)?;
+                Ok((HeartbeatOutcome::Alive { cancel }, rows::attempts::list_lost(tx, &running)?))
             })
             .await
             .inspect_err(|_| self.restart_contact())

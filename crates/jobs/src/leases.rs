@@ -11,10 +11,10 @@ use kith_store::{Error, Tx};
 use tokio::sync::oneshot;
 
 use crate::claim::{Claim, claim};
-use crate::finish::{self, Report, ReportOutcome};
+use crate::finish::{self, AttemptReport, ReportOutcome};
 use crate::jobs::Jobs;
 use crate::model::{ClaimToken, JobError, JobId, JobOutput, LogLine};
-use crate::rows::live::Claimer;
+use crate::rows::claims::Claimer;
 use crate::workers::progress_channel;
 use crate::{find_settings, rows};
 
@@ -34,7 +34,7 @@ impl Jobs {
     ///
     /// # Errors
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
-    pub async fn claim_leased(
+    pub async fn claim_with_lease(
         &self,
         queue: &str,
         name: &str,
@@ -73,8 +73,8 @@ impl Jobs {
     }
 
     /// Counts the end of an attempt by an external program in the statistics.
-    pub fn count_leased(&self, queue: &str, kind: &str, outcomes: &ReportOutcome, took: Duration) {
-        self.inner().counts.count_outcome(queue, kind, outcomes, false, took);
+    pub fn record_leased_outcome(&self, queue: &str, kind: &str, outcomes: &ReportOutcome, took: Duration) {
+        self.inner().counts.record_outcome(queue, kind, outcomes, false, took);
     }
 }
 
@@ -134,7 +134,7 @@ pub fn heartbeat(
     token: ClaimToken,
     lease: Duration,
 ) -> Result<Option<LeaseRenewal>, Error> {
-    let Some(leased) = rows::live::find_leased(tx, job, token)? else { return Ok(None) };
+    let Some(leased) = rows::attempts::find_leased(tx, job, token)? else { return Ok(None) };
     let is_known = rows::workers::heartbeat_with_lease(tx, leased.worker, ctx.now, lease)?;
     Ok(is_known.then_some(LeaseRenewal { is_cancel_requested: leased.is_cancel_requested }))
 }
@@ -146,9 +146,9 @@ pub fn heartbeat(
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
 pub fn store_progress(tx: &Tx<'_>, job: JobId, token: ClaimToken, progress: &str) -> Result<bool, Error> {
-    let Some(leased) = rows::live::find_leased(tx, job, token)? else { return Ok(false) };
+    let Some(leased) = rows::attempts::find_leased(tx, job, token)? else { return Ok(false) };
     tx.notify(progress_channel(job));
-    rows::live::set_progress(tx, leased.attempt, progress)
+    rows::attempts::set_progress(tx, leased.attempt, progress)
 }
 
 /// Adds a line to the log of the job. Returns false if the job is no longer claimed under `token`.
@@ -164,7 +164,7 @@ pub fn append_log(
     level: &str,
     line: &str,
 ) -> Result<bool, Error> {
-    let Some(leased) = rows::live::find_leased(tx, job, token)? else { return Ok(false) };
+    let Some(leased) = rows::attempts::find_leased(tx, job, token)? else { return Ok(false) };
     let attempt = leased.attempt.attempt;
     let line = LogLine { attempt, at: ctx.now, level: level.to_owned(), line: line.to_owned() };
     rows::ended::insert_log(tx, finish::segment(tx)?, job, &line)?;
@@ -184,10 +184,11 @@ pub fn report_leased(
     token: ClaimToken,
     outcome: Result<JobOutput, JobError>,
 ) -> Result<ReportOutcome, Error> {
-    let Some(leased) = rows::live::find_leased(tx, job, token)? else { return Ok(ReportOutcome::Stale) };
+    let Some(leased) = rows::attempts::find_leased(tx, job, token)? else { return Ok(ReportOutcome::Stale) };
     let queue = leased.queue;
     let notify_queue = find_settings(tx, &queue)?.is_limited().then_some(queue);
-    let outcomes = finish::report(tx, ctx, &[Report { attempt: leased.attempt, outcome, notify_queue }])?;
+    let outcomes =
+        finish::report(tx, ctx, &[AttemptReport { attempt: leased.attempt, outcome, notify_queue }])?;
     rows::workers::delete_if_idle(tx, leased.worker)?;
     tx.notify(progress_channel(job));
     Ok(outcomes.into_iter().next().unwrap_or(ReportOutcome::Stale))

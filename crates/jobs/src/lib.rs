@@ -31,7 +31,9 @@ use kith_store::{Migration, ModuleMigrations};
 
 pub use claim::Claim;
 pub use enqueue::{EnqueueError, Flow, enqueue, enqueue_all, enqueue_flow};
-pub use finish::{CANCEL_CHANNEL, CancelOutcome, Report, ReportOutcome, cancel, report, return_to_queue};
+pub use finish::{
+    AttemptReport, CANCEL_CHANNEL, CancelOutcome, ReportOutcome, cancel, report, return_to_queue,
+};
 pub use history::Retention;
 pub use jobs::{HeartbeatOutcome, Jobs};
 pub use leases::{LeaseRenewal, LeasedClaim, append_log, heartbeat, report_leased, store_progress};

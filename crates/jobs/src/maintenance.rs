@@ -8,7 +8,7 @@ use kith_kernel::{Timestamp, hours, seconds};
 use kith_store::{Error, Tx};
 
 use crate::batch::is_outage;
-use crate::finish::{EvictionReason, Report};
+use crate::finish::{AttemptReport, EvictionReason};
 use crate::history::{self, Retention};
 use crate::jobs::Jobs;
 use crate::model::JobError;
@@ -106,19 +106,20 @@ impl Jobs {
     /// Returns [`Error::Unavailable`] or [`Error::DeadlinePassed`] if the database cannot answer in time.
     #[expect(clippy::disallowed_methods, reason = "contact with the database is measured in real time")]
     pub async fn evict_expired_workers(&self) -> Result<u64, Error> {
-        let (now, asked) = (self.inner().sources.clock.now(), Instant::now());
+        let (now, started) = (self.inner().sources.clock.now(), Instant::now());
         if now < self.in_contact_since() {
             // The clock went back.
             self.restart_contact();
         }
         let contact = now.since(self.in_contact_since());
-        let silent = self.db().read(move |q| rows::workers::list_expired(q, now, contact, BATCH_SIZE)).await;
-        if silent.is_err() || asked.elapsed() > CONTACT_TIMEOUT {
+        let unresponsive =
+            self.db().read(move |q| rows::workers::list_expired(q, now, contact, BATCH_SIZE)).await;
+        if unresponsive.is_err() || started.elapsed() > CONTACT_TIMEOUT {
             self.restart_contact();
         }
-        let silent = if asked.elapsed() > CONTACT_TIMEOUT { Vec::new() } else { silent? };
+        let unresponsive = if started.elapsed() > CONTACT_TIMEOUT { Vec::new() } else { unresponsive? };
         let mut jobs = 0;
-        for worker in silent {
+        for worker in unresponsive {
             jobs += self.evict(worker, EvictionReason::LeaseExpired).await?;
         }
         Ok(jobs)
@@ -165,16 +166,16 @@ impl Jobs {
 
     async fn end_overdue(&self) -> Result<(), Error> {
         let before = self.inner().sources.clock.now() - OVERDUE_GRACE;
-        let overdue = self.db().read(move |q| rows::live::list_overdue(q, before, BATCH_SIZE)).await?;
+        let overdue = self.db().read(move |q| rows::attempts::list_overdue(q, before, BATCH_SIZE)).await?;
         if overdue.is_empty() {
             return Ok(());
         }
-        let report = |attempt| Report {
+        let report = |attempt| AttemptReport {
             attempt,
             outcome: Err(JobError::Retry("the job ran longer than its timeout".to_owned())),
             notify_queue: None,
         };
-        let reports: Arc<Vec<Report>> = Arc::new(overdue.into_iter().map(report).collect());
+        let reports: Arc<Vec<AttemptReport>> = Arc::new(overdue.into_iter().map(report).collect());
         for (report, outcome) in reports.iter().zip(self.report_each(&reports).await) {
             match outcome {
                 Err(error) if is_outage(&error) => return Err(error),
@@ -197,7 +198,7 @@ impl Jobs {
         let (now, outcome) = (self.inner().sources.clock.now(), unwritten.clone());
         let written = self.db().write(move |tx| {
             tx.allow_async_commit();
-            stats::write(tx, now, &outcome)
+            stats::write_counts(tx, now, &outcome)
         });
         written.await.inspect_err(|_| counts.return_to_queue(unwritten))
     }
@@ -208,7 +209,7 @@ impl Jobs {
         self.db()
             .write(move |tx| {
                 tx.allow_async_commit();
-                stats::keep(tx, &samples, now, SAMPLE_INTERVAL)
+                stats::store_samples(tx, &samples, now, SAMPLE_INTERVAL)
             })
             .await?;
         Ok(())

@@ -141,7 +141,7 @@ impl NewJob {
 
     /// Sets the key for the limits per key of the queue.
     #[must_use]
-    pub fn limited_by(mut self, key: impl Into<String>) -> Self {
+    pub fn with_limit_key(mut self, key: impl Into<String>) -> Self {
         self.limit_key = Some(key.into());
         self
     }

@@ -76,15 +76,15 @@ impl LocalTimes {
 
     /// Applies rule 1: the first point in time that shows a local time, and for a skipped one the first after
     /// the gap.
-    fn times_of_day(&self, asked: &TestPattern) -> Vec<Moment> {
-        let named = self.first.iter().filter(|(local, _)| asked.names(**local)).map(|(_, at)| *at);
-        let skipped = self.skipped.iter().filter(|(local, _)| asked.names(*local)).map(|(_, at)| *at);
+    fn times_of_day(&self, pattern: &TestPattern) -> Vec<Moment> {
+        let named = self.first.iter().filter(|(local, _)| pattern.names(**local)).map(|(_, at)| *at);
+        let skipped = self.skipped.iter().filter(|(local, _)| pattern.names(*local)).map(|(_, at)| *at);
         named.chain(skipped).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Applies rule 2: each point in time whose local time matches.
-    fn interval(&self, asked: &TestPattern) -> Vec<Moment> {
-        self.clock.iter().filter(|(_, local)| asked.names(*local)).map(|(at, _)| *at).collect()
+    fn interval(&self, pattern: &TestPattern) -> Vec<Moment> {
+        self.clock.iter().filter(|(_, local)| pattern.names(*local)).map(|(at, _)| *at).collect()
     }
 }
 
@@ -161,12 +161,12 @@ impl Checks {
         let second = if below(random, 2) == 0 { 0 } else { below(random, 60) };
         let shown = LocalTimes::around(zone, change.timestamp(), shift_s, second);
         let name = zone.iana_name().unwrap();
-        for asked in patterns(random, change, second) {
-            let expected = match asked.hours.len() {
-                24 => shown.interval(&asked),
-                _ => shown.times_of_day(&asked),
+        for pattern in patterns(random, change, second) {
+            let expected = match pattern.hours.len() {
+                24 => shown.interval(&pattern),
+                _ => shown.times_of_day(&pattern),
             };
-            let text = asked.text();
+            let text = pattern.text();
             let spec = Spec::parse(&text, name, Timestamp::EPOCH).unwrap();
             let found = ours(&spec, shown.from, shown.to);
             assert_eq!(found, expected, "`{text}` in {name} around {}", change.timestamp());

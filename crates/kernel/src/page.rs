@@ -61,8 +61,8 @@ pub struct PageLimit(u8);
 
 impl PageLimit {
     /// Returns the requested limit, clamped to 100, or `None` if it is less than 1.
-    pub fn new(asked: i64) -> Option<Self> {
-        (asked >= 1).then(|| Self(u8::try_from(asked.min(100)).unwrap_or(100)))
+    pub fn new(requested: i64) -> Option<Self> {
+        (requested >= 1).then(|| Self(u8::try_from(requested.min(100)).unwrap_or(100)))
     }
 
     /// Number of rows to fetch: one more than the page holds, which shows whether another page follows.

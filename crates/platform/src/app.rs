@@ -12,8 +12,8 @@ use kith_jobs::{JOBS_MIGRATIONS, Jobs};
 use kith_kernel::{Actor, Ctx, RequestId, Sources, Timestamp};
 use kith_store::MigrationState::{Applied, Pending, Unknown};
 use kith_store::{
-    AuditHeadFile, EngineKind, Error, IntoOutcome, MigrationStatus, OpenError, Outcome, Query,
-    STORE_MIGRATIONS, Store, Transaction, Tx,
+    AuditHeadFile, EngineKind, Error, IntoTxOutcome, MigrationStatus, OpenError, Query, STORE_MIGRATIONS,
+    Store, Transaction, Tx, TxOutcome,
 };
 use thiserror::Error;
 
@@ -154,7 +154,7 @@ impl App {
         mut config: Config,
         sources: Sources,
         clock: Option<Arc<NodeClock>>,
-        ahead: Option<Arc<AdjustableClock>>,
+        adjustable_clock: Option<Arc<AdjustableClock>>,
         log_level: Option<LogLevel>,
         Program { modules, installed, build }: Program,
     ) -> Result<Self, StartError> {
@@ -185,16 +185,16 @@ impl App {
         }
         let head_file = AuditHeadFile::of(&config.store_options(), &config.data.folder)?;
         // On SQLite, this process makes all changes itself.
-        let hearing = InvalidationFeed::new(db.kind() == EngineKind::Sqlite);
+        let invalidation_feed = InvalidationFeed::new(db.kind() == EngineKind::Sqlite);
         let source = modules.iter().find_map(|module| module.access);
         let inner = AppInner {
             observed_time: ObservedTime::default(),
             audit_head: RememberedHead::new(head_file),
             tokens,
             keyring,
-            access: AccessCache::new(source, hearing.clone()),
-            api_keys: ApiKeyCache::new(hearing.clone()),
-            invalidation_feed: hearing,
+            access: AccessCache::new(source, invalidation_feed.clone()),
+            api_keys: ApiKeyCache::new(invalidation_feed.clone()),
+            invalidation_feed,
             event_routes: Arc::new(EventRoutes::new(modules)),
             consumer_set,
             passwords,
@@ -218,7 +218,7 @@ impl App {
             openapi: Asset::new("application/json", document.clone()),
             body_schemas: BodySchemas::new(document),
             clock,
-            adjustable_clock: ahead,
+            adjustable_clock,
             started: sources.clock.real_now(),
             addr: OnceLock::new(),
             jobs,
@@ -238,7 +238,7 @@ impl App {
     pub async fn write<F, O>(&self, ctx: &Ctx, run: F) -> Result<O::Value, O::Error>
     where
         F: Fn(&Tx<'_>, &Ctx) -> O + Send + 'static,
-        O: IntoOutcome + 'static,
+        O: IntoTxOutcome + 'static,
         O::Value: Send + 'static,
         O::Error: From<Error> + Send + 'static,
     {
@@ -252,8 +252,8 @@ impl App {
             *noted.lock().unwrap_or_else(PoisonError::into_inner) = EmittedEvents::default();
             let outcome = run(tx, started.get_or_init(|| arrived.refreshed())).into_outcome();
             let emitted = match outcome {
-                Outcome::Commit(_) | Outcome::CommitRefusal(_) => routes.emitted(tx),
-                Outcome::Rollback(_) => EmittedEvents::default(),
+                TxOutcome::Commit(_) | TxOutcome::CommitRefusal(_) => routes.emitted(tx),
+                TxOutcome::Rollback(_) => EmittedEvents::default(),
             };
             *noted.lock().unwrap_or_else(PoisonError::into_inner) = emitted;
             outcome
@@ -274,7 +274,7 @@ impl App {
             let ended = app.db.run(transaction).await;
             let emitted = std::mem::take(&mut *emitted.lock().unwrap_or_else(PoisonError::into_inner));
             if ended.is_ok() {
-                app.metrics.count_events(&emitted.kinds);
+                app.metrics.record_events(&emitted.kinds);
             }
             // Before the response, so that a revoked session or key is rejected from then on.
             emitted.run_hooks(&app).await;

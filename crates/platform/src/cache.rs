@@ -47,9 +47,9 @@ impl InvalidationFeed {
         self.0.is_single_node
     }
 
-    /// Records that all events emitted before `asked` have been received.
-    pub fn mark_current_at(&self, asked: Instant) {
-        let ms = u64::try_from(asked.saturating_duration_since(self.0.since).as_millis()).unwrap_or(0);
+    /// Records that all events emitted before `checked_at` have been received.
+    pub fn mark_current_at(&self, checked_at: Instant) {
+        let ms = u64::try_from(checked_at.saturating_duration_since(self.0.since).as_millis()).unwrap_or(0);
         self.0.last_ms.fetch_max(ms + 1, Ordering::Release);
     }
 
@@ -95,12 +95,12 @@ where
     V: Clone + Send + Sync + 'static,
 {
     /// Creates an empty cache for at most `capacity` values.
-    pub fn new(capacity: usize, hearing: InvalidationFeed) -> Self {
+    pub fn new(capacity: usize, invalidation_feed: InvalidationFeed) -> Self {
         Self {
             entries: quick_cache::sync::Cache::new(capacity),
             generations: (0..STRIPES).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
-            invalidation_feed: hearing,
+            invalidation_feed,
         }
     }
 
@@ -167,12 +167,12 @@ mod tests {
 
     #[tokio::test]
     async fn invalidate_all_discards_values_being_read() {
-        let hearing = InvalidationFeed::new(true);
-        let cache = Cache::new(10, hearing.clone());
+        let invalidation_feed = InvalidationFeed::new(true);
+        let cache = Cache::new(10, invalidation_feed.clone());
         assert_eq!(get(&cache, 1).await, 1);
-        hearing.invalidate_all();
+        invalidation_feed.invalidate_all();
         let forgotten_meanwhile = async || {
-            hearing.invalidate_all();
+            invalidation_feed.invalidate_all();
             Ok::<_, Infallible>(2)
         };
         assert_eq!(cache.get_or_read(1, forgotten_meanwhile).await.unwrap(), 2);
@@ -222,14 +222,14 @@ mod tests {
     /// CAC-03: a node caches nothing before it receives events, and does not use the cache after they stop.
     #[tokio::test]
     async fn node_without_events_does_not_cache() {
-        let hearing = InvalidationFeed::new(false);
-        let cache = Cache::new(10, hearing.clone());
+        let invalidation_feed = InvalidationFeed::new(false);
+        let cache = Cache::new(10, invalidation_feed.clone());
         assert_eq!((get(&cache, 1).await, get(&cache, 2).await), (1, 2));
-        hearing.mark_current_at(hearing.0.since);
+        invalidation_feed.mark_current_at(invalidation_feed.0.since);
         assert_eq!((get(&cache, 3).await, get(&cache, 4).await), (3, 3));
-        let since = hearing.0.since.checked_sub(STALE_AFTER).unwrap();
+        let since = invalidation_feed.0.since.checked_sub(STALE_AFTER).unwrap();
         let long_ago =
             FeedState { since, last_ms: AtomicU64::new(1), epoch: AtomicU64::new(0), is_single_node: false };
-        assert!(hearing.is_good() && !InvalidationFeed(Arc::new(long_ago)).is_good());
+        assert!(invalidation_feed.is_good() && !InvalidationFeed(Arc::new(long_ago)).is_good());
     }
 }

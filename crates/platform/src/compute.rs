@@ -103,10 +103,10 @@ impl Compute {
         task: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ComputeError> {
         let (reply, mut answer) = oneshot::channel();
-        let has_begun = Arc::new(AtomicBool::new(false));
-        let begins = Arc::clone(&has_begun);
+        let started = Arc::new(AtomicBool::new(false));
+        let set_started = Arc::clone(&started);
         let task: Task = Box::new(move || {
-            begins.store(true, Ordering::SeqCst);
+            set_started.store(true, Ordering::SeqCst);
             if reply.is_closed() {
                 return;
             }
@@ -117,7 +117,7 @@ impl Compute {
         self.tasks.push(caller, task).map_err(|QueueFull| ComputeError::Busy)?;
         let answer = match tokio::time::timeout(self.max_wait, &mut answer).await {
             Ok(answer) => answer,
-            Err(_) if has_begun.load(Ordering::SeqCst) => answer.await,
+            Err(_) if started.load(Ordering::SeqCst) => answer.await,
             Err(_) => return Err(ComputeError::Busy),
         };
         // The sender is dropped if the queue evicts the task in favour of another caller.

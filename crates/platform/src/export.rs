@@ -178,12 +178,12 @@ impl Exports {
             return Err(Problem::new(&problems::EXPORT_RUNNING, detail).retry_after(5));
         }
         let slot = ExportSlot { running: Arc::clone(&self.running), user };
-        if let Some(lately) = self.limiter.as_ref().filter(|_| is_limited) {
-            if lately.len() > SWEEP_THRESHOLD_USERS {
-                lately.retain_recent();
+        if let Some(limiter) = self.limiter.as_ref().filter(|_| is_limited) {
+            if limiter.len() > SWEEP_THRESHOLD_USERS {
+                limiter.retain_recent();
             }
-            lately.check_key(&user).map_err(|until| {
-                let wait = until.wait_time_from(clock::Clock::now(lately.clock()));
+            limiter.check_key(&user).map_err(|until| {
+                let wait = until.wait_time_from(clock::Clock::now(limiter.clock()));
                 let wait_s = u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX);
                 let detail = "You have exported too often in the last 24 hours (`limits.exports_per_day`).";
                 Problem::new(&problems::RATE_LIMITED, detail).retry_after(wait_s.max(1))

@@ -174,10 +174,10 @@ impl App {
     where
         F: Fn(&Query<'_>) -> Result<bool, Error> + Clone + Send + 'static,
     {
-        let mut looks = tokio::time::interval(Duration::from_millis(5));
+        let mut interval = tokio::time::interval(Duration::from_millis(5));
         let waited = async {
             while !self.db.read(holds.clone()).await? {
-                looks.tick().await;
+                interval.tick().await;
             }
             Ok(())
         };

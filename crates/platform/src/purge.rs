@@ -93,7 +93,7 @@ impl PurgeRun {
             tracing::warn!(purge = self.name, backlog, "more items are due than one run purges");
         }
         if backlog > 0 || fault.is_some() {
-            app.metrics.count_delayed_purge(self.name);
+            app.metrics.record_delayed_purge(self.name);
         }
         app.write(ctx, move |tx, _| {
             let sql = "UPDATE purge_runs SET backlog = $2, fault = $3 WHERE name = $1";

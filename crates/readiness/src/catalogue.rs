@@ -19,7 +19,7 @@ pub struct Catalogue {
     pub areas: Vec<Area>,
     /// All rows.
     #[serde(rename = "row", default)]
-    pub rows: Vec<Row>,
+    pub rows: Vec<CatalogueRow>,
 }
 
 /// Group of rows.
@@ -35,7 +35,7 @@ pub struct Area {
 /// Requirement that is judged.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Row {
+pub struct CatalogueRow {
     /// Row id, such as `SEC-24`. Ids are never reused.
     pub id: String,
     /// Requirement as one sentence.
@@ -165,12 +165,12 @@ impl Catalogue {
     }
 
     /// Returns the row with this id.
-    pub fn find(&self, id: &str) -> Option<&Row> {
+    pub fn find(&self, id: &str) -> Option<&CatalogueRow> {
         self.rows.iter().find(|row| row.id == id)
     }
 }
 
-impl Row {
+impl CatalogueRow {
     /// Returns the id of the row's area: the part of the row id before the first dash.
     pub fn area(&self) -> &str {
         self.id.split_once('-').map_or(&self.id, |(area, _)| area)

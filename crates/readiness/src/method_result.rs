@@ -2,18 +2,18 @@
 
 use crate::artefact::Artefact;
 use crate::evidence::Evidence;
-use crate::{Gate, Outcome, Row, RowResult};
+use crate::{CatalogueRow, Gate, RowOutcome, RowResult};
 
 /// Result of judging a row by one method.
 pub(crate) struct MethodResult {
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: RowOutcome,
     pub(crate) reason: String,
     pub(crate) remediation: Option<String>,
     pub(crate) evidence: Option<Evidence>,
 }
 
 impl MethodResult {
-    pub(crate) fn new(outcome: Outcome, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(outcome: RowOutcome, reason: impl Into<String>) -> Self {
         Self { outcome, reason: reason.into(), remediation: None, evidence: None }
     }
 
@@ -23,30 +23,30 @@ impl MethodResult {
 }
 
 /// Returns the result of the tests that a row names.
-pub(crate) fn judge_named_tests(row: &Row, artefact: &Artefact) -> MethodResult {
+pub(crate) fn judge_named_tests(row: &CatalogueRow, artefact: &Artefact) -> MethodResult {
     const RERUN_TESTS: &str = "fix the failed tests, and run `cargo xtask test` again";
     if !artefact.complete {
-        return MethodResult::new(Outcome::Fail, "the test run did not complete")
+        return MethodResult::new(RowOutcome::Fail, "the test run did not complete")
             .with_remediation(RERUN_TESTS);
     }
     let mut passed = 0;
     for part_of_name in &row.tests {
         let named: Vec<_> = artefact.tests.iter().filter(|(name, _)| name.contains(part_of_name)).collect();
         if let Some((name, outcome)) = named.iter().find(|(_, outcome)| *outcome != "ok") {
-            return MethodResult::new(Outcome::Fail, format!("the test {name}: {outcome}"))
+            return MethodResult::new(RowOutcome::Fail, format!("the test {name}: {outcome}"))
                 .with_remediation(RERUN_TESTS);
         }
         if named.is_empty() {
-            return MethodResult::new(Outcome::Unknown, format!("no test named {part_of_name} was run"))
+            return MethodResult::new(RowOutcome::Unknown, format!("no test named {part_of_name} was run"))
                 .with_remediation(RERUN_TESTS);
         }
         passed += named.len();
     }
-    MethodResult::new(Outcome::Pass, format!("{passed} tests passed"))
+    MethodResult::new(RowOutcome::Pass, format!("{passed} tests passed"))
 }
 
 /// Returns the result of a row that summarizes other rows.
-pub(crate) fn summarize(row: &Row, others: &[RowResult]) -> MethodResult {
+pub(crate) fn summarize(row: &CatalogueRow, others: &[RowResult]) -> MethodResult {
     let words: Vec<_> = row.summarizes.as_deref().unwrap_or_default().split(' ').collect();
     // Index of the first word in `summarizes` that selects the row; `None` if the row is not summarized.
     let position = |other: &RowResult| {
@@ -62,13 +62,13 @@ pub(crate) fn summarize(row: &Row, others: &[RowResult]) -> MethodResult {
     among.sort_by_key(|other| position(other));
     let missing: Vec<_> = among.iter().filter(|other| !other.result.opens_gate()).collect();
     let failed =
-        missing.iter().filter(|other| matches!(other.result, Outcome::Fail | Outcome::NotYet)).count();
+        missing.iter().filter(|other| matches!(other.result, RowOutcome::Fail | RowOutcome::NotYet)).count();
     match (among.len(), missing.len()) {
-        (0, _) => MethodResult::new(Outcome::Unknown, "none of the rows that it summarizes was judged")
+        (0, _) => MethodResult::new(RowOutcome::Unknown, "none of the rows that it summarizes was judged")
             .with_remediation("judge all rows: omit --only and --area"),
-        (all, 0) => MethodResult::new(Outcome::Pass, format!("all {all} rows that it summarizes hold")),
+        (all, 0) => MethodResult::new(RowOutcome::Pass, format!("all {all} rows that it summarizes hold")),
         (all, some) => {
-            let outcome = if failed > 0 { Outcome::Fail } else { Outcome::Unknown };
+            let outcome = if failed > 0 { RowOutcome::Fail } else { RowOutcome::Unknown };
             let ids: Vec<_> = missing.iter().take(8).map(|other| &*other.id).collect();
             let dots = if some > ids.len() { ", …" } else { "" };
             MethodResult::new(outcome, format!("{some} of {all} rows do not hold: {}{dots}", ids.join(", ")))
@@ -79,10 +79,10 @@ pub(crate) fn summarize(row: &Row, others: &[RowResult]) -> MethodResult {
 
 /// Combines the methods of a row: the worst outcome decides. Methods that do not apply are ignored unless all
 /// do not apply.
-pub(crate) fn combine(row: &Row, mut parts: Vec<MethodResult>) -> RowResult {
+pub(crate) fn combine(row: &CatalogueRow, mut parts: Vec<MethodResult>) -> RowResult {
     let mut evidence = Vec::new();
-    if parts.iter().any(|result| result.outcome != Outcome::NotApplicable) {
-        parts.retain(|result| result.outcome != Outcome::NotApplicable);
+    if parts.iter().any(|result| result.outcome != RowOutcome::NotApplicable) {
+        parts.retain(|result| result.outcome != RowOutcome::NotApplicable);
     }
     let mut worst: Option<MethodResult> = None;
     for mut result in parts {
@@ -95,8 +95,9 @@ pub(crate) fn combine(row: &Row, mut parts: Vec<MethodResult>) -> RowResult {
             None => result,
         });
     }
-    let MethodResult { outcome, reason, remediation, .. } = worst
-        .unwrap_or_else(|| MethodResult::new(Outcome::Unknown, "the catalogue names no method for this row"));
+    let MethodResult { outcome, reason, remediation, .. } = worst.unwrap_or_else(|| {
+        MethodResult::new(RowOutcome::Unknown, "the catalogue names no method for this row")
+    });
     RowResult {
         id: row.id.clone(),
         requirement: row.requirement.clone(),
@@ -112,7 +113,7 @@ pub(crate) fn combine(row: &Row, mut parts: Vec<MethodResult>) -> RowResult {
 
 /// Joins both reasons if both passed. Otherwise returns the worse one.
 fn join_reasons(worse: &MethodResult, better: &MethodResult) -> String {
-    if worse.outcome == Outcome::Pass {
+    if worse.outcome == RowOutcome::Pass {
         format!("{}; {}", worse.reason, better.reason)
     } else {
         worse.reason.clone()

@@ -6,7 +6,7 @@ use crate::{Evidence, Gate};
 
 /// Outcome of a row. Ordered from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Outcome {
+pub enum RowOutcome {
     /// The row was measured and holds.
     #[serde(rename = "pass")]
     Pass,
@@ -33,7 +33,7 @@ pub enum Outcome {
     Fail,
 }
 
-impl Outcome {
+impl RowOutcome {
     /// All outcomes, from best to worst.
     pub const ALL: [Self; 8] = [
         Self::Pass,
@@ -76,11 +76,11 @@ pub struct RowResult {
     /// Gate that the row blocks.
     pub gate: Gate,
     /// Combined outcome of all methods.
-    pub result: Outcome,
+    pub result: RowOutcome,
     /// Outcome of the check on the running deployment, if the row has one. The row may also require tests or
     /// drills.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub live: Option<Outcome>,
+    pub live: Option<RowOutcome>,
     /// Reason as one sentence.
     pub reason: String,
     /// Remediation, if the row keeps its gate closed.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::{Catalogue, Gate, Outcome, RowResult};
+use crate::{Catalogue, Gate, RowOutcome, RowResult};
 
 /// Formula of the scores, printed beside them.
 pub const FORMULA: &str =
@@ -20,9 +20,9 @@ pub struct Score {
 impl Score {
     fn of<'a>(results: impl Iterator<Item = &'a RowResult>) -> Self {
         let mut score = Self { pass: 0, applicable: 0 };
-        for result in results.filter(|result| result.result != Outcome::NotApplicable) {
+        for result in results.filter(|result| result.result != RowOutcome::NotApplicable) {
             score.applicable += 1;
-            score.pass += usize::from(result.result == Outcome::Pass);
+            score.pass += usize::from(result.result == RowOutcome::Pass);
         }
         score
     }
@@ -46,7 +46,7 @@ pub struct Scores {
     /// Id of the area with the lowest score, printed beside every total.
     pub weakest: Option<String>,
     /// Number of rows for each outcome.
-    pub outcomes: Vec<(Outcome, usize)>,
+    pub outcomes: Vec<(RowOutcome, usize)>,
 }
 
 /// Score of an area.
@@ -75,7 +75,7 @@ impl Scores {
             .iter()
             .min_by(|a, b| (a.score.pass * b.score.applicable).cmp(&(b.score.pass * a.score.applicable)));
         let count = |outcome| results.iter().filter(|result| result.result == outcome).count();
-        let outcomes = Outcome::ALL.map(|outcome| (outcome, count(outcome)));
+        let outcomes = RowOutcome::ALL.map(|outcome| (outcome, count(outcome)));
         Self {
             formula: FORMULA,
             total: Score::of(results.iter()),
@@ -115,7 +115,7 @@ impl GateVerdict {
             // A gate without judged rows was not measured.
             None if rows.is_empty() => 2,
             None => 0,
-            Some(Outcome::Fail | Outcome::NotYet) => 1,
+            Some(RowOutcome::Fail | RowOutcome::NotYet) => 1,
             Some(_) => 2,
         };
         let closed_by = closing.iter().map(|row| row.id.clone()).collect();
@@ -127,7 +127,7 @@ impl GateVerdict {
 mod tests {
     use super::*;
 
-    fn row(id: &str, gate: Gate, result: Outcome) -> RowResult {
+    fn row(id: &str, gate: Gate, result: RowOutcome) -> RowResult {
         RowResult {
             id: id.into(),
             requirement: String::new(),
@@ -144,7 +144,7 @@ mod tests {
     /// GAT-03: scores can be recomputed from the rows, and the weakest area is shown beside the total.
     #[test]
     fn score_counts_passing_of_applicable_rows() {
-        use Outcome::{Attested, Fail, NotApplicable, Pass, Unknown};
+        use RowOutcome::{Attested, Fail, NotApplicable, Pass, Unknown};
         let results = [
             row("ACC-01", Gate::Beta, Pass),
             row("ACC-02", Gate::Beta, NotApplicable),
@@ -169,8 +169,8 @@ mod tests {
     /// GAT-01: 0 open, 1 closed, 2 could not measure; no percentage opens a gate.
     #[test]
     fn gate_verdict_depends_on_its_rows() {
-        use Outcome::{Attested, Fail, NotApplicable, NotYet, Pass, Stale, Unknown, Waived};
-        let exit = |gate, rows: &[(Gate, Outcome)]| {
+        use RowOutcome::{Attested, Fail, NotApplicable, NotYet, Pass, Stale, Unknown, Waived};
+        let exit = |gate, rows: &[(Gate, RowOutcome)]| {
             let rows: Vec<_> = rows.iter().map(|(gate, result)| row("ACC-01", *gate, *result)).collect();
             GateVerdict::of(gate, &rows).exit_code
         };

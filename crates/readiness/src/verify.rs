@@ -16,8 +16,8 @@ use crate::client::as_millis_u64;
 use crate::evidence::{Evidence, EvidenceRecorder};
 use crate::method_result::{MethodResult, combine, judge_named_tests, summarize};
 use crate::{
-    Artefacts, Catalogue, Check, CheckFuture, Declared, Deployment, Gate, Outcome, Report, Row, RowResult,
-    Run, Shortfall, score,
+    Artefacts, Catalogue, CatalogueRow, Check, CheckFuture, Declared, Deployment, Gate, ReadinessReport,
+    RowOutcome, RowResult, Run, Shortfall, score,
 };
 
 /// Tolerated lead of another machine's clock over this one's.
@@ -50,7 +50,7 @@ pub enum Progress<'a> {
     /// The judgement of a row begins.
     RowStarted {
         /// Row to be judged.
-        row: &'a Row,
+        row: &'a CatalogueRow,
         /// Position of the row, from 1.
         n: usize,
         /// Total number of rows.
@@ -82,7 +82,7 @@ pub async fn verify(
     clock: &dyn Clock,
     progress: &(dyn Fn(Progress<'_>) + Sync),
     stop: &AtomicBool,
-) -> Report {
+) -> ReadinessReport {
     let started_at = clock.now();
     let judge =
         Judge { plan, identity: identify(&deployment).await, deployment: Arc::new(deployment), clock };
@@ -108,7 +108,7 @@ pub async fn verify(
     let undeleted_accounts = judge.deployment.clean_up().await;
     let position = |result: &RowResult| rows.iter().position(|row| row.id == result.id);
     results.sort_by_key(position);
-    Report {
+    ReadinessReport {
         target: judge.deployment.target().url.clone(),
         checks: plan.fingerprint(),
         identity: judge.identity,
@@ -162,7 +162,7 @@ impl Plan {
         format!("sha256:{hash}")
     }
 
-    fn is_chosen(&self, row: &Row) -> bool {
+    fn is_chosen(&self, row: &CatalogueRow) -> bool {
         self.only.is_empty() || self.only.contains(&row.id)
     }
 
@@ -179,18 +179,20 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    async fn row(&self, row: &Row, others: &[RowResult]) -> RowResult {
+    async fn row(&self, row: &CatalogueRow, others: &[RowResult]) -> RowResult {
         let mut parts = Vec::new();
         for method in &row.proved_by {
             parts.push(match method {
                 ProofMethod::Live => self.live(row).await,
                 ProofMethod::Tests => self.tests(row),
                 ProofMethod::Artefact => self.artefact(row),
-                ProofMethod::Attestation => MethodResult::new(Outcome::Unknown, "no attestation was given")
-                    .with_remediation("add an attestation with an owner to a file for --checks"),
+                ProofMethod::Attestation => {
+                    MethodResult::new(RowOutcome::Unknown, "no attestation was given")
+                        .with_remediation("add an attestation with an owner to a file for --checks")
+                }
                 ProofMethod::Rows if self.plan.only.is_empty() => summarize(row, others),
                 ProofMethod::Rows => MethodResult::new(
-                    Outcome::Unknown,
+                    RowOutcome::Unknown,
                     "not all of the rows that it summarizes were selected",
                 )
                 .with_remediation("judge all rows: omit --only and --area"),
@@ -198,7 +200,7 @@ impl Judge<'_> {
         }
         if let Some(awaits) = &row.awaits {
             let result =
-                MethodResult::new(Outcome::NotYet, format!("not implemented yet: requires {awaits}"));
+                MethodResult::new(RowOutcome::NotYet, format!("not implemented yet: requires {awaits}"));
             parts.push(result.with_remediation(
                 "wait for a later version, or waive the row with a reason, an owner and an end date",
             ));
@@ -216,7 +218,7 @@ impl Judge<'_> {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the duration of a check is measured in real time")]
-    async fn live(&self, row: &Row) -> MethodResult {
+    async fn live(&self, row: &CatalogueRow) -> MethodResult {
         let at = self.clock.now();
         let notes = EvidenceRecorder::default();
         let run = Run::new(Arc::clone(&self.deployment), notes.clone());
@@ -229,7 +231,9 @@ impl Judge<'_> {
                 (Some(check), None) => {
                     (check.description.to_owned(), check.remediation.to_owned(), (check.run)(&run))
                 }
-                (None, None) => return MethodResult::new(Outcome::Unknown, "this build has no check for it"),
+                (None, None) => {
+                    return MethodResult::new(RowOutcome::Unknown, "this build has no check for it");
+                }
             };
         let began = Instant::now();
         let found = match tokio::time::timeout(CHECK_TIMEOUT, checked).await {
@@ -240,14 +244,14 @@ impl Judge<'_> {
             )),
         };
         let result = match found {
-            Ok(found) => MethodResult::new(Outcome::Pass, found),
+            Ok(found) => MethodResult::new(RowOutcome::Pass, found),
             Err(Shortfall::Fails(found)) => {
-                MethodResult::new(Outcome::Fail, found).with_remediation(remediation)
+                MethodResult::new(RowOutcome::Fail, found).with_remediation(remediation)
             }
             Err(Shortfall::Unmeasured { reason, remediation }) => {
-                MethodResult::new(Outcome::Unknown, reason).with_remediation(remediation)
+                MethodResult::new(RowOutcome::Unknown, reason).with_remediation(remediation)
             }
-            Err(Shortfall::NotApplicable(reason)) => MethodResult::new(Outcome::NotApplicable, reason),
+            Err(Shortfall::NotApplicable(reason)) => MethodResult::new(RowOutcome::NotApplicable, reason),
         };
         MethodResult {
             evidence: Some(notes.into_evidence(&description, at, as_millis_u64(began.elapsed()))),
@@ -255,11 +259,11 @@ impl Judge<'_> {
         }
     }
 
-    fn artefact(&self, row: &Row) -> MethodResult {
+    fn artefact(&self, row: &CatalogueRow) -> MethodResult {
         let artefact_command = row.artefact_command.as_deref().unwrap_or_default();
         let Some((artefact, measured)) = self.plan.artefacts.find_row(&row.id) else {
             return MethodResult::new(
-                Outcome::Unknown,
+                RowOutcome::Unknown,
                 format!("no artefact of `{artefact_command}` covers this row"),
             )
             .with_remediation(format!(
@@ -267,8 +271,8 @@ impl Judge<'_> {
             ));
         };
         let result = match measured.result {
-            MeasurementResult::Pass => MethodResult::new(Outcome::Pass, measured.summary.clone()),
-            MeasurementResult::Fail => MethodResult::new(Outcome::Fail, measured.summary.clone())
+            MeasurementResult::Pass => MethodResult::new(RowOutcome::Pass, measured.summary.clone()),
+            MeasurementResult::Fail => MethodResult::new(RowOutcome::Fail, measured.summary.clone())
                 .with_remediation(format!("fix the findings of `{}`, and run it again", artefact.tool)),
         };
         let figures = measured.figures.clone();
@@ -279,11 +283,12 @@ impl Judge<'_> {
         self.reject_stale(row, artefact, result)
     }
 
-    fn tests(&self, row: &Row) -> MethodResult {
+    fn tests(&self, row: &CatalogueRow) -> MethodResult {
         const RUN: &str =
             "run `cargo xtask test` at the running commit, and name target/evidence with --evidence";
         let Some(artefact) = self.plan.artefacts.find_tests() else {
-            return MethodResult::new(Outcome::Unknown, "no test results were given").with_remediation(RUN);
+            return MethodResult::new(RowOutcome::Unknown, "no test results were given")
+                .with_remediation(RUN);
         };
         let result = judge_named_tests(row, artefact);
         let figures = serde_json::Map::from_iter([("tests".to_owned(), row.tests.clone().into())]);
@@ -293,7 +298,7 @@ impl Judge<'_> {
 
     /// Returns `result`, or another outcome if the artefact belongs to another build, is too old, or is from
     /// the future.
-    fn reject_stale(&self, row: &Row, artefact: &Artefact, result: MethodResult) -> MethodResult {
+    fn reject_stale(&self, row: &CatalogueRow, artefact: &Artefact, result: MethodResult) -> MethodResult {
         let rerun = format!("run `{}` again at the running commit", artefact.tool);
         let now = self.clock.now();
         if artefact.at > now + MAX_CLOCK_SKEW {
@@ -301,7 +306,7 @@ impl Judge<'_> {
                 "the artefact of `{}` has the date {}, which is in the future",
                 artefact.tool, artefact.at
             );
-            return MethodResult { outcome: Outcome::Unknown, reason, remediation: Some(rerun), ..result };
+            return MethodResult { outcome: RowOutcome::Unknown, reason, remediation: Some(rerun), ..result };
         }
         if let Some(age) = row.artefact_age() {
             if now.since(artefact.at) > age {
@@ -311,7 +316,12 @@ impl Judge<'_> {
                     artefact.at,
                     age.as_secs() / 3_600
                 );
-                return MethodResult { outcome: Outcome::Stale, reason, remediation: Some(rerun), ..result };
+                return MethodResult {
+                    outcome: RowOutcome::Stale,
+                    reason,
+                    remediation: Some(rerun),
+                    ..result
+                };
             }
             if !row.is_bound_to_build() {
                 return result;
@@ -327,7 +337,7 @@ impl Judge<'_> {
                 let reason = "the deployment does not report the commit of its build";
                 let remediation = "deploy a release build of a clone of the repository";
                 MethodResult {
-                    outcome: Outcome::Unknown,
+                    outcome: RowOutcome::Unknown,
                     reason: reason.to_owned(),
                     remediation: Some(remediation.to_owned()),
                     ..result
@@ -339,7 +349,7 @@ impl Judge<'_> {
                     "the artefact of `{}` is for {built_from}, but {commit} is running",
                     artefact.tool
                 );
-                MethodResult { outcome: Outcome::Stale, reason, remediation: Some(rerun), ..result }
+                MethodResult { outcome: RowOutcome::Stale, reason, remediation: Some(rerun), ..result }
             }
             Some(_) => result,
         }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use kith_readiness::{Catalogue, Outcome};
+use kith_readiness::{Catalogue, RowOutcome};
 
 const CATALOGUE: &str = include_str!("../../../docs/catalogue.md");
 const READINESS: &str = include_str!("../../../docs/READINESS.md");
@@ -30,7 +30,7 @@ fn readiness_page_matches_catalogue() {
     let catalogue = Catalogue::built_in();
     let again = "run `kith verify --format markdown > docs/READINESS.md` against the demo";
     assert_eq!(rows.len(), catalogue.rows.len(), "{again}");
-    let outcomes = Outcome::ALL.map(Outcome::name);
+    let outcomes = RowOutcome::ALL.map(RowOutcome::name);
     for (shown, row) in rows.iter().zip(&catalogue.rows) {
         let [_, id, gate, result, requirement, found, _] = &shown[..] else { panic!("{shown:?}") };
         let expected =
@@ -40,8 +40,8 @@ fn readiness_page_matches_catalogue() {
         assert!(!found.is_empty(), "{id}");
         assert!(row.awaits.is_none() || result == "not yet" || result == "waived", "{id}: {result}");
     }
-    for said in ["* Build: ", "* Configuration: sha256:", "* Measured: ", "Score ", "gate is"] {
-        assert!(READINESS.contains(said), "{said}");
+    for part in ["* Build: ", "* Configuration: sha256:", "* Measured: ", "Score ", "gate is"] {
+        assert!(READINESS.contains(part), "{part}");
     }
 }
 

@@ -29,7 +29,7 @@ pub struct TestOverrides {
     /// Log level handle, if the process logs through Kith.
     pub log_level: Option<LogLevel>,
     /// True to run each transaction closure twice, with the first run rolled back.
-    pub rehearse: bool,
+    pub runs_twice: bool,
 }
 
 /// Running server.
@@ -115,7 +115,7 @@ pub(crate) async fn open(mut config: Config, overrides: TestOverrides) -> Result
     modules::served(&config)?;
     let random = overrides.sources.as_ref().map(|sources| Arc::clone(&sources.random));
     config.fill_development_secrets(&*random.unwrap_or_else(|| Arc::new(SystemRandom)))?;
-    let options = StoreOptions { runs_twice: overrides.rehearse, ..config.store_options() };
+    let options = StoreOptions { runs_twice: overrides.runs_twice, ..config.store_options() };
     migrate_if_allowed(&config, &options).await?;
     let db = Store::open(options).await?;
     match open_on(db.clone(), config, overrides).await {
@@ -135,16 +135,16 @@ async fn open_on(db: Store, config: Config, overrides: TestOverrides) -> Result<
             (Arc::clone(&clock).sources(), Some(clock))
         }
     };
-    let (sources, ahead) = if config.is_production() {
+    let (sources, adjustable_clock) = if config.is_production() {
         (sources, None)
     } else {
-        let ahead = AdjustableClock::resume(Arc::clone(&sources.clock), &config.data.folder)
+        let adjustable_clock = AdjustableClock::resume(Arc::clone(&sources.clock), &config.data.folder)
             .map_err(AppError::from)?;
-        (Sources { clock: ahead.clone(), ..sources }, Some(ahead))
+        (Sources { clock: adjustable_clock.clone(), ..sources }, Some(adjustable_clock))
     };
     let program =
         Program { modules: modules::served(&config)?, installed: MODULES, build: env!("KITH_BUILD") };
-    Ok(App::new(db, config, sources, clock, ahead, overrides.log_level, program).await?)
+    Ok(App::new(db, config, sources, clock, adjustable_clock, overrides.log_level, program).await?)
 }
 
 async fn serve(app: App) -> Result<Running, StartError> {
@@ -224,17 +224,17 @@ impl Running {
     /// Stops gracefully: completes requests and jobs that have begun, then closes the database.
     pub async fn stop(self) {
         // Bounded, because the database may never respond.
-        let patience = grace(&self.app.config) + STOP_TIMEOUT;
+        let max_wait = grace(&self.app.config) + STOP_TIMEOUT;
         let workers = async {
             if let Some(workers) = self.workers
-                && timeout(patience, workers.stop()).await.is_err()
+                && timeout(max_wait, workers.stop()).await.is_err()
             {
                 tracing::warn!("the workers did not stop in time");
             }
         };
         let consumers = async {
             if let Some(consumers) = self.consumers
-                && timeout(patience, consumers.stop()).await.is_err()
+                && timeout(max_wait, consumers.stop()).await.is_err()
             {
                 tracing::warn!("the event consumers did not stop in time");
             }
@@ -315,9 +315,9 @@ mod tests {
 
     #[tokio::test]
     async fn changed_migration_prevents_start() {
-        let said = "migration platform/0001_platform was changed after it was applied";
+        let message = "migration platform/0001_platform was changed after it was applied";
         let change = "UPDATE schema_migrations SET checksum = '' WHERE module = 'platform'";
-        assert_eq!(start_after(change).await, [Some(said.to_owned()), Some(said.to_owned())]);
+        assert_eq!(start_after(change).await, [Some(message.to_owned()), Some(message.to_owned())]);
     }
 
     #[tokio::test]

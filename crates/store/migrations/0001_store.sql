@@ -105,13 +105,13 @@ CREATE TABLE consumer_failures (
     retry_at BIGINT NOT NULL,
     error TEXT NOT NULL,
     -- Time of the last attempt, when all attempts have failed.
-    set_aside_at BIGINT,
+    dead_lettered_at BIGINT,
     PRIMARY KEY (consumer, position)
 );
-CREATE INDEX consumer_failures_pending ON consumer_failures (consumer, position) WHERE set_aside_at IS NULL;
+CREATE INDEX consumer_failures_pending ON consumer_failures (consumer, position) WHERE dead_lettered_at IS NULL;
 -- Serve the retention of events, which keeps pending events and deletes failures with their events.
-CREATE INDEX consumer_failures_pending_position ON consumer_failures (position) WHERE set_aside_at IS NULL;
-CREATE INDEX consumer_failures_set_aside ON consumer_failures (position) WHERE set_aside_at IS NOT NULL;
+CREATE INDEX consumer_failures_pending_position ON consumer_failures (position) WHERE dead_lettered_at IS NULL;
+CREATE INDEX consumer_failures_dead_lettered ON consumer_failures (position) WHERE dead_lettered_at IS NOT NULL;
 
 -- down
 DROP TABLE consumer_failures;

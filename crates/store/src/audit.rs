@@ -306,14 +306,14 @@ fn read_record(row: &Row<'_>) -> Result<AuditRecord, Error> {
 }
 
 /// Link of the chain with the entry it seals and the salt and body of the entry's details.
-pub(crate) struct Link {
+pub(crate) struct AuditLink {
     pub n: i64,
     pub hash: [u8; 32],
     pub entry: Option<AuditEntry>,
     details: Option<(Vec<u8>, String)>,
 }
 
-impl Link {
+impl AuditLink {
     pub fn read(row: &Row<'_>) -> Result<Self, Error> {
         let is_there = row.get::<Option<Uuid>>(2)?.is_some();
         let (salt, body) = (row.get::<Option<Vec<u8>>>(9)?, row.get::<Option<String>>(10)?);
@@ -357,7 +357,7 @@ pub(crate) struct VerifiedPage {
 /// opened.
 pub(crate) fn verify_page(q: &Query<'_>, keyring: &AuditKeyring, from: &Seal) -> Result<VerifiedPage, Error> {
     let keys = keyring.load(q)?;
-    let links = q.all(LINKS, params![from.n, VERIFY_PAGE_SIZE], Link::read)?;
+    let links = q.all(LINKS, params![from.n, VERIFY_PAGE_SIZE], AuditLink::read)?;
     let mut seal = from.clone();
     for link in &links {
         if !link.follows(&mut seal, &keys)? {

@@ -6,7 +6,7 @@ use kith_kernel::Timestamp;
 use kith_kernel::uuid::Uuid;
 use serde::{Deserialize, Serialize};
 
-use crate::audit::{self, AuditEntry, Link};
+use crate::audit::{self, AuditEntry, AuditLink};
 use crate::audit_keys::AuditKeyring;
 use crate::chain_head::{AuditHead, hex, parse_hex};
 use crate::sequencer::Seal;
@@ -125,7 +125,7 @@ pub(crate) fn links_after(
     let newest = q.one("SELECT MAX(n) FROM audit_seals", &[], |row| row.get::<Option<i64>>(0))?.flatten();
     let mut seal = Seal { n: from.links, hash: from.hash };
     let mut archived = Vec::new();
-    for link in q.all(audit::LINKS, params![from.links, limit], Link::read)? {
+    for link in q.all(audit::LINKS, params![from.links, limit], AuditLink::read)? {
         if !link.follows(&mut seal, &keys)? {
             return Err(Error::fault(format!("the audit chain breaks at link {}", link.n)));
         }

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::dialect::{self, Dialect};
 use crate::folder::DataFolder;
 use crate::options::{EngineOptions, StoreOptions};
-use crate::sqlite::{self, Link};
+use crate::sqlite::{self, SqliteConnection};
 use crate::tx::EngineSession;
 use crate::{Error, OpenError, Query, Tx, params, postgres};
 
@@ -94,7 +94,7 @@ impl Migration {
 
 /// Connection with the right to change the schema.
 pub(crate) enum MigrationConnection {
-    Sqlite { link: Link, _folder: DataFolder },
+    Sqlite { connection: SqliteConnection, _folder: DataFolder },
     Postgres(Box<postgres::MigrationLink>),
 }
 
@@ -115,12 +115,12 @@ impl MigrationConnection {
         match &options.engine {
             EngineOptions::Sqlite(own) => {
                 let folder = DataFolder::claim(&own.folder)?;
-                let link = Link::open(
+                let connection = SqliteConnection::open(
                     &own.folder.join(sqlite::FILE),
                     own.synchronous,
                     sqlite::ConnectionMode::Write,
                 )?;
-                Ok(Self::Sqlite { link, _folder: folder })
+                Ok(Self::Sqlite { connection, _folder: folder })
             }
             EngineOptions::Postgres(own) => Ok(Self::Postgres(Box::new(postgres::MigrationLink::open(own)?))),
         }
@@ -135,22 +135,24 @@ impl MigrationConnection {
 
     fn tx(&self) -> Tx<'_> {
         Tx::new(match self {
-            Self::Sqlite { link, .. } => EngineSession::Sqlite(sqlite::SqliteSession::plain(link)),
-            Self::Postgres(link) => EngineSession::Postgres(link.session()),
+            Self::Sqlite { connection, .. } => {
+                EngineSession::Sqlite(sqlite::SqliteSession::plain(connection))
+            }
+            Self::Postgres(connection) => EngineSession::Postgres(connection.session()),
         })
     }
 
     fn check_writable(&self) -> Result<(), OpenError> {
         match self {
             Self::Sqlite { .. } => Ok(()),
-            Self::Postgres(link) => link.check_writable(&self.tx()),
+            Self::Postgres(connection) => connection.check_writable(&self.tx()),
         }
     }
 
     fn batch(&self, sql: &str) -> Result<(), Error> {
         match self {
-            Self::Sqlite { link, .. } => link.batch(sql),
-            Self::Postgres(link) => link.batch(sql),
+            Self::Sqlite { connection, .. } => connection.batch(sql),
+            Self::Postgres(connection) => connection.batch(sql),
         }
     }
 
@@ -304,8 +306,8 @@ pub(crate) fn up(
         })?;
         names.push(migration.full_name(module));
     }
-    if let MigrationConnection::Postgres(link) = &place {
-        link.grant_to_run_role()?;
+    if let MigrationConnection::Postgres(connection) = &place {
+        connection.grant_to_run_role()?;
     }
     Ok(names)
 }

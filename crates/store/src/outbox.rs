@@ -215,7 +215,7 @@ pub(crate) fn parse_recipients(text: &str) -> Result<Vec<UserId>, Error> {
 
 /// Removes up to `limit` of the oldest events that are older than `before` and that every consumer has
 /// passed, with their positions, and returns their number. Keeps events that a consumer will retry. Removes
-/// events that were set aside, together with their failures. The last position and the last entry of each
+/// dead letters, together with their failures. The last position and the last entry of each
 /// user's log stay, because numbering continues from them.
 pub(crate) fn remove_events(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Result<u64, Error> {
     tx.lock("outbox", ["oldest"])?;
@@ -224,7 +224,7 @@ pub(crate) fn remove_events(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Resul
          FROM outbox_positions p JOIN outbox o ON o.id = p.event_id
          WHERE p.position <= (SELECT COALESCE(MIN(position), 9223372036854775807) FROM consumers)
            AND p.position < (SELECT COALESCE(MIN(position), 9223372036854775807)
-                             FROM consumer_failures WHERE set_aside_at IS NULL)
+                             FROM consumer_failures WHERE dead_lettered_at IS NULL)
            AND p.position < (SELECT MAX(position) FROM outbox_positions)
          ORDER BY p.position LIMIT $1",
         params![limit],
@@ -255,11 +255,11 @@ pub(crate) fn remove_events(tx: &Tx<'_>, before: Timestamp, limit: i64) -> Resul
     }
     tx.exec("DELETE FROM outbox_positions WHERE position <= $1", params![last])?;
     let dropped = tx.exec(
-        "DELETE FROM consumer_failures WHERE position <= $1 AND set_aside_at IS NOT NULL",
+        "DELETE FROM consumer_failures WHERE position <= $1 AND dead_lettered_at IS NOT NULL",
         params![last],
     )?;
     if dropped > 0 {
-        tracing::warn!(dropped, "events that consumers had set aside were removed with the log");
+        tracing::warn!(dropped, "dead letters of consumers were removed with the log");
     }
     Ok(removed)
 }

@@ -2,7 +2,7 @@
 
 /// Outcome chosen by the closure of a transaction.
 #[derive(Debug)]
-pub enum Outcome<T, E> {
+pub enum TxOutcome<T, E> {
     /// Commits and returns the value.
     Commit(T),
     /// Commits and returns an error. For refusals that must leave a trace, such as a failed login.
@@ -11,28 +11,28 @@ pub enum Outcome<T, E> {
     Rollback(E),
 }
 
-impl<T, E> Outcome<T, E> {
+impl<T, E> TxOutcome<T, E> {
     /// Converts the value with `f`.
-    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Outcome<U, E> {
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> TxOutcome<U, E> {
         match self {
-            Self::Commit(value) => Outcome::Commit(f(value)),
-            Self::CommitRefusal(error) => Outcome::CommitRefusal(error),
-            Self::Rollback(error) => Outcome::Rollback(error),
+            Self::Commit(value) => TxOutcome::Commit(f(value)),
+            Self::CommitRefusal(error) => TxOutcome::CommitRefusal(error),
+            Self::Rollback(error) => TxOutcome::Rollback(error),
         }
     }
 }
 
-/// Return types of transaction closures: an [`Outcome`], or a `Result` whose error rolls back.
-pub trait IntoOutcome {
+/// Return types of transaction closures: a [`TxOutcome`], or a `Result` whose error rolls back.
+pub trait IntoTxOutcome {
     /// Value on success.
     type Value;
     /// Error on refusal.
     type Error;
-    /// Converts `self` into an [`Outcome`].
-    fn into_outcome(self) -> Outcome<Self::Value, Self::Error>;
+    /// Converts `self` into a [`TxOutcome`].
+    fn into_outcome(self) -> TxOutcome<Self::Value, Self::Error>;
 }
 
-impl<T, E> IntoOutcome for Outcome<T, E> {
+impl<T, E> IntoTxOutcome for TxOutcome<T, E> {
     type Value = T;
     type Error = E;
     fn into_outcome(self) -> Self {
@@ -40,13 +40,13 @@ impl<T, E> IntoOutcome for Outcome<T, E> {
     }
 }
 
-impl<T, E> IntoOutcome for Result<T, E> {
+impl<T, E> IntoTxOutcome for Result<T, E> {
     type Value = T;
     type Error = E;
-    fn into_outcome(self) -> Outcome<T, E> {
+    fn into_outcome(self) -> TxOutcome<T, E> {
         match self {
-            Ok(value) => Outcome::Commit(value),
-            Err(error) => Outcome::Rollback(error),
+            Ok(value) => TxOutcome::Commit(value),
+            Err(error) => TxOutcome::Rollback(error),
         }
     }
 }

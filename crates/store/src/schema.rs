@@ -9,7 +9,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::dialect::{self, Dialect};
-use crate::sqlite::{self, Link};
+use crate::sqlite::{self, SqliteConnection};
 use crate::tx::EngineSession;
 use crate::{EngineKind, Error, ModuleMigrations, OpenError, Query, params};
 
@@ -47,11 +47,12 @@ impl DatabaseSchema {
             EngineKind::Sqlite => Dialect::Sqlite,
             EngineKind::Postgres => Dialect::Neutral,
         };
-        let link = Link::in_memory()?;
+        let connection = SqliteConnection::in_memory()?;
         for sql in crate::migrate::up_statements(modules)? {
-            link.batch(&dialect::schema(sql, dialect))?;
+            connection.batch(&dialect::schema(sql, dialect))?;
         }
-        let shape = Self::of_sqlite(&Query::new(EngineSession::Sqlite(sqlite::SqliteSession::plain(&link))))?;
+        let shape =
+            Self::of_sqlite(&Query::new(EngineSession::Sqlite(sqlite::SqliteSession::plain(&connection))))?;
         Ok(shape)
     }
 

@@ -10,12 +10,12 @@ use tokio::sync::watch;
 
 use crate::audit_keys::AuditKeyring;
 use crate::clock_reading::ClockReading;
-use crate::job::{ReadClosure, ReadJob, Transaction, WriteJob, queued_read, shut_down};
+use crate::closures::{QueuedRead, QueuedWrite, ReadClosure, Transaction, queued_read, shut_down};
 use crate::migrate::{MigrationStatus, ModuleMigrations};
 use crate::options::{EngineOptions, StoreOptions};
 use crate::statements::Statements;
 use crate::{
-    ChannelListener, Error, IntoOutcome, OpenError, Query, SequencedEvent, StatsSnapshot, Tx, outbox,
+    ChannelListener, Error, IntoTxOutcome, OpenError, Query, SequencedEvent, StatsSnapshot, Tx, outbox,
     postgres, sqlite,
 };
 
@@ -129,7 +129,7 @@ impl Store {
     pub async fn write<F, O>(&self, run: F) -> Result<O::Value, O::Error>
     where
         F: Fn(&Tx<'_>) -> O + Send + 'static,
-        O: IntoOutcome,
+        O: IntoTxOutcome,
         O::Value: Send + 'static,
         O::Error: From<Error> + Send + 'static,
     {
@@ -144,7 +144,7 @@ impl Store {
     pub async fn write_with_timeout<F, O>(&self, timeout: Duration, run: F) -> Result<O::Value, O::Error>
     where
         F: Fn(&Tx<'_>) -> O + Send + 'static,
-        O: IntoOutcome,
+        O: IntoTxOutcome,
         O::Value: Send + 'static,
         O::Error: From<Error> + Send + 'static,
     {
@@ -164,10 +164,10 @@ impl Store {
     }
 
     async fn run_until(&self, transaction: Transaction, deadline: Instant) -> Result<(), Error> {
-        let (job, outcome) = WriteJob::new(transaction.0, deadline);
+        let (closure, outcome) = QueuedWrite::new(transaction.0, deadline);
         match &*self.engine {
-            Engine::Sqlite(engine) => engine.enqueue_write(job)?,
-            Engine::Postgres(engine) => engine.enqueue_write(job)?,
+            Engine::Sqlite(engine) => engine.enqueue_write(closure)?,
+            Engine::Postgres(engine) => engine.enqueue_write(closure)?,
         }
         outcome.await.unwrap_or_else(|_| Err(shut_down()))
     }
@@ -212,11 +212,11 @@ impl Store {
 
     #[expect(clippy::disallowed_methods, reason = "deadlines are measured in real time")]
     async fn queue_read(&self, closure: ReadClosure, is_slow: bool) -> Result<(), Error> {
-        let (job, outcome) = ReadJob::new(closure, Instant::now() + self.deadline);
+        let (closure, outcome) = QueuedRead::new(closure, Instant::now() + self.deadline);
         match &*self.engine {
-            Engine::Sqlite(engine) => engine.enqueue_slow_read(job)?,
-            Engine::Postgres(engine) if is_slow => engine.enqueue_slow_read(job)?,
-            Engine::Postgres(engine) => engine.enqueue_read(job)?,
+            Engine::Sqlite(engine) => engine.enqueue_slow_read(closure)?,
+            Engine::Postgres(engine) if is_slow => engine.enqueue_slow_read(closure)?,
+            Engine::Postgres(engine) => engine.enqueue_read(closure)?,
         }
         outcome.await.unwrap_or_else(|_| Err(shut_down()))
     }
@@ -227,7 +227,7 @@ impl Store {
     /// Returns [`Error::Unavailable`], [`Error::Busy`] or [`Error::DeadlinePassed`] if it does not respond.
     #[expect(clippy::disallowed_methods, reason = "measures the round trip")]
     pub async fn health(&self) -> Result<Health, Error> {
-        let asked = Instant::now();
+        let started = Instant::now();
         let clock = match &*self.engine {
             Engine::Sqlite(_) => self.read(|q| q.one("SELECT 1", &[], |_| Ok(()))).await.map(|_| None)?,
             Engine::Postgres(_) => {
@@ -235,7 +235,7 @@ impl Store {
                 Some(ClockReading { now: read.now + at.elapsed(), ..read })
             }
         };
-        Ok(Health { round_trip: asked.elapsed(), clock })
+        Ok(Health { round_trip: started.elapsed(), clock })
     }
 
     /// Returns a snapshot of the counters and gauges.

@@ -58,9 +58,9 @@ impl Threads {
         self.wait_for(CLOSE_TIMEOUT)
     }
 
-    fn wait_for(&self, patience: Duration) -> bool {
+    fn wait_for(&self, max_wait: Duration) -> bool {
         let living = self.0.count.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.0.ended.wait_timeout_while(living, patience, |living| *living > 0);
+        let waited = self.0.ended.wait_timeout_while(living, max_wait, |living| *living > 0);
         let (living, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if *living > 0 {
             tracing::error!(threads = *living, "threads of the store did not end in time and are abandoned");

@@ -256,7 +256,7 @@ impl<'c> Tx<'c> {
     pub fn connection(&self) -> WriteConnection {
         match &self.query.session {
             EngineSession::Sqlite(_) => WriteConnection::default(),
-            EngineSession::Postgres(session) => session.connection,
+            EngineSession::Postgres(session) => session.write_connection,
         }
     }
 

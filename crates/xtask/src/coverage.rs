@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::evidence::{self, Outcome, Row};
+use crate::evidence::{self, EvidenceOutcome, EvidenceRow};
 use crate::mode::Mode;
 use crate::setup::apt_get;
 use crate::test::Databases;
@@ -101,8 +101,8 @@ pub fn install() -> Result<()> {
 
 /// Returns the folder of this compiler's `llvm-cov` and `llvm-profdata` (a rustup component).
 fn own_tools() -> Option<PathBuf> {
-    let asked = Command::new("rustc").args(["--print", "target-libdir"]).output().ok()?;
-    let folder = PathBuf::from(String::from_utf8(asked.stdout).ok()?.trim()).parent()?.join("bin");
+    let output = Command::new("rustc").args(["--print", "target-libdir"]).output().ok()?;
+    let folder = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()).parent()?.join("bin");
     folder.join("llvm-profdata").exists().then_some(folder)
 }
 
@@ -265,7 +265,12 @@ fn line(name: &str, lines: LineCounts) -> String {
     format!("{name:<24} {:>6} of {:>6} lines {:>6.1} %", lines.covered, lines.all, lines.share() * 100.0)
 }
 
-fn rows(modules: &BTreeMap<String, LineCounts>, whole: LineCounts, enough: bool, none_low: bool) -> [Row; 2] {
+fn rows(
+    modules: &BTreeMap<String, LineCounts>,
+    whole: LineCounts,
+    enough: bool,
+    none_low: bool,
+) -> [EvidenceRow; 2] {
     let percent = whole.share() * 100.0;
     let figures = json!({ "lines": whole, "percent": percent, "modules": modules });
     let least = modules.iter().min_by(|one, other| one.1.share().total_cmp(&other.1.share()));
@@ -273,15 +278,15 @@ fn rows(modules: &BTreeMap<String, LineCounts>, whole: LineCounts, enough: bool,
         .map(|(module, lines)| format!("{module} with {:.1} %", lines.share() * 100.0))
         .unwrap_or_default();
     [
-        Row {
+        EvidenceRow {
             id: "TST-02",
-            result: Outcome::of(enough),
+            result: EvidenceOutcome::of(enough),
             figures: figures.clone(),
             summary: format!("The tests run {percent:.1} % of {} lines.", whole.all),
         },
-        Row {
+        EvidenceRow {
             id: "TST-03",
-            result: Outcome::of(whole.all > 0 && none_low),
+            result: EvidenceOutcome::of(whole.all > 0 && none_low),
             figures,
             summary: format!("Of {} modules the least covered is {least}.", modules.len()),
         },

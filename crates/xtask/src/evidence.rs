@@ -16,11 +16,11 @@ pub const FOLDER: &str = "target/evidence";
 
 /// Result for one readiness row.
 #[derive(Debug, Serialize)]
-pub struct Row {
+pub struct EvidenceRow {
     /// Row id, such as `TST-02`.
     pub id: &'static str,
     /// Result.
-    pub result: Outcome,
+    pub result: EvidenceOutcome,
     /// Measured values.
     pub figures: Value,
     /// Summary as one sentence.
@@ -30,12 +30,12 @@ pub struct Row {
 /// Result for a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum EvidenceOutcome {
     Pass,
     Fail,
 }
 
-impl Outcome {
+impl EvidenceOutcome {
     /// Returns `Pass` if `holds`, otherwise `Fail`.
     pub fn of(holds: bool) -> Self {
         if holds { Self::Pass } else { Self::Fail }
@@ -68,7 +68,7 @@ pub struct Trials {
 #[derive(Serialize)]
 struct Evidence<'a> {
     tool: &'a str,
-    rows: &'a [Row],
+    rows: &'a [EvidenceRow],
     #[serde(flatten)]
     tests: &'a Tests,
     commit: String,
@@ -82,7 +82,7 @@ struct Evidence<'a> {
 ///
 /// # Errors
 /// Returns an error if Git does not report the commit, or if the file cannot be written.
-pub fn write(tool: &str, rows: &[Row]) -> Result<()> {
+pub fn write(tool: &str, rows: &[EvidenceRow]) -> Result<()> {
     write_with_tests(tool, rows, &Tests::default())
 }
 
@@ -90,7 +90,7 @@ pub fn write(tool: &str, rows: &[Row]) -> Result<()> {
 ///
 /// # Errors
 /// Returns the errors of [`write`].
-pub fn write_with_tests(tool: &str, rows: &[Row], tests: &Tests) -> Result<()> {
+pub fn write_with_tests(tool: &str, rows: &[EvidenceRow], tests: &Tests) -> Result<()> {
     let folder = root()?.join(FOLDER);
     let (commit, dirty) = sources()?;
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -125,9 +125,9 @@ mod tests {
 
     #[test]
     fn evidence_matches_artefact_format() {
-        let row = Row {
+        let row = EvidenceRow {
             id: "TST-02",
-            result: Outcome::of(true),
+            result: EvidenceOutcome::of(true),
             figures: serde_json::json!({ "lines": 1 }),
             summary: "Covered.".to_owned(),
         };

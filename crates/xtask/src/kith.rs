@@ -149,16 +149,16 @@ pub fn spawn(mut command: Command) -> Result<Kith> {
     let stdout = child.stdout.take().expect("standard output is piped");
     // From here on, returning early kills the process.
     let mut kith = Kith { address: SocketAddr::from(([127, 0, 0, 1], 0)), child };
-    let (say, said) = mpsc::channel();
+    let (sender, addresses) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             if let Some(address) = address_in(&line) {
                 // The receiver is dropped after the first address.
-                let _ = say.send(address);
+                let _ = sender.send(address);
             }
         }
     });
-    match said.recv_timeout(READY_WITHIN) {
+    match addresses.recv_timeout(READY_WITHIN) {
         Ok(address) => kith.address = address,
         Err(mpsc::RecvTimeoutError::Timeout) => bail!("it did not print its address in time"),
         Err(mpsc::RecvTimeoutError::Disconnected) => bail!("it ended ({})", kith.child.wait()?),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
-use crate::evidence::{self, Outcome, Row};
+use crate::evidence::{self, EvidenceOutcome, EvidenceRow};
 use crate::workspace::{cargo, root, run};
 use crate::{openapi, smoke, test, tidy};
 
@@ -16,9 +16,9 @@ pub fn lint() -> Result<()> {
     run(cargo()?.args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
     run(cargo()?.args(["deny", "--locked", "check", "licenses", "bans", "sources"]))?;
     // All checks have passed at this point.
-    let holds = |(id, summary): (&'static str, &str)| Row {
+    let holds = |(id, summary): (&'static str, &str)| EvidenceRow {
         id,
-        result: Outcome::Pass,
+        result: EvidenceOutcome::Pass,
         figures: json!({}),
         summary: summary.to_owned(),
     };

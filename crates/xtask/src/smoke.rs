@@ -111,9 +111,9 @@ fn start_all(commands: &[&[&str]], at_once: usize, args: &Args, folder: &Path) -
 fn start(words: &[&str], folder: &Path) -> Result<CommandResult> {
     let name = words.join(" ");
     let log = folder.join(format!("{}.log", words.join("-")));
-    let said = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(env::current_exe()?);
-    command.args(words).arg("--smoke").stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
+    command.args(words).arg("--smoke").stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     // A separate process group, so that its child processes can be killed with it.
     command.process_group(0);
     let began = now();

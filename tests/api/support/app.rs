@@ -66,7 +66,7 @@ impl TestApp {
                 random: Arc::new(SystemRandom),
             };
             let overrides =
-                TestOverrides { sources: Some(sources), rehearse: true, ..TestOverrides::default() };
+                TestOverrides { sources: Some(sources), runs_twice: true, ..TestOverrides::default() };
             let mut config = config(&database, folder.path());
             change(&mut config);
             nodes.push(kith::start(config, overrides).await.expect("a server"));

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::process::PATIENCE;
+use super::process::MAX_WAIT;
 
 /// Program names of Chromium on Debian, Ubuntu and other systems.
 const NAMES: &[&str] = &["chromium", "chromium-browser", "google-chrome"];
@@ -75,16 +75,16 @@ impl Browser {
 
     /// Evaluates a JavaScript expression on the page and returns its value. Waits for a promise.
     pub fn run(&mut self, expression: &str) -> Value {
-        let asked = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
-        let said = self.call("Runtime.evaluate", asked);
-        assert_eq!(said["exceptionDetails"], Value::Null, "{expression}");
-        said["result"]["value"].clone()
+        let params = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
+        let reply = self.call("Runtime.evaluate", params);
+        assert_eq!(reply["exceptionDetails"], Value::Null, "{expression}");
+        reply["result"]["value"].clone()
     }
 
     /// Returns a screenshot of the page as PNG.
     pub fn picture(&mut self) -> Vec<u8> {
-        let said = self.call("Page.captureScreenshot", json!({ "format": "png" }));
-        STANDARD.decode(said["data"].as_str().expect("a picture")).expect("base64")
+        let reply = self.call("Page.captureScreenshot", json!({ "format": "png" }));
+        STANDARD.decode(reply["data"].as_str().expect("a picture")).expect("base64")
     }
 
     /// Sends a command of the protocol and returns its result.
@@ -96,16 +96,16 @@ impl Browser {
         }
         self.commands.write_all(format!("{message}\0").as_bytes()).expect("the browser reads commands");
         loop {
-            let mut said = self.next();
-            if said["id"] == self.last_id {
-                assert_eq!(said["error"], Value::Null, "{method}");
-                return said["result"].take();
+            let mut reply = self.next();
+            if reply["id"] == self.last_id {
+                assert_eq!(reply["error"], Value::Null, "{method}");
+                return reply["result"].take();
             }
         }
     }
 
     fn next(&self) -> Value {
-        self.messages.recv_timeout(PATIENCE).expect("the browser responds")
+        self.messages.recv_timeout(MAX_WAIT).expect("the browser responds")
     }
 }
 

@@ -27,7 +27,7 @@ pub use hold::hold_transaction;
 pub use operations::{Access, Operation, Request};
 pub use partners::{BREAKUP, REQUESTS};
 pub use process::{
-    Kith, PATIENCE, SERVE, bare_kith, failing_stderr, kith, kith_on, latency_bound, options_on,
+    Kith, MAX_WAIT, SERVE, bare_kith, failing_stderr, kith, kith_on, latency_bound, options_on,
     successful_stdout,
 };
 pub use receiver::{ReceivedRequest, Receiver, Reply};

@@ -13,13 +13,13 @@ use kith_store::testing::TestDatabase;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Timeout that is reached only on failure.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// Returns how long a test waits for something that Kith promises within `promised`. A busy machine cannot
-/// measure latency, so this is at least [`PATIENCE`] unless `KITH_TEST_LATENCY` is set, as `cargo xtask soak`
+/// measure latency, so this is at least [`MAX_WAIT`] unless `KITH_TEST_LATENCY` is set, as `cargo xtask soak`
 /// does.
 pub fn latency_bound(promised: Duration) -> Duration {
-    if std::env::var_os("KITH_TEST_LATENCY").is_some() { promised } else { promised.max(PATIENCE) }
+    if std::env::var_os("KITH_TEST_LATENCY").is_some() { promised } else { promised.max(MAX_WAIT) }
 }
 
 /// Returns a `kith` command with an empty environment, except for the variable of coverage profiles.
@@ -112,14 +112,14 @@ impl Kith {
     /// Waits for its end.
     pub async fn wait(mut self) -> ExitStatus {
         let waited = tokio::task::spawn_blocking(move || self.child.wait().expect("a child process"));
-        tokio::time::timeout(PATIENCE, waited).await.expect("the process exits").expect("no panic")
+        tokio::time::timeout(MAX_WAIT, waited).await.expect("the process exits").expect("no panic")
     }
 
     /// Returns the log lines up to and including the first one that contains all of `words`.
     pub fn log_up_to(&self, words: &[&str]) -> Vec<String> {
         let mut lines = Vec::new();
         loop {
-            let Ok(line) = self.log.recv_timeout(PATIENCE) else {
+            let Ok(line) = self.log.recv_timeout(MAX_WAIT) else {
                 panic!("{words:?} is missing in {lines:#?}")
             };
             let found = words.iter().all(|word| line.contains(word));
@@ -156,28 +156,28 @@ fn follow(child: &mut Child) -> Receiver<String> {
 /// Runs a command that must succeed, and returns its standard output.
 pub fn successful_stdout(mut command: Command) -> String {
     let done = command.output().expect("a process");
-    let said = String::from_utf8(done.stdout).expect("text");
-    assert!(done.status.success(), "{command:?}: {said}{}", String::from_utf8_lossy(&done.stderr));
-    said
+    let output = String::from_utf8(done.stdout).expect("text");
+    assert!(done.status.success(), "{command:?}: {output}{}", String::from_utf8_lossy(&done.stderr));
+    output
 }
 
 /// Runs a command that must fail, and returns its standard error.
 pub fn failing_stderr(mut command: Command) -> String {
     let mut child = command.stdout(Stdio::null()).spawn().expect("a process");
     let log = follow(&mut child);
-    let mut said = String::new();
+    let mut output = String::new();
     loop {
-        match log.recv_timeout(PATIENCE) {
-            Ok(line) => said += &line,
+        match log.recv_timeout(MAX_WAIT) {
+            Ok(line) => output += &line,
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
                 child.kill().expect("a child process");
                 child.wait().expect("a child process");
-                panic!("{command:?} did not exit; it printed {said}");
+                panic!("{command:?} did not exit; it printed {output}");
             }
         }
     }
     let status = child.wait().expect("a child process");
-    assert!(!status.success(), "{command:?} succeeded; it printed {said}");
-    said
+    assert!(!status.success(), "{command:?} succeeded; it printed {output}");
+    output
 }

@@ -13,7 +13,7 @@ pub enum Reply {
     /// Status, header lines and body.
     Response(u16, String, String),
     /// No reply until the client gives up.
-    Silence,
+    NoResponse,
 }
 
 impl Reply {
@@ -101,7 +101,7 @@ async fn serve(mut stream: TcpStream, reply: Arc<Mutex<Reply>>, kept: Arc<Mutex<
     kept.lock().expect("no thread panicked while it held the lock").push(arrived);
     let reply = reply.lock().expect("no thread panicked while it held the lock").clone();
     match reply {
-        Reply::Silence => std::future::pending().await,
+        Reply::NoResponse => std::future::pending().await,
         Reply::Response(status, headers, body) => {
             let head = format!("HTTP/1.1 {status} Reply\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
             // The client may have closed the connection.

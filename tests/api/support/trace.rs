@@ -8,7 +8,7 @@ use kith_store::{Error, SequencedEvent};
 use super::TestApp;
 
 /// Timeout that is reached only on failure.
-const PATIENCE: Duration = Duration::from_secs(20);
+const MAX_WAIT: Duration = Duration::from_secs(20);
 
 /// Audit entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl TestApp {
                 head.changed().await.expect("the store is open");
             }
         };
-        tokio::time::timeout(PATIENCE, wait).await.expect("the sequencer keeps up");
+        tokio::time::timeout(MAX_WAIT, wait).await.expect("the sequencer keeps up");
         self.db().events_after(0, i64::MAX).await.expect("the events")
     }
 

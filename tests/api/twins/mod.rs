@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 
 use futures_util::{StreamExt as _, stream};
 use kith_platform::config::Config;
-use kith_readiness::{Catalogue, Gate, Outcome, ProofMethod};
+use kith_readiness::{Catalogue, Gate, ProofMethod, RowOutcome};
 use kith_store::EngineKind;
 use kith_verify::checks;
 
@@ -82,7 +82,7 @@ async fn each_twin_fails_its_row(engine: Engine) {
             result.reason
         );
         eprintln!("{message}");
-        (result.result != Outcome::Fail).then_some(message)
+        (result.result != RowOutcome::Fail).then_some(message)
     });
     let wrong: Vec<_> = wrong.collect().await;
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -95,8 +95,9 @@ async fn intact_deployment_passes_all_rows() {
     let rows: Vec<_> = rows.into_iter().collect();
     for engine in [Engine::Sqlite, Engine::Postgres].into_iter().filter(|engine| engine.is_chosen()) {
         let found = judge(engine, &InjectedFault::Setting(|_| {}), &rows).await;
-        let red =
-            found.iter().filter(|row| row.result != Outcome::Pass && row.result != Outcome::NotApplicable);
+        let red = found
+            .iter()
+            .filter(|row| row.result != RowOutcome::Pass && row.result != RowOutcome::NotApplicable);
         let red: Vec<_> =
             red.map(|row| format!("{} {}: {}", row.id, row.result.name(), row.reason)).collect();
         assert!(red.is_empty(), "{engine:?}: {red:#?}");
@@ -200,7 +201,7 @@ async fn write_table_of_twins() {
     let red = async |fault: &InjectedFault, row: &'static str| {
         let rows: Vec<_> = quick.iter().copied().filter(|other| *other != row).chain([row]).collect();
         let found = judge(Engine::Sqlite, fault, &rows).await;
-        let red = found.into_iter().filter(|row| row.result == Outcome::Fail).map(|row| row.id);
+        let red = found.into_iter().filter(|row| row.result == RowOutcome::Fail).map(|row| row.id);
         red.collect::<BTreeSet<_>>()
     };
     let whole = red(&InjectedFault::Setting(|_| {}), "API-11").await;

@@ -4,7 +4,7 @@
 use kith_kernel::{Ctx, UserId};
 use kith_platform::auth::Role;
 use kith_platform::http::Preconditions;
-use kith_store::{Outcome, Tx};
+use kith_store::{Tx, TxOutcome};
 
 use super::log_in::{self, IssuedSession, PasswordCheck};
 use super::model::{AccountError, ClientInfo, NewAccount, SessionId, User};
@@ -32,17 +32,17 @@ pub fn register(
     ctx: &Ctx,
     account: &NewAccount,
     registration: &RegistrationContext,
-) -> Outcome<(User, IssuedSession), AccountError> {
+) -> TxOutcome<(User, IssuedSession), AccountError> {
     match try_register(tx, ctx, account, registration) {
-        Ok(signed_in) => Outcome::Commit(signed_in),
+        Ok(signed_in) => TxOutcome::Commit(signed_in),
         Err(error @ AccountError::EmailTaken) => {
-            let Some(address) = &registration.address_hash else { return Outcome::Rollback(error) };
+            let Some(address) = &registration.address_hash else { return TxOutcome::Rollback(error) };
             match record_taken_response(tx, ctx, address) {
-                Ok(()) => Outcome::CommitRefusal(error),
-                Err(refusal) => Outcome::Rollback(refusal),
+                Ok(()) => TxOutcome::CommitRefusal(error),
+                Err(refusal) => TxOutcome::Rollback(refusal),
             }
         }
-        Err(error) => Outcome::Rollback(error),
+        Err(error) => TxOutcome::Rollback(error),
     }
 }
 
@@ -131,7 +131,7 @@ pub fn change_password(
     session: SessionId,
     check: &PasswordCheck,
     new_hash: &str,
-) -> Outcome<(), AccountError> {
+) -> TxOutcome<(), AccountError> {
     check.run_if_correct(tx, ctx, AccountError::WrongPassword, |tx| {
         rows::set_password(tx, user, new_hash)?;
         log_in::end_sessions(tx, ctx, user, Some(session))?;
@@ -153,7 +153,7 @@ pub fn delete(
     user: UserId,
     check: &PasswordCheck,
     leave: impl Fn(&Tx<'_>) -> Result<(), kith_store::Error>,
-) -> Outcome<kith_kernel::Timestamp, AccountError> {
+) -> TxOutcome<kith_kernel::Timestamp, AccountError> {
     check.run_if_correct(tx, ctx, AccountError::WrongPassword, |tx| {
         tx.lock("admins", ["all"])?;
         let account = rows::find_account(tx, user)?.ok_or(AccountError::CallerDeleted)?;

@@ -2,7 +2,7 @@
 
 use kith_kernel::{Ctx, UserId};
 use kith_platform::auth::Keyring;
-use kith_store::{Outcome, Tx};
+use kith_store::{Tx, TxOutcome};
 
 use super::model::{AccountError, ClientInfo, Credentials, SessionId, User};
 use super::secrets::RefreshToken;
@@ -51,14 +51,14 @@ impl PasswordCheck {
         ctx: &Ctx,
         refusal: AccountError,
         run: impl Fn(&Tx<'_>) -> Result<T, AccountError>,
-    ) -> Outcome<T, AccountError> {
+    ) -> TxOutcome<T, AccountError> {
         match self.verify_in_transaction(tx, ctx) {
             Ok(true) => match run(tx) {
-                Ok(value) => Outcome::Commit(value),
-                Err(error) => Outcome::Rollback(error),
+                Ok(value) => TxOutcome::Commit(value),
+                Err(error) => TxOutcome::Rollback(error),
             },
-            Ok(false) => Outcome::CommitRefusal(refusal),
-            Err(error) => Outcome::Rollback(error),
+            Ok(false) => TxOutcome::CommitRefusal(refusal),
+            Err(error) => TxOutcome::Rollback(error),
         }
     }
 
@@ -105,7 +105,11 @@ fn placeholder_user_id(subject: &[u8; 32]) -> UserId {
 /// Returns [`AccountError::InvalidCredentials`] if the address is unknown or the password wrong,
 /// [`AccountError::Locked`] during a lock-out; with the correct password also [`AccountError::Suspended`] and
 /// [`AccountError::Deleted`].
-pub fn log_in(tx: &Tx<'_>, ctx: &Ctx, check: &PasswordCheck) -> Outcome<(User, IssuedSession), AccountError> {
+pub fn log_in(
+    tx: &Tx<'_>,
+    ctx: &Ctx,
+    check: &PasswordCheck,
+) -> TxOutcome<(User, IssuedSession), AccountError> {
     check.run_if_correct(tx, ctx, AccountError::InvalidCredentials, |tx| {
         let credentials = lock_credentials(tx, check)?;
         if let Some(purge_at) = credentials.purge_at {
@@ -123,7 +127,7 @@ pub fn restore(
     tx: &Tx<'_>,
     ctx: &Ctx,
     check: &PasswordCheck,
-) -> Outcome<(User, IssuedSession), AccountError> {
+) -> TxOutcome<(User, IssuedSession), AccountError> {
     check.run_if_correct(tx, ctx, AccountError::InvalidCredentials, |tx| {
         let credentials = lock_credentials(tx, check)?;
         let purge_at = credentials.purge_at.ok_or(AccountError::NotDeleted)?;
@@ -189,11 +193,11 @@ pub fn start_session(
 /// # Errors
 /// Returns [`AccountError::InvalidRefreshToken`] if the session does not exist or has expired, or an older
 /// token was used.
-pub fn refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Outcome<IssuedSession, AccountError> {
+pub fn refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> TxOutcome<IssuedSession, AccountError> {
     match try_refresh(tx, ctx, spent) {
-        Ok(Some(session)) => Outcome::Commit(session),
-        Ok(None) => Outcome::CommitRefusal(AccountError::InvalidRefreshToken),
-        Err(error) => Outcome::Rollback(error),
+        Ok(Some(session)) => TxOutcome::Commit(session),
+        Ok(None) => TxOutcome::CommitRefusal(AccountError::InvalidRefreshToken),
+        Err(error) => TxOutcome::Rollback(error),
     }
 }
 

@@ -134,7 +134,7 @@ fn enqueue(
     at: Timestamp,
 ) -> Result<JobId, Error> {
     let job = DELIVERY.with(&Delivery { callback_id }).map_err(Error::fault)?;
-    let job = job.at(at).limited_by(endpoint.to_string());
+    let job = job.at(at).with_limit_key(endpoint.to_string());
     match kith_jobs::enqueue(tx, ctx, &job) {
         Ok(enqueued) => Ok(enqueued.id),
         Err(EnqueueError::Store(error)) => Err(error),

@@ -57,7 +57,7 @@ pub async fn deliver(app: &App, id: CallbackId, job: JobId) -> Result<JobOutput,
         Admission::Wait(until) => return Err(JobError::Snooze(until.since(ctx.now))),
     };
     let result = app.outbound.send(outgoing).await;
-    let report = AttemptReport {
+    let report = DeliveryReport {
         id,
         endpoint: endpoint.id,
         job,
@@ -136,7 +136,7 @@ async fn admit(
 }
 
 /// Result of an attempt, with everything needed to record it.
-struct AttemptReport {
+struct DeliveryReport {
     id: CallbackId,
     endpoint: EndpointId,
     job: JobId,
@@ -155,7 +155,7 @@ fn jitter_fraction(ctx: &Ctx) -> f64 {
 
 /// Records the result of an attempt with the callback and with the endpoint, whose circuit breaker all nodes
 /// share.
-async fn record(app: &App, report: AttemptReport) -> Result<JobOutput, JobError> {
+async fn record(app: &App, report: DeliveryReport) -> Result<JobOutput, JobError> {
     let ctx = app.system_ctx("callbacks");
     let report = Arc::new(report);
     let (tx_app, tx_report) = (app.clone(), Arc::clone(&report));
@@ -181,7 +181,7 @@ async fn record(app: &App, report: AttemptReport) -> Result<JobOutput, JobError>
     }
 }
 
-fn outcome(report: &AttemptReport) -> AttemptOutcome {
+fn outcome(report: &DeliveryReport) -> AttemptOutcome {
     report
         .result
         .as_ref()
@@ -193,7 +193,7 @@ fn record_at_endpoint(
     app: &App,
     tx: &Tx<'_>,
     ctx: &Ctx,
-    report: &AttemptReport,
+    report: &DeliveryReport,
 ) -> Result<Option<DisabledReason>, Error> {
     let Some(mut endpoint) = rows::find_endpoint(tx, report.endpoint)? else { return Ok(None) };
     let mut reason = None;
@@ -227,7 +227,7 @@ fn record_at_endpoint(
 fn record_at_callback(
     tx: &Tx<'_>,
     ctx: &Ctx,
-    report: &AttemptReport,
+    report: &DeliveryReport,
 ) -> Result<Option<RetryDecision>, Error> {
     let Some(stored) = rows::find(tx, report.id)?.filter(|stored| stored.callback.state.is_open()) else {
         return Ok(None);
@@ -287,7 +287,7 @@ async fn fail_unsent(
     Err(JobError::Discard(reason.as_str().to_owned()))
 }
 
-fn attempt(report: &AttemptReport, number: i64) -> CallbackAttempt {
+fn attempt(report: &DeliveryReport, number: i64) -> CallbackAttempt {
     let received = report.result.as_ref().ok();
     CallbackAttempt {
         number,

@@ -20,9 +20,9 @@ contract! {
 /// Waits until a consumer has handled these positions.
 async fn wait(node: &Node, expected: &[i64]) {
     let waited = tokio::time::timeout(Duration::from_secs(60), async {
-        let mut looks = tokio::time::interval(Duration::from_millis(2));
+        let mut interval = tokio::time::interval(Duration::from_millis(2));
         while node.handled("first").await != expected {
-            looks.tick().await;
+            interval.tick().await;
         }
     });
     if waited.await.is_err() {
@@ -68,9 +68,9 @@ async fn delivery_that_panics_is_started_again(node: Node) {
     wait(&node, &[1]).await;
     // The counter follows the commit.
     let counted = tokio::time::timeout(Duration::from_secs(60), async {
-        let mut looks = tokio::time::interval(Duration::from_millis(2));
+        let mut interval = tokio::time::interval(Duration::from_millis(2));
         while set.counts()[0].handled == 0 {
-            looks.tick().await;
+            interval.tick().await;
         }
     });
     counted.await.expect("a count");
@@ -128,15 +128,15 @@ async fn counts_and_samples_cover_every_consumer(node: Node) {
     assert_eq!(node.status("first").await.lag_ms, 1_500);
     assert_eq!(consumers.clone().run_due().await.unwrap(), 2);
     let counts = set.counts();
-    assert_eq!((counts[0].name, counts[0].handled, counts[0].set_aside), ("first", 2, 0));
+    assert_eq!((counts[0].name, counts[0].handled, counts[0].dead_lettered), ("first", 2, 0));
     let status = node.status("first").await;
     assert_eq!((status.lag_events, status.lag_ms, status.pending), (0, 0, 1));
     assert!(!status.owner.is_empty());
     assert!(set.sampled().is_empty());
     let running = consumers.start();
-    let mut looks = tokio::time::interval(Duration::from_millis(2));
+    let mut interval = tokio::time::interval(Duration::from_millis(2));
     while set.sampled().is_empty() {
-        looks.tick().await;
+        interval.tick().await;
     }
     running.stop().await;
     assert_eq!(set.sampled()[0].pending, 1);

@@ -1,7 +1,7 @@
 //! Events that a handler fails to handle.
 
 use kith_consumers::{
-    Consumer, HandlerError, MAX_ATTEMPTS, MAX_PENDING, StartAt, Transactions, list_set_aside,
+    Consumer, HandlerError, MAX_ATTEMPTS, MAX_PENDING, StartAt, Transactions, list_dead_letters,
 };
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{minutes, seconds};
@@ -10,7 +10,7 @@ use kith_store::{Error, NewEvent, Query, contract};
 use crate::support::{Node, Poison, record, recorder};
 
 contract! {
-    poison_event_is_set_aside_and_delays_no_other_subject
+    poison_event_is_dead_lettered_and_delays_no_other_subject
     later_events_of_a_failed_subject_wait_for_it
     recovered_event_is_handled_before_later_ones_of_subject
     failed_event_leaves_nothing_behind
@@ -18,10 +18,10 @@ contract! {
     failure_of_removed_event_is_deleted
     cursor_stops_while_too_many_subjects_wait
     subject_that_always_fails_delays_no_other
-    event_that_the_database_always_rejects_is_set_aside
+    event_that_the_database_always_rejects_is_dead_lettered
 }
 
-async fn poison_event_is_set_aside_and_delays_no_other_subject(node: Node) {
+async fn poison_event_is_dead_lettered_and_delays_no_other_subject(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::at([3]));
     let mut delivery = node.delivery(&consumer).await;
     node.emit("thing.done", &[1, 2, 3, 4, 5, 6]).await;
@@ -29,14 +29,14 @@ async fn poison_event_is_set_aside_and_delays_no_other_subject(node: Node) {
     assert_eq!(node.handled("first").await, [1, 2, 4, 5, 6]);
     assert_eq!((node.status("first").await.pending, node.cursor("first").await), (1, 6));
     for attempt in 2..=MAX_ATTEMPTS {
-        assert_eq!(node.status("first").await.set_aside, 0, "before attempt {attempt}");
+        assert_eq!(node.status("first").await.dead_letters, 0, "before attempt {attempt}");
         node.advance(minutes(1));
         assert_eq!(node.run(&mut delivery).await, 0);
     }
     let status = node.status("first").await;
-    assert_eq!((status.pending, status.set_aside), (0, 1));
-    let set_aside = node.on.store.read(|q: &Query<'_>| list_set_aside(q, "first", 10)).await.unwrap();
-    assert_eq!((set_aside[0].position, set_aside[0].error.as_str()), (3, "poison at 3"));
+    assert_eq!((status.pending, status.dead_letters), (0, 1));
+    let dead_letters = node.on.store.read(|q: &Query<'_>| list_dead_letters(q, "first", 10)).await.unwrap();
+    assert_eq!((dead_letters[0].position, dead_letters[0].error.as_str()), (3, "poison at 3"));
 }
 
 async fn later_events_of_a_failed_subject_wait_for_it(node: Node) {
@@ -54,7 +54,7 @@ async fn later_events_of_a_failed_subject_wait_for_it(node: Node) {
     assert_eq!(
         node.handled("first").await,
         [2, 5, 3, 4],
-        "events 3 and 4 are handled once event 1 is set aside"
+        "events 3 and 4 are handled once event 1 is dead-lettered"
     );
     assert_eq!(node.status("first").await.pending, 0);
 }
@@ -71,7 +71,7 @@ async fn recovered_event_is_handled_before_later_ones_of_subject(node: Node) {
     node.run(&mut delivery).await;
     assert_eq!(node.handled("first").await, [3, 1, 2]);
     let status = node.status("first").await;
-    assert_eq!((status.pending, status.set_aside), (0, 0));
+    assert_eq!((status.pending, status.dead_letters), (0, 0));
 }
 
 async fn failed_event_leaves_nothing_behind(node: Node) {
@@ -115,7 +115,7 @@ async fn every_kind_of_failure_counts(node: Node) {
         node.advance(minutes(1));
         node.run(&mut delivery).await;
     }
-    assert_eq!(node.status("first").await.set_aside, 4);
+    assert_eq!(node.status("first").await.dead_letters, 4);
 }
 
 async fn failure_of_removed_event_is_deleted(node: Node) {
@@ -153,7 +153,7 @@ async fn cursor_stops_while_too_many_subjects_wait(node: Node) {
     emit_many(&node, MAX_PENDING + 50, |n| n.unsigned_abs().into()).await;
     node.run(&mut delivery).await;
     let (status, cursor) = (node.status("first").await, node.cursor("first").await);
-    assert_eq!((status.pending, status.set_aside, cursor), (MAX_PENDING, 0, MAX_PENDING));
+    assert_eq!((status.pending, status.dead_letters, cursor), (MAX_PENDING, 0, MAX_PENDING));
     poison.cure();
     node.advance(seconds(1));
     node.run(&mut delivery).await;
@@ -173,11 +173,11 @@ async fn subject_that_always_fails_delays_no_other(node: Node) {
     let healthy: Vec<i64> = (1..=60).map(|n| n * 10).collect();
     assert_eq!(node.handled("first").await, healthy, "healthy events are handled without a delay");
     let status = node.status("first").await;
-    assert_eq!((node.cursor("first").await, status.pending + status.set_aside), (600, 540));
+    assert_eq!((node.cursor("first").await, status.pending + status.dead_letters), (600, 540));
 }
 
 /// The handler's transaction fails each time although the database works.
-async fn event_that_the_database_always_rejects_is_set_aside(node: Node) {
+async fn event_that_the_database_always_rejects_is_dead_lettered(node: Node) {
     let consumer = Consumer::new("first", &["thing.*"], StartAt::Beginning, |tx, _, events| {
         for event in events {
             if event.position == 1 {
@@ -193,5 +193,5 @@ async fn event_that_the_database_always_rejects_is_set_aside(node: Node) {
         let _ = delivery.step().await;
         node.advance(seconds(20));
     }
-    assert_eq!((node.status("first").await.set_aside, node.handled("first").await), (1, vec![2]));
+    assert_eq!((node.status("first").await.dead_letters, node.handled("first").await), (1, vec![2]));
 }

@@ -52,7 +52,7 @@ async fn resumed_former_owner_changes_nothing(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::at([2]));
     let mut frozen = node.delivery(&consumer).await;
     node.emit("thing.done", &[1, 2]).await;
-    assert_eq!(frozen.step().await.unwrap(), Progress::More { handled: 0, set_aside: false });
+    assert_eq!(frozen.step().await.unwrap(), Progress::More { handled: 0, dead_lettered: false });
     // The lease passes between the read and the transaction of the frozen node.
     node.on.interpose(&["UPDATE consumers SET owner = 'other'"]);
     assert_eq!(frozen.step().await.unwrap(), Progress::Outdated);

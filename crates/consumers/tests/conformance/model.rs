@@ -1,5 +1,5 @@
-//! Random sequences of events, poison, faults and lost leases: each event is handled exactly once or set
-//! aside, in order of position within its subject.
+//! Random sequences of events, poison, faults and lost leases: each event is handled exactly once or
+//! dead-lettered, in order of position within its subject.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -124,7 +124,11 @@ async fn verify(node: &Node, wanted: &[i64], poison: &BTreeSet<i64>, acts: &[Act
         assert!(before.is_none_or(|before| before < position), "{position} after {before:?} in {acts:?}");
     }
     let status = node.status("first").await;
-    let set_aside = i64::try_from(failed.len()).unwrap();
-    assert_eq!((status.pending, status.set_aside), (0, set_aside), "{acts:?} with poison at {poison:?}");
+    let dead_letters = i64::try_from(failed.len()).unwrap();
+    assert_eq!(
+        (status.pending, status.dead_letters),
+        (0, dead_letters),
+        "{acts:?} with poison at {poison:?}"
+    );
     assert_eq!(status.lag_events, 0);
 }

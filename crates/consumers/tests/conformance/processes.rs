@@ -27,7 +27,7 @@ const BATCH_LINE: &str = "a batch";
 /// Batches of a process before it is killed.
 const BATCHES: usize = 20;
 /// Long enough for a takeover on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const MAX_WAIT: Duration = Duration::from_secs(120);
 
 /// On PostgreSQL the second process runs beside the first one and takes over from it; SQLite's file belongs to one process.
 async fn killed_processes_lose_no_event_and_handle_none_twice(node: Node) {
@@ -50,13 +50,13 @@ async fn killed_processes_lose_no_event_and_handle_none_twice(node: Node) {
     consumers.declare().await.unwrap();
     let running = consumers.start();
     let finished = async {
-        let mut looks = tokio::time::interval(Duration::from_millis(20));
+        let mut interval = tokio::time::interval(Duration::from_millis(20));
         while unhandled(&store).await > 0 {
-            looks.tick().await;
+            interval.tick().await;
         }
     };
     assert!(
-        tokio::time::timeout(PATIENCE, finished).await.is_ok(),
+        tokio::time::timeout(MAX_WAIT, finished).await.is_ok(),
         "{} events are not handled",
         unhandled(&store).await
     );
@@ -132,7 +132,7 @@ impl Process {
     /// Waits until the process has been given so many batches.
     async fn deliver(&mut self, batches: usize) {
         let waited = tokio::task::block_in_place(|| {
-            (0..batches).try_for_each(|_| self.batches.recv_timeout(PATIENCE))
+            (0..batches).try_for_each(|_| self.batches.recv_timeout(MAX_WAIT))
         });
         waited.expect("the process delivers batches");
     }

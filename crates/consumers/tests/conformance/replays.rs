@@ -1,6 +1,6 @@
 //! Replays: events delivered again on request.
 
-use kith_consumers::{MAX_ATTEMPTS, ReplayError, ReplayFrom, StartAt, replay, retry_set_aside};
+use kith_consumers::{MAX_ATTEMPTS, ReplayError, ReplayFrom, StartAt, replay, retry_dead_letters};
 use kith_kernel::{minutes, seconds};
 use kith_store::contract;
 
@@ -9,7 +9,7 @@ use crate::support::{BEGINNING, Node, Poison, recorder};
 contract! {
     replay_delivers_again_from_a_position_a_time_or_the_beginning
     replay_never_skips_events
-    events_set_aside_are_retried_on_request
+    dead_letters_are_retried_on_request
     unknown_consumers_and_positions_are_rejected
 }
 
@@ -55,7 +55,7 @@ async fn replay_never_skips_events(node: Node) {
     assert_eq!(node.handled("first").await, [1, 2, 3]);
 }
 
-async fn events_set_aside_are_retried_on_request(node: Node) {
+async fn dead_letters_are_retried_on_request(node: Node) {
     let poison = Poison::at([1]);
     let consumer = recorder("first", StartAt::Beginning, poison.clone());
     let mut delivery = node.delivery(&consumer).await;
@@ -65,20 +65,20 @@ async fn events_set_aside_are_retried_on_request(node: Node) {
         node.advance(minutes(1));
         node.run(&mut delivery).await;
     }
-    assert_eq!(node.status("first").await.set_aside, 1);
+    assert_eq!(node.status("first").await.dead_letters, 1);
     poison.cure();
-    let retried = node.on.store.write(|tx| retry_set_aside(tx, "first")).await;
+    let retried = node.on.store.write(|tx| retry_dead_letters(tx, "first")).await;
     assert_eq!(retried.unwrap(), 1);
     node.run(&mut delivery).await;
     assert_eq!(node.handled("first").await, [2, 1]);
     let status = node.status("first").await;
-    assert_eq!((status.pending, status.set_aside), (0, 0));
+    assert_eq!((status.pending, status.dead_letters), (0, 0));
 }
 
 async fn unknown_consumers_and_positions_are_rejected(node: Node) {
     let unknown = play(&node, ReplayFrom::Beginning).await.unwrap_err();
     assert!(matches!(unknown, ReplayError::UnknownConsumer(_)), "{unknown}");
-    let unknown = node.on.store.write(|tx| retry_set_aside(tx, "first")).await.unwrap_err();
+    let unknown = node.on.store.write(|tx| retry_dead_letters(tx, "first")).await.unwrap_err();
     assert!(matches!(unknown, ReplayError::UnknownConsumer(_)), "{unknown}");
     node.declare(&[recorder("first", StartAt::Beginning, Poison::default())]).await;
     for position in [-1, 0, 1, i64::MAX] {

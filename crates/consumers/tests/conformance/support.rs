@@ -172,9 +172,9 @@ impl Node {
 
     /// Waits until the last position is `position`.
     pub async fn placed(&self, position: i64) {
-        let mut looks = tokio::time::interval(Duration::from_millis(2));
+        let mut interval = tokio::time::interval(Duration::from_millis(2));
         while self.on.store.last_position().await.unwrap() < position {
-            looks.tick().await;
+            interval.tick().await;
         }
     }
 

@@ -27,17 +27,17 @@ impl Process {
         let mut command = Command::new(env::current_exe()?);
         command.args(["--row", "child"]).args(place).kill_on_drop(true);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let (Some(orders), Some(said)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(orders), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("a process without pipes".into());
         };
-        let mut said = BufReader::new(said).lines();
-        if said.next_line().await?.as_deref() != Some("ready") {
+        let mut stdout = BufReader::new(stdout).lines();
+        if stdout.next_line().await?.as_deref() != Some("ready") {
             return Err("a worker process did not become ready".into());
         }
         let ran = Arc::new(AtomicU64::new(0));
         let ran_count = Arc::clone(&ran);
         tokio::spawn(async move {
-            while let Ok(Some(line)) = said.next_line().await {
+            while let Ok(Some(line)) = stdout.next_line().await {
                 ran_count.store(line.parse().unwrap_or(0), Ordering::Relaxed);
             }
         });

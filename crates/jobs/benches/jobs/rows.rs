@@ -86,14 +86,14 @@ pub async fn cycle(engine: &Engine, jobs: u64) -> Result<Value, Error> {
 /// Time at which each job was enqueued, and the delay until it started.
 struct StartTimes {
     base: Instant,
-    asked: Vec<AtomicU64>,
+    enqueued_at: Vec<AtomicU64>,
     took: Mutex<Vec<Duration>>,
 }
 
 impl StartTimes {
     fn new(jobs: u64) -> Arc<Self> {
-        let asked = (0..jobs).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Self { base: now(), asked, took: Mutex::default() })
+        let enqueued_at = (0..jobs).map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Self { base: now(), enqueued_at, took: Mutex::default() })
     }
 
     fn since_base(&self) -> u64 {
@@ -101,14 +101,14 @@ impl StartTimes {
     }
 
     fn ask(&self, n: u64) {
-        if let Some(asked) = usize::try_from(n).ok().and_then(|n| self.asked.get(n)) {
-            asked.store(self.since_base(), Ordering::Relaxed);
+        if let Some(enqueued_at) = usize::try_from(n).ok().and_then(|n| self.enqueued_at.get(n)) {
+            enqueued_at.store(self.since_base(), Ordering::Relaxed);
         }
     }
 
     fn start(&self, n: u64) {
-        let Some(asked) = usize::try_from(n).ok().and_then(|n| self.asked.get(n)) else { return };
-        let took = self.since_base().saturating_sub(asked.load(Ordering::Relaxed));
+        let Some(enqueued_at) = usize::try_from(n).ok().and_then(|n| self.enqueued_at.get(n)) else { return };
+        let took = self.since_base().saturating_sub(enqueued_at.load(Ordering::Relaxed));
         self.took.lock().unwrap_or_else(PoisonError::into_inner).push(Duration::from_nanos(took));
     }
 

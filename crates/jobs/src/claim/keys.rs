@@ -10,7 +10,7 @@ use super::{ClaimState, FoundJobs};
 use crate::model::{ClaimedJob, JobId};
 use crate::queues::{QueueSettings, room};
 use crate::rows;
-use crate::rows::live::Claimer;
+use crate::rows::claims::Claimer;
 
 /// Maximum number of keys examined per claim.
 const MAX_KEYS: i64 = 500;
@@ -28,7 +28,7 @@ pub(super) fn claim_by_keys(
     settings: &QueueSettings,
     marks: &mut ClaimState,
 ) -> Result<FoundJobs, Error> {
-    let mut keyless = rows::live::first_without_key(tx, queue, limit)?;
+    let mut keyless = rows::claims::first_without_key(tx, queue, limit)?;
     let half = if marks.prefers_keyless { limit - limit / 2 } else { limit / 2 };
     let for_keys = limit - half.min(keyless.len() as i64);
     let (keys, has_more_keys) = next_keys(tx, queue, &marks.last_key)?;
@@ -37,7 +37,7 @@ pub(super) fn claim_by_keys(
     marks.prefers_keyless = !marks.prefers_keyless;
     keyless.truncate(usize::try_from(limit - ids.len() as i64).unwrap_or(0));
     ids.extend(keyless);
-    let claimed = rows::live::claim_these(tx, now, claimer, queue, &ids)?;
+    let claimed = rows::claims::claim_these(tx, now, claimer, queue, &ids)?;
     let is_short = claimed.len() < ids.len();
     let mut found = FoundJobs::complete(tx, claimed)?;
     found.may_have_more = is_short && !found.is_truncated;
@@ -51,12 +51,12 @@ pub(super) fn claim_by_keys(
 /// Returns the keys after `last`, and from the first key on once the end is reached. Also returns whether
 /// more keys follow.
 fn next_keys(tx: &Tx<'_>, queue: &str, last: &str) -> Result<(Vec<(String, i64)>, bool), Error> {
-    let mut keys = rows::live::keys_after(tx, queue, last, MAX_KEYS)?;
+    let mut keys = rows::claims::keys_after(tx, queue, last, MAX_KEYS)?;
     if keys.len() as i64 >= MAX_KEYS {
         return Ok((keys, true));
     }
     if !last.is_empty() {
-        let from_the_start = rows::live::keys_after(tx, queue, "", MAX_KEYS)?;
+        let from_the_start = rows::claims::keys_after(tx, queue, "", MAX_KEYS)?;
         keys.extend(from_the_start.into_iter().take_while(|(key, _)| key.as_str() <= last));
     }
     Ok((keys, false))
@@ -130,7 +130,7 @@ fn take_fair_share(
 ) -> Result<Vec<JobId>, Error> {
     let each = (limit / (wanted.len() as i64).max(1)).max(1);
     let fair: Vec<_> = wanted.iter().map(|(key, admitted)| (key.clone(), (*admitted).min(each))).collect();
-    let mut ids = rows::live::first_of_keys(tx, queue, &fair)?;
+    let mut ids = rows::claims::first_of_keys(tx, queue, &fair)?;
     ids.truncate(usize::try_from(limit).unwrap_or(0));
     Ok(ids)
 }

@@ -14,7 +14,7 @@ use kith_store::{Error, Tx};
 use crate::model::{ClaimedJob, JobId};
 use crate::queues::{QueueSettings, room};
 use crate::rows;
-use crate::rows::live::Claimer;
+use crate::rows::claims::Claimer;
 
 use self::keys::{claim_by_keys, count_keys, key_room};
 
@@ -39,7 +39,7 @@ const MAX_CLAIM_BYTES: usize = 2 << 20;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ClaimState {
     /// Watermark per priority: no job below this position is ready.
-    pub watermarks: rows::live::Watermarks,
+    pub watermarks: rows::claims::Watermarks,
     /// Time at which `watermarks` was last verified.
     pub checked_at: Timestamp,
     /// Number of the newest connection when the watermarks were recorded. They are valid on connections that
@@ -113,11 +113,11 @@ impl FoundJobs {
         for n in 0..jobs.len() {
             let job = &mut jobs[n];
             if job.payload.is_empty() {
-                job.payload = rows::live::find_payload(tx, job.id)?.unwrap_or_default();
+                job.payload = rows::claims::find_payload(tx, job.id)?.unwrap_or_default();
             }
             bytes += job.payload.len();
             if bytes >= MAX_CLAIM_BYTES {
-                jobs.split_off(n + 1).iter().try_for_each(|job| rows::live::unclaim(tx, job.id))?;
+                jobs.split_off(n + 1).iter().try_for_each(|job| rows::claims::unclaim(tx, job.id))?;
                 return Ok(Self { jobs, is_truncated: true, may_have_more: false, next_claim_at: None });
             }
         }
@@ -220,12 +220,12 @@ fn promote(
         marks.swept_at = now;
     }
     let at_once = MIN_PROMOTE_BATCH.max(limit * 2);
-    let promoted = rows::live::promote(tx, queue, now, marks.due, at_once)?;
+    let promoted = rows::claims::promote(tx, queue, now, marks.due, at_once)?;
     marks.promoted_at = Some(now);
     marks.more_due = promoted as i64 >= at_once;
     if !marks.more_due {
         // A due job that another transaction has locked was skipped, so the watermark stays below it.
-        let next = rows::live::next_due(tx, queue, marks.due)?;
+        let next = rows::claims::next_due(tx, queue, marks.due)?;
         let settled = now - MAX_COMMIT_DELAY;
         marks.due = marks.due.max(next.map_or(settled, |due| due.min(settled)));
         marks.next_due = next.map(|due| if due <= now { now + PROMOTE_INTERVAL } else { due });
@@ -244,7 +244,7 @@ fn queue_room(
 ) -> Result<(i64, Option<(Timestamp, i64)>), Error> {
     let mut left = limit;
     if let Some(concurrency) = settings.concurrency {
-        left = left.min(concurrency - rows::live::running(tx, queue)?);
+        left = left.min(concurrency - rows::claims::running(tx, queue)?);
     }
     let Some(rate) = settings.rate else { return Ok((left, None)) };
     let (admitted, since, used) = room(rate, rows::queues::find_window(tx, queue, "")?, now);
@@ -263,7 +263,7 @@ fn claim_by_priority(
     limit: i64,
     marks: &mut ClaimState,
 ) -> Result<FoundJobs, Error> {
-    let page = rows::live::claim(tx, now, claimer, queue, limit, &marks.watermarks)?;
+    let page = rows::claims::claim(tx, now, claimer, queue, limit, &marks.watermarks)?;
     let (claimed, oldest) = (page.jobs.len() as i64, page.oldest);
     let mut found = FoundJobs::complete(tx, page.jobs)?;
     found.is_truncated |= page.picked < page.found;
@@ -298,20 +298,20 @@ fn claim_suspect(
     let suspects = if limits_keys {
         next_suspects(tx, queue, marks.last_suspect)?
     } else {
-        rows::live::suspects_after(tx, queue, 0, 1)?
+        rows::claims::suspects_after(tx, queue, 0, 1)?
     };
-    if suspects.is_empty() || rows::live::has_suspect(tx, queue, claimer.worker)? {
+    if suspects.is_empty() || rows::claims::has_suspect(tx, queue, claimer.worker)? {
         return Ok(Vec::new());
     }
     for (id, key) in suspects {
         marks.last_suspect = id;
         if let Some(key) = key.filter(|_| limits_keys) {
-            let running = rows::live::running_of_key(tx, queue, &key)?;
+            let running = rows::claims::running_of_key(tx, queue, &key)?;
             if key_room(tx, now, queue, &key, running, settings)? <= 0 {
                 continue;
             }
         }
-        let claimed = rows::live::claim_these(tx, now, claimer, queue, &[id])?;
+        let claimed = rows::claims::claim_these(tx, now, claimer, queue, &[id])?;
         count_keys(tx, now, queue, settings, &claimed)?;
         return Ok(FoundJobs::complete(tx, claimed)?.jobs);
     }
@@ -320,10 +320,10 @@ fn claim_suspect(
 
 /// Returns the suspects after `last`, and from the first one on once the end is reached.
 fn next_suspects(tx: &Tx<'_>, queue: &str, last: JobId) -> Result<Vec<(JobId, Option<String>)>, Error> {
-    let mut suspects = rows::live::suspects_after(tx, queue, last, MAX_SUSPECTS)?;
+    let mut suspects = rows::claims::suspects_after(tx, queue, last, MAX_SUSPECTS)?;
     let room = MAX_SUSPECTS - suspects.len() as i64;
     if room > 0 && last > 0 {
-        let from_the_start = rows::live::suspects_after(tx, queue, 0, room)?;
+        let from_the_start = rows::claims::suspects_after(tx, queue, 0, room)?;
         suspects.extend(from_the_start.into_iter().take_while(|(id, _)| *id <= last));
     }
     Ok(suspects)

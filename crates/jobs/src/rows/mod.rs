@@ -35,8 +35,11 @@ row_columns! {
     }
 }
 
+pub mod attempts;
+pub mod claims;
 pub mod dependencies;
 pub mod ended;
+pub mod inserts;
 pub mod live;
 pub mod queues;
 pub mod schedules;

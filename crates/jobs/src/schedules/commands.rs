@@ -197,8 +197,8 @@ pub fn set_paused(tx: &Tx<'_>, ctx: &Ctx, name: &str, paused: bool) -> Result<Sc
 /// Returns [`ScheduleError::Unknown`] if the schedule does not exist.
 pub fn run_now(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<JobId, ScheduleError> {
     let schedule = lock_schedule(tx, name, None)?;
-    let moments = (0..100).map(|ms| ctx.now + Duration::from_millis(ms));
-    for at in moments {
+    let free_times = (0..100).map(|ms| ctx.now + Duration::from_millis(ms));
+    for at in free_times {
         if rows::insert_occurrence(tx, name, at, Origin::Now, ctx.now)? {
             let job = run::enqueue(tx, ctx, &schedule, Run { at, after: &[], delay: Duration::ZERO })?;
             tx.audit(ctx, "schedule.run", name);

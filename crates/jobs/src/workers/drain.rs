@@ -6,7 +6,7 @@ use kith_store::Error;
 use tokio::sync::watch;
 
 use super::{AttemptContext, Handler, PROCESS_LEASE};
-use crate::finish::Report;
+use crate::finish::AttemptReport;
 use crate::jobs::Jobs;
 use crate::model::JobError;
 
@@ -46,8 +46,11 @@ impl Jobs {
                 Some(handler) => handler.attempt(AttemptContext::new(self, job, stopped)).await,
                 None => Err(JobError::discard("no handler for this kind")),
             };
-            let report =
-                Report { attempt, outcome, notify_queue: claim.is_limited.then(|| (*queue).to_owned()) };
+            let report = AttemptReport {
+                attempt,
+                outcome,
+                notify_queue: claim.is_limited.then(|| (*queue).to_owned()),
+            };
             self.report(Arc::new(vec![report])).await?;
         }
         Ok(count)

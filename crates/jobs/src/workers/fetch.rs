@@ -15,7 +15,7 @@ use crate::queue_channel;
 /// Maximum number of jobs per claim.
 const MAX_CLAIM: usize = 500;
 /// Maximum number of jobs claimed ahead of the running ones.
-const MAX_AHEAD: usize = 1_000;
+const MAX_PREFETCH: usize = 1_000;
 /// Period whose number of ended jobs determines how many are claimed ahead.
 const PACE_INTERVAL: Duration = Duration::from_millis(50);
 /// Delay before claiming again after the database did not respond.
@@ -31,10 +31,10 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueConcurrency) {
         outstanding: AtomicUsize::new(0),
         ended: AtomicUsize::new(0),
     });
-    let mut pace = Pace::default();
+    let mut pace = FetchPace::default();
     while *phase.borrow() == Phase::Working {
-        let room = pace.room(&lane);
-        if room == 0 {
+        let claim_size = pace.claim_size(&lane);
+        if claim_size == 0 {
             tokio::select! {
                 () = lane.shared.freed.notified() => {}
                 () = tokio::time::sleep(PACE_INTERVAL) => {}
@@ -44,7 +44,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueConcurrency) {
         }
         listener.discard_pending();
         let worker = lane.shared.worker.load(Ordering::Relaxed);
-        match lane.shared.jobs.claim(&lane.share.queue, worker, room as i64).await {
+        match lane.shared.jobs.claim(&lane.share.queue, worker, claim_size as i64).await {
             Ok(claim) => {
                 let (found, look_again_at) = (claim.jobs.len(), claim.next_claim_at);
                 pace.is_limited = claim.is_limited;
@@ -95,31 +95,31 @@ fn start(lane: &Arc<QueueRunner>, claim: Claim) {
     }
 }
 
-/// Number of jobs to claim ahead.
+/// Sizes of the next claims: free capacity plus jobs claimed ahead.
 #[derive(Default)]
-struct Pace {
-    ahead: usize,
-    looked_at: Option<Instant>,
+struct FetchPace {
+    prefetch: usize,
+    measured_at: Option<Instant>,
     is_limited: bool,
 }
 
-impl Pace {
+impl FetchPace {
     /// Returns the number of jobs to claim now.
     #[expect(clippy::disallowed_methods, reason = "paces real work")]
-    fn room(&mut self, lane: &QueueRunner) -> usize {
+    fn claim_size(&mut self, lane: &QueueRunner) -> usize {
         let now = Instant::now();
-        let since = self.looked_at.map(|at| now - at);
+        let since = self.measured_at.map(|at| now - at);
         if since.is_none_or(|since| since >= PACE_INTERVAL) {
             let ended = lane.ended.swap(0, Ordering::Relaxed);
             // A rate per period: after a long pause, few jobs have ended per period.
             let spans = since.map_or(1, |since| since.as_millis() / PACE_INTERVAL.as_millis()).max(1);
-            self.ahead = (ended / usize::try_from(spans).unwrap_or(usize::MAX)).min(MAX_AHEAD);
-            self.looked_at = Some(now);
+            self.prefetch = (ended / usize::try_from(spans).unwrap_or(usize::MAX)).min(MAX_PREFETCH);
+            self.measured_at = Some(now);
         }
-        let ahead = if self.is_limited { 0 } else { self.ahead };
-        let capacity = lane.share.concurrency + ahead;
-        let room = capacity.saturating_sub(lane.outstanding.load(Ordering::Relaxed));
+        let prefetch = if self.is_limited { 0 } else { self.prefetch };
+        let capacity = lane.share.concurrency + prefetch;
+        let claim_size = capacity.saturating_sub(lane.outstanding.load(Ordering::Relaxed));
         // A small claim costs as much as a large one, so wait until there is more room.
-        if room < (capacity / 4).min(MAX_CLAIM / 2) { 0 } else { room.min(MAX_CLAIM) }
+        if claim_size < (capacity / 4).min(MAX_CLAIM / 2) { 0 } else { claim_size.min(MAX_CLAIM) }
     }
 }

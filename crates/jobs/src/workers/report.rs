@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::Shared;
 use super::lane::now;
 use crate::batch::is_outage;
-use crate::finish::{self, Report, ReportOutcome};
+use crate::finish::{self, AttemptReport, ReportOutcome};
 use crate::model::{Attempt, JobError, JobState};
 
 /// Maximum number of reports per transaction.
@@ -36,7 +36,7 @@ pub(super) enum Message {
 /// Ended attempt with the data for the statistics.
 #[derive(Clone)]
 pub(super) struct EndedAttempt {
-    report: Report,
+    report: AttemptReport,
     queue: String,
     kind: String,
     took: Duration,
@@ -58,14 +58,14 @@ struct Rejection {
 }
 
 impl EndedAttempt {
-    pub fn new(report: Report, queue: String, kind: String, took: Duration) -> Self {
+    pub fn new(report: AttemptReport, queue: String, kind: String, took: Duration) -> Self {
         Self { report, queue, kind, took, is_doubtful: false, is_substitute: false, rejection: None }
     }
 
     /// Returns a report of a failed attempt, in place of a report that cannot be written.
     fn substitute(self, error: &Error) -> Self {
         let why = format!("the result could not be stored: {error}");
-        let report = Report { outcome: Err(JobError::Retry(why)), ..self.report };
+        let report = AttemptReport { outcome: Err(JobError::Retry(why)), ..self.report };
         Self { report, is_substitute: true, rejection: None, ..self }
     }
 
@@ -89,8 +89,8 @@ impl EndedAttempt {
     }
 }
 
-impl Borrow<Report> for EndedAttempt {
-    fn borrow(&self) -> &Report {
+impl Borrow<AttemptReport> for EndedAttempt {
+    fn borrow(&self) -> &AttemptReport {
         &self.report
     }
 }
@@ -225,5 +225,5 @@ async fn record_outcome(shared: &Shared, mut outcome: ReportOutcome, ended: &End
         tracing::info!(job, attempt, kind, %error, "an attempt did not succeed");
     }
     let is_snooze = matches!(report.outcome, Err(JobError::Snooze(_)));
-    shared.jobs.inner().counts.count_outcome(queue, kind, &outcome, is_snooze, *took);
+    shared.jobs.inner().counts.record_outcome(queue, kind, &outcome, is_snooze, *took);
 }

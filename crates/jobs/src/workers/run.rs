@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::lane::{QueueRunner, now};
 use super::report::{EndedAttempt, Message};
 use super::{Phase, Running, Shared};
-use crate::finish::Report;
+use crate::finish::AttemptReport;
 use crate::jobs::Jobs;
 use crate::model::{Attempt, ClaimToken, ClaimedJob, DependencyResult, JobError, JobId, JobOutput, LogLine};
 use crate::{finish, queries, rows};
@@ -94,7 +94,7 @@ impl AttemptContext {
         let progress = move |tx: &kith_store::Tx<'_>| {
             tx.allow_async_commit();
             tx.notify(progress_channel(own.job));
-            rows::live::set_progress(tx, own, &text)
+            rows::attempts::set_progress(tx, own, &text)
         };
         self.jobs.db().write(progress).await
     }
@@ -145,7 +145,7 @@ pub(super) async fn run(lane: Arc<QueueRunner>, claimed: ClaimedJob, is_limited:
             let is_left = matches!(outcome, Err(JobError::Cancelled))
                 && *lane.shared.phase.borrow() >= Phase::Cancelling;
             let notify_queue = is_limited.then(|| queue.clone());
-            let report = Report { attempt, outcome, notify_queue };
+            let report = AttemptReport { attempt, outcome, notify_queue };
             (!is_left).then(|| Message::Finished(EndedAttempt::new(report, queue, kind, started.elapsed())))
         }
     };
@@ -184,11 +184,11 @@ async fn outcome(
         return Err(JobError::Snooze(UNKNOWN_KIND_DELAY));
     };
     let timeout = claimed.timeout;
-    let (mut asked, mut phase) = (stopped.clone(), lane.shared.phase.subscribe());
+    let (mut stop, mut phase) = (stopped.clone(), lane.shared.phase.subscribe());
     let running = handler.attempt(AttemptContext::new(&lane.shared.jobs, claimed, stopped));
     let stopping = async {
         let stop_deadline = async {
-            if asked.wait_for(|stop| *stop).await.is_err() {
+            if stop.wait_for(|stop| *stop).await.is_err() {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(CANCEL_TIMEOUT).await;

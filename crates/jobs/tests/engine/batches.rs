@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 use kith_jobs::{
-    AttemptContext, EnqueueError, Handler, JobOutput, JobState, MAX_PAYLOAD_BYTES, MaintenanceState, NewJob,
-    OnConflict, QueueConcurrency, Report, Retention, RetryPolicy, Unique, WorkerOptions, Workers, enqueue,
+    AttemptContext, AttemptReport, EnqueueError, Handler, JobOutput, JobState, MAX_PAYLOAD_BYTES,
+    MaintenanceState, NewJob, OnConflict, QueueConcurrency, Retention, RetryPolicy, Unique, WorkerOptions,
+    Workers, enqueue,
 };
 use kith_kernel::seconds;
 use kith_store::testing::Fault;
@@ -152,7 +153,7 @@ async fn parents_of_one_waiter_each_settle_in_one_run(engine: Engine) {
     insert_parents(&engine, PARENTS, 1).await;
     let worker = engine.worker().await;
     let claim = engine.claim(worker, PARENTS).await;
-    let report = |job: &kith_jobs::ClaimedJob| Report {
+    let report = |job: &kith_jobs::ClaimedJob| AttemptReport {
         attempt: job.as_attempt(),
         outcome: done(),
         notify_queue: None,
@@ -174,7 +175,7 @@ async fn jobs_that_end_together_settle_within_one_budget(engine: Engine) {
     insert_parents(&engine, PARENTS, 400).await;
     let worker = engine.worker().await;
     let claim = engine.claim(worker, PARENTS).await;
-    let report = |job: &kith_jobs::ClaimedJob| Report {
+    let report = |job: &kith_jobs::ClaimedJob| AttemptReport {
         attempt: job.as_attempt(),
         outcome: done(),
         notify_queue: None,
@@ -221,7 +222,7 @@ async fn report_with_lost_response_is_counted_correctly(engine: Engine) {
     until("all have ended", async || engine.count("SELECT COUNT(*) FROM jobs").await == 0).await;
     let stale = workers.stale();
     workers.stop().await;
-    let total = engine.jobs.totals().remove(0).2.tally;
+    let total = engine.jobs.totals().remove(0).2.counts;
     let completed = engine.count("SELECT COUNT(*) FROM job_history WHERE state = 4").await;
     let cancelled = engine.count("SELECT COUNT(*) FROM job_history WHERE state = 5").await;
     let dead = engine.count("SELECT COUNT(*) FROM job_dead_letters").await;

@@ -277,7 +277,7 @@ async fn reports_of_many_jobs_are_applied_together(engine: Engine) {
     engine.jobs.enqueue_all((0..300).map(work).collect()).await.unwrap();
     let worker = engine.worker().await;
     let claim = engine.claim(worker, 300).await;
-    let report = |job: &kith_jobs::ClaimedJob| kith_jobs::Report {
+    let report = |job: &kith_jobs::ClaimedJob| kith_jobs::AttemptReport {
         attempt: job.as_attempt(),
         outcome: match job.id % 3 {
             0 => done(),

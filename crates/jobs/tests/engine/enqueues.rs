@@ -49,7 +49,7 @@ async fn invalid_job_is_rejected_with_field_name(engine: Engine) {
         ("priority", work(1).priority(10)),
         ("priority", work(1).priority(-1)),
         ("retry.max_attempts", work(1).retry(RetryPolicy::times(0))),
-        ("limit_key", work(1).limited_by("")),
+        ("limit_key", work(1).with_limit_key("")),
         ("unique.key", work(1).unique(Unique::key(long))),
     ];
     for (field, job) in wrong {

@@ -172,10 +172,10 @@ async fn suspect_all(engine: &Engine) {
 async fn saturated_suspects_do_not_hide_later_suspects(engine: Engine) {
     limit_keys_to_one(&engine).await;
     let (first, second) = (engine.worker().await, engine.worker().await);
-    engine.enqueue(work(0).limited_by("crowd")).await;
+    engine.enqueue(work(0).with_limit_key("crowd")).await;
     let running = engine.claim(first, 1).await.jobs.remove(0);
-    let crowd = (1..=120).map(|n| work(n).limited_by("crowd"));
-    engine.jobs.enqueue_all(crowd.chain([work(-1).limited_by("other")]).collect()).await.unwrap();
+    let crowd = (1..=120).map(|n| work(n).with_limit_key("crowd"));
+    engine.jobs.enqueue_all(crowd.chain([work(-1).with_limit_key("other")]).collect()).await.unwrap();
     suspect_all(&engine).await;
     let mut found = Vec::new();
     for _ in 0..5 {
@@ -195,9 +195,9 @@ async fn saturated_suspects_do_not_hide_later_suspects(engine: Engine) {
 async fn suspect_counts_against_the_limit_of_its_key(engine: Engine) {
     limit_keys_to_one(&engine).await;
     let (first, second) = (engine.worker().await, engine.worker().await);
-    engine.enqueue(work(1).limited_by("a")).await;
+    engine.enqueue(work(1).with_limit_key("a")).await;
     let running = engine.claim(first, 1).await.jobs.remove(0);
-    engine.jobs.enqueue_all(vec![work(-1).limited_by("a"), work(-2).limited_by("b")]).await.unwrap();
+    engine.jobs.enqueue_all(vec![work(-1).with_limit_key("a"), work(-2).with_limit_key("b")]).await.unwrap();
     suspect_all(&engine).await;
     let other = engine.claim(second, 5).await;
     assert_eq!(crate::support::numbers(&other), [-2], "the job with the saturated key is not claimed");
@@ -262,15 +262,15 @@ async fn concurrent_nodes_evict_worker_once(engine: Engine) {
     engine.claim(gone, 50).await;
     engine.advance(seconds(7));
     let nodes = [Some(engine.jobs.clone()), engine.second().await];
-    let mut rescuers = tokio::task::JoinSet::new();
+    let mut evictors = tokio::task::JoinSet::new();
     for n in 0..6 {
         let jobs = nodes[n % 2].clone().unwrap_or_else(|| engine.jobs.clone());
-        rescuers.spawn(async move { jobs.evict_expired_workers().await.unwrap() });
+        evictors.spawn(async move { jobs.evict_expired_workers().await.unwrap() });
     }
-    let mut rescued = 0;
-    while let Some(ended) = rescuers.join_next().await {
-        rescued += ended.unwrap();
+    let mut returned = 0;
+    while let Some(ended) = evictors.join_next().await {
+        returned += ended.unwrap();
     }
-    assert_eq!(rescued, 50);
+    assert_eq!(returned, 50);
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE crashes = 1").await, 50);
 }

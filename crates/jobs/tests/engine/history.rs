@@ -98,7 +98,7 @@ async fn minutes_and_samples_record_activity(engine: Engine) {
     let since = crate::support::BEGINNING - hours(1);
     let minutes =
         engine.db().read(move |q| kith_jobs::list_minutes(q, Some("default"), since, 100)).await.unwrap();
-    let started: i64 = minutes.iter().map(|minute| minute.tally.started).sum();
+    let started: i64 = minutes.iter().map(|minute| minute.counts.started).sum();
     assert_eq!(started, 5);
     let samples = engine.db().read(move |q| kith_jobs::list_samples(q, "default", since, 100)).await.unwrap();
     assert_eq!(samples.iter().map(|one| (one.ready, one.dead)).collect::<Vec<_>>(), [(5, 0), (0, 1)]);

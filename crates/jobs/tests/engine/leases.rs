@@ -81,7 +81,7 @@ async fn progress_and_log_are_stored_with_job(engine: Engine) {
 }
 
 async fn empty_leased_claim_leaves_no_worker(engine: Engine) {
-    let claim = engine.jobs.claim_leased("default", "early", seconds(30), 5).await.unwrap();
+    let claim = engine.jobs.claim_with_lease("default", "early", seconds(30), 5).await.unwrap();
     assert!(claim.jobs.is_empty());
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0);
 }
@@ -98,7 +98,7 @@ async fn progress(engine: &Engine, job: &ClaimedJob, progress: &'static str) -> 
 
 /// Claims one job for an external program.
 async fn claim(engine: &Engine, lease: Duration) -> ClaimedJob {
-    let claim = engine.jobs.claim_leased("default", "elsewhere", lease, 1).await.unwrap();
+    let claim = engine.jobs.claim_with_lease("default", "elsewhere", lease, 1).await.unwrap();
     claim.into_claim().jobs.remove(0)
 }
 
@@ -107,7 +107,7 @@ async fn delay_longer_than_lease_runs_once(engine: Engine) {
     let due = engine.ctx().now + seconds(36_000);
     engine.enqueue(work(1).at(due)).await;
     for _ in 0..100 {
-        let claim = engine.jobs.claim_leased("default", "impatient", seconds(5), 5).await.unwrap();
+        let claim = engine.jobs.claim_with_lease("default", "impatient", seconds(5), 5).await.unwrap();
         assert!(claim.jobs.is_empty());
         engine.advance(seconds(360));
         engine.jobs.evict_expired_workers().await.unwrap();

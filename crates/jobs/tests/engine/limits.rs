@@ -57,7 +57,7 @@ async fn rate_limit_is_enforced(engine: Engine) {
 
 async fn key_concurrency_is_independent_per_key(engine: Engine) {
     set(&engine, |queue| queue.key_concurrency = Some(2)).await;
-    let jobs = (0..30).map(|n| work(n).limited_by(format!("key-{}", n % 3)));
+    let jobs = (0..30).map(|n| work(n).with_limit_key(format!("key-{}", n % 3)));
     engine.jobs.enqueue_all(jobs.chain([work(100)]).collect()).await.unwrap();
     let worker = engine.worker().await;
     let mut claimed = Vec::new();
@@ -78,7 +78,7 @@ async fn key_concurrency_is_independent_per_key(engine: Engine) {
 
 async fn key_rate_is_independent_per_key(engine: Engine) {
     set(&engine, |queue| queue.key_rate = Some(Rate { limit: 2, period_ms: 10_000 })).await;
-    let jobs = (0..12).map(|n| work(n).limited_by(if n % 2 == 0 { "even" } else { "odd" }));
+    let jobs = (0..12).map(|n| work(n).with_limit_key(if n % 2 == 0 { "even" } else { "odd" }));
     engine.jobs.enqueue_all(jobs.collect()).await.unwrap();
     let worker = engine.worker().await;
     for _ in 0..3 {
@@ -102,7 +102,7 @@ async fn limits_are_exact_across_nodes(engine: Engine) {
         queue.key_concurrency = Some(2);
     })
     .await;
-    let jobs = (0..200).map(|n| work(n).limited_by(format!("{}", n % 10)));
+    let jobs = (0..200).map(|n| work(n).with_limit_key(format!("{}", n % 10)));
     engine.jobs.enqueue_all(jobs.collect()).await.unwrap();
     let nodes = [Some(engine.jobs.clone()), engine.second().await];
     let mut claimers = tokio::task::JoinSet::new();
@@ -130,8 +130,8 @@ async fn limits_are_exact_across_nodes(engine: Engine) {
 
 async fn saturated_key_does_not_hide_later_keys(engine: Engine) {
     set(&engine, |queue| queue.key_concurrency = Some(1)).await;
-    let crowd = (0..2_000).map(|n| work(n).limited_by("crowd"));
-    let others = (5_000..5_003).map(|n| work(n).limited_by(format!("other-{n}")));
+    let crowd = (0..2_000).map(|n| work(n).with_limit_key("crowd"));
+    let others = (5_000..5_003).map(|n| work(n).with_limit_key(format!("other-{n}")));
     engine.jobs.enqueue_all(crowd.chain(others).collect()).await.unwrap();
     let worker = engine.worker().await;
     let mut found = Vec::new();
@@ -145,7 +145,7 @@ async fn saturated_key_does_not_hide_later_keys(engine: Engine) {
 async fn many_saturated_keys_do_not_hide_later_keys(engine: Engine) {
     const KEYS: i64 = 600;
     set(&engine, |queue| queue.key_concurrency = Some(1)).await;
-    let jobs = |n: i64| work(n).limited_by(format!("key-{n:04}"));
+    let jobs = |n: i64| work(n).with_limit_key(format!("key-{n:04}"));
     engine.jobs.enqueue_all((0..KEYS).chain(0..KEYS).map(jobs).collect()).await.unwrap();
     let worker = engine.worker().await;
     let mut running = 0;
@@ -154,7 +154,7 @@ async fn many_saturated_keys_do_not_hide_later_keys(engine: Engine) {
         assert!(claimed > 0, "{running} run");
         running += claimed;
     }
-    engine.enqueue(work(-1).limited_by("key-0597-b")).await;
+    engine.enqueue(work(-1).with_limit_key("key-0597-b")).await;
     let mut found = Vec::new();
     for _ in 0..3 {
         found.extend(numbers(&engine.claim(worker, 500).await));
@@ -177,7 +177,7 @@ async fn count_by_key(engine: &Engine, claims: usize, limit: i64) -> (usize, usi
 
 async fn fill(engine: &Engine, without: i64, with: i64) {
     set(engine, |queue| queue.key_concurrency = Some(10)).await;
-    let with = (0..with).map(|n| work(n).limited_by(format!("key-{}", n % 7)));
+    let with = (0..with).map(|n| work(n).with_limit_key(format!("key-{}", n % 7)));
     engine.jobs.enqueue_all((0..without).map(work).chain(with).collect()).await.unwrap();
 }
 
@@ -233,18 +233,18 @@ async fn stale_revision_of_settings_is_rejected(engine: Engine) {
 async fn examined_keys_are_not_examined_again_immediately(engine: Engine) {
     const KEYS: i64 = 600;
     set(&engine, |queue| queue.key_concurrency = Some(1)).await;
-    let jobs = (0..2 * KEYS).map(|n| work(n).limited_by(format!("key-{}", n % KEYS)));
+    let jobs = (0..2 * KEYS).map(|n| work(n).with_limit_key(format!("key-{}", n % KEYS)));
     engine.jobs.enqueue_all(jobs.collect()).await.unwrap();
     let worker = engine.worker().await;
     let mut claimed = 0;
     while claimed < KEYS {
         claimed += engine.claim(worker, KEYS).await.jobs.len() as i64;
     }
-    let mut looks = Vec::new();
+    let mut next_claims = Vec::new();
     for _ in 0..6 {
         let claim = engine.claim(worker, KEYS).await;
         assert!(claim.jobs.is_empty(), "all keys are saturated");
-        looks.push(claim.next_claim_at);
+        next_claims.push(claim.next_claim_at);
     }
-    assert_eq!(looks[2..], [None; 4], "{looks:?}");
+    assert_eq!(next_claims[2..], [None; 4], "{next_claims:?}");
 }

@@ -5,8 +5,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use kith_jobs::{
-    AttemptContext, Handler, JobOutput, MAX_PRIORITY, QueueConcurrency, Report, WorkerOptions, Workers,
-    set_queue,
+    AttemptContext, AttemptReport, Handler, JobOutput, MAX_PRIORITY, QueueConcurrency, WorkerOptions,
+    Workers, set_queue,
 };
 use kith_kernel::seconds;
 use kith_store::{EngineKind, Error, Tx, Values, contract, params};
@@ -99,7 +99,7 @@ async fn unreached_limit_does_not_shrink_claims(engine: Engine) {
     engine.jobs.enqueue_all((0..400).map(work).collect()).await.unwrap();
     let second = engine.second().await.unwrap_or_else(|| engine.jobs.clone());
     let nodes = [&engine.jobs, &second];
-    let mut running: Vec<Vec<Report>> = vec![Vec::new(); WORKERS];
+    let mut running: Vec<Vec<AttemptReport>> = vec![Vec::new(); WORKERS];
     let mut workers = Vec::new();
     for _ in 0..WORKERS {
         workers.push(engine.worker().await);
@@ -115,7 +115,7 @@ async fn unreached_limit_does_not_shrink_claims(engine: Engine) {
         running[at] = claim
             .jobs
             .iter()
-            .map(|job| Report {
+            .map(|job| AttemptReport {
                 attempt: job.as_attempt(),
                 outcome: Ok(JobOutput::default()),
                 notify_queue: None,
@@ -158,7 +158,7 @@ async fn churn(engine: &Engine, worker: i64, jobs: i64) {
         engine.jobs.enqueue_all((from..from + 500).map(work).collect()).await.unwrap();
         let claim = engine.claim(worker, 500).await;
         assert_eq!(claim.jobs.len(), 500);
-        let ended = claim.jobs.iter().map(|job| Report {
+        let ended = claim.jobs.iter().map(|job| AttemptReport {
             attempt: job.as_attempt(),
             outcome: done(),
             notify_queue: None,

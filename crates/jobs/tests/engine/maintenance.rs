@@ -71,7 +71,7 @@ async fn unstarted_attempt_is_not_overdue(engine: Engine) {
 
 async fn leased_attempt_is_overdue_from_its_claim(engine: Engine) {
     let id = engine.enqueue(work(1).timeout(seconds(1))).await.id;
-    engine.jobs.claim_leased("default", "elsewhere", hours(1), 1).await.unwrap().into_claim();
+    engine.jobs.claim_with_lease("default", "elsewhere", hours(1), 1).await.unwrap().into_claim();
     engine.advance(seconds(5));
     maintain(&engine).await;
     assert_eq!(engine.state(id).await, JobState::Running);

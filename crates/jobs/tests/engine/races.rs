@@ -141,7 +141,7 @@ async fn claim_with_unknown_outcome_is_returned(engine: Engine) {
 async fn leased_claim_with_unknown_outcome_is_returned(engine: Engine) {
     engine.jobs.enqueue_all((0..5).map(work).collect()).await.unwrap();
     engine.db().inject(Fault::CommitAnswerLost);
-    assert!(engine.jobs.claim_leased("default", "elsewhere", seconds(3_600), 5).await.is_err());
+    assert!(engine.jobs.claim_with_lease("default", "elsewhere", seconds(3_600), 5).await.is_err());
     let free = "SELECT COUNT(*) FROM jobs WHERE state <> 2 AND attempt = 1 AND crashes = 0";
     until("the jobs are free", async || engine.count(free).await == 5).await;
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0);
@@ -159,7 +159,7 @@ async fn leased_claim_without_caller_is_returned(engine: Engine) {
     let held = hold(&engine, lock).await;
     let jobs = engine.jobs.clone();
     let claiming = tokio::spawn(async move {
-        jobs.claim_leased("default", "elsewhere", seconds(3_600), 1).await.unwrap().into_claim();
+        jobs.claim_with_lease("default", "elsewhere", seconds(3_600), 1).await.unwrap().into_claim();
     });
     until_blocked(&engine).await;
     claiming.abort();
@@ -175,16 +175,16 @@ async fn leased_claim_without_caller_is_returned(engine: Engine) {
 /// A request fails after its claim, because the response could not be stored.
 async fn dropped_leased_claim_is_returned(engine: Engine) {
     engine.jobs.enqueue_all((0..3).map(work).collect()).await.unwrap();
-    let claim = engine.jobs.claim_leased("default", "elsewhere", seconds(3_600), 2).await.unwrap();
+    let claim = engine.jobs.claim_with_lease("default", "elsewhere", seconds(3_600), 2).await.unwrap();
     assert_eq!(claim.jobs.len(), 2);
     drop(claim);
     until("the jobs are free", async || engine.count("SELECT COUNT(*) FROM jobs WHERE state = 2").await == 0)
         .await;
-    let claim = engine.jobs.claim_leased("default", "elsewhere", seconds(3_600), 1).await.unwrap();
+    let claim = engine.jobs.claim_with_lease("default", "elsewhere", seconds(3_600), 1).await.unwrap();
     claim.return_to_queue().await.unwrap();
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_workers").await, 0);
     engine.advance(seconds(1));
-    let claim = engine.jobs.claim_leased("default", "elsewhere", seconds(3_600), 5).await.unwrap();
+    let claim = engine.jobs.claim_with_lease("default", "elsewhere", seconds(3_600), 5).await.unwrap();
     assert_eq!(claim.into_claim().jobs.len(), 3);
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs WHERE state = 2 AND crashes = 0").await, 3);
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kith_jobs::{
-    Claim, Enqueued, JOBS_MIGRATIONS, JobError, JobId, JobOutput, JobRecord, JobState, Jobs, NewJob, Report,
-    ReportOutcome,
+    AttemptReport, Claim, Enqueued, JOBS_MIGRATIONS, JobError, JobId, JobOutput, JobRecord, JobState, Jobs,
+    NewJob, ReportOutcome,
 };
 use kith_kernel::{Ctx, ManualClock, SeededRandom, Sources, TimeOrderedIds, Timestamp};
 use kith_store::testing::{TestDatabase, postgres_url};
@@ -105,7 +105,7 @@ impl Engine {
         job: &kith_jobs::ClaimedJob,
         outcome: Result<JobOutput, JobError>,
     ) -> ReportOutcome {
-        let report = Report { attempt: job.as_attempt(), outcome, notify_queue: None };
+        let report = AttemptReport { attempt: job.as_attempt(), outcome, notify_queue: None };
         self.jobs.report(Arc::new(vec![report])).await.unwrap().remove(0)
     }
 

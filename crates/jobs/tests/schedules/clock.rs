@@ -72,10 +72,10 @@ async fn clock_jumps_follow_missed_policy(world: TestContext) {
         max_at_once = max_at_once.max(world.node.tick_at(now).await.jobs);
     }
     let mut sum = 0;
-    for ((name, asked), expected) in all.iter().zip(&expected) {
+    for ((name, pattern), expected) in all.iter().zip(&expected) {
         let ran: Vec<_> = world.runs(name).await.into_iter().map(|(at, job)| (at, job.is_some())).collect();
         let expected: Vec<_> = expected.iter().map(|at| (*at, true)).collect();
-        assert_eq!(ran, expected, "{asked:?}");
+        assert_eq!(ran, expected, "{pattern:?}");
         sum += ran.len();
     }
     assert_eq!(world.count_jobs().await, i64::try_from(sum).unwrap());

@@ -51,9 +51,9 @@ async fn nodes_with_clock_skew_run_occurrence_once(world: TestContext) {
         }
         // One run for the hour, plus those by which one node was ahead; runs made ahead are not repeated.
         world.node.clock.set(start + hours(1) + skew);
-        let ahead = i64::try_from(skew.as_secs() / 60).unwrap();
+        let skew_minutes = i64::try_from(skew.as_secs() / 60).unwrap();
         let ran = world.count_jobs().await - before;
-        assert!((60 + ahead..=61 + ahead).contains(&ran), "{skew:?}: {ran}");
+        assert!((60 + skew_minutes..=61 + skew_minutes).contains(&ran), "{skew:?}: {ran}");
         let times = world.times("every.minute").await;
         let mut unique = times.clone();
         unique.dedup();

@@ -55,7 +55,7 @@ async fn cancel_policy_ends_older_run_first(world: TestContext) {
     assert!(claim(&world).await.is_empty(), "nothing can be claimed while the older run is active");
     let attempt = running[0].as_attempt();
     let outcome = Err(kith_jobs::JobError::Cancelled);
-    let report = kith_jobs::Report { attempt, outcome, notify_queue: None };
+    let report = kith_jobs::AttemptReport { attempt, outcome, notify_queue: None };
     world.node.jobs.report(std::sync::Arc::new(vec![report])).await.unwrap();
     assert_eq!(claim(&world).await.len(), 1);
 }

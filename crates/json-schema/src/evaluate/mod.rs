@@ -82,7 +82,7 @@ struct Evaluated<'d> {
 }
 
 #[derive(Clone, Debug)]
-struct Verdict<'d> {
+struct EvaluationResult<'d> {
     is_valid: bool,
     /// `None` if the caller does not need it.
     evaluated: Option<Rc<Evaluated<'d>>>,
@@ -118,7 +118,7 @@ struct Evaluation<'s, 'd, 'w> {
     names: &'d HashMap<&'d str, Value>,
     work: &'w mut Work,
     /// Results of shared schemas for values, by their address; `None` while a result is being computed.
-    known: HashMap<(NodeId, usize, Scope), Option<Verdict<'d>>>,
+    known: HashMap<(NodeId, usize, Scope), Option<EvaluationResult<'d>>>,
     scopes: Vec<Vec<(usize, NodeId)>>,
     entered: HashMap<(Scope, usize), Scope>,
     depth: usize,
@@ -172,7 +172,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         data: &'d Value,
         scope: Scope,
         path: Option<&Path<'_>>,
-    ) -> Result<Verdict<'d>, TooCostly> {
+    ) -> Result<EvaluationResult<'d>, TooCostly> {
         self.work.charge(1)?;
         let schema = self.schema;
         let (resource, is_shared, keywords) = match &schema.nodes[id] {
@@ -182,7 +182,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
                     let kind = if is_field { ViolationKind::UnknownField } else { ViolationKind::Other };
                     self.reject(path, kind, || "This is not allowed here.".into());
                 }
-                return Ok(Verdict { is_valid: *is_valid, evaluated: None });
+                return Ok(EvaluationResult { is_valid: *is_valid, evaluated: None });
             }
             Node::Keywords { resource, is_shared, keywords } => (*resource, *is_shared, keywords),
         };
@@ -193,7 +193,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
             match self.known.get(&key) {
                 Some(Some(known)) => return Ok(known.clone()),
                 // A schema that refers to itself for the same value adds no constraint.
-                Some(None) => return Ok(Verdict { is_valid: true, evaluated: None }),
+                Some(None) => return Ok(EvaluationResult { is_valid: true, evaluated: None }),
                 None => {
                     self.work.charge(ENTRY_STEPS)?;
                     self.known.insert(key, None);
@@ -213,7 +213,11 @@ impl<'d> Evaluation<'_, 'd, '_> {
         Ok(verdict)
     }
 
-    fn evaluate(&mut self, keywords: &[Keyword], site: Site<'d, '_>) -> Result<Verdict<'d>, TooCostly> {
+    fn evaluate(
+        &mut self,
+        keywords: &[Keyword],
+        site: Site<'d, '_>,
+    ) -> Result<EvaluationResult<'d>, TooCostly> {
         let mut evaluated = Evaluated::default();
         let mut is_valid = true;
         for keyword in keywords {
@@ -226,7 +230,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
             }
         }
         let evaluated = (is_valid && self.schema.has_unevaluated).then(|| Rc::new(evaluated));
-        Ok(Verdict { is_valid, evaluated })
+        Ok(EvaluationResult { is_valid, evaluated })
     }
 
     /// Enters a resource: for each dynamic anchor, the outermost schema in the scope takes precedence.
@@ -267,7 +271,11 @@ impl<'d> Evaluation<'_, 'd, '_> {
         Ok(verdict.is_valid)
     }
 
-    fn merge(&mut self, verdict: &Verdict<'d>, evaluated: &mut Evaluated<'d>) -> Result<(), TooCostly> {
+    fn merge(
+        &mut self,
+        verdict: &EvaluationResult<'d>,
+        evaluated: &mut Evaluated<'d>,
+    ) -> Result<(), TooCostly> {
         let Some(more) = verdict.evaluated.as_deref().filter(|_| verdict.is_valid) else { return Ok(()) };
         self.work.charge(ENTRY_STEPS * (more.fields.len() + more.items.len()) as u64)?;
         evaluated.all_fields |= more.all_fields;
@@ -284,7 +292,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         data: &'d Value,
         scope: Scope,
         path: Option<&Path<'_>>,
-    ) -> Result<Verdict<'d>, TooCostly> {
+    ) -> Result<EvaluationResult<'d>, TooCostly> {
         let verdict = self.apply(id, data, scope, None)?;
         if verdict.is_valid || path.is_none() {
             return Ok(verdict);
@@ -294,7 +302,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         if is_new { self.apply(id, data, scope, path) } else { Ok(verdict) }
     }
 
-    fn is_valid(&mut self, id: NodeId, site: Site<'d, '_>) -> Result<Verdict<'d>, TooCostly> {
+    fn is_valid(&mut self, id: NodeId, site: Site<'d, '_>) -> Result<EvaluationResult<'d>, TooCostly> {
         self.apply(id, site.data, site.scope, None)
     }
 

@@ -103,10 +103,10 @@ pub async fn archive(app: &App, ctx: &Ctx, before: Timestamp, file: &Path) -> Re
     })
     .await?;
     let path = file.display().to_string();
-    let mut looks = tokio::time::interval(Duration::from_millis(250));
+    let mut interval = tokio::time::interval(Duration::from_millis(250));
     let sealed = async {
         while !app.db.is_audit_archive_recorded(archive.to).await? {
-            looks.tick().await;
+            interval.tick().await;
         }
         Ok::<_, Error>(())
     };

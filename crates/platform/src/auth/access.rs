@@ -52,8 +52,8 @@ pub(crate) struct AccessCache {
 }
 
 impl AccessCache {
-    pub fn new(source: Option<AccessSource>, hearing: InvalidationFeed) -> Self {
-        Self { source, entries: Cache::new(MAX_CACHED_USERS, hearing) }
+    pub fn new(source: Option<AccessSource>, invalidation_feed: InvalidationFeed) -> Self {
+        Self { source, entries: Cache::new(MAX_CACHED_USERS, invalidation_feed) }
     }
 
     /// Returns the access of `user` if `session` is open. With several nodes, a session that is not in the

@@ -130,7 +130,7 @@ impl Principal {
         let mut ctx = anonymous(parts, app);
         let known = app.api_keys.authenticate(app, text, ctx.now).await?;
         if !known.has(permission) {
-            app.metrics.count_security(SecurityEvent::forbidden);
+            app.metrics.record_security_event(SecurityEvent::forbidden);
             let detail =
                 format!("This operation requires the scope `{permission}`, which the API key does not have.");
             return Err(Problem::new(&problems::FORBIDDEN, detail));
@@ -167,12 +167,12 @@ impl FromRequestParts<App> for SignedIn {
         let token = bearer(parts).ok_or_else(unauthenticated)?;
         if is_api_key(token) {
             app.api_keys.authenticate(app, token, ctx.now).await?;
-            app.metrics.count_security(SecurityEvent::forbidden);
+            app.metrics.record_security_event(SecurityEvent::forbidden);
             let detail = "This operation does not accept API keys. Send the access token of a user.";
             return Err(Problem::new(&problems::API_KEY_NOT_ACCEPTED, detail).into());
         }
         let refused = |problem| {
-            app.metrics.count_security(SecurityEvent::token_refused);
+            app.metrics.record_security_event(SecurityEvent::token_refused);
             problem
         };
         let claims = app.tokens.verify(app, token, ctx.now).await.map_err(store_problem)?;
@@ -208,7 +208,7 @@ impl<P: Permission> FromRequestParts<App> for AllowedUser<P> {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let caller = SignedIn::from_request_parts(parts, app).await?;
         if !caller.role.has(P::NAME) {
-            app.metrics.count_security(SecurityEvent::forbidden);
+            app.metrics.record_security_event(SecurityEvent::forbidden);
             let detail = format!(
                 "This operation requires the permission `{}`, which your role does not have.",
                 P::NAME

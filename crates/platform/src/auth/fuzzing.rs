@@ -9,7 +9,7 @@ use kith_kernel::{Actor, Ctx, ManualClock, RequestId, SeededIds, SeededRandom, S
 use super::api_keys::{ApiKeyText, is_api_key};
 use super::caller::bearer;
 use super::signing_keys::{KeySet, SigningKey};
-use super::tokens::{Tokens, Verdict};
+use super::tokens::{TokenVerification, Tokens};
 use crate::config::Config;
 
 const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
@@ -36,7 +36,7 @@ pub fn tokens(data: &[u8]) {
     let changed = data.strip_prefix(b"*").map(|changes| change(issued, changes));
     let Ok(text) = str::from_utf8(changed.as_deref().unwrap_or(data)) else { return };
     for at in [NOW, NOW - kith_kernel::hours(1), NOW + kith_kernel::hours(1)] {
-        if let Verdict::Valid(claims) = tokens.verify_in_memory(text, at) {
+        if let TokenVerification::Valid(claims) = tokens.verify_in_memory(text, at) {
             assert_eq!((text, at), (issued.as_str(), NOW));
             assert_eq!((claims.user_id, claims.session), (USER, SESSION));
         }

@@ -89,7 +89,7 @@ pub enum TokenError {
 }
 
 /// Result of verifying a token against the keys in memory.
-pub(super) enum Verdict {
+pub(super) enum TokenVerification {
     Valid(Claims),
     Invalid,
     /// The token has expired.
@@ -181,15 +181,15 @@ impl Tokens {
             self.reload(&app.db, &app.keyring, now).await?;
         }
         let mut verdict = self.verify_in_memory(token, now);
-        if matches!(verdict, Verdict::UnknownKey) && self.may_reload(now) {
-            app.metrics.count_security(SecurityEvent::signing_keys_reloaded);
+        if matches!(verdict, TokenVerification::UnknownKey) && self.may_reload(now) {
+            app.metrics.record_security_event(SecurityEvent::signing_keys_reloaded);
             self.reload(&app.db, &app.keyring, now).await?;
             verdict = self.verify_in_memory(token, now);
         }
         Ok(match verdict {
-            Verdict::Valid(claims) => Ok(claims),
-            Verdict::Expired => Err(TokenError::Expired),
-            Verdict::Invalid | Verdict::UnknownKey => Err(TokenError::Invalid),
+            TokenVerification::Valid(claims) => Ok(claims),
+            TokenVerification::Expired => Err(TokenError::Expired),
+            TokenVerification::Invalid | TokenVerification::UnknownKey => Err(TokenError::Invalid),
         })
     }
 
@@ -248,9 +248,9 @@ impl Tokens {
         self.reloaded_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
-    pub(super) fn verify_in_memory(&self, token: &str, now: Timestamp) -> Verdict {
+    pub(super) fn verify_in_memory(&self, token: &str, now: Timestamp) -> TokenVerification {
         if token.len() > MAX_TOKEN_BYTES {
-            return Verdict::Invalid;
+            return TokenVerification::Invalid;
         }
         let digest: [u8; 32] = Sha256::digest(token).into();
         let keys = self.keys.load();
@@ -258,7 +258,7 @@ impl Tokens {
         let claims = match known {
             Some(checked) => checked.claims,
             None => match self.check(token, &keys, now) {
-                Verdict::Valid(claims) => {
+                TokenVerification::Valid(claims) => {
                     self.checked.insert(digest, Checked { claims, version: keys.version });
                     claims
                 }
@@ -266,32 +266,32 @@ impl Tokens {
             },
         };
         if now >= claims.expires_at {
-            Verdict::Expired
+            TokenVerification::Expired
         } else if claims.not_before <= now + NOT_YET_VALID_LEEWAY {
-            Verdict::Valid(claims)
+            TokenVerification::Valid(claims)
         } else {
-            Verdict::Invalid
+            TokenVerification::Invalid
         }
     }
 
     /// Verifies signature, algorithm, type, issuer and audience, but not the time.
-    fn check(&self, token: &str, keys: &KeySet, now: Timestamp) -> Verdict {
+    fn check(&self, token: &str, keys: &KeySet, now: Timestamp) -> TokenVerification {
         // Extensions listed in `crit` must be understood (RFC 7515, section 4.1.11); none is supported.
         let Ok(Header { alg: Algorithm::EdDSA, typ: Some(kind), kid: Some(id), crit: None, .. }) =
             decode_header(token)
         else {
-            return Verdict::Invalid;
+            return TokenVerification::Invalid;
         };
         if kind != TYPE {
-            return Verdict::Invalid;
+            return TokenVerification::Invalid;
         }
-        let Some(key) = keys.verifying(&id, now) else { return Verdict::UnknownKey };
+        let Some(key) = keys.verifying(&id, now) else { return TokenVerification::UnknownKey };
         let Ok(token) = decode::<Payload>(token, &key.verifying, &self.validation) else {
-            return Verdict::Invalid;
+            return TokenVerification::Invalid;
         };
         let at = |seconds: i64| Timestamp::from_millis(seconds.saturating_mul(1_000));
         let Payload { sub, sid, jti, nbf, exp, .. } = token.claims;
-        Verdict::Valid(Claims {
+        TokenVerification::Valid(Claims {
             user_id: sub,
             session: sid,
             token_id: jti,

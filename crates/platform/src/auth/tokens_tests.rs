@@ -25,8 +25,8 @@ fn tokens(seed: u8) -> Tokens {
 
 fn verify(tokens: &Tokens, token: &str, now: Timestamp) -> Option<Claims> {
     match tokens.verify_in_memory(token, now) {
-        Verdict::Valid(claims) => Some(claims),
-        Verdict::Invalid | Verdict::Expired | Verdict::UnknownKey => None,
+        TokenVerification::Valid(claims) => Some(claims),
+        TokenVerification::Invalid | TokenVerification::Expired | TokenVerification::UnknownKey => None,
     }
 }
 

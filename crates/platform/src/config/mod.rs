@@ -331,7 +331,7 @@ impl Auth {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         match self.hash_threads {
             0 => cores().saturating_sub(1).max(1),
-            asked => usize::from(asked),
+            configured => usize::from(configured),
         }
     }
 }

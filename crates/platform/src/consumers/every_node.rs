@@ -51,7 +51,7 @@ async fn run(app: App) {
 /// Reads the next events after `cursor` and runs their hooks. Returns true if there may be more.
 #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
 async fn read_events(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
-    let asked = Instant::now();
+    let started = Instant::now();
     let servers = app.db.server_changes();
     if cursor.servers != servers {
         // After a failover, positions read before may have been assigned to other events.
@@ -76,11 +76,11 @@ async fn read_events(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
     }
     cursor.position = Some(events.last().map_or(behind, |last| last.position));
     let more = i64::try_from(events.len()).unwrap_or(BATCH) == BATCH;
-    if cursor.lag_checked_at.is_some_and(|at| asked.saturating_duration_since(at) < LAG_CHECK_INTERVAL) {
+    if cursor.lag_checked_at.is_some_and(|at| started.saturating_duration_since(at) < LAG_CHECK_INTERVAL) {
         return Ok(more);
     }
     let waiting = app.db.oldest_unsequenced().await?;
-    cursor.lag_checked_at = Some(asked);
+    cursor.lag_checked_at = Some(started);
     let now = app.sources.clock.now();
     if app.db.server_changes() != servers {
         return Ok(true);
@@ -89,7 +89,7 @@ async fn read_events(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
         && app.event_routes.has_no_failures()
         && waiting.is_none_or(|oldest| now.since(oldest) <= TOLERATED_LAG)
     {
-        app.invalidation_feed.mark_current_at(asked);
+        app.invalidation_feed.mark_current_at(started);
     }
     Ok(more)
 }

@@ -1,8 +1,8 @@
-//! Operator commands: lag of consumers, events that were set aside, and replays.
+//! Operator commands: lag of consumers, dead letters, and replays.
 
 use kith_consumers::{
-    ConsumerStatus, ReplayError, ReplayFrom, SetAsideEvent, list_set_aside, list_status, replay,
-    retry_set_aside,
+    ConsumerStatus, DeadLetteredEvent, ReplayError, ReplayFrom, list_dead_letters, list_status, replay,
+    retry_dead_letters,
 };
 use kith_kernel::Ctx;
 use kith_store::{Query, Tx};
@@ -19,8 +19,8 @@ const MAX_LISTED: i64 = 1_000;
 pub enum ConsumerCommand {
     /// List the lag of every consumer.
     Lag,
-    /// List the events that a consumer has set aside.
-    SetAside {
+    /// List the dead letters of a consumer.
+    DeadLetters {
         /// Name of the consumer.
         consumer: String,
     },
@@ -31,8 +31,8 @@ pub enum ConsumerCommand {
         /// First event to deliver again.
         from: ReplayFrom,
     },
-    /// Retry the events that a consumer has set aside.
-    RetrySetAside {
+    /// Retry the dead letters of a consumer.
+    RetryDeadLetters {
         /// Name of the consumer.
         consumer: String,
     },
@@ -44,8 +44,8 @@ pub enum ConsumerCommand {
 pub enum ConsumerReply {
     /// State of every consumer, ordered by name.
     Lag(Vec<ConsumerStatus>),
-    /// Events set aside, in the order of positions.
-    SetAside(Vec<SetAsideEvent>),
+    /// Dead letters, in the order of positions.
+    DeadLetters(Vec<DeadLetteredEvent>),
     /// Number of events of any kind between the new cursor and the end of the log.
     Replayed(i64),
     /// Number of events that are pending again.
@@ -63,16 +63,16 @@ pub async fn execute(app: &App, command: ConsumerCommand) -> Result<ConsumerRepl
             let statuses = app.db.read(move |q: &Query<'_>| list_status(q, ctx.now)).await?;
             Ok(ConsumerReply::Lag(statuses))
         }
-        ConsumerCommand::SetAside { consumer } => {
+        ConsumerCommand::DeadLetters { consumer } => {
             let read = move |q: &Query<'_>| {
                 let known = list_status(q, ctx.now)?.iter().any(|status| status.name == consumer);
                 if known {
-                    list_set_aside(q, &consumer, MAX_LISTED).map_err(ReplayError::Store)
+                    list_dead_letters(q, &consumer, MAX_LISTED).map_err(ReplayError::Store)
                 } else {
                     Err(ReplayError::UnknownConsumer(consumer.clone()))
                 }
             };
-            app.db.read(read).await.map(ConsumerReply::SetAside)
+            app.db.read(read).await.map(ConsumerReply::DeadLetters)
         }
         ConsumerCommand::Replay { consumer, from } => {
             let run = move |tx: &Tx<'_>, ctx: &Ctx| {
@@ -82,9 +82,9 @@ pub async fn execute(app: &App, command: ConsumerCommand) -> Result<ConsumerRepl
             };
             app.write(&ctx, run).await.map(ConsumerReply::Replayed)
         }
-        ConsumerCommand::RetrySetAside { consumer } => {
+        ConsumerCommand::RetryDeadLetters { consumer } => {
             let run = move |tx: &Tx<'_>, ctx: &Ctx| {
-                let retried = retry_set_aside(tx, &consumer)?;
+                let retried = retry_dead_letters(tx, &consumer)?;
                 tx.audit(ctx, "consumer.retried", &consumer);
                 Ok(retried)
             };

@@ -123,15 +123,15 @@ async fn failed_hook_is_run_again() {
     let test = server().await;
     let subject = emit(&test.app, "fails once").await;
     assert_eq!(hook_runs(&subject), 1);
-    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    let mut interval = tokio::time::interval(Duration::from_millis(5));
     while MISSED_RUNS.load(Ordering::Relaxed) == 0 || !test.app.event_routes.has_no_failures() {
-        looks.tick().await;
+        interval.tick().await;
     }
     assert_eq!(hook_runs(&subject), 1, "the failed hook runs again with a report of missed events");
 }
 
 #[tokio::test]
-async fn set_aside_events_can_be_listed_and_retried() {
+async fn dead_lettered_events_can_be_listed_and_retried() {
     let test = server().await;
     emit(&test.app, "poison").await;
     for _ in 0..kith_consumers::MAX_ATTEMPTS {
@@ -139,16 +139,17 @@ async fn set_aside_events_can_be_listed_and_retried() {
         test.clock.advance(kith_kernel::minutes(1));
     }
     let consumer = || "things.count".to_owned();
-    let answer = execute(&test.app, ConsumerCommand::SetAside { consumer: consumer() }).await.unwrap();
-    let ConsumerReply::SetAside(events) = answer else { panic!("{answer:?}") };
+    let answer = execute(&test.app, ConsumerCommand::DeadLetters { consumer: consumer() }).await.unwrap();
+    let ConsumerReply::DeadLetters(events) = answer else { panic!("{answer:?}") };
     assert_eq!((events.len(), events[0].error.as_str()), (1, "poison"));
     let answer = execute(&test.app, ConsumerCommand::Lag).await.unwrap();
     let ConsumerReply::Lag(statuses) = answer else { panic!("{answer:?}") };
     let status = statuses.iter().find(|status| status.name == consumer()).unwrap();
-    assert_eq!((status.set_aside, status.pending, status.lag_events), (1, 0, 0));
-    let answer = execute(&test.app, ConsumerCommand::RetrySetAside { consumer: consumer() }).await.unwrap();
+    assert_eq!((status.dead_letters, status.pending, status.lag_events), (1, 0, 0));
+    let answer =
+        execute(&test.app, ConsumerCommand::RetryDeadLetters { consumer: consumer() }).await.unwrap();
     assert!(matches!(answer, ConsumerReply::Retried(1)), "{answer:?}");
-    let unknown = execute(&test.app, ConsumerCommand::SetAside { consumer: "nobody".into() }).await;
+    let unknown = execute(&test.app, ConsumerCommand::DeadLetters { consumer: "nobody".into() }).await;
     assert_eq!(unknown.unwrap_err().to_string(), "unknown consumer \"nobody\"");
 }
 
@@ -158,16 +159,16 @@ async fn metrics_report_lag_and_failures() {
     emit(&test.app, "poison").await;
     test.app.run_due().await.unwrap();
     let running = test.app.consumers().start();
-    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    let mut interval = tokio::time::interval(Duration::from_millis(5));
     while test.app.consumer_set.sampled().is_empty() {
-        looks.tick().await;
+        interval.tick().await;
     }
     running.stop().await;
     let text = test.app.metrics.to_text();
     for line in [
         "kith_consumer_lag_events{consumer=\"things.count\"} 0",
         "kith_consumer_pending{consumer=\"things.count\"} 1",
-        "kith_consumer_set_aside{consumer=\"things.count\"} 0",
+        "kith_consumer_dead_letters{consumer=\"things.count\"} 0",
         "kith_consumer_events_total{consumer=\"things.count\"} 0",
     ] {
         assert!(text.lines().any(|own| own.trim_end_matches(".0") == line), "{line} is missing in {text}");

@@ -66,10 +66,10 @@ impl AdjustableClock {
     /// [`MAX_OFFSET`].
     fn advance(&self, by: Duration) -> io::Result<Option<i64>> {
         let _moving = self.change_lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let furthest = i64::try_from(MAX_OFFSET.as_millis()).unwrap_or(i64::MAX);
+        let max_offset_ms = i64::try_from(MAX_OFFSET.as_millis()).unwrap_or(i64::MAX);
         let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
         let offset_ms = self.offset_ms.load(Ordering::SeqCst).saturating_add(by_ms);
-        if offset_ms > furthest {
+        if offset_ms > max_offset_ms {
             return Ok(None);
         }
         if let Some(folder) = self.file.parent() {
@@ -140,8 +140,8 @@ struct AdvanceBody {
 /// Returns the time of the node that handles the request. Available in development mode only.
 #[utoipa::path(get, path = "/dev/clock", responses((status = 200, body = ClockReport)))]
 async fn get_clock(State(app): State<App>) -> ApiResult<Json<ClockReport>> {
-    let ahead = clock_of(&app)?;
-    Ok(Json(ClockReport { now: ahead.now(), offset_ms: ahead.offset_ms.load(Ordering::SeqCst) }))
+    let clock = clock_of(&app)?;
+    Ok(Json(ClockReport { now: clock.now(), offset_ms: clock.offset_ms.load(Ordering::SeqCst) }))
 }
 
 /// Advance the clock
@@ -163,13 +163,13 @@ async fn advance_clock(
     _: Caller,
     Json(body): Json<AdvanceBody>,
 ) -> ApiResult<Json<ClockReport>> {
-    let ahead = clock_of(&app)?;
+    let clock = clock_of(&app)?;
     let by = parse(&body.advance).ok_or_else(|| {
         let detail = "Enter a whole number and a unit: ms, s, m, h or d, such as \"30d\".";
         Problem::invalid(vec![FieldError::new("/advance", "invalid", detail)])
     })?;
-    let mover = Arc::clone(ahead);
-    let moved = tokio::task::spawn_blocking(move || mover.advance(by)).await;
+    let handle = Arc::clone(clock);
+    let moved = tokio::task::spawn_blocking(move || handle.advance(by)).await;
     let offset_ms = moved.map_err(io::Error::other).flatten().map_err(|error| {
         tracing::error!(%error, "cannot advance the clock: its file cannot be written");
         Problem::new(
@@ -181,7 +181,7 @@ async fn advance_clock(
         let detail = "The clock can be at most 100 years ahead in total.";
         Problem::invalid(vec![FieldError::new("/advance", "too_large", detail)])
     })?;
-    tracing::warn!(by = body.advance, offset_ms, now = %ahead.now(), "the clock was advanced by /dev/clock");
+    tracing::warn!(by = body.advance, offset_ms, now = %clock.now(), "the clock was advanced by /dev/clock");
     let done = async {
         app.run_due().await?;
         // Purges and similar maintenance otherwise run once a minute; the response must not precede them.
@@ -191,7 +191,7 @@ async fn advance_clock(
         let detail = "The clock was advanced, but some due work failed. `GET /api/v1/jobs` lists the errors.";
         Problem::new(&problems::INTERNAL, detail)
     })?;
-    Ok(Json(ClockReport { now: ahead.now(), offset_ms }))
+    Ok(Json(ClockReport { now: clock.now(), offset_ms }))
 }
 
 /// Reset the clock
@@ -204,14 +204,14 @@ async fn advance_clock(
     responses((status = 200, description = "The clock was reset.", body = ClockReport))
 )]
 async fn put_clock_back(State(app): State<App>, _: Caller) -> ApiResult<Json<ClockReport>> {
-    let ahead = clock_of(&app)?;
+    let clock = clock_of(&app)?;
     let undone = |_| {
         let detail = "Some due work failed, so the clock was not reset. `GET /api/v1/jobs` lists the errors.";
         Problem::new(&problems::INTERNAL, detail)
     };
     app.run_due().await.map_err(undone)?;
-    let mover = Arc::clone(ahead);
-    let moved = tokio::task::spawn_blocking(move || mover.reset()).await;
+    let handle = Arc::clone(clock);
+    let moved = tokio::task::spawn_blocking(move || handle.reset()).await;
     moved.map_err(io::Error::other).flatten().map_err(|error| {
         tracing::error!(%error, "cannot reset the clock: its file cannot be removed");
         Problem::new(
@@ -219,7 +219,7 @@ async fn put_clock_back(State(app): State<App>, _: Caller) -> ApiResult<Json<Clo
             "The clock was not reset, because its file cannot be removed. See the server's log.",
         )
     })?;
-    tracing::warn!(now = %ahead.now(), "the clock was reset to real time by /dev/clock");
+    tracing::warn!(now = %clock.now(), "the clock was reset to real time by /dev/clock");
     // Schedules detect that the clock moved backwards, and continue from the real time.
     app.jobs.tick().await.map_err(|error| {
         tracing::error!(%error, "cannot continue schedules after the clock was reset");
@@ -228,7 +228,7 @@ async fn put_clock_back(State(app): State<App>, _: Caller) -> ApiResult<Json<Clo
             "The clock was reset, but schedules could not continue. See the server's log.",
         )
     })?;
-    Ok(Json(ClockReport { now: ahead.now(), offset_ms: 0 }))
+    Ok(Json(ClockReport { now: clock.now(), offset_ms: 0 }))
 }
 
 fn clock_of(app: &App) -> Result<&Arc<AdjustableClock>, Problem> {

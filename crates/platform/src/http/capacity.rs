@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::ClientAddress;
-use super::connection::{CloseOrder, ConnectionState, Phase};
+use super::connection_state::{CloseOrder, ConnectionState, Phase};
 use crate::config;
 
 /// File descriptors reserved for the database, files, outbound requests and logs.
@@ -98,7 +98,7 @@ impl LimitReached {
 /// Open connections, counted by client network.
 #[derive(Debug, Default)]
 pub(super) struct OpenConnections {
-    lines: HashMap<usize, (Arc<ConnectionState>, IpAddr)>,
+    states: HashMap<usize, (Arc<ConnectionState>, IpAddr)>,
     /// Ids of the connections that count, by network.
     by_network: HashMap<IpAddr, HashSet<usize>>,
     /// Ids of the connections that were evicted and have not ended.
@@ -106,13 +106,13 @@ pub(super) struct OpenConnections {
 }
 
 impl OpenConnections {
-    pub fn insert(&mut self, id: usize, line: Arc<ConnectionState>, network: IpAddr) {
-        self.lines.insert(id, (line, network));
+    pub fn insert(&mut self, id: usize, state: Arc<ConnectionState>, network: IpAddr) {
+        self.states.insert(id, (state, network));
         self.by_network.entry(network).or_default().insert(id);
     }
 
     pub fn remove(&mut self, id: usize) {
-        let Some((_, network)) = self.lines.remove(&id) else { return };
+        let Some((_, network)) = self.states.remove(&id) else { return };
         if !self.evicting.remove(&id) {
             self.discount(id, network);
         }
@@ -127,8 +127,8 @@ impl OpenConnections {
         }
     }
 
-    pub fn lines(&self) -> impl Iterator<Item = &Arc<ConnectionState>> {
-        self.lines.values().map(|(line, _)| line)
+    pub fn states(&self) -> impl Iterator<Item = &Arc<ConnectionState>> {
+        self.states.values().map(|(state, _)| state)
     }
 
     /// Returns the limit that one more connection of `network` would exceed. `exempts_network` disables the
@@ -142,7 +142,7 @@ impl OpenConnections {
         let of_network = self.by_network.get(&network).map_or(0, HashSet::len);
         if !exempts_network && of_network >= limits.per_network {
             Some(LimitReached::Network)
-        } else if self.lines.len() - self.evicting.len() >= limits.total {
+        } else if self.states.len() - self.evicting.len() >= limits.total {
             Some(LimitReached::Total)
         } else {
             None
@@ -172,22 +172,22 @@ impl OpenConnections {
             }
         };
         let Some(id) = found else { return false };
-        let Some((line, of)) = self.lines.get(&id).cloned() else { return false };
+        let Some((state, of)) = self.states.get(&id).cloned() else { return false };
         self.evicting.insert(id);
         self.discount(id, of);
-        line.order(CloseOrder::Cut);
+        state.order(CloseOrder::Cut);
         true
     }
 
     fn find_evictable(&self, network: IpAddr) -> Option<usize> {
         let ids = self.by_network.get(&network)?;
         let ranked = ids.iter().filter_map(|id| {
-            let (line, _) = self.lines.get(id)?;
-            let (phase, ticks) = line.phase();
+            let (state, _) = self.states.get(id)?;
+            let (phase, ticks) = state.phase();
             let rank = match phase {
-                _ if line.has_order() => return None,
+                _ if state.has_order() => return None,
                 // The end of a long response may still be in transit.
-                Phase::Idle if line.is_blocked() => return None,
+                Phase::Idle if state.is_blocked() => return None,
                 // Received bytes may not have been read yet.
                 Phase::Idle | Phase::Reading if ticks == 0 => 0,
                 Phase::Idle => 3,
@@ -258,17 +258,17 @@ mod tests {
 
     impl TestConnections {
         fn add(&mut self, network: &str, phase: Phase) -> Arc<ConnectionState> {
-            let line = Arc::new(ConnectionState::new(Arc::clone(&self.ticks)));
-            line.enter(phase);
+            let state = Arc::new(ConnectionState::new(Arc::clone(&self.ticks)));
+            state.enter(phase);
             self.next += 1;
-            self.open.insert(self.next, Arc::clone(&line), network.parse().unwrap());
+            self.open.insert(self.next, Arc::clone(&state), network.parse().unwrap());
             self.ticks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            line
+            state
         }
 
-        /// Evicts a connection and returns true if it was `line`.
-        fn evicts(&mut self, line: &ConnectionState, network: &str, reached: LimitReached) -> bool {
-            self.open.evict(network.parse().unwrap(), reached) && line.has_order()
+        /// Evicts a connection and returns true if it was `state`.
+        fn evicts(&mut self, state: &ConnectionState, network: &str, reached: LimitReached) -> bool {
+            self.open.evict(network.parse().unwrap(), reached) && state.has_order()
         }
     }
 
@@ -321,7 +321,7 @@ mod tests {
         let evicted = std::iter::repeat_with(|| world.open.evict(network, LimitReached::Network));
         assert_eq!(evicted.take(100).filter(|evicted| *evicted).count(), MAX_EVICTED / 2);
         assert_eq!(world.open.limit_reached(network, limits, false), None);
-        assert_eq!(world.open.lines().count(), 100, "evicted connections count until they are closed");
+        assert_eq!(world.open.states().count(), 100, "evicted connections count until they are closed");
         assert!(
             world.open.evict(network, LimitReached::Total),
             "connections from other networks are accepted"
@@ -346,6 +346,6 @@ mod tests {
         assert_eq!(reached(&world, "192.0.2.2", true), Some(LimitReached::Total));
         world.open.remove(1);
         world.open.remove(1);
-        assert_eq!((world.open.lines().count(), reached(&world, "192.0.2.2", false)), (1, None));
+        assert_eq!((world.open.states().count(), reached(&world, "192.0.2.2", false)), (1, None));
     }
 }

@@ -85,13 +85,13 @@ impl Edge {
     }
 
     /// Counts a connection that was rejected because `limit` was reached.
-    pub fn count_connection_rejected(&self, limit: &'static str) {
-        self.app.metrics.count_connection(limit, "rejected");
+    pub fn record_connection_rejected(&self, limit: &'static str) {
+        self.app.metrics.record_limited_connection(limit, "rejected");
     }
 
     /// Counts a connection that was closed to make room for another one.
-    pub fn count_connection_evicted(&self, limit: &'static str) {
-        self.app.metrics.count_connection(limit, "evicted");
+    pub fn record_connection_evicted(&self, limit: &'static str) {
+        self.app.metrics.record_limited_connection(limit, "evicted");
     }
 
     /// Answers a request.

@@ -324,10 +324,10 @@ impl CapturedLogs {
 #[tokio::test]
 async fn request_is_logged_with_id_without_query() {
     for pretty in [false, true] {
-        let said = CapturedLogs::listen(pretty);
+        let logs = CapturedLogs::listen(pretty);
         let test = TestServer::start(|_| {}).await;
         test.ask("GET /things/1?secret=1", "X-Request-Id: my-request\r\n").await;
-        let line = said.line_of("my-request");
+        let line = logs.line_of("my-request");
         assert!(!line.contains("secret"), "{line}");
         if pretty {
             for part in ["INFO", "method=\"GET\"", "route=\"/things/{id}\"", "status=404"] {
@@ -345,7 +345,7 @@ async fn request_is_logged_with_id_without_query() {
 
 #[tokio::test]
 async fn disconnected_client_is_counted_and_logged() {
-    let said = CapturedLogs::listen(false);
+    let logs = CapturedLogs::listen(false);
     let test = TestServer::start(|_| {}).await;
     let mut stream = test.connect().await;
     let head = "GET /hangs HTTP/1.1\r\nHost: kith\r\nX-Request-Id: goes-away\r\n\r\n";
@@ -359,20 +359,20 @@ async fn disconnected_client_is_counted_and_logged() {
     }
     let counted = r#"kith_http_requests_total{method="GET",route="/hangs",status="4xx"} 1"#;
     assert!(test.app.metrics.to_text().contains(counted), "{}", test.app.metrics.to_text());
-    let line = said.line_of("goes-away");
+    let line = logs.line_of("goes-away");
     assert!(line.contains("\"status\":499"), "{line}");
 }
 
 #[tokio::test]
 async fn invalid_http_is_rejected_and_logged() {
-    let said = CapturedLogs::listen(false);
+    let logs = CapturedLogs::listen(false);
     let test = TestServer::start(|_| {}).await;
     let long = format!("GET /{} HTTP/1.1\r\nHost: kith\r\n\r\n", "x".repeat(70_000));
     for (raw, refused) in [("what?\r\n\r\n", "400"), (&*long, "414")] {
         let answer = test.raw(raw).await;
         assert_eq!(status(&answer), refused, "{answer}");
     }
-    let line: Value = serde_json::from_str(&said.line_of("not a valid HTTP request")).unwrap();
+    let line: Value = serde_json::from_str(&logs.line_of("not a valid HTTP request")).unwrap();
     assert_eq!((&line["level"], &line["target"]), (&"INFO".into(), &"kith::request".into()));
     assert!(!line.to_string().contains("127.0.0.1"), "the log line contains a client address: {line}");
 }

@@ -62,8 +62,8 @@ pub fn negotiation(data: &[u8]) {
     let (by_gzip, by_brotli) = (accepted.best(Coding::Gzip), accepted.best(Coding::Brotli));
     assert_eq!(by_gzip.is_some(), by_brotli.is_some(), "which is first decides among equals only");
     for coding in [by_gzip, by_brotli].into_iter().flatten() {
-        let asked = text_of(&headers, &header::ACCEPT_ENCODING);
-        assert!(asked.contains(coding.name()) || asked.contains('*'), "{coding:?} was not asked for");
+        let uri = text_of(&headers, &header::ACCEPT_ENCODING);
+        assert!(uri.contains(coding.name()) || uri.contains('*'), "{coding:?} was not asked for");
     }
     conditions(headers.clone());
     if check_kind(&headers, &["application/json"]).is_ok() {
@@ -256,12 +256,12 @@ pub fn query(data: &[u8]) {
         Err(problem) => names_parameter(&problem),
     }
     // `*` is a valid request target, but no list has it.
-    let Ok(asked) = text.parse::<PathAndQuery>() else { return };
-    if !asked.path().starts_with('/') {
+    let Ok(uri) = text.parse::<PathAndQuery>() else { return };
+    if !uri.path().starts_with('/') {
         return;
     }
     let cursor = Cursor::at(&5);
-    let link = page::next(&asked, &cursor);
+    let link = page::next(&uri, &cursor);
     let address =
         link.strip_prefix('<').and_then(|link| link.strip_suffix(">; rel=\"next\"")).expect("a link");
     assert!(!address.contains('>') && HeaderValue::from_str(&link).is_ok(), "{link}");

@@ -6,6 +6,7 @@ mod capacity;
 mod client_address;
 mod compression;
 mod connection;
+mod connection_state;
 mod cors;
 mod deprecated_paths;
 mod edge;
@@ -29,6 +30,7 @@ mod serve;
 mod stop;
 mod strict;
 mod tags;
+mod watched_stream;
 
 use std::net::Ipv4Addr;
 

@@ -64,22 +64,22 @@ impl<T: ToSchema> ToSchema for PageResponse<T> {
     }
 }
 
-/// Adds the `Link` header for the next page, if `response` has one. `asked` is the URI of the request.
-pub(super) fn add_next_link(response: &mut Response, asked: Option<&PathAndQuery>) {
+/// Adds the `Link` header for the next page, if `response` has one. `uri` is the URI of the request.
+pub(super) fn add_next_link(response: &mut Response, uri: Option<&PathAndQuery>) {
     let Some(cursor) = response.extensions_mut().remove::<Cursor>() else { return };
-    let link = asked.and_then(|asked| HeaderValue::try_from(next(asked, &cursor)).ok());
+    let link = uri.and_then(|uri| HeaderValue::try_from(next(uri, &cursor)).ok());
     if let Some(link) = link {
         response.headers_mut().append(header::LINK, link);
     }
 }
 
-/// Formats the `Link` value for `asked` with its cursor replaced.
-pub(super) fn next(asked: &PathAndQuery, cursor: &Cursor) -> String {
-    let kept = asked.query().unwrap_or_default().split('&');
+/// Formats the `Link` value for `uri` with its cursor replaced.
+pub(super) fn next(uri: &PathAndQuery, cursor: &Cursor) -> String {
+    let kept = uri.query().unwrap_or_default().split('&');
     let kept = kept.filter(|pair| !pair.is_empty() && pair.split('=').next() != Some("cursor"));
     // `>`, which would end the link, cannot occur in a request URI that the server accepted.
     let query: String = kept.flat_map(|pair| [pair, "&"]).collect();
-    format!("<{}?{query}cursor={}>; rel=\"next\"", asked.path(), cursor.as_str())
+    format!("<{}?{query}cursor={}>; rel=\"next\"", uri.path(), cursor.as_str())
 }
 
 #[cfg(test)]
@@ -90,16 +90,16 @@ mod tests {
     #[test]
     fn next_link_replaces_only_the_cursor() {
         let cursor = Cursor::at(&5);
-        let next = |asked: &str| next(&asked.parse().unwrap(), &cursor);
+        let next = |uri: &str| next(&uri.parse().unwrap(), &cursor);
         let at = cursor.as_str();
-        for (asked, expected) in [
+        for (uri, expected) in [
             ("/list", format!("</list?cursor={at}>; rel=\"next\"")),
             ("/list?limit=2", format!("</list?limit=2&cursor={at}>; rel=\"next\"")),
             ("/list?cursor=old", format!("</list?cursor={at}>; rel=\"next\"")),
             ("/list?a=b&cursor=old&&c=%20d", format!("</list?a=b&c=%20d&cursor={at}>; rel=\"next\"")),
             ("/list?xcursor=1", format!("</list?xcursor=1&cursor={at}>; rel=\"next\"")),
         ] {
-            assert_eq!(next(asked), expected);
+            assert_eq!(next(uri), expected);
         }
         assert!("/list?a=>;rel=x".parse::<PathAndQuery>().is_err());
     }

@@ -57,9 +57,9 @@ impl FromRequestParts<App> for PageQuery {
 /// Returns the page size for the query parameter `limit`.
 ///
 /// # Errors
-/// Returns a 400 problem if `asked` is less than 1.
-pub fn page_limit(asked: Option<i64>) -> Result<PageLimit, Problem> {
-    asked
+/// Returns a 400 problem if `requested` is less than 1.
+pub fn page_limit(requested: Option<i64>) -> Result<PageLimit, Problem> {
+    requested
         .map_or_else(|| Some(PageLimit::default()), PageLimit::new)
         .ok_or_else(|| bad_query(vec![FieldError::new("?limit", "too_small", "Must be at least 1.")]))
 }

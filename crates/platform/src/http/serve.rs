@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::capacity::{ConnectionLimits, LimitReached, OpenConnections, network_of};
-use super::connection::{self, CloseOrder, ConnectionState, Phase};
+use super::connection;
+use super::connection_state::{CloseOrder, ConnectionState, Phase};
 use super::edge::Edge;
 use super::stop::Stop;
 use crate::App;
@@ -58,12 +59,12 @@ fn serve_edge(
     limits: &config::Server,
 ) -> io::Result<Server> {
     let addr = listener.local_addr()?;
-    let lines = Arc::new(Connections::new(limits, edge.connections()));
+    let connections = Arc::new(Connections::new(limits, edge.connections()));
     let stop_accepting = CancellationToken::new();
-    let accepting = tokio::spawn(accept(listener, edge, Arc::clone(&lines), stop_accepting.clone()));
-    let ticking = tokio::spawn(tick(Arc::clone(&lines)));
+    let accepting = tokio::spawn(accept(listener, edge, Arc::clone(&connections), stop_accepting.clone()));
+    let ticking = tokio::spawn(tick(Arc::clone(&connections)));
     let (drain, grace) = (millis(limits.drain_ms), millis(limits.shutdown_grace_ms));
-    Ok(Server { addr, connections: lines, stop, drain, grace, stop_accepting, accepting, ticking })
+    Ok(Server { addr, connections, stop, drain, grace, stop_accepting, accepting, ticking })
 }
 
 impl Server {
@@ -93,11 +94,16 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, edge: Arc<Edge>, lines: Arc<Connections>, stop: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    edge: Arc<Edge>,
+    connections: Arc<Connections>,
+    stop: CancellationToken,
+) {
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, peer)) => match lines.make_room(peer, &edge) {
-                Ok(()) => lines.open(stream, peer, Arc::clone(&edge)),
+            Ok((stream, peer)) => match connections.make_room(peer, &edge) {
+                Ok(()) => connections.open(stream, peer, Arc::clone(&edge)),
                 Err(reached) => reject(&stream, reached, &edge),
             },
             Err(error) if is_of_the_connection(&error) => {}
@@ -109,13 +115,13 @@ async fn accept(listener: TcpListener, edge: Arc<Edge>, lines: Arc<Connections>,
     }
     // Connections in the kernel's accept queue may contain complete requests.
     while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
-        lines.open(stream, peer, Arc::clone(&edge));
+        connections.open(stream, peer, Arc::clone(&edge));
     }
 }
 
 /// Rejects a connection with 503 and closes it.
 fn reject(stream: &TcpStream, reached: LimitReached, edge: &Edge) {
-    edge.count_connection_rejected(reached.as_str());
+    edge.record_connection_rejected(reached.as_str());
     // The peer may not read it; the connection is closed in any case.
     let _ = stream.try_write(OVERLOADED_RESPONSE);
 }
@@ -125,12 +131,12 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn tick(lines: Arc<Connections>) {
+async fn tick(connections: Arc<Connections>) {
     let mut ticks = tokio::time::interval(TICK);
     loop {
         ticks.tick().await;
-        lines.ticks.fetch_add(1, Ordering::Relaxed);
-        lines.end_overdue();
+        connections.ticks.fetch_add(1, Ordering::Relaxed);
+        connections.end_overdue();
     }
 }
 
@@ -166,11 +172,11 @@ impl Connections {
     fn open(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, edge: Arc<Edge>) {
         // A failure only delays responses; a socket that fails here is broken anyway.
         let _ = stream.set_nodelay(true);
-        let line = Arc::new(ConnectionState::new(Arc::clone(&self.ticks)));
+        let state = Arc::new(ConnectionState::new(Arc::clone(&self.ticks)));
         // Registered before the task runs, so that no order is missed.
-        let entry = ConnectionGuard::new(self, &line, network_of(peer));
+        let entry = ConnectionGuard::new(self, &state, network_of(peer));
         self.tasks.spawn(async move {
-            connection::run(stream, peer, line, edge).await;
+            connection::run(stream, peer, state, edge).await;
             drop(entry);
         });
     }
@@ -196,38 +202,38 @@ impl Connections {
             if !open.evict(network, reached) {
                 return Err(reached);
             }
-            edge.count_connection_evicted(reached.as_str());
+            edge.record_connection_evicted(reached.as_str());
         }
         open.limit_reached(network, self.limits, lifts_network).map_or(Ok(()), Err)
     }
 
     fn end_overdue(&self) {
-        for line in self.open_connections().lines() {
-            match line.phase() {
-                (Phase::Reading, ticks) if ticks > self.head_ticks => line.order(CloseOrder::Cut),
-                (Phase::Idle, ticks) if ticks > self.idle_ticks => line.order(CloseOrder::Close),
+        for state in self.open_connections().states() {
+            match state.phase() {
+                (Phase::Reading, ticks) if ticks > self.head_ticks => state.order(CloseOrder::Cut),
+                (Phase::Idle, ticks) if ticks > self.idle_ticks => state.order(CloseOrder::Close),
                 // The peer does not read the response. A response that is read, however slowly, is sent to
                 // its end.
-                (Phase::Sending, ticks) if ticks > self.idle_ticks && line.is_blocked() => {
-                    line.order(CloseOrder::Cut)
+                (Phase::Sending, ticks) if ticks > self.idle_ticks && state.is_blocked() => {
+                    state.order(CloseOrder::Cut)
                 }
-                (Phase::Closing, ticks) if ticks > self.idle_ticks => line.order(CloseOrder::Cut),
-                (Phase::Lingering, ticks) if ticks > self.linger_ticks => line.order(CloseOrder::Cut),
+                (Phase::Closing, ticks) if ticks > self.idle_ticks => state.order(CloseOrder::Cut),
+                (Phase::Lingering, ticks) if ticks > self.linger_ticks => state.order(CloseOrder::Cut),
                 _ => {}
             }
         }
     }
 
     fn send_order(&self, order: CloseOrder) {
-        for line in self.open_connections().lines() {
-            line.order(order);
+        for state in self.open_connections().states() {
+            state.order(order);
         }
     }
 
-    /// Waits at most `patience` until no connection is open. Returns the number of open connections.
-    async fn wait_for_end(&self, patience: Duration) -> usize {
+    /// Waits at most `max_wait` until no connection is open. Returns the number of open connections.
+    async fn wait_for_end(&self, max_wait: Duration) -> usize {
         self.tasks.close();
-        match tokio::time::timeout(patience, self.tasks.wait()).await {
+        match tokio::time::timeout(max_wait, self.tasks.wait()).await {
             Ok(()) => 0,
             Err(_) => self.tasks.len(),
         }
@@ -241,11 +247,11 @@ struct ConnectionGuard {
 }
 
 impl ConnectionGuard {
-    fn new(lines: &Arc<Connections>, line: &Arc<ConnectionState>, network: IpAddr) -> Self {
-        let id = Arc::as_ptr(line).addr();
-        lines.open_connections().insert(id, Arc::clone(line), network);
-        lines.gauge.inc();
-        Self { connections: Arc::clone(lines), id }
+    fn new(connections: &Arc<Connections>, state: &Arc<ConnectionState>, network: IpAddr) -> Self {
+        let id = Arc::as_ptr(state).addr();
+        connections.open_connections().insert(id, Arc::clone(state), network);
+        connections.gauge.inc();
+        Self { connections: Arc::clone(connections), id }
     }
 }
 

@@ -15,8 +15,8 @@ async fn wait_for_phase(server: &Server, phase: Phase) {
     wait_for_connection_phase(&server.connections, phase).await;
 }
 
-async fn wait_for_connection_phase(lines: &Connections, phase: Phase) {
-    while lines.open_connections().lines().all(|line| line.phase().0 != phase) {
+async fn wait_for_connection_phase(connections: &Connections, phase: Phase) {
+    while connections.open_connections().states().all(|state| state.phase().0 != phase) {
         tokio::task::yield_now().await;
     }
 }
@@ -34,10 +34,10 @@ async fn read_head(stream: &mut TcpStream) -> String {
 /// orders.
 async fn begin_stop(server: Server) -> JoinHandle<usize> {
     let addr = server.addr();
-    let lines = Arc::clone(&server.connections);
+    let connections = Arc::clone(&server.connections);
     let stopping = tokio::spawn(server.stop());
     while TcpStream::connect(addr).await.is_ok()
-        || lines.open_connections().lines().any(|line| line.has_order())
+        || connections.open_connections().states().any(|state| state.has_order())
     {
         tokio::task::yield_now().await;
     }

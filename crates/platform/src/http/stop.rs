@@ -12,7 +12,7 @@ pub struct Stop(Arc<Phases>);
 #[derive(Debug, Default)]
 struct Phases {
     draining: AtomicBool,
-    asked: CancellationToken,
+    requested: CancellationToken,
 }
 
 impl Stop {
@@ -24,12 +24,12 @@ impl Stop {
 
     /// Runs `work` and returns its output, or `None` once a stop is requested.
     pub async fn or<F: Future>(&self, work: F) -> Option<F::Output> {
-        self.0.asked.run_until_cancelled(work).await
+        self.0.requested.run_until_cancelled(work).await
     }
 
     /// Requests the stop.
     pub(super) fn ask(&self) {
         self.0.draining.store(true, Ordering::Relaxed);
-        self.0.asked.cancel();
+        self.0.requested.cancel();
     }
 }

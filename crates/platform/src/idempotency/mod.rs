@@ -18,7 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
 use http::{HeaderName, HeaderValue};
 use kith_kernel::{Ctx, Problem, days, problems};
-use kith_store::{Error, IntoOutcome, Outcome, Tx};
+use kith_store::{Error, IntoTxOutcome, Tx, TxOutcome};
 use serde::Serialize;
 
 use crate::App;
@@ -46,7 +46,7 @@ pub(crate) const MAX_REMOVED_ROWS: u64 = 1_000;
 struct KeyApplied;
 
 /// Command whose type does not depend on the handler.
-type Command = Box<dyn Fn(&Tx<'_>, &Ctx) -> Outcome<UnserializedResponse, ChangeError> + Send>;
+type Command = Box<dyn Fn(&Tx<'_>, &Ctx) -> TxOutcome<UnserializedResponse, ChangeError> + Send>;
 
 /// Response that is serialized by a call: in the transaction if it is stored, otherwise after the transaction.
 type UnserializedResponse = Box<dyn FnOnce() -> SerializedResponse + Send>;
@@ -90,18 +90,20 @@ impl App {
     pub async fn change<F, O, T>(&self, caller: impl Into<Principal>, run: F) -> ApiResult<Response>
     where
         F: Fn(&Tx<'_>, &Ctx) -> O + Send + 'static,
-        O: IntoOutcome<Value = WriteResponse<T>> + 'static,
+        O: IntoTxOutcome<Value = WriteResponse<T>> + 'static,
         O::Error: From<Error> + Into<Problem> + Send + 'static,
         T: Serialize + Send + 'static,
     {
         let command = move |tx: &Tx<'_>, ctx: &Ctx| match run(tx, ctx).into_outcome() {
-            Outcome::Commit(answer) => {
-                Outcome::Commit(Box::new(move || answer.write()) as UnserializedResponse)
+            TxOutcome::Commit(answer) => {
+                TxOutcome::Commit(Box::new(move || answer.write()) as UnserializedResponse)
             }
-            Outcome::CommitRefusal(error) => {
-                Outcome::CommitRefusal(ChangeError::Own(Box::new(move || error.into())))
+            TxOutcome::CommitRefusal(error) => {
+                TxOutcome::CommitRefusal(ChangeError::Own(Box::new(move || error.into())))
             }
-            Outcome::Rollback(error) => Outcome::Rollback(ChangeError::Own(Box::new(move || error.into()))),
+            TxOutcome::Rollback(error) => {
+                TxOutcome::Rollback(ChangeError::Own(Box::new(move || error.into())))
+            }
         };
         let problem = |error: Error| O::Error::from(error).into();
         self.change_by(caller.into(), Box::new(command), problem).await
@@ -138,11 +140,11 @@ impl App {
             }
             noted_timeout.store(matches!(known, Err(Error::DeadlinePassed)), Ordering::Relaxed);
             match known {
-                Err(error) => Outcome::Rollback(error.into()),
+                Err(error) => TxOutcome::Rollback(error.into()),
                 Ok(Some(stored)) if stored.fingerprint != fingerprint => {
-                    Outcome::Rollback(ChangeError::KeyReused)
+                    TxOutcome::Rollback(ChangeError::KeyReused)
                 }
-                Ok(Some(stored)) => Outcome::Commit(ChangeResponse::Replayed(stored.answer)),
+                Ok(Some(stored)) => TxOutcome::Commit(ChangeResponse::Replayed(stored.answer)),
                 Ok(None) => {
                     let stored = |answer: &SerializedResponse| stored_bytes.reduce(caller_id, answer);
                     store_response(tx, ctx, &keyring, (&id, &fingerprint), stored, command(tx, ctx))
@@ -241,18 +243,18 @@ fn store_response(
     keyring: &Keyring,
     (id, fingerprint): (&[u8; 32], &[u8; 32]),
     reduce: impl FnOnce(&SerializedResponse) -> SerializedResponse,
-    made: Outcome<UnserializedResponse, ChangeError>,
-) -> Outcome<ChangeResponse, ChangeError> {
+    made: TxOutcome<UnserializedResponse, ChangeError>,
+) -> TxOutcome<ChangeResponse, ChangeError> {
     match made {
-        Outcome::Commit(serialize) => {
+        TxOutcome::Commit(serialize) => {
             let answer = serialize();
             match rows::store_response(tx, ctx, keyring, id, fingerprint, &reduce(&answer)) {
-                Ok(()) => Outcome::Commit(ChangeResponse::New(answer)),
-                Err(error) => Outcome::Rollback(error.into()),
+                Ok(()) => TxOutcome::Commit(ChangeResponse::New(answer)),
+                Err(error) => TxOutcome::Rollback(error.into()),
             }
         }
-        Outcome::CommitRefusal(refused) => Outcome::CommitRefusal(refused),
-        Outcome::Rollback(refused) => Outcome::Rollback(refused),
+        TxOutcome::CommitRefusal(refused) => TxOutcome::CommitRefusal(refused),
+        TxOutcome::Rollback(refused) => TxOutcome::Rollback(refused),
     }
 }
 

@@ -82,11 +82,11 @@ pub(super) async fn connect(
 fn verify_peer(
     rules: &TargetRules,
     stream: TcpStream,
-    asked: SocketAddr,
+    expected: SocketAddr,
 ) -> Result<TcpStream, OutboundError> {
     let peer = stream.peer_addr().map_err(|error| OutboundError::Connection(error.kind()))?;
     rules.address(peer.ip(), peer.port()).map_err(OutboundError::Refused)?;
-    if peer.ip().to_canonical() == asked.ip() && peer.port() == asked.port() {
+    if peer.ip().to_canonical() == expected.ip() && peer.port() == expected.port() {
         Ok(stream)
     } else {
         Err(OutboundError::Refused(TargetError::Unreadable))

@@ -50,7 +50,7 @@ const INTERNAL: &[&str] = &[
 /// Resolver that returns scripted answers in order, then repeats the last one.
 struct ScriptedResolver {
     answers: Mutex<VecDeque<Vec<IpAddr>>>,
-    asked: AtomicUsize,
+    requests: AtomicUsize,
 }
 
 impl ScriptedResolver {
@@ -58,14 +58,14 @@ impl ScriptedResolver {
         let parse = |ips: &&[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect();
         Arc::new(Self {
             answers: Mutex::new(answers.iter().map(parse).collect()),
-            asked: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
         })
     }
 }
 
 impl Resolve for ScriptedResolver {
     fn resolve<'a>(&'a self, _: &'a str) -> Resolving<'a> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.requests.fetch_add(1, Ordering::SeqCst);
         let mut answers = self.answers.lock().unwrap();
         let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
         Box::pin(async move { answer.ok_or_else(|| io::Error::other("no such name")) })
@@ -99,7 +99,7 @@ fn get(target: Target) -> OutboundRequest {
 /// closes connections.
 struct TestReceiver {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
     _task: tokio_util::task::AbortOnDropHandle<()>,
 }
 
@@ -107,8 +107,8 @@ impl TestReceiver {
     async fn at(address: &str, answer: impl Into<Vec<u8>>, stays_open: bool) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (asked, answer) = (Arc::new(Mutex::new(Vec::new())), answer.into());
-        let seen = Arc::clone(&asked);
+        let (requests, answer) = (Arc::new(Mutex::new(Vec::new())), answer.into());
+        let seen = Arc::clone(&requests);
         let task = tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
@@ -124,11 +124,11 @@ impl TestReceiver {
                 });
             }
         });
-        Self { address, asked, _task: tokio_util::task::AbortOnDropHandle::new(task) }
+        Self { address, requests, _task: tokio_util::task::AbortOnDropHandle::new(task) }
     }
 
     fn count(&self) -> usize {
-        self.asked.lock().unwrap().len()
+        self.requests.lock().unwrap().len()
     }
 
     fn allowed(&self) -> String {
@@ -215,7 +215,7 @@ async fn dns_rebinding_is_rejected() {
     let outbound = outbound(&outside.allowed(), script.clone());
     let target = outbound.target(&format!("http://rebinds.example.org:{port}/")).unwrap();
     assert_eq!(outbound.send(get(target.clone())).await.unwrap().status, 200);
-    assert_eq!(script.asked.load(Ordering::SeqCst), 1, "one request makes one DNS query");
+    assert_eq!(script.requests.load(Ordering::SeqCst), 1, "one request makes one DNS query");
     for _ in 0..3 {
         let refused = outbound.send(get(target.clone())).await.unwrap_err();
         assert_eq!(refused.code(), "target_refused");
@@ -247,7 +247,7 @@ async fn peer_address_is_checked_after_connecting() {
     let ips = [IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
     let refused = exchange::connect(&rules, &ips, receiver.address.port(), Duration::from_secs(5)).await;
     assert_eq!(refused.unwrap_err().code(), "target_refused");
-    assert!(receiver.asked.lock().unwrap().iter().all(String::is_empty), "no request data was sent");
+    assert!(receiver.requests.lock().unwrap().iter().all(String::is_empty), "no request data was sent");
 }
 
 #[tokio::test]
@@ -285,15 +285,16 @@ async fn allowed_network_is_limited_to_its_port() {
     {
         assert!(outbound.target(refused).is_err(), "{refused}");
     }
-    let hosts: Vec<_> = receiver.asked.lock().unwrap().iter().filter_map(|asked| host(asked)).collect();
+    let hosts: Vec<_> =
+        receiver.requests.lock().unwrap().iter().filter_map(|request| host(request)).collect();
     assert_eq!(
         hosts,
         [format!("127.0.0.1:{port}"), format!("localhost:{port}"), format!("[::ffff:7f00:1]:{port}")]
     );
 }
 
-fn host(asked: &str) -> Option<String> {
-    asked.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned)
+fn host(request: &str) -> Option<String> {
+    request.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned)
 }
 
 #[test]
@@ -336,7 +337,7 @@ async fn responses_are_not_decompressed() {
     let target = outbound.target(&format!("http://{}/", receiver.address)).unwrap();
     let received = outbound.send(get(target)).await.unwrap();
     assert_eq!(received.body, bomb[..bomb.len().min(16_384)]);
-    assert!(receiver.asked.lock().unwrap()[0].contains("accept-encoding: identity"));
+    assert!(receiver.requests.lock().unwrap()[0].contains("accept-encoding: identity"));
 }
 
 #[tokio::test]
@@ -388,13 +389,13 @@ async fn connection_headers_cannot_be_overridden() {
     let body = Bytes::from_static(b"GET /smuggled HTTP/1.1\r\n\r\n");
     let outgoing = OutboundRequest { method: Method::POST, headers, body, ..get(target) };
     assert_eq!(outbound.send(outgoing).await.unwrap().status, 200);
-    let asked = receiver.asked.lock().unwrap()[0].to_ascii_lowercase();
-    assert!(asked.starts_with("post /hook?x=1 http/1.1\r\n"), "{asked}");
+    let request = receiver.requests.lock().unwrap()[0].to_ascii_lowercase();
+    assert!(request.starts_with("post /hook?x=1 http/1.1\r\n"), "{request}");
     for wanted in ["content-length: 26", "connection: close", "authorization: bearer of-theirs"] {
-        assert!(asked.contains(wanted), "{asked}");
+        assert!(request.contains(wanted), "{request}");
     }
     for unwanted in ["internal", "chunked", "keep-alive", "content-length: 0", "#part"] {
-        assert!(!asked.contains(unwanted), "{asked}");
+        assert!(!request.contains(unwanted), "{request}");
     }
     assert!(is_own_header(&"Webhook-Signature".parse().unwrap()));
     assert!(is_own_header(&"Transfer-Encoding".parse().unwrap()));

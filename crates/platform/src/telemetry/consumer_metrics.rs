@@ -33,8 +33,8 @@ impl Collector for ConsumerMetrics {
         gauge("consumer_lag_seconds", help, |status| status.lag_ms as f64 / 1_000.0)?;
         let help = "Failed events waiting for a retry, and events waiting for them, at most 10,000";
         gauge("consumer_pending", help, |status| status.pending as f64)?;
-        let help = "Events set aside after all attempts, at most 10,000; alert if above 0";
-        gauge("consumer_set_aside", help, |status| status.set_aside as f64)?;
+        let help = "Events dead-lettered after all attempts, at most 10,000; alert if above 0";
+        gauge("consumer_dead_letters", help, |status| status.dead_letters as f64)?;
         let mut counter = |name, help, value: fn(&ConsumerCounts) -> u64| -> fmt::Result {
             let mut family = to.encode_descriptor(name, help, None, MetricType::Counter)?;
             for counts in self.0.counts() {
@@ -44,8 +44,8 @@ impl Collector for ConsumerMetrics {
             Ok(())
         };
         counter("consumer_events", "Events handled by this process", |counts| counts.handled)?;
-        let help = "Events set aside by this process after all attempts";
-        counter("consumer_events_set_aside", help, |counts| counts.set_aside)?;
+        let help = "Events dead-lettered by this process after all attempts";
+        counter("consumer_events_dead_lettered", help, |counts| counts.dead_lettered)?;
         let help = "Panics of the delivery task, which restarts after each; alert on an increase";
         counter("consumer_panics", help, |counts| counts.panics)
     }

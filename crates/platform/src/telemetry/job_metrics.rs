@@ -69,13 +69,13 @@ fn encode_attempts(to: &mut DescriptorEncoder<'_>, totals: &[(String, String, Jo
     let help = "Attempts of this process by outcome";
     let mut all = to.encode_descriptor("jobs_attempts", help, None, MetricType::Counter)?;
     for (queue, kind, total) in totals {
-        let tally = total.tally;
+        let counts = total.counts;
         let outcomes = [
-            ("started", tally.started),
-            ("completed", tally.completed),
-            ("failed", tally.failed),
-            ("dead", tally.dead),
-            ("cancelled", tally.cancelled),
+            ("started", counts.started),
+            ("completed", counts.completed),
+            ("failed", counts.failed),
+            ("dead", counts.dead),
+            ("cancelled", counts.cancelled),
         ];
         for (outcome, count) in outcomes {
             let count = ConstCounter::new(count.unsigned_abs());
@@ -89,7 +89,7 @@ fn encode_attempts(to: &mut DescriptorEncoder<'_>, totals: &[(String, String, Jo
     let help = "Total time that jobs of this process waited from becoming due until they ran";
     let mut all = to.encode_descriptor("jobs_wait_seconds", help, None, MetricType::Counter)?;
     for (queue, kind, total) in totals {
-        let waited = ConstCounter::new(total.tally.wait_ms as f64 / 1_000.0);
+        let waited = ConstCounter::new(total.counts.wait_ms as f64 / 1_000.0);
         waited.encode(all.encode_family(&[("queue", queue), ("kind", kind)])?)?;
     }
     Ok(())
@@ -102,7 +102,7 @@ fn encode_durations(to: &mut DescriptorEncoder<'_>, totals: &[(String, String, J
         let bounds = DURATION_BUCKETS_MS.iter().map(|ms| *ms as f64 / 1_000.0).chain([f64::INFINITY]);
         let buckets: Vec<_> = bounds.zip(total.durations).collect();
         let count = total.durations.iter().sum();
-        let sum = total.tally.run_ms as f64 / 1_000.0;
+        let sum = total.counts.run_ms as f64 / 1_000.0;
         all.encode_family(&[("queue", queue), ("kind", kind)])?
             .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
     }

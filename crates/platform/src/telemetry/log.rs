@@ -76,12 +76,12 @@ impl LogLevel {
     /// Returns [`InvalidLogLevel`] if `level` cannot be parsed; the level is then unchanged.
     pub fn set(&self, level: &str) -> Result<(), InvalidLogLevel> {
         let targets = parse_level(level)?;
-        let mut said = self.0.current_level.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.0.current_level.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(filter) = &self.0.filter {
             // Fails only if the subscriber is gone, and then nothing is logged.
             let _ = filter.reload(targets);
         }
-        level.clone_into(&mut said);
+        level.clone_into(&mut current);
         Ok(())
     }
 }
@@ -294,13 +294,13 @@ mod tests {
         let (lines, read) = lines();
         let writer = Arc::clone(&lines);
         std::thread::spawn(move || writer.run());
-        let said: String = (0..1_000).map(|n| format!("{n}\n")).collect();
-        said.split_inclusive('\n').for_each(|line| lines.add(line.as_bytes(), false));
+        let current: String = (0..1_000).map(|n| format!("{n}\n")).collect();
+        current.split_inclusive('\n').for_each(|line| lines.add(line.as_bytes(), false));
         let mut written = String::new();
-        while written.len() < said.len() {
+        while written.len() < current.len() {
             written += &read.recv().unwrap();
         }
-        assert_eq!(written, said);
+        assert_eq!(written, current);
     }
 
     #[test]

@@ -194,24 +194,24 @@ impl Metrics {
     }
 
     /// Counts committed events. `kinds` are the indexes of their kinds in the list of all modules' kinds.
-    pub(crate) fn count_events(&self, kinds: &[usize]) {
+    pub(crate) fn record_events(&self, kinds: &[usize]) {
         kinds.iter().filter_map(|kind| self.events.get(*kind)).for_each(|counter| {
             counter.inc();
         });
     }
 
     /// Counts a security-relevant event.
-    pub fn count_security(&self, kind: SecurityEvent) {
+    pub fn record_security_event(&self, kind: SecurityEvent) {
         self.security.get_or_create(&SecurityLabels { kind }).inc();
     }
 
     /// Counts a purge run that left due items.
-    pub(crate) fn count_delayed_purge(&self, purge: &'static str) {
+    pub(crate) fn record_delayed_purge(&self, purge: &'static str) {
         self.delayed_purges.get_or_create(&PurgeLabels { purge }).inc();
     }
 
     /// Counts a connection that was affected by a connection limit, by limit and outcome.
-    pub(crate) fn count_connection(&self, limit: &'static str, outcome: &'static str) {
+    pub(crate) fn record_limited_connection(&self, limit: &'static str, outcome: &'static str) {
         self.connections_limited.get_or_create(&ConnectionLabels { limit, outcome }).inc();
     }
 

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::catalogue::ProofMethod;
-use crate::{Area, Catalogue, Gate, Outcome, Row, RowResult, Run, Shortfall};
+use crate::{Area, Catalogue, CatalogueRow, Gate, RowOutcome, RowResult, Run, Shortfall};
 use kind::CheckKind;
 
 /// All declarations from all files.
@@ -162,18 +162,19 @@ impl Declared {
 
     /// Applies an attestation or a waiver to a result. An attestation counts only if the row could not be
     /// measured and allows one. A waiver applies to any result that keeps a gate closed.
-    pub(crate) fn apply(&self, row: &Row, result: &mut RowResult, now: Timestamp) {
-        let unmeasured = matches!(result.result, Outcome::Unknown | Outcome::Stale | Outcome::NotYet);
+    pub(crate) fn apply(&self, row: &CatalogueRow, result: &mut RowResult, now: Timestamp) {
+        let unmeasured =
+            matches!(result.result, RowOutcome::Unknown | RowOutcome::Stale | RowOutcome::NotYet);
         let declared = self.checks.iter().find(|check| check.id == row.id).map(|check| &check.kind);
         if let Some(CheckKind::Attestation { statement, owner, until }) = declared
             && unmeasured
         {
             if is_valid(*until, now) {
-                result.result = Outcome::Attested;
+                result.result = RowOutcome::Attested;
                 result.reason = format!("{owner} attests until {until}: {statement}");
                 result.remediation = None;
             } else {
-                result.result = Outcome::Stale;
+                result.result = RowOutcome::Stale;
                 result.reason = format!("the attestation of {owner} {}", invalid_reason(*until, now));
             }
         }
@@ -189,7 +190,7 @@ impl Declared {
             let (was, previous) = (result.result.name(), &result.reason);
             result.reason =
                 format!("{owner} waives the row until {until}: {reason} (it was {was}: {previous})");
-            result.result = Outcome::Waived;
+            result.result = RowOutcome::Waived;
         } else {
             result.reason =
                 format!("{}; the waiver of {owner} {}", result.reason, invalid_reason(*until, now));
@@ -216,7 +217,7 @@ fn invalid_reason(until: Timestamp, now: Timestamp) -> String {
 /// Adds a row that the catalogue does not contain.
 fn add_row(catalogue: &mut Catalogue, id: &str, requirement: String, gate: Gate, kind: &CheckKind) {
     let is_attested = matches!(kind, CheckKind::Attestation { .. });
-    let row = Row {
+    let row = CatalogueRow {
         id: id.to_owned(),
         requirement,
         source: Vec::new(),

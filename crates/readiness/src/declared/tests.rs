@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::{Artefacts, Deployment, Plan, Report, Target, verify};
+use crate::{Artefacts, Deployment, Plan, ReadinessReport, Target, verify};
 
 const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
@@ -49,7 +49,7 @@ fn shop(line: &str) -> String {
     format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
 }
 
-async fn judge(text: &str, target: &str) -> Report {
+async fn judge(text: &str, target: &str) -> ReadinessReport {
     let (mut catalogue, mut declared) = (Catalogue::default(), Declared::default());
     declared.add(text, &mut catalogue).unwrap();
     let plan = Plan {
@@ -81,7 +81,7 @@ fn check(id: &str, rest: &str) -> String {
 
 #[tokio::test]
 async fn each_check_kind_passes_fails_or_is_unmeasured() {
-    use Outcome::{Fail, Pass, Unknown};
+    use RowOutcome::{Fail, Pass, Unknown};
     let base = serve(shop).await;
     let promql = |rest: &str| format!("kind = \"promql\"\nurl = \"{base}\"\n{rest}");
     let cases = [
@@ -164,7 +164,14 @@ async fn attestations_and_waivers_expire() {
     let results: Vec<_> = report.rows.iter().map(|row| row.result).collect();
     assert_eq!(
         results,
-        [Outcome::Attested, Outcome::Stale, Outcome::Waived, Outcome::Fail, Outcome::Pass, Outcome::Stale]
+        [
+            RowOutcome::Attested,
+            RowOutcome::Stale,
+            RowOutcome::Waived,
+            RowOutcome::Fail,
+            RowOutcome::Pass,
+            RowOutcome::Stale
+        ]
     );
     assert!(report.rows[0].reason.starts_with("Ada attests until 2026"), "{}", report.rows[0].reason);
     assert!(report.rows[2].reason.contains("it was fail"), "{}", report.rows[2].reason);
@@ -218,8 +225,8 @@ fn invalid_declarations_are_rejected() {
         ("[[waiver]]\nrow = \"SEC-05\"\nreason = \"r\"\nowner = \"o\"".into(), "until"),
         ("[[chekc]]".into(), "chekc"),
     ] {
-        let said = refused(&text);
-        assert!(said.contains(reason), "{text}: {said}");
+        let message = refused(&text);
+        assert!(message.contains(reason), "{text}: {message}");
     }
     let mut catalogue = Catalogue::built_in();
     let word = word.replace("\"\"", "\"Ada\"");
@@ -243,7 +250,7 @@ async fn undecodable_body_is_unmeasured() {
         |word: &str| check("SHOP-01", &format!("kind = \"http\"\npath = \"/encoded\"\n{word} = \"error\""));
     for word in ["must_not_contain", "must_contain"] {
         let report = judge(&text(word), &base).await;
-        assert_eq!(report.rows[0].result, Outcome::Unknown, "{word}: {}", report.rows[0].reason);
+        assert_eq!(report.rows[0].result, RowOutcome::Unknown, "{word}: {}", report.rows[0].reason);
         assert!(report.rows[0].reason.contains("cannot be read"), "{}", report.rows[0].reason);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Report;
+use super::ReadinessReport;
 use crate::{Evidence, RowResult};
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}\
@@ -10,7 +10,7 @@ table{border-collapse:collapse;width:100%}td,th{padding:.3rem .5rem;border-botto
 vertical-align:top}code{font-size:.9em}details{margin:.2rem 0}.pass{color:#176f2c}.fail{color:#b00020;font-weight:bold}\
 .unknown,.stale{color:#8a5a00}.waived,.attested{color:#0b5f80}.none{color:#666}";
 
-pub(super) fn write(report: &Report) -> String {
+pub(super) fn write(report: &ReadinessReport) -> String {
     let mut out = String::new();
     let title = format!("Readiness of {}", report.target);
     let _ = write!(

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use super::Report;
+use super::ReadinessReport;
 
 /// Version of the JSON format. Fields may be added within a version, but not changed or removed.
 const VERSION: u32 = 1;
 
-pub(super) fn write(report: &Report) -> String {
+pub(super) fn write(report: &ReadinessReport) -> String {
     let mut value = json!({ "report": VERSION });
     let (Some(into), Ok(serde_json::Value::Object(fields))) =
         (value.as_object_mut(), serde_json::to_value(report))

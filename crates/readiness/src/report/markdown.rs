@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::Report;
+use super::ReadinessReport;
 
-pub(super) fn write(report: &Report) -> String {
+pub(super) fn write(report: &ReadinessReport) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "# Readiness\n");
     let build = if report.identity.build.is_empty() { "unknown" } else { &report.identity.build };

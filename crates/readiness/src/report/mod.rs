@@ -15,7 +15,7 @@ use crate::{GateVerdict, RowResult, Scores};
 
 /// All results of a run.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct ReadinessReport {
     /// URL of the deployment.
     pub target: String,
     /// Fingerprint of the rows and checks: [`Plan::fingerprint`](crate::Plan::fingerprint).
@@ -55,7 +55,7 @@ pub enum Format {
     Html,
 }
 
-impl Report {
+impl ReadinessReport {
     /// Renders the report in this format.
     pub fn to_text(&self, format: Format) -> String {
         match format {

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::Report;
-use crate::{Outcome, RowResult};
+use super::ReadinessReport;
+use crate::{RowOutcome, RowResult};
 
-pub(super) fn write(report: &Report, colour: bool) -> String {
+pub(super) fn write(report: &ReadinessReport, colour: bool) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{} ({})", report.target, build(report));
     for area in &report.scores.areas {
@@ -36,7 +36,7 @@ pub(super) fn write(report: &Report, colour: bool) -> String {
     out
 }
 
-fn build(report: &Report) -> &str {
+fn build(report: &ReadinessReport) -> &str {
     if report.identity.build.is_empty() { "build unknown" } else { &report.identity.build }
 }
 
@@ -45,7 +45,7 @@ fn write_row(out: &mut String, row: &RowResult, colour: bool) {
     let (before, after) = if colour { (colorize(row.result), "\x1b[0m") } else { ("", "") };
     let _ = writeln!(out, "  {before}{name:<8}{after} {:<7} {}", row.id, row.requirement);
     match row.result {
-        Outcome::Pass | Outcome::NotYet => {}
+        RowOutcome::Pass | RowOutcome::NotYet => {}
         _ => {
             let _ = writeln!(out, "                   {}", row.reason);
         }
@@ -53,18 +53,18 @@ fn write_row(out: &mut String, row: &RowResult, colour: bool) {
     if let Some(remediation) = row
         .remediation
         .as_ref()
-        .filter(|_| matches!(row.result, Outcome::Fail | Outcome::Unknown | Outcome::Stale))
+        .filter(|_| matches!(row.result, RowOutcome::Fail | RowOutcome::Unknown | RowOutcome::Stale))
     {
         let _ = writeln!(out, "                   → {remediation}");
     }
 }
 
-fn colorize(outcome: Outcome) -> &'static str {
+fn colorize(outcome: RowOutcome) -> &'static str {
     match outcome {
-        Outcome::Pass => "\x1b[32m",
-        Outcome::Fail => "\x1b[1;31m",
-        Outcome::Unknown | Outcome::Stale => "\x1b[33m",
-        Outcome::Attested | Outcome::Waived => "\x1b[36m",
-        Outcome::NotApplicable | Outcome::NotYet => "\x1b[2m",
+        RowOutcome::Pass => "\x1b[32m",
+        RowOutcome::Fail => "\x1b[1;31m",
+        RowOutcome::Unknown | RowOutcome::Stale => "\x1b[33m",
+        RowOutcome::Attested | RowOutcome::Waived => "\x1b[36m",
+        RowOutcome::NotApplicable | RowOutcome::NotYet => "\x1b[2m",
     }
 }

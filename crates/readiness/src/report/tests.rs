@@ -5,11 +5,11 @@ use serde_json::{Map, Value};
 
 use super::*;
 use crate::evidence::Evidence;
-use crate::{Catalogue, Gate, Outcome, Step};
+use crate::{Catalogue, Gate, RowOutcome, Step};
 
 const AT: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
-fn row(id: &str, gate: Gate, result: Outcome, reason: &str) -> RowResult {
+fn row(id: &str, gate: Gate, result: RowOutcome, reason: &str) -> RowResult {
     let mut evidence =
         Evidence::new("live", "calls <twice>", AT, Map::from_iter([("cells".to_owned(), 7.into())]));
     evidence.steps.push(Step {
@@ -31,13 +31,13 @@ fn row(id: &str, gate: Gate, result: Outcome, reason: &str) -> RowResult {
     }
 }
 
-fn report() -> Report {
+fn report() -> ReadinessReport {
     let rows = vec![
-        row("ACC-02", Gate::Beta, Outcome::Pass, "it holds"),
-        row("SEC-05", Gate::Beta, Outcome::Fail, "<script>alert(1)</script> | \"quoted\""),
-        row("SEC-07", Gate::Production, Outcome::Unknown, "not measured"),
+        row("ACC-02", Gate::Beta, RowOutcome::Pass, "it holds"),
+        row("SEC-05", Gate::Beta, RowOutcome::Fail, "<script>alert(1)</script> | \"quoted\""),
+        row("SEC-07", Gate::Production, RowOutcome::Unknown, "not measured"),
     ];
-    Report {
+    ReadinessReport {
         checks: "sha256:00".to_owned(),
         target: "http://127.0.0.1:8080".to_owned(),
         identity: Identity { build: "1.0.0+abc".to_owned(), ..Identity::default() },
@@ -107,13 +107,14 @@ fn deployment_text_is_escaped_in_every_format() {
 #[test]
 fn full_run_reports_gate_verdict() {
     let whole = |rows: Vec<RowResult>| {
-        let report = Report { gate: GateVerdict::of(Gate::Beta, &rows), rows, not_judged: 0, ..report() };
+        let report =
+            ReadinessReport { gate: GateVerdict::of(Gate::Beta, &rows), rows, not_judged: 0, ..report() };
         report.to_text(Format::Terminal { colour: false })
     };
-    let open = whole(vec![row("ACC-02", Gate::Beta, Outcome::Pass, "it holds")]);
+    let open = whole(vec![row("ACC-02", Gate::Beta, RowOutcome::Pass, "it holds")]);
     assert!(open.ends_with("The beta gate is open: none of its 1 rows blocks it."), "{open}");
-    let closed = whole(vec![row("ACC-02", Gate::Beta, Outcome::Fail, "no")]);
+    let closed = whole(vec![row("ACC-02", Gate::Beta, RowOutcome::Fail, "no")]);
     assert!(closed.ends_with("The beta gate is closed: 1 of its 1 rows block it.\n  ACC-02"), "{closed}");
-    let unmeasured = whole(vec![row("ACC-02", Gate::Beta, Outcome::Unknown, "no")]);
+    let unmeasured = whole(vec![row("ACC-02", Gate::Beta, RowOutcome::Unknown, "no")]);
     assert!(unmeasured.contains("stays closed: 1 of its 1 rows could not be measured"), "{unmeasured}");
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand, ValueEnum};
-use kith_checklist::{Report, lint};
+use kith_checklist::{ChecklistReport, lint};
 use serde::Serialize;
 
 use super::{EXIT_FAILURE, EXIT_INVALID_INPUT, Failure, fail, format_error_chain, print};
@@ -50,7 +50,7 @@ enum Format {
 struct LintedFile {
     file: String,
     #[serde(flatten)]
-    report: Report,
+    report: ChecklistReport,
 }
 
 impl Checklist {
@@ -98,13 +98,13 @@ fn name(path: &Path) -> String {
 }
 
 fn format_findings(linted: &[LintedFile], format: Format) -> Result<String, anyhow::Error> {
-    let each = |format: fn(&Report, &str) -> String| {
+    let each = |format: fn(&ChecklistReport, &str) -> String| {
         let texts: Vec<_> = linted.iter().map(|one| format(&one.report, &one.file)).collect();
         texts.join("\n").trim_end().to_owned()
     };
     match format {
-        Format::Terminal => Ok(each(Report::to_terminal)),
-        Format::Markdown => Ok(each(Report::to_markdown)),
+        Format::Terminal => Ok(each(ChecklistReport::to_terminal)),
+        Format::Markdown => Ok(each(ChecklistReport::to_markdown)),
         Format::Json => Ok(serde_json::to_string_pretty(&serde_json::json!({ "files": linted }))?),
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use kith_consumers::{ConsumerStatus, ReplayFrom, SetAsideEvent};
+use kith_consumers::{ConsumerStatus, DeadLetteredEvent, ReplayFrom};
 use kith_kernel::Timestamp;
 use kith_platform::consumers::operator::{ConsumerCommand, ConsumerReply};
 
@@ -17,10 +17,10 @@ pub(super) struct Events {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List consumers with their lag, retried events and events set aside
+    /// List consumers with their lag, retried events and dead letters
     Lag(Settings),
-    /// List the events that a consumer has set aside after all attempts, with the last error
-    SetAside(ConsumerArgs),
+    /// List a consumer's dead letters, with the last error of each
+    DeadLetters(ConsumerArgs),
     /// Deliver events to a consumer again
     Replay {
         #[command(flatten)]
@@ -42,9 +42,9 @@ struct ReplayStart {
     /// Start with the oldest event that is stored
     #[arg(long)]
     from_beginning: bool,
-    /// Replay only the events that were set aside, at most 1,000 at a time
+    /// Replay only the dead letters, at most 1,000 at a time
     #[arg(long)]
-    set_aside: bool,
+    dead_letters: bool,
 }
 
 #[derive(Debug, Args)]
@@ -60,8 +60,8 @@ impl Events {
     pub(super) fn run(self) -> Result<(), Failure> {
         let (settings, command) = match self.command {
             Command::Lag(settings) => (settings, ConsumerCommand::Lag),
-            Command::SetAside(ConsumerArgs { settings, consumer }) => {
-                (settings, ConsumerCommand::SetAside { consumer })
+            Command::DeadLetters(ConsumerArgs { settings, consumer }) => {
+                (settings, ConsumerCommand::DeadLetters { consumer })
             }
             Command::Replay { args: ConsumerArgs { settings, consumer }, start } => {
                 (settings, start.command(consumer))
@@ -78,7 +78,7 @@ impl Events {
 impl ReplayStart {
     fn command(self, consumer: String) -> ConsumerCommand {
         let from = match self {
-            Self { set_aside: true, .. } => return ConsumerCommand::RetrySetAside { consumer },
+            Self { dead_letters: true, .. } => return ConsumerCommand::RetryDeadLetters { consumer },
             Self { from: Some(position), .. } => ReplayFrom::Position(position),
             Self { since: Some(since), .. } => ReplayFrom::Time(since),
             Self { .. } => ReplayFrom::Beginning,
@@ -91,24 +91,24 @@ fn show(response: &ConsumerReply) -> Result<(), Failure> {
     match response {
         ConsumerReply::Lag(statuses) if statuses.is_empty() => print("No consumer is declared"),
         ConsumerReply::Lag(statuses) => statuses.iter().try_for_each(|status| print(&status_line(status))),
-        ConsumerReply::SetAside(events) if events.is_empty() => print("No event is set aside"),
-        ConsumerReply::SetAside(events) => events.iter().try_for_each(|event| print(&event_line(event))),
+        ConsumerReply::DeadLetters(events) if events.is_empty() => print("No event is dead-lettered"),
+        ConsumerReply::DeadLetters(events) => events.iter().try_for_each(|event| print(&event_line(event))),
         ConsumerReply::Replayed(behind) => print(&format!("The consumer is now {behind} events behind")),
         ConsumerReply::Retried(count) => print(&format!("{count} events will be retried")),
     }
 }
 
 fn status_line(status: &ConsumerStatus) -> String {
-    let ConsumerStatus { name, position, lag_events, lag_ms, pending, set_aside, owner } = status;
+    let ConsumerStatus { name, position, lag_events, lag_ms, pending, dead_letters, owner } = status;
     let owner = if owner.is_empty() { "no node" } else { owner };
     let seconds = *lag_ms as f64 / 1_000.0;
     format!(
-        "{name}: position {position}, {lag_events} events behind ({seconds:.1} s), {pending} retried, {set_aside} set aside, \
+        "{name}: position {position}, {lag_events} events behind ({seconds:.1} s), {pending} retried, {dead_letters} dead-lettered, \
          delivered by {owner}"
     )
 }
 
-fn event_line(event: &SetAsideEvent) -> String {
-    let SetAsideEvent { position, subject, error, set_aside_at } = event;
-    format!("{position} of {subject}, set aside at {set_aside_at}: {error}")
+fn event_line(event: &DeadLetteredEvent) -> String {
+    let DeadLetteredEvent { position, subject, error, dead_lettered_at } = event;
+    format!("{position} of {subject}, dead-lettered at {dead_lettered_at}: {error}")
 }

@@ -163,7 +163,8 @@ impl Verify {
                 let areas: Vec<_> = catalogue.areas.iter().map(|area| &*area.id).collect();
                 return Err(anyhow!("unknown area {area}; expected one of: {}", areas.join(", ")));
             }
-            let of_area = |row: &&kith_readiness::Row| selected.iter().any(|area| area.id == row.area());
+            let of_area =
+                |row: &&kith_readiness::CatalogueRow| selected.iter().any(|area| area.id == row.area());
             only.extend(catalogue.rows.iter().filter(of_area).map(|row| row.id.clone()));
         }
         Ok(Plan {

@@ -135,10 +135,10 @@ impl PastServer {
         let response = self.client.answer(request.body(body).expect("the paths of the demo are valid")).await;
         let status = response.status();
         let bytes = to_bytes(response.into_body(), MAX_RESPONSE_BYTES).await.unwrap_or_default();
-        let said: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         if status.is_success() {
-            return Ok(said);
+            return Ok(body);
         }
-        Err(DemoError::Refused { step: format!("{method} {path}"), response: format!("{status}: {said}") })
+        Err(DemoError::Refused { step: format!("{method} {path}"), response: format!("{status}: {body}") })
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio_postgres::AsyncMessage;
 
 use super::Shared;
-use super::link::{Link, PostgresSession, TransactionMode};
+use super::connection::{PostgresConnection, PostgresSession, TransactionMode};
 use crate::stats::StoreStats;
 use crate::threads::Threads;
 use crate::tx::EngineSession;
@@ -68,7 +68,7 @@ fn run(shared: &Arc<Shared>) {
 
 struct Direct<'s> {
     shared: &'s Shared,
-    link: Link,
+    connection: PostgresConnection,
     /// Signalled when another node has announced new work.
     wake_up: Arc<Notify>,
     lead: Option<LeaderState>,
@@ -85,7 +85,7 @@ impl<'s> Direct<'s> {
         settings
             .session_setup
             .push_str(&format!("; SET statement_timeout = {}", CATCH_UP_TIMEOUT.as_millis()));
-        let link = Link::connect(&settings, None, move |message| {
+        let connection = PostgresConnection::connect(&settings, None, move |message| {
             if let AsyncMessage::Notification(notice) = message {
                 if let Ok(position) = notice.payload().parse() {
                     advance(&listener, position);
@@ -94,8 +94,9 @@ impl<'s> Direct<'s> {
                 }
             }
         })?;
-        shared.connected(&link);
-        let mut direct = Self { shared, link, wake_up, lead: None, last_leadership_attempt: Instant::now() };
+        shared.connected(&connection);
+        let mut direct =
+            Self { shared, connection, wake_up, lead: None, last_leadership_attempt: Instant::now() };
         // Set the head before listening: notifications can only move it forward.
         restart(shared, direct.position()?);
         direct.batch("LISTEN kith")?;
@@ -106,7 +107,7 @@ impl<'s> Direct<'s> {
 
     fn work(&mut self) -> Result<(), Error> {
         while !*self.shared.stop.borrow() {
-            if !self.shared.is_on_server(&self.link) {
+            if !self.shared.is_on_server(&self.connection) {
                 return Err(Error::unavailable("another server accepts writes"));
             }
             let announcement = self.shared.channels.announcement();
@@ -134,7 +135,7 @@ impl<'s> Direct<'s> {
     /// stops. Returns true if something was committed here.
     fn wait(&self) -> bool {
         let mut stop = self.shared.stop.subscribe();
-        self.link.runtime.block_on(async {
+        self.connection.runtime.block_on(async {
             tokio::select! {
                 () = self.shared.committed.notified() => true,
                 () = self.wake_up.notified() => false,
@@ -145,15 +146,15 @@ impl<'s> Direct<'s> {
     }
 
     fn pause(&self) {
-        self.link.runtime.block_on(async { tokio::time::sleep(MIN_PASS_INTERVAL).await });
+        self.connection.runtime.block_on(async { tokio::time::sleep(MIN_PASS_INTERVAL).await });
     }
 
     fn batch(&self, sql: &str) -> Result<(), Error> {
-        self.link.batch(sql).map_err(Error::unavailable)
+        self.connection.batch(sql).map_err(Error::unavailable)
     }
 
     fn query(&self, frame: TransactionMode) -> Query<'_> {
-        Query::new(EngineSession::Postgres(PostgresSession::new(&self.link, frame)))
+        Query::new(EngineSession::Postgres(PostgresSession::new(&self.connection, frame)))
     }
 
     /// Returns the last assigned position.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::connection::{PostgresConnection, PostgresSession, TransactionMode};
 use super::failure::classify;
-use super::link::{Link, PostgresSession, TransactionMode};
 use super::settings::Settings;
 use crate::options::PostgresOptions;
 use crate::tx::EngineSession;
@@ -14,9 +14,11 @@ use crate::{Error, OpenError, Query};
 pub(super) fn refuse_shared_sessions(settings: &Settings) -> Result<(), OpenError> {
     let mark = "SELECT set_config('kith.session', 'first', false)";
     let read = "SELECT COALESCE(current_setting('kith.session', true), '')";
-    let first = Link::connect(settings, None, |_| {})?;
-    let second = Link::connect(settings, None, |_| {})?;
-    let ask = |link: &Link, sql| link.wait(link.client.simple_query(sql)).map_err(Error::unavailable);
+    let first = PostgresConnection::connect(settings, None, |_| {})?;
+    let second = PostgresConnection::connect(settings, None, |_| {})?;
+    let ask = |connection: &PostgresConnection, sql| {
+        connection.wait(connection.client.simple_query(sql)).map_err(Error::unavailable)
+    };
     ask(&first, mark)?;
     let seen = ask(&second, read)?;
     let shared = seen.iter().any(|message| {
@@ -35,7 +37,7 @@ pub(super) fn refuse_shared_sessions(settings: &Settings) -> Result<(), OpenErro
 
 /// Connection of the role that owns the tables, while it holds the migration lock.
 pub(crate) struct MigrationLink {
-    link: Link,
+    connection: PostgresConnection,
     run_role: Option<String>,
 }
 
@@ -72,13 +74,17 @@ impl MigrationLink {
         let run_role = run.user().filter(|role| owner.user() != Some(role)).map(str::to_owned);
         refuse_shared_sessions(&owner)?;
         Ok(Self {
-            link: Link::connect(&owner.with_idle_limit(IDLE_SESSION_TIMEOUT), None, |_| {})?,
+            connection: PostgresConnection::connect(
+                &owner.with_idle_limit(IDLE_SESSION_TIMEOUT),
+                None,
+                |_| {},
+            )?,
             run_role,
         })
     }
 
     pub fn session(&self) -> PostgresSession<'_> {
-        PostgresSession::new(&self.link, TransactionMode::Plain)
+        PostgresSession::new(&self.connection, TransactionMode::Plain)
     }
 
     /// Checks that the role may create tables. Since PostgreSQL 15, only the owner of the database may do so
@@ -87,10 +93,10 @@ impl MigrationLink {
     /// # Errors
     /// Returns [`OpenError::Settings`] with instructions if it may not, or the error of the query.
     pub fn check_writable(&self, q: &Query<'_>) -> Result<(), OpenError> {
-        let asked = q.one(SCHEMA, &[], |row| {
+        let grants = q.one(SCHEMA, &[], |row| {
             Ok((row.get::<String>(0)?, row.get::<String>(1)?, row.get(2)?, row.get::<bool>(3)?))
         })?;
-        let Some((role, database, schema, may_create)) = asked else { return Ok(()) };
+        let Some((role, database, schema, may_create)) = grants else { return Ok(()) };
         match schema {
             Some(_) if may_create => Ok(()),
             Some::<String>(schema) => Err(OpenError::Settings(format!(
@@ -106,7 +112,7 @@ impl MigrationLink {
     }
 
     pub fn batch(&self, sql: &str) -> Result<(), Error> {
-        self.link.batch(sql).map_err(|failure| classify(&failure, true).0)
+        self.connection.batch(sql).map_err(|failure| classify(&failure, true).0)
     }
 
     /// Grants the serving role the rights to read and write rows and to truncate queue segments. It gets no

@@ -1,12 +1,12 @@
 //! PostgreSQL engine: a fixed set of threads with one connection each, and one session-bound connection.
 
 mod connect;
+mod connection;
 mod direct;
 mod failure;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod hosts;
-mod link;
 mod migration;
 mod settings;
 mod threads;
@@ -23,14 +23,14 @@ use tokio::sync::{Notify, watch};
 use crate::audit_keys::AuditKeyring;
 use crate::channels::Channels;
 use crate::clock_reading::ClockReading;
-use crate::job::{ReadJob, WriteJob, enqueue};
+use crate::closures::{QueuedRead, QueuedWrite, enqueue};
 use crate::options::{PostgresOptions, StoreOptions};
 use crate::statements::Statements;
 use crate::stats::{StatsSnapshot, StoreStats};
 use crate::threads::{Threads, WriteActivity};
 use crate::{Error, OpenError, Query};
 
-pub(crate) use link::PostgresSession;
+pub(crate) use connection::PostgresSession;
 pub(crate) use migration::MigrationLink;
 use settings::Settings;
 pub(crate) use settings::{database_label, password_in};
@@ -52,7 +52,7 @@ pub(crate) struct Shared {
     pub activity: WriteActivity,
     /// Number of write connections opened so far.
     pub write_connections: AtomicU64,
-    /// Server of the newest connection: [`link::Link::server`].
+    /// Server of the newest connection: [`connection::PostgresConnection::server`].
     server: AtomicI64,
     /// Number of server changes.
     server_changes: Mutex<u64>,
@@ -64,14 +64,14 @@ pub(crate) struct Shared {
 impl Shared {
     /// Records the server of a new connection. Connections to any other server, such as the former primary,
     /// are then abandoned.
-    fn connected(&self, link: &link::Link) {
+    fn connected(&self, connection: &connection::PostgresConnection) {
         // Incremented before the new server is visible, so that readers who see the server also see the
         // increment.
         let mut changes = self.server_changes.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.server();
-        if before != link.server {
+        if before != connection.server {
             *changes += u64::from(before != 0);
-            self.server.store(link.server, Ordering::SeqCst);
+            self.server.store(connection.server, Ordering::SeqCst);
         }
     }
 
@@ -80,17 +80,17 @@ impl Shared {
     }
 
     /// Returns true if the connection leads to the same server as the newest one.
-    fn is_on_server(&self, link: &link::Link) -> bool {
-        link.server == self.server()
+    fn is_on_server(&self, connection: &connection::PostgresConnection) -> bool {
+        connection.server == self.server()
     }
 }
 
 /// Open PostgreSQL database.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
-    writes: Sender<WriteJob>,
-    reads: Sender<ReadJob>,
-    slow_reads: Sender<ReadJob>,
+    writes: Sender<QueuedWrite>,
+    reads: Sender<QueuedRead>,
+    slow_reads: Sender<QueuedRead>,
     threads: Threads,
     pool_size: usize,
 }
@@ -139,16 +139,16 @@ impl Engine {
         Ok(Self { shared, writes, reads, slow_reads, threads, pool_size })
     }
 
-    pub fn enqueue_write(&self, job: WriteJob) -> Result<(), Error> {
-        enqueue(&self.shared.stats, || Ok(self.writes.try_send(job)?))
+    pub fn enqueue_write(&self, closure: QueuedWrite) -> Result<(), Error> {
+        enqueue(&self.shared.stats, || Ok(self.writes.try_send(closure)?))
     }
 
-    pub fn enqueue_read(&self, job: ReadJob) -> Result<(), Error> {
-        enqueue(&self.shared.stats, || Ok(self.reads.try_send(job)?))
+    pub fn enqueue_read(&self, closure: QueuedRead) -> Result<(), Error> {
+        enqueue(&self.shared.stats, || Ok(self.reads.try_send(closure)?))
     }
 
-    pub fn enqueue_slow_read(&self, job: ReadJob) -> Result<(), Error> {
-        enqueue(&self.shared.stats, || Ok(self.slow_reads.try_send(job)?))
+    pub fn enqueue_slow_read(&self, closure: QueuedRead) -> Result<(), Error> {
+        enqueue(&self.shared.stats, || Ok(self.slow_reads.try_send(closure)?))
     }
 
     pub fn stats(&self) -> StatsSnapshot {
@@ -217,9 +217,9 @@ pub(crate) fn read_clock(q: &Query<'_>) -> Result<(ClockReading, Instant), Error
     };
     // The first call may include preparing the statement; the second takes exactly one round trip.
     ask()?;
-    let asked = Instant::now();
+    let started = Instant::now();
     let there = ask()?.ok_or_else(|| Error::fault("the query for the time returned no row"))?;
-    let uncertainty = asked.elapsed() / 2;
+    let uncertainty = started.elapsed() / 2;
     Ok((ClockReading { now: there + uncertainty, uncertainty }, Instant::now()))
 }
 
@@ -227,8 +227,8 @@ pub(crate) fn read_clock(q: &Query<'_>) -> Result<(ClockReading, Instant), Error
 #[cfg(feature = "testing")]
 pub(crate) fn run_once(url: &str, sql: &str) -> Result<(), OpenError> {
     let settings = Settings::parse(url, None, Duration::from_secs(60))?;
-    let link = link::Link::connect(&settings, None, |_| {})?;
-    link.batch(sql).map_err(|failure| Error::unavailable(failure).into())
+    let connection = connection::PostgresConnection::connect(&settings, None, |_| {})?;
+    connection.batch(sql).map_err(|failure| Error::unavailable(failure).into())
 }
 
 /// Asynchronous variant of [`run_once`].

@@ -8,9 +8,9 @@ use std::time::Instant;
 use async_channel::Receiver;
 
 use super::Shared;
+use super::connection::{PostgresConnection, PostgresSession, TransactionMode};
 use super::failure::FailureKind;
-use super::link::{Link, PostgresSession, TransactionMode};
-use crate::job::{ClosureDecision, ReadJob, WriteJob};
+use crate::closures::{ClosureDecision, QueuedRead, QueuedWrite};
 use crate::stats::StoreStats;
 use crate::threads::Threads;
 use crate::tx::{EngineSession, WriteConnection};
@@ -30,11 +30,11 @@ pub(super) enum ReadClass {
 
 struct Worker {
     shared: Arc<Shared>,
-    link: Option<Link>,
+    connection: Option<PostgresConnection>,
     connected_before: bool,
     only_reads: bool,
     /// Number of the connection, if it is used for writes.
-    connection: u64,
+    write_connection: u64,
     /// Number of the newest write connection when this worker last checked that its server is still the
     /// current one.
     newest: u64,
@@ -50,18 +50,18 @@ enum AttemptResult {
 pub(super) fn write_thread(
     threads: &Threads,
     shared: &Arc<Shared>,
-    queue: Receiver<WriteJob>,
+    queue: Receiver<QueuedWrite>,
     n: usize,
 ) -> Result<(), Error> {
     let mut worker = Worker::new(shared, false);
     threads.spawn("kith-pg-write", move || {
-        while let Some(mut job) = worker.next(&queue) {
+        while let Some(mut closure) = worker.next(&queue) {
             StoreStats::one(&worker.shared.stats.running);
             worker.shared.activity.begin(n);
-            let outcome = worker.in_time(job.deadline()).and_then(|()| worker.write(&mut job));
+            let outcome = worker.in_time(closure.deadline()).and_then(|()| worker.write(&mut closure));
             worker.shared.activity.idle(n);
             StoreStats::less(&worker.shared.stats.running);
-            job.answer(outcome);
+            closure.answer(outcome);
         }
     })
 }
@@ -69,16 +69,16 @@ pub(super) fn write_thread(
 pub(super) fn read_thread(
     threads: &Threads,
     shared: &Arc<Shared>,
-    queue: Receiver<ReadJob>,
+    queue: Receiver<QueuedRead>,
     lane: ReadClass,
 ) -> Result<(), Error> {
     let mut worker = Worker::new(shared, true);
     threads.spawn("kith-pg-read", move || {
-        while let Some(mut job) = worker.next(&queue) {
+        while let Some(mut closure) = worker.next(&queue) {
             StoreStats::one(&worker.shared.stats.running);
-            let outcome = worker.in_time(job.deadline()).and_then(|()| worker.read(&mut job, lane));
+            let outcome = worker.in_time(closure.deadline()).and_then(|()| worker.read(&mut closure, lane));
             StoreStats::less(&worker.shared.stats.running);
-            job.answer(outcome);
+            closure.answer(outcome);
         }
     })
 }
@@ -87,23 +87,23 @@ impl Worker {
     fn new(shared: &Arc<Shared>, only_reads: bool) -> Self {
         Self {
             shared: Arc::clone(shared),
-            link: None,
+            connection: None,
             connected_before: false,
             only_reads,
-            connection: 0,
+            write_connection: 0,
             newest: 0,
         }
     }
 
     /// Waits for work. Meanwhile the runtime of the connection runs, so that a closed connection is noticed.
     fn next<J>(&self, queue: &Receiver<J>) -> Option<J> {
-        let taken = match &self.link {
-            Some(link) => link.runtime.block_on(queue.recv()),
+        let taken = match &self.connection {
+            Some(connection) => connection.runtime.block_on(queue.recv()),
             None => queue.recv_blocking(),
         };
-        let job = taken.ok()?;
+        let closure = taken.ok()?;
         StoreStats::less(&self.shared.stats.queued);
-        Some(job)
+        Some(closure)
     }
 
     #[expect(clippy::disallowed_methods, reason = "deadlines are measured in real time")]
@@ -118,20 +118,25 @@ impl Worker {
     fn connect(&mut self) -> Result<(), Error> {
         // Read first, so that a newer connection to another server is noticed below.
         self.newest = self.shared.write_connections.load(Ordering::SeqCst);
-        if self.link.as_ref().is_some_and(|link| link.is_usable() && self.shared.is_on_server(link)) {
+        if self
+            .connection
+            .as_ref()
+            .is_some_and(|connection| connection.is_usable() && self.shared.is_on_server(connection))
+        {
             return Ok(());
         }
-        self.link = None;
+        self.connection = None;
         let known = self.only_reads.then(|| self.shared.server());
-        let link = Link::connect(&self.shared.settings, known, |_| {})?.measured_in(&self.shared.statements);
-        self.shared.connected(&link);
+        let connection = PostgresConnection::connect(&self.shared.settings, known, |_| {})?
+            .measured_in(&self.shared.statements);
+        self.shared.connected(&connection);
         if self.only_reads {
-            link.batch("SET default_transaction_read_only = on").map_err(Error::unavailable)?;
+            connection.batch("SET default_transaction_read_only = on").map_err(Error::unavailable)?;
         } else {
-            self.connection = self.shared.write_connections.fetch_add(1, Ordering::SeqCst) + 1;
-            self.newest = self.connection;
+            self.write_connection = self.shared.write_connections.fetch_add(1, Ordering::SeqCst) + 1;
+            self.newest = self.write_connection;
         }
-        self.link = Some(link);
+        self.connection = Some(connection);
         if std::mem::replace(&mut self.connected_before, true) {
             StoreStats::one(&self.shared.stats.reconnects);
         }
@@ -158,7 +163,7 @@ impl Worker {
                 AttemptResult::Finished(outcome) => return outcome,
                 AttemptResult::Retry(failure_kind, error) => {
                     if failure_kind == FailureKind::ConnectionLost {
-                        self.link = None;
+                        self.connection = None;
                     }
                     last = error;
                 }
@@ -167,23 +172,23 @@ impl Worker {
         Err(Error::unavailable(last))
     }
 
-    fn write(&mut self, job: &mut WriteJob) -> Result<(), Error> {
-        self.persist(job.deadline(), |worker| {
+    fn write(&mut self, closure: &mut QueuedWrite) -> Result<(), Error> {
+        self.persist(closure.deadline(), |worker| {
             if worker.shared.runs_twice
-                && let rehearsed @ AttemptResult::Retry(..) = worker.attempt(job, true)?
+                && let dry_run @ AttemptResult::Retry(..) = worker.attempt(closure, true)?
             {
-                return Ok(rehearsed);
+                return Ok(dry_run);
             }
-            worker.attempt(job, false)
+            worker.attempt(closure, false)
         })
     }
 
-    /// Runs the closure once in a transaction of its own. A rehearsal is rolled back.
-    fn attempt(&mut self, job: &mut WriteJob, is_dry_run: bool) -> Result<AttemptResult, Error> {
-        let link = self.link.as_ref().ok_or_else(|| Error::unavailable("not connected"))?;
-        let session = self.session(link, TransactionMode::Transaction);
+    /// Runs the closure once in a transaction of its own. A dry run is rolled back.
+    fn attempt(&mut self, closure: &mut QueuedWrite, is_dry_run: bool) -> Result<AttemptResult, Error> {
+        let connection = self.connection.as_ref().ok_or_else(|| Error::unavailable("not connected"))?;
+        let session = self.session(connection, TransactionMode::Transaction);
         let tx = Tx::new(EngineSession::Postgres(session));
-        let ending = job.run(&tx);
+        let ending = closure.run(&tx);
         let EngineSession::Postgres(session) = &tx.session else {
             return Err(Error::fault("a session belongs to another database engine"));
         };
@@ -206,7 +211,7 @@ impl Worker {
         };
         drop(tx);
         if !sound {
-            self.link = None;
+            self.connection = None;
         }
         if committed && !channels.is_empty() {
             traced |= self.shared.channels.notify_all_nodes(&channels);
@@ -234,16 +239,16 @@ impl Worker {
         }
     }
 
-    fn read(&mut self, job: &mut ReadJob, lane: ReadClass) -> Result<(), Error> {
+    fn read(&mut self, closure: &mut QueuedRead, lane: ReadClass) -> Result<(), Error> {
         let (mode, counter) = match lane {
             ReadClass::Short => (TransactionMode::Plain, &self.shared.stats.reads),
             ReadClass::Slow => (TransactionMode::Snapshot, &self.shared.stats.slow_reads),
         };
         StoreStats::one(counter);
-        self.persist(job.deadline(), |worker| {
-            let link = worker.link.as_ref().ok_or_else(|| Error::unavailable("not connected"))?;
-            let query = Query::new(EngineSession::Postgres(PostgresSession::new(link, mode)));
-            let failure = job.run(&query);
+        self.persist(closure.deadline(), |worker| {
+            let connection = worker.connection.as_ref().ok_or_else(|| Error::unavailable("not connected"))?;
+            let query = Query::new(EngineSession::Postgres(PostgresSession::new(connection, mode)));
+            let failure = closure.run(&query);
             let EngineSession::Postgres(session) = &query.session else {
                 return Err(Error::fault("a session belongs to another database engine"));
             };
@@ -251,7 +256,7 @@ impl Worker {
             let sound = session.end_reading();
             drop(query);
             if !sound {
-                worker.link = None;
+                worker.connection = None;
             }
             Ok(match (failure, failure_kind) {
                 (Some(error), Some(failure_kind)) if failure_kind != FailureKind::Permanent => {
@@ -262,9 +267,13 @@ impl Worker {
         })
     }
 
-    fn session<'l>(&'l self, link: &'l Link, mode: TransactionMode) -> PostgresSession<'l> {
-        let mut session = PostgresSession::new(link, mode);
-        session.connection = WriteConnection { number: self.connection, newest: self.newest };
+    fn session<'l>(
+        &'l self,
+        connection: &'l PostgresConnection,
+        mode: TransactionMode,
+    ) -> PostgresSession<'l> {
+        let mut session = PostgresSession::new(connection, mode);
+        session.write_connection = WriteConnection { number: self.write_connection, newest: self.newest };
         #[cfg(feature = "testing")]
         {
             session.faults = Some(&self.shared.faults);

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use super::Shared;
-use super::link::{BUSY_TIMEOUT, ConnectionMode, Link, sqlite_error};
+use super::connection::{BUSY_TIMEOUT, ConnectionMode, SqliteConnection, sqlite_error};
 use crate::Error;
 use crate::stats::StoreStats;
 
@@ -29,14 +29,14 @@ const FRAME_HEADER_BYTES: u64 = 24;
 
 pub(super) struct Checkpoints {
     shared: Arc<Shared>,
-    link: Link,
+    connection: SqliteConnection,
     stop: watch::Receiver<bool>,
 }
 
 impl Checkpoints {
     pub fn open(shared: Arc<Shared>, stop: watch::Receiver<bool>) -> Result<Self, Error> {
-        let link = Link::open(&shared.file, shared.synchronous, ConnectionMode::Write)?;
-        Ok(Self { shared, link, stop })
+        let connection = SqliteConnection::open(&shared.file, shared.synchronous, ConnectionMode::Write)?;
+        Ok(Self { shared, connection, stop })
     }
 
     pub fn run(mut self) {
@@ -60,7 +60,7 @@ impl Checkpoints {
 
     pub fn checkpoint(&self, mode: &'static str) {
         let _alone = self.shared.checkpointing.lock().unwrap_or_else(PoisonError::into_inner);
-        checkpoint(&self.shared, &self.link.connection, mode);
+        checkpoint(&self.shared, &self.connection.raw, mode);
     }
 }
 
@@ -77,30 +77,30 @@ impl LogRestarts {
         Self { shared, at_bytes: RESTART_BYTES }
     }
 
-    /// Records the length of the log after each commit on `link` from now on.
-    pub fn measure(&self, link: &mut Link) -> Result<(), Error> {
+    /// Records the length of the log after each commit on `connection` from now on.
+    pub fn measure(&self, connection: &mut SqliteConnection) -> Result<(), Error> {
         let page: i64 =
-            link.connection.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(sqlite_error)?;
+            connection.raw.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(sqlite_error)?;
         let (shared, frame_bytes) = (Arc::clone(&self.shared), page.cast_unsigned() + FRAME_HEADER_BYTES);
         let hook = move |_: &mut rusqlite::hooks::Wal, frames: i32| {
             let bytes = u64::try_from(frames).unwrap_or(0) * frame_bytes;
             shared.stats.wal_bytes.store(bytes, Ordering::Relaxed);
             Ok(())
         };
-        link.connection.wal_hook(Some(hook)).map_err(sqlite_error)
+        connection.raw.wal_hook(Some(hook)).map_err(sqlite_error)
     }
 
     /// Restarts the log if it is too long. Only pages written since the last checkpoint have to be copied.
-    pub fn restart_if_long(&mut self, link: &Link) {
+    pub fn restart_if_long(&mut self, connection: &SqliteConnection) {
         let bytes = self.shared.stats.wal_bytes.load(Ordering::Relaxed);
         if bytes <= self.at_bytes {
             return;
         }
         // SQLite rejects concurrent checkpoints; the other one may be finished after the next group.
         let Ok(_alone) = self.shared.checkpointing.try_lock() else { return };
-        let restarted = set_busy_timeout(link, RESTART_LOCK_TIMEOUT)
-            .is_ok_and(|()| checkpoint(&self.shared, &link.connection, "RESTART"));
-        if let Err(error) = set_busy_timeout(link, BUSY_TIMEOUT) {
+        let restarted = set_busy_timeout(connection, RESTART_LOCK_TIMEOUT)
+            .is_ok_and(|()| checkpoint(&self.shared, &connection.raw, "RESTART"));
+        if let Err(error) = set_busy_timeout(connection, BUSY_TIMEOUT) {
             tracing::warn!(%error, "the writer's lock timeout could not be restored");
         }
         self.at_bytes = if restarted { RESTART_BYTES } else { bytes + RETRY_BYTES };
@@ -110,14 +110,14 @@ impl LogRestarts {
     }
 }
 
-fn set_busy_timeout(link: &Link, timeout: Duration) -> Result<(), Error> {
-    link.connection.busy_timeout(timeout).map_err(sqlite_error)
+fn set_busy_timeout(connection: &SqliteConnection, timeout: Duration) -> Result<(), Error> {
+    connection.raw.busy_timeout(timeout).map_err(sqlite_error)
 }
 
 /// Runs a checkpoint. Returns true if no reader or writer blocked it.
-fn checkpoint(shared: &Shared, connection: &Connection, mode: &'static str) -> bool {
+fn checkpoint(shared: &Shared, raw: &Connection, mode: &'static str) -> bool {
     let pragma = format!("PRAGMA wal_checkpoint({mode})");
-    let run = || connection.query_row(&pragma, [], |row| row.get::<_, i64>(0));
+    let run = || raw.query_row(&pragma, [], |row| row.get::<_, i64>(0));
     match shared.idle.without_snapshots(run) {
         Ok(busy) => {
             if busy == 0 {

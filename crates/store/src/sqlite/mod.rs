@@ -2,7 +2,7 @@
 //! connection of their own.
 
 mod checkpoint;
-mod link;
+mod connection;
 mod reader;
 mod writer;
 
@@ -15,15 +15,15 @@ use tokio::sync::watch;
 
 use crate::audit_keys::AuditKeyring;
 use crate::channels::Channels;
+use crate::closures::{QueueRejection, QueuedRead, QueuedWrite, enqueue};
 use crate::folder::DataFolder;
-use crate::job::{QueueRejection, ReadJob, WriteJob, enqueue};
 use crate::options::{SqliteOptions, StoreOptions, Synchronous};
 use crate::statements::Statements;
 use crate::stats::{StatsSnapshot, StoreStats};
 use crate::threads::{Threads, WriteActivity};
 use crate::{Error, OpenError, Query};
 
-pub(crate) use link::{ConnectionMode, Link, SqliteSession};
+pub(crate) use connection::{ConnectionMode, SqliteConnection, SqliteSession};
 
 pub(crate) const FILE: &str = "kith.db";
 
@@ -51,7 +51,7 @@ pub(crate) struct Shared {
 /// Open SQLite database.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
-    writes: Mutex<Option<std::sync::mpsc::SyncSender<WriteJob>>>,
+    writes: Mutex<Option<std::sync::mpsc::SyncSender<QueuedWrite>>>,
     readers: reader::Readers,
     threads: Threads,
     stop_checkpoints: watch::Sender<bool>,
@@ -104,10 +104,10 @@ impl Engine {
         Ok(engine)
     }
 
-    pub fn enqueue_write(&self, job: WriteJob) -> Result<(), Error> {
+    pub fn enqueue_write(&self, closure: QueuedWrite) -> Result<(), Error> {
         let writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
         enqueue(&self.shared.stats, || match &*writes {
-            Some(queue) => Ok(queue.try_send(job)?),
+            Some(queue) => Ok(queue.try_send(closure)?),
             None => Err(QueueRejection::Closed),
         })
     }
@@ -118,8 +118,8 @@ impl Engine {
         self.readers.in_place(&self.shared, run)
     }
 
-    pub fn enqueue_slow_read(&self, job: ReadJob) -> Result<(), Error> {
-        self.readers.enqueue_slow(&self.shared, job)
+    pub fn enqueue_slow_read(&self, closure: QueuedRead) -> Result<(), Error> {
+        self.readers.enqueue_slow(&self.shared, closure)
     }
 
     pub fn stats(&self) -> StatsSnapshot {

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::link::{ConnectionMode, Link, SqliteSession, StopAt};
-use crate::job::{ReadJob, catch_read, enqueue, shut_down};
+use super::connection::{ConnectionMode, SqliteConnection, SqliteSession, StopAt};
+use crate::closures::{QueuedRead, catch_read, enqueue, shut_down};
 use crate::stats::StoreStats;
 use crate::tx::EngineSession;
 use crate::{Error, Query};
@@ -31,13 +31,13 @@ struct IdleReaders {
 /// Read connections, and the queue of slow reads.
 pub(super) struct Readers {
     in_place: Duration,
-    slow: async_channel::Sender<ReadJob>,
-    slow_queue: async_channel::Receiver<ReadJob>,
+    slow: async_channel::Sender<QueuedRead>,
+    slow_queue: async_channel::Receiver<QueuedRead>,
 }
 
 /// Connection whose statements stop when their time is up.
 struct Reader {
-    link: Link,
+    connection: SqliteConnection,
     stop_at: Arc<StopAt>,
     /// Number of commits when it last started to read.
     commits: u64,
@@ -47,14 +47,14 @@ struct Reader {
 
 impl Reader {
     fn open(shared: &Shared) -> Result<Self, Error> {
-        let link = Link::open(&shared.file, shared.synchronous, ConnectionMode::Read)?;
-        let mut link = link.measured_in(&shared.statements);
-        let stop_at = link.stoppable()?;
-        Ok(Self { link, stop_at, commits: 0, has_snapshot: false })
+        let connection = SqliteConnection::open(&shared.file, shared.synchronous, ConnectionMode::Read)?;
+        let mut connection = connection.measured_in(&shared.statements);
+        let stop_at = connection.stoppable()?;
+        Ok(Self { connection, stop_at, commits: 0, has_snapshot: false })
     }
 
     fn query(&self) -> Query<'_> {
-        Query::new(EngineSession::Sqlite(SqliteSession::plain(&self.link)))
+        Query::new(EngineSession::Sqlite(SqliteSession::plain(&self.connection)))
     }
 
     /// Ensures that the next read sees all of `commits`.
@@ -65,14 +65,14 @@ impl Reader {
         } else if !self.has_snapshot {
             // Not opened on the first read after a commit: a reader that reads rarely while much is written
             // would open and close a transaction for nothing.
-            self.link.command("BEGIN")?;
+            self.connection.command("BEGIN")?;
             self.has_snapshot = true;
         }
         Ok(())
     }
 
     fn release_snapshot(&mut self) -> Result<(), Error> {
-        if std::mem::take(&mut self.has_snapshot) { self.link.command("ROLLBACK") } else { Ok(()) }
+        if std::mem::take(&mut self.has_snapshot) { self.connection.command("ROLLBACK") } else { Ok(()) }
     }
 }
 
@@ -147,8 +147,8 @@ impl Readers {
         Some(result)
     }
 
-    pub fn enqueue_slow(&self, shared: &Shared, job: ReadJob) -> Result<(), Error> {
-        enqueue(&shared.stats, || Ok(self.slow.try_send(job)?))
+    pub fn enqueue_slow(&self, shared: &Shared, closure: QueuedRead) -> Result<(), Error> {
+        enqueue(&shared.stats, || Ok(self.slow.try_send(closure)?))
     }
 
     /// Returns the function that a slow-read thread runs.
@@ -156,12 +156,12 @@ impl Readers {
         let queue = self.slow_queue.clone();
         move || {
             let mut reader = None;
-            while let Ok(mut job) = queue.recv_blocking() {
+            while let Ok(mut closure) = queue.recv_blocking() {
                 StoreStats::less(&shared.stats.queued);
                 StoreStats::one(&shared.stats.running);
-                let outcome = slow_read(&shared, &mut reader, &mut job);
+                let outcome = slow_read(&shared, &mut reader, &mut closure);
                 StoreStats::less(&shared.stats.running);
-                job.answer(outcome);
+                closure.answer(outcome);
             }
         }
     }
@@ -173,17 +173,17 @@ impl Readers {
 }
 
 #[expect(clippy::disallowed_methods, reason = "deadlines are measured in real time")]
-fn slow_read(shared: &Shared, kept: &mut Option<Reader>, job: &mut ReadJob) -> Result<(), Error> {
-    if job.deadline() <= Instant::now() {
+fn slow_read(shared: &Shared, kept: &mut Option<Reader>, closure: &mut QueuedRead) -> Result<(), Error> {
+    if closure.deadline() <= Instant::now() {
         StoreStats::one(&shared.stats.dropped_late);
         return Err(Error::DeadlinePassed);
     }
     let reader = kept.take().map_or_else(|| Reader::open(shared), Ok)?;
-    reader.stop_at.set(job.deadline());
-    reader.link.command("BEGIN")?;
-    let failure = job.run(&reader.query());
+    reader.stop_at.set(closure.deadline());
+    reader.connection.command("BEGIN")?;
+    let failure = closure.run(&reader.query());
     reader.stop_at.never();
-    reader.link.command("COMMIT")?;
+    reader.connection.command("COMMIT")?;
     match failure {
         // The closure's own result only reports the same timeout.
         Some(Error::DeadlinePassed) => {
@@ -207,7 +207,7 @@ mod tests {
     use super::super::{Engine, FILE};
     use super::*;
     use crate::audit_keys::AuditKeyring;
-    use crate::job::{Transaction, WriteJob};
+    use crate::closures::{QueuedWrite, Transaction};
     use crate::options::{EngineOptions, SqliteOptions, StoreOptions};
     use crate::test_vault::TestVault;
     use crate::{STORE_MIGRATIONS, Tx, migrate, params};
@@ -229,13 +229,13 @@ mod tests {
             )
         };
         let (transaction, result) = Transaction::new(insert);
-        let (job, outcome) = WriteJob::new(transaction.0, Instant::now() + Duration::from_secs(5));
-        engine.enqueue_write(job).unwrap();
+        let (closure, outcome) = QueuedWrite::new(transaction.0, Instant::now() + Duration::from_secs(5));
+        engine.enqueue_write(closure).unwrap();
         outcome.blocking_recv().unwrap().unwrap();
         assert_eq!(result.take().unwrap(), 1);
     }
 
-    fn looks(engine: &Engine) -> Vec<bool> {
+    fn idle_snapshots(engine: &Engine) -> Vec<bool> {
         engine.shared.idle.lock().readers.iter().map(|reader| reader.has_snapshot).collect()
     }
 
@@ -250,10 +250,10 @@ mod tests {
         for position in 1..=100 {
             write(&engine, position);
             assert_eq!(read(&engine), position);
-            assert_eq!(looks(&engine), [false], "the first read after a write keeps no snapshot");
+            assert_eq!(idle_snapshots(&engine), [false], "the first read after a write keeps no snapshot");
             assert_eq!([read(&engine), read(&engine)], [position; 2]);
         }
-        assert_eq!(looks(&engine), [true]);
+        assert_eq!(idle_snapshots(&engine), [true]);
         let log = folder.path().join(format!("{FILE}-wal"));
         assert!(log.metadata().unwrap().len() > 0);
         let (_stop, stopped) = watch::channel(false);
@@ -267,7 +267,7 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(log.metadata().unwrap().len(), 0, "a reader blocked the checkpoint");
-        assert_eq!((looks(&engine), read(&engine)), (vec![false], 100));
+        assert_eq!((idle_snapshots(&engine), read(&engine)), (vec![false], 100));
         engine.close();
     }
 }

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::checkpoint::LogRestarts;
-use super::link::{ConnectionMode, Link, SqliteSession, StopAt};
+use super::connection::{ConnectionMode, SqliteConnection, SqliteSession, StopAt};
 use crate::audit_keys::AuditKeys;
+use crate::closures::{ClosureDecision, QueuedWrite};
 use crate::error::Cause;
-use crate::job::{ClosureDecision, WriteJob};
 use crate::sequencer::{Heads, SequencedBatch};
 use crate::stats::StoreStats;
 use crate::trace::Trace;
@@ -31,7 +31,7 @@ const MAX_RUNS: u32 = 6;
 pub(super) struct Writer {
     shared: Arc<Shared>,
     /// Connection; absent after a failed commit until it has been reopened.
-    link: Option<(Link, Arc<StopAt>)>,
+    connection: Option<(SqliteConnection, Arc<StopAt>)>,
     heads: Heads,
     audit_keys: AuditKeys,
     log: LogRestarts,
@@ -39,7 +39,7 @@ pub(super) struct Writer {
 
 /// Closure that has run in the open group.
 struct FinishedRun {
-    job: WriteJob,
+    closure: QueuedWrite,
     result: RunResult,
 }
 
@@ -61,28 +61,29 @@ impl Writer {
     pub fn open(shared: Arc<Shared>) -> Result<Self, Error> {
         let log = LogRestarts::new(Arc::clone(&shared));
         let mut writer =
-            Self { shared, link: None, heads: Heads::default(), audit_keys: AuditKeys::default(), log };
+            Self { shared, connection: None, heads: Heads::default(), audit_keys: AuditKeys::default(), log };
         writer.reopen()?;
         Ok(writer)
     }
 
     /// Reopens the connection and reads the last position, the last seal and the keys of the audit chain.
     fn reopen(&mut self) -> Result<(), Error> {
-        self.link = None;
-        let link = Link::open(&self.shared.file, self.shared.synchronous, ConnectionMode::Write)?;
-        let mut link = link.measured_in(&self.shared.statements);
-        let tx = Tx::new(EngineSession::Sqlite(SqliteSession::plain(&link)));
+        self.connection = None;
+        let connection =
+            SqliteConnection::open(&self.shared.file, self.shared.synchronous, ConnectionMode::Write)?;
+        let mut connection = connection.measured_in(&self.shared.statements);
+        let tx = Tx::new(EngineSession::Sqlite(SqliteSession::plain(&connection)));
         self.heads = outbox::heads(&tx)?;
         self.audit_keys = self.shared.audit_keyring.load(&tx)?;
         drop(tx);
-        let stop_at = link.stoppable()?;
-        self.log.measure(&mut link)?;
-        self.link = Some((link, stop_at));
+        let stop_at = connection.stoppable()?;
+        self.log.measure(&mut connection)?;
+        self.connection = Some((connection, stop_at));
         self.publish_head();
         Ok(())
     }
 
-    pub fn run(mut self, queue: &Receiver<WriteJob>) {
+    pub fn run(mut self, queue: &Receiver<QueuedWrite>) {
         while let Ok(first) = queue.recv() {
             StoreStats::less(&self.shared.stats.queued);
             let mut waiting = VecDeque::from([first]);
@@ -100,32 +101,32 @@ impl Writer {
     #[expect(clippy::disallowed_methods, reason = "bounds real work")]
     fn group(
         &mut self,
-        queue: &Receiver<WriteJob>,
-        waiting: &mut VecDeque<WriteJob>,
+        queue: &Receiver<QueuedWrite>,
+        waiting: &mut VecDeque<QueuedWrite>,
         finished: &mut Vec<FinishedRun>,
     ) {
         self.shared.activity.begin(0);
         if let Err(error) = self.begin() {
-            self.link = None;
-            return waiting.drain(..).for_each(|job| job.answer(Err(error.clone())));
+            self.connection = None;
+            return waiting.drain(..).for_each(|closure| closure.answer(Err(error.clone())));
         }
         let started = Instant::now();
         let mut traces = Trace::default();
         loop {
-            let Some(mut job) = waiting.pop_front().or_else(|| self.take(queue)) else { break };
-            if job.deadline() <= Instant::now() {
+            let Some(mut closure) = waiting.pop_front().or_else(|| self.take(queue)) else { break };
+            if closure.deadline() <= Instant::now() {
                 StoreStats::one(&self.shared.stats.dropped_late);
-                job.answer(Err(Error::DeadlinePassed));
+                closure.answer(Err(Error::DeadlinePassed));
                 continue;
             }
             self.shared.activity.begin(0);
-            match self.run_to_end(&mut job, &mut traces) {
+            match self.run_to_end(&mut closure, &mut traces) {
                 RunResult::TransactionLost(error) => {
-                    self.link = None;
-                    job.answer(Err(error));
+                    self.connection = None;
+                    closure.answer(Err(error));
                     return self.requeue(finished, waiting);
                 }
-                result => finished.push(FinishedRun { job, result }),
+                result => finished.push(FinishedRun { closure, result }),
             }
             if finished.len() >= MAX_GROUP_SIZE || (started.elapsed() >= MAX_GROUP_TIME && waiting.is_empty())
             {
@@ -135,50 +136,50 @@ impl Writer {
         self.shared.activity.begin(0);
         let committed = self.commit(&traces);
         self.answer(finished, &committed);
-        if let Some((link, _)) = &self.link {
-            self.log.restart_if_long(link);
+        if let Some((connection, _)) = &self.connection {
+            self.log.restart_if_long(connection);
         }
     }
 
-    fn take(&self, queue: &Receiver<WriteJob>) -> Option<WriteJob> {
-        let job = queue.try_recv().ok()?;
+    fn take(&self, queue: &Receiver<QueuedWrite>) -> Option<QueuedWrite> {
+        let closure = queue.try_recv().ok()?;
         StoreStats::less(&self.shared.stats.queued);
-        Some(job)
+        Some(closure)
     }
 
     fn begin(&mut self) -> Result<(), Error> {
-        if self.link.is_none() {
+        if self.connection.is_none() {
             self.reopen()?;
             StoreStats::one(&self.shared.stats.reconnects);
         }
-        self.link().command("BEGIN IMMEDIATE")
+        self.connection().command("BEGIN IMMEDIATE")
     }
 
-    fn link(&self) -> &Link {
+    fn connection(&self) -> &SqliteConnection {
         &self.open_link().0
     }
 
-    fn open_link(&self) -> &(Link, Arc<StopAt>) {
-        self.link.as_ref().expect("a group has begun, so the connection is open")
+    fn open_link(&self) -> &(SqliteConnection, Arc<StopAt>) {
+        self.connection.as_ref().expect("a group has begun, so the connection is open")
     }
 
     /// Requeues the closures that ran in a transaction that a later closure lost.
-    fn requeue(&self, finished: &mut Vec<FinishedRun>, waiting: &mut VecDeque<WriteJob>) {
+    fn requeue(&self, finished: &mut Vec<FinishedRun>, waiting: &mut VecDeque<QueuedWrite>) {
         StoreStats::add(&self.shared.stats.retries, finished.len() as u64);
         for requeued in finished.drain(..).rev() {
-            waiting.push_front(requeued.job);
+            waiting.push_front(requeued.closure);
         }
     }
 
-    fn run_to_end(&self, job: &mut WriteJob, traces: &mut Trace) -> RunResult {
+    fn run_to_end(&self, closure: &mut QueuedWrite, traces: &mut Trace) -> RunResult {
         if self.shared.runs_twice {
-            match self.run_once(job, None) {
+            match self.run_once(closure, None) {
                 RunResult::TransactionLost(error) => return RunResult::TransactionLost(error),
                 RunResult::Applied | RunResult::RolledBack | RunResult::Failed(_) | RunResult::Retry => {}
             }
         }
         for _ in 0..MAX_RUNS {
-            match self.run_once(job, Some(traces)) {
+            match self.run_once(closure, Some(traces)) {
                 RunResult::Retry => StoreStats::one(&self.shared.stats.retries),
                 outcome => return outcome,
             }
@@ -186,11 +187,11 @@ impl Writer {
         RunResult::Failed(Error::unavailable("too many conflicts"))
     }
 
-    /// Runs the closure once in a savepoint. Without `traces`, the run is a rehearsal and is rolled back.
-    fn run_once(&self, job: &mut WriteJob, traces: Option<&mut Trace>) -> RunResult {
-        match self.run_in_savepoint(job, traces) {
+    /// Runs the closure once in a savepoint. Without `traces`, it is a dry run and is rolled back.
+    fn run_once(&self, closure: &mut QueuedWrite, traces: Option<&mut Trace>) -> RunResult {
+        match self.run_in_savepoint(closure, traces) {
             Ok(outcome) => outcome,
-            Err(error) if self.link().connection.is_autocommit() => RunResult::TransactionLost(error),
+            Err(error) if self.connection().raw.is_autocommit() => RunResult::TransactionLost(error),
             Err(error) => match self.rollback_savepoint() {
                 Ok(()) => RunResult::Failed(error),
                 Err(worse) => RunResult::TransactionLost(worse),
@@ -198,11 +199,15 @@ impl Writer {
         }
     }
 
-    fn run_in_savepoint(&self, job: &mut WriteJob, traces: Option<&mut Trace>) -> Result<RunResult, Error> {
-        self.link().command("SAVEPOINT closure")?;
+    fn run_in_savepoint(
+        &self,
+        closure: &mut QueuedWrite,
+        traces: Option<&mut Trace>,
+    ) -> Result<RunResult, Error> {
+        self.connection().command("SAVEPOINT closure")?;
         self.limit_statement_time();
         let tx = Tx::new(EngineSession::Sqlite(self.session()));
-        let ending = job.run(&tx);
+        let ending = closure.run(&tx);
         if let Some(error) = tx.failure() {
             return Err(error);
         }
@@ -220,7 +225,7 @@ impl Writer {
             return Ok(RunResult::RolledBack);
         }
         outbox::write_trace(&tx, &trace)?;
-        self.link().command("RELEASE closure")?;
+        self.connection().command("RELEASE closure")?;
         // Details are already inserted, and nothing is computed from them.
         traces.audit.extend(trace.audit);
         traces.events.extend(trace.events);
@@ -236,8 +241,8 @@ impl Writer {
 
     fn rollback_savepoint(&self) -> Result<(), Error> {
         self.open_link().1.never();
-        self.link().command("ROLLBACK TO closure")?;
-        self.link().command("RELEASE closure")
+        self.connection().command("ROLLBACK TO closure")?;
+        self.connection().command("RELEASE closure")
     }
 
     /// Seals the group's trace and commits to disk.
@@ -246,17 +251,17 @@ impl Writer {
         let batch = match self.seal(traces) {
             Ok(batch) => batch,
             Err(error) => {
-                self.link = None;
+                self.connection = None;
                 return Err(error);
             }
         };
-        let committed = self.inject_commit_fault().and_then(|()| self.link().command("COMMIT"));
+        let committed = self.inject_commit_fault().and_then(|()| self.connection().command("COMMIT"));
         let committed = committed.and_then(|()| self.inject_fault_after_commit());
         // Incremented whether or not the commit succeeded, so that readers take a new snapshot.
         self.shared.commits.fetch_add(1, Ordering::Release);
         if let Err(error) = committed {
             tracing::error!(%error, "a commit failed; reopening the connection");
-            self.link = None;
+            self.connection = None;
             StoreStats::one(&self.shared.stats.outcomes_unknown);
             return Err(Error::OutcomeUnknown(Cause::new(error)));
         }
@@ -271,7 +276,7 @@ impl Writer {
     }
 
     fn seal(&mut self, traces: &Trace) -> Result<SequencedBatch, Error> {
-        let tx = Tx::new(EngineSession::Sqlite(SqliteSession::plain(self.link())));
+        let tx = Tx::new(EngineSession::Sqlite(SqliteSession::plain(self.connection())));
         let mut keys = self.audit_keys.clone();
         if !traces.audit.is_empty() {
             keys = self.shared.audit_keyring.with_key_for(&tx, keys, self.heads.seal.n + 1)?;
@@ -291,7 +296,7 @@ impl Writer {
     }
 
     fn answer(&self, finished: &mut Vec<FinishedRun>, committed: &Result<(), Error>) {
-        for FinishedRun { job, result } in finished.drain(..) {
+        for FinishedRun { closure, result } in finished.drain(..) {
             let answer = match (result, committed) {
                 (RunResult::Applied, Ok(())) => {
                     StoreStats::one(&self.shared.stats.commits);
@@ -309,18 +314,18 @@ impl Writer {
                 // The closure changed nothing, but the data it read may not have been committed.
                 (_, Err(error)) => Err(Error::unavailable(error)),
             };
-            job.answer(answer);
+            closure.answer(answer);
         }
     }
 
     #[cfg(feature = "testing")]
     fn session(&self) -> SqliteSession<'_> {
-        SqliteSession { link: self.link(), faults: Some(&self.shared.faults) }
+        SqliteSession { connection: self.connection(), faults: Some(&self.shared.faults) }
     }
 
     #[cfg(not(feature = "testing"))]
     fn session(&self) -> SqliteSession<'_> {
-        SqliteSession::plain(self.link())
+        SqliteSession::plain(self.connection())
     }
 
     #[cfg(feature = "testing")]
@@ -338,8 +343,9 @@ impl Writer {
     #[cfg(feature = "testing")]
     fn inject_commit_fault(&mut self) -> Result<(), Error> {
         if self.shared.faults.at_commit() {
-            let (link, _) = self.link.as_mut().expect("a group has begun, so the connection is open");
-            link.connection.commit_hook(Some(|| true)).map_err(super::link::sqlite_error)?;
+            let (connection, _) =
+                self.connection.as_mut().expect("a group has begun, so the connection is open");
+            connection.raw.commit_hook(Some(|| true)).map_err(super::connection::sqlite_error)?;
         }
         Ok(())
     }

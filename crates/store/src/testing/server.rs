@@ -202,8 +202,8 @@ impl PostgresServer {
         };
         self.kill()?;
         let lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
-        Err(PostgresServerError(format!("PostgreSQL {why}; it said:\n{said}")))
+        let output = lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
+        Err(PostgresServerError(format!("PostgreSQL {why}; it said:\n{output}")))
     }
 
     fn data(&self) -> PathBuf {

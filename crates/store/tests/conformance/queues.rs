@@ -27,13 +27,13 @@ impl Gate {
         Self::close_with(db, 1, Duration::from_secs(20)).await
     }
 
-    async fn close_with(db: &Db, threads: usize, patience: Duration) -> Self {
+    async fn close_with(db: &Db, threads: usize, max_wait: Duration) -> Self {
         let mut gate = Self { release: Vec::new(), holders: tokio::task::JoinSet::new() };
         for n in 0..threads {
             let (held, is_held) = tokio::sync::oneshot::channel();
             let (release, released) = mpsc::channel();
             gate.release.push(release);
-            gate.holders.spawn(hold(db.store.clone(), n, patience, held, released));
+            gate.holders.spawn(hold(db.store.clone(), n, max_wait, held, released));
             is_held.await.unwrap();
         }
         gate
@@ -48,8 +48,8 @@ impl Gate {
         };
         // With more threads than the gate holds, PostgreSQL works through the queue meanwhile.
         let is_postgres = db.store.kind() == EngineKind::Postgres;
-        let patience = Duration::from_secs(if is_postgres { 2 } else { 60 });
-        let filled = tokio::time::timeout(patience, filled).await;
+        let max_wait = Duration::from_secs(if is_postgres { 2 } else { 60 });
+        let filled = tokio::time::timeout(max_wait, filled).await;
         assert!(filled.is_ok() || is_postgres);
     }
 
@@ -86,7 +86,7 @@ impl Gate {
 async fn hold(
     store: Store,
     n: usize,
-    patience: Duration,
+    max_wait: Duration,
     held: tokio::sync::oneshot::Sender<()>,
     released: mpsc::Receiver<()>,
 ) -> Result<(), Error> {
@@ -99,7 +99,7 @@ async fn hold(
         }
         Ok(())
     };
-    store.write_with_timeout(patience, run).await
+    store.write_with_timeout(max_wait, run).await
 }
 
 /// Reopens the store with one write thread and a queue of four.

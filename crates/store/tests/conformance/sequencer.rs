@@ -241,10 +241,10 @@ async fn pending_events_of_consumer_are_not_removed(db: Db) {
     }
     db.wait_for_positions(4).await;
     pass(&db, 4).await;
-    let fail = |position: i64, set_aside_at: Option<i64>| {
-        let sql = "INSERT INTO consumer_failures (consumer, position, subject, attempts, retry_at, error, set_aside_at)
+    let fail = |position: i64, dead_lettered_at: Option<i64>| {
+        let sql = "INSERT INTO consumer_failures (consumer, position, subject, attempts, retry_at, error, dead_lettered_at)
                    VALUES ('slow', $1, 's', 1, 0, 'failed', $2)";
-        db.store.write(move |tx| tx.exec(sql, params![position, set_aside_at]))
+        db.store.write(move |tx| tx.exec(sql, params![position, dead_lettered_at]))
     };
     fail(1, Some(0)).await.unwrap();
     fail(2, None).await.unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use kith_store::{Error, Outcome, contract, params};
+use kith_store::{Error, TxOutcome, contract, params};
 
 use crate::support::{Db, add};
 
@@ -40,9 +40,9 @@ async fn commit_refusal_keeps_changes(db: Db) {
         .write(move |tx| match add(tx, "trace") {
             Ok(()) => {
                 tx.audit(&ctx, "thing.refused", "trace");
-                Outcome::CommitRefusal(Refused::Rule)
+                TxOutcome::CommitRefusal(Refused::Rule)
             }
-            Err(error) => Outcome::Rollback(Refused::Store(error)),
+            Err(error) => TxOutcome::Rollback(Refused::Store(error)),
         })
         .await;
     assert!(matches!(refused, Err(Refused::Rule)), "{refused:?}");

@@ -85,11 +85,11 @@ async fn placeholders_are_numbered(db: Db) {
 async fn nul_in_text_is_rejected_before_database(db: Db) {
     let stored = db.add("a\0b").await;
     assert!(matches!(stored, Err(Error::NulInText)), "{stored:?}");
-    let asked: Result<Option<i64>, Error> = db
+    let read: Result<Option<i64>, Error> = db
         .store
         .read(|q| q.one("SELECT COUNT(*) FROM things WHERE name = $1", params!["\0"], |row| row.get(0)))
         .await;
-    assert!(matches!(asked, Err(Error::NulInText)));
+    assert!(matches!(read, Err(Error::NulInText)));
     assert_eq!(db.names().await, [""; 0]);
 }
 

@@ -65,7 +65,7 @@ async fn check_invalid_bodies(run: &Run) -> Result<String, Shortfall> {
                     forbidden += 1;
                     continue;
                 }
-                is_refused(&response, &fault)?;
+                require_rejection(&response, &fault)?;
             }
         }
         sent += check_invalid_parameters(client, operation).await?;
@@ -168,7 +168,7 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-fn is_refused(response: &CheckResponse, fault: &InvalidBody) -> Result<(), Shortfall> {
+fn require_rejection(response: &CheckResponse, fault: &InvalidBody) -> Result<(), Shortfall> {
     let (request, what, status) = (&response.request, &fault.what, response.status);
     let fails =
         |reason: &str| Err(Shortfall::fails(format!("{request} with {what} returned {status}{reason}")));

@@ -226,9 +226,9 @@ async fn pool(run: &Run) -> Result<String, Shortfall> {
     let burst = join_all((0..BURST).map(|_| account.client.get("/api/v1/me")));
     let watch = async {
         let mut max = (0.0_f64, 0.0_f64);
-        let mut looks = tokio::time::interval(Duration::from_millis(10));
+        let mut interval = tokio::time::interval(Duration::from_millis(10));
         for _ in 0..5 {
-            looks.tick().await;
+            interval.tick().await;
             let scrape = MetricsScrape::now(run).await?;
             let (queued, running) = gauges(&scrape)?;
             max = (max.0.max(queued), max.1.max(running));
@@ -265,9 +265,9 @@ fn gauges(scrape: &MetricsScrape) -> Result<(f64, f64), Shortfall> {
 /// Returns the first scrape after which no statement waits for the database.
 async fn scrape_without_queue(run: &Run) -> Result<MetricsScrape, Shortfall> {
     let begin = SystemClock.now();
-    let mut looks = tokio::time::interval(Duration::from_millis(50));
+    let mut interval = tokio::time::interval(Duration::from_millis(50));
     loop {
-        looks.tick().await;
+        interval.tick().await;
         let scrape = MetricsScrape::now(run).await?;
         let (queued, _) = gauges(&scrape)?;
         if queued == 0.0 {

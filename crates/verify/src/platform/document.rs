@@ -267,7 +267,7 @@ async fn check_docs_page(run: &Run) -> Result<String, Shortfall> {
         if !policy.fetches(directive).is_some_and(|sources| sources.iter().any(|source| source == "'self'")) {
             return Err(Shortfall::fails(format!("the policy of /docs does not allow {part}")));
         }
-        is_part(directive, &anonymous.get(part).await?.expect(200)?)?;
+        require_asset(directive, &anonymous.get(part).await?.expect(200)?)?;
         parts += 1;
     }
     if !policy.fetches("connect-src").is_some_and(|sources| sources.iter().any(|source| source == "'self'")) {
@@ -292,9 +292,9 @@ async fn check_docs_page(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Checks that a script or stylesheet has its media type and a body. Browsers reject others because of
+/// Fails unless a script or stylesheet has its media type and a body. Browsers reject others because of
 /// `nosniff`.
-fn is_part(directive: &str, answer: &CheckResponse) -> Result<(), Shortfall> {
+fn require_asset(directive: &str, answer: &CheckResponse) -> Result<(), Shortfall> {
     let wanted = if directive == "script-src" { "text/javascript" } else { "text/css" };
     let kind = answer.header("content-type").unwrap_or_default();
     if !kind.starts_with(wanted) || answer.body.is_empty() {

@@ -97,7 +97,7 @@ async fn check_limits(run: &Run) -> Result<String, Shortfall> {
                 burst.duration.as_millis()
             )));
         }
-        is_accepted_after_retry_after(run, method, path, &burst.refusal).await?;
+        require_acceptance_after_wait(run, method, path, &burst.refusal).await?;
         found.push(format!("{class} {limit}"));
     }
     run.record("operations_limited", limited);
@@ -184,8 +184,8 @@ async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Bur
     Ok(Burst { allowed, duration, refusal })
 }
 
-/// Checks that a request is accepted after `Retry-After`.
-async fn is_accepted_after_retry_after(
+/// Fails unless a request is accepted after the time in `Retry-After`.
+async fn require_acceptance_after_wait(
     run: &Run,
     method: &Method,
     path: &str,

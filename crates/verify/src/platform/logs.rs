@@ -71,12 +71,12 @@ impl ServerLog {
     /// Waits until the new text contains `word`. Returns false on timeout.
     async fn wait_for(&mut self, word: &str) -> Result<bool, Shortfall> {
         let begin = SystemClock.now();
-        let mut looks = tokio::time::interval(Duration::from_millis(20));
+        let mut interval = tokio::time::interval(Duration::from_millis(20));
         while !self.read_new_text()?.contains(word) {
             if SystemClock.now().since(begin) > LOG_TIMEOUT {
                 return Ok(false);
             }
-            looks.tick().await;
+            interval.tick().await;
         }
         Ok(true)
     }

@@ -97,7 +97,7 @@ async fn plain_http(run: &Run) -> Result<String, Shortfall> {
         let body = if head.starts_with("POST") { "{}" } else { "" };
         let request = format!("{head}Host: {}\r\nConnection: close\r\n\r\n{body}", address.host);
         let Some(response) = send_over_tcp(&address.host, port, &request).await? else { continue };
-        is_redirect(&address, port, &response)?;
+        require_redirect(&address, port, &response)?;
         redirects += 1;
     }
     run.record("port", port);
@@ -121,7 +121,7 @@ async fn send_over_tcp(host: &str, port: u16, request: &str) -> Result<Option<St
     Ok((!response.is_empty()).then(|| String::from_utf8_lossy(&response).into_owned()))
 }
 
-fn is_redirect(address: &TargetAddress, port: u16, response: &str) -> Result<(), Shortfall> {
+fn require_redirect(address: &TargetAddress, port: u16, response: &str) -> Result<(), Shortfall> {
     let head = response.split("\r\n\r\n").next().unwrap_or_default();
     let status = head.split(' ').nth(1).unwrap_or_default();
     let field = |name: &str| {
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn only_https_redirect_to_same_host_is_accepted() {
         let address = TargetAddress::of("https://kith.example").unwrap();
-        let is_well = |response: &str| is_redirect(&address, 80, response).is_ok();
+        let is_well = |response: &str| require_redirect(&address, 80, response).is_ok();
         assert!(is_well("HTTP/1.1 308 X\r\nLocation: https://kith.example/api/v1/ping\r\n\r\n"));
         for response in [
             "HTTP/1.1 200 OK\r\n\r\n",

@@ -42,8 +42,8 @@ impl AttackedServer {
         let [ada, ben, eve] = ["ada", "ben", "eve"].map(|name| register(at, name));
         let server = Self { start, kith, admin, ada: ada?, ben: ben?, eve: eve? };
         let to_ben = json!({ "to": { "user_id": server.ben.id } });
-        let asked = server.post(&server.ada, "/api/v1/partners/requests", &to_ben)?.expect(201)?;
-        let accept = format!("/api/v1/partners/requests/{}/accept", text(&asked["id"])?);
+        let sent = server.post(&server.ada, "/api/v1/partners/requests", &to_ben)?.expect(201)?;
+        let accept = format!("/api/v1/partners/requests/{}/accept", text(&sent["id"])?);
         server.call("POST", &accept, Some(&server.ben.token), &Value::Null)?.expect(200)?;
         Ok(server)
     }

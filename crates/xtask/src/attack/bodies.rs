@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::attacked_server::{AttackedServer, PASSWORD};
-use super::report::{DEFAULT_TIME_LIMIT, Report, status_in};
+use super::report::{AttackReport, DEFAULT_TIME_LIMIT, status_in};
 use super::wire::{RawResponse, request, send};
 
 const NOTES: &str = "/api/v1/spaces/me/notes";
@@ -47,14 +47,14 @@ fn bodies() -> Vec<BodyAttack> {
 }
 
 /// Runs all attacks with bodies.
-pub fn run(server: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("bodies");
     for (name, body, expected) in bodies() {
         report.attack(name, DEFAULT_TIME_LIMIT, || status_in(&post(server, &[], &body)?, expected));
     }
     report.attack("a key of an item twice", DEFAULT_TIME_LIMIT, || {
         let response = post(server, &[], br#"{"data":{"twice":1,"twice":2}}"#)?;
-        let said = status_in(&response, &[201, 400, 422])?;
+        let summary = status_in(&response, &[201, 400, 422])?;
         if response.status == 201 {
             let path = format!("{NOTES}/{}", response.json()["id"].as_str().unwrap_or_default());
             let kept = String::from_utf8(server.get(&server.eve, &path)?.body)?;
@@ -62,7 +62,7 @@ pub fn run(server: &AttackedServer, report: &mut Report) {
             // stored.
             ensure!(kept.matches("twice").count() == 1, "both are kept: {kept}");
         }
-        Ok(said)
+        Ok(summary)
     });
     for (name, header) in
         [("another content type", "text/plain"), ("a form", "application/x-www-form-urlencoded")]
@@ -115,7 +115,7 @@ const INVISIBLE: &[&str] = &[
     "\u{202E}",
 ];
 
-fn names(server: &AttackedServer, report: &mut Report) {
+fn names(server: &AttackedServer, report: &mut AttackReport) {
     report.attack("names in which nothing can be seen", Duration::from_secs(20), || {
         for (n, name) in INVISIBLE.iter().enumerate() {
             let new = json!({

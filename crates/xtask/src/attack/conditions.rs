@@ -5,20 +5,20 @@ use anyhow::{Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::attacked_server::{AttackedServer, text};
-use super::report::{DEFAULT_TIME_LIMIT, Report, format_response, status_in};
+use super::report::{AttackReport, DEFAULT_TIME_LIMIT, format_response, status_in};
 use super::wire::{RawResponse, request, send};
 
 const NOTES: &str = "/api/v1/spaces/me/notes";
 
 /// Runs all attacks of this file.
-pub fn run(server: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     preconditions(server, report);
     idempotency(server, report);
     cursors(server, report);
     line_ends(server, report);
 }
 
-fn preconditions(server: &AttackedServer, report: &mut Report) {
+fn preconditions(server: &AttackedServer, report: &mut AttackReport) {
     report.group("preconditions");
     let me = "/api/v1/me";
     let rename = json!({ "display_name": "eve" });
@@ -54,7 +54,7 @@ fn preconditions(server: &AttackedServer, report: &mut Report) {
     });
 }
 
-fn idempotency(server: &AttackedServer, report: &mut Report) {
+fn idempotency(server: &AttackedServer, report: &mut AttackReport) {
     report.group("idempotency keys");
     let key = [("idempotency-key", "attack-0001")];
     let (one, other) = (json!({ "data": { "n": 1 } }), json!({ "data": { "n": 2 } }));
@@ -89,7 +89,7 @@ fn idempotency(server: &AttackedServer, report: &mut Report) {
     });
 }
 
-fn cursors(server: &AttackedServer, report: &mut Report) {
+fn cursors(server: &AttackedServer, report: &mut AttackReport) {
     report.group("cursors and limits");
     let own = |by| -> Result<String> {
         for n in 0..3 {
@@ -149,7 +149,7 @@ fn cursors(server: &AttackedServer, report: &mut Report) {
 }
 
 /// A client's value must not end a header line of the response (response splitting).
-fn line_ends(server: &AttackedServer, report: &mut Report) {
+fn line_ends(server: &AttackedServer, report: &mut AttackReport) {
     report.group("line ends in values");
     let eve = Some(server.eve.token.as_str());
     let injected = "%0d%0aset-cookie:%20injected=1";

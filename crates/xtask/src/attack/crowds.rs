@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::attacked_server::{AttackedServer, PASSWORD};
 use super::memory::expect_little_growth;
-use super::report::{DEFAULT_TIME_LIMIT, Report, format_response, status_in};
+use super::report::{AttackReport, DEFAULT_TIME_LIMIT, format_response, status_in};
 use super::wire::{connect, request};
 
 /// Number of connections whose responses are never read, and of connections that wait for a job.
@@ -35,7 +35,7 @@ const SCHEDULES_TO_PREVIEW: &[&str] = &[
 ];
 
 /// Runs all attacks of this file.
-pub fn run(server: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("crowds");
     report.attack("30 lists and exports that are never read", Duration::from_secs(60), || unread(server));
     report.attack("500 requests on one connection, unread", Duration::from_secs(20), || pipelined(server));
@@ -88,19 +88,19 @@ fn send_without_reading(
 }
 
 fn unread(server: &AttackedServer) -> Result<String> {
-    let hoarder = server.register("reader")?;
+    let account = server.register("reader")?;
     let text = "x".repeat(60_000);
     for _ in 0..50 {
-        server.post(&hoarder, "/api/v1/spaces/me/long", &json!({ "data": { "text": text } }))?.expect(201)?;
+        server.post(&account, "/api/v1/spaces/me/long", &json!({ "data": { "text": text } }))?.expect(201)?;
     }
     expect_little_growth(server, || {
         let lists =
-            send_without_reading(server, UNREAD, "/api/v1/spaces/me/long?limit=100", None, &hoarder.token)?;
-        let exports = send_without_reading(server, UNREAD, "/api/v1/me/export", None, &hoarder.token)?;
+            send_without_reading(server, UNREAD, "/api/v1/spaces/me/long?limit=100", None, &account.token)?;
+        let exports = send_without_reading(server, UNREAD, "/api/v1/me/export", None, &account.token)?;
         // A debug build takes seconds to produce so many pages of 1 MiB.
-        let said = max_wait_of_others(server, Duration::from_secs(20))?;
+        let summary = max_wait_of_others(server, Duration::from_secs(20))?;
         drop((lists, exports));
-        Ok(said)
+        Ok(summary)
     })
 }
 
@@ -126,9 +126,9 @@ fn waiting(server: &AttackedServer) -> Result<String> {
     let body = json!({ "limit": 1, "wait_ms": 30_000 }).to_string();
     let waiting =
         send_without_reading(server, WAITING, "/api/v1/queues/nothing/claim", Some(body.as_bytes()), &key)?;
-    let said = max_wait_of_others(server, OTHERS_WITHIN)?;
+    let summary = max_wait_of_others(server, OTHERS_WITHIN)?;
     drop(waiting);
-    Ok(said)
+    Ok(summary)
 }
 
 /// Five failures lock an address. The responses must not depend on whether an account has the address.

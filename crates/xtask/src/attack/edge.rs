@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 
 use super::attacked_server::AttackedServer;
-use super::report::{DEFAULT_TIME_LIMIT, Report, format_response, status_in};
+use super::report::{AttackReport, DEFAULT_TIME_LIMIT, format_response, status_in};
 use super::wire::{connect, send, send_for_all};
 
 /// Silence after which the server's response counts as complete.
@@ -102,7 +102,7 @@ const CHUNKS: &[(&str, &str)] = &[
 ];
 
 /// Runs all attacks with request heads.
-pub fn run(server: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("heads");
     for (name, head, expected) in heads() {
         report.attack(name, DEFAULT_TIME_LIMIT, || {
@@ -135,7 +135,7 @@ fn smuggle(server: &AttackedServer, lengths: &str, body: &str) -> Result<String>
 }
 
 /// Runs attacks with connections, on a server with a short head timeout and few connections.
-pub fn connections(server: &AttackedServer, report: &mut Report) {
+pub fn connections(server: &AttackedServer, report: &mut AttackReport) {
     report.group("connections");
     report.attack("50 heads that never end", HEAD_ENDS_WITHIN, || slow_heads(server));
     report.attack("a body that never comes", DEFAULT_TIME_LIMIT, || {
@@ -153,10 +153,10 @@ pub fn connections(server: &AttackedServer, report: &mut Report) {
         for _ in 0..IDLE {
             open.push(TcpStream::connect(server.address()).context("one of them")?);
         }
-        let said = check_other_caller(server)?;
+        let summary = check_other_caller(server)?;
         let closed = open.iter().filter(|stream| has_ended(stream)).count();
         ensure!(closed >= IDLE - MAX_CONNECTIONS, "{closed} were closed, so the maximum does not hold");
-        Ok(format!("{said}; {closed} idle ones were closed"))
+        Ok(format!("{summary}; {closed} idle ones were closed"))
     });
     report.attack("afterwards", DEFAULT_TIME_LIMIT, || check_other_caller(server));
 }
@@ -170,7 +170,7 @@ fn slow_heads(server: &AttackedServer) -> Result<String> {
         stream.write_all(b"GET /livez HTTP/1.1\r\nhost: ki")?;
         slow.push(stream);
     }
-    let said = check_other_caller(server)?;
+    let summary = check_other_caller(server)?;
     for stream in &mut slow {
         let mut response = Vec::new();
         // A reset also ends the connection.
@@ -178,7 +178,7 @@ fn slow_heads(server: &AttackedServer) -> Result<String> {
         let is_refused = response.is_empty() || response.starts_with(b"HTTP/1.1 4");
         ensure!(is_refused, "{}", String::from_utf8_lossy(&response));
     }
-    Ok(format!("{said}; all {SLOW} were ended"))
+    Ok(format!("{summary}; all {SLOW} were ended"))
 }
 
 fn has_ended(stream: &TcpStream) -> bool {

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::attacked_server::{AttackedServer, PASSWORD, call};
-use super::report::{DEFAULT_TIME_LIMIT, Report, format_response};
+use super::report::{AttackReport, DEFAULT_TIME_LIMIT, format_response};
 use super::wire::{RawResponse, request, send};
 
 /// Address, and other spellings of the same mailbox.
@@ -42,7 +42,7 @@ const SPELLINGS: &[(&str, &[&str])] = &[
 ];
 
 /// Registers each address, then tries every other spelling.
-pub fn run(server: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("mailboxes");
     for (address, others) in SPELLINGS {
         report.attack(&format!("other spellings of {address}"), Duration::from_secs(20), || {
@@ -69,7 +69,7 @@ pub fn run(server: &AttackedServer, report: &mut Report) {
 
 /// Ten registrations of taken addresses by one client must not block registration. Needs a server with
 /// limits.
-pub fn taken_addresses(server: &AttackedServer, report: &mut Report) {
+pub fn taken_addresses(server: &AttackedServer, report: &mut AttackReport) {
     report.attack("ten registered addresses do not block registration", Duration::from_secs(30), || {
         for _ in 0..10 {
             let response = register(server.address(), &server.ada.email)?;
@@ -86,7 +86,7 @@ pub fn taken_addresses(server: &AttackedServer, report: &mut Report) {
 }
 
 /// Exceeds a route's limit with a different `X-Forwarded-For` in each request.
-pub fn forged_forwarded_for(server: &AttackedServer, report: &mut Report) {
+pub fn forged_forwarded_for(server: &AttackedServer, report: &mut AttackReport) {
     report.attack("a new X-Forwarded-For with each of 700 requests", Duration::from_secs(30), || {
         for n in 0..700 {
             let claimed = format!("198.51.{}.{}", n / 250, n % 250);

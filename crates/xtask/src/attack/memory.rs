@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::attacked_server::{AttackedServer, TestAccount};
-use super::report::{Report, format_response};
+use super::report::{AttackReport, format_response};
 use crate::mode::Mode;
 
 /// Maximum growth of the process in KiB.
@@ -22,22 +22,22 @@ const OBJECTS: usize = 3_300;
 const HOLLOW: &str = "/api/v1/spaces/me/hollow";
 
 /// Fills the space of a new account and reads it in every way. A smoke run fills less of it.
-pub fn run(server: &AttackedServer, mode: Mode, report: &mut Report) {
+pub fn run(server: &AttackedServer, mode: Mode, report: &mut AttackReport) {
     report.group("memory");
-    let people = server.register("hoarder");
-    let hoarder = match people {
-        Ok(hoarder) => hoarder,
+    let people = server.register("filler");
+    let account = match people {
+        Ok(account) => account,
         Err(error) => return report.attack("an account", FILLED_WITHIN, || Err(error)),
     };
     report.attack("filling a space with hollow objects", FILLED_WITHIN, || {
-        expect_little_growth(server, || fill(server, &hoarder, mode.pick(10_000, 110)))
+        expect_little_growth(server, || fill(server, &account, mode.pick(10_000, 110)))
     });
     for (name, path) in
         [("a list of 100", format!("{HOLLOW}?limit=100")), ("an export", "/api/v1/me/export".to_owned())]
     {
         report.attack(name, Duration::from_secs(60), || {
             expect_little_growth(server, || {
-                let response = server.get(&hoarder, &path)?;
+                let response = server.get(&account, &path)?;
                 ensure!(response.status == 200, "returned {}", format_response(&response));
                 Ok(format!("{}, {} KiB", response.status, response.body.len() >> 10))
             })
@@ -47,7 +47,7 @@ pub fn run(server: &AttackedServer, mode: Mode, report: &mut Report) {
         expect_little_growth(server, || {
             let path = format!("{HOLLOW}?limit=100");
             thread::scope(|scope| {
-                let readers: Vec<_> = (0..8).map(|_| scope.spawn(|| server.get(&hoarder, &path))).collect();
+                let readers: Vec<_> = (0..8).map(|_| scope.spawn(|| server.get(&account, &path))).collect();
                 readers.into_iter().try_for_each(|reader| {
                     reader.join().expect("a reader does not panic")?.expect(200).map(drop)
                 })
@@ -58,11 +58,11 @@ pub fn run(server: &AttackedServer, mode: Mode, report: &mut Report) {
 }
 
 /// Creates items until the space rejects one, or up to `max`.
-fn fill(server: &AttackedServer, hoarder: &TestAccount, max: usize) -> Result<String> {
+fn fill(server: &AttackedServer, account: &TestAccount, max: usize) -> Result<String> {
     let hollow = format!("[{}]", vec![r#"{"":0}"#; OBJECTS].join(","));
     let item = json!({ "data": { "a": serde_json::from_str::<Value>(&hollow)? } });
     for created in 0..max {
-        let response = server.post(hoarder, HOLLOW, &item)?;
+        let response = server.post(account, HOLLOW, &item)?;
         if response.status == 409 || response.status == 413 {
             ensure!(created > 0, "the first item returned {}", format_response(&response));
             return Ok(format!("{created} items, then {}", format_response(&response)));

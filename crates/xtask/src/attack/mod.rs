@@ -28,7 +28,7 @@ use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 use serde_json::Value;
 
 use self::attacked_server::AttackedServer;
-use self::report::{DEFAULT_TIME_LIMIT, Report, status_in};
+use self::report::{AttackReport, DEFAULT_TIME_LIMIT, status_in};
 use crate::kith::{Start, build};
 use crate::mode::Mode;
 
@@ -76,7 +76,7 @@ pub fn attack(args: &Args) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let start_postgres = |_| PostgresServer::start(PostgresServerOptions::default());
     let postgres = args.postgres.then_some(()).map(start_postgres).transpose()?;
-    let mut report = Report::default();
+    let mut report = AttackReport::default();
     if args.has("limits") || args.has("tokens") {
         // The only server with limits and with loopback blocked for callbacks, as in production.
         let strict = AttackedServer::new(strict(&binary, &folder.path().join("strict")))?;
@@ -115,8 +115,8 @@ pub fn attack(args: &Args) -> Result<()> {
 }
 
 /// Runs the attacks on a server without rate limits.
-fn corpus(server: &AttackedServer, args: &Args, report: &mut Report) {
-    let mut begin = |name: &str, run: &dyn Fn(&mut Report)| {
+fn corpus(server: &AttackedServer, args: &Args, report: &mut AttackReport) {
+    let mut begin = |name: &str, run: &dyn Fn(&mut AttackReport)| {
         if args.has(name) {
             run(report);
         }
@@ -160,7 +160,7 @@ fn strict(binary: &Path, folder: &Path) -> Start {
     }
 }
 
-fn limits(server: &AttackedServer, report: &mut Report) {
+fn limits(server: &AttackedServer, report: &mut AttackReport) {
     targets::run(server.address(), &server.admin, report);
     edge::connections(server, report);
     report.group("limits");
@@ -169,7 +169,7 @@ fn limits(server: &AttackedServer, report: &mut Report) {
 }
 
 /// Runs the token attacks on a separate server, because they move its clock.
-fn tokens(binary: &Path, folder: &Path, foreign: &str, report: &mut Report) -> Result<()> {
+fn tokens(binary: &Path, folder: &Path, foreign: &str, report: &mut AttackReport) -> Result<()> {
     let server = AttackedServer::new(Start {
         binary: binary.to_owned(),
         data: folder.join("tokens"),

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::attacked_server::AttackedServer;
-use super::report::{Report, format_response};
+use super::report::{AttackReport, format_response};
 
 const METHODS: &[&str] = &["get", "post", "put", "patch", "delete"];
 /// Id that identifies no resource, used for every path parameter.
@@ -59,7 +59,7 @@ fn operations(document: &Value) -> Result<Vec<Operation>> {
 }
 
 /// Sends all operations as each caller.
-pub fn run(server: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("operations by callers who may not");
     let document =
         server.call("GET", "/openapi.json", None, &Value::Null).and_then(|found| found.expect(200));

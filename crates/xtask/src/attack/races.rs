@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::attacked_server::{AttackedServer, PASSWORD, text};
-use super::report::Report;
+use super::report::AttackReport;
 use super::wire::RawResponse;
 
 const AT_ONCE: usize = 8;
@@ -41,7 +41,7 @@ fn statuses(responses: &[RawResponse]) -> String {
 }
 
 /// Runs all races.
-pub fn run(server: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("races");
     report.attack("one address registered at once, in two spellings", RACE, || {
         let responses = run_concurrently(|n| {
@@ -49,9 +49,9 @@ pub fn run(server: &AttackedServer, report: &mut Report) {
             let body = json!({ "email": email, "password": PASSWORD, "display_name": "Racer" });
             server.call("POST", "/api/v1/auth/register", None, &body)
         })?;
-        let said = statuses(&responses);
-        ensure!(count(&responses, 201) == 1 && count(&responses, 409) == AT_ONCE - 1, "{said}");
-        Ok(said)
+        let summary = statuses(&responses);
+        ensure!(count(&responses, 201) == 1 && count(&responses, 409) == AT_ONCE - 1, "{summary}");
+        Ok(summary)
     });
     report.attack("one refresh token spent at once", RACE, || refresh(server));
     report.attack("one request accepted at once", RACE, || accept(server));
@@ -76,10 +76,10 @@ fn refresh(server: &AttackedServer) -> Result<String> {
     let spend =
         |token: &str| server.call("POST", "/api/v1/auth/refresh", None, &json!({ "refresh_token": token }));
     let responses = run_concurrently(|_| spend(&racer.refresh))?;
-    let said = statuses(&responses);
+    let summary = statuses(&responses);
     ensure!(
         count(&responses, 200) > 0 && count(&responses, 200) + count(&responses, 401) == AT_ONCE,
-        "{said}"
+        "{summary}"
     );
     let tokens = responses.iter().filter(|response| response.status == 200);
     let pairs: BTreeSet<_> = tokens.map(|response| response.json()["refresh_token"].to_string()).collect();
@@ -90,14 +90,14 @@ fn refresh(server: &AttackedServer) -> Result<String> {
     ensure!(stolen.status == 401, "an old token returned {}", stolen.status);
     let after = spend(&next)?;
     ensure!(after.status == 401, "the session continues after a reuse: {}", after.status);
-    Ok(format!("{said}, one pair; a reuse ends the session"))
+    Ok(format!("{summary}, one pair; a reuse ends the session"))
 }
 
 fn accept(server: &AttackedServer) -> Result<String> {
     let [one, other] = ["accepted", "accepter"].map(|name| server.register(name));
     let (one, other) = (one?, other?);
-    let asked = server.post(&one, "/api/v1/partners/requests", &json!({ "to": { "user_id": other.id } }))?;
-    let path = format!("/api/v1/partners/requests/{}/accept", text(&asked.expect(201)?["id"])?);
+    let sent = server.post(&one, "/api/v1/partners/requests", &json!({ "to": { "user_id": other.id } }))?;
+    let path = format!("/api/v1/partners/requests/{}/accept", text(&sent.expect(201)?["id"])?);
     let responses = run_concurrently(|_| server.post(&other, &path, &Value::Null))?;
     let bonds: BTreeSet<_> = responses
         .iter()
@@ -114,11 +114,11 @@ fn race_for_slot(server: &AttackedServer) -> Result<String> {
     for n in 0..AT_ONCE {
         let suitor = server.register(&format!("suitor{n}"))?;
         let to = json!({ "to": { "user_id": wanted.id } });
-        let asked = server.post(&suitor, "/api/v1/partners/requests", &to)?.expect(201)?;
-        paths.push(format!("/api/v1/partners/requests/{}/accept", text(&asked["id"])?));
+        let sent = server.post(&suitor, "/api/v1/partners/requests", &to)?.expect(201)?;
+        paths.push(format!("/api/v1/partners/requests/{}/accept", text(&sent["id"])?));
     }
     let responses = run_concurrently(|n| server.post(&wanted, &paths[n], &Value::Null))?;
-    let said = statuses(&responses);
-    ensure!(count(&responses, 200) == 1, "{said}");
-    Ok(said)
+    let summary = statuses(&responses);
+    ensure!(count(&responses, 200) == 1, "{summary}");
+    Ok(summary)
 }

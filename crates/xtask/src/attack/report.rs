@@ -12,13 +12,13 @@ pub const DEFAULT_TIME_LIMIT: Duration = Duration::from_secs(5);
 
 /// Results so far.
 #[derive(Default)]
-pub struct Report {
+pub struct AttackReport {
     group: &'static str,
     passed: usize,
     failed: Vec<String>,
 }
 
-impl Report {
+impl AttackReport {
     /// Begins a group of attacks.
     pub fn group(&mut self, name: &'static str) {
         self.group = name;
@@ -31,15 +31,15 @@ impl Report {
         let began = now();
         let outcome = attack();
         let took = began.elapsed();
-        let outcome = outcome.and_then(|said| {
-            ensure!(took <= within, "{said}, but only after {took:.1?} instead of {within:.0?}");
-            Ok(said)
+        let outcome = outcome.and_then(|summary| {
+            ensure!(took <= within, "{summary}, but only after {took:.1?} instead of {within:.0?}");
+            Ok(summary)
         });
         let ms = took.as_millis();
         match outcome {
-            Ok(said) => {
+            Ok(summary) => {
                 self.passed += 1;
-                println!("  ok    {name}: {said} ({ms} ms)");
+                println!("  ok    {name}: {summary} ({ms} ms)");
             }
             Err(error) => {
                 println!("  FAILS {name}: {error:#} ({ms} ms)");
@@ -67,12 +67,12 @@ impl Report {
 /// # Errors
 /// Returns an error with status and body for any other status.
 pub fn status_in(response: &RawResponse, expected: &[u16]) -> Result<String> {
-    let said = format_response(response);
+    let summary = format_response(response);
     if !expected.contains(&response.status) {
         let body: String = String::from_utf8_lossy(&response.body).chars().take(300).collect();
-        bail!("{said}, expected {expected:?}: {body}");
+        bail!("{summary}, expected {expected:?}: {body}");
     }
-    Ok(said)
+    Ok(summary)
 }
 
 /// Formats status and problem code.

@@ -10,7 +10,7 @@ use kith_store::{EngineOptions, Error, PostgresOptions, SqliteOptions, Store, St
 use serde_json::{Value, json};
 
 use super::attacked_server::AttackedServer;
-use super::report::Report;
+use super::report::AttackReport;
 use crate::kith::{Kith, Start};
 use crate::load::on_one_thread;
 
@@ -21,7 +21,7 @@ const ACKNOWLEDGED_BEFORE_KILL: usize = 40;
 const KILLED_WITHIN: Duration = Duration::from_secs(90);
 
 /// Kills the server during concurrent writes and restarts it. All acknowledged writes must still exist.
-pub fn kill(server: AttackedServer, report: &mut Report) -> Option<AttackedServer> {
+pub fn kill(server: AttackedServer, report: &mut AttackReport) -> Option<AttackedServer> {
     report.group("kill and restart");
     let mut survivor = None;
     report.attack("kill -9 during writes", KILLED_WITHIN, || {
@@ -85,7 +85,7 @@ fn lost(server: &AttackedServer, acknowledged: &[String]) -> Result<usize> {
 }
 
 /// Fails unless the audit chain verifies, and no longer verifies after truncation.
-pub fn audit(start: &Start, report: &mut Report) {
+pub fn audit(start: &Start, report: &mut AttackReport) {
     report.attack("the audit chain after a kill", KILLED_WITHIN, || match verify(start)? {
         (true, output) => Ok(output),
         (false, output) => bail!("{output}"),
@@ -132,7 +132,7 @@ async fn cut_tail(start: &Start) -> Result<u64> {
 }
 
 /// Fails if the server's log contains a panic or an error.
-pub fn log(start: &Start, report: &mut Report) {
+pub fn log(start: &Start, report: &mut AttackReport) {
     report.attack("the log of the server", Duration::from_secs(10), || {
         let log = std::fs::read_to_string(&start.log).context("the log")?;
         let is_panic = |line: &&str| line.contains("panicked") || line.contains("panic");

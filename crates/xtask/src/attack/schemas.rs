@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::attacked_server::AttackedServer;
-use super::report::{Report, format_response, status_in};
+use super::report::{AttackReport, format_response, status_in};
 
 /// Maximum time until an expensive schema or item is rejected.
 const JUDGED_WITHIN: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ fn costly() -> Vec<(&'static str, Value, Value)> {
 }
 
 /// Declares each schema for a collection and for a job kind, and writes an item.
-pub fn run(server: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("costly schemas");
     for (n, (name, schema, item)) in costly().into_iter().enumerate() {
         let collection = format!("costly{n}");
@@ -136,8 +136,8 @@ fn run_with_concurrent_writer(
         let outcome = attack();
         is_over.store(true, Ordering::Relaxed);
         let (writes, slowest) = writer.join().expect("a writer does not panic")?;
-        let said = outcome?;
-        ensure!(slowest <= OTHERS_WITHIN, "{said}, but another user's write took {slowest:.1?}");
-        Ok(format!("{said}; {writes} writes beside it, the slowest {} ms", slowest.as_millis()))
+        let summary = outcome?;
+        ensure!(slowest <= OTHERS_WITHIN, "{summary}, but another user's write took {slowest:.1?}");
+        Ok(format!("{summary}; {writes} writes beside it, the slowest {} ms", slowest.as_millis()))
     })
 }

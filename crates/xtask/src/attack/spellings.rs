@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::attacked_server::{AttackedServer, PASSWORD};
-use super::report::{DEFAULT_TIME_LIMIT, Report, format_response, status_in};
+use super::report::{AttackReport, DEFAULT_TIME_LIMIT, format_response, status_in};
 use super::wire::{RawResponse, request, send};
 
 /// Paths that a careless router or proxy would map to `/api/v1/admin/users`. Sent by a user without
@@ -64,7 +64,7 @@ const PROTECTED_FIELDS: &[(&str, &str)] = &[
 ];
 
 /// Runs all attacks of this file.
-pub fn run(server: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("spellings of paths");
     let eve = Some(server.eve.token.as_str());
     for path in PATHS {

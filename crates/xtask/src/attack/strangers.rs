@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::attacked_server::{AttackedServer, text};
-use super::report::{DEFAULT_TIME_LIMIT, Report, format_response, status_in};
+use super::report::{AttackReport, DEFAULT_TIME_LIMIT, format_response, status_in};
 
 /// Objects of `ada` and `ben`, which `eve` requests.
 struct ForeignObjects {
@@ -40,7 +40,7 @@ impl ForeignObjects {
 }
 
 /// Requests each object as a stranger.
-pub fn run(server: &AttackedServer, report: &mut Report) {
+pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("other users' objects");
     let objects = match ForeignObjects::make(server) {
         Ok(objects) => objects,
@@ -102,7 +102,7 @@ fn shape(path: &str) -> String {
 }
 
 /// Operations on reserved queues and schedules, sent with an API key whose scopes seem to allow them.
-pub fn reserved(server: &AttackedServer, report: &mut Report) {
+pub fn reserved(server: &AttackedServer, report: &mut AttackReport) {
     report.group("API keys at what Kith uses for itself");
     let scopes =
         ["jobs.read", "jobs.write", "jobs.work", "queues.write", "schedules.read", "schedules.write"];

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::attacked_server::{AttackedServer, TestAccount, call};
-use super::report::{DEFAULT_TIME_LIMIT, Report, status_in};
+use super::report::{AttackReport, DEFAULT_TIME_LIMIT, status_in};
 
 /// Attack name and target URL. The server accepts `http://` targets.
 const TARGETS: &[(&str, &str)] = &[
@@ -63,7 +63,7 @@ const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Registers each target on a server that blocks loopback.
-pub fn run(at: SocketAddr, admin: &TestAccount, report: &mut Report) {
+pub fn run(at: SocketAddr, admin: &TestAccount, report: &mut AttackReport) {
     report.group("callback targets");
     for (name, url) in TARGETS {
         report.attack(name, DEFAULT_TIME_LIMIT, || {
@@ -83,7 +83,7 @@ pub fn run(at: SocketAddr, admin: &TestAccount, report: &mut Report) {
 fn redirecting() -> Result<(SocketAddr, Receiver<String>)> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let address = listener.local_addr()?;
-    let (say, said) = mpsc::channel();
+    let (say, summary) = mpsc::channel();
     thread::spawn(move || {
         for stream in listener.incoming().take(8) {
             let Ok(mut stream) = stream else { return };
@@ -101,18 +101,18 @@ fn redirecting() -> Result<(SocketAddr, Receiver<String>)> {
             }
         }
     });
-    Ok((address, said))
+    Ok((address, summary))
 }
 
 /// Fails if a redirect is followed, on a server that allows loopback.
-pub fn redirects(server: &AttackedServer, report: &mut Report) {
+pub fn redirects(server: &AttackedServer, report: &mut AttackReport) {
     report.attack("a receiver that redirects", ARRIVES_WITHIN + FOLLOWS_WITHIN, || {
-        let (address, said) = redirecting()?;
+        let (address, summary) = redirecting()?;
         let body = json!({ "url": format!("http://{address}/hook"), "body": { "a": 1 } });
         server.post(&server.admin, "/api/v1/callbacks", &body)?.expect(201)?;
-        let first = said.recv_timeout(ARRIVES_WITHIN).context("the callback did not arrive")?;
+        let first = summary.recv_timeout(ARRIVES_WITHIN).context("the callback did not arrive")?;
         ensure!(first.contains("/hook"), "{first}");
-        match said.recv_timeout(FOLLOWS_WITHIN) {
+        match summary.recv_timeout(FOLLOWS_WITHIN) {
             Err(_) => Ok("not followed".to_owned()),
             Ok(second) => anyhow::bail!("the redirect was followed: {second}"),
         }

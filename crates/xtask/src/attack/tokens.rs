@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::attacked_server::AttackedServer;
-use super::report::{DEFAULT_TIME_LIMIT, Report, status_in};
+use super::report::{AttackReport, DEFAULT_TIME_LIMIT, status_in};
 use super::wire::{request, send};
 
 const ME: &str = "/api/v1/me";
@@ -38,7 +38,7 @@ impl DecodedToken {
 }
 
 /// Sends every forged token. `foreign` is a token signed by another server.
-pub fn run(server: &AttackedServer, foreign: &str, report: &mut Report) {
+pub fn run(server: &AttackedServer, foreign: &str, report: &mut AttackReport) {
     report.group("tokens");
     let forgeries = match forgeries(server, foreign) {
         Ok(forgeries) => forgeries,
@@ -47,10 +47,10 @@ pub fn run(server: &AttackedServer, foreign: &str, report: &mut Report) {
     for (name, token) in forgeries {
         report.attack(name, DEFAULT_TIME_LIMIT, || {
             let response = server.call("GET", ME, Some(&token), &Value::Null)?;
-            let said = status_in(&response, &[401])?;
+            let summary = status_in(&response, &[401])?;
             let challenge = response.header("www-authenticate").unwrap_or_default();
             ensure!(challenge.starts_with("Bearer"), "a 401 without a challenge: {challenge:?}");
-            Ok(said)
+            Ok(summary)
         });
     }
     for (name, header) in [
@@ -122,7 +122,7 @@ fn forgeries(server: &AttackedServer, foreign: &str) -> Result<Vec<(&'static str
 }
 
 /// Moves the clock of a development server past the expiry of all tokens, and back.
-pub fn expired(server: &AttackedServer, report: &mut Report) {
+pub fn expired(server: &AttackedServer, report: &mut AttackReport) {
     report.attack("a token that has expired", DEFAULT_TIME_LIMIT, || {
         let by = json!({ "advance": "2d" });
         server.call("POST", "/dev/clock", None, &by)?.expect(200)?;

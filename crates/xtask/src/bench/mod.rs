@@ -26,13 +26,13 @@ use serde_json::{Value, json};
 
 use self::ceiling::PING;
 use self::log_ins::LogIns;
-use self::rows::{BenchResult, Ceiling, Row, Server};
+use self::rows::{BenchResult, BenchRow, Ceiling, Server};
 use self::sources::{
     NewRequests, PreparedRequests, RepeatedRequest, UniformRequests, ZipfReads, write_request,
 };
 use crate::kith::{Kith, Start, build};
 use crate::load::accounts::{LoadAccount, register};
-use crate::load::http::request;
+use crate::load::http::encode_request;
 use crate::load::{on_one_thread, send_all};
 use crate::mode::Mode;
 use crate::workspace::{cargo, root, run};
@@ -246,7 +246,7 @@ async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result
         |name, ceiling| RowShape { name, ceiling, length: lengths.read, warm_up: true, durable: false };
     let write =
         |name, warm_up| RowShape { name, ceiling: own, length: lengths.write, warm_up, durable: true };
-    let ping = || Box::new(RepeatedRequest(request("GET", PING, None, None))) as _;
+    let ping = || Box::new(RepeatedRequest(encode_request("GET", PING, None, None))) as _;
     rows.push(read("204, through the whole stack", bare).measure(server, lengths, ping).await?);
     let accept = || Box::new(accepts.part(lengths.counted_requests)) as _;
     rows.push(write("accept a partner request", false).measure(server, lengths, accept).await?);
@@ -254,7 +254,8 @@ async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result
     rows.push(read("read the current bond", own).measure(server, lengths, current).await?);
     let me = || Box::new(ZipfReads::of(&partners, "/api/v1/me", SEED)) as _;
     rows.push(read("read own profile", own).measure(server, lengths, me).await?);
-    let unseen = strangers.iter().map(|who| request("GET", "/api/v1/me", Some(&who.token), None)).collect();
+    let unseen =
+        strangers.iter().map(|who| encode_request("GET", "/api/v1/me", Some(&who.token), None)).collect();
     let unseen = PreparedRequests::of(unseen);
     let cold = || Box::new(unseen.part(lengths.counted_requests)) as _;
     let first = RowShape { warm_up: false, ..read("read own profile, token new to the server", own) };
@@ -295,7 +296,7 @@ impl RowShape {
         let (pairs, ceiling_length, source) = (lengths.pairs, lengths.read, &mut source);
         let ceiling_warm_up = lengths.warm_up;
         let warm_up = if warm_up { ceiling_warm_up } else { Duration::ZERO };
-        let row = Row {
+        let row = BenchRow {
             name,
             server,
             ceiling,
@@ -323,7 +324,12 @@ async fn prepare_accepts(server: Server, accounts: &[LoadAccount]) -> Result<Vec
     let accepts = accounts.chunks_exact(2).zip(responses).map(|(pair, (status, body))| {
         let id = body["id"].as_str().filter(|_| status == 201);
         let id = id.with_context(|| format!("asking gave {status}: {body}"))?;
-        Ok(request("POST", &format!("/api/v1/partners/requests/{id}/accept"), Some(&pair[1].token), None))
+        Ok(encode_request(
+            "POST",
+            &format!("/api/v1/partners/requests/{id}/accept"),
+            Some(&pair[1].token),
+            None,
+        ))
     });
     accepts.collect()
 }

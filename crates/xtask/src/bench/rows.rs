@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::ceiling::PING;
 use super::machine::{cpu_s, cpu_with_children_s, peak_memory_mb};
 use super::sources::RepeatedRequest;
-use crate::load::http::request;
+use crate::load::http::encode_request;
 use crate::load::{LoadResult, Plan, Source, generate_load};
 
 const CONNECTIONS: usize = 64;
@@ -33,7 +33,7 @@ pub struct Ceiling {
 }
 
 /// Row to measure.
-pub struct Row<'a> {
+pub struct BenchRow<'a> {
     pub name: &'static str,
     pub server: Server,
     pub ceiling: Ceiling,
@@ -68,13 +68,13 @@ pub struct BenchResult {
     peak_memory_mb: f64,
 }
 
-impl Row<'_> {
+impl BenchRow<'_> {
     /// Measures the row.
     pub async fn measure(self) -> Result<BenchResult> {
         let (mut rates, mut ratios) = (Vec::new(), Vec::new());
         let (mut cpu, mut answered, mut elapsed_s) = ([0.0; 3], 0, 0.0);
         for pair in 1..=self.pairs {
-            let ping = Box::new(RepeatedRequest(request("GET", PING, None, None)));
+            let ping = Box::new(RepeatedRequest(encode_request("GET", PING, None, None)));
             let ceiling =
                 run(self.ceiling.server, plan(self.ceiling_length, self.ceiling_warm_up, None), ping).await?;
             let seen = run(self.server, plan(self.length, self.warm_up, None), (self.source)()).await;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use fastrand::Rng;
 
 use crate::load::accounts::LoadAccount;
-use crate::load::http::{request, write};
+use crate::load::http::{append_request, encode_request};
 use crate::load::{Pairs, Source, Zipf};
 
 /// Sends one request repeatedly.
@@ -28,7 +28,7 @@ pub struct ZipfReads {
 
 impl ZipfReads {
     pub fn of(accounts: &[LoadAccount], path: &str, seed: u64) -> Self {
-        let requests = accounts.iter().map(|account| request("GET", path, Some(&account.token), None));
+        let requests = accounts.iter().map(|account| encode_request("GET", path, Some(&account.token), None));
         let mut rng = Rng::with_seed(seed);
         let zipf = Zipf::new(accounts.len(), &mut rng);
         Self { requests: Rc::new(requests.collect()), zipf, rng: RefCell::new(rng) }
@@ -87,7 +87,7 @@ impl Source for NewRequests {
 /// Appends a partner request of `from` to `to`.
 pub fn write_request(out: &mut Vec<u8>, from: &LoadAccount, to: &LoadAccount) {
     let body = format!(r#"{{"to":{{"user_id":"{}"}}}}"#, to.id);
-    write(out, "POST", "/api/v1/partners/requests", Some(&from.token), Some(body.as_bytes()));
+    append_request(out, "POST", "/api/v1/partners/requests", Some(&from.token), Some(body.as_bytes()));
 }
 
 /// Sends prepared requests once each. Clones share their position.

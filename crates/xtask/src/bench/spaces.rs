@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::load::accounts::LoadAccount;
-use crate::load::http::request;
+use crate::load::http::encode_request;
 use crate::load::send_all;
 
 const SHARED: &str = "/api/v1/spaces/bond/notes";
@@ -24,7 +24,7 @@ pub async fn reads(server: SocketAddr, accounts: &[LoadAccount]) -> Result<Vec<V
     let reads = accounts.iter().zip(responses).map(|(account, (status, body))| {
         let id = body["id"].as_str().filter(|_| status == 201);
         let id = id.with_context(|| format!("writing an item returned {status}: {body}"))?;
-        Ok(request("GET", &format!("{SHARED}/{id}"), Some(&account.token), None))
+        Ok(encode_request("GET", &format!("{SHARED}/{id}"), Some(&account.token), None))
     });
     reads.collect()
 }
@@ -38,10 +38,10 @@ pub async fn lists(server: SocketAddr, accounts: &[LoadAccount]) -> Result<Vec<V
         ensure!(refused.is_none(), "writing an item returned {refused:?}");
     }
     let path = format!("{OWN}?limit={PAGE}");
-    Ok(accounts.iter().map(|account| request("GET", &path, Some(&account.token), None)).collect())
+    Ok(accounts.iter().map(|account| encode_request("GET", &path, Some(&account.token), None)).collect())
 }
 
 fn write(account: &LoadAccount, path: &str) -> Vec<u8> {
     let body = br#"{"data":{"text":"Milk, bread and a bunch of flowers","done":false,"rank":3}}"#;
-    request("POST", path, Some(&account.token), Some(body))
+    encode_request("POST", path, Some(&account.token), Some(body))
 }

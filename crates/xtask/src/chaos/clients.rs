@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::journal::{CoupleScenario, Journal, SentRequest, WriteOutcome};
 use crate::load::Connection;
-use crate::load::http::request;
+use crate::load::http::encode_request;
 
 pub const CLIENTS: usize = 48;
 /// Number of plain requests between two couples.
@@ -83,14 +83,14 @@ impl ClientConnection {
             let journal = self.journal.borrow();
             let body = json!({"to": {"user_id": journal.accounts[to].id}}).to_string();
             let token = &journal.accounts[from].token;
-            request("POST", "/api/v1/partners/requests", Some(token), Some(body.as_bytes()))
+            encode_request("POST", "/api/v1/partners/requests", Some(token), Some(body.as_bytes()))
         };
         self.record("request", &request, "/id").await
     }
 
     async fn accept(&mut self, by: usize, id: &str) -> Result<WriteOutcome> {
         let path = format!("/api/v1/partners/requests/{id}/accept");
-        let request = request("POST", &path, Some(&self.journal.borrow().accounts[by].token), None);
+        let request = encode_request("POST", &path, Some(&self.journal.borrow().accounts[by].token), None);
         self.record("bond", &request, "/bond/id").await
     }
 

@@ -11,9 +11,9 @@ use fastrand::Rng;
 use kith_store::testing::server::{PostgresServer, PostgresServerOptions, StopMode};
 use serde_json::json;
 
-use super::rounds::{self, AccountCounts, Report, Size, Target};
+use super::rounds::{self, AccountCounts, RoundsReport, Size, Target};
 use super::{fresh_folder, trials};
-use crate::evidence::{self, Outcome, Row};
+use crate::evidence::{self, EvidenceOutcome, EvidenceRow};
 use crate::kith::{Kith, Start, build};
 use crate::load::now;
 use crate::mode::Mode;
@@ -80,18 +80,18 @@ pub fn kill(args: &Args) -> Result<()> {
 }
 
 /// Writes evidence. The rows require 100 kills and 100,000 acknowledgements.
-fn write_evidence(reports: &[Report]) -> Result<()> {
+fn write_evidence(reports: &[RoundsReport]) -> Result<()> {
     let kills: u32 = reports.iter().map(|report| report.rounds).sum();
     let acknowledged: u64 = reports.iter().map(|report| report.acknowledged).sum();
-    let is_clean = reports.iter().all(Report::is_clean);
+    let is_clean = reports.iter().all(RoundsReport::is_clean);
     let is_enough = kills >= 100 && acknowledged >= 100_000;
     let summary = format!(
         "{kills} kills, {acknowledged} acknowledged, {}",
         if is_clean { "0 lost, doubled or half applied" } else { "some lost, doubled or half applied" }
     );
-    let row = |id| Row {
+    let row = |id| EvidenceRow {
         id,
-        result: Outcome::of(is_clean),
+        result: EvidenceOutcome::of(is_clean),
         figures: json!({ "kills": kills, "acknowledged": acknowledged }),
         summary: summary.clone(),
     };

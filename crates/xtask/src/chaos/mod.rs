@@ -54,7 +54,7 @@ fn fresh_folder(name: &str) -> Result<PathBuf> {
 }
 
 /// Returns the number of trials of each clean report.
-fn trials(row: &str, reports: &[rounds::Report]) -> Tests {
+fn trials(row: &str, reports: &[rounds::RoundsReport]) -> Tests {
     let clean = reports.iter().filter(|report| report.is_clean());
     let trials = clean.map(|report| Trials {
         row: row.to_owned(),

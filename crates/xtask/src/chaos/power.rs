@@ -14,10 +14,10 @@ use anyhow::{Context as _, Result, bail};
 use fastrand::Rng;
 use serde_json::json;
 
-use super::rounds::{self, AccountCounts, Report, Size, Target};
+use super::rounds::{self, AccountCounts, RoundsReport, Size, Target};
 use super::undo_log::{Loss, UndoLog};
 use super::{fresh_folder, trials};
-use crate::evidence::{self, Outcome, Row};
+use crate::evidence::{self, EvidenceOutcome, EvidenceRow};
 use crate::kith::{Kith, Start, build};
 use crate::mode::Mode;
 use crate::workspace::{root, run};
@@ -67,7 +67,7 @@ pub fn power(args: &Args) -> Result<()> {
     println!("the twin lost writes as expected: the harness detects loss");
     let is_clean = reports.iter().all(|report| report.is_clean());
     let summary = "a power cut lost acknowledged writes".to_owned();
-    let row = Row { id: "DRV-27", result: Outcome::Fail, figures: json!({}), summary };
+    let row = EvidenceRow { id: "DRV-27", result: EvidenceOutcome::Fail, figures: json!({}), summary };
     let rows: Vec<_> = (!is_clean).then_some(row).into_iter().collect();
     if !args.mode.is_smoke() {
         evidence::write_with_tests("cargo xtask chaos power", &rows, &trials("DRV-27", &reports))?;
@@ -95,7 +95,7 @@ fn build_shim() -> Result<PathBuf> {
     Ok(shim)
 }
 
-fn cut(name: &str, mut mains: PowerCutTarget, folder: &Path, size: Size, seed: u64) -> Result<Report> {
+fn cut(name: &str, mut mains: PowerCutTarget, folder: &Path, size: Size, seed: u64) -> Result<RoundsReport> {
     eprintln!("\n{name}: {} rounds, seed {seed}, in {}", size.rounds, folder.display());
     let report = rounds::run(name, &mut mains, size, seed, &folder.join("journal"))?;
     let PowerCutTarget { steps, lost, syncs, synchronous, .. } = mains;

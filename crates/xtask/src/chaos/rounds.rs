@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use super::clients;
 use super::journal::{Journal, JournalPosition, WriteOutcome};
 use super::server_view::read_view;
-use super::verdict::{Verdict, judge};
+use super::verdict::{RoundsVerdict, judge};
 use crate::load::accounts::{account, registration};
 use crate::load::{on_one_thread, send_all_patiently};
 use crate::mode::Mode;
@@ -72,26 +72,26 @@ pub trait Target {
 }
 
 /// Result of a run.
-pub struct Report {
+pub struct RoundsReport {
     pub name: String,
     pub seed: u64,
     pub rounds: u32,
     pub acknowledged: u64,
     pub unknown: u64,
-    pub verdict: Verdict,
+    pub verdict: RoundsVerdict,
     /// Responses that Kith must not send.
     pub invalid_responses: Vec<String>,
     /// Reason for which it did not start after a fault.
     pub start_failure: Option<String>,
 }
 
-impl Report {
+impl RoundsReport {
     pub fn is_clean(&self) -> bool {
         self.verdict.faults() == 0 && self.invalid_responses.is_empty() && self.start_failure.is_none()
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for RoundsReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             name,
@@ -103,7 +103,7 @@ impl fmt::Display for Report {
             invalid_responses: surprises,
             start_failure: broken,
         } = self;
-        let Verdict { lost, doubled, half_applied, unexpected: invented } = verdict;
+        let RoundsVerdict { lost, doubled, half_applied, unexpected: invented } = verdict;
         writeln!(f, "{name} (seed {seed})")?;
         writeln!(f, "  {rounds} rounds, {acknowledged} acknowledgements, {unknown} outcomes unknown")?;
         write!(f, "  {} lost, {} doubled, {} half applied,", lost.len(), doubled.len(), half_applied.len())?;
@@ -126,16 +126,22 @@ impl fmt::Display for Report {
 ///
 /// # Errors
 /// Returns an error if the harness failed, or if nothing was acknowledged.
-pub fn run(name: &str, target: &mut dyn Target, size: Size, seed: u64, journal: &Path) -> Result<Report> {
+pub fn run(
+    name: &str,
+    target: &mut dyn Target,
+    size: Size,
+    seed: u64,
+    journal: &Path,
+) -> Result<RoundsReport> {
     let mut rng = Rng::with_seed(seed);
     let mut journal = Rc::new(RefCell::new(Journal::new(journal, size.accounts.senders, &mut rng)?));
-    let mut report = Report {
+    let mut report = RoundsReport {
         name: name.to_owned(),
         seed,
         rounds: 0,
         acknowledged: 0,
         unknown: 0,
-        verdict: Verdict::default(),
+        verdict: RoundsVerdict::default(),
         invalid_responses: Vec::new(),
         start_failure: None,
     };
@@ -152,7 +158,7 @@ async fn run_rounds(
     size: Size,
     rng: &mut Rng,
     journal: &mut Rc<RefCell<Journal>>,
-    report: &mut Report,
+    report: &mut RoundsReport,
 ) -> Result<()> {
     let mut since = JournalPosition::default();
     for round in 0..=size.rounds {
@@ -189,7 +195,7 @@ fn exclusive_journal(journal: &mut Rc<RefCell<Journal>>) -> &mut Journal {
     Rc::get_mut(journal).expect("each client has ended").get_mut()
 }
 
-async fn review(server: SocketAddr, journal: &Journal, since: JournalPosition) -> Result<Verdict> {
+async fn review(server: SocketAddr, journal: &Journal, since: JournalPosition) -> Result<RoundsVerdict> {
     let view = read_view(server, journal, since).await.context("reading the remaining data")?;
     Ok(judge(journal, since, &view))
 }

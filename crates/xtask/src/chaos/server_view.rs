@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::journal::{Journal, JournalPosition};
 use super::verdict::{ListedRequest, ServerView};
-use crate::load::http::request;
+use crate::load::http::encode_request;
 use crate::load::send_all_patiently;
 
 const CONNECTIONS: usize = 16;
@@ -91,7 +91,9 @@ async fn get_each<'a>(
     paths: impl Iterator<Item = (usize, &'a str)>,
 ) -> Result<Vec<(usize, Value)>> {
     let (accounts, requests): (Vec<_>, Vec<_>) = paths
-        .map(|(account, path)| (account, request("GET", path, Some(&journal.accounts[account].token), None)))
+        .map(|(account, path)| {
+            (account, encode_request("GET", path, Some(&journal.accounts[account].token), None))
+        })
         .unzip();
     let responses = send_all_patiently(server, CONNECTIONS, requests).await?;
     let shown = accounts.into_iter().zip(responses).filter(|(_, (status, _))| *status == 200);

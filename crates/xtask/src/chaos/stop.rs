@@ -17,10 +17,10 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::fresh_folder;
-use crate::evidence::{self, Outcome, Row, Tests, Trials};
+use crate::evidence::{self, EvidenceOutcome, EvidenceRow, Tests, Trials};
 use crate::kith::{Kith, Start, build};
 use crate::load::accounts::{LoadAccount, register};
-use crate::load::http::request;
+use crate::load::http::encode_request;
 use crate::load::{Connection, Pairs, now, on_one_thread};
 use crate::mode::Mode;
 
@@ -84,22 +84,22 @@ pub fn stop(args: &Args) -> Result<()> {
 }
 
 #[derive(Default)]
-struct Report {
+struct StopReport {
     acknowledged: u64,
     /// Responses or errors instead of acknowledgements.
     failures: Vec<String>,
     exits: Vec<Duration>,
 }
 
-impl Report {
+impl StopReport {
     fn write_evidence(&self, rounds: u32, there: u64) -> Result<()> {
         let holds = self.failures.is_empty()
             && there == self.acknowledged
             && self.exits.iter().all(|exit| *exit < EXIT_WITHIN);
         let (acknowledged, cut) = (self.acknowledged, self.failures.len());
-        let row = Row {
+        let row = EvidenceRow {
             id: "REL-01",
-            result: Outcome::of(holds),
+            result: EvidenceOutcome::of(holds),
             figures: json!({ "stops": rounds, "acknowledged": acknowledged, "without a whole answer": cut }),
             summary: format!(
                 "{rounds} stops under load, {acknowledged} acknowledged, {cut} without a complete response"
@@ -137,9 +137,9 @@ async fn run(
     starts: &[Start; 2],
     nodes: Vec<Kith>,
     proxy: SocketAddr,
-) -> Result<Report> {
+) -> Result<StopReport> {
     let accounts = Rc::new(register(proxy, "person", accounts).await?);
-    let report = Rc::new(RefCell::new(Report::default()));
+    let report = Rc::new(RefCell::new(StopReport::default()));
     let (pairs, over) = (
         Rc::new(RefCell::new(Pairs::new(accounts.len(), &mut Rng::with_seed(1)))),
         Rc::new(Cell::new(false)),
@@ -179,15 +179,19 @@ async fn client(
     accounts: Rc<Vec<LoadAccount>>,
     pairs: Rc<RefCell<Pairs>>,
     over: Rc<Cell<bool>>,
-    report: Rc<RefCell<Report>>,
+    report: Rc<RefCell<StopReport>>,
 ) -> Result<()> {
     let mut connection = Connection::open(proxy).await?;
     while !over.get() {
         let Some((from, to)) = pairs.borrow_mut().next() else { bail!("the pairs are used up") };
         let body = json!({"to": {"user_id": accounts[to].id}}).to_string();
-        let asked =
-            request("POST", "/api/v1/partners/requests", Some(&accounts[from].token), Some(body.as_bytes()));
-        let answered = connection.call(&asked).await;
+        let request = encode_request(
+            "POST",
+            "/api/v1/partners/requests",
+            Some(&accounts[from].token),
+            Some(body.as_bytes()),
+        );
+        let answered = connection.call(&request).await;
         let mut report = report.borrow_mut();
         match answered {
             Ok(200..=299) => report.acknowledged += 1,

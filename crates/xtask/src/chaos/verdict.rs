@@ -26,7 +26,7 @@ pub struct ListedRequest {
 
 /// Violations, as text.
 #[derive(Debug, Default)]
-pub struct Verdict {
+pub struct RoundsVerdict {
     /// Acknowledged writes that are missing or not in the acknowledged state.
     pub lost: Vec<String>,
     /// Writes that exist more than once.
@@ -37,15 +37,15 @@ pub struct Verdict {
     pub unexpected: Vec<String>,
 }
 
-impl Verdict {
+impl RoundsVerdict {
     pub fn faults(&self) -> usize {
         self.lost.len() + self.doubled.len() + self.half_applied.len() + self.unexpected.len()
     }
 }
 
 /// Compares everything recorded after `since`.
-pub fn judge(journal: &Journal, since: JournalPosition, view: &ServerView) -> Verdict {
-    let mut verdict = Verdict::default();
+pub fn judge(journal: &Journal, since: JournalPosition, view: &ServerView) -> RoundsVerdict {
+    let mut verdict = RoundsVerdict::default();
     for account in since.accounts..journal.accounts.len() {
         if !view.known.contains(&account) {
             verdict.lost.push(format!("person {}", journal.accounts[account].id));
@@ -70,7 +70,7 @@ fn judge_ask<'v>(
     ask: &SentRequest,
     outcome: &WriteOutcome,
     view: &'v ServerView,
-    verdict: &mut Verdict,
+    verdict: &mut RoundsVerdict,
 ) -> Option<&'v ListedRequest> {
     let receiver = &journal.accounts[ask.to].id;
     let sent = view.sent.get(&ask.from).map(Vec::as_slice).unwrap_or_default();
@@ -93,7 +93,7 @@ fn judge_ask<'v>(
     first
 }
 
-fn judge_couple(journal: &Journal, couple: &CoupleScenario, view: &ServerView, verdict: &mut Verdict) {
+fn judge_couple(journal: &Journal, couple: &CoupleScenario, view: &ServerView, verdict: &mut RoundsVerdict) {
     let CoupleScenario { a, b, senders_request, request_outcome, accepted } = couple;
     let what = format!("couple {} and {}", journal.accounts[*a].id, journal.accounts[*b].id);
     let third = judge_ask(journal, senders_request, &senders_request.outcome, view, verdict)

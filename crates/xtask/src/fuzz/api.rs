@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::evidence::{self, Outcome, Row, Tests, Trials};
+use crate::evidence::{self, EvidenceOutcome, EvidenceRow, Tests, Trials};
 use crate::kith::{self, Kith, Start};
 use crate::mode::Mode;
 use crate::workspace::{root, run, succeeds};
@@ -81,8 +81,8 @@ fn ask(binary: &Path, role: &str) -> Result<Seen> {
     asked.arg(format!("{url}/openapi.json")).env("PYTHONDONTWRITEBYTECODE", "1").env("KITH_FUZZ_ROLE", role);
     asked.env("KITH_FUZZ_URL", &url).env("KITH_FUZZ_DATA", &data).env("KITH_FUZZ_SEEN", &seen);
     let asked = asked.output().context("cannot run schemathesis")?;
-    let said = [asked.stdout, asked.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    println!("\n=== schemathesis as {role}\n{}", said.concat());
+    let output = [asked.stdout, asked.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    println!("\n=== schemathesis as {role}\n{}", output.concat());
     if !asked.status.success() {
         bail!("schemathesis as {role} ended with {}", asked.status);
     }
@@ -140,9 +140,9 @@ fn report(by_user: &Seen, by_admin: &Seen, started: Instant) -> Result<()> {
         bail!("{}; fixed requests of operations are in {FOLDER}/hooks.py", faults.join("; "));
     }
     let operations = by_admin.len();
-    let row = Row {
+    let row = EvidenceRow {
         id: "API-01",
-        result: Outcome::Pass,
+        result: EvidenceOutcome::Pass,
         figures: json!({ "operations": operations, "answers": cases, "seconds": took }),
         summary: format!(
             "{operations} operations called as user and as administrator, {cases} responses, all as declared"

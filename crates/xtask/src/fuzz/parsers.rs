@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::evidence::{self, Outcome, Row};
+use crate::evidence::{self, EvidenceOutcome, EvidenceRow};
 use crate::mode::Mode;
 use crate::workspace::{cargo, root, run, succeeds};
 
@@ -118,10 +118,11 @@ fn check(root: &Path, targets: &[String]) -> Result<()> {
     let manifest = root.join(FOLDER).join("Cargo.toml");
     let mut metadata = cargo()?;
     metadata.args(["metadata", "--locked", "--format-version", "1", "--manifest-path"]).arg(&manifest);
-    let said = metadata.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-    ensure!(said.status.success(), "the lock file of {FOLDER} does not match its manifest");
-    let said: Value = serde_json::from_slice(&said.stdout).context("cannot parse cargo's list of targets")?;
-    let packages = said["packages"].as_array().into_iter().flatten();
+    let output = metadata.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    ensure!(output.status.success(), "the lock file of {FOLDER} does not match its manifest");
+    let output: Value =
+        serde_json::from_slice(&output.stdout).context("cannot parse cargo's list of targets")?;
+    let packages = output["packages"].as_array().into_iter().flatten();
     let package = packages.into_iter().find(|package| package["name"] == "kith-fuzz");
     let programs =
         package.and_then(|package| package["targets"].as_array()).context("no package kith-fuzz")?;
@@ -139,12 +140,12 @@ fn check(root: &Path, targets: &[String]) -> Result<()> {
     }
     let mut seeds = cargo()?;
     seeds.args(["test", "--locked", "--workspace", "--lib", SEED_TEST_NAME]);
-    let said = seeds.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
-    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let output = seeds.stderr(Stdio::inherit()).output().context("cannot run cargo")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let passed = text.lines().filter(|line| line.contains(SEED_TEST_NAME) && line.ends_with(" ok")).count();
     let crates = fs::read_dir(root.join("crates"))?.flatten();
     let crates = crates.filter(|one| one.path().join("src/fuzzing.rs").exists()).count();
-    ensure!(said.status.success() && passed == crates, "a target fails on its seeds:\n{text}");
+    ensure!(output.status.success() && passed == crates, "a target fails on its seeds:\n{text}");
     println!("the targets of {passed} crates hold for their seeds; cargo-fuzz was not run");
     Ok(())
 }
@@ -187,18 +188,18 @@ fn run_one(root: &Path, target: &str, seconds: u64) -> Result<TargetResult> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let before = count(&artifacts)?;
-    let said = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
+    let output = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
     let mut fuzzer = Command::new(binary(root, target)?);
     fuzzer.arg(&corpus).arg(root.join(FOLDER).join("seeds").join(target));
     fuzzer.arg(format!("-artifact_prefix={}/", artifacts.display()));
     fuzzer.args([format!("-max_total_time={seconds}"), format!("-timeout={HANG_S}")]);
     fuzzer.args(["-print_final_stats=1", "-rss_limit_mb=2048", "-max_len=4096"]);
-    fuzzer.stdout(Stdio::null()).stderr(said);
+    fuzzer.stdout(Stdio::null()).stderr(output);
     let started = Instant::now();
     let status = fuzzer.status().with_context(|| format!("cannot run {target}"))?;
-    let said = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
     let crashes = count(&artifacts)?.saturating_sub(before).max(u64::from(!status.success()));
-    read(target, started.elapsed().as_secs(), &said, crashes)
+    read(target, started.elapsed().as_secs(), &output, crashes)
         .with_context(|| format!("{} is not output of libFuzzer", log.display()))
 }
 
@@ -213,11 +214,11 @@ fn count(folder: &Path) -> Result<u64> {
 
 /// Parses libFuzzer's output: status lines such as `#2048 pulse cov: 213 ft: 401 corp: 22/1Kb …`, and
 /// `stat::number_of_executed_units: 123456` at the end.
-fn read(target: &str, seconds: u64, said: &str, crashes: u64) -> Option<TargetResult> {
-    let status = said.lines().rev().find(|line| line.starts_with('#') && line.contains(" cov: "))?;
+fn read(target: &str, seconds: u64, output: &str, crashes: u64) -> Option<TargetResult> {
+    let status = output.lines().rev().find(|line| line.starts_with('#') && line.contains(" cov: "))?;
     let figure =
         |name: &str| status.split(name).nth(1)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
-    let counted = said.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
+    let counted = output.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
     // After a crash the final statistics are missing.
     let executions = match counted {
         Some(counted) => counted.trim().parse().ok()?,
@@ -249,7 +250,12 @@ fn report(ran: &[TargetResult], whole: bool, took: u64) -> Result<()> {
         let figures = json!({ "targets": ran, "executions": executions, "crashes": crashed });
         evidence::write(
             "cargo xtask fuzz parsers",
-            &[Row { id: "DRV-37", result: Outcome::of(crashed.is_empty()), figures, summary }],
+            &[EvidenceRow {
+                id: "DRV-37",
+                result: EvidenceOutcome::of(crashed.is_empty()),
+                figures,
+                summary,
+            }],
         )?;
     } else {
         println!("no evidence: it requires every target, for {EVIDENCE_SECONDS} s each");
@@ -270,7 +276,7 @@ mod tests {
 
     #[test]
     fn libfuzzer_output_is_parsed() {
-        let said = "INFO: Seed: 1\n#2\tINITED cov: 20 ft: 21 corp: 1/1b exec/s: 0 rss: 30Mb\n\
+        let output = "INFO: Seed: 1\n#2\tINITED cov: 20 ft: 21 corp: 1/1b exec/s: 0 rss: 30Mb\n\
                     #2048\tpulse  cov: 213 ft: 401 corp: 22/1Kb lim: 21 exec/s: 1024 rss: 31Mb\n\
                     stat::number_of_executed_units: 4096\nstat::average_exec_per_sec:     400\n";
         let ran = |executions, crashes| {
@@ -283,8 +289,8 @@ mod tests {
                 crashes,
             })
         };
-        assert_eq!(read("text", 10, said, 0), ran(4096, 0));
-        assert_eq!(read("text", 10, said.split("stat::").next().unwrap(), 1), ran(2048, 1));
+        assert_eq!(read("text", 10, output, 0), ran(4096, 0));
+        assert_eq!(read("text", 10, output.split("stat::").next().unwrap(), 1), ran(2048, 1));
         assert_eq!(read("text", 10, "", 0), None);
     }
 

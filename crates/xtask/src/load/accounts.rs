@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::connection::send_all;
-use super::http::request;
+use super::http::encode_request;
 
 /// Registered account.
 #[derive(Clone, Debug)]
@@ -33,13 +33,13 @@ pub fn registration(name: &str) -> Vec<u8> {
     let body = json!({
         "email": format!("{name}@example.org"), "password": "correct horse battery", "display_name": name,
     });
-    request("POST", "/api/v1/auth/register", None, Some(body.to_string().as_bytes()))
+    encode_request("POST", "/api/v1/auth/register", None, Some(body.to_string().as_bytes()))
 }
 
 /// Returns the request that logs `name` in.
 pub fn log_in(name: &str) -> Vec<u8> {
     let body = json!({ "email": format!("{name}@example.org"), "password": "correct horse battery" });
-    request("POST", "/api/v1/auth/login", None, Some(body.to_string().as_bytes()))
+    encode_request("POST", "/api/v1/auth/login", None, Some(body.to_string().as_bytes()))
 }
 
 /// Returns the account in a registration's response.

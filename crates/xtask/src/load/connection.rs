@@ -16,7 +16,7 @@ use super::http::{self, ResponseHead};
 use super::now;
 
 /// Maximum time until a server recovers after its database was unavailable.
-const PATIENCE: Duration = Duration::from_secs(30);
+const MAX_WAIT: Duration = Duration::from_secs(30);
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
 /// Connection with one request at a time.
@@ -46,7 +46,7 @@ impl Connection {
             if self.stream.read_buf(&mut self.input).await? == 0 {
                 bail!("the server ended the connection");
             }
-            if let Some(response) = http::parse(&self.input)?
+            if let Some(response) = http::parse_head(&self.input)?
                 && self.input.len() >= response.body.end
             {
                 self.response = response;
@@ -96,7 +96,7 @@ pub async fn send_all(
 /// Sends requests like [`send_all`], and repeats those answered with 503.
 ///
 /// # Errors
-/// Returns an error also if some still get 503 after `PATIENCE`.
+/// Returns an error also if some still get 503 after `MAX_WAIT`.
 pub async fn send_all_patiently(
     server: SocketAddr,
     connections: usize,
@@ -107,7 +107,7 @@ pub async fn send_all_patiently(
     loop {
         let refused: Vec<_> = (0..responses.len()).filter(|i| responses[*i].0 == 503).collect();
         let Some(first) = refused.first() else { return Ok(responses) };
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > MAX_WAIT {
             bail!("{} requests are still rejected: {}", refused.len(), responses[*first].1);
         }
         sleep(BETWEEN_TRIES).await;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::{Context as _, Result, bail};
 
 /// Appends a request. A body is JSON.
-pub fn write(out: &mut Vec<u8>, method: &str, path: &str, token: Option<&str>, body: Option<&[u8]>) {
+pub fn append_request(out: &mut Vec<u8>, method: &str, path: &str, token: Option<&str>, body: Option<&[u8]>) {
     out.extend_from_slice(format!("{method} {path} HTTP/1.1\r\nhost: kith\r\n").as_bytes());
     if let Some(token) = token {
         out.extend_from_slice(format!("authorization: Bearer {token}\r\n").as_bytes());
@@ -19,9 +19,9 @@ pub fn write(out: &mut Vec<u8>, method: &str, path: &str, token: Option<&str>, b
 }
 
 /// Returns a request as bytes.
-pub fn request(method: &str, path: &str, token: Option<&str>, body: Option<&[u8]>) -> Vec<u8> {
+pub fn encode_request(method: &str, path: &str, token: Option<&str>, body: Option<&[u8]>) -> Vec<u8> {
     let mut out = Vec::new();
-    write(&mut out, method, path, token, body);
+    append_request(&mut out, method, path, token, body);
     out
 }
 
@@ -37,7 +37,7 @@ pub struct ResponseHead {
 ///
 /// # Errors
 /// Returns an error if the response is malformed or has no length, such as a chunked one.
-pub fn parse(bytes: &[u8]) -> Result<Option<ResponseHead>> {
+pub fn parse_head(bytes: &[u8]) -> Result<Option<ResponseHead>> {
     let mut headers = [httparse::EMPTY_HEADER; 48];
     let mut response = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(head) = response.parse(bytes).context("not an HTTP response")? else {
@@ -62,25 +62,25 @@ mod tests {
         let whole = b"HTTP/1.1 201 Created\r\nContent-Length: 5\r\nx: y\r\n\r\nhello";
         let head = whole.len() - 5;
         for short in 0..head {
-            assert_eq!(parse(&whole[..short]).unwrap(), None);
+            assert_eq!(parse_head(&whole[..short]).unwrap(), None);
         }
         let answer = ResponseHead { status: 201, body: head..whole.len() };
-        assert_eq!(parse(&whole[..head]).unwrap().as_ref(), Some(&answer));
-        assert_eq!(parse(whole).unwrap(), Some(answer));
-        assert_eq!(&whole[parse(whole).unwrap().unwrap().body], b"hello");
+        assert_eq!(parse_head(&whole[..head]).unwrap().as_ref(), Some(&answer));
+        assert_eq!(parse_head(whole).unwrap(), Some(answer));
+        assert_eq!(&whole[parse_head(whole).unwrap().unwrap().body], b"hello");
     }
 
     #[test]
     fn content_length_is_required_except_for_204_and_304() {
-        let answer = parse(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap().unwrap();
+        let answer = parse_head(b"HTTP/1.1 204 No Content\r\n\r\n").unwrap().unwrap();
         assert!(answer.status == 204 && answer.body.is_empty());
-        assert!(parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
-        assert!(parse(b"SSH-2.0-OpenSSH\r\n\r\n").is_err());
+        assert!(parse_head(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
+        assert!(parse_head(b"SSH-2.0-OpenSSH\r\n\r\n").is_err());
     }
 
     #[test]
     fn request_contains_content_length() {
-        let post = request("POST", "/a", Some("t"), Some(b"{}"));
+        let post = encode_request("POST", "/a", Some("t"), Some(b"{}"));
         let expected = "POST /a HTTP/1.1\r\nhost: kith\r\nauthorization: Bearer t\r\n\
                         content-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
         assert_eq!(String::from_utf8(post).unwrap(), expected);

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::evidence::{self, Outcome, Row};
+use crate::evidence::{self, EvidenceOutcome, EvidenceRow};
 use crate::mode::Mode;
 use crate::workspace::{cargo, root, run, succeeds};
 
@@ -82,6 +82,7 @@ const PARTS: &[Part] = &[
             "lockout",
             "profile",
             "account_deletion",
+            "account_purges",
             "revocation",
             "operators",
             "traces",
@@ -280,9 +281,9 @@ fn report(root: &Path, results: &BTreeMap<&'static str, MutantResults>, reasons:
         })
         .collect();
     let percent = share * 100.0;
-    let row = Row {
+    let row = EvidenceRow {
         id: "DRV-36",
-        result: Outcome::of(share >= MIN_DETECTED_SHARE),
+        result: EvidenceOutcome::of(share >= MIN_DETECTED_SHARE),
         figures: json!({ "noticed": detected, "viable": viable, "percent": percent, "parts": parts }),
         summary: format!(
             "Tests notice {detected} of {viable} sampled changes of bonds, accounts and store ({percent:.0} %)."

@@ -92,7 +92,7 @@ pub struct Finding {
 
 /// Findings on one database.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct PlanReport {
     pub findings: Vec<Finding>,
     /// Number of judged runs.
     pub judged: usize,

@@ -23,7 +23,7 @@ use crate::kith::{self, Start};
 use crate::mode::Mode;
 use crate::workspace::{root, run};
 use clones::RowTemplate;
-use judge::{Report, Sample};
+use judge::{PlanReport, Sample};
 use recordings::{Statements, Table, Value};
 
 /// Options of `cargo xtask plans`.
@@ -119,7 +119,7 @@ fn judge_both(
     statements: &Statements,
     rows: usize,
     sample: Sample,
-) -> Result<[Report; 2]> {
+) -> Result<[PlanReport; 2]> {
     thread::scope(|scope| {
         let sqlite = scope.spawn(|| sqlite::judge(file, tables, &statements.sqlite, rows, sample));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -146,7 +146,7 @@ fn filled(table: &Table, rows: usize) -> impl Iterator<Item = Vec<Value>> + '_ {
     table.rows.iter().cloned().chain(copies)
 }
 
-fn show(tables: &[Table], reports: &[Report; 2], sample: Sample) -> Result<()> {
+fn show(tables: &[Table], reports: &[PlanReport; 2], sample: Sample) -> Result<()> {
     let empty: Vec<_> =
         tables.iter().filter(|table| table.rows.is_empty() && is_filled(&table.name)).collect();
     for table in empty {

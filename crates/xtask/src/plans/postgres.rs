@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, CopyInSink, NoTls, SimpleQueryMessage};
 
 use super::filled;
-use super::judge::{Cost, Finding, Report, STOPPED, Sample};
+use super::judge::{Cost, Finding, PlanReport, STOPPED, Sample};
 use super::recordings::{Statement, Table, Value};
 
 /// Statement timeout in milliseconds. A statement that exceeds it reads too much.
@@ -29,11 +29,11 @@ pub async fn judge(
     statements: &[Statement],
     rows: usize,
     sample: Sample,
-) -> Result<Report> {
+) -> Result<PlanReport> {
     let client = connect(url).await?;
     let statements = with_recent_watermark(statements, rows);
     client.batch_execute("SET plan_cache_mode = force_generic_plan").await?;
-    let mut report = Report::default();
+    let mut report = PlanReport::default();
     let prepared = prepare(&client, &statements, &mut report).await?;
     fill(&connect(url).await?, tables, rows).await?;
     let modes = [
@@ -85,7 +85,7 @@ struct Prepared<'s> {
 async fn prepare<'s>(
     client: &Client,
     statements: &'s [Statement],
-    report: &mut Report,
+    report: &mut PlanReport,
 ) -> Result<Vec<Prepared<'s>>> {
     let mut prepared = Vec::new();
     for (n, statement) in statements.iter().enumerate() {
@@ -166,7 +166,7 @@ async fn judge_statement(
     mode: &'static str,
     statement: &Prepared<'_>,
     sample: Sample,
-    report: &mut Report,
+    report: &mut PlanReport,
 ) -> Result<()> {
     let (mut judged, mut error) = (None::<(Cost, String)>, String::new());
     for params in statement.samples {
@@ -175,7 +175,7 @@ async fn judge_statement(
                 judged = Some(found);
             }
             Ok(_) => {}
-            Err(said) => error = said,
+            Err(failure) => error = failure,
         }
     }
     let Some((cost, plan)) = judged else {

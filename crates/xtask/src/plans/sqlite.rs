@@ -10,7 +10,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, StatementStatus, params_from_iter};
 
 use super::filled;
-use super::judge::{Cost, Finding, Report, STOPPED, Sample};
+use super::judge::{Cost, Finding, PlanReport, STOPPED, Sample};
 use super::recordings::{Statement, Table};
 
 /// Number of steps between two calls of the progress handler.
@@ -25,13 +25,13 @@ pub fn judge(
     statements: &[Statement],
     rows: usize,
     sample: Sample,
-) -> Result<Report> {
+) -> Result<PlanReport> {
     let mut connection = Connection::open(file)?;
     fill(&connection, tables, rows)?;
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection
         .execute_batch("PRAGMA foreign_keys = ON; PRAGMA cache_size = -16000; PRAGMA temp_store = MEMORY")?;
-    let mut report = Report::default();
+    let mut report = PlanReport::default();
     for mode in ["without ANALYZE", "after ANALYZE"] {
         if mode == "after ANALYZE" {
             connection.progress_handler(0, None::<fn() -> bool>)?;
@@ -90,7 +90,7 @@ fn judge_statement(
     mode: &'static str,
     statement: &Statement,
     sample: Sample,
-    report: &mut Report,
+    report: &mut PlanReport,
 ) {
     let sql = to_sqlite_parameters(&statement.sql);
     let (mut judged, mut error) = (None::<Cost>, String::new());
@@ -98,12 +98,12 @@ fn judge_statement(
         match cost(connection, &sql, params) {
             Ok(cost) if judged.is_none_or(|judged| sample.prefers(&cost, &judged)) => judged = Some(cost),
             Ok(_) => {}
-            Err(said) if said.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            Err(failure) if failure.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
                 let stopped = Cost { steps: STOPPED, ..Cost::default() };
                 judged = Some(judged.filter(|judged| !sample.prefers(&stopped, judged)).unwrap_or(stopped));
                 break;
             }
-            Err(said) => error = said.to_string(),
+            Err(failure) => error = failure.to_string(),
         }
     }
     let Some(cost) = judged else {

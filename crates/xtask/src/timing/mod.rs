@@ -11,10 +11,10 @@ use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 use serde_json::json;
 
 use self::compare::Comparison;
-use crate::evidence::{self, Outcome, Row};
+use crate::evidence::{self, EvidenceOutcome, EvidenceRow};
 use crate::kith::{Kith, Start, build};
 use crate::load::accounts::register;
-use crate::load::http::request;
+use crate::load::http::encode_request;
 use crate::load::{Connection, now, on_one_thread};
 use crate::mode::Mode;
 
@@ -137,7 +137,7 @@ impl LogInClient {
     /// Returns the duration of a log-in in milliseconds. Fails if the status differs from `status`.
     async fn ask(&mut self, name: &str, status: u16) -> Result<f64> {
         let body = json!({ "email": format!("{name}@example.org"), "password": "wrong horse battery" });
-        let request = request("POST", "/api/v1/auth/login", None, Some(body.to_string().as_bytes()));
+        let request = encode_request("POST", "/api/v1/auth/login", None, Some(body.to_string().as_bytes()));
         let began = now();
         let answered = self.connection.call(&request).await?;
         let took = began.elapsed().as_secs_f64() * 1e3;
@@ -157,9 +157,9 @@ fn write_evidence(measured: &Comparisons, args: &Args) -> Result<()> {
         format!("{name}: {:.1} µs (99 % between {low:.1} and {high:.1})", found.difference * 1e3)
     });
     let differences: Vec<_> = described.collect();
-    let row = Row {
+    let row = EvidenceRow {
         id: "DRV-02",
-        result: Outcome::of(holds),
+        result: EvidenceOutcome::of(holds),
         figures: json!({ "pairs": args.pairs(), "differences": differences, "postgres": args.postgres }),
         summary: format!("{} interleaved pairs; {}", args.pairs(), differences.join("; ")),
     };

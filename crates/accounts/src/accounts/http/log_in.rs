@@ -13,7 +13,7 @@ use super::super::log_in::{self, IssuedSession, PasswordCheck};
 use super::super::model::{AccountError, ClientInfo, Email, NewAccount, User, validate_registration};
 use super::super::queries;
 use super::super::secrets::{DeviceToken, RefreshToken};
-use super::{check_password, count_security_event};
+use super::{check_password, record_security_event};
 
 /// Password version of an account whose password has never been changed.
 pub const FIRST_PASSWORD_VERSION: i64 = 1;
@@ -114,13 +114,13 @@ async fn register(
     if let Some(address) = address_hash {
         let (key, now) = (email.key.clone(), ctx.now);
         let checked = app.db.read(move |q| queries::check_registration(q, &key, &address, now)).await;
-        checked.inspect_err(|error| count_security_event(&app, error))?;
+        checked.inspect_err(|error| record_security_event(&app, error))?;
     }
     let password_hash = app.passwords.hash(Some(client.address), password.into_string()).await?;
     let account = NewAccount { email, display_name, password_hash };
     let registration = RegistrationContext { client: ClientInfo::from(client), address_hash };
     let done = app.write(&ctx, move |tx, ctx| commands::register(tx, ctx, &account, &registration)).await;
-    let signed_in = done.inspect_err(|error| count_security_event(&app, error))?;
+    let signed_in = done.inspect_err(|error| record_security_event(&app, error))?;
     Ok((StatusCode::CREATED, Json(LogInResponse::new(&app, &ctx, signed_in, None, FIRST_PASSWORD_VERSION))))
 }
 
@@ -150,7 +150,7 @@ async fn log_in(
     let version =
         check.credentials.as_ref().map_or(FIRST_PASSWORD_VERSION, |credentials| credentials.password_version);
     let done = app.write(&ctx, move |tx, ctx| log_in::log_in(tx, ctx, &check)).await;
-    let signed_in = done.inspect_err(|error| count_security_event(&app, error))?;
+    let signed_in = done.inspect_err(|error| record_security_event(&app, error))?;
     Ok(Json(LogInResponse::new(&app, &ctx, signed_in, device, version)))
 }
 
@@ -179,7 +179,7 @@ async fn restore_account(
     let version =
         check.credentials.as_ref().map_or(FIRST_PASSWORD_VERSION, |credentials| credentials.password_version);
     let done = app.write(&ctx, move |tx, ctx| log_in::restore(tx, ctx, &check)).await;
-    let signed_in = done.inspect_err(|error| count_security_event(&app, error))?;
+    let signed_in = done.inspect_err(|error| record_security_event(&app, error))?;
     Ok(Json(LogInResponse::new(&app, &ctx, signed_in, device, version)))
 }
 
@@ -204,9 +204,9 @@ async fn refresh_session(
     let spent = RefreshToken::parse(&app.keyring, &body.refresh_token);
     let spent = spent
         .ok_or(AccountError::InvalidRefreshToken)
-        .inspect_err(|error| count_security_event(&app, error))?;
+        .inspect_err(|error| record_security_event(&app, error))?;
     let done = app.write(&ctx, move |tx, ctx| log_in::refresh(tx, ctx, spent)).await;
-    let session = done.inspect_err(|error| count_security_event(&app, error))?;
+    let session = done.inspect_err(|error| record_security_event(&app, error))?;
     Ok(Json(TokenPair::new(&app, &ctx, session)))
 }
 
@@ -260,7 +260,7 @@ async fn check_log_in(
         Ok::<_, AccountError>((credentials, Some(device), subject))
     });
     let (credentials, device, subject) =
-        checked.await.inspect_err(|error| count_security_event(app, error))?;
+        checked.await.inspect_err(|error| record_security_event(app, error))?;
     Ok((check_password(app, subject, credentials, &password, client).await?, device))
 }
 

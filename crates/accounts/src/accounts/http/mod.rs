@@ -91,7 +91,7 @@ async fn verify_current_password(
         queries::check_not_locked(q, &subject, now)?;
         queries::get_credentials(q, user)
     });
-    let credentials = credentials.await.inspect_err(|error| count_security_event(app, error))?;
+    let credentials = credentials.await.inspect_err(|error| record_security_event(app, error))?;
     check_password(app, subject, Some(credentials), password, client).await
 }
 
@@ -119,7 +119,7 @@ async fn check_password(
 
 /// Counts `error` in the security metrics, if it is a failed log-in, a lock-out, a refused refresh or a
 /// registration with a taken address.
-fn count_security_event(app: &App, error: &AccountError) {
+fn record_security_event(app: &App, error: &AccountError) {
     let kind = match error {
         AccountError::InvalidCredentials | AccountError::WrongPassword => SecurityEvent::login_failed,
         AccountError::Locked { .. } => SecurityEvent::login_locked,
@@ -129,7 +129,7 @@ fn count_security_event(app: &App, error: &AccountError) {
         }
         _ => return,
     };
-    app.metrics.count_security(kind);
+    app.metrics.record_security_event(kind);
 }
 
 /// Rounds up to whole seconds, at least 1.

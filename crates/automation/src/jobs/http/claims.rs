@@ -141,7 +141,7 @@ impl ClaimRequest {
         loop {
             // The caller's permission may have been revoked during the wait.
             caller.reauthenticate(app).await?;
-            let claim = app.jobs.claim_leased(&self.queue, &self.worker, self.lease, self.limit).await;
+            let claim = app.jobs.claim_with_lease(&self.queue, &self.worker, self.lease, self.limit).await;
             let claim = claim.map_err(store_problem)?;
             if !claim.jobs.is_empty() || wait.is_zero() {
                 return Ok(claim);

@@ -338,7 +338,7 @@ async fn end_attempt(
     if let Some(AttemptMetrics { queue, kind, report, took }) =
         metrics.lock().unwrap_or_else(PoisonError::into_inner).take()
     {
-        app.jobs.count_leased(&queue, &kind, &report, took);
+        app.jobs.record_leased_outcome(&queue, &kind, &report, took);
     }
     Ok(response)
 }

@@ -143,12 +143,12 @@ pub struct QueueThroughput {
 impl QueueThroughput {
     /// Adds the figures of a minute.
     pub fn add(&mut self, minute: &Minute) {
-        self.started += minute.tally.started;
-        self.completed += minute.tally.completed;
-        self.failed += minute.tally.failed;
-        self.dead += minute.tally.dead;
-        self.run_ms += minute.tally.run_ms;
-        self.wait_ms += minute.tally.wait_ms;
+        self.started += minute.counts.started;
+        self.completed += minute.counts.completed;
+        self.failed += minute.counts.failed;
+        self.dead += minute.counts.dead;
+        self.run_ms += minute.counts.run_ms;
+        self.wait_ms += minute.counts.wait_ms;
     }
 }
 

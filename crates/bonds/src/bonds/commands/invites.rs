@@ -1,7 +1,7 @@
 //! Creates, previews, spends and revokes invites.
 
 use kith_kernel::{Ctx, Timestamp, UserId};
-use kith_store::{Outcome, Query, Tx};
+use kith_store::{Query, Tx, TxOutcome};
 
 use super::super::events;
 use super::super::model::{BondError, CodeHashes, INVITE_LIFETIME, InviteId, InvitePreview, RequestPolicy};
@@ -66,7 +66,7 @@ pub fn preview_invite(
     ctx: &Ctx,
     user: UserId,
     attempt: &InviteAttempt,
-) -> Outcome<InvitePreview, BondError> {
+) -> TxOutcome<InvitePreview, BondError> {
     redeem_code(tx, ctx, user, attempt, |invite| {
         // A preview would reveal that the inviter accepts no requests.
         if rows::find_settings(tx, invite.inviter)?.accepts_requests_from == RequestPolicy::Nobody {
@@ -84,20 +84,20 @@ pub fn redeem_code<T>(
     user: UserId,
     attempt: &InviteAttempt,
     run: impl FnOnce(&UsableInvite) -> Result<T, BondError>,
-) -> Outcome<T, BondError> {
+) -> TxOutcome<T, BondError> {
     match check_failed_attempts(tx, ctx, attempt)
         .and_then(|()| find(tx, ctx, user, attempt))
         .and_then(|invite| run(&invite))
     {
-        Ok(done) => Outcome::Commit(done),
+        Ok(done) => TxOutcome::Commit(done),
         // A block that was made meanwhile must look like a code that does not exist.
         Err(BondError::InviteNotFound | BondError::RecipientNotFound) => {
             match record_failed_attempt(tx, ctx, attempt) {
-                Ok(()) => Outcome::CommitRefusal(BondError::InviteNotFound),
-                Err(error) => Outcome::Rollback(error.into()),
+                Ok(()) => TxOutcome::CommitRefusal(BondError::InviteNotFound),
+                Err(error) => TxOutcome::Rollback(error.into()),
             }
         }
-        Err(error) => Outcome::Rollback(error),
+        Err(error) => TxOutcome::Rollback(error),
     }
 }
 

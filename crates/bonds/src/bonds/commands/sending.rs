@@ -2,7 +2,7 @@
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, UserId};
-use kith_store::{Outcome, Tx};
+use kith_store::{Tx, TxOutcome};
 use sha2::{Digest as _, Sha256};
 
 use super::super::events;
@@ -45,16 +45,18 @@ pub fn send(
     sender: UserId,
     draft: &RequestDraft,
     limits: &SendingLimits,
-) -> Outcome<SendOutcome, BondError> {
+) -> TxOutcome<SendOutcome, BondError> {
     let sent = match &draft.to {
         Recipient::User(recipient) => send_to_user(tx, ctx, sender, *recipient, draft, limits.tiers, None),
         Recipient::Email(email) => send_to_email(tx, ctx, sender, email, draft, limits.tiers),
         Recipient::Invite(_) => {
-            let Some(attempt) = &limits.attempt else { return Outcome::Rollback(BondError::InviteNotFound) };
+            let Some(attempt) = &limits.attempt else {
+                return TxOutcome::Rollback(BondError::InviteNotFound);
+            };
             match find_repeated_redemption(tx, ctx, sender, attempt, draft) {
                 Ok(None) => {}
-                Ok(Some(existing)) => return Outcome::Commit(SendOutcome::Repeated(existing)),
-                Err(error) => return Outcome::Rollback(error),
+                Ok(Some(existing)) => return TxOutcome::Commit(SendOutcome::Repeated(existing)),
+                Err(error) => return TxOutcome::Rollback(error),
             }
             return invites::redeem_code(tx, ctx, sender, attempt, |invite| {
                 send_to_user(tx, ctx, sender, invite.inviter, draft, limits.tiers, Some(invite))
@@ -62,8 +64,8 @@ pub fn send(
         }
     };
     match sent {
-        Ok(sent) => Outcome::Commit(sent),
-        Err(error) => Outcome::Rollback(error),
+        Ok(sent) => TxOutcome::Commit(sent),
+        Err(error) => TxOutcome::Rollback(error),
     }
 }
 

@@ -211,14 +211,14 @@ pub struct AcceptBody {
     /// `restoration` accepts the request only if this restores the former bond with the sender. Otherwise the
     /// response is 409 `restoration_expired`. Without it, a new bond is formed if none can be restored.
     #[serde(default)]
-    expect: Option<ExpectedResult>,
+    expect: Option<AcceptCondition>,
 }
 
 /// Required result of accepting a partner request. With `restoration`, the request is accepted only if the
 /// former bond can be restored; otherwise the response is 409 `restoration_expired`.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum ExpectedResult {
+pub enum AcceptCondition {
     /// The former bond of both users is restored.
     Restoration,
 }

@@ -22,8 +22,8 @@ const MAX_CACHED_KEYS: usize = 10_000;
 pub(crate) struct ApiKeyCache(Cache<ApiKeyId, Option<Arc<CachedApiKey>>>);
 
 impl ApiKeyCache {
-    pub fn new(hearing: InvalidationFeed) -> Self {
-        Self(Cache::new(MAX_CACHED_KEYS, hearing))
+    pub fn new(invalidation_feed: InvalidationFeed) -> Self {
+        Self(Cache::new(MAX_CACHED_KEYS, invalidation_feed))
     }
 
     /// Returns the active key that matches `text` at `now`, and records its use.
@@ -38,7 +38,7 @@ impl ApiKeyCache {
         now: Timestamp,
     ) -> Result<Arc<CachedApiKey>, Problem> {
         let refuse = |detail| {
-            app.metrics.count_security(SecurityEvent::token_refused);
+            app.metrics.record_security_event(SecurityEvent::token_refused);
             Problem::new(&problems::UNAUTHENTICATED, detail).token_error("The API key is not valid")
         };
         let malformed =

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join5;
 
+use super::super::connection::{PostgresSession, TransactionMode};
 use super::super::failure::Failure;
-use super::super::link::{PostgresSession, TransactionMode};
 use super::{CATCH_UP_TIMEOUT, Direct, advance, refuse_if};
 use crate::audit::AuditEntry;
 use crate::audit_keys::AuditKeys;
@@ -103,7 +103,7 @@ impl Direct<'_> {
     /// Assigns positions to committed rows. Returns true if there may be more rows.
     pub(super) fn pass(&mut self) -> Result<bool, Error> {
         let Some(lead) = &self.lead else { return Ok(false) };
-        self.link.set_response_timeout(if lead.catching_up {
+        self.connection.set_response_timeout(if lead.catching_up {
             CATCH_UP_TIMEOUT
         } else {
             self.shared.settings.response_timeout
@@ -144,7 +144,8 @@ impl Direct<'_> {
     fn ensure_audit_key(&mut self) -> Result<(), Error> {
         let Some(lead) = &self.lead else { return Ok(()) };
         let (next, keys) = (lead.heads.seal.n + 1, lead.audit_keys.clone());
-        let tx = Tx::new(EngineSession::Postgres(PostgresSession::new(&self.link, TransactionMode::Plain)));
+        let tx =
+            Tx::new(EngineSession::Postgres(PostgresSession::new(&self.connection, TransactionMode::Plain)));
         let keys = self.shared.audit_keyring.with_key_for(&tx, keys, next)?;
         drop(tx);
         if let Some(lead) = &mut self.lead {
@@ -155,7 +156,7 @@ impl Direct<'_> {
 
     /// Reads the rows without a position, in one snapshot and one round trip.
     fn find(&self, lead: &LeaderState) -> Result<UnsequencedRows, Failure> {
-        let oldest = self.link.prepare(OLDEST_RUNNING)?;
+        let oldest = self.connection.prepare(OLDEST_RUNNING)?;
         let (events, entries, from) = match lead.restored {
             Some(restored) => (RESTORED_EVENTS, RESTORED_ENTRIES, restored),
             None => (UNSEQUENCED_EVENTS, UNSEALED_ENTRIES, lead.low_tx),
@@ -163,9 +164,9 @@ impl Direct<'_> {
         for sql in [events, entries] {
             record(true, sql, &[Param::Int(from), Param::Int(MAX_ROWS_PER_PASS)]);
         }
-        let (events, entries) = (self.link.prepare(events)?, self.link.prepare(entries)?);
-        let client = &self.link.client;
-        let ((), oldest, events, entries, ()) = self.link.wait(try_join5(
+        let (events, entries) = (self.connection.prepare(events)?, self.connection.prepare(entries)?);
+        let client = &self.connection.client;
+        let ((), oldest, events, entries, ()) = self.connection.wait(try_join5(
             client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
             client.query_one(&oldest, &[]),
             client.query(&events, &[&from, &MAX_ROWS_PER_PASS]),
@@ -187,15 +188,15 @@ impl Direct<'_> {
         let entries: Vec<_> = batch.seals.iter().map(|seal| seal.entry.to_string()).collect();
         let prevs: Vec<_> = batch.seals.iter().map(|seal| seal.prev.as_slice()).collect();
         let hashes: Vec<_> = batch.seals.iter().map(|seal| seal.hash.as_slice()).collect();
-        let insert_positions = self.link.prepare(INSERT_POSITIONS)?;
-        let insert_deliveries = self.link.prepare(INSERT_DELIVERIES)?;
-        let insert_seals = self.link.prepare(INSERT_SEALS)?;
+        let insert_positions = self.connection.prepare(INSERT_POSITIONS)?;
+        let insert_deliveries = self.connection.prepare(INSERT_DELIVERIES)?;
+        let insert_seals = self.connection.prepare(INSERT_SEALS)?;
         // The notification is part of the transaction, so it is never sent for a position that was not
         // committed.
         let save = watermark.map(save_watermark_sql).unwrap_or_default();
         let end = format!("{save}; NOTIFY kith, '{}'; COMMIT", batch.heads.position);
-        let client = &self.link.client;
-        let written = self.link.wait(try_join5(
+        let client = &self.connection.client;
+        let written = self.connection.wait(try_join5(
             client.batch_execute("BEGIN"),
             client.execute(&insert_positions, &[&positions, &events]),
             client.execute(&insert_deliveries, &[&users, &delivered]),

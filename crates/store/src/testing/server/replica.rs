@@ -111,7 +111,7 @@ impl PostgresServer {
         if done.status.success() {
             return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
         }
-        let said = String::from_utf8_lossy(&done.stderr);
-        Err(PostgresServerError(format!("{program} failed ({}):\n{said}", done.status)))
+        let output = String::from_utf8_lossy(&done.stderr);
+        Err(PostgresServerError(format!("{program} failed ({}):\n{output}", done.status)))
     }
 }

@@ -10,7 +10,7 @@ use kith_store::testing::server::{PostgresServer, find_bin};
 use serde_json::Value;
 
 use super::redis::{FsyncPolicy, Redis};
-use super::rows::Row;
+use super::rows::JobBenchRow;
 use crate::mode::Mode;
 use crate::workspace::{cargo, root, run};
 
@@ -65,7 +65,7 @@ impl Contender {
 
     /// Returns true if the row applies: SQLite allows one process only, and Graphile's batching does not
     /// affect enqueueing.
-    pub fn has(self, row: &Row) -> bool {
+    pub fn has(self, row: &JobBenchRow) -> bool {
         match self {
             Self::KithSqlite => row.name != "workers",
             Self::KithPostgres => true,
@@ -88,7 +88,7 @@ const DATABASE: &str = "jobs";
 
 impl BenchEnvironment {
     /// Runs `row` with `contender` on an empty database and returns its output.
-    pub fn run(&self, contender: Contender, row: &Row, jobs: u64) -> Result<Value> {
+    pub fn run(&self, contender: Contender, row: &JobBenchRow, jobs: u64) -> Result<Value> {
         let mut command = self.command(contender)?;
         command.args(["--row", row.name, "--jobs", &jobs.to_string()]);
         command.args(["--workers", &row.workers.to_string()]);

@@ -20,7 +20,7 @@ use kith_store::testing::server::{PostgresServer, PostgresServerOptions};
 use self::contenders::{BenchEnvironment, Contender, build_driver, install_peers};
 use self::redis::Redis;
 use self::report::RowComparison;
-use self::rows::{ROWS, Row};
+use self::rows::{JobBenchRow, ROWS};
 use super::machine;
 use crate::mode::Mode;
 use crate::workspace::root;
@@ -79,7 +79,7 @@ impl Args {
         }
     }
 
-    fn jobs(&self, row: &Row, contender: Contender) -> u64 {
+    fn jobs(&self, row: &JobBenchRow, contender: Contender) -> u64 {
         self.mode.pick(row.jobs(contender, self.quick), SMOKE_JOBS)
     }
 
@@ -107,9 +107,12 @@ pub fn jobs(args: &Args) -> Result<()> {
     })?;
     let redis = if peers { Some(Redis::start(&folder.join("redis"))?) } else { None };
     let environment = BenchEnvironment { folder, driver, postgres, redis };
-    let asked = |row: &&Row| args.has_row(row.name);
-    let rows =
-        ROWS.iter().filter(asked).filter(|row| kith || !row.own).map(|row| compare(&environment, row, args));
+    let selected = |row: &&JobBenchRow| args.has_row(row.name);
+    let rows = ROWS
+        .iter()
+        .filter(selected)
+        .filter(|row| kith || !row.own)
+        .map(|row| compare(&environment, row, args));
     let rows = rows.collect::<Result<Vec<_>>>()?;
     let has_bloat = kith && args.has_row("bloat");
     let bloat_jobs = args.mode.pick(if args.quick { 100_000 } else { BLOAT_JOBS }, SMOKE_JOBS);
@@ -118,7 +121,7 @@ pub fn jobs(args: &Args) -> Result<()> {
 }
 
 /// Runs all contenders in each round. The order rotates, so that no contender always has the same position.
-fn compare(environment: &BenchEnvironment, row: &'static Row, args: &Args) -> Result<RowComparison> {
+fn compare(environment: &BenchEnvironment, row: &'static JobBenchRow, args: &Args) -> Result<RowComparison> {
     let pairs = args.pairs();
     let who = Contender::ALL.into_iter().filter(|who| who.has(row) && args.measures(*who));
     let mut compared = RowComparison::new(row, who.collect());

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::bloat::Bloat;
 use super::contenders::Contender;
 use super::figures::{number, thousands};
-use super::rows::{ResultKind, Row};
+use super::rows::{JobBenchRow, ResultKind};
 use crate::bench::machine::{self, Fsync};
 use crate::bench::rows::{median, spread};
 use crate::mode::Mode;
@@ -17,7 +17,7 @@ use crate::workspace::root;
 
 /// Row with the runs of all contenders.
 pub struct RowComparison {
-    row: &'static Row,
+    row: &'static JobBenchRow,
     /// fsync rates of the disk, measured before each round.
     pub fsyncs: Vec<Fsync>,
     pub runs: Vec<ContenderRuns>,
@@ -31,7 +31,7 @@ pub struct ContenderRuns {
 
 impl RowComparison {
     /// Creates a row without runs.
-    pub fn new(row: &'static Row, who: Vec<Contender>) -> Self {
+    pub fn new(row: &'static JobBenchRow, who: Vec<Contender>) -> Self {
         let runs =
             who.into_iter().map(|contender| ContenderRuns { contender, outputs: Vec::new() }).collect();
         Self { row, fsyncs: Vec::new(), runs }
@@ -81,8 +81,8 @@ impl RowComparison {
             for kith in &ours {
                 let is_other = !runs.contender.is_kith();
                 let [min, middle, max] = self.ratios_to(kith, runs);
-                let ahead = format!(" {middle:.1} × ({min:.1}–{max:.1}) |");
-                line.push_str(if is_other { &ahead } else { " |" });
+                let lead = format!(" {middle:.1} × ({min:.1}–{max:.1}) |");
+                line.push_str(if is_other { &lead } else { " |" });
             }
             lines.push(line);
         }
@@ -134,7 +134,7 @@ impl ContenderRuns {
 }
 
 /// Formats one run.
-pub fn format_run(row: &Row, output: &Value) -> String {
+pub fn format_run(row: &JobBenchRow, output: &Value) -> String {
     match row.result {
         ResultKind::Rate => format!("{:.0}/s", number(output, "rate_per_s")),
         ResultKind::Times => {

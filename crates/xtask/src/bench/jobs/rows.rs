@@ -3,7 +3,7 @@
 use super::contenders::Contender;
 
 /// Row of the comparison.
-pub struct Row {
+pub struct JobBenchRow {
     /// Name that the driver programs accept.
     pub name: &'static str,
     pub title: &'static str,
@@ -24,24 +24,24 @@ pub enum ResultKind {
     Times,
 }
 
-const fn row(name: &'static str, title: &'static str, jobs: u64) -> Row {
-    Row { name, title, workers: 1, jobs, result: ResultKind::Rate, own: false }
+const fn row(name: &'static str, title: &'static str, jobs: u64) -> JobBenchRow {
+    JobBenchRow { name, title, workers: 1, jobs, result: ResultKind::Rate, own: false }
 }
 
 /// All rows, in table order.
-pub const ROWS: &[Row] = &[
+pub const ROWS: &[JobBenchRow] = &[
     row("cycle", "full cycle: enqueue in bulk, claim, run a no-op, complete", 30_000),
     row("single", "enqueue one by one, 64 callers", 20_000),
     row("bulk", "enqueue in bulk", 60_000),
     row("drain", "drain what is there, 50 at once", 30_000),
-    Row { result: ResultKind::Times, ..row("latency", "enqueue to start, 500 a second", 2_500) },
+    JobBenchRow { result: ResultKind::Times, ..row("latency", "enqueue to start, 500 a second", 2_500) },
     row("due", "50,000 deferred jobs fall due at once", 50_000),
     row("workers", "1 worker process", 30_000),
-    Row { workers: 4, ..row("workers", "4 worker processes", 30_000) },
-    Row { own: true, ..row("million", "1,000,000 deferred jobs fall due at once", 1_000_000) },
+    JobBenchRow { workers: 4, ..row("workers", "4 worker processes", 30_000) },
+    JobBenchRow { own: true, ..row("million", "1,000,000 deferred jobs fall due at once", 1_000_000) },
 ];
 
-impl Row {
+impl JobBenchRow {
     /// Returns the number of jobs for `contender`.
     pub fn jobs(&self, contender: Contender, quick: bool) -> u64 {
         let jobs = if quick { self.jobs / 10 } else { self.jobs };

@@ -22,7 +22,7 @@ use kith_store::testing::server::{PostgresServer, PostgresServerOptions, StopMod
 use self::journal::Journal;
 use self::process_group::{FaultCounts, ProcessGroup, pause};
 use self::processes::Program;
-use self::report::{Report, write_evidence};
+use self::report::{JobChaosReport, write_evidence};
 use self::verdict::{FinalState, JobVerdict};
 use super::fresh_folder;
 use crate::mode::Mode;
@@ -77,7 +77,7 @@ pub fn jobs(args: &Args) -> Result<()> {
         }
     }
     println!();
-    reports.iter().for_each(Report::print);
+    reports.iter().for_each(JobChaosReport::print);
     if !args.mode.is_smoke() {
         write_evidence(&reports)?;
     }
@@ -117,7 +117,7 @@ fn events(mode: Mode) -> Vec<(usize, ScheduledEvent)> {
     )
 }
 
-fn run(database: Database, binary: &Path, jobs: usize, seed: u64, mode: Mode) -> Result<Report> {
+fn run(database: Database, binary: &Path, jobs: usize, seed: u64, mode: Mode) -> Result<JobChaosReport> {
     let (name, folder) = match database {
         Database::Sqlite => ("SQLite, one process", "jobs-sqlite"),
         Database::Postgres => ("PostgreSQL, four worker processes", "jobs-postgres"),
@@ -167,5 +167,5 @@ fn run(database: Database, binary: &Path, jobs: usize, seed: u64, mode: Mode) ->
     if let Some(server) = &mut server {
         server.stop(StopMode::Fast)?;
     }
-    Ok(Report { name, seed, faults, max_number: journal.max_number, stale: journal.stale, verdict })
+    Ok(JobChaosReport { name, seed, faults, max_number: journal.max_number, stale: journal.stale, verdict })
 }

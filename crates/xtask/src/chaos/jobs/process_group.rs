@@ -137,8 +137,8 @@ impl ProcessGroup {
 
     /// Sends SIGKILL to the backend of one connection.
     fn kill_backend(&self, rng: &mut Rng) -> Result<()> {
-        let said = self.program.run("backends")?;
-        let pids: Vec<i32> = said.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
+        let output = self.program.run("backends")?;
+        let pids: Vec<i32> = output.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
         let pid = rng.choice(pids).and_then(Pid::from_raw).context("no connection to kill")?;
         // The backend may have ended since.
         let _ = kill_process(pid, Signal::KILL);

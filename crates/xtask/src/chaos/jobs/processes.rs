@@ -55,11 +55,11 @@ impl Program {
     pub fn start(&self, task: &str, more: &[String]) -> Result<Process> {
         let mut command = self.command(task, more)?;
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let said = child.stdout.take().context("a process without output")?;
+        let stdout = child.stdout.take().context("a process without output")?;
         let number = self.journal().add_process();
         let journal = Arc::clone(&self.journal);
         let listener = std::thread::spawn(move || {
-            for line in BufReader::new(said).lines().map_while(Result::ok) {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 journal.lock().unwrap_or_else(PoisonError::into_inner).record_line(number, &line);
             }
         });

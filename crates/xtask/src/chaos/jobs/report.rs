@@ -5,10 +5,10 @@ use serde_json::json;
 
 use super::process_group::FaultCounts;
 use super::verdict::JobVerdict;
-use crate::evidence::{self, Outcome, Row, Tests, Trials};
+use crate::evidence::{self, EvidenceOutcome, EvidenceRow, Tests, Trials};
 
 /// Result of one run.
-pub struct Report {
+pub struct JobChaosReport {
     pub name: &'static str,
     pub seed: u64,
     pub faults: FaultCounts,
@@ -18,7 +18,7 @@ pub struct Report {
     pub stale: i64,
 }
 
-impl Report {
+impl JobChaosReport {
     /// Prints the report.
     pub fn print(&self) {
         let Self { name, seed, faults, verdict, max_number, stale } = self;
@@ -87,17 +87,17 @@ impl Report {
 }
 
 /// Writes evidence. A passing row requires 100,000 acknowledged jobs; smaller runs can only record failures.
-pub fn write_evidence(reports: &[Report]) -> Result<()> {
+pub fn write_evidence(reports: &[JobChaosReport]) -> Result<()> {
     let verdicts = || reports.iter().map(|report| &report.verdict);
     let acknowledged: usize = verdicts().map(|verdict| verdict.acknowledged).sum();
     let freezes: u32 = reports.iter().map(|report| report.faults.freezes).sum();
     let kills = reports.iter().map(|report| report.faults.count()).sum::<u32>() - freezes;
     let count = |of: fn(&JobVerdict) -> usize| verdicts().map(of).sum::<usize>();
-    let figures = || json!(reports.iter().map(Report::figures).collect::<Vec<_>>());
+    let figures = || json!(reports.iter().map(JobChaosReport::figures).collect::<Vec<_>>());
     let row = |id, faults: usize, is_enough: bool, summary: String| {
-        (is_enough || faults > 0).then(|| Row {
+        (is_enough || faults > 0).then(|| EvidenceRow {
             id,
-            result: Outcome::of(faults == 0),
+            result: EvidenceOutcome::of(faults == 0),
             figures: figures(),
             summary,
         })

@@ -42,9 +42,9 @@ pub struct JobVerdict {
 
 impl FinalState {
     /// Parses the program's dump of the database.
-    pub fn read(said: &str) -> Self {
+    pub fn read(output: &str) -> Self {
         let mut final_state = Self::default();
-        for line in said.lines() {
+        for line in output.lines() {
             let mut words = line.split(' ');
             let word = words.next().unwrap_or_default();
             let numbers: Vec<i64> = words.filter_map(|word| word.parse().ok()).collect();

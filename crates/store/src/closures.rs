@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use crate::stats::StoreStats;
-use crate::{Error, IntoOutcome, Outcome, Query, Tx};
+use crate::{Error, IntoTxOutcome, Query, Tx, TxOutcome};
 
 /// Requested end of a transaction, decided by its closure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,21 +22,21 @@ pub(crate) type WriteClosure = Box<dyn FnMut(&Tx<'_>) -> ClosureDecision + Send>
 /// Closure of a read that stores its result itself.
 pub(crate) type ReadClosure = Box<dyn FnMut(&Query<'_>) + Send>;
 
-/// Queued transaction. Its closure may run several times; [`Job::answer`] is called once, with the outcome of
-/// the transaction that the last run was part of.
-pub(crate) type WriteJob = Job<WriteClosure>;
+/// Queued transaction. Its closure may run several times; [`QueuedClosure::answer`] is called once, with the
+/// outcome of the transaction that the last run was part of.
+pub(crate) type QueuedWrite = QueuedClosure<WriteClosure>;
 /// Queued read.
-pub(crate) type ReadJob = Job<ReadClosure>;
+pub(crate) type QueuedRead = QueuedClosure<ReadClosure>;
 
-pub(crate) struct Job<F> {
+pub(crate) struct QueuedClosure<F> {
     closure: F,
     deadline: Instant,
     has_panicked: bool,
     reply: oneshot::Sender<Result<(), Error>>,
 }
 
-impl<F> Job<F> {
-    /// Creates a job and the receiver of its outcome.
+impl<F> QueuedClosure<F> {
+    /// Creates a queued closure and the receiver of its outcome.
     pub fn new(closure: F, deadline: Instant) -> (Self, oneshot::Receiver<Result<(), Error>>) {
         let (reply, outcome) = oneshot::channel();
         (Self { closure, deadline, has_panicked: false, reply }, outcome)
@@ -54,7 +54,7 @@ impl<F> Job<F> {
     }
 }
 
-impl WriteJob {
+impl QueuedWrite {
     /// Runs the closure. A panic rolls back.
     pub fn run(&mut self, tx: &Tx<'_>) -> ClosureDecision {
         let ending = catch_unwind(AssertUnwindSafe(|| (self.closure)(tx)));
@@ -63,7 +63,7 @@ impl WriteJob {
     }
 }
 
-impl ReadJob {
+impl QueuedRead {
     /// Runs the closure. Returns the error if the connection failed.
     pub fn run(&mut self, query: &Query<'_>) -> Option<Error> {
         self.has_panicked = catch_read(&mut *self.closure, query).is_err();
@@ -115,16 +115,16 @@ impl Transaction {
     pub fn new<F, O>(closure: F) -> (Self, ClosureResult<O::Value, O::Error>)
     where
         F: Fn(&Tx<'_>) -> O + Send + 'static,
-        O: IntoOutcome,
+        O: IntoTxOutcome,
         O::Value: Send + 'static,
         O::Error: From<Error> + Send + 'static,
     {
         let (result, stored) = ClosureResult::empty();
         let closure = move |tx: &Tx<'_>| {
             let (result, ending) = match closure(tx).into_outcome() {
-                Outcome::Commit(value) => (Ok(value), ClosureDecision::Commit),
-                Outcome::CommitRefusal(error) => (Err(error), ClosureDecision::Commit),
-                Outcome::Rollback(error) => (Err(error), ClosureDecision::Rollback),
+                TxOutcome::Commit(value) => (Ok(value), ClosureDecision::Commit),
+                TxOutcome::CommitRefusal(error) => (Err(error), ClosureDecision::Commit),
+                TxOutcome::Rollback(error) => (Err(error), ClosureDecision::Rollback),
             };
             stored.set(result);
             ending
@@ -144,12 +144,12 @@ where
     (Box::new(move |query: &Query<'_>| stored.set(closure(query))), result)
 }
 
-/// Queues a job by calling `put`. Returns an error if the queue is full or closed.
+/// Queues a closure by calling `put`. Returns an error if the queue is full or closed.
 pub(crate) fn enqueue(
     stats: &StoreStats,
     put: impl FnOnce() -> Result<(), QueueRejection>,
 ) -> Result<(), Error> {
-    // Incremented before the job can be taken, so that the gauge never drops below zero.
+    // Incremented before the closure can be taken, so that the gauge never drops below zero.
     StoreStats::one(&stats.queued);
     put().map_err(|refused| {
         StoreStats::less(&stats.queued);
@@ -168,7 +168,7 @@ pub(crate) fn shut_down() -> Error {
     Error::unavailable("the store has shut down")
 }
 
-/// Reason why a queue rejected a job.
+/// Reason why a queue rejected a closure.
 pub(crate) enum QueueRejection {
     Full,
     Closed,

@@ -1,17 +1,23 @@
 //! Delivery of events to one consumer, in batches.
 
+mod batch;
+mod retries;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Timestamp, seconds};
-use kith_store::{Error, EventScan, Query, SequencedEvent, Tx, event_at, event_id_at, scan_events};
-use thiserror::Error;
+use kith_store::{Error, EventScan, Query, Tx, event_at, event_id_at, scan_events};
 
-use crate::failures::{DueRetry, MAX_ATTEMPTS, MAX_PENDING, Pending, backoff, stored_error};
-use crate::rows::{self, PendingRow};
-use crate::{Consumer, HandlerError, Transactions};
+use self::batch::{
+    Batch, FailedTransaction, LogEnd, View, classify, defer, ensure_current, ensure_same_log, take_batch,
+};
+use crate::failures::{MAX_PENDING, Pending};
+use crate::rows;
+use crate::{Consumer, Transactions};
+
+pub use self::batch::DeliveryError;
 
 /// Maximum number of events per call of a handler.
 const MAX_BATCH: usize = 500;
@@ -47,10 +53,6 @@ pub struct Delivery<W> {
     errors_alone: u32,
 }
 
-/// Position and id of the last scanned event. If another event is at that position later, a failover has
-/// replaced the log.
-type LogEnd = (i64, Uuid);
-
 /// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -58,8 +60,8 @@ pub enum Progress {
     More {
         /// Number of events handled.
         handled: usize,
-        /// True if an event was set aside.
-        set_aside: bool,
+        /// True if an event was dead-lettered.
+        dead_lettered: bool,
     },
     /// The cursor, the lease or the log has changed meanwhile, and nothing was done.
     Outdated,
@@ -75,62 +77,7 @@ pub enum Progress {
 }
 
 impl Progress {
-    const DONE: Self = Self::More { handled: 0, set_aside: false };
-}
-
-/// Failure of a delivering transaction.
-#[derive(Debug, Error)]
-pub enum DeliveryError {
-    /// The database or a statement of the handler failed.
-    #[error(transparent)]
-    Store(#[from] Error),
-    /// The handler failed.
-    #[error("{0}")]
-    Handler(String),
-    /// The cursor was moved, the lease was lost, or a failover has replaced the events.
-    #[error("the cursor or the lease has changed")]
-    Changed,
-}
-
-impl From<HandlerError> for DeliveryError {
-    fn from(error: HandlerError) -> Self {
-        match error {
-            HandlerError::Store(error) => Self::Store(error),
-            HandlerError::Failed(reason) => Self::Handler(reason),
-        }
-    }
-}
-
-/// State of the consumer in the database.
-struct View {
-    cursor: i64,
-    /// True if the events scanned before are still in the log.
-    is_scan_valid: bool,
-    pending: Pending,
-    /// Due retry with its event; the event is missing if a failover has undone it.
-    due: Option<(DueRetry, Option<SequencedEvent>)>,
-    /// Next events; `None` while too many failures are pending.
-    scan: Option<EventScan>,
-}
-
-/// Part of a scan to be processed in one transaction.
-struct Batch {
-    /// Events for the handler.
-    events: Vec<SequencedEvent>,
-    /// Events deferred because their subject has an earlier failure.
-    deferred: Vec<SequencedEvent>,
-    /// Last event of the batch. Every event up to it is in one of the two lists or of another kind.
-    end: Option<LogEnd>,
-}
-
-/// Classification of a failed transaction.
-enum FailedTransaction {
-    /// The handler cannot handle these events.
-    Handler(String),
-    /// The view is outdated.
-    Changed,
-    /// The database failed; a later attempt may succeed.
-    Database(Error),
+    const DONE: Self = Self::More { handled: 0, dead_lettered: false };
 }
 
 impl<W: Transactions> Delivery<W> {
@@ -232,7 +179,7 @@ impl<W: Transactions> Delivery<W> {
         match self.transact(Arc::clone(&batch), cursor).await {
             Ok(()) => {
                 self.set_cursor(end);
-                Ok(Progress::More { handled: count, set_aside: false })
+                Ok(Progress::More { handled: count, dead_lettered: false })
             }
             Err(FailedTransaction::Changed) => Ok(Progress::Outdated),
             Err(FailedTransaction::Handler(_)) if count > 1 => {
@@ -262,13 +209,13 @@ impl<W: Transactions> Delivery<W> {
     #[expect(clippy::disallowed_methods, reason = "batches are sized by their real duration")]
     async fn transact(&mut self, batch: Arc<Batch>, cursor: i64) -> Result<(), FailedTransaction> {
         let (consumer, node, count) = (self.consumer.clone(), self.node.clone(), batch.events.len());
-        let began = Arc::new(AtomicBool::new(false));
-        let begins = Arc::clone(&began);
+        let handler_called = Arc::new(AtomicBool::new(false));
+        let set_called = Arc::clone(&handler_called);
         let run = move |tx: &Tx<'_>, ctx: &Ctx| {
-            begins.store(false, Ordering::Relaxed);
+            set_called.store(false, Ordering::Relaxed);
             ensure_same_log(tx, batch.end)?;
             if count > 0 {
-                begins.store(true, Ordering::Relaxed);
+                set_called.store(true, Ordering::Relaxed);
                 consumer.handle(tx, ctx, &batch.events)?;
             }
             defer(tx, consumer.name, &batch.deferred)?;
@@ -276,7 +223,7 @@ impl<W: Transactions> Delivery<W> {
             ensure_current(rows::move_cursor(tx, consumer.name, &node, cursor, to)?)
         };
         let started = Instant::now();
-        self.write(run, &began).await?;
+        self.write(run, &handler_called).await?;
         self.errors_alone = 0;
         self.batch = match started.elapsed() > MAX_TRANSACTION_TIME {
             true => (count / 2).max(1),
@@ -285,113 +232,12 @@ impl<W: Transactions> Delivery<W> {
         Ok(())
     }
 
-    async fn write<F>(&self, run: F, began: &AtomicBool) -> Result<(), FailedTransaction>
+    async fn write<F>(&self, run: F, handler_called: &AtomicBool) -> Result<(), FailedTransaction>
     where
         F: Fn(&Tx<'_>, &Ctx) -> Result<(), DeliveryError> + Send + 'static,
     {
         let written = self.transactions.clone().write(self.ctx(), run).await;
-        written.map_err(|error| classify(error, began))
-    }
-
-    /// Records the failure of the only event of `batch`, and advances the cursor.
-    async fn record_failure(
-        &mut self,
-        cursor: i64,
-        batch: &Arc<Batch>,
-        reason: &str,
-    ) -> Result<Progress, Error> {
-        let (Some(event), Some((to, _))) = (batch.events.first(), batch.end) else {
-            return Ok(Progress::Outdated);
-        };
-        let (position, error) = (event.position, stored_error(reason));
-        tracing::warn!(consumer = self.name(), position, error, "a consumer failed to handle an event");
-        let retry_at = self.now() + backoff(1);
-        let row = PendingRow { position, subject: event.subject.clone(), attempts: 1, retry_at };
-        let (name, node, passed) = (self.name(), self.node.clone(), Arc::clone(batch));
-        let run = move |tx: &Tx<'_>, _: &Ctx| {
-            ensure_same_log(tx, passed.end)?;
-            rows::insert_failure(tx, name, &row, &error)?;
-            defer(tx, name, &passed.deferred)?;
-            ensure_current(rows::move_cursor(tx, name, &node, cursor, to)?)
-        };
-        if !self.commit(run).await? {
-            return Ok(Progress::Outdated);
-        }
-        self.errors_alone = 0;
-        self.set_cursor(batch.end);
-        Ok(Progress::DONE)
-    }
-
-    async fn retry(&mut self, cursor: i64, due: DueRetry, event: SequencedEvent) -> Result<Progress, Error> {
-        let (consumer, node) = (self.consumer.clone(), self.node.clone());
-        if !consumer.handles(&event.kind) {
-            // A newer build handled this kind.
-            let reason = format!("this build does not handle {}", event.kind);
-            return self.record_failed_retry(cursor, due, &reason).await;
-        }
-        let began = Arc::new(AtomicBool::new(false));
-        let (begins, row) = (Arc::clone(&began), due.row.clone());
-        let run = move |tx: &Tx<'_>, ctx: &Ctx| {
-            begins.store(false, Ordering::Relaxed);
-            ensure_same_log(tx, Some((event.position, event.id)))?;
-            begins.store(true, Ordering::Relaxed);
-            consumer.handle(tx, ctx, std::slice::from_ref(&event))?;
-            ensure_current(rows::move_cursor(tx, consumer.name, &node, cursor, cursor)?)?;
-            ensure_current(rows::delete_failure(tx, consumer.name, &row)?)
-        };
-        match self.write(run, &began).await {
-            Ok(()) => {
-                self.errors_alone = 0;
-                Ok(Progress::More { handled: 1, set_aside: false })
-            }
-            Err(FailedTransaction::Changed) => Ok(Progress::Outdated),
-            Err(FailedTransaction::Handler(reason)) => self.record_failed_retry(cursor, due, &reason).await,
-            Err(FailedTransaction::Database(error)) if self.is_event_suspect(1) => {
-                self.record_failed_retry(cursor, due, &error.to_string()).await
-            }
-            Err(FailedTransaction::Database(error)) => Err(error),
-        }
-    }
-
-    async fn record_failed_retry(
-        &mut self,
-        cursor: i64,
-        due: DueRetry,
-        reason: &str,
-    ) -> Result<Progress, Error> {
-        let DueRetry { row, is_last } = due;
-        let (now, attempts, error) = (self.now(), row.attempts + 1, stored_error(reason));
-        let (name, node, position) = (self.name(), self.node.clone(), row.position);
-        if is_last {
-            tracing::error!(consumer = name, position, error, "an event was set aside after all attempts");
-        }
-        let run = move |tx: &Tx<'_>, _: &Ctx| {
-            ensure_current(rows::move_cursor(tx, name, &node, cursor, cursor)?)?;
-            let set_aside_at = is_last.then_some(now);
-            let retry_at = now + backoff(attempts);
-            ensure_current(rows::update_failure(tx, name, &row, retry_at, &error, set_aside_at)?)?;
-            if is_last {
-                rows::limit_attempts(tx, name, &row.subject, MAX_ATTEMPTS - 1)?;
-            }
-            Ok(())
-        };
-        if !self.commit(run).await? {
-            return Ok(Progress::Outdated);
-        }
-        self.errors_alone = 0;
-        Ok(Progress::More { handled: 0, set_aside: is_last })
-    }
-
-    /// Deletes a failure whose event no longer exists.
-    async fn drop_failure(&mut self, cursor: i64, row: PendingRow) -> Result<Progress, Error> {
-        let (name, node, position) = (self.name(), self.node.clone(), row.position);
-        tracing::warn!(consumer = name, position, "an event due for a retry no longer exists");
-        let run = move |tx: &Tx<'_>, _: &Ctx| {
-            ensure_current(rows::move_cursor(tx, name, &node, cursor, cursor)?)?;
-            ensure_current(rows::delete_failure(tx, name, &row)?)
-        };
-        let is_done = self.commit(run).await?;
-        Ok(if is_done { Progress::DONE } else { Progress::Outdated })
+        written.map_err(|error| classify(error, handler_called))
     }
 
     /// Skips events of other kinds. The cursor is written at intervals only.
@@ -436,62 +282,5 @@ impl<W: Transactions> Delivery<W> {
         if let Some((position, _)) = end {
             (self.cursor, self.scanned, self.written_at) = (Some(position), None, self.now());
         }
-    }
-}
-
-/// Takes events from a scan until `limit` of them are for the handler, or the maximum number of pending
-/// failures is reached.
-fn take_batch(scan: EventScan, pending: &Pending, limit: usize) -> Batch {
-    let blocked = pending.subjects();
-    let may_defer = usize::try_from(MAX_PENDING).unwrap_or(0).saturating_sub(pending.0.len()).max(1);
-    let mut batch = Batch { events: Vec::new(), deferred: Vec::new(), end: scan.last };
-    for event in scan.events {
-        let end = (event.position, event.id);
-        if blocked.contains(event.subject.as_str()) {
-            batch.deferred.push(event);
-        } else {
-            batch.events.push(event);
-        }
-        if batch.events.len() == limit || batch.deferred.len() == may_defer {
-            batch.end = Some(end);
-            break;
-        }
-    }
-    batch
-}
-
-/// Fails unless `end` is still in the log: a failover may have given its position to another event.
-fn ensure_same_log(tx: &Tx<'_>, end: Option<LogEnd>) -> Result<(), DeliveryError> {
-    match end {
-        Some((position, id)) => ensure_current(event_id_at(tx, position)? == Some(id)),
-        None => Ok(()),
-    }
-}
-
-/// Defers events until the earlier failure of their subject is resolved.
-fn defer(tx: &Tx<'_>, name: &str, events: &[SequencedEvent]) -> Result<(), Error> {
-    for SequencedEvent { position, event } in events {
-        let subject = event.subject.clone();
-        let row = PendingRow { position: *position, subject, attempts: 0, retry_at: Timestamp::EPOCH };
-        rows::insert_failure(tx, name, &row, "")?;
-    }
-    Ok(())
-}
-
-fn ensure_current(is_current: bool) -> Result<(), DeliveryError> {
-    if is_current { Ok(()) } else { Err(DeliveryError::Changed) }
-}
-
-/// Classifies an error. `began` tells whether the handler was called.
-fn classify(error: DeliveryError, began: &AtomicBool) -> FailedTransaction {
-    match error {
-        DeliveryError::Changed => FailedTransaction::Changed,
-        DeliveryError::Handler(reason) => FailedTransaction::Handler(reason),
-        DeliveryError::Store(error) => match error {
-            Error::Constraint(_) | Error::Fault(_) | Error::NulInText if began.load(Ordering::Relaxed) => {
-                FailedTransaction::Handler(error.to_string())
-            }
-            _ => FailedTransaction::Database(error),
-        },
     }
 }

@@ -25,8 +25,8 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const STEPS_BETWEEN_CLOCK_CHECKS: i32 = 1_000;
 
 /// Connection with a cache of its statements in SQLite's notation.
-pub(crate) struct Link {
-    pub connection: Connection,
+pub(crate) struct SqliteConnection {
+    pub raw: Connection,
     texts: RefCell<HashMap<(usize, usize), TranslatedStatement>>,
     /// Destination of the statement times, if they are measured.
     measured: Option<Arc<Statements>>,
@@ -46,7 +46,7 @@ pub(crate) enum ConnectionMode {
     Read,
 }
 
-impl Link {
+impl SqliteConnection {
     pub fn open(file: &Path, synchronous: Synchronous, mode: ConnectionMode) -> Result<Self, Error> {
         if mode == ConnectionMode::Write {
             create_private_file(file)?;
@@ -56,21 +56,19 @@ impl Link {
             ConnectionMode::Write => OpenFlags::SQLITE_OPEN_READ_WRITE,
             ConnectionMode::Read => OpenFlags::SQLITE_OPEN_READ_ONLY,
         };
-        let connection = Connection::open_with_flags(file, flags).map_err(sqlite_error)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
+        let raw = Connection::open_with_flags(file, flags).map_err(sqlite_error)?;
+        raw.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
         // Without the query planner stability guarantee, SQLite plans a statement again when a parameter's
         // value might affect the plan.
-        connection
-            .set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+        raw.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
             .map_err(sqlite_error)?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite_error)?;
+        raw.busy_timeout(BUSY_TIMEOUT).map_err(sqlite_error)?;
         let synchronous = match synchronous {
             Synchronous::Full => "FULL",
             Synchronous::Off => "OFF",
         };
-        let pragma = |name, value: &dyn rusqlite::ToSql| {
-            connection.pragma_update(None, name, value).map_err(sqlite_error)
-        };
+        let pragma =
+            |name, value: &dyn rusqlite::ToSql| raw.pragma_update(None, name, value).map_err(sqlite_error);
         if mode == ConnectionMode::Write {
             pragma("journal_mode", &"WAL")?;
             pragma("synchronous", &synchronous)?;
@@ -79,13 +77,13 @@ impl Link {
         pragma("foreign_keys", &true)?;
         pragma("cache_size", &-16_000)?;
         pragma("temp_store", &"MEMORY")?;
-        Ok(Self { connection, texts: RefCell::default(), measured: None })
+        Ok(Self { raw, texts: RefCell::default(), measured: None })
     }
 
     /// Opens an empty database in memory. It is dropped with the connection.
     pub fn in_memory() -> Result<Self, Error> {
-        let connection = Connection::open_in_memory().map_err(sqlite_error)?;
-        Ok(Self { connection, texts: RefCell::default(), measured: None })
+        let raw = Connection::open_in_memory().map_err(sqlite_error)?;
+        Ok(Self { raw, texts: RefCell::default(), measured: None })
     }
 
     /// Records the times of statements in `statements` from now on.
@@ -98,7 +96,7 @@ impl Link {
     pub fn stoppable(&mut self) -> Result<Arc<StopAt>, Error> {
         let stop_at = Arc::new(StopAt { base: Instant::now(), ns: AtomicU64::new(u64::MAX) });
         let watch = Arc::clone(&stop_at);
-        self.connection
+        self.raw
             .progress_handler(STEPS_BETWEEN_CLOCK_CHECKS, Some(move || watch.is_reached()))
             .map_err(sqlite_error)?;
         Ok(stop_at)
@@ -108,7 +106,7 @@ impl Link {
         let key = (sql.as_ptr().addr(), sql.len());
         let statement = self.texts.borrow_mut().entry(key).or_insert_with(|| self.translate(sql)).clone();
         let stopwatch = Stopwatch::start(statement.times);
-        Ok((self.connection.prepare_cached(&statement.text).map_err(sqlite_error)?, stopwatch))
+        Ok((self.raw.prepare_cached(&statement.text).map_err(sqlite_error)?, stopwatch))
     }
 
     fn translate(&self, sql: &'static str) -> TranslatedStatement {
@@ -118,16 +116,13 @@ impl Link {
 
     /// Runs a statement without parameters whose result is not needed, such as `COMMIT`.
     pub fn command(&self, sql: &str) -> Result<(), Error> {
-        self.connection
-            .prepare_cached(sql)
-            .and_then(|mut statement| statement.execute([]))
-            .map_err(sqlite_error)?;
+        self.raw.prepare_cached(sql).and_then(|mut statement| statement.execute([])).map_err(sqlite_error)?;
         Ok(())
     }
 
     /// Runs several statements.
     pub fn batch(&self, sql: &str) -> Result<(), Error> {
-        self.connection.execute_batch(sql).map_err(sqlite_error)
+        self.raw.execute_batch(sql).map_err(sqlite_error)
     }
 }
 
@@ -162,16 +157,16 @@ fn create_private_file(file: &Path) -> Result<(), Error> {
 
 /// Connection in use by a closure.
 pub(crate) struct SqliteSession<'c> {
-    pub link: &'c Link,
+    pub connection: &'c SqliteConnection,
     #[cfg(feature = "testing")]
     pub faults: Option<&'c crate::testing::Faults>,
 }
 
 impl<'c> SqliteSession<'c> {
     /// Creates a session without fault injection.
-    pub fn plain(link: &'c Link) -> Self {
+    pub fn plain(connection: &'c SqliteConnection) -> Self {
         Self {
-            link,
+            connection,
             #[cfg(feature = "testing")]
             faults: None,
         }
@@ -184,7 +179,7 @@ impl<'c> SqliteSession<'c> {
         take: &mut dyn FnMut(&Row<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.inject_fault()?;
-        let (mut statement, _stopwatch) = self.link.prepare(sql)?;
+        let (mut statement, _stopwatch) = self.connection.prepare(sql)?;
         let mut rows = statement.query(params_from_iter(params)).map_err(sqlite_error)?;
         while let Some(row) = rows.next().map_err(sqlite_error)? {
             take(&Row::Sqlite(row))?;
@@ -194,7 +189,7 @@ impl<'c> SqliteSession<'c> {
 
     pub fn exec(&self, sql: &'static str, params: &[Param<'_>]) -> Result<u64, Error> {
         self.inject_fault()?;
-        let (mut statement, _stopwatch) = self.link.prepare(sql)?;
+        let (mut statement, _stopwatch) = self.connection.prepare(sql)?;
         let changed = statement.execute(params_from_iter(params)).map_err(sqlite_error)?;
         Ok(changed as u64)
     }
@@ -218,7 +213,7 @@ impl<'c> SqliteSession<'c> {
             Some(Fault::ConnectionLost { .. }) => {
                 // SQLite itself can do this when the disk fails: the whole transaction is rolled back, not
                 // only the savepoint.
-                self.link.batch("ROLLBACK")?;
+                self.connection.batch("ROLLBACK")?;
                 Err(Error::unavailable("injected: the whole transaction was lost"))
             }
             Some(_) => Err(Error::unavailable("injected: database or disk is full")),

@@ -32,7 +32,7 @@ const MAX_PIPELINED_STATEMENTS: usize = 16;
 const LOCK: &str = "SELECT pg_advisory_xact_lock(k) FROM unnest($1::bigint[]) AS k";
 
 /// Connection with its prepared statements.
-pub(crate) struct Link {
+pub(crate) struct PostgresConnection {
     pub runtime: Runtime,
     pub client: Client,
     /// Identity of the server: see [`connect::SERVER`].
@@ -49,7 +49,7 @@ pub(crate) struct Link {
     times: RefCell<HashMap<(usize, usize), Arc<Times>>>,
 }
 
-impl Link {
+impl PostgresConnection {
     /// Connects to the first server that accepts writes. Notifications go to `on_notice`.
     ///
     /// With `known`, a read-only server is accepted as well if it is the known one: then no changes can have
@@ -96,8 +96,8 @@ impl Link {
     }
 
     /// Sets the time that later statements may wait for a response.
-    pub fn set_response_timeout(&self, silence: Duration) {
-        self.response_timeout.set(silence);
+    pub fn set_response_timeout(&self, timeout: Duration) {
+        self.response_timeout.set(timeout);
     }
 
     /// Waits for a response, at most for the silence limit. The server's own timeouts end every statement
@@ -161,7 +161,7 @@ pub(crate) enum TransactionMode {
 
 /// Connection in use by a closure.
 pub(crate) struct PostgresSession<'c> {
-    link: &'c Link,
+    connection: &'c PostgresConnection,
     mode: TransactionMode,
     begun: Cell<bool>,
     locks: RefCell<Vec<i64>>,
@@ -172,15 +172,15 @@ pub(crate) struct PostgresSession<'c> {
     failure_kind: Cell<Option<FailureKind>>,
     /// True if BEGIN failed: see [`PostgresSession::failed`].
     begin_failed: Cell<bool>,
-    pub connection: WriteConnection,
+    pub write_connection: WriteConnection,
     #[cfg(feature = "testing")]
     pub faults: Option<&'c crate::testing::Faults>,
 }
 
 impl<'c> PostgresSession<'c> {
-    pub fn new(link: &'c Link, mode: TransactionMode) -> Self {
+    pub fn new(connection: &'c PostgresConnection, mode: TransactionMode) -> Self {
         Self {
-            link,
+            connection,
             mode,
             begun: Cell::new(false),
             locks: RefCell::default(),
@@ -188,7 +188,7 @@ impl<'c> PostgresSession<'c> {
             prefetches: RefCell::default(),
             failure_kind: Cell::new(None),
             begin_failed: Cell::new(false),
-            connection: WriteConnection::default(),
+            write_connection: WriteConnection::default(),
             #[cfg(feature = "testing")]
             faults: None,
         }
@@ -204,7 +204,7 @@ impl<'c> PostgresSession<'c> {
             return rows.iter().try_for_each(|row| take(&Row::Postgres(row)));
         }
         self.run(sql, async |statement| {
-            let rows = self.link.client.query_raw(&statement, params).await?;
+            let rows = self.connection.client.query_raw(&statement, params).await?;
             pin_mut!(rows);
             while let Some(row) = rows.try_next().await? {
                 if let Err(error) = take(&Row::Postgres(&row)) {
@@ -219,7 +219,7 @@ impl<'c> PostgresSession<'c> {
     /// [`PostgresSession::each`] with the same parameters.
     pub fn prefetch(&self, sql: &'static str, params: &[Param<'_>]) -> Result<(), Error> {
         let Some(params) = OwnedParam::copy_all(params) else { return Ok(()) };
-        let statement = self.link.prepare(sql).map_err(|failure| self.failed(failure))?;
+        let statement = self.connection.prepare(sql).map_err(|failure| self.failed(failure))?;
         let statement = DeferredStatement { sql, statement, params };
         self.prefetches.borrow_mut().push(Prefetch { statement, rows: None });
         Ok(())
@@ -234,7 +234,7 @@ impl<'c> PostgresSession<'c> {
 
     pub fn exec(&self, sql: &'static str, params: &[Param<'_>]) -> Result<u64, Error> {
         self.prefetches.borrow_mut().clear();
-        self.run(sql, async |statement| self.link.client.execute_raw(&statement, params).await)
+        self.run(sql, async |statement| self.connection.client.execute_raw(&statement, params).await)
     }
 
     /// Adds a statement to be sent with the next one. Those that accumulate are sent before they could fill the
@@ -243,13 +243,13 @@ impl<'c> PostgresSession<'c> {
         let Some(params) = OwnedParam::copy_all(params) else { return self.exec(sql, params).map(drop) };
         self.prefetches.borrow_mut().clear();
         self.inject_fault()?;
-        let statement = self.link.prepare(sql).map_err(|failure| self.failed(failure))?;
+        let statement = self.connection.prepare(sql).map_err(|failure| self.failed(failure))?;
         self.deferred.borrow_mut().push(DeferredStatement { sql, statement, params });
         if self.deferred.borrow().len() < MAX_PIPELINED_STATEMENTS {
             return Ok(());
         }
         let opening = self.preamble().map_err(|failure| self.failed(failure))?;
-        self.link.wait(self.open(opening)).map_err(|failure| self.failed(failure))
+        self.connection.wait(self.open(opening)).map_err(|failure| self.failed(failure))
     }
 
     /// Adds keys to lock. The lock request is sent with the next statement.
@@ -264,9 +264,9 @@ impl<'c> PostgresSession<'c> {
         go: impl AsyncFnOnce(Statement) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Error> {
         self.inject_fault()?;
-        let statement = self.link.prepare(sql).map_err(|failure| self.failed(failure))?;
+        let statement = self.connection.prepare(sql).map_err(|failure| self.failed(failure))?;
         let opening = self.preamble().map_err(|failure| self.failed(failure))?;
-        let stopwatch = RefCell::new(self.link.stopwatch(sql));
+        let stopwatch = RefCell::new(self.connection.stopwatch(sql));
         let opened = async {
             self.open(opening).await?;
             // The time spent waiting for locks is not part of the statement's own time.
@@ -274,7 +274,7 @@ impl<'c> PostgresSession<'c> {
             Ok(())
         };
         let both = try_join(opened, go(statement));
-        let ((), value) = self.link.wait(both).map_err(|failure| self.failed(failure))?;
+        let ((), value) = self.connection.wait(both).map_err(|failure| self.failed(failure))?;
         Ok(value)
     }
 
@@ -289,7 +289,7 @@ impl<'c> PostgresSession<'c> {
         let mut keys = self.locks.take();
         keys.sort_unstable();
         keys.dedup();
-        let lock = if keys.is_empty() { None } else { Some((self.link.prepare(LOCK)?, keys)) };
+        let lock = if keys.is_empty() { None } else { Some((self.connection.prepare(LOCK)?, keys)) };
         Ok(Preamble { begin, lock, deferred: self.deferred.take() })
     }
 
@@ -304,10 +304,10 @@ impl<'c> PostgresSession<'c> {
         let (early, last) = writes.split_at(writes.len().saturating_sub(MAX_PIPELINED_STATEMENTS));
         if !early.is_empty() {
             let opening = self.preamble().map_err(|failure| self.failed(failure))?;
-            self.link.wait(self.open(opening)).map_err(|failure| self.failed(failure))?;
+            self.connection.wait(self.open(opening)).map_err(|failure| self.failed(failure))?;
         }
         for write in early {
-            self.link.wait(self.send(write)).map_err(|failure| self.failed(failure))?;
+            self.connection.wait(self.send(write)).map_err(|failure| self.failed(failure))?;
         }
         self.inject_fault_before_commit();
         let opening = self.preamble().map_err(|failure| self.failed(failure))?;
@@ -315,10 +315,10 @@ impl<'c> PostgresSession<'c> {
             self.open(opening),
             join(
                 join_all(last.iter().map(|write| self.send(write))),
-                self.link.client.batch_execute(end_of(is_async)),
+                self.connection.client.batch_execute(end_of(is_async)),
             ),
         );
-        let (begun, (written, committed)) = self.link.wait(end.map(Ok)).map_err(unknown)?;
+        let (begun, (written, committed)) = self.connection.wait(end.map(Ok)).map_err(unknown)?;
         for outcome in std::iter::once(begun).chain(written) {
             // If the server reported the error, COMMIT rolled back. Otherwise the outcome is unknown.
             outcome.map_err(|error| {
@@ -332,20 +332,20 @@ impl<'c> PostgresSession<'c> {
     fn trace_writes<'t>(&self, trace: &'t Trace) -> Result<Vec<TraceWrite<'t>>, Failure> {
         let mut writes = Vec::with_capacity(trace.audit.len() + trace.details.len() + trace.events.len());
         for (ordinal, entry) in (0..).zip(&trace.audit) {
-            writes.push(TraceWrite::Audit(self.link.prepare(audit::INSERT_ENTRY)?, entry, ordinal));
+            writes.push(TraceWrite::Audit(self.connection.prepare(audit::INSERT_ENTRY)?, entry, ordinal));
         }
         for details in &trace.details {
-            writes.push(TraceWrite::Details(self.link.prepare(audit::INSERT_DETAILS)?, details));
+            writes.push(TraceWrite::Details(self.connection.prepare(audit::INSERT_DETAILS)?, details));
         }
         for (ordinal, event) in (0..).zip(&trace.events) {
-            let insert = self.link.prepare(outbox::INSERT_EVENT)?;
+            let insert = self.connection.prepare(outbox::INSERT_EVENT)?;
             writes.push(TraceWrite::Event(insert, event, event.recipients_text(), ordinal));
         }
         Ok(writes)
     }
 
     async fn send(&self, write: &TraceWrite<'_>) -> Result<(), tokio_postgres::Error> {
-        let client = &self.link.client;
+        let client = &self.connection.client;
         let sent = match write {
             TraceWrite::Audit(insert, entry, ordinal) => {
                 client.execute_raw(insert, audit::entry_params(entry, *ordinal)).await
@@ -362,12 +362,12 @@ impl<'c> PostgresSession<'c> {
 
     /// Rolls the transaction back. Returns true if the connection can be used again.
     pub fn rollback(&self) -> bool {
-        self.link.is_usable() && (!self.begun.get() || self.link.batch("ROLLBACK").is_ok())
+        self.connection.is_usable() && (!self.begun.get() || self.connection.batch("ROLLBACK").is_ok())
     }
 
     /// Ends a transaction that changed nothing. Returns true if the connection can be used again.
     pub fn end_reading(&self) -> bool {
-        self.link.is_usable() && (self.mode == TransactionMode::Plain || self.rollback())
+        self.connection.is_usable() && (self.mode == TransactionMode::Plain || self.rollback())
     }
 
     pub fn failure_kind(&self) -> Option<FailureKind> {
@@ -377,7 +377,7 @@ impl<'c> PostgresSession<'c> {
     fn failed(&self, failure: Failure) -> Error {
         if self.begin_failed.get() {
             // Statements sent after the failed BEGIN ran on their own and may have been committed.
-            self.link.unusable.set(true);
+            self.connection.unusable.set(true);
             self.failure_kind.set(Some(FailureKind::Permanent));
             return unknown(failure);
         }
@@ -388,7 +388,7 @@ impl<'c> PostgresSession<'c> {
 
     /// Sends BEGIN and the locks ahead of a statement.
     async fn open(&self, opening: Preamble) -> Result<(), tokio_postgres::Error> {
-        let client = &self.link.client;
+        let client = &self.connection.client;
         let begin = async {
             let Some(begin) = opening.begin else { return Ok(()) };
             client
@@ -400,10 +400,10 @@ impl<'c> PostgresSession<'c> {
             let Some((statement, keys)) = &opening.lock else { return Ok(()) };
             client.execute(statement, &[keys]).await.map(drop)
         };
-        let deferred = opening.deferred.iter().map(|deferred| deferred.run(self.link));
+        let deferred = opening.deferred.iter().map(|deferred| deferred.run(self.connection));
         let mut prefetches = self.prefetches.take();
         let reads = prefetches.iter_mut().filter(|prefetch| prefetch.rows.is_none());
-        let reads = try_join_all(reads.map(|prefetch| prefetch.run(self.link)));
+        let reads = try_join_all(reads.map(|prefetch| prefetch.run(self.connection)));
         // The first poll sends the messages, in this order.
         try_join4(begin, lock, try_join_all(deferred), reads).await?;
         self.prefetches.replace(prefetches);
@@ -444,10 +444,10 @@ struct Prefetch {
 }
 
 impl Prefetch {
-    async fn run(&mut self, link: &Link) -> Result<(), tokio_postgres::Error> {
-        let _stopwatch = link.stopwatch(self.statement.sql);
+    async fn run(&mut self, connection: &PostgresConnection) -> Result<(), tokio_postgres::Error> {
+        let _stopwatch = connection.stopwatch(self.statement.sql);
         let params = self.statement.params.iter().map(OwnedParam::as_param);
-        let rows = link.client.query_raw(&self.statement.statement, params).await?;
+        let rows = connection.client.query_raw(&self.statement.statement, params).await?;
         self.rows = Some(rows.try_collect().await?);
         Ok(())
     }
@@ -459,10 +459,10 @@ impl DeferredStatement {
             && OwnedParam::copy_all(params).is_some_and(|params| params == self.params)
     }
 
-    async fn run(&self, link: &Link) -> Result<(), tokio_postgres::Error> {
-        let _stopwatch = link.stopwatch(self.sql);
+    async fn run(&self, connection: &PostgresConnection) -> Result<(), tokio_postgres::Error> {
+        let _stopwatch = connection.stopwatch(self.sql);
         let params = self.params.iter().map(OwnedParam::as_param);
-        link.client.execute_raw(&self.statement, params).await.map(drop)
+        connection.client.execute_raw(&self.statement, params).await.map(drop)
     }
 }
 
@@ -477,7 +477,7 @@ impl PostgresSession<'_> {
             Some(_) => "BEGIN; DO $$ BEGIN RAISE 'injected' USING ERRCODE = 'disk_full'; END $$",
         };
         self.begun.set(true);
-        self.link.batch(sql).map_err(|failure| self.failed(failure))
+        self.connection.batch(sql).map_err(|failure| self.failed(failure))
     }
 
     pub fn inject_fault_at_end(&self) -> Result<(), Error> {
@@ -486,13 +486,13 @@ impl PostgresSession<'_> {
         }
         self.begun.set(true);
         let deadlock = "BEGIN; DO $$ BEGIN RAISE 'injected' USING ERRCODE = 'deadlock_detected'; END $$";
-        self.link.batch(deadlock).map_err(|failure| self.failed(failure))
+        self.connection.batch(deadlock).map_err(|failure| self.failed(failure))
     }
 
     fn inject_fault_before_commit(&self) {
         if self.faults.is_some_and(crate::testing::Faults::at_commit) {
             // The error of this statement is irrelevant: the connection is lost when COMMIT is sent.
-            let _ = self.link.batch("SELECT pg_terminate_backend(pg_backend_pid())");
+            let _ = self.connection.batch("SELECT pg_terminate_backend(pg_backend_pid())");
         }
     }
 

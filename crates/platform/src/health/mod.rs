@@ -1,0 +1,139 @@
+//! Operational endpoints: liveness, readiness, health, metrics, the OpenAPI document and a ping.
+
+mod checks;
+mod report;
+#[cfg(test)]
+mod tests;
+
+use axum::extract::State;
+use axum::response::Response;
+use http::StatusCode;
+use kith_kernel::{Problem, problems};
+use utoipa_axum::routes;
+
+use self::checks::{
+    audit_head, clock, database, disk, draining, memory, purges, uptime, writable_disk, writes,
+};
+use self::report::{HEALTH_JSON, HealthReport, NamedCheck, typed};
+use crate::http::{RateClass, rate_limited};
+use crate::module::Routes;
+use crate::{ApiResult, App, ClientAddress};
+
+pub(crate) use self::checks::nearest_existing_folder;
+
+const METRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(crate) fn routes() -> Routes {
+    let for_monitoring = Routes::new()
+        .routes(routes!(live))
+        .routes(routes!(ready))
+        .routes(routes!(health))
+        .routes(routes!(metrics));
+    rate_limited(RateClass::Exempt, &[], for_monitoring).routes(routes!(openapi)).routes(routes!(ping))
+}
+
+/// Check liveness
+///
+/// Returns 200 while the process answers requests. Dependencies are not checked, because a restart would not
+/// repair them. Use it as the liveness probe.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    responses((
+        status = 200, body = HealthReport, content_type = HEALTH_JSON,
+        description = "The process is running."
+    ))
+)]
+async fn live(State(app): State<App>) -> HealthReport {
+    HealthReport::of(app.build, vec![uptime(&app)])
+}
+
+/// Ping the server
+///
+/// Returns an empty response at the lowest cost that a request can have. Use it to measure the latency of the
+/// connection and of request handling.
+#[utoipa::path(get, path = "/api/v1/ping", responses((status = 204, description = "The server is running.")))]
+async fn ping() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+/// Check readiness
+///
+/// Returns 200 if the server should receive requests, and 503 otherwise. It checks that the server is not
+/// shutting down; that the database answers within two seconds and has the schema of this build; that writes
+/// are not stuck for ten seconds; that the machine's clock is within 500 ms of the database's; and, on
+/// SQLite, that the disk of the data folder has at least 16 MiB free. Use it as the readiness probe.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    responses(
+        (status = 200, description = "The server is ready.", body = HealthReport, content_type = HEALTH_JSON),
+        (status = 503, body = HealthReport, content_type = HEALTH_JSON,
+            description = "The server is not ready."),
+    )
+)]
+async fn ready(State(app): State<App>) -> HealthReport {
+    HealthReport::of(app.build, readiness(&app).await)
+}
+
+/// Runs the checks that decide whether the server receives requests. `/api/health` includes them.
+async fn readiness(app: &App) -> Vec<NamedCheck> {
+    vec![draining(app), database(app).await, writes(app.db.write_stall()), clock(app), writable_disk(app)]
+}
+
+/// Get the health report
+///
+/// Returns the checks of `/readyz`, and those of the audit log, of purges, memory, disk and uptime. The
+/// status code is 503 if a check failed, and 200 otherwise.
+#[utoipa::path(
+    get,
+    path = "/api/health",
+    responses(
+        (status = 200, description = "No check failed.", body = HealthReport, content_type = HEALTH_JSON),
+        (status = 503, body = HealthReport, content_type = HEALTH_JSON,
+            description = "At least one check failed."),
+    )
+)]
+async fn health(State(app): State<App>) -> HealthReport {
+    let mut checks = readiness(&app).await;
+    checks.extend([audit_head(&app), purges(&app).await, memory(), disk(&app), uptime(&app)]);
+    HealthReport::of(app.build, checks)
+}
+
+/// Get metrics
+///
+/// Returns all metrics in the OpenMetrics text format, which Prometheus reads. Only clients whose address is
+/// in `server.metrics_addresses` may call it.
+#[utoipa::path(
+    get,
+    path = "/api/metrics",
+    responses(
+        (status = 200, body = String, content_type = METRICS_TEXT,
+            description = "Metrics in the OpenMetrics text format."),
+        (status = 403, description = "The client address is not permitted."),
+    )
+)]
+async fn metrics(State(app): State<App>, client: ClientAddress) -> ApiResult<Response> {
+    let listed = &app.config.server.metrics_addresses;
+    if !listed.iter().any(|network| network.contains(client.ip())) {
+        let detail = "Metrics are restricted to the addresses in `server.metrics_addresses`.";
+        return Err(Problem::new(&problems::ADDRESS_NOT_LISTED, detail).into());
+    }
+    Ok(typed(METRICS_TEXT, app.metrics.to_text()))
+}
+
+/// Get the OpenAPI document
+///
+/// Returns the description of this API in OpenAPI 3.1. It lists the operations of the modules that the server
+/// serves.
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    responses((
+        status = 200, body = serde_json::Value, content_type = "application/json",
+        description = "OpenAPI 3.1 document."
+    ))
+)]
+async fn openapi(State(app): State<App>) -> Response {
+    app.openapi.answer()
+}

@@ -1,12 +1,14 @@
 //! Modules: the interface of a feature to the rest of the server, as plain data in one list.
 
+use std::fmt;
+
 use kith_jobs::schedules::DeclaredSchedule;
 use kith_kernel::{Ctx, ProblemCode, UserId};
 use kith_store::{Error, Migration, Query, Tx};
 
 use crate::App;
 use crate::auth::AccessSource;
-use crate::config::ConfigSection;
+use crate::config::{Config, ConfigSection};
 use crate::consumers::ModuleConsumer;
 use crate::export::ExportPiece;
 use crate::jobs::ModuleJob;
@@ -26,6 +28,8 @@ pub struct Module {
     pub tags: &'static [Tag],
     /// Returns its handlers.
     pub routes: fn() -> Routes,
+    /// Rate limits of its own routes, which [`rate_limited`](crate::rate_limited) applies.
+    pub rate_classes: &'static [RateClass],
     /// Sections of the configuration that it owns: [`ConfigSection::of`] its settings.
     pub config: &'static [ConfigSection],
     /// Migrations of its tables, in the order of versions.
@@ -54,6 +58,52 @@ pub struct Module {
     pub facts: &'static [Fact],
     /// Columns with sealed values.
     pub sealed: &'static [SealedColumn],
+}
+
+/// Class of rate limit: requests per minute of one client network to one route. A module lists its own
+/// classes in [`Module::rate_classes`].
+#[derive(Clone, Copy)]
+pub struct RateClass {
+    /// Name in the `RateLimit` headers and in metrics, unique in the server and without spaces.
+    pub name: &'static str,
+    /// Returns the configured limit; 0 means no limit.
+    pub per_minute: fn(&Config) -> u32,
+}
+
+impl RateClass {
+    /// Class of routes that declare no other: `limits.requests_per_minute`.
+    pub const REQUESTS: Self =
+        Self { name: "requests", per_minute: |config| config.limits.requests_per_minute };
+    /// Class of requests that carry a password or a token: `limits.auth_per_minute`.
+    pub const AUTH: Self = Self { name: "auth", per_minute: |config| config.limits.auth_per_minute };
+    /// Class of routes for monitoring, which have no limit.
+    pub const EXEMPT: Self = Self { name: "exempt", per_minute: |_| 0 };
+
+    /// Returns the classes of the platform and of `modules`.
+    pub(crate) fn all(modules: &[&Module]) -> Vec<Self> {
+        let own = [Self::REQUESTS, Self::AUTH, Self::EXEMPT];
+        own.into_iter().chain(modules.iter().flat_map(|module| module.rate_classes.iter().copied())).collect()
+    }
+}
+
+impl Default for RateClass {
+    fn default() -> Self {
+        Self::REQUESTS
+    }
+}
+
+impl PartialEq for RateClass {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for RateClass {}
+
+impl fmt::Debug for RateClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 /// Group of operations in the API reference.
@@ -155,6 +205,7 @@ impl Module {
             depends_on: &[],
             tags: &[],
             routes: Routes::new,
+            rate_classes: &[],
             config: &[],
             migrations: &[],
             problems: &[],

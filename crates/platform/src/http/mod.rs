@@ -42,6 +42,7 @@ use crate::module::{Module, Routes};
 
 use edge::Edge;
 
+pub use crate::module::RateClass;
 pub(crate) use body::BodyMemory;
 pub(crate) use body_schema::BodySchemas;
 pub use capacity::raise_descriptor_limit;
@@ -56,7 +57,8 @@ pub use path::{PathId, PathParams};
 pub use problem::{ApiError, ApiResult, bad_query, cursor_problem, store_problem};
 pub use query::{PageQuery, Query, page_limit};
 pub use representation::Asset;
-pub use route_policy::{RateClass, RoutePolicy, rate_limited, secret};
+pub(crate) use route_policy::is_secret;
+pub use route_policy::{RoutePolicy, rate_limited, secret};
 pub use serve::{Server, serve};
 pub use stop::Stop;
 pub(crate) use tags::SYSTEM_TAG;

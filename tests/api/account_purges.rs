@@ -147,7 +147,7 @@ async fn clock_jump_does_not_end_hold(app: &TestApp) {
     assert_eq!(count_actions(app, "account.purged").await, 0);
     app.advance(MILLISECOND);
     app.run_maintenance().await;
-    assert_eq!(count_actions(app, "account.purged").await, 1, "held for 14 days that passed");
+    assert_eq!(count_actions(app, "account.purged").await, 1, "the grace period is 14 days of observed time");
 }
 
 /// An unusually large share of established accounts is purged slowly. New accounts are purged meanwhile.
@@ -225,7 +225,7 @@ async fn failing_purge_does_not_block_others(app: &TestApp) {
 async fn purge_requires_manifest(app: &TestApp) {
     let ada = app.user("ada").await;
     leave(&ada).await;
-    // Maintenance may record hold times and its own run.
+    // Maintenance may record ends of grace periods and its own run.
     app.run_maintenance().await;
     app.advance(days(14));
     std::fs::write(purges(app), "in the way").expect("a file");

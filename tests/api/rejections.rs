@@ -107,7 +107,8 @@ async fn cooldown_grows_with_each_rejection(app: &TestApp) {
     assert_eq!(crossed["status"], "accepted", "who has asked can always be answered");
 }
 
-/// Lets a request expire. With `run_maintenance`, the expiry is recorded at that time, otherwise by the next request.
+/// Lets a request expire. With `run_maintenance`, the expiry is recorded at that time, otherwise by the next
+/// request.
 async fn let_expire(app: &TestApp, from: &TestUser, to: &TestUser, run_maintenance: bool) {
     from.partners().ask(to).await;
     app.advance(days(14) + hours(2));

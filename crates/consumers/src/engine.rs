@@ -133,8 +133,8 @@ impl<W: Transactions> Consumers<W> {
         supervise(stopped.clone(), start, panicked).await;
     }
 
-    /// Keeps the task alive that delivers to one consumer. After a panic the lease is released, so that another node can
-    /// deliver to it, at the latest after the lease has expired.
+    /// Keeps the task alive that delivers to one consumer. After a panic the lease is released, so that
+    /// another node can deliver to it, at the latest after the lease has expired.
     async fn supervise_delivery(
         self,
         index: usize,
@@ -259,7 +259,7 @@ impl<W: Transactions> Consumers<W> {
         }
     }
 
-    /// Takes a step, and returns the maximum time to wait before the next one.
+    /// Retries a due event or delivers the next batch. Returns the maximum time to wait before the next call.
     async fn step(&self, index: usize, delivery: &mut Delivery<W>, state: &mut FollowState) -> Duration {
         let progress = delivery.step().await;
         if progress.is_ok() {

@@ -166,8 +166,8 @@ pub(crate) fn insert_failure(tx: &Tx<'_>, name: &str, row: &PendingRow, error: &
     Ok(())
 }
 
-/// Records another failed attempt, and dead-letters the event if `dead_lettered_at` is given. Returns false if
-/// the row has changed meanwhile.
+/// Records another failed attempt, and dead-letters the event if `dead_lettered_at` is given. Returns false
+/// if the row has changed meanwhile.
 pub(crate) fn update_failure(
     tx: &Tx<'_>,
     name: &str,

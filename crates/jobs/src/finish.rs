@@ -105,7 +105,8 @@ pub fn report<R: Borrow<AttemptReport>>(
     Ok(outcome)
 }
 
-/// Returns the outcome of an earlier report about the same attempt, or [`ReportOutcome::Stale`] if none was applied.
+/// Returns the outcome of an earlier report about the same attempt, or [`ReportOutcome::Stale`] if none was
+/// applied.
 pub(crate) fn find_report_outcome(q: &Query<'_>, of: Attempt, is_done: bool) -> Result<ReportOutcome, Error> {
     let is_it = |ended: &JobRecord| ended.attempt == of.attempt;
     if let Some(ended) = rows::ended::find_in_history(q, of.job)?.filter(is_it) {
@@ -274,8 +275,8 @@ pub(crate) enum EvictionReason {
 }
 
 /// Evicts a worker: reschedules up to `limit` of its running jobs. A job that has now been running at
-/// [`MAX_CRASHES`] worker deaths in a row goes to the dead letters. Returns the number of jobs; the worker itself
-/// is removed once it has none left.
+/// [`MAX_CRASHES`] worker deaths in a row goes to the dead letters. Returns the number of jobs; the worker
+/// itself is removed once it has none left.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used

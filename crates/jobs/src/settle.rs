@@ -122,7 +122,7 @@ impl Jobs {
     }
 }
 
-/// Takes deferred settlements until the transaction's budget is spent or none is left.
+/// Applies deferred updates of dependents until the transaction's budget is spent or none is left.
 fn settle_batch(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
     tx.lock("job settlements", ["all"])?;
     let mut budget = Budget::default();

@@ -296,8 +296,8 @@ mod tests {
         }
     }
 
-    /// Consumers whose names do not begin with their module's, and durable ones that handle what their own module emits: a handler
-    /// that emits what it handles would handle that for ever.
+    /// Consumers whose names do not begin with their module's, and durable ones that handle what their own
+    /// module emits: a handler that emits what it handles would handle that for ever.
     fn faulty_consumers(modules: &[&'static Module]) -> Vec<&'static str> {
         let mut faulty = Vec::new();
         for module in modules {

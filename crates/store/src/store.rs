@@ -153,8 +153,8 @@ impl Store {
         result.take()
     }
 
-    /// Runs a transaction within the default deadline, as [`Store::write`] does. The closure stores its result
-    /// itself; `Ok` means that the transaction ended as the closure decided.
+    /// Runs a transaction within the default deadline, as [`Store::write`] does. The closure stores its
+    /// result itself; `Ok` means that the transaction ended as the closure decided.
     ///
     /// # Errors
     /// Returns the store's error if a statement or the commit failed.

@@ -97,12 +97,13 @@ fn outgoing(
     Ok(OutboundRequest { target, method: message.method, headers, body, timeout: message.timeout })
 }
 
-/// Returns the `webhook-id` of a callback. All attempts have the same.
+/// Returns the `webhook-id` of a callback. It is the same for all attempts.
 pub fn webhook_id(CallbackId(id): CallbackId) -> String {
     format!("msg_{}", id.simple())
 }
 
-/// Asks the circuit breaker of the endpoint whether to send. While it is closed, nothing is written.
+/// Checks whether the endpoint's circuit breaker allows the request. Writes nothing while the breaker is
+/// closed.
 async fn admit(
     app: &App,
     ctx: &Ctx,

@@ -120,7 +120,7 @@ fn name(text: &str) {
     }
 }
 
-/// Fuzz target: uses the lines of the input as a date, the default time zone and the present time in
+/// Fuzz target: uses the lines of the input as a date, the default time zone and the current time in
 /// milliseconds.
 pub fn schedules(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };

@@ -102,7 +102,7 @@ impl<W: Transactions> Delivery<W> {
         self.consumer.name
     }
 
-    /// Takes one step: retries a due failure or delivers the next batch, in turns.
+    /// Retries a due failed event or delivers the next batch, alternating between the two.
     ///
     /// # Errors
     /// Returns the error of the database. Either nothing has changed, or the next step detects that this one

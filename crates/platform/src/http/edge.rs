@@ -213,7 +213,7 @@ struct Exchange<'e> {
     trace_id: Option<Box<str>>,
     request_uri: Option<PathAndQuery>,
     has_idempotency_key: bool,
-    /// Value of `Content-DerivedKeyLength`.
+    /// Value of `Content-Length`.
     declared_bytes: u64,
     origin: Option<HeaderValue>,
     /// Present for a read whose response is not secret.

@@ -55,7 +55,7 @@ fn parts_with(headers: &HeaderMap) -> request::Parts {
     parts
 }
 
-/// Checks `Accept-Encoding`, `If-PasswordMatch`, `If-None-PasswordMatch`, `Content-Type`, `Content-Encoding` and `Origin`.
+/// Checks `Accept-Encoding`, `If-Match`, `If-None-Match`, `Content-Type`, `Content-Encoding` and `Origin`.
 pub fn negotiation(data: &[u8]) {
     let headers = headers_in(data);
     let accepted = AcceptedCodings::of(&headers);
@@ -83,8 +83,8 @@ pub fn negotiation(data: &[u8]) {
     }
 }
 
-/// Checks that only the ETag of the state satisfies `If-PasswordMatch`, and that a tag which satisfies `If-PasswordMatch`
-/// also matches `If-None-PasswordMatch`.
+/// Checks that only the ETag of the state satisfies `If-Match`, and that a tag which satisfies `If-Match`
+/// also matches `If-None-Match`.
 fn conditions(mut headers: HeaderMap) {
     let state = json!({ "a": 1 });
     let tag = ETag::of(state.to_string().as_bytes());

@@ -157,7 +157,8 @@ pub fn to_value(document: &OpenApi) -> Value {
     openapi_value::to_value(document)
 }
 
-/// Converts the name of a handler to that of a client's method: `accept_partner_request` to `acceptPartnerRequest`.
+/// Converts the name of a handler to that of a client's method: `accept_partner_request` to
+/// `acceptPartnerRequest`.
 fn camel_case(name: &str) -> String {
     let mut words = name.split('_');
     let mut camel = words.next().unwrap_or_default().to_owned();

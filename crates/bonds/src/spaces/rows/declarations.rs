@@ -34,7 +34,7 @@ row_columns! {
     }
 }
 
-/// Returns the rules of a collection, also after its declaration was withdrawn.
+/// Returns the rules of a collection, even if its declaration was withdrawn.
 pub fn find_rules(q: &Query<'_>, name: &CollectionName) -> Result<Option<CollectionRules>, Error> {
     q.one(
         concat!("SELECT ", rules_columns!(), " FROM collection_declarations WHERE name = $1"),
@@ -89,7 +89,7 @@ pub(super) const STALE: &str = concat!(
      WHERE i.collection = d.name AND i.indexed_revision < d.revision LIMIT $1"
 );
 
-/// Returns up to `limit` items indexed by an older revision, with the present rules.
+/// Returns up to `limit` items indexed by an older revision, with the current rules.
 pub fn list_stale(q: &Query<'_>, limit: i64) -> Result<Vec<(Space, Item, CollectionRules)>, Error> {
     q.all(STALE, params![limit], |row| {
         let columns = &mut Columns::of(row);

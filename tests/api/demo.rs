@@ -124,7 +124,7 @@ impl Page {
     }
 }
 
-/// PRT-01: the product's story on the page.
+/// PRT-01: the product's walk-through on the page.
 async fn page_shows_breakup_and_restoration(app: &TestApp) {
     // Blocks in place, because the browser sends requests to servers of this process.
     tokio::task::block_in_place(|| break_up_and_restore(&mut Page::open(app)));

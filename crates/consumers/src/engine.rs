@@ -234,7 +234,7 @@ impl<W: Transactions> Consumers<W> {
         mut stopped: watch::Receiver<bool>,
     ) {
         let store = self.transactions.store().clone();
-        let (mut head, mut listener) = (store.head(), store.listen(WAKE_UP));
+        let (mut head, mut listener) = (store.watch_last_position(), store.listen(WAKE_UP));
         let mut state = FollowState::default();
         while !*stopped.borrow() {
             // Marked before the step, so that an event that arrives meanwhile is not missed.

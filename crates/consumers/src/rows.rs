@@ -127,7 +127,7 @@ pub(crate) fn set_cursor(tx: &Tx<'_>, name: &str, to: i64) -> Result<bool, Error
 }
 
 /// Returns up to `limit` pending failures, in order of position.
-pub(crate) fn pending(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<PendingRow>, Error> {
+pub(crate) fn list_pending_failures(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<PendingRow>, Error> {
     q.all(
         concat!(
             "SELECT ",

@@ -281,10 +281,10 @@ impl Store {
 
     /// Watches the last event position known to this process. Watchers wake up when it grows, and when a
     /// failover has reduced it.
-    pub fn head(&self) -> watch::Receiver<i64> {
+    pub fn watch_last_position(&self) -> watch::Receiver<i64> {
         match &*self.engine {
-            Engine::Sqlite(engine) => engine.head(),
-            Engine::Postgres(engine) => engine.head(),
+            Engine::Sqlite(engine) => engine.watch_last_position(),
+            Engine::Postgres(engine) => engine.watch_last_position(),
         }
     }
 

@@ -16,7 +16,11 @@ pub fn new_secret(keyring: &Keyring, ctx: &Ctx, endpoint: EndpointId) -> (Signin
 
 /// Decrypts the signing secrets of `endpoint` that are valid at `now`, current secret first. Returns `None`
 /// if they were sealed with another key.
-pub fn secrets(keyring: &Keyring, endpoint: &StoredEndpoint, now: Timestamp) -> Option<Vec<SigningSecret>> {
+pub fn decrypt_secrets(
+    keyring: &Keyring,
+    endpoint: &StoredEndpoint,
+    now: Timestamp,
+) -> Option<Vec<SigningSecret>> {
     let previous = endpoint.previous.as_ref().filter(|(_, until)| now < *until).map(|(sealed, _)| sealed);
     let open = |sealed: &Vec<u8>| {
         let bytes = keyring.open(&endpoint_name(endpoint.id), sealed)?;

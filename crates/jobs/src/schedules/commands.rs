@@ -9,7 +9,7 @@ use super::model::{
     LOCK, MAX_BACKFILL_RUNS, MAX_SCHEDULES, Origin, Overlap, Plan, Schedule, ScheduleError,
     check_schedule_name,
 };
-use super::run::{self, Run};
+use super::run::{self, PlannedOccurrence};
 use crate::model::JobId;
 use crate::rows::schedules as rows;
 
@@ -200,7 +200,12 @@ pub fn run_now(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<JobId, ScheduleErro
     let free_times = (0..100).map(|ms| ctx.now + Duration::from_millis(ms));
     for at in free_times {
         if rows::insert_occurrence(tx, name, at, Origin::Now, ctx.now)? {
-            let job = run::enqueue(tx, ctx, &schedule, Run { at, after: &[], delay: Duration::ZERO })?;
+            let job = run::enqueue(
+                tx,
+                ctx,
+                &schedule,
+                PlannedOccurrence { at, after: &[], delay: Duration::ZERO },
+            )?;
             tx.audit(ctx, "schedule.run", name);
             return Ok(job);
         }
@@ -243,7 +248,12 @@ pub fn backfill(
             done.skipped += 1;
             continue;
         }
-        let job = run::enqueue(tx, ctx, &schedule, Run { at, after: &before, delay: Duration::ZERO })?;
+        let job = run::enqueue(
+            tx,
+            ctx,
+            &schedule,
+            PlannedOccurrence { at, after: &before, delay: Duration::ZERO },
+        )?;
         if schedule.plan.overlap != Overlap::Allow {
             before = vec![job];
         }

@@ -31,7 +31,7 @@ struct Cursor {
 }
 
 async fn run(app: App) {
-    let mut head = app.db.head();
+    let mut head = app.db.watch_last_position();
     let mut cursor = Cursor { position: None, servers: app.db.server_changes() };
     while app.stop.or(tokio::time::timeout(POLL_INTERVAL, head.changed())).await.is_some() {
         while match read_events(&app, &mut cursor).await {

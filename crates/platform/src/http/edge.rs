@@ -249,7 +249,7 @@ impl<'e> Exchange<'e> {
         let mut response = problem::render(response, &self.request_id);
         page::add_next_link(&mut response, self.request_uri.as_ref());
         if self.has_idempotency_key {
-            let template = self.edge.app.metrics.of(self.route).template();
+            let template = self.edge.app.metrics.of(self.route).path_template();
             idempotency::check_key_applied(&response, template);
         }
         if let Some(reading) = &self.negotiation {
@@ -279,7 +279,7 @@ impl<'e> Exchange<'e> {
         tracing::info!(
             target: "kith::request",
             method = name_of(&self.method),
-            route = route.template(),
+            route = route.path_template(),
             status,
             micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             request_id = self.request_id.as_str(),

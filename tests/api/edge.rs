@@ -8,6 +8,7 @@ use flate2::write::GzEncoder;
 use hyper::Method;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, IF_NONE_MATCH};
+use kith_bonds::bonds::BondSettings;
 use kith_kernel::seconds;
 use kith_platform::config::Config;
 use serde_json::{Value, json};
@@ -248,7 +249,11 @@ async fn unchanged_resource_returns_304(app: &TestApp) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn default_limits_are_enforced() {
     let usual = Config::default().limits;
-    let restore = |config: &mut Config| config.limits = Config::default().limits;
+    let lists_per_minute = 60;
+    let restore = |config: &mut Config| {
+        config.limits = Config::default().limits;
+        config.change_section(|partners: &mut BondSettings| partners.lists_per_minute = lists_per_minute);
+    };
     let app = TestApp::start_with(Engine::Sqlite, Engine::Sqlite.database().await, restore).await;
     let ada = app.user("ada").await.signed_in().await;
     let anonymous = app.anonymous();
@@ -257,8 +262,8 @@ async fn default_limits_are_enforced() {
     for (client, method, path, limit) in [
         (anonymous, Method::POST, "/api/v1/auth/login", usual.auth_per_minute),
         (anonymous, Method::POST, "/api/v1/auth/refresh", usual.auth_per_minute),
-        (&ada, Method::GET, "/api/v1/partners/requests", usual.partner_lists_per_minute),
-        (&ada, Method::GET, "/api/v1/partners/current", usual.partner_lists_per_minute),
+        (&ada, Method::GET, "/api/v1/partners/requests", lists_per_minute),
+        (&ada, Method::GET, "/api/v1/partners/current", lists_per_minute),
         (anonymous, Method::GET, "/api/v1/ping", usual.requests_per_minute),
         (anonymous, Method::GET, "/api/v1/nothing", usual.requests_per_minute),
     ] {

@@ -9,6 +9,8 @@ use hyper::Method;
 use hyper::body::Bytes;
 use kith::{Running, TestOverrides};
 use kith_accounts::accounts::first_admin;
+use kith_automation::jobs::QueueSettings;
+use kith_bonds::bonds::BondSettings;
 use kith_kernel::{Clock as _, ManualClock, Sources, SystemRandom, TimeOrderedIds, Timestamp};
 use kith_platform::App;
 use kith_platform::config::{Config, Limits, Secret};
@@ -261,11 +263,11 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
     config.limits = Limits {
         requests_per_minute: 0,
         auth_per_minute: 0,
-        partner_lists_per_minute: 0,
-        jobs_per_minute: 0,
         exports_per_day: 0,
         idempotency_bytes_per_day: 0,
     };
+    config.change_section(|partners: &mut BondSettings| partners.lists_per_minute = 0);
+    config.change_section(|queues: &mut QueueSettings| queues.requests_per_minute = 0);
     // As in production mode. Scenarios with a receiver on this machine allow loopback.
     config.outbound.allowed_networks.clear();
     config.database.url = Secret::new(database.url());

@@ -140,11 +140,14 @@ async fn deletion_ends_sessions_bond_and_requests(app: &TestApp) {
     let before = app.events().await.len();
     leave(&eve).await;
     let events = app.events().await.split_off(before);
-    let ended = events.iter().find(|event| event.event.kind == "bond.ended").expect("the bond's end");
+    let ended = events
+        .iter()
+        .find(|event| event.event.kind == "bond.ended")
+        .expect("an event for the end of the bond");
     assert!(ended.event.recipients.iter().any(|id| id.to_string() == ben.id), "{ended:?}");
     assert_eq!(ben.get(CURRENT).await.expect(200)["bond"], Value::Null);
     ask(&ben, &dan, "then you").await;
-    app.db().verify_audit().await.expect("a chain that holds");
+    app.db().verify_audit().await.expect("the audit chain is valid");
 }
 
 async fn check_signed_out(app: &TestApp, who: &TestUser, elsewhere: &Value) {

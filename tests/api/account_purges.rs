@@ -78,14 +78,18 @@ async fn purge_removes_all_personal_data(app: &TestApp) {
     admin.delete(&suspension, Value::Null).await.expect(200);
     let ada = app.sign_in("m4rkmail").await;
     for marker in MARKERS {
-        assert_ne!(app.rows_with(&[marker]).await, [] as [String; 0], "{marker} was not kept at all");
+        assert_ne!(
+            app.rows_with(&[marker]).await,
+            [] as [String; 0],
+            "{marker} was not stored before the purge"
+        );
     }
     leave(&ada).await;
     app.advance(days(14));
     app.run_maintenance().await;
     assert_eq!(app.rows_with(&MARKERS).await, [] as [String; 0]);
     assert!(!std::fs::read_to_string(manifest(app, &ada)).expect("a manifest").contains("m4rk"));
-    app.db().verify_audit().await.expect("a chain that holds");
+    app.db().verify_audit().await.expect("the audit chain is valid");
     // Other users keep an anonymous record.
     let ben = app.sign_in("ben").await;
     let seen = ben.get(REQUESTS).await.expect(200);
@@ -108,7 +112,7 @@ async fn purge_limit_defers_to_next_run(app: &TestApp) {
         app.parts().run_maintenance().await.expect("maintenance of one node");
         assert_eq!(count_actions(app, "account.purged").await, purged);
         let oldest = users[..purged].iter().all(|who| manifest(app, who).exists());
-        assert!(oldest, "those who are due longest go first");
+        assert!(oldest, "the accounts with the earliest due time are purged first");
         let health = app.anonymous().get("/api/health").await.expect(200);
         let check = &health["checks"]["purges:backlog"][0];
         assert_eq!(check["observedValue"], if backlog > 0 { json!(backlog) } else { Value::Null }, "{check}");
@@ -147,7 +151,11 @@ async fn clock_jump_does_not_end_hold(app: &TestApp) {
     assert_eq!(count_actions(app, "account.purged").await, 0);
     app.advance(MILLISECOND);
     app.run_maintenance().await;
-    assert_eq!(count_actions(app, "account.purged").await, 1, "the grace period is 14 days of observed time");
+    assert_eq!(
+        count_actions(app, "account.purged").await,
+        1,
+        "the account is purged after 14 days of running time"
+    );
 }
 
 /// An unusually large share of established accounts is purged slowly. New accounts are purged meanwhile.
@@ -182,7 +190,7 @@ async fn mass_deletion_of_established_accounts_is_throttled(app: &TestApp) {
     let restored = app.db().write(move |tx| tx.exec(restore, &[])).await;
     restored.map_err(|error: kith_store::Error| error).expect("a row");
     app.parts().run_maintenance().await.expect("maintenance of one node");
-    assert_eq!(count_actions(app, "account.purged").await, 4, "two in a run");
+    assert_eq!(count_actions(app, "account.purged").await, 4, "the run purges two accounts");
 }
 
 /// Inserts accounts of this age that are never used.
@@ -217,7 +225,7 @@ async fn failing_purge_does_not_block_others(app: &TestApp) {
         tx.exec(sql, kith_store::params![id])
     });
     taken.await.map_err(|error: kith_store::Error| error).expect("a row");
-    app.parts().run_maintenance().await.expect_err("one is not purged");
+    app.parts().run_maintenance().await.expect_err("a run fails if one account is not purged");
     assert_eq!(count_actions(app, "account.purged").await, 2);
 }
 
@@ -230,7 +238,12 @@ async fn purge_requires_manifest(app: &TestApp) {
     app.advance(days(14));
     std::fs::write(purges(app), "in the way").expect("a file");
     let before = app.dump().await;
-    let refusal = app.parts().run_maintenance().await.expect_err("no manifest").to_string();
+    let refusal = app
+        .parts()
+        .run_maintenance()
+        .await
+        .expect_err("a run fails if the manifest cannot be written")
+        .to_string();
     assert!(refusal.contains("nothing was purged"), "{refusal}");
     let gone: Vec<_> = {
         let now = app.dump().await;

@@ -29,7 +29,7 @@ on_every_engine! {
 }
 
 fn text<'v>(value: &'v Value, key: &str) -> &'v str {
-    value[key].as_str().unwrap_or_else(|| panic!("no {key} in {value:#}"))
+    value[key].as_str().unwrap_or_else(|| panic!("{key} is missing in {value:#}"))
 }
 
 /// Proves the readiness requirements ACC-01, ACC-02, ACC-05.

@@ -255,8 +255,13 @@ async fn link_creates_one_administrator(app: &TestApp) {
     let refused = responses.into_iter().filter(|response| response.status != 201);
     refused.for_each(|response| drop(response.expect_problem(403, "invalid_link")));
     assert_eq!(audited(app, "account.made_admin").await.len(), 1);
-    assert!(first_admin::create_link(app.parts(), "http://localhost").await.expect("no fault").is_none());
-    assert!(!link_file(app).exists(), "the file is left behind");
+    assert!(
+        first_admin::create_link(app.parts(), "http://localhost")
+            .await
+            .expect("the database responds")
+            .is_none()
+    );
+    assert!(!link_file(app).exists(), "the link file was not removed");
 }
 
 async fn link_expires_after_one_hour(app: &TestApp) {
@@ -282,7 +287,7 @@ async fn link_is_invalid_once_administrator_exists(app: &TestApp) {
     let secret = app.first_admin_secret().await;
     app.admin("root").await;
     app.anonymous().post(ACCEPT, acceptance(&secret, "eve")).await.expect_problem(403, "invalid_link");
-    assert!(!link_file(app).exists(), "the file is left behind");
+    assert!(!link_file(app).exists(), "the link file was not removed");
 }
 
 fn link_file(app: &TestApp) -> std::path::PathBuf {
@@ -384,7 +389,7 @@ async fn administrators_verify_or_release_addresses(app: &TestApp) {
     let to_ada = json!({ "to": { "email": squatter.email }, "message": "It is me." });
     ben.post("/api/v1/partners/requests", to_ada.clone()).await.expect(201);
     let received = squatter.get("/api/v1/partners/requests").await.expect(200);
-    assert_eq!(received["items"], json!([]), "nothing is delivered to an address that is not proven");
+    assert_eq!(received["items"], json!([]), "an unverified address receives no requests");
 
     let squatter_client = squatter.signed_in().await;
     let released = admin.delete(&release, Value::Null).await.expect(200);
@@ -394,7 +399,11 @@ async fn administrators_verify_or_release_addresses(app: &TestApp) {
         let body = json!({ "email": email, "password": PASSWORD });
         app.anonymous().post(LOGIN, body).await.expect_problem(401, "invalid_credentials");
     }
-    assert_eq!(admin.delete(&release, Value::Null).await.expect(200), released, "once is enough");
+    assert_eq!(
+        admin.delete(&release, Value::Null).await.expect(200),
+        released,
+        "a repeated release returns the same response"
+    );
     admin.put(&prove, Value::Null).await.expect_problem(404, "not_found");
     let audited: Vec<_> = app.audit().await.into_iter().filter(|line| line.object == squatter.id).collect();
     let audited: Vec<_> =

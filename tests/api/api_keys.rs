@@ -165,12 +165,12 @@ async fn revoked_key_is_rejected_on_all_nodes_within_a_second(app: &TestApp) {
         let admin = admin.signed_in().await.at(here);
         admin.send(Method::DELETE, &path(&key), Default::default()).await.expect(204);
         let revoked = real_now();
-        assert!(!is_in(&key, here).await, "still in where it was revoked");
+        assert!(!is_in(&key, here).await, "the key is accepted on the node that revoked it");
         for there in (0..app.node_count()).filter(|node| *node != here) {
             while is_in(&key, there).await {
                 assert!(
                     revoked.elapsed() < latency_bound(PROPAGATION_LIMIT),
-                    "still in after {:?}",
+                    "the key is still accepted after {:?}",
                     revoked.elapsed()
                 );
             }
@@ -178,10 +178,10 @@ async fn revoked_key_is_rejected_on_all_nodes_within_a_second(app: &TestApp) {
         }
         let footprint = app.footprint().await;
         admin.send(Method::DELETE, &path(&key), Default::default()).await.expect(204);
-        assert_eq!(app.footprint().await, footprint, "revoking twice is once");
+        assert_eq!(app.footprint().await, footprint, "a repeated revocation changes nothing");
         assert_eq!(admin.get(&path(&key)).await.expect(200)["status"], "revoked");
     }
-    println!("out on another node after {longest:?} at most");
+    println!("other nodes rejected the key after at most {longest:?}");
 }
 
 /// A key never has more permissions than its creator.
@@ -254,7 +254,7 @@ async fn last_use_is_recorded_per_minute(app: &TestApp) {
     key.client.at(0).get(FACTS).await.expect(200);
     // The use in between was not recorded; otherwise this one, a second later, would not be recorded either.
     used_at(second).await;
-    assert_eq!(app.footprint().await, footprint, "using a key is no change");
+    assert_eq!(app.footprint().await, footprint, "using a key adds no audit entry and no event");
 }
 
 async fn idempotency_keys_are_scoped_to_api_key(app: &TestApp) {
@@ -387,7 +387,7 @@ async fn manually_widened_key_cannot_use_user_operations() {
                 )
                 .map(drop)
             });
-            widen.await.map_err(|error: Error| error).expect("a change by hand");
+            widen.await.map_err(|error: Error| error).expect("the direct update succeeds");
             // The key has not been used before, so its scopes are read from the database now.
             let body = json!({ "name": "a", "scopes": ["jobs.read"] });
             key.client.post(API_KEYS, body).await.expect_problem(403, "api_key_not_accepted");

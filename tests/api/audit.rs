@@ -75,12 +75,12 @@ async fn administrator_filters_audit_log(app: &TestApp) {
         let page = page.expect(200);
         pages.extend(page["items"].as_array().expect("items").clone());
         let Some(next) = page["next_cursor"].as_str() else { break };
-        assert!(link.is_some_and(|link| link.contains(next)), "the Link header has the cursor too");
+        assert!(link.is_some_and(|link| link.contains(next)), "the Link header contains the cursor");
         cursor = format!("&cursor={next}");
     }
     assert_eq!(json!(pages), whole["items"]);
     let ids = all(&whole, "id");
-    assert!(ids.is_sorted_by(|one, next| one > next), "newest first");
+    assert!(ids.is_sorted_by(|one, next| one > next), "entries are listed newest first");
 
     for (query, pointer) in [
         ("since=yesterday", "?since"),
@@ -129,13 +129,13 @@ async fn users_read_own_activity(app: &TestApp) {
     // The activity list reveals neither other users nor personal details.
     let text = of_ada.to_string();
     for kept in [&admin.id, &bob.id, &ada.id, "127.0.0.1", "details", "actor"] {
-        assert!(!text.contains(kept), "{kept} is in {of_ada:#}");
+        assert!(!text.contains(kept), "{kept} appears in {of_ada:#}");
     }
     assert!(!all(&activity(&bob).await, "action").contains(&"partner_request.created"));
     assert_eq!(all(&of_ada, "id").len(), of_ada["items"].as_array().expect("items").len());
 
     let first = ada.get("/api/v1/me/activity?limit=1").await.expect(200);
-    let cursor = first["next_cursor"].as_str().expect("more");
+    let cursor = first["next_cursor"].as_str().expect("a cursor");
     let second = ada.get(&format!("/api/v1/me/activity?limit=1&cursor={cursor}")).await.expect(200);
     assert_eq!(
         json!([first["items"][0], second["items"][0]]),
@@ -194,7 +194,7 @@ async fn audit_verify_checks_chain(engine: Engine) {
             break chain;
         }
     };
-    let (links, hash) = running.1.split_once(':').expect("links and hash");
+    let (links, hash) = running.1.split_once(':').expect("a number of links and a hash");
     assert_eq!(links, running.0.to_string());
     assert!(hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()));
     server.terminate();
@@ -242,10 +242,10 @@ async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
     };
     assert_eq!(served().await["status"], "pass");
     let (links, head) = verify(&database, folder);
-    assert!(links > 2, "the first start leaves entries");
+    assert!(links > 2, "the first start writes audit entries");
     let expecting = |head: &str| kith_on(&database, folder, &["audit", "verify", "--expect-head", head]);
     assert_eq!(successful_stdout(expecting(&head)), successful_stdout(kith_on(&database, folder, VERIFY)));
-    let (_, hash) = head.split_once(':').expect("links and hash");
+    let (_, hash) = head.split_once(':').expect("a number of links and a hash");
     let early = format!("2:{hash}");
     assert!(
         failing_stderr(expecting(&early))
@@ -329,11 +329,11 @@ async fn old_entries_are_archived(engine: Engine) {
 
     let archived = successful_stdout(archive());
     assert!(archived.starts_with("Moved ") && archived.contains("after head 0:0000"), "{archived}");
-    assert!(failing_stderr(archive()).contains(file), "a file is never replaced");
+    assert!(failing_stderr(archive()).contains(file), "an existing archive file is not replaced");
     let output = successful_stdout(kith_on(&database, folder, VERIFY));
     assert!(output.contains("links are in archives"), "{output}");
     let (links_then, _) = verify(&database, folder);
-    assert!(links_then > links, "the archive is recorded: {links_then}, {links}");
+    assert!(links_then > links, "archiving adds an audit entry: {links_then}, {links}");
     let of_archive = || kith_on(&database, folder, &["audit", "verify", "--archive", file]);
     let held = successful_stdout(of_archive());
     let last = held.trim_end().rsplit_once("up to head ").expect("a head").1;

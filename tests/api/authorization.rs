@@ -237,7 +237,7 @@ fn faults(
     let mut faults = error_unless(right, expected, response);
     let body = response.body.to_string();
     if body.contains(&request.by.email) || body.contains(&request.by.name) {
-        faults.push("tells of others".to_owned());
+        faults.push("the response contains the name or e-mail address of the user".to_owned());
     }
     faults
 }
@@ -246,7 +246,7 @@ fn error_unless(right: bool, expected: Expected, response: &TestResponse) -> Vec
     if right {
         vec![]
     } else {
-        vec![format!("must be {expected}, is {} {}", response.status, response.body["code"])]
+        vec![format!("expected {expected}, received {} {}", response.status, response.body["code"])]
     }
 }
 
@@ -275,7 +275,7 @@ async fn authorization_matrix_matches_document(app: &TestApp) {
             let expected = expected(operation, request.owned, caller_kind);
             let mut found = faults(&request, operation, expected, &response);
             if expected != Expected::Success && app.footprint().await != before {
-                found.push("a refusal left a trace".to_owned());
+                found.push("a rejected request wrote an audit entry or event".to_owned());
             }
             wrong.extend(
                 found.into_iter().map(|fault| format!("{} by {caller_kind:?}: {fault}", operation.name)),
@@ -283,13 +283,13 @@ async fn authorization_matrix_matches_document(app: &TestApp) {
             cells += 1;
         }
     }
-    assert!(wrong.is_empty(), "of {cells} cells these are wrong: {wrong:#?}");
+    assert!(wrong.is_empty(), "wrong responses in {cells} cells: {wrong:#?}");
     note_trials(
         "ACC-09",
         "every operation by every role, on own and other users' objects, answers as documented",
         cells,
     );
-    println!("{} operations, {cells} cells, all as the document says", operations.len());
+    println!("{} operations, {cells} cells, all responses as documented", operations.len());
 }
 
 /// Returns a request that succeeds. For the used first-administrator link any well-formed secret will do.

@@ -156,7 +156,9 @@ async fn rows(operation: &Operation, users: &Users, side: BlockingSide) -> Vec<R
             vec![row(&id, &ended, Value::Null)]
         }
         _ if refers_to_no_user(operation) => vec![],
-        new => panic!("the operation {new} is new: say here how it names a person, or that it does not"),
+        new => panic!(
+            "the operation {new} is not listed: state here how it refers to a user, or that it does not"
+        ),
     }
 }
 
@@ -229,8 +231,8 @@ async fn block_is_indistinguishable_from_missing_user(app: &TestApp) {
         }
         named += usize::from(asked > before);
     }
-    println!("{named} operations name a person, asked in {asked} ways");
-    assert!(named >= 20, "operations have gone");
+    println!("{named} operations refer to a user, called in {asked} ways");
+    assert!(named >= 20, "fewer operations than expected refer to a user");
 }
 
 /// Prints the durations without asserting, because a busy machine distorts them.
@@ -257,8 +259,6 @@ async fn block_timing_equals_missing_user(app: &TestApp) {
             times.sort_unstable();
             times[SAMPLES / 2]
         });
-        println!(
-            "median of {SAMPLES} refusals {what}: {blocked:.0?} behind a block, {absent:.0?} for nobody"
-        );
+        println!("median of {SAMPLES} rejections {what}: {blocked:.0?} if blocked, {absent:.0?} if unknown");
     }
 }

@@ -56,7 +56,10 @@ async fn one_of_fifty_concurrent_crossings_wins(app: &TestApp) {
                 return theirs.get("bond").map(|_| suitor.id.clone());
             }
             let ours = ours.expect(201);
-            assert!(theirs.get("bond").is_none() || ours.get("bond").is_none(), "one request, two bonds");
+            assert!(
+                theirs.get("bond").is_none() || ours.get("bond").is_none(),
+                "one request created two bonds"
+            );
             theirs.get("bond").or(ours.get("bond")).map(|_| suitor.id.clone())
         });
         let partners: Vec<_> = join_all(crossings).await.into_iter().flatten().map(Value::from).collect();
@@ -82,7 +85,11 @@ async fn check_one_bond(app: &TestApp, wanted: &TestUser, suitors: &[TestUser], 
             |row| Ok::<(i64, i64), Error>((row.get(0)?, row.get(1)?)),
         )
     });
-    assert_eq!(counted.await.expect("the counts"), Some((2, 1)), "slots filled, bonds alive");
+    assert_eq!(
+        counted.await.expect("the counts"),
+        Some((2, 1)),
+        "two slots are filled and one bond is active"
+    );
 }
 
 /// Resets bonds and requests, so that the accounts can be reused.

@@ -84,7 +84,7 @@ async fn other_requests_are_superseded(app: &TestApp) {
     for (loser, sender) in &losers {
         assert_eq!(status(sender, loser).await, "superseded");
         let receiver = [&ada, &ben, &dan].into_iter().find(|user| loser["to"] == user.public_view());
-        let receiver = receiver.expect("one of them");
+        let receiver = receiver.expect("one of the recipients");
         assert_eq!(status(receiver, loser).await, "superseded");
         receiver.post(&accept_path(loser), Value::Null).await.expect_problem(409, "request_not_pending");
     }
@@ -143,7 +143,7 @@ async fn invalid_steps_change_nothing(app: &TestApp) {
         let response = who.post(&accept_path(request), Value::Null).await;
         response.expect_problem(http_status, code);
         let sender = if request["from"] == ada.public_view() { &ada } else { &gus };
-        assert_eq!(status(sender, request).await, state, "after {} tried", who.name);
+        assert_eq!(status(sender, request).await, state, "status after {} tried to decide", who.name);
     }
     let nothing = "01900000-0000-7000-8000-000000000000";
     for id in [nothing, "nonsense", "%00", "..%2f.."] {

@@ -45,7 +45,7 @@ async fn breakup_ends_bond_for_both(app: &TestApp) {
     };
     assert_eq!(ended, seen(&ben, Some("We grew apart.")));
     assert_eq!(history(&ada).await, [seen(&ben, Some("We grew apart."))]);
-    assert_eq!(history(&ben).await, [seen(&ada, None)], "a reason is its author's alone");
+    assert_eq!(history(&ben).await, [seen(&ada, None)], "the reason is visible to its author only");
     for who in [&ada, &ben] {
         assert_eq!(who.partners().current().await, Value::Null);
         who.post(BREAKUP, Value::Null).await.expect_problem(409, "not_bonded");
@@ -100,7 +100,7 @@ async fn restoration_returns_same_bond(app: &TestApp) {
         breakups.push((ended_at, app.now(), who.id.clone(), format!("reason {round}")));
     }
     for who in [&ada, &ben] {
-        let [one] = &history(who).await[..] else { panic!("one bond") };
+        let [one] = &history(who).await[..] else { panic!("the history does not contain exactly one bond") };
         let seen: Vec<_> = breakups
             .iter()
             .map(|(ended_at, restored_at, by, reason)| {
@@ -123,7 +123,7 @@ async fn bond_outside_window_is_not_restored(app: &TestApp) {
     ada.post(BREAKUP, json!({})).await.expect(200);
     app.advance(days(30));
     app.run_maintenance().await;
-    assert_eq!(history(&ada).await[0]["archived_at"], Value::Null, "it may still come back");
+    assert_eq!(history(&ada).await[0]["archived_at"], Value::Null, "the bond can still be restored");
     app.advance(MILLISECOND);
     let request = ada.partners().ask(&ben).await;
     assert_eq!(request["restorable_until"], Value::Null);
@@ -132,7 +132,9 @@ async fn bond_outside_window_is_not_restored(app: &TestApp) {
     assert_eq!((&second["since"], &second["restorations"]), (&json!(app.now()), &json!(0)));
     ben.post(BREAKUP, json!({})).await.expect(200);
     app.run_maintenance().await;
-    let [new, old] = &history(&ben).await[..] else { panic!("two bonds") };
+    let [new, old] = &history(&ben).await[..] else {
+        panic!("the history does not contain exactly two bonds")
+    };
     assert_eq!((&new["id"], &new["archived_at"]), (&second["id"], &Value::Null));
     assert_eq!((&old["id"], &old["archived_at"]), (&json!(first), &json!(app.now())));
     assert_eq!(old["restorable_until"], Value::Null);
@@ -176,7 +178,7 @@ async fn history_keeps_names(app: &TestApp) {
     assert_eq!(
         ada.partners().current().await["partner"]["display_name"],
         "Benjamin",
-        "a partner is who they are now"
+        "the current profile of the partner is returned"
     );
     ben.post(BREAKUP, json!({})).await.expect(200);
     rename("Somebody else").await;

@@ -43,7 +43,7 @@ async fn status_410_disables_endpoint(app: &TestApp) {
     drain(app).await;
     let dead = look(&admin, &waiting).await;
     assert_eq!((&dead["state"], &dead["reason"]), (&json!("failed"), &json!("endpoint_disabled")));
-    assert_eq!(receiver.count(), 1, "nothing more was sent");
+    assert_eq!(receiver.count(), 1, "no further attempt is made");
 
     receiver.replies(Reply::status(200));
     let enabled = admin.post(&format!("{path}/enable"), Value::Null).await.expect(200);
@@ -107,11 +107,7 @@ async fn open_breaker_closes_after_successful_probe(app: &TestApp) {
         made.push(make(&admin, json!({ "url": receiver.url("/") })).await);
     }
     drain(app).await;
-    assert_eq!(
-        receiver.count(),
-        5,
-        "five failures in a row open the breaker, on whichever nodes they happen"
-    );
+    assert_eq!(receiver.count(), 5, "five consecutive failures open the breaker on any nodes");
     let state = endpoint(&admin, &made[0]).await;
     let until = app.now() + seconds(30);
     assert_eq!((&state["breaker"], &state["next_request_at"]), (&json!("open"), &json!(until)));
@@ -124,7 +120,7 @@ async fn open_breaker_closes_after_successful_probe(app: &TestApp) {
     app.advance(seconds(1));
     assert_eq!(endpoint(&admin, &made[0]).await["breaker"], "half_open");
     drain(app).await;
-    assert_eq!(receiver.count(), 6, "one probe, and no more");
+    assert_eq!(receiver.count(), 6, "exactly one probe is sent");
     let state = endpoint(&admin, &made[0]).await;
     assert_eq!(
         (&state["breaker"], &state["next_request_at"]),
@@ -148,7 +144,7 @@ async fn secret_is_shown_once_and_rotates_with_overlap(app: &TestApp) {
     let receiver = Receiver::start(Reply::status(200)).await;
     let url = receiver.url("/hook");
     let made = admin.post(ENDPOINTS, json!({ "url": format!("{url}?a=b") })).await.expect(201);
-    assert_eq!(made["url"], json!(url), "a query is no part of an endpoint");
+    assert_eq!(made["url"], json!(url), "the endpoint URL has no query");
     assert!(made["secret"].as_str().is_some_and(|secret| secret.starts_with("whsec_")));
     let again = admin.post(ENDPOINTS, json!({ "url": url })).await.expect(201);
     assert_eq!((&again["id"], &again["secret"]), (&made["id"], &Value::Null));

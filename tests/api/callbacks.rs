@@ -42,7 +42,8 @@ pub async fn drain(app: &TestApp) {
 /// Advances to one millisecond after the next attempt. Returns the waiting time.
 async fn pass_until_next(app: &TestApp, admin: &TestUser, callback: &Value) -> Duration {
     let shown = look(admin, callback).await;
-    let next: Timestamp = serde_json::from_value(shown["next_attempt_at"].clone()).expect("a next attempt");
+    let next: Timestamp =
+        serde_json::from_value(shown["next_attempt_at"].clone()).expect("the callback has a next attempt");
     let wait = next.since(app.now());
     app.advance(wait + Duration::from_millis(1));
     wait
@@ -128,9 +129,9 @@ async fn callback_is_signed_and_response_is_stored(app: &TestApp) {
     assert_eq!(events, ["callback_endpoint.created", "callback.created", "callback.delivered"]);
     assert!(of_callbacks.iter().all(|event| !event.payload.contains("very-secret-word")));
     let dump = app.dump().await;
-    assert!(!dump.iter().any(|row| row.contains("planted-secret")), "headers are sealed");
+    assert!(!dump.iter().any(|row| row.contains("planted-secret")), "headers are not stored in plain text");
     let secret = made["secret"].as_str().expect("a secret").trim_start_matches("whsec_").to_owned();
-    assert!(!dump.iter().any(|row| row.contains(&secret)), "secrets are sealed");
+    assert!(!dump.iter().any(|row| row.contains(&secret)), "secrets are not stored in plain text");
     let state = endpoint(&admin, &made).await;
     assert_eq!((&state["attempts_succeeded"], &state["attempts_failed"]), (&json!(1), &json!(0)));
     assert_eq!((&state["url"], &state["breaker"]), (&json!(receiver.url("/hook")), &json!("closed")));
@@ -164,9 +165,12 @@ async fn failed_callback_is_retried_then_dead_lettered(app: &TestApp) {
         let shown = look(&admin, &made).await;
         assert_eq!((&shown["state"], &shown["attempts_made"]), (&json!("retrying"), &json!(failures)));
         drain(app).await;
-        assert_eq!(receiver.count(), failures, "not before its time");
+        assert_eq!(receiver.count(), failures, "the next attempt is not made before its delay ends");
         let waited = pass_until_next(app, &admin, &made).await;
-        assert!(wait <= waited && waited <= wait + wait / 10, "{waited:?} after {failures} failures");
+        assert!(
+            wait <= waited && waited <= wait + wait / 10,
+            "the delay is {waited:?} after {failures} failures"
+        );
         drain(app).await;
     }
     assert_eq!(receiver.count(), 10);
@@ -179,7 +183,10 @@ async fn failed_callback_is_retried_then_dead_lettered(app: &TestApp) {
     let arrived = receiver.arrived();
     assert_eq!(arrived.len(), 10);
     let first = arrived[0].header("webhook-id");
-    assert!(arrived.iter().all(|one| one.header("webhook-id") == first), "it stays the same");
+    assert!(
+        arrived.iter().all(|one| one.header("webhook-id") == first),
+        "all attempts have the same webhook-id"
+    );
     for one in &arrived {
         assert_eq!(one.header("webhook-signature"), signature(&made["secret"], one));
     }
@@ -209,7 +216,7 @@ async fn retry_after_is_respected(app: &TestApp) {
         let made = make(&admin, json!({ "url": receiver.url("/") })).await;
         drain(app).await;
         let waited = pass_until_next(app, &admin, &made).await;
-        assert!((min..=max).contains(&waited), "{waited:?} after {asked}");
+        assert!((min..=max).contains(&waited), "the delay is {waited:?} after {asked}");
     }
 }
 
@@ -279,7 +286,7 @@ async fn cancelled_callback_is_not_sent(app: &TestApp) {
     assert!(by_state("retrying").await.is_empty());
     let endpoint = made["endpoint_id"].as_str().expect("an endpoint");
     let of_endpoint = admin.get(&format!("{CALLBACKS}?endpoint_id={endpoint}&limit=1")).await.expect(200);
-    assert_eq!(of_endpoint["items"][0]["id"], sent["id"], "the newest first");
+    assert_eq!(of_endpoint["items"][0]["id"], sent["id"], "the newest callback is listed first");
     assert!(of_endpoint["next_cursor"].is_string());
     admin
         .get(&format!("{CALLBACKS}/01900000-0000-7000-8000-000000000000"))

@@ -47,7 +47,7 @@ fn exit_codes_distinguish_clean_faulty_and_unreadable() {
         assert_eq!(lint(folder.path(), args, b"").0, code, "{args:?}");
     }
     let left = std::fs::read_dir(folder.path()).expect("a folder").count();
-    assert_eq!(left, 2, "linting leaves something behind");
+    assert_eq!(left, 2, "linting creates no files");
 }
 
 #[test]

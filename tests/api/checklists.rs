@@ -158,7 +158,7 @@ async fn printed_commands_work(app: &TestApp) {
         assert_eq!(number("Complete requests:"), AB_REQUESTS, "{output}");
         assert!(
             here.contains(&format!(" {succeeded} a minute")),
-            "{succeeded} succeeded; the page says {here}"
+            "{succeeded} requests succeeded, but the page says {here}"
         );
         limits.push(succeeded);
     }

@@ -36,7 +36,7 @@ async fn running_server_reports_migrations_and_locks_folder() {
 
     kith.terminate();
     assert!(kith.wait().await.success());
-    assert!(mode().is_err(), "the socket is left behind");
+    assert!(mode().is_err(), "the socket was not removed");
     folder.migrate(&["down", "--yes"]);
 }
 

@@ -53,7 +53,7 @@ fn expect_refusal(changes: &[(&str, &str)], named: &[&str]) {
         }
         assert!(stdout.is_empty(), "{}", text(&stdout));
         let left = std::fs::read_dir(folder.path()).expect("a folder").count();
-        assert_eq!(left, 0, "something was made before the refusal");
+        assert_eq!(left, 0, "files were created before the configuration was rejected");
     }
 }
 
@@ -141,7 +141,7 @@ fn secrets_are_reported_without_value() {
         "auth.jwt_secret           32 bytes or more  from environment variable JWT_SECRET",
         "database.password         not set           (DATABASE_PASSWORD or KITH__DATABASE__PASSWORD)",
     ] {
-        assert!(output.lines().any(|one| one == line), "no {line:?} in {output}");
+        assert!(output.lines().any(|one| one == line), "{line:?} is missing in {output}");
     }
     assert!(!output.contains("marked"), "{output}");
 }
@@ -175,6 +175,6 @@ fn generated_secrets_pass_the_check() {
         let mode = file.expect("a file").metadata().expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
-    assert!(!generate(&as_files).0, "files that are there must not be overwritten");
+    assert!(!generate(&as_files).0, "existing files must not be overwritten");
     assert!(!generate(&["--format", "files"]).0);
 }

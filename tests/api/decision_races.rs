@@ -42,7 +42,7 @@ async fn check_tables(app: &TestApp, round: usize) {
 /// Removes cooldowns of earlier rounds.
 async fn forget_refusals(app: &TestApp) {
     let forgotten = app.db().write(|tx| tx.exec("DELETE FROM partner_refusals", &[]));
-    forgotten.await.map_err(|error: Error| error).expect("nothing refused");
+    forgotten.await.map_err(|error: Error| error).expect("the rejections are deleted");
 }
 
 async fn one_of_concurrent_decisions_wins(app: &TestApp) {
@@ -94,7 +94,7 @@ async fn one_of_concurrent_decisions_wins(app: &TestApp) {
         }
         forget_refusals(app).await;
     }
-    println!("{} rounds: accept, reject and cancel won {won:?}", rounds(ROUNDS));
+    println!("{} rounds: accept, reject and cancel won {won:?} times", rounds(ROUNDS));
 }
 
 async fn one_of_concurrent_breakups_wins(app: &TestApp) {
@@ -105,7 +105,7 @@ async fn one_of_concurrent_breakups_wins(app: &TestApp) {
         let (ended, late) = if one.status == 200 { (one, other) } else { (other, one) };
         late.expect_problem(409, "not_bonded");
         let breakups = ended.expect(200)["bond"]["breakups"].as_array().map(Vec::len);
-        assert_eq!(breakups, Some(round + 1), "each is kept once");
+        assert_eq!(breakups, Some(round + 1), "each breakup is recorded once");
         check_tables(app, round).await;
     }
     let ended = app.events().await.iter().filter(|event| event.event.kind == "bond.ended").count();

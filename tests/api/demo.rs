@@ -99,7 +99,7 @@ impl Page {
     fn bond(&mut self) -> String {
         let both = self.browser.run("[left, right].map((side) => side.dataset.bond)");
         assert_eq!(both[0], both[1]);
-        both[0].as_str().expect("a bond or none").to_owned()
+        both[0].as_str().expect("the bond is a string").to_owned()
     }
 
     /// Returns the notes of the space, which both sides must show equally.
@@ -119,7 +119,7 @@ impl Page {
     fn picture(&mut self, name: &str) {
         if let Some(folder) = std::env::var_os(SCREENSHOT_FOLDER) {
             let picture = self.browser.picture();
-            std::fs::write(Path::new(&folder).join(name), picture).expect("a folder for pictures");
+            std::fs::write(Path::new(&folder).join(name), picture).expect("the screenshot folder exists");
         }
     }
 }
@@ -267,10 +267,11 @@ async fn printed_commands_work(engine: Engine) {
     while !printed.contains("/dev/outbox") {
         printed += &kith.line();
     }
-    let (_, script) = printed.split_once("into another terminal:").expect("lines to paste");
-    let (_, in_readme) = README.split_once("```sh\nkith=http://127.0.0.1:8080\n").expect("the same lines");
-    let (in_readme, _) = in_readme.split_once("```").expect("their end");
-    assert!(script.contains(in_readme), "the README has others: {in_readme}");
+    let (_, script) = printed.split_once("into another terminal:").expect("the commands to paste");
+    let (_, in_readme) =
+        README.split_once("```sh\nkith=http://127.0.0.1:8080\n").expect("the same commands in the README");
+    let (in_readme, _) = in_readme.split_once("```").expect("the end of the commands");
+    assert!(script.contains(in_readme), "the README contains other commands: {in_readme}");
     let mut bash = Command::new("bash");
     bash.args(["-euo", "pipefail", "-c", script]).stderr(Stdio::piped());
     let responses = successful_stdout(bash);

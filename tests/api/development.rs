@@ -78,7 +78,7 @@ async fn clock_advances_thirty_days(app: &TestApp) {
     let (ada, ben) = (app.sign_in("ada").await, app.sign_in("ben").await);
     let archived = "SELECT COUNT(*) FROM bonds WHERE archived_at IS NOT NULL";
     let count = app.db().read(move |q| q.one(archived, &[], |row| row.get::<i64>(0))).await;
-    assert_eq!(count.expect("a count"), Some(1), "what was due has been done");
+    assert_eq!(count.expect("a count"), Some(1), "the bond that was due has been archived");
     assert_ne!(bond(&ada, &ben).await["id"], first["id"]);
 }
 
@@ -102,7 +102,7 @@ async fn clock_can_be_reset(app: &TestApp) {
         "SELECT COUNT(*) FROM job_schedules WHERE next_run_at > $1 AND schedule = '@every 1m' AND NOT paused";
     let soon = app.now() + kith_kernel::minutes(1);
     let late = app.db().read(move |q| q.one(next, kith_store::params![soon], |row| row.get::<i64>(0))).await;
-    assert_eq!(late.expect("a count"), Some(0), "something waits until the clock has caught up");
+    assert_eq!(late.expect("a count"), Some(0), "a schedule waits until the clock has caught up");
     assert!(!app.parts().config.data.folder.join("clock-ahead").exists());
 }
 
@@ -153,7 +153,7 @@ async fn address_is_verified_without_mail(app: &TestApp) {
     assert_eq!((&after["email_verified"], &after["email_verified_at"]), (&json!(true), &json!(app.now())));
     app.advance(std::time::Duration::from_secs(1));
     let again = app.anonymous().post(VERIFY, json!({ "email": "ada@example.org" })).await.expect(200);
-    assert_eq!(again, proven, "once is enough");
+    assert_eq!(again, proven, "a repeated verification returns the same response");
     for unknown in ["nobody@example.org", "", &format!("released:{}", ada.id)] {
         app.anonymous().post(VERIFY, json!({ "email": unknown })).await.expect_problem(404, "not_found");
     }

@@ -22,7 +22,7 @@ fn text(response: TestResponse) -> String {
 /// Returns all values of an HTML attribute.
 fn values<'a>(html: &'a str, attribute: &str) -> Vec<&'a str> {
     let start = format!(" {attribute}=\"");
-    html.split(&start).skip(1).map(|rest| rest.split('"').next().expect("its end")).collect()
+    html.split(&start).skip(1).map(|rest| rest.split('"').next().expect("a closing quote")).collect()
 }
 
 /// Proves the readiness requirement API-03.
@@ -63,7 +63,9 @@ async fn docs_page_is_self_contained(app: &TestApp) {
     client.get("/docs/swagger-ui.css").await.expect_problem(404, "not_found");
 
     // The page shows the served document, which is the one that this build generates.
-    let [shown] = values(&html, "data-document")[..] else { panic!("not one document: {html}") };
+    let [shown] = values(&html, "data-document")[..] else {
+        panic!("the page does not contain exactly one document: {html}")
+    };
     let generated: Value = serde_json::from_slice(&openapi::to_json(&openapi::document(
         modules::served(&Config::default()).unwrap(),
     )))

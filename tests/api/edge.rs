@@ -8,6 +8,7 @@ use flate2::write::GzEncoder;
 use hyper::Method;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, IF_NONE_MATCH};
+use kith_bonds::bonds::BondSettings;
 use kith_kernel::seconds;
 use kith_platform::config::Config;
 use serde_json::{Value, json};
@@ -122,7 +123,7 @@ async fn document_lists_operations(app: &TestApp) {
     let text = document.to_string();
     for reference in text.split(r##""$ref":"#"##).skip(1) {
         let pointer = reference.split('"').next().expect("a pointer");
-        assert!(document.pointer(pointer).is_some(), "{pointer} leads nowhere");
+        assert!(document.pointer(pointer).is_some(), "{pointer} does not exist in the document");
     }
 }
 
@@ -181,8 +182,8 @@ async fn non_public_operations_require_token(app: &TestApp) {
 
 fn gzip(bytes: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(bytes).expect("room");
-    encoder.finish().expect("room").into()
+    encoder.write_all(bytes).expect("a buffer with room");
+    encoder.finish().expect("a buffer with room").into()
 }
 
 /// Proves the readiness requirement API-09.
@@ -248,7 +249,11 @@ async fn unchanged_resource_returns_304(app: &TestApp) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn default_limits_are_enforced() {
     let usual = Config::default().limits;
-    let restore = |config: &mut Config| config.limits = Config::default().limits;
+    let lists_per_minute = 60;
+    let restore = |config: &mut Config| {
+        config.limits = Config::default().limits;
+        config.change_section(|partners: &mut BondSettings| partners.lists_per_minute = lists_per_minute);
+    };
     let app = TestApp::start_with(Engine::Sqlite, Engine::Sqlite.database().await, restore).await;
     let ada = app.user("ada").await.signed_in().await;
     let anonymous = app.anonymous();
@@ -257,8 +262,8 @@ async fn default_limits_are_enforced() {
     for (client, method, path, limit) in [
         (anonymous, Method::POST, "/api/v1/auth/login", usual.auth_per_minute),
         (anonymous, Method::POST, "/api/v1/auth/refresh", usual.auth_per_minute),
-        (&ada, Method::GET, "/api/v1/partners/requests", usual.partner_lists_per_minute),
-        (&ada, Method::GET, "/api/v1/partners/current", usual.partner_lists_per_minute),
+        (&ada, Method::GET, "/api/v1/partners/requests", lists_per_minute),
+        (&ada, Method::GET, "/api/v1/partners/current", lists_per_minute),
         (anonymous, Method::GET, "/api/v1/ping", usual.requests_per_minute),
         (anonymous, Method::GET, "/api/v1/nothing", usual.requests_per_minute),
     ] {
@@ -268,7 +273,7 @@ async fn default_limits_are_enforced() {
         };
         for n in 1..=limit {
             let response = ask().await;
-            assert_ne!(response.status, 429, "{path}: the {n}th of {limit}");
+            assert_ne!(response.status, 429, "{path}: request {n} of {limit} is allowed");
             let left = format!(";r={};", limit - n);
             assert!(
                 response.header("ratelimit").is_some_and(|header| header.contains(&left)),
@@ -279,7 +284,7 @@ async fn default_limits_are_enforced() {
         assert_eq!(refused.header("retry-after"), Some("1"), "{path}");
         refused.expect_problem(429, "rate_limited");
         app.advance(seconds(1));
-        assert_ne!(ask().await.status, 429, "{path}: a second later");
+        assert_ne!(ask().await.status, 429, "{path}: a request is allowed one second later");
     }
     assert_eq!(app.metric("kith_http_requests_limited_total{policy=\"auth\"}").await, 2.0);
     app.stop().await;

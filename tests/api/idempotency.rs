@@ -153,8 +153,8 @@ async fn concurrent_duplicates_execute_once(app: &TestApp) {
         let after = app.footprint().await;
         assert_eq!((after.0 - before.0, after.1 - before.1), (1, 1));
     }
-    assert_eq!(given[0], ROUNDS, "made, given again, told to wait: {given:?}");
-    println!("{ROUNDS} rounds of {TWINS} twins: made, given again, told to wait: {given:?}");
+    assert_eq!(given[0], ROUNDS, "created, replayed, asked to wait: {given:?}");
+    println!("{ROUNDS} rounds of {TWINS} equal requests: created, replayed, asked to wait: {given:?}");
 }
 
 async fn key_is_rejected_where_unsupported(app: &TestApp) {
@@ -193,7 +193,7 @@ async fn signed_in_writes_accept_key(app: &TestApp) {
         assert!((200..300).contains(&first.status) && !is_replayed(&first), "{name}: {first:#?}");
         let footprint = app.footprint().await;
         let again = send().await;
-        assert!(is_replayed(&again), "{name} does it again: {again:#?}");
+        assert!(is_replayed(&again), "{name} is not replayed: {again:#?}");
         assert_eq!((again.status, again.body), (first.status, first.body), "{name}");
         assert_eq!(app.footprint().await, footprint, "{name}");
         walked += 1;
@@ -219,8 +219,8 @@ async fn large_response_is_replayed_as_id(app: &TestApp) {
         })
     });
     let sum: Result<Option<i64>, kith_store::Error> = sum.await;
-    let bytes = sum.expect("a sum").expect("an answer is kept");
-    assert!(bytes < 200, "{bytes} bytes are kept");
+    let bytes = sum.expect("a sum").expect("a response is stored");
+    assert!(bytes < 200, "{bytes} bytes are stored");
 }
 
 async fn register(client: &Client, name: &str) -> (String, Client) {
@@ -281,14 +281,14 @@ async fn duplicate_waits_at_most_five_seconds() {
     let (let_row_go, row_held) = hold_transaction(&db, move |tx| {
         tx.exec("UPDATE partner_requests SET message = message WHERE id = $1", params![row]).map(drop)
     });
-    held.recv().expect("held");
-    row_held.recv().expect("held");
+    held.recv().expect("the transaction holds its locks");
+    row_held.recv().expect("the transaction holds its locks");
 
     let accepts = accepts.with_header(IDEMPOTENCY_KEY, "key");
     let accept = format!("{REQUESTS}/{id}/accept");
     let mut twins = select_all([0, 1].map(|_| Box::pin(accepts.post(&accept, Value::Null))));
     let early = tokio::time::timeout(Duration::from_millis(2_500), &mut twins).await;
-    assert!(early.is_err(), "an answer came while everything was held");
+    assert!(early.is_err(), "a response arrived while the transaction held the locks");
     drop(let_people_go);
     let (timed_out, _, rest) = twins.await;
     assert_eq!(timed_out.header("retry-after"), Some("1"));

@@ -55,7 +55,7 @@ async fn redeemed_invite_creates_request(app: &TestApp) {
     let before = app.footprint().await;
     let preview = ben.get(&format!("{INVITES}/{typed}")).await.expect(200);
     assert_eq!(preview, json!({ "display_name": "ada", "expires_at": made["expires_at"] }));
-    assert_eq!(app.footprint().await, before, "looking does not use it up");
+    assert_eq!(app.footprint().await, before, "a preview does not use the code");
 
     ada.post(REQUESTS, by_code(code)).await.expect_faults();
     let request = ben.post(REQUESTS, by_code(&typed)).await.expect(201);
@@ -65,12 +65,12 @@ async fn redeemed_invite_creates_request(app: &TestApp) {
     assert_eq!(again["id"], request["id"], "a repeated use of the code returns the pending request");
     let other_words = json!({ "to": { "invite_code": code }, "message": "Please?" });
     ben.post(REQUESTS, other_words).await.expect_problem(404, "not_found");
-    assert_eq!(app.footprint().await, before, "asking again changes nothing");
+    assert_eq!(app.footprint().await, before, "repeated requests change nothing");
     assert_eq!(ada.get(INVITES).await.expect(200)["items"], json!([]));
     let path = format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
     ada.post(&path, Value::Null).await.expect(200);
     let text = app.dump().await.join("\n");
-    assert!(!text.contains(code), "the code itself is nowhere");
+    assert!(!text.contains(code), "the code is not stored in plain text");
 }
 
 /// Unknown, used, expired, revoked or blocked: all return the same 404.
@@ -260,7 +260,11 @@ async fn discoverable_user_receives_request(app: &TestApp) {
     }
     set(&ben, json!({ "discoverable_by_email": true })).await;
     let request = ada.post(REQUESTS, by_address("BEN@Example.org")).await.expect(201);
-    assert_eq!(request["to"], json!({ "email": "BEN@Example.org" }), "as it was typed");
+    assert_eq!(
+        request["to"],
+        json!({ "email": "BEN@Example.org" }),
+        "the response contains the address as it was sent"
+    );
     let accept = format!("{REQUESTS}/{}/accept", request["id"].as_str().expect("an id"));
     ben.post(&accept, Value::Null).await.expect(200);
     let seen = ada.get(accept.trim_end_matches("/accept")).await.expect(200);

@@ -87,7 +87,7 @@ async fn stale_attempt_report_is_ignored(app: &TestApp) {
     assert_eq!(
         claim(&client, "default", json!({})).await,
         [] as [Value; 0],
-        "a heartbeat keeps all of a claim"
+        "a heartbeat renews all jobs of a claim"
     );
     report(&client, other, "complete", json!({ "lease_token": token })).await.expect(200);
     app.advance(seconds(2));
@@ -133,7 +133,7 @@ async fn worker_decides_how_failure_continues(app: &TestApp) {
     let body = json!({ "lease_token": token, "action": "snooze", "wait_ms": 60_000 });
     let snoozed = report(&client, id, "fail", body).await.expect(200);
     assert_eq!(snoozed["run_at"], json!(app.now() + minutes(1)));
-    assert_eq!(show(&client, id).await["failures"], 1, "not now is no failure");
+    assert_eq!(show(&client, id).await["failures"], 1, "a snooze does not count as a failure");
     app.advance(minutes(1));
 
     let token = take().await;
@@ -244,7 +244,7 @@ async fn claim_of_disconnected_client_is_released(app: &TestApp) {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), given_back).await.expect("it is given back");
+    tokio::time::timeout(Duration::from_secs(20), given_back).await.expect("the job is released");
     app.advance(DUE_POLL_INTERVAL);
     assert_eq!(ids(&claim(&client, "default", json!({})).await), [id]);
 }

@@ -25,8 +25,11 @@ async fn a_worker_in_node_works() {
 async fn guide_commands_work() {
     const GUIDE: &str = include_str!("../../docs/jobs.md");
     let blocks = GUIDE.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let lines =
-        blocks.into_iter().find(|block| block.starts_with("ask()")).expect("the lines to paste").to_owned();
+    let lines = blocks
+        .into_iter()
+        .find(|block| block.starts_with("ask()"))
+        .expect("the commands to paste")
+        .to_owned();
     TestApp::run(
         Engine::Sqlite,
         |_| {},
@@ -74,8 +77,8 @@ impl Worker {
             let mut worker = self;
             worker.0.wait().map(|status| status.success())
         });
-        let ended = tokio::time::timeout(MAX_WAIT, ended).await.expect("it stops");
-        assert!(ended.expect("no panic").expect("an end"), "it stopped with a failure");
+        let ended = tokio::time::timeout(MAX_WAIT, ended).await.expect("the worker stops");
+        assert!(ended.expect("no panic").expect("an end"), "the worker stopped with an error");
     }
 }
 
@@ -115,7 +118,7 @@ async fn run_example(program: &str, example: &str) {
                     }
                     tokio::task::yield_now().await;
                 };
-                tokio::time::timeout(MAX_WAIT, show()).await.expect("it is done in time")
+                tokio::time::timeout(MAX_WAIT, show()).await.expect("the job finishes in time")
             };
             let greeted = ended(greet).await;
             assert_eq!(greeted["result"], json!({ "greeting": "Hello, Ada!" }));

@@ -39,7 +39,7 @@ async fn paused_queue_starts_no_jobs(app: &TestApp) {
     }
     let footprint = app.footprint().await;
     pause("pause").await;
-    assert_eq!(app.footprint().await, footprint, "it is paused once");
+    assert_eq!(app.footprint().await, footprint, "pausing a paused queue changes nothing");
     assert_eq!(pause("resume").await["paused"], false);
     assert_eq!(claim(&client, "q", json!({})).await.len(), 1);
     let actions: Vec<_> = app.audit().await.into_iter().filter(|line| line.object == "q").collect();
@@ -74,7 +74,7 @@ async fn queue_limits_are_enforced(app: &TestApp) {
         enqueue(&client, json!({ "kind": "a", "queue": "keys", "limit_key": key })).await;
     }
     put(&client, "/api/v1/queues/keys", json!({ "key_concurrency": 1 })).await;
-    assert_eq!(claim(&client, "keys", ten.clone()).await.len(), 2, "one of each key");
+    assert_eq!(claim(&client, "keys", ten.clone()).await.len(), 2, "one job of each key is claimed");
     assert_eq!(claim(&client, "keys", ten).await.len(), 0);
     let faults =
         client.send(Method::PUT, "/api/v1/queues/q", json!({ "concurrency": 0 }).to_string().into()).await;
@@ -157,7 +157,8 @@ impl EventStream {
 
     async fn line(&mut self) -> Option<String> {
         let mut line = String::new();
-        let read = tokio::time::timeout(MAX_WAIT, self.0.read_line(&mut line)).await.expect("in time");
+        let read =
+            tokio::time::timeout(MAX_WAIT, self.0.read_line(&mut line)).await.expect("an event in time");
         (read.expect("text") > 0).then(|| line.trim_end().to_owned())
     }
 
@@ -188,7 +189,7 @@ async fn job_event_stream_reports_progress_and_end(app: &TestApp) {
     client.post(&format!("{JOBS}/{id}/complete"), body).await.expect(200);
     let last = events.next().await.expect("an event");
     assert_eq!((&last["state"], &last["result"]), (&json!("completed"), &json!(42)));
-    assert_eq!(events.next().await, None, "the last event is the last");
+    assert_eq!(events.next().await, None, "the stream ends after the last event");
     client.get(&format!("{JOBS}/9999999/events")).await.expect_problem(404, "not_found");
 
     // The stream ends when the permission is revoked.

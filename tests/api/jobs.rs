@@ -89,7 +89,7 @@ async fn dead_letters_are_redriven_and_discarded_in_bulk(app: &TestApp) {
     assert_eq!(redriven, json!({ "jobs": 1, "more": false }));
     assert_eq!(dead().await, [b, c]);
     app.advance(DUE_POLL_INTERVAL);
-    assert_eq!(ids(&claim(&client, "mail", json!({})).await), [a], "under its own id");
+    assert_eq!(ids(&claim(&client, "mail", json!({})).await), [a], "the redriven job keeps its id");
     assert_eq!(bulk("discard", json!({ "queue": "post" })).await["jobs"], 1);
     client.get(&format!("{JOBS}/{c}")).await.expect_problem(404, "not_found");
     let footprint = app.footprint().await;
@@ -152,7 +152,11 @@ async fn unique_job_is_enqueued_once(app: &TestApp) {
         report(&client, job["id"].as_i64().expect("an id"), "complete", body).await.expect(200);
     }
     assert_eq!(show(&client, id).await["state"], "completed");
-    assert_eq!(put(throttled.clone(), 2, 0).await["existing"], true, "within its period there is one");
+    assert_eq!(
+        put(throttled.clone(), 2, 0).await["existing"],
+        true,
+        "the key stays taken until its period ends"
+    );
     app.advance(minutes(1));
     assert_eq!(put(throttled, 3, 0).await["existing"], false);
 }
@@ -188,7 +192,7 @@ async fn parent_runs_after_children_with_results(app: &TestApp) {
     }
     assert_eq!(order, ["photo", "scan", "photo", "album"]);
     let later = enqueue(&client, json!({ "kind": "print", "after": [parent] })).await;
-    assert_eq!(show(&client, later).await["state"], "ready", "what it waits for has ended");
+    assert_eq!(show(&client, later).await["state"], "ready", "a job whose dependency has finished is ready");
 }
 
 async fn failed_child_fails_parent_by_default(app: &TestApp) {
@@ -221,7 +225,7 @@ async fn job_kind_declares_schema_and_defaults(app: &TestApp) {
     assert_eq!(client.get("/api/v1/job-kinds").await.expect(200)["items"], json!([declared]));
     let footprint = app.footprint().await;
     app.advance(seconds(1));
-    assert_eq!(put(body).await.expect(200), declared, "the same again is no change");
+    assert_eq!(put(body).await.expect(200), declared, "declaring the same again changes nothing");
     assert_eq!(app.footprint().await, footprint);
 
     let id = enqueue(&client, json!({ "kind": "mail.send", "payload": { "to": "ada" } })).await;
@@ -287,7 +291,7 @@ async fn batch_enqueue_is_atomic(app: &TestApp) {
         );
     }
     let expected: Vec<_> = made.into_iter().zip(0..500).collect();
-    assert_eq!(taken, expected, "each once, in order");
+    assert_eq!(taken, expected, "jobs are claimed exactly once and in order");
     let faulty = json!({ "jobs": [{ "kind": "many" }, { "kind": "no spaces" }] });
     let faults = client.post(&bulk, faulty).await.expect_faults();
     assert_eq!(faults, [("/jobs/1/kind".to_owned(), "invalid".to_owned())]);

@@ -325,7 +325,7 @@ async fn password_change_forgets_devices(app: &TestApp) {
     let change = json!({ "current_password": PASSWORD, "new_password": "another horse" });
     ada.post("/api/v1/me/password", change).await.expect(204);
     let again = guess_on(app, &device, &ada.email, "another horse").await.expect(200);
-    assert_ne!(again["device_token"], device, "it is a new device");
+    assert_ne!(again["device_token"], device, "the device gets a new token");
     for _ in 0..5 {
         guess_on(app, &device, &ada.email, "wrong horse").await.expect_problem(401, "invalid_credentials");
     }

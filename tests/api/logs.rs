@@ -77,7 +77,7 @@ async fn each_request_is_logged_in_pretty_format() {
     let [line] = found[..] else { panic!("{found:#?}") };
     assert!(serde_json::from_str::<Value>(line).is_err(), "{line}");
     for part in ["INFO", "kith::request", r#"method="POST""#, &format!("route={REGISTER:?}"), "status=201"] {
-        assert!(line.contains(part), "no {part} in {line}");
+        assert!(line.contains(part), "{part} is missing in {line}");
     }
 }
 
@@ -236,7 +236,7 @@ async fn plant(client: &Client, addr: SocketAddr) -> Vec<String> {
 /// Sends raw bytes and returns the response.
 async fn raw(addr: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(addr).await.expect("a connection");
-    stream.write_all(request.as_bytes()).await.expect("it takes the bytes");
+    stream.write_all(request.as_bytes()).await.expect("the server accepts the request");
     let mut response = Vec::new();
     // A reset also ends the connection.
     let _ = stream.read_to_end(&mut response).await;

@@ -68,8 +68,9 @@ impl MemorySampler {
 }
 
 fn read_kib(pid: u32, name: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process of ours");
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line of the kernel's");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line =
+        status.lines().find_map(|line| line.strip_prefix(name)).expect("the line exists in the status file");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
@@ -126,7 +127,7 @@ fn fill_space(tx: &Tx<'_>) -> Result<(), Error> {
     let data = format!(r#"{{"list":{}}}"#, hollow_json(65_000));
     let user =
         tx.one("SELECT id FROM users WHERE email = 'ada@example.org'", &[], |row| row.get::<String>(0))?;
-    let user = user.expect("she has registered");
+    let user = user.expect("the user is registered");
     for n in 0..250_i64 {
         let id = format!("019a0000-0000-7000-8000-{n:012x}");
         let space = format!("me:{user}");
@@ -241,7 +242,7 @@ async fn responses_need_at_most_32_mib(engine: Engine) {
         }
     }
     println!("{report}");
-    assert!(too_much.is_empty(), "{too_much:?} cost too much:\n{report}");
+    assert!(too_much.is_empty(), "{too_much:?} used too much memory:\n{report}");
 }
 
 fn make_admin(database: &TestDatabase, folder: &Path) {

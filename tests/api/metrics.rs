@@ -35,7 +35,7 @@ async fn metrics_are_valid_openmetrics(app: &TestApp) {
         let (series, value) = line.rsplit_once(' ').expect("a value");
         assert!(value.parse::<f64>().is_ok(), "{line}");
         let name = series.split('{').next().expect("a name");
-        assert!(families.iter().any(|family| name.starts_with(family)), "{line} is of no family");
+        assert!(families.iter().any(|family| name.starts_with(family)), "{line} belongs to no metric family");
         assert!(series.ends_with('}') || !series.contains('{'), "{line}");
     }
     for family in [
@@ -57,7 +57,7 @@ async fn metrics_are_valid_openmetrics(app: &TestApp) {
         "kith_store_retries",
         "kith_uptime_seconds",
     ] {
-        assert!(families.contains(family), "no {family} in {families:?}");
+        assert!(families.contains(family), "{family} is missing in {families:?}");
     }
 }
 
@@ -113,7 +113,7 @@ async fn requests_and_transactions_are_counted(app: &TestApp) {
     // On PostgreSQL a node also reads events of other nodes.
     let exactly = app.db().kind() == kith_store::EngineKind::Sqlite;
     assert!(reads_after == reads + 5.0 || !exactly && reads_after > reads + 5.0, "{reads} {reads_after}");
-    assert!(app.metric("kith_http_requests_in_flight").await >= 1.0, "this request");
+    assert!(app.metric("kith_http_requests_in_flight").await >= 1.0, "the request in progress is counted");
 }
 
 /// Requests by outcome, bonds, restorations and breakups each count once, on the node that executed them.

@@ -7,7 +7,7 @@ use crate::support::{TestApp, on_every_engine};
 const OLD: &str = "/api/enhanced-partners";
 
 on_every_engine! {
-    with |config: &mut kith_platform::config::Config| config.limits.partner_lists_per_minute = 10;
+    with |config: &mut kith_platform::config::Config| config.change_section(|partners: &mut kith_bonds::bonds::BondSettings| partners.lists_per_minute = 10);
     old_paths_support_whole_flow,
     old_paths_share_limits_with_new_paths,
 }

@@ -127,7 +127,7 @@ async fn admin_create_creates_administrators(engine: Engine) {
     }
     assert_eq!(role(&client, "dora@example.org").await, "admin");
     let link = folder.folder().join("first-admin-link");
-    assert!(!link.exists(), "a link is offered although there is an administrator");
+    assert!(!link.exists(), "a link exists although there is an administrator");
     addresses_are_settled(&folder, &client).await;
 }
 
@@ -153,14 +153,14 @@ async fn addresses_are_settled(folder: &OperatorFolder, client: &Client) {
 /// ACC-06: the link is in a file with mode 0600, is printed only to a terminal, and works once.
 #[tokio::test]
 async fn link_file_creates_first_administrator() {
-    let folder = OperatorFolder::of(Engine::Sqlite).await.expect("always chosen");
+    let folder = OperatorFolder::of(Engine::Sqlite).await.expect("SQLite is always chosen");
     let mut server = Kith::start(folder.kith(SERVE));
     let file = folder.folder().join("first-admin-link");
     let hint = server.line();
     assert!(hint.contains(file.to_str().expect("text")), "{hint}");
     let link = std::fs::read_to_string(&file).expect("a link");
     assert_eq!(std::fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o600);
-    let (page, secret) = link.trim().split_once('#').expect("a secret behind #");
+    let (page, secret) = link.trim().split_once('#').expect("the link has a secret after #");
     assert_eq!(page, format!("http://{}/first-admin", server.addr));
     assert!(!hint.contains(secret), "{hint}");
 

@@ -46,7 +46,7 @@ async fn server_survives_database_outage() {
         assert!(database_check(&report)["observedValue"].is_u64(), "{report:#}");
     }
 
-    server.stop(StopMode::Fast).expect("a stop");
+    server.stop(StopMode::Fast).expect("the server stops");
     for path in CHECKS {
         let report = client.get(path).await.expect(503);
         assert_eq!((&report["status"], &database_check(&report)["status"]), (&json!("fail"), &json!("fail")));
@@ -57,13 +57,13 @@ async fn server_survives_database_outage() {
     let log_in = json!({ "email": "ada@example.org", "password": PASSWORD });
     client.post(LOGIN, log_in.clone()).await.expect_problem(503, "unavailable");
 
-    server.restart().expect("a start");
+    server.restart().expect("the server starts");
     let back = async {
         for path in CHECKS {
             while client.get(path).await.status != 200 {}
         }
     };
-    tokio::time::timeout(MAX_WAIT, back).await.expect("it comes back by itself");
+    tokio::time::timeout(MAX_WAIT, back).await.expect("the server recovers automatically");
     assert_eq!(signed_in.get("/api/v1/me").await.expect(200), ada["user"]);
     assert_eq!(client.post(LOGIN, log_in).await.expect(200)["user"], ada["user"]);
 }
@@ -82,7 +82,7 @@ async fn server_uses_database_clock_and_reports_own_offset() {
     let before = SystemClock.now();
     let ada = client.post(REGISTER, registration()).await.expect(201);
     let created_at = ada["user"]["created_at"].as_str().expect("a time").parse().expect("a time");
-    assert!(within(created_at, before + hours(1)), "made at {created_at}, asked for at {before}");
+    assert!(within(created_at, before + hours(1)), "created at {created_at}, requested at {before}");
     for path in CHECKS {
         let report = client.get(path).await.expect(503);
         let skew = &report["checks"]["clock:skew"][0];
@@ -110,6 +110,6 @@ async fn advance_database_clock(database: &TestDatabase) {
             &[],
         )
     });
-    put.await.map_err(|error: Error| error).expect("another clock");
+    put.await.map_err(|error: Error| error).expect("the clock is changed");
     db.close().await;
 }

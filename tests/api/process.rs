@@ -77,13 +77,14 @@ async fn stops_under_load(engine: Engine) {
     }
     let started = Instant::now();
     kith.terminate();
-    let responses = tokio::time::timeout(MAX_WAIT, join_all(loads)).await.expect("every connection is ended");
-    let responses: usize = responses.into_iter().map(|load| load.expect("complete answers")).sum();
+    let responses =
+        tokio::time::timeout(MAX_WAIT, join_all(loads)).await.expect("every connection is closed");
+    let responses: usize = responses.into_iter().map(|load| load.expect("only complete responses")).sum();
     assert!(kith.wait().await.success());
     let took = started.elapsed();
     assert!(took < latency_bound(STOP_WITHIN), "the stop took {took:?}");
-    assert!(responses > 16, "only {responses} answers");
-    println!("stopped in {took:.1?} after {responses} answers, all complete");
+    assert!(responses > 16, "only {responses} responses");
+    println!("stopped in {took:.1?} after {responses} responses, all complete");
 }
 
 #[tokio::test]

@@ -235,5 +235,5 @@ async fn hash(app: &TestApp, who: &TestUser) -> String {
     let id = who.id.clone();
     let sql = "SELECT password_hash FROM users WHERE id = $1";
     let found = app.db().read(move |q| q.one(sql, params![id], |row| row.get::<String>(0))).await;
-    found.map_err(|error: Error| error).expect("no fault").expect("a row")
+    found.map_err(|error: Error| error).expect("the database responds").expect("a row")
 }

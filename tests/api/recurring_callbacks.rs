@@ -26,7 +26,7 @@ async fn recurring_callback_creates_callback_per_run(app: &TestApp) {
     let first = app.now() + hours(8) + minutes(30);
     assert_eq!(made["next"][0], json!(first));
     assert_eq!(made["next"][4], json!(first + days(4)));
-    assert!(app.rows_with(&["planted-secret"]).await.is_empty(), "headers are sealed");
+    assert!(app.rows_with(&["planted-secret"]).await.is_empty(), "headers are not stored in plain text");
 
     app.advance(hours(8));
     drain(app).await;
@@ -34,7 +34,7 @@ async fn recurring_callback_creates_callback_per_run(app: &TestApp) {
     app.advance(minutes(30));
     for day in 1..=3 {
         drain(app).await;
-        assert_eq!(receiver.count(), day, "once a day, on whichever nodes");
+        assert_eq!(receiver.count(), day, "all nodes together make one attempt a day");
         app.advance(days(1));
     }
     let arrived = receiver.arrived();

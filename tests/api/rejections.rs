@@ -104,7 +104,7 @@ async fn cooldown_grows_with_each_rejection(app: &TestApp) {
     ada.post(REQUESTS, body.clone()).await.expect_problem(409, "only_recipient_can_request");
     ben.partners().ask(&ada).await;
     let crossed = ada.post(REQUESTS, body).await.expect(201);
-    assert_eq!(crossed["status"], "accepted", "who has asked can always be answered");
+    assert_eq!(crossed["status"], "accepted", "a crossed request is accepted in spite of earlier rejections");
 }
 
 /// Lets a request expire. With `run_maintenance`, the expiry is recorded at that time, otherwise by the next
@@ -176,7 +176,7 @@ async fn cancellation_counts_without_cooldown(app: &TestApp) {
     let second = ada.partners().ask(&ben).await;
     assert!(!shown_to_sender(&second).await, "a repeated request within a day sends no notification");
     let waiting = ben.get(&format!("{REQUESTS}?status=pending")).await.expect(200);
-    assert_eq!(waiting["items"][0]["id"], second["id"], "and is there all the same");
+    assert_eq!(waiting["items"][0]["id"], second["id"], "the repeated request is in the list");
     reject(&ben, &second).await;
     app.advance(days(7) - MILLISECOND);
     let body = json!({ "to": { "user_id": ben.id } });

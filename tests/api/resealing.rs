@@ -84,7 +84,7 @@ async fn development_data_moves_to_production() {
         "callback_endpoints.secret: 1 re-encrypted",
         "callbacks.headers: 1 re-encrypted",
     ] {
-        assert!(output.contains(line), "{line} in {output}");
+        assert!(output.contains(line), "{line} is missing in {output}");
     }
     let again = successful_stdout(production(&["keys", "reseal"], None));
     assert!(again.contains("signing_keys.sealed: 0 re-encrypted"), "{again}");

@@ -115,7 +115,7 @@ async fn administrators_operate_reserved_queues_with_an_audit_entry(app: &TestAp
     let actions: Vec<_> =
         audit.iter().filter(|line| line.actor == by_admin).map(|line| &*line.action).collect();
     for action in ["queue.paused", "queue.changed", "queue.resumed", "schedule.paused"] {
-        assert!(actions.contains(&action), "{action} in {actions:?}");
+        assert!(actions.contains(&action), "{action} is missing in {actions:?}");
     }
     for (path, body) in [
         ("/api/v1/queues/callbacks/claim", json!({})),
@@ -155,7 +155,7 @@ async fn callbacks_survive_the_loss_of_their_job(app: &TestApp) {
     admin.post(&format!("/api/v1/jobs/{}/cancel", job(1)), Value::Null).await.expect(200);
     app.run_maintenance().await;
     let untouched = admin.get(&format!("/api/v1/callbacks/{}", made[0]["id"].as_str().expect("an id"))).await;
-    assert_eq!(untouched.expect(200)["job_id"], gone, "not overdue yet");
+    assert_eq!(untouched.expect(200)["job_id"], gone, "a callback that is not overdue is left unchanged");
     app.advance(minutes(2));
     app.run_maintenance().await;
     app.run_due().await;
@@ -197,7 +197,7 @@ async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
     let due = admin.get(&paths[0]).await.expect(200)["next_attempt_at"].clone();
     app.run_maintenance().await;
     let again = admin.get(&paths[0]).await.expect(200);
-    assert!(again["next_attempt_at"].as_str() > due.as_str(), "{again} after {due}");
+    assert!(again["next_attempt_at"].as_str() > due.as_str(), "next attempt of {again} is later than {due}");
     let dead = admin.get(&paths[1]).await.expect(200);
     assert_eq!((&dead["state"], &dead["reason"]), (&json!("failed"), &json!("attempts_exhausted")));
     app.advance(minutes(2));

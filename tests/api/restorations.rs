@@ -124,5 +124,5 @@ async fn archive_and_accept_are_exclusive(app: &TestApp) {
         assert!(former["archived_at"].is_string(), "{former:#}");
     }
     let fresh = rounds(ROUNDS) - back;
-    println!("archiver and accept: {back} times it came back, {fresh} times it was a fresh one");
+    println!("archiver and accept: {back} bonds restored, {fresh} new bonds");
 }

@@ -139,7 +139,7 @@ async fn sign_in(app: &TestApp, user: &TestUser) -> Value {
 async fn session_of(client: &Client) -> String {
     let sessions = client.get(SESSIONS).await.expect(200);
     let current = sessions["items"].as_array().expect("sessions").iter().find(|one| one["current"] == true);
-    current.expect("the one that asks")["id"].as_str().expect("an id").to_owned()
+    current.expect("the current session is in the list")["id"].as_str().expect("an id").to_owned()
 }
 
 #[expect(clippy::disallowed_methods, reason = "revoking is about real time")]
@@ -161,7 +161,7 @@ async fn wait_until_rejected(
         }
         assert!(
             sent_at.duration_since(since) < at_most,
-            "still in after {:?}",
+            "the token is still accepted after {:?}",
             sent_at.duration_since(since)
         );
         tokio::task::yield_now().await;
@@ -180,17 +180,17 @@ async fn revocation_applies_on_all_nodes(app: &TestApp) {
             }
             revoked.end(app, &admin, revocation, here).await;
             let ended = real_now();
-            assert!(!revoked.is_in(here).await, "{revocation:?}: still in where it was done");
+            assert!(!revoked.is_in(here).await, "{revocation:?}: still accepted on the node that revoked it");
             for there in (0..app.node_count()).filter(|node| *node != here) {
                 longest = longest
                     .max(wait_until_rejected(&revoked, there, ended, latency_bound(PROPAGATION_LIMIT)).await);
             }
             for node in (0..app.node_count()).chain(0..app.node_count()) {
-                assert!(!revoked.is_in(node).await, "{revocation:?}: in again");
+                assert!(!revoked.is_in(node).await, "{revocation:?}: accepted again");
             }
         }
     }
-    println!("{} ways; on another node after {longest:?} at most", WAYS.len());
+    println!("{} ways; other nodes rejected the token after at most {longest:?}", WAYS.len());
 }
 
 /// Time at which a request was sent, and whether it was accepted.
@@ -208,7 +208,7 @@ async fn watch(revoked: &RevokedUser, node: usize) -> Vec<ObservedRequest> {
         let first = seen[0].0;
         assert!(
             sent_at.duration_since(first) < latency_bound(20 * PROPAGATION_LIMIT),
-            "never refused on node {node}"
+            "never rejected on node {node}"
         );
     }
     seen
@@ -243,14 +243,15 @@ async fn cache_refill_does_not_revive_session(app: &TestApp) {
                 .map(|(sent_at, _)| sent_at.saturating_duration_since(ended));
             let last = last.max().unwrap_or_default();
             let allowed = if is_here { Duration::ZERO } else { latency_bound(PROPAGATION_LIMIT) };
-            assert!(last <= allowed, "round {round}: in {last:?} after the end, here: {is_here}");
+            assert!(
+                last <= allowed,
+                "round {round}: accepted {last:?} after revocation, on the same node: {is_here}"
+            );
             longest = longest.max(last);
             requests += seen.len();
         }
     }
-    println!(
-        "{ROUNDS} rounds, {requests} requests; let in {longest:?} after the end at most, on the other node"
-    );
+    println!("{ROUNDS} rounds, {requests} requests; accepted for at most {longest:?} on the other node");
 }
 
 /// CAC-03: the sequencer is blocked, so the other node receives no events. It detects that and ignores its
@@ -267,18 +268,18 @@ async fn check_node_without_events(app: &TestApp) {
     app.events().await;
     let (let_go, held) =
         hold_transaction(&db, |tx| tx.exec("LOCK TABLE outbox_positions IN EXCLUSIVE MODE", &[]).map(drop));
-    held.recv().expect("held");
+    held.recv().expect("the transaction holds its locks");
     for node in [0, 1, 0, 1] {
         assert!(revoked.is_in(node).await);
     }
     revoked.end(app, &admin, RevocationWay::EndSession, 0).await;
     let ended = real_now();
     assert!(!revoked.is_in(0).await);
-    assert!(revoked.is_in(1).await, "it was told, so this shows nothing");
+    assert!(revoked.is_in(1).await, "the other node does not know about the revocation yet");
     // Events have now waited for their position for too long.
     app.advance(seconds(2));
     let took = wait_until_rejected(&revoked, 1, ended, latency_bound(MAX_CACHE_AGE)).await;
-    println!("out on a deaf node after {took:?}");
+    println!("rejected without notifications after {took:?}");
     assert!(!revoked.is_in(1).await);
     drop(let_go);
     app.events().await;

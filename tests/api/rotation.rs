@@ -112,7 +112,7 @@ async fn rotate(app: &TestApp, at_once: bool) -> Rotation {
 async fn within_a_second(holds: impl AsyncFn() -> bool) {
     let (began, bound) = (Instant::now(), latency_bound(Duration::from_secs(1)));
     while !holds().await {
-        assert!(began.elapsed() < bound, "not so after {:?}", began.elapsed());
+        assert!(began.elapsed() < bound, "the condition does not hold after {:?}", began.elapsed());
     }
 }
 
@@ -127,7 +127,7 @@ async fn key_rotation_fails_no_request(app: &TestApp) {
     };
     tokio::join!(load.run(app), change);
     let rounds: usize = load.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed)).sum();
-    println!("{} requests, none refused", rounds * (2 + 2 * app.node_count()));
+    println!("{} requests, none rejected", rounds * (2 + 2 * app.node_count()));
 }
 
 async fn change_keys(app: &TestApp, load: &Load) {
@@ -154,17 +154,20 @@ async fn change_keys(app: &TestApp, load: &Load) {
         kids
     };
     to(rotation.signs_from - MILLISECOND).await;
-    assert!(all_kids().await.iter().all(|kid| *kid == old.id), "it signs before everyone can know it");
+    assert!(
+        all_kids().await.iter().all(|kid| *kid == old.id),
+        "the new key signs before all verifiers can have it"
+    );
     let last = sign_in(app, &ada, 0).await;
     to(rotation.signs_from).await;
-    assert!(all_kids().await.iter().all(|kid| *kid == rotation.key_id), "it does not sign");
+    assert!(all_kids().await.iter().all(|kid| *kid == rotation.key_id), "the new key does not sign");
     let last_ends = read(token(&last), 1)["exp"].as_i64().expect("a time") * 1_000;
     for minute in [5, 10] {
         to(rotation.signs_from + minutes(minute)).await;
         assert!(is_in(app, token(&last)).await.iter().all(|is_in| *is_in), "{minute}");
     }
     to(Timestamp::from_millis(last_ends) - MILLISECOND).await;
-    assert!(is_in(app, token(&last)).await.iter().all(|is_in| *is_in), "good for as long as it was said");
+    assert!(is_in(app, token(&last)).await.iter().all(|is_in| *is_in), "a token is valid until it expires");
 
     to(rotation.previous_retire_at - MILLISECOND).await;
     assert_eq!(published(app, 0).await, both);
@@ -173,7 +176,7 @@ async fn change_keys(app: &TestApp, load: &Load) {
     for node in 0..app.node_count() {
         assert_eq!(published(app, node).await, [rotation.key_id.as_str()]);
     }
-    assert!(is_in(app, &endless).await.iter().all(|is_in| !is_in), "its key has ended");
+    assert!(is_in(app, &endless).await.iter().all(|is_in| !is_in), "a token of a retired key is rejected");
 }
 
 /// ACC-04: immediate on the node that executes it, within a second on the other. New log-ins work as soon.
@@ -189,7 +192,7 @@ async fn emergency_rotation_invalidates_tokens(app: &TestApp) {
     }
     let rotation = rotate(app, true).await;
     for session in &old {
-        assert!(!is_in(app, token(session)).await[0], "still good where it was done");
+        assert!(!is_in(app, token(session)).await[0], "still accepted on the node that rotated the key");
     }
     within_a_second(async || published(app, other).await == [rotation.key_id.as_str()]).await;
     for session in &old {

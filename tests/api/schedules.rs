@@ -158,7 +158,7 @@ async fn schedule_field_errors_are_reported(app: &TestApp) {
         );
     }
     let says = admin.put(&path("wrong"), body("0 25 * * *")).await.expect_problem(422, "validation_failed");
-    assert!(says["errors"][0]["detail"].as_str().expect("words").contains("hour field: `25`"), "{says}");
+    assert!(says["errors"][0]["detail"].as_str().expect("a text").contains("hour field: `25`"), "{says}");
     assert_eq!(app.footprint().await, footprint);
 }
 
@@ -174,7 +174,7 @@ async fn stale_schedule_edit_is_rejected(app: &TestApp) {
         client.send(method, &path(name), body.to_string().into()).await
     };
     let changed = send(&meant_for, Method::PUT, "nightly", &otherwise).await.expect(200);
-    assert_eq!(changed["upcoming"][0], after(app, 8), "it keeps its place");
+    assert_eq!(changed["upcoming"][0], after(app, 8), "the next run time is unchanged");
     let footprint = app.footprint().await;
     for method in [Method::PUT, Method::DELETE] {
         let refused = send(&meant_for, method, "nightly", &body("@daily")).await;
@@ -184,7 +184,7 @@ async fn stale_schedule_edit_is_rejected(app: &TestApp) {
     absent.expect_problem(412, "precondition_failed");
     assert_eq!(app.footprint().await, footprint);
     let rescheduled = put(&admin, "nightly", body("@every 1h")).await;
-    assert_eq!(rescheduled["upcoming"][0], after(app, 1), "other times begin now");
+    assert_eq!(rescheduled["upcoming"][0], after(app, 1), "a changed schedule starts from now");
 }
 
 async fn schedule_runs_once_across_nodes(app: &TestApp) {
@@ -201,7 +201,7 @@ async fn schedule_runs_once_across_nodes(app: &TestApp) {
             assert_eq!(work(app).await, 1);
         }
     }
-    assert_eq!(jobs, 2, "the second and the fourth overlap");
+    assert_eq!(jobs, 2, "the second and the fourth run are skipped as overlaps");
     let page = admin.get(&format!("{}/runs?limit=3", path("often"))).await.expect(200);
     let at = |n: u64| (start + minutes(10 * n)).to_string();
     let runs = page["items"].as_array().expect("runs");
@@ -210,7 +210,7 @@ async fn schedule_runs_once_across_nodes(app: &TestApp) {
         listed,
         [(json!(at(4)), Value::Null), (json!(at(3)), json!("ready")), (json!(at(2)), Value::Null)]
     );
-    let cursor = page["next_cursor"].as_str().expect("another page");
+    let cursor = page["next_cursor"].as_str().expect("a cursor");
     let rest = admin.get(&format!("{}/runs?cursor={cursor}", path("often"))).await.expect(200);
     let first = &rest["items"][0];
     assert_eq!(rest["items"].as_array().map(Vec::len), Some(1));
@@ -230,13 +230,13 @@ async fn a_schedule_is_paused_resumed_and_removed(app: &TestApp) {
     assert_eq!(tick(app).await, 0);
     let resumed = admin.post(&format!("{}/resume", path("often")), Value::Null).await.expect(200);
     let next: Timestamp = resumed["upcoming"][0].as_str().expect("a time").parse().expect("a time");
-    assert_eq!(next, app.now() + minutes(30), "it goes on from its anchor");
+    assert_eq!(next, app.now() + minutes(30), "the schedule continues from its anchor");
     app.advance(minutes(30));
     assert_eq!(tick(app).await, 1);
     admin.delete(&path("often"), Value::Null).await.expect(204);
     app.advance(hours(1));
     assert_eq!(tick(app).await, 0);
-    assert_eq!(work(app).await, 1, "what was enqueued stays");
+    assert_eq!(work(app).await, 1, "jobs that are already enqueued are kept");
     for (method, rest) in
         [(Method::GET, ""), (Method::DELETE, ""), (Method::POST, "/pause"), (Method::POST, "/run")]
     {
@@ -256,7 +256,7 @@ async fn schedule_can_be_run_and_backfilled(app: &TestApp) {
     assert!(job["job_id"].is_i64());
     let start = app.now();
     app.advance(hours(5));
-    assert_eq!(tick(app).await, 1, "the latest is made up for");
+    assert_eq!(tick(app).await, 1, "the latest missed run is enqueued");
     let backfill = async |from: Timestamp, to: Timestamp| {
         admin.post(&format!("{}/backfill", path("often")), json!({ "from": from, "to": to })).await
     };
@@ -308,7 +308,7 @@ async fn schedules_are_listed_by_name_with_filters(app: &TestApp) {
     };
     let (first, cursor) = names("declared=false&limit=3").await;
     assert_eq!(first, "a b c");
-    let cursor = cursor.expect("another page");
+    let cursor = cursor.expect("a cursor");
     assert_eq!(names(&format!("declared=false&limit=3&cursor={cursor}")).await, ("d".to_owned(), None));
     assert_eq!(names("paused=true&declared=false").await.0, "d");
     assert_eq!(names(&format!("kind={KIND}.b")).await.0, "b");
@@ -320,7 +320,7 @@ static DECLARED: &[DeclaredSchedule] = &[DeclaredSchedule::new("reports.declared
 
 async fn declared_schedules_can_only_be_paused_and_run(app: &TestApp) {
     let admin = app.admin("ada").await;
-    app.parts().jobs.declare(vec![("reports", DECLARED)]).await.expect("declared");
+    app.parts().jobs.declare(vec![("reports", DECLARED)]).await.expect("the schedules are declared");
     let shown = admin.get(&path("reports.declared")).await.expect(200);
     assert_eq!((&shown["owner"], &shown["declared"]), (&json!("module:reports"), &json!(true)));
     let footprint = app.footprint().await;
@@ -329,7 +329,7 @@ async fn declared_schedules_can_only_be_paused_and_run(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
     admin.post(&format!("{}/pause", path("reports.declared")), Value::Null).await.expect(200);
     admin.post(&format!("{}/run", path("reports.declared")), Value::Null).await.expect(201);
-    app.parts().jobs.declare(Vec::new()).await.expect("declared");
+    app.parts().jobs.declare(Vec::new()).await.expect("the schedules are declared");
     admin.get(&path("reports.declared")).await.expect_problem(404, "not_found");
 }
 

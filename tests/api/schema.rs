@@ -27,12 +27,16 @@ async fn migrations_revert_and_reapply(engine: Engine) {
 
     let options = database.options();
     let count: usize = modules::migrations().iter().map(|module| module.migrations.len()).sum();
-    let undone = Store::migrate_down(&options, modules::migrations(), count).await.expect("down");
+    let undone = Store::migrate_down(&options, modules::migrations(), count)
+        .await
+        .expect("the migrations are reverted");
     assert_eq!(undone.len(), count);
     let status = Store::migration_status(&options, modules::migrations()).await.expect("a status");
     assert!(status.iter().all(|migration| migration.state == MigrationState::Pending), "{status:?}");
 
-    let applied = Store::migrate_up(&options, modules::migrations(), Timestamp::EPOCH).await.expect("up");
+    let applied = Store::migrate_up(&options, modules::migrations(), Timestamp::EPOCH)
+        .await
+        .expect("the migrations are applied");
     assert_eq!(applied.len(), count);
     let app = TestApp::start(engine, database).await;
     // No data is left, so the same accounts can be registered again.

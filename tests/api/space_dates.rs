@@ -76,7 +76,11 @@ async fn reminder_is_emitted_once_to_both(app: &TestApp) {
     item(&ben, MINE, date).await;
     app.advance(hours(11) - std::time::Duration::from_millis(1));
     run_maintenance(app).await;
-    assert_eq!(emitted_reminders(app).await, [], "what was past when it was written is not due");
+    assert_eq!(
+        emitted_reminders(app).await,
+        [],
+        "reminders in the past when the item was written are not due"
+    );
     app.advance(std::time::Duration::from_millis(1));
     run_maintenance(app).await;
     let mut at_eleven = emitted_reminders(app).await;
@@ -99,7 +103,11 @@ async fn recurring_date_emits_each_reminder(app: &TestApp) {
     // January 1st, 2026 is a Thursday.
     app.advance(days(7));
     run_maintenance(app).await;
-    assert_eq!(emitted_reminders(app).await.len(), 120, "more than one batch, each once");
+    assert_eq!(
+        emitted_reminders(app).await.len(),
+        120,
+        "each reminder is emitted once, over several batches"
+    );
     app.advance(days(28));
     run_maintenance(app).await;
     assert_eq!(emitted_reminders(app).await.len(), 240, "each missed reminder is emitted once");
@@ -144,10 +152,10 @@ async fn frozen_space_emits_no_reminders(app: &TestApp) {
     app.anonymous().post("/api/v1/auth/restore", credentials).await.expect(200);
     ada.partners().bond_with(&ben).await;
     run_maintenance(app).await;
-    assert_eq!(emitted_reminders(app).await, [], "nor later");
+    assert_eq!(emitted_reminders(app).await, [], "no reminder is emitted for the new bond");
     app.advance(days(7));
     run_maintenance(app).await;
     let mut both = emitted_reminders(app).await;
     both.sort_unstable();
-    assert_eq!(both, [(0, 1), (0, 2)], "what repeats goes on");
+    assert_eq!(both, [(0, 1), (0, 2)], "repeating dates continue");
 }

@@ -109,8 +109,16 @@ async fn lists_are_ordered_by_declared_fields(app: &TestApp) {
     let reversed: Vec<_> = sorted.iter().rev().copied().collect();
     for field in ["v", "/deep/er"] {
         for limit in [1, 5, 100] {
-            assert_eq!(walk(&ada, &format!("&order={field}"), limit).await, sorted, "{field} by {limit}");
-            assert_eq!(walk(&ada, &format!("&order=-{field}"), limit).await, reversed, "{field} by {limit}");
+            assert_eq!(
+                walk(&ada, &format!("&order={field}"), limit).await,
+                sorted,
+                "order by {field}, pages of {limit}"
+            );
+            assert_eq!(
+                walk(&ada, &format!("&order=-{field}"), limit).await,
+                reversed,
+                "order by {field}, pages of {limit}"
+            );
         }
     }
     for (at, value) in values.iter().enumerate().filter(|(_, value)| !value["v"].is_array()) {
@@ -161,7 +169,7 @@ async fn undeclared_fields_are_rejected(app: &TestApp) {
     let refused = async |query: &str| {
         let problem = ada.get(&format!("{BOOKS}?{query}")).await.expect_problem(400, "malformed_request");
         let fault = problem["errors"][0].clone();
-        (fault["pointer"].as_str().expect("a place").to_owned(), fault["detail"].to_string())
+        (fault["pointer"].as_str().expect("a pointer").to_owned(), fault["detail"].to_string())
     };
     assert!(refused("order=n").await.1.contains("no declared list fields"));
     admin.put(DECLARED, json!({ "fields": ["pages", "kind"] })).await.expect(200);

@@ -121,7 +121,7 @@ async fn occupy_validation(app: &TestApp) -> Vec<std::sync::mpsc::Sender<()>> {
             };
             compute.run(Uuid::nil(), hold).await
         });
-        starts.await.expect("it has started");
+        starts.await.expect("the task has started");
         held.push(go);
     }
     held

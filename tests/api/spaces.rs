@@ -56,7 +56,7 @@ async fn items_can_be_created_read_changed_and_deleted(app: &TestApp) {
     assert_eq!(made, expected);
 
     let read = ada.get(&path).await;
-    assert_eq!(etag(&read), tag, "a write tells the ETag that a read would");
+    assert_eq!(etag(&read), tag, "a write returns the same ETag as a read");
     assert_eq!(read.expect(200), made);
     send(&ada, Method::GET, &path, (IF_NONE_MATCH, &tag), Value::Null).await.expect(304);
 
@@ -66,7 +66,7 @@ async fn items_can_be_created_read_changed_and_deleted(app: &TestApp) {
     assert_eq!((&replaced["created_at"], &replaced["updated_at"]), (&json!(now), &json!(app.now())));
     let footprint = app.footprint().await;
     assert_eq!(ada.put(&path, json!({ "data": { "text": "bread" } })).await.expect(200), replaced);
-    assert_eq!(app.footprint().await, footprint, "what comes to the same changes nothing");
+    assert_eq!(app.footprint().await, footprint, "writing the same data changes nothing");
     send(&ada, Method::GET, &path, (IF_NONE_MATCH, &tag), Value::Null).await.expect(200);
 
     let elsewhere = path.replace("/notes/", "/other/");
@@ -338,13 +338,13 @@ async fn large_export_is_complete_json(app: &TestApp) {
         }
     }
     let export = ada.get("/api/v1/me/export").await;
-    assert_eq!(export.header("etag"), None, "it is streamed");
+    assert_eq!(export.header("etag"), None, "the streamed export has no ETag");
     let export = export.expect(200);
     let spaces = &export["modules"]["spaces"];
     assert_eq!(numbers(&spaces["me"]), (0..20).collect::<Vec<_>>());
     let bonds = spaces["bonds"].as_array().expect("bonds");
     let held: Vec<_> = bonds.iter().map(|bond| numbers(&bond["items"]).len()).collect();
-    assert_eq!(held, [19, 0, 19], "in the order of their ids");
+    assert_eq!(held, [19, 0, 19], "bonds are in id order");
     assert_eq!(export["modules"]["bonds"]["bonds"].as_array().expect("bonds").len(), 3);
     let small = ben.get("/api/v1/me/export").await;
     assert_eq!(small.expect(200)["modules"]["spaces"]["me"], json!([]));

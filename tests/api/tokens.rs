@@ -37,7 +37,7 @@ async fn sign_in(app: &TestApp, user: &TestUser) -> Value {
 }
 
 fn text<'v>(value: &'v Value, key: &str) -> &'v str {
-    value[key].as_str().unwrap_or_else(|| panic!("no {key}"))
+    value[key].as_str().unwrap_or_else(|| panic!("{key} is missing"))
 }
 
 /// Returns forged tokens with a description of each.
@@ -157,25 +157,25 @@ async fn forged_tokens_are_rejected(app: &TestApp) {
     let address = trap.local_addr().expect("an address").to_string();
     let mut corpus = corpus(app, &key, &session, &address).await;
     corpus.push(("another server's".to_owned(), token_of_other_server().await));
-    let nodes = f64::from(u32::try_from(app.node_count()).expect("a few"));
+    let nodes = f64::from(u32::try_from(app.node_count()).expect("a small number of nodes"));
     for round in 1..=2 {
         let before = app.footprint().await;
         for (what, token) in &corpus {
             for _ in 0..app.node_count() {
                 let response = app.anonymous().with_token(token).get(ME).await;
-                assert_eq!(response.status, 401, "{what} was answered {response:#?}");
+                assert_eq!(response.status, 401, "{what} returned {response:#?}");
                 response.expect_problem(401, "unauthenticated");
             }
         }
         assert_eq!(app.footprint().await, before);
         let look_ups = app.metric(LOOK_UPS).await;
-        assert!(look_ups == f64::from(round) * nodes, "{look_ups} in second {round}");
+        assert!(look_ups == f64::from(round) * nodes, "{look_ups} look-ups in second {round}");
         app.advance(seconds(1));
     }
-    let connected = trap.accept().expect_err("nobody connects");
+    let connected = trap.accept().expect_err("no connection is made");
     assert_eq!(connected.kind(), ErrorKind::WouldBlock, "{connected}");
     note_trials("SEC-01", "a forged token is rejected without an outgoing request", corpus.len());
-    println!("{} forged tokens, none believed", corpus.len());
+    println!("{} forged tokens, none accepted", corpus.len());
 }
 
 /// Returns a valid token of another server with the same secrets, but different keys.
@@ -193,7 +193,7 @@ async fn is_good(app: &TestApp, token: &str) -> bool {
     for _ in 0..app.node_count() {
         good.push(client.get(ME).await.status == 200);
     }
-    assert!(good.iter().all(|one| *one == good[0]), "the nodes differ: {good:?}");
+    assert!(good.iter().all(|one| *one == good[0]), "the nodes disagree: {good:?}");
     good[0]
 }
 
@@ -220,7 +220,7 @@ async fn token_is_valid_until_expiry(app: &TestApp) {
     }
     app.advance(MILLISECOND);
     for _ in 0..2 {
-        assert!(!is_good(app, token).await, "also when it was checked before");
+        assert!(!is_good(app, token).await, "a token in the cache is rejected after it expires");
     }
 }
 
@@ -289,7 +289,7 @@ async fn mutated_tokens_are_rejected(app: &TestApp) {
             continue;
         }
         let response = app.anonymous().with_token(&mutant).get(ME).await;
-        assert_eq!(response.status, 401, "{mutant} was believed");
+        assert_eq!(response.status, 401, "{mutant} was accepted");
     }
     assert!(is_good(app, token).await && is_good(app, other).await);
     note_trials("SEC-01", "an altered token is rejected", MUTATIONS);

@@ -157,5 +157,5 @@ async fn positions_are_dense_and_the_audit_chain_holds(app: &TestApp) {
     // each.
     assert_eq!(events.len(), 2 * 6 + 5 + 2 * 3);
     let entries = app.audit().await.len() as i64;
-    assert_eq!(app.db().verify_audit().await.expect("a chain that holds").links, entries);
+    assert_eq!(app.db().verify_audit().await.expect("the audit chain is valid").links, entries);
 }

@@ -172,7 +172,7 @@ fn non_json_log_fails_row() {
     let other = server.folder.path().join("other.log");
     File::create(&other).expect("a file");
     let (result, why) = pretty.judge("OBS-01", &["--logs", other.to_str().expect("text")]);
-    assert_eq!(result, "unknown", "another server's log: {why}");
+    assert_eq!(result, "unknown", "the log of another server is not judged: {why}");
 }
 
 /// OBS-02: a proxy in front of the server writes the requests that it passes on to the same log.
@@ -257,7 +257,7 @@ fn differing_configuration_fails_row() {
     .expect("a file");
     server.fails("CFG-05", &named, "the configuration given here is");
     let (result, _) = server.judge("CFG-05", &[]);
-    assert_eq!(result, "unknown", "without a file there is nothing to compare with");
+    assert_eq!(result, "unknown", "the result is unknown without a configuration file");
 }
 
 /// SEC-17: the age is that of the secret files.
@@ -307,7 +307,7 @@ fn invalid_declaration_exits_with_2() {
         let done = server.verify(&["--checks", file.to_str().expect("text")]).output().expect("a process");
         let output = String::from_utf8_lossy(&done.stderr);
         assert_eq!(done.status.code(), Some(2), "{output}");
-        assert!(output.contains(word), "{word} in {output}");
+        assert!(output.contains(word), "{word} is missing in {output}");
     }
 }
 
@@ -343,5 +343,5 @@ fn only_signed_evidence_is_accepted() {
     let output = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.code() == Some(2) && output.contains("does not verify"), "{output}");
     let done = server.verify(&["--evidence", &signed]).output().expect("a process");
-    assert_eq!(done.status.code(), Some(2), "a signed file without a key is not believed");
+    assert_eq!(done.status.code(), Some(2), "a signed file is rejected without a key");
 }

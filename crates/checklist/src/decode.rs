@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn columns_refer_to_original_file() {
         let source = Source::read("é\n- âœ… âœ… x y".as_bytes());
-        let at = source.text.find('x').expect("it is there");
+        let at = source.text.find('x').expect("the text contains x");
         assert_eq!(source.position(at), (2, 11));
         assert_eq!(source.position(usize::MAX), (2, 14));
         assert_eq!(Source::read(b"a\n").position(2), (1, 1));

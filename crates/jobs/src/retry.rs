@@ -105,7 +105,7 @@ mod tests {
                 assert!((full_s * 500..=full_s * 1_000).contains(&next), "failure {failures}: {next} ms");
                 seen.insert(next);
             }
-            assert!(seen.len() > 100, "jitter: {} different waits", seen.len());
+            assert!(seen.len() > 100, "jitter yields {} different delays", seen.len());
         }
         assert_eq!(policy.next(6, Timestamp::EPOCH, &random), None, "the last failure is not retried");
     }

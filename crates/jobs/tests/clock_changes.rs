@@ -92,7 +92,7 @@ impl LocalTimes {
 fn landing(zone: &TimeZone, at: Moment) -> Moment {
     let offset = zone.to_offset(at);
     let mut seconds = (1..=60).map(|n| at + SignedDuration::from_secs(n));
-    seconds.find(|at| zone.to_offset(*at) != offset).expect("a jump within the minute")
+    seconds.find(|at| zone.to_offset(*at) != offset).expect("the clocks change within a minute")
 }
 
 fn ours(spec: &Spec, from: Moment, to: Moment) -> Vec<Moment> {

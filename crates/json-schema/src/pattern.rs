@@ -176,7 +176,7 @@ mod tests {
             ("^.$", "🐲", true),
             ("^[^a]$", "é", true),
         ] {
-            assert_eq!(is_match(pattern, text), matches, "{pattern} in {text}");
+            assert_eq!(is_match(pattern, text), matches, "pattern {pattern}, text {text}");
         }
     }
 

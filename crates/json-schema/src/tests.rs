@@ -116,7 +116,7 @@ fn recursive_schema_with_two_branches_takes_linear_work() {
     assert!(fits(&schema, &nested(30, Value::Null)));
     assert!(!fits(&schema, &nested(30, json!(5))));
     let [short, long] = [10, 30].map(|depth| check_with_steps(&schema, &nested(depth, json!(5))).1);
-    assert!(long < 5 * short && long < 10_000, "{short} steps at a depth of 10, {long} at 30");
+    assert!(long < 5 * short && long < 10_000, "{short} steps at a depth of 10, {long} steps at 30");
 }
 
 #[test]

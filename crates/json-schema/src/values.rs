@@ -192,7 +192,7 @@ mod tests {
             (json!(1), json!(1e300), false),
         ] {
             let [a, b] = [&one, &other].map(|value| Decimal::of(&number(value.clone())).unwrap());
-            assert_eq!(a.is_multiple_of(b), is_multiple, "{one} of {other}");
+            assert_eq!(a.is_multiple_of(b), is_multiple, "{one} as a multiple of {other}");
         }
     }
 

@@ -188,7 +188,7 @@ mod tests {
             Ok::<_, Infallible>(value)
         };
         assert_eq!(cache.get_or_read(1, read).await.unwrap(), 1);
-        assert_eq!(get(&cache, 2).await, 2, "the reader of the old value cached it");
+        assert_eq!(get(&cache, 2).await, 2, "the old value was cached");
     }
 
     /// CAC-03: reads race with invalidations; a read that starts after a change returns the new value.

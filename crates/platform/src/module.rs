@@ -9,6 +9,7 @@ use crate::auth::AccessSource;
 use crate::config::ConfigSection;
 use crate::consumers::ModuleConsumer;
 use crate::export::ExportPiece;
+use crate::http::RateClass;
 use crate::jobs::ModuleJob;
 
 /// Handlers with their OpenAPI documentation. Undocumented handlers cannot be registered.
@@ -26,6 +27,8 @@ pub struct Module {
     pub tags: &'static [Tag],
     /// Returns its handlers.
     pub routes: fn() -> Routes,
+    /// Rate limits of its own routes, which [`rate_limited`](crate::rate_limited) applies.
+    pub rate_classes: &'static [RateClass],
     /// Sections of the configuration that it owns: [`ConfigSection::of`] its settings.
     pub config: &'static [ConfigSection],
     /// Migrations of its tables, in the order of versions.
@@ -155,6 +158,7 @@ impl Module {
             depends_on: &[],
             tags: &[],
             routes: Routes::new,
+            rate_classes: &[],
             config: &[],
             migrations: &[],
             problems: &[],

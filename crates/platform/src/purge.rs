@@ -74,7 +74,7 @@ impl PurgeRun {
             mark(tx, &run)?;
             let sql = "INSERT INTO purge_runs (name, at, elapsed_ms, backlog) VALUES ($1, $2, $3, 0)
                        ON CONFLICT (name) DO UPDATE SET at = excluded.at, elapsed_ms = excluded.elapsed_ms";
-            tx.exec(sql, params![name, ctx.now, elapsed_ms])?;
+            tx.exec_deferred(sql, params![name, ctx.now, elapsed_ms])?;
             Ok(run)
         })
         .await

@@ -46,8 +46,8 @@ impl ServerStart {
 
 fn begin(tx: &Tx<'_>, now: Timestamp, id: &str, address: &str) -> Result<(), Error> {
     let mark_unclean = "UPDATE server_starts SET is_unclean = TRUE WHERE address = $1 AND ended_at IS NULL";
-    tx.exec(mark_unclean, params![address])?;
-    tx.exec("DELETE FROM server_starts WHERE started_at < $1", params![now - RETENTION])?;
+    tx.exec_deferred(mark_unclean, params![address])?;
+    tx.exec_deferred("DELETE FROM server_starts WHERE started_at < $1", params![now - RETENTION])?;
     let insert = "INSERT INTO server_starts (id, address, started_at) VALUES ($1, $2, $3)";
     tx.exec(insert, params![id, address, now]).map(drop)
 }

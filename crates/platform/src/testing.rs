@@ -26,13 +26,16 @@ use crate::config::{Config, Secret};
 use crate::http::{RateClass, Server, rate_limited, secret, serve};
 use crate::{App, ClientAddress, Json, MODULE, Module, PathId, Program, Routes, SignedIn};
 
-static PROBES: Module = Module { routes: probes, ..Module::named("probes") };
+static PROBES: Module = Module { routes: probes, rate_classes: &[SLOW], ..Module::named("probes") };
 static MODULES: &[&Module] = &[&MODULE, &PROBES];
 
 /// Returns the platform, the probes and `module`.
 pub fn with_module(module: &'static Module) -> &'static [&'static Module] {
     Box::leak(Box::new([&MODULE, &PROBES, module]))
 }
+
+/// Rate class of the probes.
+const SLOW: RateClass = RateClass { name: "slow", per_minute: |_| 5 };
 
 fn probes() -> Routes {
     Routes::new()
@@ -41,11 +44,11 @@ fn probes() -> Routes {
         .routes(routes!(hangs, hangs_changing))
         .routes(routes!(signed_in))
         .merge(rate_limited(
-            RateClass::Auth,
+            RateClass::AUTH,
             &[Method::POST],
             secret(Routes::new().routes(routes!(untimed, timeless_changing))),
         ))
-        .merge(rate_limited(RateClass::PartnerLists, &[], Routes::new().routes(routes!(partner_list))))
+        .merge(rate_limited(SLOW, &[], Routes::new().routes(routes!(partner_list))))
         .routes(routes!(thing))
         .routes(routes!(peer))
         .routes(routes!(large))

@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(put.sample_path(), format!("/things/red/{NO_ID}"));
         assert_eq!((put.statuses(), put.permission()), (vec![200, 404], Some("things.write")));
         assert_eq!(put.sample(put.body().unwrap()), json!({ "name": UNKNOWN_NAME, "parts": [] }));
-        assert!(put.requires_token() && !put.is_list(), "only a GET can be a list");
+        assert!(put.requires_token() && !put.is_list(), "only a GET operation can be a list");
         assert!(put.is_at("/things/any/thing") && !put.is_at("/things/any") && !put.is_at("/other/a/b"));
     }
 }

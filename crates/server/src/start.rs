@@ -352,7 +352,9 @@ mod tests {
             .await
         });
         tokio::task::spawn_blocking(move || starts.recv()).await.unwrap().unwrap();
-        timeout(Duration::from_secs(30), running.stop()).await.expect("the server stops nevertheless");
+        timeout(Duration::from_secs(30), running.stop())
+            .await
+            .expect("the server stops although a transaction is blocked");
     }
 
     #[tokio::test]

@@ -172,6 +172,10 @@ mod tests {
         assert_eq!(hash(&one), hash(&LinkKey::new(&[1; 32])));
         assert_ne!(hash(&one), hash(&other));
         assert_ne!(hash(&one), hash(&LinkKey::Unkeyed));
-        assert_ne!(seal_hash(&one, &[1; 32], &entry("a")), hash(&one), "the link before enters it");
+        assert_ne!(
+            seal_hash(&one, &[1; 32], &entry("a")),
+            hash(&one),
+            "the hash depends on the previous link"
+        );
     }
 }

@@ -148,6 +148,10 @@ mod tests {
         let both = first.with(&second);
         assert_eq!((both.count, both.above(100_000), both.above(250_000)), (101, 6, 1));
         one.count(Duration::from_millis(120));
-        assert_eq!(statements.of("SELECT 1").snapshot().p95_us(), 120_000, "now it is more than 5 of 100");
+        assert_eq!(
+            statements.of("SELECT 1").snapshot().p95_us(),
+            120_000,
+            "more than 5 % of the runs take longer than 100 ms"
+        );
     }
 }

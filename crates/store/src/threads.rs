@@ -144,7 +144,7 @@ mod tests {
         let activity = WriteActivity { created: activity.created - Duration::from_secs(20), ..activity };
         assert!(activity.stalled() >= Duration::from_secs(20));
         activity.begin(1);
-        assert!(activity.stalled() < Duration::from_secs(10), "a thread has begun something");
+        assert!(activity.stalled() < Duration::from_secs(10), "one thread has just started a task");
         activity.idle(1);
         assert_eq!(activity.stalled(), Duration::ZERO);
     }

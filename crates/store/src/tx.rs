@@ -146,6 +146,39 @@ impl<'c> Tx<'c> {
         })
     }
 
+    /// Runs a statement whose result does not matter. On PostgreSQL it is sent together with the next
+    /// statement or with COMMIT, so it takes no round trip of its own. Its error is then the error of that
+    /// statement or of the transaction, so do not use it for a statement whose failure the closure handles.
+    ///
+    /// # Errors
+    /// Same as [`Tx::exec`].
+    pub fn exec_deferred(&self, sql: &'static str, params: &[Param<'_>]) -> Result<(), Error> {
+        self.guarded(|| {
+            check_all(params)?;
+            record(self.is_postgres(), sql, params);
+            match &self.query.session {
+                EngineSession::Sqlite(session) => session.exec(sql, params).map(drop),
+                EngineSession::Postgres(session) => session.exec_deferred(sql, params),
+            }
+        })
+    }
+
+    /// Announces a read that the closure will do later with the same statement and parameters. On PostgreSQL
+    /// it is sent together with the next statement, so that it takes no round trip of its own. A change of the
+    /// transaction in between discards it. Does nothing on SQLite.
+    ///
+    /// # Errors
+    /// Same as [`Tx::exec`].
+    pub fn prefetch(&self, sql: &'static str, params: &[Param<'_>]) -> Result<(), Error> {
+        match &self.query.session {
+            EngineSession::Sqlite(_) => Ok(()),
+            EngineSession::Postgres(session) => self.guarded(|| {
+                check_all(params)?;
+                session.prefetch(sql, params)
+            }),
+        }
+    }
+
     /// Locks `keys` until the transaction ends. Other transactions that lock any of them wait.
     ///
     /// Call it before the reads on which a decision depends, and only once, with all keys. The store sorts

@@ -31,6 +31,47 @@ pub enum Param<'a> {
     Array(Values<'a>),
 }
 
+/// Parameter value of a statement that is sent later.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum OwnedParam {
+    Null,
+    Text(String),
+    Id(Uuid),
+    Int(i64),
+    Bool(bool),
+    Float(f64),
+    Bytes(Vec<u8>),
+}
+
+impl OwnedParam {
+    /// Copies parameters. Returns `None` if one is an array.
+    pub fn copy_all(params: &[Param<'_>]) -> Option<Vec<Self>> {
+        let copy = |param: &Param<'_>| match *param {
+            Param::Null => Some(Self::Null),
+            Param::Text(text) => Some(Self::Text(text.to_owned())),
+            Param::Id(id) => Some(Self::Id(id)),
+            Param::Int(n) => Some(Self::Int(n)),
+            Param::Bool(b) => Some(Self::Bool(b)),
+            Param::Float(x) => Some(Self::Float(x)),
+            Param::Bytes(bytes) => Some(Self::Bytes(bytes.to_owned())),
+            Param::Array(_) => None,
+        };
+        params.iter().map(copy).collect()
+    }
+
+    pub fn as_param(&self) -> Param<'_> {
+        match self {
+            Self::Null => Param::Null,
+            Self::Text(text) => Param::Text(text),
+            Self::Id(id) => Param::Id(*id),
+            Self::Int(n) => Param::Int(*n),
+            Self::Bool(b) => Param::Bool(*b),
+            Self::Float(x) => Param::Float(*x),
+            Self::Bytes(bytes) => Param::Bytes(bytes),
+        }
+    }
+}
+
 /// Values of all rows for one placeholder.
 #[derive(Clone, Copy, Debug)]
 pub enum Values<'a> {

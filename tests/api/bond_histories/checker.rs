@@ -64,7 +64,7 @@ struct SequentialState {
 
 /// Returns true if a sequential order that respects real-time order explains all responses.
 pub fn is_linearizable(history: &[Call]) -> bool {
-    assert!(history.len() < 64, "a bit for each call");
+    assert!(history.len() < 64, "a history has fewer than 64 calls");
     search(history, 0, &SequentialState::default(), &mut HashSet::new())
 }
 

@@ -40,10 +40,8 @@ async fn every_history_is_linearizable(app: &TestApp) {
     }
     let calls = histories * CLIENTS * OPERATIONS;
     note_trials("PRT-03", "a history of concurrent operations is linearizable", histories);
-    println!(
-        "{histories} histories, {calls} calls, {overlaps} of them at once with others, {bonds} bonds told"
-    );
-    assert!(bonds > histories / 2 && overlaps > calls / 2, "too little happened at once");
+    println!("{histories} histories, {calls} calls, {overlaps} of them concurrent, {bonds} bonds reported");
+    assert!(bonds > histories / 2 && overlaps > calls / 2, "too few bonds or concurrent calls");
 }
 
 fn overlap(one: &Call, other: &Call) -> bool {
@@ -72,7 +70,7 @@ async fn play(users: &[TestUser], seed: u64) -> Vec<Call> {
             let result = perform(users, &operation).await;
             let ended = clock.fetch_add(1, Ordering::SeqCst);
             if let (ClientOperation::Send { to, .. }, OperationResult::Sent(id)) = (&operation, &result) {
-                sent.lock().expect("no panic before").push((*to, id.clone()));
+                sent.lock().expect("no thread panicked while it held the lock").push((*to, id.clone()));
             }
             calls.push(Call { operation, result, began, ended });
         }
@@ -84,7 +82,7 @@ async fn play(users: &[TestUser], seed: u64) -> Vec<Call> {
 fn choose(rng: &mut DeterministicRng, users: usize, sent: &Mutex<Vec<(usize, String)>>) -> ClientOperation {
     let user = rng.below(users);
     let other = (user + 1 + rng.below(users - 1)) % users;
-    let sent = sent.lock().expect("no panic before");
+    let sent = sent.lock().expect("no thread panicked while it held the lock");
     match rng.below(10) {
         0..=3 if !sent.is_empty() => {
             let (user, request) = sent[sent.len() - 1 - rng.below(sent.len().min(4))].clone();
@@ -119,7 +117,7 @@ async fn perform(users: &[TestUser], operation: &ClientOperation) -> OperationRe
             let response = users[*user].post("/api/v1/partners/breakup", json!({})).await;
             match response.status {
                 200 => OperationResult::BondEnded(
-                    number(&response.body["bond"]["partner"]["id"]).expect("one of them"),
+                    number(&response.body["bond"]["partner"]["id"]).expect("the partner is a known user"),
                 ),
                 _ => rejection_result(response),
             }
@@ -166,7 +164,7 @@ async fn wipe(app: &TestApp) {
         }
         Ok::<_, Error>(())
     });
-    wiped.await.expect("nothing left");
+    wiped.await.expect("the requests are deleted");
 }
 
 fn call(began: usize, ended: usize, operation: ClientOperation, result: OperationResult) -> Call {
@@ -188,17 +186,17 @@ fn impossible_history_is_rejected() {
         ]
     };
     assert!(is_linearizable(&both(OperationResult::NotPending, 5)));
-    assert!(!is_linearizable(&both(OperationResult::Accepted, 5)), "two bonds in one slot");
+    assert!(!is_linearizable(&both(OperationResult::Accepted, 5)), "a user cannot have two bonds");
     let mut with_breakup = both(OperationResult::NotPending, 5);
     with_breakup.push(call(9, 10, ClientOperation::GetPartner { user: 1 }, OperationResult::Partner(None)));
     assert!(!is_linearizable(&with_breakup), "a bond cannot disappear without a breakup");
     with_breakup.push(call(6, 11, ClientOperation::BreakUp { user: 0 }, OperationResult::BondEnded(1)));
     assert!(is_linearizable(&with_breakup), "a concurrent breakup explains the missing bond");
     with_breakup.last_mut().expect("a breakup").began = 10;
-    assert!(!is_linearizable(&with_breakup), "but not later");
+    assert!(!is_linearizable(&with_breakup), "a later breakup does not explain the missing bond");
     let crossed = |result| vec![call(0, 3, send(0, 1), sent("a")), call(1, 2, send(1, 0), result)];
     assert!(is_linearizable(&crossed(OperationResult::Crossed("b".into()))));
-    assert!(!is_linearizable(&crossed(sent("b"))), "two who ask each other are partners");
+    assert!(!is_linearizable(&crossed(sent("b"))), "crossed requests form a bond");
     let past_a_block = |began| {
         vec![
             call(0, 1, send(0, 1), sent("a")),
@@ -206,5 +204,8 @@ fn impossible_history_is_rejected() {
             call(began, 6, accept(1, "a"), OperationResult::Accepted),
         ]
     };
-    assert!(is_linearizable(&past_a_block(3)) && !is_linearizable(&past_a_block(5)), "past a block");
+    assert!(
+        is_linearizable(&past_a_block(3)) && !is_linearizable(&past_a_block(5)),
+        "a request can be accepted during a block call but not after it"
+    );
 }

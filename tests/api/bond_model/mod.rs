@@ -46,7 +46,7 @@ async fn random_sequences_agree_with_model(app: &TestApp) {
     let (seed, sequences) =
         (setting("KITH_MODEL_SEED", SEED), setting("KITH_MODEL_SEQUENCES", SEQUENCES.into()));
     let config = Config {
-        cases: u32::try_from(sequences).expect("not that many"),
+        cases: u32::try_from(sequences).expect("the number of sequences fits in 32 bits"),
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(REGRESSIONS_FILE))),
         max_shrink_time: 120_000,
         max_shrink_iters: 4_000,

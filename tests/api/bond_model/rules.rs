@@ -310,7 +310,7 @@ impl Model {
             .filter(|at| expired(&self.requests[*at]) && !self.requests[*at].expiry_counted);
         for at in uncounted.collect::<Vec<_>>() {
             self.requests[at].expiry_counted = true;
-            let to = self.requests[at].to.expect("a receiver who saw it");
+            let to = self.requests[at].to.expect("the request has a recipient");
             self.add_refusal(at, to, false, self.requests[at].expires_at());
         }
     }
@@ -402,7 +402,7 @@ impl Model {
             let bond = &mut self.bonds[at];
             bond.restorations += 1;
             (bond.ended_at, bond.restored_at) = (None, Some(now));
-            bond.breakups.last_mut().expect("it had ended").restored_at = Some(now);
+            bond.breakups.last_mut().expect("the bond has a breakup").restored_at = Some(now);
         } else {
             self.bonds.push(Bond {
                 id: String::new(),

@@ -9,6 +9,8 @@ use hyper::Method;
 use hyper::body::Bytes;
 use kith::{Running, TestOverrides};
 use kith_accounts::accounts::first_admin;
+use kith_automation::jobs::QueueSettings;
+use kith_bonds::bonds::BondSettings;
 use kith_kernel::{Clock as _, ManualClock, Sources, SystemRandom, TimeOrderedIds, Timestamp};
 use kith_platform::App;
 use kith_platform::config::{Config, Limits, Secret};
@@ -40,7 +42,7 @@ impl TestApp {
     /// the servers.
     pub async fn run(engine: Engine, change: impl Fn(&mut Config), scenario: impl AsyncFnOnce(&Self)) {
         if !engine.is_chosen() {
-            eprintln!("left out: this run does without PostgreSQL");
+            eprintln!("skipped: this run does not use PostgreSQL");
             return;
         }
         let app = Self::start_with(engine, engine.database().await, change).await;
@@ -154,7 +156,11 @@ impl TestApp {
         while in_a_row < self.nodes.len() {
             // The client alternates between the nodes, so every node has answered in a row.
             in_a_row = if holds().await { in_a_row + 1 } else { 0 };
-            assert!(began.elapsed() < bound, "not everywhere after {:?}", began.elapsed());
+            assert!(
+                began.elapsed() < bound,
+                "the condition does not hold on all nodes after {:?}",
+                began.elapsed()
+            );
             tokio::task::yield_now().await;
         }
     }
@@ -169,7 +175,7 @@ impl TestApp {
     /// Runs the due schedules, jobs and event consumers on every node.
     pub async fn run_due(&self) {
         for node in &self.nodes {
-            node.app.run_due().await.expect("what is due");
+            node.app.run_due().await.expect("the due work runs");
         }
     }
 
@@ -234,7 +240,7 @@ impl TestApp {
             let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
             counted.extend(value.map(|value| value.parse::<f64>().expect("a number")));
         }
-        assert!(!counted.is_empty(), "no node counts {series}");
+        assert!(!counted.is_empty(), "no node reports {series}");
         counted.iter().sum()
     }
 
@@ -257,11 +263,11 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
     config.limits = Limits {
         requests_per_minute: 0,
         auth_per_minute: 0,
-        partner_lists_per_minute: 0,
-        jobs_per_minute: 0,
         exports_per_day: 0,
         idempotency_bytes_per_day: 0,
     };
+    config.change_section(|partners: &mut BondSettings| partners.lists_per_minute = 0);
+    config.change_section(|queues: &mut QueueSettings| queues.requests_per_minute = 0);
     // As in production mode. Scenarios with a receiver on this machine allow loopback.
     config.outbound.allowed_networks.clear();
     config.database.url = Secret::new(database.url());
@@ -349,15 +355,16 @@ impl TestUser {
     pub async fn signed_in(&self) -> Client {
         let now = self.clock.now();
         let expired = {
-            let session = self.session.lock().expect("no panic before");
+            let session = self.session.lock().expect("no thread panicked while it held the lock");
             now.since(session.started) >= session.lasts
         };
         if expired {
             let body = json!({ "email": self.email, "password": PASSWORD });
             let response = self.client.post("/api/v1/auth/login", body).await.expect(200);
-            *self.session.lock().expect("no panic before") = Session::new(&response, now);
+            *self.session.lock().expect("no thread panicked while it held the lock") =
+                Session::new(&response, now);
         }
-        let session = self.session.lock().expect("no panic before");
+        let session = self.session.lock().expect("no thread panicked while it held the lock");
         self.client.with_token(&session.access_token)
     }
 }

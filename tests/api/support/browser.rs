@@ -45,9 +45,9 @@ impl Browser {
         command.args(["--no-first-run", "--disable-dev-shm-usage", "--disable-background-networking"]);
         command.args(["--lang=en-GB"]).env("LANGUAGE", "en_GB").env("TZ", "UTC");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a browser");
-        let commands = child.stdin.take().expect("its commands");
+        let commands = child.stdin.take().expect("a pipe for commands");
         let (sender, messages) = channel();
-        let responses = BufReader::new(child.stdout.take().expect("its answers"));
+        let responses = BufReader::new(child.stdout.take().expect("a pipe for responses"));
         std::thread::spawn(move || {
             for message in responses.split(0).map_while(Result::ok) {
                 let message = serde_json::from_slice(&message).expect("JSON");
@@ -94,7 +94,7 @@ impl Browser {
         if !self.session.is_null() {
             message["sessionId"] = self.session.clone();
         }
-        self.commands.write_all(format!("{message}\0").as_bytes()).expect("a browser that listens");
+        self.commands.write_all(format!("{message}\0").as_bytes()).expect("the browser reads commands");
         loop {
             let mut reply = self.next();
             if reply["id"] == self.last_id {
@@ -105,7 +105,7 @@ impl Browser {
     }
 
     fn next(&self) -> Value {
-        self.messages.recv_timeout(MAX_WAIT).expect("a browser that answers")
+        self.messages.recv_timeout(MAX_WAIT).expect("the browser responds")
     }
 }
 

@@ -74,7 +74,7 @@ impl Contract {
         };
         let mut faults = self.faults_of_response(method, &operation["responses"], answer);
         if answer.status >= 400 && !is_own_problem(template, &answer.body) {
-            faults.push(format!("{} is no problem of its module's", answer.body["code"]));
+            faults.push(format!("{} is not a problem of the operation's module", answer.body["code"]));
         }
         faults
     }
@@ -83,7 +83,7 @@ impl Contract {
     fn faults_of_no_operation(&self, answer: &TestResponse) -> FaultList {
         let mut faults = Vec::new();
         if ![404, 405, 413, 429].contains(&answer.status) {
-            faults.push("no operation of the document's answered".to_owned());
+            faults.push("no operation of the document matches the request".to_owned());
         }
         self.check(&self.document["components"]["schemas"]["ProblemBody"], &answer.body, "", &mut faults);
         faults
@@ -124,10 +124,10 @@ impl Contract {
         let schema = self.resolve(schema);
         let unknown =
             schema.as_object().into_iter().flatten().find(|(word, _)| !KNOWN.contains(&word.as_str()));
-        assert_eq!(unknown, None, "the document uses what the contract does not know");
+        assert_eq!(unknown, None, "the document uses a keyword that the contract check does not support");
         if let Some(options) = schema["oneOf"].as_array() {
             if !options.iter().any(|option| self.is(option, value)) {
-                faults.push(format!("{at}: {value} is none of what is declared"));
+                faults.push(format!("{at}: {value} matches none of the declared schemas"));
             }
             return;
         }
@@ -183,7 +183,7 @@ impl Contract {
     fn resolve<'s>(&'s self, schema: &'s Value) -> &'s Value {
         let reference = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
         reference
-            .map_or(schema, |pointer| self.document.pointer(pointer).expect("a reference that leads there"))
+            .map_or(schema, |pointer| self.document.pointer(pointer).expect("the referenced schema exists"))
     }
 }
 
@@ -223,7 +223,7 @@ fn check_type(schema: &Value, value: &Value, at: &str, faults: &mut FaultList) {
         "integer" => value.is_i64() || value.is_u64(),
         "number" => value.is_number(),
         "null" => value.is_null(),
-        unknown => panic!("the document knows a type {unknown:?}, and the contract does not"),
+        unknown => panic!("the contract check does not support the type {unknown:?}"),
     };
     let kind = &schema["type"];
     let right = match kind {
@@ -239,16 +239,16 @@ fn check_type(schema: &Value, value: &Value, at: &str, faults: &mut FaultList) {
 fn check_text(schema: &Value, value: &Value, at: &str, faults: &mut FaultList) {
     let Some(text) = value.as_str() else { return };
     if schema["enum"].as_array().is_some_and(|listed| !listed.contains(value)) {
-        faults.push(format!("{at}: {text:?} is not listed"));
+        faults.push(format!("{at}: {text:?} is not an allowed value"));
     }
     let right = match schema["format"].as_str() {
         None => true,
         Some("uuid") => text.parse::<Uuid>().is_ok(),
         Some("date-time") => text.parse::<Timestamp>().is_ok(),
-        Some(unknown) => panic!("the document knows a format {unknown:?}, and the contract does not"),
+        Some(unknown) => panic!("the contract check does not support the format {unknown:?}"),
     };
     if !right {
-        faults.push(format!("{at}: {text:?} has another form"));
+        faults.push(format!("{at}: {text:?} does not have the declared format"));
     }
 }
 
@@ -317,14 +317,14 @@ mod tests {
             body[key] = value;
             faults("/things/5", 200, JSON, body)
         };
-        assert_eq!(with("id", json!("5")), r#"/id: "5" has another form"#);
+        assert_eq!(with("id", json!("5")), r#"/id: "5" does not have the declared format"#);
         assert_eq!(with("size", json!(1.5)), r#"/size: 1.5 is not of type ["integer","null"]"#);
-        assert_eq!(with("tags", json!(["a", "c"])), r#"/tags/1: "c" is not listed"#);
-        assert_eq!(with("word", json!("y")), r#"/word: "y" is not listed"#);
+        assert_eq!(with("tags", json!(["a", "c"])), r#"/tags/1: "c" is not an allowed value"#);
+        assert_eq!(with("word", json!("y")), r#"/word: "y" is not an allowed value"#);
         assert_eq!(with("more", json!(1)), "/more is not declared");
         assert_eq!(
             with("other", json!({ "id": id })),
-            format!(r#"/other: {{"id":"{id}"}} is none of what is declared"#)
+            format!(r#"/other: {{"id":"{id}"}} matches none of the declared schemas"#)
         );
         assert_eq!(faults("/things/5", 200, JSON, json!({ "id": id, "name": "n" })), "/other is missing");
         assert_eq!(
@@ -339,7 +339,7 @@ mod tests {
         assert_eq!(faults("/things/5", 204, JSON, good), "no content is declared");
         assert_eq!(
             faults("/things", 200, JSON, json!({ "code": "x" })),
-            "no operation of the document's answered"
+            "no operation of the document matches the request"
         );
     }
 }

@@ -25,7 +25,7 @@ impl Engine {
         match self {
             Self::Sqlite => TestDatabase::sqlite(),
             Self::Postgres | Self::Pair => {
-                let admin_url = postgres_url().expect("only asked for where it is chosen");
+                let admin_url = postgres_url().expect("a PostgreSQL URL is set when PostgreSQL is chosen");
                 TestDatabase::postgres(&admin_url).await.expect("a database on the server")
             }
         }
@@ -37,7 +37,7 @@ impl Engine {
         let copied = match self {
             Self::Sqlite => TestDatabase::migrated_sqlite(modules).await,
             Self::Postgres | Self::Pair => {
-                let admin_url = postgres_url().expect("only asked for where it is chosen");
+                let admin_url = postgres_url().expect("a PostgreSQL URL is set when PostgreSQL is chosen");
                 TestDatabase::migrated_postgres(&admin_url, modules).await
             }
         };

@@ -26,7 +26,7 @@ impl Key {
             })
         });
         let (id, sealed) = read.await.expect("the keys").expect("a key");
-        let seed = app.parts().keyring.open(&id, &sealed).expect("our secret");
+        let seed = app.parts().keyring.open(&id, &sealed).expect("the configured secret opens the key");
         Self { id, seed }
     }
 
@@ -78,6 +78,6 @@ pub fn without(json: &Value, key: &str) -> Value {
 
 /// Decodes a part of a token: 0 is the header, 1 the claims.
 pub fn read(token: &str, part: usize) -> Value {
-    let text = token.split('.').nth(part).expect("a part");
+    let text = token.split('.').nth(part).expect("a part of the token");
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text).expect("base64url")).expect("JSON")
 }

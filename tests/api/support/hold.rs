@@ -19,7 +19,7 @@ pub fn hold_transaction(
             run(tx)?;
             // The receiver may have been dropped.
             let _ = holding.send(());
-            let _ = wait.lock().expect("no panic before").recv();
+            let _ = wait.lock().expect("no thread panicked while it held the lock").recv();
             Ok::<_, Error>(())
         });
         held.await.expect("a transaction");

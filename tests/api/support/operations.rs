@@ -86,7 +86,7 @@ impl Operation {
         let schemes = operation["security"].as_array().into_iter().flatten();
         let permissions: Option<Vec<_>> =
             schemes.map(|scheme| scheme["bearer"].as_array()).next().map(|list| {
-                let names = list.expect("what a bearer needs").iter();
+                let names = list.expect("the permissions of the bearer scheme").iter();
                 names.map(|name| name.as_str().expect("a permission").to_owned()).collect()
             });
         let access = match permissions {
@@ -121,7 +121,7 @@ impl TestApp {
     /// Returns the secret of the first-administrator link.
     pub async fn first_admin_secret(&self) -> String {
         let offer = first_admin::create_link(self.parts(), "http://localhost").await.expect("a link");
-        let link = offer.expect("no administrator yet").link;
+        let link = offer.expect("no administrator exists yet").link;
         link.rsplit('#').next().expect("a fragment").to_owned()
     }
 
@@ -333,7 +333,7 @@ impl TestApp {
                 by.put(&format!("/api/v1/admin/collections/{name}"), json!({})).await.expect(200);
                 (false, name.to_owned(), Value::Null)
             }
-            new => panic!("the operation {new} is new: say here how it succeeds"),
+            new => panic!("the operation {new} is not listed: state here how it succeeds"),
         };
         let query = if operation.name == "previewSchedule" { "?schedule=@daily" } else { "" };
         Request { by, owned, parameter, query, body }
@@ -345,8 +345,8 @@ impl TestApp {
 
     async fn docs_file(&self) -> String {
         let page = self.anonymous().get("/docs").await.expect(200);
-        let (_, rest) = page.as_str().expect("HTML").split_once("/docs/").expect("a file of the page's");
-        rest.split('"').next().expect("its name").to_owned()
+        let (_, rest) = page.as_str().expect("HTML").split_once("/docs/").expect("the page refers to a file");
+        rest.split('"').next().expect("the name of the file").to_owned()
     }
 }
 

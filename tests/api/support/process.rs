@@ -85,8 +85,8 @@ impl Kith {
             addr.parse().ok()
         });
         let Some(addr) = addr else {
-            child.kill().expect("a process of ours");
-            panic!("no address in {line:?}; it logged {:#?}", log.iter().collect::<Vec<_>>());
+            child.kill().expect("a child process");
+            panic!("no address in {line:?}; the process logged {:#?}", log.iter().collect::<Vec<_>>());
         };
         Self { child, addr, log, stdout }
     }
@@ -106,20 +106,22 @@ impl Kith {
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::TERM).expect("a process of ours");
+        kill_process(pid, Signal::TERM).expect("a child process");
     }
 
     /// Waits for its end.
     pub async fn wait(mut self) -> ExitStatus {
-        let waited = tokio::task::spawn_blocking(move || self.child.wait().expect("a process of ours"));
-        tokio::time::timeout(MAX_WAIT, waited).await.expect("it ends").expect("no panic")
+        let waited = tokio::task::spawn_blocking(move || self.child.wait().expect("a child process"));
+        tokio::time::timeout(MAX_WAIT, waited).await.expect("the process exits").expect("no panic")
     }
 
     /// Returns the log lines up to and including the first one that contains all of `words`.
     pub fn log_up_to(&self, words: &[&str]) -> Vec<String> {
         let mut lines = Vec::new();
         loop {
-            let Ok(line) = self.log.recv_timeout(MAX_WAIT) else { panic!("no {words:?} in {lines:#?}") };
+            let Ok(line) = self.log.recv_timeout(MAX_WAIT) else {
+                panic!("{words:?} is missing in {lines:#?}")
+            };
             let found = words.iter().all(|word| line.contains(word));
             lines.push(line);
             if found {
@@ -169,13 +171,13 @@ pub fn failing_stderr(mut command: Command) -> String {
             Ok(line) => output += &line,
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
-                child.kill().expect("a process of ours");
-                child.wait().expect("a process of ours");
-                panic!("{command:?} goes on; it said {output}");
+                child.kill().expect("a child process");
+                child.wait().expect("a child process");
+                panic!("{command:?} did not exit; it printed {output}");
             }
         }
     }
-    let status = child.wait().expect("a process of ours");
-    assert!(!status.success(), "{command:?} succeeded; it said {output}");
+    let status = child.wait().expect("a child process");
+    assert!(!status.success(), "{command:?} succeeded; it printed {output}");
     output
 }

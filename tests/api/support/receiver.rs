@@ -41,7 +41,7 @@ impl ReceivedRequest {
     /// Panics if the header is absent.
     pub fn header(&self, name: &str) -> &str {
         let found = self.headers.iter().find(|(known, _)| known == name);
-        found.map(|(_, value)| &**value).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers))
+        found.map(|(_, value)| &**value).unwrap_or_else(|| panic!("{name} is missing in {:?}", self.headers))
     }
 }
 
@@ -76,17 +76,17 @@ impl Receiver {
 
     /// Changes the reply for further requests.
     pub fn replies(&self, reply: Reply) {
-        *self.reply.lock().expect("no panic before") = reply;
+        *self.reply.lock().expect("no thread panicked while it held the lock") = reply;
     }
 
     /// Returns all received requests, in order.
     pub fn arrived(&self) -> Vec<ReceivedRequest> {
-        self.arrived.lock().expect("no panic before").clone()
+        self.arrived.lock().expect("no thread panicked while it held the lock").clone()
     }
 
     /// Returns the number of received requests.
     pub fn count(&self) -> usize {
-        self.arrived.lock().expect("no panic before").len()
+        self.arrived.lock().expect("no thread panicked while it held the lock").len()
     }
 }
 
@@ -98,8 +98,8 @@ impl Drop for Receiver {
 
 async fn serve(mut stream: TcpStream, reply: Arc<Mutex<Reply>>, kept: Arc<Mutex<Vec<ReceivedRequest>>>) {
     let Some(arrived) = read(&mut stream).await else { return };
-    kept.lock().expect("no panic before").push(arrived);
-    let reply = reply.lock().expect("no panic before").clone();
+    kept.lock().expect("no thread panicked while it held the lock").push(arrived);
+    let reply = reply.lock().expect("no thread panicked while it held the lock").clone();
     match reply {
         Reply::NoResponse => std::future::pending().await,
         Reply::Response(status, headers, body) => {

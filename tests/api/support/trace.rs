@@ -49,7 +49,7 @@ impl TestApp {
                 if written == last {
                     break;
                 }
-                head.changed().await.expect("a running store");
+                head.changed().await.expect("the store is open");
             }
         };
         tokio::time::timeout(MAX_WAIT, wait).await.expect("the sequencer keeps up");

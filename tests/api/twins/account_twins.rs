@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
+use kith_bonds::bonds::BondSettings;
 use kith_store::EngineKind;
 use serde_json::{Value, json};
 
@@ -256,7 +257,9 @@ pub const TWINS: &[Twin] = &[
     Twin {
         row: "SEC-25",
         fault_description: "without a rate limit on partner lists",
-        fault: InjectedFault::Setting(|config| config.limits.partner_lists_per_minute = 0),
+        fault: InjectedFault::Setting(|config| {
+            config.change_section(|partners: &mut BondSettings| partners.lists_per_minute = 0);
+        }),
     },
     Twin {
         row: "API-06",

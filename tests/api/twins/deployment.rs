@@ -41,7 +41,7 @@ pub async fn judge(engine: Engine, fault: &InjectedFault, rows: &[&str]) -> Vec<
     if let InjectedFault::Database(statements) = fault {
         for statement in statements(kind(engine)) {
             let change = running.app.db.write(move |tx| tx.exec(statement, &[]));
-            change.await.expect("a statement that breaks something");
+            change.await.expect("the statement succeeds");
         }
     }
     let proxy = match fault {

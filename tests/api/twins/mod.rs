@@ -124,7 +124,7 @@ fn twins_page_is_current() {
     let shown: Vec<_> =
         PAGE.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| row")).collect();
     let twins: Vec<_> = TWINS.iter().filter(|twin| twin.exists_on(Engine::Sqlite)).collect();
-    assert_eq!(shown.len(), twins.len(), "make the page again: {}", PAGE.lines().next().unwrap_or_default());
+    assert_eq!(shown.len(), twins.len(), "regenerate the page: {}", PAGE.lines().next().unwrap_or_default());
     for (line, twin) in shown.iter().zip(twins) {
         assert!(line.starts_with(&format!("| {} | {} | ", twin.row, twin.fault_description)), "{line}");
     }
@@ -166,7 +166,7 @@ fn live_rows_match_checks() {
         .collect();
     let checks = checks();
     let measured: BTreeSet<_> = checks.iter().map(|check| check.row.to_owned()).collect();
-    assert_eq!(measured.len(), checks.len(), "two checks for one row");
+    assert_eq!(measured.len(), checks.len(), "two checks belong to the same row");
     assert_eq!(live, measured);
 }
 
@@ -229,11 +229,14 @@ async fn write_table_of_twins() {
                 continue;
             }
         };
-        assert!(red.contains(twin.row), "{} on a deployment {}", twin.row, twin.fault_description);
+        assert!(red.contains(twin.row), "{} fails on a deployment {}", twin.row, twin.fault_description);
         let others: Vec<_> =
             red.iter().filter(|row| *row != twin.row && !whole.contains(*row)).cloned().collect();
-        eprintln!("{} on a deployment {}: {others:?}", twin.row, twin.fault_description);
+        eprintln!(
+            "{} fails on a deployment {}; other rows that fail: {others:?}",
+            twin.row, twin.fault_description
+        );
         let _ = writeln!(page, "| {} | {} | {} |", twin.row, twin.fault_description, others.join(", "));
     }
-    std::fs::write(path, page).expect("a page that can be written");
+    std::fs::write(path, page).expect("the page is written");
 }

@@ -90,7 +90,7 @@ impl Proxy {
                 let _ = stopped.await;
             };
             tokio::select! {
-                served = axum::serve(listener, router).into_future() => served.expect("a proxy that serves"),
+                served = axum::serve(listener, router).into_future() => served.expect("the proxy serves"),
                 () = until => {}
             }
         });
@@ -100,7 +100,7 @@ impl Proxy {
     /// Stops the proxy.
     pub async fn stop(self) {
         let _ = self.stop.send(());
-        self.serving.await.expect("a proxy that served");
+        self.serving.await.expect("the proxy task does not panic");
     }
 }
 
@@ -109,9 +109,12 @@ async fn forward(State(state): State<ProxyState>, incoming: Request) -> Response
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let uri = head.uri.path_and_query().map_or("/".to_owned(), ToString::to_string);
     let mut request = ProxiedRequest { method: head.method, uri, headers: head.headers, body };
-    (state.change_request)(&state.traffic.lock().expect("no panic before"), &mut request);
+    (state.change_request)(
+        &state.traffic.lock().expect("no thread panicked while it held the lock"),
+        &mut request,
+    );
     let mut response = state.exchange(&request).await;
-    state.traffic.lock().expect("no panic before").observe(&request, &response);
+    state.traffic.lock().expect("no thread panicked while it held the lock").observe(&request, &response);
     (state.change_response)(&request, &mut response);
     response.headers.remove(CONTENT_LENGTH);
     response.headers.remove(TRANSFER_ENCODING);

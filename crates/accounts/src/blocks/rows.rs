@@ -41,7 +41,7 @@ pub fn find_visible_name(q: &Query<'_>, viewer: UserId, other: UserId) -> Result
 }
 
 pub fn insert(tx: &Tx<'_>, blocker: UserId, block: &Block) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO blocks (id, blocker, blocked, display_name, created_at) VALUES ($1, $2, $3, $4, $5)",
         params![block.id, blocker, block.user_id, block.display_name, block.blocked_at],
     )?;
@@ -55,8 +55,8 @@ pub fn delete(tx: &Tx<'_>, blocker: UserId, blocked: UserId) -> Result<bool, Err
 
 /// Deletes the blocks of `user` and clears their name in the blocks of others.
 pub fn purge(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
-    tx.exec("DELETE FROM blocks WHERE blocker = $1", params![user])?;
-    tx.exec("UPDATE blocks SET display_name = NULL WHERE blocked = $1", params![user])?;
+    tx.exec_deferred("DELETE FROM blocks WHERE blocker = $1", params![user])?;
+    tx.exec_deferred("UPDATE blocks SET display_name = NULL WHERE blocked = $1", params![user])?;
     Ok(())
 }
 

@@ -29,7 +29,7 @@ pub fn count(q: &Query<'_>, owner: UserId) -> Result<i64, Error> {
 }
 
 pub fn upsert(tx: &Tx<'_>, owner: UserId, nickname: &Nickname) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO nicknames (owner, user_id, nickname, updated_at) VALUES ($1, $2, $3, $4)
          ON CONFLICT (owner, user_id) DO UPDATE SET nickname = $3, updated_at = $4",
         params![owner, nickname.user_id, nickname.nickname, nickname.updated_at],
@@ -44,7 +44,7 @@ pub fn delete(tx: &Tx<'_>, owner: UserId, user_id: UserId) -> Result<bool, Error
 
 /// Deletes the nicknames that `user` gave and those that others gave to `user`.
 pub fn purge(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
-    tx.exec("DELETE FROM nicknames WHERE owner = $1 OR user_id = $1", params![user])?;
+    tx.exec_deferred("DELETE FROM nicknames WHERE owner = $1 OR user_id = $1", params![user])?;
     Ok(())
 }
 

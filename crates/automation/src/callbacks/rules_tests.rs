@@ -97,7 +97,7 @@ fn open_circuit_breaker_admits_single_probe() {
     assert_eq!(breaker.admit(at(29), PROBE), Admission::Wait(at(30)));
     assert_eq!(breaker.state(at(30)).0, BreakerState::HalfOpen);
     assert_eq!(breaker.admit(at(30), PROBE), Admission::Probe);
-    assert_eq!(breaker.admit(at(30), PROBE), Admission::Wait(at(60)), "alone");
+    assert_eq!(breaker.admit(at(30), PROBE), Admission::Wait(at(60)), "only one probe runs at a time");
     breaker.failed(at(31), true);
     assert_eq!(
         breaker.state(at(90)),

@@ -9,13 +9,16 @@ mod operations;
 mod queries;
 mod rows;
 mod rules;
+mod settings;
 
+use kith_platform::config::ConfigSection;
 use kith_platform::{Module, Tag};
 use kith_store::Migration;
 
 pub use model::{JobStatus, JobsError, RetryBody};
 pub use operations::{JobOperation, run_operation};
 pub use rules::{reject_reserved, reject_reserved_for_api_key};
+pub use settings::QueueSettings;
 
 /// The module `job_queues`. The name `jobs` belongs to the engine's tables.
 pub static MODULE: Module = Module {
@@ -25,6 +28,8 @@ pub static MODULE: Module = Module {
         Tag { name: "Workers", description: "Claim jobs, renew their leases, and report their results." },
     ],
     routes: http::routes,
+    rate_classes: &[http::WORKERS],
+    config: &[ConfigSection::of::<QueueSettings>()],
     migrations: &[Migration {
         version: 1,
         name: "job_kinds",

@@ -42,7 +42,7 @@ pub fn list_kinds(q: &Query<'_>, after: &str, limit: i64) -> Result<Vec<JobKind>
 pub fn upsert_kind(tx: &Tx<'_>, kind: &JobKind, now: Timestamp) -> Result<(), Error> {
     let retry = kind.retry.as_ref();
     let schema = kind.schema.as_ref().map(StoredJson::as_str);
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO job_kinds (kind, queue, schema, priority, max_attempts, base_ms, cap_ms, timeout_ms, updated_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
          ON CONFLICT (kind) DO UPDATE SET queue = excluded.queue, schema = excluded.schema,

@@ -27,7 +27,7 @@ use kith_store::Migration;
 pub use fuzzing::bonds;
 pub use model::{ActiveBond, BondId};
 pub use rows::find_active_bond;
-use settings::BondSettings;
+pub use settings::BondSettings;
 
 /// The module `bonds`.
 pub static MODULE: Module = Module {
@@ -56,6 +56,7 @@ pub static MODULE: Module = Module {
         DeclaredSchedule::maintenance("bonds.delete-old-invites", "@every 1m"),
     ],
     facts: facts::FACTS,
+    rate_classes: &[http::LISTS],
     config: &[ConfigSection::of::<BondSettings>()],
     ..Module::named("bonds")
 };

@@ -37,7 +37,7 @@ async fn request_lists_follow_an_index() {
             };
             let steps = plan(&db, list_statement(direction, status)).await;
             let wanted = format!("SEARCH r USING INDEX partner_requests_{side}{index} ({column}=? AND id<?)");
-            assert!(steps.contains(&wanted), "{status:?}: {wanted} is not in {steps:#?}");
+            assert!(steps.contains(&wanted), "{status:?}: {wanted} is missing in {steps:#?}");
             assert!(!steps.iter().any(|step| step.contains("B-TREE")), "{status:?}: {steps:#?}");
         }
     }

@@ -197,7 +197,7 @@ fn context(sender: UserId, pending: Option<PartnerRequest>) -> SendContext {
 fn decision(context: &SendContext, mode: AddressingMode, message: &str) -> String {
     match decide_send(context, mode, Some(message), BEFORE) {
         Ok(SendDecision::New { before: None }) => "new".to_owned(),
-        Ok(SendDecision::New { before: Some(_) }) => "new, another makes way".to_owned(),
+        Ok(SendDecision::New { before: Some(_) }) => "new, earlier request removed".to_owned(),
         Ok(SendDecision::Repeated(_)) => "repeated".to_owned(),
         Ok(SendDecision::Crossed(_)) => "crossed".to_owned(),
         Ok(SendDecision::Withheld) => "withheld".to_owned(),
@@ -214,8 +214,8 @@ fn send_decision_depends_on_pending_request() {
     assert_eq!(by_id(ADA, live(), "hello"), "repeated");
     assert_eq!(by_id(ADA, live(), "other words"), "a request to this user is pending");
     assert_eq!(by_id(BEN, live(), "me too"), "crossed");
-    assert_eq!(by_id(ADA, expired(), "hello"), "new, another makes way");
-    assert_eq!(by_id(BEN, expired(), "hello"), "new, another makes way");
+    assert_eq!(by_id(ADA, expired(), "hello"), "new, earlier request removed");
+    assert_eq!(by_id(BEN, expired(), "hello"), "new, earlier request removed");
     let by_address = || {
         let to = RequestRecipient::Address { email: "ben@example.org".into() };
         Some(PartnerRequest { to, ..request(RequestStatus::Pending, BEFORE) })
@@ -223,7 +223,7 @@ fn send_decision_depends_on_pending_request() {
     for message in ["hello", "other words"] {
         assert_eq!(
             by_id(ADA, by_address(), message),
-            "new, another makes way",
+            "new, earlier request removed",
             "the response does not reveal the owner of the address"
         );
     }
@@ -286,7 +286,7 @@ fn request_by_email_reaches_discoverable_users_only() {
         None => "nobody",
         Some(SendDecision::New { .. }) => "them",
         Some(SendDecision::Crossed(_)) => "crossed",
-        Some(SendDecision::Repeated(_) | SendDecision::Withheld) => panic!("unexpected request"),
+        Some(SendDecision::Repeated(_) | SendDecision::Withheld) => panic!("unexpected decision"),
     };
     let live = || Some(request(RequestStatus::Pending, BEFORE));
     assert_eq!(reaches(&context(ADA, None)), "them");

@@ -3,12 +3,15 @@
 use kith_platform::config::Settings;
 use serde::{Deserialize, Serialize};
 
-/// Invites of partners.
+/// Settings of partners.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BondSettings {
     /// Template of the link of an invite, with `{code}` in it.
     pub invite_link: String,
+    /// Maximum number of requests per minute and client network to each route that lists partners; 0 means no
+    /// limit.
+    pub lists_per_minute: u32,
 }
 
 impl Settings for BondSettings {

@@ -121,10 +121,13 @@ pub fn delete(
     Ok(())
 }
 
-/// Locks the users of a space, so that no one else writes into it and its bond does not end.
+/// Locks the users of a space, so that no one else writes into it and its bond does not end. Announces the
+/// reads of most commands.
 fn lock_space(tx: &Tx<'_>, request: &CollectionRequest) -> Result<SpaceWithMembers, SpaceError> {
     let seen = queries::find_space(tx, request.user, request.space)?;
     tx.lock("user", &seen.members)?;
+    rows::prefetch_usage(tx, seen.space, &request.collection)?;
+    rows::prefetch_rules(tx, &request.collection)?;
     // The bond may have ended before the lock was taken.
     let shared = queries::find_space(tx, request.user, request.space)?;
     if shared == seen { Ok(shared) } else { Err(SpaceError::NotBonded) }

@@ -48,7 +48,7 @@ mod tests {
             (json!([1, 2]), json!({ "a": "b", "c": null }), json!({ "a": "b" })),
             (json!({}), json!({ "a": { "bb": { "ccc": null } } }), json!({ "a": { "bb": {} } })),
         ] {
-            assert_eq!(merge(target.clone(), patch.clone()), result, "{target} by {patch}");
+            assert_eq!(merge(target.clone(), patch.clone()), result, "{target} patched with {patch}");
         }
     }
 

@@ -190,7 +190,7 @@ mod tests {
         let outline = Outline::of(text);
         let block = &outline.blocks[0];
         for word in ["Status", "a`", "late"] {
-            let at = block.text.find(word).expect("it is there");
+            let at = block.text.find(word).expect("the text contains the word");
             assert!(text[block.offset(at)..].starts_with(word), "{word}");
         }
     }

@@ -56,7 +56,11 @@ async fn killed_processes_lose_no_event_and_handle_none_twice(node: Node) {
             interval.tick().await;
         }
     };
-    assert!(tokio::time::timeout(MAX_WAIT, finished).await.is_ok(), "{} are left", unhandled(&store).await);
+    assert!(
+        tokio::time::timeout(MAX_WAIT, finished).await.is_ok(),
+        "{} events are not handled",
+        unhandled(&store).await
+    );
     running.stop().await;
     assert_each_handled_once_in_order(&store).await;
     store.close().await;
@@ -131,7 +135,7 @@ impl Process {
         let waited = tokio::task::block_in_place(|| {
             (0..batches).try_for_each(|_| self.batches.recv_timeout(MAX_WAIT))
         });
-        waited.expect("a process that delivers");
+        waited.expect("the process delivers batches");
     }
 
     fn kill(&mut self) {

@@ -326,7 +326,7 @@ mod tests {
             ("0 0 lw,15w * *", "0 0 15W,LW * *"),
             ("0 0 * * *", "0 0 0 * * * 1970-2199"),
         ] {
-            assert_eq!(Pattern::parse(one), Pattern::parse(other), "{one} and {other}");
+            assert_eq!(Pattern::parse(one), Pattern::parse(other), "{one} equals {other}");
         }
     }
 

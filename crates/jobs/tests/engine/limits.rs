@@ -184,7 +184,7 @@ async fn fill(engine: &Engine, without: i64, with: i64) {
 async fn keyed_and_keyless_jobs_share_claims_equally(engine: Engine) {
     fill(&engine, 600, 300).await;
     let (without, with) = count_by_key(&engine, 10, 28).await;
-    assert!(without >= 140 && with >= 100, "{without} without a key, {with} with one");
+    assert!(without >= 140 && with >= 100, "{without} jobs without a key, {with} with a key");
     // Each kind takes what the other does not need.
     while count_by_key(&engine, 1, 28).await.1 > 0 {}
     assert_eq!(count_by_key(&engine, 1, 4).await, (4, 0));
@@ -193,7 +193,7 @@ async fn keyed_and_keyless_jobs_share_claims_equally(engine: Engine) {
 async fn single_claims_alternate_between_keyed_and_keyless(engine: Engine) {
     fill(&engine, 100, 100).await;
     let (without, with) = count_by_key(&engine, 20, 1).await;
-    assert!(without >= 5 && with >= 5, "{without} without a key, {with} with one");
+    assert!(without >= 5 && with >= 5, "{without} jobs without a key, {with} with a key");
 }
 
 async fn invalid_queue_settings_are_rejected(engine: Engine) {

@@ -110,7 +110,7 @@ async fn unreached_limit_does_not_shrink_claims(engine: Engine) {
         let ended = std::mem::take(&mut running[at]);
         node.report(Arc::new(ended)).await.unwrap();
         let claim = node.claim("default", workers[at], EACH).await.unwrap();
-        assert_eq!(claim.jobs.len() as i64, EACH, "claim {turn} is full");
+        assert_eq!(claim.jobs.len() as i64, EACH, "claim {turn} returns the maximum number of jobs");
         claims += 1;
         running[at] = claim
             .jobs
@@ -124,7 +124,10 @@ async fn unreached_limit_does_not_shrink_claims(engine: Engine) {
         let is_saturated = turn + 1 >= WORKERS;
         let other = workers[(at + 1) % WORKERS];
         if is_saturated {
-            assert!(node.claim("default", other, 1).await.unwrap().jobs.is_empty(), "the limit holds");
+            assert!(
+                node.claim("default", other, 1).await.unwrap().jobs.is_empty(),
+                "no job is claimed beyond the limit"
+            );
         }
     }
     assert_eq!(claims * EACH, 400, "all jobs were claimed in as many claims as without a limit");
@@ -206,7 +209,7 @@ async fn pages_of_a_claim(engine: &Engine, mark: Option<i64>) -> Option<u64> {
     engine.db().write(explained).await.unwrap();
     let plan = plan.lock().unwrap();
     let line = plan.iter().map(|line| line.trim()).find(|line| line.starts_with("Buffers: shared"));
-    let words = line.expect("a plan with its buffers").split(' ');
+    let words = line.expect("the plan contains buffer counts").split(' ');
     let touched = words.filter_map(|word| word.strip_prefix("hit=").or(word.strip_prefix("read=")));
     Some(touched.map(|number| number.parse::<u64>().unwrap()).sum())
 }

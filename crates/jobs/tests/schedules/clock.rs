@@ -80,7 +80,7 @@ async fn clock_jumps_follow_missed_policy(world: TestContext) {
     }
     assert_eq!(world.count_jobs().await, i64::try_from(sum).unwrap());
     // Three schedules, each with none or one due, the latest missed one, and up to five missed ones.
-    assert!(max_at_once <= 3 * (1 + 1 + 5), "{max_at_once} at once");
+    assert!(max_at_once <= 3 * (1 + 1 + 5), "{max_at_once} runs at once");
     println!("{} jumps, {} schedules: {sum} runs, at most {max_at_once} at once", JUMPS.len(), all.len());
 }
 

@@ -178,7 +178,7 @@ async fn workers_run_scheduled_jobs(world: TestContext) {
     let mut known = std::collections::HashSet::new();
     for _ in 0..3 {
         let run = tokio::time::timeout(seconds(20), runs.recv()).await.expect("a run").unwrap();
-        assert!(known.insert(run), "twice");
+        assert!(known.insert(run), "a run was executed twice");
     }
     workers.stop().await;
 }

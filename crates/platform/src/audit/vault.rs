@@ -52,6 +52,6 @@ mod tests {
         assert_eq!(vault("ours").open("audit-key:1:1", &made.sealed), Some(made.key));
         assert_eq!(vault("ours").open("audit-key:1:2", &made.sealed), None);
         assert_eq!(vault("theirs").open("audit-key:1:1", &made.sealed), None);
-        assert_ne!(vault("ours").generate("audit-key:1:1").key, made.key, "keys repeat");
+        assert_ne!(vault("ours").generate("audit-key:1:1").key, made.key, "each generated key is different");
     }
 }

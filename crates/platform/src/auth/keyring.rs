@@ -213,7 +213,7 @@ mod tests {
         let mut altered = sealed.clone();
         altered[NONCE_LEN] ^= 1;
         assert_eq!(ours.open("key-1", &altered), None);
-        assert_ne!(sealed, ours.seal(&random, "key-1", b"seed"), "nonces repeat");
+        assert_ne!(sealed, ours.seal(&random, "key-1", b"seed"), "each seal uses a different nonce");
     }
 
     #[test]

@@ -29,7 +29,11 @@ async fn only_the_right_password_matches() {
         (verify("correct horse").await, verify("correct hors").await),
         (PasswordMatch::Yes, PasswordMatch::No)
     );
-    assert_ne!(phc, passwords.hash(None, "correct horse".into()).await.unwrap(), "salts repeat");
+    assert_ne!(
+        phc,
+        passwords.hash(None, "correct horse".into()).await.unwrap(),
+        "each hash uses a different salt"
+    );
 }
 
 #[tokio::test]

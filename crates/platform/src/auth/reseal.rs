@@ -35,7 +35,7 @@ pub async fn reseal(app: &App) -> Result<Vec<ResealedColumn>, Error> {
     let resealed: u64 = done.iter().map(|column| column.resealed).sum();
     if resealed > 0 {
         app.write(&ctx, |tx, ctx| {
-            tx.exec("UPDATE audit_keys SET is_retired = TRUE WHERE NOT is_retired", &[])?;
+            tx.exec_deferred("UPDATE audit_keys SET is_retired = TRUE WHERE NOT is_retired", &[])?;
             tx.audit(ctx, "keys.resealed", "all");
             Ok::<_, Error>(())
         })

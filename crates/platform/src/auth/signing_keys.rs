@@ -264,7 +264,7 @@ impl UnpublishedKey {
         }
         let retire = "UPDATE signing_keys SET retires_at = $1
                       WHERE id <> $2 AND (retires_at IS NULL OR retires_at > $1)";
-        tx.exec(retire, params![others_retire_at, key_id])?;
+        tx.exec_deferred(retire, params![others_retire_at, key_id])?;
         tx.audit(ctx, KEY_PUBLISHED, &key_id);
         let payload = json!({ "key_id": key_id, "signs_from": signs_from });
         tx.emit(ctx, NewEvent { kind: KEY_PUBLISHED, subject: self.id, recipients: vec![], payload });

@@ -133,10 +133,6 @@ pub struct Limits {
     pub requests_per_minute: u32,
     /// Limit of routes that take a password or a token, such as `POST /api/v1/auth/…`.
     pub auth_per_minute: u32,
-    /// Limit of routes that list partners: `GET /api/v1/partners/…`.
-    pub partner_lists_per_minute: u32,
-    /// Limit of routes for jobs and queues.
-    pub jobs_per_minute: u32,
     /// Maximum number of exports per user in 24 hours; 0 means no limit.
     pub exports_per_day: u32,
     /// Maximum number of bytes of responses stored per caller in 24 hours under idempotency keys; 0 means no

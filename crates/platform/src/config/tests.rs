@@ -165,7 +165,8 @@ fn env_aliases_set_secret_settings() {
         for env in [(*alias, &*value), (&*file, path.to_str().unwrap())] {
             let config = load("", &[env], &[]).unwrap();
             let secrets = config.secrets();
-            let (_, secret) = secrets.iter().find(|(of, _)| of == key).expect("a key that holds a secret");
+            let (_, secret) =
+                secrets.iter().find(|(of, _)| of == key).expect("the key is in the list of secrets");
             assert_eq!(secret.expose(), value, "{env:?}");
             assert_eq!(config.origin(key), Origin::Env(env.0.to_owned()));
         }
@@ -181,7 +182,7 @@ fn password_applies_to_url_without_password() {
     let load_with =
         |url: &str, password| load("", &[("KITH__DATABASE__URL", url), ("DATABASE_PASSWORD", password)], &[]);
     let EngineOptions::Postgres(options) = load_with(bare, "s3cret").unwrap().store_options().engine else {
-        panic!("not PostgreSQL")
+        panic!("the engine is not PostgreSQL")
     };
     assert_eq!((options.url.as_str(), options.password.as_deref()), (bare, Some("s3cret")));
     assert!(load_with(full, "s3cret").is_ok() && load_with("sqlite", "of something else").is_ok());

@@ -12,6 +12,8 @@ use crate::App;
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Maximum number of events read at once.
 const BATCH: i64 = 500;
+/// Interval at which the delay of the sequencer is read. Under load, events arrive more often.
+const LAG_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum delay of the sequencer at which this node still counts as up to date.
 const TOLERATED_LAG: Duration = seconds(1);
 
@@ -28,11 +30,13 @@ struct Cursor {
     position: Option<i64>,
     /// Number of server changes when the cursor was set: see [`kith_store::Store::server_changes`].
     servers: u64,
+    /// Time at which the delay of the sequencer was last read; `None` before the first time.
+    lag_checked_at: Option<Instant>,
 }
 
 async fn run(app: App) {
     let mut head = app.db.watch_last_position();
-    let mut cursor = Cursor { position: None, servers: app.db.server_changes() };
+    let mut cursor = Cursor { position: None, servers: app.db.server_changes(), lag_checked_at: None };
     while app.stop.or(tokio::time::timeout(POLL_INTERVAL, head.changed())).await.is_some() {
         while match read_events(&app, &mut cursor).await {
             Ok(more) => more,
@@ -51,7 +55,7 @@ async fn read_events(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
     let servers = app.db.server_changes();
     if cursor.servers != servers {
         // After a failover, positions read before may have been assigned to other events.
-        *cursor = Cursor { position: None, servers };
+        *cursor = Cursor { position: None, servers, lag_checked_at: None };
         app.invalidation_feed.invalidate_all();
     }
     let behind = match cursor.position {
@@ -72,7 +76,11 @@ async fn read_events(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
     }
     cursor.position = Some(events.last().map_or(behind, |last| last.position));
     let more = i64::try_from(events.len()).unwrap_or(BATCH) == BATCH;
+    if cursor.lag_checked_at.is_some_and(|at| started.saturating_duration_since(at) < LAG_CHECK_INTERVAL) {
+        return Ok(more);
+    }
     let waiting = app.db.oldest_unsequenced().await?;
+    cursor.lag_checked_at = Some(started);
     let now = app.sources.clock.now();
     if app.db.server_changes() != servers {
         return Ok(true);

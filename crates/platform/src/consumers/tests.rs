@@ -189,7 +189,7 @@ async fn consumer_of_this_build_is_never_forgotten() {
     test.clock.advance(days(400));
     super::forget_removed(&test.app).await.unwrap();
     let ConsumerReply::Lag(statuses) = execute(&test.app, ConsumerCommand::Lag).await.unwrap() else {
-        panic!("no statuses")
+        panic!("the reply contains no statuses")
     };
     let names: Vec<_> = statuses.iter().map(|status| status.name.as_str()).collect();
     assert_eq!(names, ["things.count"]);

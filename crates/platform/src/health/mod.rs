@@ -29,7 +29,7 @@ pub(crate) fn routes() -> Routes {
         .routes(routes!(ready))
         .routes(routes!(health))
         .routes(routes!(metrics));
-    rate_limited(RateClass::Exempt, &[], for_monitoring).routes(routes!(openapi)).routes(routes!(ping))
+    rate_limited(RateClass::EXEMPT, &[], for_monitoring).routes(routes!(openapi)).routes(routes!(ping))
 }
 
 /// Check liveness

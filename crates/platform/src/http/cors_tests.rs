@@ -45,7 +45,7 @@ async fn listed_origins_can_read_all_responses() {
             assert_eq!(header(&answer, "access-control-allow-origin"), Some(origin), "{line}");
             let exposed = header(&answer, "access-control-expose-headers").unwrap();
             for name in ["etag", "link", "location", "ratelimit", "retry-after", "x-request-id"] {
-                assert!(exposed.split(", ").any(|exposed| exposed == name), "{name} of {exposed}");
+                assert!(exposed.split(", ").any(|exposed| exposed == name), "{name} is missing in {exposed}");
             }
             assert!(answer.contains("vary: origin\r\n"), "{answer}");
             assert_eq!(header(&answer, "access-control-allow-credentials"), None);

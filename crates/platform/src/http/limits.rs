@@ -64,26 +64,14 @@ type Limiter = RateLimiter<Key, DashMapStateStore<Key>, LimiterClock, StateInfor
 impl Limits {
     /// Creates the configured limits.
     pub fn of(app: &App) -> Self {
-        let limits = &app.config.limits;
         let time = LimiterClock::of(Arc::clone(&app.sources.clock));
-        let mut policies = Vec::new();
-        let mut place = |class: RateClass, per_minute| {
-            let name = class.name();
-            let per_minute = NonZeroU32::new(per_minute)?;
-            policies.push(Policy::new(name, per_minute, time.clone(), app.metrics.limited(name)));
-            Some(policies.len() - 1)
+        let limited = |class: RateClass| {
+            let per_minute = NonZeroU32::new((class.per_minute)(&app.config))?;
+            Some(Policy::new(class.name, per_minute, time.clone(), app.metrics.limited(class.name)))
         };
-        let usual = place(RateClass::Requests, limits.requests_per_minute);
-        let auth = place(RateClass::Auth, limits.auth_per_minute);
-        let partner_lists = place(RateClass::PartnerLists, limits.partner_lists_per_minute);
-        let jobs = place(RateClass::Jobs, limits.jobs_per_minute);
-        let policy_of = |route: &RouteMetrics| match route.policy().rate {
-            RateClass::Requests => usual,
-            RateClass::Auth => auth,
-            RateClass::PartnerLists => partner_lists,
-            RateClass::Jobs => jobs,
-            RateClass::Exempt => None,
-        };
+        let policies: Vec<_> = RateClass::all(app.modules).into_iter().filter_map(limited).collect();
+        let policy_of =
+            |route: &RouteMetrics| policies.iter().position(|policy| policy.name == route.policy().rate.name);
         // A deprecated path shares the counter of the path that replaces it.
         let all = app.metrics.routes();
         let counted_as = |(n, route): (usize, &RouteMetrics)| {
@@ -93,7 +81,8 @@ impl Limits {
             let first = all.iter().position(is_same).unwrap_or(n);
             policy_of(route).map(|policy| (policy, first))
         };
-        Self { of_route: all.iter().enumerate().map(counted_as).collect(), policies }
+        let of_route = all.iter().enumerate().map(counted_as).collect();
+        Self { of_route, policies }
     }
 
     /// Counts a request of `client` to `route`. Returns `None` if the route has no limit.

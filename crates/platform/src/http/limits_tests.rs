@@ -28,7 +28,6 @@ async fn limited(proxies: &[&str]) -> TestServer {
         config.server.trusted_proxies = proxies.iter().map(|proxy| proxy.parse().unwrap()).collect();
         config.limits.requests_per_minute = 7;
         config.limits.auth_per_minute = 3;
-        config.limits.partner_lists_per_minute = 5;
     })
     .await
 }
@@ -42,7 +41,7 @@ async fn rate_classes_have_their_limits() {
         ("GET /things/1", 7, "requests"),
         ("POST /api/v1/auth/timeless", 3, "auth"),
         ("GET /api/v1/auth/timeless", 7, "requests"),
-        ("GET /api/v1/partners/probe", 5, "partner-lists"),
+        ("GET /api/v1/partners/probe", 5, "slow"),
         ("GET /nothing", 7, "requests"),
     ] {
         assert_eq!(allowance(&test, line, "").await, configured, "{line}");
@@ -56,7 +55,7 @@ async fn rate_classes_have_their_limits() {
     let text = test.app.metrics.to_text();
     for line in [
         "kith_http_requests_limited_total{policy=\"auth\"} 2",
-        "kith_http_requests_limited_total{policy=\"partner-lists\"} 2",
+        "kith_http_requests_limited_total{policy=\"slow\"} 2",
         "kith_http_requests_limited_total{policy=\"requests\"} 8",
     ] {
         assert!(text.contains(line), "{line}\n{text}");
@@ -182,7 +181,7 @@ fn idle_networks_are_removed_from_limiter() {
         clock.advance(seconds(2));
     }
     let kept = policy.limiter.len();
-    assert!(kept <= 3 * networks as usize, "{kept} of {} networks", rounds * networks);
+    assert!(kept <= 3 * networks as usize, "{kept} of {} networks are stored", rounds * networks);
 }
 
 #[test]

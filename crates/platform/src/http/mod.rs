@@ -56,6 +56,7 @@ pub use path::{PathId, PathParams};
 pub use problem::{ApiError, ApiResult, bad_query, cursor_problem, store_problem};
 pub use query::{PageQuery, Query, page_limit};
 pub use representation::Asset;
+pub(crate) use route_policy::is_secret;
 pub use route_policy::{RateClass, RoutePolicy, rate_limited, secret};
 pub use serve::{Server, serve};
 pub use stop::Stop;

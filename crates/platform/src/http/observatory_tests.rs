@@ -53,7 +53,7 @@ async fn responses_pass_the_observatory_rules() {
         for mark in &marks {
             assert!(mark.modifier >= 0, "{line}: {} costs {}\n{answer}", mark.rule, mark.modifier);
         }
-        assert_eq!(score(&marks), 130, "{line}: A+ is from 100 on");
+        assert_eq!(score(&marks), 130, "{line}: the score is 130 (A+ starts at 100)");
         for (name, value) in [
             ("x-frame-options", "DENY"),
             ("cross-origin-opener-policy", "same-origin"),

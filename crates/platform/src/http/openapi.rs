@@ -18,7 +18,7 @@ use super::openapi_value;
 pub use super::operations::operations;
 use super::operations::operations_of;
 use super::problem::{FieldErrorBody, PROBLEM_JSON, ProblemBody};
-use super::route_policy::{RateClass, RoutePolicy, remove_extensions};
+use super::route_policy::{RateClass, RoutePolicy, is_secret, policy_words, remove_extensions};
 use super::tags;
 use crate::auth::USER_ONLY_PERMISSIONS;
 use crate::idempotency;
@@ -80,7 +80,7 @@ fn build(modules: &[&'static Module]) -> (String, Vec<OperationName>) {
         for (template, method, operation) in operations(&document) {
             let same_as = operation.extensions.as_ref().and_then(|all| all.get(SAME_AS)?.as_str());
             // Neither paths nor methods contain spaces.
-            let [rate, secret] = RoutePolicy::of(operation).words();
+            let [rate, secret] = policy_words(operation);
             let same_as = same_as.unwrap_or_default();
             lines.extend([method.as_str(), " ", template, " ", same_as, " ", rate, " ", secret, "\n"]);
         }
@@ -89,11 +89,12 @@ fn build(modules: &[&'static Module]) -> (String, Vec<OperationName>) {
     };
     thread::scope(|scope| scope.spawn(build).join().expect("the document can be built"));
     json.shrink_to_fit();
+    let classes = RateClass::all(modules);
     let name = |line: &str| {
         let mut parts = line.split(' ');
         let (method, template, same_as) = (parts.next()?, parts.next()?, parts.next()?);
         let same_as = Some(same_as.to_owned()).filter(|path| !path.is_empty());
-        let policy = RoutePolicy::parse(parts.next()?, parts.next()?);
+        let policy = RoutePolicy::parse(parts.next()?, parts.next()?, &classes);
         Some(OperationName { method: method.parse().ok()?, template: template.to_owned(), same_as, policy })
     };
     let names = lines.lines().filter_map(name).collect();
@@ -172,7 +173,7 @@ fn camel_case(name: &str) -> String {
 
 /// Declares the 304 response of reads that have an ETag.
 fn add_not_modified(operation: &mut Operation) {
-    let is_secret = RoutePolicy::of(operation).is_secret;
+    let is_secret = is_secret(operation);
     let Some(RefOr::T(answer)) = operation.responses.responses.get("200") else { return };
     if answer.content.contains_key("application/json") && !is_secret {
         let response =
@@ -199,7 +200,7 @@ fn complete_refusals(operation: &mut Operation) {
 fn add_common_problems(operation: &mut Operation) {
     // Every request can declare a body that is too large.
     let mut common = vec![&problems::TOO_LARGE, &problems::INTERNAL, &problems::UNAVAILABLE];
-    if RoutePolicy::of(operation).rate != RateClass::Exempt {
+    if policy_words(operation)[0] != RateClass::EXEMPT.name {
         common.push(&problems::RATE_LIMITED);
     }
     if operation.request_body.is_some() {

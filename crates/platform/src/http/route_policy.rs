@@ -3,44 +3,63 @@
 //!
 //! Operations carry their policy as OpenAPI extensions, which are removed before the document is served.
 
+use std::fmt;
+
 use http::Method;
 use serde_json::Value;
 use utoipa::openapi::path::Operation;
 
 use super::operations::operations_of;
+use crate::Module;
+use crate::config::Config;
 use crate::module::Routes;
 
 const RATE: &str = "x-rate-class";
 const SECRET: &str = "x-secret";
 
-/// Class of rate limit: requests per minute and client network.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RateClass {
-    /// `limits.requests_per_minute`.
-    #[default]
-    Requests,
-    /// `limits.auth_per_minute`, for requests that carry a password or a token.
-    Auth,
-    /// `limits.partner_lists_per_minute`.
-    PartnerLists,
-    /// `limits.jobs_per_minute`, for workers, which send many requests per second.
-    Jobs,
-    /// No limit, for monitoring.
-    Exempt,
+/// Class of rate limit: requests per minute of one client network to one route. A module lists its own
+/// classes in [`Module::rate_classes`].
+#[derive(Clone, Copy)]
+pub struct RateClass {
+    /// Name in the `RateLimit` headers and in metrics, unique in the server and without spaces.
+    pub name: &'static str,
+    /// Returns the configured limit; 0 means no limit.
+    pub per_minute: fn(&Config) -> u32,
 }
 
 impl RateClass {
-    const ALL: [Self; 5] = [Self::Requests, Self::Auth, Self::PartnerLists, Self::Jobs, Self::Exempt];
+    /// Class of routes that declare no other: `limits.requests_per_minute`.
+    pub const REQUESTS: Self =
+        Self { name: "requests", per_minute: |config| config.limits.requests_per_minute };
+    /// Class of requests that carry a password or a token: `limits.auth_per_minute`.
+    pub const AUTH: Self = Self { name: "auth", per_minute: |config| config.limits.auth_per_minute };
+    /// Class of routes for monitoring, which have no limit.
+    pub const EXEMPT: Self = Self { name: "exempt", per_minute: |_| 0 };
 
-    /// Returns the name of the class in the `RateLimit` headers and in metrics.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Requests => "requests",
-            Self::Auth => "auth",
-            Self::PartnerLists => "partner-lists",
-            Self::Jobs => "jobs",
-            Self::Exempt => "exempt",
-        }
+    /// Returns the classes of the platform and of `modules`.
+    pub(super) fn all(modules: &[&Module]) -> Vec<Self> {
+        let own = [Self::REQUESTS, Self::AUTH, Self::EXEMPT];
+        own.into_iter().chain(modules.iter().flat_map(|module| module.rate_classes.iter().copied())).collect()
+    }
+}
+
+impl Default for RateClass {
+    fn default() -> Self {
+        Self::REQUESTS
+    }
+}
+
+impl PartialEq for RateClass {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for RateClass {}
+
+impl fmt::Debug for RateClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
     }
 }
 
@@ -55,30 +74,37 @@ pub struct RoutePolicy {
 }
 
 impl RoutePolicy {
-    /// Parses the words returned by [`RoutePolicy::words`].
-    pub(super) fn parse(rate: &str, secret: &str) -> Self {
-        let class = RateClass::ALL.into_iter().find(|class| class.name() == rate);
-        Self { rate: class.unwrap_or_default(), is_secret: secret == SECRET }
+    /// Parses the words returned by [`policy_words`].
+    ///
+    /// # Panics
+    /// If no class has the name `rate`: a module uses a class that it does not list.
+    pub(super) fn parse(rate: &str, secret: &str, classes: &[RateClass]) -> Self {
+        let class = classes.iter().find(|class| class.name == rate);
+        let rate = *class.unwrap_or_else(|| panic!("no module lists the rate class {rate}"));
+        Self { rate, is_secret: secret == SECRET }
     }
+}
 
-    /// Returns the policy as two words.
-    pub(super) const fn words(self) -> [&'static str; 2] {
-        [self.rate.name(), if self.is_secret { SECRET } else { "" }]
-    }
+/// Returns the policy of an operation as two words without spaces.
+pub(super) fn policy_words(operation: &Operation) -> [&str; 2] {
+    let rate = extension(operation, RATE).and_then(Value::as_str).unwrap_or(RateClass::REQUESTS.name);
+    [rate, if is_secret(operation) { SECRET } else { "" }]
+}
 
-    /// Reads the policy from the extensions of an operation.
-    pub(crate) fn of(operation: &Operation) -> Self {
-        let extension = |name| operation.extensions.as_ref().and_then(|all| all.get(name));
-        let rate = extension(RATE).and_then(Value::as_str).unwrap_or_default();
-        Self { is_secret: extension(SECRET).is_some(), ..Self::parse(rate, "") }
-    }
+/// Returns true if requests or responses of an operation carry secrets: see [`RoutePolicy::is_secret`].
+pub(crate) fn is_secret(operation: &Operation) -> bool {
+    extension(operation, SECRET).is_some()
+}
+
+fn extension<'o>(operation: &'o Operation, name: &str) -> Option<&'o Value> {
+    operation.extensions.as_ref().and_then(|all| all.get(name))
 }
 
 /// Applies the limit `class` to those requests of `routes` that have one of `methods`, or to all if `methods`
 /// is empty.
 #[must_use]
 pub fn rate_limited(class: RateClass, methods: &[Method], routes: Routes) -> Routes {
-    extended(routes, RATE, class.name(), |method| methods.is_empty() || methods.contains(method))
+    extended(routes, RATE, class.name, |method| methods.is_empty() || methods.contains(method))
 }
 
 /// Declares that requests or responses of `routes` carry secrets: see [`RoutePolicy::is_secret`].
@@ -112,22 +138,32 @@ pub(super) fn remove_extensions(operation: &mut Operation) {
 mod tests {
     use super::*;
 
+    const OWN: RateClass = RateClass { name: "own", per_minute: |_| 5 };
+
     #[test]
     fn policy_reads_back_from_words_and_operations() {
-        for rate in RateClass::ALL {
+        let classes = [RateClass::REQUESTS, RateClass::AUTH, RateClass::EXEMPT, OWN];
+        for rate in classes {
             for is_secret in [false, true] {
-                let policy = RoutePolicy { rate, is_secret };
-                let [rate, secret] = policy.words();
-                assert_eq!(RoutePolicy::parse(rate, secret), policy);
+                let mut operation = Operation::default();
+                let extensions = operation.extensions.get_or_insert_default();
+                extensions.insert(RATE.to_owned(), rate.name.into());
+                if is_secret {
+                    extensions.insert(SECRET.to_owned(), "".into());
+                }
+                let [name, secret] = policy_words(&operation);
+                assert_eq!(RoutePolicy::parse(name, secret, &classes), RoutePolicy { rate, is_secret });
+                remove_extensions(&mut operation);
+                assert!(operation == Operation::default());
             }
         }
-        let mut operation = Operation::default();
-        assert_eq!(RoutePolicy::of(&operation), RoutePolicy::default());
-        let extensions = operation.extensions.get_or_insert_default();
-        extensions.insert(RATE.to_owned(), RateClass::Jobs.name().into());
-        extensions.insert(SECRET.to_owned(), "".into());
-        assert_eq!(RoutePolicy::of(&operation), RoutePolicy { rate: RateClass::Jobs, is_secret: true });
-        remove_extensions(&mut operation);
-        assert!(operation == Operation::default());
+        let [name, secret] = policy_words(&Operation::default()).map(str::to_owned);
+        assert_eq!(RoutePolicy::parse(&name, &secret, &classes), RoutePolicy::default());
+    }
+
+    #[test]
+    #[should_panic(expected = "no module lists the rate class own")]
+    fn unlisted_rate_class_is_rejected() {
+        RoutePolicy::parse("own", "", &[RateClass::REQUESTS]);
     }
 }

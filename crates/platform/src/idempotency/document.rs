@@ -6,7 +6,7 @@ use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Required};
 
-use crate::http::RoutePolicy;
+use crate::http::is_secret;
 use crate::http::openapi::add_problem;
 
 /// Pattern of the header: 1 to 255 printable ASCII characters, with or without quotes.
@@ -16,7 +16,7 @@ const KEY: &str = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]([ -~]{0,253}[!-~])
 /// keys.
 pub(crate) fn declare(operation: &mut Operation) {
     add_problem(operation, &problems::MALFORMED);
-    if operation.security.is_none() || RoutePolicy::of(operation).is_secret {
+    if operation.security.is_none() || is_secret(operation) {
         return;
     }
     let text = || ObjectBuilder::new().schema_type(Type::String);

@@ -61,7 +61,7 @@ pub(super) fn store_response(
 ) -> Result<(), Error> {
     let body = answer.body.as_deref();
     let sealed = body.map(|body| keyring.seal(ctx.randomness(), &seal_name(id), body));
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO idempotency_keys (id, fingerprint, status, headers, body, created_at)
          VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (id) DO UPDATE SET fingerprint = excluded.fingerprint, status = excluded.status,

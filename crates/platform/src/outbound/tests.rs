@@ -143,7 +143,7 @@ fn hostile_url_variants_are_rejected() {
     let outbound = outbound("", ScriptedResolver::new(&[&["93.184.216.34"]]));
     for spelling in SPELLINGS {
         let read = outbound.target(spelling);
-        assert!(read.is_err(), "{spelling:?} was read as {read:?}");
+        assert!(read.is_err(), "{spelling:?} was parsed as {read:?}");
         let https = spelling.replace("http:", "https:");
         assert!(outbound.target(&https).is_err(), "{https:?}");
     }
@@ -187,7 +187,7 @@ fn check_tables_match_server_classification() {
         };
         let listing = outbound(&format!("allowed_networks = [\"{listed}\"]"), ScriptedResolver::new(&[]));
         let https = spelling.replacen("http:", "https:", 1);
-        assert!(listing.target(&https).is_ok(), "{spelling} with {listed}");
+        assert!(listing.target(&https).is_ok(), "{spelling} is allowed by {listed}");
     }
 }
 

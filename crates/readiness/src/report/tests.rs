@@ -81,7 +81,7 @@ fn terminal_report_shows_failures_with_remediation() {
         "271 rows of the catalogue were not judged.",
         "1 of the 2 judged rows of the beta gate hold; 271 rows were not judged",
     ] {
-        assert!(text.contains(expected), "{expected} is not in\n{text}");
+        assert!(text.contains(expected), "{expected} is missing in\n{text}");
     }
     assert!(
         !text.contains('\x1b')

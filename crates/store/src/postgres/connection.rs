@@ -1,14 +1,15 @@
 //! One PostgreSQL connection, driven by the thread that owns it, and the execution of a closure's statements
 //! on it.
 //!
-//! To save round trips, BEGIN and locks are sent with the first statement, and the trace with COMMIT.
+//! To save round trips, BEGIN and locks are sent with the first statement, statements whose result does not
+//! matter with the next one, and the trace with COMMIT.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{join, join_all, try_join};
+use futures_util::future::{join, join_all, try_join, try_join_all, try_join4};
 use futures_util::{FutureExt, TryStreamExt, pin_mut};
 use tokio::runtime::Runtime;
 use tokio_postgres::{AsyncMessage, Client, Statement};
@@ -21,7 +22,7 @@ use crate::events::Event;
 use crate::statements::{Statements, Stopwatch, Times};
 use crate::trace::Trace;
 use crate::tx::WriteConnection;
-use crate::value::{Param, Row};
+use crate::value::{OwnedParam, Param, Row};
 use crate::{Error, outbox};
 
 /// Maximum number of statements pipelined at once. More could fill the socket buffers while no responses are
@@ -164,6 +165,10 @@ pub(crate) struct PostgresSession<'c> {
     mode: TransactionMode,
     begun: Cell<bool>,
     locks: RefCell<Vec<i64>>,
+    /// Statements to be sent with the next one.
+    deferred: RefCell<Vec<DeferredStatement>>,
+    /// Announced reads, to be sent with the next statement, and their results.
+    prefetches: RefCell<Vec<Prefetch>>,
     failure_kind: Cell<Option<FailureKind>>,
     /// True if BEGIN failed: see [`PostgresSession::failed`].
     begin_failed: Cell<bool>,
@@ -179,6 +184,8 @@ impl<'c> PostgresSession<'c> {
             mode,
             begun: Cell::new(false),
             locks: RefCell::default(),
+            deferred: RefCell::default(),
+            prefetches: RefCell::default(),
             failure_kind: Cell::new(None),
             begin_failed: Cell::new(false),
             write_connection: WriteConnection::default(),
@@ -193,6 +200,9 @@ impl<'c> PostgresSession<'c> {
         params: &[Param<'_>],
         take: &mut dyn FnMut(&Row<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        if let Some(rows) = self.take_prefetched(sql, params) {
+            return rows.iter().try_for_each(|row| take(&Row::Postgres(row)));
+        }
         self.run(sql, async |statement| {
             let rows = self.connection.client.query_raw(&statement, params).await?;
             pin_mut!(rows);
@@ -205,8 +215,41 @@ impl<'c> PostgresSession<'c> {
         })?
     }
 
+    /// Announces a read: its rows are requested with the next statement and returned by the next
+    /// [`PostgresSession::each`] with the same parameters.
+    pub fn prefetch(&self, sql: &'static str, params: &[Param<'_>]) -> Result<(), Error> {
+        let Some(params) = OwnedParam::copy_all(params) else { return Ok(()) };
+        let statement = self.connection.prepare(sql).map_err(|failure| self.failed(failure))?;
+        let statement = DeferredStatement { sql, statement, params };
+        self.prefetches.borrow_mut().push(Prefetch { statement, rows: None });
+        Ok(())
+    }
+
+    /// Takes the rows of an announced read, if it has been sent.
+    fn take_prefetched(&self, sql: &'static str, params: &[Param<'_>]) -> Option<Vec<tokio_postgres::Row>> {
+        let mut prefetches = self.prefetches.borrow_mut();
+        let at = prefetches.iter().position(|prefetch| prefetch.statement.is(sql, params))?;
+        prefetches.swap_remove(at).rows
+    }
+
     pub fn exec(&self, sql: &'static str, params: &[Param<'_>]) -> Result<u64, Error> {
+        self.prefetches.borrow_mut().clear();
         self.run(sql, async |statement| self.connection.client.execute_raw(&statement, params).await)
+    }
+
+    /// Adds a statement to be sent with the next one. Those that accumulate are sent before they could fill the
+    /// socket buffers.
+    pub fn exec_deferred(&self, sql: &'static str, params: &[Param<'_>]) -> Result<(), Error> {
+        let Some(params) = OwnedParam::copy_all(params) else { return self.exec(sql, params).map(drop) };
+        self.prefetches.borrow_mut().clear();
+        self.inject_fault()?;
+        let statement = self.connection.prepare(sql).map_err(|failure| self.failed(failure))?;
+        self.deferred.borrow_mut().push(DeferredStatement { sql, statement, params });
+        if self.deferred.borrow().len() < MAX_PIPELINED_STATEMENTS {
+            return Ok(());
+        }
+        let opening = self.preamble().map_err(|failure| self.failed(failure))?;
+        self.connection.wait(self.open(opening)).map_err(|failure| self.failed(failure))
     }
 
     /// Adds keys to lock. The lock request is sent with the next statement.
@@ -247,13 +290,13 @@ impl<'c> PostgresSession<'c> {
         keys.sort_unstable();
         keys.dedup();
         let lock = if keys.is_empty() { None } else { Some((self.connection.prepare(LOCK)?, keys)) };
-        Ok(Preamble { begin, lock })
+        Ok(Preamble { begin, lock, deferred: self.deferred.take() })
     }
 
     /// Writes the trace and commits. Any error other than [`Error::OutcomeUnknown`] means that nothing was
     /// changed. With `is_async`, the commit may be acknowledged before it is on the server's disk.
     pub fn commit(&self, trace: &Trace, is_async: bool) -> Result<(), Error> {
-        if !self.begun.get() && trace.is_empty() {
+        if !self.begun.get() && trace.is_empty() && self.deferred.borrow().is_empty() {
             return Ok(());
         }
         outbox::check_trace(trace)?;
@@ -357,7 +400,14 @@ impl<'c> PostgresSession<'c> {
             let Some((statement, keys)) = &opening.lock else { return Ok(()) };
             client.execute(statement, &[keys]).await.map(drop)
         };
-        try_join(begin, lock).await.map(drop)
+        let deferred = opening.deferred.iter().map(|deferred| deferred.run(self.connection));
+        let mut prefetches = self.prefetches.take();
+        let reads = prefetches.iter_mut().filter(|prefetch| prefetch.rows.is_none());
+        let reads = try_join_all(reads.map(|prefetch| prefetch.run(self.connection)));
+        // The first poll sends the messages, in this order.
+        try_join4(begin, lock, try_join_all(deferred), reads).await?;
+        self.prefetches.replace(prefetches);
+        Ok(())
     }
 }
 
@@ -376,6 +426,44 @@ enum TraceWrite<'t> {
 struct Preamble {
     begin: Option<&'static str>,
     lock: Option<(Statement, Vec<i64>)>,
+    deferred: Vec<DeferredStatement>,
+}
+
+/// Statement that is sent with the next one, because its result does not matter.
+struct DeferredStatement {
+    sql: &'static str,
+    statement: Statement,
+    params: Vec<OwnedParam>,
+}
+
+/// Announced read.
+struct Prefetch {
+    statement: DeferredStatement,
+    /// Result, once it has been sent.
+    rows: Option<Vec<tokio_postgres::Row>>,
+}
+
+impl Prefetch {
+    async fn run(&mut self, connection: &PostgresConnection) -> Result<(), tokio_postgres::Error> {
+        let _stopwatch = connection.stopwatch(self.statement.sql);
+        let params = self.statement.params.iter().map(OwnedParam::as_param);
+        let rows = connection.client.query_raw(&self.statement.statement, params).await?;
+        self.rows = Some(rows.try_collect().await?);
+        Ok(())
+    }
+}
+
+impl DeferredStatement {
+    fn is(&self, sql: &'static str, params: &[Param<'_>]) -> bool {
+        std::ptr::eq(self.sql, sql)
+            && OwnedParam::copy_all(params).is_some_and(|params| params == self.params)
+    }
+
+    async fn run(&self, connection: &PostgresConnection) -> Result<(), tokio_postgres::Error> {
+        let _stopwatch = connection.stopwatch(self.sql);
+        let params = self.params.iter().map(OwnedParam::as_param);
+        connection.client.execute_raw(&self.statement, params).await.map(drop)
+    }
 }
 
 #[cfg(feature = "testing")]

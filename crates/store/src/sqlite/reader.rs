@@ -216,7 +216,7 @@ mod tests {
         let sql = "SELECT COALESCE(MAX(position), 0) FROM consumers";
         let mut position = None;
         let mut read = |q: &Query<'_>| position = q.one(sql, &[], |row| row.get(0)).unwrap();
-        engine.read_in_place(&mut read).expect("the read is short").unwrap();
+        engine.read_in_place(&mut read).expect("the read finishes on the calling thread").unwrap();
         position.unwrap()
     }
 

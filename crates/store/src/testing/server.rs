@@ -329,21 +329,21 @@ mod tests {
         let options = PostgresServerOptions { tls: true, ..PostgresServerOptions::default() };
         let mut server = PostgresServer::start(options).unwrap();
         let (port, folder) = (server.port(), server.folder.path().to_owned());
-        assert_eq!(first_answer(port, HELLO), b'R', "it signs `kith` in");
-        assert_eq!(first_answer(port, SSL_REQUEST), b'S', "it speaks TLS");
+        assert_eq!(first_answer(port, HELLO), b'R', "the server authenticates `kith`");
+        assert_eq!(first_answer(port, SSL_REQUEST), b'S', "the server accepts TLS");
         assert!(fs::read_to_string(server.ca_file()).unwrap().contains("BEGIN CERTIFICATE"));
 
         server.kill().unwrap();
         assert!(processes_in(&server.data()).is_empty());
-        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port refuses");
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port rejects connections");
         server.restart().unwrap();
         assert_eq!(first_answer(port, HELLO), b'R');
 
         server.stop(StopMode::Fast).unwrap();
-        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port refuses");
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port rejects connections");
         server.restart().unwrap();
         drop(server);
-        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port refuses");
+        assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port rejects connections");
         assert!(!folder.exists());
     }
 }

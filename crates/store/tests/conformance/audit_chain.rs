@@ -176,7 +176,7 @@ async fn restored_chain_with_new_entries_differs_from_stored_head(db: Db) {
         exec(&db, format!("INSERT INTO {table} SELECT * FROM {copy}").leak()).await;
     }
     let db = db.reopened(|_| {}).await;
-    assert_eq!(db.store.verify_audit().await.unwrap().links, 2, "the restored chain holds in itself");
+    assert_eq!(db.store.verify_audit().await.unwrap().links, 2, "the restored chain is consistent");
     assert!(fault(&db, remembered).await.unwrap().contains("an older state of the database was restored"));
     write_entries(&db, 6).await;
     db.store.verify_audit().await.unwrap();
@@ -207,7 +207,7 @@ async fn erasing_details_keeps_stored_head_in_chain(db: Db) {
     assert_eq!((chain.links, chain.head, chain.unkeyed), (3, remembered.hash, 0));
     assert_eq!(fault(&db, remembered).await, None);
     write_entries(&db, 4).await;
-    assert_eq!(fault(&db, remembered).await, None, "a chain that has grown contains it");
+    assert_eq!(fault(&db, remembered).await, None, "the longer chain contains the remembered head");
     assert_eq!(fault(&db, AuditHead::default()).await, None);
 }
 
@@ -320,10 +320,14 @@ async fn chain_is_valid_after_archiving(db: Db) {
     write_entries(&db, 5).await;
     let now = db.sources.clock.now();
     let none = db.store.audit_links_after(AuditHead::default(), now, 100).await.unwrap();
-    assert_eq!(none, [], "none is older than now");
+    assert_eq!(none, [], "no entry is older than now");
     let later = now + std::time::Duration::from_secs(1);
     let links = db.store.audit_links_after(AuditHead::default(), later, 100).await.unwrap();
-    assert_eq!(links.iter().map(|link| link.n).collect::<Vec<_>>(), [1, 2, 3, 4], "the newest stays");
+    assert_eq!(
+        links.iter().map(|link| link.n).collect::<Vec<_>>(),
+        [1, 2, 3, 4],
+        "the newest link is not returned"
+    );
 
     let head = archive(&db, 3).await;
     // An interrupted removal leaves a valid chain, too.
@@ -336,7 +340,7 @@ async fn chain_is_valid_after_archiving(db: Db) {
     assert_eq!((chain.links, chain.archived), (6, head));
     assert_eq!(db.store.audit_tail(100).await.unwrap(), AuditTail { links: 6, recomputed: 3, fault: None });
     assert_eq!(fault(&db, head).await, None);
-    assert_eq!(fault(&db, AuditHead { links: 2, hash: [1; 32] }).await, None, "it is in the archive");
+    assert_eq!(fault(&db, AuditHead { links: 2, hash: [1; 32] }).await, None, "the link is in the archive");
 
     // The next archive begins where this one ended, and contains the entry that recorded it.
     write_entries(&db, 7).await;

@@ -32,7 +32,7 @@ async fn write_entries(db: &Db, count: i64) {
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), placed)
         .await
-        .expect("everything gets its place");
+        .expect("all entries are sealed and all events have positions");
 }
 
 async fn exec(db: &Db, sql: &'static str) {
@@ -71,7 +71,7 @@ async fn audit_tail_reports_broken_link(db: Db) {
     assert_eq!(tail(&db, 100).await, AuditTail { links: 6, recomputed: 6, fault: None });
     exec(&db, "UPDATE audit_entries SET actor = 'system:else' WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 4)")
         .await;
-    assert_eq!(tail(&db, 2).await.fault, None, "it lies further back");
+    assert_eq!(tail(&db, 2).await.fault, None, "the broken link is not among the newest two links");
     let found = tail(&db, 3).await.fault.unwrap_or_default();
     assert!(found.contains("link 4"), "{found}");
 }

@@ -79,7 +79,7 @@ async fn wait_for_positions(store: &Store, events: i64) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), all).await.expect("every event is placed");
+    tokio::time::timeout(Duration::from_secs(60), all).await.expect("every event has a position");
 }
 
 async fn read(store: &Store) -> Vec<String> {
@@ -133,12 +133,12 @@ async fn read_only_server_is_abandoned() {
     primary.set_read_only(true).unwrap();
     replica.promote().unwrap();
     add_with_retry(&store, "after").await;
-    assert_eq!(read(&store).await, ["after", "before"], "reads follow the writes");
+    assert_eq!(read(&store).await, ["after", "before"], "reads use the new primary");
     change_all(&store, 3).await;
     wait_for_positions(&store, 3).await;
     let mut head = store.watch_last_position();
     let advanced = tokio::time::timeout(Duration::from_secs(60), head.wait_for(|head| *head == 3));
-    advanced.await.expect("the session-bound connection follows too").unwrap();
+    advanced.await.expect("the session-bound connection moves to the new primary").unwrap();
     store.close().await;
 }
 
@@ -155,7 +155,7 @@ async fn read_only_server_is_used_again_once_it_accepts_writes() {
         let refused = try_to_add(&store, "between").await.unwrap_err();
         assert!(matches!(refused, Error::Unavailable(_)), "{refused}");
     }
-    assert_eq!(read(&store).await, ["before"], "reads go on");
+    assert_eq!(read(&store).await, ["before"], "reads succeed while the server is read-only");
     server.set_read_only(false).unwrap();
     add_with_retry(&store, "after").await;
     assert_eq!(read(&store).await, ["after", "before"]);
@@ -183,11 +183,11 @@ async fn positions_missing_on_replica_are_reassigned() {
     primary.kill().unwrap();
     replica.promote().unwrap();
     add_with_retry(&store, "after").await;
-    assert!(store.server_changes() > servers, "followers learn that they have read from another server");
+    assert!(store.server_changes() > servers, "the change of server is counted");
     change_all(&store, 3).await;
     wait_for_positions(&store, 5).await;
     let reached = tokio::time::timeout(Duration::from_secs(60), head.wait_for(|head| *head == 5));
-    reached.await.expect("the head is that of the new primary").unwrap();
+    reached.await.expect("the head reaches the position on the new primary").unwrap();
     assert_sequence(&all_events(&store).await, 5);
     store.close().await;
 }

@@ -77,7 +77,7 @@ async fn conflict_is_retried_up_to_limit(db: Db) {
     }
     let (abandoned, runs) = add_counted(&db, "never").await;
     assert!(matches!(abandoned, Err(Error::Unavailable(_))), "{abandoned:?}");
-    assert_eq!(runs, 6, "one run and five more");
+    assert_eq!(runs, 6, "one run and five retries");
     assert_eq!(db.names().await, ["second run"]);
     db.add("third").await.unwrap();
 }
@@ -108,9 +108,9 @@ async fn failed_commit_has_unknown_outcome(db: Db) {
     assert!(matches!(outcome, Err(Error::OutcomeUnknown(_))), "{outcome:?}");
     assert_eq!((runs, db.store.stats().outcomes_unknown), (1, 1));
     db.add("with").await.unwrap();
-    assert_eq!(db.names().await, ["before", "with"], "here the commit did fail");
+    assert_eq!(db.names().await, ["before", "with"], "the commit was not applied");
     if db.store.kind() == EngineKind::Sqlite {
-        assert_eq!(db.store.stats().reconnects, 1, "the connection was opened anew");
+        assert_eq!(db.store.stats().reconnects, 1, "the connection was reopened");
     }
 }
 
@@ -148,12 +148,16 @@ async fn group_survives_transaction_lost_by_one_closure(db: Db) {
     match db.store.kind() {
         EngineKind::Sqlite => {
             assert_eq!(lost, 1, "{outcomes:?}");
-            assert!(stats.retries > 0, "those before it in its group ran again");
+            assert!(stats.retries > 0, "the earlier transactions of the group ran again");
             assert!(runs.total() > 20);
         }
         EngineKind::Postgres => assert_eq!(lost, 0, "{outcomes:?}"),
     }
-    assert_eq!(db.names().await.len(), 20 - lost + 1, "every acknowledged one is there, and the gate's");
+    assert_eq!(
+        db.names().await.len(),
+        20 - lost + 1,
+        "all acknowledged rows and the row of the gate are stored"
+    );
 }
 
 async fn unwritable_trace_rolls_back_change(db: Db) {

@@ -189,5 +189,5 @@ async fn read_after_lock_sees_previous_commit(db: Db) {
     }
     let mut seen: Vec<i64> = callers.join_all().await.into_iter().flatten().collect();
     seen.sort_unstable();
-    assert_eq!(seen, (0..200).collect::<Vec<_>>(), "each value is seen by exactly one");
+    assert_eq!(seen, (0..200).collect::<Vec<_>>(), "exactly one transaction reads each value");
 }

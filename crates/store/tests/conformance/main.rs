@@ -8,6 +8,7 @@ mod failover;
 mod faults;
 mod locks;
 mod migrations;
+mod pipelining;
 mod postgres;
 mod processes;
 mod queues;

@@ -155,5 +155,5 @@ async fn nodes_migrate_one_at_a_time(db: Db) {
     }
     let mut applied: Vec<String> = nodes.join_all().await.into_iter().flatten().collect();
     applied.sort();
-    assert_eq!(applied, names(), "each was applied by exactly one");
+    assert_eq!(applied, names(), "exactly one node applies each migration");
 }

@@ -60,17 +60,17 @@ async fn store_reconnects_after_server_restart() {
     while store.write(|tx| tx.exec("SELECT 1", &[])).await.is_err() {
         tokio::task::yield_now().await;
     }
-    assert!(back.elapsed() < Duration::from_secs(30), "it took {:?}", back.elapsed());
+    assert!(back.elapsed() < Duration::from_secs(30), "the store reconnected after {:?}", back.elapsed());
     wait(200).await.unwrap_err();
     stop.send_replace(true);
     let there: Vec<String> = store.read(crate::support::names).await.unwrap();
     for (acknowledged, refused) in callers.join_all().await {
-        assert!(refused > 0, "the gap was noticed");
+        assert!(refused > 0, "writes failed during the outage");
         let lost: Vec<_> = acknowledged.iter().filter(|name| !there.contains(name)).collect();
         // The last one may have been written after the read above; all others must be there.
         assert!(lost.len() < acknowledged.len());
         let now: Vec<String> = store.read(crate::support::names).await.unwrap();
-        assert!(acknowledged.iter().all(|name| now.contains(name)), "an acknowledged row is gone");
+        assert!(acknowledged.iter().all(|name| now.contains(name)), "an acknowledged row is missing");
     }
     assert!(store.stats().reconnects > 0);
     store.close().await;
@@ -91,8 +91,10 @@ async fn tls_verifies_server_certificate() {
     assert_eq!(encrypted.unwrap(), Some(true));
 
     // The authorities of the system have not signed the server's certificate.
-    let stranger =
-        open("sslmode=verify-full".to_owned()).await.err().expect("an unknown authority is refused");
+    let stranger = open("sslmode=verify-full".to_owned())
+        .await
+        .err()
+        .expect("a certificate of an unknown authority is rejected");
     assert!(
         matches!(stranger, OpenError::Database(Error::Unavailable(_)) | OpenError::Settings(_)),
         "{stranger}"
@@ -188,7 +190,7 @@ async fn transaction_mode_pooler_is_rejected() {
             }
             Err(other) => panic!("{mode}: {other}"),
             Ok(store) => {
-                assert!(!refused, "{mode} was not noticed");
+                assert!(!refused, "pooling mode {mode} was not detected");
                 store.close().await;
             }
         }
@@ -300,7 +302,11 @@ async fn old_plans_are_discarded() {
         let fill = "INSERT INTO looked_up SELECT n FROM generate_series(1, 20000) AS n";
         store.write(move |tx| tx.exec(fill, &[])).await.unwrap();
         let read = look_up().await;
-        assert_eq!(read <= 2, is_renewed, "{read} rows were read with plans kept for {plan_max_age:?}");
+        assert_eq!(
+            read <= 2,
+            is_renewed,
+            "{read} rows were read with a maximum plan age of {plan_max_age:?}"
+        );
         store.close().await;
     }
 }

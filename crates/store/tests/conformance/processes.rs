@@ -24,7 +24,7 @@ async fn second_process_takes_over_sequencer_after_kill() {
     let watcher = Store::open(db.options.clone()).await.unwrap();
     let mut second = Process::start(&db, "writes_until_killed");
     until(2_000, || count(&watcher, COUNT_SEQUENCED)).await;
-    assert_eq!(watcher.stats().sequencer, 0, "the first process leads");
+    assert_eq!(watcher.stats().sequencer, 0, "the first process is the leader");
 
     // The process is killed at an arbitrary point, while it holds the lock.
     first.kill();
@@ -56,7 +56,7 @@ async fn frozen_sequencer_is_replaced_and_fenced() {
         (0..4).map(|writer| tokio::spawn(change_each(store.clone(), writer, 100))).collect();
     until(50, || count(&store, COUNT_SEQUENCED)).await;
     leader.signal("STOP");
-    assert_eq!(store.stats().sequencer, 0, "the process that is stopped led");
+    assert_eq!(store.stats().sequencer, 0, "the stopped process was the leader");
     for writer in writers {
         writer.await.unwrap();
     }
@@ -134,7 +134,7 @@ async fn until<F: Future<Output = i64>>(least: i64, what: impl Fn() -> F) {
         }
     };
     let in_time = tokio::time::timeout(Duration::from_secs(60), reached).await;
-    assert!(in_time.is_ok(), "{least} was not reached; it is {}", what().await);
+    assert!(in_time.is_ok(), "the count did not reach {least}; it is {}", what().await);
 }
 
 /// Process that runs one of the functions below. Dropping it kills the process.

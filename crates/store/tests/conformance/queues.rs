@@ -136,7 +136,7 @@ async fn full_queue_rejects_immediately_and_drains(db: Db) {
     for outcome in callers.join_all().await {
         outcome.unwrap();
     }
-    assert_eq!(db.names().await.len(), 5, "four that waited, and the gate's");
+    assert_eq!(db.names().await.len(), 5, "the four queued rows and the row of the gate are stored");
     assert_eq!(db.store.stats().queued, 0);
 }
 
@@ -186,7 +186,7 @@ async fn queued_transactions_commit_as_group(db: Db) {
     assert_eq!(db.names().await.len(), 301);
     if db.store.kind() == EngineKind::Sqlite {
         let groups = db.store.stats().groups - groups_before;
-        assert!(groups < 100, "300 transactions took {groups} waits for the disk");
+        assert!(groups < 100, "300 transactions took {groups} syncs to disk");
     }
 }
 

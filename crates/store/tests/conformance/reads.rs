@@ -54,9 +54,9 @@ async fn long_read_does_not_delay_short_ones(db: Db) {
     }
     let counted: Result<i64, Error> = long.await.unwrap();
     assert_eq!(counted.unwrap(), 1_000_000);
-    assert!(short_reads > 10, "only {short_reads} short reads got through");
+    assert!(short_reads > 10, "only {short_reads} short reads finished");
     if db.store.kind() == EngineKind::Sqlite {
-        assert!(db.store.stats().slow_reads >= 1, "it was stopped in place and ran again apart");
+        assert!(db.store.stats().slow_reads >= 1, "the long read was interrupted and queued as slow");
     }
 }
 

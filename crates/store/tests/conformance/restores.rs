@@ -103,11 +103,15 @@ async fn restored_events_are_sequenced_first_without_full_scans() {
 
     for row in client.query(ROWS_READ, &[]).await.unwrap() {
         let (table, rows): (String, i64) = (row.get(0), row.get(1));
-        assert!(rows < SEQUENCED / 4, "{rows} rows of {table} were read for 30 that were placed");
+        assert!(rows < SEQUENCED / 4, "{rows} rows of {table} were read to sequence 30 rows");
     }
     let in_order = "SELECT COUNT(*) FROM outbox_positions p JOIN outbox o ON o.id = p.event_id
                     WHERE p.position = CAST(CAST(o.payload AS json) ->> 'n' AS BIGINT)";
-    assert_eq!(number(&client, in_order).await, SEQUENCED + 30, "each event is behind the one before it");
+    assert_eq!(
+        number(&client, in_order).await,
+        SEQUENCED + 30,
+        "each position equals the number in the payload"
+    );
     let unsealed = "SELECT COUNT(*) FROM audit_entries a
                     WHERE NOT EXISTS (SELECT 1 FROM audit_seals s WHERE s.entry_id = a.id)";
     assert_eq!(number(&client, unsealed).await, 0);

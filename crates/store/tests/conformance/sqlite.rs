@@ -9,7 +9,8 @@ use crate::support::{Db, add};
 #[tokio::test(flavor = "multi_thread")]
 async fn folder_allows_one_store() {
     let db = Db::sqlite().await;
-    let second = Store::open(db.options.clone()).await.err().expect("the folder is taken");
+    let second =
+        Store::open(db.options.clone()).await.err().expect("a second store in the same folder is rejected");
     assert!(
         matches!(&second, OpenError::FolderInUse { holder, .. } if holder.contains("process")),
         "{second}"
@@ -41,15 +42,18 @@ async fn wal_is_truncated_during_writes() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), copied).await.expect("checkpoints run by themselves");
+        tokio::time::timeout(Duration::from_secs(20), copied).await.expect("checkpoints run automatically");
     }
-    assert!(sizes[0] >= 40 && sizes[3] < 2 * sizes[0], "MiB in the log after each burst: {sizes:?}");
+    assert!(sizes[0] >= 40 && sizes[3] < 2 * sizes[0], "log size in MiB after each burst: {sizes:?}");
     let file = db.database.folder().unwrap().join("kith.db");
-    assert!(std::fs::metadata(file).unwrap().len() > 39 * 1024 * 1024, "checkpoints have reached the file");
+    assert!(
+        std::fs::metadata(file).unwrap().len() > 39 * 1024 * 1024,
+        "checkpoints have written to the database file"
+    );
     db.store.close().await;
     let left =
         std::fs::metadata(db.database.folder().unwrap().join("kith.db-wal")).map_or(0, |log| log.len());
-    assert_eq!(left, 0, "closing leaves no log behind");
+    assert_eq!(left, 0, "closing empties the write-ahead log");
 }
 
 /// Only the writer itself finds a moment in which nothing is being written.
@@ -75,7 +79,7 @@ async fn log_stays_bounded_while_the_writer_is_saturated() {
     callers.join_all().await;
     // The file does not shrink, so this is its maximum size.
     let max = std::fs::metadata(&log).unwrap().len() >> 20;
-    assert!(max < 120, "{max} MiB in the log of 1,000 MiB that were written");
+    assert!(max < 120, "the log grew to {max} MiB while 1,000 MiB were written");
     let now = db.store.stats().wal_bytes >> 20;
     assert!(now <= max, "{now} MiB");
 }
@@ -125,13 +129,13 @@ async fn fill(folder: std::path::PathBuf) {
             break;
         }
     }
-    assert!(refused > 5, "4 MiB were not filled by 200 rows of 64 KiB");
+    assert!(refused > 5, "200 rows of 64 KiB did not fill 4 MiB");
     assert!(!acknowledged.is_empty());
     let there: Result<Vec<String>, Error> = store.read(crate::support::names).await;
-    let there = there.expect("reads stay up");
-    assert!(acknowledged.iter().all(|name| there.contains(name)), "an acknowledged row is gone");
+    let there = there.expect("reads succeed while the disk is full");
+    assert!(acknowledged.iter().all(|name| there.contains(name)), "an acknowledged row is missing");
     std::fs::remove_file(ballast).unwrap();
     let done: Result<(), Error> = store.write(|tx| add(tx, "room again")).await;
-    done.expect("with room again, the store goes on by itself");
+    done.expect("writes succeed again after disk space is freed");
     store.close().await;
 }

@@ -77,7 +77,7 @@ impl Db {
         let mut head = self.store.watch_last_position();
         let reached = tokio::time::timeout(Duration::from_secs(20), head.wait_for(|head| *head >= count));
         let in_time = reached.await.is_ok();
-        assert!(in_time, "{count} events were not placed in time; the head is {}", *head.borrow());
+        assert!(in_time, "{count} events did not get positions in time; the head is {}", *head.borrow());
     }
 }
 

@@ -80,7 +80,7 @@ async fn swallowed_statement_error_fails_transaction(db: Db) {
             add(tx, "before")?;
             assert!(add(tx, "there").is_err());
             let after = tx.one("SELECT 1", &[], |row| row.get::<i64>(0));
-            assert!(after.is_err(), "no statement runs after one has failed");
+            assert!(after.is_err(), "no statement runs after a failed statement");
             Ok(())
         })
         .await;
@@ -120,7 +120,7 @@ async fn dry_run_does_not_count(db: Db) {
             Ok(counted.fetch_add(1, Ordering::SeqCst) + 1)
         })
         .await;
-    assert_eq!(answer.unwrap(), 2, "the answer is the last run's");
+    assert_eq!(answer.unwrap(), 2, "the result is that of the last run");
     assert_eq!(runs.load(Ordering::SeqCst), 2);
     assert_eq!(db.names().await, ["once"]);
     let audited: Result<Option<i64>, Error> =

@@ -98,7 +98,7 @@ async fn value_of_wrong_type_is_rejected(db: Db) {
         .store
         .write(|tx| tx.exec("INSERT INTO counters (name, n) VALUES ('c', $1)", params!["eightchr"]))
         .await;
-    assert!(text_for_number.is_err(), "it is as long as a BIGINT on the wire, but a text");
+    assert!(text_for_number.is_err(), "a text of 8 bytes is not accepted as a BIGINT");
     let float_for_number: Result<u64, Error> = db
         .store
         .write(|tx| tx.exec("INSERT INTO counters (name, n) VALUES ('c', $1)", params![0.5_f64]))

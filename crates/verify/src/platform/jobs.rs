@@ -76,6 +76,10 @@ mod tests {
         assert!(with("completed_in", Value::Null).unwrap().contains("last succeeded"));
         assert!(with("failed", 2.into()).unwrap().contains("2 times"));
         assert!(with("every_ms", Value::Null).unwrap().contains("never"));
-        assert_eq!(with("since", (now - 1_000).into()), None, "declared a moment ago");
+        assert_eq!(
+            with("since", (now - 1_000).into()),
+            None,
+            "a schedule declared one second ago has no fault"
+        );
     }
 }

@@ -32,14 +32,14 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Setting, name in responses, and an otherwise unused route of each limit class.
-const CLASSES: [(&str, &str, Method, &str); 3] = [
-    ("auth_per_minute", "auth", Method::POST, "/api/v1/auth/logout"),
-    ("partner_lists_per_minute", "partner-lists", Method::GET, "/api/v1/partners/settings"),
-    ("requests_per_minute", "requests", Method::GET, "/api/v1/ping"),
+/// Section and key of the setting, name in responses, and an otherwise unused route of each limit class.
+const CLASSES: [((&str, &str), &str, Method, &str); 3] = [
+    (("limits", "auth_per_minute"), "auth", Method::POST, "/api/v1/auth/logout"),
+    (("partners", "lists_per_minute"), "partner-lists", Method::GET, "/api/v1/partners/settings"),
+    (("limits", "requests_per_minute"), "requests", Method::GET, "/api/v1/ping"),
 ];
 /// Setting and name of the limit class for workers.
-const JOBS: (&str, &str) = ("jobs_per_minute", "jobs");
+const JOBS: ((&str, &str), &str) = (("job_queues", "requests_per_minute"), "jobs");
 /// Monitoring paths, which are not limited.
 const EXEMPT: &[&str] = &["/livez", "/readyz", "/api/health", "/api/metrics"];
 /// Maximum size of a burst that is sent to a deployment.
@@ -49,17 +49,17 @@ const BURST_CONNECTIONS: usize = 8;
 const MAX_ATTEMPTS: u32 = 3;
 
 /// Returns the configured requests per minute of a class.
-fn configured(facts: &Value, setting: &str) -> Result<u64, Shortfall> {
+fn configured(facts: &Value, (section, key): (&str, &str)) -> Result<u64, Shortfall> {
     let settings = &facts["configuration"]["settings"];
     if settings["server"]["disable_limits"] == true {
         return Err(Shortfall::fails("limits are disabled: server.disable_limits"));
     }
-    match settings["limits"][setting].as_u64() {
+    match settings[section][key].as_u64() {
         None => Err(Shortfall::unmeasured(
-            format!("the server does not report limits.{setting}"),
+            format!("the server does not report {section}.{key}"),
             "deploy a build that reports it",
         )),
-        Some(0) => Err(Shortfall::fails(format!("limits.{setting} is 0: no limit"))),
+        Some(0) => Err(Shortfall::fails(format!("{section}.{key} is 0: no limit"))),
         Some(n) => Ok(n),
     }
 }
@@ -215,7 +215,7 @@ struct EvasionVariant {
 async fn check_limit_evasion(run: &Run) -> Result<String, Shortfall> {
     let (setting, _, method, path) = &CLASSES[0];
     let facts = run.facts().await?;
-    let limit = configured(&facts, setting)?;
+    let limit = configured(&facts, *setting)?;
     let proxies = &facts["configuration"]["settings"]["server"]["trusted_proxies"];
     let trusts_proxy = proxies.as_array().is_some_and(|proxies| !proxies.is_empty());
     if trusts_proxy && super::tls::is_loopback_http(&run.deployment().target().url) {

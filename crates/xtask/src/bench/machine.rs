@@ -132,7 +132,7 @@ mod tests {
         let (pid, began) = (std::process::id(), now());
         let before = cpu_with_children_s(pid).unwrap();
         while cpu_s(pid).unwrap() - before < 0.02 {
-            assert!(began.elapsed() < Duration::from_secs(30), "no processor time is seen");
+            assert!(began.elapsed() < Duration::from_secs(30), "no processor time is measured");
         }
         assert!(peak_memory_mb(pid).unwrap() > 1.0);
     }

@@ -96,7 +96,7 @@ mod tests {
             let mut seen = HashSet::new();
             for (a, b) in Pairs::new(n, &mut Rng::with_seed(2)) {
                 assert!(a != b && a < n && b < n);
-                assert!(seen.insert((a.min(b), a.max(b))), "{n}: {a} and {b} again");
+                assert!(seen.insert((a.min(b), a.max(b))), "{n}: the pair {a} and {b} is repeated");
             }
             let all = n * n.saturating_sub(1) / 2;
             // With an even number, opposite pairs are left out.

@@ -94,7 +94,7 @@ mod tests {
             found
         };
         let significant = (0..10).filter(|_| found(0.0).is_significant()).count();
-        assert!(significant <= 1, "{significant} of 10 that are the same");
+        assert!(significant <= 1, "{significant} of 10 equal samples differ significantly");
         for by in [0.4, -0.4] {
             let shifted = found(by);
             assert!(shifted.is_significant(), "{shifted:?}");

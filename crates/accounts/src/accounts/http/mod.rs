@@ -61,8 +61,8 @@ pub const PROBLEMS: &[&ProblemCode] = &[
 pub fn routes() -> Routes {
     // These endpoints accept a password or a token that renews a session.
     let log_in_routes = log_in::routes().merge(first_admin::redemption_routes());
-    let log_in_routes = rate_limited(RateClass::Auth, &[], log_in_routes);
-    let me = rate_limited(RateClass::Auth, &[Method::POST, Method::DELETE], me::routes());
+    let log_in_routes = rate_limited(RateClass::AUTH, &[], log_in_routes);
+    let me = rate_limited(RateClass::AUTH, &[Method::POST, Method::DELETE], me::routes());
     let me = tagged("Profile", me);
     Routes::new()
         .merge(secret(log_in_routes.merge(sessions::routes())))

@@ -17,7 +17,7 @@ pub fn find_failures(q: &Query<'_>, subject: &[u8; 32]) -> Result<LogInFailures,
 }
 
 pub fn upsert_failures(tx: &Tx<'_>, subject: &[u8; 32], failures: LogInFailures) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO login_failures (subject, failures, failed_at, locked_until) VALUES ($1, $2, $3, $4)
          ON CONFLICT (subject) DO UPDATE
          SET failures = excluded.failures, failed_at = excluded.failed_at, locked_until = excluded.locked_until",
@@ -27,7 +27,7 @@ pub fn upsert_failures(tx: &Tx<'_>, subject: &[u8; 32], failures: LogInFailures)
 }
 
 pub fn delete_failures(tx: &Tx<'_>, subject: &[u8; 32]) -> Result<(), Error> {
-    tx.exec("DELETE FROM login_failures WHERE subject = $1", params![subject])?;
+    tx.exec_deferred("DELETE FROM login_failures WHERE subject = $1", params![subject])?;
     Ok(())
 }
 
@@ -47,19 +47,19 @@ pub fn find_refusals(
 
 pub fn insert_refusal(tx: &Tx<'_>, id: Uuid, address: &[u8; 32], at: Timestamp) -> Result<(), Error> {
     let sql = "INSERT INTO registration_refusals (id, address, refused_at) VALUES ($1, $2, $3)";
-    tx.exec(sql, params![id, address, at])?;
+    tx.exec_deferred(sql, params![id, address, at])?;
     Ok(())
 }
 
 pub fn insert_link(tx: &Tx<'_>, secret_hash: &[u8; 32], expires_at: Timestamp) -> Result<(), Error> {
     let sql = "INSERT INTO first_admin_links (secret_hash, expires_at) VALUES ($1, $2)";
-    tx.exec(sql, params![secret_hash, expires_at])?;
+    tx.exec_deferred(sql, params![secret_hash, expires_at])?;
     Ok(())
 }
 
 /// Deletes expired links.
 pub fn delete_expired_links(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
-    tx.exec("DELETE FROM first_admin_links WHERE expires_at <= $1", params![now])?;
+    tx.exec_deferred("DELETE FROM first_admin_links WHERE expires_at <= $1", params![now])?;
     Ok(())
 }
 
@@ -69,7 +69,7 @@ pub fn has_link(q: &Query<'_>, secret_hash: &[u8; 32], now: Timestamp) -> Result
 }
 
 pub fn delete_links(tx: &Tx<'_>) -> Result<(), Error> {
-    tx.exec("DELETE FROM first_admin_links", &[])?;
+    tx.exec_deferred("DELETE FROM first_admin_links", &[])?;
     Ok(())
 }
 
@@ -80,8 +80,8 @@ pub fn delete_expired(
     refused_before: Timestamp,
     failed_before: Timestamp,
 ) -> Result<(), Error> {
-    tx.exec("DELETE FROM sessions WHERE expires_at <= $1", params![now])?;
-    tx.exec("DELETE FROM registration_refusals WHERE refused_at <= $1", params![refused_before])?;
-    tx.exec("DELETE FROM login_failures WHERE failed_at <= $1", params![failed_before])?;
+    tx.exec_deferred("DELETE FROM sessions WHERE expires_at <= $1", params![now])?;
+    tx.exec_deferred("DELETE FROM registration_refusals WHERE refused_at <= $1", params![refused_before])?;
+    tx.exec_deferred("DELETE FROM login_failures WHERE failed_at <= $1", params![failed_before])?;
     Ok(())
 }

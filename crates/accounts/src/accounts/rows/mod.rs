@@ -158,7 +158,7 @@ pub fn set_email_key(tx: &Tx<'_>, user: UserId, key: &str) -> Result<bool, Error
 
 /// Records that the e-mail address of an account is verified.
 pub fn set_email_verified(tx: &Tx<'_>, user: UserId, at: Timestamp) -> Result<(), Error> {
-    tx.exec("UPDATE users SET email_verified_at = $2 WHERE id = $1", params![user, at])?;
+    tx.exec_deferred("UPDATE users SET email_verified_at = $2 WHERE id = $1", params![user, at])?;
     Ok(())
 }
 
@@ -166,12 +166,12 @@ pub fn set_email_verified(tx: &Tx<'_>, user: UserId, at: Timestamp) -> Result<()
 pub fn release_email(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     let sql =
         "UPDATE users SET email = '', email_key = 'released:' || id, email_verified_at = NULL WHERE id = $1";
-    tx.exec(sql, params![user])?;
+    tx.exec_deferred(sql, params![user])?;
     Ok(())
 }
 
 pub fn update_profile(tx: &Tx<'_>, user: &User) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE users SET display_name = $2, nickname = $3, theme = $4, locale = $5, time_zone = $6, pronouns = $7
          WHERE id = $1",
         params![
@@ -189,14 +189,14 @@ pub fn update_profile(tx: &Tx<'_>, user: &User) -> Result<(), Error> {
 
 /// Stores the same password with new hash parameters. The password version stays.
 pub fn set_password_hash(tx: &Tx<'_>, user: UserId, hash: &str) -> Result<(), Error> {
-    tx.exec("UPDATE users SET password_hash = $2 WHERE id = $1", params![user, hash])?;
+    tx.exec_deferred("UPDATE users SET password_hash = $2 WHERE id = $1", params![user, hash])?;
     Ok(())
 }
 
 /// Stores a new password and increases the password version.
 pub fn set_password(tx: &Tx<'_>, user: UserId, hash: &str) -> Result<(), Error> {
     let sql = "UPDATE users SET password_hash = $2, password_version = password_version + 1 WHERE id = $1";
-    tx.exec(sql, params![user, hash])?;
+    tx.exec_deferred(sql, params![user, hash])?;
     Ok(())
 }
 
@@ -208,7 +208,7 @@ pub fn set_deleted(
     purge_at: Option<Timestamp>,
 ) -> Result<(), Error> {
     let sql = "UPDATE users SET deleted_at = $2, purge_at = $3, purge_elapsed_ms = NULL WHERE id = $1";
-    tx.exec(sql, params![user, deleted_at, purge_at])?;
+    tx.exec_deferred(sql, params![user, deleted_at, purge_at])?;
     Ok(())
 }
 
@@ -231,12 +231,12 @@ pub fn count_hashes(q: &Query<'_>) -> Result<Vec<(String, i64)>, Error> {
 }
 
 pub fn set_role(tx: &Tx<'_>, user: UserId, role: Role) -> Result<(), Error> {
-    tx.exec("UPDATE users SET role = $2 WHERE id = $1", params![user, role.as_str()])?;
+    tx.exec_deferred("UPDATE users SET role = $2 WHERE id = $1", params![user, role.as_str()])?;
     Ok(())
 }
 
 pub fn set_suspended(tx: &Tx<'_>, user: UserId, at: Option<Timestamp>) -> Result<(), Error> {
-    tx.exec("UPDATE users SET suspended_at = $2 WHERE id = $1", params![user, at])?;
+    tx.exec_deferred("UPDATE users SET suspended_at = $2 WHERE id = $1", params![user, at])?;
     Ok(())
 }
 

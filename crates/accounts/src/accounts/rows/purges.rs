@@ -9,7 +9,7 @@ use super::super::rules;
 /// Sets the end of the hold in observed time for accounts deleted since the previous run. Wall-clock time
 /// since the deletion counts only as far as it was observed.
 pub fn start_holds(tx: &Tx<'_>, run: &PurgeRun) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE users SET purge_elapsed_ms = $2 + (purge_at - deleted_at)
             - CASE WHEN deleted_at > $1 THEN 0 WHEN deleted_at < CAST($1 AS BIGINT) - CAST($3 AS BIGINT) THEN $3 ELSE $1 - deleted_at END
          WHERE purge_at IS NOT NULL AND purged_at IS NULL AND purge_elapsed_ms IS NULL",
@@ -98,7 +98,7 @@ pub fn is_due(q: &Query<'_>, user: UserId, now: Timestamp, elapsed_ms: i64) -> R
 
 /// Clears all personal data of an account. Its ID stays, because the histories of others refer to it.
 pub fn clear_user(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE users SET email = '', email_key = 'purged:' || id, display_name = $2, password_hash = '',
                 role = 'user', email_verified_at = NULL, nickname = NULL, theme = NULL, locale = NULL, time_zone = NULL,
                 pronouns = NULL
@@ -109,8 +109,8 @@ pub fn clear_user(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
 }
 
 pub fn insert_purge(tx: &Tx<'_>, user: UserId, now: Timestamp, manifest: &str) -> Result<(), Error> {
-    tx.exec("UPDATE users SET purged_at = $2 WHERE id = $1", params![user, now])?;
-    tx.exec(
+    tx.exec_deferred("UPDATE users SET purged_at = $2 WHERE id = $1", params![user, now])?;
+    tx.exec_deferred(
         "INSERT INTO purges (user_id, purged_at, manifest) VALUES ($1, $2, $3)",
         params![user, now, manifest],
     )?;

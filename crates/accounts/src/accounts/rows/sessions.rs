@@ -23,7 +23,7 @@ pub fn insert_session(
     now: Timestamp,
     expires_at: Timestamp,
 ) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO sessions (id, user_id, generation, created_at, refreshed_at, expires_at, address, user_agent)
          VALUES ($1, $2, 0, $3, $3, $4, $5, $6)",
         params![id, user, now, expires_at, client.address, client.user_agent],

@@ -25,7 +25,7 @@ fn read_response(headers: &str, body: String, is_complete: bool) -> CapturedResp
 
 pub fn insert_attempt(tx: &Tx<'_>, callback: CallbackId, attempt: &CallbackAttempt) -> Result<(), Error> {
     let response = attempt.response.as_ref();
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO callback_attempts (callback_id, number, at, took_ms, status, error, response_headers, response_body,
              response_is_complete)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",

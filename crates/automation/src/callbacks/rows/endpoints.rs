@@ -38,7 +38,7 @@ row_columns! {
 }
 
 pub fn insert_endpoint(tx: &Tx<'_>, endpoint: &StoredEndpoint) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO callback_endpoints (id, url, created_at, secret) VALUES ($1, $2, $3, $4)",
         params![endpoint.id, endpoint.url, endpoint.created_at, endpoint.secret],
     )?;
@@ -48,7 +48,7 @@ pub fn insert_endpoint(tx: &Tx<'_>, endpoint: &StoredEndpoint) -> Result<(), Err
 /// Writes all columns of an endpoint that can change.
 pub fn update_endpoint(tx: &Tx<'_>, endpoint: &StoredEndpoint) -> Result<(), Error> {
     let CircuitBreaker { failures, opened_at, openings, probe_until } = endpoint.breaker;
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE callback_endpoints SET secret = $2, previous_secret = $3, previous_until = $4, disabled_at = $5,
              disabled_reason = $6, failures = $7, opened_at = $8, openings = $9, probe_until = $10, failing_since = $11,
              last_success_at = $12, last_failure_at = $13, succeeded = $14, failed = $15

@@ -73,7 +73,7 @@ row_columns! {
 /// Inserts a callback. `run_job_id` is the job of the run if a recurring callback creates it.
 pub fn insert(tx: &Tx<'_>, new: &StoredCallback, run_job_id: Option<JobId>) -> Result<(), Error> {
     let Callback { id, endpoint_id, url, method, state, due_at, created_at, job_id, .. } = &new.callback;
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO callbacks (id, endpoint_id, url, method, headers, body, timeout_ms, state, reason, due_at,
              next_attempt_at, job_id, created_at, finished_at, recurring_id, run_job_id)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
@@ -101,7 +101,7 @@ pub fn insert(tx: &Tx<'_>, new: &StoredCallback, run_job_id: Option<JobId>) -> R
 
 /// Writes all columns of a callback that can change.
 pub fn update(tx: &Tx<'_>, callback: &Callback, retry_attempts: i64) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE callbacks SET state = $2, reason = $3, next_attempt_at = $4, attempts = $5, retry_attempts = $6,
              last_status = $7,
              job_id = $8, finished_at = $9
@@ -224,7 +224,7 @@ pub fn list_finished(q: &Query<'_>, before: Timestamp, limit: i64) -> Result<Vec
 
 /// Deletes a callback and its attempts.
 pub fn delete(tx: &Tx<'_>, id: CallbackId) -> Result<(), Error> {
-    tx.exec("DELETE FROM callback_attempts WHERE callback_id = $1", params![id])?;
-    tx.exec("DELETE FROM callbacks WHERE id = $1", params![id])?;
+    tx.exec_deferred("DELETE FROM callback_attempts WHERE callback_id = $1", params![id])?;
+    tx.exec_deferred("DELETE FROM callbacks WHERE id = $1", params![id])?;
     Ok(())
 }

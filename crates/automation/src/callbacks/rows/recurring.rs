@@ -19,7 +19,7 @@ row_columns! {
 }
 
 pub fn insert_recurring(tx: &Tx<'_>, new: &StoredRecurringCallback) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO recurring_callbacks (id, endpoint_id, url, method, headers, body, timeout_ms, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         params![
@@ -62,7 +62,7 @@ pub fn list_recurring(
 }
 
 pub fn delete_recurring(tx: &Tx<'_>, id: RecurringId) -> Result<(), Error> {
-    tx.exec("DELETE FROM recurring_callbacks WHERE id = $1", params![id])?;
+    tx.exec_deferred("DELETE FROM recurring_callbacks WHERE id = $1", params![id])?;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use kith_platform::http::{RateClass, rate_limited};
 use kith_platform::{Routes, store_problem, tagged};
 
 use super::model::JobsError;
+use super::settings::QueueSettings;
 
 static STALE_ATTEMPT: ProblemCode =
     ProblemCode { code: "stale_attempt", status: 409, title: "Stale attempt" };
@@ -25,6 +26,10 @@ static UNIQUE_KEY_HELD: ProblemCode =
 /// Problems of these handlers, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] = &[&STALE_ATTEMPT, &JOB_ENDED, &JOB_NOT_RETRYABLE, &UNIQUE_KEY_HELD];
 
+/// Limit of the routes that workers call, many times per second: `job_queues.requests_per_minute`.
+pub const WORKERS: RateClass =
+    RateClass { name: "jobs", per_minute: |config| config.section::<QueueSettings>().requests_per_minute };
+
 /// Returns the routes of jobs, job kinds and queues.
 pub fn routes() -> Routes {
     let job_routes = Routes::new()
@@ -32,7 +37,7 @@ pub fn routes() -> Routes {
         .merge(tagged("Workers", claims::routes().merge(leases::routes())))
         .merge(queues::routes())
         .merge(events::routes());
-    rate_limited(RateClass::Jobs, &[], job_routes).merge(kinds::routes())
+    rate_limited(WORKERS, &[], job_routes).merge(kinds::routes())
 }
 
 impl From<JobsError> for Problem {

@@ -102,6 +102,10 @@ fn lock_request(
 ) -> Result<(RequestParties, PartnerRequest), BondError> {
     let parties = rows::find_parties(tx, id)?.ok_or(BondError::RequestNotFound)?;
     tx.lock("user", std::iter::once(parties.from).chain(parties.to))?;
+    rows::prefetch_request(tx, id, user)?;
+    if let Some(recipient) = parties.to {
+        rows::prefetch_former(tx, Pair::new(parties.from, recipient)?)?;
+    }
     // A block may have hidden the request before the lock was taken.
     let parties = rows::find_parties(tx, id)?.ok_or(BondError::RequestNotFound)?;
     let request = rows::find_request(tx, id, user, ctx.now)?.ok_or(BondError::RequestNotFound)?;

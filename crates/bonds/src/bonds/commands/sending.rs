@@ -81,6 +81,9 @@ fn send_to_user(
 ) -> Result<SendOutcome, BondError> {
     let pair = Pair::new(sender, recipient)?;
     tx.lock("user", pair.users())?;
+    if let Some(widest) = widest(tiers) {
+        rows::prefetch_recently_sent(tx, sender, widest.max_requests)?;
+    }
     let context = rows::find_send_context(tx, sender, recipient, pair, ctx.now)?;
     let context = context.ok_or(BondError::RecipientNotFound)?;
     let mode = if invite.is_some() { AddressingMode::Invite } else { AddressingMode::Id };
@@ -159,9 +162,13 @@ fn return_repeated(existing: PartnerRequest, draft: &RequestDraft) -> Result<Sen
 
 /// Checks the limits over stored requests, in the transaction, so that they hold across restarts and nodes.
 fn check_rate_tiers(tx: &Tx<'_>, ctx: &Ctx, sender: UserId, tiers: &[RateTier]) -> Result<(), BondError> {
-    let Some(widest) = tiers.iter().max_by_key(|tier| tier.window) else { return Ok(()) };
+    let Some(widest) = widest(tiers) else { return Ok(()) };
     let recent = rows::list_recently_sent(tx, sender, ctx.now - widest.window, widest.max_requests)?;
     rules::check_rate_tiers(tiers, &recent, ctx.now)
+}
+
+fn widest(tiers: &[RateTier]) -> Option<&RateTier> {
+    tiers.iter().max_by_key(|tier| tier.window)
 }
 
 /// Creates a request that its recipient can see, or forms the bond at once if the recipient has sent one too.

@@ -14,6 +14,7 @@ use kith_platform::http::{RateClass, rate_limited};
 use kith_platform::{Routes, store_problem};
 
 use super::model::BondError;
+use super::settings::BondSettings;
 
 static SLOT_OCCUPIED: ProblemCode =
     ProblemCode { code: "slot_occupied", status: 409, title: "Partner slot occupied" };
@@ -49,6 +50,12 @@ pub const PROBLEMS: &[&ProblemCode] = &[
     &NOTHING_TO_REPORT,
 ];
 
+/// Limit of the routes that list partners: `partners.lists_per_minute`.
+pub const LISTS: RateClass = RateClass {
+    name: "partner-lists",
+    per_minute: |config| config.section::<BondSettings>().lists_per_minute,
+};
+
 /// Returns the routes of this module, on the current and the deprecated paths.
 pub fn routes() -> Routes {
     let all = Routes::new()
@@ -57,7 +64,7 @@ pub fn routes() -> Routes {
         .merge(invites::routes())
         .merge(settings::routes())
         .merge(deprecated_paths::routes());
-    rate_limited(RateClass::PartnerLists, &[Method::GET], all)
+    rate_limited(LISTS, &[Method::GET], all)
 }
 
 /// Rounds up to whole seconds, at least 1.

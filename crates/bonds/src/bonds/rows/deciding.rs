@@ -74,7 +74,7 @@ pub fn find_expiry_progress(q: &Query<'_>) -> Result<Option<PartnerRequestId>, E
 }
 
 pub fn set_expiry_progress(tx: &Tx<'_>, up_to: PartnerRequestId) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO expiry_progress (name, up_to) VALUES ('partner_requests', $1)
          ON CONFLICT (name) DO UPDATE SET up_to = $1 WHERE expiry_progress.up_to < $1",
         params![up_to],
@@ -84,7 +84,7 @@ pub fn set_expiry_progress(tx: &Tx<'_>, up_to: PartnerRequestId) -> Result<(), E
 
 /// Rejects a request. A sender by e-mail address still sees it as pending.
 pub fn reject_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE partner_requests
          SET status = 'rejected', decided_at = $2,
              sender_visible_status = CASE WHEN to_email IS NULL THEN 'rejected' ELSE sender_visible_status END
@@ -103,7 +103,7 @@ pub fn cancel_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Resu
         params![id, now],
     )?;
     if was_pending == 0 {
-        tx.exec(
+        tx.exec_deferred(
             "UPDATE partner_requests SET sender_visible_status = 'cancelled' WHERE id = $1",
             params![id],
         )?;
@@ -114,7 +114,7 @@ pub fn cancel_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Resu
 /// Cancels a request as a consequence of another action of its sender. A sender by e-mail address still sees
 /// it as pending: the change would reveal who has the address.
 pub fn withdraw_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE partner_requests
          SET status = 'cancelled', decided_at = $2,
              sender_visible_status = CASE WHEN to_email IS NULL THEN 'cancelled' ELSE sender_visible_status END
@@ -128,7 +128,7 @@ pub fn withdraw_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Re
 /// expires.
 pub fn withhold_request(tx: &Tx<'_>, parties: RequestParties) -> Result<(), Error> {
     let own_key = format!("{}>{}", parties.from, parties.request);
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE partner_requests SET delivered = FALSE, pair_key = $2 WHERE id = $1",
         params![parties.request, own_key],
     )?;

@@ -40,7 +40,7 @@ pub fn insert_invite(
     now: Timestamp,
     expires_at: Timestamp,
 ) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO invites (id, code_hash, inviter, created_at, expires_at) VALUES ($1, $2, $3, $4, $5)",
         params![id, code_hash, inviter, now, expires_at],
     )?;
@@ -134,7 +134,7 @@ pub fn find_failed_attempts(
 }
 
 pub fn insert_failed_attempt(tx: &Tx<'_>, id: Uuid, subject: &[u8; 32], at: Timestamp) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO failed_invite_attempts (id, subject, failed_at) VALUES ($1, $2, $3)",
         params![id, subject, at],
     )?;
@@ -147,14 +147,14 @@ pub fn delete_old_invites(
     attempts_before: Timestamp,
     expired_before: Timestamp,
 ) -> Result<(), Error> {
-    tx.exec("DELETE FROM failed_invite_attempts WHERE failed_at <= $1", params![attempts_before])?;
-    tx.exec("DELETE FROM invites WHERE expires_at <= $1", params![expired_before])?;
+    tx.exec_deferred("DELETE FROM failed_invite_attempts WHERE failed_at <= $1", params![attempts_before])?;
+    tx.exec_deferred("DELETE FROM invites WHERE expires_at <= $1", params![expired_before])?;
     Ok(())
 }
 
 /// Deletes the invites of `user`, and the record that they spent invites of others.
 pub fn delete_invites(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
-    tx.exec("DELETE FROM invites WHERE inviter = $1", params![user])?;
-    tx.exec("UPDATE invites SET spent_by = NULL WHERE spent_by = $1", params![user])?;
+    tx.exec_deferred("DELETE FROM invites WHERE inviter = $1", params![user])?;
+    tx.exec_deferred("UPDATE invites SET spent_by = NULL WHERE spent_by = $1", params![user])?;
     Ok(())
 }

@@ -62,7 +62,7 @@ pub fn count_messages(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
 /// Deletes the e-mail addresses of up to `limit` requests with an ID of at most `until`. All addresses are
 /// kept for the same time: otherwise the retention would reveal whether an account has the address.
 pub fn delete_email_addresses(tx: &Tx<'_>, until: PartnerRequestId, limit: i64) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE partner_requests SET to_email = '', to_email_key = NULL WHERE id IN
             (SELECT id FROM partner_requests WHERE to_email_key IS NOT NULL AND id <= $1 ORDER BY id LIMIT $2)",
         params![until, limit],
@@ -73,15 +73,15 @@ pub fn delete_email_addresses(tx: &Tx<'_>, until: PartnerRequestId, limit: i64) 
 /// Deletes the messages and e-mail addresses of requests that `user` sent, their display name in all
 /// requests, the notes of their reports, and the messages in reports about them. The reports themselves stay.
 pub fn delete_messages(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE partner_requests
          SET message = NULL, from_name = $2, to_email = CASE WHEN to_email IS NULL THEN NULL ELSE '' END,
              to_email_key = NULL
          WHERE from_user = $1",
         params![user, name],
     )?;
-    tx.exec("UPDATE partner_requests SET to_name = $2 WHERE to_user = $1", params![user, name])?;
-    tx.exec("UPDATE request_reports SET note = NULL WHERE reporter = $1", params![user])?;
-    tx.exec("UPDATE request_reports SET message = NULL WHERE reported = $1", params![user])?;
+    tx.exec_deferred("UPDATE partner_requests SET to_name = $2 WHERE to_user = $1", params![user, name])?;
+    tx.exec_deferred("UPDATE request_reports SET note = NULL WHERE reporter = $1", params![user])?;
+    tx.exec_deferred("UPDATE request_reports SET message = NULL WHERE reported = $1", params![user])?;
     Ok(())
 }

@@ -67,37 +67,41 @@ row_columns! {
 
 pub fn insert_bond(tx: &Tx<'_>, bond: BondId, pair: Pair, since: Timestamp) -> Result<(), Error> {
     let [a, b] = pair.users();
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO bonds (id, user_a, user_b, since) VALUES ($1, $2, $3, $4)",
         params![bond, a, b, since],
     )?;
     Ok(())
 }
 
+static FORMER: &str = concat!(
+    "SELECT ",
+    former_columns!(),
+    " FROM bonds WHERE user_a = $1 AND user_b = $2 AND ended_at IS NOT NULL AND archived_at IS NULL
+      ORDER BY ended_at DESC LIMIT 1"
+);
+
+/// Announces [`find_former`].
+pub fn prefetch_former(tx: &Tx<'_>, pair: Pair) -> Result<(), Error> {
+    let [a, b] = pair.users();
+    tx.prefetch(FORMER, params![a, b])
+}
+
 /// Returns the last bond of the pair that has ended and is not archived.
 pub fn find_former(q: &Query<'_>, pair: Pair) -> Result<Option<FormerBond>, Error> {
     let [a, b] = pair.users();
-    q.one(
-        concat!(
-            "SELECT ",
-            former_columns!(),
-            " FROM bonds WHERE user_a = $1 AND user_b = $2 AND ended_at IS NOT NULL AND archived_at IS NULL
-              ORDER BY ended_at DESC LIMIT 1"
-        ),
-        params![a, b],
-        FormerBond::read_row,
-    )
+    q.one(FORMER, params![a, b], FormerBond::read_row)
 }
 
 /// Restores a bond, and records the restoration with its last breakup.
 pub fn restore_bond(tx: &Tx<'_>, former: &FormerBond, now: Timestamp) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE bonds
          SET ended_at = NULL, name_a = NULL, name_b = NULL, restored_at = $2, restorations = restorations + 1
          WHERE id = $1",
         params![former.id, now],
     )?;
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE breakups SET restored_at = $3 WHERE bond_id = $1 AND restorations = $2",
         params![former.id, former.restorations, now],
     )?;
@@ -171,7 +175,7 @@ pub fn end_bond(
     reason: Option<&str>,
     now: Timestamp,
 ) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE bonds
          SET ended_at = $2,
              name_a = (SELECT display_name FROM users WHERE id = user_a),
@@ -180,8 +184,11 @@ pub fn end_bond(
         params![bond.id, now],
     )?;
     let [a, b] = bond.users;
-    tx.exec("DELETE FROM bond_slots WHERE user_id IN ($1, $2) AND bond_id = $3", params![a, b, bond.id])?;
-    tx.exec(
+    tx.exec_deferred(
+        "DELETE FROM bond_slots WHERE user_id IN ($1, $2) AND bond_id = $3",
+        params![a, b, bond.id],
+    )?;
+    tx.exec_deferred(
         "INSERT INTO breakups (bond_id, restorations, ended_at, ended_by, reason)
          SELECT id, restorations, $2, $3, $4 FROM bonds WHERE id = $1",
         params![bond.id, now, by, reason],
@@ -307,9 +314,12 @@ pub fn count_reasons(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
 
 /// Deletes the breakup reasons of `user`, and their display name in ended bonds.
 pub fn delete_reasons_and_names(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
-    tx.exec("UPDATE breakups SET reason = NULL WHERE ended_by = $1 AND reason IS NOT NULL", params![user])?;
-    tx.exec("UPDATE bonds SET name_a = NULL WHERE user_a = $1", params![user])?;
-    tx.exec("UPDATE bonds SET name_b = NULL WHERE user_b = $1", params![user])?;
+    tx.exec_deferred(
+        "UPDATE breakups SET reason = NULL WHERE ended_by = $1 AND reason IS NOT NULL",
+        params![user],
+    )?;
+    tx.exec_deferred("UPDATE bonds SET name_a = NULL WHERE user_a = $1", params![user])?;
+    tx.exec_deferred("UPDATE bonds SET name_b = NULL WHERE user_b = $1", params![user])?;
     Ok(())
 }
 

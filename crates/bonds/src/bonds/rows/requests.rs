@@ -52,6 +52,14 @@ pub fn find_parties(q: &Query<'_>, id: PartnerRequestId) -> Result<Option<Reques
     )
 }
 
+static REQUEST: &str =
+    select_requests!("WHERE r.id = $1 AND (r.from_user = $2 OR (r.to_user = $2 AND r.delivered))");
+
+/// Announces [`find_request`].
+pub fn prefetch_request(tx: &Tx<'_>, id: PartnerRequestId, viewer: UserId) -> Result<(), Error> {
+    tx.prefetch(REQUEST, params![id, viewer])
+}
+
 /// Returns a request if `viewer` is its sender, or its recipient and can see it.
 pub fn find_request(
     q: &Query<'_>,
@@ -59,11 +67,7 @@ pub fn find_request(
     viewer: UserId,
     now: Timestamp,
 ) -> Result<Option<PartnerRequest>, Error> {
-    q.one(
-        select_requests!("WHERE r.id = $1 AND (r.from_user = $2 OR (r.to_user = $2 AND r.delivered))"),
-        params![id, viewer],
-        |row| read_request_at(row, 0, viewer, now),
-    )
+    q.one(REQUEST, params![id, viewer], |row| read_request_at(row, 0, viewer, now))
 }
 
 /// Returns the last request of `sender` that led to their active bond, with its e-mail key.
@@ -181,6 +185,14 @@ pub(super) fn list_statement(direction: RequestDirection, status: Option<Request
     }
 }
 
+static RECENTLY_SENT: &str =
+    "SELECT created_at FROM partner_requests WHERE from_user = $1 ORDER BY id DESC LIMIT $2";
+
+/// Announces [`list_recently_sent`].
+pub fn prefetch_recently_sent(tx: &Tx<'_>, user: UserId, limit: i64) -> Result<(), Error> {
+    tx.prefetch(RECENTLY_SENT, params![user, limit])
+}
+
 /// Returns the times of the last `limit` requests that `user` sent since `since`, newest first.
 pub fn list_recently_sent(
     q: &Query<'_>,
@@ -188,11 +200,7 @@ pub fn list_recently_sent(
     since: Timestamp,
     limit: i64,
 ) -> Result<Vec<Timestamp>, Error> {
-    let newest = q.all(
-        "SELECT created_at FROM partner_requests WHERE from_user = $1 ORDER BY id DESC LIMIT $2",
-        params![user, limit],
-        |row| row.get::<Timestamp>(0),
-    )?;
+    let newest = q.all(RECENTLY_SENT, params![user, limit], |row| row.get::<Timestamp>(0))?;
     Ok(newest.into_iter().filter(|inserted| *inserted > since).collect())
 }
 

@@ -86,7 +86,7 @@ pub fn upsert_refusals(
     by_email: bool,
     refusals: RefusalHistory,
 ) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO partner_refusals (from_user, to_user, by_email, steps, last_step_at, wait_until, cancelled_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (from_user, to_user, by_email)
@@ -118,7 +118,7 @@ fn read_refusals(row: &Row<'_>, at: usize) -> Result<RefusalHistory, Error> {
 /// Deletes the refusals of requests from `to` to `from`, because `from` now sends a request to `to`. If
 /// `both` is true, also deletes the refusals in the opposite direction, because the users form a bond.
 pub fn delete_refusals(tx: &Tx<'_>, from: UserId, to: UserId, both: bool) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "DELETE FROM partner_refusals
          WHERE (from_user = $2 AND to_user = $1) OR ($3 AND from_user = $1 AND to_user = $2)",
         params![from, to, both],

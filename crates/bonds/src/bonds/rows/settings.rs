@@ -24,7 +24,7 @@ pub fn find_settings(q: &Query<'_>, user: UserId) -> Result<PartnerSettings, Err
 }
 
 pub fn upsert_settings(tx: &Tx<'_>, user: UserId, settings: PartnerSettings) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO partner_settings (user_id, accepts_requests_from, discoverable_by_email, discreet)
          VALUES ($1, $2, $3, $4)
          ON CONFLICT (user_id) DO UPDATE SET accepts_requests_from = $2, discoverable_by_email = $3, discreet = $4",
@@ -39,6 +39,6 @@ pub fn upsert_settings(tx: &Tx<'_>, user: UserId, settings: PartnerSettings) -> 
 }
 
 pub fn delete_settings(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
-    tx.exec("DELETE FROM partner_settings WHERE user_id = $1", params![user])?;
+    tx.exec_deferred("DELETE FROM partner_settings WHERE user_id = $1", params![user])?;
     Ok(())
 }

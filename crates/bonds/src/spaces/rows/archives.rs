@@ -67,7 +67,7 @@ pub fn insert_archive(tx: &Tx<'_>, bond: BondId, usage: SpaceUsage) -> Result<bo
 
 /// Copies all items of a space to the archive.
 pub fn copy_to_archive(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO archived_space_items
             (id, space, collection, data, bytes, version, created_at, created_by, updated_at, updated_by)
          SELECT id, space, collection, data, bytes, version, created_at, created_by, updated_at, updated_by
@@ -92,12 +92,12 @@ pub fn start_archive_holds(
     limit: i64,
 ) -> Result<(), Error> {
     let elapsed_end_ms = run.elapsed_ms.saturating_add(i64::try_from(hold.as_millis()).unwrap_or(i64::MAX));
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE archived_spaces SET purge_elapsed_ms = $1
          WHERE purged_at IS NULL AND purge_at IS NOT NULL AND purge_elapsed_ms IS NULL",
         params![elapsed_end_ms],
     )?;
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE archived_spaces SET purge_at = $2, purge_elapsed_ms = $3
          WHERE bond_id IN (SELECT bond_id FROM archived_spaces
              WHERE purged_at IS NULL AND purge_at IS NULL AND archived_at <= $1 ORDER BY archived_at LIMIT $4)",
@@ -108,7 +108,7 @@ pub fn start_archive_holds(
 
 /// Cancels the scheduled purge of archives whose retention was extended.
 pub fn stop_archive_holds(tx: &Tx<'_>, until: Timestamp) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE archived_spaces SET purge_at = NULL, purge_elapsed_ms = NULL
          WHERE purged_at IS NULL AND purge_at IS NOT NULL AND archived_at > $1",
         params![until],
@@ -146,6 +146,6 @@ pub fn set_purged(tx: &Tx<'_>, bond: BondId, run: &PurgeRun, manifest: &str) -> 
 }
 
 pub fn delete_archived_items(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
-    tx.exec("DELETE FROM archived_space_items WHERE space = $1", params![space.key()])?;
+    tx.exec_deferred("DELETE FROM archived_space_items WHERE space = $1", params![space.key()])?;
     Ok(())
 }

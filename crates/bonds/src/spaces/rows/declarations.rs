@@ -34,13 +34,16 @@ row_columns! {
     }
 }
 
+static RULES: &str = concat!("SELECT ", rules_columns!(), " FROM collection_declarations WHERE name = $1");
+
+/// Announces [`find_rules`].
+pub fn prefetch_rules(tx: &Tx<'_>, name: &CollectionName) -> Result<(), Error> {
+    tx.prefetch(RULES, params![name.as_str()])
+}
+
 /// Returns the rules of a collection, even if its declaration was withdrawn.
 pub fn find_rules(q: &Query<'_>, name: &CollectionName) -> Result<Option<CollectionRules>, Error> {
-    q.one(
-        concat!("SELECT ", rules_columns!(), " FROM collection_declarations WHERE name = $1"),
-        params![name.as_str()],
-        CollectionRules::read_row,
-    )
+    q.one(RULES, params![name.as_str()], CollectionRules::read_row)
 }
 
 pub fn find_declaration(q: &Query<'_>, name: &CollectionName) -> Result<Option<StoredDeclaration>, Error> {
@@ -68,7 +71,7 @@ pub fn upsert_declaration(tx: &Tx<'_>, stored: &StoredDeclaration) -> Result<(),
     let StoredDeclaration { id, revision, declared, declaration } = stored;
     let schema = declaration.schema.as_ref().map(StoredJson::as_str);
     let fields = serde_json::to_string(&declaration.fields).expect("plain texts");
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO collection_declarations (name, id, revision, declared, schema, fields, updated_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (name) DO UPDATE

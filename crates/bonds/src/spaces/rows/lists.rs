@@ -101,7 +101,7 @@ pub fn insert_field(
     field: &str,
     value: &str,
 ) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO space_item_fields (item_id, field, space, collection, value) VALUES ($1, $2, $3, $4, $5)",
         params![item.id, field, space.key(), item.collection.as_str(), value],
     )?;
@@ -109,6 +109,6 @@ pub fn insert_field(
 }
 
 pub fn delete_fields(tx: &kith_store::Tx<'_>, id: ItemId) -> Result<(), Error> {
-    tx.exec("DELETE FROM space_item_fields WHERE item_id = $1", params![id])?;
+    tx.exec_deferred("DELETE FROM space_item_fields WHERE item_id = $1", params![id])?;
     Ok(())
 }

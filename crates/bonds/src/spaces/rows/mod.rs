@@ -142,7 +142,7 @@ pub fn list_all_items(
 }
 
 pub fn insert_item(tx: &Tx<'_>, space: Space, item: &Item, indexed_revision: i64) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO space_items (id, space, collection, data, bytes, version, created_at, created_by, updated_at,
                                   updated_by, indexed_revision)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
@@ -164,7 +164,7 @@ pub fn insert_item(tx: &Tx<'_>, space: Space, item: &Item, indexed_revision: i64
 }
 
 pub fn update_item(tx: &Tx<'_>, item: &Item, indexed_revision: i64) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE space_items SET data = $2, bytes = $3, version = $4, updated_at = $5, updated_by = $6,
              indexed_revision = $7
          WHERE id = $1",
@@ -182,8 +182,18 @@ pub fn update_item(tx: &Tx<'_>, item: &Item, indexed_revision: i64) -> Result<()
 }
 
 pub fn delete_item(tx: &Tx<'_>, id: ItemId) -> Result<(), Error> {
-    tx.exec("DELETE FROM space_items WHERE id = $1", params![id])?;
+    tx.exec_deferred("DELETE FROM space_items WHERE id = $1", params![id])?;
     Ok(())
+}
+
+static USAGE: &str =
+    "SELECT COALESCE(CAST(SUM(items) AS BIGINT), 0), COALESCE(CAST(SUM(bytes) AS BIGINT), 0), COUNT(*),
+            COUNT(CASE WHEN collection = $2 THEN 1 END)
+     FROM space_collections WHERE space = $1";
+
+/// Announces [`find_usage`].
+pub fn prefetch_usage(tx: &Tx<'_>, space: Space, collection: &CollectionName) -> Result<(), Error> {
+    tx.prefetch(USAGE, params![space.key(), collection.as_str()])
 }
 
 /// Returns the amount in a space, its number of collections, and whether `collection` would be a new one.
@@ -192,16 +202,10 @@ pub fn find_usage(
     space: Space,
     collection: &CollectionName,
 ) -> Result<(SpaceUsage, i64, bool), Error> {
-    let found = q.one(
-        "SELECT COALESCE(CAST(SUM(items) AS BIGINT), 0), COALESCE(CAST(SUM(bytes) AS BIGINT), 0), COUNT(*),
-                COUNT(CASE WHEN collection = $2 THEN 1 END)
-         FROM space_collections WHERE space = $1",
-        params![space.key(), collection.as_str()],
-        |row| {
-            let usage = SpaceUsage { items: row.get(0)?, bytes: row.get(1)? };
-            Ok((usage, row.get(2)?, row.get::<i64>(3)? == 0))
-        },
-    )?;
+    let found = q.one(USAGE, params![space.key(), collection.as_str()], |row| {
+        let usage = SpaceUsage { items: row.get(0)?, bytes: row.get(1)? };
+        Ok((usage, row.get(2)?, row.get::<i64>(3)? == 0))
+    })?;
     Ok(found.unwrap_or((SpaceUsage::default(), 0, true)))
 }
 
@@ -213,7 +217,7 @@ pub fn add_usage(
     more: SpaceUsage,
 ) -> Result<(), Error> {
     let (space, collection) = (space.key(), collection.as_str());
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO space_collections (space, collection, items, bytes) VALUES ($1, $2, $3, $4)
          ON CONFLICT (space, collection) DO UPDATE
          SET items = space_collections.items + excluded.items, bytes = space_collections.bytes + excluded.bytes",
@@ -221,7 +225,7 @@ pub fn add_usage(
     )?;
     if more.items < 0 {
         let sql = "DELETE FROM space_collections WHERE space = $1 AND collection = $2 AND items = 0";
-        tx.exec(sql, params![space, collection])?;
+        tx.exec_deferred(sql, params![space, collection])?;
     }
     Ok(())
 }
@@ -246,7 +250,7 @@ pub fn delete_space(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
         "DELETE FROM space_item_fields WHERE space = $1",
         "DELETE FROM space_collections WHERE space = $1",
     ] {
-        tx.exec(sql, params![key])?;
+        tx.exec_deferred(sql, params![key])?;
     }
     Ok(())
 }
@@ -280,7 +284,7 @@ pub fn clear_author(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
          WHERE (created_by = $1 OR updated_by = $1)
            AND space IN (SELECT 'bond:' || id FROM bonds WHERE user_a = $1 OR user_b = $1)",
     ] {
-        tx.exec(sql, params![user])?;
+        tx.exec_deferred(sql, params![user])?;
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ row_columns! {
 }
 
 pub fn insert_reminder(tx: &Tx<'_>, reminder: &Reminder) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO space_reminders (item_id, minutes_before, space, due_at) VALUES ($1, $2, $3, $4)",
         params![reminder.item, reminder.minutes_before, reminder.space.key(), reminder.due_at],
     )?;
@@ -37,7 +37,7 @@ pub fn insert_reminder(tx: &Tx<'_>, reminder: &Reminder) -> Result<(), Error> {
 }
 
 pub fn delete_reminders(tx: &Tx<'_>, item: ItemId) -> Result<(), Error> {
-    tx.exec("DELETE FROM space_reminders WHERE item_id = $1", params![item])?;
+    tx.exec_deferred("DELETE FROM space_reminders WHERE item_id = $1", params![item])?;
     Ok(())
 }
 

@@ -44,7 +44,7 @@ async fn statements_follow_an_index() {
         (TO_PURGE, "SEARCH a USING INDEX archived_spaces_held (purge_at>? AND purge_at<?)"),
     ] {
         let steps = plan(&db, statement).await;
-        assert!(steps.iter().any(|step| step.starts_with(wanted)), "{wanted} is not in {steps:#?}");
+        assert!(steps.iter().any(|step| step.starts_with(wanted)), "{wanted} is missing in {steps:#?}");
         assert!(!steps.iter().any(|step| step.contains("B-TREE")), "{steps:#?}");
     }
     db.close().await;

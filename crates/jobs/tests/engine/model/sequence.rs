@@ -141,12 +141,12 @@ impl Sequence {
             crashes: 0,
             is_cancel_requested: false,
         };
-        assert!(self.jobs.insert(id, job).is_none(), "{id} was given twice");
+        assert!(self.jobs.insert(id, job).is_none(), "{id} was assigned twice");
     }
 
     async fn register(&mut self) {
         let worker = self.node().register("in a sequence", false, LEASE).await.unwrap();
-        self.steps.push(format!("worker {worker}"));
+        self.steps.push(format!("heartbeat of worker {worker}"));
         self.workers.insert(worker, self.now());
     }
 
@@ -168,7 +168,7 @@ impl Sequence {
             room.min(due.len() as i64),
             "the claim returns as many due jobs as it has room for: {due:?}"
         );
-        assert!(usual.iter().all(|id| due.contains(id)), "{usual:?} of {due:?}");
+        assert!(usual.iter().all(|id| due.contains(id)), "claimed {usual:?}, due {due:?}");
         assert!(suspects.len() <= 1 && suspects.iter().all(|id| is_due(&self.jobs[id])));
         if !suspects.is_empty() {
             let beside =
@@ -335,7 +335,7 @@ impl Sequence {
         });
         let heartbeats: BTreeMap<_, _> = heartbeats.await.unwrap().into_iter().collect();
         for (worker, last) in &mut self.workers {
-            assert!(heartbeats[worker] <= *last, "worker {worker}");
+            assert!(heartbeats[worker] <= *last, "heartbeat of worker {worker}");
             *last = heartbeats[worker];
         }
         self.undone += undone.len();
@@ -368,7 +368,7 @@ impl Sequence {
         }
         for (id, job) in &self.jobs {
             let record = self.engine.job(*id).await;
-            assert_eq!(ModelState::Finished(record.state), job.at, "job {id} at the end");
+            assert_eq!(ModelState::Finished(record.state), job.at, "final state of job {id}");
             let acknowledged = self.acknowledged.get(id).copied().unwrap_or(0);
             assert_eq!(acknowledged, usize::from(record.state == JobState::Completed), "job {id}");
         }

@@ -25,7 +25,7 @@ row_columns! {
 }
 
 pub(super) fn insert(tx: &Tx<'_>, key: &ApiKey, digest: &[u8; 32]) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "INSERT INTO api_keys (id, digest, name, scopes, created_by, created_at, expires_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
         params![
@@ -108,7 +108,7 @@ pub(super) fn count_of(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
 }
 
 pub(super) fn delete_of(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
-    tx.exec("DELETE FROM api_keys WHERE created_by = $1", params![user])?;
+    tx.exec_deferred("DELETE FROM api_keys WHERE created_by = $1", params![user])?;
     Ok(())
 }
 
@@ -120,7 +120,7 @@ pub(super) fn revoke(tx: &Tx<'_>, id: ApiKeyId, at: Timestamp) -> Result<bool, E
 
 /// Records a use at `at`, unless a use after `before` is recorded already, for example by another node.
 pub(super) fn record_use(tx: &Tx<'_>, id: ApiKeyId, at: Timestamp, before: Timestamp) -> Result<(), Error> {
-    tx.exec(
+    tx.exec_deferred(
         "UPDATE api_keys SET last_used_at = $2 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at <= $3)",
         params![id.0, at, before],
     )?;

@@ -22,7 +22,7 @@ const MAX_ROWS_PER_PASS: i64 = 2_000;
 /// Lowest regular transaction id of PostgreSQL. Smaller ones are special; 2 marks a frozen row.
 const FIRST_TX: i64 = 3;
 
-/// Interval at which the watermark is saved for the next sequencer.
+/// Interval at which the watermark is saved while there are no rows to place.
 const WATERMARK_SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// State of the node that is the sequencer.
@@ -48,6 +48,11 @@ struct SavedWatermark {
 }
 
 impl LeaderState {
+    /// Returns the watermark after a pass, for the next sequencer; `None` while restored rows are placed.
+    fn watermark_after(&self, reached: Option<i64>, oldest: i64) -> Option<i64> {
+        self.restored.is_none().then(|| reached.map_or(oldest, |reached| reached.min(oldest)))
+    }
+
     /// Moves the watermark after a pass. `reached` is the transaction in which a full page ended. Returns
     /// true if there may be more rows.
     fn advance(&mut self, reached: Option<i64>, oldest: i64) -> bool {
@@ -120,7 +125,9 @@ impl Direct<'_> {
         let Some(lead) = &self.lead else { return Ok(false) };
         let batch = lead.heads.assign(events.into_iter(), entries.iter(), &lead.audit_keys)?;
         if !batch.is_empty() {
-            self.write(&batch).map_err(Error::unavailable)?;
+            let watermark = lead.watermark_after(reached, oldest);
+            self.write(&batch, watermark).map_err(Error::unavailable)?;
+            self.note_saved(watermark);
             StoreStats::add(&self.shared.stats.sequenced, batch.positions.len() as u64);
             advance(self.shared, batch.heads.position);
         }
@@ -170,8 +177,9 @@ impl Direct<'_> {
     }
 
     /// Inserts positions, deliveries and seals with a fixed number of statements, in one round trip. Unique
-    /// keys reject a position that is already assigned.
-    fn write(&self, batch: &SequencedBatch) -> Result<(), Failure> {
+    /// keys reject a position that is already assigned. The watermark is saved with them, so that a reader that looks
+    /// for rows without a position reads few others.
+    fn write(&self, batch: &SequencedBatch, watermark: Option<i64>) -> Result<(), Failure> {
         let (positions, events): (Vec<_>, Vec<_>) =
             batch.positions.iter().map(|(position, id)| (*position, id.to_string())).unzip();
         let (users, delivered): (Vec<_>, Vec<_>) =
@@ -185,7 +193,8 @@ impl Direct<'_> {
         let insert_seals = self.connection.prepare(INSERT_SEALS)?;
         // The notification is part of the transaction, so it is never sent for a position that was not
         // committed.
-        let end = format!("NOTIFY kith, '{}'; COMMIT", batch.heads.position);
+        let save = watermark.map(save_watermark_sql).unwrap_or_default();
+        let end = format!("{save}; NOTIFY kith, '{}'; COMMIT", batch.heads.position);
         let client = &self.connection.client;
         let written = self.connection.wait(try_join5(
             client.batch_execute("BEGIN"),
@@ -197,21 +206,32 @@ impl Direct<'_> {
         written.map(drop)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "paces real work")]
+    /// Saves the watermark if it has moved without any row to place.
     fn save_watermark(&mut self) -> Result<(), Error> {
-        let Some(lead) = &mut self.lead else { return Ok(()) };
+        let Some(lead) = &self.lead else { return Ok(()) };
         let is_kept = lead.saved_low_tx == lead.low_tx || lead.restored.is_some();
         if is_kept || lead.watermark_saved_at.elapsed() < WATERMARK_SAVE_INTERVAL {
             return Ok(());
         }
-        lead.watermark_saved_at = Instant::now();
-        lead.saved_low_tx = lead.low_tx;
         let low_tx = lead.low_tx;
-        self.batch(&format!(
-            "INSERT INTO sequencer (id, low_tx) VALUES (1, {low_tx})
-             ON CONFLICT (id) DO UPDATE SET low_tx = excluded.low_tx"
-        ))
+        self.note_saved(Some(low_tx));
+        self.batch(&save_watermark_sql(low_tx))
     }
+
+    #[expect(clippy::disallowed_methods, reason = "paces real work")]
+    fn note_saved(&mut self, watermark: Option<i64>) {
+        if let (Some(lead), Some(low_tx)) = (&mut self.lead, watermark) {
+            lead.watermark_saved_at = Instant::now();
+            lead.saved_low_tx = low_tx;
+        }
+    }
+}
+
+fn save_watermark_sql(low_tx: i64) -> String {
+    format!(
+        "INSERT INTO sequencer (id, low_tx) VALUES (1, {low_tx})
+         ON CONFLICT (id) DO UPDATE SET low_tx = excluded.low_tx"
+    )
 }
 
 const INSERT_POSITIONS: &str =
@@ -316,7 +336,7 @@ mod tests {
         assert_eq!(full_tx(700, 1_000), 700);
         assert_eq!(full_tx(700, (3 << 32) + 1_000), (3 << 32) + 700);
         assert_eq!(full_tx(4_000_000_000, (3 << 32) + 1_000), (2 << 32) + 4_000_000_000);
-        assert_eq!(full_tx(700, 600), 0, "none of this number was begun");
+        assert_eq!(full_tx(700, 600), 0, "no transaction with this id has started yet");
         assert_eq!(full_tx(2, (3 << 32) + 1_000), 0, "a frozen id is older than all others");
     }
 }

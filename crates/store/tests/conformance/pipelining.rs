@@ -1,0 +1,172 @@
+//! Statements that share a round trip: deferred statements and announced reads.
+
+use kith_store::{Error, Query, Tx, contract, params};
+
+use crate::sequencer::change;
+use crate::support::{Db, add};
+
+contract! {
+    deferred_statements_run_in_order
+    failed_deferred_statement_fails_transaction
+    failed_deferred_statement_fails_later_reads
+    rolled_back_deferred_statements_change_nothing
+    many_deferred_statements_are_all_run
+    transaction_of_deferred_statements_only_commits
+    announced_read_returns_same_rows
+    announced_read_is_discarded_by_change
+    announced_read_sees_rows_under_lock
+}
+
+const SET: &str = "INSERT INTO counters (name, n) VALUES ($1, $2)
+    ON CONFLICT (name) DO UPDATE SET n = excluded.n";
+static GET: &str = "SELECT n FROM counters WHERE name = $1";
+
+fn set(tx: &Tx<'_>, name: &str, n: i64) -> Result<(), Error> {
+    tx.exec_deferred(SET, params![name, n])
+}
+
+fn get(q: &Query<'_>, name: &str) -> Result<Option<i64>, Error> {
+    q.one(GET, params![name], |row| row.get(0))
+}
+
+async fn counter(db: &Db, name: &'static str) -> Option<i64> {
+    db.store.read(move |q| get(q, name)).await.unwrap_or_else(|error: Error| panic!("{error}"))
+}
+
+async fn deferred_statements_run_in_order(db: Db) {
+    let read: Result<Option<i64>, Error> = db
+        .store
+        .write(|tx| {
+            set(tx, "a", 1)?;
+            set(tx, "a", 2)?;
+            let read = get(tx, "a")?;
+            set(tx, "a", 3)?;
+            Ok(read)
+        })
+        .await;
+    assert_eq!(read.unwrap(), Some(2), "a read sees the deferred statements before it");
+    assert_eq!(counter(&db, "a").await, Some(3));
+}
+
+async fn failed_deferred_statement_fails_transaction(db: Db) {
+    let ctx = db.ctx();
+    let outcome: Result<(), Error> = db
+        .store
+        .write(move |tx| {
+            add(tx, "undone")?;
+            set(tx, "a", 1)?;
+            set(tx, "a", -1)?;
+            set(tx, "b", 1)?;
+            tx.audit(&ctx, "thing.changed", "a");
+            Ok(())
+        })
+        .await;
+    assert!(matches!(outcome, Err(Error::Constraint(_))), "{outcome:?}");
+    assert_eq!(db.names().await, [""; 0]);
+    assert_eq!((counter(&db, "a").await, counter(&db, "b").await), (None, None));
+    db.add("next").await.unwrap();
+}
+
+async fn failed_deferred_statement_fails_later_reads(db: Db) {
+    let outcome: Result<(), Error> = db
+        .store
+        .write(|tx| {
+            let _ = set(tx, "a", -1);
+            let read = get(tx, "a");
+            assert!(matches!(read, Err(Error::Constraint(_))), "{read:?}");
+            Ok(())
+        })
+        .await;
+    assert!(matches!(outcome, Err(Error::Constraint(_))), "{outcome:?}");
+}
+
+async fn rolled_back_deferred_statements_change_nothing(db: Db) {
+    let outcome: Result<(), Error> = db
+        .store
+        .write(|tx| {
+            set(tx, "a", 1)?;
+            Err(Error::NulInText)
+        })
+        .await;
+    assert!(matches!(outcome, Err(Error::NulInText)), "{outcome:?}");
+    db.add("next").await.unwrap();
+    assert_eq!(counter(&db, "a").await, None);
+}
+
+async fn many_deferred_statements_are_all_run(db: Db) {
+    let outcome: Result<(), Error> = db
+        .store
+        .write(|tx| (0..100).try_for_each(|n| tx.exec_deferred(SET, params![format!("c{n}"), n])))
+        .await;
+    outcome.unwrap();
+    let count: Result<Option<i64>, Error> =
+        db.store.read(|q| q.one("SELECT COUNT(*) FROM counters", &[], |row| row.get(0))).await;
+    assert_eq!(count.unwrap(), Some(100));
+}
+
+async fn transaction_of_deferred_statements_only_commits(db: Db) {
+    let outcome: Result<(), Error> = db.store.write(|tx| set(tx, "a", 5)).await;
+    outcome.unwrap();
+    assert_eq!(counter(&db, "a").await, Some(5));
+}
+
+async fn announced_read_returns_same_rows(db: Db) {
+    db.store.write(|tx| set(tx, "a", 7)).await.unwrap_or_else(|error: Error| panic!("{error}"));
+    let read: Result<_, Error> = db
+        .store
+        .write(|tx| {
+            tx.prefetch(GET, params!["a"])?;
+            tx.prefetch(GET, params!["absent"])?;
+            // Takes a read before the statement that would send it.
+            tx.prefetch(GET, params!["b"])?;
+            let early = get(tx, "b")?;
+            Ok((early, get(tx, "a")?, get(tx, "absent")?, get(tx, "a")?))
+        })
+        .await;
+    assert_eq!(read.unwrap(), (None, Some(7), None, Some(7)));
+}
+
+async fn announced_read_is_discarded_by_change(db: Db) {
+    let read: Result<_, Error> = db
+        .store
+        .write(|tx| {
+            set(tx, "a", 1)?;
+            tx.prefetch(GET, params!["a"])?;
+            get(tx, "b")?;
+            set(tx, "a", 2)?;
+            let deferred = get(tx, "a")?;
+            tx.prefetch(GET, params!["a"])?;
+            get(tx, "b")?;
+            tx.exec(SET, params!["a", 3])?;
+            Ok((deferred, get(tx, "a")?))
+        })
+        .await;
+    assert_eq!(read.unwrap(), (Some(2), Some(3)));
+}
+
+/// Each increment reads under the lock, so none is lost.
+async fn announced_read_sees_rows_under_lock(db: Db) {
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (store, sources) = (db.store.clone(), db.sources.clone());
+        callers.spawn(async move {
+            for _ in 0..25 {
+                let subject = kith_kernel::uuid::Uuid::from_u128(1);
+                let ctx = crate::support::ctx(&sources);
+                let outcome: Result<(), Error> = store
+                    .write(move |tx| {
+                        tx.lock("subject", [subject])?;
+                        tx.prefetch(GET, params!["a"])?;
+                        get(tx, "b")?;
+                        let n = get(tx, "a")?.unwrap_or(0);
+                        set(tx, "a", n + 1)?;
+                        change(tx, &ctx, kith_kernel::uuid::Uuid::from_u128(2))
+                    })
+                    .await;
+                outcome.unwrap();
+            }
+        });
+    }
+    callers.join_all().await;
+    assert_eq!(counter(&db, "a").await, Some(200));
+}

@@ -1,7 +1,7 @@
 //! Sends inputs of libFuzzer to a server in this process: request line, headers, an empty line, body.
 //!
-//! `authorization: ada` becomes an access token of Ada, `{ada}` her id. The same applies to ben and to root, an
-//! administrator.
+//! `authorization: ada` becomes an access token of Ada, `{ada}` her id. The same applies to ben and to root,
+//! an administrator.
 
 #![no_main]
 
@@ -21,7 +21,8 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 const PASSWORD: &str = "a password of the fuzz targets";
-/// Number of requests after which the accounts are replaced, because requests delete accounts and end sessions.
+/// Number of requests after which the accounts are replaced, because requests delete accounts and end
+/// sessions.
 const ACCOUNT_LIFETIME_REQUESTS: u32 = 500;
 
 /// Running server with its accounts.

@@ -1,4 +1,4 @@
-//! Tests of account deletion: immediate effects, hold, undo, and data export.
+//! Tests of account deletion: immediate effects, grace period, undo, and data export.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
@@ -194,7 +194,7 @@ async fn invalid_undo_is_rejected(app: &TestApp) {
     leave(&ada).await;
     let wrong = json!({ "email": ada.email, "password": "wrong horse" });
     app.anonymous().post(RESTORE, wrong).await.expect_problem(401, "invalid_credentials");
-    // The hold ends when it is due, even if maintenance has not run yet.
+    // The grace period ends when it is due, even if maintenance has not run yet.
     app.advance(days(14));
     let late = app.anonymous().post(RESTORE, credentials(&ada.email)).await;
     late.expect_problem(403, "account_deleted");

@@ -233,7 +233,7 @@ async fn failing_purge_does_not_block_others(app: &TestApp) {
 async fn purge_requires_manifest(app: &TestApp) {
     let ada = app.user("ada").await;
     leave(&ada).await;
-    // Maintenance may record hold times and its own run.
+    // Maintenance may record ends of grace periods and its own run.
     app.run_maintenance().await;
     app.advance(days(14));
     std::fs::write(purges(app), "in the way").expect("a file");

@@ -60,7 +60,7 @@ async fn repeated_accept_is_idempotent(app: &TestApp) {
     let accepted = accept(&ben, &request).await;
     let before = app.footprint().await;
     assert_eq!(accept(&ben, &request).await, accepted);
-    // The sender missed the response and sends again: the response shows the present state.
+    // The sender missed the response and sends again: the response shows the current state.
     let again = ada.post(REQUESTS, body).await.expect(200);
     assert_eq!((&again["id"], &again["status"]), (&request["id"], &json!("accepted")));
     assert_eq!(again["bond"], ada.partners().current().await);

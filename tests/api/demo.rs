@@ -124,7 +124,7 @@ impl Page {
     }
 }
 
-/// PRT-01: the product's story on the page.
+/// PRT-01: the product's walk-through on the page.
 async fn page_shows_breakup_and_restoration(app: &TestApp) {
     // Blocks in place, because the browser sends requests to servers of this process.
     tokio::task::block_in_place(|| break_up_and_restore(&mut Page::open(app)));
@@ -185,7 +185,8 @@ fn fail_demo_check(page: &mut Page) {
     assert_eq!(page.text("#verdict"), "not run yet");
     let passes = "Check SEC-03: the live check returned “pass”, the row as a whole is “unknown”.";
     let fails = "Check SEC-03: the live check returned “fail”, the row as a whole is “fail”.";
-    // The row also needs test results, which this server does not have: `kith verify --only SEC-03` says the same.
+    // The row also needs test results, which this server does not have: `kith verify --only SEC-03` says the
+    // same.
     assert_eq!(page.click("#judge"), passes);
     let found = page.text("#found");
     assert!(found.contains("no test results were given"), "{found}");

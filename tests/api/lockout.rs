@@ -19,7 +19,7 @@ const MINUTES_LOCKED: [u64; 7] = [1, 2, 4, 8, 15, 15, 15];
 on_every_engine! {
     with super::behind_a_proxy;
     five_failures_lock_known_and_unknown_addresses,
-    spellings_share_failure_counter,
+    email_variants_share_failure_counter,
     known_device_bypasses_lockout,
     device_token_has_own_failure_counter,
     device_of_former_address_owner_is_unknown,
@@ -99,7 +99,7 @@ async fn five_failures_lock_known_and_unknown_addresses(app: &TestApp) {
 }
 
 /// ACC-07: case, normalization, spaces and client addresses do not create another counter.
-async fn spellings_share_failure_counter(app: &TestApp) {
+async fn email_variants_share_failure_counter(app: &TestApp) {
     app.user("zoe\u{301}").await;
     let spellings = [
         "zo\u{e9}@example.org",

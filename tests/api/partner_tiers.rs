@@ -1,4 +1,5 @@
-//! SEC-03: limits on new requests. They are counted in the database, so they hold across restarts and nodes.
+//! Tests of the limits on sending partner requests (SEC-03). Sent requests are counted in the database, so
+//! the limits hold across restarts and nodes.
 
 use std::time::Duration;
 

@@ -54,7 +54,7 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
     assert_eq!(eve.get(SHARED).await.expect(200)["items"].as_array().expect("items").len(), 3);
 
-    // Retention, then a hold: nothing is purged at the moment it is due.
+    // Retention, then a grace period: nothing is purged at the moment it is due.
     app.advance(days(365) - Duration::from_millis(1));
     app.run_maintenance().await;
     app.advance(days(14));
@@ -76,7 +76,7 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
 }
 
 /// `spaces.max_purged_per_run` is 3 here. Many bonds that end at once must not block anyone's purge. A
-/// backlog is reported, and the hold leaves time to investigate.
+/// backlog is reported, and the grace period leaves time to investigate.
 async fn purge_limit_defers_to_next_run(app: &TestApp) {
     let users = app.register_users("person", 8).await;
     for pair in users.chunks(2) {

@@ -156,7 +156,7 @@ async fn lists_are_ordered_by_declared_fields(app: &TestApp) {
     let between = filter(json!({ "v": { "gte": 0, "lt": 1e17 }, "kind": "one" }));
     assert_eq!(walk(&ada, &format!("{between}&order=-v"), 2).await, [10, 9, 8, 7]);
 
-    // An item is found by its present content.
+    // An item is found by its current content.
     let path = &ids[0].1;
     ada.put(path, json!({ "data": { "v": "moved", "n": 99 } })).await.expect(200);
     assert_eq!(walk(&ada, &filter(json!({ "v": "moved" })), 100).await, [99]);

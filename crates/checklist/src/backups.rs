@@ -100,7 +100,7 @@ fn compare(
     let is_a_backup =
         !is_psql || ["backup", "dump", "latest", "restore"].iter().any(|word| file.contains(word));
     let all_named = dumps.iter().all(|dump| dump.file.is_some());
-    let elsewhere = || lines.iter().any(|(_, line)| !is_restore(line) && names(line, file));
+    let elsewhere = || lines.iter().any(|(_, line)| !is_restore(line) && mentions_file(line, file));
     if is_a_backup && all_named && !elsewhere() {
         let dump = dumps[0];
         let written = dump.file.as_deref().unwrap_or_default();
@@ -119,7 +119,7 @@ fn is_restore(line: &str) -> bool {
     line.contains("pg_restore") || line.contains("psql")
 }
 
-fn names(line: &str, file: &str) -> bool {
+fn mentions_file(line: &str, file: &str) -> bool {
     words(line).iter().any(|word| base_name(word) == file)
 }
 
@@ -193,14 +193,14 @@ fn parse_line(line: &str, offset: usize, commands: &mut Vec<PgCommand>) {
             let Some(tool) = tool(&part[start]) else { continue };
             let options = &part[start + 1..];
             let file = match tool {
-                Tool::Dump => written(options, &piped[at..]),
+                Tool::Dump => output_file(options, &piped[at..]),
                 Tool::Restore | Tool::Psql => read(tool, options, &piped[..at]),
             };
             if tool == Tool::Restore && options.iter().any(|word| word == "--version" || word == "--help") {
                 continue;
             }
             let is_named = part[start].ends_with("pg_dumpall");
-            commands.push(PgCommand { tool, plain: is_named || is_plain(options), file, offset });
+            commands.push(PgCommand { tool, plain: is_named || is_plain_format(options), file, offset });
         }
     }
 }
@@ -215,7 +215,7 @@ fn tool(word: &str) -> Option<Tool> {
 }
 
 /// Returns true if pg_dump writes plain SQL, which is its default format.
-fn is_plain(options: &[String]) -> bool {
+fn is_plain_format(options: &[String]) -> bool {
     let mut options = options.iter();
     while let Some(option) = options.next() {
         let format = match option.as_str() {
@@ -241,7 +241,7 @@ fn operand_after<'w>(words: &'w [String], marks: &[&str]) -> Option<&'w str> {
     words[at + 1..].iter().map(String::as_str).find(|word| *word != ">")
 }
 
-fn written(options: &[String], piped: &[&[String]]) -> Option<String> {
+fn output_file(options: &[String], piped: &[&[String]]) -> Option<String> {
     let named = options.iter().find_map(|word| word.strip_prefix("--file="));
     let named = named.or_else(|| operand_after(options, &["-f", "--file"]));
     let file =

@@ -74,7 +74,7 @@ pub(super) fn check(
     ticked_over_open(outline, items, position, findings);
     let sentences = sentences(outline);
     let some = statements_of_some(outline, &sentences);
-    let first_open = first_open(outline, items);
+    let first_open = first_open_items(outline, items);
     for sentence in &sentences {
         let text = &sentence.text;
         let of_the_whole = (READY.is_match(text) && is_predicate(text)) || CONFIRMED.is_match(text);
@@ -197,7 +197,7 @@ fn statements_of_some(outline: &Outline, sentences: &[Sentence]) -> Vec<(usize, 
 }
 
 /// Returns the first open box of each section, including its subsections.
-fn first_open(outline: &Outline, items: &Items) -> Vec<Option<usize>> {
+fn first_open_items(outline: &Outline, items: &Items) -> Vec<Option<usize>> {
     let mut first = vec![None; outline.sections.len()];
     for (index, item) in items.all.iter().enumerate().filter(|(_, item)| item.mark == BoxState::Open) {
         for section in outline.ancestors(item.section) {
@@ -226,7 +226,7 @@ fn ticked_over_open(
     position: &dyn Fn(usize) -> usize,
     findings: &mut Vec<UnlocatedFinding>,
 ) {
-    let first_open = first_open(outline, items);
+    let first_open = first_open_items(outline, items);
     let mut found: Vec<(usize, String, usize, usize)> = Vec::new();
     for (index, section) in outline.sections.iter().enumerate() {
         if let (Some(BoxState::Ticked), Some(block), Some(first)) =

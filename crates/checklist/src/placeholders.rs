@@ -61,14 +61,15 @@ pub(super) fn check(outline: &Outline, findings: &mut Vec<UnlocatedFinding>) {
     for code in &outline.codes {
         for (at, line) in code.lines() {
             let line = start_of(line);
-            let found = YOUR_PLACEHOLDER.find_iter(line).filter(|found| !is_named(line, found.start()));
+            let found =
+                YOUR_PLACEHOLDER.find_iter(line).filter(|found| !is_part_of_name(line, found.start()));
             findings.extend(found.map(|found| finding(code.offset(at + found.start()), found.as_str())));
         }
     }
 }
 
 /// Returns true if the match is part of a name such as `--your_option` or `$your_variable`.
-fn is_named(line: &str, at: usize) -> bool {
+fn is_part_of_name(line: &str, at: usize) -> bool {
     line[..at].ends_with(['$', '{', '-', '.', '/']) && !line[..at].ends_with("//")
 }
 

@@ -45,20 +45,20 @@ impl ChecklistReport {
     /// Renders Markdown with headings of level two and tables.
     #[must_use]
     pub fn to_markdown(&self, name: &str) -> String {
-        let mut text = format!("## {}\n\n{}\n", plain(name), plain(&self.summary()));
+        let mut text = format!("## {}\n\n{}\n", escape_markdown(name), escape_markdown(&self.summary()));
         if !self.sections.is_empty() {
             text.push_str("\n| section | ticked | open | share |\n|---|---|---|---|\n");
         }
         for section in &self.sections {
             let Counts { ticked, open, .. } = section.counts;
             let share = section.share.map(percent).unwrap_or_default();
-            _ = writeln!(text, "| {} | {ticked} | {open} | {share} |", plain(&section.title));
+            _ = writeln!(text, "| {} | {ticked} | {open} | {share} |", escape_markdown(&section.title));
         }
         if !self.scores.is_empty() {
             text.push_str("\n| line | score | stated | recomputed |\n|---|---|---|---|\n");
         }
         for score in &self.scores {
-            let (label, stated) = (plain(&score.label), percent(score.stated));
+            let (label, stated) = (escape_markdown(&score.label), percent(score.stated));
             let recomputed = recomputed(score.recomputed, &score.from);
             _ = writeln!(text, "| {} | {label} | {stated} | {recomputed} |", score.line);
         }
@@ -67,7 +67,7 @@ impl ChecklistReport {
         }
         for finding in &self.findings {
             let (line, code) = (finding.line, finding.code);
-            let (message, remedy) = (plain(&finding.message), plain(&finding.remedy));
+            let (message, remedy) = (escape_markdown(&finding.message), escape_markdown(&finding.remedy));
             _ = writeln!(text, "| {line} | `{code}` | {message} | {remedy} |");
         }
         _ = write!(text, "\n{}", self.conclusion());
@@ -114,7 +114,7 @@ fn recomputed(value: Option<f64>, from: &Option<String>) -> String {
 }
 
 /// Escapes Markdown.
-fn plain(text: &str) -> String {
+fn escape_markdown(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
         if matches!(c, '|' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '\\' | '#' | '~') {

@@ -133,8 +133,8 @@ impl<W: Transactions> Consumers<W> {
         supervise(stopped.clone(), start, panicked).await;
     }
 
-    /// Keeps the task alive that delivers to one consumer. After a panic the lease is released, so that another node can
-    /// deliver to it, at the latest after the lease has expired.
+    /// Keeps the task alive that delivers to one consumer. After a panic the lease is released, so that
+    /// another node can deliver to it, at the latest after the lease has expired.
     async fn supervise_delivery(
         self,
         index: usize,
@@ -234,7 +234,7 @@ impl<W: Transactions> Consumers<W> {
         mut stopped: watch::Receiver<bool>,
     ) {
         let store = self.transactions.store().clone();
-        let (mut head, mut listener) = (store.head(), store.listen(WAKE_UP));
+        let (mut head, mut listener) = (store.watch_last_position(), store.listen(WAKE_UP));
         let mut state = FollowState::default();
         while !*stopped.borrow() {
             // Marked before the step, so that an event that arrives meanwhile is not missed.
@@ -259,7 +259,7 @@ impl<W: Transactions> Consumers<W> {
         }
     }
 
-    /// Takes a step, and returns the maximum time to wait before the next one.
+    /// Retries a due event or delivers the next batch. Returns the maximum time to wait before the next call.
     async fn step(&self, index: usize, delivery: &mut Delivery<W>, state: &mut FollowState) -> Duration {
         let progress = delivery.step().await;
         if progress.is_ok() {

@@ -41,8 +41,9 @@ pub fn delete_undeclared(tx: &Tx<'_>, before: Timestamp) -> Result<Vec<String>, 
     rows::delete_undeclared(tx, before)
 }
 
-/// Takes or renews every lease that `node` can have at `now`, but for the consumers that are `down` there, and returns the indexes
-/// of those it may deliver to. Consumers that the database does not know are declared.
+/// Acquires or renews all leases available to `node` at `now`, except those of consumers in `down`. Returns
+/// the indexes of the consumers that the node may deliver to. Declares consumers that are not in the
+/// database.
 ///
 /// # Errors
 /// Any error of the database.

@@ -127,7 +127,7 @@ pub(crate) fn set_cursor(tx: &Tx<'_>, name: &str, to: i64) -> Result<bool, Error
 }
 
 /// Returns up to `limit` pending failures, in order of position.
-pub(crate) fn pending(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<PendingRow>, Error> {
+pub(crate) fn list_pending_failures(q: &Query<'_>, name: &str, limit: i64) -> Result<Vec<PendingRow>, Error> {
     q.all(
         concat!(
             "SELECT ",
@@ -166,8 +166,8 @@ pub(crate) fn insert_failure(tx: &Tx<'_>, name: &str, row: &PendingRow, error: &
     Ok(())
 }
 
-/// Records another failed attempt, and dead-letters the event if `dead_lettered_at` is given. Returns false if
-/// the row has changed meanwhile.
+/// Records another failed attempt, and dead-letters the event if `dead_lettered_at` is given. Returns false
+/// if the row has changed meanwhile.
 pub(crate) fn update_failure(
     tx: &Tx<'_>,
     name: &str,

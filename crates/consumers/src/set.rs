@@ -15,7 +15,7 @@ pub struct ConsumerSet {
     pub(crate) consumers: Arc<[Consumer]>,
     pub(crate) node: String,
     counts: Vec<Count>,
-    /// Asks for a renewal of the leases.
+    /// Notified to renew the leases.
     pub(crate) renewal: Notify,
     pub(crate) sampled: Mutex<Vec<ConsumerStatus>>,
 }

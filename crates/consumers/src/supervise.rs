@@ -11,7 +11,8 @@ const MIN_RESTART_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause, and the time after which a task that ran counts as healthy again.
 const MAX_RESTART_PAUSE: Duration = seconds(60);
 
-/// Runs `start` until it returns, and starts it again after a pause if it panics. `panicked` runs before each pause.
+/// Runs `start` until it returns, and starts it again after a pause if it panics. `panicked` runs before each
+/// pause.
 #[expect(clippy::disallowed_methods, reason = "pauses are measured in real time")]
 pub(crate) async fn supervise<F, P>(
     mut stopped: watch::Receiver<bool>,

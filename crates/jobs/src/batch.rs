@@ -26,8 +26,8 @@ pub(crate) const fn is_outage(error: &Error) -> bool {
 /// Writes all `items` with `write`, in one transaction if that succeeds. Otherwise the batch is split into
 /// halves, down to single requests, each of which succeeds or fails on its own. A request that waits longer
 /// than `lock_wait` for a lock fails with [`Error::DeadlinePassed`]. Once the parts have waited for
-/// [`MAX_TOTAL_LOCK_WAIT`] in total, the remaining ones wait only for [`SHORT_LOCK_TIMEOUT`]. On an outage nothing is
-/// split, and the remaining requests are not tried. Returns one outcome per item, in order.
+/// [`MAX_TOTAL_LOCK_WAIT`] in total, the remaining ones wait only for [`SHORT_LOCK_TIMEOUT`]. On an outage
+/// nothing is split, and the remaining requests are not tried. Returns one outcome per item, in order.
 pub(crate) async fn write_batch<I, T, E, F>(
     db: &Store,
     items: &Arc<Vec<I>>,

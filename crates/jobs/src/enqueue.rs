@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::model::{Enqueued, Invalid, JobId, JobState};
 use crate::new_job::{NewJob, OnConflict, OnFailure, Unique};
-use crate::settle::Budget;
+use crate::settle::DependentUpdateBudget;
 use crate::{queue_channel, rows};
 
 /// Reason why a job was not enqueued.
@@ -54,12 +54,12 @@ pub fn enqueue_all<J: Borrow<NewJob>>(
     if !keys.is_empty() {
         tx.lock("job key", keys)?;
     }
-    let plain: Vec<_> = jobs.iter().copied().filter(|job| job.is_plain()).collect();
+    let plain: Vec<_> = jobs.iter().copied().filter(|job| job.enqueues_without_waiting()).collect();
     let mut ids = rows::inserts::insert_many(tx, &plain, now)?.into_iter();
     let mut enqueued = Vec::with_capacity(jobs.len());
     let mut notified_queue: Option<&str> = None;
     for job in jobs {
-        if !job.is_plain() {
+        if !job.enqueues_without_waiting() {
             enqueued.push(enqueue_locked(tx, now, job)?);
             continue;
         }
@@ -125,7 +125,14 @@ fn enqueue_locked(tx: &Tx<'_>, now: Timestamp, job: &NewJob) -> Result<Enqueued,
     if let Some(other) = failed.filter(|_| job.on_failure == OnFailure::Die) {
         let why = format!("dependency {other} has failed");
         if let Some(left) = crate::settle::move_waiting_to_dead_letters(tx, id, &why, now)? {
-            crate::settle::settle(tx, &left, JobState::Dead, None, now, &mut Budget::default())?;
+            crate::settle::settle(
+                tx,
+                &left,
+                JobState::Dead,
+                None,
+                now,
+                &mut DependentUpdateBudget::default(),
+            )?;
         }
     }
     tx.notify(queue_channel(&job.queue));

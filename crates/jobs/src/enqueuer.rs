@@ -71,7 +71,7 @@ impl Enqueuer {
     pub async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<Enqueued>, EnqueueError> {
         let gone = || Error::unavailable("the job engine has stopped");
         let (answer, answered) = oneshot::channel();
-        let lane = if jobs.iter().all(NewJob::is_plain) { &self.plain } else { &self.keyed };
+        let lane = if jobs.iter().all(NewJob::enqueues_without_waiting) { &self.plain } else { &self.keyed };
         let waiting = QueuedRequest { jobs, answer, since: Instant::now() };
         lane.send(waiting).await.map_err(|_| gone())?;
         answered.await.unwrap_or_else(|_| Err(gone().into()))

@@ -15,7 +15,7 @@ use crate::model::{
 use crate::rows::attempts::AttemptRow;
 use crate::rows::ended::AttemptEnd;
 use crate::rows::unsettled::UnsettledJob;
-use crate::settle::{Budget, settle};
+use crate::settle::{DependentUpdateBudget, settle};
 use crate::{queue_channel, rows};
 
 /// Maximum number of failures stored per job.
@@ -57,7 +57,7 @@ pub fn report<R: Borrow<AttemptReport>>(
     ctx: &Ctx,
     reports: &[R],
 ) -> Result<Vec<ReportOutcome>, Error> {
-    let (segment, mut budget) = (segment(tx)?, Budget::default());
+    let (segment, mut budget) = (segment(tx)?, DependentUpdateBudget::default());
     let reports: Vec<&AttemptReport> = reports.iter().map(Borrow::borrow).collect();
     let mut outcome = vec![ReportOutcome::Stale; reports.len()];
     let done: Vec<_> = reports
@@ -105,7 +105,8 @@ pub fn report<R: Borrow<AttemptReport>>(
     Ok(outcome)
 }
 
-/// Returns the outcome of an earlier report about the same attempt, or [`ReportOutcome::Stale`] if none was applied.
+/// Returns the outcome of an earlier report about the same attempt, or [`ReportOutcome::Stale`] if none was
+/// applied.
 pub(crate) fn find_report_outcome(q: &Query<'_>, of: Attempt, is_done: bool) -> Result<ReportOutcome, Error> {
     let is_it = |ended: &JobRecord| ended.attempt == of.attempt;
     if let Some(ended) = rows::ended::find_in_history(q, of.job)?.filter(is_it) {
@@ -130,7 +131,7 @@ fn failed(
     segment: usize,
     attempt: Attempt,
     error: &JobError,
-    budget: &mut Budget,
+    budget: &mut DependentUpdateBudget,
 ) -> Result<ReportOutcome, Error> {
     let Some(row) = rows::attempts::lock_attempt(tx, attempt)? else { return Ok(ReportOutcome::Stale) };
     let failure = |error: &str| failures_with(&row, attempt.attempt, ctx.now, error);
@@ -178,7 +179,7 @@ fn end_as_cancelled(
     segment: usize,
     attempt: Attempt,
     now: Timestamp,
-    budget: &mut Budget,
+    budget: &mut DependentUpdateBudget,
 ) -> Result<ReportOutcome, Error> {
     let ending = AttemptEnd {
         id: attempt.job,
@@ -199,7 +200,7 @@ fn move_to_dead_letters(
     failures: i64,
     errors: &str,
     now: Timestamp,
-    budget: &mut Budget,
+    budget: &mut DependentUpdateBudget,
 ) -> Result<ReportOutcome, Error> {
     if rows::attempts::lock_attempt(tx, attempt)?.is_none() {
         return Ok(ReportOutcome::Stale);
@@ -245,7 +246,7 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, job: JobId, why: &str) -> Result<CancelOut
         return Ok(if known { CancelOutcome::AlreadyEnded } else { CancelOutcome::Unknown });
     };
     let left = UnsettledJob { id: job, unique_key, has_dependents };
-    settle(tx, &left, JobState::Cancelled, None, ctx.now, &mut Budget::default())?;
+    settle(tx, &left, JobState::Cancelled, None, ctx.now, &mut DependentUpdateBudget::default())?;
     Ok(CancelOutcome::Cancelled)
 }
 
@@ -274,8 +275,8 @@ pub(crate) enum EvictionReason {
 }
 
 /// Evicts a worker: reschedules up to `limit` of its running jobs. A job that has now been running at
-/// [`MAX_CRASHES`] worker deaths in a row goes to the dead letters. Returns the number of jobs; the worker itself
-/// is removed once it has none left.
+/// [`MAX_CRASHES`] worker deaths in a row goes to the dead letters. Returns the number of jobs; the worker
+/// itself is removed once it has none left.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
@@ -291,7 +292,8 @@ pub(crate) fn evict_worker(
     if why == EvictionReason::LeaseExpired && !rows::workers::is_lease_expired(tx, worker, ctx.now)? {
         return Ok(0);
     }
-    let (running, mut budget) = (rows::attempts::list_running_of(tx, worker, limit)?, Budget::default());
+    let (running, mut budget) =
+        (rows::attempts::list_running_of(tx, worker, limit)?, DependentUpdateBudget::default());
     for attempt in running.iter().copied() {
         let Some(row) = rows::attempts::lock_attempt(tx, attempt)? else { continue };
         let (crashes, what) = match why {
@@ -329,7 +331,7 @@ fn failures_with(row: &AttemptRow, attempt: i64, at: Timestamp, error: &str) -> 
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used
 /// afterwards.
 pub fn return_to_queue(tx: &Tx<'_>, ctx: &Ctx, jobs: &[(Attempt, String)]) -> Result<(), Error> {
-    let mut budget = Budget::default();
+    let mut budget = DependentUpdateBudget::default();
     for (attempt, queue) in jobs {
         if rows::attempts::return_unstarted(tx, *attempt, ctx.now)? {
             tx.notify(queue_channel(queue));

@@ -87,7 +87,8 @@ pub struct LeasedClaim {
 }
 
 impl LeasedClaim {
-    /// Takes the claim. Call it when the jobs are being delivered to the program.
+    /// Consumes the guard and returns the claim, so that the jobs are not put back into the queue. Call it
+    /// when the response with the jobs is sent.
     pub fn into_claim(mut self) -> Claim {
         std::mem::take(&mut self.claim)
     }
@@ -171,8 +172,8 @@ pub fn append_log(
     Ok(true)
 }
 
-/// Applies the report of an external program. Returns [`ReportOutcome::Stale`] if the job is no longer claimed under
-/// `token`.
+/// Applies the report of an external program. Returns [`ReportOutcome::Stale`] if the job is no longer
+/// claimed under `token`.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used

@@ -176,7 +176,7 @@ impl NewJob {
 
     /// Returns true if enqueueing waits for no other transaction: the job has no unique key and no
     /// dependencies.
-    pub(crate) const fn is_plain(&self) -> bool {
+    pub(crate) const fn enqueues_without_waiting(&self) -> bool {
         self.unique.is_none() && self.after.is_empty()
     }
 

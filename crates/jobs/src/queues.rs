@@ -147,7 +147,11 @@ pub fn set(
 
 /// Returns how many more jobs may start in the window, the time at which the window opened, and the number of
 /// starts in it.
-pub(crate) fn room(rate: Rate, window: Option<(Timestamp, i64)>, now: Timestamp) -> (i64, Timestamp, i64) {
+pub(crate) fn remaining_starts(
+    rate: Rate,
+    window: Option<(Timestamp, i64)>,
+    now: Timestamp,
+) -> (i64, Timestamp, i64) {
     let period = std::time::Duration::from_millis(rate.period_ms.unsigned_abs());
     match window {
         // If the clock goes back, the current window stays open until its end.

@@ -24,9 +24,9 @@ const MAX_SETTLEMENT_BATCHES: usize = 20;
 const MAX_SETTLE_TRANSACTIONS: usize = 20;
 
 /// Number of waiting jobs that a transaction may still update, shared by all jobs that end in it.
-pub(crate) struct Budget(i64);
+pub(crate) struct DependentUpdateBudget(i64);
 
-impl Default for Budget {
+impl Default for DependentUpdateBudget {
     fn default() -> Self {
         Self(MAX_SETTLED)
     }
@@ -64,7 +64,7 @@ pub(crate) fn settle(
     state: JobState,
     result: Option<&str>,
     now: Timestamp,
-    budget: &mut Budget,
+    budget: &mut DependentUpdateBudget,
 ) -> Result<(), Error> {
     if let Some(key) = &left.unique_key {
         rows::dependencies::release_key(tx, key, left.id, now)?;
@@ -80,7 +80,7 @@ fn settle_dependents(
     tx: &Tx<'_>,
     mut ended: VecDeque<Settlement>,
     now: Timestamp,
-    Budget(left): &mut Budget,
+    DependentUpdateBudget(left): &mut DependentUpdateBudget,
 ) -> Result<(), Error> {
     while let Some(one) = ended.pop_front() {
         let dependents = if *left > 0 { rows::dependencies::settle(tx, &one, *left)? } else { Vec::new() };
@@ -122,10 +122,10 @@ impl Jobs {
     }
 }
 
-/// Takes deferred settlements until the transaction's budget is spent or none is left.
+/// Applies deferred updates of dependents until the transaction's budget is spent or none is left.
 fn settle_batch(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
     tx.lock("job settlements", ["all"])?;
-    let mut budget = Budget::default();
+    let mut budget = DependentUpdateBudget::default();
     for _ in 0..MAX_SETTLEMENT_BATCHES {
         let taken = rows::dependencies::take_settlements(tx, SETTLEMENT_BATCH)?;
         let is_last = (taken.len() as i64) < SETTLEMENT_BATCH;

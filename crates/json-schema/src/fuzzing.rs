@@ -13,14 +13,14 @@ pub const TARGETS: &[Target] = &[("schemas", schemas)];
 /// that take more work than their size explains.
 pub fn schemas(data: &[u8]) {
     if let Some((schema, value)) = lines(data) {
-        conforms(&schema.to_string(), &value);
+        assert_conformance(&schema.to_string(), &value);
     }
     let mut builder = Builder { bytes: data, defs: 1 + data.len() / 16 % 8 };
     let defs = (0..builder.defs).map(|n| (format!("d{n}"), builder.schema(3)));
     let defs: serde_json::Map<_, _> = defs.collect();
     let schema = serde_json::json!({ "$ref": "#/$defs/d0", "$defs": defs });
     let value = builder.value(24);
-    conforms(&schema.to_string(), &value);
+    assert_conformance(&schema.to_string(), &value);
 }
 
 fn lines(data: &[u8]) -> Option<(Value, Value)> {
@@ -30,7 +30,7 @@ fn lines(data: &[u8]) -> Option<(Value, Value)> {
 
 /// Checks that each error has a place in the value, and that the work is proportional to the schema times the
 /// value.
-pub fn conforms(schema: &str, data: &Value) {
+pub fn assert_conformance(schema: &str, data: &Value) {
     if check_schema(schema).is_err() {
         return;
     }

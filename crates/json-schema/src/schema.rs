@@ -128,7 +128,7 @@ impl Keyword {
 /// Rejects schemas that nest too deeply for one value. Cycles end during the evaluation.
 ///
 /// # Errors
-/// Returns a sentence if they do.
+/// Returns an error message if the schemas nest too deeply.
 pub fn check_nesting(nodes: &[Node]) -> Result<(), String> {
     let children = |id: NodeId| match &nodes[id] {
         Node::Always(_) => Vec::new(),

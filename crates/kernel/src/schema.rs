@@ -1,7 +1,7 @@
 //! OpenAPI schemas of types that JSON shows as one string, one number or any value.
 
-/// Implements `utoipa::ToSchema` for a type that JSON shows as one value. The document shows the schema in place, without a
-/// component, so types with the same schema may share a name.
+/// Implements `utoipa::ToSchema` for a type that JSON shows as one value. The document shows the schema in
+/// place, without a component, so types with the same schema may share a name.
 ///
 /// ```
 /// use kith_kernel::{__utoipa::PartialSchema, scalar_schema};

@@ -30,8 +30,8 @@ struct FeedState {
 }
 
 impl InvalidationFeed {
-    /// Creates the state of a node that has received nothing yet. `is_single_node` is true if no other node shares the
-    /// database.
+    /// Creates the state of a node that has received nothing yet. `is_single_node` is true if no other node
+    /// shares the database.
     #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
     pub fn new(alone: bool) -> Self {
         Self(Arc::new(FeedState {

@@ -72,7 +72,7 @@ impl NodeClock {
     }
 
     /// Measures the offset periodically until the server stops.
-    pub async fn keep(self: Arc<Self>, db: Store, stop: Stop) {
+    pub async fn run(self: Arc<Self>, db: Store, stop: Stop) {
         let mut ticks = tokio::time::interval(MEASURE_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.or(ticks.tick()).await.is_some() {

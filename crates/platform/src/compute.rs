@@ -139,7 +139,8 @@ impl App {
         Ok(computed.map_err(Problem::invalid)?)
     }
 
-    /// Runs a command as [`App::change`] does, and again with what it misses computed outside its transaction.
+    /// Runs a command as [`App::change`] does, and again with what it misses computed outside its
+    /// transaction.
     ///
     /// # Errors
     /// As for [`App::change`] and [`App::compute_for`].

@@ -46,8 +46,8 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
     /// Adds an item. If the queue is full, the newest item of the key with the most items is dropped.
     ///
     /// # Errors
-    /// Returns [`QueueFull`] if the queue is full and no key has at least two items more than `key`. The new item
-    /// is dropped.
+    /// Returns [`QueueFull`] if the queue is full and no key has at least two items more than `key`. The new
+    /// item is dropped.
     pub fn push(&self, key: K, item: T) -> Result<(), QueueFull> {
         let mut state = self.0.state();
         let dropped =

@@ -11,6 +11,7 @@ use crate::auth::AccessSource;
 use crate::config::{Config, ConfigSection};
 use crate::consumers::ModuleConsumer;
 use crate::export::ExportPiece;
+use crate::http::RateClass;
 use crate::jobs::ModuleJob;
 
 /// Handlers with their OpenAPI documentation. Undocumented handlers cannot be registered.
@@ -23,8 +24,8 @@ pub struct Module {
     pub name: &'static str,
     /// Names of the modules that it depends on. They must be served together with it.
     pub depends_on: &'static [&'static str],
-    /// Groups of its operations in the API reference. The first is that of operations that [`tagged`](crate::tagged) put in
-    /// no other.
+    /// Groups of its operations in the API reference. The first is that of operations that
+    /// [`tagged`](crate::tagged) put in no other.
     pub tags: &'static [Tag],
     /// Returns its handlers.
     pub routes: fn() -> Routes,

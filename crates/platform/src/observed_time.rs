@@ -1,5 +1,5 @@
-//! Observed time: elapsed time for irreversible actions, such as holds before a purge. It grows by the
-//! monotonic time of running processes, is stored in the database, and does not follow jumps of the wall
+//! Observed time: elapsed time for irreversible actions, such as grace periods before a purge. It grows by
+//! the monotonic time of running processes, is stored in the database, and does not follow jumps of the wall
 //! clock.
 
 use std::sync::{Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! Guarded purges, which delete data for good. Due items are first held for a period of observed time, then
+//! Guarded purges, which delete data for good. Due items first wait for a grace period in observed time, then
 //! purged in bounded batches, the longest due first, after a manifest was written to disk. Items that one
 //! user makes due do not stop the purge of others.
 
@@ -38,7 +38,7 @@ pub struct PurgeRun {
     name: &'static str,
     /// Wall clock time.
     pub now: Timestamp,
-    /// Observed time in milliseconds. A hold is over when the observed time has grown by its length.
+    /// Observed time in milliseconds. A grace period ends when the observed time has grown by its length.
     pub elapsed_ms: i64,
     /// Observed time of the previous run in milliseconds.
     pub previous_ms: i64,
@@ -54,8 +54,8 @@ pub struct PurgeOutcome {
 }
 
 impl PurgeRun {
-    /// Starts a run of the purge `name`. `mark` runs in the same transaction; it records the end of the hold,
-    /// in observed time, for items that are newly held.
+    /// Starts a run of the purge `name`. `mark` runs in the same transaction; it records, in observed time,
+    /// when the grace period ends for items whose grace period starts in this run.
     ///
     /// # Errors
     /// Returns the store's error if the database fails.

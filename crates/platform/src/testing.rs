@@ -251,7 +251,7 @@ impl TestServer {
     }
 
     /// Returns the whole response to a request line with headers.
-    pub async fn ask(&self, line: &str, headers: &str) -> String {
+    pub async fn send_request(&self, line: &str, headers: &str) -> String {
         self.raw(&format!("{line} HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n{headers}\r\n")).await
     }
 }

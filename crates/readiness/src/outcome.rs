@@ -86,7 +86,8 @@ pub struct RowResult {
     /// Remediation, if the row keeps its gate closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remediation: Option<String>,
-    /// Fault with which a broken deployment was shown to fail this row's check.
+    /// Fault injected by the twin test of this row: the row's check is proved to fail on a server with this
+    /// fault. `None` if the row has no twin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub twin: Option<String>,
     /// Evidence of each method.

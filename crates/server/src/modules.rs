@@ -85,7 +85,7 @@ fn module_names() -> String {
 /// # Errors
 /// Returns [`ModulesError`] if a name is unknown, both settings are set, or a needed module is not served.
 pub fn served(config: &Config) -> Result<&'static [&'static Module], ModulesError> {
-    let mut served = chosen(config)?;
+    let mut served = selected_modules(config)?;
     if !config.is_production() {
         let has_needs = |module: &&&Module| {
             module.depends_on.iter().all(|need| served.iter().any(|one| one.name == *need))
@@ -119,7 +119,7 @@ fn shared_list(modules: Vec<&'static Module>) -> &'static [&'static Module] {
 }
 
 /// Returns the modules chosen by `server.preset` or `server.modules`, in the order of [`MODULES`].
-fn chosen(config: &Config) -> Result<Vec<&'static Module>, ModulesError> {
+fn selected_modules(config: &Config) -> Result<Vec<&'static Module>, ModulesError> {
     let names: Vec<&str> = match (&*config.server.preset, &config.server.modules[..]) {
         ("", []) => return Ok(MODULES.to_vec()),
         ("", names) => names.iter().map(String::as_str).collect(),
@@ -296,8 +296,8 @@ mod tests {
         }
     }
 
-    /// Consumers whose names do not begin with their module's, and durable ones that handle what their own module emits: a handler
-    /// that emits what it handles would handle that for ever.
+    /// Consumers whose names do not begin with their module's, and durable ones that handle what their own
+    /// module emits: a handler that emits what it handles would handle that for ever.
     fn faulty_consumers(modules: &[&'static Module]) -> Vec<&'static str> {
         let mut faulty = Vec::new();
         for module in modules {
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn consumers_bear_the_names_of_their_modules_and_handle_kinds_of_others() {
+    fn consumers_are_named_after_their_module_and_do_not_handle_its_events() {
         static MADE: Module = Module {
             events: &["thing.done"],
             consumers: &[

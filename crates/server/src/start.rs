@@ -171,7 +171,7 @@ async fn serve(app: App) -> Result<Running, StartError> {
     kith_platform::consumers::every_node::start(&app);
     // Comes last, because nothing would stop this task if another component did not start.
     if let Some(clock) = app.clock.clone().filter(|_| app.db.kind() == EngineKind::Postgres) {
-        tokio::spawn(clock.keep(app.db.clone(), app.stop.clone()));
+        tokio::spawn(clock.run(app.db.clone(), app.stop.clone()));
     }
     Ok(Running { addr: server.addr(), app, server, control, workers, consumers, started: started.ok() })
 }

@@ -86,8 +86,8 @@ pub struct AuditChain {
 /// Maximum number of entries read at once while verifying the chain.
 const VERIFY_PAGE_SIZE: i64 = 1_000;
 
-/// Maximum difference between the time inside an entry's id and its `at`. Ids of one process never go back;
-/// clocks can.
+/// Maximum difference between the timestamp inside an entry's id and its `at`. Ids of one process only
+/// increase, but a clock can be set back.
 const ID_SLACK_DAYS: u64 = 1;
 
 /// Text that sorts after every id.

@@ -126,7 +126,7 @@ impl AuditHeadFile {
         }
     }
 
-    /// Stores `head`. Creates the folder if it is absent. After a power failure the file holds either this
+    /// Stores `watch_last_position`. Creates the folder if it is absent. After a power failure the file holds either this
     /// head or the previous one.
     ///
     /// # Errors

@@ -89,7 +89,7 @@ impl Channels {
         unannounced.len() > before
     }
 
-    /// Takes the queued names and returns them as `NOTIFY` statements.
+    /// Empties the queue and returns its names as `NOTIFY` statements.
     pub fn announcement(&self) -> String {
         let names = std::mem::take(&mut *self.unannounced.lock().unwrap_or_else(PoisonError::into_inner));
         let notify =

@@ -97,7 +97,7 @@ impl<T, E: From<Error>> ClosureResult<T, E> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
     }
 
-    /// Takes the result out.
+    /// Returns the result of the last run.
     ///
     /// # Errors
     /// Returns the closure's own error, or [`Error::Fault`] if it was not run.

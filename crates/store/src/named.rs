@@ -1,7 +1,7 @@
 //! SQL whose literals have names. The text is a constant, as if the literals were written into it.
 
-/// Expands to `$sql` as a constant, each `{name}` replaced by the text that `$values`, a constant `&[(&str, &str)]`, has for
-/// the name. A name that it does not have is an error of the compiler.
+/// Expands to `$sql` as a constant, each `{name}` replaced by the text that `$values`, a constant `&[(&str,
+/// &str)]`, has for the name. A name that it does not have is an error of the compiler.
 ///
 /// ```
 /// use kith_store::named_sql;

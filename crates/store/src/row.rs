@@ -49,10 +49,10 @@ impl<T: Column> FromRow for T {
     }
 }
 
-/// Lists the columns of a row type once: implements [`FromRow`], and declares a macro that expands to the columns, for `concat!`.
-/// A field is read from one column, or from several if its type has several (`owner = owner_columns!()`). A field that is computed
-/// stands behind a semicolon; columns for the computation alone stand in parentheses. A field whose type is to be known there has
-/// it written.
+/// Lists the columns of a row type once: implements [`FromRow`], and declares a macro that expands to the
+/// columns, for `concat!`. A field is read from one column, or from several if its type has several (`owner =
+/// owner_columns!()`). A field that is computed stands behind a semicolon; columns for the computation alone
+/// stand in parentheses. A field whose type is to be known there has it written.
 ///
 /// ```
 /// use kith_store::{Error, FromRow, Query, params, row_columns};

@@ -102,7 +102,7 @@ impl StatementTimes {
     }
 }
 
-/// Measures the time until it is dropped, also if the statement fails.
+/// Measures the time until it is dropped, even if the statement fails.
 pub(crate) struct Stopwatch {
     times: Option<Arc<Times>>,
     began: Instant,

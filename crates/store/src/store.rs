@@ -153,8 +153,8 @@ impl Store {
         result.take()
     }
 
-    /// Runs a transaction within the default deadline, as [`Store::write`] does. The closure stores its result
-    /// itself; `Ok` means that the transaction ended as the closure decided.
+    /// Runs a transaction within the default deadline, as [`Store::write`] does. The closure stores its
+    /// result itself; `Ok` means that the transaction ended as the closure decided.
     ///
     /// # Errors
     /// Returns the store's error if a statement or the commit failed.
@@ -281,10 +281,10 @@ impl Store {
 
     /// Watches the last event position known to this process. Watchers wake up when it grows, and when a
     /// failover has reduced it.
-    pub fn head(&self) -> watch::Receiver<i64> {
+    pub fn watch_last_position(&self) -> watch::Receiver<i64> {
         match &*self.engine {
-            Engine::Sqlite(engine) => engine.head(),
-            Engine::Postgres(engine) => engine.head(),
+            Engine::Sqlite(engine) => engine.watch_last_position(),
+            Engine::Postgres(engine) => engine.watch_last_position(),
         }
     }
 

@@ -22,7 +22,7 @@ struct ThreadCount {
     ended: Condvar,
 }
 
-/// Guard that counts a thread as ended when it is dropped, also after a panic.
+/// Guard that counts a thread as ended when it is dropped, even after a panic.
 struct ThreadGuard(Arc<ThreadCount>);
 
 impl Drop for ThreadGuard {

@@ -35,7 +35,7 @@ enum Task {
     Setup,
     /// Run the whole suite on SQLite and on a PostgreSQL server that it starts, then `plans` and `fuzz`
     Test(test::Args),
-    /// Run the suite including ignored tests, with many more repetitions of races and random stories
+    /// Run the suite including ignored tests, with many more repetitions of races and random sequences
     Soak,
     /// Fuzz a running server, or the parsers alone
     Fuzz(fuzz::Args),

@@ -24,14 +24,14 @@ pub struct Args {
     cargo_args: Vec<String>,
 }
 
-/// Environment variables of `cargo xtask soak`: repetitions of races, number of random stories, strict
+/// Environment variables of `cargo xtask soak`: repetitions of races, number of random sequences, strict
 /// latency limits.
 const SOAK_ENVIRONMENT: &[(&str, &str)] = &[
     ("KITH_TEST_ROUNDS", "120"),
     ("KITH_TEST_PATTERNS", "5"),
-    ("KITH_MODEL_STORIES", "500"),
-    ("KITH_JOB_STORIES", "200"),
-    ("KITH_JOB_CRASH_STORIES", "20"),
+    ("KITH_MODEL_SEQUENCES", "500"),
+    ("KITH_JOB_SEQUENCES", "200"),
+    ("KITH_JOB_CRASH_SEQUENCES", "20"),
     ("KITH_TEST_LATENCY", "1"),
 ];
 
@@ -55,7 +55,7 @@ pub fn test(args: &Args) -> Result<ExitCode> {
     Ok(exit_code(status))
 }
 
-/// Runs the suite including ignored tests, with many more repetitions of each race and random story.
+/// Runs the suite including ignored tests, with many more repetitions of each race and random sequence.
 pub fn soak() -> Result<ExitCode> {
     let mut suite = suite(&Args::default())?;
     suite.args(["--", "--include-ignored"]).envs(SOAK_ENVIRONMENT.iter().copied());

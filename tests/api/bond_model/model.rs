@@ -188,7 +188,7 @@ impl Model {
         self.users[one].blocks.contains_key(&other) || self.users[other].blocks.contains_key(&one)
     }
 
-    /// Returns true if `one` can reach `other`.
+    /// Returns true if `other` is not deleted and neither user has blocked the other.
     pub fn is_reachable(&self, one: usize, other: usize) -> bool {
         self.users[other].deleted_at.is_none() && !self.is_blocked(one, other)
     }

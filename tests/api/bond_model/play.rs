@@ -1,4 +1,4 @@
-//! Runs a story on a server and in the model, and reports differences.
+//! Runs a sequence on a server and in the model, and reports differences.
 
 use futures_util::future::try_join_all;
 use hyper::Method;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::faults::find_faults;
 use super::model::{Model, ModelUser, RequestPolicy};
 use super::rules::{Addressing, Expected, Step};
-use super::steps::{DecidingUser, Story, StoryStep};
+use super::steps::{DecidingUser, Sequence, SequenceStep};
 use crate::support::{PASSWORD, REQUESTS, TestApp, TestResponse, TestUser};
 
 const INVITES: &str = "/api/v1/partners/invites";
@@ -17,14 +17,14 @@ const UNKNOWN_USER_ID: &str = "01900000-0000-7000-8000-000000000000";
 
 /// Statistics of a run.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct StoryStatistics {
+pub struct SequenceStatistics {
     pub steps: usize,
     pub bonds: usize,
     pub restorations: usize,
     pub refusals: usize,
 }
 
-impl std::ops::Add for StoryStatistics {
+impl std::ops::Add for SequenceStatistics {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -41,15 +41,15 @@ struct Player<'a> {
     app: &'a TestApp,
     model: Model,
     users: Vec<TestUser>,
-    statistics: StoryStatistics,
+    statistics: SequenceStatistics,
 }
 
-/// Runs a story with new accounts.
+/// Runs a sequence with new accounts.
 ///
 /// # Errors
 /// Returns a description of the first difference between server and model.
-pub async fn play(app: &TestApp, name: &str, story: &Story) -> Result<StoryStatistics, String> {
-    let users = app.register_users(name, story.users).await;
+pub async fn play(app: &TestApp, name: &str, sequence: &Sequence) -> Result<SequenceStatistics, String> {
+    let users = app.register_users(name, sequence.users).await;
     // Most addresses are verified before others request them.
     for proven in users.iter().skip(1) {
         app.verify_address(proven).await;
@@ -69,12 +69,12 @@ pub async fn play(app: &TestApp, name: &str, story: &Story) -> Result<StoryStati
         refusal_counters: Default::default(),
         failed_codes: Vec::new(),
     };
-    let mut player = Player { app, model, users, statistics: StoryStatistics::default() };
-    for (at, story_step) in story.steps.iter().enumerate() {
-        let place = |difference| format!("step {at}, {story_step:?}: {difference}");
+    let mut player = Player { app, model, users, statistics: SequenceStatistics::default() };
+    for (at, sequence_step) in sequence.steps.iter().enumerate() {
+        let place = |difference| format!("step {at}, {sequence_step:?}: {difference}");
         player.model.now = app.now();
         player.model.count_expired();
-        player.step(story_step).await.map_err(place)?;
+        player.step(sequence_step).await.map_err(place)?;
         player.compare_views().await.map_err(place)?;
     }
     player.check_tables().await?;
@@ -84,22 +84,22 @@ pub async fn play(app: &TestApp, name: &str, story: &Story) -> Result<StoryStati
 }
 
 impl Player<'_> {
-    async fn step(&mut self, story_step: &StoryStep) -> Result<(), String> {
+    async fn step(&mut self, sequence_step: &SequenceStep) -> Result<(), String> {
         self.statistics.steps += 1;
-        match story_step {
-            StoryStep::Wait(time) => self.app.advance(*time),
-            StoryStep::Maintenance => {
+        match sequence_step {
+            SequenceStep::Wait(time) => self.app.advance(*time),
+            SequenceStep::Maintenance => {
                 self.app.run_maintenance().await;
                 self.model.run_maintenance();
             }
-            StoryStep::UndoDeletion { user } => return self.undo_deletion(*user).await,
-            StoryStep::Rename { user } => return self.rename(*user).await,
-            StoryStep::VerifyAddress { user } if self.model.users[*user].deleted_at.is_none() => {
+            SequenceStep::UndoDeletion { user } => return self.undo_deletion(*user).await,
+            SequenceStep::Rename { user } => return self.rename(*user).await,
+            SequenceStep::VerifyAddress { user } if self.model.users[*user].deleted_at.is_none() => {
                 self.app.verify_address(&self.users[*user]).await;
                 self.model.users[*user].is_verified = true;
             }
             _ => {
-                if let Some((expected, response)) = self.perform(story_step).await {
+                if let Some((expected, response)) = self.perform(sequence_step).await {
                     self.compare(expected, &response)?;
                 }
             }
@@ -108,17 +108,17 @@ impl Player<'_> {
     }
 
     /// Returns the model's expectation and the server's response. Returns `None` if the step is impossible.
-    async fn perform(&mut self, story_step: &StoryStep) -> Option<(Expected, TestResponse)> {
+    async fn perform(&mut self, sequence_step: &SequenceStep) -> Option<(Expected, TestResponse)> {
         let here = |user: &usize| self.model.users[*user].deleted_at.is_none();
-        Some(match story_step {
-            StoryStep::SendRequest { from, to, message } if here(from) => {
+        Some(match sequence_step {
+            SequenceStep::SendRequest { from, to, message } if here(from) => {
                 let body = json!({ "to": { "user_id": self.users[*to].id }, "message": message });
                 (
                     self.model.send(*from, Some(*to), &Addressing::Id, *message),
                     self.post(*from, REQUESTS, body).await,
                 )
             }
-            StoryStep::SendByAddress { from, to, message } if here(from) => {
+            SequenceStep::SendByAddress { from, to, message } if here(from) => {
                 let address = self.users[*to].email.clone();
                 // The address of a purged account belongs to no user, and an unverified one only leads to its
                 // own user.
@@ -126,14 +126,16 @@ impl Player<'_> {
                 let to = Some(*to).filter(|to| !self.model.users[*to].purged && leads(to));
                 self.send_by_address(*from, to, address, *message).await
             }
-            StoryStep::SendToUnknownAddress { from } if here(from) => {
+            SequenceStep::SendToUnknownAddress { from } if here(from) => {
                 self.send_by_address(*from, None, "nobody@example.com".to_owned(), None).await
             }
-            StoryStep::SendToUnknownUser { from } if here(from) => {
+            SequenceStep::SendToUnknownUser { from } if here(from) => {
                 let body = json!({ "to": { "user_id": UNKNOWN_USER_ID } });
                 (self.model.send(*from, None, &Addressing::Id, None), self.post(*from, REQUESTS, body).await)
             }
-            StoryStep::Redeem { from, invite, message } if here(from) && !self.model.invites.is_empty() => {
+            SequenceStep::Redeem { from, invite, message }
+                if here(from) && !self.model.invites.is_empty() =>
+            {
                 let invite = invite.index(self.model.invites.len());
                 let body =
                     json!({ "to": { "invite_code": self.model.invites[invite].code }, "message": message });
@@ -141,63 +143,66 @@ impl Player<'_> {
                 let expected = self.model.send(*from, to, &Addressing::Invite(invite), *message);
                 (expected, self.post(*from, REQUESTS, body).await)
             }
-            StoryStep::Decide { role, back, step } if *back < self.model.requests.len() => {
+            SequenceStep::Decide { role, back, step } if *back < self.model.requests.len() => {
                 return self.decide(*role, self.model.requests.len() - 1 - back, *step).await;
             }
-            StoryStep::BreakUp { user, reason } if here(user) => {
+            SequenceStep::BreakUp { user, reason } if here(user) => {
                 let body = reason.map_or(Value::Null, |reason| json!({ "reason": reason }));
                 (
                     self.model.break_up(*user, *reason),
                     self.post(*user, "/api/v1/partners/breakup", body).await,
                 )
             }
-            StoryStep::Block { user, other } if here(user) => {
+            SequenceStep::Block { user, other } if here(user) => {
                 let path = format!("/api/v1/blocks/{}", self.users[*other].id);
                 (self.model.block(*user, *other), self.users[*user].put(&path, Value::Null).await)
             }
-            StoryStep::Unblock { user, other } if here(user) => {
+            SequenceStep::Unblock { user, other } if here(user) => {
                 let path = format!("/api/v1/blocks/{}", self.users[*other].id);
                 self.model.unblock(*user, *other);
                 (Expected::Status(204), self.users[*user].delete(&path, Value::Null).await)
             }
-            StoryStep::ChangeSettings { user, accepts_requests_from, discoverable_by_email }
+            SequenceStep::ChangeSettings { user, accepts_requests_from, discoverable_by_email }
                 if here(user) =>
             {
                 self.set(*user, *accepts_requests_from, *discoverable_by_email).await
             }
-            StoryStep::DeleteAccount { user } if here(user) => {
+            SequenceStep::DeleteAccount { user } if here(user) => {
                 let response = self.users[*user].delete("/api/v1/me", json!({ "password": PASSWORD })).await;
                 (self.model.delete_account(*user), response)
             }
-            StoryStep::Nickname { user, other } if here(user) => {
+            SequenceStep::Nickname { user, other } if here(user) => {
                 let path = format!("/api/v1/nicknames/{}", self.users[*other].id);
                 let name = format!("bear {}", self.statistics.steps);
                 let response = self.users[*user].put(&path, json!({ "nickname": name })).await;
                 self.model.users[*user].nicknames.insert(*other, name);
                 (Expected::Status(200), response)
             }
-            _ => return self.perform_invite_step(story_step).await,
+            _ => return self.perform_invite_step(sequence_step).await,
         })
     }
 
-    async fn perform_invite_step(&mut self, story_step: &StoryStep) -> Option<(Expected, TestResponse)> {
+    async fn perform_invite_step(
+        &mut self,
+        sequence_step: &SequenceStep,
+    ) -> Option<(Expected, TestResponse)> {
         let here = |user: &usize| self.model.users[*user].deleted_at.is_none();
         let any = !self.model.invites.is_empty();
-        Some(match story_step {
-            StoryStep::Invite { user } if here(user) => {
+        Some(match sequence_step {
+            SequenceStep::Invite { user } if here(user) => {
                 (self.model.invite(*user), self.post(*user, INVITES, Value::Null).await)
             }
-            StoryStep::Revoke { user, invite } if here(user) && any => {
+            SequenceStep::Revoke { user, invite } if here(user) && any => {
                 let invite = invite.index(self.model.invites.len());
                 let path = format!("{INVITES}/{}", self.model.invites[invite].code);
                 (self.model.revoke(*user, invite), self.users[*user].delete(&path, Value::Null).await)
             }
-            StoryStep::Preview { user, invite } if here(user) && any => {
+            SequenceStep::Preview { user, invite } if here(user) && any => {
                 let invite = invite.index(self.model.invites.len());
                 let path = format!("{INVITES}/{}", self.model.invites[invite].code);
                 (self.model.preview(*user, invite), self.users[*user].get(&path).await)
             }
-            StoryStep::TryUnknownCode { user } if here(user) => (
+            SequenceStep::TryUnknownCode { user } if here(user) => (
                 self.model.try_unknown_code(*user),
                 self.users[*user].get(&format!("{INVITES}/0000000000")).await,
             ),

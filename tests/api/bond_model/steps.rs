@@ -1,4 +1,4 @@
-//! Random steps of a story, weighted so that most of them are valid.
+//! Random steps of a sequence, weighted so that most of them are valid.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use super::rules::Step;
 
 /// Number of users, and their steps.
 #[derive(Clone, Debug)]
-pub struct Story {
+pub struct Sequence {
     pub users: usize,
-    pub steps: Vec<StoryStep>,
+    pub steps: Vec<SequenceStep>,
 }
 
 /// User who decides a request.
@@ -27,7 +27,7 @@ pub enum DecidingUser {
 }
 
 #[derive(Clone, Debug)]
-pub enum StoryStep {
+pub enum SequenceStep {
     SendRequest {
         from: usize,
         to: usize,
@@ -107,8 +107,8 @@ pub enum StoryStep {
     Maintenance,
 }
 
-impl Story {
-    /// Returns stories with two to five users and up to some dozens of steps.
+impl Sequence {
+    /// Returns sequences with two to five users and up to some dozens of steps.
     pub fn any() -> impl Strategy<Value = Self> {
         (2..=5_usize).prop_flat_map(|users| {
             let steps = prop::collection::vec(steps(users), 1..30);
@@ -118,56 +118,56 @@ impl Story {
 }
 
 /// Returns a single step, or several that lead to a bond.
-fn steps(users: usize) -> impl Strategy<Value = Vec<StoryStep>> {
+fn steps(users: usize) -> impl Strategy<Value = Vec<SequenceStep>> {
     let accept = |from, to| {
-        let accept = StoryStep::Decide { role: DecidingUser::Allowed, back: 0, step: Step::Accept };
-        vec![StoryStep::SendRequest { from, to, message: None }, accept]
+        let accept = SequenceStep::Decide { role: DecidingUser::Allowed, back: 0, step: Step::Accept };
+        vec![SequenceStep::SendRequest { from, to, message: None }, accept]
     };
     let two = (0..users, 0..users);
     prop_oneof![
-        8 => story_step(users).prop_map(|story_step| vec![story_step]),
+        8 => sequence_step(users).prop_map(|sequence_step| vec![sequence_step]),
         1 => two.prop_map(move |(from, to)| accept(from, to)),
         1 => (0..users, 0..users, wait()).prop_map(move |(one, other, time)| {
             // Forms a bond, ends it, waits, and forms it again, possibly as a restoration.
             let mut steps = accept(one, other);
-            steps.extend([StoryStep::BreakUp { user: one, reason: None }, StoryStep::Wait(time)]);
+            steps.extend([SequenceStep::BreakUp { user: one, reason: None }, SequenceStep::Wait(time)]);
             steps.extend(accept(other, one));
             steps
         }),
     ]
 }
 
-fn story_step(users: usize) -> impl Strategy<Value = StoryStep> {
+fn sequence_step(users: usize) -> impl Strategy<Value = SequenceStep> {
     let user = move || 0..users;
     let two = move || (user(), user());
     // Mostly the same message, so that repetitions occur.
     let words = || prop_oneof![4 => Just(None), 1 => Just(Some("Shall we?"))];
     let invite = any::<Index>;
     prop_oneof![
-        12 => (two(), words()).prop_map(|((from, to), message)| StoryStep::SendRequest { from, to, message }),
-        5 => (two(), words()).prop_map(|((from, to), message)| StoryStep::SendByAddress { from, to, message }),
-        1 => user().prop_map(|from| StoryStep::SendToUnknownAddress { from }),
-        1 => user().prop_map(|from| StoryStep::SendToUnknownUser { from }),
+        12 => (two(), words()).prop_map(|((from, to), message)| SequenceStep::SendRequest { from, to, message }),
+        5 => (two(), words()).prop_map(|((from, to), message)| SequenceStep::SendByAddress { from, to, message }),
+        1 => user().prop_map(|from| SequenceStep::SendToUnknownAddress { from }),
+        1 => user().prop_map(|from| SequenceStep::SendToUnknownUser { from }),
         4 => (user(), invite(), words())
-            .prop_map(|(from, invite, message)| StoryStep::Redeem { from, invite, message }),
-        16 => (role(users), 0..5_usize, step()).prop_map(|(role, back, step)| StoryStep::Decide { role, back, step }),
+            .prop_map(|(from, invite, message)| SequenceStep::Redeem { from, invite, message }),
+        16 => (role(users), 0..5_usize, step()).prop_map(|(role, back, step)| SequenceStep::Decide { role, back, step }),
         5 => (user(), prop_oneof![Just(None), Just(Some("it was me"))])
-            .prop_map(|(user, reason)| StoryStep::BreakUp { user, reason }),
-        3 => two().prop_map(|(user, other)| StoryStep::Block { user, other }),
-        3 => two().prop_map(|(user, other)| StoryStep::Unblock { user, other }),
+            .prop_map(|(user, reason)| SequenceStep::BreakUp { user, reason }),
+        3 => two().prop_map(|(user, other)| SequenceStep::Block { user, other }),
+        3 => two().prop_map(|(user, other)| SequenceStep::Unblock { user, other }),
         4 => (user(), select(vec![RequestPolicy::Anyone, RequestPolicy::Anyone, RequestPolicy::Invited, RequestPolicy::Nobody]), prop::bool::weighted(0.7))
-            .prop_map(|(user, accepts_requests_from, discoverable_by_email)| StoryStep::ChangeSettings { user, accepts_requests_from, discoverable_by_email }),
-        2 => user().prop_map(|user| StoryStep::VerifyAddress { user }),
-        3 => user().prop_map(|user| StoryStep::Invite { user }),
-        1 => (user(), invite()).prop_map(|(user, invite)| StoryStep::Revoke { user, invite }),
-        2 => (user(), invite()).prop_map(|(user, invite)| StoryStep::Preview { user, invite }),
-        1 => user().prop_map(|user| StoryStep::TryUnknownCode { user }),
-        1 => user().prop_map(|user| StoryStep::DeleteAccount { user }),
-        2 => user().prop_map(|user| StoryStep::UndoDeletion { user }),
-        1 => user().prop_map(|user| StoryStep::Rename { user }),
-        1 => two().prop_map(|(user, other)| StoryStep::Nickname { user, other }),
-        10 => wait().prop_map(StoryStep::Wait),
-        2 => Just(StoryStep::Maintenance),
+            .prop_map(|(user, accepts_requests_from, discoverable_by_email)| SequenceStep::ChangeSettings { user, accepts_requests_from, discoverable_by_email }),
+        2 => user().prop_map(|user| SequenceStep::VerifyAddress { user }),
+        3 => user().prop_map(|user| SequenceStep::Invite { user }),
+        1 => (user(), invite()).prop_map(|(user, invite)| SequenceStep::Revoke { user, invite }),
+        2 => (user(), invite()).prop_map(|(user, invite)| SequenceStep::Preview { user, invite }),
+        1 => user().prop_map(|user| SequenceStep::TryUnknownCode { user }),
+        1 => user().prop_map(|user| SequenceStep::DeleteAccount { user }),
+        2 => user().prop_map(|user| SequenceStep::UndoDeletion { user }),
+        1 => user().prop_map(|user| SequenceStep::Rename { user }),
+        1 => two().prop_map(|(user, other)| SequenceStep::Nickname { user, other }),
+        10 => wait().prop_map(SequenceStep::Wait),
+        2 => Just(SequenceStep::Maintenance),
     ]
 }
 

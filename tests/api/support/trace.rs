@@ -41,7 +41,7 @@ impl TestApp {
 
     /// Returns all events, after the sequencer has assigned all positions.
     pub async fn events(&self) -> Vec<SequencedEvent> {
-        let mut head = self.db().head();
+        let mut head = self.db().watch_last_position();
         let wait = async {
             loop {
                 head.borrow_and_update();

@@ -140,8 +140,8 @@ pub fn change_password(
     })
 }
 
-/// Marks an account as deleted and ends its sessions. It is purged after the hold. Returns the time of the
-/// purge. `leave` runs the deletion hooks of the other modules.
+/// Marks an account as deleted and ends its sessions. It is purged after the grace period. Returns the time
+/// of the purge. `leave` runs the deletion hooks of the other modules.
 ///
 /// # Errors
 /// Returns [`AccountError::WrongPassword`] if `check` failed, [`AccountError::Locked`] during a lock-out,

@@ -15,12 +15,12 @@ pub struct IssuedSession {
     pub id: SessionId,
     /// User of the session.
     pub user_id: UserId,
-    /// Number of refreshes so far, which identifies the present pair of tokens.
+    /// Number of refreshes so far, which identifies the current pair of tokens.
     pub generation: i64,
 }
 
 impl IssuedSession {
-    /// Returns the refresh token of the present pair as text. For responses only.
+    /// Returns the refresh token of the current pair as text. For responses only.
     pub fn refresh_token(self, keyring: &Keyring) -> String {
         RefreshToken { session: self.id, generation: self.generation }.reveal(keyring)
     }
@@ -35,7 +35,7 @@ pub struct PasswordCheck {
     pub credentials: Option<Credentials>,
     /// `true` if the password was correct when it was checked.
     pub is_correct: bool,
-    /// Hash with the present parameters, if the stored hash has others and the password was correct.
+    /// Hash with the current parameters, if the stored hash has others and the password was correct.
     pub upgraded_hash: Option<String>,
     /// Client of the request.
     pub client: ClientInfo,
@@ -119,7 +119,7 @@ pub fn log_in(
     })
 }
 
-/// Restores a deleted account whose hold is not over, and starts a session.
+/// Restores a deleted account within its grace period, and starts a session.
 ///
 /// # Errors
 /// Returns the errors of [`log_in`], and [`AccountError::NotDeleted`] if the account is not deleted.

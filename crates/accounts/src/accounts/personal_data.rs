@@ -1,7 +1,7 @@
-//! Purge of deleted accounts after their hold, and the export of a user's data.
+//! Purge of deleted accounts after their grace period, and the export of a user's data.
 //!
-//! Safeguards: accounts are held first, each run purges a limited number, an unlikely share of established
-//! accounts slows their purge, and a manifest is written to disk before each purge.
+//! Safeguards: accounts wait for a grace period first, each run purges a limited number, an unlikely share of
+//! established accounts slows their purge, and a manifest is written to disk before each purge.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Timestamp, UserId};
@@ -73,7 +73,7 @@ fn recompute_email_keys(tx: &Tx<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Purges accounts whose hold is over.
+/// Purges accounts whose grace period has ended.
 ///
 /// # Errors
 /// Returns an error if the database operation fails or a manifest cannot be written.

@@ -132,7 +132,7 @@ pub fn is_established_purge_due(previous_ms: i64, elapsed_ms: i64) -> bool {
     elapsed_ms / pace_ms > previous_ms / pace_ms
 }
 
-/// Returns the time for which a deleted account is held before its purge: zero for synthetic accounts.
+/// Returns the grace period between the deletion and the purge of an account: zero for synthetic accounts.
 pub fn hold_period(email: &str) -> Duration {
     if is_synthetic(email) { Duration::ZERO } else { HOLD_PERIOD }
 }

@@ -91,8 +91,8 @@ async fn block_user(
 
 /// Unblock a user
 ///
-/// Removes the block that the caller placed on another user. Bonds and requests that the block ended stay ended. Returns
-/// 204 also if there is no block.
+/// Removes the block that the caller placed on another user. Bonds and requests that the block ended stay
+/// ended. Returns 204 even if there is no block.
 #[utoipa::path(
     delete, path = "/api/v1/blocks/{user_id}", security(("bearer" = [])),
     params(("user_id" = UserId, Path, description = "ID of the user.")),

@@ -70,8 +70,8 @@ fn block(
     Ok(block)
 }
 
-/// Removes a block. Unless the other user has blocked this one too, runs the `on_unblock` hook of every module
-/// in the same transaction. Bonds and requests that the block ended stay ended.
+/// Removes a block. Unless the other user has blocked this one too, runs the `on_unblock` hook of every
+/// module in the same transaction. Bonds and requests that the block ended stay ended.
 fn unblock(
     tx: &Tx<'_>,
     ctx: &Ctx,

@@ -118,7 +118,7 @@ async fn set_nickname(
 
 /// Remove a nickname
 ///
-/// Removes the caller's nickname for another user. Returns 204 also if there is none.
+/// Removes the caller's nickname for another user. Returns 204 even if there is none.
 #[utoipa::path(
     delete, path = "/api/v1/nicknames/{user_id}", security(("bearer" = [])),
     params(("user_id" = UserId, Path, description = "ID of the user.")),

@@ -47,11 +47,11 @@ pub async fn deliver(app: &App, id: CallbackId, job: JobId) -> Result<JobOutput,
     if endpoint.disabled.is_some() {
         return fail_unsent(app, &ctx, id, CallbackFailureReason::EndpointDisabled).await;
     }
-    let outgoing = match outgoing(app, &ctx, &stored, &endpoint) {
+    let outgoing = match build_request(app, &ctx, &stored, &endpoint) {
         Ok(outgoing) => outgoing,
         Err(reason) => return fail_unsent(app, &ctx, id, reason).await,
     };
-    let was_probe = match admit(app, &ctx, &stored, &endpoint).await? {
+    let was_probe = match check_circuit_breaker(app, &ctx, &stored, &endpoint).await? {
         Admission::Send => false,
         Admission::Probe => true,
         Admission::Wait(until) => return Err(JobError::Snooze(until.since(ctx.now))),
@@ -70,7 +70,7 @@ pub async fn deliver(app: &App, id: CallbackId, job: JobId) -> Result<JobOutput,
 }
 
 /// Builds and signs the request. Returns the reason if that is not possible.
-fn outgoing(
+fn build_request(
     app: &App,
     ctx: &Ctx,
     stored: &StoredCallback,
@@ -80,8 +80,8 @@ fn outgoing(
     let target =
         app.outbound.target(&stored.callback.url).map_err(|_| CallbackFailureReason::TargetRefused)?;
     let headers = sealed::open_headers(keyring, &sealed::headers_name(id), stored.headers.as_deref());
-    let secrets =
-        sealed::secrets(keyring, endpoint, ctx.now).ok_or(CallbackFailureReason::SecretUnavailable)?;
+    let secrets = sealed::decrypt_secrets(keyring, endpoint, ctx.now)
+        .ok_or(CallbackFailureReason::SecretUnavailable)?;
     let method = stored.callback.method.parse().unwrap_or(http::Method::POST);
     let message = CallbackMessage {
         method,
@@ -97,13 +97,14 @@ fn outgoing(
     Ok(OutboundRequest { target, method: message.method, headers, body, timeout: message.timeout })
 }
 
-/// Returns the `webhook-id` of a callback. All attempts have the same.
+/// Returns the `webhook-id` of a callback. It is the same for all attempts.
 pub fn webhook_id(CallbackId(id): CallbackId) -> String {
     format!("msg_{}", id.simple())
 }
 
-/// Asks the circuit breaker of the endpoint whether to send. While it is closed, nothing is written.
-async fn admit(
+/// Checks whether the endpoint's circuit breaker allows the request. Writes nothing while the breaker is
+/// closed.
+async fn check_circuit_breaker(
     app: &App,
     ctx: &Ctx,
     stored: &StoredCallback,

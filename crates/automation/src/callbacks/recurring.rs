@@ -73,7 +73,8 @@ pub struct RecurringCallback {
     pub time_zone: Option<String>,
     /// `true` if the schedule is paused.
     pub paused: bool,
-    /// Time of the latest regular run; `null` if there was none.
+    /// Scheduled time of the latest occurrence, including missed ones that were caught up. Manual runs and
+    /// backfills do not count. `null` if there was none.
     #[schema(required = true)]
     pub last_run_at: Option<Timestamp>,
     /// Times of the next runs, at most five.

@@ -1,5 +1,5 @@
-//! Seals and opens the signing secrets of endpoints and the headers of callbacks, which the database stores
-//! encrypted. They are never logged; a secret is returned only when it is created.
+//! Encrypts and decrypts the signing secrets of endpoints and the headers of callbacks, which the database
+//! stores encrypted. They are never logged; a secret is returned only when it is created.
 
 use kith_kernel::{Ctx, Timestamp};
 use kith_platform::auth::Keyring;
@@ -14,9 +14,13 @@ pub fn new_secret(keyring: &Keyring, ctx: &Ctx, endpoint: EndpointId) -> (Signin
     (secret, sealed)
 }
 
-/// Opens the secrets that sign a callback to `endpoint` at `now`, present secret first. Returns `None` if
-/// they were sealed with another key.
-pub fn secrets(keyring: &Keyring, endpoint: &StoredEndpoint, now: Timestamp) -> Option<Vec<SigningSecret>> {
+/// Decrypts the signing secrets of `endpoint` that are valid at `now`, current secret first. Returns `None`
+/// if they were sealed with another key.
+pub fn decrypt_secrets(
+    keyring: &Keyring,
+    endpoint: &StoredEndpoint,
+    now: Timestamp,
+) -> Option<Vec<SigningSecret>> {
     let previous = endpoint.previous.as_ref().filter(|(_, until)| now < *until).map(|(sealed, _)| sealed);
     let open = |sealed: &Vec<u8>| {
         let bytes = keyring.open(&endpoint_name(endpoint.id), sealed)?;
@@ -39,7 +43,7 @@ pub fn seal_headers(
     Some(keyring.seal(ctx.randomness(), name, &json))
 }
 
-/// Opens sealed headers. Returns `None` if they were sealed with another key.
+/// Decrypts headers. Returns `None` if they were encrypted with another key.
 pub fn open_headers(keyring: &Keyring, name: &str, sealed: Option<&[u8]>) -> Option<Vec<(String, String)>> {
     let Some(sealed) = sealed else { return Some(Vec::new()) };
     serde_json::from_slice(&keyring.open(name, sealed)?).ok()

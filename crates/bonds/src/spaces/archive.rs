@@ -1,5 +1,5 @@
 //! Archive of bond spaces: moves the spaces of archived bonds out of the live tables, and purges them after
-//! their retention and a hold.
+//! their retention and a grace period.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ struct SpacePurgeManifest {
     bytes: i64,
 }
 
-/// Archives the spaces of archived bonds, and purges archives whose retention and hold are over.
+/// Archives the spaces of archived bonds, and purges archives whose retention and grace period have ended.
 ///
 /// # Errors
 /// Returns an error if the database operation fails or a manifest cannot be written.
@@ -100,8 +100,8 @@ fn archive(tx: &Tx<'_>, ctx: &Ctx, shared: &SpaceWithMembers) -> Result<(), Erro
     Ok(())
 }
 
-/// Starts the hold of archives whose retention is over, oldest first, and stops the hold of those that must
-/// be kept after all.
+/// Schedules the purge of archives whose retention period has ended, oldest first, and cancels it for
+/// archives whose retention was extended.
 fn start_holds(tx: &Tx<'_>, run: &PurgeRun, retention: Duration, limit: i64) -> Result<(), Error> {
     let until = run.now - retention;
     rows::stop_archive_holds(tx, until)?;

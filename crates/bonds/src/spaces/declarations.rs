@@ -199,7 +199,7 @@ pub fn check(name: &CollectionName, body: DeclarationBody) -> Result<CheckedDecl
     Ok(CheckedDeclaration { schema, fields: body.fields })
 }
 
-/// Indexes items that are not indexed by the present revision of their collection's fields.
+/// Indexes items that are not indexed by the current revision of their collection's fields.
 ///
 /// # Errors
 /// Returns an error if the database operation fails.

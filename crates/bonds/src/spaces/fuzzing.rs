@@ -12,7 +12,7 @@ use super::list::{ItemListParams, plan_list};
 use super::merge_patch::merge;
 use super::model::{CollectionName, Space, check_shape};
 use super::order::{ValueRange, encode};
-use kith_json_schema::fuzzing::conforms;
+use kith_json_schema::fuzzing::assert_conformance;
 
 /// Fuzz target: uses the lines of the input as order, filter and cursor. An empty line means none.
 pub fn lists(data: &[u8]) {
@@ -103,7 +103,7 @@ pub fn documents(data: &[u8]) {
     assert_eq!(merge(once.clone(), first.clone()), once);
     if check_shape(&first, "/x").is_ok() && check_shape(&second, "/x").is_ok() {
         assert!(check_shape(&once, "/x").is_ok(), "a patch of a bounded document is bounded");
-        conforms(&first.to_string(), &second);
+        assert_conformance(&first.to_string(), &second);
     }
 }
 
@@ -120,7 +120,7 @@ fn name(text: &str) {
     }
 }
 
-/// Fuzz target: uses the lines of the input as a date, the default time zone and the present time in
+/// Fuzz target: uses the lines of the input as a date, the default time zone and the current time in
 /// milliseconds.
 pub fn schedules(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };

@@ -2,8 +2,8 @@
 //! and reminders. The content of items belongs to the app.
 //!
 //! The space of a bond is available while the bond is active: it freezes with a breakup, returns with a
-//! restoration, and is archived with the bond. Writers hold the locks of all users of the space, as commands
-//! that end a bond do.
+//! restoration, and is archived with the bond. Writers lock all users of the space. Commands that end a bond
+//! take the same locks.
 
 mod archive;
 mod commands;

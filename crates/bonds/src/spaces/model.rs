@@ -220,7 +220,7 @@ pub enum SpaceError {
     /// The user has no active bond.
     #[error("the user has no active bond")]
     NotBonded,
-    /// The data has not been validated against the present schema.
+    /// The data has not been validated against the current schema.
     #[error(transparent)]
     Unvalidated(#[from] NotValidated),
     /// The item does not exist in this collection.
@@ -241,7 +241,7 @@ pub enum SpaceError {
     /// The query parameters of a list are invalid.
     #[error("invalid query")]
     BadQuery(Vec<FieldError>),
-    /// Not all items are indexed by the present fields of the collection yet.
+    /// Not all items are indexed by the current fields of the collection yet.
     #[error("the collection is being indexed")]
     Indexing,
     /// The data exceeds the maximum size.

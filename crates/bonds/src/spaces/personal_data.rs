@@ -10,7 +10,7 @@ use super::{queries, rows};
 
 /// Personal data that this module stores.
 pub const PERSONAL: PersonalData = PersonalData {
-    // The bond ends and its space freezes. The user's own space is held with the account.
+    // The bond ends and its space freezes. The user's own space stays until the account is purged.
     on_account_deletion: |_, _, _| Ok(()),
     export: EXPORT,
     count: |q, user| {

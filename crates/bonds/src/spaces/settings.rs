@@ -17,8 +17,8 @@ pub struct SpaceSettings {
     pub max_bytes: u32,
     /// Retention of the space of an archived bond in days, counted from the archiving of the bond.
     pub archive_retention_days: u16,
-    /// Maximum number of archives that one run holds, and that it purges, the longest due first. The others
-    /// wait for the next run, a minute later.
+    /// Maximum number of archives that one run schedules for purge, and maximum number that it purges,
+    /// longest overdue first. The rest waits for the next run, one minute later.
     pub max_purged_per_run: u16,
 }
 

@@ -102,7 +102,7 @@ impl<W: Transactions> Delivery<W> {
         self.consumer.name
     }
 
-    /// Takes one step: retries a due failure or delivers the next batch, in turns.
+    /// Retries a due failed event or delivers the next batch, alternating between the two.
     ///
     /// # Errors
     /// Returns the error of the database. Either nothing has changed, or the next step detects that this one
@@ -147,7 +147,7 @@ impl<W: Transactions> Delivery<W> {
                 Some((position, id)) if event_id_at(q, position)? == Some(id) => position,
                 _ => row.position,
             };
-            let pending = Pending(rows::pending(q, consumer.name, MAX_PENDING)?);
+            let pending = Pending(rows::list_pending_failures(q, consumer.name, MAX_PENDING)?);
             let due = match pending.due(now) {
                 Some(due) => Some((due.clone(), event_at(q, due.row.position)?)),
                 None => None,

@@ -29,7 +29,8 @@ const BATCHES: usize = 20;
 /// Long enough for a takeover on a busy machine.
 const MAX_WAIT: Duration = Duration::from_secs(120);
 
-/// On PostgreSQL the second process runs beside the first one and takes over from it; SQLite's file belongs to one process.
+/// On PostgreSQL the second process runs beside the first one and takes over from it; SQLite's file belongs
+/// to one process.
 async fn killed_processes_lose_no_event_and_handle_none_twice(node: Node) {
     let is_postgres = node.is_postgres();
     node.on.store.close().await;
@@ -129,7 +130,7 @@ impl Process {
         Self { child, batches }
     }
 
-    /// Waits until the process has been given so many batches.
+    /// Waits until the process has received `batches` more batches.
     async fn deliver(&mut self, batches: usize) {
         let waited = tokio::task::block_in_place(|| {
             (0..batches).try_for_each(|_| self.batches.recv_timeout(MAX_WAIT))

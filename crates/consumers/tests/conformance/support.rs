@@ -52,7 +52,7 @@ impl Plain {
         *self.before_write.lock().unwrap() = statements.to_vec();
     }
 
-    /// Lets so many deliveries from now on panic before they write.
+    /// Makes the next `times` deliveries panic before they write.
     pub fn panic_next(&self, times: usize) {
         self.panics.store(times, Ordering::SeqCst);
     }

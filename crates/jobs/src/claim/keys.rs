@@ -8,7 +8,7 @@ use kith_store::{Error, Tx};
 
 use super::{ClaimState, FoundJobs};
 use crate::model::{ClaimedJob, JobId};
-use crate::queues::{QueueSettings, room};
+use crate::queues::{QueueSettings, remaining_starts};
 use crate::rows;
 use crate::rows::claims::Claimer;
 
@@ -98,7 +98,7 @@ pub(super) fn key_room(
 ) -> Result<i64, Error> {
     let by_number = settings.key_concurrency.map_or(i64::MAX, |limit| limit - running);
     let Some(rate) = settings.key_rate.filter(|_| by_number > 0) else { return Ok(by_number) };
-    Ok(by_number.min(room(rate, rows::queues::find_window(tx, queue, key)?, now).0))
+    Ok(by_number.min(remaining_starts(rate, rows::queues::find_window(tx, queue, key)?, now).0))
 }
 
 /// Adds the started jobs to the rate windows of their keys, if keys have a rate limit.
@@ -115,7 +115,7 @@ pub(super) fn count_keys(
         *started.entry(key).or_insert(0) += 1;
     }
     for (key, started) in started {
-        let (_, since, used) = room(rate, rows::queues::find_window(tx, queue, key)?, now);
+        let (_, since, used) = remaining_starts(rate, rows::queues::find_window(tx, queue, key)?, now);
         rows::queues::save_window(tx, queue, key, since, used + started)?;
     }
     Ok(())

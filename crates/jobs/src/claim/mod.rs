@@ -12,7 +12,7 @@ use kith_kernel::{Timestamp, minutes, seconds};
 use kith_store::{Error, Tx};
 
 use crate::model::{ClaimedJob, JobId};
-use crate::queues::{QueueSettings, room};
+use crate::queues::{QueueSettings, remaining_starts};
 use crate::rows;
 use crate::rows::claims::Claimer;
 
@@ -247,7 +247,7 @@ fn queue_room(
         left = left.min(concurrency - rows::claims::running(tx, queue)?);
     }
     let Some(rate) = settings.rate else { return Ok((left, None)) };
-    let (admitted, since, used) = room(rate, rows::queues::find_window(tx, queue, "")?, now);
+    let (admitted, since, used) = remaining_starts(rate, rows::queues::find_window(tx, queue, "")?, now);
     if admitted == 0 {
         let opens = since + Duration::from_millis(rate.period_ms.unsigned_abs());
         claim.next_claim_at = Some(opens);

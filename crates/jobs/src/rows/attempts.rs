@@ -98,7 +98,7 @@ pub fn find_rescheduled(q: &Query<'_>, of: Attempt) -> Result<Option<Timestamp>,
 }
 
 /// Puts a claimed job that was not started back into the queue, unless its cancellation was requested.
-/// Returns true if it did.
+/// Returns true if the job was put back.
 pub fn return_unstarted(tx: &Tx<'_>, of: Attempt, now: Timestamp) -> Result<bool, Error> {
     let changed = tx.exec(
         states!("UPDATE jobs SET state = {scheduled}, worker = NULL, deadline_at = NULL, started_at = NULL, run_at = $4

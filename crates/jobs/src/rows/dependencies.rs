@@ -137,7 +137,7 @@ pub fn take_key(tx: &Tx<'_>, key: &str, job: JobId, until: Option<Timestamp>) ->
     Ok(())
 }
 
-/// Takes a key for a revived job. A period of the key continues.
+/// Assigns a unique key to a revived job. If the key has an expiry time, it is unchanged.
 pub fn retake_key(tx: &Tx<'_>, key: &str, job: JobId) -> Result<(), Error> {
     tx.exec(
         "INSERT INTO job_unique_keys (key, job, expires_at) VALUES ($1, $2, NULL)

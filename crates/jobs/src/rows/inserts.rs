@@ -83,8 +83,8 @@ fn timeout_ms(job: &NewJob) -> i64 {
     i64::try_from(job.timeout.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
 }
 
-/// Replaces payload, priority and time of a job with those of `job` unless it is running. Returns true if it
-/// did.
+/// Replaces payload, priority and time of a job with those of `job` unless it is running. Returns true if the
+/// job was changed.
 pub fn replace(tx: &Tx<'_>, id: JobId, job: &NewJob, now: Timestamp) -> Result<bool, Error> {
     let run_at = job.run_at.unwrap_or(now).max(now);
     let changed = tx.exec(

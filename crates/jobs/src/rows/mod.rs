@@ -1,7 +1,7 @@
 //! SQL of the job engine. `statements` holds the statements with a separate text for each database.
 
-/// Expands to SQL in which the names of states in braces, such as `{running}`, are their numbers. A constant, because the
-/// databases use a partial index only where the condition on the state is no parameter.
+/// Expands to SQL in which the names of states in braces, such as `{running}`, are their numbers. A constant,
+/// because the databases use a partial index only where the condition on the state is no parameter.
 macro_rules! states {
     ($sql:expr) => {
         kith_store::named_sql!(&$crate::model::JobState::NUMBERS, $sql)

@@ -9,7 +9,7 @@ use super::model::{
     LOCK, MAX_BACKFILL_RUNS, MAX_SCHEDULES, Origin, Overlap, Plan, Schedule, ScheduleError,
     check_schedule_name,
 };
-use super::run::{self, Run};
+use super::run::{self, PlannedOccurrence};
 use crate::model::JobId;
 use crate::rows::schedules as rows;
 
@@ -128,9 +128,9 @@ pub(super) fn save(tx: &Tx<'_>, before: &Schedule, after: &Schedule) -> Result<(
 /// Changes the plan of a schedule with `change`.
 ///
 /// # Errors
-/// Returns [`ScheduleError::DeclaredChanges`] if the schedule is declared in code, [`ScheduleError::Unknown`],
-/// [`ScheduleError::Changed`] if `revision` is not the current one, [`ScheduleError::Over`] if it has no
-/// future run, or a validation error.
+/// Returns [`ScheduleError::DeclaredChanges`] if the schedule is declared in code,
+/// [`ScheduleError::Unknown`], [`ScheduleError::Changed`] if `revision` is not the current one,
+/// [`ScheduleError::Over`] if it has no future run, or a validation error.
 pub fn change(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -159,8 +159,8 @@ pub fn change(
 /// Deletes a schedule and the records of its past runs. Jobs that it has enqueued stay.
 ///
 /// # Errors
-/// Returns [`ScheduleError::DeclaredChanges`] if the schedule is declared in code, [`ScheduleError::Unknown`], or
-/// [`ScheduleError::Changed`] if `revision` is not the current one.
+/// Returns [`ScheduleError::DeclaredChanges`] if the schedule is declared in code,
+/// [`ScheduleError::Unknown`], or [`ScheduleError::Changed`] if `revision` is not the current one.
 pub fn delete(tx: &Tx<'_>, ctx: &Ctx, name: &str, revision: Option<i64>) -> Result<(), ScheduleError> {
     if lock_schedule(tx, name, revision)?.is_declared {
         return Err(ScheduleError::Declared);
@@ -200,7 +200,12 @@ pub fn run_now(tx: &Tx<'_>, ctx: &Ctx, name: &str) -> Result<JobId, ScheduleErro
     let free_times = (0..100).map(|ms| ctx.now + Duration::from_millis(ms));
     for at in free_times {
         if rows::insert_occurrence(tx, name, at, Origin::Now, ctx.now)? {
-            let job = run::enqueue(tx, ctx, &schedule, Run { at, after: &[], delay: Duration::ZERO })?;
+            let job = run::enqueue(
+                tx,
+                ctx,
+                &schedule,
+                PlannedOccurrence { at, after: &[], delay: Duration::ZERO },
+            )?;
             tx.audit(ctx, "schedule.run", name);
             return Ok(job);
         }
@@ -221,8 +226,8 @@ pub struct BackfillResult {
 /// schedule must not overlap, each waits for the previous one.
 ///
 /// # Errors
-/// Returns [`ScheduleError::TooWide`] if there are more than [`MAX_BACKFILL_RUNS`] or if `to` is in the future,
-/// and [`ScheduleError::Unknown`] if the schedule does not exist.
+/// Returns [`ScheduleError::TooWide`] if there are more than [`MAX_BACKFILL_RUNS`] or if `to` is in the
+/// future, and [`ScheduleError::Unknown`] if the schedule does not exist.
 pub fn backfill(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -243,7 +248,12 @@ pub fn backfill(
             done.skipped += 1;
             continue;
         }
-        let job = run::enqueue(tx, ctx, &schedule, Run { at, after: &before, delay: Duration::ZERO })?;
+        let job = run::enqueue(
+            tx,
+            ctx,
+            &schedule,
+            PlannedOccurrence { at, after: &before, delay: Duration::ZERO },
+        )?;
         if schedule.plan.overlap != Overlap::Allow {
             before = vec![job];
         }

@@ -253,7 +253,8 @@ impl DeclaredSchedule {
         }
     }
 
-    /// Creates a schedule for recurring maintenance in the queue `maintenance`, with three short attempts per run.
+    /// Creates a schedule for recurring maintenance in the queue `maintenance`, with three short attempts per
+    /// run.
     pub const fn maintenance(kind: &'static str, schedule: &'static str) -> Self {
         let retry = RetryPolicy::times(3).waiting(Duration::from_secs(2), Duration::from_secs(10));
         Self { retry, ..Self::new(kind, "maintenance", kind, schedule) }

@@ -65,7 +65,8 @@ impl Spec {
         happens_after(low)
     }
 
-    /// Returns the first `limit` runs from `from` (inclusive) to `to` (exclusive), and whether there are more.
+    /// Returns the first `limit` runs from `from` (inclusive) to `to` (exclusive), and whether there are
+    /// more.
     pub fn between(&self, from: Timestamp, to: Timestamp, limit: usize) -> (Vec<Timestamp>, bool) {
         let just_before = Timestamp::from_millis(from.as_millis().saturating_sub(1));
         let mut runs = self.runs_after(just_before).take_while(|at| *at < to);

@@ -141,7 +141,7 @@ fn run_occurrence(tx: &Tx<'_>, ctx: &Ctx, schedule: &Schedule, at: Timestamp) ->
     let jitter_ms = u64::try_from(schedule.plan.jitter.as_millis()).unwrap_or(0);
     let delay =
         Duration::from_millis(if jitter_ms == 0 { 0 } else { below(ctx.randomness(), jitter_ms + 1) });
-    enqueue(tx, ctx, schedule, Run { at, after: &after, delay })?;
+    enqueue(tx, ctx, schedule, PlannedOccurrence { at, after: &after, delay })?;
     Ok(true)
 }
 
@@ -157,7 +157,7 @@ fn cancel_all(tx: &Tx<'_>, ctx: &Ctx, live: Vec<JobId>) -> Result<Vec<JobId>, Sc
 }
 
 /// Occurrence to be enqueued.
-pub(super) struct Run<'a> {
+pub(super) struct PlannedOccurrence<'a> {
     pub at: Timestamp,
     /// Jobs that must end first, in any state.
     pub after: &'a [JobId],
@@ -169,7 +169,7 @@ pub(super) fn enqueue(
     tx: &Tx<'_>,
     ctx: &Ctx,
     schedule: &Schedule,
-    run: Run<'_>,
+    run: PlannedOccurrence<'_>,
 ) -> Result<JobId, ScheduleError> {
     let mut job = schedule.plan.job().after(run.after.iter().copied());
     job.on_failure = OnFailure::Run;

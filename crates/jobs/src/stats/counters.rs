@@ -125,7 +125,7 @@ impl JobCounters {
         totals
     }
 
-    /// Takes the counts that are not in the database yet. They count as written from now on.
+    /// Removes and returns the counts that are not in the database yet. The caller must write them.
     pub fn take_unwritten(&self) -> Vec<(String, String, JobCounts)> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let take = |((queue, kind), one): (&(String, String), &mut Counted)| {

@@ -69,8 +69,9 @@ impl EndedAttempt {
         Self { report, is_substitute: true, rejection: None, ..self }
     }
 
-    /// Returns true if the database rejects this report and not all reports. `before` is the number of
-    /// reports written before the attempt to write it, `after` the number afterwards.
+    /// Returns true if the failure is caused by this report and not by the database in general: the error
+    /// concerns its content, or other reports have been written since it was first rejected. `before` and
+    /// `after` are the number of reports written before and after this attempt.
     fn is_at_fault(&self, error: &Error, before: usize, after: usize) -> bool {
         let first = self.rejection.map_or(before, |refused| refused.reported);
         let is_own = matches!(error, Error::NulInText | Error::Constraint(_));

@@ -20,8 +20,8 @@ contract! {
     report_that_cannot_be_stored_fails_its_own_attempt
     result_that_is_too_large_fails_its_attempt
     overdue_job_that_cannot_be_ended_delays_no_other
-    jobs_that_end_together_settle_within_one_budget
-    parents_of_one_waiter_each_settle_in_one_run
+    jobs_that_end_together_update_dependents_within_one_budget
+    deferred_dependents_are_updated_in_one_maintenance_run
     enqueue_that_cannot_be_stored_fails_alone
     report_with_lost_response_is_counted_correctly
     untried_enqueue_has_known_outcome
@@ -148,7 +148,7 @@ async fn insert_parents(engine: &Engine, parents: i64, waiters: i64) {
 }
 
 /// More jobs than one transaction settles.
-async fn parents_of_one_waiter_each_settle_in_one_run(engine: Engine) {
+async fn deferred_dependents_are_updated_in_one_maintenance_run(engine: Engine) {
     const PARENTS: i64 = 2_000;
     insert_parents(&engine, PARENTS, 1).await;
     let worker = engine.worker().await;
@@ -170,7 +170,7 @@ async fn parents_of_one_waiter_each_settle_in_one_run(engine: Engine) {
     assert!(commits < 20, "{commits} transactions");
 }
 
-async fn jobs_that_end_together_settle_within_one_budget(engine: Engine) {
+async fn jobs_that_end_together_update_dependents_within_one_budget(engine: Engine) {
     const PARENTS: i64 = 20;
     insert_parents(&engine, PARENTS, 400).await;
     let worker = engine.worker().await;

@@ -3,7 +3,7 @@
 //! agree at each step. In some sequences the database crashes, which undoes claims and heartbeats that were
 //! not synced.
 //!
-//! The seed is printed. `KITH_JOB_STORIES=500` runs more sequences, `KITH_JOB_CRASH_STORIES=50` more with
+//! The seed is printed. `KITH_JOB_SEQUENCES=500` runs more sequences, `KITH_JOB_CRASH_SEQUENCES=50` more with
 //! crashes, and `KITH_JOB_SEED=7` sets the seed.
 
 mod sequence;
@@ -28,7 +28,7 @@ fn env_number(name: &str, default: u64) -> u64 {
 
 /// Covers rows DRV-06 and DRV-08 of the readiness catalogue.
 async fn random_sequences_agree_with_model(engine: Engine) {
-    run_sequences(engine, None, env_number("KITH_JOB_STORIES", 12)).await;
+    run_sequences(engine, None, env_number("KITH_JOB_SEQUENCES", 12)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -40,7 +40,7 @@ async fn random_sequences_with_crashes_agree_with_model() {
     let server = PostgresServer::start(options).unwrap();
     let engine = Engine::on(TestDatabase::postgres(&server.url("postgres")).await.unwrap()).await;
     freeze_wal_writer(&engine).await;
-    let undone = run_sequences(engine, Some(server), env_number("KITH_JOB_CRASH_STORIES", 2)).await;
+    let undone = run_sequences(engine, Some(server), env_number("KITH_JOB_CRASH_SEQUENCES", 2)).await;
     assert!(undone > 0, "at least one crash has undone a claim");
 }
 

@@ -11,9 +11,9 @@ use kith_store::{EngineKind, Tx, contract, params};
 use crate::support::{Engine, Held, done, hold, until, work};
 
 contract! {
-    claim_that_loses_a_cancelled_job_hides_no_other
-    claim_that_loses_a_debounced_job_hides_no_other
-    claim_that_loses_its_whole_page_takes_the_next
+    claim_finds_remaining_jobs_after_one_is_cancelled
+    claim_finds_remaining_jobs_after_one_is_debounced
+    claim_continues_if_all_its_candidates_were_cancelled
     promotion_retries_skipped_locked_job
     claim_with_unknown_outcome_is_returned
     leased_claim_with_unknown_outcome_is_returned
@@ -62,7 +62,7 @@ async fn claim_rest(engine: &Engine, worker: i64) -> usize {
     }
 }
 
-async fn claim_that_loses_a_cancelled_job_hides_no_other(engine: Engine) {
+async fn claim_finds_remaining_jobs_after_one_is_cancelled(engine: Engine) {
     open_connections(&engine).await;
     let worker = engine.worker().await;
     engine.jobs.enqueue_all((0..JOBS).map(work).collect()).await.unwrap();
@@ -72,7 +72,7 @@ async fn claim_that_loses_a_cancelled_job_hides_no_other(engine: Engine) {
     assert_eq!(claimed + claim_rest(&engine, worker).await, JOBS as usize - 1);
 }
 
-async fn claim_that_loses_a_debounced_job_hides_no_other(engine: Engine) {
+async fn claim_finds_remaining_jobs_after_one_is_debounced(engine: Engine) {
     open_connections(&engine).await;
     let worker = engine.worker().await;
     let debounced = || -> NewJob { work(0).unique(Unique::key("k").on_conflict(OnConflict::Debounce)) };
@@ -89,7 +89,7 @@ async fn claim_that_loses_a_debounced_job_hides_no_other(engine: Engine) {
     assert_eq!(claimed + claim_rest(&engine, worker).await, JOBS as usize);
 }
 
-async fn claim_that_loses_its_whole_page_takes_the_next(engine: Engine) {
+async fn claim_continues_if_all_its_candidates_were_cancelled(engine: Engine) {
     open_connections(&engine).await;
     let worker = engine.worker().await;
     engine.jobs.enqueue_all((0..JOBS).map(work).collect()).await.unwrap();

@@ -15,7 +15,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::App;
 
-/// Event with the present head, for consumers that archive events.
+/// Event with the current head, for consumers that archive events.
 pub(crate) const HEAD_NOTED: &str = "audit.head_noted";
 /// Event of an operator accepting a chain that does not contain the remembered head.
 pub(crate) const HEAD_ACCEPTED: &str = "audit.head_accepted";
@@ -99,7 +99,7 @@ impl RememberedHead {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Compares the chain with the file, then writes the present head to the file. If the chain does not
+    /// Compares the chain with the file, then writes the current head to the file. If the chain does not
     /// contain the remembered head, logs an error and keeps the file until an operator accepts the chain.
     ///
     /// # Errors
@@ -155,7 +155,7 @@ async fn on_disk<T: Send + 'static>(
     done.map_err(|source| HeadError::File { path: file.path().display().to_string(), source })
 }
 
-/// Returns the present head if the chain contains `remembered`.
+/// Returns the current head if the chain contains `remembered`.
 async fn check(db: &Store, remembered: Option<AuditHead>) -> Result<AuditHead, HeadError> {
     let Some(remembered) = remembered else { return Ok(db.audit_head().await?) };
     match db.compare_audit_head(remembered).await? {
@@ -261,7 +261,7 @@ pub(super) fn event(kind: &'static str, payload: serde_json::Value) -> NewEvent 
     NewEvent { kind, subject: Uuid::nil(), recipients: vec![], payload }
 }
 
-/// Accepts the present chain, for an operator who restored a backup on purpose. Remembers its head, and
+/// Accepts the current chain, for an operator who restored a backup on purpose. Remembers its head, and
 /// writes an audit entry that names the head remembered before and an event that names both.
 ///
 /// # Errors

@@ -25,8 +25,8 @@ pub struct Access {
     pub sessions: Box<[Uuid]>,
 }
 
-/// Reads of the module that owns accounts. It calls [`App::invalidate_access`] for each event that changes the
-/// access of a user.
+/// Reads of the module that owns accounts. It calls [`App::invalidate_access`] for each event that changes
+/// the access of a user.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessSource {
     /// Reads the access of a user; `None` if the user does not exist or may not sign in.

@@ -105,7 +105,7 @@ impl Keyring {
     }
 
     /// Encrypts `plain` with AES-256-GCM. The result is a random nonce followed by the ciphertext and its
-    /// tag. `name` is authenticated data: opening requires the same name.
+    /// tag. `name` is authenticated data: decryption requires the same name.
     pub fn seal(&self, random: &dyn Random, name: &str, plain: &[u8]) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
         random.fill(&mut nonce);
@@ -119,18 +119,18 @@ impl Keyring {
         [nonce.as_slice(), &sealed].concat()
     }
 
-    /// Decrypts a value returned by [`Keyring::seal`], under the present or the previous secret. Returns
+    /// Decrypts a value returned by [`Keyring::seal`], under the current or the previous secret. Returns
     /// `None` if it was sealed with another secret or name.
     pub fn open(&self, name: &str, sealed: &[u8]) -> Option<Vec<u8>> {
         let previous = || self.previous.as_ref()?.open(name, sealed);
         self.current.open(name, sealed).or_else(previous)
     }
 
-    /// Re-encrypts a value under the present secret. Returns `None` if it is sealed under the present secret
+    /// Re-encrypts a value under the current secret. Returns `None` if it is sealed under the current secret
     /// already.
     ///
     /// # Errors
-    /// Returns [`UnknownSealingSecret`] if neither the present nor the previous secret opens it.
+    /// Returns [`UnknownSealingSecret`] if neither the current nor the previous secret decrypts the value.
     pub fn reseal(
         &self,
         random: &dyn Random,
@@ -154,7 +154,7 @@ impl Keyring {
         Some(self.previous.as_ref()?.mac(purpose, parts))
     }
 
-    /// Verifies `mac` under the present or the previous secret, in constant time.
+    /// Verifies `mac` under the current or the previous secret, in constant time.
     pub fn is_mac(&self, purpose: MacPurpose, parts: &[&[u8]], mac: &[u8]) -> bool {
         let is_equal = |own: &[u8; 32]| aws_lc_rs::constant_time::verify_slices_are_equal(own, mac).is_ok();
         let is_previous = || self.previous_mac(purpose, parts).is_some_and(|own| is_equal(&own));
@@ -173,7 +173,7 @@ impl Keyring {
     }
 }
 
-/// Error for a sealed value that neither the present nor the previous secret opens.
+/// Error for a sealed value that neither the current nor the previous secret decrypts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownSealingSecret;
 

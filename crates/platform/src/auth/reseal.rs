@@ -14,9 +14,9 @@ const BATCH: i64 = 200;
 pub struct ResealedColumn {
     /// Column, as `table.column`.
     pub column: String,
-    /// Number of values that were re-encrypted under the present secret.
+    /// Number of values that were re-encrypted under the current secret.
     pub resealed: u64,
-    /// Number of values that neither the present nor the previous secret opens. They are unchanged.
+    /// Number of values that neither the current nor the previous secret decrypts. They are unchanged.
     pub unreadable: u64,
 }
 

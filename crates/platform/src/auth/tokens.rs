@@ -193,7 +193,8 @@ impl Tokens {
         })
     }
 
-    /// Reloads the signing keys from the database. If they cannot be opened, keeps the present ones.
+    /// Reloads the signing keys from the database. If they cannot be decrypted, logs an error and keeps the
+    /// current keys.
     pub(crate) async fn reload(&self, db: &Store, keyring: &Keyring, now: Timestamp) -> Result<(), Error> {
         // Assigned before reading, so that of two concurrent reloads the later one wins.
         let version = self.versions.fetch_add(1, Ordering::Relaxed) + 1;

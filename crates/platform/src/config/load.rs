@@ -62,7 +62,8 @@ impl Default for Config {
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 
 impl Config {
-    /// Lays the sources over each other and checks the result. `sections` are those of all installed modules, served or not.
+    /// Lays the sources over each other and checks the result. `sections` are those of all installed modules,
+    /// served or not.
     ///
     /// # Errors
     /// [`ConfigError`] names the key and who set it.

@@ -10,11 +10,13 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 /// Settings of a module: one section of the configuration. The type has a field for each key and
-/// `#[serde(deny_unknown_fields)]`; it holds secrets as [`Secret`](super::Secret), which masks them wherever settings are shown.
+/// `#[serde(deny_unknown_fields)]`; it holds secrets as [`Secret`](super::Secret), which masks them wherever
+/// settings are shown.
 pub trait Settings: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Name of the section: `spaces`.
     const SECTION: &'static str;
-    /// The section as TOML: its header, and each key with its default behind a comment, which is its text in the reference.
+    /// The section as TOML: its header, and each key with its default behind a comment, which is its text in
+    /// the reference.
     const DEFAULTS: &'static str;
 
     /// Rejects values that cannot be served with.

@@ -35,7 +35,7 @@ struct Cursor {
 }
 
 async fn run(app: App) {
-    let mut head = app.db.head();
+    let mut head = app.db.watch_last_position();
     let mut cursor = Cursor { position: None, servers: app.db.server_changes(), lag_checked_at: None };
     while app.stop.or(tokio::time::timeout(POLL_INTERVAL, head.changed())).await.is_some() {
         while match read_events(&app, &mut cursor).await {

@@ -101,7 +101,8 @@ async fn old_swagger() -> Redirect {
     Redirect::permanent("/docs")
 }
 
-/// Path of the style sheet that all HTML pages share. It is served with every preset and changes with the content.
+/// Path of the style sheet that all HTML pages share. It is served with every preset and changes with the
+/// content.
 #[must_use]
 pub fn style_sheet_path() -> String {
     let [.., style] = &SITE.parts;

@@ -18,7 +18,7 @@ use crate::testing::TestServer;
 
 /// Returns the status and the body of a GET request to `path`.
 async fn ask(test: &TestServer, path: &str) -> (u16, Value) {
-    let answer = test.ask(&format!("GET {path}"), "").await;
+    let answer = test.send_request(&format!("GET {path}"), "").await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.contains("\r\ncontent-type: application/health+json\r\n"), "{head}");
     (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap())

@@ -79,7 +79,7 @@ impl ConnectionState {
         (phase, self.ticks.load(Ordering::Relaxed).wrapping_sub(self.since.load(Ordering::Relaxed)))
     }
 
-    /// Gives an order. A pending stronger order stays.
+    /// Requests that the connection be closed as described by `order`. A stronger pending request is kept.
     pub fn order(&self, order: CloseOrder) {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         self.waker.wake();
@@ -100,7 +100,8 @@ impl ConnectionState {
         taken.is_ok()
     }
 
-    /// Returns true if the peer does not read the response. The age in [`ConnectionState::phase`] then tells since when.
+    /// Returns true if the peer does not read the response. The age in [`ConnectionState::phase`] then tells
+    /// since when.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked.load(Ordering::Acquire)
     }
@@ -119,7 +120,7 @@ impl ConnectionState {
         }
     }
 
-    /// Enters `phase` if the present one is `from`.
+    /// Enters `phase` if the current one is `from`.
     pub fn transition(&self, from: Phase, phase: Phase) {
         if self.phase.load(Ordering::Relaxed) == from as u8 {
             self.enter(phase);

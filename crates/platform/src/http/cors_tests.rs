@@ -25,7 +25,7 @@ async fn listed_origins_can_read_all_responses() {
     let test = listing().await;
     for origin in [LISTED, "capacitor://localhost", "http://localhost:5173"] {
         let from = format!("Origin: {origin}\r\n");
-        test.ask("POST /api/v1/auth/timeless", &from).await;
+        test.send_request("POST /api/v1/auth/timeless", &from).await;
         for (line, headers, expected) in [
             ("GET /some", "", "200"),
             ("GET /some", "If-None-Match: *\r\n", "304"),
@@ -40,7 +40,7 @@ async fn listed_origins_can_read_all_responses() {
             ("GET /panics", "", "500"),
             ("GET /hangs", "", "503"),
         ] {
-            let answer = test.ask(line, &format!("{from}{headers}")).await;
+            let answer = test.send_request(line, &format!("{from}{headers}")).await;
             assert_eq!(status(&answer), expected, "{line}");
             assert_eq!(header(&answer, "access-control-allow-origin"), Some(origin), "{line}");
             let exposed = header(&answer, "access-control-expose-headers").unwrap();
@@ -58,7 +58,8 @@ async fn listed_origins_can_read_all_responses() {
 async fn preflight_lists_allowed_methods_and_headers() {
     let test = listing().await;
     for path in ["/some", "/api/v1/auth/timeless", "/nothing"] {
-        let answer = test.ask(&format!("OPTIONS {path}"), &format!("Origin: {LISTED}\r\n{PREFLIGHT}")).await;
+        let answer =
+            test.send_request(&format!("OPTIONS {path}"), &format!("Origin: {LISTED}\r\n{PREFLIGHT}")).await;
         assert_eq!(status(&answer), "204");
         assert_eq!(header(&answer, "access-control-allow-origin"), Some(LISTED));
         assert!(header(&answer, "access-control-allow-methods").unwrap().contains("PATCH"));
@@ -68,7 +69,7 @@ async fn preflight_lists_allowed_methods_and_headers() {
         assert_eq!(header(&answer, "access-control-allow-credentials"), None);
         assert_eq!(header(&answer, "x-content-type-options"), Some("nosniff"));
     }
-    let no_preflight = test.ask("OPTIONS /some", &format!("Origin: {LISTED}\r\n")).await;
+    let no_preflight = test.send_request("OPTIONS /some", &format!("Origin: {LISTED}\r\n")).await;
     assert_eq!(status(&no_preflight), "405");
 }
 
@@ -100,7 +101,7 @@ async fn unlisted_origins_are_rejected() {
     for test in [listing().await, unlisted] {
         for origin in hostile {
             for (line, more, expected) in [("GET /some", "", "200"), ("OPTIONS /some", PREFLIGHT, "403")] {
-                let answer = test.ask(line, &format!("Origin: {origin}\r\n{more}")).await;
+                let answer = test.send_request(line, &format!("Origin: {origin}\r\n{more}")).await;
                 assert_eq!(status(&answer), expected, "{origin}");
                 assert!(!answer.contains("access-control-"), "{origin}: {answer}");
             }
@@ -166,9 +167,9 @@ async fn loopback_origins_may_call_in_development_mode_only() {
         "http://app.localhost:5173",
     ] {
         let from = format!("Origin: {origin}\r\n");
-        let preflight = test.ask("OPTIONS /some", &format!("{from}{PREFLIGHT}")).await;
+        let preflight = test.send_request("OPTIONS /some", &format!("{from}{PREFLIGHT}")).await;
         assert_eq!(status(&preflight), "204", "{origin}");
-        for answer in [preflight, test.ask("GET /some", &from).await] {
+        for answer in [preflight, test.send_request("GET /some", &from).await] {
             assert_eq!(header(&answer, "access-control-allow-origin"), Some(origin));
         }
     }
@@ -187,7 +188,7 @@ async fn loopback_origins_may_call_in_development_mode_only() {
         "http://[::1",
         "null",
     ] {
-        let answer = test.ask("OPTIONS /some", &format!("Origin: {origin}\r\n{PREFLIGHT}")).await;
+        let answer = test.send_request("OPTIONS /some", &format!("Origin: {origin}\r\n{PREFLIGHT}")).await;
         assert_eq!(status(&answer), "403", "{origin}");
         assert!(!answer.contains("access-control-"), "{origin}: {answer}");
         assert!(answer.contains("origin_not_allowed") && answer.contains("server.cors_origins"), "{answer}");

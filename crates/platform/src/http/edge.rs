@@ -213,7 +213,7 @@ struct Exchange<'e> {
     trace_id: Option<Box<str>>,
     request_uri: Option<PathAndQuery>,
     has_idempotency_key: bool,
-    /// Value of `Content-DerivedKeyLength`.
+    /// Value of `Content-Length`.
     declared_bytes: u64,
     origin: Option<HeaderValue>,
     /// Present for a read whose response is not secret.
@@ -249,7 +249,7 @@ impl<'e> Exchange<'e> {
         let mut response = problem::render(response, &self.request_id);
         page::add_next_link(&mut response, self.request_uri.as_ref());
         if self.has_idempotency_key {
-            let template = self.edge.app.metrics.of(self.route).template();
+            let template = self.edge.app.metrics.of(self.route).path_template();
             idempotency::check_key_applied(&response, template);
         }
         if let Some(reading) = &self.negotiation {
@@ -279,7 +279,7 @@ impl<'e> Exchange<'e> {
         tracing::info!(
             target: "kith::request",
             method = name_of(&self.method),
-            route = route.template(),
+            route = route.path_template(),
             status,
             micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             request_id = self.request_id.as_str(),

@@ -32,10 +32,10 @@ const JSON: &str = "Content-Type: application/json\r\n";
 #[tokio::test]
 async fn valid_request_ids_are_kept_and_others_replaced() {
     let test = TestServer::start(|_| {}).await;
-    let kept = test.ask("GET /api/v1/ping", "X-Request-Id: my-app_1.2\r\n").await;
+    let kept = test.send_request("GET /api/v1/ping", "X-Request-Id: my-app_1.2\r\n").await;
     assert_eq!(header(&kept, "x-request-id"), Some("my-app_1.2"));
     for hostile in ["short", "has a space in it", "quote\"quote", "\u{fc}mlaut-\u{fc}mlaut"] {
-        let answer = test.ask("GET /api/v1/ping", &format!("X-Request-Id: {hostile}\r\n")).await;
+        let answer = test.send_request("GET /api/v1/ping", &format!("X-Request-Id: {hostile}\r\n")).await;
         let id = header(&answer, "x-request-id").unwrap();
         assert!(id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{hostile}: {id}");
     }
@@ -86,46 +86,50 @@ fn traceparent_is_parsed_per_w3c() {
 async fn responses_have_security_and_timing_headers() {
     let test = TestServer::start(|_| {}).await;
     for path in ["/api/v1/ping", "/nope", "/api/health", "/panics"] {
-        let answer = test.ask(&format!("GET {path}"), "").await;
+        let answer = test.send_request(&format!("GET {path}"), "").await;
         assert_eq!(header(&answer, "x-content-type-options"), Some("nosniff"), "{path}");
         assert_eq!(header(&answer, "cache-control"), Some("no-store"), "{path}");
         assert!(header(&answer, "content-security-policy").unwrap().contains("default-src 'none'"), "{path}");
         assert!(header(&answer, "server-timing").unwrap().starts_with("app;dur="), "{path}");
     }
-    let answer = test.ask("GET /api/v1/auth/timeless", "").await;
+    let answer = test.send_request("GET /api/v1/auth/timeless", "").await;
     assert_eq!((status(&answer), header(&answer, "server-timing")), ("204", None));
 }
 
 #[tokio::test]
 async fn router_rejections_return_problem_details() {
     let test = TestServer::start(|_| {}).await;
-    let absent = test.ask("GET /nope", "").await;
+    let absent = test.send_request("GET /nope", "").await;
     assert_eq!(problem(&absent)["code"], "not_found");
-    let method = test.ask("DELETE /api/v1/ping", "").await;
+    let method = test.send_request("DELETE /api/v1/ping", "").await;
     assert_eq!(problem(&method)["code"], "method_not_allowed");
     assert_eq!(header(&method, "allow"), Some("GET,HEAD"));
     for id in ["1", "%ff", "00000000-0000-0000-0000-00000000000g"] {
-        assert_eq!(problem(&test.ask(&format!("GET /things/{id}"), "").await)["code"], "not_found", "{id}");
+        assert_eq!(
+            problem(&test.send_request(&format!("GET /things/{id}"), "").await)["code"],
+            "not_found",
+            "{id}"
+        );
     }
     let id = "0199c7b0-a3c0-7a3e-8f1d-2b3c4d5e6f70";
-    assert_eq!(status(&test.ask(&format!("GET /things/{id}"), "").await), "200");
+    assert_eq!(status(&test.send_request(&format!("GET /things/{id}"), "").await), "200");
 }
 
 #[tokio::test]
 async fn panic_is_answered_with_500() {
     let test = TestServer::start(|_| {}).await;
-    let answer = test.ask("GET /panics", "").await;
+    let answer = test.send_request("GET /panics", "").await;
     let body = problem(&answer);
     assert_eq!(body["code"], "internal_error");
     assert!(!answer.contains("probe"), "{answer}");
-    assert_eq!(status(&test.ask("GET /api/v1/ping", "").await), "204");
+    assert_eq!(status(&test.send_request("GET /api/v1/ping", "").await), "204");
     assert_eq!(test.app.metrics.in_flight.get(), 0);
 }
 
 #[tokio::test]
 async fn timed_out_write_reports_outcome_unknown() {
     let test = TestServer::start(|config| config.server.request_timeout_ms = 20).await;
-    let read = test.ask("GET /hangs", "").await;
+    let read = test.send_request("GET /hangs", "").await;
     assert_eq!(problem(&read)["code"], "unavailable");
     assert_eq!(header(&read, "retry-after"), Some("1"));
     assert_eq!(problem(&post(&test, "/hangs", "", "").await)["code"], "outcome_unknown");
@@ -142,7 +146,7 @@ async fn body_size_type_and_time_are_enforced() {
     assert_eq!(status(&post(&test, "/echo", JSON, &word(52)).await), "200");
     assert_eq!(problem(&post(&test, "/echo", JSON, &word(53)).await)["code"], "body_too_large");
     let chunked = format!("{JSON}Transfer-Encoding: chunked\r\n\r\n50\r\n{}\r\n0\r\n", "x".repeat(80));
-    assert_eq!(problem(&test.ask("POST /echo", &chunked).await)["code"], "body_too_large");
+    assert_eq!(problem(&test.send_request("POST /echo", &chunked).await)["code"], "body_too_large");
     for kind in ["", "Content-Type: text/plain\r\n", "Content-Type: application/jsonp\r\n"] {
         assert_eq!(
             problem(&post(&test, "/echo", kind, "{}").await)["code"],
@@ -210,7 +214,7 @@ async fn invalid_credentials_are_challenged() {
         ("Authorization: Basic x\r\n", "Bearer"),
         ("Authorization: Bearer\r\n", "Bearer"),
     ] {
-        let answer = test.ask("GET /secret", headers).await;
+        let answer = test.send_request("GET /secret", headers).await;
         assert_eq!(problem(&answer)["code"], "unauthenticated", "{headers}");
         assert_eq!(header(&answer, "www-authenticate"), Some(challenge), "{headers}");
     }
@@ -223,7 +227,7 @@ async fn expired_token_is_named_in_the_challenge() {
     let ctx = test.app.system_ctx("tests");
     let token = test.app.tokens.issue(&ctx, ctx.new_id(kith_kernel::UserId), ctx.new_id(|id| id));
     test.clock.advance(kith_kernel::hours(1));
-    let answer = test.ask("GET /secret", &format!("Authorization: Bearer {token}\r\n")).await;
+    let answer = test.send_request("GET /secret", &format!("Authorization: Bearer {token}\r\n")).await;
     let expected = "Bearer error=\"invalid_token\", error_description=\"The access token expired\"";
     assert_eq!(header(&answer, "www-authenticate"), Some(expected));
     assert_eq!(problem(&answer)["detail"], "The access token has expired. Refresh it and retry.");
@@ -283,10 +287,10 @@ async fn all_body_faults_are_reported() {
 #[tokio::test]
 async fn requests_are_counted_under_their_route() {
     let test = TestServer::start(|_| {}).await;
-    test.ask("GET /api/v1/ping", "").await;
-    test.ask("GET /nope", "").await;
-    test.ask("GET /things/1", "").await;
-    let text = test.ask("GET /api/metrics", "").await;
+    test.send_request("GET /api/v1/ping", "").await;
+    test.send_request("GET /nope", "").await;
+    test.send_request("GET /things/1", "").await;
+    let text = test.send_request("GET /api/metrics", "").await;
     for line in [
         r#"kith_http_requests_total{method="GET",route="/api/v1/ping",status="2xx"} 1"#,
         r#"kith_http_requests_total{method="(any)",route="(none)",status="4xx"} 1"#,
@@ -326,7 +330,7 @@ async fn request_is_logged_with_id_without_query() {
     for pretty in [false, true] {
         let logs = CapturedLogs::listen(pretty);
         let test = TestServer::start(|_| {}).await;
-        test.ask("GET /things/1?secret=1", "X-Request-Id: my-request\r\n").await;
+        test.send_request("GET /things/1?secret=1", "X-Request-Id: my-request\r\n").await;
         let line = logs.line_of("my-request");
         assert!(!line.contains("secret"), "{line}");
         if pretty {

@@ -39,7 +39,8 @@ impl ETag {
         HeaderValue::try_from(format!("\"{}{suffix}\"", self.0)).expect("a tag is plain ASCII")
     }
 
-    /// Returns true if `list` contains a tag of this state, in any coding. `allow_weak` also accepts weak tags.
+    /// Returns true if `list` contains a tag of this state, in any coding. `allow_weak` also accepts weak
+    /// tags.
     fn is_in(&self, list: &HeaderValue, allow_weak: bool) -> bool {
         let mut tags = list.to_str().unwrap_or_default().split(',').map(str::trim);
         tags.any(|tag| {
@@ -62,7 +63,7 @@ fn is_any(list: &HeaderValue) -> bool {
     list.as_bytes().trim_ascii() == b"*"
 }
 
-/// Parsed `If-None-PasswordMatch` header.
+/// Parsed `If-None-Match` header.
 #[derive(Clone, Debug, Default)]
 pub(super) struct IfNoneMatch(Vec<HeaderValue>);
 
@@ -82,7 +83,7 @@ impl IfNoneMatch {
     }
 }
 
-/// Preconditions of a write: `If-PasswordMatch` and `If-None-PasswordMatch` (RFC 9110, section 13.1). Without these headers,
+/// Preconditions of a write: `If-Match` and `If-None-Match` (RFC 9110, section 13.1). Without these headers,
 /// every state is accepted.
 #[derive(Clone, Debug, Default)]
 pub struct Preconditions {
@@ -112,11 +113,11 @@ impl Preconditions {
         if matches && !self.if_none_match.has(&state) { Ok(()) } else { Err(StateMismatch) }
     }
 
-    /// Checks the preconditions for a resource that does not exist. `If-PasswordMatch` is then never satisfied, not
+    /// Checks the preconditions for a resource that does not exist. `If-Match` is then never satisfied, not
     /// even as `*`.
     ///
     /// # Errors
-    /// Returns [`StateMismatch`], which is answered with 412, if `If-PasswordMatch` is present.
+    /// Returns [`StateMismatch`], which is answered with 412, if `If-Match` is present.
     pub fn check_absent(&self) -> Result<(), StateMismatch> {
         if self.if_match.is_empty() { Ok(()) } else { Err(StateMismatch) }
     }
@@ -199,7 +200,7 @@ mod tests {
         assert!(!IfNoneMatch::default().has(&ETag::of(b"5")));
     }
 
-    /// RFC 9110, section 13.1.2: `If-None-PasswordMatch` on a write uses weak comparison.
+    /// RFC 9110, section 13.1.2: `If-None-Match` on a write uses weak comparison.
     #[test]
     fn if_none_match_rejects_matching_write() {
         let none_match =
@@ -215,7 +216,7 @@ mod tests {
         assert_eq!(both.check(&present), Err(StateMismatch));
     }
 
-    /// RFC 9110, section 13.1.1: `If-PasswordMatch` is false if no representation exists, even as `*`.
+    /// RFC 9110, section 13.1.1: `If-Match` is false if no representation exists, even as `*`.
     #[test]
     fn if_match_fails_for_absent_resource() {
         for text in ["*", "\"x\""] {

@@ -55,7 +55,7 @@ fn parts_with(headers: &HeaderMap) -> request::Parts {
     parts
 }
 
-/// Checks `Accept-Encoding`, `If-PasswordMatch`, `If-None-PasswordMatch`, `Content-Type`, `Content-Encoding` and `Origin`.
+/// Checks `Accept-Encoding`, `If-Match`, `If-None-Match`, `Content-Type`, `Content-Encoding` and `Origin`.
 pub fn negotiation(data: &[u8]) {
     let headers = headers_in(data);
     let accepted = AcceptedCodings::of(&headers);
@@ -83,8 +83,8 @@ pub fn negotiation(data: &[u8]) {
     }
 }
 
-/// Checks that only the ETag of the state satisfies `If-PasswordMatch`, and that a tag which satisfies `If-PasswordMatch`
-/// also matches `If-None-PasswordMatch`.
+/// Checks that only the ETag of the state satisfies `If-Match`, and that a tag which satisfies `If-Match`
+/// also matches `If-None-Match`.
 fn conditions(mut headers: HeaderMap) {
     let state = json!({ "a": 1 });
     let tag = ETag::of(state.to_string().as_bytes());
@@ -113,7 +113,7 @@ fn conditions(mut headers: HeaderMap) {
 /// Checks `X-Forwarded-For`, `traceparent` and `Idempotency-Key`.
 pub fn provenance(data: &[u8]) {
     let headers = headers_in(data);
-    forwarded(&headers);
+    check_forwarded_for(&headers);
     if let Some(id) = trace_id(&headers) {
         assert!(
             id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
@@ -132,7 +132,7 @@ pub fn provenance(data: &[u8]) {
 }
 
 /// Checks that only the address reported by a trusted proxy counts, regardless of the entries before it.
-fn forwarded(headers: &HeaderMap) {
+fn check_forwarded_for(headers: &HeaderMap) {
     let address = |text: &str| ClientAddress::new(text.parse().expect("an address"));
     let proxies: [Network; 2] = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().expect("a network"));
     let (stranger, proxy, forwarded) = (address("198.51.100.1"), address("10.0.0.1"), "203.0.113.9");

@@ -76,7 +76,7 @@ impl Limits {
         let all = app.metrics.routes();
         let counted_as = |(n, route): (usize, &RouteMetrics)| {
             let is_same = |other: &RouteMetrics| {
-                other.template() == route.limit_path() && other.method() == route.method()
+                other.path_template() == route.limit_path() && other.method() == route.method()
             };
             let first = all.iter().position(is_same).unwrap_or(n);
             policy_of(route).map(|policy| (policy, first))

@@ -17,7 +17,7 @@ fn policy(per_minute: u32, clock: &Arc<ManualClock>) -> Policy {
 /// Returns the number of requests that are accepted before the first 429.
 async fn allowance(test: &TestServer, line: &str, headers: &str) -> usize {
     let mut allowed = 0;
-    while status(&test.ask(line, headers).await) != "429" {
+    while status(&test.send_request(line, headers).await) != "429" {
         allowed += 1;
     }
     allowed
@@ -45,7 +45,7 @@ async fn rate_classes_have_their_limits() {
         ("GET /nothing", 7, "requests"),
     ] {
         assert_eq!(allowance(&test, line, "").await, configured, "{line}");
-        let refused = test.ask(line, "").await;
+        let refused = test.send_request(line, "").await;
         assert!(refused.contains("\"code\":\"rate_limited\""), "{refused}");
         let (q, wait_s) = (configured, 60_usize.div_ceil(configured).to_string());
         assert_eq!(header(&refused, "retry-after"), Some(&*wait_s));
@@ -73,10 +73,10 @@ async fn rate_classes_have_their_limits() {
 #[tokio::test]
 async fn responses_carry_ratelimit_headers() {
     let test = limited(&[]).await;
-    let answer = test.ask("GET /api/v1/ping", "").await;
+    let answer = test.send_request("GET /api/v1/ping", "").await;
     assert_eq!(header(&answer, "ratelimit-policy"), Some("\"requests\";q=7;w=60"));
     assert_eq!(header(&answer, "ratelimit"), Some("\"requests\";r=6;t=9"));
-    let answer = test.ask("GET /api/v1/ping", "").await;
+    let answer = test.send_request("GET /api/v1/ping", "").await;
     assert_eq!(header(&answer, "ratelimit"), Some("\"requests\";r=5;t=18"));
 }
 
@@ -85,7 +85,7 @@ async fn monitoring_routes_are_not_limited() {
     let test = limited(&[]).await;
     for path in ["/livez", "/readyz", "/api/health", "/api/metrics"] {
         for _ in 0..10 {
-            let answer = test.ask(&format!("GET {path}"), "").await;
+            let answer = test.send_request(&format!("GET {path}"), "").await;
             assert_eq!((status(&answer), header(&answer, "ratelimit")), ("200", None), "{path}");
         }
     }
@@ -100,7 +100,7 @@ async fn limits_can_be_disabled() {
     };
     for test in [TestServer::start(none).await, TestServer::start(lifted).await] {
         for _ in 0..5 {
-            let answer = test.ask("GET /api/v1/ping", "").await;
+            let answer = test.send_request("GET /api/v1/ping", "").await;
             assert_eq!((status(&answer), header(&answer, "ratelimit")), ("204", None));
         }
     }
@@ -121,12 +121,12 @@ async fn request_variants_do_not_bypass_limits() {
         "User-Agent: another\r\nHost: another\r\n",
         "Authorization: Bearer another\r\n",
     ] {
-        let answer = test.ask("GET /api/v1/ping", headers).await;
+        let answer = test.send_request("GET /api/v1/ping", headers).await;
         // Requests with two Host headers are rejected with 400.
         assert!(["429", "400"].contains(&status(&answer)), "{headers}: {answer}");
     }
     for line in ["HEAD /api/v1/ping", "GET /api/v1/ping?another=1", "GET http://kith/api/v1/ping"] {
-        assert_eq!(status(&test.ask(line, "").await), "429", "{line}");
+        assert_eq!(status(&test.send_request(line, "").await), "429", "{line}");
     }
     // None of these paths matches a route. All unmatched requests share one limit.
     let variants = [
@@ -141,11 +141,11 @@ async fn request_variants_do_not_bypass_limits() {
     ];
     let mut seen = Vec::new();
     for path in variants.iter().cycle().take(16) {
-        seen.push(status(&test.ask(&format!("GET {path}"), "").await).to_owned());
+        seen.push(status(&test.send_request(&format!("GET {path}"), "").await).to_owned());
     }
     assert_eq!(seen, [vec!["404"; 7], vec!["429"; 9]].concat());
     assert_eq!(
-        status(&test.ask("DELETE /api/v1/ping", "").await),
+        status(&test.send_request("DELETE /api/v1/ping", "").await),
         "429",
         "an unsupported method counts towards the limit"
     );
@@ -157,13 +157,13 @@ async fn proxied_clients_are_limited_separately() {
     let test = limited(&["127.0.0.0/8"]).await;
     let from = |ip: &str| format!("X-Forwarded-For: {ip}\r\n");
     assert_eq!(allowance(&test, "GET /api/v1/ping", &from("203.0.113.1")).await, 7);
-    assert_eq!(status(&test.ask("GET /api/v1/ping", &from("9.9.9.9, 203.0.113.1")).await), "429");
-    assert_eq!(status(&test.ask("GET /api/v1/ping", &from("::ffff:203.0.113.1")).await), "429");
+    assert_eq!(status(&test.send_request("GET /api/v1/ping", &from("9.9.9.9, 203.0.113.1")).await), "429");
+    assert_eq!(status(&test.send_request("GET /api/v1/ping", &from("::ffff:203.0.113.1")).await), "429");
     assert_eq!(allowance(&test, "GET /api/v1/ping", &from("203.0.113.2")).await, 7);
     assert_eq!(allowance(&test, "GET /api/v1/ping", &from("2001:db8::1")).await, 7);
     for n in 2..20 {
         let rotated = from(&format!("2001:db8::{n:x}:{n:x}"));
-        assert_eq!(status(&test.ask("GET /api/v1/ping", &rotated).await), "429", "{rotated}");
+        assert_eq!(status(&test.send_request("GET /api/v1/ping", &rotated).await), "429", "{rotated}");
     }
     assert_eq!(allowance(&test, "GET /api/v1/ping", &from("2001:db8:0:1::1")).await, 7);
 }

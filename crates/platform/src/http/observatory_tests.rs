@@ -26,7 +26,7 @@ async fn responses_pass_the_observatory_rules() {
         config.limits.auth_per_minute = 1;
     })
     .await;
-    test.ask("POST /api/v1/auth/timeless", "").await;
+    test.send_request("POST /api/v1/auth/timeless", "").await;
     for (line, headers, kind) in [
         ("GET /page", "", "200"),
         ("GET /some", "", "200"),
@@ -46,7 +46,7 @@ async fn responses_pass_the_observatory_rules() {
         ("GET /panics", "", "500"),
         ("GET /hangs", "", "503"),
     ] {
-        let answer = test.ask(line, headers).await;
+        let answer = test.send_request(line, headers).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {kind}")), "{line}: {answer}");
         let marks = marks_of(&answer);
         println!("{line}: {kind}, {} points", score(&marks));
@@ -68,5 +68,5 @@ async fn responses_pass_the_observatory_rules() {
 #[tokio::test]
 async fn development_mode_sends_no_hsts() {
     let test = TestServer::start(|_| {}).await;
-    assert_eq!(header(&test.ask("GET /some", "").await, "strict-transport-security"), None);
+    assert_eq!(header(&test.send_request("GET /some", "").await, "strict-transport-security"), None);
 }

@@ -19,7 +19,7 @@ use super::openapi_value;
 pub use super::operations::operations;
 use super::operations::operations_of;
 use super::problem::{FieldErrorBody, PROBLEM_JSON, ProblemBody};
-use super::route_policy::{RoutePolicy, is_secret, policy_words, remove_extensions};
+use super::route_policy::{RoutePolicy, is_secret, policy_words, is_secret, policy_words, remove_extensions};
 use super::tags;
 use crate::auth::USER_ONLY_PERMISSIONS;
 use crate::idempotency;
@@ -159,7 +159,8 @@ pub fn to_value(document: &OpenApi) -> Value {
     openapi_value::to_value(document)
 }
 
-/// Converts the name of a handler to that of a client's method: `accept_partner_request` to `acceptPartnerRequest`.
+/// Converts the name of a handler to that of a client's method: `accept_partner_request` to
+/// `acceptPartnerRequest`.
 fn camel_case(name: &str) -> String {
     let mut words = name.split('_');
     let mut camel = words.next().unwrap_or_default().to_owned();

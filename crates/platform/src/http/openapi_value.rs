@@ -1,5 +1,6 @@
-//! The OpenAPI document as JSON, with what utoipa does not say: that a free-form object takes any field, that an operation
-//! needs no token, that a string is a string wherever a type of its own stands for it, and by which headers a write is conditional. Generators of clients go by these.
+//! The OpenAPI document as JSON, with what utoipa does not say: that a free-form object takes any field, that
+//! an operation needs no token, that a string is a string wherever a type of its own stands for it, and by
+//! which headers a write is conditional. Generators of clients go by these.
 
 use std::collections::HashMap;
 
@@ -28,7 +29,7 @@ pub(super) fn to_value(document: &OpenApi) -> Value {
     document
 }
 
-/// Takes the components that are scalars (`scalar_schema!`), by what refers to them.
+/// Removes the scalar components (`scalar_schema!`) and returns them, keyed by their `$ref`.
 fn take_scalars(components: &mut Value) -> HashMap<String, Map<String, Value>> {
     let mut scalars = HashMap::new();
     let mut is_component = |name: &String, schema: &mut Value| {

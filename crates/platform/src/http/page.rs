@@ -13,7 +13,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::Json;
 
-/// One page of a list, created from a [`ChannelWriter`] with `into()`. If there is another page, the edge adds `Link:
+/// One page of a list, created from a [`Page`] with `into()`. If there is another page, the edge adds `Link:
 /// <…>; rel="next"` (RFC 8288).
 ///
 /// A handler documents its response as `body = ThingPage`, with `type ThingPage = PageResponse<Thing>`.

@@ -94,7 +94,7 @@ async fn p95_of_a_hundred(test: &TestServer) -> Duration {
     let mut took = Vec::new();
     for _ in 0..100 {
         let started = std::time::Instant::now();
-        assert_eq!(status(&test.ask("GET /some", "").await), "200");
+        assert_eq!(status(&test.send_request("GET /some", "").await), "200");
         took.push(started.elapsed());
     }
     took.sort_unstable();

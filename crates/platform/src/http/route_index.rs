@@ -15,7 +15,7 @@ impl RouteIndex {
         let mut by_path = BTreeMap::<&str, Vec<_>>::new();
         for (place, route) in routes.iter().enumerate() {
             if let Some(method) = route.method() {
-                by_path.entry(route.template()).or_default().push((method.clone(), place));
+                by_path.entry(route.path_template()).or_default().push((method.clone(), place));
             }
         }
         let mut index = matchit::Router::new();

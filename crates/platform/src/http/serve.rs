@@ -62,7 +62,7 @@ fn serve_edge(
     let connections = Arc::new(Connections::new(limits, edge.connections()));
     let stop_accepting = CancellationToken::new();
     let accepting = tokio::spawn(accept(listener, edge, Arc::clone(&connections), stop_accepting.clone()));
-    let ticking = tokio::spawn(tick(Arc::clone(&connections)));
+    let ticking = tokio::spawn(close_overdue_connections(Arc::clone(&connections)));
     let (drain, grace) = (millis(limits.drain_ms), millis(limits.shutdown_grace_ms));
     Ok(Server { addr, connections, stop, drain, grace, stop_accepting, accepting, ticking })
 }
@@ -131,7 +131,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn tick(connections: Arc<Connections>) {
+async fn close_overdue_connections(connections: Arc<Connections>) {
     let mut ticks = tokio::time::interval(TICK);
     loop {
         ticks.tick().await;

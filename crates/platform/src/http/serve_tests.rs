@@ -116,7 +116,7 @@ async fn unfinished_connections_are_aborted_after_grace() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn draining_server_answers_but_is_not_ready() {
     let test = TestServer::start(|config| config.server.drain_ms = 600_000).await;
-    assert!(test.ask("GET /readyz", "").await.starts_with("HTTP/1.1 200"));
+    assert!(test.send_request("GET /readyz", "").await.starts_with("HTTP/1.1 200"));
     let (app, addr) = (test.app.clone(), test.addr);
     let stopping = tokio::spawn(test.server.stop());
     while !app.stop.is_draining() {
@@ -310,7 +310,7 @@ async fn full_network_makes_room_for_its_own_connections_unless_limits_are_lifte
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn response_pausing_longer_than_keep_alive_is_completed() {
     let test = TestServer::start(|config| config.server.keep_alive_ms = 1).await;
-    let answer = test.ask("GET /trickle", "").await;
+    let answer = test.send_request("GET /trickle", "").await;
     assert_eq!(answer.matches("drop").count(), 2, "{answer}");
 }
 

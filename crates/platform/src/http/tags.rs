@@ -26,8 +26,8 @@ const LAST: &[&str] = &[ADMINISTRATION.name, SYSTEM_TAG.name, "Development", "De
 /// Extension with the position of an operation within its tag, by which the page at `/docs` sorts.
 const ORDER: &str = "x-order";
 
-/// Puts the operations of `routes` in the group named `tag`, which must be one of their module's [`Module::tags`] or of those
-/// that all modules share.
+/// Puts the operations of `routes` in the group named `tag`, which must be one of their module's
+/// [`Module::tags`] or of those that all modules share.
 #[must_use]
 pub fn tagged(tag: &'static str, mut routes: Routes) -> Routes {
     for item in routes.get_openapi_mut().paths.paths.values_mut() {

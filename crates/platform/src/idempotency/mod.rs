@@ -48,7 +48,8 @@ struct KeyApplied;
 /// Command whose type does not depend on the handler.
 type Command = Box<dyn Fn(&Tx<'_>, &Ctx) -> TxOutcome<UnserializedResponse, ChangeError> + Send>;
 
-/// Response that is serialized by a call: in the transaction if it is stored, otherwise after the transaction.
+/// Response that is serialized by a call: in the transaction if it is stored, otherwise after the
+/// transaction.
 type UnserializedResponse = Box<dyn FnOnce() -> SerializedResponse + Send>;
 
 /// Reason why a write was not performed.
@@ -109,7 +110,8 @@ impl App {
         self.change_by(caller.into(), Box::new(command), problem).await
     }
 
-    /// Performs [`App::change`]. Compiled once, and not for each command. `problem` converts the store's errors.
+    /// Performs [`App::change`]. Compiled once, and not for each command. `problem` converts the store's
+    /// errors.
     async fn change_by(
         &self,
         caller: Principal,
@@ -164,7 +166,7 @@ impl App {
 
 impl App {
     /// Returns the response stored under the request's key. For handlers that check a condition before the
-    /// transaction which the original write may have changed, such as the present password.
+    /// transaction which the original write may have changed, such as the current password.
     ///
     /// # Errors
     /// Returns 422 if the key was used with another request, 409 if the stored response contains only ids,
@@ -214,8 +216,8 @@ pub(crate) fn check_key_applied(response: &Response, route: &str) {
     }
 }
 
-/// Removes expired responses and returns their number, which is less than [`MAX_REMOVED_ROWS`] if none is left. Expired
-/// responses are never replayed, even before they are removed.
+/// Removes expired responses and returns their number, which is less than [`MAX_REMOVED_ROWS`] if none is
+/// left. Expired responses are never replayed, even before they are removed.
 ///
 /// # Errors
 /// Returns the store's error if the database fails.
@@ -235,8 +237,8 @@ fn find(
     rows::find(tx, keyring, id, ctx.now - RETENTION)
 }
 
-/// Stores the response in the form that `reduce` returns, if the command succeeded. After an error, the request
-/// can be retried with the same key.
+/// Stores the response in the form that `reduce` returns, if the command succeeded. After an error, the
+/// request can be retried with the same key.
 fn store_response(
     tx: &Tx<'_>,
     ctx: &Ctx,

@@ -177,8 +177,8 @@ pub(super) const HOP_BY_HOP: &[&str] = &[
 ];
 
 impl PendingResponse {
-    /// Reads at most `max_body_bytes` of the body. A longer body, an error or `deadline` ends reading without an
-    /// error, because the target has answered.
+    /// Reads at most `max_body_bytes` of the body. A longer body, an error or `deadline` ends reading without
+    /// an error, because the target has answered.
     pub(super) async fn read(mut self, max_body_bytes: usize, deadline: Instant) -> OutboundResponse {
         let mut kept = BytesMut::new();
         let is_complete = loop {

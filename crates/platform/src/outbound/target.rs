@@ -135,7 +135,8 @@ impl TargetRules {
         }
     }
 
-    /// Checks that requests may be sent to a name on `port`. Its addresses are checked by [`TargetRules::address`].
+    /// Checks that requests may be sent to a name on `port`. Its addresses are checked by
+    /// [`TargetRules::address`].
     fn port(&self, port: u16) -> Result<(), TargetError> {
         let is_usual = self.ports.is_empty() || self.ports.contains(&port);
         if is_usual || !self.allowed.is_empty() { Ok(()) } else { Err(TargetError::Port(port)) }

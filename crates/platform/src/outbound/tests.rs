@@ -139,7 +139,7 @@ impl TestReceiver {
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 #[test]
-fn hostile_url_spellings_are_rejected() {
+fn hostile_url_variants_are_rejected() {
     let outbound = outbound("", ScriptedResolver::new(&[&["93.184.216.34"]]));
     for spelling in SPELLINGS {
         let read = outbound.target(spelling);

@@ -58,7 +58,7 @@ fn encode_oldest(to: &mut DescriptorEncoder<'_>, samples: &[QueueSample]) -> fmt
     let mut all = to.encode_descriptor("jobs_oldest_runnable_seconds", help, None, MetricType::Gauge)?;
     let now = SystemClock.now();
     for one in samples {
-        // Computed from the present time, so that the value grows between two samples.
+        // Computed from the current time, so that the value grows between two samples.
         let at = one.oldest_ready_at.map_or(0.0, |since| now.since(since).as_secs_f64());
         ConstGauge::new(at).encode(all.encode_family(&[("queue", &*one.queue)])?)?;
     }

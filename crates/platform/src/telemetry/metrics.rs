@@ -258,7 +258,7 @@ impl RouteMetrics {
         }
     }
 
-    pub(crate) fn template(&self) -> &str {
+    pub(crate) fn path_template(&self) -> &str {
         &self.template
     }
 

@@ -55,7 +55,7 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Accept the present chain after a deliberate restore of a backup; leaves an audit entry
+    /// Accept the current chain after you restored a backup on purpose; writes an audit entry
     AcceptHead(Settings),
 }
 

@@ -27,7 +27,7 @@ enum Command {
         #[arg(long)]
         at_once: bool,
     },
-    /// Re-encrypt stored secrets under the present JWT_SECRET after it was changed
+    /// Re-encrypt stored secrets under the current JWT_SECRET after it was changed
     ///
     /// Covers signing keys, and secrets and headers of callbacks. Values sealed under JWT_SECRET_PREVIOUS or
     /// in development mode are read with that secret. It can run while servers run, and can be repeated.

@@ -47,7 +47,7 @@ impl Worker {
                 self.queues
             };
             let clock =
-                app.clock.clone().map(|clock| tokio::spawn(clock.keep(app.db.clone(), app.stop.clone())));
+                app.clock.clone().map(|clock| tokio::spawn(clock.run(app.db.clone(), app.stop.clone())));
             let workers =
                 app.start_workers(&queues, usize::from(concurrency)).await.map_err(anyhow::Error::from)?;
             print(&format!("Kith runs jobs of {} as worker {}", queues.join(", "), workers.worker()))?;

@@ -37,7 +37,7 @@ pub(crate) enum Command {
     RotateKeys {
         at_once: bool,
     },
-    /// Seals all stored secrets under the present secret.
+    /// Seals all stored secrets under the current secret.
     ResealKeys,
     CreateApiKey {
         /// E-mail address of the administrator who owns the key.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tracing::instrument::WithSubscriber as _;
 use tracing::subscriber::NoSubscriber;
 
-use super::past_server::{DemoError, PastServer};
+use super::backdated_server::{BackdatedServer, DemoError};
 use super::{PEOPLE, email};
 
 const REQUESTS: &str = "/api/v1/partners/requests";
@@ -24,7 +24,7 @@ pub(crate) async fn create_demo_data_if_enabled(app: &App) -> Result<(), DemoErr
         0 => {
             tracing::info!(users = PEOPLE.len(), "creating the demo data");
             // Requests in the past must not appear in today's log.
-            run_history(&mut PastServer::of(app, 240).await?).with_subscriber(NoSubscriber::new()).await
+            run_history(&mut BackdatedServer::of(app, 240).await?).with_subscriber(NoSubscriber::new()).await
         }
         all if all == PEOPLE.len() => Ok(()),
         some => {
@@ -42,7 +42,7 @@ fn count_people(q: &Query<'_>) -> Result<usize, Error> {
     Ok(found.collect::<Result<Vec<_>, _>>()?.iter().flatten().count())
 }
 
-async fn run_history(server: &mut PastServer) -> Result<(), DemoError> {
+async fn run_history(server: &mut BackdatedServer) -> Result<(), DemoError> {
     for name in PEOPLE {
         server.register(name).await?;
         server
@@ -56,7 +56,7 @@ async fn run_history(server: &mut PastServer) -> Result<(), DemoError> {
 }
 
 /// Bonds that ended: Clara and David's is archived later, Fatima and Goran's ends below.
-async fn ended_bonds(server: &mut PastServer) -> Result<(), DemoError> {
+async fn ended_bonds(server: &mut BackdatedServer) -> Result<(), DemoError> {
     server.advance_to_days_ago(235).await?;
     bond(server, "Clara", "David", "You still owe me a dance.").await?;
     create_item(server, "Clara", "notes", json!({ "text": "Wi-Fi at the lake house: ask the neighbours" }))
@@ -78,7 +78,7 @@ async fn ended_bonds(server: &mut PastServer) -> Result<(), DemoError> {
 }
 
 /// Lena and Marek, who restored their bond, and Clara's next bond, with Emil.
-async fn restored_bond(server: &mut PastServer) -> Result<(), DemoError> {
+async fn restored_bond(server: &mut BackdatedServer) -> Result<(), DemoError> {
     server.advance_to_days_ago(70).await?;
     bond(server, "Lena", "Marek", "Yes, you.").await?;
     create_item(server, "Marek", "films", json!({ "title": "The Apartment", "seen": false })).await?;
@@ -101,7 +101,7 @@ async fn restored_bond(server: &mut PastServer) -> Result<(), DemoError> {
 }
 
 /// Pending and decided requests.
-async fn pending_requests(server: &mut PastServer) -> Result<(), DemoError> {
+async fn pending_requests(server: &mut BackdatedServer) -> Result<(), DemoError> {
     server.advance_to_days_ago(12).await?;
     let request = send_request(server, "Ines", "Jonas", "Dinner?").await?;
     server.send_as("Jonas", "POST", &format!("{REQUESTS}/{request}/reject"), Value::Null).await?;
@@ -124,7 +124,7 @@ async fn pending_requests(server: &mut PastServer) -> Result<(), DemoError> {
 }
 
 async fn send_request(
-    server: &mut PastServer,
+    server: &mut BackdatedServer,
     from: &'static str,
     to: &str,
     message: &str,
@@ -135,7 +135,7 @@ async fn send_request(
 }
 
 async fn bond(
-    server: &mut PastServer,
+    server: &mut BackdatedServer,
     from: &'static str,
     to: &'static str,
     message: &str,
@@ -144,12 +144,12 @@ async fn bond(
     server.send_as(to, "POST", &format!("{REQUESTS}/{request}/accept"), Value::Null).await.map(drop)
 }
 
-async fn break_up(server: &mut PastServer, who: &'static str, reason: &str) -> Result<(), DemoError> {
+async fn break_up(server: &mut BackdatedServer, who: &'static str, reason: &str) -> Result<(), DemoError> {
     server.send_as(who, "POST", "/api/v1/partners/breakup", json!({ "reason": reason })).await.map(drop)
 }
 
 async fn create_item(
-    server: &mut PastServer,
+    server: &mut BackdatedServer,
     who: &'static str,
     collection: &str,
     data: Value,
@@ -158,7 +158,12 @@ async fn create_item(
     server.send_as(who, "POST", &path, json!({ "data": data })).await.map(drop)
 }
 
-async fn nickname(server: &mut PastServer, who: &'static str, of: &str, name: &str) -> Result<(), DemoError> {
+async fn nickname(
+    server: &mut BackdatedServer,
+    who: &'static str,
+    of: &str,
+    name: &str,
+) -> Result<(), DemoError> {
     let path = format!("/api/v1/nicknames/{}", server.id(of));
     server.send_as(who, "PUT", &path, json!({ "nickname": name })).await.map(drop)
 }

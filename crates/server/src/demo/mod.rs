@@ -1,15 +1,15 @@
 //! `kith serve --demo`: synthetic demo data, a page that shows two users side by side, and shell commands to
 //! try.
 
+mod backdated_server;
 mod history;
 mod page;
-mod past_server;
 mod readiness;
 
 use kith_platform::{Module, Routes, Tag};
 
+pub use backdated_server::DemoError;
 pub(crate) use history::create_demo_data_if_enabled;
-pub use past_server::DemoError;
 
 /// Module of the demo page.
 pub(crate) static DEMO: Module = Module {

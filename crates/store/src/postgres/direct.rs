@@ -29,9 +29,9 @@ const MIN_PASS_INTERVAL: Duration = Duration::from_millis(4);
 /// Delay before reconnecting.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 
-/// Idle time after which the server ends the session. A running process sends a query every [`POLL_INTERVAL`]; without
-/// this limit a frozen process would hold the lock forever. After it resumes, its session is gone, and only
-/// that session could have assigned positions.
+/// Idle time after which the server ends the session. A running process sends a query every
+/// [`POLL_INTERVAL`]; without this limit a frozen process would hold the lock forever. After it resumes, its
+/// session is gone, and only that session could have assigned positions.
 const IDLE_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Statement timeout of this connection. After a restore, a statement may have to scan a long history.
@@ -131,8 +131,8 @@ impl<'s> Direct<'s> {
         Ok(())
     }
 
-    /// Waits until something is committed here, another node announces work, [`POLL_INTERVAL`] passes, or the store
-    /// stops. Returns true if something was committed here.
+    /// Waits until something is committed here, another node announces work, [`POLL_INTERVAL`] passes, or the
+    /// store stops. Returns true if something was committed here.
     fn wait(&self) -> bool {
         let mut stop = self.shared.stop.subscribe();
         self.connection.runtime.block_on(async {

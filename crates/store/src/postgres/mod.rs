@@ -173,7 +173,7 @@ impl Engine {
         *self.shared.server_changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn head(&self) -> watch::Receiver<i64> {
+    pub fn watch_last_position(&self) -> watch::Receiver<i64> {
         self.shared.head.subscribe()
     }
 

@@ -31,8 +31,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_RETRIES: u32 = 3;
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Settings of a PostgreSQL session. The server detects a lost client, so that the client's locks are released, and it
-/// commits durably even if the role's default is `synchronous_commit = off`.
+/// Settings of a PostgreSQL session. The server detects a lost client, so that the client's locks are
+/// released, and it commits durably even if the role's default is `synchronous_commit = off`.
 const SESSION_SETTINGS: &str =
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
     SET tcp_user_timeout = 10000;

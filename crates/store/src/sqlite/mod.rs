@@ -135,7 +135,7 @@ impl Engine {
         &self.shared.statements
     }
 
-    pub fn head(&self) -> watch::Receiver<i64> {
+    pub fn watch_last_position(&self) -> watch::Receiver<i64> {
         self.shared.head.subscribe()
     }
 

@@ -20,8 +20,9 @@ pub fn postgres_url() -> Option<String> {
     }
 }
 
-/// Makes a test of each scenario on each engine, named `scenario::engine`. With `(run); [engine = value, …]` a test runs
-/// `run(value, scenario)`, and with `(run, argument); [engine = value, …]` it runs `run(value, argument, scenario)`.
+/// Makes a test of each scenario on each engine, named `scenario::engine`. With `(run); [engine = value, …]`
+/// a test runs `run(value, scenario)`, and with `(run, argument); [engine = value, …]` it runs `run(value,
+/// argument, scenario)`.
 #[macro_export]
 macro_rules! engine_tests {
     ($run:tt; $engines:tt; $($scenario:ident)+) => {$(
@@ -45,8 +46,9 @@ macro_rules! engine_tests {
     )+};
 }
 
-/// Makes the tests `name::sqlite` and `name::postgres` of each contract, `async fn name(fixture: Fixture)`. The test crate has
-/// `support::Fixture` with `async fn sqlite() -> Self` and `async fn postgres() -> Option<Self>`.
+/// Makes the tests `name::sqlite` and `name::postgres` of each contract, `async fn name(fixture: Fixture)`.
+/// The test crate has `support::Fixture` with `async fn sqlite() -> Self` and `async fn postgres() ->
+/// Option<Self>`.
 #[macro_export]
 #[allow(clippy::crate_in_macro_def, reason = "the fixture is the test crate's own")]
 macro_rules! contract {

@@ -33,7 +33,7 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(fault);
     }
 
-    /// Takes the fault that occurs at this statement.
+    /// Removes and returns the fault to inject at this statement.
     pub fn at_statement(&self) -> Option<Fault> {
         let mut faults = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for fault in faults.iter_mut() {

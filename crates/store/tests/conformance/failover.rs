@@ -136,7 +136,7 @@ async fn read_only_server_is_abandoned() {
     assert_eq!(read(&store).await, ["after", "before"], "reads use the new primary");
     change_all(&store, 3).await;
     wait_for_positions(&store, 3).await;
-    let mut head = store.head();
+    let mut head = store.watch_last_position();
     let advanced = tokio::time::timeout(Duration::from_secs(60), head.wait_for(|head| *head == 3));
     advanced.await.expect("the session-bound connection moves to the new primary").unwrap();
     store.close().await;
@@ -177,7 +177,7 @@ async fn positions_missing_on_replica_are_reassigned() {
     replica.stop_receiving().unwrap();
     change_all(&store, 7).await;
     wait_for_positions(&store, 9).await;
-    let mut head = store.head();
+    let mut head = store.watch_last_position();
     head.wait_for(|head| *head == 9).await.unwrap();
     let servers = store.server_changes();
     primary.kill().unwrap();

@@ -131,7 +131,7 @@ async fn serving_role_cannot_migrate_or_rewrite_audit_log() {
     let sources = crate::support::sources();
     let ctx = ctx(&sources);
     store.write(move |tx| change(tx, &ctx, Uuid::from_u128(1))).await.unwrap();
-    let mut head = store.head();
+    let mut head = store.watch_last_position();
     tokio::time::timeout(Duration::from_secs(10), head.wait_for(|head| *head == 1)).await.unwrap().unwrap();
     for forbidden in [
         "CREATE TABLE mine (a TEXT)",

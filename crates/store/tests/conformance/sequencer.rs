@@ -1,4 +1,5 @@
-//! The sequencer: positions without gap or double, order per subject, logs, the audit chain, cursors, take-over.
+//! The sequencer: positions without gap or double, order per subject, logs, the audit chain, cursors,
+//! take-over.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, mpsc};
@@ -263,7 +264,8 @@ async fn pass(db: &Db, position: i64) {
     assert_eq!(passed.unwrap(), 1);
 }
 
-/// A transaction that started early and commits late: others get their places meanwhile, it gets its own afterwards.
+/// A transaction that started early and commits late: others get their places meanwhile, it gets its own
+/// afterwards.
 async fn long_transaction_delays_no_other_and_is_sequenced(db: Db) {
     if db.store.kind() == EngineKind::Sqlite {
         return; // Writers stand in one line there: nothing overlaps.

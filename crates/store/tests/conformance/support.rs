@@ -74,7 +74,7 @@ impl Db {
 
     /// Waits until `count` events have positions.
     pub async fn wait_for_positions(&self, count: i64) {
-        let mut head = self.store.head();
+        let mut head = self.store.watch_last_position();
         let reached = tokio::time::timeout(Duration::from_secs(20), head.wait_for(|head| *head >= count));
         let in_time = reached.await.is_ok();
         assert!(in_time, "{count} events did not get positions in time; the head is {}", *head.borrow());

@@ -39,7 +39,7 @@ pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("crowds");
     report.attack("30 lists and exports that are never read", Duration::from_secs(60), || unread(server));
     report.attack("500 requests on one connection, unread", Duration::from_secs(20), || pipelined(server));
-    report.attack("100 workers that wait for jobs", Duration::from_secs(20), || waiting(server));
+    report.attack("100 workers that wait for jobs", Duration::from_secs(20), || attack_long_polls(server));
     for schedule in SCHEDULES_TO_PREVIEW {
         report.attack(&format!("the next 100 times of {schedule}"), DEFAULT_TIME_LIMIT, || {
             let shown = schedule.replace(' ', "%20").replace('@', "%40");
@@ -48,7 +48,7 @@ pub fn run(server: &AttackedServer, report: &mut AttackReport) {
         });
     }
     report.attack("wrong passwords lock a name, and say nothing of it", Duration::from_secs(30), || {
-        locked(server)
+        attack_lockout(server)
     });
     report.attack("200 guessed invites", Duration::from_secs(20), || {
         for n in 0..200 {
@@ -121,7 +121,7 @@ fn pipelined(server: &AttackedServer) -> Result<String> {
     })
 }
 
-fn waiting(server: &AttackedServer) -> Result<String> {
+fn attack_long_polls(server: &AttackedServer) -> Result<String> {
     let key = server.api_key("waits", &["jobs.work"])?;
     let body = json!({ "limit": 1, "wait_ms": 30_000 }).to_string();
     let waiting =
@@ -132,7 +132,7 @@ fn waiting(server: &AttackedServer) -> Result<String> {
 }
 
 /// Five failures lock an address. The responses must not depend on whether an account has the address.
-fn locked(server: &AttackedServer) -> Result<String> {
+fn attack_lockout(server: &AttackedServer) -> Result<String> {
     let victim = server.register("victim")?;
     let mut seen = Vec::new();
     for email in [victim.email.as_str(), "nobody-here@example.org"] {

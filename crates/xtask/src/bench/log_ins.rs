@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::rows::median;
 use super::sources::{RepeatedRequest, ZipfReads};
-use super::{Lengths, SEED};
+use super::{BenchmarkSizes, SEED};
 use crate::kith::{Kith, Start};
 use crate::load::accounts::{log_in, register};
 use crate::load::{LoadResult, Plan, generate_load, now, on_one_thread};
@@ -31,7 +31,7 @@ pub struct LogIns {
 }
 
 /// Starts a separate server on `start`'s database with full hashing cost, and measures on it.
-pub fn measure(start: &Start, lengths: &Lengths) -> Result<LogIns> {
+pub fn measure(start: &Start, lengths: &BenchmarkSizes) -> Result<LogIns> {
     let mut start = start.clone();
     start.environment.push(("KITH__AUTH__PASSWORD_MEMORY_KIB".into(), HASH_COST.0.to_string()));
     start.environment.push(("KITH__AUTH__PASSWORD_ITERATIONS".into(), HASH_COST.1.to_string()));
@@ -43,7 +43,7 @@ pub fn measure(start: &Start, lengths: &Lengths) -> Result<LogIns> {
     Ok(measured)
 }
 
-async fn measure_on(kith: &Kith, lengths: &Lengths) -> Result<LogIns> {
+async fn measure_on(kith: &Kith, lengths: &BenchmarkSizes) -> Result<LogIns> {
     let (length, warm_up) = (lengths.log_in, lengths.warm_up);
     eprintln!("  registering {} users at full cost", lengths.log_ins);
     let accounts = register(kith.address, "login", lengths.log_ins).await?;

@@ -84,7 +84,7 @@ enum Engine {
     Postgres,
 }
 
-struct Lengths {
+struct BenchmarkSizes {
     pairs: usize,
     write: Duration,
     read: Duration,
@@ -103,10 +103,10 @@ struct Lengths {
 }
 
 impl Args {
-    fn lengths(&self) -> Lengths {
+    fn lengths(&self) -> BenchmarkSizes {
         if self.mode.is_smoke() {
             let moment = Duration::from_millis(150);
-            return Lengths {
+            return BenchmarkSizes {
                 pairs: 1,
                 write: moment,
                 read: moment,
@@ -122,7 +122,7 @@ impl Args {
         let pick = |given: Option<u64>, full, quick| {
             Duration::from_secs(given.unwrap_or(if self.quick { quick } else { full }))
         };
-        Lengths {
+        BenchmarkSizes {
             pairs: self.pairs.unwrap_or(if self.quick { 2 } else { 5 }).max(1),
             write: pick(self.write_seconds, 60, 5),
             read: pick(self.read_seconds, 10, 2),
@@ -203,7 +203,7 @@ fn measure_engine(
     bare: &Kith,
     binary: &Path,
     folder: &Path,
-    lengths: &Lengths,
+    lengths: &BenchmarkSizes,
 ) -> Result<Results> {
     let (name, durability) = match engine {
         Engine::Sqlite => ("SQLite", "WAL, synchronous=FULL"),
@@ -230,7 +230,7 @@ fn measure_engine(
     Ok(Results { engine: name, durability, fsync_rate, rows, log_ins })
 }
 
-async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result<Vec<BenchResult>> {
+async fn measure_rows(server: Server, bare: Server, lengths: &BenchmarkSizes) -> Result<Vec<BenchResult>> {
     // One part for each pair, and one for the run at a steady rate.
     let couples = lengths.counted_requests * (lengths.pairs + 1);
     eprintln!("  registering {} users", lengths.writers + 3 * couples);
@@ -289,7 +289,7 @@ impl RowShape {
     async fn measure(
         self,
         server: Server,
-        lengths: &Lengths,
+        lengths: &BenchmarkSizes,
         mut source: impl FnMut() -> Box<dyn crate::load::Source>,
     ) -> Result<BenchResult> {
         let Self { name, ceiling, length, warm_up, durable } = self;

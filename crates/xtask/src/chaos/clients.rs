@@ -43,7 +43,7 @@ pub fn start(
                 if turn % (PLAIN_BETWEEN_COUPLES + 1) == 0 {
                     line.couple().await?
                 } else {
-                    line.plain().await?
+                    line.send_request().await?
                 }
             }
             Ok(())
@@ -53,7 +53,7 @@ pub fn start(
 }
 
 impl ClientConnection {
-    async fn plain(&mut self) -> Result<()> {
+    async fn send_request(&mut self) -> Result<()> {
         let Some((from, to)) = self.journal.borrow_mut().next_pair() else { bail!("the pairs are used up") };
         let outcome = self.ask(from, to).await?;
         self.journal.borrow_mut().sent_requests.push(SentRequest { from, to, outcome });
@@ -61,7 +61,9 @@ impl ClientConnection {
     }
 
     async fn couple(&mut self) -> Result<()> {
-        let Some((sender, a, b)) = self.journal.borrow_mut().next_couple() else { return self.plain().await };
+        let Some((sender, a, b)) = self.journal.borrow_mut().next_couple() else {
+            return self.send_request().await;
+        };
         let senders_request = SentRequest { from: sender, to: a, outcome: self.ask(sender, a).await? };
         let request_outcome = if self.up { self.ask(a, b).await? } else { WriteOutcome::NotApplied };
         let accepted = match &request_outcome {

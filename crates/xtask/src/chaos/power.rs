@@ -48,16 +48,16 @@ pub fn power(args: &Args) -> Result<()> {
         rounds: args.rounds.unwrap_or(args.mode.pick(100, 1)),
         accounts: AccountCounts::of(args.mode),
     };
-    let mains =
+    let target =
         |synchronous, folder: &Path| PowerCutTarget::new(synchronous, args.mode, &binary, &shim, folder);
     if !args.twin {
         let folder = fresh_folder("power")?;
-        let mains = mains(Synchronous::Full, &folder)?;
-        reports.push(cut("power cut on SQLite", mains, &folder, size, seed)?);
+        let target = target(Synchronous::Full, &folder)?;
+        reports.push(run_power_cuts("power cut on SQLite", target, &folder, size, seed)?);
     }
     let folder = fresh_folder("power-twin")?;
-    let mains = mains(Synchronous::Off, &folder)?;
-    reports.push(cut("its twin without syncs", mains, &folder, size, seed)?);
+    let target = target(Synchronous::Off, &folder)?;
+    reports.push(run_power_cuts("its twin without syncs", target, &folder, size, seed)?);
     println!();
     reports.iter().for_each(|report| println!("{report}"));
     let twin = reports.pop().expect("the twin always runs");
@@ -95,10 +95,16 @@ fn build_shim() -> Result<PathBuf> {
     Ok(shim)
 }
 
-fn cut(name: &str, mut mains: PowerCutTarget, folder: &Path, size: Size, seed: u64) -> Result<RoundsReport> {
+fn run_power_cuts(
+    name: &str,
+    mut target: PowerCutTarget,
+    folder: &Path,
+    size: Size,
+    seed: u64,
+) -> Result<RoundsReport> {
     eprintln!("\n{name}: {} rounds, seed {seed}, in {}", size.rounds, folder.display());
-    let report = rounds::run(name, &mut mains, size, seed, &folder.join("journal"))?;
-    let PowerCutTarget { steps, lost, syncs, synchronous, .. } = mains;
+    let report = rounds::run(name, &mut target, size, seed, &folder.join("journal"))?;
+    let PowerCutTarget { steps, lost, syncs, synchronous, .. } = target;
     eprintln!("  {steps} writes recorded, {syncs} syncs, {lost} unsynced writes reverted");
     if steps == 0 || (synchronous == Synchronous::Full && syncs == 0) {
         bail!("the shim recorded {steps} writes and {syncs} syncs: it is not active in the database");

@@ -96,7 +96,7 @@ pub async fn send_all(
 /// Sends requests like [`send_all`], and repeats those answered with 503.
 ///
 /// # Errors
-/// Returns an error also if some still get 503 after `MAX_WAIT`.
+/// Also returns an error if some still get 503 after `MAX_WAIT`.
 pub async fn send_all_patiently(
     server: SocketAddr,
     connections: usize,

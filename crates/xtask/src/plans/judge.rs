@@ -45,7 +45,7 @@ pub enum Sample {
     /// Sample with the lowest excess.
     Cheapest,
     /// Sample with the highest excess.
-    Dearest,
+    Costliest,
 }
 
 impl Sample {
@@ -63,7 +63,7 @@ impl Sample {
     pub fn prefers(self, new: &Cost, known: &Cost) -> bool {
         match self {
             Self::Cheapest => new.excess() < known.excess(),
-            Self::Dearest => new.excess() > known.excess(),
+            Self::Costliest => new.excess() > known.excess(),
         }
     }
 }
@@ -187,7 +187,7 @@ const ALLOWED: &[(&str, &str)] = &[
 
 /// Returns the reason for which `sql` may exceed the bounds.
 pub fn reason(sql: &str) -> Option<&'static str> {
-    let plain = plain(sql);
+    let plain = collapse_whitespace(sql);
     let allowed = ALLOWED.iter().find(|(start, _)| plain.starts_with(start));
     // The unfiltered variant of a list has its own statement and is not exempt.
     let applies = |reason: &&str| *reason != FILTERS || FILTER_SIGNS.iter().any(|sign| plain.contains(sign));
@@ -195,7 +195,7 @@ pub fn reason(sql: &str) -> Option<&'static str> {
 }
 
 /// Returns a statement with white space collapsed.
-pub fn plain(sql: &str) -> String {
+pub fn collapse_whitespace(sql: &str) -> String {
     sql.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

@@ -85,7 +85,7 @@ pub fn plans(args: &Args) -> Result<()> {
     let server = PostgresServer::start(PostgresServerOptions::default())?;
     let url = server.url("postgres");
     empty("postgres", Some(url.clone()))?;
-    let sample = if args.lenient { Sample::Cheapest } else { Sample::Dearest };
+    let sample = if args.lenient { Sample::Cheapest } else { Sample::Costliest };
     let reports = judge_both(&empty("sqlite", None)?, &url, &tables, &statements, args.rows, sample)?;
     show(&tables, &reports, sample)
 }
@@ -156,7 +156,7 @@ fn show(tables: &[Table], reports: &[PlanReport; 2], sample: Sample) -> Result<(
     for report in reports {
         println!("{} statements judged", report.judged);
         for (sql, error) in &report.failed {
-            println!("not judged: {error}: {}", judge::plain(sql));
+            println!("not judged: {error}: {}", judge::collapse_whitespace(sql));
         }
         for finding in &report.findings {
             let reason = judge::reason(&finding.sql);
@@ -173,7 +173,7 @@ fn show(tables: &[Table], reports: &[PlanReport; 2], sample: Sample) -> Result<(
                     None if is_excess => ", NOT ALLOWED".to_owned(),
                     None => ", tolerated".to_owned(),
                 },
-                judge::plain(&finding.sql),
+                judge::collapse_whitespace(&finding.sql),
                 finding.plan
             );
         }

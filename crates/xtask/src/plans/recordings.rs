@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use kith_store::testing::{RecordedParam, RecordedStatement};
 use rusqlite::Connection;
 
-use super::judge::plain;
+use super::judge::collapse_whitespace;
 
 /// SQLite value.
 pub use rusqlite::types::Value;
@@ -92,7 +92,7 @@ fn is_of_product(sql: &str, of_tests: &str) -> bool {
     let about_rows = ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"];
     about_rows.iter().any(|word| sql.trim_start().starts_with(word))
         && !sql.contains(TEST_MARKER)
-        && !of_tests.contains(&plain(sql))
+        && !of_tests.contains(&collapse_whitespace(sql))
 }
 
 /// Merges the rows of all recorded databases in `folder` into the tables of `empty`, a migrated database.

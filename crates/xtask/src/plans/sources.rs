@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::judge::plain;
+use super::judge::collapse_whitespace;
 
 /// Returns the text of all tests and migrations below `root`, with white space collapsed.
 pub fn test_sources(root: &Path) -> Result<String> {
@@ -24,7 +24,7 @@ fn collect(folder: &Path, all: bool, texts: &mut String) -> Result<()> {
             collect(&path, all || matches!(name, "tests" | "testing" | "benches" | "migrations"), texts)?;
         } else if all || name.ends_with("tests.rs") {
             let text = fs::read_to_string(&path).unwrap_or_default();
-            texts.push_str(&plain(&text.replace("\\\"", "\"")));
+            texts.push_str(&collapse_whitespace(&text.replace("\\\"", "\"")));
         }
     }
     Ok(())
@@ -45,7 +45,7 @@ mod tests {
         write("crates/a/src/rows.rs", "SELECT 2");
         write("crates/a/migrations/1.sql", "SELECT 3;");
         let texts = test_sources(folder.path()).unwrap();
-        assert!(texts.contains(&plain("SELECT 1 FROM  \"a\"")) && texts.contains("SELECT 3"));
+        assert!(texts.contains(&collapse_whitespace("SELECT 1 FROM  \"a\"")) && texts.contains("SELECT 3"));
         assert!(!texts.contains("SELECT 2"));
     }
 }

@@ -1,7 +1,7 @@
-//! The wall against circles: two files of one folder do not `use` each other.
+//! Reports import cycles: two files of one folder that `use` each other.
 //!
-//! A path counts for the file it leads to. Paths by way of a parent's re-exports, and files and folders within each other, do not
-//! count; nor do tests.
+//! A path counts for the file it leads to. Paths by way of a parent's re-exports, and files and folders
+//! within each other, do not count; nor do tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +30,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
 /// Path of a module within its crate; empty for its root.
 type ModulePath = Vec<String>;
 
-/// Looks at all files below `src` of each crate.
+/// Reports pairs of sibling files below `src` that import each other, in each crate.
 pub fn check(files: &[File]) -> Vec<Finding> {
     let mut crates: BTreeMap<&str, BTreeMap<ModulePath, &File>> = BTreeMap::new();
     for file in files {

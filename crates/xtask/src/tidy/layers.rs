@@ -38,7 +38,7 @@ pub fn check(files: &[File]) -> Vec<Finding> {
     let mut declared = BTreeMap::new();
     for file in manifests {
         match file.text.parse::<Table>() {
-            Ok(table) => manifest(file, &table, &mut declared, &mut findings),
+            Ok(table) => collect_dependencies(file, &table, &mut declared, &mut findings),
             Err(e) => {
                 findings.push(file.finding(
                     1,
@@ -63,7 +63,7 @@ pub fn check(files: &[File]) -> Vec<Finding> {
 }
 
 /// Collects a crate's dependencies in the workspace, and reports database drivers.
-fn manifest<'f>(
+fn collect_dependencies<'f>(
     file: &'f File,
     table: &Table,
     declared: &mut BTreeMap<Edge, (&'f File, usize)>,

@@ -90,8 +90,8 @@ async fn list_accounts(
 
 /// Get an account
 ///
-/// Returns one account, also if it is suspended, or deleted and not purged yet. Requires the permission
-/// `users.read`.
+/// Returns an account, including accounts that are suspended, or deleted and not yet purged. Requires the
+/// permission `users.read`.
 #[utoipa::path(
     get, path = "/api/v1/admin/users/{id}", security(("bearer" = ["users.read"])),
     params(("id" = UserId, Path, description = "User ID of the account.")),
@@ -111,8 +111,8 @@ async fn get_account(
 /// Set an account's role
 ///
 /// Replaces the role of an account. The new role applies from the user's next request on. Administrators
-/// cannot change their own role, and the last active administrator keeps it. Setting the present role again
-/// changes nothing. Requires the permission `users.set_role`.
+/// cannot change their own role, and the last active administrator keeps it. Setting the current role again
+/// has no effect. Requires the permission `users.set_role`.
 #[utoipa::path(
     put, path = "/api/v1/admin/users/{id}/role", security(("bearer" = ["users.set_role"])),
     params(("id" = UserId, Path, description = "User ID of the account.")),

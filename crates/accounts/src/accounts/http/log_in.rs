@@ -212,7 +212,7 @@ async fn refresh_session(
 
 /// Log out
 ///
-/// Ends the session that the refresh token belongs to. Returns 204 also if the session has already ended.
+/// Ends the session that the refresh token belongs to. Returns 204 even if the session has already ended.
 #[utoipa::path(
     post, path = "/api/v1/auth/logout",
     request_body = RefreshBody,

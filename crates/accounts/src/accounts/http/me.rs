@@ -126,9 +126,9 @@ async fn change_password(
 
 /// Delete the current user's account
 ///
-/// Ends all sessions, the active bond and all pending requests of the caller at once. The data is held for 14
-/// days and then purged; until then `POST /api/v1/auth/restore` restores the account, but not the bond. The
-/// last active administrator cannot be deleted.
+/// Ends all sessions, the active bond and all pending requests of the caller at once. The data is purged
+/// after a grace period of 14 days; until then `POST /api/v1/auth/restore` restores the account, but not the
+/// bond. The last active administrator cannot be deleted.
 #[utoipa::path(
     delete, path = "/api/v1/me", security(("bearer" = [])),
     request_body = DeleteBody,

@@ -96,7 +96,7 @@ pub enum AccountStatus {
     Active,
     /// Suspended by a moderator or an administrator. Log-in is rejected.
     Suspended,
-    /// Deleted by its owner and held until it is purged.
+    /// Deleted by its owner. The account can be restored until it is purged.
     Deleted,
 }
 

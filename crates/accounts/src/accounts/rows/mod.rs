@@ -131,13 +131,13 @@ pub fn find_email_owner(q: &Query<'_>, email_key: &str) -> Result<Option<EmailOw
     q.one(sql, params![email_key], |row| Ok(EmailOwner { user: row.get(0)?, is_verified: row.get(1)? }))
 }
 
-/// Returns the user whose account has this e-mail key, also if the account is deleted and held.
+/// Returns the user whose account has this e-mail key, even if the account is deleted but not yet purged.
 pub fn find_email_holder(q: &Query<'_>, email_key: &str) -> Result<Option<UserId>, Error> {
     let sql = "SELECT id FROM users WHERE email_key = $1 AND purged_at IS NULL AND email <> ''";
     q.one(sql, params![email_key], |row| row.get(0))
 }
 
-/// Returns up to `limit` accounts whose e-mail key must be recomputed: user ID, address, present key.
+/// Returns up to `limit` accounts whose e-mail key must be recomputed: user ID, address, current key.
 pub fn list_outdated_email_keys(q: &Query<'_>, limit: i64) -> Result<Vec<(UserId, String, String)>, Error> {
     let sql = "SELECT c.user_id, COALESCE(u.email, ''), COALESCE(u.email_key, '')
                FROM outdated_email_keys c LEFT JOIN users u ON u.id = c.user_id ORDER BY c.user_id LIMIT $1";

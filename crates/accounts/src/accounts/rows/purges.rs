@@ -23,7 +23,7 @@ pub fn start_holds(tx: &Tx<'_>, run: &PurgeRun) -> Result<(), Error> {
 pub struct DueAccount {
     /// User ID.
     pub user: UserId,
-    /// End of the hold. Together with the ID, it is the position in the list.
+    /// End of the grace period. Together with the ID, it is the position in the list.
     pub purge_at: Timestamp,
 }
 
@@ -39,8 +39,9 @@ macro_rules! due {
     };
 }
 
-/// Returns up to `limit` accounts whose hold is over, longest due first, after `after`. Accounts that were at
-/// least [`rules::ESTABLISHED_AGE`] old when they were deleted are included only if `with_established`.
+/// Returns up to `limit` accounts whose grace period has ended, longest overdue first, after `after`.
+/// Accounts that were at least [`rules::ESTABLISHED_AGE`] old when they were deleted are included only if
+/// `with_established`.
 pub fn list_due(
     q: &Query<'_>,
     run: &PurgeRun,
@@ -88,7 +89,8 @@ fn established_ms() -> i64 {
     i64::try_from(rules::ESTABLISHED_AGE.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Returns `true` if the hold of this account is still over, at `now` and in observed time.
+/// Returns `true` if this account is still deleted and its grace period has ended, at `now` and in observed
+/// time.
 pub fn is_due(q: &Query<'_>, user: UserId, now: Timestamp, elapsed_ms: i64) -> Result<bool, Error> {
     let sql = due!("1", " AND id = $3");
     Ok(q.one(sql, params![now, elapsed_ms, user], |_| Ok(()))?.is_some())

@@ -76,9 +76,9 @@ pub enum CallbackFailureReason {
     Gone,
     /// The endpoint is disabled.
     EndpointDisabled,
-    /// The present configuration does not allow the target URL.
+    /// The current configuration does not allow the target URL.
     TargetRefused,
-    /// The sealed headers or the secret cannot be opened with the secrets of the present configuration.
+    /// The stored headers or the signing secret cannot be decrypted with the configured secrets.
     SecretUnavailable,
 }
 

@@ -111,7 +111,7 @@ async fn declare_job_kind(
 
 /// Withdraw a job kind
 ///
-/// Removes the declaration of a job kind. Its jobs stay. Returns 204 also if the kind is not declared.
+/// Removes the declaration of a job kind. Its jobs stay. Returns 204 even if the kind is not declared.
 /// Requires the permission `jobs.write`.
 #[utoipa::path(
     delete, path = "/api/v1/job-kinds/{kind}", security(("bearer" = ["jobs.write"])),

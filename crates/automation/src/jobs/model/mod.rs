@@ -30,7 +30,7 @@ pub enum JobsError {
     /// The input is invalid.
     #[error("invalid input")]
     Invalid(Vec<FieldError>),
-    /// Payloads have not been validated against the present schemas of their kinds.
+    /// Payloads have not been validated against the current schemas of their kinds.
     #[error(transparent)]
     Unvalidated(#[from] NotValidated),
     /// The job or job kind does not exist.

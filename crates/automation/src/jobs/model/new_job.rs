@@ -38,8 +38,8 @@ pub enum OnConflictBody {
     /// Replace them and restart the delay, so that requests in quick succession run once, after the last.
     /// If the existing job is running, enqueue a successor that runs after it.
     Debounce,
-    /// Enqueue nothing and return the existing job, also after it has ended, within `period_ms`. Requires
-    /// `period_ms`.
+    /// Enqueue nothing and return the existing job, even if it has ended, until `period_ms` has passed.
+    /// Requires `period_ms`.
     Throttle,
 }
 

@@ -159,7 +159,7 @@ pub struct Queue {
     pub name: String,
     /// Settings of the queue.
     pub limits: QueueLimits,
-    /// Present number of jobs by state.
+    /// Current number of jobs, by state.
     pub depth: QueueDepth,
     /// Throughput of the last five minutes. Nodes record it every few seconds.
     pub recent: QueueThroughput,
@@ -207,7 +207,7 @@ pub struct QueueSample {
 /// Queue with its history.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct QueueDetails {
-    /// Settings and present state of the queue.
+    /// Settings and current state of the queue.
     #[serde(flatten)]
     pub queue: Queue,
     /// Throughput per minute. Minutes without activity are omitted.

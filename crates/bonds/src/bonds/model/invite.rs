@@ -19,7 +19,7 @@ id_type! {
     InviteId
 }
 
-/// Keyed hashes of an invite code: under the present secret and, while secrets are rotated, under the
+/// Keyed hashes of an invite code: under the current secret and, while secrets are rotated, under the
 /// previous one.
 #[derive(Clone, Copy, Debug)]
 pub struct CodeHashes {

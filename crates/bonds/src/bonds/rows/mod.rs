@@ -1,4 +1,5 @@
-//! SQL statements of bonds and everything that belongs to them, one function per statement. Contains no business rules.
+//! SQL statements of bonds and everything that belongs to them, one function per statement. Contains no
+//! business rules.
 
 mod deciding;
 mod facts;

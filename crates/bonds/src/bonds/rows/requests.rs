@@ -214,7 +214,7 @@ pub struct NewRequest<'r> {
     pub recipient: Option<&'r UserSummary>,
     /// Pair whose key the request holds; `None` if its recipient must never see it.
     pub pair: Option<Pair>,
-    /// Bond that it led to at once.
+    /// Bond formed by sending the request; `None` if no bond was formed.
     pub bond: Option<BondId>,
 }
 

@@ -115,8 +115,8 @@ fn read_refusals(row: &Row<'_>, at: usize) -> Result<RefusalHistory, Error> {
     })
 }
 
-/// Deletes the refusals by `from` of requests of `to`, because `from` now sends one. With `both`, also the
-/// reverse, because they form a bond.
+/// Deletes the refusals of requests from `to` to `from`, because `from` now sends a request to `to`. If
+/// `both` is true, also deletes the refusals in the opposite direction, because the users form a bond.
 pub fn delete_refusals(tx: &Tx<'_>, from: UserId, to: UserId, both: bool) -> Result<(), Error> {
     tx.exec_deferred(
         "DELETE FROM partner_refusals

@@ -77,13 +77,13 @@ pub fn copy_to_archive(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
     Ok(())
 }
 
-/// Counts archives of bonds archived up to `until` that are not held yet.
+/// Counts archived spaces whose bond was archived at or before `until` and whose purge is not scheduled yet.
 pub fn count_unheld_expired(q: &Query<'_>, until: Timestamp) -> Result<i64, Error> {
     Ok(q.one(UNHELD_EXPIRED, params![until], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Starts the hold of up to `limit` archives of bonds archived up to `until`, oldest first. Archives that are
-/// held by the wall clock alone get a hold in observed time too.
+/// Schedules the purge of up to `limit` archives of bonds archived up to `until`, oldest first. Archives that
+/// have only a wall-clock purge time also get one in observed time.
 pub fn start_archive_holds(
     tx: &Tx<'_>,
     until: Timestamp,
@@ -106,7 +106,7 @@ pub fn start_archive_holds(
     Ok(())
 }
 
-/// Stops the hold of archives that must be kept longer after all.
+/// Cancels the scheduled purge of archives whose retention was extended.
 pub fn stop_archive_holds(tx: &Tx<'_>, until: Timestamp) -> Result<(), Error> {
     tx.exec_deferred(
         "UPDATE archived_spaces SET purge_at = NULL, purge_elapsed_ms = NULL
@@ -116,7 +116,7 @@ pub fn stop_archive_holds(tx: &Tx<'_>, until: Timestamp) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns up to `limit` archives whose hold is over, with their size.
+/// Returns up to `limit` archives whose purge is due, with their size.
 pub fn list_archives_to_purge(
     q: &Query<'_>,
     run: &PurgeRun,
@@ -128,14 +128,14 @@ pub fn list_archives_to_purge(
     })
 }
 
-/// Counts archives whose hold is over.
+/// Counts archives whose purge is due.
 pub fn count_archives_to_purge(q: &Query<'_>, run: &PurgeRun) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM archived_spaces
                WHERE purged_at IS NULL AND purge_at IS NOT NULL AND purge_at <= $1 AND purge_elapsed_ms <= $2";
     Ok(q.one(sql, params![run.now, run.elapsed_ms], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Records the purge of an archive if its hold is still over. Returns `true` if it was recorded.
+/// Records the purge of an archive if it is still due. Returns `true` if it was recorded.
 pub fn set_purged(tx: &Tx<'_>, bond: BondId, run: &PurgeRun, manifest: &str) -> Result<bool, Error> {
     let purged = tx.exec(
         "UPDATE archived_spaces SET purged_at = $2, manifest = $3

@@ -41,7 +41,7 @@ pub fn prefetch_rules(tx: &Tx<'_>, name: &CollectionName) -> Result<(), Error> {
     tx.prefetch(RULES, params![name.as_str()])
 }
 
-/// Returns the rules of a collection, also after its declaration was withdrawn.
+/// Returns the rules of a collection, even if its declaration was withdrawn.
 pub fn find_rules(q: &Query<'_>, name: &CollectionName) -> Result<Option<CollectionRules>, Error> {
     q.one(RULES, params![name.as_str()], CollectionRules::read_row)
 }
@@ -92,7 +92,7 @@ pub(super) const STALE: &str = concat!(
      WHERE i.collection = d.name AND i.indexed_revision < d.revision LIMIT $1"
 );
 
-/// Returns up to `limit` items indexed by an older revision, with the present rules.
+/// Returns up to `limit` items indexed by an older revision, with the current rules.
 pub fn list_stale(q: &Query<'_>, limit: i64) -> Result<Vec<(Space, Item, CollectionRules)>, Error> {
     q.all(STALE, params![limit], |row| {
         let columns = &mut Columns::of(row);

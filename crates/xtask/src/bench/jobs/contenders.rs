@@ -54,7 +54,7 @@ impl Contender {
         matches!(self, Self::KithSqlite | Self::KithPostgres)
     }
 
-    /// Returns true if it processes only a few thousand jobs per second in this row.
+    /// Returns true if this contender processes only a few thousand jobs per second in the benchmark `row`.
     pub fn is_slow_at(self, row: &str) -> bool {
         match self {
             Self::Graphile => row == "single",
@@ -63,8 +63,9 @@ impl Contender {
         }
     }
 
-    /// Returns true if the row applies: SQLite allows one process only, and Graphile's batching does not
-    /// affect enqueueing.
+    /// Returns true if this contender is measured in `row`. SQLite is not measured with separate worker
+    /// processes. `GraphilePlain` is not measured in the enqueue rows, where it does not differ from
+    /// `Graphile`. Rows with `own` measure Kith only.
     pub fn has(self, row: &JobBenchRow) -> bool {
         match self {
             Self::KithSqlite => row.name != "workers",

@@ -1,4 +1,5 @@
-//! Plain language: words that have a better term, in names, comments, string literals, Markdown and API texts.
+//! Plain language: words that have a better term, in names, comments, string literals, Markdown and API
+//! texts.
 
 mod names;
 mod openapi;

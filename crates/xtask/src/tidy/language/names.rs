@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::super::scan::{PieceKind, pieces};
 use super::super::{File, Finding};
 
-/// Parts of names, in snake case, with the term. A name such as `TellNobody` has the parts `tell` and `nobody`.
+/// Parts of names, in snake case, with the term. A name such as `TellNobody` has the parts `tell` and
+/// `nobody`.
 const PARTS: &[(&str, &str)] = &[
     ("told", "write `outcome`, `sent`, `reported`"),
     ("untold", "write `unsent`, `unreported`"),
@@ -80,8 +81,8 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("crates/automation/src/callbacks/", "Gone", "HTTP status 410 Gone"),
 ];
 
-/// Checks the names in a source file, each where it occurs first. A name after `.` or `::` is checked where it
-/// is declared.
+/// Checks the names in a source file, each where it occurs first. A name after `.` or `::` is checked where
+/// it is declared.
 pub fn check(file: &File) -> Vec<Finding> {
     let mut seen = BTreeSet::new();
     let mut findings = Vec::new();

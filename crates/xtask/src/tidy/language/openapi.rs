@@ -10,7 +10,8 @@ pub const OPENAPI: &str = "docs/openapi.json";
 /// Longest summary of an operation, in characters.
 const MAX_SUMMARY_CHARS: usize = 60;
 
-/// Checks the texts of the OpenAPI document. Findings carry the JSON pointer, not a line: the file is generated.
+/// Checks the texts of the OpenAPI document. Findings carry the JSON pointer, not a line: the file is
+/// generated.
 pub fn check(file: &File) -> Vec<Finding> {
     let Ok(document) = serde_json::from_str::<Value>(&file.text) else {
         return vec![file.finding(1, "not JSON", "the document is written by `cargo xtask openapi`")];

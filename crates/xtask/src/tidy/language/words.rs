@@ -5,8 +5,8 @@ use super::super::{File, Finding};
 /// First words that make a doc comment a riddle: it should name the thing, or say what it does.
 const FIRST_WORDS: &[&str] = &["What", "Who", "Whoever", "Whom", "Whose", "Whether", "Of", "It", "Which"];
 
-/// Words and phrases that have a better term, in lower case, with the term. Only words that are never right
-/// here: `told`, `kept` or `answers` can be.
+/// Banned words and phrases, in lower case, each with advice on what to write instead. Words that are
+/// sometimes correct, such as `told`, `kept` or `answers`, are not listed.
 const BANNED_WORDS: &[(&str, &str)] = &[
     ("whoever", "write \"the user\", \"the caller\", \"the owner\""),
     ("somebody", "write \"a user\", \"a caller\", \"another node\""),

@@ -41,7 +41,7 @@ pub enum DemoError {
     Maintenance(MaintenanceError),
 }
 
-pub(super) struct PastServer {
+pub(super) struct BackdatedServer {
     app: App,
     client: InProcess,
     clock: Arc<ManualClock>,
@@ -55,7 +55,7 @@ struct DemoSession {
     at: Timestamp,
 }
 
-impl PastServer {
+impl BackdatedServer {
     /// Creates a server `begins_days_ago` days in the past of `app`.
     pub async fn of(app: &App, begins_days_ago: u64) -> Result<Self, DemoError> {
         let present = app.sources.clock.now();

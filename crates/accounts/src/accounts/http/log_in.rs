@@ -212,7 +212,7 @@ async fn refresh_session(
 
 /// Log out
 ///
-/// Ends the session that the refresh token belongs to. Returns 204 also if the session has already ended.
+/// Ends the session of the refresh token. Returns 204 even if the session has already ended.
 #[utoipa::path(
     post, path = "/api/v1/auth/logout",
     request_body = RefreshBody,
@@ -232,9 +232,9 @@ async fn log_out(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Checks e-mail address and password of a log-in. Returns the result with the device, if the device token is
-/// valid for this account and its current password. Rejects the attempt while the device or the address is
-/// locked out.
+/// Checks the e-mail address and the password of a log-in. Returns the result of the check, and the device
+/// if its token is valid for this account and its current password. Rejects the attempt during a lock-out of
+/// the device or the address.
 async fn check_log_in(
     app: &App,
     ctx: &Ctx,
@@ -247,7 +247,7 @@ async fn check_log_in(
     let by_address = app.keyring.pseudonym("login", &key);
     let by_device = device.map(|device| app.keyring.pseudonym("device", &device.id.to_string()));
     let checked = app.db.read(move |q| {
-        // Checked before the account is looked up: the lookup takes longer if the account exists.
+        // Runs before the account is looked up, because the lookup takes longer if the account exists.
         queries::check_not_locked(q, &by_device.unwrap_or(by_address), now)?;
         let credentials = queries::find_credentials(q, &key)?;
         let owner =
@@ -265,7 +265,7 @@ async fn check_log_in(
 }
 
 impl LogInResponse {
-    /// Builds the response of a log-in. Creates a device token unless the device is known.
+    /// Builds the response of a log-in. Creates a device token if `device` is `None`.
     pub fn new(
         app: &App,
         ctx: &Ctx,

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn synthetic_account_has_no_grace_period_and_is_no_admin() {
+    fn synthetic_account_is_purged_at_once_and_not_counted_as_admin() {
         for synthetic in ["ada@kith-verify.invalid", "ada@Kith-Verify.INVALID"] {
             assert!(is_synthetic(synthetic) && hold_period(synthetic) == Duration::ZERO, "{synthetic}");
             let admin =

@@ -3,7 +3,7 @@
 use kith_platform::config::{SettingFault, Settings, at_least_one};
 use serde::{Deserialize, Serialize};
 
-/// Limits of spaces, and retention of archived ones.
+/// Limits of spaces, and retention of archived spaces.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpaceSettings {
@@ -13,12 +13,12 @@ pub struct SpaceSettings {
     pub max_items: u32,
     /// Maximum number of collections in one space.
     pub max_collections: u32,
-    /// Maximum size of all items of one space in bytes.
+    /// Maximum size in bytes of all items in one space.
     pub max_bytes: u32,
     /// Retention of the space of an archived bond in days, counted from the archiving of the bond.
     pub archive_retention_days: u16,
-    /// Maximum number of archives that one run holds, and that it purges, the longest due first. The others
-    /// wait for the next run, a minute later.
+    /// Maximum number of archives that one run schedules for purge, and maximum number that it purges,
+    /// longest overdue first. The rest waits for the next run, one minute later.
     pub max_purged_per_run: u16,
 }
 

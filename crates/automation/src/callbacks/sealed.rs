@@ -1,5 +1,5 @@
-//! Seals and opens the signing secrets of endpoints and the headers of callbacks, which the database stores
-//! encrypted. They are never logged; a secret is returned only when it is created.
+//! Encrypts and decrypts the signing secrets of endpoints and the headers of callbacks, which the database
+//! stores encrypted ("sealed"). They are never logged. A secret is returned only when it is created.
 
 use kith_kernel::{Ctx, Timestamp};
 use kith_platform::auth::Keyring;
@@ -7,15 +7,15 @@ use kith_platform::outbound::signature::SigningSecret;
 
 use super::model::{CallbackId, EndpointId, StoredEndpoint};
 
-/// Creates a signing secret. Returns it with its sealed form.
+/// Creates a signing secret. Returns the secret and its encrypted form.
 pub fn new_secret(keyring: &Keyring, ctx: &Ctx, endpoint: EndpointId) -> (SigningSecret, Vec<u8>) {
     let secret = SigningSecret::generate(ctx.randomness());
     let sealed = keyring.seal(ctx.randomness(), &endpoint_name(endpoint), secret.as_bytes());
     (secret, sealed)
 }
 
-/// Opens the secrets that sign a callback to `endpoint` at `now`, present secret first. Returns `None` if
-/// they were sealed with another key.
+/// Decrypts the signing secrets of `endpoint` that are valid at `now`, current secret first. Returns `None`
+/// if they were encrypted with another key.
 pub fn secrets(keyring: &Keyring, endpoint: &StoredEndpoint, now: Timestamp) -> Option<Vec<SigningSecret>> {
     let previous = endpoint.previous.as_ref().filter(|(_, until)| now < *until).map(|(sealed, _)| sealed);
     let open = |sealed: &Vec<u8>| {
@@ -25,7 +25,7 @@ pub fn secrets(keyring: &Keyring, endpoint: &StoredEndpoint, now: Timestamp) -> 
     std::iter::once(&endpoint.secret).chain(previous).map(open).collect()
 }
 
-/// Seals headers. Returns `None` if there are none.
+/// Encrypts headers. Returns `None` if there are no headers.
 pub fn seal_headers(
     keyring: &Keyring,
     ctx: &Ctx,
@@ -39,7 +39,7 @@ pub fn seal_headers(
     Some(keyring.seal(ctx.randomness(), name, &json))
 }
 
-/// Opens sealed headers. Returns `None` if they were sealed with another key.
+/// Decrypts headers. Returns `None` if they were encrypted with another key.
 pub fn open_headers(keyring: &Keyring, name: &str, sealed: Option<&[u8]>) -> Option<Vec<(String, String)>> {
     let Some(sealed) = sealed else { return Some(Vec::new()) };
     serde_json::from_slice(&keyring.open(name, sealed)?).ok()
@@ -49,7 +49,7 @@ fn endpoint_name(endpoint: EndpointId) -> String {
     format!("callback_endpoint:{endpoint}")
 }
 
-/// Returns the name under which the headers of a callback are sealed.
+/// Returns the name with which the headers of a callback are encrypted. Decryption requires the same name.
 pub fn headers_name(callback: CallbackId) -> String {
     format!("callback:{callback}")
 }

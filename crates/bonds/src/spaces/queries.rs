@@ -33,7 +33,7 @@ const EXPORT_PAGE_SIZE: i64 = 16;
 pub struct BondExport {
     /// Bond ID.
     pub bond_id: BondId,
-    /// Time at which the bond was archived; `null` if it is not.
+    /// Time at which the bond was archived; `null` if it is not archived.
     #[schema(required = true)]
     pub archived_at: Option<Timestamp>,
     /// Items, ordered by collection and item ID.

@@ -172,8 +172,9 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, Callba
 /// sends a scheduled callback whose job has ended or was deleted.
 ///
 /// # Errors
-/// Returns [`CallbackError::CallbackNotFound`] if it does not exist, [`CallbackError::EndpointDisabled`] if
-/// its endpoint is disabled, and [`CallbackError::NotRetryable`] if it is delivered or scheduled.
+/// Returns [`CallbackError::CallbackNotFound`] if the callback does not exist, and
+/// [`CallbackError::EndpointDisabled`] if its endpoint is disabled. Returns [`CallbackError::NotRetryable`] if
+/// the callback is delivered, or is scheduled and its job has not ended.
 pub fn retry(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, CallbackError> {
     tx.lock(LOCK, [id])?;
     let mut callback = rows::find(tx, id)?.ok_or(CallbackError::CallbackNotFound)?.callback;
@@ -324,7 +325,7 @@ pub fn rotate_secret(
     Ok(EndpointWithSecret { endpoint: endpoint.to_response(ctx.now), secret: Some(secret.to_text()) })
 }
 
-/// Disables an endpoint. Its open callbacks fail at their next attempt.
+/// Disables an endpoint. Its scheduled and retrying callbacks fail at their next attempt.
 ///
 /// # Errors
 /// Returns [`CallbackError::EndpointNotFound`] if the endpoint does not exist.

@@ -1,6 +1,6 @@
 //! HTTP callbacks: signed requests that the server sends for callers and retries, and the endpoints that
-//! receive them. The crate `kith_platform::outbound` decides which targets are allowed. The crate
-//! `kith_jobs` runs the jobs.
+//! receive them. `kith_platform::outbound` decides which targets are allowed. The crate `kith_jobs` runs the
+//! jobs.
 
 mod commands;
 mod delivery;

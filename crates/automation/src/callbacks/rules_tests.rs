@@ -49,7 +49,7 @@ fn response_status_decides_retry() {
 }
 
 #[test]
-fn retry_after_lengthens_delay_within_bounds() {
+fn retry_after_header_lengthens_delay_within_bounds() {
     let wait = |retry_after| match decide_retry(AttemptOutcome::Responded(503), 2, Some(retry_after), 0.0) {
         RetryDecision::RetryAfter(wait) => wait,
         other => panic!("{other:?}"),
@@ -113,7 +113,7 @@ fn open_circuit_breaker_admits_single_probe() {
 }
 
 #[test]
-fn open_period_doubles_up_to_ten_minutes() {
+fn breaker_open_period_doubles_up_to_ten_minutes() {
     let mut breaker = CircuitBreaker { failures: 4, ..CircuitBreaker::default() };
     let mut now = at(0);
     breaker.failed(now, false);

@@ -83,7 +83,7 @@ pub fn list_queues(q: &Query<'_>, ctx: &Ctx) -> Result<Queues, JobsError> {
     Ok(Queues { items: items.collect() })
 }
 
-/// Returns a queue with its history since `since`. For an unknown queue, all numbers are zero.
+/// Returns a queue with its history since `since`. An unknown queue has no jobs and an empty history.
 ///
 /// # Errors
 /// Returns [`JobsError::Store`] if a query fails.

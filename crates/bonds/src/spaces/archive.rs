@@ -17,7 +17,8 @@ use crate::bonds::BondId;
 
 /// Number of spaces listed for archiving at once. Each is archived in its own transaction.
 const BATCH_SIZE: i64 = 100;
-/// Maximum difference in days between the archive time of a bond and that of a bond archived before it.
+/// Number of days before the last archived bond from which on unarchived spaces are searched. Bonds may be
+/// archived out of order by up to this time.
 const SLACK_DAYS: u64 = 60;
 /// Grace period in days between the end of the retention and the purge. An operator can still stop the purge
 /// in it.

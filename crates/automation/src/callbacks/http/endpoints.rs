@@ -152,8 +152,8 @@ async fn rotate_callback_secret(
 
 /// Disable a callback endpoint
 ///
-/// Stops sending requests to an endpoint. Its open callbacks fail at their next attempt. Requires the
-/// permission `callbacks.write`.
+/// Stops sending requests to an endpoint. Its scheduled and retrying callbacks fail at their next attempt.
+/// Requires the permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/disable", security(("bearer" = ["callbacks.write"])),
     params(("id" = EndpointId, Path, description = "ID of the callback endpoint.")),

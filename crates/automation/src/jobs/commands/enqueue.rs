@@ -95,7 +95,8 @@ impl<'t> JobBuilder<'t> {
         Self { tx, ctx, reserved, validated, kinds: HashMap::new(), count: 0, awaits_validation: None }
     }
 
-    /// Returns an error if payloads must be validated first. It lists the payloads of all converted jobs.
+    /// Returns an error if some payloads must be validated before the jobs can be enqueued. Call it after
+    /// all jobs are converted, so that all these payloads are validated together.
     fn finish(self) -> Result<(), NotValidated> {
         self.awaits_validation.map_or(Ok(()), Err)
     }

@@ -49,8 +49,8 @@ async fn list_queues(
 
 /// Get a queue
 ///
-/// Returns a queue with its history: throughput per minute, and samples of its depth. For an unknown queue,
-/// all numbers are zero. Requires the permission `jobs.read`.
+/// Returns a queue with its history: throughput per minute, and samples of its depth. An unknown queue is
+/// returned with no jobs and an empty history. Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/queues/{queue}", security(("bearer" = ["jobs.read"])),
     params((

@@ -45,8 +45,7 @@ impl Pair {
         self.0
     }
 
-    /// Returns the key of the pair: `smaller:larger`. At most one stored request has this key, which
-    /// prevents duplicates.
+    /// Returns the key of the pair: `smaller:larger`. At most one pending request can have this key.
     pub fn key(self) -> String {
         let [smaller, larger] = self.0;
         format!("{smaller}:{larger}")

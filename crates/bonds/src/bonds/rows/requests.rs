@@ -214,8 +214,8 @@ pub struct NewRequest<'r> {
     pub draft: &'r RequestDraft,
     /// Recipient; `None` if no user receives the request.
     pub recipient: Option<&'r UserSummary>,
-    /// Pair whose key the request occupies, so that no second request is possible; `None` if no user
-    /// receives the request.
+    /// Pair whose key the request gets, so that no second request can be pending; `None` if no user receives
+    /// the request.
     pub pair: Option<Pair>,
     /// Bond formed by sending the request; `None` if no bond was formed.
     pub bond: Option<BondId>,

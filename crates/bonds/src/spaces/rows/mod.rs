@@ -248,8 +248,7 @@ pub fn delete_space(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
     for sql in [
         "DELETE FROM space_reminders WHERE item_id IN (SELECT id FROM space_items WHERE space = $1)",
         "DELETE FROM space_items WHERE space = $1",
-        // Deleted after the items, because an indexing transaction that holds one of these items has then
-        // finished.
+        // Deleted after the items, because a transaction that indexes one of these items has then finished.
         "DELETE FROM space_item_fields WHERE space = $1",
         "DELETE FROM space_collections WHERE space = $1",
     ] {

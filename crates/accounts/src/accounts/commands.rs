@@ -11,7 +11,7 @@ use super::model::{AccountError, ClientInfo, NewAccount, SessionId, User};
 use super::profile::ProfileChange;
 use super::{events, rows, rules};
 
-/// Client that sends a registration, and the key by which its failed attempts are limited.
+/// Client that sends a registration, and the hash by which rejected registrations of an address are counted.
 #[derive(Clone, Debug)]
 pub struct RegistrationContext {
     /// Client, as recorded in the session and the audit entry.
@@ -95,7 +95,7 @@ fn hex(bytes: &[u8; 32]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Changes the profile of a user if the preconditions hold.
+/// Changes the profile of a user if `preconditions` are met.
 ///
 /// # Errors
 /// Returns [`AccountError::ProfileChanged`] if a precondition fails, [`AccountError::CallerDeleted`] if the

@@ -99,8 +99,8 @@ pub fn redeem_link(
     tx.lock("admins", ["all"])?;
     let secret = URL_SAFE_NO_PAD.decode(secret).map_err(|_| AccountError::InvalidLink)?;
     let is_first = rows::has_link(tx, &hash(&secret), ctx.real_now())? && rows::count_admins(tx)? == 0;
-    // A synthetic account does not count as an administrator: the link would stay valid and could be used
-    // again.
+    // Rejects synthetic accounts. They do not count as administrators, so the link would stay valid and
+    // could be used again.
     if !is_first || rules::is_synthetic(&account.email.address) {
         return Err(AccountError::InvalidLink);
     }

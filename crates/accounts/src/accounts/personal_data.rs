@@ -37,8 +37,8 @@ struct AccountPurgeManifest {
     rows: Map<String, Value>,
 }
 
-/// Deletes expired sessions, links and counters. Recomputes e-mail keys of an earlier version. Erases the
-/// details of old audit entries about rejected log-ins.
+/// Deletes expired sessions, links and counters. Recomputes e-mail keys that an earlier version of Kith
+/// stored. Erases the details of old audit entries about rejected log-ins.
 ///
 /// # Errors
 /// Returns an error if the database operation fails.

@@ -147,7 +147,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
-    /// Requirement ACC-07.
+    /// Requirement ACC-07: lock-out after failed log-ins.
     #[test]
     fn lock_starts_at_five_failures_and_doubles_up_to_fifteen_minutes() {
         let (mut failures, mut now) = (LogInFailures::NONE, NOW);

@@ -1,4 +1,4 @@
-//! Blocks between users. Each module applies blocks to its own data: in its hook `MODULE.blocked`, and by
+//! Blocks between users. Each module applies blocks to its own data: in its hook `MODULE.on_block`, and by
 //! joining the table `blocks (blocker, blocked)` in its statements.
 //!
 //! The API does not reveal whether a user exists or has blocked the caller: every ID can be blocked, with the
@@ -37,8 +37,8 @@ pub static MODULE: Module = Module {
     ..Module::named("blocks")
 };
 
-/// Creates a block and runs the `blocked` hook of every module in the same transaction. If the block already
-/// exists, returns it and changes nothing.
+/// Creates a block and runs the `on_block` hook of every module in the same transaction. If the block
+/// already exists, returns it and changes nothing.
 ///
 /// # Errors
 /// Returns [`BlockError::SelfBlock`] if both users are the same, and [`BlockError::TooMany`] if the blocker

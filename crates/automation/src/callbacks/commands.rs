@@ -143,7 +143,7 @@ fn enqueue(
     }
 }
 
-/// Cancels a callback that is not delivered yet. A request that is being sent may still arrive.
+/// Cancels a scheduled or retrying callback. A request that is being sent may still arrive.
 ///
 /// # Errors
 /// Returns [`CallbackError::CallbackNotFound`] if the callback does not exist, and

@@ -245,7 +245,7 @@ fn record_at_callback(
     let next = rules::decide_retry(outcome(report), retry_attempts + 1, retry_after, report.jitter);
     let is_own = callback.job_id == report.job;
     match next {
-        // Another job already delivers this callback.
+        // Another job delivers this callback by now, so only the attempt is recorded.
         RetryDecision::RetryAfter(_) | RetryDecision::AttemptsExhausted if !is_own => {
             rows::update(tx, &callback, retry_attempts)?;
             return Ok(None);

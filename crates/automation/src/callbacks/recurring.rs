@@ -129,8 +129,9 @@ fn from_schedule_error(error: ScheduleError) -> CallbackError {
 ///
 /// # Errors
 /// Returns [`CallbackError::Invalid`] if the schedule expression or time zone is invalid or the schedule has
-/// no future runs. Returns [`CallbackError::EndpointNotFound`], [`CallbackError::EndpointDisabled`] or
-/// [`CallbackError::TooManySchedules`] in these cases.
+/// no future runs. Returns [`CallbackError::EndpointNotFound`] or [`CallbackError::EndpointDisabled`] if the
+/// target endpoint does not exist or is disabled, and [`CallbackError::TooManySchedules`] if no further
+/// schedule is allowed.
 pub fn create(
     tx: &Tx<'_>,
     ctx: &Ctx,

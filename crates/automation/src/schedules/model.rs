@@ -66,8 +66,8 @@ pub struct ScheduleBody {
     #[serde(default = "default_time_zone")]
     #[schema(example = "Europe/Vienna")]
     time_zone: String,
-    /// Handling of runs that are more than a minute late because no server was running: `skip` drops them,
-    /// `latest` runs the last one, `all` runs all of them up to `missed_cap`. Default `latest`.
+    /// Handling of runs that are more than a minute late because no server was running. `skip` drops them.
+    /// `latest` runs only the last one. `all` runs all of them, up to `missed_cap`. Default `latest`.
     #[serde(default)]
     #[schema(value_type = String, pattern = "^(skip|latest|all)$")]
     missed: Missed,
@@ -154,7 +154,7 @@ pub enum ScheduleState {
     Ended,
 }
 
-/// Schedule.
+/// Schedule with its settings, state and next runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Schedule)]
 pub struct ScheduleResponse {
@@ -263,7 +263,7 @@ pub struct ScheduleRun {
     /// Origin of the run: `due` (at its scheduled time), `missed` (caught up later), `now` (manual) or
     /// `backfill`.
     pub origin: Origin,
-    /// Time at which the server decided to run or skip it.
+    /// Time at which the server decided to enqueue or skip the run.
     pub decided_at: Timestamp,
     /// Job ID; `null` if the run was skipped because an earlier run had not ended.
     #[schema(required = true)]

@@ -73,7 +73,7 @@ fn decisions_depend_on_role_and_status() {
 /// Requirement SEC-03. The 6th request in a minute, the 21st in an hour and the 101st in a day must be
 /// rejected.
 #[test]
-fn rate_limits_slide_and_longest_reached_window_decides() {
+fn rate_limits_apply_per_sliding_window() {
     let at = |second: u64| Timestamp::EPOCH + Duration::from_secs(second);
     let wait = |recent: &[Timestamp], now| match check_rate_tiers(RATE_TIERS, recent, now) {
         Ok(()) => 0,

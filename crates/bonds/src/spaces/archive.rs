@@ -17,11 +17,11 @@ use crate::bonds::BondId;
 
 /// Number of spaces listed for archiving at once. Each is archived in its own transaction.
 const BATCH_SIZE: i64 = 100;
-/// Number of days before the last archived bond from which on unarchived spaces are searched. Bonds may be
-/// archived out of order by up to this time.
+/// Number of days before the last archived bond at which the search for unarchived spaces starts, because
+/// bonds may be archived out of order.
 const SLACK_DAYS: u64 = 60;
-/// Grace period in days between the end of the retention and the purge. An operator can still stop the purge
-/// in it.
+/// Grace period in days between the end of the retention and the purge. During it, an operator can still
+/// stop the purge.
 const HOLD_DAYS: u64 = 14;
 /// Number of archives that a run may try to purge, as a multiple of the number that it may purge. Failed
 /// tries count.

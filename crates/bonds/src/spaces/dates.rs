@@ -138,8 +138,8 @@ impl DateSchedule {
         let before = Span::new().try_minutes(minutes).ok()?;
         let now = jiff::Timestamp::from_millisecond(now.as_millis()).ok()?;
         let near = self.zone.to_datetime(now.checked_add(before).ok()?).date();
-        // Starts one repetition before the last one that can begin by then, because the date differs between
-        // time zones.
+        // Starts one repetition before the last one that can begin on the day `near`, because the date
+        // differs between time zones.
         let first = (self.periods_until(near)? - 1).max(0);
         let last = if self.repeat == Repetition::None { 0 } else { first + 3 };
         (first..=last).find_map(|n| {

@@ -127,9 +127,9 @@ async fn register(
 /// Log in
 ///
 /// Starts a session. An unknown address and a wrong password return the same problem and take the same time.
-/// After five failures in a row, log-in with this address is locked for one minute, and for twice as long
-/// after each further failure, up to 15 minutes. The lock applies to unknown addresses too. If the user has
-/// 50 sessions, the one that was refreshed longest ago ends.
+/// After five failures in a row, log-in with this address is locked for one minute. Each further failure
+/// doubles the lock, up to 15 minutes. The lock applies to unknown addresses too. If the user has 50
+/// sessions, the one that was refreshed longest ago ends.
 #[utoipa::path(
     post, path = "/api/v1/auth/login",
     request_body = LogInBody,
@@ -186,7 +186,7 @@ async fn restore_account(
 /// Refresh the tokens of a session
 ///
 /// Exchanges a refresh token for a new access token and a new refresh token. Each refresh token is valid
-/// once: for 15 seconds after its use it returns the same pair again, in case the response was lost; a later
+/// once. For 15 seconds after its use it returns the same pair again, in case the response was lost. A later
 /// use, or the use of an older token, ends the session. A session that is not refreshed for 30 days expires.
 #[utoipa::path(
     post, path = "/api/v1/auth/refresh",

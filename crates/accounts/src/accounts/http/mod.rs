@@ -59,7 +59,7 @@ pub const PROBLEMS: &[&ProblemCode] = &[
 
 /// Returns all routes of the module `accounts` except those of development mode.
 pub fn routes() -> Routes {
-    // These endpoints accept a password or a token that renews a session.
+    // Rate-limited as authentication, because these endpoints accept a password or a refresh token.
     let log_in_routes = log_in::routes().merge(first_admin::redemption_routes());
     let log_in_routes = rate_limited(RateClass::Auth, &[], log_in_routes);
     let me = rate_limited(RateClass::Auth, &[Method::POST, Method::DELETE], me::routes());
@@ -95,9 +95,8 @@ async fn verify_current_password(
     check_password(app, subject, Some(credentials), password, client).await
 }
 
-/// Verifies `password` against the stored hash of `credentials`. If `credentials` is `None`, the result is
-/// always wrong but takes the same time, so that the response time does not reveal whether an account
-/// exists.
+/// Verifies `password` against the stored hash of `credentials`. Without `credentials`, the result is always
+/// wrong but takes the same time, so that the response time does not reveal whether an account exists.
 async fn check_password(
     app: &App,
     subject: [u8; 32],

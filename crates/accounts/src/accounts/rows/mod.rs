@@ -49,7 +49,7 @@ row_columns! {
 }
 
 impl FromRow for UserSummary {
-    /// Reads `id, display_name`.
+    /// Reads the columns `id` and `display_name`.
     fn from_columns(columns: &mut Columns<'_, '_>) -> Result<Self, Error> {
         Ok(Self { id: columns.read()?, display_name: columns.read()? })
     }

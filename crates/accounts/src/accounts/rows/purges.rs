@@ -1,4 +1,5 @@
 //! SQL statements for purging deleted accounts, one function per statement. Contains no business rules.
+//! Observed time is time during which a server ran; it does not follow jumps of the wall clock.
 
 use kith_kernel::{Timestamp, UserId};
 use kith_platform::purge::PurgeRun;

@@ -87,7 +87,7 @@ pub struct CheckedCallback {
 }
 
 impl CallbackBody {
-    /// Checks all fields. `at` is the JSON Pointer at which this object is in the request body.
+    /// Checks all fields. `at` is the JSON Pointer of this object in the request body.
     pub fn check(self, app: &App, at: &str) -> Result<CheckedCallback, Vec<FieldError>> {
         let mut faults = Vec::new();
         let to = match (&self.url, self.endpoint_id) {

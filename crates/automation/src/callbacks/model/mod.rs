@@ -128,7 +128,7 @@ pub struct CallbackDraft {
     pub at: Option<Timestamp>,
 }
 
-/// Callback.
+/// Callback with its delivery state.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Callback {
     /// Callback ID. `webhook-id` is `msg_` followed by this ID without hyphens.

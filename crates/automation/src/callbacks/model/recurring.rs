@@ -21,6 +21,6 @@ pub struct StoredRecurringCallback {
     pub body: Option<String>,
     /// Maximum time in milliseconds to wait for the response.
     pub timeout_ms: Option<i64>,
-    /// Time at which the schedule was created.
+    /// Time at which the recurring callback was created.
     pub created_at: Timestamp,
 }

@@ -22,7 +22,7 @@ use super::leases::parse_lease;
 const NAME: TextRules = TextRules { min: 1, max: 100, newlines: false };
 const MAX_CLAIMED_JOBS: i64 = 100;
 const MAX_WAIT_MS: i64 = 30_000;
-/// Time between the response to a waiting claim without jobs and the request timeout.
+/// Safety margin: a claim that finds no jobs responds this long before the request timeout.
 const RESPONSE_MARGIN: Duration = seconds(2);
 /// Maximum time between two attempts of a waiting claim, if no notification arrives.
 const POLL_INTERVAL: Duration = seconds(1);

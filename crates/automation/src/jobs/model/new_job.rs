@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::{RetryBody, check_ms, duration_ms};
 
-/// Rule that prevents two jobs with the same key.
+/// Rule that only one job of a kind can have a certain key.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UniqueBody {

@@ -12,8 +12,10 @@ use super::bonding::{find_restorable, form_bond};
 /// `expects_restoration`, the request is accepted only if this restores a former bond.
 ///
 /// # Errors
-/// Returns [`BondError::RequestNotFound`], [`BondError::OnlyRecipient`], [`BondError::NotPending`],
-/// [`BondError::RestorationExpired`], or [`BondError::SlotOccupied`] if one of both users has a partner.
+/// Returns [`BondError::RequestNotFound`] if `user` cannot see the request, [`BondError::OnlyRecipient`] if
+/// `user` sent it, and [`BondError::NotPending`] if it has another final status. Returns
+/// [`BondError::RestorationExpired`] if a restoration is expected but not possible, and
+/// [`BondError::SlotOccupied`] if one of the two users has a partner.
 pub fn accept(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -41,7 +43,8 @@ pub fn accept(
 /// Rejects a request that `user` received. If it is already rejected, returns it unchanged.
 ///
 /// # Errors
-/// Returns [`BondError::RequestNotFound`], [`BondError::OnlyRecipient`] or [`BondError::NotPending`].
+/// Returns [`BondError::RequestNotFound`] if `user` cannot see the request, [`BondError::OnlyRecipient`] if
+/// `user` sent it, and [`BondError::NotPending`] if it has another final status.
 pub fn reject(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -64,7 +67,8 @@ pub fn reject(
 /// Cancels a request that `user` sent. If it is already cancelled, returns it unchanged.
 ///
 /// # Errors
-/// Returns [`BondError::RequestNotFound`], [`BondError::OnlySender`] or [`BondError::NotPending`].
+/// Returns [`BondError::RequestNotFound`] if `user` cannot see the request, [`BondError::OnlySender`] if
+/// `user` received it, and [`BondError::NotPending`] if it has another final status.
 pub fn cancel(
     tx: &Tx<'_>,
     ctx: &Ctx,

@@ -26,7 +26,8 @@ struct InviteList {
     items: Vec<Invite>,
 }
 
-/// Invite in a path: its code, or its ID for the user who created it.
+/// Invite as named in a path: by its code, or by its ID. Only the user who created the invite can use the
+/// ID.
 #[derive(Clone, Debug)]
 enum InviteRef {
     Code(InviteCode),

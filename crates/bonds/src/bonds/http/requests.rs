@@ -256,8 +256,8 @@ pub async fn accept_partner_request(
 
 /// Reject a partner request
 ///
-/// Rejects a request that the caller received. The sender must wait before sending another request to the
-/// caller: 24 hours after the first rejection, 7 days after the second, 30 days after the third. After the
+/// Rejects a request that the caller received. The sender must then wait before sending the caller another
+/// request: 24 hours after the first rejection, 7 days after the second, 30 days after the third. After the
 /// fourth rejection, only the caller can send a request to this user. If the request is already rejected, it
 /// is returned unchanged.
 #[utoipa::path(

@@ -38,14 +38,14 @@ pub struct Bond {
 /// Bond with its breakups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct BondHistoryEntry {
-    /// Bond. If it has ended, the partner has the display name of that time.
+    /// Bond. If it has ended, it contains the display name that the partner had at the end.
     #[serde(flatten)]
     pub bond: Bond,
     /// Time at which the bond ended; `null` while it is active.
     #[schema(required = true)]
     pub ended_at: Option<Timestamp>,
-    /// Last moment at which accepting a request between both users restores the bond; `null` if it cannot be
-    /// restored.
+    /// Last moment at which accepting a request between both users restores the bond; `null` if the bond
+    /// cannot be restored.
     #[schema(required = true)]
     pub restorable_until: Option<Timestamp>,
     /// Time at which the bond was archived; `null` if it is not archived. An archived bond cannot be

@@ -47,8 +47,8 @@ pub fn insert_invite(
     Ok(())
 }
 
-/// Returns the invite with this code if `user` can use it: it is not spent or expired, the inviter is not
-/// deleted, and neither user has blocked the other.
+/// Returns the invite with this code if `user` can use it. An invite cannot be used if it is spent or
+/// expired, if its inviter is deleted, or if one of the two users has blocked the other.
 pub fn find_usable_invite(
     q: &Query<'_>,
     code: CodeHashes,

@@ -149,7 +149,7 @@ mod tests {
 
     /// Requirement ACC-07: lock-out after failed log-ins.
     #[test]
-    fn lock_starts_at_five_failures_and_doubles_up_to_fifteen_minutes() {
+    fn lock_starts_at_five_failures_and_doubles_up_to_15_minutes() {
         let (mut failures, mut now) = (LogInFailures::NONE, NOW);
         let mut locks = Vec::new();
         for _ in 0..11 {
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn moderators_suspend_lower_roles_and_admins_everyone_but_themselves() {
+    fn moderators_suspend_lower_roles_and_admins_all_others() {
         let actor = UserId(Uuid::from_u128(1));
         let outcome = |role, target, id| {
             check_suspension(actor, role, &account(id, target, AccountStatus::Active))

@@ -45,8 +45,8 @@ pub enum RetryDecision {
 }
 
 /// Decides on a callback after attempt number `attempts` of its retry schedule. `retry_after` is the waiting
-/// time that the `Retry-After` header requests. The maximum jitter is a tenth of the waiting time; `jitter`,
-/// 0 to 1, is the fraction of it that is added.
+/// time that the `Retry-After` header requests. It can only lengthen the waiting time of the schedule, up to
+/// 24 hours. A random time is added: the fraction `jitter`, 0 to 1, of a tenth of the waiting time.
 pub fn decide_retry(
     ended: AttemptOutcome,
     attempts: i64,

@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_data_and_nul_in_names_are_rejected() {
+    fn deep_data_and_nul_in_field_names_are_rejected() {
         let nested = |depth| (1..depth).fold(json!({}), |inner, _| json!([inner]));
         assert!(check_shape(&nested(MAX_DEPTH), "/data").is_ok());
         assert_eq!(check_shape(&nested(MAX_DEPTH + 1), "/data").unwrap_err().code, "too_deep");

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn email_key_ignores_case_and_composition() {
+    fn email_key_ignores_case_and_unicode_composition() {
         let key = |input| Email::parse(input, "/email").unwrap().key;
         assert_eq!(key(" Ada@Example.ORG "), "ada@example.org");
         assert_eq!(key("e\u{301}va@example.org"), key("ÉVA@example.org"));

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn invite_code_parsing_is_lenient() {
+    fn invite_code_may_have_lower_case_hyphens_and_lookalikes() {
         let code = InviteCode::from_random([0, 1, 10, 31, 32, 255, 7, 8, 9, 11]);
         assert_eq!(code.as_str(), "01AZ0Z789B");
         for typed in ["01AZ0Z789B", "o1az0z789b", "OlAZ0-Z789b", "-0iaz-oz78-9b-"] {

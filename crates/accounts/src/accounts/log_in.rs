@@ -80,8 +80,8 @@ impl PasswordCheck {
         }
         rows::upsert_failures(tx, &self.subject, failures.with_failure(ctx.now))?;
         let object = user.map_or_else(|| "unknown".to_owned(), |user| user.to_string());
-        // Writes an entry of the same size for unknown accounts. Otherwise the response time would reveal
-        // whether the account exists.
+        // Writes the same entry for unknown accounts: one index row fewer would be measurable in the
+        // response time.
         tx.audit_with_details(ctx, "session.refused", object, Some(user_id), self.client.details());
         Ok(false)
     }

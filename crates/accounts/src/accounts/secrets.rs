@@ -14,7 +14,7 @@ const GENERATION_BYTES: usize = 8;
 const VERSION_BYTES: usize = 8;
 const MAC_BYTES: usize = 32;
 
-/// Refresh token. Whoever has its text can refresh the session.
+/// Refresh token. Any client that has its text can refresh the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefreshToken {
     /// Session that the token belongs to. All refresh tokens of a session form one token family.

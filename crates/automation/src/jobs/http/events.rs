@@ -22,7 +22,7 @@ use utoipa_axum::routes;
 use super::super::model::{Job, JobsError, read_json};
 use super::super::queries;
 
-/// Delay after which clients are told to reconnect.
+/// Delay after which clients should reconnect, sent as `retry` with each event.
 const RECONNECT_DELAY: Duration = seconds(2);
 /// Interval between comments that keep an idle connection open.
 const KEEP_ALIVE_INTERVAL: Duration = seconds(15);

@@ -79,8 +79,7 @@ pub struct JobsAffected {
 struct CancelResult {
     /// Job ID.
     id: i64,
-    /// `cancelled`: the job will not run. `requested`: the job is running, and its worker will be told to
-    /// stop.
+    /// `cancelled`: the job will not run. `requested`: the job is running, and its worker is asked to stop.
     outcome: &'static str,
 }
 
@@ -180,9 +179,9 @@ async fn get_job(
 
 /// Cancel a job
 ///
-/// Cancels a job that is not running. If the job is running, its worker is told to stop in the response to
-/// its next heartbeat. An API key cannot cancel jobs in reserved queues or of reserved kinds. Requires the
-/// permission `jobs.write`.
+/// Cancels a job that is not running. If the job is running, the response to its worker's next heartbeat
+/// requests that the worker stop. An API key cannot cancel jobs in reserved queues or of reserved kinds.
+/// Requires the permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/cancel", security(("bearer" = ["jobs.write"])),
     params(("id" = i64, Path, description = "ID of the job.")),

@@ -67,8 +67,8 @@ pub struct PartnerRequest {
     pub from: UserSummary,
     /// Recipient.
     pub to: RequestRecipient,
-    /// Status. The sender of a request by e-mail address is told only of an acceptance: they see a rejected
-    /// request as `pending` until it expires.
+    /// Status. The sender of a request by e-mail address learns only of an acceptance. A rejected request
+    /// stays `pending` for them until it expires.
     pub status: RequestStatus,
     /// Message of the sender; `null` if there is none.
     #[schema(required = true)]
@@ -143,7 +143,7 @@ pub struct RequestParties {
     pub from: UserId,
     /// Recipient; `None` if no user receives the request.
     pub to: Option<UserId>,
-    /// `true` if the request was sent to an e-mail address. The sender is then told only of an acceptance.
+    /// `true` if the request was sent to an e-mail address. Its sender then learns only of an acceptance.
     pub is_by_email: bool,
 }
 

@@ -118,7 +118,7 @@ fn each_rejection_lengthens_cooldown() {
     assert_eq!(
         wait(refusals.with_cancellation(now), now),
         Some(Duration::ZERO),
-        "cancellations never reach the longest cooldown"
+        "a cancellation never blocks later requests for good"
     );
     assert_eq!(wait(refusals.with_rejection(now).with_cancellation(now), now), None);
 
@@ -155,7 +155,7 @@ fn expired_requests_count_like_cancelled_ones() {
     assert_eq!(
         earlier.last_step_at,
         Some(now),
-        "an expiry that is recorded late does not move the last step"
+        "an expiry that is recorded late does not move the time of the last refusal"
     );
     assert!(matches!(
         refusals.with_rejection(now).check_cooldown(now),
@@ -177,7 +177,7 @@ fn refusals_are_forgotten_after_a_year() {
     assert_eq!((again.steps, again.wait_until), (1, Some(year + hours(24))));
     assert_eq!(refused.with_expiry(year).steps, 1);
     let within = refused.with_cancellation(year - Duration::from_millis(1));
-    assert!(within.check_cooldown(year).is_err(), "each step restarts the year");
+    assert!(within.check_cooldown(year).is_err(), "each refusal restarts the year");
 }
 
 fn context(sender: UserId, pending: Option<PartnerRequest>) -> SendContext {
@@ -274,7 +274,7 @@ fn request_policy_and_rejections_limit_requests() {
         assert_eq!(
             decision(&asked, mode, "hello"),
             "crossed",
-            "a pending request can be answered under any request policy"
+            "a request in return forms the bond under any request policy"
         );
     }
 }

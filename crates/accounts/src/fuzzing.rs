@@ -1,5 +1,5 @@
-//! Fuzz targets for the parsers of this crate. The folder `fuzz` runs them; a test runs them on the seed
-//! inputs. Not part of release builds.
+//! Lists the fuzz targets for the parsers of this crate. The folder `fuzz` runs them. A test runs them on
+//! the seed inputs. They are not part of release builds.
 
 use kith_kernel::fuzzing::Target;
 

@@ -1,4 +1,5 @@
-//! The job engine over HTTP: jobs and queues, schedules, and signed HTTP callbacks.
+//! Modules that give other programs access to the job engine: jobs and queues, schedules, and signed HTTP
+//! callbacks.
 
 pub mod callbacks;
 pub mod jobs;

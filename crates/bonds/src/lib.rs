@@ -1,5 +1,5 @@
-//! Bonds between two users, from the partner request to the archive, and the spaces that store JSON items of
-//! bonds and users.
+//! Bonds between two users, from the partner request to the archive, and spaces, in which bonds and users
+//! store JSON items.
 
 pub mod bonds;
 #[cfg(any(test, feature = "fuzzing"))]

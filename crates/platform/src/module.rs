@@ -11,7 +11,6 @@ use crate::auth::AccessSource;
 use crate::config::{Config, ConfigSection};
 use crate::consumers::ModuleConsumer;
 use crate::export::ExportPiece;
-use crate::http::RateClass;
 use crate::jobs::ModuleJob;
 
 /// Handlers with their OpenAPI documentation. Undocumented handlers cannot be registered.

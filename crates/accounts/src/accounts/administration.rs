@@ -1,5 +1,5 @@
 //! Administration of accounts: roles, suspension, verification and release of e-mail addresses. All changes
-//! are audited.
+//! are recorded in the audit log.
 
 use kith_kernel::{Ctx, Problem, UserId};
 use kith_platform::App;
@@ -10,7 +10,7 @@ use serde_json::json;
 use super::model::{Account, AccountError, Email};
 use super::{events, log_in, rows, rules};
 
-/// Sets the role of an account. It applies from the user's next request on.
+/// Sets the role of an account. The new role applies from the user's next request on.
 ///
 /// # Errors
 /// Returns [`AccountError::SelfAction`] for the actor's own account, [`AccountError::NotFound`] if there is
@@ -95,7 +95,8 @@ pub fn reinstate(
     reload_account(tx, id)
 }
 
-/// Marks the e-mail address of an account as verified. Other users can find the account by it from then on.
+/// Marks the e-mail address of an account as verified. From then on, other users can find the account by
+/// this address.
 ///
 /// # Errors
 /// Returns [`AccountError::NotFound`] if there is no such account or its address was released.
@@ -113,13 +114,13 @@ pub fn verify_email(tx: &Tx<'_>, ctx: &Ctx, id: UserId) -> Result<Account, Accou
     reload_account(tx, id)
 }
 
-/// Removes an unverified e-mail address from its account, so that its owner can register it. The account is
-/// suspended. It keeps its data for investigation.
+/// Removes an unverified e-mail address from its account, so that the real owner of the address can register
+/// it. The account is suspended. Its data stays for investigation.
 ///
 /// # Errors
 /// Returns [`AccountError::NotFound`] if there is no such account, [`AccountError::EmailVerified`] if the
-/// address is verified, [`AccountError::LastAdmin`] for the last active administrator; with an `actor` also
-/// [`AccountError::SelfAction`] and [`AccountError::RoleTooHigh`], as [`suspend`] does.
+/// address is verified, [`AccountError::LastAdmin`] for the last active administrator. If `actor` is given,
+/// also returns [`AccountError::SelfAction`] and [`AccountError::RoleTooHigh`], as [`suspend`] does.
 pub fn release_email(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -146,8 +147,8 @@ pub fn release_email(
     reload_account(tx, id)
 }
 
-/// Runs [`verify_email`] for the account with this address. For operators at the command line and in
-/// development.
+/// Runs [`verify_email`] for the account with this address. Used by the command line and in development
+/// mode.
 ///
 /// # Errors
 /// Returns the problem of [`AccountError::NotFound`] if no account has the address.
@@ -157,10 +158,10 @@ pub async fn verify_address(app: &App, ctx: &Ctx, email: &str) -> Result<Account
     verified.map_err(AccountError::into)
 }
 
-/// Runs [`release_email`] for the account with this address. For operators at the command line.
+/// Runs [`release_email`] for the account with this address. Used by the command line.
 ///
 /// # Errors
-/// Returns the problem of the error of [`release_email`].
+/// Returns the error of [`release_email`], converted to a problem.
 pub async fn release_address(app: &App, ctx: &Ctx, email: &str) -> Result<Account, Problem> {
     let key = Email::comparison_key(email);
     let released =
@@ -168,8 +169,8 @@ pub async fn release_address(app: &App, ctx: &Ctx, email: &str) -> Result<Accoun
     released.map_err(AccountError::into)
 }
 
-/// Makes the account with this address an administrator. For operators at the command line. Returns `None` if
-/// no account has the address.
+/// Makes the account with this address an administrator. Used by the command line. Returns `None` if no
+/// account has the address.
 ///
 /// # Errors
 /// Returns the problem of [`AccountError::EmailNotVerified`], because another person may have registered the

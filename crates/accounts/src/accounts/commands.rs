@@ -1,5 +1,5 @@
-//! Commands on the caller's own account, one transaction each. Passwords are hashed before the transaction
-//! begins.
+//! Commands on the caller's own account. Each runs in one transaction. Passwords are hashed before the
+//! transaction begins.
 
 use kith_kernel::{Ctx, UserId};
 use kith_platform::auth::Role;
@@ -11,22 +11,22 @@ use super::model::{AccountError, ClientInfo, NewAccount, SessionId, User};
 use super::profile::ProfileChange;
 use super::{events, rows, rules};
 
-/// Client of a registration, and the key of its limit.
+/// Client that sends a registration, and the hash by which rejected registrations of an address are counted.
 #[derive(Clone, Debug)]
 pub struct RegistrationContext {
     /// Client, as recorded in the session and the audit entry.
     pub client: ClientInfo,
-    /// Keyed hash of the e-mail address, by which `email_taken` responses are counted; `None` if limits are
-    /// lifted.
+    /// Keyed hash of the e-mail address. The `email_taken` responses are counted by it. `None` if rate
+    /// limits are disabled.
     pub address_hash: Option<[u8; 32]>,
 }
 
-/// Creates an account and its first session. At most 10 attempts an hour to register a taken address return
-/// [`AccountError::EmailTaken`]; an address that is free can always be registered.
+/// Creates an account and its first session. For a taken address, [`AccountError::EmailTaken`] is returned
+/// at most 10 times an hour. A free address can always be registered.
 ///
 /// # Errors
-/// Returns [`AccountError::EmailTaken`] if an account has the address,
-/// [`AccountError::TooManyTakenResponses`] once that was returned too often for it.
+/// Returns [`AccountError::EmailTaken`] if an account has the address, and
+/// [`AccountError::TooManyTakenResponses`] after 10 `EmailTaken` errors for this address within an hour.
 pub fn register(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -58,7 +58,7 @@ fn try_register(
     registration: &RegistrationContext,
 ) -> Result<(User, IssuedSession), AccountError> {
     if let Some(address) = &registration.address_hash {
-        // Serializes registrations of one address, so that each refusal is counted.
+        // Serializes registrations of one address, so that each rejected attempt is counted.
         tx.lock("registrations", [hex(address)])?;
     }
     let user = create_account(tx, ctx, account, Role::User)?;
@@ -66,7 +66,7 @@ fn try_register(
     Ok((user, session))
 }
 
-/// Creates an account. The address of an administrator counts as verified.
+/// Creates an account. If the role is administrator, the e-mail address is marked as verified.
 ///
 /// # Errors
 /// Returns [`AccountError::EmailTaken`] if an account has the address.
@@ -95,7 +95,7 @@ fn hex(bytes: &[u8; 32]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Changes the profile of a user if the preconditions hold.
+/// Changes the profile of a user if `preconditions` are met.
 ///
 /// # Errors
 /// Returns [`AccountError::ProfileChanged`] if a precondition fails, [`AccountError::CallerDeleted`] if the
@@ -140,8 +140,8 @@ pub fn change_password(
     })
 }
 
-/// Marks an account as deleted and ends its sessions. It is purged after the grace period. Returns the time
-/// of the purge. `leave` runs the deletion hooks of the other modules.
+/// Marks an account as deleted, ends its sessions and runs `leave`, the deletion hooks of the other modules.
+/// Returns the time of the purge, after the grace period.
 ///
 /// # Errors
 /// Returns [`AccountError::WrongPassword`] if `check` failed, [`AccountError::Locked`] during a lock-out,
@@ -161,7 +161,8 @@ pub fn delete(
             return Err(AccountError::CallerDeleted);
         }
         rules::check_not_last_admin(&account, rows::count_admins(tx)?)?;
-        // Runs before the user is locked: the hook of bonds locks both partners together.
+        // Runs before the user is locked, because the hook of the module `bonds` locks both partners
+        // together.
         leave(tx)?;
         tx.lock("user", [user])?;
         let purge_at = ctx.now + rules::hold_period(&account.email);

@@ -74,7 +74,7 @@ pub fn reinstated(user: UserId) -> NewEvent {
     account_event(REINSTATED, user)
 }
 
-/// An account was deleted by its owner. It is purged when its 14-day grace period ends.
+/// An account was deleted by its owner. It is purged after the grace period.
 pub fn deleted(user: UserId) -> NewEvent {
     account_event(DELETED, user)
 }

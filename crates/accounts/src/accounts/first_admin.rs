@@ -1,4 +1,4 @@
-//! The first administrator: created at the command line, or through a one-time link in a file on the server.
+//! Creates the first administrator, at the command line or through a one-time link in a file on the server.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -18,7 +18,7 @@ use super::model::{AccountError, ClientInfo, NewAccount, User};
 use super::{commands, log_in, rows, rules};
 
 const LINK_FILE_NAME: &str = "first-admin-link";
-/// Path of the page behind the link.
+/// Path of the web page that the link opens.
 const PAGE_PATH: &str = "/first-admin";
 
 /// One-time link that creates the first administrator.
@@ -26,20 +26,20 @@ const PAGE_PATH: &str = "/first-admin";
 pub struct FirstAdminLink {
     /// URL with the secret in its fragment.
     pub link: String,
-    /// File that contains the link, readable by its owner only.
+    /// File that contains the link. Only the operating system user of the server can read it.
     pub file: PathBuf,
     /// Time at which the link expires.
     pub expires_at: Timestamp,
 }
 
-/// Creates a link and writes it to a file in the data folder. Returns `None` if there is an administrator.
+/// Creates a link and writes it to a file in the data folder. Returns `None` if an administrator exists.
 ///
 /// # Errors
 /// Returns an [`io::Error`] if the database operation fails or the file cannot be written.
 pub async fn create_link(app: &App, base: &str) -> io::Result<Option<FirstAdminLink>> {
     let ctx = app.system_ctx("first_admin");
     let secret = ctx.random::<32>();
-    // Uses real time, because the administrator's own clock does not follow `/dev/clock`.
+    // Uses real time, because the clock of the administrator's browser does not follow `/dev/clock`.
     let expires_at = ctx.real_now() + rules::FIRST_ADMIN_LINK_LIFETIME;
     let created = app.write(&ctx, move |tx, _| {
         if rows::count_admins(tx)? > 0 {
@@ -60,7 +60,7 @@ pub async fn create_link(app: &App, base: &str) -> io::Result<Option<FirstAdminL
 }
 
 fn write_private(path: PathBuf, text: &str) -> io::Result<()> {
-    // Replace the file instead of writing into one that another process may have open.
+    // Replaces the file instead of writing into an existing one, which another process may have opened.
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -72,7 +72,7 @@ fn write_private(path: PathBuf, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-/// Deletes the link's file. Its link does not work once there is an administrator.
+/// Deletes the file with the link. The link does not work once an administrator exists.
 pub async fn remove_link_file(app: &App) {
     let file = app.config.data.folder.join(LINK_FILE_NAME);
     // A file that cannot be deleted is harmless: its link no longer works.
@@ -99,7 +99,8 @@ pub fn redeem_link(
     tx.lock("admins", ["all"])?;
     let secret = URL_SAFE_NO_PAD.decode(secret).map_err(|_| AccountError::InvalidLink)?;
     let is_first = rows::has_link(tx, &hash(&secret), ctx.real_now())? && rows::count_admins(tx)? == 0;
-    // A synthetic account does not count as an administrator, so the link could be used again.
+    // Rejects synthetic accounts. They do not count as administrators, so the link would stay valid and
+    // could be used again.
     if !is_first || rules::is_synthetic(&account.email.address) {
         return Err(AccountError::InvalidLink);
     }
@@ -108,7 +109,7 @@ pub fn redeem_link(
     Ok((user, session))
 }
 
-/// Checks whether a secret is valid, before a password is hashed.
+/// Checks that a secret is valid. Called before the password is hashed, because hashing is expensive.
 ///
 /// # Errors
 /// Returns [`AccountError::InvalidLink`] if the secret is unknown or expired.
@@ -128,10 +129,10 @@ fn make_admin(tx: &Tx<'_>, ctx: &Ctx, account: &NewAccount) -> Result<User, Acco
     Ok(user)
 }
 
-/// Creates an administrator. For operators at the command line.
+/// Creates an administrator. Used by the command line.
 ///
 /// # Errors
-/// Returns a problem if the input is invalid or an account has the address.
+/// Returns a problem if the input is invalid or another account has the address.
 pub async fn create_admin(
     app: &App,
     email: &str,

@@ -1,5 +1,5 @@
-//! Properties of the parsers for addresses, passwords, profiles and tokens, checked by the fuzz target
-//! `accounts`.
+//! Fuzz target `accounts`: checks properties of the parsers for e-mail addresses, passwords, profiles and
+//! tokens.
 
 use std::sync::LazyLock;
 
@@ -19,10 +19,10 @@ static KEYRING: LazyLock<Keyring> = LazyLock::new(|| {
     config.auth.jwt_refresh_secret = Secret::new("the refresh secret of the fuzz targets");
     Keyring::new(&config.auth)
 });
-/// The one token for which a valid text exists in the test.
+/// The only refresh token that [`tokens`] accepts as valid.
 const GENUINE: RefreshToken = RefreshToken { session: super::SessionId(Uuid::from_u128(7)), generation: 3 };
 
-/// Fuzz target: uses each line as an address, a password, a name, a profile and a token.
+/// Fuzz target: parses each line as an e-mail address, a password, a display name, a profile and a token.
 pub fn accounts(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     for line in text.lines() {
@@ -50,7 +50,7 @@ pub fn accounts(data: &[u8]) {
     }
 }
 
-/// Checks that an address parses to itself once normalized, and that its key is stable.
+/// Checks that parsing a normalized address again returns the same address and key.
 fn address(text: &str) {
     let key = Email::comparison_key(text);
     assert_eq!(Email::comparison_key(&key), key, "{text:?}");
@@ -70,7 +70,7 @@ fn password(text: &str) {
     assert_eq!(Password::normalize(&chosen).into_string(), Password::normalize(text).into_string());
 }
 
-/// Checks that a normalized profile is valid and stays the same when it is applied again.
+/// Checks that a normalized profile is valid and that normalizing it again does not change it.
 fn profile(patch: &Value) {
     let Some(change) = read_value::<ProfilePatch>(patch, "").ok().and_then(|patch| patch.check().ok()) else {
         return;
@@ -89,8 +89,8 @@ fn profile(patch: &Value) {
     assert_eq!(again.apply(&user), user);
 }
 
-/// Checks that no text but the genuine token is accepted. Input that begins with `*` alters bytes of the
-/// genuine token.
+/// Checks that only the text of [`GENUINE`] is accepted as a token. If the input begins with `*`, the rest
+/// of it is combined with the genuine token, to test altered tokens.
 fn tokens(text: &str) {
     let genuine = GENUINE.reveal(&KEYRING);
     let text = match text.strip_prefix('*') {

@@ -1,4 +1,4 @@
-//! Filter and place of a list of accounts.
+//! Filter and page parameters of a list of accounts.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Cursor, InvalidCursor, PageLimit, UserId};
@@ -6,7 +6,7 @@ use kith_platform::auth::Role;
 
 use super::model::{AccountStatus, Email};
 
-/// Filter and page of a list of accounts.
+/// Filter and page parameters of a list of accounts.
 #[derive(Clone, Debug)]
 pub struct AccountFilter {
     pub(super) role: Option<Role>,
@@ -17,7 +17,7 @@ pub struct AccountFilter {
 }
 
 impl AccountFilter {
-    /// Creates a list request for accounts that match all given filters, starting after `cursor`.
+    /// Creates a filter for accounts that match all given conditions, starting after `cursor`.
     ///
     /// # Errors
     /// Returns [`InvalidCursor`] if the cursor does not come from this list.

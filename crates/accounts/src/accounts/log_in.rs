@@ -15,7 +15,7 @@ pub struct IssuedSession {
     pub id: SessionId,
     /// User of the session.
     pub user_id: UserId,
-    /// Number of refreshes so far, which identifies the current pair of tokens.
+    /// Number of refreshes so far. It identifies the current pair of tokens.
     pub generation: i64,
 }
 
@@ -26,25 +26,26 @@ impl IssuedSession {
     }
 }
 
-/// Result of checking a password, before it is applied in a transaction.
+/// Result of checking a password. It is computed before a transaction and applied inside of it.
 #[derive(Clone, Debug)]
 pub struct PasswordCheck {
     /// Subject for which failures are counted: keyed hash of an e-mail address, a device or a user.
     pub subject: [u8; 32],
-    /// Account that the password was checked for; `None` if there is none.
+    /// Account for which the password was checked; `None` if no such account exists.
     pub credentials: Option<Credentials>,
     /// `true` if the password was correct when it was checked.
     pub is_correct: bool,
-    /// Hash with the current parameters, if the stored hash has others and the password was correct.
+    /// New hash of the password with the current parameters. `None` if the password was wrong or the stored
+    /// hash already has these parameters.
     pub upgraded_hash: Option<String>,
     /// Client of the request.
     pub client: ClientInfo,
 }
 
 impl PasswordCheck {
-    /// Runs `run` and resets the failures if the password was correct; otherwise counts a failure and returns
-    /// `refusal`. Returns [`AccountError::Locked`] during a lock-out, whether the password was correct or
-    /// not.
+    /// Runs `run` and resets the failure counter if the password was correct. Otherwise counts a failure and
+    /// returns `refusal`. During a lock-out, always returns [`AccountError::Locked`], even if the password
+    /// was correct.
     pub fn run_if_correct<T>(
         &self,
         tx: &Tx<'_>,
@@ -79,8 +80,8 @@ impl PasswordCheck {
         }
         rows::upsert_failures(tx, &self.subject, failures.with_failure(ctx.now))?;
         let object = user.map_or_else(|| "unknown".to_owned(), |user| user.to_string());
-        // Write the same for unknown accounts: one index entry fewer would be measurable in the response
-        // time.
+        // Writes the same entry for unknown accounts: one index row fewer would be measurable in the
+        // response time.
         tx.audit_with_details(ctx, "session.refused", object, Some(user_id), self.client.details());
         Ok(false)
     }
@@ -93,18 +94,18 @@ impl PasswordCheck {
     }
 }
 
-/// Returns a user ID for an address without an account, derived from the subject.
+/// Returns a user ID derived from `subject`. It stands for the user if no account has the address.
 fn placeholder_user_id(subject: &[u8; 32]) -> UserId {
     let (first, _) = subject.split_first_chunk::<16>().expect("32 is more than 16");
     UserId(kith_kernel::uuid::Uuid::from_bytes(*first))
 }
 
-/// Logs in the user of a password check.
+/// Logs in the user whose password was checked.
 ///
 /// # Errors
-/// Returns [`AccountError::InvalidCredentials`] if the address is unknown or the password wrong,
-/// [`AccountError::Locked`] during a lock-out; with the correct password also [`AccountError::Suspended`] and
-/// [`AccountError::Deleted`].
+/// Returns [`AccountError::InvalidCredentials`] if the address is unknown or the password is wrong, and
+/// [`AccountError::Locked`] during a lock-out. If the password is correct, returns
+/// [`AccountError::Suspended`] or [`AccountError::Deleted`] for an account in that state.
 pub fn log_in(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -119,7 +120,7 @@ pub fn log_in(
     })
 }
 
-/// Restores a deleted account within its grace period, and starts a session.
+/// Restores a deleted account before its grace period ends, and starts a session.
 ///
 /// # Errors
 /// Returns the errors of [`log_in`], and [`AccountError::NotDeleted`] if the account is not deleted.
@@ -147,7 +148,7 @@ pub fn restore(
     })
 }
 
-/// Locks the account of a password check and reads it again.
+/// Locks the account for which the password was checked, and reads it again.
 fn lock_credentials(tx: &Tx<'_>, check: &PasswordCheck) -> Result<Credentials, AccountError> {
     let user = check.credentials.as_ref().ok_or(AccountError::InvalidCredentials)?.user.id;
     tx.lock("user", [user])?;
@@ -167,7 +168,8 @@ fn open_session(
     Ok((credentials.user, session))
 }
 
-/// Starts a session. If the user has the maximum number, the session refreshed longest ago ends.
+/// Starts a session. If the user has the maximum number of sessions, ends the one that was refreshed longest
+/// ago.
 ///
 /// # Errors
 /// Returns [`AccountError::Store`] if the database operation fails.
@@ -187,8 +189,8 @@ pub fn start_session(
     Ok(session)
 }
 
-/// Refreshes a session. Within [`rules::REFRESH_GRACE_PERIOD`], the token used last returns the same pair
-/// again. The use of any older token is a sign of theft and ends the session.
+/// Refreshes a session. Within [`rules::REFRESH_GRACE_PERIOD`], the most recently used token returns the
+/// same pair again. The use of an older token is a sign of theft and ends the session.
 ///
 /// # Errors
 /// Returns [`AccountError::InvalidRefreshToken`] if the session does not exist or has expired, or an older
@@ -215,7 +217,7 @@ fn try_refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Result<Option<Iss
     }
     let just_spent = row.generation == generation + 1;
     let since_spent = ctx.now.as_millis().abs_diff(row.refreshed_at.as_millis());
-    // `abs_diff`: the clock may have been set back meanwhile.
+    // `abs_diff`, because the clock may have been set back since the last refresh.
     if just_spent && u128::from(since_spent) <= rules::REFRESH_GRACE_PERIOD.as_millis() {
         return Ok(Some(renewed(row.user_id)));
     }
@@ -226,7 +228,7 @@ fn try_refresh(tx: &Tx<'_>, ctx: &Ctx, spent: RefreshToken) -> Result<Option<Iss
     Ok(None)
 }
 
-/// Ends the session of a refresh token. Does nothing if it has already ended.
+/// Ends the session of a refresh token. Does nothing if the session has already ended.
 ///
 /// # Errors
 /// Returns [`AccountError::Store`] if the database operation fails.

@@ -75,7 +75,7 @@ pub static MODULE: Module = Module {
     ..Module::named("accounts")
 };
 
-/// Routes that are served in development mode only.
+/// Module with the routes that are available in development mode only.
 pub static DEVELOPMENT: Module = Module {
     depends_on: &["accounts"],
     tags: kith_platform::DEVELOPMENT.tags,

@@ -1,4 +1,4 @@
-//! Fact for administrators: the schemes and costs of stored password hashes. It contains no hash and no salt.
+//! Reports the schemes and costs of the stored password hashes to administrators, without hashes and salts.
 
 use kith_platform::Fact;
 use serde::Serialize;
@@ -32,7 +32,7 @@ pub struct PasswordHashCount {
 }
 
 impl PasswordHashCount {
-    /// Parses the part of a hash before its salt: `$argon2id$v=19$m=19456,t=2,p=1` or `$2b$12$`.
+    /// Parses the beginning of a hash, up to its salt: `$argon2id$v=19$m=19456,t=2,p=1` or `$2b$12$`.
     fn parse(prefix: &str, accounts: i64) -> Self {
         let mut parts = prefix.split('$').skip(1);
         let (scheme, cost) = match (parts.next(), parts.next(), parts.next()) {
@@ -49,7 +49,7 @@ impl PasswordHashCount {
 mod tests {
     use super::*;
 
-    /// Check ACC-06 of `kith verify` reads scheme and cost.
+    /// The check ACC-06 of `kith verify` depends on these names of schemes and costs.
     #[test]
     fn password_hash_is_counted_by_scheme_and_cost() {
         for (prefix, scheme, cost) in [

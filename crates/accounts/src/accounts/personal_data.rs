@@ -1,7 +1,8 @@
-//! Purge of deleted accounts after their grace period, and the export of a user's data.
+//! Purges deleted accounts after their grace period, and exports a user's data.
 //!
-//! Safeguards: accounts wait for a grace period first, each run purges a limited number, an unlikely share of
-//! established accounts slows their purge, and a manifest is written to disk before each purge.
+//! A purge cannot be undone, so it has safeguards. Each run purges a limited number of accounts. If an
+//! unusually large share of the established accounts is due, their purge is slowed. A manifest is written to
+//! disk before each purge.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, Timestamp, UserId};
@@ -19,13 +20,14 @@ use super::{events, rows, rules};
 
 /// Number of e-mail keys checked in one transaction.
 const EMAIL_KEYS_PER_TRANSACTION: i64 = 100;
-/// Number of accounts that a run may try to purge, per account that it may purge.
+/// Number of accounts that a run may try to purge, as a multiple of the number that it may purge. Failed
+/// tries count.
 const MAX_TRIES_PER_PURGE: i64 = 10;
 
 /// Display name that replaces the name of a purged account.
 pub const DELETED_ACCOUNT_NAME: &str = "Deleted account";
 
-/// Manifest of a purge, written before it.
+/// Manifest of a purge, written to disk before the purge.
 #[derive(Debug, Serialize)]
 struct AccountPurgeManifest {
     user_id: UserId,
@@ -35,8 +37,8 @@ struct AccountPurgeManifest {
     rows: Map<String, Value>,
 }
 
-/// Deletes expired sessions, links and counters, recomputes e-mail keys of an earlier version, and erases the
-/// details of old audit entries about refused log-ins.
+/// Deletes expired sessions, links and counters. Recomputes e-mail keys that an earlier version of Kith
+/// stored. Erases the details of old audit entries about rejected log-ins.
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
@@ -60,12 +62,12 @@ pub async fn delete_expired(app: App) -> Result<(), MaintenanceError> {
     Ok(())
 }
 
-/// Recomputes e-mail keys that an earlier version made without the ASCII form of the domain.
+/// Recomputes e-mail keys that an earlier version stored without converting the domain to its ASCII form.
 fn recompute_email_keys(tx: &Tx<'_>) -> Result<(), Error> {
     for (user, email, key) in rows::list_outdated_email_keys(tx, EMAIL_KEYS_PER_TRANSACTION)? {
         rows::delete_outdated_email_key(tx, user)?;
         let new = Email::comparison_key(&email);
-        // A released address is empty, and its key is not derived from it.
+        // The address of an account is empty after its release. Its key is then not derived from it.
         if !email.is_empty() && new != key && !rows::set_email_key(tx, user, &new)? {
             tracing::error!(user = %user, "account has the same mailbox as another account and cannot log in");
         }
@@ -84,8 +86,8 @@ pub async fn purge_due(app: App) -> Result<(), MaintenanceError> {
     let max_purged = i64::from(app.config.section::<AccountSettings>().max_purged_per_run);
     let mut purged = purge_oldest(&app, &ctx, run, fault.is_none(), max_purged).await;
     if fault.is_some() && rules::is_established_purge_due(run.previous_ms, run.elapsed_ms) {
-        // Purge established accounts at a low rate: an attacker who let accounts age must not stop the purge
-        // for good.
+        // Purges established accounts at a low rate. Stopping completely would let an attacker with many
+        // aged accounts block the purge forever.
         purged = purged.and(purge_oldest(&app, &ctx, run, true, 1).await);
     }
     let (backlog, _) = app.db.read(move |q| rows::count_due(q, &run)).await?;
@@ -93,7 +95,8 @@ pub async fn purge_due(app: App) -> Result<(), MaintenanceError> {
     purged
 }
 
-/// Returns the reason for slowing the purge of established accounts, if more of them are due than is likely.
+/// Returns why the purge of established accounts must be slowed, or `None` if the number of due ones is
+/// normal.
 async fn check_established_share(app: &App, run: PurgeRun) -> Result<Option<String>, Error> {
     let (_, due) = app.db.read(move |q| rows::count_due(q, &run)).await?;
     if due <= rules::MAX_ESTABLISHED_PURGES_PER_DAY {
@@ -110,8 +113,8 @@ async fn check_established_share(app: &App, run: PurgeRun) -> Result<Option<Stri
     Ok((!rules::allows_established_purge(due, established, share)).then_some(fault))
 }
 
-/// Purges up to `max_purged` accounts, oldest first. An account that cannot be purged does not block the
-/// others.
+/// Purges up to `max_purged` accounts, longest overdue first. If an account cannot be purged, continues with
+/// the next one.
 async fn purge_oldest(
     app: &App,
     ctx: &Ctx,
@@ -178,8 +181,8 @@ async fn purge_one(app: &App, ctx: &Ctx, user: UserId, elapsed_ms: i64) -> Resul
         if !rows::is_due(tx, user, ctx.now, elapsed_ms)? {
             return Ok(());
         }
-        // Synthetic accounts belong to no person, so their audit details are kept as long as those of any
-        // refused log-in.
+        // Synthetic accounts belong to no person, so their audit details are not erased. They expire like
+        // those of any rejected log-in.
         let is_real = |account: Account| !rules::is_synthetic(&account.email);
         if rows::find_account(tx, user)?.is_none_or(is_real) {
             tx.erase_audit_details(user)?;
@@ -211,7 +214,8 @@ fn count(q: &Query<'_>, parts: &PersonalDataParts, user: UserId) -> Result<Map<S
     counts.collect()
 }
 
-/// Returns the export of a user's data as sections: one JSON object with a member per module.
+/// Returns the export of a user's data in sections. Together they form one JSON object with a member per
+/// module.
 pub fn export(app: &App, ctx: &Ctx, user: UserId) -> Vec<ExportSection> {
     let text = |text: String| ExportSection::Text(text);
     let head = serde_json::json!({ "exported_at": ctx.now, "user_id": user }).to_string();
@@ -228,7 +232,7 @@ pub fn export(app: &App, ctx: &Ctx, user: UserId) -> Vec<ExportSection> {
 
 /// Personal data that this module stores.
 pub const PERSONAL: PersonalData = PersonalData {
-    // `commands::delete` does what this module does on deletion.
+    // Nothing to do: `commands::delete` already changes the data of this module.
     on_account_deletion: |_, _, _| Ok(()),
     export: &[ExportPart::Value(export_account)],
     count: |q, user| Ok(vec![("account", 1), ("sessions", rows::count_sessions(q, user)?)]),

@@ -1,4 +1,4 @@
-//! Optional fields of a profile and their validation.
+//! Optional fields of a profile, and their validation.
 
 use kith_kernel::{FieldError, Text, TextRules};
 use kith_platform::http::deserialize_some;

@@ -8,7 +8,7 @@ use super::model::{Account, AccountError, Credentials, User};
 use super::rows;
 use super::rules::{self, LogInFailures};
 
-/// Returns the account of a token.
+/// Returns the account of the signed-in user `id`.
 ///
 /// # Errors
 /// Returns [`AccountError::CallerDeleted`] if the account was deleted after the token was issued.
@@ -41,11 +41,11 @@ pub fn check_not_locked(q: &Query<'_>, subject: &[u8; 32], now: Timestamp) -> Re
     failures.check_not_locked(now)
 }
 
-/// Checks that `email_taken` may be returned once more for an address at `now`.
+/// Checks that the error `email_taken` may be returned for an address once more at `now`.
 ///
 /// # Errors
-/// Returns [`AccountError::TooManyTakenResponses`] if it was returned [`rules::MAX_TAKEN_RESPONSES`] times
-/// within [`rules::TAKEN_RESPONSES_WINDOW`].
+/// Returns [`AccountError::TooManyTakenResponses`] if the error was returned [`rules::MAX_TAKEN_RESPONSES`]
+/// times within [`rules::TAKEN_RESPONSES_WINDOW`].
 pub fn check_taken_responses(q: &Query<'_>, address: &[u8; 32], now: Timestamp) -> Result<(), AccountError> {
     match rows::find_refusals(q, address, now - rules::TAKEN_RESPONSES_WINDOW)? {
         (count, Some(first)) if count >= rules::MAX_TAKEN_RESPONSES => {
@@ -56,11 +56,12 @@ pub fn check_taken_responses(q: &Query<'_>, address: &[u8; 32], now: Timestamp) 
     }
 }
 
-/// Checks, before a password is hashed, that a registration with this address would get a useful answer: the
-/// address is free, or [`check_taken_responses`].
+/// Checks whether a registration with this address may proceed. If the address is taken, runs
+/// [`check_taken_responses`]. Called before the password is hashed, because hashing is expensive.
 ///
 /// # Errors
-/// Returns [`AccountError::TooManyTakenResponses`] if the address is taken and that was returned too often.
+/// Returns [`AccountError::TooManyTakenResponses`] if the address is taken and the limit of responses is
+/// reached.
 pub fn check_registration(
     q: &Query<'_>,
     email_key: &str,

@@ -1,4 +1,4 @@
-//! Rules of accounts. Pure functions: no database access, no clock.
+//! Rules of accounts as pure functions, without database or clock access.
 
 use std::time::Duration;
 
@@ -9,27 +9,28 @@ use super::model::{Account, AccountError, AccountStatus, Email};
 
 /// Time after which a session that is not refreshed expires.
 pub const SESSION_IDLE_TIMEOUT: Duration = days(30);
-/// Time after the use of a refresh token in which it returns the same pair again, in case the response was
-/// lost.
+/// Time after the use of a refresh token within which the token still returns the same pair, in case the
+/// response was lost.
 pub const REFRESH_GRACE_PERIOD: Duration = seconds(15);
-/// Maximum number of open sessions per user. The session refreshed longest ago makes room for a new one.
+/// Maximum number of open sessions per user. A further log-in ends the session that was refreshed longest
+/// ago.
 pub const MAX_SESSIONS: i64 = 50;
 /// Suffix of the addresses of synthetic accounts. No person can own such an address (RFC 2606).
 pub const SYNTHETIC_EMAIL_SUFFIX: &str = "@kith-verify.invalid";
 const HOLD_PERIOD: Duration = days(14);
 /// Maximum number of `email_taken` responses per address within [`TAKEN_RESPONSES_WINDOW`].
 pub const MAX_TAKEN_RESPONSES: i64 = 10;
-/// Window of [`MAX_TAKEN_RESPONSES`].
+/// Period over which [`MAX_TAKEN_RESPONSES`] is counted.
 pub const TAKEN_RESPONSES_WINDOW: Duration = hours(1);
-/// Retention of the address and client of refused log-ins in the audit log.
+/// Time for which the audit log keeps the IP address and user agent of rejected log-ins.
 pub const REFUSED_LOG_IN_RETENTION: Duration = days(90);
 /// Maximum number of audit entries whose details are erased in one run.
 pub const MAX_ERASED_PER_RUN: i64 = 1_000;
-/// Age at deletion from which an account counts as established. An attacker cannot quickly create many of
-/// these.
+/// Minimum age at deletion of an established account. An attacker cannot quickly create many established
+/// accounts.
 pub const ESTABLISHED_AGE: Duration = days(30);
-/// Number of established accounts that may be due at once whatever their share is, and the number purged per
-/// day if more are due.
+/// Number of established accounts that may be due at once, whatever their share is. If more are due, this is
+/// also the number purged per day.
 pub const MAX_ESTABLISHED_PURGES_PER_DAY: i64 = 20;
 /// Lifetime of a first-administrator link.
 pub const FIRST_ADMIN_LINK_LIFETIME: Duration = hours(1);
@@ -37,7 +38,7 @@ pub const FIRST_ADMIN_LINK_LIFETIME: Duration = hours(1);
 const FAILURES_TO_LOCK: i64 = 5;
 const FIRST_LOCK: Duration = minutes(1);
 const MAX_LOCK: Duration = minutes(15);
-/// Time without a failure after which earlier failures are forgotten.
+/// Time since the last failure after which all failures are forgotten.
 const FAILURES_RETENTION: Duration = hours(24);
 
 /// Consecutive failed password attempts of a subject.
@@ -52,7 +53,7 @@ pub struct LogInFailures {
 }
 
 impl LogInFailures {
-    /// No failures.
+    /// Value for a subject without failures.
     pub const NONE: Self = Self { count: 0, failed_at: Timestamp::EPOCH, locked_until: Timestamp::EPOCH };
 
     /// Checks that no lock-out is active at `now`.
@@ -62,14 +63,15 @@ impl LogInFailures {
     pub fn check_not_locked(self, now: Timestamp) -> Result<(), AccountError> {
         match self.locked_until.since(now) {
             Duration::ZERO => Ok(()),
-            // Longer than any lock-out: the clock was ahead when it was set. Ignore it.
+            // The wait is longer than any lock-out, so the clock was ahead when the end was stored. Ignore
+            // it.
             wait if wait > MAX_LOCK => Ok(()),
             wait => Err(AccountError::Locked { wait }),
         }
     }
 
-    /// Adds a failure at `now`. The fifth locks for one minute, each further one for twice as long, up to 15
-    /// minutes.
+    /// Adds a failure at `now`. The fifth failure in a row locks the subject for one minute. Each further
+    /// one doubles the lock, up to 15 minutes.
     #[must_use]
     pub fn with_failure(self, now: Timestamp) -> Self {
         let is_expired = now.since(self.failed_at.max(self.locked_until)) >= FAILURES_RETENTION;
@@ -81,7 +83,7 @@ impl LogInFailures {
         Self { count, failed_at: now, locked_until }
     }
 
-    /// Returns the time before which the last failure must be for its row to be deleted.
+    /// Returns the time up to which a last failure is old enough to delete its row.
     pub fn expired_before(now: Timestamp) -> Timestamp {
         now - (FAILURES_RETENTION + MAX_LOCK)
     }
@@ -99,11 +101,11 @@ pub fn check_suspension(actor: UserId, role: Role, account: &Account) -> Result<
     if role == Role::Admin || account.role < role { Ok(()) } else { Err(AccountError::RoleTooHigh) }
 }
 
-/// Checks that `account` may stop being an active administrator. `admins` is the number of active
-/// administrators.
+/// Checks that `account` may lose its status as an active administrator. `admins` is the number of active
+/// administrators, including this one.
 ///
 /// # Errors
-/// Returns [`AccountError::LastAdmin`] if it is the last one.
+/// Returns [`AccountError::LastAdmin`] if `account` is the only active administrator.
 pub fn check_not_last_admin(account: &Account, admins: i64) -> Result<(), AccountError> {
     let can_act = account.role == Role::Admin && account.status == AccountStatus::Active;
     let counts = can_act && !is_synthetic(&account.email);
@@ -116,23 +118,23 @@ pub fn is_synthetic(email: &str) -> bool {
     Email::comparison_key(email).ends_with(SYNTHETIC_EMAIL_SUFFIX)
 }
 
-/// Returns `true` if `due` established accounts may be purged at once. A larger share is unlikely to be
-/// users' own decision.
+/// Returns `true` if `due` of `established` accounts may be purged at once. A share above
+/// `max_share_percent` is probably caused by an error or an attack, not by the users' decisions.
 pub fn allows_established_purge(due: i64, established: i64, max_share_percent: u8) -> bool {
     due <= MAX_ESTABLISHED_PURGES_PER_DAY
         || max_share_percent >= 100
         || due.saturating_mul(100) <= established.saturating_mul(max_share_percent.into())
 }
 
-/// Returns `true` if this run purges one established account while more of them are due than is likely. The
-/// rate is [`MAX_ESTABLISHED_PURGES_PER_DAY`] per day of observed time, which was `previous_ms` at the
-/// previous run and is `elapsed_ms` now.
+/// Returns `true` if this run may purge one established account although their purge is slowed. The rate is
+/// [`MAX_ESTABLISHED_PURGES_PER_DAY`] per day of observed time. The observed time was `previous_ms` at the
+/// previous run and is `elapsed_ms` now, both in milliseconds.
 pub fn is_established_purge_due(previous_ms: i64, elapsed_ms: i64) -> bool {
     let pace_ms = 24 * 3_600 * 1_000 / MAX_ESTABLISHED_PURGES_PER_DAY;
     elapsed_ms / pace_ms > previous_ms / pace_ms
 }
 
-/// Returns the grace period between the deletion and the purge of an account: zero for synthetic accounts.
+/// Returns the grace period between the deletion of an account and its purge: zero for synthetic accounts.
 pub fn hold_period(email: &str) -> Duration {
     if is_synthetic(email) { Duration::ZERO } else { HOLD_PERIOD }
 }
@@ -145,9 +147,9 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
-    /// Requirement ACC-07.
+    /// Requirement ACC-07: lock-out after failed log-ins.
     #[test]
-    fn lock_starts_at_five_failures_and_doubles_up_to_fifteen_minutes() {
+    fn lock_starts_at_five_failures_and_doubles_up_to_15_minutes() {
         let (mut failures, mut now) = (LogInFailures::NONE, NOW);
         let mut locks = Vec::new();
         for _ in 0..11 {
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn moderators_suspend_lower_roles_and_admins_everyone_but_themselves() {
+    fn moderators_suspend_lower_roles_and_admins_all_others() {
         let actor = UserId(Uuid::from_u128(1));
         let outcome = |role, target, id| {
             check_suspension(actor, role, &account(id, target, AccountStatus::Active))
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn synthetic_account_has_no_hold_and_does_not_count_as_admin() {
+    fn synthetic_account_is_purged_at_once_and_not_counted_as_admin() {
         for synthetic in ["ada@kith-verify.invalid", "ada@Kith-Verify.INVALID"] {
             assert!(is_synthetic(synthetic) && hold_period(synthetic) == Duration::ZERO, "{synthetic}");
             let admin =

@@ -1,5 +1,5 @@
-//! Refresh tokens and device tokens. They are not stored but derived from stored values with a keyed hash, so
-//! the same values always give the same token.
+//! Refresh tokens and device tokens. They are not stored, but computed from stored values with a keyed hash.
+//! The same values always produce the same token.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,12 +14,12 @@ const GENERATION_BYTES: usize = 8;
 const VERSION_BYTES: usize = 8;
 const MAC_BYTES: usize = 32;
 
-/// Refresh token. Its text authenticates the user.
+/// Refresh token. Any client that has its text can refresh the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefreshToken {
-    /// Session: the token family of all its refresh tokens.
+    /// Session that the token belongs to. All refresh tokens of a session form one token family.
     pub session: SessionId,
-    /// Number of the refresh, 0 for the first token.
+    /// Number of refreshes before this token was issued; 0 for the first token.
     pub generation: i64,
 }
 
@@ -45,10 +45,10 @@ impl RefreshToken {
     }
 }
 
-/// Device token: identifies a device on which the user has logged in before, after OWASP's "device cookies".
-/// Failed log-ins with it are counted separately, so that attempts from elsewhere cannot lock out the device.
-/// A token is valid for one account, e-mail address and password version, and can be verified without reading
-/// the account.
+/// Device token. It identifies a device on which the user has logged in before, like OWASP's "device
+/// cookies". Failed log-ins with a device token are counted separately, so that attempts from elsewhere
+/// cannot lock out the device. A token is valid for one account, e-mail address and password version. It can
+/// be verified without reading the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceToken {
     /// Device ID.

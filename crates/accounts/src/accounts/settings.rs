@@ -3,12 +3,12 @@
 use kith_platform::config::{SettingFault, Settings};
 use serde::{Deserialize, Serialize};
 
-/// Purges of deleted accounts.
+/// Settings for purging deleted accounts.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccountSettings {
-    /// Maximum number of accounts that one run purges, the longest due first. The others wait for the next
-    /// run, a minute later.
+    /// Maximum number of accounts that one run purges, longest overdue first. The rest waits for the next
+    /// run, one minute later.
     pub max_purged_per_run: u16,
     /// Maximum percentage of the established accounts that may be due at once, from 1 to 100. If more are
     /// due, and more than 20, the purge of established accounts is slowed to 20 accounts per day.

@@ -14,7 +14,7 @@ use super::{block, rows, unblock};
 
 static TOO_MANY: ProblemCode = ProblemCode { code: "too_many_blocks", status: 409, title: "Too many blocks" };
 
-/// Problems of these handlers, in addition to the general ones.
+/// Problem codes that these endpoints return, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] = &[&TOO_MANY];
 
 /// Returns the routes of blocks.
@@ -66,11 +66,11 @@ async fn get_block(
 
 /// Block a user
 ///
-/// Blocks another user at once. An active bond with this user ends, the caller's pending request to this user
-/// is cancelled, and new requests, invites and restoration between both stop working. A pending request from
-/// the blocked user disappears for the caller; its sender still sees it as pending until it expires. The
-/// blocked user is not notified of the block; a former partner is notified that the bond ended. Blocking a
-/// blocked user changes nothing. A user can block 10,000 others.
+/// Blocks another user at once. An active bond with this user ends, and the caller's pending request to this
+/// user is cancelled. New requests, invites and restoration between both users stop working. A pending
+/// request from the blocked user disappears for the caller; its sender still sees it as pending until it
+/// expires. The blocked user is not notified of the block; a former partner is notified that the bond ended.
+/// Blocking a blocked user has no effect. A user can block 10,000 others.
 #[utoipa::path(
     put, path = "/api/v1/blocks/{user_id}", security(("bearer" = [])),
     params(("user_id" = UserId, Path, description = "ID of the user.")),
@@ -91,8 +91,8 @@ async fn block_user(
 
 /// Unblock a user
 ///
-/// Removes the block that the caller placed on another user. Bonds and requests that the block ended stay
-/// ended. Returns 204 even if there is no block.
+/// Removes the block that the caller placed on another user. Bonds and requests that the block ended are not
+/// restored. Returns 204 even if there is no block.
 #[utoipa::path(
     delete, path = "/api/v1/blocks/{user_id}", security(("bearer" = [])),
     params(("user_id" = UserId, Path, description = "ID of the user.")),

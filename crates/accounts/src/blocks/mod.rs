@@ -1,5 +1,5 @@
-//! Blocks between users. Each module applies them to its own data: by its hook `MODULE.blocked`, and by
-//! joining `blocks (blocker, blocked)` in its statements.
+//! Blocks between users. Each module applies blocks to its own data: in its hook `MODULE.on_block`, and by
+//! joining the table `blocks (blocker, blocked)` in its statements.
 //!
 //! The API does not reveal whether a user exists or has blocked the caller: every ID can be blocked, with the
 //! same response.
@@ -37,11 +37,12 @@ pub static MODULE: Module = Module {
     ..Module::named("blocks")
 };
 
-/// Creates a block and runs the `blocked` hook of every module in the same transaction. Returns the existing
-/// block if there is one.
+/// Creates a block and runs the `on_block` hook of every module in the same transaction. If the block
+/// already exists, returns it and changes nothing.
 ///
 /// # Errors
-/// Returns [`BlockError::SelfBlock`] if both users are the same, [`BlockError::TooMany`] at the maximum.
+/// Returns [`BlockError::SelfBlock`] if both users are the same, and [`BlockError::TooMany`] if the blocker
+/// has reached [`MAX_BLOCKS`].
 fn block(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -70,8 +71,8 @@ fn block(
     Ok(block)
 }
 
-/// Removes a block. Unless the other user has blocked this one too, runs the `on_unblock` hook of every
-/// module in the same transaction. Bonds and requests that the block ended stay ended.
+/// Removes a block. If the other user has not blocked this one, runs the `on_unblock` hook of every
+/// module in the same transaction. Bonds and requests that the block ended are not restored.
 fn unblock(
     tx: &Tx<'_>,
     ctx: &Ctx,

@@ -12,7 +12,7 @@ id_type! {
 }
 
 impl BlockId {
-    /// Sorts after all IDs: the start of a list that is sorted newest first.
+    /// Largest possible ID: the start of a list that is sorted newest first.
     pub const LAST: Self = Self(Uuid::max());
 }
 
@@ -31,7 +31,7 @@ pub struct Block {
     pub blocked_at: Timestamp,
 }
 
-/// Error of a command about blocks. Nothing was changed.
+/// Error of a command about blocks. If it is returned, nothing was changed.
 #[derive(Debug, Error)]
 pub enum BlockError {
     /// Users cannot block themselves.

@@ -20,10 +20,10 @@ const NICKNAME: TextRules = TextRules { min: 1, max: 40, newlines: false };
 static TOO_MANY: ProblemCode =
     ProblemCode { code: "too_many_nicknames", status: 409, title: "Too many nicknames" };
 
-/// Problems of these handlers, in addition to the general ones.
+/// Problem codes that these endpoints return, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] = &[&TOO_MANY];
 
-/// Returns the routes of nicknames, on the current and the deprecated paths.
+/// Returns the routes of nicknames, with their current and their deprecated paths.
 pub fn routes() -> Routes {
     Routes::new()
         .routes(routes!(list_nicknames))
@@ -118,7 +118,7 @@ async fn set_nickname(
 
 /// Remove a nickname
 ///
-/// Removes the caller's nickname for another user. Returns 204 even if there is none.
+/// Removes the caller's nickname for another user. Returns 204 even if there is no nickname.
 #[utoipa::path(
     delete, path = "/api/v1/nicknames/{user_id}", security(("bearer" = [])),
     params(("user_id" = UserId, Path, description = "ID of the user.")),

@@ -1,4 +1,4 @@
-//! Commands on callbacks and endpoints. `delivery.rs` sends callbacks and records the results.
+//! Commands on callbacks and endpoints. The file `delivery.rs` sends callbacks and records the results.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ use super::rules::{self, AttemptOutcome, CircuitBreaker, RetryDecision};
 use super::transitions::{self, LOCK};
 use super::{DELIVERY, Delivery, events, rows, sealed};
 
-/// Creates a callback, and the endpoint of its URL if it does not exist.
+/// Creates a callback. If no endpoint exists for its URL, creates the endpoint too.
 ///
 /// # Errors
-/// Returns [`CallbackError::EndpointNotFound`] if `draft` names an unknown endpoint,
+/// Returns [`CallbackError::EndpointNotFound`] if `draft` refers to an unknown endpoint, and
 /// [`CallbackError::EndpointDisabled`] if the endpoint is disabled.
 pub fn create(
     tx: &Tx<'_>,
@@ -40,10 +40,11 @@ pub fn create(
     Ok(NewCallback { callback: insert(tx, ctx, keyring, new)?, secret })
 }
 
-/// Returns the endpoint of a target, its URL, and the endpoint's secret if it was created now.
+/// Returns the endpoint and the URL of a target, and the endpoint's secret if this call created the
+/// endpoint.
 ///
 /// # Errors
-/// Returns [`CallbackError::EndpointNotFound`] if the target is an unknown endpoint,
+/// Returns [`CallbackError::EndpointNotFound`] if the target is an endpoint that does not exist, and
 /// [`CallbackError::EndpointDisabled`] if the endpoint is disabled.
 pub fn resolve_target(
     tx: &Tx<'_>,
@@ -73,13 +74,13 @@ pub fn resolve_target(
 pub struct CallbackInsert<'a> {
     /// ID of the endpoint.
     pub endpoint_id: EndpointId,
-    /// Target URL, with its query.
+    /// Target URL, including its query.
     pub url: String,
     /// Request to send.
     pub message: &'a CallbackMessage,
-    /// Time at which it is sent; `None` to send it at once.
+    /// Time at which the callback is sent; `None` to send it at once.
     pub at: Option<Timestamp>,
-    /// Recurring callback that creates it, and the job of the run.
+    /// Recurring callback that creates the callback, and the job of this run; `None` if a caller creates it.
     pub recurring: Option<(RecurringId, JobId)>,
 }
 
@@ -142,11 +143,11 @@ fn enqueue(
     }
 }
 
-/// Cancels a callback that is still to be sent. A request that is being sent may still arrive.
+/// Cancels a scheduled or retrying callback. A request that is being sent may still arrive.
 ///
 /// # Errors
-/// Returns [`CallbackError::CallbackNotFound`] if it does not exist, [`CallbackError::Finished`] if it is
-/// delivered or has failed.
+/// Returns [`CallbackError::CallbackNotFound`] if the callback does not exist, and
+/// [`CallbackError::Finished`] if it is delivered or has failed.
 pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, CallbackError> {
     tx.lock(LOCK, [id])?;
     let StoredCallback { mut callback, retry_attempts, .. } =
@@ -167,12 +168,13 @@ pub fn cancel(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, Callba
     Ok(callback)
 }
 
-/// Sends a failed, cancelled or retrying callback again, now and from the start of the retry schedule. A
-/// scheduled callback whose job is gone is sent too.
+/// Sends a failed, cancelled or retrying callback again, now and from the start of the retry schedule. Also
+/// sends a scheduled callback whose job has ended or was deleted.
 ///
 /// # Errors
-/// Returns [`CallbackError::CallbackNotFound`] if it does not exist, [`CallbackError::EndpointDisabled`] if
-/// its endpoint is disabled, and [`CallbackError::NotRetryable`] if it is delivered or scheduled.
+/// Returns [`CallbackError::CallbackNotFound`] if the callback does not exist, and
+/// [`CallbackError::EndpointDisabled`] if its endpoint is disabled. Returns [`CallbackError::NotRetryable`] if
+/// the callback is delivered, or is scheduled and its job has not ended.
 pub fn retry(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, CallbackError> {
     tx.lock(LOCK, [id])?;
     let mut callback = rows::find(tx, id)?.ok_or(CallbackError::CallbackNotFound)?.callback;
@@ -200,7 +202,7 @@ pub fn retry(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<Callback, Callbac
     Ok(callback)
 }
 
-/// Returns `true` if a job is completed, cancelled, dead or deleted.
+/// Returns `true` if a job is completed, cancelled, dead or no longer stored.
 ///
 /// # Errors
 /// Returns the store's error if the query fails.
@@ -211,9 +213,9 @@ pub fn has_job_ended(q: &Query<'_>, job: JobId) -> Result<bool, Error> {
     Ok(!kith_jobs::find_job(q, job)?.is_some_and(is_live))
 }
 
-/// Enqueues the delivery of an open callback whose job is gone. The callback keeps its state and its position
-/// in the retry schedule. A job that became a dead letter, because workers died of it, counts as an attempt,
-/// so that retries end.
+/// Enqueues the delivery of an open callback whose job has ended or was deleted. The callback keeps its
+/// state and its position in the retry schedule. If the job is a dead letter, because its workers crashed,
+/// it counts as an attempt, so that the retries end at some time.
 ///
 /// # Errors
 /// Returns the store's error if a statement fails.
@@ -250,7 +252,7 @@ pub fn reenqueue(tx: &Tx<'_>, ctx: &Ctx, id: CallbackId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Creates an endpoint, or returns the existing one without its secret.
+/// Creates an endpoint and its secret. If the endpoint exists, returns it without its secret.
 ///
 /// # Errors
 /// Returns [`CallbackError::Store`] if a statement fails.
@@ -302,7 +304,7 @@ fn find_locked(tx: &Tx<'_>, id: EndpointId) -> Result<StoredEndpoint, CallbackEr
     rows::find_endpoint(tx, id)?.ok_or(CallbackError::EndpointNotFound)
 }
 
-/// Replaces the secret of an endpoint. For `overlap`, its callbacks are signed with both secrets.
+/// Replaces the secret of an endpoint. During `overlap`, its callbacks are signed with both secrets.
 ///
 /// # Errors
 /// Returns [`CallbackError::EndpointNotFound`] if the endpoint does not exist.
@@ -323,7 +325,7 @@ pub fn rotate_secret(
     Ok(EndpointWithSecret { endpoint: endpoint.to_response(ctx.now), secret: Some(secret.to_text()) })
 }
 
-/// Disables an endpoint. Callbacks that wait for it fail at their next attempt.
+/// Disables an endpoint. Its scheduled and retrying callbacks fail at their next attempt.
 ///
 /// # Errors
 /// Returns [`CallbackError::EndpointNotFound`] if the endpoint does not exist.
@@ -336,8 +338,8 @@ pub fn disable(app: &App, tx: &Tx<'_>, ctx: &Ctx, id: EndpointId) -> Result<Call
     Ok(endpoint.to_response(ctx.now))
 }
 
-/// Enables an endpoint and resets its failures. Callbacks that failed meanwhile are not sent until they are
-/// retried.
+/// Enables an endpoint and resets its failures. Callbacks that failed while it was disabled are not sent
+/// unless they are retried.
 ///
 /// # Errors
 /// Returns [`CallbackError::EndpointNotFound`] if the endpoint does not exist.

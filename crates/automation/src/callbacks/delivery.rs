@@ -1,5 +1,5 @@
-//! Sends a callback once and records the result, for a job that may run more than once: a delivered callback
-//! is not sent again, and an attempt with an unknown result is repeated with the same `webhook-id`.
+//! Sends a callback once and records the result. The job of a callback may run more than once: a delivered
+//! callback is not sent again. An attempt whose result is unknown is repeated with the same `webhook-id`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::rules::{self, Admission, AttemptOutcome, RetryDecision};
 use super::transitions::{LOCK, disable_endpoint, finish};
 use super::{rows, sealed};
 
-/// Time that a probe may take beyond the request timeout.
+/// Time that is allowed for a probe in addition to the request timeout.
 const PROBE_MARGIN: Duration = seconds(15);
 /// Maximum number of response headers that are stored, and their maximum total length in bytes.
 const MAX_STORED_HEADERS: usize = 50;
@@ -28,7 +28,7 @@ const MAX_STORED_HEADER_BYTES: usize = 8_192;
 /// Sends a callback if it is due and its endpoint accepts requests.
 ///
 /// # Errors
-/// Returns the [`JobError`] that decides when the job runs again, or that it does not.
+/// Returns the [`JobError`] that decides when the job runs again, or that it does not run again.
 pub async fn deliver(app: &App, id: CallbackId, job: JobId) -> Result<JobOutput, JobError> {
     let found = app.db.read(move |q| {
         let Some(stored) = rows::find(q, id)? else { return Ok(None) };
@@ -69,7 +69,7 @@ pub async fn deliver(app: &App, id: CallbackId, job: JobId) -> Result<JobOutput,
     record(app, report).await
 }
 
-/// Builds and signs the request. Returns the reason if that is not possible.
+/// Builds and signs the request of a callback. Returns the reason if the request cannot be built.
 fn build_request(
     app: &App,
     ctx: &Ctx,
@@ -91,8 +91,8 @@ fn build_request(
     };
     let mut headers = message.header_map();
     let body = Bytes::from(message.body.unwrap_or_default());
-    // Uses real time: receivers compare the signature's timestamp with their own clocks, which do not follow
-    // `/dev/clock`.
+    // Uses real time, because receivers compare the signature's timestamp with their own clocks. These do
+    // not follow `/dev/clock`.
     signature::sign(&mut headers, &secrets, &webhook_id(id), ctx.real_now(), &body);
     Ok(OutboundRequest { target, method: message.method, headers, body, timeout: message.timeout })
 }
@@ -136,14 +136,14 @@ async fn check_circuit_breaker(
     .await
 }
 
-/// Result of an attempt, with everything needed to record it.
+/// Result of an attempt, with the data needed to record it.
 struct DeliveryReport {
     id: CallbackId,
     endpoint: EndpointId,
     job: JobId,
     at: Timestamp,
     was_probe: bool,
-    /// Fraction of the jitter to add to the next wait, 0 to 1.
+    /// Random fraction of the maximum jitter to add to the next wait, 0 to 1.
     jitter: f64,
     result: Result<OutboundResponse, OutboundError>,
 }
@@ -154,8 +154,8 @@ fn jitter_fraction(ctx: &Ctx) -> f64 {
     f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX)
 }
 
-/// Records the result of an attempt with the callback and with the endpoint, whose circuit breaker all nodes
-/// share.
+/// Records the result of an attempt in the callback and in the endpoint. All nodes share the endpoint's
+/// circuit breaker.
 async fn record(app: &App, report: DeliveryReport) -> Result<JobOutput, JobError> {
     let ctx = app.system_ctx("callbacks");
     let report = Arc::new(report);
@@ -189,7 +189,7 @@ fn outcome(report: &DeliveryReport) -> AttemptOutcome {
         .map_or(AttemptOutcome::NoResponse, |received| AttemptOutcome::Responded(received.status))
 }
 
-/// Records the result with the endpoint. Returns the reason if the endpoint is disabled from now on.
+/// Records the result in the endpoint. If this disables the endpoint, returns the reason.
 fn record_at_endpoint(
     app: &App,
     tx: &Tx<'_>,
@@ -224,7 +224,8 @@ fn record_at_endpoint(
     Ok(reason)
 }
 
-/// Records the result with the callback. Returns `None` if another job is responsible for it by now.
+/// Records the result in the callback. Returns `None` if the callback has ended or another job now delivers
+/// it.
 fn record_at_callback(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -244,7 +245,7 @@ fn record_at_callback(
     let next = rules::decide_retry(outcome(report), retry_attempts + 1, retry_after, report.jitter);
     let is_own = callback.job_id == report.job;
     match next {
-        // Another job already delivers this callback.
+        // Another job delivers this callback by now, so only the attempt is recorded.
         RetryDecision::RetryAfter(_) | RetryDecision::AttemptsExhausted if !is_own => {
             rows::update(tx, &callback, retry_attempts)?;
             return Ok(None);
@@ -269,7 +270,7 @@ fn record_at_callback(
     Ok(Some(next))
 }
 
-/// Fails a callback without sending it.
+/// Marks a callback as failed without sending it.
 async fn fail_unsent(
     app: &App,
     ctx: &Ctx,
@@ -300,7 +301,7 @@ fn attempt(report: &DeliveryReport, number: i64) -> CallbackAttempt {
     }
 }
 
-/// Returns the part of a response that is stored, as text that both databases can store.
+/// Returns the part of a response that is stored, as text that both databases accept.
 fn capture_response(received: &OutboundResponse) -> CapturedResponse {
     let mut bytes = 0;
     let lines = received.headers.iter().map(|(name, value)| {

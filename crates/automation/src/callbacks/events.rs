@@ -47,7 +47,7 @@ pub fn callback_event(kind: &'static str, callback: &Callback) -> NewEvent {
     NewEvent { kind, subject, recipients: vec![], payload }
 }
 
-/// Builds an event about an endpoint, with the administrators who are to be notified as recipients.
+/// Builds an event about an endpoint. The recipients are the administrators to notify.
 pub fn endpoint_event(
     kind: &'static str,
     EndpointId(subject): EndpointId,

@@ -1,5 +1,5 @@
-//! Maintenance of callbacks: deletes callbacks that ended long ago, and enqueues open callbacks whose job is
-//! gone.
+//! Maintenance jobs of callbacks: delete callbacks that ended long ago, and enqueue open callbacks whose job
+//! has ended or was deleted.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use kith_store::Error;
 
 use super::{commands, rows};
 
-/// Retention of a callback and its attempts after its end.
+/// Time for which a callback and its attempts stay stored after the callback has ended.
 const RETENTION: Duration = days(30);
 /// Number of callbacks processed in one transaction.
 const BATCH_SIZE: i64 = 200;
-/// Time past its next attempt after which the job of an open callback is checked. Shorter delays are ordinary
-/// queueing.
+/// Delay of an attempt after which the job of the open callback is checked. Shorter delays are normal in a
+/// queue.
 const OVERDUE: Duration = minutes(1);
 
-/// Deletes callbacks whose retention is over. Several nodes may run it at once.
+/// Deletes callbacks whose retention has ended. Several nodes may run this at the same time.
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
@@ -35,8 +35,8 @@ pub async fn delete_ended(app: App) -> Result<(), MaintenanceError> {
     }
 }
 
-/// Enqueues the delivery of each overdue callback whose job has ended or is gone. Several nodes may run it at
-/// once.
+/// Enqueues the delivery of each overdue callback whose job has ended or was deleted. Several nodes may run
+/// this at the same time.
 ///
 /// # Errors
 /// Returns an error if the database operation fails.

@@ -1,6 +1,6 @@
 //! HTTP callbacks: signed requests that the server sends for callers and retries, and the endpoints that
-//! receive them. The allowed targets are decided in `kith_platform::outbound`, the execution of jobs in
-//! `kith_jobs`.
+//! receive them. `kith_platform::outbound` decides which targets are allowed. The crate `kith_jobs` runs the
+//! jobs.
 
 mod commands;
 mod delivery;
@@ -38,10 +38,10 @@ async fn deliver(app: App, run: AttemptContext) -> Result<JobOutput, JobError> {
     delivery::deliver(&app, callback_id, run.id).await
 }
 
-/// Job of one run of a recurring callback.
+/// Type of the job that performs one run of a recurring callback.
 const RECURRING_RUN: JobType<RecurringRun> = JobType::new("callbacks.recur", "callbacks");
 
-/// Payload of the job of one run.
+/// Payload of the job that performs one run of a recurring callback.
 #[derive(Debug, Serialize, Deserialize)]
 struct RecurringRun {
     recurring_id: RecurringId,

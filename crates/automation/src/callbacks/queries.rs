@@ -14,7 +14,7 @@ use super::{rows, sealed};
 /// Maximum number of attempts in the details of a callback.
 const MAX_LISTED_ATTEMPTS: i64 = 50;
 
-/// Filter and page of a list of callbacks.
+/// Filter and page parameters of a list of callbacks.
 #[derive(Clone, Debug)]
 pub struct CallbackFilter {
     /// State of the callbacks.
@@ -23,7 +23,7 @@ pub struct CallbackFilter {
     pub endpoint: Option<EndpointId>,
     /// Recurring callback that created the callbacks.
     pub recurring: Option<RecurringId>,
-    /// ID below which the page begins.
+    /// ID of the last callback of the previous page. The page begins below it.
     pub before: Option<CallbackId>,
     /// Maximum number of callbacks.
     pub limit: PageLimit,
@@ -42,7 +42,7 @@ pub fn list(q: &Query<'_>, filter: &CallbackFilter) -> Result<Page<Callback>, Er
 /// Returns a callback with its attempts.
 ///
 /// # Errors
-/// Returns [`CallbackError::CallbackNotFound`] if it does not exist.
+/// Returns [`CallbackError::CallbackNotFound`] if the callback does not exist.
 pub fn get(q: &Query<'_>, keyring: &Keyring, id: CallbackId) -> Result<CallbackDetails, CallbackError> {
     let stored = rows::find(q, id)?.ok_or(CallbackError::CallbackNotFound)?;
     let headers = sealed::open_headers(keyring, &sealed::headers_name(id), stored.headers.as_deref());
@@ -69,10 +69,10 @@ pub fn list_endpoints(
     Ok(Page::from_rows(found, limit, |last| last.id).map(|endpoint| endpoint.to_response(now)))
 }
 
-/// Returns an endpoint.
+/// Returns an endpoint with its delivery state.
 ///
 /// # Errors
-/// Returns [`CallbackError::EndpointNotFound`] if it does not exist.
+/// Returns [`CallbackError::EndpointNotFound`] if the endpoint does not exist.
 pub fn get_endpoint(
     q: &Query<'_>,
     id: EndpointId,

@@ -1,5 +1,5 @@
-//! Recurring callbacks. The request is stored here, its times in a schedule of the job engine. Each time
-//! creates a callback, which is then independent.
+//! Recurring callbacks. This module stores the request; the job engine stores the schedule. Each run creates
+//! a callback, which no longer depends on the recurring callback.
 
 use kith_jobs::schedules::{self, Missed, Plan, Schedule, ScheduleError};
 use kith_jobs::{JobError, JobId, JobOutput};
@@ -18,23 +18,23 @@ use super::model::{
 use super::transitions::LOCK;
 use super::{RECURRING_RUN, RecurringRun, events, rows, sealed};
 
-/// Number of upcoming times in a response.
+/// Number of upcoming runs in a response.
 const UPCOMING_RUNS: usize = 5;
 
 /// Handling of runs that were missed because no server was running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MissedRunPolicy {
-    /// Send nothing for them.
+    /// Send no callbacks for missed runs.
     Skip,
-    /// Send one callback, for the latest.
+    /// Send one callback for the latest missed run.
     #[default]
     Latest,
-    /// Send one callback for each of them, at most for the latest 100.
+    /// Send one callback for each missed run, but only for the latest 100.
     All,
 }
 
-/// Recurring callback to create, checked except for its schedule.
+/// Recurring callback to create. Its fields were checked, except the schedule.
 #[derive(Clone, Debug)]
 pub struct RecurringDraft {
     /// Target.
@@ -56,14 +56,14 @@ pub struct RecurringCallback {
     pub id: RecurringId,
     /// ID of the endpoint.
     pub endpoint_id: EndpointId,
-    /// Target URL, with its query.
+    /// Target URL, including its query.
     pub url: String,
     /// HTTP method.
     pub method: String,
     /// Body as sent; `null` if there is none.
     #[schema(required = true)]
     pub body: Option<String>,
-    /// Name of its schedule. Use `/api/v1/schedules/{name}` to pause, resume or run it.
+    /// Name of the schedule. Use `/api/v1/schedules/{name}` to pause, resume or run it.
     pub schedule_name: String,
     /// Schedule expression; `null` if the schedule was deleted.
     #[schema(required = true)]
@@ -73,7 +73,7 @@ pub struct RecurringCallback {
     pub time_zone: Option<String>,
     /// `true` if the schedule is paused.
     pub paused: bool,
-    /// Scheduled time of the latest occurrence, including missed ones that were caught up. Manual runs and
+    /// Scheduled time of the latest run, including missed runs that were caught up. Manual runs and
     /// backfills do not count. `null` if there was none.
     #[schema(required = true)]
     pub last_run_at: Option<Timestamp>,
@@ -89,8 +89,8 @@ pub struct NewRecurringCallback {
     /// Recurring callback.
     #[serde(flatten)]
     pub recurring: RecurringCallback,
-    /// Signing secret of the endpoint if it was created with this recurring callback, returned once; else
-    /// `null`.
+    /// Signing secret of the endpoint, if the endpoint was created with this recurring callback; otherwise
+    /// `null`. It is returned once.
     #[schema(required = true, example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
     pub secret: Option<String>,
 }
@@ -124,12 +124,14 @@ fn from_schedule_error(error: ScheduleError) -> CallbackError {
     CallbackError::Invalid(vec![FieldError::new(pointer, code, format!("{error}."))])
 }
 
-/// Creates a recurring callback with its schedule, and the endpoint if it does not exist.
+/// Creates a recurring callback with its schedule. If no endpoint exists for its URL, creates the endpoint
+/// too.
 ///
 /// # Errors
-/// Returns [`CallbackError::Invalid`] if the schedule expression or time zone is invalid or has no further
-/// runs, and [`CallbackError::EndpointNotFound`], [`CallbackError::EndpointDisabled`] or
-/// [`CallbackError::TooManySchedules`].
+/// Returns [`CallbackError::Invalid`] if the schedule expression or time zone is invalid or the schedule has
+/// no future runs. Returns [`CallbackError::EndpointNotFound`] or [`CallbackError::EndpointDisabled`] if the
+/// target endpoint does not exist or is disabled, and [`CallbackError::TooManySchedules`] if no further
+/// schedule is allowed.
 pub fn create(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -167,7 +169,7 @@ pub fn create(
 /// Deletes a recurring callback and its schedule. Callbacks that it has created are still sent.
 ///
 /// # Errors
-/// Returns [`CallbackError::CallbackNotFound`] if it does not exist.
+/// Returns [`CallbackError::CallbackNotFound`] if the recurring callback does not exist.
 pub fn delete(tx: &Tx<'_>, ctx: &Ctx, id: RecurringId) -> Result<(), CallbackError> {
     tx.lock(LOCK, [id])?;
     let stored = rows::find_recurring(tx, id)?.ok_or(CallbackError::CallbackNotFound)?;
@@ -198,10 +200,10 @@ pub fn list(
     Ok(Page { items, next_cursor })
 }
 
-/// Returns a recurring callback.
+/// Returns a recurring callback with its schedule at `now`.
 ///
 /// # Errors
-/// Returns [`CallbackError::CallbackNotFound`] if it does not exist.
+/// Returns [`CallbackError::CallbackNotFound`] if the recurring callback does not exist.
 pub fn get(q: &Query<'_>, id: RecurringId, now: Timestamp) -> Result<RecurringCallback, CallbackError> {
     let stored = rows::find_recurring(q, id)?.ok_or(CallbackError::CallbackNotFound)?;
     Ok(with_schedule(q, stored, now)?)
@@ -239,11 +241,11 @@ fn to_response(
     }
 }
 
-/// Creates the callback of one run. `job` is the job of the run and creates at most one callback.
+/// Creates the callback of one run. If the job `job` runs again, no second callback is created.
 ///
 /// # Errors
-/// Returns a [`JobError`] that retries the job if the database operation fails or the sealed headers cannot
-/// be opened.
+/// Returns a [`JobError`] that retries the job if the database operation fails or the headers cannot be
+/// decrypted.
 pub async fn run(app: &App, id: RecurringId, job: JobId) -> Result<JobOutput, JobError> {
     let keyring = std::sync::Arc::clone(&app.keyring);
     app.write(&app.system_ctx("callbacks"), move |tx, ctx| create_for_run(tx, ctx, &keyring, id, job))

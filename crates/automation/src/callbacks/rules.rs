@@ -1,5 +1,5 @@
-//! Rules of callbacks: retry schedule, `Retry-After`, and the circuit breaker of an endpoint. Pure functions:
-//! time is passed in.
+//! Rules of callbacks as pure functions: retry schedule, `Retry-After`, and the circuit breaker of an
+//! endpoint. The current time is a parameter.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,19 +7,19 @@ use kith_kernel::{Timestamp, days, hours, minutes, seconds};
 
 use super::model::BreakerState;
 
-/// Retry schedule: waits after the first to the ninth failed attempt, as Standard Webhooks 1.0 recommends.
-/// After the tenth failure, the callback fails.
+/// Retry schedule: the waiting times after the first to the ninth failed attempt, as Standard Webhooks 1.0
+/// recommends. After the tenth failed attempt, the callback fails.
 pub const RETRY_DELAYS: [Duration; 9] =
     [seconds(5), minutes(5), minutes(30), hours(2), hours(5), hours(10), hours(14), hours(20), hours(24)];
-/// Maximum wait that `Retry-After` can request.
+/// Maximum waiting time that a `Retry-After` header can request.
 const MAX_RETRY_AFTER: Duration = hours(24);
 /// Number of consecutive failures that open a circuit breaker.
 pub const FAILURES_TO_OPEN: i64 = 5;
-/// Time for which a circuit breaker opens first. It doubles with each further opening, up to
+/// Time for which a circuit breaker stays open at first. It doubles with each further opening, up to
 /// [`MAX_OPEN_PERIOD`].
 const INITIAL_OPEN_PERIOD: Duration = seconds(30);
 const MAX_OPEN_PERIOD: Duration = minutes(10);
-/// Time without a success after which a failing endpoint is disabled.
+/// Time without a success after which an endpoint is disabled.
 pub const DISABLE_AFTER: Duration = days(5);
 
 /// Result of an attempt.
@@ -36,16 +36,17 @@ pub enum AttemptOutcome {
 pub enum RetryDecision {
     /// Delivered.
     Delivered,
-    /// Send again after this wait.
+    /// Send again after this waiting time.
     RetryAfter(Duration),
-    /// Failed: the retry schedule is over.
+    /// Failed: the last attempt of the retry schedule failed.
     AttemptsExhausted,
     /// Failed: the endpoint responded with 410.
     Gone,
 }
 
-/// Decides on a callback after the `attempts`-th attempt of its retry schedule. `retry_after` is the wait of
-/// `Retry-After`. `jitter`, 0 to 1, is the fraction of the jitter, a tenth of the wait, that is added.
+/// Decides on a callback after attempt number `attempts` of its retry schedule. `retry_after` is the waiting
+/// time that the `Retry-After` header requests. It can only lengthen the waiting time of the schedule, up to
+/// 24 hours. A random time is added: the fraction `jitter`, 0 to 1, of a tenth of the waiting time.
 pub fn decide_retry(
     ended: AttemptOutcome,
     attempts: i64,
@@ -63,9 +64,9 @@ pub fn decide_retry(
     RetryDecision::RetryAfter(wait + wait.mul_f64(jitter.clamp(0.0, 1.0) / 10.0))
 }
 
-/// Parses `Retry-After` (RFC 9110, section 10.2.3): a number of seconds, or a date. A date is relative to
-/// `date`, the `Date` header of the response, so that clock differences do not matter, or to `now` if there
-/// is none.
+/// Parses a `Retry-After` header (RFC 9110, section 10.2.3): a number of seconds, or a date. A date is
+/// compared with `date`, the `Date` header of the response, so that clock differences do not matter. Without
+/// that header, it is compared with `now`.
 pub fn retry_after(text: &str, date: Option<&str>, now: Timestamp) -> Option<Duration> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_number {
@@ -82,33 +83,34 @@ fn http_date(text: &str) -> Option<Timestamp> {
 }
 
 /// Circuit breaker of an endpoint. Closed: requests are sent. Open: no requests are sent for a while. Half
-/// open: one request is sent as a probe. Stored with the endpoint, so that all nodes count together.
+/// open: one request is sent as a probe. It is stored with the endpoint, so that the failures on all nodes
+/// count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CircuitBreaker {
     /// Number of consecutive failures.
     pub failures: i64,
-    /// Time of the last opening; `None` if it is closed.
+    /// Time at which the breaker last opened; `None` if it is closed.
     pub opened_at: Option<Timestamp>,
-    /// Number of openings since it was last closed.
+    /// Number of times the breaker has opened since it was last closed.
     pub openings: i64,
-    /// Time until which a running probe may take.
+    /// Time until which the result of a running probe is awaited; `None` if no probe is running.
     pub probe_until: Option<Timestamp>,
 }
 
-/// Decision of a circuit breaker.
+/// Decision of a circuit breaker on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Send.
+    /// Send the request.
     Send,
-    /// Send as a probe.
+    /// Send the request as a probe.
     Probe,
-    /// Do not send before this time.
+    /// Do not send the request before this time.
     Wait(Timestamp),
 }
 
 impl CircuitBreaker {
-    /// Returns the state at `now`, and, unless it is closed, the time from which on the next request may be
-    /// sent.
+    /// Returns the state at `now`, and the earliest time of the next request; `None` if the breaker is
+    /// closed.
     pub fn state(&self, now: Timestamp) -> (BreakerState, Option<Timestamp>) {
         match self.open_until() {
             None => (BreakerState::Closed, None),
@@ -122,8 +124,8 @@ impl CircuitBreaker {
         Some(self.opened_at? + (INITIAL_OPEN_PERIOD * (1 << doublings)).min(MAX_OPEN_PERIOD))
     }
 
-    /// Decides whether a request may be sent at `now`. Only one probe runs at a time. If its result is not
-    /// recorded within `probe_for`, another probe may be sent.
+    /// Decides whether a request may be sent at `now`. Only one probe runs at a time. If the result of a
+    /// probe is not recorded within `probe_for`, another probe may be sent.
     pub fn admit(&mut self, now: Timestamp, probe_for: Duration) -> Admission {
         match self.open_until() {
             None => Admission::Send,
@@ -138,13 +140,14 @@ impl CircuitBreaker {
         }
     }
 
-    /// Records a success: closes the circuit breaker, whenever the request was admitted.
+    /// Records a success and closes the circuit breaker, even if the request was sent before the breaker
+    /// opened.
     pub fn succeeded(&mut self) {
         *self = Self::default();
     }
 
-    /// Records a failure. The failure of a request that was admitted while the circuit breaker was closed
-    /// does not open it again.
+    /// Records a failure. If the breaker is open, only the failure of a probe opens it again. Failures of
+    /// requests that were sent before it opened have no such effect.
     pub fn failed(&mut self, now: Timestamp, was_probe: bool) {
         self.failures = self.failures.saturating_add(1);
         let opens = match self.opened_at {
@@ -158,7 +161,7 @@ impl CircuitBreaker {
     }
 }
 
-/// Returns `true` if an endpoint that has failed since `since` without a success must be disabled at `now`.
+/// Returns `true` if an endpoint whose attempts have all failed since `since` must be disabled at `now`.
 pub fn must_disable(since: Option<Timestamp>, now: Timestamp) -> bool {
     since.is_some_and(|since| now.since(since) >= DISABLE_AFTER)
 }

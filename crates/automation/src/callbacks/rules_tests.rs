@@ -1,4 +1,4 @@
-//! Tests of the retry schedule against the specification, and of the circuit breaker against a model.
+//! Tests the retry schedule against the specification, and the circuit breaker against a model.
 
 use proptest::prelude::*;
 
@@ -49,7 +49,7 @@ fn response_status_decides_retry() {
 }
 
 #[test]
-fn retry_after_lengthens_delay_within_bounds() {
+fn retry_after_header_lengthens_delay_within_bounds() {
     let wait = |retry_after| match decide_retry(AttemptOutcome::Responded(503), 2, Some(retry_after), 0.0) {
         RetryDecision::RetryAfter(wait) => wait,
         other => panic!("{other:?}"),
@@ -105,7 +105,7 @@ fn open_circuit_breaker_admits_single_probe() {
         "the breaker stays open twice as long after a second failure"
     );
     assert_eq!(breaker.admit(at(91), PROBE), Admission::Probe);
-    // The sender of the probe died.
+    // The result of the probe was never recorded, because its node crashed.
     assert_eq!(breaker.admit(at(121), PROBE), Admission::Probe);
     breaker.succeeded();
     assert_eq!(breaker, CircuitBreaker::default());
@@ -113,7 +113,7 @@ fn open_circuit_breaker_admits_single_probe() {
 }
 
 #[test]
-fn open_period_doubles_up_to_ten_minutes() {
+fn breaker_open_period_doubles_up_to_ten_minutes() {
     let mut breaker = CircuitBreaker { failures: 4, ..CircuitBreaker::default() };
     let mut now = at(0);
     breaker.failed(now, false);
@@ -129,16 +129,16 @@ fn open_period_doubles_up_to_ten_minutes() {
     assert_eq!(breaker.state(now), (BreakerState::Open, Some(now + minutes(10))));
 }
 
-/// Step of the model.
+/// Step of a random sequence.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A request requests admission.
+    /// A request asks the circuit breaker whether it may be sent.
     Ask,
-    /// The n-th running request succeeds or fails.
+    /// The n-th running request ends: `true` means success.
     End(usize, bool),
-    /// The n-th running request never reports a result.
+    /// The n-th running request ends without recording a result.
     Die(usize),
-    /// Seconds pass.
+    /// This number of seconds passes.
     Pass(u64),
 }
 
@@ -154,14 +154,14 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
-    /// For all orders of overlapping, failing, succeeding and lost requests: after enough consecutive
-    /// failures, the circuit breaker admits nothing until its pause is over, then one probe at a time. It
-    /// always admits a probe eventually, and a success closes it.
+    /// Runs overlapping, failing, succeeding and lost requests in random order. After enough consecutive
+    /// failures, the circuit breaker must reject all requests until its open period ends, and then allow one
+    /// probe at a time. A success must close it.
     #[test]
     fn circuit_breaker_matches_model(steps in prop::collection::vec(step(), 1..200)) {
         let mut breaker = CircuitBreaker::default();
         let mut now = at(1_000_000);
-        // Running requests: whether each is a probe, and when it was admitted.
+        // Running requests: `true` if the request is a probe, and the time at which it was allowed.
         let mut running: Vec<(bool, Timestamp)> = Vec::new();
         let mut failures_in_a_row = 0;
         for step in steps {
@@ -188,8 +188,8 @@ proptest! {
                             prop_assert_eq!(before, breaker);
                             let later = breaker.admit(until, PROBE);
                             breaker = before;
-                            // The wait ends when a probe may be sent: after the pause, or after the time of a
-                            // running probe.
+                            // At `until`, a probe must be allowed: the open period has ended, or the time of
+                            // the running probe.
                             prop_assert_eq!(later, Admission::Probe);
                         }
                     }
@@ -200,7 +200,8 @@ proptest! {
                         breaker.succeeded();
                         failures_in_a_row = 0;
                         prop_assert_eq!(breaker.state(now), (BreakerState::Closed, None));
-                        // Probes admitted before the circuit breaker closed now count as ordinary requests.
+                        // Probes that were sent before the circuit breaker closed now count as ordinary
+                        // requests.
                         running.iter_mut().for_each(|(probe, _)| *probe = false);
                     } else {
                         breaker.failed(now, was_probe);

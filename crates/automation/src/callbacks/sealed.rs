@@ -1,5 +1,5 @@
 //! Encrypts and decrypts the signing secrets of endpoints and the headers of callbacks, which the database
-//! stores encrypted. They are never logged; a secret is returned only when it is created.
+//! stores encrypted ("sealed"). They are never logged. A secret is returned only when it is created.
 
 use kith_kernel::{Ctx, Timestamp};
 use kith_platform::auth::Keyring;
@@ -7,7 +7,7 @@ use kith_platform::outbound::signature::SigningSecret;
 
 use super::model::{CallbackId, EndpointId, StoredEndpoint};
 
-/// Creates a signing secret. Returns it with its sealed form.
+/// Creates a signing secret. Returns the secret and its encrypted form.
 pub fn new_secret(keyring: &Keyring, ctx: &Ctx, endpoint: EndpointId) -> (SigningSecret, Vec<u8>) {
     let secret = SigningSecret::generate(ctx.randomness());
     let sealed = keyring.seal(ctx.randomness(), &endpoint_name(endpoint), secret.as_bytes());
@@ -15,7 +15,7 @@ pub fn new_secret(keyring: &Keyring, ctx: &Ctx, endpoint: EndpointId) -> (Signin
 }
 
 /// Decrypts the signing secrets of `endpoint` that are valid at `now`, current secret first. Returns `None`
-/// if they were sealed with another key.
+/// if they were encrypted with another key.
 pub fn decrypt_secrets(
     keyring: &Keyring,
     endpoint: &StoredEndpoint,
@@ -29,7 +29,7 @@ pub fn decrypt_secrets(
     std::iter::once(&endpoint.secret).chain(previous).map(open).collect()
 }
 
-/// Seals headers. Returns `None` if there are none.
+/// Encrypts headers. Returns `None` if there are no headers.
 pub fn seal_headers(
     keyring: &Keyring,
     ctx: &Ctx,
@@ -53,7 +53,7 @@ fn endpoint_name(endpoint: EndpointId) -> String {
     format!("callback_endpoint:{endpoint}")
 }
 
-/// Returns the name under which the headers of a callback are sealed.
+/// Returns the name with which the headers of a callback are encrypted. Decryption requires the same name.
 pub fn headers_name(callback: CallbackId) -> String {
     format!("callback:{callback}")
 }

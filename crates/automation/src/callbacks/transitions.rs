@@ -1,4 +1,4 @@
-//! Changes of state that commands and deliveries share. What they change is locked.
+//! State changes that commands and deliveries share. The caller must have locked the callback or endpoint.
 
 use kith_kernel::Ctx;
 use kith_platform::App;
@@ -7,10 +7,12 @@ use kith_store::{Error, Tx};
 use super::events;
 use super::model::{Callback, CallbackFailureReason, CallbackState, DisabledReason, StoredEndpoint};
 
-/// Lock namespace of this module. Keys are callback IDs, endpoint IDs, and URLs of endpoints to be created.
+/// Lock namespace of this module. The keys are callback IDs, endpoint IDs, and URLs of endpoints to be
+/// created.
 pub const LOCK: &str = "callback";
 
-/// Disables a locked endpoint and notifies the administrators. The caller writes the row.
+/// Disables an endpoint in memory and notifies the administrators. The caller must have locked the endpoint
+/// and must store it.
 ///
 /// # Errors
 /// Returns the store's error if a statement fails.
@@ -32,7 +34,7 @@ pub fn disable_endpoint(
     Ok(())
 }
 
-/// Ends a callback; the caller writes the row.
+/// Sets a final state of a callback in memory and emits its event. The caller must store the callback.
 pub fn finish(
     tx: &Tx<'_>,
     ctx: &Ctx,

@@ -1,6 +1,7 @@
-//! The job engine over HTTP: other programs enqueue, watch, claim and report jobs.
+//! HTTP API of the job engine. Other programs enqueue, watch and claim jobs, and report results.
 //!
-//! `kith_jobs` is the engine itself. This module adds the HTTP API and the declarations of job kinds.
+//! The engine itself is the crate `kith_jobs`. This module adds the HTTP API and the declarations of job
+//! kinds.
 
 mod commands;
 mod http;
@@ -20,7 +21,7 @@ pub use operations::{JobOperation, run_operation};
 pub use rules::{reject_reserved, reject_reserved_for_api_key};
 pub use settings::QueueSettings;
 
-/// The module `job_queues`. The name `jobs` belongs to the engine's tables.
+/// The module `job_queues`. It is not called `jobs`, because the engine's tables use that name.
 pub static MODULE: Module = Module {
     depends_on: &["accounts"],
     tags: &[

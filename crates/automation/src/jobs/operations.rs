@@ -1,4 +1,4 @@
-//! Operations on jobs and queues for operators at the command line. Results are lines of text.
+//! Command-line operations on jobs and queues. Results are lines of text.
 
 use kith_jobs::{CancelOutcome, JobFilter, JobRecord, RetryOutcome};
 use kith_kernel::Problem;
@@ -19,7 +19,7 @@ const REDRIVE_BATCH_SIZE: i64 = 1_000;
 pub enum JobOperation {
     /// Lists jobs, newest first.
     List {
-        /// State of the jobs; `None` for all that have not ended.
+        /// State of the jobs; `None` for all jobs that have not ended.
         state: Option<JobStatus>,
         /// Queue of the jobs.
         queue: Option<String>,
@@ -28,7 +28,7 @@ pub enum JobOperation {
         /// Maximum number of jobs.
         limit: u32,
     },
-    /// Shows a job.
+    /// Shows a job in detail.
     Show {
         /// Job ID.
         id: i64,
@@ -57,7 +57,7 @@ pub enum JobOperation {
         /// Name of the queue.
         queue: String,
     },
-    /// Redrives dead letters.
+    /// Makes dead letters ready to run again.
     Redrive {
         /// Queue of the jobs.
         queue: Option<String>,

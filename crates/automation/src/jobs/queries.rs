@@ -13,11 +13,11 @@ use super::model::{
 };
 use super::rows;
 
-/// Period of the recent throughput of a queue.
+/// Period over which the recent throughput of a queue is counted.
 const RECENT_PERIOD: Duration = minutes(5);
 /// Default length of a queue's history.
 const DEFAULT_HISTORY: Duration = hours(1);
-/// Maximum length of a queue's history: the engine's retention.
+/// Maximum length of a queue's history, equal to the engine's retention.
 const MAX_HISTORY: Duration = days(2);
 /// Maximum number of rows read for a history.
 const MAX_HISTORY_ROWS: i64 = 20_000;
@@ -83,7 +83,7 @@ pub fn list_queues(q: &Query<'_>, ctx: &Ctx) -> Result<Queues, JobsError> {
     Ok(Queues { items: items.collect() })
 }
 
-/// Returns a queue with its history since `since`. An unknown queue is returned as empty.
+/// Returns a queue with its history since `since`. An unknown queue has no jobs and an empty history.
 ///
 /// # Errors
 /// Returns [`JobsError::Store`] if a query fails.

@@ -1,5 +1,5 @@
-//! SQL statements of declared job kinds, one function per statement. Contains no business rules. The engine
-//! has the statements of jobs.
+//! SQL statements for declared job kinds, one function per statement. Contains no business rules. The
+//! statements for jobs are in the crate `kith_jobs`.
 
 use kith_kernel::{StoredJson, Timestamp};
 use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};

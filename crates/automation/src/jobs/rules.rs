@@ -1,12 +1,13 @@
-//! Access to the queues and job kinds that modules reserve for their own work: no caller of the API enqueues,
-//! claims or declares them; administrators operate them; API keys do neither.
+//! Access rules for the queues and job kinds that modules reserve for their own work. API callers can
+//! neither enqueue, claim nor declare them. Administrators can pause, limit and repair them; API keys
+//! cannot.
 
 use kith_kernel::{Actor, Ctx};
 use kith_platform::ReservedJobs;
 
 use super::model::JobsError;
 
-/// Rejects reserved queues and job kinds for every caller.
+/// Checks that the queue and the kind are not reserved, for all callers.
 ///
 /// # Errors
 /// Returns [`JobsError::Reserved`] if the queue or the kind is reserved.
@@ -22,8 +23,8 @@ pub fn reject_reserved(
         .map_or(Ok(()), |(resource, name)| Err(JobsError::Reserved { resource, name: name.to_owned() }))
 }
 
-/// Rejects reserved queues and job kinds for API keys only: administrators pause, limit and repair the queues
-/// of the server.
+/// Checks that the queue and the kind are not reserved if an API key made the request. Administrators may
+/// pause, limit and repair reserved queues.
 ///
 /// # Errors
 /// Returns [`JobsError::Reserved`] if an API key made the request and the queue or the kind is reserved.

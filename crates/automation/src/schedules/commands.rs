@@ -1,4 +1,4 @@
-//! Commands on schedules over HTTP and at the command line.
+//! Commands on schedules, used by the HTTP API and the command line.
 
 use kith_jobs::schedules::{self, Plan, Schedule, ScheduleError};
 use kith_kernel::{Actor, Ctx};
@@ -8,10 +8,10 @@ use kith_store::{Error, Tx};
 use super::model::ScheduleResponse;
 use crate::jobs::{JobsError, reject_reserved, reject_reserved_for_api_key};
 
-/// Error of an operation on schedules. Nothing was changed.
+/// Error of an operation on schedules. If it is returned, nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ScheduleCommandError {
-    /// Error of the engine.
+    /// The job engine rejected the operation, or the database operation failed.
     #[error(transparent)]
     Engine(#[from] ScheduleError),
     /// The schedule has changed since the caller read it.
@@ -28,7 +28,7 @@ impl From<Error> for ScheduleCommandError {
     }
 }
 
-/// Creates or replaces a schedule. The flag is `true` if it is new.
+/// Creates or replaces a schedule. The flag in the result is `true` if the schedule is new.
 pub fn set(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -57,7 +57,7 @@ pub fn set(
     }
 }
 
-/// Deletes a schedule and the history of its runs. Its jobs stay.
+/// Deletes a schedule and the history of its runs. Jobs that it has enqueued stay.
 pub fn delete(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -76,8 +76,8 @@ pub fn delete(
     Ok(schedules::delete(tx, ctx, name, None)?)
 }
 
-/// Rejects an API key that pauses, resumes, runs or backfills a schedule that a module declares, or whose
-/// queue or kind is reserved.
+/// Checks that the actor may pause, resume, run or backfill a schedule. An API key may not if a module
+/// declares the schedule, or if its queue or kind is reserved.
 pub fn check_operation_allowed(
     tx: &Tx<'_>,
     ctx: &Ctx,

@@ -1,4 +1,4 @@
-//! Schedules over HTTP and at the command line. `kith_jobs` stores and runs them.
+//! Schedules over HTTP and at the command line. The crate `kith_jobs` stores the schedules and runs them.
 
 mod commands;
 mod http;

@@ -1,4 +1,4 @@
-//! Types of the schedules API.
+//! Types of the schedules API, and their conversion from and to the engine's types.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::jobs::RetryBody;
 const UPCOMING: usize = 5;
 /// Maximum timeout of a run in milliseconds: one week.
 const MAX_TIMEOUT_MS: i64 = 7 * 86_400_000;
-/// Path segment beside the schedule names, which no schedule may have as its name.
+/// Path segment of another endpoint (`/api/v1/schedules/preview`), so no schedule can have this name.
 const RESERVED: &str = "preview";
 
 /// Name of a schedule: 1 to 64 letters, digits, dots, dashes or underscores, but not `preview`.
@@ -66,18 +66,18 @@ pub struct ScheduleBody {
     #[serde(default = "default_time_zone")]
     #[schema(example = "Europe/Vienna")]
     time_zone: String,
-    /// Handling of runs that are late by more than a minute because no server was running: `skip` drops them,
-    /// `latest` runs the last one, `all` runs all up to `missed_cap`. Default `latest`.
+    /// Handling of runs that are more than a minute late because no server was running. `skip` drops them.
+    /// `latest` runs only the last one. `all` runs all of them, up to `missed_cap`. Default `latest`.
     #[serde(default)]
     #[schema(value_type = String, pattern = "^(skip|latest|all)$")]
     missed: Missed,
-    /// Maximum number of missed runs to run if `missed` is `all`, 1 to 1,000. Default 100.
+    /// Maximum number of missed runs that are caught up if `missed` is `all`, 1 to 1,000. Default 100.
     #[serde(default = "default_missed_cap")]
     #[schema(minimum = 1, maximum = 1000)]
     missed_cap: i64,
-    /// Handling of a run while an earlier one has not ended: `allow` starts it, `skip` drops it, `queue` runs
-    /// it afterwards (at most 100 runs wait, further ones are dropped), `cancel` cancels the earlier one and
-    /// then runs it. Default `allow`.
+    /// Handling of a run that is due while an earlier run has not ended. `allow` starts it, and `skip` drops
+    /// it. `queue` runs it after the earlier run; at most 100 runs wait, and further runs are dropped.
+    /// `cancel` cancels the earlier run and then starts the new one. Default `allow`.
     #[serde(default)]
     #[schema(value_type = String, pattern = "^(allow|skip|queue|cancel)$")]
     overlap: Overlap,
@@ -85,10 +85,10 @@ pub struct ScheduleBody {
     #[serde(default)]
     #[schema(minimum = 0, maximum = 86_400_000)]
     jitter_ms: i64,
-    /// Time before which there are no runs.
+    /// Time before which the schedule has no runs. Default: no bound.
     #[serde(default)]
     starts_at: Option<Timestamp>,
-    /// Time from which on there are no runs.
+    /// Time from which on the schedule has no runs. Default: no bound.
     #[serde(default)]
     ends_at: Option<Timestamp>,
 }
@@ -110,7 +110,7 @@ fn default_time_zone() -> String {
 }
 
 impl ScheduleBody {
-    /// Converts the body into the engine's plan, after checking the times in milliseconds.
+    /// Checks the times in milliseconds and converts the body into the engine's plan.
     pub fn plan(&self) -> Result<Plan, Vec<FieldError>> {
         let mut faults = Vec::new();
         let mut time = |pointer: &'static str, ms: i64, max: i64| {
@@ -146,15 +146,15 @@ impl ScheduleBody {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleState {
-    /// Has a next run.
+    /// The schedule has a next run.
     Active,
-    /// Paused until it is resumed.
+    /// The schedule is paused until it is resumed.
     Paused,
-    /// Has no further runs.
+    /// The schedule has no further runs.
     Ended,
 }
 
-/// Schedule.
+/// Schedule with its settings, state and next runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Schedule)]
 pub struct ScheduleResponse {
@@ -162,8 +162,8 @@ pub struct ScheduleResponse {
     pub name: String,
     /// Creator of the schedule; `module:…` if a module of the server declares it.
     pub owner: String,
-    /// `true` if a module of the server declares the schedule. It can then be paused, run and backfilled, but
-    /// not changed or deleted.
+    /// `true` if a module of the server declares the schedule. Such a schedule can be paused, run and
+    /// backfilled, but not changed or deleted.
     pub declared: bool,
     /// State of the schedule.
     pub state: ScheduleState,
@@ -179,30 +179,32 @@ pub struct ScheduleResponse {
     pub retry: RetryBody,
     /// Maximum duration of an attempt in milliseconds; 0 for no limit.
     pub timeout_ms: i64,
-    /// Schedule expression as it was written.
+    /// Schedule expression as the caller sent it.
     pub schedule: String,
     /// Time zone as a name of the IANA time zone database.
     pub time_zone: String,
     /// Handling of missed runs: `skip`, `latest` or `all`.
     pub missed: Missed,
-    /// Maximum number of missed runs to run if `missed` is `all`.
+    /// Maximum number of missed runs that are caught up if `missed` is `all`.
     pub missed_cap: i64,
-    /// Handling of a run while an earlier one has not ended: `allow`, `skip`, `queue` or `cancel`.
+    /// Handling of a run that is due while an earlier run has not ended: `allow`, `skip`, `queue` or
+    /// `cancel`.
     pub overlap: Overlap,
     /// Maximum random delay of each run in milliseconds.
     pub jitter_ms: i64,
-    /// Time before which there are no runs; `null` for no bound.
+    /// Time before which the schedule has no runs; `null` for no bound.
     #[schema(required = true)]
     pub starts_at: Option<Timestamp>,
-    /// Time from which on there are no runs; `null` for no bound.
+    /// Time from which on the schedule has no runs; `null` for no bound.
     #[schema(required = true)]
     pub ends_at: Option<Timestamp>,
-    /// Time of the latest regular run; `null` if there was none.
+    /// Scheduled time of the latest run, including missed runs that were caught up. Manual runs and
+    /// backfills do not count. `null` if there was none.
     #[schema(required = true)]
     pub last_run_at: Option<Timestamp>,
     /// Times of the next runs, at most five; empty while the schedule is paused.
     pub upcoming: Vec<Timestamp>,
-    /// Time of creation.
+    /// Time at which the schedule was created.
     pub created_at: Timestamp,
     /// Time at which the schedule was last changed, paused or resumed.
     pub updated_at: Timestamp,
@@ -258,20 +260,21 @@ fn upcoming(one: &Schedule) -> Vec<Timestamp> {
 pub struct ScheduleRun {
     /// Scheduled time of the run.
     pub at: Timestamp,
-    /// Origin of the run: `due` (its time came), `missed` (run late), `now` (requested) or `backfill`.
+    /// Origin of the run: `due` (at its scheduled time), `missed` (caught up later), `now` (manual) or
+    /// `backfill`.
     pub origin: Origin,
-    /// Time at which the run was decided.
+    /// Time at which the server decided to enqueue or skip the run.
     pub decided_at: Timestamp,
-    /// Job ID; `null` if the run was skipped because an earlier one had not ended.
+    /// Job ID; `null` if the run was skipped because an earlier run had not ended.
     #[schema(required = true)]
     pub job_id: Option<JobId>,
-    /// State of the job; `null` if there is none or it is no longer stored.
+    /// State of the job; `null` if the run has no job or the job is no longer stored.
     #[schema(required = true)]
     pub job_state: Option<JobState>,
-    /// Start of the last attempt; `null` if there was none.
+    /// Start time of the last attempt; `null` if there was none.
     #[schema(required = true)]
     pub started_at: Option<Timestamp>,
-    /// Time at which the job ended; `null` if it has not.
+    /// Time at which the job ended; `null` if it has not ended.
     #[schema(required = true)]
     pub finished_at: Option<Timestamp>,
     /// Last error of the job; `null` if there is none.
@@ -294,7 +297,7 @@ impl From<(Occurrence, Option<JobRecord>)> for ScheduleRun {
     }
 }
 
-/// Job that was enqueued.
+/// Job that a manual run enqueued.
 #[derive(Serialize, ToSchema)]
 pub struct ScheduledJob {
     /// Job ID.

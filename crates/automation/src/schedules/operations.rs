@@ -1,4 +1,4 @@
-//! Operations on schedules for operators at the command line.
+//! Command-line operations on schedules.
 
 use kith_jobs::JobId;
 use kith_jobs::schedules::{self, Schedule, ScheduleError, ScheduleFilter, find_schedule, list_runs};
@@ -33,7 +33,7 @@ pub enum ScheduleOperation {
     Set {
         /// Name of the schedule.
         name: String,
-        /// Body as for `PUT /api/v1/schedules/{name}`.
+        /// Request body of `PUT /api/v1/schedules/{name}`.
         body: Value,
     },
     /// Deletes a schedule and the history of its runs.
@@ -44,7 +44,7 @@ pub enum ScheduleOperation {
     Pause(String),
     /// Resumes a schedule.
     Resume(String),
-    /// Runs a schedule at once.
+    /// Runs a schedule now.
     Run(String),
     /// Enqueues the runs of a past period.
     Backfill {
@@ -61,7 +61,7 @@ pub enum ScheduleOperation {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleOperationResult {
-    /// Schedules, ordered by name; empty after a deletion.
+    /// Schedules, ordered by name; empty after the deletion of a schedule.
     Schedules(Vec<ScheduleResponse>),
     /// Schedule with its last runs, latest first.
     Schedule(Box<ScheduleResponse>, Vec<ScheduleRun>),
@@ -69,7 +69,7 @@ pub enum ScheduleOperationResult {
     Jobs(Vec<JobId>),
 }
 
-/// Runs an operation.
+/// Runs an operation and returns its result.
 ///
 /// # Errors
 /// Returns a problem if the operation is rejected or the database operation fails.

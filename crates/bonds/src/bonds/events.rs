@@ -47,14 +47,14 @@ impl RequestParties {
         std::iter::once(self.from).chain(self.to).collect()
     }
 
-    /// Returns those who learn of a decision: the recipient, and the sender unless they sent the request by
-    /// e-mail address.
+    /// Returns the users who are notified of a decision: the recipient, and the sender unless they sent the
+    /// request by e-mail address.
     fn decision_recipients(self) -> Vec<UserId> {
         if self.is_by_email { self.to.into_iter().collect() } else { self.participants() }
     }
 }
 
-/// A request was sent. The recipient is notified unless it is silent.
+/// A request was sent. If it is silent, the event goes to the sender only.
 pub fn request_created(parties: RequestParties, silent: bool) -> NewEvent {
     request_event(REQUEST_CREATED, parties, if silent { vec![parties.from] } else { parties.participants() })
 }
@@ -74,7 +74,7 @@ pub fn request_cancelled(parties: RequestParties) -> NewEvent {
     request_event(REQUEST_CANCELLED, parties, parties.participants())
 }
 
-/// A request was cancelled as a consequence of another action of its sender.
+/// A request was cancelled as a consequence of another action of its sender, such as a block.
 pub fn request_withdrawn(parties: RequestParties) -> NewEvent {
     request_event(REQUEST_CANCELLED, parties, parties.decision_recipients())
 }
@@ -84,8 +84,8 @@ pub fn request_expired(parties: RequestParties) -> NewEvent {
     request_event(REQUEST_EXPIRED, parties, parties.participants())
 }
 
-/// A request was superseded, because one of its users formed another bond. The event does not contain the
-/// reason. `own` is `true` if that user is the sender.
+/// A request was superseded because its sender or its recipient formed another bond. The event does not
+/// contain the reason. `own` is `true` if the sender formed the bond.
 pub fn request_closed(parties: RequestParties, own: bool) -> NewEvent {
     request_event(
         REQUEST_CLOSED,
@@ -94,7 +94,7 @@ pub fn request_closed(parties: RequestParties, own: bool) -> NewEvent {
     )
 }
 
-/// The message of a request was reported. Its sender does not receive the event.
+/// The message of a request was reported. Only the reporter receives the event.
 pub fn request_reported(parties: RequestParties, reporter: UserId) -> NewEvent {
     request_event(REQUEST_REPORTED, parties, vec![reporter])
 }
@@ -152,7 +152,7 @@ fn bond_event(kind: &'static str, bond: BondId, users: [UserId; 2]) -> NewEvent 
     }
 }
 
-/// Builds an event about a request. The payload names the recipient only if the sender may know them.
+/// Builds an event about a request. The payload names the recipient only if the sender may know their ID.
 fn request_event(kind: &'static str, parties: RequestParties, recipients: Vec<UserId>) -> NewEvent {
     let RequestParties { request, from, to, is_by_email } = parties;
     let to = to.filter(|_| !is_by_email || kind == REQUEST_ACCEPTED);

@@ -1,4 +1,4 @@
-//! Facts about bonds for administrators: consistency of the slots, and delay of the archive.
+//! Reports facts about bonds to administrators: consistency of the partner slots, and delay of archiving.
 
 use kith_kernel::Ctx;
 use kith_platform::Fact;
@@ -21,7 +21,7 @@ fn slots(q: &Query<'_>, _: &Ctx) -> Result<Value, Error> {
     }))
 }
 
-/// Reports the number of seconds for which the oldest bond has been due for archiving; 0 if none is due.
+/// Returns the number of seconds for which the oldest bond has been due for archiving; 0 if none is due.
 fn archive(q: &Query<'_>, ctx: &Ctx) -> Result<Value, Error> {
     let limit = ended_before(ctx.now);
     let overdue =

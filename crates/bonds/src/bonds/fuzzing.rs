@@ -1,4 +1,4 @@
-//! Properties of the parsers for invite codes, messages and enum names, checked by the fuzz target `bonds`.
+//! Fuzz target `bonds`: checks properties of the parsers for invite codes, messages and enum names.
 
 use kith_kernel::UserId;
 use kith_kernel::uuid::Uuid;
@@ -6,7 +6,7 @@ use kith_platform::auth::Role;
 
 use super::model::{InviteCode, Recipient, RequestDraft, RequestPolicy, RequestStatus};
 
-/// Fuzz target: uses the input as a code, a message and enum names.
+/// Fuzz target: parses the input as an invite code, a message and enum names.
 pub fn bonds(data: &[u8]) {
     if let Some(random) = data.first_chunk() {
         let code = InviteCode::from_random(*random);

@@ -1,5 +1,6 @@
-//! Maintenance of requests and bonds: records expiry, archives ended bonds, deletes old invites. Queries and
-//! commands judge expiry by the clock, so nothing depends on when these jobs run.
+//! Maintenance jobs of requests, bonds and invites: record expiry, archive ended bonds, delete old invites.
+//! Queries and commands compare expiry times with the clock, so their results do not depend on when these
+//! jobs run.
 
 use std::time::Duration;
 
@@ -12,13 +13,13 @@ use super::model::{ActiveBond, PartnerRequestId, restorable_until};
 use super::rules::{FAILED_ATTEMPTS_WINDOW, REQUEST_LIFETIME};
 use super::{commands, events, rows};
 
-/// Time after the expiry of a request by e-mail address for which its sender can still see the address.
+/// Time after the expiry of a request by e-mail address during which its sender can still see the address.
 const ADDRESS_RETENTION: Duration = days(30);
 /// Maximum number of rows per transaction.
 const BATCH_SIZE: i64 = 500;
 
-/// Records which requests have expired, and deletes the e-mail addresses of old requests. Several nodes may
-/// run it at once.
+/// Records the expiry of requests, and deletes the e-mail addresses of old requests. Several nodes may run
+/// this at the same time.
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
@@ -33,7 +34,7 @@ pub async fn expire_requests(app: App) -> Result<(), MaintenanceError> {
     Ok(())
 }
 
-/// Archives bonds that can no longer be restored.
+/// Archives the ended bonds that can no longer be restored.
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
@@ -43,7 +44,8 @@ pub async fn archive_ended(app: App) -> Result<(), MaintenanceError> {
     Ok(())
 }
 
-/// Deletes invites and failed attempts that no longer matter.
+/// Deletes invites 30 days after their expiry, and failed attempts that are older than the window of their
+/// limit.
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
@@ -55,11 +57,11 @@ pub async fn delete_old_invites(app: App) -> Result<(), MaintenanceError> {
     Ok(())
 }
 
-/// Records a batch of expired requests. Returns `true` if there may be more. All requests have the same
-/// lifetime, so they expire in the order of their IDs. The mark passes a request only after its expiry is
-/// recorded, so that several nodes may run this at once.
+/// Records the expiry of a batch of requests. Returns `true` if there may be more. All requests have the
+/// same lifetime, so they expire in the order of their IDs. The stored progress passes a request only after
+/// its expiry is recorded, so several nodes may run this at the same time.
 async fn expire_batch(app: &App, ctx: &Ctx) -> Result<bool, MaintenanceError> {
-    // An hour of margin, because the clocks of the nodes that made the IDs differ.
+    // A margin of one hour, because the clocks of the nodes that create the IDs may differ.
     let until = first_id_at(ctx.refreshed().now - REQUEST_LIFETIME - hours(1));
     let listed = app.db.read(move |q| {
         let after = rows::find_expiry_progress(q)?.unwrap_or(PartnerRequestId(Uuid::nil()));
@@ -79,14 +81,14 @@ async fn expire_batch(app: &App, ctx: &Ctx) -> Result<bool, MaintenanceError> {
     Ok(listed.len() as i64 == BATCH_SIZE)
 }
 
-/// Returns the smallest ID (UUIDv7, RFC 9562) of requests made at `at`. IDs of earlier requests are smaller.
+/// Returns the smallest possible ID (UUIDv7, RFC 9562) of a request created at `at`.
 fn first_id_at(at: Timestamp) -> PartnerRequestId {
     let millis = u64::try_from(at.as_millis()).unwrap_or(0);
     PartnerRequestId(Uuid::from_u128(u128::from(millis) << 80))
 }
 
-/// Archives a batch of bonds. Returns `true` if there may be more. Each pair is locked and checked again,
-/// because it may be restored meanwhile.
+/// Archives a batch of bonds. Returns `true` if there may be more. Each bond is locked and checked again,
+/// because it may have been restored meanwhile.
 async fn archive_batch(app: &App, ctx: &Ctx) -> Result<bool, MaintenanceError> {
     let now = ctx.refreshed().now;
     let due = app.db.read(move |q| rows::list_archivable_bonds(q, ended_before(now), BATCH_SIZE)).await?;

@@ -1,5 +1,6 @@
-//! Partner requests, bonds and invites. A user has at most one active bond, and forming it takes both users.
-//! Other modules own accounts (`accounts`), blocks (`blocks`) and shared content (`spaces`).
+//! Partner requests, bonds and invites. A bond joins two users. Each user has one partner slot, and
+//! therefore at most one active bond. Other modules contain accounts (`accounts`), blocks (`blocks`) and
+//! shared content (`spaces`).
 //!
 //! Other modules use [`find_active_bond`] to find the active bond of a user, and may join `bonds (id, user_a,
 //! user_b, ended_at, archived_at)`. A bond with `archived_at` cannot be restored.

@@ -1,4 +1,4 @@
-//! Export and purge of a user's data in this module.
+//! Exports and purges a user's data in this module.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
@@ -31,7 +31,8 @@ fn purge(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     rows::delete_invites(tx, user)
 }
 
-/// Time used for exports, at which nothing has expired: the data is exported as stored.
+/// Time passed to queries for exports. No request has expired at this time, so the data is exported as
+/// stored.
 const EXPORT_TIME: Timestamp = Timestamp::EPOCH;
 
 const EXPORT: &[ExportPart] = &[
@@ -48,7 +49,8 @@ const EXPORT: &[ExportPart] = &[
     ExportPart::Text("}"),
 ];
 
-/// Parses the ID after which a piece of an export begins.
+/// Parses the ID of the last exported row. Without one, returns the largest ID, because exports begin with
+/// the newest.
 fn start_after(after: Option<&str>) -> Uuid {
     after.and_then(|after| after.parse().ok()).unwrap_or(Uuid::max())
 }

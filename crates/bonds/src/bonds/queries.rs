@@ -10,7 +10,7 @@ use super::model::{
 };
 use super::rows;
 
-/// Filter and page of a list of requests.
+/// Filter and page parameters of a list of requests.
 #[derive(Clone, Copy, Debug)]
 pub struct PartnerRequestFilter {
     direction: Option<RequestDirection>,
@@ -20,7 +20,7 @@ pub struct PartnerRequestFilter {
 }
 
 impl PartnerRequestFilter {
-    /// Creates a list request for requests that match all given filters, starting after `cursor`.
+    /// Creates a filter for requests that match all given conditions, starting after `cursor`.
     ///
     /// # Errors
     /// Returns [`InvalidCursor`] if the cursor does not come from this list.
@@ -50,7 +50,8 @@ pub fn list_requests(
     };
     let requests = match filter.direction {
         Some(direction) => side(direction)?,
-        // Read each direction by its own index and merge: both together contain the page.
+        // Reads incoming and outgoing requests separately, each by its own index, and merges them. Together
+        // they contain the page.
         None => {
             let mut both = side(RequestDirection::Incoming)?;
             both.append(&mut side(RequestDirection::Outgoing)?);
@@ -64,7 +65,7 @@ pub fn list_requests(
 /// Returns a request that `user` sent or received.
 ///
 /// # Errors
-/// Returns [`BondError::RequestNotFound`] if there is no such request that the user can see.
+/// Returns [`BondError::RequestNotFound`] if the request does not exist or the user cannot see it.
 pub fn get_request(
     q: &Query<'_>,
     user: UserId,
@@ -119,7 +120,7 @@ pub fn get_history(
     Ok(history)
 }
 
-/// Adds the breakups to bonds of `user`.
+/// Fills in the breakups of the given bonds of `user`.
 ///
 /// # Errors
 /// Returns the store's error if the query fails.

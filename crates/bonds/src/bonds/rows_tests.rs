@@ -1,5 +1,5 @@
-//! Query plans on SQLite: each statement finds its rows by an index. SQLite's plans do not depend on the
-//! content of tables.
+//! Tests that each statement finds its rows by an index, according to the query plan of SQLite. SQLite's
+//! plans do not depend on the content of tables.
 
 use kith_store::testing::TestDatabase;
 use kith_store::{ModuleMigrations, Param, STORE_MIGRATIONS, Store};
@@ -16,9 +16,9 @@ async fn plan(db: &Store, statement: &str) -> Vec<String> {
     steps.await.unwrap_or_else(|error: Error| panic!("{explained}: {error}"))
 }
 
-/// The cost of a page depends on its size, not on the number of a user's requests.
+/// Reading a page must take time in proportion to its size, not to the number of the user's requests.
 #[tokio::test]
-async fn request_lists_follow_an_index() {
+async fn request_lists_use_an_index() {
     let database = TestDatabase::sqlite();
     let modules = [&kith_accounts::accounts::MODULE, &crate::bonds::MODULE];
     let own = modules.map(|one| ModuleMigrations { module: one.name, migrations: one.migrations });

@@ -1,4 +1,4 @@
-//! Rules of requests and bonds. Pure functions: no database access, no clock.
+//! Rules of requests and bonds as pure functions, without database or clock access.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ pub const MAX_INVITES: i64 = 5;
 /// Maximum number of failed attempts with invite codes per user and per client network within
 /// [`FAILED_ATTEMPTS_WINDOW`].
 pub const MAX_FAILED_ATTEMPTS: i64 = 10;
-/// Window of [`MAX_FAILED_ATTEMPTS`].
+/// Period over which [`MAX_FAILED_ATTEMPTS`] is counted.
 pub const FAILED_ATTEMPTS_WINDOW: Duration = minutes(1);
 
-/// Waits after the first, second and third rejection.
+/// Waiting times after the first, second and third rejection.
 const REJECTION_COOLDOWNS: [Duration; 3] = [hours(24), days(7), days(30)];
-/// Time without a further refusal after which refusals are forgotten.
+/// Time since the last refusal after which all refusals are forgotten.
 const REFUSALS_RETENTION: Duration = days(365);
 /// Time after a cancellation within which a new request sends no notification.
 const SILENT_WINDOW: Duration = hours(24);
@@ -32,7 +32,7 @@ pub fn status_at(stored: RequestStatus, expires_at: Timestamp, now: Timestamp) -
     }
 }
 
-/// Limit of new requests per sender in a sliding window.
+/// Maximum number of new requests per sender in a sliding window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateTier {
     /// Maximum number of requests.
@@ -41,7 +41,7 @@ pub struct RateTier {
     pub window: Duration,
 }
 
-/// Limits for all senders.
+/// Limits that apply to all senders.
 pub const RATE_TIERS: &[RateTier] = &[
     RateTier { max_requests: 5, window: minutes(1) },
     RateTier { max_requests: 20, window: hours(1) },
@@ -64,39 +64,40 @@ pub fn check_rate_tiers(tiers: &[RateTier], recent: &[Timestamp], now: Timestamp
     }
 }
 
-/// Refusals of one user's requests by another user, since the latter last sent a request or accepted one.
-/// Forgotten a year after the last step.
+/// Refusals of one user's requests by another user. A refusal is a rejection, cancellation or expiry. The
+/// counter starts again when the other user sends or accepts a request, or a year after the last refusal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RefusalHistory {
     /// Number of rejections, cancellations and expiries.
     pub steps: i64,
     /// Time of the last rejection, cancellation or expiry.
     pub last_step_at: Option<Timestamp>,
-    /// End of the wait after the last rejection.
+    /// End of the waiting time after the last rejection.
     pub wait_until: Option<Timestamp>,
     /// Time of the last cancellation.
     pub cancelled_at: Option<Timestamp>,
 }
 
 impl RefusalHistory {
-    /// Adds a rejection at `now`. The wait depends on the number of steps before.
+    /// Adds a rejection at `now`. The waiting time after it depends on the number of earlier refusals.
     #[must_use]
     pub fn with_rejection(self, now: Timestamp) -> Self {
         let before = self.effective_at(now);
         let step = usize::try_from(before.steps).unwrap_or(usize::MAX);
-        // After the last wait, only the recipient can send a request.
+        // After the last waiting time, only the recipient can send a request.
         let wait_until = REJECTION_COOLDOWNS.get(step).map(|wait| now + *wait);
         Self { steps: before.steps + 1, last_step_at: Some(now), wait_until, ..before }
     }
 
-    /// Adds a cancellation at `now`. It lengthens the wait after the next rejection, starts no wait of its
-    /// own, and never reaches the step at which only the other user may send a request.
+    /// Adds a cancellation at `now`. It lengthens the waiting time after the next rejection, but starts none
+    /// itself. However many requests were cancelled, the sender can still send one.
     #[must_use]
     pub fn with_cancellation(self, now: Timestamp) -> Self {
         Self { cancelled_at: Some(now), ..self.with_expiry(now) }
     }
 
-    /// Adds a request that expired at `at`, with the same bounds as a cancellation.
+    /// Adds a request that expired at `at`. An expiry has the same effect on waiting times as a
+    /// cancellation.
     #[must_use]
     pub fn with_expiry(self, at: Timestamp) -> Self {
         let before = self.effective_at(at);
@@ -105,7 +106,7 @@ impl RefusalHistory {
         Self { steps, last_step_at: before.last_step_at.max(Some(at)), ..before }
     }
 
-    /// Returns the refusals that still count at `now`.
+    /// Returns these refusals, or none if they are forgotten at `now`.
     fn effective_at(self, now: Timestamp) -> Self {
         let is_forgotten = self.last_step_at.is_some_and(|at| now.since(at) >= REFUSALS_RETENTION);
         if is_forgotten { Self::default() } else { self }
@@ -114,8 +115,8 @@ impl RefusalHistory {
     /// Checks that a request may be sent at `now`.
     ///
     /// # Errors
-    /// Returns [`BondError::CooldownActive`] during a wait, [`BondError::OnlyRecipientCanRequest`] after the
-    /// last step.
+    /// Returns [`BondError::CooldownActive`] during a waiting time, and
+    /// [`BondError::OnlyRecipientCanRequest`] after the fourth refusal.
     pub fn check_cooldown(self, now: Timestamp) -> Result<(), BondError> {
         let refusals = self.effective_at(now);
         if usize::try_from(refusals.steps).is_ok_and(|steps| steps > REJECTION_COOLDOWNS.len()) {
@@ -127,47 +128,48 @@ impl RefusalHistory {
         }
     }
 
-    /// Returns `true` if a request at `now` must not send a notification, because it follows a cancellation
-    /// too soon.
+    /// Returns `true` if a request at `now` must not send a notification, because the sender cancelled
+    /// another one less than 24 hours ago.
     pub fn suppresses_notification(self, now: Timestamp) -> bool {
         self.cancelled_at.is_some_and(|at| now.since(at) < SILENT_WINDOW)
     }
 }
 
-/// Everything that decides on a request from a sender to a recipient.
+/// Data that decides whether a sender may send a request to a recipient.
 #[derive(Clone, Debug)]
 pub struct SendContext {
     /// Sender.
     pub sender: UserSummary,
-    /// Recipient; `None` if they do not exist or one of both has blocked the other.
+    /// Recipient; `None` if they do not exist or one of the two users has blocked the other.
     pub recipient: Option<UserSummary>,
     /// `true` if the sender has a partner.
     pub is_sender_bonded: bool,
     /// Users who can send requests to the recipient.
     pub accepts_requests_from: RequestPolicy,
-    /// `true` if requests to the recipient's e-mail address reach them.
+    /// `true` if the recipient receives requests that are sent to their e-mail address.
     pub discoverable_by_email: bool,
-    /// Pending request that holds the pair's key, as the sender sees it. It may have expired.
+    /// Stored pending request between both users, in either direction, as the sender sees it. It may have
+    /// expired.
     pub pending: Option<PartnerRequest>,
-    /// `true` if the sender has a request to the recipient that is withheld because of a block and still
-    /// looks pending.
+    /// `true` if a request of the sender is withheld because the recipient has blocked them. The sender
+    /// still sees it as pending.
     pub has_withheld_request: bool,
     /// Refusals of the sender's requests, except those by e-mail address.
     pub refusals: RefusalHistory,
-    /// Refusals of the sender's requests by e-mail address, which the sender does not know of.
+    /// Refusals of the sender's requests by e-mail address. The sender must not learn of them.
     pub email_refusals: RefusalHistory,
-    /// End of the pair's last bond that is not archived.
+    /// End time of the pair's last bond; `None` if there is none or it is archived.
     pub former_ended_at: Option<Timestamp>,
 }
 
-/// Way in which the sender names the recipient.
+/// Way in which the sender specifies the recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressingMode {
     /// By user ID.
     Id,
-    /// By e-mail address. Other requests of the sender to the same user must not become visible.
+    /// By e-mail address. The result must not reveal which user has the address.
     Address,
-    /// By an invite of the recipient, which counts as their consent to a request.
+    /// By an invite of the recipient. The invite counts as the recipient's consent to receive a request.
     Invite,
 }
 
@@ -176,19 +178,19 @@ pub enum AddressingMode {
 pub enum SendDecision<'s> {
     /// Create a request.
     New {
-        /// Earlier request that still holds the pair's key and is removed first: it has expired, or was sent
-        /// by e-mail address.
+        /// Earlier request that must be removed first, because only one may exist per pair. It has expired,
+        /// or was sent by e-mail address.
         before: Option<&'s PartnerRequest>,
     },
     /// Return the identical pending request.
     Repeated(&'s PartnerRequest),
-    /// Return the withheld request, which still looks pending to the sender.
+    /// Return the sender's withheld request, which the sender still sees as pending.
     Withheld,
-    /// Accept the pending request of the recipient: both want the bond.
+    /// Accept the pending request of the recipient and form the bond, because both users want it.
     Crossed(&'s PartnerRequest),
 }
 
-/// Decides on a new request. It does not depend on whether the recipient has a partner.
+/// Decides on a new request. The decision does not depend on whether the recipient has a partner.
 ///
 /// # Errors
 /// Returns the [`BondError`] that rejects the request.
@@ -213,7 +215,7 @@ pub fn decide_send<'s>(
         Some(request) if request.message.as_deref() == message => return Ok(SendDecision::Repeated(request)),
         Some(_) => return Err(BondError::AlreadyPending),
     };
-    // Redeeming an invite always creates a new request.
+    // An invite always creates a new request, even if an earlier request is withheld.
     if context.has_withheld_request && mode == AddressingMode::Id {
         return Ok(SendDecision::Withheld);
     }
@@ -235,8 +237,8 @@ pub fn decide_send<'s>(
     Ok(SendDecision::New { before })
 }
 
-/// Decides on a request to an e-mail address with a known owner. Returns `None` if the request reaches no
-/// one. Unless it forms a bond, the sender cannot tell the result from that for an unknown address.
+/// Decides on a request to an e-mail address with a known owner. Returns `None` if the owner must not
+/// receive it. Unless the request forms a bond, the sender gets the same result as for an unknown address.
 pub fn decide_send_by_email<'s>(
     context: &'s SendContext,
     message: Option<&str>,
@@ -253,18 +255,18 @@ pub fn decide_send_by_email<'s>(
 /// Decision on accepting, rejecting or cancelling a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Apply the decision.
+    /// Apply the change.
     Now,
-    /// Return the request unchanged: the same user decided the same before.
+    /// Return the request unchanged, because the user has already made the same decision.
     Repeated,
 }
 
-/// Checks that `user` may accept (`wanted` is [`RequestStatus::Accepted`]) or reject a request. The database
-/// checks that both slots are free.
+/// Checks that `user` may accept or reject a request; `wanted` is the new status. Whether both users are
+/// without a partner is checked later, in the database.
 ///
 /// # Errors
-/// Returns [`BondError::OnlyRecipient`] for the sender, [`BondError::NotPending`] if the request has another
-/// final status.
+/// Returns [`BondError::OnlyRecipient`] if `user` is the sender, and [`BondError::NotPending`] if the
+/// request already has a different final status.
 pub fn decide_answer(
     request: &PartnerRequest,
     user: UserId,
@@ -279,8 +281,8 @@ pub fn decide_answer(
 /// Checks that `user` may cancel a request.
 ///
 /// # Errors
-/// Returns [`BondError::OnlySender`] for the recipient, [`BondError::NotPending`] if the request has another
-/// final status.
+/// Returns [`BondError::OnlySender`] if `user` is the recipient, and [`BondError::NotPending`] if the
+/// request already has a different final status.
 pub fn decide_cancel(request: &PartnerRequest, user: UserId) -> Result<Decision, BondError> {
     if user != request.from.id {
         return Err(BondError::OnlySender);

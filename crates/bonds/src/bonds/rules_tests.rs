@@ -14,7 +14,7 @@ fn person(id: UserId) -> UserSummary {
     UserSummary { id, display_name: "somebody".into() }
 }
 
-/// Returns a request from Ada to Ben as read at `now`.
+/// Returns a request from Ada to Ben with the stored status `stored`, as read at `now`.
 fn request(stored: RequestStatus, now: Timestamp) -> PartnerRequest {
     PartnerRequest {
         id: PartnerRequestId(Uuid::from_u128(4)),
@@ -29,7 +29,7 @@ fn request(stored: RequestStatus, now: Timestamp) -> PartnerRequest {
     }
 }
 
-/// Requirement PRT-02: every status, before and at expiry, for sender and recipient.
+/// Requirement PRT-02. Tests every status, before and at expiry, for the sender and the recipient.
 #[test]
 fn decisions_depend_on_role_and_status() {
     use RequestStatus::*;
@@ -70,9 +70,10 @@ fn decisions_depend_on_role_and_status() {
     assert_eq!(status_at(Accepted, EXPIRY, EXPIRY), Accepted);
 }
 
-/// Requirement SEC-03: the 6th request in a minute, the 21st in an hour, the 101st in a day.
+/// Requirement SEC-03. The 6th request in a minute, the 21st in an hour and the 101st in a day must be
+/// rejected.
 #[test]
-fn rate_tiers_slide_and_widest_full_tier_decides() {
+fn rate_limits_apply_per_sliding_window() {
     let at = |second: u64| Timestamp::EPOCH + Duration::from_secs(second);
     let wait = |recent: &[Timestamp], now| match check_rate_tiers(RATE_TIERS, recent, now) {
         Ok(()) => 0,
@@ -117,7 +118,7 @@ fn each_rejection_lengthens_cooldown() {
     assert_eq!(
         wait(refusals.with_cancellation(now), now),
         Some(Duration::ZERO),
-        "cancellations never reach the longest cooldown"
+        "a cancellation never blocks later requests for good"
     );
     assert_eq!(wait(refusals.with_rejection(now).with_cancellation(now), now), None);
 
@@ -154,7 +155,7 @@ fn expired_requests_count_like_cancelled_ones() {
     assert_eq!(
         earlier.last_step_at,
         Some(now),
-        "an expiry that is recorded late does not move the last step"
+        "an expiry that is recorded late does not move the time of the last refusal"
     );
     assert!(matches!(
         refusals.with_rejection(now).check_cooldown(now),
@@ -163,7 +164,7 @@ fn expired_requests_count_like_cancelled_ones() {
 }
 
 #[test]
-fn refusals_reset_after_a_year() {
+fn refusals_are_forgotten_after_a_year() {
     let now = Timestamp::EPOCH + days(1_000);
     let refused = (0..4).fold(RefusalHistory::default(), |refusals, _| refusals.with_rejection(now));
     let year = now + days(365);
@@ -176,7 +177,7 @@ fn refusals_reset_after_a_year() {
     assert_eq!((again.steps, again.wait_until), (1, Some(year + hours(24))));
     assert_eq!(refused.with_expiry(year).steps, 1);
     let within = refused.with_cancellation(year - Duration::from_millis(1));
-    assert!(within.check_cooldown(year).is_err(), "each step restarts the year");
+    assert!(within.check_cooldown(year).is_err(), "each refusal restarts the year");
 }
 
 fn context(sender: UserId, pending: Option<PartnerRequest>) -> SendContext {
@@ -273,15 +274,15 @@ fn request_policy_and_rejections_limit_requests() {
         assert_eq!(
             decision(&asked, mode, "hello"),
             "crossed",
-            "a pending request can be answered under any request policy"
+            "a request in return forms the bond under any request policy"
         );
     }
 }
 
-/// A request by e-mail address reaches its owner only if no rule rejects it, and the sender never learns the
+/// The owner of an e-mail address receives a request only if no rule rejects it. The sender never learns the
 /// reason.
 #[test]
-fn request_by_email_reaches_discoverable_users_only() {
+fn only_discoverable_users_receive_requests_by_email() {
     let reaches = |context: &SendContext| match decide_send_by_email(context, Some("hello"), BEFORE) {
         None => "nobody",
         Some(SendDecision::New { .. }) => "them",

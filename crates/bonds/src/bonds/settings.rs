@@ -3,11 +3,11 @@
 use kith_platform::config::Settings;
 use serde::{Deserialize, Serialize};
 
-/// Settings of partners.
+/// Settings for invites.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BondSettings {
-    /// Template of the link of an invite, with `{code}` in it.
+    /// Template of the link of an invite. `{code}` is replaced by the invite code.
     pub invite_link: String,
     /// Maximum number of requests per minute and client network to each route that lists partners; 0 means no
     /// limit.

@@ -1,5 +1,5 @@
-//! Archive of bond spaces: moves the spaces of archived bonds out of the live tables, and purges them after
-//! their retention and a grace period.
+//! Archives the spaces of archived bonds: moves them out of the live tables, and purges them after their
+//! retention and a grace period.
 
 use std::time::Duration;
 
@@ -17,11 +17,14 @@ use crate::bonds::BondId;
 
 /// Number of spaces listed for archiving at once. Each is archived in its own transaction.
 const BATCH_SIZE: i64 = 100;
-/// Number of days by which bonds may be archived out of order.
+/// Number of days before the last archived bond at which the search for unarchived spaces starts, because
+/// bonds may be archived out of order.
 const SLACK_DAYS: u64 = 60;
-/// Days between the end of the retention and the purge, in which an operator can stop it.
+/// Grace period in days between the end of the retention and the purge. During it, an operator can still
+/// stop the purge.
 const HOLD_DAYS: u64 = 14;
-/// Number of archives that a run may try to purge, per archive that it may purge.
+/// Number of archives that a run may try to purge, as a multiple of the number that it may purge. Failed
+/// tries count.
 const MAX_TRIES_PER_PURGE: i64 = 10;
 
 /// Facts for administrators: the number of seconds for which the oldest space has been due for archiving; 0
@@ -34,7 +37,7 @@ pub const FACTS: &[Fact] = &[Fact {
     },
 }];
 
-/// Manifest of a purge, written before it.
+/// Manifest of a purge, written to disk before the purge.
 #[derive(Debug, Serialize)]
 struct SpacePurgeManifest {
     bond_id: BondId,
@@ -100,15 +103,15 @@ fn archive(tx: &Tx<'_>, ctx: &Ctx, shared: &SpaceWithMembers) -> Result<(), Erro
     Ok(())
 }
 
-/// Schedules the purge of archives whose retention period has ended, oldest first, and cancels it for
-/// archives whose retention was extended.
+/// Schedules the purge of archives whose retention has ended, oldest first. Cancels it for archives whose
+/// retention was extended.
 fn start_holds(tx: &Tx<'_>, run: &PurgeRun, retention: Duration, limit: i64) -> Result<(), Error> {
     let until = run.now - retention;
     rows::stop_archive_holds(tx, until)?;
     rows::start_archive_holds(tx, until, run, days(HOLD_DAYS), limit)
 }
 
-/// Purges up to `limit` archives. An archive that cannot be purged does not block the others.
+/// Purges up to `limit` archives. If an archive cannot be purged, continues with the next one.
 async fn purge_due(app: &App, ctx: &Ctx, run: PurgeRun, limit: i64) -> Result<(), MaintenanceError> {
     let due = app.db.read(move |q| rows::list_archives_to_purge(q, &run, limit * MAX_TRIES_PER_PURGE));
     let due: Vec<_> = due.await.map_err(|error: Error| error)?;

@@ -1,4 +1,4 @@
-//! Commands on items, one transaction each: lock the users of the space, read, decide, write.
+//! Commands on items. Each runs in one transaction: lock the users of the space, read, decide, write.
 
 use std::borrow::Cow;
 
@@ -17,12 +17,12 @@ use super::settings::SpaceSettings;
 use super::{dates, events, queries, reminders, rows};
 use kith_json_schema::ValidationCache;
 
-/// Conditions for writing an item.
+/// Conditions under which an item may be written.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteConditions<'t> {
     /// Values that were validated before the transaction.
     pub validated: &'t ValidationCache,
-    /// Limits of a space.
+    /// Limits of a space, from the configuration.
     pub limits: &'t SpaceSettings,
 }
 
@@ -38,8 +38,8 @@ pub enum ItemChange {
 /// Creates an item.
 ///
 /// # Errors
-/// Returns the [`SpaceError`] that rejects it: no bond, invalid data, an item that is too large, or a full
-/// space.
+/// Returns the [`SpaceError`] that rejects the item: the user has no bond, the data is invalid or too large,
+/// or the space is full.
 pub fn create(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -61,7 +61,7 @@ pub fn create(
     Ok(item)
 }
 
-/// Changes the data of an item. Equal data changes nothing.
+/// Changes the data of an item. If the new data equals the old data, nothing changes.
 ///
 /// # Errors
 /// Returns the errors of [`create`], [`SpaceError::ItemNotFound`], or [`SpaceError::Changed`] if a
@@ -121,8 +121,8 @@ pub fn delete(
     Ok(())
 }
 
-/// Locks the users of a space, so that no one else writes into it and its bond does not end. Announces the
-/// reads of most commands.
+/// Locks the users of a space, so that no other transaction writes into it or ends its bond. Prefetches the
+/// rows that most commands read.
 fn lock_space(tx: &Tx<'_>, request: &CollectionRequest) -> Result<SpaceWithMembers, SpaceError> {
     let seen = queries::find_space(tx, request.user, request.space)?;
     tx.lock("user", &seen.members)?;
@@ -145,7 +145,7 @@ fn find(
     Ok(found)
 }
 
-/// Checks `data` against the rules of the collection. Returns the data to store.
+/// Checks `data` against the rules of the collection. Returns the data to store, which may be normalized.
 fn check<'d>(
     q: &Query<'_>,
     request: &CollectionRequest,
@@ -165,14 +165,14 @@ fn check<'d>(
     Ok(Cow::Borrowed(data))
 }
 
-/// Serializes the data to store, within the size limit.
+/// Serializes the data to store. Returns an error if it exceeds the size limit.
 fn serialize_data(data: &Value, limits: &SpaceSettings) -> Result<StoredJson, SpaceError> {
     let (text, limit) = (StoredJson::of(data), limits.max_item_bytes);
     if text.bytes() as u64 > u64::from(limit) { Err(SpaceError::ItemTooLarge { limit }) } else { Ok(text) }
 }
 
-/// Adds `more` to the counters of a space if its limits allow it. A change that needs no more room is always
-/// allowed.
+/// Adds `more` to the counters of a space if the limits allow it. A change that needs no additional space is
+/// always allowed.
 fn reserve_space(
     tx: &Tx<'_>,
     space: Space,

@@ -1,9 +1,10 @@
-//! The built-in collection `dates`: dates with optional repetition and reminders.
+//! The built-in collection `dates`, for dates with optional repetition and reminders.
 //!
-//! A date without a time begins at 00:00. Repetitions are computed from the first date: 29 February falls on
-//! the 28th in other years, a 31st on the last day of shorter months, without shifting later repetitions. A
-//! local time that daylight saving skips moves forward by the skipped amount; a local time that occurs twice
-//! is the first of both. Reminders are due a number of minutes of 60 seconds before the date.
+//! A date without a time begins at 00:00. Repetitions are computed from the first date. In other years, 29
+//! February falls on the 28th. In shorter months, a 31st falls on the last day. Later repetitions are not
+//! shifted by this. A local time that daylight saving skips moves forward by the skipped amount. If a local
+//! time occurs twice, the first one counts. Reminders are due a number of minutes of 60 seconds before the
+//! date.
 
 use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
@@ -17,21 +18,21 @@ use super::model::CollectionName;
 
 /// Field by which lists of dates are sorted and filtered.
 pub const DATE_FIELD: &str = "date";
-/// Time zone of users whose profile has none.
+/// Time zone of users without a time zone in their profile.
 pub const UTC: &str = "UTC";
 
 const COLLECTION_NAME: &str = "dates";
 const TITLE: TextRules = TextRules { min: 1, max: 200, newlines: false };
 const MAX_REMINDERS: usize = 5;
-/// Minutes in a leap year: the maximum lead time of a reminder.
+/// Maximum lead time of a reminder: the minutes of a leap year.
 const MAX_LEAD_MINUTES: i64 = 366 * 24 * 60;
 
-/// Returns `true` if `collection` is the built-in one.
+/// Returns `true` if `collection` is the built-in collection `dates`.
 pub fn is_dates(collection: &CollectionName) -> bool {
     collection.as_str() == COLLECTION_NAME
 }
 
-/// Content of an item of the collection.
+/// Content of an item of this collection.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DateData {
@@ -58,22 +59,22 @@ enum Repetition {
     Yearly,
 }
 
-/// Times of a date and of its reminders.
+/// Time of a date with its repetition and reminders.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DateSchedule {
     date: Date,
     time: Option<Time>,
     zone: TimeZone,
     repeat: Repetition,
-    /// Lead times in minutes, ascending, without duplicates.
+    /// Lead times of the reminders in minutes, ascending, without duplicates.
     pub remind_minutes_before: Vec<i64>,
 }
 
-/// Parses and normalizes the content of a date. Returns the data to store, with all fields, and its schedule.
-/// `default_zone` is the default time zone.
+/// Parses and normalizes the content of a date. Returns its schedule and the data to store, with all fields.
+/// Dates without a time zone get `default_zone`.
 ///
 /// # Errors
-/// Returns one [`FieldError`] per invalid field, below `/data`.
+/// Returns one [`FieldError`] per invalid field. The pointers begin with `/data`.
 pub fn read(data: &Value, default_zone: &str) -> Result<(Value, DateSchedule), Vec<FieldError>> {
     let mut own: DateData = read_value(data, "/data").map_err(|fault| vec![fault])?;
     let mut faults = Vec::new();
@@ -132,13 +133,13 @@ fn parse_time(text: &str) -> Option<Time> {
 }
 
 impl DateSchedule {
-    /// Returns the first reminder after `now` with a lead time of `minutes`, if there is one.
+    /// Returns the first reminder after `now` with a lead time of `minutes`; `None` if there is none.
     pub fn next_reminder(&self, minutes: i64, now: Timestamp) -> Option<Timestamp> {
         let before = Span::new().try_minutes(minutes).ok()?;
         let now = jiff::Timestamp::from_millisecond(now.as_millis()).ok()?;
         let near = self.zone.to_datetime(now.checked_add(before).ok()?).date();
-        // The last repetition that can begin by then, and one earlier: the date may differ between time
-        // zones.
+        // Starts one repetition before the last one that can begin on the day `near`, because the date
+        // differs between time zones.
         let first = (self.periods_until(near)? - 1).max(0);
         let last = if self.repeat == Repetition::None { 0 } else { first + 3 };
         (first..=last).find_map(|n| {
@@ -147,7 +148,7 @@ impl DateSchedule {
         })
     }
 
-    /// Returns the number of whole periods between the first date and `day`.
+    /// Returns the number of whole repetition periods between the first date and `day`.
     fn periods_until(&self, day: Date) -> Option<i32> {
         let months = |date: Date| i32::from(date.year()) * 12 + i32::from(date.month());
         Some(match self.repeat {
@@ -158,7 +159,7 @@ impl DateSchedule {
         })
     }
 
-    /// Returns the beginning of the `n`th repetition, counted from 0.
+    /// Returns the beginning of the `n`th repetition; 0 is the first date.
     fn start_of(&self, n: i32) -> Option<jiff::Timestamp> {
         let span = match self.repeat {
             Repetition::None => Span::new(),
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn date_is_stored_completely() {
+    fn date_is_stored_with_all_fields() {
         let (data, _) = read(&json!({ "title": " Us ", "date": "2024-02-29" }), "Europe/Vienna").unwrap();
         assert_eq!(
             data,
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn every_invalid_profile_field_is_reported() {
+    fn every_invalid_date_field_is_reported() {
         let faults = |data: Value| {
             let faults = read(&data, UTC).unwrap_err();
             faults.iter().map(|fault| (fault.pointer.to_string(), fault.code)).collect::<Vec<_>>()
@@ -283,7 +284,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-        /// The estimate finds the same reminder as counting from the first date.
+        /// The estimated start must give the same reminder as counting from the first date.
         #[test]
         fn next_reminder_is_first_after_now(
             day in 0_i32..9_000,

@@ -1,7 +1,9 @@
-//! Collection declarations: a schema for items, and the fields by which lists are sorted and filtered.
+//! Declarations of collections. A declaration contains a schema for items, and the fields by which lists are
+//! sorted and filtered.
 //!
-//! Each item stores the revision of the fields by which it is indexed. After a change of the fields, a
-//! maintenance job indexes the other items in batches; until it has finished, lists by fields are rejected.
+//! Each item stores the revision of the fields with which it was indexed. After a change of the fields, a
+//! maintenance job indexes the other items in batches. Until it has finished, lists that use fields are
+//! rejected.
 
 use kith_kernel::{Ctx, FieldError, StoredJson};
 use kith_platform::{App, MaintenanceError, Preconditions};
@@ -25,13 +27,13 @@ const BATCH_SIZE: i64 = 200;
 #[serde(deny_unknown_fields)]
 pub struct DeclarationBody {
     /// JSON Schema (draft 2020-12) for the items, at most 32 KiB, without external references. Patterns must
-    /// not use look-around or back-references and may take at most 2 MiB when compiled. At most 128 nested
-    /// schemas may apply to one value. Existing items are not validated until they are next written. An item
-    /// whose validation takes too much work is rejected with `schema_too_costly`.
+    /// not use look-around or back-references; each may need at most 2 MiB of memory when compiled. At most
+    /// 128 nested schemas may apply to one value. Existing items are not validated until they are next
+    /// written. An item whose validation takes too much work is rejected with `schema_too_costly`.
     #[schema(value_type = Option<Object>)]
     schema: Option<Map<String, Value>>,
-    /// Fields for sorting and filtering lists, at most 4. Each is the name of a top-level field or a JSON
-    /// Pointer, 1 to 100 bytes.
+    /// Fields by which lists can be sorted and filtered, at most 4. Each is the name of a top-level field or
+    /// a JSON Pointer, 1 to 100 bytes.
     #[serde(default)]
     fields: Vec<String>,
 }
@@ -41,14 +43,14 @@ pub struct DeclarationBody {
 pub struct CollectionRules {
     /// Revision of the fields; 0 if the collection was never declared.
     pub revision: i64,
-    /// Fields for sorting and filtering lists.
+    /// Fields by which lists can be sorted and filtered.
     pub fields: Vec<String>,
-    /// Schema as stored, if any.
+    /// Schema as stored; `None` if there is none.
     pub schema: Option<SchemaText>,
 }
 
 impl CollectionRules {
-    /// Reads the rules of `collection`. A collection that was never declared has none.
+    /// Reads the rules of `collection`. They are empty if the collection was never declared.
     ///
     /// # Errors
     /// Returns the store's error if the query fails.
@@ -59,7 +61,7 @@ impl CollectionRules {
         Ok(rows::find_rules(q, collection)?.unwrap_or_default())
     }
 
-    /// Indexes a new item with the content `data`.
+    /// Adds the index entries of a new item with the content `data`.
     ///
     /// # Errors
     /// Returns the store's error if a statement fails.
@@ -69,7 +71,7 @@ impl CollectionRules {
         })
     }
 
-    /// Replaces the index entries of an item by those for these rules.
+    /// Replaces the index entries of an item by those that these rules require.
     ///
     /// # Errors
     /// Returns the store's error if a statement fails.
@@ -81,12 +83,12 @@ impl CollectionRules {
     }
 }
 
-/// Returns the value of a declared field.
+/// Returns the value of a declared field in `data`; `None` if it is missing.
 fn field_value<'d>(data: &'d Value, field: &str) -> Option<&'d Value> {
     if field.starts_with('/') { data.pointer(field) } else { data.get(field) }
 }
 
-/// Declares a collection, or changes its declaration. The schema must have been compiled before.
+/// Declares a collection, or changes its declaration. The caller must have compiled the schema successfully.
 ///
 /// # Errors
 /// Returns [`SpaceError::Changed`] if a precondition fails.
@@ -120,7 +122,7 @@ pub fn declare(
     store_declaration(tx, ctx, StoredDeclaration { declared: true, revision, declaration, ..present })
 }
 
-/// Withdraws a declaration. From then on, the collection accepts any item, and its lists have no fields.
+/// Withdraws a declaration. From then on, the collection accepts any item, and its lists cannot use fields.
 ///
 /// # Errors
 /// Returns [`SpaceError::BuiltIn`] for `dates`, [`SpaceError::DeclarationNotFound`] if the collection is not
@@ -155,10 +157,10 @@ fn store_declaration(tx: &Tx<'_>, ctx: &Ctx, stored: StoredDeclaration) -> Resul
     Ok(stored.declaration)
 }
 
-/// Checked declaration, except that its schema has not been compiled.
+/// Declaration that was checked, except whether its schema compiles.
 #[derive(Clone, Debug)]
 pub struct CheckedDeclaration {
-    /// Schema, to be compiled outside of a transaction.
+    /// Schema, which the caller must compile before the transaction; `None` if there is none.
     pub schema: Option<StoredJson>,
     fields: Vec<String>,
 }
@@ -189,7 +191,7 @@ pub fn check(name: &CollectionName, body: DeclarationBody) -> Result<CheckedDecl
         if body.fields[..n].contains(field) {
             return Err(fault(n, "duplicate", "This field is listed twice.").into());
         }
-        // A leading `-` means descending order in the query parameter `order`.
+        // In the query parameter `order`, a leading `-` means descending order.
         if field.starts_with('-') {
             return Err(
                 fault(n, "invalid", "Write a field whose name begins with - as a JSON Pointer.").into()
@@ -199,7 +201,7 @@ pub fn check(name: &CollectionName, body: DeclarationBody) -> Result<CheckedDecl
     Ok(CheckedDeclaration { schema, fields: body.fields })
 }
 
-/// Indexes items that are not indexed by the current revision of their collection's fields.
+/// Indexes items that are not indexed with the current revision of their collection's fields.
 ///
 /// # Errors
 /// Returns an error if the database operation fails.
@@ -213,7 +215,7 @@ fn index_batch(tx: &Tx<'_>) -> Result<i64, Error> {
     tx.lock("ticker", ["space_item_fields"])?;
     let stale = rows::list_stale(tx, BATCH_SIZE)?;
     for (space, item, rules) in &stale {
-        // If the item has changed since, the change has indexed it.
+        // If the item has changed meanwhile, that change has already indexed it.
         if rows::set_indexed(tx, item, rules.revision)? {
             rules.reindex(tx, *space, item, &item.data.to_value())?;
         }

@@ -32,7 +32,7 @@ pub const KINDS: &[&str] = &[
     COLLECTION_WITHDRAWN,
 ];
 
-/// An item was created, updated or deleted, as `kind` says.
+/// Builds the event of a created, updated or deleted item. `kind` is the kind of the event.
 pub fn item_event(kind: &'static str, shared: &SpaceWithMembers, item: &Item) -> NewEvent {
     let more = json!({ "item_id": item.id, "collection": item.collection, "version": item.version });
     space_event(kind, shared, more)
@@ -52,7 +52,7 @@ pub fn reminder_due(
     )
 }
 
-/// The space of a bond was archived. Both users can still export it.
+/// The space of a bond was archived. Both users can still export the space.
 pub fn archived(shared: &SpaceWithMembers) -> NewEvent {
     space_event(ARCHIVED, shared, json!({}))
 }

@@ -1,4 +1,4 @@
-//! Properties of lists, documents and dates, checked by the fuzz targets of these names.
+//! Fuzz targets that check properties of lists, documents and dates.
 
 use std::cmp::Ordering;
 
@@ -14,7 +14,8 @@ use super::model::{CollectionName, Space, check_shape};
 use super::order::{ValueRange, encode};
 use kith_json_schema::fuzzing::assert_conformance;
 
-/// Fuzz target: uses the lines of the input as order, filter and cursor. An empty line means none.
+/// Fuzz target: uses the lines of the input as sort order, filter and cursor of a list. An empty line means
+/// no value.
 pub fn lists(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let mut lines = text.split('\n').map(|line| (!line.is_empty()).then_some(line));
@@ -49,7 +50,8 @@ pub fn lists(data: &[u8]) {
     }
 }
 
-/// Checks that encoded texts sort as their values do, and that ranges contain what they say.
+/// Checks that encoded texts sort in the order of their values, and that ranges contain exactly the matching
+/// values.
 fn ordered(values: &[Value]) {
     for one in values {
         let at = encode(Some(one));
@@ -58,12 +60,12 @@ fn ordered(values: &[Value]) {
         assert!(only.low <= at && at < only.high && only.is_single_value());
         for other in values {
             let Some(order) = compare(one, other) else { continue };
-            // Numbers that are equal only as floats differ in the encoding of the integer.
+            // If an integer and a float are equal as floats, the encoding still distinguishes them.
             if order == Ordering::Equal && one != other {
                 continue;
             }
             let other_text = encode(Some(other));
-            // Longer texts are distinguished by a hash, which does not keep their order.
+            // Longer texts are distinguished by a hash, so their order is not preserved.
             if at.len() < 256 && other_text.len() < 256 {
                 assert_eq!(at.cmp(&other_text), order, "{one} {other}");
             }
@@ -85,8 +87,8 @@ fn compare(one: &Value, other: &Value) -> Option<Ordering> {
     }
 }
 
-/// Fuzz target: uses two lines as JSON documents, the first as a patch of the second, a schema of the second
-/// and a declaration. The third line is a name.
+/// Fuzz target: parses the first two lines of the input as JSON documents. Uses the first as a merge patch,
+/// a schema for the second and a declaration. The third line is the name of a collection.
 pub fn documents(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let mut lines = text.split('\n');
@@ -95,7 +97,7 @@ pub fn documents(data: &[u8]) {
     let Ok(first) = serde_json::from_str::<Value>(first) else { return };
     if let Ok(body) = read_value::<DeclarationBody>(&first, "") {
         let name: CollectionName = "books".parse().expect("a name");
-        // Valid or not, the check must neither panic nor take long.
+        // The check must neither panic nor take long, even for an invalid declaration.
         let _ = declarations::check(&name, body);
     }
     let Ok(second) = serde_json::from_str::<Value>(second) else { return };

@@ -1,4 +1,4 @@
-//! Sorting, filtering and paging of item lists by declared fields.
+//! Plans sorting, filtering and paging of item lists by declared fields.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Cursor, FieldError, PageLimit};
@@ -20,7 +20,7 @@ pub struct ItemListParams {
     pub limit: PageLimit,
 }
 
-/// Field with the range of its values.
+/// Name of a field, and the range in which its value must be.
 pub type FieldCondition = (String, ValueRange);
 
 /// Direction of a sorted list.
@@ -35,15 +35,16 @@ pub enum SortDirection {
 /// Plan of a list query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListPlan {
-    /// Condition whose index the query follows, with the direction; `None` sorts newest first.
+    /// Condition whose index determines the order of the list, and the direction; `None` sorts by ID, newest
+    /// first.
     pub by: Option<(FieldCondition, SortDirection)>,
-    /// Further conditions.
+    /// Other conditions that the items must meet.
     pub further_conditions: Vec<FieldCondition>,
-    /// Position after which the page begins: value of the field and item ID.
+    /// Position after which the page begins: value of the field, and item ID.
     pub after: (String, ItemId),
 }
 
-/// Plans the query for `params`, where `fields` are declared.
+/// Plans the query for the query parameters `params`. `fields` are the declared fields of the collection.
 ///
 /// # Errors
 /// Returns one [`FieldError`] per invalid query parameter.
@@ -61,8 +62,8 @@ pub fn plan_list(fields: &[String], params: &ItemListParams) -> Result<ListPlan,
             let condition = take(&|(name, _)| name == field).unwrap_or((field.to_owned(), ValueRange::all()));
             Some((condition, direction))
         }
-        // Items with the same value are indexed by ID, so that a list of one value can be read newest first
-        // too.
+        // The index sorts items with the same value by ID. A list of one value can therefore use it and
+        // still be newest first.
         None => take(&|(_, range)| range.is_single_value())
             .map(|condition| (condition, SortDirection::Descending)),
     };
@@ -121,7 +122,7 @@ fn check_field(fields: &[String], field: &str, parameter: &'static str) -> Resul
     Err(FieldError::new(parameter, "unknown_field", detail))
 }
 
-/// Converts a condition of a filter, one value or an object of comparisons, into a range.
+/// Converts a condition of a filter into a range. `wanted` is a single value or an object of comparisons.
 fn range(field: &str, wanted: &Value) -> Result<ValueRange, FieldError> {
     let range = match wanted {
         Value::Object(limits) if !limits.is_empty() => {
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn list_plan_follows_sorting_or_equality_index() {
+    fn list_plan_uses_index_of_sort_or_equality_field() {
         let by = |order, filter| planned(order, filter).unwrap();
         assert_eq!(by(None, None).by, None);
         let ordered = by(Some("-price"), Some(r#"{"price":{"gte":10},"kind":"book"}"#));
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn cursor_of_another_order_is_rejected() {
+    fn cursor_of_list_in_another_order_is_rejected() {
         let id = ItemId(Uuid::from_u128(5));
         let of = |value: Option<&str>, order| {
             let cursor = Some(Cursor::at(&(value, id)));

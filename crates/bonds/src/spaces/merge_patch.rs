@@ -77,7 +77,7 @@ mod tests {
         }
 
         #[test]
-        fn patch_without_null_merged_into_null_is_itself(patch in value()) {
+        fn patch_without_null_merged_into_null_is_unchanged(patch in value()) {
             let merged = merge(Value::Null, patch.clone());
             prop_assert!(!has_null_field(&merged));
             if !has_null_field(&patch) {
@@ -86,7 +86,7 @@ mod tests {
         }
 
         #[test]
-        fn merge_keeps_unnamed_fields(target in value(), patch in value()) {
+        fn merge_keeps_fields_that_patch_does_not_contain(target in value(), patch in value()) {
             let merged = merge(target.clone(), patch.clone());
             if let (Value::Object(target), Value::Object(patch)) = (&target, &patch) {
                 for (name, kept) in target.iter().filter(|(name, _)| !patch.contains_key(*name)) {

@@ -1,9 +1,9 @@
-//! Spaces: JSON items in named collections, shared by the users of a bond or owned by one user, with dates
-//! and reminders. The content of items belongs to the app.
+//! Spaces: JSON items in named collections, with dates and reminders. A space belongs to one user, or to
+//! both users of a bond. The app decides what the items contain.
 //!
-//! The space of a bond is available while the bond is active: it freezes with a breakup, returns with a
-//! restoration, and is archived with the bond. Writers lock all users of the space. Commands that end a bond
-//! take the same locks.
+//! The space of a bond can be used while the bond is active. A breakup freezes it: it can only be exported.
+//! A restoration makes it usable again. It is archived with the bond. Writers lock all users of the space.
+//! Commands that end a bond take the same locks.
 
 mod archive;
 mod commands;

@@ -1,4 +1,4 @@
-//! Types of spaces and items. No database access.
+//! Types of spaces and items, without database access.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,10 +14,10 @@ use utoipa::ToSchema;
 use crate::bonds::BondId;
 use kith_json_schema::NotValidated;
 
-/// Maximum nesting of objects and arrays in data and in schemas.
+/// Maximum nesting depth of objects and arrays in data and in schemas.
 const MAX_DEPTH: usize = 32;
-/// Maximum number of values in data and in schemas, field names included. As a tree, each value takes up to
-/// about a hundred bytes.
+/// Maximum number of values in data and in schemas, including field names. Each value takes up to about a
+/// hundred bytes of memory when parsed.
 const MAX_VALUES: usize = 10_000;
 const MAX_NAME_BYTES: usize = 40;
 
@@ -54,7 +54,7 @@ impl Space {
         }
     }
 
-    /// Returns the ID of the user or bond. It is the subject of the space's events.
+    /// Returns the ID of the user or bond that owns the space. It is the subject of the space's events.
     pub fn id(self) -> Uuid {
         match self {
             Self::Me(user) => user.0,
@@ -62,12 +62,12 @@ impl Space {
         }
     }
 
-    /// Returns the key used in the database: `me:` or `bond:` with the ID.
+    /// Returns the key used in the database: `me:` or `bond:` followed by the ID.
     pub fn key(self) -> String {
         format!("{}:{}", self.name(), self.id())
     }
 
-    /// Parses the result of [`Space::key`].
+    /// Parses a key that [`Space::key`] returns.
     pub fn parse(key: &str) -> Option<Self> {
         let (name, id) = key.split_once(':')?;
         let id = id.parse().ok()?;
@@ -88,7 +88,7 @@ pub struct SpaceWithMembers {
     pub members: Vec<UserId>,
 }
 
-/// Collection name: 1 to 40 of `a` to `z`, `0` to `9`, `-` and `_`.
+/// Collection name: 1 to 40 characters of `a` to `z`, `0` to `9`, `-` and `_`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct CollectionName(String);
@@ -143,12 +143,12 @@ pub struct Item {
     pub version: i64,
     /// Time at which the item was created.
     pub created_at: Timestamp,
-    /// ID of the user who created the item; `null` once their account is purged.
+    /// ID of the user who created the item; `null` after their account was purged.
     #[schema(required = true)]
     pub created_by: Option<UserId>,
     /// Time of the last change.
     pub updated_at: Timestamp,
-    /// ID of the user who last changed the item; `null` once their account is purged.
+    /// ID of the user who last changed the item; `null` after their account was purged.
     #[schema(required = true)]
     pub updated_by: Option<UserId>,
 }
@@ -168,7 +168,7 @@ impl Item {
         }
     }
 
-    /// Returns the next version of the item, with other data.
+    /// Returns the next version of the item, with `data` as its data.
     pub fn changed(&self, ctx: &Ctx, user: UserId, data: StoredJson) -> Self {
         Self { data, version: self.version + 1, updated_at: ctx.now, updated_by: Some(user), ..self.clone() }
     }
@@ -179,12 +179,13 @@ impl Item {
 pub struct SpaceUsage {
     /// Number of items.
     pub items: i64,
-    /// Total size of their data in bytes.
+    /// Total size of the items' data in bytes.
     pub bytes: i64,
 }
 
-/// Checks the shape of `value`: at most [`MAX_DEPTH`] levels, at most [`MAX_VALUES`] values, no U+0000 in
-/// field names. Text values are checked when they are parsed. `pointer` names the value in the error.
+/// Checks the size and field names of `value`: at most [`MAX_DEPTH`] levels, at most [`MAX_VALUES`] values,
+/// and no U+0000 in field names. Text values are checked when they are parsed. `pointer` is the JSON Pointer
+/// of the value, for the error.
 ///
 /// # Errors
 /// Returns a [`FieldError`] with the code `too_deep`, `too_many_values` or `forbidden_character`.
@@ -214,7 +215,7 @@ pub fn check_shape(value: &Value, pointer: &'static str) -> Result<(), FieldErro
     }
 }
 
-/// Error of a command or query about spaces. Nothing was changed.
+/// Error of a command or query about spaces. If it is returned, nothing was changed.
 #[derive(Debug, Error)]
 pub enum SpaceError {
     /// The user has no active bond.
@@ -241,7 +242,7 @@ pub enum SpaceError {
     /// The query parameters of a list are invalid.
     #[error("invalid query")]
     BadQuery(Vec<FieldError>),
-    /// Not all items are indexed by the current fields of the collection yet.
+    /// Some items are not yet indexed by the current fields of the collection.
     #[error("the collection is being indexed")]
     Indexing,
     /// The data exceeds the maximum size.
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn deep_data_and_nul_in_names_are_rejected() {
+    fn deep_data_and_nul_in_field_names_are_rejected() {
         let nested = |depth| (1..depth).fold(json!({}), |inner, _| json!([inner]));
         assert!(check_shape(&nested(MAX_DEPTH), "/data").is_ok());
         assert_eq!(check_shape(&nested(MAX_DEPTH + 1), "/data").unwrap_err().code, "too_deep");

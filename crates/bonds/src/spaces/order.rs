@@ -1,11 +1,11 @@
-//! Encodes JSON values as texts that sort by bytes in the order of the values: missing, null, false, true,
-//! numbers, texts, others. Both databases compare these texts by bytes, so that their lists have the same
-//! order.
+//! Encodes JSON values as texts. Sorting the texts by bytes sorts the values: missing, null, false, true,
+//! numbers, texts, others. Both databases compare these texts by bytes, so lists have the same order on
+//! both.
 
 use serde_json::{Number, Value};
 use sha2::{Digest, Sha256};
 
-/// Number of bytes by which longer texts are sorted. Their hash is appended.
+/// Number of bytes of a text by which it is sorted. A longer text is cut and its hash is appended.
 const SORTED_TEXT_BYTES: usize = 256;
 
 const MISSING: &str = "0";
@@ -15,12 +15,12 @@ const TRUE: &str = "2t";
 const NUMBER: &str = "3";
 const TEXT: &str = "4";
 const OTHER: &str = "5";
-/// Sorts after all values.
+/// Text that sorts after all encoded values.
 const AFTER_ALL: &str = "6";
-/// Smallest character that can follow: texts never contain U+0000.
+/// Smallest character that can follow in a text, because texts never contain U+0000.
 const MIN_CHAR: char = '\u{1}';
 
-/// Encodes a value; `None` is a missing one.
+/// Encodes a value; `None` stands for a missing value.
 pub fn encode(value: Option<&Value>) -> String {
     match value {
         None => MISSING.to_owned(),
@@ -33,8 +33,8 @@ pub fn encode(value: Option<&Value>) -> String {
     }
 }
 
-/// Encodes a number as the bits of the nearest float, in sortable order, followed by the integer's difference
-/// from it.
+/// Encodes a number as the bits of the nearest float, in sortable order. The difference between an integer
+/// and this float follows.
 fn encode_number(number: &Number) -> String {
     let exact = number.as_i64().map(i128::from).or(number.as_u64().map(i128::from));
     // Adding 0.0 turns minus zero into zero.
@@ -75,9 +75,9 @@ impl ValueRange {
         Self { high: successor(&low), low }
     }
 
-    /// Returns the range of the values that compare to `limit`, a number or a text, as `comparison` says;
-    /// only values of the same type match. Returns `None` if `comparison` is not `gt`, `gte`, `lt` or `lte`,
-    /// or `limit` has another type.
+    /// Returns the range of the values for which `comparison` with `limit` is true. `limit` is a number or a
+    /// text, and only values of the same type match. Returns `None` if `comparison` is not `gt`, `gte`, `lt`
+    /// or `lte`, or `limit` has another type.
     pub fn compare(comparison: &str, limit: &Value) -> Option<Self> {
         let (first, last) = match limit {
             Value::Number(_) => (NUMBER, TEXT),
@@ -95,7 +95,7 @@ impl ValueRange {
         Some(Self { low, high })
     }
 
-    /// Returns the intersection.
+    /// Returns the range of the values that both ranges contain.
     #[must_use]
     pub fn intersect(self, other: Self) -> Self {
         Self { low: self.low.max(other.low), high: self.high.min(other.high) }
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn encoded_types_sort_in_order() {
+    fn encoded_values_sort_by_type_and_value() {
         let long = "x".repeat(SORTED_TEXT_BYTES);
         let sorted = [
             None,
@@ -175,8 +175,8 @@ mod tests {
         ]
     }
 
-    /// Compares texts by bytes and numbers by value. Comparing a float with an integer is exact up to 2^53
-    /// only.
+    /// Compares texts by bytes and numbers by value. The comparison of a float with an integer is exact only
+    /// up to 2^53.
     fn compare(one: &Value, other: &Value) -> Ordering {
         match (one, other) {
             (Value::String(one), Value::String(other)) => one.cmp(other),
@@ -203,14 +203,14 @@ mod tests {
         #[test]
         fn encodings_sort_like_values(one in scalar(), other in scalar()) {
             let order = compare(&one, &other);
-            // Numbers that are equal only as floats differ in the encoding of the integer.
+            // If an integer and a float are equal as floats, the encoding still distinguishes them.
             if order != Ordering::Equal || one == other {
                 prop_assert_eq!(encode(Some(&one)).cmp(&encode(Some(&other))), order, "{} {}", one, other);
             }
         }
 
         #[test]
-        fn ranges_contain_matching_values(one in scalar(), other in scalar()) {
+        fn comparison_ranges_contain_exactly_matching_values(one in scalar(), other in scalar()) {
             let order = compare(&one, &other);
             prop_assume!(order != Ordering::Equal || one == other);
             prop_assert_eq!(is_in(&ValueRange::equal_to(&other), &one), order == Ordering::Equal);

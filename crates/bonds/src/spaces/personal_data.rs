@@ -1,5 +1,5 @@
-//! Export and purge of a user's data in this module: their own space is deleted; items in shared spaces stay
-//! for the partner, without the user's ID.
+//! Exports and purges a user's data in this module. A purge deletes the user's own space. Items in shared
+//! spaces stay for the partner, without the user's ID.
 
 use kith_kernel::UserId;
 use kith_platform::{ExportPart, PersonalData};
@@ -10,7 +10,8 @@ use super::{queries, rows};
 
 /// Personal data that this module stores.
 pub const PERSONAL: PersonalData = PersonalData {
-    // The bond ends and its space freezes. The user's own space stays until the account is purged.
+    // Nothing to do: the module `bonds` ends the bond, which freezes its space. The user's own space is
+    // deleted when the account is purged.
     on_account_deletion: |_, _, _| Ok(()),
     export: EXPORT,
     count: |q, user| {

@@ -14,7 +14,7 @@ use super::model::{CollectionName, Item, ItemId, Space, SpaceError, SpaceName, S
 use super::rows;
 use crate::bonds::{self, ActiveBond, BondId};
 
-/// Collection that a request names.
+/// Collection that a request refers to.
 #[derive(Clone, Debug)]
 pub struct CollectionRequest {
     /// Caller.
@@ -25,22 +25,22 @@ pub struct CollectionRequest {
     pub collection: CollectionName,
 }
 
-/// Number of items read at once for an export; at most about a megabyte.
+/// Number of items read at once for an export. Together they have at most about one megabyte.
 const EXPORT_PAGE_SIZE: i64 = 16;
 
-/// Space of a bond.
+/// Content of a bond's space.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct BondExport {
     /// Bond ID.
     pub bond_id: BondId,
-    /// Time at which the bond was archived; `null` if it is not.
+    /// Time at which the bond was archived; `null` if it is not archived.
     #[schema(required = true)]
     pub archived_at: Option<Timestamp>,
     /// Items, ordered by collection and item ID.
     pub items: Vec<Item>,
 }
 
-/// Resolves a space name for `user`.
+/// Returns the space that `name` means for `user`.
 ///
 /// # Errors
 /// Returns [`SpaceError::NotBonded`] for `bond` if the user has no active bond.
@@ -90,7 +90,7 @@ pub fn list_items(
     Ok(page.map(|(item, _)| item))
 }
 
-/// Page of declarations to read, in the order of names.
+/// Page parameters of a list of declarations, ordered by collection name.
 #[derive(Clone, Debug)]
 pub struct DeclarationFilter {
     after: String,
@@ -98,7 +98,7 @@ pub struct DeclarationFilter {
 }
 
 impl DeclarationFilter {
-    /// Creates a request for the page after `cursor`.
+    /// Creates the parameters of the page after `cursor`.
     ///
     /// # Errors
     /// Returns [`InvalidCursor`] if the cursor does not come from this list.
@@ -128,8 +128,8 @@ pub fn get_declaration(q: &Query<'_>, name: &CollectionName) -> Result<Declarati
     stored.map(|stored| stored.declaration).ok_or(SpaceError::DeclarationNotFound)
 }
 
-/// Returns the sections of an export of a bond's space. The bond may be active, ended or archived; blocks
-/// between its users do not matter.
+/// Returns the sections of an export of a bond's space. The bond may be active, ended or archived. The
+/// export is possible even if one of the users has blocked the other.
 ///
 /// # Errors
 /// Returns [`SpaceError::SpaceNotFound`] if the user never had this bond, or its space was purged.
@@ -149,11 +149,12 @@ fn bond_export_head(bond_id: BondId, archived_at: Option<Timestamp>) -> String {
     whole.strip_suffix(BOND_EXPORT_TAIL).expect("the text has this suffix").to_owned()
 }
 
-/// End of the JSON text that [`bond_export_head`] begins.
+/// End of the JSON text of one bond. [`bond_export_head`] returns its beginning.
 const BOND_EXPORT_TAIL: &str = "]}";
 
-/// Returns a piece of the export of all bonds' spaces of `user`, as items of an array. `after` is where the
-/// previous piece ended: `bond/collection/item` within a bond, or `bond` for the start of the next bond.
+/// Returns a piece of the export of all bonds' spaces of `user`, as elements of a JSON array. `after` is the
+/// end of the previous piece: `bond/collection/item` within a bond, or `bond` for the start of the next
+/// bond.
 ///
 /// # Errors
 /// Returns the store's error if a query fails.
@@ -162,14 +163,14 @@ pub fn export_bonds(q: &Query<'_>, user: UserId, after: Option<&str>) -> Result<
         Some((bond, position)) => (bond, Some(position)),
         None => (after, None),
     });
-    // Read this bond and the next.
+    // Reads this bond and the next one, whose ID is needed for the next piece.
     let first = BondId(bond.parse().unwrap_or(Uuid::nil()));
     let mut spaces = rows::list_bond_spaces(q, user, first, 2)?.into_iter();
     let found = spaces.next();
     let mut json = String::new();
     let position = position.filter(|_| found.is_some_and(|(id, _)| id.to_string() == bond));
     if after.is_some_and(|after| after.contains('/')) && position.is_none() {
-        // The bond was purged since the previous piece: close its JSON text.
+        // The bond was purged after the previous piece, so its JSON text is closed here.
         json.push_str(BOND_EXPORT_TAIL);
     }
     let Some((bond_id, archived_at)) = found else { return Ok(ExportPiece { json, next: None }) };
@@ -189,7 +190,8 @@ pub fn export_bonds(q: &Query<'_>, user: UserId, after: Option<&str>) -> Result<
     Ok(ExportPiece { json, next })
 }
 
-/// Returns a piece of the export of a space, live or archived, that begins after the item `collection/item`.
+/// Returns a piece of the export of a space, live or archived. The piece begins after the item `after`, in
+/// the form `collection/item`.
 ///
 /// # Errors
 /// Returns the store's error if the query fails.

@@ -1,7 +1,9 @@
-//! Reminders of dates: computes when each is due, and emits its event exactly once across all nodes.
+//! Reminders of dates: computes when each reminder is due, and emits its event exactly once across all
+//! nodes.
 //!
-//! A reminder that falls due while its space is frozen or its owner is deleted is dropped; a repeating one
-//! continues with its next time. A reminder that fell due several times while no server ran is emitted once.
+//! A reminder is dropped if its space is frozen or its owner is deleted when it falls due. A repeated
+//! reminder continues with its next time. If a reminder fell due several times while no server ran, it is
+//! emitted once.
 
 use kith_kernel::{Ctx, Timestamp};
 use kith_platform::{App, MaintenanceError};
@@ -15,7 +17,7 @@ use super::rows::{self, Reminder};
 /// Number of reminders processed in one transaction.
 const BATCH_SIZE: i64 = 100;
 
-/// Replaces the reminders of `item` if it is a date and its schedule has changed.
+/// Replaces the stored reminders of `item` if it is a date and its schedule has changed.
 ///
 /// # Errors
 /// Returns the store's error if a statement fails.
@@ -69,7 +71,7 @@ fn emit_batch(tx: &Tx<'_>, ctx: &Ctx) -> Result<i64, Error> {
         let date = rows::find_date(tx, reminder.item)?;
         let schedule = date.as_ref().and_then(parse_schedule);
         let next = schedule.and_then(|one| one.next_reminder(reminder.minutes_before, ctx.now));
-        // Another node may have processed it, or the date may have changed.
+        // Another node may have processed the reminder, or the date may have changed.
         if !rows::reschedule_reminder(tx, reminder, next)? {
             continue;
         }

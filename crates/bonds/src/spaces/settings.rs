@@ -3,7 +3,7 @@
 use kith_platform::config::{SettingFault, Settings, at_least_one};
 use serde::{Deserialize, Serialize};
 
-/// Limits of spaces, and retention of archived ones.
+/// Limits of spaces, and retention of archived spaces.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpaceSettings {
@@ -13,7 +13,7 @@ pub struct SpaceSettings {
     pub max_items: u32,
     /// Maximum number of collections in one space.
     pub max_collections: u32,
-    /// Maximum size of all items of one space in bytes.
+    /// Maximum size in bytes of all items in one space.
     pub max_bytes: u32,
     /// Retention of the space of an archived bond in days, counted from the archiving of the bond.
     pub archive_retention_days: u16,

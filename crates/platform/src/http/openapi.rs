@@ -19,7 +19,7 @@ use super::openapi_value;
 pub use super::operations::operations;
 use super::operations::operations_of;
 use super::problem::{FieldErrorBody, PROBLEM_JSON, ProblemBody};
-use super::route_policy::{RoutePolicy, is_secret, policy_words, is_secret, policy_words, remove_extensions};
+use super::route_policy::{RoutePolicy, is_secret, policy_words, remove_extensions};
 use super::tags;
 use crate::auth::USER_ONLY_PERMISSIONS;
 use crate::idempotency;

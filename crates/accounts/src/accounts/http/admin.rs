@@ -1,4 +1,4 @@
-//! Administration endpoints for accounts: list, roles, suspension, e-mail verification and release.
+//! HTTP endpoints for administering accounts: list, roles, suspension, e-mail verification and release.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -70,7 +70,7 @@ struct SuspensionBody {
 
 /// List accounts
 ///
-/// Returns accounts that are not purged, newest first. Requires the permission `users.read`.
+/// Returns the accounts that are not purged, newest first. Requires the permission `users.read`.
 #[utoipa::path(
     get, path = "/api/v1/admin/users", security(("bearer" = ["users.read"])),
     params(ListAccountsQuery),
@@ -111,8 +111,8 @@ async fn get_account(
 /// Set an account's role
 ///
 /// Replaces the role of an account. The new role applies from the user's next request on. Administrators
-/// cannot change their own role, and the last active administrator keeps it. Setting the current role again
-/// has no effect. Requires the permission `users.set_role`.
+/// cannot change their own role. The role of the last active administrator cannot be changed. Setting the
+/// current role again has no effect. Requires the permission `users.set_role`.
 #[utoipa::path(
     put, path = "/api/v1/admin/users/{id}/role", security(("bearer" = ["users.set_role"])),
     params(("id" = UserId, Path, description = "User ID of the account.")),
@@ -139,9 +139,9 @@ async fn set_role(
 /// Suspend an account
 ///
 /// Ends all sessions of the account at once and rejects further log-ins with 403 `account_suspended` until
-/// the account is reinstated. Moderators can suspend accounts whose role is below their own, administrators
-/// all accounts but their own. Suspending a suspended account changes nothing. Requires the permission
-/// `users.suspend`.
+/// the account is reinstated. Moderators can suspend accounts whose role is below their own. Administrators
+/// can suspend all accounts except their own. Suspending a suspended account has no effect. Requires the
+/// permission `users.suspend`.
 #[utoipa::path(
     put, path = "/api/v1/admin/users/{id}/suspension", security(("bearer" = ["users.suspend"])),
     params(("id" = UserId, Path, description = "User ID of the account.")),
@@ -169,8 +169,8 @@ async fn suspend_account(
 
 /// Reinstate a suspended account
 ///
-/// Allows the user to log in again. Sessions that the suspension ended stay ended. Reinstating an account
-/// that is not suspended changes nothing. Requires the permission `users.suspend`.
+/// Allows the user to log in again. Sessions that the suspension ended are not restored. Reinstating an
+/// account that is not suspended has no effect. Requires the permission `users.suspend`.
 #[utoipa::path(
     delete, path = "/api/v1/admin/users/{id}/suspension", security(("bearer" = ["users.suspend"])),
     params(("id" = UserId, Path, description = "User ID of the account.")),
@@ -193,7 +193,7 @@ async fn reinstate_account(
 /// Verify an account's e-mail address
 ///
 /// Marks the account's e-mail address as verified without sending mail. From then on, other users can find
-/// the account by this address if its owner allows it. Verifying a verified address changes nothing. Requires
+/// the account by this address if its owner allows it. Verifying a verified address has no effect. Requires
 /// the permission `users.verify`.
 #[utoipa::path(
     put, path = "/api/v1/admin/users/{id}/email-verification", security(("bearer" = ["users.verify"])),

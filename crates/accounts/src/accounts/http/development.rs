@@ -1,5 +1,5 @@
-//! `POST /dev/verify-email`: verifies an e-mail address without sending mail. Served in development mode
-//! only.
+//! Endpoint `POST /dev/verify-email`, which verifies an e-mail address without sending mail. Available in
+//! development mode only.
 
 use axum::extract::State;
 use kith_kernel::{Problem, Timestamp, problems};

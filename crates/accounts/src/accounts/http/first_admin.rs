@@ -1,4 +1,5 @@
-//! The page behind the first-administrator link, its script, and the endpoint that the form calls.
+//! HTTP endpoints of the first-administrator page: the HTML page, its script, and the endpoint that its form
+//! calls.
 
 use std::sync::LazyLock;
 
@@ -19,7 +20,7 @@ static PAGE: LazyLock<String> =
 const SCRIPT: &str = include_str!("first_admin.js");
 const HTML: &str = "text/html; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
-/// Content-Security-Policy: scripts, styles and requests of this server only, and nothing inline.
+/// Content-Security-Policy: allows scripts, styles and requests of this server only, and no inline code.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; \
                       form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 

@@ -127,9 +127,9 @@ async fn register(
 /// Log in
 ///
 /// Starts a session. An unknown address and a wrong password return the same problem and take the same time.
-/// After five failures in a row, log-in with this address is locked for one minute, and for twice as long
-/// after each further failure, up to 15 minutes. The lock applies to unknown addresses too. If the user has
-/// 50 sessions, the one that was refreshed longest ago ends.
+/// After five failures in a row, log-in with this address is locked for one minute. Each further failure
+/// doubles the lock, up to 15 minutes. The lock applies to unknown addresses too. If the user has 50
+/// sessions, the one that was refreshed longest ago ends.
 #[utoipa::path(
     post, path = "/api/v1/auth/login",
     request_body = LogInBody,
@@ -186,7 +186,7 @@ async fn restore_account(
 /// Refresh the tokens of a session
 ///
 /// Exchanges a refresh token for a new access token and a new refresh token. Each refresh token is valid
-/// once: for 15 seconds after its use it returns the same pair again, in case the response was lost; a later
+/// once. For 15 seconds after its use it returns the same pair again, in case the response was lost. A later
 /// use, or the use of an older token, ends the session. A session that is not refreshed for 30 days expires.
 #[utoipa::path(
     post, path = "/api/v1/auth/refresh",
@@ -212,7 +212,7 @@ async fn refresh_session(
 
 /// Log out
 ///
-/// Ends the session that the refresh token belongs to. Returns 204 even if the session has already ended.
+/// Ends the session of the refresh token. Returns 204 even if the session has already ended.
 #[utoipa::path(
     post, path = "/api/v1/auth/logout",
     request_body = RefreshBody,
@@ -232,9 +232,9 @@ async fn log_out(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Checks e-mail address and password of a log-in. Returns the result with the device, if the device token is
-/// valid for this account and its current password. Rejects the attempt while the device or the address is
-/// locked out.
+/// Checks the e-mail address and the password of a log-in. Returns the result of the check, and the device
+/// if its token is valid for this account and its current password. Rejects the attempt during a lock-out of
+/// the device or the address.
 async fn check_log_in(
     app: &App,
     ctx: &Ctx,
@@ -247,7 +247,7 @@ async fn check_log_in(
     let by_address = app.keyring.pseudonym("login", &key);
     let by_device = device.map(|device| app.keyring.pseudonym("device", &device.id.to_string()));
     let checked = app.db.read(move |q| {
-        // Checked before the account is looked up: the lookup takes longer if the account exists.
+        // Runs before the account is looked up, because the lookup takes longer if the account exists.
         queries::check_not_locked(q, &by_device.unwrap_or(by_address), now)?;
         let credentials = queries::find_credentials(q, &key)?;
         let owner =
@@ -265,7 +265,7 @@ async fn check_log_in(
 }
 
 impl LogInResponse {
-    /// Builds the response of a log-in. Creates a device token unless the device is known.
+    /// Builds the response of a log-in. Creates a device token if `device` is `None`.
     pub fn new(
         app: &App,
         ctx: &Ctx,

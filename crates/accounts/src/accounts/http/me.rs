@@ -87,8 +87,9 @@ async fn update_me(
 
 /// Change the password
 ///
-/// Sets a new password after checking the current one, and ends all other sessions of the caller. Five wrong
-/// passwords in a row lock the check for one minute, each further one for twice as long, up to 15 minutes.
+/// Sets a new password after checking the current one, and ends all other sessions of the caller. After five
+/// wrong passwords in a row, the check is locked for one minute. Each further wrong password doubles the
+/// lock, up to 15 minutes.
 #[utoipa::path(
     post, path = "/api/v1/me/password", security(("bearer" = [])),
     request_body = ChangePasswordBody,
@@ -111,7 +112,7 @@ async fn change_password(
     }
     let address = client.address;
     let check = verify_current_password(&app, &caller.ctx, client, &body.current_password).await?;
-    // The hash is not stored if the current password is wrong, so it is not computed either.
+    // No hash is computed if the current password is wrong, because it would not be stored.
     let hash = if check.is_correct {
         app.passwords.hash(Some(address), new.into_string()).await?
     } else {
@@ -127,8 +128,8 @@ async fn change_password(
 /// Delete the current user's account
 ///
 /// Ends all sessions, the active bond and all pending requests of the caller at once. The data is purged
-/// after a grace period of 14 days; until then `POST /api/v1/auth/restore` restores the account, but not the
-/// bond. The last active administrator cannot be deleted.
+/// after 14 days. Until then, `POST /api/v1/auth/restore` restores the account, but not the bond. The last
+/// active administrator cannot be deleted.
 #[utoipa::path(
     delete, path = "/api/v1/me", security(("bearer" = [])),
     request_body = DeleteBody,

@@ -42,7 +42,7 @@ static SELF_NOT_ALLOWED: ProblemCode =
 static INVALID_LINK: ProblemCode =
     ProblemCode { code: "invalid_link", status: 403, title: "Invalid first-administrator link" };
 
-/// Problems of these handlers, in addition to the general ones.
+/// Problem codes that these endpoints return, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] = &[
     &EMAIL_TAKEN,
     &INVALID_CREDENTIALS,
@@ -57,9 +57,9 @@ pub const PROBLEMS: &[&ProblemCode] = &[
     &INVALID_LINK,
 ];
 
-/// Returns the routes of accounts.
+/// Returns all routes of the module `accounts` except those of development mode.
 pub fn routes() -> Routes {
-    // These endpoints accept a password or a token that renews a session.
+    // Rate-limited as authentication, because these endpoints accept a password or a refresh token.
     let log_in_routes = log_in::routes().merge(first_admin::redemption_routes());
     let log_in_routes = rate_limited(RateClass::AUTH, &[], log_in_routes);
     let me = rate_limited(RateClass::AUTH, &[Method::POST, Method::DELETE], me::routes());
@@ -77,7 +77,7 @@ pub fn development_routes() -> Routes {
 }
 
 /// Checks the password of the signed-in user and returns the result as a [`PasswordCheck`]. Rejects the
-/// attempt while the user is locked out.
+/// attempt during a lock-out of the user.
 async fn verify_current_password(
     app: &App,
     ctx: &Ctx,
@@ -95,8 +95,8 @@ async fn verify_current_password(
     check_password(app, subject, Some(credentials), password, client).await
 }
 
-/// Verifies `password` against the stored hash, if there is one. Takes the same time if `credentials` is
-/// `None`, so that the response time does not tell whether an account exists.
+/// Verifies `password` against the stored hash of `credentials`. Without `credentials`, the result is always
+/// wrong but takes the same time, so that the response time does not reveal whether an account exists.
 async fn check_password(
     app: &App,
     subject: [u8; 32],
@@ -117,8 +117,8 @@ async fn check_password(
     Ok(PasswordCheck { subject, credentials, is_correct, upgraded_hash, client: ClientInfo::from(client) })
 }
 
-/// Counts `error` in the security metrics, if it is a failed log-in, a lock-out, a refused refresh or a
-/// registration with a taken address.
+/// Counts `error` in the security metrics if it is a failed log-in, a lock-out, a rejected refresh token or
+/// a registration with a taken address.
 fn record_security_event(app: &App, error: &AccountError) {
     let kind = match error {
         AccountError::InvalidCredentials | AccountError::WrongPassword => SecurityEvent::login_failed,
@@ -132,7 +132,7 @@ fn record_security_event(app: &App, error: &AccountError) {
     app.metrics.record_security_event(kind);
 }
 
-/// Rounds up to whole seconds, at least 1.
+/// Rounds a duration up to whole seconds, at least 1.
 fn whole_seconds(wait: Duration) -> u32 {
     u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1)
 }

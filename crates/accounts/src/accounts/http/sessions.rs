@@ -1,4 +1,4 @@
-//! Endpoints for the caller's open sessions: list them, end one, end all.
+//! HTTP endpoints for the caller's open sessions: list sessions, end one session, end all sessions.
 
 use axum::extract::State;
 use axum::http::StatusCode;

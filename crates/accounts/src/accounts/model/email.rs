@@ -18,16 +18,16 @@ pub struct Email {
 }
 
 impl Email {
-    /// Parses and normalizes an address. `pointer` names the field in the error.
+    /// Parses and normalizes an address. `pointer` is the JSON Pointer of the field, for the error.
     ///
     /// # Errors
-    /// Returns a [`FieldError`] with the code `not_an_email`, or one of [`Text::parse`].
+    /// Returns a [`FieldError`] with the code `not_an_email`, or an error of [`Text::parse`].
     pub fn parse(input: &str, pointer: &'static str) -> Result<Self, FieldError> {
         let address = Text::parse(input, EMAIL, pointer)?.into_string();
         let options = Options::default().with_required_tld().without_display_text().without_domain_literal();
         let domain = address.rsplit_once('@').map_or("", |(_, domain)| domain);
-        // A quoted local part is rejected: `"ada"@example.org` is the mailbox of `ada@example.org` (RFC 5321,
-        // 4.1.2).
+        // Rejects a quoted local part: `"ada"@example.org` and `ada@example.org` are the same mailbox (RFC
+        // 5321, 4.1.2).
         let is_quoted = address.starts_with('"');
         if is_quoted
             || EmailAddress::parse_with_options(&address, options).is_err()
@@ -43,10 +43,10 @@ impl Email {
         Ok(Self { address, key })
     }
 
-    /// Returns the comparison key of any text, valid address or not: NFC, lower case, the domain in its ASCII
-    /// form (UTS #46), so that both spellings of an internationalized domain are one mailbox. All texts
-    /// longer than 1,024 bytes share one key that no address has, because normalizing them could
-    /// take seconds.
+    /// Returns the comparison key of any text, even if it is not a valid address. The key is in NFC and
+    /// lower case. The domain is in its ASCII form (UTS #46), so that an internationalized domain and its
+    /// ASCII form have the same key. All texts longer than 1,024 bytes share one key that no address has,
+    /// because normalizing them could take seconds.
     pub fn comparison_key(input: &str) -> String {
         if input.trim().len() > MAX_ADDRESS_BYTES {
             return OVERSIZED_KEY.to_owned();
@@ -60,9 +60,9 @@ impl Email {
     }
 }
 
-/// Upper bound for the UTF-8 length of an address of 254 characters.
+/// Maximum length of an address of 254 characters in bytes of UTF-8, rounded up.
 const MAX_ADDRESS_BYTES: usize = 1_024;
-/// Key shared by all longer texts.
+/// Key of all texts longer than [`MAX_ADDRESS_BYTES`].
 const OVERSIZED_KEY: &str = "too long";
 
 /// Converts a domain to its ASCII form in lower case (UTS #46). `None` if it is not a valid domain.
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn email_key_ignores_case_and_composition() {
+    fn email_key_ignores_case_and_unicode_composition() {
         let key = |input| Email::parse(input, "/email").unwrap().key;
         assert_eq!(key(" Ada@Example.ORG "), "ada@example.org");
         assert_eq!(key("e\u{301}va@example.org"), key("ÉVA@example.org"));
@@ -105,7 +105,7 @@ mod tests {
         }
         assert_eq!(key("ada@ｅｘａｍｐｌｅ.org"), "ada@example.org");
         assert_eq!(key("ÉVA@straße.example"), "éva@xn--strae-oqa.example");
-        // The address is displayed as typed.
+        // The stored address keeps the domain as typed; only the key contains the ASCII form.
         assert_eq!(Email::parse("Ada@Bücher.example", "/email").unwrap().address, "Ada@Bücher.example");
         for text in ["", "@", "a@", "x@y＠z.org", "a@xn--a", "purged:1@2", "a@b@bücher.example"] {
             assert_eq!(

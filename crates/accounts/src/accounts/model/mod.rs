@@ -1,4 +1,4 @@
-//! Types of accounts and the validation of their fields. No database access.
+//! Types of accounts and the validation of their fields, without database access.
 
 mod email;
 mod password;
@@ -42,7 +42,7 @@ pub struct User {
     /// `true` if the e-mail address is verified. Other users cannot find the account by an unverified
     /// address.
     pub email_verified: bool,
-    /// Time at which the e-mail address was verified; `null` if it is not.
+    /// Time at which the e-mail address was verified; `null` if it is not verified.
     #[schema(required = true)]
     pub email_verified_at: Option<Timestamp>,
     /// Display name, 1 to 80 characters.
@@ -92,7 +92,7 @@ impl User {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AccountStatus {
-    /// Active.
+    /// The account can be used.
     Active,
     /// Suspended by a moderator or an administrator. Log-in is rejected.
     Suspended,
@@ -107,7 +107,7 @@ pub struct Account {
     pub id: UserId,
     /// E-mail address as entered at registration; empty if it was released.
     pub email: String,
-    /// Time at which the e-mail address was verified; `null` if it is not.
+    /// Time at which the e-mail address was verified; `null` if it is not verified.
     #[schema(required = true)]
     pub email_verified_at: Option<Timestamp>,
     /// Display name.
@@ -141,7 +141,7 @@ pub struct Session {
     pub expires_at: Timestamp,
     /// IP address of the client at log-in.
     pub address: String,
-    /// `User-Agent` header of the client at log-in; `null` if it sent none.
+    /// `User-Agent` header of the client at log-in; `null` if the client sent none.
     #[schema(required = true)]
     pub user_agent: Option<String>,
 }
@@ -151,12 +151,12 @@ pub struct Session {
 pub struct ClientInfo {
     /// IP address.
     pub address: String,
-    /// `User-Agent` header, if sent.
+    /// `User-Agent` header, if the client sent one.
     pub user_agent: Option<String>,
 }
 
 impl ClientInfo {
-    /// Returns the origin as details of an audit entry.
+    /// Returns the address and user agent as details of an audit entry.
     pub fn details(&self) -> serde_json::Value {
         serde_json::json!({ "address": self.address, "user_agent": self.user_agent })
     }
@@ -168,10 +168,10 @@ impl From<Client> for ClientInfo {
     }
 }
 
-/// Account with what a log-in needs to know about it.
+/// Account with the data that a log-in needs.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// User that owns the credentials.
+    /// User who owns the account.
     pub user: User,
     /// Password hash as a PHC string, or a bcrypt hash.
     pub password_hash: String,
@@ -179,7 +179,7 @@ pub struct Credentials {
     pub password_version: i64,
     /// `true` if the account is suspended.
     pub is_suspended: bool,
-    /// Time after which the account is purged, if its owner deleted it.
+    /// Time after which the account is purged; `None` unless its owner deleted it.
     pub purge_at: Option<Timestamp>,
 }
 
@@ -214,7 +214,7 @@ pub fn parse_display_name(input: &str, pointer: &'static str) -> Result<String, 
 
 /// Account to be created.
 pub struct NewAccount {
-    /// E-mail address. Whether it is free is checked on insertion.
+    /// E-mail address. The insertion fails if another account has it.
     pub email: Email,
     /// Display name, checked by [`parse_display_name`].
     pub display_name: String,
@@ -234,7 +234,7 @@ pub enum AccountError {
         /// Time until the next attempt is allowed.
         wait: Duration,
     },
-    /// The address is unknown or the password is wrong. The caller cannot tell which.
+    /// The address is unknown or the password is wrong. The response does not reveal which.
     #[error("invalid credentials")]
     InvalidCredentials,
     /// Too many failed attempts in a row.

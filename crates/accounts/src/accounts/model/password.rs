@@ -1,4 +1,4 @@
-//! Passwords: normalization and validation.
+//! Normalization and validation of passwords.
 
 use kith_kernel::FieldError;
 use unicode_normalization::UnicodeNormalization as _;
@@ -74,12 +74,12 @@ const COMMON_PASSWORDS: &[&str] = &[
 ];
 
 impl Password {
-    /// Normalizes a password to NFC, so that all keyboards produce the same bytes. Checks nothing else.
+    /// Normalizes a password to NFC, so that all keyboards produce the same bytes. Does not validate it.
     pub fn normalize(input: &str) -> Self {
         Self(input.nfc().collect())
     }
 
-    /// Checks a new password: 8 to 256 code points, not a common password.
+    /// Normalizes and validates a new password: 8 to 256 code points, and not a common password.
     ///
     /// # Errors
     /// Returns a [`FieldError`] with the code `too_short`, `too_long` or `too_common`.
@@ -99,7 +99,8 @@ impl Password {
         Ok(password)
     }
 
-    /// Returns `true` for the passwords in [`COMMON_PASSWORDS`] and for one character repeated.
+    /// Returns `true` if the password is in [`COMMON_PASSWORDS`] or repeats a single character. Ignores
+    /// letter case.
     fn is_common(&self) -> bool {
         let folded = self.0.to_lowercase();
         let is_uniform = folded.chars().all(|c| folded.starts_with(c));

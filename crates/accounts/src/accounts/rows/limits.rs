@@ -1,4 +1,4 @@
-//! SQL statements of failed log-ins, refused registrations and first-administrator links, one function per
+//! SQL statements for failed log-ins, rejected registrations and first-administrator links, one function per
 //! statement. Contains no business rules.
 
 use kith_kernel::Timestamp;
@@ -31,7 +31,8 @@ pub fn delete_failures(tx: &Tx<'_>, subject: &[u8; 32]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Counts the `email_taken` responses for an address since `since`, and returns the time of the first.
+/// Returns the number of `email_taken` responses for an address since `since`, and the time of the first of
+/// them.
 pub fn find_refusals(
     q: &Query<'_>,
     address: &[u8; 32],
@@ -57,7 +58,7 @@ pub fn insert_link(tx: &Tx<'_>, secret_hash: &[u8; 32], expires_at: Timestamp) -
     Ok(())
 }
 
-/// Deletes expired links.
+/// Deletes first-administrator links that have expired at `now`.
 pub fn delete_expired_links(tx: &Tx<'_>, now: Timestamp) -> Result<(), Error> {
     tx.exec_deferred("DELETE FROM first_admin_links WHERE expires_at <= $1", params![now])?;
     Ok(())
@@ -73,7 +74,8 @@ pub fn delete_links(tx: &Tx<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Deletes expired sessions, and counters that no longer matter.
+/// Deletes sessions expired at `now`, registration refusals up to `refused_before` and log-in failures up to
+/// `failed_before`.
 pub fn delete_expired(
     tx: &Tx<'_>,
     now: Timestamp,

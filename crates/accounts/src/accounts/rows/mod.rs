@@ -49,7 +49,7 @@ row_columns! {
 }
 
 impl FromRow for UserSummary {
-    /// Reads `id, display_name`.
+    /// Reads the columns `id` and `display_name`.
     fn from_columns(columns: &mut Columns<'_, '_>) -> Result<Self, Error> {
         Ok(Self { id: columns.read()?, display_name: columns.read()? })
     }
@@ -137,7 +137,7 @@ pub fn find_email_holder(q: &Query<'_>, email_key: &str) -> Result<Option<UserId
     q.one(sql, params![email_key], |row| row.get(0))
 }
 
-/// Returns up to `limit` accounts whose e-mail key must be recomputed: user ID, address, current key.
+/// Returns up to `limit` accounts whose e-mail key must be recomputed: user ID, address and current key.
 pub fn list_outdated_email_keys(q: &Query<'_>, limit: i64) -> Result<Vec<(UserId, String, String)>, Error> {
     let sql = "SELECT c.user_id, COALESCE(u.email, ''), COALESCE(u.email_key, '')
                FROM outdated_email_keys c LEFT JOIN users u ON u.id = c.user_id ORDER BY c.user_id LIMIT $1";
@@ -187,7 +187,8 @@ pub fn update_profile(tx: &Tx<'_>, user: &User) -> Result<(), Error> {
     Ok(())
 }
 
-/// Stores the same password with new hash parameters. The password version stays.
+/// Replaces the hash of an unchanged password, after the hash parameters changed. The password version
+/// stays.
 pub fn set_password_hash(tx: &Tx<'_>, user: UserId, hash: &str) -> Result<(), Error> {
     tx.exec_deferred("UPDATE users SET password_hash = $2 WHERE id = $1", params![user, hash])?;
     Ok(())
@@ -200,7 +201,7 @@ pub fn set_password(tx: &Tx<'_>, user: UserId, hash: &str) -> Result<(), Error> 
     Ok(())
 }
 
-/// Marks an account as deleted, or, with `None`, as not deleted.
+/// Marks an account as deleted, or as not deleted if the times are `None`.
 pub fn set_deleted(
     tx: &Tx<'_>,
     user: UserId,
@@ -212,10 +213,10 @@ pub fn set_deleted(
     Ok(())
 }
 
-/// Counts accounts by the part of their password hash before the salt.
+/// Counts accounts by the beginning of their password hash, up to the salt.
 ///
-/// An argon2 hash ends in a salt of 22 and a hash of 43 characters, each preceded by `$`. A bcrypt hash
-/// begins with 7 characters that contain its cost. Other texts are counted as `unknown`.
+/// An argon2 hash ends in a salt of 22 characters and a digest of 43 characters, each preceded by `$`. The
+/// first 7 characters of a bcrypt hash contain its cost. Other texts are counted as `unknown`.
 pub fn count_hashes(q: &Query<'_>) -> Result<Vec<(String, i64)>, Error> {
     q.all(
         "SELECT kind, COUNT(*) FROM (
@@ -240,14 +241,14 @@ pub fn set_suspended(tx: &Tx<'_>, user: UserId, at: Option<Timestamp>) -> Result
     Ok(())
 }
 
-/// Counts the active administrators, without synthetic accounts.
+/// Counts the active administrators, except synthetic accounts.
 pub fn count_admins(q: &Query<'_>) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM users
                WHERE role = 'admin' AND suspended_at IS NULL AND deleted_at IS NULL AND email_key NOT LIKE '%' || $1";
     Ok(q.one(sql, params![SYNTHETIC_EMAIL_SUFFIX], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Returns the active administrators.
+/// Returns the active administrators, including synthetic accounts, ordered by ID.
 pub fn list_admins(q: &Query<'_>) -> Result<Vec<UserId>, Error> {
     let sql = "SELECT id FROM users WHERE role = 'admin' AND suspended_at IS NULL AND deleted_at IS NULL ORDER BY id";
     q.all(sql, &[], |row| row.get(0))
@@ -276,7 +277,7 @@ pub fn list_accounts(q: &Query<'_>, filter: &AccountFilter) -> Result<Vec<Accoun
     });
     let (before, limit) = (filter.before, filter.limit.rows());
     let role = filter.role.map(Role::as_str);
-    // Separate statements, so that each can use an index.
+    // Uses a separate statement per filter, so that each statement can use an index.
     if let Some(email_key) = &filter.email_key {
         return q.all(
             accounts!(

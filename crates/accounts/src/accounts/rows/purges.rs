@@ -1,4 +1,5 @@
-//! SQL statements of the purge of deleted accounts, one function per statement. Contains no business rules.
+//! SQL statements for purging deleted accounts, one function per statement. Contains no business rules.
+//! Observed time is time during which a server ran; it does not follow jumps of the wall clock.
 
 use kith_kernel::{Timestamp, UserId};
 use kith_platform::purge::PurgeRun;
@@ -6,8 +7,9 @@ use kith_store::{Error, Query, Tx, params};
 
 use super::super::rules;
 
-/// Sets the end of the hold in observed time for accounts deleted since the previous run. Wall-clock time
-/// since the deletion counts only as far as it was observed.
+/// Stores the end of the grace period in observed time for accounts deleted since the previous run.
+/// Wall-clock time since the deletion counts only if it was also observed: a clock that jumps forward does
+/// not shorten the period.
 pub fn start_holds(tx: &Tx<'_>, run: &PurgeRun) -> Result<(), Error> {
     tx.exec_deferred(
         "UPDATE users SET purge_elapsed_ms = $2 + (purge_at - deleted_at)
@@ -39,7 +41,7 @@ macro_rules! due {
     };
 }
 
-/// Returns up to `limit` accounts whose grace period has ended, longest overdue first, after `after`.
+/// Returns up to `limit` accounts after `after` whose grace period has ended, longest overdue first.
 /// Accounts that were at least [`rules::ESTABLISHED_AGE`] old when they were deleted are included only if
 /// `with_established`.
 pub fn list_due(
@@ -79,7 +81,8 @@ pub fn count_due(q: &Query<'_>, run: &PurgeRun) -> Result<(i64, i64), Error> {
     Ok(counted.unwrap_or_default())
 }
 
-/// Counts the accounts that are established at `now`, including those that are due.
+/// Counts the accounts that are at least [`rules::ESTABLISHED_AGE`] old at `now`, including those that are
+/// due.
 pub fn count_established(q: &Query<'_>, now: Timestamp) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM users WHERE purged_at IS NULL AND created_at <= $1";
     Ok(q.one(sql, params![now - rules::ESTABLISHED_AGE], |row| row.get(0))?.unwrap_or(0))
@@ -89,14 +92,14 @@ fn established_ms() -> i64 {
     i64::try_from(rules::ESTABLISHED_AGE.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Returns `true` if this account is still deleted and its grace period has ended, at `now` and in observed
-/// time.
+/// Returns `true` if the account is still due to be purged, both at the wall-clock time `now` and in
+/// observed time.
 pub fn is_due(q: &Query<'_>, user: UserId, now: Timestamp, elapsed_ms: i64) -> Result<bool, Error> {
     let sql = due!("1", " AND id = $3");
     Ok(q.one(sql, params![now, elapsed_ms, user], |_| Ok(()))?.is_some())
 }
 
-/// Clears all personal data of an account. Its ID stays, because the histories of others refer to it.
+/// Clears all personal data of an account. Its ID stays, because data of other users refers to it.
 pub fn clear_user(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
     tx.exec_deferred(
         "UPDATE users SET email = '', email_key = 'purged:' || id, display_name = $2, password_hash = '',

@@ -1,4 +1,4 @@
-//! SQL statements of sessions, one function per statement. Contains no business rules.
+//! SQL statements for sessions, one function per statement. Contains no business rules.
 
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Error, Query, Tx, id_columns, params};
@@ -47,7 +47,7 @@ pub fn find_session(q: &Query<'_>, id: SessionId) -> Result<Option<SessionRow>, 
 }
 
 /// Refreshes a session if its generation is `generation` and it has not expired. Returns its user, or `None`
-/// if not.
+/// if the session was not refreshed.
 pub fn renew_session(
     tx: &Tx<'_>,
     id: SessionId,
@@ -71,7 +71,7 @@ pub fn list_sessions(
     current: SessionId,
     now: Timestamp,
 ) -> Result<Vec<Session>, Error> {
-    // `+ 0` keeps SQLite from using the index on expiry, in which almost all sessions match.
+    // `+ 0` prevents SQLite from using the index on expiry: almost all sessions match that condition.
     q.all(
         "SELECT id, created_at, refreshed_at, expires_at, address, user_agent FROM sessions
          WHERE user_id = $1 AND expires_at + 0 > $2 ORDER BY refreshed_at DESC, id DESC",

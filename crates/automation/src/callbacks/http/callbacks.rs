@@ -26,7 +26,7 @@ use super::super::model::{
 use super::super::queries::{self, CallbackFilter};
 use super::target;
 
-/// Maximum time between a request and the `run_at` of its callback: ten years.
+/// Maximum time between the creation of a callback and its `run_at`: ten years.
 const MAX_DELAY: Duration = days(3_660);
 const MAX_TIMEOUT_S: u64 = 30;
 
@@ -45,8 +45,8 @@ pub fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 pub struct CallbackBody {
     /// Target URL: https, at most 2,048 bytes, on the public internet or in a network of the server setting
-    /// `outbound.allowed_networks`. The endpoint of a URL is the URL without its query; it is created if it
-    /// does not exist.
+    /// `outbound.allowed_networks`. The endpoint of the callback is this URL without its query. It is
+    /// created if it does not exist.
     #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false, example = "https://api.example.org/hooks/kith")]
     url: Option<String>,
@@ -73,8 +73,8 @@ pub struct CallbackBody {
     #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     pub run_at: Option<Timestamp>,
-    /// Maximum time in seconds to wait for the response, 1 to 30, at most the server setting
-    /// `outbound.timeout_ms`.
+    /// Maximum time in seconds to wait for the response, 1 to 30. The server setting `outbound.timeout_ms`
+    /// can reduce it.
     #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false, minimum = 1, maximum = 30)]
     timeout_seconds: Option<u64>,
@@ -87,7 +87,7 @@ pub struct CheckedCallback {
 }
 
 impl CallbackBody {
-    /// Checks all fields. `at` is the JSON Pointer of the request in the body.
+    /// Checks all fields. `at` is the JSON Pointer of this object in the request body.
     pub fn check(self, app: &App, at: &str) -> Result<CheckedCallback, Vec<FieldError>> {
         let mut faults = Vec::new();
         let to = match (&self.url, self.endpoint_id) {
@@ -147,9 +147,10 @@ struct ListCallbacksQuery {
 /// Create a callback
 ///
 /// Sends an HTTP request, now or at a given time, signed as Standard Webhooks 1.0 specifies. The request is
-/// sent at least once. A response other than 2xx, or none, counts as a failure: the request is sent again, up
-/// to ten attempts within 76 hours, always with the same `webhook-id`. If the endpoint is new, the response
-/// contains its signing secret once. Requires the permission `callbacks.write`.
+/// sent at least once. If there is no response, or its status is not 2xx, the attempt counts as failed and
+/// the request is sent again. There are up to ten attempts within 76 hours, all with the same `webhook-id`.
+/// If the endpoint is new, the response contains its signing secret once. Requires the permission
+/// `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callbacks", security(("bearer" = ["callbacks.write"])),
     request_body = CallbackBody,
@@ -221,8 +222,8 @@ async fn get_callback(
 
 /// Cancel a callback
 ///
-/// Cancels a callback that is scheduled or waits for its next attempt. A request that is being sent may still
-/// arrive. Cancelling a cancelled callback again returns it unchanged. Requires the permission
+/// Cancels a callback that is scheduled or waits for its next attempt. A request that is being sent may
+/// still arrive. If the callback is already cancelled, it is returned unchanged. Requires the permission
 /// `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callbacks/{id}/cancel", security(("bearer" = ["callbacks.write"])),
@@ -242,8 +243,8 @@ async fn cancel_callback(
 
 /// Retry a callback
 ///
-/// Sends a failed, cancelled or retrying callback again, now and with all its attempts. Requires the
-/// permission `callbacks.write`.
+/// Sends a failed, cancelled or retrying callback again, now, with a new series of up to ten attempts.
+/// Requires the permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callbacks/{id}/retry", security(("bearer" = ["callbacks.write"])),
     params(("id" = CallbackId, Path, description = "ID of the callback.")),

@@ -1,4 +1,4 @@
-//! HTTP endpoints of callback endpoints: create, list, get, rotate the secret, disable, enable and ping.
+//! HTTP endpoints for callback endpoints: create, list, get, rotate the secret, disable, enable and ping.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use super::super::model::{
 use super::super::{commands, queries};
 use super::target;
 
-/// Default and maximum number of hours in which callbacks are signed with both secrets after a rotation.
+/// Default and maximum number of hours after a rotation during which callbacks are signed with both secrets.
 const DEFAULT_OVERLAP_HOURS: u16 = 24;
 const MAX_OVERLAP_HOURS: u16 = 24 * 14;
 
@@ -51,8 +51,8 @@ struct EndpointBody {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RotationBody {
-    /// Number of hours in which callbacks are signed with the previous secret too, 0 to 336. With 0, the
-    /// previous secret is dropped at once.
+    /// Number of hours during which callbacks are also signed with the previous secret, 0 to 336. With 0,
+    /// the previous secret stops being used at once.
     #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false, minimum = 0, maximum = 336, default = 24)]
     overlap_hours: Option<u16>,
@@ -85,7 +85,8 @@ async fn create_callback_endpoint(
 
 /// List callback endpoints
 ///
-/// Returns the endpoints with their delivery state, newest first. Requires the permission `callbacks.read`.
+/// Returns the callback endpoints with their delivery state, newest first. Requires the permission
+/// `callbacks.read`.
 #[utoipa::path(
     get, path = "/api/v1/callback-endpoints", security(("bearer" = ["callbacks.read"])),
     params(PageQuery), responses((status = 200, body = EndpointPage))
@@ -120,8 +121,8 @@ async fn get_callback_endpoint(
 
 /// Rotate the secret of a callback endpoint
 ///
-/// Creates a new signing secret and returns it once. For `overlap_hours`, callbacks are signed with both
-/// secrets, so that the receiver can switch over. Requires the permission `callbacks.write`.
+/// Creates a new signing secret and returns it once. During `overlap_hours`, callbacks are signed with both
+/// secrets, so that the receiver has time to change its secret. Requires the permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/rotate-secret", security(("bearer" = ["callbacks.write"])),
     params(("id" = EndpointId, Path, description = "ID of the callback endpoint.")),
@@ -151,8 +152,8 @@ async fn rotate_callback_secret(
 
 /// Disable a callback endpoint
 ///
-/// Stops sending requests to an endpoint. Callbacks that wait for it fail at their next attempt. Requires the
-/// permission `callbacks.write`.
+/// Stops sending requests to an endpoint. Its scheduled and retrying callbacks fail at their next attempt.
+/// Requires the permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/disable", security(("bearer" = ["callbacks.write"])),
     params(("id" = EndpointId, Path, description = "ID of the callback endpoint.")),
@@ -169,8 +170,8 @@ async fn disable_callback_endpoint(
 
 /// Enable a callback endpoint
 ///
-/// Starts sending requests to a disabled endpoint again, with its failures reset. Callbacks that failed
-/// meanwhile are not sent until they are retried. Requires the permission `callbacks.write`.
+/// Resumes sending requests to a disabled endpoint and resets its failures. Callbacks that failed while it
+/// was disabled are not sent unless they are retried. Requires the permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/callback-endpoints/{id}/enable", security(("bearer" = ["callbacks.write"])),
     params(("id" = EndpointId, Path, description = "ID of the callback endpoint.")),

@@ -1,5 +1,5 @@
-//! HTTP endpoints of callbacks, callback endpoints and recurring callbacks. `rules.rs` decides when a request
-//! is sent.
+//! HTTP endpoints for callbacks, callback endpoints and recurring callbacks. The rules for sending are in
+//! `rules.rs`.
 
 mod callbacks;
 mod endpoints;
@@ -20,7 +20,7 @@ static CALLBACK_NOT_RETRYABLE: ProblemCode =
 static TOO_MANY_SCHEDULES: ProblemCode =
     ProblemCode { code: "too_many_schedules", status: 409, title: "Too many schedules" };
 
-/// Problems of these handlers, in addition to the general ones.
+/// Problem codes that these endpoints return, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] =
     &[&ENDPOINT_DISABLED, &CALLBACK_FINISHED, &CALLBACK_NOT_RETRYABLE, &TOO_MANY_SCHEDULES];
 
@@ -29,7 +29,7 @@ pub fn routes() -> Routes {
     endpoints::routes().merge(recurring::routes()).merge(callbacks::routes())
 }
 
-/// Parses a target URL. `pointer` names its field in the error.
+/// Parses a target URL. `pointer` is the JSON Pointer of its field, for the error.
 fn target(app: &App, pointer: String, url: &str) -> Result<Target, FieldError> {
     let fault = |error: TargetError| {
         FieldError::new(pointer, error.code(), format!("This URL is not allowed: {error}."))

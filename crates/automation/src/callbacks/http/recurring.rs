@@ -1,4 +1,4 @@
-//! HTTP endpoints of recurring callbacks: create, list, get and delete.
+//! HTTP endpoints for recurring callbacks: create, list, get and delete.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub fn routes() -> Routes {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct RecurringBody {
-    /// Request to send each time, without `run_at`.
+    /// Request to send in each run. It must not contain `run_at`.
     request: CallbackBody,
     /// Schedule expression: cron with five fields, or six with seconds first; a macro such as `@daily` or
     /// `@hourly`; or an interval such as `@every 90s`.
@@ -50,9 +50,9 @@ struct RecurringBody {
 
 /// Create a recurring callback
 ///
-/// Creates a callback each time its schedule is due. Each callback is signed, sent and retried like any
-/// other. If the endpoint is new, the response contains its signing secret once. Requires the permission
-/// `callbacks.write`.
+/// Creates a callback each time the schedule is due. Each callback is signed, sent and retried like any
+/// other callback. If the endpoint is new, the response contains its signing secret once. Requires the
+/// permission `callbacks.write`.
 #[utoipa::path(
     post, path = "/api/v1/recurring-callbacks", security(("bearer" = ["callbacks.write"])),
     request_body = RecurringBody,
@@ -102,7 +102,7 @@ async fn list_recurring_callbacks(
 
 /// Get a recurring callback
 ///
-/// Returns a recurring callback with its next times. Requires the permission `callbacks.read`.
+/// Returns a recurring callback with the times of its next runs. Requires the permission `callbacks.read`.
 #[utoipa::path(
     get, path = "/api/v1/recurring-callbacks/{id}", security(("bearer" = ["callbacks.read"])),
     params(("id" = RecurringId, Path, description = "ID of the recurring callback.")),

@@ -1,4 +1,4 @@
-//! Callback endpoints: as stored, and as the API returns them. A secret is returned only when it is created.
+//! Callback endpoints, as stored and as the API returns them. A secret is returned only when it is created.
 
 use kith_kernel::Timestamp;
 use serde::Serialize;
@@ -15,7 +15,7 @@ pub enum DisabledReason {
     Administrator,
     /// The endpoint responded with 410.
     Gone,
-    /// The endpoint failed for five days without a success.
+    /// All attempts for five days failed.
     Failing,
 }
 
@@ -31,7 +31,7 @@ impl DisabledReason {
         }
     }
 
-    /// Parses the result of [`DisabledReason::as_str`].
+    /// Parses a name that [`DisabledReason::as_str`] returns.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == text)
     }
@@ -43,9 +43,10 @@ impl DisabledReason {
 pub enum BreakerState {
     /// Requests are sent.
     Closed,
-    /// No requests are sent.
+    /// No requests are sent for a while, because requests have failed.
     Open,
-    /// The next request is a probe that decides whether the breaker closes.
+    /// The next request is a probe. If it succeeds, the breaker closes; if it fails, the breaker opens
+    /// again.
     HalfOpen,
 }
 
@@ -58,15 +59,15 @@ pub struct StoredEndpoint {
     pub url: String,
     /// Time of creation.
     pub created_at: Timestamp,
-    /// Sealed signing secret.
+    /// Encrypted signing secret.
     pub secret: Vec<u8>,
-    /// Sealed previous secret, and the time until which callbacks are signed with it too.
+    /// Encrypted previous secret, and the time until which callbacks are also signed with it.
     pub previous: Option<(Vec<u8>, Timestamp)>,
-    /// Time at which the endpoint was disabled, and the reason.
+    /// Time at which the endpoint was disabled, and the reason; `None` if it is enabled.
     pub disabled: Option<(Timestamp, DisabledReason)>,
     /// Circuit breaker.
     pub breaker: CircuitBreaker,
-    /// Time since which every attempt has failed.
+    /// Time of the first failure since the last success; `None` if there was no failure since.
     pub failing_since: Option<Timestamp>,
     /// Time of the last success.
     pub last_success_at: Option<Timestamp>,
@@ -122,13 +123,13 @@ pub struct CallbackEndpoint {
     pub disabled_reason: Option<DisabledReason>,
     /// State of the circuit breaker. It opens after five failures in a row.
     pub breaker: BreakerState,
-    /// Time from which on the next request, a probe, may be sent; `null` if the breaker is closed.
+    /// Earliest time of the next request, which is a probe; `null` if the breaker is closed.
     #[schema(required = true)]
     pub next_request_at: Option<Timestamp>,
     /// Number of failures since the last success.
     pub failures_in_a_row: i64,
-    /// Time since which every attempt has failed; `null` if the last one succeeded. After five days, the
-    /// endpoint is disabled.
+    /// Time of the first failure since the last success; `null` if the last attempt succeeded or there was
+    /// none. After five days of failures, the endpoint is disabled.
     #[schema(required = true)]
     pub failing_since: Option<Timestamp>,
     #[schema(required = true)]
@@ -139,7 +140,8 @@ pub struct CallbackEndpoint {
     pub attempts_succeeded: i64,
     /// Number of failed attempts.
     pub attempts_failed: i64,
-    /// Time until which callbacks are signed with the previous secret too; `null` if they are not.
+    /// Time until which callbacks are also signed with the previous secret; `null` if there is no previous
+    /// secret.
     #[schema(required = true)]
     pub previous_secret_until: Option<Timestamp>,
 }
@@ -151,7 +153,7 @@ pub struct EndpointWithSecret {
     #[serde(flatten)]
     pub endpoint: CallbackEndpoint,
     /// Signing secret, `whsec_…`, with which the receiver verifies signatures (Standard Webhooks 1.0). It is
-    /// returned once; `null` in later responses.
+    /// returned once. Later responses contain `null`.
     #[schema(required = true, example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
     pub secret: Option<String>,
 }

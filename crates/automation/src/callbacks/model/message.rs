@@ -1,4 +1,4 @@
-//! Requests that callbacks send, and the checks of what callers may set.
+//! Requests that callbacks send, and the validation of the parts that callers can set.
 
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ const CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
 pub struct CallbackMessage {
     /// HTTP method.
     pub method: Method,
-    /// Headers in addition to those of every callback.
+    /// Additional headers. Every callback also has the headers of Standard Webhooks.
     pub headers: Vec<(String, String)>,
-    /// Body, if any.
+    /// Body; `None` if the request has no body.
     pub body: Option<String>,
-    /// Maximum time to wait for the response.
+    /// Maximum time to wait for the response; `None` for the server's default.
     pub timeout: Option<Duration>,
 }
 
@@ -86,7 +86,7 @@ impl CallbackMessage {
         if faults.is_empty() { Ok(Self { method, headers, body, timeout }) } else { Err(faults) }
     }
 
-    /// Returns the headers in the form the HTTP client takes.
+    /// Returns the additional headers in the type that the HTTP client requires.
     pub fn header_map(&self) -> HeaderMap {
         let pairs = self.headers.iter().filter_map(|(name, value)| {
             Some((name.parse::<HeaderName>().ok()?, HeaderValue::from_str(value).ok()?))

@@ -1,4 +1,4 @@
-//! Types of callbacks, endpoints and attempts. No database or network access.
+//! Types of callbacks, endpoints and attempts, without database or network access.
 
 mod endpoint;
 mod message;
@@ -27,15 +27,15 @@ id_type! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CallbackState {
-    /// Waiting for its time.
+    /// Waiting for the time of its first attempt.
     Scheduled,
-    /// Sent without success; it will be sent again.
+    /// The last attempt failed; the request will be sent again.
     Retrying,
-    /// Answered with 2xx.
+    /// The endpoint responded with 2xx.
     Delivered,
     /// Failed permanently; `reason` contains the reason.
     Failed,
-    /// Cancelled.
+    /// Cancelled by a caller.
     Cancelled,
 }
 
@@ -55,12 +55,12 @@ impl CallbackState {
         }
     }
 
-    /// Parses the result of [`CallbackState::as_str`].
+    /// Parses a name that [`CallbackState::as_str`] returns.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.as_str() == text)
     }
 
-    /// Returns `true` if the callback is still to be sent.
+    /// Returns `true` if the callback is scheduled or retrying: it has not ended.
     pub const fn is_open(self) -> bool {
         matches!(self, Self::Scheduled | Self::Retrying)
     }
@@ -102,7 +102,7 @@ impl CallbackFailureReason {
         }
     }
 
-    /// Parses the result of [`CallbackFailureReason::as_str`].
+    /// Parses a name that [`CallbackFailureReason::as_str`] returns.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == text)
     }
@@ -117,25 +117,25 @@ pub enum CallbackTarget {
     Endpoint(EndpointId),
 }
 
-/// Checked callback to create.
+/// Callback to create, after its fields were checked.
 #[derive(Clone, Debug)]
 pub struct CallbackDraft {
     /// Target.
     pub to: CallbackTarget,
     /// Request to send.
     pub message: CallbackMessage,
-    /// Time at which it is sent; `None` to send it at once.
+    /// Time at which the callback is sent; `None` to send it at once.
     pub at: Option<Timestamp>,
 }
 
-/// Callback.
+/// Callback with its delivery state.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Callback {
     /// Callback ID. `webhook-id` is `msg_` followed by this ID without hyphens.
     pub id: CallbackId,
     /// ID of the endpoint.
     pub endpoint_id: EndpointId,
-    /// Target URL, with its query.
+    /// Target URL, including its query.
     pub url: String,
     /// HTTP method.
     pub method: String,
@@ -144,9 +144,9 @@ pub struct Callback {
     /// Reason of the failure; `null` unless the state is `failed`.
     #[schema(required = true)]
     pub reason: Option<CallbackFailureReason>,
-    /// Time at which the first attempt was or is due.
+    /// Time at which the first attempt is or was due.
     pub due_at: Timestamp,
-    /// Time of the next attempt; `null` if there is none.
+    /// Time of the next attempt; `null` if there will be none.
     #[schema(required = true)]
     pub next_attempt_at: Option<Timestamp>,
     /// Number of attempts so far.
@@ -156,32 +156,32 @@ pub struct Callback {
     pub last_status: Option<i64>,
     /// Time at which the callback was created.
     pub created_at: Timestamp,
-    /// Time at which the callback was delivered, failed or was cancelled; `null` if it is still to be sent.
+    /// Time at which the callback was delivered, failed or was cancelled; `null` if it has not ended.
     #[schema(required = true)]
     pub finished_at: Option<Timestamp>,
-    /// ID of the recurring callback that created it; `null` if there is none.
+    /// ID of the recurring callback that created this callback; `null` if a caller created it.
     #[schema(required = true)]
     pub recurring_id: Option<RecurringId>,
-    /// ID of the job that delivers it.
+    /// ID of the job that delivers the callback.
     pub job_id: i64,
 }
 
 /// Callback as stored.
 #[derive(Clone, Debug)]
 pub struct StoredCallback {
-    /// Callback as the API shows it.
+    /// Callback as the API returns it.
     pub callback: Callback,
-    /// Sealed headers, if any.
+    /// Encrypted additional headers; `None` if there are none.
     pub headers: Option<Vec<u8>>,
-    /// Body, if any.
+    /// Body; `None` if the request has no body.
     pub body: Option<String>,
     /// Maximum time in milliseconds to wait for the response.
     pub timeout_ms: Option<i64>,
-    /// Number of attempts since the retry schedule last started.
+    /// Number of attempts in the current series. A manual retry starts a new series.
     pub retry_attempts: i64,
 }
 
-/// Callback with its request and attempts.
+/// Callback with the request that it sends and its attempts.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CallbackDetails {
     /// Callback.
@@ -205,7 +205,8 @@ pub struct NewCallback {
     /// Callback.
     #[serde(flatten)]
     pub callback: Callback,
-    /// Signing secret of the endpoint if it was created with this callback, returned once; else `null`.
+    /// Signing secret of the endpoint, if the endpoint was created with this callback; otherwise `null`. It
+    /// is returned once.
     #[schema(required = true, example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
     pub secret: Option<String>,
 }
@@ -224,10 +225,10 @@ pub struct CallbackAttempt {
     pub status: Option<i64>,
     /// Reason why there was no response: `target_refused`, `name_not_found`, `connect_timeout`, `timeout`,
     /// `connection_failed`, `certificate_not_trusted`, `tls_failed`, `no_authorities` or `not_http`; `null`
-    /// if there was one.
+    /// if there was a response.
     #[schema(required = true)]
     pub error: Option<String>,
-    /// Response; `null` if there was none.
+    /// Response of the endpoint; `null` if there was none.
     #[schema(required = true)]
     pub response: Option<CapturedResponse>,
 }
@@ -237,13 +238,14 @@ pub struct CallbackAttempt {
 pub struct CapturedResponse {
     /// Headers as `name: value`, in the order of the response.
     pub headers: Vec<String>,
-    /// Body as text. Invalid UTF-8 is replaced.
+    /// Body as text. Invalid UTF-8 is replaced by U+FFFD.
     pub body: String,
-    /// `true` if the body is complete. The setting `outbound.max_response_bytes` limits its stored length.
+    /// `true` if `body` contains the whole body. The server setting `outbound.max_response_bytes` limits its
+    /// stored length.
     pub is_complete: bool,
 }
 
-/// Error of an operation on callbacks. Nothing was changed.
+/// Error of an operation on callbacks. If it is returned, nothing was changed.
 #[derive(Debug, Error)]
 pub enum CallbackError {
     /// The callback does not exist.
@@ -258,7 +260,7 @@ pub enum CallbackError {
     /// The callback is delivered or has failed, so it cannot be cancelled.
     #[error("the callback is {}", .0.as_str())]
     Finished(CallbackState),
-    /// The callback is delivered or has not been tried, so it cannot be retried.
+    /// The callback is delivered or waits for its first attempt, so it cannot be retried.
     #[error("the callback is {}", .0.as_str())]
     NotRetryable(CallbackState),
     /// The job engine has the maximum number of schedules.

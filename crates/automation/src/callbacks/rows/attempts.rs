@@ -1,4 +1,4 @@
-//! SQL statements of attempts. Each attempt is written once.
+//! SQL statements for attempts of callbacks. An attempt is inserted once and never changed.
 
 use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 

@@ -1,4 +1,4 @@
-//! SQL statements of endpoints. Secrets are sealed.
+//! SQL statements for callback endpoints. Secrets are stored encrypted.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
@@ -45,7 +45,7 @@ pub fn insert_endpoint(tx: &Tx<'_>, endpoint: &StoredEndpoint) -> Result<(), Err
     Ok(())
 }
 
-/// Writes all columns of an endpoint that can change.
+/// Updates all columns of an endpoint that can change.
 pub fn update_endpoint(tx: &Tx<'_>, endpoint: &StoredEndpoint) -> Result<(), Error> {
     let CircuitBreaker { failures, opened_at, openings, probe_until } = endpoint.breaker;
     tx.exec_deferred(

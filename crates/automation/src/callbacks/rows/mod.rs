@@ -1,4 +1,4 @@
-//! SQL statements of callbacks, one function per statement. Contains no business rules.
+//! SQL statements for callbacks, one function per statement. Contains no business rules.
 
 mod attempts;
 mod endpoints;
@@ -18,7 +18,7 @@ pub use attempts::*;
 pub use endpoints::*;
 pub use recurring::*;
 
-/// Sealed columns. The prefixes are those used in `sealed.rs` and `recurring.rs`.
+/// Columns with encrypted values. The prefixes must be those that `sealed.rs` and `recurring.rs` use.
 pub const SEALED: &[SealedColumn] = &[
     sealed_column!("callback_endpoints", "secret", "callback_endpoint:"),
     sealed_column!("callback_endpoints", "previous_secret", "callback_endpoint:"),
@@ -70,7 +70,8 @@ row_columns! {
     overdue_columns => OverdueCallback { next_attempt_at = "next_attempt_at", id = "id", job_id = "job_id" }
 }
 
-/// Inserts a callback. `run_job_id` is the job of the run if a recurring callback creates it.
+/// Inserts a callback. `run_job_id` is the job of the run; `None` unless a recurring callback creates the
+/// callback.
 pub fn insert(tx: &Tx<'_>, new: &StoredCallback, run_job_id: Option<JobId>) -> Result<(), Error> {
     let Callback { id, endpoint_id, url, method, state, due_at, created_at, job_id, .. } = &new.callback;
     tx.exec_deferred(
@@ -99,7 +100,7 @@ pub fn insert(tx: &Tx<'_>, new: &StoredCallback, run_job_id: Option<JobId>) -> R
     Ok(())
 }
 
-/// Writes all columns of a callback that can change.
+/// Updates all columns of a callback that can change.
 pub fn update(tx: &Tx<'_>, callback: &Callback, retry_attempts: i64) -> Result<(), Error> {
     tx.exec_deferred(
         "UPDATE callbacks SET state = $2, reason = $3, next_attempt_at = $4, attempts = $5, retry_attempts = $6,
@@ -121,7 +122,7 @@ pub fn update(tx: &Tx<'_>, callback: &Callback, retry_attempts: i64) -> Result<(
     Ok(())
 }
 
-/// Returns a callback with its request.
+/// Returns a callback with the request that it sends.
 pub fn find(q: &Query<'_>, id: CallbackId) -> Result<Option<StoredCallback>, Error> {
     q.one(
         concat!("SELECT ", stored_columns!(), " FROM callbacks WHERE id = $1"),
@@ -163,7 +164,7 @@ pub fn list(
     before: CallbackId,
     limit: i64,
 ) -> Result<Vec<Callback>, Error> {
-    // The first condition of each statement uses an index.
+    // The first condition of each statement is one that an index supports.
     let sql = match (recurring, endpoint, state) {
         (Some(_), ..) => filtered_list!("recurring_id = $4"),
         (_, Some(_), _) => filtered_list!("endpoint_id = $3"),
@@ -188,12 +189,12 @@ pub fn list(
 pub struct OverdueCallback {
     pub next_attempt_at: Timestamp,
     pub id: CallbackId,
-    /// ID of the job that is to deliver it.
+    /// ID of the job that should deliver the callback.
     pub job_id: JobId,
 }
 
-/// Returns up to `limit` open callbacks whose next attempt was due before `before`, longest overdue first,
-/// after `after`.
+/// Returns up to `limit` open callbacks whose next attempt was due before `before`, longest overdue first.
+/// Begins after `after`.
 pub fn list_overdue(
     q: &Query<'_>,
     before: Timestamp,

@@ -1,4 +1,4 @@
-//! SQL statements of recurring callbacks.
+//! SQL statements for recurring callbacks.
 
 use kith_jobs::JobId;
 use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
@@ -66,7 +66,7 @@ pub fn delete_recurring(tx: &Tx<'_>, id: RecurringId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns `true` if this job has created its callback.
+/// Returns `true` if the job `job` has already created the callback of its run.
 pub fn has_callback_for_run(q: &Query<'_>, id: RecurringId, job: JobId) -> Result<bool, Error> {
     let sql = "SELECT 1 FROM callbacks WHERE recurring_id = $1 AND run_job_id = $2";
     Ok(q.one(sql, params![id, job], |row| row.get::<i64>(0))?.is_some())

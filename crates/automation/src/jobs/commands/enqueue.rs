@@ -1,4 +1,5 @@
-//! Enqueues jobs of callers: applies the defaults of their kinds, checks them, and passes them to the engine.
+//! Commands that enqueue jobs of callers: they apply the defaults of the job kinds, check the jobs, and pass
+//! them to the engine.
 
 use std::collections::HashMap;
 
@@ -14,14 +15,14 @@ use super::super::model::{
 };
 use super::super::{rows, rules};
 
-/// Queue of a job if neither the job nor its kind names one.
+/// Queue of a job if neither the job nor its kind specifies one.
 const DEFAULT_QUEUE: &str = "default";
 /// Maximum number of jobs in one request.
 pub const MAX_JOBS_PER_REQUEST: usize = 1_000;
-/// Maximum depth of a flow.
+/// Maximum number of levels of jobs and their children in one request.
 const MAX_FLOW_DEPTH: usize = 10;
 
-/// Enqueues a job with all its children.
+/// Enqueues a job together with all its children.
 ///
 /// # Errors
 /// Returns [`JobsError::Invalid`] for invalid input, [`JobsError::Unvalidated`] if payloads must be validated
@@ -40,7 +41,7 @@ pub fn enqueue(
     Ok(EnqueuedJob::of(enqueued, &children))
 }
 
-/// Enqueues jobs: all or none.
+/// Enqueues several jobs in the transaction `tx`. If one job is invalid, none is enqueued.
 ///
 /// # Errors
 /// Returns the errors of [`enqueue`].
@@ -73,7 +74,7 @@ pub fn enqueue_all(
     Ok(EnqueuedJobs { jobs: enqueued.into_iter().map(|one| EnqueuedJob::of(one, &[])).collect() })
 }
 
-/// Converter of requests into jobs. It reads the declaration of each kind once.
+/// Converter of request bodies into jobs. It reads the declaration of each kind only once.
 struct JobBuilder<'t> {
     tx: &'t Tx<'t>,
     ctx: &'t Ctx,
@@ -94,7 +95,8 @@ impl<'t> JobBuilder<'t> {
         Self { tx, ctx, reserved, validated, kinds: HashMap::new(), count: 0, awaits_validation: None }
     }
 
-    /// Fails if payloads are not validated yet. They are requested together, after all jobs are converted.
+    /// Returns an error if some payloads must be validated before the jobs can be enqueued. Call it after
+    /// all jobs are converted, so that all these payloads are validated together.
     fn finish(self) -> Result<(), NotValidated> {
         self.awaits_validation.map_or(Ok(()), Err)
     }
@@ -118,7 +120,7 @@ impl<'t> JobBuilder<'t> {
         Ok(Flow { job, children: children.collect::<Result<_, _>>()? })
     }
 
-    /// Converts a job into the engine's type.
+    /// Converts a request body into the engine's job type. `at` is the JSON Pointer of the job.
     fn job(&mut self, body: &NewJobBody, at: &str) -> Result<NewJob, JobsError> {
         self.count += 1;
         if self.count > MAX_JOBS_PER_REQUEST {

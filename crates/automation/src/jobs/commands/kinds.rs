@@ -1,4 +1,4 @@
-//! Declares and withdraws job kinds.
+//! Commands that declare and withdraw job kinds.
 
 use kith_jobs::check_name;
 use kith_kernel::{Ctx, FieldError};
@@ -7,8 +7,8 @@ use kith_store::Tx;
 use super::super::model::{JobKind, JobKindBody, JobsError, check_ms};
 use super::super::rows;
 
-/// Declares a job kind, or replaces its declaration. Existing jobs are not affected. The schema must have
-/// been compiled before.
+/// Declares a job kind, or replaces its declaration. Existing jobs are not affected. The caller must have
+/// compiled the schema successfully.
 ///
 /// # Errors
 /// Returns [`JobsError::Invalid`] for invalid input, [`JobsError::Store`] if a statement fails.
@@ -43,7 +43,7 @@ pub fn declare_kind(tx: &Tx<'_>, ctx: &Ctx, kind: &str, body: &JobKindBody) -> R
     Ok(declared)
 }
 
-/// Withdraws the declaration of a job kind. Its jobs stay.
+/// Withdraws the declaration of a job kind. The jobs of this kind stay.
 ///
 /// # Errors
 /// Returns [`JobsError::Store`] if a statement fails.

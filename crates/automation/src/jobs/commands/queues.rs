@@ -1,4 +1,4 @@
-//! Limits, pauses and drains queues.
+//! Commands that limit, pause and drain queues.
 
 use kith_jobs::{JobFilter, JobState, Rate};
 use kith_kernel::Ctx;
@@ -6,7 +6,7 @@ use kith_store::Tx;
 
 use super::super::model::{JobsError, QueueLimits, QueueLimitsBody};
 
-/// Maximum number of jobs that one drain cancels.
+/// Maximum number of jobs that one call of [`drain_queue`] cancels.
 pub const MAX_DRAINED_JOBS: usize = 1_000;
 
 /// Sets the limits of a queue. Absent limits are removed.
@@ -28,7 +28,7 @@ pub fn limit_queue(
     Ok(set?.into())
 }
 
-/// Pauses or resumes a queue.
+/// Pauses a queue, or resumes it if `paused` is `false`.
 ///
 /// # Errors
 /// Returns [`JobsError::Store`] if a statement fails.

@@ -1,4 +1,5 @@
-//! HTTP endpoint by which workers claim jobs: waits for jobs, and releases them if the request is dropped.
+//! HTTP endpoint with which workers claim jobs. It can wait for jobs, and releases them if the connection is
+//! lost.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -21,20 +22,20 @@ use super::leases::parse_lease;
 const NAME: TextRules = TextRules { min: 1, max: 100, newlines: false };
 const MAX_CLAIMED_JOBS: i64 = 100;
 const MAX_WAIT_MS: i64 = 30_000;
-/// Time before the request timeout at which a waiting claim returns without jobs.
+/// Safety margin: a claim that finds no jobs responds this long before the request timeout.
 const RESPONSE_MARGIN: Duration = seconds(2);
-/// Polling interval of a waiting claim without a wake-up.
+/// Maximum time between two attempts of a waiting claim, if no notification arrives.
 const POLL_INTERVAL: Duration = seconds(1);
 
 pub fn routes() -> Routes {
     Routes::new().routes(routes!(claim_jobs))
 }
 
-/// Claim of jobs.
+/// Request of a worker to claim jobs.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ClaimBody {
-    /// Name of the worker, 1 to 100 characters, shown to operators. Default: the caller.
+    /// Name of the worker, 1 to 100 characters, shown to operators. Default: the name of the caller.
     #[serde(default)]
     worker: Option<String>,
     /// Maximum number of jobs to claim, 1 to 100. Default 1.
@@ -42,7 +43,7 @@ struct ClaimBody {
     #[schema(minimum = 1)]
     limit: Option<i64>,
     /// Lease duration in milliseconds, 1,000 to 3,600,000. Default 60,000. A worker that sends no heartbeat
-    /// within it loses the claimed jobs.
+    /// within this time loses the claimed jobs.
     #[serde(default)]
     #[schema(minimum = 1000)]
     lease_ms: Option<i64>,
@@ -54,10 +55,10 @@ struct ClaimBody {
 
 /// Claim jobs
 ///
-/// Claims the next jobs of a queue for a worker. If none is available, the request waits up to `wait_ms` and
-/// then returns an empty list. Keep claimed jobs with heartbeats and end each with `complete` or `fail`: once
-/// its lease expires, a job is given to another worker. If the request is aborted before its response, its
-/// jobs are released. Requires the permission `jobs.work`.
+/// Claims the next jobs of a queue for a worker. If no job is available, the request waits up to `wait_ms`
+/// and then returns an empty list. Send heartbeats to keep the claimed jobs, and end each job with
+/// `complete` or `fail`. When its lease expires, a job is given to another worker. If the request is aborted
+/// before its response, its jobs are released. Requires the permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/queues/{queue}/claim", security(("bearer" = ["jobs.work"])),
     params((
@@ -79,7 +80,8 @@ async fn claim_jobs(
     }
     let wanted =
         ClaimRequest::read(&caller.ctx, queue, &body).map_err(|fault| Problem::invalid(vec![fault]))?;
-    // If the request is dropped before it is answered, the claim is dropped and releases its jobs.
+    // If the client closes the connection before the response, this claim is dropped, which releases its
+    // jobs.
     let claim = wanted.claim(&app, &caller).await?;
     let jobs = ClaimedJobs { jobs: claim.jobs.iter().cloned().map(ClaimedJob::from).collect() };
     if caller.key.is_none() {
@@ -89,7 +91,8 @@ async fn claim_jobs(
     let response =
         app.change(&caller, move |_, _| Ok::<_, JobsError>(WriteResponse::ok(jobs.clone()))).await?;
     if response.headers().contains_key(IDEMPOTENCY_REPLAYED) {
-        // A request with the same idempotency key was faster: return its jobs and release these.
+        // Another request with the same idempotency key has already claimed jobs. Return those and release
+        // these.
         claim.return_to_queue().await.map_err(store_problem)?;
     } else {
         claim.into_claim();
@@ -130,8 +133,8 @@ impl ClaimRequest {
         })
     }
 
-    /// Claims jobs until some are available, the wait is over or the server stops. Only the waiting is cut
-    /// short: a claim that has started is awaited, because it has taken its jobs.
+    /// Claims jobs. Waits until jobs are available, the waiting time ends or the server stops. Only the
+    /// waiting is interrupted: a claim that has started always completes, because it may have changed jobs.
     async fn claim(&self, app: &App, caller: &Principal) -> Result<LeasedClaim, Problem> {
         let request =
             duration_ms(i64::from(app.config.server.request_timeout_ms)).saturating_sub(RESPONSE_MARGIN);
@@ -139,7 +142,7 @@ impl ClaimRequest {
         let mut wait_is_over = pin!(tokio::time::timeout(wait, std::future::pending::<()>()));
         let mut listener = app.db.listen(&queue_channel(&self.queue));
         loop {
-            // The caller's permission may have been revoked during the wait.
+            // The permission of the caller may have been revoked while the request was waiting.
             caller.reauthenticate(app).await?;
             let claim = app.jobs.claim_with_lease(&self.queue, &self.worker, self.lease, self.limit).await;
             let claim = claim.map_err(store_problem)?;
@@ -151,7 +154,7 @@ impl ClaimRequest {
             let keep_polling = async {
                 tokio::select! {
                     _ = &mut wait_is_over => false,
-                    // A timeout is not an error: it leads to the next poll.
+                    // A timeout is not an error here: it starts the next attempt.
                     _ = tokio::time::timeout(pause, listener.notified()) => true,
                 }
             };

@@ -1,7 +1,8 @@
-//! Job updates as server-sent events (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
+//! Sends job updates as server-sent events
+//! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 //!
-//! Each event contains the whole job, so a client that reconnects misses nothing and `Last-Event-ID` is not
-//! needed.
+//! Each event contains the whole job. A client that reconnects therefore receives the current state, and
+//! `Last-Event-ID` is not needed.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -21,11 +22,11 @@ use utoipa_axum::routes;
 use super::super::model::{Job, JobsError, read_json};
 use super::super::queries;
 
-/// Reconnection delay announced to clients.
+/// Delay after which clients should reconnect, sent as `retry` with each event.
 const RECONNECT_DELAY: Duration = seconds(2);
-/// Interval of keep-alive comments.
+/// Interval between comments that keep an idle connection open.
 const KEEP_ALIVE_INTERVAL: Duration = seconds(15);
-/// Polling interval for a job without a wake-up.
+/// Maximum time between two reads of a job, if no notification arrives.
 const POLL_INTERVAL: Duration = seconds(1);
 
 pub fn routes() -> Routes {
@@ -34,9 +35,9 @@ pub fn routes() -> Routes {
 
 /// Watch a job
 ///
-/// Streams server-sent events of type `job`. Each event contains the whole job with its result. The first is
-/// sent at once, further ones whenever the job changes, and the last when it has ended; then the stream ends.
-/// Requires the permission `jobs.read`.
+/// Streams server-sent events of type `job`. Each event contains the whole job with its result. The first
+/// event is sent at once, further ones whenever the job changes. When the job has ended, the last event is
+/// sent and the stream ends. Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/jobs/{id}/events", security(("bearer" = ["jobs.read"])),
     params(("id" = i64, Path, description = "ID of the job.")),
@@ -58,21 +59,21 @@ async fn watch_job(
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE_INTERVAL)).into_response())
 }
 
-/// Client that watches a job.
+/// State of an event stream: a client that watches a job.
 struct JobWatch {
     app: App,
     caller: Principal,
     id: i64,
     listener: ChannelListener,
-    /// Data of the last event sent.
+    /// Data of the last event that was sent.
     last_sent: String,
     events: u64,
     ended: bool,
 }
 
 impl JobWatch {
-    /// Waits for the next event. Returns `None` once the job has ended, the server stops, or the caller may
-    /// no longer read the job.
+    /// Waits for the next event. Returns `None` if the job has ended, the server stops, or the caller has
+    /// lost the permission to read the job.
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         while !self.ended {
             self.caller.reauthenticate(&self.app).await.ok()?;
@@ -86,7 +87,7 @@ impl JobWatch {
                 return Some((Ok(event), self));
             }
             let app = self.app.clone();
-            // A timeout is not an error: it leads to the next poll.
+            // A timeout is not an error here: the job is read again.
             let _ = app.stop.or(tokio::time::timeout(POLL_INTERVAL, self.listener.notified())).await?;
         }
         None

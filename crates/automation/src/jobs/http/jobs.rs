@@ -1,4 +1,4 @@
-//! HTTP endpoints of jobs: enqueue, list, get, cancel, retry; redrive and discard of dead letters.
+//! HTTP endpoints for jobs: enqueue, list, get, cancel and retry jobs; redrive and discard dead letters.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -39,7 +39,7 @@ pub fn routes() -> Routes {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListJobsQuery {
-    /// Returns only jobs in this state. Without it, all jobs that have not ended.
+    /// Returns only jobs in this state. If absent, returns all jobs that have not ended.
     #[param(inline)]
     state: Option<JobStatus>,
     /// Returns only jobs of this queue.
@@ -53,7 +53,7 @@ struct ListJobsQuery {
     cursor: Option<Cursor>,
 }
 
-/// Filter for dead letters.
+/// Filter for dead letters. A job must match all given fields.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct DeadLetterFilter {
@@ -70,7 +70,7 @@ struct DeadLetterFilter {
 pub struct JobsAffected {
     /// Number of jobs that were changed.
     pub jobs: usize,
-    /// `true` if there may be more jobs. Repeat the request until it is `false`.
+    /// `true` if there may be more matching jobs. Repeat the request until it is `false`.
     pub more: bool,
 }
 
@@ -79,14 +79,14 @@ pub struct JobsAffected {
 struct CancelResult {
     /// Job ID.
     id: i64,
-    /// `cancelled`: the job will not run. `requested`: the job is running, and its worker was asked to stop.
+    /// `cancelled`: the job will not run. `requested`: the job is running, and its worker is asked to stop.
     outcome: &'static str,
 }
 
 /// Result of a retry.
 #[derive(Debug, Serialize, ToSchema)]
 struct RetryResult {
-    /// ID of the job that is run: the same job, or a new one if the job had ended.
+    /// ID of the job that runs: the same job, or a new one if the job had ended.
     id: i64,
     /// `run_now`: the job was scheduled and runs now. `redriven`: the job was a dead letter. `reenqueued`:
     /// the job had ended, and a new job was enqueued.
@@ -95,9 +95,9 @@ struct RetryResult {
 
 /// Enqueue a job
 ///
-/// Enqueues a job, with the jobs that must run before it as its children. The job is stored durably before
-/// the response is sent. Queues and kinds that the server reserves for its own work are rejected. Requires
-/// the permission `jobs.write`.
+/// Enqueues a job. Its children are jobs that must end before it runs; they are enqueued with it. The job is
+/// stored durably before the response is sent. Queues and kinds that the server reserves for its own work
+/// are rejected. Requires the permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs", security(("bearer" = ["jobs.write"])),
     request_body = NewJobBody,
@@ -117,8 +117,8 @@ async fn enqueue_job(
 
 /// Enqueue jobs in bulk
 ///
-/// Enqueues up to 1,000 jobs in one transaction: all or none. Jobs with children cannot be part of a bulk
-/// request. Requires the permission `jobs.write`.
+/// Enqueues up to 1,000 jobs in one transaction. If one job is invalid, none is enqueued. Jobs with children
+/// cannot be part of a bulk request. Requires the permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/bulk", security(("bearer" = ["jobs.write"])),
     request_body = NewJobsBody,
@@ -179,8 +179,8 @@ async fn get_job(
 
 /// Cancel a job
 ///
-/// Cancels a job that is not running. If the job is running, its worker is asked to stop: it learns of the
-/// request with its next heartbeat. An API key cannot cancel jobs in reserved queues or of reserved kinds.
+/// Cancels a job that is not running. If the job is running, the response to its worker's next heartbeat
+/// requests that the worker stop. An API key cannot cancel jobs in reserved queues or of reserved kinds.
 /// Requires the permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/cancel", security(("bearer" = ["jobs.write"])),
@@ -212,9 +212,9 @@ async fn cancel_job(
 
 /// Retry a job
 ///
-/// Runs a job now. A scheduled job and a dead letter keep their ID; for a job that has ended, a new job is
-/// enqueued. An API key cannot retry jobs in reserved queues or of reserved kinds. Requires the permission
-/// `jobs.write`.
+/// Runs a job now. A scheduled job or a dead letter keeps its ID. If the job was completed or cancelled, a
+/// new job is enqueued. An API key cannot retry jobs in reserved queues or of reserved kinds. Requires the
+/// permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/retry", security(("bearer" = ["jobs.write"])),
     params(("id" = i64, Path, description = "ID of the job.")),
@@ -247,8 +247,8 @@ async fn retry_job(
 
 /// Redrive dead letters
 ///
-/// Makes dead letters ready to run again, at most 1,000 per request. An API key must name a queue, a kind or
-/// both. Requires the permission `jobs.write`.
+/// Makes dead letters ready to run again, at most 1,000 per request. An API key must specify a queue, a kind
+/// or both. Requires the permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/redrive", security(("bearer" = ["jobs.write"])),
     request_body = DeadLetterFilter,
@@ -272,8 +272,8 @@ async fn redrive_jobs(
 
 /// Discard dead letters
 ///
-/// Deletes dead letters, at most 1,000 per request. An API key must name a queue, a kind or both. Requires
-/// the permission `jobs.write`.
+/// Deletes dead letters, at most 1,000 per request. An API key must specify a queue, a kind or both.
+/// Requires the permission `jobs.write`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/discard", security(("bearer" = ["jobs.write"])),
     request_body = DeadLetterFilter,
@@ -295,8 +295,8 @@ async fn discard_jobs(
     .await
 }
 
-/// Checks the filter of a redrive or discard. An API key must name a queue or a kind, so that it cannot
-/// affect the server's own queues.
+/// Checks the filter of a redrive or discard. An API key must specify a queue or a kind that is not
+/// reserved, so that it cannot affect the server's own jobs.
 fn check_dead_letter_filter(
     app: &App,
     ctx: &Ctx,
@@ -313,7 +313,7 @@ fn check_dead_letter_filter(
     Ok(())
 }
 
-/// Rejects an API key that acts on a job in a reserved queue or of a reserved kind.
+/// Returns an error if an API key made the request and the job is in a reserved queue or of a reserved kind.
 fn check_not_reserved(tx: &Tx<'_>, ctx: &Ctx, reserved: ReservedJobs, id: i64) -> Result<(), JobsError> {
     if !rules::is_api_key(ctx) {
         return Ok(());

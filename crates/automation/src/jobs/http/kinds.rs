@@ -1,4 +1,4 @@
-//! HTTP endpoints of job kinds: list, get, declare and withdraw.
+//! HTTP endpoints for job kinds: list, get, declare and withdraw.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -111,8 +111,8 @@ async fn declare_job_kind(
 
 /// Withdraw a job kind
 ///
-/// Removes the declaration of a job kind. Its jobs stay. Returns 204 even if the kind is not declared.
-/// Requires the permission `jobs.write`.
+/// Removes the declaration of a job kind. The jobs of this kind stay. Returns 204 even if the kind is not
+/// declared. Requires the permission `jobs.write`.
 #[utoipa::path(
     delete, path = "/api/v1/job-kinds/{kind}", security(("bearer" = ["jobs.write"])),
     params((

@@ -1,6 +1,7 @@
-//! HTTP endpoints for workers: heartbeat, progress, log, complete and fail. Each report carries the
-//! lease token of the claim as a fencing token: a report from a worker that no longer holds the job is
-//! rejected with 409 and changes nothing.
+//! HTTP endpoints with which workers report on their jobs: heartbeat, progress, log, complete and fail.
+//!
+//! Each report contains the lease token of the claim, which serves as a fencing token. A report from a
+//! worker whose lease was lost is rejected with 409 and changes nothing.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -115,14 +116,14 @@ struct FailBody {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum FailureAction {
-    /// Retry it, as often as its retry policy allows.
+    /// Retry the job, as often as its retry policy allows.
     #[default]
     Retry,
-    /// Move it to the dead letters without further retries.
+    /// Move the job to the dead letters without further retries.
     Discard,
-    /// Run it again later. This does not count as a failure.
+    /// Run the job again later. This does not count as a failure.
     Snooze,
-    /// Cancel it, because cancellation was requested.
+    /// Cancel the job, because cancellation was requested.
     Cancel,
 }
 
@@ -131,7 +132,7 @@ enum FailureAction {
 struct EndedJob {
     /// State of the job.
     state: JobStatus,
-    /// Time at which the job is run again; `null` if it is not.
+    /// Time at which the job will run again; `null` if it will not run again.
     #[schema(required = true)]
     run_at: Option<Timestamp>,
 }
@@ -147,8 +148,8 @@ pub(super) fn parse_lease(requested_ms: Option<i64>) -> Result<Duration, FieldEr
 
 /// Send a heartbeat
 ///
-/// Extends the lease of all jobs of the same claim. Send it well within the lease duration. Requires the
-/// permission `jobs.work`.
+/// Extends the lease of all jobs of the same claim. Send heartbeats early enough to arrive before the lease
+/// expires. Requires the permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/heartbeat", security(("bearer" = ["jobs.work"])),
     params(("id" = i64, Path, description = "ID of the job.")),
@@ -206,7 +207,7 @@ async fn report_progress(
 
 /// Add a log line
 ///
-/// Stores a log line with a running job. Requires the permission `jobs.work`.
+/// Adds a line to the log of a running job. Requires the permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/log", security(("bearer" = ["jobs.work"])),
     params(("id" = i64, Path, description = "ID of the job.")),
@@ -236,7 +237,7 @@ async fn log_line(
 
 /// Complete a job
 ///
-/// Ends the attempt with success and stores the result. Requires the permission `jobs.work`.
+/// Ends the attempt successfully and stores the result. Requires the permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/complete", security(("bearer" = ["jobs.work"])),
     params(("id" = i64, Path, description = "ID of the job.")),
@@ -260,7 +261,7 @@ async fn complete_job(
 /// Fail a job
 ///
 /// Ends the attempt without success. `action` decides whether the job is retried, moved to the dead letters,
-/// run later or cancelled. Requires the permission `jobs.work`.
+/// run again later or cancelled. Requires the permission `jobs.work`.
 #[utoipa::path(
     post, path = "/api/v1/jobs/{id}/fail", security(("bearer" = ["jobs.work"])),
     params(("id" = i64, Path, description = "ID of the job.")),
@@ -343,19 +344,21 @@ async fn end_attempt(
     Ok(response)
 }
 
-/// Parses a lease token.
+/// Parses the lease token of a request body.
 fn parse_lease_token(text: &str) -> Result<ClaimToken, Problem> {
     let malformed =
         || FieldError::new("/lease_token", "malformed", "Send the `lease_token` that the claim returned.");
     text.parse().map_err(|_| Problem::invalid(vec![malformed()]))
 }
 
-/// Returns the error for a report with a lease token that is not current: unknown job or stale attempt.
+/// Returns the error for a report whose lease token is not current: the job is unknown, or the attempt is
+/// stale.
 fn stale_or_not_found(tx: &Tx<'_>, id: i64) -> JobsError {
     queries::find_job(tx, id).map_or_else(|error| error, |_| JobsError::Stale)
 }
 
-/// Serializes JSON. Rejects text longer than `max_bytes`.
+/// Serializes a JSON value. Returns an error if the text is longer than `max_bytes`. `at` is the JSON
+/// Pointer of the value.
 fn serialize_bounded(value: &Value, max_bytes: usize, at: &'static str) -> Result<String, Problem> {
     let text = value.to_string();
     if text.len() <= max_bytes {

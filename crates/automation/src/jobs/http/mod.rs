@@ -1,4 +1,4 @@
-//! HTTP endpoints of jobs and queues, and the problems for their errors.
+//! HTTP endpoints for jobs, job kinds and queues, and the conversion of errors into problems.
 
 mod claims;
 mod events;
@@ -23,7 +23,7 @@ static JOB_NOT_RETRYABLE: ProblemCode =
 static UNIQUE_KEY_HELD: ProblemCode =
     ProblemCode { code: "unique_key_held", status: 409, title: "Unique key held" };
 
-/// Problems of these handlers, in addition to the general ones.
+/// Problem codes that these endpoints return, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] = &[&STALE_ATTEMPT, &JOB_ENDED, &JOB_NOT_RETRYABLE, &UNIQUE_KEY_HELD];
 
 /// Limit of the routes that workers call, many times per second: `job_queues.requests_per_minute`.

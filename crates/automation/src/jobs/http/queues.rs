@@ -1,4 +1,4 @@
-//! HTTP endpoints of queues: list, get, limit, pause, resume and drain.
+//! HTTP endpoints for queues: list, get, limit, pause, resume and drain.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -33,8 +33,8 @@ struct QueueHistoryQuery {
 
 /// List queues
 ///
-/// Returns all queues that have jobs, settings or recent activity, ordered by name: their settings, depth and
-/// throughput of the last five minutes. Requires the permission `jobs.read`.
+/// Returns all queues that have jobs, settings or recent activity, ordered by name. Each has its settings,
+/// its depth and its throughput of the last five minutes. Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/queues", security(("bearer" = ["jobs.read"])),
     responses((status = 200, body = Queues))
@@ -43,14 +43,14 @@ async fn list_queues(
     State(app): State<App>,
     Allowed { caller, .. }: Allowed<ReadJobs>,
 ) -> ApiResult<Json<Queues>> {
-    // Counts whole tables, so it runs on the connections for long reads.
+    // Uses a connection for long reads, because it counts whole tables.
     Ok(Json(app.db.export(move |q| queries::list_queues(q, &caller.ctx)).await?))
 }
 
 /// Get a queue
 ///
-/// Returns a queue with its history: throughput per minute and samples of its depth. An unknown queue is
-/// returned as empty. Requires the permission `jobs.read`.
+/// Returns a queue with its history: throughput per minute, and samples of its depth. An unknown queue is
+/// returned with no jobs and an empty history. Requires the permission `jobs.read`.
 #[utoipa::path(
     get, path = "/api/v1/queues/{queue}", security(("bearer" = ["jobs.read"])),
     params((
@@ -70,9 +70,9 @@ async fn get_queue(
 
 /// Set the limits of a queue
 ///
-/// Limits how many jobs of a queue run at once and how many start per period, in total and per `limit_key`.
-/// Limits that are absent are removed. An API key cannot change reserved queues. Requires the permission
-/// `queues.write`.
+/// Limits how many jobs of a queue run at the same time and how many start per period, in total and per
+/// `limit_key`. Limits that are absent from the request are removed. An API key cannot change reserved
+/// queues. Requires the permission `queues.write`.
 #[utoipa::path(
     put, path = "/api/v1/queues/{queue}", security(("bearer" = ["queues.write"])),
     params((

@@ -1,4 +1,4 @@
-//! Jobs as the API returns them.
+//! Types of jobs as the API returns them.
 
 use kith_jobs::{DependencyResult, Failure, JobRecord, JobState, LogLine, RetryPolicy};
 use kith_kernel::{StoredJson, Timestamp};
@@ -13,15 +13,15 @@ use super::RetryBody;
 pub enum JobStatus {
     /// Waiting for a worker.
     Ready,
-    /// Waiting for its run time: delayed, to be retried, or snoozed.
+    /// Waiting for its run time because it was delayed, will be retried, or was snoozed.
     Scheduled,
     /// Claimed by a worker.
     Running,
-    /// Waiting for other jobs.
+    /// Waiting for other jobs to end.
     Blocked,
-    /// Completed.
+    /// Completed successfully.
     Completed,
-    /// Cancelled.
+    /// Cancelled before it completed.
     Cancelled,
     /// Failed permanently: a dead letter.
     Dead,
@@ -58,7 +58,7 @@ impl From<JobStatus> for JobState {
 /// Failure of an attempt.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct JobFailure {
-    /// Number of the attempt, from 1; 0 if the failure belongs to no attempt.
+    /// Number of the attempt, from 1; 0 if the failure did not occur in an attempt.
     pub attempt: i64,
     /// Time of the failure.
     pub at: Timestamp,
@@ -89,23 +89,24 @@ pub struct Job {
     pub retry: RetryBody,
     /// Maximum duration of an attempt in milliseconds; 0 for no limit. A longer attempt counts as failed.
     pub timeout_ms: i64,
-    /// Key by which the per-key limits of the queue count the job; `null` if none.
+    /// Key for the per-key limits of the queue; `null` if there is none. Jobs with the same key share these
+    /// limits.
     #[schema(required = true)]
     pub limit_key: Option<String>,
-    /// Start of the last attempt; `null` if there was none.
+    /// Start time of the last attempt; `null` if there was none.
     #[schema(required = true)]
     pub started_at: Option<Timestamp>,
-    /// Time at which the job ended; `null` if it has not.
+    /// Time at which the job ended; `null` if it has not ended.
     #[schema(required = true)]
     pub finished_at: Option<Timestamp>,
     /// Last reported progress, any JSON value; `null` if there is none.
     #[schema(required = true)]
     pub progress: Option<StoredJson>,
-    /// Last failures, oldest first.
+    /// Most recent failures, oldest first.
     pub errors: Vec<JobFailure>,
-    /// Number of unfinished jobs that this job waits for.
+    /// Number of jobs that must still end before this job runs.
     pub pending_dependencies: i64,
-    /// Time at which cancellation of the running job was requested; `null` if it was not.
+    /// Time at which cancellation of the running job was requested; `null` if no cancellation was requested.
     #[schema(required = true)]
     pub cancel_requested_at: Option<Timestamp>,
     /// Actor that enqueued the job, such as a user or an API key; `null` if unknown.
@@ -120,7 +121,7 @@ pub struct Job {
 pub struct JobLogLine {
     /// Number of the attempt that wrote the line.
     pub attempt: i64,
-    /// Time of the line.
+    /// Time at which the line was written.
     pub at: Timestamp,
     /// Log level, such as `info` or `warn`.
     pub level: String,
@@ -128,7 +129,7 @@ pub struct JobLogLine {
     pub line: String,
 }
 
-/// Job that another job waits or waited for.
+/// Job for which another job waits or waited.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct JobDependency {
     /// Job ID.
@@ -139,7 +140,8 @@ pub struct JobDependency {
     /// Result, any JSON value; `null` if there is none.
     #[schema(required = true)]
     pub result: Option<StoredJson>,
-    /// `true` if the result is omitted because the results together are too large. Get that job to read it.
+    /// `true` if the result is omitted because all results together are too large. Get the job with this ID
+    /// to read it.
     pub is_result_omitted: bool,
 }
 
@@ -154,9 +156,9 @@ pub struct JobDetails {
     /// Result, any JSON value; `null` if there is none.
     #[schema(required = true)]
     pub result: Option<StoredJson>,
-    /// Last log lines.
+    /// Most recent log lines.
     pub log: Vec<JobLogLine>,
-    /// Jobs that this job waits or waited for.
+    /// Jobs for which this job waits or waited.
     pub dependencies: Vec<JobDependency>,
 }
 
@@ -186,7 +188,7 @@ pub struct ClaimedJob {
 /// Result of a claim.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ClaimedJobs {
-    /// Claimed jobs in the order of the queue; empty if none became available in time.
+    /// Claimed jobs in the order of the queue; empty if no job became available in time.
     pub jobs: Vec<ClaimedJob>,
 }
 
@@ -256,7 +258,7 @@ impl From<JobRecord> for Job {
     }
 }
 
-/// Parses JSON that was validated before it was stored.
+/// Parses stored JSON. The text was validated before it was stored.
 pub fn read_json(text: Option<String>) -> Option<StoredJson> {
     text.and_then(|text| StoredJson::from_text(text).ok())
 }

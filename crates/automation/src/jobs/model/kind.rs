@@ -1,4 +1,4 @@
-//! Job kinds as programs declare them: payload schema and defaults.
+//! Types of job kinds, which programs declare with a payload schema and defaults.
 
 use kith_jobs::RetryPolicy;
 use kith_kernel::{FieldError, StoredJson, Timestamp};
@@ -8,12 +8,12 @@ use utoipa::ToSchema;
 
 use super::check_ms;
 
-/// Retry policy. The delay after a failure doubles from `base_ms` up to `cap_ms`; of each delay, a random
-/// part between one half and the whole is used.
+/// Retry policy. The delay after a failure doubles with each failure, from `base_ms` up to `cap_ms`. The
+/// actual delay is random, between one half of this value and the whole value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RetryBody {
-    /// Number of failures after which the job is dead, 1 to 1,000.
+    /// Number of failures after which the job becomes a dead letter, 1 to 1,000.
     #[schema(minimum = 1)]
     pub max_attempts: i64,
     /// Delay after the first failure in milliseconds. Default 10,000 (10 seconds).
@@ -35,7 +35,7 @@ impl RetryBody {
             .waiting(self.base_ms.map_or(defaults.base, ms), self.cap_ms.map_or(defaults.cap, ms))
     }
 
-    /// Checks the number of attempts and the delays. `at` is the JSON Pointer of the policy.
+    /// Checks the number of attempts and the delays. `at` is the JSON Pointer of the policy, for the error.
     pub fn check(&self, at: &str) -> Result<(), FieldError> {
         check_ms(self.base_ms, &format!("{at}/base_ms"))?;
         check_ms(self.cap_ms, &format!("{at}/cap_ms"))?;
@@ -56,8 +56,9 @@ pub struct JobKindBody {
     pub queue: Option<String>,
     /// JSON Schema (draft 2020-12) for payloads, at most 32 KiB, without external references. A job whose
     /// payload does not match is rejected when it is enqueued. Patterns must not use look-around or
-    /// back-references and may take at most 2 MiB when compiled. At most 128 nested schemas may apply to one
-    /// value. A payload whose validation takes too much work is rejected with `schema_too_costly`.
+    /// back-references; each may need at most 2 MiB of memory when compiled. At most 128 nested schemas may
+    /// apply to one value. A payload whose validation takes too much work is rejected with
+    /// `schema_too_costly`.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Map<String, Value>>,
@@ -75,7 +76,7 @@ pub struct JobKindBody {
 }
 
 impl JobKindBody {
-    /// Returns the schema in its stored form.
+    /// Returns the schema as JSON text to store; `None` if there is none.
     pub fn schema(&self) -> Option<StoredJson> {
         self.schema.clone().map(|schema| StoredJson::of(&Value::Object(schema)))
     }

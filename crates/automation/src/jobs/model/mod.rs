@@ -1,4 +1,4 @@
-//! Types and errors of the jobs API, one file per subject.
+//! Types and errors of the jobs API.
 
 mod job;
 mod kind;
@@ -21,31 +21,31 @@ pub use queue::{
     QueueThroughput, Queues,
 };
 
-/// Upper bound for delays, periods and timeouts in milliseconds: ten years.
+/// Maximum of delays, periods and timeouts in milliseconds: ten years.
 const MAX_MS: i64 = 10 * 366 * 86_400_000;
 
-/// Error of an operation on jobs. Nothing was changed.
+/// Error of an operation on jobs. If it is returned, nothing was changed.
 #[derive(Debug, Error)]
 pub enum JobsError {
     /// The input is invalid.
     #[error("invalid input")]
     Invalid(Vec<FieldError>),
-    /// Payloads have not been validated against the current schemas of their kinds.
+    /// Some payloads have not been validated against the current schemas of their kinds.
     #[error(transparent)]
     Unvalidated(#[from] NotValidated),
     /// The job or job kind does not exist.
     #[error("job not found")]
     NotFound,
-    /// The attempt has ended, or another worker holds the job.
+    /// The attempt has ended, or another worker has the lease of the job.
     #[error("stale attempt")]
     Stale,
-    /// The job has ended.
+    /// The job has ended, so the operation is not possible.
     #[error("the job has ended")]
     AlreadyEnded,
     /// The job is ready, running or blocked, so it cannot be retried.
     #[error("the job cannot be retried")]
     NotRetryable,
-    /// Another job, with this ID, holds the unique key.
+    /// The job with this ID already uses the unique key.
     #[error("job {0} holds the unique key")]
     UniqueKeyHeld(i64),
     /// The settings have changed since they were read.
@@ -54,7 +54,7 @@ pub enum JobsError {
     /// A module reserves this queue, job kind or schedule for its own work.
     #[error("the {resource} {name} is reserved")]
     Reserved {
-        /// `queue`, `job kind` or `schedule`.
+        /// Type of the reserved resource: `queue`, `job kind` or `schedule`.
         resource: &'static str,
         /// Reserved name.
         name: String,
@@ -99,15 +99,16 @@ impl From<EnqueueError> for JobsError {
     }
 }
 
-/// Converts an error of the engine into a field error below the JSON Pointer `at`.
+/// Converts an error of the engine into a field error. `at` is the JSON Pointer of the object that has the
+/// field.
 pub fn field_error(at: &str, Invalid { field, why }: &Invalid) -> FieldError {
     FieldError::new(format!("{at}/{}", field.replace('.', "/")), "invalid", format!("The value {why}."))
 }
 
-/// Checks that a time in milliseconds is between 0 and ten years.
+/// Checks that a number of milliseconds is between 0 and ten years.
 ///
 /// # Errors
-/// Returns a [`FieldError`] with the code `out_of_range` at `at`.
+/// Returns a [`FieldError`] with the code `out_of_range`. Its pointer is `at`.
 pub fn check_ms(ms: Option<i64>, at: &str) -> Result<(), FieldError> {
     if ms.is_none_or(|ms| (0..=MAX_MS).contains(&ms)) {
         return Ok(());
@@ -115,7 +116,7 @@ pub fn check_ms(ms: Option<i64>, at: &str) -> Result<(), FieldError> {
     Err(FieldError::new(at.to_owned(), "out_of_range", "Expected milliseconds from 0 to ten years."))
 }
 
-/// Converts checked milliseconds into a duration.
+/// Converts a number of milliseconds, which was checked before, into a duration.
 pub fn duration_ms(ms: i64) -> Duration {
     Duration::from_millis(ms.unsigned_abs())
 }

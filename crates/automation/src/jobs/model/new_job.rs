@@ -1,4 +1,4 @@
-//! Jobs as callers enqueue them, and the results of enqueueing.
+//! Types of jobs as callers enqueue them, and of the results.
 
 use kith_jobs::{Enqueued, OnConflict, Unique};
 use kith_kernel::{FieldError, Timestamp};
@@ -8,49 +8,50 @@ use utoipa::ToSchema;
 
 use super::{RetryBody, check_ms, duration_ms};
 
-/// Uniqueness of a job.
+/// Rule that only one job of a kind can have a certain key.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UniqueBody {
-    /// Key that is unique within the kind. Without it, the payload as sent is the key.
+    /// Key that is unique among the jobs of the kind. If absent, the payload as sent is the key.
     #[serde(default)]
     pub key: Option<String>,
-    /// Time in milliseconds, counted from enqueueing, for which the key stays taken even if the job has
-    /// ended. Without it, the key is taken while the job has not ended.
+    /// Time in milliseconds, counted from enqueueing, during which no other job can use the key, even if
+    /// this job has ended. If absent, other jobs can use the key as soon as this job has ended.
     #[serde(default)]
     #[schema(minimum = 0)]
     pub period_ms: Option<i64>,
-    /// Action if another job holds the key.
+    /// Action if another job already uses the key.
     #[serde(default)]
     #[schema(inline)]
     pub on_conflict: OnConflictBody,
 }
 
-/// Action if another job holds the unique key.
+/// Action if another job already uses the unique key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnConflictBody {
     /// Enqueue nothing and return the existing job.
     #[default]
     Keep,
-    /// Replace payload, priority and run time of the existing job while it waits.
+    /// Replace the payload, priority and run time of the existing job if it is not running yet.
     Replace,
-    /// Replace them and restart the delay, so that requests in quick succession run once, after the last.
-    /// If the existing job is running, enqueue a successor that runs after it.
+    /// Replace the payload, priority and run time of the existing job, which restarts its delay. Several
+    /// requests in quick succession therefore lead to one run, after the last request. If the existing job
+    /// is running, enqueue a new job that runs after it.
     Debounce,
     /// Enqueue nothing and return the existing job, even if it has ended, until `period_ms` has passed.
     /// Requires `period_ms`.
     Throttle,
 }
 
-/// Action if a job that this job waits for is dead or cancelled.
+/// Action if a job for which this job waits becomes a dead letter or is cancelled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailureBody {
     /// Move this job to the dead letters too.
     #[default]
     Die,
-    /// Run this job anyway. It can read the states and results of the others.
+    /// Run this job anyway. It can read the states and results of the jobs for which it waited.
     Run,
 }
 
@@ -61,13 +62,13 @@ pub struct NewJobBody {
     /// Kind of the job: 1 to 64 letters, digits, dots, dashes or underscores.
     #[schema(example = "thumbnails.make")]
     pub kind: String,
-    /// Queue. Default: the queue declared for the kind, else `default`.
+    /// Queue. Default: the queue declared for the kind; if there is none, `default`.
     #[serde(default)]
     pub queue: Option<String>,
     /// Payload as any JSON value, at most 256 KiB.
     #[serde(default)]
     pub payload: Value,
-    /// Priority, 0 (first) to 9 (last). Default: the priority declared for the kind, else 5.
+    /// Priority, 0 (first) to 9 (last). Default: the priority declared for the kind; if there is none, 5.
     #[serde(default)]
     #[schema(minimum = 0)]
     pub priority: Option<i64>,
@@ -78,29 +79,30 @@ pub struct NewJobBody {
     #[serde(default)]
     #[schema(minimum = 0)]
     pub delay_ms: Option<i64>,
-    /// Retry policy. Default: the policy declared for the kind, else 10 attempts over about eight hours.
+    /// Retry policy. Default: the policy declared for the kind; if there is none, 10 attempts over about
+    /// eight hours.
     #[serde(default)]
     pub retry: Option<RetryBody>,
     /// Maximum duration of an attempt in milliseconds; 0 for no limit. A longer attempt counts as failed.
-    /// Default: the value declared for the kind, else 0.
+    /// Default: the value declared for the kind; if there is none, 0.
     #[serde(default)]
     #[schema(minimum = 0)]
     pub timeout_ms: Option<i64>,
-    /// Key by which the per-key limits of the queue count the job.
+    /// Key for the per-key limits of the queue. Jobs with the same key share these limits.
     #[serde(default)]
     pub limit_key: Option<String>,
-    /// Uniqueness. Default: none. A job with children cannot be unique.
+    /// Uniqueness of the job. Default: the job is not unique. A job with children cannot be unique.
     #[serde(default)]
     pub unique: Option<UniqueBody>,
     /// IDs of jobs that must end before this job runs.
     #[serde(default)]
     pub after: Vec<i64>,
-    /// Jobs that are enqueued with this job and must end before it runs; it can read their results. Nested at
-    /// most 10 levels deep, at most 1,000 jobs in total.
+    /// Jobs that are enqueued with this job and must end before it runs. This job can read their results.
+    /// Children can be nested at most 10 levels deep, with at most 1,000 jobs in total.
     #[serde(default)]
     #[schema(no_recursion)]
     pub children: Vec<NewJobBody>,
-    /// Action if a job that this job waits for is dead or cancelled.
+    /// Action if a job for which this job waits becomes a dead letter or is cancelled.
     #[serde(default)]
     #[schema(inline)]
     pub on_failure: OnFailureBody,
@@ -119,7 +121,7 @@ pub struct NewJobsBody {
 pub struct EnqueuedJob {
     /// Job ID.
     pub id: i64,
-    /// `true` if no job was enqueued because an existing job holds the unique key.
+    /// `true` if no job was enqueued because an existing job uses the unique key.
     pub existing: bool,
     /// IDs of the children, in the order of the request.
     pub children: Vec<i64>,
@@ -141,7 +143,8 @@ impl EnqueuedJob {
 }
 
 impl NewJobBody {
-    /// Checks everything that does not depend on the kind's declaration. `at` is the JSON Pointer of the job.
+    /// Checks all fields that do not depend on the declaration of the kind. `at` is the JSON Pointer of the
+    /// job.
     pub fn check(&self, at: &str) -> Result<(), FieldError> {
         check_ms(self.delay_ms, &format!("{at}/delay_ms"))?;
         check_ms(self.timeout_ms, &format!("{at}/timeout_ms"))?;
@@ -161,7 +164,7 @@ impl NewJobBody {
 }
 
 impl UniqueBody {
-    /// Converts the uniqueness into the engine's type.
+    /// Converts the rule into the engine's type.
     pub fn policy(&self) -> Unique {
         let unique = self.key.as_ref().map_or_else(Unique::arguments, Unique::key);
         unique.within(duration_ms(self.period_ms.unwrap_or(0))).on_conflict(match self.on_conflict {

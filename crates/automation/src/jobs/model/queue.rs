@@ -1,4 +1,4 @@
-//! Queues as the API returns them: settings, depth and throughput.
+//! Types of queues as the API returns them: settings, depth and throughput.
 
 use kith_jobs::{Minute, QueueSettings, Rate, check_name};
 use kith_kernel::Timestamp;
@@ -41,7 +41,7 @@ impl From<Rate> for QueueRate {
     }
 }
 
-/// Limits of a queue, enforced across all nodes. Absent limits are removed.
+/// Limits of a queue, enforced across all nodes. A limit that is absent is removed.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QueueLimitsBody {
@@ -136,12 +136,12 @@ pub struct QueueThroughput {
     pub dead: i64,
     /// Total duration of the attempts in milliseconds.
     pub run_ms: i64,
-    /// Total time in milliseconds that the attempts waited after their run time.
+    /// Total time in milliseconds between the run times of the jobs and the starts of the attempts.
     pub wait_ms: i64,
 }
 
 impl QueueThroughput {
-    /// Adds the figures of a minute.
+    /// Adds the numbers of one minute.
     pub fn add(&mut self, minute: &Minute) {
         self.started += minute.counts.started;
         self.completed += minute.counts.completed;
@@ -161,7 +161,7 @@ pub struct Queue {
     pub limits: QueueLimits,
     /// Current number of jobs, by state.
     pub depth: QueueDepth,
-    /// Throughput of the last five minutes. Nodes record it every few seconds.
+    /// Throughput of the last five minutes. Nodes update it every few seconds.
     pub recent: QueueThroughput,
 }
 
@@ -212,6 +212,6 @@ pub struct QueueDetails {
     pub queue: Queue,
     /// Throughput per minute. Minutes without activity are omitted.
     pub minutes: Vec<QueueMinute>,
-    /// Samples of the depth, at most 500.
+    /// Samples of the depth, at most 500, each with its time.
     pub samples: Vec<QueueSample>,
 }

@@ -1,4 +1,4 @@
-//! HTTP endpoints of schedules: list, preview, set, delete, pause, resume, run and backfill.
+//! HTTP endpoints for schedules: list, preview, set, delete, pause, resume, run and backfill.
 
 mod operations;
 
@@ -28,7 +28,7 @@ static SCHEDULE_TAKEN: ProblemCode =
 static TOO_MANY_SCHEDULES: ProblemCode =
     ProblemCode { code: "too_many_schedules", status: 409, title: "Too many schedules" };
 
-/// Problems of these handlers, in addition to the general ones.
+/// Problem codes that these endpoints return, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] = &[&SCHEDULE_DECLARED, &SCHEDULE_TAKEN, &TOO_MANY_SCHEDULES];
 
 /// Returns the routes of schedules.
@@ -67,12 +67,12 @@ struct ListSchedulesQuery {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct PreviewScheduleQuery {
-    /// Schedule expression, in the format of `schedule` in a schedule.
+    /// Schedule expression, in the same format as the field `schedule` of a schedule.
     #[param(example = "30 2 * * MON-FRI")]
     schedule: String,
     /// Time zone as a name of the IANA time zone database. Default `UTC`.
     time_zone: Option<String>,
-    /// Time after which runs are computed; `@every` counts from it too. Default: now.
+    /// Time after which runs are computed. Intervals such as `@every 1h` also count from it. Default: now.
     after: Option<Timestamp>,
     /// Number of runs to return, 1 to 100. Default 10.
     #[param(minimum = 1, maximum = 100)]
@@ -82,7 +82,7 @@ struct PreviewScheduleQuery {
 /// Preview of the runs of a schedule.
 #[derive(Serialize, ToSchema)]
 struct SchedulePreview {
-    /// Time zone in the canonical spelling of the IANA time zone database.
+    /// Name of the time zone as the IANA time zone database writes it.
     time_zone: String,
     /// Times of the next runs, earliest first.
     upcoming: Vec<Timestamp>,
@@ -173,10 +173,10 @@ async fn get_schedule(
 
 /// Create or update a schedule
 ///
-/// Creates a schedule, or replaces the settings of an existing one. If the times of the schedule stay the
-/// same, its next run does not change. Otherwise, runs are planned again from now, and missed runs are
-/// dropped. With `If-Match`, the schedule must not have changed since it was read. Schedules that a module of
-/// the server declares cannot be changed. Requires the permission `schedules.write`.
+/// Creates a schedule, or replaces the settings of an existing one. If the times of the schedule are
+/// unchanged, its next run does not change. Otherwise, the next run is computed from now, and missed runs
+/// are dropped. With `If-Match`, the schedule must not have changed since it was read. Schedules that a
+/// module of the server declares cannot be changed. Requires the permission `schedules.write`.
 #[utoipa::path(
     put, path = "/api/v1/schedules/{name}", security(("bearer" = ["schedules.write"])),
     params((
@@ -241,8 +241,8 @@ async fn delete_schedule(
 
 /// List the runs of a schedule
 ///
-/// Returns the runs of a schedule, latest first. The last 1,000 runs, and all runs that have not ended, are
-/// stored. Requires the permission `schedules.read`.
+/// Returns the runs of a schedule, latest first. The server stores the last 1,000 runs and all runs that
+/// have not ended. Requires the permission `schedules.read`.
 #[utoipa::path(
     get, path = "/api/v1/schedules/{name}/runs", security(("bearer" = ["schedules.read"])),
     params((
@@ -271,8 +271,8 @@ async fn list_schedule_runs(
     Ok(Page::from_rows(rows, limit, |one: &ScheduleRun| one.at.as_millis()).into())
 }
 
-/// Converts an error in a schedule expression or time zone into a field error. `place` is put before the
-/// field name.
+/// Converts an error in a schedule expression or time zone into a field error. `place` is the prefix of the
+/// field name in the error.
 fn spec_fault(place: &str, error: &SpecError) -> FieldError {
     let (field, code) = match error {
         SpecError::Zone => ("time_zone", "not_a_time_zone"),

@@ -1,4 +1,4 @@
-//! HTTP endpoints that operate a schedule: pause, resume, run and backfill.
+//! HTTP endpoints for operations on a schedule: pause, resume, run and backfill.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -33,8 +33,9 @@ struct BackfillBody {
 
 /// Pause a schedule
 ///
-/// Stops a schedule until it is resumed. Runs that fall into the pause do not count as missed. An API key
-/// cannot pause schedules that a module of the server declares. Requires the permission `schedules.write`.
+/// Stops a schedule until it is resumed. Runs that would have happened during the pause do not count as
+/// missed. An API key cannot pause schedules that a module of the server declares. Requires the permission
+/// `schedules.write`.
 #[utoipa::path(
     post, path = "/api/v1/schedules/{name}/pause", security(("bearer" = ["schedules.write"])),
     params((
@@ -62,8 +63,8 @@ async fn pause_schedule(
 
 /// Resume a schedule
 ///
-/// Starts a paused schedule again; the next run is the first after now. An API key cannot resume schedules
-/// that a module of the server declares. Requires the permission `schedules.write`.
+/// Resumes a paused schedule. The next run is the first one after the current time. An API key cannot resume
+/// schedules that a module of the server declares. Requires the permission `schedules.write`.
 #[utoipa::path(
     post, path = "/api/v1/schedules/{name}/resume", security(("bearer" = ["schedules.write"])),
     params((
@@ -121,9 +122,10 @@ async fn run_schedule(
 
 /// Backfill a schedule
 ///
-/// Enqueues the runs that the schedule would have had in a past period, except those that are already
-/// recorded. If runs of the schedule must not overlap, each waits for the one before it. An API key cannot
-/// backfill schedules that a module of the server declares. Requires the permission `schedules.write`.
+/// Enqueues the runs that the schedule would have had in a past period, except runs that are already
+/// recorded. If runs of the schedule must not overlap, each run waits for the previous one. An API key
+/// cannot backfill schedules that a module of the server declares. Requires the permission
+/// `schedules.write`.
 #[utoipa::path(
     post, path = "/api/v1/schedules/{name}/backfill", security(("bearer" = ["schedules.write"])),
     params((

@@ -1,4 +1,4 @@
-//! Forms, restores and ends bonds, and applies blocks.
+//! Commands that form, restore and end bonds, and hooks that apply blocks and deletions to them.
 
 use kith_kernel::{Actor, Ctx, UserId};
 use kith_store::{Error, Tx};
@@ -10,14 +10,15 @@ use super::super::model::{
 use super::super::{events, queries, rows};
 use super::expiring::{audit_context, expire};
 
-/// Returns the former bond of a pair, if it can be restored now.
+/// Returns the former bond of a pair if it can be restored at the time of `ctx`.
 pub fn find_restorable(tx: &Tx<'_>, ctx: &Ctx, pair: Pair) -> Result<Option<FormerBond>, Error> {
     let former = rows::find_former(tx, pair)?;
     Ok(former.filter(|former| restorable_until(former.ended_at) >= ctx.now))
 }
 
-/// Forms the bond for the request `accepted`, or restores the former bond of the pair. Fills both slots and
-/// supersedes all other pending requests of both users. Both users must be locked.
+/// Forms the bond for the request `accepted`, or restores the former bond of the pair. Fills the partner
+/// slots of both users and supersedes all their other pending requests. The caller must have locked both
+/// users.
 pub fn form_bond(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -67,7 +68,8 @@ fn supersede_others(
         tx.audit(ctx, "partner_request.accepted", parties.request);
         tx.emit(ctx, events::request_accepted(parties));
     }
-    // Audit other users' requests as the system: the activity of the caller must not reveal them.
+    // Requests of other users are audited with the system as actor, so that the caller's activity does not
+    // reveal them.
     let others = ctx.with_actor(Actor::System("bonds"));
     for parties in closed {
         let is_caller = |user| Some(user) == ctx.actor.user_id();
@@ -100,7 +102,8 @@ fn lock_active_bond(tx: &Tx<'_>, user: UserId) -> Result<Option<ActiveBond>, Err
     tx.lock("user", users_to_lock(seen))?;
     let bond = rows::find_active_bond(tx, user)?;
     if bond != seen {
-        // A request was accepted meanwhile. If both transactions now deadlock, the store runs this one again.
+        // Another transaction changed the bond meanwhile. If both transactions deadlock, the store repeats
+        // this one.
         tx.lock("user", users_to_lock(bond))?;
         return rows::find_active_bond(tx, user);
     }
@@ -140,23 +143,24 @@ pub fn end_all_for_user(tx: &Tx<'_>, ctx: &Ctx, user: UserId) -> Result<(), Erro
     Ok(())
 }
 
-/// Unblock hook: expires the withheld requests between two users once neither blocks the other, so that both
-/// can send new ones. Both users must be locked.
+/// Unblock hook. Once neither user blocks the other, expires the requests between them that were withheld
+/// because of the block, so that both can send new ones. The caller must have locked both users.
 ///
 /// # Errors
 /// Returns the store's error if a statement fails.
 pub fn handle_unblock(tx: &Tx<'_>, ctx: &Ctx, one: UserId, other: UserId) -> Result<(), Error> {
     for (from, to) in [(one, other), (other, one)] {
         while let Some(withheld) = rows::find_withheld(tx, from, to, ctx.now)? {
-            // Audit as the system: the sender must not learn who blocked or unblocked.
+            // Audited with the system as actor: the sender must not learn who blocked or unblocked them.
             expire(tx, &ctx.with_actor(Actor::System("bonds")), withheld.id)?;
         }
     }
     Ok(())
 }
 
-/// Block hook: ends the bond of both users, cancels the blocker's pending request, and withholds the pending
-/// request of the blocked user. Both users must be locked.
+/// Block hook. Ends the bond of both users and cancels the blocker's pending request. Withholds the pending
+/// request of the blocked user: the blocker no longer sees it, its sender still sees it as pending. The
+/// caller must have locked both users.
 ///
 /// # Errors
 /// Returns the store's error if a statement fails.

@@ -1,4 +1,4 @@
-//! Accepts, rejects and cancels partner requests.
+//! Commands that accept, reject and cancel partner requests.
 
 use kith_kernel::{Ctx, UserId};
 use kith_store::Tx;
@@ -8,12 +8,14 @@ use super::super::rules::{self, Decision};
 use super::super::{events, rows};
 use super::bonding::{find_restorable, form_bond};
 
-/// Accepts a request that `user` received. Accepting it again changes nothing and returns the same. With
-/// `expects_restoration`, it is accepted only if this restores a former bond.
+/// Accepts a request that `user` received. If it is already accepted, returns it unchanged. With
+/// `expects_restoration`, the request is accepted only if this restores a former bond.
 ///
 /// # Errors
-/// Returns [`BondError::RequestNotFound`], [`BondError::OnlyRecipient`], [`BondError::NotPending`],
-/// [`BondError::RestorationExpired`], or [`BondError::SlotOccupied`] if one of both users has a partner.
+/// Returns [`BondError::RequestNotFound`] if `user` cannot see the request, [`BondError::OnlyRecipient`] if
+/// `user` sent it, and [`BondError::NotPending`] if it has another final status. Returns
+/// [`BondError::RestorationExpired`] if a restoration is expected but not possible, and
+/// [`BondError::SlotOccupied`] if one of the two users has a partner.
 pub fn accept(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -38,10 +40,11 @@ pub fn accept(
     Ok(request)
 }
 
-/// Rejects a request that `user` received. Rejecting it again changes nothing and returns the same.
+/// Rejects a request that `user` received. If it is already rejected, returns it unchanged.
 ///
 /// # Errors
-/// Returns [`BondError::RequestNotFound`], [`BondError::OnlyRecipient`] or [`BondError::NotPending`].
+/// Returns [`BondError::RequestNotFound`] if `user` cannot see the request, [`BondError::OnlyRecipient`] if
+/// `user` sent it, and [`BondError::NotPending`] if it has another final status.
 pub fn reject(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -61,10 +64,11 @@ pub fn reject(
     Ok(request)
 }
 
-/// Cancels a request that `user` sent. Cancelling it again changes nothing and returns the same.
+/// Cancels a request that `user` sent. If it is already cancelled, returns it unchanged.
 ///
 /// # Errors
-/// Returns [`BondError::RequestNotFound`], [`BondError::OnlySender`] or [`BondError::NotPending`].
+/// Returns [`BondError::RequestNotFound`] if `user` cannot see the request, [`BondError::OnlySender`] if
+/// `user` received it, and [`BondError::NotPending`] if it has another final status.
 pub fn cancel(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -93,7 +97,7 @@ pub fn cancel(
     Ok(request)
 }
 
-/// Locks sender and recipient, and reads the request as `user` sees it.
+/// Locks the sender and the recipient, and reads the request as `user` sees it.
 fn lock_request(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -106,7 +110,7 @@ fn lock_request(
     if let Some(recipient) = parties.to {
         rows::prefetch_former(tx, Pair::new(parties.from, recipient)?)?;
     }
-    // A block may have hidden the request before the lock was taken.
+    // Reads the request again: a block may have hidden it before the lock was acquired.
     let parties = rows::find_parties(tx, id)?.ok_or(BondError::RequestNotFound)?;
     let request = rows::find_request(tx, id, user, ctx.now)?.ok_or(BondError::RequestNotFound)?;
     Ok((parties, request))

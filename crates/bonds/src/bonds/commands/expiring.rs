@@ -1,4 +1,4 @@
-//! The end of a request by time, and in whose name the end of a request is audited.
+//! Records the expiry of requests, and chooses the actor under which the end of a request is audited.
 
 use kith_kernel::{Actor, Ctx};
 use kith_store::{Error, Tx};
@@ -6,8 +6,8 @@ use kith_store::{Error, Tx};
 use super::super::model::{PartnerRequestId, RequestParties};
 use super::super::{events, rows};
 
-/// Records that a request has expired, counts it as a refusal step, and emits the event to those who saw it
-/// pending. The sender must be locked.
+/// Records that a request has expired and counts the expiry as a refusal. Emits the event to the users who
+/// saw the request as pending. The caller must have locked the sender.
 pub fn expire(tx: &Tx<'_>, ctx: &Ctx, id: PartnerRequestId) -> Result<(), Error> {
     let Some(parties) = rows::find_parties(tx, id)? else { return Ok(()) };
     let Some(expired) = rows::expire_request(tx, id)? else { return Ok(()) };
@@ -22,8 +22,8 @@ pub fn expire(tx: &Tx<'_>, ctx: &Ctx, id: PartnerRequestId) -> Result<(), Error>
     Ok(())
 }
 
-/// Returns the context for auditing a request. If it was sent by e-mail address, the system is the actor: the
-/// sender's own activity must not reveal who has the address.
+/// Returns the context for auditing a request. If the request was sent by e-mail address, the actor is the
+/// system, because the sender's own activity must not reveal who has the address.
 pub fn audit_context(ctx: &Ctx, parties: RequestParties) -> Ctx {
     if parties.is_by_email { ctx.with_actor(Actor::System("bonds")) } else { ctx.clone() }
 }

@@ -1,4 +1,4 @@
-//! Creates, previews, spends and revokes invites.
+//! Commands that create, preview, spend and revoke invites.
 
 use kith_kernel::{Ctx, Timestamp, UserId};
 use kith_store::{Query, Tx, TxOutcome};
@@ -13,12 +13,12 @@ use super::super::rules::{FAILED_ATTEMPTS_WINDOW, MAX_FAILED_ATTEMPTS, MAX_INVIT
 pub struct InviteAttempt {
     /// Keyed hashes of the code.
     pub code: CodeHashes,
-    /// Keyed hashes of the user and of their client network, for which failed attempts are counted; `None` if
-    /// limits are lifted.
+    /// Keyed hashes of the user and of the client's network. Failed attempts are counted for each of them.
+    /// `None` if rate limits are disabled.
     pub by: Option<[[u8; 32]; 2]>,
 }
 
-/// Creates an invite. Returns its ID and expiry.
+/// Creates an invite. Returns its ID and expiry time.
 ///
 /// # Errors
 /// Returns [`BondError::TooManyInvites`] if the inviter has the maximum number of usable invites.
@@ -42,7 +42,7 @@ pub fn create_invite(
 /// Revokes a usable invite of `inviter`, found by its code or its ID.
 ///
 /// # Errors
-/// Returns [`BondError::InviteNotFound`] if there is none.
+/// Returns [`BondError::InviteNotFound`] if there is no such usable invite.
 pub fn revoke_invite(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -68,7 +68,7 @@ pub fn preview_invite(
     attempt: &InviteAttempt,
 ) -> TxOutcome<InvitePreview, BondError> {
     redeem_code(tx, ctx, user, attempt, |invite| {
-        // A preview would reveal that the inviter accepts no requests.
+        // A preview would reveal that the inviter accepts no requests, so the invite counts as not found.
         if rows::find_settings(tx, invite.inviter)?.accepts_requests_from == RequestPolicy::Nobody {
             return Err(BondError::InviteNotFound);
         }
@@ -76,8 +76,8 @@ pub fn preview_invite(
     })
 }
 
-/// Runs `run` with the usable invite of a code. Counts an attempt with a code that cannot be used; too many
-/// of these reject further attempts with [`BondError::TooManyFailedAttempts`].
+/// Runs `run` with the usable invite of a code. An attempt with a code that cannot be used is counted. After
+/// too many of these, further attempts are rejected with [`BondError::TooManyFailedAttempts`].
 pub fn redeem_code<T>(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -90,7 +90,7 @@ pub fn redeem_code<T>(
         .and_then(|invite| run(&invite))
     {
         Ok(done) => TxOutcome::Commit(done),
-        // A block that was made meanwhile must look like a code that does not exist.
+        // If one of the users has blocked the other, the response must be the same as for an unknown code.
         Err(BondError::InviteNotFound | BondError::RecipientNotFound) => {
             match record_failed_attempt(tx, ctx, attempt) {
                 Ok(()) => TxOutcome::CommitRefusal(BondError::InviteNotFound),
@@ -105,7 +105,7 @@ fn find(q: &Query<'_>, ctx: &Ctx, user: UserId, attempt: &InviteAttempt) -> Resu
     rows::find_usable_invite(q, attempt.code, user, ctx.now)?.ok_or(BondError::InviteNotFound)
 }
 
-/// Checks the limit of failed attempts. The lock serializes attempts of one subject.
+/// Checks the limit of failed attempts. A lock serializes the attempts of each user and each network.
 fn check_failed_attempts(tx: &Tx<'_>, ctx: &Ctx, attempt: &InviteAttempt) -> Result<(), BondError> {
     let Some(subjects) = &attempt.by else { return Ok(()) };
     tx.lock("failed_invite_attempts", subjects.map(|subject| hex(&subject)))?;
@@ -131,7 +131,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Spends an invite. Fails with [`BondError::InviteNotFound`] if another request was faster.
+/// Spends an invite. Returns [`BondError::InviteNotFound`] if another transaction spent it first.
 pub fn spend_invite(tx: &Tx<'_>, ctx: &Ctx, invite: &UsableInvite, by: UserId) -> Result<(), BondError> {
     if !rows::spend_invite(tx, invite.id, by, ctx.now)? {
         return Err(BondError::InviteNotFound);

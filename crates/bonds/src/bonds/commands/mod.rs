@@ -1,4 +1,5 @@
-//! Commands on requests, bonds and invites, one transaction each: lock both users, read, decide, write.
+//! Commands on requests, bonds and invites. Each runs in one transaction: lock both users, read, decide,
+//! write.
 
 mod bonding;
 mod deciding;

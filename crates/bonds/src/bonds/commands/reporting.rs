@@ -1,4 +1,4 @@
-//! Reports messages of partner requests to the moderators.
+//! Command that reports the message of a partner request to the moderators.
 
 use kith_kernel::{Ctx, UserId};
 use kith_store::Tx;
@@ -6,8 +6,8 @@ use kith_store::Tx;
 use super::super::model::{BondError, PartnerRequestId, ReportReason, RequestReport};
 use super::super::{events, rows};
 
-/// Reports the message of a request that `user` received. A repeated report returns the first one. The flag
-/// is `true` if the report is new.
+/// Reports the message of a request that `user` received. If the user has already reported it, returns the
+/// first report. The flag is `true` if the report is new.
 ///
 /// # Errors
 /// Returns [`BondError::RequestNotFound`], [`BondError::OnlyRecipient`], or [`BondError::NothingToReport`] if

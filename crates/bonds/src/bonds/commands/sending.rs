@@ -1,4 +1,4 @@
-//! Sends partner requests by user ID, invite or e-mail address, and records their expiry.
+//! Commands that send partner requests by user ID, invite code or e-mail address.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Ctx, UserId};
@@ -19,26 +19,26 @@ use kith_accounts::accounts::{self, Email, UserSummary};
 
 /// Result of sending a request.
 pub enum SendOutcome {
-    /// New request. If it crossed another one, it is accepted and has a bond.
+    /// New request. If the recipient had sent one too, it is accepted and contains the new bond.
     New(PartnerRequest),
-    /// Identical request sent before. Nothing was changed.
+    /// Identical request that the sender sent before. Nothing was changed.
     Repeated(PartnerRequest),
 }
 
 /// Limits that apply to a sender.
 #[derive(Clone, Debug)]
 pub struct SendingLimits {
-    /// Limits on new requests.
+    /// Maximum numbers of new requests per time window.
     pub tiers: &'static [RateTier],
-    /// Attempt to use an invite code, if the request has one.
+    /// Attempt to use an invite code, if the request contains a code.
     pub attempt: Option<InviteAttempt>,
 }
 
-/// Sends a partner request.
+/// Sends a partner request, subject to `limits`.
 ///
 /// # Errors
-/// Returns the [`BondError`] of the rule that rejects the request. An attempt with a code that cannot be used
-/// is counted even so.
+/// Returns the [`BondError`] of the rule that rejects the request. If the request contains an invite code
+/// that cannot be used, the failed attempt is counted nevertheless.
 pub fn send(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -69,7 +69,7 @@ pub fn send(
     }
 }
 
-/// Sends a request to a user whose ID is known.
+/// Sends a request to a user whose ID is known, including the owner of an invite.
 fn send_to_user(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -102,9 +102,9 @@ fn send_to_user(
     create_request(tx, ctx, pair, &context, draft, decision).map(SendOutcome::New)
 }
 
-/// Sends a request to an e-mail address. The sender cannot tell whether an account has the address, can be
-/// found by it or accepts requests: they always get a pending request. One that reaches no one stays pending
-/// until it expires.
+/// Sends a request to an e-mail address. The sender always gets a pending request. They cannot tell whether
+/// an account has the address, can be found by it or accepts requests. A request without a recipient stays
+/// pending until it expires.
 fn send_to_email(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -114,8 +114,8 @@ fn send_to_email(
     tiers: &[RateTier],
 ) -> Result<SendOutcome, BondError> {
     let owner = accounts::find_email_owner(tx, &email.key)?;
-    // Only verified addresses find their owner. The same queries run whether or not the address is known, so
-    // that their duration reveals nothing.
+    // Only the owner of a verified address can be found by it. The same queries run whether or not the
+    // address is known, so that their duration reveals nothing.
     let found = owner.filter(|owner| owner.is_verified && owner.user != sender);
     let recipient = found.map_or_else(|| placeholder_user_id(email), |owner| owner.user);
     let pair = Pair::new(sender, recipient)?;
@@ -144,8 +144,8 @@ fn send_to_email(
     .map(SendOutcome::New)
 }
 
-/// Returns a user ID for an address without an account. It differs per address, so that such requests do not
-/// wait for each other's locks.
+/// Returns a user ID to lock for an address without an account. It depends on the address, so that requests
+/// to different unknown addresses do not wait for each other.
 fn placeholder_user_id(email: &Email) -> UserId {
     let digest: [u8; 32] = Sha256::digest(&email.key).into();
     let (first, _) = digest.split_first_chunk::<16>().expect("32 is more than 16");
@@ -160,7 +160,8 @@ fn return_repeated(existing: PartnerRequest, draft: &RequestDraft) -> Result<Sen
     }
 }
 
-/// Checks the limits over stored requests, in the transaction, so that they hold across restarts and nodes.
+/// Checks the limits on new requests. Counts stored requests, so that the limits hold across restarts and
+/// nodes.
 fn check_rate_tiers(tx: &Tx<'_>, ctx: &Ctx, sender: UserId, tiers: &[RateTier]) -> Result<(), BondError> {
     let Some(widest) = widest(tiers) else { return Ok(()) };
     let recent = rows::list_recently_sent(tx, sender, ctx.now - widest.window, widest.max_requests)?;
@@ -171,7 +172,8 @@ fn widest(tiers: &[RateTier]) -> Option<&RateTier> {
     tiers.iter().max_by_key(|tier| tier.window)
 }
 
-/// Creates a request that its recipient can see, or forms the bond at once if the recipient has sent one too.
+/// Creates a request that its recipient can see. If the recipient has sent a request too, forms the bond at
+/// once.
 fn create_request(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -211,8 +213,8 @@ fn create_request(
     Ok(request)
 }
 
-/// Removes an earlier request that holds the pair's key: expires it, or cancels one that was sent by e-mail
-/// address.
+/// Removes the earlier request that blocks a new one between the same users. If it has expired, records the
+/// expiry. If it is pending, it was sent by e-mail address and is cancelled.
 fn remove_earlier_request(tx: &Tx<'_>, ctx: &Ctx, before: &PartnerRequest) -> Result<(), BondError> {
     if before.status != RequestStatus::Pending {
         return Ok(expire(tx, ctx, before.id)?);
@@ -226,7 +228,7 @@ fn remove_earlier_request(tx: &Tx<'_>, ctx: &Ctx, before: &PartnerRequest) -> Re
     Ok(())
 }
 
-/// Creates a request that reaches no one.
+/// Creates a request that no user receives. Its sender sees it as pending until it expires.
 fn create_undelivered_request(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -254,7 +256,7 @@ fn create_undelivered_request(
     Ok(request)
 }
 
-/// Builds the request as its sender sees it.
+/// Builds the new request as its sender sees it.
 fn build_request(
     ctx: &Ctx,
     context: &SendContext,
@@ -286,8 +288,8 @@ fn request_parties(request: &PartnerRequest, to: Option<UserId>, draft: &Request
     RequestParties { request: request.id, from: request.from.id, to, is_by_email }
 }
 
-/// Returns the request behind the sender's bond if `draft` repeats it. Any other request of a bonded sender
-/// is rejected with [`BondError::SlotOccupied`].
+/// Returns the request that led to the sender's active bond, if `draft` repeats it. A sender with a partner
+/// cannot send any other request: it is rejected with [`BondError::SlotOccupied`].
 fn find_repeated(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -308,7 +310,8 @@ fn find_repeated(
     Ok(request)
 }
 
-/// Returns the pending request that the sender made with the same code and message, if any.
+/// Returns the pending request that the sender has already made with the same invite code and message, if
+/// any.
 fn find_repeated_redemption(
     tx: &Tx<'_>,
     ctx: &Ctx,
@@ -325,7 +328,7 @@ fn find_repeated_redemption(
     Ok(existing.filter(|existing| existing.message == draft.message))
 }
 
-/// Returns the withheld request of the sender to a recipient who has blocked them since.
+/// Returns the sender's earlier request, which is withheld because the recipient has blocked the sender.
 fn find_withheld(
     tx: &Tx<'_>,
     ctx: &Ctx,

@@ -1,4 +1,4 @@
-//! HTTP endpoints of bonds: current bond, breakup and history.
+//! HTTP endpoints of bonds: get the current bond, break up, list the history.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -39,7 +39,7 @@ pub struct BreakupBody {
 /// Bond that ended.
 #[derive(Serialize, ToSchema)]
 pub struct BreakupResponse {
-    /// Bond that ended, with its breakups.
+    /// Bond that ended, with all its breakups.
     bond: BondHistoryEntry,
 }
 
@@ -63,8 +63,8 @@ pub async fn get_current_bond(
 /// Break up with the current partner
 ///
 /// Ends the caller's active bond for both partners at once and notifies both. The former partner sees neither
-/// who ended the bond nor the reason. The bond keeps its history; its space is frozen. For 30 days, accepting
-/// a request between both users restores the bond.
+/// who ended the bond nor the reason. The bond stays in the history, and its space can only be exported. For 30
+/// days, accepting a request between both users restores the bond.
 #[utoipa::path(
     post, path = "/api/v1/partners/breakup", security(("bearer" = [])),
     request_body = Option<BreakupBody>,

@@ -1,4 +1,5 @@
-//! Deprecated paths of the first Bond Mate API. They call the handlers of the current paths.
+//! HTTP endpoints with the deprecated paths of the first Bond Mate API. They call the handlers of the
+//! current paths.
 
 use axum::extract::State;
 use axum::response::Response;

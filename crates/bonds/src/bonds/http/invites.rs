@@ -26,7 +26,8 @@ struct InviteList {
     items: Vec<Invite>,
 }
 
-/// Invite in a path: its code, or its ID for the user who created it.
+/// Invite as named in a path: by its code, or by its ID. Only the user who created the invite can use the
+/// ID.
 #[derive(Clone, Debug)]
 enum InviteRef {
     Code(InviteCode),
@@ -44,7 +45,7 @@ impl FromStr for InviteRef {
     }
 }
 
-/// Purpose of the pseudonyms under which invite codes are stored.
+/// Purpose of the keyed hashes under which invite codes are stored.
 const PSEUDONYM_PURPOSE: &str = "invite";
 
 fn hashes(app: &App, code: &InviteCode) -> CodeHashes {
@@ -54,8 +55,8 @@ fn hashes(app: &App, code: &InviteCode) -> CodeHashes {
     }
 }
 
-/// Builds the attempt of `user` to use `code`. Unless limits are lifted, the attempt is counted for the user
-/// and for the network of `client`.
+/// Builds the attempt of `user` to use `code`. Unless rate limits are disabled, failed attempts are counted
+/// for the user and for the network of `client`.
 pub fn invite_attempt(app: &App, user: UserId, client: &Client, code: &InviteCode) -> InviteAttempt {
     let by = (!app.are_limits_disabled()).then(|| {
         let network = client.address.network();
@@ -108,8 +109,9 @@ async fn list_invites(
 
 /// Preview an invite
 ///
-/// Returns the display name of the user who created the invite. The preview does not use up the code. Codes
-/// that cannot be used are limited to 10 per minute for each user and each client network.
+/// Returns the display name of the user who created the invite. The preview does not use up the code.
+/// Attempts with codes that cannot be used are limited to 10 per minute for each user and each client
+/// network.
 #[utoipa::path(
     get, path = "/api/v1/partners/invites/{code}", security(("bearer" = [])),
     params((

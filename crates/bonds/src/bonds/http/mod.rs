@@ -1,4 +1,4 @@
-//! HTTP endpoints of partner requests, bonds, invites and settings. `rules.rs` decides what is allowed.
+//! HTTP endpoints of partner requests, bonds, invites and settings. The rules are in `rules.rs`.
 
 mod bonds;
 mod deprecated_paths;
@@ -36,7 +36,7 @@ static RESTORATION_EXPIRED: ProblemCode =
 static NOTHING_TO_REPORT: ProblemCode =
     ProblemCode { code: "nothing_to_report", status: 409, title: "No message to report" };
 
-/// Problems of these handlers, in addition to the general ones.
+/// Problem codes that these endpoints return, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] = &[
     &SLOT_OCCUPIED,
     &NOT_BONDED,
@@ -56,7 +56,7 @@ pub const LISTS: RateClass = RateClass {
     per_minute: |config| config.section::<BondSettings>().lists_per_minute,
 };
 
-/// Returns the routes of this module, on the current and the deprecated paths.
+/// Returns the routes of this module, with their current and their deprecated paths.
 pub fn routes() -> Routes {
     let all = Routes::new()
         .merge(requests::routes())
@@ -67,7 +67,7 @@ pub fn routes() -> Routes {
     rate_limited(LISTS, &[Method::GET], all)
 }
 
-/// Rounds up to whole seconds, at least 1.
+/// Rounds a duration up to whole seconds, at least 1.
 fn whole_seconds(wait: Duration) -> u32 {
     u32::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX).max(1)
 }

@@ -53,8 +53,8 @@ struct RecipientSelector {
     #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     user_id: Option<UserId>,
-    /// E-mail address of the recipient. The response does not reveal whether an account has this address: the
-    /// request is always pending, and expires if it reaches no one.
+    /// E-mail address of the recipient. The response does not reveal whether an account has this address:
+    /// the request is always pending. If no user receives it, it expires.
     #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     email: Option<String>,
@@ -116,8 +116,8 @@ impl RecipientSelector {
 ///
 /// Sends a partner request to a user, an e-mail address or the owner of an invite code. If the recipient has
 /// already sent the caller a request, both are accepted and the response contains the new `bond`. A request
-/// expires after 14 days. A recipient with a partner receives the request like any other user. Sending the
-/// same pending request again returns it with 200 and has no other effect. A user can send 5 requests per
+/// expires after 14 days. A recipient with a partner receives the request like any other user. If the same
+/// request is already pending, it is returned with 200 and nothing changes. A user can send 5 requests per
 /// minute, 20 per hour and 100 per day.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests", security(("bearer" = [])),
@@ -186,7 +186,7 @@ pub async fn list_partner_requests(
 /// Get a partner request
 ///
 /// Returns a request that the caller sent or received. Contains `bond` if the request led to a bond that is
-/// active.
+/// still active.
 #[utoipa::path(
     get, path = "/api/v1/partners/requests/{id}", security(("bearer" = [])),
     params(("id" = PartnerRequestId, Path, description = "ID of the partner request.")),
@@ -204,12 +204,13 @@ async fn get_partner_request(
     Ok(Json(app.db.read(move |q| queries::get_request(q, user_id, id, ctx.now)).await?))
 }
 
-/// Condition for accepting a request.
+/// Condition for accepting a request, if any.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptBody {
-    /// `restoration` accepts the request only if this restores the former bond with the sender. Otherwise the
-    /// response is 409 `restoration_expired`. Without it, a new bond is formed if none can be restored.
+    /// If `restoration`, the request is accepted only if this restores the former bond with the sender;
+    /// otherwise the response is 409 `restoration_expired`. If absent, a new bond is formed if no former
+    /// bond can be restored.
     #[serde(default)]
     expect: Option<AcceptCondition>,
 }
@@ -226,8 +227,8 @@ pub enum AcceptCondition {
 /// Accept a partner request
 ///
 /// Accepts a request that the caller received. Forms a bond, or restores the bond of both users if it ended
-/// at most 30 days ago. All other pending requests of both users become `superseded`. Accepting an accepted
-/// request again returns it unchanged.
+/// at most 30 days ago. All other pending requests of both users become `superseded`. If the request is
+/// already accepted, it is returned unchanged.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/accept", security(("bearer" = [])),
     params(("id" = PartnerRequestId, Path, description = "ID of the partner request.")),
@@ -255,9 +256,10 @@ pub async fn accept_partner_request(
 
 /// Reject a partner request
 ///
-/// Rejects a request that the caller received. The sender must wait before sending another request to the
-/// caller: 24 hours after the first rejection, 7 days after the second, 30 days after the third. After the
-/// fourth, only the caller can send a request. Rejecting a rejected request again returns it unchanged.
+/// Rejects a request that the caller received. The sender must then wait before sending the caller another
+/// request: 24 hours after the first rejection, 7 days after the second, 30 days after the third. After the
+/// fourth rejection, only the caller can send a request to this user. If the request is already rejected, it
+/// is returned unchanged.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/reject", security(("bearer" = [])),
     params(("id" = PartnerRequestId, Path, description = "ID of the partner request.")),
@@ -279,8 +281,8 @@ pub async fn reject_partner_request(
 
 /// Cancel a partner request
 ///
-/// Cancels a pending request that the caller sent. A later rejection then leads to a longer wait. Cancelling
-/// a cancelled request again returns it unchanged.
+/// Cancels a pending request that the caller sent. A cancellation lengthens the wait after a later
+/// rejection. If the request is already cancelled, it is returned unchanged.
 #[utoipa::path(
     post, path = "/api/v1/partners/requests/{id}/cancel", security(("bearer" = [])),
     params(("id" = PartnerRequestId, Path, description = "ID of the partner request.")),

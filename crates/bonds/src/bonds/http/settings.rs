@@ -23,7 +23,7 @@ struct PartnerSettingsPatch {
     #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
     accepts_requests_from: Option<RequestPolicy>,
-    /// Set to `true` to let partner requests to the caller's verified e-mail address reach the caller.
+    /// Set to `true` to receive partner requests that are sent to the caller's verified e-mail address.
     /// Senders cannot tell whether it is set.
     #[serde(default, deserialize_with = "deserialize_some")]
     #[schema(nullable = false)]
@@ -46,7 +46,7 @@ impl PartnerSettingsPatch {
 
 /// Get partner settings
 ///
-/// Returns who can send the caller partner requests, and how notifications about them look.
+/// Returns who can send the caller partner requests, and how much notifications about them reveal.
 #[utoipa::path(
     get, path = "/api/v1/partners/settings", security(("bearer" = [])),
     responses((status = 200, body = PartnerSettings))

@@ -1,4 +1,4 @@
-//! Types of bonds.
+//! Types of bonds and their breakups.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use kith_accounts::accounts::UserSummary;
 
 /// Rules for the reason of a breakup.
 pub const REASON: TextRules = TextRules { min: 0, max: 500, newlines: true };
-/// Time after the end of a bond within which it can be restored, boundary included.
+/// Time after the end of a bond within which it can be restored, inclusive.
 const RESTORATION_WINDOW: Duration = days(30);
 
 /// Returns the last moment at which a bond that ended at `ended_at` can be restored.
@@ -22,7 +22,7 @@ pub fn restorable_until(ended_at: Timestamp) -> Timestamp {
 /// Bond between the caller and a partner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Bond {
-    /// Bond ID. A restoration keeps it.
+    /// Bond ID. It stays the same after a restoration.
     pub id: BondId,
     /// Partner of the caller.
     pub partner: UserSummary,
@@ -38,18 +38,18 @@ pub struct Bond {
 /// Bond with its breakups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct BondHistoryEntry {
-    /// Bond. If it has ended, the partner's display name is the one at the end.
+    /// Bond. If it has ended, it contains the display name that the partner had at the end.
     #[serde(flatten)]
     pub bond: Bond,
     /// Time at which the bond ended; `null` while it is active.
     #[schema(required = true)]
     pub ended_at: Option<Timestamp>,
-    /// Last moment at which accepting a request between both users restores the bond; `null` if it cannot be
-    /// restored.
+    /// Last moment at which accepting a request between both users restores the bond; `null` if the bond
+    /// cannot be restored.
     #[schema(required = true)]
     pub restorable_until: Option<Timestamp>,
-    /// Time at which the bond was archived; `null` if it is not. An archived bond cannot be restored, and its
-    /// space is archived with it.
+    /// Time at which the bond was archived; `null` if it is not archived. An archived bond cannot be
+    /// restored. Its space is archived too.
     #[schema(required = true)]
     pub archived_at: Option<Timestamp>,
     /// Breakups of the bond, oldest first.
@@ -69,7 +69,7 @@ pub struct Breakup {
     pub reason: Option<String>,
 }
 
-/// Ended bond of a pair that is not archived.
+/// Bond of a pair that has ended but is not archived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FormerBond {
     /// Bond ID.

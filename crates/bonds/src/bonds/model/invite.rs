@@ -1,4 +1,4 @@
-//! Invites: codes that let another user send a partner request.
+//! Types of invites. An invite is a code that lets another user send a partner request.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,12 +15,12 @@ const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const LENGTH: usize = 10;
 
 id_type! {
-    /// Invite ID. It is independent of the code.
+    /// Invite ID. The code cannot be derived from it.
     InviteId
 }
 
-/// Keyed hashes of an invite code: under the current secret and, while secrets are rotated, under the
-/// previous one.
+/// Keyed hashes of an invite code: with the current secret and, while secrets are rotated, with the previous
+/// one.
 #[derive(Clone, Copy, Debug)]
 pub struct CodeHashes {
     pub present: [u8; 32],
@@ -33,13 +33,13 @@ pub struct CodeHashes {
 pub struct InviteCode(String);
 
 impl InviteCode {
-    /// Builds a code from random bytes, 5 bits from each.
+    /// Builds a code from random bytes. Each byte contributes 5 bits.
     pub fn from_random(bytes: [u8; LENGTH]) -> Self {
         Self(bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect())
     }
 
-    /// Parses a code as typed by a user: letter case and hyphens are ignored, O is read as 0, I and L as 1.
-    /// Returns `None` if the text cannot be a code.
+    /// Parses a code as typed by a user. Letter case and hyphens are ignored, O is read as 0, and I and L
+    /// are read as 1. Returns `None` if the text cannot be a code.
     pub fn parse(text: &str) -> Option<Self> {
         let digit = |c: char| match c.to_ascii_uppercase() {
             'O' => Some('0'),
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn invite_code_parsing_is_lenient() {
+    fn invite_code_may_have_lower_case_hyphens_and_lookalikes() {
         let code = InviteCode::from_random([0, 1, 10, 31, 32, 255, 7, 8, 9, 11]);
         assert_eq!(code.as_str(), "01AZ0Z789B");
         for typed in ["01AZ0Z789B", "o1az0z789b", "OlAZ0-Z789b", "-0iaz-oz78-9b-"] {

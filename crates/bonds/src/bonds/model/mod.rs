@@ -1,4 +1,4 @@
-//! Types of partner requests, bonds and invites. No database access.
+//! Types of partner requests, bonds and invites, without database access.
 
 mod bond;
 mod invite;
@@ -28,7 +28,7 @@ id_type! {
 pub struct Pair([UserId; 2]);
 
 impl Pair {
-    /// Creates the pair of `one` and `other`.
+    /// Creates the pair of two users, in either order.
     ///
     /// # Errors
     /// Returns [`BondError::SelfRequest`] if both are the same user.
@@ -45,20 +45,21 @@ impl Pair {
         self.0
     }
 
-    /// Returns the key of the pair: `smaller:larger`. At most one pending request has this key.
+    /// Returns the key of the pair: `smaller:larger`. At most one pending request can have this key.
     pub fn key(self) -> String {
         let [smaller, larger] = self.0;
         format!("{smaller}:{larger}")
     }
 }
 
-/// Error of a command or query about bonds. Nothing was changed.
+/// Error of a command or query about bonds. If it is returned, nothing was changed.
 #[derive(Debug, Error)]
 pub enum BondError {
     /// Sender and recipient are the same user.
     #[error("sender and recipient are the same user")]
     SelfRequest,
-    /// No user has this ID, or one of both has blocked the other. The caller cannot tell which.
+    /// No user has this ID, or one of the two users has blocked the other. The response does not reveal
+    /// which.
     #[error("recipient not found")]
     RecipientNotFound,
     /// The request does not exist, or the caller cannot see it.
@@ -67,34 +68,34 @@ pub enum BondError {
     /// The bond does not exist, or the caller is not one of its users.
     #[error("bond not found")]
     BondNotFound,
-    /// Only the recipient of the request may do this.
+    /// Only the recipient of the request can accept, reject or report it.
     #[error("only the recipient may do this")]
     OnlyRecipient,
-    /// Only the sender of the request may do this.
+    /// Only the sender of the request can cancel it.
     #[error("only the sender may do this")]
     OnlySender,
     /// A request to the same recipient with another message is already pending.
     #[error("a request to this user is pending")]
     AlreadyPending,
-    /// The request already has this other status.
+    /// The request is no longer pending; it has this status.
     #[error("the request is {}", .0.as_str())]
     NotPending(RequestStatus),
-    /// The sender, or on acceptance one of both users, has a partner.
+    /// The sender has a partner, or on acceptance one of the two users has a partner.
     #[error("the slot is occupied")]
     SlotOccupied,
     /// The caller has no partner.
     #[error("the user has no active bond")]
     NotBonded,
-    /// The recipient accepts requests by invite only, or none.
+    /// The recipient accepts requests by invite only, or no requests.
     #[error("the recipient does not accept requests")]
     RequestsNotAccepted,
-    /// The recipient rejected a request too recently.
+    /// The recipient has rejected a request of the sender, and the wait after it is not over.
     #[error("the request cooldown is active")]
     CooldownActive {
         /// Time until the next request is allowed.
         wait: Duration,
     },
-    /// The recipient rejected so many requests that only they can send one now.
+    /// The recipient has rejected so many requests that only the recipient can send one now.
     #[error("only the recipient can send a request")]
     OnlyRecipientCanRequest,
     /// The sender has reached a limit on new requests.
@@ -103,8 +104,8 @@ pub enum BondError {
         /// Time until the next request is allowed.
         wait: Duration,
     },
-    /// The invite does not exist, is spent, revoked or expired, or one of both users has blocked the other.
-    /// The caller cannot tell which.
+    /// The invite does not exist, is spent, revoked or expired, or one of the two users has blocked the
+    /// other. The response does not reveal which.
     #[error("invite not found")]
     InviteNotFound,
     /// Too many attempts with codes that cannot be used.
@@ -116,7 +117,7 @@ pub enum BondError {
     /// The inviter has the maximum number of usable invites.
     #[error("too many usable invites")]
     TooManyInvites,
-    /// The caller expects a restoration, but the pair has no bond that can be restored.
+    /// The request was to be accepted only as a restoration, but the pair has no bond that can be restored.
     #[error("the former bond cannot be restored")]
     RestorationExpired,
     /// The request has no message to report.

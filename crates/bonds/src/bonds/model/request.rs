@@ -1,4 +1,4 @@
-//! Types of partner requests, their reports and the partner settings.
+//! Types of partner requests, of reports about them, and of partner settings.
 
 use kith_kernel::{FieldError, Text, TextRules, Timestamp, UserId};
 use serde::{Deserialize, Serialize};
@@ -13,15 +13,15 @@ const MESSAGE: TextRules = TextRules { min: 0, max: 500, newlines: true };
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RequestStatus {
-    /// Waiting for the recipient.
+    /// Waiting for the recipient's decision.
     Pending,
-    /// Accepted by the recipient, or crossed by a request from the recipient.
+    /// Accepted by the recipient, or by the server because the recipient sent a request too.
     Accepted,
     /// Rejected by the recipient.
     Rejected,
     /// Cancelled by the sender.
     Cancelled,
-    /// Not answered within 14 days.
+    /// Not accepted, rejected or cancelled within 14 days.
     Expired,
     /// Closed because the sender or the recipient has formed a bond with another user.
     Superseded,
@@ -40,7 +40,7 @@ impl RequestStatus {
         }
     }
 
-    /// Parses the result of [`RequestStatus::as_str`].
+    /// Parses a name that [`RequestStatus::as_str`] returns.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Pending, Self::Accepted, Self::Rejected, Self::Cancelled, Self::Expired, Self::Superseded]
             .into_iter()
@@ -67,8 +67,8 @@ pub struct PartnerRequest {
     pub from: UserSummary,
     /// Recipient.
     pub to: RequestRecipient,
-    /// Status. The sender of a request by e-mail address learns only of acceptance: a rejected request stays
-    /// `pending` for them until it expires.
+    /// Status. The sender of a request by e-mail address learns only of an acceptance. A rejected request
+    /// stays `pending` for them until it expires.
     pub status: RequestStatus,
     /// Message of the sender; `null` if there is none.
     #[schema(required = true)]
@@ -77,11 +77,12 @@ pub struct PartnerRequest {
     pub created_at: Timestamp,
     /// Time at which the request expires, 14 days after it was sent.
     pub expires_at: Timestamp,
-    /// Last moment at which accepting the request restores the former bond of both users; `null` if there is
-    /// none to restore.
+    /// Last moment at which accepting the request restores the former bond of both users; `null` if no bond
+    /// can be restored.
     #[schema(required = true)]
     pub restorable_until: Option<Timestamp>,
-    /// Active bond that the request led to. Present only in responses about a single accepted request.
+    /// Active bond that the request led to. Present only in responses that contain a single accepted
+    /// request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bond: Option<Bond>,
 }
@@ -92,21 +93,22 @@ pub struct PartnerRequest {
 pub enum RequestRecipient {
     /// Recipient whose user ID the caller knows.
     User(UserSummary),
-    /// E-mail address that the request was sent to. The caller cannot tell whether an account has it.
+    /// E-mail address to which the request was sent. The caller cannot tell whether an account has this
+    /// address.
     Address {
-        /// E-mail address as the sender entered it; empty once it has been deleted.
+        /// E-mail address as the sender entered it; empty after it has been deleted.
         email: String,
     },
 }
 
-/// Recipient as named by the sender.
+/// Recipient of a request as the sender specifies them.
 #[derive(Clone, Debug)]
 pub enum Recipient {
     /// By user ID.
     User(UserId),
     /// By e-mail address.
     Email(Email),
-    /// By a code that the recipient handed out.
+    /// By an invite code that the recipient shared.
     Invite(InviteCode),
 }
 
@@ -120,7 +122,8 @@ pub struct RequestDraft {
 }
 
 impl RequestDraft {
-    /// Checks and normalizes the message of at most 500 characters. An empty message counts as none.
+    /// Creates a draft with a checked and normalized message of at most 500 characters. An empty message
+    /// becomes `None`.
     ///
     /// # Errors
     /// Returns the error of [`Text::parse`].
@@ -131,16 +134,16 @@ impl RequestDraft {
     }
 }
 
-/// Sender and recipient of a request: the payload of its events, and the users to lock.
+/// Sender and recipient of a request. They form the payload of its events, and are locked to change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestParties {
     /// Request ID.
     pub request: PartnerRequestId,
     /// Sender.
     pub from: UserId,
-    /// Recipient, unless the request reaches no one.
+    /// Recipient; `None` if no user receives the request.
     pub to: Option<UserId>,
-    /// `true` if the request was sent to an e-mail address. Its sender then learns only of acceptance.
+    /// `true` if the request was sent to an e-mail address. Its sender then learns only of an acceptance.
     pub is_by_email: bool,
 }
 
@@ -148,7 +151,7 @@ pub struct RequestParties {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RequestPolicy {
-    /// All users who know the user's ID.
+    /// Any user who knows the user's ID.
     #[default]
     Anyone,
     /// Only users with an invite of this user.
@@ -167,7 +170,7 @@ impl RequestPolicy {
         }
     }
 
-    /// Parses the result of [`RequestPolicy::as_str`].
+    /// Parses a name that [`RequestPolicy::as_str`] returns.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Anyone, Self::Invited, Self::Nobody].into_iter().find(|one| one.as_str() == text)
     }
@@ -178,8 +181,8 @@ impl RequestPolicy {
 pub struct PartnerSettings {
     /// Users who can send the caller partner requests.
     pub accepts_requests_from: RequestPolicy,
-    /// `true` if partner requests to the caller's verified e-mail address reach the caller. Senders cannot
-    /// tell whether it is set. Default `false`.
+    /// `true` if the caller receives partner requests that are sent to their verified e-mail address.
+    /// Senders cannot tell whether it is set. Default `false`.
     pub discoverable_by_email: bool,
     /// `true` to keep names and message texts out of notifications. Default `false`.
     pub discreet: bool,

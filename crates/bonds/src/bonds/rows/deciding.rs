@@ -8,13 +8,13 @@ use super::requests::parties_columns;
 
 /// Request whose expiry was recorded.
 pub struct ExpiredRequest {
-    /// Time at which it expired.
+    /// Time at which the request expired.
     pub at: Timestamp,
-    /// `true` if it was pending; `false` if only its sender saw it as pending.
+    /// `true` if the request was pending for both users; `false` if only its sender still saw it as pending.
     pub was_pending: bool,
 }
 
-/// Records that a request expired. Returns `None` if neither user sees it as pending.
+/// Records that a request has expired. Returns `None` if it is no longer pending for either user.
 pub fn expire_request(tx: &Tx<'_>, id: PartnerRequestId) -> Result<Option<ExpiredRequest>, Error> {
     let expired = |was_pending| move |row: &Row<'_>| Ok(ExpiredRequest { at: row.get(0)?, was_pending });
     let pending = tx.one(
@@ -34,11 +34,11 @@ pub fn expire_request(tx: &Tx<'_>, id: PartnerRequestId) -> Result<Option<Expire
     )
 }
 
-/// Request that is old enough to have expired.
+/// Request that is old enough to have expired. It may already have been decided.
 pub struct ExpirableRequest {
     pub id: PartnerRequestId,
     pub from: UserId,
-    /// `true` if its sender sees it as pending.
+    /// `true` if the sender sees the request as pending.
     pub is_pending: bool,
 }
 
@@ -68,7 +68,7 @@ pub fn list_expired(
     )
 }
 
-/// Returns the ID up to which expiry has been recorded.
+/// Returns the ID of the last request whose expiry has been processed.
 pub fn find_expiry_progress(q: &Query<'_>) -> Result<Option<PartnerRequestId>, Error> {
     q.one("SELECT up_to FROM expiry_progress WHERE name = 'partner_requests'", &[], |row| row.get(0))
 }
@@ -82,7 +82,7 @@ pub fn set_expiry_progress(tx: &Tx<'_>, up_to: PartnerRequestId) -> Result<(), E
     Ok(())
 }
 
-/// Rejects a request. A sender by e-mail address still sees it as pending.
+/// Rejects a request. If it was sent by e-mail address, its sender still sees it as pending.
 pub fn reject_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
     tx.exec_deferred(
         "UPDATE partner_requests
@@ -94,8 +94,8 @@ pub fn reject_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Resu
     Ok(())
 }
 
-/// Cancels a request. Returns `true` if it was pending; the recipient may have decided a request that its
-/// sender still sees as pending.
+/// Cancels a request. Returns `true` if it was pending for both users. Returns `false` if the recipient had
+/// already decided it while its sender still saw it as pending.
 pub fn cancel_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<bool, Error> {
     let was_pending = tx.exec(
         "UPDATE partner_requests SET status = 'cancelled', sender_visible_status = 'cancelled', decided_at = $2
@@ -111,8 +111,8 @@ pub fn cancel_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Resu
     Ok(was_pending == 1)
 }
 
-/// Cancels a request as a consequence of another action of its sender. A sender by e-mail address still sees
-/// it as pending: the change would reveal who has the address.
+/// Cancels a request as a consequence of another action of its sender. If it was sent by e-mail address, the
+/// sender still sees it as pending, because the change would reveal who has the address.
 pub fn withdraw_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Result<(), Error> {
     tx.exec_deferred(
         "UPDATE partner_requests
@@ -124,8 +124,8 @@ pub fn withdraw_request(tx: &Tx<'_>, id: PartnerRequestId, now: Timestamp) -> Re
     Ok(())
 }
 
-/// Hides a request from its recipient and frees the pair's key. Its sender still sees it as pending until it
-/// expires.
+/// Withholds a request: hides it from its recipient and releases the key of the pair, so that a new request
+/// is possible. Its sender still sees it as pending until it expires.
 pub fn withhold_request(tx: &Tx<'_>, parties: RequestParties) -> Result<(), Error> {
     let own_key = format!("{}>{}", parties.from, parties.request);
     tx.exec_deferred(
@@ -135,8 +135,8 @@ pub fn withhold_request(tx: &Tx<'_>, parties: RequestParties) -> Result<(), Erro
     Ok(())
 }
 
-/// Decides all pending requests of both users of a pair: `accepted` becomes accepted with `bond`, the others
-/// become superseded. Returns the decided requests.
+/// Decides all pending requests of both users of a pair. Sets `accepted` to accepted, with `bond`, and all
+/// others to superseded. Returns the decided requests.
 pub fn decide_pending(
     tx: &Tx<'_>,
     accepted: PartnerRequestId,
@@ -161,7 +161,8 @@ pub fn decide_pending(
     )
 }
 
-/// Ends all pending requests of `user`: those they sent are cancelled, those they received are superseded.
+/// Ends all pending requests of `user`. Cancels the sent ones and supersedes the received ones. Returns
+/// them.
 pub fn end_pending(tx: &Tx<'_>, user: UserId, now: Timestamp) -> Result<Vec<RequestParties>, Error> {
     tx.all(
         "UPDATE partner_requests

@@ -1,4 +1,4 @@
-//! SQL statements of invites, one function per statement. Contains no business rules.
+//! SQL statements for invites, one function per statement. Contains no business rules.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
@@ -10,15 +10,15 @@ use super::super::model::{CodeHashes, Invite, InviteId};
 pub struct UsableInvite {
     /// Invite ID.
     pub id: InviteId,
-    /// User who created it.
+    /// User who created the invite.
     pub inviter: UserId,
     /// Display name of the inviter.
     pub display_name: String,
-    /// Time at which it expires.
+    /// Time at which the invite expires.
     pub expires_at: Timestamp,
 }
 
-// Columns of `invites i`, and of `users u`, the inviter.
+// The columns come from `invites i` and, for the inviter, from `users u`.
 row_columns! {
     usable_invite_columns => UsableInvite {
         id = "i.id",
@@ -47,8 +47,8 @@ pub fn insert_invite(
     Ok(())
 }
 
-/// Returns the invite that `user` can use: not spent, not expired, its inviter not deleted, and no block
-/// between both users.
+/// Returns the invite with this code if `user` can use it. An invite cannot be used if it is spent or
+/// expired, if its inviter is deleted, or if one of the two users has blocked the other.
 pub fn find_usable_invite(
     q: &Query<'_>,
     code: CodeHashes,
@@ -70,7 +70,7 @@ pub fn find_usable_invite(
     )
 }
 
-/// Returns the inviter of the invite that `user` spent with this code.
+/// Returns the inviter of the invite with this code if `user` spent it.
 pub fn find_inviter_of_spent(q: &Query<'_>, code: CodeHashes, user: UserId) -> Result<Option<UserId>, Error> {
     q.one(
         "SELECT inviter FROM invites WHERE code_hash IN ($1, $3) AND spent_by = $2 AND inviter <> $2",
@@ -92,8 +92,8 @@ pub fn list_usable_invites(q: &Query<'_>, inviter: UserId, now: Timestamp) -> Re
     )
 }
 
-/// Marks an invite as spent by `by`. Returns `false` if it was not usable. Revoking an invite spends it by
-/// its inviter.
+/// Marks an invite as spent by `by`. Returns `false` if it was not usable. A revoked invite is stored as
+/// spent by its own inviter.
 pub fn spend_invite(tx: &Tx<'_>, id: InviteId, by: UserId, now: Timestamp) -> Result<bool, Error> {
     let spent = tx.exec(
         "UPDATE invites SET spent_by = $2, spent_at = $3
@@ -119,7 +119,7 @@ pub fn find_own_invite(
     )
 }
 
-/// Counts the failed attempts of `subject` since `since`, and returns the time of the first.
+/// Returns the number of failed attempts of `subject` since `since`, and the time of the first of them.
 pub fn find_failed_attempts(
     q: &Query<'_>,
     subject: &[u8; 32],
@@ -141,7 +141,7 @@ pub fn insert_failed_attempt(tx: &Tx<'_>, id: Uuid, subject: &[u8; 32], at: Time
     Ok(())
 }
 
-/// Deletes failed attempts up to `attempts_before` and invites that expired up to `expired_before`.
+/// Deletes failed attempts made up to `attempts_before`, and invites that expired up to `expired_before`.
 pub fn delete_old_invites(
     tx: &Tx<'_>,
     attempts_before: Timestamp,
@@ -152,7 +152,7 @@ pub fn delete_old_invites(
     Ok(())
 }
 
-/// Deletes the invites of `user`, and the record that they spent invites of others.
+/// Deletes the invites of `user`, and removes the user's ID from invites of others that the user spent.
 pub fn delete_invites(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     tx.exec_deferred("DELETE FROM invites WHERE inviter = $1", params![user])?;
     tx.exec_deferred("UPDATE invites SET spent_by = NULL WHERE spent_by = $1", params![user])?;

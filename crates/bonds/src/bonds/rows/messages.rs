@@ -1,11 +1,11 @@
-//! SQL statements of messages and reports: read, report, count, delete. Contains no business rules.
+//! SQL statements that read, report, count and delete messages of requests. Contains no business rules.
 
 use kith_kernel::UserId;
 use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
 
 use super::super::model::{PartnerRequestId, ReportReason, RequestParties, RequestReport};
 
-/// Returns the message of a request that `recipient` received, whether or not they can still see the request.
+/// Returns the message of a request that `recipient` received, even if they can no longer see the request.
 pub fn find_received_message(
     q: &Query<'_>,
     id: PartnerRequestId,
@@ -15,7 +15,7 @@ pub fn find_received_message(
     q.one(sql, params![id, recipient], |row| row.get(0))
 }
 
-/// Inserts a report unless the user has reported this request before. Returns `true` if it was inserted.
+/// Inserts a report unless the user has already reported this request. Returns `true` if it was inserted.
 pub fn insert_report(
     tx: &Tx<'_>,
     report: &RequestReport,
@@ -59,8 +59,8 @@ pub fn count_messages(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
     Ok(q.one(sql, params![user], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Deletes the e-mail addresses of up to `limit` requests with an ID of at most `until`. All addresses are
-/// kept for the same time: otherwise the retention would reveal whether an account has the address.
+/// Deletes the e-mail addresses of up to `limit` requests with an ID of at most `until`. All addresses have
+/// the same retention, because a difference would reveal whether an account has the address.
 pub fn delete_email_addresses(tx: &Tx<'_>, until: PartnerRequestId, limit: i64) -> Result<(), Error> {
     tx.exec_deferred(
         "UPDATE partner_requests SET to_email = '', to_email_key = NULL WHERE id IN
@@ -70,8 +70,9 @@ pub fn delete_email_addresses(tx: &Tx<'_>, until: PartnerRequestId, limit: i64) 
     Ok(())
 }
 
-/// Deletes the messages and e-mail addresses of requests that `user` sent, their display name in all
-/// requests, the notes of their reports, and the messages in reports about them. The reports themselves stay.
+/// Deletes a user's data from requests and reports. Deletes the messages and e-mail addresses of requests
+/// that `user` sent, the notes of their reports, and the messages in reports about them. Replaces their
+/// display name by `name`. The reports themselves stay.
 pub fn delete_messages(tx: &Tx<'_>, user: UserId, name: &str) -> Result<(), Error> {
     tx.exec_deferred(
         "UPDATE partner_requests

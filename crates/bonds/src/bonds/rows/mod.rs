@@ -1,4 +1,4 @@
-//! SQL statements of bonds and everything that belongs to them, one function per statement. Contains no
+//! SQL statements for requests, bonds, invites and settings, one function per statement. Contains no
 //! business rules.
 
 mod deciding;
@@ -27,7 +27,7 @@ pub use settings::*;
 
 id_columns!(PartnerRequestId, BondId, InviteId);
 
-// Columns of `bonds b`, and of `users p`, the partner.
+// The columns come from `bonds b` and, for the partner, from `users p`.
 row_columns! {
     bond_columns => Bond {
         id = "b.id",
@@ -56,7 +56,7 @@ row_columns! {
     active_bond_columns => ActiveBond (a: UserId = "b.user_a", b: UserId = "b.user_b") { id = "b.id"; users = [a, b] }
 }
 
-// Columns of `breakups k` as the user $1 may see them.
+// The columns come from `breakups k`. Only the user $1 sees their own reason.
 row_columns! {
     breakup_columns => Breakup {
         ended_at = "k.ended_at",
@@ -81,19 +81,19 @@ static FORMER: &str = concat!(
       ORDER BY ended_at DESC LIMIT 1"
 );
 
-/// Announces [`find_former`].
+/// Prefetches the row that [`find_former`] reads.
 pub fn prefetch_former(tx: &Tx<'_>, pair: Pair) -> Result<(), Error> {
     let [a, b] = pair.users();
     tx.prefetch(FORMER, params![a, b])
 }
 
-/// Returns the last bond of the pair that has ended and is not archived.
+/// Returns the last bond of the pair if it has ended and is not archived.
 pub fn find_former(q: &Query<'_>, pair: Pair) -> Result<Option<FormerBond>, Error> {
     let [a, b] = pair.users();
     q.one(FORMER, params![a, b], FormerBond::read_row)
 }
 
-/// Restores a bond, and records the restoration with its last breakup.
+/// Restores a bond, and stores the time of the restoration in the bond and in its last breakup.
 pub fn restore_bond(tx: &Tx<'_>, former: &FormerBond, now: Timestamp) -> Result<(), Error> {
     tx.exec_deferred(
         "UPDATE bonds
@@ -108,7 +108,7 @@ pub fn restore_bond(tx: &Tx<'_>, former: &FormerBond, now: Timestamp) -> Result<
     Ok(())
 }
 
-/// Fills the slots of both users, in the order of their IDs. Returns `true` if both were free.
+/// Fills the partner slots of both users, in the order of their IDs. Returns `true` if both slots were free.
 pub fn fill_slots(tx: &Tx<'_>, bond: BondId, pair: Pair) -> Result<bool, Error> {
     let [a, b] = pair.users();
     let filled = tx.exec(
@@ -134,7 +134,7 @@ pub fn find_current_bond(q: &Query<'_>, user: UserId) -> Result<Option<Bond>, Er
     )
 }
 
-/// Returns the bond that a request led to, as `user` sees it, if the bond is active.
+/// Returns the bond that a request led to, as `user` sees it. Returns `None` if the bond is not active.
 pub fn find_bond_of_request(
     q: &Query<'_>,
     request: PartnerRequestId,
@@ -154,7 +154,7 @@ pub fn find_bond_of_request(
     )
 }
 
-/// Returns the active bond of `user` with both users.
+/// Returns the active bond of `user` with the IDs of both its users.
 pub fn find_active_bond(q: &Query<'_>, user: UserId) -> Result<Option<ActiveBond>, Error> {
     q.one(
         concat!(
@@ -167,7 +167,7 @@ pub fn find_active_bond(q: &Query<'_>, user: UserId) -> Result<Option<ActiveBond
     )
 }
 
-/// Ends a bond: frees both slots, and records who ended it, the reason and both display names.
+/// Ends a bond: frees both partner slots, and stores who ended it, the reason and both display names.
 pub fn end_bond(
     tx: &Tx<'_>,
     bond: &ActiveBond,
@@ -222,7 +222,8 @@ pub fn list_bonds(
         };
     }
     let read = |row: &Row<'_>| read_history(row, now);
-    // Read each side by its own index and merge: both together contain the page.
+    // Reads the bonds in which the user is `user_a` and `user_b` separately, each by its own index, and
+    // merges them.
     let mut bonds = q.all(side!("user_a", "user_b", "name_b"), params![user, before, limit], read)?;
     bonds.extend(q.all(side!("user_b", "user_a", "name_a"), params![user, before, limit], read)?);
     bonds.sort_unstable_by_key(|history| std::cmp::Reverse(history.bond.id));
@@ -250,8 +251,8 @@ pub fn find_bond(
     )
 }
 
-/// Returns the breakups of the bonds of `user` with IDs from `first` to `last`. Reasons of the partner are
-/// omitted.
+/// Returns the breakups of the bonds of `user` with IDs from `first` to `last`. Omits the reasons that the
+/// partner gave.
 pub fn list_breakups(
     q: &Query<'_>,
     user: UserId,
@@ -274,7 +275,7 @@ pub fn list_breakups(
     )
 }
 
-/// Returns up to `limit` bonds that ended before `ended_before` and are not archived, longest ago first.
+/// Returns up to `limit` bonds that ended before `ended_before` and are not archived, earliest end first.
 pub fn list_archivable_bonds(
     q: &Query<'_>,
     ended_before: Timestamp,
@@ -292,7 +293,8 @@ pub fn list_archivable_bonds(
     )
 }
 
-/// Archives a bond if it still has an end before `ended_before`. Returns `true` if it was archived.
+/// Archives a bond if it is still ended, with an end before `ended_before`. Returns `true` if it was
+/// archived.
 pub fn archive_bond(
     tx: &Tx<'_>,
     bond: BondId,
@@ -312,7 +314,7 @@ pub fn count_reasons(q: &Query<'_>, user: UserId) -> Result<i64, Error> {
     Ok(q.one(sql, params![user], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Deletes the breakup reasons of `user`, and their display name in ended bonds.
+/// Deletes the reasons that `user` gave for breakups, and their display name in ended bonds.
 pub fn delete_reasons_and_names(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     tx.exec_deferred(
         "UPDATE breakups SET reason = NULL WHERE ended_by = $1 AND reason IS NOT NULL",
@@ -323,8 +325,8 @@ pub fn delete_reasons_and_names(tx: &Tx<'_>, user: UserId) -> Result<(), Error> 
     Ok(())
 }
 
-/// Reads a history without its breakups, from its columns and what the partner was called when the bond
-/// ended.
+/// Reads a bond without its breakups. If the bond has ended, the partner gets the display name stored at its
+/// end.
 fn read_history(row: &Row<'_>, now: Timestamp) -> Result<BondHistoryEntry, Error> {
     let columns = &mut Columns::of(row);
     let (mut history, name): (BondHistoryEntry, Option<String>) = (columns.read()?, columns.read()?);

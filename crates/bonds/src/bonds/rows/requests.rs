@@ -1,6 +1,7 @@
-//! SQL statements of requests, one function per statement. Contains no business rules.
+//! SQL statements for requests, one function per statement. Contains no business rules.
 //!
-//! A request is always read as one of its two users sees it, with expiry applied to its status.
+//! Each function reads a request as one of its two users sees it. A pending request after its expiry time is
+//! returned as expired.
 
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{AsParam as _, Error, FromRow as _, Param, Query, Row, Tx, params, row_columns};
@@ -12,8 +13,8 @@ use super::super::model::{
 use super::super::rules::status_at;
 use kith_accounts::accounts::UserSummary;
 
-/// Columns of [`read_request_at`], of the table alias `r`. The last one is the end of the pair's former bond,
-/// if that can be restored.
+/// Columns for [`read_request_at`], from the table alias `r`. The last column is the end time of the pair's
+/// former bond; NULL if no bond can be restored.
 macro_rules! request_columns {
     () => {
         "r.id, r.from_user, r.from_name, r.to_user, r.to_name, r.to_email, r.status, r.sender_visible_status,
@@ -55,12 +56,12 @@ pub fn find_parties(q: &Query<'_>, id: PartnerRequestId) -> Result<Option<Reques
 static REQUEST: &str =
     select_requests!("WHERE r.id = $1 AND (r.from_user = $2 OR (r.to_user = $2 AND r.delivered))");
 
-/// Announces [`find_request`].
+/// Prefetches the row that [`find_request`] reads.
 pub fn prefetch_request(tx: &Tx<'_>, id: PartnerRequestId, viewer: UserId) -> Result<(), Error> {
     tx.prefetch(REQUEST, params![id, viewer])
 }
 
-/// Returns a request if `viewer` is its sender, or its recipient and can see it.
+/// Returns a request if `viewer` is its sender, or is its recipient and can see it.
 pub fn find_request(
     q: &Query<'_>,
     id: PartnerRequestId,
@@ -70,7 +71,7 @@ pub fn find_request(
     q.one(REQUEST, params![id, viewer], |row| read_request_at(row, 0, viewer, now))
 }
 
-/// Returns the last request of `sender` that led to their active bond, with its e-mail key.
+/// Returns the last request of `sender` that led to their active bond, with the e-mail key of the request.
 pub fn find_request_of_bond(
     q: &Query<'_>,
     sender: UserId,
@@ -89,7 +90,8 @@ pub fn find_request_of_bond(
     )
 }
 
-/// Returns the request of `sender` to an e-mail address that `sender` sees as pending. It may have expired.
+/// Returns the request of `sender` to this e-mail address whose stored status for the sender is pending. It
+/// may have expired.
 pub fn find_pending_by_address(
     q: &Query<'_>,
     sender: UserId,
@@ -188,7 +190,7 @@ pub(super) fn list_statement(direction: RequestDirection, status: Option<Request
 static RECENTLY_SENT: &str =
     "SELECT created_at FROM partner_requests WHERE from_user = $1 ORDER BY id DESC LIMIT $2";
 
-/// Announces [`list_recently_sent`].
+/// Prefetches the rows that [`list_recently_sent`] reads.
 pub fn prefetch_recently_sent(tx: &Tx<'_>, user: UserId, limit: i64) -> Result<(), Error> {
     tx.prefetch(RECENTLY_SENT, params![user, limit])
 }
@@ -208,17 +210,18 @@ pub fn list_recently_sent(
 pub struct NewRequest<'r> {
     /// Request as its sender sees it.
     pub request: &'r PartnerRequest,
-    /// Draft that it was made from.
+    /// Draft from which the request was made.
     pub draft: &'r RequestDraft,
-    /// Recipient; `None` if the request reaches no one.
+    /// Recipient; `None` if no user receives the request.
     pub recipient: Option<&'r UserSummary>,
-    /// Pair whose key the request holds; `None` if its recipient must never see it.
+    /// Pair whose key the request gets, so that no second request can be pending; `None` if no user receives
+    /// the request.
     pub pair: Option<Pair>,
     /// Bond formed by sending the request; `None` if no bond was formed.
     pub bond: Option<BondId>,
 }
 
-/// Inserts a request unless another one holds its key. Returns `true` if it was inserted.
+/// Inserts a request unless another request has the same key. Returns `true` if it was inserted.
 pub fn insert_request(tx: &Tx<'_>, new: &NewRequest<'_>) -> Result<bool, Error> {
     let NewRequest { request, draft, recipient, pair, bond } = *new;
     let email = match &draft.to {

@@ -1,4 +1,5 @@
-//! SQL statement that reads everything needed to decide on a new request at once: the hot path of sending.
+//! SQL statements for sending requests. One statement reads everything that a decision needs, because
+//! sending is frequent.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};
@@ -9,8 +10,9 @@ use super::super::rules::{RefusalHistory, SendContext};
 use super::requests::{read_request_at, request_columns};
 use kith_accounts::accounts::UserSummary;
 
-/// Reads what decides on a request of `sender` to `recipient`. Returns `None` if the sender does not exist.
-/// The recipient is `None` if they do not exist or one of both has blocked the other.
+/// Reads the data that decides on a request of `sender` to `recipient`. Returns `None` if the sender does
+/// not exist. The recipient in the result is `None` if they do not exist or one of the two users has blocked
+/// the other.
 pub fn find_send_context(
     q: &Query<'_>,
     sender: UserId,
@@ -63,7 +65,8 @@ pub fn find_send_context(
     )
 }
 
-/// Returns how often requests of `from` were refused by `to`, by e-mail address or otherwise.
+/// Returns the refusals of requests from `from` by `to`: either of those by e-mail address, or of all
+/// others.
 pub fn find_refusals(
     q: &Query<'_>,
     from: UserId,
@@ -104,7 +107,7 @@ pub fn upsert_refusals(
     Ok(())
 }
 
-/// Reads the refusals whose columns begin at `at`; no refusals if they are NULL.
+/// Reads the refusals whose columns begin at index `at`. NULL columns mean no refusals.
 fn read_refusals(row: &Row<'_>, at: usize) -> Result<RefusalHistory, Error> {
     let steps: Option<i64> = row.get(at)?;
     Ok(RefusalHistory {
@@ -116,7 +119,7 @@ fn read_refusals(row: &Row<'_>, at: usize) -> Result<RefusalHistory, Error> {
 }
 
 /// Deletes the refusals of requests from `to` to `from`, because `from` now sends a request to `to`. If
-/// `both` is true, also deletes the refusals in the opposite direction, because the users form a bond.
+/// `both` is `true`, also deletes the refusals in the opposite direction, because the users form a bond.
 pub fn delete_refusals(tx: &Tx<'_>, from: UserId, to: UserId, both: bool) -> Result<(), Error> {
     tx.exec_deferred(
         "DELETE FROM partner_refusals

@@ -1,4 +1,4 @@
-//! SQL statements of partner settings. Contains no business rules.
+//! SQL statements for partner settings. Contains no business rules.
 
 use kith_kernel::UserId;
 use kith_store::{Error, Query, Tx, params};

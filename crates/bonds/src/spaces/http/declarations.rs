@@ -1,4 +1,5 @@
-//! HTTP endpoints of collection declarations. Administrators write them, all users can list them.
+//! HTTP endpoints of collection declarations. Administrators can write declarations; all users can list
+//! them.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -64,10 +65,10 @@ async fn get_collection(
 /// Declare a collection
 ///
 /// Sets the JSON Schema and the list fields of a collection in all spaces. Existing items are not validated
-/// until they are next written. After a change of the fields, existing items are indexed in the background;
-/// until all are indexed, lists by fields return 409 `collection_indexing`. Declaring the same again changes
-/// nothing. With `If-Match`, the declaration must not have changed since it was read. Requires the permission
-/// `collections.write`.
+/// until they are next written. After a change of the fields, existing items are indexed in the background.
+/// Until all are indexed, lists that use fields return 409 `collection_indexing`. If the declaration is
+/// unchanged, nothing happens. With `If-Match`, the declaration must not have changed since it was read.
+/// Requires the permission `collections.write`.
 #[utoipa::path(
     put, path = "/api/v1/admin/collections/{name}", security(("bearer" = ["collections.write"])),
     params((

@@ -45,11 +45,11 @@ struct ItemBody {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListItemsQuery {
-    /// Declared field to sort by, ascending; with the prefix `-` descending. Without it, newest items come
-    /// first.
+    /// Declared field by which to sort, ascending; with the prefix `-`, descending. If absent, the newest
+    /// items come first.
     order: Option<String>,
     /// Conditions on declared fields, as a JSON object: `{"kind":"book","price":{"gte":10,"lt":20}}`. The
-    /// operators are `gt`, `gte`, `lt` and `lte`; they match values of the operand's type only.
+    /// operators are `gt`, `gte`, `lt` and `lte`. They match only values that have the type of the operand.
     filter: Option<String>,
     /// Maximum number of items per page, 1 to 100. Larger values are reduced to 100.
     #[param(default = 20, minimum = 1)]
@@ -64,16 +64,16 @@ fn collection_request(user: UserId, space: SpaceName, collection: CollectionName
 
 /// Create an item
 ///
-/// Creates an item in a collection of a space. A collection exists once it has an item. If an administrator
-/// has declared a schema for the collection, the item must match it. The server settings `spaces.*` limit
-/// items, collections and bytes of a space.
+/// Creates an item in a collection of a space. A collection exists as soon as it has an item. If an
+/// administrator has declared a schema for the collection, the item must match it. The server settings
+/// `spaces.*` limit the items, collections and bytes of a space.
 ///
 /// The collection `dates` is built in. Its items have `title`, `date` (`2026-02-14`) and optionally `time`
 /// (`18:30`), `time_zone` (default: the zone in the caller's profile, else UTC), `repeat` (`none`, `weekly`,
 /// `monthly`, `yearly`) and `remind_minutes_before` (at most 5 numbers). A date without a time begins at
-/// 00:00. A repeated 29 February falls on 28 February in other years, a 31st on the last day of shorter
-/// months. A local time that daylight saving skips moves forward by the skipped amount; a local time that
-/// occurs twice is the first of both.
+/// 00:00. In other years, a repeated 29 February falls on 28 February; in shorter months, a 31st falls on
+/// the last day. A local time that daylight saving skips moves forward by the skipped amount. If a local
+/// time occurs twice, the first one counts.
 #[utoipa::path(
     post, path = "/api/v1/spaces/{space}/{collection}", security(("bearer" = [])),
     params(
@@ -165,8 +165,8 @@ async fn get_item(
 
 /// Replace an item
 ///
-/// Replaces the data of an item. Equal data changes nothing. With `If-Match`, the item must not have changed
-/// since it was read.
+/// Replaces the data of an item. If the new data equals the old data, nothing changes. With `If-Match`, the
+/// item must not have changed since it was read.
 #[utoipa::path(
     put, path = "/api/v1/spaces/{space}/{collection}/{id}", security(("bearer" = [])),
     params(

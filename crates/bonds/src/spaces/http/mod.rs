@@ -1,4 +1,5 @@
-//! HTTP endpoints of spaces. `commands.rs` and `declarations.rs` decide which items are valid.
+//! HTTP endpoints of spaces. The rules for items and declarations are in `commands.rs` and
+//! `declarations.rs`.
 
 mod declarations;
 mod items;
@@ -17,7 +18,7 @@ static COLLECTION_INDEXING: ProblemCode =
 static COLLECTION_BUILT_IN: ProblemCode =
     ProblemCode { code: "collection_built_in", status: 409, title: "Built-in collection" };
 
-/// Problems of these handlers, in addition to the general ones.
+/// Problem codes that these endpoints return, in addition to the general ones.
 pub const PROBLEMS: &[&ProblemCode] =
     &[&NOT_BONDED, &ITEM_TOO_LARGE, &SPACE_FULL, &COLLECTION_INDEXING, &COLLECTION_BUILT_IN];
 

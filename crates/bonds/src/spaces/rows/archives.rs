@@ -1,4 +1,4 @@
-//! SQL statements of archived spaces.
+//! SQL statements for archived spaces.
 
 use std::time::Duration;
 
@@ -28,7 +28,8 @@ pub(super) const TO_PURGE: &str = concat!(
      ORDER BY a.purge_at LIMIT $3"
 );
 
-/// Returns up to `limit` bonds archived since `since` whose spaces are not archived.
+/// Returns the spaces of up to `limit` bonds that were archived at or after `since` and whose spaces are not
+/// archived.
 pub fn list_archivable_spaces(
     q: &Query<'_>,
     since: Timestamp,
@@ -37,7 +38,8 @@ pub fn list_archivable_spaces(
     q.all(ARCHIVABLE, params![since, limit], SpaceWithMembers::read_row)
 }
 
-/// Returns the earliest archive time of a bond whose space is not archived.
+/// Returns the archive time of the bond that was archived first, among the bonds whose spaces are not
+/// archived.
 pub fn find_oldest_archivable(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
     let oldest = q.one(
         "SELECT MIN(b.archived_at) FROM bonds b WHERE b.archived_at IS NOT NULL
@@ -48,13 +50,13 @@ pub fn find_oldest_archivable(q: &Query<'_>) -> Result<Option<Timestamp>, Error>
     Ok(oldest.flatten())
 }
 
-/// Returns the latest archive time of a bond whose space is archived.
+/// Returns the archive time of the bond that was archived last, among the bonds whose spaces are archived.
 pub fn find_last_archived(q: &Query<'_>) -> Result<Option<Timestamp>, Error> {
     let last = q.one("SELECT MAX(archived_at) FROM archived_spaces", &[], |row| row.get(0))?;
     Ok(last.flatten())
 }
 
-/// Records that the space of an archived bond is archived. Returns `false` if it already was.
+/// Records that the space of an archived bond is archived. Returns `false` if this was already recorded.
 pub fn insert_archive(tx: &Tx<'_>, bond: BondId, usage: SpaceUsage) -> Result<bool, Error> {
     let inserted = tx.exec(
         "INSERT INTO archived_spaces (bond_id, archived_at, items, bytes)
@@ -82,8 +84,8 @@ pub fn count_unheld_expired(q: &Query<'_>, until: Timestamp) -> Result<i64, Erro
     Ok(q.one(UNHELD_EXPIRED, params![until], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Schedules the purge of up to `limit` archives of bonds archived up to `until`, oldest first. Archives that
-/// have only a wall-clock purge time also get one in observed time.
+/// Schedules the purge of up to `limit` archives of bonds archived at or before `until`, oldest first.
+/// Archives that have only a wall-clock purge time also get one in observed time.
 pub fn start_archive_holds(
     tx: &Tx<'_>,
     until: Timestamp,
@@ -106,7 +108,8 @@ pub fn start_archive_holds(
     Ok(())
 }
 
-/// Cancels the scheduled purge of archives whose retention was extended.
+/// Cancels the scheduled purge of archives of bonds archived after `until`, because their retention was
+/// extended.
 pub fn stop_archive_holds(tx: &Tx<'_>, until: Timestamp) -> Result<(), Error> {
     tx.exec_deferred(
         "UPDATE archived_spaces SET purge_at = NULL, purge_elapsed_ms = NULL
@@ -116,7 +119,7 @@ pub fn stop_archive_holds(tx: &Tx<'_>, until: Timestamp) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns up to `limit` archives whose purge is due, with their size.
+/// Returns up to `limit` archives whose grace period has ended, with their size.
 pub fn list_archives_to_purge(
     q: &Query<'_>,
     run: &PurgeRun,
@@ -128,14 +131,14 @@ pub fn list_archives_to_purge(
     })
 }
 
-/// Counts archives whose purge is due.
+/// Counts archives whose grace period has ended and that are not purged yet.
 pub fn count_archives_to_purge(q: &Query<'_>, run: &PurgeRun) -> Result<i64, Error> {
     let sql = "SELECT COUNT(*) FROM archived_spaces
                WHERE purged_at IS NULL AND purge_at IS NOT NULL AND purge_at <= $1 AND purge_elapsed_ms <= $2";
     Ok(q.one(sql, params![run.now, run.elapsed_ms], |row| row.get(0))?.unwrap_or(0))
 }
 
-/// Records the purge of an archive if it is still due. Returns `true` if it was recorded.
+/// Records the purge of an archive if it is still due. Returns `true` if the purge was recorded.
 pub fn set_purged(tx: &Tx<'_>, bond: BondId, run: &PurgeRun, manifest: &str) -> Result<bool, Error> {
     let purged = tx.exec(
         "UPDATE archived_spaces SET purged_at = $2, manifest = $3

@@ -1,4 +1,4 @@
-//! SQL statements of collection declarations.
+//! SQL statements for collection declarations.
 
 use kith_kernel::StoredJson;
 use kith_store::{Columns, Error, FromRow as _, Query, Tx, params, row_columns};
@@ -36,12 +36,13 @@ row_columns! {
 
 static RULES: &str = concat!("SELECT ", rules_columns!(), " FROM collection_declarations WHERE name = $1");
 
-/// Announces [`find_rules`].
+/// Prefetches the row that [`find_rules`] reads.
 pub fn prefetch_rules(tx: &Tx<'_>, name: &CollectionName) -> Result<(), Error> {
     tx.prefetch(RULES, params![name.as_str()])
 }
 
-/// Returns the rules of a collection, even if its declaration was withdrawn.
+/// Returns the rules of a collection, even if its declaration was withdrawn. `None` if it was never
+/// declared.
 pub fn find_rules(q: &Query<'_>, name: &CollectionName) -> Result<Option<CollectionRules>, Error> {
     q.one(RULES, params![name.as_str()], CollectionRules::read_row)
 }
@@ -54,7 +55,7 @@ pub fn find_declaration(q: &Query<'_>, name: &CollectionName) -> Result<Option<S
     )
 }
 
-/// Returns up to `limit` declarations in force with a name above `after`, ordered by name.
+/// Returns up to `limit` declarations that are not withdrawn, with a name above `after`, ordered by name.
 pub fn list_declarations(q: &Query<'_>, after: &str, limit: i64) -> Result<Vec<Declaration>, Error> {
     q.all(
         concat!(
@@ -82,8 +83,8 @@ pub fn upsert_declaration(tx: &Tx<'_>, stored: &StoredDeclaration) -> Result<(),
     Ok(())
 }
 
-/// Items indexed by an older revision. SQLite joins the tables of a CROSS JOIN in this order; otherwise it
-/// would scan all items.
+/// Selects items indexed with an older revision. CROSS JOIN makes SQLite join the tables in this order;
+/// otherwise it would scan all items.
 pub(super) const STALE: &str = concat!(
     "SELECT ",
     item_columns!(),
@@ -92,7 +93,7 @@ pub(super) const STALE: &str = concat!(
      WHERE i.collection = d.name AND i.indexed_revision < d.revision LIMIT $1"
 );
 
-/// Returns up to `limit` items indexed by an older revision, with the current rules.
+/// Returns up to `limit` items indexed with an older revision, with the current rules of their collection.
 pub fn list_stale(q: &Query<'_>, limit: i64) -> Result<Vec<(Space, Item, CollectionRules)>, Error> {
     q.all(STALE, params![limit], |row| {
         let columns = &mut Columns::of(row);
@@ -102,7 +103,8 @@ pub fn list_stale(q: &Query<'_>, limit: i64) -> Result<Vec<(Space, Item, Collect
     })
 }
 
-/// Records that an item is indexed by `revision`. Returns `false` if it was changed since it was read.
+/// Records that an item is indexed with `revision`. Returns `false` if the item has changed since it was
+/// read.
 pub fn set_indexed(tx: &Tx<'_>, item: &Item, revision: i64) -> Result<bool, Error> {
     let sql = "UPDATE space_items SET indexed_revision = $3 WHERE id = $1 AND version = $2 AND indexed_revision < $3";
     Ok(tx.exec(sql, params![item.id, item.version, revision])? == 1)

@@ -1,4 +1,4 @@
-//! SQL statements of item lists. Each follows an index.
+//! SQL statements for item lists. Each statement uses an index.
 
 use kith_store::{AsParam as _, Error, Param, Query, params};
 
@@ -6,11 +6,11 @@ use super::super::list::{FieldCondition, ListPlan, SortDirection};
 use super::super::model::{CollectionName, Item, ItemId, Space};
 use super::read_with;
 
-/// Number of further conditions a statement has room for: the maximum number of declared fields.
+/// Maximum number of further conditions of a statement: the maximum number of declared fields.
 const MAX_FURTHER_CONDITIONS: usize = 4;
 
-/// Selects items. The parameters at 5, 8, 11 and 14 begin further conditions: a field, or NULL for none, and
-/// its bounds.
+/// Selects items. Further conditions begin at the parameters 5, 8, 11 and 14. Each has a field, or NULL for
+/// no condition, and the two bounds of its value.
 macro_rules! select_items {
     ($value:literal, $from:literal, $where:literal, $order:literal) => {
         concat!(
@@ -56,8 +56,8 @@ pub(super) const DESCENDING: &str = select_items!(
     "k.value DESC, k.item_id DESC"
 );
 
-/// Returns up to `limit` items of a collection as planned, each with its value of the field that the list
-/// follows.
+/// Returns up to `limit` items of a collection as planned. Each comes with the value of the field by which
+/// the list is sorted.
 pub fn list_items(
     q: &Query<'_>,
     space: Space,
@@ -86,9 +86,11 @@ fn condition((field, range): &FieldCondition) -> [Param<'_>; 3] {
     [field.as_param(), range.low.as_param(), range.high.as_param()]
 }
 
-/// Returns `true` if an item of the collection, in any space, is indexed by an older revision of its fields.
+/// Returns `true` if an item of the collection, in any space, is indexed with an older revision than
+/// `revision`.
 pub fn has_stale(q: &Query<'_>, collection: &CollectionName, revision: i64) -> Result<bool, Error> {
-    // The minimum is the first entry of an index; `indexed_revision < $2` would scan the table.
+    // An index contains the minimum as its first entry; a condition `indexed_revision < $2` would scan the
+    // table.
     let sql = "SELECT MIN(indexed_revision) FROM space_items WHERE collection = $1";
     let oldest: Option<i64> = q.one(sql, params![collection.as_str()], |row| row.get(0))?.flatten();
     Ok(oldest.is_some_and(|oldest| oldest < revision))

@@ -1,4 +1,4 @@
-//! SQL statements of spaces, one function per statement. Contains no business rules.
+//! SQL statements for spaces, one function per statement. Contains no business rules.
 
 use kith_kernel::{Timestamp, UserId};
 use kith_store::{Column, Columns, Error, FromRow, Query, Row, Tx, id_columns, params, row_columns};
@@ -6,7 +6,7 @@ use kith_store::{Column, Columns, Error, FromRow, Query, Row, Tx, id_columns, pa
 use super::model::{CollectionName, Item, ItemId, Space, SpaceUsage, SpaceWithMembers};
 use crate::bonds::BondId;
 
-// Columns of `space_items i` or `archived_space_items i`.
+// The columns come from `space_items i` or `archived_space_items i`.
 row_columns! {
     item_columns => Item {
         id = "i.id",
@@ -20,7 +20,7 @@ row_columns! {
     }
 }
 
-/// Columns of `bonds b` that a [`SpaceWithMembers`] is read from.
+/// Columns of `bonds b` from which a [`SpaceWithMembers`] is read.
 macro_rules! bond_space_columns {
     () => {
         "b.id, b.user_a, b.user_b"
@@ -61,7 +61,8 @@ impl FromRow for SpaceWithMembers {
     }
 }
 
-/// Returns the users of `space`, and whether it is in use: its owner is not deleted, or its bond is active.
+/// Returns the users of `space`, and `true` if the space is usable: its owner is not deleted, or its bond is
+/// active.
 pub fn find_members(q: &Query<'_>, space: Space) -> Result<Option<(SpaceWithMembers, bool)>, Error> {
     match space {
         Space::Me(user) => {
@@ -80,8 +81,8 @@ pub fn find_members(q: &Query<'_>, space: Space) -> Result<Option<(SpaceWithMemb
     }
 }
 
-/// Returns up to `limit` bonds that `user` ever had and whose spaces are not purged, from ID `first` on,
-/// ordered by ID, with their archive times.
+/// Returns up to `limit` bonds of `user`, active or ended, whose spaces are not purged. Begins with ID
+/// `first`, orders by ID, and includes the archive times.
 pub fn list_bond_spaces(
     q: &Query<'_>,
     user: UserId,
@@ -97,7 +98,7 @@ pub fn list_bond_spaces(
     )
 }
 
-/// Returns the time zone in the profile of `user`.
+/// Returns the time zone in the profile of `user`; `None` if it is not set.
 pub fn find_time_zone(q: &Query<'_>, user: UserId) -> Result<Option<String>, Error> {
     let found = q.one("SELECT time_zone FROM users WHERE id = $1", params![user], |row| row.get(0))?;
     Ok(found.flatten())
@@ -129,8 +130,8 @@ const ALL_ITEMS: &str = concat!(
     " FROM archived_space_items i WHERE space = $1 AND (collection, id) > ($2, $3) ORDER BY collection, id LIMIT $4"
 );
 
-/// Returns up to `limit` items of a space, live or archived, after the item `id` of `collection`, ordered by
-/// collection and ID.
+/// Returns up to `limit` items of a space, live or archived, ordered by collection and ID. Begins after the
+/// item `id` of `collection`.
 pub fn list_all_items(
     q: &Query<'_>,
     space: Space,
@@ -191,12 +192,13 @@ static USAGE: &str =
             COUNT(CASE WHEN collection = $2 THEN 1 END)
      FROM space_collections WHERE space = $1";
 
-/// Announces [`find_usage`].
+/// Prefetches the row that [`find_usage`] reads.
 pub fn prefetch_usage(tx: &Tx<'_>, space: Space, collection: &CollectionName) -> Result<(), Error> {
     tx.prefetch(USAGE, params![space.key(), collection.as_str()])
 }
 
-/// Returns the amount in a space, its number of collections, and whether `collection` would be a new one.
+/// Returns the number and size of the items in a space, its number of collections, and `true` if
+/// `collection` would be a new one.
 pub fn find_usage(
     q: &Query<'_>,
     space: Space,
@@ -209,7 +211,7 @@ pub fn find_usage(
     Ok(found.unwrap_or((SpaceUsage::default(), 0, true)))
 }
 
-/// Adds `more` to the counters of a collection, and removes the collection if it is empty.
+/// Adds `more` to the counters of a collection. Removes the row of the collection if it has no items left.
 pub fn add_usage(
     tx: &Tx<'_>,
     space: Space,
@@ -246,7 +248,7 @@ pub fn delete_space(tx: &Tx<'_>, space: Space) -> Result<(), Error> {
     for sql in [
         "DELETE FROM space_reminders WHERE item_id IN (SELECT id FROM space_items WHERE space = $1)",
         "DELETE FROM space_items WHERE space = $1",
-        // Deleted after the items, so that an indexing transaction of one of them has finished by then.
+        // Deleted after the items, because a transaction that indexes one of these items has then finished.
         "DELETE FROM space_item_fields WHERE space = $1",
         "DELETE FROM space_collections WHERE space = $1",
     ] {
@@ -289,7 +291,7 @@ pub fn clear_author(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads an item, and a value from the column behind it.
+/// Reads an item, and a value from the columns after it.
 fn read_with<T: FromRow>(row: &Row<'_>) -> Result<(Item, T), Error> {
     let columns = &mut Columns::of(row);
     Ok((columns.read()?, columns.read()?))

@@ -1,4 +1,4 @@
-//! SQL statements of reminders.
+//! SQL statements for reminders.
 
 use kith_kernel::Timestamp;
 use kith_store::{Error, FromRow as _, Query, Tx, params, row_columns};
@@ -9,13 +9,13 @@ use super::super::model::{ItemId, Space};
 /// Reminder of a date.
 #[derive(Clone, Debug)]
 pub struct Reminder {
-    /// Item of the date.
+    /// ID of the item that is the date.
     pub item: ItemId,
     /// Lead time in minutes.
     pub minutes_before: i64,
     /// Space of the item.
     pub space: Space,
-    /// Time at which it is due.
+    /// Time at which the reminder is due.
     pub due_at: Timestamp,
 }
 
@@ -47,7 +47,7 @@ pub(super) const DUE: &str = concat!(
     " FROM space_reminders WHERE due_at <= $1 ORDER BY due_at, item_id LIMIT $2"
 );
 
-/// Returns up to `limit` reminders that are due at `now`, longest due first.
+/// Returns up to `limit` reminders that are due at `now`, longest overdue first.
 pub fn list_due_reminders(q: &Query<'_>, now: Timestamp, limit: i64) -> Result<Vec<Reminder>, Error> {
     q.all(DUE, params![now, limit], Reminder::read_row)
 }
@@ -59,7 +59,8 @@ pub fn find_date(q: &Query<'_>, item: ItemId) -> Result<Option<Value>, Error> {
     })
 }
 
-/// Moves a reminder to `next`, or deletes it. Returns `false` if another transaction has changed it.
+/// Moves a reminder to the time `next`, or deletes it if `next` is `None`. Returns `false` if another
+/// transaction has changed the reminder.
 pub fn reschedule_reminder(tx: &Tx<'_>, reminder: &Reminder, next: Option<Timestamp>) -> Result<bool, Error> {
     let Reminder { item, minutes_before, due_at, .. } = reminder;
     let updated = match next {

@@ -1,4 +1,4 @@
-//! Query plans on SQLite of the statements that must not read more than they return.
+//! Tests the query plans of SQLite for statements that must not read more rows than they return.
 
 use kith_store::testing::TestDatabase;
 use kith_store::{Error, ModuleMigrations, Param, STORE_MIGRATIONS, Store};
@@ -24,10 +24,10 @@ async fn plan(db: &Store, statement: &str) -> Vec<String> {
     steps.await.unwrap_or_else(|error: Error| panic!("{explained}: {error}"))
 }
 
-/// The cost of a page depends on its size in each order, the cost of a maintenance run on the number of due
-/// rows.
+/// Reading a page must take time in proportion to its size, in each sort order. A maintenance run must take
+/// time in proportion to the number of due rows.
 #[tokio::test]
-async fn statements_follow_an_index() {
+async fn statements_use_an_index() {
     let database = TestDatabase::sqlite();
     let db = open(&database).await;
     const SORTED: &str =

@@ -18,9 +18,9 @@ const RESTORE: &str = "/api/v1/auth/restore";
 on_every_engine! {
     with crate::account_deletion::behind_a_proxy_and_careful;
     purge_removes_all_personal_data,
-    purge_limit_defers_to_next_run,
-    clock_jump_does_not_end_hold,
-    mass_deletion_of_established_accounts_is_throttled,
+    purges_beyond_limit_wait_for_next_run,
+    clock_jump_does_not_end_grace_period,
+    mass_purge_of_established_accounts_is_throttled,
     failing_purge_does_not_block_others,
     purge_requires_manifest,
 }
@@ -101,7 +101,7 @@ async fn purge_removes_all_personal_data(app: &TestApp) {
 }
 
 /// ACC-11: `accounts.max_purged_per_run` is 2 here. Many deletions at once must not block anyone's purge.
-async fn purge_limit_defers_to_next_run(app: &TestApp) {
+async fn purges_beyond_limit_wait_for_next_run(app: &TestApp) {
     let users = app.register_users("user", 5).await;
     for who in &users {
         leave(who).await;
@@ -122,7 +122,7 @@ async fn purge_limit_defers_to_next_run(app: &TestApp) {
 }
 
 /// Regression: a clock that was 40 days ahead for a minute caused a purge of recently deleted accounts.
-async fn clock_jump_does_not_end_hold(app: &TestApp) {
+async fn clock_jump_does_not_end_grace_period(app: &TestApp) {
     const FORTY_DAYS_MS: i64 = 40 * 86_400_000;
     let ada = app.user("ada").await;
     app.user("ben").await;
@@ -159,7 +159,7 @@ async fn clock_jump_does_not_end_hold(app: &TestApp) {
 }
 
 /// An unusually large share of established accounts is purged slowly. New accounts are purged meanwhile.
-async fn mass_deletion_of_established_accounts_is_throttled(app: &TestApp) {
+async fn mass_purge_of_established_accounts_is_throttled(app: &TestApp) {
     let stranger = app.user("stranger").await;
     leave(&stranger).await;
     insert_accounts(app, 100, 40).await;

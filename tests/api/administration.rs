@@ -22,10 +22,10 @@ on_every_engine! {
     suspension_blocks_access_until_reinstatement,
     moderators_manage_lower_roles_only,
     concurrent_revocations_leave_one_administrator,
-    link_creates_one_administrator,
-    link_expires_after_one_hour,
-    moved_clock_does_not_expire_link,
-    link_is_invalid_once_administrator_exists,
+    first_admin_link_creates_one_administrator,
+    first_admin_link_expires_after_one_hour,
+    development_clock_does_not_expire_first_admin_link,
+    first_admin_link_is_invalid_once_administrator_exists,
     administrators_verify_or_release_addresses,
 }
 
@@ -232,7 +232,7 @@ fn acceptance(secret: &str, name: &str) -> Value {
 }
 
 /// ACC-06: the link creates one administrator, however many use it at the same moment.
-async fn link_creates_one_administrator(app: &TestApp) {
+async fn first_admin_link_creates_one_administrator(app: &TestApp) {
     let secret = app.first_admin_secret().await;
     let taken = app.user("taken").await;
     for (body, status, code) in [
@@ -264,7 +264,7 @@ async fn link_creates_one_administrator(app: &TestApp) {
     assert!(!link_file(app).exists(), "the link file was not removed");
 }
 
-async fn link_expires_after_one_hour(app: &TestApp) {
+async fn first_admin_link_expires_after_one_hour(app: &TestApp) {
     let secret = app.first_admin_secret().await;
     app.advance(hours(1));
     app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect_problem(403, "invalid_link");
@@ -275,7 +275,7 @@ async fn link_expires_after_one_hour(app: &TestApp) {
 }
 
 /// The link expires by the real clock, not by the moved clock of development mode.
-async fn moved_clock_does_not_expire_link(app: &TestApp) {
+async fn development_clock_does_not_expire_first_admin_link(app: &TestApp) {
     let secret = app.first_admin_secret().await;
     for node in 0..app.node_count() {
         app.anonymous().at(node).post("/dev/clock", json!({ "advance": "2h" })).await.expect(200);
@@ -283,7 +283,7 @@ async fn moved_clock_does_not_expire_link(app: &TestApp) {
     app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect(201);
 }
 
-async fn link_is_invalid_once_administrator_exists(app: &TestApp) {
+async fn first_admin_link_is_invalid_once_administrator_exists(app: &TestApp) {
     let secret = app.first_admin_secret().await;
     app.admin("root").await;
     app.anonymous().post(ACCEPT, acceptance(&secret, "eve")).await.expect_problem(403, "invalid_link");

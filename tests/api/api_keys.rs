@@ -29,7 +29,7 @@ on_every_engine! {
     expired_key_is_rejected,
     revoked_key_is_rejected_on_all_nodes_within_a_second,
     key_requires_creator_permission,
-    body_after_key_revocation_is_rejected,
+    key_revocation_rejects_request_whose_body_arrives_later,
     last_use_is_recorded_per_minute,
     idempotency_keys_are_scoped_to_api_key,
     invalid_key_errors_are_specific_but_safe,
@@ -211,7 +211,7 @@ async fn key_requires_creator_permission(app: &TestApp) {
 }
 
 /// A request is authorized when it is executed, not when its head arrives.
-async fn body_after_key_revocation_is_rejected(app: &TestApp) {
+async fn key_revocation_rejects_request_whose_body_arrives_later(app: &TestApp) {
     let admin = app.admin("ada").await;
     let key = app.api_key(&admin, &["logs.write"]).await;
     let body = json!({ "level": "info" }).to_string();

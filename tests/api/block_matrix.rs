@@ -15,7 +15,7 @@ const SAMPLES: usize = 100;
 on_every_engine! {
     with |config: &mut kith_platform::config::Config| config.server.disable_limits = true;
     block_is_indistinguishable_from_missing_user,
-    block_timing_equals_missing_user,
+    block_and_missing_user_timings_are_printed,
 }
 
 /// Side that blocks.
@@ -237,7 +237,7 @@ async fn block_is_indistinguishable_from_missing_user(app: &TestApp) {
 
 /// Prints the durations without asserting, because a busy machine distorts them.
 #[expect(clippy::disallowed_methods, reason = "it measures real time")]
-async fn block_timing_equals_missing_user(app: &TestApp) {
+async fn block_and_missing_user_timings_are_printed(app: &TestApp) {
     let users = Users::new(app, "timed").await;
     let code = code_of(&users.other).await;
     users.block(BlockingSide::Other).await;

@@ -10,8 +10,8 @@ use crate::support::{REQUESTS, TestApp, TestUser, on_every_engine};
 on_every_engine! {
     accepted_request_forms_bond,
     repeated_accept_is_idempotent,
-    other_requests_are_superseded,
-    invalid_steps_change_nothing,
+    accepting_request_supersedes_other_requests,
+    invalid_request_transitions_change_nothing,
 }
 
 fn accept_path(request: &Value) -> String {
@@ -68,7 +68,7 @@ async fn repeated_accept_is_idempotent(app: &TestApp) {
 }
 
 /// PRT-05: all other requests of both users are superseded, in both directions, and no others.
-async fn other_requests_are_superseded(app: &TestApp) {
+async fn accepting_request_supersedes_other_requests(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let (eve, dan) = (app.user("eve").await, app.user("dan").await);
     let winner = ada.partners().ask(&ben).await;
@@ -107,7 +107,7 @@ async fn other_requests_are_superseded(app: &TestApp) {
 }
 
 /// PRT-02, ACC-10: every state of a request, every user, every step.
-async fn invalid_steps_change_nothing(app: &TestApp) {
+async fn invalid_request_transitions_change_nothing(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let (fay, gus) = (app.user("fay").await, app.user("gus").await);
     let expired = ada.partners().ask(&ben).await;

@@ -15,7 +15,7 @@ on_every_engine! {
     unbonded_user_can_send_new_request,
     restoration_returns_same_bond,
     bond_outside_window_is_not_restored,
-    restoration_ignores_bonds_in_between,
+    bonds_with_other_users_do_not_prevent_restoration,
     crossing_requests_restore_bond,
     history_keeps_names,
 }
@@ -144,7 +144,7 @@ async fn bond_outside_window_is_not_restored(app: &TestApp) {
 }
 
 /// PRT-04: bonds with other users in between do not matter.
-async fn restoration_ignores_bonds_in_between(app: &TestApp) {
+async fn bonds_with_other_users_do_not_prevent_restoration(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let first = ada.partners().bond_with(&ben).await;
     ada.post(BREAKUP, json!({})).await.expect(200);

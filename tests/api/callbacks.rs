@@ -363,7 +363,7 @@ async fn invalid_callbacks_are_rejected(app: &TestApp) {
 
 /// Runs the verification code of the guide on requests that were delivered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn guide_verification_code_works() {
+async fn signature_verification_samples_in_guide_work() {
     const GUIDE: &str = include_str!("../../docs/callbacks.md");
     const PYTHON: &str = "import json, sys\nfor one in json.load(sys.stdin):\n    \
                           print(verify(one['secret'], one['headers'], one['body'].encode(), one['now']))\n";

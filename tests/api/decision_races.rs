@@ -19,7 +19,7 @@ on_every_engine! {
     one_of_concurrent_breakups_wins,
     invite_is_redeemed_once,
     block_overrides_concurrent_accept,
-    deleted_user_has_no_bond,
+    user_deleted_during_accept_has_no_bond,
 }
 
 async fn ask(from: &TestUser, to: &TestUser) -> String {
@@ -159,7 +159,7 @@ async fn block_overrides_concurrent_accept(app: &TestApp) {
     println!("{} rounds of block and accept: {accepted} accepted first", rounds(ROUNDS));
 }
 
-async fn deleted_user_has_no_bond(app: &TestApp) {
+async fn user_deleted_during_accept_has_no_bond(app: &TestApp) {
     let ben = app.user("ben").await;
     let mut accepted = 0;
     for round in 0..rounds(SHORT_ROUNDS) {

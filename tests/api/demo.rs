@@ -18,7 +18,7 @@ const README: &str = include_str!("../../README.md");
 on_every_engine! {
     with super::with_demo;
     page_shows_breakup_and_restoration,
-    lifted_limits_fail_row_on_page,
+    disabled_limits_fail_check_on_page,
     demo_accounts_have_documented_state,
     page_is_self_contained,
 }
@@ -38,13 +38,13 @@ async fn demo_data_is_created_once_on_postgres() {
 }
 
 #[tokio::test]
-async fn printed_commands_work_on_sqlite() {
-    printed_commands_work(Engine::Sqlite).await;
+async fn demo_commands_work_on_sqlite() {
+    demo_commands_work(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn printed_commands_work_on_postgres() {
-    printed_commands_work(Engine::Postgres).await;
+async fn demo_commands_work_on_postgres() {
+    demo_commands_work(Engine::Postgres).await;
 }
 
 fn with_demo(config: &mut Config) {
@@ -177,7 +177,7 @@ fn break_up_and_restore(page: &mut Page) {
 }
 
 /// SEC-03, GAT-01: a check fails with limits off, and passes when they are on again.
-async fn lifted_limits_fail_row_on_page(app: &TestApp) {
+async fn disabled_limits_fail_check_on_page(app: &TestApp) {
     tokio::task::block_in_place(|| fail_demo_check(&mut Page::open(app)));
 }
 
@@ -254,7 +254,7 @@ async fn stored_rows(app: &TestApp) -> Vec<String> {
 }
 
 /// The printed shell commands work as printed.
-async fn printed_commands_work(engine: Engine) {
+async fn demo_commands_work(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }

@@ -24,7 +24,7 @@ on_every_engine! {
 
 on_every_engine! {
     with super::with_a_limit;
-    limits_are_lifted_and_put_back,
+    rate_limits_can_be_disabled_and_restored,
 }
 
 on_every_engine! {
@@ -172,7 +172,7 @@ async fn development_paths_are_absent_in_production(app: &TestApp) {
 }
 
 /// Limits can be lifted and restored at runtime.
-async fn limits_are_lifted_and_put_back(app: &TestApp) {
+async fn rate_limits_can_be_disabled_and_restored(app: &TestApp) {
     let put = async |body: Value| {
         app.anonymous().at(0).send(Method::PUT, LIMITS, Bytes::from(body.to_string())).await
     };

@@ -20,7 +20,7 @@ on_every_engine! {
     request_ids_are_echoed_or_generated,
     malformed_bodies_are_rejected,
     unknown_paths_return_problems,
-    document_lists_operations,
+    openapi_document_lists_operations,
     non_public_operations_require_token,
     compressed_bodies_are_limited,
     unchanged_resource_returns_304,
@@ -100,7 +100,7 @@ async fn unknown_paths_return_problems(app: &TestApp) {
 }
 
 /// Proves the readiness requirement API-02.
-async fn document_lists_operations(app: &TestApp) {
+async fn openapi_document_lists_operations(app: &TestApp) {
     let document = app.anonymous().get("/openapi.json").await.expect(200);
     assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
     for (path, method) in [

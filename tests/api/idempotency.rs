@@ -23,9 +23,9 @@ const ROUNDS: usize = 10;
 
 on_every_engine! {
     repeated_key_executes_once,
-    key_with_other_request_is_rejected,
+    idempotency_key_with_different_request_is_rejected,
     key_is_scoped_to_user_and_operation,
-    rejected_request_can_be_retried_with_key,
+    rejected_request_can_be_retried_with_same_key,
     key_expires_after_24_hours,
     concurrent_duplicates_execute_once,
     key_is_rejected_where_unsupported,
@@ -68,7 +68,7 @@ async fn repeated_key_executes_once(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 }
 
-async fn key_with_other_request_is_rejected(app: &TestApp) {
+async fn idempotency_key_with_different_request_is_rejected(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let to_ben = keyed(&ada, "key").await.post(REQUESTS, ask(&ben)).await.expect(201);
     let to_eve = keyed(&ada, "other").await.post(REQUESTS, ask(&eve)).await.expect(201);
@@ -101,7 +101,7 @@ async fn key_is_scoped_to_user_and_operation(app: &TestApp) {
     assert_eq!(accepted.expect(200)["status"], "accepted");
 }
 
-async fn rejected_request_can_be_retried_with_key(app: &TestApp) {
+async fn rejected_request_can_be_retried_with_same_key(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ada.post(REQUESTS, json!({ "to": { "user_id": ben.id }, "message": "in other words" })).await.expect(201);
     for _ in 0..2 {
@@ -231,7 +231,7 @@ async fn register(client: &Client, name: &str) -> (String, Client) {
 }
 
 #[tokio::test]
-async fn key_survives_kill() {
+async fn idempotency_key_survives_server_kill() {
     let database = TestDatabase::sqlite();
     let folder = database.folder().expect("a folder");
     let server = Kith::start(kith(folder, SERVE));

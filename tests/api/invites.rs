@@ -13,11 +13,11 @@ on_every_engine! {
     redeemed_invite_creates_request,
     unblocked_user_can_send_request,
     unusable_invites_are_indistinguishable,
-    at_most_five_open_invites,
+    sixth_open_invite_is_rejected,
     wrong_codes_are_limited_per_minute,
     concurrent_redemptions_succeed_once,
     invite_overrides_request_policy,
-    request_by_address_reveals_nothing,
+    request_by_address_does_not_reveal_account,
     discoverable_user_receives_request,
 }
 
@@ -120,7 +120,7 @@ async fn unblocked_user_can_send_request(app: &TestApp) {
     assert_eq!(incoming["items"][0]["id"], request["id"]);
 }
 
-async fn at_most_five_open_invites(app: &TestApp) {
+async fn sixth_open_invite_is_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     for _ in 0..5 {
         invite(&ada).await;
@@ -186,7 +186,7 @@ async fn invite_overrides_request_policy(app: &TestApp) {
 
 /// Unknown, unverified, undiscoverable, blocked, deleted, closed or within a cooldown: to the sender all look
 /// the same until they expire.
-async fn request_by_address_reveals_nothing(app: &TestApp) {
+async fn request_by_address_does_not_reveal_account(app: &TestApp) {
     let ada = app.user("ada").await;
     let found = json!({ "discoverable_by_email": true });
     let unproven = app.user("unproven").await;

@@ -19,13 +19,13 @@ const MINUTES_LOCKED: [u64; 7] = [1, 2, 4, 8, 15, 15, 15];
 on_every_engine! {
     with super::behind_a_proxy;
     five_failures_lock_known_and_unknown_addresses,
-    spellings_share_failure_counter,
+    email_variants_share_failure_counter,
     known_device_bypasses_lockout,
     device_token_has_own_failure_counter,
     device_of_former_address_owner_is_unknown,
     password_change_forgets_devices,
     purged_account_cannot_log_in,
-    success_resets_failure_counter,
+    successful_login_resets_failure_counter,
     concurrent_guesses_are_counted,
     client_addresses_are_not_locked_out,
     current_password_checks_count_as_guesses,
@@ -99,7 +99,7 @@ async fn five_failures_lock_known_and_unknown_addresses(app: &TestApp) {
 }
 
 /// ACC-07: case, normalization, spaces and client addresses do not create another counter.
-async fn spellings_share_failure_counter(app: &TestApp) {
+async fn email_variants_share_failure_counter(app: &TestApp) {
     app.user("zoe\u{301}").await;
     let spellings = [
         "zo\u{e9}@example.org",
@@ -169,7 +169,7 @@ async fn device_of_former_address_owner_is_unknown(app: &TestApp) {
     expect_locked(guess_on(app, &device, &ada.email, PASSWORD).await, minutes(1));
 }
 
-async fn success_resets_failure_counter(app: &TestApp) {
+async fn successful_login_resets_failure_counter(app: &TestApp) {
     let ada = app.user("ada").await;
     for _ in 0..3 {
         fail(app.anonymous(), &ada.email, 4).await;
@@ -293,7 +293,7 @@ async fn failure_counters_survive_restart_on_sqlite() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failure_counters_survive_restart_on_the_pair() {
+async fn failure_counters_survive_restart_on_two_nodes() {
     failure_counters_survive_restart(Engine::Pair).await;
 }
 

@@ -14,7 +14,7 @@ on_every_engine! {
     metrics_are_valid_openmetrics,
     requests_and_transactions_are_counted,
     request_and_bond_outcomes_are_counted,
-    unknown_address_costs_one_hash,
+    login_computes_one_hash_even_for_unknown_address,
 }
 
 /// Checks the rules of OpenMetrics that readers depend on.
@@ -145,7 +145,7 @@ async fn request_and_bond_outcomes_are_counted(app: &TestApp) {
 }
 
 /// DRV-02: the same work is done for unknown addresses, so the duration reveals nothing.
-async fn unknown_address_costs_one_hash(app: &TestApp) {
+async fn login_computes_one_hash_even_for_unknown_address(app: &TestApp) {
     let ada = app.user("ada").await;
     for (email, password, status) in [
         (&*ada.email, PASSWORD, 200),

@@ -32,7 +32,7 @@ fn tool(name: &str) -> String {
 
 /// One test, because the tools share a folder.
 #[test]
-fn document_serves_a_linter_a_type_generator_and_a_validator() {
+fn document_works_with_linter_type_generator_and_validator() {
     let document = document();
     let document = document.to_str().expect("a path in UTF-8");
     run(&tool("redocly"), &["lint", "--config", "redocly.yaml", document]);

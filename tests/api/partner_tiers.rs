@@ -15,8 +15,8 @@ on_every_engine! {
     sixth_request_in_a_minute_is_rejected,
     twenty_first_request_in_an_hour_is_rejected,
     hundred_and_first_request_in_a_day_is_rejected,
-    repetitions_and_rejections_do_not_count,
-    five_of_concurrent_requests_succeed,
+    repeated_and_rejected_requests_do_not_count,
+    five_of_twenty_concurrent_requests_succeed,
 }
 
 #[track_caller]
@@ -93,7 +93,7 @@ async fn hundred_and_first_request_in_a_day_is_rejected(app: &TestApp) {
 }
 
 /// Repetitions and requests rejected for another reason do not count.
-async fn repetitions_and_rejections_do_not_count(app: &TestApp) {
+async fn repeated_and_rejected_requests_do_not_count(app: &TestApp) {
     let ada = app.user("ada").await;
     let others = app.register_users("other", 6).await;
     let keyed = ada.signed_in().await.with_header(IDEMPOTENCY_KEY, "once");
@@ -120,7 +120,7 @@ async fn repetitions_and_rejections_do_not_count(app: &TestApp) {
     sixth.post(REQUESTS, body_of_sixth).await.expect(201);
 }
 
-async fn five_of_concurrent_requests_succeed(app: &TestApp) {
+async fn five_of_twenty_concurrent_requests_succeed(app: &TestApp) {
     let ada = app.user("ada").await;
     let others = app.register_users("other", 20).await;
     let statuses = join_all(others.iter().map(async |to| ada.partners().send(to).await.status)).await;
@@ -134,7 +134,7 @@ async fn request_counts_survive_restart_on_sqlite() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn request_counts_survive_restart_on_the_pair() {
+async fn request_counts_survive_restart_on_two_nodes() {
     request_counts_survive_restart(Engine::Pair).await;
 }
 

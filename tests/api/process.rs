@@ -98,7 +98,7 @@ async fn stop_under_load_is_graceful_on_postgres() {
 }
 
 #[test]
-fn folder_in_use_names_process() {
+fn data_folder_in_use_is_reported_with_process_id() {
     let database = TestDatabase::sqlite();
     let folder = database.folder().expect("a folder");
     let first = Kith::start(kith(folder, SERVE));

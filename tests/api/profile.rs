@@ -22,7 +22,7 @@ on_every_engine! {
     stale_edit_is_rejected,
     password_change_ends_other_sessions,
     sessions_are_listed_and_ended,
-    oldest_session_ends_beyond_limit,
+    login_beyond_session_limit_ends_oldest_session,
     bcrypt_hash_is_verified_and_rehashed,
 }
 
@@ -187,7 +187,7 @@ async fn sessions_are_listed_and_ended(app: &TestApp) {
     eve.get(ME).await.expect(200);
 }
 
-async fn oldest_session_ends_beyond_limit(app: &TestApp) {
+async fn login_beyond_session_limit_ends_oldest_session(app: &TestApp) {
     let ada = app.user("ada").await;
     let oldest = ada.signed_in().await;
     for _ in 0..49 {

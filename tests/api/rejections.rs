@@ -16,13 +16,13 @@ on_every_engine! {
     rejected_request_is_final,
     cancelled_request_is_final,
     cooldown_grows_with_each_rejection,
-    cancellation_counts_without_cooldown,
+    cancellation_counts_as_refusal_without_cooldown,
     expired_requests_count_as_refusals,
     refusals_reset_after_a_year,
-    request_in_return_clears_rejections,
+    reverse_request_clears_rejections,
     request_expires_for_both_users,
     users_control_who_can_send_requests,
-    a_message_is_reported_once,
+    message_is_reported_once,
 }
 
 fn path(request: &Value, verb: &str) -> String {
@@ -159,7 +159,7 @@ async fn refusals_reset_after_a_year(app: &TestApp) {
 }
 
 /// The receiver is notified of the first request, but not of another one within a day.
-async fn cancellation_counts_without_cooldown(app: &TestApp) {
+async fn cancellation_counts_as_refusal_without_cooldown(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let shown_to_sender = async |request: &Value| {
         let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
@@ -192,7 +192,7 @@ async fn cancellation_counts_without_cooldown(app: &TestApp) {
     ada.post(REQUESTS, body).await.expect_problem(409, "only_recipient_can_request");
 }
 
-async fn request_in_return_clears_rejections(app: &TestApp) {
+async fn reverse_request_clears_rejections(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     reject(&ben, &ada.partners().ask(&ben).await).await;
     let theirs = ben.partners().ask(&ada).await;
@@ -255,7 +255,7 @@ async fn users_control_who_can_send_requests(app: &TestApp) {
     }
 }
 
-async fn a_message_is_reported_once(app: &TestApp) {
+async fn message_is_reported_once(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let silent = eve.partners().ask(&ben).await;
     let body = json!({ "to": { "user_id": ben.id }, "message": "You will regret this." });

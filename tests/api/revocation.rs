@@ -27,7 +27,7 @@ const ROUNDS: usize = 20;
 on_every_engine! {
     revocation_applies_on_all_nodes,
     cache_refill_does_not_revive_session,
-    body_after_session_revocation_is_rejected,
+    session_revocation_rejects_request_whose_body_arrives_later,
 }
 
 /// Way in which access ends.
@@ -287,7 +287,7 @@ async fn check_node_without_events(app: &TestApp) {
 }
 
 /// A request is authorized when it is executed, not when its head arrives.
-async fn body_after_session_revocation_is_rejected(app: &TestApp) {
+async fn session_revocation_rejects_request_whose_body_arrives_later(app: &TestApp) {
     let (root, moderator) = (app.admin("root").await, app.admin("accomplice").await);
     let target = app.user("target").await;
     let token = access_token(app, &moderator).await;

@@ -20,7 +20,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const PEOPLE: usize = 4;
 
 on_every_engine! {
-    key_rotation_fails_no_request,
+    requests_succeed_during_key_rotation,
     emergency_rotation_invalidates_tokens,
 }
 
@@ -118,7 +118,7 @@ async fn within_a_second(holds: impl AsyncFn() -> bool) {
 
 /// ACC-04: no request fails while a new key is published, starts to sign and replaces the old one. Each key
 /// stays published as long as a token that it signed is valid.
-async fn key_rotation_fails_no_request(app: &TestApp) {
+async fn requests_succeed_during_key_rotation(app: &TestApp) {
     let load = Load::new(app).await;
     let change = async {
         load.wait_for_round().await;

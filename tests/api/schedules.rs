@@ -30,7 +30,7 @@ on_every_engine! {
     schedule_field_errors_are_reported,
     stale_schedule_edit_is_rejected,
     schedule_runs_once_across_nodes,
-    a_schedule_is_paused_resumed_and_removed,
+    schedule_can_be_paused_resumed_and_removed,
     schedule_can_be_run_and_backfilled,
     preview_works_without_schedule,
     schedules_are_listed_by_name_with_filters,
@@ -221,7 +221,7 @@ async fn schedule_runs_once_across_nodes(app: &TestApp) {
     admin.get(&format!("{}/runs", path("other"))).await.expect_problem(404, "not_found");
 }
 
-async fn a_schedule_is_paused_resumed_and_removed(app: &TestApp) {
+async fn schedule_can_be_paused_resumed_and_removed(app: &TestApp) {
     let admin = app.admin("ada").await;
     put(&admin, "often", body("@every 1h")).await;
     let paused = admin.post(&format!("{}/pause", path("often")), Value::Null).await.expect(200);

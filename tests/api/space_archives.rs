@@ -14,7 +14,7 @@ on_every_engine! {
         config.change_section::<kith_bonds::spaces::SpaceSettings>(|spaces| spaces.max_purged_per_run = 3);
     };
     archived_space_is_exportable_then_purged,
-    purge_limit_defers_to_next_run,
+    purges_beyond_limit_wait_for_next_run,
 }
 
 async fn archived_space_is_exportable_then_purged(app: &TestApp) {
@@ -77,7 +77,7 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
 
 /// `spaces.max_purged_per_run` is 3 here. Many bonds that end at once must not block anyone's purge. A
 /// backlog is reported, and the hold leaves time to investigate.
-async fn purge_limit_defers_to_next_run(app: &TestApp) {
+async fn purges_beyond_limit_wait_for_next_run(app: &TestApp) {
     let users = app.register_users("person", 8).await;
     for pair in users.chunks(2) {
         pair[0].partners().bond_with(&pair[1]).await;

@@ -19,7 +19,7 @@ on_every_engine! {
     stale_item_edit_is_rejected,
     one_of_concurrent_edits_wins,
     invalid_items_are_rejected,
-    shared_space_freezes_and_is_restored,
+    shared_space_is_frozen_on_breakup_and_restored_with_bond,
     no_write_follows_bond_end,
     either_partner_exports_shared_space,
     shared_items_survive_author_purge,
@@ -168,7 +168,7 @@ async fn invalid_items_are_rejected(app: &TestApp) {
 }
 
 /// A bond's items are accessible only while the bond is active, and to no other bond.
-async fn shared_space_freezes_and_is_restored(app: &TestApp) {
+async fn shared_space_is_frozen_on_breakup_and_restored_with_bond(app: &TestApp) {
     let users = app.register_users("person", 4).await;
     let [ada, ben, eve, dan] = &users[..] else { unreachable!() };
     ada.post(SHARED, json!({ "data": {} })).await.expect_problem(409, "not_bonded");

@@ -8,7 +8,7 @@ use crate::support::{AuditLine, REQUESTS, TestApp, TestUser, X_REQUEST_ID, on_ev
 on_every_engine! {
     changes_write_audit_entries_and_events,
     crossing_writes_entries_of_both_requests,
-    positions_are_dense_and_the_audit_chain_holds,
+    positions_are_dense_and_audit_chain_is_valid,
 }
 
 /// Audit entries and events of one request.
@@ -144,7 +144,7 @@ async fn crossing_writes_entries_of_both_requests(app: &TestApp) {
     check_trace(app, "test-crossing", RequestTrace { audit, events }).await;
 }
 
-async fn positions_are_dense_and_the_audit_chain_holds(app: &TestApp) {
+async fn positions_are_dense_and_audit_chain_is_valid(app: &TestApp) {
     let users = app.register_users("person", 6).await;
     for (from, to) in [(0, 1), (2, 3), (4, 5), (1, 0), (3, 2)] {
         let body = json!({ "to": { "user_id": users[to].id } });

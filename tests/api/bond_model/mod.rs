@@ -34,7 +34,7 @@ const REGRESSIONS_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests
 on_every_engine! {
     // Tokens must outlast waits of thirty days.
     with |config: &mut kith_platform::config::Config| config.auth.access_token_minutes = 6 * 24 * 60;
-    random_stories_match_model,
+    random_partner_sequences_agree_with_model,
 }
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -42,7 +42,7 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 #[expect(clippy::disallowed_methods, reason = "reports how long the stories took")]
-async fn random_stories_match_model(app: &TestApp) {
+async fn random_partner_sequences_agree_with_model(app: &TestApp) {
     let (seed, stories) = (setting("KITH_MODEL_SEED", SEED), setting("KITH_MODEL_STORIES", STORIES.into()));
     let config = Config {
         cases: u32::try_from(stories).expect("the number of stories fits in 32 bits"),

@@ -1,4 +1,4 @@
-//! Tests of account deletion: immediate effects, hold, undo, and data export.
+//! Tests of account deletion: immediate effects, grace period, restoration, and data export.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
@@ -62,8 +62,8 @@ pub async fn count_actions(app: &TestApp, action: &str) -> usize {
     app.audit().await.into_iter().filter(|line| line.action == action).count()
 }
 
-/// ACC-11: exact to the millisecond. The manifest is on disk with restricted permissions, and the address is
-/// free again.
+/// ACC-11: the account is purged when its grace period ends, exact to the millisecond. Then its manifest is
+/// on disk with restricted permissions, and the address can be registered again.
 async fn deleted_account_is_purged_after_grace_period(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ask(&ada, &ben, "a word").await;
@@ -107,7 +107,7 @@ async fn deleted_account_is_purged_after_grace_period(app: &TestApp) {
     assert_ne!(registered["user"]["id"], ada.id.as_str());
 }
 
-/// ACC-11: sessions, bond and requests end, and the users concerned are notified.
+/// ACC-11: deletion ends the user's sessions, bond and requests, and the other users concerned are notified.
 async fn deletion_ends_sessions_bond_and_requests(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let (eve, dan) = (app.user("eve").await, app.user("dan").await);
@@ -194,7 +194,7 @@ async fn invalid_deletion_and_restore_requests_are_rejected(app: &TestApp) {
     leave(&ada).await;
     let wrong = json!({ "email": ada.email, "password": "wrong horse" });
     app.anonymous().post(RESTORE, wrong).await.expect_problem(401, "invalid_credentials");
-    // The hold ends when it is due, even if maintenance has not run yet.
+    // The grace period ends on time even if maintenance has not run yet.
     app.advance(days(14));
     let late = app.anonymous().post(RESTORE, credentials(&ada.email)).await;
     late.expect_problem(403, "account_deleted");

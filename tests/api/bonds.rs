@@ -1,4 +1,4 @@
-//! Tests of accepting a request, of the resulting bond, and of invalid steps.
+//! Tests of accepting a request, of the resulting bond, and of invalid transitions of requests.
 
 use hyper::Method;
 use hyper::body::Bytes;
@@ -60,7 +60,8 @@ async fn repeated_accept_is_idempotent(app: &TestApp) {
     let accepted = accept(&ben, &request).await;
     let before = app.footprint().await;
     assert_eq!(accept(&ben, &request).await, accepted);
-    // The sender missed the response and sends again: the response shows the present state.
+    // The sender did not receive the response and sends the request again. The response shows the current
+    // state.
     let again = ada.post(REQUESTS, body).await.expect(200);
     assert_eq!((&again["id"], &again["status"]), (&request["id"], &json!("accepted")));
     assert_eq!(again["bond"], ada.partners().current().await);
@@ -106,7 +107,7 @@ async fn accepting_request_supersedes_other_requests(app: &TestApp) {
     assert_eq!(kinds, expected);
 }
 
-/// PRT-02, ACC-10: every state of a request, every user, every step.
+/// PRT-02, ACC-10: tries every invalid transition, for each state of a request and each user.
 async fn invalid_request_transitions_change_nothing(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let (fay, gus) = (app.user("fay").await, app.user("gus").await);

@@ -116,7 +116,8 @@ async fn restoration_returns_same_bond(app: &TestApp) {
     assert_eq!((count("bond.created"), count("bond.ended"), count("bond.restored")), (1, 2, 2));
 }
 
-/// PRT-04, PRT-08: after the window a request forms a new bond, whether or not the old one has been archived.
+/// PRT-04, PRT-08: after the restoration window a request forms a new bond, even if the old bond has not been
+/// archived yet.
 async fn bond_outside_window_is_not_restored(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let first = ada.partners().bond_with(&ben).await;
@@ -143,7 +144,7 @@ async fn bond_outside_window_is_not_restored(app: &TestApp) {
     assert_eq!(app.audit().await.into_iter().filter(|line| line.action == "bond.archived").count(), 1);
 }
 
-/// PRT-04: bonds with other users in between do not matter.
+/// PRT-04: a bond can be restored even if its users have had bonds with other users in between.
 async fn bonds_with_other_users_do_not_prevent_restoration(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let first = ada.partners().bond_with(&ben).await;

@@ -131,7 +131,7 @@ async fn open_breaker_closes_after_successful_probe(app: &TestApp) {
     app.advance(minutes(1));
     drain(app).await;
     assert_eq!(endpoint(&admin, &made[0]).await["breaker"], "closed");
-    // Callbacks that wait for the probe are retried at the end of the probe's time at the latest.
+    // Callbacks that wait for the result of the probe are retried, at the latest, when the probe times out.
     app.advance(minutes(6));
     drain(app).await;
     for one in &made {

@@ -27,7 +27,7 @@ fn with_limits(config: &mut Config) {
     config.limits = Limits { ..Config::default().limits };
 }
 
-/// Returns the rows: the printed text, and what the page says about it.
+/// Returns the rows of the page: the text that a checklist prints, and the page's statement about it.
 fn rows() -> Vec<(&'static str, &'static str)> {
     let lines = PAGE.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
     let rows: Vec<_> = lines.map(|line| line.split_once("` | ").expect("two cells")).collect();

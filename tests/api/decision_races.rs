@@ -1,4 +1,5 @@
-//! PRT-02, PRT-03: conflicting steps at the same moment. One wins, and nothing is half applied.
+//! PRT-02, PRT-03: tests of conflicting operations at the same moment. One succeeds, and none is partially
+//! applied.
 
 use hyper::Method;
 use hyper::body::Bytes;
@@ -130,7 +131,8 @@ async fn invite_is_redeemed_once(app: &TestApp) {
     }
 }
 
-/// Either the sender or the receiver blocks.
+/// The sender or the receiver blocks the other at the moment when the request is accepted. Then they have no
+/// bond.
 async fn block_overrides_concurrent_accept(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let mut accepted = 0;

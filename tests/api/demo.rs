@@ -51,7 +51,7 @@ fn with_demo(config: &mut Config) {
     config.server.demo = true;
 }
 
-/// The demo page with both users.
+/// Demo page in a browser, which shows both users side by side.
 struct Page {
     browser: Browser,
     done: i64,
@@ -124,7 +124,7 @@ impl Page {
     }
 }
 
-/// PRT-01: the product's story on the page.
+/// PRT-01: on the page, the two users form a bond, break up, and restore the bond.
 async fn page_shows_breakup_and_restoration(app: &TestApp) {
     // Blocks in place, because the browser sends requests to servers of this process.
     tokio::task::block_in_place(|| break_up_and_restore(&mut Page::open(app)));
@@ -176,7 +176,7 @@ fn break_up_and_restore(page: &mut Page) {
     assert!(problem.starts_with("409 request_cooldown_active: "), "{problem}");
 }
 
-/// SEC-03, GAT-01: a check fails with limits off, and passes when they are on again.
+/// SEC-03, GAT-01: the readiness check fails while rate limits are off, and passes when they are on again.
 async fn disabled_limits_fail_check_on_page(app: &TestApp) {
     tokio::task::block_in_place(|| fail_demo_check(&mut Page::open(app)));
 }
@@ -185,7 +185,8 @@ fn fail_demo_check(page: &mut Page) {
     assert_eq!(page.text("#verdict"), "not run yet");
     let passes = "Check SEC-03: the live check returned “pass”, the row as a whole is “unknown”.";
     let fails = "Check SEC-03: the live check returned “fail”, the row as a whole is “fail”.";
-    // The row also needs test results, which this server does not have: `kith verify --only SEC-03` says the same.
+    // The row also needs test results, which this server does not have. `kith verify --only SEC-03` prints
+    // the same result.
     assert_eq!(page.click("#judge"), passes);
     let found = page.text("#found");
     assert!(found.contains("no test results were given"), "{found}");
@@ -288,7 +289,8 @@ async fn demo_commands_work(engine: Engine) {
     assert_eq!(outbox["items"].as_array().map(Vec::len), Some(3));
 }
 
-/// SEC-05: the page contains nothing inline, loads nothing from other origins, and its policy enforces that.
+/// SEC-05: the page contains no inline scripts or styles and loads nothing from other origins. Its
+/// Content-Security-Policy enforces both.
 async fn page_is_self_contained(app: &TestApp) {
     let client = app.anonymous();
     let page = client.get("/demo").await;

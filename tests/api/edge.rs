@@ -62,13 +62,13 @@ async fn malformed_bodies_are_rejected(app: &TestApp) {
     }
     let doubled = good.replacen('{', r#"{"email": "eve@example.org","#, 1);
     assert_eq!(post(doubled.as_bytes()).await.expect_faults(), [("/email".into(), "duplicate_field".into())]);
-    // Correct number, types and order of values, but not an object.
+    // An array with the right values in the right order is rejected too, because it is not an object.
     let listed = json!(["ada@example.org", PASSWORD, "Ada"]).to_string();
     post(listed.as_bytes()).await.expect_problem(422, "validation_failed");
 
     let large = json!({ "email": "x".repeat(300_000), "password": PASSWORD, "display_name": "Ada" });
     app.anonymous().post(REGISTER, large.clone()).await.expect_problem(413, "body_too_large");
-    // Also for requests that need no body, and for unknown paths.
+    // The limit applies even to requests that need no body, and to unknown paths.
     for unwanted in ["/livez", "/api/v1/me", "/api/v1/nothing"] {
         let large = Bytes::from(large.to_string());
         let response = app.anonymous().send(Method::GET, unwanted, large).await;

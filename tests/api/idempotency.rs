@@ -45,7 +45,8 @@ fn is_replayed(response: &TestResponse) -> bool {
     response.header("idempotency-replayed").is_some_and(|value| value == "true")
 }
 
-/// DRV-03: one object, five identical responses, one set of audit entries and events.
+/// DRV-03: five requests with the same key get identical responses. They create one object and one set of
+/// audit entries and events.
 async fn repeated_key_executes_once(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let ada = keyed(&ada, "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"").await;
@@ -251,8 +252,8 @@ async fn idempotency_key_survives_server_kill() {
     assert_eq!(again.expect(201), first);
 }
 
-/// Sends the same request to two nodes while its locks are held, first those of its users and then its row,
-/// for longer than a duplicate waits.
+/// Sends the same request to two nodes. Other transactions hold the locks of its users and then the lock of
+/// its row, for longer than a duplicate waits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn duplicate_waits_at_most_five_seconds() {
     if !Engine::Postgres.is_chosen() {

@@ -73,7 +73,8 @@ async fn redeemed_invite_creates_request(app: &TestApp) {
     assert!(!text.contains(code), "the code is not stored in plain text");
 }
 
-/// Unknown, used, expired, revoked or blocked: all return the same 404.
+/// An invite that is unknown, used, expired or revoked, or whose inviter blocks the user, returns the same
+/// 404.
 async fn unusable_invites_are_indistinguishable(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let expired = invite(&ada).await.0;
@@ -184,8 +185,9 @@ async fn invite_overrides_request_policy(app: &TestApp) {
     ben.post(REQUESTS, by_code(&invite(&ada).await.0)).await.expect_problem(404, "not_found");
 }
 
-/// Unknown, unverified, undiscoverable, blocked, deleted, closed or within a cooldown: to the sender all look
-/// the same until they expire.
+/// Until it expires, a request by address always looks the same to its sender. The address may be unknown,
+/// unverified or undiscoverable, or its user may be blocked, deleted, accept no requests, or have refused the
+/// sender.
 async fn request_by_address_does_not_reveal_account(app: &TestApp) {
     let ada = app.user("ada").await;
     let found = json!({ "discoverable_by_email": true });

@@ -56,7 +56,7 @@ async fn job_guide_commands_work() {
     .await;
 }
 
-/// Running worker. Stopped with the test.
+/// Running worker process. Killed when its test ends.
 struct Worker(Child);
 
 impl Worker {

@@ -103,7 +103,7 @@ async fn drain_cancels_waiting_jobs(app: &TestApp) {
     }
 }
 
-/// The read API for dashboards.
+/// Dashboards can read all queues with their depths and limits.
 async fn queues_are_listed_with_counts(app: &TestApp) {
     let client = program(app).await;
     let began = app.now();
@@ -212,7 +212,7 @@ async fn stop_ends_event_streams_and_long_polls() {
         let client = key.client.clone();
         tokio::spawn(async move { claim(&client, "nothing", json!({ "wait_ms": 30_000 })).await })
     };
-    // The request has arrived once the server counts it.
+    // Both requests have arrived when the server counts two requests in flight.
     while app.metric("kith_http_requests_in_flight").await < 2.0 {
         tokio::task::yield_now().await;
     }

@@ -41,7 +41,7 @@ async fn one_of_fifty_concurrent_accepts_wins(app: &TestApp) {
     report.report(rounds(ROUNDS));
 }
 
-/// Fifty users send requests to one user, who sends requests to each of them at the same moment. The first
+/// Fifty users send requests to one user, who sends a request to each of them at the same moment. The first
 /// two requests that cross form the bond.
 async fn one_of_fifty_concurrent_crossings_wins(app: &TestApp) {
     let wanted = app.user("wanted").await;

@@ -73,8 +73,8 @@ async fn redeemed_invite_creates_request(app: &TestApp) {
     assert!(!text.contains(code), "the code is not stored in plain text");
 }
 
-/// An invite that is unknown, used, expired or revoked, or whose inviter blocks the user, returns the same
-/// 404.
+/// An invite that is unknown, used, expired or revoked, or whose inviter was deleted or has blocked the user,
+/// always returns the same 404.
 async fn unusable_invites_are_indistinguishable(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let expired = invite(&ada).await.0;

@@ -201,7 +201,7 @@ async fn job_event_stream_reports_progress_and_end(app: &TestApp) {
 }
 
 #[tokio::test]
-async fn stop_ends_event_streams_and_long_polls() {
+async fn shutdown_ends_event_streams_and_long_polls() {
     let app = TestApp::start(Engine::Sqlite, Engine::Sqlite.database().await).await;
     let admin = app.admin("watcher").await;
     let key = app.api_key(&admin, &["jobs.read", "jobs.write", "jobs.work"]).await;

@@ -61,7 +61,8 @@ async fn metrics_are_valid_openmetrics(app: &TestApp) {
     }
 }
 
-/// OBS-05: metrics are restricted to listed addresses, by the trusted client address.
+/// OBS-05: only client addresses in `server.metrics_addresses` can read metrics. An address from
+/// `X-Forwarded-For` counts only if a trusted proxy sent the header.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_are_restricted_to_listed_addresses() {
     const METRICS: &str = "/api/metrics";

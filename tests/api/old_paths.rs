@@ -1,4 +1,5 @@
-//! Tests of the paths of the first Bond Mate: they behave like the new ones and share their limits.
+//! Tests of the API paths of the first version of Bond Mate. They behave like the new paths and share their
+//! limits.
 
 use serde_json::{Value, json};
 

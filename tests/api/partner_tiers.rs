@@ -1,4 +1,5 @@
-//! SEC-03: limits on new requests. They are counted in the database, so they hold across restarts and nodes.
+//! Tests of the limits on sending partner requests (SEC-03). Sent requests are counted in the database, so
+//! the limits apply across restarts and nodes.
 
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ async fn sixth_request_in_a_minute_is_rejected(app: &TestApp) {
 
     app.advance(MILLISECOND);
     ada.partners().send(&others[5]).await.expect(201);
-    // The window slides: the next one leaves when it is a minute old.
+    // The window slides: each request stops counting when it is one minute old.
     expect_refused(ada.partners().send(&others[6]).await, Duration::from_millis(1_500));
 }
 
@@ -92,7 +93,7 @@ async fn hundred_and_first_request_in_a_day_is_rejected(app: &TestApp) {
     ada.partners().send(&others[100]).await.expect(201);
 }
 
-/// Repetitions and requests rejected for another reason do not count.
+/// Repeated requests, and requests that are rejected for another reason, do not count towards the limits.
 async fn repeated_and_rejected_requests_do_not_count(app: &TestApp) {
     let ada = app.user("ada").await;
     let others = app.register_users("other", 6).await;

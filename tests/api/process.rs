@@ -69,7 +69,8 @@ async fn stops_under_load(engine: Engine) {
     }));
     let clients = clients.await.into_iter().enumerate();
     let loads: Vec<_> = clients.map(|(worker, client)| tokio::spawn(load(client, worker))).collect();
-    // Stops in the middle of the load: the others have responses by the time this client has fifty.
+    // Stops the server in the middle of the load. When this client has fifty responses, the other clients
+    // have received responses too.
     let client = Client::new([kith.addr]);
     for _ in 0..50 {
         let body = json!({ "email": "w0n0@example.org", "password": PASSWORD });
@@ -88,12 +89,12 @@ async fn stops_under_load(engine: Engine) {
 }
 
 #[tokio::test]
-async fn stop_under_load_is_graceful_on_sqlite() {
+async fn shutdown_under_load_completes_requests_on_sqlite() {
     stops_under_load(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn stop_under_load_is_graceful_on_postgres() {
+async fn shutdown_under_load_completes_requests_on_postgres() {
     stops_under_load(Engine::Postgres).await;
 }
 

@@ -42,7 +42,7 @@ fn token(app: &TestApp, sign_in: &Value) -> Client {
     app.anonymous().with_token(sign_in["access_token"].as_str().expect("a token"))
 }
 
-/// ACC-05: absent fields stay, null clears a field (RFC 7396).
+/// ACC-05: fields that the patch does not contain are unchanged, and null clears a field (RFC 7396).
 async fn profile_patch_changes_single_fields(app: &TestApp) {
     let ada = app.user("ada").await;
     let client = ada.signed_in().await;
@@ -145,7 +145,7 @@ async fn password_change_ends_other_sessions(app: &TestApp) {
     app.anonymous().post(LOGIN, new).await.expect(200);
 }
 
-/// DRV-03: one session, all others, or all; never those of other users.
+/// DRV-03: a user can end one session, all other sessions, or all sessions, but never those of other users.
 async fn sessions_are_listed_and_ended(app: &TestApp) {
     let (ada, eve) = (app.user("ada").await, app.user("eve").await);
     app.advance(hours(1));

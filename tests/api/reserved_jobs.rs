@@ -1,5 +1,5 @@
-//! Tests of queues, job kinds and schedules that modules declare: closed to API keys, open to administrators.
-//! Also tests that callbacks survive the loss of their job.
+//! Tests of queues, job kinds and schedules that modules declare: API keys cannot use them, but
+//! administrators can. Also tests that a callback is delivered even if its job was lost.
 
 use hyper::Method;
 use kith_kernel::minutes;
@@ -136,7 +136,7 @@ async fn bulk_dead_letter_actions_by_api_key_require_filter(app: &TestApp) {
     }
 }
 
-/// An open callback is delivered even if its job was lost.
+/// A callback that has not finished is delivered even if its job was lost.
 async fn overdue_callback_is_delivered_if_its_job_is_lost(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::Response(200, String::new(), String::new())).await;
@@ -145,7 +145,7 @@ async fn overdue_callback_is_delivered_if_its_job_is_lost(app: &TestApp) {
         let body = json!({ "url": receiver.url("/hook"), "body": n });
         made.push(admin.post("/api/v1/callbacks", body).await.expect(201));
     }
-    // One job is deleted, one cancelled, one intact.
+    // The first job is deleted, the second is cancelled, and the third is unchanged.
     let job = |n: usize| made[n]["job_id"].as_i64().expect("a job");
     let gone = job(0);
     app.db()
@@ -168,8 +168,8 @@ async fn overdue_callback_is_delivered_if_its_job_is_lost(app: &TestApp) {
     assert_eq!(again, 2);
 }
 
-/// A job that is dead-lettered because its workers die counts as an attempt, so that it cannot kill workers
-/// for ever.
+/// If the job of a callback is dead-lettered because its workers died, this counts as a failed attempt of the
+/// callback. Otherwise such a callback would kill workers for ever.
 async fn dead_lettered_callback_job_counts_as_attempt(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::Response(200, String::new(), String::new())).await;

@@ -1,4 +1,5 @@
-//! PRT-04: the restoration window, exact to the millisecond. A bond is never both restored and archived.
+//! PRT-04: tests that the restoration window is exact to the millisecond, and that a bond is never both
+//! restored and archived.
 
 use std::time::Duration;
 

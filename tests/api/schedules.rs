@@ -357,7 +357,7 @@ async fn schedule_commands_work_on_postgres() {
     schedule_commands_work(Engine::Postgres).await;
 }
 
-/// With and without a running server.
+/// The schedule commands work with and without a running server.
 async fn schedule_commands_work(engine: Engine) {
     if !engine.is_chosen() {
         return;
@@ -413,7 +413,7 @@ async fn schedule_commands_work(engine: Engine) {
     }
 }
 
-/// Creates a schedule in a database that no server uses.
+/// Creates the schedule `nightly` in a database that no server uses.
 async fn add_nightly(database: &TestDatabase) {
     let store = Store::open(options_on(database)).await.expect("a store");
     let sources = Sources {

@@ -82,7 +82,7 @@ async fn items_can_be_created_read_changed_and_deleted(app: &TestApp) {
     assert_eq!(ada.get(NOTES).await.expect(200), json!({ "items": [], "next_cursor": null }));
 }
 
-/// RFC 7396, with either media type.
+/// Patches are merged as RFC 7396 describes, with `application/merge-patch+json` and with `application/json`.
 async fn merge_patch_changes_named_fields(app: &TestApp) {
     let ada = app.user("ada").await;
     let path = item(&ada, NOTES, json!({ "a": 1, "b": { "c": 2, "d": 3 }, "list": [1, 2] })).await;
@@ -118,7 +118,7 @@ async fn stale_item_edit_is_rejected(app: &TestApp) {
     send(&ada, Method::DELETE, &path, (IF_MATCH, &new), Value::Null).await.expect(204);
 }
 
-/// Two nodes behave like one.
+/// Of two concurrent edits with the same ETag exactly one succeeds, on one node and on two nodes.
 async fn one_of_concurrent_edits_wins(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ada.partners().bond_with(&ben).await;
@@ -199,12 +199,12 @@ async fn shared_space_is_frozen_on_breakup_and_restored_with_bond(app: &TestApp)
     assert_eq!(ben.partners().bond_with(ada).await, bond);
     assert_eq!(ada.get(&path).await.expect(200), changed);
     ada.partners().break_up().await;
-    // A fresh bond begins with nothing.
+    // A new bond starts with an empty space.
     ada.partners().bond_with(&app.user("finn").await).await;
     ada.get(&path).await.expect_problem(404, "not_found");
 }
 
-/// The end of a bond is the last event of its space, however close concurrent writes are.
+/// After the event that ends a bond, its space has no further events, even if writes run concurrently.
 async fn no_write_follows_bond_end(app: &TestApp) {
     let mut written = 0;
     for round in 0..8 {
@@ -281,14 +281,15 @@ async fn shared_items_survive_author_purge(app: &TestApp) {
     assert_eq!(manifest["rows"]["spaces"], json!({ "items": 1, "shared_items": 1 }));
 }
 
-/// Creates items of 60 kB each, with numbers.
+/// Creates `count` numbered items of 60 kB each.
 async fn large_items(who: &TestUser, path: &str, count: usize) {
     for n in 0..count {
         item(who, path, json!({ "n": n, "text": "x".repeat(60_000) })).await;
     }
 }
 
-/// Returns the sorted numbers. Ids of two nodes are unordered, because the test's clock stands still.
+/// Returns the numbers of the items in ascending order. The items of two nodes are listed in any order,
+/// because the test's clock stands still.
 fn numbers(items: &Value) -> Vec<u64> {
     let items = items.as_array().expect("items");
     let mut numbers: Vec<_> =

@@ -90,7 +90,7 @@ fn report(mut command: Command) -> (Value, Option<i32>) {
     (report, done.status.code())
 }
 
-/// GAT-01: 0 open; 1 closed by rows that do not hold; 2 closed by rows that could not be measured.
+/// GAT-01: exit code 0 means that the gate is open, 1 that rows fail, and 2 that rows could not be measured.
 #[test]
 fn exit_code_reflects_gate() {
     let server = ServerProcess::fresh(&[]);
@@ -98,10 +98,10 @@ fn exit_code_reflects_gate() {
         (&["--only", "DAT-01"][..], 0),
         // Fails: the server runs in development mode.
         (&["--only", "DAT-01", "--only", "CFG-02"], 1),
-        // Unmeasured: no attestation and no test results.
+        // Cannot be measured, because there is no attestation and there are no test results.
         (&["--only", "DAT-01", "--only", "GAT-01"], 2),
         (&["--only", "CFG-05"], 2),
-        // A row of another gate closes nothing.
+        // A row of another gate does not close this gate.
         (&["--only", "DAT-01", "--only", "CFG-05"], 0),
     ] {
         let (report, exit) = report(server.verify(rows));
@@ -163,7 +163,7 @@ fn assert_score_matches_rows(report: &Value) {
 #[test]
 fn non_json_log_fails_row() {
     let server = ServerProcess::fresh(&[]);
-    // Found automatically on the server's machine, and by `--logs`.
+    // The log is found automatically on the server's machine, and with `--logs`.
     server.passes("OBS-01", &[]);
     let log = server.log();
     server.passes("OBS-01", &["--logs", log.to_str().expect("text")]);
@@ -260,7 +260,7 @@ fn differing_configuration_fails_row() {
     assert_eq!(result, "unknown", "the result is unknown without a configuration file");
 }
 
-/// SEC-17: the age is that of the secret files.
+/// SEC-17: the age of a secret is that of its file.
 #[test]
 fn old_secret_fails_row() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -275,7 +275,7 @@ fn old_secret_fails_row() {
         ("JWT_REFRESH_SECRET_FILE", refresh_secret.to_str().expect("text")),
     ];
     let server = ServerProcess::start(tempfile::tempdir().expect("a folder"), &variables, None);
-    // The row also needs tests of rotation, which have not run. The measured part holds.
+    // The row also needs results of rotation tests, which have not run. The part that is measured passes.
     let (result, why) = server.judge("SEC-17", &[]);
     assert!(result == "unknown" && why == "no test results were given", "{result}: {why}");
     let long_ago = (SystemClock.now() - days(91)).as_millis();
@@ -287,7 +287,7 @@ fn old_secret_fails_row() {
     assert!(result == "unknown" && why.contains("auth.jwt_secret"), "{result}: {why}");
 }
 
-/// An invalid declaration exits with 2, not with the 1 of a closed gate.
+/// With an invalid declaration, `kith verify` exits with 2, because 1 would mean that the gate is closed.
 #[test]
 fn invalid_declaration_exits_with_2() {
     let server = ServerProcess::fresh(&[]);

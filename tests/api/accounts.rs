@@ -249,7 +249,7 @@ async fn unicode_and_ascii_domain_are_one_address(app: &TestApp) {
         .post("/dev/verify-email", json!({ "email": "ada@xn--bcher-kva.example" }))
         .await
         .expect(200);
-    // A request to the other form of the sender's own address is rejected as a request to oneself.
+    // A request to the other form of the sender's own address is rejected as a request to the sender.
     let ada = app.anonymous().with_token(ada["access_token"].as_str().expect("a token"));
     let to_herself = json!({ "to": { "email": "ada@xn--bcher-kva.example" } });
     let problem =

@@ -144,8 +144,8 @@ async fn rows(operation: &Operation, users: &Users, side: BlockingSide) -> Vec<R
                 users.block(side).await;
                 return vec![row(&id, UNKNOWN_USER_ID, body)];
             }
-            // For its sender, a request to the other user stays pending, like a request that nobody accepts
-            // or rejects.
+            // For its sender, a request to the other user stays pending, like a request that the receiver
+            // ignores.
             let (id, unanswered) = (ask(me, other).await, ask(me, control).await);
             users.block(side).await;
             vec![row(&id, &unanswered, body)]

@@ -107,7 +107,8 @@ async fn cooldown_grows_with_each_rejection(app: &TestApp) {
     assert_eq!(crossed["status"], "accepted", "a crossed request is accepted in spite of earlier rejections");
 }
 
-/// Lets a request expire. With `run_maintenance`, the expiry is recorded at that time, otherwise by the next request.
+/// Sends a request and lets it expire. If `run_maintenance` is true, maintenance records the expiry,
+/// otherwise the next request does.
 async fn let_expire(app: &TestApp, from: &TestUser, to: &TestUser, run_maintenance: bool) {
     from.partners().ask(to).await;
     app.advance(days(14) + hours(2));

@@ -218,16 +218,16 @@ async fn audit_verify_checks_chain(engine: Engine) {
 
 /// Regression: a truncated or emptied log was not detected.
 #[tokio::test]
-async fn truncated_and_restored_chains_require_acceptance_on_sqlite() {
-    truncated_and_restored_chains_require_acceptance(Engine::Sqlite).await;
+async fn truncated_or_restored_chain_requires_acceptance_on_sqlite() {
+    truncated_or_restored_chain_requires_acceptance(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn truncated_and_restored_chains_require_acceptance_on_postgres() {
-    truncated_and_restored_chains_require_acceptance(Engine::Postgres).await;
+async fn truncated_or_restored_chain_requires_acceptance_on_postgres() {
+    truncated_or_restored_chain_requires_acceptance(Engine::Postgres).await;
 }
 
-async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
+async fn truncated_or_restored_chain_requires_acceptance(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }

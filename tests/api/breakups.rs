@@ -14,10 +14,10 @@ on_every_engine! {
     breakup_ends_bond_for_both,
     unbonded_user_can_send_new_request,
     restoration_returns_same_bond,
-    bond_outside_window_is_not_restored,
+    bond_is_not_restored_after_restoration_window,
     bonds_with_other_users_do_not_prevent_restoration,
     crossing_requests_restore_bond,
-    history_keeps_names,
+    history_shows_partner_name_at_end_of_bond,
 }
 
 async fn history(who: &TestUser) -> Vec<Value> {
@@ -118,7 +118,7 @@ async fn restoration_returns_same_bond(app: &TestApp) {
 
 /// PRT-04, PRT-08: after the restoration window a request forms a new bond, even if the old bond has not been
 /// archived yet.
-async fn bond_outside_window_is_not_restored(app: &TestApp) {
+async fn bond_is_not_restored_after_restoration_window(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let first = ada.partners().bond_with(&ben).await;
     ada.post(BREAKUP, json!({})).await.expect(200);
@@ -168,7 +168,7 @@ async fn crossing_requests_restore_bond(app: &TestApp) {
     assert_eq!(crossed["restorable_until"], Value::Null);
 }
 
-async fn history_keeps_names(app: &TestApp) {
+async fn history_shows_partner_name_at_end_of_bond(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ada.partners().bond_with(&ben).await;
     let rename = async |name: &str| {

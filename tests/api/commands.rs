@@ -20,7 +20,7 @@ async fn migrate_shows_and_changes_schema_on_postgres() {
 }
 
 #[tokio::test]
-async fn running_server_reports_migrations_and_locks_folder() {
+async fn migrate_shows_but_does_not_change_schema_of_running_server() {
     let database = TestDatabase::sqlite();
     let folder = CommandFolder::of(&database, database.folder().expect("a folder"));
     let kith = Kith::start(folder.kith(SERVE));

@@ -20,11 +20,11 @@ on_every_engine! {
     page_shows_breakup_and_restoration,
     disabled_limits_fail_check_on_page,
     demo_accounts_have_documented_state,
-    page_is_self_contained,
+    demo_page_is_self_contained,
 }
 
 on_every_engine! {
-    page_is_absent_without_demo,
+    demo_page_is_absent_without_demo_flag,
 }
 
 #[tokio::test]
@@ -291,7 +291,7 @@ async fn demo_commands_work(engine: Engine) {
 
 /// SEC-05: the page contains no inline scripts or styles and loads nothing from other origins. Its
 /// Content-Security-Policy enforces both.
-async fn page_is_self_contained(app: &TestApp) {
+async fn demo_page_is_self_contained(app: &TestApp) {
     let client = app.anonymous();
     let page = client.get("/demo").await;
     let policy = page.header("content-security-policy").expect("a policy").to_owned();
@@ -312,7 +312,7 @@ async fn page_is_self_contained(app: &TestApp) {
     client.get("/demo/page.html").await.expect_problem(404, "not_found");
 }
 
-async fn page_is_absent_without_demo(app: &TestApp) {
+async fn demo_page_is_absent_without_demo_flag(app: &TestApp) {
     for path in ["/demo", "/demo/people.json"] {
         app.anonymous().get(path).await.expect_problem(404, "not_found");
     }

@@ -15,11 +15,11 @@ const OUTBOX: &str = "/dev/outbox";
 const VERIFY: &str = "/dev/verify-email";
 
 on_every_engine! {
-    clock_advances_thirty_days,
+    advancing_clock_runs_due_work_at_new_time,
     clock_can_be_reset,
     invalid_clock_requests_are_rejected,
-    outbox_lists_newest_first,
-    address_is_verified_without_mail,
+    outbox_lists_newest_events_first,
+    development_endpoint_verifies_address_without_mail,
 }
 
 on_every_engine! {
@@ -55,7 +55,7 @@ async fn bond(one: &TestUser, other: &TestUser) -> Value {
 }
 
 /// `/dev/clock` responds after all due jobs have run. All parts of the server use the new time.
-async fn clock_advances_thirty_days(app: &TestApp) {
+async fn advancing_clock_runs_due_work_at_new_time(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let first = bond(&ada, &ben).await;
     ada.post("/api/v1/partners/breakup", json!({})).await.expect(200);
@@ -119,7 +119,7 @@ async fn invalid_clock_requests_are_rejected(app: &TestApp) {
     assert_eq!(node.get(CLOCK).await.expect(200)["offset_ms"], 0);
 }
 
-async fn outbox_lists_newest_first(app: &TestApp) {
+async fn outbox_lists_newest_events_first(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let body = json!({ "to": { "user_id": ben.id }, "message": "Shall we?" });
     let request = ada.post(REQUESTS, body).await.expect(201);
@@ -143,7 +143,7 @@ async fn outbox_lists_newest_first(app: &TestApp) {
     app.anonymous().get(&format!("{OUTBOX}?cursor=x")).await.expect_problem(400, "malformed_request");
 }
 
-async fn address_is_verified_without_mail(app: &TestApp) {
+async fn development_endpoint_verifies_address_without_mail(app: &TestApp) {
     let ada = app.user("ada").await;
     let me = async || ada.get("/api/v1/me").await.expect(200);
     let before = me().await;

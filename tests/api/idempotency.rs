@@ -22,13 +22,13 @@ const TWINS: usize = 20;
 const ROUNDS: usize = 10;
 
 on_every_engine! {
-    repeated_key_executes_once,
+    request_with_repeated_idempotency_key_executes_once,
     idempotency_key_with_different_request_is_rejected,
-    key_is_scoped_to_user_and_operation,
+    idempotency_key_is_scoped_to_user_and_operation,
     rejected_request_can_be_retried_with_same_key,
-    key_expires_after_24_hours,
+    idempotency_key_expires_after_24_hours,
     concurrent_duplicates_execute_once,
-    key_is_rejected_where_unsupported,
+    idempotency_key_is_rejected_where_unsupported,
     signed_in_writes_accept_key,
     large_response_is_replayed_as_id,
 }
@@ -47,7 +47,7 @@ fn is_replayed(response: &TestResponse) -> bool {
 
 /// DRV-03: five requests with the same key get identical responses. They create one object and one set of
 /// audit entries and events.
-async fn repeated_key_executes_once(app: &TestApp) {
+async fn request_with_repeated_idempotency_key_executes_once(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let ada = keyed(&ada, "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"").await;
     let first = ada.post(REQUESTS, ask(&ben)).await;
@@ -88,7 +88,7 @@ async fn idempotency_key_with_different_request_is_rejected(app: &TestApp) {
     assert_eq!(to_ben["status"], "pending");
 }
 
-async fn key_is_scoped_to_user_and_operation(app: &TestApp) {
+async fn idempotency_key_is_scoped_to_user_and_operation(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let by_ada = keyed(&ada, "key").await.post(REQUESTS, ask(&eve)).await.expect(201);
     let by_ben = keyed(&ben, "key").await.post(REQUESTS, ask(&eve)).await;
@@ -118,7 +118,7 @@ async fn rejected_request_can_be_retried_with_same_key(app: &TestApp) {
     assert_eq!(again.expect(201), sent);
 }
 
-async fn key_expires_after_24_hours(app: &TestApp) {
+async fn idempotency_key_expires_after_24_hours(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let sent = keyed(&ada, "key").await.post(REQUESTS, ask(&ben)).await.expect(201);
     app.advance(days(1));
@@ -158,7 +158,7 @@ async fn concurrent_duplicates_execute_once(app: &TestApp) {
     println!("{ROUNDS} rounds of {TWINS} equal requests: created, replayed, asked to wait: {given:?}");
 }
 
-async fn key_is_rejected_where_unsupported(app: &TestApp) {
+async fn idempotency_key_is_rejected_where_unsupported(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let footprint = app.footprint().await;
     let anonymous = app.anonymous().with_header(IDEMPOTENCY_KEY, "key");

@@ -18,7 +18,7 @@ on_every_engine! {
     concurrent_redemptions_succeed_once,
     invite_overrides_request_policy,
     request_by_address_does_not_reveal_account,
-    discoverable_user_receives_request,
+    discoverable_user_receives_request_by_address,
 }
 
 async fn invite(who: &TestUser) -> (String, String) {
@@ -255,7 +255,7 @@ async fn request_by_address_does_not_reveal_account(app: &TestApp) {
     );
 }
 
-async fn discoverable_user_receives_request(app: &TestApp) {
+async fn discoverable_user_receives_request_by_address(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     for user in [&ada, &ben] {
         app.verify_address(user).await;

@@ -216,7 +216,7 @@ async fn shutdown_ends_event_streams_and_long_polls() {
     while app.metric("kith_http_requests_in_flight").await < 2.0 {
         tokio::task::yield_now().await;
     }
-    tokio::time::timeout(MAX_WAIT, app.stop()).await.expect("open requests do not delay the stop");
+    tokio::time::timeout(MAX_WAIT, app.stop()).await.expect("requests in flight do not delay the shutdown");
     assert_eq!(events.next().await, None);
     assert_eq!(waits.await.expect("an answer").len(), 0);
 }

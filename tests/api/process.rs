@@ -83,7 +83,7 @@ async fn stops_under_load(engine: Engine) {
     let responses: usize = responses.into_iter().map(|load| load.expect("only complete responses")).sum();
     assert!(kith.wait().await.success());
     let took = started.elapsed();
-    assert!(took < latency_bound(STOP_WITHIN), "the stop took {took:?}");
+    assert!(took < latency_bound(STOP_WITHIN), "the shutdown took {took:?}");
     assert!(responses > 16, "only {responses} responses");
     println!("stopped in {took:.1?} after {responses} responses, all complete");
 }

@@ -20,8 +20,8 @@ on_every_engine! {
     one_of_concurrent_edits_wins,
     invalid_items_are_rejected,
     shared_space_is_frozen_on_breakup_and_restored_with_bond,
-    no_write_follows_bond_end,
-    either_partner_exports_shared_space,
+    no_space_write_follows_end_of_bond,
+    either_partner_can_export_shared_space,
     shared_items_survive_author_purge,
     page_of_large_items_is_truncated_and_continues,
     large_export_is_complete_json,
@@ -205,7 +205,7 @@ async fn shared_space_is_frozen_on_breakup_and_restored_with_bond(app: &TestApp)
 }
 
 /// After the event that ends a bond, its space has no further events, even if writes run concurrently.
-async fn no_write_follows_bond_end(app: &TestApp) {
+async fn no_space_write_follows_end_of_bond(app: &TestApp) {
     let mut written = 0;
     for round in 0..8 {
         let users = app.register_users(&format!("round{round}-"), 2).await;
@@ -226,7 +226,7 @@ async fn no_write_follows_bond_end(app: &TestApp) {
     assert!(written > 0);
 }
 
-async fn either_partner_exports_shared_space(app: &TestApp) {
+async fn either_partner_can_export_shared_space(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let bond = ada.partners().bond_with(&ben).await;
     item(&ada, SHARED, json!({ "n": 1 })).await;

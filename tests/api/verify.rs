@@ -161,7 +161,7 @@ fn assert_score_matches_rows(report: &Value) {
 
 /// Proves the readiness requirement OBS-01.
 #[test]
-fn non_json_log_fails_row() {
+fn non_json_log_fails_readiness_row() {
     let server = ServerProcess::fresh(&[]);
     // The log is found automatically on the server's machine, and with `--logs`.
     server.passes("OBS-01", &[]);
@@ -177,7 +177,7 @@ fn non_json_log_fails_row() {
 
 /// OBS-02: a proxy in front of the server writes the requests that it passes on to the same log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn log_with_secrets_fails_row() {
+async fn log_with_secrets_fails_readiness_row() {
     let server = ServerProcess::fresh(&[]);
     server.passes("OBS-02", &[]);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -215,7 +215,7 @@ async fn log_and_forward(caller: TcpStream, server: SocketAddr, log: PathBuf) {
 
 /// Proves the readiness requirement DRV-17.
 #[test]
-fn unsynced_database_fails_row() {
+fn unsynced_database_fails_readiness_row() {
     ServerProcess::fresh(&[]).passes("DRV-17", &[]);
     ServerProcess::fresh(&[("KITH__DATABASE__SYNCHRONOUS", "off")]).fails(
         "DRV-17",
@@ -226,7 +226,7 @@ fn unsynced_database_fails_row() {
 
 /// DEP-02: a debug build does not contain its commit.
 #[test]
-fn build_without_commit_fails_row() {
+fn build_without_commit_fails_readiness_row() {
     if option_env!("KITH_COMMIT").is_none() {
         ServerProcess::fresh(&[]).fails("DEP-02", &[], "without a commit");
     }
@@ -234,7 +234,7 @@ fn build_without_commit_fails_row() {
 
 /// Proves the readiness requirement CFG-05.
 #[test]
-fn differing_configuration_fails_row() {
+fn differing_configuration_fails_readiness_row() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("meant.toml");
     std::fs::write(&file, "[log]\nlevel = \"warn\"\n").expect("a file");
@@ -262,7 +262,7 @@ fn differing_configuration_fails_row() {
 
 /// SEC-17: the age of a secret is that of its file.
 #[test]
-fn old_secret_fails_row() {
+fn old_secret_fails_readiness_row() {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str| {
         let path = folder.path().join(name);

@@ -26,7 +26,7 @@ impl Key {
             })
         });
         let (id, sealed) = read.await.expect("the keys").expect("a key");
-        let seed = app.parts().keyring.open(&id, &sealed).expect("the configured secret opens the key");
+        let seed = app.parts().keyring.open(&id, &sealed).expect("the configured secret decrypts the key");
         Self { id, seed }
     }
 

@@ -295,7 +295,7 @@ fn link_file(app: &TestApp) -> std::path::PathBuf {
     app.parts().config.data.folder.join("first-admin-link")
 }
 
-/// SEC-10: the page works under its Content-Security-Policy.
+/// SEC-10: the page that creates the first administrator works under its Content-Security-Policy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_admin_page_complies_with_csp() {
     let app = TestApp::start(Engine::Sqlite, Engine::Sqlite.database().await).await;

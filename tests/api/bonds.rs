@@ -68,7 +68,8 @@ async fn repeated_accept_is_idempotent(app: &TestApp) {
     assert_eq!(app.footprint().await, before);
 }
 
-/// PRT-05: all other requests of both users are superseded, in both directions, and no others.
+/// PRT-05: accepting a request supersedes all other pending requests that the two users have sent or
+/// received. Requests between other users are unchanged.
 async fn accepting_request_supersedes_other_requests(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let (eve, dan) = (app.user("eve").await, app.user("dan").await);

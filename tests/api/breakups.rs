@@ -24,8 +24,8 @@ async fn history(who: &TestUser) -> Vec<Value> {
     who.get(HISTORY).await.expect(200)["items"].as_array().expect("items").clone()
 }
 
-/// PRT-06: the bond ends for both, both are notified, one audit entry is written, and the reason stays
-/// private to its author.
+/// PRT-06: a breakup ends the bond for both users, notifies both, and writes one audit entry. Only the author
+/// of the reason can read it.
 async fn breakup_ends_bond_for_both(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ada.post(BREAKUP, Value::Null).await.expect_problem(409, "not_bonded");

@@ -254,7 +254,7 @@ async fn stored_rows(app: &TestApp) -> Vec<String> {
     rows
 }
 
-/// The printed shell commands work as printed.
+/// The shell commands that `kith serve --demo` prints work when they are pasted into a terminal.
 async fn demo_commands_work(engine: Engine) {
     if !engine.is_chosen() {
         return;

@@ -1,5 +1,5 @@
-//! Tests that apply to every request: request ids, problem format, limits, and agreement with the OpenAPI
-//! document.
+//! Tests of behaviour that is common to all requests: request ids, the problem format, limits, and agreement
+//! with the OpenAPI document.
 
 use std::io::Write as _;
 

@@ -48,7 +48,7 @@ async fn paused_queue_starts_no_jobs(app: &TestApp) {
     assert_eq!(actions, [("queue.paused", true), ("queue.resumed", true)]);
 }
 
-/// JOB-06: limits count across all nodes.
+/// JOB-06: the limits of a queue apply across all nodes.
 async fn queue_limits_are_enforced(app: &TestApp) {
     let client = program(app).await;
     for n in 0..6 {

@@ -108,7 +108,7 @@ async fn requests_and_transactions_are_counted(app: &TestApp) {
     }
     assert_eq!((answered("2xx").await, answered("4xx").await, answered("5xx").await), (1.0, 2.0, 0.0));
     assert_eq!(app.metric(&timed).await, 3.0);
-    // A rejected log-in is recorded, so it commits.
+    // A rejected log-in is recorded, so its transaction is committed.
     let (commits_after, reads_after) = work().await;
     assert_eq!(commits_after, commits + 3.0);
     // On PostgreSQL a node also reads events of other nodes.

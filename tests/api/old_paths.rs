@@ -53,7 +53,7 @@ async fn old_paths_support_whole_flow(app: &TestApp) {
     ada.get(&nickname).await.expect_problem(404, "not_found");
 }
 
-/// SEC-03: an old path does not double the limit.
+/// SEC-03: the old path and the new path of an operation share one limit.
 async fn old_paths_share_limits_with_new_paths(app: &TestApp) {
     let ada = app.user("ada").await;
     let mut answered = 0;

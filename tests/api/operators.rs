@@ -150,7 +150,8 @@ async fn addresses_are_settled(folder: &OperatorFolder, client: &Client) {
     }
 }
 
-/// ACC-06: the link is in a file with mode 0600, is printed only to a terminal, and works once.
+/// ACC-06: the link for the first administrator is in a file with mode 0600, is printed only to a terminal,
+/// and works once.
 #[tokio::test]
 async fn link_file_creates_first_administrator() {
     let folder = OperatorFolder::of(Engine::Sqlite).await.expect("SQLite is always chosen");

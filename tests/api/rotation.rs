@@ -41,7 +41,7 @@ impl Load {
         }
     }
 
-    /// Panics on any response that is not a success.
+    /// Sends the requests of all users until the load ends. Panics on any response that is not a success.
     async fn run(&self, app: &TestApp) {
         join_all(self.users.iter().zip(&self.rounds).map(async |(user, rounds)| {
             while !self.ends.load(Ordering::Relaxed) {

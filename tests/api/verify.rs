@@ -1,5 +1,5 @@
-//! Tests of `kith verify` with the binary, on servers in separate processes: exit codes, scores, and rows
-//! that need a log, a file or a setting of their own.
+//! Tests of `kith verify` with the binary, on servers in separate processes: exit codes, scores, and
+//! readiness rows that need a log, a file or a special setting.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};

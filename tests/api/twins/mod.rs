@@ -155,7 +155,7 @@ const WITHOUT_A_TWIN: &[(&str, &str)] = &[
     ("DRV-17", "broken in verify.rs, on a process that does not sync"),
 ];
 
-/// Each live row has a check, and each check a live row.
+/// Each live row has a check, and each check belongs to a live row.
 #[test]
 fn live_rows_match_checks() {
     let catalogue = Catalogue::built_in();

@@ -95,8 +95,8 @@ impl Model {
         if !is_open {
             return;
         }
-        // Requests that the receiver could not see expire. Requests by address stay pending, because their
-        // sender must not learn whose address it is.
+        // The sender now sees a request as expired if its receiver could not see it. A request by address
+        // stays pending, because its sender must not learn whose address it is.
         let (now, pair) = (self.now, [(user, Some(other)), (other, Some(user))]);
         for request in &mut self.requests {
             let is_between = pair.contains(&(request.from, request.to));

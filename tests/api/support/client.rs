@@ -28,7 +28,7 @@ pub struct Client {
     http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
     nodes: Arc<[SocketAddr]>,
     turn: Arc<AtomicUsize>,
-    /// OpenAPI document of the server, fetched before the first request.
+    /// OpenAPI document of the server, fetched when the client sends its first request.
     contract: Arc<OnceCell<Arc<Contract>>>,
     headers: HeaderMap,
 }

@@ -1,4 +1,4 @@
-//! Tests of account deletion: immediate effects, grace period, undo, and data export.
+//! Tests of account deletion: immediate effects, grace period, restoration, and data export.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
@@ -23,10 +23,10 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 
 on_every_engine! {
     with super::behind_a_proxy_and_careful;
-    deleted_account_is_purged_after_hold,
+    deleted_account_is_purged_after_grace_period,
     deletion_ends_sessions_bond_and_requests,
-    undo_restores_account_but_not_bond,
-    invalid_undo_is_rejected,
+    undoing_deletion_restores_account_but_not_bond,
+    invalid_deletion_and_restore_requests_are_rejected,
     export_contains_exactly_own_data,
     last_administrator_cannot_leave,
     concurrent_deletions_leave_one_administrator,
@@ -62,9 +62,9 @@ pub async fn count_actions(app: &TestApp, action: &str) -> usize {
     app.audit().await.into_iter().filter(|line| line.action == action).count()
 }
 
-/// ACC-11: exact to the millisecond. The manifest is on disk with restricted permissions, and the address is
-/// free again.
-async fn deleted_account_is_purged_after_hold(app: &TestApp) {
+/// ACC-11: the account is purged when its grace period ends, exact to the millisecond. Then its manifest is
+/// on disk with restricted permissions, and the address can be registered again.
+async fn deleted_account_is_purged_after_grace_period(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ask(&ada, &ben, "a word").await;
     let deleted = leave(&ada).await;
@@ -107,7 +107,7 @@ async fn deleted_account_is_purged_after_hold(app: &TestApp) {
     assert_ne!(registered["user"]["id"], ada.id.as_str());
 }
 
-/// ACC-11: sessions, bond and requests end, and the users concerned are notified.
+/// ACC-11: deletion ends the user's sessions, bond and requests, and the other users concerned are notified.
 async fn deletion_ends_sessions_bond_and_requests(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let (eve, dan) = (app.user("eve").await, app.user("dan").await);
@@ -161,7 +161,7 @@ async fn check_signed_out(app: &TestApp, who: &TestUser, elsewhere: &Value) {
 }
 
 /// ACC-11: undoing a deletion restores the account, but not the bond.
-async fn undo_restores_account_but_not_bond(app: &TestApp) {
+async fn undoing_deletion_restores_account_but_not_bond(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ask(&ada, &ben, "us").await;
     let bond = ask(&ben, &ada, "us").await["bond"].clone();
@@ -186,7 +186,7 @@ async fn undo_restores_account_but_not_bond(app: &TestApp) {
     ask(&app.sign_in("ben").await, &ada, "again?").await;
 }
 
-async fn invalid_undo_is_rejected(app: &TestApp) {
+async fn invalid_deletion_and_restore_requests_are_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     ada.delete(ME, json!({ "password": "wrong horse" })).await.expect_problem(403, "wrong_password");
     ada.delete(ME, json!({})).await.expect_faults();
@@ -194,7 +194,7 @@ async fn invalid_undo_is_rejected(app: &TestApp) {
     leave(&ada).await;
     let wrong = json!({ "email": ada.email, "password": "wrong horse" });
     app.anonymous().post(RESTORE, wrong).await.expect_problem(401, "invalid_credentials");
-    // The grace period ends when it is due, even if maintenance has not run yet.
+    // The grace period ends on time even if maintenance has not run yet.
     app.advance(days(14));
     let late = app.anonymous().post(RESTORE, credentials(&ada.email)).await;
     late.expect_problem(403, "account_deleted");

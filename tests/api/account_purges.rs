@@ -18,9 +18,9 @@ const RESTORE: &str = "/api/v1/auth/restore";
 on_every_engine! {
     with crate::account_deletion::behind_a_proxy_and_careful;
     purge_removes_all_personal_data,
-    purge_limit_defers_to_next_run,
-    clock_jump_does_not_end_hold,
-    mass_deletion_of_established_accounts_is_throttled,
+    purges_beyond_limit_wait_for_next_run,
+    clock_jump_does_not_end_grace_period,
+    mass_purge_of_established_accounts_is_throttled,
     failing_purge_does_not_block_others,
     purge_requires_manifest,
 }
@@ -28,7 +28,7 @@ on_every_engine! {
 const MARKERS: [&str; 7] =
     ["m4rkmail", "M4rkname", "m4rkmessage", "m4rkagent", "203.0.113.77", "m4rknick", "m4rkitem"];
 
-/// Returns a user whose personal data all contain a marker.
+/// Creates a user whose personal data all contain a marker.
 async fn marked(app: &TestApp, marked: &Client, others: [&TestUser; 2]) -> TestUser {
     let email = "M4rkmail@example.org";
     let body = json!({ "email": email, "password": PASSWORD, "display_name": "M4rkname" });
@@ -90,7 +90,7 @@ async fn purge_removes_all_personal_data(app: &TestApp) {
     assert_eq!(app.rows_with(&MARKERS).await, [] as [String; 0]);
     assert!(!std::fs::read_to_string(manifest(app, &ada)).expect("a manifest").contains("m4rk"));
     app.db().verify_audit().await.expect("the audit chain is valid");
-    // Other users keep an anonymous record.
+    // Other users still see an anonymous record of the purged user.
     let ben = app.sign_in("ben").await;
     let seen = ben.get(REQUESTS).await.expect(200);
     let gone = json!({ "id": ada.id, "display_name": "Deleted account" });
@@ -100,8 +100,9 @@ async fn purge_removes_all_personal_data(app: &TestApp) {
     );
 }
 
-/// ACC-11: `accounts.max_purged_per_run` is 2 here. Many deletions at once must not block anyone's purge.
-async fn purge_limit_defers_to_next_run(app: &TestApp) {
+/// ACC-11: at most two accounts are purged per run here (`accounts.max_purged_per_run`). The others are
+/// purged in the next runs, earliest due first.
+async fn purges_beyond_limit_wait_for_next_run(app: &TestApp) {
     let users = app.register_users("user", 5).await;
     for who in &users {
         leave(who).await;
@@ -122,7 +123,7 @@ async fn purge_limit_defers_to_next_run(app: &TestApp) {
 }
 
 /// Regression: a clock that was 40 days ahead for a minute caused a purge of recently deleted accounts.
-async fn clock_jump_does_not_end_hold(app: &TestApp) {
+async fn clock_jump_does_not_end_grace_period(app: &TestApp) {
     const FORTY_DAYS_MS: i64 = 40 * 86_400_000;
     let ada = app.user("ada").await;
     app.user("ben").await;
@@ -130,7 +131,8 @@ async fn clock_jump_does_not_end_hold(app: &TestApp) {
     app.advance(minutes(1));
     app.run_maintenance().await;
     app.jump_wall_clock(FORTY_DAYS_MS);
-    // Deleted under the wrong clock, and never observed under the correct one.
+    // Ben deletes his account while the clock is wrong. No maintenance run has seen the deletion with the
+    // correct clock.
     leave(&app.sign_in("ben").await).await;
     for _ in 0..3 {
         app.advance(minutes(1));
@@ -141,7 +143,8 @@ async fn clock_jump_does_not_end_hold(app: &TestApp) {
     app.run_maintenance().await;
     app.anonymous().post(RESTORE, credentials(&ada.email)).await.expect(200);
 
-    // The opposite case: deleted while the clock was behind, which is then corrected.
+    // Opposite case: the account is deleted while the clock is 40 days behind, and then the clock is
+    // corrected.
     app.jump_wall_clock(-FORTY_DAYS_MS);
     leave(&app.sign_in("ada").await).await;
     app.jump_wall_clock(FORTY_DAYS_MS);
@@ -158,8 +161,9 @@ async fn clock_jump_does_not_end_hold(app: &TestApp) {
     );
 }
 
-/// An unusually large share of established accounts is purged slowly. New accounts are purged meanwhile.
-async fn mass_deletion_of_established_accounts_is_throttled(app: &TestApp) {
+/// If an unusually large share of the established accounts is due, they are purged slowly. New accounts are
+/// purged without delay.
+async fn mass_purge_of_established_accounts_is_throttled(app: &TestApp) {
     let stranger = app.user("stranger").await;
     leave(&stranger).await;
     insert_accounts(app, 100, 40).await;
@@ -171,7 +175,7 @@ async fn mass_deletion_of_established_accounts_is_throttled(app: &TestApp) {
     assert_eq!(deleted.map_err(|error: kith_store::Error| error).expect("rows"), 25);
     app.advance(days(14));
     app.parts().run_maintenance().await.expect("maintenance of one node");
-    // The new account and one of the established ones: slow, but not stopped.
+    // The run has purged the new account and one established account.
     assert_eq!(count_actions(app, "account.purged").await, 2);
     assert!(manifest(app, &stranger).exists());
     app.parts().run_maintenance().await.expect("maintenance of one node");
@@ -184,7 +188,8 @@ async fn mass_deletion_of_established_accounts_is_throttled(app: &TestApp) {
     let fault = facts["modules"]["purges"].to_string();
     assert!(fault.contains("24 of 99 accounts") && fault.contains("accounts.max_purge_percent"), "{fault}");
 
-    // Four of them are restored, because 20 may always be purged.
+    // Restores four established accounts, so that 20 remain. A backlog of at most 20 accounts is not slowed
+    // down.
     let restore = "UPDATE users SET deleted_at = NULL, purge_at = NULL, purge_elapsed_ms = NULL WHERE id IN
                    (SELECT id FROM users WHERE email_key LIKE 'old-%' AND purge_at IS NOT NULL ORDER BY id LIMIT 4)";
     let restored = app.db().write(move |tx| tx.exec(restore, &[])).await;
@@ -193,7 +198,7 @@ async fn mass_deletion_of_established_accounts_is_throttled(app: &TestApp) {
     assert_eq!(count_actions(app, "account.purged").await, 4, "the run purges two accounts");
 }
 
-/// Inserts accounts of this age that are never used.
+/// Inserts `count` accounts that were created `age_days` days ago and never used.
 async fn insert_accounts(app: &TestApp, count: usize, age_days: u64) {
     let created_at = app.now() - days(age_days);
     let ids: Vec<String> = (0..count).map(|_| app.new_id()).collect();
@@ -210,7 +215,8 @@ async fn insert_accounts(app: &TestApp, count: usize, age_days: u64) {
     inserted.await.expect("accounts");
 }
 
-/// For example, because it has too much data for one transaction.
+/// A purge that always fails, for example because the account has too much data for one transaction, does not
+/// delay other purges.
 async fn failing_purge_does_not_block_others(app: &TestApp) {
     let users = app.register_users("user", 3).await;
     for who in &users {
@@ -218,7 +224,7 @@ async fn failing_purge_does_not_block_others(app: &TestApp) {
         app.advance(MILLISECOND);
     }
     app.advance(days(14));
-    // The manifest exists already and cannot be inserted again.
+    // This purge fails, because its manifest exists already and cannot be inserted again.
     let id = users[0].id.clone();
     let taken = app.db().write(move |tx| {
         let sql = "INSERT INTO purges (user_id, purged_at, manifest) VALUES ($1, 0, '')";
@@ -229,11 +235,12 @@ async fn failing_purge_does_not_block_others(app: &TestApp) {
     assert_eq!(count_actions(app, "account.purged").await, 2);
 }
 
-/// ACC-11: a purge needs its manifest, because a restored backup must repeat the purge.
+/// ACC-11: an account is not purged if its manifest cannot be written. The manifest is needed to repeat the
+/// purge after a backup is restored.
 async fn purge_requires_manifest(app: &TestApp) {
     let ada = app.user("ada").await;
     leave(&ada).await;
-    // Maintenance may record ends of grace periods and its own run.
+    // Maintenance may record purge times and its own run.
     app.run_maintenance().await;
     app.advance(days(14));
     std::fs::write(purges(app), "in the way").expect("a file");

@@ -140,8 +140,8 @@ async fn refresh(app: &TestApp, token: &Value) -> TestResponse {
     app.anonymous().post(REFRESH, json!({ "refresh_token": token })).await
 }
 
-/// DRV-01: a client that lost the response gets the same pair again. Reuse after 15 seconds ends the session
-/// for everyone.
+/// DRV-01: a client that did not receive the response can use the refresh token again within 15 seconds and
+/// gets the same pair of tokens. Later reuse ends the session.
 async fn used_refresh_token_is_valid_for_15_seconds(app: &TestApp) {
     let ada = app.user("ada").await;
     let first = signed_in(app, &ada).await["refresh_token"].clone();
@@ -249,7 +249,7 @@ async fn unicode_and_ascii_domain_are_one_address(app: &TestApp) {
         .post("/dev/verify-email", json!({ "email": "ada@xn--bcher-kva.example" }))
         .await
         .expect(200);
-    // The other form of the sender's own address is also rejected as a request to the sender.
+    // A request to the other form of the sender's own address is rejected as a request to the sender.
     let ada = app.anonymous().with_token(ada["access_token"].as_str().expect("a token"));
     let to_herself = json!({ "to": { "email": "ada@xn--bcher-kva.example" } });
     let problem =
@@ -258,7 +258,7 @@ async fn unicode_and_ascii_domain_are_one_address(app: &TestApp) {
     for wrong in ["ada@xn--a.example", "ada@-a.example", "ada@bücher"] {
         register(wrong).await.expect_problem(422, "validation_failed");
     }
-    // A key written by an earlier version is converted. The migration lists such keys.
+    // E-mail keys that an earlier version has written are converted. The migration lists them.
     let former =
         "UPDATE users SET email_key = 'ada@bücher.example' WHERE email_key = 'ada@xn--bcher-kva.example'";
     let list = "INSERT INTO outdated_email_keys (user_id)
@@ -292,7 +292,7 @@ async fn invisible_text_is_rejected(app: &TestApp) {
             assert_eq!((&fault["pointer"], &fault["code"]), (&json!(pointer), &json!("blank")), "{blank:?}");
         }
     }
-    // Joiners within words are allowed.
+    // The zero-width non-joiner (U+200C) is allowed within words.
     let name = json!({ "display_name": "نامه\u{200C}ای" });
     assert_eq!(
         ada.send(hyper::Method::PATCH, ME, name.to_string().into()).await.expect(200)["display_name"],

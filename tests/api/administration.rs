@@ -22,10 +22,10 @@ on_every_engine! {
     suspension_blocks_access_until_reinstatement,
     moderators_manage_lower_roles_only,
     concurrent_revocations_leave_one_administrator,
-    link_creates_one_administrator,
-    link_expires_after_one_hour,
-    moved_clock_does_not_expire_link,
-    link_is_invalid_once_administrator_exists,
+    first_admin_link_creates_one_administrator,
+    first_admin_link_expires_after_one_hour,
+    development_clock_does_not_expire_first_admin_link,
+    first_admin_link_is_invalid_once_administrator_exists,
     administrators_verify_or_release_addresses,
 }
 
@@ -201,7 +201,8 @@ async fn moderators_manage_lower_roles_only(app: &TestApp) {
     root.delete(ME, json!({ "password": PASSWORD })).await.expect(202);
 }
 
-/// ACC-09: two administrators revoke each other's role or suspend each other at the same moment.
+/// ACC-09: two administrators revoke each other's role or suspend each other at the same moment. One of them
+/// stays an administrator.
 async fn concurrent_revocations_leave_one_administrator(app: &TestApp) {
     for n in 0..10 {
         let (one, other) = (app.admin(&format!("one{n}")).await, app.admin(&format!("other{n}")).await);
@@ -231,8 +232,8 @@ fn acceptance(secret: &str, name: &str) -> Value {
     json!({ "secret": secret, "email": email, "password": PASSWORD, "display_name": name })
 }
 
-/// ACC-06: the link creates one administrator, however many use it at the same moment.
-async fn link_creates_one_administrator(app: &TestApp) {
+/// ACC-06: the link creates only one administrator, even if several people use it at the same moment.
+async fn first_admin_link_creates_one_administrator(app: &TestApp) {
     let secret = app.first_admin_secret().await;
     let taken = app.user("taken").await;
     for (body, status, code) in [
@@ -264,7 +265,7 @@ async fn link_creates_one_administrator(app: &TestApp) {
     assert!(!link_file(app).exists(), "the link file was not removed");
 }
 
-async fn link_expires_after_one_hour(app: &TestApp) {
+async fn first_admin_link_expires_after_one_hour(app: &TestApp) {
     let secret = app.first_admin_secret().await;
     app.advance(hours(1));
     app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect_problem(403, "invalid_link");
@@ -274,8 +275,8 @@ async fn link_expires_after_one_hour(app: &TestApp) {
     app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect(201);
 }
 
-/// The link expires by the real clock, not by the moved clock of development mode.
-async fn moved_clock_does_not_expire_link(app: &TestApp) {
+/// The link expires in real time. Advancing the clock of development mode has no effect on it.
+async fn development_clock_does_not_expire_first_admin_link(app: &TestApp) {
     let secret = app.first_admin_secret().await;
     for node in 0..app.node_count() {
         app.anonymous().at(node).post("/dev/clock", json!({ "advance": "2h" })).await.expect(200);
@@ -283,7 +284,7 @@ async fn moved_clock_does_not_expire_link(app: &TestApp) {
     app.anonymous().post(ACCEPT, acceptance(&secret, "root")).await.expect(201);
 }
 
-async fn link_is_invalid_once_administrator_exists(app: &TestApp) {
+async fn first_admin_link_is_invalid_once_administrator_exists(app: &TestApp) {
     let secret = app.first_admin_secret().await;
     app.admin("root").await;
     app.anonymous().post(ACCEPT, acceptance(&secret, "eve")).await.expect_problem(403, "invalid_link");
@@ -294,7 +295,7 @@ fn link_file(app: &TestApp) -> std::path::PathBuf {
     app.parts().config.data.folder.join("first-admin-link")
 }
 
-/// SEC-10: the page works under its Content-Security-Policy.
+/// SEC-10: the page that creates the first administrator works under its Content-Security-Policy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_admin_page_complies_with_csp() {
     let app = TestApp::start(Engine::Sqlite, Engine::Sqlite.database().await).await;
@@ -323,7 +324,8 @@ async fn first_admin_page_complies_with_csp() {
     app.stop().await;
 }
 
-/// SEC-12: `server.admin_addresses` applies to the trusted client address only.
+/// SEC-12: only client addresses in `server.admin_addresses` have access to administration. An address from
+/// `X-Forwarded-For` counts only if a trusted proxy sent the header.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn administration_is_restricted_to_listed_addresses() {
     let network = |text: &str| text.parse().expect("a network");
@@ -373,7 +375,8 @@ async fn expect_closed(root: &Client, addresses: &[&str]) {
     }
 }
 
-/// A user registers another person's address to receive requests for that person.
+/// A user registers another person's e-mail address in order to receive requests that are meant for that
+/// person.
 async fn administrators_verify_or_release_addresses(app: &TestApp) {
     let admin = app.admin("root").await;
     let moderator = app.user_with_role("mod", "moderator", &admin).await;
@@ -419,7 +422,7 @@ async fn administrators_verify_or_release_addresses(app: &TestApp) {
     assert_eq!(admin.put(&prove, Value::Null).await.expect(200), proven);
     assert_eq!(ada.get("/api/v1/me").await.expect(200)["email_verified"], true);
     admin.delete(&path(&ada, "email"), Value::Null).await.expect_problem(409, "email_verified");
-    // An administrator created on the machine itself has a verified address.
+    // An administrator who was created on the command line has a verified address.
     admin.delete(&path(&admin, "email"), Value::Null).await.expect_problem(409, "self_not_allowed");
     assert_eq!(admin.get("/api/v1/me").await.expect(200)["email_verified"], true);
     let settings = Bytes::from(json!({ "discoverable_by_email": true }).to_string());

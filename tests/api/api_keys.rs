@@ -29,7 +29,7 @@ on_every_engine! {
     expired_key_is_rejected,
     revoked_key_is_rejected_on_all_nodes_within_a_second,
     key_requires_creator_permission,
-    body_after_key_revocation_is_rejected,
+    key_revocation_rejects_request_whose_body_arrives_later,
     last_use_is_recorded_per_minute,
     idempotency_keys_are_scoped_to_api_key,
     invalid_key_errors_are_specific_but_safe,
@@ -210,8 +210,8 @@ async fn key_requires_creator_permission(app: &TestApp) {
     counts(false).await;
 }
 
-/// A request is authorized when it is executed, not when its head arrives.
-async fn body_after_key_revocation_is_rejected(app: &TestApp) {
+/// A request is authorized when it is executed, not when its headers arrive.
+async fn key_revocation_rejects_request_whose_body_arrives_later(app: &TestApp) {
     let admin = app.admin("ada").await;
     let key = app.api_key(&admin, &["logs.write"]).await;
     let body = json!({ "level": "info" }).to_string();
@@ -252,7 +252,8 @@ async fn last_use_is_recorded_per_minute(app: &TestApp) {
     app.advance(seconds(1));
     let second = app.now();
     key.client.at(0).get(FACTS).await.expect(200);
-    // The use in between was not recorded; otherwise this one, a second later, would not be recorded either.
+    // The use at second 59 was not recorded. Otherwise this use, one second later, would not be recorded
+    // either.
     used_at(second).await;
     assert_eq!(app.footprint().await, footprint, "using a key adds no audit entry and no event");
 }
@@ -276,7 +277,7 @@ async fn idempotency_keys_are_scoped_to_api_key(app: &TestApp) {
     }
     assert_eq!(put(&other.client).await.header("idempotency-replayed"), None);
     assert_eq!((written(&one).await, written(&other).await), (1, 1));
-    // A repeated request returns the secret again. It is stored encrypted until then.
+    // A repeated request returns the same API key again. Until then the key is stored encrypted.
     let client = admin.signed_in().await.with_header(IDEMPOTENCY_KEY, "key");
     let body = json!({ "name": "a", "scopes": ["jobs.read"] });
     let made = client.post(API_KEYS, body.clone()).await.expect(201);
@@ -370,7 +371,7 @@ async fn keys_obey_admin_address_restrictions() {
     .await;
 }
 
-/// Operations reserved for users reject a key even if its stored scopes were changed.
+/// Operations reserved for users reject a key even if its scopes were extended in the database.
 #[tokio::test]
 async fn manually_widened_key_cannot_use_user_operations() {
     TestApp::run(

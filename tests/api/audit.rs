@@ -183,13 +183,13 @@ async fn audit_verify_checks_chain(engine: Engine) {
     assert!(failing_stderr(kith_on(&database, folder, VERIFY)).contains("lacks migration store/0001_store"));
 
     let server = Kith::start(kith_on(&database, folder, SERVE));
-    // Contains the entries for the schedules that modules declare.
+    // A new database already contains entries for the schedules that modules declare.
     let (declared, _) = verify(&database, folder);
     let body = json!({ "email": "ada@example.org", "password": PASSWORD, "display_name": "Ada" });
     Client::new([server.addr]).post("/api/v1/auth/register", body).await.expect(201);
     let running = loop {
         let chain = verify(&database, folder);
-        // On PostgreSQL entries are sealed milliseconds after their commit.
+        // On PostgreSQL, entries are appended to the chain a few milliseconds after their commit.
         if chain.0 > declared {
             break chain;
         }
@@ -210,7 +210,7 @@ async fn audit_verify_checks_chain(engine: Engine) {
     let Output { status, stderr, .. } = kith_on(&database, folder, VERIFY).output().expect("a process");
     let output = String::from_utf8(stderr).expect("text");
     assert!(status.code() == Some(1) && output.contains("breaks at link 1\n"), "{status} {output}");
-    // A running server reports the same.
+    // A running server reports the same chain.
     let server = Kith::start(kith_on(&database, folder, SERVE));
     assert!(failing_stderr(kith_on(&database, folder, VERIFY)).contains("breaks at link 1"));
     drop(server);
@@ -218,16 +218,16 @@ async fn audit_verify_checks_chain(engine: Engine) {
 
 /// Regression: a truncated or emptied log was not detected.
 #[tokio::test]
-async fn truncated_and_restored_chains_require_acceptance_on_sqlite() {
-    truncated_and_restored_chains_require_acceptance(Engine::Sqlite).await;
+async fn truncated_or_restored_chain_requires_acceptance_on_sqlite() {
+    truncated_or_restored_chain_requires_acceptance(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn truncated_and_restored_chains_require_acceptance_on_postgres() {
-    truncated_and_restored_chains_require_acceptance(Engine::Postgres).await;
+async fn truncated_or_restored_chain_requires_acceptance_on_postgres() {
+    truncated_or_restored_chain_requires_acceptance(Engine::Postgres).await;
 }
 
-async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
+async fn truncated_or_restored_chain_requires_acceptance(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }
@@ -269,7 +269,7 @@ async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
     let shorter = format!("the audit chain has {} links, but the expected head has {links}", links - 2);
     assert!(failing_stderr(kith_on(&database, folder, VERIFY)).contains(&shorter));
     assert!(failing_stderr(expecting(&head)).contains(&shorter));
-    // The server keeps serving, reports the fault, and keeps the remembered head.
+    // The server continues to serve and reports the fault. The stored head of the chain is unchanged.
     let logged = served().await;
     assert_eq!(logged["status"], "warn", "{logged}");
     assert!(logged["output"].as_str().expect("text").contains("kith audit verify"), "{logged}");
@@ -280,7 +280,7 @@ async fn truncated_and_restored_chains_require_acceptance(engine: Engine) {
     assert!(accepted.starts_with("Accepted head "), "{accepted}");
     assert_eq!(served().await["status"], "pass");
     verify(&database, folder);
-    // A head that was noted elsewhere still detects the restore.
+    // The restore is still detected by comparing the chain with a head that was recorded elsewhere.
     assert!(failing_stderr(expecting(&head)).contains("expected head"));
 
     change(
@@ -361,7 +361,7 @@ async fn old_entries_are_archived(engine: Engine) {
     verify(&database, folder);
 }
 
-/// Executes statements, as an attacker with access to the database only.
+/// Executes SQL statements directly, as an attacker with access to the database only could do.
 async fn change(database: &TestDatabase, statements: &[&'static str]) {
     let store = Store::open(database.options()).await.expect("a database");
     for &statement in statements {
@@ -373,7 +373,7 @@ async fn change(database: &TestDatabase, statements: &[&'static str]) {
 
 const VERIFY: &[&str] = &["audit", "verify"];
 
-/// Returns the number of links, and the head.
+/// Verifies the chain with `kith audit verify`. Returns the number of links and the head.
 fn verify(database: &TestDatabase, folder: &Path) -> (i64, String) {
     let output = successful_stdout(kith_on(database, folder, VERIFY));
     let chain = output

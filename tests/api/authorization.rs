@@ -24,7 +24,7 @@ on_every_engine! {
 enum CallerKind {
     /// Caller without a valid access token.
     Unauthenticated(InvalidToken),
-    /// User with this role, to whom the request does not relate.
+    /// User with this role who is not involved in the resource of the request.
     UserWithRole(Role),
     /// Owner of the resource in the request.
     Owner,
@@ -35,9 +35,9 @@ enum CallerKind {
 /// API key of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ApiKeyKind {
-    /// Has the permissions that the operation needs, as far as a key can have them.
+    /// The key has those permissions required by the operation that a key can have.
     WithScopes,
-    /// Has all other permissions that a key can have.
+    /// The key has all permissions that a key can have, except those required by the operation.
     WithoutScopes,
     Expired,
     Revoked,
@@ -106,7 +106,7 @@ fn expected(operation: &Operation, owned: bool, caller_kind: CallerKind) -> Expe
         {
             Expected::Problem(409, "not_bonded")
         }
-        // Another user's resource is not found, for every role.
+        // Every role gets 404 for another user's resource.
         (Access::SignedIn, CallerKind::UserWithRole(_)) if owned => Expected::Problem(404, "not_found"),
         (Access::SignedIn, _) | (Access::Allowed(_), CallerKind::Owner) => Expected::Success,
     }
@@ -250,13 +250,14 @@ fn error_unless(right: bool, expected: Expected, response: &TestResponse) -> Vec
     }
 }
 
-/// A module may use its own code for missing resources, ending with `_not_found`.
+/// Returns true if the problem code is `code`. For `not_found`, codes that end with `_not_found` are accepted
+/// too, because modules use them for their own resources.
 fn is_code(value: &Value, code: &str) -> bool {
     value.as_str().is_some_and(|value| value == code || code == "not_found" && value.ends_with("_not_found"))
 }
 
-/// ACC-03, ACC-09, ACC-10, ACC-13: every cell has the declared status, and a rejection changes and reveals
-/// nothing.
+/// ACC-03, ACC-09, ACC-10, ACC-13: every kind of caller gets the declared status from every operation. A
+/// rejection changes nothing and reveals no data.
 async fn authorization_matrix_matches_document(app: &TestApp) {
     let callers = Callers::new(app).await;
     let operations = app.operations().await;
@@ -292,7 +293,8 @@ async fn authorization_matrix_matches_document(app: &TestApp) {
     println!("{} operations, {cells} cells, all responses as documented", operations.len());
 }
 
-/// Returns a request that succeeds. For the used first-administrator link any well-formed secret will do.
+/// Returns a request that succeeds. For the first-administrator link, which is already used, any well-formed
+/// secret suffices.
 async fn request_for(app: &TestApp, operation: &Operation, name: &str) -> Request {
     if operation.name != "acceptFirstAdmin" {
         return app.request_for(operation, name).await;

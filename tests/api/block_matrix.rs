@@ -15,7 +15,7 @@ const SAMPLES: usize = 100;
 on_every_engine! {
     with |config: &mut kith_platform::config::Config| config.server.disable_limits = true;
     block_is_indistinguishable_from_missing_user,
-    block_timing_equals_missing_user,
+    block_and_missing_user_timings_are_printed,
 }
 
 /// Side that blocks.
@@ -27,7 +27,8 @@ enum BlockingSide {
     Other,
 }
 
-/// The same request about a user behind a block, and about a missing user.
+/// Two requests that differ only in the user they refer to: a user on the other side of a block, or a missing
+/// user.
 struct RequestPair {
     blocked: (String, Value),
     absent: (String, Value),
@@ -143,7 +144,8 @@ async fn rows(operation: &Operation, users: &Users, side: BlockingSide) -> Vec<R
                 users.block(side).await;
                 return vec![row(&id, UNKNOWN_USER_ID, body)];
             }
-            // A request to the other user stays pending, like one that is not answered.
+            // For its sender, a request to the other user stays pending, like a request that the receiver
+            // ignores.
             let (id, unanswered) = (ask(me, other).await, ask(me, control).await);
             users.block(side).await;
             vec![row(&id, &unanswered, body)]
@@ -235,9 +237,9 @@ async fn block_is_indistinguishable_from_missing_user(app: &TestApp) {
     assert!(named >= 20, "fewer operations than expected refer to a user");
 }
 
-/// Prints the durations without asserting, because a busy machine distorts them.
+/// Prints the median durations without an assertion, because a busy machine distorts them.
 #[expect(clippy::disallowed_methods, reason = "it measures real time")]
-async fn block_timing_equals_missing_user(app: &TestApp) {
+async fn block_and_missing_user_timings_are_printed(app: &TestApp) {
     let users = Users::new(app, "timed").await;
     let code = code_of(&users.other).await;
     users.block(BlockingSide::Other).await;

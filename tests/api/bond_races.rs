@@ -1,4 +1,5 @@
-//! PRT-03: many clients compete for one slot, round after round, and exactly one succeeds.
+//! PRT-03: many users compete at the same moment to become the partner of one user. In each round exactly one
+//! succeeds.
 
 use std::time::Instant;
 
@@ -40,7 +41,8 @@ async fn one_of_fifty_concurrent_accepts_wins(app: &TestApp) {
     report.report(rounds(ROUNDS));
 }
 
-/// Fifty users and one send requests to each other at the same moment. The first crossing pair is bonded.
+/// Fifty users send requests to one user, who sends a request to each of them at the same moment. The first
+/// two requests that cross form the bond.
 async fn one_of_fifty_concurrent_crossings_wins(app: &TestApp) {
     let wanted = app.user("wanted").await;
     let suitors = app.register_users("suitor", CLIENTS).await;
@@ -49,7 +51,7 @@ async fn one_of_fifty_concurrent_crossings_wins(app: &TestApp) {
         let crossings = suitors.iter().map(async |suitor| {
             let (theirs, ours) =
                 tokio::join!(suitor.partners().send(&wanted), wanted.partners().send(suitor));
-            // A losing sender may still send: the receiver's bond is not revealed.
+            // The other senders' requests still succeed, because the receiver's bond is not revealed.
             let theirs = theirs.expect(201);
             if ours.status == 409 {
                 ours.expect_problem(409, "slot_occupied");

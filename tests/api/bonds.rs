@@ -1,4 +1,4 @@
-//! Tests of accepting a request, of the resulting bond, and of invalid steps.
+//! Tests of accepting a request, of the resulting bond, and of invalid transitions of requests.
 
 use hyper::Method;
 use hyper::body::Bytes;
@@ -10,8 +10,8 @@ use crate::support::{REQUESTS, TestApp, TestUser, on_every_engine};
 on_every_engine! {
     accepted_request_forms_bond,
     repeated_accept_is_idempotent,
-    other_requests_are_superseded,
-    invalid_steps_change_nothing,
+    accepting_request_supersedes_other_requests,
+    invalid_request_transitions_change_nothing,
 }
 
 fn accept_path(request: &Value) -> String {
@@ -60,15 +60,17 @@ async fn repeated_accept_is_idempotent(app: &TestApp) {
     let accepted = accept(&ben, &request).await;
     let before = app.footprint().await;
     assert_eq!(accept(&ben, &request).await, accepted);
-    // The sender missed the response and sends again: the response shows the current state.
+    // The sender did not receive the response and sends the request again. The response shows the current
+    // state.
     let again = ada.post(REQUESTS, body).await.expect(200);
     assert_eq!((&again["id"], &again["status"]), (&request["id"], &json!("accepted")));
     assert_eq!(again["bond"], ada.partners().current().await);
     assert_eq!(app.footprint().await, before);
 }
 
-/// PRT-05: all other requests of both users are superseded, in both directions, and no others.
-async fn other_requests_are_superseded(app: &TestApp) {
+/// PRT-05: accepting a request supersedes all other pending requests that the two users have sent or
+/// received. Requests between other users are unchanged.
+async fn accepting_request_supersedes_other_requests(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let (eve, dan) = (app.user("eve").await, app.user("dan").await);
     let winner = ada.partners().ask(&ben).await;
@@ -106,8 +108,8 @@ async fn other_requests_are_superseded(app: &TestApp) {
     assert_eq!(kinds, expected);
 }
 
-/// PRT-02, ACC-10: every state of a request, every user, every step.
-async fn invalid_steps_change_nothing(app: &TestApp) {
+/// PRT-02, ACC-10: tries every invalid transition, for each state of a request and each user.
+async fn invalid_request_transitions_change_nothing(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let (fay, gus) = (app.user("fay").await, app.user("gus").await);
     let expired = ada.partners().ask(&ben).await;

@@ -14,18 +14,18 @@ on_every_engine! {
     breakup_ends_bond_for_both,
     unbonded_user_can_send_new_request,
     restoration_returns_same_bond,
-    bond_outside_window_is_not_restored,
-    restoration_ignores_bonds_in_between,
+    bond_is_not_restored_after_restoration_window,
+    bonds_with_other_users_do_not_prevent_restoration,
     crossing_requests_restore_bond,
-    history_keeps_names,
+    history_shows_partner_name_at_end_of_bond,
 }
 
 async fn history(who: &TestUser) -> Vec<Value> {
     who.get(HISTORY).await.expect(200)["items"].as_array().expect("items").clone()
 }
 
-/// PRT-06: the bond ends for both, both are notified, one audit entry is written, and the reason stays
-/// private to its author.
+/// PRT-06: a breakup ends the bond for both users, notifies both, and writes one audit entry. Only the author
+/// of the reason can read it.
 async fn breakup_ends_bond_for_both(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ada.post(BREAKUP, Value::Null).await.expect_problem(409, "not_bonded");
@@ -116,8 +116,9 @@ async fn restoration_returns_same_bond(app: &TestApp) {
     assert_eq!((count("bond.created"), count("bond.ended"), count("bond.restored")), (1, 2, 2));
 }
 
-/// PRT-04, PRT-08: after the window a request forms a new bond, whether or not the old one has been archived.
-async fn bond_outside_window_is_not_restored(app: &TestApp) {
+/// PRT-04, PRT-08: after the restoration window a request forms a new bond, even if the old bond has not been
+/// archived yet.
+async fn bond_is_not_restored_after_restoration_window(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let first = ada.partners().bond_with(&ben).await;
     ada.post(BREAKUP, json!({})).await.expect(200);
@@ -143,8 +144,8 @@ async fn bond_outside_window_is_not_restored(app: &TestApp) {
     assert_eq!(app.audit().await.into_iter().filter(|line| line.action == "bond.archived").count(), 1);
 }
 
-/// PRT-04: bonds with other users in between do not matter.
-async fn restoration_ignores_bonds_in_between(app: &TestApp) {
+/// PRT-04: a bond can be restored even if its users have had bonds with other users in between.
+async fn bonds_with_other_users_do_not_prevent_restoration(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let first = ada.partners().bond_with(&ben).await;
     ada.post(BREAKUP, json!({})).await.expect(200);
@@ -167,7 +168,7 @@ async fn crossing_requests_restore_bond(app: &TestApp) {
     assert_eq!(crossed["restorable_until"], Value::Null);
 }
 
-async fn history_keeps_names(app: &TestApp) {
+async fn history_shows_partner_name_at_end_of_bond(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ada.partners().bond_with(&ben).await;
     let rename = async |name: &str| {

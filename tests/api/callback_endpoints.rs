@@ -10,8 +10,8 @@ on_every_engine! {
     with crate::callbacks::allow_loopback;
     status_410_disables_endpoint,
     endpoint_is_disabled_after_five_failing_days,
-    open_breaker_closes_after_successful_probe,
-    secret_is_shown_once_and_rotates_with_overlap,
+    open_circuit_breaker_closes_after_successful_probe,
+    endpoint_secret_is_shown_once_and_rotated_with_overlap,
 }
 
 async fn status_410_disables_endpoint(app: &TestApp) {
@@ -99,7 +99,7 @@ async fn endpoint_is_disabled_after_five_failing_days(app: &TestApp) {
     assert_eq!((&shown["state"], &shown["reason"]), (&json!("failed"), &json!("endpoint_disabled")));
 }
 
-async fn open_breaker_closes_after_successful_probe(app: &TestApp) {
+async fn open_circuit_breaker_closes_after_successful_probe(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::status(500)).await;
     let mut made = Vec::new();
@@ -131,7 +131,7 @@ async fn open_breaker_closes_after_successful_probe(app: &TestApp) {
     app.advance(minutes(1));
     drain(app).await;
     assert_eq!(endpoint(&admin, &made[0]).await["breaker"], "closed");
-    // Callbacks that wait for the probe are retried at the end of the probe's time at the latest.
+    // Callbacks that wait for the result of the probe are retried, at the latest, when the probe times out.
     app.advance(minutes(6));
     drain(app).await;
     for one in &made {
@@ -139,7 +139,7 @@ async fn open_breaker_closes_after_successful_probe(app: &TestApp) {
     }
 }
 
-async fn secret_is_shown_once_and_rotates_with_overlap(app: &TestApp) {
+async fn endpoint_secret_is_shown_once_and_rotated_with_overlap(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::status(200)).await;
     let url = receiver.url("/hook");

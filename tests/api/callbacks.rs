@@ -39,7 +39,8 @@ pub async fn drain(app: &TestApp) {
     }
 }
 
-/// Advances to one millisecond after the next attempt. Returns the waiting time.
+/// Advances the clock to one millisecond after the scheduled time of the next attempt. Returns the time until
+/// that attempt.
 async fn pass_until_next(app: &TestApp, admin: &TestUser, callback: &Value) -> Duration {
     let shown = look(admin, callback).await;
     let next: Timestamp =
@@ -137,7 +138,8 @@ async fn callback_is_signed_and_response_is_stored(app: &TestApp) {
     assert_eq!((&state["url"], &state["breaker"]), (&json!(receiver.url("/hook")), &json!("closed")));
 }
 
-/// Regression: after `/dev/clock` receivers rejected every signature as too new.
+/// Regression: after the clock was advanced with `/dev/clock`, receivers rejected every signature, because
+/// its timestamp was in the future.
 async fn signature_uses_real_time(app: &TestApp) {
     app.admin("root").await;
     let receiver = Receiver::start(Reply::status(200)).await;
@@ -361,7 +363,7 @@ async fn invalid_callbacks_are_rejected(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 }
 
-/// Runs the verification code of the guide on requests that were delivered.
+/// Runs the guide's sample code for verifying signatures on delivered requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signature_verification_samples_in_guide_work() {
     const GUIDE: &str = include_str!("../../docs/callbacks.md");

@@ -15,19 +15,19 @@ const SECRET: &str = "a secret of thirty-two bytes or more";
 const AB_REQUESTS: u32 = 1000;
 
 on_every_engine! {
-    printed_paths_are_served,
+    checklist_paths_are_served,
 }
 
 on_every_engine! {
     with super::with_limits;
-    printed_commands_work
+    checklist_commands_work
 }
 
 fn with_limits(config: &mut Config) {
     config.limits = Limits { ..Config::default().limits };
 }
 
-/// Returns the rows: the printed text, and what the page says about it.
+/// Returns the rows of the page: the text that a checklist prints, and the page's statement about it.
 fn rows() -> Vec<(&'static str, &'static str)> {
     let lines = PAGE.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
     let rows: Vec<_> = lines.map(|line| line.split_once("` | ").expect("two cells")).collect();
@@ -67,7 +67,7 @@ fn each_row_works_or_names_replacement() {
 }
 
 /// DRV-41: every path on the page succeeds, old and new.
-async fn printed_paths_are_served(app: &TestApp) {
+async fn checklist_paths_are_served(app: &TestApp) {
     let operations = app.operations().await;
     let named = rows().into_iter().flat_map(|(printed, here)| [printed].into_iter().chain(quoted(here)));
     let named: std::collections::BTreeSet<_> = named.filter_map(as_operation).collect();
@@ -86,7 +86,7 @@ async fn printed_paths_are_served(app: &TestApp) {
 
 /// DRV-41: each variable is read from the environment, and with `_FILE` from the file that it names.
 #[test]
-fn printed_variables_are_read() {
+fn checklist_variables_are_read() {
     let named = rows().into_iter().flat_map(|(printed, here)| [printed].into_iter().chain(quoted(here)));
     let named: Vec<_> = named.filter(|name| is_variable(name)).collect();
     assert_eq!(named.len(), 6, "{named:?}");
@@ -128,7 +128,7 @@ fn type_in(command: &str, app: &TestApp, folder: &TempDir, token: &str) -> Strin
 }
 
 /// DRV-41: a load test with one token and one address reaches the limit; requests within the limit succeed.
-async fn printed_commands_work(app: &TestApp) {
+async fn checklist_commands_work(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("request.json"), json!({ "partnerId": ben.id }).to_string())

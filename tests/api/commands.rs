@@ -20,7 +20,7 @@ async fn migrate_shows_and_changes_schema_on_postgres() {
 }
 
 #[tokio::test]
-async fn running_server_reports_migrations_and_locks_folder() {
+async fn migrate_shows_but_does_not_change_schema_of_running_server() {
     let database = TestDatabase::sqlite();
     let folder = CommandFolder::of(&database, database.folder().expect("a folder"));
     let kith = Kith::start(folder.kith(SERVE));
@@ -40,8 +40,8 @@ async fn running_server_reports_migrations_and_locks_folder() {
     folder.migrate(&["down", "--yes"]);
 }
 
-/// API-11: a server on PostgreSQL allows schema changes by others, and reports that it is not ready on a
-/// reverted schema.
+/// API-11: the schema can be reverted while a server on PostgreSQL runs. The server then reports that it is
+/// not ready.
 #[tokio::test]
 async fn server_on_reverted_schema_is_not_ready() {
     if !Engine::Postgres.is_chosen() {
@@ -138,7 +138,7 @@ impl<'p> CommandFolder<'p> {
         named.collect()
     }
 
-    /// Returns all migrations with the same state.
+    /// Returns all migrations, each with this state.
     fn all(&self, state: &str) -> Vec<(String, String)> {
         self.names().into_iter().map(|name| (state.to_owned(), name)).collect()
     }

@@ -1,4 +1,5 @@
-//! PRT-02, PRT-03: conflicting steps at the same moment. One wins, and nothing is half applied.
+//! PRT-02, PRT-03: tests of conflicting operations at the same moment. One succeeds, and none is partially
+//! applied.
 
 use hyper::Method;
 use hyper::body::Bytes;
@@ -19,7 +20,7 @@ on_every_engine! {
     one_of_concurrent_breakups_wins,
     invite_is_redeemed_once,
     block_overrides_concurrent_accept,
-    deleted_user_has_no_bond,
+    user_deleted_during_accept_has_no_bond,
 }
 
 async fn ask(from: &TestUser, to: &TestUser) -> String {
@@ -130,7 +131,8 @@ async fn invite_is_redeemed_once(app: &TestApp) {
     }
 }
 
-/// Either the sender or the receiver blocks.
+/// The sender or the receiver blocks the other at the moment when the request is accepted. Then they have no
+/// bond.
 async fn block_overrides_concurrent_accept(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let mut accepted = 0;
@@ -159,7 +161,7 @@ async fn block_overrides_concurrent_accept(app: &TestApp) {
     println!("{} rounds of block and accept: {accepted} accepted first", rounds(ROUNDS));
 }
 
-async fn deleted_user_has_no_bond(app: &TestApp) {
+async fn user_deleted_during_accept_has_no_bond(app: &TestApp) {
     let ben = app.user("ben").await;
     let mut accepted = 0;
     for round in 0..rounds(SHORT_ROUNDS) {

@@ -18,13 +18,13 @@ const README: &str = include_str!("../../README.md");
 on_every_engine! {
     with super::with_demo;
     page_shows_breakup_and_restoration,
-    lifted_limits_fail_row_on_page,
+    disabled_limits_fail_check_on_page,
     demo_accounts_have_documented_state,
-    page_is_self_contained,
+    demo_page_is_self_contained,
 }
 
 on_every_engine! {
-    page_is_absent_without_demo,
+    demo_page_is_absent_without_demo_flag,
 }
 
 #[tokio::test]
@@ -38,20 +38,20 @@ async fn demo_data_is_created_once_on_postgres() {
 }
 
 #[tokio::test]
-async fn printed_commands_work_on_sqlite() {
-    printed_commands_work(Engine::Sqlite).await;
+async fn demo_commands_work_on_sqlite() {
+    demo_commands_work(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn printed_commands_work_on_postgres() {
-    printed_commands_work(Engine::Postgres).await;
+async fn demo_commands_work_on_postgres() {
+    demo_commands_work(Engine::Postgres).await;
 }
 
 fn with_demo(config: &mut Config) {
     config.server.demo = true;
 }
 
-/// The demo page with both users.
+/// Demo page in a browser, which shows both users side by side.
 struct Page {
     browser: Browser,
     done: i64,
@@ -124,7 +124,7 @@ impl Page {
     }
 }
 
-/// PRT-01: the product's walk-through on the page.
+/// PRT-01: on the page, the two users form a bond, break up, and restore the bond.
 async fn page_shows_breakup_and_restoration(app: &TestApp) {
     // Blocks in place, because the browser sends requests to servers of this process.
     tokio::task::block_in_place(|| break_up_and_restore(&mut Page::open(app)));
@@ -176,8 +176,8 @@ fn break_up_and_restore(page: &mut Page) {
     assert!(problem.starts_with("409 request_cooldown_active: "), "{problem}");
 }
 
-/// SEC-03, GAT-01: a check fails with limits off, and passes when they are on again.
-async fn lifted_limits_fail_row_on_page(app: &TestApp) {
+/// SEC-03, GAT-01: the readiness check fails while rate limits are off, and passes when they are on again.
+async fn disabled_limits_fail_check_on_page(app: &TestApp) {
     tokio::task::block_in_place(|| fail_demo_check(&mut Page::open(app)));
 }
 
@@ -185,8 +185,8 @@ fn fail_demo_check(page: &mut Page) {
     assert_eq!(page.text("#verdict"), "not run yet");
     let passes = "Check SEC-03: the live check returned “pass”, the row as a whole is “unknown”.";
     let fails = "Check SEC-03: the live check returned “fail”, the row as a whole is “fail”.";
-    // The row also needs test results, which this server does not have: `kith verify --only SEC-03` says the
-    // same.
+    // The row also needs test results, which this server does not have. `kith verify --only SEC-03` prints
+    // the same result.
     assert_eq!(page.click("#judge"), passes);
     let found = page.text("#found");
     assert!(found.contains("no test results were given"), "{found}");
@@ -254,8 +254,8 @@ async fn stored_rows(app: &TestApp) -> Vec<String> {
     rows
 }
 
-/// The printed shell commands work as printed.
-async fn printed_commands_work(engine: Engine) {
+/// The shell commands that `kith serve --demo` prints work when they are pasted into a terminal.
+async fn demo_commands_work(engine: Engine) {
     if !engine.is_chosen() {
         return;
     }
@@ -289,8 +289,9 @@ async fn printed_commands_work(engine: Engine) {
     assert_eq!(outbox["items"].as_array().map(Vec::len), Some(3));
 }
 
-/// SEC-05: the page contains nothing inline, loads nothing from other origins, and its policy enforces that.
-async fn page_is_self_contained(app: &TestApp) {
+/// SEC-05: the page contains no inline scripts or styles and loads nothing from other origins. Its
+/// Content-Security-Policy enforces both.
+async fn demo_page_is_self_contained(app: &TestApp) {
     let client = app.anonymous();
     let page = client.get("/demo").await;
     let policy = page.header("content-security-policy").expect("a policy").to_owned();
@@ -311,7 +312,7 @@ async fn page_is_self_contained(app: &TestApp) {
     client.get("/demo/page.html").await.expect_problem(404, "not_found");
 }
 
-async fn page_is_absent_without_demo(app: &TestApp) {
+async fn demo_page_is_absent_without_demo_flag(app: &TestApp) {
     for path in ["/demo", "/demo/people.json"] {
         app.anonymous().get(path).await.expect_problem(404, "not_found");
     }

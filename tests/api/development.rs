@@ -15,16 +15,16 @@ const OUTBOX: &str = "/dev/outbox";
 const VERIFY: &str = "/dev/verify-email";
 
 on_every_engine! {
-    clock_advances_thirty_days,
+    advancing_clock_runs_due_work_at_new_time,
     clock_can_be_reset,
     invalid_clock_requests_are_rejected,
-    outbox_lists_newest_first,
-    address_is_verified_without_mail,
+    outbox_lists_newest_events_first,
+    development_endpoint_verifies_address_without_mail,
 }
 
 on_every_engine! {
     with super::with_a_limit;
-    limits_are_lifted_and_put_back,
+    rate_limits_can_be_disabled_and_restored,
 }
 
 on_every_engine! {
@@ -54,8 +54,8 @@ async fn bond(one: &TestUser, other: &TestUser) -> Value {
     crossed.expect(201)["bond"].clone()
 }
 
-/// The response comes after all due jobs have run, and all parts use the same time.
-async fn clock_advances_thirty_days(app: &TestApp) {
+/// `/dev/clock` responds after all due jobs have run. All parts of the server use the new time.
+async fn advancing_clock_runs_due_work_at_new_time(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let first = bond(&ada, &ben).await;
     ada.post("/api/v1/partners/breakup", json!({})).await.expect(200);
@@ -66,7 +66,8 @@ async fn clock_advances_thirty_days(app: &TestApp) {
     let advance = days(30);
     assert_eq!(report, json!({ "now": app.now() + advance, "offset_ms": 2_592_000_000_i64 }));
 
-    // Exactly thirty days is within the window. The tokens have expired.
+    // Thirty days later the bond can still be restored. The access tokens have expired, so the users log in
+    // again.
     let (ada, ben) = (app.sign_in("ada").await, app.sign_in("ben").await);
     assert_eq!(bond(&ada, &ben).await["id"], first["id"]);
     ada.post("/api/v1/partners/breakup", json!({})).await.expect(200);
@@ -82,7 +83,7 @@ async fn clock_advances_thirty_days(app: &TestApp) {
     assert_ne!(bond(&ada, &ben).await["id"], first["id"]);
 }
 
-/// Regression: the clock could not be put back, which broke comparisons with other clocks.
+/// Regression: the clock could not be reset to real time, which broke comparisons with other clocks.
 async fn clock_can_be_reset(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let put_back = async || {
@@ -92,7 +93,7 @@ async fn clock_can_be_reset(app: &TestApp) {
         }
     };
     put_back().await;
-    // Short enough that the sessions do not end.
+    // Ten days are short enough that the sessions do not end.
     advance_all(app, "10d").await;
     put_back().await;
     assert_eq!(app.anonymous().get(CLOCK).await.expect(200), json!({ "now": app.now(), "offset_ms": 0 }));
@@ -118,11 +119,11 @@ async fn invalid_clock_requests_are_rejected(app: &TestApp) {
     assert_eq!(node.get(CLOCK).await.expect(200)["offset_ms"], 0);
 }
 
-async fn outbox_lists_newest_first(app: &TestApp) {
+async fn outbox_lists_newest_events_first(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let body = json!({ "to": { "user_id": ben.id }, "message": "Shall we?" });
     let request = ada.post(REQUESTS, body).await.expect(201);
-    // On PostgreSQL the sequencer needs a moment.
+    // On PostgreSQL, an event is listed only after the sequencer has assigned its position.
     let newest = async || app.anonymous().get(OUTBOX).await.expect(200)["items"][0].clone();
     app.wait_until_on_all_nodes(async || newest().await["subject"] == request["id"]).await;
     let event = newest().await;
@@ -142,7 +143,7 @@ async fn outbox_lists_newest_first(app: &TestApp) {
     app.anonymous().get(&format!("{OUTBOX}?cursor=x")).await.expect_problem(400, "malformed_request");
 }
 
-async fn address_is_verified_without_mail(app: &TestApp) {
+async fn development_endpoint_verifies_address_without_mail(app: &TestApp) {
     let ada = app.user("ada").await;
     let me = async || ada.get("/api/v1/me").await.expect(200);
     let before = me().await;
@@ -159,7 +160,8 @@ async fn address_is_verified_without_mail(app: &TestApp) {
     }
 }
 
-/// CFG-02: the paths behave like unknown ones, and are not in the document.
+/// CFG-02: in production mode, development paths behave like unknown paths and are not in the OpenAPI
+/// document.
 async fn development_paths_are_absent_in_production(app: &TestApp) {
     let client = app.anonymous();
     client.get(CLOCK).await.expect_problem(404, "not_found");
@@ -171,8 +173,8 @@ async fn development_paths_are_absent_in_production(app: &TestApp) {
     assert!(paths.keys().all(|path| !path.starts_with("/dev")), "{paths:?}");
 }
 
-/// Limits can be lifted and restored at runtime.
-async fn limits_are_lifted_and_put_back(app: &TestApp) {
+/// Rate limits can be disabled and enabled again at runtime.
+async fn rate_limits_can_be_disabled_and_restored(app: &TestApp) {
     let put = async |body: Value| {
         app.anonymous().at(0).send(Method::PUT, LIMITS, Bytes::from(body.to_string())).await
     };

@@ -1,4 +1,4 @@
-//! Tests of the page at `/docs`: self-contained, and about the document that this server serves.
+//! Tests that the page at `/docs` is self-contained and shows the OpenAPI document that this server serves.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Tests that apply to every request: request ids, problem format, limits, and agreement with the OpenAPI
-//! document.
+//! Tests of behaviour that is common to all requests: request ids, the problem format, limits, and agreement
+//! with the OpenAPI document.
 
 use std::io::Write as _;
 
@@ -21,7 +21,7 @@ on_every_engine! {
     request_ids_are_echoed_or_generated,
     malformed_bodies_are_rejected,
     unknown_paths_return_problems,
-    document_lists_operations,
+    openapi_document_lists_operations,
     non_public_operations_require_token,
     compressed_bodies_are_limited,
     unchanged_resource_returns_304,
@@ -63,13 +63,13 @@ async fn malformed_bodies_are_rejected(app: &TestApp) {
     }
     let doubled = good.replacen('{', r#"{"email": "eve@example.org","#, 1);
     assert_eq!(post(doubled.as_bytes()).await.expect_faults(), [("/email".into(), "duplicate_field".into())]);
-    // Correct number, types and order of values, but not an object.
+    // An array with the right values in the right order is rejected too, because it is not an object.
     let listed = json!(["ada@example.org", PASSWORD, "Ada"]).to_string();
     post(listed.as_bytes()).await.expect_problem(422, "validation_failed");
 
     let large = json!({ "email": "x".repeat(300_000), "password": PASSWORD, "display_name": "Ada" });
     app.anonymous().post(REGISTER, large.clone()).await.expect_problem(413, "body_too_large");
-    // Also for requests that need no body, and for unknown paths.
+    // The limit applies even to requests that need no body, and to unknown paths.
     for unwanted in ["/livez", "/api/v1/me", "/api/v1/nothing"] {
         let large = Bytes::from(large.to_string());
         let response = app.anonymous().send(Method::GET, unwanted, large).await;
@@ -101,7 +101,7 @@ async fn unknown_paths_return_problems(app: &TestApp) {
 }
 
 /// Proves the readiness requirement API-02.
-async fn document_lists_operations(app: &TestApp) {
+async fn openapi_document_lists_operations(app: &TestApp) {
     let document = app.anonymous().get("/openapi.json").await.expect(200);
     assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
     for (path, method) in [

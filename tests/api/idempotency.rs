@@ -22,13 +22,13 @@ const TWINS: usize = 20;
 const ROUNDS: usize = 10;
 
 on_every_engine! {
-    repeated_key_executes_once,
-    key_with_other_request_is_rejected,
-    key_is_scoped_to_user_and_operation,
-    rejected_request_can_be_retried_with_key,
-    key_expires_after_24_hours,
+    request_with_repeated_idempotency_key_executes_once,
+    idempotency_key_with_different_request_is_rejected,
+    idempotency_key_is_scoped_to_user_and_operation,
+    rejected_request_can_be_retried_with_same_key,
+    idempotency_key_expires_after_24_hours,
     concurrent_duplicates_execute_once,
-    key_is_rejected_where_unsupported,
+    idempotency_key_is_rejected_where_unsupported,
     signed_in_writes_accept_key,
     large_response_is_replayed_as_id,
 }
@@ -45,8 +45,9 @@ fn is_replayed(response: &TestResponse) -> bool {
     response.header("idempotency-replayed").is_some_and(|value| value == "true")
 }
 
-/// DRV-03: one object, five identical responses, one set of audit entries and events.
-async fn repeated_key_executes_once(app: &TestApp) {
+/// DRV-03: five requests with the same key get identical responses. They create one object and one set of
+/// audit entries and events.
+async fn request_with_repeated_idempotency_key_executes_once(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let ada = keyed(&ada, "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"").await;
     let first = ada.post(REQUESTS, ask(&ben)).await;
@@ -68,7 +69,7 @@ async fn repeated_key_executes_once(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
 }
 
-async fn key_with_other_request_is_rejected(app: &TestApp) {
+async fn idempotency_key_with_different_request_is_rejected(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let to_ben = keyed(&ada, "key").await.post(REQUESTS, ask(&ben)).await.expect(201);
     let to_eve = keyed(&ada, "other").await.post(REQUESTS, ask(&eve)).await.expect(201);
@@ -87,7 +88,7 @@ async fn key_with_other_request_is_rejected(app: &TestApp) {
     assert_eq!(to_ben["status"], "pending");
 }
 
-async fn key_is_scoped_to_user_and_operation(app: &TestApp) {
+async fn idempotency_key_is_scoped_to_user_and_operation(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let by_ada = keyed(&ada, "key").await.post(REQUESTS, ask(&eve)).await.expect(201);
     let by_ben = keyed(&ben, "key").await.post(REQUESTS, ask(&eve)).await;
@@ -101,7 +102,7 @@ async fn key_is_scoped_to_user_and_operation(app: &TestApp) {
     assert_eq!(accepted.expect(200)["status"], "accepted");
 }
 
-async fn rejected_request_can_be_retried_with_key(app: &TestApp) {
+async fn rejected_request_can_be_retried_with_same_key(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ada.post(REQUESTS, json!({ "to": { "user_id": ben.id }, "message": "in other words" })).await.expect(201);
     for _ in 0..2 {
@@ -117,7 +118,7 @@ async fn rejected_request_can_be_retried_with_key(app: &TestApp) {
     assert_eq!(again.expect(201), sent);
 }
 
-async fn key_expires_after_24_hours(app: &TestApp) {
+async fn idempotency_key_expires_after_24_hours(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let sent = keyed(&ada, "key").await.post(REQUESTS, ask(&ben)).await.expect(201);
     app.advance(days(1));
@@ -157,7 +158,7 @@ async fn concurrent_duplicates_execute_once(app: &TestApp) {
     println!("{ROUNDS} rounds of {TWINS} equal requests: created, replayed, asked to wait: {given:?}");
 }
 
-async fn key_is_rejected_where_unsupported(app: &TestApp) {
+async fn idempotency_key_is_rejected_where_unsupported(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let footprint = app.footprint().await;
     let anonymous = app.anonymous().with_header(IDEMPOTENCY_KEY, "key");
@@ -231,7 +232,7 @@ async fn register(client: &Client, name: &str) -> (String, Client) {
 }
 
 #[tokio::test]
-async fn key_survives_kill() {
+async fn idempotency_key_survives_server_kill() {
     let database = TestDatabase::sqlite();
     let folder = database.folder().expect("a folder");
     let server = Kith::start(kith(folder, SERVE));
@@ -251,8 +252,8 @@ async fn key_survives_kill() {
     assert_eq!(again.expect(201), first);
 }
 
-/// Sends the same request to two nodes while its locks are held, first those of its users and then its row,
-/// for longer than a duplicate waits.
+/// Sends the same request to two nodes. Other transactions hold the locks of its users and then the lock of
+/// its row, for longer than a duplicate waits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn duplicate_waits_at_most_five_seconds() {
     if !Engine::Postgres.is_chosen() {

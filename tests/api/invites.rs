@@ -13,12 +13,12 @@ on_every_engine! {
     redeemed_invite_creates_request,
     unblocked_user_can_send_request,
     unusable_invites_are_indistinguishable,
-    at_most_five_open_invites,
+    sixth_open_invite_is_rejected,
     wrong_codes_are_limited_per_minute,
     concurrent_redemptions_succeed_once,
     invite_overrides_request_policy,
-    request_by_address_reveals_nothing,
-    discoverable_user_receives_request,
+    request_by_address_does_not_reveal_account,
+    discoverable_user_receives_request_by_address,
 }
 
 async fn invite(who: &TestUser) -> (String, String) {
@@ -73,7 +73,8 @@ async fn redeemed_invite_creates_request(app: &TestApp) {
     assert!(!text.contains(code), "the code is not stored in plain text");
 }
 
-/// Unknown, used, expired, revoked or blocked: all return the same 404.
+/// An invite that is unknown, used, expired or revoked, or whose inviter was deleted or has blocked the user,
+/// always returns the same 404.
 async fn unusable_invites_are_indistinguishable(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let expired = invite(&ada).await.0;
@@ -120,7 +121,7 @@ async fn unblocked_user_can_send_request(app: &TestApp) {
     assert_eq!(incoming["items"][0]["id"], request["id"]);
 }
 
-async fn at_most_five_open_invites(app: &TestApp) {
+async fn sixth_open_invite_is_rejected(app: &TestApp) {
     let ada = app.user("ada").await;
     for _ in 0..5 {
         invite(&ada).await;
@@ -184,9 +185,10 @@ async fn invite_overrides_request_policy(app: &TestApp) {
     ben.post(REQUESTS, by_code(&invite(&ada).await.0)).await.expect_problem(404, "not_found");
 }
 
-/// Unknown, unverified, undiscoverable, blocked, deleted, closed or within a cooldown: to the sender all look
-/// the same until they expire.
-async fn request_by_address_reveals_nothing(app: &TestApp) {
+/// Until it expires, a request by address always looks the same to its sender. The address may be unknown,
+/// unverified or undiscoverable, or its user may be blocked, deleted, accept no requests, or have refused the
+/// sender.
+async fn request_by_address_does_not_reveal_account(app: &TestApp) {
     let ada = app.user("ada").await;
     let found = json!({ "discoverable_by_email": true });
     let unproven = app.user("unproven").await;
@@ -253,7 +255,7 @@ async fn request_by_address_reveals_nothing(app: &TestApp) {
     );
 }
 
-async fn discoverable_user_receives_request(app: &TestApp) {
+async fn discoverable_user_receives_request_by_address(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     for user in [&ada, &ben] {
         app.verify_address(user).await;

@@ -113,7 +113,7 @@ async fn stale_attempt_report_is_ignored(app: &TestApp) {
     assert_eq!(show(&client, id).await["result"], "in time");
 }
 
-/// JOB-03: the worker decides per error how to continue.
+/// JOB-03: a worker that reports a failure chooses how the job continues.
 async fn worker_decides_how_failure_continues(app: &TestApp) {
     let client = program(app).await;
     let retry = json!({ "max_attempts": 3, "base_ms": 10_000, "cap_ms": 10_000 });
@@ -204,7 +204,7 @@ async fn claim_of_disconnected_client_is_released(app: &TestApp) {
             tx.exec("UPDATE job_history_ring SET current_segment = current_segment", &[])?;
             if let Some(held) = held.lock().expect("a lock").take() {
                 held.send(()).expect("a receiver");
-                // A failed test drops the sender.
+                // If the test fails, the sender is dropped, and this call returns an error.
                 let _ = released.lock().expect("a lock").recv();
             }
             Ok::<_, kith_store::Error>(())

@@ -11,18 +11,18 @@ use crate::support::{ApiKey, Engine, MAX_WAIT, TestApp};
 const JOBS: &str = "/api/v1/jobs";
 
 #[tokio::test]
-async fn a_worker_in_python_works() {
+async fn python_example_worker_works() {
     run_example("python3", "worker.py").await;
 }
 
 #[tokio::test]
-async fn a_worker_in_node_works() {
+async fn node_example_worker_works() {
     run_example("node", "worker.mjs").await;
 }
 
 /// Runs the guide's commands in a shell.
 #[tokio::test]
-async fn guide_commands_work() {
+async fn job_guide_commands_work() {
     const GUIDE: &str = include_str!("../../docs/jobs.md");
     let blocks = GUIDE.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
     let lines = blocks
@@ -56,7 +56,7 @@ async fn guide_commands_work() {
     .await;
 }
 
-/// Running worker. Stopped with the test.
+/// Running worker process. Killed when its test ends.
 struct Worker(Child);
 
 impl Worker {

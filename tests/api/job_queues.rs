@@ -48,7 +48,7 @@ async fn paused_queue_starts_no_jobs(app: &TestApp) {
     assert_eq!(actions, [("queue.paused", true), ("queue.resumed", true)]);
 }
 
-/// JOB-06: limits count across all nodes.
+/// JOB-06: the limits of a queue apply across all nodes.
 async fn queue_limits_are_enforced(app: &TestApp) {
     let client = program(app).await;
     for n in 0..6 {
@@ -103,7 +103,7 @@ async fn drain_cancels_waiting_jobs(app: &TestApp) {
     }
 }
 
-/// The read API for dashboards.
+/// Dashboards can read all queues with their depths and limits.
 async fn queues_are_listed_with_counts(app: &TestApp) {
     let client = program(app).await;
     let began = app.now();
@@ -201,7 +201,7 @@ async fn job_event_stream_reports_progress_and_end(app: &TestApp) {
 }
 
 #[tokio::test]
-async fn stop_ends_event_streams_and_long_polls() {
+async fn shutdown_ends_event_streams_and_long_polls() {
     let app = TestApp::start(Engine::Sqlite, Engine::Sqlite.database().await).await;
     let admin = app.admin("watcher").await;
     let key = app.api_key(&admin, &["jobs.read", "jobs.write", "jobs.work"]).await;
@@ -212,11 +212,11 @@ async fn stop_ends_event_streams_and_long_polls() {
         let client = key.client.clone();
         tokio::spawn(async move { claim(&client, "nothing", json!({ "wait_ms": 30_000 })).await })
     };
-    // The request has arrived once the server counts it.
+    // Both requests have arrived when the server counts two requests in flight.
     while app.metric("kith_http_requests_in_flight").await < 2.0 {
         tokio::task::yield_now().await;
     }
-    tokio::time::timeout(MAX_WAIT, app.stop()).await.expect("open requests do not delay the stop");
+    tokio::time::timeout(MAX_WAIT, app.stop()).await.expect("requests in flight do not delay the shutdown");
     assert_eq!(events.next().await, None);
     assert_eq!(waits.await.expect("an answer").len(), 0);
 }

@@ -45,7 +45,7 @@ pub async fn claim(client: &Client, queue: &str, body: Value) -> Vec<Value> {
     claimed["jobs"].as_array().expect("jobs").clone()
 }
 
-/// Sends a report about an attempt.
+/// Sends a report about an attempt. `word` is the last part of the path, such as `complete` or `fail`.
 pub async fn report(client: &Client, id: i64, word: &str, body: Value) -> crate::support::TestResponse {
     client.post(&format!("{JOBS}/{id}/{word}"), body).await
 }
@@ -58,7 +58,7 @@ pub fn ids(jobs: &[Value]) -> Vec<i64> {
     jobs.iter().map(|job| job["id"].as_i64().expect("an id")).collect()
 }
 
-/// Runs the engine's maintenance, which returns jobs of silent workers to the queue.
+/// Runs the maintenance of the job engine, which returns jobs with expired leases to their queues.
 pub async fn run_maintenance(app: &TestApp) {
     app.parts()
         .jobs

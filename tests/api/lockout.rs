@@ -1,4 +1,5 @@
-//! Tests against guessing: lockout after five failures, and the limit on reporting that an address is taken.
+//! Tests of the protection against guessing: lockout after five failed log-ins, and the limit on how often
+//! registration reports that an address is taken.
 
 use std::time::Duration;
 
@@ -23,18 +24,18 @@ on_every_engine! {
     known_device_bypasses_lockout,
     device_token_has_own_failure_counter,
     device_of_former_address_owner_is_unknown,
-    password_change_forgets_devices,
+    password_change_invalidates_device_tokens,
     purged_account_cannot_log_in,
-    success_resets_failure_counter,
+    successful_login_resets_failure_counter,
     concurrent_guesses_are_counted,
     client_addresses_are_not_locked_out,
     current_password_checks_count_as_guesses,
     taken_address_is_reported_ten_times_per_hour,
     taken_addresses_do_not_block_registration,
-    concurrent_registrations_are_counted,
+    concurrent_reports_of_taken_address_are_limited,
 }
 
-/// Trusts the client address that `at` sets.
+/// Configures the server to trust the client address that `at` sends in `X-Forwarded-For`.
 fn behind_a_proxy(config: &mut Config) {
     config.server.trusted_proxies = vec!["127.0.0.0/8".parse().expect("a network")];
 }
@@ -72,7 +73,8 @@ async fn fail(client: &Client, email: &str, times: usize) {
     }
 }
 
-/// ACC-07, SEC-05: one minute, doubled each time up to fifteen, exact to the millisecond.
+/// ACC-07, SEC-05: the first lockout lasts one minute. Each further one lasts twice as long, up to fifteen
+/// minutes, exact to the millisecond.
 async fn five_failures_lock_known_and_unknown_addresses(app: &TestApp) {
     let ada = app.user("ada").await;
     let (known, unknown) = (ada.email.as_str(), "nobody@example.org");
@@ -98,7 +100,8 @@ async fn five_failures_lock_known_and_unknown_addresses(app: &TestApp) {
     guess(anyone, known, PASSWORD).await.expect(200);
 }
 
-/// ACC-07: case, normalization, spaces and client addresses do not create another counter.
+/// ACC-07: variants of an e-mail address in case, Unicode normalization or surrounding spaces share one
+/// counter, for all client addresses.
 async fn email_variants_share_failure_counter(app: &TestApp) {
     app.user("zoe\u{301}").await;
     let spellings = [
@@ -169,13 +172,13 @@ async fn device_of_former_address_owner_is_unknown(app: &TestApp) {
     expect_locked(guess_on(app, &device, &ada.email, PASSWORD).await, minutes(1));
 }
 
-async fn success_resets_failure_counter(app: &TestApp) {
+async fn successful_login_resets_failure_counter(app: &TestApp) {
     let ada = app.user("ada").await;
     for _ in 0..3 {
         fail(app.anonymous(), &ada.email, 4).await;
         guess(app.anonymous(), &ada.email, PASSWORD).await.expect(200);
     }
-    // After a lock, the next failure is the first one again.
+    // After a lockout and a successful log-in, counting starts again.
     for _ in 0..2 {
         fail(app.anonymous(), &ada.email, 5).await;
         expect_locked(guess(app.anonymous(), &ada.email, PASSWORD).await, minutes(1));
@@ -269,7 +272,7 @@ async fn taken_address_is_reported_ten_times_per_hour(app: &TestApp) {
     assert!(app.metric(series).await >= 15.0);
 }
 
-/// Regression: ten such reports blocked registration for a whole network.
+/// Regression: ten reports of taken addresses blocked registration for a whole network.
 async fn taken_addresses_do_not_block_registration(app: &TestApp) {
     let client = at(app, "2001:db8::1");
     let users = app.register_users("user", 12).await;
@@ -279,7 +282,7 @@ async fn taken_addresses_do_not_block_registration(app: &TestApp) {
     register(&client, "neighbour@example.org").await.expect(201);
 }
 
-async fn concurrent_registrations_are_counted(app: &TestApp) {
+async fn concurrent_reports_of_taken_address_are_limited(app: &TestApp) {
     let ada = app.user("ada").await;
     let client = at(app, "203.0.113.7");
     let statuses = join_all((0..25).map(async |_| register(&client, &ada.email).await.status)).await;
@@ -293,7 +296,7 @@ async fn failure_counters_survive_restart_on_sqlite() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failure_counters_survive_restart_on_the_pair() {
+async fn failure_counters_survive_restart_on_two_nodes() {
     failure_counters_survive_restart(Engine::Pair).await;
 }
 
@@ -319,7 +322,7 @@ async fn failure_counters_survive_restart(engine: Engine) {
 }
 
 /// After a password change, earlier device tokens are unknown devices.
-async fn password_change_forgets_devices(app: &TestApp) {
+async fn password_change_invalidates_device_tokens(app: &TestApp) {
     let ada = app.user("ada").await;
     let device = guess(app.anonymous(), &ada.email, PASSWORD).await.expect(200)["device_token"].clone();
     let change = json!({ "current_password": PASSWORD, "new_password": "another horse" });

@@ -1,5 +1,5 @@
-//! No response needs more than 32 MiB of memory, whatever is stored. Measured on a separate process whose
-//! database contains values that take most memory as a tree.
+//! Tests that no response needs more than 32 MiB of memory, regardless of the stored data. Memory is measured
+//! in a separate process. Its database contains JSON values that need the most memory when they are parsed.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -26,7 +26,8 @@ use crate::support::{Engine, Kith, PASSWORD, SERVE, kith_on, options_on};
 const MAX_ANSWER_KIB: u64 = 32 << 10;
 const MINE: &str = "/api/v1/spaces/me/notes";
 
-/// Returns `[{"":0},…]` of about this length. As a tree it takes a hundred times as much.
+/// Returns JSON of about this length, `[{"":0},…]`, which takes a hundred times as much memory when it is
+/// parsed.
 fn hollow_json(bytes: usize) -> String {
     let mut text = String::from("[");
     while text.len() < bytes - 16 {

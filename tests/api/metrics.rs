@@ -14,7 +14,7 @@ on_every_engine! {
     metrics_are_valid_openmetrics,
     requests_and_transactions_are_counted,
     request_and_bond_outcomes_are_counted,
-    unknown_address_costs_one_hash,
+    login_computes_one_hash_even_for_unknown_address,
 }
 
 /// Checks the rules of OpenMetrics that readers depend on.
@@ -61,7 +61,8 @@ async fn metrics_are_valid_openmetrics(app: &TestApp) {
     }
 }
 
-/// OBS-05: metrics are restricted to listed addresses, by the trusted client address.
+/// OBS-05: only client addresses in `server.metrics_addresses` can read metrics. An address from
+/// `X-Forwarded-For` counts only if a trusted proxy sent the header.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_are_restricted_to_listed_addresses() {
     const METRICS: &str = "/api/metrics";
@@ -107,7 +108,7 @@ async fn requests_and_transactions_are_counted(app: &TestApp) {
     }
     assert_eq!((answered("2xx").await, answered("4xx").await, answered("5xx").await), (1.0, 2.0, 0.0));
     assert_eq!(app.metric(&timed).await, 3.0);
-    // A rejected log-in is recorded, so it commits.
+    // A rejected log-in is recorded, so its transaction is committed.
     let (commits_after, reads_after) = work().await;
     assert_eq!(commits_after, commits + 3.0);
     // On PostgreSQL a node also reads events of other nodes.
@@ -145,7 +146,7 @@ async fn request_and_bond_outcomes_are_counted(app: &TestApp) {
 }
 
 /// DRV-02: the same work is done for unknown addresses, so the duration reveals nothing.
-async fn unknown_address_costs_one_hash(app: &TestApp) {
+async fn login_computes_one_hash_even_for_unknown_address(app: &TestApp) {
     let ada = app.user("ada").await;
     for (email, password, status) in [
         (&*ada.email, PASSWORD, 200),

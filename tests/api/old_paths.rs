@@ -1,4 +1,5 @@
-//! Tests of the paths of the first Bond Mate: they behave like the new ones and share their limits.
+//! Tests of the API paths of the first version of Bond Mate. They behave like the new paths and share their
+//! limits.
 
 use serde_json::{Value, json};
 
@@ -52,7 +53,7 @@ async fn old_paths_support_whole_flow(app: &TestApp) {
     ada.get(&nickname).await.expect_problem(404, "not_found");
 }
 
-/// SEC-03: an old path does not double the limit.
+/// SEC-03: the old path and the new path of an operation share one limit.
 async fn old_paths_share_limits_with_new_paths(app: &TestApp) {
     let ada = app.user("ada").await;
     let mut answered = 0;

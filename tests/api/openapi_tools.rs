@@ -22,7 +22,7 @@ fn run(program: &str, args: &[&str]) -> String {
     text
 }
 
-/// Installs the tools if `cargo xtask setup` has not, and returns the path of one.
+/// Returns the path of a tool. Installs all tools first if `cargo xtask setup` has not done so.
 fn tool(name: &str) -> String {
     if !folder().join("node_modules").exists() {
         run("npm", &["ci", "--no-audit", "--no-fund"]);
@@ -30,9 +30,9 @@ fn tool(name: &str) -> String {
     format!("node_modules/.bin/{name}")
 }
 
-/// One test, because the tools share a folder.
+/// The tools share a folder, so one test runs all of them.
 #[test]
-fn document_serves_a_linter_a_type_generator_and_a_validator() {
+fn document_works_with_linter_type_generator_and_validator() {
     let document = document();
     let document = document.to_str().expect("a path in UTF-8");
     run(&tool("redocly"), &["lint", "--config", "redocly.yaml", document]);

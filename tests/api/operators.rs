@@ -150,7 +150,8 @@ async fn addresses_are_settled(folder: &OperatorFolder, client: &Client) {
     }
 }
 
-/// ACC-06: the link is in a file with mode 0600, is printed only to a terminal, and works once.
+/// ACC-06: the link for the first administrator is in a file with mode 0600, is printed only to a terminal,
+/// and works once.
 #[tokio::test]
 async fn link_file_creates_first_administrator() {
     let folder = OperatorFolder::of(Engine::Sqlite).await.expect("SQLite is always chosen");
@@ -172,8 +173,8 @@ async fn link_file_creates_first_administrator() {
     client.post(ACCEPT, body("eve@example.org")).await.expect_problem(403, "invalid_link");
 }
 
-/// SEC-07: a new key is published, and the old one signs until all verifiers can know the new one. In an
-/// emergency all tokens are invalidated.
+/// SEC-07: a new key is published, and the old key signs tokens until all verifiers have had time to fetch
+/// the new one. An emergency rotation invalidates all tokens.
 async fn keys_rotate_publishes_new_key(engine: Engine) {
     let Some(folder) = OperatorFolder::of(engine).await else { return };
     let server = Kith::start(folder.kith(SERVE));
@@ -207,7 +208,7 @@ async fn keys_rotate_publishes_new_key(engine: Engine) {
     successful_stdout(folder.kith(&["keys", "rotate"]));
 }
 
-/// ACC-13: with and without a running server.
+/// ACC-13: the API key commands work with and without a running server.
 async fn api_key_commands_create_list_and_revoke(engine: Engine) {
     const FACTS: &str = "/api/v1/admin/facts";
     let Some(folder) = OperatorFolder::of(engine).await else { return };
@@ -259,7 +260,7 @@ async fn api_key_commands_create_list_and_revoke(engine: Engine) {
     assert!(refused.contains("Only administrators"), "{refused}");
 }
 
-/// Job commands while a server runs.
+/// Runs the job commands while a server runs.
 async fn job_commands_manage_queues(engine: Engine) {
     let Some(folder) = OperatorFolder::of(engine).await else { return };
     assert!(folder.create_admin("ada@example.org", PASSWORD).status.success());

@@ -28,7 +28,7 @@ async fn serve_on(database: &TestDatabase, folder: &Path) -> (Kith, Client) {
     (kith, client)
 }
 
-/// API-11, DRV: a database restart fails requests, but does not stop the server.
+/// API-11, DRV: requests fail while the database restarts, but the server continues to run.
 #[tokio::test]
 async fn server_survives_database_outage() {
     if !Engine::Postgres.is_chosen() {

@@ -1,5 +1,5 @@
 //! Tests of the limits on sending partner requests (SEC-03). Sent requests are counted in the database, so
-//! the limits hold across restarts and nodes.
+//! the limits apply across restarts and nodes.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ on_every_engine! {
     sixth_request_in_a_minute_is_rejected,
     twenty_first_request_in_an_hour_is_rejected,
     hundred_and_first_request_in_a_day_is_rejected,
-    repetitions_and_rejections_do_not_count,
-    five_of_concurrent_requests_succeed,
+    repeated_and_rejected_requests_do_not_count,
+    five_of_twenty_concurrent_requests_succeed,
 }
 
 #[track_caller]
@@ -59,7 +59,7 @@ async fn sixth_request_in_a_minute_is_rejected(app: &TestApp) {
 
     app.advance(MILLISECOND);
     ada.partners().send(&others[5]).await.expect(201);
-    // The window slides: the next one leaves when it is a minute old.
+    // The window slides: each request stops counting when it is one minute old.
     expect_refused(ada.partners().send(&others[6]).await, Duration::from_millis(1_500));
 }
 
@@ -93,8 +93,8 @@ async fn hundred_and_first_request_in_a_day_is_rejected(app: &TestApp) {
     ada.partners().send(&others[100]).await.expect(201);
 }
 
-/// Repetitions and requests rejected for another reason do not count.
-async fn repetitions_and_rejections_do_not_count(app: &TestApp) {
+/// Repeated requests, and requests that are rejected for another reason, do not count towards the limits.
+async fn repeated_and_rejected_requests_do_not_count(app: &TestApp) {
     let ada = app.user("ada").await;
     let others = app.register_users("other", 6).await;
     let keyed = ada.signed_in().await.with_header(IDEMPOTENCY_KEY, "once");
@@ -121,7 +121,7 @@ async fn repetitions_and_rejections_do_not_count(app: &TestApp) {
     sixth.post(REQUESTS, body_of_sixth).await.expect(201);
 }
 
-async fn five_of_concurrent_requests_succeed(app: &TestApp) {
+async fn five_of_twenty_concurrent_requests_succeed(app: &TestApp) {
     let ada = app.user("ada").await;
     let others = app.register_users("other", 20).await;
     let statuses = join_all(others.iter().map(async |to| ada.partners().send(to).await.status)).await;
@@ -135,7 +135,7 @@ async fn request_counts_survive_restart_on_sqlite() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn request_counts_survive_restart_on_the_pair() {
+async fn request_counts_survive_restart_on_two_nodes() {
     request_counts_survive_restart(Engine::Pair).await;
 }
 

@@ -29,7 +29,7 @@ async fn modules_outside_the_preset_are_not_served(app: &TestApp) {
         queues.contains(&"callbacks")
             && parts.job_handlers().iter().all(|one| one.kind() != "bonds.archive-ended")
     );
-    // The schema is always complete.
+    // The schema always contains the tables of all modules.
     let migrations = parts.migrations().await.unwrap();
     assert!(
         migrations.iter().all(|one| matches!(one.state, MigrationState::Applied { .. })),

@@ -69,7 +69,8 @@ async fn stops_under_load(engine: Engine) {
     }));
     let clients = clients.await.into_iter().enumerate();
     let loads: Vec<_> = clients.map(|(worker, client)| tokio::spawn(load(client, worker))).collect();
-    // Stops in the middle of the load: the others have responses by the time this client has fifty.
+    // Stops the server in the middle of the load. When this client has fifty responses, the other clients
+    // have received responses too.
     let client = Client::new([kith.addr]);
     for _ in 0..50 {
         let body = json!({ "email": "w0n0@example.org", "password": PASSWORD });
@@ -82,23 +83,23 @@ async fn stops_under_load(engine: Engine) {
     let responses: usize = responses.into_iter().map(|load| load.expect("only complete responses")).sum();
     assert!(kith.wait().await.success());
     let took = started.elapsed();
-    assert!(took < latency_bound(STOP_WITHIN), "the stop took {took:?}");
+    assert!(took < latency_bound(STOP_WITHIN), "the shutdown took {took:?}");
     assert!(responses > 16, "only {responses} responses");
     println!("stopped in {took:.1?} after {responses} responses, all complete");
 }
 
 #[tokio::test]
-async fn stop_under_load_is_graceful_on_sqlite() {
+async fn shutdown_under_load_completes_requests_on_sqlite() {
     stops_under_load(Engine::Sqlite).await;
 }
 
 #[tokio::test]
-async fn stop_under_load_is_graceful_on_postgres() {
+async fn shutdown_under_load_completes_requests_on_postgres() {
     stops_under_load(Engine::Postgres).await;
 }
 
 #[test]
-fn folder_in_use_names_process() {
+fn data_folder_in_use_is_reported_with_process_id() {
     let database = TestDatabase::sqlite();
     let folder = database.folder().expect("a folder");
     let first = Kith::start(kith(folder, SERVE));

@@ -22,7 +22,7 @@ on_every_engine! {
     stale_edit_is_rejected,
     password_change_ends_other_sessions,
     sessions_are_listed_and_ended,
-    oldest_session_ends_beyond_limit,
+    login_beyond_session_limit_ends_oldest_session,
     bcrypt_hash_is_verified_and_rehashed,
 }
 
@@ -42,7 +42,7 @@ fn token(app: &TestApp, sign_in: &Value) -> Client {
     app.anonymous().with_token(sign_in["access_token"].as_str().expect("a token"))
 }
 
-/// ACC-05: absent fields stay, null clears a field (RFC 7396).
+/// ACC-05: fields that the patch does not contain are unchanged, and null clears a field (RFC 7396).
 async fn profile_patch_changes_single_fields(app: &TestApp) {
     let ada = app.user("ada").await;
     let client = ada.signed_in().await;
@@ -145,7 +145,7 @@ async fn password_change_ends_other_sessions(app: &TestApp) {
     app.anonymous().post(LOGIN, new).await.expect(200);
 }
 
-/// DRV-03: one session, all others, or all; never those of other users.
+/// DRV-03: a user can end one session, all other sessions, or all sessions, but never those of other users.
 async fn sessions_are_listed_and_ended(app: &TestApp) {
     let (ada, eve) = (app.user("ada").await, app.user("eve").await);
     app.advance(hours(1));
@@ -187,7 +187,7 @@ async fn sessions_are_listed_and_ended(app: &TestApp) {
     eve.get(ME).await.expect(200);
 }
 
-async fn oldest_session_ends_beyond_limit(app: &TestApp) {
+async fn login_beyond_session_limit_ends_oldest_session(app: &TestApp) {
     let ada = app.user("ada").await;
     let oldest = ada.signed_in().await;
     for _ in 0..49 {

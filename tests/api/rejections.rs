@@ -16,13 +16,13 @@ on_every_engine! {
     rejected_request_is_final,
     cancelled_request_is_final,
     cooldown_grows_with_each_rejection,
-    cancellation_counts_without_cooldown,
+    cancellation_counts_as_refusal_without_cooldown,
     expired_requests_count_as_refusals,
     refusals_reset_after_a_year,
-    request_in_return_clears_rejections,
+    reverse_request_clears_rejections,
     request_expires_for_both_users,
     users_control_who_can_send_requests,
-    a_message_is_reported_once,
+    message_is_reported_once,
 }
 
 fn path(request: &Value, verb: &str) -> String {
@@ -38,7 +38,7 @@ async fn reject(who: &TestUser, request: &Value) {
     who.post(&path(request, "reject"), Value::Null).await.expect(200);
 }
 
-/// PRT-01, PRT-02: only the receiver rejects, once. Every later step changes nothing.
+/// PRT-01, PRT-02: only the receiver can reject a request. After that, no decision changes it.
 async fn rejected_request_is_final(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let request = ada.partners().ask(&ben).await;
@@ -107,8 +107,9 @@ async fn cooldown_grows_with_each_rejection(app: &TestApp) {
     assert_eq!(crossed["status"], "accepted", "a crossed request is accepted in spite of earlier rejections");
 }
 
-/// Lets a request expire. With `run_maintenance`, the expiry is recorded at that time, otherwise by the next
-/// request.
+/// Sends a request and lets it expire. If `run_maintenance` is true, maintenance records the expiry,
+/// otherwise the next
+/// request does.
 async fn let_expire(app: &TestApp, from: &TestUser, to: &TestUser, run_maintenance: bool) {
     from.partners().ask(to).await;
     app.advance(days(14) + hours(2));
@@ -117,7 +118,8 @@ async fn let_expire(app: &TestApp, from: &TestUser, to: &TestUser, run_maintenan
     }
 }
 
-/// PRT-02: expiries lengthen the next cooldown, but only rejections reach the last step.
+/// PRT-02: expired requests count as refusals, so the cooldown after the next rejection is longer. But only a
+/// rejection can block the sender permanently.
 async fn expired_requests_count_as_refusals(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let body = json!({ "to": { "user_id": ben.id } });
@@ -134,7 +136,7 @@ async fn expired_requests_count_as_refusals(app: &TestApp) {
     reject(&ben, &ada.partners().ask(&ben).await).await;
     ada.post(REQUESTS, body).await.expect_problem(409, "only_recipient_can_request");
 
-    // A request withheld by a block was visible only to its sender.
+    // A request that a block hid from its receiver does not count as a refusal when it expires.
     let eve = app.user("eve").await;
     eve.partners().ask(&ben).await;
     ben.put(&format!("/api/v1/blocks/{}", eve.id), Value::Null).await.expect(200);
@@ -159,8 +161,9 @@ async fn refusals_reset_after_a_year(app: &TestApp) {
     assert_eq!(refused.header("retry-after"), Some(&*hours(24).as_secs().to_string()));
 }
 
-/// The receiver is notified of the first request, but not of another one within a day.
-async fn cancellation_counts_without_cooldown(app: &TestApp) {
+/// A cancelled request counts as a refusal but starts no cooldown. The receiver is notified of the first
+/// request, but not of another one within a day.
+async fn cancellation_counts_as_refusal_without_cooldown(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let shown_to_sender = async |request: &Value| {
         let events = app.events().await.into_iter().map(|sequenced| sequenced.event);
@@ -193,7 +196,7 @@ async fn cancellation_counts_without_cooldown(app: &TestApp) {
     ada.post(REQUESTS, body).await.expect_problem(409, "only_recipient_can_request");
 }
 
-async fn request_in_return_clears_rejections(app: &TestApp) {
+async fn reverse_request_clears_rejections(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     reject(&ben, &ada.partners().ask(&ben).await).await;
     let theirs = ben.partners().ask(&ada).await;
@@ -201,8 +204,8 @@ async fn request_in_return_clears_rejections(app: &TestApp) {
     ada.partners().ask(&ben).await;
 }
 
-/// PRT-02: a request expires exactly when it is due, recorded or not. Both users are notified when it is
-/// recorded.
+/// PRT-02: a request expires exactly on time, even if maintenance has not recorded the expiry yet. Both users
+/// are notified when the expiry is recorded.
 async fn request_expires_for_both_users(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let request = ada.partners().ask(&ben).await;
@@ -256,7 +259,7 @@ async fn users_control_who_can_send_requests(app: &TestApp) {
     }
 }
 
-async fn a_message_is_reported_once(app: &TestApp) {
+async fn message_is_reported_once(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let silent = eve.partners().ask(&ben).await;
     let body = json!({ "to": { "user_id": ben.id }, "message": "You will regret this." });

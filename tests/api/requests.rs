@@ -147,7 +147,7 @@ async fn bonded_user_cannot_send_request(app: &TestApp) {
         let body = json!({ "to": { "user_id": eve.id } });
         sender.post(REQUESTS, body).await.expect_problem(409, "slot_occupied");
     }
-    // Nor to the partner, with another message than before.
+    // A request to the current partner with a new message is rejected too.
     let body = json!({ "to": { "user_id": ben.id }, "message": "once more" });
     ada.post(REQUESTS, body).await.expect_problem(409, "slot_occupied");
     assert_eq!(app.footprint().await, before);
@@ -189,7 +189,7 @@ async fn request_expires_after_14_days(app: &TestApp) {
     ben.post(&accept(&to_ben), Value::Null).await.expect_problem(409, "request_not_pending");
     assert_eq!(app.footprint().await, before);
 
-    // Last moment of the other request.
+    // The other request can still be accepted in its last millisecond.
     app.advance(days(14) - MILLISECOND - MILLISECOND);
     eve.post(&accept(&to_eve), Value::Null).await.expect(200);
 }
@@ -198,7 +198,7 @@ async fn expired_request_allows_new_request(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let first = ada.partners().ask(&ben).await;
     app.advance(days(14));
-    // No crossing: the first request has expired.
+    // The requests do not cross, because the first one has expired.
     let second = ben.partners().ask(&ada).await;
     assert_eq!((&second["status"], &second["bond"]), (&json!("pending"), &Value::Null));
     app.advance(days(14));

@@ -1,5 +1,5 @@
-//! Tests of queues, job kinds and schedules that modules declare: closed to API keys, open to administrators.
-//! Also tests that callbacks survive the loss of their job.
+//! Tests of queues, job kinds and schedules that modules declare: API keys cannot use them, but
+//! administrators can. Also tests that a callback is delivered even if its job was lost.
 
 use hyper::Method;
 use kith_kernel::minutes;
@@ -19,10 +19,10 @@ fn allow_loopback(config: &mut Config) {
 on_every_engine! {
     with super::allow_loopback;
     api_keys_cannot_use_reserved_queues_kinds_and_schedules,
-    administrators_operate_reserved_queues_with_an_audit_entry,
-    api_keys_name_the_dead_letters_they_act_on,
-    callbacks_survive_the_loss_of_their_job,
-    dead_jobs_of_callbacks_count_as_attempts,
+    administrator_actions_on_reserved_queues_are_audited,
+    bulk_dead_letter_actions_by_api_key_require_filter,
+    overdue_callback_is_delivered_if_its_job_is_lost,
+    dead_lettered_callback_job_counts_as_attempt,
 }
 
 /// Regression: a key with these scopes could complete callbacks undelivered and pause the purge of accounts.
@@ -102,7 +102,7 @@ async fn api_keys_cannot_use_reserved_queues_kinds_and_schedules(app: &TestApp) 
     key.post(&format!("/api/v1/jobs/{mine}/cancel"), Value::Null).await.expect(200);
 }
 
-async fn administrators_operate_reserved_queues_with_an_audit_entry(app: &TestApp) {
+async fn administrator_actions_on_reserved_queues_are_audited(app: &TestApp) {
     let admin = app.admin("ada").await;
     let declared = admin.get("/api/v1/schedules?declared=true").await.expect(200);
     let declared = declared["items"][0]["name"].as_str().expect("a name").to_owned();
@@ -125,7 +125,7 @@ async fn administrators_operate_reserved_queues_with_an_audit_entry(app: &TestAp
     }
 }
 
-async fn api_keys_name_the_dead_letters_they_act_on(app: &TestApp) {
+async fn bulk_dead_letter_actions_by_api_key_require_filter(app: &TestApp) {
     let admin = app.admin("ada").await;
     let key = app.api_key(&admin, SCOPES).await.client;
     for path in ["/api/v1/jobs/redrive", "/api/v1/jobs/discard"] {
@@ -136,8 +136,8 @@ async fn api_keys_name_the_dead_letters_they_act_on(app: &TestApp) {
     }
 }
 
-/// An open callback is delivered even if its job was lost.
-async fn callbacks_survive_the_loss_of_their_job(app: &TestApp) {
+/// A callback that has not finished is delivered even if its job was lost.
+async fn overdue_callback_is_delivered_if_its_job_is_lost(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::Response(200, String::new(), String::new())).await;
     let mut made = Vec::new();
@@ -145,7 +145,7 @@ async fn callbacks_survive_the_loss_of_their_job(app: &TestApp) {
         let body = json!({ "url": receiver.url("/hook"), "body": n });
         made.push(admin.post("/api/v1/callbacks", body).await.expect(201));
     }
-    // One job is deleted, one cancelled, one intact.
+    // The first job is deleted, the second is cancelled, and the third is unchanged.
     let job = |n: usize| made[n]["job_id"].as_i64().expect("a job");
     let gone = job(0);
     app.db()
@@ -168,9 +168,9 @@ async fn callbacks_survive_the_loss_of_their_job(app: &TestApp) {
     assert_eq!(again, 2);
 }
 
-/// A job that is dead-lettered because its workers die counts as an attempt, so that it cannot kill workers
-/// for ever.
-async fn dead_jobs_of_callbacks_count_as_attempts(app: &TestApp) {
+/// If the job of a callback is dead-lettered because its workers died, this counts as a failed attempt of the
+/// callback. Otherwise such a callback would kill workers for ever.
+async fn dead_lettered_callback_job_counts_as_attempt(app: &TestApp) {
     let admin = app.admin("ada").await;
     let receiver = Receiver::start(Reply::Response(200, String::new(), String::new())).await;
     let mut paths = Vec::new();

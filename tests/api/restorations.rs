@@ -1,4 +1,5 @@
-//! PRT-04: the restoration window, exact to the millisecond. A bond is never both restored and archived.
+//! PRT-04: tests that the restoration window is exact to the millisecond, and that a bond is never both
+//! restored and archived.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ on_every_engine! {
         config.auth.access_token_minutes = 6 * 24 * 60;
     };
     restoration_window_ends_after_thirty_days,
-    archive_and_accept_are_exclusive,
+    bond_is_either_archived_or_restored,
     expected_restoration_does_not_form_new_bond,
 }
 
@@ -81,7 +82,7 @@ async fn restoration_window_ends_after_thirty_days(app: &TestApp) {
 
 /// At the end of the window one node archives and another accepts. Either the bond is restored, or it is
 /// archived and a new one is formed.
-async fn archive_and_accept_are_exclusive(app: &TestApp) {
+async fn bond_is_either_archived_or_restored(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let mut bond = ben.partners().accept(&ada.partners().ask(&ben).await).await;
     let mut back = 0;

@@ -27,7 +27,7 @@ const ROUNDS: usize = 20;
 on_every_engine! {
     revocation_applies_on_all_nodes,
     cache_refill_does_not_revive_session,
-    body_after_session_revocation_is_rejected,
+    session_revocation_rejects_request_whose_body_arrives_later,
 }
 
 /// Way in which access ends.
@@ -62,7 +62,7 @@ struct RevokedUser {
     lost: Client,
     refresh_token: Value,
     kept: Client,
-    /// Path that the first session may read until then.
+    /// Path that the first session can read until it is revoked.
     path: &'static str,
     /// Status after the revocation.
     refused: u16,
@@ -168,7 +168,7 @@ async fn wait_until_rejected(
     }
 }
 
-/// ACC-08: each way, on each node.
+/// ACC-08: each way of revoking access works on each node and takes effect on all nodes.
 async fn revocation_applies_on_all_nodes(app: &TestApp) {
     let admin = app.admin("admin").await;
     let mut longest = Duration::ZERO;
@@ -276,7 +276,7 @@ async fn check_node_without_events(app: &TestApp) {
     let ended = real_now();
     assert!(!revoked.is_in(0).await);
     assert!(revoked.is_in(1).await, "the other node does not know about the revocation yet");
-    // Events have now waited for their position for too long.
+    // Now the oldest event has waited too long for its position.
     app.advance(seconds(2));
     let took = wait_until_rejected(&revoked, 1, ended, latency_bound(MAX_CACHE_AGE)).await;
     println!("rejected without notifications after {took:?}");
@@ -286,8 +286,8 @@ async fn check_node_without_events(app: &TestApp) {
     db.close().await;
 }
 
-/// A request is authorized when it is executed, not when its head arrives.
-async fn body_after_session_revocation_is_rejected(app: &TestApp) {
+/// A request is authorized when it is executed, not when its headers arrive.
+async fn session_revocation_rejects_request_whose_body_arrives_later(app: &TestApp) {
     let (root, moderator) = (app.admin("root").await, app.admin("accomplice").await);
     let target = app.user("target").await;
     let token = access_token(app, &moderator).await;
@@ -300,7 +300,7 @@ async fn body_after_session_revocation_is_rejected(app: &TestApp) {
     );
     let mut slow = TcpStream::connect(app.addr()).await.expect("a connection");
     slow.write_all(head.as_bytes()).await.expect("the head");
-    // Another user's request on the same node has been answered, so the head has been read.
+    // The same node has responded to another user's request, so it has read the headers of the first request.
     root.get(ME).await.expect(200);
     root.put(&format!("{USERS}/{}/suspension", moderator.id), json!({})).await.expect(200);
     app.wait_until_on_all_nodes(async || moderator_is_out(app, &token).await).await;

@@ -20,7 +20,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const PEOPLE: usize = 4;
 
 on_every_engine! {
-    key_rotation_fails_no_request,
+    requests_succeed_during_key_rotation,
     emergency_rotation_invalidates_tokens,
 }
 
@@ -41,7 +41,7 @@ impl Load {
         }
     }
 
-    /// Panics on any response that is not a success.
+    /// Sends the requests of all users until the load ends. Panics on any response that is not a success.
     async fn run(&self, app: &TestApp) {
         join_all(self.users.iter().zip(&self.rounds).map(async |(user, rounds)| {
             while !self.ends.load(Ordering::Relaxed) {
@@ -118,7 +118,7 @@ async fn within_a_second(holds: impl AsyncFn() -> bool) {
 
 /// ACC-04: no request fails while a new key is published, starts to sign and replaces the old one. Each key
 /// stays published as long as a token that it signed is valid.
-async fn key_rotation_fails_no_request(app: &TestApp) {
+async fn requests_succeed_during_key_rotation(app: &TestApp) {
     let load = Load::new(app).await;
     let change = async {
         load.wait_for_round().await;
@@ -133,7 +133,7 @@ async fn key_rotation_fails_no_request(app: &TestApp) {
 async fn change_keys(app: &TestApp, load: &Load) {
     let (ada, old) = (app.user("ada").await, Key::of(app).await);
     let session = sign_in(app, &ada, 0).await;
-    // Valid for longer than any issued token, so only the retirement of its key ends it.
+    // This token is valid for longer than any issued token, so it is rejected only when its key is retired.
     let payload = with(&read(token(&session), 1), "exp", json!(i64::MAX / 1_000));
     let endless = old.sign(&read(token(&session), 0), &payload);
     let rotation = rotate(app, false).await;
@@ -179,11 +179,13 @@ async fn change_keys(app: &TestApp, load: &Load) {
     assert!(is_in(app, &endless).await.iter().all(|is_in| !is_in), "a token of a retired key is rejected");
 }
 
-/// ACC-04: immediate on the node that executes it, within a second on the other. New log-ins work as soon.
+/// ACC-04: an emergency rotation invalidates tokens immediately on the node that executes it, and within a
+/// second on the other node. Then new log-ins work on all nodes.
 async fn emergency_rotation_invalidates_tokens(app: &TestApp) {
     let (ada, other) = (app.user("ada").await, app.node_count() - 1);
     let old: Vec<_> = [sign_in(app, &ada, 0).await, sign_in(app, &ada, 1).await].into();
-    // Uses up the node's key look-ups of this second, so that it depends on the event.
+    // Uses up the number of key look-ups that a node may do per second, so that it learns about the rotation
+    // only from the event.
     let unknown = with(&read(token(&old[0]), 0), "kid", "unknown");
     let unknown = Key::of(app).await.sign(&unknown, &read(token(&old[0]), 1));
     assert!(is_in(app, &unknown).await.iter().all(|is_in| !is_in));

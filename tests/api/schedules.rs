@@ -30,7 +30,7 @@ on_every_engine! {
     schedule_field_errors_are_reported,
     stale_schedule_edit_is_rejected,
     schedule_runs_once_across_nodes,
-    a_schedule_is_paused_resumed_and_removed,
+    schedule_can_be_paused_resumed_and_removed,
     schedule_can_be_run_and_backfilled,
     preview_works_without_schedule,
     schedules_are_listed_by_name_with_filters,
@@ -221,7 +221,7 @@ async fn schedule_runs_once_across_nodes(app: &TestApp) {
     admin.get(&format!("{}/runs", path("other"))).await.expect_problem(404, "not_found");
 }
 
-async fn a_schedule_is_paused_resumed_and_removed(app: &TestApp) {
+async fn schedule_can_be_paused_resumed_and_removed(app: &TestApp) {
     let admin = app.admin("ada").await;
     put(&admin, "often", body("@every 1h")).await;
     let paused = admin.post(&format!("{}/pause", path("often")), Value::Null).await.expect(200);
@@ -357,7 +357,7 @@ async fn schedule_commands_work_on_postgres() {
     schedule_commands_work(Engine::Postgres).await;
 }
 
-/// With and without a running server.
+/// The schedule commands work with and without a running server.
 async fn schedule_commands_work(engine: Engine) {
     if !engine.is_chosen() {
         return;
@@ -413,7 +413,7 @@ async fn schedule_commands_work(engine: Engine) {
     }
 }
 
-/// Creates a schedule in a database that no server uses.
+/// Creates the schedule `nightly` in a database that no server uses.
 async fn add_nightly(database: &TestDatabase) {
     let store = Store::open(options_on(database)).await.expect("a store");
     let sources = Sources {

@@ -1,4 +1,5 @@
-//! Tests of migrations on filled tables: reverted completely, applied again, and used.
+//! Tests that all migrations can be reverted on filled tables, and that the database works after they are
+//! applied again.
 
 use kith::modules;
 use kith_kernel::Timestamp;

@@ -1,4 +1,5 @@
-//! Tests of archived spaces: removed from the live tables, exportable for a while, and purged in steps.
+//! Tests of archived spaces: they are removed from the live tables, can be exported until they are purged,
+//! and are purged in batches.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ on_every_engine! {
         config.change_section::<kith_bonds::spaces::SpaceSettings>(|spaces| spaces.max_purged_per_run = 3);
     };
     archived_space_is_exportable_then_purged,
-    purge_limit_defers_to_next_run,
+    purges_beyond_limit_wait_for_next_run,
 }
 
 async fn archived_space_is_exportable_then_purged(app: &TestApp) {
@@ -54,7 +55,8 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
     assert_eq!(app.footprint().await, footprint);
     assert_eq!(eve.get(SHARED).await.expect(200)["items"].as_array().expect("items").len(), 3);
 
-    // Retention, then a grace period: nothing is purged at the moment it is due.
+    // When the retention period has ended, a purge is scheduled after a grace period. Nothing is purged at
+    // once.
     app.advance(days(365) - Duration::from_millis(1));
     app.run_maintenance().await;
     app.advance(days(14));
@@ -75,9 +77,9 @@ async fn archived_space_is_exportable_then_purged(app: &TestApp) {
     assert_eq!(purged, 1);
 }
 
-/// `spaces.max_purged_per_run` is 3 here. Many bonds that end at once must not block anyone's purge. A
-/// backlog is reported, and the grace period leaves time to investigate.
-async fn purge_limit_defers_to_next_run(app: &TestApp) {
+/// At most three archives are scheduled for purge, and at most three are purged, in each run here
+/// (`spaces.max_purged_per_run`). The others wait for the next run, and health reports the backlog.
+async fn purges_beyond_limit_wait_for_next_run(app: &TestApp) {
     let users = app.register_users("person", 8).await;
     for pair in users.chunks(2) {
         pair[0].partners().bond_with(&pair[1]).await;
@@ -85,7 +87,7 @@ async fn purge_limit_defers_to_next_run(app: &TestApp) {
         pair[0].partners().break_up().await;
     }
     app.archive().await;
-    // Runs on one node.
+    // Runs maintenance on one node.
     let run = async || app.parts().run_maintenance().await.expect("maintenance");
     app.advance(days(365));
     let held = async || app.count("archived_spaces", "purge_at > 0 AND bond_id <> $1", "").await;
@@ -97,7 +99,7 @@ async fn purge_limit_defers_to_next_run(app: &TestApp) {
     assert_eq!((held().await, backlog().await), (3, json!(1)));
     run().await;
     assert_eq!((held().await, backlog().await), (4, Value::Null));
-    // A jump of the clock does not end a hold.
+    // A jump of the clock does not end a grace period.
     app.jump_wall_clock(20 * 86_400_000);
     run().await;
     assert_eq!(app.count("archived_space_items", "space <> $1", "").await, 4);

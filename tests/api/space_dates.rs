@@ -67,7 +67,7 @@ async fn date_is_stored_completely(app: &TestApp) {
     assert_eq!(listed["items"][0]["data"]["title"], "y");
 }
 
-/// Exact to the millisecond. Tests begin at 2026-01-01.
+/// A reminder is emitted when it is due, exact to the millisecond. Scenarios start at 2026-01-01.
 async fn reminder_is_emitted_once_to_both(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ada.partners().bond_with(&ben).await;
@@ -124,7 +124,7 @@ async fn date_change_updates_reminders(app: &TestApp) {
     app.advance(days(1));
     run_maintenance(app).await;
     assert_eq!(emitted_reminders(app).await, []);
-    // The reminder is due but not emitted. Changing the title must not lose it.
+    // The reminder is due but not emitted yet. Changing the title must not discard it.
     app.advance(days(1) + minutes(1));
     ada.put(&path, json!({ "data": date("2026-01-03", "y") })).await.expect(200);
     run_maintenance(app).await;

@@ -86,7 +86,8 @@ async fn space_limits_are_enforced(app: &TestApp) {
     recount(app).await;
 }
 
-/// Both partners write on both nodes. The remaining space is filled exactly once.
+/// Both partners write at the same moment on both nodes. Exactly as many writes succeed as the limit of 20
+/// items allows.
 async fn counts_are_exact_under_concurrent_writes(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ada.partners().bond_with(&ben).await;

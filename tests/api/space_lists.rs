@@ -49,7 +49,7 @@ async fn items_are_listed_newest_first_with_links(app: &TestApp) {
         item(&ada, BOOKS, json!({ "n": n })).await;
         item(&ada, "/api/v1/spaces/me/others", json!({ "n": 100 + n })).await;
     }
-    // Ids of two nodes are ordered by their clocks only.
+    // Two nodes create ids in any order while the test's clock stands still, so the order is not compared.
     let mut walked = walk(&ada, "", 3).await;
     assert_eq!(walked, walk(&ada, "", 100).await);
     walked.sort_unstable();
@@ -58,7 +58,7 @@ async fn items_are_listed_newest_first_with_links(app: &TestApp) {
     ada.get(&format!("{BOOKS}?cursor=x")).await.expect_problem(400, "malformed_request");
 }
 
-/// Values of a field, in the order that lists must have.
+/// Returns values of a field, in the order in which lists must sort them.
 fn values() -> Vec<Value> {
     let nothing = json!({});
     let given = [
@@ -95,7 +95,7 @@ async fn lists_are_ordered_by_declared_fields(app: &TestApp) {
     let values = values();
     let mut ids = Vec::new();
     for round in 0..2 {
-        // Inserted in another order.
+        // Inserts the values in another order.
         for at in (0..values.len()).map(|n| n * 7 % values.len()) {
             let mut data = values[at].clone();
             data["n"] = json!(at);
@@ -156,7 +156,7 @@ async fn lists_are_ordered_by_declared_fields(app: &TestApp) {
     let between = filter(json!({ "v": { "gte": 0, "lt": 1e17 }, "kind": "one" }));
     assert_eq!(walk(&ada, &format!("{between}&order=-v"), 2).await, [10, 9, 8, 7]);
 
-    // An item is found by its current content.
+    // A filter finds an item by its current content.
     let path = &ids[0].1;
     ada.put(path, json!({ "data": { "v": "moved", "n": 99 } })).await.expect(200);
     assert_eq!(walk(&ada, &filter(json!({ "v": "moved" })), 100).await, [99]);
@@ -184,7 +184,8 @@ async fn undeclared_fields_are_rejected(app: &TestApp) {
     assert_eq!(dates["items"], json!([]));
 }
 
-/// More items than one batch. Until all are indexed, requests are rejected.
+/// There are more items than one indexing batch. Lists by the new field are rejected until all items are
+/// indexed.
 async fn existing_items_are_indexed_in_background(app: &TestApp) {
     let (admin, ada) = (app.admin("admin").await, app.user("ada").await);
     for n in 0..230 {
@@ -207,7 +208,7 @@ async fn existing_items_are_indexed_in_background(app: &TestApp) {
     admin.delete(DECLARED, Value::Null).await.expect(204);
     app.run_maintenance().await;
     assert_eq!(app.count("space_item_fields", "collection = $1", "books").await, 0);
-    // After declaring the field again, earlier index entries do not count.
+    // After the field is declared again, earlier index entries are ignored.
     item(&ada, BOOKS, json!({ "n": 230 })).await;
     admin.put(DECLARED, json!({ "fields": ["n"] })).await.expect(200);
     ada.get(&format!("{BOOKS}?order=n")).await.expect_problem(409, "collection_indexing");
@@ -215,7 +216,8 @@ async fn existing_items_are_indexed_in_background(app: &TestApp) {
     assert_eq!(walk(&ada, "&order=-n", 100).await, (0..=230).rev().collect::<Vec<_>>());
 }
 
-/// Writes index their items themselves, regardless of the background indexing.
+/// A write indexes its item immediately by newly declared fields, while the background indexing of existing
+/// items runs.
 async fn concurrent_writes_are_indexed_by_new_fields(app: &TestApp) {
     const EACH: i64 = 40;
     let admin = app.admin("admin").await;

@@ -130,7 +130,7 @@ async fn occupy_validation(app: &TestApp) -> Vec<std::sync::mpsc::Sender<()>> {
 async fn item_is_validated_against_the_schema_of_its_transaction(app: &TestApp) {
     const BOOKS: &str = "/api/v1/admin/collections/books";
     if app.node_count() > 1 {
-        // The other node would validate.
+        // The other node would validate the item, because only one node is kept busy.
         return;
     }
     let (admin, ada) = (app.admin("admin").await, app.user("ada").await);

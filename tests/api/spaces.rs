@@ -19,9 +19,9 @@ on_every_engine! {
     stale_item_edit_is_rejected,
     one_of_concurrent_edits_wins,
     invalid_items_are_rejected,
-    shared_space_freezes_and_is_restored,
-    no_write_follows_bond_end,
-    either_partner_exports_shared_space,
+    shared_space_is_frozen_on_breakup_and_restored_with_bond,
+    no_space_write_follows_end_of_bond,
+    either_partner_can_export_shared_space,
     shared_items_survive_author_purge,
     page_of_large_items_is_truncated_and_continues,
     large_export_is_complete_json,
@@ -82,7 +82,7 @@ async fn items_can_be_created_read_changed_and_deleted(app: &TestApp) {
     assert_eq!(ada.get(NOTES).await.expect(200), json!({ "items": [], "next_cursor": null }));
 }
 
-/// RFC 7396, with either media type.
+/// Patches are merged as RFC 7396 describes, with `application/merge-patch+json` and with `application/json`.
 async fn merge_patch_changes_named_fields(app: &TestApp) {
     let ada = app.user("ada").await;
     let path = item(&ada, NOTES, json!({ "a": 1, "b": { "c": 2, "d": 3 }, "list": [1, 2] })).await;
@@ -118,7 +118,7 @@ async fn stale_item_edit_is_rejected(app: &TestApp) {
     send(&ada, Method::DELETE, &path, (IF_MATCH, &new), Value::Null).await.expect(204);
 }
 
-/// Two nodes behave like one.
+/// Of two concurrent edits with the same ETag exactly one succeeds, on one node and on two nodes.
 async fn one_of_concurrent_edits_wins(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     ada.partners().bond_with(&ben).await;
@@ -168,7 +168,7 @@ async fn invalid_items_are_rejected(app: &TestApp) {
 }
 
 /// A bond's items are accessible only while the bond is active, and to no other bond.
-async fn shared_space_freezes_and_is_restored(app: &TestApp) {
+async fn shared_space_is_frozen_on_breakup_and_restored_with_bond(app: &TestApp) {
     let users = app.register_users("person", 4).await;
     let [ada, ben, eve, dan] = &users[..] else { unreachable!() };
     ada.post(SHARED, json!({ "data": {} })).await.expect_problem(409, "not_bonded");
@@ -199,13 +199,13 @@ async fn shared_space_freezes_and_is_restored(app: &TestApp) {
     assert_eq!(ben.partners().bond_with(ada).await, bond);
     assert_eq!(ada.get(&path).await.expect(200), changed);
     ada.partners().break_up().await;
-    // A fresh bond begins with nothing.
+    // A new bond starts with an empty space.
     ada.partners().bond_with(&app.user("finn").await).await;
     ada.get(&path).await.expect_problem(404, "not_found");
 }
 
-/// The end of a bond is the last event of its space, however close concurrent writes are.
-async fn no_write_follows_bond_end(app: &TestApp) {
+/// After the event that ends a bond, its space has no further events, even if writes run concurrently.
+async fn no_space_write_follows_end_of_bond(app: &TestApp) {
     let mut written = 0;
     for round in 0..8 {
         let users = app.register_users(&format!("round{round}-"), 2).await;
@@ -226,7 +226,7 @@ async fn no_write_follows_bond_end(app: &TestApp) {
     assert!(written > 0);
 }
 
-async fn either_partner_exports_shared_space(app: &TestApp) {
+async fn either_partner_can_export_shared_space(app: &TestApp) {
     let (ada, ben, eve) = (app.user("ada").await, app.user("ben").await, app.user("eve").await);
     let bond = ada.partners().bond_with(&ben).await;
     item(&ada, SHARED, json!({ "n": 1 })).await;
@@ -281,14 +281,15 @@ async fn shared_items_survive_author_purge(app: &TestApp) {
     assert_eq!(manifest["rows"]["spaces"], json!({ "items": 1, "shared_items": 1 }));
 }
 
-/// Creates items of 60 kB each, with numbers.
+/// Creates `count` numbered items of 60 kB each.
 async fn large_items(who: &TestUser, path: &str, count: usize) {
     for n in 0..count {
         item(who, path, json!({ "n": n, "text": "x".repeat(60_000) })).await;
     }
 }
 
-/// Returns the sorted numbers. Ids of two nodes are unordered, because the test's clock stands still.
+/// Returns the numbers of the items in ascending order. The items of two nodes are listed in any order,
+/// because the test's clock stands still.
 fn numbers(items: &Value) -> Vec<u64> {
     let items = items.as_array().expect("items");
     let mut numbers: Vec<_> =

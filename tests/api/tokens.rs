@@ -1,5 +1,5 @@
-//! Tests of forged access tokens over HTTP, made with all that a forger can have, and with the server's own
-//! key.
+//! Tests of forged access tokens over HTTP. Some are made with what an attacker can have, others with the
+//! server's own signing key.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -144,8 +144,8 @@ fn trap() -> TcpListener {
     trap
 }
 
-/// ACC-03, SEC-01: all are rejected, nothing is fetched, and keys are read from the database at most once a
-/// second.
+/// ACC-03, SEC-01: all forged tokens are rejected, no URL in a token is fetched, and keys are read from the
+/// database at most once a second.
 async fn forged_tokens_are_rejected(app: &TestApp) {
     let (ada, key, trap) = (app.user("ada").await, Key::of(app).await, trap());
     let session = sign_in(app, &ada).await;
@@ -224,8 +224,8 @@ async fn token_is_valid_until_expiry(app: &TestApp) {
     }
 }
 
-/// The scheme's case and the number of spaces after it do not matter (RFC 9110, section 11). Everything else
-/// does.
+/// The case of the scheme and the number of spaces after it do not matter (RFC 9110, section 11). Any other
+/// difference is rejected.
 async fn malformed_authorization_headers_are_rejected(app: &TestApp) {
     let session = sign_in(app, &app.user("ada").await).await;
     let token = text(&session, "access_token");
@@ -276,7 +276,7 @@ fn other_last_bits(signature: &str) -> String {
     format!("{head}{}", char::from(ALPHABET[at ^ 1]))
 }
 
-/// SEC-01: no mutation of a valid token is accepted. Deterministic.
+/// SEC-01: no mutation of a valid token is accepted. The mutations are the same in each run.
 async fn mutated_tokens_are_rejected(app: &TestApp) {
     let session = sign_in(app, &app.user("ada").await).await;
     let other = sign_in(app, &app.user("ben").await).await;

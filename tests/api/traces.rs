@@ -1,4 +1,4 @@
-//! Tests of the audit entries and events of changes: complete, in order, and none for a rejection.
+//! Tests that changes write complete audit entries and events in order, and that rejections write none.
 
 use kith_kernel::UserId;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::support::{AuditLine, REQUESTS, TestApp, TestUser, X_REQUEST_ID, on_ev
 on_every_engine! {
     changes_write_audit_entries_and_events,
     crossing_writes_entries_of_both_requests,
-    positions_are_dense_and_the_audit_chain_holds,
+    positions_are_dense_and_audit_chain_is_valid,
 }
 
 /// Audit entries and events of one request.
@@ -53,7 +53,7 @@ async fn post(who: &TestUser, request_id: &str, path: &str, body: Value) -> Valu
     client.post(path, body).await.body
 }
 
-/// API-06: a change and its trace are written in one transaction.
+/// API-06: a change, its audit entries and its events are written in one transaction.
 async fn changes_write_audit_entries_and_events(app: &TestApp) {
     let body = json!({ "email": "new@example.org", "password": "correct horse", "display_name": "New" });
     let client = app.anonymous().with_header(X_REQUEST_ID, "test-register");
@@ -121,7 +121,7 @@ async fn changes_write_audit_entries_and_events(app: &TestApp) {
     assert_eq!(app.count("audit_details", "body LIKE $1", "%m4rked%").await, 0);
 }
 
-/// A crossing leaves the entries of both requests and of both acceptances.
+/// Two crossing requests write the entries of both requests and of both acceptances.
 async fn crossing_writes_entries_of_both_requests(app: &TestApp) {
     let (ada, ben) = (app.user("ada").await, app.user("ben").await);
     let first = post(&ada, "test-first", REQUESTS, json!({ "to": { "user_id": ben.id } })).await;
@@ -144,7 +144,7 @@ async fn crossing_writes_entries_of_both_requests(app: &TestApp) {
     check_trace(app, "test-crossing", RequestTrace { audit, events }).await;
 }
 
-async fn positions_are_dense_and_the_audit_chain_holds(app: &TestApp) {
+async fn positions_are_dense_and_audit_chain_is_valid(app: &TestApp) {
     let users = app.register_users("person", 6).await;
     for (from, to) in [(0, 1), (2, 3), (4, 5), (1, 0), (3, 2)] {
         let body = json!({ "to": { "user_id": users[to].id } });

@@ -1,5 +1,5 @@
-//! Tests of `kith verify` with the binary, on servers in separate processes: exit codes, scores, and rows
-//! that need a log, a file or a setting of their own.
+//! Tests of `kith verify` with the binary, on servers in separate processes: exit codes, scores, and
+//! readiness rows that need a log, a file or a special setting.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -90,7 +90,7 @@ fn report(mut command: Command) -> (Value, Option<i32>) {
     (report, done.status.code())
 }
 
-/// GAT-01: 0 open; 1 closed by rows that do not hold; 2 closed by rows that could not be measured.
+/// GAT-01: exit code 0 means that the gate is open, 1 that rows fail, and 2 that rows could not be measured.
 #[test]
 fn exit_code_reflects_gate() {
     let server = ServerProcess::fresh(&[]);
@@ -98,10 +98,10 @@ fn exit_code_reflects_gate() {
         (&["--only", "DAT-01"][..], 0),
         // Fails: the server runs in development mode.
         (&["--only", "DAT-01", "--only", "CFG-02"], 1),
-        // Unmeasured: no attestation and no test results.
+        // Cannot be measured, because there is no attestation and there are no test results.
         (&["--only", "DAT-01", "--only", "GAT-01"], 2),
         (&["--only", "CFG-05"], 2),
-        // A row of another gate closes nothing.
+        // A row of another gate does not close this gate.
         (&["--only", "DAT-01", "--only", "CFG-05"], 0),
     ] {
         let (report, exit) = report(server.verify(rows));
@@ -161,9 +161,9 @@ fn assert_score_matches_rows(report: &Value) {
 
 /// Proves the readiness requirement OBS-01.
 #[test]
-fn non_json_log_fails_row() {
+fn non_json_log_fails_readiness_row() {
     let server = ServerProcess::fresh(&[]);
-    // Found automatically on the server's machine, and by `--logs`.
+    // The log is found automatically on the server's machine, and with `--logs`.
     server.passes("OBS-01", &[]);
     let log = server.log();
     server.passes("OBS-01", &["--logs", log.to_str().expect("text")]);
@@ -177,7 +177,7 @@ fn non_json_log_fails_row() {
 
 /// OBS-02: a proxy in front of the server writes the requests that it passes on to the same log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn log_with_secrets_fails_row() {
+async fn log_with_secrets_fails_readiness_row() {
     let server = ServerProcess::fresh(&[]);
     server.passes("OBS-02", &[]);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -215,7 +215,7 @@ async fn log_and_forward(caller: TcpStream, server: SocketAddr, log: PathBuf) {
 
 /// Proves the readiness requirement DRV-17.
 #[test]
-fn unsynced_database_fails_row() {
+fn unsynced_database_fails_readiness_row() {
     ServerProcess::fresh(&[]).passes("DRV-17", &[]);
     ServerProcess::fresh(&[("KITH__DATABASE__SYNCHRONOUS", "off")]).fails(
         "DRV-17",
@@ -226,7 +226,7 @@ fn unsynced_database_fails_row() {
 
 /// DEP-02: a debug build does not contain its commit.
 #[test]
-fn build_without_commit_fails_row() {
+fn build_without_commit_fails_readiness_row() {
     if option_env!("KITH_COMMIT").is_none() {
         ServerProcess::fresh(&[]).fails("DEP-02", &[], "without a commit");
     }
@@ -234,7 +234,7 @@ fn build_without_commit_fails_row() {
 
 /// Proves the readiness requirement CFG-05.
 #[test]
-fn differing_configuration_fails_row() {
+fn differing_configuration_fails_readiness_row() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("meant.toml");
     std::fs::write(&file, "[log]\nlevel = \"warn\"\n").expect("a file");
@@ -260,9 +260,9 @@ fn differing_configuration_fails_row() {
     assert_eq!(result, "unknown", "the result is unknown without a configuration file");
 }
 
-/// SEC-17: the age is that of the secret files.
+/// SEC-17: the age of a secret is that of its file.
 #[test]
-fn old_secret_fails_row() {
+fn old_secret_fails_readiness_row() {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str| {
         let path = folder.path().join(name);
@@ -275,7 +275,7 @@ fn old_secret_fails_row() {
         ("JWT_REFRESH_SECRET_FILE", refresh_secret.to_str().expect("text")),
     ];
     let server = ServerProcess::start(tempfile::tempdir().expect("a folder"), &variables, None);
-    // The row also needs tests of rotation, which have not run. The measured part holds.
+    // The row also needs results of rotation tests, which have not run. The part that is measured passes.
     let (result, why) = server.judge("SEC-17", &[]);
     assert!(result == "unknown" && why == "no test results were given", "{result}: {why}");
     let long_ago = (SystemClock.now() - days(91)).as_millis();
@@ -287,7 +287,7 @@ fn old_secret_fails_row() {
     assert!(result == "unknown" && why.contains("auth.jwt_secret"), "{result}: {why}");
 }
 
-/// An invalid declaration exits with 2, not with the 1 of a closed gate.
+/// With an invalid declaration, `kith verify` exits with 2, because 1 would mean that the gate is closed.
 #[test]
 fn invalid_declaration_exits_with_2() {
     let server = ServerProcess::fresh(&[]);

@@ -1,5 +1,5 @@
-//! PRT-03: concurrent operations of several users on the same slots, on one or two nodes, have linearizable
-//! histories.
+//! PRT-03: tests that the histories of concurrent partner operations of several users are linearizable, on
+//! one node and on two nodes.
 
 mod checker;
 
@@ -23,7 +23,7 @@ on_every_engine! {
     every_history_is_linearizable,
 }
 
-/// Four to six users, in turn.
+/// Records histories with four, five and six users in turn.
 async fn every_history_is_linearizable(app: &TestApp) {
     let users = app.register_users("p", 6).await;
     let (mut bonds, mut overlaps) = (0, 0);
@@ -171,7 +171,7 @@ fn call(began: usize, ended: usize, operation: ClientOperation, result: Operatio
     Call { operation, result, began, ended }
 }
 
-/// Test of the checker: it rejects impossible histories.
+/// Tests that the checker rejects impossible histories.
 #[test]
 fn impossible_history_is_rejected() {
     let sent = |id: &str| OperationResult::Sent(id.to_owned());

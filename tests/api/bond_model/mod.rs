@@ -1,8 +1,9 @@
-//! PRT-02, PRT-03, PRT-04: model-based test. Random sequences run on the server and on a model written from the
-//! product description; all responses must be equal.
+//! PRT-02, PRT-03, PRT-04: model-based test of partner requests and bonds. A story is a random sequence of
+//! operations by a few users. Each story runs on the server and on a model written from the product
+//! description. All responses must be equal.
 //!
-//! `KITH_MODEL_SEQUENCES` sets the number of sequences per engine, `KITH_MODEL_SEED` the first seed. Sequences that
-//! once failed are kept in `tests/api/bond_model.regressions` and run first.
+//! `KITH_MODEL_STORIES` sets the number of stories per engine, and `KITH_MODEL_SEED` sets the first seed.
+//! Stories that failed in earlier runs are stored in `tests/api/bond_model.regressions` and run first.
 
 mod faults;
 mod model;
@@ -32,7 +33,7 @@ const SEED: u64 = 20_260_101;
 const REGRESSIONS_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/api/bond_model.regressions");
 
 on_every_engine! {
-    // Tokens must outlast waits of thirty days.
+    // Access tokens must stay valid during waits of thirty days.
     with |config: &mut kith_platform::config::Config| config.auth.access_token_minutes = 6 * 24 * 60;
     random_sequences_agree_with_model,
 }

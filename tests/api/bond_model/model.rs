@@ -1,4 +1,4 @@
-//! State of the model, and the view of each user.
+//! State of the model, and the responses that each user must get in this state.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -57,7 +57,7 @@ pub enum Status {
 
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Empty until the server has assigned it.
+    /// Request id. Empty until the server has assigned one.
     pub id: String,
     pub from: usize,
     /// Receiver. `None` if no user has the address.
@@ -70,7 +70,7 @@ pub struct Request {
     pub created_at: Timestamp,
     /// True if the receiver can see it.
     pub is_visible_to_receiver: bool,
-    /// True if the receiver could ever see it.
+    /// True if the receiver has been able to see it at any time.
     pub was_visible_to_receiver: bool,
     /// True once its expiry has been counted as a refusal.
     pub expiry_counted: bool,
@@ -112,11 +112,11 @@ pub struct Invite {
     pub used_by: Option<usize>,
 }
 
-/// Refusals of one sender by one receiver.
+/// Number of times that one receiver has refused requests of one sender, and the resulting cooldown.
 #[derive(Clone, Copy, Default)]
 pub struct RefusalCounter {
     pub steps: usize,
-    /// Time of the last step.
+    /// Time of the last counted refusal.
     pub last_step_at: Option<Timestamp>,
     /// End of the cooldown after the last rejection.
     pub wait_until: Option<Timestamp>,
@@ -139,12 +139,12 @@ impl Request {
         if kept == Status::Pending && now >= self.expires_at() { Status::Expired } else { kept }
     }
 
-    /// Returns true if the receiver can still decide it.
+    /// Returns true if the receiver can still accept or reject the request.
     pub fn is_pending_for_receiver(&self, now: Timestamp) -> bool {
         self.is_visible_to_receiver && self.status == Status::Pending && now < self.expires_at()
     }
 
-    /// Returns true if the sender sees it as pending.
+    /// Returns true if the sender sees the request as pending.
     pub fn appears_pending(&self, now: Timestamp) -> bool {
         self.sender_visible_status == Status::Pending && now < self.expires_at()
     }
@@ -177,7 +177,7 @@ impl Model {
         self.bonds.iter().position(|bond| bond.is_active() && bond.pair.contains(&user))
     }
 
-    /// Returns the last ended bond of a pair.
+    /// Returns the bond of a pair that ended last.
     pub fn last_ended_bond(&self, pair: [usize; 2]) -> Option<usize> {
         let of_pair = |bond: &&Bond| bond.pair == pair && !bond.is_active();
         let last = self.bonds.iter().filter(of_pair).max_by_key(|bond| bond.ended_at)?;
@@ -219,7 +219,7 @@ impl Model {
         })
     }
 
-    /// Returns the response to a step: the request, with the bond if that is active.
+    /// Returns the response that contains the request, with its bond if the bond is active.
     pub fn request_with_bond(&self, at: usize, viewer: usize) -> Value {
         let mut response = self.request(at, viewer);
         let bond = self.requests[at].bond.filter(|bond| self.bonds[*bond].is_active());

@@ -50,7 +50,7 @@ struct Player<'a> {
 /// Returns a description of the first difference between server and model.
 pub async fn play(app: &TestApp, name: &str, sequence: &Sequence) -> Result<SequenceStatistics, String> {
     let users = app.register_users(name, sequence.users).await;
-    // Most addresses are verified before others request them.
+    // Verifies all addresses except that of the first user, so that requests by address can be delivered.
     for proven in users.iter().skip(1) {
         app.verify_address(proven).await;
     }
@@ -107,7 +107,8 @@ impl Player<'_> {
         Ok(())
     }
 
-    /// Returns the model's expectation and the server's response. Returns `None` if the step is impossible.
+    /// Executes a step in the model and on the server. Returns the expected and the actual response, or
+    /// `None` if the step is impossible in this state.
     async fn perform(&mut self, sequence_step: &SequenceStep) -> Option<(Expected, TestResponse)> {
         let here = |user: &usize| self.model.users[*user].deleted_at.is_none();
         Some(match sequence_step {
@@ -120,8 +121,8 @@ impl Player<'_> {
             }
             SequenceStep::SendByAddress { from, to, message } if here(from) => {
                 let address = self.users[*to].email.clone();
-                // The address of a purged account belongs to no user, and an unverified one only leads to its
-                // own user.
+                // The address of a purged account belongs to no user. An unverified address identifies its
+                // user only in requests of that user.
                 let leads = |to: &usize| self.model.users[*to].is_verified || to == from;
                 let to = Some(*to).filter(|to| !self.model.users[*to].purged && leads(to));
                 self.send_by_address(*from, to, address, *message).await
@@ -330,7 +331,7 @@ impl Player<'_> {
         compare_values("the body", &body, &response.body, response)
     }
 
-    /// Adopts the ids that the server assigned.
+    /// Copies the ids that the server assigned into the model.
     fn name_request(&mut self, at: usize, body: &Value) {
         let text = |id: &Value| id.as_str().unwrap_or_default().to_owned();
         let request = &mut self.model.requests[at];
@@ -365,7 +366,7 @@ impl Player<'_> {
         Ok(())
     }
 
-    /// Checks the tables' invariants, and lists that are read less often.
+    /// Compares the lists of blocks and nicknames, and checks the invariants of the tables.
     async fn check_tables(&self) -> Result<(), String> {
         for (user, model_user) in
             self.model.users.iter().enumerate().filter(|(_, model_user)| model_user.deleted_at.is_none())

@@ -1,4 +1,5 @@
-//! Rules of the partner bond, written from the product description: effect and response of each step.
+//! Rules of partner requests and bonds, written from the product description: the effect of each step and the
+//! expected response.
 
 use kith_kernel::{Timestamp, days, hours, minutes, seconds};
 use serde_json::{Value, json};
@@ -8,11 +9,12 @@ use super::model::{Bond, Invite, Model, RefusalCounter, Request, RequestPolicy, 
 /// Expected response.
 #[derive(Debug)]
 pub enum Expected {
-    /// A rejection that changes nothing: status and code.
+    /// A rejection that changes nothing. Fields: HTTP status, problem code.
     Refusal(u16, &'static str),
-    /// A request for this viewer, with its bond if that is active: status, request and viewer.
+    /// A request as the viewer sees it, with its bond if the bond is active. Fields: HTTP status, request,
+    /// viewer.
     Request(u16, usize, usize),
-    /// An ended bond for this viewer.
+    /// An ended bond as the viewer sees it. Fields: bond, viewer.
     Ended(usize, usize),
     /// A new invite.
     Invite(usize),
@@ -82,8 +84,8 @@ impl Model {
         self.create_request(from, to, &Addressing::Id, message)
     }
 
-    /// A request by address reveals only that the sender has a partner, or that the other user had sent a
-    /// request too.
+    /// Sends a request by address. The response reveals only whether the sender has a partner, and whether
+    /// the other user has already sent a request to the sender.
     fn send_by_address(&mut self, from: usize, to: usize, address: &str, message: Option<&str>) -> Expected {
         let is_same = |request: &Request| request.address.as_deref() == Some(address);
         if let Some(response) = self.answer_bonded(from, message, is_same) {
@@ -207,7 +209,7 @@ impl Model {
         Expected::Status(204)
     }
 
-    /// Tries an unknown code.
+    /// Tries an invite code that does not exist.
     pub fn try_unknown_code(&mut self, user: usize) -> Expected {
         if self.guesses_too_often(user) { LIMITED } else { self.count_failed_code(user) }
     }
@@ -217,7 +219,8 @@ impl Model {
         NOT_FOUND
     }
 
-    /// All users share one client address here.
+    /// Returns true if ten unknown codes were tried in the last minute. The attempts of all users count
+    /// together, because all users have the same client address in these tests.
     fn guesses_too_often(&self, _: usize) -> bool {
         self.failed_codes.iter().filter(|(_, at)| *at + minutes(1) > self.now).count() >= 10
     }
@@ -231,7 +234,7 @@ impl Model {
         self.is_live(invite) && self.is_reachable(user, self.invites[invite].inviter)
     }
 
-    /// Returns the response for a bonded sender.
+    /// Returns the response if the sender has a partner, otherwise `None`.
     fn answer_bonded(
         &self,
         from: usize,
@@ -273,7 +276,7 @@ impl Model {
         self.requests.iter().rposition(waits)
     }
 
-    /// Returns the request to `to` by id that the sender sees as pending.
+    /// Returns the request by user id from `from` to `to` that `from` sees as pending.
     fn find_repeatable(&self, from: usize, to: usize) -> Option<usize> {
         self.find_visible(from, |request| request.to == Some(to) && request.address.is_none())
     }
@@ -299,7 +302,8 @@ impl Model {
         self.refusal_counters.retain(|(asks, asked, _), _| (*asks, *asked) != (from, to));
     }
 
-    /// Counts requests that expired after their receiver could see them as refusals at their expiry.
+    /// Counts each expired request as a refusal at the time of its expiry, if its receiver was able to see
+    /// it.
     pub fn count_expired(&mut self) {
         let expired = |request: &Request| {
             request.is_visible_to_receiver
@@ -323,7 +327,7 @@ impl Model {
             *counter = RefusalCounter::default();
         }
         counter.last_step_at = counter.last_step_at.max(Some(now));
-        // Only a rejection reaches the last step.
+        // Expired requests raise the counter to 3 at most. Only a rejection raises it further.
         if rejected || counter.steps < 3 {
             counter.steps += 1;
         }
@@ -354,7 +358,7 @@ impl Model {
         }
         let theirs = self.find_pending(to, from);
         if theirs.is_none() {
-            // A pending request by address is cancelled without telling its sender.
+            // A pending request by address is cancelled, but its sender continues to see it as pending.
             if let Some(own) = self.find_pending(from, to) {
                 self.requests[own].status = Status::Cancelled;
             }

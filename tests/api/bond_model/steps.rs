@@ -9,7 +9,7 @@ use proptest::sample::{Index, select};
 use super::model::RequestPolicy;
 use super::rules::Step;
 
-/// Number of users, and their steps.
+/// Random sequence of steps by a number of users.
 #[derive(Clone, Debug)]
 pub struct Sequence {
     pub users: usize,
@@ -140,7 +140,7 @@ fn steps(users: usize) -> impl Strategy<Value = Vec<SequenceStep>> {
 fn sequence_step(users: usize) -> impl Strategy<Value = SequenceStep> {
     let user = move || 0..users;
     let two = move || (user(), user());
-    // Mostly the same message, so that repetitions occur.
+    // Most requests have no message, so that identical requests are repeated.
     let words = || prop_oneof![4 => Just(None), 1 => Just(Some("Shall we?"))];
     let invite = any::<Index>;
     prop_oneof![

@@ -1,5 +1,5 @@
-//! Rules of the model after a request: deciding, breaking up, blocking, deleting accounts, and the passing of
-//! time.
+//! Rules of the model for everything that can follow a request: decisions, breakups, blocks, deletion of
+//! accounts, and the passage of time.
 
 use kith_kernel::{Timestamp, days};
 
@@ -95,7 +95,8 @@ impl Model {
         if !is_open {
             return;
         }
-        // Withheld requests expire, except those by address, whose sender must not learn whose address it is.
+        // The sender now sees a request as expired if its receiver could not see it. A request by address
+        // stays pending, because its sender must not learn whose address it is.
         let (now, pair) = (self.now, [(user, Some(other)), (other, Some(user))]);
         for request in &mut self.requests {
             let is_between = pair.contains(&(request.from, request.to));

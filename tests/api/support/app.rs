@@ -31,7 +31,7 @@ pub struct TestApp {
     client: Client,
     clock: Arc<ManualClock>,
     nodes: Vec<Running>,
-    // Dropped after the nodes that use it.
+    // Declared after the nodes that use it, so that it is dropped after them.
     database: TestDatabase,
     /// Data folder for servers on PostgreSQL.
     _folder: TempDir,
@@ -77,7 +77,8 @@ impl TestApp {
         Self { client, clock, nodes, database, _folder: folder }
     }
 
-    /// Stops the servers and starts others on the same database, at the same time.
+    /// Stops the servers and starts new ones on the same database. The manual clock continues from its
+    /// current time.
     pub async fn restart(self, engine: Engine) -> Self {
         let now = self.now();
         let again = Self::start(engine, self.stop().await).await;
@@ -112,7 +113,8 @@ impl TestApp {
         self.client.post("/dev/verify-email", body).await.expect(200);
     }
 
-    /// Creates an administrator with the address `name@example.org`, as the command line does, and signs in.
+    /// Creates an administrator with the address `name@example.org`, as `kith admin create` does, and logs
+    /// in.
     pub async fn admin(&self, name: &str) -> TestUser {
         let email = format!("{name}@example.org");
         let made = first_admin::create_admin(&self.nodes[0].app, &email, name, PASSWORD).await;
@@ -147,14 +149,15 @@ impl TestApp {
         }
     }
 
-    /// Waits until `holds` on every node. Panics after two seconds of real time (more without
-    /// `KITH_TEST_LATENCY`), in which Kith propagates changes between nodes.
+    /// Waits until `holds` returns true on every node. Kith propagates changes between nodes within two
+    /// seconds, so this panics after two seconds of real time. Without `KITH_TEST_LATENCY` the limit is
+    /// higher.
     #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
     pub async fn wait_until_on_all_nodes(&self, holds: impl AsyncFn() -> bool) {
         let (began, bound) = (Instant::now(), latency_bound(Duration::from_secs(2)));
         let mut in_a_row = 0;
         while in_a_row < self.nodes.len() {
-            // The client alternates between the nodes, so every node has answered in a row.
+            // The client alternates between the nodes, so this many successes in a row include each node.
             in_a_row = if holds().await { in_a_row + 1 } else { 0 };
             assert!(
                 began.elapsed() < bound,
@@ -165,7 +168,7 @@ impl TestApp {
         }
     }
 
-    /// Runs everything that recurs on every node, due or not.
+    /// Runs all maintenance tasks on every node, even those that are not due.
     pub async fn run_maintenance(&self) {
         for node in &self.nodes {
             node.app.run_maintenance().await.expect("maintenance");
@@ -229,8 +232,8 @@ impl TestApp {
         self.clock.now()
     }
 
-    /// Returns the sum of a metric over all nodes. `series` is the name with its labels. A node on which it
-    /// has not occurred yet counts as 0.
+    /// Returns the sum of a metric over all nodes. `series` is the name of the metric with its labels. A node
+    /// that does not report the series counts as 0.
     pub async fn metric(&self, series: &str) -> f64 {
         let mut counted = Vec::new();
         // The client alternates between the nodes.
@@ -268,10 +271,12 @@ fn config(database: &TestDatabase, folder: &Path) -> Config {
     };
     config.change_section(|partners: &mut BondSettings| partners.lists_per_minute = 0);
     config.change_section(|queues: &mut QueueSettings| queues.requests_per_minute = 0);
-    // As in production mode. Scenarios with a receiver on this machine allow loopback.
+    // Internal targets are rejected, as in production mode. Scenarios with a receiver on this machine allow
+    // loopback.
     config.outbound.allowed_networks.clear();
     config.database.url = Secret::new(database.url());
-    // Each thread is a PostgreSQL process, and most scenarios are sequential.
+    // A few threads suffice, because most scenarios are sequential, and each thread needs a PostgreSQL
+    // process.
     config.database.write_threads = 4;
     config.database.read_threads = 2;
     config.data.folder = database.folder().unwrap_or(folder).to_owned();
@@ -346,7 +351,7 @@ impl TestUser {
         self.signed_in().await.send(method, path, body).await
     }
 
-    /// Returns the user as responses show them to others.
+    /// Returns the JSON object that represents this user in responses to other users.
     pub fn public_view(&self) -> Value {
         json!({ "id": self.id, "display_name": self.name })
     }

@@ -13,8 +13,8 @@ use super::process::MAX_WAIT;
 
 /// Program names of Chromium on Debian, Ubuntu and other systems.
 const NAMES: &[&str] = &["chromium", "chromium-browser", "google-chrome"];
-/// Chromium reads commands from file descriptor 3 and answers on 4. The script connects them to standard
-/// input and output.
+/// Shell script that starts Chromium. Chromium reads commands from file descriptor 3 and writes responses to
+/// 4. The script connects these descriptors to standard input and output.
 const SCRIPT: &str = r#"exec "$0" "$@" 3<&0 4>&1 0</dev/null 1>/dev/null 2>/dev/null"#;
 
 /// Browser with one page. Killed when dropped.
@@ -34,7 +34,8 @@ impl Browser {
         let mut command = Command::new("sh");
         command.args(["-c", SCRIPT, find()]).arg(format!("--user-data-dir={}", profile.path().display()));
         command.arg(format!("--window-size={width},{height}"));
-        // Without sandbox, because tests run as root in containers. The browser only loads pages of Kith.
+        // The sandbox is disabled, because tests run as root in containers. The browser only loads pages of
+        // Kith.
         command.args([
             "--headless",
             "--remote-debugging-pipe",
@@ -73,7 +74,8 @@ impl Browser {
         while self.next()["method"] != "Page.loadEventFired" {}
     }
 
-    /// Evaluates a JavaScript expression on the page and returns its value. Waits for a promise.
+    /// Evaluates a JavaScript expression on the page and returns its value. If the value is a promise, waits
+    /// for its result.
     pub fn run(&mut self, expression: &str) -> Value {
         let params = json!({ "expression": expression, "awaitPromise": true, "returnByValue": true });
         let reply = self.call("Runtime.evaluate", params);

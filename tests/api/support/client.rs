@@ -17,16 +17,18 @@ use tokio::sync::OnceCell;
 
 use super::contract::Contract;
 
-/// Header with the request id, which response, log and audit entry repeat.
+/// Header with the request id. The response, the log line and the audit entries of a request contain the same
+/// id.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Client that alternates between the nodes of an app. Clones share connections and position.
+/// Client that sends each request to the next node of an app in turn. Clones share the connections and the
+/// turn.
 #[derive(Clone)]
 pub struct Client {
     http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
     nodes: Arc<[SocketAddr]>,
     turn: Arc<AtomicUsize>,
-    /// Contract of the server, fetched with the first request.
+    /// OpenAPI document of the server, fetched when the client sends its first request.
     contract: Arc<OnceCell<Arc<Contract>>>,
     headers: HeaderMap,
 }
@@ -45,7 +47,7 @@ pub struct TestResponse {
 impl Client {
     /// Creates a client that alternates between `nodes`.
     pub fn new(nodes: impl Into<Arc<[SocketAddr]>>) -> Self {
-        // No automatic retries, so that a dropped request is visible.
+        // Automatic retries are disabled, so that a test notices a dropped request.
         let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .retry_canceled_requests(false)
             .build_http();
@@ -58,26 +60,27 @@ impl Client {
         }
     }
 
-    /// Returns this client for node `n` only.
+    /// Returns a copy of this client that sends all requests to node `n`.
     pub fn at(&self, n: usize) -> Self {
         Self { nodes: [self.nodes[n]].into(), ..self.clone() }
     }
 
-    /// Returns this client with the header `name` set on each request.
+    /// Returns a copy of this client that sets the header `name` on each request.
     pub fn with_header(&self, name: HeaderName, value: &str) -> Self {
         let mut with = self.clone();
         with.headers.insert(name, HeaderValue::from_str(value).expect("a header value"));
         with
     }
 
-    /// Returns this client with an additional header `name` on each request.
+    /// Returns a copy of this client that adds a header `name` to each request, even if the header is already
+    /// set.
     pub fn with_additional_header(&self, name: HeaderName, value: &str) -> Self {
         let mut with = self.clone();
         with.headers.append(name, HeaderValue::from_str(value).expect("a header value"));
         with
     }
 
-    /// Returns this client signed in with `token`.
+    /// Returns a copy of this client that authenticates with `token`.
     pub fn with_token(&self, token: &str) -> Self {
         self.with_header(AUTHORIZATION, &format!("Bearer {token}"))
     }
@@ -174,7 +177,7 @@ impl TestResponse {
         for text in ["type", "title", "detail"] {
             assert!(self.body[text].as_str().is_some_and(|text| !text.is_empty()), "{text}: {:#}", self.body);
         }
-        // 503 requires Retry-After, and 401 requires a challenge.
+        // A 503 must have a Retry-After header, and a 401 must have an authentication challenge.
         assert!(status != 503 || self.header("retry-after").is_some(), "{:#?}", self.headers);
         let challenged = self.header("www-authenticate").is_some_and(|value| value.starts_with("Bearer"));
         assert!(status != 401 || challenged, "{:#?}", self.headers);

@@ -1,7 +1,7 @@
-//! Validates each response against the OpenAPI document that the same server serves, so that every scenario
-//! tests both.
+//! Validates each response against the OpenAPI document that the same server serves. Every scenario thereby
+//! tests the server and its document.
 //!
-//! It implements the subset of JSON Schema that the document uses, and panics on anything else.
+//! The validator implements the subset of JSON Schema that the document uses, and panics on other keywords.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -41,10 +41,10 @@ pub struct Contract {
 /// Descriptions of faults, each with its location.
 type FaultList = Vec<String>;
 
-/// Contracts by document. Most servers of a test process serve the same document.
+/// Cache of contracts by document, because most servers of a test process serve the same document.
 static CONTRACTS: LazyLock<Mutex<HashMap<Bytes, Arc<Contract>>>> = LazyLock::new(Mutex::default);
 
-/// Module of each path template.
+/// Module that serves each path template.
 static MODULES_BY_PATH: LazyLock<HashMap<String, &Module>> = LazyLock::new(|| {
     let paths = |module: &&'static Module| {
         (module.routes)().into_openapi().paths.paths.into_keys().collect::<Vec<_>>()
@@ -79,7 +79,7 @@ impl Contract {
         faults
     }
 
-    /// Without an operation only the router may have answered.
+    /// Returns the faults of a response to a request that matches no operation. Only the router may send it.
     fn faults_of_no_operation(&self, answer: &TestResponse) -> FaultList {
         let mut faults = Vec::new();
         if ![404, 405, 413, 429].contains(&answer.status) {
@@ -204,10 +204,10 @@ fn fits(template: &str, path: &str) -> bool {
         })
 }
 
-/// Returns true if the problem is declared by the operation's module, or is a general one.
+/// Returns true if the operation's module declares the problem, or the problem is common to all modules.
 fn is_own_problem(template: &str, problem: &Value) -> bool {
     let Some(code) = problem["code"].as_str() else {
-        // The health endpoints have another format, which has been validated.
+        // Health endpoints return another format. The schema has already validated it.
         return true;
     };
     let own = MODULES_BY_PATH.get(template).into_iter().chain(&MODULES[..1]);

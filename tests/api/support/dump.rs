@@ -1,4 +1,4 @@
-//! Dumps the whole database as text, to search for data that must not be there.
+//! Dumps the whole database as text, to search for data that must not be stored.
 
 use kith_store::{Error, Query};
 

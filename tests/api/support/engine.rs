@@ -46,10 +46,10 @@ impl Engine {
 }
 
 /// Runs each scenario, `async fn name(app: &TestApp)`, as the tests `name::sqlite`, `name::pair` and
-/// `name::postgres`. A scenario that is not listed is dead code, and therefore an error.
+/// `name::postgres`. A scenario that is not listed is dead code, which the compiler rejects.
 ///
-/// Only `cargo xtask soak` runs `name::postgres`: the pair covers a single server on PostgreSQL. Tests of a
-/// single server on PostgreSQL name [`Engine::Postgres`] themselves.
+/// Only `cargo xtask soak` runs `name::postgres`, because `name::pair` executes the same statements. Tests
+/// that need a single server on PostgreSQL use [`Engine::Postgres`] directly.
 macro_rules! on_every_engine {
     ($($scenario:ident),+ $(,)?) => {
         on_every_engine! { with |_: &mut _| {}; $($scenario),+ }

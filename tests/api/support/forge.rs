@@ -1,5 +1,5 @@
-//! Tools for forging access tokens, including the server's own signing key, so that a token can be wrong in
-//! one thing only.
+//! Tools for forging access tokens. They can use the server's own signing key, so that a forged token has
+//! exactly one fault.
 
 use aws_lc_rs::hmac;
 use aws_lc_rs::signature::Ed25519KeyPair;
@@ -26,7 +26,7 @@ impl Key {
             })
         });
         let (id, sealed) = read.await.expect("the keys").expect("a key");
-        let seed = app.parts().keyring.open(&id, &sealed).expect("the configured secret opens the key");
+        let seed = app.parts().keyring.open(&id, &sealed).expect("the configured secret decrypts the key");
         Self { id, seed }
     }
 
@@ -62,14 +62,14 @@ pub fn part(json: &Value) -> String {
     URL_SAFE_NO_PAD.encode(json.to_string())
 }
 
-/// Returns a copy with another value of `key`.
+/// Returns a copy of `json` in which `key` has this value.
 pub fn with(json: &Value, key: &str, value: impl Into<Value>) -> Value {
     let mut json = json.clone();
     json[key] = value.into();
     json
 }
 
-/// Returns a copy without `key`.
+/// Returns a copy of `json` without `key`.
 pub fn without(json: &Value, key: &str) -> Value {
     let mut json = json.clone();
     json.as_object_mut().expect("an object").remove(key);

@@ -1,4 +1,4 @@
-//! Transactions that stay open while a scenario runs, to block others.
+//! Transactions that stay open while a scenario runs, to block other transactions.
 
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};

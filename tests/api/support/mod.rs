@@ -1,4 +1,4 @@
-//! Test support: servers, databases, accounts, responses, and the traces of changes.
+//! Test support: servers, databases, accounts, clients, and readers of audit entries and events.
 
 mod api_keys;
 mod app;

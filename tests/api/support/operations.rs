@@ -1,4 +1,5 @@
-//! Operations of the OpenAPI document, each with a request that succeeds, for tests that walk all of them.
+//! Operations of the OpenAPI document, each with a request that succeeds, for tests that cover every
+//! operation.
 
 use hyper::Method;
 use hyper::body::Bytes;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use super::{PASSWORD, REQUESTS, TestApp, TestUser, item};
 
 const LOGIN: &str = "/api/v1/auth/login";
-/// Callback target that is never called: the jobs wait for a worker that no scenario has.
+/// Callback target that is never called, because no worker runs the callback jobs in these scenarios.
 const ENDPOINT: &str = "https://hooks.example.org/kith";
 const ENDPOINTS: &str = "/api/v1/callback-endpoints";
 const RECURRING: &str = "/api/v1/recurring-callbacks";
@@ -46,7 +47,7 @@ pub enum Access {
 pub struct Request {
     /// User who sends it.
     pub by: TestUser,
-    /// True if it succeeds for `by` only, who owns its resource.
+    /// True if the request succeeds only for `by`, who owns the resource.
     pub owned: bool,
     /// Values of the path parameters, separated by slashes.
     pub parameter: String,
@@ -125,13 +126,13 @@ impl TestApp {
         link.rsplit('#').next().expect("a fragment").to_owned()
     }
 
-    /// Returns a request that succeeds, sent by a user with the required permissions. `name` must be new each
-    /// time.
+    /// Returns a request that succeeds, sent by a user with the required permissions. `name` must be
+    /// different in each call.
     ///
     /// # Panics
     /// Panics if the operation is unknown.
     pub async fn request_for(&self, operation: &Operation, name: &str) -> Request {
-        // Names of collections and queues have no capital letters.
+        // Names of collections and queues must not contain capital letters.
         let name = &*name.to_ascii_lowercase();
         let by = match operation.access {
             Access::Allowed(_) => self.admin(&format!("{name}-by")).await,

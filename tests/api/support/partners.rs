@@ -21,12 +21,12 @@ impl TestUser {
 }
 
 impl Partners<'_> {
-    /// Sends a request to `to`.
+    /// Sends a partner request to `to` and returns the response.
     pub async fn send(self, to: &TestUser) -> TestResponse {
         self.0.post(REQUESTS, json!({ "to": { "user_id": to.id } })).await
     }
 
-    /// Sends a new request to `to`, and returns it.
+    /// Sends a partner request to `to` and returns the created request. Panics if the status is not 201.
     pub async fn ask(self, to: &TestUser) -> Value {
         self.send(to).await.expect(201)
     }

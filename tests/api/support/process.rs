@@ -1,4 +1,4 @@
-//! The `kith` binary as a child process, which ends with its test.
+//! Runs the `kith` binary as a child process, which is killed when its test ends.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -15,14 +15,15 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Timeout that is reached only on failure.
 pub const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// Returns how long a test waits for something that Kith promises within `promised`. A busy machine cannot
-/// measure latency, so this is at least [`MAX_WAIT`] unless `KITH_TEST_LATENCY` is set, as `cargo xtask soak`
-/// does.
+/// Returns the maximum time that a test waits for an effect that Kith guarantees within `promised`. Latency
+/// cannot be measured on a busy machine, so the maximum is at least [`MAX_WAIT`]. If `KITH_TEST_LATENCY` is
+/// set, as `cargo xtask soak` does, it is exactly `promised`.
 pub fn latency_bound(promised: Duration) -> Duration {
     if std::env::var_os("KITH_TEST_LATENCY").is_some() { promised } else { promised.max(MAX_WAIT) }
 }
 
-/// Returns a `kith` command with an empty environment, except for the variable of coverage profiles.
+/// Returns a `kith` command with an empty environment, except for the variable that names the file for
+/// coverage data.
 pub fn bare_kith() -> Command {
     const LINES: &str = "LLVM_PROFILE_FILE";
     let mut command = Command::new(env!("CARGO_BIN_EXE_kith"));
@@ -51,21 +52,21 @@ pub fn kith_on(database: &TestDatabase, folder: &Path, args: &[&str]) -> Command
 
 const SECRET: &str = "the secret of all processes together";
 
-/// Returns options that open `database` with the secrets of these processes, so that audit entries can be
-/// sealed.
+/// Returns options to open `database` in the test process with the secret of the child processes. It is
+/// needed to append entries to the audit chain.
 pub fn options_on(database: &TestDatabase) -> StoreOptions {
     let mut config = Config::default();
     config.auth.jwt_secret = Secret::new(SECRET);
     StoreOptions { audit_vault: config.store_options().audit_vault, ..database.options() }
 }
 
-/// Arguments that serve on a free port without limits.
+/// Arguments to serve on a free port with rate limits disabled.
 pub const SERVE: &[&str] = &["serve", "--listen", "127.0.0.1:0", "--disable-limits"];
 
 /// `kith serve` as a child process. Killed when dropped.
 pub struct Kith {
     child: Child,
-    /// Address on which it listens.
+    /// Address on which the server listens.
     pub addr: SocketAddr,
     log: Receiver<String>,
     /// Kept open, so that the process can continue to write to standard output.
@@ -73,7 +74,7 @@ pub struct Kith {
 }
 
 impl Kith {
-    /// Starts the process and waits for the line with its address.
+    /// Starts the process and waits until it prints the address on which it listens.
     pub fn start(mut command: Command) -> Self {
         let mut child = command.spawn().expect("a process");
         let mut stdout = BufReader::new(child.stdout.take().expect("standard output"));
@@ -91,14 +92,14 @@ impl Kith {
         Self { child, addr, log, stdout }
     }
 
-    /// Returns the next line of its standard output.
+    /// Returns the next line of the process's standard output.
     pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("a line");
         line
     }
 
-    /// Returns its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -109,7 +110,7 @@ impl Kith {
         kill_process(pid, Signal::TERM).expect("a child process");
     }
 
-    /// Waits for its end.
+    /// Waits until the process exits.
     pub async fn wait(mut self) -> ExitStatus {
         let waited = tokio::task::spawn_blocking(move || self.child.wait().expect("a child process"));
         tokio::time::timeout(MAX_WAIT, waited).await.expect("the process exits").expect("no panic")

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 pub enum Reply {
     /// Status, header lines and body.
     Response(u16, String, String),
-    /// No reply until the client gives up.
+    /// No reply. The connection stays open until the client closes it.
     NoResponse,
 }
 
@@ -69,7 +69,7 @@ impl Receiver {
         Self { address, reply, arrived, task }
     }
 
-    /// Returns its URL with this path.
+    /// Returns the server's URL with this path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }

@@ -1,4 +1,4 @@
-//! Bonds that are archived, things kept in spaces, and rows counted.
+//! Helpers for scenarios about spaces: they create items, archive bonds and count rows.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Reads the traces of changes: audit entries and events.
+//! Reads the audit entries and events that changes have written.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ impl TestApp {
         self.db().events_after(0, i64::MAX).await.expect("the events")
     }
 
-    /// Panics if an event's kind is not listed by any module, because no consumer could find it.
+    /// Panics if an event has a kind that no module lists, because no consumer could subscribe to it.
     pub async fn check_event_kinds(&self) {
         let read =
             self.db().read(|q| q.all("SELECT DISTINCT kind FROM outbox", &[], |row| row.get::<String>(0)));

@@ -8,8 +8,8 @@ use serde_json::json;
 /// Environment variable with the file for records, set by `cargo xtask test`.
 const FILE: &str = "KITH_TEST_TRIALS";
 
-/// Records that `what` was repeated `trials` times for a readiness row and held every time. Called at the end
-/// of a test, so that a failed test records nothing.
+/// Records that the trial `what` of a readiness row was repeated `trials` times and never failed. Call it at
+/// the end of a test, so that a failed test records nothing.
 pub fn note_trials(row: &str, what: &str, trials: usize) {
     let Some(file) = std::env::var_os(FILE) else { return };
     let line = format!("{}\n", json!({ "row": row, "what": what, "trials": trials }));

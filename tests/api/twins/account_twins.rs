@@ -1,4 +1,4 @@
-//! Twins for rows about accounts, partners, tokens and their traces.
+//! Twins for rows about accounts, partners, tokens, audit entries and events.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -299,7 +299,7 @@ pub const TWINS: &[Twin] = &[
     },
 ];
 
-/// Returns sender and receiver of the request in the path.
+/// Returns the sender and the receiver of the partner request whose id is in the path.
 fn request_of(traffic: &ObservedTraffic, request: &ProxiedRequest) -> Option<(String, String)> {
     let id = request.path().strip_prefix(REQUESTS)?.split('/').next()?;
     traffic.requests.get(id).cloned()

@@ -17,7 +17,7 @@ use super::InjectedFault;
 use super::proxy::Proxy;
 use crate::support::Engine;
 
-/// Returns the kind of an engine.
+/// Returns the kind of database that a test engine uses.
 pub fn kind(engine: Engine) -> EngineKind {
     if engine == Engine::Sqlite { EngineKind::Sqlite } else { EngineKind::Postgres }
 }

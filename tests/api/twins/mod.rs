@@ -1,8 +1,9 @@
 //! GAT-01: each check fails on a deployment with the fault that it detects. A twin is a server with one
 //! broken setting, table or response.
 //!
-//! By default each twin is judged by its own row. `KITH_TWINS=all` judges all fast rows on every twin and
-//! writes `docs/twins.md`; `KITH_TWINS=JOB-01,JOB-02` does so for these rows and keeps the other lines.
+//! By default, each twin is judged by its own row only. `KITH_TWINS=all` judges every twin by all fast rows
+//! and writes `docs/twins.md`. `KITH_TWINS=JOB-01,JOB-02` judges only the twins of these rows and keeps the
+//! other lines of the page.
 
 mod account_twins;
 mod deployment;
@@ -39,7 +40,7 @@ static TWINS: LazyLock<Vec<&Twin>> = LazyLock::new(|| {
 pub struct Twin {
     /// Row id.
     row: &'static str,
-    /// Description of the fault, which continues "a deployment".
+    /// Description of the fault. It completes a sentence that begins with "a deployment".
     fault_description: &'static str,
     /// Fault.
     fault: InjectedFault,
@@ -154,7 +155,7 @@ const WITHOUT_A_TWIN: &[(&str, &str)] = &[
     ("DRV-17", "broken in verify.rs, on a process that does not sync"),
 ];
 
-/// Each live row has a check, and each check a live row.
+/// Each live row has a check, and each check belongs to a live row.
 #[test]
 fn live_rows_match_checks() {
     let catalogue = Catalogue::built_in();

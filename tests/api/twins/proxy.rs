@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::InjectedFault;
 
-/// Request.
+/// Request that passes through the proxy.
 #[derive(Clone, Debug)]
 pub struct ProxiedRequest {
     pub method: Method,
@@ -30,7 +30,7 @@ pub struct ProxiedRequest {
     pub body: Bytes,
 }
 
-/// Response.
+/// Response that passes through the proxy.
 #[derive(Clone, Debug)]
 pub struct ProxiedResponse {
     pub status: StatusCode,

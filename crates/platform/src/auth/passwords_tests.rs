@@ -71,7 +71,7 @@ async fn foreign_argon2_hashes_are_verified_and_outdated() {
     assert_eq!(passwords.verify(None, "pw".into(), Some(phc)).await.unwrap(), PasswordMatch::Outdated);
 }
 
-/// ACC-06: bcrypt hashes of other systems are verified, and reported as outdated.
+/// ACC-06: bcrypt hashes of other systems are verified and reported as outdated.
 #[tokio::test]
 async fn bcrypt_hashes_are_verified_and_outdated() {
     let passwords = low_cost_passwords(1);
@@ -97,7 +97,7 @@ async fn invalid_stored_hash_is_an_error() {
     }
 }
 
-/// A network that fills the queue loses its own jobs, not those of other networks.
+/// A network that fills the queue delays only its own jobs, not the jobs of other networks.
 #[tokio::test]
 async fn busy_network_evicts_only_its_own_jobs() {
     let (jobs, waiting) = fair_queue(4);

@@ -1,4 +1,4 @@
-//! A key, as requests are judged by it.
+//! Cached form of an API key, which requests are verified against.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use kith_kernel::{ApiKeyId, Timestamp, UserId, minutes};
 use super::super::USER_ONLY_PERMISSIONS;
 use super::model::ApiKeyStatus;
 
-/// How often the last use of a key is written down.
+/// Minimum time between two records of the last use of a key.
 pub(super) const NOTED_EVERY: Duration = minutes(1);
 
-/// Data of a key that verification needs.
+/// Data of an API key that is needed to verify requests.
 #[derive(Debug)]
 pub(crate) struct CachedApiKey {
     pub id: ApiKeyId,
@@ -47,8 +47,8 @@ impl CachedApiKey {
         ApiKeyStatus::at(now, self.expires_at, self.revoked_at) == ApiKeyStatus::Active
     }
 
-    /// Returns true if this use must be recorded, and then sets the time of the last recorded use to `now`. A
-    /// use is recorded if the last recorded one is at least a minute old.
+    /// Returns true if this use must be recorded because the last record is at least a minute old. In this
+    /// case, sets the time of the last recorded use to `now`.
     pub(super) fn takes_note(&self, now: Timestamp) -> bool {
         let noted_ms = i64::try_from(NOTED_EVERY.as_millis()).unwrap_or(i64::MAX);
         let now_ms = now.as_millis();

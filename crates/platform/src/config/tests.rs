@@ -1,4 +1,4 @@
-//! Tests of the precedence of sources and of the errors for each fault.
+//! Tests of the precedence of configuration sources, and of the error for each invalid configuration.
 
 use std::net::SocketAddr;
 

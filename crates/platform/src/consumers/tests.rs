@@ -1,4 +1,4 @@
-//! Tests of a module's consumers on a running server.
+//! Tests of the event consumers of a module on a running server.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -69,7 +69,8 @@ async fn server() -> TestServer {
 /// Emits an event with a new subject, and returns the subject.
 async fn emit(app: &App, text: &'static str) -> String {
     let ctx = app.system_ctx("test");
-    // Unique in the process, because seeded servers of other tests generate the same ids.
+    // The id is unique in the process. Ids from the seeded generator repeat, because servers of other tests
+    // use the same seed.
     let subject = Uuid::from_u128(SUBJECTS.fetch_add(1, Ordering::Relaxed).into());
     let emitted = app.write(&ctx, move |tx: &Tx<'_>, ctx: &Ctx| {
         tx.emit(ctx, event_about("thing.done", subject, text));
@@ -185,7 +186,7 @@ async fn consumer_of_this_build_is_never_forgotten() {
         )
     });
     stale.await.unwrap();
-    // The clock jumps, so the declarations of this build's consumers are old as well.
+    // The clock jumps forward, so the declarations of this build's consumers are old, too.
     test.clock.advance(days(400));
     super::forget_removed(&test.app).await.unwrap();
     let ConsumerReply::Lag(statuses) = execute(&test.app, ConsumerCommand::Lag).await.unwrap() else {

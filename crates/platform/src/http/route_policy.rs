@@ -1,7 +1,7 @@
-//! Policies of routes: the rate limit that applies, and whether they carry secrets. Declared next to the
-//! routes.
+//! Policies of routes: which rate limit applies, and whether requests or responses contain secrets. Modules
+//! declare the policies next to their routes.
 //!
-//! Operations carry their policy as OpenAPI extensions, which are removed before the document is served.
+//! Operations store their policy as OpenAPI extensions, which are removed before the document is served.
 
 use http::Method;
 use serde_json::Value;
@@ -13,19 +13,19 @@ use crate::module::Routes;
 const RATE: &str = "x-rate-class";
 const SECRET: &str = "x-secret";
 
-/// Class of rate limit: requests per minute and client network.
+/// Class of a rate limit. The limit is a number of requests per minute for each client network and route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RateClass {
     /// `limits.requests_per_minute`.
     #[default]
     Requests,
-    /// `limits.auth_per_minute`, for requests that carry a password or a token.
+    /// `limits.auth_per_minute`, for requests that contain a password or a token.
     Auth,
     /// `limits.partner_lists_per_minute`.
     PartnerLists,
     /// `limits.jobs_per_minute`, for workers, which send many requests per second.
     Jobs,
-    /// No limit, for monitoring.
+    /// No limit. Used for monitoring.
     Exempt,
 }
 
@@ -47,10 +47,11 @@ impl RateClass {
 /// Policy of a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoutePolicy {
-    /// Rate limit of its requests.
+    /// Rate limit of the route.
     pub rate: RateClass,
-    /// True if its requests or responses carry secrets. Request bodies are then limited to 16 KiB and
-    /// idempotency keys rejected; responses are not stored or compressed, and have no `Server-Timing` header.
+    /// True if requests or responses contain secrets. Request bodies are then limited to 16 KiB, and
+    /// idempotency keys are rejected. Responses are not stored or compressed, and have no `Server-Timing`
+    /// header.
     pub is_secret: bool,
 }
 
@@ -61,7 +62,7 @@ impl RoutePolicy {
         Self { rate: class.unwrap_or_default(), is_secret: secret == SECRET }
     }
 
-    /// Returns the policy as two words.
+    /// Returns the policy as two words, which [`RoutePolicy::parse`] parses.
     pub(super) const fn words(self) -> [&'static str; 2] {
         [self.rate.name(), if self.is_secret { SECRET } else { "" }]
     }
@@ -74,14 +75,14 @@ impl RoutePolicy {
     }
 }
 
-/// Applies the limit `class` to those requests of `routes` that have one of `methods`, or to all if `methods`
-/// is empty.
+/// Applies the rate limit `class` to the requests of `routes` whose method is in `methods`. If `methods` is
+/// empty, applies it to all requests.
 #[must_use]
 pub fn rate_limited(class: RateClass, methods: &[Method], routes: Routes) -> Routes {
     extended(routes, RATE, class.name(), |method| methods.is_empty() || methods.contains(method))
 }
 
-/// Declares that requests or responses of `routes` carry secrets: see [`RoutePolicy::is_secret`].
+/// Declares that requests or responses of `routes` contain secrets. See [`RoutePolicy::is_secret`].
 #[must_use]
 pub fn secret(routes: Routes) -> Routes {
     extended(routes, SECRET, "", |_| true)

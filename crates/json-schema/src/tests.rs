@@ -108,7 +108,7 @@ fn two_kinds_of_nodes() -> Value {
 }
 
 #[test]
-fn recursive_schema_with_two_branches_takes_linear_work() {
+fn recursive_schema_with_two_branches_needs_linear_work() {
     let schema = two_kinds_of_nodes();
     let nested = |depth: usize, innermost: Value| {
         (0..depth).fold(innermost, |child, _| json!({ "kind": "left", "child": child }))
@@ -120,7 +120,7 @@ fn recursive_schema_with_two_branches_takes_linear_work() {
 }
 
 #[test]
-fn schema_whose_references_double_takes_linear_work() {
+fn doubling_references_need_linear_work() {
     let levels = 29;
     let mut defs = serde_json::Map::new();
     for n in 0..levels {

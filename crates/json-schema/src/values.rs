@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn multiples_are_decimal() {
+    fn multiple_of_is_exact_for_decimals() {
         for (one, other, is_multiple) in [
             (json!(0.0075), json!(0.0001), true),
             (json!(0.00751), json!(0.0001), false),

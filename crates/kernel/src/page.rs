@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn short_pages_reach_every_row() {
+    fn size_limited_pages_return_every_row() {
         let (limit, all) = (PageLimit::new(100).unwrap(), (1..=75).collect::<Vec<i64>>());
         let fetched = limit.rows_to_fetch_within(256 << 10);
         assert!(fetched < limit.rows());
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_cursor_is_rejected() {
+    fn undecodable_cursor_is_rejected() {
         let foreign: Cursor = serde_json::from_str("\"%%%\"").unwrap();
         assert!(foreign.key::<i64>().is_err());
     }

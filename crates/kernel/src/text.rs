@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_has_its_code() {
+    fn each_invalid_text_has_its_error_code() {
         let code = |input: &str, rules| Text::parse(input, rules, "/x").unwrap_err().code;
         assert_eq!(code("   ", NAME), "too_short");
         assert_eq!(code("abcdef", NAME), "too_long");

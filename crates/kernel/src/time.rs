@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn offset_clock_follows_its_authority() {
+    fn offset_clock_follows_measured_time() {
         let clock = OffsetClock::starting_at(Timestamp::from_millis(1_000_000));
         let behind_ms = clock.set(Timestamp::from_millis(1_005_000));
         assert!((4_900..=5_000).contains(&behind_ms));

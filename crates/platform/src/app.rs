@@ -352,7 +352,7 @@ mod tests {
     use crate::testing::TestServer;
 
     #[tokio::test]
-    async fn repeated_command_keeps_time_of_transaction_start() {
+    async fn retried_command_keeps_transaction_start_time() {
         let test = TestServer::start(|_| {}).await;
         let request_id = RequestId::accept("waits-a-while").unwrap();
         let ctx = Ctx::new(test.app.sources.clone(), Actor::Anonymous, request_id);

@@ -198,7 +198,7 @@ mod tests {
     /// CAC-03: reads run concurrently with invalidations. A read that starts after a change returns the new
     /// value.
     #[test]
-    fn concurrent_reads_never_outlive_invalidation() {
+    fn concurrent_reads_never_return_invalidated_values() {
         use std::sync::atomic::AtomicU64;
         let cache = Cache::<u8, u64>::new(10, InvalidationFeed::new(true));
         let truth = AtomicU64::new(0);

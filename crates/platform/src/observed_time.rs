@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn long_gap_is_credited_after_a_steady_day() {
+    fn long_gap_is_credited_after_a_day_without_jumps() {
         let mut world = SimulatedProcesses::new();
         world.pause(days(10));
         world.run(days(1) - minutes(1));
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn each_long_gap_needs_its_own_steady_day() {
+    fn each_long_gap_requires_a_day_without_jumps() {
         let mut world = SimulatedProcesses::new();
         world.pause(hours(2));
         world.run(days(1) - minutes(1));
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_processes_do_not_add_up() {
+    fn concurrent_processes_do_not_count_time_twice() {
         let mut world = SimulatedProcesses::new();
         let mut other = SimulatedProcesses { last: None, ..SimulatedProcesses::new() };
         for _ in 0..60 {

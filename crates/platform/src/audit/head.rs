@@ -340,7 +340,7 @@ mod tests {
 
     /// Regression: a chain that was recomputed without a key was accepted if no head was stored.
     #[tokio::test]
-    async fn chain_without_a_key_or_without_a_head_to_compare_is_no_evidence() {
+    async fn chain_cannot_be_verified_without_known_head() {
         let test = TestServer::start(|_| {}).await;
         let (db, file) = (&test.app.db, &test.app.audit_head.file);
         write_entries(&test, 2).await;

@@ -44,7 +44,7 @@ mod tests {
     use crate::config::{Config, Secret};
 
     #[test]
-    fn audit_key_opens_under_the_same_secret_and_name_only() {
+    fn audit_key_requires_same_secret_and_name() {
         let vault = |secret: &str| {
             SecretVault::new(&Auth { jwt_secret: Secret::new(secret), ..Config::default().auth })
         };

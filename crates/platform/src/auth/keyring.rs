@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn sealed_value_opens_only_under_same_secret_and_name() {
+    fn encrypted_value_requires_same_secret_and_name() {
         let (ours, theirs) = (keyring("a", "b"), keyring("x", "b"));
         let random = SeededRandom::new(1);
         let sealed = ours.seal(&random, "key-1", b"seed");
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn previous_secret_opens_and_verifies_until_it_is_removed() {
+    fn previous_secret_is_accepted_until_removed() {
         let (old, random) = (keyring("a", "b"), SeededRandom::new(1));
         let (sealed, mac) = (old.seal(&random, "key-1", b"seed"), old.mac(MacPurpose::Refresh, &[b"x"]));
         let rotated = Keyring::new(&Auth {

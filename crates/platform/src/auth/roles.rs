@@ -125,7 +125,7 @@ mod tests {
 
     /// ACC-09: roles without administrative tasks have no permissions.
     #[test]
-    fn plain_roles_have_no_permissions() {
+    fn user_and_business_roles_have_no_permissions() {
         for (name, _) in PERMISSIONS {
             assert!(!Role::User.has(name) && !Role::Business.has(name), "{name}");
             assert!(Role::Admin.has(name), "{name}");

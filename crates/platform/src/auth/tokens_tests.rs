@@ -186,7 +186,7 @@ fn kid_of(token: &str) -> String {
 /// ACC-04: a new key is first published and signs tokens later. The old key retires when its last token has
 /// expired.
 #[tokio::test]
-async fn rotation_publishes_then_signs_then_retires() {
+async fn new_key_is_published_then_signs_then_old_key_retires() {
     let test = TestServer::start(|_| {}).await;
     let app = &test.app;
     let other_node = load(app).await;

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn section_of_a_module_is_read_as_those_of_the_platform() {
+    fn module_section_is_loaded_like_platform_sections() {
         let config = load(&[("KITH__GREETINGS__MAX_WORDS", "5"), ("KITH__GREETINGS__TOKEN", "hunter2")]);
         let config = config.unwrap();
         let greetings = config.section::<Greetings>();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_can_be_replaced_and_are_the_defaults_where_they_were_not_loaded() {
+    fn settings_can_be_changed_and_have_defaults_if_not_loaded() {
         let mut config = Config::default();
         assert_eq!(config.section::<Greetings>().max_words, 3);
         config.change_section::<Greetings>(|greetings| greetings.max_words = 7);

@@ -90,7 +90,7 @@ async fn kinds(app: &App) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn durable_consumer_of_a_module_is_delivered_to_by_run_due() {
+async fn run_due_delivers_events_to_durable_consumers() {
     let test = server().await;
     let subject = emit(&test.app, "").await;
     assert_eq!(kinds(&test.app).await, ["thing.done"]);
@@ -120,7 +120,7 @@ async fn hook_runs_before_the_response() {
 }
 
 #[tokio::test]
-async fn failed_hook_is_run_again() {
+async fn failed_hook_is_retried() {
     let test = server().await;
     let subject = emit(&test.app, "fails once").await;
     assert_eq!(hook_runs(&subject), 1);
@@ -177,7 +177,7 @@ async fn metrics_report_lag_and_failures() {
 }
 
 #[tokio::test]
-async fn consumer_of_this_build_is_never_forgotten() {
+async fn cursor_of_declared_consumer_is_not_deleted() {
     let test = server().await;
     let stale = test.app.db.write(|tx| {
         tx.exec(

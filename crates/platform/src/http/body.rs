@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn secret_routes_limit_bodies_to_16_kib() {
+    fn bodies_with_secrets_are_limited_to_16_kib() {
         let limits = config::Config::default().server;
         let secret = RoutePolicy { is_secret: true, ..RoutePolicy::default() };
         assert_eq!(limit_of(secret, &limits), SECRET_BODY_BYTES);

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_stay_below_the_descriptors() {
+    fn connection_limits_stay_below_descriptor_limit() {
         for (max, per_network, descriptors, expected) in [
             (0, 0, Some(1_024), (768, 192)),
             (0, 0, Some(1 << 20), (100_000, 1_000)),
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_connection_of_the_largest_network_makes_room() {
+    fn idle_connection_of_largest_network_is_evicted() {
         let mut world = TestConnections { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
         let alone = world.add("192.0.2.1", Phase::Idle);
         world.add("192.0.2.2", Phase::Answering);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn evicted_connections_do_not_count_and_are_few_at_once() {
+    fn evicted_connections_do_not_count_and_are_limited() {
         let mut world = TestConnections { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
         let network: IpAddr = "192.0.2.1".parse().unwrap();
         let limits = ConnectionLimits { total: 1_000, per_network: 100 };

@@ -168,7 +168,7 @@ mod tests {
 
     /// Proves the readiness requirement API-10.
     #[test]
-    fn weights_are_honoured() {
+    fn coding_with_highest_weight_is_selected() {
         use Coding::{Brotli, Gzip};
         for (accept, coding) in [
             ("", None),

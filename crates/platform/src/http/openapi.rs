@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn declared_status_may_also_be_a_problem() {
+    fn documented_status_can_also_be_a_problem() {
         let json: Value = serde_json::from_slice(&to_json(&document(&[&MODULE]))).unwrap();
         let unavailable = &json["paths"]["/readyz"]["get"]["responses"]["503"];
         let kinds: Vec<_> = unavailable["content"].as_object().unwrap().keys().collect();

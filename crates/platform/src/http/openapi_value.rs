@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn scalar_is_written_where_it_is_used() {
+    fn scalar_schema_is_inlined() {
         let mut document = json!({
             "components": { "schemas": {
                 "Time": { "type": "string", "format": "date-time" },
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn free_form_object_takes_any_field() {
+    fn free_form_object_allows_any_field() {
         for (written, open) in [
             (json!({ "type": "object" }), Some(true)),
             (json!({ "type": ["object", "null"] }), Some(true)),

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn policy_reads_back_from_words_and_operations() {
+    fn policy_is_parsed_from_words_and_operations() {
         for rate in RateClass::ALL {
             for is_secret in [false, true] {
                 let policy = RoutePolicy { rate, is_secret };

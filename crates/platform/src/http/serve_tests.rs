@@ -289,7 +289,7 @@ async fn connection_is_rejected_while_all_others_are_being_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn full_network_makes_room_for_its_own_connections_unless_limits_are_lifted() {
+async fn full_network_evicts_own_connection_unless_limits_are_off() {
     let test = TestServer::start(|config| config.server.max_connections_per_network = 1).await;
     let mut first = connect_from(FIRST, test.addr).await;
     ping(&mut first).await;

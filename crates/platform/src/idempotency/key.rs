@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_ignore_keys_and_secret_routes_reject_them() {
+    fn reads_ignore_keys_and_routes_with_secrets_reject_them() {
         assert!(of(Method::GET, "/api/v1/me", "").unwrap().is_none());
         assert!(of(Method::POST, "/api/v1/me", "key").unwrap().is_some());
         assert_eq!(of(Method::POST, "/api/v1/me", "").unwrap_err().code, &problems::MALFORMED);

@@ -139,7 +139,7 @@ impl TestReceiver {
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 #[test]
-fn hostile_url_spellings_are_rejected() {
+fn hostile_url_forms_are_rejected() {
     let outbound = outbound("", ScriptedResolver::new(&[&["93.184.216.34"]]));
     for spelling in SPELLINGS {
         let read = outbound.target(spelling);
@@ -162,7 +162,7 @@ fn hostile_url_spellings_are_rejected() {
 /// DRV-14: the table of URLs in `kith verify` classifies each form of an address in the same way as the
 /// server.
 #[test]
-fn check_tables_match_server_classification() {
+fn verify_and_server_classify_urls_alike() {
     let usual = outbound("", ScriptedResolver::new(&[]));
     for spelling in SPELLINGS {
         let https = spelling.replacen("http:", "https:", 1);

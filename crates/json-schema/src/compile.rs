@@ -39,7 +39,7 @@ pub fn compile(root: &Value, text_bytes: usize) -> Result<Schema, String> {
     compiler.node(root, 0, "#");
     compiler.run()?;
     let dynamic_anchors = compiler.dynamic_anchors();
-    // A schema may be the target of a dynamic reference only.
+    // Some schemas are found only now, because nothing but a dynamic reference leads to them.
     compiler.run()?;
     check_nesting(&compiler.nodes)?;
     // The stored names and numbers need two to three times the size of the text. Each node adds a vector of

@@ -104,7 +104,7 @@ pub struct InvalidCursor;
 crate::scalar_schema! { Cursor => "Cursor", String }
 
 impl Cursor {
-    /// Creates the cursor that points just after the row with sort key `key`.
+    /// Creates the cursor of the page that starts after the row with the sort key `key`.
     pub fn at<K: Serialize>(key: &K) -> Self {
         let json = serde_json::to_vec(key).expect("sort keys are plain values");
         Self(URL_SAFE_NO_PAD.encode(json))

@@ -11,7 +11,7 @@ pub trait Random: Send + Sync {
     fn fill(&self, bytes: &mut [u8]);
 }
 
-/// Random generator of the operating system. Panics if the system has none.
+/// Random generator of the operating system. Panics if the system does not provide one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemRandom;
 

@@ -54,11 +54,11 @@ pub struct AppInner {
     pub keyring: Arc<Keyring>,
     /// Elapsed time that this process has observed. Clock jumps do not count.
     pub observed_time: ObservedTime,
-    /// Head of the audit chain, remembered outside the database.
+    /// Head of the audit chain, stored outside the database.
     pub audit_head: RememberedHead,
     /// Issuer and verifier of access tokens.
     pub tokens: Tokens,
-    /// Cached access of users.
+    /// Cache of the roles and open sessions of users.
     pub(crate) access: AccessCache,
     /// Cached API keys.
     pub(crate) api_keys: ApiKeyCache,
@@ -84,7 +84,7 @@ pub struct AppInner {
     pub metrics: Metrics,
     /// Log level.
     pub log_level: LogLevel,
-    /// True if rate limits and request tiers are disabled.
+    /// True if rate limits and the limits on sent requests (request tiers) are disabled.
     pub(crate) limits_disabled: AtomicBool,
     /// Stop signal.
     pub stop: Stop,
@@ -98,7 +98,7 @@ pub struct AppInner {
     pub openapi: Arc<Asset>,
     /// Schemas of request bodies.
     pub(crate) body_schemas: BodySchemas,
-    /// Clock that follows the database's; `None` if `sources` has another clock.
+    /// Clock that follows the database's clock. `None` if `sources` has another clock.
     pub clock: Option<Arc<NodeClock>>,
     /// Clock that can be moved forward; `None` outside development mode.
     pub adjustable_clock: Option<Arc<AdjustableClock>>,
@@ -108,7 +108,7 @@ pub struct AppInner {
     pub addr: OnceLock<SocketAddr>,
 }
 
-/// Program that a server runs.
+/// Modules and version of the program that a server runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
     /// Modules that the server serves.

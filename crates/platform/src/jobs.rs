@@ -168,8 +168,8 @@ impl App {
         Ok(attempts)
     }
 
-    /// Waits until `holds` returns true, because other workers, here or on other nodes, may be running some
-    /// of the due jobs.
+    /// Waits until `holds` returns true. Other workers, here or on other nodes, may be running some of the
+    /// due jobs.
     async fn wait_until<F>(&self, holds: F) -> Result<(), Error>
     where
         F: Fn(&Query<'_>) -> Result<bool, Error> + Clone + Send + 'static,

@@ -137,7 +137,8 @@ pub enum ExportPart {
     Pieces(fn(&Query<'_>, UserId, Option<&str>) -> Result<ExportPiece, Error>),
 }
 
-/// Personal data that a module stores, with functions for its export, its count and its deletion.
+/// Personal data that a module stores, with functions for its export, count and purge and for account
+/// deletion.
 #[derive(Clone, Copy, Debug)]
 pub struct PersonalData {
     /// Hook that runs in the transaction in which a user deletes their account.

@@ -81,7 +81,7 @@ impl PurgeRun {
         .await
     }
 
-    /// Records the outcome. If due items remain, logs and counts a delayed purge.
+    /// Records the outcome. If due items remain or there was a fault, logs this and counts a delayed purge.
     ///
     /// # Errors
     /// Returns the store's error if the database fails.

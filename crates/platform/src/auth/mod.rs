@@ -45,8 +45,8 @@ pub(crate) const MIGRATIONS: &[Migration] =
 pub(crate) const CONSUMERS: &[ModuleConsumer] = &[
     ModuleConsumer::every_node("platform.api_keys", &[api_keys::CREATED, api_keys::REVOKED], |app, news| {
         Box::pin(async move {
-            // If a node misses events, its caches are cleared elsewhere, so only committed events are handled
-            // here.
+            // If events are missed, all entries of the caches are invalidated anyway. Only committed events
+            // matter here.
             if let NodeEvent::Committed(event) = news
                 && let Ok(id) = event.subject.parse()
             {

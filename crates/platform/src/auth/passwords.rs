@@ -22,8 +22,8 @@ const BCRYPT: [&str; 3] = ["$2a$", "$2b$", "$2y$"];
 /// Maximum number of queued passwords per thread, about ten seconds of work. Client networks have equal
 /// shares of the queue.
 const MAX_QUEUED_PER_THREAD: usize = 256;
-/// Minimum size of the memory buffer for argon2. When glibc frees a block of this size, it always returns the
-/// memory to the system. Smaller blocks may stay allocated. Unused pages of the buffer need no memory.
+/// Minimum size of the memory buffer for argon2. When a block of this size is freed, glibc always returns the
+/// memory to the system. Smaller blocks may stay in the allocator. Unused pages of the buffer need no memory.
 const MIN_CAPACITY_BYTES: usize = 33 << 20;
 /// Lowest scheduling priority.
 const NICE: i32 = 19;

@@ -82,7 +82,7 @@ permissions! {
     SuspendUsers = "users.suspend" for Moderator, Admin;
     /// Change the role of a user.
     SetRoles = "users.set_role" for Admin;
-    /// Verify e-mail addresses, and release unverified ones.
+    /// Verify e-mail addresses, and remove unverified addresses from accounts.
     VerifyUsers = "users.verify" for Admin;
     /// Read the audit log.
     ReadAudit = "audit.read" for Admin;

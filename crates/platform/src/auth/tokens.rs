@@ -102,7 +102,7 @@ impl Tokens {
     /// Loads the signing keys from the database. Creates the first key if the database has none.
     ///
     /// # Errors
-    /// Returns [`StartError::SealedWithUnknownSecret`] if a key was encrypted with another secret,
+    /// Returns [`StartError::SealedWithUnknownSecret`] if a key was encrypted with another secret. Returns
     /// [`StartError::NoSigningKey`] if no key can sign tokens now, and [`StartError::Store`] if the database
     /// fails.
     pub async fn load(

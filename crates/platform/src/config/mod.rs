@@ -108,9 +108,9 @@ pub struct Server {
     pub request_timeout_ms: u32,
     /// Maximum time that a connection may be idle.
     pub keep_alive_ms: u32,
-    /// Maximum number of open connections; 0 derives it from the limit of open files.
+    /// Maximum number of open connections. If 0, it depends on the limit of open file descriptors.
     pub max_connections: u32,
-    /// Maximum number of open connections of one client network; 0 derives it from the total maximum.
+    /// Maximum number of open connections of one client network. If 0, it depends on the total maximum.
     pub max_connections_per_network: u32,
     /// Time for which new connections are still accepted after the server was asked to stop.
     pub drain_ms: u32,

@@ -14,7 +14,7 @@ use super::{Config, Origin, Secret, development, env, secrets};
 pub struct SecretReport {
     /// Key, as `section.key`.
     pub key: &'static str,
-    /// True if the server cannot start without the secret.
+    /// True if the server cannot serve requests without the secret.
     pub required: bool,
     /// Description of the length of the secret, in steps.
     pub length: &'static str,

@@ -17,7 +17,7 @@ const MIN_SECRET_BYTES: usize = 32;
 /// Minimum number of distinct characters in a secret. Random secrets have many more.
 const MIN_DISTINCT_CHARACTERS: usize = 5;
 
-/// Minimum length of a service password in characters.
+/// Minimum length of a password for another service, such as the database, in characters.
 const MIN_PASSWORD_CHARACTERS: usize = 12;
 
 /// Maximum number of other letters and digits in a value that counts as an example. `changeme-please` is an

@@ -14,7 +14,7 @@ use super::{HandlerError, ModuleConsumer, NodeEvent};
 use crate::testing::{TestServer, with_module};
 use crate::{App, Module};
 
-/// Number of hook runs by subject of the event.
+/// Number of hook runs for committed events, by subject of the event.
 static HOOK_RUNS: Mutex<Option<HashMap<String, u32>>> = Mutex::new(None);
 
 /// Number of hook runs for missed events.

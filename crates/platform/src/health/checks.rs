@@ -13,8 +13,8 @@ use crate::telemetry::{disk_free, resident_bytes};
 
 /// Time after which a health check treats the database as unreachable.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Duration of a write stall from which the server is not ready. Statements are cancelled earlier, so a
-/// longer stall does not end by itself.
+/// Duration of a write stall from which the server is not ready. Statements are cancelled earlier than this,
+/// so a stall of this length does not end by itself.
 const MAX_WRITE_STALL: Duration = Duration::from_secs(10);
 /// Free disk space in bytes below which a server on SQLite is not ready, because its writes will soon fail.
 pub(super) const MIN_WRITABLE_BYTES: u64 = 16 << 20;
@@ -52,7 +52,8 @@ pub(super) async fn database(app: &App) -> NamedCheck {
     ("database:responseTime", check)
 }
 
-/// Checks that transactions begin and end. `stall` is the time since a transaction last started or ended.
+/// Checks that writes are not stuck. `stall` is the time for which all write threads have been busy without
+/// starting or ending a transaction.
 pub(super) fn writes(stall: Duration) -> NamedCheck {
     let check = HealthCheck::measured(stall.as_millis(), "ms");
     let stuck = "No transaction has started or ended for 10 seconds.";

@@ -1,4 +1,4 @@
-//! Operational endpoints: liveness, readiness, health, metrics, the OpenAPI document and a ping.
+//! Endpoints for operators: liveness, readiness, health, metrics, the OpenAPI document and a ping.
 
 mod checks;
 mod report;

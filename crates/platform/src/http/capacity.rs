@@ -44,9 +44,9 @@ pub fn raise_descriptor_limit() -> Option<u64> {
 /// Maximum numbers of open connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ConnectionLimits {
-    /// Maximum number in total.
+    /// Maximum number of connections in total.
     pub total: usize,
-    /// Maximum number per client network: an IPv4 address, or an IPv6 /64.
+    /// Maximum number of connections per client network, which is an IPv4 address or an IPv6 /64.
     pub per_network: usize,
 }
 

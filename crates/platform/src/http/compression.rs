@@ -17,9 +17,9 @@ pub(super) enum Coding {
 /// Compression effort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effort {
-    /// For a response that is sent once.
+    /// Fast compression, for a response that is sent only once.
     Low,
-    /// For a response that is compressed once and sent many times.
+    /// Strong compression, for a response that is compressed once and sent many times.
     High,
 }
 
@@ -87,7 +87,7 @@ impl StreamEncoder {
         }
     }
 
-    /// Returns the end of the compressed body.
+    /// Ends the compressed body and returns its remaining bytes.
     pub fn finish(self) -> Vec<u8> {
         match self {
             Self::Gzip(encoder) => encoder.finish().expect("writing to a Vec does not fail"),

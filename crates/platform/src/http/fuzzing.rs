@@ -238,7 +238,7 @@ enum Side {
 }
 
 /// Checks queries: only declared parameters are accepted, each at most once, and errors name their parameter.
-/// Also checks that a next link, from which another next link is made with the same cursor, does not change.
+/// Also checks that the next link of a next link, with the same cursor, is the same link.
 pub fn query(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let names: Vec<_> = form_urlencoded::parse(data).map(|(name, _)| name.into_owned()).collect();

@@ -25,8 +25,9 @@ const JSON: &str = "application/json";
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json<T>(pub T);
 
-/// Deserializes an optional field that is not null as `Some`. Depending on `T`, null is rejected, or
-/// distinguished from an absent field: `#[serde(default, deserialize_with = "deserialize_some")]`.
+/// Deserializes a field that is present as `Some`. With `#[serde(default, deserialize_with =
+/// "deserialize_some")]`, an absent field is `None`. If `T` is an `Option`, null becomes `Some(None)`;
+/// otherwise null is rejected.
 ///
 /// # Errors
 /// Returns the error of the field's type.

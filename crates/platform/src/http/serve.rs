@@ -27,7 +27,7 @@ use crate::config::{self, millis};
 const TICK: Duration = Duration::from_millis(250);
 /// Maximum time for which input is discarded after the last response.
 const LINGER: Duration = Duration::from_secs(2);
-/// Response to a connection that exceeds a connection limit.
+/// Response that is sent on a connection that exceeds a connection limit.
 const OVERLOADED_RESPONSE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n";
 /// Pause after a connection could not be accepted, for example because there was no free file descriptor.

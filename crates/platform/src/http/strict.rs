@@ -235,7 +235,8 @@ mod tests {
         T::deserialize(Strict(&mut serde_json::Deserializer::from_str(json)))
     }
 
-    /// Asserts that serde reads `array` as `object`, and that this module rejects it.
+    /// Asserts that serde reads `array` with the same result as `object`, and that this module rejects
+    /// `array`.
     fn only_serde_takes<T: DeserializeOwned + PartialEq + fmt::Debug>(object: &str, array: &str) {
         let expected: T = serde_json::from_str(object).unwrap();
         assert_eq!(serde_json::from_str::<T>(array).unwrap(), expected);

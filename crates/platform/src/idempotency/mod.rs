@@ -74,7 +74,7 @@ impl ChangeError {
     }
 }
 
-/// Response of this request, or stored response of an earlier one.
+/// Response of the command that has just run, or stored response of an earlier request.
 enum ChangeResponse {
     New(SerializedResponse),
     Replayed(SerializedResponse),

@@ -26,7 +26,7 @@ pub enum AddressClass {
     /// IPv4 address embedded in an IPv6 address: mapped, compatible, NAT64, 6to4 or Teredo. Rejected, because
     /// it can represent an address of another class.
     EmbeddedIpv4,
-    /// Public address of a cloud provider's internal service.
+    /// Public address at which a cloud provider offers an internal service, such as the Azure wire server.
     Platform,
 }
 

@@ -56,7 +56,7 @@ pub struct OutboundRequest {
     pub headers: HeaderMap,
     /// Body; may be empty.
     pub body: Bytes,
-    /// Total timeout, if it is shorter than the configured one.
+    /// Timeout for the whole request. Ignored if it is longer than the configured timeout.
     pub timeout: Option<Duration>,
 }
 

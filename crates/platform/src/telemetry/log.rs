@@ -253,7 +253,7 @@ mod tests {
 
     use super::*;
 
-    /// Writer that sends each write to the test.
+    /// Writer that sends each written text to the test through a channel.
     struct ChannelWriter(Sender<String>);
 
     impl Write for ChannelWriter {

@@ -60,11 +60,11 @@ pub struct Metrics {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "values of the metric's label")]
 pub enum SecurityEvent {
-    /// Log-in with a wrong password or an unknown address.
+    /// Login with a wrong password or an unknown e-mail address.
     login_failed,
-    /// Log-in attempt during a lockout.
+    /// Login attempt while logins are locked after too many failures.
     login_locked,
-    /// Registration of an address that is already registered. Many from one network indicate account
+    /// Registration of an e-mail address that is already registered. Many from one network indicate account
     /// enumeration.
     registered_address_tried,
     /// Access token that is not valid.

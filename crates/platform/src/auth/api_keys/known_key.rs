@@ -38,7 +38,8 @@ impl CachedApiKey {
         Self { id, digest, created_by, scopes, expires_at, revoked_at, last_used_ms }
     }
 
-    /// Returns true if the key has this permission as a scope.
+    /// Returns true if the key has the scope `permission`. Permissions that keys cannot have are always
+    /// rejected.
     pub fn has(&self, permission: &str) -> bool {
         !USER_ONLY_PERMISSIONS.contains(&permission) && self.scopes.iter().any(|scope| scope == permission)
     }

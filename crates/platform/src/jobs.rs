@@ -24,7 +24,8 @@ pub const MAINTENANCE: &str = "maintenance";
 /// Maximum time to wait for jobs that other workers run.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Fact about the maintenance schedules: the latest run of each, and the number of failures within a day.
+/// Fact for administrators about the maintenance schedules: the latest run of each, and the number of
+/// failures within a day.
 pub(crate) const MAINTENANCE_FACT: Fact = Fact { name: "jobs.maintenance", read: read_maintenance };
 
 /// Future of a job attempt.

@@ -22,7 +22,7 @@ const MAX_CREDITED_GAP: Duration = hours(1);
 /// Time for which the wall clock must not jump before a longer time without a running process is added.
 const STEADY_PERIOD: Duration = days(1);
 
-/// Fact: the observed time, and the time that is not added yet.
+/// Fact for administrators: the observed time, and the time that is not added to it yet.
 pub(crate) const FACT: Fact = Fact {
     name: "clock.observed",
     read: |q, _| {

@@ -18,7 +18,7 @@ use crate::{App, Fact, MaintenanceError, observed_time};
 /// after a restore.
 const FOLDER: &str = "purges";
 
-/// Fact: the result of the latest run of each guarded purge.
+/// Fact for administrators: the result of the latest run of each guarded purge.
 pub(crate) const FACT: Fact = Fact {
     name: "purges",
     read: |q, _| {
@@ -104,7 +104,8 @@ impl PurgeRun {
     }
 }
 
-/// Returns the outcome of the first purge, by name, whose latest run left due items or had a fault.
+/// Returns the outcome of a purge whose latest run left due items or had a fault. If there are several such
+/// purges, returns that of the first by name.
 pub(crate) fn find_delayed(q: &Query<'_>) -> Result<Option<PurgeOutcome>, Error> {
     let sql = "SELECT backlog, fault FROM purge_runs WHERE backlog > 0 OR fault IS NOT NULL ORDER BY name";
     q.one(sql, &[], |row| Ok(PurgeOutcome { backlog: row.get(0)?, fault: row.get(1)? }))

@@ -1,5 +1,6 @@
-//! Stores the head of the audit chain outside the database, and checks that the chain still contains it. The
-//! head is written to a file in the data folder every few seconds, and to the log and an event every hour.
+//! Stores the head of the audit chain, which is its last link, outside the database. Checks that the chain
+//! still contains the stored head. The head is written to a file in the data folder every few seconds, and to
+//! the log and an event every hour.
 
 use std::fmt;
 use std::io;

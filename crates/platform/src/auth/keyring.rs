@@ -162,9 +162,9 @@ impl Keyring {
         is_equal(&self.mac(purpose, parts)) || is_previous()
     }
 
-    /// Returns a keyed digest of personal data, such as an e-mail or client address. The database stores it
-    /// instead of data that is only looked up. Without the secret, an attacker cannot test guesses against
-    /// it.
+    /// Returns a keyed digest of personal data, such as an e-mail or client address. If the data is needed
+    /// only for lookups, the database stores this digest instead. Without the secret, an attacker cannot test
+    /// guesses against it.
     pub fn pseudonym(&self, kind: &str, text: &str) -> [u8; 32] {
         self.current.pseudonym(kind, text)
     }

@@ -18,7 +18,7 @@ const MAX_DESCRIPTORS: u64 = 1 << 20;
 /// Maximum number of evicted connections that are not closed yet. They no longer count against the limits.
 /// The limit per network can cause at most half of them.
 const MAX_EVICTED: usize = 64;
-/// Number of networks in which a connection to close is searched, largest network first.
+/// Number of networks, largest first, that are searched for a connection to close.
 const SEARCHED_NETWORKS: usize = 8;
 /// Age from which a connection with an incomplete request body can be closed, in ticks of a quarter of a
 /// second.

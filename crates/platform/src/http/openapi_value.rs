@@ -52,8 +52,8 @@ fn is_scalar(schema: &Map<String, Value>) -> bool {
     !has_parts && schema.keys().all(|name| matches!(&**name, "type" | "format" | "description"))
 }
 
-/// Replaces each reference to a scalar schema with that schema. A type that also allows null then becomes a
-/// nullable string in generated clients, whereas a `oneOf` would become a separate class.
+/// Replaces each reference to a scalar schema with that schema. In generated clients, a type that also allows
+/// null then becomes a nullable string. A reference would become a separate class.
 fn show_scalars(value: &mut Value, scalars: &HashMap<String, Map<String, Value>>) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(|item| show_scalars(item, scalars)),

@@ -174,7 +174,7 @@ fn maximum_depth_fits_on_stack() {
 }
 
 #[test]
-fn patterns_are_bounded_per_schema() {
+fn pattern_memory_is_limited_per_schema() {
     let properties = |count: usize, pattern: &str| {
         let properties = (0..count).map(|n| (format!("p{n}"), json!({ "pattern": pattern })));
         json!({ "properties": properties.collect::<serde_json::Map<_, _>>() })
@@ -373,7 +373,7 @@ proptest! {
 }
 
 #[test]
-fn validator_is_bounded_on_a_small_stack() {
+fn validator_depth_fits_on_small_stack() {
     let node = json!({ "type": "object", "properties": {
         "child": { "oneOf": [{ "type": "null" }, { "$ref": "#/$defs/node" }] },
         "name": { "type": "string" },

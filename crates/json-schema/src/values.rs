@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_equal_only_for_equal_values() {
+    fn comparison_keys_are_equal_only_for_equal_values() {
         let key = |value: &Value| key(value, &mut Work::new(1_000)).unwrap();
         for (one, other) in [
             (json!(1), json!(1.0)),

@@ -197,8 +197,9 @@ async fn advance_clock(
 /// Reset the clock
 ///
 /// Runs the jobs that are due by the moved clock, then resets the clock of the node that handles the request
-/// to the real time. Existing timestamps do not change and can be in the future. Refresh your access tokens
-/// afterwards. Scheduled work waits until its time. Available in development mode only.
+/// to the real time. Timestamps that were written with the moved clock stay unchanged and can be in the
+/// future. Refresh your access tokens afterwards. Scheduled work waits until its time. Available in
+/// development mode only.
 #[utoipa::path(
     delete, path = "/dev/clock",
     responses((status = 200, description = "The clock was reset.", body = ClockReport))

@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn answered_connections_are_never_evicted() {
+    fn connections_being_answered_are_never_evicted() {
         let mut world = TestConnections { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
         for phase in [Phase::Answering, Phase::Sending, Phase::Closing, Phase::Lingering] {
             world.add("192.0.2.2", phase);

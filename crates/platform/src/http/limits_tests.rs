@@ -35,7 +35,7 @@ async fn limited(proxies: &[&str]) -> TestServer {
 
 /// Proves the readiness requirement SEC-25.
 #[tokio::test]
-async fn rate_classes_have_their_limits() {
+async fn each_rate_class_applies_its_limit() {
     let test = limited(&[]).await;
     for (line, configured, policy) in [
         ("GET /api/v1/ping", 7, "requests"),

@@ -74,7 +74,7 @@ async fn ambiguous_framing_is_rejected() {
 /// DRV-13: a request with both kinds of framing (RFC 9112, section 6.1) is the last request of its
 /// connection.
 #[tokio::test]
-async fn doubly_framed_request_closes_connection() {
+async fn request_with_two_framings_closes_connection() {
     let test = TestServer::start(|_| {}).await;
     let inner = "GET /some HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n\r\n";
     for framing in [

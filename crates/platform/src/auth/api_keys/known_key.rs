@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn use_is_recorded_at_most_once_per_minute() {
+    fn key_use_is_recorded_at_most_once_per_minute() {
         let now = Timestamp::from_millis(1_767_225_600_000);
         let id = ApiKeyId(Uuid::nil());
         let key = CachedApiKey::new(id, vec![], UserId(Uuid::nil()), vec![], None, None, None);

@@ -1,4 +1,5 @@
-//! Compiler: turns the text of a schema into nodes of keywords, reports errors, and bounds the size.
+//! Compiles the JSON text of a schema into nodes of keywords. Rejects invalid schemas and schemas that are
+//! too large.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -15,10 +16,11 @@ const MAX_PATTERN_MEMORY: usize = 2 << 20;
 /// Maximum number of steps for building the comparison keys of all `enum` and `const` values.
 const MAX_ENUM_WORK: u64 = 1 << 20;
 
-/// Compiles a schema. The root has the index 0.
+/// Compiles the schema `root`. The node of the whole schema has the index 0. `text_bytes` is the length of
+/// its JSON text, for the estimate of the memory.
 ///
 /// # Errors
-/// Returns a sentence that describes the error and its place.
+/// Returns a sentence that describes the error and where it is.
 pub fn compile(root: &Value, text_bytes: usize) -> Result<Schema, String> {
     let document = Document::scan(root)?;
     let mut compiler = Compiler {
@@ -37,10 +39,11 @@ pub fn compile(root: &Value, text_bytes: usize) -> Result<Schema, String> {
     compiler.node(root, 0, "#");
     compiler.run()?;
     let dynamic_anchors = compiler.dynamic_anchors();
-    // A schema may be reachable through a dynamic anchor only.
+    // Some schemas are found only now, because nothing but a dynamic reference leads to them.
     compiler.run()?;
     check_nesting(&compiler.nodes)?;
-    // Names and numbers take two to three times their text; each node adds a vector of keywords.
+    // The stored names and numbers need two to three times the size of the text. Each node adds a vector of
+    // keywords.
     let bytes = 3 * text_bytes + 256 * compiler.nodes.len() + compiler.pattern_bytes + compiler.value_bytes;
     Ok(Schema {
         nodes: compiler.nodes,
@@ -51,7 +54,7 @@ pub fn compile(root: &Value, text_bytes: usize) -> Result<Schema, String> {
     })
 }
 
-/// Schema found but not yet compiled.
+/// Schema that was found in the document but is not compiled yet.
 struct PendingSchema<'v> {
     id: NodeId,
     schema: &'v Value,
@@ -65,7 +68,7 @@ struct Compiler<'v> {
     ids: HashMap<usize, NodeId>,
     waiting: Vec<PendingSchema<'v>>,
     nodes: Vec<Node>,
-    /// Index of each name used in a dynamic reference.
+    /// Index of each anchor name that is used in a `$dynamicRef`.
     anchors: HashMap<&'v str, usize>,
     shared: HashSet<NodeId>,
     pattern_bytes: usize,
@@ -128,7 +131,7 @@ impl<'v> Compiler<'v> {
     }
 }
 
-/// Schema being compiled.
+/// Schema object that is being compiled.
 struct Site<'c, 'v> {
     compiler: &'c mut Compiler<'v>,
     all: &'v Map<String, Value>,
@@ -136,7 +139,7 @@ struct Site<'c, 'v> {
     pointer: &'c str,
 }
 
-/// Returns the error that a keyword's value is not the expected one.
+/// Returns the message for a keyword whose value is not of the `expected` form.
 fn invalid_keyword(keyword: &str, expected: &str) -> String {
     format!("`{keyword}` has to be {expected}.")
 }
@@ -151,7 +154,7 @@ impl<'v> Site<'_, 'v> {
         keywords.extend(self.items()?);
         keywords.extend(self.contains()?);
         keywords.extend(self.conditional()?);
-        // Last, because they depend on what the others have evaluated.
+        // These two keywords come last, because they depend on what the other keywords have evaluated.
         if let Some(node) = self.schema("unevaluatedItems") {
             self.compiler.has_unevaluated = true;
             keywords.push(Keyword::UnevaluatedItems(node));
@@ -163,7 +166,8 @@ impl<'v> Site<'_, 'v> {
         Ok(keywords)
     }
 
-    /// Compiles a keyword that does not depend on others.
+    /// Compiles one keyword that can be evaluated without its sibling keywords. Returns `None` for
+    /// annotations.
     fn keyword(&mut self, name: &'v str, value: &'v Value) -> Result<Option<Keyword>, String> {
         let bound = |bound| value.as_number().cloned().map(|limit| Keyword::Bound(bound, limit));
         let counted = |what| count(value).map(|limit| Keyword::Count(what, limit));
@@ -222,7 +226,7 @@ impl<'v> Site<'_, 'v> {
                 Ok(Some(Keyword::DependentSchemas(schemas.collect())))
             }
             "$defs" | "definitions" => self.map(name).map(|_| None),
-            // Other keywords are annotations.
+            // All other keywords are annotations, which do not affect validation.
             _ => Ok(None),
         }
     }
@@ -276,7 +280,8 @@ impl<'v> Site<'_, 'v> {
         Ok(schemas.iter().enumerate().map(node).collect())
     }
 
-    /// Compiles the schemas that a keyword has under names; none if it is absent.
+    /// Compiles the schemas in the object that is the value of a keyword. Returns an empty list if the
+    /// keyword is absent.
     fn map(&mut self, keyword: &str) -> Result<Vec<(&'v str, NodeId)>, String> {
         debug_assert!(SCHEMA_MAPS.contains(&keyword));
         let Some(schemas) = self.all.get(keyword) else { return Ok(Vec::new()) };
@@ -324,7 +329,7 @@ impl<'v> Site<'_, 'v> {
     }
 }
 
-/// Names of types in JSON Schema.
+/// Names of the types of JSON Schema.
 pub(super) const TYPES: &[&str] = &["array", "boolean", "integer", "null", "number", "object", "string"];
 
 fn types(value: &Value) -> Result<Keyword, String> {
@@ -354,7 +359,8 @@ fn names(keyword: &str, value: &Value) -> Result<Vec<String>, String> {
     }
 }
 
-/// Returns a non-negative integer; `2.0` is one.
+/// Converts a non-negative integer. A number such as `2.0` counts as an integer. Returns `None` for all other
+/// values.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
 fn count(value: &Value) -> Option<u64> {
     let float = |float: &f64| float.fract() == 0.0 && (0.0..1e15).contains(float);

@@ -1,5 +1,5 @@
-//! Schema document: finds identifiers (`$id`) and anchors, and resolves references. References never leave
-//! the document.
+//! Finds the identifiers (`$id`) and anchors of a schema document, and resolves references. References can
+//! only point into the same document.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -42,22 +42,22 @@ struct Resource<'v> {
     dynamic_anchors: BTreeMap<&'v str, &'v Value>,
 }
 
-/// Document that has been scanned for identifiers.
+/// Schema document with the identifiers and anchors that were found in it.
 #[derive(Debug, Default)]
 pub struct Document<'v> {
     resources: Vec<Resource<'v>>,
-    /// Resource of each schema, by the address of the schema.
+    /// Resource of each schema, keyed by the address of the schema in memory.
     places: HashMap<usize, ResourceId>,
 }
 
 /// Target of a reference.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'v> {
-    /// Schema.
+    /// Schema to which the reference points.
     pub schema: &'v Value,
     /// Resource that the schema belongs to.
     pub resource: ResourceId,
-    /// Dynamic anchor through which it was found, if any.
+    /// Dynamic anchor that the reference names; `None` if it names no dynamic anchor.
     pub dynamic_anchor: Option<&'v str>,
 }
 
@@ -154,7 +154,8 @@ impl<'v> Document<'v> {
         Ok(absolute.map_err(|_| format!("`{reference}` cannot be resolved."))?.normalize())
     }
 
-    /// Returns the resource of `schema`, or `within` if it was not scanned.
+    /// Returns the resource that contains `schema`, or `within` if `schema` is not at a place where a schema
+    /// is expected.
     pub fn resource_of(&self, schema: &Value, within: ResourceId) -> ResourceId {
         self.places.get(&address(schema)).copied().unwrap_or(within)
     }
@@ -169,7 +170,7 @@ impl<'v> Document<'v> {
         self.resources[resource].dynamic_anchors.iter().map(|(name, schema)| (*name, *schema))
     }
 
-    /// Resolves `reference`, which is in the resource `from`.
+    /// Resolves `reference`, which occurs in the resource `from`.
     ///
     /// # Errors
     /// Returns a sentence if the target does not exist in this document.
@@ -195,7 +196,7 @@ impl<'v> Document<'v> {
         Ok(Target { schema, resource, dynamic_anchor })
     }
 
-    /// Follows a JSON Pointer without its leading slash.
+    /// Returns the target of `pointer`, a JSON Pointer without its leading slash, relative to `root`.
     fn follow(&self, root: &'v Value, mut resource: ResourceId, pointer: &str) -> Option<Target<'v>> {
         let mut schema = root;
         for token in pointer.split('/') {

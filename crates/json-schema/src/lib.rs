@@ -1,6 +1,6 @@
-//! JSON Schemas (draft 2020-12) of declared collections and of job payloads. The evaluator bounds the time,
-//! memory and stack of compilation and validation for every schema and value. Schemas cannot refer to other
-//! documents, and `format` is an annotation.
+//! Validation with JSON Schema (draft 2020-12), for declared collections and job payloads. Time, memory and
+//! stack of compilation and validation are bounded for every schema and value. Schemas cannot refer to other
+//! documents, and `format` is only an annotation.
 
 mod compile;
 mod document;
@@ -28,9 +28,9 @@ pub use violation::{Violation, ViolationKind};
 
 /// Maximum length of a schema in bytes, as JSON without whitespace.
 const MAX_SCHEMA_BYTES: usize = 32 << 10;
-/// Maximum number of steps for validating one request: some tens of milliseconds.
+/// Maximum number of steps for validating one request. This many steps take some tens of milliseconds.
 const MAX_WORK: u64 = 4_000_000;
-/// Limits of [`check`], which runs on the compute threads with their large stacks.
+/// Limits of [`check`]. It runs on the compute threads, which have large stacks.
 const CHECK_LIMITS: Limits = Limits { depth: 1_000, violations: 10 };
 /// Maximum depth of nested schemas for [`Validator`], which can run on any thread.
 const VALIDATOR_DEPTH: usize = 100;
@@ -43,7 +43,7 @@ pub struct Work {
     left: u64,
 }
 
-/// Error for a budget that is used up.
+/// Error that the budget for validation is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooCostly;
 
@@ -63,13 +63,13 @@ impl Work {
         Ok(())
     }
 
-    /// Charges for reading a text.
+    /// Charges the steps for reading `bytes` bytes of text.
     fn charge_bytes(&mut self, bytes: usize) -> Result<(), TooCostly> {
         self.charge(bytes as u64 / 16)
     }
 }
 
-/// Compiled schemas by the SHA-256 of their text, which determines the result.
+/// Cache of compiled schemas. The key is the SHA-256 digest of the text of the schema.
 static COMPILED: LazyLock<Cache<[u8; 32], Arc<Schema>, ByBytes>> =
     LazyLock::new(|| Cache::with_weighter(200, CACHE_BYTES, ByBytes));
 
@@ -82,7 +82,7 @@ impl Weighter<[u8; 32], Arc<Schema>> for ByBytes {
     }
 }
 
-/// Checks that `text` is a usable schema.
+/// Checks that `text` is a valid schema within the size limits.
 ///
 /// # Errors
 /// Returns a [`FieldError`] at `/schema` with the code `too_long` or `not_a_schema`.
@@ -97,7 +97,7 @@ pub fn check_schema(text: &str) -> Result<(), FieldError> {
 /// Validates `data` against a schema. `at` is the JSON Pointer of `data` in the request.
 ///
 /// # Errors
-/// Returns the first errors at `at` and below, with the code `not_as_declared` or `schema_too_costly`.
+/// Returns at most ten errors at `at` and below, with the code `not_as_declared` or `schema_too_costly`.
 pub fn check(schema: &str, data: &Value, at: &str, work: &mut Work) -> Result<(), Vec<FieldError>> {
     let error = |pointer: &str, code, detail| FieldError::new(format!("{at}{pointer}"), code, detail);
     let schema = compile(schema).map_err(|fault| {
@@ -115,23 +115,23 @@ pub fn check(schema: &str, data: &Value, at: &str, work: &mut Work) -> Result<()
     Err(errors.collect())
 }
 
-/// Compiled schema of any size, for schemas that are part of this build.
+/// Compiled schema without a size limit, for schemas that are part of this build.
 #[derive(Debug)]
 pub struct Validator(Schema);
 
 impl Validator {
-    /// Compiles a schema. References lead to any part of `schema`.
+    /// Compiles a schema. References can point to any part of `schema`.
     ///
     /// # Errors
-    /// Returns a sentence that describes the error and its place.
+    /// Returns a sentence that describes the error and where it is.
     pub fn compile(schema: &Value) -> Result<Self, String> {
         compile::compile(schema, 0).map(Self)
     }
 
-    /// Returns the first violations of a value, at most `limit`; none if it is valid.
+    /// Returns at most `limit` violations of a value. The list is empty if the value is valid.
     ///
     /// # Errors
-    /// Returns [`TooCostly`] if `work` is used up, or more than 100 schemas are nested.
+    /// Returns [`TooCostly`] if `work` is used up, or if more than 100 schemas are nested.
     pub fn violations(
         &self,
         data: &Value,

@@ -1,26 +1,25 @@
-//! Regular expressions of `pattern` and `patternProperties`, simulated as NFAs: no backtracking and no
-//! caches. Every state visited is charged to the caller's [`Work`].
+//! Regular expressions of `pattern` and `patternProperties`. They are simulated as NFAs, without backtracking
+//! and without caches. Every visited state is charged to the caller's [`Work`].
 
 use regex_automata::nfa::thompson::{Compiler, Config, NFA, State, WhichCaptures};
 use regex_automata::util::primitives::StateID;
 
 use super::{TooCostly, Work};
 
-/// Maximum length of a pattern in bytes; it bounds the size of the translated pattern.
+/// Maximum length of a pattern in bytes. It also bounds the size of the pattern after its translation.
 const MAX_PATTERN_BYTES: usize = 2_000;
 
-/// Compiled pattern. It matches anywhere in a text unless it is anchored.
+/// Compiled pattern. An unanchored pattern matches anywhere in a text.
 #[derive(Debug)]
 pub struct Pattern {
     nfa: NFA,
 }
 
 impl Pattern {
-    /// Compiles an ECMA-262 pattern without look-around and back-references into at most `max_bytes` of
-    /// memory.
+    /// Compiles an ECMA-262 pattern. Look-around and back-references are not supported.
     ///
     /// # Errors
-    /// Returns a sentence that describes the error.
+    /// Returns a sentence if the pattern is invalid, too long, or needs more than `max_bytes` of memory.
     pub fn compile(pattern: &str, max_bytes: usize) -> Result<Self, String> {
         if pattern.len() > MAX_PATTERN_BYTES {
             return Err(format!("a pattern can have at most {MAX_PATTERN_BYTES} bytes."));
@@ -62,7 +61,7 @@ impl Pattern {
                 let next = match self.nfa.state(id) {
                     State::ByteRange { trans } => trans.matches_byte(byte).then_some(trans.next),
                     State::Sparse(transitions) => {
-                        // Matching scans the transitions one by one.
+                        // A sparse state compares its transitions one by one.
                         work.charge(transitions.transitions.len() as u64 / 8)?;
                         transitions.matches_byte(byte)
                     }
@@ -80,14 +79,14 @@ impl Pattern {
     }
 }
 
-/// Set of active states of an NFA.
+/// Running simulation of an NFA on one text, with the set of active states.
 struct Simulation<'n> {
     nfa: &'n NFA,
     text: &'n [u8],
-    /// States that consume a byte.
+    /// Active states that consume a byte.
     active: Vec<StateID>,
     recycled: Vec<StateID>,
-    /// For each state, the step at which it was last added.
+    /// Number of the step at which each state was last added.
     added: Vec<u32>,
     step: u32,
     matched: bool,
@@ -119,7 +118,7 @@ impl<'n> Simulation<'n> {
         self.recycled = states;
     }
 
-    /// Adds a state and all states reachable from it without consuming a byte.
+    /// Adds a state and all states that can be reached from it without consuming a byte.
     fn add(&mut self, id: StateID, at: usize, work: &mut Work) -> Result<(), TooCostly> {
         self.pending.push(id);
         while let Some(id) = self.pending.pop() {
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn pattern_that_expands_too_much_is_rejected() {
+    fn too_large_or_unsupported_pattern_is_rejected() {
         assert!(Pattern::compile("(?:a{500}){400}", 1 << 20).unwrap_err().contains("too large"));
         assert!(Pattern::compile(&"a".repeat(MAX_PATTERN_BYTES + 1), 1 << 20).is_err());
         assert!(Pattern::compile(r"(a+)\1", 1 << 20).is_err());
@@ -189,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn hard_pattern_is_charged_for_each_state_it_visits() {
+    fn pattern_is_charged_for_each_visited_state() {
         let pattern = Pattern::compile("(?:a?){300}a{300}$", 1 << 20).unwrap();
         let text = "a".repeat(20_000);
         assert_eq!(pattern.is_match(&text, &mut Work::new(100_000)), Err(TooCostly));

@@ -1,4 +1,4 @@
-//! Compiled schema: nodes of keywords that refer to each other by index.
+//! Compiled schema: a list of nodes with keywords. Nodes refer to each other by index.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -8,7 +8,7 @@ use super::document::ResourceId;
 use super::pattern::Pattern;
 use super::values::Decimal;
 
-/// Maximum number of nested schemas that apply to the same value, following references.
+/// Maximum number of nested schemas that apply to the same value, including schemas that are referenced.
 const MAX_NESTING: usize = 128;
 
 /// Index of a schema in [`Schema::nodes`].
@@ -18,25 +18,26 @@ pub type NodeId = usize;
 #[derive(Debug)]
 pub struct Schema {
     pub nodes: Vec<Node>,
-    /// Dynamic anchors of each resource: the index of the name, and the schema. Empty if the document has no
+    /// Dynamic anchors of each resource, as index of the anchor name and node. Empty if the document has no
     /// dynamic references.
     pub dynamic_anchors: Vec<Vec<(usize, NodeId)>>,
-    /// True if a schema depends on what others have evaluated.
+    /// True if `unevaluatedItems` or `unevaluatedProperties` occurs, so that evaluated items and fields must
+    /// be recorded.
     pub has_unevaluated: bool,
-    /// True if `propertyNames` occurs, so that field names are evaluated as values.
+    /// True if `propertyNames` occurs, so that field names must be available as values.
     pub has_property_names: bool,
-    /// Approximate memory in bytes.
+    /// Approximate memory of the compiled schema in bytes.
     pub bytes: usize,
 }
 
-/// Schema within a document.
+/// One compiled schema of the document.
 #[derive(Debug)]
 pub enum Node {
-    /// Schema `true` or `false`.
+    /// Schema `true`, which accepts every value, or `false`, which rejects every value.
     Always(bool),
     Keywords {
         resource: ResourceId,
-        /// True if it is the target of references, and so can apply to one value more than once.
+        /// True if references point to the schema, so that it can apply to one value more than once.
         is_shared: bool,
         keywords: Vec<Keyword>,
     },
@@ -60,7 +61,7 @@ pub enum Count {
     MinProperties,
 }
 
-/// One or more keywords that are evaluated together.
+/// Compiled keyword, or several keywords that are evaluated together.
 #[derive(Debug)]
 pub enum Keyword {
     Ref(NodeId),
@@ -69,7 +70,7 @@ pub enum Keyword {
         fallback: NodeId,
     },
     Type(Vec<&'static str>),
-    /// `enum` or `const`: comparison keys of the allowed values, and their text for messages.
+    /// Allowed values of `enum` or `const`: their comparison keys, and their text for messages.
     Values {
         keys: HashSet<String>,
         listing: String,
@@ -111,7 +112,8 @@ pub enum Keyword {
 }
 
 impl Keyword {
-    /// Returns the schemas that the keyword applies to the value itself, not to its parts.
+    /// Returns the subschemas that the keyword applies to the value itself. Subschemas for fields and items
+    /// are excluded.
     fn in_place(&self) -> Vec<NodeId> {
         match self {
             Self::Ref(node) | Self::DynamicRef { fallback: node, .. } | Self::Not(node) => vec![*node],
@@ -125,16 +127,17 @@ impl Keyword {
     }
 }
 
-/// Rejects schemas that nest too deeply for one value. Cycles end during the evaluation.
+/// Checks how deeply schemas nest that apply to one value. Cycles are ignored here, because the evaluation
+/// ends at them.
 ///
 /// # Errors
-/// Returns an error message if the schemas nest too deeply.
+/// Returns a sentence if more than [`MAX_NESTING`] schemas are nested.
 pub fn check_nesting(nodes: &[Node]) -> Result<(), String> {
     let children = |id: NodeId| match &nodes[id] {
         Node::Always(_) => Vec::new(),
         Node::Keywords { keywords, .. } => keywords.iter().flat_map(Keyword::in_place).collect(),
     };
-    // Depth of each finished schema; 0 while it is being computed.
+    // Depth of each schema. 0 while the depth is being computed.
     let mut depths: Vec<Option<usize>> = vec![None; nodes.len()];
     for start in 0..nodes.len() {
         if depths[start].is_some() {
@@ -170,7 +173,7 @@ pub fn check_nesting(nodes: &[Node]) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns true if a schema applies to the same value again through references.
+/// Returns true if a schema refers to itself for the same value, directly or through other schemas.
 #[cfg(test)]
 pub fn has_reference_cycle(schema: &Schema) -> bool {
     let children = |id: NodeId| match &schema.nodes[id] {

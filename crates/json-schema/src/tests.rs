@@ -1,5 +1,5 @@
-//! Tests of the evaluator against the official test suite, the `jsonschema` crate, and schemas designed to be
-//! slow.
+//! Tests of the evaluator with the official test suite, against the `jsonschema` crate, and with schemas that
+//! are designed to be slow.
 
 use jsonschema::{PatternOptions, draft202012};
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ fn rejection_code(schema: &Value) -> &'static str {
     check_schema(&schema.to_string()).map_or_else(|fault| fault.code, |()| "taken")
 }
 
-/// Returns the places and codes of the errors, and the number of steps.
+/// Returns the pointers and codes of the errors, and the number of steps used.
 fn check_with_steps(schema: &Value, data: &Value) -> (Vec<(String, &'static str)>, u64) {
     let mut work = Work::for_request();
     let faults = check(&schema.to_string(), data, "/data", &mut work).err().unwrap_or_default();
@@ -47,7 +47,7 @@ fn invalid_or_external_schema_is_rejected() {
         json!({ "$ref": "#/$defs/missing" }),
         json!({ "$schema": "http://json-schema.org/draft-07/schema#" }),
         json!({ "properties": { "a": { "pattern": "(" } } }),
-        // Back-references would need backtracking, which can take exponential time.
+        // Back-references require backtracking, which can take exponential time.
         json!({ "properties": { "a": { "pattern": "(a+)\\1" } } }),
         json!({ "$defs": { "unused": { "minLength": -1 } } }),
         json!({ "required": ["a", "a"] }),
@@ -95,7 +95,7 @@ fn self_referencing_schema_terminates() {
     }
 }
 
-/// Schema of a tree with two kinds of nodes. Naive evaluation takes 2^depth steps.
+/// Returns the schema of a tree with two kinds of nodes. Naive evaluation needs 2^depth steps.
 fn two_kinds_of_nodes() -> Value {
     let node = |kind: &str| {
         json!({ "type": "object", "required": ["kind", "child"],
@@ -108,7 +108,7 @@ fn two_kinds_of_nodes() -> Value {
 }
 
 #[test]
-fn recursive_schema_with_two_branches_takes_linear_work() {
+fn recursive_schema_with_two_branches_needs_linear_work() {
     let schema = two_kinds_of_nodes();
     let nested = |depth: usize, innermost: Value| {
         (0..depth).fold(innermost, |child, _| json!({ "kind": "left", "child": child }))
@@ -120,7 +120,7 @@ fn recursive_schema_with_two_branches_takes_linear_work() {
 }
 
 #[test]
-fn schema_whose_references_double_takes_linear_work() {
+fn doubling_references_need_linear_work() {
     let levels = 29;
     let mut defs = serde_json::Map::new();
     for n in 0..levels {
@@ -145,7 +145,8 @@ fn schema_nested_too_deep_is_rejected() {
     let schema = json!({ "$ref": "#/$defs/d0", "$defs": defs });
     on_known_stack(move || {
         assert_eq!(rejection_code(&schema), "not_a_schema");
-        // An earlier version may have stored it in the database. Validating against it must then fail.
+        // An earlier version may have stored this schema in the database. Validation against it must then
+        // fail.
         let compiled = check(&schema.to_string(), &json!({}), "/data", &mut Work::for_request());
         assert_eq!(compiled.unwrap_err()[0].code, "not_as_declared");
     });
@@ -153,7 +154,7 @@ fn schema_nested_too_deep_is_rejected() {
 
 #[test]
 fn maximum_depth_fits_on_stack() {
-    // 100 nested schemas for each of 120 levels of the value.
+    // 100 schemas are nested for each of the 120 levels of the value.
     let nested = |innermost: Value| (0..49).fold(innermost, |schema, _| json!({ "allOf": [schema] }));
     let mut nested = nested(
         json!({ "$ref": "#/$defs/half", "$defs": { "half": nested(json!({ "properties": { "a": { "$ref": "#" } } })) } }),
@@ -173,13 +174,13 @@ fn maximum_depth_fits_on_stack() {
 }
 
 #[test]
-fn patterns_are_bounded_per_schema() {
+fn pattern_memory_is_limited_per_schema() {
     let properties = |count: usize, pattern: &str| {
         let properties = (0..count).map(|n| (format!("p{n}"), json!({ "pattern": pattern })));
         json!({ "properties": properties.collect::<serde_json::Map<_, _>>() })
     };
     assert_eq!(rejection_code(&properties(40, "(?:a{500}){400}")), "not_a_schema");
-    // Each pattern is small enough alone.
+    // Each pattern is within the limit, but all patterns together exceed it.
     assert_eq!(rejection_code(&properties(1, "(?:a{100}){100}")), "taken");
     assert_eq!(rejection_code(&properties(40, "(?:a{100}){100}")), "not_a_schema");
     let by_name = (0..40).map(|n| (format!("(?:a{{100}}){{100}}{n}"), json!({})));
@@ -239,7 +240,7 @@ fn work_of_any_keyword_is_bounded() {
     }
 }
 
-/// Returns true for groups of the official suite that load other documents, which Kith never does.
+/// Returns true for groups of the official suite that load other documents, which Kith does not support.
 fn loads_from_elsewhere(group: &str, schema: &Value) -> bool {
     let text = schema.to_string();
     group.starts_with("refRemote") || text.contains("http://localhost:1234/") || text.contains(DRAFT)
@@ -354,8 +355,8 @@ fn schema() -> BoxedStrategy<Value> {
 }
 
 proptest! {
-    /// Compares both implementations on random schemas, except those whose references form a cycle on one
-    /// value.
+    /// Compares this crate with the `jsonschema` crate on random schemas. Skips schemas with a cycle of
+    /// references that apply to the same value.
     #[test]
     fn evaluator_agrees_with_the_jsonschema_crate(root in schema(), shared in schema(), data in value()) {
         let mut root = root;
@@ -372,7 +373,7 @@ proptest! {
 }
 
 #[test]
-fn validator_is_bounded_on_a_small_stack() {
+fn validator_depth_fits_on_small_stack() {
     let node = json!({ "type": "object", "properties": {
         "child": { "oneOf": [{ "type": "null" }, { "$ref": "#/$defs/node" }] },
         "name": { "type": "string" },

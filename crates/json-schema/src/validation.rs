@@ -1,5 +1,6 @@
-//! Validation before transactions, on the compute threads. A transaction only compares hashes: it is rolled
-//! back if a value was not validated against the current schema, and runs again after the validation.
+//! Validates values before the transaction, on the compute threads. A transaction only compares hashes. If a
+//! value has not been validated against the current schema, the transaction is rolled back and runs again
+//! after the validation.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use thiserror::Error;
 
 use super::{Work, check, check_schema};
 
-/// Error for a value that has not been validated against the current schema.
+/// Error that a value has not been validated against the current schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the value has not been validated yet")]
 pub struct NotValidated;
@@ -23,10 +24,10 @@ impl From<NotValidated> for Problem {
     }
 }
 
-/// Hash of a schema and a value.
+/// Hash of a schema and a value together.
 type Pair = [u8; 32];
 
-/// Text of a declared schema with its hash.
+/// Text of a declared schema, with the hash of the text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SchemaText {
     text: Arc<str>,
@@ -40,13 +41,13 @@ impl From<String> for SchemaText {
 }
 
 impl SchemaText {
-    /// Returns the hash of this schema and `data`.
+    /// Returns the hash of this schema and the value `data` together.
     fn pair(&self, data: &str) -> Pair {
         Sha256::new().chain_update(self.hash).chain_update(data).finalize().into()
     }
 }
 
-/// Validated pairs of schema and value, and the pairs that a transaction still needs.
+/// Pairs of schema and value that have been validated, and pairs that transactions found missing.
 #[derive(Clone, Debug, Default)]
 pub struct ValidationCache {
     known: Arc<HashSet<Pair>>,
@@ -61,11 +62,12 @@ struct Missing {
 }
 
 impl ValidationCache {
-    /// Requires that `data` was validated against `schema`. `at` is the JSON Pointer of `data` in the
-    /// request.
+    /// Checks that `data` has been validated against `schema`. If not, records the pair as missing. `at` is
+    /// the JSON Pointer of `data` in the request.
     ///
     /// # Errors
-    /// Returns [`NotValidated`] if it was not. The transaction must then be rolled back.
+    /// Returns [`NotValidated`] if the pair has not been validated. The caller must then roll back the
+    /// transaction.
     pub fn require(&self, schema: &SchemaText, data: &Value, at: &str) -> Result<(), NotValidated> {
         let data = data.to_string();
         let pair = schema.pair(&data);
@@ -84,7 +86,7 @@ fn validate(missing: &HashMap<Pair, Missing>) -> Result<(), Vec<FieldError>> {
     let mut ordered: Vec<_> = missing.values().collect();
     ordered.sort_unstable_by_key(|one| (one.at.len(), &one.at));
     ordered.into_iter().try_for_each(|one| {
-        // One tree at a time, because a tree takes many times the memory of its text.
+        // Parse one value at a time, because a parsed value needs many times the memory of its text.
         let data = serde_json::from_str(&one.data).unwrap_or_default();
         check(&one.schema.text, &data, &one.at, &mut work)
     })
@@ -105,10 +107,10 @@ impl Precomputed for ValidationCache {
     }
 }
 
-/// Checks a schema that is to be declared. For the threads for computations.
+/// Checks the schema of a new declaration. Call it on the compute threads only.
 ///
 /// # Errors
-/// The fault, at `/schema`.
+/// Returns a [`FieldError`] at `/schema` if the schema is invalid or too long.
 pub fn check_declared(schema: &StoredJson) -> Result<(), Vec<FieldError>> {
     check_schema(schema.as_str()).map_err(|fault| vec![fault])
 }

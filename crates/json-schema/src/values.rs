@@ -1,4 +1,5 @@
-//! JSON values compared as JSON Schema does: by mathematical value, regardless of notation.
+//! Compares JSON values as JSON Schema requires: numbers are equal if their mathematical values are equal,
+//! regardless of notation.
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;
@@ -31,12 +32,12 @@ fn compare_mixed(integer: i128, float: f64) -> Ordering {
     }
 }
 
-/// Returns true if the number has no fractional part: `1.0` is an integer.
+/// Returns true if the number has no fractional part. `1.0` is an integer.
 pub fn is_integer(number: &Number) -> bool {
     !number.is_f64() || number.as_f64().is_some_and(|float| float.fract() == 0.0)
 }
 
-/// Steps charged for writing a floating-point number in decimal.
+/// Steps charged for formatting a floating-point number in decimal notation.
 pub const FLOAT_STEPS: u64 = 16;
 /// Steps charged for checking whether a number is a multiple of another.
 pub const MULTIPLE_STEPS: u64 = 64;
@@ -70,10 +71,10 @@ impl Decimal {
         if self.digits == 0 {
             true
         } else if self.exponent >= other.exponent {
-            // The digits of a 64-bit number stay below 2^64, so the products fit.
+            // `digits` of a 64-bit number are below 2^64, so the products fit into 128 bits.
             let modulus = other.digits;
-            // Ten to the power of `shift` by repeated squaring (Knuth, TAOCP 4.6.3): a number can have 600
-            // zeros.
+            // Computes ten to the power of `shift` by repeated squaring (Knuth, TAOCP 4.6.3), because `shift`
+            // can exceed 600.
             let (mut rest, mut power, mut left) = (self.digits % modulus, 10 % modulus, shift);
             while left > 0 {
                 if left % 2 == 1 {
@@ -90,7 +91,7 @@ impl Decimal {
     }
 }
 
-/// Returns a text that is equal for equal values, and different for different values.
+/// Returns a text that is the same for equal values and different for different values.
 ///
 /// # Errors
 /// Returns [`TooCostly`] if the budget is used up.
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn multiples_are_decimal() {
+    fn multiple_of_is_exact_for_decimals() {
         for (one, other, is_multiple) in [
             (json!(0.0075), json!(0.0001), true),
             (json!(0.00751), json!(0.0001), false),
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_equal_only_for_equal_values() {
+    fn comparison_keys_are_equal_only_for_equal_values() {
         let key = |value: &Value| key(value, &mut Work::new(1_000)).unwrap();
         for (one, other) in [
             (json!(1), json!(1.0)),

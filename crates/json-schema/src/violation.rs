@@ -1,4 +1,4 @@
-//! Violations of a schema, for messages.
+//! Violations that the validation of a value reports.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ pub struct Violation {
     pub pointer: String,
     /// Kind of violation.
     pub kind: ViolationKind,
-    /// Sentence for people. Contains no part of the value.
+    /// Sentence for people. It contains no part of the value.
     pub detail: Cow<'static, str>,
 }
 

@@ -1,5 +1,5 @@
-//! Fuzz targets for the parsers of this crate. The `fuzz` folder runs them; the tests of each crate run them
-//! on the seed files. Not part of release builds.
+//! Fuzz targets for the parsers of this crate. The `fuzz` folder contains their executables, and the tests of
+//! each crate run the targets on the seed files. Not part of release builds.
 
 use std::fs;
 use std::path::Path;
@@ -9,8 +9,8 @@ use unicode_normalization::is_nfc;
 
 use crate::{Cursor, PageLimit, RequestId, Text, TextRules, Timestamp, UserId, days};
 
-/// Fuzz target: its name and the function that checks one input. The function panics if a property does not
-/// hold.
+/// Fuzz target: its name and the function that checks one input. The function panics if the input violates a
+/// property.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Fuzz targets of this crate.
@@ -19,7 +19,7 @@ pub const TARGETS: &[Target] = &[("text", text), ("marks", scalars)];
 /// Runs each target on its seed files in `fuzz/seeds/<name>`.
 ///
 /// # Panics
-/// If a property does not hold, or if a target has no seeds.
+/// If an input violates a property, or if a target has no seed files.
 pub fn run_on_seeds(targets: &[Target]) {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds");
     for (name, target) in targets {
@@ -34,8 +34,8 @@ pub fn run_on_seeds(targets: &[Target]) {
     }
 }
 
-/// Checks text fields: accepted text is in NFC, trimmed and within its bounds, and parsing it again returns
-/// the same text.
+/// Checks the validation of text fields: accepted text is in NFC, trimmed and within its bounds. Parsing it
+/// again returns the same text.
 pub fn text(data: &[u8]) {
     let Ok(input) = str::from_utf8(data) else { return };
     for rules in [
@@ -63,8 +63,8 @@ pub fn text(data: &[u8]) {
     }
 }
 
-/// Checks ids, times, cursors, page sizes and request ids: each accepted value has one written form, which
-/// parses to the same value.
+/// Checks ids, times, cursors, page sizes and request ids. Each accepted value has exactly one textual form,
+/// which parses to the same value.
 pub fn scalars(data: &[u8]) {
     if let Some((number, _)) = data.split_first_chunk() {
         times(i64::from_le_bytes(*number));
@@ -113,7 +113,7 @@ fn reads_back<T: Serialize + for<'de> Deserialize<'de> + PartialEq + std::fmt::D
     assert_eq!(&serde_json::from_str::<T>(&written).expect("our own"), value, "{written}");
 }
 
-/// Checks that a decoded cursor key can be encoded, and that the encoded cursor decodes to the same key.
+/// Checks that a decoded cursor key can be encoded again, and that the new cursor decodes to the same key.
 fn cursor_of<K: Serialize + for<'de> Deserialize<'de> + PartialEq + std::fmt::Debug>(cursor: &Cursor) {
     let Ok(key) = cursor.key::<K>() else { return };
     let ours = Cursor::at(&key);

@@ -1,4 +1,4 @@
-//! Typed UUIDv7 ids (RFC 9562, section 5.7), in ascending order of creation within one process.
+//! Typed UUIDv7 ids (RFC 9562, section 5.7). Ids created by one process are in ascending order.
 
 use std::sync::Mutex;
 
@@ -6,10 +6,10 @@ use uuid::{Builder, Uuid};
 
 use crate::{Random, SeededRandom, SystemRandom, Timestamp};
 
-/// Declares id types: newtypes around a UUID, so that ids of different entities cannot be confused.
+/// Declares id types as newtypes around a UUID, so that ids of different entities cannot be confused.
 ///
-/// Use ids to page through history only. To read what is new, use event positions: ids of different processes
-/// are not ordered by commit time.
+/// Use ids for paging through history only. To read new data, use event positions: ids from different
+/// processes are not ordered by commit time.
 #[macro_export]
 macro_rules! id_type {
     ($($(#[$doc:meta])* $name:ident)+) => {$(
@@ -37,27 +37,28 @@ macro_rules! id_type {
 
 /// Id generator.
 pub trait Ids: Send + Sync {
-    /// Returns a new id, greater than every id this source has returned before.
+    /// Returns a new id that is greater than every id this generator has returned before.
     fn next(&self, now: Timestamp) -> Uuid;
 }
 
-/// Number of random bytes in an id: its `rand_b` field, the first two bits of which hold the variant.
+/// Number of random bytes in an id. They fill the field `rand_b`; its first two bits are overwritten by the
+/// variant.
 const RANDOM_BYTES: usize = 8;
-/// Number of ids for which random bytes are drawn at once. The system call costs more than the rest of the
-/// work for an id.
+/// Number of ids for which random bytes are read at once. One system call costs more than all other steps of
+/// creating an id.
 const RANDOM_BATCH_IDS: usize = 64;
 
-/// Generator of UUIDv7 ids whose `rand_a` field counts ids within a millisecond, so that ids of one process
-/// ascend.
+/// Generator of UUIDv7 ids. The field `rand_a` counts the ids within a millisecond, so that the ids of one
+/// process ascend.
 pub struct TimeOrderedIds<R = SystemRandom> {
     random: R,
     state: Mutex<State>,
 }
 
 struct State {
-    /// Milliseconds and the 12-bit counter within them, as one number that only grows.
+    /// Milliseconds and the 12-bit counter within the millisecond, as one number that never decreases.
     last: u64,
-    /// Random bytes drawn in advance. Each element is used for one id.
+    /// Random bytes that were read in advance. Each element is used for one id.
     random_batch: [[u8; RANDOM_BYTES]; RANDOM_BATCH_IDS],
     used: usize,
 }
@@ -66,7 +67,7 @@ struct State {
 pub type SeededIds = TimeOrderedIds<SeededRandom>;
 
 impl<R: Random> TimeOrderedIds<R> {
-    /// Creates a generator that takes its random bytes from `random`.
+    /// Creates a generator that reads its random bytes from `random`.
     pub const fn new(random: R) -> Self {
         let state =
             State { last: 0, random_batch: [[0; RANDOM_BYTES]; RANDOM_BATCH_IDS], used: RANDOM_BATCH_IDS };

@@ -1,4 +1,5 @@
-//! Cursor pagination: pages, their size limits, and the opaque cursor that marks where the next page begins.
+//! Cursor pagination: pages, their size limits, and the opaque cursor with which clients request the next
+//! page.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,7 +17,7 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// Builds a page from up to `limit + 1` rows; the extra row shows that another page follows. `key`
+    /// Builds a page from up to `limit + 1` rows. The extra row only shows that another page follows. `key`
     /// returns the sort key of a row.
     pub fn from_rows<K: Serialize>(mut rows: Vec<T>, limit: PageLimit, key: impl Fn(&T) -> K) -> Self {
         let more = rows.len() > usize::from(limit.0);
@@ -25,9 +26,9 @@ impl<T> Page<T> {
         Self { items: rows, next_cursor }
     }
 
-    /// Builds a page that ends early once its items exceed `max_bytes` in total; it always holds at least one
-    /// item. `fetched` is the number of rows requested from the database: if that many came back, a further
-    /// page is assumed.
+    /// Builds a page that ends early if its items would exceed `max_bytes` in total. The page contains at
+    /// least one item if there are rows. `fetched` is the number of rows requested from the database: if the
+    /// database returned that many, another page is assumed to follow.
     pub fn from_rows_within<K: Serialize>(
         mut rows: Vec<T>,
         limit: PageLimit,
@@ -49,7 +50,7 @@ impl<T> Page<T> {
         Self { items: rows, next_cursor }
     }
 
-    /// Converts each item with `f` and keeps the cursor.
+    /// Converts each item with `f`. The cursor stays unchanged.
     pub fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
         Page { items: self.items.into_iter().map(f).collect(), next_cursor: self.next_cursor }
     }
@@ -65,20 +66,21 @@ impl PageLimit {
         (requested >= 1).then(|| Self(u8::try_from(requested.min(100)).unwrap_or(100)))
     }
 
-    /// Number of rows to fetch: one more than the page holds, which shows whether another page follows.
+    /// Returns the number of rows to fetch: one more than the limit. The extra row shows whether another page
+    /// follows.
     pub fn rows(self) -> i64 {
         i64::from(self.0) + 1
     }
 }
 
-/// Maximum bytes of stored JSON on one page. A page that would exceed it ends early.
+/// Maximum size of the stored JSON on one page, in bytes. A page that would exceed it ends early.
 pub const MAX_PAGE_BYTES: usize = 1 << 20;
-/// Maximum bytes to read from the database for one page.
+/// Maximum number of bytes to read from the database for one page.
 const MAX_READ_BYTES: i64 = 8 << 20;
 
 impl PageLimit {
-    /// Number of rows to fetch when a row may have up to `max_row_bytes`, so that one read stays within about
-    /// 8 MiB. A page can then hold fewer items than its limit.
+    /// Returns the number of rows to fetch if a row can have up to `max_row_bytes`, so that one read stays
+    /// within about 8 MiB. The page can then contain fewer items than its limit.
     pub fn rows_to_fetch_within(self, max_row_bytes: i64) -> i64 {
         self.rows().min(2 + MAX_READ_BYTES / max_row_bytes.max(1))
     }
@@ -90,11 +92,11 @@ impl Default for PageLimit {
     }
 }
 
-/// Opaque position in a list. Clients send it back unchanged.
+/// Opaque position in a list. Clients send it unchanged to get the next page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor(String);
 
-/// Error for a cursor that this list did not issue.
+/// Error for a cursor that cannot be decoded as a cursor of this list.
 #[derive(Debug, Error)]
 #[error("the cursor was not issued by this list")]
 pub struct InvalidCursor;
@@ -102,7 +104,7 @@ pub struct InvalidCursor;
 crate::scalar_schema! { Cursor => "Cursor", String }
 
 impl Cursor {
-    /// Creates the cursor that points just after the row with sort key `key`.
+    /// Creates the cursor of the page that starts after the row with the sort key `key`.
     pub fn at<K: Serialize>(key: &K) -> Self {
         let json = serde_json::to_vec(key).expect("sort keys are plain values");
         Self(URL_SAFE_NO_PAD.encode(json))
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn short_pages_reach_every_row() {
+    fn size_limited_pages_return_every_row() {
         let (limit, all) = (PageLimit::new(100).unwrap(), (1..=75).collect::<Vec<i64>>());
         let fetched = limit.rows_to_fetch_within(256 << 10);
         assert!(fetched < limit.rows());
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_cursor_is_rejected() {
+    fn undecodable_cursor_is_rejected() {
         let foreign: Cursor = serde_json::from_str("\"%%%\"").unwrap();
         assert!(foreign.key::<i64>().is_err());
     }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// Problem type. Modules declare theirs as statics; together they form the catalogue in the documentation.
+/// Problem type. Modules declare their types as statics. The documentation lists all types in one catalogue.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ProblemCode {
     /// Stable machine-readable code, such as `slot_occupied`.
@@ -35,8 +35,8 @@ impl FieldError {
     }
 }
 
-/// One occurrence of a problem, to be returned to the caller. It never contains a query, a path or an
-/// internal cause.
+/// One occurrence of a problem, to be returned to the caller. It never contains an SQL statement, a file path
+/// or an internal cause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Problem type.
@@ -47,10 +47,11 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     /// Seconds after which the caller can retry.
     pub retry_after_s: Option<u32>,
-    /// Reason for rejecting the access token: `error_description` of RFC 6750. Plain ASCII without quotes.
+    /// Reason for rejecting the access token, sent as `error_description` (RFC 6750). Plain ASCII without
+    /// quotes.
     pub token_error: Option<&'static str>,
-    /// Ids of the resources that an earlier request with the same idempotency key created, when its response
-    /// was too large to store.
+    /// Ids of the resources that an earlier request with the same idempotency key created. Set if the
+    /// response of that request was too large to store.
     pub created_ids: Option<serde_json::Value>,
 }
 
@@ -101,7 +102,7 @@ macro_rules! catalogue {
     };
 }
 
-/// Problem types that belong to no single module.
+/// Problem types that are not specific to one module.
 pub mod problems {
     use super::ProblemCode;
 
@@ -114,11 +115,11 @@ pub mod problems {
         FORBIDDEN = 403 "forbidden" "Permission denied";
         /// The API key is valid, but the operation accepts users only.
         API_KEY_NOT_ACCEPTED = 403 "api_key_not_accepted" "API key not accepted";
-        /// The caller has the permission, but not from this network address.
+        /// The caller has the permission, but the request comes from a network address that is not allowed.
         ADDRESS_NOT_LISTED = 403 "address_not_listed" "Address not allowed";
         /// CORS preflight from an origin that is not in the configured list.
         ORIGIN_NOT_ALLOWED = 403 "origin_not_allowed" "Origin not allowed";
-        /// Queue, job kind or schedule that Kith reserves for its own work.
+        /// The name of a queue, job kind or schedule is reserved for Kith's own jobs.
         RESERVED = 403 "reserved" "Reserved name";
         /// The resource does not exist, or the caller may not know that it exists.
         NOT_FOUND = 404 "not_found" "Not found";

@@ -1,4 +1,4 @@
-//! Random generators behind a trait, so that tests can repeat a run.
+//! Random generators behind a trait, so that tests can use reproducible randomness.
 
 use std::sync::Mutex;
 
@@ -11,7 +11,7 @@ pub trait Random: Send + Sync {
     fn fill(&self, bytes: &mut [u8]);
 }
 
-/// Random generator of the operating system. Panics if the system has none.
+/// Random generator of the operating system. Panics if the system does not provide one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemRandom;
 
@@ -22,7 +22,7 @@ impl Random for SystemRandom {
     }
 }
 
-/// ChaCha20 generator with a seed: it returns the same bytes in every run. Only for tests.
+/// ChaCha20 generator with a fixed seed, for tests only. The same seed produces the same bytes in every run.
 #[derive(Debug)]
 pub struct SeededRandom(Mutex<ChaCha20Rng>);
 

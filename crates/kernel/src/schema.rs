@@ -1,7 +1,7 @@
-//! OpenAPI schemas of types that JSON shows as one string, one number or any value.
+//! OpenAPI schemas of types that are represented in JSON by a single string, a single number or any value.
 
-/// Implements `utoipa::ToSchema` for a type that JSON shows as one value. The document shows the schema in
-/// place, without a component, so types with the same schema may share a name.
+/// Implements `utoipa::ToSchema` for a type that is represented in JSON by a single value. The OpenAPI
+/// document contains the schema inline and not as a component, so several types may use the same name.
 ///
 /// ```
 /// use kith_kernel::{__utoipa::PartialSchema, scalar_schema};
@@ -14,7 +14,7 @@
 /// assert_eq!(json, serde_json::json!({ "type": "integer", "format": "int32" }));
 /// ```
 ///
-/// Without a type and a format, the schema admits any value.
+/// If the type and the format are omitted, the schema allows any value.
 #[macro_export]
 macro_rules! scalar_schema {
     (@type) => { $crate::__utoipa::openapi::schema::SchemaType::AnyValue };

@@ -1,13 +1,13 @@
-//! JSON that stays text between the database and the socket. Parsed into a tree, it can take up to a hundred
-//! times the memory.
+//! JSON that stays text between the database and the network connection. A parsed tree can need up to a
+//! hundred times the memory of the text.
 
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
-/// JSON value stored as text. Equality compares the texts; texts that Kith writes come from a [`Value`] and
-/// are canonical.
+/// JSON value stored as text. Two values are equal if their texts are equal. Kith writes texts in canonical
+/// form, from a [`Value`].
 #[derive(Clone, Debug, Serialize)]
 #[serde(transparent)]
 pub struct StoredJson(Box<RawValue>);
@@ -49,8 +49,8 @@ impl StoredJson {
         serde_json::from_str(self.as_str())
     }
 
-    /// Parses the text into a tree. Returns null if the JSON is nested deeper than the recursion limit of
-    /// `serde_json`.
+    /// Parses the text into a tree. Returns `null` if the JSON is nested more deeply than the recursion limit
+    /// of `serde_json`.
     pub fn to_value(&self) -> Value {
         self.read().unwrap_or_default()
     }
@@ -77,8 +77,8 @@ impl<'de> Deserialize<'de> for StoredJson {
     }
 }
 
-/// Counts the values in a JSON value, including itself. The name of each object field counts as one more
-/// value. The count bounds the memory of the tree.
+/// Counts the values in a JSON value, including the value itself. Each name of an object field counts as one
+/// more value. The memory of the parsed tree is proportional to the count.
 pub fn count_values(value: &Value) -> usize {
     1 + match value {
         Value::Array(items) => items.iter().map(count_values).sum(),
@@ -107,8 +107,8 @@ mod tests {
         assert_eq!(StoredJson::default().as_str(), "null");
     }
 
-    /// Guards serde_json's feature `float_roundtrip`: without it, about one in ten such numbers changes to a
-    /// neighbouring value.
+    /// Fails if the feature `float_roundtrip` of `serde_json` is disabled. Without the feature, about one in
+    /// ten such numbers changes to a neighbouring value.
     #[test]
     fn floats_round_trip() {
         let random = SeededRandom::new(1);

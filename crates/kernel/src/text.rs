@@ -1,5 +1,5 @@
-//! Validation of text entered by people: NFC, trimmed, bounded in length, without control or bidi-override
-//! characters, and with at least one visible character.
+//! Validation of text entered by people. Valid text is in NFC, trimmed and bounded in length. It has at least
+//! one visible character, and no control or bidi-override characters.
 
 use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, GeneralCategoryGroup, WhiteSpace};
 use icu_properties::{CodePointMapData, CodePointSetData};
@@ -23,7 +23,8 @@ pub struct TextRules {
 pub struct Text(String);
 
 impl Text {
-    /// Normalizes and trims `input` and checks it against `rules`. `pointer` names the field in the error.
+    /// Normalizes and trims `input` and checks it against `rules`. `pointer` is the JSON Pointer of the
+    /// field, for the error.
     ///
     /// # Errors
     /// Returns a [`FieldError`] with the code `too_short`, `too_long`, `forbidden_character` or `blank`.
@@ -69,18 +70,18 @@ impl Text {
     }
 }
 
-/// Returns true for control characters and for the bidi overrides and isolates that can disguise a text as
-/// another. ZWNJ, ZWJ, RLM and LRM are allowed, because some scripts need them.
+/// Returns true for control characters, and for bidi overrides and isolates, which can make a text look like
+/// another text. ZWNJ, ZWJ, RLM and LRM are allowed, because some scripts need them.
 fn is_forbidden(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Characters that are invisible although no Unicode property says so: BRAILLE PATTERN BLANK, KHITAN SMALL
-/// SCRIPT FILLER, MUSICAL SYMBOL NULL NOTHEAD.
+/// Characters that are invisible although no Unicode property marks them as invisible: BRAILLE PATTERN BLANK,
+/// KHITAN SMALL SCRIPT FILLER, MUSICAL SYMBOL NULL NOTHEAD.
 const BLANKS: [char; 3] = ['\u{2800}', '\u{16FE4}', '\u{1D159}'];
 
-/// Returns true if the character is visible by itself. Spaces, format characters and default-ignorable
-/// characters, such as ZERO WIDTH SPACE or HANGUL FILLER, are not.
+/// Returns true if the character is visible by itself. Returns false for spaces, format characters and
+/// default-ignorable characters, such as ZERO WIDTH SPACE or HANGUL FILLER.
 fn is_visible(c: char) -> bool {
     let category = CodePointMapData::<GeneralCategory>::new().get(c);
     !(CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_has_its_code() {
+    fn each_invalid_text_has_its_error_code() {
         let code = |input: &str, rules| Text::parse(input, rules, "/x").unwrap_err().code;
         assert_eq!(code("   ", NAME), "too_short");
         assert_eq!(code("abcdef", NAME), "too_long");
@@ -147,7 +148,7 @@ mod tests {
             }
         }
         assert_eq!(code("", 0), None, "an empty text is valid if the minimum is 0");
-        // Letters of any script, marks and emoji are visible; joiners inside words are kept.
+        // Letters of any script, marks and emoji are visible. Joiners inside words are preserved.
         for visible in
             ["\u{200B}a", "نامه\u{200C}ای", "क्\u{200D}ष", "👩\u{200D}🚀", "가", "ᄀ\u{1160}", "⠁", "-"]
         {

@@ -1,4 +1,4 @@
-//! Timestamps in milliseconds, and the trait through which all code reads the current time.
+//! Timestamps in milliseconds, and the trait with which all code reads the current time.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -94,23 +94,23 @@ pub const fn days(n: u64) -> Duration {
     Duration::from_secs(n * 86_400)
 }
 
-/// Source of the current time. A lint forbids every other source outside this crate.
+/// Source of the current time. A lint forbids reading the time in any other way outside this crate.
 pub trait Clock: Send + Sync {
-    /// Returns the current time, which all rules of Kith use.
+    /// Returns the current time. All rules of Kith use this time.
     fn now(&self) -> Timestamp;
 
-    /// Returns the current real time, for values that other systems compare with their own clocks. It does
-    /// not include the time by which `/dev/clock` has moved [`Self::now`] in development mode.
+    /// Returns the current real time, for values that other systems compare with their own clocks. Differs
+    /// from [`Self::now`] only in development mode, after `/dev/clock` has moved the clock.
     fn real_now(&self) -> Timestamp {
         self.now()
     }
 
     /// Returns the time elapsed since a fixed moment of this process. Jumps of the wall clock do not affect
-    /// it. Time advanced on purpose by `/dev/clock` counts as elapsed.
+    /// it. Time by which `/dev/clock` advances the clock counts as elapsed.
     fn monotonic(&self) -> Duration;
 }
 
-/// Clock of the machine. Nodes on SQLite use it.
+/// Clock of the machine. Used with SQLite.
 #[derive(Debug, Default)]
 pub struct SystemClock;
 
@@ -133,10 +133,10 @@ impl Timestamp {
     pub const EPOCH: Self = Self(0);
 }
 
-/// Monotonic time plus an offset measured against a shared authority, such as the database that several nodes
-/// use.
+/// Clock that adds an offset to monotonic time. The offset is measured against a reference clock, such as
+/// that of the database that several nodes use.
 ///
-/// A jump of the machine's wall clock does not affect it. Each call of [`OffsetClock::set`] corrects it.
+/// Jumps of the machine's wall clock do not affect it. Each call of [`OffsetClock::set`] corrects the offset.
 #[derive(Debug)]
 pub struct OffsetClock {
     started: Instant,
@@ -150,8 +150,8 @@ impl OffsetClock {
         Self { started: Instant::now(), offset_ms: AtomicI64::new(now.as_millis()) }
     }
 
-    /// Sets the clock to `measured` and returns the number of milliseconds by which it was behind (negative
-    /// if it was ahead).
+    /// Sets the clock to `measured`. Returns the number of milliseconds by which the clock was behind;
+    /// negative if it was ahead.
     pub fn set(&self, measured: Timestamp) -> i64 {
         let behind_ms = measured.as_millis() - self.now().as_millis();
         self.offset_ms.fetch_add(behind_ms, Ordering::Relaxed);
@@ -173,7 +173,7 @@ impl Clock for OffsetClock {
 #[derive(Debug)]
 pub struct ManualClock {
     now_ms: AtomicI64,
-    /// Sum of all jumps in milliseconds, which do not count as elapsed time.
+    /// Sum of all jumps in milliseconds. Jumps do not count as elapsed time.
     jumped_ms: AtomicI64,
 }
 
@@ -188,12 +188,12 @@ impl ManualClock {
         self.now_ms.store(now.as_millis(), Ordering::SeqCst);
     }
 
-    /// Advances the clock by `by`; the time counts as elapsed.
+    /// Advances the clock by `by`. This time counts as elapsed.
     pub fn advance(&self, by: Duration) {
         self.now_ms.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 
-    /// Moves the wall clock by `ms` milliseconds, forward or back, without elapsed time.
+    /// Moves the wall clock by `ms` milliseconds, forward or backward. Elapsed time does not change.
     pub fn jump(&self, ms: i64) {
         self.jumped_ms.fetch_add(ms, Ordering::SeqCst);
         self.now_ms.fetch_add(ms, Ordering::SeqCst);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn offset_clock_follows_its_authority() {
+    fn offset_clock_follows_measured_time() {
         let clock = OffsetClock::starting_at(Timestamp::from_millis(1_000_000));
         let behind_ms = clock.set(Timestamp::from_millis(1_005_000));
         assert!((4_900..=5_000).contains(&behind_ms));

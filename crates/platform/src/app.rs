@@ -36,7 +36,7 @@ use crate::outbound::Outbound;
 use crate::telemetry::Metrics;
 use crate::telemetry::log::LogLevel;
 
-/// Handle of the components. Clones share them.
+/// Handle of the components of a server. Clones refer to the same components.
 #[derive(Clone)]
 pub struct App(Arc<AppInner>);
 
@@ -52,31 +52,31 @@ pub struct AppInner {
     pub sources: Sources,
     /// Keys derived from the configured secrets.
     pub keyring: Arc<Keyring>,
-    /// Elapsed time as observed by this process.
+    /// Elapsed time that this process has observed. Clock jumps do not count.
     pub observed_time: ObservedTime,
-    /// Head of the audit chain, remembered outside the database.
+    /// Head of the audit chain, stored outside the database.
     pub audit_head: RememberedHead,
     /// Issuer and verifier of access tokens.
     pub tokens: Tokens,
-    /// Cached access of users.
+    /// Cache of the roles and open sessions of users.
     pub(crate) access: AccessCache,
     /// Cached API keys.
     pub(crate) api_keys: ApiKeyCache,
-    /// Reception of events from other nodes.
+    /// State of receiving events from other nodes.
     pub(crate) invalidation_feed: InvalidationFeed,
-    /// Counters and hooks by event kind.
+    /// Counters and hooks for events, by event kind.
     pub(crate) event_routes: Arc<EventRoutes>,
     /// Durable consumers of the modules.
     pub(crate) consumer_set: Arc<ConsumerSet>,
     /// Password hashing threads.
     pub passwords: Passwords,
-    /// Memory limit of request bodies that are being received.
+    /// Limit on the total memory of request bodies that are being received.
     pub(crate) body_memory: BodyMemory,
     /// Running and recent exports.
     pub(crate) exports: Exports,
-    /// Allowance of stored bytes under idempotency keys, per caller.
+    /// Limit on the bytes of responses that each caller can store under idempotency keys.
     pub(crate) stored_bytes: Arc<StoredBytesLimiter>,
-    /// Threads for computations on input.
+    /// Threads for computations on client input.
     pub compute: Compute,
     /// Sender of outbound requests.
     pub outbound: Outbound,
@@ -84,7 +84,7 @@ pub struct AppInner {
     pub metrics: Metrics,
     /// Log level.
     pub log_level: LogLevel,
-    /// True if rate limits and request tiers are disabled.
+    /// True if rate limits and the limits on sent requests (request tiers) are disabled.
     pub(crate) limits_disabled: AtomicBool,
     /// Stop signal.
     pub stop: Stop,
@@ -98,7 +98,7 @@ pub struct AppInner {
     pub openapi: Arc<Asset>,
     /// Schemas of request bodies.
     pub(crate) body_schemas: BodySchemas,
-    /// Clock that follows the database's; `None` if `sources` has another clock.
+    /// Clock that follows the database's clock. `None` if `sources` has another clock.
     pub clock: Option<Arc<NodeClock>>,
     /// Clock that can be moved forward; `None` outside development mode.
     pub adjustable_clock: Option<Arc<AdjustableClock>>,
@@ -108,7 +108,7 @@ pub struct AppInner {
     pub addr: OnceLock<SocketAddr>,
 }
 
-/// Program that a server runs.
+/// Modules and version of the program that a server runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
     /// Modules that the server serves.
@@ -128,10 +128,10 @@ pub enum StartError {
     /// The database URL is invalid, or the database cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// No key signs at present, although one was just created.
+    /// No key can sign tokens now, although one was just created.
     #[error("the database has no signing key although one was just created")]
     NoSigningKey,
-    /// A stored key was sealed with another secret.
+    /// A stored key was encrypted with another secret.
     #[error(
         "the keys in the database are encrypted under another secret than `auth.jwt_secret` (JWT_SECRET). If \
          this data began in development mode, run `kith keys reseal` with this configuration: it reads the \
@@ -139,7 +139,7 @@ pub enum StartError {
          to the old one, start, and run `kith keys reseal`"
     )]
     SealedWithUnknownSecret,
-    /// The system could not provide a thread or a listener.
+    /// The operating system could not provide a thread or a listener.
     #[error("the operating system returned an error: {0}")]
     System(#[from] std::io::Error),
 }
@@ -160,7 +160,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let (document, operations) = openapi::document_with_operations(modules);
         let document = Bytes::from(document);
-        // Parsed here at the latest, not in each request.
+        // Defaults are parsed here, so that no request has to parse them.
         installed.iter().chain(modules).for_each(|module| config.add_defaults(module.config));
         let passwords = Passwords::start(&config.auth, Arc::clone(&sources.random))?;
         let jobs = Jobs::new(db.clone(), sources.clone());
@@ -184,7 +184,7 @@ impl App {
             });
         }
         let head_file = AuditHeadFile::of(&config.store_options(), &config.data.folder)?;
-        // On SQLite, this process makes all changes itself.
+        // On SQLite, no other process changes the database.
         let invalidation_feed = InvalidationFeed::new(db.kind() == EngineKind::Sqlite);
         let source = modules.iter().find_map(|module| module.access);
         let inner = AppInner {
@@ -229,9 +229,9 @@ impl App {
         Ok(Self(Arc::new(inner)))
     }
 
-    /// Runs a command in a transaction. All handlers that write use this or [`App::change`]. The command
-    /// receives the context with the time at which the transaction starts, which can be later than the
-    /// request. The closure can run more than once, with the same time each run.
+    /// Runs a command in a transaction. Every handler that writes calls this method or [`App::change`]. The
+    /// command receives a context whose time is the start of the transaction, which can be later than the
+    /// arrival of the request. If the transaction is retried, the closure runs again with the same time.
     ///
     /// # Errors
     /// Returns the closure's error, or the store's error converted to it.
@@ -245,10 +245,11 @@ impl App {
         let arrived = ctx.clone();
         let started = OnceCell::new();
         let emitted = Arc::new(Mutex::new(EmittedEvents::default()));
-        // Not the whole app: the store, which is part of it, must not be dropped by its own thread.
+        // The closure does not capture the whole app. Otherwise the thread of the store could drop the store
+        // itself.
         let (routes, noted) = (Arc::clone(&self.event_routes), Arc::clone(&emitted));
         let (transaction, result) = Transaction::new(move |tx: &Tx<'_>| {
-            // A run that panics emits nothing, not what an earlier run emitted.
+            // A run that panics must not emit the events of an earlier run.
             *noted.lock().unwrap_or_else(PoisonError::into_inner) = EmittedEvents::default();
             let outcome = run(tx, started.get_or_init(|| arrived.refreshed())).into_outcome();
             let emitted = match outcome {
@@ -262,8 +263,8 @@ impl App {
         result.take()
     }
 
-    /// Runs a transaction and then the hooks of the events that it emitted. In a separate task, so that hooks
-    /// run after a commit even if the client has disconnected.
+    /// Runs a transaction and then the hooks of the events that it emitted. Uses a separate task, so that the
+    /// hooks run after a commit even if the client has disconnected.
     async fn run_with_hooks(
         &self,
         transaction: Transaction,
@@ -276,7 +277,8 @@ impl App {
             if ended.is_ok() {
                 app.metrics.record_events(&emitted.kinds);
             }
-            // Before the response, so that a revoked session or key is rejected from then on.
+            // Hooks run before the response is sent, so that a revoked session or key is rejected from then
+            // on.
             emitted.run_hooks(&app).await;
             ended
         });
@@ -292,14 +294,15 @@ impl App {
         self.limits_disabled.load(Ordering::Relaxed)
     }
 
-    /// Creates the context of work that the server does on its own. `part` names the component.
+    /// Creates the context for work that the server does without a request. `part` is the name of the
+    /// component.
     pub fn system_ctx(&self, part: &'static str) -> Ctx {
         let id = self.sources.ids.next(self.sources.clock.now());
         Ctx::new(self.sources.clone(), Actor::System(part), RequestId::from_uuid(id))
     }
 
     /// Returns the status of all migrations in the open database. Migrations of a newer build are reported as
-    /// unknown and do no harm: nodes of two versions run together during an upgrade.
+    /// unknown. They are not an error, because nodes of two versions run together during an upgrade.
     ///
     /// # Errors
     /// Returns the store's error if the database cannot be read.
@@ -349,7 +352,7 @@ mod tests {
     use crate::testing::TestServer;
 
     #[tokio::test]
-    async fn repeated_command_keeps_time_of_transaction_start() {
+    async fn retried_command_keeps_transaction_start_time() {
         let test = TestServer::start(|_| {}).await;
         let request_id = RequestId::accept("waits-a-while").unwrap();
         let ctx = Ctx::new(test.app.sources.clone(), Actor::Anonymous, request_id);

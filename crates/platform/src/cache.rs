@@ -1,28 +1,30 @@
 //! Read-through cache of database values, invalidated by events.
 //!
-//! A value is stored only if its key was not invalidated since the read began, and used only while the node
-//! receives the events of other nodes.
+//! A value is stored only if its key was not invalidated while it was read. Cached values are used only while
+//! the node receives the events of other nodes.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Time without events after which the cache is not used.
+/// Time without news from the event log after which the cache is not used.
 const STALE_AFTER: Duration = Duration::from_secs(3);
 /// Maximum age of an entry.
 const TIME_TO_LIVE: Duration = Duration::from_secs(600);
-/// Number of generation counters. Keys share them, which causes an unnecessary read occasionally.
+/// Number of generation counters. Several keys share one counter, so a read is sometimes repeated
+/// unnecessarily.
 const STRIPES: usize = 1_024;
 
-/// State of receiving events from other nodes. Clones share it.
+/// Records whether this node receives the events of other nodes. Clones share the state.
 #[derive(Clone, Debug)]
 pub struct InvalidationFeed(Arc<FeedState>);
 
 #[derive(Debug)]
 struct FeedState {
     since: Instant,
-    /// Milliseconds after `since` at which the event log was last read to its end, plus 1; 0 if it never was.
+    /// Milliseconds from `since` to the last time the event log was read to its end, plus 1. 0 if it was
+    /// never read.
     last_ms: AtomicU64,
     /// Number of times that all entries were invalidated.
     epoch: AtomicU64,
@@ -30,7 +32,7 @@ struct FeedState {
 }
 
 impl InvalidationFeed {
-    /// Creates the state of a node that has received nothing yet. `is_single_node` is true if no other node
+    /// Creates the state of a node that has not read the event log yet. `alone` is true if no other node
     /// shares the database.
     #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
     pub fn new(alone: bool) -> Self {
@@ -53,7 +55,7 @@ impl InvalidationFeed {
         self.0.last_ms.fetch_max(ms + 1, Ordering::Release);
     }
 
-    /// Invalidates all entries of all caches, and values that are being read.
+    /// Invalidates all entries of all caches, including values that are being read now.
     pub fn invalidate_all(&self) {
         self.0.epoch.fetch_add(1, Ordering::SeqCst);
     }
@@ -63,7 +65,8 @@ impl InvalidationFeed {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
-    /// Returns true if cached values may be used: no event has been missing for longer than the tolerance.
+    /// Returns true if cached values may be used: there is only one node, or the event log was read recently
+    /// enough.
     pub fn is_good(&self) -> bool {
         if self.0.is_single_node {
             return true;
@@ -73,7 +76,7 @@ impl InvalidationFeed {
     }
 }
 
-/// Cached value, its expiry, and the epoch in which it was read.
+/// Cached value, with the time at which it expires and the epoch in which it was read.
 #[derive(Clone)]
 struct CacheEntry<V> {
     value: V,
@@ -81,7 +84,7 @@ struct CacheEntry<V> {
     epoch: u64,
 }
 
-/// Cache of values by key.
+/// Cache that reads missing values with a function of the caller.
 pub struct Cache<K, V> {
     entries: quick_cache::sync::Cache<K, CacheEntry<V>>,
     generations: Box<[Mutex<u64>]>,
@@ -104,10 +107,10 @@ where
         }
     }
 
-    /// Returns the cached value of `key`, or the result of `read`, which is then cached.
+    /// Returns the cached value of `key`. If there is none, calls `read` and caches the result.
     ///
     /// # Errors
-    /// Returns the error of `read`; nothing is cached then.
+    /// Returns the error of `read`. In this case nothing is cached.
     #[expect(clippy::disallowed_methods, reason = "cached values age in real time")]
     pub async fn get_or_read<E>(&self, key: K, read: impl AsyncFnOnce() -> Result<V, E>) -> Result<V, E> {
         let usable = self.invalidation_feed.is_good();
@@ -118,9 +121,10 @@ where
         let epoch = self.invalidation_feed.epoch();
         let value = read().await?;
         let now = self.generation(&key).lock().unwrap_or_else(PoisonError::into_inner);
-        // A value read while events were missing may have changed unnoticed.
+        // A value that was read while events were missing may be outdated, so it is not cached.
         if usable && *now == before {
-            // Inserted under the lock, so that no invalidation comes in between.
+            // The entry is inserted while the lock is held, so that the key cannot be invalidated at the same
+            // time.
             let until = Instant::now() + TIME_TO_LIVE;
             self.entries.insert(key, CacheEntry { value: value.clone(), until, epoch });
         }
@@ -128,7 +132,7 @@ where
         Ok(value)
     }
 
-    /// Invalidates `key`, including values whose read has begun already.
+    /// Invalidates `key`, including values of the key that are being read now.
     pub fn invalidate(&self, key: &K) {
         let mut generation = self.generation(key).lock().unwrap_or_else(PoisonError::into_inner);
         *generation += 1;
@@ -191,9 +195,10 @@ mod tests {
         assert_eq!(get(&cache, 2).await, 2, "the old value was cached");
     }
 
-    /// CAC-03: reads race with invalidations; a read that starts after a change returns the new value.
+    /// CAC-03: reads run concurrently with invalidations. A read that starts after a change returns the new
+    /// value.
     #[test]
-    fn concurrent_reads_never_outlive_invalidation() {
+    fn concurrent_reads_never_return_invalidated_values() {
         use std::sync::atomic::AtomicU64;
         let cache = Cache::<u8, u64>::new(10, InvalidationFeed::new(true));
         let truth = AtomicU64::new(0);
@@ -206,8 +211,8 @@ mod tests {
                     while truth.load(Ordering::SeqCst) < 20_000 {
                         let least = truth.load(Ordering::SeqCst);
                         let seen = runtime.block_on(cache.get_or_read(1, read)).unwrap();
-                        // The change precedes its invalidation; an invalidation before the read must be
-                        // visible.
+                        // Each change is made before its invalidation. A read after the invalidation must see
+                        // the change.
                         assert!(seen + 1 >= least, "read {seen} after an invalidation at {least}");
                     }
                 });
@@ -219,7 +224,7 @@ mod tests {
         });
     }
 
-    /// CAC-03: a node caches nothing before it receives events, and does not use the cache after they stop.
+    /// CAC-03: a node does not cache before it receives events, and does not use the cache after events stop.
     #[tokio::test]
     async fn node_without_events_does_not_cache() {
         let invalidation_feed = InvalidationFeed::new(false);

@@ -1,7 +1,7 @@
-//! Clock of a node: the system clock on SQLite, and the database's clock on PostgreSQL, which several nodes
-//! share.
+//! Clock of a node: the system clock on SQLite, and the database's clock on PostgreSQL, where several nodes
+//! share it.
 //!
-//! Requests never wait for the database's clock; a task measures the offset periodically.
+//! Requests never wait for the database's clock. A task measures the offset periodically.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -12,11 +12,11 @@ use kith_store::{ClockReading, Error, Store};
 
 use crate::http::Stop;
 
-/// Interval of measuring the offset.
+/// Interval at which the offset is measured.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
-/// Maximum uncertainty of a measurement that is used.
+/// Maximum uncertainty of a measurement. Less accurate measurements are ignored.
 const MAX_UNCERTAINTY: Duration = Duration::from_millis(50);
-/// Maximum skew of the system clock in milliseconds at which the node is ready.
+/// Maximum skew of the system clock in milliseconds. If the skew is larger, the node is not ready.
 const MAX_SKEW_MS: i64 = 500;
 
 /// Clock that follows the database's clock, if the database has one.
@@ -28,10 +28,10 @@ pub struct NodeClock {
 }
 
 impl NodeClock {
-    /// Creates the clock and measures the offset once.
+    /// Creates the clock and measures the offset for the first time.
     ///
     /// # Errors
-    /// Returns the store's error if the database does not answer.
+    /// Returns the store's error if the database does not respond.
     pub async fn start(db: &Store) -> Result<Self, Error> {
         let clock = Self {
             shared: db.health().await?.clock.map(|read| OffsetClock::starting_at(read.now)),
@@ -44,7 +44,7 @@ impl NodeClock {
     /// Measures the offset to the database's clock.
     ///
     /// # Errors
-    /// Returns the store's error if the database does not answer; the offset then stays unchanged.
+    /// Returns the store's error if the database does not respond. The offset then stays unchanged.
     pub async fn measure(&self, db: &Store) -> Result<(), Error> {
         let Some(shared) = &self.shared else { return Ok(()) };
         let read = db.health().await?.clock.filter(|read| read.uncertainty <= MAX_UNCERTAINTY);
@@ -55,12 +55,12 @@ impl NodeClock {
         Ok(())
     }
 
-    /// Returns the milliseconds by which the system clock is ahead of the database's clock.
+    /// Returns the number of milliseconds by which the system clock is ahead of the database's clock.
     pub fn skew_ms(&self) -> i64 {
         self.skew_ms.load(Ordering::Relaxed)
     }
 
-    /// Returns true if the skew is at most 500 ms.
+    /// Returns true if the system clock differs from the database's clock by at most 500 ms.
     pub fn is_tolerable(&self) -> bool {
         self.skew_ms().abs() <= MAX_SKEW_MS
     }

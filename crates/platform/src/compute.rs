@@ -1,6 +1,6 @@
-//! Threads for computations on input, such as schema validation. They are few, separate from database and
-//! request threads, have a fixed stack size and a bounded queue that is fair between callers. Tasks must
-//! bound their own work.
+//! Threads for computations on client input, such as schema validation. They are separate from the database
+//! and request threads, few, and have a fixed stack size. Their queue is bounded and fair between callers.
+//! Each task must limit its own work.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -21,17 +21,17 @@ use crate::fair_queue::{FairQueue, QueueFull, fair_queue};
 use crate::{ApiResult, App, WriteResponse};
 
 const THREADS: usize = 2;
-/// Runs of a transaction that misses another result each time.
+/// Maximum number of times that a command is retried because its transaction finds another result missing.
 const MAX_ROUNDS: usize = 4;
 /// Maximum number of waiting tasks.
 const MAX_QUEUED: usize = 256;
-/// Maximum waiting time of a task.
+/// Maximum time that a task waits in the queue.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// Reason why a task returned no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ComputeError {
-    /// The queue is full, or the task has waited too long.
+    /// The queue is full, or the task waited too long.
     #[error("the queue of computations is full")]
     Busy,
     /// The task panicked.
@@ -56,7 +56,7 @@ impl From<ComputeError> for Problem {
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// Handle of the threads. Clones share them; the threads end with the last clone.
+/// Handle of the compute threads. Clones share the threads, which stop when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct Compute {
     tasks: FairQueue<Uuid, Task>,
@@ -92,8 +92,8 @@ impl Compute {
         self.tasks.len()
     }
 
-    /// Runs `task` of `caller` on one of the threads and returns its result. The task is dropped if the
-    /// caller goes away or waits too long before its turn.
+    /// Runs `task` of `caller` on one of the threads and returns its result. The task is dropped without
+    /// running if the caller stops waiting, or if the task waits too long in the queue.
     ///
     /// # Errors
     /// Returns [`ComputeError::Busy`] if the task was not run, and [`ComputeError::Panicked`] if it panicked.
@@ -111,7 +111,7 @@ impl Compute {
                 return;
             }
             let computed = catch_unwind(AssertUnwindSafe(task)).map_err(|_| ComputeError::Panicked);
-            // The caller may have gone away.
+            // The caller may have stopped waiting.
             let _ = reply.send(computed);
         });
         self.tasks.push(caller, task).map_err(|QueueFull| ComputeError::Busy)?;
@@ -120,16 +120,16 @@ impl Compute {
             Err(_) if started.load(Ordering::SeqCst) => answer.await,
             Err(_) => return Err(ComputeError::Busy),
         };
-        // The sender is dropped if the queue evicts the task in favour of another caller.
+        // The queue drops the sender if it evicts the task in favour of another caller.
         answer.unwrap_or(Err(ComputeError::Busy))
     }
 }
 
 impl App {
-    /// Runs `task` on the compute threads, queued per caller.
+    /// Runs `task` on the compute threads, in the queue of `caller`.
     ///
     /// # Errors
-    /// Returns a 422 problem with the field errors that `task` returns, or 503 if the compute queue is full.
+    /// Returns a 422 problem with the field errors of `task`, or a 503 problem if the compute queue is full.
     pub async fn compute_for<T: Send + 'static>(
         &self,
         caller: &Principal,
@@ -139,11 +139,11 @@ impl App {
         Ok(computed.map_err(Problem::invalid)?)
     }
 
-    /// Runs a command as [`App::change`] does, and again with what it misses computed outside its
-    /// transaction.
+    /// Runs a command like [`App::change`]. If its transaction finds results missing, computes them outside
+    /// the transaction and runs the command again.
     ///
     /// # Errors
-    /// As for [`App::change`] and [`App::compute_for`].
+    /// Returns the errors of [`App::change`] and [`App::compute_for`].
     pub async fn change_precomputed<P, F, T, E>(
         &self,
         caller: impl Into<Principal>,

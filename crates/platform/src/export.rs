@@ -1,6 +1,6 @@
-//! Exports of all data of a user or a space. They are read and sent in pieces, so that each needs a few
-//! megabytes of memory regardless of its size. One runs at a time per user, and the number per day is
-//! limited.
+//! Exports of all data of a user or a space. Data is read and sent in pieces, so that an export needs only a
+//! few megabytes of memory, regardless of its size. A user can run one export at a time, and a limited number
+//! per day.
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;
@@ -22,7 +22,7 @@ use crate::{App, ExportPart};
 
 /// Minimum size in bytes of a chunk of the response.
 const MIN_CHUNK_BYTES: usize = 64 << 10;
-/// Number of tracked users above which rate-limiter entries with an unused quota are removed.
+/// Number of users in the rate limiter above which entries with a full allowance are removed.
 const SWEEP_THRESHOLD_USERS: usize = 4_096;
 
 /// Piece of an export.
@@ -30,12 +30,13 @@ const SWEEP_THRESHOLD_USERS: usize = 4_096;
 pub struct ExportPiece {
     /// Part of a JSON text.
     pub json: String,
-    /// Cursor for the next piece; `None` after the last.
+    /// Cursor of the next piece; `None` if this is the last piece.
     pub next: Option<String>,
 }
 
 impl ExportPiece {
-    /// Formats items of a JSON array, without its brackets. `after` is the cursor of this piece.
+    /// Formats items of a JSON array, without its brackets. `after` is the cursor with which this piece was
+    /// read.
     pub fn of_items<T: Serialize>(items: &[T], after: Option<&str>, next: Option<String>) -> Self {
         let mut json = String::new();
         for (n, item) in items.iter().enumerate() {
@@ -48,14 +49,14 @@ impl ExportPiece {
     }
 }
 
-/// Reads the piece of an export after the cursor.
+/// Function that reads the piece of an export that starts after a cursor.
 type ReadPiece = dyn Fn(&Query<'_>, Option<&str>) -> Result<ExportPiece, Error> + Send + Sync;
 
-/// Section of an export.
+/// Section of an export, which is a part of its JSON text.
 pub enum ExportSection {
     /// Fixed text.
     Text(String),
-    /// Text in pieces.
+    /// Text that is read from the database in pieces.
     Pieces(Box<ReadPiece>),
 }
 
@@ -72,14 +73,15 @@ impl ExportSection {
     }
 }
 
-/// Position of a running export.
+/// Position that a running export has reached.
 #[derive(Clone, Debug, Default)]
 struct ExportPosition {
     section: usize,
     after: Option<String>,
 }
 
-/// Reads about one chunk. Each read sees one snapshot of the database; the next one sees a later snapshot.
+/// Reads pieces until they fill about one chunk. All pieces of a chunk come from one database snapshot; the
+/// next chunk comes from a later snapshot.
 fn read_chunk(
     q: &Query<'_>,
     sections: &[ExportSection],
@@ -115,12 +117,12 @@ async fn next_chunk(
     app.db.export(move |q| read_chunk(q, &sections, place.clone())).await
 }
 
-/// Responds with the concatenation of `sections`, which must be one JSON value. A response of one chunk has a
-/// length and an ETag; a longer one is streamed. If the database fails during streaming, the connection is
-/// closed.
+/// Responds with the concatenation of `sections`, which must be one JSON value. If the result fits in one
+/// chunk, the response has a length and an ETag. Otherwise it is streamed. If the database fails during
+/// streaming, the connection is closed.
 ///
 /// # Errors
-/// Returns a problem of the store if the database fails before the first byte.
+/// Returns a problem of the store if the database fails before the first byte is sent.
 pub async fn answer(app: &App, slot: ExportSlot, sections: Vec<ExportSection>) -> ApiResult<Response> {
     let sections = Arc::new(sections);
     let (first, place) =
@@ -144,13 +146,13 @@ pub async fn answer(app: &App, slot: ExportSlot, sections: Vec<ExportSection>) -
 type Limiter =
     RateLimiter<UserId, DashMapStateStore<UserId>, LimiterClock, NoOpMiddleware<governor::nanos::Nanos>>;
 
-/// Running exports on this node, and the allowance per user.
+/// Running exports on this node, and the daily allowance of each user.
 pub(crate) struct Exports {
     running: Arc<Mutex<HashSet<UserId>>>,
     limiter: Option<Limiter>,
 }
 
-/// Permission for one export, released on drop.
+/// Permission to run one export of a user. The user can start another export after it is dropped.
 pub struct ExportSlot {
     running: Arc<Mutex<HashSet<UserId>>>,
     user: UserId,
@@ -163,7 +165,8 @@ impl Drop for ExportSlot {
 }
 
 impl Exports {
-    /// Allows `per_day` exports per user, which may be consecutive; 0 means no limit.
+    /// Creates a limit of `per_day` exports per user; 0 means no limit. The exports may follow each other
+    /// immediately.
     pub fn new(per_day: u32, clock: Arc<dyn Clock>) -> Self {
         let quota = NonZeroU32::new(per_day)
             .and_then(|per_day| Some(Quota::with_period(hours(24) / per_day.get())?.allow_burst(per_day)));
@@ -197,8 +200,8 @@ impl App {
     /// Starts an export of `user`.
     ///
     /// # Errors
-    /// Returns 409 `export_running` if another one of the user is running, and 429 if the user has used the
-    /// daily allowance.
+    /// Returns 409 `export_running` if another export of the user is running, and 429 if the user has used up
+    /// the daily allowance.
     pub fn begin_export(&self, user: UserId) -> ApiResult<ExportSlot> {
         Ok(self.exports.begin(user, !self.are_limits_disabled())?)
     }

@@ -1,6 +1,7 @@
-//! Facts of the server for administrators: build, configuration, secrets, schema and counts of modules.
+//! Facts about the server for administrators: build, configuration, secrets, database schema and counts of
+//! the modules.
 //!
-//! They contain neither secrets nor personal data.
+//! Facts contain neither secrets nor personal data.
 
 use axum::extract::State;
 use kith_jobs::JOBS_MIGRATIONS;
@@ -15,11 +16,11 @@ use crate::jobs::MAINTENANCE_FACT;
 use crate::telemetry::machine;
 use crate::{ApiResult, App, Fact, Json, Routes, observed_time, purge, store_problem};
 
-/// Number of links of the audit chain that a request recomputes, counted from the newest; `kith audit verify`
-/// recomputes all.
+/// Number of links of the audit chain that one request recomputes, newest first. `kith audit verify`
+/// recomputes all links.
 const MAX_RECOMPUTED_LINKS: i64 = 20_000;
 
-/// Facts of the platform module: event positions, stored API keys, maintenance, observed time and purges.
+/// Facts of the platform: event positions, stored API keys, maintenance, observed time and purges.
 pub(crate) const PLATFORM_FACTS: &[Fact] = &[
     Fact { name: "events.positions", read: |q, _| Ok(json!(q.positions()?)) },
     api_keys::STORED_KEYS_FACT,
@@ -69,8 +70,8 @@ async fn gather(app: &App, ctx: &Ctx) -> Result<Value, Error> {
     }))
 }
 
-/// Recomputes the newest links of the audit chain, and compares the chain with the head remembered on this
-/// node.
+/// Recomputes the newest links of the audit chain. Also compares the chain with the head that is stored on
+/// this node.
 async fn audit_chain(app: &App) -> Result<Value, Error> {
     let mut chain = json!(app.db.audit_tail(MAX_RECOMPUTED_LINKS).await?);
     if let Err(HeadError::Store(error)) = app.audit_head.compare_and_remember(&app.db).await {
@@ -115,7 +116,7 @@ fn migrations(app: &App) -> Vec<ModuleMigrations> {
 async fn module_facts(app: &App, ctx: &Ctx) -> Result<Map<String, Value>, Error> {
     let facts: Vec<Fact> = app.modules.iter().flat_map(|module| module.facts).copied().collect();
     let ctx = ctx.refreshed();
-    // These queries count whole tables, so they run on the lane for long reads.
+    // These queries count the rows of whole tables, so they use the database connections for long reads.
     app.db.export(move |q| read(q, &facts, &ctx)).await
 }
 

@@ -1,17 +1,19 @@
-//! Bounded queue that is fair between keys: a key with many items delays itself, not others.
+//! Bounded queue that is fair between keys. A key with many items delays its own items, but not those of
+//! other keys.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Sending end. Keys are served in turn, the items of each key in order. Clones share the queue; after the
-/// last one is dropped, [`FairQueueReceiver`] ends.
+/// Sending end of the queue. The queue returns one item of each key in turn; the items of a key stay in
+/// order. Clones share the queue. When the last clone is dropped, [`FairQueueReceiver`] returns the remaining
+/// items and then ends.
 pub(crate) struct FairQueue<K, T>(Arc<QueueState<K, T>>);
 
-/// Receiving end, from which threads take items. Clones share the queue.
+/// Receiving end of the queue, from which threads take items. Clones share the queue.
 pub(crate) struct FairQueueReceiver<K, T>(Arc<QueueState<K, T>>);
 
-/// Error for an item that does not fit into the queue.
+/// Error that the queue is full and the new item was dropped.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct QueueFull;
 
@@ -23,7 +25,7 @@ struct QueueState<K, T> {
 
 struct State<K, T> {
     items: HashMap<K, VecDeque<T>>,
-    /// Keys with items, in the order in which they are served.
+    /// Keys that have items, in the order in which their next items are returned.
     turns: VecDeque<K>,
     len: usize,
     senders: usize,
@@ -43,11 +45,11 @@ impl<K, T> QueueState<K, T> {
 }
 
 impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
-    /// Adds an item. If the queue is full, the newest item of the key with the most items is dropped.
+    /// Adds an item. If the queue is full, drops the newest item of the key that has the most items.
     ///
     /// # Errors
-    /// Returns [`QueueFull`] if the queue is full and no key has at least two items more than `key`. The new
-    /// item is dropped.
+    /// Returns [`QueueFull`] and drops the new item if the queue is full and no key has at least two items
+    /// more than `key`.
     pub fn push(&self, key: K, item: T) -> Result<(), QueueFull> {
         let mut state = self.0.state();
         let dropped =
@@ -61,7 +63,8 @@ impl<K: Clone + Eq + Hash, T> FairQueue<K, T> {
         }
         drop(state);
         self.0.item_added.notify_one();
-        // Dropped outside the lock, because that wakes its owner.
+        // The item is dropped after the lock is released, because this wakes the task that waits for the
+        // item.
         drop(dropped);
         Ok(())
     }
@@ -76,7 +79,7 @@ impl<K: Clone + Eq + Hash, T> State<K, T> {
     fn make_room(&mut self, key: &K) -> Option<T> {
         let own = self.items.get(key).map_or(0, VecDeque::len);
         let (_, longest) = self.items.iter_mut().max_by_key(|(_, items)| items.len())?;
-        // With a smaller difference, two keys would evict each other's items in turn.
+        // If a difference of one were enough, two keys would evict each other's items in turn.
         if longest.len() < own + 2 {
             return None;
         }
@@ -99,12 +102,12 @@ impl<K: Clone + Eq + Hash, T> State<K, T> {
 }
 
 impl<K: Clone + Eq + Hash, T> FairQueueReceiver<K, T> {
-    /// Returns the next item if there is one.
+    /// Returns the next item, or `None` if the queue is empty. Does not wait.
     pub fn try_take(&self) -> Option<T> {
         self.0.state().take()
     }
 
-    /// Waits for the next item. Returns `None` once all senders are dropped.
+    /// Waits for the next item. Returns `None` if the queue is empty and all senders are dropped.
     pub fn take(&self) -> Option<T> {
         let mut state = self.0.state();
         loop {

@@ -1,5 +1,5 @@
-//! Properties that must hold for all input from the network and from configuration files. Called by the fuzz
-//! targets in the folder `fuzz`, and with their seeds by a test. Not part of release builds.
+//! Properties that must hold for all input from the network and from configuration files. The fuzz targets in
+//! the folder `fuzz` check them, and a test checks them on the seed files. Not part of release builds.
 
 pub use kith_kernel::fuzzing::{Target, run_on_seeds};
 

@@ -1,5 +1,5 @@
-//! Connects modules to the job engine: background work is a job of a kind that the module declares, and
-//! recurring work a declared schedule.
+//! Connects modules to the job engine. Background work is a job whose kind a module declares; recurring work
+//! is a schedule that a module declares.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -15,16 +15,17 @@ use serde_json::{Value, json};
 
 use crate::{App, Fact, Module};
 
-/// Error of a maintenance job, for the log.
+/// Error of a maintenance job. It is written to the log.
 pub type MaintenanceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Queue of the modules' maintenance jobs.
 pub const MAINTENANCE: &str = "maintenance";
 
-/// Maximum time to wait for jobs that run elsewhere.
+/// Maximum time to wait for jobs that other workers run.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Fact about the maintenance schedules: the last run, and the failures within a day.
+/// Fact for administrators about the maintenance schedules: the latest run of each, and the number of
+/// failures within a day.
 pub(crate) const MAINTENANCE_FACT: Fact = Fact { name: "jobs.maintenance", read: read_maintenance };
 
 /// Future of a job attempt.
@@ -33,11 +34,11 @@ pub type AttemptFuture = Pin<Box<dyn Future<Output = Result<JobOutput, JobError>
 /// Future of a maintenance run.
 pub type MaintenanceFuture = Pin<Box<dyn Future<Output = Result<(), MaintenanceError>> + Send>>;
 
-/// Job kind that a module handles. A job can be run again after it has completed, so handlers must be
+/// Job kind that a module handles. A job can run again even after it has completed, so handlers must be
 /// idempotent.
 #[derive(Clone, Copy, Debug)]
 pub struct ModuleJob {
-    /// Unique kind: the module's name, a dot, and the purpose.
+    /// Unique name of the kind: the name of the module, a dot, and the purpose.
     pub kind: &'static str,
     /// Queue of such jobs.
     pub queue: &'static str,
@@ -46,9 +47,9 @@ pub struct ModuleJob {
 
 #[derive(Clone, Copy, Debug)]
 enum Work {
-    /// Determines by itself what is due.
+    /// Job without input, which determines itself what is due.
     Maintenance(fn(App) -> MaintenanceFuture),
-    /// Depends on the job's payload.
+    /// Job whose work depends on its payload.
     Job(fn(App, AttemptContext) -> AttemptFuture),
 }
 
@@ -62,7 +63,7 @@ impl ModuleJob {
         Self { kind, queue, work: Work::Job(run) }
     }
 
-    /// Creates a maintenance job, which a schedule runs. `run` determines what is due.
+    /// Creates the kind of a maintenance job, which a schedule runs. `run` determines what is due.
     pub const fn maintenance(kind: &'static str, run: fn(App) -> MaintenanceFuture) -> Self {
         Self { kind, queue: MAINTENANCE, work: Work::Maintenance(run) }
     }
@@ -79,8 +80,8 @@ impl ModuleJob {
     }
 }
 
-/// Queues and job kinds that the modules of this build declare. Other programs cannot use them directly, only
-/// through the operations of the modules.
+/// Queues and job kinds that the modules of this build declare. Other programs cannot use them directly, but
+/// only through the operations of the modules.
 #[derive(Clone, Copy, Debug)]
 pub struct ReservedJobs(&'static [&'static Module]);
 
@@ -120,7 +121,7 @@ impl App {
         queues
     }
 
-    /// Synchronizes the schedules in the database with those that the modules of this build declare.
+    /// Updates the schedules in the database so that they match those that the modules of this build declare.
     ///
     /// # Errors
     /// Returns the store's error if the database fails.
@@ -146,11 +147,11 @@ impl App {
         Workers::start(&self.jobs, self.job_handlers(), options).await
     }
 
-    /// Runs the due schedules, jobs and consumers of the modules, and those that they cause, until none is
-    /// due. Returns the number of job attempts.
+    /// Runs the schedules, jobs and consumers of the modules that are due, and further work that this makes
+    /// due, until nothing is due. Returns the number of job attempts.
     ///
     /// # Errors
-    /// Returns the store's error if the database fails, or if jobs that run elsewhere do not end within a
+    /// Returns the store's error if the database fails, or if jobs that other workers run do not end within a
     /// minute.
     pub async fn run_due(&self) -> Result<usize, Error> {
         let mut attempts = 0;
@@ -185,7 +186,7 @@ impl App {
         in_time.unwrap_or_else(|_| Err(Error::unavailable("timed out waiting for jobs of other workers")))
     }
 
-    /// Runs all maintenance jobs of the modules now, whether they are due or not.
+    /// Runs all maintenance jobs of the modules now, even if they are not due.
     ///
     /// # Errors
     /// Returns the first error of a maintenance job, or of the database.

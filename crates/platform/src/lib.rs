@@ -1,7 +1,7 @@
-//! Platform crate, on which all features are built: configuration, HTTP, authentication, passwords, logs,
-//! metrics, health.
+//! Parts of the server that all features need: configuration, HTTP, authentication, passwords, logs, metrics
+//! and health checks.
 //!
-//! The crate depends on no feature module, and contains SQL only for its own tables.
+//! The crate depends on no feature module, and contains SQL statements only for its own tables.
 
 extern crate self as kith_platform;
 

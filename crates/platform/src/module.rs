@@ -1,6 +1,7 @@
 //! Modules: the interface of a feature to the rest of the server, as plain data in one list.
 
 use std::fmt;
+//! Modules: each describes a feature of the server as plain data.
 
 use kith_jobs::schedules::DeclaredSchedule;
 use kith_kernel::{Ctx, ProblemCode, UserId};
@@ -16,47 +17,48 @@ use crate::jobs::ModuleJob;
 /// Handlers with their OpenAPI documentation. Undocumented handlers cannot be registered.
 pub type Routes = utoipa_axum::router::OpenApiRouter<App>;
 
-/// Feature of the server.
+/// Feature of the server, described for the rest of the server.
 #[derive(Debug)]
 pub struct Module {
     /// Name, such as `bonds`.
     pub name: &'static str,
-    /// Names of the modules that it depends on. They must be served together with it.
+    /// Names of the modules that this module depends on. They must be served together with it.
     pub depends_on: &'static [&'static str],
-    /// Groups of its operations in the API reference. The first is that of operations that
-    /// [`tagged`](crate::tagged) put in no other.
+    /// Groups of the module's operations in the API reference. Operations that are not assigned to a group
+    /// with [`tagged`](crate::tagged) belong to the first group.
     pub tags: &'static [Tag],
-    /// Returns its handlers.
+    /// Returns the handlers of the module.
     pub routes: fn() -> Routes,
     /// Rate limits of its own routes, which [`rate_limited`](crate::rate_limited) applies.
     pub rate_classes: &'static [RateClass],
-    /// Sections of the configuration that it owns: [`ConfigSection::of`] its settings.
+    /// Sections of the configuration that belong to the module. [`ConfigSection::of`] creates them from the
+    /// settings.
     pub config: &'static [ConfigSection],
-    /// Migrations of its tables, in the order of versions.
+    /// Migrations of the module's tables, in the order of their versions.
     pub migrations: &'static [Migration],
-    /// Problems that it returns, besides the general ones.
+    /// Problems that the module's operations return, besides the general ones.
     pub problems: &'static [&'static ProblemCode],
-    /// Kinds of events that it emits.
+    /// Kinds of events that the module emits.
     pub events: &'static [&'static str],
-    /// Consumers of events of this and other modules.
+    /// Consumers of events, of this module and of other modules.
     pub consumers: &'static [ModuleConsumer],
-    /// Reads of users' access, if this module owns accounts.
+    /// Functions that read the access of users, if this module owns accounts.
     pub access: Option<AccessSource>,
-    /// Personal data that it stores.
+    /// Personal data that the module stores, if any.
     pub personal: Option<PersonalData>,
-    /// Hook that runs in the transaction of a new block, with both users locked. Ends or withholds what the
-    /// module stores between them, such as a bond or pending requests.
+    /// Hook that runs in the transaction of a new block, with both users locked. It ends or hides what the
+    /// module stores between the two users, such as a bond or pending requests.
     pub on_block: Option<BlockHook>,
-    /// Hook that runs, with both users locked, when the last block between two users is removed. Releases
-    /// what [`Module::on_block`] withheld. The first user is the one who removed the block.
+    /// Hook that runs when the last block between two users is removed, with both users locked. It restores
+    /// what [`Module::on_block`] has hidden. The first user is the one who removed the block.
     pub on_unblock: Option<BlockHook>,
-    /// Job kinds that it handles.
+    /// Job kinds that the module handles.
     pub jobs: &'static [ModuleJob],
-    /// Schedules of its recurring jobs.
+    /// Schedules of the module's recurring jobs.
     pub schedules: &'static [DeclaredSchedule],
     /// Facts for administrators.
     pub facts: &'static [Fact],
-    /// Columns with sealed values.
+    /// Columns that contain encrypted values.
     pub sealed: &'static [SealedColumn],
 }
 
@@ -109,27 +111,28 @@ impl fmt::Debug for RateClass {
 /// Group of operations in the API reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag {
-    /// Heading, a word or two.
+    /// Heading of one or two words.
     pub name: &'static str,
-    /// One sentence about its operations.
+    /// One sentence about the operations of the group.
     pub description: &'static str,
 }
 
-/// Column whose values are sealed under the deployment's secret, created by
-/// [`sealed_column!`](crate::sealed_column). `kith keys reseal` re-encrypts them.
+/// Column whose values are encrypted with the deployment's secret. Created with
+/// [`sealed_column!`](crate::sealed_column). `kith keys reseal` re-encrypts the values.
 #[derive(Clone, Copy, Debug)]
 pub struct SealedColumn {
-    /// Column, as `table.column`.
+    /// Name of the column, as `table.column`.
     pub name: &'static str,
-    /// SQL that lists up to `$2` ids and values with an id greater than `$1`, in the order of ids.
+    /// SQL statement that lists up to `$2` ids with their values, in the order of ids, starting after the id
+    /// `$1`.
     pub list: &'static str,
-    /// SQL that sets the value of row `$1` to `$3` if it is still `$2`.
+    /// SQL statement that sets the value of the row with id `$1` to `$3`, if the value is still `$2`.
     pub update: &'static str,
-    /// Prefix of the id in the name under which a value is sealed.
+    /// Prefix of the name with which a value is encrypted. The id of the row follows the prefix.
     pub name_prefix: &'static str,
 }
 
-/// Creates a [`SealedColumn`] for a table with a text primary key `id`. NULL values are skipped.
+/// Creates a [`SealedColumn`] for a table with the text primary key `id`. NULL values are skipped.
 #[macro_export]
 macro_rules! sealed_column {
     ($table:literal, $column:literal, $name_prefix:literal) => {
@@ -158,47 +161,49 @@ macro_rules! sealed_column {
     };
 }
 
-/// Count or list for administrators and `kith verify`. Must not contain personal data.
+/// Count or list for administrators and for `kith verify`. It must not contain personal data.
 #[derive(Clone, Copy, Debug)]
 pub struct Fact {
     /// Name, such as `bonds.users_with_several_bonds`.
     pub name: &'static str,
-    /// Reads the value.
+    /// Function that reads the value.
     pub read: fn(&Query<'_>, &Ctx) -> Result<serde_json::Value, Error>,
 }
 
-/// Hook of a block. Arguments: transaction, context, blocker, blocked user.
+/// Hook that runs when a user blocks or unblocks another. Arguments: transaction, context, acting user, other
+/// user.
 pub type BlockHook = fn(&Tx<'_>, &Ctx, UserId, UserId) -> Result<(), Error>;
 
-/// Number of rows by kind.
+/// Number of rows of each kind.
 pub type Counts = Vec<(&'static str, i64)>;
 
-/// Part of a module's export of personal data.
+/// Part of a module's data in the export of a user.
 #[derive(Clone, Copy, Debug)]
 pub enum ExportPart {
     /// Fixed text between other parts.
     Text(&'static str),
     /// Single value, of a few megabytes at most.
     Value(fn(&Query<'_>, UserId) -> Result<serde_json::Value, Error>),
-    /// Text in pieces. The last argument is the cursor of the previous piece.
+    /// Text that is read in pieces. The last argument is the cursor that the previous piece returned.
     Pieces(fn(&Query<'_>, UserId, Option<&str>) -> Result<ExportPiece, Error>),
 }
 
-/// Personal data that a module stores, with the hooks of its lifecycle.
+/// Personal data that a module stores, with functions for its export, count and purge and for account
+/// deletion.
 #[derive(Clone, Copy, Debug)]
 pub struct PersonalData {
     /// Hook that runs in the transaction in which a user deletes their account.
     pub on_account_deletion: fn(&Tx<'_>, &Ctx, UserId) -> Result<(), Error>,
-    /// Parts of the user's own export, which together form one JSON value.
+    /// Parts of the export for the user. Together they form one JSON value.
     pub export: &'static [ExportPart],
-    /// Counts the rows, by kind, that a purge would delete or empty.
+    /// Counts the rows that a purge would delete or empty, by kind.
     pub count: fn(&Query<'_>, UserId) -> Result<Counts, Error>,
-    /// Deletes the data for good.
+    /// Deletes the data of the user permanently.
     pub purge: fn(&Tx<'_>, UserId) -> Result<(), Error>,
 }
 
 impl Module {
-    /// Creates an empty module: `Module { routes, ..Module::named("posts") }`.
+    /// Creates a module without content. Use it for defaults: `Module { routes, ..Module::named("posts") }`.
     pub const fn named(name: &'static str) -> Self {
         Self {
             name,

@@ -1,6 +1,6 @@
-//! Observed time: elapsed time for irreversible actions, such as grace periods before a purge. It grows by
-//! the monotonic time of running processes, is stored in the database, and does not follow jumps of the wall
-//! clock.
+//! Observed time: elapsed time for irreversible actions, such as the grace period before a purge. It grows
+//! with the monotonic time of running processes, and is stored in the database. Jumps of the wall clock do
+//! not affect it.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::{App, Fact};
 
 /// Interval at which each process updates the observed time.
 const INTERVAL: Duration = minutes(1);
-/// Maximum deviation of the wall clock from monotonic time between two updates. A larger one is a jump.
+/// Maximum difference between the wall clock and monotonic time between two updates. A larger difference is a
+/// jump.
 const MAX_DEVIATION: Duration = minutes(5);
-/// Maximum time without a running process that is credited at once.
+/// Maximum time without a running process that is added to the observed time immediately.
 const MAX_CREDITED_GAP: Duration = hours(1);
-/// After a longer time without a running process, the time for which the wall clock must be steady until the
-/// gap is credited.
+/// Time for which the wall clock must not jump before a longer time without a running process is added.
 const STEADY_PERIOD: Duration = days(1);
 
-/// Fact: observed time, and the time not credited yet.
+/// Fact for administrators: the observed time, and the time that is not added to it yet.
 pub(crate) const FACT: Fact = Fact {
     name: "clock.observed",
     read: |q, _| {
@@ -33,7 +33,7 @@ pub(crate) const FACT: Fact = Fact {
     },
 };
 
-/// Last update by this process.
+/// Latest update of the observed time by this process.
 #[derive(Debug, Default)]
 pub struct ObservedTime(Mutex<Option<ClockUpdate>>);
 
@@ -44,7 +44,7 @@ struct ClockUpdate {
     elapsed_ms: i64,
 }
 
-/// Row of the database.
+/// Observed time as stored in the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Observed {
     elapsed_ms: i64,
@@ -54,8 +54,8 @@ struct Observed {
 }
 
 impl Observed {
-    /// Returns the row after an update at `wall`, and the jump of the wall clock in milliseconds if there was
-    /// one. `monotonic` is the monotonic time of this process, and `last` its previous update.
+    /// Returns the row after an update at `wall`. Also returns the jump of the wall clock in milliseconds, if
+    /// there was one. `monotonic` is the monotonic time of this process, and `last` is its previous update.
     fn next(
         kept: Option<Self>,
         last: Option<ClockUpdate>,
@@ -76,7 +76,8 @@ impl Observed {
                 gap if gap < -jump => jumped = Some(gap),
                 gap if gap <= short => next.elapsed_ms += gap.max(0),
                 gap => {
-                    // A gap of more than a day needs a steady day of its own.
+                    // A gap of more than a day is added only after a day without jumps that begins after the
+                    // gap.
                     if next.uncredited_ms == 0 || gap > steady {
                         next.uncredited_since_ms = next.elapsed_ms;
                     }
@@ -99,7 +100,7 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Updates and returns the observed time: milliseconds since the database was first served.
+/// Updates and returns the observed time, in milliseconds since a server first used the database.
 ///
 /// # Errors
 /// Returns the store's error if the database fails.
@@ -125,7 +126,7 @@ fn last_update(app: &App) -> std::sync::MutexGuard<'_, Option<ClockUpdate>> {
     app.observed_time.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Updates the observed time now, then every minute until the server stops.
+/// Updates the observed time now, and then every minute until the server stops.
 ///
 /// # Errors
 /// Returns the store's error if the database fails.
@@ -172,7 +173,7 @@ mod tests {
 
     const START: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 
-    /// Sequence of processes that observe a wall clock which can jump.
+    /// Processes that run one after the other and observe a wall clock, which can jump.
     struct SimulatedProcesses {
         kept: Option<Observed>,
         last: Option<ClockUpdate>,
@@ -195,7 +196,7 @@ mod tests {
             jumped
         }
 
-        /// Runs for `time`, with an update every minute.
+        /// Simulates a running process for `time`, with an update every minute.
         fn run(&mut self, time: Duration) -> Option<i64> {
             let mut jumped = None;
             for _ in 0..time.as_secs() / 60 {
@@ -206,7 +207,7 @@ mod tests {
             jumped
         }
 
-        /// Lets `time` pass without a running process.
+        /// Simulates `time` without a running process.
         fn pause(&mut self, time: Duration) {
             self.wall = self.wall + time;
             self.last = None;
@@ -237,13 +238,13 @@ mod tests {
         world.wall = world.wall - days(40);
         assert_eq!(world.run(minutes(1)), Some(-millis(days(40))));
         assert_eq!(world.elapsed(), hours(1) + minutes(2));
-        // Small corrections are not jumps.
+        // A small correction of the clock is not a jump.
         world.wall = world.wall + minutes(4);
         assert_eq!(world.run(minutes(1)), None);
     }
 
     #[test]
-    fn long_gap_is_credited_after_a_steady_day() {
+    fn long_gap_is_credited_after_a_day_without_jumps() {
         let mut world = SimulatedProcesses::new();
         world.pause(days(10));
         world.run(days(1) - minutes(1));
@@ -263,11 +264,12 @@ mod tests {
     }
 
     #[test]
-    fn each_long_gap_needs_its_own_steady_day() {
+    fn each_long_gap_requires_a_day_without_jumps() {
         let mut world = SimulatedProcesses::new();
         world.pause(hours(2));
         world.run(days(1) - minutes(1));
-        // A day after the first pause, the clock appears to be ahead when the process starts.
+        // A day after the first pause, the process starts with a clock that is 40 days ahead. The clock may
+        // be wrong, so neither pause is added yet.
         world.pause(days(40));
         world.run(minutes(1));
         assert_eq!(world.elapsed(), days(1));
@@ -282,13 +284,13 @@ mod tests {
     #[test]
     fn gap_from_wrong_clock_is_never_credited() {
         let mut world = SimulatedProcesses::new();
-        // The clock is wrong when the process starts, and corrected while it runs.
+        // The clock is wrong when the process starts, and is corrected while the process runs.
         world.pause(days(40));
         world.run(hours(2));
         world.wall = world.wall - days(40);
         world.run(days(2));
         assert_eq!(world.elapsed(), days(2) + hours(2));
-        // The clock is corrected between two starts.
+        // The clock is corrected between the end of one process and the start of the next.
         world.pause(days(40));
         world.run(hours(2));
         world.wall = world.wall - days(40);
@@ -298,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_processes_do_not_add_up() {
+    fn concurrent_processes_do_not_count_time_twice() {
         let mut world = SimulatedProcesses::new();
         let mut other = SimulatedProcesses { last: None, ..SimulatedProcesses::new() };
         for _ in 0..60 {

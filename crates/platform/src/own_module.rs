@@ -1,4 +1,4 @@
-//! The module that the platform itself is.
+//! Module of the platform itself.
 
 use kith_jobs::schedules::DeclaredSchedule;
 use kith_kernel::{days, problems};
@@ -10,7 +10,8 @@ use crate::jobs::{MaintenanceError, ModuleJob};
 use crate::module::{Module, Routes, SealedColumn};
 use crate::{App, audit, auth, consumers, docs, facts, health, idempotency, sealed_column, telemetry};
 
-/// Keys of the audit chain, which are named by id and first link (`kith_store::audit_key_name`).
+/// Encrypted keys of the audit chain. A key is identified by its id and first link
+/// (`kith_store::audit_key_name`).
 const SEALED_AUDIT_KEYS: SealedColumn = SealedColumn {
     name: "audit_keys.sealed",
     list: "SELECT CAST(id AS TEXT) || ':' || CAST(first_link AS TEXT), sealed FROM audit_keys
@@ -21,9 +22,10 @@ const SEALED_AUDIT_KEYS: SealedColumn = SealedColumn {
     name_prefix: "audit-key:",
 };
 
-/// Maximum number of transactions per kind of data in one run of [`tidy`]. The rest is left for the next run.
+/// Maximum number of transactions for each kind of data in one run of [`tidy`]. The next run removes the
+/// rest.
 const TIDY_BATCHES: usize = 100;
-/// Maximum number of events removed per transaction.
+/// Maximum number of events that one transaction removes.
 const EVENTS_AT_ONCE: i64 = 500;
 
 /// Module of the platform itself: health, metrics, OpenAPI document, signing keys, API keys and audit log.
@@ -54,7 +56,7 @@ fn routes() -> Routes {
     about_itself.merge(auth::routes()).merge(audit::routes()).merge(facts::routes())
 }
 
-/// Removes expired responses under idempotency keys, unused consumer cursors and old events.
+/// Removes expired responses of idempotency keys, cursors of undeclared consumers, and old events.
 async fn tidy(app: App) -> Result<(), MaintenanceError> {
     let ctx = app.system_ctx("maintenance");
     for _ in 0..TIDY_BATCHES {

@@ -1,6 +1,6 @@
-//! Guarded purges, which delete data for good. Due items first wait for a grace period in observed time, then
-//! purged in bounded batches, the longest due first, after a manifest was written to disk. Items that one
-//! user makes due do not stop the purge of others.
+//! Guarded purges, which delete data permanently. A due item is first kept for a grace period, measured in
+//! observed time. Then a manifest is written to disk, and the items are purged in limited batches, longest
+//! overdue first. Items that one user makes due do not stop the purge of other users' items.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -14,10 +14,11 @@ use serde_json::{Value, json};
 
 use crate::{App, Fact, MaintenanceError, observed_time};
 
-/// Folder of manifests in the data folder. Kept with the backups, so that a restore can repeat the purges.
+/// Folder of the manifests in the data folder. Keep it with the backups, so that the purges can be repeated
+/// after a restore.
 const FOLDER: &str = "purges";
 
-/// Fact: the result of the last run of each guarded purge.
+/// Fact for administrators: the result of the latest run of each guarded purge.
 pub(crate) const FACT: Fact = Fact {
     name: "purges",
     read: |q, _| {
@@ -32,11 +33,11 @@ pub(crate) const FACT: Fact = Fact {
     },
 };
 
-/// Run of a guarded purge.
+/// One run of a guarded purge.
 #[derive(Clone, Copy, Debug)]
 pub struct PurgeRun {
     name: &'static str,
-    /// Wall clock time.
+    /// Wall clock time at the start of the run.
     pub now: Timestamp,
     /// Observed time in milliseconds. A grace period ends when the observed time has grown by its length.
     pub elapsed_ms: i64,
@@ -47,15 +48,15 @@ pub struct PurgeRun {
 /// Result of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PurgeOutcome {
-    /// Number of due items left for the next run.
+    /// Number of due items that remain for the next run.
     pub backlog: i64,
     /// Reason why some due items were not purged.
     pub fault: Option<String>,
 }
 
 impl PurgeRun {
-    /// Starts a run of the purge `name`. `mark` runs in the same transaction; it records, in observed time,
-    /// when the grace period ends for items whose grace period starts in this run.
+    /// Starts a run of the purge `name`. `mark` runs in the same transaction. It must record, in observed
+    /// time, when the grace period ends of items that have newly become due.
     ///
     /// # Errors
     /// Returns the store's error if the database fails.
@@ -80,7 +81,7 @@ impl PurgeRun {
         .await
     }
 
-    /// Records the outcome. Logs and counts a delayed purge if anything is left.
+    /// Records the outcome. If due items remain or there was a fault, logs this and counts a delayed purge.
     ///
     /// # Errors
     /// Returns the store's error if the database fails.
@@ -103,16 +104,18 @@ impl PurgeRun {
     }
 }
 
-/// Returns the first outcome of a last run that left due items or had a fault.
+/// Returns the outcome of a purge whose latest run left due items or had a fault. If there are several such
+/// purges, returns that of the first by name.
 pub(crate) fn find_delayed(q: &Query<'_>) -> Result<Option<PurgeOutcome>, Error> {
     let sql = "SELECT backlog, fault FROM purge_runs WHERE backlog > 0 OR fault IS NOT NULL ORDER BY name";
     q.one(sql, &[], |row| Ok(PurgeOutcome { backlog: row.get(0)?, fault: row.get(1)? }))
 }
 
-/// Writes the manifest of a purge durably to disk, before the purge, and returns its text.
+/// Writes the manifest of a purge to disk and returns its text. Call it before the purge. The file is synced
+/// to disk when the function returns.
 ///
 /// # Errors
-/// Returns an error if the manifest cannot be written; nothing may be purged then.
+/// Returns an error if the manifest cannot be written. In this case, nothing may be purged.
 pub async fn write_manifest(
     app: &App,
     name: &str,

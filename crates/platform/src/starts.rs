@@ -1,4 +1,4 @@
-//! Records starts and regular stops of servers in the database, to count restarts and crashes.
+//! Records in the database when servers start and stop cleanly, so that restarts and crashes can be counted.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,8 +19,8 @@ pub struct ServerStart {
 }
 
 impl ServerStart {
-    /// Records that `app` serves at `addr`. An earlier server on this host and address that did not record
-    /// its stop is marked as unclean.
+    /// Records that `app` serves at `addr`. Marks earlier servers on the same host and address as unclean if
+    /// they did not record their stop.
     ///
     /// # Errors
     /// Returns the store's error if the database fails.
@@ -33,7 +33,7 @@ impl ServerStart {
         Ok(started)
     }
 
-    /// Records a regular stop.
+    /// Records that the server has stopped cleanly.
     ///
     /// # Errors
     /// Returns the store's error if the database fails.
@@ -52,7 +52,7 @@ fn begin(tx: &Tx<'_>, now: Timestamp, id: &str, address: &str) -> Result<(), Err
     tx.exec(insert, params![id, address, now]).map(drop)
 }
 
-/// Counts the starts within the last 24 hours, and those among them that did not stop cleanly.
+/// Counts the servers that started within the last 24 hours, and those among them that did not stop cleanly.
 pub(crate) fn recent(now: Timestamp) -> impl Fn(&Query<'_>) -> Result<Value, Error> {
     move |q| {
         let sql = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN is_unclean THEN 1 ELSE 0 END), 0)

@@ -1,5 +1,5 @@
-//! Servers for the tests of this crate: the platform and a module of probe endpoints, on SQLite, with a
-//! manual clock.
+//! Servers for the tests of this crate. They consist of the platform and a module of test endpoints, on
+//! SQLite, with a manual clock.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ use crate::{App, ClientAddress, Json, MODULE, Module, PathId, Program, Routes, S
 static PROBES: Module = Module { routes: probes, rate_classes: &[SLOW], ..Module::named("probes") };
 static MODULES: &[&Module] = &[&MODULE, &PROBES];
 
-/// Returns the platform, the probes and `module`.
+/// Returns the platform, the module of test endpoints, and `module`.
 pub fn with_module(module: &'static Module) -> &'static [&'static Module] {
     Box::leak(Box::new([&MODULE, &PROBES, module]))
 }
@@ -117,7 +117,7 @@ async fn peer(client: ClientAddress) -> String {
     client.ip().to_string()
 }
 
-/// Size of the response of `/much` in bytes. Exceeds what a socket buffers.
+/// Size of the response of `/much` in bytes. It is larger than the buffers of a socket.
 pub const LARGE_BODY_BYTES: usize = 32 * 1024 * 1024;
 
 #[utoipa::path(get, path = "/much", responses((status = 200, body = String)))]
@@ -125,8 +125,8 @@ async fn large() -> String {
     "x".repeat(LARGE_BODY_BYTES)
 }
 
-/// Pause of [`trickle`] between two chunks. Longer than the idle timeout of connections in the tests that use
-/// it.
+/// Pause between two chunks of [`trickle`]. It is longer than the idle timeout of connections in the tests
+/// that use it.
 const TRICKLE_PAUSE: Duration = Duration::from_millis(1_500);
 
 #[utoipa::path(get, path = "/trickle", responses((status = 200, body = String)))]
@@ -145,7 +145,7 @@ async fn endless() -> Body {
     Body::from_stream(stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from(vec![b'x'; 64 * 1024]))))
 }
 
-/// Returns a JSON array large enough to be compressed.
+/// Returns a JSON array that is large enough to be compressed.
 fn large_json() -> Json<Vec<&'static str>> {
     Json(vec!["a line like many others"; 200])
 }
@@ -180,7 +180,7 @@ async fn moved() -> Redirect {
     Redirect::permanent("/page")
 }
 
-/// Running server with its database.
+/// Running server with its own database.
 pub struct TestServer {
     pub app: App,
     pub addr: SocketAddr,
@@ -190,12 +190,12 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// Starts a server with the probes. `change` adjusts its configuration.
+    /// Starts a server with the test endpoints. `change` changes its configuration.
     pub async fn start(change: impl FnOnce(&mut Config)) -> Self {
         Self::start_with(MODULES, change).await
     }
 
-    /// Starts a server with `modules`. `change` adjusts its configuration.
+    /// Starts a server with `modules`. `change` changes its configuration.
     pub async fn start_with(modules: &'static [&'static Module], change: impl FnOnce(&mut Config)) -> Self {
         let database = TestDatabase::migrated_sqlite(migrations()).await.unwrap();
         let db = Store::open(StoreOptions { runs_twice: true, ..database.options() }).await.unwrap();
@@ -225,7 +225,7 @@ impl TestServer {
         Self { addr: server.addr(), app, server, clock, _database: database }
     }
 
-    /// Opens a connection.
+    /// Opens a connection to the server.
     pub async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.addr).await.unwrap()
     }
@@ -238,7 +238,8 @@ impl TestServer {
         read_to_end(&mut stream).await
     }
 
-    /// Returns the head and the raw body of the response to a request line with headers.
+    /// Sends a request with this request line and headers. Returns the head and the body of the response,
+    /// without decoding the body.
     pub async fn bytes(&self, line: &str, headers: &str) -> (String, Vec<u8>) {
         let mut stream = self.connect().await;
         let head = format!("{line} HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n{headers}\r\n");
@@ -250,7 +251,7 @@ impl TestServer {
         (String::from_utf8(answer).unwrap(), body)
     }
 
-    /// Returns the whole response to a request line with headers.
+    /// Sends a request with this request line and headers. Returns the whole response.
     pub async fn send_request(&self, line: &str, headers: &str) -> String {
         self.raw(&format!("{line} HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n{headers}\r\n")).await
     }
@@ -286,9 +287,9 @@ pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| line.split_once(": ").filter(|(n, _)| *n == name).map(|(_, value)| value))
 }
 
-/// Ensures that a test's own subscriber receives its log lines while other tests run. While only one
-/// subscriber exists, `tracing` caches the interest of each call site from the dispatcher of the thread that
-/// reaches it first, which may have none.
+/// Ensures that the subscriber of a test receives its log lines while other tests run. With a single
+/// subscriber, `tracing` caches whether a call site is of interest when the first thread reaches it, and that
+/// thread may have no subscriber.
 pub fn keep_second_subscriber() {
     static OTHERS: LazyLock<[Dispatch; 2]> =
         LazyLock::new(|| std::array::from_fn(|_| Dispatch::new(tracing_subscriber::registry())));

@@ -1,4 +1,4 @@
-//! Evaluation of each keyword.
+//! Evaluates each keyword against a value.
 
 use std::collections::HashSet;
 
@@ -85,7 +85,8 @@ impl<'d> Evaluation<'_, 'd, '_> {
             let verdict = self.is_valid(*node, site)?;
             self.merge(&verdict, evaluated)?;
             any |= verdict.is_valid;
-            // The remaining schemas matter only for the fields and items that they evaluate.
+            // One valid schema is enough. The remaining schemas matter only for the fields and items that
+            // they evaluate.
             if any && !self.schema.has_unevaluated {
                 break;
             }

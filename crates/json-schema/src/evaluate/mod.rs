@@ -1,5 +1,5 @@
-//! Evaluation of a value against a compiled schema. The result of a referenced schema for one value is
-//! computed once. Every step is charged to a [`Work`], and the depth is bounded.
+//! Evaluates a value against a compiled schema. The result of a referenced schema for a value is computed
+//! only once. Every step is charged to a [`Work`], and the nesting depth is bounded.
 
 mod keywords;
 
@@ -13,22 +13,24 @@ use super::schema::{Keyword, Node, NodeId, Schema};
 use super::violation::{Violation, ViolationKind};
 use super::{TooCostly, Work};
 
-/// Steps charged for an entry kept until the end, which bounds the memory.
+/// Steps charged for each stored result. Results are stored until the evaluation ends, so this bounds the
+/// memory.
 const ENTRY_STEPS: u64 = 16;
 
-/// Bounds of an evaluation.
+/// Limits of an evaluation.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Maximum depth of nested schemas; each takes a few kilobytes of stack.
+    /// Maximum depth of nested schemas. Each level uses a few kilobytes of stack.
     pub depth: usize,
     /// Maximum number of reported violations.
     pub violations: usize,
 }
 
-/// Validates `data` and returns the first violations, at most `limits.violations`; none if it is valid.
+/// Validates `data` and returns at most `limits.violations` violations. The list is empty if the value is
+/// valid.
 ///
 /// # Errors
-/// Returns [`TooCostly`] if the budget is used up.
+/// Returns [`TooCostly`] if the budget `work` is used up or the depth exceeds its limit.
 pub fn validate(
     schema: &Schema,
     data: &Value,
@@ -55,7 +57,7 @@ pub fn validate(
     Ok(if verdict.is_valid { Vec::new() } else { evaluation.explain(data) })
 }
 
-/// Collects the names of all fields as values.
+/// Collects the names of all fields as JSON strings, so that `propertyNames` can evaluate them as values.
 fn collect_names<'d>(data: &'d Value, names: &mut HashMap<&'d str, Value>) {
     match data {
         Value::Array(items) => items.iter().for_each(|item| collect_names(item, names)),
@@ -84,11 +86,11 @@ struct Evaluated<'d> {
 #[derive(Clone, Debug)]
 struct EvaluationResult<'d> {
     is_valid: bool,
-    /// `None` if the caller does not need it.
+    /// Fields and items that the schema has evaluated; `None` if the caller does not need them.
     evaluated: Option<Rc<Evaluated<'d>>>,
 }
 
-/// Path to a value, for messages.
+/// Path to a value, for the messages of violations.
 enum Path<'p> {
     Root,
     Field(&'p Self, &'p str),
@@ -117,18 +119,20 @@ struct Evaluation<'s, 'd, 'w> {
     schema: &'s Schema,
     names: &'d HashMap<&'d str, Value>,
     work: &'w mut Work,
-    /// Results of shared schemas for values, by their address; `None` while a result is being computed.
+    /// Results of schemas that are referenced more than once, by schema, address of the value, and scope.
+    /// `None` while a result is being computed.
     known: HashMap<(NodeId, usize, Scope), Option<EvaluationResult<'d>>>,
     scopes: Vec<Vec<(usize, NodeId)>>,
     entered: HashMap<(Scope, usize), Scope>,
     depth: usize,
     limits: Limits,
     violations: Vec<Violation>,
-    /// Pairs that have already been evaluated for their errors.
+    /// Schemas and values whose violations have already been reported.
     explained: HashSet<(NodeId, usize, Scope)>,
 }
 
-/// View of a keyword: the value, the scope, and the path if errors are to be reported.
+/// Value to which a keyword is applied, with the dynamic scope. `path` is `None` if violations are not
+/// reported.
 #[derive(Clone, Copy)]
 struct Site<'d, 'p> {
     data: &'d Value,
@@ -137,7 +141,7 @@ struct Site<'d, 'p> {
 }
 
 impl<'d> Evaluation<'_, 'd, '_> {
-    /// Collects the violations of an invalid value.
+    /// Evaluates an invalid value again and collects its violations.
     fn explain(&mut self, data: &'d Value) -> Vec<Violation> {
         let explained = self.apply(0, data, 0, Some(&Path::Root));
         if self.violations.is_empty() {
@@ -148,7 +152,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         std::mem::take(&mut self.violations)
     }
 
-    /// Adds a violation if they are collected. Returns false, because the value is invalid.
+    /// Adds a violation if `path` is set. Always returns false, because the value is invalid.
     fn reject(
         &mut self,
         path: Option<&Path<'_>>,
@@ -165,7 +169,7 @@ impl<'d> Evaluation<'_, 'd, '_> {
         false
     }
 
-    /// Applies a schema to a value. With a path, errors are reported.
+    /// Applies a schema to a value. Reports violations if `path` is set.
     fn apply(
         &mut self,
         id: NodeId,
@@ -233,7 +237,8 @@ impl<'d> Evaluation<'_, 'd, '_> {
         Ok(EvaluationResult { is_valid, evaluated })
     }
 
-    /// Enters a resource: for each dynamic anchor, the outermost schema in the scope takes precedence.
+    /// Returns the dynamic scope inside `resource`. For each dynamic anchor, the outermost schema takes
+    /// precedence.
     fn enter(&mut self, scope: Scope, resource: usize) -> Result<Scope, TooCostly> {
         let Some(anchors) = self.schema.dynamic_anchors.get(resource) else { return Ok(scope) };
         if anchors.is_empty() {
@@ -259,7 +264,8 @@ impl<'d> Evaluation<'_, 'd, '_> {
         Ok(inside)
     }
 
-    /// Applies a schema to the same value and merges what it has evaluated.
+    /// Applies a subschema to the same value, and adds the fields and items that the subschema has evaluated
+    /// to `evaluated`.
     fn in_place(
         &mut self,
         id: NodeId,
@@ -285,7 +291,8 @@ impl<'d> Evaluation<'_, 'd, '_> {
         Ok(())
     }
 
-    /// Applies a schema to a value. With a path, the errors are reported if the value is invalid.
+    /// Applies a schema to a value. If the value is invalid and `path` is set, applies the schema again to
+    /// report the violations.
     fn apply_and_report(
         &mut self,
         id: NodeId,

@@ -1,5 +1,5 @@
-//! Archives of the audit log: moves the oldest entries, with the links that seal them, from the database to a
-//! file.
+//! Archives of the audit log. Moves the oldest entries from the database to a file, with the chain links that
+//! protect them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, BufWriter};
@@ -16,7 +16,7 @@ use thiserror::Error as ThisError;
 use super::head::event;
 use crate::App;
 
-/// First line of an archive: the format version and the link that precedes the first one of the archive.
+/// First line of an archive: the format version, and the link before the first link of the archive.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
@@ -28,20 +28,20 @@ struct Header {
 const FORMAT_VERSION: u8 = 1;
 /// Number of links read at once.
 const PAGE_LINKS: i64 = 1_000;
-/// Maximum number of links per archive, so that a run takes seconds.
+/// Maximum number of links per archive. A run with this many links takes seconds.
 const MAX_LINKS: i64 = 100_000;
-/// Maximum time to wait until the entry that records the archive is sealed.
+/// Maximum time to wait until the audit entry about the archive has been added to the chain.
 const SEAL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Range of links in an archive.
+/// Range of links that an archive contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Archive {
-    /// Link that precedes the first one of the archive.
+    /// Link before the first link of the archive.
     pub from: AuditHead,
     /// Last link of the archive.
     pub to: AuditHead,
-    /// True if more links are old enough, but did not fit: an archive holds at most [`MAX_LINKS`]. Always
-    /// false for [`verify`].
+    /// True if more links are old enough, but the archive has reached [`MAX_LINKS`]. Always false for
+    /// [`verify`].
     pub more: bool,
 }
 
@@ -58,8 +58,8 @@ pub enum ArchiveError {
     /// The database failed, or the chain is broken.
     #[error(transparent)]
     Store(#[from] Error),
-    /// The links were archived, but the role that owns the tables cannot connect to remove them from the
-    /// database.
+    /// The archive was written, but its links could not be removed from the database, because the role that
+    /// owns the tables cannot connect.
     #[error("the links were archived in {file}, but could not be removed from the database: {source}")]
     NotRemoved {
         /// Path of the archive.
@@ -75,18 +75,18 @@ pub enum ArchiveError {
         /// Cause.
         source: io::Error,
     },
-    /// No entry except the newest is old enough.
+    /// Only the newest entry is old enough, or no entry is.
     #[error("no audit entry is older than the given time")]
     Nothing,
-    /// The entry that records the archive was not sealed in time. The links are in the file and still in the
-    /// database.
+    /// The audit entry about the archive was not added to the chain in time. The links are in the file and
+    /// still in the database.
     #[error(
         "the entry that records the archive is not sealed yet; the links are in {0} and still in the database"
     )]
     NotSealed(String),
 }
 
-/// Moves the oldest entries that are older than `before`, at most [`MAX_LINKS`], to `file`, which must not
+/// Moves the oldest entries that are older than `before`, at most [`MAX_LINKS`], to `file`. The file must not
 /// exist yet. An audit entry records the last link that was moved. Personal details of the entries are
 /// removed from the database and are not archived.
 ///
@@ -134,7 +134,7 @@ async fn write(app: &App, before: Timestamp, file: &Path) -> Result<Archive, Arc
             for link in &page {
                 write_line(&mut out, link).map_err(file_error)?;
             }
-            // Verifies the links that were written. The next page continues from the result.
+            // Verifies the links that were written. The next page starts after the last verified link.
             to = app.db.check_archived_audit(to, page).await?;
             page = app.db.audit_links_after(to, before, PAGE_LINKS).await?;
         }
@@ -147,7 +147,7 @@ async fn write(app: &App, before: Timestamp, file: &Path) -> Result<Archive, Arc
     };
     let written = written.await;
     if written.is_err() {
-        // The file is incomplete, and all links are still in the database.
+        // The file is incomplete, and all links are still in the database, so the file can be removed.
         let _ = std::fs::remove_file(file);
     }
     written
@@ -158,7 +158,7 @@ fn write_line(out: &mut impl io::Write, value: &impl Serialize) -> io::Result<()
     out.write_all(b"\n")
 }
 
-/// Recomputes the links in `file`.
+/// Recomputes and checks all links in `file`.
 ///
 /// # Errors
 /// Returns [`ArchiveError::Store`] with the first link that does not match, and [`ArchiveError::File`] if the

@@ -1,5 +1,6 @@
-//! Remembers the head of the audit chain outside the database, and compares the chain with it. The head is
-//! written to a file in the data folder every few seconds, and to the log and an event every hour.
+//! Stores the head of the audit chain, which is its last link, outside the database. Checks that the chain
+//! still contains the stored head. The head is written to a file in the data folder every few seconds, and to
+//! the log and an event every hour.
 
 use std::fmt;
 use std::io;
@@ -15,18 +16,18 @@ use tokio::time::MissedTickBehavior;
 
 use crate::App;
 
-/// Event with the current head, for consumers that archive events.
+/// Event that contains the current head, for consumers that archive events.
 pub(crate) const HEAD_NOTED: &str = "audit.head_noted";
-/// Event of an operator accepting a chain that does not contain the remembered head.
+/// Event that an operator accepted a chain that does not contain the stored head.
 pub(crate) const HEAD_ACCEPTED: &str = "audit.head_accepted";
 
-/// Interval of comparing the chain and updating the file. Entries that are removed within this time after
-/// they were written are not detected.
+/// Interval at which the chain is compared and the file is updated. If an entry is removed within this time
+/// after it was written, this is not detected.
 const INTERVAL: Duration = seconds(5);
-/// Number of intervals between two notes in the log: one hour.
+/// Number of intervals between two publications of the head: one hour.
 const INTERVALS_PER_NOTE: u32 = 720;
 
-/// Head of the audit chain that was remembered for this server's database.
+/// Head of the audit chain that was stored in a file for this server's database.
 pub struct RememberedHead {
     file: AuditHeadFile,
     state: Mutex<State>,
@@ -35,25 +36,25 @@ pub struct RememberedHead {
 #[derive(Default)]
 struct State {
     outcome: HeadOutcome,
-    /// Head in the last log line and event.
+    /// Head that was last published in the log and in an event.
     published: Option<AuditHead>,
 }
 
-/// Result of the last comparison.
+/// Result of the latest comparison of the chain with the stored head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum HeadOutcome {
     /// The chain has not been compared yet.
     #[default]
     Unknown,
-    /// The chain contains the remembered head.
+    /// The chain contains the stored head.
     Contained,
-    /// The chain does not contain the remembered head, for this reason.
+    /// The chain does not contain the stored head. The text is the reason.
     Missing(String),
-    /// The file cannot be read or written.
+    /// The file cannot be read or written. The text is the error.
     Unreadable(String),
 }
 
-/// Error of comparing or remembering a head.
+/// Error of comparing or storing a head.
 #[derive(Debug, ThisError)]
 pub enum HeadError {
     /// The database failed.
@@ -67,8 +68,8 @@ pub enum HeadError {
         /// Cause.
         source: io::Error,
     },
-    /// The chain does not contain a remembered or expected head, or is no evidence for another reason, which
-    /// the text explains.
+    /// The chain does not contain a stored or expected head, or the chain cannot be trusted for another
+    /// reason. The text explains the reason.
     #[error("{0}")]
     Missing(String),
 }
@@ -80,17 +81,17 @@ impl fmt::Debug for RememberedHead {
 }
 
 impl RememberedHead {
-    /// Creates the state for the head remembered in `file`.
+    /// Creates the state for the head that is stored in `file`.
     pub fn new(file: AuditHeadFile) -> Self {
         Self { file, state: Mutex::default() }
     }
 
-    /// Returns the file that remembers the head.
+    /// Returns the file in which the head is stored.
     pub fn file(&self) -> &AuditHeadFile {
         &self.file
     }
 
-    /// Returns the result of the last comparison.
+    /// Returns the result of the latest comparison.
     pub fn outcome(&self) -> HeadOutcome {
         self.state().outcome.clone()
     }
@@ -100,10 +101,11 @@ impl RememberedHead {
     }
 
     /// Compares the chain with the file, then writes the current head to the file. If the chain does not
-    /// contain the remembered head, logs an error and keeps the file until an operator accepts the chain.
+    /// contain the stored head, logs an error and leaves the file unchanged until an operator accepts the
+    /// chain.
     ///
     /// # Errors
-    /// Returns [`HeadError::Store`] if the database cannot be read. Other faults are in
+    /// Returns [`HeadError::Store`] if the database cannot be read. All other errors are reported by
     /// [`RememberedHead::outcome`].
     pub async fn compare_and_remember(&self, db: &Store) -> Result<(), HeadError> {
         let outcome = match self.compare_and_write(db).await {
@@ -164,13 +166,14 @@ async fn check(db: &Store, remembered: Option<AuditHead>) -> Result<AuditHead, H
     }
 }
 
-/// Recomputes the whole chain, and compares it with the head in `file` and with `expected`; at least one of
-/// them is required unless the chain is empty. The first `max_unkeyed` links may be sealed without a key.
+/// Recomputes the whole chain, and checks that it contains the head in `file` and the head `expected`. At
+/// least one of these heads is required unless the chain is empty. The first `max_unkeyed` links may be
+/// computed without a key.
 ///
 /// # Errors
-/// Returns [`HeadError::Store`] with the link at which the chain breaks, [`HeadError::File`] if the file
-/// cannot be read, and [`HeadError::Missing`] if a head is not in the chain or the chain is no evidence for
-/// another reason.
+/// Returns [`HeadError::Store`] with the link at which the chain breaks, and [`HeadError::File`] if the file
+/// cannot be read. Returns [`HeadError::Missing`] if the chain does not contain a head or cannot be trusted
+/// for another reason.
 pub async fn verify(
     db: &Store,
     file: &AuditHeadFile,
@@ -208,13 +211,14 @@ pub async fn verify(
     Ok(chain)
 }
 
-/// Compares and remembers the head now, then every few seconds until the server stops.
+/// Compares and stores the head now, then every few seconds until the server stops.
 ///
 /// # Errors
-/// Returns [`HeadError::Store`] if the database cannot be read. The periodic comparison runs nevertheless.
+/// Returns [`HeadError::Store`] if the database cannot be read. The periodic comparison starts even in this
+/// case.
 pub async fn start(app: &App) -> Result<(), HeadError> {
     let compared = app.audit_head.compare_and_remember(&app.db).await;
-    // Also after an error: the database may answer later.
+    // The task starts even after an error, because the database may become available later.
     tokio::spawn(run(app.clone()));
     compared
 }
@@ -226,7 +230,7 @@ async fn run(app: App) {
     while app.stop.or(ticks.tick()).await.is_some() {
         let mut kept = app.audit_head.compare_and_remember(&app.db).await;
         since_noted = (since_noted + 1) % INTERVALS_PER_NOTE;
-        // The head of a truncated chain must not become the reference.
+        // If the chain was truncated, its head must not become the new reference.
         let is_contained = kept.is_ok() && app.audit_head.outcome() == HeadOutcome::Contained;
         if since_noted == 0 && is_sealer(&app) && is_contained {
             kept = publish_head(&app).await.map_err(HeadError::Store);
@@ -237,12 +241,12 @@ async fn run(app: App) {
     }
 }
 
-/// Returns true if this process seals audit entries. One node of a deployment does.
+/// Returns true if this process adds entries to the audit chain. Exactly one node of a deployment does.
 fn is_sealer(app: &App) -> bool {
     app.db.kind() == EngineKind::Sqlite || app.db.stats().sequencer == 1
 }
 
-/// Writes the head to the log and to an event, if it has changed since the last note.
+/// Writes the head to the log and to an event, if it has changed since it was last published.
 async fn publish_head(app: &App) -> Result<(), Error> {
     let head = app.db.audit_head().await?;
     if app.audit_head.state().published.replace(head) == Some(head) {
@@ -261,8 +265,8 @@ pub(super) fn event(kind: &'static str, payload: serde_json::Value) -> NewEvent 
     NewEvent { kind, subject: Uuid::nil(), recipients: vec![], payload }
 }
 
-/// Accepts the current chain, for an operator who restored a backup on purpose. Remembers its head, and
-/// writes an audit entry that names the head remembered before and an event that names both.
+/// Accepts the current chain after an operator restored a backup on purpose. Stores the head of the chain.
+/// Also writes an audit entry with the previously stored head, and an event with both heads.
 ///
 /// # Errors
 /// Returns [`HeadError::Store`] if the chain is broken or the database fails, and [`HeadError::File`] if the
@@ -270,7 +274,7 @@ pub(super) fn event(kind: &'static str, payload: serde_json::Value) -> NewEvent 
 pub async fn accept(app: &App, ctx: &Ctx) -> Result<AuditHead, HeadError> {
     app.db.verify_audit().await?;
     let file = &app.audit_head.file;
-    // An unreadable file is replaced as well.
+    // An unreadable file is replaced, too.
     let (remembered, current) = (read(file).await.unwrap_or_default(), app.db.audit_head().await?);
     let remembered = remembered.map_or_else(|| "none".to_owned(), |head| head.to_string());
     let payload = json!({ "remembered": remembered, "accepted": current.to_string() });
@@ -280,7 +284,8 @@ pub async fn accept(app: &App, ctx: &Ctx) -> Result<AuditHead, HeadError> {
         Ok::<_, Error>(())
     })
     .await?;
-    // Written after the entry, so that the remembered head is not lost without a trace.
+    // The file is written after the audit entry, so that the audit log always records the head that is
+    // replaced.
     write(file, current).await?;
     app.audit_head.compare_and_remember(&app.db).await?;
     Ok(app.db.audit_head().await?)
@@ -334,9 +339,9 @@ mod tests {
         assert_eq!(test.app.db.verify_audit().await.unwrap().links, 3);
     }
 
-    /// Found by an attack: a chain recomputed without a key was accepted wherever no head was remembered.
+    /// Regression: a chain that was recomputed without a key was accepted if no head was stored.
     #[tokio::test]
-    async fn chain_without_a_key_or_without_a_head_to_compare_is_no_evidence() {
+    async fn chain_cannot_be_verified_without_known_head() {
         let test = TestServer::start(|_| {}).await;
         let (db, file) = (&test.app.db, &test.app.audit_head.file);
         write_entries(&test, 2).await;

@@ -22,7 +22,7 @@ use crate::{
 
 pub(crate) use vault::SecretVault;
 
-/// Maximum length of a text filter in bytes. No actor, action, object or request id is longer.
+/// Maximum length of a text filter in bytes. All actors, actions, objects and request ids are shorter.
 const MAX_FILTER_BYTES: usize = 200;
 
 pub(crate) fn routes() -> Routes {
@@ -68,7 +68,7 @@ struct AuditLogEntry {
     details: Option<Value>,
 }
 
-/// Action by the caller, or action by another actor that concerns the caller.
+/// Action of the caller, or action of another actor that concerns the caller.
 #[derive(Serialize, ToSchema)]
 struct Activity {
     id: Uuid,
@@ -78,17 +78,17 @@ struct Activity {
     by: ActivityBy,
 }
 
-/// Originator of an activity, relative to the caller.
+/// Actor of an activity, relative to the caller.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum ActivityBy {
     /// The caller.
     You,
-    /// A client without authentication, such as one that logged in as the caller.
+    /// A client without authentication, such as a client that was logging in to the caller's account.
     Anonymous,
     /// The server itself.
     System,
-    /// Another user or a program, such as an administrator.
+    /// Another user or an API key, such as an administrator.
     Other,
 }
 
@@ -155,7 +155,7 @@ async fn list_audit_entries(
 
 /// List the caller's activity
 ///
-/// Returns the actions of the caller, and those of others that concern the caller, newest first.
+/// Returns actions of the caller and actions of others that concern the caller, newest first.
 #[utoipa::path(
     get, path = "/api/v1/me/activity", security(("bearer" = [])),
     params(PageQuery),

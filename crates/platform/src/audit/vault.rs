@@ -1,4 +1,4 @@
-//! Seals the keys of the audit chain under `auth.jwt_secret`.
+//! Encrypts the keys of the audit chain with a key derived from `auth.jwt_secret`.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use kith_store::{AUDIT_KEY_BYTES, AuditVault, GeneratedKey};
 use crate::auth::Keyring;
 use crate::config::Auth;
 
-/// Vault with the keys of a configuration.
+/// Encrypts and decrypts the keys of the audit chain with the secrets of a configuration.
 pub(crate) struct SecretVault {
     keyring: Keyring,
     random: SystemRandom,
@@ -44,7 +44,7 @@ mod tests {
     use crate::config::{Config, Secret};
 
     #[test]
-    fn audit_key_opens_under_the_same_secret_and_name_only() {
+    fn audit_key_requires_same_secret_and_name() {
         let vault = |secret: &str| {
             SecretVault::new(&Auth { jwt_secret: Secret::new(secret), ..Config::default().auth })
         };

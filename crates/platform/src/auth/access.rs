@@ -1,6 +1,7 @@
-//! Access of users: role, standing and open sessions, cached until an event changes them.
+//! Access of users: the role and the open sessions, cached until an event changes them.
 //!
-//! A module owns accounts and sessions. It provides the reads, and invalidates the cache.
+//! Accounts and sessions belong to a module, which provides the functions that read them and invalidates the
+//! cache.
 
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::http::store_problem;
 /// Maximum number of users in the cache.
 const MAX_CACHED_USERS: usize = 100_000;
 
-/// Access of a user at present.
+/// Current access of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
     /// Role of the user.
@@ -25,18 +26,19 @@ pub struct Access {
     pub sessions: Box<[Uuid]>,
 }
 
-/// Reads of the module that owns accounts. It calls [`App::invalidate_access`] for each event that changes
-/// the access of a user.
+/// Functions of the module that owns accounts. The module must call [`App::invalidate_access`] for each event
+/// that changes the access of a user.
 #[derive(Clone, Copy, Debug)]
 pub struct AccessSource {
-    /// Reads the access of a user; `None` if the user does not exist or may not sign in.
+    /// Reads the access of a user. Returns `None` if the user does not exist or may not sign in.
     pub read: fn(&Query<'_>, UserId) -> Result<Option<Access>, Error>,
-    /// Lists the administrators who may sign in, by id.
+    /// Lists the administrators who may sign in, in the order of their ids.
     pub list_admins: fn(&Query<'_>) -> Result<Vec<UserId>, Error>,
 }
 
 impl App {
-    /// Lists the administrators who may sign in, by id. Empty if no module owns accounts.
+    /// Lists the administrators who may sign in, in the order of their ids. The list is empty if no module
+    /// owns accounts.
     ///
     /// # Errors
     /// Returns the store's error if the database cannot be read.
@@ -45,7 +47,7 @@ impl App {
     }
 }
 
-/// Cache of the access of users (the Session cache).
+/// Cache of the access of users.
 pub(crate) struct AccessCache {
     source: Option<AccessSource>,
     entries: Cache<UserId, Option<Arc<Access>>>,
@@ -56,8 +58,8 @@ impl AccessCache {
         Self { source, entries: Cache::new(MAX_CACHED_USERS, invalidation_feed) }
     }
 
-    /// Returns the access of `user` if `session` is open. With several nodes, a session that is not in the
-    /// cache is read again from the database, because another node may have created it.
+    /// Returns the access of `user` if `session` is open. On a deployment with several nodes, a session that
+    /// is not in the cache is read from the database again, because another node may have created it.
     pub async fn get(&self, app: &App, user: UserId, session: Uuid) -> Result<Option<Arc<Access>>, Problem> {
         let Some(source) = self.source else { return Ok(None) };
         let is_open = |access: &Arc<Access>| access.sessions.contains(&session);
@@ -74,7 +76,7 @@ impl AccessCache {
         Ok(known.filter(is_open))
     }
 
-    /// Returns the role of `user`; `None` if the user may not sign in.
+    /// Returns the role of `user`, or `None` if the user may not sign in.
     pub async fn role_of(&self, app: &App, user: UserId) -> Result<Option<Role>, Problem> {
         let Some(source) = self.source else { return Ok(None) };
         let read = async || {

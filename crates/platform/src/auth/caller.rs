@@ -1,4 +1,4 @@
-//! Extractors that authenticate and authorize the caller of a request.
+//! Extractors that authenticate the caller of a request and check its permissions.
 
 use std::convert::Infallible;
 use std::marker::PhantomData;
@@ -20,15 +20,15 @@ use crate::telemetry::SecurityEvent;
 /// Maximum length of the stored `User-Agent`, in characters. Longer values are truncated.
 const USER_AGENT_CHARS: usize = 200;
 
-/// Any caller. Tokens are ignored, and an `Idempotency-Key` on a write is rejected.
+/// Any caller, authenticated or not. Tokens are ignored. A write with an `Idempotency-Key` is rejected.
 #[derive(Clone)]
 pub struct Caller {
     /// Context of the request.
     pub ctx: Ctx,
 }
 
-/// Caller with a valid access token of an open session. Other requests are rejected with 401, valid API keys
-/// with 403.
+/// Caller with a valid access token of an open session. A request with a valid API key is rejected with 403,
+/// any other request with 401.
 #[derive(Clone)]
 pub struct SignedIn {
     /// Context of the request.
@@ -43,9 +43,9 @@ pub struct SignedIn {
     pub key: Option<IdempotencyKey>,
 }
 
-/// Caller with permission `P`: a user whose role has it, or an API key that has it as a scope. If
-/// `server.admin_addresses` is set, the client address must be listed. Other requests are rejected with 401
-/// or 403.
+/// Caller with permission `P`: a user whose role has the permission, or an API key that has it as a scope. If
+/// `server.admin_addresses` is set, it must contain the client address. All other requests are rejected with
+/// 401 or 403.
 #[derive(Clone)]
 pub struct Allowed<P> {
     /// Authenticated caller.
@@ -53,7 +53,7 @@ pub struct Allowed<P> {
     permission: PhantomData<P>,
 }
 
-/// User whose role has permission `P`. As [`Allowed`], but API keys are rejected.
+/// User whose role has permission `P`. Same rules as for [`Allowed`], except that API keys are rejected.
 #[derive(Clone)]
 pub struct AllowedUser<P> {
     /// Authenticated user.
@@ -61,7 +61,7 @@ pub struct AllowedUser<P> {
     permission: PhantomData<P>,
 }
 
-/// Author of a write: a user with a session, or a program with an API key. `ctx.actor` identifies it.
+/// Author of a write: a user with a session, or a program with an API key. `ctx.actor` identifies the author.
 #[derive(Clone)]
 pub struct Principal {
     /// Context of the request.
@@ -78,7 +78,7 @@ enum Credential {
     ApiKey { id: ApiKeyId, permission: &'static str },
 }
 
-/// Origin of a request. Personal data; must not be logged.
+/// Network address and user agent of a request. This is personal data and must not be logged.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// Address of the client.
@@ -97,8 +97,8 @@ impl FromRequestParts<App> for Caller {
 }
 
 impl Principal {
-    /// Verifies again that the session is open and the role unchanged, or that the API key is valid. For
-    /// long-running requests.
+    /// Verifies again, during a long-running request, that the caller is still authorized. The session must
+    /// be open and the role unchanged, or the API key must be valid.
     ///
     /// # Errors
     /// Returns a 401 problem if the credential is no longer valid.
@@ -112,7 +112,8 @@ impl Principal {
         }
     }
 
-    /// Returns an id that distinguishes the writes of this caller from those of others.
+    /// Returns an id of the user or API key. It separates the writes of this caller from those of other
+    /// callers.
     pub fn id(&self) -> Uuid {
         match self.credential {
             Credential::Session { user_id, .. } => user_id.0,
@@ -120,7 +121,7 @@ impl Principal {
         }
     }
 
-    /// Authenticates a caller by an API key that has the scope `permission`.
+    /// Authenticates a caller with an API key that has the scope `permission`.
     async fn by_api_key(
         parts: &mut Parts,
         app: &App,
@@ -234,7 +235,8 @@ fn address(parts: &Parts) -> ClientAddress {
     *parts.extensions.get().expect("the edge adds the client address to each request")
 }
 
-/// Rejects clients outside `server.admin_addresses`, if it is set. Limits the damage of a stolen credential.
+/// Rejects clients outside `server.admin_addresses` if this setting is not empty. This limits the damage of a
+/// stolen credential.
 fn check_address(parts: &Parts, app: &App) -> Result<(), Problem> {
     let listed = &app.config.server.admin_addresses;
     let address = address(parts).ip();
@@ -275,7 +277,7 @@ fn anonymous(parts: &Parts, app: &App) -> Ctx {
 pub(super) fn bearer(parts: &Parts) -> Option<&str> {
     let mut sent = parts.headers.get_all(header::AUTHORIZATION).iter();
     let (scheme, token) = sent.next()?.to_str().ok()?.split_once(' ')?;
-    // With two Authorization headers, a proxy may have checked the other one.
+    // If there are two Authorization headers, a proxy may have checked the other one.
     if sent.next().is_some() || !scheme.eq_ignore_ascii_case("bearer") {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Fuzz target for access tokens and API keys: see `crate::fuzzing`.
+//! Fuzz target for access tokens and API keys. See `crate::fuzzing`.
 
 use std::sync::{Arc, LazyLock};
 
@@ -16,7 +16,7 @@ const NOW: Timestamp = Timestamp::from_millis(1_767_225_600_000);
 const USER: UserId = UserId(Uuid::from_u128(7));
 const SESSION: Uuid = Uuid::from_u128(8);
 
-/// Token issuer with a single key, and the only token that it has issued.
+/// Token issuer with a single key, and the only token that it issued.
 static ISSUED: LazyLock<(Tokens, String)> = LazyLock::new(|| {
     let key = SigningKey::new("key-1", &[1; 32], Timestamp::EPOCH, None).expect("a key");
     let tokens = Tokens::with_keys(KeySet::new(vec![key], 0), &Config::default().auth);

@@ -1,4 +1,4 @@
-//! Endpoint for the public keys that verify access tokens.
+//! HTTP endpoint that returns the public keys for verifying access tokens.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};

@@ -1,4 +1,5 @@
-//! Keys derived from the two configured secrets, one for each purpose. They are never revealed.
+//! Keys derived from the two configured secrets, one key for each purpose. The keys are never returned to
+//! callers.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, KeyType, Salt};
@@ -8,8 +9,8 @@ use kith_kernel::Random;
 use crate::config::{Auth, Secret};
 
 /// Keys derived (HKDF-SHA256, RFC 5869) from `auth.jwt_secret` and `auth.jwt_refresh_secret`. Nodes with the
-/// same secrets derive the same keys. If previous secrets are configured, values sealed or signed under them
-/// are still accepted.
+/// same secrets derive the same keys. If previous secrets are configured, values that were encrypted or
+/// authenticated with them are still accepted.
 pub struct Keyring {
     current: DerivedKeys,
     previous: Option<DerivedKeys>,
@@ -24,14 +25,14 @@ struct DerivedKeys {
     idempotency: hmac::Key,
 }
 
-/// Purpose of a MAC. Each purpose has its own key, so a MAC of one purpose is never valid for another.
+/// Purpose of a MAC. Each purpose has its own key, so a MAC for one purpose is never valid for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MacPurpose {
     /// Refresh tokens.
     Refresh,
     /// Tokens that identify a known device.
     Device,
-    /// Idempotency keys, and the requests made under them.
+    /// Idempotency keys and the requests that contain them.
     Idempotency,
 }
 
@@ -104,8 +105,8 @@ impl Keyring {
         }
     }
 
-    /// Encrypts `plain` with AES-256-GCM. The result is a random nonce followed by the ciphertext and its
-    /// tag. `name` is authenticated data: decryption requires the same name.
+    /// Encrypts `plain` with AES-256-GCM. Returns a random nonce followed by the ciphertext and its tag.
+    /// `name` is authenticated data: decryption requires the same name.
     pub fn seal(&self, random: &dyn Random, name: &str, plain: &[u8]) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
         random.fill(&mut nonce);
@@ -119,15 +120,15 @@ impl Keyring {
         [nonce.as_slice(), &sealed].concat()
     }
 
-    /// Decrypts a value returned by [`Keyring::seal`], under the current or the previous secret. Returns
-    /// `None` if it was sealed with another secret or name.
+    /// Decrypts a value returned by [`Keyring::seal`] with the current or the previous secret. Returns `None`
+    /// if the value was encrypted with another secret or name.
     pub fn open(&self, name: &str, sealed: &[u8]) -> Option<Vec<u8>> {
         let previous = || self.previous.as_ref()?.open(name, sealed);
         self.current.open(name, sealed).or_else(previous)
     }
 
-    /// Re-encrypts a value under the current secret. Returns `None` if it is sealed under the current secret
-    /// already.
+    /// Re-encrypts a value with the current secret. Returns `None` if it is already encrypted with the
+    /// current secret.
     ///
     /// # Errors
     /// Returns [`UnknownSealingSecret`] if neither the current nor the previous secret decrypts the value.
@@ -144,36 +145,38 @@ impl Keyring {
         Ok(Some(self.seal(random, name, &plain)))
     }
 
-    /// Returns the HMAC-SHA256 of `parts`, each preceded by its length.
+    /// Returns the HMAC-SHA256 of `parts`. Each part is preceded by its length.
     pub fn mac(&self, purpose: MacPurpose, parts: &[&[u8]]) -> [u8; 32] {
         self.current.mac(purpose, parts)
     }
 
-    /// Returns the MAC under the previous secret; `None` if no previous secret is configured.
+    /// Returns the MAC computed with the previous secret, or `None` if no previous secret is configured.
     pub fn previous_mac(&self, purpose: MacPurpose, parts: &[&[u8]]) -> Option<[u8; 32]> {
         Some(self.previous.as_ref()?.mac(purpose, parts))
     }
 
-    /// Verifies `mac` under the current or the previous secret, in constant time.
+    /// Compares `mac` with the MAC of the current and of the previous secret, in constant time.
     pub fn is_mac(&self, purpose: MacPurpose, parts: &[&[u8]], mac: &[u8]) -> bool {
         let is_equal = |own: &[u8; 32]| aws_lc_rs::constant_time::verify_slices_are_equal(own, mac).is_ok();
         let is_previous = || self.previous_mac(purpose, parts).is_some_and(|own| is_equal(&own));
         is_equal(&self.mac(purpose, parts)) || is_previous()
     }
 
-    /// Returns the keyed digest that the database stores in place of personal data that is only looked up,
-    /// such as an e-mail or client address. Without the secret, guesses cannot be tested against it.
+    /// Returns a keyed digest of personal data, such as an e-mail or client address. If the data is needed
+    /// only for lookups, the database stores this digest instead. Without the secret, an attacker cannot test
+    /// guesses against it.
     pub fn pseudonym(&self, kind: &str, text: &str) -> [u8; 32] {
         self.current.pseudonym(kind, text)
     }
 
-    /// Returns the pseudonym under the previous secret; `None` if no previous secret is configured.
+    /// Returns the pseudonym computed with the previous secret, or `None` if no previous secret is
+    /// configured.
     pub fn previous_pseudonym(&self, kind: &str, text: &str) -> Option<[u8; 32]> {
         Some(self.previous.as_ref()?.pseudonym(kind, text))
     }
 }
 
-/// Error for a sealed value that neither the current nor the previous secret decrypts.
+/// Error for an encrypted value that neither the current nor the previous secret decrypts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownSealingSecret;
 
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn sealed_value_opens_only_under_same_secret_and_name() {
+    fn encrypted_value_requires_same_secret_and_name() {
         let (ours, theirs) = (keyring("a", "b"), keyring("x", "b"));
         let random = SeededRandom::new(1);
         let sealed = ours.seal(&random, "key-1", b"seed");
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn previous_secret_opens_and_verifies_until_it_is_removed() {
+    fn previous_secret_is_accepted_until_removed() {
         let (old, random) = (keyring("a", "b"), SeededRandom::new(1));
         let (sealed, mac) = (old.seal(&random, "key-1", b"seed"), old.mac(MacPurpose::Refresh, &[b"x"]));
         let rotated = Keyring::new(&Auth {

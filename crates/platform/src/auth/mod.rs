@@ -1,5 +1,5 @@
-//! Authentication and authorization: access tokens and their signing keys, API keys, roles, the extractors
-//! that check them, and password hashing.
+//! Authentication and authorization: access tokens and their signing keys, API keys, roles, extractors, and
+//! password hashing.
 //!
 //! Accounts and sessions belong to a module, which provides them through [`AccessSource`].
 
@@ -41,11 +41,12 @@ pub use tokens::{Claims, Tokens};
 pub(crate) const MIGRATIONS: &[Migration] =
     &[Migration { version: 1, name: "platform", sql: include_str!("../migrations/0001_platform.sql") }];
 
-/// Consumers that keep the cached keys of every node up to date.
+/// Consumers that remove changed API keys from the cache and reload signing keys, on every node.
 pub(crate) const CONSUMERS: &[ModuleConsumer] = &[
     ModuleConsumer::every_node("platform.api_keys", &[api_keys::CREATED, api_keys::REVOKED], |app, news| {
         Box::pin(async move {
-            // Caches clear themselves when events were missed.
+            // If events are missed, all entries of the caches are invalidated anyway. Only committed events
+            // matter here.
             if let NodeEvent::Committed(event) = news
                 && let Ok(id) = event.subject.parse()
             {

@@ -1,5 +1,5 @@
-//! Hashes and verifies passwords (argon2id, PHC strings) on dedicated low-priority threads, so that log-ins
-//! do not slow down other requests.
+//! Hashes and verifies passwords on dedicated low-priority threads, so that logins do not slow down other
+//! requests. Hashes are argon2id PHC strings.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::config::Auth;
 use crate::fair_queue::{FairQueue, FairQueueReceiver, QueueFull, fair_queue};
 
 const SALT_BYTES: usize = 16;
-/// Prefixes of bcrypt hashes, which imported accounts may have.
+/// Prefixes of bcrypt hashes. Imported accounts may have such hashes.
 const BCRYPT: [&str; 3] = ["$2a$", "$2b$", "$2y$"];
-/// Maximum queue length per thread: about ten seconds of work. The queue is fair between client networks.
+/// Maximum number of queued passwords per thread, about ten seconds of work. Client networks have equal
+/// shares of the queue.
 const MAX_QUEUED_PER_THREAD: usize = 256;
-/// Minimum allocation for argon2 memory. glibc always returns blocks larger than this to the system when they
-/// are freed; smaller ones only before its threshold has grown to their size. Pages are committed only when
-/// written.
+/// Minimum size of the memory buffer for argon2. When a block of this size is freed, glibc always returns the
+/// memory to the system. Smaller blocks may stay in the allocator. Unused pages of the buffer need no memory.
 const MIN_CAPACITY_BYTES: usize = 33 << 20;
 /// Lowest scheduling priority.
 const NICE: i32 = 19;
@@ -62,7 +62,8 @@ pub enum PasswordMatch {
     No,
     /// The password is correct.
     Yes,
-    /// The password is correct, but its hash should be replaced: it uses another algorithm or other costs.
+    /// The password is correct, but it should be hashed again: the hash uses another algorithm or other
+    /// costs.
     Outdated,
 }
 
@@ -71,22 +72,22 @@ pub enum PasswordMatch {
 pub(crate) struct PasswordCounts {
     /// Number of passwords that wait in the queue.
     pub queued: AtomicU64,
-    /// Number of hashes computed, for new passwords and for verification.
+    /// Number of hashes computed, both for new passwords and for verification.
     pub computed: AtomicU64,
 }
 
-/// Handle of the hashing threads. Clones share them.
+/// Handle of the hashing threads. Clones share the threads.
 #[derive(Clone)]
 pub struct Passwords {
-    /// Queue by client network. Commands on the server itself share one key.
+    /// Queue, keyed by client network. All commands on the server itself have the key `None`.
     jobs: FairQueue<Option<IpAddr>, QueuedHashJob>,
     counts: Arc<PasswordCounts>,
     random: Arc<dyn Random>,
-    /// Hash that is verified for unknown accounts, so that the response takes the same time.
+    /// Hash that is verified if the account is unknown, so that the response takes the same time.
     dummy: Arc<str>,
 }
 
-/// Job in the queue, counted until it is dropped.
+/// Job in the queue. Counts as queued until it is dropped.
 struct QueuedHashJob {
     job: HashJob,
     _counted: QueueCountGuard,
@@ -134,8 +135,8 @@ impl Passwords {
         Ok(Self { jobs, counts, random, dummy: dummy.map_err(io::Error::other)?.into() })
     }
 
-    /// Hashes `password` with a new salt and returns a PHC string. `client` determines the share of the
-    /// queue; `None` is for commands on the server itself.
+    /// Hashes `password` with a new salt and returns a PHC string. Jobs of the same `client` network share
+    /// one part of the queue; `None` is for commands on the server itself.
     ///
     /// # Errors
     /// Returns [`PasswordError::Busy`] if the queue is full, and [`PasswordError::Fault`] if hashing fails.
@@ -151,8 +152,8 @@ impl Passwords {
         answer.await.unwrap_or(Err(PasswordError::Busy))
     }
 
-    /// Verifies `password` against `phc`, an argon2id PHC string or a bcrypt hash. Without `phc`, takes the
-    /// same time and returns [`PasswordMatch::No`].
+    /// Verifies `password` against `phc`, an argon2id PHC string or a bcrypt hash. If `phc` is `None`, takes
+    /// the same time and returns [`PasswordMatch::No`].
     ///
     /// # Errors
     /// Returns [`PasswordError::Busy`] if the queue is full, and [`PasswordError::Fault`] if the stored hash
@@ -167,12 +168,12 @@ impl Passwords {
         let phc = phc.map_or_else(|| Arc::clone(&self.dummy), Arc::from);
         let (reply, answer) = oneshot::channel();
         self.enqueue(client, HashJob::Verify { password, phc, reply })?;
-        // The sender is dropped if the queue evicts the job in favour of another network.
+        // The queue drops the job, and with it the sender, if it evicts the job in favour of another network.
         let answer = answer.await.unwrap_or(Err(PasswordError::Busy));
         answer.map(|found| if exists { found } else { PasswordMatch::No })
     }
 
-    /// Returns the counters of the threads.
+    /// Returns the counters of the hashing threads.
     pub(crate) fn counts(&self) -> Arc<PasswordCounts> {
         Arc::clone(&self.counts)
     }
@@ -191,7 +192,8 @@ fn fault(error: impl ToString) -> PasswordError {
 
 struct Worker {
     params: Params,
-    /// Reused between consecutive jobs: allocating it takes a third of the time of hashing.
+    /// Memory buffer, reused for consecutive jobs, because its allocation takes a third of the time of
+    /// hashing.
     memory: Vec<Block>,
     counts: Arc<PasswordCounts>,
 }
@@ -205,7 +207,7 @@ impl Worker {
         lower_priority();
         while let Some(QueuedHashJob { job, _counted: counted }) = self.next(jobs) {
             drop(counted);
-            // A job whose caller no longer waits for the result is skipped.
+            // The job is skipped if its caller no longer waits for the result.
             match job {
                 _ if job.is_abandoned() => {}
                 HashJob::Hash { password, salt, reply } => drop(reply.send(self.hash(&password, &salt))),
@@ -214,7 +216,7 @@ impl Worker {
         }
     }
 
-    /// Returns the next job. Frees the memory before waiting for one.
+    /// Returns the next job. If the queue is empty, frees the memory buffer and then waits for a job.
     fn next(&mut self, jobs: &FairQueueReceiver<Option<IpAddr>, QueuedHashJob>) -> Option<QueuedHashJob> {
         jobs.try_take().or_else(|| {
             self.memory = Vec::new();
@@ -290,7 +292,8 @@ impl Worker {
     }
 }
 
-/// Lowers the priority of this thread. If that is not permitted, it runs at normal priority.
+/// Lowers the priority of this thread. If the system does not permit this, the thread keeps the normal
+/// priority.
 fn lower_priority() {
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
 }

@@ -37,7 +37,7 @@ async fn only_the_right_password_matches() {
 }
 
 #[tokio::test]
-async fn unknown_account_never_matches_at_same_cost() {
+async fn unknown_account_never_matches_but_costs_one_hash() {
     let passwords = low_cost_passwords(1);
     assert_eq!(passwords.verify(None, String::new(), None).await.unwrap(), PasswordMatch::No);
     assert_eq!(computed(&passwords), 1, "a login for an unknown account computes one password hash");
@@ -62,7 +62,7 @@ async fn abandoned_hash_jobs_are_skipped() {
 }
 
 #[tokio::test]
-async fn foreign_argon2_hashes_are_verified_and_outdated() {
+async fn argon2_hashes_with_other_costs_are_outdated() {
     use argon2::PasswordHasher;
     let params = Params::new(64, 3, 2, Some(24)).unwrap();
     let elsewhere = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
@@ -71,7 +71,7 @@ async fn foreign_argon2_hashes_are_verified_and_outdated() {
     assert_eq!(passwords.verify(None, "pw".into(), Some(phc)).await.unwrap(), PasswordMatch::Outdated);
 }
 
-/// ACC-06: bcrypt hashes of other systems are verified, and reported as outdated.
+/// ACC-06: bcrypt hashes of other systems are verified and reported as outdated.
 #[tokio::test]
 async fn bcrypt_hashes_are_verified_and_outdated() {
     let passwords = low_cost_passwords(1);
@@ -97,7 +97,7 @@ async fn invalid_stored_hash_is_an_error() {
     }
 }
 
-/// A network that fills the queue loses its own jobs, not those of other networks.
+/// A network that fills the queue delays only its own jobs, not the jobs of other networks.
 #[tokio::test]
 async fn busy_network_evicts_only_its_own_jobs() {
     let (jobs, waiting) = fair_queue(4);

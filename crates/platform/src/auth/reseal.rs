@@ -1,4 +1,4 @@
-//! Re-encrypts sealed database columns after the secret of the deployment was changed.
+//! Re-encrypts encrypted database columns after the secret of the deployment was changed.
 
 use kith_store::{Error, Query, Tx, params};
 use serde::{Deserialize, Serialize};
@@ -6,23 +6,23 @@ use serde::{Deserialize, Serialize};
 use super::keyring::Keyring;
 use crate::{App, SealedColumn};
 
-/// Number of rows per batch. The changed rows of a batch are written in one transaction.
+/// Number of rows per batch. All changes of a batch are written in one transaction.
 const BATCH: i64 = 200;
 
-/// Result for one sealed column.
+/// Result of re-encrypting one column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResealedColumn {
-    /// Column, as `table.column`.
+    /// Name of the column, as `table.column`.
     pub column: String,
-    /// Number of values that were re-encrypted under the current secret.
+    /// Number of values that were re-encrypted with the current secret.
     pub resealed: u64,
-    /// Number of values that neither the current nor the previous secret decrypts. They are unchanged.
+    /// Number of values that neither the current nor the previous secret decrypts. They stay unchanged.
     pub unreadable: u64,
 }
 
-/// Re-encrypts all values that were sealed under the previous secret. Safe to run while nodes serve, and to
-/// repeat. If anything was re-encrypted, also retires the keys of the audit chain, because an attacker
-/// with the previous secret may know them; later entries are sealed with new keys.
+/// Re-encrypts all values that were encrypted with the previous secret. Can run while nodes serve requests,
+/// and can be repeated. If any value was re-encrypted, also retires the keys of the audit chain, because an
+/// attacker with the previous secret may know them. Later audit entries are protected with new keys.
 ///
 /// # Errors
 /// Returns an error if the database cannot be reached.

@@ -1,4 +1,4 @@
-//! Roles and their permissions. Handlers declare which permission they require.
+//! Roles of users and their permissions. Each handler declares the permission that it requires.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Every account without another role.
+    /// Ordinary user. New accounts have this role.
     User,
     /// Account that represents a business.
     Business,
@@ -39,7 +39,7 @@ impl Role {
         Self::ALL.into_iter().find(|role| role.as_str() == text)
     }
 
-    /// Returns true if the role has the permission of this name.
+    /// Returns true if the role has the permission named `permission`.
     pub fn has(self, permission: &str) -> bool {
         PERMISSIONS.iter().any(|(name, roles)| *name == permission && roles.contains(&self))
     }
@@ -58,7 +58,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// Permission that a handler requires, as the type parameter of an extractor: `Allowed<ReadUsers>`.
+/// Permission that a handler requires, given as the type parameter of an extractor: `Allowed<ReadUsers>`.
 pub trait Permission: Send + Sync + 'static {
     /// Name of the permission in OpenAPI: `security(("bearer" = ["users.read"]))`.
     const NAME: &'static str;
@@ -76,13 +76,13 @@ macro_rules! permissions {
 }
 
 permissions! {
-    /// Read accounts, their roles and suspensions.
+    /// Read accounts, including roles and suspensions.
     ReadUsers = "users.read" for Moderator, Admin;
     /// Suspend and reinstate accounts.
     SuspendUsers = "users.suspend" for Moderator, Admin;
     /// Change the role of a user.
     SetRoles = "users.set_role" for Admin;
-    /// Verify e-mail addresses, and release unverified ones.
+    /// Verify e-mail addresses, and remove unverified addresses from accounts.
     VerifyUsers = "users.verify" for Admin;
     /// Read the audit log.
     ReadAudit = "audit.read" for Admin;
@@ -115,7 +115,7 @@ permissions! {
 }
 
 /// Permissions that API keys cannot have. With them, a key could extend its own permissions or lifetime, or
-/// suspend the administrators who would revoke it.
+/// suspend the administrators who could revoke the key.
 pub const USER_ONLY_PERMISSIONS: &[&str] =
     &[SetRoles::NAME, SuspendUsers::NAME, VerifyUsers::NAME, WriteApiKeys::NAME];
 
@@ -123,9 +123,9 @@ pub const USER_ONLY_PERMISSIONS: &[&str] =
 mod tests {
     use super::*;
 
-    /// ACC-09: least privilege by default.
+    /// ACC-09: roles without administrative tasks have no permissions.
     #[test]
-    fn plain_roles_have_no_permissions() {
+    fn user_and_business_roles_have_no_permissions() {
         for (name, _) in PERMISSIONS {
             assert!(!Role::User.has(name) && !Role::Business.has(name), "{name}");
             assert!(Role::Admin.has(name), "{name}");

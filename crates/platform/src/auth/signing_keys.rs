@@ -1,5 +1,5 @@
-//! Signing keys of access tokens: creation, publication, use and retirement. They are stored encrypted in the
-//! database, so that all nodes share them.
+//! Signing keys of access tokens: creation, publication, use and retirement. The keys are stored encrypted in
+//! the database, so that all nodes share them.
 
 use std::time::Duration;
 
@@ -16,14 +16,15 @@ use utoipa::ToSchema;
 use super::keyring::Keyring;
 use crate::app::StartError;
 
-/// Event of a new signing key. Every node reloads its keys.
+/// Event that a new signing key was published. Every node then reloads its keys.
 pub(crate) const KEY_PUBLISHED: &str = "signing_key.published";
-/// Cache lifetime of the JSON Web Key Set. A new key signs only after it has been published for longer than
-/// this.
+/// Time for which clients may cache the JSON Web Key Set. A new key is published for longer than this before
+/// it signs tokens.
 pub(crate) const JWKS_MAX_AGE: Duration = minutes(5);
-/// Additional time for which a new key is published before it signs, for nodes and caches that are late.
+/// Additional time for which a new key is published before it signs tokens, in case nodes or caches update
+/// late.
 const PUBLISHING_MARGIN: Duration = minutes(1);
-/// Additional time before old keys retire, for clock differences between nodes.
+/// Additional time before previous keys retire, because the clocks of nodes can differ.
 const RETIREMENT_MARGIN: Duration = minutes(1);
 /// `typ` of access tokens (RFC 9068, section 2.1). Tokens of another type are rejected.
 pub(super) const TYPE: &str = "at+jwt";
@@ -31,7 +32,7 @@ const SEED_BYTES: usize = 32;
 /// PKCS #8 prefix of an Ed25519 private key (RFC 8410, section 7). The 32-byte seed follows it.
 const PKCS8_PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
-/// Signing key, decoded for use.
+/// Signing key, decrypted and decoded.
 pub(super) struct SigningKey {
     pub header: Header,
     pub signing: EncodingKey,
@@ -41,11 +42,11 @@ pub(super) struct SigningKey {
     pub retires_at: Option<Timestamp>,
 }
 
-/// Keys that have not retired, ordered by the time from which they sign.
+/// Keys that have not retired, in the order of the times from which they sign tokens.
 #[derive(Default)]
 pub(super) struct KeySet {
     keys: Vec<SigningKey>,
-    /// Increases with each reload. Cached verdicts of another version are not used.
+    /// Increases with each reload. Cached results of another version are not used.
     pub version: u64,
 }
 
@@ -66,7 +67,7 @@ pub struct JsonWebKey {
     alg: &'static str,
     #[schema(example = "sig")]
     r#use: &'static str,
-    /// Key id, as in the `kid` header of the tokens that the key signs.
+    /// Key ID. The tokens that the key signs have it in their `kid` header.
     kid: String,
     /// Public key in base64url without padding.
     x: String,
@@ -77,7 +78,7 @@ pub struct JsonWebKey {
 pub struct Rotation {
     /// Id of the new key.
     pub key_id: String,
-    /// Time from which the new key signs.
+    /// Time from which the new key signs tokens.
     pub signs_from: Timestamp,
     /// Time from which tokens signed with the previous keys are rejected.
     pub previous_retire_at: Timestamp,
@@ -118,12 +119,13 @@ impl KeySet {
         Self { keys, version }
     }
 
-    /// Returns the key that signs at `now`: the newest one that signs already and has not retired.
+    /// Returns the key that signs tokens at `now`: the newest key whose signing time has begun and that has
+    /// not retired.
     pub fn signing(&self, now: Timestamp) -> Option<&SigningKey> {
         self.keys.iter().rev().find(|key| key.signs_from <= now && key.is_good(now))
     }
 
-    /// Returns the key with this id, unless it has retired by `now`.
+    /// Returns the key with this id, or `None` if it does not exist or has retired by `now`.
     pub fn verifying(&self, id: &str, now: Timestamp) -> Option<&SigningKey> {
         self.keys.iter().find(|key| key.id() == id && key.is_good(now))
     }
@@ -170,8 +172,8 @@ pub(crate) fn signing_key_ages(q: &Query<'_>) -> Result<Vec<serde_json::Value>, 
     })
 }
 
-/// Reads the keys that have not retired. A key that was sealed with another secret fails with
-/// [`StartError::SealedWithUnknownSecret`]: without it, no user could sign in.
+/// Reads the keys that have not retired. Fails with [`StartError::SealedWithUnknownSecret`] if a key was
+/// encrypted with another secret, because no user could sign in without the key.
 pub(super) async fn read(
     db: &Store,
     keyring: &Keyring,
@@ -186,7 +188,7 @@ pub(super) async fn read(
     rows.into_iter().map(open).collect()
 }
 
-/// Creates the first key of a new database. Has no effect if another node has created it already.
+/// Creates the first key of a new database. Does nothing if another node has already created it.
 pub(super) async fn create_first(db: &Store, sources: &Sources, keyring: &Keyring) -> Result<(), Error> {
     let now = sources.clock.now();
     let id = sources.ids.next(now).to_string();
@@ -215,7 +217,7 @@ fn insert(
     tx.exec(sql, params![id, sealed, public, now, signs_from]).map(|rows| rows == 1)
 }
 
-/// Key that was generated before the transaction that stores it.
+/// New key that is not published yet. It is generated before the transaction that stores it.
 pub(super) struct UnpublishedKey {
     id: kith_kernel::uuid::Uuid,
     sealed: Vec<u8>,
@@ -229,10 +231,10 @@ impl UnpublishedKey {
         Self { id, sealed, public }
     }
 
-    /// Publishes the key. It signs after every verifier can have fetched it; the previous keys stay valid
-    /// until the last token they signed has expired. If a rotation is pending, returns that one instead.
-    /// `at_once` is for a compromised key: the new key signs from now, and all existing tokens become
-    /// invalid.
+    /// Publishes the key. It signs tokens only after every verifier has had time to fetch it. The previous
+    /// keys stay valid until the last tokens they signed have expired. If a rotation is already pending,
+    /// returns the pending rotation and does not publish this key. `at_once` is for a compromised key: the
+    /// new key signs from now on, and all existing tokens become invalid.
     pub fn publish(
         &self,
         tx: &Tx<'_>,
@@ -252,7 +254,7 @@ impl UnpublishedKey {
         };
         let key_id = self.id.to_string();
         if !insert(tx, &key_id, &self.sealed, &self.public, ctx.now, signs_from)? {
-            // Another rotation in the same millisecond stored its key first; report that one.
+            // Another rotation stored its key first in the same millisecond, so that rotation is returned.
             let sql = "SELECT id FROM signing_keys WHERE signs_from = $1";
             let key_id = tx.one(sql, params![signs_from], |row| row.get(0))?.unwrap_or(key_id);
             return Ok(Rotation {
@@ -272,7 +274,7 @@ impl UnpublishedKey {
     }
 }
 
-/// Returns the rotation whose key does not sign yet.
+/// Returns the pending rotation: its key is published but does not sign tokens yet.
 fn pending(tx: &Tx<'_>, now: Timestamp) -> Result<Option<Rotation>, Error> {
     let sql = "SELECT n.id, n.signs_from, (SELECT MAX(o.retires_at) FROM signing_keys o)
                FROM signing_keys n WHERE n.signs_from > $1 AND (n.retires_at IS NULL OR n.retires_at > $1)";

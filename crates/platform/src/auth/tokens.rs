@@ -1,7 +1,7 @@
 //! Access tokens: EdDSA JWTs signed with a key from the database, and a cache of verified tokens.
 //!
-//! Only this server's keys and this algorithm are accepted. Header parameters that refer to other keys are
-//! ignored.
+//! Only this algorithm and the keys of this deployment are accepted. Header parameters that refer to other
+//! keys are ignored.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -26,7 +26,7 @@ use crate::telemetry::SecurityEvent;
 const ISSUER: &str = "kith";
 const AUDIENCE: &str = "kith";
 const CACHED_TOKENS: usize = 100_000;
-/// Tolerance for `nbf`, for a node whose clock is slightly behind that of the issuer.
+/// Tolerance when `nbf` is checked, for a node whose clock is slightly behind the clock of the issuer.
 const NOT_YET_VALID_LEEWAY: Duration = seconds(1);
 /// Maximum length of a token in bytes. Longer tokens are rejected without decoding.
 const MAX_TOKEN_BYTES: usize = 2_048;
@@ -40,7 +40,7 @@ pub struct Tokens {
     reloaded_ms: AtomicI64,
     validation: Validation,
     lifetime: Duration,
-    /// Verified tokens by the SHA-256 of the whole token. The tokens themselves are not kept.
+    /// Verified tokens, keyed by the SHA-256 digest of the whole token. The tokens themselves are not stored.
     checked: Cache<[u8; 32], Checked>,
 }
 
@@ -62,7 +62,7 @@ pub struct Claims {
     pub token_id: Uuid,
     /// Time from which the token is valid (`nbf`).
     pub not_before: Timestamp,
-    /// Time from which the token is rejected (`exp`, or the retirement of its key if that is earlier).
+    /// Time from which the token is rejected: `exp`, or the retirement of its key if that is earlier.
     pub expires_at: Timestamp,
 }
 
@@ -82,7 +82,7 @@ struct Payload {
 /// Reason for rejecting a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenError {
-    /// The token was not issued by this deployment, was altered, or is not valid yet.
+    /// The token was not issued by this deployment, was changed, or is not valid yet.
     Invalid,
     /// The token has expired.
     Expired,
@@ -99,11 +99,11 @@ pub(super) enum TokenVerification {
 }
 
 impl Tokens {
-    /// Loads the signing keys. Creates the first key if the database is new.
+    /// Loads the signing keys from the database. Creates the first key if the database has none.
     ///
     /// # Errors
-    /// Returns [`StartError::SealedWithUnknownSecret`] if a key was sealed with another secret,
-    /// [`StartError::NoSigningKey`] if no key signs at present, and [`StartError::Store`] if the database
+    /// Returns [`StartError::SealedWithUnknownSecret`] if a key was encrypted with another secret. Returns
+    /// [`StartError::NoSigningKey`] if no key can sign tokens now, and [`StartError::Store`] if the database
     /// fails.
     pub async fn load(
         db: &Store,
@@ -129,7 +129,7 @@ impl Tokens {
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[AUDIENCE]);
         validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud", "sub"]);
-        // `exp` and `nbf` are checked against the request's `now`, not the system clock.
+        // `exp` and `nbf` are compared with the `now` of the request, not with the system clock.
         validation.validate_exp = false;
         validation.validate_nbf = false;
         Self {
@@ -165,8 +165,8 @@ impl Tokens {
         i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX)
     }
 
-    /// Verifies `token` at `now`. If the token names an unknown key, reloads the keys from the database, at
-    /// most once a second, because another node may have published one.
+    /// Verifies `token` at `now`. If the token names an unknown key, reloads the keys from the database,
+    /// because another node may have published the key. Reloads at most once a second.
     ///
     /// # Errors
     /// Returns the store's error if the keys had to be reloaded and the database failed.
@@ -177,7 +177,8 @@ impl Tokens {
         now: Timestamp,
     ) -> Result<Result<Claims, TokenError>, Error> {
         if !app.invalidation_feed.is_good() && self.may_reload(now) {
-            // Without events from other nodes, this node would not learn of keys that were retired at once.
+            // If this node receives no events, it does not learn that keys were retired at once, so it
+            // reloads the keys.
             self.reload(&app.db, &app.keyring, now).await?;
         }
         let mut verdict = self.verify_in_memory(token, now);
@@ -196,7 +197,8 @@ impl Tokens {
     /// Reloads the signing keys from the database. If they cannot be decrypted, logs an error and keeps the
     /// current keys.
     pub(crate) async fn reload(&self, db: &Store, keyring: &Keyring, now: Timestamp) -> Result<(), Error> {
-        // Assigned before reading, so that of two concurrent reloads the later one wins.
+        // The version is assigned before the keys are read. If two reloads run concurrently, the later one
+        // takes effect.
         let version = self.versions.fetch_add(1, Ordering::Relaxed) + 1;
         match signing_keys::read(db, keyring, now).await {
             Ok(keys) => {
@@ -212,7 +214,7 @@ impl Tokens {
         }
     }
 
-    /// Returns the published keys. Reloads them first if this node does not receive events from other nodes.
+    /// Returns the published keys. First reloads them if this node does not receive events from other nodes.
     pub(crate) async fn current_key_set(&self, app: &App, now: Timestamp) -> JsonWebKeySet {
         if !app.invalidation_feed.is_good()
             && self.may_reload(now)
@@ -223,13 +225,13 @@ impl Tokens {
         self.published(now)
     }
 
-    /// Returns the keys that verify tokens at `now`.
+    /// Returns the keys with which tokens can be verified at `now`.
     pub fn published(&self, now: Timestamp) -> JsonWebKeySet {
         self.keys.load().published(now)
     }
 
-    /// Publishes a new key, which signs after every verifier can have fetched it. With `at_once`, it signs
-    /// from now and all existing tokens become invalid.
+    /// Publishes a new key, which signs tokens only after every verifier has had time to fetch it. With
+    /// `at_once`, the key signs from now on, and all existing tokens become invalid.
     ///
     /// # Errors
     /// Returns the store's error if the database fails.
@@ -237,7 +239,8 @@ impl Tokens {
         let candidate = UnpublishedKey::new(&app.sources, &app.keyring);
         let lifetime = self.lifetime;
         let rotation = app.write(ctx, move |tx, ctx| candidate.publish(tx, ctx, lifetime, at_once)).await?;
-        // A consumer of the event also reloads the keys, but the caller must know if that fails here.
+        // A consumer of the event also reloads the keys. They are reloaded here so that the caller learns of
+        // an error.
         self.reload(&app.db, &app.keyring, ctx.now).await?;
         Ok(rotation)
     }
@@ -275,9 +278,10 @@ impl Tokens {
         }
     }
 
-    /// Verifies signature, algorithm, type, issuer and audience, but not the time.
+    /// Verifies the signature, algorithm, type, issuer and audience of a token, but not its times.
     fn check(&self, token: &str, keys: &KeySet, now: Timestamp) -> TokenVerification {
-        // Extensions listed in `crit` must be understood (RFC 7515, section 4.1.11); none is supported.
+        // A verifier must support the extensions listed in `crit` (RFC 7515, section 4.1.11). Kith supports
+        // none.
         let Ok(Header { alg: Algorithm::EdDSA, typ: Some(kind), kid: Some(id), crit: None, .. }) =
             decode_header(token)
         else {
@@ -297,7 +301,7 @@ impl Tokens {
             session: sid,
             token_id: jti,
             not_before: at(nbf),
-            // A cached token expires no later than the key that signed it.
+            // A token expires no later than the key that signed it retires.
             expires_at: key.retires_at.map_or(at(exp), |retires_at| retires_at.min(at(exp))),
         })
     }

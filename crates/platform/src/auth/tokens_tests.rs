@@ -1,4 +1,4 @@
-//! Tests of access tokens: issued tokens are accepted, forgeries of every kind are rejected.
+//! Tests of access tokens: issued tokens are accepted, and forged tokens are rejected.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ fn ctx() -> Ctx {
     Ctx::new(sources(&clock), Actor::Anonymous, RequestId::accept("request-1").unwrap())
 }
 
-/// Returns the header and payload of a genuine token, as a basis for forgeries.
+/// Returns the header and payload of a valid token. Tests change them to create forged tokens.
 fn genuine() -> (Value, Value) {
     let header = json!({ "typ": "at+jwt", "alg": "EdDSA", "kid": "key-1" });
     let now_s = NOW.as_millis() / 1_000;
@@ -92,7 +92,7 @@ fn ctx_later() -> Ctx {
 fn token_validity_bounds_hold_for_cached_tokens() {
     let tokens = tokens(1);
     let token = tokens.issue(&ctx(), USER, SESSION);
-    // Token times are whole seconds; the token was issued half a second later.
+    // Times in tokens are whole seconds. The token was issued half a second after `issued`.
     let issued = Timestamp::from_millis(1_767_225_600_000);
     let ends = issued + seconds(15 * 60);
     for _ in 0..2 {
@@ -183,10 +183,10 @@ fn kid_of(token: &str) -> String {
     decode_header(token).unwrap().kid.unwrap()
 }
 
-/// ACC-04: a new key is published first, signs later, and the old key retires when its last token has
+/// ACC-04: a new key is first published and signs tokens later. The old key retires when its last token has
 /// expired.
 #[tokio::test]
-async fn rotation_publishes_then_signs_then_retires() {
+async fn new_key_is_published_then_signs_then_old_key_retires() {
     let test = TestServer::start(|_| {}).await;
     let app = &test.app;
     let other_node = load(app).await;
@@ -203,13 +203,13 @@ async fn rotation_publishes_then_signs_then_retires() {
     let again = app.tokens.rotate(app, &ctx(before), false).await.unwrap();
     assert!(again.is_pending && again.key_id == rotation.key_id, "{again:?}");
 
-    // Cache lifetime of the key set and one minute of margin.
+    // The cache lifetime of the key set is five minutes, and the margin is one minute.
     let signs = before + minutes(6);
     assert_eq!(rotation.signs_from, signs);
     let last = app.tokens.issue(&ctx(signs - seconds(1)), USER, SESSION);
     let new = app.tokens.issue(&ctx(signs), USER, SESSION);
     assert_eq!((kid_of(&last), kid_of(&new)), (kid_of(&old), rotation.key_id.clone()));
-    // A node that missed the event reloads the keys.
+    // A node that missed the event reloads the keys when it finds an unknown key id.
     assert!(other_node.verify(app, &new, signs).await.unwrap().is_ok());
     let ends = signs + minutes(15) - seconds(2);
     assert!(app.tokens.verify(app, &last, ends).await.unwrap().is_ok());
@@ -235,7 +235,7 @@ async fn immediate_rotation_invalidates_old_tokens() {
     assert!(app.tokens.verify(app, &new, now).await.unwrap().is_ok());
 }
 
-/// SEC-01: tokens with invented key ids cause at most one database read per second.
+/// SEC-01: tokens with random key ids cause at most one database read per second.
 #[tokio::test]
 async fn unknown_key_ids_reload_at_most_once_per_second() {
     let test = TestServer::start(|_| {}).await;

@@ -1,4 +1,4 @@
-//! Internal networks that outbound requests may connect to, and ports.
+//! Setting: an internal network, with an optional port, to which outbound requests may be sent.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ pub struct AllowedNetwork {
     port: Option<Port>,
 }
 
-/// TCP port, 1 to 65535. Written as a number, or as text in an environment variable.
+/// TCP port, 1 to 65535. A number, or a text if it comes from an environment variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Port(u16);
 

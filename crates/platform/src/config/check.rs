@@ -1,4 +1,4 @@
-//! Validation of a configuration: impossible values, and values that are unsafe in its mode.
+//! Validates a configuration. Rejects impossible values, and values that are unsafe in the configured mode.
 
 use kith_store::PostgresOptions;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -12,7 +12,7 @@ const MIN_PRODUCTION_PASSWORD_ITERATIONS: u32 = 2;
 /// Minimum memory of argon2 with one lane, in KiB.
 const MIN_PASSWORD_MEMORY_KIB: u32 = 8;
 
-/// Rejects a configuration that is invalid or not permitted in its mode.
+/// Rejects a configuration that is invalid or not allowed in its mode.
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let (server, database, auth) = (&config.server, &config.database, &config.auth);
     let at_least_one = [
@@ -56,7 +56,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     }
 }
 
-/// Returns true if debug or trace events are logged.
+/// Returns true if the level enables debug or trace events for any target.
 fn is_debug(level: &Targets) -> bool {
     let least = level.iter().map(|(_, level)| level).chain(level.default_level()).max();
     least.is_some_and(|least| least >= LevelFilter::DEBUG)

@@ -1,4 +1,5 @@
-//! Secrets that development mode generates once per data folder, so that sessions survive a restart.
+//! Secrets that development mode generates once per data folder, so that users stay signed in after a
+//! restart.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -16,7 +17,7 @@ use super::{Config, Secret};
 
 pub(super) const FILE: &str = "secrets.toml";
 const RANDOM_BYTES: usize = 32;
-/// Prefix of generated secrets, by which production mode recognizes and rejects them.
+/// Prefix of generated secrets. Production mode recognizes these secrets by the prefix and rejects them.
 pub(super) const MARK: &str = "kith-dev-";
 
 /// Error of reading or creating the secrets of development mode.
@@ -49,12 +50,12 @@ struct GeneratedSecrets {
 }
 
 impl Config {
-    /// In development mode, fills token secrets that are not set from `secrets.toml` in the data folder.
-    /// Creates the file if it does not exist; nodes that share the folder get the same secrets, even when
-    /// they start at the same time. Does nothing in production mode.
+    /// In development mode, sets the token secrets that are not configured to the values in `secrets.toml` in
+    /// the data folder. Creates the file if it does not exist. Nodes that share the folder get the same
+    /// secrets, even if they start at the same time. Does nothing in production mode.
     ///
     /// # Errors
-    /// Returns a [`DevelopmentSecretsError`], which names the file and the remedy.
+    /// Returns a [`DevelopmentSecretsError`] that names the file and the solution.
     pub fn fill_development_secrets(&mut self, random: &dyn Random) -> Result<(), DevelopmentSecretsError> {
         let is_complete = !self.auth.jwt_secret.is_empty() && !self.auth.jwt_refresh_secret.is_empty();
         if self.is_production() || is_complete {
@@ -75,7 +76,7 @@ impl Config {
 
 impl Config {
     /// Uses the secrets that development mode generated as the previous secrets, unless previous secrets are
-    /// configured. Data from development mode can then be read and resealed.
+    /// configured. Data that was written in development mode can then be decrypted and re-encrypted.
     ///
     /// # Errors
     /// Returns a [`DevelopmentSecretsError`] if the file exists and cannot be read.
@@ -117,7 +118,8 @@ fn read(path: &Path) -> Result<GeneratedSecrets, DevelopmentSecretsError> {
     if is_empty { Err(malformed()) } else { Ok(made) }
 }
 
-/// Creates the complete file atomically, unless another node has created it.
+/// Creates the file with its complete content in one atomic step. Keeps the existing file if another node has
+/// created it first.
 fn create(folder: &Path, path: &Path, random: &dyn Random) -> io::Result<()> {
     create_folder(folder)?;
     let unfinished = folder.join(format!(".{FILE}.{}", random_text(random)));

@@ -1,5 +1,5 @@
-//! Environment variables: `KITH__SECTION__KEY`, and aliases of secrets, each also with the suffix `_FILE`.
-//! Other variables are ignored.
+//! Reads settings from environment variables: `KITH__SECTION__KEY`, and shorter aliases for secrets. With the
+//! suffix `_FILE`, the variable names a file that contains the value. Other variables are ignored.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -13,7 +13,7 @@ use super::{ConfigError, Origin};
 const PREFIX: &str = "KITH__";
 pub(super) const FILE_SUFFIX: &str = "_FILE";
 
-/// Common names of secrets, and their keys.
+/// Aliases of secrets, and the keys that they set.
 pub(super) const ALIASES: &[(&str, &str)] = &[
     ("JWT_SECRET", "auth.jwt_secret"),
     ("JWT_REFRESH_SECRET", "auth.jwt_refresh_secret"),
@@ -22,14 +22,14 @@ pub(super) const ALIASES: &[(&str, &str)] = &[
     ("DATABASE_PASSWORD", "database.password"),
 ];
 
-/// Returns the variables that set `key`, the alias first. Each can also end in `_FILE`.
+/// Returns the variables that set `key`, the alias first. Each variable also exists with the suffix `_FILE`.
 pub(super) fn names_of(key: &str) -> Vec<String> {
     let alias = ALIASES.iter().find(|(_, of)| *of == key).map(|(name, _)| (*name).to_owned());
     let own = format!("{PREFIX}{}", key.to_ascii_uppercase().replace('.', "__"));
     alias.into_iter().chain([own]).collect()
 }
 
-/// Returns the values that the environment sets: key, text and variable.
+/// Returns the settings in the environment, each as key, text and variable.
 pub(super) fn assignments(
     env: &[(OsString, OsString)],
     known: &Table,
@@ -76,7 +76,7 @@ pub(super) fn coerce(
     })
 }
 
-/// Splits a list at its commas.
+/// Splits a text at its commas into the entries of a list.
 fn entries(text: &str) -> Vec<Value> {
     text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(Value::from).collect()
 }
@@ -97,8 +97,8 @@ fn text(value: &OsStr, name: &str) -> Result<String, ConfigError> {
     value.to_str().map(str::to_owned).ok_or_else(not_text)
 }
 
-/// Returns the key of a variable: `KITH__SERVER__MAX_BODY_BYTES` is `server.max_body_bytes`. `None` if
-/// there is no such key.
+/// Returns the key that a variable sets: `KITH__SERVER__MAX_BODY_BYTES` sets `server.max_body_bytes`. Returns
+/// `None` if there is no such key.
 fn key_of(name: &str, known: &Table) -> Option<String> {
     if let Some((_, key)) = ALIASES.iter().find(|(alias, _)| *alias == name) {
         return Some((*key).to_owned());
@@ -109,8 +109,8 @@ fn key_of(name: &str, known: &Table) -> Option<String> {
     Some(format!("{section}.{key}"))
 }
 
-/// Converts to lower case. `None` if the text contains a lower-case letter, because variable names are in
-/// capitals.
+/// Converts `part` to lower case. Returns `None` if it contains a lower-case letter, because variable names
+/// must be in upper case.
 fn lower(part: &str) -> Option<String> {
     part.bytes().all(|b| !b.is_ascii_lowercase()).then(|| part.to_ascii_lowercase())
 }

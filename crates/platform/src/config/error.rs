@@ -1,4 +1,4 @@
-//! Configuration errors. They never contain values, because any value may be a secret.
+//! Errors of a configuration. They never contain values, because any value may be a secret.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use toml::Value;
 
 use super::Config;
 
-/// Source of a value.
+/// Source of a setting's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// Built-in default.
@@ -40,7 +40,7 @@ pub enum ConfigError {
     Unreadable {
         /// Path of the file.
         path: PathBuf,
-        /// Source that named the file.
+        /// Setting, flag or default that named the file.
         named_by: Origin,
         /// Cause.
         source: std::io::Error,
@@ -52,7 +52,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Line number, starting at 1.
         line: usize,
-        /// Message of the parser, without text of the file.
+        /// Message of the parser. It contains no text of the file.
         why: String,
     },
     /// The key does not exist.
@@ -60,7 +60,7 @@ pub enum ConfigError {
     UnknownKey {
         /// Key, as `section.key`.
         key: String,
-        /// Source of the value.
+        /// Source that set the key.
         origin: Origin,
     },
     /// The value has the wrong type.
@@ -75,7 +75,7 @@ pub enum ConfigError {
         /// Source of the value.
         origin: Origin,
     },
-    /// The value is invalid, or not permitted in this mode.
+    /// The value is invalid, or not allowed in this mode.
     #[error("`{key}` {why} (set by {origin})")]
     Rejected {
         /// Key, as `section.key`.
@@ -90,7 +90,7 @@ pub enum ConfigError {
     Missing {
         /// Key, as `section.key`.
         key: &'static str,
-        /// Variables that set the key.
+        /// Environment variables that set the key.
         variables: String,
     },
     /// Two variables set the same key.
@@ -109,7 +109,7 @@ pub enum ConfigError {
     },
 }
 
-/// Rejects the value of `key` if it is `bad`.
+/// Returns [`ConfigError::Rejected`] for the value of `key` if `bad` is true.
 pub(super) fn reject_if(config: &Config, bad: bool, key: &str, why: &str) -> Result<(), ConfigError> {
     if bad {
         return Err(ConfigError::Rejected {
@@ -121,7 +121,7 @@ pub(super) fn reject_if(config: &Config, bad: bool, key: &str, why: &str) -> Res
     Ok(())
 }
 
-/// Name of a value's type in errors and in the reference.
+/// Returns the name of a value's type, for errors and for the configuration reference.
 pub(super) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::String(_) => "a string",

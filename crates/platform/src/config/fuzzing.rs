@@ -1,4 +1,4 @@
-//! Fuzz target for configurations: see `crate::fuzzing`.
+//! Fuzz target for configurations. See `crate::fuzzing`.
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -11,22 +11,22 @@ use super::load::{Layers, read_table};
 use super::{AllowedNetwork, Config, ConfigError, ConfigSection, Network, Origin, WebOrigin, check, env};
 use crate::telemetry::log::parse_level;
 
-/// Character that no message contains, so that an input value can be recognized in one.
+/// Character that occurs in no message. A message that contains it has repeated an input value.
 const MARK: char = '§';
-/// Separator of file and environment.
+/// Text that separates the configuration file from the environment variables in an input.
 const SEPARATOR: &str = "\n---\n";
 
-/// [`config_of`] the platform alone.
+/// Runs [`config_of`] with the settings of the platform only.
 pub fn config(data: &[u8]) {
     config_of(data, &[]);
 }
 
-/// Loads a configuration file and, after `---`, environment variables, one per line. Checks that no error
-/// contains a value.
+/// Loads a configuration file and environment variables from one input. The variables follow the line `---`,
+/// one per line. Checks that no error contains a value.
 pub fn config_of(data: &[u8], sections: &[ConfigSection]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let (file, variables) = text.split_once(SEPARATOR).unwrap_or((text, ""));
-    // Variables with `_FILE` are skipped, because they would read arbitrary files.
+    // Variables with the suffix `_FILE` are skipped, because they would read arbitrary files.
     let own = variables
         .lines()
         .filter_map(|line| line.split_once('='))
@@ -59,7 +59,7 @@ fn load(
     Ok(config)
 }
 
-/// Returns the marked values, which no error may contain.
+/// Returns the values of the input that contain the mark. No error may contain them.
 fn marked(file: &str, variables: &[(OsString, OsString)]) -> Vec<String> {
     let mut found = Vec::new();
     if let Ok(table) = file.parse() {
@@ -67,7 +67,7 @@ fn marked(file: &str, variables: &[(OsString, OsString)]) -> Vec<String> {
     }
     found.extend(variables.iter().filter_map(|(_, value)| value.to_str()).map(str::to_owned));
     found.retain(|value| value.contains(MARK));
-    // Names of variables may occur in errors.
+    // Errors may contain the names of variables.
     found.retain(|value| !variables.iter().any(|(name, _)| name.to_string_lossy().contains(value.as_str())));
     found
 }
@@ -83,7 +83,7 @@ fn collect(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Parses the text as an entry of each list, and as a log level.
+/// Parses the text as an entry of each kind of list, and as a log level.
 fn entries(text: &str) {
     if let Ok(origin) = WebOrigin::try_from(text.to_owned()) {
         assert_eq!(origin.as_str(), text);
@@ -95,7 +95,8 @@ fn entries(text: &str) {
     if let Ok(network) = text.parse::<Network>() {
         let address = text.split('/').next().unwrap_or_default();
         let address: IpAddr = address.parse().expect("a network begins with an address");
-        // A network of IPv4-mapped IPv6 addresses contains none, because those are converted to IPv4.
+        // A network of IPv4-mapped IPv6 addresses contains no address, because such addresses are converted
+        // to IPv4.
         assert!(network.contains(address) || address != address.to_canonical());
     }
     if let Ok(allowed) = text.parse::<AllowedNetwork>() {

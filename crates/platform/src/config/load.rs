@@ -1,5 +1,5 @@
-//! Loads a configuration from defaults, file, environment and flags, in increasing precedence. Unknown keys
-//! are errors.
+//! Loads a configuration. Precedence, lowest to highest: defaults, file, environment variables, flags.
+//! Unknown keys are errors.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,21 +12,21 @@ use super::section::{ConfigSection, ReadFault, Sections};
 use super::{Config, ConfigError, Origin, check, env};
 
 pub(super) const DEFAULTS: &str = include_str!("defaults.toml");
-/// File that is read if it exists and no other file is given.
+/// File that is read if it exists and `--config` is not given.
 const DEFAULT_FILE: &str = "kith.toml";
 
-/// Source of each key. Keys with their default are absent.
+/// Source of each key that is set. Keys that have their default value are absent.
 pub(super) type Origins = BTreeMap<String, Origin>;
 
-/// File that contains the value of a key, for keys set by a variable with `_FILE`.
+/// Files that contain the values of keys, for keys that are set by a variable with the suffix `_FILE`.
 pub(super) type SecretFiles = BTreeMap<String, PathBuf>;
 
-/// Key set on the command line.
+/// Key that is set by a command-line flag.
 #[derive(Clone, Debug)]
 pub struct Flag {
-    /// Name of the flag, as typed: `--listen`.
+    /// Name of the flag, such as `--listen`.
     pub name: &'static str,
-    /// Key: `server.listen`.
+    /// Key that the flag sets, such as `server.listen`.
     pub key: &'static str,
     /// Value.
     pub value: Value,
@@ -35,7 +35,7 @@ pub struct Flag {
 /// Sources of a configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
-    /// File given with `--config`. `None` reads `kith.toml` if it exists; an empty path reads no file.
+    /// File given with `--config`. If `None`, `kith.toml` is read if it exists. If empty, no file is read.
     pub file: Option<PathBuf>,
     /// Environment variables.
     pub env: Vec<(OsString, OsString)>,
@@ -44,14 +44,14 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Returns the environment of the process, without file and flags.
+    /// Returns inputs with the environment variables of the process, without a file or flags.
     pub fn from_env() -> Self {
         Self { env: std::env::vars_os().collect(), ..Self::default() }
     }
 }
 
 impl Default for Config {
-    /// The defaults of the platform, which stand in `defaults.toml` beside this file.
+    /// Returns the defaults of the platform, which are in `defaults.toml` in this folder.
     fn default() -> Self {
         Self::load(&Inputs { file: Some(PathBuf::new()), ..Inputs::default() }, &[])
             .expect("the defaults are valid")
@@ -62,11 +62,11 @@ impl Default for Config {
 const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 
 impl Config {
-    /// Lays the sources over each other and checks the result. `sections` are those of all installed modules,
-    /// served or not.
+    /// Merges the sources and checks the result. `sections` are the sections of all installed modules,
+    /// including modules that are not served.
     ///
     /// # Errors
-    /// [`ConfigError`] names the key and who set it.
+    /// Returns a [`ConfigError`], which names the key and the source of the value.
     pub fn load(inputs: &Inputs, sections: &[ConfigSection]) -> Result<Self, ConfigError> {
         let mut layers = Layers::new(sections);
         if let Some((path, table)) = read_file(inputs.file.as_deref())? {
@@ -82,14 +82,14 @@ impl Config {
         let mut config = layers.into_config()?;
         check::check(&config)?;
         if !config.is_production() && config.is_default("outbound.allowed_networks") {
-            // A receiver under development typically runs on the same machine.
+            // During development, the receiver of callbacks usually runs on the same machine.
             config.outbound.allowed_networks =
                 LOOPBACK.iter().filter_map(|network| network.parse().ok()).collect();
         }
         Ok(Config { secret_files: secret_files(&config.origins, &inputs.env), ..config })
     }
 
-    /// Adds the defaults of sections that were not loaded.
+    /// Adds the default settings of sections that are not loaded yet.
     pub(crate) fn add_defaults(&mut self, sections: &[ConfigSection]) {
         for section in sections.iter().filter(|section| !self.sections.has(section.name)).collect::<Vec<_>>()
         {
@@ -185,9 +185,10 @@ impl<'s> Layers<'s> {
         }
     }
 
-    /// The error of a value at `path` that does not fit its type, as `message` says.
+    /// Returns the error for the value at `path`, which does not have the required type. `message` is serde's
+    /// message.
     fn invalid(&self, path: &str, message: &str) -> ConfigError {
-        // Entries of a list have the source of the list.
+        // All entries of a list have the same source as the list.
         let key = path.split('[').next().unwrap_or_default().to_owned();
         let why = reason(message, self.get(&key));
         self.refused(key, why)
@@ -199,27 +200,29 @@ impl<'s> Layers<'s> {
     }
 }
 
-/// Every key of the platform and of `sections` with its default.
+/// Returns every key of the platform and of `sections` with its default.
 pub(super) fn defaults(sections: &[ConfigSection]) -> Table {
     let mut values: Table = DEFAULTS.parse().expect("the defaults are TOML");
     values.extend(sections.iter().map(|section| (section.name.to_owned(), Value::Table(section.values()))));
     values
 }
 
-/// Returns the reason for rejecting `value`: serde's message, without the value, which may be a secret.
+/// Returns the reason for rejecting `value`, made from serde's message. The value is removed, because it may
+/// be a secret.
 fn reason(message: &str, value: Option<&Value>) -> String {
     let value = value.map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     if value.is_some_and(|value| !message.contains(&value)) {
         return format!("is not valid: {message}");
     }
-    // The description of the expected type comes last, and does not contain the value.
+    // The description of the expected type is at the end of the message, and does not contain the value.
     match message.rsplit_once("expected ") {
         Some((_, expected)) => format!("is not valid: expected {expected}"),
         None => "is not valid".to_owned(),
     }
 }
 
-/// Reads the named file, or the usual one if it exists. An empty path reads no file.
+/// Reads the file `named`, or `kith.toml` if it exists and `named` is `None`. If the path is empty, reads no
+/// file.
 fn read_file(named: Option<&Path>) -> Result<Option<(PathBuf, Table)>, ConfigError> {
     let path = named.unwrap_or(Path::new(DEFAULT_FILE));
     if path.as_os_str().is_empty() || (named.is_none() && !path.exists()) {

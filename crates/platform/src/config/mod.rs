@@ -1,6 +1,6 @@
-//! Configuration: all settings and their meaning. `load` merges the sources.
+//! All settings of the configuration and their meaning. The module `load` merges the sources.
 //!
-//! No other part of Kith reads the environment or a configuration file.
+//! No other part of Kith reads environment variables or a configuration file.
 
 mod allowed_network;
 mod check;
@@ -73,9 +73,9 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Development: listens on the loopback only, and permits unsafe settings.
+    /// Development: listens on loopback addresses only, and allows unsafe settings.
     Development,
-    /// Production.
+    /// Production: requires secrets and safe settings.
     Production,
 }
 
@@ -87,9 +87,9 @@ pub struct Server {
     pub listen: SocketAddr,
     /// Mode of the server.
     pub mode: Mode,
-    /// Name of a set of modules to serve; empty serves all.
+    /// Name of a preset, which is a set of modules to serve. If empty, all modules are served.
     pub preset: String,
-    /// Names of the modules to serve, instead of a preset; empty serves all.
+    /// Names of the modules to serve instead of a preset. If empty, all modules are served.
     pub modules: Vec<String>,
     /// Disables rate limits and request tiers.
     pub disable_limits: bool,
@@ -97,9 +97,10 @@ pub struct Server {
     pub demo: bool,
     /// Maximum size of a request body in bytes.
     pub max_body_bytes: u32,
-    /// Maximum size in bytes of all bodies that are being received, beyond the first 16 KiB of each.
+    /// Maximum total size in bytes of all bodies that are being received. The first 16 KiB of each body do
+    /// not count.
     pub max_body_memory_bytes: u32,
-    /// Maximum time from the first byte of a request to the end of its head.
+    /// Maximum time from the first byte of a request to the end of its headers.
     pub head_timeout_ms: u32,
     /// Maximum time to receive a request body.
     pub body_timeout_ms: u32,
@@ -107,21 +108,21 @@ pub struct Server {
     pub request_timeout_ms: u32,
     /// Maximum time that a connection may be idle.
     pub keep_alive_ms: u32,
-    /// Maximum number of open connections; 0 derives it from the limit of open files.
+    /// Maximum number of open connections. If 0, it depends on the limit of open file descriptors.
     pub max_connections: u32,
-    /// Maximum number of open connections of one client network; 0 derives it from the maximum in total.
+    /// Maximum number of open connections of one client network. If 0, it depends on the total maximum.
     pub max_connections_per_network: u32,
-    /// Time for which connections are still accepted after a stop was requested.
+    /// Time for which new connections are still accepted after the server was asked to stop.
     pub drain_ms: u32,
-    /// Maximum time for requests in progress after that.
+    /// Maximum time to wait for requests in progress after `drain_ms`.
     pub shutdown_grace_ms: u32,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<Network>,
-    /// Networks that may use administration; empty permits all.
+    /// Networks that may use administrative endpoints; empty allows all.
     pub admin_addresses: Vec<Network>,
-    /// Networks that may read metrics; empty permits none.
+    /// Networks that may read metrics; empty allows none.
     pub metrics_addresses: Vec<Network>,
-    /// Origins whose pages may call the API.
+    /// Origins of web pages that may call the API.
     pub cors_origins: Vec<WebOrigin>,
 }
 
@@ -129,14 +130,14 @@ pub struct Server {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Limit of routes without another limit.
+    /// Limit of all routes for which no other limit applies.
     pub requests_per_minute: u32,
-    /// Limit of routes that take a password or a token, such as `POST /api/v1/auth/…`.
+    /// Limit of routes that receive a password or a token, such as `POST /api/v1/auth/…`.
     pub auth_per_minute: u32,
     /// Maximum number of exports per user in 24 hours; 0 means no limit.
     pub exports_per_day: u32,
-    /// Maximum number of bytes of responses stored per caller in 24 hours under idempotency keys; 0 means no
-    /// limit.
+    /// Maximum number of bytes of responses that are stored under idempotency keys, per caller in 24 hours; 0
+    /// means no limit.
     pub idempotency_bytes_per_day: u32,
 }
 
@@ -146,7 +147,7 @@ pub struct Limits {
 pub struct Data {
     /// Data folder; created if it does not exist.
     pub folder: PathBuf,
-    /// Retention of events in days.
+    /// Number of days for which events are retained.
     pub event_retention_days: u16,
 }
 
@@ -154,9 +155,9 @@ pub struct Data {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Synchronous {
-    /// A commit is on disk before it is acknowledged.
+    /// A commit is written to disk before the client gets the response.
     Full,
-    /// A commit reaches the disk some time after it is acknowledged.
+    /// A commit is written to disk some time after the client gets the response.
     Off,
 }
 
@@ -166,9 +167,9 @@ pub enum Synchronous {
 pub struct Database {
     /// `sqlite`, or a PostgreSQL URL, which can contain a password.
     pub url: Secret,
-    /// Password, if the URL contains none.
+    /// Password, used if the URL contains none.
     pub password: Secret,
-    /// URL for the role that owns the tables; empty uses `url`.
+    /// Database URL for the role that owns the tables. If empty, `url` is used.
     pub migrate_url: Secret,
     /// Durability of commits on SQLite.
     pub synchronous: Synchronous,
@@ -192,10 +193,11 @@ pub struct Auth {
     pub hash_threads: u16,
     /// Lifetime of an access token in minutes.
     pub access_token_minutes: u16,
-    /// Secret that encrypts the secrets in the database. Empty until it is set, or generated in development
-    /// mode.
+    /// Secret from which the key is derived that encrypts secrets in the database. Empty until it is
+    /// configured or development mode generates it.
     pub jwt_secret: Secret,
-    /// Secret that authenticates refresh tokens. Empty until it is set, or generated in development mode.
+    /// Secret that authenticates refresh tokens. Empty until it is configured or development mode generates
+    /// it.
     pub jwt_refresh_secret: Secret,
     /// Previous value of `jwt_secret` during a rotation.
     pub jwt_secret_previous: Secret,
@@ -211,13 +213,13 @@ pub struct Jobs {
     pub in_process: bool,
     /// Maximum number of concurrent jobs per queue.
     pub concurrency: u16,
-    /// Maximum time that a stop waits for running jobs.
+    /// Maximum time to wait for running jobs when the server stops.
     pub shutdown_grace_ms: u32,
-    /// Retention of finished jobs in days.
+    /// Number of days for which finished jobs are retained.
     pub retention_days: u16,
     /// Maximum number of finished jobs that are retained.
     pub max_retained: u32,
-    /// Retention of dead letters in days.
+    /// Number of days for which dead letters are retained.
     pub dead_letter_retention_days: u16,
 }
 
@@ -225,15 +227,15 @@ pub struct Jobs {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Outbound {
-    /// Internal networks that requests may be sent to.
+    /// Internal networks to which requests may be sent.
     pub allowed_networks: Vec<AllowedNetwork>,
-    /// Permitted ports on public addresses; empty permits all.
+    /// Allowed ports on public addresses; empty allows all.
     pub ports: Vec<Port>,
-    /// Permits `http://` targets in production mode.
+    /// Allows `http://` targets in production mode.
     pub allow_plain_http: bool,
     /// Maximum time of each step of establishing a connection: name resolution, TCP, TLS.
     pub connect_timeout_ms: u32,
-    /// Maximum time of a request in total.
+    /// Maximum total time of a request.
     pub timeout_ms: u32,
     /// Maximum number of bytes of a response that are read.
     pub max_response_bytes: u32,
@@ -245,7 +247,7 @@ pub struct Outbound {
 pub struct Log {
     /// Format of log lines.
     pub format: LogFormat,
-    /// Minimum level, optionally per target.
+    /// Minimum level of log events, optionally different per target.
     pub level: String,
 }
 
@@ -253,26 +255,27 @@ pub struct Log {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// Readable on a terminal, JSON otherwise.
+    /// Human-readable if standard error is a terminal, otherwise JSON.
     Auto,
     /// JSON.
     Json,
-    /// Readable.
+    /// Human-readable.
     Pretty,
 }
 
 impl Config {
-    /// Returns true if the key `section.key` has its default, because no source set it.
+    /// Returns true if the key `section.key` has its default value because no source sets it.
     pub fn is_default(&self, key: &str) -> bool {
         !self.origins.contains_key(key)
     }
 
-    /// Settings of a module; their defaults if the configuration was loaded without that module.
+    /// Returns the settings of a module. Returns the defaults if the configuration was loaded without that
+    /// module.
     pub fn section<S: Settings>(&self) -> Arc<S> {
         self.sections.get()
     }
 
-    /// Replaces settings of a module. They are not checked.
+    /// Changes the settings of a module. The new settings are not validated.
     pub fn change_section<S: Settings>(&mut self, change: impl FnOnce(&mut S)) {
         let mut settings = S::clone(&self.section());
         change(&mut settings);
@@ -289,8 +292,8 @@ impl Config {
         self.database.url.expose() == "sqlite"
     }
 
-    /// Returns the options of the store. In development mode, fill the secrets first, unless only the schema
-    /// is read or changed.
+    /// Returns the options for opening the database. In development mode, call
+    /// [`Config::fill_development_secrets`] first, unless only the schema is read or changed.
     pub fn store_options(&self) -> StoreOptions {
         let database = &self.database;
         let engine = if self.is_sqlite() {

@@ -1,4 +1,4 @@
-//! IP network, as an entry of a list.
+//! Setting: an IP network, as an entry of a list.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -23,8 +23,8 @@ impl FromStr for Network {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let expected = "expected addresses such as \"10.0.0.1\" or \"10.0.0.0/8\"";
-        // Parsed separately, because the network parser accepts 010.0.0.0 as 10.0.0.0, where others read
-        // octal.
+        // The address is parsed separately: the network parser accepts 010.0.0.0 as 10.0.0.0, but other
+        // programs read 010 as an octal number.
         let address: IpAddr = text.split('/').next().unwrap_or_default().parse().map_err(|_| expected)?;
         let network =
             if text.contains('/') { text.parse().map_err(|_| expected)? } else { IpNet::from(address) };

@@ -1,4 +1,4 @@
-//! Reference of all keys, generated from the defaults and their comments.
+//! Generates the reference of all configuration keys from the defaults and their comments.
 
 use std::fmt::Write as _;
 
@@ -8,13 +8,13 @@ use super::error::type_name;
 use super::load::{DEFAULTS, defaults};
 use super::{ConfigSection, env};
 
-/// The defaults as a configuration file: the platform's, then those of `sections`.
+/// Returns the defaults as a configuration file: first those of the platform, then those of `sections`.
 pub fn toml(sections: &[ConfigSection]) -> String {
     let texts = std::iter::once(DEFAULTS).chain(sections.iter().map(|section| section.defaults));
     texts.map(str::trim_end).collect::<Vec<_>>().join("\n\n") + "\n"
 }
 
-/// Returns the names of all keys: `server.listen`.
+/// Returns the names of all keys, such as `server.listen`.
 pub fn keys(sections: &[ConfigSection]) -> Vec<String> {
     let of_section = |(section, keys): (&String, &Value)| {
         let keys = keys.as_table().into_iter().flat_map(Table::keys);

@@ -1,4 +1,4 @@
-//! Reports about secrets that do not reveal them, and a digest for comparing configurations.
+//! Reports on secrets that do not reveal them, and a digest with which configurations can be compared.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,25 +14,25 @@ use super::{Config, Origin, Secret, development, env, secrets};
 pub struct SecretReport {
     /// Key, as `section.key`.
     pub key: &'static str,
-    /// True if the server cannot serve without it.
+    /// True if the server cannot serve requests without the secret.
     pub required: bool,
-    /// Length class.
+    /// Description of the length of the secret, in steps.
     pub length: &'static str,
-    /// Entropy class, estimated from the frequencies of characters.
+    /// Description of the estimated entropy of the secret, in steps.
     pub entropy: &'static str,
-    /// True if it is a known example or default.
+    /// True if the secret is a known example or default.
     pub well_known: bool,
-    /// True if development mode generated it for this data folder.
+    /// True if development mode generated the secret for this data folder.
     pub made_for_development: bool,
-    /// Time of the last change of the file that contains it, if there is one.
+    /// Time of the last change of the file that contains the secret; `None` if no file contains it.
     pub unchanged_since: Option<Timestamp>,
     /// Source of the value.
     pub origin: Origin,
 }
 
 impl Config {
-    /// Describes all secrets: whether they are set, their length class, whether they are known defaults, and
-    /// their sources.
+    /// Describes all secrets: their source, whether they are set, their length in steps, and whether they are
+    /// known defaults.
     pub fn secret_reports(&self) -> Vec<SecretReport> {
         self.secrets().into_iter().map(|(key, secret)| self.report(key, secret)).collect()
     }
@@ -45,8 +45,8 @@ impl Config {
             Some(16..32) => "16 to 31 bytes",
             Some(32..) => "32 bytes or more",
         };
-        // Only an unset key can have a generated value. A generated secret that was copied into a
-        // configuration may be known to others.
+        // A secret counts as generated only if its key is not set. If a generated secret was copied into a
+        // configuration, others may know it.
         let made_for_development = self.origin(key) == Origin::Default
             && hidden.as_ref().is_some_and(|hidden| hidden.starts_with(development::MARK));
         let file = if made_for_development {
@@ -84,8 +84,8 @@ impl Config {
         settings
     }
 
-    /// Returns the SHA-256 of all settings, for comparing a running configuration with a rendered one.
-    /// Secrets count only as set or not set.
+    /// Returns the SHA-256 digest of all settings, for comparing the configuration of a running server with a
+    /// rendered one. For secrets, only whether they are set affects the digest.
     pub fn digest(&self) -> String {
         let mut settings = self.settings();
         for (key, _) in self.secrets() {
@@ -102,8 +102,8 @@ impl Config {
     }
 }
 
-/// Estimates the entropy by the frequencies of bytes (Shannon). A dictionary attack can need fewer guesses; a
-/// random value reaches the estimate.
+/// Estimates the entropy of a secret from the frequencies of its bytes (Shannon). The estimate is right for
+/// random values. For other values, a dictionary attack can need fewer guesses.
 fn entropy(secret: &str) -> &'static str {
     let mut counts = BTreeMap::<u8, u32>::new();
     secret.bytes().for_each(|byte| *counts.entry(byte).or_default() += 1);

@@ -1,11 +1,11 @@
-//! Secret text that is masked in output.
+//! Secret text, which is masked when it is printed or serialized.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Text that `Debug` and `Serialize` mask. Does not implement `Display`, so that it cannot get into logs or
-/// responses.
+/// Text that is masked by `Debug` and `Serialize`. The type does not implement `Display`, so that the text
+/// cannot be logged or sent by mistake.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);

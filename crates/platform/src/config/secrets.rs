@@ -1,4 +1,4 @@
-//! Requirements of production mode on secrets: set, long enough and not well known.
+//! Requirements on secrets in production mode: they must be set, long enough and not well known.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,24 +8,24 @@ use kith_store::PostgresOptions;
 use super::error::reject_if;
 use super::{Config, ConfigError, Origin, Secret, development, env};
 
-/// Secrets without which the server cannot serve, in either mode.
+/// Secrets that the server requires in both modes.
 pub(super) const REQUIRED: &[&str] = &["auth.jwt_secret", "auth.jwt_refresh_secret"];
 
 /// Minimum length in bytes of a secret from which keys are derived (RFC 7518, section 3.2).
 const MIN_SECRET_BYTES: usize = 32;
 
-/// Minimum number of distinct characters in a secret. Random secrets of this length have many more.
+/// Minimum number of distinct characters in a secret. Random secrets have many more.
 const MIN_DISTINCT_CHARACTERS: usize = 5;
 
-/// Minimum length of a service password in characters.
+/// Minimum length of a password for another service, such as the database, in characters.
 const MIN_PASSWORD_CHARACTERS: usize = 12;
 
-/// Maximum number of other letters and digits in a value that counts as an example: `changeme-please` is one;
-/// a random value or a long passphrase that contains such a word is not.
+/// Maximum number of other letters and digits in a value that counts as an example. `changeme-please` is an
+/// example. A random value or a long passphrase that contains such a word is not.
 const MAX_BESIDE_EXAMPLE: usize = 12;
 
-/// Texts from examples, Compose files and tutorials that are too long to occur in random values. Compared in
-/// lower case, letters and digits only.
+/// Texts from examples, Compose files and tutorials. They are too long to occur in random values by chance.
+/// Secrets are compared with them in lower case, by letters and digits only.
 const PLACEHOLDERS: &[&str] = &[
     "changeme",
     "changein",
@@ -44,10 +44,10 @@ const PLACEHOLDERS: &[&str] = &[
     "minioadmin",
 ];
 
-/// Words that make a value an example only if it contains little else.
+/// Words that make a value an example only if the value contains few other characters.
 const EXAMPLES: &[&str] = &["password", "passw0rd", "qwerty", "123456", "letmein", "example"];
 
-/// Defaults that must match the whole value, because they are short.
+/// Known defaults. They are short, so only a value that is equal to one of them is rejected.
 const DEFAULTS: &[&str] = &[
     "secret",
     "jwtsecret",
@@ -72,7 +72,7 @@ const GENERATED_BYTES: usize = 48;
 /// Variables for which `kith secrets generate` generates a value.
 const GENERATED_VARIABLES: &[&str] = &["JWT_SECRET", "JWT_REFRESH_SECRET", "DATABASE_PASSWORD"];
 
-/// Generates a secret for each variable: name and base64url text.
+/// Generates a secret for each variable. Returns the names of the variables and the secrets in base64url.
 pub fn generated_secrets(random: &dyn Random) -> Vec<(&'static str, String)> {
     let fresh = || {
         let mut bytes = [0; GENERATED_BYTES];
@@ -97,8 +97,8 @@ impl Config {
     }
 }
 
-/// Rejects passwords on the command line, in either mode: other users of the machine can read them in the
-/// process list.
+/// Rejects passwords in command-line flags, in both modes, because other users of the machine can read them
+/// in the process list.
 pub(super) fn check_flags(config: &Config) -> Result<(), ConfigError> {
     let why = "must not hold a password on the command line, which other users of this machine can read; set \
                DATABASE_PASSWORD or DATABASE_PASSWORD_FILE, or the whole address in KITH__DATABASE__URL";
@@ -108,7 +108,7 @@ pub(super) fn check_flags(config: &Config) -> Result<(), ConfigError> {
     })
 }
 
-/// Rejects secrets that are not permitted in production mode.
+/// Rejects secrets that are not allowed in production mode.
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let (secret, refresh_secret) = (&config.auth.jwt_secret, &config.auth.jwt_refresh_secret);
     for (key, secret) in [("auth.jwt_secret", secret), ("auth.jwt_refresh_secret", refresh_secret)] {
@@ -123,7 +123,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     reject_if(config, secret == refresh_secret, "auth.jwt_refresh_secret", why)?;
     for (key, secret) in config.secrets() {
         let Some(secret) = secret_part(key, secret) else { continue };
-        // Previous secrets are being replaced, and may be from development mode.
+        // Previous secrets are about to be replaced, and may come from development mode.
         if key.ends_with("_previous") {
             continue;
         }
@@ -138,7 +138,7 @@ const WELL_KNOWN: &str = "is a well-known development value; production mode req
 
 const WEAK: &str = "must have at least 12 characters, at least 5 of them distinct, in production mode";
 
-/// Returns the secret part of a value: the password of a database URL, otherwise the whole value.
+/// Returns the secret part of a value: the password of a database URL, or the whole value of any other key.
 pub(super) fn secret_part(key: &str, secret: &Secret) -> Option<String> {
     let text = match key {
         "database.url" | "database.migrate_url" => {
@@ -150,7 +150,7 @@ pub(super) fn secret_part(key: &str, secret: &Secret) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Returns true if a secret is a known example, or was generated in development mode.
+/// Returns true if a secret is a known example or default, or was generated in development mode.
 pub(super) fn is_well_known(secret: &str) -> bool {
     let folded: String = secret.chars().filter(char::is_ascii_alphanumeric).collect();
     let folded = folded.to_ascii_lowercase();
@@ -162,7 +162,7 @@ pub(super) fn is_well_known(secret: &str) -> bool {
         || EXAMPLES.iter().any(|example| is_mainly_example(example))
 }
 
-/// Returns true if a secret is too short or too uniform.
+/// Returns true if a secret is too short or has too few different characters.
 pub(super) fn is_weak(secret: &str) -> bool {
     let distinct = secret.chars().collect::<std::collections::BTreeSet<_>>().len();
     secret.chars().count() < MIN_PASSWORD_CHARACTERS || distinct < MIN_DISTINCT_CHARACTERS
@@ -172,7 +172,7 @@ pub(super) fn is_weak(secret: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Regression: `a`, `apppw` and a random value counted as well known, and `kithpw` was accepted.
+    /// Regression: `a`, `apppw` and a random value were rejected as well known, and `kithpw` was accepted.
     #[test]
     fn weak_and_well_known_secrets_are_detected() {
         for (secret, well_known, weak) in [

@@ -1,4 +1,4 @@
-//! Sections of the configuration that modules own.
+//! Sections of the configuration that belong to modules.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -9,20 +9,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-/// Settings of a module: one section of the configuration. The type has a field for each key and
-/// `#[serde(deny_unknown_fields)]`; it holds secrets as [`Secret`](super::Secret), which masks them wherever
-/// settings are shown.
+/// Settings of a module, which are one section of the configuration. The type must have a field for each key,
+/// and `#[serde(deny_unknown_fields)]`. Secrets must have the type [`Secret`](super::Secret), so that they
+/// are masked when settings are shown.
 pub trait Settings: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// Name of the section: `spaces`.
+    /// Name of the section, such as `spaces`.
     const SECTION: &'static str;
-    /// The section as TOML: its header, and each key with its default behind a comment, which is its text in
-    /// the reference.
+    /// Section as TOML: its header and each key with its default. The comment before a key is its description
+    /// in the reference.
     const DEFAULTS: &'static str;
 
-    /// Rejects values that cannot be served with.
+    /// Rejects values with which the server cannot work.
     ///
     /// # Errors
-    /// [`SettingFault`] names the key.
+    /// Returns a [`SettingFault`], which names the key.
     fn check(&self) -> Result<(), SettingFault> {
         Ok(())
     }
@@ -33,14 +33,14 @@ pub trait Settings: Clone + Debug + Serialize + DeserializeOwned + Send + Sync +
 pub struct SettingFault {
     /// Name of the key within its section.
     pub key: &'static str,
-    /// `must be at least 1`.
+    /// Reason, as a phrase that follows the key, such as `must be at least 1`.
     pub why: String,
 }
 
-/// Rejects numbers below one.
+/// Rejects numbers below 1.
 ///
 /// # Errors
-/// [`SettingFault`] names the first of them.
+/// Returns a [`SettingFault`] that names the first such number.
 pub fn at_least_one(numbers: &[(&'static str, u32)]) -> Result<(), SettingFault> {
     match numbers.iter().find(|(_, number)| *number < 1) {
         Some((key, _)) => Err(SettingFault { key, why: "must be at least 1".to_owned() }),
@@ -48,7 +48,7 @@ pub fn at_least_one(numbers: &[(&'static str, u32)]) -> Result<(), SettingFault>
     }
 }
 
-/// Section of a module, as the loader needs it. A field of [`Module::config`](crate::Module::config).
+/// Description of a module's section, for loading it. Listed in [`Module::config`](crate::Module::config).
 #[derive(Clone, Copy, Debug)]
 pub struct ConfigSection {
     /// Name of the section.
@@ -60,19 +60,19 @@ pub struct ConfigSection {
 
 /// Reason why a section cannot be read.
 pub(super) enum ReadFault {
-    /// The value of a key does not fit its type.
+    /// The value of a key does not have the required type.
     Invalid { path: String, message: String },
     /// The value of a key was rejected by [`Settings::check`].
     Rejected(SettingFault),
 }
 
 impl ConfigSection {
-    /// The section that `S` describes.
+    /// Returns the section with the settings `S`.
     pub const fn of<S: Settings>() -> Self {
         Self { name: S::SECTION, defaults: S::DEFAULTS, read: read::<S> }
     }
 
-    /// Keys with their defaults.
+    /// Returns the keys of the section with their defaults.
     pub(super) fn values(&self) -> Table {
         let table: Table = self.defaults.parse().expect("the defaults of a section are TOML");
         match table.into_iter().next() {
@@ -91,7 +91,7 @@ fn read<S: Settings>(keys: Value) -> Result<Arc<dyn SectionValue>, ReadFault> {
     Ok(Arc::new(settings))
 }
 
-/// Settings of some module.
+/// Settings of any module.
 pub(super) trait SectionValue: Any + Debug + Send + Sync {
     fn to_json(&self) -> serde_json::Value;
 }
@@ -102,7 +102,7 @@ impl<S: Settings> SectionValue for S {
     }
 }
 
-/// Settings of modules by the names of their sections.
+/// Settings of the modules, by name of the section.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sections(BTreeMap<&'static str, Arc<dyn SectionValue>>);
 
@@ -115,7 +115,7 @@ impl Sections {
         self.0.contains_key(name)
     }
 
-    /// The settings `S`; the defaults if they were not loaded.
+    /// Returns the settings `S`, or their defaults if they were not loaded.
     pub(super) fn get<S: Settings>(&self) -> Arc<S> {
         let loaded = self.0.get(S::SECTION).and_then(|value| {
             let value: Arc<dyn Any + Send + Sync> = Arc::clone(value) as _;
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn section_of_a_module_is_read_as_those_of_the_platform() {
+    fn module_section_is_loaded_like_platform_sections() {
         let config = load(&[("KITH__GREETINGS__MAX_WORDS", "5"), ("KITH__GREETINGS__TOKEN", "hunter2")]);
         let config = config.unwrap();
         let greetings = config.section::<Greetings>();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_can_be_replaced_and_are_the_defaults_where_they_were_not_loaded() {
+    fn settings_can_be_changed_and_have_defaults_if_not_loaded() {
         let mut config = Config::default();
         assert_eq!(config.section::<Greetings>().max_words, 3);
         config.change_section::<Greetings>(|greetings| greetings.max_words = 7);

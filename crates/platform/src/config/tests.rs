@@ -1,4 +1,4 @@
-//! Tests of the precedence of sources and of the errors for each fault.
+//! Tests of the precedence of configuration sources, and of the error for each invalid configuration.
 
 use std::net::SocketAddr;
 
@@ -19,7 +19,7 @@ fn load(toml: &str, env: &[(&str, &str)], flags: &[(&'static str, Value)]) -> Re
 }
 
 #[test]
-fn later_sources_win() {
+fn later_source_takes_precedence() {
     let toml = "server.drain_ms = 1\nserver.keep_alive_ms = 1\nserver.head_timeout_ms = 1";
     let env =
         [("KITH__SERVER__KEEP_ALIVE_MS", "2"), ("KITH__SERVER__HEAD_TIMEOUT_MS", "2"), ("PATH", "/bin")];

@@ -1,4 +1,4 @@
-//! Web origin, as an entry of a list.
+//! Setting: a web origin, as an entry of a list.
 
 use serde::{Deserialize, Serialize};
 

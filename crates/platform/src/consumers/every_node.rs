@@ -1,4 +1,5 @@
-//! Reads the event log on every node and runs the hooks, so that caches reflect changes made by other nodes.
+//! Reads the event log on every node and runs the hooks of modules, so that caches reflect changes made by
+//! other nodes.
 
 use std::time::{Duration, Instant};
 
@@ -8,16 +9,18 @@ use kith_store::{EngineKind, Error};
 use super::routes::{run_all_hooks, run_hooks};
 use crate::App;
 
-/// Interval of polling the log in the absence of notifications.
+/// Interval at which the log is read if no notification arrives.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Maximum number of events read at once.
 const BATCH: i64 = 500;
-/// Interval at which the delay of the sequencer is read. Under load, events arrive more often.
+/// Minimum interval between two reads of the sequencer's delay. Under load, events arrive more often than
+/// this.
 const LAG_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// Maximum delay of the sequencer at which this node still counts as up to date.
 const TOLERATED_LAG: Duration = seconds(1);
 
-/// Follows the log until the server stops. Does nothing on SQLite, which has a single node.
+/// Starts a task that follows the event log until the server stops. Does nothing on SQLite, because there is
+/// only one node.
 pub fn start(app: &App) {
     if app.db.kind() == EngineKind::Postgres {
         tokio::spawn(run(app.clone()));
@@ -26,11 +29,11 @@ pub fn start(app: &App) {
 
 /// Cursor of this node in the event log.
 struct Cursor {
-    /// Position of the last event that was read; `None` until the end of the log was determined.
+    /// Position of the last event that was read. `None` until the end of the log is known.
     position: Option<i64>,
-    /// Number of server changes when the cursor was set: see [`kith_store::Store::server_changes`].
+    /// Value of [`kith_store::Store::server_changes`] when the cursor was set.
     servers: u64,
-    /// Time at which the delay of the sequencer was last read; `None` before the first time.
+    /// Time at which the delay of the sequencer was last read. `None` if it was never read.
     lag_checked_at: Option<Instant>,
 }
 
@@ -48,22 +51,22 @@ async fn run(app: App) {
     }
 }
 
-/// Reads the next events after `cursor` and runs their hooks. Returns true if there may be more.
+/// Reads the next events after `cursor` and runs their hooks. Returns true if there may be more events.
 #[expect(clippy::disallowed_methods, reason = "the age of events is measured in real time")]
 async fn read_events(app: &App, cursor: &mut Cursor) -> Result<bool, Error> {
     let started = Instant::now();
     let servers = app.db.server_changes();
     if cursor.servers != servers {
-        // After a failover, positions read before may have been assigned to other events.
+        // After a failover of the database, positions that were read before may belong to other events now.
         *cursor = Cursor { position: None, servers, lag_checked_at: None };
         app.invalidation_feed.invalidate_all();
     }
     let behind = match cursor.position {
         Some(behind) => behind,
-        // Nothing was cached before this point except the signing keys, which were read at start.
+        // Before this point, the only cached data are the signing keys, which are read at start.
         None => {
             let last = app.db.last_position().await?;
-            // Events up to this position are skipped, so entries that were cached in the meantime may be
+            // Events up to this position are not read, so entries that were cached in the meantime may be
             // stale.
             app.invalidation_feed.invalidate_all();
             run_all_hooks(app).await;

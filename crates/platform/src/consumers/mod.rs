@@ -1,4 +1,4 @@
-//! Event consumers: reactions of a module to events of any module, once per deployment or on every node.
+//! Event consumers of modules. Each reacts to events, either once per deployment or on every node.
 
 pub mod every_node;
 pub mod operator;
@@ -22,13 +22,13 @@ use crate::{App, Module};
 
 pub(crate) use routes::{EmittedEvents, EventRoutes};
 
-/// Time after which the cursor of a consumer that no node declares is deleted. Longer than any expected clock
-/// error.
+/// Time after which the cursor of a consumer is deleted if no node declares the consumer. It is longer than
+/// any expected error of a clock.
 const UNDECLARED_RETENTION: Duration = days(30);
 
-/// Handler of a durable consumer. Receives up to 500 events in the order of positions; its changes are
-/// committed together with the consumer's cursor, or not at all. After a failure, the events are delivered
-/// again in smaller batches, until the failing one is alone.
+/// Handler of a durable consumer. Receives up to 500 events, in the order of their positions. Its changes and
+/// the consumer's cursor are committed in one transaction. After a failure, the events are delivered again in
+/// smaller batches, until the failing event is alone in a batch.
 pub type EventHandler = fn(&Tx<'_>, &Ctx, &[SequencedEvent]) -> Result<(), HandlerError>;
 
 /// Hook that runs on every node.
@@ -40,19 +40,20 @@ pub type HookFuture<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send 
 /// Argument of a [`NodeHook`].
 #[derive(Clone, Copy, Debug)]
 pub enum NodeEvent<'a> {
-    /// An event was committed, by this node or another one. Can occur twice for an event, and an event of
-    /// this node can precede older ones of other nodes.
+    /// An event was committed, by this node or another one. The same event can be reported twice. An event of
+    /// this node can be reported before older events of other nodes.
     Committed(&'a Event),
-    /// Events may have been missed, or undone by a failover. Cached data may be stale.
+    /// Events may have been missed, or a failover may have undone them. Cached data may be stale.
     Missed,
 }
 
-/// Reaction of a module to events. A field of [`Module::consumers`].
+/// Reaction of a module to events. Listed in [`Module::consumers`].
 #[derive(Clone, Copy)]
 pub struct ModuleConsumer {
-    /// Unique name: the module's, a dot, and the purpose. Key of the cursor in the database.
+    /// Unique name: the name of the module, a dot, and the purpose. It identifies the cursor in the database.
     pub name: &'static str,
-    /// Kinds of events: `bond.created`, all kinds with a prefix (`bond.*`), or all (`*`).
+    /// Event kinds that the consumer receives: single kinds (`bond.created`), all kinds with a prefix
+    /// (`bond.*`), or all kinds (`*`).
     pub kinds: &'static [&'static str],
     reaction: Reaction,
 }
@@ -64,13 +65,14 @@ enum Reaction {
 }
 
 impl ModuleConsumer {
-    /// Creates a durable consumer: one node handles each event at least once, in the order of positions
-    /// within each subject. A new consumer starts with the events emitted after its first start.
+    /// Creates a durable consumer. One node handles each event at least once. Events with the same subject
+    /// are handled in the order of their positions. A new consumer receives only events that are emitted
+    /// after its first start.
     pub const fn durable(name: &'static str, kinds: &'static [&'static str], handler: EventHandler) -> Self {
         Self { name, kinds, reaction: Reaction::Durable { start: StartAt::Now, handler } }
     }
 
-    /// Makes the consumer start with the oldest retained event.
+    /// Makes a new consumer start with the oldest retained event.
     ///
     /// # Panics
     /// Panics at compile time if the consumer runs on every node.
@@ -82,14 +84,14 @@ impl ModuleConsumer {
         Self { reaction: Reaction::Durable { start: StartAt::Beginning, handler }, ..self }
     }
 
-    /// Creates a hook that runs on every node for each event: on the node that commits it before the request
-    /// is answered, on other nodes when they read it from the log. Use it for cached data; the hook must be
-    /// idempotent.
+    /// Creates a hook that runs on every node for each event. The node that commits the event runs the hook
+    /// before it sends the response; other nodes run it when they read the event from the log. Use it to
+    /// update caches. The hook must be idempotent.
     pub const fn every_node(name: &'static str, kinds: &'static [&'static str], hook: NodeHook) -> Self {
         Self { name, kinds, reaction: Reaction::EveryNode(hook) }
     }
 
-    /// Returns true if one node of the deployment handles each event, false if every node does.
+    /// Returns true if one node of the deployment handles each event, and false if every node does.
     pub const fn is_durable(&self) -> bool {
         matches!(self.reaction, Reaction::Durable { .. })
     }
@@ -122,7 +124,8 @@ pub(crate) fn kinds(modules: &[&'static Module]) -> impl Iterator<Item = &'stati
     modules.iter().flat_map(|module| module.events).copied()
 }
 
-/// Returns the name under which this process leases consumers: host, process id and an id of the server.
+/// Returns the name with which this process leases consumers. It consists of host, process id and an id of
+/// the server.
 pub(crate) fn node_name(sources: &Sources) -> String {
     format!("{}:{}", process_name(), sources.ids.next(sources.clock.now()))
 }
@@ -160,16 +163,16 @@ impl App {
         Consumers::new(self.clone(), self.consumer_set.clone())
     }
 
-    /// Delivers events to the consumers of this node until none is due. Boxed, because the compiler cannot
-    /// otherwise prove that the futures of callers are `Send`.
+    /// Delivers events to the consumers of this node until no event is due. Returns a boxed future, because
+    /// otherwise the compiler cannot prove that the futures of callers are `Send`.
     pub(crate) fn consume_due(&self) -> Pin<Box<dyn Future<Output = Result<usize, Error>> + Send>> {
         let consumers = self.consumers();
         Box::pin(async move { consumers.run_due().await })
     }
 }
 
-/// Deletes the cursors of consumers that no node has declared for 30 days. Declares those of this build
-/// first.
+/// Deletes the cursors of consumers that no node has declared for 30 days. First declares the consumers of
+/// this build, so that they are not deleted.
 pub(crate) async fn forget_removed(app: &App) -> Result<(), Error> {
     app.consumers().declare().await?;
     let before = app.sources.clock.now() - UNDECLARED_RETENTION;

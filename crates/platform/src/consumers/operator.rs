@@ -1,4 +1,4 @@
-//! Operator commands: lag of consumers, dead letters, and replays.
+//! Commands for operators: show the lag of consumers, list and retry dead letters, and replay events.
 
 use kith_consumers::{
     ConsumerStatus, DeadLetteredEvent, ReplayError, ReplayFrom, list_dead_letters, list_status, replay,
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::App;
 
-/// Maximum number of listed events.
+/// Maximum number of dead letters in a reply.
 const MAX_LISTED: i64 = 1_000;
 
 /// Operator command.

@@ -1,4 +1,4 @@
-//! Maps event kinds to their counters and to the hooks of this node.
+//! Maps each event kind to its counter and to the hooks of this node.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -12,10 +12,10 @@ use kith_store::{Error, Event, Tx};
 use super::{ModuleConsumer, NodeEvent, NodeHook};
 use crate::{App, Module};
 
-/// Pause before a failed hook is retried.
+/// Pause before a failed hook runs again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-/// Counters and hooks by event kind.
+/// Counters and hooks for events, by event kind.
 #[derive(Debug)]
 pub(crate) struct EventRoutes {
     kinds: HashMap<&'static str, KindRoute>,
@@ -27,22 +27,22 @@ struct Hook {
     name: &'static str,
     kinds: &'static [&'static str],
     run: NodeHook,
-    /// Number of failures since the hook last succeeded. While it is not 0, a task retries the hook.
+    /// Number of failures since the hook last succeeded. If it is not 0, a task is retrying the hook.
     failures: AtomicU64,
 }
 
 #[derive(Debug)]
 struct KindRoute {
-    /// Index of the kind in the list of all modules' kinds.
+    /// Index of the kind in the list of the event kinds of all modules.
     index: usize,
-    /// Indexes of its hooks.
+    /// Indexes of the hooks for this kind.
     hooks: Vec<usize>,
 }
 
 /// Events of a transaction that must be counted or passed to hooks.
 #[derive(Debug, Default)]
 pub(crate) struct EmittedEvents {
-    /// Indexes of their kinds, for counting.
+    /// Indexes of the kinds of the events, for counting.
     pub kinds: Vec<usize>,
     hooked: Vec<Event>,
 }
@@ -73,12 +73,13 @@ impl EventRoutes {
         EmittedEvents { kinds, hooked }
     }
 
-    /// Returns true if every hook has succeeded since its last failure.
+    /// Returns true if no hook is waiting to be retried after a failure.
     pub fn has_no_failures(&self) -> bool {
         self.hooks.iter().all(|hook| hook.failures.load(Ordering::Acquire) == 0)
     }
 
-    /// Returns the indexes of the hooks for `kind`. The kind may be unknown, if a newer build emitted it.
+    /// Returns the indexes of the hooks for `kind`. If a newer build emitted the event, the kind may be
+    /// unknown.
     fn hooks_of(&self, kind: &str) -> Vec<usize> {
         match self.kinds.get(kind) {
             Some(route) => route.hooks.clone(),
@@ -100,7 +101,7 @@ impl Hook {
     }
 }
 
-/// Runs the hooks for an event. A failed hook does not affect the others; it is retried with
+/// Runs the hooks for an event. The other hooks run even if one fails. A failed hook is retried with
 /// [`NodeEvent::Missed`].
 pub(super) async fn run_hooks(app: &App, event: &Event) {
     for index in app.event_routes.hooks_of(&event.kind) {
@@ -122,7 +123,7 @@ async fn run_hook(app: &App, index: usize, event: NodeEvent<'_>) {
     }
 }
 
-/// Retries a hook until it has succeeded after its last failure.
+/// Retries a hook until it succeeds and has not failed again in the meantime.
 async fn retry(app: App, index: usize) {
     let hook = &app.event_routes.hooks[index];
     while app.stop.or(tokio::time::sleep(RETRY_PAUSE)).await.is_some() {
@@ -136,7 +137,7 @@ async fn retry(app: App, index: usize) {
 }
 
 impl EmittedEvents {
-    /// Runs the hooks for events that this node has committed, or may have committed.
+    /// Runs the hooks for the events of a transaction that this node has committed or may have committed.
     pub async fn run_hooks(self, app: &App) {
         for event in self.hooked {
             run_hooks(app, &event).await;

@@ -1,4 +1,4 @@
-//! Tests of a module's consumers on a running server.
+//! Tests of the event consumers of a module on a running server.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -14,7 +14,7 @@ use super::{HandlerError, ModuleConsumer, NodeEvent};
 use crate::testing::{TestServer, with_module};
 use crate::{App, Module};
 
-/// Number of hook runs by subject of the event.
+/// Number of hook runs for committed events, by subject of the event.
 static HOOK_RUNS: Mutex<Option<HashMap<String, u32>>> = Mutex::new(None);
 
 /// Number of hook runs for missed events.
@@ -69,7 +69,8 @@ async fn server() -> TestServer {
 /// Emits an event with a new subject, and returns the subject.
 async fn emit(app: &App, text: &'static str) -> String {
     let ctx = app.system_ctx("test");
-    // Unique in the process, because seeded servers of other tests generate the same ids.
+    // The id is unique in the process. Ids from the seeded generator repeat, because servers of other tests
+    // use the same seed.
     let subject = Uuid::from_u128(SUBJECTS.fetch_add(1, Ordering::Relaxed).into());
     let emitted = app.write(&ctx, move |tx: &Tx<'_>, ctx: &Ctx| {
         tx.emit(ctx, event_about("thing.done", subject, text));
@@ -89,7 +90,7 @@ async fn kinds(app: &App) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn durable_consumer_of_a_module_is_delivered_to_by_run_due() {
+async fn run_due_delivers_events_to_durable_consumers() {
     let test = server().await;
     let subject = emit(&test.app, "").await;
     assert_eq!(kinds(&test.app).await, ["thing.done"]);
@@ -119,7 +120,7 @@ async fn hook_runs_before_the_response() {
 }
 
 #[tokio::test]
-async fn failed_hook_is_run_again() {
+async fn failed_hook_is_retried() {
     let test = server().await;
     let subject = emit(&test.app, "fails once").await;
     assert_eq!(hook_runs(&subject), 1);
@@ -176,7 +177,7 @@ async fn metrics_report_lag_and_failures() {
 }
 
 #[tokio::test]
-async fn consumer_of_this_build_is_never_forgotten() {
+async fn cursor_of_declared_consumer_is_not_deleted() {
     let test = server().await;
     let stale = test.app.db.write(|tx| {
         tx.exec(
@@ -185,7 +186,7 @@ async fn consumer_of_this_build_is_never_forgotten() {
         )
     });
     stale.await.unwrap();
-    // The clock jumps, so the declarations of this build's consumers are old as well.
+    // The clock jumps forward, so the declarations of this build's consumers are old, too.
     test.clock.advance(days(400));
     super::forget_removed(&test.app).await.unwrap();
     let ConsumerReply::Lag(statuses) = execute(&test.app, ConsumerCommand::Lag).await.unwrap() else {

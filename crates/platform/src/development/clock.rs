@@ -1,7 +1,7 @@
 //! `/dev/clock`: moves the clock of this node forward for development, and resets it to the real time.
 //!
-//! The offset is stored in a file in the data folder, so that rows written while the clock was ahead are not
-//! in the future after a restart.
+//! The offset is stored in a file in the data folder. Otherwise, after a restart, rows that were written with
+//! the moved clock would be in the future.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,14 +20,14 @@ use crate::module::Routes;
 use crate::{ApiResult, App, Caller, Json};
 
 const OFFSET_FILE: &str = "clock-ahead";
-/// Maximum offset of the clock. Keeps all times within the range that can be formatted.
+/// Maximum offset of the clock. It ensures that all times can be formatted.
 const MAX_OFFSET: Duration = days(100 * 365);
 
-/// Clock that is ahead of another clock by an adjustable offset.
+/// Clock that shows the time of another clock plus an adjustable offset.
 pub struct AdjustableClock {
     base_clock: Arc<dyn Clock>,
     offset_ms: AtomicI64,
-    /// Total of all advances in this process. Counts as elapsed time on the monotonic clock.
+    /// Sum of all advances in this process. It counts as elapsed time of the monotonic clock.
     advanced_ms: AtomicI64,
     file: PathBuf,
     /// Serializes changes of the offset.
@@ -35,8 +35,8 @@ pub struct AdjustableClock {
 }
 
 impl AdjustableClock {
-    /// Creates a clock with the offset stored in `data_folder`, or without one. Logs a warning if the clock
-    /// is ahead.
+    /// Creates a clock with the offset that is stored in `data_folder`, or with no offset. Logs a warning if
+    /// the offset is not zero.
     ///
     /// # Errors
     /// Returns the I/O error if the file exists and cannot be read.
@@ -62,8 +62,8 @@ impl AdjustableClock {
         Ok(Arc::new(clock))
     }
 
-    /// Moves the clock forward and returns the new offset in milliseconds, or `None` if it would exceed
-    /// [`MAX_OFFSET`].
+    /// Moves the clock forward by `by` and returns the new offset in milliseconds. Returns `None` if the
+    /// offset would exceed [`MAX_OFFSET`].
     fn advance(&self, by: Duration) -> io::Result<Option<i64>> {
         let _moving = self.change_lock.lock().unwrap_or_else(PoisonError::into_inner);
         let max_offset_ms = i64::try_from(MAX_OFFSET.as_millis()).unwrap_or(i64::MAX);
@@ -85,7 +85,7 @@ impl AdjustableClock {
 }
 
 impl AdjustableClock {
-    /// Resets the clock to the real time and removes the file.
+    /// Resets the clock to the real time, and removes the file with the offset.
     fn reset(&self) -> io::Result<()> {
         let _moving = self.change_lock.lock().unwrap_or_else(PoisonError::into_inner);
         match fs::remove_file(&self.file) {
@@ -122,11 +122,11 @@ pub(super) fn routes() -> Routes {
 struct ClockReport {
     /// Current time of the node, including the offset.
     now: Timestamp,
-    /// Offset from the real time in milliseconds. 0 if the clock has not been moved.
+    /// Offset from the real time in milliseconds; 0 if the clock was not moved.
     offset_ms: i64,
 }
 
-/// Duration to move the clock forward by.
+/// Duration by which to move the clock forward.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct AdvanceBody {
@@ -146,10 +146,10 @@ async fn get_clock(State(app): State<App>) -> ApiResult<Json<ClockReport>> {
 
 /// Advance the clock
 ///
-/// Moves the clock of the node that handles the request forward, then runs the jobs, purges and other
-/// maintenance that are due by the new time. The clock can be at most 100 years ahead in total. Access tokens
-/// expire by the moved clock. Other nodes on the same PostgreSQL database keep their own time. Available in
-/// development mode only.
+/// Moves the clock of the node that handles the request forward. Then runs the jobs, purges and other
+/// maintenance that are due at the new time. The clock can be at most 100 years ahead in total. Access tokens
+/// expire by the moved clock. Other nodes on the same PostgreSQL database do not move their clocks. Available
+/// in development mode only.
 #[utoipa::path(
     post, path = "/dev/clock",
     request_body = AdvanceBody,
@@ -184,7 +184,7 @@ async fn advance_clock(
     tracing::warn!(by = body.advance, offset_ms, now = %clock.now(), "the clock was advanced by /dev/clock");
     let done = async {
         app.run_due().await?;
-        // Purges and similar maintenance otherwise run once a minute; the response must not precede them.
+        // This maintenance otherwise runs once a minute. It must be complete before the response is sent.
         app.run_maintenance().await
     };
     done.await.map_err(|_| {
@@ -196,9 +196,10 @@ async fn advance_clock(
 
 /// Reset the clock
 ///
-/// Runs the jobs that are due by the moved clock, then sets the clock of the node that handles the request
-/// back to the real time. Timestamps written in the meantime stay as they are and lie in the future: refresh
-/// access tokens afterwards, and expect scheduled work to wait. Available in development mode only.
+/// Runs the jobs that are due by the moved clock, then resets the clock of the node that handles the request
+/// to the real time. Timestamps that were written with the moved clock stay unchanged and can be in the
+/// future. Refresh your access tokens afterwards. Scheduled work waits until its time. Available in
+/// development mode only.
 #[utoipa::path(
     delete, path = "/dev/clock",
     responses((status = 200, description = "The clock was reset.", body = ClockReport))
@@ -220,7 +221,7 @@ async fn put_clock_back(State(app): State<App>, _: Caller) -> ApiResult<Json<Clo
         )
     })?;
     tracing::warn!(now = %clock.now(), "the clock was reset to real time by /dev/clock");
-    // Schedules detect that the clock moved backwards, and continue from the real time.
+    // Schedules detect that the clock was set back, and continue from the real time.
     app.jobs.tick().await.map_err(|error| {
         tracing::error!(%error, "cannot continue schedules after the clock was reset");
         Problem::new(

@@ -1,4 +1,5 @@
-//! `/dev/limits`: disables and enables the limits of a running node, to show a deployment without them.
+//! `/dev/limits`: disables and enables the rate limits of a running node, to show how a deployment behaves
+//! without them.
 
 use std::sync::atomic::Ordering;
 
@@ -13,7 +14,7 @@ pub(super) fn routes() -> Routes {
     Routes::new().routes(routes!(get_limits, set_limits))
 }
 
-/// State of the limits of this node.
+/// State of the rate limits of this node.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LimitsReport {

@@ -1,4 +1,5 @@
-//! Module of development mode: an adjustable clock, switchable limits and a view of outgoing events.
+//! Module for development: an adjustable clock, rate limits that can be disabled, and a list of emitted
+//! events.
 
 mod clock;
 mod limits;

@@ -1,5 +1,5 @@
-//! `/docs`: Swagger UI for the OpenAPI document, served from the binary under a strict content security
-//! policy.
+//! `/docs`: the API reference. It consists of Swagger UI for the OpenAPI document, is served from the binary,
+//! and has a strict content security policy.
 
 mod start;
 
@@ -19,8 +19,8 @@ use crate::ApiResult;
 use crate::http::Asset;
 use crate::module::Routes;
 
-/// Content security policy of the pages. `data:` images are used by the style sheet; everything else comes
-/// from this server, and nothing is inline.
+/// Content security policy of the HTML pages. The style sheet contains `data:` images. Everything else is
+/// loaded from this server, and inline scripts and styles are not allowed.
 const CSP: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -101,8 +101,9 @@ async fn old_swagger() -> Redirect {
     Redirect::permanent("/docs")
 }
 
-/// Path of the style sheet that all HTML pages share. It is served with every preset and changes with the
-/// content.
+/// Returns the path of the style sheet that all HTML pages share. It is available with every preset. The path
+/// changes if the
+/// content changes.
 #[must_use]
 pub fn style_sheet_path() -> String {
     let [.., style] = &SITE.parts;

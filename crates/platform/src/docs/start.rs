@@ -1,4 +1,4 @@
-//! Start page at `/`, the address that the server prints: links to the guides, the API reference and the
+//! Start page at `/`, the address that the server prints. It links to the guides, the API reference and the
 //! demo.
 
 use axum::extract::State;
@@ -44,8 +44,8 @@ async fn start(State(app): State<App>, parts: Parts) -> Response {
     response
 }
 
-/// Returns the origin from which the page was requested, from `Host`. A host with other characters is
-/// replaced, because the value is inserted into HTML.
+/// Returns the origin from which the page was requested, according to the `Host` header. If the header has
+/// unexpected characters, returns `http://localhost:8080`, because the value is inserted into HTML.
 fn origin(parts: &Parts) -> String {
     let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');

@@ -11,15 +11,14 @@ use crate::audit::head::HeadOutcome;
 use crate::purge::{self, PurgeOutcome};
 use crate::telemetry::{disk_free, resident_bytes};
 
-/// Time after which the database counts as unreachable for a health check.
+/// Time after which a health check treats the database as unreachable.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Write stall from which the server is not ready. Statements are cancelled before that, so a longer stall
-/// does not end by itself.
+/// Duration of a write stall from which the server is not ready. Statements are cancelled earlier than this,
+/// so a stall of this length does not end by itself.
 const MAX_WRITE_STALL: Duration = Duration::from_secs(10);
-/// Free disk space in bytes below which a server on SQLite is not ready, because its writes are about to
-/// fail.
+/// Free disk space in bytes below which a server on SQLite is not ready, because its writes will soon fail.
 pub(super) const MIN_WRITABLE_BYTES: u64 = 16 << 20;
-/// Free disk space in bytes below which the health check warns. Below a tenth of this value it fails.
+/// Free disk space in bytes below which the health check warns. Below a tenth of this value, the check fails.
 pub(super) const LOW_DISK_BYTES: u64 = 1024 * 1024 * 1024;
 pub(super) const CRITICAL_DISK_BYTES: u64 = LOW_DISK_BYTES / 10;
 
@@ -32,7 +31,7 @@ pub(super) fn draining(app: &App) -> NamedCheck {
     ("server:draining", check)
 }
 
-/// Checks that the database answers within [`DATABASE_TIMEOUT`] and has every migration of this build.
+/// Checks that the database responds within [`DATABASE_TIMEOUT`] and has all migrations of this build.
 #[expect(clippy::disallowed_methods, reason = "measures the response time of the database")]
 pub(super) async fn database(app: &App) -> NamedCheck {
     let started = Instant::now();
@@ -53,7 +52,8 @@ pub(super) async fn database(app: &App) -> NamedCheck {
     ("database:responseTime", check)
 }
 
-/// Checks that transactions begin and end.
+/// Checks that writes are not stuck. `stall` is the time for which all write threads have been busy without
+/// starting or ending a transaction.
 pub(super) fn writes(stall: Duration) -> NamedCheck {
     let check = HealthCheck::measured(stall.as_millis(), "ms");
     let stuck = "No transaction has started or ended for 10 seconds.";
@@ -78,8 +78,8 @@ pub(super) fn clock(app: &App) -> NamedCheck {
     ("clock:skew", check)
 }
 
-/// Compares the audit chain with the remembered head. Warns at most: taking the server out of service does
-/// not repair the log.
+/// Checks that the audit chain contains the stored head. The result is never worse than a warning, because
+/// stopping requests to this server does not repair the audit log.
 pub(super) fn audit_head(app: &App) -> NamedCheck {
     let warn = |output| HealthCheck::pass().with_status(HealthStatus::Warn, output);
     let check = match app.audit_head.outcome() {
@@ -94,7 +94,8 @@ pub(super) fn audit_head(app: &App) -> NamedCheck {
     ("audit:head", check)
 }
 
-/// Checks for delayed purges. Warns at most, because a backlog of purges does not affect requests.
+/// Checks for delayed purges. The result is never worse than a warning, because delayed purges do not affect
+/// requests.
 pub(super) async fn purges(app: &App) -> NamedCheck {
     let delayed = tokio::time::timeout(DATABASE_TIMEOUT, app.db.read(purge::find_delayed)).await;
     let check = match delayed {
@@ -105,7 +106,7 @@ pub(super) async fn purges(app: &App) -> NamedCheck {
             };
             HealthCheck::measured(backlog, "items").with_status(HealthStatus::Warn, output)
         }
-        // An unreachable database is reported by `database:responseTime`.
+        // `database:responseTime` reports an unreachable database.
         Ok(Ok(None) | Err(_)) | Err(_) => HealthCheck::pass(),
     };
     ("purges:backlog", check)
@@ -124,12 +125,12 @@ pub(super) fn disk(app: &App) -> NamedCheck {
     ("disk:free", check)
 }
 
-/// Returns `folder`, or its nearest ancestor that exists. On PostgreSQL, the data folder need not exist.
+/// Returns `folder`, or its nearest ancestor that exists. With PostgreSQL, the data folder may not exist.
 pub(crate) fn nearest_existing_folder(folder: &Path) -> &Path {
     folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."))
 }
 
-/// Checks that the disk of the data folder has room for writes. Applies to SQLite only.
+/// Checks that the disk of the data folder has space for writes. Applies to SQLite only.
 pub(super) fn writable_disk(app: &App) -> NamedCheck {
     let free = if app.db.kind() == EngineKind::Sqlite {
         disk_free(nearest_existing_folder(&app.config.data.folder))

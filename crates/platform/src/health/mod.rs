@@ -1,4 +1,4 @@
-//! Operational endpoints: liveness, readiness, health, metrics, the OpenAPI document and a ping.
+//! Endpoints for operators: liveness, readiness, health, metrics, the OpenAPI document and a ping.
 
 mod checks;
 mod report;
@@ -34,8 +34,8 @@ pub(crate) fn routes() -> Routes {
 
 /// Check liveness
 ///
-/// Returns 200 while the process answers requests. Dependencies are not checked, because a restart would not
-/// repair them. Use it as the liveness probe.
+/// Returns 200 while the process can respond to requests. Dependencies are not checked, because a restart
+/// would not repair them. Use it as the liveness probe.
 #[utoipa::path(
     get,
     path = "/livez",
@@ -50,8 +50,8 @@ async fn live(State(app): State<App>) -> HealthReport {
 
 /// Ping the server
 ///
-/// Returns an empty response at the lowest cost that a request can have. Use it to measure the latency of the
-/// connection and of request handling.
+/// Returns an empty response with as little work as possible. Use it to measure the latency of the connection
+/// and of request handling.
 #[utoipa::path(get, path = "/api/v1/ping", responses((status = 204, description = "The server is running.")))]
 async fn ping() -> StatusCode {
     StatusCode::NO_CONTENT
@@ -59,10 +59,10 @@ async fn ping() -> StatusCode {
 
 /// Check readiness
 ///
-/// Returns 200 if the server should receive requests, and 503 otherwise. It checks that the server is not
-/// shutting down; that the database answers within two seconds and has the schema of this build; that writes
-/// are not stuck for ten seconds; that the machine's clock is within 500 ms of the database's; and, on
-/// SQLite, that the disk of the data folder has at least 16 MiB free. Use it as the readiness probe.
+/// Returns 200 if the server should receive requests, and 503 otherwise. The server must not be shutting
+/// down. The database must respond within two seconds and have the schema of this build. Writes must not be
+/// stuck for ten seconds. The machine's clock must be within 500 ms of the database's clock. On SQLite, the
+/// disk of the data folder must have at least 16 MiB free. Use it as the readiness probe.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -76,14 +76,14 @@ async fn ready(State(app): State<App>) -> HealthReport {
     HealthReport::of(app.build, readiness(&app).await)
 }
 
-/// Runs the checks that decide whether the server receives requests. `/api/health` includes them.
+/// Runs the checks of `/readyz`. `/api/health` includes them.
 async fn readiness(app: &App) -> Vec<NamedCheck> {
     vec![draining(app), database(app).await, writes(app.db.write_stall()), clock(app), writable_disk(app)]
 }
 
 /// Get the health report
 ///
-/// Returns the checks of `/readyz`, and those of the audit log, of purges, memory, disk and uptime. The
+/// Returns the checks of `/readyz`, and further checks of the audit log, purges, memory, disk and uptime. The
 /// status code is 503 if a check failed, and 200 otherwise.
 #[utoipa::path(
     get,
@@ -124,7 +124,7 @@ async fn metrics(State(app): State<App>, client: ClientAddress) -> ApiResult<Res
 
 /// Get the OpenAPI document
 ///
-/// Returns the description of this API in OpenAPI 3.1. It lists the operations of the modules that the server
+/// Returns the OpenAPI 3.1 description of this API. It contains the operations of the modules that the server
 /// serves.
 #[utoipa::path(
     get,

@@ -16,7 +16,7 @@ pub(super) const HEALTH_JSON: &str = "application/health+json";
 pub enum HealthStatus {
     /// The check passed.
     Pass,
-    /// The server can serve requests, but an operator should look at the check.
+    /// The server can serve requests, but an operator should investigate.
     Warn,
     /// The server cannot serve requests correctly.
     Fail,
@@ -30,7 +30,7 @@ pub struct HealthReport {
     pub(super) status: HealthStatus,
     /// Version of the build.
     release_id: &'static str,
-    /// Results by `component:measurement`, such as `database:responseTime`.
+    /// Results, keyed by `component:measurement`, such as `database:responseTime`.
     checks: BTreeMap<&'static str, [HealthCheck; 1]>,
 }
 
@@ -94,7 +94,7 @@ impl HealthCheck {
     }
 }
 
-/// Returns a response with a body of this media type.
+/// Returns a response with the media type `kind` and the given body.
 pub(super) fn typed(kind: &'static str, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

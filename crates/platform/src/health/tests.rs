@@ -1,4 +1,4 @@
-//! Tests of the health checks and of their report.
+//! Tests of the health checks and of the health report.
 
 use std::path::Path;
 use std::time::Duration;

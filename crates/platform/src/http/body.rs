@@ -1,4 +1,4 @@
-//! Reads request bodies, plain or gzip, with limits on time, size and memory.
+//! Reads request bodies, uncompressed or in gzip, with limits on time, size and memory.
 
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,12 +39,14 @@ impl BodyEncoding {
     }
 }
 
-/// Part of each body that does not count against the shared memory limit. Most bodies are not longer.
+/// Number of bytes of each body that do not count against the shared memory limit. Most bodies are smaller.
 const UNCOUNTED_BYTES: usize = 16 << 10;
-/// Maximum size in bytes of a body that carries secrets. Callers of these routes are not authenticated yet.
+/// Maximum size in bytes of a body that contains secrets. The callers of these routes are not authenticated
+/// yet.
 const SECRET_BODY_BYTES: usize = 16 << 10;
 
-/// Shared memory limit of all bodies that are being received, beyond [`UNCOUNTED_BYTES`] of each.
+/// Limit on the total memory of all bodies that are being received. The first [`UNCOUNTED_BYTES`] of each
+/// body do not count.
 #[derive(Debug)]
 pub(crate) struct BodyMemory {
     used: AtomicUsize,
@@ -58,14 +60,15 @@ impl BodyMemory {
     }
 }
 
-/// Memory reserved by one body until it is dropped.
+/// Memory that one body has reserved. It is released when this value is dropped.
 struct MemoryReservation<'m> {
     memory: &'m BodyMemory,
     taken: usize,
 }
 
 impl MemoryReservation<'_> {
-    /// Reserves the memory of a body of `len` bytes.
+    /// Reserves the memory of a body that has reached `len` bytes. Returns a problem if the shared limit is
+    /// exceeded.
     fn grow(&mut self, len: usize) -> Result<(), Problem> {
         let more = len.saturating_sub(UNCOUNTED_BYTES) - self.taken;
         let used = self.memory.used.fetch_add(more, Ordering::Relaxed) + more;
@@ -84,14 +87,14 @@ impl Drop for MemoryReservation<'_> {
     }
 }
 
-/// Returns the maximum size in bytes of a body for a route with this policy.
+/// Returns the maximum size in bytes of a body on a route with the given policy.
 fn limit_of(policy: RoutePolicy, limits: &config::Server) -> usize {
     let limit = usize::try_from(limits.max_body_bytes).unwrap_or(usize::MAX);
     if policy.is_secret { limit.min(SECRET_BODY_BYTES) } else { limit }
 }
 
-/// Reads `body` for a route with this policy. Neither the received nor the decoded body may exceed the size
-/// limit.
+/// Reads the body of a request to a route with the given policy. Neither the received nor the decompressed
+/// body may exceed the size limit.
 pub(super) async fn read_body(
     policy: RoutePolicy,
     body: Body,
@@ -127,7 +130,7 @@ async fn collect(mut body: Body, limit: usize, memory: &BodyMemory) -> Result<By
             return Ok(data);
         }
         share.grow(len)?;
-        // Copied, because a slice keeps the whole read buffer allocated.
+        // The data is copied, because a slice would keep the whole read buffer allocated.
         collected.extend_from_slice(&data);
     }
     Ok(collected.freeze())
@@ -135,7 +138,7 @@ async fn collect(mut body: Body, limit: usize, memory: &BodyMemory) -> Result<By
 
 pub(super) fn gunzip(bytes: &[u8], limit: usize) -> Result<Bytes, Problem> {
     let mut decoded = Vec::new();
-    // One byte beyond the limit distinguishes a body that is too large.
+    // One byte more than the limit is read, to detect a body that is too large.
     let mut rest = MultiGzDecoder::new(bytes).take(limit as u64 + 1);
     rest.read_to_end(&mut decoded)
         .map_err(|_| Problem::new(&problems::MALFORMED, "The body is not valid gzip."))?;

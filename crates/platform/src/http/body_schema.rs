@@ -1,5 +1,5 @@
-//! Finds all faults of an invalid request body with the JSON Schema in the OpenAPI document. serde stops at
-//! the first fault.
+//! Finds all errors in an invalid request body, with the JSON Schema of the OpenAPI document. serde reports
+//! only the first error.
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -12,34 +12,34 @@ use serde_json::{Value, json};
 
 use super::json::escape;
 
-/// Maximum number of faults in one response.
+/// Maximum number of errors in one response.
 const MAX_FAULTS: usize = 20;
-/// Maximum size in bytes of a body that is checked. For larger bodies only the first fault is reported,
-/// because the cost in memory grows with the number of faults.
+/// Maximum size in bytes of a body that is checked with its schema. For larger bodies, only the first error
+/// is reported, because the memory needed grows with the number of errors.
 const MAX_BYTES: usize = 64 * 1024;
 const JSON: &str = "application/json";
 
-/// Schemas of request bodies in an OpenAPI 3.1 document. The document is parsed, and each schema compiled, on
-/// first use.
+/// Schemas of request bodies in an OpenAPI 3.1 document. The document is parsed on first use, and each schema
+/// is compiled on first use.
 pub(crate) struct BodySchemas {
     document: Bytes,
     parsed: OnceLock<Parsed>,
 }
 
-/// Schemas by method and path template.
+/// Schemas of request bodies, by method and path template.
 struct Parsed {
     components: Value,
     by_operation: HashMap<(Method, String), LazySchema>,
 }
 
-/// Schema of a body, with its validator once it was compiled.
+/// Schema of a body. Its validator is compiled on first use.
 struct LazySchema {
     schema: Value,
     validator: OnceLock<Option<Validator>>,
 }
 
 impl BodySchemas {
-    /// Creates the schemas of `document`.
+    /// Creates the schemas of the OpenAPI document `document`.
     pub const fn new(document: Bytes) -> Self {
         Self { document, parsed: OnceLock::new() }
     }
@@ -61,8 +61,8 @@ impl BodySchemas {
         Parsed { components: json!({ "schemas": document["components"]["schemas"] }), by_operation }
     }
 
-    /// Returns the faults of a body that could not be deserialized, sorted by pointer, with at most one per
-    /// pointer. They include `first`, the fault that deserialization found. At most 20.
+    /// Returns the errors of a body that could not be deserialized, at most 20, sorted by pointer. `first` is
+    /// the error that deserialization found; it is included. Each pointer has at most one error.
     pub fn all_faults(&self, method: &Method, path: &str, body: &[u8], first: FieldError) -> Vec<FieldError> {
         let found = (body.len() <= MAX_BYTES).then(|| self.find(method, path, body)).flatten();
         let mut faults = vec![first];
@@ -95,7 +95,8 @@ impl Parsed {
     }
 }
 
-/// Converts a violation to a field error of this API. Values are not included, because they can be secrets.
+/// Converts a violation to a field error of this API. The error does not contain values, because they can be
+/// secrets.
 fn field_error(violation: Violation) -> FieldError {
     let Violation { pointer, kind, detail } = violation;
     let (pointer, code, detail) = match kind {

@@ -1,5 +1,5 @@
-//! Limits on open connections, in total and per client network, and the choice of the connection to close
-//! when a limit is reached. A connection whose request is being answered is never closed.
+//! Limits on open connections, in total and per client network. If a limit is reached, chooses a connection
+//! to close. A connection whose request is being answered is never closed.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -11,24 +11,24 @@ use super::ClientAddress;
 use super::connection_state::{CloseOrder, ConnectionState, Phase};
 use crate::config;
 
-/// File descriptors reserved for the database, files, outbound requests and logs.
+/// Number of file descriptors reserved for the database, files, outbound requests and logs.
 const RESERVED_DESCRIPTORS: u64 = 256;
-/// Maximum limit that [`raise_descriptor_limit`] requests.
+/// Highest limit of file descriptors that [`raise_descriptor_limit`] sets.
 const MAX_DESCRIPTORS: u64 = 1 << 20;
-/// Maximum number of evicted connections that have not ended yet; they no longer count. At most half of them
-/// are evicted for the limit per network.
+/// Maximum number of evicted connections that are not closed yet. They no longer count against the limits.
+/// The limit per network can cause at most half of them.
 const MAX_EVICTED: usize = 64;
-/// Number of networks that are searched for a connection to close, the largest first.
+/// Number of networks, largest first, that are searched for a connection to close.
 const SEARCHED_NETWORKS: usize = 8;
-/// Age in ticks of a quarter of a second from which a connection with an incomplete request body can be
-/// closed.
+/// Age from which a connection with an incomplete request body can be closed, in ticks of a quarter of a
+/// second.
 const SLOW_BODY_TICKS: u32 = 8;
-/// Default of `server.max_connections` if the descriptor limit allows it.
+/// Default of `server.max_connections`, unless the limit of file descriptors requires a lower value.
 const DEFAULT_MAX_CONNECTIONS: u64 = 100_000;
-/// Range of the default of `server.max_connections_per_network`.
+/// Lowest and highest default of `server.max_connections_per_network`.
 const DEFAULT_PER_NETWORK: std::ops::RangeInclusive<usize> = 16..=1_000;
 
-/// Raises the soft limit of open file descriptors to the hard limit, but at most to 1,048,576. Returns the
+/// Raises the soft limit of open file descriptors to the hard limit, but not above 1,048,576. Returns the
 /// resulting limit, or `None` if there is no limit.
 pub fn raise_descriptor_limit() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -41,18 +41,18 @@ pub fn raise_descriptor_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// Limits of open connections.
+/// Maximum numbers of open connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ConnectionLimits {
-    /// Maximum number in total.
+    /// Maximum number of connections in total.
     pub total: usize,
-    /// Maximum number per client network: an IPv4 address, or an IPv6 /64.
+    /// Maximum number of connections per client network, which is an IPv4 address or an IPv6 /64.
     pub per_network: usize,
 }
 
 impl ConnectionLimits {
-    /// Returns the configured limits. A configured 0 selects a default that depends on the limit of open file
-    /// descriptors. The total is always kept below that limit.
+    /// Returns the configured limits. If a setting is 0, uses a default that depends on the limit of open
+    /// file descriptors. The total always stays below that limit.
     pub fn of(server: &config::Server, descriptors: Option<u64>) -> Self {
         let descriptors = descriptors.unwrap_or(u64::MAX);
         let available = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 4);
@@ -76,7 +76,7 @@ impl ConnectionLimits {
     }
 }
 
-/// Limit that is reached.
+/// Connection limit that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LimitReached {
     /// `server.max_connections`.
@@ -86,7 +86,7 @@ pub(super) enum LimitReached {
 }
 
 impl LimitReached {
-    /// Returns the label in metrics.
+    /// Returns the name of the limit as a label of metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Total => "total",
@@ -95,13 +95,13 @@ impl LimitReached {
     }
 }
 
-/// Open connections, counted by client network.
+/// Open connections, counted per client network.
 #[derive(Debug, Default)]
 pub(super) struct OpenConnections {
     states: HashMap<usize, (Arc<ConnectionState>, IpAddr)>,
-    /// Ids of the connections that count, by network.
+    /// Ids of the connections that count against the limits, by network.
     by_network: HashMap<IpAddr, HashSet<usize>>,
-    /// Ids of the connections that were evicted and have not ended.
+    /// Ids of the connections that were evicted and are not closed yet.
     evicting: HashSet<usize>,
 }
 
@@ -131,8 +131,8 @@ impl OpenConnections {
         self.states.values().map(|(state, _)| state)
     }
 
-    /// Returns the limit that one more connection of `network` would exceed. `exempts_network` disables the
-    /// limit per network.
+    /// Returns the limit that one more connection from `network` would exceed. If `exempts_network` is true,
+    /// ignores the limit per network.
     pub fn limit_reached(
         &self,
         network: IpAddr,
@@ -149,10 +149,11 @@ impl OpenConnections {
         }
     }
 
-    /// Closes a connection to make room for one of `network`: in the same network if that is full, otherwise
-    /// in the largest network that has a candidate. Prefers the connection that has been idle longest, then
-    /// the one whose request head has been arriving longest, then slow bodies, and new connections last.
-    /// Returns false if there is no candidate, or too many evicted connections have not ended.
+    /// Evicts a connection so that a new connection from `network` can be accepted. If the limit per network
+    /// is reached, evicts one in `network`, otherwise one in the largest network that has a candidate.
+    /// Prefers the connection that has been idle longest, then the request head that has been arriving
+    /// longest, then slow bodies, then new connections. Returns false if there is no candidate, or too many
+    /// evicted connections are not closed yet.
     pub fn evict(&mut self, network: IpAddr, reached: LimitReached) -> bool {
         let max_evicting = if reached == LimitReached::Network { MAX_EVICTED / 2 } else { MAX_EVICTED };
         if self.evicting.len() >= max_evicting {
@@ -186,9 +187,9 @@ impl OpenConnections {
             let (phase, ticks) = state.phase();
             let rank = match phase {
                 _ if state.has_order() => return None,
-                // The end of a long response may still be in transit.
+                // The last bytes of a long response may not have been sent yet.
                 Phase::Idle if state.is_blocked() => return None,
-                // Received bytes may not have been read yet.
+                // The server may not have read the received bytes yet.
                 Phase::Idle | Phase::Reading if ticks == 0 => 0,
                 Phase::Idle => 3,
                 Phase::Reading => 2,
@@ -205,7 +206,7 @@ impl OpenConnections {
     }
 }
 
-/// Returns the client network of a peer.
+/// Returns the client network of a connection's remote address.
 pub(super) fn network_of(peer: SocketAddr) -> IpAddr {
     ClientAddress::new(peer.ip()).first_of_network()
 }
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_stay_below_the_descriptors() {
+    fn connection_limits_stay_below_descriptor_limit() {
         for (max, per_network, descriptors, expected) in [
             (0, 0, Some(1_024), (768, 192)),
             (0, 0, Some(1 << 20), (100_000, 1_000)),
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_connection_of_the_largest_network_makes_room() {
+    fn idle_connection_of_largest_network_is_evicted() {
         let mut world = TestConnections { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
         let alone = world.add("192.0.2.1", Phase::Idle);
         world.add("192.0.2.2", Phase::Answering);
@@ -286,12 +287,12 @@ mod tests {
         let longest = world.add("192.0.2.2", Phase::Idle);
         world.add("192.0.2.2", Phase::Idle);
         assert!(world.evicts(&longest, "192.0.2.9", LimitReached::Total));
-        // A full network closes its own connections.
+        // If a network has reached its limit, one of its own connections is closed.
         assert!(world.evicts(&alone, "192.0.2.1", LimitReached::Network));
     }
 
     #[test]
-    fn answered_connections_are_never_evicted() {
+    fn connections_being_answered_are_never_evicted() {
         let mut world = TestConnections { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
         for phase in [Phase::Answering, Phase::Sending, Phase::Closing, Phase::Lingering] {
             world.add("192.0.2.2", phase);
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn evicted_connections_do_not_count_and_are_few_at_once() {
+    fn evicted_connections_do_not_count_and_are_limited() {
         let mut world = TestConnections { open: OpenConnections::default(), ticks: Arc::default(), next: 0 };
         let network: IpAddr = "192.0.2.1".parse().unwrap();
         let limits = ConnectionLimits { total: 1_000, per_network: 100 };

@@ -1,4 +1,5 @@
-//! Client address of a request: the peer, or the address that a trusted proxy reports in `X-Forwarded-For`.
+//! Client address of a request: the remote address of the connection, or the address that a trusted proxy
+//! reports in `X-Forwarded-For`.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,10 +11,10 @@ use http::{HeaderMap, HeaderName};
 use crate::config::Network;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Mask of an IPv6 network: limits count by /64, which one customer typically has.
+/// Mask of an IPv6 network. Limits count a /64 as one client, because one customer typically has a /64.
 const IPV6_NETWORK: u128 = !0 << 64;
 
-/// Client address. IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) are converted to IPv4.
+/// Address of a client. IPv4-mapped IPv6 addresses (`::ffff:192.0.2.1`) are converted to IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(IpAddr);
 
@@ -27,13 +28,13 @@ impl ClientAddress {
         self.0
     }
 
-    /// Returns the network that limits count by, as text: the IPv4 address, or the first address of the IPv6
-    /// /64.
+    /// Returns the client network by which limits count, as text: the IPv4 address, or the first address of
+    /// the IPv6 /64.
     pub fn network(self) -> String {
         self.first_of_network().to_string()
     }
 
-    /// Returns the first address of the network that limits count by.
+    /// Returns the first address of the client network by which limits count.
     pub(crate) fn first_of_network(self) -> IpAddr {
         match self.0 {
             IpAddr::V4(_) => self.0,
@@ -41,16 +42,17 @@ impl ClientAddress {
         }
     }
 
-    /// Returns the client address for this peer. If the peer is one of `proxies`, that is the rightmost
-    /// address in `X-Forwarded-For` that is not a proxy.
+    /// Returns the client address of a request that came from this address. If this address is not in
+    /// `proxies`, it is the client address. Otherwise, the client address is the rightmost address in
+    /// `X-Forwarded-For` that is not a proxy.
     pub(super) fn behind(self, proxies: &[Network], headers: &HeaderMap) -> Self {
         let is_proxy = |ip: IpAddr| proxies.iter().any(|network| network.contains(ip));
         if proxies.is_empty() || !is_proxy(self.0) {
             return self;
         }
         let mut client = self;
-        // Each proxy appends the address of its peer. Entries left of the last untrusted address can be
-        // forged.
+        // Each proxy appends the address from which it received the request. The client can forge all entries
+        // to the left of its own address.
         for hop in headers.get_all(X_FORWARDED_FOR).into_iter().rev() {
             for hop in hop.as_bytes().rsplit(|byte| *byte == b',') {
                 let Some(ip) = str::from_utf8(hop).ok().and_then(parse) else { return self };
@@ -64,7 +66,7 @@ impl ClientAddress {
     }
 }
 
-/// Parses an address, optionally with a port or brackets, as some proxies write it.
+/// Parses an IP address. It may be followed by a port or be in brackets, as some proxies write it.
 fn parse(hop: &str) -> Option<IpAddr> {
     let hop = hop.trim();
     let bracketed = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
@@ -117,7 +119,7 @@ mod tests {
         assert_eq!(address("192.0.2.1").behind(&[], &HeaderMap::new()), address("192.0.2.1"));
     }
 
-    /// DRV-13: entries sent by the client are left of those that the proxy added.
+    /// DRV-13: entries sent by the client are to the left of those that the proxy added.
     #[test]
     fn forged_forwarded_entries_are_ignored() {
         for forged in
@@ -168,7 +170,7 @@ mod tests {
         }
     }
 
-    /// DRV-13: addresses within one /64 count as one client.
+    /// DRV-13: all addresses in one /64 count as one client.
     #[test]
     fn limits_count_ipv6_by_64_bit_prefix() {
         let network = |ip| address(ip).network();

@@ -1,4 +1,4 @@
-//! Content codings of responses: negotiation and encoding.
+//! Content codings of responses: negotiates a coding and compresses bodies.
 
 use std::io::Write;
 
@@ -17,9 +17,9 @@ pub(super) enum Coding {
 /// Compression effort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effort {
-    /// For a response that is sent once.
+    /// Fast compression, for a response that is sent only once.
     Low,
-    /// For a response that is compressed once and sent many times.
+    /// Strong compression, for a response that is compressed once and sent many times.
     High,
 }
 
@@ -55,7 +55,7 @@ impl Coding {
     }
 }
 
-/// Incremental encoder for a streamed body.
+/// Encoder that compresses a streamed body chunk by chunk.
 pub(super) enum StreamEncoder {
     Gzip(GzEncoder<Vec<u8>>),
     Brotli(Box<CompressorWriter<Vec<u8>>>),
@@ -72,7 +72,7 @@ impl Coding {
 }
 
 impl StreamEncoder {
-    /// Compresses a chunk and flushes, so that the receiver can decode it completely.
+    /// Compresses a chunk and flushes the encoder, so that the receiver can decode the whole chunk at once.
     pub fn encode(&mut self, chunk: &[u8]) -> Vec<u8> {
         let written = "writing to a Vec does not fail";
         match self {
@@ -87,7 +87,7 @@ impl StreamEncoder {
         }
     }
 
-    /// Returns the end of the compressed body.
+    /// Ends the compressed body and returns its remaining bytes.
     pub fn finish(self) -> Vec<u8> {
         match self {
             Self::Gzip(encoder) => encoder.finish().expect("writing to a Vec does not fail"),
@@ -96,7 +96,7 @@ impl StreamEncoder {
     }
 }
 
-/// Weights of `Accept-Encoding` in thousandths. 0 means not acceptable.
+/// Weights of the codings in `Accept-Encoding`, in thousandths. 0 means not acceptable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct AcceptedCodings {
     gzip: u16,
@@ -129,8 +129,8 @@ impl AcceptedCodings {
         }
     }
 
-    /// Returns the coding with the highest weight; `first` wins a tie. `None` means identity, which is also
-    /// sent if nothing is acceptable.
+    /// Returns the coding with the highest weight. If the weights are equal, returns `first`. Returns `None`
+    /// if identity is preferred or nothing is acceptable; the response is then not compressed.
     pub fn best(self, first: Coding) -> Option<Coding> {
         let weight = |coding| match coding {
             Coding::Gzip => self.gzip,
@@ -142,7 +142,7 @@ impl AcceptedCodings {
     }
 }
 
-/// Parses `q=0.5` as 500. An invalid weight counts as 0.
+/// Parses a weight such as `q=0.5` as 500. An invalid weight counts as 0.
 fn thousandths(weight: &str) -> u16 {
     let weight = weight.trim();
     if weight.is_empty() {
@@ -168,7 +168,7 @@ mod tests {
 
     /// Proves the readiness requirement API-10.
     #[test]
-    fn weights_are_honoured() {
+    fn coding_with_highest_weight_is_selected() {
         use Coding::{Brotli, Gzip};
         for (accept, coding) in [
             ("", None),

@@ -1,6 +1,7 @@
-//! Serves one connection with hyper, and executes orders to close it.
+//! Serves one connection with hyper, and closes it when ordered.
 //!
-//! On its own, hyper would drop a request whose head has arrived partly when a connection is shut down.
+//! If a connection is shut down while a request head has arrived only in part, hyper alone would drop the
+//! request. This module reads and answers it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,10 +23,10 @@ use super::connection_state::{ConnectionState, Phase};
 use super::edge::Edge;
 use super::watched_stream::WatchedStream;
 
-/// Maximum size of a request head in bytes.
+/// Maximum size of the request line and headers in bytes.
 const HEAD_LIMIT_BYTES: usize = 64 * 1024;
 
-/// Serves `stream` until it ends or is ordered to close.
+/// Serves `stream` until the connection ends or an order closes it.
 pub(super) async fn run(stream: TcpStream, peer: SocketAddr, state: Arc<ConnectionState>, edge: Arc<Edge>) {
     let io = WatchedStream { stream, state: Arc::clone(&state), unread: Bytes::new(), lingered: 0 };
     let mut conversation = pin!(serve_requests(io, peer, &state, edge));
@@ -42,7 +43,8 @@ async fn serve_requests(
     state: &Arc<ConnectionState>,
     edge: Arc<Edge>,
 ) {
-    // A client that closes its side of the connection is treated as gone, and its request is cancelled.
+    // If the client closes its side of the connection, it is treated as disconnected, and its request is
+    // cancelled.
     let mut http = http1::Builder::new();
     http.header_read_timeout(None).max_buf_size(HEAD_LIMIT_BYTES).half_close(false);
     loop {
@@ -50,7 +52,8 @@ async fn serve_requests(
         let service =
             service_fn(move |request| answer(request, peer, Arc::clone(&of_requests), Arc::clone(&edge)));
         let (parts, done) = until_end(http.serve_connection(TokioIo::new(io), service), state).await;
-        // hyper rejected the input itself, with a response without a body; no handler has seen it.
+        // hyper itself rejected the input and sent a response without a body. No handler has seen the
+        // request.
         if let Some(error) = done.err().filter(hyper::Error::is_parse) {
             tracing::info!(target: "kith::request", %error, "rejected input that is not a valid HTTP request");
         }
@@ -58,13 +61,13 @@ async fn serve_requests(
         if state.phase().0 != Phase::Closing || parts.read_buf.is_empty() {
             break;
         }
-        // The connection was shut down as idle, but part of a request had arrived. Read and answer that
-        // request.
+        // The connection was shut down because it was idle, but part of a request had already arrived. That
+        // request is read and answered.
         io.unread = parts.read_buf;
         state.enter(Phase::Reading);
         http.keep_alive(false);
     }
-    // Errors of closing are irrelevant: the requests have been logged.
+    // Errors of closing the connection do not matter, because all requests have been logged.
     let _ = std::future::poll_fn(|cx| io.poll_close(cx)).await;
 }
 
@@ -84,7 +87,7 @@ fn answer(
     }
 }
 
-/// Request body that updates the phase while a handler waits for it.
+/// Request body that updates the phase of the connection while a handler waits for the body.
 struct ReceivedBody {
     body: Incoming,
     state: Arc<ConnectionState>,
@@ -122,7 +125,7 @@ impl Drop for ReceivedBody {
     }
 }
 
-/// Response body. hyper drops it when it is written or the client has disconnected.
+/// Response body. hyper drops it when it has been written, or when the client has disconnected.
 struct SentBody {
     body: Body,
     state: Arc<ConnectionState>,
@@ -154,7 +157,7 @@ impl Drop for SentBody {
     }
 }
 
-/// Runs the hyper connection until it ends, and returns its parts.
+/// Runs the hyper connection until it ends. Returns its parts.
 async fn until_end<S>(
     mut connection: http1::Connection<TokioIo<WatchedStream>, S>,
     state: &ConnectionState,
@@ -164,7 +167,8 @@ where
 {
     let done = std::future::poll_fn(|cx| {
         loop {
-            // First, so that received bytes are read before an order to close is considered.
+            // The connection is polled first, so that received bytes are read before an order to close is
+            // executed.
             if let Poll::Ready(done) = Pin::new(&mut connection).poll(cx) {
                 return Poll::Ready(done);
             }
@@ -172,7 +176,7 @@ where
                 return Poll::Pending;
             }
             match state.phase().0 {
-                // While draining, the response to this request closes the connection.
+                // The server is stopping, so the response to this request will close the connection.
                 Phase::Reading => {}
                 Phase::Idle => {
                     state.enter(Phase::Closing);

@@ -1,4 +1,5 @@
-//! State of one connection: the phase of its current request, the progress of writes, and orders to close.
+//! State of one connection: the phase of its current request, the progress of writes, and the order to close
+//! it.
 
 use std::io;
 use std::sync::Arc;
@@ -15,15 +16,17 @@ pub(super) enum Phase {
     Idle,
     /// Part of a request head has arrived.
     Reading,
-    /// A handler processes the request; the response has no head yet.
+    /// A handler processes the request, and the head of the response does not exist yet.
     Answering,
     /// A handler waits for the rest of the request body.
     ReadingBody,
-    /// The response has a head, and its body is being sent. Lasts as long as an event stream does.
+    /// The head of the response exists, and the body is being sent. For an event stream, this takes as long
+    /// as the stream.
     Sending,
-    /// The connection was shut down while idle; the last response may still be in transit.
+    /// The connection was shut down while it was idle. The last response may still be on the way to the
+    /// client.
     Closing,
-    /// The last response was sent; further input is discarded.
+    /// The last response was sent. Further input is discarded.
     Lingering,
 }
 
@@ -31,23 +34,23 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum CloseOrder {
-    /// Close when idle. If a request has begun to arrive, close after its response.
+    /// Close when the connection is idle. If a request has begun to arrive, close after its response.
     Close = 1,
     /// Close immediately.
     Cut = 2,
 }
 
-/// State of a connection that the server observes.
+/// State of a connection, which the server observes from outside.
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     phase: AtomicU8,
     /// Tick at which the phase began, or at which a write last made progress.
     since: AtomicU32,
     order: AtomicU8,
-    /// True while the peer accepts no more bytes.
+    /// True while the client accepts no more bytes.
     is_blocked: AtomicBool,
     pub waker: AtomicWaker,
-    /// Coarse clock that counts up four times a second.
+    /// Clock with low resolution, which is incremented four times a second.
     ticks: Arc<AtomicU32>,
 }
 
@@ -64,9 +67,10 @@ impl ConnectionState {
         }
     }
 
-    /// Returns the phase and its age in ticks.
+    /// Returns the phase and the number of ticks since it began or a write last made progress.
     pub fn phase(&self) -> (Phase, u32) {
-        // Acquire: a phase must not be seen with the age of the previous one, which could exceed a limit.
+        // The ordering `Acquire` ensures that a new phase is not combined with the age of the previous phase,
+        // which could exceed a limit.
         let phase = match self.phase.load(Ordering::Acquire) {
             0 => Phase::Idle,
             1 => Phase::Reading,
@@ -79,13 +83,13 @@ impl ConnectionState {
         (phase, self.ticks.load(Ordering::Relaxed).wrapping_sub(self.since.load(Ordering::Relaxed)))
     }
 
-    /// Requests that the connection be closed as described by `order`. A stronger pending request is kept.
+    /// Requests that the connection be closed as described by `order`. A stronger pending order remains.
     pub fn order(&self, order: CloseOrder) {
         self.order.fetch_max(order as u8, Ordering::AcqRel);
         self.waker.wake();
     }
 
-    /// Returns true if an order is pending.
+    /// Returns true if an order to close is pending.
     pub fn has_order(&self) -> bool {
         self.order.load(Ordering::Acquire) != 0
     }
@@ -100,8 +104,8 @@ impl ConnectionState {
         taken.is_ok()
     }
 
-    /// Returns true if the peer does not read the response. The age in [`ConnectionState::phase`] then tells
-    /// since when.
+    /// Returns true if the client does not read the response. [`ConnectionState::phase`] then returns for how
+    /// long.
     pub fn is_blocked(&self) -> bool {
         self.is_blocked.load(Ordering::Acquire)
     }
@@ -111,8 +115,8 @@ impl ConnectionState {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
-    /// Records the result of a write. Progress restarts the age of the phase, except while a request head
-    /// arrives.
+    /// Records the result of a write. Progress resets the age of the phase, except while a request head is
+    /// arriving.
     pub fn record_write(&self, written: &Poll<io::Result<usize>>) {
         self.is_blocked.store(written.is_pending(), Ordering::Release);
         if written.is_ready() && self.phase.load(Ordering::Relaxed) != Phase::Reading as u8 {
@@ -120,14 +124,14 @@ impl ConnectionState {
         }
     }
 
-    /// Enters `phase` if the current one is `from`.
+    /// Enters `phase` if the current phase is `from`.
     pub fn transition(&self, from: Phase, phase: Phase) {
         if self.phase.load(Ordering::Relaxed) == from as u8 {
             self.enter(phase);
         }
     }
 
-    /// Ends [`Phase::Sending`].
+    /// Enters [`Phase::Idle`] if the current phase is [`Phase::Sending`].
     pub fn finish_sending(&self) {
         self.transition(Phase::Sending, Phase::Idle);
     }

@@ -1,7 +1,7 @@
-//! Cross-origin resource sharing: allows the listed origins and, in development mode, origins on the same
-//! machine.
+//! Cross-origin resource sharing (CORS). Allows the configured origins and, in development mode, origins on
+//! the same machine.
 //!
-//! Credentials are never allowed: callers authenticate with tokens, not cookies.
+//! Credentials are never allowed: callers authenticate with tokens, not with cookies.
 
 use std::net::IpAddr;
 
@@ -22,14 +22,14 @@ const EXPOSED_HEADERS: HeaderValue = HeaderValue::from_static(
     "etag, idempotency-replayed, link, location, ratelimit, ratelimit-policy, retry-after, server-timing, \
      www-authenticate, x-request-id",
 );
-/// Maximum age that browsers apply to preflight responses.
+/// Time for which browsers may cache preflight responses.
 const TWO_HOURS: HeaderValue = HeaderValue::from_static("7200");
 const ORIGIN: HeaderValue = HeaderValue::from_static("origin");
 
 /// Allowed origins.
 pub(super) struct Cors {
     allowed_origins: Vec<HeaderValue>,
-    /// Allows origins on the loopback, with any port. True in development mode.
+    /// True if origins on a loopback host are allowed, with any port. This is the case in development mode.
     allows_loopback: bool,
 }
 
@@ -51,7 +51,7 @@ impl Cors {
         is_allowed.then(|| origin.clone())
     }
 
-    /// Answers a preflight request. Returns `None` for other requests.
+    /// Returns the response to a preflight request, or `None` if the request is not a preflight request.
     pub fn preflight<B>(&self, request: &Request<B>) -> Option<Result<Response, Problem>> {
         let headers = request.headers();
         let asks = headers.contains_key(header::ORIGIN)
@@ -73,7 +73,7 @@ impl Cors {
         Some(Ok(response))
     }
 
-    /// Adds the headers that let pages of `origin` read the response.
+    /// Adds the headers that allow pages of `origin` to read the response.
     pub fn allow(&self, origin: Option<HeaderValue>, headers: &mut HeaderMap) {
         if self.allowed_origins.is_empty() && !self.allows_loopback {
             return;
@@ -86,8 +86,8 @@ impl Cors {
     }
 }
 
-/// Returns true if the origin, in the form that browsers send, is on the local machine: `localhost`, a name
-/// below it (RFC 6761) or a loopback address, with any port.
+/// Returns true if the origin is on the local machine: `localhost`, a subdomain of it (RFC 6761) or a
+/// loopback address, with any port. Expects the form in which browsers send origins.
 fn is_loopback(origin: &HeaderValue) -> bool {
     let Some(rest) = origin
         .to_str()
@@ -107,7 +107,7 @@ fn is_loopback(origin: &HeaderValue) -> bool {
     port.is_some_and(is_port) && is_loopback_host(host)
 }
 
-/// Returns true if the host always means the local machine: `localhost`, a name below it (RFC 6761) or a
+/// Returns true if the host always means the local machine: `localhost`, a subdomain of it (RFC 6761) or a
 /// loopback address, with or without brackets. Expects lower case.
 pub(super) fn is_loopback_host(host: &str) -> bool {
     let is_label = |label: &str| {

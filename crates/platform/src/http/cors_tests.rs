@@ -1,4 +1,4 @@
-//! Tests that pages of allowed origins can call the server, and pages of other origins cannot.
+//! Tests that pages of allowed origins can call the server, and that pages of other origins cannot.
 
 use crate::config::{Config, Inputs, Mode};
 use crate::testing::{TestServer, header, status};
@@ -153,8 +153,8 @@ fn listed_origins_are_validated() {
     }
 }
 
-/// Regression: a preflight from `http://localhost:5173` returned 405 without naming
-/// `server.cors_origins`.
+/// Regression: a preflight request from `http://localhost:5173` returned 405, and the response did not
+/// mention `server.cors_origins`.
 #[tokio::test]
 async fn loopback_origins_may_call_in_development_mode_only() {
     let test = TestServer::start(|_| {}).await;

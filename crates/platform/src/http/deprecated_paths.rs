@@ -1,15 +1,16 @@
-//! Deprecated paths of operations.
+//! Serves operations under their deprecated paths, too.
 
 use utoipa::openapi::Deprecated;
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use crate::App;
 
-/// OpenAPI extension that names the path whose limits an operation shares.
+/// OpenAPI extension of a deprecated path. Its value is the new path, whose rate limits the deprecated path
+/// shares.
 pub(crate) const SAME_AS: &str = "x-same-as";
 
-/// Returns the handlers of `new` under the path `old`. The operations are documented as deprecated, with the
-/// new path as summary, and share the limits of `new`.
+/// Returns the handlers of `new` under the path `old`. The OpenAPI document marks these operations as
+/// deprecated, with the new path as their summary. They share the rate limits of `new`.
 ///
 /// # Panics
 /// Panics if `new` has more than one path, which `routes!` does not allow.

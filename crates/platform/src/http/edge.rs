@@ -1,8 +1,8 @@
-//! Processing around every request: request id, timeout, limits, panics, representation and headers of the
-//! response, logging.
+//! Processing that is common to all requests: request id, timeout, rate limits, panics, ETag and compression
+//! of the response, headers, and logging.
 //!
-//! Implemented as a plain function around the router: an axum layer would cost each request two allocations
-//! and a clone.
+//! It is a plain function around the router, because an axum layer would need two allocations and a clone for
+//! each request.
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -34,14 +34,14 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
-/// Size in bytes up to which a body is expected to arrive together with the head.
+/// Maximum size in bytes of a body that is expected to arrive together with the request head.
 const MAX_IMMEDIATE_BODY_BYTES: u64 = 4 * 1024;
-/// Status in metrics and logs for a request whose client disconnected before the response. It is never sent.
+/// Status in metrics and logs if the client disconnected before the response. It is never sent.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
-/// Maximum number of headers that the edge adds, besides the standing ones.
+/// Maximum number of headers that the edge adds besides the security headers.
 const ADDED_HEADERS: usize = 10;
 
-/// Handlers with the processing around them.
+/// Router with the processing that is common to all requests.
 pub(super) struct Edge {
     app: App,
     router: Router,
@@ -68,8 +68,8 @@ impl Edge {
         }
     }
 
-    /// Returns true if the connection limit per network does not apply to `peer`: limits are disabled, or the
-    /// peer is a trusted proxy with many clients.
+    /// Returns true if the connection limit per network does not apply to `peer`: limits are disabled, or
+    /// `peer` is a trusted proxy, which has many clients.
     pub fn exempts_from_network_limit(&self, peer: IpAddr) -> bool {
         let proxies = &self.app.config.server.trusted_proxies;
         self.app.are_limits_disabled() || proxies.iter().any(|network| network.contains(peer.to_canonical()))
@@ -89,18 +89,18 @@ impl Edge {
         self.app.metrics.record_limited_connection(limit, "rejected");
     }
 
-    /// Counts a connection that was closed to make room for another one.
+    /// Counts a connection that was closed so that another one could be accepted.
     pub fn record_connection_evicted(&self, limit: &'static str) {
         self.app.metrics.record_limited_connection(limit, "evicted");
     }
 
-    /// Answers a request.
+    /// Processes a request and returns its response.
     pub async fn answer(&self, mut request: Request) -> Response {
         let exchange = Exchange::begin(self, &request);
         let client = self.find_client(&mut request);
         request.extensions_mut().insert(exchange.request_id.clone());
         let policy = self.policy(exchange.route);
-        // Extractors apply the default policy if the extension is absent.
+        // If the request has no policy extension, extractors apply the default policy.
         if policy != RoutePolicy::default() {
             request.extensions_mut().insert(policy);
         }
@@ -117,7 +117,7 @@ impl Edge {
         exchange.end(response, allowance.as_ref()).await
     }
 
-    /// Determines the client address for limits, and stores it for handlers.
+    /// Determines the client address, and stores it in the request for limits and handlers.
     fn find_client(&self, request: &mut Request) -> Option<ClientAddress> {
         let peer = *request.extensions().get::<ClientAddress>()?;
         let client = peer.behind(&self.app.config.server.trusted_proxies, request.headers());
@@ -127,7 +127,7 @@ impl Edge {
         Some(client)
     }
 
-    /// Returns the problem that rejects the request before a handler sees it.
+    /// Returns the problem if the request must be rejected before it reaches a handler.
     fn refusal(&self, allowance: Option<&Allowance<'_>>, request: &Request) -> Option<Problem> {
         let too_many = allowance.and_then(Allowance::refusal);
         let is_too_large = || declared_length(request.headers()) > self.max_body_bytes;
@@ -141,15 +141,15 @@ impl Edge {
     async fn handle(&self, mut request: Request) -> Response {
         let changes = !request.method().is_safe();
         if *request.method() == Method::HEAD {
-            // The handler answers as to GET, and hyper sends only the head.
+            // Handlers treat HEAD as GET. hyper sends only the head of the response.
             *request.method_mut() = Method::GET;
         }
         let answer = AssertUnwindSafe(self.router.clone().call(request)).catch_unwind();
         let problem = match tokio::time::timeout(self.request_timeout, answer).await {
             Ok(Ok(Ok(response))) => return response,
-            // Logged by the panic hook.
+            // The panic hook logs the panic.
             Ok(Err(_)) => Problem::new(&problems::INTERNAL, "The request could not be completed."),
-            // The transaction may still commit.
+            // The transaction may still be committed.
             Err(_) if changes => problem::outcome_unknown(),
             Err(_) => problem::unavailable("The request took too long."),
         };
@@ -157,7 +157,8 @@ impl Edge {
     }
 }
 
-/// RFC 9112, section 3.2: an HTTP/1.1 request has exactly one Host header, and a Host header must be valid.
+/// Checks the Host header (RFC 9112, section 3.2). An HTTP/1.1 request must have exactly one, and it must be
+/// valid.
 fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
     let mut sent = headers.get_all(header::HOST).iter();
     let (host, more) = (sent.next(), sent.next());
@@ -168,8 +169,8 @@ fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// Restricts paths below `/dev/` to hosts that always mean the local machine. This protects a server in
-/// development mode against DNS rebinding.
+/// Rejects requests to paths below `/dev/` unless the host always means the local machine. This protects a
+/// server in development mode against DNS rebinding.
 fn check_development_host(request: &Request) -> Result<(), Problem> {
     let host = request.headers().get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
     match host {
@@ -184,7 +185,8 @@ fn check_development_host(request: &Request) -> Result<(), Problem> {
     }
 }
 
-/// Returns true for a host with an optional port (RFC 3986, section 3.2), without user information.
+/// Returns true if the value is a host with an optional port (RFC 3986, section 3.2) and without user
+/// information.
 fn is_host(value: &HeaderValue) -> bool {
     let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
     let host = authority.host();
@@ -202,21 +204,21 @@ fn declared_length(headers: &HeaderMap) -> u64 {
     headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
-/// Request from its arrival to its response.
+/// Data about one request, from its arrival until its response.
 struct Exchange<'e> {
     edge: &'e Edge,
     started: Instant,
     method: Method,
     route: usize,
     request_id: RequestId,
-    /// Trace id from `traceparent`.
+    /// Trace id from the header `traceparent`.
     trace_id: Option<Box<str>>,
     request_uri: Option<PathAndQuery>,
     has_idempotency_key: bool,
-    /// Value of `Content-Length`.
+    /// Value of the header `Content-Length`; 0 if absent.
     declared_bytes: u64,
     origin: Option<HeaderValue>,
-    /// Present for a read whose response is not secret.
+    /// `None` unless the request is a read whose response contains no secrets.
     negotiation: Option<ReadNegotiation>,
     is_answered: bool,
 }
@@ -265,14 +267,15 @@ impl<'e> Exchange<'e> {
         response
     }
 
-    /// Returns true if the rest of the request body may arrive after this response. The connection then ends,
-    /// and the response must say so, or the client would send its next request in vain.
+    /// Returns true if part of the request body may still be arriving when the response is sent. The
+    /// connection is then closed. The response must announce this, so that the client does not send another
+    /// request on the connection.
     fn may_leave_body_unread(&self, status: StatusCode) -> bool {
         let is_cut = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT].contains(&status);
         is_cut || (status.is_client_error() && self.declared_bytes > MAX_IMMEDIATE_BODY_BYTES)
     }
 
-    /// Counts the request and writes its log line.
+    /// Counts the request in the metrics and writes its log line.
     fn record(&self, status: u16, took: Duration) {
         let route = self.edge.app.metrics.of(self.route);
         route.count(status, took);
@@ -315,7 +318,7 @@ impl Drop for Exchange<'_> {
     }
 }
 
-/// Returns the name of a standard method. Other methods are input of the caller and not logged.
+/// Returns the name of a standard method. Other method names are client input and are not logged.
 fn name_of(method: &Method) -> &str {
     let own = [
         Method::GET,
@@ -338,8 +341,8 @@ fn request_id(app: &App, headers: &HeaderMap) -> RequestId {
     })
 }
 
-/// Returns the trace id of `traceparent` (W3C Trace Context,
-/// <https://www.w3.org/TR/trace-context/#traceparent-header>), or `None` if the header is malformed or
+/// Returns the trace id of the header `traceparent` (W3C Trace Context,
+/// <https://www.w3.org/TR/trace-context/#traceparent-header>). Returns `None` if the header is malformed or
 /// repeated.
 pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let mut sent = headers.get_all(TRACEPARENT).iter();
@@ -350,12 +353,12 @@ pub(super) fn trace_id(headers: &HeaderMap) -> Option<&str> {
         part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     };
     let is_id = |part, length| is_hex(part, length) && part.bytes().any(|byte| byte != b'0');
-    // Later versions may have more parts.
+    // Later versions of `traceparent` may have more parts.
     let known = is_hex(version, 2) && version != "ff" && (version != "00" || parts.next().is_none());
     (known && is_id(trace, 32) && is_id(parent, 16) && is_hex(flags, 2)).then_some(trace)
 }
 
-/// Formats `app;dur=1.234`, in milliseconds.
+/// Formats the `Server-Timing` header, such as `app;dur=1.234`, in milliseconds.
 fn server_timing(took: Duration) -> HeaderValue {
     let micros = took.as_micros();
     let text = format!("app;dur={}.{:03}", micros / 1_000, micros % 1_000);

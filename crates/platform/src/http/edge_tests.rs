@@ -1,4 +1,4 @@
-//! Tests of the edge over real connections.
+//! Tests over real connections of the processing that is common to all requests.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tracing::subscriber::DefaultGuard;
 use crate::telemetry::log;
 use crate::testing::{TestServer, header, keep_second_subscriber, read_to_end, status};
 
-/// Checks the fields that every problem has, and returns the body.
+/// Checks the members that every problem response has, and returns its body.
 fn problem(answer: &str) -> Value {
     assert_eq!(header(answer, "content-type"), Some("application/problem+json"), "{answer}");
     let body: Value = serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
@@ -170,7 +170,7 @@ async fn body_size_type_and_time_are_enforced() {
     assert_eq!(problem(&read_to_end(&mut stream).await)["code"], "request_timeout");
 }
 
-/// API-09: a response that does not wait for the body announces that the connection closes.
+/// API-09: a response that is sent before the body has arrived announces that the connection closes.
 #[tokio::test]
 async fn early_response_to_large_body_announces_close() {
     let test = TestServer::start(|config| config.server.max_body_bytes = 10_000).await;
@@ -220,7 +220,7 @@ async fn invalid_credentials_are_challenged() {
     }
 }
 
-/// RFC 6750, section 3.1: the challenge distinguishes expired from invalid tokens.
+/// RFC 6750, section 3.1: the challenge distinguishes expired tokens from invalid ones.
 #[tokio::test]
 async fn expired_token_is_named_in_the_challenge() {
     let test = TestServer::start(|_| {}).await;
@@ -233,7 +233,7 @@ async fn expired_token_is_named_in_the_challenge() {
     assert_eq!(problem(&answer)["detail"], "The access token has expired. Refresh it and retry.");
 }
 
-/// RFC 9112, section 3.2.
+/// RFC 9112, section 3.2: an HTTP/1.1 request has exactly one valid Host header.
 #[tokio::test]
 async fn request_needs_exactly_one_valid_host() {
     let test = TestServer::start(|_| {}).await;
@@ -304,7 +304,7 @@ async fn requests_are_counted_under_their_route() {
     }
 }
 
-/// Captures the log lines of the current thread, on which the server of a test runs.
+/// Log lines of the current thread. The server of a test runs on this thread.
 struct CapturedLogs {
     lines: NamedTempFile,
     _listening: DefaultGuard,

@@ -1,7 +1,7 @@
 //! ETags and conditional requests (RFC 9110, sections 8.8 and 13).
 //!
 //! An ETag is a digest of the uncompressed response body. In a compressed response, the name of the coding is
-//! appended, because the bytes differ; all variants identify the same state.
+//! appended, because the bytes differ. All these variants identify the same state.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -21,10 +21,10 @@ use utoipa::openapi::{RefOr, Response, ResponseBuilder};
 
 use super::compression::Coding;
 
-/// Length of the truncated SHA-256 digest in bytes.
+/// Length in bytes to which the SHA-256 digest is truncated.
 const TAG_BYTES: usize = 16;
 
-/// Digest of a state.
+/// Digest of a resource's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ETag(String);
 
@@ -33,14 +33,14 @@ impl ETag {
         Self(URL_SAFE_NO_PAD.encode(&Sha256::digest(bytes)[..TAG_BYTES]))
     }
 
-    /// Formats the ETag of the response with this coding.
+    /// Formats the ETag of a response with the given coding.
     pub fn header(&self, coding: Option<Coding>) -> HeaderValue {
         let suffix = coding.map_or(String::new(), |coding| format!(".{}", coding.name()));
         HeaderValue::try_from(format!("\"{}{suffix}\"", self.0)).expect("a tag is plain ASCII")
     }
 
-    /// Returns true if `list` contains a tag of this state, in any coding. `allow_weak` also accepts weak
-    /// tags.
+    /// Returns true if `list` contains a tag of this state, in any coding. Weak tags match only if
+    /// `allow_weak` is true.
     fn is_in(&self, list: &HeaderValue, allow_weak: bool) -> bool {
         let mut tags = list.to_str().unwrap_or_default().split(',').map(str::trim);
         tags.any(|tag| {
@@ -54,7 +54,7 @@ impl ETag {
     }
 }
 
-/// Returns the ETag of a GET response with `present` as its body.
+/// Returns the ETag of a GET response whose body is `present`.
 pub(crate) fn tag_of<T: Serialize>(present: &T) -> Option<HeaderValue> {
     serde_json::to_vec(present).ok().map(|json| ETag::of(&json).header(None))
 }
@@ -72,7 +72,7 @@ impl IfNoneMatch {
         Self(headers.get_all(header::IF_NONE_MATCH).iter().cloned().collect())
     }
 
-    /// Returns true if the header is absent.
+    /// Returns true if the request has no such header.
     fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -84,24 +84,24 @@ impl IfNoneMatch {
 }
 
 /// Preconditions of a write: `If-Match` and `If-None-Match` (RFC 9110, section 13.1). Without these headers,
-/// every state is accepted.
+/// the write is allowed in every state.
 #[derive(Clone, Debug, Default)]
 pub struct Preconditions {
     if_match: Vec<HeaderValue>,
     if_none_match: IfNoneMatch,
 }
 
-/// Error for a state that does not satisfy the preconditions.
+/// Error that the current state does not satisfy the preconditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the resource does not satisfy the preconditions")]
 pub struct StateMismatch;
 
 impl Preconditions {
     /// Checks the preconditions against `present`, the body that a GET would return. Call it inside the
-    /// transaction of the write, after locking.
+    /// transaction of the write, after the locks are taken.
     ///
     /// # Errors
-    /// Returns [`StateMismatch`], which is answered with 412, if a precondition is not satisfied.
+    /// Returns [`StateMismatch`] (status 412) if a precondition is not satisfied.
     pub fn check<T: Serialize>(&self, present: &T) -> Result<(), StateMismatch> {
         let matches_any = self.if_match.is_empty() || self.if_match.iter().any(is_any);
         if matches_any && self.if_none_match.is_empty() {
@@ -113,11 +113,11 @@ impl Preconditions {
         if matches && !self.if_none_match.has(&state) { Ok(()) } else { Err(StateMismatch) }
     }
 
-    /// Checks the preconditions for a resource that does not exist. `If-Match` is then never satisfied, not
-    /// even as `*`.
+    /// Checks the preconditions for a resource that does not exist. `If-Match` is then never satisfied, even
+    /// if its value is `*`.
     ///
     /// # Errors
-    /// Returns [`StateMismatch`], which is answered with 412, if `If-Match` is present.
+    /// Returns [`StateMismatch`] (status 412) if the request has `If-Match`.
     pub fn check_absent(&self) -> Result<(), StateMismatch> {
         if self.if_match.is_empty() { Ok(()) } else { Err(StateMismatch) }
     }
@@ -142,7 +142,7 @@ impl<S: Sync> FromRequestParts<S> for Preconditions {
     }
 }
 
-/// Declares the 412 response of a handler with preconditions: `responses(…, Preconditions)`.
+/// Documents the 412 response of a handler with preconditions: `responses(…, Preconditions)`.
 impl IntoResponses for Preconditions {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         let unsatisfied = "The resource is not in a state that `If-Match` and `If-None-Match` allow.";
@@ -216,7 +216,8 @@ mod tests {
         assert_eq!(both.check(&present), Err(StateMismatch));
     }
 
-    /// RFC 9110, section 13.1.1: `If-Match` is false if no representation exists, even as `*`.
+    /// RFC 9110, section 13.1.1: if the resource does not exist, `If-Match` is never satisfied, even if its
+    /// value is `*`.
     #[test]
     fn if_match_fails_for_absent_resource() {
         for text in ["*", "\"x\""] {

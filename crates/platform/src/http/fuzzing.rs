@@ -1,4 +1,4 @@
-//! Fuzz targets for headers, bodies and queries: see `crate::fuzzing`.
+//! Fuzz targets for headers, bodies and queries. See `crate::fuzzing`.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -29,7 +29,7 @@ use crate::idempotency::{IDEMPOTENCY_KEY, parse_key};
 
 const GUNZIP_LIMIT: usize = 1 << 16;
 
-/// Parses headers, one per line. Invalid lines are skipped.
+/// Parses headers from lines. Skips invalid lines.
 fn headers_in(data: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in data.split(|byte| *byte == b'\n') {
@@ -83,8 +83,8 @@ pub fn negotiation(data: &[u8]) {
     }
 }
 
-/// Checks that only the ETag of the state satisfies `If-Match`, and that a tag which satisfies `If-Match`
-/// also matches `If-None-Match`.
+/// Checks that only the ETag of the state satisfies `If-Match`. Also checks that a tag which satisfies
+/// `If-Match` matches `If-None-Match`, too.
 fn conditions(mut headers: HeaderMap) {
     let state = json!({ "a": 1 });
     let tag = ETag::of(state.to_string().as_bytes());
@@ -110,7 +110,7 @@ fn conditions(mut headers: HeaderMap) {
     assert!(IfNoneMatch::of(&headers).has(&tag));
 }
 
-/// Checks `X-Forwarded-For`, `traceparent` and `Idempotency-Key`.
+/// Checks the headers `X-Forwarded-For`, `traceparent` and `Idempotency-Key`.
 pub fn provenance(data: &[u8]) {
     let headers = headers_in(data);
     check_forwarded_for(&headers);
@@ -131,7 +131,7 @@ pub fn provenance(data: &[u8]) {
     }
 }
 
-/// Checks that only the address reported by a trusted proxy counts, regardless of the entries before it.
+/// Checks that only the address that a trusted proxy reports is used, regardless of the entries before it.
 fn check_forwarded_for(headers: &HeaderMap) {
     let address = |text: &str| ClientAddress::new(text.parse().expect("an address"));
     let proxies: [Network; 2] = ["10.0.0.0/8", "fd00::/8"].map(|network| network.parse().expect("a network"));
@@ -148,7 +148,7 @@ fn check_forwarded_for(headers: &HeaderMap) {
     assert_eq!(stranger.behind(&proxies, &added), stranger);
 }
 
-/// Nested body, as handlers declare them.
+/// Nested body, similar to the bodies of handlers.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "only its parsing matters")]
@@ -177,8 +177,8 @@ enum Choice {
     Other(Inner),
 }
 
-/// Checks JSON bodies: they are parsed as serde_json parses them, faults have a valid pointer, and no more
-/// than the limit is decompressed.
+/// Checks JSON bodies: the result is the same as that of serde_json, and errors have a valid pointer. Also
+/// checks that decompression stops at the size limit.
 pub fn body(data: &[u8]) {
     let plain = serde_json::from_slice::<Value>(data).ok();
     match parse::<Value>(data) {
@@ -204,7 +204,7 @@ pub fn body(data: &[u8]) {
     }
 }
 
-/// Checks that the pointer of a fault exists in the body, or its parent does.
+/// Checks that the pointer of an error exists in the body, or that its parent exists.
 fn has_place(problem: &Problem, whole: Option<&Value>) {
     if problem.code == &problems::MALFORMED {
         return;
@@ -219,7 +219,7 @@ fn has_place(problem: &Problem, whole: Option<&Value>) {
     assert!(whole.pointer(place).is_some(), "{fault:?} of {whole}");
 }
 
-/// Query with filters, as handlers declare them.
+/// Query with filters, similar to the queries of handlers.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "only its parsing matters")]
@@ -237,8 +237,8 @@ enum Side {
     Outgoing,
 }
 
-/// Checks queries: only declared parameters are accepted, each at most once, and faults name their parameter.
-/// The next link of a next link with the same cursor is the link itself.
+/// Checks queries: only declared parameters are accepted, each at most once, and errors name their parameter.
+/// Also checks that the next link of a next link, with the same cursor, is the same link.
 pub fn query(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let names: Vec<_> = form_urlencoded::parse(data).map(|(name, _)| name.into_owned()).collect();
@@ -255,7 +255,7 @@ pub fn query(data: &[u8]) {
         Ok(_) => declares(&names, &["order", "choice", "late", "limit"]),
         Err(problem) => names_parameter(&problem),
     }
-    // `*` is a valid request target, but no list has it.
+    // `*` is a valid request target, but no list has this path.
     let Ok(uri) = text.parse::<PathAndQuery>() else { return };
     if !uri.path().starts_with('/') {
         return;

@@ -1,5 +1,5 @@
-//! JSON request bodies and responses. Requests are parsed strictly, with size limits, and faults have a JSON
-//! Pointer. The meaning of fields is checked by the handlers.
+//! JSON request bodies and responses. Request bodies are parsed strictly and with size limits, and errors
+//! have a JSON Pointer. Handlers check whether the values are allowed.
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, MatchedPath, OptionalFromRequest, Request};
@@ -19,13 +19,15 @@ use crate::idempotency::IdempotencyKey;
 
 const JSON: &str = "application/json";
 
-/// JSON body. The extractor rejects bodies that are not `application/json`, are too large, too slow or do not
-/// match the type; derive the type with `deny_unknown_fields`. `Option<Json<T>>` accepts an absent body.
+/// JSON body. The extractor rejects bodies that are not `application/json`, are too large, arrive too slowly
+/// or do not match the type. Derive the type with `deny_unknown_fields`. `Option<Json<T>>` also accepts a
+/// request without a body.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Json<T>(pub T);
 
-/// Deserializes a field that may be absent but not null, or distinguishes null from absence:
-/// `#[serde(default, deserialize_with = "present")]`.
+/// Deserializes a field that is present as `Some`. With `#[serde(default, deserialize_with =
+/// "deserialize_some")]`, an absent field is `None`. If `T` is an `Option`, null becomes `Some(None)`;
+/// otherwise null is rejected.
 ///
 /// # Errors
 /// Returns the error of the field's type.
@@ -61,7 +63,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     }
 }
 
-/// As [`Json`], but also accepts `application/merge-patch+json`.
+/// JSON body like [`Json`], but the content type may also be `application/merge-patch+json`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MergePatch<T>(pub T);
 
@@ -85,7 +87,7 @@ async fn read<T: DeserializeOwned>(request: Request, app: &App, kinds: &[&str]) 
     parse(&bytes).map_err(|problem| name_all_faults(app, &parts, &bytes, problem).into())
 }
 
-/// Replaces the first fault, where serde stopped, by all faults that the schema of the body finds.
+/// Replaces the first error, at which serde stopped, by all errors that the schema of the body finds.
 fn name_all_faults(app: &App, parts: &Parts, body: &[u8], mut problem: Problem) -> Problem {
     if let Some(path) = parts.extensions.get::<MatchedPath>()
         && let Some(first) = problem.errors.pop()
@@ -131,10 +133,10 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// Deserializes a JSON value. `at` is its JSON Pointer, to which the pointer of a fault is appended.
+/// Deserializes a JSON value. `at` is the JSON Pointer of the value; the pointer of an error begins with it.
 ///
 /// # Errors
-/// Returns the first fault with its pointer.
+/// Returns the first error with its pointer.
 pub fn read_value<T: DeserializeOwned>(value: &serde_json::Value, at: &str) -> Result<T, FieldError> {
     serde_path_to_error::deserialize(Strict(value)).map_err(
         |error: serde_path_to_error::Error<serde_json::Error>| {
@@ -143,8 +145,8 @@ pub fn read_value<T: DeserializeOwned>(value: &serde_json::Value, at: &str) -> R
     )
 }
 
-/// Returns true if the text is valid JSON that has, for example, a number or an array where an enum name is
-/// expected. serde_json reports that as a syntax error.
+/// Returns true if the text is valid JSON in which, for example, a number or an array occurs where an enum
+/// name is expected. serde_json reports this as a syntax error.
 fn is_no_variant(error: &serde_json::Error, bytes: &[u8]) -> bool {
     error.is_syntax()
         && error.to_string().starts_with("expected value")
@@ -158,8 +160,8 @@ fn to_problem(error: &serde_json::Error, pointer: String) -> Problem {
     Problem::invalid(vec![field_error(&error.to_string(), pointer)])
 }
 
-/// Converts an error text of serde, which has no structured form. Values are not included, because they can
-/// be secrets.
+/// Converts an error message of serde, which has no structured form. The result does not contain values,
+/// because they can be secrets.
 fn field_error(message: &str, pointer: String) -> FieldError {
     let quoted = || message.split('`').nth(1).unwrap_or_default();
     if message.starts_with("missing field") {
@@ -182,7 +184,7 @@ fn field_error(message: &str, pointer: String) -> FieldError {
     let expected =
         message.rsplit_once("expected ").map(|(_, rest)| rest.split(" at line ").next().unwrap_or(rest));
     match expected {
-        // The name of the Rust type means nothing to the caller.
+        // The name of the Rust type is of no use to the caller.
         Some(expected) if expected.starts_with("struct ") => {
             FieldError::new(pointer, code, "Expected an object.")
         }

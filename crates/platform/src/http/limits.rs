@@ -1,5 +1,5 @@
-//! Rate limits: requests per minute, per client network and route. They are kept in memory by each node;
-//! limits that must be exact across restarts and nodes are counted in the database.
+//! Rate limits: requests per minute, for each client network and route. Each node counts in memory. Limits
+//! that must be exact across restarts and nodes are counted in the database, by the modules.
 //!
 //! The response headers follow draft-ietf-httpapi-ratelimit-headers-10.
 
@@ -25,17 +25,17 @@ use crate::telemetry::RouteMetrics;
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const WINDOW_S: u32 = 60;
-/// Minimum number of requests between two sweeps of the limiter.
+/// Minimum number of requests between two removals of unused entries.
 const MIN_SWEEP_REQUESTS: u64 = 1024;
-/// Tolerance for reading the clock on different cores. Smaller steps backwards are not treated as a clock
-/// change.
+/// Difference that can occur when the clock is read on different cores. If the clock appears to go back by
+/// less than this, it was not set back.
 const JITTER_MS: i64 = 1_000;
 
 /// Rate limits of all routes.
 pub(super) struct Limits {
     policies: Vec<Policy>,
-    /// Index of the policy and of the route that counts, per route. Deprecated paths count as the route they
-    /// replace.
+    /// For each route, the index of its policy and of the route whose counter it uses. A deprecated path uses
+    /// the counter of the path that replaces it.
     of_route: Vec<Option<(usize, usize)>>,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Limits {
 pub(super) struct Allowance<'l> {
     policy: &'l Policy,
     remaining: u32,
-    /// Time until the next request is accepted; `None` if this one is.
+    /// Time until another request is accepted; `None` if this request is accepted.
     wait: Option<Duration>,
 }
 
@@ -52,17 +52,17 @@ struct Policy {
     per_minute: NonZeroU32,
     header: HeaderValue,
     limiter: Limiter,
-    /// Number of requests until the next sweep.
+    /// Number of requests until unused entries are removed again.
     requests_until_sweep: AtomicU64,
     refused: Counter,
 }
 
-/// Route index and first address of the client network.
+/// Index of the route, and first address of the client network.
 type Key = (usize, IpAddr);
 type Limiter = RateLimiter<Key, DashMapStateStore<Key>, LimiterClock, StateInformationMiddleware>;
 
 impl Limits {
-    /// Creates the configured limits.
+    /// Creates the rate limits from the configuration.
     pub fn of(app: &App) -> Self {
         let time = LimiterClock::of(Arc::clone(&app.sources.clock));
         let limited = |class: RateClass| {
@@ -72,7 +72,7 @@ impl Limits {
         let policies: Vec<_> = RateClass::all(app.modules).into_iter().filter_map(limited).collect();
         let policy_of =
             |route: &RouteMetrics| policies.iter().position(|policy| policy.name == route.policy().rate.name);
-        // A deprecated path shares the counter of the path that replaces it.
+        // A deprecated path uses the counter of the path that replaces it.
         let all = app.metrics.routes();
         let counted_as = |(n, route): (usize, &RouteMetrics)| {
             let is_same = |other: &RouteMetrics| {
@@ -118,8 +118,8 @@ impl Policy {
         Allowance { policy: self, remaining, wait }
     }
 
-    /// Removes networks whose full allowance is restored, after as many requests as there are networks. This
-    /// bounds memory by the requests of about a minute, at a constant cost per request.
+    /// Removes networks that have their full allowance again. Runs after as many requests as there are
+    /// entries, so the cost per request is constant. Memory is limited to the networks of about a minute.
     fn sweep_if_due(&self) {
         if self.requests_until_sweep.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.limiter.retain_recent();
@@ -130,15 +130,15 @@ impl Policy {
 }
 
 impl Allowance<'_> {
-    /// Returns the 429 problem, if the limit was exceeded.
+    /// Returns the 429 problem if the limit is exceeded.
     pub fn refusal(&self) -> Option<Problem> {
         let wait_s = u32::try_from(self.wait?.as_millis().div_ceil(1_000)).unwrap_or(WINDOW_S);
         let detail = "Too many requests from your network. Retry after the time in `Retry-After`.";
         Some(Problem::new(&problems::RATE_LIMITED, detail).retry_after(wait_s.max(1)))
     }
 
-    /// Adds the limit and what remains of it: `"auth";r=59;t=1`, where `t` is the number of seconds until the
-    /// full allowance is restored.
+    /// Adds headers with the limit and the remaining allowance, such as `"auth";r=59;t=1`. `t` is the number
+    /// of seconds until the full allowance is available again.
     pub fn write_headers(&self, headers: &mut HeaderMap) {
         let Policy { name, per_minute, header, .. } = self.policy;
         let used = u64::from(per_minute.get() - self.remaining);
@@ -151,8 +151,8 @@ impl Allowance<'_> {
     }
 }
 
-/// Clock of the limiters. If the app's clock is set back, this one continues, because clients would otherwise
-/// be rejected until the clock catches up.
+/// Clock of the rate limiters. If the app's clock is set back, this clock continues from its last time.
+/// Otherwise, clients would be rejected until the app's clock reaches that time again.
 #[derive(Clone)]
 pub(crate) struct LimiterClock(Arc<LimiterClockInner>);
 
@@ -163,7 +163,7 @@ struct LimiterClockInner {
 }
 
 impl LimiterClock {
-    /// Creates a clock based on `clock`.
+    /// Creates a clock that is based on `clock`.
     pub fn of(clock: Arc<dyn Clock>) -> Self {
         let last_ms = AtomicI64::new(clock.now().as_millis());
         Self(Arc::new(LimiterClockInner { clock, last_ms, set_back_ms: AtomicI64::new(0) }))

@@ -34,7 +34,7 @@ async fn limited(proxies: &[&str]) -> TestServer {
 
 /// Proves the readiness requirement SEC-25.
 #[tokio::test]
-async fn rate_classes_have_their_limits() {
+async fn each_rate_class_applies_its_limit() {
     let test = limited(&[]).await;
     for (line, configured, policy) in [
         ("GET /api/v1/ping", 7, "requests"),
@@ -106,7 +106,7 @@ async fn limits_can_be_disabled() {
     }
 }
 
-/// DRV-13: no variant of a limited request is accepted.
+/// DRV-13: clients cannot bypass a limit with a variant of the request.
 #[tokio::test]
 async fn request_variants_do_not_bypass_limits() {
     let test = limited(&["10.0.0.0/8"]).await;
@@ -122,13 +122,13 @@ async fn request_variants_do_not_bypass_limits() {
         "Authorization: Bearer another\r\n",
     ] {
         let answer = test.send_request("GET /api/v1/ping", headers).await;
-        // Requests with two Host headers are rejected with 400.
+        // A request with two Host headers is rejected with 400.
         assert!(["429", "400"].contains(&status(&answer)), "{headers}: {answer}");
     }
     for line in ["HEAD /api/v1/ping", "GET /api/v1/ping?another=1", "GET http://kith/api/v1/ping"] {
         assert_eq!(status(&test.send_request(line, "").await), "429", "{line}");
     }
-    // None of these paths matches a route. All unmatched requests share one limit.
+    // No route matches any of these paths. All requests without a route share one limit.
     let variants = [
         "/API/v1/ping",
         "/api/v1/ping/",
@@ -151,7 +151,7 @@ async fn request_variants_do_not_bypass_limits() {
     );
 }
 
-/// DRV-13: behind a trusted proxy, each client has its own limit, and forged addresses are ignored.
+/// DRV-13: behind a trusted proxy, each client has its own limit. Forged addresses are ignored.
 #[tokio::test]
 async fn proxied_clients_are_limited_separately() {
     let test = limited(&["127.0.0.0/8"]).await;

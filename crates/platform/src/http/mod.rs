@@ -1,4 +1,4 @@
-//! HTTP: connections, the edge around all handlers, extractors, problems and the OpenAPI document.
+//! HTTP: connections, the processing common to all requests, extractors, problems and the OpenAPI document.
 
 mod body;
 mod body_schema;
@@ -69,22 +69,22 @@ fn routes(modules: &[&Module]) -> Routes {
     modules.iter().fold(Routes::new(), |all, module| all.merge((module.routes)()))
 }
 
-/// Builds the edge around the handlers of the app's modules.
+/// Builds the router for the app's modules, with the processing that is common to all requests.
 fn edge(app: &App) -> Edge {
     let (handlers, _) = routes(app.modules).split_for_parts();
     Edge::around(handlers.with_state(app.clone()), app)
 }
 
-/// Handler of requests that are made within the process, without a connection.
+/// Handler of requests that are made inside the process, without a network connection.
 pub struct InProcess(Edge);
 
 impl InProcess {
-    /// Builds the edge around the handlers of `app`.
+    /// Builds the handler for the modules of `app`.
     pub fn new(app: &App) -> Self {
         Self(edge(app))
     }
 
-    /// Answers `request` as one from the loopback address 127.0.0.1.
+    /// Processes `request` as if it came from the loopback address 127.0.0.1.
     pub async fn answer(&self, mut request: Request) -> Response {
         request.extensions_mut().insert(ClientAddress::new(Ipv4Addr::LOCALHOST.into()));
         self.0.answer(request).await

@@ -1,4 +1,4 @@
-//! Tests responses of every kind against the rules of Mozilla's HTTP Observatory
+//! Tests responses of every kind with the rules of Mozilla's HTTP Observatory
 //! (`kith_readiness::observatory`).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -7,7 +7,7 @@ use kith_readiness::observatory::{RuleScore, rule_scores, score};
 use crate::config::Mode;
 use crate::testing::{TestServer, header};
 
-/// Returns the result of each rule for a raw response.
+/// Returns the score of each rule for a raw response.
 fn marks_of(answer: &str) -> Vec<RuleScore> {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
     let fields = head.lines().skip(1).filter_map(|line| line.split_once(": "));

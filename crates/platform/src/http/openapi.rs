@@ -1,4 +1,5 @@
-//! Generates the OpenAPI 3.1 document from the handlers, and adds what all operations have in common.
+//! Generates the OpenAPI 3.1 document from the handlers, and adds the parts that all operations have in
+//! common.
 
 use std::sync::{Mutex, PoisonError};
 use std::{ptr, thread};
@@ -25,40 +26,40 @@ use crate::auth::USER_ONLY_PERMISSIONS;
 use crate::idempotency;
 use crate::module::Module;
 
-/// Security scheme that operations name: `security(("bearer" = []))`.
+/// Security scheme with access tokens. Operations name it: `security(("bearer" = []))`.
 const BEARER: &str = "bearer";
-/// Security scheme that is added where API keys are accepted.
+/// Security scheme with API keys. It is added to operations that accept API keys.
 const API_KEY: &str = "api_key";
 const PROBLEM: &str = "ProblemBody";
 const FIELD_ERROR: &str = "FieldErrorBody";
 
-/// Operation of the document.
+/// One operation of the OpenAPI document.
 #[derive(Clone, Debug)]
 pub struct OperationName {
     /// HTTP method.
     pub method: Method,
-    /// Path with parameters in braces.
+    /// Path template, with parameters in braces.
     pub template: String,
-    /// Path that the operation is a deprecated path of.
+    /// New path, if this path is deprecated; `None` otherwise.
     pub same_as: Option<String>,
-    /// Policy of the operation.
+    /// Rate limit and secrecy of the operation.
     pub policy: RoutePolicy,
 }
 
-/// Document that this process has built.
+/// OpenAPI document that this process has built.
 struct BuiltDocument {
-    /// Addresses of the modules that it describes.
+    /// Addresses in memory of the modules that the document describes.
     modules: Vec<usize>,
     json: &'static str,
     operations: Vec<OperationName>,
 }
 
-/// Cache of [`document_with_operations`]. The result depends on compiled code only, so a test process that
-/// starts a thousand servers need not build it each time.
+/// Cache of [`document_with_operations`]. The result depends only on compiled code, so a test process that
+/// starts a thousand servers builds it only once.
 static BUILT_DOCUMENTS: Mutex<Vec<BuiltDocument>> = Mutex::new(Vec::new());
 
-/// Returns the document that describes `modules` as JSON, and its operations. It is built once per process
-/// and set of modules.
+/// Returns the OpenAPI document of `modules` as JSON, and its operations. The document is built once per
+/// process and set of modules.
 pub fn document_with_operations(modules: &[&'static Module]) -> (&'static str, Vec<OperationName>) {
     let addresses: Vec<_> = modules.iter().map(|module| ptr::from_ref(*module).addr()).collect();
     let mut built = BUILT_DOCUMENTS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,9 +72,9 @@ pub fn document_with_operations(modules: &[&'static Module]) -> (&'static str, V
     (json, operations)
 }
 
-/// Builds the document. That allocates about ten megabytes in small blocks; a dedicated thread allocates and
-/// frees them, so that the allocator returns them to the system. The results are written to buffers allocated
-/// before.
+/// Builds the document. This allocates about ten megabytes in small blocks. A separate thread allocates and
+/// frees them, so that the allocator returns the memory to the system. The results are written to buffers
+/// that were allocated before.
 fn build(modules: &[&'static Module]) -> (String, Vec<OperationName>) {
     let (mut json, mut lines) = (Vec::with_capacity(2 << 20), String::with_capacity(64 << 10));
     let build = || {
@@ -102,7 +103,7 @@ fn build(modules: &[&'static Module]) -> (String, Vec<OperationName>) {
     (String::from_utf8(json).expect("JSON is UTF-8"), names)
 }
 
-/// Returns the document that describes `modules`.
+/// Returns the OpenAPI document of `modules`.
 pub fn document(modules: &[&Module]) -> OpenApi {
     let mut document = with_policies(modules);
     remove_policies(&mut document);
@@ -114,7 +115,7 @@ fn remove_policies(document: &mut OpenApi) {
     items.flat_map(operations_of).for_each(|(_, operation)| remove_extensions(operation));
 }
 
-/// Returns the document that describes `modules`, with policies as extensions.
+/// Returns the OpenAPI document of `modules`, with route policies as extensions.
 fn with_policies(modules: &[&Module]) -> OpenApi {
     let mut all = super::routes(&[]).into_openapi();
     for (index, module) in modules.iter().enumerate() {
@@ -149,17 +150,17 @@ fn with_policies(modules: &[&Module]) -> OpenApi {
     all
 }
 
-/// Returns the JSON that is served.
+/// Returns the document as the JSON text that is served.
 pub fn to_json(document: &OpenApi) -> Bytes {
     to_value(document).to_string().into()
 }
 
-/// Returns the JSON that is served, as a value.
+/// Returns the document as the JSON value that is served.
 pub fn to_value(document: &OpenApi) -> Value {
     openapi_value::to_value(document)
 }
 
-/// Converts the name of a handler to that of a client's method: `accept_partner_request` to
+/// Converts the name of a handler to an operation id: `accept_partner_request` to
 /// `acceptPartnerRequest`.
 fn camel_case(name: &str) -> String {
     let mut words = name.split('_');
@@ -172,7 +173,7 @@ fn camel_case(name: &str) -> String {
     camel
 }
 
-/// Declares the 304 response of reads that have an ETag.
+/// Documents the 304 response of reads that have an ETag.
 fn add_not_modified(operation: &mut Operation) {
     let is_secret = is_secret(operation);
     let Some(RefOr::T(answer)) = operation.responses.responses.get("200") else { return };
@@ -183,7 +184,7 @@ fn add_not_modified(operation: &mut Operation) {
     }
 }
 
-/// Adds the problem body to each error response without a body, so that handlers declare only a status and a
+/// Adds the problem body to each error response without a body. Handlers then declare only a status and a
 /// description.
 fn complete_refusals(operation: &mut Operation) {
     for (status, response) in &mut operation.responses.responses {
@@ -196,10 +197,10 @@ fn complete_refusals(operation: &mut Operation) {
     }
 }
 
-/// Declares the problems that every operation of this shape can return, unless the operation documents them
-/// itself.
+/// Documents the problems that every operation with this authentication, body and parameters can return.
+/// Problems that the operation itself documents are not changed.
 fn add_common_problems(operation: &mut Operation) {
-    // Every request can declare a body that is too large.
+    // Every request can have a body that is too large.
     let mut common = vec![&problems::TOO_LARGE, &problems::INTERNAL, &problems::UNAVAILABLE];
     if policy_words(operation)[0] != RateClass::EXEMPT.name {
         common.push(&problems::RATE_LIMITED);
@@ -214,7 +215,7 @@ fn add_common_problems(operation: &mut Operation) {
     }
     if operation.security.is_some() {
         common.push(&problems::UNAUTHENTICATED);
-        // Either a permission is missing, or an API key is not accepted.
+        // The caller lacks the permission, or the operation does not accept API keys.
         common.push(&problems::FORBIDDEN);
     }
     if has_parameter(operation, &ParameterIn::Query) {
@@ -226,7 +227,7 @@ fn add_common_problems(operation: &mut Operation) {
     common.into_iter().for_each(|problem| add_problem(operation, problem));
 }
 
-/// Adds descriptions to responses without one, because OpenAPI 3.1 requires them.
+/// Adds descriptions to responses that have none, because OpenAPI 3.1 requires them.
 fn describe(operation: &mut Operation) {
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
@@ -238,8 +239,8 @@ fn describe(operation: &mut Operation) {
     }
 }
 
-/// Declares that an operation can return `problem`. A description that the operation itself has for this
-/// status is kept.
+/// Documents that an operation can return `problem`. If the operation itself describes this status, that
+/// description is kept.
 pub(crate) fn add_problem(operation: &mut Operation, problem: &ProblemCode) {
     let declared = operation.responses.responses.entry(problem.status.to_string());
     let declared = declared.or_insert_with(|| RefOr::T(ResponseBuilder::new().build()));
@@ -253,7 +254,8 @@ pub(crate) fn add_problem(operation: &mut Operation, problem: &ProblemCode) {
     }
 }
 
-/// Declares that an operation with permissions accepts API keys, unless a permission is reserved for people.
+/// Documents that an operation with permissions accepts API keys, unless API keys cannot have one of the
+/// permissions.
 fn add_api_keys(operation: &mut Operation) {
     let permissions = permissions(operation);
     let for_people = permissions.iter().any(|permission| USER_ONLY_PERMISSIONS.contains(&&**permission));
@@ -262,7 +264,7 @@ fn add_api_keys(operation: &mut Operation) {
     }
 }
 
-/// Returns the permissions of an operation: `security(("bearer" = ["users.read"]))`.
+/// Returns the permissions that an operation requires: `security(("bearer" = ["users.read"]))`.
 fn permissions(operation: &Operation) -> Vec<String> {
     let required = serde_json::to_value(&operation.security).expect("the text is plain");
     let schemes =
@@ -293,7 +295,7 @@ fn add_components(components: &mut Components, modules: &[&Module]) {
     for (name, scheme) in [(BEARER, bearer), (API_KEY, api_key)] {
         components.security_schemes.insert(name.to_owned(), RefOr::T(SecurityScheme::Http(scheme.build())));
     }
-    // Parameters refer to schemas without bringing them along.
+    // Parameters refer to these schemas, but utoipa does not add them to the document.
     for (name, schema) in [
         (Timestamp::name(), Timestamp::schema()),
         (UserId::name(), UserId::schema()),
@@ -307,7 +309,7 @@ fn add_components(components: &mut Components, modules: &[&Module]) {
     components.schemas.insert(PROBLEM.to_owned(), body);
 }
 
-/// Adds the problem codes of `modules` as the values of `code`.
+/// Documents the problem codes of `modules` as the allowed values of `code`.
 fn add_problem_codes(body: &mut RefOr<Schema>, modules: &[&Module]) {
     let RefOr::T(Schema::Object(body)) = body else { return };
     let Some(RefOr::T(Schema::Object(code))) = body.properties.get_mut("code") else { return };
@@ -350,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn declared_status_may_also_be_a_problem() {
+    fn documented_status_can_also_be_a_problem() {
         let json: Value = serde_json::from_slice(&to_json(&document(&[&MODULE]))).unwrap();
         let unavailable = &json["paths"]["/readyz"]["get"]["responses"]["503"];
         let kinds: Vec<_> = unavailable["content"].as_object().unwrap().keys().collect();

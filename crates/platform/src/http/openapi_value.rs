@@ -1,6 +1,6 @@
-//! The OpenAPI document as JSON, with what utoipa does not say: that a free-form object takes any field, that
-//! an operation needs no token, that a string is a string wherever a type of its own stands for it, and by
-//! which headers a write is conditional. Generators of clients go by these.
+//! Converts the OpenAPI document to JSON, and adds information that utoipa leaves out. Client generators need
+//! to know which objects allow any field and which operations need no token. They also need plain schemas for
+//! scalar types, and the headers that make a write conditional.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use utoipa::openapi::OpenApi;
 
 const METHODS: [&str; 5] = ["get", "put", "post", "delete", "patch"];
 
-/// Converts the document to the JSON that is served.
+/// Converts the document to the JSON value that is served.
 pub(super) fn to_value(document: &OpenApi) -> Value {
     let mut document = serde_json::to_value(document).expect("the document is plain data");
     let scalars = take_scalars(&mut document["components"]["schemas"]);
@@ -45,14 +45,15 @@ fn take_scalars(components: &mut Value) -> HashMap<String, Map<String, Value>> {
     scalars
 }
 
-/// Returns true if `schema` has no parts and no keywords except `type`, `format` and `description`.
+/// Returns true if `schema` is no object or array, and has no keywords except `type`, `format` and
+/// `description`.
 fn is_scalar(schema: &Map<String, Value>) -> bool {
     let has_parts = matches!(schema.get("type").and_then(Value::as_str), Some("object" | "array"));
     !has_parts && schema.keys().all(|name| matches!(&**name, "type" | "format" | "description"))
 }
 
-/// Replaces each reference to a scalar schema with that schema. Generators turn a type that admits null into
-/// a nullable string, and a `oneOf` into a class of its own.
+/// Replaces each reference to a scalar schema with that schema. In generated clients, a type that also allows
+/// null then becomes a nullable string. A reference would become a separate class.
 fn show_scalars(value: &mut Value, scalars: &HashMap<String, Map<String, Value>>) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(|item| show_scalars(item, scalars)),
@@ -70,7 +71,7 @@ fn show_scalars(value: &mut Value, scalars: &HashMap<String, Map<String, Value>>
     }
 }
 
-/// Writes `oneOf` a scalar and null as one schema.
+/// Rewrites `oneOf` a scalar and null as one schema with both types.
 fn merge_null(schema: &mut Map<String, Value>) {
     let Some([Value::Object(scalar), null]) =
         schema.get("oneOf").and_then(Value::as_array).map(Vec::as_slice)
@@ -114,7 +115,7 @@ fn complete_schemas(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(complete_schemas),
         Value::Object(fields) => {
-            // Before the recursion, while the schema is still in the form that utoipa wrote.
+            // This must run before the recursion, while the schema still has the form that utoipa generates.
             merge_description(fields);
             fields.values_mut().for_each(complete_schemas);
             open_free_form(fields);
@@ -123,8 +124,8 @@ fn complete_schemas(value: &mut Value) {
     }
 }
 
-/// Merges the `allOf` that utoipa writes for an inlined schema with a description of its own. Its second part
-/// has the type `object`, which no value of another type would satisfy.
+/// Merges the `allOf` that utoipa generates for an inlined schema with its own description. The second part
+/// of the `allOf` has the type `object`, which would exclude values of all other types.
 fn merge_description(schema: &mut Map<String, Value>) {
     let Some([inlined, described]) = schema.get("allOf").and_then(Value::as_array).map(Vec::as_slice) else {
         return;
@@ -148,8 +149,8 @@ fn merge_description(schema: &mut Map<String, Value>) {
     schema.extend(merged);
 }
 
-/// Sets `additionalProperties` on an object schema without further constraints, because generators require
-/// it.
+/// Adds `additionalProperties` to an object schema without further constraints, because client generators
+/// require it.
 fn open_free_form(schema: &mut Map<String, Value>) {
     let is_object = match schema.get("type") {
         Some(Value::String(kind)) => kind == "object",
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn scalar_is_written_where_it_is_used() {
+    fn scalar_schema_is_inlined() {
         let mut document = json!({
             "components": { "schemas": {
                 "Time": { "type": "string", "format": "date-time" },
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn free_form_object_takes_any_field() {
+    fn free_form_object_allows_any_field() {
         for (written, open) in [
             (json!({ "type": "object" }), Some(true)),
             (json!({ "type": ["object", "null"] }), Some(true)),

@@ -1,10 +1,10 @@
-//! Operations of a path.
+//! Lists the operations of a path or a document.
 
 use http::Method;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{OpenApi, PathItem};
 
-/// Every operation of `item` with its method.
+/// Returns all operations of `item`, each with its method.
 pub(super) fn operations_of(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
     let slots = [
         (Method::GET, &mut item.get),
@@ -16,7 +16,7 @@ pub(super) fn operations_of(item: &mut PathItem) -> impl Iterator<Item = (Method
     slots.into_iter().filter_map(|(method, slot)| Some((method, slot.as_mut()?)))
 }
 
-/// Returns all operations: path template, method, documentation.
+/// Returns all operations of the document, each with path template and method.
 pub fn operations(document: &OpenApi) -> impl Iterator<Item = (&str, Method, &Operation)> {
     document.paths.paths.iter().flat_map(|(path, item)| {
         let slots = [

@@ -1,4 +1,4 @@
-//! Responses of list endpoints: one page of items and the cursor of the next page.
+//! Responses of list endpoints: one page of items, and the cursor of the next page.
 
 use std::borrow::Cow;
 
@@ -13,8 +13,8 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::Json;
 
-/// One page of a list, created from a [`Page`] with `into()`. If there is another page, the edge adds `Link:
-/// <…>; rel="next"` (RFC 8288).
+/// One page of a list, created from a [`Page`] with `into()`. If another page follows, the response has the
+/// header `Link: <…>; rel="next"` (RFC 8288).
 ///
 /// A handler documents its response as `body = ThingPage`, with `type ThingPage = PageResponse<Thing>`.
 #[derive(Debug, Serialize)]
@@ -39,7 +39,7 @@ impl<T: Serialize> IntoResponse for PageResponse<T> {
     }
 }
 
-/// Written by hand, because the derived schema would repeat the item's schema in every list.
+/// Implemented manually, because the derived schema would repeat the schema of the item in every list.
 impl<T: ToSchema> PartialSchema for PageResponse<T> {
     fn schema() -> RefOr<Schema> {
         let item = Ref::from_schema_name(T::name());
@@ -64,7 +64,7 @@ impl<T: ToSchema> ToSchema for PageResponse<T> {
     }
 }
 
-/// Adds the `Link` header for the next page, if `response` has one. `uri` is the URI of the request.
+/// Adds the `Link` header for the next page if `response` has a cursor. `uri` is the URI of the request.
 pub(super) fn add_next_link(response: &mut Response, uri: Option<&PathAndQuery>) {
     let Some(cursor) = response.extensions_mut().remove::<Cursor>() else { return };
     let link = uri.and_then(|uri| HeaderValue::try_from(next(uri, &cursor)).ok());
@@ -73,11 +73,11 @@ pub(super) fn add_next_link(response: &mut Response, uri: Option<&PathAndQuery>)
     }
 }
 
-/// Formats the `Link` value for `uri` with its cursor replaced.
+/// Formats the value of the `Link` header: `uri` with `cursor` in place of its own cursor.
 pub(super) fn next(uri: &PathAndQuery, cursor: &Cursor) -> String {
     let kept = uri.query().unwrap_or_default().split('&');
     let kept = kept.filter(|pair| !pair.is_empty() && pair.split('=').next() != Some("cursor"));
-    // `>`, which would end the link, cannot occur in a request URI that the server accepted.
+    // `>` would end the link, but cannot occur in a request URI that the server has accepted.
     let query: String = kept.flat_map(|pair| [pair, "&"]).collect();
     format!("<{}?{query}cursor={}>; rel=\"next\"", uri.path(), cursor.as_str())
 }

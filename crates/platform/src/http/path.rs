@@ -1,4 +1,4 @@
-//! Extractors for path parameters. A malformed id is answered with 404, like one that does not exist.
+//! Extractors for path parameters. A malformed id is rejected with 404, like an id that does not exist.
 
 use std::str::FromStr;
 
@@ -24,7 +24,7 @@ impl<T: FromStr> FromRequestParts<App> for PathId<T> {
     }
 }
 
-/// All path parameters in order: `PathParams((space, id)): PathParams<(SpaceName, ItemId)>`.
+/// All path parameters, in their order: `PathParams((space, id)): PathParams<(SpaceName, ItemId)>`.
 #[derive(Clone, Copy, Debug)]
 pub struct PathParams<T>(pub T);
 

@@ -1,4 +1,4 @@
-//! Problems as responses (RFC 9457). Internal causes are logged here and never sent.
+//! Converts problems to error responses (RFC 9457). Internal causes are logged here and never sent.
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -10,13 +10,14 @@ use utoipa::ToSchema;
 
 /// Media type of problem responses.
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
-/// Prefix of `type`; the problem code follows it.
+/// Prefix of the member `type`. The problem code follows it.
 const TYPE_PREFIX: &str = "urn:kith:problem:";
 
 /// Return type of handlers.
 pub type ApiResult<T> = Result<T, ApiError>;
 
-/// Problem returned by a handler. `?` converts every error that converts into a [`Problem`].
+/// Problem that a handler returns. The operator `?` converts every error that can be converted to a
+/// [`Problem`].
 #[derive(Debug)]
 pub struct ApiError(Problem);
 
@@ -27,8 +28,8 @@ impl<E: Into<Problem>> From<E> for ApiError {
 }
 
 impl IntoResponse for ApiError {
-    /// Builds an empty response that carries the problem. The edge writes the body, because it knows the
-    /// request id.
+    /// Builds a response without a body that contains the problem as an extension. The body is written later,
+    /// when the request id is known.
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = status(self.0.code);
@@ -40,18 +41,18 @@ impl IntoResponse for ApiError {
 /// Body of every error response (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ProblemBody {
-    /// URI of the problem type: `urn:kith:problem:` and `code`.
+    /// URI of the problem type: `urn:kith:problem:` followed by `code`.
     #[schema(example = "urn:kith:problem:not_found")]
     r#type: String,
     /// Short name of the problem type, the same for each occurrence.
     title: &'static str,
     /// HTTP status code.
     status: u16,
-    /// Explanation of this occurrence, for people: what is wrong and what to do.
+    /// Explanation for people: what is wrong in this case, and what to do.
     detail: String,
-    /// Problem code, stable and meant for programs.
+    /// Problem code for programs. It does not change.
     code: &'static str,
-    /// Faults of the input, one per field. Absent if the problem is not about input.
+    /// Errors in the input, one per field. Absent if the problem is not about the input.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     errors: Vec<FieldErrorBody>,
@@ -64,16 +65,16 @@ pub struct ProblemBody {
     request_id: String,
 }
 
-/// Fault of one input field.
+/// Error in one input field.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FieldErrorBody {
     /// JSON Pointer (RFC 6901) to the field in the body, or `?name` for a query parameter.
     #[schema(example = "/display_name")]
     pointer: String,
-    /// Fault code, stable and meant for programs.
+    /// Error code for programs. It does not change.
     #[schema(example = "too_long")]
     code: &'static str,
-    /// Explanation of the fault, for people.
+    /// Explanation of the error, for people.
     detail: String,
 }
 
@@ -98,8 +99,8 @@ impl From<FieldError> for FieldErrorBody {
     }
 }
 
-/// Writes the body of an error response from the problem that a handler or the router produced. Other
-/// responses pass unchanged.
+/// Writes the body of an error response, from the problem of a handler or of the router. Other responses stay
+/// unchanged.
 pub(super) fn render(response: Response, request_id: &RequestId) -> Response {
     if response.status().as_u16() < 400 {
         return response;
@@ -110,7 +111,7 @@ pub(super) fn render(response: Response, request_id: &RequestId) -> Response {
     };
     let (retry_after_s, token_error) = (problem.retry_after_s, problem.token_error);
     if problem.code == &problems::UNSUPPORTED_ENCODING {
-        // RFC 7694, section 3: `Accept-Encoding` in a 415 names the accepted request codings.
+        // RFC 7694, section 3: in a 415 response, `Accept-Encoding` lists the codings that requests may use.
         parts.headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
     }
     let json = serde_json::to_vec(&ProblemBody::new(problem, request_id)).expect("a problem is plain text");
@@ -125,15 +126,16 @@ pub(super) fn render(response: Response, request_id: &RequestId) -> Response {
     Response::from_parts(parts, Body::from(json))
 }
 
-/// Formats `WWW-Authenticate`. `error` is present only if the request carried a token (RFC 6750, section
-/// 3.1).
+/// Formats the header `WWW-Authenticate`. The parameter `error` is added only if the request had a token (RFC
+/// 6750, section 3.1).
 fn challenge(token_error: Option<&'static str>) -> HeaderValue {
     let Some(description) = token_error else { return HeaderValue::from_static("Bearer") };
     let text = format!("Bearer error=\"invalid_token\", error_description=\"{description}\"");
     HeaderValue::try_from(text).expect("descriptions are plain ASCII")
 }
 
-/// Creates the problem for a rejection by the router or its extractors, which are empty or plain text.
+/// Creates the problem for a request that the router or its extractors rejected. Such responses are empty or
+/// plain text.
 fn problem_of_router(parts: &response::Parts) -> Option<Problem> {
     let is_plain = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/plain");
     if !parts.headers.get(header::CONTENT_TYPE).is_none_or(is_plain) {
@@ -155,7 +157,7 @@ fn problem_of_router(parts: &response::Parts) -> Option<Problem> {
     Some(Problem::new(code, detail))
 }
 
-/// Converts a store error into a problem. The cause is logged.
+/// Converts a store error to a problem. Logs the cause.
 pub fn store_problem(error: kith_store::Error) -> Problem {
     use kith_store::Error as Store;
     match error {

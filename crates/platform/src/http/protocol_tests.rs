@@ -1,4 +1,4 @@
-//! Protocol tests with raw bytes: old, hostile and slow clients.
+//! Protocol tests with raw bytes: clients that are old, hostile or slow.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::testing::{TestServer, header, read_to_end, status};
 
 const JSON: &str = "Content-Type: application/json\r\n";
 
-/// Requests as sent by `ab -c 4` and `ab -k`.
+/// The requests are the same as those that ApacheBench sends with `ab -c 4` and `ab -k`.
 #[tokio::test]
 async fn http_1_0_supports_keep_alive() {
     let test = TestServer::start(|_| {}).await;
@@ -39,7 +39,7 @@ async fn http_1_0_supports_keep_alive() {
     assert!(read_to_end(&mut stream).await.starts_with("HTTP/1.0 200"));
 }
 
-/// DRV-13: input that a proxy and the server could split into different requests is rejected.
+/// DRV-13: input that a proxy and the server could split into requests in different ways is rejected.
 #[tokio::test]
 async fn ambiguous_framing_is_rejected() {
     let test = TestServer::start(|_| {}).await;
@@ -71,9 +71,10 @@ async fn ambiguous_framing_is_rejected() {
     }
 }
 
-/// DRV-13: a request with both framings (RFC 9112, section 6.1) is the last one of its connection.
+/// DRV-13: a request with both kinds of framing (RFC 9112, section 6.1) is the last request of its
+/// connection.
 #[tokio::test]
-async fn doubly_framed_request_closes_connection() {
+async fn request_with_two_framings_closes_connection() {
     let test = TestServer::start(|_| {}).await;
     let inner = "GET /some HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n\r\n";
     for framing in [
@@ -101,7 +102,7 @@ async fn p95_of_a_hundred(test: &TestServer) -> Duration {
     took[94]
 }
 
-/// DRV-26: slow clients do not delay others, and are disconnected in time.
+/// DRV-26: slow clients do not delay other clients, and are disconnected in time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_clients_do_not_delay_others() {
     let test = TestServer::start(|config| {
@@ -121,7 +122,7 @@ async fn slow_clients_do_not_delay_others() {
     }
     let beside = p95_of_a_hundred(&test).await;
     println!("p95 latency: {alone:?} alone, {beside:?} beside 1,000 slow clients");
-    // Twice the time alone, plus an allowance for other load on the machine.
+    // The limit is twice the latency without slow clients, plus an allowance for other load on the machine.
     assert!(
         beside < alone * 2 + Duration::from_millis(20),
         "p95 latency: {alone:?} alone, {beside:?} beside slow clients"

@@ -1,4 +1,4 @@
-//! Strict extraction of query strings: unknown parameters are rejected by name.
+//! Extracts query parameters strictly. The error for an unknown parameter contains its name.
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
@@ -22,8 +22,8 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
     }
 }
 
-/// Pagination parameters of a list without filters. A list with filters declares `limit` and `cursor` itself
-/// and calls [`page_limit`].
+/// Pagination parameters of a list without filters. The query type of a list with filters declares `limit`
+/// and `cursor` itself, and its handler calls [`page_limit`].
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -65,7 +65,7 @@ pub fn page_limit(requested: Option<i64>) -> Result<PageLimit, Problem> {
 }
 
 pub(super) fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
-    // No database stores U+0000 in text.
+    // The databases cannot store U+0000 in text.
     let nul = form_urlencoded::parse(query.as_bytes()).find(|(_, value)| value.contains('\0'));
     if let Some((name, _)) = nul {
         let detail = "Text must not contain U+0000.";

@@ -1,8 +1,8 @@
-//! Representation of successful reads: ETag, 304 and compression.
+//! Prepares the responses of successful reads: ETag, status 304 and compression.
 //!
-//! Applies to safe requests only. Responses to other methods can contain new secrets, which must not be
-//! compressed together with input of the caller (BREACH) or be cached. Responses with `no-store` are excluded
-//! as well.
+//! Applies only to safe requests. Responses to other requests can contain new secrets. Such responses must
+//! not be cached, or compressed together with input of the caller (BREACH). Responses with `no-store` are
+//! excluded, too.
 
 use std::sync::{Arc, OnceLock};
 
@@ -17,17 +17,18 @@ use http_body_util::BodyExt;
 use super::compression::{AcceptedCodings, Coding, Effort};
 use super::etag::{ETag, IfNoneMatch};
 
-/// Minimum size in bytes of a body that is compressed. Smaller ones fit into one packet.
+/// Minimum size in bytes of a body that is compressed. Smaller bodies fit into one packet.
 const MIN_COMPRESSED_BYTES: u64 = 1024;
-/// Maximum size in bytes of a body that is held in memory for an ETag or compression.
+/// Maximum size in bytes of a body that is held in memory to compute an ETag or to compress it.
 const MAX_BUFFERED_BYTES: u64 = 8 * 1024 * 1024;
-/// Size in bytes above which compression runs on a blocking thread, and maximum size of a chunk in a streamed
-/// body.
+/// Size in bytes above which a body is compressed on a blocking thread. Also the maximum size of a chunk in a
+/// streamed body.
 const MAX_INLINE_BYTES: usize = 64 * 1024;
-/// `Cache-Control` of responses with an ETag: only the caller may store the response, and must revalidate it.
+/// `Cache-Control` of responses with an ETag. Only the caller may store the response, and must revalidate it
+/// before each use.
 const PRIVATE_NO_CACHE: HeaderValue = HeaderValue::from_static("private, no-cache");
 
-/// Request headers that determine the representation.
+/// Request headers that determine the form of the response.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReadNegotiation {
     accepted: AcceptedCodings,
@@ -39,7 +40,7 @@ impl ReadNegotiation {
         Self { accepted: AcceptedCodings::of(headers), known: IfNoneMatch::of(headers) }
     }
 
-    /// Converts the response to the representation for this caller.
+    /// Converts the response to the form that the request headers ask for.
     pub async fn represent(&self, response: Response) -> Response {
         let (parts, body) = response.into_parts();
         if parts.status != StatusCode::OK || forbids_representation(&parts.headers) {
@@ -95,7 +96,7 @@ impl ReadNegotiation {
             .await
     }
 
-    /// Answers with 304 if the caller has this state, and with the encoded bytes otherwise.
+    /// Returns 304 if the caller already has this state. Otherwise, returns the body in the given coding.
     async fn answer<F: Future<Output = Bytes>>(
         &self,
         mut parts: response::Parts,
@@ -121,7 +122,7 @@ impl ReadNegotiation {
     }
 }
 
-/// Returns true if the response must not be stored, or has an encoding or ETag already.
+/// Returns true if the response must not be stored, or already has a content coding or an ETag.
 fn forbids_representation(headers: &HeaderMap) -> bool {
     let no_store = |value: &HeaderValue| value.as_bytes().windows(8).any(|part| part == b"no-store");
     headers.get(header::CACHE_CONTROL).is_some_and(no_store)
@@ -162,12 +163,12 @@ async fn run_blocking(work: impl FnOnce() -> Bytes + Send + 'static) -> Bytes {
     }
 }
 
-/// Class of media types that can be represented.
+/// Media type for which responses get an ETag or are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MediaClass {
-    /// JSON: gets an ETag and is compressed.
+    /// JSON. Gets an ETag and is compressed.
     Json,
-    /// Text: is compressed only.
+    /// Text. Is compressed, but gets no ETag.
     Text,
 }
 
@@ -184,7 +185,7 @@ impl MediaClass {
     }
 }
 
-/// Response that stays the same for all callers while the server runs. It is compressed once per coding, on
+/// Response that is the same for all callers while the server runs. It is compressed once per coding, on
 /// first use.
 #[derive(Debug)]
 pub struct Asset {
@@ -202,7 +203,7 @@ impl Asset {
         Arc::new(Self { kind, bytes, state, encoded: Default::default() })
     }
 
-    /// Returns the response with this asset.
+    /// Returns the response that contains this asset.
     pub fn answer(self: &Arc<Self>) -> Response {
         let mut response = ([(header::CONTENT_TYPE, self.kind)], self.bytes.clone()).into_response();
         response.extensions_mut().insert(Arc::clone(self));

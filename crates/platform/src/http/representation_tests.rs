@@ -1,4 +1,4 @@
-//! Tests the representation of responses: compression, ETags and conditional reads.
+//! Tests of compression, ETags and conditional reads.
 
 use std::io::Read;
 
@@ -57,7 +57,7 @@ async fn responses_are_compressed_by_accept_encoding() {
     }
 }
 
-/// API-10: responses that carry tokens, are small or forbid storing are not compressed.
+/// API-10: responses are not compressed if they contain tokens, are small or forbid storing.
 #[tokio::test]
 async fn secret_and_small_responses_are_not_compressed() {
     let test = TestServer::start(|_| {}).await;

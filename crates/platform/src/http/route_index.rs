@@ -1,4 +1,4 @@
-//! Finds the route of a request before the router runs, for limits and metrics.
+//! Finds the route of a request before the router runs. Rate limits and metrics need the route.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use http::Method;
 
 use crate::telemetry::RouteMetrics;
 
-/// Indexes of routes by path and method, matched as the router matches them.
+/// Indexes of routes by path and method. Paths are matched in the same way as by the router.
 pub(super) struct RouteIndex(matchit::Router<Vec<(Method, usize)>>);
 
 impl RouteIndex {
-    /// Builds the index of `routes`. Index 0 is for requests that no route matches.
+    /// Builds the index of `routes`. Index 0 stands for requests that no route matches.
     pub fn of(routes: &[RouteMetrics]) -> Self {
         let mut by_path = BTreeMap::<&str, Vec<_>>::new();
         for (place, route) in routes.iter().enumerate() {
@@ -25,7 +25,7 @@ impl RouteIndex {
         Self(index)
     }
 
-    /// Returns the index of the matching route, or 0 if there is none. HEAD matches GET.
+    /// Returns the index of the matching route, or 0 if there is none. HEAD requests match GET routes.
     pub fn find(&self, method: &Method, path: &str) -> usize {
         let method = if *method == Method::HEAD { &Method::GET } else { method };
         let methods = self.0.at(path).map(|found| found.value).ok();

@@ -1,7 +1,7 @@
-//! Policies of routes: the rate limit that applies, and whether they carry secrets. Declared next to the
-//! routes.
+//! Policies of routes: which rate limit applies, and whether requests or responses contain secrets. Modules
+//! declare the policies next to their routes.
 //!
-//! Operations carry their policy as OpenAPI extensions, which are removed before the document is served.
+//! Operations store their policy as OpenAPI extensions, which are removed before the document is served.
 
 use http::Method;
 use serde_json::Value;
@@ -16,10 +16,11 @@ const SECRET: &str = "x-secret";
 /// Policy of a route.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoutePolicy {
-    /// Rate limit of its requests.
+    /// Rate limit of the route.
     pub rate: RateClass,
-    /// True if its requests or responses carry secrets. Request bodies are then limited to 16 KiB and
-    /// idempotency keys rejected; responses are not stored or compressed, and have no `Server-Timing` header.
+    /// True if requests or responses contain secrets. Request bodies are then limited to 16 KiB, and
+    /// idempotency keys are rejected. Responses are not stored or compressed, and have no `Server-Timing`
+    /// header.
     pub is_secret: bool,
 }
 
@@ -50,14 +51,14 @@ fn extension<'o>(operation: &'o Operation, name: &str) -> Option<&'o Value> {
     operation.extensions.as_ref().and_then(|all| all.get(name))
 }
 
-/// Applies the limit `class` to those requests of `routes` that have one of `methods`, or to all if `methods`
-/// is empty.
+/// Applies the rate limit `class` to the requests of `routes` whose method is in `methods`. If `methods` is
+/// empty, applies it to all requests.
 #[must_use]
 pub fn rate_limited(class: RateClass, methods: &[Method], routes: Routes) -> Routes {
     extended(routes, RATE, class.name, |method| methods.is_empty() || methods.contains(method))
 }
 
-/// Declares that requests or responses of `routes` carry secrets: see [`RoutePolicy::is_secret`].
+/// Declares that requests or responses of `routes` contain secrets. See [`RoutePolicy::is_secret`].
 #[must_use]
 pub fn secret(routes: Routes) -> Routes {
     extended(routes, SECRET, "", |_| true)
@@ -91,7 +92,7 @@ mod tests {
     const OWN: RateClass = RateClass { name: "own", per_minute: |_| 5 };
 
     #[test]
-    fn policy_reads_back_from_words_and_operations() {
+    fn policy_is_parsed_from_words_and_operations() {
         let classes = [RateClass::REQUESTS, RateClass::AUTH, RateClass::EXEMPT, OWN];
         for rate in classes {
             for is_secret in [false, true] {

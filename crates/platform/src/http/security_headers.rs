@@ -1,4 +1,4 @@
-//! Security headers that every response carries.
+//! Security headers that are added to every response.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -7,7 +7,7 @@ const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-p
 const EMBEDDER_POLICY: HeaderName = HeaderName::from_static("cross-origin-embedder-policy");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Headers that are added unless the response sets them itself.
+/// Security headers. A header is added unless the response already has it.
 pub(super) struct SecurityHeaders(Vec<(HeaderName, HeaderValue)>);
 
 impl SecurityHeaders {
@@ -27,7 +27,7 @@ impl SecurityHeaders {
             (header::CACHE_CONTROL, "no-store"),
         ];
         if is_production {
-            // Without `includeSubDomains`: whether subdomains of the host support TLS is unknown.
+            // `includeSubDomains` is omitted, because subdomains of the host may not support TLS.
             headers.push((header::STRICT_TRANSPORT_SECURITY, "max-age=63072000"));
         }
         Self(headers.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect())

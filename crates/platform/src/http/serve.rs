@@ -1,4 +1,5 @@
-//! Accepts connections, closes slow ones, and stops without dropping requests that have begun to arrive.
+//! Accepts connections and closes slow ones. When the server stops, answers all requests that have begun to
+//! arrive.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,17 +23,17 @@ use super::stop::Stop;
 use crate::App;
 use crate::config::{self, millis};
 
-/// Resolution of connection timeouts.
+/// Interval at which connection timeouts are checked.
 const TICK: Duration = Duration::from_millis(250);
-/// Maximum time to discard input after the last response.
+/// Maximum time for which input is discarded after the last response.
 const LINGER: Duration = Duration::from_secs(2);
-/// Response to a connection that exceeds a connection limit.
+/// Response that is sent on a connection that exceeds a connection limit.
 const OVERLOADED_RESPONSE: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n";
-/// Pause after a failure to accept, for example without free file descriptors.
+/// Pause after a connection could not be accepted, for example because there was no free file descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Listening server.
+/// Server that listens for connections.
 pub struct Server {
     addr: SocketAddr,
     connections: Arc<Connections>,
@@ -73,17 +74,17 @@ impl Server {
         self.addr
     }
 
-    /// Stops the server. While draining, it accepts connections and closes each one after its response. Then
-    /// it closes the listener and idle connections, and waits for requests in progress. After the grace
-    /// period it aborts the rest. Returns the number of connections that were open when the grace period
-    /// ended.
+    /// Stops the server. First, for the drain time, it accepts connections and closes each one after its
+    /// response. Then it closes the listener and idle connections, and waits for requests in progress. After
+    /// the grace period, it aborts the remaining connections. Returns the number of connections that were
+    /// open when the grace period ended.
     pub async fn stop(self) -> usize {
         self.stop.ask();
         if !self.drain.is_zero() {
             tokio::time::sleep(self.drain).await;
         }
         self.stop_accepting.cancel();
-        // The task ends early only by a panic; then there is nothing more to accept.
+        // The task ends early only if it panics. In this case there is nothing more to accept.
         let _ = self.accepting.await;
         self.connections.send_order(CloseOrder::Close);
         let left = self.connections.wait_for_end(self.grace).await;
@@ -113,7 +114,7 @@ async fn accept(
             }
         }
     }
-    // Connections in the kernel's accept queue may contain complete requests.
+    // Connections in the kernel's accept queue may already contain complete requests, so they are accepted.
     while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
         connections.open(stream, peer, Arc::clone(&edge));
     }
@@ -122,7 +123,7 @@ async fn accept(
 /// Rejects a connection with 503 and closes it.
 fn reject(stream: &TcpStream, reached: LimitReached, edge: &Edge) {
     edge.record_connection_rejected(reached.as_str());
-    // The peer may not read it; the connection is closed in any case.
+    // The client may not read the response. The connection is closed in any case.
     let _ = stream.try_write(OVERLOADED_RESPONSE);
 }
 
@@ -162,7 +163,7 @@ impl Connections {
             gauge,
             tasks: TaskTracker::new(),
             ticks: Arc::default(),
-            // A phase that began just before a tick appears one tick old at once.
+            // A phase that began just before a tick already has an age of one tick after it.
             head_ticks: ticks(millis(limits.head_timeout_ms)) + 1,
             idle_ticks: ticks(millis(limits.keep_alive_ms)) + 1,
             linger_ticks: ticks(LINGER),
@@ -170,10 +171,10 @@ impl Connections {
     }
 
     fn open(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, edge: Arc<Edge>) {
-        // A failure only delays responses; a socket that fails here is broken anyway.
+        // If this fails, responses are only delayed. A socket for which it fails is broken anyway.
         let _ = stream.set_nodelay(true);
         let state = Arc::new(ConnectionState::new(Arc::clone(&self.ticks)));
-        // Registered before the task runs, so that no order is missed.
+        // The connection is registered before its task runs, so that it receives every order to close.
         let entry = ConnectionGuard::new(self, &state, network_of(peer));
         self.tasks.spawn(async move {
             connection::run(stream, peer, state, edge).await;
@@ -185,16 +186,16 @@ impl Connections {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room for a connection of `peer`: closes another one if a limit is reached. Does not wait,
-    /// because that would block all other connections.
+    /// Ensures that a connection from `peer` can be opened. If a limit is reached, closes another connection.
+    /// Does not wait until that one has ended, because this would block all other connections.
     ///
     /// # Errors
-    /// Returns the limit if no connection can be closed for it.
+    /// Returns the limit that is reached if no connection can be closed.
     fn make_room(&self, peer: SocketAddr, edge: &Edge) -> Result<(), LimitReached> {
         let network = network_of(peer);
         let lifts_network = edge.exempts_from_network_limit(peer.ip());
         let mut open = self.open_connections();
-        // Both limits, per network and in total, can be exceeded by one connection.
+        // Both limits can be reached: the limit per network and the total limit.
         for _ in 0..2 {
             let Some(reached) = open.limit_reached(network, self.limits, lifts_network) else {
                 return Ok(());
@@ -212,8 +213,8 @@ impl Connections {
             match state.phase() {
                 (Phase::Reading, ticks) if ticks > self.head_ticks => state.order(CloseOrder::Cut),
                 (Phase::Idle, ticks) if ticks > self.idle_ticks => state.order(CloseOrder::Close),
-                // The peer does not read the response. A response that is read, however slowly, is sent to
-                // its end.
+                // The client does not read the response. A response that is read, even if slowly, is sent
+                // completely.
                 (Phase::Sending, ticks) if ticks > self.idle_ticks && state.is_blocked() => {
                     state.order(CloseOrder::Cut)
                 }
@@ -230,7 +231,8 @@ impl Connections {
         }
     }
 
-    /// Waits at most `max_wait` until no connection is open. Returns the number of open connections.
+    /// Waits at most `max_wait` until no connection is open. Returns the number of connections that are still
+    /// open.
     async fn wait_for_end(&self, max_wait: Duration) -> usize {
         self.tasks.close();
         match tokio::time::timeout(max_wait, self.tasks.wait()).await {
@@ -240,7 +242,7 @@ impl Connections {
     }
 }
 
-/// Registration of a connection, removed on drop.
+/// Registration of an open connection. It is removed when the guard is dropped.
 struct ConnectionGuard {
     connections: Arc<Connections>,
     id: usize,

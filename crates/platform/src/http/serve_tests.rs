@@ -1,4 +1,4 @@
-//! Tests of stopping, slow connections and unread bodies, with raw bytes over real connections.
+//! Tests of stopping the server, slow connections and unread bodies, with raw bytes over real connections.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -30,8 +30,8 @@ async fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// Starts to stop the server. Returns once the listener is closed and the connections have taken their
-/// orders.
+/// Starts to stop the server. Returns when the listener is closed and all connections have processed their
+/// order to close.
 async fn begin_stop(server: Server) -> JoinHandle<usize> {
     let addr = server.addr();
     let connections = Arc::clone(&server.connections);
@@ -193,7 +193,7 @@ async fn partial_pipelined_head_is_answered() {
 async fn partial_head_during_response_is_answered() {
     let test = TestServer::start(|_| {}).await;
     let mut stream = test.connect().await;
-    // The end of the body arrives together with half of the next request.
+    // The end of the body arrives together with the first half of the next request.
     let head =
         "POST /echo HTTP/1.1\r\nHost: kith\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -231,7 +231,7 @@ async fn request_has_client_address() {
     assert!(answer.ends_with(&format!("\r\n\r\n{}", stream.local_addr().unwrap().ip())), "{answer}");
 }
 
-/// Connects from another loopback address, which counts as another client network.
+/// Connects from the loopback address `ip`. Each loopback address counts as a separate client network.
 async fn connect_from(ip: [u8; 4], server: SocketAddr) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind((ip, 0).into()).unwrap();
@@ -289,7 +289,7 @@ async fn connection_is_rejected_while_all_others_are_being_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn full_network_makes_room_for_its_own_connections_unless_limits_are_lifted() {
+async fn full_network_evicts_own_connection_unless_limits_are_off() {
     let test = TestServer::start(|config| config.server.max_connections_per_network = 1).await;
     let mut first = connect_from(FIRST, test.addr).await;
     ping(&mut first).await;
@@ -305,7 +305,7 @@ async fn full_network_makes_room_for_its_own_connections_unless_limits_are_lifte
     ping(&mut second).await;
 }
 
-/// Regression: a response that was still being sent, such as an event stream, was cut at twice
+/// Regression: a response that was still being sent, such as an event stream, was aborted after twice
 /// `server.keep_alive_ms`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn response_pausing_longer_than_keep_alive_is_completed() {

@@ -1,11 +1,11 @@
-//! Signal that the server is stopping. The sequence of a stop is in `serve`.
+//! Signal that the server is stopping. The steps of stopping are in the module `serve`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
-/// Stop signal of one server. Clones share it.
+/// Stop signal of one server. Clones share the signal.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<Phases>);
 
@@ -16,13 +16,13 @@ struct Phases {
 }
 
 impl Stop {
-    /// Returns true once a stop was requested. Responses then close their connections, and the node is not
-    /// ready.
+    /// Returns true after a stop was requested. From then on, each response closes its connection, and the
+    /// server is not ready.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Relaxed)
     }
 
-    /// Runs `work` and returns its output, or `None` once a stop is requested.
+    /// Runs `work` and returns its output. Returns `None` if a stop is requested before `work` ends.
     pub async fn or<F: Future>(&self, work: F) -> Option<F::Output> {
         self.0.requested.run_until_cancelled(work).await
     }

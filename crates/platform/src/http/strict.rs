@@ -1,8 +1,9 @@
-//! Deserializes JSON so that structs are read from objects only (serde also accepts an array with the fields
-//! in order), and text never contains U+0000. Wraps deserializers at every depth and changes nothing else.
+//! Deserializes JSON more strictly than serde. Structs are read from objects only, although serde also
+//! accepts arrays with the fields in order. Text must not contain U+0000. Wraps the deserializers at every
+//! depth; nothing else changes.
 //!
-//! Types that serde buffers (flattened structs, untagged and internally tagged enums) can still be read from
-//! arrays. Request bodies do not use them.
+//! Types that serde buffers can still be read from arrays: flattened structs, and untagged and internally
+//! tagged enums. Request bodies do not use such types.
 
 use std::fmt;
 
@@ -11,16 +12,16 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-/// Prefix of the error for a text with U+0000.
+/// Beginning of the error message for a text that contains U+0000.
 pub(super) const NUL: &str = "U+0000";
 
-/// Wrapper of a deserializer, visitor, seed or access.
+/// Wrapper of a deserializer, visitor, seed or access, which applies the strict rules to it.
 pub(super) struct Strict<T>(pub T);
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Strict<D> {
     type Error = D::Error;
 
-    // JSON is self-describing, so most methods forward to `deserialize_any`.
+    // JSON describes its own types, so most methods can call `deserialize_any`.
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
         tuple_struct identifier ignored_any
@@ -125,7 +126,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Strict<V> {
     }
 }
 
-/// Rejects U+0000, which databases do not store in text.
+/// Rejects text with U+0000, which the databases cannot store.
 fn without_nul<E: Error>(text: &str) -> Result<&str, E> {
     if text.contains('\0') { Err(E::custom(NUL)) } else { Ok(text) }
 }
@@ -191,7 +192,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Strict<A> {
     }
 }
 
-/// Fields of a struct variant, read from an object.
+/// Fields of an enum variant with named fields, which are read from an object.
 struct VariantFields<V>(V);
 
 impl<'de, V: Visitor<'de>> DeserializeSeed<'de> for VariantFields<V> {
@@ -234,7 +235,8 @@ mod tests {
         T::deserialize(Strict(&mut serde_json::Deserializer::from_str(json)))
     }
 
-    /// Asserts that serde reads `array` as `object`, and that this module rejects it.
+    /// Asserts that serde reads `array` with the same result as `object`, and that this module rejects
+    /// `array`.
     fn only_serde_takes<T: DeserializeOwned + PartialEq + fmt::Debug>(object: &str, array: &str) {
         let expected: T = serde_json::from_str(object).unwrap();
         assert_eq!(serde_json::from_str::<T>(array).unwrap(), expected);

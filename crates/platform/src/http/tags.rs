@@ -1,4 +1,5 @@
-//! Tags of the OpenAPI document: groups of operations, in the order in which a newcomer needs them.
+//! Tags of the OpenAPI document, which group the operations. Their order is the one in which a new user needs
+//! them.
 
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::{Deprecated, OpenApi, tag};
@@ -6,7 +7,8 @@ use utoipa::openapi::{Deprecated, OpenApi, tag};
 use super::operations::{operations, operations_of};
 use crate::module::{Module, Routes, Tag};
 
-/// Operations for administrators and operators: every path below `/api/v1/admin/`, and those tagged so.
+/// Operations for administrators and operators: all paths below `/api/v1/admin/`, and operations with this
+/// tag.
 const ADMINISTRATION: Tag = Tag {
     name: "Administration",
     description: "Manage accounts, API keys and settings. Each operation names the permission that it requires.",
@@ -16,18 +18,18 @@ pub(crate) const SYSTEM_TAG: Tag = Tag {
     name: "System",
     description: "Health, metrics and documentation of this server. They need no access token.",
 };
-/// Operations by paths that have a successor.
+/// Operations at deprecated paths.
 const DEPRECATED: Tag = Tag {
     name: "Deprecated",
     description: "Former paths. They behave like their replacements and share their rate limits.",
 };
-/// Tags behind those of the features, in this order.
+/// Tags that come after the tags of the modules, in this order.
 const LAST: &[&str] = &[ADMINISTRATION.name, SYSTEM_TAG.name, "Development", "Demo", DEPRECATED.name];
-/// Extension with the position of an operation within its tag, by which the page at `/docs` sorts.
+/// Extension that contains the position of an operation within its tag. The page at `/docs` sorts by it.
 const ORDER: &str = "x-order";
 
-/// Puts the operations of `routes` in the group named `tag`, which must be one of their module's
-/// [`Module::tags`] or of those that all modules share.
+/// Adds the operations of `routes` to the group `tag`. The tag must be one of their module's
+/// [`Module::tags`], or one of the tags that all modules share.
 #[must_use]
 pub fn tagged(tag: &'static str, mut routes: Routes) -> Routes {
     for item in routes.get_openapi_mut().paths.paths.values_mut() {
@@ -38,7 +40,7 @@ pub fn tagged(tag: &'static str, mut routes: Routes) -> Routes {
     routes
 }
 
-/// Tags an operation of `module`. Operations of one tag are shown by ascending `order`.
+/// Sets the tag of an operation of `module`. The operations of a tag are shown in ascending `order`.
 pub(super) fn tag(operation: &mut Operation, module: &Module, path: &str, order: usize) {
     let own = operation.tags.take().and_then(|tags| tags.into_iter().next()).filter(|tag| !tag.is_empty());
     let name = match operation.deprecated {
@@ -50,7 +52,7 @@ pub(super) fn tag(operation: &mut Operation, module: &Module, path: &str, order:
     operation.extensions.get_or_insert_default().insert(ORDER.to_owned(), order.into());
 }
 
-/// Describes the tags that the operations of `document` have.
+/// Adds descriptions of all tags that operations of `document` have.
 pub(super) fn describe_tags(document: &mut OpenApi, modules: &[&Module]) {
     let shared = [ADMINISTRATION, SYSTEM_TAG, DEPRECATED];
     let mut tags: Vec<Tag> = Vec::new();

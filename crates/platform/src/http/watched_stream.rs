@@ -1,4 +1,4 @@
-//! Socket of a connection that records received and written bytes in its state.
+//! Socket of a connection that records in the connection's state when bytes are received and written.
 
 use std::io;
 use std::pin::Pin;
@@ -11,21 +11,23 @@ use tokio::net::TcpStream;
 
 use super::connection_state::{ConnectionState, Phase};
 
-/// Maximum number of bytes discarded after a response that did not wait for the body.
+/// Maximum number of input bytes that are discarded after a response was sent before its request body
+/// arrived.
 const LINGER_BYTES: usize = 16 * 1024 * 1024;
 
-/// Socket that reports received bytes, and is closed without losing the last response.
+/// Socket that records received and written bytes, and that can be closed without losing the last response.
 pub(super) struct WatchedStream {
     pub stream: TcpStream,
     pub state: Arc<ConnectionState>,
-    /// Bytes that hyper read but did not use, to be read again.
+    /// Bytes that hyper read but did not use. They are read again.
     pub unread: Bytes,
     pub lingered: usize,
 }
 
 impl WatchedStream {
-    /// Closes the socket. Closing with unread input would reset the connection, and the reset could overtake
-    /// the response in transit, such as a 413. Therefore input is discarded until the peer closes too.
+    /// Closes the socket. If it were closed while input is unread, the connection would be reset, and the
+    /// client could lose the response, such as a 413. Therefore input is discarded until the client closes
+    /// its side, too.
     pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingered == 0 {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
@@ -92,7 +94,7 @@ impl AsyncWrite for WatchedStream {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Leaves the socket open: bytes that hyper read but did not use may belong to another request.
+    /// Keeps the socket open, because bytes that hyper read but did not use may belong to another request.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

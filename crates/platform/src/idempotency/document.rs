@@ -1,4 +1,4 @@
-//! Idempotency keys in the OpenAPI document.
+//! Documents idempotency keys in the OpenAPI document.
 
 use kith_kernel::problems;
 use utoipa::openapi::header::HeaderBuilder;
@@ -9,11 +9,11 @@ use utoipa::openapi::{RefOr, Required};
 use crate::http::is_secret;
 use crate::http::openapi::add_problem;
 
-/// Pattern of the header: 1 to 255 printable ASCII characters, with or without quotes.
+/// Pattern of the header `Idempotency-Key`: 1 to 255 printable ASCII characters, with or without quotes.
 const KEY: &str = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]([ -~]{0,253}[!-~])?)$"#;
 
-/// Documents the `Idempotency-Key` of a write operation, or only the 400 problem if the operation rejects
-/// keys.
+/// Documents the header `Idempotency-Key` of a write operation. If the operation rejects keys, documents only
+/// the 400 problem.
 pub(crate) fn declare(operation: &mut Operation) {
     add_problem(operation, &problems::MALFORMED);
     if operation.security.is_none() || is_secret(operation) {

@@ -1,5 +1,5 @@
-//! The `Idempotency-Key` header (draft-ietf-httpapi-idempotency-key-header-07), and the fingerprint of a
-//! request.
+//! Parses the header `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07) and computes the
+//! fingerprint of a request.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,32 +13,33 @@ use sha2::{Digest, Sha256};
 use crate::auth::{Keyring, MacPurpose};
 use crate::http::RoutePolicy;
 
-/// Request header that identifies a write, so that repeating the request does not repeat the write.
+/// Request header that identifies a write. If the request is repeated with the same key, the write is not
+/// repeated.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Maximum length of a key in characters.
 const MAX_KEY_CHARS: usize = 255;
 
-/// Key of a write, with the operation, target and body that it was sent with.
+/// Idempotency key of a write, with the operation, target and body of its request.
 #[derive(Clone, Debug)]
 pub struct IdempotencyKey(Arc<KeyedRequest>);
 
 #[derive(Debug)]
 struct KeyedRequest {
     key: String,
-    /// Method and path template: `POST /api/v1/partners/requests/{id}/accept`.
+    /// Method and path template, such as `POST /api/v1/partners/requests/{id}/accept`.
     operation: String,
-    /// Path and query as they were sent.
+    /// Path and query as the client sent them.
     target: String,
     body: OnceLock<[u8; 32]>,
 }
 
 impl IdempotencyKey {
-    /// Returns the key of an authenticated request, or `None` if the request is not a write or has no key.
-    /// Repeated calls for one request return the same key.
+    /// Returns the key of an authenticated request, or `None` if the request is not a write or has no key. If
+    /// it is called again for the same request, returns the same key.
     ///
     /// # Errors
-    /// Returns a 400 problem if the key is malformed, or if the route carries secrets and therefore rejects
-    /// keys.
+    /// Returns a 400 problem if the key is malformed. Also returns it if the route has secrets in requests or
+    /// responses, because such routes reject keys.
     pub(crate) fn of(parts: &mut Parts) -> Result<Option<Self>, Problem> {
         if let Some(known) = parts.extensions.get::<Self>() {
             return Ok(Some(known.clone()));
@@ -59,17 +60,18 @@ impl IdempotencyKey {
         Ok(Some(keyed))
     }
 
-    /// Records the body for the fingerprint. Without this call, the body counts as empty.
+    /// Records the body for the fingerprint. Without this call, the fingerprint is that of an empty body.
     pub(crate) fn record_body(&self, body: &[u8]) {
         self.0.body.get_or_init(|| Sha256::digest(body).into());
     }
 
-    /// Returns the id of the write, which is unique per caller, operation and key.
+    /// Returns the id of the write. It is unique for each combination of caller, operation and key.
     pub(super) fn id(&self, keyring: &Keyring, caller_id: Uuid) -> [u8; 32] {
         keyring.mac(MacPurpose::Idempotency, &self.parts(&caller_id))
     }
 
-    /// Returns the id and fingerprint under the previous secret; `None` if no previous secret is configured.
+    /// Returns the id and the fingerprint computed with the previous secret, or `None` if no previous secret
+    /// is configured.
     pub(super) fn previous(&self, keyring: &Keyring, caller_id: Uuid) -> Option<([u8; 32], [u8; 32])> {
         let id = keyring.previous_mac(MacPurpose::Idempotency, &self.parts(&caller_id))?;
         let body = self.0.body.get().map_or(&[][..], |digest| digest);
@@ -81,21 +83,21 @@ impl IdempotencyKey {
         [caller_id.as_bytes(), self.0.operation.as_bytes(), self.0.key.as_bytes()]
     }
 
-    /// Returns the fingerprint of path, query and body. It is keyed, so that a body with a password cannot be
-    /// recovered by guessing.
+    /// Returns the fingerprint of path, query and body. It is a keyed digest, so that a password in the body
+    /// cannot be found by guessing.
     pub(super) fn fingerprint(&self, keyring: &Keyring, id: &[u8; 32]) -> [u8; 32] {
         let body = self.0.body.get().map_or(&[][..], |digest| digest);
         keyring.mac(MacPurpose::Idempotency, &[id, self.0.target.as_bytes(), body])
     }
 }
 
-/// Returns true if the request is a write with a key.
+/// Returns true if the request is a write with an idempotency key.
 pub(crate) fn is_keyed(method: &http::Method, headers: &HeaderMap) -> bool {
     !method.is_safe() && headers.contains_key(IDEMPOTENCY_KEY)
 }
 
-/// Rejects a key on an operation without authentication, where keys of different callers could not be
-/// distinguished.
+/// Rejects an idempotency key on an operation without authentication, because keys of different callers could
+/// not be distinguished.
 ///
 /// # Errors
 /// Returns a 400 problem if the request is a write with a key.
@@ -110,7 +112,7 @@ fn key_not_accepted() -> Problem {
     )
 }
 
-/// Parses a String of RFC 9651 (`"…"`), or the same characters without quotes, which most clients send.
+/// Parses a string with quotes (RFC 9651), or the same characters without quotes, which most clients send.
 pub(crate) fn parse(headers: &HeaderMap) -> Result<String, Problem> {
     let malformed = || {
         let detail = "Send `Idempotency-Key` once, with 1 to 255 printable ASCII characters.";
@@ -127,7 +129,7 @@ pub(crate) fn parse(headers: &HeaderMap) -> Result<String, Problem> {
     if legal && (1..=MAX_KEY_CHARS).contains(&key.len()) { Ok(key) } else { Err(malformed()) }
 }
 
-/// Parses the rest of a quoted string after the opening quote.
+/// Parses a quoted string. `rest` is the text after the opening quote.
 fn unquote(rest: &str) -> Option<String> {
     let mut key = String::with_capacity(rest.len());
     let mut chars = rest.chars();

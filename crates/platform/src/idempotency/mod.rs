@@ -1,6 +1,7 @@
-//! Authenticated writes with `Idempotency-Key`: each is performed once, however often it is sent.
+//! Authenticated writes with `Idempotency-Key`. Each write is performed only once, even if its request is
+//! repeated.
 //!
-//! The response is stored in the transaction of the write, so a stored key always belongs to a committed
+//! The response is stored in the same transaction as the write, so every stored key belongs to a committed
 //! write.
 
 mod document;
@@ -34,31 +35,32 @@ pub(crate) use reduced::StoredBytesLimiter;
 use response::SerializedResponse;
 pub use response::WriteResponse;
 
-/// Response header of a replayed response.
+/// Response header that marks a replayed response.
 pub const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-/// Retention of a stored response.
+/// Time for which a response is stored.
 const RETENTION: Duration = days(1);
 /// Maximum number of expired responses that one call of [`remove_expired`] removes.
 pub(crate) const MAX_REMOVED_ROWS: u64 = 1_000;
 
-/// Response extension: the handler applied the request's key.
+/// Response extension that marks that the handler applied the request's key.
 #[derive(Clone, Copy, Debug)]
 struct KeyApplied;
 
-/// Command whose type does not depend on the handler.
+/// Command of a handler, with a type that is the same for all handlers.
 type Command = Box<dyn Fn(&Tx<'_>, &Ctx) -> TxOutcome<UnserializedResponse, ChangeError> + Send>;
 
-/// Response that is serialized by a call: in the transaction if it is stored, otherwise after the
-/// transaction.
+/// Function that serializes the response. It is called in the transaction if the response is stored,
+/// otherwise after it.
 type UnserializedResponse = Box<dyn FnOnce() -> SerializedResponse + Send>;
 
 /// Reason why a write was not performed.
 enum ChangeError {
-    /// The command returned an error. It is converted after the transaction, because the conversion can log.
+    /// The command returned an error. It is converted after the transaction, because the conversion can write
+    /// to the log.
     Own(Box<dyn FnOnce() -> Problem + Send>),
     /// The store returned an error.
     Store(Error),
-    /// The key was used with another request.
+    /// The key was already used with a different request.
     KeyReused,
 }
 
@@ -72,7 +74,7 @@ impl ChangeError {
     }
 }
 
-/// New response, or a stored one.
+/// Response of the command that has just run, or stored response of an earlier request.
 enum ChangeResponse {
     New(SerializedResponse),
     Replayed(SerializedResponse),
@@ -80,14 +82,14 @@ enum ChangeResponse {
 
 impl App {
     /// Runs a command of an authenticated caller in a transaction and returns its response. All authenticated
-    /// handlers that write use it. If the request has an `Idempotency-Key`, a successful response is stored
-    /// in the same transaction, and returned for a repeated request without running the command again.
-    /// Otherwise as [`App::write`].
+    /// handlers that write call this method. If the request has an `Idempotency-Key`, a successful response
+    /// is stored in the same transaction. If the request is repeated, the stored response is returned and the
+    /// command does not run again. In all other respects, this method works like [`App::write`].
     ///
     /// # Errors
-    /// Returns the error of the command; 401 if the credential is no longer valid; 409 if the same request is
-    /// in progress, or if its stored response contains only ids; 422 if the key was used with another
-    /// request.
+    /// Returns the error of the command, or a 401 problem if the credential is no longer valid. Returns 409
+    /// if the same request is in progress, or if its stored response contains only ids. Returns 422 if the
+    /// key was used with a different request.
     pub async fn change<F, O, T>(&self, caller: impl Into<Principal>, run: F) -> ApiResult<Response>
     where
         F: Fn(&Tx<'_>, &Ctx) -> O + Send + 'static,
@@ -110,15 +112,15 @@ impl App {
         self.change_by(caller.into(), Box::new(command), problem).await
     }
 
-    /// Performs [`App::change`]. Compiled once, and not for each command. `problem` converts the store's
-    /// errors.
+    /// Performs [`App::change`]. It is not generic, so that it is compiled only once. `problem` converts
+    /// errors of the store.
     async fn change_by(
         &self,
         caller: Principal,
         command: Command,
         problem: fn(Error) -> Problem,
     ) -> ApiResult<Response> {
-        // The body may have arrived long after the head, when the caller was authenticated.
+        // The caller is checked again, because the body may have arrived long after the request headers.
         caller.reauthenticate(self).await?;
         let Some(key) = caller.key.clone() else {
             let serialize = self.write(&caller.ctx, command).await;
@@ -165,12 +167,13 @@ impl App {
 }
 
 impl App {
-    /// Returns the response stored under the request's key. For handlers that check a condition before the
-    /// transaction which the original write may have changed, such as the current password.
+    /// Returns the response that is stored under the request's key, if there is one. Call it in handlers that
+    /// check a condition before the transaction. The original write may have changed that condition, such as
+    /// the current password.
     ///
     /// # Errors
-    /// Returns 422 if the key was used with another request, 409 if the stored response contains only ids,
-    /// and a problem of the store if the database fails.
+    /// Returns 422 if the key was used with a different request, 409 if the stored response contains only
+    /// ids, and a problem of the store if the database fails.
     pub async fn stored_response(&self, caller: impl Into<Principal>) -> ApiResult<Option<Response>> {
         let caller = caller.into();
         let Some(key) = caller.key.clone() else { return Ok(None) };
@@ -207,8 +210,8 @@ fn replay(answer: SerializedResponse) -> Result<Response, Problem> {
     Ok(response)
 }
 
-/// Detects handlers that ignore a key: a write that neither uses [`App::change`] nor rejects keys. Logs an
-/// error, and panics in debug builds.
+/// Detects handlers that ignore an idempotency key: they neither call [`App::change`] nor reject keys. Logs
+/// an error, and panics in debug builds.
 pub(crate) fn check_key_applied(response: &Response, route: &str) {
     if response.status().is_success() && response.extensions().get::<KeyApplied>().is_none() {
         tracing::error!(route, "a handler ignored the Idempotency-Key of a write");
@@ -216,8 +219,8 @@ pub(crate) fn check_key_applied(response: &Response, route: &str) {
     }
 }
 
-/// Removes expired responses and returns their number, which is less than [`MAX_REMOVED_ROWS`] if none is
-/// left. Expired responses are never replayed, even before they are removed.
+/// Removes expired responses and returns their number. If it is less than [`MAX_REMOVED_ROWS`], no expired
+/// response remains. Expired responses are never replayed, even if they are not removed yet.
 ///
 /// # Errors
 /// Returns the store's error if the database fails.
@@ -225,20 +228,20 @@ pub fn remove_expired(tx: &Tx<'_>, ctx: &Ctx) -> Result<u64, Error> {
     rows::remove(tx, ctx.now - RETENTION, MAX_REMOVED_ROWS.cast_signed())
 }
 
-/// Waits until no other transaction holds the key, and returns the response stored under it.
+/// Waits until no other transaction has locked the key. Returns the response that is stored under the key.
 fn find(
     tx: &Tx<'_>,
     ctx: &Ctx,
     keyring: &Keyring,
     id: &[u8; 32],
 ) -> Result<Option<rows::StoredResponse>, Error> {
-    // Locked before any lock of the command, so that two transactions never deadlock.
+    // The key is locked before the command takes any lock, so that two transactions cannot deadlock.
     tx.lock("idempotency_key", [BASE64.encode(id)])?;
     rows::find(tx, keyring, id, ctx.now - RETENTION)
 }
 
-/// Stores the response in the form that `reduce` returns, if the command succeeded. After an error, the
-/// request can be retried with the same key.
+/// If the command succeeded, stores the response in the form that `reduce` returns. After an error nothing is
+/// stored, so the request can be retried with the same key.
 fn store_response(
     tx: &Tx<'_>,
     ctx: &Ctx,

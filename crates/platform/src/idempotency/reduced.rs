@@ -1,5 +1,5 @@
-//! Reduces the stored responses of large answers, and of callers that exceed their allowance, to the ids of
-//! the objects.
+//! Reduces stored responses to the ids of their objects, if a response is large or its caller has used up the
+//! allowance of stored bytes.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -16,18 +16,19 @@ use super::IDEMPOTENCY_REPLAYED;
 use super::response::SerializedResponse;
 use crate::http::LimiterClock;
 
-/// Size in bytes above which a response is stored as its id, if it has an id and an ETag and can therefore be
-/// read again.
+/// Size in bytes above which only the id of a response is stored. This applies to responses with an id and an
+/// ETag, because the client can read them again.
 const MAX_STORED_BYTES: usize = 16 << 10;
-/// Number of tracked callers above which rate-limiter entries with an unused quota are removed.
+/// Number of callers in the rate limiter above which entries with a full allowance are removed.
 const SWEEP_THRESHOLD_CALLERS: usize = 4_096;
-/// Value of [`IDEMPOTENCY_REPLAYED`] in a stored response whose body contains only ids. It is never sent.
+/// Value of [`IDEMPOTENCY_REPLAYED`] that marks a stored response whose body contains only ids. It is never
+/// sent.
 const REDUCED: HeaderValue = HeaderValue::from_static("short");
 
 type Limiter =
     RateLimiter<Uuid, DashMapStateStore<Uuid>, LimiterClock, NoOpMiddleware<governor::nanos::Nanos>>;
 
-/// Allowance of stored bytes per caller, on this node.
+/// Allowance of stored bytes per caller on this node.
 pub(crate) struct StoredBytesLimiter(Option<Limiter>);
 
 impl StoredBytesLimiter {
@@ -40,7 +41,8 @@ impl StoredBytesLimiter {
         )
     }
 
-    /// Returns true if `caller` may store `bytes` more, and counts them.
+    /// Returns true if `caller` may store `bytes` more bytes. In this case, subtracts them from the
+    /// allowance.
     fn admits(&self, caller: Uuid, bytes: usize) -> bool {
         let (Some(limiter), Some(bytes)) = (&self.0, u32::try_from(bytes).ok().and_then(NonZeroU32::new))
         else {
@@ -52,7 +54,7 @@ impl StoredBytesLimiter {
         matches!(limiter.check_key_n(&caller, bytes), Ok(Ok(())))
     }
 
-    /// Returns the response to store for `answer` of `caller`.
+    /// Returns the form of `answer` to store for `caller`: the whole response or only its ids.
     pub(super) fn reduce(&self, caller: Uuid, answer: &SerializedResponse) -> SerializedResponse {
         let Some(body) = &answer.body else { return answer.clone() };
         let is_large = body.len() > MAX_STORED_BYTES && answer.headers.contains_key(header::ETAG);
@@ -70,12 +72,12 @@ impl StoredBytesLimiter {
     }
 }
 
-/// Returns true if the stored body contains only ids.
+/// Returns true if the body of the stored response contains only ids.
 pub(super) fn is_reduced(answer: &SerializedResponse) -> bool {
     answer.headers.get(IDEMPOTENCY_REPLAYED) == Some(&REDUCED)
 }
 
-/// Reduces each object with an `id` to that id, and keeps the surrounding lists and objects.
+/// Replaces each object that has an `id` by an object with this id only. Lists and objects around it stay.
 fn ids_of(value: Value) -> Option<Value> {
     match value {
         Value::Object(mut members) => {
@@ -118,7 +120,7 @@ mod tests {
         assert!(is_reduced(&short) && !is_reduced(&large));
         let small = answer(json!({ "id": "one", "data": "x" }));
         assert_eq!(kept.reduce(CALLER, &small), small);
-        // These responses could not be read again.
+        // A client could not read these responses again, so they are stored as they are.
         let without_id = answer(json!({ "data": "x".repeat(MAX_STORED_BYTES) }));
         assert_eq!(kept.reduce(CALLER, &without_id), without_id);
         let without_etag =

@@ -1,4 +1,4 @@
-//! Response to a write, in a form that can be stored and replayed.
+//! Response to a write, in a form that can be stored and sent again.
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -53,7 +53,7 @@ impl WriteResponse<()> {
 }
 
 impl<T: Serialize> WriteResponse<T> {
-    /// Adds the ETag that a GET of the body would have, so that the client can edit the object without
+    /// Adds the ETag that a GET of the object would return, so that the client can change the object without
     /// reading it first.
     #[must_use]
     pub fn with_etag(self) -> Self {

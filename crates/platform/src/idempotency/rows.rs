@@ -16,13 +16,13 @@ pub(super) struct StoredResponse {
     pub answer: SerializedResponse,
 }
 
-/// Name under which the body is sealed. Bodies are sealed because they can contain secrets that are returned
-/// only once.
+/// Returns the name with which a body is encrypted. Bodies are encrypted because they can contain secrets
+/// that are returned only once.
 fn seal_name(id: &[u8; 32]) -> String {
     format!("idempotency:{}", BASE64.encode(id))
 }
 
-/// Returns the response stored under `id` at or after `since`.
+/// Returns the response that was stored under `id` at or after `since`.
 pub(super) fn find(
     q: &Query<'_>,
     keyring: &Keyring,
@@ -50,7 +50,7 @@ pub(super) fn find(
     )
 }
 
-/// Stores a response, replacing an expired one.
+/// Stores a response. Replaces an expired response with the same id.
 pub(super) fn store_response(
     tx: &Tx<'_>,
     ctx: &Ctx,

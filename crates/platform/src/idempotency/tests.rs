@@ -1,4 +1,4 @@
-//! Tests of cases that no existing handler covers: stored headers, expiry, and handlers that ignore keys.
+//! Tests of cases that no current handler covers: stored headers, expiry, and handlers that ignore keys.
 
 use http::{HeaderMap, StatusCode, header};
 use kith_kernel::{Actor, RequestId};

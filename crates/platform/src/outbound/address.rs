@@ -1,4 +1,4 @@
-//! Classifies IP addresses that are not on the public internet. Performs no I/O.
+//! Classifies IP addresses that are not on the public internet, without any I/O.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,26 +12,26 @@ pub enum AddressClass {
     Unspecified,
     /// `127.0.0.0/8`, `::1`.
     Loopback,
-    /// RFC 1918, and `fc00::/7` (RFC 4193), which includes cloud metadata services.
+    /// RFC 1918, and `fc00::/7` (RFC 4193). Includes addresses of cloud metadata services.
     Private,
-    /// `169.254.0.0/16`, which includes cloud metadata services, `fe80::/10`, and the former site-local
-    /// addresses.
+    /// `169.254.0.0/16`, `fe80::/10` and the former site-local addresses. Includes addresses of cloud
+    /// metadata services.
     LinkLocal,
-    /// `100.64.0.0/10` (RFC 6598), shared address space of providers.
+    /// `100.64.0.0/10` (RFC 6598), the address space that network providers share.
     CarrierGrade,
     /// `224.0.0.0/4`, `ff00::/8`.
     Multicast,
     /// Protocol assignments, benchmarking, documentation, broadcast and future use.
     Reserved,
-    /// IPv4 embedded in IPv6: mapped, compatible, NAT64, 6to4, Teredo. Rejected as an alternative spelling of
-    /// the other classes.
+    /// IPv4 address embedded in an IPv6 address: mapped, compatible, NAT64, 6to4 or Teredo. Rejected, because
+    /// it can represent an address of another class.
     EmbeddedIpv4,
-    /// Public address of a cloud provider's internal service.
+    /// Public address at which a cloud provider offers an internal service, such as the Azure wire server.
     Platform,
 }
 
 impl AddressClass {
-    /// Returns a phrase that continues "it is".
+    /// Returns a phrase for messages, which can follow "it is".
     pub const fn description(self) -> &'static str {
         match self {
             Self::Unspecified => "an unspecified address",
@@ -47,7 +47,8 @@ impl AddressClass {
     }
 }
 
-/// IANA's special-purpose IPv4 registry, multicast, the former class E, and the Azure wire server.
+/// Classified IPv4 networks: IANA's special-purpose registry, multicast, the former class E, and the Azure
+/// wire server.
 const IPV4: &[(Ipv4Addr, u32, AddressClass)] = &[
     (Ipv4Addr::new(0, 0, 0, 0), 8, AddressClass::Unspecified),
     (Ipv4Addr::new(10, 0, 0, 0), 8, AddressClass::Private),
@@ -67,7 +68,8 @@ const IPV4: &[(Ipv4Addr, u32, AddressClass)] = &[
     (Ipv4Addr::new(240, 0, 0, 0), 4, AddressClass::Reserved),
 ];
 
-/// Classified IPv6 networks. Other addresses are public within `2000::/3` and reserved elsewhere.
+/// Classified IPv6 networks. All other addresses in `2000::/3` are public, and all addresses outside it are
+/// reserved.
 const IPV6: &[(Ipv6Addr, u32, AddressClass)] = &[
     (Ipv6Addr::UNSPECIFIED, 128, AddressClass::Unspecified),
     (Ipv6Addr::LOCALHOST, 128, AddressClass::Loopback),
@@ -85,7 +87,7 @@ const IPV6: &[(Ipv6Addr, u32, AddressClass)] = &[
     (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8, AddressClass::Multicast),
 ];
 
-/// Returns the class of `ip`, or `None` if it is public.
+/// Returns the class of `ip`, or `None` if `ip` is a public address.
 pub fn classify(ip: IpAddr) -> Option<AddressClass> {
     match ip {
         IpAddr::V4(ip) => IPV4.iter().find(|(net, bits, _)| shares(ip, *net, *bits)).map(|known| known.2),

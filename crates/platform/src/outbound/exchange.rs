@@ -1,5 +1,5 @@
-//! Sends one request over one connection to a checked address. Connections are not reused, redirects not
-//! followed, bodies not decompressed, and requests not retried.
+//! Sends one request over its own connection to a checked address. Connections are not reused, and requests
+//! are not retried. Redirects are not followed, and bodies are not decompressed.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -24,14 +24,16 @@ use super::resolve::Resolve;
 use super::target::{LOCALHOST, Target, TargetError, TargetHost, TargetRules};
 use super::{OutboundError, OutboundRequest, OutboundResponse};
 
-/// Maximum number of addresses per name that are tried.
+/// Maximum number of addresses of a host name to which a connection is attempted.
 const MAX_ADDRESSES: usize = 4;
-/// Maximum number of headers in a response. More are an error, as is a head larger than [`MAX_HEAD_BYTES`].
+/// Maximum number of headers in a response. A response with more headers, or with a head larger than
+/// [`MAX_HEAD_BYTES`], is an error.
 const MAX_HEADERS: usize = 100;
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 const USER_AGENT: &str = concat!("Kith/", env!("CARGO_PKG_VERSION"));
 
-/// Resolves `target` once, and returns the permitted addresses. Fails with the reason if there is none.
+/// Resolves the host of `target` once and returns its allowed addresses. Returns the reason as an error if
+/// there are none.
 pub(super) async fn addresses(
     rules: &TargetRules,
     resolver: &dyn Resolve,
@@ -58,7 +60,8 @@ pub(super) async fn addresses(
     }
 }
 
-/// Connects to the first address in `ips` that accepts, dividing the time equally among them.
+/// Connects to the first address in `ips` that accepts the connection. Each address gets an equal share of
+/// the time `within`.
 pub(super) async fn connect(
     rules: &TargetRules,
     ips: &[IpAddr],
@@ -78,7 +81,7 @@ pub(super) async fn connect(
     Err(last)
 }
 
-/// Checks the actual peer address of the connection against the rules and the requested address.
+/// Checks the remote address of the connection against the rules and against the requested address.
 fn verify_peer(
     rules: &TargetRules,
     stream: TcpStream,
@@ -93,14 +96,14 @@ fn verify_peer(
     }
 }
 
-/// Response whose head was received. Dropping it closes the connection.
+/// Response whose head was received, but not its body. The connection is closed when this value is dropped.
 pub(super) struct PendingResponse {
     head: Parts,
     body: Incoming,
     _connection: AbortOnDropHandle<hyper::Result<()>>,
 }
 
-/// Sends `outgoing` over `stream`, with TLS if `tls` is given, and waits for the head of the response.
+/// Sends `outgoing` over `stream` and waits for the head of the response. Uses TLS if `tls` is given.
 pub(super) async fn exchange(
     stream: TcpStream,
     tls: Option<Arc<ClientConfig>>,
@@ -158,7 +161,8 @@ fn request(outgoing: OutboundRequest) -> Result<Request<Full<Bytes>>, OutboundEr
     request.body(Full::new(body)).map_err(|_| OutboundError::Protocol)
 }
 
-/// Headers that belong to a connection (RFC 9110, section 7.6.1) or to message framing.
+/// Headers that apply only to one connection (RFC 9110, section 7.6.1) or describe the framing of the
+/// message.
 pub(super) const HOP_BY_HOP: &[&str] = &[
     "accept-encoding",
     "connection",
@@ -177,8 +181,9 @@ pub(super) const HOP_BY_HOP: &[&str] = &[
 ];
 
 impl PendingResponse {
-    /// Reads at most `max_body_bytes` of the body. A longer body, an error or `deadline` ends reading without
-    /// an error, because the target has answered.
+    /// Reads at most `max_body_bytes` of the body. If the body is longer, if reading fails or if `deadline`
+    /// passes, returns the part that was read. None of these is an error, because the target has already sent
+    /// a status.
     pub(super) async fn read(mut self, max_body_bytes: usize, deadline: Instant) -> OutboundResponse {
         let mut kept = BytesMut::new();
         let is_complete = loop {

@@ -1,4 +1,4 @@
-//! Fuzz target for the URLs of outbound requests: see `crate::fuzzing`.
+//! Fuzz target for the URLs of outbound requests. See `crate::fuzzing`.
 
 use std::net::IpAddr;
 
@@ -11,8 +11,8 @@ use super::signature::SigningSecret;
 use super::target::TargetHost;
 use crate::config::Config;
 
-/// Parses each line as a target and as a signing secret. No target may have an internal address, and parsing
-/// the normalized form must give the same result.
+/// Parses each line as a target and as a signing secret. No accepted target may have an internal address.
+/// Parsing the normalized form of a target must give the same target.
 pub fn targets(data: &[u8]) {
     let Ok(text) = str::from_utf8(data) else { return };
     let mut config = Config::default();
@@ -26,7 +26,7 @@ pub fn targets(data: &[u8]) {
         match &target.host {
             TargetHost::Address(ip) => assert_eq!(classify(*ip), None, "{line}"),
             TargetHost::Localhost => panic!("{line} is this machine"),
-            // Resolvers would interpret such a name as an address.
+            // Resolvers would interpret such a name as an IP address.
             TargetHost::Name(name) => assert!(name.parse::<IpAddr>().is_err(), "{line}"),
         }
         assert_eq!(outbound.target(target.as_str()).as_ref(), Ok(&target), "{line}");

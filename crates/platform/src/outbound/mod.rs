@@ -1,7 +1,7 @@
-//! Outbound HTTP requests to URLs given by users, checked by the address that is actually connected to.
+//! Outbound HTTP requests to URLs that users provide. The address to which a connection is made is checked.
 //!
-//! Each request is sent once, over its own connection. Redirects are not followed, proxy settings of the
-//! environment are ignored, bodies are not decompressed, and only a bounded part of the response is read.
+//! Each request is sent once, over its own connection. Redirects are not followed, and proxy settings of the
+//! environment are ignored. Bodies are not decompressed, and only a limited part of the response is read.
 
 mod address;
 mod exchange;
@@ -40,7 +40,8 @@ struct Inner {
     timeout: Duration,
     max_body_bytes: usize,
     resolver: Arc<dyn Resolve>,
-    /// Loaded on first use, because a machine without certificate authorities can still serve.
+    /// TLS configuration, loaded on first use. A machine without certificate authorities can then still run
+    /// the server.
     tls: OnceLock<Option<Arc<ClientConfig>>>,
 }
 
@@ -51,11 +52,11 @@ pub struct OutboundRequest {
     pub target: Target,
     /// HTTP method.
     pub method: Method,
-    /// Headers. Those that Kith sets itself are ignored or replaced; see [`is_own_header`].
+    /// Headers. Headers that only Kith sets are ignored or replaced; see [`is_own_header`].
     pub headers: HeaderMap,
     /// Body; may be empty.
     pub body: Bytes,
-    /// Total timeout, if it is shorter than the configured one.
+    /// Timeout for the whole request. Ignored if it is longer than the configured timeout.
     pub timeout: Option<Duration>,
 }
 
@@ -66,7 +67,7 @@ pub struct OutboundResponse {
     pub status: u16,
     /// Response headers.
     pub headers: HeaderMap,
-    /// Body as received, truncated to the configured size.
+    /// Body as received, truncated to the configured maximum size.
     pub body: Bytes,
     /// True if the body is complete.
     pub is_complete: bool,
@@ -74,16 +75,16 @@ pub struct OutboundResponse {
     pub took: Duration,
 }
 
-/// Reason why no response was received. Does not reveal the addresses of a name.
+/// Reason why no response was received. It does not reveal the addresses of a host name.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum OutboundError {
-    /// The target is not permitted.
+    /// The target is not allowed.
     #[error("the target is not permitted: {0}")]
     Refused(#[from] TargetError),
-    /// The name has no address.
+    /// The host name has no address.
     #[error("the host name of the target cannot be resolved")]
     NotFound,
-    /// No connection was established in time.
+    /// The connection was not established in time.
     #[error("the connection timed out")]
     ConnectTimeout,
     /// No response arrived in time.
@@ -92,7 +93,7 @@ pub enum OutboundError {
     /// The connection was refused or lost.
     #[error("the connection failed: {0}")]
     Connection(ErrorKind),
-    /// The certificate is not trusted, or not valid for the name.
+    /// The certificate is not trusted, or not valid for the host name.
     #[error("the target's certificate is not trusted for its host name")]
     Certificate,
     /// The TLS handshake failed.
@@ -123,18 +124,20 @@ impl OutboundError {
     }
 }
 
-/// Returns true for headers that only Kith sets: those of the connection and those of the signature.
+/// Returns true for headers that only Kith sets: headers that concern the connection, and headers of the
+/// signature.
 pub fn is_own_header(name: &HeaderName) -> bool {
     exchange::HOP_BY_HOP.contains(&name.as_str()) || name.as_str().starts_with("webhook-")
 }
 
 impl Outbound {
-    /// Creates a sender with the configuration, the system's resolver and its certificate authorities.
+    /// Creates a sender that uses the system's resolver and certificate authorities.
     pub fn new(config: &Config) -> Self {
         Self::with(config, Arc::new(SystemResolver), None)
     }
 
-    /// Creates a sender with another resolver. `roots` replaces the system's certificate authorities.
+    /// Creates a sender that uses `resolver`. If `roots` is given, it replaces the system's certificate
+    /// authorities.
     pub fn with(config: &Config, resolver: Arc<dyn Resolve>, roots: Option<RootCertStore>) -> Self {
         let outbound = &config.outbound;
         let tls = OnceLock::new();
@@ -164,10 +167,11 @@ impl Outbound {
         self.0.rules.target(url)
     }
 
-    /// Sends the request once and reads the response. Every status is a response, including redirects.
+    /// Sends the request once and reads the response. A response with any status is a success, including
+    /// redirects.
     ///
     /// # Errors
-    /// Returns an [`OutboundError`] if there is no response.
+    /// Returns an [`OutboundError`] if no response is received.
     #[expect(clippy::disallowed_methods, reason = "the timeout of a response is measured in real time")]
     pub async fn send(&self, outgoing: OutboundRequest) -> Result<OutboundResponse, OutboundError> {
         let began = Instant::now();

@@ -1,5 +1,5 @@
-//! Signatures of Standard Webhooks 1.0 (standardwebhooks.com): HMAC-SHA256 over id, time and body. Secrets
-//! are generated here, and revealed only by [`SigningSecret::to_text`].
+//! Signatures according to Standard Webhooks 1.0 (standardwebhooks.com): HMAC-SHA256 of id, time and body.
+//! Secrets are generated here. Only [`SigningSecret::to_text`] reveals them.
 
 use std::fmt;
 
@@ -10,24 +10,24 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use kith_kernel::{Random, Timestamp};
 use thiserror::Error;
 
-/// Id of the webhook, the same for all attempts.
+/// Header with the id of the webhook, which is the same for all attempts.
 pub const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
-/// Time of the attempt in Unix seconds.
+/// Header with the time of the attempt, in Unix seconds.
 pub const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-/// Signatures, separated by spaces.
+/// Header with the signatures, separated by spaces.
 pub const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 const PREFIX: &str = "whsec_";
-/// Length of a secret in bytes, as the specification requires: 24 to 64.
+/// Minimum and maximum length of a secret in bytes, as the specification requires.
 const MIN_SECRET_BYTES: usize = 24;
 const MAX_SECRET_BYTES: usize = 64;
 const NEW_SECRET_BYTES: usize = 32;
 
-/// Secret shared by sender and receiver.
+/// Secret that the sender and the receiver share.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningSecret(Vec<u8>);
 
-/// Error for a text that is not a signing secret. Does not contain the text.
+/// Error for a text that is not a signing secret. It does not contain the text.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 #[error("a signing secret must be `whsec_` followed by the base64 of 24 to 64 bytes")]
 pub struct InvalidSigningSecret;
@@ -40,10 +40,11 @@ impl SigningSecret {
         Self(bytes)
     }
 
-    /// Parses `whsec_…`.
+    /// Parses a secret in the form `whsec_…`.
     ///
     /// # Errors
-    /// Returns [`InvalidSigningSecret`] if the text has another form, or its length is not 24 to 64 bytes.
+    /// Returns [`InvalidSigningSecret`] if the text has another form, or the secret does not have 24 to 64
+    /// bytes.
     pub fn parse(text: &str) -> Result<Self, InvalidSigningSecret> {
         let bytes = text.strip_prefix(PREFIX).and_then(|base64| STANDARD.decode(base64).ok());
         Self::from_bytes(bytes.ok_or(InvalidSigningSecret)?)
@@ -61,17 +62,17 @@ impl SigningSecret {
         }
     }
 
-    /// Returns the bytes, for sealing.
+    /// Returns the bytes of the secret, to be encrypted.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Returns `whsec_…`, for the receiver.
+    /// Returns the secret in the form `whsec_…`, to be given to the receiver.
     pub fn to_text(&self) -> String {
         format!("{PREFIX}{}", STANDARD.encode(&self.0))
     }
 
-    /// Returns the signature of one message: `v1,…`.
+    /// Returns the signature of one message in the form `v1,…`.
     pub fn sign(&self, id: &str, at: Timestamp, body: &[u8]) -> String {
         let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.0));
         context.update(format!("{id}.{}.", unix_seconds(at)).as_bytes());
@@ -86,11 +87,11 @@ impl fmt::Debug for SigningSecret {
     }
 }
 
-/// Sets the three headers, with one signature per secret. There are several secrets while one replaces
-/// another. `id` must not contain a dot.
+/// Sets the three headers, with one signature per secret. Several secrets are given while a new secret
+/// replaces an old one. `id` must not contain a dot.
 ///
 /// # Panics
-/// Panics if `id` is not valid in a header.
+/// Panics if `id` contains characters that are not allowed in a header.
 pub fn sign(headers: &mut HeaderMap, secrets: &[SigningSecret], id: &str, at: Timestamp, body: &[u8]) {
     debug_assert!(!id.contains('.'), "the signed parts are separated by dots");
     let signatures: Vec<_> = secrets.iter().map(|secret| secret.sign(id, at, body)).collect();
@@ -110,7 +111,7 @@ mod tests {
 
     use super::*;
 
-    /// Secret of the test vector in the specification's libraries.
+    /// Secret of the test vector in the reference libraries.
     const PUBLISHED: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
     #[test]

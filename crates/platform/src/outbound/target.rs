@@ -1,4 +1,5 @@
-//! Targets of outbound requests: parses URLs strictly and applies the checks that precede name resolution.
+//! Targets of outbound requests. Parses URLs strictly, and applies all checks that do not need name
+//! resolution.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,8 +11,8 @@ use crate::config::{AllowedNetwork, Config, Port};
 
 const MAX_URL_BYTES: usize = 2_048;
 
-/// Parsed `http` or `https` URL that passed all checks so far. The addresses of its name are checked when it
-/// is connected.
+/// Parsed `http` or `https` URL that has passed the checks that do not need name resolution. The addresses of
+/// its host name are checked when a connection is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     url: Url,
@@ -26,7 +27,7 @@ pub(super) enum TargetHost {
     Name(String),
     /// IP address.
     Address(IpAddr),
-    /// Local machine, by a name that RFC 6761 reserves for it. Not resolved.
+    /// Local machine, given by a name that RFC 6761 reserves for it. The name is not resolved.
     Localhost,
 }
 
@@ -39,16 +40,16 @@ pub enum TargetError {
     /// The text is longer than 2048 bytes.
     #[error("the URL is longer than 2048 bytes")]
     TooLong,
-    /// The scheme is `http`, which is not permitted.
+    /// The scheme is `http`, which is not allowed.
     #[error("the URL must begin with https://")]
     PlainHttp,
     /// The URL contains a user or password.
     #[error("the URL must not contain a user or password; send credentials in a header")]
     UserInfo,
-    /// The port is not permitted.
+    /// The port is not allowed.
     #[error("port {0} is not permitted")]
     Port(u16),
-    /// The host is an internal address.
+    /// The host is an internal IP address.
     #[error("the host is {}, which is not permitted", .0.description())]
     InternalAddress(AddressClass),
 }
@@ -67,7 +68,7 @@ impl TargetError {
     }
 }
 
-/// Rules of the configuration for targets.
+/// Rules for targets, from the configuration.
 #[derive(Clone, Debug)]
 pub(super) struct TargetRules {
     allowed: Vec<AllowedNetwork>,
@@ -85,16 +86,17 @@ impl TargetRules {
         }
     }
 
-    /// Parses `text` and applies all checks that do not depend on name resolution.
+    /// Parses `text`, and applies all checks that do not need name resolution.
     pub(super) fn target(&self, text: &str) -> Result<Target, TargetError> {
         if text.len() > MAX_URL_BYTES {
             return Err(TargetError::TooLong);
         }
-        // The URL parser removes white space and control characters, which other parsers might not.
+        // The URL parser removes white space and control characters, but the parser of another program may
+        // keep them.
         if text.bytes().any(|byte| byte <= b' ' || byte == 0x7f || byte == b'\\') {
             return Err(TargetError::Unreadable);
         }
-        // The URL parser also accepts fewer or more than two slashes.
+        // The URL parser also accepts a URL with fewer or more than two slashes.
         let rest = text.split_once("://").map(|(_, rest)| rest);
         if rest.is_none_or(|rest| rest.starts_with('/')) {
             return Err(TargetError::Unreadable);
@@ -123,7 +125,7 @@ impl TargetRules {
         Ok(Target { url, host: place, port })
     }
 
-    /// Checks that requests may be sent to `ip` on `port`.
+    /// Checks whether requests may be sent to `ip` on `port`.
     pub(super) fn address(&self, ip: IpAddr, port: u16) -> Result<(), TargetError> {
         if self.allowed.iter().any(|allowed| allowed.allows(ip, port)) {
             return Ok(());
@@ -135,8 +137,8 @@ impl TargetRules {
         }
     }
 
-    /// Checks that requests may be sent to a name on `port`. Its addresses are checked by
-    /// [`TargetRules::address`].
+    /// Checks whether requests may be sent to a host name on `port`. [`TargetRules::address`] checks the
+    /// addresses of the name later.
     fn port(&self, port: u16) -> Result<(), TargetError> {
         let is_usual = self.ports.is_empty() || self.ports.contains(&port);
         if is_usual || !self.allowed.is_empty() { Ok(()) } else { Err(TargetError::Port(port)) }
@@ -166,15 +168,15 @@ fn place(url: &Url) -> Option<TargetHost> {
     })
 }
 
-/// Returns true for a label of a host name (RFC 1123). Underscores are also accepted, because some internal
-/// names have them.
+/// Returns true if the text is a valid label of a host name (RFC 1123). Underscores are also accepted,
+/// because some internal names contain them.
 fn is_label(label: &str) -> bool {
     let of_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     (1..=63).contains(&label.len()) && label.bytes().all(of_label)
 }
 
 impl Target {
-    /// Returns the normalized URL: `https://api.example.org/hook?day=1`.
+    /// Returns the normalized URL, such as `https://api.example.org/hook?day=1`.
     pub fn as_str(&self) -> &str {
         self.url.as_str()
     }
@@ -212,7 +214,7 @@ impl Target {
         }
     }
 
-    /// Returns the request target of the first line.
+    /// Returns path and query, for the first line of the request.
     pub(super) fn path_and_query(&self) -> String {
         match self.url.query() {
             Some(query) => format!("{}?{query}", self.url.path()),

@@ -1,4 +1,4 @@
-//! DRV-14: connections are made to permitted addresses only, and responses are bounded.
+//! DRV-14: connections are made only to allowed addresses, and the size of responses is limited.
 
 use std::collections::VecDeque;
 use std::io;
@@ -47,7 +47,7 @@ const INTERNAL: &[&str] = &[
     "ff02::1",
 ];
 
-/// Resolver that returns scripted answers in order, then repeats the last one.
+/// Resolver that returns the given answers one after the other, and then repeats the last one.
 struct ScriptedResolver {
     answers: Mutex<VecDeque<Vec<IpAddr>>>,
     requests: AtomicUsize,
@@ -75,7 +75,7 @@ impl Resolve for ScriptedResolver {
 fn config(lines: &str) -> Config {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kith.toml");
-    // Development mode permits loopback unless the networks are set.
+    // Development mode allows loopback addresses unless the networks are set.
     let networks = if lines.contains("allowed_networks") { "" } else { "allowed_networks = []\n" };
     std::fs::write(&file, format!("[outbound]\n{networks}{lines}")).unwrap();
     Config::load(&Inputs { file: Some(file), ..Inputs::default() }, &[]).unwrap()
@@ -95,8 +95,8 @@ fn get(target: Target) -> OutboundRequest {
     }
 }
 
-/// Server that answers each connection with fixed bytes and records the requests. With `stays_open`, it never
-/// closes connections.
+/// Server that sends the same bytes on each connection and records the requests. If `stays_open` is true, it
+/// never closes a connection.
 struct TestReceiver {
     address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
@@ -159,9 +159,10 @@ fn hostile_url_variants_are_rejected() {
     }
 }
 
-/// DRV-14: the table in `kith verify` classifies spellings of addresses as the server does.
+/// DRV-14: the table of URLs in `kith verify` classifies each form of an address in the same way as the
+/// server.
 #[test]
-fn check_tables_match_server_classification() {
+fn verify_and_server_classify_urls_alike() {
     let usual = outbound("", ScriptedResolver::new(&[]));
     for spelling in SPELLINGS {
         let https = spelling.replacen("http:", "https:", 1);
@@ -210,7 +211,8 @@ async fn dns_rebinding_is_rejected() {
     let inside = TestReceiver::at("127.0.0.2:0", OK, false).await;
     let port = inside.address.port();
     let outside = TestReceiver::at(&format!("127.0.0.1:{port}"), OK, false).await;
-    // The checked and the connected address come from the same answer; the next request is checked again.
+    // The address that is checked is the address that is connected to. The next request resolves and checks
+    // the name again.
     let script = ScriptedResolver::new(&[&["127.0.0.1"], &["127.0.0.2"]]);
     let outbound = outbound(&outside.allowed(), script.clone());
     let target = outbound.target(&format!("http://rebinds.example.org:{port}/")).unwrap();
@@ -239,11 +241,11 @@ async fn only_permitted_addresses_are_connected() {
 async fn peer_address_is_checked_after_connecting() {
     let receiver = TestReceiver::at("127.0.0.1:0", OK, false).await;
     let rules = TargetRules::new(&config(""));
-    // Simulates an address that was chosen wrongly.
+    // The address is not allowed by the rules; it simulates an address that was not checked.
     let ips = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
     let refused = exchange::connect(&rules, &ips, receiver.address.port(), Duration::from_secs(5)).await;
     assert_eq!(refused.unwrap_err().code(), "target_refused");
-    // Linux connects 0.0.0.0 to the loopback.
+    // Linux connects to the loopback address if the address is 0.0.0.0.
     let ips = [IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
     let refused = exchange::connect(&rules, &ips, receiver.address.port(), Duration::from_secs(5)).await;
     assert_eq!(refused.unwrap_err().code(), "target_refused");
@@ -359,7 +361,7 @@ async fn slow_and_invalid_responses_fail() {
         let error = outbound.send(get(target)).await.unwrap_err();
         assert_eq!(error.code(), code, "{:?}", answer.get(..40));
     }
-    // A response whose status was received counts as an answer.
+    // If the status was received, an incomplete body is not an error.
     let begun = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nbegun";
     for stays_open in [true, false] {
         let receiver = TestReceiver::at("127.0.0.1:0", begun, stays_open).await;
@@ -402,7 +404,8 @@ async fn connection_headers_cannot_be_overridden() {
     assert!(!is_own_header(&"authorization".parse().unwrap()));
 }
 
-/// Starts a server with a certificate for `name`, and returns its address and the authority that signed it.
+/// Starts a server with a certificate for `name`. Returns its address and the authority that signed the
+/// certificate.
 async fn tls_server(name: &str) -> (SocketAddr, RootCertStore) {
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

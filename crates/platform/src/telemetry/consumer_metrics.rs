@@ -1,4 +1,4 @@
-//! Prometheus metrics of durable consumers: lag, pending and failed events.
+//! Prometheus metrics of durable consumers: lag, pending events and failed events.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// Gauges describe the whole deployment and are at most about ten seconds old; counters describe this
-/// process.
+/// Metrics of the consumers. Gauges describe the whole deployment and are at most about ten seconds old.
+/// Counters describe this process.
 #[derive(Debug)]
 pub(super) struct ConsumerMetrics(pub Arc<ConsumerSet>);
 

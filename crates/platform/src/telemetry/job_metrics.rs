@@ -1,4 +1,4 @@
-//! Prometheus metrics of the job engine: state of the queues, and attempts by queue and kind.
+//! Prometheus metrics of the job engine: the state of the queues, and attempts by queue and job kind.
 
 use std::fmt;
 
@@ -10,8 +10,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-/// Collector that reads the job engine when metrics are requested. The state of the queues is at most ten
-/// seconds old.
+/// Metrics that are read from the job engine when a client requests metrics. The state of the queues is at
+/// most ten seconds old.
 pub(super) struct JobMetrics(pub Jobs);
 
 impl fmt::Debug for JobMetrics {
@@ -23,7 +23,7 @@ impl fmt::Debug for JobMetrics {
 impl Collector for JobMetrics {
     fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
         let (mut samples, totals) = (self.0.samples(), self.0.totals());
-        // A queue that had attempts and is empty now is included with zero values.
+        // A queue that had attempts, but has no jobs now, is included with zero values.
         for (queue, ..) in &totals {
             if samples.iter().all(|one| one.queue != *queue) {
                 samples.push(QueueSample::empty(queue));
@@ -58,7 +58,7 @@ fn encode_oldest(to: &mut DescriptorEncoder<'_>, samples: &[QueueSample]) -> fmt
     let mut all = to.encode_descriptor("jobs_oldest_runnable_seconds", help, None, MetricType::Gauge)?;
     let now = SystemClock.now();
     for one in samples {
-        // Computed from the current time, so that the value grows between two samples.
+        // The age is computed from the current time, so that it grows between two samples.
         let at = one.oldest_ready_at.map_or(0.0, |since| now.since(since).as_secs_f64());
         ConstGauge::new(at).encode(all.encode_family(&[("queue", &*one.queue)])?)?;
     }

@@ -1,6 +1,7 @@
-//! Formats a log event as one line of JSON: timestamp, level, the event's fields, target. Spans are ignored.
+//! Formats a log event as one line of JSON with timestamp, level, fields and target. Spans are ignored.
 //!
-//! Replaces the JSON format of `tracing_subscriber`, which took a tenth of the time of the shortest request.
+//! Replaces the JSON format of `tracing_subscriber`, which needed a tenth of the time of the shortest
+//! request.
 
 use std::fmt::{self, Debug};
 
@@ -11,7 +12,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Event format for `tracing_subscriber`.
+/// Format of log events for `tracing_subscriber`.
 pub(super) struct JsonEventFormat;
 
 impl<S, N> FormatEvent<S, N> for JsonEventFormat
@@ -35,7 +36,7 @@ where
     }
 }
 
-/// Visitor that writes each field of an event.
+/// Visitor that writes each field of an event to the line.
 struct FieldWriter<'w> {
     line: Writer<'w>,
     written: fmt::Result,
@@ -67,7 +68,7 @@ impl Visit for FieldWriter<'_> {
     }
 
     fn record_f64(&mut self, field: &Field, number: f64) {
-        // JSON has no infinities.
+        // JSON has no infinite numbers.
         self.add(
             field,
             |line| if number.is_finite() { write!(line, "{number:?}") } else { line.write_str("null") },

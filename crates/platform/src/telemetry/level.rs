@@ -43,9 +43,9 @@ async fn get_log_level(State(app): State<App>, _: Allowed<WriteLogs>) -> Json<Lo
 
 /// Set the log level
 ///
-/// Changes the log level of the node that handles the request until the node stops. Other nodes keep their
-/// level. The change is recorded in the audit log. A request replayed by its `Idempotency-Key` does not
-/// change the level again. Requires the permission `logs.write`.
+/// Changes the log level of the node that handles the request, until the node stops. Other nodes keep their
+/// level. The audit log records the change. If a request is repeated with the same `Idempotency-Key`, the
+/// level does not change again. Requires the permission `logs.write`.
 #[utoipa::path(
     put, path = "/api/v1/admin/log-level", security(("bearer" = ["logs.write"])),
     request_body = LogLevelBody,
@@ -66,15 +66,15 @@ async fn set_log_level(
         Ok::<_, AuditFailure>(WriteResponse::ok(body.clone()))
     });
     let response = change.await?;
-    // A replayed response describes an earlier change, which must not be applied again.
+    // A replayed response belongs to an earlier change, which must not be applied again.
     if !response.headers().contains_key(IDEMPOTENCY_REPLAYED) {
-        // Cannot fail: the level was parsed above.
+        // This cannot fail, because the level was parsed above.
         let _ = app.log_level.set(&level);
     }
     Ok(response)
 }
 
-/// Failure to record the change in the audit log.
+/// Error that the change could not be recorded in the audit log.
 struct AuditFailure(Error);
 
 impl From<Error> for AuditFailure {

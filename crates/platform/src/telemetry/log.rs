@@ -1,7 +1,7 @@
-//! Log lines on standard error, in JSON or readable form, written by a dedicated thread so that requests do
-//! not wait for the reader.
+//! Writes log lines to standard error, in JSON or readable form. A separate thread writes them, so that
+//! requests do not wait for the output.
 //!
-//! Lines at WARN or above are written at once, others within 20 ms, all in order.
+//! Lines at the level WARN or above are written at once, other lines within 20 ms. All lines stay in order.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,10 +21,10 @@ use super::json_format::JsonEventFormat;
 use crate::config::{Log, LogFormat};
 
 const WRITE_EVERY: Duration = Duration::from_millis(20);
-/// Buffer size in bytes from which log calls write synchronously. No line is dropped.
+/// Buffer size in bytes above which log calls write the lines themselves. No line is dropped.
 const PENDING_BYTES: usize = 1024 * 1024;
 
-/// Number of panics in this process, including caught ones.
+/// Number of panics in this process, including panics that were caught.
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// Returns the number of panics in this process since [`init`] was called.
@@ -32,7 +32,7 @@ pub(super) fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
-/// Guard that writes the buffered lines when it is dropped.
+/// Guard that writes the buffered lines to standard error when it is dropped.
 #[must_use = "dropping the guard writes the last lines"]
 pub struct LogFlushGuard(Arc<LogBuffer>);
 
@@ -42,14 +42,15 @@ impl Drop for LogFlushGuard {
     }
 }
 
-/// Minimum level of logged events, optionally per target. Can be changed at run time; clones share it.
+/// Minimum level of logged events, which can differ per target. It can be changed at run time. Clones share
+/// the level.
 #[derive(Clone, Debug)]
 pub struct LogLevel(Arc<LevelInner>);
 
 #[derive(Debug)]
 struct LevelInner {
     current_level: Mutex<String>,
-    /// `None` in a process whose log is not managed by this crate.
+    /// `None` in a process whose log this crate does not manage.
     filter: Option<Handle<Targets, Registry>>,
 }
 
@@ -59,13 +60,12 @@ struct LevelInner {
 pub struct InvalidLogLevel;
 
 impl LogLevel {
-    /// Creates a level that can be read and set without effect, for a process whose log is not managed by
-    /// this crate.
+    /// Creates a level that has no effect when it is set, for a process whose log this crate does not manage.
     pub fn detached(level: &str) -> Self {
         Self(Arc::new(LevelInner { current_level: Mutex::new(level.to_owned()), filter: None }))
     }
 
-    /// Returns the level that was set last.
+    /// Returns the current level.
     pub fn get(&self) -> String {
         self.0.current_level.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -73,12 +73,12 @@ impl LogLevel {
     /// Sets the level for all following events, until the process ends.
     ///
     /// # Errors
-    /// Returns [`InvalidLogLevel`] if `level` cannot be parsed; the level is then unchanged.
+    /// Returns [`InvalidLogLevel`] if `level` cannot be parsed. The level then stays unchanged.
     pub fn set(&self, level: &str) -> Result<(), InvalidLogLevel> {
         let targets = parse_level(level)?;
         let mut current = self.0.current_level.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(filter) = &self.0.filter {
-            // Fails only if the subscriber is gone, and then nothing is logged.
+            // This fails only if the subscriber no longer exists, and then nothing is logged.
             let _ = filter.reload(targets);
         }
         level.clone_into(&mut current);
@@ -86,13 +86,13 @@ impl LogLevel {
     }
 }
 
-/// Parses `info` or `warn,kith_store=debug`. A target without a level is rejected, because it is probably a
-/// misspelt level.
+/// Parses a level such as `info` or `warn,kith_store=debug`. Rejects a target without a level, because it is
+/// probably a misspelt level.
 pub(crate) fn parse_level(text: &str) -> Result<Targets, InvalidLogLevel> {
     let mut targets = Targets::new();
     for directive in text.split(',') {
         let (target, level) = directive.split_once('=').map_or((None, directive), |(t, l)| (Some(t), l));
-        // The parser of `LevelFilter` accepts an empty text.
+        // The parser of `LevelFilter` accepts an empty text, so it is rejected here.
         let level = Some(level.trim()).filter(|level| !level.is_empty()).ok_or(InvalidLogLevel)?;
         let level: LevelFilter = level.parse().map_err(|_| InvalidLogLevel)?;
         targets = match target.map(str::trim) {
@@ -104,8 +104,8 @@ pub(crate) fn parse_level(text: &str) -> Result<Targets, InvalidLogLevel> {
     Ok(targets)
 }
 
-/// Installs the subscriber of this process, which writes to standard error. Returns the guard of the buffer
-/// and the handle to change the level.
+/// Installs the subscriber of this process, which writes to standard error. Returns the guard of the buffer,
+/// and the handle with which the level can be changed.
 ///
 /// # Errors
 /// Returns an error if the process already has a subscriber.
@@ -122,15 +122,15 @@ pub fn init(config: &Log) -> Result<(LogFlushGuard, LogLevel), TryInitError> {
     let writer = Arc::clone(&lines);
     let started = std::thread::Builder::new().name("kith-log".into()).spawn(move || writer.run());
     if started.is_err() {
-        // Without the thread, each line is written by the thread that logs it.
+        // Without the writing thread, each line is written by the thread that logs it.
         lines.pending().has_no_thread = true;
     }
     log_panics();
     Ok((LogFlushGuard(lines), LogLevel(Arc::new(level))))
 }
 
-/// Creates a subscriber that writes each event at or above `level` as a line to `writer`. An invalid level
-/// counts as `info`.
+/// Creates a subscriber that writes each event at or above `level` as one line to `writer`. If `level` is
+/// invalid, uses `info`.
 pub(crate) fn subscriber<W>(
     level: &str,
     pretty: bool,
@@ -152,7 +152,8 @@ where
 
 /// Logs each panic as one event and counts it.
 ///
-/// A message formatted at run time may contain user input, so only the location is logged then.
+/// If the message was formatted at run time, it may contain user input. In this case, only the location is
+/// logged.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         PANICS.fetch_add(1, Ordering::Relaxed);
@@ -165,7 +166,7 @@ fn log_panics() {
 struct LogBuffer {
     pending: Mutex<Pending>,
     has_some: Condvar,
-    /// Locked while writing, so that lines stay in order.
+    /// Output. It is locked while lines are written, so that they stay in order.
     out: Mutex<Box<dyn Write + Send>>,
 }
 
@@ -188,7 +189,7 @@ impl LogBuffer {
         loop {
             let some = self.has_some.wait_while(self.pending(), |pending| pending.bytes.is_empty());
             let some = some.unwrap_or_else(PoisonError::into_inner);
-            // Waits for more lines, to write them together.
+            // Waits for more lines, so that they are written together.
             drop(self.has_some.wait_timeout_while(some, WRITE_EVERY, |p| p.bytes.len() < PENDING_BYTES / 2));
             self.write_out();
         }
@@ -197,7 +198,7 @@ impl LogBuffer {
     fn write_out(&self) {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = std::mem::take(&mut self.pending().bytes);
-        // A failure to write cannot be reported anywhere.
+        // An error cannot be reported, because the log itself has failed.
         let _ = out.write_all(&bytes);
     }
 
@@ -215,7 +216,7 @@ impl LogBuffer {
     }
 }
 
-/// Writer of one event's line.
+/// Writer for the line of one event.
 struct LogLineWriter<'l> {
     lines: &'l LogBuffer,
     urgent: bool,
@@ -252,7 +253,7 @@ mod tests {
 
     use super::*;
 
-    /// Writer that sends each write to the test.
+    /// Writer that sends each written text to the test through a channel.
     struct ChannelWriter(Sender<String>);
 
     impl Write for ChannelWriter {

@@ -1,5 +1,5 @@
-//! Prometheus metrics, one registry per server. Counting a request locks nothing but the histogram of its
-//! route.
+//! Prometheus metrics, with one registry per server. Counting a request takes no lock except that of its
+//! route's histogram.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -42,15 +42,15 @@ const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Metrics of one server.
 pub struct Metrics {
     registry: Registry,
-    /// Metrics per route. The first is for requests that no route matches.
+    /// Metrics of each route. The first element is for requests that no route matches.
     routes: Vec<RouteMetrics>,
     limited: Family<PolicyLabels, Counter>,
-    /// Number of requests being answered.
+    /// Number of requests that are being processed.
     pub in_flight: Gauge,
     /// Number of open connections.
     pub connections: Gauge,
     connections_limited: Family<ConnectionLabels, Counter>,
-    /// Counter per event kind.
+    /// Counter of each event kind.
     events: Vec<Counter>,
     security: Family<SecurityLabels, Counter>,
     delayed_purges: Family<PurgeLabels, Counter>,
@@ -60,11 +60,12 @@ pub struct Metrics {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "values of the metric's label")]
 pub enum SecurityEvent {
-    /// Log-in with a wrong password or an unknown address.
+    /// Login with a wrong password or an unknown e-mail address.
     login_failed,
-    /// Log-in attempt during a lockout.
+    /// Login attempt while logins are locked after too many failures.
     login_locked,
-    /// Registration of an address that is registered. Many from one network indicate enumeration.
+    /// Registration of an e-mail address that is already registered. Many from one network indicate account
+    /// enumeration.
     registered_address_tried,
     /// Access token that is not valid.
     token_refused,
@@ -72,7 +73,7 @@ pub enum SecurityEvent {
     refresh_refused,
     /// Request without the required permission.
     forbidden,
-    /// Reload of the signing keys because a token named an unknown one.
+    /// Reload of the signing keys, because a token named an unknown key.
     signing_keys_reloaded,
 }
 
@@ -81,12 +82,12 @@ struct SecurityLabels {
     kind: SecurityEvent,
 }
 
-/// Metrics of one route, looked up once and then only incremented.
+/// Metrics of one route. They are looked up once, and then only incremented.
 #[derive(Debug)]
 pub struct RouteMetrics {
     method: Option<Method>,
     template: String,
-    /// Path template whose limits apply to this route, if it is a deprecated path.
+    /// Path template of the route whose limits apply, if this route is a deprecated path.
     same_as: Option<String>,
     policy: RoutePolicy,
     by_status: [Counter; 5],
@@ -193,7 +194,8 @@ impl Metrics {
         }
     }
 
-    /// Counts committed events. `kinds` are the indexes of their kinds in the list of all modules' kinds.
+    /// Counts committed events. `kinds` contains the index of each event's kind in the list of the kinds of
+    /// all modules.
     pub(crate) fn record_events(&self, kinds: &[usize]) {
         kinds.iter().filter_map(|kind| self.events.get(*kind)).for_each(|counter| {
             counter.inc();
@@ -205,12 +207,12 @@ impl Metrics {
         self.security.get_or_create(&SecurityLabels { kind }).inc();
     }
 
-    /// Counts a purge run that left due items.
+    /// Counts a purge run after which due items remain.
     pub(crate) fn record_delayed_purge(&self, purge: &'static str) {
         self.delayed_purges.get_or_create(&PurgeLabels { purge }).inc();
     }
 
-    /// Counts a connection that was affected by a connection limit, by limit and outcome.
+    /// Counts a connection that was rejected or evicted because of a connection limit, by limit and outcome.
     pub(crate) fn record_limited_connection(&self, limit: &'static str, outcome: &'static str) {
         self.connections_limited.get_or_create(&ConnectionLabels { limit, outcome }).inc();
     }
@@ -220,7 +222,7 @@ impl Metrics {
         &self.routes
     }
 
-    /// Returns the counter of requests rejected by `policy`.
+    /// Returns the counter of requests that the limit `policy` has rejected.
     pub(crate) fn limited(&self, policy: &'static str) -> Counter {
         self.limited.get_or_create_owned(&PolicyLabels { policy })
     }
@@ -262,8 +264,8 @@ impl RouteMetrics {
         &self.template
     }
 
-    /// Returns the path template whose limits apply: the route's own, or that of the operation it is a
-    /// deprecated path of.
+    /// Returns the path template of the route whose limits apply: that of this route or, for a deprecated
+    /// path, that of the route that replaces it.
     pub(crate) fn limit_path(&self) -> &str {
         self.same_as.as_deref().unwrap_or(&self.template)
     }
@@ -272,12 +274,12 @@ impl RouteMetrics {
         self.policy
     }
 
-    /// Returns the method; `None` for requests that no route matches.
+    /// Returns the method, or `None` for requests that no route matches.
     pub(crate) fn method(&self) -> Option<&Method> {
         self.method.as_ref()
     }
 
-    /// Counts one response and observes its duration.
+    /// Counts one response and records its duration.
     pub(crate) fn count(&self, status: u16, took: Duration) {
         let class = usize::from(status / 100).clamp(1, 5);
         self.by_status[class - 1].inc();
@@ -285,7 +287,7 @@ impl RouteMetrics {
     }
 }
 
-/// Gauges that are read when metrics are requested.
+/// Gauges whose values are read when a client requests metrics.
 struct ServerCollector {
     db: Store,
     passwords: Arc<PasswordCounts>,
@@ -340,7 +342,8 @@ impl ServerCollector {
         Ok(())
     }
 
-    /// Encodes the duration of all statements together. The facts for administrators have it per statement.
+    /// Encodes the durations of all statements together. The facts for administrators contain them per
+    /// statement.
     fn encode_statements(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let times = self.db.statement_times();
         let in_seconds = |us: u64| us as f64 / 1_000_000.0;

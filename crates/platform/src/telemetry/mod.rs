@@ -1,4 +1,4 @@
-//! Logs and metrics for operators, without personal data, queries or secrets.
+//! Logs and metrics for operators. They contain no personal data, queries or secrets.
 
 mod consumer_metrics;
 mod job_metrics;

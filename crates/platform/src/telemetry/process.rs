@@ -1,5 +1,5 @@
-//! Resource usage of the process and resources of the machine. A value that the system does not provide is
-//! `None`, never an estimate.
+//! Resource usage of the process, and resources of the machine. If the system does not provide a value, it is
+//! `None`; values are never estimated.
 
 use std::path::Path;
 
@@ -12,14 +12,15 @@ pub fn resident_bytes() -> Option<u64> {
     Some(pages * u64::try_from(rustix::param::page_size()).ok()?)
 }
 
-/// Returns the free bytes available to this process and the total bytes of the disk that holds `path`.
+/// Returns the free and the total bytes of the disk that contains `path`. Free bytes are those that this
+/// process can use.
 pub fn disk_free(path: &Path) -> Option<(u64, u64)> {
     let disk = rustix::fs::statvfs(path).ok()?;
     Some((disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize))
 }
 
-/// Returns an opaque digest of the boot id and the PID namespace. It is equal for two processes only if their
-/// process ids are comparable.
+/// Returns a digest of the boot id and the PID namespace. Two processes with the same digest can compare
+/// their process ids. With different digests, they cannot.
 pub fn machine() -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let numbers = std::fs::read_link("/proc/self/ns/pid").ok()?;
@@ -28,7 +29,7 @@ pub fn machine() -> Option<String> {
     Some(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Measured value: its name without `kith_`, its description and its value.
+/// Measured value of a resource, with its name and description. The name has no prefix `kith_`.
 pub(super) struct ResourceMetric {
     pub name: &'static str,
     pub help: &'static str,
@@ -37,8 +38,8 @@ pub(super) struct ResourceMetric {
     pub is_counter: bool,
 }
 
-/// Returns memory, processor, disk and network usage of this process and of the machine, as far as Linux
-/// provides them.
+/// Returns the memory, processor, disk and network usage of this process and of the machine. Contains only
+/// the values that Linux provides.
 pub(super) fn resource_metrics() -> Vec<ResourceMetric> {
     let (status, io) = (read("/proc/self/status"), read("/proc/self/io"));
     let (memory, net) = (read("/proc/meminfo"), read("/proc/self/net/dev"));
@@ -50,8 +51,8 @@ pub(super) fn resource_metrics() -> Vec<ResourceMetric> {
         |name, help, value: Option<f64>| Some(ResourceMetric { name, help, value: value?, is_counter: true });
     let open = std::fs::read_dir("/proc/self/fd").ok().map(|all| all.count() as f64);
     [
-        // The system allocator has no statistics of its own; anonymous memory is the closest value that the
-        // kernel reports.
+        // The system allocator has no statistics. The closest value that the kernel reports is the anonymous
+        // memory.
         gauge(
             "process_anonymous_memory_bytes",
             "Anonymous memory: allocator and stacks",
@@ -87,7 +88,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-/// Returns the number after `name:` at the beginning of a line.
+/// Returns the number that follows `name:` at the beginning of a line.
 fn field(text: &str, name: &str) -> Option<f64> {
     let values = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     values.split_whitespace().next()?.parse().ok()
@@ -101,16 +102,16 @@ fn ticks_per_second() -> f64 {
     rustix::param::clock_ticks_per_second() as f64
 }
 
-/// Returns user and system time. They follow the program name in parentheses, which can contain anything
-/// (proc(5)).
+/// Returns user plus system time in seconds. In the file, they follow the program name, which is in
+/// parentheses and can contain any characters (proc(5)).
 fn process_cpu_s(stat: &str) -> Option<f64> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut times = fields.split(' ').skip(11).map(str::parse::<f64>);
     Some((times.next()?.ok()? + times.next()?.ok()?) / ticks_per_second())
 }
 
-/// Reads the first line: user, nice, system, idle, iowait, irq, softirq, steal (proc(5)). Guest time is
-/// included in user time.
+/// Returns busy or idle time in seconds, from the first line: user, nice, system, idle, iowait, irq, softirq,
+/// steal (proc(5)). User time includes guest time.
 fn host_cpu_s(stat: &str, busy: bool) -> Option<f64> {
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let times = line.split_whitespace().take(8).map(|time| time.parse::<f64>().unwrap_or(0.0));
@@ -118,7 +119,8 @@ fn host_cpu_s(stat: &str, busy: bool) -> Option<f64> {
     Some(of_kind.sum::<f64>() / ticks_per_second())
 }
 
-/// Sums the column `at` of all devices except loopback: received bytes are column 0, sent bytes column 8.
+/// Returns the sum of column `at` over all devices except loopback. Column 0 is received bytes, column 8 is
+/// sent bytes.
 fn network(dev: &str, at: usize) -> Option<f64> {
     let devices = dev.lines().filter_map(|line| line.split_once(':')).filter(|(name, _)| name.trim() != "lo");
     let bytes = devices.filter_map(|(_, columns)| columns.split_whitespace().nth(at)?.parse::<f64>().ok());

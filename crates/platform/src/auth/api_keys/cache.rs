@@ -1,5 +1,5 @@
-//! Verification of API keys in requests. Keys are cached until an event says that they changed; their last
-//! use is recorded at most once a minute.
+//! Verification of API keys in requests. Keys are cached until an event reports a change. The last use of a
+//! key is recorded at most once a minute.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::telemetry::SecurityEvent;
 /// Maximum number of cached keys.
 const MAX_CACHED_KEYS: usize = 10_000;
 
-/// Cache of keys by id. `None` records that no such key exists.
+/// Cache of API keys by id. `None` means that no key with this id exists.
 pub(crate) struct ApiKeyCache(Cache<ApiKeyId, Option<Arc<CachedApiKey>>>);
 
 impl ApiKeyCache {
@@ -28,9 +28,8 @@ impl ApiKeyCache {
 
     /// Returns the active key that matches `text` at `now`, and records its use.
     ///
-    /// # Errors
     /// Returns a 401 problem if the key is malformed, unknown, expired or revoked, if its secret is wrong, or
-    /// if its creator may no longer create keys; and a problem of the store if the database fails.
+    /// if its creator may no longer create keys. Returns a problem of the store if the database fails.
     pub async fn authenticate(
         &self,
         app: &App,
@@ -45,7 +44,8 @@ impl ApiKeyCache {
             "The API key is malformed: its checksum is wrong. Check that it was copied completely.";
         let sent = ApiKeyText::parse(text).map_err(|_| refuse(malformed))?;
         let known = self.find(app, sent.id).await?;
-        // Compared in constant time, so that the response time does not reveal a partial match.
+        // The digests are compared in constant time, so that the response time does not reveal a partial
+        // match.
         let is_it = |key: &Arc<CachedApiKey>| verify_slices_are_equal(&key.digest, &sent.digest()).is_ok();
         let known = known.filter(is_it).filter(|key| key.is_active(now));
         let key = known.ok_or_else(|| refuse(KEY_NOT_VALID))?;
@@ -56,7 +56,7 @@ impl ApiKeyCache {
         Ok(key)
     }
 
-    /// Verifies again that a key is active and has `permission`, for a long-running request.
+    /// Verifies again, during a long-running request, that a key is active and has `permission`.
     ///
     /// # Errors
     /// Returns a 401 problem if the key is no longer valid, and a problem of the store if the database fails.
@@ -89,7 +89,7 @@ impl ApiKeyCache {
         Ok(role.is_some_and(|role| role.has(WriteApiKeys::NAME)))
     }
 
-    /// Records the use of the key in a background task, at most once a minute. A crash can lose one such
+    /// Records the use of the key in a background task, at most once a minute. A crash can lose the latest
     /// record.
     fn record_use(&self, app: &App, key: &CachedApiKey, now: Timestamp) {
         if !key.takes_note(now) {
@@ -105,6 +105,6 @@ impl ApiKeyCache {
     }
 }
 
-/// One text for all these cases, so that the response does not reveal which of them applies.
+/// All these cases have the same text, so that the response does not reveal which case applies.
 const KEY_NOT_VALID: &str = "This API key is not valid: it is unknown, expired or revoked, or its creator \
                              may no longer create keys.";

@@ -1,4 +1,5 @@
-//! Commands that create and revoke API keys. Each writes an audit entry and emits an event for all nodes.
+//! Commands that create and revoke API keys. Each command writes an audit entry, and emits an event for all
+//! nodes.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::App;
 use crate::auth::{Permission as _, WriteApiKeys};
 use crate::http::store_problem;
 
-/// Creates a key for `creator`. Returns it with its text, which cannot be recovered later.
+/// Creates a key for `creator`. Returns the key and its complete text, which cannot be recovered later.
 ///
 /// # Errors
 /// Returns the store's error if the database fails.

@@ -1,5 +1,4 @@
-//! HTTP endpoints for administering API keys. The secret of a key is returned only by the response that
-//! creates it.
+//! HTTP endpoints for administering API keys. Only the response that creates a key contains its secret.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -43,7 +42,7 @@ struct CreatedApiKey {
     #[serde(flatten)]
     about: ApiKey,
     /// Complete API key, to be sent as `Authorization: Bearer <key>`. It is returned only once; the server
-    /// stores a digest of it.
+    /// stores only a digest of its secret.
     #[schema(
         example = "kith_06gvr4a6tpo03dm123evt0lv9s_a3c5ho4obr67uo21hangphdbb1vk5gin1a4415d9t36apk7mahe1dk8h2k"
     )]
@@ -120,9 +119,9 @@ async fn get_api_key(
 
 /// Revoke an API key
 ///
-/// Revokes the key permanently. The node that handles the request rejects the key at once, other nodes within
-/// about a second. Revoking a revoked key has no effect. API keys cannot revoke API keys. Requires the
-/// permission `api_keys.write`.
+/// Revokes the key permanently. The node that handles the request rejects the key at once; other nodes reject
+/// it within about a second. If the key is already revoked, nothing changes. API keys cannot revoke API keys.
+/// Requires the permission `api_keys.write`.
 #[utoipa::path(
     delete, path = "/api/v1/admin/api-keys/{id}", security(("bearer" = ["api_keys.write"])),
     params(("id" = ApiKeyId, Path, description = "ID of the API key.")),

@@ -1,4 +1,4 @@
-//! A key, as requests are judged by it.
+//! Cached form of an API key, which requests are verified against.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use kith_kernel::{ApiKeyId, Timestamp, UserId, minutes};
 use super::super::USER_ONLY_PERMISSIONS;
 use super::model::ApiKeyStatus;
 
-/// How often the last use of a key is written down.
+/// Minimum time between two records of the last use of a key.
 pub(super) const NOTED_EVERY: Duration = minutes(1);
 
-/// Data of a key that verification needs.
+/// Data of an API key that is needed to verify requests.
 #[derive(Debug)]
 pub(crate) struct CachedApiKey {
     pub id: ApiKeyId,
@@ -38,7 +38,8 @@ impl CachedApiKey {
         Self { id, digest, created_by, scopes, expires_at, revoked_at, last_used_ms }
     }
 
-    /// Returns true if the key has this permission as a scope.
+    /// Returns true if the key has the scope `permission`. Permissions that keys cannot have are always
+    /// rejected.
     pub fn has(&self, permission: &str) -> bool {
         !USER_ONLY_PERMISSIONS.contains(&permission) && self.scopes.iter().any(|scope| scope == permission)
     }
@@ -47,8 +48,8 @@ impl CachedApiKey {
         ApiKeyStatus::at(now, self.expires_at, self.revoked_at) == ApiKeyStatus::Active
     }
 
-    /// Returns true if this use must be recorded, and then sets the time of the last recorded use to `now`. A
-    /// use is recorded if the last recorded one is at least a minute old.
+    /// Returns true if this use must be recorded because the last record is at least a minute old. In this
+    /// case, sets the time of the last recorded use to `now`.
     pub(super) fn takes_note(&self, now: Timestamp) -> bool {
         let noted_ms = i64::try_from(NOTED_EVERY.as_millis()).unwrap_or(i64::MAX);
         let now_ms = now.as_millis();
@@ -65,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn use_is_recorded_at_most_once_per_minute() {
+    fn key_use_is_recorded_at_most_once_per_minute() {
         let now = Timestamp::from_millis(1_767_225_600_000);
         let id = ApiKeyId(Uuid::nil());
         let key = CachedApiKey::new(id, vec![], UserId(Uuid::nil()), vec![], None, None, None);

@@ -1,8 +1,8 @@
-//! API keys, which authenticate programs. Administrators create and revoke them; a key cannot have more
+//! API keys, which authenticate programs. Administrators create and revoke them. A key cannot have more
 //! permissions than its creator. Only a digest of the secret is stored.
 //!
 //! A key is valid only while its creator may create keys. It is rejected while the creator is suspended,
-//! deleted or not an administrator, and accepted again when that ends.
+//! deleted or not an administrator. If the creator may create keys again, the key is accepted again.
 
 mod cache;
 mod commands;
@@ -25,12 +25,12 @@ pub use model::{ApiKey, ApiKeyError, ApiKeyStatus, NewApiKey};
 pub(super) use text::ApiKeyText;
 pub(super) use text::is_api_key;
 
-/// Event of a new key.
+/// Event that an API key was created.
 pub(crate) const CREATED: &str = "api_key.created";
-/// Event of a revoked key.
+/// Event that an API key was revoked.
 pub(crate) const REVOKED: &str = "api_key.revoked";
 
-/// Fact for administrators: the number of stored keys and of their digests.
+/// Fact for administrators: the number of stored keys, and the number of valid digests among them.
 pub(crate) const STORED_KEYS_FACT: Fact = Fact {
     name: "api_keys.stored",
     read: |q, _| {
@@ -39,10 +39,10 @@ pub(crate) const STORED_KEYS_FACT: Fact = Fact {
     },
 };
 
-/// Personal data: keys belong to the user who created them, and are purged with that user.
+/// Personal data: keys belong to the user who created them, and are deleted when that user is purged.
 pub(crate) const PERSONAL: PersonalData = PersonalData {
-    // Keys of a user who leaves need no change: they are rejected meanwhile, and valid again if the user
-    // returns.
+    // The deletion of an account does not change its keys. They are rejected while the account is deleted,
+    // and valid again if the account is restored.
     on_account_deletion: |_, _, _| Ok(()),
     export: &[ExportPart::Value(|q, user| Ok(json!({ "api_keys": rows::list_of(q, user)? })))],
     count: |q, user| Ok(vec![("api_keys", rows::count_of(q, user)?)]),

@@ -1,4 +1,4 @@
-//! API keys as administrators see them, and the validation of new ones.
+//! API keys as returned to administrators, and the validation of new keys.
 
 use std::collections::BTreeSet;
 
@@ -44,7 +44,7 @@ pub struct ApiKey {
     pub last_used_at: Option<Timestamp>,
 }
 
-/// Status of an API key. An active key is rejected nevertheless while its creator may not create keys.
+/// Status of an API key. Even an active key is rejected while its creator may not create keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ApiKeyStatus {
@@ -76,12 +76,12 @@ pub struct NewApiKey {
 }
 
 impl NewApiKey {
-    /// Validates the input of a caller with `role` at `now`. Scopes are sorted and deduplicated.
+    /// Validates the input of a caller with `role` at `now`. Sorts the scopes and removes duplicates.
     ///
     /// # Errors
-    /// Returns all faults, each with a JSON Pointer to its field: an invalid name; no scopes or more than 50;
-    /// a scope that is unknown, reserved for people, or not a permission of `role`; an expiry that is not in
-    /// the future.
+    /// Returns all errors, each with a JSON Pointer to its field. Errors are an invalid name, no scopes or
+    /// more than 50 scopes, and an expiry that is not in the future. A scope is an error if it is unknown,
+    /// not allowed for API keys, or not a permission of `role`.
     pub fn parse(
         role: Role,
         now: Timestamp,
@@ -148,7 +148,7 @@ mod tests {
         parsed.map(|key| key.scopes).map_err(|faults| faults.into_iter().map(|fault| fault.code).collect())
     }
 
-    /// ACC-13: least privilege.
+    /// ACC-13: a key gets only permissions that its creator has.
     #[test]
     fn scopes_are_limited_to_creator_permissions() {
         assert_eq!(

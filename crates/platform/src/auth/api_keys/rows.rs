@@ -47,7 +47,7 @@ pub(super) fn find(q: &Query<'_>, id: ApiKeyId, now: Timestamp) -> Result<Option
     })
 }
 
-/// Returns the data of a key that verification needs.
+/// Returns the data of a key that is needed to verify requests.
 pub(super) fn find_known(q: &Query<'_>, id: ApiKeyId) -> Result<Option<CachedApiKey>, Error> {
     q.one(
         "SELECT digest, created_by, scopes, expires_at, revoked_at, last_used_at FROM api_keys WHERE id = $1",
@@ -112,13 +112,13 @@ pub(super) fn delete_of(tx: &Tx<'_>, user: UserId) -> Result<(), Error> {
     Ok(())
 }
 
-/// Revokes a key. Returns false if it was revoked already or does not exist.
+/// Revokes a key. Returns false if the key was already revoked or does not exist.
 pub(super) fn revoke(tx: &Tx<'_>, id: ApiKeyId, at: Timestamp) -> Result<bool, Error> {
     let sql = "UPDATE api_keys SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL";
     tx.exec(sql, params![id.0, at]).map(|rows| rows == 1)
 }
 
-/// Records a use at `at`, unless a use after `before` is recorded already, for example by another node.
+/// Records a use at `at`, unless a use after `before` is already recorded, for example by another node.
 pub(super) fn record_use(tx: &Tx<'_>, id: ApiKeyId, at: Timestamp, before: Timestamp) -> Result<(), Error> {
     tx.exec_deferred(
         "UPDATE api_keys SET last_used_at = $2 WHERE id = $1 AND (last_used_at IS NULL OR last_used_at <= $3)",

@@ -1,9 +1,9 @@
 //! Textual form of API keys: `kith_`, the encoded id, `_`, and the encoded secret with its checksum.
 //!
-//! The id has 26 digits, the secret with its checksum 58, in lower-case base 32 with the extended hex
-//! alphabet (RFC 4648, section 7) without padding: `kith_[0-9a-v]{26}_[0-9a-v]{58}`. The checksum is the
-//! CRC-32 (ISO 3309) of id and secret. It lets scanners recognize keys, and distinguishes a typing error from
-//! a wrong key without a lookup.
+//! The encoded id has 26 characters, and the encoded secret with its checksum has 58. The encoding is
+//! lower-case base 32 with the extended hex alphabet (RFC 4648, section 7), without padding. Every key
+//! matches `kith_[0-9a-v]{26}_[0-9a-v]{58}`. The checksum is the CRC-32 (ISO 3309) of id and secret. It lets
+//! scanners recognize keys, and detects typing errors without a database read.
 
 use data_encoding::BASE32_DNSSEC;
 use kith_kernel::ApiKeyId;
@@ -16,10 +16,10 @@ const ID_BYTES: usize = 16;
 const SECRET_BYTES: usize = 32;
 const CHECKSUM_BYTES: usize = 4;
 
-/// Complete key, as its holder has it. `Debug` output omits the secret, so that it cannot be logged.
+/// Complete API key with its secret. `Debug` output omits the secret, so that it cannot be logged.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct ApiKeyText {
-    /// Id that the key claims.
+    /// Id that the key contains. It is not authenticated yet.
     pub id: ApiKeyId,
     secret: [u8; SECRET_BYTES],
 }
@@ -28,7 +28,7 @@ pub(crate) struct ApiKeyText {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InvalidApiKey;
 
-/// Returns true if `text` begins like an API key.
+/// Returns true if `text` begins with the prefix of API keys.
 pub(crate) fn is_api_key(text: &str) -> bool {
     text.starts_with(PREFIX)
 }
@@ -50,7 +50,8 @@ impl ApiKeyText {
         format!("{}_{}", public_prefix(self.id), BASE32_DNSSEC.encode(&checked))
     }
 
-    /// Parses the text returned by [`ApiKeyText::reveal`]. No other form of the same key is accepted.
+    /// Parses a text returned by [`ApiKeyText::reveal`]. Any other representation of the same key is
+    /// rejected.
     ///
     /// # Errors
     /// Returns [`InvalidApiKey`] if the text is malformed or its checksum is wrong.
@@ -64,8 +65,8 @@ impl ApiKeyText {
         if key.checksum() == *checksum { Ok(key) } else { Err(InvalidApiKey) }
     }
 
-    /// Returns the digest that the database stores. One round of SHA-256 suffices: slow hashing protects
-    /// secrets that people choose, and these are 256 random bits.
+    /// Returns the digest that the database stores. One round of SHA-256 is enough: slow hash functions
+    /// protect secrets that people choose, but this secret consists of 256 random bits.
     pub fn digest(&self) -> [u8; 32] {
         Sha256::digest(self.secret).into()
     }
@@ -84,7 +85,8 @@ impl std::fmt::Debug for ApiKeyText {
     }
 }
 
-/// Decodes exactly `N` bytes. Upper-case digits are rejected, so that every key has one textual form.
+/// Decodes a text of exactly `N` bytes. Rejects upper-case digits, so that every key has only one textual
+/// form.
 fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.len() != BASE32_DNSSEC.encode_len(N) || text.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return None;

@@ -25,7 +25,7 @@ struct Operation {
 }
 
 impl Operation {
-    /// Returns the path with an unknown id for each parameter.
+    /// Returns the path with [`NO_ID`] in place of each parameter.
     fn path_with_unknown_ids(&self) -> String {
         let parts = self.path.split('/').map(|part| if part.starts_with('{') { NO_ID } else { part });
         parts.collect::<Vec<_>>().join("/")
@@ -58,7 +58,7 @@ fn operations(document: &Value) -> Result<Vec<Operation>> {
     Ok(all)
 }
 
-/// Sends all operations as each caller.
+/// Sends every operation as each kind of caller and fails if one without permission is accepted.
 pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("operations by callers who may not");
     let document =

@@ -69,8 +69,8 @@ pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     });
 }
 
-/// A token that was just used returns the same pair again, never a second one. Use of an older token ends the
-/// session.
+/// Uses one refresh token concurrently. A token that was just used returns the same pair of tokens again,
+/// never a second pair. Use of an older token ends the session.
 fn refresh(server: &AttackedServer) -> Result<String> {
     let racer = server.register("refresher")?;
     let spend =

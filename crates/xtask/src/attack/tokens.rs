@@ -1,4 +1,4 @@
-//! Attacks with forged, foreign and expired access tokens.
+//! Attacks with access tokens that are forged, expired, or signed by another server.
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;

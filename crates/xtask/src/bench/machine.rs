@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use crate::load::now;
 
-/// Duration of the fsync measurement.
+/// Default duration of the fsync measurement.
 pub const FSYNC_FOR: Duration = Duration::from_secs(3);
 
-/// Returns processor, cores, memory and kernel.
+/// Returns a description of the machine: processor, cores, memory and kernel.
 pub fn describe() -> Result<Value> {
     let field = |file: &str, name: &str| -> Result<String> {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
@@ -43,7 +43,7 @@ pub struct Fsync {
     pub p99_ms: f64,
 }
 
-/// Measures sequential writes of 4 KiB with fdatasync in `folder` for `length`.
+/// Writes blocks of 4 KiB sequentially to a file in `folder`, with fdatasync after each, for `length`.
 pub fn fsync(folder: &Path, length: Duration) -> Result<Fsync> {
     let path = folder.join("fsync");
     let file = File::options().create(true).truncate(true).write(true).open(&path)?;
@@ -71,11 +71,11 @@ pub fn cpu_s(pid: u32) -> Result<f64> {
     Ok(stat.own_ticks as f64 / ticks_per_s())
 }
 
-/// Returns the CPU time of a process and its children in seconds, including children that have ended.
+/// Returns the CPU time of a process and its children in seconds. Children that have ended are included.
 pub fn cpu_with_children_s(pid: u32) -> Result<f64> {
     let parent = Stat::of(pid)?;
     let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    // A child that ends meanwhile is skipped: its time is added to the parent's.
+    // A child that ends during the loop is skipped, because its time is added to that of the parent.
     let children = pids.filter_map(|child| Stat::of(child).ok()).filter(|child| child.parent == pid);
     let ticks = parent.own_ticks + parent.reaped_ticks + children.map(|child| child.own_ticks).sum::<u64>();
     Ok(ticks as f64 / ticks_per_s())
@@ -107,7 +107,8 @@ impl Stat {
             .context("/proc/PID/stat reads otherwise")
     }
 
-    /// The program name may contain spaces and parentheses, so fields are counted from its last parenthesis.
+    /// Parses the fields. The program name may contain spaces and parentheses, so fields are counted from the
+    /// last parenthesis.
     fn parse(text: &str) -> Option<Self> {
         let fields: Vec<_> = text.rsplit_once(") ")?.1.split(' ').collect();
         let number = |at: usize| fields.get(at)?.parse::<u64>().ok();

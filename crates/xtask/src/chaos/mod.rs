@@ -53,7 +53,7 @@ fn fresh_folder(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Returns the number of trials of each clean report.
+/// Returns one record of trials for each report without violations.
 fn trials(row: &str, reports: &[rounds::RoundsReport]) -> Tests {
     let clean = reports.iter().filter(|report| report.is_clean());
     let trials = clean.map(|report| Trials {

@@ -1,5 +1,6 @@
-//! `cargo xtask chaos stop`: stops one of two nodes behind HAProxy with SIGTERM, in turns, under load. Every
-//! request must get a complete response, and every acknowledged write must exist once.
+//! `cargo xtask chaos stop`: two nodes run behind HAProxy under load. SIGTERM stops and restarts one of them,
+//! then the other, in turns. Every request must get a complete response, and every acknowledged write must
+//! exist exactly once.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -25,9 +26,10 @@ use crate::load::{Connection, Pairs, now, on_one_thread};
 use crate::mode::Mode;
 
 const CLIENTS: usize = 32;
-/// Duration of load between a node's return and the next stop, in which HAProxy notices the return.
+/// Duration of load from the restart of a node to the next stop. HAProxy detects the restarted node in this
+/// time.
 const BETWEEN_STOPS: Duration = Duration::from_millis(400);
-/// Maximum duration of a stop.
+/// Maximum time in which a stopped node must exit.
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
 const HAPROXY_UP_WITHIN: Duration = Duration::from_secs(10);
 
@@ -41,7 +43,7 @@ pub struct Args {
     mode: Mode,
 }
 
-/// Stops nodes repeatedly. Fails if a client notices.
+/// Stops nodes repeatedly. Fails if a client gets an error or an acknowledged write is missing.
 pub fn stop(args: &Args) -> Result<()> {
     let binary = build(args.mode)?;
     let rounds = args.rounds.unwrap_or(args.mode.pick(50, 2));
@@ -86,7 +88,7 @@ pub fn stop(args: &Args) -> Result<()> {
 #[derive(Default)]
 struct StopReport {
     acknowledged: u64,
-    /// Responses or errors instead of acknowledgements.
+    /// Responses and errors that clients got instead of acknowledgements.
     failures: Vec<String>,
     exits: Vec<Duration>,
 }
@@ -110,7 +112,7 @@ impl StopReport {
                 .to_owned();
         let trials = Trials { row: "REL-01".to_owned(), what, trials: rounds.into() };
         let trials = Tests { trials: holds.then_some(trials).into_iter().collect(), ..Tests::default() };
-        // The row requires 20 stops.
+        // The row passes only with at least 20 stops.
         let rows: Vec<_> = (rounds >= 20 || !holds).then_some(row).into_iter().collect();
         evidence::write_with_tests("cargo xtask chaos stop", &rows, &trials)
     }

@@ -1,5 +1,5 @@
-//! Simulates a power cut on a folder: reverts all or some of the unsynced writes that `shim/power.c`
-//! recorded.
+//! Simulates a power cut on a folder. `shim/power.c` records writes, and this module reverts all or some of
+//! those that were not synced.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -32,7 +32,7 @@ struct Step {
     old: Vec<u8>,
 }
 
-/// Parsed record of the shim for one run.
+/// Record that the shim wrote in one run, parsed.
 #[derive(Debug, Default)]
 pub struct UndoLog {
     /// Unsynced steps of each file, in order, with their numbers.
@@ -44,16 +44,17 @@ pub struct UndoLog {
 /// Extent of the loss in a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// All unsynced writes in every file.
+    /// All unsynced writes in every file are lost.
     All,
-    /// In each file, all writes from a random moment on.
+    /// In each file, all unsynced writes after a random position are lost.
     Suffix,
-    /// In each file a random subset, with one write torn at a sector boundary.
+    /// In each file, a random subset of the unsynced writes is lost. One of them is torn at a sector
+    /// boundary.
     Subset,
 }
 
 impl Loss {
-    /// Draws a loss, with a higher probability for `All`.
+    /// Draws a random extent. `All` is twice as likely as each other.
     pub fn draw(rng: &mut Rng) -> Self {
         *rng.choice([Self::All, Self::All, Self::Suffix, Self::Subset].iter()).expect("there are four")
     }
@@ -119,7 +120,7 @@ impl UndoLog {
     }
 }
 
-/// Returns for each of `n` steps whether it reached the disk.
+/// Returns for each of `n` steps true if it reached the disk.
 fn choose_kept_steps(n: usize, loss: Loss, rng: &mut Rng) -> Vec<bool> {
     let first_lost = rng.usize(0..=n);
     (0..n)
@@ -131,9 +132,9 @@ fn choose_kept_steps(n: usize, loss: Loss, rng: &mut Rng) -> Vec<bool> {
         .collect()
 }
 
-/// Reverts all steps, newest first, and keeps the reverted data. Then applies the kept steps again, oldest
-/// first. With `tear`, the first lost write of more than a sector still reaches the disk with its first
-/// sectors.
+/// Reverts all steps, newest first, and remembers the data that they had written. Then repeats the kept
+/// steps, oldest first. With `tear`, the first lost write that is longer than a sector is written again in
+/// part, up to a random sector boundary.
 fn replay(path: &Path, steps: &[&Step], kept: &[bool], tear: Option<Rng>) -> Result<()> {
     let mut made = Vec::new();
     for step in steps.iter().rev() {
@@ -180,8 +181,8 @@ fn redo(path: &Path, step: &Step, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Removes a file if it exists. Everything written between two unlinks may be lost, so that the second finds
-/// no file.
+/// Removes a file if it exists. If everything written between two unlinks of the file is lost, the second
+/// unlink finds no file.
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -198,7 +199,7 @@ fn open(path: &Path) -> Result<File> {
 mod tests {
     use super::*;
 
-    /// Folder with one file, and the record that the shim would have written for its changes.
+    /// Folder with one file, and the record that the shim would write for changes of the file.
     struct Disk {
         _folder: tempfile::TempDir,
         path: PathBuf,

@@ -1,22 +1,22 @@
-//! Compares the outcomes that clients know with the server's state. Pure, so that tests can show that it
-//! detects each violation.
+//! Compares the outcomes that clients know with the server's state. Does no I/O, so that tests can show that
+//! it detects each violation.
 
 use std::collections::{HashMap, HashSet};
 
 use super::journal::{CoupleScenario, Journal, JournalPosition, SentRequest, WriteOutcome};
 
-/// State that the server shows of the accounts in question.
+/// State of the compared accounts, as the server shows it.
 #[derive(Debug, Default)]
 pub struct ServerView {
     /// Accounts whose token still works.
     pub known: HashSet<usize>,
-    /// Requests sent by each sender in question.
+    /// Requests sent by each compared sender.
     pub sent: HashMap<usize, Vec<ListedRequest>>,
-    /// Bond of each account in question.
+    /// Id of the bond of each compared account.
     pub bonds: HashMap<usize, Option<String>>,
 }
 
-/// Request in a list.
+/// Partner request as listed by the server.
 #[derive(Clone, Debug)]
 pub struct ListedRequest {
     pub id: String,
@@ -24,14 +24,14 @@ pub struct ListedRequest {
     pub status: String,
 }
 
-/// Violations, as text.
+/// Violations, described as text.
 #[derive(Debug, Default)]
 pub struct RoundsVerdict {
     /// Acknowledged writes that are missing or not in the acknowledged state.
     pub lost: Vec<String>,
     /// Writes that exist more than once.
     pub doubled: Vec<String>,
-    /// Changes of which one part is present and another is missing.
+    /// Changes of which one part exists and another is missing.
     pub half_applied: Vec<String>,
     /// Writes that exist although they were rejected or never sent.
     pub unexpected: Vec<String>,
@@ -43,7 +43,7 @@ impl RoundsVerdict {
     }
 }
 
-/// Compares everything recorded after `since`.
+/// Compares everything recorded after `since` with the server's state.
 pub fn judge(journal: &Journal, since: JournalPosition, view: &ServerView) -> RoundsVerdict {
     let mut verdict = RoundsVerdict::default();
     for account in since.accounts..journal.accounts.len() {
@@ -64,7 +64,7 @@ pub fn judge(journal: &Journal, since: JournalPosition, view: &ServerView) -> Ro
     verdict
 }
 
-/// Checks one request against its outcome. Returns the request that the server shows.
+/// Compares one request with its known outcome. Returns the request in the server's list, if there is one.
 fn judge_ask<'v>(
     journal: &Journal,
     ask: &SentRequest,
@@ -129,7 +129,8 @@ mod tests {
     use super::*;
     use crate::load::accounts::LoadAccount;
 
-    /// Returns a journal with accounts 0 to 3: 0 requested 1, and 2 and 3 are a couple with a request from 0.
+    /// Returns a journal with accounts 0 to 3. Account 0 sent a request to 1. Accounts 2 and 3 are a couple,
+    /// and 0 had sent a request to 2.
     fn journal(plain: WriteOutcome, request_outcome: WriteOutcome, accepted: WriteOutcome) -> Journal {
         let folder = tempfile::tempdir().unwrap();
         let mut journal =
@@ -162,7 +163,8 @@ mod tests {
         }
     }
 
-    /// Returns the numbers of lost, doubled, half applied and invented writes.
+    /// Returns the numbers of lost, doubled, half-applied and unexpected writes after `change` to a complete
+    /// view.
     fn found(journal: &Journal, change: impl FnOnce(&mut ServerView)) -> [usize; 4] {
         let mut view = complete_view();
         change(&mut view);

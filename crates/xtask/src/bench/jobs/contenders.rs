@@ -22,7 +22,7 @@ pub enum Contender {
     BullAlways,
     BullEachSecond,
     Graphile,
-    /// Default configuration: no local queue and no batching.
+    /// Graphile Worker in its default configuration, without local queue and batching.
     GraphilePlain,
 }
 
@@ -54,7 +54,7 @@ impl Contender {
         matches!(self, Self::KithSqlite | Self::KithPostgres)
     }
 
-    /// Returns true if it processes only a few thousand jobs per second in this row.
+    /// Returns true if this contender processes only a few thousand jobs per second in the benchmark `row`.
     pub fn is_slow_at(self, row: &str) -> bool {
         match self {
             Self::Graphile => row == "single",
@@ -63,8 +63,9 @@ impl Contender {
         }
     }
 
-    /// Returns true if the row applies: SQLite allows one process only, and Graphile's batching does not
-    /// affect enqueueing.
+    /// Returns true if this contender is measured in `row`. SQLite is not measured with separate worker
+    /// processes, and `GraphilePlain` is not measured in the enqueue rows, where it does not differ from
+    /// `Graphile`. Rows with `own` measure Kith only.
     pub fn has(self, row: &JobBenchRow) -> bool {
         match self {
             Self::KithSqlite => row.name != "workers",
@@ -119,7 +120,7 @@ impl BenchEnvironment {
         }
     }
 
-    /// Returns the command of the driver for Kith's job engine.
+    /// Returns a command that runs the driver program of Kith's job engine.
     pub fn driver(&self) -> Result<Command> {
         Ok(Command::new(self.driver.as_ref().context("our driver was not built")?))
     }
@@ -192,7 +193,8 @@ pub fn install_peers() -> Result<()> {
 /// Builds the driver for Kith's job engine and returns its path. A smoke run builds without optimizations.
 pub fn build_driver(mode: Mode) -> Result<PathBuf> {
     let mut build = cargo()?;
-    // The tests were built with the features of the whole workspace. The same features reuse that build.
+    // The tests were built with the features of the whole workspace. A smoke build selects the same features
+    // and so reuses their build.
     build.args(
         mode.pick(["bench", "--no-run", "--package=kith-jobs"], ["build", "--profile=dev", "--workspace"]),
     );

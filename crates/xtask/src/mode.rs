@@ -1,4 +1,4 @@
-//! How thoroughly a command measures.
+//! Mode of a command: full, or a smoke run with tiny amounts.
 
 /// Full or smoke mode of a command.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
@@ -9,7 +9,7 @@ pub struct Mode {
 }
 
 impl Mode {
-    /// Smoke mode.
+    /// The smoke mode.
     pub const SMOKE: Self = Self { smoke: true };
 
     /// Returns `full` or `smoke`, depending on the mode.

@@ -1,4 +1,4 @@
-//! `cargo xtask smoke`: runs every command that CI does not run in full in its smoke mode.
+//! `cargo xtask smoke`: runs, in smoke mode, every command that CI does not run in full.
 
 use std::collections::VecDeque;
 use std::env;
@@ -17,9 +17,9 @@ use crate::load::now;
 use crate::mode::Mode;
 use crate::workspace::{cargo, root, run};
 
-/// Commands with time limits, which run alone.
+/// Commands that check time limits. They run alone.
 const ALONE: &[&[&str]] = &[&["attack"]];
-/// Other commands, longest first, two at a time.
+/// Other commands, longest first. Two of them run at a time.
 const TOGETHER: &[&[&str]] = &[
     &["chaos", "kill"],
     &["bench"],
@@ -55,16 +55,16 @@ impl Args {
 struct CommandResult {
     name: String,
     seconds: f64,
-    /// Error, if it failed.
+    /// Error message, if the command failed.
     fault: Option<String>,
 }
 
-/// Runs the chosen commands. Their logs are in `target/smoke`.
+/// Runs the selected commands. Writes their logs to `target/smoke`.
 ///
 /// # Errors
 /// Returns an error if a command fails or does not end in time.
 pub fn smoke(args: &Args) -> Result<()> {
-    // Built once in advance, so that the reported durations are those of the commands.
+    // The binaries are built in advance, so that the reported durations do not include builds.
     kith::build(Mode::SMOKE)?;
     run(cargo()?.args(["build", "--locked", "--workspace", "--example", "chaos", "--bench", "jobs"]))?;
     run(cargo()?.args(["test", "--locked", "--workspace", "--lib", "--no-run"]))?;
@@ -114,7 +114,7 @@ fn start(words: &[&str], folder: &Path) -> Result<CommandResult> {
     let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(env::current_exe()?);
     command.args(words).arg("--smoke").stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-    // A separate process group, so that its child processes can be killed with it.
+    // The command gets a process group of its own, so that its child processes can be killed with it.
     command.process_group(0);
     let began = now();
     let status = wait(command.spawn().with_context(|| format!("cannot start `{name}`"))?)?;
@@ -128,7 +128,7 @@ fn start(words: &[&str], folder: &Path) -> Result<CommandResult> {
     Ok(CommandResult { name, seconds, fault })
 }
 
-/// Waits for the end. On timeout, kills the process group.
+/// Waits until the command has ended. On timeout, kills its process group.
 fn wait(mut child: Child) -> Result<ExitStatus> {
     let group = Pid::from_child(&child);
     let (over, is_over) = mpsc::channel::<()>();

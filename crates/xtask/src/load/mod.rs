@@ -1,4 +1,5 @@
-//! Single-threaded load generator for loopback servers. It must not be the bottleneck of a measurement.
+//! Load generator for servers on loopback. It runs on one thread and must not be the bottleneck of a
+//! measurement.
 
 pub mod accounts;
 mod connection;

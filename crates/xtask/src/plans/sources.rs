@@ -1,4 +1,4 @@
-//! Text of tests and migrations. Statements that occur there are not judged.
+//! Reads the text of tests and migrations. Statements that occur in it are not judged.
 
 use std::fs;
 use std::path::Path;

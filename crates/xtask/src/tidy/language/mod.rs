@@ -1,4 +1,5 @@
-//! Plain language: words that have a better term, in names, comments, string literals, Markdown and API texts.
+//! Language rules: reports words that have a better term. Covers names, comments, string literals, Markdown
+//! and API texts.
 
 mod names;
 mod openapi;
@@ -10,7 +11,7 @@ use super::{File, Finding};
 
 pub use openapi::OPENAPI;
 
-/// Checks one file.
+/// Checks one file against all language rules.
 pub fn check(file: &File) -> Vec<Finding> {
     match file.extension() {
         _ if !prose::is_own(file) => Vec::new(),
@@ -26,7 +27,8 @@ pub fn check(file: &File) -> Vec<Finding> {
 fn rust(file: &File) -> Vec<Finding> {
     let mut findings = names::check(file);
     let first_test_line = prose::first_test_line(file);
-    // A doc comment of several lines is several pieces; the line before decides whether one begins.
+    // Each line of a doc comment is a separate piece. The number of the previous line shows whether a new
+    // comment begins.
     let mut last_doc_line = 0;
     for piece in pieces(&file.text) {
         match piece.kind {

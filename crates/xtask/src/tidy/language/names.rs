@@ -1,11 +1,12 @@
-//! Names in code: words that describe a thing for which the field has a term.
+//! Rules for names in code: reports words for which the field has a better term.
 
 use std::collections::BTreeSet;
 
 use super::super::scan::{PieceKind, pieces};
 use super::super::{File, Finding};
 
-/// Parts of names, in snake case, with the term. A name such as `TellNobody` has the parts `tell` and `nobody`.
+/// Banned parts of names in snake case, each with advice on what to write instead. `TellNobody`, for example,
+/// has the parts `tell` and `nobody`.
 const PARTS: &[(&str, &str)] = &[
     ("told", "write `outcome`, `sent`, `reported`"),
     ("untold", "write `unsent`, `unreported`"),
@@ -49,10 +50,10 @@ const PARTS: &[(&str, &str)] = &[
     ("most", "write `max`, `limit`"),
 ];
 
-/// Sequences of parts that hide a banned part: plain English in the name of a test.
+/// Sequences that are plain English in test names and therefore allowed, although they contain a banned part.
 const ALLOWED_SEQUENCES: &[&str] = &["at_most"];
 
-/// Names that are banned as a whole, with the term.
+/// Complete names that are banned, each with advice on what to write instead.
 const WHOLE_NAMES: &[(&str, &str)] = &[
     ("Kept", "name what is stored: `StoredItem`, `RetainedRow`"),
     ("Gone", "write `Removed`, `Deleted`, `Disconnected`"),
@@ -64,7 +65,7 @@ const WHOLE_NAMES: &[(&str, &str)] = &[
     ("rings", "write `notifications`"),
 ];
 
-/// Parts of a constant's name that have a conventional word.
+/// Parts of constant names for which there is a conventional word, each with advice on what to write instead.
 const CONSTANT_PARTS: &[(&str, &str)] = &[
     ("most", "write `MAX_`"),
     ("longest", "write `MAX_`"),
@@ -74,14 +75,14 @@ const CONSTANT_PARTS: &[(&str, &str)] = &[
     ("kept", "write `RETENTION_` or `RETAINED_`"),
 ];
 
-/// Names that stay: where (beginning of the path), which, and why.
+/// Exceptions: the beginning of a path, a name that is allowed under it, and the reason.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("", "Nobody", "value of the API: `accepts_requests_from` is `nobody`"),
     ("crates/automation/src/callbacks/", "Gone", "HTTP status 410 Gone"),
 ];
 
-/// Checks the names in a source file, each where it occurs first. A name after `.` or `::` is checked where it
-/// is declared.
+/// Checks the names in a source file. Each name is reported once, at its first occurrence. Names after `.` or
+/// `::` are skipped, because they are checked where they are declared.
 pub fn check(file: &File) -> Vec<Finding> {
     let mut seen = BTreeSet::new();
     let mut findings = Vec::new();
@@ -96,7 +97,7 @@ pub fn check(file: &File) -> Vec<Finding> {
     findings
 }
 
-/// Returns the identifiers of a line of code that do not follow `.` or `::`.
+/// Returns the identifiers in a line of code, except those that follow `.` or `::`.
 fn declared(code: &str) -> impl Iterator<Item = &str> {
     let mut at = 0;
     code.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(move |name| {
@@ -111,7 +112,7 @@ fn is_exception(file: &File, name: &str) -> bool {
     EXCEPTIONS.iter().any(|(path, exception, _)| file.path.starts_with(path) && *exception == name)
 }
 
-/// Returns the banned word of a name, with its term.
+/// Returns the banned word that a name contains, with advice on what to write instead.
 fn banned(name: &str) -> Option<(&'static str, &'static str)> {
     if let Some(found) = WHOLE_NAMES.iter().find(|(whole, _)| *whole == name) {
         return Some(*found);
@@ -125,7 +126,7 @@ fn banned(name: &str) -> Option<(&'static str, &'static str)> {
     constant_parts.iter().chain(PARTS).find(|(part, _)| contains_part(&parts, part)).copied()
 }
 
-/// Returns whether `parts`, which begins and ends with `_`, contains `part` between two `_`.
+/// Returns true if `parts`, which begins and ends with `_`, contains `part` between two `_`.
 fn contains_part(parts: &str, part: &str) -> bool {
     parts
         .match_indices(part)

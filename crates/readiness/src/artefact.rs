@@ -1,5 +1,5 @@
-//! Artefacts: results that repository commands (tests, coverage, drills) write as JSON files, each bound to a
-//! commit and a time.
+//! Artefacts: JSON files with the results of repository commands (tests, coverage, drills). Each artefact
+//! states the commit that was tested and the time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,10 +20,10 @@ pub struct Artefact {
     pub dirty: bool,
     /// Time at which the command finished.
     pub at: Timestamp,
-    /// True if the command ran to the end and every step succeeded.
+    /// True if the command completed and every step succeeded.
     #[serde(default = "default_true")]
     pub complete: bool,
-    /// Catalogue rows that the command measured.
+    /// Results for the catalogue rows that the command measured.
     #[serde(default)]
     pub rows: Vec<RowMeasurement>,
     /// Test results by test name: `ok`, `failed` or `ignored`.
@@ -49,7 +49,7 @@ pub struct RowMeasurement {
     pub figures: Map<String, Value>,
 }
 
-/// Pass or fail result of a measured row.
+/// Result of a measured row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MeasurementResult {
@@ -59,7 +59,7 @@ pub enum MeasurementResult {
     Fail,
 }
 
-/// Error for an artefact folder or file that cannot be read.
+/// Error of reading an artefact folder or file.
 #[derive(Debug, Error)]
 #[error("{}: {reason}", path.display())]
 pub struct ArtefactError {
@@ -98,7 +98,8 @@ impl Artefacts {
         Ok(all.into())
     }
 
-    /// Adds artefacts from another source. The newest artefact about a row or about tests takes precedence.
+    /// Adds artefacts from another source. If several artefacts contain results for a row or for tests, the
+    /// newest one counts.
     #[must_use]
     pub fn merge(mut self, more: Vec<Artefact>) -> Self {
         self.0.extend(more);

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn other_glyphs_are_not_counted() {
+    fn boxes_in_code_legends_and_prose_are_not_counted() {
         assert_eq!(
             counted("```\n- [ ] a\n```\n\n    - [x] b\n\n`- [ ] c`\n\n<!--\n- [ ] d\n-->\n"),
             (0, 0, 0)
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn status_glyphs_count_beside_icons() {
+    fn status_glyphs_beside_icons_are_counted() {
         assert_eq!(counted("## ✅ a\ntext\n## ❌ b\ntext\n## 📋 Notes\ntext\n"), (1, 1, 0));
         assert_eq!(counted("- ✅ a\n- 🔄 b\n"), (1, 1, 0));
         assert_eq!(counted("## 🔐 Security ✅\ntext\n## 🔄 Cache ❌\ntext\n"), (1, 1, 0));

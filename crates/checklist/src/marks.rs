@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn trailing_mark_counts() {
+    fn mark_at_end_of_line_is_parsed() {
         assert_eq!(trailing("Backups ✅"), Some((BoxState::Ticked, "Backups")));
         assert_eq!(trailing("Backups ❌\u{fe0f} "), Some((BoxState::Open, "Backups")));
         assert_eq!(trailing("✅"), None);

@@ -73,7 +73,7 @@ fn line_endings_do_not_change_findings() {
 }
 
 #[test]
-fn author_text_is_sanitized() {
+fn quoted_text_of_checklist_is_sanitized() {
     let report = lint("# a\u{1b}[31m\u{202e}b|c&lt;d&gt;\n- [] x\u{7}`y`|\n".as_bytes());
     let terminal = report.to_terminal("a.md");
     assert!(!terminal.chars().any(|c| c != '\n' && (c.is_control() || c == '\u{202e}')), "{terminal:?}");
@@ -263,7 +263,7 @@ fn holds(bytes: &[u8]) -> Result<(), TestCaseError> {
 /// Regression test: contradictions in real files that were not reported. Each has a similar correct text
 /// beside it.
 #[test]
-fn contradictions_of_real_files_are_found() {
+fn contradictions_in_real_files_are_reported() {
     for (text, expected) in [
         ("- Security: 12/14 (95%)\n", &["1 score-arithmetic"][..]),
         ("- Security: 12/14 (86%)\n", &[]),

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn artefact_age_is_longest_of_row() {
+    fn artefact_age_is_longest_maximum_age_of_row() {
         let catalogue = Catalogue::built_in();
         let age = |id| catalogue.find(id).unwrap().artefact_age();
         assert_eq!(age("ACC-04"), Some(Duration::from_secs(30 * 86_400)));

@@ -9,7 +9,7 @@ const CATALOGUE: &str = include_str!("../../../docs/catalogue.md");
 const READINESS: &str = include_str!("../../../docs/READINESS.md");
 
 #[test]
-fn catalogue_page_is_current() {
+fn catalogue_page_is_up_to_date() {
     let page = Catalogue::built_in().to_markdown();
     assert!(CATALOGUE.trim_end() == page, "run `kith verify --list > docs/catalogue.md`");
 }
@@ -60,7 +60,7 @@ fn collect_functions(folder: &Path, names: &mut String) {
 }
 
 #[test]
-fn tests_of_rows_exist() {
+fn tests_listed_by_rows_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut names = String::new();
     ["crates", "tests/api"].iter().for_each(|folder| collect_functions(&root.join(folder), &mut names));

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn next_port_is_tried_only_for_default_in_development() {
+    async fn next_port_is_tried_only_for_default_port_in_development() {
         let taken = bind_to(([127, 0, 0, 1], 0).into()).unwrap();
         let addr = taken.local_addr().unwrap();
         let moved = bind(&config_for_port(addr, "development", false)).unwrap();

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_have_distinct_names_tables_and_routes() {
+    fn modules_have_distinct_names_and_problem_codes() {
         let mut names = HashSet::from([STORE_MIGRATIONS.module, JOBS_MIGRATIONS.module]);
         for module in all() {
             assert!(names.insert(module.name), "two modules have the name {}", module.name);
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn sections_of_modules_have_valid_defaults_and_names_of_their_own() {
+    fn settings_of_modules_have_unique_names_and_valid_defaults() {
         let config = Config::load(&Inputs { file: Some("".into()), ..Inputs::default() }, &sections());
         let shown = config.unwrap().settings();
         let platform = Config::default().settings();
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn reference_of_the_configuration_is_the_page_in_docs() {
+    fn configuration_page_matches_generated_reference() {
         let page = include_str!("../../../docs/configuration.md");
         assert!(
             page == reference::markdown(&sections()),
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn consumers_bear_the_names_of_their_modules_and_handle_kinds_of_others() {
+    fn consumers_are_named_after_module_and_skip_its_own_events() {
         static MADE: Module = Module {
             events: &["thing.done"],
             consumers: &[
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn consumers_have_unique_names_and_handle_kinds_that_are_emitted() {
+    fn consumers_have_unique_names_and_handle_emitted_kinds() {
         let kinds: Vec<_> = all().iter().flat_map(|module| module.events).collect();
         let mut names = HashSet::new();
         for consumer in all().iter().flat_map(|module| module.consumers) {
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_have_unique_ids_success_and_declared_problems() {
+    fn operations_have_unique_ids_and_declare_success_and_errors() {
         let document = openapi::document(all());
         let mut names = HashSet::new();
         for (path, method, operation) in openapi::operations(&document) {

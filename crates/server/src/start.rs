@@ -312,7 +312,7 @@ mod tests {
          VALUES ('chat', 1, 'chat', '', 0, 99)";
 
     #[tokio::test]
-    async fn newer_schema_is_served() {
+    async fn database_with_newer_schema_is_served() {
         assert_eq!(start_after(FUTURE_MIGRATION).await, [None, None]);
     }
 

@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_map_to_modules_and_tests_to_none() {
+    fn shipped_files_belong_to_modules_and_test_files_do_not() {
         for (path, module) in [
             ("crates/bonds/src/spaces/http/items.rs", Some("bonds/spaces")),
             ("crates/platform/src/app.rs", Some("platform")),

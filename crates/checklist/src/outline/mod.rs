@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_blocks_have_parent_item() {
+    fn nested_blocks_refer_to_parent_item() {
         let outline = Outline::of("- a\n  - b\n\n    c\n- d\n");
         let parents: Vec<_> = outline.blocks.iter().map(|block| block.parent).collect();
         assert_eq!(parents, [None, Some(0), Some(1), None]);

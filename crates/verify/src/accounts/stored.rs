@@ -72,7 +72,7 @@ mod tests {
 
     /// Proves the readiness requirement ACC-06.
     #[test]
-    fn hash_strength_starts_at_bcrypt_12_or_equivalent() {
+    fn only_hashes_as_strong_as_bcrypt_12_are_accepted() {
         for (scheme, cost, strong) in [
             ("argon2id", "m=19456,t=2,p=1", true),
             ("argon2id", "m=65536,t=3,p=4", true),

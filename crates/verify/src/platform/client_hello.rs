@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn alert_silence_and_truncated_hello_are_refusals() {
+    fn alert_no_reply_and_truncated_hello_count_as_refusals() {
         let mut hello = vec![HANDSHAKE, 3, 3, 0, 80, SERVER_HELLO, 0, 0, 76, 3, 3];
         hello.extend([7; 32]);
         hello.extend([2, 9, 9, 0xc0, 0x2f, 0]);

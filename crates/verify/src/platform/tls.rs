@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_http_needs_no_tls() {
+    fn only_http_to_loopback_needs_no_tls() {
         for url in ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:8080", "http://127.9.9.9/"] {
             assert!(is_loopback_http(url), "{url}");
         }

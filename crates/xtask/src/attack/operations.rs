@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operation_access_is_read_from_document() {
+    fn required_access_is_read_from_openapi_document() {
         let document = json!({ "paths": { "/a/{id}": {
             "get": { "security": [{ "bearer": ["a.read"] }, { "api_key": ["a.read"] }] },
             "post": { "security": [{ "bearer": [] }] },

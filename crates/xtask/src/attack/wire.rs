@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn responses_are_read_by_length_chunks_or_close() {
+    fn response_end_is_found_by_length_chunks_or_close() {
         let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabHTTP/1.1 200 OK\r\n\
                       transfer-encoding: chunked\r\n\r\n2\r\ncd\r\n0\r\n\r\nHTTP/1.0 400 Bad\r\n\r\nend";
         let mut rest = &bytes[..];

@@ -122,14 +122,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stat_is_parsed_with_unusual_program_name() {
+    fn process_stat_with_unusual_program_name_is_parsed() {
         let stat = "42 (a) (b c)) S 7 42 42 0 -1 4194560 1 2 3 4 100 20 3 1 20 0 1 0 5 6 7";
         let expected = Stat { parent: 7, own_ticks: 120, reaped_ticks: 4 };
         assert_eq!(Stat::parse(stat), Some(expected));
     }
 
     #[test]
-    fn busy_process_uses_time_and_memory() {
+    fn cpu_time_and_memory_of_busy_process_are_measured() {
         let (pid, began) = (std::process::id(), now());
         let before = cpu_with_children_s(pid).unwrap();
         while cpu_s(pid).unwrap() - before < 0.02 {

@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spread_returns_min_median_max() {
+    fn spread_returns_minimum_median_and_maximum() {
         assert_eq!(spread(&[3.0, 1.0, 2.0]), [1.0, 2.0, 3.0]);
         assert_eq!(spread(&[4.0, 1.0, 2.0, 3.0]), [1.0, 2.5, 4.0]);
         assert_eq!(spread(&[7.0]), [7.0; 3]);

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_do_not_repeat_requests() {
+    fn sources_do_not_repeat_requests_between_runs() {
         let once = PreparedRequests::of(vec![b"a".to_vec(), b"b".to_vec(), b"c".to_vec()]);
         assert_eq!(sent(&once.part(2)), ["a", "b"]);
         assert_eq!(sent(&once.part(2)), ["c"]);

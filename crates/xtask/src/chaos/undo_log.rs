@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn sync_covers_only_earlier_writes() {
+    fn sync_does_not_cover_later_writes() {
         let mut disk = Disk::holding("");
         disk.write(0, "a");
         let up_to = disk.sequence;
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn unlinked_file_is_restored() {
+    fn lost_unlink_restores_file() {
         let mut disk = Disk::holding("kept");
         disk.unlink();
         assert_eq!(disk.cut(Loss::All, 1), 1);
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn suffix_loss_leaves_a_past_state() {
+    fn suffix_loss_restores_an_earlier_state() {
         let states = ["0", "01", "012", "0123"];
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..40 {
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn subset_loss_keeps_whole_writes_in_order() {
+    fn subset_loss_keeps_remaining_writes_whole_and_in_order() {
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..60 {
             let mut disk = Disk::holding("....");

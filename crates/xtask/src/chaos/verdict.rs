@@ -173,13 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn present_acknowledged_writes_are_valid() {
+    fn complete_view_has_no_violations() {
         let journal = journal(done("plain"), done("own"), done("bond"));
         assert_eq!(found(&journal, |_| {}), [0; 4]);
     }
 
     #[test]
-    fn missing_acknowledged_write_is_lost() {
+    fn missing_acknowledged_write_is_reported_as_lost() {
         let journal = journal(done("plain"), done("own"), done("bond"));
         assert_eq!(found(&journal, |view| assert!(view.known.remove(&1))), [1, 0, 0, 0]);
         assert_eq!(found(&journal, |view| drop(view.sent.get_mut(&0).unwrap().pop())), [1, 0, 0, 0]);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicate_write_is_doubled() {
+    fn duplicate_write_is_reported_as_doubled() {
         let journal = journal(WriteOutcome::Unknown, done("own"), done("bond"));
         let again =
             found(&journal, |view| view.sent.get_mut(&0).unwrap().push(listed("again", 1, "pending")));
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn inconsistent_bond_is_half_applied() {
+    fn inconsistent_bond_is_reported_as_half_applied() {
         let journal = journal(done("plain"), done("own"), WriteOutcome::Unknown);
         assert_eq!(found(&journal, |view| drop(view.bonds.remove(&3))), [0, 0, 1, 0]);
         assert_eq!(found(&journal, |view| drop(view.bonds.insert(3, Some("other".into())))), [0, 0, 1, 0]);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn write_with_unknown_outcome_may_be_present_and_rejected_write_is_absent() {
+    fn only_rejected_write_must_not_exist() {
         let absent = |view: &mut ServerView| drop(view.sent.get_mut(&0).unwrap().pop());
         let unknown = journal(WriteOutcome::Unknown, done("own"), done("bond"));
         assert_eq!(found(&unknown, |_| {}), [0; 4]);

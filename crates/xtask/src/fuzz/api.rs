@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_responses_are_reported() {
+    fn missing_successes_and_rejections_are_reported() {
         let user = seen(
             r#"{"all": {"permissions": [], "statuses": {"422": 5}, "signed_out": 0},
                 "few": {"permissions": ["p"], "statuses": {"403": 1}, "signed_out": 0},

@@ -339,7 +339,7 @@ mod tests {
     const MISSED: &str = "crates/a/src/b.rs:5:9: replace > with >= in c::d";
 
     #[test]
-    fn survivor_reason_survives_line_changes() {
+    fn survivor_explanation_applies_after_line_changes() {
         assert_eq!(without_position(MISSED), "crates/a/src/b.rs: replace > with >= in c::d");
         let results =
             MutantResults { missed: vec![MISSED.to_owned(), "other".to_owned()], ..MutantResults::default() };
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_are_detected_and_unviable_mutants_ignored() {
+    fn timeout_counts_as_detected_and_unviable_mutant_is_ignored() {
         let names = |n| vec![String::new(); n];
         let results =
             MutantResults { caught: names(3), missed: names(1), timeout: names(2), unviable: names(4) };

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_in_text_change_consistently() {
+    fn all_ids_in_texts_of_copy_change_in_same_way() {
         let row = [Value::Text(format!("user:{ID}")), Value::Text(format!("{ID} {ID}"))];
         let other = "0198c0de-0000-7000-8000-00000100000f";
         let expected = vec![Value::Text(format!("user:{other}")), Value::Text(format!("{other} {other}"))];
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn unique_columns_without_ids_change() {
+    fn unique_columns_without_ids_change_in_copy() {
         let row = [Value::Text("queue".into()), Value::Integer(3)];
         let copy = |unique| RowTemplate::new(&table(unique), &row).copy(2);
         assert_eq!(copy(vec![vec![0, 1]]), [Value::Text("queue".into()), Value::Integer(23)]);

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn costs_are_measured_by_rows() {
+    fn allowed_cost_grows_with_rows() {
         let cost = |rows, tuples| Cost { rows, tuples, ..Cost::default() }.excess();
         assert!(cost(0, 1_000) <= 1.0);
         assert!(cost(0, 1_001) > 1.0);

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statements_of_tests_are_known() {
+    fn statements_of_tests_and_migrations_are_collected() {
         let folder = tempfile::tempdir().unwrap();
         for inner in ["tests", "crates/a/src", "crates/a/migrations"] {
             fs::create_dir_all(folder.path().join(inner)).unwrap();

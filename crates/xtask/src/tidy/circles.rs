@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_of_one_folder_that_use_each_other_are_found() {
+    fn import_cycle_between_sibling_files_is_reported() {
         let found = check(&tree(&[
             ("crates/bonds/src/a.rs", "use std::fmt;\nuse crate::{\n    b::{self, B},\n    c as d,\n};\n"),
             ("crates/bonds/src/b.rs", "//! b\npub use super::a::A;\n"),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_re_exports_and_other_crates_are_no_circles() {
+    fn tests_re_exports_and_other_crates_form_no_import_cycle() {
         let found = check(&tree(&[
             ("crates/bonds/src/lib.rs", "pub use a::A;\npub use b::B;\n"),
             (

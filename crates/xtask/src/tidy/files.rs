@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn long_file_warns_and_longer_file_fails() {
+    fn file_over_400_lines_warns_and_over_800_lines_fails() {
         let of = |lines: usize| format!("//! a\n{}", "\n".repeat(lines - 1));
         let judge =
             |lines| check(&tree(&[("a.rs", &of(lines))])[0]).iter().map(|f| f.warning).collect::<Vec<_>>();

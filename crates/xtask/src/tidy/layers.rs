@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn diagram_differences_are_reported() {
+    fn differences_from_crate_diagram_are_reported() {
         let picture = "# A\n```mermaid\ngraph TD\n    server --> bonds\n    bonds --> store\n    \
                        platform -.-> verify\n    bonds --> verify\n```\n    bonds --> kernel\n";
         let found = check(&tree(&[

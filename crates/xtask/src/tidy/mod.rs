@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_precede_warnings_and_clean_tree_has_none() {
+    fn clean_tree_has_no_findings_and_errors_precede_warnings() {
         let long = format!("//! Long.\n{}", "fn f() {}\n".repeat(401));
         let found = check(&tree(&[("crates/a/src/long.rs", &long), ("crates/a/src/z.rs", "fn f() {}\n")]));
         assert_eq!(found.iter().map(|f| f.warning).collect::<Vec<_>>(), [false, true]);

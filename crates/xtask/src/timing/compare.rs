@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn shift_is_significant_and_noise_is_not() {
+    fn shifted_durations_differ_significantly_and_noise_does_not() {
         let mut rng = Rng::with_seed(7);
         let mut found = |by| {
             let pairs = pairs(by, &mut rng);

@@ -61,14 +61,14 @@ mod tests {
     }
 
     #[test]
-    fn doc_comment_that_begins_with_a_question_word_is_found() {
+    fn doc_comment_that_begins_with_question_word_is_reported() {
         let source = "//! Owns a.\n\n/// What it is.\nstruct A {\n    /// It.\n    a: u8,\n    /// Number of b,\n    /// Which is small.\n    b: u8, // Of c\n}\n";
         let expected = ["a.rs:3: begins with `What`", "a.rs:5: begins with `It`"];
         assert_eq!(found("a.rs", source), expected);
     }
 
     #[test]
-    fn words_with_a_better_term_are_found_in_comments() {
+    fn banned_words_in_comments_are_reported() {
         let source = "//! Notifies whoever waits.\n// Somebody else.\nlet a = \"nobody\"; // nobodys\n";
         assert_eq!(found("a.rs", source), ["a.rs:1: \"whoever\"", "a.rs:2: \"somebody\""]);
     }

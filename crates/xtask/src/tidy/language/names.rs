@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn banned_parts_are_found_in_every_kind_of_name() {
+    fn banned_parts_are_reported_in_every_kind_of_name() {
         let source = "//! a\nmod upkeep;\nstruct ToldUser {\n    is_made_up: bool,\n}\nenum A {\n    Nobody,\n    \
                       AskNobody,\n}\n#[test]\nfn jobs_are_given_up() {}\nfn give_up(most_rows: u8) {}\n";
         let expected = [
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_names_are_banned_and_their_parts_are_not() {
+    fn word_banned_as_whole_name_is_allowed_as_part() {
         let source =
             "//! a\nstruct Kept;\nfn f(kept: OwnedLease, string: Owned) {}\nfn ring(ring_buffer: u8) {}\n";
         let expected = [
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn uses_literals_and_parts_of_words_are_not_names() {
+    fn uses_literals_and_parts_of_words_are_not_reported() {
         let source = "//! told\nlet a = \"told\"; // told\nCow::Owned(b.told); (0..most);\nfn almost_at_most_bellow() {}\n";
         assert_eq!(found("a.rs", source), ["a.rs:3: \"most\" in the name `most`"]);
     }
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn allowed_name_applies_only_under_its_path() {
+    fn exception_applies_only_under_its_path() {
         let source = "//! a\nenum A {\n    Gone,\n}\n";
         assert_eq!(found("crates/automation/src/callbacks/a.rs", source), [""; 0]);
         assert_eq!(
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn constants_have_conventional_words() {
+    fn unconventional_words_in_constant_names_are_reported() {
         let source = "//! a\nconst MOST_ROWS: usize = 1;\nconst MOSTLY: u8 = 1;\nconst KEPT_MS: u8 = 1;\nfn kept_ms() {}\n";
         let expected = ["a.rs:2: \"most\" in the name `MOST_ROWS`", "a.rs:4: \"kept\" in the name `KEPT_MS`"];
         assert_eq!(found("a.rs", source), expected);

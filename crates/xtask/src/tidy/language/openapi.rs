@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_the_openapi_document_are_checked() {
+    fn faulty_texts_in_openapi_document_are_reported() {
         let document = r#"{"paths": {"/a": {"get": {"operationId": "get_a", "summary": "Get a.",
             "description": "What a is.", "parameters": [{"name": "b"}]}}}}"#;
         let expected = [

@@ -88,13 +88,13 @@ mod tests {
     }
 
     #[test]
-    fn banned_words_are_found_in_literals_that_are_texts() {
+    fn banned_words_in_literals_with_spaces_are_reported() {
         let source = "//! a\nf(\"nobody\", \"user `nobody` exists\", \"one\n  waits for nobody\");\n";
         assert_eq!(found("crates/a/src/a.rs", source), ["crates/a/src/a.rs:3: \"nobody\""]);
     }
 
     #[test]
-    fn literals_of_tests_are_not_checked() {
+    fn string_literals_in_tests_are_not_checked() {
         let source = "//! a\nconst A: &str = \"no upkeep\";\n#[cfg(test)]\nmod tests {\n    const B: &str = \"no upkeep\";\n}\n";
         assert_eq!(found("crates/a/src/a.rs", source), ["crates/a/src/a.rs:2: \"upkeep\""]);
         assert_eq!(found("tests/api/a.rs", source), [""; 0]);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn banned_words_are_found_in_markdown_outside_code() {
+    fn banned_words_in_markdown_outside_code_are_reported() {
         let text =
             "# Users\n\nSomebody waits, `nobody` asks.\n\n```sh\necho nobody knows\n```\nIt begins anew.\n";
         assert_eq!(found("docs/a.md", text), ["docs/a.md:3: \"somebody\"", "docs/a.md:8: \"anew\""]);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn headings_and_list_items_begin_with_a_noun_or_a_verb() {
+    fn question_word_at_start_of_heading_or_item_is_reported() {
         let text = "## Whose key it is\n* Of them, one.\n* **Of the jobs**, one.\n 2. Whoever\n10. Whoever asks\nOf the jobs\n* Often\n";
         let expected = [
             "docs/a.md:1: begins with \"Whose\"",
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_of_other_files_are_checked() {
+    fn comments_in_toml_and_sql_files_are_checked() {
         assert_eq!(found("a.toml", "# For somebody.\n"), ["a.toml:1: \"somebody\""]);
         assert_eq!(found("a.sql", "CHECK (a = 'nobody') -- Begins anew.\n"), ["a.sql:1: \"anew\""]);
     }

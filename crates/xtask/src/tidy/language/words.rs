@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn banned_words_are_whole_words_in_any_case() {
+    fn banned_words_match_whole_words_in_any_case() {
         let file = &tree(&[("a.md", "")])[0];
         let text = "Somebody waits.\nIt is told, but nobodys bellow and `nobody` are not.\nA made-up user";
         let expected = ["a.md:3: \"somebody\"", "a.md:4: \"is told\"", "a.md:5: \"made-up\""];
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn first_word_is_reported_in_capitals_only() {
+    fn first_word_is_reported_only_if_capitalized() {
         let file = &tree(&[("a.rs", "")])[0];
         let begins = |text| first_word(file, 1, text).is_some();
         assert!(begins(" Whose it is.") && begins("It."));

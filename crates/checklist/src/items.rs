@@ -58,7 +58,7 @@ impl Items {
         self.whole[section].total() == 1 && self.all.iter().any(|item| Some(item.block) == heading)
     }
 
-    /// Returns the counts of the whole document.
+    /// Returns the counts of all boxes in the document.
     pub(super) fn total(&self) -> Counts {
         self.whole.first().copied().unwrap_or_default()
     }

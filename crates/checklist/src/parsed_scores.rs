@@ -10,7 +10,7 @@ use super::marks;
 use super::outline::{BlockKind, Outline};
 use super::pattern;
 
-/// Place in the document. Scores in the same place belong together.
+/// Place in the document that contains scores. Scores with the same group are parts of one whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Group {
     /// Headings of the subsections of a section.

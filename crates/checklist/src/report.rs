@@ -116,7 +116,7 @@ pub struct StatedScore {
     pub from: Option<String>,
 }
 
-/// Fault with its position.
+/// Fault in the checklist, with its position.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Line, from 1.

@@ -14,7 +14,7 @@ use thiserror::Error;
 pub struct Artefact {
     /// Command that wrote the file.
     pub tool: String,
-    /// Commit that was tested.
+    /// Commit on which the command ran.
     pub commit: String,
     /// True if the working tree had uncommitted changes.
     pub dirty: bool,
@@ -42,7 +42,7 @@ pub struct RowMeasurement {
     pub id: String,
     /// Result of the measurement.
     pub result: MeasurementResult,
-    /// Result as one sentence.
+    /// Description of the result as one sentence.
     pub summary: String,
     /// Measured values by name.
     #[serde(default)]
@@ -53,9 +53,9 @@ pub struct RowMeasurement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MeasurementResult {
-    /// The row holds.
+    /// The requirement of the row is met.
     Pass,
-    /// The row does not hold.
+    /// The requirement of the row is not met.
     Fail,
 }
 

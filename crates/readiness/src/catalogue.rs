@@ -22,7 +22,7 @@ pub struct Catalogue {
     pub rows: Vec<CatalogueRow>,
 }
 
-/// Group of rows.
+/// Group of rows, such as security.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Area {
@@ -72,7 +72,7 @@ pub struct CatalogueRow {
     pub summarizes: Option<String>,
 }
 
-/// Gate that a row blocks until it holds.
+/// Milestone that requires rows to hold. A row blocks its gate until its requirement is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Gate {
@@ -80,7 +80,7 @@ pub enum Gate {
     Beta,
     /// Blocks the production gate only.
     Production,
-    /// Blocks no gate. The row is reported only.
+    /// Blocks no gate. The row only appears in reports.
     None,
 }
 

@@ -70,7 +70,7 @@ impl Client {
         &self.base
     }
 
-    /// Returns this client with another base URL.
+    /// Returns a copy of this client with another base URL.
     #[must_use]
     pub fn with_base_url(&self, base: &str) -> Self {
         Self { base: base.trim_end_matches('/').to_owned(), ..self.clone() }
@@ -325,7 +325,7 @@ impl CheckResponse {
         self.json().get("code")?.as_str().map(str::to_owned)
     }
 
-    /// Returns the `Retry-After` header in seconds.
+    /// Returns the `Retry-After` header in seconds. Returns `None` if it is absent or not a number.
     pub fn retry_after(&self) -> Option<u64> {
         self.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
     }

@@ -52,7 +52,7 @@ impl<'d> Operation<'d> {
         paths.flat_map(of_path).collect()
     }
 
-    /// Returns method and path template, such as `GET /api/v1/me`.
+    /// Returns the method and the path template, such as `GET /api/v1/me`.
     pub fn name(&self) -> String {
         format!("{} {}", self.method, self.path)
     }
@@ -88,7 +88,7 @@ impl<'d> Operation<'d> {
         self.method == Method::GET && self.parameters("query").any(|parameter| parameter.name == "cursor")
     }
 
-    /// Returns the parameters in this location.
+    /// Returns the parameters in `location`, which is `path`, `query` or `header`.
     pub fn parameters(&self, location: &'static str) -> impl Iterator<Item = Parameter<'d>> {
         let document = self.document;
         let all = self.own["parameters"].as_array().into_iter().flatten();

@@ -7,7 +7,7 @@ use crate::{Evidence, Gate};
 /// Outcome of a row. Outcomes are ordered from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RowOutcome {
-    /// The row was measured and holds.
+    /// The row was measured, and its requirement is met.
     #[serde(rename = "pass")]
     Pass,
     /// A named owner states that the row holds. The attestation is valid until a date.
@@ -29,7 +29,7 @@ pub enum RowOutcome {
     /// The row is not implemented yet.
     #[serde(rename = "not yet")]
     NotYet,
-    /// The row was measured and does not hold.
+    /// The row was measured, and its requirement is not met.
     #[serde(rename = "fail")]
     Fail,
 }
@@ -61,7 +61,7 @@ impl RowOutcome {
         }
     }
 
-    /// Returns true if a row with this outcome does not keep its gate closed.
+    /// Returns true if a row with this outcome does not block its gate.
     pub fn opens_gate(self) -> bool {
         matches!(self, Self::Pass | Self::Attested | Self::Waived | Self::NotApplicable)
     }
@@ -84,7 +84,7 @@ pub struct RowResult {
     pub live: Option<RowOutcome>,
     /// Reason for the combined outcome, as one sentence.
     pub reason: String,
-    /// Remediation, if the row keeps its gate closed.
+    /// Remediation to report while the row blocks its gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remediation: Option<String>,
     /// Fault that the twin test of this row injects into a server. The test proves that the row's check fails

@@ -16,7 +16,7 @@ pub struct Run {
     notes: EvidenceRecorder,
 }
 
-/// Synthetic account of this run, signed in.
+/// Synthetic account that was registered for this run and is signed in.
 #[derive(Clone, Debug)]
 pub struct SyntheticAccount {
     /// User id.

@@ -51,13 +51,13 @@ pub enum ModulesError {
     /// `server.preset` does not name a preset.
     #[error("there is no preset {name:?} (`server.preset`); expected one of: {}", preset_names())]
     UnknownPreset {
-        /// Name that was given.
+        /// Name in the setting.
         name: String,
     },
     /// `server.modules` does not name a module.
     #[error("there is no module {name:?} (`server.modules`); expected some of: {}", module_names())]
     UnknownModule {
-        /// Name that was given.
+        /// Name in the setting.
         name: String,
     },
     /// Both `server.preset` and `server.modules` are set.

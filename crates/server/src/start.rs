@@ -33,7 +33,7 @@ pub struct TestOverrides {
     pub runs_twice: bool,
 }
 
-/// Running server.
+/// Running server of this process.
 pub struct Running {
     /// Address on which the server listens.
     pub addr: SocketAddr,

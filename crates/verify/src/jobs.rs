@@ -39,7 +39,7 @@ struct Queue {
     name: String,
 }
 
-/// Claimed job.
+/// Job that the check has claimed.
 #[derive(Debug)]
 struct Lease {
     id: i64,

@@ -66,7 +66,7 @@ pub async fn bond(one: &SyntheticAccount, other: &SyntheticAccount) -> Result<St
     decide(other, &request, "accept").await?.expect(200)?.text_at("/bond/id")
 }
 
-/// Ends the user's bond.
+/// Ends the bond of the user `by` and returns the response.
 pub async fn break_up(by: &SyntheticAccount) -> Result<CheckResponse, Shortfall> {
     by.client.post("/api/v1/partners/breakup", json!({})).await?.expect(200)
 }

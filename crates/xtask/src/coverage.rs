@@ -30,7 +30,7 @@ const TOOLS_VERSION: &str = "19";
 /// Crate that a smoke run measures, and the folder for its profiles.
 const SMOKE_CRATE: &str = "kith-kernel";
 const SMOKE_PROFILES: &str = "target/coverage-smoke";
-/// Folders that are not shipped.
+/// Folders whose code is not part of the product.
 const UNCOUNTED: &[&str] = &["crates/xtask/"];
 /// Folder whose code runs only with a PostgreSQL server.
 const POSTGRES: &str = "crates/store/src/postgres/";
@@ -38,7 +38,7 @@ const POSTGRES: &str = "crates/store/src/postgres/";
 /// Options of `cargo xtask coverage`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Leave out PostgreSQL and its code, and do not judge
+    /// Run without PostgreSQL, leave out its code, and do not check the minimum
     #[arg(long)]
     sqlite_only: bool,
     /// Report the results of an earlier run

@@ -3,7 +3,8 @@
 /// Full or smoke mode of a command.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub struct Mode {
-    /// Run tiny amounts on the debug binary, to test the command: judges no result, writes no evidence
+    /// Run tiny amounts on the debug binary to test the command itself; judges no result and writes no
+    /// evidence
     #[arg(long)]
     smoke: bool,
 }

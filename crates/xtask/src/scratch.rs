@@ -1,7 +1,8 @@
 //! Temporary folder for the databases of tests, in memory if enough memory is free.
 //!
-//! A PostgreSQL database consists of about four hundred files. If each test creates and removes one, ext4
-//! spends a quarter of the CPU time on finding free inodes, and each SQLite commit waits for the disk.
+//! A PostgreSQL database consists of about four hundred files. If each test creates and removes a database on
+//! disk, ext4 spends a quarter of the CPU time on finding free inodes, and each SQLite commit waits for the
+//! disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};

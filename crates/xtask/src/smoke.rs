@@ -40,7 +40,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(300);
 /// Options of `cargo xtask smoke`.
 #[derive(clap::Args, Default)]
 pub struct Args {
-    /// Only commands with this name, such as `chaos`; repeat for several
+    /// Run only commands whose name begins with this text, such as `chaos`; repeat for several
     #[arg(long)]
     only: Vec<String>,
 }

@@ -17,7 +17,7 @@ use crate::workspace::cargo;
 /// Options of `cargo xtask test`.
 #[derive(clap::Args, Default)]
 pub struct Args {
-    /// Leave PostgreSQL out, for machines without a server
+    /// Run without PostgreSQL, for machines without a server
     #[arg(long)]
     sqlite_only: bool,
     /// Arguments for `cargo test`; with `-p CRATE` only that crate is tested

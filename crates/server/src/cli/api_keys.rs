@@ -32,7 +32,7 @@ enum Command {
         /// Permission of the key, such as `jobs.read`; repeat for several
         #[arg(long = "scope", value_name = "SCOPE", required = true)]
         scopes: Vec<String>,
-        /// Days until the key expires; without it the key does not expire
+        /// Days until the key expires; without this flag, the key does not expire
         #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..))]
         expires_in_days: Option<u32>,
     },

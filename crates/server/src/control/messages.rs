@@ -203,7 +203,7 @@ impl From<AuditChain> for AuditReport {
 /// Contents of an archive of the audit log.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ArchiveReport {
-    /// Number of links.
+    /// Number of links in the archive.
     pub links: i64,
     /// Head of the chain before the first link of the archive.
     pub from: String,

@@ -12,7 +12,7 @@ const UNKNOWN_COLLECTION: &str = "kith-verify-nothing";
 /// Operation of the OpenAPI document.
 #[derive(Clone, Debug)]
 pub(super) struct Operation {
-    /// `operationId`.
+    /// `operationId` in the document.
     pub name: String,
     pub method: Method,
     /// Path template with parameter names in braces.

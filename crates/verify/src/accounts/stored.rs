@@ -70,7 +70,7 @@ async fn check_password_hashes(run: &Run) -> Result<String, Shortfall> {
 mod tests {
     use super::*;
 
-    /// Proves the readiness requirement ACC-06.
+    /// Test of readiness row ACC-06.
     #[test]
     fn only_hashes_as_strong_as_bcrypt_12_are_accepted() {
         for (scheme, cost, strong) in [

@@ -45,7 +45,7 @@ pub enum Reply {
 impl ClientHello<'_> {
     /// Encodes the message as a TLS record.
     pub fn to_bytes(&self) -> Vec<u8> {
-        // Versions after 1.2 are negotiated by an extension.
+        // TLS versions after 1.2 are negotiated by an extension. This field then contains 1.2.
         let legacy_version = self.version.min(TLS_1_2);
         let mut random = [0; 32];
         SystemRandom.fill(&mut random);

@@ -167,7 +167,7 @@ fn typical_duration_us(statement: &Value) -> u64 {
 fn check_budget(listed: &[Value]) -> Result<(), Shortfall> {
     let slow: Vec<_> = listed
         .iter()
-        // A single run may be an outlier.
+        // The duration of a single run may be an outlier.
         .filter(|one| count(one, "count") > 1 && typical_duration_us(one) > BUDGET_US)
         .map(|one| {
             let text: String = one["statement"].as_str().unwrap_or_default().chars().take(120).collect();

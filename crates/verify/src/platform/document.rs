@@ -217,7 +217,7 @@ fn well_formed_operation(document: &Value, operation: &Operation<'_>) -> Result<
     Ok(())
 }
 
-/// Checks that every `$ref` resolves.
+/// Checks that every `$ref` in `part` refers to an existing part of the document.
 fn references(document: &Value, part: &Value) -> Result<(), String> {
     match part {
         Value::Object(fields) => {

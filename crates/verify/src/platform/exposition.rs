@@ -109,7 +109,7 @@ fn parse(text: &str) -> Result<Parsed, String> {
     Ok((families, series))
 }
 
-/// Returns true if a sample of this name may belong to the family.
+/// Returns true if a sample with this name may belong to the metric family.
 fn belongs(name: &str, family: &str, kind: &str) -> bool {
     let Some(suffix) = name.strip_prefix(family) else { return false };
     match kind {

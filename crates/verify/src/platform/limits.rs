@@ -154,7 +154,8 @@ async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Bur
     }
     let client = run.anonymous();
     let first = client.send(method.clone(), path, Bytes::new()).await?;
-    // `"auth";r=59;t=1`: `t` is the number of seconds until the allowance is full.
+    // In a header such as `"auth";r=59;t=1`, `t` is the number of seconds until the full limit is available
+    // again.
     let reset_s =
         first.header("ratelimit").and_then(|header| header.rsplit("t=").next()?.parse().ok()).unwrap_or(60);
     client.wait(Duration::from_secs(reset_s)).await;

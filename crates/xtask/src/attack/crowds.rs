@@ -15,7 +15,7 @@ use super::wire::{connect, request};
 /// Numbers of connections: those whose responses are never read, and those that wait for a job.
 const UNREAD: usize = 30;
 const WAITING: usize = 100;
-/// Number of requests sent on one connection before a response is read.
+/// Number of requests that are sent on one connection without reading a response.
 const PIPELINED: usize = 500;
 /// Maximum duration of another user's write during an attack.
 const OTHERS_WITHIN: Duration = Duration::from_secs(1);

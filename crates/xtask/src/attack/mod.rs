@@ -55,7 +55,7 @@ pub struct Args {
     /// Attack a PostgreSQL-backed server instead of SQLite
     #[arg(long)]
     postgres: bool,
-    /// Only this group; repeat for several
+    /// Run only this group of attacks; repeat for several
     #[arg(long, value_parser = GROUPS)]
     only: Vec<String>,
     #[command(flatten)]

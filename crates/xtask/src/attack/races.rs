@@ -14,7 +14,7 @@ use super::wire::RawResponse;
 const AT_ONCE: usize = 8;
 const RACE: Duration = Duration::from_secs(20);
 
-/// Calls `ask` in `AT_ONCE` threads at the same moment.
+/// Calls `ask` in `AT_ONCE` threads at the same moment. Returns the responses.
 fn run_concurrently(ask: impl Fn(usize) -> Result<RawResponse> + Sync) -> Result<Vec<RawResponse>> {
     let start = Barrier::new(AT_ONCE);
     std::thread::scope(|scope| {
@@ -40,7 +40,7 @@ fn statuses(responses: &[RawResponse]) -> String {
     format!("{all:?}")
 }
 
-/// Runs all races.
+/// Runs all attacks with concurrent requests.
 pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("races");
     report.attack("one address registered at once, in two spellings", RACE, || {

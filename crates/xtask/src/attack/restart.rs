@@ -84,7 +84,7 @@ fn lost(server: &AttackedServer, acknowledged: &[String]) -> Result<usize> {
     Ok(lost)
 }
 
-/// Fails unless the audit chain verifies, and no longer verifies after truncation.
+/// Fails unless `kith audit verify` succeeds after a kill, and fails after the log was truncated.
 pub fn audit(start: &Start, report: &mut AttackReport) {
     report.attack("the audit chain after a kill", KILLED_WITHIN, || match verify(start)? {
         (true, output) => Ok(output),

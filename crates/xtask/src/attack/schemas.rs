@@ -111,7 +111,7 @@ pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     }
 }
 
-/// Runs the attack while `ada` writes repeatedly. Fails if one of the writes is slow or rejected.
+/// Runs the attack while `ada` writes items. Fails if one of her writes is slow or rejected.
 fn run_with_concurrent_writer(
     server: &AttackedServer,
     attack: impl FnOnce() -> Result<String>,

@@ -8,7 +8,7 @@ use super::attacked_server::{AttackedServer, PASSWORD};
 use super::report::{AttackReport, DEFAULT_TIME_LIMIT, format_response, status_in};
 use super::wire::{RawResponse, request, send};
 
-/// Paths that a careless router or proxy would map to `/api/v1/admin/users`. Sent by a user without
+/// Paths that a careless router or proxy would map to `/api/v1/admin/users`. They are sent by a user without
 /// permission.
 const PATHS: &[&str] = &[
     "//api/v1/admin/users",

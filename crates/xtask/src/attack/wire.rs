@@ -75,7 +75,7 @@ pub fn request(
     out
 }
 
-/// Connects with read and write timeouts.
+/// Opens a connection with timeouts for reading and writing.
 pub fn connect(server: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::connect(server).with_context(|| format!("cannot connect to {server}"))?;
     stream.set_nodelay(true)?;

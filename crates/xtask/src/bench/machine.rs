@@ -34,12 +34,12 @@ pub fn cores() -> Result<usize> {
     Ok(text.lines().filter(|line| line.starts_with("processor")).count())
 }
 
-/// fsync performance of the disk.
+/// fsync performance of a disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Fsync {
-    /// Sequential fsyncs per second.
+    /// Number of sequential fsyncs per second.
     pub rate: f64,
-    /// 99th percentile of the duration in milliseconds.
+    /// 99th percentile of the duration of an fsync, in milliseconds.
     pub p99_ms: f64,
 }
 

@@ -52,7 +52,7 @@ pub struct Args {
     /// Make short runs, as a test; the figures are not representative
     #[arg(long)]
     quick: bool,
-    /// Interleaved pairs with the ceiling for each row [default: 5, quick: 2]
+    /// Number of runs of each row; each follows a run of the ceiling [default: 5, quick: 2]
     #[arg(long)]
     pairs: Option<usize>,
     /// Seconds for each run of a write row [default: 60, quick: 5]
@@ -61,14 +61,14 @@ pub struct Args {
     /// Seconds for each run of a read row [default: 10, quick: 2]
     #[arg(long)]
     read_seconds: Option<u64>,
-    /// Only one database
+    /// Measure only one database
     #[arg(long)]
     database: Option<Engine>,
     #[command(flatten)]
     mode: Mode,
 }
 
-/// Benchmark to run instead of the one of the HTTP server.
+/// Benchmark to run instead of that of the HTTP server.
 #[derive(clap::Subcommand)]
 enum Only {
     /// Compare the job engine on both databases with BullMQ and Graphile Worker
@@ -162,7 +162,7 @@ pub fn bench(args: &Args) -> Result<()> {
         .into_iter()
         .filter(|engine| args.database.is_none_or(|only| only == *engine))
         .collect();
-    // Started before the generator is pinned, because children inherit its CPU affinity.
+    // PostgreSQL is started before the generator is pinned, because child processes inherit the CPU affinity.
     let postgres = engines
         .contains(&Engine::Postgres)
         .then(|| PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() }));
@@ -276,7 +276,7 @@ async fn measure_rows(server: Server, bare: Server, lengths: &Lengths) -> Result
     Ok(rows)
 }
 
-/// Properties that differ between rows.
+/// Properties of a row of the benchmark that differ between rows.
 struct RowShape {
     name: &'static str,
     ceiling: Ceiling,

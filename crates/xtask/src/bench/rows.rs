@@ -17,7 +17,7 @@ const CONNECTIONS: usize = 64;
 /// Fraction of the highest measured rate. Latencies are measured at this rate.
 const STEADY_RATE_FRACTION: f64 = 0.5;
 
-/// Measured server with its process ids.
+/// Server to measure, with its process ids.
 #[derive(Clone, Copy)]
 pub struct Server {
     pub address: SocketAddr,

@@ -96,7 +96,7 @@ pub fn write_request(out: &mut Vec<u8>, from: &LoadAccount, to: &LoadAccount) {
 pub struct PreparedRequests {
     requests: Rc<Vec<Vec<u8>>>,
     next: Rc<Cell<usize>>,
-    /// Remaining requests of this run.
+    /// Number of requests that this run may still send.
     left: Rc<Cell<usize>>,
 }
 

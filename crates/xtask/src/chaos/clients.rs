@@ -113,7 +113,8 @@ impl ClientConnection {
     }
 }
 
-/// Returns the outcome that a response reports, or an error if Kith must not send such a response.
+/// Returns the outcome of a write according to its response. Returns an error if Kith must not send such a
+/// response.
 fn judge(status: u16, body: &Value, id_at: &str) -> Result<WriteOutcome, String> {
     let id = body.pointer(id_at).and_then(Value::as_str);
     match (status, body["code"].as_str(), id) {

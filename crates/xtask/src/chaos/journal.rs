@@ -13,16 +13,16 @@ use crate::load::accounts::LoadAccount;
 /// Outcome of a write, as far as the client knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// Not sent, or rejected by a response that guarantees that nothing was changed.
+    /// The write was not sent, or was rejected by a response that guarantees that nothing was changed.
     NotApplied,
     /// There was no response, or the response says that the outcome is unknown. The write may or may not
     /// exist.
     Unknown,
-    /// Acknowledged, with the id of the new object.
+    /// The write was acknowledged. Contains the id of the new object.
     Acknowledged(String),
 }
 
-/// Partner request that stays pending.
+/// Partner request that the recipient does not answer.
 #[derive(Clone, Debug)]
 pub struct SentRequest {
     pub from: usize,

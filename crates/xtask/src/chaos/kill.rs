@@ -24,10 +24,10 @@ const ORPHANS_END_WITHIN: Duration = Duration::from_secs(30);
 /// Options of `cargo xtask chaos kill`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Kills for each target [default: 100, smoke: 1]
+    /// Number of kills for each target [default: 100, smoke: 1]
     #[arg(long)]
     rounds: Option<u32>,
-    /// Only one target
+    /// Kill only one target
     #[arg(long)]
     database: Option<KillTarget>,
     /// Seed of the random moments [default: random]
@@ -79,7 +79,7 @@ pub fn kill(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Writes evidence. The rows require 100 kills and 100,000 acknowledgements.
+/// Writes evidence. The rows pass only with at least 100 kills and 100,000 acknowledgements.
 fn write_evidence(reports: &[RoundsReport]) -> Result<()> {
     let kills: u32 = reports.iter().map(|report| report.rounds).sum();
     let acknowledged: u64 = reports.iter().map(|report| report.acknowledged).sum();

@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result};
 use crate::evidence::{Tests, Trials};
 use crate::workspace::root;
 
-/// Kind of fault.
+/// Kind of fault to inject.
 #[derive(clap::Subcommand)]
 pub enum Chaos {
     /// Kill Kith or PostgreSQL with SIGKILL during acknowledged writes
@@ -29,7 +29,7 @@ pub enum Chaos {
     /// Kill and freeze workers, enqueuers and PostgreSQL while jobs run; no job may be lost or run by two
     /// workers
     Jobs(jobs::Args),
-    /// Stop one of two nodes behind HAProxy with SIGTERM, in turns; no client may notice
+    /// Stop the nodes behind HAProxy in turns with SIGTERM; no client may get an error
     Stop(stop::Args),
 }
 

@@ -25,10 +25,10 @@ use crate::workspace::{root, run};
 /// Options of `cargo xtask chaos power`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Power cuts [default: 100, smoke: 1]
+    /// Number of power cuts [default: 100, smoke: 1]
     #[arg(long)]
     rounds: Option<u32>,
-    /// Only the twin that does not sync, which must lose data
+    /// Test only the twin, which does not sync and must lose data
     #[arg(long)]
     twin: bool,
     /// Seed of the random moments and losses [default: random]

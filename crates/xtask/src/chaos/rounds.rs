@@ -38,12 +38,12 @@ pub struct Size {
 pub struct AccountCounts {
     /// Number of accounts that send requests to each other and never have a partner.
     pub senders: usize,
-    /// Number of new accounts that a round may use.
+    /// Number of new accounts that a round may use for couples.
     pub unused: usize,
 }
 
 impl AccountCounts {
-    /// Returns the numbers for a full or a smoke round.
+    /// Returns the numbers of accounts for a full round or a smoke round.
     pub fn of(mode: Mode) -> Self {
         mode.pick(Self { senders: 1_000, unused: 1_500 }, Self { senders: 100, unused: 300 })
     }

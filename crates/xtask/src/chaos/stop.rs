@@ -36,7 +36,7 @@ const HAPROXY_UP_WITHIN: Duration = Duration::from_secs(10);
 /// Options of `cargo xtask chaos stop`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Stops, alternating between the nodes [default: 50, smoke: 2]
+    /// Number of stops, alternating between the nodes [default: 50, smoke: 2]
     #[arg(long)]
     rounds: Option<u32>,
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub fn stop(args: &Args) -> Result<()> {
     let accounts = args.mode.pick(2_000, 200);
     let folder = fresh_folder("stop")?;
     let server = PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() })?;
-    // In a smoke run other commands run at the same time, and HAProxy may notice a stop later.
+    // In a smoke run other commands run at the same time, so HAProxy may detect a stop later.
     let drain = args.mode.is_smoke().then(|| ("KITH__SERVER__DRAIN_MS".to_owned(), "2000".to_owned()));
     let starts = [free_port()?, free_port()?].map(|port| Start {
         environment: drain.clone().into_iter().collect(),
@@ -162,7 +162,7 @@ async fn run(
         let (place, start) = (round % 2, starts[round % 2].clone());
         let node = nodes[place].take().context("the node runs")?;
         let began = now();
-        // Runs on another thread, so that the clients continue.
+        // The stop runs on another thread, so that the clients continue.
         let status = tokio::task::spawn_blocking(move || node.stop()).await??;
         report.borrow_mut().exits.push(began.elapsed());
         ensure!(status.success(), "kith ended with {status} on a stop request");

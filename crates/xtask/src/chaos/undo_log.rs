@@ -22,7 +22,7 @@ enum StepKind {
     Unlink,
 }
 
-/// Information to revert one step.
+/// Recorded step (write, truncation or unlink) with the information to revert it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Step {
     kind: StepKind,
@@ -61,7 +61,8 @@ impl Loss {
 }
 
 impl UndoLog {
-    /// Parses the shim's record. A truncated record at the end is ignored: its write did not happen.
+    /// Parses the record of the shim. A truncated entry at its end is ignored, because the write did not
+    /// happen.
     ///
     /// # Errors
     /// Returns an error if the format is invalid, or if the shim recorded a step that cannot be reverted.
@@ -103,7 +104,7 @@ impl UndoLog {
         }
     }
 
-    /// Reverts the lost steps on the files. Returns their number.
+    /// Reverts the steps that are lost in a power cut. Returns their number.
     ///
     /// # Errors
     /// Returns an error if a file cannot be read or written.
@@ -190,7 +191,7 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Opens a file. An unlinked file is created again, with its content from the step.
+/// Opens a file. If it was unlinked, creates it again, so that the step can restore its content.
 fn open(path: &Path) -> Result<File> {
     Ok(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?)
 }

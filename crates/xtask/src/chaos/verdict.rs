@@ -27,7 +27,7 @@ pub struct ListedRequest {
 /// Violations, described as text.
 #[derive(Debug, Default)]
 pub struct RoundsVerdict {
-    /// Acknowledged writes that are missing or not in the acknowledged state.
+    /// Acknowledged writes that are missing or have another state than the acknowledged one.
     pub lost: Vec<String>,
     /// Writes that exist more than once.
     pub doubled: Vec<String>,

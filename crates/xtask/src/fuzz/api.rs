@@ -43,11 +43,12 @@ impl Operation {
     }
 }
 
-/// Runs schemathesis for each role, each against its own server.
+/// Runs schemathesis once for each role. Each run has its own server.
 ///
 /// # Errors
-/// Returns an error for undeclared responses, a 5xx other than 503 with Retry-After, accepted invalid input,
-/// an operation that never succeeds, and an operation that succeeds for a user without its permission.
+/// Returns an error if a response is undeclared, is a 5xx other than 503 with Retry-After, or accepts invalid
+/// input. Also returns an error if an operation never succeeds, or succeeds for a user without its
+/// permission.
 #[expect(clippy::disallowed_methods, reason = "reports the duration")]
 pub fn fuzz() -> Result<()> {
     if !is_installed(&root()?) {

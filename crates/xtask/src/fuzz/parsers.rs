@@ -35,7 +35,7 @@ pub struct Args {
     /// Seconds for each target; evidence requires 600 for every target
     #[arg(long, default_value_t = EVIDENCE_SECONDS)]
     seconds: u64,
-    /// Only this target; repeat for several
+    /// Run only this target; repeat for several
     #[arg(long)]
     target: Vec<String>,
     /// Number of targets that run concurrently

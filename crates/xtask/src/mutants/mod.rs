@@ -107,7 +107,7 @@ const PARTS: &[Part] = &[
 /// Options of `cargo xtask mutants`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only this part: bonds, accounts or store; repeat for several
+    /// Test only this part: bonds, accounts or store; repeat for several
     #[arg(long)]
     part: Vec<String>,
     /// Number of the sample; another number selects other mutants

@@ -29,7 +29,7 @@ use recordings::{Statements, Table, Value};
 /// Options of `cargo xtask plans`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Rows of each table
+    /// Number of rows of each table
     #[arg(long, default_value_t = 100_000)]
     rows: usize,
     /// Judge a statement by its cheapest recorded sample instead of the most expensive one

@@ -26,7 +26,7 @@ pub struct Bloat {
 /// Transaction that another session keeps open with a snapshot from its start. Ends when dropped.
 struct Snapshot {
     session: Child,
-    // Closing standard input would end the session.
+    // The session would end if its standard input were closed.
     _input: ChildStdin,
 }
 

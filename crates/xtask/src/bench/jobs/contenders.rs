@@ -1,5 +1,5 @@
-//! The compared systems: Kith on both databases, BullMQ and Graphile Worker. Each runs as a process that
-//! prints one line of JSON.
+//! Systems that the benchmark compares: Kith on both databases, BullMQ and Graphile Worker. Each runs as a
+//! separate process, which prints its results as one line of JSON.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::rows::JobBenchRow;
 use crate::mode::Mode;
 use crate::workspace::{cargo, root, run};
 
-/// Compared system in one configuration.
+/// System in one configuration that takes part in the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     KithSqlite,
@@ -205,7 +205,7 @@ pub fn build_driver(mode: Mode) -> Result<PathBuf> {
     driver_in(&String::from_utf8_lossy(&done.stdout)).context("cargo does not report the path of the driver")
 }
 
-/// Returns the last executable in cargo's JSON messages.
+/// Returns the path of the last executable in the JSON messages of cargo.
 fn driver_in(messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     messages

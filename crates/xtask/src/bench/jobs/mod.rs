@@ -32,20 +32,20 @@ pub struct Args {
     /// Run a tenth of the jobs, as a test; the figures are not representative
     #[arg(long)]
     quick: bool,
-    /// Interleaved runs of each row [default: 5, quick: 2]
+    /// Number of runs of each row; contenders alternate [default: 5, quick: 2]
     #[arg(long)]
     pairs: Option<usize>,
-    /// Only these rows: cycle, single, bulk, drain, latency, due, workers, million, bloat
+    /// Measure only these rows: cycle, single, bulk, drain, latency, due, workers, million, bloat
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
-    /// Only one side
+    /// Measure only one side
     #[arg(long)]
     only: Option<Side>,
     #[command(flatten)]
     mode: Mode,
 }
 
-/// Side to measure.
+/// Side of the comparison: Kith or its peers.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Side {
     /// Kith, on both databases

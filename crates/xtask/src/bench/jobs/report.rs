@@ -18,7 +18,7 @@ use crate::workspace::root;
 /// Row of the comparison with the runs of all contenders.
 pub struct RowComparison {
     row: &'static JobBenchRow,
-    /// fsync rates of the disk, measured before each round.
+    /// fsync performance of the disk, measured before each round of runs.
     pub fsyncs: Vec<Fsync>,
     pub runs: Vec<ContenderRuns>,
 }

@@ -13,7 +13,7 @@ pub struct JobBenchRow {
     pub jobs: u64,
     /// Kind of result that the row measures.
     pub result: ResultKind,
-    /// True if only Kith is measured.
+    /// True if only Kith is measured in this row.
     pub own: bool,
 }
 

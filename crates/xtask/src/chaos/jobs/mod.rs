@@ -38,7 +38,7 @@ const MAX_COMMIT_DELAY: Duration = Duration::from_secs(60);
 const IDLE_MARGIN: Duration = Duration::from_secs(10);
 /// Duration of a database outage. It is longer than a worker's lease of 6 s.
 const OUTAGE: Duration = Duration::from_secs(9);
-/// Duration of idle periods and outages in a smoke run.
+/// Duration of each idle period and outage in a smoke run.
 const SMOKE: Duration = Duration::from_millis(500);
 
 /// Options of `cargo xtask chaos jobs`.
@@ -47,7 +47,7 @@ pub struct Args {
     /// Jobs that are acknowledged in each run [default: 100000, smoke: 2000]
     #[arg(long)]
     jobs: Option<usize>,
-    /// Only one database
+    /// Test only one database
     #[arg(long)]
     database: Option<Database>,
     /// Seed of the random faults [default: random]

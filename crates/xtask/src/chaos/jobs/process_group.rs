@@ -41,7 +41,7 @@ pub struct FaultCounts {
     pub database_kills: u32,
     /// Number of killed PostgreSQL backends. The server then restarts all others.
     pub backend_kills: u32,
-    /// Connections terminated with `pg_terminate_backend`.
+    /// Number of connections terminated with `pg_terminate_backend`.
     pub terminations: u32,
     /// Number of database outages that were longer than a lease, and their total duration in seconds.
     pub outages: u32,
@@ -69,7 +69,7 @@ pub struct ProcessGroup {
 }
 
 impl ProcessGroup {
-    /// Starts the processes.
+    /// Starts the processes that are needed for `database`.
     pub fn start(program: Program, database: Database) -> Result<Self> {
         let mut group = Self { program, database, all: Vec::new(), thaw_at: None };
         let count = if database == Database::Sqlite { 1 } else { WORKERS + 1 };
@@ -80,7 +80,7 @@ impl ProcessGroup {
         Ok(group)
     }
 
-    /// Starts a process for position `at`.
+    /// Starts the process at index `at` of `all`.
     fn start_process(&self, at: usize) -> Result<Process> {
         let task = match self.database {
             Database::Sqlite => "both",
@@ -140,7 +140,7 @@ impl ProcessGroup {
         let output = self.program.run("backends")?;
         let pids: Vec<i32> = output.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
         let pid = rng.choice(pids).and_then(Pid::from_raw).context("no connection to kill")?;
-        // The backend may have ended since.
+        // The backend may have ended in the meantime.
         let _ = kill_process(pid, Signal::KILL);
         for _ in 0..MAX_POLLS {
             if self.program.run("backends").is_ok() {

@@ -32,7 +32,7 @@ pub struct JobVerdict {
     pub fenced_off: usize,
     /// Acknowledged jobs that the database does not contain.
     pub lost: Vec<String>,
-    /// Effects that happened twice, or not at all although the job is completed.
+    /// Effects of jobs that happened twice, or that are missing although the job is completed.
     pub wrong_effects: Vec<String>,
     /// Accepted reports of attempts that were not the last of their job, and jobs that ended twice.
     pub stale_accepted: Vec<String>,
@@ -41,7 +41,7 @@ pub struct JobVerdict {
 }
 
 impl FinalState {
-    /// Parses the program's dump of the database.
+    /// Parses the dump of the database that the test program prints.
     pub fn read(output: &str) -> Self {
         let mut final_state = Self::default();
         for line in output.lines() {

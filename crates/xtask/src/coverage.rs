@@ -41,7 +41,7 @@ pub struct Args {
     /// Run without PostgreSQL, leave out its code, and do not check the minimum
     #[arg(long)]
     sqlite_only: bool,
-    /// Report the results of an earlier run
+    /// Only report the results of an earlier run
     #[arg(long)]
     report_only: bool,
     #[command(flatten)]

@@ -23,7 +23,7 @@ pub struct EvidenceRow {
     pub result: EvidenceOutcome,
     /// Measured values.
     pub figures: Value,
-    /// Summary as one sentence.
+    /// Summary of the result as one sentence.
     pub summary: String,
 }
 
@@ -61,7 +61,7 @@ pub struct Trials {
     pub row: String,
     /// Description of the trial.
     pub what: String,
-    /// Number of repetitions.
+    /// Number of successful repetitions.
     pub trials: u64,
 }
 
@@ -74,7 +74,7 @@ struct Evidence<'a> {
     commit: String,
     /// True if the working tree had uncommitted changes.
     dirty: bool,
-    /// Time in UTC (RFC 3339).
+    /// Time at which the file was written, in UTC (RFC 3339).
     at: String,
 }
 

@@ -76,7 +76,8 @@ impl Kith {
     /// Starts the server and waits until it prints its address.
     ///
     /// # Errors
-    /// Returns an error with the end of the log if the process ended or did not print its address in time.
+    /// Returns an error if the process ended or did not print its address in time. The error contains the end
+    /// of the log.
     pub fn start(start: &Start) -> Result<Self> {
         let mut command = on_core(start.core, &start.binary);
         let listen = format!("127.0.0.1:{}", start.port.unwrap_or(0));

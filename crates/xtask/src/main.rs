@@ -50,20 +50,21 @@ enum Task {
     Lint,
     /// Run what CI runs: lint, openapi --check, test, then smoke
     Check,
-    /// Write docs/openapi.json, or compare it
+    /// Write docs/openapi.json, or compare it with the code
     Openapi(openapi::Args),
-    /// Run recorded statements on large tables; fails if one reads much more than it returns
+    /// Run recorded statements on large tables; fails if one reads many more rows than it returns
     Plans(plans::Args),
-    /// Inject kills and power cuts during acknowledged writes; no acknowledged write may be lost
+    /// Kill processes and simulate power cuts during writes; no acknowledged write may be lost
     #[command(subcommand)]
     Chaos(chaos::Chaos),
     /// Benchmark Kith; results are ratios to ceilings measured in the same run
     Bench(bench::Args),
     /// Send hostile requests to a server; each must be rejected without disturbing other callers
     Attack(attack::Args),
-    /// Test whether the duration of a log-in reveals that an address is known
+    /// Test whether the duration of a log-in reveals that an address has an account
     Timing(timing::Args),
-    /// Write docs/reliability.md: repeated trials of tests and chaos, and the failure rate that they exclude
+    /// Write docs/reliability.md with repeated trials of tests and chaos runs, and bounds of their failure
+    /// rates
     Reliability(reliability::Args),
     /// Run each command that CI does not run in full, with tiny amounts on the debug binary
     ///

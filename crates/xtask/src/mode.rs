@@ -1,6 +1,6 @@
 //! Mode of a command: full, or a smoke run with tiny amounts.
 
-/// Full or smoke mode of a command.
+/// Mode of a command: a full run or a smoke run.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub struct Mode {
     /// Run tiny amounts on the debug binary to test the command itself; judges no result and writes no

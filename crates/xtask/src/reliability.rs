@@ -101,8 +101,8 @@ fn page(artefacts: &[Artefact]) -> String {
     page
 }
 
-/// Returns the upper bound of the failure rate with 95 % confidence (rule of three: 3/n) in percent, with two
-/// significant digits.
+/// Returns the upper bound of the failure rate in percent, with 95 % confidence and two significant digits
+/// (rule of three: 3/n).
 #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
 fn bound(trials: u64) -> String {
     let percent = 300.0 / trials.max(1) as f64;

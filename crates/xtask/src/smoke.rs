@@ -34,7 +34,7 @@ const TOGETHER: &[&[&str]] = &[
     &["reliability"],
 ];
 const AT_ONCE: usize = 2;
-/// Timeout of a command.
+/// Maximum duration of a command.
 const ENDS_WITHIN: Duration = Duration::from_secs(300);
 
 /// Options of `cargo xtask smoke`.
@@ -51,7 +51,7 @@ impl Args {
     }
 }
 
-/// Result of a command.
+/// Result of one command of the smoke run.
 struct CommandResult {
     name: String,
     seconds: f64,
@@ -107,7 +107,7 @@ fn start_all(commands: &[&[&str]], at_once: usize, args: &Args, folder: &Path) -
     Ok(ended.into_inner().expect("unpoisoned"))
 }
 
-/// Runs one command and prints its output.
+/// Runs the command `words` with `--smoke` and prints its output. The log is written to `folder`.
 fn start(words: &[&str], folder: &Path) -> Result<CommandResult> {
     let name = words.join(" ");
     let log = folder.join(format!("{}.log", words.join("-")));

@@ -20,7 +20,7 @@ pub struct Args {
     /// Run without PostgreSQL, for machines without a server
     #[arg(long)]
     sqlite_only: bool,
-    /// Arguments for `cargo test`; with `-p CRATE` only that crate is tested
+    /// Arguments for `cargo test`; `-p CRATE` tests only that crate
     #[arg(last = true)]
     cargo_args: Vec<String>,
 }

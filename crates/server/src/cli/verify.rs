@@ -280,7 +280,8 @@ fn stop_flag_on_signal() -> Result<Arc<AtomicBool>, anyhow::Error> {
     Ok(stop)
 }
 
-/// Returns the URL of the server that uses the data folder. If there is none, returns the configured address.
+/// Returns the URL of the server. On SQLite it is that of the server that uses the data folder; fails if
+/// there is none. On PostgreSQL it is made from the configured address.
 async fn address(config: &Config) -> Result<String, anyhow::Error> {
     if !config.is_sqlite() {
         return Ok(format!("http://{}", config.server.listen));

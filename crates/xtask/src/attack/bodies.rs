@@ -98,7 +98,7 @@ fn bomb() -> Result<Vec<u8>> {
     Ok(gzip.finish()?)
 }
 
-/// Display names that consist only of invisible characters.
+/// Display names without any visible character.
 const INVISIBLE: &[&str] = &[
     "",
     " ",

@@ -32,7 +32,7 @@ const HOST_PREFIX: &str = "host: ";
 /// Options of `cargo xtask fuzz parsers`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Seconds for each target; evidence requires 600 for every target
+    /// Seconds for which each target runs; evidence requires 600 for every target
     #[arg(long, default_value_t = EVIDENCE_SECONDS)]
     seconds: u64,
     /// Run only this target; repeat for several
@@ -41,7 +41,7 @@ pub struct Args {
     /// Number of targets that run concurrently
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Run the binaries of an earlier build
+    /// Run the fuzz targets of an earlier build
     #[arg(long)]
     no_build: bool,
     #[command(flatten)]
@@ -56,7 +56,7 @@ struct TargetResult {
     seconds: u64,
     /// Number of executed inputs.
     executions: u64,
-    /// Number of covered edges.
+    /// Number of covered edges of the control flow.
     edges: u64,
     /// Number of inputs that increased the coverage, including seeds.
     corpus: u64,

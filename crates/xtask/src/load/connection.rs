@@ -1,4 +1,4 @@
-//! Keep-alive connections of the load generator, and batches of requests over several of them.
+//! Keep-alive connections of the load generator. Also sends batches of requests over several connections.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;

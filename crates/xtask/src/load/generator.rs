@@ -15,13 +15,13 @@ use tokio::time::{sleep, timeout};
 use super::connection::Connection;
 use super::now;
 
-/// Maximum recorded latency.
+/// Maximum latency that is recorded, in nanoseconds.
 const MAX_LATENCY_NS: u64 = 120_000_000_000;
 
 /// Maximum time by which the measured period is extended until the first response arrives.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
-/// Source of requests.
+/// Source of the requests that the generator sends.
 pub trait Source {
     /// Writes the next request to `out`. Returns false if there is none.
     fn next(&self, out: &mut Vec<u8>) -> bool;
@@ -35,7 +35,7 @@ pub struct Plan {
     pub warm_up: Duration,
     /// Duration of the measured period, which ends early if the source is exhausted.
     pub length: Duration,
-    /// Requests per second. `None` sends as fast as possible.
+    /// Rate in requests per second. `None` sends as fast as possible.
     pub rate: Option<f64>,
 }
 
@@ -43,10 +43,10 @@ pub struct Plan {
 pub struct LoadResult {
     /// Number of 2xx responses.
     pub answered: u64,
-    /// Number of other responses.
+    /// Number of responses with other statuses.
     pub refused: u64,
     pub elapsed: Duration,
-    /// Latencies of the 2xx responses in nanoseconds.
+    /// Latencies of the 2xx responses, in nanoseconds.
     pub latency: Histogram<u64>,
     /// Increase of each value that `sample` of [`generate_load`] returns, over the measured period.
     pub sampled: [f64; 3],

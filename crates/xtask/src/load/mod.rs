@@ -13,7 +13,7 @@ pub use connection::{Connection, send_all, send_all_patiently};
 pub use generator::{LoadResult, Plan, Source, generate_load};
 pub use sampling::{Pairs, Zipf};
 
-/// Returns the current instant, for measurements.
+/// Returns the current instant of the real clock, for measurements.
 #[expect(clippy::disallowed_methods, reason = "measures durations; no rule depends on them")]
 pub fn now() -> Instant {
     Instant::now()

@@ -29,7 +29,7 @@ const MIN_DETECTED_SHARE: f64 = 0.80;
 /// Minimum timeout of a test run in seconds. A mutant that exceeds it counts as detected.
 const HANG_S: &str = "240";
 
-/// Part of the source, with the tests that must detect its mutants.
+/// Part of the source code, and the tests that must detect its mutants.
 struct Part {
     name: &'static str,
     files: &'static [&'static str],
@@ -110,13 +110,13 @@ pub struct Args {
     /// Test only this part: bonds, accounts or store; repeat for several
     #[arg(long)]
     part: Vec<String>,
-    /// Number of the sample; another number selects other mutants
+    /// Number of the sample; each number selects different mutants
     #[arg(long, default_value_t = 0)]
     sample: u32,
-    /// Test one of this many mutants instead of the part's own number; more is a smaller sample
+    /// Test one of this many mutants instead of the default of the part; a higher number tests fewer mutants
     #[arg(long)]
     every: Option<u32>,
-    /// Report the results of earlier runs
+    /// Only report the results of earlier runs
     #[arg(long)]
     report_only: bool,
     #[command(flatten)]

@@ -32,10 +32,10 @@ pub struct Args {
     /// Number of rows of each table
     #[arg(long, default_value_t = 100_000)]
     rows: usize,
-    /// Judge a statement by its cheapest recorded sample instead of the most expensive one
+    /// Judge a statement by its cheapest recorded parameters instead of the most expensive ones
     #[arg(long)]
     lenient: bool,
-    /// Folder of recordings [default: target/plans]
+    /// Folder with the recordings [default: target/plans]
     #[arg(long)]
     recorded: Option<PathBuf>,
 }

@@ -76,7 +76,7 @@ async fn connect(url: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// Prepared statement on the server.
+/// Statement that is prepared on the server.
 struct Prepared<'s> {
     name: String,
     sql: &'s str,

@@ -47,7 +47,7 @@ impl File {
     }
 }
 
-/// Violation of a rule, or a warning.
+/// Violation of a rule, reported as an error or a warning.
 struct Finding {
     path: String,
     line: usize,

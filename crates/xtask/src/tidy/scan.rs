@@ -1,6 +1,6 @@
 //! Splits Rust source into code, comments and literals, so that rules can ignore text.
 
-/// Kind of a source piece.
+/// Kind of a piece of Rust source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PieceKind {
     Code,
@@ -24,7 +24,7 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// Splits `source` into pieces, in order.
+/// Splits Rust source into pieces, in order.
 pub fn pieces(source: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let (mut code_from, mut at, mut line) = (0, 0, 1);

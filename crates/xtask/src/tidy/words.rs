@@ -50,7 +50,7 @@ const FILES_ALLOWED_TO_SLEEP: &[(&str, &str)] = &[
 /// runs them.
 const SOAK_ONLY_FILE: &str = "tests/api/support/engine.rs";
 
-/// Ways to register a handler without documentation.
+/// Calls that register a handler without documentation.
 const UNDOCUMENTED: &[&str] = &[
     ".route(",
     ".route_service(",

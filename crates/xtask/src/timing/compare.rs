@@ -7,7 +7,7 @@ const RESAMPLES: usize = 1_000;
 /// p-value below which a difference is significant.
 const SIGNIFICANCE_LEVEL: f64 = 0.01;
 
-/// Result of the comparison, in milliseconds.
+/// Result of the comparison. All durations are in milliseconds.
 #[derive(Debug)]
 pub struct Comparison {
     /// Median and 95th percentile of the durations of the first kind.
@@ -79,7 +79,7 @@ fn p_value(differences: &[f64], rng: &mut Rng) -> f64 {
 mod tests {
     use super::*;
 
-    /// Returns pairs of durations with an exponential tail, the first longer by `by`.
+    /// Returns pairs of durations with an exponential tail. The first of each pair is longer by `by`.
     fn pairs(by: f64, rng: &mut Rng) -> Vec<[f64; 2]> {
         let mut time = || 20.0 - (1.0 - rng.f64()).ln();
         (0..500).map(|_| [time() + by, time()]).collect()

@@ -1,4 +1,4 @@
-//! `cargo xtask timing`: tests whether the duration of a log-in reveals that an address is known.
+//! `cargo xtask timing`: tests whether the duration of a log-in reveals that an address has an account.
 
 mod compare;
 
@@ -27,13 +27,13 @@ const LOCKED: usize = 10;
 /// Options of `cargo xtask timing`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Pairs of a known and an unknown address [default: 2000, smoke: 20]
+    /// Number of pairs of a known and an unknown address [default: 2000, smoke: 20]
     #[arg(long)]
     pairs: Option<usize>,
     /// Use a PostgreSQL server instead of SQLite
     #[arg(long)]
     postgres: bool,
-    /// Hash cheaply, to see differences that full hashing hides
+    /// Use cheap hashing, to detect differences that full hashing hides
     #[arg(long)]
     cheap: bool,
     #[command(flatten)]

@@ -1,6 +1,6 @@
 //! Assembles Kith. Contains the list of modules, the start and stop of a server, and the command line.
 //!
-//! It contains no rules of features. It is a library crate, so that tests can run servers in their own
+//! The crate contains no rules of features. It is a library, so that tests can run servers in their own
 //! process.
 
 pub mod cli;

@@ -1,5 +1,5 @@
-//! Determines the Git commit of a release build. Debug builds skip this, so that a commit does not trigger a
-//! rebuild.
+//! Determines the Git commit of a release build. Debug builds do not contain the commit, so that a new commit
+//! does not cause a rebuild.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,7 +13,8 @@ fn main() {
     println!("cargo::rustc-env=KITH_BUILD={build}");
 }
 
-/// Returns the commit of the enclosing clone, followed by `.dirty` if the working tree has changes.
+/// Returns the commit of the Git clone that contains this crate. It is followed by `.dirty` if the working
+/// tree has uncommitted changes. Returns `None` in debug builds.
 fn commit_of_release() -> Option<String> {
     if std::env::var("PROFILE").is_ok_and(|profile| profile != "release") {
         println!("cargo::rerun-if-changed=build.rs");

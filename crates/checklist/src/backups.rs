@@ -1,5 +1,5 @@
-//! PostgreSQL backup and restore commands in a checklist: compares the format and file that one writes with
-//! those that the other reads. Runs no command.
+//! Compares the PostgreSQL backup and restore commands in a checklist. The format and the file that a backup
+//! writes must be those that a restore reads. Runs no command.
 
 use std::sync::LazyLock;
 
@@ -9,19 +9,19 @@ use super::outline::Outline;
 use super::report::Code;
 use super::{UnlocatedFinding, pattern, quote};
 
-/// Maximum number of commands that are compared.
+/// Maximum number of backup and restore commands that are compared.
 const MAX_COMMANDS: usize = 64;
 /// Maximum length of a command line in bytes.
 const MAX_LINE_BYTES: usize = 4096;
 
 /// Redirections of standard error, which do not concern the backup file.
 static STDERR_REDIRECTIONS: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?:\s2|\s&)>{1,2}\s*(?:&1|\S+)"));
-/// Shell expansions, placeholders and numbers, which are replaced by `*` for comparison.
+/// Shell expansions, placeholders and numbers. They are replaced by `*` before file names are compared.
 static SHELL_EXPANSIONS: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"\$\([^()]*\)|\$\{[^{}]*\}|\$\w+|`[^`]*`|<[A-Za-z_-]+>|%[YmdHMSFTs]|Y{4}|[0-9]+|\*")
 });
 static STARS: LazyLock<Regex> = LazyLock::new(|| pattern(r"\*(?:[-_.T]?\*)+"));
-/// Options of `pg_restore` whose value is the next word.
+/// Options of `pg_restore` that take the next word as their value.
 const WITH_VALUE: &[&str] =
     &["-d", "-h", "-p", "-U", "-j", "-n", "-N", "-t", "-T", "-L", "-P", "-S", "-I", "-F", "-f"];
 
@@ -32,18 +32,19 @@ enum Tool {
     Psql,
 }
 
-/// Backup or restore command.
+/// Backup or restore command in a checklist.
 #[derive(Debug)]
 struct PgCommand {
     tool: Tool,
-    /// True if a dump is in plain SQL format.
+    /// True if the command writes a dump in plain SQL format.
     plain: bool,
-    /// Name of the file that it writes or reads, without its folder, with `*` for shell expansions.
+    /// Name of the file that the command writes or reads, without its folder. Shell expansions in it are
+    /// replaced by `*`.
     file: Option<String>,
     offset: usize,
 }
 
-/// Reports restore commands that do not match any backup command.
+/// Reports restore commands for which there is no matching backup command.
 pub(super) fn check(
     outline: &Outline,
     position: &dyn Fn(usize) -> usize,
@@ -123,8 +124,8 @@ fn mentions_file(line: &str, file: &str) -> bool {
     words(line).iter().any(|word| base_name(word) == file)
 }
 
-/// Returns possible command lines with their offsets: lines of code blocks, with continuation lines joined,
-/// and code spans.
+/// Returns texts that may be command lines, with their offsets in the document. They are the code spans and
+/// the lines of code blocks, in which continuation lines are joined.
 fn command_lines(outline: &Outline) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
     for code in &outline.codes {
@@ -157,8 +158,8 @@ fn command_lines(outline: &Outline) -> Vec<(usize, String)> {
     lines
 }
 
-/// Splits a command line into words. Quotes are removed, shell expansions become `*`, and operators are
-/// separate words.
+/// Splits a command line into words. Quotes are removed, shell expansions are replaced by `*`, and operators
+/// become words of their own.
 fn words(line: &str) -> Vec<String> {
     let line = line.replace(['"', '\'', '[', ']', ','], " ").replace("\\%", "%");
     let line = STDERR_REDIRECTIONS.replace_all(&line, " ");
@@ -175,7 +176,7 @@ fn words(line: &str) -> Vec<String> {
     spaced.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Returns the file name without its folder and without suffixes of compression or encryption.
+/// Returns the name of a file without its folder, and without suffixes of compression or encryption.
 fn base_name(path: &str) -> &str {
     let name = path.rsplit(['/', '=']).next().unwrap_or(path);
     [".gz", ".zst", ".bz2", ".xz", ".gpg", ".enc"]
@@ -214,7 +215,7 @@ fn tool(word: &str) -> Option<Tool> {
     }
 }
 
-/// Returns true if pg_dump writes plain SQL, which is its default format.
+/// Returns true if these options make pg_dump write plain SQL, which is its default format.
 fn is_plain_format(options: &[String]) -> bool {
     let mut options = options.iter();
     while let Some(option) = options.next() {
@@ -229,13 +230,13 @@ fn is_plain_format(options: &[String]) -> bool {
     true
 }
 
-/// Returns the format in combined short options, such as `-Fc` or `-vFc`.
+/// Returns the format in a group of short options, such as `-Fc` or `-vFc`.
 fn packed_format(option: &str) -> Option<&str> {
     let flags = option.strip_prefix('-').filter(|flags| !flags.starts_with('-'))?;
     flags.split_once('F').map(|(_, format)| format).filter(|format| !format.is_empty())
 }
 
-/// Returns the file that follows the last of these operators or options.
+/// Returns the word that follows the last of the operators or options `marks`.
 fn operand_after<'w>(words: &'w [String], marks: &[&str]) -> Option<&'w str> {
     let at = words.iter().rposition(|word| marks.contains(&word.as_str()))?;
     words[at + 1..].iter().map(String::as_str).find(|word| *word != ">")

@@ -1,5 +1,5 @@
-//! Statements that all work is done, compared with the boxes and figures that contradict them. Intentions,
-//! conditions and questions are not claims.
+//! Finds statements that all work is done, and compares them with the boxes and figures that contradict them.
+//! Intentions, conditions and questions do not count as such claims.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -12,7 +12,7 @@ use super::outline::{Block, BlockKind, Outline};
 use super::report::Code;
 use super::{UnlocatedFinding, pattern, quote};
 
-/// Maximum length of a sentence in bytes.
+/// Maximum length of a sentence in bytes. Longer ones are not examined.
 const MAX_SENTENCE_BYTES: usize = 500;
 
 static READY: LazyLock<Regex> = LazyLock::new(|| {
@@ -47,7 +47,7 @@ static CONCLUDES: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
-/// Participles that claim completed work, with the prefix of related words.
+/// Participles that claim completed work, each with the common prefix of related words.
 const CLAIM_PARTICIPLES: &[(&str, &str)] = &[
     ("tested", "test"),
     ("implemented", "implement"),
@@ -64,7 +64,8 @@ const CLAIM_PARTICIPLES: &[(&str, &str)] = &[
     ("fixed", "fix"),
 ];
 
-/// Reports claims that open boxes contradict, and ticked headings or items above open boxes.
+/// Reports claims that open boxes contradict. Also reports headings and items that are ticked although boxes
+/// under them are open.
 pub(super) fn check(
     outline: &Outline,
     items: &Items,
@@ -98,7 +99,7 @@ pub(super) fn check(
     }
 }
 
-/// Sentence of prose.
+/// Sentence of the document's prose.
 #[derive(Debug)]
 struct Sentence {
     text: String,
@@ -106,12 +107,12 @@ struct Sentence {
     section: usize,
     kind: BlockKind,
     mark: Option<BoxState>,
-    /// True if the sentence is an item with a box.
+    /// True if the sentence is a list item with a box.
     is_box: bool,
 }
 
 impl Sentence {
-    /// Returns true if the sentence can be a claim. A heading without a mark is a title, and an item without
+    /// Returns true if the sentence can be a claim. A heading without a mark is just a title. An item without
     /// a box is often a criterion.
     fn may_claim(&self, outline: &Outline, items: &Items, of_the_whole: bool) -> bool {
         match self.kind {
@@ -127,7 +128,8 @@ impl Sentence {
     }
 }
 
-/// Distinguishes the noun phrase "production-ready checklist" from the claim "it is production-ready".
+/// Returns true if the text claims that something is ready, as in "it is production-ready". Returns false for
+/// a noun phrase such as "production-ready checklist".
 fn is_predicate(text: &str) -> bool {
     READY.find(text).is_some_and(|found| {
         let after = marks::without_glyphs(&text[found.end()..]);
@@ -175,7 +177,7 @@ fn finding_beside_statements(
     ))
 }
 
-/// Returns sentences with a partial count, such as "1 of 14", with their offsets.
+/// Returns the sentences that state a partial count, such as "1 of 14", with their offsets.
 fn statements_of_some(outline: &Outline, sentences: &[Sentence]) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for sentence in sentences {
@@ -196,7 +198,7 @@ fn statements_of_some(outline: &Outline, sentences: &[Sentence]) -> Vec<(usize, 
     found
 }
 
-/// Returns the first open box of each section, including its subsections.
+/// Returns the index of the first item with an open box for each section, including its subsections.
 fn first_open_items(outline: &Outline, items: &Items) -> Vec<Option<usize>> {
     let mut first = vec![None; outline.sections.len()];
     for (index, item) in items.all.iter().enumerate().filter(|(_, item)| item.mark == BoxState::Open) {
@@ -210,8 +212,9 @@ fn first_open_items(outline: &Outline, items: &Items) -> Vec<Option<usize>> {
     first
 }
 
-/// Returns the section that a sentence refers to: the nearest ancestor with boxes. In the introduction and in
-/// a summary this is the whole document. Returns `None` if no ancestor has boxes.
+/// Returns the section to which a sentence refers: its own, or the nearest ancestor that contains boxes. A
+/// sentence in the introduction or in a summary refers to the whole document. Returns `None` if no section
+/// contains boxes.
 fn scope(outline: &Outline, items: &Items, section: usize) -> Option<usize> {
     if CONCLUDES.is_match(outline.title(section)) || outline.sections[section].level <= 1 {
         return Some(0);
@@ -326,7 +329,7 @@ fn sentences_of_block(block: &Block, found: &mut Vec<Sentence>) {
     }
 }
 
-/// Returns true if the sentence continues after the line break at `at`.
+/// Returns true if the sentence continues after the line break at byte `at`.
 fn continues(text: &str, at: usize) -> bool {
     let before = text[..at].chars().next_back();
     let after = text[at + 1..].chars().next();

@@ -1,32 +1,32 @@
-//! Decoding of bytes to text: byte order marks, UTF-16, invalid bytes, and UTF-8 that was decoded as
-//! Windows-1252. Keeps the original positions.
+//! Decodes bytes to text. Handles byte order marks, UTF-16, invalid bytes, and UTF-8 that was decoded as
+//! Windows-1252. Positions in the text can be mapped to positions in the original file.
 
-/// Windows-1252 characters for the bytes 0x80 to 0x9F. The five undefined bytes map to control characters, as
-/// in Latin-1.
+/// Characters of Windows-1252 for the bytes 0x80 to 0x9F. The five undefined bytes map to control characters,
+/// as in Latin-1.
 const WINDOWS_1252_UPPER: [char; 32] = [
     '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}',
     '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
 ];
 
-/// Maximum depth of nested blocks. Deeper markers are read as plain text, because the parser compares each
-/// line with every open block (quadratic time).
+/// Maximum depth of nested blocks. The Markdown parser compares each line with every open block, which takes
+/// quadratic time. Markers beyond this depth are therefore read as plain text.
 const MAX_MARKERS: usize = 48;
 const MAX_INDENT: usize = 128;
 
 /// Decoded text of a document, with the positions in the original file.
 #[derive(Debug)]
 pub(super) struct Source {
-    /// Text with mis-encoded characters repaired.
+    /// Text in which wrongly decoded characters are repaired.
     pub text: String,
-    /// Offsets of the lines' first bytes in `text`.
+    /// Offset in `text` of the first byte of each line.
     lines: Vec<usize>,
-    /// Repaired pieces, in order.
+    /// Repaired pieces of the text, in order.
     repairs: Vec<Repair>,
-    /// Offsets of characters that cannot be recovered.
+    /// Offsets of characters that cannot be repaired.
     pub undecodable: Vec<usize>,
 }
 
-/// Repaired piece: its range in the text, and the original characters.
+/// Repaired piece: its range in the text, and its original characters.
 #[derive(Debug)]
 pub(super) struct Repair {
     pub start: usize,
@@ -70,7 +70,7 @@ impl Source {
         }
     }
 
-    /// Returns the repaired pieces, in order.
+    /// Returns the repaired pieces of the text, in order.
     pub(super) fn repairs(&self) -> &[Repair] {
         &self.repairs
     }
@@ -81,7 +81,8 @@ impl Source {
         (self.lines.len() - usize::from(last_is_empty)).max(1)
     }
 
-    /// Returns line and column of an offset, both from 1. The column counts characters of the original file.
+    /// Returns the line and the column of an offset, both counted from 1. The column is the number of
+    /// characters in the original file.
     pub(super) fn position(&self, offset: usize) -> (usize, usize) {
         let offset = offset.min(self.text.len());
         let line = self.lines.partition_point(|start| *start <= offset);
@@ -107,7 +108,7 @@ fn decode(bytes: &[u8]) -> String {
     }
 }
 
-/// Repairs mis-encoded characters in a run of non-ASCII characters. Returns `None` if there are none.
+/// Repairs a sequence of non-ASCII characters. Returns `None` if none of them was wrongly decoded.
 fn repair(run: &str) -> Option<String> {
     let mut repaired = String::new();
     let mut changed = false;
@@ -129,15 +130,15 @@ fn repair(run: &str) -> Option<String> {
     changed.then_some(repaired)
 }
 
-/// Returns the original character of a mis-encoded sequence and the length of the sequence. Only sequences
-/// that do not occur in real text are accepted: `Ã©` is one, `é…”` is not.
+/// Returns the original character of a wrongly decoded sequence, and the length of the sequence. Accepts only
+/// sequences that do not occur in real text: `Ã©` is accepted, `é…”` is not.
 fn original_char(chars: &[char]) -> Option<(char, usize)> {
     let byte = |at: usize| chars.get(at).and_then(|c| windows_1252(*c));
     let lead = byte(0)?;
     let length = match (lead, byte(1)) {
         (0xc2 | 0xc3, Some(0xa0..=0xbf)) => 2,
         (0xc2, Some(0x80..=0x9f)) if chars[1].is_control() => 2,
-        // Ã, Â, œ, Œ, Š, š, Ÿ, Ž, ž, ˆ and ˜ after two wrong conversions.
+        // Characters that were wrongly decoded twice: Ã, Â, œ, Œ, Š, š, Ÿ, Ž, ž, ˆ and ˜.
         (0xc3, Some(0x82 | 0x83))
         | (0xc5, Some(0x92 | 0x93 | 0xa0 | 0xa1 | 0xb8 | 0xbd | 0xbe))
         | (0xcb, Some(0x86 | 0x9c)) => 2,
@@ -150,7 +151,7 @@ fn original_char(chars: &[char]) -> Option<(char, usize)> {
     if let Some(original) = whole {
         return Some((original, length));
     }
-    // The undefined bytes of Windows-1252 are often lost in conversion.
+    // The undefined bytes of Windows-1252 are often lost when text is converted.
     match (lead, byte(1), byte(2)) {
         (0xe2, Some(0x8c), _) => Some(('❌', 2)),
         (0xe2, Some(0x98), _) => Some(('☐', 2)),
@@ -166,7 +167,7 @@ fn windows_1252(c: char) -> Option<u8> {
     }
 }
 
-/// Replaces block markers beyond the depth limits, without changing the length of the text.
+/// Replaces the markers of blocks that are nested too deeply. The length of the text does not change.
 fn limit_depth(text: String) -> String {
     let mut bytes = text.into_bytes();
     let (mut in_prefix, mut markers, mut indent) = (true, 0, 0);
@@ -208,7 +209,7 @@ mod tests {
             let twice: String = once.bytes().map(as_windows).collect();
             assert_eq!(text(twice.as_bytes()), original, "{twice}");
         }
-        // The undefined byte was lost.
+        // One byte of these characters is undefined in Windows-1252 and was lost.
         assert_eq!(text("âŒ and â˜ and âœ…".as_bytes()), "❌ and ☐ and ✅");
     }
 

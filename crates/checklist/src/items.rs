@@ -1,4 +1,4 @@
-//! Boxes of a document with their items, and the counts of boxes by section.
+//! Items of a document that have a box, and the number of boxes in each section.
 
 use std::collections::HashMap;
 
@@ -6,30 +6,30 @@ use super::marks::{self, BoxState};
 use super::outline::{Block, BlockKind, Outline, Section};
 use super::report::Counts;
 
-/// Box with its item.
+/// List item, table cell or heading with a box.
 #[derive(Debug)]
 pub(super) struct Item {
     pub mark: BoxState,
-    /// Text of the item. In a table: the row's first text and the column's heading.
+    /// Text of the item. In a table, the first text of the row and the heading of the column.
     pub label: String,
-    /// Offset of the box in the source.
+    /// Byte offset of the box in the document.
     pub offset: usize,
     /// Index of the block that contains the box.
     pub block: usize,
     pub section: usize,
-    /// True for brackets that renderers show as text.
+    /// True if the box consists of brackets that renderers show as plain text.
     pub malformed: bool,
 }
 
-/// All boxes in document order, with the counts of each section.
+/// All items with boxes in document order, and the counts of each section.
 #[derive(Debug)]
 pub(super) struct Items {
     pub all: Vec<Item>,
-    /// Counts by section, without subsections.
+    /// Counts of each section without its subsections.
     pub own: Vec<Counts>,
-    /// Counts by section, with subsections.
+    /// Counts of each section including its subsections.
     pub whole: Vec<Counts>,
-    /// Marks of the headings, by section.
+    /// State of the box in the heading of each section, if there is one.
     pub headings: Vec<Option<BoxState>>,
 }
 
@@ -52,13 +52,13 @@ impl Items {
         items
     }
 
-    /// Returns true if the heading is the section's only item.
+    /// Returns true if the heading itself is the only item of the section.
     pub(super) fn is_its_own_item(&self, outline: &Outline, section: usize) -> bool {
         let heading = outline.sections[section].heading;
         self.whole[section].total() == 1 && self.all.iter().any(|item| Some(item.block) == heading)
     }
 
-    /// Returns the counts of the whole document.
+    /// Returns the counts of all boxes in the document.
     pub(super) fn total(&self) -> Counts {
         self.whole.first().copied().unwrap_or_default()
     }
@@ -80,7 +80,7 @@ impl Items {
         }
     }
 
-    /// A marked heading without boxes under it counts as an item.
+    /// Adds headings with a mark as items, if there are no boxes under them.
     fn count_marked_headings(&mut self, outline: &Outline) {
         let has_marked_under = marked_under(outline, &self.headings);
         for (index, section) in outline.sections.iter().enumerate() {
@@ -119,8 +119,8 @@ fn is_legend(title: &str) -> bool {
     matches!(title.as_str(), "legend" | "key" | "status key" | "symbols" | "status legend" | "status icons")
 }
 
-/// Classification of the glyphs at the beginning of headings (by level) and of list items (by list): boxes or
-/// icons.
+/// Decides whether glyphs at the beginning of headings and list items are boxes or icons. Headings are
+/// grouped by level, and items by list.
 #[derive(Debug, Default)]
 struct GlyphClassifier {
     headings: HashMap<usize, GlyphUse>,
@@ -146,8 +146,8 @@ impl GlyphUse {
         }
     }
 
-    /// Returns true if the glyph before `text` is an icon. Glyphs for done and not done in the same group are
-    /// always boxes.
+    /// Returns true if the glyph at the beginning of `text` is an icon. Glyphs are always boxes if their
+    /// group contains both done and not done.
     fn is_icon(self, text: &str) -> bool {
         let is_status = self.ticked && self.open;
         marks::begins_with_glyph(text)
@@ -182,7 +182,7 @@ impl GlyphClassifier {
 
 fn heading_mark(title: &str, is_icon: bool) -> Option<BoxState> {
     let leading = marks::leading(title).filter(|_| !is_icon).map(|found| found.mark);
-    // The mark may stand before brackets: "Security ✅ (100%)".
+    // The mark may be followed by text in brackets: "Security ✅ (100%)".
     let before_bracket =
         title.trim_end().strip_suffix([')', ']']).and_then(|title| title.rsplit_once(['(', '[']));
     let title = before_bracket.map_or(title, |(before, _)| before);
@@ -211,8 +211,8 @@ fn collect(outline: &Outline, index: usize, block: &Block, is_icon: bool, all: &
     let mut found_any = false;
     let mut before = 0;
     for (at, line) in block.lines() {
-        // At the beginning of a paragraph ⚠ is a warning. At the beginning of an item it marks the item as
-        // open.
+        // The glyph ⚠ is a warning at the beginning of a paragraph. At the beginning of an item it marks the
+        // item as open.
         let warns = block.kind == BlockKind::Paragraph && line.trim_start().starts_with('⚠');
         let is_icon = is_icon && at == 0;
         if let Some(found) = marks::leading(line).filter(|_| !warns && !is_icon) {
@@ -231,14 +231,14 @@ fn collect(outline: &Outline, index: usize, block: &Block, is_icon: bool, all: &
     }
 }
 
-/// Returns true if the whole text of an item is struck out.
+/// Returns true if the whole text of the item is struck out.
 fn is_struck(block: &Block) -> bool {
     let words = marks::leading(&block.text).map_or(&*block.text, |found| found.rest);
     block.struck > 0 && block.struck >= words.trim_end().len()
 }
 
-/// Returns the label of a box in a table: the row's name, the column's heading if there are several, and the
-/// cell's text.
+/// Returns the label of a box in a table. It consists of the name of the row, the heading of the column if
+/// there are several columns, and the text of the cell.
 fn cell_label(outline: &Outline, table: usize, row: usize, column: usize, rest: &str) -> String {
     let rows = &outline.tables[table].rows;
     let text = |row: usize, column: usize| {
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn other_glyphs_are_not_counted() {
+    fn boxes_in_code_legends_and_prose_are_not_counted() {
         assert_eq!(
             counted("```\n- [ ] a\n```\n\n    - [x] b\n\n`- [ ] c`\n\n<!--\n- [ ] d\n-->\n"),
             (0, 0, 0)
@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(counted("# a ✅ (100%)\n"), (1, 0, 0));
     }
 
-    /// Real files have headings such as `## 🔐 Security`, `## 🔄 Cache` and `## ✅ Checklist` side by side.
+    /// Headings such as `## 🔐 Security`, `## 🔄 Cache` and `## ✅ Checklist` occur together in real files.
     #[test]
     fn icons_are_not_boxes() {
         assert_eq!(counted("## 🔐 Security\ntext\n## 🔄 Cache\ntext\n## ✅ Checklist\ntext\n"), (0, 0, 0));
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn status_glyphs_count_beside_icons() {
+    fn status_glyphs_beside_icons_are_counted() {
         assert_eq!(counted("## ✅ a\ntext\n## ❌ b\ntext\n## 📋 Notes\ntext\n"), (1, 1, 0));
         assert_eq!(counted("- ✅ a\n- 🔄 b\n"), (1, 1, 0));
         assert_eq!(counted("## 🔐 Security ✅\ntext\n## 🔄 Cache ❌\ntext\n"), (1, 1, 0));

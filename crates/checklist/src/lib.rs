@@ -1,5 +1,5 @@
-//! Linter for readiness checklists in Markdown: takes the text and reports contradictions in it. It does no
-//! I/O and does not verify the claims themselves.
+//! Linter for readiness checklists in Markdown: reports contradictions within a text. It does no I/O, and
+//! does not verify whether claims are true.
 
 mod backups;
 mod claims;
@@ -24,8 +24,8 @@ pub use marks::BoxState;
 use outline::Outline;
 pub use report::{ChecklistReport, Code, Counts, Finding, SectionCounts, StatedScore};
 
-/// Lints a checklist. Accepts any bytes: invalid UTF-8 (or UTF-16 with a byte order mark) is reported as a
-/// finding.
+/// Lints a checklist. Accepts any bytes in UTF-8, or in UTF-16 with a byte order mark. Invalid characters are
+/// reported as findings.
 #[must_use]
 pub fn lint(bytes: &[u8]) -> ChecklistReport {
     let source = Source::read(bytes);
@@ -59,7 +59,7 @@ pub fn lint(bytes: &[u8]) -> ChecklistReport {
     }
 }
 
-/// Finding whose line and column are not computed yet.
+/// Finding with an offset in the text, from which line and column are computed later.
 #[derive(Debug)]
 struct UnlocatedFinding {
     offset: usize,
@@ -74,12 +74,13 @@ impl UnlocatedFinding {
     }
 }
 
-/// Compiles a constant regular expression. Tests compile all of them, so it does not panic in practice.
+/// Compiles a constant regular expression. Tests compile all of them, so this does not panic in practice.
 fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("a valid pattern")
 }
 
-/// Quotes text of the author in a message: on one line, shortened, without control characters.
+/// Quotes a text of the checklist for use in a message. The result is on one line, has a limited length, and
+/// contains no control characters.
 fn quote(text: &str) -> String {
     format!("“{}”", sanitized(text))
 }
@@ -98,18 +99,18 @@ fn sanitized(text: &str) -> String {
     }
 }
 
-/// Returns true for control characters and for characters that change the text direction.
+/// Returns true for control characters, and for characters that change the direction of text.
 fn is_control_or_bidi(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Rounds to one decimal place, as printed.
+/// Rounds to one decimal place, as in reports.
 fn rounded(percent: f64) -> f64 {
     (10.0 * percent).round() / 10.0
 }
 
-/// Sorts findings by position, removes duplicates, and limits the number per code. Returns the findings and
-/// the number left out.
+/// Sorts findings by position, removes duplicates, and limits the number of findings per code. Returns the
+/// findings, and the number of those that were removed by the limit.
 fn sort_and_limit(source: &Source, mut findings: Vec<UnlocatedFinding>) -> (Vec<Finding>, usize) {
     findings.sort_by(|a, b| (a.offset, a.code, &a.message).cmp(&(b.offset, b.code, &b.message)));
     findings.dedup_by(|a, b| (a.offset, a.code) == (b.offset, b.code));
@@ -151,7 +152,7 @@ fn is_boxed(line: &str) -> bool {
     item.is_some_and(|rest| marks::leading(rest).is_some())
 }
 
-/// Reports faults of form: malformed boxes, unclosed fences and encoding errors.
+/// Reports boxes that are malformed, code fences that are not closed, and encoding errors.
 fn report_form_faults(
     source: &Source,
     outline: &Outline,

@@ -1,5 +1,5 @@
-//! Box notations: `[x]`, ☐, ✅, ❌ and similar glyphs, before or after an item. Parses single lines without
-//! context.
+//! Parses boxes: `[x]`, ☐, ✅, ❌ and similar glyphs, before or after an item. Works on single lines without
+//! their context.
 
 use serde::Serialize;
 
@@ -7,11 +7,11 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BoxState {
-    /// Done: `[x]`, ✅, ☑, ✔.
+    /// The item is done: `[x]`, ✅, ☑, ✔.
     Ticked,
-    /// Not done, or only partly: `[ ]`, ☐, ⬜, ❌, ✗, ⏳, 🚧, ⚠.
+    /// The item is not done, or only partly: `[ ]`, ☐, ⬜, ❌, ✗, ⏳, 🚧, ⚠.
     Open,
-    /// Not counted: `[-]`, ➖, or struck out.
+    /// The item is not counted: `[-]`, ➖, or struck out.
     SetAside,
 }
 
@@ -44,13 +44,13 @@ const GLYPHS: &[(char, BoxState)] = &[
 #[derive(Debug, PartialEq)]
 pub(super) struct LeadingBox<'t> {
     pub mark: BoxState,
-    /// Text after the box.
+    /// Text of the line after the box.
     pub rest: &'t str,
-    /// True for `[ x ]` and other brackets that renderers show as plain text.
+    /// True for brackets such as `[ x ]` that renderers show as plain text.
     pub malformed: bool,
 }
 
-/// Skips variation selectors and joiners after an emoji.
+/// Removes variation selectors and joiners, which may follow an emoji, from the beginning of a text.
 fn skip_selector(text: &str) -> &str {
     text.trim_start_matches(['\u{fe0f}', '\u{fe0e}', '\u{200d}'])
 }
@@ -59,23 +59,23 @@ fn glyph(c: char) -> Option<BoxState> {
     GLYPHS.iter().find(|(one, _)| *one == c).map(|(_, mark)| *mark)
 }
 
-/// Returns true if the line begins with a picture that is not a box, such as `🔐 Security`. Glyphs of the
-/// neighbouring lines are then icons too.
+/// Returns true if the line begins with a picture that is not a box, such as `🔐 Security`. In neighbouring
+/// lines, glyphs that could be boxes are then icons too.
 pub(super) fn begins_with_icon(line: &str) -> bool {
     line.trim_start().chars().next().is_some_and(|c| glyph(c).is_none() && is_picture(c))
 }
 
-/// Returns true if the line begins with a glyph that is used both as an icon and as a box, such as 🔄.
+/// Returns true if the line begins with a glyph that can be an icon or a box, such as 🔄.
 pub(super) fn begins_with_ambiguous(line: &str) -> bool {
     line.trim_start().starts_with('🔄')
 }
 
-/// Returns true if the line begins with a glyph, not with brackets.
+/// Returns true if the line begins with a glyph for a box, not with brackets.
 pub(super) fn begins_with_glyph(line: &str) -> bool {
     line.trim_start().chars().next().is_some_and(|c| glyph(c).is_some())
 }
 
-/// Returns the mark of the first glyph in a text.
+/// Returns the state of the first glyph for a box in a text.
 pub(super) fn first_mark(text: &str) -> Option<BoxState> {
     text.chars().find_map(glyph)
 }
@@ -85,7 +85,7 @@ fn is_picture(c: char) -> bool {
         || matches!(u32::from(c), 0x2190..=0x2bff | 0xfe00..=0xfe0f | 0x200d | 0x1f000..=0x1faff)
 }
 
-/// Returns the box at the beginning of a line.
+/// Returns the box at the beginning of a line. Returns `None` if there is none.
 pub(super) fn leading(line: &str) -> Option<LeadingBox<'_>> {
     let line = line.trim_start();
     let first = line.chars().next()?;
@@ -99,14 +99,15 @@ pub(super) fn leading(line: &str) -> Option<LeadingBox<'_>> {
     (!is_legend && !is_warning).then_some(LeadingBox { mark, rest, malformed: false })
 }
 
-/// Words after ❌ that state a rule instead of an open item: "❌ Never log passwords".
+/// Words that state a rule after ❌, as in "❌ Never log passwords". The item is then not open.
 const WARNINGS: &[&str] = &["never", "don't", "don’t", "do not", "avoid"];
 
 fn begins_with(text: &str, words: &str) -> bool {
     text.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words))
 }
 
-/// Returns true if the text contains a glyph with another mark. Such a line is a legend or a comparison.
+/// Returns true if the text contains a glyph for another state than `mark`. Such a line is a legend or a
+/// comparison.
 fn contains_other_mark(text: &str, mark: BoxState) -> bool {
     text.chars().filter_map(glyph).any(|other| other != mark)
 }
@@ -137,7 +138,7 @@ fn bracket(line: &str) -> Option<LeadingBox<'_>> {
     })
 }
 
-/// Returns the mark at the end of a line and the text before it.
+/// Returns the state of the glyph at the end of a line, and the text before it.
 pub(super) fn trailing(line: &str) -> Option<(BoxState, &str)> {
     let line = line.trim_end().trim_end_matches(['\u{fe0f}', '\u{fe0e}']);
     let last = line.chars().next_back()?;
@@ -146,7 +147,7 @@ pub(super) fn trailing(line: &str) -> Option<(BoxState, &str)> {
     (!before.is_empty() && !contains_other_mark(before, mark)).then_some((mark, before))
 }
 
-/// Removes glyphs, pictures and white space at both ends.
+/// Removes glyphs, pictures and white space from both ends of a text.
 pub(super) fn without_glyphs(text: &str) -> &str {
     text.trim_matches(|c: char| is_picture(c) || c.is_whitespace())
 }
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn trailing_mark_counts() {
+    fn mark_at_end_of_line_is_parsed() {
         assert_eq!(trailing("Backups ✅"), Some((BoxState::Ticked, "Backups")));
         assert_eq!(trailing("Backups ❌\u{fe0f} "), Some((BoxState::Open, "Backups")));
         assert_eq!(trailing("✅"), None);

@@ -1,5 +1,5 @@
-//! Scores that a document states: "Security: 95 %", "## Testing (12/14)", table columns. Parsing only;
-//! `scores` recomputes them.
+//! Parses the scores that a document states: "Security: 95 %", "## Testing (12/14)", and columns of tables.
+//! The module `scores` recomputes them.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -10,10 +10,10 @@ use super::marks;
 use super::outline::{BlockKind, Outline};
 use super::pattern;
 
-/// Place whose scores belong together.
+/// Place in the document that contains scores. Scores with the same group are parts of one whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Group {
-    /// Headings under one section.
+    /// Headings of the subsections of a section.
     Headings(usize),
     List(usize),
     Column {
@@ -21,20 +21,20 @@ pub(super) enum Group {
         column: usize,
     },
     Code(usize),
-    /// Lines of a section outside lists.
+    /// Lines of a section that are not in a list.
     Lines(usize),
 }
 
-/// Stated score.
+/// Score that the document states.
 #[derive(Clone, Debug)]
 pub(super) struct ParsedScore {
     pub label: String,
-    /// Stated value in percent.
+    /// Stated score in percent.
     pub percent: f64,
     pub fraction: Option<(f64, f64)>,
-    /// Percentage stated beside a fraction.
+    /// Percentage that is stated beside a fraction.
     pub beside: Option<f64>,
-    /// Rest of the line after the score.
+    /// Text of the line after the score.
     pub tail: String,
     pub weight: Option<f64>,
     pub offset: usize,
@@ -42,9 +42,9 @@ pub(super) struct ParsedScore {
     pub group: Group,
 }
 
-/// Maximum number of scores that are read.
+/// Maximum number of scores that are parsed.
 const MAX_SCORES: usize = 1000;
-/// Maximum length of a line in bytes. Longer lines are prose.
+/// Maximum length of a line in bytes. Longer lines count as prose and are skipped.
 const MAX_LINE_BYTES: usize = 400;
 
 const VALUE: &str = r"(?:(?P<part>\d{1,5}(?:\.\d)?)\s*(?:/|of|out\s+of)\s*(?P<whole>\d{1,5})\b(?:(?:\s+[A-Za-z]+){0,2}\W{0,4}(?P<beside>\d{1,3}(?:[.,]\d{1,3})?)\s?%)?|(?P<percent>\d{1,3}(?:[.,]\d{1,3})?)\s?%(?:\W{0,3}(?P<part2>\d{1,5})\s*(?:/|of|out\s+of)\s*(?P<whole2>\d{1,5})\b)?)";
@@ -55,7 +55,7 @@ static LINE: LazyLock<Regex> = LazyLock::new(|| {
     ))
 });
 static CELL: LazyLock<Regex> = LazyLock::new(|| pattern(&format!(r"^\W*{VALUE}(?P<tail>.*)$")));
-/// Labels of percentages that do not measure progress.
+/// Labels of percentages that do not measure the progress of the checklist.
 static OTHER_LABEL: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"(?i)\b(cpu|memory( usage)?$|ram|disk|uptime|availability|sla|slo|error rate|errors$|traffic|rollout|canary|thresholds?|targets?|alerts?|limits?|utili[sz]ation|usage|hits?|rate$|discount|latency|p\d\d|minimum|maximum|goals?|required|weight|budget|sampl\w+|packet|loss|date|phase|step|part|day|week|page|sprint|round|version|support$|at least|up to|more than|less than|under|over|above|below)\b",
@@ -92,33 +92,33 @@ static OF_ITS_SECTION: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 impl ParsedScore {
-    /// Returns true if it is an overall score.
+    /// Returns true if the score is an overall score, by its label.
     pub(super) fn is_overall(&self) -> bool {
         OVERALL.is_match(&self.label)
     }
 
-    /// Returns true if its fraction counts items. Other fractions are points.
+    /// Returns true if the fraction of the score counts items, and not points.
     pub(super) fn counts_items(&self) -> bool {
         ITEMS.is_match(&self.label) || ITEMS.is_match(&self.tail)
     }
 
-    /// Returns true if its fraction counts items, or has no unit.
+    /// Returns true if the fraction of the score counts items or states no unit.
     fn counts_items_or_nothing(&self) -> bool {
         self.tail.is_empty() || self.counts_items()
     }
 
-    /// Returns true if it is measured by other means than boxes, such as test coverage.
+    /// Returns true if the score is not measured by boxes, such as test coverage.
     pub(super) fn is_measured(&self) -> bool {
         MEASURED.is_match(&self.label)
     }
 
-    /// Returns true if it is the score of the section that contains it.
+    /// Returns true if the score is that of the section in which it is stated.
     pub(super) fn is_of_its_section(&self) -> bool {
         OF_ITS_SECTION.is_match(&self.label)
     }
 }
 
-/// Returns all stated scores, in document order.
+/// Returns all scores that the document states, in document order.
 pub(super) fn all(outline: &Outline) -> Vec<ParsedScore> {
     let mut stated = Vec::new();
     for block in &outline.blocks {
@@ -172,7 +172,7 @@ fn bare_fraction(text: &str) -> Option<(f64, f64)> {
     number(1).zip(number(2)).filter(|(_, whole): &(f64, f64)| *whole > 0.0)
 }
 
-/// Records a fraction stated beside the percentage of the same score.
+/// Adds a fraction that is stated beside the percentage of the same score.
 fn record_fraction(score: &mut ParsedScore, fraction: (f64, f64)) {
     if score.fraction.is_none() && !score.is_measured() {
         score.beside = Some(score.percent);
@@ -195,7 +195,7 @@ fn parse_line(line: &str, group: Group, section: usize) -> Option<(ParsedScore, 
     let of_points = words <= 3
         && matches!(group, Group::List(_) | Group::Code(_))
         && found.name("whole").is_some_and(|whole| matches!(whole.as_str(), "5" | "10" | "100"));
-    // A fraction with a percentage, such as "12/14 (95 %)", is always a score.
+    // A fraction with a percentage beside it, such as "12/14 (95 %)", is always a score.
     let has_percentage = found.name("beside").is_some();
     let names_a_score = of_points || has_percentage || SCORE_WORD.is_match(line);
     let refused = label.is_empty()
@@ -211,7 +211,7 @@ fn parse_line(line: &str, group: Group, section: usize) -> Option<(ParsedScore, 
     score.map(|score| (score, at))
 }
 
-/// Removes a leading section number: `1.2 Security` becomes `Security`.
+/// Removes the section number from the beginning of a label: `1.2 Security` becomes `Security`.
 fn without_number(label: &str) -> &str {
     let rest =
         label.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').trim_start_matches([')', ' ']);
@@ -277,7 +277,7 @@ fn parse_table(outline: &Outline, table: usize) -> Vec<ParsedScore> {
     stated
 }
 
-/// Joins a percentage and a fraction in two cells of a row into one score.
+/// Joins a percentage and a fraction in two cells of the same table row into one score.
 fn record_fractions_in_rows(outline: &Outline, table: usize, stated: &mut [ParsedScore]) {
     let row_of = |score: &ParsedScore| {
         let rows = outline.tables[table].rows.iter();

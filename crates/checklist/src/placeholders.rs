@@ -1,4 +1,5 @@
-//! Unfilled placeholders: `$(date)` in prose, `your-domain`, `[… contact]`, blanks after a colon.
+//! Finds placeholders that were not filled in: `$(date)` in prose, `your-domain`, `[… contact]`, and blanks
+//! after a colon.
 
 use std::sync::LazyLock;
 
@@ -8,10 +9,10 @@ use super::outline::{BlockKind, Outline};
 use super::report::Code;
 use super::{UnlocatedFinding, pattern, quote};
 
-/// Maximum number of bytes of a line that are searched.
+/// Number of bytes at the beginning of a line that are searched.
 const MAX_LINE_BYTES: usize = 4096;
 
-/// Unexpanded shell or template expressions. Allowed in code.
+/// Shell or template expressions that were not expanded. They are allowed in code.
 static UNEXPANDED: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"\$\([a-z][^()\n]{0,60}\)|\$\{\w[^{}\n]{0,40}\}|\{\{[^{}\n]{1,60}\}\}|<%[^%\n]{1,60}%>")
 });
@@ -68,7 +69,7 @@ pub(super) fn check(outline: &Outline, findings: &mut Vec<UnlocatedFinding>) {
     }
 }
 
-/// Returns true if the match is part of a name such as `--your_option` or `$your_variable`.
+/// Returns true if the match at byte `at` is part of a name such as `--your_option` or `$your_variable`.
 fn is_part_of_name(line: &str, at: usize) -> bool {
     line[..at].ends_with(['$', '{', '-', '.', '/']) && !line[..at].ends_with("//")
 }

@@ -1,4 +1,5 @@
-//! Human-readable report: text for a terminal, and Markdown. Quoted text has been sanitized before.
+//! Renders a report for people: as text for a terminal, and as Markdown. Quoted texts in the report are
+//! already free of control characters.
 
 use std::fmt::Write as _;
 
@@ -6,7 +7,8 @@ use super::report::{ChecklistReport, Counts};
 use super::scores::percent;
 
 impl ChecklistReport {
-    /// Renders counts, sections and scores, then one line per finding in the format of compilers.
+    /// Renders counts, sections and scores, followed by one line per finding in the format that compilers
+    /// use.
     #[must_use]
     pub fn to_terminal(&self, name: &str) -> String {
         let mut text = format!("{name}: {}\n", self.summary());
@@ -42,7 +44,7 @@ impl ChecklistReport {
         text
     }
 
-    /// Renders Markdown with headings of level two and tables.
+    /// Renders Markdown with headings of level two, and tables.
     #[must_use]
     pub fn to_markdown(&self, name: &str) -> String {
         let mut text = format!("## {}\n\n{}\n", escape_markdown(name), escape_markdown(&self.summary()));
@@ -113,7 +115,7 @@ fn recomputed(value: Option<f64>, from: &Option<String>) -> String {
     }
 }
 
-/// Escapes Markdown.
+/// Escapes the characters that have a meaning in Markdown.
 fn escape_markdown(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {

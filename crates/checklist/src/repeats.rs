@@ -1,5 +1,5 @@
-//! Items that are ticked in one place and open in another. Lists that repeat on purpose (one per service or
-//! phase) are recognized by their shared items.
+//! Finds items that are ticked in one place and open in another. Lists that are repeated on purpose, such as
+//! one for each service or phase, are recognized by their common items.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
@@ -12,11 +12,11 @@ use super::outline::{BlockKind, Outline};
 use super::report::Code;
 use super::{UnlocatedFinding, pattern, quote};
 
-/// Maximum number of occurrences of one item that are compared.
+/// Maximum number of occurrences of one item that are compared with each other.
 const MAX_OCCURRENCES: usize = 16;
 const MAX_LABEL_BYTES: usize = 300;
 
-/// Words that do not distinguish items.
+/// Words that are ignored when items are compared.
 const STOP_WORDS: &[&str] = &[
     "a",
     "an",
@@ -64,19 +64,19 @@ static REMAINING_WORK: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
-/// Occurrence of an item.
+/// Occurrence of an item under one of its keys.
 #[derive(Clone, Debug)]
 struct Occurrence {
     mark: BoxState,
-    /// Parent: list item, or section.
+    /// Parent of the item: its list item if it is nested, and its section.
     context: (Option<usize>, usize),
     offset: usize,
     label: String,
-    /// True if the key is the text before an explanation.
+    /// True if the key is the part of the text before an explanation.
     is_head: bool,
-    /// Bold text at the beginning of the item.
+    /// Bold text at the beginning of the item, if there is one.
     bold: Option<String>,
-    /// True if the key is the bold text.
+    /// True if the key is the bold text at the beginning of the item.
     is_bold: bool,
 }
 
@@ -112,8 +112,8 @@ pub(super) fn check(
     for (key, occurrences) in &occurrences {
         let ticked = occurrences.iter().filter(|occurrence| occurrence.mark == BoxState::Ticked);
         for (ticked, open) in ticked.flat_map(|ticked| occurrences.iter().map(move |other| (ticked, other))) {
-            // In one section, equal bold titles with different explanations are different items. Across
-            // sections they are the same item.
+            // In the same section, items with the same bold title and different explanations are different
+            // items. In different sections, they are the same item.
             let explains = ticked.is_bold && open.is_bold && ticked.context.1 == open.context.1;
             let differ = open.mark == BoxState::Open && !(ticked.is_head && open.is_head) && !explains;
             if differ
@@ -133,7 +133,7 @@ static CLAIMS_DONE: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
-/// Reports items whose text contradicts their box: `[ ] Backups (✅ already configured)`.
+/// Reports items whose text contradicts their own box: `[ ] Backups (✅ already configured)`.
 fn find_contradictions(items: &Items, findings: &mut Vec<UnlocatedFinding>) {
     for item in items.all.iter().filter(|item| item.label.len() <= MAX_LABEL_BYTES) {
         let (own, stated) = match (item.mark, marks::first_mark(&item.label)) {
@@ -186,7 +186,7 @@ fn boxes<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Occ
     })
 }
 
-/// Returns items without a box in sections about remaining work.
+/// Returns the items without a box in sections about remaining work. They count as open.
 fn remaining_items<'a>(outline: &'a Outline, items: &'a Items) -> impl Iterator<Item = Occurrence> + 'a {
     let boxed: HashSet<usize> = items.all.iter().map(|item| item.block).collect();
     let plain = outline.blocks.iter().enumerate().filter(move |(index, block)| {
@@ -223,7 +223,7 @@ fn contradict(
     if ticked.context == open.context || is_remaining_work(outline, open.context.1) {
         return true;
     }
-    // A single word is too ambiguous between sections: "Tests" may belong to different subjects.
+    // In different sections, a single word such as "Tests" may be about different subjects.
     let parallel = similar.entry([ticked.context, open.context]).or_insert_with(|| {
         let (Some(one), Some(other)) = (contexts.get(&ticked.context), contexts.get(&open.context)) else {
             return false;
@@ -238,7 +238,7 @@ fn contradict(
     !*parallel && key.contains(' ')
 }
 
-/// Returns the normalized text of an item, and the part before its explanation.
+/// Returns the normalized text of an item, and the normalized part before its explanation.
 fn keys(label: &str) -> (String, Option<String>) {
     let label = marks::without_glyphs(label);
     let label = marks::leading(label).map_or(label, |found| found.rest);

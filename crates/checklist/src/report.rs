@@ -1,20 +1,20 @@
-//! Report types: counts, stated and recomputed scores, findings.
+//! Types of the report: counts of boxes, stated and recomputed scores, and findings.
 
 use serde::Serialize;
 
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $name:ident = $code:literal,)+) => {
-        /// Kind of a finding. The codes are stable, so scripts can rely on them.
+        /// Kind of a finding. Scripts can rely on the codes, because they do not change.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
         pub enum Code {
             $($(#[doc = $doc])+ #[serde(rename = $code)] $name,)+
         }
 
         impl Code {
-            /// All codes, in the order of the documentation.
+            /// All codes, in the same order as in the documentation.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// Returns the code as written in reports.
+            /// Returns the code as it appears in reports.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -26,19 +26,19 @@ macro_rules! codes {
 }
 
 codes! {
-    /// An overall score does not match its parts.
+    /// An overall score does not match the scores of its parts.
     ScoreOfParts = "score-of-parts",
-    /// A stated share does not match the boxes.
+    /// A stated share of completed items does not match the boxes.
     ScoreOfBoxes = "score-of-boxes",
-    /// A fraction does not match the percentage beside it, or its part is larger than its whole.
+    /// A fraction does not match the percentage beside it, or its numerator is larger than its denominator.
     ScoreArithmetic = "score-arithmetic",
     /// An item is ticked in one place and open in another.
     TickedAndOpen = "ticked-and-open",
     /// A heading or item is ticked although boxes under it are open.
     TickedOverOpen = "ticked-over-open",
-    /// "Production ready", "confirmed" or "all done" is stated although boxes are open.
+    /// The text claims "production ready", "confirmed" or "all done" although boxes are open.
     DoneBesideOpen = "done-beside-open",
-    /// "All … tested" is stated beside "1 of 14 … tested".
+    /// The text claims that all is tested, and also that only some is, as in "1 of 14 … tested".
     AllBesideSome = "all-beside-some",
     /// A placeholder is not filled in.
     Placeholder = "placeholder",
@@ -48,9 +48,9 @@ codes! {
     RestoreFile = "restore-file",
     /// Brackets look like a box but are rendered as text.
     MalformedBox = "malformed-box",
-    /// A code fence is not closed, so the boxes after it are code.
+    /// A code fence is not closed, so boxes after it count as code.
     UnclosedFence = "unclosed-fence",
-    /// Characters are mis-encoded or unreadable.
+    /// Characters were decoded wrongly or are unreadable.
     Encoding = "encoding",
 }
 
@@ -60,25 +60,25 @@ impl std::fmt::Display for Code {
     }
 }
 
-/// Numbers of boxes.
+/// Numbers of boxes by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Number of boxes marked as done.
     pub ticked: usize,
     /// Number of boxes marked as not done or only partly done.
     pub open: usize,
-    /// Number of boxes that are struck out or marked as not applicable. They do not count towards the share.
+    /// Number of boxes that are struck out or marked as not applicable. They are not part of the share.
     pub set_aside: usize,
 }
 
 impl Counts {
-    /// Returns the number of ticked and open boxes.
+    /// Returns the number of boxes that are ticked or open.
     #[must_use]
     pub const fn total(&self) -> usize {
         self.ticked + self.open
     }
 
-    /// Returns the share of ticked boxes in percent. Returns `None` without boxes.
+    /// Returns the share of ticked boxes in percent. Returns `None` if no box is ticked or open.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts are below 2^52")]
     pub fn share(&self) -> Option<f64> {
@@ -86,7 +86,7 @@ impl Counts {
     }
 }
 
-/// Counts of the boxes directly under one heading.
+/// Counts of the boxes under one heading, without subsections.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SectionCounts {
     /// Text of the heading. Empty for the text before the first heading.
@@ -95,7 +95,7 @@ pub struct SectionCounts {
     pub line: usize,
     /// Heading level from 1 to 6, or 0 before the first heading.
     pub level: usize,
-    /// Counts without subsections.
+    /// Counts of the boxes, without subsections.
     pub counts: Counts,
     /// Share of ticked boxes in percent.
     pub share: Option<f64>,
@@ -110,13 +110,13 @@ pub struct StatedScore {
     pub line: usize,
     /// Stated value in percent.
     pub stated: f64,
-    /// Recomputed value in percent. `None` if the document does not contain enough to compute it.
+    /// Recomputed value in percent. `None` if the document does not contain enough data to compute it.
     pub recomputed: Option<f64>,
-    /// Description of the data it was recomputed from.
+    /// Description of the data from which the score was recomputed.
     pub from: Option<String>,
 }
 
-/// Fault with its position.
+/// Fault in the checklist, with its position.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Line, from 1.
@@ -138,15 +138,15 @@ pub struct ChecklistReport {
     pub counts: Counts,
     /// Share of ticked boxes in percent.
     pub share: Option<f64>,
-    /// Number of box-like lines in code blocks, which are not counted.
+    /// Number of lines in code blocks that look like boxes. They are not counted as boxes.
     pub boxes_in_code: usize,
     /// Sections with boxes, in document order.
     pub sections: Vec<SectionCounts>,
     /// Stated scores, in document order.
     pub scores: Vec<StatedScore>,
-    /// Findings by line, at most [`ChecklistReport::MAX_FINDINGS_PER_CODE`] per code.
+    /// Findings by position, at most [`ChecklistReport::MAX_FINDINGS_PER_CODE`] for each code.
     pub findings: Vec<Finding>,
-    /// Number of findings beyond that limit.
+    /// Number of findings that were left out because of that limit.
     pub findings_left_out: usize,
 }
 

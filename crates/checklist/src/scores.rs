@@ -1,4 +1,5 @@
-//! Compares stated scores with their parts or boxes. Only weights that the document states are used.
+//! Compares stated scores with their parts or with the boxes. Scores are weighted only if the document states
+//! weights.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,19 +9,19 @@ use super::parsed_scores::{Group, ParsedScore};
 use super::report::{Code, Counts};
 use super::{UnlocatedFinding, quote};
 
-/// Tolerated difference in percentage points, because authors round in both directions.
+/// Maximum difference in percentage points that is not reported, because authors round up or down.
 const TOLERANCE: f64 = 1.0;
-/// Maximum number of overall scores whose parts are searched for.
+/// Maximum number of overall scores for which parts are searched.
 const MAX_OVERALL_SCORES: usize = 32;
 
-/// Recomputed score and the description of its data.
+/// Recomputed score, and a description of the data used.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Recomputed {
     pub percent: f64,
     pub from: String,
 }
 
-/// Recomputes the scores for which the document contains enough data, and reports differences.
+/// Recomputes the scores for which the document contains enough data, and reports those that differ.
 pub(super) fn check(
     outline: &Outline,
     items: &Items,
@@ -82,8 +83,8 @@ pub(super) fn percent(value: f64) -> String {
     format!("{} %", text.strip_suffix(".0").unwrap_or(&text))
 }
 
-/// Returns the parts of an overall score: the group it belongs to, else one in its subsections, else
-/// headings, else the largest other group.
+/// Returns the parts of an overall score. Takes the first that exists of: the scores in its own group, the
+/// largest group in its subsections, the headings of an enclosing section, and the largest other group.
 fn parts<'f>(
     outline: &Outline,
     stated: &'f [ParsedScore],
@@ -156,7 +157,7 @@ fn recompute_from_parts(
     Some(Recomputed { percent: computed, from: format!("{count} parts") })
 }
 
-/// Returns sections with boxes by normalized title. A title that occurs twice maps to `None`.
+/// Returns the sections with boxes by normalized title. If several sections have a title, it maps to `None`.
 fn sections_by_title(outline: &Outline, items: &Items) -> HashMap<String, Option<usize>> {
     let mut titles = HashMap::new();
     for (index, section) in
@@ -170,7 +171,8 @@ fn sections_by_title(outline: &Outline, items: &Items) -> HashMap<String, Option
     titles
 }
 
-/// Normalizes a title: lower-case words without numbers, glyphs and anything after a colon or bracket.
+/// Normalizes a title: returns its words in lower case, without numbers, glyphs and everything after a colon
+/// or bracket.
 fn title_key(title: &str) -> String {
     let name = title.split([':', '(', '[', '—', '–']).next().unwrap_or_default().replace(" - ", ":");
     let name = name.split(':').next().unwrap_or_default().to_lowercase();
@@ -178,7 +180,7 @@ fn title_key(title: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// Returns the counts of the boxes whose share the score states.
+/// Returns the counts of the boxes to which the score refers, if there are any.
 fn boxes_of(
     outline: &Outline,
     items: &Items,
@@ -193,7 +195,7 @@ fn boxes_of(
         _ if score.is_measured() => None,
         _ if score.is_overall() => Some(items.total()),
         _ if score.is_of_its_section() => own(),
-        // A marked heading without boxes is an item itself, so its percentage cannot be recomputed.
+        // A heading with a mark and without boxes is itself an item, so its percentage cannot be recomputed.
         Group::Headings(_) if items.is_its_own_item(outline, score.section) => None,
         Group::Headings(_) => Some(items.whole[score.section]),
         _ => titles.get(&title_key(&score.label)).copied().flatten().map(|section| items.whole[section]),
@@ -218,7 +220,7 @@ fn recompute_from_boxes(
         Some((part, whole)) => (format!("{part} of {whole}"), differs(score.percent, share)),
         None => (percent(score.percent), differs(score.percent, share)),
     };
-    // The score of a category may consider more than its boxes, but should not exceed their share.
+    // The score of a category may include more than its boxes, but should not be higher than their share.
     let is_of_boxes =
         matches!(score.group, Group::Headings(_)) || score.is_overall() || score.is_of_its_section();
     if wrong && (is_of_boxes || score.percent > share) {

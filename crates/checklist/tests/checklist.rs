@@ -1,5 +1,5 @@
-//! Tests for each finding code with a faulty text and a similar correct one, and for robustness against
-//! arbitrary input.
+//! Tests each finding code with a faulty text and with a similar correct one. Also tests that arbitrary input
+//! does not cause a panic.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ fn text(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Returns the findings as `line code`.
+/// Returns each finding as `line code`, where `line` is its line number.
 fn found(report: &ChecklistReport) -> Vec<String> {
     report.findings.iter().map(|finding| format!("{} {}", finding.line, finding.code)).collect()
 }
@@ -73,7 +73,7 @@ fn line_endings_do_not_change_findings() {
 }
 
 #[test]
-fn author_text_is_sanitized() {
+fn quoted_text_of_checklist_is_sanitized() {
     let report = lint("# a\u{1b}[31m\u{202e}b|c&lt;d&gt;\n- [] x\u{7}`y`|\n".as_bytes());
     let terminal = report.to_terminal("a.md");
     assert!(!terminal.chars().any(|c| c != '\n' && (c.is_control() || c == '\u{202e}')), "{terminal:?}");
@@ -81,7 +81,7 @@ fn author_text_is_sanitized() {
     assert!(page.contains("b\\|c\\<d\\>") && page.contains("\\`y\\`\\|"), "{page}");
 }
 
-/// Limits the number of findings per code and reports how many are left out.
+/// The number of findings per code is limited, and the report states how many are left out.
 #[test]
 fn findings_per_code_are_limited() {
     let report = lint("- [] a\n".repeat(1000).as_bytes());
@@ -104,7 +104,7 @@ fn documentation_lists_all_codes() {
 #[test]
 fn hostile_text_is_linted_in_linear_time() {
     const LENGTH: usize = 200_000;
-    /// Quadratic time would take hours.
+    /// Maximum duration of linting one text. An algorithm with quadratic time would take hours.
     const MAX_DURATION: Duration = Duration::from_secs(30);
     for piece in HOSTILE {
         let mut bytes = piece.repeat(LENGTH / piece.len()).into_bytes();
@@ -179,7 +179,7 @@ proptest! {
     }
 }
 
-/// Fragments of checklists, complete and broken.
+/// Fragments of checklists, both well-formed and broken.
 const PIECES: &[&str] = &[
     "\n",
     "\n\n",
@@ -260,9 +260,10 @@ fn holds(bytes: &[u8]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Regression: faults of real files that were missed, each with a similar correct text.
+/// Regression test: contradictions in real files that were not reported. Each has a similar correct text
+/// beside it.
 #[test]
-fn contradictions_of_real_files_are_found() {
+fn contradictions_in_real_files_are_reported() {
     for (text, expected) in [
         ("- Security: 12/14 (95%)\n", &["1 score-arithmetic"][..]),
         ("- Security: 12/14 (86%)\n", &[]),

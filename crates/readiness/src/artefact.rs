@@ -1,5 +1,5 @@
-//! Artefacts: results that repository commands (tests, coverage, drills) write as JSON files, each bound to a
-//! commit and a time.
+//! Artefacts: JSON files with the results of repository commands (tests, coverage, drills). Each artefact
+//! states the commit that was tested and the time.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,16 +14,16 @@ use thiserror::Error;
 pub struct Artefact {
     /// Command that wrote the file.
     pub tool: String,
-    /// Commit that was tested.
+    /// Commit on which the command ran.
     pub commit: String,
     /// True if the working tree had uncommitted changes.
     pub dirty: bool,
     /// Time at which the command finished.
     pub at: Timestamp,
-    /// True if the command ran to the end and every step succeeded.
+    /// True if the command completed and every step succeeded.
     #[serde(default = "default_true")]
     pub complete: bool,
-    /// Catalogue rows that the command measured.
+    /// Results for the catalogue rows that the command measured.
     #[serde(default)]
     pub rows: Vec<RowMeasurement>,
     /// Test results by test name: `ok`, `failed` or `ignored`.
@@ -42,24 +42,24 @@ pub struct RowMeasurement {
     pub id: String,
     /// Result of the measurement.
     pub result: MeasurementResult,
-    /// Result as one sentence.
+    /// Description of the result as one sentence.
     pub summary: String,
     /// Measured values by name.
     #[serde(default)]
     pub figures: Map<String, Value>,
 }
 
-/// Pass or fail result of a measured row.
+/// Result of a measured row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MeasurementResult {
-    /// The row holds.
+    /// The requirement of the row is met.
     Pass,
-    /// The row does not hold.
+    /// The requirement of the row is not met.
     Fail,
 }
 
-/// Error for an artefact folder or file that cannot be read.
+/// Error of reading an artefact folder or file.
 #[derive(Debug, Error)]
 #[error("{}: {reason}", path.display())]
 pub struct ArtefactError {
@@ -98,7 +98,8 @@ impl Artefacts {
         Ok(all.into())
     }
 
-    /// Adds artefacts from another source. The newest artefact about a row or about tests takes precedence.
+    /// Adds artefacts from another source. If several artefacts contain results for a row or for tests, the
+    /// newest one counts.
     #[must_use]
     pub fn merge(mut self, more: Vec<Artefact>) -> Self {
         self.0.extend(more);

@@ -1,5 +1,5 @@
-//! The catalogue of readiness rows: requirements of a deployment, their sources, and the ways in which this
-//! build measures them.
+//! The catalogue of readiness rows. Each row states a requirement of a deployment, its sources, and how this
+//! build measures it.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -17,12 +17,12 @@ pub struct Catalogue {
     /// Areas that group the rows.
     #[serde(rename = "area", default)]
     pub areas: Vec<Area>,
-    /// All rows.
+    /// All rows, grouped by area.
     #[serde(rename = "row", default)]
     pub rows: Vec<CatalogueRow>,
 }
 
-/// Group of rows.
+/// Group of rows, such as security.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Area {
@@ -32,7 +32,7 @@ pub struct Area {
     pub name: String,
 }
 
-/// Requirement that is judged.
+/// Requirement that a run judges.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CatalogueRow {
@@ -40,24 +40,24 @@ pub struct CatalogueRow {
     pub id: String,
     /// Requirement as one sentence.
     pub requirement: String,
-    /// Checklists that contain the requirement, each with the state recorded there.
+    /// Checklists that contain the requirement, each with the state that it records there.
     #[serde(default)]
     pub source: Vec<String>,
-    /// Id of the row that requires this one, if no checklist contains it.
+    /// Id of the row from which this requirement follows, if no checklist contains it.
     pub derived_from: Option<String>,
-    /// Gate that stays closed until the row holds.
+    /// Gate that remains closed until this row holds.
     pub gate: Gate,
     /// Kinds of evidence that can prove the row.
     #[serde(default)]
     pub how: Vec<String>,
-    /// Maximum age of evidence: `run`, `24 h`, `30 d`, `build`, or two of them separated by ` / `.
+    /// Maximum age of evidence: `run`, `24 h`, `30 d`, `build`, or two of these separated by ` / `.
     #[serde(default)]
     pub max_age: String,
-    /// Description of the check and of its evidence.
+    /// Description of the check and of the evidence that it produces.
     pub check: String,
-    /// Missing prerequisite, if the row is not implemented yet.
+    /// Prerequisite that is still missing, if the row is not implemented yet.
     pub awaits: Option<String>,
-    /// Methods by which this build proves the row. All of them must pass.
+    /// Methods by which this build proves the row. The row holds only if all of them pass.
     #[serde(default)]
     pub proved_by: Vec<ProofMethod>,
     /// Substrings of test names. Each must match at least one test, and all matching tests must pass.
@@ -65,13 +65,14 @@ pub struct CatalogueRow {
     pub tests: Vec<String>,
     /// Command that writes the artefact for this row.
     pub artefact_command: Option<String>,
-    /// Fault with which a broken deployment was shown to fail this row's check, such as "without limits".
+    /// Fault that the twin test of this row injects into a server, such as "without limits". The test proves
+    /// that the check of the row fails on this server. `None` if the row has no twin test.
     pub twin: Option<String>,
     /// Rows that this row summarizes: `beta`, `production`, `live`, areas or row ids, separated by spaces.
     pub summarizes: Option<String>,
 }
 
-/// Gate that a row blocks until it holds.
+/// Milestone that requires rows to hold. A row blocks its gate until its requirement is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Gate {
@@ -79,23 +80,23 @@ pub enum Gate {
     Beta,
     /// Blocks the production gate only.
     Production,
-    /// Blocks no gate. The row is reported only.
+    /// Blocks no gate. The row only appears in reports.
     None,
 }
 
-/// Method of proving a row.
+/// Method by which a row is proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProofMethod {
     /// Check that runs against the live deployment.
     Live,
-    /// Test results, either of the running commit or not older than the row allows.
+    /// Test results. They must belong to the running commit, or must not be older than the row allows.
     Tests,
     /// Artefact written by a repository command.
     Artefact,
-    /// Attestation by a named owner, valid until a date.
+    /// Statement of a named owner that the row holds, valid until a date.
     Attestation,
-    /// Results of other rows.
+    /// Results of the rows that this row summarizes.
     Rows,
 }
 
@@ -120,7 +121,8 @@ impl Catalogue {
     /// Returns Kith's built-in catalogue.
     ///
     /// # Panics
-    /// Panics if the embedded catalogue is invalid. A test parses it, so a tested build does not panic.
+    /// Panics if the embedded catalogue is invalid. A test parses it, so this does not happen in a tested
+    /// build.
     pub fn built_in() -> Self {
         Self::read(BUILT_IN).expect("a test parses the catalogue")
     }
@@ -146,7 +148,7 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// Renders all rows as a Markdown page, with one table per area.
+    /// Renders all rows as a Markdown page with one table for each area.
     pub fn to_markdown(&self) -> String {
         let mut page = String::from(
             "<!-- Generated by `kith verify --list`. Change readiness/catalogue.toml. -->\n\
@@ -171,7 +173,7 @@ impl Catalogue {
 }
 
 impl CatalogueRow {
-    /// Returns the id of the row's area: the part of the row id before the first dash.
+    /// Returns the id of the area to which the row belongs: the part of the row id before the first dash.
     pub fn area(&self) -> &str {
         self.id.split_once('-').map_or(&self.id, |(area, _)| area)
     }
@@ -204,17 +206,18 @@ impl CatalogueRow {
         format!("| {} |\n", cells.map(|cell| cell.replace('|', "\\|")).join(" | "))
     }
 
-    /// Returns true if `gate` stays closed until this row holds.
+    /// Returns true if `gate` remains closed until this row holds.
     pub fn blocks_gate(&self, gate: Gate) -> bool {
         self.gate != Gate::None && self.gate <= gate
     }
 
-    /// Returns the maximum age of test results and artefacts. Returns `None` if only the build is compared.
+    /// Returns the maximum age of test results and artefacts. Returns `None` if the row limits no age, and
+    /// only the build must match.
     pub fn artefact_age(&self) -> Option<Duration> {
         self.max_age.split(" / ").filter_map(parse_age).max()
     }
 
-    /// Returns true if test results and artefacts count only for the build that produced them.
+    /// Returns true if test results and artefacts count only for the build on which they were produced.
     pub fn is_bound_to_build(&self) -> bool {
         self.artefact_age().is_none() || self.max_age.split(" / ").any(|age| age == "build")
     }
@@ -284,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn artefact_age_is_longest_of_row() {
+    fn artefact_age_is_longest_maximum_age_of_row() {
         let catalogue = Catalogue::built_in();
         let age = |id| catalogue.find(id).unwrap().artefact_age();
         assert_eq!(age("ACC-04"), Some(Duration::from_secs(30 * 86_400)));

@@ -1,38 +1,40 @@
-//! Check declaration: plain data that a module lists, and the function that runs against a deployment.
+//! Declaration of a check: data that modules list, with the function that runs the check against a
+//! deployment.
 
 use std::pin::Pin;
 
 use crate::Run;
 
-/// Check that measures one row on a running deployment. It uses synthetic accounts, which are deleted after
-/// the run.
+/// Check that measures one row on a running deployment. It may create synthetic accounts, which are deleted
+/// after the run.
 #[derive(Clone, Copy, Debug)]
 pub struct Check {
-    /// Id of the catalogue row.
+    /// Id of the catalogue row that the check measures.
     pub row: &'static str,
-    /// Description of the check for the evidence.
+    /// Description of what the check does, for the evidence.
     pub description: &'static str,
-    /// Remediation to report if the row does not hold.
+    /// Remediation that the report shows if the row does not hold.
     pub remediation: &'static str,
-    /// True if the check must run after all others, because it uses up what they need.
+    /// True if the check must run after all others, because it exhausts resources that they need, such as
+    /// rate limits.
     pub runs_last: bool,
-    /// Runs the check and returns its finding as one sentence.
+    /// Function that runs the check. It returns a sentence that describes the result.
     pub run: for<'a> fn(&'a Run) -> CheckFuture<'a>,
 }
 
 /// Future of a running check.
 pub type CheckFuture<'a> = Pin<Box<dyn Future<Output = Result<String, Shortfall>> + Send + 'a>>;
 
-/// Reason for which a check did not pass.
+/// Reason why a check did not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shortfall {
-    /// The row was measured and does not hold. Contains the finding.
+    /// The row was measured and does not hold. Contains a description of the fault.
     Fails(String),
     /// The row could not be measured.
     Unmeasured {
-        /// Reason for which it could not be measured.
+        /// Reason why the row could not be measured.
         reason: String,
-        /// Remediation that makes the row measurable.
+        /// Remediation after which the row can be measured.
         remediation: String,
     },
     /// The row does not apply to this deployment. Contains the reason.

@@ -1,5 +1,5 @@
-//! HTTP client of the checks. It follows no redirects, returns every response, and records each request as
-//! evidence.
+//! HTTP client of the checks. It does not follow redirects, returns every response regardless of its status,
+//! and records each request as evidence.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use x509_cert::der::Decode as _;
 use crate::Shortfall;
 use crate::evidence::{EvidenceRecorder, Step};
 
-/// Maximum `Retry-After` that the client waits for.
+/// Maximum time in `Retry-After` for which the client waits.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(65);
 
 /// HTTP client of one deployment. Clones share its connections.
@@ -43,7 +43,7 @@ impl From<RequestError> for Shortfall {
     }
 }
 
-/// HTTP response, with the request that it belongs to.
+/// HTTP response together with the request that it answers.
 #[derive(Clone, Debug)]
 pub struct CheckResponse {
     /// Method and path of the request, such as `GET /api/v1/me`.
@@ -70,13 +70,13 @@ impl Client {
         &self.base
     }
 
-    /// Returns this client with another base URL.
+    /// Returns a copy of this client with another base URL.
     #[must_use]
     pub fn with_base_url(&self, base: &str) -> Self {
         Self { base: base.trim_end_matches('/').to_owned(), ..self.clone() }
     }
 
-    /// Returns this client with one more header on each request.
+    /// Returns a copy of this client that sends one more header with each request.
     ///
     /// # Panics
     /// Panics if `value` is not a valid header value.
@@ -88,7 +88,7 @@ impl Client {
         with
     }
 
-    /// Returns this client with `token` as its only `Authorization` header.
+    /// Returns a copy of this client that sends `token` as its only `Authorization` header.
     #[must_use]
     pub fn with_token(&self, token: &str) -> Self {
         let mut with = self.clone();
@@ -96,7 +96,8 @@ impl Client {
         with.with("authorization", &format!("Bearer {token}"))
     }
 
-    /// Returns a header that the client sends with each request, for use with other protocols.
+    /// Returns a header that the client sends with each request. Used by checks that send requests without
+    /// this client.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -141,9 +142,9 @@ impl Client {
         self.send(Method::DELETE, path, json(&body)).await
     }
 
-    /// Sends a request. A body is sent as `application/json` unless the client has another `content-type`.
-    /// After a 429 with a `Retry-After` of at most 65 s the request is repeated once when that time has
-    /// passed.
+    /// Sends a request. A body is sent as `application/json` unless the client has another `content-type`. If
+    /// the response is a 429 with a `Retry-After` of at most 65 s, waits for this time and repeats the
+    /// request once.
     ///
     /// # Errors
     /// Returns [`RequestError`] if no response is received.
@@ -160,7 +161,7 @@ impl Client {
         }
     }
 
-    /// Waits for the given time, such as the `Retry-After` of a response.
+    /// Waits for the given time, for example for the `Retry-After` of a response.
     pub async fn wait(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
     }
@@ -229,21 +230,21 @@ fn json(body: &Value) -> Bytes {
     if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) }
 }
 
-/// Formats the causes of an error on one line. The error itself is left out if it has causes, because it
-/// names the URL.
+/// Formats the causes of an error on one line. The error itself contains the URL, so it is included only if
+/// it has no causes.
 fn format_causes(error: &reqwest::Error) -> String {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     let causes: Vec<_> = causes.map(ToString::to_string).collect();
     if causes.is_empty() { error.to_string() } else { causes.join(": ") }
 }
 
-/// Returns whole milliseconds.
+/// Returns a duration in whole milliseconds.
 pub(crate) fn as_millis_u64(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl CheckResponse {
-    /// Returns this response if it has this status.
+    /// Returns this response if its status is `status`.
     ///
     /// # Errors
     /// Returns [`Shortfall::Fails`] with the actual status and problem code.
@@ -251,7 +252,7 @@ impl CheckResponse {
         self.expect_any(&[status])
     }
 
-    /// Returns this response if it has one of these statuses.
+    /// Returns this response if its status is one of `statuses`.
     ///
     /// # Errors
     /// Returns [`Shortfall::Fails`] with the actual status and problem code.
@@ -289,7 +290,7 @@ impl CheckResponse {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// Returns the body as text. Invalid UTF-8 is replaced.
+    /// Returns the body as text. Invalid UTF-8 is replaced by U+FFFD.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -305,7 +306,7 @@ impl CheckResponse {
         })
     }
 
-    /// Returns a header as text.
+    /// Returns a header of the response as text. Returns `None` if it is absent or not text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -319,12 +320,12 @@ impl CheckResponse {
         Some((ends_s - now.as_millis() / 1_000).div_euclid(24 * 60 * 60))
     }
 
-    /// Returns the `code` of a problem body.
+    /// Returns the `code` of a problem. Returns `None` if the body contains none.
     pub fn code(&self) -> Option<String> {
         self.json().get("code")?.as_str().map(str::to_owned)
     }
 
-    /// Returns the `Retry-After` header in seconds.
+    /// Returns the `Retry-After` header in seconds. Returns `None` if it is absent or not a number.
     pub fn retry_after(&self) -> Option<u64> {
         self.headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()
     }

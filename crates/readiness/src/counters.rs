@@ -1,4 +1,4 @@
-//! Prometheus counters of one node at one moment.
+//! Counters of one node at one moment, in the Prometheus text format.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ impl Counters {
         self.0.get(series).copied().unwrap_or(0.0)
     }
 
-    /// Returns the growth of a series since `before`.
+    /// Returns the increase of a series since the counters `before`.
     pub fn increase_since(&self, before: &Self, series: &str) -> f64 {
         self.value(series) - before.value(series)
     }

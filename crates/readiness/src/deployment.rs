@@ -1,4 +1,4 @@
-//! The deployment under test: connection, administrator access, and synthetic accounts.
+//! The deployment that a run judges: connection, administrator access, and synthetic accounts.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ const NO_ADMIN_REASON: &str = "no administrator was given";
 const ADMIN_REMEDIATION: &str = "run it on the server's machine, or name an administrator with --admin and \
                                  set KITH_VERIFY_PASSWORD to the password";
 
-/// Address of a deployment and everything that is known about it before the run.
+/// Address of a deployment, and information about it that is known before the run.
 #[derive(Clone, Debug, Default)]
 pub struct Target {
     /// Base URL, such as `https://api.example.org`.
@@ -35,18 +35,18 @@ pub struct Target {
     pub admin: Option<AdminAccess>,
     /// Path of the server's log file, in JSON lines.
     pub logs: Option<PathBuf>,
-    /// Digest of the configuration that was given on this machine.
+    /// Digest of the configuration on this machine, to compare with that of the server.
     pub configuration: Option<String>,
-    /// Expected interface of the build that runs `kith verify`, if it also contains the server.
+    /// Interface of the build that runs `kith verify`, if this build contains the server.
     pub own_build: Option<OwnBuild>,
     /// Identity of this machine, to compare with `process.machine` in `/api/v1/admin/facts`.
     pub machine: Option<String>,
 }
 
-/// Interface of the build that runs `kith verify`.
+/// Interface of the build that runs `kith verify`, to compare with that of the deployment.
 #[derive(Clone, Debug)]
 pub struct OwnBuild {
-    /// Release, as `releaseId` in `/api/health` shows it.
+    /// Name of the release, in the form of `releaseId` in `/api/health`.
     pub release: String,
     /// OpenAPI document, including the operations of development mode.
     pub document: Arc<Value>,
@@ -72,7 +72,7 @@ pub struct AdminAccess {
     pub email: String,
     /// Password.
     pub password: String,
-    /// True if the account was created for this run and is deleted after it.
+    /// True if the account was created for this run. It is then deleted afterwards.
     pub is_synthetic: bool,
 }
 
@@ -93,19 +93,19 @@ impl AdminAccess {
     }
 }
 
-/// Connected deployment under test.
+/// Deployment under test, with clients and synthetic accounts.
 #[derive(Debug)]
 pub struct Deployment {
     target: Target,
     http: reqwest::Client,
-    /// Random word that distinguishes the accounts of this run from those of other runs.
+    /// Random word in the names of this run's accounts, which distinguishes them from those of other runs.
     run_marker: String,
     accounts: Mutex<HashMap<String, Arc<OnceCell<AccountCredentials>>>>,
     admin_token: OnceCell<String>,
     document: OnceCell<Arc<Value>>,
 }
 
-/// Synthetic account.
+/// Credentials of a synthetic account.
 #[derive(Clone, Debug)]
 pub(crate) struct AccountCredentials {
     pub(crate) id: String,
@@ -152,12 +152,12 @@ impl Deployment {
         Client::new(self.http.clone(), &self.target.url, notes)
     }
 
-    /// Returns the word that distinguishes this run's accounts and markers.
+    /// Returns the random word that is part of this run's account names and markers.
     pub(crate) fn run_marker(&self) -> &str {
         &self.run_marker
     }
 
-    /// Returns the account called `name` in this run. Registers it on first use.
+    /// Returns the account called `name` in this run. Registers it when it is requested for the first time.
     pub(crate) async fn account(
         &self,
         name: &str,
@@ -171,7 +171,7 @@ impl Deployment {
         let (email, password) = (format!("{name}-{}@{SYNTHETIC_DOMAIN}", self.run_marker), random_word());
         let body = json!({ "email": email, "password": password, "display_name": name });
         let response = self.client(notes.clone()).post("/api/v1/auth/register", body).await?;
-        // A failed registration says nothing about the row, so the check counts as unmeasured.
+        // A failed registration does not show that the row fails, so the check counts as unmeasured.
         let response = response.expect(201).map_err(|shortfall| match shortfall {
             Shortfall::Fails(found) => Shortfall::unmeasured(
                 format!("the registration of a synthetic account failed: {found}"),
@@ -189,7 +189,7 @@ impl Deployment {
         })
     }
 
-    /// Returns an access token of the administrator.
+    /// Returns an access token of the administrator. Logs in when it is requested for the first time.
     pub(crate) async fn admin_token(&self, notes: &EvidenceRecorder) -> Result<String, Shortfall> {
         let Some(admin) = &self.target.admin else {
             return Err(Shortfall::unmeasured(NO_ADMIN_REASON, ADMIN_REMEDIATION));
@@ -226,7 +226,8 @@ impl Deployment {
         let known = accounts.into_iter().filter_map(|(_, cell)| cell.get().cloned());
         for account in known {
             let signed_in = client.with_token(&account.access_token);
-            // The token from registration saves a log-in, if a check has not revoked it.
+            // Uses the token from the registration, which makes a log-in unnecessary unless a check has
+            // revoked the token.
             if matches!(delete_own_account(&signed_in, &account.password).await, Ok(202)) {
                 continue;
             }
@@ -243,7 +244,7 @@ impl Deployment {
     }
 }
 
-/// Logs in and deletes the account.
+/// Logs in with the given credentials and deletes the account.
 async fn delete(client: &Client, email: &str, password: &str) -> Result<(), String> {
     let credentials = json!({ "email": email, "password": password });
     let response = client.post("/api/v1/auth/login", credentials).await.map_err(|e| e.to_string())?;
@@ -257,13 +258,13 @@ async fn delete(client: &Client, email: &str, password: &str) -> Result<(), Stri
     }
 }
 
-/// Deletes the account that `client` is signed in as. Returns the status of the response.
+/// Deletes the account of the user as whom `client` is signed in. Returns the status of the response.
 async fn delete_own_account(client: &Client, password: &str) -> Result<u16, String> {
     let response = client.delete("/api/v1/me", json!({ "password": password })).await;
     response.map(|response| response.status).map_err(|error| error.to_string())
 }
 
-/// Returns 26 random letters and digits (130 bits).
+/// Returns a random word of 26 letters and digits (130 bits).
 fn random_word() -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnopqrstuvwxyz2345678";
     let mut bytes = [0; 26];

@@ -6,27 +6,27 @@ use kith_kernel::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// Maximum number of steps that are recorded individually. Later ones are only counted.
+/// Maximum number of requests that are recorded individually. Further requests are only counted.
 const MAX_RECORDED_STEPS: usize = 24;
 
-/// Evidence for one row from one method.
+/// Evidence that one method produced for one row.
 #[derive(Clone, Debug, Serialize)]
 pub struct Evidence {
     /// Method: `live`, `tests`, and so on.
     pub kind: &'static str,
-    /// Description of the action.
+    /// Description of what was done.
     pub action: String,
-    /// First requests with their responses.
+    /// The first requests, each with its response.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
     /// Total number of requests.
     pub requests: u64,
-    /// Measured values by name.
+    /// Measured values, by name.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub figures: Map<String, Value>,
     /// URL of the deployment.
     pub target: String,
-    /// Build that the deployment reports.
+    /// Name of the build that the deployment reports.
     pub build: String,
     /// Digest of the configuration, if the deployment reports it.
     pub configuration: Option<String>,
@@ -37,7 +37,8 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Creates evidence without a deployment. The caller fills in target, build and configuration.
+    /// Creates evidence without information about the deployment. The caller fills in target, build and
+    /// configuration.
     pub(crate) fn new(kind: &'static str, action: &str, at: Timestamp, figures: Map<String, Value>) -> Self {
         Self {
             kind,
@@ -54,21 +55,21 @@ impl Evidence {
     }
 }
 
-/// Request with its response.
+/// Request that was sent, with its response.
 #[derive(Clone, Debug, Serialize)]
 pub struct Step {
     /// Method and path, such as `POST /api/v1/partners/requests`.
     pub request: String,
-    /// Status, or the reason for which there was no response.
+    /// Status of the response, or the reason why there was no response.
     pub response: String,
-    /// Request id that the server reported, to search for in its log.
+    /// Request id that the server reported. It can be searched for in the server's log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// Duration in milliseconds.
     pub duration_ms: u64,
 }
 
-/// Recorder of a running check. Clones record into the same place.
+/// Recorder of a running check. All clones add to the same record.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EvidenceRecorder(Arc<Mutex<RecordedEvidence>>);
 

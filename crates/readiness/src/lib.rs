@@ -1,5 +1,6 @@
-//! Judges whether a deployment is ready, with evidence: the catalogue of rows, the checks that measure them,
-//! outcomes, gates and reports. The crate depends on no feature and no database. It uses only the network.
+//! Judges with evidence whether a deployment is ready. Contains the catalogue of rows, declarations of
+//! checks, outcomes, gates and reports. The crate depends on no feature and no database, and uses only the
+//! network.
 
 mod artefact;
 mod catalogue;

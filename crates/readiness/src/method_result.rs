@@ -1,4 +1,4 @@
-//! Result of judging a row by one method, and the rules that combine the results of several methods.
+//! Result of judging a row by one method, and the rules by which the results of several methods are combined.
 
 use crate::artefact::Artefact;
 use crate::evidence::Evidence;
@@ -22,7 +22,7 @@ impl MethodResult {
     }
 }
 
-/// Returns the result of the tests that a row names.
+/// Returns the result of the tests that a row lists.
 pub(crate) fn judge_named_tests(row: &CatalogueRow, artefact: &Artefact) -> MethodResult {
     const RERUN_TESTS: &str = "fix the failed tests, and run `cargo xtask test` again";
     if !artefact.complete {
@@ -48,12 +48,13 @@ pub(crate) fn judge_named_tests(row: &CatalogueRow, artefact: &Artefact) -> Meth
 /// Returns the result of a row that summarizes other rows.
 pub(crate) fn summarize(row: &CatalogueRow, others: &[RowResult]) -> MethodResult {
     let words: Vec<_> = row.summarizes.as_deref().unwrap_or_default().split(' ').collect();
-    // Index of the first word in `summarizes` that selects the row; `None` if the row is not summarized.
+    // Index of the first word in `summarizes` that selects the row `other`. `None` if no word selects it.
     let position = |other: &RowResult| {
         words.iter().position(|word| match *word {
             "beta" => other.gate == Gate::Beta,
             "production" => other.gate <= Gate::Production,
-            // Rows that were measured on the running deployment and block at least the gate of this row.
+            // Selects rows that were measured on the running deployment and block the gate of this row or an
+            // earlier one.
             "live" => other.gate <= row.gate && other.evidence.iter().any(|evidence| evidence.kind == "live"),
             id => other.id == id || other.id.split('-').next() == Some(id),
         })
@@ -77,8 +78,8 @@ pub(crate) fn summarize(row: &CatalogueRow, others: &[RowResult]) -> MethodResul
     }
 }
 
-/// Combines the methods of a row: the worst outcome decides. Methods that do not apply are ignored unless all
-/// do not apply.
+/// Combines the results of all methods of a row. The worst outcome counts. Results "not applicable" are
+/// ignored if there are others.
 pub(crate) fn combine(row: &CatalogueRow, mut parts: Vec<MethodResult>) -> RowResult {
     let mut evidence = Vec::new();
     if parts.iter().any(|result| result.outcome != RowOutcome::NotApplicable) {
@@ -111,7 +112,7 @@ pub(crate) fn combine(row: &CatalogueRow, mut parts: Vec<MethodResult>) -> RowRe
     }
 }
 
-/// Joins both reasons if both passed. Otherwise returns the worse one.
+/// Returns both reasons if both methods passed, and otherwise the reason of the worse one.
 fn join_reasons(worse: &MethodResult, better: &MethodResult) -> String {
     if worse.outcome == RowOutcome::Pass {
         format!("{}; {}", worse.reason, better.reason)

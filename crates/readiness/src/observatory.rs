@@ -1,14 +1,15 @@
-//! Scoring of Mozilla's HTTP Observatory, applied to one response. Sends no requests.
+//! Scores by the rules of Mozilla's HTTP Observatory for a single response. Sends no requests.
 //!
-//! Names and modifiers are those of its `SCORE_TABLE` (mdn-http-observatory, `src/grader/charts.js`). Rules
-//! that one response cannot show (redirection to HTTPS, preloading) are left out.
+//! Names and modifiers are those of the Observatory's `SCORE_TABLE` (mdn-http-observatory,
+//! `src/grader/charts.js`). Rules that need more than one response (redirection to HTTPS, preloading) are
+//! left out.
 
 use http::HeaderMap;
 
-/// Minimum max-age of HSTS in seconds (six months).
+/// Minimum `max-age` of HSTS in seconds (six months), below which there is a penalty.
 const MIN_HSTS_MAX_AGE_S: u64 = 15_768_000;
 
-/// Score of a response for one rule.
+/// Score that a response gets for one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuleScore {
     /// Name of the rule, such as `strict-transport-security`.
@@ -35,7 +36,7 @@ pub fn rule_scores(headers: &HeaderMap, body: &str) -> Vec<RuleScore> {
     modifiers.map(|(rule, modifier)| RuleScore { rule, modifier }).into()
 }
 
-/// Returns the total score. Bonuses count only if the base is at least 90 (`100` minus penalties).
+/// Returns the total score. Bonuses count only if the score without them is at least 90.
 pub fn score(scores: &[RuleScore]) -> i32 {
     let sum =
         |of: fn(&i32) -> bool| scores.iter().map(|rule_score| rule_score.modifier).filter(of).sum::<i32>();
@@ -43,7 +44,7 @@ pub fn score(scores: &[RuleScore]) -> i32 {
     (if base >= 90 { base + sum(|modifier| *modifier > 0) } else { base }).max(0)
 }
 
-/// Returns the grade for a score (`GRADE_CHART`).
+/// Returns the grade for a score, as in the Observatory's `GRADE_CHART`.
 pub fn grade(score: i32) -> &'static str {
     match score {
         100.. => "A+",
@@ -80,17 +81,17 @@ impl Policy {
         Self(directives)
     }
 
-    /// Returns the sources of a directive, if it is present.
+    /// Returns the sources of a directive. Returns `None` if the directive is absent.
     pub fn sources(&self, directive: &str) -> Option<&[String]> {
         self.0.iter().find(|(name, _)| name == directive).map(|(_, sources)| &**sources)
     }
 
-    /// Returns the sources of a fetch directive, or those of `default-src` if it is absent.
+    /// Returns the sources of a fetch directive. If it is absent, returns those of `default-src`.
     pub fn fetches(&self, directive: &str) -> Option<&[String]> {
         self.sources(directive).or_else(|| self.sources("default-src"))
     }
 
-    /// Returns the first source that begins with `unsafe-`, with its directive.
+    /// Returns the first source that begins with `unsafe-`, together with its directive.
     pub fn unsafe_source(&self) -> Option<(&str, &str)> {
         let all = self.0.iter().flat_map(|(name, sources)| sources.iter().map(move |one| (&**name, &**one)));
         all.into_iter().find(|(_, source)| source.starts_with("'unsafe-"))
@@ -137,7 +138,7 @@ fn referrer(policy: &str) -> i32 {
     }
 }
 
-/// Missing or malformed HSTS scores −20, a max-age below six months −10.
+/// Scores −20 if HSTS is missing or malformed, and −10 if its max-age is below six months.
 fn hsts(value: &str) -> i32 {
     let max_age = value.split(';').find_map(|part| part.trim().strip_prefix("max-age=")?.parse::<u64>().ok());
     match max_age {

@@ -1,4 +1,4 @@
-//! Operations of an OpenAPI document: paths, parameters, bodies and declared statuses.
+//! Operations of an OpenAPI document: their paths, parameters, bodies and declared statuses.
 
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -52,7 +52,7 @@ impl<'d> Operation<'d> {
         paths.flat_map(of_path).collect()
     }
 
-    /// Returns method and path template, such as `GET /api/v1/me`.
+    /// Returns the method and the path template, such as `GET /api/v1/me`.
     pub fn name(&self) -> String {
         format!("{} {}", self.method, self.path)
     }
@@ -73,7 +73,7 @@ impl<'d> Operation<'d> {
         self.own["security"].as_array().is_some_and(|schemes| !schemes.is_empty())
     }
 
-    /// Returns the required permission.
+    /// Returns the permission that a signed-in user needs, if any.
     pub fn permission(&self) -> Option<&'d str> {
         self.own["security"][0]["bearer"][0].as_str()
     }
@@ -88,7 +88,7 @@ impl<'d> Operation<'d> {
         self.method == Method::GET && self.parameters("query").any(|parameter| parameter.name == "cursor")
     }
 
-    /// Returns the parameters in this location.
+    /// Returns the parameters in `location`, which is `path`, `query` or `header`.
     pub fn parameters(&self, location: &'static str) -> impl Iterator<Item = Parameter<'d>> {
         let document = self.document;
         let all = self.own["parameters"].as_array().into_iter().flatten();
@@ -98,14 +98,14 @@ impl<'d> Operation<'d> {
         })
     }
 
-    /// Returns the path with each parameter replaced by `fill(parameter)`.
+    /// Returns the path. Each parameter is replaced by the result of `fill`.
     pub fn path_with(&self, fill: impl Fn(&Parameter<'d>) -> String) -> String {
         self.parameters("path").fold(self.path.to_owned(), |path, parameter| {
             path.replace(&format!("{{{}}}", parameter.name), &fill(&parameter))
         })
     }
 
-    /// Returns the path with parameter values that identify no resource.
+    /// Returns the path with values that identify no resource in place of the parameters.
     pub fn sample_path(&self) -> String {
         self.path_with(Parameter::placeholder)
     }
@@ -121,7 +121,7 @@ impl<'d> Operation<'d> {
     pub fn body(&self) -> Option<&'d Value> {
         let content = self.own.pointer("/requestBody/content")?;
         let schema = resolved(self.document, content.get("application/json")?.get("schema")?);
-        // An optional body is declared as `oneOf` its schema and null.
+        // The schema of an optional body is `oneOf` with the actual schema and null.
         let one_of = schema["oneOf"].as_array().into_iter().flatten();
         let given = one_of.map(|one| resolved(self.document, one)).find(|one| one["type"] != "null");
         Some(given.unwrap_or(schema))
@@ -139,7 +139,7 @@ impl<'d> Operation<'d> {
 }
 
 impl Parameter<'_> {
-    /// Returns a valid value that identifies no resource.
+    /// Returns a value that is valid for the parameter and identifies no resource.
     pub fn placeholder(&self) -> String {
         match (self.schema["enum"][0].as_str(), self.schema["format"].as_str()) {
             (Some(first), _) => first.to_owned(),
@@ -150,7 +150,7 @@ impl Parameter<'_> {
     }
 }
 
-/// Time before any data of a deployment.
+/// Time that is earlier than any data of a deployment.
 const PAST_TIME: &str = "2001-02-03T04:05:06Z";
 
 fn resolved<'d>(document: &'d Value, schema: &'d Value) -> &'d Value {

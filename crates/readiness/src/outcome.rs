@@ -1,19 +1,20 @@
-//! Outcomes of rows, and the result of one row.
+//! Outcomes of rows, and the result of a row.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Evidence, Gate};
 
-/// Outcome of a row. Ordered from best to worst.
+/// Outcome of a row. Outcomes are ordered from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RowOutcome {
-    /// The row was measured and holds.
+    /// The row was measured, and its requirement is met.
     #[serde(rename = "pass")]
     Pass,
-    /// A named owner attests that the row holds, until a date.
+    /// A named owner states that the row holds. The attestation is valid until a date.
     #[serde(rename = "attested")]
     Attested,
-    /// A named owner accepts that the row does not hold, with a reason and until a date.
+    /// A named owner accepts that the row does not hold. The waiver states a reason and is valid until a
+    /// date.
     #[serde(rename = "waived")]
     Waived,
     /// The row does not apply to this deployment.
@@ -28,7 +29,7 @@ pub enum RowOutcome {
     /// The row is not implemented yet.
     #[serde(rename = "not yet")]
     NotYet,
-    /// The row was measured and does not hold.
+    /// The row was measured, and its requirement is not met.
     #[serde(rename = "fail")]
     Fail,
 }
@@ -60,36 +61,36 @@ impl RowOutcome {
         }
     }
 
-    /// Returns true if a row with this outcome does not close its gate.
+    /// Returns true if a row with this outcome does not block its gate.
     pub fn opens_gate(self) -> bool {
         matches!(self, Self::Pass | Self::Attested | Self::Waived | Self::NotApplicable)
     }
 }
 
-/// Result of one row, with the reason.
+/// Result of one row, with its reason and evidence.
 #[derive(Clone, Debug, Serialize)]
 pub struct RowResult {
     /// Row id.
     pub id: String,
     /// Requirement as one sentence.
     pub requirement: String,
-    /// Gate that the row blocks.
+    /// Gate that the row blocks until it holds.
     pub gate: Gate,
     /// Combined outcome of all methods.
     pub result: RowOutcome,
-    /// Outcome of the check on the running deployment, if the row has one. The row may also require tests or
-    /// drills.
+    /// Outcome of the row's check on the running deployment, if it has one. The combined outcome may also
+    /// depend on tests or drills.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live: Option<RowOutcome>,
-    /// Reason as one sentence.
+    /// Reason for the combined outcome, as one sentence.
     pub reason: String,
-    /// Remediation, if the row keeps its gate closed.
+    /// Remediation to report while the row blocks its gate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remediation: Option<String>,
-    /// Fault injected by the twin test of this row: the row's check is proved to fail on a server with this
-    /// fault. `None` if the row has no twin.
+    /// Fault that the twin test of this row injects into a server. The test proves that the row's check fails
+    /// on this server. `None` if the row has no twin test.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub twin: Option<String>,
-    /// Evidence of each method.
+    /// Evidence from each method.
     pub evidence: Vec<Evidence>,
 }

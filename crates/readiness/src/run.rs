@@ -1,4 +1,4 @@
-//! Context of a running check: the deployment, synthetic accounts, and the recorder of evidence.
+//! Context of a running check: access to the deployment and to synthetic accounts, and recording of evidence.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use crate::{Client, Counters, Deployment, Shortfall};
 
 const UNLISTED_REMEDIATION: &str = "run it from an address that server.admin_addresses lists";
 
-/// Context of one running check.
+/// Context that is passed to a running check.
 #[derive(Debug)]
 pub struct Run {
     deployment: Arc<Deployment>,
     notes: EvidenceRecorder,
 }
 
-/// Synthetic account of this run, signed in.
+/// Synthetic account that was registered for this run and is signed in.
 #[derive(Clone, Debug)]
 pub struct SyntheticAccount {
     /// User id.
@@ -27,9 +27,9 @@ pub struct SyntheticAccount {
     pub password: String,
     /// Display name.
     pub name: String,
-    /// Access token from registration.
+    /// Access token that the registration returned.
     pub access_token: String,
-    /// Refresh token from registration, unless a check has used it.
+    /// Refresh token that the registration returned. A check may have used it already.
     pub refresh_token: String,
     /// Client that sends requests as this user.
     pub client: Client,
@@ -45,8 +45,8 @@ impl Run {
         self.deployment.client(self.notes.clone())
     }
 
-    /// Returns the account called `name` in this run. All checks that pass the same name share the account.
-    /// Names consist of letters, digits and dashes.
+    /// Returns the account called `name` in this run. All checks that pass the same name get the same
+    /// account. A name consists of letters, digits and dashes.
     ///
     /// # Errors
     /// Returns [`Shortfall::Unmeasured`] if registration fails.
@@ -72,7 +72,7 @@ impl Run {
         Ok(self.anonymous().with_token(&token))
     }
 
-    /// Returns the facts that the server reports to administrators.
+    /// Returns the facts that the server reports to administrators at `/api/v1/admin/facts`.
     ///
     /// # Errors
     /// Returns a [`Shortfall`] if no administrator was given or the request fails.
@@ -80,7 +80,7 @@ impl Run {
         self.get_as_admin("/api/v1/admin/facts").await
     }
 
-    /// Returns the audit entries that were written under a request id, oldest first. At most 100.
+    /// Returns the audit entries with this request id, oldest first. Returns at most 100 entries.
     ///
     /// # Errors
     /// Returns a [`Shortfall`] if no administrator was given or the request fails.
@@ -95,8 +95,8 @@ impl Run {
     /// Sends a GET request as an administrator and returns the JSON body.
     ///
     /// # Errors
-    /// Returns [`Shortfall::Unmeasured`] if no administrator was given or this address may not administer,
-    /// and [`Shortfall::Fails`] if the status is not 200.
+    /// Returns [`Shortfall::Unmeasured`] if no administrator was given or the server rejects administration
+    /// from this address. Returns [`Shortfall::Fails`] if the status is not 200.
     pub async fn get_as_admin(&self, path: &str) -> Result<Value, Shortfall> {
         let response = self.admin().await?.get(path).await?;
         if response.code().is_some_and(|code| code == "address_not_listed") {
@@ -108,8 +108,8 @@ impl Run {
         Ok(response.expect(200)?.json())
     }
 
-    /// Returns the URL of the first directly reachable node, or the target's URL. The counters of one node
-    /// then cover all requests sent to it.
+    /// Returns the URL of the first other node in the target, or else the URL of the target. If all requests
+    /// of a check go to one node, the counters of this node include all of them.
     pub fn node(&self) -> &str {
         let target = self.deployment.target();
         target.other_nodes.first().unwrap_or(&target.url)
@@ -127,22 +127,22 @@ impl Run {
     /// Returns the OpenAPI document that the deployment serves.
     ///
     /// # Errors
-    /// Returns a [`Shortfall`] if the deployment serves none.
+    /// Returns a [`Shortfall`] if the deployment serves no OpenAPI document.
     pub async fn document(&self) -> Result<Arc<Value>, Shortfall> {
         self.deployment.document(&self.notes).await
     }
 
-    /// Returns the deployment.
+    /// Returns the deployment under test.
     pub fn deployment(&self) -> &Deployment {
         &self.deployment
     }
 
-    /// Returns a marker that is unique to this run, to search for later.
+    /// Returns a text that contains `name` and is unique to this run. A check can search for it later.
     pub fn marker(&self, name: &str) -> String {
         format!("{name}-{}", self.deployment.run_marker())
     }
 
-    /// Records a measured value.
+    /// Records a measured value as evidence.
     pub fn record(&self, name: &str, value: impl Into<Value>) {
         self.notes.record(name, value.into());
     }

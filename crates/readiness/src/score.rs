@@ -1,14 +1,14 @@
-//! Scores, which measure progress, and gates, which decide: a gate is a list of rows.
+//! Scores and gates. A score measures progress. A gate decides, and is a list of rows that must hold.
 
 use serde::Serialize;
 
 use crate::{Catalogue, Gate, RowOutcome, RowResult};
 
-/// Formula of the scores, printed beside them.
+/// Formula of the scores, which reports print beside them.
 pub const FORMULA: &str =
     "rows that pass ÷ rows that apply; attested, waived, stale, unknown, not yet and fail are not pass";
 
-/// Number of passing rows out of the applicable ones.
+/// Number of rows that pass, out of those that apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Score {
     /// Number of rows that pass.
@@ -34,7 +34,7 @@ impl Score {
     }
 }
 
-/// All scores of a report.
+/// All scores of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Scores {
     /// Formula of the scores.
@@ -43,7 +43,7 @@ pub struct Scores {
     pub total: Score,
     /// Scores by area.
     pub areas: Vec<AreaScore>,
-    /// Id of the area with the lowest score, printed beside every total.
+    /// Id of the area with the lowest score. Reports show it beside every total.
     pub weakest: Option<String>,
     /// Number of rows for each outcome.
     pub outcomes: Vec<(RowOutcome, usize)>,
@@ -56,7 +56,7 @@ pub struct AreaScore {
     pub id: String,
     /// Title of the area.
     pub name: String,
-    /// Score of its rows.
+    /// Score of the rows of the area.
     #[serde(flatten)]
     pub score: Score,
 }
@@ -70,7 +70,7 @@ impl Scores {
             .map(|area| AreaScore { id: area.id.clone(), name: area.name.clone(), score: of_area(&area.id) })
             .filter(|area| area.score.applicable > 0)
             .collect();
-        // Compared as fractions, so that rounding cannot change the order.
+        // Scores are compared as fractions, so that rounding cannot change the order.
         let weakest = areas
             .iter()
             .min_by(|a, b| (a.score.pass * b.score.applicable).cmp(&(b.score.pass * a.score.applicable)));
@@ -90,19 +90,19 @@ fn area(id: &str) -> &str {
     id.split_once('-').map_or(id, |(area, _)| area)
 }
 
-/// Verdict on a gate.
+/// Decision on a gate.
 #[derive(Clone, Debug, Serialize)]
 pub struct GateVerdict {
     /// Gate that was judged.
     pub gate: Gate,
     /// True if the gate is open.
     pub open: bool,
-    /// Exit code: 0 open; 1 closed by rows that do not hold; 2 closed only by rows that could not be
-    /// measured.
+    /// Exit code. 0: the gate is open. 1: some rows do not hold. 2: the gate is closed only by rows that
+    /// could not be measured.
     pub exit_code: u8,
-    /// Number of rows that block the gate.
+    /// Number of judged rows that block the gate.
     pub rows: usize,
-    /// Ids of the rows that keep the gate closed, worst outcome first.
+    /// Ids of the rows that keep the gate closed. The worst outcome comes first.
     pub closed_by: Vec<String>,
 }
 
@@ -112,7 +112,7 @@ impl GateVerdict {
         let mut closing: Vec<_> = rows.iter().filter(|row| !row.result.opens_gate()).collect();
         closing.sort_by_key(|row| std::cmp::Reverse(row.result));
         let exit_code = match closing.first().map(|row| row.result) {
-            // A gate without judged rows was not measured.
+            // A gate for which no row was judged counts as not measured.
             None if rows.is_empty() => 2,
             None => 0,
             Some(RowOutcome::Fail | RowOutcome::NotYet) => 1,
@@ -166,7 +166,8 @@ mod tests {
         assert_eq!(Score { pass: 0, applicable: 0 }.percent(), None);
     }
 
-    /// GAT-01: 0 open, 1 closed, 2 could not measure; no percentage opens a gate.
+    /// GAT-01: the exit code is 0 if the gate is open, 1 if it is closed, and 2 if it could not be measured.
+    /// No percentage opens a gate.
     #[test]
     fn gate_verdict_depends_on_its_rows() {
         use RowOutcome::{Attested, Fail, NotApplicable, NotYet, Pass, Stale, Unknown, Waived};

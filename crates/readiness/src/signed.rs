@@ -1,5 +1,5 @@
-//! Signed evidence of a build: one file that a release ships beside its binary. It lets an operator without a
-//! clone of the repository judge the rows that need it.
+//! Signed evidence of a build: one file that a release contains beside its binary. With it, an operator can
+//! judge rows that need evidence of repository commands, without a clone of the repository.
 
 use std::path::{Path, PathBuf};
 
@@ -11,14 +11,14 @@ use thiserror::Error;
 
 use crate::Artefact;
 
-/// Name of the file beside the binary.
+/// Name of the file, which is beside the binary.
 pub const SIGNED_EVIDENCE_FILE: &str = "kith-evidence.json";
 
-/// Format of the file.
+/// Content of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SignedEvidenceFile {
-    /// Artefacts as a JSON array, exactly as signed.
+    /// JSON array of artefacts, byte for byte as it was signed.
     payload: String,
     /// Base64 of the Ed25519 signature over the bytes of `payload` (RFC 8032).
     signature: String,
@@ -39,7 +39,7 @@ pub enum SignedEvidenceError {
         /// I/O error.
         source: std::io::Error,
     },
-    /// The file has another format.
+    /// The file is not valid JSON or does not match the format.
     #[error("{}: not a signed evidence file: {source}", path.display())]
     Malformed {
         /// Path of the file.
@@ -47,10 +47,10 @@ pub enum SignedEvidenceError {
         /// JSON error.
         source: serde_json::Error,
     },
-    /// The signature does not verify: the file was changed or signed by another key.
+    /// The signature is not valid: the file was changed, or signed with another key.
     #[error("{}: the signature does not verify", .0.display())]
     InvalidSignature(PathBuf),
-    /// A key or seed does not have 32 bytes, or is not base64.
+    /// A key or seed does not have 32 bytes, or is not valid base64.
     #[error("the key is not an Ed25519 key in base64")]
     InvalidKey,
 }
@@ -65,16 +65,17 @@ impl EvidenceKey {
         if bytes.len() == 32 { Ok(Self(bytes)) } else { Err(SignedEvidenceError::InvalidKey) }
     }
 
-    /// Formats the key in the form that [`EvidenceKey::parse`] reads.
+    /// Formats the key as text that [`EvidenceKey::parse`] accepts.
     pub fn to_text(&self) -> String {
         BASE64.encode(&self.0)
     }
 
-    /// Reads and verifies a file of signed evidence.
+    /// Reads a file of signed evidence and verifies its signature.
     ///
     /// # Errors
-    /// Returns [`SignedEvidenceError::Io`] if the file cannot be read, [`SignedEvidenceError::Malformed`] if
-    /// it has another format, and [`SignedEvidenceError::InvalidSignature`] if the signature does not verify.
+    /// Returns [`SignedEvidenceError::Io`] if the file cannot be read, and [`SignedEvidenceError::Malformed`]
+    /// if it does not match the format. Returns [`SignedEvidenceError::InvalidSignature`] if the signature is
+    /// not valid.
     pub fn read(&self, path: &Path) -> Result<Vec<Artefact>, SignedEvidenceError> {
         let io = |source| SignedEvidenceError::Io { path: path.to_owned(), source };
         let malformed = |source| SignedEvidenceError::Malformed { path: path.to_owned(), source };
@@ -88,8 +89,8 @@ impl EvidenceKey {
     }
 }
 
-/// Signs artefacts with the key of `seed` (32 bytes). Returns the text of the file and the key that verifies
-/// it.
+/// Signs artefacts with the key that belongs to `seed` (32 bytes). Returns the text of the file, and the key
+/// that verifies it.
 ///
 /// # Errors
 /// Returns [`SignedEvidenceError::InvalidKey`] if the seed does not have 32 bytes.

@@ -1,5 +1,5 @@
-//! Judges a deployment row by row: runs checks, combines them with artefacts and declarations, and deletes
-//! the synthetic accounts.
+//! Judges a deployment row by row: runs checks, combines their results with artefacts and declarations, and
+//! deletes the synthetic accounts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,17 +20,18 @@ use crate::{
     RowOutcome, RowResult, Run, Shortfall, score,
 };
 
-/// Tolerated lead of another machine's clock over this one's.
+/// Maximum time by which an artefact may seem to be from the future, because the clock of another machine is
+/// ahead.
 const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
 /// Timeout of each check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(240);
-/// Remediation for a check that timed out.
+/// Remediation of a check that exceeded its timeout.
 const TIMEOUT_REMEDIATION: &str = "find out why the deployment responds slowly, and try again";
 
-/// Input of a run.
+/// Input of a run: the rows to judge, and how to measure them.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Rows to judge.
+    /// Catalogue that contains the rows.
     pub catalogue: Catalogue,
     /// Checks that measure rows on the running deployment.
     pub checks: Vec<&'static Check>,
@@ -38,22 +39,22 @@ pub struct Plan {
     pub artefacts: Artefacts,
     /// Declarations of operators: checks, attestations and waivers.
     pub declared: Declared,
-    /// Ids of the rows to judge. Empty means all.
+    /// Ids of the rows to judge. If empty, all rows are judged.
     pub only: Vec<String>,
     /// Gate to judge.
     pub gate: Gate,
 }
 
-/// Progress of a run.
+/// Event during a run, for display of its progress.
 #[derive(Clone, Copy, Debug)]
 pub enum Progress<'a> {
-    /// The judgement of a row begins.
+    /// A row is about to be judged.
     RowStarted {
         /// Row to be judged.
         row: &'a CatalogueRow,
-        /// Position of the row, from 1.
+        /// Position of the row in the run, from 1.
         n: usize,
-        /// Total number of rows.
+        /// Number of rows that are judged in the run.
         total: usize,
     },
     /// A row has been judged.
@@ -65,7 +66,7 @@ pub enum Progress<'a> {
 /// Build and configuration that the deployment reports.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Identity {
-    /// Version, followed by `+` and the commit it was built from.
+    /// Version, followed by `+` and the commit from which it was built.
     pub build: String,
     /// Digest of the configuration, if an administrator could read it.
     pub configuration: Option<String>,
@@ -74,8 +75,8 @@ pub struct Identity {
     pub commit: Option<String>,
 }
 
-/// Judges the rows of `plan` on `deployment` one by one, then deletes the synthetic accounts. If `stop`
-/// becomes true, the current row is completed, no further row is judged, and the accounts are deleted.
+/// Judges the rows of `plan` on `deployment` one after the other, then deletes the synthetic accounts. If
+/// `stop` becomes true, the current row is completed, no further row is judged, and the accounts are deleted.
 pub async fn verify(
     plan: &Plan,
     deployment: Deployment,
@@ -122,7 +123,7 @@ pub async fn verify(
     }
 }
 
-/// Reads build and configuration. Fields that cannot be read stay empty.
+/// Reads the build and configuration of the deployment. Fields that cannot be read are empty.
 async fn identify(deployment: &Deployment) -> Identity {
     let notes = EvidenceRecorder::default();
     let build = match deployment.client(notes.clone()).get("/api/health").await {
@@ -142,8 +143,8 @@ async fn identify(deployment: &Deployment) -> Identity {
 }
 
 impl Plan {
-    /// Returns a fingerprint of rows and checks: SHA-256 over the rows and the descriptions of the checks. A
-    /// report with another fingerprint is stale.
+    /// Returns a fingerprint of the plan: the SHA-256 of the rows and of the descriptions of the checks. A
+    /// report with another fingerprint is out of date.
     pub fn fingerprint(&self) -> String {
         let mut digest = digest::Context::new(&digest::SHA256);
         let mut add = |text: &str| {
@@ -296,8 +297,8 @@ impl Judge<'_> {
         self.reject_stale(row, artefact, MethodResult { evidence: Some(evidence), ..result })
     }
 
-    /// Returns `result`, or another outcome if the artefact belongs to another build, is too old, or is from
-    /// the future.
+    /// Returns `result` if the artefact is usable for the row. Otherwise returns another outcome, because the
+    /// artefact belongs to another build, is too old, or is from the future.
     fn reject_stale(&self, row: &CatalogueRow, artefact: &Artefact, result: MethodResult) -> MethodResult {
         let rerun = format!("run `{}` again at the running commit", artefact.tool);
         let now = self.clock.now();
@@ -343,7 +344,7 @@ impl Judge<'_> {
                     ..result
                 }
             }
-            // The commit of a build with uncommitted changes ends with `.dirty`.
+            // If a build had uncommitted changes, its commit ends with `.dirty`.
             Some(commit) if artefact.dirty || !artefact.commit.starts_with(&**commit) => {
                 let reason = format!(
                     "the artefact of `{}` is for {built_from}, but {commit} is running",
@@ -356,7 +357,7 @@ impl Judge<'_> {
     }
 }
 
-/// Returns true for a Git commit hash, optionally followed by `.dirty`.
+/// Returns true if `text` is a Git commit hash, optionally followed by `.dirty`.
 fn is_commit(text: &str) -> bool {
     let hash = text.strip_suffix(".dirty").unwrap_or(text);
     (7..=64).contains(&hash.len()) && hash.bytes().all(|byte| byte.is_ascii_hexdigit())

@@ -1,4 +1,4 @@
-//! Tests that the generated pages in the repository are up to date.
+//! Tests that the generated pages in `docs` are up to date.
 
 use std::fs;
 use std::path::Path;
@@ -9,12 +9,12 @@ const CATALOGUE: &str = include_str!("../../../docs/catalogue.md");
 const READINESS: &str = include_str!("../../../docs/READINESS.md");
 
 #[test]
-fn catalogue_page_is_current() {
+fn catalogue_page_is_up_to_date() {
     let page = Catalogue::built_in().to_markdown();
     assert!(CATALOGUE.trim_end() == page, "run `kith verify --list > docs/catalogue.md`");
 }
 
-/// DOC-11: `docs/READINESS.md` is the report of a run, with exactly the rows of the catalogue.
+/// DOC-11: `docs/READINESS.md` is the report of a run, and contains exactly the rows of the catalogue.
 #[test]
 fn readiness_page_matches_catalogue() {
     let rows: Vec<Vec<_>> = READINESS
@@ -45,7 +45,7 @@ fn readiness_page_matches_catalogue() {
     }
 }
 
-/// Adds the names of the functions in Rust files below `folder` to `names`.
+/// Adds the names of all functions in Rust files below `folder` to `names`.
 fn collect_functions(folder: &Path, names: &mut String) {
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
         let path = entry.path();
@@ -60,13 +60,13 @@ fn collect_functions(folder: &Path, names: &mut String) {
 }
 
 #[test]
-fn tests_of_rows_exist() {
+fn tests_listed_by_rows_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut names = String::new();
     ["crates", "tests/api"].iter().for_each(|folder| collect_functions(&root.join(folder), &mut names));
     for row in &Catalogue::built_in().rows {
         for test in &row.tests {
-            // Names of modules end in `::`, or have no underscore.
+            // The name of a module ends with `::` or contains no underscore.
             let Some(name) = test.split("::").last().filter(|name| name.contains('_')) else { continue };
             assert!(names.contains(name), "{}: no test is named {test}", row.id);
         }

@@ -1,6 +1,7 @@
-//! Assembles Kith: the list of modules, start and stop of a server, and the command line.
+//! Assembles Kith. Contains the list of modules, the start and stop of a server, and the command line.
 //!
-//! It contains no rules of features. It is a library so that tests can run servers in their own process.
+//! The crate contains no rules of features. It is a library, so that tests can run servers in their own
+//! process.
 
 pub mod cli;
 mod control;

@@ -1,5 +1,5 @@
-//! Binds the listening address. In development mode with the default address, tries the following ports if it
-//! is in use.
+//! Binds the listening address. If the default address is in use in development mode, tries the following
+//! ports.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,10 +11,10 @@ use crate::StartError;
 
 /// Maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
-/// Number of further ports that are tried.
+/// Number of ports after the default one that are tried.
 const PORT_ATTEMPTS: u16 = 100;
 
-/// Binds the configured address.
+/// Binds the configured address, or a following port in development mode.
 pub(crate) fn bind(config: &Config) -> Result<TcpListener, StartError> {
     let wanted = config.server.listen;
     let may_move = config.is_default("server.listen") && !config.is_production();
@@ -25,7 +25,7 @@ pub(crate) fn bind(config: &Config) -> Result<TcpListener, StartError> {
             Ok(listener) => return Ok(listener),
             Err(error) => {
                 let taken = error.kind() == io::ErrorKind::AddrInUse;
-                // Report the error of the configured port.
+                // If all ports are in use, the error of the configured port is reported.
                 refusal.get_or_insert(error);
                 if !taken {
                     break;
@@ -39,7 +39,7 @@ pub(crate) fn bind(config: &Config) -> Result<TcpListener, StartError> {
 
 fn bind_to(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Allows a restart while old connections are in TIME_WAIT.
+    // Allows a restart while connections of the previous process are in the state TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn next_port_is_tried_only_for_default_in_development() {
+    async fn next_port_is_tried_only_for_default_port_in_development() {
         let taken = bind_to(([127, 0, 0, 1], 0).into()).unwrap();
         let addr = taken.local_addr().unwrap();
         let moved = bind(&config_for_port(addr, "development", false)).unwrap();

@@ -1,4 +1,5 @@
-//! The list of modules, from which router, migrations, OpenAPI document and problem catalogue are built.
+//! The list of modules. The router, the migrations, the OpenAPI document and the problem catalogue are built
+//! from it.
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -17,7 +18,7 @@ use thiserror::Error;
 
 use crate::demo::DEMO;
 
-/// Modules of all modes, in the order in which their tables are created.
+/// Modules that are served in all modes, in the order in which their tables are created.
 pub static MODULES: &[&Module] = &[
     &kith_platform::MODULE,
     &accounts::MODULE,
@@ -30,13 +31,13 @@ pub static MODULES: &[&Module] = &[
     &schedules::MODULE,
 ];
 
-/// Modules of development mode only.
+/// Modules that are served only in development mode.
 static DEVELOPMENT_MODULES: &[&Module] = &[&DEVELOPMENT, &accounts::DEVELOPMENT];
 
 /// All modules of this build.
 static ALL: LazyLock<Vec<&Module>> = LazyLock::new(|| [MODULES, DEVELOPMENT_MODULES, &[&DEMO]].concat());
 
-/// Module sets that `server.preset` names. The platform is part of each.
+/// Presets of `server.preset`, each with its modules. Every preset also includes the platform.
 const PRESETS: &[(&str, &[&str])] = &[
     ("bond-mate", &["accounts", "blocks", "bonds", "nicknames", "spaces"]),
     ("hamsaya", &["accounts", "blocks", "nicknames"]),
@@ -44,30 +45,30 @@ const PRESETS: &[(&str, &[&str])] = &[
     ("chronizer", &["accounts", "callbacks", "job_queues", "schedules"]),
 ];
 
-/// Invalid choice of modules.
+/// Error in the choice of modules to serve.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ModulesError {
-    /// `server.preset` names no preset.
+    /// `server.preset` does not name a preset.
     #[error("there is no preset {name:?} (`server.preset`); expected one of: {}", preset_names())]
     UnknownPreset {
-        /// Name that was given.
+        /// Name in the setting.
         name: String,
     },
-    /// `server.modules` names no module.
+    /// `server.modules` does not name a module.
     #[error("there is no module {name:?} (`server.modules`); expected some of: {}", module_names())]
     UnknownModule {
-        /// Name that was given.
+        /// Name in the setting.
         name: String,
     },
     /// Both `server.preset` and `server.modules` are set.
     #[error("`server.preset` and `server.modules` exclude each other; set one of them")]
     PresetAndModules,
-    /// A served module needs a module that is not served.
+    /// A module that is served depends on a module that is not served.
     #[error("the module {module} needs the module {needed}, which is not served; add it to `server.modules`")]
     UnmetNeed {
-        /// Name of the module that is served.
+        /// Name of the module that has the dependency.
         module: &'static str,
-        /// Name of the module that it needs.
+        /// Name of the module that is not served.
         needed: &'static str,
     },
 }
@@ -83,7 +84,8 @@ fn module_names() -> String {
 /// Returns the modules that a server with this configuration serves.
 ///
 /// # Errors
-/// Returns [`ModulesError`] if a name is unknown, both settings are set, or a needed module is not served.
+/// Returns [`ModulesError`] if a name is unknown, if both settings are set, or if a module that is needed is
+/// not served.
 pub fn served(config: &Config) -> Result<&'static [&'static Module], ModulesError> {
     let mut served = selected_modules(config)?;
     if !config.is_production() {
@@ -105,7 +107,8 @@ pub fn served(config: &Config) -> Result<&'static [&'static Module], ModulesErro
     Ok(shared_list(served))
 }
 
-/// Returns a shared list, so that servers of one process with the same modules leak one list only.
+/// Returns a list with static lifetime. Equal lists are shared, so that a process with many servers leaks
+/// each list only once.
 fn shared_list(modules: Vec<&'static Module>) -> &'static [&'static Module] {
     static LISTS: Mutex<Vec<&'static [&'static Module]>> = Mutex::new(Vec::new());
     let mut lists = LISTS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -118,7 +121,7 @@ fn shared_list(modules: Vec<&'static Module>) -> &'static [&'static Module] {
     list
 }
 
-/// Returns the modules chosen by `server.preset` or `server.modules`, in the order of [`MODULES`].
+/// Returns the modules that `server.preset` or `server.modules` selects, in the order of [`MODULES`].
 fn selected_modules(config: &Config) -> Result<Vec<&'static Module>, ModulesError> {
     let names: Vec<&str> = match (&*config.server.preset, &config.server.modules[..]) {
         ("", []) => return Ok(MODULES.to_vec()),
@@ -143,7 +146,8 @@ fn permissions_of(role: Role) -> RolePermissions {
     RolePermissions { name: role.as_str(), permissions: all.filter(|name| role.has(name)).collect() }
 }
 
-/// Returns release, settings, roles and OpenAPI document of this build, for `kith verify` to compare with.
+/// Returns the release, settings, roles and OpenAPI document of this build. `kith verify` compares them with
+/// those of a deployment.
 pub fn own_build() -> OwnBuild {
     let (document, _) = openapi::document_with_operations(&ALL);
     let document = serde_json::from_str(document).expect("the document is valid JSON");
@@ -155,12 +159,12 @@ pub fn own_build() -> OwnBuild {
     }
 }
 
-/// Sections of the configuration that modules own, served or not.
+/// Returns the sections of the configuration that modules define, including modules that are not served.
 pub fn sections() -> Vec<ConfigSection> {
     ALL.iter().flat_map(|module| module.config).copied().collect()
 }
 
-/// Returns all migrations: those of the store, of the job engine, then of the modules.
+/// Returns all migrations: those of the store, then those of the job engine, then those of the modules.
 pub fn migrations() -> Vec<ModuleMigrations> {
     let own =
         MODULES.iter().map(|module| ModuleMigrations { module: module.name, migrations: module.migrations });
@@ -176,7 +180,7 @@ mod tests {
 
     use super::*;
 
-    /// DOC-11: `docs/READINESS.md` was generated with the checks of this build.
+    /// DOC-11: `docs/READINESS.md` was generated with the rows and checks of this build.
     #[test]
     fn readiness_page_matches_rows_and_checks() {
         let page = include_str!("../../../docs/READINESS.md");
@@ -255,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_have_distinct_names_tables_and_routes() {
+    fn modules_have_distinct_names_and_problem_codes() {
         let mut names = HashSet::from([STORE_MIGRATIONS.module, JOBS_MIGRATIONS.module]);
         for module in all() {
             assert!(names.insert(module.name), "two modules have the name {}", module.name);
@@ -272,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn sections_of_modules_have_valid_defaults_and_names_of_their_own() {
+    fn settings_of_modules_have_unique_names_and_valid_defaults() {
         let config = Config::load(&Inputs { file: Some("".into()), ..Inputs::default() }, &sections());
         let shown = config.unwrap().settings();
         let platform = Config::default().settings();
@@ -285,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn reference_of_the_configuration_is_the_page_in_docs() {
+    fn configuration_page_matches_generated_reference() {
         let page = include_str!("../../../docs/configuration.md");
         assert!(
             page == reference::markdown(&sections()),
@@ -296,8 +300,9 @@ mod tests {
         }
     }
 
-    /// Consumers whose names do not begin with their module's, and durable ones that handle what their own
-    /// module emits: a handler that emits what it handles would handle that for ever.
+    /// Returns the consumers that break a rule. The name of a consumer must begin with the name of its
+    /// module. A durable consumer must not handle events that its own module emits, because it could then
+    /// cause events endlessly.
     fn faulty_consumers(modules: &[&'static Module]) -> Vec<&'static str> {
         let mut faulty = Vec::new();
         for module in modules {
@@ -333,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn consumers_have_unique_names_and_handle_kinds_that_are_emitted() {
+    fn consumers_have_unique_names_and_handle_emitted_kinds() {
         let kinds: Vec<_> = all().iter().flat_map(|module| module.events).collect();
         let mut names = HashSet::new();
         for consumer in all().iter().flat_map(|module| module.consumers) {
@@ -356,7 +361,7 @@ mod tests {
             }
             let components = (module.routes)().into_openapi().components.unwrap_or_default();
             for (name, schema) in components.schemas {
-                // Two modules may define the same schema name only with the same schema.
+                // Two modules may use the same schema name only for the same schema.
                 let json = serde_json::to_value(schema).unwrap();
                 let known = schemas.entry(name.clone()).or_insert_with(|| json.clone());
                 assert_eq!(*known, json, "{}: another module has a different schema {name}", module.name);
@@ -366,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_have_unique_ids_success_and_declared_problems() {
+    fn operations_have_unique_ids_and_declare_success_and_errors() {
         let document = openapi::document(all());
         let mut names = HashSet::new();
         for (path, method, operation) in openapi::operations(&document) {

@@ -1,4 +1,4 @@
-//! Starts and stops one server.
+//! Starts and stops a server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,30 +21,31 @@ use crate::demo::DemoError;
 use crate::modules::{self, MODULES, ModulesError, migrations};
 use crate::{control, demo, listen};
 
-/// Parts that tests can replace. The default is used in production.
+/// Parts of a server that tests can replace. Production uses the default value.
 #[derive(Clone, Default)]
 pub struct TestOverrides {
-    /// Time, ids and randomness. `None` uses the system's.
+    /// Sources of time, ids and randomness. `None` uses those of the system.
     pub sources: Option<Sources>,
-    /// Log level handle, if the process logs through Kith.
+    /// Handle to change the log level. `None` if the process does not use Kith's log.
     pub log_level: Option<LogLevel>,
-    /// True to run each transaction closure twice, with the first run rolled back.
+    /// True to run each transaction closure twice and roll the first run back. Tests use it to detect
+    /// closures that cannot be retried.
     pub runs_twice: bool,
 }
 
-/// Running server.
+/// Running server of this process.
 pub struct Running {
-    /// Address that it listens on.
+    /// Address on which the server listens.
     pub addr: SocketAddr,
-    /// Components of the server.
+    /// Components of the server, such as its database and configuration.
     pub app: App,
     server: Server,
     control: Option<ControlSocket>,
-    /// `None` if this server runs no background jobs.
+    /// Workers that run jobs. `None` if a test controls the clock.
     workers: Option<Workers>,
-    /// `None` if a test controls the clock and delivers events itself.
+    /// Consumers that run in the background. `None` if a test controls the clock and delivers events itself.
     consumers: Option<RunningConsumers<App>>,
-    /// `None` if the start could not be recorded.
+    /// Record of this start in the database. `None` if it could not be written.
     started: Option<ServerStart>,
 }
 
@@ -54,7 +55,7 @@ pub enum StartError {
     /// The database could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// A migration is pending and `database.migrate_on_start` is off.
+    /// A migration is pending, and `database.migrate_on_start` is off.
     #[error("the database lacks migration {0}; run `kith migrate up`, or set database.migrate_on_start")]
     MigrationPending(String),
     /// The text of an applied migration has changed.
@@ -63,12 +64,12 @@ pub enum StartError {
     /// The address cannot be bound.
     #[error("cannot listen on {addr} (`server.listen`): {source}")]
     Listen {
-        /// Configured address.
+        /// Address that was configured.
         addr: SocketAddr,
         /// I/O error.
         source: std::io::Error,
     },
-    /// The choice of modules is invalid.
+    /// The settings that choose the modules are invalid.
     #[error(transparent)]
     Modules(#[from] ModulesError),
     /// The secrets of development mode could not be read or created.
@@ -82,17 +83,18 @@ pub enum StartError {
     App(#[from] AppError),
 }
 
-/// Additional time that a stop waits for operations on the database.
+/// Time that a stop waits for the database, in addition to the configured time for requests.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn grace(config: &Config) -> Duration {
     Duration::from_millis(config.server.shutdown_grace_ms.into())
 }
 
-/// Starts a server. It accepts requests on `addr` when this returns. Port 0 chooses a free port.
+/// Starts a server. It accepts requests on `addr` when this function returns. If the configured port is 0, a
+/// free port is chosen.
 ///
 /// # Errors
-/// Returns [`StartError`] with a one-sentence message.
+/// Returns [`StartError`]. Its message is one sentence.
 pub async fn start(config: Config, overrides: TestOverrides) -> Result<Running, StartError> {
     let app = open(config, overrides).await?;
     let db = app.db.clone();
@@ -105,13 +107,13 @@ pub async fn start(config: Config, overrides: TestOverrides) -> Result<Running, 
     }
 }
 
-/// Opens everything but the listeners, for commands that run without a server. The caller closes the
-/// database.
+/// Opens the database and all other components except for listeners. Commands that run without a server use
+/// it, and must close the database.
 ///
 /// # Errors
-/// Returns [`StartError`] with a one-sentence message.
+/// Returns [`StartError`]. Its message is one sentence.
 pub(crate) async fn open(mut config: Config, overrides: TestOverrides) -> Result<App, StartError> {
-    // Checked before the database is touched.
+    // The choice of modules is checked before the database is opened.
     modules::served(&config)?;
     let random = overrides.sources.as_ref().map(|sources| Arc::clone(&sources.random));
     config.fill_development_secrets(&*random.unwrap_or_else(|| Arc::new(SystemRandom)))?;
@@ -151,7 +153,7 @@ async fn serve(app: App) -> Result<Running, StartError> {
     demo::create_demo_data_if_enabled(&app).await?;
     let listener = listen::bind(&app.config)?;
     let addr = listener.local_addr().map_err(AppError::from)?;
-    // The cell is empty, so this cannot fail.
+    // The cell is still empty at this point, so setting it cannot fail.
     let _ = app.addr.set(addr);
     let control = control::listen(&app, addr).map_err(AppError::from)?;
     if let Err(error) = kith_platform::audit::head::start(&app).await {
@@ -165,33 +167,33 @@ async fn serve(app: App) -> Result<Running, StartError> {
     let started = ServerStart::record(&app, addr).await.inspect_err(|error| {
         tracing::warn!(%error, "cannot record the start of this server; restarts will not be counted");
     });
-    // No `await` from here on: a signal cancels the start at an `await`, but a server that responds must be
-    // stopped gracefully.
+    // There is no `await` from here on. A signal cancels the start at an `await`, but a server that accepts
+    // requests must be stopped gracefully.
     let server = http::serve(listener, &app).map_err(AppError::from)?;
     kith_platform::consumers::every_node::start(&app);
-    // Comes last, because nothing would stop this task if another component did not start.
+    // This task is started last, because nothing would stop it if another component failed to start.
     if let Some(clock) = app.clock.clone().filter(|_| app.db.kind() == EngineKind::Postgres) {
         tokio::spawn(clock.run(app.db.clone(), app.stop.clone()));
     }
     Ok(Running { addr: server.addr(), app, server, control, workers, consumers, started: started.ok() })
 }
 
-/// Starts background jobs: workers for the modules' queues, unless `jobs.in_process` is off. Does nothing if
-/// a test controls the clock.
+/// Starts the workers for background jobs. They run the jobs of the modules' queues unless `jobs.in_process`
+/// is off. Returns `None` if a test controls the clock.
 async fn start_workers(app: &App) -> Result<Option<Workers>, StartError> {
     app.declare_schedules().await.map_err(AppError::from)?;
     if app.clock.is_none() {
         return Ok(None);
     }
-    // Without queues of its own, the server still fires schedules and evicts silent workers.
+    // A server that runs no queues still fires schedules and evicts workers that send no heartbeats.
     let own = if app.config.jobs.in_process { app.job_queues() } else { Vec::new() };
     let queues: Vec<_> = own.into_iter().map(str::to_owned).collect();
     let workers = app.start_workers(&queues, usize::from(app.config.jobs.concurrency)).await;
     Ok(Some(workers.map_err(AppError::from)?))
 }
 
-/// Migrates the schema to this build. Unknown migrations of a newer build are accepted, so that old and new
-/// nodes can run side by side during a rollout.
+/// Migrates the schema to that of this build. Migrations of a newer build are accepted, so that old and new
+/// nodes can run at the same time during a rollout.
 async fn migrate_if_allowed(config: &Config, options: &StoreOptions) -> Result<(), StartError> {
     let all = Store::migration_status(options, migrations()).await?;
     let first = |state| all.iter().find(|one| one.state == state).map(|one| one.name.clone());
@@ -221,9 +223,9 @@ async fn migrate(options: &StoreOptions) -> Result<(), StartError> {
 }
 
 impl Running {
-    /// Stops gracefully: completes requests and jobs that have begun, then closes the database.
+    /// Stops the server gracefully: completes the requests and jobs in progress, then closes the database.
     pub async fn stop(self) {
-        // Bounded, because the database may never respond.
+        // The wait is limited, because the database may never respond.
         let max_wait = grace(&self.app.config) + STOP_TIMEOUT;
         let workers = async {
             if let Some(workers) = self.workers
@@ -239,7 +241,8 @@ impl Running {
                 tracing::warn!("the event consumers did not stop in time");
             }
         };
-        // Concurrently, so that other nodes take over waiting jobs while this one completes its responses.
+        // All three stop at the same time, so that other nodes can claim waiting jobs while this one
+        // completes its responses.
         let (cut, (), ()) = tokio::join!(self.server.stop(), workers, consumers);
         if cut > 0 {
             tracing::warn!(cut, "connections that were still busy after the grace period were closed");
@@ -286,8 +289,8 @@ mod tests {
         config
     }
 
-    /// Starts a server on a database whose migration table `change` has modified, with `migrate_on_start` off
-    /// and on. Returns both errors.
+    /// Applies `change` to the migration table of a database. Starts a server on it with `migrate_on_start`
+    /// off, and then on. Returns the errors of both starts.
     async fn start_after(change: &'static str) -> [Option<String>; 2] {
         let database = TestDatabase::sqlite();
         database.migrate(migrations()).await.unwrap();
@@ -309,7 +312,7 @@ mod tests {
          VALUES ('chat', 1, 'chat', '', 0, 99)";
 
     #[tokio::test]
-    async fn newer_schema_is_served() {
+    async fn database_with_newer_schema_is_served() {
         assert_eq!(start_after(FUTURE_MIGRATION).await, [None, None]);
     }
 
@@ -342,7 +345,7 @@ mod tests {
         tokio::spawn(async move {
             db.write(move |_: &kith_store::Tx<'_>| {
                 started.send(()).unwrap();
-                // Blocks until the test ends.
+                // Blocks the thread until the test ends.
                 loop {
                     std::thread::park();
                 }

@@ -1,4 +1,4 @@
-//! Check that callbacks cannot be sent to internal addresses.
+//! Checks that callbacks to internal addresses are rejected.
 
 use std::net::SocketAddr;
 
@@ -25,8 +25,8 @@ async fn check_internal_targets_rejected(run: &Run) -> Result<String, Shortfall>
     let listed = ListedNetwork::all(&listed);
     let is_development = settings["server"]["mode"] == "development";
     let count = listed.len();
-    // Skips targets that the configuration may allow: private networks, and in development mode loopback
-    // addresses. All other targets must be rejected.
+    // Skips targets that the configuration allows: listed private networks, and in development mode listed
+    // loopback addresses. All other targets must be rejected.
     let is_meant = |spelling: &str| {
         let names = |table: &[(&str, &str)]| {
             let named = table.iter().filter(|(one, _)| *one == spelling);
@@ -37,7 +37,7 @@ async fn check_internal_targets_rejected(run: &Run) -> Result<String, Shortfall>
     };
     let admin = run.admin().await?;
     let mut refused = 0;
-    // Uses https, because production mode rejects http URLs for another reason.
+    // All URLs use https, because production mode would reject http URLs for that reason alone.
     let spellings = SPELLINGS.iter().filter(|spelling| !is_meant(spelling));
     for spelling in spellings.map(|spelling| spelling.replacen("http:", "https:", 1)) {
         let response = admin.post("/api/v1/callback-endpoints", json!({ "url": spelling })).await?;

@@ -1,5 +1,5 @@
-//! Check of the job queue: a client claims and completes jobs over HTTP as an external worker does, in a
-//! queue of its own.
+//! Checks the job queue: a client claims and completes jobs over HTTP, as an external worker does. The check
+//! uses a queue of its own.
 
 use kith_readiness::{Check, Client, Run, Shortfall};
 use serde_json::{Value, json};
@@ -33,13 +33,13 @@ pub(super) const CHECKS: &[Check] = &[
 
 const METRICS: &str = "/api/metrics";
 
-/// Queue that only this run uses.
+/// Queue that is used only in this run.
 struct Queue {
     admin: Client,
     name: String,
 }
 
-/// Claimed job.
+/// Job that the check has claimed.
 #[derive(Debug)]
 struct Lease {
     id: i64,
@@ -63,7 +63,7 @@ impl Queue {
             .ok_or_else(|| Shortfall::fails("the response to enqueuing a job has no id".to_owned()))
     }
 
-    /// Claims up to `limit` jobs.
+    /// Claims up to `limit` jobs of the queue.
     async fn claim(&self, limit: i64) -> Result<Vec<Lease>, Shortfall> {
         let path = format!("/api/v1/queues/{}/claim", self.name);
         let body = json!({ "worker": "kith verify", "limit": limit, "lease_ms": 30_000 });
@@ -86,7 +86,7 @@ impl Queue {
         Ok(leases.remove(0))
     }
 
-    /// Sends a report about a claimed job and expects `status`.
+    /// Sends a report about a claimed job. Fails if the status of the response differs from `status`.
     async fn report(&self, lease: &Lease, what: &str, body: Value, status: u16) -> Result<Value, Shortfall> {
         let mut body = body;
         body["lease_token"] = lease.token.clone();
@@ -140,7 +140,7 @@ async fn check_job_lifecycle(run: &Run) -> Result<String, Shortfall> {
     ensure(done["state"] == "completed" && done["result"]["sum"] == 42, || {
         format!("the job was completed with 42, but reads {done}")
     })?;
-    // Stale report of an attempt whose lease has ended.
+    // The lease of this attempt has ended, so its report must be rejected.
     queue.report(urgent_lease, "complete", json!({}), 409).await?;
 
     queue.report(first_lease, "fail", json!({ "error": "on purpose", "action": "discard" }), 200).await?;

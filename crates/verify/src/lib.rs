@@ -1,6 +1,6 @@
-//! Checks that `kith verify` runs against a deployment: one folder or file per module, one file per subject,
-//! one function per row. They use the network only and depend on no feature. Expected responses are stated
-//! from the API documentation.
+//! Checks that `kith verify` runs against a deployment. There is one folder or file per module, one file per
+//! subject, and one function per row. Checks use only the network and no code of the features. The expected
+//! responses are taken from the API documentation.
 
 mod accounts;
 mod bonds;

@@ -1,4 +1,4 @@
-//! Networks as the settings list them.
+//! Networks in the lists of the settings.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -6,7 +6,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde_json::Value;
 
-/// Entry of an allow list, optionally with a port: `10.0.0.0/8`, `::1`, `10.1.2.3:9000`, `[fd12::/64]:443`.
+/// Entry of a list of allowed networks, optionally with a port: `10.0.0.0/8`, `::1`, `10.1.2.3:9000`,
+/// `[fd12::/64]:443`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ListedNetwork {
     network: IpNet,
@@ -14,14 +15,14 @@ pub(crate) struct ListedNetwork {
 }
 
 impl ListedNetwork {
-    /// Parses a list from the facts of a deployment. Entries that are not networks are skipped.
+    /// Parses a list that is part of the facts of a deployment. Entries that are no networks are skipped.
     pub fn all(listed: &Value) -> Vec<Self> {
         let entries = listed.as_array().into_iter().flatten();
         entries.filter_map(|entry| entry.as_str()?.parse().ok()).collect()
     }
 
-    /// Returns true if `ip` is in the network, on any port. IPv4-mapped IPv6 (`::ffff:10.0.0.1`) counts as
-    /// IPv4.
+    /// Returns true if `ip` is in the network, regardless of the port. An IPv4-mapped IPv6 address such as
+    /// `::ffff:10.0.0.1` counts as an IPv4 address.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.network.contains(&ip.to_canonical())
     }

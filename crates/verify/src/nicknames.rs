@@ -1,4 +1,4 @@
-//! Check that a nickname is visible only to the user who set it.
+//! Checks that a nickname is visible only to the user who set it.
 
 use kith_readiness::{Check, Run, Shortfall};
 use serde_json::{Value, json};

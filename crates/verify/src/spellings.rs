@@ -1,7 +1,7 @@
-//! DRV-14: callback targets that a server must reject unless its configuration lists them. The server's tests
-//! use them too.
+//! Callback targets for row DRV-14. A server must reject them unless its configuration lists them. The tests
+//! of the server also use them.
 
-/// Spellings of internal addresses, and URLs that parsers interpret differently.
+/// URLs with internal addresses in many notations, and URLs that different parsers interpret differently.
 pub const SPELLINGS: &[&str] = &[
     "http://127.0.0.1/",
     "http://127.1/",
@@ -115,8 +115,8 @@ pub const SPELLINGS: &[&str] = &[
     "http://example.0x7f/",
 ];
 
-/// Spellings of private and carrier-grade addresses, with the address and port that each denotes over https.
-/// A deployment may list them in `outbound.allowed_networks`.
+/// URLs with private and carrier-grade addresses, each with the address and port that it denotes over https.
+/// A deployment may list these addresses in `outbound.allowed_networks`.
 pub const PRIVATE: &[(&str, &str)] = &[
     ("http://[fd00:ec2::254]/latest/meta-data/", "[fd00:ec2::254]:443"),
     ("http://[fd20:ce::254]/computeMetadata/v1/", "[fd20:ce::254]:443"),
@@ -131,8 +131,8 @@ pub const PRIVATE: &[(&str, &str)] = &[
     ("http://[fd12:3456::1]/", "[fd12:3456::1]:443"),
 ];
 
-/// Spellings of loopback addresses and of IPv4-mapped IPv6 addresses, with the address and port over https.
-/// Only development mode may list them.
+/// URLs with loopback addresses and IPv4-mapped IPv6 addresses, each with the address and port that it
+/// denotes over https. Only a server in development mode may list these addresses.
 pub const LOOPBACK: &[(&str, &str)] = &[
     ("http://127.0.0.1/", "127.0.0.1:443"),
     ("http://127.1/", "127.0.0.1:443"),

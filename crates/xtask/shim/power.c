@@ -1,11 +1,12 @@
-/* Preloaded under Kith by `cargo xtask chaos power`: writes down how to undo each write to a file in
- * $KITH_SHIM_DIR, before the write, into $KITH_SHIM_JOURNAL, and which of them an fsync has made safe.
- * After a kill the harness plays the rest back, as if the power had gone. Nothing else is changed.
+/* Library that `cargo xtask chaos power` preloads into Kith. Before each change of a file in $KITH_SHIM_DIR, it
+ * writes to $KITH_SHIM_JOURNAL how to undo the change. It also records which changes an fsync has made durable.
+ * After a kill, the harness undoes changes that were not durable, as if the power had failed. The library changes
+ * nothing else.
  *
- * A record is a `struct record`, the path and the old bytes. What this file cannot undo, it reports as BLIND,
- * and the harness fails rather than believe a run it did not see all of. The -shm file is shared memory and
- * is gone after a power cut anyway; it is left alone. So is the remembered head of the audit chain, which is
- * written each minute, synced and then renamed: it is no part of the database, and no acknowledgement is judged by it. */
+ * A record consists of a `struct record`, the path and the old bytes. A change that this library cannot undo is
+ * recorded as BLIND, and the harness then fails. Two kinds of files are not recorded. The -shm file is shared
+ * memory and does not survive a power cut anyway. The stored head of the audit chain is not part of the database:
+ * it is written every minute, synced and then renamed, and no acknowledgement depends on it. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -26,9 +27,9 @@ enum kind { WRITE = 1, TRUNCATE = 2, UNLINK = 3, SYNCED = 4, BLIND = 5 };
 struct record {
     uint32_t magic;
     uint32_t kind;
-    uint64_t sequence; /* of SYNCED: every record of the path up to this one is safe */
+    uint64_t sequence; /* in SYNCED: all records of the path up to this one are durable */
     uint64_t offset;
-    uint64_t length; /* of WRITE: how much is written; of TRUNCATE: to how much it is cut */
+    uint64_t length; /* in WRITE: number of bytes written; in TRUNCATE: new size of the file */
     uint64_t old_size;
     uint32_t path_length;
     uint32_t data_length;
@@ -42,7 +43,7 @@ static uint64_t sequence;
 static int journal = -1;
 static char folder[PATH_MAX];
 static size_t folder_length;
-static char *paths[MOST_FILES]; /* of the open files that are watched */
+static char *paths[MOST_FILES]; /* paths of the open files whose changes are recorded */
 
 static int (*real_open)(const char *, int, ...);
 static int (*real_openat)(int, const char *, int, ...);
@@ -93,7 +94,7 @@ static void prepare(void) {
     if (journal < 0) die("KITH_SHIM_JOURNAL");
 }
 
-/* Other constructors may write before ours has run. */
+/* Constructors of other libraries may write before this one has run. */
 static void ready(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, prepare);
@@ -107,7 +108,7 @@ static int is_watched(const char *path) {
     return length < 4 || strcmp(path + length - 4, "-shm");
 }
 
-/* The lock is held by whoever calls it. One write, so that a kill leaves whole records but for the last. */
+/* The caller must hold the lock. Each record is one write, so that only the last one can be truncated by a kill. */
 static void append(enum kind kind, const char *path, uint64_t at, uint64_t offset, uint64_t length,
                    uint64_t old_size, const void *data, size_t data_length) {
     size_t path_length = strlen(path), size = sizeof(struct record) + path_length + data_length;
@@ -125,7 +126,7 @@ static void blind(const char *path, const char *what) {
     append(BLIND, path, ++sequence, 0, 0, 0, what, strlen(what));
 }
 
-/* Before `length` bytes at `offset` are overwritten: what is there now. */
+/* Records the current content of `length` bytes at `offset`, before they are overwritten. */
 static void note_write(int fd, const char *path, uint64_t offset, uint64_t length) {
     struct stat now;
     if (fstat(fd, &now)) die("fstat");
@@ -160,7 +161,7 @@ static const char *path_of(int fd) {
     return fd >= 0 && fd < MOST_FILES ? paths[fd] : NULL;
 }
 
-/* What was opened is asked of the kernel, whatever way it was named. */
+/* Reads the path of the open file from the kernel, because the name given to open may be relative. */
 static void watch(int fd) {
     char link[64], path[PATH_MAX];
     struct stat now;
@@ -175,7 +176,7 @@ static void watch(int fd) {
     pthread_mutex_unlock(&lock);
 }
 
-/* Opening a file that has content with O_TRUNC empties it without passing ftruncate. */
+/* Opening a file with O_TRUNC empties it without a call of ftruncate. */
 static void before_open(const char *path, int flags) {
     char whole[PATH_MAX];
     struct stat now;
@@ -242,7 +243,7 @@ int close(int fd) {
     return real_close(fd);
 }
 
-/* The lock is held over the record and the write: an fsync that begins in between must not call it safe. */
+/* The lock is held during the record and the write, so that an fsync in between does not count the write as durable. */
 ssize_t write(int fd, const void *bytes, size_t length) {
     ready();
     if (!path_of(fd)) return real_write(fd, bytes, length);
@@ -324,7 +325,7 @@ int posix_fallocate(int fd, off_t offset, off_t length) {
     return posix_fallocate64(fd, offset, length);
 }
 
-/* Only what was written before the fsync began is safe when it has ended. */
+/* After an fsync, only changes that were made before it began are durable. */
 static int synced(int fd, int (*real)(int)) {
     if (!path_of(fd)) return real(fd);
     pthread_mutex_lock(&lock);
@@ -358,7 +359,8 @@ int unlink(const char *path) {
     if (journal < 0 || !realpath(path, whole) || !is_watched(whole) || lstat(whole, &now) || !S_ISREG(now.st_mode))
         return real_unlink(path);
     pthread_mutex_lock(&lock);
-    /* Closing a file that SQLite holds locked would drop its locks; the last to use a file unlinks it. */
+    /* real_close below releases all locks of this process on the file. SQLite has none left, because it unlinks a
+     * file only after its last use. */
     int fd = real_open(whole, O_RDONLY | O_CLOEXEC);
     char *old = malloc(now.st_size + 1);
     if (fd < 0 || !old || pread(fd, old, now.st_size, 0) != now.st_size) {

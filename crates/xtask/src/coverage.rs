@@ -1,4 +1,4 @@
-//! `cargo xtask coverage`: line coverage of the shipped code by module. Fails if it is too low.
+//! `cargo xtask coverage`: measures the line coverage of the shipped code by module. Fails if it is too low.
 //!
 //! Tests, test support code and `crates/xtask` are not counted.
 
@@ -21,16 +21,16 @@ use crate::workspace::{cargo, root, run, succeeds};
 const MIN_COVERAGE: f64 = 0.80;
 /// Minimum coverage of each module.
 const MIN_MODULE_COVERAGE: f64 = 0.70;
-/// Trace file (format: geninfo(1), "FILES").
+/// Path of the trace file, which lists the covered lines (format: geninfo(1), "FILES").
 const TRACE: &str = "target/coverage.info";
-/// Debian's LLVM package. Its tools read the profiles of this compiler: the raw format has not changed since
-/// LLVM 19.
+/// Debian package of LLVM. Its tools can read the profiles of this compiler, because the raw format has not
+/// changed since LLVM 19.
 const TOOLS: &str = "llvm-19";
 const TOOLS_VERSION: &str = "19";
 /// Crate that a smoke run measures, and the folder for its profiles.
 const SMOKE_CRATE: &str = "kith-kernel";
 const SMOKE_PROFILES: &str = "target/coverage-smoke";
-/// Folders that are not shipped.
+/// Folders whose code is not part of the product.
 const UNCOUNTED: &[&str] = &["crates/xtask/"];
 /// Folder whose code runs only with a PostgreSQL server.
 const POSTGRES: &str = "crates/store/src/postgres/";
@@ -38,10 +38,10 @@ const POSTGRES: &str = "crates/store/src/postgres/";
 /// Options of `cargo xtask coverage`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Leave out PostgreSQL and its code, and do not judge
+    /// Run without PostgreSQL, leave out its code, and do not check the minimum
     #[arg(long)]
     sqlite_only: bool,
-    /// Report the results of an earlier run
+    /// Only report the results of an earlier run
     #[arg(long)]
     report_only: bool,
     #[command(flatten)]
@@ -99,14 +99,15 @@ pub fn install() -> Result<()> {
     Ok(())
 }
 
-/// Returns the folder of this compiler's `llvm-cov` and `llvm-profdata` (a rustup component).
+/// Returns the folder of the `llvm-cov` and `llvm-profdata` that belong to this compiler (a rustup
+/// component), if they are installed.
 fn own_tools() -> Option<PathBuf> {
     let output = Command::new("rustc").args(["--print", "target-libdir"]).output().ok()?;
     let folder = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim()).parent()?.join("bin");
     folder.join("llvm-profdata").exists().then_some(folder)
 }
 
-/// Returns the paths of the system's `llvm-cov` and `llvm-profdata`.
+/// Returns the paths of the system's `llvm-cov` and `llvm-profdata`, if they are installed.
 fn system_tools() -> Option<[PathBuf; 2]> {
     let paths =
         ["llvm-cov", "llvm-profdata"].map(|tool| PathBuf::from(format!("/usr/bin/{tool}-{TOOLS_VERSION}")));
@@ -124,7 +125,7 @@ fn llvm_cov() -> Result<Command> {
 
 fn measure(args: &Args) -> Result<()> {
     install()?;
-    // Removes the profiles of earlier builds, which would be counted too.
+    // Removes the profiles of earlier builds, which would be counted as well.
     run(llvm_cov()?.args(["clean", "--workspace"]))?;
     let mut suite = llvm_cov()?;
     suite.args(["--no-report", "--locked", "--workspace", "--exclude", "kith-xtask"]);
@@ -135,8 +136,8 @@ fn measure(args: &Args) -> Result<()> {
     run(llvm_cov()?.args(["report", "--lcov", "--output-path", TRACE]))
 }
 
-/// Builds the tests of one small crate with instrumentation, runs them, and reads their profiles. Does not
-/// need cargo-llvm-cov. Without LLVM's tools it does not count lines.
+/// Builds the tests of one small crate with instrumentation, runs them, and counts the covered lines. Does
+/// not need cargo-llvm-cov. If LLVM's tools are not installed, no lines are counted.
 fn one_crate() -> Result<()> {
     let root = root()?;
     let profiles = root.join(SMOKE_PROFILES);
@@ -185,7 +186,8 @@ fn instrumented_tests() -> Result<PathBuf> {
     programs.next_back().context("cargo does not report the paths of the tests")
 }
 
-/// Counts lines by module in a trace of `SF:` (a file), `DA:line,count` and `end_of_record`.
+/// Counts the lines of each module in a trace. The trace consists of `SF:` (a file), `DA:line,count` and
+/// `end_of_record`.
 fn by_module(root: &Path, trace: &str, sqlite_only: bool) -> Result<BTreeMap<String, LineCounts>> {
     let mut modules = BTreeMap::<String, LineCounts>::new();
     for record in trace.split("end_of_record") {
@@ -201,8 +203,8 @@ fn by_module(root: &Path, trace: &str, sqlite_only: bool) -> Result<BTreeMap<Str
     Ok(modules)
 }
 
-/// Returns the module of a shipped file: the crate and its first folder. Returns `None` for tests and test
-/// support.
+/// Returns the module to which a shipped file belongs: its crate and the first folder in it. Returns `None`
+/// for tests and test support.
 fn module_of(path: &str) -> Option<String> {
     let (krate, file) = path.strip_prefix("crates/")?.split_once("/src/")?;
     let for_tests = |part: &str| {
@@ -216,7 +218,7 @@ fn module_of(path: &str) -> Option<String> {
     Some(folder.map_or(krate.to_owned(), |folder| format!("{krate}/{folder}")))
 }
 
-/// Returns the line at which the file's own test module begins. It is at the end of the file.
+/// Returns the line at which the test module of a file begins. The test module is always at the end.
 fn tests_from(text: &str) -> usize {
     let begins = |pair: &[&str]| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod tests {");
     let lines: Vec<_> = text.lines().collect();
@@ -235,7 +237,8 @@ fn count(record: &str, before: usize) -> LineCounts {
     })
 }
 
-/// Prints and judges the coverage. Without PostgreSQL some tests have not run, so nothing is judged.
+/// Prints the coverage and checks it against the minimum. Without PostgreSQL some tests have not run, so
+/// nothing is checked.
 fn report(modules: &BTreeMap<String, LineCounts>, sqlite_only: bool) -> Result<()> {
     let mut whole = LineCounts::default();
     for (module, lines) in modules {
@@ -298,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_map_to_modules_and_tests_to_none() {
+    fn shipped_files_belong_to_modules_and_test_files_do_not() {
         for (path, module) in [
             ("crates/bonds/src/spaces/http/items.rs", Some("bonds/spaces")),
             ("crates/platform/src/app.rs", Some("platform")),

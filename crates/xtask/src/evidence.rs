@@ -1,4 +1,4 @@
-//! Evidence files: results of a command for readiness rows, read by `kith verify --evidence`.
+//! Evidence files: the results of a command for readiness rows. `kith verify --evidence` reads them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,15 +19,15 @@ pub const FOLDER: &str = "target/evidence";
 pub struct EvidenceRow {
     /// Row id, such as `TST-02`.
     pub id: &'static str,
-    /// Result.
+    /// Outcome of the measurement.
     pub result: EvidenceOutcome,
     /// Measured values.
     pub figures: Value,
-    /// Summary as one sentence.
+    /// Summary of the result as one sentence.
     pub summary: String,
 }
 
-/// Result for a row.
+/// Outcome of the measurement of a readiness row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EvidenceOutcome {
@@ -42,26 +42,26 @@ impl EvidenceOutcome {
     }
 }
 
-/// Results of a test run.
+/// Results of the tests of a run, to be written into the evidence.
 #[derive(Debug, Default, Serialize)]
 pub struct Tests {
-    /// `Some(false)` if the run failed.
+    /// `Some(false)` if the run failed, `None` if the command ran no test suite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub complete: Option<bool>,
     /// Results by test name: `ok` or `failed`.
     pub tests: BTreeMap<String, &'static str>,
-    /// Repeated trials that tests have recorded.
+    /// Repeated trials that the tests recorded.
     pub trials: Vec<Trials>,
 }
 
-/// Number of successful repetitions of a trial that must succeed every time.
+/// Trial that must succeed every time, with the number of its successful repetitions.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Trials {
-    /// Row id.
+    /// Id of the readiness row.
     pub row: String,
     /// Description of the trial.
     pub what: String,
-    /// Number of repetitions.
+    /// Number of successful repetitions.
     pub trials: u64,
 }
 
@@ -74,11 +74,12 @@ struct Evidence<'a> {
     commit: String,
     /// True if the working tree had uncommitted changes.
     dirty: bool,
-    /// Time in UTC (RFC 3339).
+    /// Time at which the file was written, in UTC (RFC 3339).
     at: String,
 }
 
-/// Writes `target/evidence/TOOL.json` and replaces an earlier file.
+/// Writes `target/evidence/TOOL.json`, where `TOOL` stands for the name of the command. An earlier file is
+/// replaced.
 ///
 /// # Errors
 /// Returns an error if Git does not report the commit, or if the file cannot be written.
@@ -102,7 +103,7 @@ pub fn write_with_tests(tool: &str, rows: &[EvidenceRow], tests: &Tests) -> Resu
     Ok(())
 }
 
-/// Returns the checked-out commit, and whether tracked files differ from it.
+/// Returns the checked-out commit, and true if tracked files differ from it.
 ///
 /// # Errors
 /// Returns an error if Git fails.

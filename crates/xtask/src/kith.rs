@@ -1,4 +1,4 @@
-//! The `kith` binary as a child process: build, start, stop and kill.
+//! Builds the `kith` binary and runs it as a child process.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -17,7 +17,7 @@ use crate::workspace::{cargo, root, run};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
-/// Secrets shared by all nodes of one database.
+/// Secrets that all nodes on one database must share.
 pub const SECRETS: [(&str, &str); 2] = [
     ("JWT_SECRET", "the secret of all measurements and faults"),
     ("JWT_REFRESH_SECRET", "the refresh secret of all measurements and faults"),
@@ -25,8 +25,8 @@ pub const SECRETS: [(&str, &str); 2] = [
 
 /// Builds the release binary, or the debug binary in a smoke run, and returns its path.
 ///
-/// The debug binary is the one that the tests use. It has the features of the whole workspace, including the
-/// store's test code, which does not compile in a release build.
+/// The tests use the same debug binary. It is built with the features of the whole workspace, including the
+/// test code of the store, which does not compile in a release build.
 pub fn build(mode: Mode) -> Result<PathBuf> {
     let chosen: &[&str] = mode.pick(&["--package=kith", "--release"], &["--workspace"]);
     run(cargo()?.args(["build", "--locked", "--bin", "kith"]).args(chosen))?;
@@ -38,9 +38,9 @@ pub fn build(mode: Mode) -> Result<PathBuf> {
 pub struct Start {
     pub binary: PathBuf,
     pub data: PathBuf,
-    /// `postgres://…`. `None` uses SQLite in `data`.
+    /// Database URL (`postgres://…`). `None` uses SQLite in `data`.
     pub database: Option<String>,
-    /// Additional environment variables. Cheap hashing and long-lived tokens are always set.
+    /// Additional environment variables. Settings for cheap hashing and long-lived tokens are always added.
     pub environment: Vec<(String, String)>,
     /// True to keep rate limits on.
     pub has_limits: bool,
@@ -53,7 +53,7 @@ pub struct Start {
 }
 
 impl Start {
-    /// Returns another command of the same binary on the same data.
+    /// Returns a command that runs the same binary with the arguments `words` on the same data.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(words).arg("--data").arg(&self.data);
@@ -73,10 +73,11 @@ pub struct Kith {
 }
 
 impl Kith {
-    /// Starts the server and waits until it responds.
+    /// Starts the server and waits until it prints its address.
     ///
     /// # Errors
-    /// Returns an error with the end of the log if the process ended or did not print its address in time.
+    /// Returns an error if the process ended or did not print its address in time. The error contains the end
+    /// of the log.
     pub fn start(start: &Start) -> Result<Self> {
         let mut command = on_core(start.core, &start.binary);
         let listen = format!("127.0.0.1:{}", start.port.unwrap_or(0));
@@ -95,12 +96,13 @@ impl Kith {
         spawn(command).with_context(|| format!("kith did not start; its log ends:\n{}", tail(&start.log)))
     }
 
-    /// Returns the process id. `taskset` replaces itself, so this is also the server's id if it is pinned.
+    /// Returns the process id of the server. This also holds if the server is pinned, because `taskset`
+    /// replaces itself by the server.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends SIGKILL without waiting, through a shared reference.
+    /// Sends SIGKILL and does not wait for the end. Needs only a shared reference.
     ///
     /// # Errors
     /// Returns an error if the process has ended already.
@@ -108,14 +110,14 @@ impl Kith {
         kill_process(Pid::from_child(&self.child), Signal::KILL).context("cannot send SIGKILL")
     }
 
-    /// Sends SIGKILL and waits for the end.
+    /// Sends SIGKILL and waits until the process has ended.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Sends SIGTERM and waits for the end.
+    /// Sends SIGTERM and waits until the process has ended.
     pub fn stop(mut self) -> Result<ExitStatus> {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::TERM).context("cannot send SIGTERM")?;
@@ -131,7 +133,7 @@ impl Drop for Kith {
     }
 }
 
-/// Returns a command, pinned to a core if one is given.
+/// Returns a command that runs `program`, pinned to `core` if one is given.
 pub fn on_core(core: Option<u32>, program: &Path) -> Command {
     match core {
         Some(core) => {
@@ -147,13 +149,13 @@ pub fn on_core(core: Option<u32>, program: &Path) -> Command {
 pub fn spawn(mut command: Command) -> Result<Kith> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot start it")?;
     let stdout = child.stdout.take().expect("standard output is piped");
-    // From here on, returning early kills the process.
+    // The process is killed if this function returns early from here on.
     let mut kith = Kith { address: SocketAddr::from(([127, 0, 0, 1], 0)), child };
     let (sender, addresses) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             if let Some(address) = address_in(&line) {
-                // The receiver is dropped after the first address.
+                // Sending fails after the first address, because the receiver is then dropped.
                 let _ = sender.send(address);
             }
         }

@@ -1,4 +1,4 @@
-//! `cargo xtask lint` and `check`: static checks, and everything that CI runs.
+//! `cargo xtask lint` runs static checks. `cargo xtask check` runs everything that CI runs.
 
 use std::process::ExitCode;
 
@@ -32,8 +32,8 @@ pub fn lint() -> Result<()> {
     evidence::write("cargo xtask lint", &rows.map(holds))
 }
 
-/// Runs [`lint`], the comparison of the OpenAPI document, the whole suite, then every other command in its
-/// smoke mode.
+/// Runs [`lint`], the comparison of the OpenAPI document, and the whole test suite. Then runs every other
+/// command in its smoke mode.
 pub fn check() -> Result<ExitCode> {
     lint()?;
     openapi::openapi(&openapi::Args { check: true })?;

@@ -33,9 +33,10 @@ use clap::Parser;
 enum Task {
     /// Install what tests and lints need (Debian, Ubuntu), or print what is missing
     Setup,
-    /// Run the whole suite on SQLite and on a PostgreSQL server that it starts, then `plans` and `fuzz`
+    /// Run the whole suite on SQLite and on a temporary PostgreSQL server, then `plans` and `fuzz`
     Test(test::Args),
-    /// Run the suite including ignored tests, with many more repetitions of races and random sequences
+    /// Run the suite including ignored tests, with many more repetitions of races and random operation
+    /// sequences
     Soak,
     /// Fuzz a running server, or the parsers alone
     Fuzz(fuzz::Args),
@@ -49,26 +50,28 @@ enum Task {
     Lint,
     /// Run what CI runs: lint, openapi --check, test, then smoke
     Check,
-    /// Write docs/openapi.json, or compare it
+    /// Write docs/openapi.json, or compare it with the code
     Openapi(openapi::Args),
-    /// Run recorded statements on large tables; fails if one reads much more than it returns
+    /// Run recorded statements on large tables; fails if one reads many more rows than it returns
     Plans(plans::Args),
-    /// Inject kills and power cuts during acknowledged writes; no acknowledged write may be lost
+    /// Kill processes and simulate power cuts during writes; no acknowledged write may be lost
     #[command(subcommand)]
     Chaos(chaos::Chaos),
-    /// Benchmark Kith as ratios to ceilings measured in the same run
+    /// Benchmark Kith; results are ratios to ceilings measured in the same run
     Bench(bench::Args),
     /// Send hostile requests to a server; each must be rejected without disturbing other callers
     Attack(attack::Args),
-    /// Test whether the duration of a log-in reveals that an address is known
+    /// Test whether the duration of a log-in reveals that an address has an account
     Timing(timing::Args),
-    /// Write docs/reliability.md: repeated trials of tests and chaos, and the failure rate that they exclude
+    /// Write docs/reliability.md with repeated trials of tests and chaos runs, and bounds of their failure
+    /// rates
     Reliability(reliability::Args),
     /// Run each command that CI does not run in full, with tiny amounts on the debug binary
     ///
-    /// The same as `--smoke` with each of them. Left out: `mutants` and `fuzz parsers` check all that they
-    /// need but the programs cargo-mutants and cargo-fuzz, which take minutes to build; `coverage` measures
-    /// the crate `kith-kernel` alone, without cargo-llvm-cov. `fuzz api` runs in full at the end of `test`.
+    /// Runs each of these commands with its flag `--smoke`. Some parts are left out. `mutants` and `fuzz
+    /// parsers` check everything that they need except for the programs cargo-mutants and cargo-fuzz, which
+    /// take minutes to build. `coverage` measures only the crate `kith-kernel`, without cargo-llvm-cov. `fuzz
+    /// api` is not run, because `test` ends with it.
     Smoke(smoke::Args),
     /// Run the bare server that `bench` compares with
     #[command(hide = true)]

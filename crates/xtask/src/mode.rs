@@ -1,15 +1,16 @@
-//! How thoroughly a command measures.
+//! Mode of a command: full, or a smoke run with tiny amounts.
 
-/// Full or smoke mode of a command.
+/// Mode of a command: a full run or a smoke run.
 #[derive(clap::Args, Clone, Copy, Debug, Default)]
 pub struct Mode {
-    /// Run tiny amounts on the debug binary, to test the command: judges no result, writes no evidence
+    /// Run tiny amounts on the debug binary to test the command itself; judges no result and writes no
+    /// evidence
     #[arg(long)]
     smoke: bool,
 }
 
 impl Mode {
-    /// Smoke mode.
+    /// The smoke mode.
     pub const SMOKE: Self = Self { smoke: true };
 
     /// Returns `full` or `smoke`, depending on the mode.

@@ -1,4 +1,5 @@
-//! `cargo xtask openapi`: writes the generated OpenAPI document to the repository, or compares it.
+//! `cargo xtask openapi`: writes the generated OpenAPI document to `docs/openapi.json`, or compares it with
+//! this file.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -25,7 +26,7 @@ pub fn openapi(args: &Args) -> Result<()> {
     if !printed.status.success() {
         bail!("`kith openapi` failed ({})", printed.status);
     }
-    // Formatted over several lines for readable diffs.
+    // The document is printed over several lines, so that differences are readable.
     let document: Value =
         serde_json::from_slice(&printed.stdout).context("`kith openapi` printed no JSON")?;
     let document = serde_json::to_string_pretty(&document)? + "\n";

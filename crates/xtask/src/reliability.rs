@@ -1,5 +1,5 @@
-//! `cargo xtask reliability`: writes the table of repeated trials, from the evidence of the commands that ran
-//! them.
+//! `cargo xtask reliability`: writes a table of repeated trials to `docs/reliability.md`. The trials are read
+//! from the evidence of the commands that ran them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -32,7 +32,8 @@ struct Artefact {
     trials: Vec<Trials>,
 }
 
-/// Writes `docs/reliability.md`. Failed trials leave no record, because their command fails.
+/// Writes `docs/reliability.md`. The table contains no failed trials, because a command with a failed trial
+/// fails and records none.
 pub fn reliability(mode: Mode) -> Result<()> {
     let folder = root()?.join(FOLDER);
     if mode.is_smoke() {
@@ -45,7 +46,7 @@ pub fn reliability(mode: Mode) -> Result<()> {
     Ok(())
 }
 
-/// Renders the page from the existing evidence and a synthetic artefact, without writing it.
+/// Renders the page from the existing evidence and one synthetic evidence file, and does not write it.
 fn smoke(folder: &Path) -> Result<()> {
     let made = tempfile::tempdir()?;
     let text = r#"{"tool": "t", "commit": "c", "dirty": false, "at": "2026-01-01T00:00:00Z", "rows": [], "tests": {},
@@ -100,8 +101,8 @@ fn page(artefacts: &[Artefact]) -> String {
     page
 }
 
-/// Returns the upper bound of the failure rate with 95 % confidence (rule of three: 3/n) in percent, with two
-/// significant digits.
+/// Returns the upper bound of the failure rate in percent, with 95 % confidence and two significant digits
+/// (rule of three: 3/n).
 #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
 fn bound(trials: u64) -> String {
     let percent = 300.0 / trials.max(1) as f64;

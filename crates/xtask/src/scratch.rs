@@ -1,7 +1,8 @@
-//! Temporary folder for the databases of tests, in memory if there is enough.
+//! Temporary folder for the databases of tests, in memory if enough memory is free.
 //!
-//! A PostgreSQL database consists of about four hundred files. If each test creates and removes one, ext4
-//! spends a quarter of the CPU time on finding free inodes, and each SQLite commit waits for the disk.
+//! A PostgreSQL database consists of about four hundred files. If each test creates and removes a database on
+//! disk, ext4 spends a quarter of the CPU time on finding free inodes, and each SQLite commit waits for the
+//! disk.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,9 +10,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rustix::fs::statvfs;
 
-/// In-memory file system of Linux.
+/// Mount point of Linux's in-memory file system.
 const MEMORY: &str = "/dev/shm";
-/// Minimum free space in bytes. The suite uses a few hundred megabytes.
+/// Minimum free space of the in-memory file system in bytes. The suite uses a few hundred megabytes.
 const MIN_FREE_BYTES: u64 = 3 << 30;
 const PREFIX: &str = "kith-tests-";
 
@@ -20,19 +21,19 @@ const PREFIX: &str = "kith-tests-";
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Creates the folder of this process in memory, or in the system's temporary folder, and removes those
-    /// of killed processes.
+    /// Creates the folder of this process in memory, or else in the system's temporary folder. Removes
+    /// folders that killed processes left behind.
     ///
     /// # Errors
-    /// Returns an error if it cannot be created.
+    /// Returns an error if the folder cannot be created.
     pub fn new() -> Result<Self> {
         let memory = Path::new(MEMORY);
         remove_orphans(memory)?;
         let parent = if has_room(memory) { memory.to_owned() } else { std::env::temp_dir() };
         let folder = parent.join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        // Permissions are not restricted: the user `postgres`, who runs the server, needs access to its own
-        // folder below.
+        // Permissions are not restricted, because the user `postgres`, who runs the server, needs access to a
+        // folder inside.
         Ok(Self(folder))
     }
 
@@ -44,7 +45,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Entries that cannot be removed are retried by the next run.
+        // An entry that cannot be removed is removed by the next run.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -73,7 +74,7 @@ mod tests {
     #[test]
     fn folders_of_ended_processes_are_removed() {
         let parent = tempfile::tempdir().unwrap();
-        // Larger than any process id.
+        // This number is larger than any process id.
         let names =
             [format!("{PREFIX}4294967295"), format!("{PREFIX}{}", std::process::id()), "other".to_owned()];
         for name in &names {

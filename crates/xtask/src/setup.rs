@@ -9,24 +9,24 @@ use kith_store::testing::server::{self, find_bin};
 use crate::fuzz::api;
 use crate::workspace::{cargo, root, run, succeeds};
 
-/// Names of each program, with its Debian package.
+/// Alternative names of each program, and the Debian package that contains it.
 const PROGRAMS: &[(&[&str], &str)] = &[
     (&["chromium", "chromium-browser", "google-chrome"], "chromium"),
     (&["curl"], "curl"),
-    // For the example workers.
+    // Runs the example workers.
     (&["node"], "nodejs"),
-    // For the tools that read the OpenAPI document. Debian's Node package does not include npm.
+    // Installs tools that read the OpenAPI document. Debian's Node package does not include it.
     (&["npm"], "npm"),
     (&["python3"], "python3"),
     (&["ab"], "apache2-utils"),
-    // For BullMQ in `cargo xtask bench jobs`, which starts its own server.
+    // BullMQ needs it in `cargo xtask bench jobs`, which starts its own server.
     (&["redis-server"], "redis-server"),
-    // Load balancer in `cargo xtask chaos stop`.
+    // Load balancer of `cargo xtask chaos stop`.
     (&["haproxy"], "haproxy"),
 ];
 const PGBOUNCER: &str = "/usr/sbin/pgbouncer";
 
-/// Installs what is missing, or prints what to install if it cannot.
+/// Installs all missing tools. If installation is not possible, prints what to install.
 pub fn setup() -> Result<()> {
     servers()?;
     programs()?;
@@ -39,8 +39,8 @@ pub fn setup() -> Result<()> {
     Ok(())
 }
 
-/// Installs PostgreSQL for the tests, and PgBouncer, which Kith must reject. Debian's default cluster is not
-/// used: tests have their own data folder and port.
+/// Installs PostgreSQL for the tests, and PgBouncer for the test that Kith rejects it. Debian's default
+/// cluster is not used, because tests have their own data folder and port.
 fn servers() -> Result<()> {
     if find_bin().is_ok() && Path::new(PGBOUNCER).exists() {
         return Ok(());
@@ -58,7 +58,7 @@ fn servers() -> Result<()> {
     Ok(())
 }
 
-/// Installs the programs that tests run beside Kith: a browser, and commands from the documentation.
+/// Installs the programs that tests start besides Kith: a browser, and commands from the documentation.
 fn programs() -> Result<()> {
     let missing: Vec<_> =
         PROGRAMS.iter().filter(|(names, _)| !names.iter().any(|name| is_on_path(name))).collect();
@@ -91,10 +91,10 @@ fn python() -> Result<()> {
     run(apt_get().args(["install", "-y", "python3-venv"]))
 }
 
-/// Installs the npm tools that tests run on the OpenAPI document.
+/// Installs the npm tools that tests use to read the OpenAPI document.
 fn openapi_tools() -> Result<()> {
     let folder = root()?.join("tests/openapi");
-    // npm writes this file last. An interrupted or outdated installation is repeated.
+    // npm writes this file last, so an interrupted or outdated installation is detected and repeated.
     let changed = |name: &str| folder.join(name).metadata().and_then(|file| file.modified()).ok();
     let installed = changed("node_modules/.package-lock.json");
     if installed.is_some() && installed >= changed("package-lock.json") {

@@ -1,4 +1,4 @@
-//! `cargo xtask smoke`: runs every command that CI does not run in full in its smoke mode.
+//! `cargo xtask smoke`: runs, in smoke mode, every command that CI does not run in full.
 
 use std::collections::VecDeque;
 use std::env;
@@ -17,9 +17,9 @@ use crate::load::now;
 use crate::mode::Mode;
 use crate::workspace::{cargo, root, run};
 
-/// Commands with time limits, which run alone.
+/// Commands that check time limits. They run alone.
 const ALONE: &[&[&str]] = &[&["attack"]];
-/// Other commands, longest first, two at a time.
+/// Other commands, longest first. Two of them run at a time.
 const TOGETHER: &[&[&str]] = &[
     &["chaos", "kill"],
     &["bench"],
@@ -34,13 +34,13 @@ const TOGETHER: &[&[&str]] = &[
     &["reliability"],
 ];
 const AT_ONCE: usize = 2;
-/// Timeout of a command.
+/// Maximum duration of a command.
 const ENDS_WITHIN: Duration = Duration::from_secs(300);
 
 /// Options of `cargo xtask smoke`.
 #[derive(clap::Args, Default)]
 pub struct Args {
-    /// Only commands with this name, such as `chaos`; repeat for several
+    /// Run only commands whose name begins with this text, such as `chaos`; repeat for several
     #[arg(long)]
     only: Vec<String>,
 }
@@ -51,20 +51,20 @@ impl Args {
     }
 }
 
-/// Result of a command.
+/// Result of one command of the smoke run.
 struct CommandResult {
     name: String,
     seconds: f64,
-    /// Error, if it failed.
+    /// Error message, if the command failed.
     fault: Option<String>,
 }
 
-/// Runs the chosen commands. Their logs are in `target/smoke`.
+/// Runs the selected commands. Writes their logs to `target/smoke`.
 ///
 /// # Errors
 /// Returns an error if a command fails or does not end in time.
 pub fn smoke(args: &Args) -> Result<()> {
-    // Built once in advance, so that the reported durations are those of the commands.
+    // The binaries are built in advance, so that the reported durations do not include builds.
     kith::build(Mode::SMOKE)?;
     run(cargo()?.args(["build", "--locked", "--workspace", "--example", "chaos", "--bench", "jobs"]))?;
     run(cargo()?.args(["test", "--locked", "--workspace", "--lib", "--no-run"]))?;
@@ -107,14 +107,14 @@ fn start_all(commands: &[&[&str]], at_once: usize, args: &Args, folder: &Path) -
     Ok(ended.into_inner().expect("unpoisoned"))
 }
 
-/// Runs one command and prints its output.
+/// Runs the command `words` with `--smoke` and prints its output. The log is written to `folder`.
 fn start(words: &[&str], folder: &Path) -> Result<CommandResult> {
     let name = words.join(" ");
     let log = folder.join(format!("{}.log", words.join("-")));
     let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(env::current_exe()?);
     command.args(words).arg("--smoke").stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-    // A separate process group, so that its child processes can be killed with it.
+    // The command gets a process group of its own, so that its child processes can be killed with it.
     command.process_group(0);
     let began = now();
     let status = wait(command.spawn().with_context(|| format!("cannot start `{name}`"))?)?;
@@ -128,7 +128,7 @@ fn start(words: &[&str], folder: &Path) -> Result<CommandResult> {
     Ok(CommandResult { name, seconds, fault })
 }
 
-/// Waits for the end. On timeout, kills the process group.
+/// Waits until the command has ended. On timeout, kills its process group.
 fn wait(mut child: Child) -> Result<ExitStatus> {
     let group = Pid::from_child(&child);
     let (over, is_over) = mpsc::channel::<()>();

@@ -1,4 +1,5 @@
-//! `cargo xtask test`: runs the whole suite with a PostgreSQL server that is removed afterwards.
+//! `cargo xtask test`: runs the whole suite. Starts a PostgreSQL server for it and removes the server
+//! afterwards.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -16,16 +17,16 @@ use crate::workspace::cargo;
 /// Options of `cargo xtask test`.
 #[derive(clap::Args, Default)]
 pub struct Args {
-    /// Leave PostgreSQL out, for machines without a server
+    /// Run without PostgreSQL, for machines without a server
     #[arg(long)]
     sqlite_only: bool,
-    /// Arguments for `cargo test`; with `-p CRATE` only that crate is tested
+    /// Arguments for `cargo test`; `-p CRATE` tests only that crate
     #[arg(last = true)]
     cargo_args: Vec<String>,
 }
 
-/// Environment variables of `cargo xtask soak`: repetitions of races, number of random sequences, strict
-/// latency limits.
+/// Environment variables of `cargo xtask soak`. They set the repetitions of races, the number of random
+/// operation sequences, and strict latency limits.
 const SOAK_ENVIRONMENT: &[(&str, &str)] = &[
     ("KITH_TEST_ROUNDS", "120"),
     ("KITH_TEST_PATTERNS", "5"),
@@ -35,13 +36,13 @@ const SOAK_ENVIRONMENT: &[(&str, &str)] = &[
     ("KITH_TEST_LATENCY", "1"),
 ];
 
-/// Runs the suite and returns the exit code of `cargo test`. A run of the whole suite ends with
+/// Runs the suite and returns the exit code of `cargo test`. After a run of the whole suite, also runs
 /// [`plans::judge_recorded`] and [`api::fuzz`].
 pub fn test(args: &Args) -> Result<ExitCode> {
     let mut suite = suite(args)?;
     let databases = Databases::start(args.sqlite_only)?;
     databases.set_environment(&mut suite);
-    // A partial run, or one without PostgreSQL, leaves no evidence.
+    // No evidence is written for part of the suite, or for a run without PostgreSQL.
     if args.sqlite_only || !args.cargo_args.is_empty() {
         return Ok(exit_code(run(&mut suite)?.0));
     }
@@ -55,7 +56,7 @@ pub fn test(args: &Args) -> Result<ExitCode> {
     Ok(exit_code(status))
 }
 
-/// Runs the suite including ignored tests, with many more repetitions of each race and random sequence.
+/// Runs the suite including ignored tests. Races and random operation sequences are repeated many more times.
 pub fn soak() -> Result<ExitCode> {
     let mut suite = suite(&Args::default())?;
     suite.args(["--", "--include-ignored"]).envs(SOAK_ENVIRONMENT.iter().copied());
@@ -66,7 +67,7 @@ pub fn soak() -> Result<ExitCode> {
 
 fn suite(args: &Args) -> Result<Command> {
     let mut suite = cargo()?;
-    // Runs all test binaries, to report every failure in one run.
+    // All test binaries run even if one fails, so that every failure is reported.
     suite.args(["test", "--locked", "--no-fail-fast"]);
     if !args.cargo_args.iter().any(|arg| arg.starts_with("-p") || arg.starts_with("--package")) {
         suite.arg("--workspace");
@@ -75,7 +76,7 @@ fn suite(args: &Args) -> Result<Command> {
     Ok(suite)
 }
 
-/// Runs the whole suite and writes its results as evidence of `tool`.
+/// Runs the whole suite and writes its results as the evidence of the command `tool`.
 fn run_whole(tool: &str, suite: &mut Command) -> Result<ExitStatus> {
     let trials = tempfile::NamedTempFile::new().context("no temporary file")?;
     suite.env("KITH_TEST_TRIALS", trials.path());
@@ -105,7 +106,8 @@ fn run(suite: &mut Command) -> Result<(ExitStatus, BTreeMap<String, &'static str
         let line = line.context("the output of the tests")?;
         println!("{line}");
         if let Some((name, outcome)) = outcome_of(&line) {
-            // A test that failed in any binary has failed.
+            // Several binaries may contain a test of this name. It counts as failed if it failed in one of
+            // them.
             let known = tests.entry(name.to_owned()).or_insert(outcome);
             if outcome == "failed" {
                 *known = outcome;
@@ -126,19 +128,20 @@ fn outcome_of(line: &str) -> Option<(&str, &'static str)> {
     Some((name.trim_end_matches(" - should panic"), outcome))
 }
 
-/// Databases of a test run: a PostgreSQL server beside SQLite, and a folder for all temporary files. Both are
-/// removed when dropped.
+/// Databases of a test run: a PostgreSQL server, and a folder for the SQLite databases and all other
+/// temporary files. Both are removed when dropped.
 pub struct Databases {
-    // Declared first, because it must stop before its folder is removed.
+    // This field is the first one, because fields are dropped in order and the server must stop before its
+    // folder is removed.
     server: Option<PostgresServer>,
     scratch: Scratch,
 }
 
 impl Databases {
-    /// Starts the server, unless `sqlite_only`.
+    /// Creates the folder, and starts the PostgreSQL server unless `sqlite_only` is set.
     ///
     /// # Errors
-    /// Returns an error if it cannot be started.
+    /// Returns an error if the folder cannot be created or the server cannot be started.
     pub fn start(sqlite_only: bool) -> Result<Self> {
         let scratch = Scratch::new()?;
         let parent = Some(scratch.path().to_owned());
@@ -149,7 +152,7 @@ impl Databases {
         Ok(Self { server, scratch })
     }
 
-    /// Sets the environment variables that tell a suite where its databases are.
+    /// Sets the environment variables that name the databases for a test suite.
     pub fn set_environment(&self, suite: &mut Command) {
         suite.env("TMPDIR", self.scratch.path());
         match &self.server {

@@ -1,4 +1,4 @@
-//! Location of the repository, and execution of commands.
+//! Finds the root folder of the repository, and runs commands in it.
 
 use std::env;
 use std::path::PathBuf;
@@ -6,15 +6,15 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-/// Returns the root folder of the repository, from any folder in it.
+/// Returns the root folder of the repository. The current folder may be any folder in it.
 pub fn root() -> Result<PathBuf> {
     let here = env::current_dir().context("the current folder does not exist")?;
-    // The outermost one: the fuzz targets have their own lock file.
+    // Takes the outermost folder with a lock file, because the fuzz targets have a lock file of their own.
     let root = here.ancestors().filter(|folder| folder.join("Cargo.lock").is_file()).last();
     root.map(PathBuf::from).context("not inside Kith's repository: no Cargo.lock here or above")
 }
 
-/// Returns a command of the cargo that runs this program, in the root folder.
+/// Returns a command that runs, in the root folder, the same cargo that runs this program.
 pub fn cargo() -> Result<Command> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()?);
@@ -24,7 +24,7 @@ pub fn cargo() -> Result<Command> {
 /// Prints a command and runs it.
 ///
 /// # Errors
-/// Returns an error if it cannot be started or fails.
+/// Returns an error if the command cannot be started or fails.
 pub fn run(command: &mut Command) -> Result<()> {
     let shown = show(command);
     eprintln!("\n$ {shown}");
@@ -35,7 +35,7 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Returns true if a command can be run and succeeds. Its output is not shown.
+/// Returns true if a command can be started and succeeds. Its output is discarded.
 pub fn succeeds(command: &mut Command) -> bool {
     command.output().is_ok_and(|done| done.status.success())
 }

@@ -1,5 +1,5 @@
-//! Structure of a Markdown document: sections, text blocks, tables and code, each with its position in the
-//! source.
+//! Structure of a Markdown document: its sections, text blocks, tables and code blocks. Each has its position
+//! in the source.
 
 mod reader;
 
@@ -10,9 +10,9 @@ use super::marks;
 pub(super) enum BlockKind {
     Heading,
     Paragraph,
-    /// First text of a list item.
+    /// First text block of a list item.
     Item,
-    /// Table cell. Row 0 is the heading.
+    /// Table cell. Row 0 contains the headings.
     Cell {
         table: usize,
         row: usize,
@@ -20,40 +20,40 @@ pub(super) enum BlockKind {
     },
 }
 
-/// Text block without markup: emphasis is removed, code spans keep their backticks, and line breaks are those
+/// Text block without markup. Emphasis is removed, code spans keep their backticks, and line breaks are those
 /// of the source.
 #[derive(Debug)]
 pub(super) struct Block {
     pub kind: BlockKind,
     pub text: String,
-    /// Start of each piece in the text, with its offset in the source.
+    /// Pieces of the text: the start of each in the text, and its offset in the source.
     pieces: Vec<(usize, usize)>,
-    /// Section that contains the block. A heading is in the section it opens.
+    /// Index of the section that contains the block. The heading of a section belongs to this section.
     pub section: usize,
-    /// List item that contains the block.
+    /// Index of the first block of the list item that contains the block.
     pub parent: Option<usize>,
-    /// List of which the block is an item.
+    /// Number of the list, if the block is an item of one.
     pub list: Option<usize>,
     /// Number of struck-out bytes in the text.
     pub struck: usize,
-    /// Range of the first bold text.
+    /// Range of the first bold part of the text.
     bold: Option<(usize, usize)>,
 }
 
 impl Block {
-    /// Returns the source offset of a byte of the text.
+    /// Returns the offset in the source of byte `at` of the text.
     pub(super) fn offset(&self, at: usize) -> usize {
         let piece = self.pieces.partition_point(|(start, _)| *start <= at);
         let (start, offset) = self.pieces[piece.saturating_sub(1)];
         offset + at.saturating_sub(start)
     }
 
-    /// Returns its lines, each with its start in the text.
+    /// Returns the lines of the block, each with its start in the text.
     pub(super) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
         lines(&self.text)
     }
 
-    /// Returns the bold text that follows the box at the beginning: the title of an item.
+    /// Returns the bold text after the box at the beginning of an item, which is the title of the item.
     pub(super) fn bold_title(&self) -> Option<&str> {
         let (start, end) = self.bold?;
         let before = marks::leading(&self.text[..start]).map_or(&self.text[..start], |found| found.rest);
@@ -64,19 +64,19 @@ impl Block {
 /// Code block.
 #[derive(Debug)]
 pub(super) struct Code {
-    /// Info string of the fence.
+    /// Info string of the code fence, which usually names the language.
     pub language: String,
     pub text: String,
     pieces: Vec<(usize, usize)>,
     pub section: usize,
     /// Offset of the block's first byte in the source.
     pub offset: usize,
-    /// True if the fence is not closed, which turns the rest of the document into code.
+    /// True if the code fence is not closed. The rest of the document is then code.
     pub unclosed: bool,
 }
 
 impl Code {
-    /// Returns the source offset of a byte of the text.
+    /// Returns the offset in the source of byte `at` of the text.
     pub(super) fn offset(&self, at: usize) -> usize {
         let piece = self.pieces.partition_point(|(start, _)| *start <= at);
         self.pieces
@@ -98,25 +98,25 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Section opened by a heading. The first section has no heading and contains the text before the first
-/// heading.
+/// Section that begins with a heading. The first section has no heading and contains the text before the
+/// first heading.
 #[derive(Debug, Default)]
 pub(super) struct Section {
     pub title: String,
     /// Heading level from 1 to 6, or 0 for the document itself.
     pub level: usize,
     pub parent: Option<usize>,
-    /// Block of the heading.
+    /// Index of the block that contains the heading.
     pub heading: Option<usize>,
 }
 
-/// Table: block indexes of its cells by row.
+/// Table: the block indexes of the cells in each row.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     pub rows: Vec<Vec<usize>>,
 }
 
-/// Parsed document, in source order.
+/// Parsed document. All parts are in source order.
 #[derive(Debug, Default)]
 pub(super) struct Outline {
     pub sections: Vec<Section>,
@@ -126,7 +126,7 @@ pub(super) struct Outline {
 }
 
 impl Outline {
-    /// Parses `text`.
+    /// Parses the Markdown document `text`.
     pub(super) fn of(text: &str) -> Self {
         reader::read(text)
     }
@@ -136,7 +136,7 @@ impl Outline {
         self.ancestors(section).any(|one| one == ancestor)
     }
 
-    /// Returns the section and its ancestors, up to the document.
+    /// Returns the section and all its ancestors, from the section up to the document.
     pub(super) fn ancestors(&self, section: usize) -> impl Iterator<Item = usize> {
         std::iter::successors(Some(section), |one| self.sections[*one].parent)
     }
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_blocks_have_parent_item() {
+    fn nested_blocks_refer_to_parent_item() {
         let outline = Outline::of("- a\n  - b\n\n    c\n- d\n");
         let parents: Vec<_> = outline.blocks.iter().map(|block| block.parent).collect();
         assert_eq!(parents, [None, Some(0), Some(1), None]);

@@ -1,4 +1,4 @@
-//! Reads the events of the Markdown parser into an outline.
+//! Builds the outline of a document from the events of the Markdown parser.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
 use super::{Block, BlockKind, Code, Outline, Section, Table};
 
-/// Parses `text`.
+/// Parses the Markdown document `text`.
 pub(super) fn read(text: &str) -> Outline {
     let mut reader = Reader { text, written: text.trim_end().len(), ..Reader::default() };
     reader.outline.sections.push(Section::default());
@@ -21,7 +21,7 @@ pub(super) fn read(text: &str) -> Outline {
 #[derive(Default)]
 struct Reader<'t> {
     text: &'t str,
-    /// Length of the text without trailing white space.
+    /// Length of the text in bytes, without white space at its end.
     written: usize,
     outline: Outline,
     current: Option<Block>,
@@ -29,10 +29,10 @@ struct Reader<'t> {
     section: usize,
     lists: Vec<usize>,
     list_count: usize,
-    /// Open list items, each with its first block.
+    /// List items that have begun and not yet ended, each with its first block.
     items: Vec<Option<usize>>,
     struck: usize,
-    /// Depth of open images, whose alternative text is not part of the prose.
+    /// Nesting depth of images. The alternative text of an image is not part of the prose.
     hidden: usize,
     column: usize,
 }
@@ -138,7 +138,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Returns the kind of a text block that begins now.
+    /// Returns the kind of the text block that begins at the current event.
     fn text_kind(&self) -> BlockKind {
         match self.items.last() {
             Some(None) => BlockKind::Item,

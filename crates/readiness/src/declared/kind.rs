@@ -1,4 +1,4 @@
-//! Kinds of checks that a file can declare, and their execution.
+//! Kinds of checks that operators can declare in a file, and their execution.
 
 use std::io::Read as _;
 use std::process::Stdio;
@@ -12,14 +12,14 @@ use tokio::process::Command;
 
 use crate::{CheckResponse, Run, Shortfall};
 
-/// Maximum size of a decoded body.
+/// Maximum size in bytes of a body after decompression.
 const MAX_DECODED_BYTES: u64 = 16 << 20;
 
 /// Kind of a declared check, with its parameters.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub(super) enum CheckKind {
-    /// GET request whose status, body and duration are checked.
+    /// GET request. The status, body and duration of its response are checked.
     Http {
         /// Path on the target, such as `/health`.
         path: String,
@@ -32,7 +32,7 @@ pub(super) enum CheckKind {
         /// Maximum duration in milliseconds.
         max_duration_ms: Option<u64>,
     },
-    /// GET request of which one header is checked.
+    /// GET request. One header of its response is checked.
     Header {
         path: String,
         name: String,
@@ -42,15 +42,15 @@ pub(super) enum CheckKind {
         #[serde(default)]
         absent: bool,
     },
-    /// Trusted TLS certificate with a minimum remaining validity.
+    /// TLS connection. The certificate must be trusted and remain valid for a minimum time.
     Tls {
-        /// Host and port, such as `api.example.org:443`. Default: those of the target.
+        /// Host and port, such as `api.example.org:443`. Without it, host and port of the target.
         host: Option<String>,
         #[serde(default = "default_min_days")]
         min_days: i64,
     },
-    /// Instant query (Prometheus HTTP API, `/api/v1/query`). Each series of the result must be within the
-    /// bounds.
+    /// Instant query to Prometheus (HTTP API, `/api/v1/query`). The value of each series in the result must
+    /// be within the bounds.
     Promql {
         /// Base URL of the Prometheus server.
         url: String,
@@ -58,14 +58,14 @@ pub(super) enum CheckKind {
         at_least: Option<f64>,
         at_most: Option<f64>,
     },
-    /// Program, started without a shell. Exit code 0 passes, 2 means that it could not measure, any other
-    /// fails.
+    /// Program that is started without a shell. Exit code 0 means pass, 2 that the row could not be measured,
+    /// and any other that it does not hold.
     Command {
         argv: Vec<String>,
         #[serde(default = "default_timeout_s")]
         timeout_s: u64,
     },
-    /// Attestation by a named owner, valid until a date.
+    /// Statement of a named owner that the row holds, valid until a date.
     Attestation { statement: String, owner: String, until: Timestamp },
 }
 
@@ -82,7 +82,7 @@ fn default_timeout_s() -> u64 {
 }
 
 impl CheckKind {
-    /// Checks that the parameters are complete and that a path stays on the target.
+    /// Checks that the parameters are complete, and that a path cannot lead to another host.
     ///
     /// # Errors
     /// Returns a description of the first fault.
@@ -146,25 +146,26 @@ impl CheckKind {
                 promql(run, url, query, *at_least, *at_most).await
             }
             Self::Command { argv, timeout_s } => command(argv, Duration::from_secs(*timeout_s)).await,
-            // An attestation has nothing to run.
+            // An attestation is no check that can be run.
             Self::Attestation { .. } => Err(Shortfall::unmeasured("no attestation was given", "")),
         }
     }
 }
 
-/// Returns true if `path` is a path on the same host: no `//`, backslash or control character.
+/// Returns true if `path` is a path on the same host. It must not contain `//` at its beginning, a backslash,
+/// a space or a control character.
 fn is_path(path: &str) -> bool {
     let is_legal = |byte: u8| byte > b' ' && byte != 0x7f && byte != b'\\';
     path.starts_with('/') && !path.starts_with("//") && path.bytes().all(is_legal)
 }
 
-/// Sends a GET request that accepts no content encoding.
+/// Sends a GET request and requests a response without content encoding.
 async fn get(run: &Run, path: &str) -> Result<CheckResponse, Shortfall> {
     Ok(run.anonymous().with("accept-encoding", "identity").get(path).await?)
 }
 
-/// Returns the body as text. Decodes gzip. A body that cannot be decoded counts as unmeasured:
-/// `must_not_contain` must not pass on it.
+/// Returns the body as text, after decompressing gzip. If the body cannot be decoded, the row is unmeasured,
+/// because `must_not_contain` must not pass on such a body.
 fn text(response: &CheckResponse) -> Result<String, Shortfall> {
     const ENCODING_REMEDIATION: &str = "return the body as UTF-8 text, optionally compressed with gzip";
     let unreadable = |reason: &str| {
@@ -232,7 +233,8 @@ fn judge_header(
 async fn tls(run: &Run, host: Option<&str>, min_days: i64) -> Result<String, Shortfall> {
     let client = run.anonymous();
     let client = host.map_or(client.clone(), |host| client.with_base_url(&format!("https://{host}")));
-    // The client verifies name, dates and chain against the system's certificate authorities.
+    // The client verifies name, dates and chain of the certificate against the certificate authorities of the
+    // system.
     let response = client.get("/").await.map_err(|refused| {
         if refused.reason.contains("certificate") { Shortfall::fails(refused.reason) } else { refused.into() }
     })?;
@@ -273,7 +275,7 @@ async fn promql(
     run.record("values", values.clone());
     let low = values.iter().copied().fold(f64::INFINITY, f64::min);
     let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    // NaN is neither within nor outside the bounds.
+    // NaN is neither within nor outside of any bounds.
     if values.iter().any(|value| value.is_nan()) {
         return Err(Shortfall::unmeasured("the result is not a number (NaN)", remediation));
     }
@@ -284,7 +286,7 @@ async fn promql(
     }
 }
 
-/// Returns the values of a vector or scalar, or the last value of each series of a matrix.
+/// Returns the values of a result: those of a vector or scalar, or the last value of each series of a matrix.
 fn sample_values(data: &Value) -> Vec<f64> {
     let value = |pair: &Value| pair.get(1)?.as_str()?.parse().ok();
     match (data["resultType"].as_str(), data["result"].as_array()) {
@@ -303,7 +305,7 @@ async fn command(argv: &[String], timeout: Duration) -> Result<String, Shortfall
         return Err(Shortfall::unmeasured("the check names no program", "name one in `argv`"));
     };
     let mut command = Command::new(program);
-    // The program must not inherit secrets from this process's environment.
+    // The program must not inherit secrets from the environment of this process.
     let inherited =
         ["PATH", "HOME", "LANG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
     command.env_clear().envs(inherited);

@@ -1,5 +1,5 @@
-//! Declarations that operators write in their own files: checks of any service, attestations, and waivers,
-//! which end on a date.
+//! Declarations that operators write in files of their own. They contain checks of any service, attestations,
+//! and waivers. Attestations and waivers are valid until a date.
 
 mod kind;
 #[cfg(test)]
@@ -15,14 +15,14 @@ use crate::catalogue::ProofMethod;
 use crate::{Area, Catalogue, CatalogueRow, Gate, RowOutcome, RowResult, Run, Shortfall};
 use kind::CheckKind;
 
-/// All declarations from all files.
+/// Declarations from all files that were added.
 #[derive(Clone, Debug, Default)]
 pub struct Declared {
     checks: Vec<DeclaredCheck>,
     waivers: Vec<Waiver>,
 }
 
-/// Check that a file declares.
+/// Check that a declaration file contains.
 #[derive(Clone, Debug)]
 pub(crate) struct DeclaredCheck {
     id: String,
@@ -30,7 +30,7 @@ pub(crate) struct DeclaredCheck {
     kind: CheckKind,
 }
 
-/// Content of one file.
+/// Content of one declaration file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DeclarationFile {
@@ -40,7 +40,7 @@ struct DeclarationFile {
     waiver: Vec<Waiver>,
 }
 
-/// Acceptance by a named owner that a row does not hold, valid until a date.
+/// Decision of a named owner to accept that a row does not hold. Valid until a date.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Waiver {
@@ -50,7 +50,7 @@ struct Waiver {
     until: Timestamp,
 }
 
-/// Fields of a declared check that do not depend on its kind.
+/// Fields that a declared check has regardless of its kind.
 #[derive(Debug, Default, Deserialize)]
 struct CheckFields {
     id: Option<String>,
@@ -68,7 +68,7 @@ pub enum DeclaredError {
     /// A check has missing or invalid fields.
     #[error("check {id}: {reason}")]
     Check {
-        /// Row id, or the position of the check in the file.
+        /// Row id, or the position of the check in the file if it has no id.
         id: String,
         /// Description of the fault.
         reason: String,
@@ -84,8 +84,8 @@ pub enum DeclaredError {
 }
 
 impl Declared {
-    /// Parses the text of a file and adds its declarations. Rows that the file defines, such as `SHOP-01`,
-    /// are added to `catalogue`.
+    /// Parses the text of a file and adds its declarations. Adds rows that the file defines itself, such as
+    /// `SHOP-01`, to `catalogue`.
     ///
     /// # Errors
     /// Returns [`DeclaredError`] for the first fault found.
@@ -134,7 +134,8 @@ impl Declared {
                 return Err(wrong("this row does not accept an attestation: it must be measured"));
             }
             (CheckKind::Attestation { .. }, Some(_)) => {}
-            // A measurement may replace an attestation or a row that is not implemented, but no other method.
+            // A check may replace an attestation, or be the first method of a row that is not implemented
+            // yet. It cannot replace another method.
             (_, Some(row)) if row.proved_by == [ProofMethod::Attestation] || row.awaits.is_some() => {
                 (row.proved_by, row.awaits) = (vec![ProofMethod::Live], None);
             }
@@ -154,14 +155,14 @@ impl Declared {
         Ok(())
     }
 
-    /// Returns the declared check to run for this row. Attestations are not run.
+    /// Returns the declared check of this row, if it can be run. An attestation cannot be run.
     pub(crate) fn check_of(&self, row: &str) -> Option<&DeclaredCheck> {
         let is_run = |check: &&DeclaredCheck| !matches!(check.kind, CheckKind::Attestation { .. });
         self.checks.iter().filter(is_run).find(|check| check.id == row)
     }
 
-    /// Applies an attestation or a waiver to a result. An attestation counts only if the row could not be
-    /// measured and allows one. A waiver applies to any result that keeps a gate closed.
+    /// Applies a declared attestation or waiver to the result of a row. An attestation counts only if the row
+    /// could not be measured. A waiver applies to any result that keeps a gate closed.
     pub(crate) fn apply(&self, row: &CatalogueRow, result: &mut RowResult, now: Timestamp) {
         let unmeasured =
             matches!(result.result, RowOutcome::Unknown | RowOutcome::Stale | RowOutcome::NotYet);
@@ -198,14 +199,14 @@ impl Declared {
     }
 }
 
-/// Maximum validity of an attestation or a waiver.
+/// Maximum time from now until the end of an attestation or a waiver.
 const MAX_VALIDITY: Duration = days(366);
 
 fn is_valid(until: Timestamp, now: Timestamp) -> bool {
     now <= until && until.since(now) <= MAX_VALIDITY
 }
 
-/// Explains why an attestation or a waiver is not valid.
+/// Returns the reason why an attestation or a waiver is not valid.
 fn invalid_reason(until: Timestamp, now: Timestamp) -> String {
     if now > until {
         format!("ended {until}")
@@ -214,7 +215,7 @@ fn invalid_reason(until: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// Adds a row that the catalogue does not contain.
+/// Adds a row that a declaration file defines to the catalogue.
 fn add_row(catalogue: &mut Catalogue, id: &str, requirement: String, gate: Gate, kind: &CheckKind) {
     let is_attested = matches!(kind, CheckKind::Attestation { .. });
     let row = CatalogueRow {

@@ -1,5 +1,5 @@
-//! Tests for declared checks against a minimal HTTP server, and for the effect of attestations and waivers on
-//! rows.
+//! Tests of declared checks against a minimal HTTP server. Also tests how attestations and waivers change the
+//! results of rows.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -198,11 +198,11 @@ fn invalid_declarations_are_rejected() {
         (check("TST-01", http), "a declared check cannot replace"),
         (check("GAT-04", http), "a declared check cannot replace"),
         (check("SEC-05", &word.replace("\"\"", "\"Ada\"")), "must be measured"),
-        // Regression: an attestation without text opened the gate.
+        // Regression test: an attestation with empty texts opened the gate.
         (check("OPS-01", word), "a statement and an owner"),
         (check("OPS-01", &word.replace("owner = \"\"", "owner = \"Ada\"")), "a statement and an owner"),
         (check("OPS-01", &word.replace("\"\"", "\" \"")), "a statement and an owner"),
-        // Regression: these paths led to another host.
+        // Regression test: these paths led to another host.
         (check("SHOP-01", "kind = \"http\"\npath = \"http://other.example/\""), "begin with one slash"),
         (check("SHOP-01", "kind = \"http\"\npath = \"@other.example/\""), "begin with one slash"),
         (check("SHOP-01", "kind = \"http\"\npath = \"//other.example/\""), "begin with one slash"),
@@ -233,7 +233,7 @@ fn invalid_declarations_are_rejected() {
     let allowed = format!("[[check]]\nid = \"OPS-01\"\n{word}");
     Declared::default().add(&allowed, &mut catalogue).unwrap();
     assert_eq!(catalogue.rows.len(), Catalogue::built_in().rows.len());
-    // A measurement replaces an attestation and a row that is not implemented.
+    // A declared check replaces an attestation, and also implements a row that is not implemented yet.
     for id in ["OBS-07", "BCK-01"] {
         let text = format!("[[check]]\nid = \"{id}\"\n{http}");
         Declared::default().add(&text, &mut catalogue).unwrap();
@@ -242,7 +242,7 @@ fn invalid_declarations_are_rejected() {
     }
 }
 
-/// Regression: `must_not_contain` passed on a body that could not be decoded.
+/// Regression test: `must_not_contain` passed on a body that could not be decoded.
 #[tokio::test]
 async fn undecodable_body_is_unmeasured() {
     let base = serve(shop).await;

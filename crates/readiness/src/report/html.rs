@@ -1,4 +1,4 @@
-//! HTML report: one self-contained file without scripts.
+//! Renders a report as one self-contained HTML file without scripts.
 
 use std::fmt::Write as _;
 

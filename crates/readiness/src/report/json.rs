@@ -1,10 +1,10 @@
-//! JSON report with all data.
+//! Renders a report as JSON with all data.
 
 use serde_json::json;
 
 use super::ReadinessReport;
 
-/// Version of the JSON format. Fields may be added within a version, but not changed or removed.
+/// Version of the JSON format. Within a version, fields may be added, but not changed or removed.
 const VERSION: u32 = 1;
 
 pub(super) fn write(report: &ReadinessReport) -> String {

@@ -1,4 +1,4 @@
-//! Markdown report for a repository, with one table per area.
+//! Renders a report as a Markdown page for a repository, with one table per area.
 
 use std::fmt::Write as _;
 
@@ -53,7 +53,7 @@ pub(super) fn write(report: &ReadinessReport) -> String {
     out
 }
 
-/// Escapes text for a table cell.
+/// Escapes text for a cell of a Markdown table.
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;").replace(['\n', '\r'], " ")
 }

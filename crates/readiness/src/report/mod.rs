@@ -1,4 +1,4 @@
-//! Report of a run, and its output formats.
+//! Report of a run, and the formats in which it can be printed.
 
 mod html;
 mod json;
@@ -18,7 +18,7 @@ use crate::{GateVerdict, RowResult, Scores};
 pub struct ReadinessReport {
     /// URL of the deployment.
     pub target: String,
-    /// Fingerprint of the rows and checks: [`Plan::fingerprint`](crate::Plan::fingerprint).
+    /// Fingerprint of the rows and checks that were used: [`Plan::fingerprint`](crate::Plan::fingerprint).
     pub checks: String,
     /// Build and configuration that the deployment reports.
     #[serde(flatten)]
@@ -66,7 +66,7 @@ impl ReadinessReport {
         }
     }
 
-    /// Returns the verdict on the gate as one sentence.
+    /// Returns a sentence that states whether the gate is open.
     fn verdict(&self) -> String {
         let GateVerdict { gate, exit_code, rows, closed_by, .. } = &self.gate;
         let gate = format!("{gate:?}").to_lowercase();
@@ -88,7 +88,7 @@ impl ReadinessReport {
         }
     }
 
-    /// Returns further remarks: rows that were not judged, and accounts that could not be deleted.
+    /// Returns sentences about rows that were not judged and accounts that could not be deleted.
     fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
         if self.not_judged > 0 {
@@ -100,7 +100,7 @@ impl ReadinessReport {
         remarks
     }
 
-    /// Returns a sentence that counts the checks that were shown to fail on a broken deployment.
+    /// Returns a sentence with the number of measured rows whose check has a twin test.
     fn twin_summary(&self) -> String {
         let live = |row: &&RowResult| row.evidence.iter().any(|evidence| evidence.kind == "live");
         let measured = self.rows.iter().filter(live).count();
@@ -111,7 +111,7 @@ impl ReadinessReport {
         )
     }
 
-    /// Returns the total score together with the weakest area and the formula.
+    /// Returns a text with the total score, the weakest area and the formula.
     fn score(&self) -> String {
         let Scores { total, areas, weakest, formula, .. } = &self.scores;
         let percent =

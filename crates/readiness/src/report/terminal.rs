@@ -1,4 +1,4 @@
-//! Terminal report. Failed rows come first, with their remediation.
+//! Renders a report for a terminal. Failed rows come first, with their remediation.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,5 @@
-//! Tests for the report formats: each contains all results, and escapes text that comes from the deployment.
+//! Tests of the report formats. Each format must contain all results, and must escape text that comes from
+//! the deployment.
 
 use kith_kernel::Timestamp;
 use serde_json::{Map, Value};

@@ -1,4 +1,4 @@
-//! `kith admin`: administrator commands for users with access to the data folder or the database.
+//! `kith admin`: manages administrators. The caller needs access to the data folder or to the database.
 
 use std::io::{IsTerminal as _, stdin};
 
@@ -16,9 +16,9 @@ pub(super) struct Admin {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make the account with this address an administrator, or create one
+    /// Grant the administrator role to the account with this address, or create a new account
     ///
-    /// A new account gets a password from a prompt or from a line of standard input.
+    /// The password of a new account is read from a prompt or from a line of standard input.
     Create {
         #[command(flatten)]
         settings: Settings,
@@ -29,7 +29,7 @@ enum Command {
         #[arg(long, value_name = "NAME", default_value = "Administrator")]
         name: String,
     },
-    /// Mark an e-mail address as verified, so that other users can find its owner by it
+    /// Mark an e-mail address as verified, so that other users can find its owner by this address
     VerifyEmail {
         #[command(flatten)]
         settings: Settings,
@@ -37,9 +37,9 @@ enum Command {
         #[arg(value_name = "ADDRESS")]
         email: String,
     },
-    /// Remove an unverified e-mail address from its account, so that its owner can register it
+    /// Remove an unverified e-mail address from its account, so that the owner of the address can register it
     ///
-    /// The account is suspended.
+    /// The account from which the address is removed is suspended.
     ReleaseEmail {
         #[command(flatten)]
         settings: Settings,

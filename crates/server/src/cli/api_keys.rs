@@ -1,4 +1,4 @@
-//! `kith api-keys`: API key commands for users with access to the data folder or the database.
+//! `kith api-keys`: manages API keys. The caller needs access to the data folder or to the database.
 
 use std::time::Duration;
 
@@ -22,16 +22,17 @@ enum Command {
     Create {
         #[command(flatten)]
         settings: Settings,
-        /// E-mail address of the administrator who owns the key; it works only while they may create keys
+        /// E-mail address of the administrator who owns the key; the key works only while its owner may
+        /// create keys
         #[arg(long, value_name = "ADDRESS")]
         admin: String,
         /// Name of the key
         #[arg(long)]
         name: String,
-        /// Permission such as `jobs.read`; repeat for several
+        /// Permission of the key, such as `jobs.read`; repeat for several
         #[arg(long = "scope", value_name = "SCOPE", required = true)]
         scopes: Vec<String>,
-        /// Days until the key expires; without it the key does not expire
+        /// Days until the key expires; without this flag, the key does not expire
         #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..))]
         expires_in_days: Option<u32>,
     },

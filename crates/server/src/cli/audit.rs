@@ -1,5 +1,5 @@
-//! `kith audit`: verifies and archives the audit log. If a server runs on the SQLite data folder, the
-//! commands go through it.
+//! `kith audit`: verifies and archives the audit log. If a server uses the SQLite data folder, that server
+//! runs the commands.
 
 use std::path::PathBuf;
 
@@ -27,24 +27,25 @@ pub(super) struct Audit {
 enum Command {
     /// Verify the chain of the audit log against the head stored in the data folder
     ///
-    /// Exit code 1: the chain is broken; the first bad link is printed.
+    /// Exit code 1: the chain is broken, and the first broken link is printed.
     Verify {
         #[command(flatten)]
         settings: Settings,
         /// Head that the chain must contain, as printed by an earlier run or by the server's log
         #[arg(long, value_name = "LINKS:HASH")]
         expect_head: Option<AuditHead>,
-        /// Number of first links that may be sealed without a key, by a version that had none
+        /// Number of links at the beginning of the chain that may be sealed without a key, because they were
+        /// written by a version without keys
         #[arg(long, value_name = "LINKS", default_value_t = 0)]
         allow_unkeyed: u32,
-        /// Verify this archive instead, and print the heads at its beginning and end
+        /// Verify this archive instead, and print the heads at its beginning and at its end
         #[arg(long, value_name = "FILE", conflicts_with = "expect_head")]
         archive: Option<PathBuf>,
     },
-    /// Move old entries and their links into a file of JSON lines, at most 100,000 at a time
+    /// Move old entries and their links to a file of JSON lines, at most 100,000 at a time
     ///
-    /// Leaves an audit entry that names the last one. Personal details are removed and not archived. On
-    /// PostgreSQL it uses `database.migrate_url`.
+    /// Writes an audit entry that names the last archived entry. Personal details are removed and not
+    /// archived. On PostgreSQL, the command connects with `database.migrate_url`.
     Archive {
         #[command(flatten)]
         settings: Settings,

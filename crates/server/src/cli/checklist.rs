@@ -1,4 +1,5 @@
-//! `kith checklist lint`: reports contradictions in readiness checklists. Reads only the given files.
+//! `kith checklist lint`: reports contradictions in readiness checklists. Reads only the files that are
+//! given.
 
 use std::fs::File;
 use std::io::Read;
@@ -24,9 +25,9 @@ pub(super) struct Checklist {
 enum Command {
     /// Count boxes of Markdown checklists, recompute stated scores, and report contradictions
     ///
-    /// Exit code 0: no findings; 1: findings; 2: a file could not be read.
+    /// Exit code 0: no findings; 1: there are findings; 2: a file could not be read.
     Lint {
-        /// Checklist files; `-` is standard input
+        /// Checklist files; `-` reads standard input
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         /// Output format
@@ -37,11 +38,11 @@ enum Command {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// Lines in the format of compilers
+    /// One line per finding, in the format that compilers use
     Terminal,
     /// One JSON object for all files
     Json,
-    /// Markdown tables, such as for a comment
+    /// Markdown with tables, for example for a comment
     Markdown,
 }
 
@@ -89,7 +90,7 @@ fn read(path: &Path) -> Result<Vec<u8>, anyhow::Error> {
     Ok(bytes)
 }
 
-/// Returns the path as given, with control characters replaced.
+/// Returns the path as it was given, with control characters replaced.
 fn name(path: &Path) -> String {
     if path.as_os_str() == "-" {
         return "standard input".to_owned();

@@ -1,4 +1,4 @@
-//! `kith config`: checks the configuration and prints the reference of all keys.
+//! `kith config`: checks the configuration, and prints a reference of all keys.
 
 use clap::{Args, Subcommand, ValueEnum};
 use kith_platform::config::reference;
@@ -14,7 +14,8 @@ pub(super) struct Config {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check whether a server could start with the configuration, and show source and length of each secret
+    /// Check whether a server could start with the configuration, and show the source and length of each
+    /// secret
     Check(Settings),
     /// Print every key with its default and meaning
     Reference {
@@ -26,9 +27,9 @@ enum Command {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// Configuration file with the defaults
+    /// Configuration file that contains the defaults
     Toml,
-    /// Markdown page with types and environment variables
+    /// Markdown page that also contains types and environment variables
     Markdown,
 }
 

@@ -17,9 +17,9 @@ pub(super) struct Events {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List consumers with their lag, retried events and dead letters
+    /// List event consumers with their lag, the events that they retry, and the number of dead letters
     Lag(Settings),
-    /// List a consumer's dead letters, with the last error of each
+    /// List the dead letters of a consumer, with the last error of each
     DeadLetters(ConsumerArgs),
     /// Deliver events to a consumer again
     Replay {
@@ -33,16 +33,16 @@ enum Command {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct ReplayStart {
-    /// Position of the first event
+    /// Position of the first event to deliver
     #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(i64).range(1..))]
     from: Option<i64>,
-    /// Time of the first event, such as 2026-11-01T00:00:00Z
+    /// Time of the first event to deliver, such as 2026-11-01T00:00:00Z
     #[arg(long, value_name = "TIME")]
     since: Option<Timestamp>,
-    /// Start with the oldest event that is stored
+    /// Start with the oldest stored event
     #[arg(long)]
     from_beginning: bool,
-    /// Replay only the dead letters, at most 1,000 at a time
+    /// Deliver only the dead letters, at most 1,000 at a time
     #[arg(long)]
     dead_letters: bool,
 }

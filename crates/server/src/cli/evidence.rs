@@ -1,4 +1,5 @@
-//! `kith evidence`: signs the evidence of a build for operators who have only the binary.
+//! `kith evidence`: signs the evidence of a build. Operators who have only the binary can then use the
+//! evidence.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -22,14 +23,14 @@ pub(super) struct Evidence {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write a new signing key to FILE (mode 0600), and print the public key
+    /// Write a new signing key to a file (mode 0600), and print its public key
     Key {
-        /// File to create; it must not exist
+        /// File to create; must not exist
         file: PathBuf,
     },
-    /// Sign the evidence in a folder, for `kith verify` to read beside the binary
+    /// Sign the evidence in a folder; `kith verify` reads the signed file beside the binary
     Sign {
-        /// Key file, from `kith evidence key`
+        /// File with the signing key, from `kith evidence key`
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
         /// Folder with the evidence of `cargo xtask` commands

@@ -1,4 +1,4 @@
-//! `kith jobs`: job and queue commands for users with access to the data folder or the database.
+//! `kith jobs`: manages jobs and queues. The caller needs access to the data folder or to the database.
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, Subcommand};
@@ -15,7 +15,7 @@ pub(super) struct Jobs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List jobs, newest first; without --state only those that have not ended
+    /// List jobs, newest first; without --state, only jobs that have not ended
     List {
         #[command(flatten)]
         settings: Settings,
@@ -44,28 +44,28 @@ enum Command {
         settings: Settings,
         id: i64,
     },
-    /// Run a job now: a scheduled one, a dead letter, or one that has ended, again
+    /// Run a scheduled job immediately, or run a dead letter or an ended job again
     Retry {
         #[command(flatten)]
         settings: Settings,
         id: i64,
     },
-    /// Cancel a job: removes it if it is waiting, requests cancellation if it is running
+    /// Cancel a job: remove it if it is waiting, request cancellation if it is running
     Cancel {
         #[command(flatten)]
         settings: Settings,
         id: i64,
     },
-    /// Redrive dead letters: makes them ready to run again
+    /// Redrive dead letters: make them ready to run again
     Redrive {
         #[command(flatten)]
         settings: Settings,
         #[command(flatten)]
         filter: JobFilterArgs,
     },
-    /// List queues with their state
+    /// List the queues and their states
     Queues(Settings),
-    /// Pause a queue: no node starts its jobs
+    /// Pause a queue, so that no node starts its jobs
     Pause {
         #[command(flatten)]
         settings: Settings,
@@ -77,7 +77,7 @@ enum Command {
         settings: Settings,
         queue: String,
     },
-    /// Cancel all waiting jobs of a queue; running ones continue
+    /// Cancel all waiting jobs of a queue; running jobs continue
     Drain {
         #[command(flatten)]
         settings: Settings,

@@ -17,20 +17,21 @@ pub(super) struct Keys {
 enum Command {
     /// Create a new signing key
     ///
-    /// It is published first and signs once all verifiers can know it. Old keys retire when the last token
-    /// that they signed has expired, so no request fails.
+    /// The new key is published immediately. It is used for signing as soon as all verifiers can know it. Old
+    /// keys are retired when the last token signed with them has expired, so no request fails.
     Rotate {
         #[command(flatten)]
         settings: Settings,
-        /// Sign with the new key immediately and invalidate all access tokens; sessions continue with their
-        /// refresh tokens
+        /// Sign with the new key immediately and invalidate all access tokens; sessions continue, because
+        /// their refresh tokens remain valid
         #[arg(long)]
         at_once: bool,
     },
-    /// Re-encrypt stored secrets under the current JWT_SECRET after it was changed
+    /// Re-encrypt stored secrets with the current JWT_SECRET after it was changed
     ///
-    /// Covers signing keys, and secrets and headers of callbacks. Values sealed under JWT_SECRET_PREVIOUS or
-    /// in development mode are read with that secret. It can run while servers run, and can be repeated.
+    /// Re-encrypts signing keys, and the secrets and headers of callbacks. Values that were encrypted with
+    /// JWT_SECRET_PREVIOUS or in development mode are decrypted with that secret. The command can run while
+    /// servers run, and can be repeated.
     Reseal {
         #[command(flatten)]
         settings: Settings,

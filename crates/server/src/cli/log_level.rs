@@ -9,7 +9,7 @@ use crate::control;
 
 #[derive(Debug, Args)]
 pub(super) struct LogLevel {
-    /// New level, such as `debug`, or by target: `warn,kith_store=debug`
+    /// New level, such as `debug`, or different levels by target, such as `warn,kith_store=debug`
     level: Option<String>,
     #[command(flatten)]
     settings: Settings,

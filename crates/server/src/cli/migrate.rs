@@ -1,5 +1,5 @@
-//! `kith migrate`: shows and changes the schema. While a server runs on the SQLite data folder, `status` asks
-//! it, and changes are refused.
+//! `kith migrate`: shows and changes the database schema. While a server uses the SQLite data folder, that
+//! server answers `status`, and changes are rejected.
 
 use std::io::{IsTerminal as _, stdin};
 
@@ -25,7 +25,7 @@ enum Command {
     Status(Settings),
     /// Apply pending migrations
     Up(Settings),
-    /// Revert the last migrations and delete the data in their tables
+    /// Revert the latest migrations and delete the data in their tables
     Down(Down),
 }
 
@@ -36,10 +36,10 @@ struct Down {
     /// Number of migrations to revert
     #[arg(long, default_value_t = 1, value_name = "N")]
     steps: usize,
-    /// Print the migrations that would be reverted, and change nothing
+    /// Print the migrations that would be reverted, without changing anything
     #[arg(long)]
     dry_run: bool,
-    /// Skip the confirmation
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
 }
@@ -97,7 +97,7 @@ async fn down(config: &Config, steps: usize, dry_run: bool, yes: bool) -> Result
     report("reverted", &undone)
 }
 
-/// Asks for confirmation on the terminal. Without a terminal, `--yes` is required.
+/// Requests a confirmation on the terminal. Without a terminal, fails and refers to `--yes`.
 fn confirm(names: &[String]) -> Result<bool, Failure> {
     if !stdin().is_terminal() {
         let advice = "this deletes the tables of these migrations and their data: repeat the command with \

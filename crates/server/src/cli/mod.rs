@@ -1,5 +1,5 @@
-//! The command line: arguments and their execution. Exit code 1 is a failure, 2 an invalid command or
-//! setting.
+//! The command line: parses the arguments and runs the command. Exit code 1 means a failure, 2 an invalid
+//! command or setting.
 
 mod admin;
 mod api_keys;
@@ -45,7 +45,7 @@ struct Cli {
 enum Command {
     /// Start the server
     Serve(serve::Serve),
-    /// Run jobs in a separate process, on PostgreSQL
+    /// Run jobs in a separate process (PostgreSQL only)
     Worker(worker::Worker),
     /// Show or change the database schema
     Migrate(migrate::Migrate),
@@ -63,7 +63,7 @@ enum Command {
     Schedules(schedules::Schedules),
     /// Show the lag of event consumers, or replay events
     Events(events::Events),
-    /// Judge whether a deployment is ready, with evidence
+    /// Judge with evidence whether a deployment is ready
     Verify(verify::Verify),
     /// Sign the evidence of a build, for operators who have only the binary
     Evidence(evidence::Evidence),
@@ -73,13 +73,13 @@ enum Command {
     Audit(audit::Audit),
     /// Lint readiness checklists
     Checklist(checklist::Checklist),
-    /// Show or change the log level of the server that runs on the data folder
+    /// Show or change the log level of the server that uses the data folder
     LogLevel(log_level::LogLevel),
     /// Print the OpenAPI document
     Openapi,
 }
 
-/// Settings that every command accepts.
+/// Settings that all commands accept.
 #[derive(Debug, Args)]
 struct Settings {
     /// Configuration file (TOML); default ./kith.toml if it exists
@@ -88,14 +88,14 @@ struct Settings {
     /// Data folder
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
-    /// `sqlite`, or `postgres://…` (its password in DATABASE_PASSWORD or a file named by
-    /// DATABASE_PASSWORD_FILE)
+    /// `sqlite` or `postgres://…`; its password is read from DATABASE_PASSWORD, or from the file named by
+    /// DATABASE_PASSWORD_FILE
     #[arg(long, value_name = "DATABASE")]
     database: Option<String>,
 }
 
 impl Settings {
-    /// Returns true if any of these flags was given.
+    /// Returns true if at least one of these flags was given.
     fn is_given(&self) -> bool {
         self.config.is_some() || self.data.is_some() || self.database.is_some()
     }
@@ -113,14 +113,14 @@ impl Settings {
     }
 }
 
-/// Failure of a command.
+/// Failure of a command, with its exit code.
 #[derive(Debug)]
 enum Failure {
-    /// Invalid input. Exit code 2.
+    /// Invalid input. The exit code is 2.
     Input(ConfigError),
-    /// Any other error. Exit code 1.
+    /// Any other error. The exit code is 1.
     Other(anyhow::Error),
-    /// Exit code of a command that has already printed its result.
+    /// Failure of a command that has already printed its result. Contains the exit code.
     AlreadyReported(u8),
 }
 
@@ -170,8 +170,8 @@ fn runtime() -> Result<Runtime, anyhow::Error> {
     Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
 }
 
-/// Formats an error and its causes on one line. A cause that the error's own message already contains is not
-/// repeated.
+/// Formats an error and its causes on one line. A cause is left out if the message before it already contains
+/// it.
 fn format_error_chain(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match &*line {
         "" => cause,
@@ -190,7 +190,7 @@ fn print_openapi() -> Result<(), Failure> {
     print(&String::from_utf8_lossy(&json))
 }
 
-/// Prints a line to standard output. A closed pipe is not an error.
+/// Prints a line to standard output. It is not an error if the output is closed.
 fn print(line: &str) -> Result<(), Failure> {
     match writeln!(std::io::stdout(), "{line}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -212,13 +212,13 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// SEC-14: command lines are visible to all users of the machine.
+    /// SEC-14: no flag takes a secret, because all users of the machine can see command lines.
     #[test]
     fn flags_do_not_take_secrets() {
         fn check(command: &clap::Command) {
             for flag in command.get_arguments() {
                 let name = flag.get_id().as_str();
-                // A path, a public key and a number of links are not secret.
+                // These flags take a path, a public key or a number of links, which are no secrets.
                 if matches!(
                     (command.get_name(), name),
                     ("sign", "key") | ("verify", "evidence_key" | "allow_unkeyed")

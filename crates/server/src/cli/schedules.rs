@@ -1,4 +1,4 @@
-//! `kith schedules`: schedule commands for users with access to the data folder or the database.
+//! `kith schedules`: manages schedules. The caller needs access to the data folder or to the database.
 
 use std::fmt::Write as _;
 
@@ -23,14 +23,14 @@ pub(super) struct Schedules {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List schedules by name, with their next runs
+    /// List schedules by name, with the time of their next run
     List {
         #[command(flatten)]
         settings: Settings,
         /// Only schedules of this queue
         #[arg(long)]
         queue: Option<String>,
-        /// Only schedules that run this kind of job
+        /// Only schedules that enqueue jobs of this kind
         #[arg(long)]
         kind: Option<String>,
         /// Only paused schedules
@@ -44,30 +44,30 @@ enum Command {
         /// Cron expression or interval, such as '30 2 * * MON-FRI' or '@every 1h30m'
         #[arg(long)]
         schedule: String,
-        /// Queue of its jobs
+        /// Queue of the jobs that the schedule enqueues
         #[arg(long)]
         queue: String,
-        /// Kind of its jobs
+        /// Kind of the jobs that the schedule enqueues
         #[arg(long)]
         kind: String,
-        /// Payload of its jobs, as JSON
+        /// Payload of the jobs that the schedule enqueues, as JSON
         #[arg(long, value_name = "JSON", default_value = "{}")]
         payload: String,
-        /// Time zone of the IANA database
+        /// Time zone, by its name in the IANA database
         #[arg(long, default_value = "UTC")]
         time_zone: String,
     },
-    /// Delete a schedule and the record of its runs; jobs that it has enqueued stay
+    /// Delete a schedule and the record of its runs; jobs that it enqueued are not deleted
     Delete(ScheduleArgs),
-    /// Show a schedule with its next and last runs
+    /// Show a schedule with its next runs and its last runs
     Show(ScheduleArgs),
-    /// Pause a schedule; runs that fall into the pause do not count as missed
+    /// Pause a schedule; runs that would start during the pause do not count as missed
     Pause(ScheduleArgs),
-    /// Resume a schedule from now on
+    /// Resume a paused schedule from now on
     Resume(ScheduleArgs),
-    /// Run a schedule immediately and print the job's id
+    /// Run a schedule immediately and print the id of the job
     Run(ScheduleArgs),
-    /// Run the missing runs of a schedule in a past period
+    /// Enqueue the missing runs of a schedule in a past period
     Backfill {
         #[command(flatten)]
         args: ScheduleArgs,
@@ -78,17 +78,17 @@ enum Command {
         #[arg(long)]
         to: Timestamp,
     },
-    /// Print the runs of a schedule without creating it
+    /// Print the times at which a schedule would run, without creating it
     Preview {
         /// Cron expression or interval, such as '30 2 * * MON-FRI' or '@every 1h30m'
         schedule: String,
-        /// Time zone of the IANA database
+        /// Time zone, by its name in the IANA database
         #[arg(long, default_value = "UTC")]
         time_zone: String,
-        /// Number of runs
+        /// Number of times to print
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1_000))]
         count: u16,
-        /// Print runs after this time; default now
+        /// Print only times after this one; default now
         #[arg(long)]
         after: Option<Timestamp>,
     },

@@ -1,4 +1,4 @@
-//! `kith secrets`: generates secrets as environment variables or as files.
+//! `kith secrets`: generates secrets, as environment variables or in files.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -21,7 +21,7 @@ pub(super) struct Secrets {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Generate one of each secret that production mode requires
+    /// Generate all secrets that production mode requires
     Generate {
         /// Output format
         #[arg(long, value_enum, default_value = "env")]
@@ -34,9 +34,9 @@ enum Command {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Lines NAME=secret
+    /// Lines of the form NAME=secret
     Env,
-    /// A file for each secret (mode 0600), and lines NAME_FILE=path
+    /// One file per secret (mode 0600), and lines of the form NAME_FILE=path
     Files,
 }
 

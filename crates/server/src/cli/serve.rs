@@ -1,4 +1,4 @@
-//! `kith serve`: starts the server and stops it on a signal.
+//! `kith serve`: starts the server, and stops it when it receives a signal.
 
 use std::io::{IsTerminal as _, stdout};
 use std::net::SocketAddr;
@@ -25,10 +25,10 @@ pub(super) struct Serve {
     /// Serve only the modules of a preset: bond-mate, hamsaya, platform or chronizer
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// Disable rate limits and request tiers, for load tests; refused in production mode
+    /// Disable rate limits and request tiers, for load tests; rejected in production mode
     #[arg(long)]
     disable_limits: bool,
-    /// Fill the database with synthetic demo data once, and serve /demo; refused in production mode
+    /// Fill an empty database with synthetic demo data, and serve /demo; rejected in production mode
     #[arg(long)]
     demo: bool,
 }
@@ -57,13 +57,13 @@ impl Serve {
 fn run(config: Config, overrides: TestOverrides) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     let done = runtime.block_on(serve(config, overrides));
-    // Background shutdown: an immediate stop must not wait for a thread that is blocked on the database.
+    // Does not wait for threads of the runtime, because a thread may be blocked on the database.
     runtime.shutdown_background();
     done
 }
 
 async fn serve(config: Config, overrides: TestOverrides) -> Result<(), Failure> {
-    // Registered first, so that a signal during the start leads to an orderly stop.
+    // Signals are handled from here on, so that a signal during the start also stops the server in order.
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let wanted = config.server.listen;
     raise_descriptor_limit();
@@ -96,7 +96,7 @@ async fn serve(config: Config, overrides: TestOverrides) -> Result<(), Failure> 
     }
 }
 
-/// Prints how to create the first administrator, if there is none. The link itself is printed only to a
+/// Prints how to create the first administrator, if there is none. The link for it is printed only to a
 /// terminal, because other output may be stored and read by others.
 async fn print_first_admin_hint(running: &Running, base: &str) -> Result<(), Failure> {
     let offer = match first_admin::create_link(&running.app, base).await {
@@ -125,7 +125,8 @@ fn ready_line(config: &Config, base: &str, was_taken: bool) -> String {
     format!("Kith is ready at {base} ({}, {mode} mode{moved})", database(config))
 }
 
-/// Describes the database for the log. For PostgreSQL only the host, because the rest may contain secrets.
+/// Describes the database for the log. Of a PostgreSQL URL only the host is shown, because the rest may
+/// contain secrets.
 fn database(config: &Config) -> String {
     if config.is_sqlite() {
         return format!("SQLite in {}", config.data.folder.display());
@@ -136,14 +137,15 @@ fn database(config: &Config) -> String {
     }
 }
 
-/// Returns the host of the URL. As in the driver, everything before the first `@` is user name and password.
+/// Returns the host in a database URL. User name and password are everything before the first `@`, as in the
+/// database driver.
 fn host(url: &str) -> &str {
     let place = url.split_once("://").map_or("", |(_, place)| place);
     let place = place.split_once('@').map_or(place, |(_, place)| place);
     place.split(['/', '?']).next().unwrap_or_default()
 }
 
-/// SIGTERM and SIGINT listeners.
+/// Listeners for the signals SIGTERM and SIGINT.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -196,7 +198,7 @@ mod tests {
         }
     }
 
-    /// Returns a free port.
+    /// Returns a port that is currently free.
     fn free_port() -> SocketAddr {
         TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
     }
@@ -206,7 +208,7 @@ mod tests {
         kill_process(getpid(), rustix::process::Signal::TERM).unwrap();
     }
 
-    /// Returns the response to `GET /readyz`, if there is one.
+    /// Returns the response to `GET /readyz`, or `None` if there is no response.
     fn readyz(addr: SocketAddr) -> Option<String> {
         let mut stream = TcpStream::connect(addr).ok()?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: kith\r\nConnection: close\r\n\r\n").ok()?;
@@ -215,7 +217,7 @@ mod tests {
         Some(response)
     }
 
-    /// One test for both, because signals affect the whole process.
+    /// Tests both in one function, because a signal affects the whole process.
     #[test]
     fn signal_aborts_start_and_second_signal_aborts_stop() {
         let mute = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -224,7 +226,7 @@ mod tests {
         config.data.folder = folder.path().to_owned();
         config.database.url = Secret::new(format!("postgres://kith:x@{}/kith", mute.local_addr().unwrap()));
         let starting = thread::spawn(move || run(config, TestOverrides::default()));
-        // The start waits for a database that never responds.
+        // The server is still starting, because the database never responds.
         let (waiting, _) = mute.accept().unwrap();
         terminate();
         starting.join().unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! `kith verify`: judges whether a deployment is ready, row by row, with evidence for each outcome.
+//! `kith verify`: judges row by row whether a deployment is ready, with evidence for each outcome.
 
 use std::io::{IsTerminal as _, Write as _, stderr, stdout};
 use std::path::{Path, PathBuf};
@@ -25,14 +25,14 @@ use crate::modules;
 const EXIT_UNMEASURED: u8 = 2;
 const PASSWORD: &str = "KITH_VERIFY_PASSWORD";
 const EVIDENCE_FOLDER: &str = "target/evidence";
-/// Public key for the evidence of releases, from `KITH_EVIDENCE_KEY` at build time.
+/// Public key that verifies the evidence of releases, from `KITH_EVIDENCE_KEY` at build time.
 const EVIDENCE_KEY: Option<&str> = option_env!("KITH_EVIDENCE_KEY");
 
 #[derive(Debug, Args)]
 pub(super) struct Verify {
     #[command(flatten)]
     settings: Settings,
-    /// URL of the deployment [default: the server that runs on the data folder or listens at the configured
+    /// URL of the deployment [default: the server that uses the data folder or listens at the configured
     /// address]
     #[arg(long, value_name = "URL")]
     target: Option<String>,
@@ -42,29 +42,29 @@ pub(super) struct Verify {
     /// Gate to judge
     #[arg(long, value_enum, default_value = "beta")]
     gate: Gate,
-    /// Only rows of this area, by its id such as SEC or a word of its name; repeat for several
+    /// Only rows of this area, given by its id such as SEC or by a word of its name; repeat for several
     #[arg(long = "area", value_name = "AREA")]
     areas: Vec<String>,
-    /// Only this row; repeat for several
+    /// Only this row, given by its id; repeat for several
     #[arg(long = "only", value_name = "ID")]
     only: Vec<String>,
     /// Output format
     #[arg(long, value_enum, default_value = "terminal")]
     format: ReportFormat,
-    /// E-mail address of an administrator; the password is read from KITH_VERIFY_PASSWORD
+    /// E-mail address of an administrator, whose password is read from KITH_VERIFY_PASSWORD
     ///
-    /// Without it, on the server's own machine, a synthetic administrator is created and deleted after the
-    /// run.
+    /// Without this flag, a synthetic administrator is created for the run if this is the server's own
+    /// machine. It is deleted after the run.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// Additional trusted certificate authority (PEM)
+    /// Additional certificate authority to trust (PEM file)
     #[arg(long, value_name = "FILE")]
     authority: Option<PathBuf>,
-    /// Log file of the server, in JSON lines
+    /// Log file of the server, with JSON lines
     #[arg(long, value_name = "FILE")]
     logs: Option<PathBuf>,
-    /// Evidence of `cargo xtask` commands (folder), or signed evidence of a release (file) [default:
-    /// target/evidence, and kith-evidence.json beside this program]
+    /// Folder with the evidence of `cargo xtask` commands, or file with the signed evidence of a release
+    /// [default: target/evidence, and kith-evidence.json beside this program]
     #[arg(long, value_name = "FOLDER|FILE")]
     evidence: Option<PathBuf>,
     /// Public key that verifies signed evidence, in base64 [default: the key of this build]
@@ -76,7 +76,7 @@ pub(super) struct Verify {
     /// Judge only the rows declared by --checks, for services other than Kith
     #[arg(long, requires = "checks", requires = "target")]
     only_declared: bool,
-    /// Print the rows, their checks and gates, and judge nothing
+    /// Print the rows with their checks and gates, without judging them
     #[arg(long)]
     list: bool,
 }
@@ -103,7 +103,7 @@ enum ReportFormat {
 
 impl Verify {
     pub(super) fn run(self) -> Result<(), Failure> {
-        // An invalid declaration is an error, not a measurement: exit code 2.
+        // An invalid declaration is an error of the command (exit code 2), not a result of a row.
         let plan = match self.plan() {
             Ok(plan) => plan,
             Err(error) => {
@@ -180,7 +180,8 @@ impl Verify {
         })
     }
 
-    /// Reads the evidence of the build: unsigned from a local folder, signed from a file of a release.
+    /// Reads the evidence of the build. A local folder contains unsigned evidence, the file of a release
+    /// signed evidence.
     fn artefacts(&self) -> Result<Artefacts, anyhow::Error> {
         let beside_binary = || Some(std::env::current_exe().ok()?.parent()?.join(SIGNED_EVIDENCE_FILE));
         let (folder, file, is_asked) = match &self.evidence {
@@ -214,8 +215,8 @@ impl Verify {
         };
         let (mut url, mut admin, mut configuration) = (self.target, given, None);
         if is_here {
-            // Without a configuration file there is nothing to compare with: flags of `kith serve` are not
-            // recorded anywhere.
+            // The configuration is compared only if a configuration file is given. Flags of `kith serve` are
+            // not recorded anywhere.
             let is_selected = self.settings.config.is_some();
             let config = self.settings.load(Vec::new())?;
             configuration = is_selected.then(|| config.digest());
@@ -253,8 +254,8 @@ fn password() -> Result<String, anyhow::Error> {
         .map_err(|_| anyhow!("set {PASSWORD} or {PASSWORD}_FILE to the administrator's password"))
 }
 
-/// Returns a flag that the first SIGTERM or SIGINT sets, so that the current check ends and the synthetic
-/// accounts are deleted. A second signal ends the process immediately.
+/// Returns a flag that the first SIGTERM or SIGINT sets. The run then ends after the current check and
+/// deletes the synthetic accounts. A second signal ends the process immediately.
 fn stop_flag_on_signal() -> Result<Arc<AtomicBool>, anyhow::Error> {
     let stop = Arc::new(AtomicBool::new(false));
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -279,7 +280,8 @@ fn stop_flag_on_signal() -> Result<Arc<AtomicBool>, anyhow::Error> {
     Ok(stop)
 }
 
-/// Returns the URL of the server that runs on this machine.
+/// Returns the URL of the server. On SQLite it is that of the server that uses the data folder; fails if
+/// there is none. On PostgreSQL it is made from the configured address.
 async fn address(config: &Config) -> Result<String, anyhow::Error> {
     if !config.is_sqlite() {
         return Ok(format!("http://{}", config.server.listen));
@@ -295,8 +297,8 @@ async fn address(config: &Config) -> Result<String, anyhow::Error> {
         .ok_or_else(none)
 }
 
-/// Creates a synthetic administrator for this run. Returns `None` on failure; rows that need one are then
-/// unmeasured.
+/// Creates a synthetic administrator for this run. Returns `None` if this fails. Rows that need an
+/// administrator are then unmeasured.
 async fn create_synthetic_admin(config: Config) -> Option<AdminAccess> {
     let access = AdminAccess::synthetic();
     let order = Order::CreateAdmin {
@@ -317,7 +319,7 @@ async fn create_synthetic_admin(config: Config) -> Option<AdminAccess> {
     }
 }
 
-/// Shows the progress on one line of a terminal.
+/// Shows the progress of the run on one line of the terminal. Does nothing without a terminal.
 fn show_progress(progress: Progress<'_>) {
     if !stderr().is_terminal() {
         return;

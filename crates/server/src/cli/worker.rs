@@ -1,4 +1,4 @@
-//! `kith worker`: runs jobs in a separate process, on the PostgreSQL database that the servers share.
+//! `kith worker`: runs jobs in a separate process, on the PostgreSQL database of the servers.
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
@@ -12,7 +12,7 @@ use crate::start::{self, TestOverrides};
 pub(super) struct Worker {
     #[command(flatten)]
     settings: Settings,
-    /// Queues to work on, separated by commas; default all queues of this build's own jobs
+    /// Queues whose jobs to run, separated by commas; default all queues of the modules of this build
     #[arg(long, value_name = "QUEUES", value_delimiter = ',')]
     queues: Vec<String>,
     /// Maximum number of concurrent jobs per queue [default: `jobs.concurrency`]

@@ -1,4 +1,5 @@
-//! Commands and replies of the control socket, as JSON.
+//! Commands that the command line sends over the control socket, and the replies of the server. Both are
+//! JSON.
 
 use std::path::PathBuf;
 
@@ -12,7 +13,7 @@ use kith_platform::consumers::operator::{ConsumerCommand, ConsumerReply};
 use kith_store::{AuditChain, AuditHead, MigrationState, MigrationStatus};
 use serde::{Deserialize, Serialize};
 
-/// Command. Not `Debug`, because it may contain a password.
+/// Command to a server. The type is not `Debug`, because a command may contain a password.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub(crate) enum Command {
@@ -25,19 +26,19 @@ pub(crate) enum Command {
     PromoteAdmin {
         email: String,
     },
-    /// Marks an address as verified.
+    /// Marks an e-mail address as verified.
     VerifyEmail {
         email: String,
     },
-    /// Removes an unverified address from its account.
+    /// Removes an unverified e-mail address from its account.
     ReleaseEmail {
         email: String,
     },
-    /// True to invalidate all access tokens immediately.
+    /// True to sign with the new key immediately and invalidate all access tokens.
     RotateKeys {
         at_once: bool,
     },
-    /// Seals all stored secrets under the current secret.
+    /// Encrypts all stored secrets again with the current secret.
     ResealKeys,
     CreateApiKey {
         /// E-mail address of the administrator who owns the key.
@@ -56,25 +57,25 @@ pub(crate) enum Command {
     Schedules(ScheduleOperation),
     Consumers(ConsumerCommand),
     MigrateStatus,
-    /// Returns the address of the server.
+    /// Requests the address on which the server listens.
     Address,
     AuditVerify {
-        /// Head that the chain must contain.
+        /// Head of the audit log that the chain must contain.
         expected: Option<String>,
-        /// Number of first links that may be sealed without a key.
+        /// Number of links at the beginning of the chain that may be sealed without a key.
         max_unkeyed: i64,
     },
     AuditAcceptHead,
     AuditArchive {
         older_than_days: u16,
-        /// Absolute path.
+        /// Absolute path of the file to create.
         file: PathBuf,
     },
     AuditVerifyArchive {
-        /// Absolute path.
+        /// Absolute path of the archive.
         file: PathBuf,
     },
-    /// `None` only reads the level.
+    /// Level to set. `None` only requests the current level.
     LogLevel {
         level: Option<String>,
     },
@@ -87,7 +88,7 @@ pub(crate) enum Reply {
     AdminCreated {
         user_id: UserId,
     },
-    /// `None` if no account has the address.
+    /// Id of the account that is now an administrator. `None` if no account has the address.
     AdminPromoted {
         user_id: Option<UserId>,
     },
@@ -115,12 +116,12 @@ pub(crate) enum Reply {
     Refused(String),
 }
 
-/// API key in plain text. Not `Debug` or `Display`, so that no message contains it.
+/// API key in plain text. The type is not `Debug` or `Display`, so that no message can contain the key.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct RevealedKey(pub(super) String);
 
 impl RevealedKey {
-    /// Returns the key, to print it once to the terminal.
+    /// Returns the key, so that it can be printed to the terminal once.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -132,13 +133,13 @@ impl std::fmt::Debug for RevealedKey {
     }
 }
 
-/// Result of a key rotation.
+/// Result of a rotation of the signing keys.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct KeysRotated {
     pub key_id: String,
     pub signs_from: Timestamp,
     pub others_retire_at: Timestamp,
-    /// True if a rotation was already in progress.
+    /// True if an earlier rotation was still in progress. No new key was then created.
     pub already_in_progress: bool,
 }
 
@@ -178,16 +179,17 @@ impl From<MigrationLine> for MigrationStatus {
     }
 }
 
-/// Result of verifying an intact chain.
+/// Result of verifying an audit chain that is intact.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AuditReport {
-    /// Number of sealed entries.
+    /// Number of links, which is the number of sealed entries.
     pub links: i64,
-    /// Head: number of links, a colon, and the hash of the last link in hexadecimal.
+    /// Head of the chain: the number of links, a colon, and the hash of the last link in hexadecimal.
     pub head: String,
-    /// Number of first links that were sealed without a key, by a version that had none.
+    /// Number of links at the beginning of the chain that were sealed without a key, by a version without
+    /// keys.
     pub unkeyed: i64,
-    /// Number of first links that are in archives.
+    /// Number of links at the beginning of the chain that were moved to archives.
     pub archived: i64,
 }
 
@@ -198,16 +200,16 @@ impl From<AuditChain> for AuditReport {
     }
 }
 
-/// Contents of an audit log archive.
+/// Contents of an archive of the audit log.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ArchiveReport {
-    /// Number of links.
+    /// Number of links in the archive.
     pub links: i64,
-    /// Head before its first link.
+    /// Head of the chain before the first link of the archive.
     pub from: String,
-    /// Head at its last link.
+    /// Head of the chain at the last link of the archive.
     pub to: String,
-    /// True if the database still contains entries that are old enough.
+    /// True if the database contains further entries that are old enough to archive.
     pub more: bool,
 }
 

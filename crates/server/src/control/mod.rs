@@ -1,5 +1,5 @@
-//! Commands of the local command line. They run in the server that holds the data folder, through its control
-//! socket, or in this process if there is none.
+//! Executes commands of the command line. They run in the server that uses the data folder, through its
+//! control socket. If there is no such server, they run in this process.
 
 mod messages;
 
@@ -32,10 +32,11 @@ pub(crate) use messages::{ArchiveReport, AuditReport, Command, MigrationLine, Re
 
 use crate::start::{self, StartError, TestOverrides};
 
-/// Maximum number of API keys in a list.
+/// Maximum number of API keys that are listed.
 const MAX_LISTED_API_KEYS: i64 = 1_000;
 
-/// Listens on the control socket of the data folder. Returns `None` on PostgreSQL, which has no data folder.
+/// Listens on the control socket of the data folder. Returns `None` on PostgreSQL, where there is no data
+/// folder.
 pub(crate) fn listen(app: &App, addr: SocketAddr) -> io::Result<Option<ControlSocket>> {
     if app.db.kind() != EngineKind::Sqlite {
         return Ok(None);
@@ -115,7 +116,7 @@ async fn perform(app: &App, command: Command) -> Reply {
         Command::MigrateStatus => reply(app.migrations().await, |all| {
             Reply::Migrations(all.into_iter().map(MigrationLine::from).collect())
         }),
-        // Only a running server has an address. This process is not one.
+        // Only a running server has an address, and this process is none.
         Command::Address => Reply::Refused("this process is not a server".to_owned()),
         Command::AuditVerify { expected, max_unkeyed } => {
             reply(verify_audit(app, expected, max_unkeyed).await, |chain| Reply::Audit(chain.into()))
@@ -163,7 +164,8 @@ async fn create_api_key(
     Ok(RevealedKey(text))
 }
 
-/// Returns a local address that reaches a listener on `addr`: an unspecified IP becomes loopback.
+/// Returns a local address at which a listener on `addr` can be reached. An unspecified IP address is
+/// replaced by loopback.
 pub(crate) fn reachable(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -177,7 +179,7 @@ fn reply<T, E: std::fmt::Display>(done: Result<T, E>, reply: impl FnOnce(T) -> R
     done.map_or_else(|error| Reply::Refused(error.to_string()), reply)
 }
 
-/// Formats a problem for the terminal, with its field errors if there are any.
+/// Formats a problem for the terminal, including the errors of fields.
 fn format_problem(problem: Problem) -> String {
     let format_fault =
         |fault: &FieldError| format!("{}: {}", fault.pointer.trim_start_matches('/'), fault.detail);
@@ -188,7 +190,7 @@ fn format_problem(problem: Problem) -> String {
     }
 }
 
-/// Runs a command in the server that holds the data folder, or in this process if there is none.
+/// Runs a command in the server that uses the data folder. If there is none, runs it in this process.
 pub(crate) async fn run(config: Config, command: Command) -> Result<Reply, anyhow::Error> {
     let folder = config.data.folder.clone();
     match start::open(config, TestOverrides::default()).await {
@@ -207,7 +209,8 @@ pub(crate) async fn run(config: Config, command: Command) -> Result<Reply, anyho
     }
 }
 
-/// Returns the migrations of the server that holds `folder`. Returns `None` if no server answers.
+/// Returns the migrations as the server that uses `folder` reports them. Returns `None` if there is no such
+/// server.
 pub(crate) async fn get_migrations(folder: &Path) -> io::Result<Option<Vec<MigrationStatus>>> {
     match call(folder, Command::MigrateStatus).await? {
         Some(Reply::Migrations(lines)) => Ok(Some(lines.into_iter().map(MigrationStatus::from).collect())),
@@ -216,7 +219,7 @@ pub(crate) async fn get_migrations(folder: &Path) -> io::Result<Option<Vec<Migra
     }
 }
 
-/// Returns the URL of the server that holds `folder`. Returns `None` if no server answers.
+/// Returns the URL of the server that uses `folder`. Returns `None` if there is no such server.
 pub(crate) async fn get_address(folder: &Path) -> io::Result<Option<String>> {
     match call(folder, Command::Address).await? {
         Some(Reply::Address(address)) => Ok(Some(address)),
@@ -225,7 +228,7 @@ pub(crate) async fn get_address(folder: &Path) -> io::Result<Option<String>> {
     }
 }
 
-/// Verifies the audit chain in the server that holds `folder`. Returns `None` if no server answers.
+/// Verifies the audit chain in the server that uses `folder`. Returns `None` if there is no such server.
 pub(crate) async fn verify_audit_on_server(
     folder: &Path,
     expected: Option<AuditHead>,
@@ -239,8 +242,8 @@ pub(crate) async fn verify_audit_on_server(
     }
 }
 
-/// Returns the log level of the server that holds `folder`, after setting it to `level` if given. Returns
-/// `None` if no server answers.
+/// Sets the log level of the server that uses `folder`, if `level` is given. Returns the current level, or
+/// `None` if there is no such server.
 pub(crate) async fn set_log_level(folder: &Path, level: Option<String>) -> io::Result<Option<String>> {
     match call(folder, Command::LogLevel { level }).await? {
         Some(Reply::LogLevel(level)) => Ok(Some(level)),
@@ -249,8 +252,8 @@ pub(crate) async fn set_log_level(folder: &Path, level: Option<String>) -> io::R
     }
 }
 
-/// Sends a command to the server that holds `folder`. Returns `None` if no server answers. A refusal is an
-/// error.
+/// Sends a command to the server that uses `folder`. Returns `None` if there is no such server, and an error
+/// if it rejects the command.
 async fn call(folder: &Path, command: Command) -> io::Result<Option<Reply>> {
     let Some(reply) = control_call(folder, &serde_json::to_value(command)?).await? else { return Ok(None) };
     match serde_json::from_value(reply)? {

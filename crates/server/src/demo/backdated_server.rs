@@ -1,5 +1,5 @@
-//! In-process server with a manual clock in the past, on the database of the real server. It creates the
-//! history of the demo data.
+//! Server inside this process that uses the database of the real server. Its clock is set manually and starts
+//! in the past, so that the demo data gets a history.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::{PASSWORD, email};
 
-/// Age at which a token is renewed. Shorter than the lifetime of an access token.
+/// Age at which an access token is replaced by a new one. It is shorter than the lifetime of a token.
 const TOKEN_RENEWAL_AGE: Duration = minutes(10);
 const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
@@ -56,7 +56,8 @@ struct DemoSession {
 }
 
 impl BackdatedServer {
-    /// Creates a server `begins_days_ago` days in the past of `app`.
+    /// Creates a server on the database of `app`. Its clock starts `begins_days_ago` days before that of
+    /// `app`.
     pub async fn of(app: &App, begins_days_ago: u64) -> Result<Self, DemoError> {
         let present = app.sources.clock.now();
         let clock = Arc::new(ManualClock::at(present - days(begins_days_ago)));
@@ -66,14 +67,14 @@ impl BackdatedServer {
             random: Arc::clone(&app.sources.random),
         };
         let mut config = app.config.clone();
-        // All requests come from one client, which would exceed its limits.
+        // All requests come from one client, which would exceed its rate limits.
         config.server.disable_limits = true;
         let program = Program { modules: app.modules, installed: app.installed, build: app.build };
         let app = App::new(app.db.clone(), config, sources, None, None, None, program).await?;
         Ok(Self { client: InProcess::new(&app), app, clock, present, users: HashMap::new() })
     }
 
-    /// Advances the clock to `days_ago` days before the present and runs everything that is due.
+    /// Advances the clock to `days_ago` days before the current time, and runs all work that is due.
     pub async fn advance_to_days_ago(&self, days_ago: u64) -> Result<(), DemoError> {
         let day = self.present - days(days_ago);
         self.clock.set(self.clock.now().max(day));
@@ -92,7 +93,7 @@ impl BackdatedServer {
         &self.users[name].id
     }
 
-    /// Sends a request as `name`. Any status other than success is an error.
+    /// Sends a request as the user called `name`. Returns an error unless the status is a success.
     pub async fn send_as(
         &mut self,
         name: &'static str,
@@ -105,7 +106,7 @@ impl BackdatedServer {
             let response = self.send(None, "POST", "/api/v1/auth/login", body).await?;
             self.remember(name, &response);
         }
-        // Gives each request a distinct time.
+        // Advances the clock, so that each request has a different time.
         self.clock.advance(minutes(1));
         self.send(Some(&self.users[name].token), method, path, body).await
     }

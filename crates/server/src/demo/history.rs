@@ -1,4 +1,4 @@
-//! History of the demo data, created through the API.
+//! Creates the users, bonds and requests of the demo data through the API.
 
 use kith_accounts::accounts;
 use kith_platform::App;
@@ -12,7 +12,7 @@ use super::{PEOPLE, email};
 
 const REQUESTS: &str = "/api/v1/partners/requests";
 
-/// Creates the demo data if the configuration asks for it and there is none.
+/// Creates the demo data if the configuration enables it and the data does not exist yet.
 ///
 /// # Errors
 /// Returns [`DemoError`] if a step fails.
@@ -23,7 +23,7 @@ pub(crate) async fn create_demo_data_if_enabled(app: &App) -> Result<(), DemoErr
     match app.db.read(count_people).await? {
         0 => {
             tracing::info!(users = PEOPLE.len(), "creating the demo data");
-            // Requests in the past must not appear in today's log.
+            // The log is disabled meanwhile, because requests with past times must not appear in it.
             run_history(&mut BackdatedServer::of(app, 240).await?).with_subscriber(NoSubscriber::new()).await
         }
         all if all == PEOPLE.len() => Ok(()),
@@ -55,7 +55,7 @@ async fn run_history(server: &mut BackdatedServer) -> Result<(), DemoError> {
     server.advance_to_days_ago(0).await
 }
 
-/// Bonds that ended: Clara and David's is archived later, Fatima and Goran's ends below.
+/// Bonds that ended: that of Clara and David, which is archived later, and that of Fatima and Goran.
 async fn ended_bonds(server: &mut BackdatedServer) -> Result<(), DemoError> {
     server.advance_to_days_ago(235).await?;
     bond(server, "Clara", "David", "You still owe me a dance.").await?;
@@ -77,7 +77,7 @@ async fn ended_bonds(server: &mut BackdatedServer) -> Result<(), DemoError> {
     break_up(server, "Clara", "We want different lives.").await
 }
 
-/// Lena and Marek, who restored their bond, and Clara's next bond, with Emil.
+/// The bond that Lena and Marek restored, and the next bond of Clara, with Emil.
 async fn restored_bond(server: &mut BackdatedServer) -> Result<(), DemoError> {
     server.advance_to_days_ago(70).await?;
     bond(server, "Lena", "Marek", "Yes, you.").await?;
@@ -100,7 +100,7 @@ async fn restored_bond(server: &mut BackdatedServer) -> Result<(), DemoError> {
     server.send_as("Clara", "PUT", &block, Value::Null).await.map(drop)
 }
 
-/// Pending and decided requests.
+/// Partner requests that are pending or decided.
 async fn pending_requests(server: &mut BackdatedServer) -> Result<(), DemoError> {
     server.advance_to_days_ago(12).await?;
     let request = send_request(server, "Ines", "Jonas", "Dinner?").await?;

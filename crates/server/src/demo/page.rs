@@ -1,4 +1,4 @@
-//! Page at `/demo`, which shows two users side by side. Its files are part of the binary.
+//! The page at `/demo`, which shows two users side by side. Its files are embedded in the binary.
 
 use std::sync::{Arc, LazyLock};
 
@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use super::{PASSWORD, PEOPLE, email};
 
-/// Content-Security-Policy: only files of this server, and nothing inline.
+/// Content-Security-Policy of the page. It allows only files of this server, and no inline code.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",

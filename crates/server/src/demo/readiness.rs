@@ -1,4 +1,5 @@
-//! `/demo/checks`: judges a readiness row on this server, so that a visitor sees a check fail and pass again.
+//! `/demo/checks`: judges a readiness row on this server, so that a visitor can see a check fail and then
+//! pass again.
 
 use std::sync::atomic::AtomicBool;
 
@@ -9,7 +10,7 @@ use kith_readiness::{Artefacts, Catalogue, Declared, Deployment, Gate, Plan, Tar
 use serde_json::Value;
 use utoipa_axum::routes;
 
-/// Rows that can be judged here: fast ones without administrator access.
+/// Rows that can be judged here. Their checks are fast and need no administrator.
 const ROWS: [&str; 3] = ["SEC-03", "PRT-01", "API-11"];
 
 pub(super) fn routes() -> Routes {
@@ -39,7 +40,8 @@ async fn judge_row(State(app): State<App>, Path(row): Path<String>) -> ApiResult
     Ok(Json(serde_json::to_value(report.rows.first()).unwrap_or_default()))
 }
 
-/// Returns a plan for one row, like `kith verify --only`. `live` in the response is the result of its check.
+/// Returns a plan that judges one row, as `kith verify --only` does. The field `live` of the response
+/// contains the result of the check.
 fn plan(row: String) -> Plan {
     Plan {
         catalogue: Catalogue::built_in(),

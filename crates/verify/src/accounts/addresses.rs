@@ -1,4 +1,4 @@
-//! Checks which client addresses may use administration.
+//! Checks that administration is available only to the configured client addresses.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -22,7 +22,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
 }];
 
 const FACTS: &str = "/api/v1/admin/facts";
-/// Forged `X-Forwarded-For` values that claim a local address.
+/// Forged `X-Forwarded-For` values that claim an internal address.
 const FORGED_FORWARDED_FOR: [&str; 4] = ["127.0.0.1", "::1", "10.0.0.1", "127.0.0.1, 203.0.113.9"];
 const UNLISTED_HERE: &str = "run it from an address that server.admin_addresses lists";
 
@@ -77,7 +77,8 @@ fn check_admin_rejected(response: &CheckResponse) -> bool {
     response.status == 403 && response.code().is_some_and(|code| code == "address_not_listed")
 }
 
-/// Returns another loopback address of this machine that is not listed, if the target is on this machine.
+/// Returns a loopback address of this machine that is not in `listed`. `None` if the target runs on another
+/// machine.
 fn unlisted_local_address(run: &Run, listed: &[ListedNetwork]) -> Option<IpAddr> {
     let host = target_socket_addr(run)?.ip();
     let others = (2..=254).map(|n| IpAddr::V4(Ipv4Addr::new(127, 0, 0, n)));
@@ -86,7 +87,7 @@ fn unlisted_local_address(run: &Run, listed: &[ListedNetwork]) -> Option<IpAddr>
         .find(|ip| host.is_loopback() && host.is_ipv4() && !listed.iter().any(|one| one.contains(*ip)))
 }
 
-/// Returns the socket address of the target, if its URL is plain HTTP and has a numeric host.
+/// Returns the socket address of the target. `None` unless its URL is plain HTTP with a numeric host.
 fn target_socket_addr(run: &Run) -> Option<SocketAddr> {
     let url: Uri = run.node().parse().ok()?;
     let host = url.host()?.replace("localhost", "127.0.0.1");
@@ -94,7 +95,7 @@ fn target_socket_addr(run: &Run) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, url.port_u16().unwrap_or(80)))
 }
 
-/// Sends a request from a chosen local address and returns the status.
+/// Sends a request from the given local address and returns the status of the response.
 async fn get_from_address(
     run: &Run,
     from: IpAddr,

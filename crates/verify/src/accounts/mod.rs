@@ -1,5 +1,5 @@
-//! Checks of accounts on a running deployment: their features, and access control. One file per subject, one
-//! function per row.
+//! Checks of accounts on a running deployment: their features and their access control. Each file covers one
+//! subject, each function one row.
 
 mod addresses;
 mod operations;
@@ -23,5 +23,5 @@ pub(crate) const CHECKS: &[&[Check]] = &[
     resources::CHECKS,
 ];
 
-/// Default remediation.
+/// Remediation of checks that state no other.
 const DEFAULT_REMEDIATION: &str = "look up the request id of the step that failed in the log";

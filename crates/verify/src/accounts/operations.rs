@@ -1,5 +1,4 @@
-//! Operations of the OpenAPI document that a deployment serves, in the form in which the account checks use
-//! them.
+//! Operations of the OpenAPI document of a deployment, prepared for the account checks.
 
 use http::Method;
 use kith_readiness::{CheckResponse, Client, Run, Shortfall};
@@ -13,16 +12,16 @@ const UNKNOWN_COLLECTION: &str = "kith-verify-nothing";
 /// Operation of the OpenAPI document.
 #[derive(Clone, Debug)]
 pub(super) struct Operation {
-    /// `operationId`.
+    /// `operationId` in the document.
     pub name: String,
     pub method: Method,
     /// Path template with parameter names in braces.
     pub path: String,
     /// Required permissions. `None` if the operation is public.
     pub permissions: Option<Vec<String>>,
-    /// True if the operation takes a body.
+    /// True if the operation has a request body.
     pub takes_body: bool,
-    /// Declared response statuses.
+    /// Response statuses that the document declares.
     pub statuses: Vec<u16>,
 }
 
@@ -44,7 +43,7 @@ impl Operation {
         })
     }
 
-    /// Returns the operation id without the suffix `_by_old_path`, which marks an old path of the same
+    /// Returns the operation id without the suffix `ByOldPath`, which marks an old path of the same
     /// operation.
     pub fn canonical_operation_id(&self) -> &str {
         self.name.strip_suffix("ByOldPath").unwrap_or(&self.name)
@@ -61,14 +60,14 @@ impl Operation {
         path
     }
 
-    /// Returns the path with parameters that identify no resource.
+    /// Returns the path with parameter values that identify no existing resource.
     pub fn unknown_resource_path(&self) -> String {
         let given: Vec<_> =
             self.path.split('{').skip(1).map(|part| unknown_value(part.split('}').next())).collect();
         self.path_with(&given)
     }
 
-    /// Sends the operation for a resource that does not exist, with an invalid body, so that nothing changes.
+    /// Sends the operation with an invalid body for a resource that does not exist, so that nothing changes.
     pub async fn send_invalid(&self, client: &Client) -> Result<CheckResponse, Shortfall> {
         let body = if self.takes_body { json!({ "kith-verify": 1 }).to_string() } else { String::new() };
         Ok(client.send(self.method.clone(), &self.unknown_resource_path(), body.into()).await?)
@@ -84,9 +83,9 @@ fn unknown_value(parameter: Option<&str>) -> &'static str {
     match parameter.unwrap_or_default() {
         "space" => "me",
         "collection" | "name" => UNKNOWN_COLLECTION,
-        // Not in the format of an invite code, so it does not count as a guess.
+        // This value does not have the format of an invite code, so it does not count as a failed attempt.
         "code" | "file" => "nothing",
-        // Not a valid queue or job kind, so nothing is paused.
+        // This value is no valid queue or job kind, so no queue is paused.
         "queue" | "kind" => "~",
         _ => UNKNOWN_USER,
     }

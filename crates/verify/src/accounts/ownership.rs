@@ -1,5 +1,5 @@
-//! Checks that resources of a user are not accessible to others: a stranger sends every operation with
-//! another user's ids.
+//! Checks that other users cannot access the resources of a user. A stranger sends every operation with ids
+//! of another user.
 
 use http::Method;
 use kith_readiness::{Check, Run, Shortfall, SyntheticAccount};
@@ -25,7 +25,7 @@ struct OwnedResources {
     owner: SyntheticAccount,
     partner: SyntheticAccount,
     requester: SyntheticAccount,
-    /// Id of the request from `requester` to `owner`.
+    /// Id of the partner request from `requester` to `owner`.
     request: String,
     session: String,
     invite: String,
@@ -80,7 +80,7 @@ impl OwnedResources {
     }
 
     /// Returns the requests that a stranger sends for `operation` with the owner's ids. Empty if the
-    /// operation cannot refer to the owner's resources.
+    /// operation cannot refer to resources of the owner.
     fn stranger_requests(&self, operation: &Operation) -> Result<Vec<StrangerRequest<'_>>, Shortfall> {
         const GONE: &[u16] = &[404];
         let about = |given: &[&'static str], id, body, wanted| {
@@ -105,7 +105,8 @@ impl OwnedResources {
             }
             "getNickname" => vec![about(&[], &self.partner.id, Value::Null, GONE)],
             "getBlock" => vec![about(&[], &self.blocked, Value::Null, GONE)],
-            // These act on the stranger's own nickname or block of the same user, which does not exist.
+            // These operations delete a nickname or block of the stranger, who has none for this user, so
+            // they return 204.
             "removeNickname" => vec![about(&[], &self.partner.id, Value::Null, &[204])],
             "unblockUser" => vec![about(&[], &self.blocked, Value::Null, &[204])],
             "getItem" | "deleteItem" => vec![
@@ -127,8 +128,8 @@ impl OwnedResources {
                 let body = if operation.takes_body { body } else { Value::Null };
                 vec![about(&[], &self.owner.id, body, &[403])]
             }
-            // An invite code works for anyone who has it. The others act on the stranger's own data or create
-            // new data.
+            // An invite code works for anyone who has it. The other operations access data of the stranger or
+            // create new data.
             "previewInvite" | "setNickname" | "blockUser" | "createItem" => vec![],
             "declareCollection" | "getCollection" | "withdrawCollection" => vec![],
             _ if !operation.path.contains('{') && operation.method == Method::GET => {
@@ -137,7 +138,7 @@ impl OwnedResources {
                 vec![StrangerRequest { given: Vec::new(), body: Value::Null, wanted }]
             }
             _ if !operation.path.contains('{') => vec![],
-            // A missing permission is rejected before the resource is looked up.
+            // The server checks permissions before it looks up the resource.
             _ if operation.permissions.as_ref().is_some_and(|needed| !needed.is_empty()) => {
                 let given = vec![&*self.owner.id; operation.path.matches('{').count()];
                 let body = if operation.takes_body { json!({}) } else { Value::Null };
@@ -152,7 +153,7 @@ impl OwnedResources {
         })
     }
 
-    /// Fails unless the owner still has all resources unchanged.
+    /// Fails unless all resources of the owner still exist unchanged.
     async fn ensure_untouched(&self) -> Result<(), Shortfall> {
         let Self { owner, partner, marker, .. } = self;
         let is_there = |all: &[Value], id: &str| all.iter().any(|one| one["id"] == *id);
@@ -181,7 +182,7 @@ impl OwnedResources {
         })
     }
 
-    /// Removes the resources that would affect other checks. The rest is deleted with the owner's account.
+    /// Removes the resources that would affect other checks. All others are deleted with the owner's account.
     async fn clean_up(&self) -> Result<(), Shortfall> {
         let Self { owner, requester, .. } = self;
         decide(requester, &self.request, "cancel").await?.expect(200)?;
@@ -196,7 +197,7 @@ impl OwnedResources {
     }
 }
 
-/// Request that a stranger sends: path parameters, body, and the expected statuses.
+/// Request that a stranger sends: the values of its path parameters, its body, and the accepted statuses.
 struct StrangerRequest<'k> {
     given: Vec<&'k str>,
     body: Value,
@@ -207,7 +208,7 @@ async fn check_ownership(run: &Run) -> Result<String, Shortfall> {
     let operations = operations(run).await?;
     let (resources, stranger, other) =
         (OwnedResources::by(run).await?, unbonded_account(run, 4).await?, unbonded_account(run, 6).await?);
-    // The stranger has a partner, so requests for the space of a bond refer to an existing space.
+    // The stranger has a partner too, so that requests for `bond` as the space refer to an existing space.
     bond(&other, &stranger).await?;
     let (mut cells, mut names_nothing) = (0, 0);
     for operation in operations.iter().filter(|one| one.permissions.is_some() && !one.is_for_development()) {

@@ -1,4 +1,5 @@
-//! Checks authorization: rejection without a valid token, and the permissions of each role.
+//! Checks of authorization: requests without a valid token are rejected, and each role has exactly its
+//! permissions.
 
 use kith_readiness::{Check, CheckResponse, Client, RolePermissions, Run, Shortfall, SyntheticAccount};
 use serde_json::json;
@@ -25,10 +26,10 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Name of the administrator role.
+/// Name of the administrator role in the API.
 const ADMIN: &str = "admin";
 
-/// Returns clients without a valid token, each with a description.
+/// Returns clients without a valid token, each with a description of its fault.
 async fn bad_tokens(run: &Run) -> Result<Vec<(&'static str, Client)>, Shortfall> {
     let ada = signed_in(run).await?;
     let session = log_in(run, &ada).await?;
@@ -46,7 +47,8 @@ async fn bad_tokens(run: &Run) -> Result<Vec<(&'static str, Client)>, Shortfall>
     ])
 }
 
-/// Returns an expired token. Its signature is invalid; only the server's own tests can sign one.
+/// Returns an expired token. Its signature is invalid too, because only the server can sign a token. The
+/// server's own tests cover validly signed tokens.
 fn expired(ada: &SyntheticAccount) -> Result<String, Shortfall> {
     use base64::Engine as _;
     let mut claims = read(&ada.access_token, 1)?;
@@ -59,7 +61,7 @@ fn expired(ada: &SyntheticAccount) -> Result<String, Shortfall> {
     Ok(parts.join("."))
 }
 
-/// Returns the token with the first character of its signature changed.
+/// Returns the token with a different first character in its signature.
 fn tampered(token: &str) -> String {
     let (text, signature) = token.rsplit_once('.').unwrap_or((token, "A"));
     let flipped = if signature.starts_with('A') { "B" } else { "A" };
@@ -112,7 +114,7 @@ async fn client_with_role(run: &Run, role: &str) -> Result<Client, Shortfall> {
 }
 
 async fn check_role_permissions(run: &Run) -> Result<String, Shortfall> {
-    // Setting roles requires an administrator.
+    // Only an administrator can set roles.
     run.facts().await?;
     let Some(own) = &run.deployment().target().own_build else {
         return Err(Shortfall::unmeasured(
@@ -190,7 +192,8 @@ impl Matrix {
     }
 }
 
-/// Returns true if the response rejects the caller, not the request.
+/// Returns true if the response rejects the caller because of its permissions, and not the content of the
+/// request.
 fn is_refused(response: &CheckResponse) -> bool {
     response
         .code()

@@ -1,5 +1,5 @@
-//! Checks that every kind of resource can be created, read, changed and deleted, and that every list
-//! responds.
+//! Checks that every kind of resource can be created, read, changed and deleted, and that every list can be
+//! read.
 
 use kith_readiness::{Check, CheckResponse, Client, Run, Shortfall, SyntheticAccount};
 use serde_json::{Value, json};
@@ -44,8 +44,8 @@ async fn work(run: &Run) -> Result<String, Shortfall> {
     Ok(format!("{read} reads returned 2xx or 3xx; {kinds} kinds of resources passed {steps} steps"))
 }
 
-/// Reads every GET operation without path parameters and fails on any status outside 200 to 399. Returns
-/// their number.
+/// Sends every GET operation that has no path parameters. Fails on any status outside 200 to 399. Returns the
+/// number of operations.
 async fn read_all(run: &Run, ada: &SyntheticAccount) -> Result<usize, Shortfall> {
     let operations = operations(run).await?;
     let open = |operation: &&super::operations::Operation| {
@@ -64,7 +64,7 @@ async fn read_all(run: &Run, ada: &SyntheticAccount) -> Result<usize, Shortfall>
     Ok(read)
 }
 
-/// Records which actions were performed on each kind of resource.
+/// Record of the actions that were performed on each kind of resource.
 struct ActionTable<'r> {
     run: &'r Run,
     rows: Vec<(String, Vec<&'static str>)>,
@@ -82,7 +82,7 @@ impl ActionTable<'_> {
     }
 }
 
-/// Returns the JSON body if the response has this status.
+/// Returns the JSON body of the response. Fails if its status differs from `status`.
 fn expect_json(response: CheckResponse, status: u16) -> Result<Value, Shortfall> {
     Ok(response.expect(status)?.json())
 }
@@ -111,7 +111,7 @@ async fn space(table: &mut ActionTable<'_>, by: &SyntheticAccount, space: &str) 
     Ok(())
 }
 
-/// Creates, reads and deletes a resource by PUT, GET and DELETE.
+/// Creates a resource by PUT, reads it by GET, and deletes it by DELETE.
 async fn check_put_get_delete(
     table: &mut ActionTable<'_>,
     by: &SyntheticAccount,
@@ -127,7 +127,7 @@ async fn check_put_get_delete(
     Ok(())
 }
 
-/// Changes a field of a permanent resource and changes it back.
+/// Changes a field of a resource that cannot be deleted, and restores its previous value.
 async fn check_patch(
     table: &mut ActionTable<'_>,
     by: &SyntheticAccount,

@@ -37,7 +37,8 @@ const SESSIONS: &str = "/api/v1/auth/sessions";
 const ME: &str = "/api/v1/me";
 /// Maximum lifetime of an access token in seconds.
 const MAX_ACCESS_TOKEN_S: i64 = 3_600;
-/// Longer than the 15 s in which a used refresh token returns the same pair again.
+/// Time to wait before an old refresh token is used again. It is longer than the 15 s in which a used refresh
+/// token returns the same pair of tokens again.
 const AFTER_REUSE_GRACE: Duration = Duration::from_secs(16);
 
 async fn check_session_on_all_nodes(run: &Run) -> Result<String, Shortfall> {
@@ -66,7 +67,7 @@ async fn check_session_on_all_nodes(run: &Run) -> Result<String, Shortfall> {
     Ok(format!("a session of one node is accepted and refreshed on {} other nodes", others.len()))
 }
 
-/// New session.
+/// Session that the check created by a log-in.
 struct NewSession {
     client: Client,
     refresh: String,

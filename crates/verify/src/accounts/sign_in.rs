@@ -1,4 +1,4 @@
-//! Checks of log-in: a correct password, a wrong password, and lockout after five failures.
+//! Checks of log-in: a correct password, a wrong password, and the lockout after five failures.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -28,7 +28,7 @@ pub(super) const CHECKS: &[Check] = &[
 
 const WRONG: &str = "not this one";
 
-/// Decodes a part of a token: 0 is the header, 1 the claims.
+/// Decodes one part of a token as JSON. Part 0 is the header, part 1 contains the claims.
 pub(super) fn read(token: &str, part: usize) -> Result<Value, Shortfall> {
     let text = token.split('.').nth(part).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
     let json = text.and_then(|text| serde_json::from_slice(&text).ok());
@@ -61,7 +61,7 @@ async fn check_log_in(run: &Run) -> Result<String, Shortfall> {
     ensure(wrong == unknown, || {
         "the responses to a wrong password and to an unknown address differ".to_owned()
     })?;
-    // A successful log-in resets the failure counter for later checks.
+    // A successful log-in resets the failure counter, so that later checks are not affected.
     log_in(run, &ada).await?;
     Ok(format!(
         "the correct password returns both tokens, the access token valid for {} s; a wrong password and an \
@@ -70,7 +70,7 @@ async fn check_log_in(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Returns the body of a rejected log-in without its request id.
+/// Returns the problem in a rejected log-in, without its request id.
 fn refusal(response: CheckResponse) -> Result<Value, Shortfall> {
     let mut problem = response.expect_problem(401, "invalid_credentials")?.json();
     let claimed = problem.to_string();
@@ -95,7 +95,7 @@ async fn check_lockout(run: &Run) -> Result<String, Shortfall> {
     run.record("locked_for_s", wait);
     let other = signed_in(run).await?;
     log_in(run, &other).await?;
-    // Lockout does not revoke existing sessions.
+    // A lockout does not end existing sessions.
     ada.client.get("/api/v1/me").await?.expect(200)?;
     let path = format!("/api/v1/audit?limit=100&action=session.refused&object={}", ada.id);
     let entries = run.get_as_admin(&path).await?["items"].as_array().map_or(0, Vec::len);

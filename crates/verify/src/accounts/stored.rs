@@ -1,4 +1,4 @@
-//! Checks how passwords are hashed.
+//! Checks the strength of the stored password hashes.
 
 use kith_readiness::{Check, Run, Shortfall};
 
@@ -15,23 +15,24 @@ pub(super) const CHECKS: &[Check] = &[Check {
     run: |run| Box::pin(check_password_hashes(run)),
 }];
 
-/// Memory (KiB) and passes at which Argon2id costs at least as much as bcrypt with cost 12: the equivalent
-/// settings of the OWASP Password Storage Cheat Sheet.
+/// Minimum memory in KiB for each number of passes. With these settings, Argon2id costs at least as much as
+/// bcrypt with cost 12. They are equivalent settings in the OWASP Password Storage Cheat Sheet.
 const ARGON2ID: [(u32, u32); 5] = [(47_104, 1), (19_456, 2), (12_288, 3), (9_216, 4), (7_168, 5)];
 const BCRYPT_COST: u32 = 12;
 
-/// Group of accounts with the same hash parameters, from the fact `accounts.password_hashes`.
+/// Group of accounts whose passwords are hashed with the same parameters. Source: the fact
+/// `accounts.password_hashes`.
 #[derive(Clone, Debug, Deserialize)]
 struct HashGroup {
     /// Hash scheme: `argon2id`, `bcrypt` or another.
     scheme: String,
-    /// Cost parameters, such as `m=19456,t=2,p=1`, or the cost of bcrypt.
+    /// Cost parameters: for Argon2id a text such as `m=19456,t=2,p=1`, for bcrypt its cost.
     cost: String,
     accounts: i64,
 }
 
 impl HashGroup {
-    /// Returns true if the cost is at least the minimum of the policy.
+    /// Returns true if the cost reaches the required minimum.
     fn is_strong(&self) -> bool {
         match &*self.scheme {
             "bcrypt" => self.cost.parse::<u32>().is_ok_and(|cost| cost >= BCRYPT_COST),
@@ -69,9 +70,9 @@ async fn check_password_hashes(run: &Run) -> Result<String, Shortfall> {
 mod tests {
     use super::*;
 
-    /// Proves the readiness requirement ACC-06.
+    /// Test of readiness row ACC-06.
     #[test]
-    fn hash_strength_starts_at_bcrypt_12_or_equivalent() {
+    fn only_hashes_as_strong_as_bcrypt_12_are_accepted() {
         for (scheme, cost, strong) in [
             ("argon2id", "m=19456,t=2,p=1", true),
             ("argon2id", "m=65536,t=3,p=4", true),

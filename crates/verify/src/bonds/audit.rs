@@ -1,4 +1,5 @@
-//! Checks of the audit log: an entry for each action, none for rejected ones, and an intact chain.
+//! Checks of the audit log: every action has its entries, rejected actions have none, and the chain is
+//! intact.
 
 use kith_readiness::{Check, Run, Shortfall, SyntheticAccount};
 use serde_json::{Value, json};
@@ -17,13 +18,13 @@ pub(super) const CHECKS: &[Check] = &[Check {
 
 const ANONYMOUS: &str = "anonymous";
 
-/// Records actions that were performed, each under its own request id.
+/// Record of the actions that the check performed. Each action has a request id of its own.
 struct ActionLog<'r> {
     run: &'r Run,
     actions: Vec<RecordedAction>,
 }
 
-/// Action with the audit entries that it must leave, in order.
+/// Performed action, with the audit entries that must exist for it, in order.
 struct RecordedAction {
     request_id: String,
     entries: Vec<(String, &'static str, String)>,
@@ -41,7 +42,8 @@ impl<'r> ActionLog<'r> {
         self.actions.push(RecordedAction { request_id, entries: entries.collect() });
     }
 
-    /// Fails unless the log contains exactly the expected entries for each action.
+    /// Fails unless the audit log contains exactly the expected entries for each action. Returns their total
+    /// number.
     async fn compare(&self) -> Result<usize, Shortfall> {
         let mut found = 0;
         for RecordedAction { request_id, entries } in &self.actions {
@@ -66,7 +68,7 @@ impl<'r> ActionLog<'r> {
 
 async fn check_audit_log(run: &Run) -> Result<String, Shortfall> {
     let (ada, ben) = (unbonded_account(run, 2).await?, unbonded_account(run, 6).await?);
-    // Reading the audit log requires an administrator.
+    // Only an administrator can read the audit log.
     run.facts().await?;
     let mut log = ActionLog { run, actions: Vec::new() };
     sign_in_and_out(&mut log, &ada).await?;

@@ -1,4 +1,5 @@
-//! Checks of breakups: they apply to both partners, free both slots, and a restoration returns the same bond.
+//! Checks of breakups: a breakup applies to both partners and frees the slots of both. A restoration returns
+//! the same bond.
 
 use kith_kernel::{Timestamp, days};
 use kith_readiness::{Check, Run, Shortfall, SyntheticAccount};
@@ -91,7 +92,7 @@ fn without_times(fault: impl std::fmt::Display) -> Shortfall {
     Shortfall::fails(format!("a breakup has an invalid time: {fault}"))
 }
 
-/// Returns the bonds with `partner` in a history.
+/// Returns the bonds with `partner` that a history contains.
 fn with(history: &[Value], partner: &SyntheticAccount) -> Vec<Value> {
     history.iter().filter(|bond| bond["partner"]["id"] == *partner.id).cloned().collect()
 }

@@ -1,4 +1,4 @@
-//! Checks the metrics of partner requests: number, outcomes and rejections.
+//! Checks that the metrics of partner requests count requests, outcomes and rejections.
 
 use kith_readiness::{Check, Run, Shortfall};
 use serde_json::json;
@@ -35,7 +35,7 @@ async fn check_partner_metrics(run: &Run) -> Result<String, Shortfall> {
     for (what, name, wanted) in &series {
         let grown = after.increase_since(&before, name);
         run.record(what, grown);
-        // Other traffic may count at the same time.
+        // Traffic of other users may increase the counter further.
         ensure(grown >= *wanted, || format!("{what} increased by {grown} instead of {wanted}: {name}"))?;
     }
     let (good, bad) = (after.value(&of_requests("2xx")), after.value(&of_requests("4xx")));

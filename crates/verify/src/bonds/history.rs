@@ -1,4 +1,4 @@
-//! Checks that histories of requests and bonds are complete, and that archiving is up to date.
+//! Checks that histories of requests and bonds are complete, and that ended bonds are archived in time.
 
 use kith_readiness::{Check, Run, Shortfall, SyntheticAccount};
 use serde_json::Value;
@@ -72,7 +72,7 @@ async fn check_history(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Returns the requests between two users, oldest first: id, sender id and status.
+/// Returns the id, sender id and status of each request between two users, oldest first.
 async fn requests_with(
     one: &SyntheticAccount,
     other: &SyntheticAccount,
@@ -84,7 +84,8 @@ async fn requests_with(
     Ok(all.iter().map(|item| (text(&item["id"]), text(&item["from"]["id"]), text(&item["status"]))).collect())
 }
 
-/// Archiving runs every minute. Bonds that are due for more than a day indicate that it has stopped.
+/// Maximum delay of archiving in seconds. Archiving runs every minute, so a bond that is due for more than a
+/// day shows that it has stopped.
 const MAX_ARCHIVE_DELAY_S: i64 = 86_400;
 
 async fn check_archive_delay(run: &Run) -> Result<String, Shortfall> {

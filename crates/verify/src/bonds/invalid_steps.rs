@@ -1,4 +1,5 @@
-//! Checks that invalid steps are rejected as declared and change nothing.
+//! Checks that state transitions that are not allowed are rejected with the documented error and change
+//! nothing.
 
 use kith_readiness::{Check, Run, Shortfall, SyntheticAccount};
 use serde_json::{Value, json};
@@ -41,7 +42,8 @@ async fn check_invalid_steps(run: &Run) -> Result<String, Shortfall> {
 }
 
 impl Accounts<'_> {
-    /// Steps by users in the wrong role while the request is pending, and requests to invalid recipients.
+    /// Tries transitions of a pending request by users in the wrong role, and requests to invalid recipients.
+    /// Returns the number of attempts.
     async fn steps_on_pending_request(&self) -> Result<usize, Shortfall> {
         let Self { ada, ben, eve, .. } = self;
         let id = send_request(ada, ben).await?;
@@ -78,7 +80,8 @@ impl Accounts<'_> {
         Ok(steps.len() + requests.len() + late.len())
     }
 
-    /// Steps on a decided request, and a new request within the cooldown.
+    /// Tries transitions of a decided request, and a new request within the cooldown. Returns the number of
+    /// attempts.
     async fn steps_on_decided_request(&self) -> Result<usize, Shortfall> {
         let Self { ada, ben, .. } = self;
         let id = send_request(ada, ben).await?;
@@ -94,7 +97,8 @@ impl Accounts<'_> {
         Ok(3)
     }
 
-    /// Requests in both directions across a block.
+    /// Tries requests between two users in both directions while one has blocked the other. Returns the
+    /// number of attempts.
     async fn steps_on_withheld_request(&self) -> Result<usize, Shortfall> {
         let Self { ben, eve, .. } = self;
         let block = format!("/api/v1/blocks/{}", eve.id);
@@ -108,7 +112,8 @@ impl Accounts<'_> {
         Ok(2)
     }
 
-    /// Requests and accepts by bonded users, and steps on the request that created the bond.
+    /// Tries requests and acceptances by users with a bond, and transitions of the request that created the
+    /// bond. Returns the number of attempts.
     async fn steps_of_bonded_user(&self) -> Result<usize, Shortfall> {
         let Self { ada, ben, eve, .. } = self;
         eve.client.post("/api/v1/partners/breakup", json!({})).await?.expect_problem(409, "not_bonded")?;
@@ -131,7 +136,7 @@ impl Accounts<'_> {
         Ok(5)
     }
 
-    /// Fails unless the user has `wanted` pending outgoing requests.
+    /// Fails unless the user has exactly `wanted` pending outgoing requests.
     async fn ensure_pending_count(&self, account: &SyntheticAccount, wanted: usize) -> Result<(), Shortfall> {
         let waiting = items(account, &format!("{REQUESTS}?direction=outgoing&status=pending")).await?.len();
         self.run.record("waiting_after_refusals", waiting);

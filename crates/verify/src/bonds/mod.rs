@@ -1,4 +1,4 @@
-//! Checks of bonds on a running deployment. One file per subject, one function per row.
+//! Checks of bonds on a running deployment. Each file covers one subject, each function one row.
 
 mod audit;
 mod breakups;
@@ -21,5 +21,5 @@ pub(crate) const CHECKS: &[&[Check]] = &[
     audit::CHECKS,
 ];
 
-/// Default remediation.
+/// Remediation of checks that state no other.
 const DEFAULT_REMEDIATION: &str = "look up the request id of the step that failed in the log";

@@ -1,4 +1,5 @@
-//! Checks that concurrent accepts fill a slot once, and that the database contains no inconsistent slots.
+//! Checks that only one of several concurrent accepts creates a bond, and that no user in the database has
+//! inconsistent slots.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
     run: |run| Box::pin(check_slot_race(run)),
 }];
 
-/// Number of concurrent requests.
+/// Number of requests that are accepted at the same moment.
 const CONCURRENT_REQUESTS: usize = 9;
 
 async fn check_slot_race(run: &Run) -> Result<String, Shortfall> {
@@ -60,7 +61,8 @@ async fn check_slot_race(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Accepts all `requests` at the same moment, distributed over the nodes. Returns the statuses.
+/// Accepts all `requests` at the same moment, distributed over the nodes. Returns the statuses of the
+/// responses.
 async fn accept_all(
     run: &Run,
     by: &SyntheticAccount,
@@ -87,7 +89,8 @@ async fn accept_all(
     Ok(statuses)
 }
 
-/// Fails if the facts report users with several bonds, missing or stale slots, or a missing unique key.
+/// Fails if the facts report users with several bonds, users with missing or stale slots, or a missing unique
+/// key.
 async fn check_slot_facts(run: &Run) -> Result<(), Shortfall> {
     let facts = run.facts().await?;
     let slots = &facts["modules"]["bonds.slots"];

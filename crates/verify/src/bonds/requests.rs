@@ -1,5 +1,5 @@
-//! Checks of successful requests: every step on the old paths, one request under retries, and five requests
-//! in a minute.
+//! Checks of partner requests that must succeed: every step on the old paths, repeated requests that create
+//! only one, and five requests within a minute.
 
 use http::Method;
 use kith_readiness::{Check, CheckResponse, RequestError, Run, Shortfall, SyntheticAccount};
@@ -38,7 +38,7 @@ const DEPRECATED_PREFIX: &str = "/api/enhanced-partners";
 
 async fn check_every_step(run: &Run) -> Result<String, Shortfall> {
     let (ada, ben) = (unbonded_account(run, 1).await?, unbonded_account(run, 2).await?);
-    // After a rejection the sender has a cooldown, so the other user sends the next request.
+    // The sender has a cooldown after a rejection, so the other user sends the next request.
     check_step(&ada, &ben, "reject", "rejected").await?;
     check_step(&ben, &ada, "cancel", "cancelled").await?;
     let bond = check_step(&ben, &ada, "accept", "accepted").await?.text_at("/bond/id")?;
@@ -58,7 +58,8 @@ async fn check_every_step(run: &Run) -> Result<String, Shortfall> {
         .to_owned())
 }
 
-/// Sends a request, finds it in both lists, applies `decision`, and checks the resulting status.
+/// Sends a partner request and finds it in the lists of both users. Then applies `decision` and checks the
+/// resulting status.
 async fn check_step(
     from: &SyntheticAccount,
     to: &SyntheticAccount,
@@ -89,7 +90,7 @@ async fn check_step(
     Ok(decided)
 }
 
-/// Number of times each request is repeated.
+/// Number of times that each request is repeated.
 const REPETITIONS: usize = 5;
 
 async fn check_retries(run: &Run) -> Result<String, Shortfall> {
@@ -140,7 +141,7 @@ async fn repeat_concurrently(
     responses.into_iter().map(|response| response?.expect(201)).collect()
 }
 
-/// Maximum number of requests that a user can send in a minute.
+/// Number of partner requests that a user can send within a minute.
 const MAX_REQUESTS_PER_MINUTE: usize = 5;
 
 async fn limits(run: &Run) -> Result<String, Shortfall> {

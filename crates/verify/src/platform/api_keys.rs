@@ -1,4 +1,4 @@
-//! Check of API keys: scopes, expiry, and that only digests are stored.
+//! Checks of API keys: their scopes, their expiry, and that the server stores only digests of them.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ const NOT_ALLOWED: &str = "/api/v1/audit";
 const FOR_PEOPLE: &str = "/api/v1/me";
 const LIFETIME: Duration = Duration::from_secs(2);
 
-/// API key created for this run.
+/// API key that was created for this run.
 struct CheckKey {
     id: String,
     text: String,
@@ -29,7 +29,7 @@ struct CheckKey {
 }
 
 async fn check_api_key(run: &Run) -> Result<String, Shortfall> {
-    // Creating keys requires an administrator.
+    // Only an administrator can create keys.
     run.facts().await?;
     let admin = run.admin().await?.with_base_url(run.node());
     let key = make(run, &admin, None).await?;
@@ -68,7 +68,8 @@ async fn revoke(admin: &Client, key: &CheckKey) -> Result<(), Shortfall> {
     admin.delete(&format!("{KEYS}/{}", key.id), Value::Null).await?.expect(204).map(drop)
 }
 
-/// Checks allowed and rejected operations of a key, and that an expiring key is rejected after its expiry.
+/// Checks that a key can use exactly the operations of its scopes, and that a key is rejected after it has
+/// expired.
 async fn judge(run: &Run, admin: &Client, key: &CheckKey) -> Result<(), Shortfall> {
     let with_key = with(run, key);
     with_key.get(ALLOWED).await?.expect(200)?;

@@ -32,16 +32,16 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Longer than any field allows.
+/// Size of a text that is longer than any field allows, in bytes.
 const OVERSIZED_FIELD_BYTES: usize = 100 << 10;
-/// Maximum duration of a rejection.
+/// Maximum time until a body is rejected.
 const MAX_REJECTION_DURATION: Duration = Duration::from_millis(100);
 
-/// Body with one fault.
+/// Request body with one fault.
 struct InvalidBody {
     what: String,
     body: Bytes,
-    /// Pointer that the problem must name. `None` if any rejection is accepted.
+    /// JSON pointer that the problem must contain. `None` if the problem need not contain one.
     pointer: Option<String>,
 }
 
@@ -59,7 +59,8 @@ async fn check_invalid_bodies(run: &Run) -> Result<String, Shortfall> {
             for fault in invalid_bodies(operation, schema) {
                 let response = client.send(operation.method.clone(), &address, fault.body.clone()).await?;
                 sent += 1;
-                // A caller without the permission must not learn about the body's format.
+                // The server must check permissions before the body, so that a caller without the permission
+                // does not learn its format.
                 if operation.permission().is_some() && admin.is_none() {
                     response.expect(403)?;
                     forbidden += 1;
@@ -79,7 +80,7 @@ async fn check_invalid_bodies(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Returns bodies with one fault each, for every fault that the schema allows to make.
+/// Returns bodies with one fault each. Covers every kind of fault that the schema makes possible.
 fn invalid_bodies<'d>(operation: &Operation<'d>, schema: &'d Value) -> Vec<InvalidBody> {
     let good = operation.sample(schema);
     let fault = |what: &str, body: &Value, pointer: Option<String>| InvalidBody {
@@ -136,14 +137,14 @@ fn with(body: &Value, name: &str, value: Value) -> Value {
     Value::Object(fields)
 }
 
-/// Returns values of types that the schema does not allow. Empty if the schema declares no type.
+/// Returns values whose types the schema does not allow. Empty if the schema declares no type.
 fn values_of_other_types(schema: &Value) -> Vec<Value> {
     if schema["type"].is_null() && schema["enum"].is_null() {
         return Vec::new();
     }
     let all = [json!(5), json!({}), json!([]), json!("kith-verify"), json!(true), Value::Null];
     let others = all.into_iter().filter(|value| !allows(schema, kind_of(value)));
-    // A number, a container and null are enough.
+    // It is sufficient to try a number, a container and null.
     others
         .filter(|value| !value.is_string() && !value.is_boolean() || allows(schema, "object"))
         .take(4)
@@ -190,7 +191,7 @@ fn require_rejection(response: &CheckResponse, fault: &InvalidBody) -> Result<()
     }
 }
 
-/// Sends invalid query and path parameters and expects rejections. Returns their number.
+/// Sends invalid query and path parameters and fails unless all are rejected. Returns their number.
 async fn check_invalid_parameters(client: &Client, operation: &Operation<'_>) -> Result<u32, Shortfall> {
     let mut addresses = Vec::new();
     for parameter in operation.parameters("query") {
@@ -280,7 +281,7 @@ async fn check_limits(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Returns the shortest of three durations of a rejection, because other load may slow down single requests.
+/// Returns the shortest time of three identical rejections, because other load may slow down single requests.
 async fn min_duration(
     client: &Client,
     method: Method,
@@ -304,12 +305,12 @@ fn deeply_nested_item() -> String {
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    // Writing into a Vec does not fail.
+    // Writing to a Vec cannot fail.
     let _ = encoder.write_all(bytes);
     encoder.finish().unwrap_or_default()
 }
 
-/// Returns the resident memory that the responding node reports, in bytes.
+/// Returns the resident memory in bytes that the node reports. `None` if it reports none.
 async fn resident_memory_bytes(run: &Run) -> Result<Option<i64>, Shortfall> {
     let health = run.anonymous().get("/api/health").await?.json();
     Ok(health["checks"]["memory:resident"][0]["observedValue"].as_i64())

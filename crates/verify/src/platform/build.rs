@@ -1,4 +1,4 @@
-//! Checks of the running build, its clock, and restarts of its process.
+//! Checks of the running build, of its clock, and of unexpected restarts.
 
 use kith_kernel::{Clock as _, SystemClock};
 use kith_readiness::{Check, Client, Run, Shortfall};
@@ -32,8 +32,7 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 const MAX_CLOCK_OFFSET_MS: i64 = 500;
-/// Number of unclean ends of servers in a day that counts as a crash loop. A single one may be a power
-/// failure.
+/// Number of crashes within a day that counts as a crash loop. A single crash may be a power failure.
 const CRASH_LOOP_STARTS: i64 = 3;
 
 async fn check_release(run: &Run) -> Result<String, Shortfall> {
@@ -93,7 +92,8 @@ async fn check_clock(run: &Run) -> Result<String, Shortfall> {
     Ok(format!("the clocks of {} nodes differ by at most {worst} ms from this machine's{same}", nodes.len()))
 }
 
-/// Returns the lead of the server's clock over this machine's and half of the round-trip time, both in ms.
+/// Returns the offset of the server's clock from this machine's clock, and half of the round-trip time. Both
+/// are in milliseconds.
 async fn offset(client: &Client) -> Result<(i64, i64), Shortfall> {
     let mut best: Option<(i64, i64)> = None;
     for _ in 0..3 {
@@ -102,7 +102,7 @@ async fn offset(client: &Client) -> Result<(i64, i64), Shortfall> {
         let received_at = SystemClock.now();
         let server_ms = response.json()["clock"]["kith"].as_i64();
         let server_ms = server_ms.ok_or_else(|| Shortfall::fails("the server does not report its time"))?;
-        // Assumes that the server read its clock halfway between request and response.
+        // Assumes that the server read its clock at the middle of the round trip.
         let half = (received_at.as_millis() - sent_at.as_millis()) / 2 + 1;
         let off = server_ms - sent_at.as_millis() - half;
         if best.is_none_or(|(_, known)| half < known) {

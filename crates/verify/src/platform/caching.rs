@@ -1,4 +1,4 @@
-//! Checks of `Cache-Control` and of intermediate caches.
+//! Checks `Cache-Control` headers, and that no intermediate cache mixes up users.
 
 use kith_readiness::{Check, CheckResponse, Run, Shortfall};
 use serde_json::json;
@@ -35,7 +35,8 @@ async fn check_cache_control(run: &Run) -> Result<String, Shortfall> {
     if foreign.text_at("/id")? != ben.id {
         return Err(Shortfall::fails("a user got the profile of another user"));
     }
-    // Alternates between two users, so that a shared cache in between would return the wrong profile.
+    // Two users read alternately, so a shared cache between here and the server would return the wrong
+    // profile.
     for n in 0..6 {
         let reader = if n % 2 == 0 { &ada } else { &ben };
         if read(reader, None).await?.expect(200)?.text_at("/id")? != reader.id {
@@ -63,7 +64,7 @@ fn tag(response: &CheckResponse) -> Result<String, Shortfall> {
     tag.ok_or_else(|| Shortfall::fails(format!("the response to {} has no ETag", response.request)))
 }
 
-/// Checks `Cache-Control` of each kind of response. Returns the number of kinds.
+/// Checks the `Cache-Control` header of each kind of response. Returns the number of kinds.
 async fn matrix(run: &Run, own: &CheckResponse, known: &CheckResponse) -> Result<usize, Shortfall> {
     let anonymous = run.anonymous();
     let ada = run.account("partner-1").await?;

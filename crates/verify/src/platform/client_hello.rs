@@ -1,5 +1,5 @@
-//! Minimal TLS `ClientHello` that offers one version, and the server's reply (RFC 5246, 7.4.1; RFC 8446,
-//! 4.1). The handshake is not continued.
+//! Minimal TLS handshake: sends a `ClientHello` that offers one version, and parses the server's reply (RFC
+//! 5246, 7.4.1; RFC 8446, 4.1). The handshake is not completed.
 
 use kith_kernel::{Random as _, SystemRandom};
 
@@ -12,17 +12,17 @@ pub const TLS_1_3: u16 = 0x0304;
 pub const HANDSHAKE: u8 = 22;
 const SERVER_HELLO: u8 = 2;
 
-/// Suites of versions before 1.2: ECDHE and RSA with AES-CBC, and 3DES.
+/// Cipher suites of versions before TLS 1.2: ECDHE and RSA with AES-CBC, and 3DES.
 pub const OLD_SUITES: &[u16] = &[0xc013, 0xc014, 0xc009, 0xc00a, 0x002f, 0x0035, 0x0033, 0x0039, 0x000a];
-/// NULL, export, RC4, DES, 3DES and anonymous suites.
+/// Insecure cipher suites: NULL, export, RC4, DES, 3DES and anonymous suites.
 pub const WEAK_SUITES: &[u16] = &[
     0x0001, 0x0002, 0x003b, 0x0003, 0x0008, 0x0004, 0x0005, 0xc011, 0xc007, 0x0009, 0x000a, 0xc012, 0x0018,
     0x0034, 0xc018,
 ];
-/// AEAD suites of TLS 1.2 with ECDHE, and suites of TLS 1.3.
+/// Secure cipher suites: AEAD suites of TLS 1.2 with ECDHE, and all suites of TLS 1.3.
 pub const STRONG_SUITES: &[u16] = &[0xc02b, 0xc02f, 0xc02c, 0xc030, 0xcca8, 0xcca9, 0x1301, 0x1302, 0x1303];
 
-/// Contents of the `ClientHello`.
+/// Contents of a `ClientHello` message.
 pub struct ClientHello<'h> {
     pub version: u16,
     pub suites: &'h [u16],
@@ -30,22 +30,22 @@ pub struct ClientHello<'h> {
     pub name: Option<&'h str>,
 }
 
-/// Reply of the server.
+/// Reply of the server to a `ClientHello`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// A `ServerHello`.
+    /// The server replied with a `ServerHello`.
     Accepts {
-        /// Chosen suite, by its IANA number.
+        /// IANA number of the cipher suite that the server chose.
         suite: u16,
     },
-    /// An alert, or no reply.
+    /// The server replied with an alert, or not at all.
     Refuses,
 }
 
 impl ClientHello<'_> {
     /// Encodes the message as a TLS record.
     pub fn to_bytes(&self) -> Vec<u8> {
-        // Versions after 1.2 are negotiated by an extension.
+        // TLS versions after 1.2 are negotiated by an extension. This field then contains 1.2.
         let legacy_version = self.version.min(TLS_1_2);
         let mut random = [0; 32];
         SystemRandom.fill(&mut random);
@@ -73,7 +73,7 @@ impl ClientHello<'_> {
             let entry = [&[0][..], &with_length(name.as_bytes())].concat();
             add(0, with_length(&entry));
         }
-        // x25519, P-256, P-384; uncompressed points.
+        // Supported groups x25519, P-256 and P-384, and the uncompressed point format.
         add(10, with_length(&u16s(&[0x001d, 0x0017, 0x0018])));
         add(11, vec![1, 0]);
         if self.version >= TLS_1_2 {
@@ -82,7 +82,8 @@ impl ClientHello<'_> {
         }
         if self.version == TLS_1_3 {
             add(43, [&[2][..], &TLS_1_3.to_be_bytes()].concat());
-            // No key share: a server that supports 1.3 answers with HelloRetryRequest (RFC 8446, 4.2.8).
+            // There is no key share. A server that supports TLS 1.3 then answers with HelloRetryRequest (RFC
+            // 8446, 4.2.8).
             add(51, vec![0, 0]);
         }
         all
@@ -93,16 +94,17 @@ fn u16s(values: &[u16]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_be_bytes()).collect()
 }
 
-/// Prefixes `content` with its length in two bytes.
+/// Returns `content` with its length in two bytes before it.
 fn with_length(content: &[u8]) -> Vec<u8> {
     [&(content.len() as u16).to_be_bytes()[..], content].concat()
 }
 
 impl Reply {
-    /// Parses the beginning of a reply.
+    /// Parses the first bytes of a reply.
     pub fn read(bytes: &[u8]) -> Self {
         let suite = || {
-            // Record (5), handshake (4), version (2), random (32), then the session id with its length.
+            // Record header (5 bytes), handshake header (4), version (2) and random (32), then the session id
+            // with its length.
             let is_hello = *bytes.first()? == HANDSHAKE && *bytes.get(5)? == SERVER_HELLO;
             let at = 44 + usize::from(*bytes.get(43)?);
             let suite = [*bytes.get(at)?, *bytes.get(at + 1)?];
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn alert_silence_and_truncated_hello_are_refusals() {
+    fn alert_no_reply_and_truncated_hello_count_as_refusals() {
         let mut hello = vec![HANDSHAKE, 3, 3, 0, 80, SERVER_HELLO, 0, 0, 76, 3, 3];
         hello.extend([7; 32]);
         hello.extend([2, 9, 9, 0xc0, 0x2f, 0]);

@@ -1,4 +1,5 @@
-//! Check of response compression: used where it helps, and never on responses that contain secrets (BREACH).
+//! Checks of response compression. It must be used where the client accepts it, but never for responses that
+//! contain secrets (BREACH).
 
 use std::io::Read as _;
 
@@ -16,7 +17,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
     run: |run| Box::pin(check_compression(run)),
 }];
 
-/// `Accept-Encoding` values with the expected coding.
+/// `Accept-Encoding` values, each with the content coding that the response must have.
 const MATRIX: &[(&str, Option<&str>)] = &[
     ("identity", None),
     ("gzip", Some("gzip")),
@@ -73,7 +74,8 @@ async fn check_compression(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Fails if a response with secrets is compressed. Returns the number of responses.
+/// Fails if a response that contains secrets is compressed. Returns the number of responses that were
+/// checked.
 async fn check_secrets_uncompressed(run: &Run, anonymous: &Client) -> Result<usize, Shortfall> {
     let account = run.account("reads-lists").await?;
     let (all, anonymous) = ("gzip, br", anonymous.with("accept-encoding", "gzip, br"));

@@ -1,4 +1,4 @@
-//! Checks of the database: schema, indexes, statement times and connection pool.
+//! Checks of the database: its schema, its indexes, the durations of statements, and the connection pool.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 const BUDGET_US: u64 = 100_000;
-/// Minimum number of runs from which the 95th percentile is used.
+/// Minimum number of runs of a statement for which the 95th percentile is used.
 const MIN_RUNS_FOR_P95: u64 = 20;
 const BURST: usize = 64;
 const SETTLES_WITHIN: Duration = Duration::from_secs(3);
@@ -126,7 +126,7 @@ async fn indexes(run: &Run) -> Result<String, Shortfall> {
         return Err(Shortfall::fails("the server does not report the comparison of its indexes"));
     }
     ensure_none(&Value::from(missing), "indexes")?;
-    // Unique indexes belong to keys, which are part of the schema comparison.
+    // A unique index counts as a key, and keys are part of the schema comparison.
     ensure_none(&keys_missing(&schema["differences"]), "keys")?;
     let large = database["scans_of_large_tables"].as_array().map_or(0, Vec::len);
     let scans = if is_sqlite(&database) {
@@ -141,7 +141,8 @@ fn keys_missing(differences: &Value) -> Value {
     join_names(differences).into_iter().filter(|one| one.contains(" lacks UNIQUE")).map(Value::from).collect()
 }
 
-/// Returns the statements of a list in the facts, and the number of known statements.
+/// Returns the statements in the list named `which` of the facts, and the number of statements that the
+/// server knows.
 async fn statements(run: &Run, which: &str) -> Result<(Vec<Value>, u64), Shortfall> {
     let database = database(run).await?;
     let statements = &database["statements"];
@@ -166,7 +167,7 @@ fn typical_duration_us(statement: &Value) -> u64 {
 fn check_budget(listed: &[Value]) -> Result<(), Shortfall> {
     let slow: Vec<_> = listed
         .iter()
-        // A single run may be an outlier.
+        // The duration of a single run may be an outlier.
         .filter(|one| count(one, "count") > 1 && typical_duration_us(one) > BUDGET_US)
         .map(|one| {
             let text: String = one["statement"].as_str().unwrap_or_default().chars().take(120).collect();
@@ -182,7 +183,7 @@ fn check_budget(listed: &[Value]) -> Result<(), Shortfall> {
 }
 
 async fn check_statement_times(run: &Run) -> Result<String, Shortfall> {
-    // Runs common statements, so that a fresh server has measurements.
+    // Causes some common statements, so that a server that has just started has measurements.
     let account = run.account("settings").await?;
     for name in ["A", "B"] {
         for path in ["/api/v1/me", "/api/v1/partners/current", "/api/v1/partners/requests"] {
@@ -262,7 +263,7 @@ fn gauges(scrape: &MetricsScrape) -> Result<(f64, f64), Shortfall> {
     Ok((scrape.get("kith_store_queued", &[])?, scrape.get("kith_store_running", &[])?))
 }
 
-/// Returns the first scrape after which no statement waits for the database.
+/// Returns the first scrape of the metrics in which no statement waits for the database.
 async fn scrape_without_queue(run: &Run) -> Result<MetricsScrape, Shortfall> {
     let begin = SystemClock.now();
     let mut interval = tokio::time::interval(Duration::from_millis(50));
@@ -283,7 +284,7 @@ async fn scrape_without_queue(run: &Run) -> Result<MetricsScrape, Shortfall> {
     }
 }
 
-/// Checks that the server allows as many connections as all nodes may open.
+/// Checks that the database server allows as many connections as all nodes together may open.
 async fn connections(run: &Run) -> Result<String, Shortfall> {
     let database = database(run).await?;
     let Some(size) = database["pool"]["size"].as_u64() else {

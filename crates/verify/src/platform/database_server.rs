@@ -54,7 +54,7 @@ pub(super) const CHECKS: &[Check] = &[
 
 const MIN_POSTGRES_VERSION: u64 = 15;
 const MIN_SQLITE_VERSION: [u64; 2] = [3, 46];
-/// Major version and end of its support (<https://www.postgresql.org/support/versioning/>).
+/// End of support of each major version (<https://www.postgresql.org/support/versioning/>).
 const POSTGRES_END_OF_LIFE: &[(u64, &str)] = &[
     (15, "2027-11-11T23:59:59Z"),
     (16, "2028-11-09T23:59:59Z"),

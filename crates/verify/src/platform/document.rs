@@ -1,4 +1,4 @@
-//! Checks of the OpenAPI document: validity, agreement with the served routes, and the page that shows it.
+//! Checks of the OpenAPI document: it is valid, it matches the served routes, and a page shows it.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -38,7 +38,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Common paths of other software that should not be public, and former paths of Kith.
+/// Paths that must not be served: common paths of other software, and former paths of Kith.
 const UNDOCUMENTED_PATHS: &[&str] = &[
     "/admin",
     "/debug",
@@ -83,8 +83,8 @@ async fn check_document_matches_server(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Checks that every operation is served and no undocumented path is. Returns the numbers of operations and
-/// of other paths.
+/// Checks that every documented operation is served, and that undocumented paths return 404. Returns the
+/// numbers of operations and of undocumented paths.
 async fn compare_paths(run: &Run, document: &Value) -> Result<(usize, usize), Shortfall> {
     let operations = Operation::all(document);
     let paths: BTreeSet<_> = operations.iter().map(|operation| operation.path).collect();
@@ -111,8 +111,8 @@ async fn compare_paths(run: &Run, document: &Value) -> Result<(usize, usize), Sh
     Ok((operations.len(), others.len()))
 }
 
-/// Checks that a path has exactly the documented methods, from the `Allow` header of a rejected OPTIONS
-/// request.
+/// Checks that a path is served with exactly the documented methods. The methods are read from the `Allow`
+/// header of a rejected OPTIONS request.
 async fn compare_methods(client: &Client, of_path: &[&Operation<'_>]) -> Result<(), Shortfall> {
     let (path, address) = (of_path[0].path, of_path[0].sample_path());
     let answer = client.send(Method::OPTIONS, &address, Bytes::new()).await?;
@@ -134,8 +134,8 @@ async fn compare_methods(client: &Client, of_path: &[&Operation<'_>]) -> Result<
     }
 }
 
-/// Returns paths beside, above and below the documented ones, and paths of this build that are not
-/// documented.
+/// Returns undocumented paths to try: neighbours, parents and children of documented paths, and paths that
+/// this build contains but the document does not.
 fn undocumented(operations: &[Operation<'_>], own: &[Operation<'_>]) -> BTreeSet<String> {
     let mut all: BTreeSet<String> = UNDOCUMENTED_PATHS.iter().map(|path| (*path).to_owned()).collect();
     all.extend(own.iter().map(Operation::sample_path));
@@ -150,7 +150,7 @@ fn undocumented(operations: &[Operation<'_>], own: &[Operation<'_>]) -> BTreeSet
     all
 }
 
-/// Checks the rules of OpenAPI 3.1.0 as far as Kith's document uses them.
+/// Checks that the document follows the rules of OpenAPI 3.1.0. Covers the parts that Kith's document uses.
 fn well_formed(document: &Value) -> Result<(), String> {
     if !document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1.")) {
         return Err(format!("openapi is {}", document["openapi"]));
@@ -217,7 +217,7 @@ fn well_formed_operation(document: &Value, operation: &Operation<'_>) -> Result<
     Ok(())
 }
 
-/// Checks that every `$ref` resolves.
+/// Checks that every `$ref` in `part` refers to an existing part of the document.
 fn references(document: &Value, part: &Value) -> Result<(), String> {
     match part {
         Value::Object(fields) => {
@@ -292,8 +292,8 @@ async fn check_docs_page(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Fails unless a script or stylesheet has its media type and a body. Browsers reject others because of
-/// `nosniff`.
+/// Fails unless a script or stylesheet has the right media type and a body. Browsers ignore files of another
+/// type because of `nosniff`.
 fn require_asset(directive: &str, answer: &CheckResponse) -> Result<(), Shortfall> {
     let wanted = if directive == "script-src" { "text/javascript" } else { "text/css" };
     let kind = answer.header("content-type").unwrap_or_default();
@@ -303,7 +303,7 @@ fn require_asset(directive: &str, answer: &CheckResponse) -> Result<(), Shortfal
     Ok(())
 }
 
-/// Returns all values of an HTML attribute.
+/// Returns all values of an attribute in an HTML text.
 fn values<'h>(html: &'h str, attribute: &str) -> Vec<&'h str> {
     let start = format!(" {attribute}=\"");
     html.split(&start).skip(1).filter_map(|rest| rest.split('"').next()).collect()

@@ -1,5 +1,5 @@
-//! Strict parser for OpenMetrics 1.0, limited to counters, gauges, histograms and info. It does not interpret
-//! the metrics. <https://prometheus.io/docs/specs/om/open_metrics_spec/>
+//! Strict parser for OpenMetrics 1.0 (<https://prometheus.io/docs/specs/om/open_metrics_spec/>). It supports
+//! counters, gauges, histograms and info, and does not interpret the metrics.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -9,17 +9,17 @@ use kith_readiness::{Run, Shortfall};
 pub(super) const METRICS: &str = "/api/metrics";
 const ADDRESS_REMEDIATION: &str = "run it on a machine whose address is in server.metrics_addresses";
 
-/// Parsed response.
+/// Parsed response of the metrics endpoint.
 pub(super) struct MetricsScrape {
     pub duration: Duration,
-    /// Values by name and sorted labels, such as `kith_http_requests_total{method="GET",…}`.
+    /// Values by name and sorted labels of the series, such as `kith_http_requests_total{method="GET",…}`.
     series: HashMap<String, f64>,
-    /// Types by family name.
+    /// Types of the metric families, by name.
     pub families: BTreeMap<String, String>,
 }
 
 impl MetricsScrape {
-    /// Requests and parses the metrics, without a token.
+    /// Requests the metrics without a token and parses them.
     pub async fn now(run: &Run) -> Result<Self, Shortfall> {
         let response = run.anonymous().get(METRICS).await?;
         if response.status == 403 && response.code().as_deref() == Some("address_not_listed") {
@@ -60,7 +60,7 @@ fn series_of<'l>(name: &str, labels: impl Iterator<Item = (&'l str, &'l str)>) -
 
 type Parsed = (BTreeMap<String, String>, HashMap<String, f64>);
 
-/// Parses the text, or returns the first fault.
+/// Parses a response. Returns a description of the first fault if it is invalid.
 fn parse(text: &str) -> Result<Parsed, String> {
     let Some(lines) = text.strip_suffix("# EOF\n") else {
         return Err("the metrics do not end with # EOF".to_owned());
@@ -75,7 +75,7 @@ fn parse(text: &str) -> Result<Parsed, String> {
                 return Err(fault("is a comment without a metric name"));
             };
             if name != family {
-                // The samples of a family must be contiguous.
+                // All samples of a family must follow each other.
                 if !typed.insert(name.to_owned()) {
                     return Err(fault("repeats a metric family"));
                 }
@@ -109,7 +109,7 @@ fn parse(text: &str) -> Result<Parsed, String> {
     Ok((families, series))
 }
 
-/// Returns true if a sample of this name may belong to the family.
+/// Returns true if a sample with this name may belong to the metric family.
 fn belongs(name: &str, family: &str, kind: &str) -> bool {
     let Some(suffix) = name.strip_prefix(family) else { return false };
     match kind {
@@ -158,7 +158,7 @@ fn sample(line: &str) -> Option<Sample<'_>> {
     Some((name, labels, number))
 }
 
-/// Returns the unescaped text up to the closing quote, and the rest.
+/// Returns the unescaped text before the closing quote, and the rest after it.
 fn quoted(text: &str) -> Option<(String, &str)> {
     let mut value = String::new();
     let mut chars = text.char_indices();

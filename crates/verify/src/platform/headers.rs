@@ -1,4 +1,4 @@
-//! Checks of security headers and of the Observatory grade.
+//! Checks of security headers, and of the grade by the rules of Mozilla's HTTP Observatory.
 
 use bytes::Bytes;
 use http::Method;
@@ -41,7 +41,7 @@ const REQUIRED_HEADERS: &[(&str, &[&str])] = &[
     ("cross-origin-resource-policy", &["same-origin", "same-site"]),
 ];
 
-/// Returns one response of each kind, with its description.
+/// Fetches one response of each kind and returns it with a description.
 async fn fetch_responses(run: &Run) -> Result<Vec<(&'static str, CheckResponse)>, Shortfall> {
     let anonymous = run.anonymous();
     let page = anonymous.get("/docs").await?.expect(200)?;
@@ -70,18 +70,18 @@ async fn fetch_responses(run: &Run) -> Result<Vec<(&'static str, CheckResponse)>
     ])
 }
 
-/// Returns the response to a rejected refresh, for the cookies it might set.
+/// Sends a refresh request that is rejected, and returns the response. The caller checks it for cookies.
 async fn sign_in(run: &Run) -> Result<CheckResponse, Shortfall> {
     let token = json!({ "refresh_token": "kith-verify" });
     run.anonymous().post("/api/v1/auth/refresh", token).await?.expect(401)
 }
 
-/// Returns true if responses must carry HSTS. Browsers ignore it over plain HTTP.
+/// Returns true if responses must have an HSTS header. Browsers ignore it over plain HTTP.
 fn requires_hsts(run: &Run) -> bool {
     !super::tls::is_loopback_http(&run.deployment().target().url)
 }
 
-/// Returns the applicable Observatory marks.
+/// Returns the Observatory scores of a response. Scores for HSTS are left out unless `needs_hsts` is set.
 fn rule_scores(response: &CheckResponse, needs_hsts: bool) -> Vec<observatory::RuleScore> {
     let mut scores = observatory::rule_scores(&response.headers, &response.text());
     scores.retain(|rule_score| needs_hsts || rule_score.rule != "strict-transport-security");

@@ -1,4 +1,4 @@
-//! Checks against injection: hostile input is rejected or stored unchanged.
+//! Checks that hostile input cannot be injected: it is rejected, or stored and returned unchanged.
 
 use std::time::Duration;
 
@@ -46,9 +46,9 @@ const INJECTION_PAYLOADS: &[&str] = &[
     "%24%28sleep%204%29",
     "%7B%7B7%2A7%7D%7D",
 ];
-/// Number of payloads for parameters that are parsed first.
+/// Number of payloads for parameters that the server parses, such as numbers and ids.
 const PARSED_PARAMETER_PAYLOADS: usize = 4;
-/// Maximum additional duration of a request (detects time-based injection).
+/// Maximum time by which a payload may prolong a request. A longer delay indicates time-based injection.
 const MAX_EXTRA_DURATION: Duration = Duration::from_millis(2_500);
 
 async fn check_injection(run: &Run) -> Result<String, Shortfall> {
@@ -57,13 +57,14 @@ async fn check_injection(run: &Run) -> Result<String, Shortfall> {
     let admin = Some(run.admin().await?);
     let (mut sent, mut parameters, mut slowest) = (0, 0, Duration::ZERO);
     for operation in &Operation::all(&document) {
-        // An administrator's write would affect all users.
+        // Writes by an administrator are skipped, because they would affect all users.
         let permitted =
             admin.as_ref().filter(|_| operation.permission().is_some() && operation.method.is_safe());
         let client = permitted.unwrap_or(&user);
         let places = operation.parameters("path").chain(operation.parameters("query"));
         for parameter in places.filter(|_| !operation.is_for_development()) {
-            // Skips query parameters of writes: a changed filter could end more sessions than intended.
+            // Query parameters of writes are skipped, because an unexpected filter value could end more
+            // sessions than intended.
             if parameter.location == "query" && operation.method != http::Method::GET {
                 continue;
             }
@@ -95,7 +96,8 @@ async fn check_injection(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Selects payloads for a parameter: fewer for parsed parameters and for deprecated paths.
+/// Returns the payloads to try for a parameter. Parameters that the server parses and parameters of
+/// deprecated paths get fewer.
 fn payloads_for(parameter: &Parameter<'_>, operation: &Operation<'_>) -> impl Iterator<Item = &'static str> {
     let schema = parameter.schema;
     let is_parsed = schema["type"] != "string"
@@ -111,7 +113,7 @@ fn payloads_for(parameter: &Parameter<'_>, operation: &Operation<'_>) -> impl It
     } else {
         INJECTION_PAYLOADS.len()
     };
-    // Rotates the selection.
+    // Different parameters get different payloads.
     let from = parameter.name.len() % (INJECTION_PAYLOADS.len() - n + 1);
     INJECTION_PAYLOADS[from..from + n].iter().copied()
 }
@@ -121,7 +123,8 @@ struct RowCount {
     duration: Duration,
 }
 
-/// Sends `value` as the parameter and returns the number of rows in the response.
+/// Sends the operation with `value` as the parameter. Returns the number of rows in the response and its
+/// duration.
 async fn rows(
     client: &Client,
     operation: &Operation<'_>,
@@ -165,7 +168,8 @@ fn ensure_no_server_error(response: &CheckResponse) -> Result<(), Shortfall> {
     Ok(())
 }
 
-/// Stores payloads as text and reads them back unchanged. Returns their number.
+/// Stores payloads as text, reads them again, and fails unless they are unchanged. Returns the number of
+/// payloads.
 async fn check_payloads_stored_unchanged(account: &Client) -> Result<usize, Shortfall> {
     const ITEMS_PATH: &str = "/api/v1/spaces/me/kith-verify-orders";
     let texts = [
@@ -192,7 +196,7 @@ async fn check_payloads_stored_unchanged(account: &Client) -> Result<usize, Shor
     Ok(texts.len() * 2)
 }
 
-/// Cross-site scripting payloads.
+/// Payloads for cross-site scripting.
 const SCRIPTS: &[&str] = &[
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -266,7 +270,7 @@ fn ensure_inert_text(response: &CheckResponse, at: &str, kept: &str) -> Result<(
     ensure_not_rendered(response)
 }
 
-/// Fails if a browser could render the response as a page or run scripts in it.
+/// Fails if a browser could render the response as a page, or run scripts that it contains.
 fn ensure_not_rendered(response: &CheckResponse) -> Result<(), Shortfall> {
     let of = |name| response.header(name).unwrap_or_default();
     let fails = |what: String| Err(Shortfall::fails(format!("{} {what}", response.request)));
@@ -282,7 +286,7 @@ fn ensure_not_rendered(response: &CheckResponse) -> Result<(), Shortfall> {
     Ok(())
 }
 
-/// Checks that rejections are JSON even if the URL contains a payload.
+/// Checks that error responses are JSON, even if the URL contains a payload.
 async fn check_errors_are_json(client: &Client) -> Result<(), Shortfall> {
     let script = "%3Cscript%3Ealert(1)%3C%2Fscript%3E";
     for path in

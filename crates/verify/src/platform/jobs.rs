@@ -1,4 +1,4 @@
-//! Check that the scheduled jobs of modules run on time.
+//! Checks that the scheduled jobs of modules run on time.
 
 use kith_readiness::{Check, Run, Shortfall};
 use serde_json::Value;
@@ -12,7 +12,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
     run: |run| Box::pin(check_schedules(run)),
 }];
 
-/// Delay until the runs of a minute are recorded.
+/// Time in milliseconds that may pass until the runs of a minute are recorded.
 const RECORDING_DELAY_MS: i64 = 75_000;
 
 async fn check_schedules(run: &Run) -> Result<String, Shortfall> {
@@ -30,7 +30,7 @@ async fn check_schedules(run: &Run) -> Result<String, Shortfall> {
     Ok(format!("{} maintenance jobs ran on time, and none failed within a day", all.len()))
 }
 
-/// Returns the fault of a scheduled job, if it is paused, never due or late.
+/// Returns a description of the fault if a scheduled job is paused, never due, or late.
 fn fault(one: &Value) -> Option<String> {
     let kind = one["kind"].as_str().unwrap_or("(unnamed)");
     let number = |name: &str| one[name].as_i64();
@@ -40,7 +40,7 @@ fn fault(one: &Value) -> Option<String> {
     let Some((every_ms, now)) = number("every_ms").zip(number("now")) else {
         return Some(format!("{kind} is never due"));
     };
-    // A job that was declared recently is not late.
+    // For a job that was declared recently, the delay counts from its declaration.
     let last = number("completed_in").into_iter().chain(number("since")).max().unwrap_or(0);
     let late_ms = now - last - 2 * every_ms - RECORDING_DELAY_MS;
     if late_ms > 0 {

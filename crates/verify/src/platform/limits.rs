@@ -1,4 +1,4 @@
-//! Checks of the coarse rate limits: their values, and attempts to evade them.
+//! Checks of the rate limits that apply to all routes: their values, and that they cannot be evaded.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -32,20 +32,22 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Section and key of the setting, name in responses, and an otherwise unused route of each limit class.
+/// Limit classes: the setting, the name in responses, and the method and path of a route that no other check
+/// uses.
 const CLASSES: [((&str, &str), &str, Method, &str); 3] = [
     (("limits", "auth_per_minute"), "auth", Method::POST, "/api/v1/auth/logout"),
     (("partners", "lists_per_minute"), "partner-lists", Method::GET, "/api/v1/partners/settings"),
     (("limits", "requests_per_minute"), "requests", Method::GET, "/api/v1/ping"),
 ];
-/// Setting and name of the limit class for workers.
+/// Setting of the limit class for workers, and its name in responses.
 const JOBS: ((&str, &str), &str) = (("job_queues", "requests_per_minute"), "jobs");
-/// Monitoring paths, which are not limited.
+/// Paths for monitoring, which have no rate limit.
 const EXEMPT: &[&str] = &["/livez", "/readyz", "/api/health", "/api/metrics"];
-/// Maximum size of a burst that is sent to a deployment.
+/// Maximum number of requests of a burst. Higher limits are not measured.
 const MAX_BURST: u64 = 6_000;
 const BURST_CONNECTIONS: usize = 8;
-/// Number of attempts per variant, because the limit may refill in between.
+/// Maximum number of attempts with one variant. Several are needed because the limit may refill between
+/// requests.
 const MAX_ATTEMPTS: u32 = 3;
 
 /// Returns the configured requests per minute of a class.
@@ -71,7 +73,7 @@ async fn check_limits(run: &Run) -> Result<String, Shortfall> {
     for (setting, class, method, path) in CLASSES {
         classes.push((configured(&facts, setting)?, class, method, path));
     }
-    // The limit for workers is too large for a burst, so only its declaration is checked.
+    // The limit for workers is too high to exhaust it, so only the declared value is checked.
     let (jobs_setting, jobs) = JOBS;
     let jobs_limit = configured(&facts, jobs_setting)?;
     let of_class = |class: &str| {
@@ -87,7 +89,7 @@ async fn check_limits(run: &Run) -> Result<String, Shortfall> {
         let burst = burst(run, *limit, method, path).await?;
         schemas::check_problem(&document, &burst.refusal)?;
         let allowed = u64::from(burst.allowed);
-        // Requests that the limit refilled during the burst.
+        // Number of requests that became available again during the burst.
         let refilled = (burst.duration.as_secs_f64() * *limit as f64 / 60.0).ceil() as u64;
         run.record(&format!("{class}_configured"), *limit);
         run.record(&format!("{class}_found"), allowed.saturating_sub(refilled.saturating_sub(1)));
@@ -109,7 +111,8 @@ async fn check_limits(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Returns true if the operation is limited. Fails if it names no limit class or the wrong one.
+/// Returns true if the operation has a rate limit. Fails if its response names no known limit class or the
+/// wrong one.
 async fn is_limited(
     run: &Run,
     operation: &Operation<'_>,
@@ -135,14 +138,14 @@ async fn is_limited(
 }
 
 struct Burst {
-    /// Number of accepted requests.
+    /// Number of requests that were accepted.
     allowed: u32,
     duration: Duration,
-    /// First rejection.
+    /// First response that rejected a request.
     refusal: CheckResponse,
 }
 
-/// Sends requests until one is rejected, starting with a full allowance.
+/// Waits until the full limit is available, then sends requests until one is rejected.
 #[expect(clippy::disallowed_methods, reason = "the duration of a burst is measured in real time")]
 async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Burst, Shortfall> {
     if limit > MAX_BURST {
@@ -151,7 +154,8 @@ async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Bur
     }
     let client = run.anonymous();
     let first = client.send(method.clone(), path, Bytes::new()).await?;
-    // `"auth";r=59;t=1`: `t` is the number of seconds until the allowance is full.
+    // In a header such as `"auth";r=59;t=1`, `t` is the number of seconds until the full limit is available
+    // again.
     let reset_s =
         first.header("ratelimit").and_then(|header| header.rsplit("t=").next()?.parse().ok()).unwrap_or(60);
     client.wait(Duration::from_secs(reset_s)).await;
@@ -184,7 +188,7 @@ async fn burst(run: &Run, limit: u64, method: &Method, path: &str) -> Result<Bur
     Ok(Burst { allowed, duration, refusal })
 }
 
-/// Fails unless a request is accepted after the time in `Retry-After`.
+/// Fails unless a request is accepted after the number of seconds in `Retry-After`.
 async fn require_acceptance_after_wait(
     run: &Run,
     method: &Method,
@@ -205,7 +209,7 @@ async fn require_acceptance_after_wait(
     Ok(())
 }
 
-/// Variant of a request that might evade the limit.
+/// Variant of a request that might not be counted towards the limit.
 struct EvasionVariant {
     what: &'static str,
     client: Client,
@@ -231,7 +235,7 @@ async fn check_limit_evasion(run: &Run) -> Result<String, Shortfall> {
         let response = send_variant(run, method, path, variant).await?;
         match response.status {
             429 => {}
-            // A variant that does not reach the route evades nothing.
+            // A variant that does not reach the route does not evade its limit.
             404 | 405 => not_found += 1,
             status => {
                 let what = variant.what;
@@ -251,7 +255,7 @@ async fn check_limit_evasion(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Sends requests until one is rejected, at most about twice the limit.
+/// Sends requests until one is rejected. Sends about twice as many as the limit at most.
 async fn exhaust_limit(client: &Client, limit: u64, method: &Method, path: &str) -> Result<(), Shortfall> {
     for _ in 0..limit.min(MAX_BURST) * 2 + 20 {
         if client.send_once(method.clone(), path, Bytes::new()).await?.status == 429 {
@@ -261,8 +265,8 @@ async fn exhaust_limit(client: &Client, limit: u64, method: &Method, path: &str)
     Err(Shortfall::fails(format!("{path} never returned 429, but its limit is {limit} a minute")))
 }
 
-/// Sends a variant right after a plain request was rejected. Repeats it, because the limit may refill in
-/// between.
+/// Sends a variant directly after a plain request was rejected. Repeats it if it is accepted, because the
+/// limit may have refilled between the two.
 async fn send_variant(
     run: &Run,
     method: &Method,
@@ -272,7 +276,7 @@ async fn send_variant(
     let plain = run.anonymous();
     let mut tries = 0;
     loop {
-        // Uses up what has been refilled.
+        // Uses up the requests that have become available again.
         exhaust_limit(&plain, MAX_ATTEMPTS.into(), method, path).await?;
         let response = variant.client.send_once(method.clone(), &variant.path, Bytes::new()).await?;
         tries += 1;

@@ -1,4 +1,4 @@
-//! Checks of lists: page sizes and parameters.
+//! Checks of list operations: their page sizes and their parameters.
 
 use std::collections::HashSet;
 
@@ -15,10 +15,10 @@ pub(super) const CHECKS: &[Check] = &[Check {
     run: |run| Box::pin(check_pages(run)),
 }];
 
-/// Default page size of every list.
+/// Number of items in a page if the request states no limit.
 const DEFAULT_PAGE_SIZE: usize = 20;
 const MAX_PAGE_SIZE: usize = 100;
-/// List with more items than the maximum page size.
+/// Path of a list that the checks fill with more items than the maximum page size.
 const FULL_LIST: &str = "/api/v1/spaces/me/kith-verify-pages";
 
 async fn check_pages(run: &Run) -> Result<String, Shortfall> {
@@ -35,7 +35,7 @@ async fn check_pages(run: &Run) -> Result<String, Shortfall> {
             unseen += 1;
             continue;
         };
-        // A list of a missing resource cannot be checked.
+        // This list belongs to a resource that does not exist, so it cannot be checked.
         if list.parameters("path").next().is_some() && client.get(&list.sample_path()).await?.status == 404 {
             absent += 1;
             continue;
@@ -66,7 +66,8 @@ fn query(list: &Operation<'_>, query: &str) -> String {
     format!("{}{query}", list.sample_path())
 }
 
-/// Requests valid page sizes and fails if a page is longer than allowed. Returns the number of requests.
+/// Requests pages of several sizes and fails if a page is longer than allowed. Returns the number of
+/// requests.
 async fn expect_pages(client: &Client, list: &Operation<'_>) -> Result<u32, Shortfall> {
     let questions = ["?limit=101", "", "?limit=1", "?limit=100", "?limit=9223372036854775807"];
     let count = if is_deprecated_path(list) { 1 } else { questions.len() };
@@ -87,12 +88,12 @@ async fn expect_pages(client: &Client, list: &Operation<'_>) -> Result<u32, Shor
     Ok(count as u32)
 }
 
-/// Returns true if the path is deprecated: the same handler under an old path.
+/// Returns true if the list is at a deprecated path. It has the same handler as the current path.
 fn is_deprecated_path(list: &Operation<'_>) -> bool {
     list.json()["deprecated"] == true
 }
 
-/// Sends invalid parameters and expects rejections. Returns the number of requests.
+/// Sends invalid parameters and fails unless they are rejected. Returns the number of requests.
 async fn expect_rejections(client: &Client, list: &Operation<'_>) -> Result<u32, Shortfall> {
     let long = format!("?cursor={}", "A".repeat(4_000));
     let mut questions: Vec<String> = [
@@ -114,7 +115,7 @@ async fn expect_rejections(client: &Client, list: &Operation<'_>) -> Result<u32,
     for parameter in list.parameters("query") {
         let name = parameter.name;
         match name {
-            // Sort and filter fields are declared for each collection.
+            // Fields for sorting and filters are declared by each collection.
             "order" => questions
                 .extend(["?order=kith_verify", "?order=id%3B%20DROP%20TABLE%20users"].map(str::to_owned)),
             "filter" => questions.extend(["?filter=kith_verify%3Aeq%3A1", "?filter=%27"].map(str::to_owned)),
@@ -149,7 +150,7 @@ fn items(response: &CheckResponse) -> Result<Vec<Value>, Shortfall> {
     }
 }
 
-/// Fills the list with two items more than the maximum page size.
+/// Adds items until the list has two more than the maximum page size.
 async fn fill_list(reader: &Client) -> Result<(), Shortfall> {
     let have = items(&reader.get(&format!("{FULL_LIST}?limit=100")).await?.expect(200)?)?.len();
     let missing = if have == 0 { MAX_PAGE_SIZE + 2 } else { 0 };
@@ -159,7 +160,7 @@ async fn fill_list(reader: &Client) -> Result<(), Shortfall> {
     stream::iter(0..missing).map(add).buffer_unordered(8).try_collect::<Vec<_>>().await.map(drop)
 }
 
-/// Reads the list with different page sizes and returns its number of items.
+/// Reads the whole list with different page sizes. Returns its number of items.
 async fn walk(reader: &Client) -> Result<usize, Shortfall> {
     for (question, wanted) in [
         ("", DEFAULT_PAGE_SIZE),

@@ -1,4 +1,4 @@
-//! Checks of the log: JSON lines, changeable level, and no secrets.
+//! Checks of the log: lines are JSON, the level can be changed, and lines contain no secrets.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -34,10 +34,10 @@ pub(super) const CHECKS: &[Check] = &[
 const SAMPLE_LINES: usize = 1_000;
 const SAMPLE_BYTES: u64 = 2 * 1024 * 1024;
 const LEVELS: [&str; 5] = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];
-/// Maximum delay until a log line appears (usually about 20 ms).
+/// Maximum time until a log line appears. It usually takes about 20 ms.
 const LOG_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Growing log file, with its length at the time of opening.
+/// Log file of the server, with the length that it had when it was opened.
 struct ServerLog {
     file: File,
     from: u64,
@@ -63,12 +63,12 @@ impl ServerLog {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Returns the text written since opening.
+    /// Returns the text that was written since the file was opened.
     fn read_new_text(&mut self) -> Result<String, Shortfall> {
         self.read(self.from)
     }
 
-    /// Waits until the new text contains `word`. Returns false on timeout.
+    /// Waits until the new text contains `word`. Returns false if it does not within [`LOG_TIMEOUT`].
     async fn wait_for(&mut self, word: &str) -> Result<bool, Shortfall> {
         let begin = SystemClock.now();
         let mut interval = tokio::time::interval(Duration::from_millis(20));
@@ -81,11 +81,11 @@ impl ServerLog {
         Ok(true)
     }
 
-    /// Returns the last complete lines before the time of opening.
+    /// Returns the last complete lines that were written before the file was opened.
     fn tail(&mut self) -> Result<Vec<String>, Shortfall> {
         let from = self.from.saturating_sub(SAMPLE_BYTES);
         let text = self.read(from)?;
-        // The first and the last line may be incomplete.
+        // The first and the last line may be incomplete, so they are removed.
         let text = if from > 0 { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &*text };
         let complete = text.rsplit_once('\n').map_or("", |(complete, _)| complete);
         let lines: Vec<_> = complete.lines().map(str::to_owned).collect();
@@ -95,7 +95,7 @@ impl ServerLog {
 
 const LEVEL: &str = "/api/v1/admin/log-level";
 
-/// Runs `work` at a log level and restores the previous level in any case.
+/// Sets the log level, runs `work`, and restores the previous level even if `work` fails.
 async fn with_log_level<T>(
     admin: &Client,
     level: &str,
@@ -119,7 +119,7 @@ async fn set_level(admin: &Client, level: &str) -> Result<(), Shortfall> {
     admin.put(LEVEL, json!({ "level": level })).await?.expect(200).map(drop)
 }
 
-/// Sends a request with a request id that can be found in the log.
+/// Sends a request with the request id `id`, which can then be found in the log.
 async fn send_marked_request(run: &Run, id: &str) -> Result<(), Shortfall> {
     run.anonymous().with("x-request-id", id).get("/api/v1/ping").await?.expect(204).map(drop)
 }
@@ -178,7 +178,7 @@ async fn check_log_format(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Returns the first 80 characters of a line, which may contain no secret.
+/// Returns the first 80 characters of a line, for use in a message. The line must not contain a secret.
 fn first_chars(line: &str) -> String {
     line.chars().take(80).collect()
 }
@@ -221,7 +221,7 @@ async fn check_no_secrets_logged(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Sends markers in failing requests. Returns the number of requests.
+/// Sends requests that fail and contain the given markers. Returns the number of requests.
 async fn probe(run: &Run, [secret, address, token]: &[String; 3]) -> Result<usize, Shortfall> {
     let anonymous = run.anonymous();
     let email = format!("{address}@kith-verify.invalid");

@@ -1,10 +1,10 @@
-//! Access to the server's process, if it runs on this machine.
+//! Access to the process and the log of the server, if it runs on this machine.
 
 use std::path::PathBuf;
 
 use kith_readiness::{Run, Shortfall};
 
-/// Returns the process id of the server, if it runs on this machine.
+/// Returns the process id of the server, or `None` if it runs on another machine.
 pub(super) async fn local_process_id(run: &Run) -> Result<Option<u64>, Shortfall> {
     let process = run.facts().await?["process"].clone();
     let here = run.deployment().target().machine.as_deref();
@@ -16,7 +16,8 @@ pub(super) async fn is_local(run: &Run) -> Result<bool, Shortfall> {
     local_process_id(run).await.map(|process| process.is_some())
 }
 
-/// Returns the server's log file: the one given, or the target of its standard error.
+/// Returns the log file of the server. It is the file given on the command line, or the target of the
+/// server's standard error.
 pub(super) async fn log_file(run: &Run) -> Result<PathBuf, Shortfall> {
     if let Some(named) = &run.deployment().target().logs {
         return Ok(named.clone());

@@ -1,4 +1,4 @@
-//! Checks of metrics: format, access, and agreement with the traffic.
+//! Checks of metrics: their format, the access to them, and that they match the traffic.
 
 use std::time::Duration;
 
@@ -45,18 +45,18 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 const SCRAPE_WITHIN: Duration = Duration::from_millis(200);
-/// Number of requests for paths that do not exist.
+/// Number of requests that are sent to paths that do not exist.
 const UNKNOWN_PATHS: usize = 10;
 const MAX_SERIES: usize = 20_000;
 const SUCCESSES: u32 = 20;
 const REJECTED_REQUESTS: u32 = 7;
-/// Tolerated difference of two memory readings in percent.
+/// Maximum difference between two readings of the memory use, in percent.
 const MAX_DIFFERENCE_PERCENT: f64 = 5.0;
 
 async fn check_metrics_format(run: &Run) -> Result<String, Shortfall> {
     let mut first = MetricsScrape::now(run).await?;
-    // Series that appear once are not caused by the requested paths, so the smallest growth of three rounds
-    // counts.
+    // Other traffic can create new series too. Such series grow only once, so the smallest growth of three
+    // rounds counts.
     let mut grown = usize::MAX;
     for round in 0..3 {
         for n in 0..UNKNOWN_PATHS {
@@ -100,20 +100,22 @@ async fn check_metrics_format(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Checks which addresses may read metrics, by the settings and by a request from here.
+/// Checks which addresses may read metrics. Compares the settings, and sends a request with a forged address.
 async fn check_metrics_access(run: &Run) -> Result<String, Shortfall> {
     let settings = run.facts().await?["configuration"]["settings"]["server"].clone();
     if !settings["metrics_addresses"].is_array() {
         return Err(Shortfall::fails("metrics are public"));
     }
     let listed = ListedNetwork::all(&settings["metrics_addresses"]);
-    // Documentation addresses (RFC 5737, RFC 3849) and well-known public ones.
+    // Addresses outside of private networks: some reserved for documentation (RFC 5737, RFC 3849), and some
+    // well-known public ones.
     for outside in ["203.0.113.9", "8.8.8.8", "1.0.0.1", "2001:db8::9", "2606:4700:4700::1111"] {
         if outside.parse().is_ok_and(|ip| listed.iter().any(|network| network.contains(ip))) {
             return Err(Shortfall::fails(format!("server.metrics_addresses opens metrics to {outside}")));
         }
     }
-    // Behind an unconfigured proxy on the same machine, all requests seem to come from loopback.
+    // All requests that come through a proxy on the same machine seem to come from loopback, unless the proxy
+    // is configured as trusted.
     let url: Option<http::Uri> = run.deployment().target().url.parse().ok();
     let host = url.as_ref().and_then(|url| url.host()).unwrap_or_default().trim_matches(['[', ']']);
     let is_loopback =
@@ -162,7 +164,7 @@ async fn check_request_metrics(run: &Run) -> Result<String, Shortfall> {
     let sent = [SUCCESSES, REJECTED_REQUESTS, SUCCESSES + REJECTED_REQUESTS].map(f64::from);
     let names = ["responses with 2xx", "responses with 4xx", "times taken"];
     for ((moved, sent), name) in moved.iter().zip(sent).zip(names) {
-        // Other traffic may count at the same time.
+        // Other traffic may increase the counter further.
         if *moved < sent {
             return Err(Shortfall::fails(format!("{name} increased by {moved} for {sent} requests")));
         }
@@ -248,14 +250,15 @@ async fn check_memory_metric(run: &Run) -> Result<String, Shortfall> {
     compare(run, process).await
 }
 
-/// Returns the resident memory of a local process from the kernel (proc(5)).
+/// Returns the resident memory of a process in bytes, as the kernel of this machine reports it (proc(5)).
 fn resident_bytes_of(process: u64) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// Compares both readings several times, because memory use changes in between.
+/// Compares the memory use in the metrics with that reported by the kernel. Tries several times, because
+/// memory use changes between the two readings.
 async fn compare(run: &Run, process: u64) -> Result<String, Shortfall> {
     let mut apart = f64::INFINITY;
     for _ in 0..5 {

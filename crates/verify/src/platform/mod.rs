@@ -1,4 +1,4 @@
-//! Checks of the platform on a running deployment. One file per subject, one function per row.
+//! Checks of the platform on a running deployment. Each file covers one subject, each function one row.
 
 mod api_keys;
 mod bodies;

@@ -25,7 +25,7 @@ pub(super) const CHECKS: &[Check] = &[
 
 const UNLISTED_ORIGIN: &str = "https://evil.example";
 
-/// Returns the configured origins.
+/// Returns the allowed origins in the settings.
 async fn listed(run: &Run) -> Result<Vec<String>, Shortfall> {
     let facts = run.facts().await?;
     let listed = facts.pointer("/configuration/settings/server/cors_origins").and_then(Value::as_array);
@@ -38,7 +38,7 @@ async fn listed(run: &Run) -> Result<Vec<String>, Shortfall> {
     Ok(listed.iter().filter_map(|origin| origin.as_str().map(str::to_owned)).collect())
 }
 
-/// Returns origins that resemble `good` but are not allowed.
+/// Returns origins that resemble the allowed origin `good` but are not allowed.
 fn unlisted_origins(good: &str) -> Vec<String> {
     let (scheme, host) = good.split_once("://").unwrap_or(("https", good));
     let other = if scheme == "https" { "http" } else { "https" };
@@ -68,7 +68,7 @@ async fn check_cors(run: &Run) -> Result<String, Shortfall> {
             ensure_origin_allowed(&response, origin)?;
         }
     }
-    // Development mode also allows origins of the machine itself.
+    // In development mode, origins on the server's own machine are also allowed.
     let mode = run.facts().await?.pointer("/configuration/settings/server/mode").cloned();
     let good = match listed.first() {
         Some(listed) => listed.clone(),
@@ -102,7 +102,7 @@ async fn check_cors(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Returns the responses to a cross-origin read and to a preflight request for a write.
+/// Sends a cross-origin GET request, and a preflight request for a write. Returns both responses.
 async fn read_and_preflight(run: &Run, origin: &str) -> Result<[CheckResponse; 2], Shortfall> {
     const ME: &str = "/api/v1/me";
     let page = run.anonymous().with("origin", origin);
@@ -148,8 +148,8 @@ async fn check_cross_site_requests(run: &Run) -> Result<String, Shortfall> {
         responses.extend(cross_site(&framed, operation).await?);
         writes += 1;
     }
-    // A valid body with another media type must be rejected because of its media type, regardless of the
-    // caller.
+    // These bodies are valid except for their media type. The server must reject them because of it, even if
+    // the caller is allowed.
     let theme = Bytes::from(json!({ "theme": "framed" }).to_string());
     for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
         let with_type = account.client.with("content-type", kind).with("origin", UNLISTED_ORIGIN);
@@ -177,14 +177,14 @@ async fn check_cross_site_requests(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Sends the requests that a page of another site could cause a browser to send.
+/// Sends requests that a page of another site could make a browser send. Fails unless they are rejected.
 async fn cross_site(framed: &Client, operation: &Operation<'_>) -> Result<Vec<CheckResponse>, Shortfall> {
     let body = operation.body().map_or_else(|| json!({}), |schema| operation.sample(schema)).to_string();
     let mut responses = Vec::new();
     for kind in ["text/plain", "application/x-www-form-urlencoded", "application/json"] {
         let is_json = kind == "application/json";
         if is_json && !operation.requires_token() {
-            // An operation without a token acts on behalf of no user, so forgery does not apply.
+            // An operation without a token has no user on whose behalf a request could be forged.
             continue;
         }
         let mut page = framed.with("content-type", kind);

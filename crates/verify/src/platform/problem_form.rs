@@ -1,4 +1,4 @@
-//! Checks that all errors are problems in one format and reveal no internals.
+//! Checks that all errors are problems (RFC 9457) in the same format and reveal no internals.
 
 use bytes::Bytes;
 use http::Method;
@@ -16,7 +16,7 @@ pub(super) const CHECKS: &[Check] = &[Check {
     run: |run| Box::pin(check_problem_format(run)),
 }];
 
-/// Patterns of internals that no response may contain: code locations, libraries and SQL.
+/// Texts that reveal internals and that no response may contain: code locations, libraries and SQL.
 pub(super) const INTERNALS_PATTERNS: &[&str] = &[
     "panicked",
     "stack backtrace",
@@ -50,7 +50,7 @@ pub(super) const INTERNALS_PATTERNS: &[&str] = &[
     "Err(",
 ];
 
-/// Returns the first leaked pattern in a response.
+/// Returns the first of [`INTERNALS_PATTERNS`] that a response contains.
 pub(super) fn find_internals(response: &CheckResponse) -> Option<&'static str> {
     let text = response.text();
     INTERNALS_PATTERNS.iter().find(|pattern| text.contains(**pattern)).copied()
@@ -115,7 +115,8 @@ async fn check_problem_format(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Sends every operation that requires a token without one. Returns expected status and response.
+/// Sends, without a token, every operation that requires one. Returns the expected status and the response
+/// for each.
 async fn rejections_by_routing(
     run: &Run,
     operations: &[Operation<'_>],
@@ -131,7 +132,7 @@ async fn rejections_by_routing(
     Ok(responses)
 }
 
-/// Returns the configured maximum body size.
+/// Returns the configured maximum size of a body in bytes.
 pub(super) async fn body_limit(run: &Run) -> Result<usize, Shortfall> {
     let facts = run.facts().await?;
     let limit =

@@ -1,4 +1,4 @@
-//! Validation of responses against the schemas of a served OpenAPI document.
+//! Validates responses against the schemas of the OpenAPI document that a deployment serves.
 
 use kith_json_schema::{TooCostly, Validator, Work};
 use kith_readiness::{CheckResponse, Shortfall};
@@ -10,7 +10,7 @@ const PROBLEM_JSON: &str = "application/problem+json";
 /// Validates `value` against `schema`, which is part of `document`.
 ///
 /// # Errors
-/// Returns the first violation, without any part of the value.
+/// Returns a description of the first violation. It contains no part of the value.
 pub fn validate(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     let violations = validator(document, schema)?.violations(value, 1, &mut Work::for_request());
     match violations.map(|violations| violations.into_iter().next()) {
@@ -23,12 +23,12 @@ pub fn validate(document: &Value, schema: &Value, value: &Value) -> Result<(), S
 /// Compiles `schema`, which may refer to the components of `document`.
 ///
 /// # Errors
-/// Returns a message if a keyword that constrains values is not valid. Annotations are not checked.
+/// Returns a message if a keyword that constrains values is invalid. Annotations are not checked.
 pub fn validator(document: &Value, schema: &Value) -> Result<Validator, String> {
     Validator::compile(&json!({ "allOf": [schema], "components": document["components"] }))
 }
 
-/// Checks that a response is a problem: media type, schema, status and request id.
+/// Checks that a response is a problem: its media type, schema, status and request id.
 ///
 /// # Errors
 /// Returns [`Shortfall::Fails`] with the first fault.

@@ -1,4 +1,4 @@
-//! Checks of secrets: confidentiality, length, age, and default passwords.
+//! Checks of secrets: they are confidential, long and recent enough, and no default password works.
 
 use kith_kernel::{Clock as _, SystemClock, Timestamp, days};
 use kith_readiness::{Check, Run, Shortfall};
@@ -29,7 +29,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Default credentials of common products. Each is tried once, so that no account is locked.
+/// Default credentials of common products. Each is tried only once, so that no account is locked.
 const WELL_KNOWN: &[(&str, &str)] = &[
     ("admin@example.com", "admin"),
     ("admin@example.org", "password"),
@@ -68,7 +68,7 @@ async fn check_default_credentials(run: &Run) -> Result<String, Shortfall> {
         if response.status == 200 {
             return Err(Shortfall::fails(format!("{email} signs in with a well-known password")));
         }
-        // 423: the account was locked by others. The password was not tried.
+        // Status 423 means that the account was already locked, so the password was not tried.
         response.expect_any(&[401, 423])?;
     }
     let (set, made) = (
@@ -103,7 +103,7 @@ async fn check_secret_lengths(run: &Run) -> Result<String, Shortfall> {
     let keys = run.anonymous().get("/.well-known/jwks.json").await?.expect(200)?.json();
     let keys = keys["keys"].as_array().filter(|keys| !keys.is_empty()).cloned();
     let keys = keys.ok_or_else(|| Shortfall::fails("no signing key is published"))?;
-    // Policy: Ed25519, whose keys have a fixed size (RFC 8037).
+    // The policy requires Ed25519, whose keys have a fixed size (RFC 8037).
     let other = keys.iter().find(|key| key["kty"] != "OKP" || key["crv"] != "Ed25519");
     if let Some(key) = other {
         return Err(Shortfall::fails(format!("signing key {} is not an Ed25519 key", key["kid"])));
@@ -122,7 +122,7 @@ async fn check_secret_ages(run: &Run) -> Result<String, Shortfall> {
         Some(now.since(at).as_secs() / days(1).as_secs())
     };
     let mut oldest = 0;
-    // A retiring key does not sign, so only the newest key counts.
+    // A retiring key does not sign tokens, so only the age of the newest key counts.
     let keys: Vec<_> = facts["signing_keys"].as_array().into_iter().flatten().collect();
     let newest = keys.iter().filter_map(|key| age_days(&key["created_at"])).min();
     let newest = newest.ok_or_else(|| Shortfall::fails("the server reports no age of a signing key"))?;

@@ -1,4 +1,5 @@
-//! Checks of settings: all are reported, none is missing, and the running values are the configured ones.
+//! Checks of settings: all are reported, none is unset, and the running values are those in the
+//! configuration.
 
 use std::collections::BTreeSet;
 
@@ -47,7 +48,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Values shown instead of a secret that is set, and of one that is not.
+/// Values that are shown instead of a secret: the first if it is set, the second if it is not.
 const MASKS: [&str; 2] = ["***", ""];
 const SECRETS: [&str; 5] = [
     "/auth/jwt_secret",
@@ -176,7 +177,7 @@ async fn shown(run: &Run) -> Result<String, Shortfall> {
         let keys = keys.ok_or_else(|| Shortfall::fails(format!("section {section} is missing")))?;
         run.record(section, Value::Object(keys.clone()));
     }
-    // Kith sets no cookies. Tokens travel in headers and bodies.
+    // Kith sets no cookies, because tokens are sent in headers and bodies.
     let health = run.anonymous().get("/api/health").await?.expect(200)?;
     let headers: Map<_, _> = health
         .headers

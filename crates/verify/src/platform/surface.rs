@@ -1,4 +1,4 @@
-//! Checks that apply to every operation, and checks of the health endpoints.
+//! Checks that cover every operation of the API, and checks of the health endpoints.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Returns true if the operation ends the session used by the walk, so it must come last.
+/// Returns true if the operation ends the session that the check uses. It must be sent last.
 fn ends_sessions(operation: &Operation<'_>) -> bool {
     operation.method == Method::DELETE && operation.path == "/api/v1/auth/sessions"
 }
@@ -51,7 +51,7 @@ async fn check_declared_responses(run: &Run) -> Result<String, Shortfall> {
     for operation in &operations {
         let reads = operation.method == Method::GET;
         if operation.is_for_development() && !reads {
-            // Development operations change the state of all users.
+            // Operations of development mode are skipped, because they change the state of all users.
             continue;
         }
         walk.send(&anonymous, operation, None).await?;
@@ -139,7 +139,7 @@ impl OperationWalk<'_> {
     }
 }
 
-/// Number of requests that must appear in the histogram.
+/// Number of requests to send. All of them must appear in the histogram.
 const REPETITIONS: u32 = 7;
 
 async fn check_duration_histogram(run: &Run) -> Result<String, Shortfall> {
@@ -178,7 +178,7 @@ async fn check_duration_histogram(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Returns the number of requests to `path` in the duration histogram.
+/// Returns the number of requests to `path` that the duration histogram contains.
 async fn count_of(run: &Run, path: &str) -> Result<u64, Shortfall> {
     const METRICS: &str = "/api/metrics";
     let mut response = run.anonymous().get(METRICS).await?;
@@ -209,7 +209,7 @@ async fn health(run: &Run) -> Result<String, Shortfall> {
     if !of_ready.iter().any(|name| name.starts_with("database:")) {
         return Err(Shortfall::fails("/readyz does not report the database"));
     }
-    // A failure that a restart does not fix must not fail the liveness probe.
+    // The liveness probe must not fail because of a fault that a restart does not repair.
     if let Some(shared) = of_live.iter().find(|name| of_ready.contains(name)) {
         return Err(Shortfall::fails(format!("/livez depends on {shared}, like /readyz")));
     }

@@ -1,4 +1,4 @@
-//! Checks of TLS at the deployment's public address, and of plain HTTP there.
+//! Checks of TLS and of plain HTTP at the public address of the deployment.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -29,14 +29,14 @@ pub(super) const CHECKS: &[Check] = &[
     },
 ];
 
-/// Timeout after which a port counts as closed.
+/// Time without a connection after which a port counts as closed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Minimum remaining validity of a certificate in days.
+/// Minimum number of days for which a certificate must remain valid.
 const MIN_CERTIFICATE_DAYS: i64 = 21;
 const LOOPBACK_REASON: &str =
     "the target is plain HTTP on this machine: TLS is terminated in front of it and was not verified";
 
-/// Address of the target.
+/// Parsed address of the target.
 struct TargetAddress {
     is_tls: bool,
     host: String,
@@ -55,7 +55,7 @@ impl TargetAddress {
         self.host == "localhost" || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
     }
 
-    /// Returns the server name to send. `None` for an IP address (RFC 6066).
+    /// Returns the server name to send in the handshake. `None` for an IP address (RFC 6066).
     fn name(&self) -> Option<&str> {
         self.host.parse::<IpAddr>().is_err().then_some(&*self.host)
     }
@@ -66,7 +66,7 @@ pub(super) fn is_loopback_http(url: &str) -> bool {
     TargetAddress::of(url).is_some_and(|address| !address.is_tls && address.is_loopback())
 }
 
-/// Returns the address to check, or the reason for which TLS does not apply.
+/// Returns the address to check, or a shortfall if TLS does not apply to the target.
 fn address(run: &Run) -> Result<TargetAddress, Shortfall> {
     let url = &run.deployment().target().url;
     let address = TargetAddress::of(url);
@@ -78,7 +78,7 @@ fn address(run: &Run) -> Result<TargetAddress, Shortfall> {
     Ok(address)
 }
 
-/// Turns "not applicable" into "unmeasured": TLS may be terminated before this machine.
+/// Replaces the result "not applicable" by "unmeasured", because another machine may terminate TLS.
 async fn as_unmeasured(found: impl Future<Output = Result<String, Shortfall>>) -> Result<String, Shortfall> {
     found.await.map_err(|shortfall| match shortfall {
         Shortfall::NotApplicable(reason) => {
@@ -107,7 +107,7 @@ async fn plain_http(run: &Run) -> Result<String, Shortfall> {
     })
 }
 
-/// Sends a request over plain TCP and returns the response as text, or `None` if nothing responds.
+/// Sends a request over plain TCP and returns the response as text. Returns `None` if there is no response.
 async fn send_over_tcp(host: &str, port: u16, request: &str) -> Result<Option<String>, Shortfall> {
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port))).await;
     let Ok(Ok(mut stream)) = connected else { return Ok(None) };
@@ -116,7 +116,7 @@ async fn send_over_tcp(host: &str, port: u16, request: &str) -> Result<Option<St
         stream.write_all(request.as_bytes()).await?;
         (&mut stream).take(64 << 10).read_to_end(&mut response).await
     };
-    // A connection that closes without data has no response.
+    // A connection that is closed without data counts as no response.
     let _ = tokio::time::timeout(CONNECT_TIMEOUT, exchange).await;
     Ok((!response.is_empty()).then(|| String::from_utf8_lossy(&response).into_owned()))
 }
@@ -145,13 +145,14 @@ fn require_redirect(address: &TargetAddress, port: u16, response: &str) -> Resul
     }
 }
 
-/// Checks the TLS configuration. Result of SEC-10, also used by SEC-07.
+/// Checks the TLS configuration. The result is that of row SEC-10, and row SEC-07 uses it too.
 pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
     let address = address(run)?;
     if !address.is_tls {
         return Err(Shortfall::fails(format!("the target {} uses plain HTTP", address.host)));
     }
-    // The client verifies name, dates and chain, and does not fetch missing certificates.
+    // The client verifies name, dates and chain of the certificate. It does not download missing
+    // certificates.
     let response = run.anonymous().get("/livez").await.map_err(|refused| {
         if refused.reason.contains("certificate") { Shortfall::fails(refused.reason) } else { refused.into() }
     })?;
@@ -192,7 +193,7 @@ pub(super) async fn scan(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Offers one version with these suites and returns the reply.
+/// Sends a `ClientHello` with one version and the given cipher suites, and returns the reply.
 async fn send_client_hello(
     address: &TargetAddress,
     version: u16,
@@ -204,7 +205,7 @@ async fn send_client_hello(
         stream.write_all(&hello).await?;
         let mut bytes = vec![0; 512];
         let mut have = 0;
-        // Reads until the reply is clear. The server then waits for a handshake that is not continued.
+        // Reads until the reply can be parsed. The handshake is then abandoned.
         while have < bytes.len() {
             match stream.read(&mut bytes[have..]).await {
                 Ok(0) | Err(_) => break,
@@ -234,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_http_needs_no_tls() {
+    fn only_http_to_loopback_needs_no_tls() {
         for url in ["http://127.0.0.1:8080", "http://localhost", "http://[::1]:8080", "http://127.9.9.9/"] {
             assert!(is_loopback_http(url), "{url}");
         }

@@ -33,7 +33,7 @@ pub(super) const CHECKS: &[Check] = &[
 const ME: &str = "/api/v1/me";
 const KEYS: &str = "/.well-known/jwks.json";
 
-/// Material of a forger: a valid token, the published key, and a key pair of the forger.
+/// Everything needed to forge tokens: a valid token, the published key, and an own key pair.
 struct Forger {
     token: String,
     header: Value,
@@ -60,18 +60,19 @@ impl Forger {
         self.token.rsplit('.').next().unwrap_or_default()
     }
 
-    /// Returns a token signed with the forger's key.
+    /// Returns a token that is signed with the key pair of the forger.
     fn sign(&self, header: &Value, claims: &Value) -> String {
         let text = text(header, claims);
         format!("{text}.{}", URL_SAFE_NO_PAD.encode(self.own.sign(text.as_bytes())))
     }
 
-    /// Returns a token with the signature of the valid token.
+    /// Returns a token with other contents, but with the signature of the valid token.
     fn with_old_signature(&self, header: &Value, claims: &Value) -> String {
         format!("{}.{}", text(header, claims), self.signature())
     }
 
-    /// Returns an HS256 token. A vulnerable verifier would use the public key as the secret.
+    /// Returns a token that is authenticated by HS256 with `secret`. A vulnerable server would use its public
+    /// key as the secret.
     fn hs256(&self, secret: &[u8]) -> String {
         let text = text(&with(&self.header, "alg", "HS256"), &self.claims);
         let mac = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), text.as_bytes());
@@ -172,7 +173,7 @@ async fn refused(anonymous: &Client, what: &str, token: &str) -> Result<(), Shor
 
 type Corpus = Vec<(String, String)>;
 
-/// Forged tokens with other algorithms.
+/// Returns forged tokens that declare other signature algorithms.
 fn forged_algorithms(forger: &Forger) -> Corpus {
     let Forger { header, claims, published, .. } = forger;
     let mut all = Vec::new();
@@ -185,7 +186,7 @@ fn forged_algorithms(forger: &Forger) -> Corpus {
         ));
     }
     let x = URL_SAFE_NO_PAD.encode(published);
-    // SubjectPublicKeyInfo of an Ed25519 key (RFC 8410).
+    // Encodes the published key as SubjectPublicKeyInfo of an Ed25519 key (RFC 8410).
     let der = [&[0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0x21, 0][..], published].concat();
     let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&der));
     let secrets: [(&str, &[u8]); 7] = [
@@ -211,7 +212,7 @@ fn forged_algorithms(forger: &Forger) -> Corpus {
     all
 }
 
-/// Forged tokens whose header names, embeds or links a key.
+/// Returns forged tokens whose header names, embeds or links to a key.
 fn forged_keys(forger: &Forger, address: &str) -> Corpus {
     let Forger { header, claims, own, .. } = forger;
     let mut all = vec![("the signature of another key".to_owned(), forger.sign(header, claims))];
@@ -248,7 +249,7 @@ fn forged_keys(forger: &Forger, address: &str) -> Corpus {
     all
 }
 
-/// Forged tokens with changed claims.
+/// Returns forged tokens with changed claims.
 fn forged_claims(forger: &Forger, other_person: &str) -> Corpus {
     let Forger { header, claims, .. } = forger;
     let now_s = claims["nbf"].as_i64().unwrap_or_default();
@@ -287,7 +288,7 @@ fn forged_claims(forger: &Forger, other_person: &str) -> Corpus {
     all
 }
 
-/// Malformed tokens.
+/// Returns malformed tokens.
 fn malformed_tokens(forger: &Forger, refresh_token: &str) -> Corpus {
     let token = &forger.token;
     let (signed, signature) = token.rsplit_once('.').unwrap_or_default();
@@ -304,14 +305,14 @@ fn malformed_tokens(forger: &Forger, refresh_token: &str) -> Corpus {
     all.map(|(what, token)| (what.to_owned(), token)).into()
 }
 
-/// Listener to which the server must not connect.
+/// Local address that some forged tokens link to. The server must not connect to it.
 struct ForbiddenListener {
     listener: TcpListener,
     address: String,
 }
 
 impl ForbiddenListener {
-    /// Listens on this machine, if the deployment is on it too.
+    /// Starts a listener. Returns `None` if the deployment does not run on this machine.
     fn listen_beside(run: &Run) -> Option<Self> {
         let url: http::Uri = run.node().parse().ok()?;
         let host = url.host()?.trim_matches(['[', ']']);

@@ -1,4 +1,4 @@
-//! Checks of observability: request ids in the log, and security counters.
+//! Checks of observability: log lines contain request ids, and security events are counted.
 
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
@@ -88,12 +88,12 @@ async fn check_request_id_in_log(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Number of bytes at the end of the log that are searched.
+/// Number of bytes at the end of the log file that are searched for a line.
 const LOG_TAIL_BYTES: u64 = 4 * 1024 * 1024;
-/// Maximum number of attempts to find a line.
+/// Maximum number of times that the log file is searched for a line.
 const MAX_LOG_ATTEMPTS: usize = 40;
 
-/// Returns the number of JSON lines with this request id.
+/// Returns the number of JSON lines in the log that contain this request id.
 async fn find_in_log(run: &Run, file: &Path, id: &str) -> Result<usize, Shortfall> {
     for _ in 0..MAX_LOG_ATTEMPTS {
         let tail = tail(file).map_err(|error| {
@@ -107,7 +107,7 @@ async fn find_in_log(run: &Run, file: &Path, id: &str) -> Result<usize, Shortfal
         if found > 0 {
             return Ok(found);
         }
-        // Gives the log's writer thread time.
+        // The request gives the thread that writes the log some time.
         run.anonymous().get("/livez").await?;
     }
     Err(Shortfall::fails(format!("no JSON line of the log has the request id {id}")))
@@ -122,7 +122,7 @@ fn tail(file: &Path) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Route with its own limit that no other check uses.
+/// Path of a route that has a rate limit of its own and is not used by any other check.
 const LIMITED_PATH: &str = "/api/v1/partners/invites";
 /// Maximum number of requests sent to reach a limit.
 const MAX_REQUESTS_TO_LIMIT: usize = 1_000;
@@ -155,7 +155,7 @@ async fn check_security_counters(run: &Run) -> Result<String, Shortfall> {
     ] {
         let grown = after.increase_since(&before, &series);
         run.record(what, grown);
-        // Other failures may count at the same time.
+        // Other failures may increase the counter further.
         if grown < 1.0 {
             return Err(Shortfall::fails(format!(
                 "one was caused, but {what} increased by {grown}: {series}"
@@ -169,7 +169,7 @@ async fn check_security_counters(run: &Run) -> Result<String, Shortfall> {
     ))
 }
 
-/// Sends requests until one is rate-limited. Returns their number and the name of the limit.
+/// Sends requests until one is rejected by a rate limit. Returns their number and the name of the limit.
 async fn request_until_limited(client: &kith_readiness::Client) -> Result<(usize, String), Shortfall> {
     for n in 1..=MAX_REQUESTS_TO_LIMIT {
         let response = client.send_once(Method::GET, LIMITED_PATH, bytes::Bytes::new()).await?;

@@ -1,4 +1,4 @@
-//! The attacked server with its accounts.
+//! The server under attack and the accounts that the attacks use.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use crate::kith::{Kith, Start};
 
 pub const PASSWORD: &str = "correct horse battery staple";
 
-/// Signed-in account.
+/// Signed-in account on the attacked server.
 #[derive(Clone, Debug)]
 pub struct TestAccount {
     pub id: String,
@@ -21,7 +21,8 @@ pub struct TestAccount {
     pub refresh: String,
 }
 
-/// Running server with an administrator, two partners and a stranger.
+/// Running server under attack with four accounts: an administrator, the partners `ada` and `ben`, and `eve`,
+/// a stranger.
 pub struct AttackedServer {
     pub start: Start,
     pub kith: Kith,
@@ -29,12 +30,12 @@ pub struct AttackedServer {
     /// Partner of `ben`.
     pub ada: TestAccount,
     pub ben: TestAccount,
-    /// Stranger without relation to the others.
+    /// User without any relation to the others.
     pub eve: TestAccount,
 }
 
 impl AttackedServer {
-    /// Starts the server and registers the accounts.
+    /// Starts the server, registers the accounts and pairs `ada` with `ben`.
     pub fn new(start: Start) -> Result<Self> {
         let kith = Kith::start(&start)?;
         let at = kith.address;
@@ -57,7 +58,7 @@ impl AttackedServer {
         register(self.address(), name)
     }
 
-    /// Sends a request. A null body is omitted.
+    /// Sends a request with a JSON body and returns the response. If `body` is null, no body is sent.
     pub fn call(&self, method: &str, path: &str, token: Option<&str>, body: &Value) -> Result<RawResponse> {
         call(self.address(), method, path, token, body)
     }
@@ -91,7 +92,8 @@ impl AttackedServer {
     }
 }
 
-/// Sends a request. A null body is omitted.
+/// Sends a request with a JSON body to the server `at` and returns the response. If `body` is null, no body
+/// is sent.
 pub fn call(
     at: SocketAddr,
     method: &str,
@@ -133,7 +135,7 @@ fn parse_account(response: &Value, email: String) -> Result<TestAccount> {
     })
 }
 
-/// Returns a string of a JSON response.
+/// Returns a JSON value as a string. Fails if the value is not a string.
 pub fn text(value: &Value) -> Result<String> {
     value.as_str().map(str::to_owned).with_context(|| format!("{value} is not a string"))
 }

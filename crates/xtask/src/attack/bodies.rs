@@ -1,5 +1,5 @@
-//! Attacks with bodies that are malformed, oversized or parsed differently by other parsers, and with
-//! invisible names.
+//! Attacks with request bodies that are malformed, oversized, or interpreted differently by different
+//! parsers. Also sends names of invisible characters.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -58,8 +58,8 @@ pub fn run(server: &AttackedServer, report: &mut AttackReport) {
         if response.status == 201 {
             let path = format!("{NOTES}/{}", response.json()["id"].as_str().unwrap_or_default());
             let kept = String::from_utf8(server.get(&server.eve, &path)?.body)?;
-            // Parsers disagree on whether the first or the last duplicate key wins, so only one may be
-            // stored.
+            // Parsers disagree on whether the first or the last of two equal keys counts. The server must
+            // therefore store only one.
             ensure!(kept.matches("twice").count() == 1, "both are kept: {kept}");
         }
         Ok(summary)
@@ -98,7 +98,7 @@ fn bomb() -> Result<Vec<u8>> {
     Ok(gzip.finish()?)
 }
 
-/// Names of invisible code points, alone and in sequence.
+/// Display names without any visible character.
 const INVISIBLE: &[&str] = &[
     "",
     " ",

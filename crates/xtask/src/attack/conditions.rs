@@ -10,7 +10,7 @@ use super::wire::{RawResponse, request, send};
 
 const NOTES: &str = "/api/v1/spaces/me/notes";
 
-/// Runs all attacks of this file.
+/// Runs all attacks with preconditions, idempotency keys, cursors, limits and line breaks.
 pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     preconditions(server, report);
     idempotency(server, report);
@@ -148,7 +148,8 @@ fn cursors(server: &AttackedServer, report: &mut AttackReport) {
     });
 }
 
-/// A client's value must not end a header line of the response (response splitting).
+/// Sends line breaks in values that the server may copy into response headers. A value must not end a header
+/// line of the response (response splitting).
 fn line_ends(server: &AttackedServer, report: &mut AttackReport) {
     report.group("line ends in values");
     let eve = Some(server.eve.token.as_str());

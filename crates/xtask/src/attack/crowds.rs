@@ -12,15 +12,15 @@ use super::memory::expect_little_growth;
 use super::report::{AttackReport, DEFAULT_TIME_LIMIT, format_response, status_in};
 use super::wire::{connect, request};
 
-/// Number of connections whose responses are never read, and of connections that wait for a job.
+/// Numbers of connections: those whose responses are never read, and those that wait for a job.
 const UNREAD: usize = 30;
 const WAITING: usize = 100;
-/// Number of requests sent on one connection before a response is read.
+/// Number of requests that are sent on one connection without reading a response.
 const PIPELINED: usize = 500;
 /// Maximum duration of another user's write during an attack.
 const OTHERS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Schedules whose next run is far away, never comes, or comes every moment.
+/// Schedules whose next run is far in the future, never occurs, or occurs continuously.
 const SCHEDULES_TO_PREVIEW: &[&str] = &[
     "0 0 30 2 *",
     "0 0 31 2,4,6,9,11 *",
@@ -34,7 +34,7 @@ const SCHEDULES_TO_PREVIEW: &[&str] = &[
     "0 0 29 2 *",
 ];
 
-/// Runs all attacks of this file.
+/// Runs all denial-of-service attacks.
 pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("crowds");
     report.attack("30 lists and exports that are never read", Duration::from_secs(60), || unread(server));
@@ -97,7 +97,7 @@ fn unread(server: &AttackedServer) -> Result<String> {
         let lists =
             send_without_reading(server, UNREAD, "/api/v1/spaces/me/long?limit=100", None, &account.token)?;
         let exports = send_without_reading(server, UNREAD, "/api/v1/me/export", None, &account.token)?;
-        // A debug build takes seconds to produce so many pages of 1 MiB.
+        // A debug build needs several seconds to produce that many pages of 1 MiB.
         let summary = max_wait_of_others(server, Duration::from_secs(20))?;
         drop((lists, exports));
         Ok(summary)
@@ -113,7 +113,7 @@ fn pipelined(server: &AttackedServer) -> Result<String> {
             server.eve.token
         );
         let mut sent = 0;
-        // The server stops reading when its responses are not read.
+        // The server stops reading requests while its responses are not read, and this write then times out.
         while sent < PIPELINED && stream.write_all(head.as_bytes()).is_ok() {
             sent += 1;
         }
@@ -131,7 +131,8 @@ fn attack_long_polls(server: &AttackedServer) -> Result<String> {
     Ok(summary)
 }
 
-/// Five failures lock an address. The responses must not depend on whether an account has the address.
+/// Checks that five failed log-ins lock an address, and that the responses are the same for an address with
+/// and without an account.
 fn attack_lockout(server: &AttackedServer) -> Result<String> {
     let victim = server.register("victim")?;
     let mut seen = Vec::new();

@@ -12,18 +12,18 @@ use super::attacked_server::AttackedServer;
 use super::report::{AttackReport, DEFAULT_TIME_LIMIT, format_response, status_in};
 use super::wire::{connect, send, send_for_all};
 
-/// Silence after which the server's response counts as complete.
+/// Time without data after which a response counts as complete.
 const END_OF_RESPONSE_SILENCE: Duration = Duration::from_millis(700);
-/// `server.head_timeout_ms` of the attacked server. The next constant adds time to observe it.
+/// `server.head_timeout_ms` of the attacked server. `HEAD_ENDS_WITHIN` is longer, to allow for delays.
 pub const HEAD_TIMEOUT_MS: u64 = 1_000;
 const HEAD_ENDS_WITHIN: Duration = Duration::from_millis(4 * HEAD_TIMEOUT_MS);
 /// `server.max_connections` of the attacked server.
 pub const MAX_CONNECTIONS: usize = 1_000;
-/// Number of idle connections, more than the server accepts.
+/// Number of idle connections to open. It exceeds `MAX_CONNECTIONS`.
 const IDLE: usize = 1_100;
 const SLOW: usize = 50;
 
-/// Request heads with the accepted statuses. Each must get one response.
+/// Returns attack names, request heads, and the accepted statuses. Each head must get exactly one response.
 fn heads() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
     let line = |line: &str| format!("{line}\r\nhost: kith\r\nconnection: close\r\n\r\n").into_bytes();
     let get = |lines: &str| format!("GET /livez HTTP/1.1\r\nconnection: close\r\n{lines}\r\n").into_bytes();
@@ -59,7 +59,7 @@ fn heads() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
         ("an unknown method", line("BREW /livez HTTP/1.1"), &[400, 405, 501]),
         ("TRACE", line("TRACE /livez HTTP/1.1"), &[400, 405, 501]),
         ("CONNECT", line("CONNECT 127.0.0.1:22 HTTP/1.1"), &[400, 404, 405, 501]),
-        // A server accepts the absolute form and ignores Host (RFC 9112, 3.2.2).
+        // A server accepts a request target in absolute form and ignores Host (RFC 9112, 3.2.2).
         ("an absolute address", line("GET http://other.example/livez HTTP/1.1"), &[200, 400, 421]),
         ("an absolute address that climbs", line("GET http://kith/../etc/passwd HTTP/1.1"), &[400, 404]),
         ("a path that climbs", line("GET /docs/../../etc/passwd HTTP/1.1"), &[400, 404]),
@@ -71,7 +71,8 @@ fn heads() -> Vec<(&'static str, Vec<u8>, &'static [u16])> {
     ]
 }
 
-/// Ambiguous or malformed length headers. A second request follows in the body.
+/// Attack names, and ambiguous or malformed length headers. The body of each request contains a second
+/// request.
 const LENGTHS: &[(&str, &str)] = &[
     ("Content-Length and Transfer-Encoding", "content-length: 60\r\ntransfer-encoding: chunked"),
     ("Transfer-Encoding and Content-Length", "transfer-encoding: chunked\r\ncontent-length: 60"),
@@ -92,7 +93,7 @@ const LENGTHS: &[(&str, &str)] = &[
     ("a folded Transfer-Encoding", "transfer-encoding:\r\n chunked"),
 ];
 const CHUNKED: &str = "transfer-encoding: chunked";
-/// Malformed chunk sizes.
+/// Attack names, and bodies with malformed chunk sizes.
 const CHUNKS: &[(&str, &str)] = &[
     ("a chunk size with a plus", "+0\r\n\r\n"),
     ("a chunk size with 0x", "0x0\r\n\r\n"),
@@ -120,7 +121,7 @@ pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     }
 }
 
-/// Sends a request whose length is ambiguous, followed by a second request. Fails if the second one gets a
+/// Sends a request of ambiguous length, followed by a second request. Fails if the second request gets a
 /// successful response (request smuggling).
 fn smuggle(server: &AttackedServer, lengths: &str, body: &str) -> Result<String> {
     let bytes = format!(
@@ -134,7 +135,8 @@ fn smuggle(server: &AttackedServer, lengths: &str, body: &str) -> Result<String>
     Ok(format!("{statuses:?}"))
 }
 
-/// Runs attacks with connections, on a server with a short head timeout and few connections.
+/// Runs the attacks that open many or slow connections. The server needs a short head timeout and a low
+/// connection limit.
 pub fn connections(server: &AttackedServer, report: &mut AttackReport) {
     report.group("connections");
     report.attack("50 heads that never end", HEAD_ENDS_WITHIN, || slow_heads(server));
@@ -161,8 +163,8 @@ pub fn connections(server: &AttackedServer, report: &mut AttackReport) {
     report.attack("afterwards", DEFAULT_TIME_LIMIT, || check_other_caller(server));
 }
 
-/// Opens connections whose heads never end. The timeout counts from the first byte, so sending slowly does
-/// not extend it.
+/// Opens connections that send their request heads slowly and never end them. The timeout counts from the
+/// first byte, so sending more bytes does not extend it.
 fn slow_heads(server: &AttackedServer) -> Result<String> {
     let mut slow = Vec::new();
     for _ in 0..SLOW {
@@ -173,7 +175,7 @@ fn slow_heads(server: &AttackedServer) -> Result<String> {
     let summary = check_other_caller(server)?;
     for stream in &mut slow {
         let mut response = Vec::new();
-        // A reset also ends the connection.
+        // A connection reset also counts as the end of the response.
         let _ = stream.read_to_end(&mut response);
         let is_refused = response.is_empty() || response.starts_with(b"HTTP/1.1 4");
         ensure!(is_refused, "{}", String::from_utf8_lossy(&response));

@@ -1,4 +1,4 @@
-//! Attacks with several spellings of one mailbox, and with registrations of addresses that are taken.
+//! Attacks that register variants of one e-mail address, or addresses that already have an account.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::attacked_server::{AttackedServer, PASSWORD, call};
 use super::report::{AttackReport, DEFAULT_TIME_LIMIT, format_response};
 use super::wire::{RawResponse, request, send};
 
-/// Address, and other spellings of the same mailbox.
+/// E-mail addresses, each with other notations that reach the same mailbox.
 const SPELLINGS: &[(&str, &[&str])] = &[
     (
         "taken@example.org",
@@ -41,7 +41,7 @@ const SPELLINGS: &[(&str, &[&str])] = &[
     ("post@xn--strae-oqa.example", &["post@stra\u{DF}e.example"]),
 ];
 
-/// Registers each address, then tries every other spelling.
+/// Registers each address, then tries to register every other notation of it.
 pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("mailboxes");
     for (address, others) in SPELLINGS {
@@ -67,8 +67,8 @@ pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     });
 }
 
-/// Ten registrations of taken addresses by one client must not block registration. Needs a server with
-/// limits.
+/// Registers ten addresses that already have accounts, all from one client. A later registration of a new
+/// address must still succeed. Needs a server with rate limits.
 pub fn taken_addresses(server: &AttackedServer, report: &mut AttackReport) {
     report.attack("ten registered addresses do not block registration", Duration::from_secs(30), || {
         for _ in 0..10 {
@@ -85,7 +85,7 @@ pub fn taken_addresses(server: &AttackedServer, report: &mut AttackReport) {
     });
 }
 
-/// Exceeds a route's limit with a different `X-Forwarded-For` in each request.
+/// Exceeds the rate limit of a route with a different `X-Forwarded-For` value in each request.
 pub fn forged_forwarded_for(server: &AttackedServer, report: &mut AttackReport) {
     report.attack("a new X-Forwarded-For with each of 700 requests", Duration::from_secs(30), || {
         for n in 0..700 {

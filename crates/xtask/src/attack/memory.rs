@@ -1,5 +1,5 @@
-//! Memory attack: a space filled with values that take most memory as a tree, then listed and exported. The
-//! process must not grow much.
+//! Attack on memory: fills a space with items that need much memory when parsed, then lists and exports it.
+//! The memory of the server process must not grow by more than 32 MiB.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,12 +16,12 @@ use crate::mode::Mode;
 /// Maximum growth of the process in KiB.
 const MAX_GROWTH_KIB: u64 = 32 << 10;
 const FILLED_WITHIN: Duration = Duration::from_secs(240);
-/// An item may contain at most 10,000 values including names. Each object counts as three: itself, its name
-/// and its number.
+/// Number of objects in each item. An item may contain at most 10,000 values. Each object counts as three of
+/// them: itself, its name and its number.
 const OBJECTS: usize = 3_300;
 const HOLLOW: &str = "/api/v1/spaces/me/hollow";
 
-/// Fills the space of a new account and reads it in every way. A smoke run fills less of it.
+/// Fills the space of a new account, then lists and exports it. A smoke run creates fewer items.
 pub fn run(server: &AttackedServer, mode: Mode, report: &mut AttackReport) {
     report.group("memory");
     let people = server.register("filler");
@@ -57,7 +57,7 @@ pub fn run(server: &AttackedServer, mode: Mode, report: &mut AttackReport) {
     });
 }
 
-/// Creates items until the space rejects one, or up to `max`.
+/// Creates up to `max` items. Stops earlier if the space is full.
 fn fill(server: &AttackedServer, account: &TestAccount, max: usize) -> Result<String> {
     let hollow = format!("[{}]", vec![r#"{"":0}"#; OBJECTS].join(","));
     let item = json!({ "data": { "a": serde_json::from_str::<Value>(&hollow)? } });
@@ -72,7 +72,7 @@ fn fill(server: &AttackedServer, account: &TestAccount, max: usize) -> Result<St
     Ok(format!("{max} items"))
 }
 
-/// Runs `attack` and measures the memory of the server process meanwhile.
+/// Runs `attack` and measures how much the memory of the server process grows during it.
 ///
 /// # Errors
 /// Returns the attack's error, or an error if the process grew by more than 32 MiB.
@@ -100,7 +100,8 @@ pub fn expect_little_growth(
     Ok(format!("{summary}; {} MiB more than {}", growth >> 10, before >> 10))
 }
 
-/// Returns the anonymous resident memory of a process. Mapped pages of the database file are not counted.
+/// Returns the anonymous resident memory of a process in KiB. Mapped pages of the database file are not
+/// counted.
 fn resident_kib(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the server has ended")?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;

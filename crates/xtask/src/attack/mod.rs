@@ -1,7 +1,8 @@
-//! `cargo xtask attack`: sends a corpus of attacks to a server that it starts itself, each with the accepted
+//! `cargo xtask attack`: starts a server and sends it hostile requests, each with a list of accepted
 //! responses and a time limit.
 //!
-//! All traffic is on loopback and bounded in time and number. An attack with any other response is a failure.
+//! All traffic is on loopback and bounded in time and number. An attack fails if the response is not in its
+//! list or arrives too late.
 
 mod attacked_server;
 mod bodies;
@@ -54,7 +55,7 @@ pub struct Args {
     /// Attack a PostgreSQL-backed server instead of SQLite
     #[arg(long)]
     postgres: bool,
-    /// Only this group; repeat for several
+    /// Run only this group of attacks; repeat for several
     #[arg(long, value_parser = GROUPS)]
     only: Vec<String>,
     #[command(flatten)]
@@ -78,7 +79,7 @@ pub fn attack(args: &Args) -> Result<()> {
     let postgres = args.postgres.then_some(()).map(start_postgres).transpose()?;
     let mut report = AttackReport::default();
     if args.has("limits") || args.has("tokens") {
-        // The only server with limits and with loopback blocked for callbacks, as in production.
+        // The only server with rate limits, and with loopback blocked as a callback target, as in production.
         let strict = AttackedServer::new(strict(&binary, &folder.path().join("strict")))?;
         if args.has("limits") {
             limits(&strict, &mut report);
@@ -114,7 +115,7 @@ pub fn attack(args: &Args) -> Result<()> {
     report.end()
 }
 
-/// Runs the attacks on a server without rate limits.
+/// Runs the attacks that need a server without rate limits.
 fn corpus(server: &AttackedServer, args: &Args, report: &mut AttackReport) {
     let mut begin = |name: &str, run: &dyn Fn(&mut AttackReport)| {
         if args.has(name) {
@@ -140,8 +141,8 @@ fn corpus(server: &AttackedServer, args: &Args, report: &mut AttackReport) {
     begin("races", &|report| races::run(server, report));
 }
 
-/// Options of a server with production settings except for its mode: limits apply, and callbacks to internal
-/// addresses are blocked.
+/// Returns the options of a server that has rate limits and blocks callbacks to internal addresses, as in
+/// production. Only the mode differs from production.
 fn strict(binary: &Path, folder: &Path) -> Start {
     let set = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     Start {
@@ -150,7 +151,8 @@ fn strict(binary: &Path, folder: &Path) -> Start {
         log: folder.with_extension("log"),
         has_limits: true,
         environment: vec![
-            // Any explicit list blocks loopback. This one contains a documentation network.
+            // Loopback is blocked if the list is set explicitly. The network in this list is reserved for
+            // documentation.
             set("KITH__OUTBOUND__ALLOWED_NETWORKS", "192.0.2.0/24"),
             set("KITH__SERVER__HEAD_TIMEOUT_MS", &edge::HEAD_TIMEOUT_MS.to_string()),
             set("KITH__SERVER__MAX_CONNECTIONS", &edge::MAX_CONNECTIONS.to_string()),
@@ -168,7 +170,7 @@ fn limits(server: &AttackedServer, report: &mut AttackReport) {
     mailboxes::forged_forwarded_for(server, report);
 }
 
-/// Runs the token attacks on a separate server, because they move its clock.
+/// Runs the token attacks on a server of their own, because they move its clock.
 fn tokens(binary: &Path, folder: &Path, foreign: &str, report: &mut AttackReport) -> Result<()> {
     let server = AttackedServer::new(Start {
         binary: binary.to_owned(),

@@ -25,7 +25,7 @@ struct Operation {
 }
 
 impl Operation {
-    /// Returns the path with an unknown id for each parameter.
+    /// Returns the path with [`NO_ID`] in place of each parameter.
     fn path_with_unknown_ids(&self) -> String {
         let parts = self.path.split('/').map(|part| if part.starts_with('{') { NO_ID } else { part });
         parts.collect::<Vec<_>>().join("/")
@@ -58,7 +58,7 @@ fn operations(document: &Value) -> Result<Vec<Operation>> {
     Ok(all)
 }
 
-/// Sends all operations as each caller.
+/// Sends every operation as each kind of caller and fails if one without permission is accepted.
 pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("operations by callers who may not");
     let document =
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operation_access_is_read_from_document() {
+    fn required_access_is_read_from_openapi_document() {
         let document = json!({ "paths": { "/a/{id}": {
             "get": { "security": [{ "bearer": ["a.read"] }, { "api_key": ["a.read"] }] },
             "post": { "security": [{ "bearer": [] }] },

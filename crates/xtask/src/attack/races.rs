@@ -14,7 +14,7 @@ use super::wire::RawResponse;
 const AT_ONCE: usize = 8;
 const RACE: Duration = Duration::from_secs(20);
 
-/// Calls `ask` in `AT_ONCE` threads at the same moment.
+/// Calls `ask` in `AT_ONCE` threads at the same moment. Returns the responses.
 fn run_concurrently(ask: impl Fn(usize) -> Result<RawResponse> + Sync) -> Result<Vec<RawResponse>> {
     let start = Barrier::new(AT_ONCE);
     std::thread::scope(|scope| {
@@ -40,7 +40,7 @@ fn statuses(responses: &[RawResponse]) -> String {
     format!("{all:?}")
 }
 
-/// Runs all races.
+/// Runs all attacks with concurrent requests.
 pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("races");
     report.attack("one address registered at once, in two spellings", RACE, || {
@@ -69,8 +69,8 @@ pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     });
 }
 
-/// A token that was just used returns the same pair again, never a second one. Use of an older token ends the
-/// session.
+/// Uses one refresh token concurrently. A token that was just used returns the same pair of tokens again,
+/// never a second pair. Use of an older token ends the session.
 fn refresh(server: &AttackedServer) -> Result<String> {
     let racer = server.register("refresher")?;
     let spend =

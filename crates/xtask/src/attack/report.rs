@@ -1,4 +1,4 @@
-//! Results of the attacks: one line each, and a summary.
+//! Results of the attacks: prints one line for each attack, and a summary.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use anyhow::{Result, bail, ensure};
 use super::wire::RawResponse;
 use crate::load::now;
 
-/// Time limit for attacks that are not meant to be expensive, with margin for a busy machine.
+/// Time limit of attacks that should be cheap for the server. It includes a margin for a busy machine.
 pub const DEFAULT_TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// Results so far.
+/// Results of the attacks that have run.
 #[derive(Default)]
 pub struct AttackReport {
     group: &'static str,
@@ -19,7 +19,7 @@ pub struct AttackReport {
 }
 
 impl AttackReport {
-    /// Begins a group of attacks.
+    /// Begins a group of attacks and prints its name.
     pub fn group(&mut self, name: &'static str) {
         self.group = name;
         println!("\n{name}");
@@ -75,7 +75,7 @@ pub fn status_in(response: &RawResponse, expected: &[u16]) -> Result<String> {
     Ok(summary)
 }
 
-/// Formats status and problem code.
+/// Formats the status of a response and its problem code, if any.
 pub fn format_response(response: &RawResponse) -> String {
     match (response.status, response.code()) {
         (0, _) => "closed without a response".to_owned(),

@@ -49,7 +49,7 @@ fn write_until_killed(server: &AttackedServer) -> Result<Vec<String>> {
                 scope.spawn(move || {
                     for n in 0.. {
                         let body = json!({ "data": { "writer": writer, "n": n } });
-                        // The thread ends when the server is gone.
+                        // The request fails once the server is killed. The thread then ends.
                         let Ok(response) = server.post(&server.eve, ITEMS_PATH, &body) else { return };
                         if response.status != 201 {
                             return;
@@ -84,7 +84,7 @@ fn lost(server: &AttackedServer, acknowledged: &[String]) -> Result<usize> {
     Ok(lost)
 }
 
-/// Fails unless the audit chain verifies, and no longer verifies after truncation.
+/// Fails unless `kith audit verify` succeeds after a kill, and fails after the log was truncated.
 pub fn audit(start: &Start, report: &mut AttackReport) {
     report.attack("the audit chain after a kill", KILLED_WITHIN, || match verify(start)? {
         (true, output) => Ok(output),
@@ -100,7 +100,7 @@ pub fn audit(start: &Start, report: &mut AttackReport) {
     });
 }
 
-/// Runs `kith audit verify`. Returns whether the chain is intact, and the first line of the output.
+/// Runs `kith audit verify`. Returns true if the chain is intact, and the first line of the output.
 fn verify(start: &Start) -> Result<(bool, String)> {
     let mut verify = start.command(&["audit", "verify"]);
     let done = verify.stdin(Stdio::null()).output().context("cannot run kith")?;
@@ -109,7 +109,8 @@ fn verify(start: &Start) -> Result<(bool, String)> {
     Ok((done.status.success(), output))
 }
 
-/// Deletes the last three links, as an attacker with write access to the database but without the key can.
+/// Deletes the last three links of the audit chain. An attacker needs only write access to the database for
+/// this, not the key.
 async fn cut_tail(start: &Start) -> Result<u64> {
     let engine = match &start.database {
         None => EngineOptions::Sqlite(SqliteOptions::in_folder(&start.data)),

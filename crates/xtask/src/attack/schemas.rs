@@ -1,5 +1,5 @@
-//! Attacks with JSON Schemas that are expensive to compile or validate, during which another user's writes
-//! must succeed.
+//! Attacks with JSON Schemas that are expensive to compile or to validate against. Writes of another user
+//! must succeed meanwhile.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,7 +15,7 @@ const JUDGED_WITHIN: Duration = Duration::from_secs(10);
 /// Maximum duration of another user's write during an attack.
 const OTHERS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Attack names with the schema, and an item to validate if the schema is accepted.
+/// Returns attack names, schemas, and for each schema an item to validate if the schema is accepted.
 fn costly() -> Vec<(&'static str, Value, Value)> {
     let nested = |levels: usize| (0..levels).fold(json!({ "end": 1 }), |inner, _| json!({ "a": inner }));
     let branch = json!({ "properties": { "a": { "$ref": "#/$defs/n" } }, "required": ["a"] });
@@ -72,7 +72,7 @@ fn costly() -> Vec<(&'static str, Value, Value)> {
     ]
 }
 
-/// Declares each schema for a collection and for a job kind, and writes an item.
+/// Declares each schema for a collection and for a job kind, and writes an item to the collection.
 pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("costly schemas");
     for (n, (name, schema, item)) in costly().into_iter().enumerate() {
@@ -111,7 +111,7 @@ pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     }
 }
 
-/// Runs the attack while `ada` writes repeatedly. Fails if one of the writes is slow or rejected.
+/// Runs the attack while `ada` writes items. Fails if one of her writes is slow or rejected.
 fn run_with_concurrent_writer(
     server: &AttackedServer,
     attack: impl FnOnce() -> Result<String>,
@@ -126,7 +126,7 @@ fn run_with_concurrent_writer(
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| -> Result<(usize, Duration)> {
             let (mut writes, mut slowest) = (1, write()?);
-            // Bounded, so that the space does not fill up.
+            // The number of writes is limited, so that the space does not fill up.
             while !is_over.load(Ordering::Relaxed) && writes < 200 {
                 slowest = slowest.max(write()?);
                 writes += 1;

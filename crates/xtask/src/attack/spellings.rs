@@ -1,5 +1,5 @@
-//! Attacks with alternative spellings of paths and methods, with override headers, and with values that a
-//! response might reflect.
+//! Attacks with alternative forms of paths and methods, with headers that override them, and with values that
+//! a response might reflect.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use super::attacked_server::{AttackedServer, PASSWORD};
 use super::report::{AttackReport, DEFAULT_TIME_LIMIT, format_response, status_in};
 use super::wire::{RawResponse, request, send};
 
-/// Paths that a careless router or proxy would map to `/api/v1/admin/users`. Sent by a user without
+/// Paths that a careless router or proxy would map to `/api/v1/admin/users`. They are sent by a user without
 /// permission.
 const PATHS: &[&str] = &[
     "//api/v1/admin/users",
@@ -53,7 +53,7 @@ const ORIGINS: &[&str] = &[
     "file://",
 ];
 
-/// Fields that users may not set (mass assignment).
+/// Fields that users must not be able to set (mass assignment), each with a value.
 const PROTECTED_FIELDS: &[(&str, &str)] = &[
     ("role", "admin"),
     ("id", "01900000-0000-7000-8000-000000000000"),
@@ -63,7 +63,7 @@ const PROTECTED_FIELDS: &[(&str, &str)] = &[
     ("password_hash", "x"),
 ];
 
-/// Runs all attacks of this file.
+/// Runs all attacks with paths, methods, headers and protected fields.
 pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("spellings of paths");
     let eve = Some(server.eve.token.as_str());
@@ -121,7 +121,8 @@ fn get_me(server: &AttackedServer, more: &[(&str, &str)]) -> Result<RawResponse>
     server.call_with("GET", "/api/v1/me", &server.eve, more, &Value::Null)
 }
 
-/// A cacheable response must not contain the host that the client sent, and no response may redirect there.
+/// Sends a forged Host header. A cacheable response must not contain this host, and no response may redirect
+/// to it.
 fn host(server: &AttackedServer) -> Result<String> {
     for path in ["/", "/api-docs", "/swagger", "/openapi.json", "/docs", "/api/health"] {
         let head = format!(

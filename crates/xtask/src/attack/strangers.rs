@@ -1,4 +1,4 @@
-//! Attacks with other users' object ids, and with API keys on reserved queues and schedules.
+//! Attacks with ids of other users' objects, and with API keys on reserved queues and schedules.
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::attacked_server::{AttackedServer, text};
 use super::report::{AttackReport, DEFAULT_TIME_LIMIT, format_response, status_in};
 
-/// Objects of `ada` and `ben`, which `eve` requests.
+/// Ids of objects that belong to `ada` and `ben`. `eve` tries to access them.
 struct ForeignObjects {
     request: String,
     session: String,
@@ -39,7 +39,7 @@ impl ForeignObjects {
     }
 }
 
-/// Requests each object as a stranger.
+/// Requests each object as `eve`, who must not have access.
 pub fn run(server: &AttackedServer, report: &mut AttackReport) {
     report.group("other users' objects");
     let objects = match ForeignObjects::make(server) {
@@ -101,7 +101,8 @@ fn shape(path: &str) -> String {
     path.split('/').map(|part| if is_id(part) { "…" } else { part }).collect::<Vec<_>>().join("/")
 }
 
-/// Operations on reserved queues and schedules, sent with an API key whose scopes seem to allow them.
+/// Calls operations on reserved queues and schedules with an API key. The key has the scopes for these
+/// operations, but reserved names must still be rejected.
 pub fn reserved(server: &AttackedServer, report: &mut AttackReport) {
     report.group("API keys at what Kith uses for itself");
     let scopes =

@@ -1,4 +1,4 @@
-//! Attacks with callback targets at internal addresses, and with receivers that redirect to one.
+//! Attacks with callback targets at internal addresses, and with callback receivers that redirect.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -57,12 +57,12 @@ const TARGETS: &[(&str, &str)] = &[
     ("a port of a database", "http://93.184.215.14:5432/"),
 ];
 const ENDPOINTS: &str = "/api/v1/callback-endpoints";
-/// Maximum time until a callback arrives on a busy machine.
+/// Maximum time until a callback arrives, with a margin for a busy machine.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
-/// Time within which a followed redirect would arrive.
+/// Time to wait for a second request. A followed redirect would arrive within this time.
 const FOLLOWS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Registers each target on a server that blocks loopback.
+/// Registers each target as a callback endpoint on a server that blocks loopback.
 pub fn run(at: SocketAddr, admin: &TestAccount, report: &mut AttackReport) {
     report.group("callback targets");
     for (name, url) in TARGETS {
@@ -79,7 +79,8 @@ pub fn run(at: SocketAddr, admin: &TestAccount, report: &mut AttackReport) {
     });
 }
 
-/// Starts a receiver that answers every request with a redirect to itself, and reports the request lines.
+/// Starts a receiver that answers every request with a redirect to itself. Returns its address, and a channel
+/// with the first line of each request.
 fn redirecting() -> Result<(SocketAddr, Receiver<String>)> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;
     let address = listener.local_addr()?;
@@ -88,7 +89,7 @@ fn redirecting() -> Result<(SocketAddr, Receiver<String>)> {
         for stream in listener.incoming().take(8) {
             let Ok(mut stream) = stream else { return };
             let mut head = [0; 4096];
-            // Ignores an incomplete request.
+            // A connection without a complete request is ignored.
             let Ok(read) = stream.read(&mut head) else { continue };
             let line = String::from_utf8_lossy(&head[..read]).lines().next().unwrap_or_default().to_owned();
             let response = format!(
@@ -104,7 +105,8 @@ fn redirecting() -> Result<(SocketAddr, Receiver<String>)> {
     Ok((address, summary))
 }
 
-/// Fails if a redirect is followed, on a server that allows loopback.
+/// Sends a callback to a receiver that redirects. Fails if the server follows the redirect. The server must
+/// allow loopback.
 pub fn redirects(server: &AttackedServer, report: &mut AttackReport) {
     report.attack("a receiver that redirects", ARRIVES_WITHIN + FOLLOWS_WITHIN, || {
         let (address, summary) = redirecting()?;

@@ -1,4 +1,4 @@
-//! Attacks with forged, foreign and expired access tokens.
+//! Attacks with access tokens that are forged, expired, or signed by another server.
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
@@ -37,7 +37,7 @@ impl DecodedToken {
     }
 }
 
-/// Sends every forged token. `foreign` is a token signed by another server.
+/// Sends every forged token and fails if one is accepted. `foreign` is a token signed by another server.
 pub fn run(server: &AttackedServer, foreign: &str, report: &mut AttackReport) {
     report.group("tokens");
     let forgeries = match forgeries(server, foreign) {
@@ -121,7 +121,8 @@ fn forgeries(server: &AttackedServer, foreign: &str) -> Result<Vec<(&'static str
     ])
 }
 
-/// Moves the clock of a development server past the expiry of all tokens, and back.
+/// Moves the clock of a development server until all tokens have expired, checks that they are rejected, and
+/// moves it back.
 pub fn expired(server: &AttackedServer, report: &mut AttackReport) {
     report.attack("a token that has expired", DEFAULT_TIME_LIMIT, || {
         let by = json!({ "advance": "2d" });

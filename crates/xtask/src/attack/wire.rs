@@ -1,4 +1,4 @@
-//! Raw HTTP/1.1 client: sends arbitrary bytes and reads all responses of the connection.
+//! Raw HTTP/1.1 client: sends arbitrary bytes and parses all responses of a connection.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::load::now;
 
-/// Timeout of a response. The server itself ends a request after 30 s.
+/// Maximum time to wait for a response. It is longer than the server's own request timeout of 30 s.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(40);
 
 /// HTTP response.
@@ -52,7 +52,7 @@ impl RawResponse {
     }
 }
 
-/// Builds a well-formed request. A body is JSON.
+/// Returns a well-formed request. A body is sent as JSON.
 pub fn request(
     method: &str,
     path: &str,
@@ -75,7 +75,7 @@ pub fn request(
     out
 }
 
-/// Connects with read and write timeouts.
+/// Opens a connection with timeouts for reading and writing.
 pub fn connect(server: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::connect(server).with_context(|| format!("cannot connect to {server}"))?;
     stream.set_nodelay(true)?;
@@ -88,7 +88,8 @@ pub fn connect(server: SocketAddr) -> Result<TcpStream> {
 pub fn send(server: SocketAddr, bytes: &[u8]) -> Result<RawResponse> {
     let began = now();
     let mut stream = connect(server)?;
-    // A server that rejects early may close during the write. Its response is still read.
+    // A server that rejects a request early may close the connection during the write. Its response is read
+    // anyway.
     let _ = stream.write_all(bytes);
     let mut input = Vec::new();
     loop {
@@ -105,7 +106,7 @@ pub fn send(server: SocketAddr, bytes: &[u8]) -> Result<RawResponse> {
     }
 }
 
-/// Sends `bytes` and reads all responses until the server closes the connection or is silent for `quiet`.
+/// Sends `bytes` and reads all responses until the server closes the connection or sends nothing for `quiet`.
 pub fn send_for_all(server: SocketAddr, bytes: &[u8], quiet: Duration) -> Result<Vec<RawResponse>> {
     let mut stream = connect(server)?;
     stream.set_read_timeout(Some(quiet))?;
@@ -127,7 +128,7 @@ pub fn send_for_all(server: SocketAddr, bytes: &[u8], quiet: Duration) -> Result
     Ok(answers)
 }
 
-/// Treats a reset as the end. Bytes received before it count.
+/// Reads more bytes into `input` and returns their number. A connection reset counts as the end of the input.
 fn read_more(stream: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<usize> {
     let mut block = vec![0; 64 << 10];
     match stream.read(&mut block) {
@@ -174,7 +175,8 @@ fn parse_first_response(bytes: &[u8], is_over: bool) -> Result<Option<(RawRespon
     Ok(if is_over { whole(rest, rest.len()) } else { None })
 }
 
-/// Decodes a chunked body (RFC 9112, 7.1). Returns it with its encoded length, or `None` if it is incomplete.
+/// Decodes a chunked body (RFC 9112, 7.1). Returns the body and its encoded length, or `None` if it is
+/// incomplete.
 fn unchunk(mut rest: &[u8]) -> Result<Option<(Vec<u8>, usize)>> {
     let (whole, mut body) = (rest.len(), Vec::new());
     loop {
@@ -196,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn responses_are_read_by_length_chunks_or_close() {
+    fn response_end_is_found_by_length_chunks_or_close() {
         let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabHTTP/1.1 200 OK\r\n\
                       transfer-encoding: chunked\r\n\r\n2\r\ncd\r\n0\r\n\r\nHTTP/1.0 400 Bad\r\n\r\nend";
         let mut rest = &bytes[..];

@@ -1,4 +1,4 @@
-//! First ceiling: a bare axum server on one thread that only answers 204.
+//! Ceiling of the benchmark: a bare axum server on one thread that answers every request with 204.
 
 use std::env;
 
@@ -10,10 +10,10 @@ use tokio::net::TcpListener;
 
 use crate::kith::{Kith, on_core, spawn};
 
-/// Path that both ceilings serve.
+/// Path of the request that measures a ceiling. Both the bare server and Kith serve it.
 pub const PING: &str = "/api/v1/ping";
 
-/// Serves until the process is killed. Prints its address in the same form as Kith.
+/// Runs the server until the process is killed. Prints its address in the same form as Kith does.
 pub fn serve() -> Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let router = Router::new().route(PING, get(|| async { StatusCode::NO_CONTENT }));
@@ -23,7 +23,7 @@ pub fn serve() -> Result<()> {
     })
 }
 
-/// Starts the ceiling as a separate process on `core`.
+/// Starts this program as a ceiling server in a separate process, pinned to `core`.
 pub fn start(core: u32) -> Result<Kith> {
     let mut command = on_core(Some(core), &env::current_exe()?);
     command.arg("ceiling");

@@ -1,5 +1,5 @@
-//! Measures log-ins at the full cost of password hashing: throughput relative to hashing alone, and the
-//! effect on other requests.
+//! Measures log-ins at the full cost of password hashing: their throughput relative to hashing alone, and
+//! their effect on other requests.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use crate::load::{LoadResult, Plan, generate_load, now, on_one_thread};
 
 /// Argon2id parameters of `defaults.toml`: KiB and passes.
 const HASH_COST: (u32, u32) = (19_456, 2);
-/// Number of concurrent log-ins: enough to saturate the hashing thread, few enough that none is rejected.
+/// Number of concurrent log-ins. They saturate the hashing thread, but are so few that none is rejected.
 const LOG_IN_CONNECTIONS: usize = 4;
-/// Other traffic: connections, and requests per second.
+/// Load of other requests during the log-ins: number of connections, and requests per second.
 const READ_CONNECTIONS: usize = 16;
 const READS_PER_S: f64 = 1_000.0;
 
-/// Results.
+/// Results of the log-in benchmark.
 pub struct LogIns {
     rate: f64,
     of_ceiling: f64,
@@ -30,12 +30,12 @@ pub struct LogIns {
     beside: LoadResult,
 }
 
-/// Starts a separate server on `start`'s database with full hashing cost, and measures on it.
+/// Starts another server with full hashing cost on the database of `start`, and measures log-ins on it.
 pub fn measure(start: &Start, lengths: &BenchmarkSizes) -> Result<LogIns> {
     let mut start = start.clone();
     start.environment.push(("KITH__AUTH__PASSWORD_MEMORY_KIB".into(), HASH_COST.0.to_string()));
     start.environment.push(("KITH__AUTH__PASSWORD_ITERATIONS".into(), HASH_COST.1.to_string()));
-    // One hashing thread, for the one core that the server is pinned to.
+    // One hashing thread, because the server is pinned to one core.
     start.environment.push(("KITH__AUTH__HASH_THREADS".into(), "1".into()));
     let kith = Kith::start(&start)?;
     let measured = on_one_thread(measure_on(&kith, lengths))?;
@@ -70,7 +70,7 @@ async fn measure_on(kith: &Kith, lengths: &BenchmarkSizes) -> Result<LogIns> {
     Ok(LogIns { rate: median(&rates), of_ceiling: median(&ratios), alone, beside })
 }
 
-/// Returns the hashes per second of this machine, on the core that the server does not use.
+/// Returns the hashes per second of this machine, measured on the core that the server does not use.
 fn hashes_per_s(length: Duration) -> Result<f64> {
     let params =
         Params::new(HASH_COST.0, HASH_COST.1, 1, None).map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -91,7 +91,7 @@ fn ms(seen: &LoadResult, quantile: f64) -> f64 {
 }
 
 impl LogIns {
-    /// Returns true if log-ins and the requests beside them succeeded.
+    /// Returns true if there were successful log-ins, and successful requests without and beside them.
     pub fn has_figures(&self) -> bool {
         self.rate > 0.0 && self.of_ceiling.is_finite() && self.alone.answered > 0 && self.beside.answered > 0
     }

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use crate::load::now;
 
-/// Duration of the fsync measurement.
+/// Default duration of the fsync measurement.
 pub const FSYNC_FOR: Duration = Duration::from_secs(3);
 
-/// Returns processor, cores, memory and kernel.
+/// Returns a description of the machine: processor, cores, memory and kernel.
 pub fn describe() -> Result<Value> {
     let field = |file: &str, name: &str| -> Result<String> {
         let text = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
@@ -34,16 +34,16 @@ pub fn cores() -> Result<usize> {
     Ok(text.lines().filter(|line| line.starts_with("processor")).count())
 }
 
-/// fsync performance of the disk.
+/// fsync performance of a disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Fsync {
-    /// Sequential fsyncs per second.
+    /// Number of sequential fsyncs per second.
     pub rate: f64,
-    /// 99th percentile of the duration in milliseconds.
+    /// 99th percentile of the duration of an fsync, in milliseconds.
     pub p99_ms: f64,
 }
 
-/// Measures sequential writes of 4 KiB with fdatasync in `folder` for `length`.
+/// Writes blocks of 4 KiB sequentially to a file in `folder`, with fdatasync after each, for `length`.
 pub fn fsync(folder: &Path, length: Duration) -> Result<Fsync> {
     let path = folder.join("fsync");
     let file = File::options().create(true).truncate(true).write(true).open(&path)?;
@@ -71,11 +71,11 @@ pub fn cpu_s(pid: u32) -> Result<f64> {
     Ok(stat.own_ticks as f64 / ticks_per_s())
 }
 
-/// Returns the CPU time of a process and its children in seconds, including children that have ended.
+/// Returns the CPU time of a process and its children in seconds. Children that have ended are included.
 pub fn cpu_with_children_s(pid: u32) -> Result<f64> {
     let parent = Stat::of(pid)?;
     let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    // A child that ends meanwhile is skipped: its time is added to the parent's.
+    // A child that ends during the loop is skipped, because its time is added to that of the parent.
     let children = pids.filter_map(|child| Stat::of(child).ok()).filter(|child| child.parent == pid);
     let ticks = parent.own_ticks + parent.reaped_ticks + children.map(|child| child.own_ticks).sum::<u64>();
     Ok(ticks as f64 / ticks_per_s())
@@ -107,7 +107,8 @@ impl Stat {
             .context("/proc/PID/stat reads otherwise")
     }
 
-    /// The program name may contain spaces and parentheses, so fields are counted from its last parenthesis.
+    /// Parses the fields. The program name may contain spaces and parentheses, so fields are counted from the
+    /// last parenthesis.
     fn parse(text: &str) -> Option<Self> {
         let fields: Vec<_> = text.rsplit_once(") ")?.1.split(' ').collect();
         let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
@@ -121,14 +122,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stat_is_parsed_with_unusual_program_name() {
+    fn process_stat_with_unusual_program_name_is_parsed() {
         let stat = "42 (a) (b c)) S 7 42 42 0 -1 4194560 1 2 3 4 100 20 3 1 20 0 1 0 5 6 7";
         let expected = Stat { parent: 7, own_ticks: 120, reaped_ticks: 4 };
         assert_eq!(Stat::parse(stat), Some(expected));
     }
 
     #[test]
-    fn busy_process_uses_time_and_memory() {
+    fn cpu_time_and_memory_of_busy_process_are_measured() {
         let (pid, began) = (std::process::id(), now());
         let before = cpu_with_children_s(pid).unwrap();
         while cpu_s(pid).unwrap() - before < 0.02 {

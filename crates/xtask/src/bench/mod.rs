@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: measures Kith's throughput and latency as ratios to a ceiling measured in the same
-//! run.
+//! `cargo xtask bench`: measures Kith's throughput and latency. Throughput is reported as a ratio to a
+//! ceiling, a simpler server that is measured in the same run.
 //!
 //! The server is pinned to one core and the load generator to the other; PostgreSQL may use both. No test
 //! depends on the results.
@@ -52,7 +52,7 @@ pub struct Args {
     /// Make short runs, as a test; the figures are not representative
     #[arg(long)]
     quick: bool,
-    /// Interleaved pairs with the ceiling for each row [default: 5, quick: 2]
+    /// Number of runs of each row; each follows a run of the ceiling [default: 5, quick: 2]
     #[arg(long)]
     pairs: Option<usize>,
     /// Seconds for each run of a write row [default: 60, quick: 5]
@@ -61,14 +61,14 @@ pub struct Args {
     /// Seconds for each run of a read row [default: 10, quick: 2]
     #[arg(long)]
     read_seconds: Option<u64>,
-    /// Only one database
+    /// Measure only one database
     #[arg(long)]
     database: Option<Engine>,
     #[command(flatten)]
     mode: Mode,
 }
 
-/// Benchmark to run instead of the one of the HTTP server.
+/// Benchmark to run instead of that of the HTTP server.
 #[derive(clap::Subcommand)]
 enum Only {
     /// Compare the job engine on both databases with BullMQ and Graphile Worker
@@ -90,11 +90,11 @@ struct BenchmarkSizes {
     read: Duration,
     /// Number of requests in each run of a row in which every account acts once.
     counted_requests: usize,
-    /// Number of accounts with a page of items each.
+    /// Number of accounts that list items. Each has one page of items.
     listers: usize,
     /// Number of accounts that send requests to each other and never have a partner.
     writers: usize,
-    /// Number of accounts that log in, and the duration of each of their runs.
+    /// Number of accounts that log in, and duration of each run of log-ins.
     log_ins: usize,
     log_in: Duration,
     warm_up: Duration,
@@ -162,7 +162,7 @@ pub fn bench(args: &Args) -> Result<()> {
         .into_iter()
         .filter(|engine| args.database.is_none_or(|only| only == *engine))
         .collect();
-    // Started before the generator is pinned, because children inherit its CPU affinity.
+    // PostgreSQL is started before the generator is pinned, because child processes inherit the CPU affinity.
     let postgres = engines
         .contains(&Engine::Postgres)
         .then(|| PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() }));
@@ -188,7 +188,7 @@ fn with_release_build() -> Result<()> {
     Err(command.exec()).context("cannot run the release build")
 }
 
-/// Results on one database.
+/// Results of the benchmark on one database.
 struct Results {
     engine: &'static str,
     durability: &'static str,
@@ -216,7 +216,7 @@ fn measure_engine(
         data: folder.join(name),
         database: postgres.map(|server| server.url("postgres")),
         core: Some(SERVER_CORE),
-        // Requests are logged as by default, but the log is discarded to save disk space.
+        // Requests are logged as in the default configuration, but the log is discarded to save disk space.
         log: PathBuf::from("/dev/null"),
         ..Start::default()
     };
@@ -231,7 +231,7 @@ fn measure_engine(
 }
 
 async fn measure_rows(server: Server, bare: Server, lengths: &BenchmarkSizes) -> Result<Vec<BenchResult>> {
-    // One part for each pair, and one for the run at a steady rate.
+    // One part of the accounts for each pair of runs, and one for the run at a steady rate.
     let couples = lengths.counted_requests * (lengths.pairs + 1);
     eprintln!("  registering {} users", lengths.writers + 3 * couples);
     let strangers = register(server.address, "stranger", couples).await?;
@@ -276,7 +276,7 @@ async fn measure_rows(server: Server, bare: Server, lengths: &BenchmarkSizes) ->
     Ok(rows)
 }
 
-/// Properties that differ between rows.
+/// Properties of a row of the benchmark that differ between rows.
 struct RowShape {
     name: &'static str,
     ceiling: Ceiling,
@@ -312,8 +312,8 @@ impl RowShape {
     }
 }
 
-/// Sends a partner request to each second account from the one before, and returns the requests that accept
-/// them.
+/// Pairs the accounts. Sends a partner request from the first account of each pair to the second, and returns
+/// the requests by which the second accepts.
 async fn prepare_accepts(server: Server, accounts: &[LoadAccount]) -> Result<Vec<Vec<u8>>> {
     let asks = accounts.chunks_exact(2).map(|pair| {
         let mut out = Vec::new();

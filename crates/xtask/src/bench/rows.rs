@@ -1,5 +1,5 @@
-//! Row of the benchmark: runs in interleaved pairs with its ceiling, then a run at a steady rate for the
-//! latencies.
+//! Row of the benchmark: alternates runs of the row with runs of its ceiling, then measures latencies at a
+//! steady rate.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::load::http::encode_request;
 use crate::load::{LoadResult, Plan, Source, generate_load};
 
 const CONNECTIONS: usize = 64;
-/// Fraction of the highest rate at which latencies are measured.
+/// Fraction of the highest measured rate. Latencies are measured at this rate.
 const STEADY_RATE_FRACTION: f64 = 0.5;
 
-/// Measured server with its process ids.
+/// Server to measure, with its process ids.
 #[derive(Clone, Copy)]
 pub struct Server {
     pub address: SocketAddr,
@@ -25,14 +25,14 @@ pub struct Server {
     pub database_pid: Option<u32>,
 }
 
-/// Ceiling of a row: the same load on a server that only answers 204.
+/// Ceiling of a row: the same load on a server that only answers with 204.
 #[derive(Clone, Copy)]
 pub struct Ceiling {
     pub name: &'static str,
     pub server: Server,
 }
 
-/// Row to measure.
+/// Row of the benchmark to measure.
 pub struct BenchRow<'a> {
     pub name: &'static str,
     pub server: Server,
@@ -40,7 +40,7 @@ pub struct BenchRow<'a> {
     pub pairs: usize,
     pub length: Duration,
     pub ceiling_length: Duration,
-    /// Warm-up. Zero if every request can be sent only once.
+    /// Duration of the warm-up. Zero if every request can be sent only once.
     pub warm_up: Duration,
     pub ceiling_warm_up: Duration,
     /// True if each response acknowledges a durable commit.
@@ -49,7 +49,7 @@ pub struct BenchRow<'a> {
     pub source: &'a mut dyn FnMut() -> Box<dyn Source>,
 }
 
-/// Results of a row.
+/// Results of a row of the benchmark.
 pub struct BenchResult {
     pub name: &'static str,
     pub ceiling: &'static str,
@@ -59,8 +59,8 @@ pub struct BenchResult {
     ratios: Vec<f64>,
     server_cpu_us: f64,
     database_cpu_us: f64,
-    /// Fraction of their cores that server and generator used during the runs. If neither is near 1 and no
-    /// disk is the bottleneck, another process used the cores.
+    /// Fraction of their cores that server and generator used during the runs. If both are well below 1 and
+    /// the disk is not the bottleneck, another process used the cores.
     server_busy: f64,
     generator_busy: f64,
     durable: bool,
@@ -69,7 +69,7 @@ pub struct BenchResult {
 }
 
 impl BenchRow<'_> {
-    /// Measures the row.
+    /// Measures the row and its ceiling.
     pub async fn measure(self) -> Result<BenchResult> {
         let (mut rates, mut ratios) = (Vec::new(), Vec::new());
         let (mut cpu, mut answered, mut elapsed_s) = ([0.0; 3], 0, 0.0);
@@ -140,7 +140,7 @@ impl BenchResult {
         .join(" ")
     }
 
-    /// Returns a line of the table. CPU time is that of Kith and, after a plus sign, of the database.
+    /// Returns a line of the table. The CPU time is that of Kith, and after a plus sign that of the database.
     pub fn line(&self, fsync_rate: f64) -> String {
         let [min, middle, max] = spread(&self.ratios).map(|ratio| ratio * 100.0);
         let times_fsync = self.over_fsync(fsync_rate).map_or_else(String::new, |times| format!("{times:.1}"));
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spread_returns_min_median_max() {
+    fn spread_returns_minimum_median_and_maximum() {
         assert_eq!(spread(&[3.0, 1.0, 2.0]), [1.0, 2.0, 3.0]);
         assert_eq!(spread(&[4.0, 1.0, 2.0, 3.0]), [1.0, 2.5, 4.0]);
         assert_eq!(spread(&[7.0]), [7.0; 3]);

@@ -1,4 +1,4 @@
-//! Request sources of the benchmark rows.
+//! Sources of requests for the rows of the benchmark.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use crate::load::accounts::LoadAccount;
 use crate::load::http::{append_request, encode_request};
 use crate::load::{Pairs, Source, Zipf};
 
-/// Sends one request repeatedly.
+/// Source that sends the same request repeatedly.
 pub struct RepeatedRequest(pub Vec<u8>);
 
 impl Source for RepeatedRequest {
@@ -19,7 +19,8 @@ impl Source for RepeatedRequest {
     }
 }
 
-/// Sends the same path for accounts drawn from a Zipf distribution, each with its own token.
+/// Source that sends GET requests for one path. The account of each request is drawn from a Zipf distribution
+/// and uses its own token.
 pub struct ZipfReads {
     requests: Rc<Vec<Vec<u8>>>,
     zipf: Zipf,
@@ -42,7 +43,7 @@ impl Source for ZipfReads {
     }
 }
 
-/// Sends requests drawn uniformly.
+/// Source that draws each request uniformly from a list.
 pub struct UniformRequests {
     requests: Rc<Vec<Vec<u8>>>,
     rng: RefCell<Rng>,
@@ -61,8 +62,8 @@ impl Source for UniformRequests {
     }
 }
 
-/// Sends partner requests between pairs that have not met. Clones share their state, so no run repeats a
-/// pair.
+/// Source that sends partner requests between accounts that have not had one. Clones share their state, so no
+/// run repeats a pair.
 #[derive(Clone)]
 pub struct NewRequests {
     accounts: Rc<Vec<LoadAccount>>,
@@ -84,18 +85,18 @@ impl Source for NewRequests {
     }
 }
 
-/// Appends a partner request of `from` to `to`.
+/// Appends the partner request that `from` sends to `to`.
 pub fn write_request(out: &mut Vec<u8>, from: &LoadAccount, to: &LoadAccount) {
     let body = format!(r#"{{"to":{{"user_id":"{}"}}}}"#, to.id);
     append_request(out, "POST", "/api/v1/partners/requests", Some(&from.token), Some(body.as_bytes()));
 }
 
-/// Sends prepared requests once each. Clones share their position.
+/// Source that sends each of a list of prepared requests once. Clones share their position in the list.
 #[derive(Clone)]
 pub struct PreparedRequests {
     requests: Rc<Vec<Vec<u8>>>,
     next: Rc<Cell<usize>>,
-    /// Remaining requests of this run.
+    /// Number of requests that this run may still send.
     left: Rc<Cell<usize>>,
 }
 
@@ -104,7 +105,7 @@ impl PreparedRequests {
         Self { requests: Rc::new(requests), next: Rc::default(), left: Rc::default() }
     }
 
-    /// Returns a source of the next `limit` requests, or of the remaining ones.
+    /// Returns a source of the next `limit` requests of the list, or of all that remain if they are fewer.
     pub fn part(&self, limit: usize) -> Self {
         Self { left: Rc::new(Cell::new(limit)), ..self.clone() }
     }
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_do_not_repeat_requests() {
+    fn sources_do_not_repeat_requests_between_runs() {
         let once = PreparedRequests::of(vec![b"a".to_vec(), b"b".to_vec(), b"c".to_vec()]);
         assert_eq!(sent(&once.part(2)), ["a", "b"]);
         assert_eq!(sent(&once.part(2)), ["c"]);

@@ -1,4 +1,4 @@
-//! Prepares items in spaces for the benchmark.
+//! Creates items in spaces for the rows that read them, and the requests of rows that write them.
 
 use std::net::SocketAddr;
 

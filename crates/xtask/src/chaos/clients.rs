@@ -1,4 +1,5 @@
-//! Clients of one round. Each sends one request after the other until it is stopped or its connection breaks.
+//! Clients that send requests during a round. Each sends one request after another until it is stopped or its
+//! connection breaks.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -13,14 +14,14 @@ use crate::load::Connection;
 use crate::load::http::encode_request;
 
 pub const CLIENTS: usize = 48;
-/// Number of plain requests between two couples.
+/// Number of partner requests that a client sends between two couple scenarios.
 const PLAIN_BETWEEN_COUPLES: usize = 6;
 
 /// Connection of a client to the server.
 struct ClientConnection {
     connection: Connection,
     journal: Rc<RefCell<Journal>>,
-    /// False after the connection broke. The outcome of a pending request is then unknown.
+    /// False after the connection broke. The outcome of the request in progress is then unknown.
     up: bool,
 }
 
@@ -114,7 +115,8 @@ impl ClientConnection {
     }
 }
 
-/// Returns the outcome that a response reports, or an error if Kith must not send such a response.
+/// Returns the outcome of a write according to its response. Returns an error if Kith must not send such a
+/// response.
 fn judge(status: u16, body: &Value, id_at: &str) -> Result<WriteOutcome, String> {
     let id = body.pointer(id_at).and_then(Value::as_str);
     match (status, body["code"].as_str(), id) {

@@ -1,4 +1,4 @@
-//! Record of the clients' requests and their outcomes, with which the server's state is compared.
+//! Record of the clients' requests and their outcomes. The server's state is compared with it.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -10,18 +10,19 @@ use fastrand::Rng;
 use crate::load::Pairs;
 use crate::load::accounts::LoadAccount;
 
-/// Outcome of a write as far as the client knows it.
+/// Outcome of a write, as far as the client knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// Not sent, or rejected by a response that guarantees that nothing was changed.
+    /// The write was not sent, or was rejected by a response that guarantees that nothing was changed.
     NotApplied,
-    /// No response, or one that reports an unknown outcome. Both states are correct.
+    /// There was no response, or the response says that the outcome is unknown. The write may or may not
+    /// exist.
     Unknown,
-    /// Acknowledged, with the id of the new object.
+    /// The write was acknowledged. Contains the id of the new object.
     Acknowledged(String),
 }
 
-/// Partner request that stays pending.
+/// Partner request that the recipient does not answer.
 #[derive(Clone, Debug)]
 pub struct SentRequest {
     pub from: usize,
@@ -36,11 +37,11 @@ pub struct CoupleScenario {
     pub b: usize,
     pub senders_request: SentRequest,
     pub request_outcome: WriteOutcome,
-    /// Outcome of the accept, with the bond's id.
+    /// Outcome of accepting the request, with the id of the bond.
     pub accepted: WriteOutcome,
 }
 
-/// Complete record in memory and, line by line, in a file.
+/// Record of all requests of a run, in memory and as lines of a file.
 pub struct Journal {
     pub accounts: Vec<LoadAccount>,
     pub sent_requests: Vec<SentRequest>,
@@ -50,9 +51,9 @@ pub struct Journal {
     pub acknowledged: u64,
     pub unknown: u64,
     pairs: Pairs,
-    /// Number of `accounts`, from the first, that only send plain requests.
+    /// Number of accounts that only send partner requests. They are the first ones of `accounts`.
     senders: usize,
-    /// Index of the first of `accounts` that has not been in a couple.
+    /// Index in `accounts` of the first account that has not been used in a couple scenario.
     first_unused: usize,
     file: BufWriter<File>,
 }
@@ -83,7 +84,7 @@ impl Journal {
         })
     }
 
-    /// Records the outcome of `what`.
+    /// Records the outcome of the request described by `what`.
     pub fn record_outcome(&mut self, what: &str, outcome: &WriteOutcome) -> Result<()> {
         match outcome {
             WriteOutcome::NotApplied => return Ok(()),
@@ -94,12 +95,12 @@ impl Journal {
         writeln!(self.file, "{what} {id}").context("the journal's file")
     }
 
-    /// Returns two senders who have not met.
+    /// Returns two senders between whom no request has been sent.
     pub fn next_pair(&mut self) -> Option<(usize, usize)> {
         self.pairs.next()
     }
 
-    /// Returns a sender and two accounts without a history.
+    /// Returns a sender, and two unused accounts for a couple scenario.
     pub fn next_couple(&mut self) -> Option<(usize, usize, usize)> {
         let a = self.first_unused;
         (a + 1 < self.accounts.len()).then(|| {
@@ -108,7 +109,7 @@ impl Journal {
         })
     }
 
-    /// Returns the number of accounts that are left for couples.
+    /// Returns the number of accounts that are still unused.
     pub fn unused_accounts(&self) -> usize {
         self.accounts.len().saturating_sub(self.first_unused)
     }

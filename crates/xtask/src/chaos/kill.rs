@@ -18,16 +18,16 @@ use crate::kith::{Kith, Start, build};
 use crate::load::now;
 use crate::mode::Mode;
 
-/// Maximum time until the last statements of a killed Kith end: Kith's own request timeout.
+/// Maximum time until the last statements of a killed Kith end. It is equal to Kith's request timeout.
 const ORPHANS_END_WITHIN: Duration = Duration::from_secs(30);
 
 /// Options of `cargo xtask chaos kill`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Kills for each target [default: 100, smoke: 1]
+    /// Number of kills for each target [default: 100, smoke: 1]
     #[arg(long)]
     rounds: Option<u32>,
-    /// Only one target
+    /// Kill only one target
     #[arg(long)]
     database: Option<KillTarget>,
     /// Seed of the random moments [default: random]
@@ -37,7 +37,7 @@ pub struct Args {
     mode: Mode,
 }
 
-/// Process to kill, with the database.
+/// Process to kill, and the database in use.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum KillTarget {
     /// Kith, on SQLite
@@ -48,7 +48,7 @@ enum KillTarget {
     PostgresServer,
 }
 
-/// Kills repeatedly. Fails if an acknowledged write is lost.
+/// Runs rounds of acknowledged writes and kills. Fails if an acknowledged write is lost.
 pub fn kill(args: &Args) -> Result<()> {
     let binary = build(args.mode)?;
     let rounds = args.rounds.unwrap_or(args.mode.pick(100, 1));
@@ -79,7 +79,7 @@ pub fn kill(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Writes evidence. The rows require 100 kills and 100,000 acknowledgements.
+/// Writes evidence. The rows pass only with at least 100 kills and 100,000 acknowledgements.
 fn write_evidence(reports: &[RoundsReport]) -> Result<()> {
     let kills: u32 = reports.iter().map(|report| report.rounds).sum();
     let acknowledged: u64 = reports.iter().map(|report| report.acknowledged).sum();
@@ -111,7 +111,8 @@ impl KilledSystem {
         let server = match target {
             KillTarget::Sqlite => None,
             KillTarget::Postgres | KillTarget::PostgresServer => {
-                // Without fsync, PostgreSQL would acknowledge writes that it has only in its own memory.
+                // fsync is on, because PostgreSQL would otherwise acknowledge writes that are only in its own
+                // memory.
                 Some(PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() })?)
             }
         };
@@ -128,8 +129,9 @@ impl KilledSystem {
     }
 }
 
-/// Waits until the connections of a killed Kith are gone. PostgreSQL completes what it had received, and a
-/// commit between two of our reads would look half applied.
+/// Waits until the database connections of a killed Kith are closed. PostgreSQL first completes the
+/// statements that it has received. A commit between two reads of the comparison would look like a
+/// half-applied change.
 fn wait_for_orphans(postmaster: u32) -> Result<()> {
     let began = now();
     while clients_of(postmaster)? > 0 {
@@ -142,7 +144,8 @@ fn wait_for_orphans(postmaster: u32) -> Result<()> {
     Ok(())
 }
 
-/// Returns the number of backends of our clients. Their process titles contain the user name.
+/// Returns the number of PostgreSQL backends that serve Kith, identified by the user name in their process
+/// titles.
 fn clients_of(postmaster: u32) -> Result<usize> {
     let is_child = |process: &Path| {
         let status = fs::read_to_string(process.join("status")).unwrap_or_default();

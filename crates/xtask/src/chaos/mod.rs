@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result};
 use crate::evidence::{Tests, Trials};
 use crate::workspace::root;
 
-/// Kind of fault.
+/// Kind of fault to inject.
 #[derive(clap::Subcommand)]
 pub enum Chaos {
     /// Kill Kith or PostgreSQL with SIGKILL during acknowledged writes
@@ -29,7 +29,7 @@ pub enum Chaos {
     /// Kill and freeze workers, enqueuers and PostgreSQL while jobs run; no job may be lost or run by two
     /// workers
     Jobs(jobs::Args),
-    /// Stop one of two nodes behind HAProxy with SIGTERM, in turns; no client may notice
+    /// Stop the nodes behind HAProxy in turns with SIGTERM; no client may get an error
     Stop(stop::Args),
 }
 
@@ -53,7 +53,7 @@ fn fresh_folder(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Returns the number of trials of each clean report.
+/// Returns one record of trials for each report without violations.
 fn trials(row: &str, reports: &[rounds::RoundsReport]) -> Tests {
     let clean = reports.iter().filter(|report| report.is_clean());
     let trials = clean.map(|report| Trials {

@@ -1,8 +1,8 @@
-//! `cargo xtask chaos power`: power cuts under SQLite. After a kill, writes that were not synced are
-//! reverted.
+//! `cargo xtask chaos power`: simulates power cuts under SQLite. After a kill, writes that were not synced
+//! are reverted on disk.
 //!
-//! A kill alone cannot reveal a missing fsync, because the page cache survives it. The twin runs without sync
-//! and must lose data, which proves that the harness detects loss.
+//! A kill alone cannot reveal a missing fsync, because the page cache survives it. A twin of the server runs
+//! without sync and must lose data, which proves that the harness detects losses.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -25,10 +25,10 @@ use crate::workspace::{root, run};
 /// Options of `cargo xtask chaos power`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Power cuts [default: 100, smoke: 1]
+    /// Number of power cuts [default: 100, smoke: 1]
     #[arg(long)]
     rounds: Option<u32>,
-    /// Only the twin that does not sync, which must lose data
+    /// Test only the twin, which does not sync and must lose data
     #[arg(long)]
     twin: bool,
     /// Seed of the random moments and losses [default: random]
@@ -117,7 +117,7 @@ struct PowerCutTarget {
     mode: Mode,
     start: Start,
     kith: Option<Kith>,
-    /// File that the shim writes.
+    /// File in which the shim records writes.
     shim_journal: PathBuf,
     steps: u64,
     syncs: u64,
@@ -129,7 +129,7 @@ impl PowerCutTarget {
         let (data, shim_journal) = (folder.join("data"), folder.join("shim"));
         let mut start =
             Start { binary: binary.to_owned(), data, log: folder.join("kith.log"), ..Start::default() };
-        // Creates the schema and the keys before the shim is active, so that they are on disk.
+        // The first start creates the schema and the keys without the shim, so that they are on disk.
         Kith::start(&start)?.stop()?;
         let set = |key: &str, value: &Path| (key.to_owned(), value.display().to_string());
         start.environment = vec![
@@ -155,7 +155,8 @@ impl Target for PowerCutTarget {
     fn inject_fault(&mut self, rng: &mut Rng) -> Result<()> {
         self.kith.take().map_or(Ok(()), Kith::kill)?;
         let log = UndoLog::read(&fs::read(&self.shim_journal).context("the shim's journal")?)?;
-        // A single cut must prove that the harness detects loss.
+        // A smoke run has a single cut. All unsynced writes are lost in it, so that the twin certainly loses
+        // data.
         let loss = if self.mode.is_smoke() { Loss::All } else { Loss::draw(rng) };
         self.lost += log.cut(loss, rng)?;
         self.steps += log.steps;

@@ -1,5 +1,5 @@
-//! Rounds of a chaos run: start, compare the state after the last fault, load, inject a fault at a random
-//! moment. Stops at the first violation.
+//! Rounds of a chaos run. Each round starts the server, compares its state after the previous fault with the
+//! journal, generates load, and injects a fault at a random moment. The run stops at the first violation.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -20,10 +20,10 @@ use crate::load::accounts::{account, registration};
 use crate::load::{on_one_thread, send_all_patiently};
 use crate::mode::Mode;
 
-/// Range of the time from the beginning of the load to the fault, in milliseconds.
+/// Minimum and maximum time from the beginning of the load to the fault, in milliseconds.
 const MIN_FAULT_DELAY_MS: u64 = 100;
 const MAX_FAULT_DELAY_MS: u64 = 800;
-/// Maximum time until all clients have ended. Longer than Kith's request timeout.
+/// Maximum time until all clients have ended. It is longer than Kith's request timeout.
 const CLIENTS_END_WITHIN: Duration = Duration::from_secs(40);
 
 /// Size of a run.
@@ -33,17 +33,17 @@ pub struct Size {
     pub accounts: AccountCounts,
 }
 
-/// Accounts of a run.
+/// Numbers of accounts of a run.
 #[derive(Clone, Copy)]
 pub struct AccountCounts {
     /// Number of accounts that send requests to each other and never have a partner.
     pub senders: usize,
-    /// Number of new accounts that a round may use.
+    /// Number of new accounts that a round may use for couples.
     pub unused: usize,
 }
 
 impl AccountCounts {
-    /// Returns the numbers for a full or a smoke round.
+    /// Returns the numbers of accounts for a full round or a smoke round.
     pub fn of(mode: Mode) -> Self {
         mode.pick(Self { senders: 1_000, unused: 1_500 }, Self { senders: 100, unused: 300 })
     }
@@ -51,23 +51,23 @@ impl AccountCounts {
 
 /// System under test.
 pub trait Target {
-    /// Starts whatever is not running. The server responds when this returns.
+    /// Starts all processes that are not running. The server accepts requests when this returns.
     ///
     /// # Errors
-    /// Returns an error if it does not start. After a fault, this is a violation.
+    /// Returns an error if a process does not start. After a fault, this is a violation.
     fn start(&mut self) -> Result<SocketAddr>;
 
-    /// Injects the fault. What still runs may reject requests, but must not acknowledge writes that it does
-    /// not keep.
+    /// Injects the fault. Processes that still run may reject requests, but must not acknowledge writes that
+    /// are then lost.
     ///
     /// # Errors
     /// Returns an error if the harness itself fails.
     fn inject_fault(&mut self, rng: &mut Rng) -> Result<()>;
 
-    /// Stops everything that still runs.
+    /// Stops all processes that still run.
     ///
     /// # Errors
-    /// Returns an error if it does not stop.
+    /// Returns an error if a process does not stop.
     fn end(&mut self) -> Result<()>;
 }
 
@@ -81,7 +81,7 @@ pub struct RoundsReport {
     pub verdict: RoundsVerdict,
     /// Responses that Kith must not send.
     pub invalid_responses: Vec<String>,
-    /// Reason for which it did not start after a fault.
+    /// Error with which the server failed to start after a fault.
     pub start_failure: Option<String>,
 }
 
@@ -190,7 +190,7 @@ async fn run_rounds(
     target.end()
 }
 
-/// Returns the journal while no client writes to it.
+/// Returns exclusive access to the journal. All clients must have ended.
 fn exclusive_journal(journal: &mut Rc<RefCell<Journal>>) -> &mut Journal {
     Rc::get_mut(journal).expect("each client has ended").get_mut()
 }
@@ -200,7 +200,8 @@ async fn review(server: SocketAddr, journal: &Journal, since: JournalPosition) -
     Ok(judge(journal, since, &view))
 }
 
-/// Registers the accounts that a round may use. Each registration is an acknowledged write that must be kept.
+/// Registers the accounts that a round may use. Each registration is an acknowledged write that must not be
+/// lost.
 async fn register_missing(
     server: SocketAddr,
     journal: &mut Journal,
@@ -234,7 +235,8 @@ async fn load_and_inject_fault(
     let mut clients = clients::start(server, journal, &stop);
     sleep(Duration::from_millis(rng.u64(MIN_FAULT_DELAY_MS..=MAX_FAULT_DELAY_MS))).await;
     target.inject_fault(rng)?;
-    // Loads the surviving processes a little longer, so that their responses after the fault are checked too.
+    // The load continues for a short time after the fault, so that responses of processes that still run are
+    // checked too.
     sleep(Duration::from_millis(rng.u64(0..=MIN_FAULT_DELAY_MS))).await;
     stop.set(true);
     let ended = timeout(CLIENTS_END_WITHIN, async {

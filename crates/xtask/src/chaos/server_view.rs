@@ -1,4 +1,4 @@
-//! Reads the state to be compared over the server's API.
+//! Reads the server's state through its API, for the comparison with the journal.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::load::send_all_patiently;
 
 const CONNECTIONS: usize = 16;
 
-/// Returns what the server shows of everything recorded after `since`.
+/// Returns the server's state of everything that was recorded after `since`.
 pub async fn read_view(server: SocketAddr, journal: &Journal, since: JournalPosition) -> Result<ServerView> {
     let asks = &journal.sent_requests[since.sent_requests..];
     let couples = &journal.couples[since.couples..];
@@ -39,7 +39,7 @@ async fn find_known(server: SocketAddr, journal: &Journal, accounts: Vec<usize>)
     Ok(shown.into_iter().filter(same).map(|(account, _)| account).collect())
 }
 
-/// Lists the requests of each sender, all pages.
+/// Returns the sent requests of each sender, from all pages.
 async fn list_sent(
     server: SocketAddr,
     journal: &Journal,
@@ -84,7 +84,7 @@ async fn get(
     get_each(server, journal, accounts.iter().map(|account| (*account, path))).await
 }
 
-/// Sends a GET request for each account. A response other than 200 and 503 counts as absent data.
+/// Sends a GET request for each account. A response other than 200 counts as absent data; a 503 is repeated.
 async fn get_each<'a>(
     server: SocketAddr,
     journal: &Journal,

@@ -1,5 +1,6 @@
-//! `cargo xtask chaos stop`: stops one of two nodes behind HAProxy with SIGTERM, in turns, under load. Every
-//! request must get a complete response, and every acknowledged write must exist once.
+//! `cargo xtask chaos stop`: two nodes run behind HAProxy under load. SIGTERM stops and restarts one of them,
+//! then the other, in turns. Every request must get a complete response, and every acknowledged write must
+//! exist exactly once.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -25,30 +26,31 @@ use crate::load::{Connection, Pairs, now, on_one_thread};
 use crate::mode::Mode;
 
 const CLIENTS: usize = 32;
-/// Duration of load between a node's return and the next stop, in which HAProxy notices the return.
+/// Duration of load from the restart of a node to the next stop. HAProxy detects the restarted node in this
+/// time.
 const BETWEEN_STOPS: Duration = Duration::from_millis(400);
-/// Maximum duration of a stop.
+/// Maximum time in which a stopped node must exit.
 const EXIT_WITHIN: Duration = Duration::from_secs(10);
 const HAPROXY_UP_WITHIN: Duration = Duration::from_secs(10);
 
 /// Options of `cargo xtask chaos stop`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Stops, alternating between the nodes [default: 50, smoke: 2]
+    /// Number of stops, alternating between the nodes [default: 50, smoke: 2]
     #[arg(long)]
     rounds: Option<u32>,
     #[command(flatten)]
     mode: Mode,
 }
 
-/// Stops nodes repeatedly. Fails if a client notices.
+/// Stops nodes repeatedly. Fails if a client gets an error or an acknowledged write is missing.
 pub fn stop(args: &Args) -> Result<()> {
     let binary = build(args.mode)?;
     let rounds = args.rounds.unwrap_or(args.mode.pick(50, 2));
     let accounts = args.mode.pick(2_000, 200);
     let folder = fresh_folder("stop")?;
     let server = PostgresServer::start(PostgresServerOptions { fsync: true, ..Default::default() })?;
-    // In a smoke run other commands run at the same time, and HAProxy may notice a stop later.
+    // In a smoke run other commands run at the same time, so HAProxy may detect a stop later.
     let drain = args.mode.is_smoke().then(|| ("KITH__SERVER__DRAIN_MS".to_owned(), "2000".to_owned()));
     let starts = [free_port()?, free_port()?].map(|port| Start {
         environment: drain.clone().into_iter().collect(),
@@ -86,7 +88,7 @@ pub fn stop(args: &Args) -> Result<()> {
 #[derive(Default)]
 struct StopReport {
     acknowledged: u64,
-    /// Responses or errors instead of acknowledgements.
+    /// Responses and errors that clients got instead of acknowledgements.
     failures: Vec<String>,
     exits: Vec<Duration>,
 }
@@ -110,7 +112,7 @@ impl StopReport {
                 .to_owned();
         let trials = Trials { row: "REL-01".to_owned(), what, trials: rounds.into() };
         let trials = Tests { trials: holds.then_some(trials).into_iter().collect(), ..Tests::default() };
-        // The row requires 20 stops.
+        // The row passes only with at least 20 stops.
         let rows: Vec<_> = (rounds >= 20 || !holds).then_some(row).into_iter().collect();
         evidence::write_with_tests("cargo xtask chaos stop", &rows, &trials)
     }
@@ -160,7 +162,7 @@ async fn run(
         let (place, start) = (round % 2, starts[round % 2].clone());
         let node = nodes[place].take().context("the node runs")?;
         let began = now();
-        // Runs on another thread, so that the clients continue.
+        // The stop runs on another thread, so that the clients continue.
         let status = tokio::task::spawn_blocking(move || node.stop()).await??;
         report.borrow_mut().exits.push(began.elapsed());
         ensure!(status.success(), "kith ended with {status} on a stop request");

@@ -1,5 +1,5 @@
-//! Simulates a power cut on a folder: reverts all or some of the unsynced writes that `shim/power.c`
-//! recorded.
+//! Simulates a power cut on a folder. `shim/power.c` records writes, and this module reverts all or some of
+//! those that were not synced.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -22,7 +22,7 @@ enum StepKind {
     Unlink,
 }
 
-/// Information to revert one step.
+/// Recorded step (write, truncation or unlink) with the information to revert it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Step {
     kind: StepKind,
@@ -32,7 +32,7 @@ struct Step {
     old: Vec<u8>,
 }
 
-/// Parsed record of the shim for one run.
+/// Record that the shim wrote in one run, parsed.
 #[derive(Debug, Default)]
 pub struct UndoLog {
     /// Unsynced steps of each file, in order, with their numbers.
@@ -44,23 +44,25 @@ pub struct UndoLog {
 /// Extent of the loss in a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// All unsynced writes in every file.
+    /// All unsynced writes in every file are lost.
     All,
-    /// In each file, all writes from a random moment on.
+    /// In each file, all unsynced writes after a random position are lost.
     Suffix,
-    /// In each file a random subset, with one write torn at a sector boundary.
+    /// In each file, a random subset of the unsynced writes is lost. One of them is torn at a sector
+    /// boundary.
     Subset,
 }
 
 impl Loss {
-    /// Draws a loss, with a higher probability for `All`.
+    /// Draws a random extent. `All` is twice as likely as each other.
     pub fn draw(rng: &mut Rng) -> Self {
         *rng.choice([Self::All, Self::All, Self::Suffix, Self::Subset].iter()).expect("there are four")
     }
 }
 
 impl UndoLog {
-    /// Parses the shim's record. A truncated record at the end is ignored: its write did not happen.
+    /// Parses the record of the shim. A truncated entry at its end is ignored, because the write did not
+    /// happen.
     ///
     /// # Errors
     /// Returns an error if the format is invalid, or if the shim recorded a step that cannot be reverted.
@@ -102,7 +104,7 @@ impl UndoLog {
         }
     }
 
-    /// Reverts the lost steps on the files. Returns their number.
+    /// Reverts the steps that are lost in a power cut. Returns their number.
     ///
     /// # Errors
     /// Returns an error if a file cannot be read or written.
@@ -119,7 +121,7 @@ impl UndoLog {
     }
 }
 
-/// Returns for each of `n` steps whether it reached the disk.
+/// Returns for each of `n` steps true if it reached the disk.
 fn choose_kept_steps(n: usize, loss: Loss, rng: &mut Rng) -> Vec<bool> {
     let first_lost = rng.usize(0..=n);
     (0..n)
@@ -131,9 +133,9 @@ fn choose_kept_steps(n: usize, loss: Loss, rng: &mut Rng) -> Vec<bool> {
         .collect()
 }
 
-/// Reverts all steps, newest first, and keeps the reverted data. Then applies the kept steps again, oldest
-/// first. With `tear`, the first lost write of more than a sector still reaches the disk with its first
-/// sectors.
+/// Reverts all steps, newest first, and remembers the data that they had written. Then repeats the kept
+/// steps, oldest first. With `tear`, the first lost write that is longer than a sector is written again in
+/// part, up to a random sector boundary.
 fn replay(path: &Path, steps: &[&Step], kept: &[bool], tear: Option<Rng>) -> Result<()> {
     let mut made = Vec::new();
     for step in steps.iter().rev() {
@@ -180,8 +182,8 @@ fn redo(path: &Path, step: &Step, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Removes a file if it exists. Everything written between two unlinks may be lost, so that the second finds
-/// no file.
+/// Removes a file if it exists. If everything written between two unlinks of the file is lost, the second
+/// unlink finds no file.
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -189,7 +191,7 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Opens a file. An unlinked file is created again, with its content from the step.
+/// Opens a file. If it was unlinked, creates it again, so that the step can restore its content.
 fn open(path: &Path) -> Result<File> {
     Ok(OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?)
 }
@@ -198,7 +200,7 @@ fn open(path: &Path) -> Result<File> {
 mod tests {
     use super::*;
 
-    /// Folder with one file, and the record that the shim would have written for its changes.
+    /// Folder with one file, and the record that the shim would write for changes of the file.
     struct Disk {
         _folder: tempfile::TempDir,
         path: PathBuf,
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn sync_covers_only_earlier_writes() {
+    fn sync_does_not_cover_later_writes() {
         let mut disk = Disk::holding("");
         disk.write(0, "a");
         let up_to = disk.sequence;
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn unlinked_file_is_restored() {
+    fn lost_unlink_restores_file() {
         let mut disk = Disk::holding("kept");
         disk.unlink();
         assert_eq!(disk.cut(Loss::All, 1), 1);
@@ -308,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn suffix_loss_leaves_a_past_state() {
+    fn suffix_loss_restores_an_earlier_state() {
         let states = ["0", "01", "012", "0123"];
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..40 {
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn subset_loss_keeps_whole_writes_in_order() {
+    fn subset_loss_keeps_remaining_writes_whole_and_in_order() {
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..60 {
             let mut disk = Disk::holding("....");

@@ -1,22 +1,22 @@
-//! Compares the outcomes that clients know with the server's state. Pure, so that tests can show that it
-//! detects each violation.
+//! Compares the outcomes that clients know with the server's state. Does no I/O, so that tests can show that
+//! it detects each violation.
 
 use std::collections::{HashMap, HashSet};
 
 use super::journal::{CoupleScenario, Journal, JournalPosition, SentRequest, WriteOutcome};
 
-/// State that the server shows of the accounts in question.
+/// State of the compared accounts, as the server shows it.
 #[derive(Debug, Default)]
 pub struct ServerView {
     /// Accounts whose token still works.
     pub known: HashSet<usize>,
-    /// Requests sent by each sender in question.
+    /// Requests sent by each compared sender.
     pub sent: HashMap<usize, Vec<ListedRequest>>,
-    /// Bond of each account in question.
+    /// Id of the bond of each compared account.
     pub bonds: HashMap<usize, Option<String>>,
 }
 
-/// Request in a list.
+/// Partner request as listed by the server.
 #[derive(Clone, Debug)]
 pub struct ListedRequest {
     pub id: String,
@@ -24,14 +24,14 @@ pub struct ListedRequest {
     pub status: String,
 }
 
-/// Violations, as text.
+/// Violations, described as text.
 #[derive(Debug, Default)]
 pub struct RoundsVerdict {
-    /// Acknowledged writes that are missing or not in the acknowledged state.
+    /// Acknowledged writes that are missing or have another state than the acknowledged one.
     pub lost: Vec<String>,
     /// Writes that exist more than once.
     pub doubled: Vec<String>,
-    /// Changes of which one part is present and another is missing.
+    /// Changes of which one part exists and another is missing.
     pub half_applied: Vec<String>,
     /// Writes that exist although they were rejected or never sent.
     pub unexpected: Vec<String>,
@@ -43,7 +43,7 @@ impl RoundsVerdict {
     }
 }
 
-/// Compares everything recorded after `since`.
+/// Compares everything recorded after `since` with the server's state.
 pub fn judge(journal: &Journal, since: JournalPosition, view: &ServerView) -> RoundsVerdict {
     let mut verdict = RoundsVerdict::default();
     for account in since.accounts..journal.accounts.len() {
@@ -64,7 +64,7 @@ pub fn judge(journal: &Journal, since: JournalPosition, view: &ServerView) -> Ro
     verdict
 }
 
-/// Checks one request against its outcome. Returns the request that the server shows.
+/// Compares one request with its known outcome. Returns the request in the server's list, if there is one.
 fn judge_ask<'v>(
     journal: &Journal,
     ask: &SentRequest,
@@ -129,7 +129,8 @@ mod tests {
     use super::*;
     use crate::load::accounts::LoadAccount;
 
-    /// Returns a journal with accounts 0 to 3: 0 requested 1, and 2 and 3 are a couple with a request from 0.
+    /// Returns a journal with accounts 0 to 3. Account 0 sent a request to 1. Accounts 2 and 3 are a couple,
+    /// and 0 had sent a request to 2.
     fn journal(plain: WriteOutcome, request_outcome: WriteOutcome, accepted: WriteOutcome) -> Journal {
         let folder = tempfile::tempdir().unwrap();
         let mut journal =
@@ -162,7 +163,8 @@ mod tests {
         }
     }
 
-    /// Returns the numbers of lost, doubled, half applied and invented writes.
+    /// Returns the numbers of lost, doubled, half-applied and unexpected writes after `change` to a complete
+    /// view.
     fn found(journal: &Journal, change: impl FnOnce(&mut ServerView)) -> [usize; 4] {
         let mut view = complete_view();
         change(&mut view);
@@ -171,13 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn present_acknowledged_writes_are_valid() {
+    fn complete_view_has_no_violations() {
         let journal = journal(done("plain"), done("own"), done("bond"));
         assert_eq!(found(&journal, |_| {}), [0; 4]);
     }
 
     #[test]
-    fn missing_acknowledged_write_is_lost() {
+    fn missing_acknowledged_write_is_reported_as_lost() {
         let journal = journal(done("plain"), done("own"), done("bond"));
         assert_eq!(found(&journal, |view| assert!(view.known.remove(&1))), [1, 0, 0, 0]);
         assert_eq!(found(&journal, |view| drop(view.sent.get_mut(&0).unwrap().pop())), [1, 0, 0, 0]);
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicate_write_is_doubled() {
+    fn duplicate_write_is_reported_as_doubled() {
         let journal = journal(WriteOutcome::Unknown, done("own"), done("bond"));
         let again =
             found(&journal, |view| view.sent.get_mut(&0).unwrap().push(listed("again", 1, "pending")));
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn inconsistent_bond_is_half_applied() {
+    fn inconsistent_bond_is_reported_as_half_applied() {
         let journal = journal(done("plain"), done("own"), WriteOutcome::Unknown);
         assert_eq!(found(&journal, |view| drop(view.bonds.remove(&3))), [0, 0, 1, 0]);
         assert_eq!(found(&journal, |view| drop(view.bonds.insert(3, Some("other".into())))), [0, 0, 1, 0]);
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn write_with_unknown_outcome_may_be_present_and_rejected_write_is_absent() {
+    fn only_rejected_write_must_not_exist() {
         let absent = |view: &mut ServerView| drop(view.sent.get_mut(&0).unwrap().pop());
         let unknown = journal(WriteOutcome::Unknown, done("own"), done("bond"));
         assert_eq!(found(&unknown, |_| {}), [0; 4]);

@@ -20,20 +20,20 @@ use crate::workspace::{root, run, succeeds};
 /// Folder of the schemathesis configuration, and the virtual environment in which it is installed.
 const FOLDER: &str = "tests/fuzz";
 const VENV: &str = "target/schemathesis";
-/// Roles that send every operation.
+/// Roles of the users that send every operation.
 const ROLES: [&str; 2] = ["user", "admin"];
 
-/// Results by operation.
+/// Results of a run by operation.
 type Seen = BTreeMap<String, Operation>;
 
-/// Results of one operation.
+/// Results of one operation of the OpenAPI document.
 #[derive(Debug, Deserialize)]
 struct Operation {
-    /// Required permissions according to the document.
+    /// Permissions that the OpenAPI document requires for the operation.
     permissions: Vec<String>,
     /// Number of responses by status.
     statuses: BTreeMap<u16, u32>,
-    /// Number of rejections of a token that should be valid.
+    /// Number of responses that reject the access token, although it should be valid.
     signed_out: u32,
 }
 
@@ -43,11 +43,12 @@ impl Operation {
     }
 }
 
-/// Runs schemathesis for each role, each against its own server.
+/// Runs schemathesis once for each role. Each run has its own server.
 ///
 /// # Errors
-/// Returns an error for undeclared responses, a 5xx other than 503 with Retry-After, accepted invalid input,
-/// an operation that never succeeds, and an operation that succeeds for a user without its permission.
+/// Returns an error if a response is undeclared, is a 5xx other than 503 with Retry-After, or accepts invalid
+/// input. Also returns an error if an operation never succeeds, or succeeds for a user without its
+/// permission.
 #[expect(clippy::disallowed_methods, reason = "reports the duration")]
 pub fn fuzz() -> Result<()> {
     if !is_installed(&root()?) {
@@ -55,7 +56,7 @@ pub fn fuzz() -> Result<()> {
     }
     let binary = kith::build(Mode::SMOKE)?;
     let started = Instant::now();
-    // Each schemathesis process keeps a core busy.
+    // One process of schemathesis uses a whole core.
     let binary = &binary;
     let [by_user, by_admin] = thread::scope(|scope| {
         let asking = ROLES.map(|role| scope.spawn(move || ask(binary, role)));
@@ -64,7 +65,7 @@ pub fn fuzz() -> Result<()> {
     report(&by_user?, &by_admin?, started)
 }
 
-/// Runs schemathesis as this role against a new server and returns the results.
+/// Runs schemathesis as a user with this role against a new server and returns the results.
 fn ask(binary: &Path, role: &str) -> Result<Seen> {
     let root = root()?;
     let folder = tempfile::tempdir()?;
@@ -116,7 +117,7 @@ fn requirements(root: &Path) -> PathBuf {
     root.join(FOLDER).join("requirements.txt")
 }
 
-/// Returns the path of the copy of the installed requirements.
+/// Returns the path of a copy of the requirements file that was used for the installation.
 fn installed(root: &Path) -> PathBuf {
     root.join(VENV).join("requirements.txt")
 }
@@ -126,7 +127,7 @@ fn is_installed(root: &Path) -> bool {
     wanted.is_some() && wanted == fs::read(installed(root)).ok()
 }
 
-/// Prints the results and fails on violations.
+/// Prints the results and fails if there are violations.
 fn report(by_user: &Seen, by_admin: &Seen, started: Instant) -> Result<()> {
     let all = || by_user.values().chain(by_admin.values());
     let cases: u32 = all().flat_map(|operation| operation.statuses.values()).sum();
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_responses_are_reported() {
+    fn missing_successes_and_rejections_are_reported() {
         let user = seen(
             r#"{"all": {"permissions": [], "statuses": {"422": 5}, "signed_out": 0},
                 "few": {"permissions": ["p"], "statuses": {"403": 1}, "signed_out": 0},

@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz`: `api` runs schemathesis against a server, `parsers` runs libFuzzer on the parsers of
-//! external input.
+//! `cargo xtask fuzz api` runs schemathesis against a server. `cargo xtask fuzz parsers` runs libFuzzer on
+//! the parsers of external input.
 
 pub mod api;
 mod parsers;
@@ -7,7 +7,7 @@ mod parsers;
 use anyhow::Result;
 use clap::Subcommand;
 
-/// Options of `cargo xtask fuzz`. Default: the API of a running server.
+/// Options of `cargo xtask fuzz`. Without a subcommand, `api` is run.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]

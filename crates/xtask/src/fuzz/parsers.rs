@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz parsers`: builds the fuzz targets with coverage guidance, runs each for a given time,
-//! and reports the results.
+//! `cargo xtask fuzz parsers`: builds the fuzz targets with coverage guidance, runs each of them for a given
+//! time, and reports the results.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -20,11 +20,11 @@ use crate::workspace::{cargo, root, run, succeeds};
 const FOLDER: &str = "fuzz";
 /// Folder for builds, corpora, crashes and logs.
 const BUILD_FOLDER: &str = "target/fuzz";
-/// Seconds per target that count as evidence.
+/// Minimum duration in seconds for which a target must run to count as evidence.
 const EVIDENCE_SECONDS: u64 = 600;
-/// Seconds after which an input counts as a hang, also on a busy machine.
+/// Time in seconds after which an input counts as a hang. It is long enough for a busy machine.
 const HANG_S: u64 = 60;
-/// Name of the test in each crate that runs its targets on their seeds.
+/// Name of the test that runs the targets of a crate on their seeds.
 const SEED_TEST_NAME: &str = "seed_inputs_satisfy_properties";
 /// Prefix of the host triple in the output of `rustc -vV`.
 const HOST_PREFIX: &str = "host: ";
@@ -32,16 +32,16 @@ const HOST_PREFIX: &str = "host: ";
 /// Options of `cargo xtask fuzz parsers`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Seconds for each target; evidence requires 600 for every target
+    /// Seconds for which each target runs; evidence requires 600 for every target
     #[arg(long, default_value_t = EVIDENCE_SECONDS)]
     seconds: u64,
-    /// Only this target; repeat for several
+    /// Run only this target; repeat for several
     #[arg(long)]
     target: Vec<String>,
     /// Number of targets that run concurrently
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Run the binaries of an earlier build
+    /// Run the fuzz targets of an earlier build
     #[arg(long)]
     no_build: bool,
     #[command(flatten)]
@@ -52,11 +52,11 @@ pub struct Args {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct TargetResult {
     target: String,
-    /// Seconds until the end or the first crash.
+    /// Duration in seconds until the end or until the first crash.
     seconds: u64,
     /// Number of executed inputs.
     executions: u64,
-    /// Number of covered edges.
+    /// Number of covered edges of the control flow.
     edges: u64,
     /// Number of inputs that increased the coverage, including seeds.
     corpus: u64,
@@ -100,7 +100,7 @@ pub fn fuzz(args: &Args) -> Result<()> {
     report(&ran, whole, started.elapsed().as_secs())
 }
 
-/// Returns the names of all targets, from their files.
+/// Returns the names of all targets, which are the names of their files.
 fn targets(root: &Path) -> Result<Vec<String>> {
     let folder = root.join(FOLDER).join("fuzz_targets");
     let mut names = Vec::new();
@@ -112,8 +112,8 @@ fn targets(root: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Checks the requirements of a run except for cargo-fuzz, and runs each target on its seeds with the normal
-/// compiler.
+/// Checks that everything a run needs is present, except for cargo-fuzz. Then runs each target on its seeds
+/// with the normal compiler.
 fn check(root: &Path, targets: &[String]) -> Result<()> {
     let manifest = root.join(FOLDER).join("Cargo.toml");
     let mut metadata = cargo()?;
@@ -157,8 +157,8 @@ fn choose(all: &[String], wanted: &[String]) -> Result<Vec<String>> {
     Ok(all.iter().filter(|name| wanted.is_empty() || wanted.contains(name)).cloned().collect())
 }
 
-/// Builds with cargo-fuzz without sanitizers. These need a nightly compiler, and the workspace has no unsafe
-/// code.
+/// Builds the targets with cargo-fuzz. Sanitizers are off, because they need a nightly compiler and the
+/// workspace has no unsafe code.
 fn build(root: &Path) -> Result<()> {
     if !succeeds(cargo()?.args(["fuzz", "--version"])) {
         eprintln!("\nbuilding cargo-fuzz, once");
@@ -177,7 +177,7 @@ fn binary(root: &Path, target: &str) -> Result<PathBuf> {
     Ok(root.join(BUILD_FOLDER).join(host).join("release").join(target))
 }
 
-/// Runs one target. Its output goes to `target/fuzz/log/TARGET`, crashing inputs to
+/// Runs one target. Writes its output to `target/fuzz/log/TARGET` and crashing inputs to
 /// `target/fuzz/artifacts/TARGET`.
 #[expect(clippy::disallowed_methods, reason = "reports the duration")]
 fn run_one(root: &Path, target: &str, seconds: u64) -> Result<TargetResult> {
@@ -203,7 +203,7 @@ fn run_one(root: &Path, target: &str, seconds: u64) -> Result<TargetResult> {
         .with_context(|| format!("{} is not output of libFuzzer", log.display()))
 }
 
-/// Returns the number of crashing inputs in a folder. Slow inputs (`slow-unit-…`) are not crashes.
+/// Returns the number of crashing inputs in a folder. Slow inputs (`slow-unit-…`) do not count as crashes.
 fn count(folder: &Path) -> Result<u64> {
     let mut found = 0;
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
@@ -212,14 +212,14 @@ fn count(folder: &Path) -> Result<u64> {
     Ok(found)
 }
 
-/// Parses libFuzzer's output: status lines such as `#2048 pulse cov: 213 ft: 401 corp: 22/1Kb …`, and
-/// `stat::number_of_executed_units: 123456` at the end.
+/// Parses the output of libFuzzer. It contains status lines such as `#2048 pulse cov: 213 ft: 401 corp:
+/// 22/1Kb …`, and ends with `stat::number_of_executed_units: 123456`.
 fn read(target: &str, seconds: u64, output: &str, crashes: u64) -> Option<TargetResult> {
     let status = output.lines().rev().find(|line| line.starts_with('#') && line.contains(" cov: "))?;
     let figure =
         |name: &str| status.split(name).nth(1)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
     let counted = output.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
-    // After a crash the final statistics are missing.
+    // The final statistics are missing after a crash.
     let executions = match counted {
         Some(counted) => counted.trim().parse().ok()?,
         None => status[1..].split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?,

@@ -1,4 +1,4 @@
-//! Registered accounts for load, each with a token.
+//! Registers accounts for generated load and provides a token for each.
 
 use std::net::SocketAddr;
 
@@ -28,7 +28,7 @@ pub async fn register(server: SocketAddr, prefix: &str, count: usize) -> Result<
         .collect()
 }
 
-/// Returns the request that registers `name`.
+/// Returns a request that registers an account called `name`.
 pub fn registration(name: &str) -> Vec<u8> {
     let body = json!({
         "email": format!("{name}@example.org"), "password": "correct horse battery", "display_name": name,
@@ -36,13 +36,13 @@ pub fn registration(name: &str) -> Vec<u8> {
     encode_request("POST", "/api/v1/auth/register", None, Some(body.to_string().as_bytes()))
 }
 
-/// Returns the request that logs `name` in.
+/// Returns a request that logs in the account called `name`.
 pub fn log_in(name: &str) -> Vec<u8> {
     let body = json!({ "email": format!("{name}@example.org"), "password": "correct horse battery" });
     encode_request("POST", "/api/v1/auth/login", None, Some(body.to_string().as_bytes()))
 }
 
-/// Returns the account in a registration's response.
+/// Returns the account described by the response to a registration.
 pub fn account(body: &Value) -> Option<LoadAccount> {
     Some(LoadAccount {
         id: body["user"]["id"].as_str()?.into(),

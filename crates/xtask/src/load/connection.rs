@@ -1,4 +1,4 @@
-//! Keep-alive connections of the load generator, and batches of requests over several of them.
+//! Keep-alive connections of the load generator. Also sends batches of requests over several connections.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -15,11 +15,11 @@ use tokio::time::sleep;
 use super::http::{self, ResponseHead};
 use super::now;
 
-/// Maximum time until a server recovers after its database was unavailable.
+/// Maximum time in which a server must recover after its database was unavailable.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
-/// Connection with one request at a time.
+/// Keep-alive connection that sends one request at a time.
 pub struct Connection {
     stream: TcpStream,
     input: Vec<u8>,
@@ -38,7 +38,7 @@ impl Connection {
     /// Sends a request, waits for the complete response, and returns its status.
     ///
     /// # Errors
-    /// Returns an error if the connection ended before.
+    /// Returns an error if the connection ends before the response is complete.
     pub async fn call(&mut self, request: &[u8]) -> Result<u16> {
         self.stream.write_all(request).await?;
         self.input.clear();
@@ -66,7 +66,8 @@ impl Connection {
     }
 }
 
-/// Sends all `requests` over `connections` and returns status and body of each, in order.
+/// Sends all `requests` over `connections` connections. Returns the status and body of each response, in the
+/// order of the requests.
 pub async fn send_all(
     server: SocketAddr,
     connections: usize,
@@ -93,10 +94,10 @@ pub async fn send_all(
     Ok(responses.take())
 }
 
-/// Sends requests like [`send_all`], and repeats those answered with 503.
+/// Sends requests like [`send_all`], and repeats those that were answered with 503.
 ///
 /// # Errors
-/// Also returns an error if some still get 503 after `MAX_WAIT`.
+/// Also returns the errors of [`send_all`], and an error if requests are still answered with 503 after `MAX_WAIT`.
 pub async fn send_all_patiently(
     server: SocketAddr,
     connections: usize,

@@ -1,6 +1,6 @@
-//! Load generation: closed loop (as fast as the connections allow) or open loop (fixed rate). In the open
-//! loop, latency counts from the time at which a request was due, so that a stall is not hidden by sending
-//! less (coordinated omission).
+//! Load generation. In a closed loop, requests are sent as fast as the connections allow. In an open loop,
+//! they are sent at a fixed rate, and the latency of a request counts from the time at which it was due. A
+//! stall of the server is thus not hidden by sending fewer requests (coordinated omission).
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -15,27 +15,27 @@ use tokio::time::{sleep, timeout};
 use super::connection::Connection;
 use super::now;
 
-/// Maximum recorded latency.
+/// Maximum latency that is recorded, in nanoseconds.
 const MAX_LATENCY_NS: u64 = 120_000_000_000;
 
-/// Extension of the measured period while there is no response.
+/// Maximum time by which the measured period is extended until the first response arrives.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
-/// Source of requests.
+/// Source of the requests that the generator sends.
 pub trait Source {
     /// Writes the next request to `out`. Returns false if there is none.
     fn next(&self, out: &mut Vec<u8>) -> bool;
 }
 
-/// Load to generate.
+/// Description of the load to generate.
 #[derive(Clone, Copy)]
 pub struct Plan {
     pub connections: usize,
-    /// Initial period whose responses are not counted.
+    /// Duration of the initial period whose responses are not counted.
     pub warm_up: Duration,
-    /// Measured period. Ends early if the source is exhausted.
+    /// Duration of the measured period, which ends early if the source is exhausted.
     pub length: Duration,
-    /// Requests per second. `None` sends as fast as possible.
+    /// Rate in requests per second. `None` sends as fast as possible.
     pub rate: Option<f64>,
 }
 
@@ -43,12 +43,12 @@ pub struct Plan {
 pub struct LoadResult {
     /// Number of 2xx responses.
     pub answered: u64,
-    /// Number of other responses.
+    /// Number of responses with other statuses.
     pub refused: u64,
     pub elapsed: Duration,
-    /// Latencies of the 2xx responses in nanoseconds.
+    /// Latencies of the 2xx responses, in nanoseconds.
     pub latency: Histogram<u64>,
-    /// Growth of the values of [`generate_load`]'s `sample`.
+    /// Increase of each value that `sample` of [`generate_load`] returns, over the measured period.
     pub sampled: [f64; 3],
 }
 
@@ -65,7 +65,7 @@ struct Shared {
     stop: Cell<bool>,
     answered: Cell<u64>,
     refused: Cell<u64>,
-    /// First rejection, for the error message.
+    /// First rejection, for use in the error message.
     refusal: RefCell<Option<String>>,
     latency: RefCell<Histogram<u64>>,
 }
@@ -102,9 +102,9 @@ pub async fn generate_load(
     sleep(plan.warm_up).await;
     shared.counting.set(true);
     let (began, sampled) = (now(), sample()?);
-    // Ends early if the source is exhausted. Errors of connections are reported below.
+    // The period ends early if the source is exhausted. Connection errors are reported below.
     let mut early = timeout(plan.length, all(&mut work)).await;
-    // A period shorter than one response has no results.
+    // A period without any response has no results, so it is extended.
     while early.is_err() && shared.answered.get() == 0 && began.elapsed() < plan.length + FIRST_ANSWER_WITHIN
     {
         early = timeout(plan.length, all(&mut work)).await;
@@ -132,8 +132,8 @@ async fn all(work: &mut JoinSet<Result<()>>) -> Result<()> {
     Ok(())
 }
 
-/// Sends the due time of each request. Busy-waits, because a timer's resolution of a millisecond would
-/// distort the latencies.
+/// Sends the time at which each request is due to the connections. Busy-waits, because the millisecond
+/// resolution of a timer would distort the latencies.
 fn start_clock(
     work: &mut JoinSet<Result<()>>,
     shared: &Rc<Shared>,

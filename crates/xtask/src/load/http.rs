@@ -1,10 +1,10 @@
-//! Minimal HTTP/1.1 for the load generator: encoding requests and finding the end of responses.
+//! Minimal HTTP/1.1 for the load generator: encodes requests and finds the end of responses.
 
 use std::ops::Range;
 
 use anyhow::{Context as _, Result, bail};
 
-/// Appends a request. A body is JSON.
+/// Appends an encoded request to `out`. A body is sent as JSON.
 pub fn append_request(out: &mut Vec<u8>, method: &str, path: &str, token: Option<&str>, body: Option<&[u8]>) {
     out.extend_from_slice(format!("{method} {path} HTTP/1.1\r\nhost: kith\r\n").as_bytes());
     if let Some(token) = token {
@@ -18,7 +18,7 @@ pub fn append_request(out: &mut Vec<u8>, method: &str, path: &str, token: Option
     out.extend_from_slice(body.unwrap_or_default());
 }
 
-/// Returns a request as bytes.
+/// Returns an encoded request. A body is sent as JSON.
 pub fn encode_request(method: &str, path: &str, token: Option<&str>, body: Option<&[u8]>) -> Vec<u8> {
     let mut out = Vec::new();
     append_request(&mut out, method, path, token, body);
@@ -32,11 +32,11 @@ pub struct ResponseHead {
     pub body: Range<usize>,
 }
 
-/// Parses the head of a response. Returns `None` if it is incomplete. The body's range may extend beyond
-/// `bytes`.
+/// Parses the head of a response. Returns `None` if the head is incomplete. The range of the body may extend
+/// beyond `bytes`.
 ///
 /// # Errors
-/// Returns an error if the response is malformed or has no length, such as a chunked one.
+/// Returns an error if the response is malformed or has no content length, for example because it is chunked.
 pub fn parse_head(bytes: &[u8]) -> Result<Option<ResponseHead>> {
     let mut headers = [httparse::EMPTY_HEADER; 48];
     let mut response = httparse::Response::new(&mut headers);

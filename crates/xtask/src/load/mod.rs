@@ -1,4 +1,5 @@
-//! Single-threaded load generator for loopback servers. It must not be the bottleneck of a measurement.
+//! Load generator for servers on loopback. It runs on one thread and must not be the bottleneck of a
+//! measurement.
 
 pub mod accounts;
 mod connection;
@@ -12,7 +13,7 @@ pub use connection::{Connection, send_all, send_all_patiently};
 pub use generator::{LoadResult, Plan, Source, generate_load};
 pub use sampling::{Pairs, Zipf};
 
-/// Returns the current instant, for measurements.
+/// Returns the current instant of the real clock, for measurements.
 #[expect(clippy::disallowed_methods, reason = "measures durations; no rule depends on them")]
 pub fn now() -> Instant {
     Instant::now()

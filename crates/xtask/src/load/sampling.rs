@@ -1,5 +1,5 @@
-//! Random selection of accounts: Zipf distribution for reads, pairs without repetition for writes.
-//! Reproducible from a seed.
+//! Random selection of accounts: a Zipf distribution for reads, and pairs without repetition for writes. A
+//! seed makes the selection reproducible.
 
 use fastrand::Rng;
 
@@ -10,7 +10,7 @@ const EXPONENT: f64 = 0.99;
 pub struct Zipf {
     /// Cumulative probability of each rank.
     cumulative: Vec<f64>,
-    /// Index of each rank.
+    /// Index of the account at each rank.
     order: Vec<usize>,
 }
 
@@ -35,7 +35,8 @@ impl Zipf {
     }
 }
 
-/// Pairs of `0..n`, spread evenly. No pair occurs twice, in either direction.
+/// Iterator over pairs of the numbers `0..n`. All numbers occur equally often, and no pair occurs twice, in
+/// either order.
 pub struct Pairs {
     order: Vec<usize>,
     next: usize,
@@ -50,8 +51,8 @@ impl Pairs {
 impl Iterator for Pairs {
     type Item = (usize, usize);
 
-    /// Pairs each element with its successor on a circle, then with the second next, and so on. Ends
-    /// half-way, where pairs would repeat.
+    /// Arranges the numbers in a circle. Pairs each one with its successor, then with the second next, and so
+    /// on. Ends half-way around the circle, where pairs would repeat.
     fn next(&mut self) -> Option<(usize, usize)> {
         let n = self.order.len();
         let (distance, first) = (1 + self.next / n.max(1), self.next % n.max(1));
@@ -84,7 +85,7 @@ mod tests {
             counts[zipf.draw(&mut rng)] += 1;
         }
         counts.sort_unstable_by(|a, b| b.cmp(a));
-        // Zipf: rank 1 has about 1/7.5 of the weight, rank 2 half of that.
+        // Expected frequencies: rank 1 has about 1/7.5 of the weight, rank 2 half of that.
         assert!((12_500..14_500).contains(&counts[0]), "{}", counts[0]);
         assert!((6_000..7_500).contains(&counts[1]), "{}", counts[1]);
         assert!(counts.iter().filter(|count| **count > 0).count() > 950);
@@ -99,7 +100,7 @@ mod tests {
                 assert!(seen.insert((a.min(b), a.max(b))), "{n}: the pair {a} and {b} is repeated");
             }
             let all = n * n.saturating_sub(1) / 2;
-            // With an even number, opposite pairs are left out.
+            // If the number of elements is even, opposite elements of the circle are not paired.
             assert_eq!(seen.len(), if n % 2 == 0 { all - n / 2 } else { all }, "{n}");
         }
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask mutants --smoke`: checks the requirements of a run except for cargo-mutants itself.
+//! `cargo xtask mutants --smoke`: checks everything that a run needs, except for the program cargo-mutants.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use super::{PARTS, REASONS, Reason, reasons};
 use crate::workspace::{cargo, succeeds};
 
-/// Checks that each part's file patterns and test filters match something, and that the functions of
-/// explained survivors still exist.
+/// Checks that the file patterns and test filters of each part match something. Also checks that the
+/// functions of explained survivors still exist.
 pub fn check(root: &Path) -> Result<()> {
     let sources = sources(root)?;
     for part in PARTS {
@@ -70,7 +70,8 @@ fn sources(root: &Path) -> Result<BTreeMap<String, String>> {
     Ok(sources)
 }
 
-/// Returns true if `path` matches a pattern of [`Part::files`]: a file, or `FOLDER/**/*.rs`.
+/// Returns true if `path` matches a pattern of [`Part::files`]. A pattern is a file, or has the form
+/// `FOLDER/**/*.rs`.
 fn matches(pattern: &str, path: &str) -> bool {
     match pattern.strip_suffix("**/*.rs") {
         Some(folder) => path.starts_with(folder),

@@ -1,7 +1,8 @@
-//! `cargo xtask mutants`: mutation testing with cargo-mutants.
+//! `cargo xtask mutants`: mutation tests with cargo-mutants.
 //!
-//! It tests a sample: every n-th mutant of bonds, accounts and the store. Surviving mutants are listed in
-//! `docs/mutants.md`, with the reason for each that has no observable effect.
+//! A run tests a sample: every n-th mutant of the crates bonds, accounts and store. `docs/mutants.md` lists
+//! the mutants that the tests do not detect (survivors). For survivors without an observable effect it states
+//! the reason.
 
 mod check;
 
@@ -19,23 +20,24 @@ use crate::workspace::{cargo, root, run, succeeds};
 
 /// Folder for builds and results, with one subfolder per part.
 const BUILD_FOLDER: &str = "target/mutants";
-/// Explanations of survivors: `[[survivor]]` with `mutant` (without line and column) and `explanation`.
+/// Path of the file that explains survivors. Each `[[survivor]]` has a `mutant` (without line and column) and
+/// an `explanation`.
 const REASONS: &str = "tests/mutants.toml";
 const LIST: &str = "docs/mutants.md";
-/// Minimum share of observable mutants that tests must detect.
+/// Minimum share of the mutants with an observable effect that tests must detect.
 const MIN_DETECTED_SHARE: f64 = 0.80;
 /// Minimum timeout of a test run in seconds. A mutant that exceeds it counts as detected.
 const HANG_S: &str = "240";
 
-/// Part of the source, with the tests that must detect its mutants.
+/// Part of the source code, and the tests that must detect its mutants.
 struct Part {
     name: &'static str,
     files: &'static [&'static str],
     exclude: &'static [&'static str],
-    /// Sample size: one of this many mutants is tested.
+    /// Sampling interval: one of this many mutants is tested.
     every: u32,
     packages: &'static [&'static str],
-    /// Arguments of `cargo test`.
+    /// Arguments of `cargo test` that select the tests.
     tests: &'static [&'static str],
 }
 
@@ -105,29 +107,29 @@ const PARTS: &[Part] = &[
 /// Options of `cargo xtask mutants`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Only this part: bonds, accounts or store; repeat for several
+    /// Test only this part: bonds, accounts or store; repeat for several
     #[arg(long)]
     part: Vec<String>,
-    /// Number of the sample; another number selects other mutants
+    /// Number of the sample; each number selects different mutants
     #[arg(long, default_value_t = 0)]
     sample: u32,
-    /// Test one of this many mutants instead of the part's own number; more is a smaller sample
+    /// Test one of this many mutants instead of the default of the part; a higher number tests fewer mutants
     #[arg(long)]
     every: Option<u32>,
-    /// Report the results of earlier runs
+    /// Only report the results of earlier runs
     #[arg(long)]
     report_only: bool,
     #[command(flatten)]
     mode: Mode,
 }
 
-/// Results of a part, as names of mutants.
+/// Results of a part: the names of its mutants by outcome.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct MutantResults {
     caught: Vec<String>,
     missed: Vec<String>,
     timeout: Vec<String>,
-    /// Mutants that do not compile.
+    /// Names of mutants that do not compile.
     unviable: Vec<String>,
 }
 
@@ -156,14 +158,14 @@ struct Reason {
 #[derive(Debug, PartialEq, Serialize)]
 struct Survivor {
     mutant: String,
-    /// Explanation, if the mutant has no observable effect.
+    /// Reason why the mutant has no observable effect. `None` if it has one or is not explained.
     explanation: Option<String>,
 }
 
-/// Tests the mutants, writes the list of survivors and evidence.
+/// Tests the mutants, and writes the list of survivors and the evidence.
 ///
 /// # Errors
-/// Returns an error if the tests fail without a mutant, or detect too few mutants.
+/// Returns an error if the tests fail on unchanged code, or detect too few mutants.
 pub fn mutants(args: &Args) -> Result<()> {
     let root = root()?;
     let known = |name: &String| PARTS.iter().any(|part| part.name == name);
@@ -183,7 +185,7 @@ pub fn mutants(args: &Args) -> Result<()> {
     }
     let mut results = BTreeMap::new();
     for part in PARTS {
-        // A part without results is left out.
+        // A part that has not been run is left out of the report.
         let folder = root.join(BUILD_FOLDER).join(part.name).join("mutants.out");
         if folder.exists() {
             results.insert(part.name, read(&folder)?);
@@ -205,7 +207,7 @@ fn install() -> Result<()> {
     run(cargo()?.args(["install", "cargo-mutants", "--locked", "--debug"]))
 }
 
-/// Runs cargo-mutants in a copy of the tree, on SQLite only and with the part's own tests.
+/// Runs cargo-mutants in a copy of the tree, with the tests of `part` and without PostgreSQL.
 fn run_part(root: &Path, part: &Part, every: u32, sample: u32) -> Result<()> {
     let output = root.join(BUILD_FOLDER).join(part.name);
     fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
@@ -224,7 +226,7 @@ fn run_part(root: &Path, part: &Part, every: u32, sample: u32) -> Result<()> {
     mutants.env("CARGO_TARGET_DIR", root.join(BUILD_FOLDER).join("build"));
     mutants.env("KITH_TEST_SQLITE_ONLY", "1").env_remove("KITH_TEST_POSTGRES");
     let status = mutants.status().context("cannot run cargo-mutants")?;
-    // 2: some mutants were missed; 3: some timed out.
+    // Exit code 2: some mutants were missed. Exit code 3: some timed out.
     match status.code() {
         Some(0 | 2 | 3) => Ok(()),
         _ => bail!("cargo-mutants ended with {status}: see {}", output.display()),
@@ -242,7 +244,8 @@ fn read(folder: &Path) -> Result<MutantResults> {
     Ok(MutantResults { caught: caught?, missed: missed?, timeout: timeout?, unviable: unviable? })
 }
 
-/// Removes line and column, which change: `FILE:LINE:COLUMN: WHAT` becomes `FILE: WHAT`.
+/// Removes the line and column of a mutant, which change with the file: `FILE:LINE:COLUMN: WHAT` becomes
+/// `FILE: WHAT`.
 fn without_position(mutant: &str) -> String {
     let mut parts = mutant.splitn(4, ':');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
@@ -336,7 +339,7 @@ mod tests {
     const MISSED: &str = "crates/a/src/b.rs:5:9: replace > with >= in c::d";
 
     #[test]
-    fn survivor_reason_survives_line_changes() {
+    fn survivor_explanation_applies_after_line_changes() {
         assert_eq!(without_position(MISSED), "crates/a/src/b.rs: replace > with >= in c::d");
         let results =
             MutantResults { missed: vec![MISSED.to_owned(), "other".to_owned()], ..MutantResults::default() };
@@ -350,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_are_detected_and_unviable_mutants_ignored() {
+    fn timeout_counts_as_detected_and_unviable_mutant_is_ignored() {
         let names = |n| vec![String::new(); n];
         let results =
             MutantResults { caught: names(3), missed: names(1), timeout: names(2), unviable: names(4) };

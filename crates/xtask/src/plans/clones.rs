@@ -1,27 +1,28 @@
-//! Copies of rows with different ids and unique columns, which fill a table from a few recorded rows.
+//! Copies recorded rows with different ids and unique columns, to fill a table from a few rows.
 
 use super::recordings::{Table, Value};
 
 const ID_LENGTH: usize = 36;
-/// Range of hexadecimal digits of an id that differ between copies. Not the last digits, which differ between
-/// the ids of tests.
+/// Positions of the hexadecimal digits of an id that are changed in copies. The last digits are not changed,
+/// because they distinguish the ids of different tests.
 const DIGITS: std::ops::Range<usize> = 24..30;
 
-/// Minimum length of a byte string that counts as a hash or key and differs between rows.
+/// Minimum length in bytes of a value that counts as a hash or key. Such values are changed in copies.
 const MIN_HASH_BYTES: usize = 16;
 
-/// Row to copy, with the columns that change.
+/// Recorded row to copy, with the columns to change.
 pub struct RowTemplate<'t> {
     table: &'t Table,
     row: &'t [Value],
-    /// Columns with the positions of ids in their text.
+    /// Columns that contain ids, with the positions of the ids in the text.
     ids: Vec<(usize, Vec<usize>)>,
-    /// Columns that change because they refer to numbered rows, or because their unique index contains no id.
+    /// Columns to change although they contain no id. They refer to numbered rows, contain a hash, or belong
+    /// to a unique index without ids.
     others: Vec<usize>,
 }
 
 impl<'t> RowTemplate<'t> {
-    /// Analyses `row` of `table`.
+    /// Determines the columns to change in `row` of `table`.
     pub fn new(table: &'t Table, row: &'t [Value]) -> Self {
         let ids: Vec<_> = (0..row.len())
             .map(|column| (column, ids_in(&row[column])))
@@ -41,7 +42,8 @@ impl<'t> RowTemplate<'t> {
         Self { table, row, ids, others }
     }
 
-    /// Returns copy `n` (from 1). Copies with the same number refer to each other as their originals do.
+    /// Returns copy number `n`, counted from 1. Copies with the same number refer to each other in the same
+    /// way as the original rows.
     pub fn copy(&self, n: i64) -> Vec<Value> {
         let mut copy = self.row.to_vec();
         for (column, positions) in &self.ids {
@@ -61,7 +63,7 @@ impl<'t> RowTemplate<'t> {
                     bytes.iter_mut().rev().zip(n.to_le_bytes()).for_each(|(byte, digit)| *byte ^= digit);
                 }
                 Value::Blob(bytes) => bytes.extend(n.to_be_bytes()),
-                // NULLs are distinct in unique indexes.
+                // A unique index treats NULLs as distinct, so they need no change.
                 Value::Null | Value::Real(_) => {}
             }
         }
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_in_text_change_consistently() {
+    fn all_ids_in_texts_of_copy_change_in_same_way() {
         let row = [Value::Text(format!("user:{ID}")), Value::Text(format!("{ID} {ID}"))];
         let other = "0198c0de-0000-7000-8000-00000100000f";
         let expected = vec![Value::Text(format!("user:{other}")), Value::Text(format!("{other} {other}"))];
@@ -120,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn unique_columns_without_ids_change() {
+    fn unique_columns_without_ids_change_in_copy() {
         let row = [Value::Text("queue".into()), Value::Integer(3)];
         let copy = |unique| RowTemplate::new(&table(unique), &row).copy(2);
         assert_eq!(copy(vec![vec![0, 1]]), [Value::Text("queue".into()), Value::Integer(23)]);

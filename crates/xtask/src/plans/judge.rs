@@ -1,36 +1,36 @@
-//! Bounds for the cost of statements, and the statements that may exceed them.
+//! Limits for the cost of statements, and a list of statements that may exceed them.
 
 use std::fmt;
 
-/// Maximum number of tuples read for each row returned or changed.
+/// Number of tuples that a statement may read for each row that it returns or changes.
 const TUPLES_PER_ROW: u64 = 20;
-/// Number of tuples that any statement may read. Far fewer than a filled table has.
+/// Number of tuples that any statement may read. A filled table has many more.
 const MIN_TUPLE_BUDGET: u64 = 1_000;
-/// Number of pages that any statement may touch. Fewer than an index of a filled table has.
+/// Number of pages that any statement may touch. An index of a filled table has more.
 const FREE_PAGES: u64 = 500;
-/// Number of steps of SQLite's virtual machine that any statement may take. Reading a tuple takes three to
-/// ten.
+/// Number of virtual machine steps that any statement may execute on SQLite. Reading one tuple takes three to
+/// ten steps.
 const FREE_STEPS: u64 = 15_000;
 const STEPS_PER_ROW: u64 = 400;
 
-/// Number of tuples or steps recorded for a statement that was stopped.
+/// Cost recorded for a statement that was stopped early, in tuples or steps.
 pub const STOPPED: u64 = 1_000_000_000;
 
 /// Cost of one run of a statement.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
-    /// Rows returned or changed.
+    /// Number of rows returned or changed.
     pub rows: u64,
-    /// Tuples read (PostgreSQL).
+    /// Number of tuples read (PostgreSQL only).
     pub tuples: u64,
-    /// Pages touched (PostgreSQL).
+    /// Number of pages touched (PostgreSQL only).
     pub pages: u64,
-    /// Steps of the virtual machine (SQLite).
+    /// Number of virtual machine steps (SQLite only).
     pub steps: u64,
 }
 
 impl Cost {
-    /// Returns the cost as a multiple of the allowed cost.
+    /// Returns the ratio of this cost to the allowed cost.
     pub fn excess(&self) -> f64 {
         let share = |spent: u64, free: u64, each: u64| spent as f64 / (free + each * self.rows) as f64;
         share(self.tuples, MIN_TUPLE_BUDGET, TUPLES_PER_ROW)
@@ -39,19 +39,19 @@ impl Cost {
     }
 }
 
-/// Choice of the parameter sample by which a statement is judged.
+/// Choice of the recorded parameters by which a statement is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sample {
-    /// Sample with the lowest excess.
+    /// Parameters with which the statement costs least, relative to the allowed cost.
     Cheapest,
-    /// Sample with the highest excess.
+    /// Parameters with which the statement costs most, relative to the allowed cost.
     Costliest,
 }
 
 impl Sample {
-    /// Returns the excess above which a statement fails. PostgreSQL's plans depend on sampled statistics, so
-    /// in CI it fails only on full scans, which exceed the bound twenty times. SQLite's plans do not vary
-    /// between runs.
+    /// Returns the ratio of actual to allowed cost above which a statement fails. PostgreSQL chooses its
+    /// plans by sampled statistics. In CI a statement therefore fails there only if it scans a whole table,
+    /// which exceeds the allowed cost about twenty times. The plans of SQLite do not vary between runs.
     pub fn tolerance(self, engine: &str) -> f64 {
         match (self, engine) {
             (Self::Cheapest, "PostgreSQL") => 15.0,
@@ -59,7 +59,7 @@ impl Sample {
         }
     }
 
-    /// Returns true if `new` is the sample to judge instead of `known`.
+    /// Returns true if a statement with the cost `known` should be judged by `new` instead.
     pub fn prefers(self, new: &Cost, known: &Cost) -> bool {
         match self {
             Self::Cheapest => new.excess() < known.excess(),
@@ -78,11 +78,11 @@ impl fmt::Display for Cost {
     }
 }
 
-/// Statement that costs too much.
+/// Statement that costs more than allowed.
 #[derive(Debug)]
 pub struct Finding {
     pub engine: &'static str,
-    /// Plan mode, and the state of the statistics.
+    /// Kind of plan, and state of the statistics.
     pub mode: &'static str,
     pub sql: String,
     pub cost: Cost,
@@ -90,13 +90,13 @@ pub struct Finding {
     pub plan: String,
 }
 
-/// Findings on one database.
+/// Results of judging the statements on one database.
 #[derive(Debug, Default)]
 pub struct PlanReport {
     pub findings: Vec<Finding>,
-    /// Number of judged runs.
+    /// Number of runs that were judged.
     pub judged: usize,
-    /// Statements that failed with all samples, with the error.
+    /// Statements that failed with all recorded parameters, each with an error.
     pub failed: Vec<(String, String)>,
 }
 
@@ -109,14 +109,15 @@ const RUNNING: &str = "there are as many running jobs as workers run at once";
 const SCHEDULES: &str = "there are as many schedules as are declared";
 const SERIES: &str = "one row for each minute, queue and kind, kept for days";
 
-/// Text that identifies a list with several optional filters: its first filter has no index.
+/// Parts of statements that list rows with several optional filters. The first filter of these statements has
+/// no index.
 const FILTER_SIGNS: &[&str] = &[
     "AND (CAST($1 AS TEXT) IS NULL OR",
     "AND (CAST($2 AS TEXT) IS NULL OR",
     "AND (CAST($6 AS TEXT) IS NULL OR",
 ];
 
-/// Prefixes of statements that may exceed the bounds, with the reason.
+/// Beginnings of statements that may exceed the limits, each with the reason.
 const ALLOWED: &[(&str, &str)] = &[
     ("DELETE FROM audit_details WHERE entry_id IN (SELECT d.entry_id", MAINTENANCE),
     ("DELETE FROM audit_details WHERE entry_id IN (SELECT entry_id FROM audit_seals", ARCHIVE),
@@ -185,16 +186,16 @@ const ALLOWED: &[(&str, &str)] = &[
     ("UPDATE space_items SET created_by = CASE", "one account's purge"),
 ];
 
-/// Returns the reason for which `sql` may exceed the bounds.
+/// Returns the reason why `sql` may exceed the limits. `None` if it may not.
 pub fn reason(sql: &str) -> Option<&'static str> {
     let plain = collapse_whitespace(sql);
     let allowed = ALLOWED.iter().find(|(start, _)| plain.starts_with(start));
-    // The unfiltered variant of a list has its own statement and is not exempt.
+    // The same list without filters is a separate statement, which is not exempt.
     let applies = |reason: &&str| *reason != FILTERS || FILTER_SIGNS.iter().any(|sign| plain.contains(sign));
     allowed.map(|(_, reason)| *reason).filter(applies)
 }
 
-/// Returns a statement with white space collapsed.
+/// Returns a statement in which each run of white space is replaced by one space.
 pub fn collapse_whitespace(sql: &str) -> String {
     sql.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -204,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn costs_are_measured_by_rows() {
+    fn allowed_cost_grows_with_rows() {
         let cost = |rows, tuples| Cost { rows, tuples, ..Cost::default() }.excess();
         assert!(cost(0, 1_000) <= 1.0);
         assert!(cost(0, 1_001) > 1.0);

@@ -1,8 +1,8 @@
-//! `cargo xtask plans`: checks that no statement of the tests reads much more than it returns on large
-//! tables.
+//! `cargo xtask plans`: checks on large tables that no statement of the tests reads many more rows than it
+//! returns.
 //!
 //! `cargo xtask test` records statements, parameters and rows. This command fills both databases with copies
-//! of these rows, runs every statement again, and rolls it back.
+//! of these rows. It then runs every recorded statement and rolls it back.
 
 mod clones;
 mod judge;
@@ -29,21 +29,21 @@ use recordings::{Statements, Table, Value};
 /// Options of `cargo xtask plans`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Rows of each table
+    /// Number of rows of each table
     #[arg(long, default_value_t = 100_000)]
     rows: usize,
-    /// Judge a statement by its cheapest recorded sample instead of the most expensive one
+    /// Judge a statement by its cheapest recorded parameters instead of the most expensive ones
     #[arg(long)]
     lenient: bool,
-    /// Folder of recordings [default: target/plans]
+    /// Folder with the recordings [default: target/plans]
     #[arg(long)]
     recorded: Option<PathBuf>,
 }
 
-/// Segment tables of one structure. Only the first two segments are filled.
+/// Name prefixes of tables that are segments of one structure. Only the first two segments are filled.
 const SEGMENT_PREFIXES: [&str; 2] = ["job_history_segment_", "job_log_segment_"];
 
-/// Tables whose size depends on the configuration or the number of processes, not on use.
+/// Tables whose size depends on the configuration or on the number of processes. They do not grow with use.
 const FIXED_SIZE_TABLES: &[&str] = &[
     "audit_keys",
     "collection_declarations",
@@ -61,11 +61,11 @@ const FIXED_SIZE_TABLES: &[&str] = &[
     "signing_keys",
 ];
 
-/// Rows of each table after a test run. A scan of them still exceeds the bound twenty times, and it takes a
-/// fifth of the time.
+/// Number of rows of each table for the check after a test run. A full scan still exceeds the limit about
+/// twenty times, and the check takes a fifth of the time.
 const ROWS_IN_CI: usize = 20_000;
 
-/// Judges every recorded statement. Fails if one reads too much.
+/// Judges every recorded statement. Fails if one costs more than allowed.
 pub fn plans(args: &Args) -> Result<()> {
     let recorded = match &args.recorded {
         Some(folder) => folder.clone(),
@@ -90,7 +90,7 @@ pub fn plans(args: &Args) -> Result<()> {
     show(&tables, &reports, sample)
 }
 
-/// Makes `suite` record into the default folder, which is emptied first.
+/// Configures the test run `suite` to write its recordings to the default folder, which is emptied first.
 pub fn record_into_default_folder(suite: &mut Command) -> Result<()> {
     let folder = recorded_folder()?;
     if folder.exists() {
@@ -102,7 +102,8 @@ pub fn record_into_default_folder(suite: &mut Command) -> Result<()> {
 }
 
 /// Judges the recordings of the last test run with fewer rows than [`plans`] uses by default, then deletes
-/// them. Because the recorded samples vary, a statement fails only if all its samples read too much.
+/// them. The recorded parameters vary between runs, so a statement fails only if it exceeds the limits with
+/// all of them.
 pub fn judge_recorded() -> Result<()> {
     plans(&Args { rows: ROWS_IN_CI, lenient: true, recorded: None })?;
     Ok(fs::remove_dir_all(recorded_folder()?)?)
@@ -134,7 +135,7 @@ fn is_filled(table: &str) -> bool {
     !FIXED_SIZE_TABLES.contains(&table) && !is_like_others
 }
 
-/// Returns the recorded rows of a table, followed by copies up to `rows`.
+/// Returns the recorded rows of a table, followed by as many copies as `rows` requires in total.
 fn filled(table: &Table, rows: usize) -> impl Iterator<Item = Vec<Value>> + '_ {
     let originals: Vec<_> = table.rows.iter().map(|row| RowTemplate::new(table, row)).collect();
     let is_filled = is_filled(&table.name) && !originals.is_empty();

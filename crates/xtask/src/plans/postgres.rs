@@ -1,4 +1,4 @@
-//! Judges statements on PostgreSQL by tuples read and pages touched.
+//! Judges statements on PostgreSQL by the tuples that they read and the pages that they touch.
 
 use std::fmt::Write as _;
 use std::pin::pin;
@@ -15,14 +15,14 @@ use super::filled;
 use super::judge::{Cost, Finding, PlanReport, STOPPED, Sample};
 use super::recordings::{Statement, Table, Value};
 
-/// Statement timeout in milliseconds. A statement that exceeds it reads too much.
+/// Statement timeout in milliseconds. A statement that exceeds it counts as too expensive.
 const MAX_MS: u32 = 3_000;
 
-/// Bytes sent at once while a table is filled.
+/// Number of bytes to collect before they are sent to a table.
 const CHUNK: usize = 1 << 20;
 
-/// Fills the migrated, empty database at `url` and runs `statements` on it: with generic plans before and
-/// after ANALYZE, and with custom plans.
+/// Fills the migrated, empty database at `url` and judges `statements` on it. They run with generic plans
+/// before and after ANALYZE, and with custom plans after it.
 pub async fn judge(
     url: &str,
     tables: &[Table],
@@ -51,12 +51,13 @@ pub async fn judge(
     Ok(report)
 }
 
-/// Returns the transaction number of a row, as [`write_row`] writes it.
+/// Returns the transaction number that [`write_row`] writes for a row.
 fn transaction_of(row: usize) -> usize {
     3 + row / 100
 }
 
-/// Sets the watermark of the sequencer's statements to near the newest rows, as it is in operation.
+/// Sets the watermark parameter of the sequencer's statements to a transaction near the newest rows, as in
+/// operation.
 fn with_recent_watermark(statements: &[Statement], rows: usize) -> Vec<Statement> {
     let watermark = i64::try_from(transaction_of(rows.saturating_sub(1))).unwrap_or(i64::MAX);
     let at_the_mark = |statement: &Statement| {
@@ -75,7 +76,7 @@ async fn connect(url: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// Prepared statement on the server.
+/// Statement that is prepared on the server.
 struct Prepared<'s> {
     name: String,
     sql: &'s str,
@@ -103,7 +104,8 @@ fn error_message(error: &tokio_postgres::Error) -> String {
 }
 
 async fn fill(client: &Client, tables: &[Table], rows: usize) -> Result<()> {
-    // Disables foreign keys and triggers, and drops check constraints that copies would violate.
+    // Foreign keys and triggers are disabled, and check constraints are dropped, because copied rows would
+    // violate them.
     client.batch_execute("SET session_replication_role = replica; SET synchronous_commit = off").await?;
     let checks = "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname)
                   FROM pg_constraint WHERE contype = 'c' AND conrelid <> 0";
@@ -134,14 +136,14 @@ async fn fill_table(client: &Client, table: &Table, rows: usize) -> Result<()> {
     Ok(())
 }
 
-/// Writes a line of COPY's text format.
+/// Appends row `n` of a table in the text format of COPY.
 fn write_row(line: &mut String, table: &Table, row: &[Value], n: usize) {
     for (at, value) in row.iter().enumerate() {
         if at > 0 {
             line.push('\t');
         }
         let written = match value {
-            // Completed transactions with a hundred rows each.
+            // Each group of a hundred rows gets the number of one completed transaction.
             Value::Integer(_) if table.columns[at] == "tx" => write!(line, "{}", transaction_of(n)),
             Value::Null => write!(line, "\\N"),
             Value::Integer(number) => write!(line, "{number}"),
@@ -233,12 +235,12 @@ fn number(plan: &Json, name: &str) -> u64 {
     plan[name].as_f64().unwrap_or_default() as u64
 }
 
-/// Returns the number of rows of a plan node in all loops.
+/// Returns the number of rows that a plan node returned in all loops.
 fn runs(plan: &Json) -> u64 {
     number(plan, "Actual Rows") * number(plan, "Actual Loops")
 }
 
-/// Returns the number of tuples that the scans of a plan read, including filtered ones.
+/// Returns the number of tuples that the scans of a plan read, including those that a filter removed.
 fn tuples(plan: &Json) -> u64 {
     let is_scan = plan["Relation Name"].is_string() && plan["Node Type"] != "ModifyTable"
         || plan["Node Type"] == "Bitmap Index Scan";

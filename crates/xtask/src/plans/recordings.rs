@@ -1,4 +1,5 @@
-//! Recordings of a test run: statements with parameters, and the rows of its SQLite databases.
+//! Reads the recordings of a test run: statements with their parameters, and the rows of its SQLite
+//! databases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,12 +14,12 @@ use super::judge::collapse_whitespace;
 /// SQLite value.
 pub use rusqlite::types::Value;
 
-/// Columns that refer to numbered rows, with the table of the referenced `id`.
+/// Columns that contain numeric ids, and the table to whose `id` they refer.
 const REFERENCES: &[(&str, &str)] =
     &[("depends_on", "jobs"), ("job", "jobs"), ("job_id", "jobs"), ("worker", "job_workers")];
 
-/// Rows that need a counterpart in another table. Databases are merged by key, so that some rows lose their
-/// counterpart and must be removed.
+/// Rows that need a matching row in another table. When recorded databases are merged, rows with existing
+/// keys are skipped. Rows that lose their match in this way are removed.
 const REQUIRED_COUNTERPARTS: &[(&str, &str, &str, &str)] = &[
     ("outbox", "id", "outbox_positions", "event_id"),
     ("outbox_positions", "event_id", "outbox", "id"),
@@ -26,7 +27,7 @@ const REQUIRED_COUNTERPARTS: &[(&str, &str, &str, &str)] = &[
     ("audit_seals", "entry_id", "audit_entries", "id"),
 ];
 
-/// Marks statements that tests build themselves.
+/// Comment in statements that tests build themselves.
 const TEST_MARKER: &str = "-- of a test";
 
 /// Table with its recorded rows.
@@ -34,11 +35,11 @@ const TEST_MARKER: &str = "-- of a test";
 pub struct Table {
     pub name: String,
     pub columns: Vec<String>,
-    /// Column indexes of each unique index, including the primary key.
+    /// Indexes of the columns of each unique index, including the primary key.
     pub unique: Vec<Vec<usize>>,
-    /// Indexes of columns that refer to rows of other tables by number.
+    /// Indexes of the columns that contain numeric ids of other tables.
     pub references: Vec<usize>,
-    /// Difference between the numbers of consecutive copies, for each column.
+    /// For each column, the difference between the numbers of consecutive copies.
     pub strides: Vec<i64>,
     pub rows: Vec<Vec<Value>>,
 }
@@ -50,21 +51,22 @@ pub struct Statement {
     pub samples: Vec<Vec<RecordedParam>>,
 }
 
-/// Statements by engine. A text that ran on both is tested on both with the parameters recorded on SQLite,
-/// whose rows are available.
+/// Recorded statements by engine. A statement that ran on both engines is judged on both with the parameters
+/// recorded on SQLite, because only the rows of SQLite databases are recorded.
 pub struct Statements {
     pub sqlite: Vec<Statement>,
     pub postgres: Vec<Statement>,
 }
 
-/// Reads the recorded statements of `folder`, except for those that occur in `of_tests`.
+/// Reads the statements recorded in `folder`. Statements that occur in `of_tests`, the text of the tests, are
+/// skipped.
 pub fn statements(folder: &Path, of_tests: &str) -> Result<Statements> {
     let mut by_engine = [BTreeMap::<String, Vec<_>>::new(), BTreeMap::new()];
     for file in fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()? {
         if file.path().extension().is_none_or(|ending| ending != "jsonl") {
             continue;
         }
-        // The last line of a killed process may be truncated.
+        // The last line may be truncated if the process was killed.
         let lines = fs::read_to_string(file.path())?;
         for statement in lines.lines().filter_map(|line| serde_json::from_str::<RecordedStatement>(line).ok())
         {
@@ -87,7 +89,8 @@ pub fn statements(folder: &Path, of_tests: &str) -> Result<Statements> {
     Ok(Statements { sqlite: all(sqlite), postgres: all(postgres) })
 }
 
-/// Returns true if production code, not a test, issues this SELECT, INSERT, UPDATE, DELETE or WITH statement.
+/// Returns true if production code, not a test, runs this statement. Other statements than SELECT, INSERT,
+/// UPDATE, DELETE and WITH do not count.
 fn is_of_product(sql: &str, of_tests: &str) -> bool {
     let about_rows = ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH"];
     about_rows.iter().any(|word| sql.trim_start().starts_with(word))
@@ -95,7 +98,8 @@ fn is_of_product(sql: &str, of_tests: &str) -> bool {
         && !of_tests.contains(&collapse_whitespace(sql))
 }
 
-/// Merges the rows of all recorded databases in `folder` into the tables of `empty`, a migrated database.
+/// Merges the rows of all databases recorded in `folder` and returns them as tables. `empty` is a migrated
+/// database without rows.
 pub fn tables(folder: &Path, empty: &Path, max_rows: i64) -> Result<Vec<Table>> {
     let world = Connection::open(empty)?;
     world
@@ -104,7 +108,7 @@ pub fn tables(folder: &Path, empty: &Path, max_rows: i64) -> Result<Vec<Table>> 
     let databases = databases(folder)?;
     let mut left_out = 0;
     for database in &databases {
-        // A copy of a database in use may be inconsistent.
+        // A copy that was made while the database was in use may be inconsistent.
         if let Err(error) = merge(&world, &names, database, max_rows) {
             println!("{} is left out: {error:#}", database.display());
             left_out += 1;
@@ -141,7 +145,8 @@ fn names_of(connection: &Connection, schema: &str) -> Result<BTreeSet<String>> {
     Ok(names.collect::<Result<_, _>>()?)
 }
 
-/// Merges the rows of one database, or none if it cannot be read. Rows whose key exists already are skipped.
+/// Merges the rows of one database. If it cannot be read completely, none of its rows are merged. Rows whose
+/// key already exists are skipped.
 fn merge(world: &Connection, names: &BTreeSet<String>, database: &Path, max_rows: i64) -> Result<()> {
     world.execute("ATTACH ?1 AS recorded", [database.to_string_lossy()])?;
     let merged = merge_attached(world, names, max_rows);
@@ -153,7 +158,7 @@ fn merge(world: &Connection, names: &BTreeSet<String>, database: &Path, max_rows
 }
 
 fn merge_attached(world: &Connection, names: &BTreeSet<String>, max_rows: i64) -> Result<()> {
-    // Migration tests leave databases with other schemas.
+    // Databases of migration tests may have other tables and columns.
     let theirs = names_of(world, "recorded")?;
     world.execute_batch("BEGIN")?;
     for name in names.intersection(&theirs).filter(|name| *name != "schema_migrations") {
@@ -191,7 +196,7 @@ fn table(world: &Connection, name: &str, max_rows: i64) -> Result<Table> {
     Ok(Table { name: name.to_owned(), columns, unique, references: Vec::new(), strides, rows })
 }
 
-/// Sets the stride of each column that refers to numbered rows to that of the referenced table.
+/// Sets the stride of each column that contains numeric ids of another table to the stride of that table.
 fn set_reference_strides(tables: &mut [Table]) {
     let id_stride = |table: &Table| {
         let id = table.columns.iter().position(|column| column == "id")?;
@@ -210,7 +215,7 @@ fn set_reference_strides(tables: &mut [Table]) {
     }
 }
 
-/// Returns a stride with which the numbers of different copies do not overlap.
+/// Returns a difference between copies that is large enough to keep their numbers distinct.
 fn stride(rows: &[Vec<Value>], column: usize) -> i64 {
     let numbers = rows.iter().filter_map(|row| match row[column] {
         Value::Integer(number) => Some(number),

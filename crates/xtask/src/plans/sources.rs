@@ -1,4 +1,4 @@
-//! Text of tests and migrations. Statements that occur there are not judged.
+//! Reads the text of tests and migrations. Statements that occur in it are not judged.
 
 use std::fs;
 use std::path::Path;
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statements_of_tests_are_known() {
+    fn statements_of_tests_and_migrations_are_collected() {
         let folder = tempfile::tempdir().unwrap();
         for inner in ["tests", "crates/a/src", "crates/a/migrations"] {
             fs::create_dir_all(folder.path().join(inner)).unwrap();

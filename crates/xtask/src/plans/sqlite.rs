@@ -1,4 +1,4 @@
-//! Judges statements on SQLite by steps of its virtual machine.
+//! Judges statements on SQLite by the steps of its virtual machine.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::recordings::{Statement, Table};
 
 /// Number of steps between two calls of the progress handler.
 const PROGRESS_INTERVAL_STEPS: i32 = 10_000;
-/// Maximum number of progress calls for all samples of a statement.
+/// Maximum number of progress handler calls for all runs of one statement.
 const MAX_PROGRESS_CALLS: u32 = 2_000;
 
-/// Fills the migrated, empty database `file` and runs `statements` on it, before and after ANALYZE.
+/// Fills the migrated, empty database `file` and judges `statements` on it, before and after ANALYZE.
 pub fn judge(
     file: &Path,
     tables: &[Table],
@@ -46,7 +46,8 @@ pub fn judge(
     Ok(report)
 }
 
-/// Installs a progress handler that stops statements with too many steps.
+/// Installs a progress handler that stops a statement after too many steps. Returns the counter of handler
+/// calls.
 fn bound(connection: &mut Connection) -> Result<Arc<AtomicU32>> {
     let progress_calls = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&progress_calls);
@@ -136,7 +137,7 @@ fn cost(connection: &Connection, sql: &str, params: &[RecordedParam]) -> Result<
         Ok(cost)
     };
     let cost = run();
-    // SQLite may have ended the transaction of a stopped statement itself.
+    // SQLite may have rolled back the transaction of a stopped statement itself.
     if !connection.is_autocommit() {
         connection.execute_batch("ROLLBACK")?;
     }
@@ -151,7 +152,7 @@ fn plan(connection: &Connection, sql: &str) -> Result<String, rusqlite::Error> {
     Ok(lines.collect::<Result<Vec<_>, _>>()?.join("\n"))
 }
 
-/// Converts `$1` to `?1`, like the store.
+/// Converts `$1` to `?1`, as the store does.
 fn to_sqlite_parameters(sql: &str) -> String {
     sql.replace('$', "?")
 }

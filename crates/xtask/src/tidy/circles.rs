@@ -1,14 +1,14 @@
 //! Reports import cycles: two files of one folder that `use` each other.
 //!
-//! A path counts for the file it leads to. Paths by way of a parent's re-exports, and files and folders
-//! within each other, do not count; nor do tests.
+//! An import counts for the file in which its path ends. Imports through re-exports of a parent, between a
+//! folder and files inside it, and in tests do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::scan::{PieceKind, pieces};
 use super::{File, Finding};
 
-/// Pairs that may stand, each with its reason.
+/// Pairs of files that may import each other, each with the reason.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     (
         "crates/server/src/control/mod.rs",
@@ -27,7 +27,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Path of a module within its crate; empty for its root.
+/// Path of a module within its crate. Empty for the root of the crate.
 type ModulePath = Vec<String>;
 
 /// Reports pairs of sibling files below `src` that import each other, in each crate.
@@ -65,7 +65,7 @@ fn is_sibling(one: &[String], other: &[String]) -> bool {
         && one.split_last().map(|(_, parent)| parent) == other.split_last().map(|(_, parent)| parent)
 }
 
-/// The crate and the path of a module, if `file` is one that ships.
+/// Returns the crate and the module path of a file. `None` unless the file belongs to shipped code.
 fn module_path(file: &File) -> Option<(&str, ModulePath)> {
     let krate = file.krate()?;
     let path = file.path.strip_prefix(&format!("crates/{krate}/src/"))?.strip_suffix(".rs")?;
@@ -80,7 +80,7 @@ fn module_path(file: &File) -> Option<(&str, ModulePath)> {
     Some((krate, path))
 }
 
-/// Code without comments, literals and the tests at its end.
+/// Returns the code of a file without comments, literals and the test module at its end.
 fn code(file: &File) -> String {
     let all = pieces(&file.text);
     let code: String =
@@ -89,7 +89,7 @@ fn code(file: &File) -> String {
     code[..end].to_owned()
 }
 
-/// Paths that are imported.
+/// Returns all paths that the code imports.
 fn imports(code: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     for statement in code.split(';') {
@@ -106,7 +106,7 @@ fn imports(code: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// Resolves the braces of a `use`.
+/// Resolves the braces of a `use` and adds each complete path to `found`.
 fn expand(before: &[String], tree: &str, found: &mut Vec<Vec<String>>) {
     for item in split(tree) {
         let (path, inner) = match item.split_once('{') {
@@ -123,7 +123,7 @@ fn expand(before: &[String], tree: &str, found: &mut Vec<Vec<String>>) {
     }
 }
 
-/// Splits at commas outside braces.
+/// Splits a list at its commas, except those inside braces.
 fn split(tree: &str) -> Vec<&str> {
     let (mut depth, mut from, mut items) = (0, 0, Vec::new());
     for (at, character) in tree.char_indices() {
@@ -141,7 +141,7 @@ fn split(tree: &str) -> Vec<&str> {
     items
 }
 
-/// The module in whose file an imported path ends.
+/// Returns the module whose file defines the last part of an imported path that is a module.
 fn file_of(
     modules: &BTreeMap<ModulePath, &File>,
     importing: &[String],
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_of_one_folder_that_use_each_other_are_found() {
+    fn import_cycle_between_sibling_files_is_reported() {
         let found = check(&tree(&[
             ("crates/bonds/src/a.rs", "use std::fmt;\nuse crate::{\n    b::{self, B},\n    c as d,\n};\n"),
             ("crates/bonds/src/b.rs", "//! b\npub use super::a::A;\n"),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn tests_re_exports_and_other_crates_are_no_circles() {
+    fn tests_re_exports_and_other_crates_form_no_import_cycle() {
         let found = check(&tree(&[
             ("crates/bonds/src/lib.rs", "pub use a::A;\npub use b::B;\n"),
             (

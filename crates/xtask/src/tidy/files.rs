@@ -1,4 +1,5 @@
-//! Rules for files: module comment, length, name, and white space.
+//! Rules for files: they begin with a module comment, are not too long, have specific names, and contain no
+//! stray white space.
 
 use super::{File, Finding};
 
@@ -6,7 +7,7 @@ const WARNING_LINES: usize = 400;
 const TOO_LONG: usize = 800;
 const VAGUE: &[&str] = &["util", "utils", "helper", "helpers", "common", "manager", "service", "misc"];
 
-/// Checks one file.
+/// Checks one file against all rules of this module.
 pub fn check(file: &File) -> Vec<Finding> {
     let mut findings = white_space(file);
     if file.extension() == "rs" {
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn long_file_warns_and_longer_file_fails() {
+    fn file_over_400_lines_warns_and_over_800_lines_fails() {
         let of = |lines: usize| format!("//! a\n{}", "\n".repeat(lines - 1));
         let judge =
             |lines| check(&tree(&[("a.rs", &of(lines))])[0]).iter().map(|f| f.warning).collect::<Vec<_>>();

@@ -8,13 +8,13 @@ use toml::{Table, Value};
 use super::scan::{PieceKind, pieces};
 use super::{File, Finding};
 
-/// File with the Mermaid diagram: `bonds --> accounts`, or `platform -.-> verify` for a dependency of tests
-/// only.
+/// File with the Mermaid diagram of the crates. `bonds --> accounts` is a normal dependency, `platform -.->
+/// verify` one of tests only.
 const DIAGRAM_FILE: &str = "ARCHITECTURE.md";
 const NORMAL: &str = "-->";
 const FOR_TESTS: &str = "-.->";
 const STORE: &str = "store";
-/// Folder whose code uses database drivers directly, to read query plans.
+/// Folder in which code may use database drivers directly, because it reads query plans.
 const PLANS: &str = "crates/xtask/src/plans/";
 const DRIVERS: &[&str] =
     &["rusqlite", "libsqlite3_sys", "sqlite", "sqlx", "tokio_postgres", "tokio_postgres_rustls", "postgres"];
@@ -27,7 +27,7 @@ struct Edge {
     to: String,
 }
 
-/// Checks each crate's `Cargo.toml` and sources, and the diagram.
+/// Checks the `Cargo.toml` and the sources of each crate, and the diagram.
 pub fn check(files: &[File]) -> Vec<Finding> {
     let manifests: Vec<_> =
         files.iter().filter(|f| f.krate().is_some() && f.name() == "Cargo.toml").collect();
@@ -62,7 +62,8 @@ pub fn check(files: &[File]) -> Vec<Finding> {
     findings
 }
 
-/// Collects a crate's dependencies in the workspace, and reports database drivers.
+/// Collects the dependencies of a crate on other crates of the workspace. Reports dependencies on database
+/// drivers.
 fn collect_dependencies<'f>(
     file: &'f File,
     table: &Table,
@@ -88,12 +89,12 @@ fn collect_dependencies<'f>(
     }
 }
 
-/// Returns the package name of a dependency, which may be renamed.
+/// Returns the package name of a dependency. It differs from `key` if the dependency is renamed.
 fn renamed<'a>(key: &'a str, value: &'a Value) -> &'a str {
     value.get("package").and_then(Value::as_str).unwrap_or(key)
 }
 
-/// Returns the folder of a crate of the workspace.
+/// Returns the folder of the crate with this package name. `None` if it is not in the workspace.
 fn folder(package: &str) -> Option<&str> {
     if package == "kith" { Some("server") } else { package.strip_prefix("kith-") }
 }
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn diagram_differences_are_reported() {
+    fn differences_from_crate_diagram_are_reported() {
         let picture = "# A\n```mermaid\ngraph TD\n    server --> bonds\n    bonds --> store\n    \
                        platform -.-> verify\n    bonds --> verify\n```\n    bonds --> kernel\n";
         let found = check(&tree(&[

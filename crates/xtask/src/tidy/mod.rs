@@ -1,7 +1,8 @@
-//! `cargo xtask tidy`: architecture and style rules. Each rule is a function from the file tree to findings.
+//! `cargo xtask tidy`: checks rules of architecture and style. Each rule is a function from the file tree to
+//! findings.
 //!
-//! Rules work on text and do not compile, so they are fast. Rules that Rust's visibility or clippy can
-//! enforce are not here.
+//! Rules read the text of files and compile nothing, so they are fast. Rules that Rust's visibility or clippy
+//! can enforce are not in this module.
 
 mod circles;
 mod files;
@@ -15,9 +16,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-/// File of the repository.
+/// File of the repository, with its text.
 struct File {
-    /// Path from the root, with `/`.
+    /// Path relative to the root of the repository, with `/` as separator.
     path: String,
     text: String,
 }
@@ -46,7 +47,7 @@ impl File {
     }
 }
 
-/// Violation of a rule, or a warning.
+/// Violation of a rule, reported as an error or a warning.
 struct Finding {
     path: String,
     line: usize,
@@ -55,7 +56,7 @@ struct Finding {
     warning: bool,
 }
 
-/// Crates that are not features.
+/// Crates that contain no features.
 const FOUNDATION: &[&str] = &[
     "kernel",
     "store",
@@ -68,12 +69,12 @@ const FOUNDATION: &[&str] = &[
     "server",
     "xtask",
 ];
-/// Folders that are not scanned.
+/// Names of folders that are not scanned.
 const SKIPPED: &[&str] = &[".git", "target", "node_modules", "kith-data"];
 const READ: &[&str] = &["rs", "md", "toml", "sql", "c", "yml"];
 const CI: &str = ".ci/run";
 
-/// Runs all rules and prints the findings. Fails unless all are warnings.
+/// Runs all rules and prints the findings. Fails if a finding is not just a warning.
 pub fn tidy(root: &Path) -> Result<()> {
     let mut files = Vec::new();
     collect(root, root, &mut files)?;
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_precede_warnings_and_clean_tree_has_none() {
+    fn clean_tree_has_no_findings_and_errors_precede_warnings() {
         let long = format!("//! Long.\n{}", "fn f() {}\n".repeat(401));
         let found = check(&tree(&[("crates/a/src/long.rs", &long), ("crates/a/src/z.rs", "fn f() {}\n")]));
         assert_eq!(found.iter().map(|f| f.warning).collect::<Vec<_>>(), [false, true]);

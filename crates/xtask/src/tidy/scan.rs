@@ -1,6 +1,6 @@
 //! Splits Rust source into code, comments and literals, so that rules can ignore text.
 
-/// Kind of a source piece.
+/// Kind of a piece of Rust source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PieceKind {
     Code,
@@ -8,23 +8,23 @@ pub enum PieceKind {
     Literal,
 }
 
-/// Source piece of one kind.
+/// Part of Rust source that is code, a comment or a literal.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Piece<'a> {
     pub kind: PieceKind,
-    /// Line on which it begins, from 1.
+    /// Line on which the piece begins, counted from 1.
     pub line: usize,
     pub text: &'a str,
 }
 
 impl<'a> Piece<'a> {
-    /// Returns its lines with their numbers.
+    /// Returns the lines of the piece with their numbers.
     pub fn lines(&self) -> impl Iterator<Item = (usize, &'a str)> {
         (self.line..).zip(self.text.split('\n'))
     }
 }
 
-/// Splits `source` into pieces, in order.
+/// Splits Rust source into pieces, in order.
 pub fn pieces(source: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let (mut code_from, mut at, mut line) = (0, 0, 1);
@@ -64,7 +64,7 @@ fn comment_or_literal(source: &str, at: usize) -> Option<(PieceKind, usize)> {
         }
         [b'\'', b'\\', ..] => Some((PieceKind::Literal, quoted(rest, b'\''))),
         [b'\'', ..] => {
-            // `'a'` is a literal. `'a` without a closing quote after one character is a lifetime.
+            // `'a'` is a literal. `'a` is a lifetime if no quote follows after one character.
             let character = source[at + 1..].chars().next()?;
             let close = 1 + character.len_utf8();
             (rest.get(close) == Some(&b'\'')).then_some((PieceKind::Literal, close + 1))
@@ -107,7 +107,7 @@ fn quoted(rest: &[u8], quote: u8) -> usize {
     (at + 1).min(rest.len())
 }
 
-/// Returns the length of `r"…"` or `r#"…"#`, or `None` for a raw identifier.
+/// Returns the length of a raw string such as `r"…"` or `r#"…"#`. Returns `None` for a raw identifier.
 fn raw_string(rest: &[u8]) -> Option<usize> {
     let hashes = rest[1..].iter().take_while(|b| **b == b'#').count();
     let open = 1 + hashes;

@@ -1,9 +1,10 @@
-//! Rules for words: unfinished code, SQL outside `rows.rs`, sleeping, and CI steps whose failures are hidden.
+//! Rules that search for words: unfinished code, SQL outside `rows.rs`, sleeping, undocumented handlers,
+//! direct writes, and CI steps that hide failures.
 
 use super::scan::{PieceKind, pieces};
 use super::{CI, File, Finding};
 
-/// Files that may sleep, with the reason.
+/// Files in which code may sleep, each with the reason.
 const FILES_ALLOWED_TO_SLEEP: &[(&str, &str)] = &[
     (
         "crates/verify/src/accounts/sessions.rs",
@@ -45,10 +46,11 @@ const FILES_ALLOWED_TO_SLEEP: &[(&str, &str)] = &[
     ),
 ];
 
-/// File whose tests may be ignored by `cargo xtask test`. `cargo xtask soak` runs them.
+/// File in which tests may be marked as ignored. `cargo xtask test` skips these tests, `cargo xtask soak`
+/// runs them.
 const SOAK_ONLY_FILE: &str = "tests/api/support/engine.rs";
 
-/// Ways to register a handler without documentation.
+/// Calls that register a handler without documentation.
 const UNDOCUMENTED: &[&str] = &[
     ".route(",
     ".route_service(",
@@ -58,10 +60,10 @@ const UNDOCUMENTED: &[&str] = &[
     ".fallback_service(",
     ".method_not_allowed_fallback(",
 ];
-/// Folder in which axum's `Router`, which bypasses documentation, may be used.
+/// Folder in which axum's `Router` may be used. Its handlers are not documented automatically.
 const ROUTER: &str = "crates/platform/src/http/";
 
-/// Checks one file.
+/// Checks one file against all rules of this module.
 pub fn check(file: &File) -> Vec<Finding> {
     match file.extension() {
         "rs" => rust(file),
@@ -124,7 +126,7 @@ fn sleeping(file: &File, from: usize, code: &str) -> Vec<Finding> {
         .collect()
 }
 
-/// Reports handlers that the OpenAPI document would not contain.
+/// Reports handlers that would be missing in the OpenAPI document.
 fn undocumented(file: &File, from: usize, code: &str) -> Vec<Finding> {
     if !file.is_of_feature() && !matches!(file.krate(), Some("platform" | "server")) {
         return Vec::new();
@@ -141,8 +143,8 @@ fn undocumented(file: &File, from: usize, code: &str) -> Vec<Finding> {
     .collect()
 }
 
-/// Reports direct writes by features, which bypass the timestamp that `App::write` takes when the transaction
-/// starts.
+/// Reports writes that features send to the database directly. They bypass `App::write`, which takes the
+/// timestamp when the transaction starts.
 fn undated_writes(file: &File, from: usize, code: &str) -> Vec<Finding> {
     if !file.is_of_feature() {
         return Vec::new();

@@ -1,31 +1,32 @@
-//! Statistical comparison of the durations of two kinds of requests: Wilcoxon's signed-rank test on pairs.
+//! Statistical comparison of the durations of two kinds of requests, by Wilcoxon's signed-rank test on pairs.
 
 use fastrand::Rng;
 
-/// Number of random permutations for the test, and of resamples for the confidence interval.
+/// Number of random permutations in the test, and of resamples for the confidence interval.
 const RESAMPLES: usize = 1_000;
-/// Significance level.
+/// p-value below which a difference is significant.
 const SIGNIFICANCE_LEVEL: f64 = 0.01;
 
-/// Result of the comparison, in milliseconds.
+/// Result of the comparison. All durations are in milliseconds.
 #[derive(Debug)]
 pub struct Comparison {
-    /// Median and 95th percentile of the first kind.
+    /// Median and 95th percentile of the durations of the first kind.
     pub first: [f64; 2],
-    /// Median and 95th percentile of the second kind.
+    /// Median and 95th percentile of the durations of the second kind.
     pub second: [f64; 2],
-    /// Median of the differences (first minus second).
+    /// Median of the differences, first minus second.
     pub difference: f64,
-    /// 99 % confidence interval of the median difference.
+    /// 99 % confidence interval of the median of the differences.
     pub interval: [f64; 2],
-    /// Fraction of pairs in which the first took longer.
+    /// Fraction of pairs in which the first request took longer.
     pub first_slower: f64,
-    /// p-value: probability of ranks at least as one-sided under the null hypothesis.
+    /// p-value: probability of a rank sum at least as far from zero, if the two kinds do not differ.
     pub p: f64,
 }
 
 impl Comparison {
-    /// Compares pairs that were measured directly after each other, in random order.
+    /// Compares pairs of durations in milliseconds. The two requests of each pair were sent directly after
+    /// each other, in random order.
     pub fn of(pairs: &[[f64; 2]], rng: &mut Rng) -> Self {
         let column = |at: usize| pairs.iter().map(|pair| pair[at]).collect::<Vec<_>>();
         let differences: Vec<_> = pairs.iter().map(|[first, second]| first - second).collect();
@@ -40,7 +41,7 @@ impl Comparison {
         }
     }
 
-    /// Returns true if the two kinds can be distinguished at the significance level.
+    /// Returns true if the durations of the two kinds differ significantly.
     pub fn is_significant(&self) -> bool {
         self.p < SIGNIFICANCE_LEVEL
     }
@@ -51,7 +52,7 @@ fn quantile(mut values: Vec<f64>, q: f64) -> f64 {
     *values.select_nth_unstable_by(at, f64::total_cmp).1
 }
 
-/// Returns the bootstrap confidence interval of the median.
+/// Returns the 99 % confidence interval of the median, by bootstrap.
 fn interval(differences: &[f64], rng: &mut Rng) -> [f64; 2] {
     let draw = |rng: &mut Rng| {
         let drawn = (0..differences.len()).map(|_| differences[rng.usize(..differences.len())]);
@@ -61,7 +62,7 @@ fn interval(differences: &[f64], rng: &mut Rng) -> [f64; 2] {
     [quantile(medians.clone(), 0.005), quantile(medians, 0.995)]
 }
 
-/// Returns the p-value of the signed-rank test by random permutation of the signs.
+/// Returns the p-value of the signed-rank test. It is estimated by random permutation of the signs.
 fn p_value(differences: &[f64], rng: &mut Rng) -> f64 {
     let mut sorted = differences.to_vec();
     sorted.sort_by(|one, other| one.abs().total_cmp(&other.abs()));
@@ -78,14 +79,14 @@ fn p_value(differences: &[f64], rng: &mut Rng) -> f64 {
 mod tests {
     use super::*;
 
-    /// Returns pairs of durations with an exponential tail, the first longer by `by`.
+    /// Returns pairs of durations with an exponential tail. The first of each pair is longer by `by`.
     fn pairs(by: f64, rng: &mut Rng) -> Vec<[f64; 2]> {
         let mut time = || 20.0 - (1.0 - rng.f64()).ln();
         (0..500).map(|_| [time() + by, time()]).collect()
     }
 
     #[test]
-    fn shift_is_significant_and_noise_is_not() {
+    fn shifted_durations_differ_significantly_and_noise_does_not() {
         let mut rng = Rng::with_seed(7);
         let mut found = |by| {
             let pairs = pairs(by, &mut rng);

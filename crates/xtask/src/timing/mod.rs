@@ -1,4 +1,4 @@
-//! `cargo xtask timing`: tests whether the duration of a log-in reveals that an address is known.
+//! `cargo xtask timing`: tests whether the duration of a log-in reveals that an address has an account.
 
 mod compare;
 
@@ -19,21 +19,21 @@ use crate::load::{Connection, now, on_one_thread};
 use crate::mode::Mode;
 
 const SEED: u64 = 1;
-/// Number of failures that do not lock an address.
+/// Number of failed log-ins that do not yet lock an address.
 const FAILURES_BEFORE_LOCK: usize = 4;
-/// Number of addresses that are locked, few enough that the lock outlasts the measurement.
+/// Number of addresses to lock. It is so small that the locks last longer than the measurement.
 const LOCKED: usize = 10;
 
 /// Options of `cargo xtask timing`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Pairs of a known and an unknown address [default: 2000, smoke: 20]
+    /// Number of pairs of a known and an unknown address [default: 2000, smoke: 20]
     #[arg(long)]
     pairs: Option<usize>,
     /// Use a PostgreSQL server instead of SQLite
     #[arg(long)]
     postgres: bool,
-    /// Hash cheaply, to see differences that full hashing hides
+    /// Use cheap hashing, to detect differences that full hashing hides
     #[arg(long)]
     cheap: bool,
     #[command(flatten)]
@@ -46,8 +46,8 @@ impl Args {
     }
 }
 
-/// Returns the hashing settings: full default cost unless `cheap`, and one thread, so that no other hash runs
-/// during a measurement.
+/// Returns the settings for hashing: the full default cost, or a low cost if `cheap` is set. There is one
+/// hashing thread, so no other hash is computed during a measurement.
 fn environment(cheap: bool) -> Vec<(String, String)> {
     let (memory, iterations) = if cheap { ("8", "1") } else { ("19456", "2") };
     [("PASSWORD_MEMORY_KIB", memory), ("PASSWORD_ITERATIONS", iterations), ("HASH_THREADS", "1")]
@@ -55,7 +55,8 @@ fn environment(cheap: bool) -> Vec<(String, String)> {
         .to_vec()
 }
 
-/// Builds, measures, and fails if known and unknown addresses can be distinguished.
+/// Builds the server and measures log-ins. Fails if known and unknown addresses can be distinguished by their
+/// durations.
 pub fn timing(args: &Args) -> Result<ExitCode> {
     let (binary, pairs) = (build(args.mode)?, args.pairs());
     let folder = tempfile::tempdir()?;
@@ -82,7 +83,7 @@ pub fn timing(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Comparisons by name.
+/// Results of the comparisons, by name.
 type Comparisons = Vec<(&'static str, Comparison)>;
 
 async fn measure(kith: &Kith, pairs: usize) -> Result<Comparisons> {
@@ -113,7 +114,7 @@ struct LogInClient {
 }
 
 impl LogInClient {
-    /// Logs in as one of each kind in turn, in random order within each pair.
+    /// Sends pairs of log-ins, one of each kind. The order within each pair is random.
     async fn compare(
         &mut self,
         first: &[String],
@@ -134,7 +135,8 @@ impl LogInClient {
         Ok(Comparison::of(&times, &mut self.rng))
     }
 
-    /// Returns the duration of a log-in in milliseconds. Fails if the status differs from `status`.
+    /// Returns the duration of a log-in in milliseconds. Fails if the response has another status than
+    /// `status`.
     async fn ask(&mut self, name: &str, status: u16) -> Result<f64> {
         let body = json!({ "email": format!("{name}@example.org"), "password": "wrong horse battery" });
         let request = encode_request("POST", "/api/v1/auth/login", None, Some(body.to_string().as_bytes()));
@@ -146,7 +148,7 @@ impl LogInClient {
     }
 }
 
-/// Writes evidence. The row requires 2,000 pairs at the full cost of hashing.
+/// Writes evidence. Requires at least 2,000 pairs at the full cost of hashing.
 fn write_evidence(measured: &Comparisons, args: &Args) -> Result<()> {
     if args.cheap || args.pairs() < 2_000 {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Measures how a long-running snapshot of PostgreSQL slows down claims: pages touched and throughput while
-//! jobs are created and completed.
+//! Measures how a long-running snapshot in PostgreSQL slows down claims. Reports pages touched and throughput
+//! while jobs are created and completed.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -12,21 +12,21 @@ use super::contenders::{BenchEnvironment, run_json};
 use super::figures::{number, thousands};
 use crate::bench::rows::spread;
 
-/// Maximum ratio of pages touched per claim with and without the snapshot.
+/// Maximum ratio of the pages touched per claim with the snapshot to those without it.
 const MAX_BUFFERS_RATIO: f64 = 2.0;
-/// Minimum ratio of the rates with and without the snapshot.
+/// Minimum ratio of the throughput with the snapshot to that without it.
 const MIN_RATE_RATIO: f64 = 0.8;
 
-/// Pairs of runs: without and with the snapshot.
+/// Results of pairs of runs, one without and one with the snapshot.
 pub struct Bloat {
     jobs: u64,
     pairs: Vec<[Value; 2]>,
 }
 
-/// Open transaction of another session whose snapshot was taken at its start. Ends when dropped.
+/// Transaction that another session keeps open with a snapshot from its start. Ends when dropped.
 struct Snapshot {
     session: Child,
-    // Closing standard input would end the session.
+    // The session would end if its standard input were closed.
     _input: ChildStdin,
 }
 
@@ -60,7 +60,8 @@ impl Drop for Snapshot {
     }
 }
 
-/// Measures `pairs` of runs with `jobs` jobs each. Every second pair starts with the snapshot.
+/// Measures `pairs` pairs of runs with `jobs` jobs each. In every second pair the run with the snapshot comes
+/// first.
 pub fn bloat(environment: &BenchEnvironment, pairs: usize, jobs: u64) -> Result<Bloat> {
     eprintln!("\n{} jobs come and go, without and with a snapshot held open", thousands(jobs as f64));
     let mut all = Vec::new();
@@ -97,7 +98,7 @@ impl Bloat {
         spread(&ratios.collect::<Vec<_>>())
     }
 
-    /// Returns true if both bounds hold.
+    /// Returns true if both ratios are within their bounds.
     pub fn holds(&self) -> bool {
         self.ratios("buffers_per_claim")[1] <= MAX_BUFFERS_RATIO
             && self.ratios("rate_per_s")[1] >= MIN_RATE_RATIO

@@ -1,5 +1,5 @@
-//! The compared systems: Kith on both databases, BullMQ and Graphile Worker. Each runs as a process that
-//! prints one line of JSON.
+//! Systems that the benchmark compares: Kith on both databases, BullMQ and Graphile Worker. Each runs as a
+//! separate process, which prints its results as one line of JSON.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::rows::JobBenchRow;
 use crate::mode::Mode;
 use crate::workspace::{cargo, root, run};
 
-/// Compared system in one configuration.
+/// System in one configuration that takes part in the comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contender {
     KithSqlite,
@@ -22,7 +22,7 @@ pub enum Contender {
     BullAlways,
     BullEachSecond,
     Graphile,
-    /// Default configuration: no local queue and no batching.
+    /// Graphile Worker in its default configuration, without local queue and batching.
     GraphilePlain,
 }
 
@@ -64,7 +64,7 @@ impl Contender {
     }
 
     /// Returns true if this contender is measured in `row`. SQLite is not measured with separate worker
-    /// processes. `GraphilePlain` is not measured in the enqueue rows, where it does not differ from
+    /// processes, and `GraphilePlain` is not measured in the enqueue rows, where it does not differ from
     /// `Graphile`. Rows with `own` measure Kith only.
     pub fn has(self, row: &JobBenchRow) -> bool {
         match self {
@@ -120,7 +120,7 @@ impl BenchEnvironment {
         }
     }
 
-    /// Returns the command of the driver for Kith's job engine.
+    /// Returns a command that runs the driver program of Kith's job engine.
     pub fn driver(&self) -> Result<Command> {
         Ok(Command::new(self.driver.as_ref().context("our driver was not built")?))
     }
@@ -193,7 +193,8 @@ pub fn install_peers() -> Result<()> {
 /// Builds the driver for Kith's job engine and returns its path. A smoke run builds without optimizations.
 pub fn build_driver(mode: Mode) -> Result<PathBuf> {
     let mut build = cargo()?;
-    // The tests were built with the features of the whole workspace. The same features reuse that build.
+    // The tests were built with the features of the whole workspace. A smoke build selects the same features
+    // and so reuses their build.
     build.args(
         mode.pick(["bench", "--no-run", "--package=kith-jobs"], ["build", "--profile=dev", "--workspace"]),
     );
@@ -204,7 +205,7 @@ pub fn build_driver(mode: Mode) -> Result<PathBuf> {
     driver_in(&String::from_utf8_lossy(&done.stdout)).context("cargo does not report the path of the driver")
 }
 
-/// Returns the last executable in cargo's JSON messages.
+/// Returns the path of the last executable in the JSON messages of cargo.
 fn driver_in(messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     messages

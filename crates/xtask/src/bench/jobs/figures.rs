@@ -1,8 +1,8 @@
-//! Figures of a run, and how they are written.
+//! Reads and formats the figures in the output of a run.
 
 use serde_json::Value;
 
-/// Returns a number of the output, or NaN if it is missing.
+/// Returns the number named `what` in the output, or NaN if it is missing.
 pub fn number(output: &Value, what: &str) -> f64 {
     output[what].as_f64().unwrap_or(f64::NAN)
 }

@@ -1,7 +1,8 @@
-//! `cargo xtask bench jobs`: compares the job engine on both databases with its peers, in interleaved runs of
-//! the same no-op work.
+//! `cargo xtask bench jobs`: compares the job engine on both databases with BullMQ and Graphile Worker. All
+//! run the same no-op jobs, in alternation.
 //!
-//! Processes are not pinned: each contender with its database may use all cores, one contender at a time.
+//! Processes are not pinned to cores. One contender runs at a time, and it may use all cores together with
+//! its database.
 
 mod bloat;
 mod contenders;
@@ -31,20 +32,20 @@ pub struct Args {
     /// Run a tenth of the jobs, as a test; the figures are not representative
     #[arg(long)]
     quick: bool,
-    /// Interleaved runs of each row [default: 5, quick: 2]
+    /// Number of runs of each row; contenders alternate [default: 5, quick: 2]
     #[arg(long)]
     pairs: Option<usize>,
-    /// Only these rows: cycle, single, bulk, drain, latency, due, workers, million, bloat
+    /// Measure only these rows: cycle, single, bulk, drain, latency, due, workers, million, bloat
     #[arg(long, value_delimiter = ',')]
     rows: Vec<String>,
-    /// Only one side
+    /// Measure only one side
     #[arg(long)]
     only: Option<Side>,
     #[command(flatten)]
     mode: Mode,
 }
 
-/// Side to measure.
+/// Side of the comparison: Kith or its peers.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Side {
     /// Kith, on both databases
@@ -55,7 +56,7 @@ enum Side {
 
 /// Number of jobs of a row in a smoke run.
 const SMOKE_JOBS: u64 = 100;
-/// Number of jobs processed while a snapshot is held.
+/// Number of jobs processed while a snapshot is open.
 const BLOAT_JOBS: u64 = 2_000_000;
 
 impl Args {
@@ -71,7 +72,8 @@ impl Args {
             .max(1)
     }
 
-    /// Returns true if the row is selected. A smoke run measures only one row, with every contender.
+    /// Returns true if the row is selected. A smoke run without a selection measures only one row, with every
+    /// contender.
     fn has_row(&self, name: &str) -> bool {
         match self.rows.is_empty() {
             true => !self.mode.is_smoke() || name == "cycle",
@@ -120,7 +122,8 @@ pub fn jobs(args: &Args) -> Result<()> {
     report::report(&rows, bloat.transpose()?.as_ref(), args.mode)
 }
 
-/// Runs all contenders in each round. The order rotates, so that no contender always has the same position.
+/// Runs all contenders once in each round. The order rotates, so that no contender always has the same
+/// position.
 fn compare(environment: &BenchEnvironment, row: &'static JobBenchRow, args: &Args) -> Result<RowComparison> {
     let pairs = args.pairs();
     let who = Contender::ALL.into_iter().filter(|who| who.has(row) && args.measures(*who));

@@ -1,4 +1,5 @@
-//! Redis server for BullMQ: Debian's package on a free loopback port, with its own folder.
+//! Redis server for BullMQ: the program of Debian's package, on a free loopback port and with a data folder
+//! of its own.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -13,16 +14,16 @@ use crate::load::now;
 
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 
-/// Redis append-only file sync policy.
+/// Time at which Redis syncs its append-only file to disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FsyncPolicy {
-    /// Synced before a write is acknowledged.
+    /// Before a write is acknowledged.
     Always,
-    /// Synced within a second after a write is acknowledged.
+    /// At most a second after a write is acknowledged.
     EachSecond,
 }
 
-/// Running server. Killed when dropped.
+/// Running Redis server. Killed when dropped.
 pub struct Redis {
     port: u16,
     child: Child,
@@ -54,7 +55,7 @@ impl Redis {
         self.port
     }
 
-    /// Deletes all data and sets the sync policy.
+    /// Deletes all data and sets the time at which writes are synced.
     pub fn reset(&self, synced: FsyncPolicy) -> Result<()> {
         let synced = match synced {
             FsyncPolicy::Always => "always",

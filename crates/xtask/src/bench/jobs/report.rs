@@ -15,29 +15,29 @@ use crate::bench::rows::{median, spread};
 use crate::mode::Mode;
 use crate::workspace::root;
 
-/// Row with the runs of all contenders.
+/// Row of the comparison with the runs of all contenders.
 pub struct RowComparison {
     row: &'static JobBenchRow,
-    /// fsync rates of the disk, measured before each round.
+    /// fsync performance of the disk, measured before each round of runs.
     pub fsyncs: Vec<Fsync>,
     pub runs: Vec<ContenderRuns>,
 }
 
-/// Runs of one contender in a row, as the JSON output of each run.
+/// JSON outputs of the runs of one contender in a row.
 pub struct ContenderRuns {
     pub contender: Contender,
     pub outputs: Vec<Value>,
 }
 
 impl RowComparison {
-    /// Creates a row without runs.
+    /// Creates a row for the contenders `who`, without runs.
     pub fn new(row: &'static JobBenchRow, who: Vec<Contender>) -> Self {
         let runs =
             who.into_iter().map(|contender| ContenderRuns { contender, outputs: Vec::new() }).collect();
         Self { row, fsyncs: Vec::new(), runs }
     }
 
-    /// Returns the ratios of Kith's runs to those of the other in the same round: minimum, median, maximum.
+    /// Returns the minimum, median and maximum ratio of Kith's result to that of `other` in the same round.
     /// For latencies the ratio is inverted, so that a higher value is always better for Kith.
     fn ratios_to(&self, kith: &ContenderRuns, other: &ContenderRuns) -> [f64; 3] {
         let ratios = kith.outputs.iter().zip(&other.outputs).map(|(kith, other)| match self.row.result {
@@ -133,7 +133,7 @@ impl ContenderRuns {
     }
 }
 
-/// Formats one run.
+/// Formats the result of one run: the rate, or the latencies.
 pub fn format_run(row: &JobBenchRow, output: &Value) -> String {
     match row.result {
         ResultKind::Rate => format!("{:.0}/s", number(output, "rate_per_s")),
@@ -151,7 +151,8 @@ fn with_range(values: &[f64], decimals: usize) -> String {
     format!("{middle:.decimals$} ({min:.decimals$}–{max:.decimals$})")
 }
 
-/// Returns the ratio of four worker processes to one, for contenders with both rows.
+/// Returns a line for each contender with the ratio of its rate with four worker processes to its rate with
+/// one. Empty unless both rows were measured.
 fn scaling(all: &[RowComparison]) -> Vec<String> {
     let find = |workers| all.iter().find(|one| one.row.name == "workers" && one.row.workers == workers);
     let (Some(one), Some(four)) = (find(1), find(4)) else { return Vec::new() };
@@ -164,7 +165,7 @@ fn scaling(all: &[RowComparison]) -> Vec<String> {
     vec![format!("\nFour processes over one, medians: {}.", ratios.join("; "))]
 }
 
-/// Returns each contender's description of its durability.
+/// Returns lines in which each contender describes the durability of acknowledged jobs.
 fn durabilities(all: &[RowComparison]) -> Vec<String> {
     let mut lines = vec!["\nWhat of an acknowledged job survives:".to_owned(), String::new()];
     for contender in Contender::ALL {

@@ -1,4 +1,4 @@
-//! Rows of the job benchmark, with their numbers of jobs.
+//! Rows of the job benchmark, each with its number of jobs.
 
 use super::contenders::Contender;
 
@@ -9,11 +9,11 @@ pub struct JobBenchRow {
     pub title: &'static str,
     /// Number of worker processes.
     pub workers: u32,
-    /// Number of jobs for fast contenders. Slow ones get a tenth, to limit the duration.
+    /// Number of jobs for fast contenders. Slow contenders get a tenth of it, to limit the duration.
     pub jobs: u64,
-    /// Kind of result: rate or latencies.
+    /// Kind of result that the row measures.
     pub result: ResultKind,
-    /// True if only Kith is measured.
+    /// True if only Kith is measured in this row.
     pub own: bool,
 }
 

@@ -1,15 +1,16 @@
-//! Record of the processes' output and of the injected faults, with which the database is compared.
+//! Record of what the processes reported and which faults were injected. The database is compared with it
+//! after the run.
 
 use std::collections::HashMap;
 
-/// Execution of one attempt, as its process reported it.
+/// Execution of one attempt, as reported by the process that ran it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attempt {
     pub process: usize,
     pub job: i64,
     pub attempt: i64,
     pub began_ms: i64,
-    /// `None` if the process did not report the end.
+    /// Time at which the attempt ended. `None` if the process did not report it.
     pub ended_ms: Option<i64>,
 }
 
@@ -17,22 +18,22 @@ pub struct Attempt {
 #[derive(Clone, Debug, Default)]
 pub struct ProcessFaults {
     pub killed_ms: Option<i64>,
-    /// Periods in which it was frozen: start and end.
+    /// Start and end of the periods in which the process was frozen.
     pub frozen_ms: Vec<(i64, i64)>,
 }
 
 /// Complete record of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Journal {
-    /// Acknowledged job ids by number of the enqueue.
+    /// Ids of acknowledged jobs, by the number that the enqueuer assigned.
     pub acknowledged: HashMap<i64, i64>,
     pub attempts: Vec<Attempt>,
     pub process_faults: Vec<ProcessFaults>,
-    /// Highest number that any process tried to enqueue.
+    /// Highest number under which any process tried to enqueue a job.
     pub max_number: i64,
     /// Number of unfinished jobs at the last query.
     pub left: Option<i64>,
-    /// Number of stale reports, from processes that stopped gracefully.
+    /// Number of rejected stale reports, from processes that stopped gracefully.
     pub stale: i64,
     open: HashMap<(usize, i64, i64), usize>,
 }
@@ -44,7 +45,7 @@ impl Journal {
         self.process_faults.len() - 1
     }
 
-    /// Records a line of a process's output.
+    /// Records one line of the output of a process.
     pub fn record_line(&mut self, process: usize, line: &str) {
         let mut words = line.split(' ');
         let word = words.next().unwrap_or_default();
@@ -64,7 +65,7 @@ impl Journal {
             }
             ("q", [left]) => self.left = Some(*left),
             ("s", [stale]) => self.stale += stale,
-            // Line truncated by a kill.
+            // Line that was truncated by a kill.
             _ => {}
         }
     }

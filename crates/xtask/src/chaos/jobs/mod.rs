@@ -1,7 +1,7 @@
-//! `cargo xtask chaos jobs`: injects faults while jobs run. Kills workers, enqueuers, the database and its
-//! backends, freezes workers, and stops the database for longer than a lease. In between, the system idles
-//! for longer than the interval of the claims' full scan. Then compares the database with the record of the
-//! processes.
+//! `cargo xtask chaos jobs`: injects faults while jobs run. It kills workers, enqueuers, the database and its
+//! backends, freezes workers, and stops the database for longer than a lease. The system also idles for
+//! longer than the interval of the claims' full scan. In the end, the database is compared with the record of
+//! the processes.
 
 mod journal;
 mod process_group;
@@ -32,13 +32,13 @@ use crate::workspace::{cargo, root};
 const FAULT_INTERVAL_MS: std::ops::Range<u64> = 300..1_500;
 /// Interval of the full scan that finds jobs behind the claim watermarks.
 const FULL_SCAN_INTERVAL: Duration = Duration::from_secs(300);
-/// Expected maximum duration of a transaction that schedules a job.
+/// Assumed maximum duration of a transaction that schedules a job.
 const MAX_COMMIT_DELAY: Duration = Duration::from_secs(60);
 /// Margin by which idle periods exceed the two durations above.
 const IDLE_MARGIN: Duration = Duration::from_secs(10);
-/// Duration of a database outage. A worker's lease is 6 s.
+/// Duration of a database outage. It is longer than a worker's lease of 6 s.
 const OUTAGE: Duration = Duration::from_secs(9);
-/// Duration of idle periods and outages in a smoke run.
+/// Duration of each idle period and outage in a smoke run.
 const SMOKE: Duration = Duration::from_millis(500);
 
 /// Options of `cargo xtask chaos jobs`.
@@ -47,7 +47,7 @@ pub struct Args {
     /// Jobs that are acknowledged in each run [default: 100000, smoke: 2000]
     #[arg(long)]
     jobs: Option<usize>,
-    /// Only one database
+    /// Test only one database
     #[arg(long)]
     database: Option<Database>,
     /// Seed of the random faults [default: random]
@@ -65,7 +65,8 @@ enum Database {
     Postgres,
 }
 
-/// Runs with faults. Fails if a job is lost, its effect is doubled, or a stale report is accepted.
+/// Runs jobs while faults are injected. Fails if a job is lost, its effect happens twice, or a stale report
+/// is accepted.
 pub fn jobs(args: &Args) -> Result<()> {
     let binary = build(args.mode)?;
     let jobs = args.jobs.unwrap_or(args.mode.pick(100_000, 2_000));
@@ -91,13 +92,14 @@ pub fn jobs(args: &Args) -> Result<()> {
 fn build(mode: Mode) -> Result<PathBuf> {
     let mut build = cargo()?;
     build.args(["build", "--locked", "--example", "chaos"]);
-    // The tests were built with the features of the whole workspace. The same features reuse that build.
+    // The tests were built with the features of the whole workspace. A smoke build selects the same features
+    // and so reuses their build.
     build.args(mode.pick(["--release", "--package=kith-jobs"], ["--profile=dev", "--workspace"]));
     crate::workspace::run(build.stdout(Stdio::inherit()))?;
     Ok(root()?.join(mode.pick("target/release/examples/chaos", "target/debug/examples/chaos")))
 }
 
-/// Event that happens once, when a given percentage of the jobs is acknowledged.
+/// Event that happens once, at a given percentage of acknowledged jobs.
 #[derive(Clone, Copy, Debug)]
 enum ScheduledEvent {
     Idle(Duration),
@@ -155,7 +157,7 @@ fn run(database: Database, binary: &Path, jobs: usize, seed: u64, mode: Mode) ->
                 (ScheduledEvent::Outage(length), Some(server)) => {
                     group.outage(server, length, &mut faults)?
                 }
-                // An embedded database is unavailable whenever its process is killed.
+                // SQLite has no server to stop. The database is unavailable whenever its process is killed.
                 (ScheduledEvent::Outage(_), None) => {}
             }
         }

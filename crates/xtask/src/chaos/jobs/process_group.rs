@@ -1,4 +1,4 @@
-//! The processes of one run, and the faults injected into them.
+//! Processes of one run, and the faults injected into them.
 
 #![expect(clippy::disallowed_methods, reason = "blows fall, and rests and outages last, in real time")]
 
@@ -19,18 +19,18 @@ const WORKERS: usize = 4;
 /// Concurrent jobs per process, and the maximum duration of each in milliseconds.
 const CONCURRENCY: u64 = 20;
 const MAX_JOB_MS: u64 = 20;
-/// Jobs enqueued per second, so that faults hit running jobs.
+/// Number of jobs enqueued per second. It is high enough that faults hit running jobs.
 const JOBS_PER_S: u64 = 1_500;
-/// Duration of a freeze. A worker's lease is 6 s, so freezes outlast it.
+/// Duration of a freeze in milliseconds. It is longer than a worker's lease of 6 s.
 const FROZEN_MS: std::ops::Range<i64> = 7_000..10_000;
 /// Maximum time from the last fault until all jobs are completed.
 const MAX_DONE_AFTER_FAULT: Duration = Duration::from_secs(120);
-/// Maximum time for jobs that are enqueued after an idle period. Shorter than the interval of the full scan
-/// behind the claim watermarks, so that a job hidden behind a watermark is detected.
+/// Maximum time until jobs that were enqueued after an idle period are completed. It is shorter than the
+/// interval of the full scan, so a job hidden behind a claim watermark is detected.
 const MAX_DONE_AFTER_IDLE: Duration = Duration::from_secs(30);
-/// Duration of enqueueing after an idle period, without faults, in milliseconds.
+/// Duration in milliseconds for which jobs are enqueued after an idle period, without faults.
 const ENQUEUE_AFTER_IDLE_MS: u64 = 1_000;
-/// Number of attempts to reach a restarting database, two per second.
+/// Maximum number of times to poll a restarting database, twice per second.
 const MAX_POLLS: usize = 120;
 
 /// Numbers of injected faults.
@@ -39,14 +39,14 @@ pub struct FaultCounts {
     pub kills: u32,
     pub freezes: u32,
     pub database_kills: u32,
-    /// Killed backends. PostgreSQL then restarts all others.
+    /// Number of killed PostgreSQL backends. The server then restarts all others.
     pub backend_kills: u32,
-    /// Connections terminated with `pg_terminate_backend`.
+    /// Number of connections terminated with `pg_terminate_backend`.
     pub terminations: u32,
-    /// Database outages that outlast a lease, and their total duration in seconds.
+    /// Number of database outages that were longer than a lease, and their total duration in seconds.
     pub outages: u32,
     pub outage_s: f64,
-    /// Idle periods without jobs, and their total duration in seconds.
+    /// Number of periods without jobs, and their total duration in seconds.
     pub idle_periods: u32,
     pub idle_s: f64,
 }
@@ -63,13 +63,13 @@ impl FaultCounts {
 pub struct ProcessGroup {
     program: Program,
     database: Database,
-    /// On PostgreSQL the last process enqueues. On SQLite there is only one.
+    /// Running processes. On PostgreSQL the last one enqueues. On SQLite there is only one.
     all: Vec<Process>,
     thaw_at: Option<(usize, i64)>,
 }
 
 impl ProcessGroup {
-    /// Starts the processes.
+    /// Starts the processes that are needed for `database`.
     pub fn start(program: Program, database: Database) -> Result<Self> {
         let mut group = Self { program, database, all: Vec::new(), thaw_at: None };
         let count = if database == Database::Sqlite { 1 } else { WORKERS + 1 };
@@ -80,7 +80,7 @@ impl ProcessGroup {
         Ok(group)
     }
 
-    /// Starts a process for position `at`.
+    /// Starts the process at index `at` of `all`.
     fn start_process(&self, at: usize) -> Result<Process> {
         let task = match self.database {
             Database::Sqlite => "both",
@@ -140,7 +140,7 @@ impl ProcessGroup {
         let output = self.program.run("backends")?;
         let pids: Vec<i32> = output.lines().filter_map(|line| line.split(' ').nth(1)?.parse().ok()).collect();
         let pid = rng.choice(pids).and_then(Pid::from_raw).context("no connection to kill")?;
-        // The backend may have ended since.
+        // The backend may have ended in the meantime.
         let _ = kill_process(pid, Signal::KILL);
         for _ in 0..MAX_POLLS {
             if self.program.run("backends").is_ok() {
@@ -151,7 +151,7 @@ impl ProcessGroup {
         bail!("the database does not respond after the kill of a backend");
     }
 
-    /// Stops the database for longer than a lease.
+    /// Kills the database server and restarts it after `length`.
     pub fn outage(
         &mut self,
         server: &mut PostgresServer,
@@ -167,8 +167,8 @@ impl ProcessGroup {
         self.all_live()
     }
 
-    /// Waits until all jobs are completed, idles for `length` without faults, then enqueues jobs, which must
-    /// be completed within `MAX_DONE_AFTER_IDLE`.
+    /// Waits until all jobs are completed and idles for `length` without faults. Then enqueues jobs, which
+    /// must be completed within `MAX_DONE_AFTER_IDLE`.
     pub fn idle(&mut self, length: Duration, faults: &mut FaultCounts) -> Result<()> {
         self.thaw()?;
         self.send_command_to_all("pause");
@@ -229,7 +229,7 @@ impl ProcessGroup {
         Ok(())
     }
 
-    /// Stops enqueueing, waits for all jobs, and stops the processes gracefully.
+    /// Stops enqueueing, waits until all jobs are completed, and stops the processes gracefully.
     pub fn finish(mut self) -> Result<()> {
         self.thaw()?;
         self.send_command_to_all("stop");
@@ -243,7 +243,7 @@ impl ProcessGroup {
     }
 }
 
-/// Sleeps in real time until the next fault, whose time is random.
+/// Sleeps for `ms` milliseconds of real time. The caller chooses the time to the next fault at random.
 pub fn pause(ms: u64) {
     thread::sleep(Duration::from_millis(ms));
 }

@@ -1,5 +1,5 @@
-//! Processes that enqueue and work: start, commands, freeze and kill. Their output is recorded in the
-//! journal.
+//! Processes that enqueue jobs or run them: starting, sending commands, freezing and killing. Their output is
+//! recorded in the journal.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -18,7 +18,7 @@ use super::journal::Journal;
 #[derive(Clone, Debug)]
 pub struct Program {
     pub binary: PathBuf,
-    /// `--data FOLDER` or `--database URL`.
+    /// Arguments that select the database: `--data FOLDER` or `--database URL`.
     pub place: [String; 2],
     pub log: PathBuf,
     pub journal: Arc<Mutex<Journal>>,
@@ -51,7 +51,7 @@ impl Program {
         Ok(command)
     }
 
-    /// Starts a process that enqueues or works.
+    /// Starts a process that performs `task`: enqueueing or working.
     pub fn start(&self, task: &str, more: &[String]) -> Result<Process> {
         let mut command = self.command(task, more)?;
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -67,7 +67,7 @@ impl Program {
         Ok(Process { number, child, listener: Some(listener), journal, frozen_since: None })
     }
 
-    /// Runs the program to its end and returns its output.
+    /// Runs the program until it ends and returns its output.
     pub fn run(&self, task: &str) -> Result<String> {
         let done = self.command(task, &[])?.stdin(Stdio::null()).output()?;
         ensure!(done.status.success(), "`{task}` failed; see {}", self.log.display());
@@ -80,10 +80,10 @@ impl Process {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a command to the process. Ignored if the process has ended.
+    /// Sends a command to the process. Does nothing if the process has ended.
     pub fn send_command(&mut self, word: &str) {
         if let Some(orders) = &mut self.child.stdin {
-            // A process that has just ended is detected later.
+            // A write to a process that has just ended fails. Its end is detected later.
             let _ = writeln!(orders, "{word}");
         }
     }
@@ -134,7 +134,7 @@ impl Process {
         }
     }
 
-    /// Asks the process to stop and waits for a clean exit.
+    /// Requests the process to stop and waits for a clean exit.
     pub fn stop(mut self) -> Result<()> {
         drop(self.child.stdin.take());
         let status = self.child.wait()?;

@@ -13,7 +13,7 @@ pub struct JobChaosReport {
     pub seed: u64,
     pub faults: FaultCounts,
     pub verdict: JobVerdict,
-    /// Highest number that any process tried to enqueue.
+    /// Highest number under which any process tried to enqueue a job.
     pub max_number: i64,
     pub stale: i64,
 }
@@ -86,7 +86,8 @@ impl JobChaosReport {
     }
 }
 
-/// Writes evidence. A passing row requires 100,000 acknowledged jobs; smaller runs can only record failures.
+/// Writes evidence. The rows pass only with at least 100,000 acknowledged jobs, so smaller runs can only
+/// record failures.
 pub fn write_evidence(reports: &[JobChaosReport]) -> Result<()> {
     let verdicts = || reports.iter().map(|report| &report.verdict);
     let acknowledged: usize = verdicts().map(|verdict| verdict.acknowledged).sum();

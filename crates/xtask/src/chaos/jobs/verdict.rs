@@ -1,10 +1,10 @@
-//! Compares the final database with the journal and lists violations. Pure.
+//! Compares the final content of the database with the journal and lists violations. Does no I/O.
 
 use std::collections::{HashMap, HashSet};
 
 use super::journal::{Attempt, Journal};
 
-/// State of a completed job in the history.
+/// Number of the state "completed" in the job history.
 const COMPLETED: i64 = 4;
 
 /// Final content of the database.
@@ -12,13 +12,13 @@ const COMPLETED: i64 = 4;
 pub struct FinalState {
     pub live: HashSet<i64>,
     pub dead: HashSet<i64>,
-    /// Job, state and attempt of each history row.
+    /// Job id, state and attempt of each history row.
     pub history: Vec<(i64, i64, i64)>,
-    /// Number of effects by number of the enqueue.
+    /// Number of effects of each job, by the number that the enqueuer assigned.
     pub effects: HashMap<i64, u64>,
 }
 
-/// Result of the comparison.
+/// Result of comparing the database with the journal.
 #[derive(Clone, Debug, Default)]
 pub struct JobVerdict {
     pub acknowledged: usize,
@@ -27,21 +27,21 @@ pub struct JobVerdict {
     pub dead: usize,
     /// Number of jobs with more than one attempt.
     pub run_again: usize,
-    /// Number of attempts that were frozen while they ran, and of those whose report was rejected.
+    /// Number of attempts that were frozen while they ran, and number of those whose report was rejected.
     pub frozen: usize,
     pub fenced_off: usize,
-    /// Acknowledged jobs that do not exist.
+    /// Acknowledged jobs that the database does not contain.
     pub lost: Vec<String>,
-    /// Effects that happened twice, or not at all although the job is completed.
+    /// Effects of jobs that happened twice, or that are missing although the job is completed.
     pub wrong_effects: Vec<String>,
-    /// Accepted reports of attempts that were not the last, and jobs that ended twice.
+    /// Accepted reports of attempts that were not the last of their job, and jobs that ended twice.
     pub stale_accepted: Vec<String>,
-    /// Attempts of one job that ran concurrently, both not frozen.
+    /// Attempts of one job that ran at the same time although neither was frozen.
     pub concurrent: Vec<String>,
 }
 
 impl FinalState {
-    /// Parses the program's dump of the database.
+    /// Parses the dump of the database that the test program prints.
     pub fn read(output: &str) -> Self {
         let mut final_state = Self::default();
         for line in output.lines() {
@@ -61,7 +61,7 @@ impl FinalState {
 }
 
 impl JobVerdict {
-    /// Compares the journal with the database.
+    /// Compares the final content of the database with the journal.
     pub fn of(journal: &Journal, final_state: &FinalState) -> Self {
         let mut verdict = Self {
             acknowledged: journal.acknowledged.len(),
@@ -157,13 +157,14 @@ impl JobVerdict {
     }
 }
 
-/// Returns the end of an attempt: its report, or the kill of its process.
+/// Returns the time at which an attempt ended: its report, or the kill of its process. `None` if neither
+/// happened.
 fn end_of(journal: &Journal, attempt: &Attempt) -> Option<i64> {
     attempt.ended_ms.or(journal.process_faults[attempt.process].killed_ms)
 }
 
-/// Returns true if the process was frozen during the attempt. The job may then run elsewhere without its
-/// knowledge.
+/// Returns true if the process was frozen during the attempt. The job may then run in another process at the
+/// same time.
 fn was_frozen(journal: &Journal, attempt: &Attempt) -> bool {
     let end = end_of(journal, attempt).unwrap_or(i64::MAX);
     let frozen = &journal.process_faults[attempt.process].frozen_ms;

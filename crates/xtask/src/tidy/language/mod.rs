@@ -1,4 +1,5 @@
-//! Plain language: words that have a better term, in names, comments, string literals, Markdown and API
+//! Language rules: reports words that have a better term. Covers names, comments, string literals, Markdown
+//! and API
 //! texts.
 
 mod names;
@@ -11,7 +12,7 @@ use super::{File, Finding};
 
 pub use openapi::OPENAPI;
 
-/// Checks one file.
+/// Checks one file against all language rules.
 pub fn check(file: &File) -> Vec<Finding> {
     match file.extension() {
         _ if !prose::is_own(file) => Vec::new(),
@@ -27,7 +28,8 @@ pub fn check(file: &File) -> Vec<Finding> {
 fn rust(file: &File) -> Vec<Finding> {
     let mut findings = names::check(file);
     let first_test_line = prose::first_test_line(file);
-    // A doc comment of several lines is several pieces; the line before decides whether one begins.
+    // Each line of a doc comment is a separate piece. The number of the previous line shows whether a new
+    // comment begins.
     let mut last_doc_line = 0;
     for piece in pieces(&file.text) {
         match piece.kind {
@@ -60,14 +62,14 @@ mod tests {
     }
 
     #[test]
-    fn doc_comment_that_begins_with_a_question_word_is_found() {
+    fn doc_comment_that_begins_with_question_word_is_reported() {
         let source = "//! Owns a.\n\n/// What it is.\nstruct A {\n    /// It.\n    a: u8,\n    /// Number of b,\n    /// Which is small.\n    b: u8, // Of c\n}\n";
         let expected = ["a.rs:3: begins with `What`", "a.rs:5: begins with `It`"];
         assert_eq!(found("a.rs", source), expected);
     }
 
     #[test]
-    fn words_with_a_better_term_are_found_in_comments() {
+    fn banned_words_in_comments_are_reported() {
         let source = "//! Notifies whoever waits.\n// Somebody else.\nlet a = \"nobody\"; // nobodys\n";
         assert_eq!(found("a.rs", source), ["a.rs:1: \"whoever\"", "a.rs:2: \"somebody\""]);
     }

@@ -1,12 +1,12 @@
-//! Names in code: words that describe a thing for which the field has a term.
+//! Rules for names in code: reports words for which the field has a better term.
 
 use std::collections::BTreeSet;
 
 use super::super::scan::{PieceKind, pieces};
 use super::super::{File, Finding};
 
-/// Parts of names, in snake case, with the term. A name such as `TellNobody` has the parts `tell` and
-/// `nobody`.
+/// Banned parts of names in snake case, each with advice on what to write instead. `TellNobody`, for example,
+/// has the parts `tell` and `nobody`.
 const PARTS: &[(&str, &str)] = &[
     ("told", "write `outcome`, `sent`, `reported`"),
     ("untold", "write `unsent`, `unreported`"),
@@ -50,10 +50,10 @@ const PARTS: &[(&str, &str)] = &[
     ("most", "write `max`, `limit`"),
 ];
 
-/// Sequences of parts that hide a banned part: plain English in the name of a test.
+/// Sequences that are plain English in test names and therefore allowed, although they contain a banned part.
 const ALLOWED_SEQUENCES: &[&str] = &["at_most"];
 
-/// Names that are banned as a whole, with the term.
+/// Complete names that are banned, each with advice on what to write instead.
 const WHOLE_NAMES: &[(&str, &str)] = &[
     ("Kept", "name what is stored: `StoredItem`, `RetainedRow`"),
     ("Gone", "write `Removed`, `Deleted`, `Disconnected`"),
@@ -65,7 +65,7 @@ const WHOLE_NAMES: &[(&str, &str)] = &[
     ("rings", "write `notifications`"),
 ];
 
-/// Parts of a constant's name that have a conventional word.
+/// Parts of constant names for which there is a conventional word, each with advice on what to write instead.
 const CONSTANT_PARTS: &[(&str, &str)] = &[
     ("most", "write `MAX_`"),
     ("longest", "write `MAX_`"),
@@ -75,14 +75,14 @@ const CONSTANT_PARTS: &[(&str, &str)] = &[
     ("kept", "write `RETENTION_` or `RETAINED_`"),
 ];
 
-/// Names that stay: where (beginning of the path), which, and why.
+/// Exceptions: the beginning of a path, a name that is allowed under it, and the reason.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("", "Nobody", "value of the API: `accepts_requests_from` is `nobody`"),
     ("crates/automation/src/callbacks/", "Gone", "HTTP status 410 Gone"),
 ];
 
-/// Checks the names in a source file, each where it occurs first. A name after `.` or `::` is checked where
-/// it is declared.
+/// Checks the names in a source file. Each name is reported once, at its first occurrence. Names after `.` or
+/// `::` are skipped, because they are checked where they are declared.
 pub fn check(file: &File) -> Vec<Finding> {
     let mut seen = BTreeSet::new();
     let mut findings = Vec::new();
@@ -97,7 +97,7 @@ pub fn check(file: &File) -> Vec<Finding> {
     findings
 }
 
-/// Returns the identifiers of a line of code that do not follow `.` or `::`.
+/// Returns the identifiers in a line of code, except those that follow `.` or `::`.
 fn declared(code: &str) -> impl Iterator<Item = &str> {
     let mut at = 0;
     code.split(|c: char| !(c.is_alphanumeric() || c == '_')).filter(move |name| {
@@ -112,7 +112,7 @@ fn is_exception(file: &File, name: &str) -> bool {
     EXCEPTIONS.iter().any(|(path, exception, _)| file.path.starts_with(path) && *exception == name)
 }
 
-/// Returns the banned word of a name, with its term.
+/// Returns the banned word that a name contains, with advice on what to write instead.
 fn banned(name: &str) -> Option<(&'static str, &'static str)> {
     if let Some(found) = WHOLE_NAMES.iter().find(|(whole, _)| *whole == name) {
         return Some(*found);
@@ -126,7 +126,7 @@ fn banned(name: &str) -> Option<(&'static str, &'static str)> {
     constant_parts.iter().chain(PARTS).find(|(part, _)| contains_part(&parts, part)).copied()
 }
 
-/// Returns whether `parts`, which begins and ends with `_`, contains `part` between two `_`.
+/// Returns true if `parts`, which begins and ends with `_`, contains `part` between two `_`.
 fn contains_part(parts: &str, part: &str) -> bool {
     parts
         .match_indices(part)
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn banned_parts_are_found_in_every_kind_of_name() {
+    fn banned_parts_are_reported_in_every_kind_of_name() {
         let source = "//! a\nmod upkeep;\nstruct ToldUser {\n    is_made_up: bool,\n}\nenum A {\n    Nobody,\n    \
                       AskNobody,\n}\n#[test]\nfn jobs_are_given_up() {}\nfn give_up(most_rows: u8) {}\n";
         let expected = [
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_names_are_banned_and_their_parts_are_not() {
+    fn word_banned_as_whole_name_is_allowed_as_part() {
         let source =
             "//! a\nstruct Kept;\nfn f(kept: OwnedLease, string: Owned) {}\nfn ring(ring_buffer: u8) {}\n";
         let expected = [
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn uses_literals_and_parts_of_words_are_not_names() {
+    fn uses_literals_and_parts_of_words_are_not_reported() {
         let source = "//! told\nlet a = \"told\"; // told\nCow::Owned(b.told); (0..most);\nfn almost_at_most_bellow() {}\n";
         assert_eq!(found("a.rs", source), ["a.rs:3: \"most\" in the name `most`"]);
     }
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn allowed_name_applies_only_under_its_path() {
+    fn exception_applies_only_under_its_path() {
         let source = "//! a\nenum A {\n    Gone,\n}\n";
         assert_eq!(found("crates/automation/src/callbacks/a.rs", source), [""; 0]);
         assert_eq!(
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn constants_have_conventional_words() {
+    fn unconventional_words_in_constant_names_are_reported() {
         let source = "//! a\nconst MOST_ROWS: usize = 1;\nconst MOSTLY: u8 = 1;\nconst KEPT_MS: u8 = 1;\nfn kept_ms() {}\n";
         let expected = ["a.rs:2: \"most\" in the name `MOST_ROWS`", "a.rs:4: \"kept\" in the name `KEPT_MS`"];
         assert_eq!(found("a.rs", source), expected);

@@ -1,16 +1,17 @@
-//! Texts of the OpenAPI document: summaries, descriptions, operation IDs and parameters.
+//! Rules for the OpenAPI document: checks summaries, descriptions, operation ids and parameters.
 
 use serde_json::Value;
 
 use super::super::{File, Finding};
 use super::words;
 
-/// The OpenAPI document, whose texts are checked where clients read them.
+/// Path of the OpenAPI document. API texts are checked in it, because clients read them there.
 pub const OPENAPI: &str = "docs/openapi.json";
-/// Longest summary of an operation, in characters.
+/// Maximum length of an operation's summary in characters.
 const MAX_SUMMARY_CHARS: usize = 60;
 
-/// Checks the texts of the OpenAPI document. Findings carry the JSON pointer, not a line: the file is
+/// Checks the texts of the OpenAPI document. Findings contain a JSON pointer instead of a line, because the
+/// file is
 /// generated.
 pub fn check(file: &File) -> Vec<Finding> {
     let Ok(document) = serde_json::from_str::<Value>(&file.text) else {
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_the_openapi_document_are_checked() {
+    fn faulty_texts_in_openapi_document_are_reported() {
         let document = r#"{"paths": {"/a": {"get": {"operationId": "get_a", "summary": "Get a.",
             "description": "What a is.", "parameters": [{"name": "b"}]}}}}"#;
         let expected = [

@@ -1,25 +1,26 @@
-//! Prose outside comments: string literals, Markdown, and comments of configuration and SQL files.
+//! Rules for prose outside of code comments: string literals, Markdown, and the comments of configuration and
+//! SQL files.
 
 use super::super::scan::Piece;
 use super::super::{File, Finding};
 use super::words;
 
-/// Files whose texts are not ours, with the reason.
+/// Files whose texts the project did not write, each with the reason.
 const FOREIGN_TEXTS: &[(&str, &str)] = &[
     ("crates/checklist/tests/checklists/", "checklists as users write them"),
     ("docs/READINESS.md", "written by `kith verify`, whose texts are checked in the source"),
     ("crates/xtask/src/tidy/language/words.rs", "the list of banned words"),
 ];
 
-/// Words that may not begin a heading or a list item.
+/// Words with which no heading and no list item may begin.
 const FIRST_WORDS: &[&str] = &["Whoever", "Whose", "Of the"];
 
-/// Returns whether the file's texts are ours.
+/// Returns true if the project wrote the texts of the file.
 pub fn is_own(file: &File) -> bool {
     !FOREIGN_TEXTS.iter().any(|(path, _)| file.path.starts_with(path))
 }
 
-/// Returns the first line of test code. The test module is the last item of a file.
+/// Returns the line at which test code begins. The test module is the last item of a file.
 pub fn first_test_line(file: &File) -> usize {
     let parts: Vec<&str> = file.path.split('/').collect();
     let is_test = |part: &&str| matches!(*part, "tests" | "benches" | "fuzz") || part.ends_with("tests.rs");
@@ -30,7 +31,7 @@ pub fn first_test_line(file: &File) -> usize {
     module.map_or(usize::MAX, |at| file.text[..at].matches('\n').count() + 1)
 }
 
-/// Checks a string literal. A literal without a space is a value, not a text.
+/// Checks a string literal. A literal without a space counts as a value and is not checked.
 pub fn literal(file: &File, piece: &Piece<'_>) -> Vec<Finding> {
     if !piece.text.contains(' ') {
         return Vec::new();
@@ -45,7 +46,7 @@ pub fn sql(file: &File) -> Vec<Finding> {
     comments.flat_map(|(line, comment)| words::banned(file, line, comment)).collect()
 }
 
-/// Checks the text of a Markdown file, except for its code.
+/// Checks the text of a Markdown file outside of code blocks and code spans.
 pub fn markdown(file: &File) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut is_fenced = false;
@@ -60,7 +61,7 @@ pub fn markdown(file: &File) -> Vec<Finding> {
     findings
 }
 
-/// Reports a heading or list item that begins with one of the words.
+/// Reports a heading or list item that begins with one of [`FIRST_WORDS`].
 fn beginning(file: &File, line: usize, text: &str) -> Option<Finding> {
     let text = text.trim_start();
     let marker = text.split(' ').next()?;
@@ -87,13 +88,13 @@ mod tests {
     }
 
     #[test]
-    fn banned_words_are_found_in_literals_that_are_texts() {
+    fn banned_words_in_literals_with_spaces_are_reported() {
         let source = "//! a\nf(\"nobody\", \"user `nobody` exists\", \"one\n  waits for nobody\");\n";
         assert_eq!(found("crates/a/src/a.rs", source), ["crates/a/src/a.rs:3: \"nobody\""]);
     }
 
     #[test]
-    fn literals_of_tests_are_not_checked() {
+    fn string_literals_in_tests_are_not_checked() {
         let source = "//! a\nconst A: &str = \"no upkeep\";\n#[cfg(test)]\nmod tests {\n    const B: &str = \"no upkeep\";\n}\n";
         assert_eq!(found("crates/a/src/a.rs", source), ["crates/a/src/a.rs:2: \"upkeep\""]);
         assert_eq!(found("tests/api/a.rs", source), [""; 0]);
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn banned_words_are_found_in_markdown_outside_code() {
+    fn banned_words_in_markdown_outside_code_are_reported() {
         let text =
             "# Users\n\nSomebody waits, `nobody` asks.\n\n```sh\necho nobody knows\n```\nIt begins anew.\n";
         assert_eq!(found("docs/a.md", text), ["docs/a.md:3: \"somebody\"", "docs/a.md:8: \"anew\""]);
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn headings_and_list_items_begin_with_a_noun_or_a_verb() {
+    fn question_word_at_start_of_heading_or_item_is_reported() {
         let text = "## Whose key it is\n* Of them, one.\n* **Of the jobs**, one.\n 2. Whoever\n10. Whoever asks\nOf the jobs\n* Often\n";
         let expected = [
             "docs/a.md:1: begins with \"Whose\"",
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_of_other_files_are_checked() {
+    fn comments_in_toml_and_sql_files_are_checked() {
         assert_eq!(found("a.toml", "# For somebody.\n"), ["a.toml:1: \"somebody\""]);
         assert_eq!(found("a.sql", "CHECK (a = 'nobody') -- Begins anew.\n"), ["a.sql:1: \"anew\""]);
     }

@@ -1,8 +1,8 @@
-//! Words of prose that have a better term, and first words that a doc comment may not have.
+//! Words that have a better term, and words with which a doc comment may not begin.
 
 use super::super::{File, Finding};
 
-/// First words that make a doc comment a riddle: it should name the thing, or say what it does.
+/// Words with which no doc comment may begin. It should begin with a noun phrase or a verb.
 const FIRST_WORDS: &[&str] = &["What", "Who", "Whoever", "Whom", "Whose", "Whether", "Of", "It", "Which"];
 
 /// Banned words and phrases, in lower case, each with advice on what to write instead. Words that are
@@ -35,14 +35,14 @@ const BANNED_WORDS: &[(&str, &str)] = &[
     ("mended", "write \"fixed\", \"repaired\""),
 ];
 
-/// Reports a doc comment or API text that begins with a question word.
+/// Reports a doc comment or API text that begins with one of [`FIRST_WORDS`].
 pub fn first_word(file: &File, line: usize, text: &str) -> Option<Finding> {
     let word = text.trim_start().split(|c: char| !c.is_alphabetic()).next()?;
     let why = "a doc comment begins with a noun phrase or a third-person verb";
     FIRST_WORDS.contains(&word).then(|| file.finding(line, format!("begins with `{word}`"), why))
 }
 
-/// Reports the words of one text that have a better term, except in code spans. The text begins on `line`.
+/// Reports the banned words in a text that begins on `line`. Code spans are skipped.
 pub fn banned(file: &File, line: usize, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (line, text) in (line..).zip(text.split('\n')) {
@@ -53,7 +53,7 @@ pub fn banned(file: &File, line: usize, text: &str) -> Vec<Finding> {
     findings
 }
 
-/// Returns whether `text` contains `word` with no letter directly before or after it.
+/// Returns true if `text` contains `word` with no letter directly before or after it.
 fn contains_word(text: &str, word: &str) -> bool {
     text.match_indices(word).any(|(at, _)| {
         let before = text[..at].chars().next_back();
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn banned_words_are_whole_words_in_any_case() {
+    fn banned_words_match_whole_words_in_any_case() {
         let file = &tree(&[("a.md", "")])[0];
         let text = "Somebody waits.\nIt is told, but nobodys bellow and `nobody` are not.\nA made-up user";
         let expected = ["a.md:3: \"somebody\"", "a.md:4: \"is told\"", "a.md:5: \"made-up\""];
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn first_word_is_reported_in_capitals_only() {
+    fn first_word_is_reported_only_if_capitalized() {
         let file = &tree(&[("a.rs", "")])[0];
         let begins = |text| first_word(file, 1, text).is_some();
         assert!(begins(" Whose it is.") && begins("It."));

@@ -1,7 +1,7 @@
 //! Modules: the interface of a feature to the rest of the server, as plain data in one list.
+//! Modules: each describes a feature of the server as plain data.
 
 use std::fmt;
-//! Modules: each describes a feature of the server as plain data.
 
 use kith_jobs::schedules::DeclaredSchedule;
 use kith_kernel::{Ctx, ProblemCode, UserId};

@@ -1,4 +1,4 @@
-//! Delivery: which events a consumer receives, in which order, and how often.
+//! Tests of deliveries: which events a consumer receives, in which order, and how often.
 
 use kith_consumers::{Progress, StartAt, delete_undeclared};
 use kith_kernel::seconds;
@@ -42,7 +42,8 @@ async fn events_are_handled_once_in_order(node: Node) {
     assert_eq!(node.run(&mut delivery).await, 0);
 }
 
-/// Crashes between the handler's changes and the commit of the cursor, and lost responses to the commit.
+/// The faults are a lost connection or a full disk at each statement, a failed commit, and a lost response to
+/// a commit.
 async fn faults_before_cursor_commit_repeat_nothing(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
@@ -80,21 +81,22 @@ async fn unavailable_database_counts_no_attempt(node: Node) {
     assert_eq!(node.handled("first").await, [1]);
 }
 
-/// A failover to a replica without the last events: events that were skipped, but not yet recorded in the
-/// cursor, are replaced by others.
+/// Events were skipped, but the cursor was not written yet. Then a failover to a replica without these events
+/// replaces them with others.
 async fn events_skipped_before_failover_are_read_again(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
     node.emit("other.done", &[1, 2, 3]).await;
     node.run(&mut delivery).await;
     assert_eq!(node.cursor("first").await, 0);
-    // The same number of events with other ids, and the second one of another kind.
+    // The log has the same number of events with other ids, and the second event is of a kind that is
+    // handled.
     node.replace_events(&[("other.done", 1), ("thing.done", 2), ("other.done", 3)]).await;
     node.run(&mut delivery).await;
     assert_eq!(node.handled("first").await, [2]);
 }
 
-/// The log of the new primary is shorter than what was read from the old one.
+/// After a failover, the log of the new primary is shorter than the log that was read before.
 async fn cursor_never_passes_the_end_of_the_log(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     let mut delivery = node.delivery(&consumer).await;
@@ -115,7 +117,7 @@ async fn new_consumer_starts_at_now_or_at_the_beginning(node: Node) {
     let from_beginning = recorder("from-beginning", StartAt::Beginning, Poison::default());
     let (mut now, mut beginning) = (node.delivery(&from_now).await, node.delivery(&from_beginning).await);
     node.emit("thing.done", &[3]).await;
-    // Declared again, as at every start: the cursors stay.
+    // The consumers are declared again, as at every start. This does not change their cursors.
     node.declare(&[from_now, from_beginning]).await;
     node.run(&mut now).await;
     node.run(&mut beginning).await;

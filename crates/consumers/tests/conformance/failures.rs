@@ -1,4 +1,4 @@
-//! Events that a handler fails to handle.
+//! Tests of events that a handler fails to handle.
 
 use kith_consumers::{
     Consumer, HandlerError, MAX_ATTEMPTS, MAX_PENDING, StartAt, Transactions, list_dead_letters,
@@ -75,7 +75,7 @@ async fn recovered_event_is_handled_before_later_ones_of_subject(node: Node) {
 }
 
 async fn failed_event_leaves_nothing_behind(node: Node) {
-    // The recorder writes before it fails.
+    // The handler of `recorder` writes a row before it fails.
     let consumer = recorder("first", StartAt::Beginning, Poison::at(1..=40));
     let mut delivery = node.delivery(&consumer).await;
     let subjects: Vec<u128> = (1..=40).collect();
@@ -95,7 +95,7 @@ async fn every_kind_of_failure_counts(node: Node) {
                     tx.exec("INSERT INTO handled (n, consumer, position) VALUES (1, 'first', 3)", &[])?;
                 }
                 4 => {
-                    // Detected only at commit.
+                    // This fault is only detected when the transaction commits.
                     let subject = Uuid::nil();
                     let payload = serde_json::json!({ "text": "\0" });
                     let kind = "thing\0done";
@@ -163,7 +163,7 @@ async fn cursor_stops_while_too_many_subjects_wait(node: Node) {
     assert_eq!(handled, (1..=MAX_PENDING + 50).collect::<Vec<_>>());
 }
 
-/// All events of one subject fail, and there are more of them than may be pending.
+/// All 540 events of one subject fail. At most 100 events of a subject may be pending.
 async fn subject_that_always_fails_delays_no_other(node: Node) {
     let poison = Poison::at((1..=600).filter(|position| position % 10 != 0));
     let consumer = recorder("first", StartAt::Beginning, poison);
@@ -176,7 +176,7 @@ async fn subject_that_always_fails_delays_no_other(node: Node) {
     assert_eq!((node.cursor("first").await, status.pending + status.dead_letters), (600, 540));
 }
 
-/// The handler's transaction fails each time although the database works.
+/// The handler returns a database error each time, although the database works.
 async fn event_that_the_database_always_rejects_is_dead_lettered(node: Node) {
     let consumer = Consumer::new("first", &["thing.*"], StartAt::Beginning, |tx, _, events| {
         for event in events {

@@ -1,4 +1,4 @@
-//! Replays: events delivered again on request.
+//! Tests of replays: events are delivered again on request.
 
 use kith_consumers::{MAX_ATTEMPTS, ReplayError, ReplayFrom, StartAt, replay, retry_dead_letters};
 use kith_kernel::{minutes, seconds};

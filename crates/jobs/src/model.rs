@@ -114,7 +114,7 @@ impl JobState {
 pub struct Invalid {
     /// Name of the field.
     pub field: &'static str,
-    /// Description of the error.
+    /// Description of what is wrong, without the name of the field.
     pub why: String,
 }
 
@@ -371,7 +371,7 @@ pub struct JobRecord {
 /// State of a job that another job depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DependencyResult {
-    /// Id of the awaited job.
+    /// Id of the job depended on.
     pub job: JobId,
     /// Final state; `None` while the job has not ended.
     pub state: Option<JobState>,

@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 
 use super::{Args, Error};
 
-/// Number of concurrent enqueueing callers.
+/// Number of concurrent callers that enqueue one job at a time.
 pub const CALLERS: u64 = 64;
-/// Number of jobs running at once in a process.
+/// Number of jobs that a process runs concurrently.
 pub const CONCURRENCY: usize = 50;
 /// Number of jobs per bulk call.
 pub const BATCH: u64 = 1_000;

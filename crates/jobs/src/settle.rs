@@ -20,8 +20,8 @@ const SETTLEMENT_BATCH: i64 = 50;
 /// Maximum number of times that one transaction reads deferred settlements. It stops earlier after it has
 /// updated [`MAX_SETTLED`] dependents.
 const MAX_SETTLEMENT_BATCHES: usize = 20;
-/// Maximum number of transactions that one run of maintenance spends on deferred settlements. The rest waits
-/// for the next run, so that other maintenance is not delayed.
+/// Maximum number of transactions in which one run of maintenance processes deferred settlements. The rest
+/// waits for the next run, so that other maintenance is not delayed.
 const MAX_SETTLE_TRANSACTIONS: usize = 20;
 
 /// Number of dependents that a transaction may still update. All jobs that end in the transaction share it.

@@ -19,7 +19,7 @@ const MAX_KEYS: i64 = 500;
 const MORE_KEYS_DELAY: Duration = Duration::from_millis(100);
 
 /// Claims jobs key by key, within the limits of each key, starting after the last key examined. Jobs with a
-/// key and jobs without one get half of the claim each, plus what the other half does not use.
+/// key and jobs without a key each get half of the claim, and can use what the other half leaves unused.
 pub(super) fn claim_by_keys(
     tx: &Tx<'_>,
     now: Timestamp,

@@ -47,7 +47,7 @@ pub(crate) struct ClaimState {
     /// connections that were open then: a newer connection may have been opened after a crash of the database
     /// that undid commits.
     recorded_on: u64,
-    /// No job scheduled before this time is left.
+    /// Lower bound of the due times of scheduled jobs: no job is scheduled for an earlier time.
     due: Timestamp,
     swept_at: Timestamp,
     promoted_at: Option<Timestamp>,

@@ -12,8 +12,8 @@ use crate::retry::RetryPolicy;
 pub struct Claimer {
     pub worker: i64,
     pub token: ClaimToken,
-    /// Start of the attempts, if they start immediately; their timeouts are counted from it. Workers of this
-    /// process claim ahead and record deadlines later.
+    /// Start time of the attempts, from which their timeouts are counted, if they start immediately. `None`
+    /// for workers of this process: they claim jobs in advance and record the deadlines later.
     pub begins_at: Option<Timestamp>,
 }
 

@@ -161,8 +161,8 @@ pub fn release_key(tx: &Tx<'_>, key: &str, job: JobId, now: Timestamp) -> Result
 
 /// Deletes up to `limit` keys that have expired and whose job has ended.
 pub fn delete_expired_keys(tx: &Tx<'_>, now: Timestamp, limit: i64) -> Result<u64, Error> {
-    // The outer conditions exclude a row that a concurrent enqueue has taken over: its job or its period has
-    // changed.
+    // The outer conditions exclude a row that a concurrent enqueue has changed: it then has another job or
+    // another expiry time.
     tx.exec(
         "DELETE FROM job_unique_keys WHERE expires_at <= $1 AND (key, job) IN (
              SELECT k.key, k.job FROM job_unique_keys k

@@ -15,6 +15,7 @@
 //!   `+` before the day of the week, both fields must match: `0 0 13 * +FRI`.
 //! * Nicknames: `@yearly` (`@annually`), `@monthly`, `@weekly`, `@daily` (`@midnight`), `@hourly`.
 //! * Intervals: `@every 90s`, `@every 1h30m`, with hours, minutes and seconds of elapsed time.
+//!
 //! A pattern that matches no day from 1970 to 2199, such as the 30th of February, is rejected.
 //!
 //! # Daylight saving time

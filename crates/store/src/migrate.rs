@@ -43,7 +43,7 @@ pub struct MigrationStatus {
 /// State of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MigrationState {
-    /// Applied, with the same content as in this build.
+    /// Applied, and its content is the same as in this build.
     Applied {
         /// Time at which the migration was applied.
         at: Timestamp,

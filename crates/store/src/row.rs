@@ -51,6 +51,7 @@ impl<T: Column> FromRow for T {
 
 /// Declares the columns of a row type in one place. Implements [`FromRow`], and defines a macro that expands
 /// to the list of columns, for `concat!`.
+///
 /// A field is read from one column, or from several columns if its type needs several (`owner =
 /// owner_columns!()`). Computed fields follow after a semicolon. Columns that are needed only for the
 /// computation are listed in parentheses. A field can have a type annotation, which a computation may need.

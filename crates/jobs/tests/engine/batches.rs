@@ -1,5 +1,5 @@
-//! Batches: reports and enqueues of one process are written together. One that fails, or waits for another
-//! transaction, does not block the others.
+//! Tests of batches: reports and enqueues of one process are written together. One that fails, or waits for
+//! another transaction, does not block the others.
 
 use std::sync::Arc;
 
@@ -34,8 +34,8 @@ async fn start(engine: &Engine, handler: Handler) -> Workers {
     Workers::start(&engine.jobs, vec![handler], WorkerOptions::new("test", vec![share])).await.unwrap()
 }
 
-/// Handler that returns a result derived from the payload once `go` is set, so that all attempts end
-/// together.
+/// Returns a handler that ends when `go` is set, so that all attempts end together. It computes its result
+/// from the payload.
 fn answers(go: watch::Receiver<bool>, result: fn(&str) -> Option<String>) -> Handler {
     Handler::new("work", move |run: AttemptContext| {
         let mut go = go.clone();
@@ -73,7 +73,7 @@ async fn report_that_cannot_be_stored_fails_its_own_attempt(engine: Engine) {
     only_the_seventh_is_dead(&engine, &ids, "U+0000").await;
 }
 
-/// The database rejects the report for a reason unknown to the engine, and with it the whole batch.
+/// The database rejects the report, and with it the whole batch, for a reason that the engine does not know.
 async fn report_at_fault_fails_its_own_attempt(engine: Engine) {
     let statements: &[&str] = match engine.db().kind() {
         EngineKind::Sqlite => &["CREATE TRIGGER refuse BEFORE INSERT ON job_history_segment_0 WHEN NEW.payload = '7'
@@ -100,7 +100,7 @@ async fn result_that_is_too_large_fails_its_attempt(engine: Engine) {
     only_the_seventh_is_dead(&engine, &ids, "longer than 262144 bytes").await;
 }
 
-/// An attempt whose dead letter already exists cannot be ended.
+/// The attempt of a job cannot be ended if a dead letter with its id already exists.
 async fn overdue_job_that_cannot_be_ended_delays_no_other(engine: Engine) {
     let jobs = (0..5)
         .map(|n| work(n).retry(RetryPolicy::NEVER).timeout(std::time::Duration::from_secs(1)))
@@ -126,7 +126,7 @@ async fn overdue_job_that_cannot_be_ended_delays_no_other(engine: Engine) {
     );
 }
 
-/// Inserts `parents` ready jobs, each with `waiters` jobs that wait for it.
+/// Inserts `parents` ready jobs, each with `waiters` jobs that depend on it.
 async fn insert_parents(engine: &Engine, parents: i64, waiters: i64) {
     let insert = move |tx: &Tx<'_>| {
         tx.exec(
@@ -147,7 +147,7 @@ async fn insert_parents(engine: &Engine, parents: i64, waiters: i64) {
     engine.db().write(insert).await.unwrap();
 }
 
-/// More jobs than one transaction settles.
+/// The jobs have more dependents than one transaction updates.
 async fn parents_of_one_waiter_each_settle_in_one_run(engine: Engine) {
     const PARENTS: i64 = 2_000;
     insert_parents(&engine, PARENTS, 1).await;
@@ -200,7 +200,7 @@ async fn enqueue_that_cannot_be_stored_fails_alone(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM jobs").await, 99);
 }
 
-/// The response to a COMMIT is lost: the report is sent again, and its earlier success is detected.
+/// The response to a COMMIT is lost. The report is sent again, and its earlier success is detected.
 async fn report_with_lost_response_is_counted_correctly(engine: Engine) {
     const JOBS: i64 = 60;
     let db = engine.db().clone();
@@ -216,7 +216,7 @@ async fn report_with_lost_response_is_counted_correctly(engine: Engine) {
     });
     let workers = start(&engine, handler).await;
     for n in 0..JOBS {
-        // The response to this enqueue may be lost as well.
+        // The response to this enqueue may also be lost.
         let _ = engine.jobs.enqueue(work(n)).await;
     }
     until("all have ended", async || engine.count("SELECT COUNT(*) FROM jobs").await == 0).await;
@@ -230,7 +230,7 @@ async fn report_with_lost_response_is_counted_correctly(engine: Engine) {
     assert_eq!((total.completed, total.cancelled, total.dead), (completed, cancelled, dead));
 }
 
-/// The response to the COMMIT of a part of a batch is lost. The rest was not tried.
+/// The response to the COMMIT of one part of a batch is lost. The remaining parts are not tried.
 async fn untried_enqueue_has_known_outcome(engine: Engine) {
     for _ in 0..100 {
         let before = engine.count("SELECT COUNT(*) FROM jobs").await;
@@ -253,7 +253,7 @@ async fn untried_enqueue_has_known_outcome(engine: Engine) {
     panic!("no batch was split");
 }
 
-/// A statement fails for a reason unrelated to the report, until the cause is fixed.
+/// A statement fails for a reason that has nothing to do with the report, until the cause is fixed.
 async fn success_survives_a_fault_of_the_database(engine: Engine) {
     let rename = |sql: &'static str| engine.db().write(move |tx: &Tx<'_>| tx.exec(sql, params![]).map(drop));
     let (go, gone) = watch::channel(false);
@@ -312,7 +312,7 @@ async fn contended_key_does_not_delay_other_enqueues() {
     assert!(contended.await.unwrap().unwrap().is_existing);
 }
 
-/// On SQLite all writes wait for the transaction that holds the key.
+/// This test needs PostgreSQL: on SQLite all writes wait for the transaction that holds the key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn many_contended_enqueues_do_not_delay_others() {
     let Some(engine) = Engine::postgres().await else { return };

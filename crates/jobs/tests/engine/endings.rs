@@ -1,4 +1,5 @@
-//! Ends of jobs: completed, retried, dead, cancelled; only the owner of an attempt can report it.
+//! Tests of the ends of jobs: completed, retried, dead, cancelled. Only the owner of an attempt can report
+//! its end.
 
 use std::time::Duration;
 
@@ -88,7 +89,8 @@ async fn retry_in_counts_as_failure(engine: Engine) {
     assert_eq!(engine.run_next(Err(error())).await, Some((id, ReportOutcome::Finished(JobState::Dead))));
 }
 
-/// DRV-08: reports are fenced by the attempt, and a stale one changes nothing.
+/// Covers row DRV-08 of the readiness catalogue: reports are fenced by the attempt, and a stale report
+/// changes nothing.
 async fn stale_attempt_report_is_ignored(engine: Engine) {
     let id = engine.add(1).await;
     let worker = engine.worker().await;
@@ -257,7 +259,7 @@ async fn redrive_skips_dead_jobs_with_held_key(engine: Engine) {
         let ctx = engine.ctx();
         engine.db().write(move |tx| redrive(tx, &ctx, None, None, limit)).await.unwrap()
     };
-    // One of the five with the same key is revived; the sixth has no key.
+    // One of the five jobs with the same key becomes live again; the sixth job has no key.
     assert_eq!(redrive(2).await, 2);
     let mut still_dead = Vec::new();
     for (n, job) in dead.iter().enumerate() {

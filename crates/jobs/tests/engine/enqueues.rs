@@ -1,4 +1,4 @@
-//! Enqueueing: atomicity with the transaction, uniqueness, and validation.
+//! Tests of enqueueing: atomicity with the transaction, uniqueness, and validation.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ async fn many_callers_get_their_own_ids(engine: Engine) {
     let callers = (0..64).map(|n| {
         let jobs = engine.jobs.clone();
         tokio::spawn(async move {
-            // One of them is rejected, without affecting the others.
+            // This job is rejected without affecting the other callers.
             let wrong = jobs.enqueue(work(n).after([999_999])).await;
             assert!(matches!(wrong, Err(EnqueueError::Unknown(_))), "{wrong:?}");
             (n, jobs.enqueue(work(n)).await.unwrap().id)
@@ -209,7 +209,7 @@ async fn delayed_job_starts_when_due(engine: Engine) {
     assert_eq!(engine.state(late).await, JobState::Ready, "a job with a past run time is due at once");
 }
 
-/// Regression test for bullmq#2466: delayed jobs stop until another is added.
+/// Regression test for bullmq#2466: delayed jobs are not started until another job is added.
 async fn delayed_jobs_start_without_new_jobs(engine: Engine) {
     let now = engine.ctx().now;
     let jobs = (1..=50).map(|n: i64| work(n).at(now + seconds(n.unsigned_abs() * 60)));

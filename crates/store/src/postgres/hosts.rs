@@ -31,8 +31,8 @@ pub(super) fn split(all: &Config) -> Result<Vec<Config>, OpenError> {
     Ok((0..servers).map(|n| server(all, n)).collect())
 }
 
-/// Returns the configuration of server `n` alone. Standbys are rejected: a connection would survive the
-/// promotion, which can undo commits as a crash does, and reads could miss acknowledged changes.
+/// Returns the configuration of server `n` alone. It rejects standbys. A connection to a standby would
+/// survive its promotion, which can undo commits as a crash does, and reads could miss acknowledged changes.
 fn server(all: &Config, n: usize) -> Config {
     let mut one = Config::new();
     match all.get_hosts().get(n) {

@@ -21,8 +21,8 @@ use crate::options::DEFAULT_PLAN_MAX_AGE;
 /// Time limit for connecting to one server, including TLS and authentication.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Time after a statement's own timeout at which the server counts as unresponsive. It also bounds the
-/// shutdown while a server is frozen.
+/// Time after the timeout of a statement at which the server counts as unresponsive. It also limits the
+/// duration of a shutdown while the server does not respond.
 const RESPONSE_MARGIN: Duration = Duration::from_secs(2);
 
 /// TCP keepalive settings. With them a dead peer is detected after about ten seconds.

@@ -30,7 +30,8 @@ pub(super) struct LeaderState {
     heads: Heads,
     audit_keys: AuditKeys,
     /// Lower bound, in transaction ids of the original server, of rows from a restored dump that have no
-    /// position yet. `None` once all have one. Such rows come before those of this server.
+    /// position yet. `None` when all of these rows have a position. They get positions before the rows of
+    /// this server.
     restored: Option<i64>,
     /// Watermark: every committed row of this server with a lower transaction id has a position.
     low_tx: i64,

@@ -83,7 +83,7 @@ async fn delivery_that_panics_is_started_again(node: Node) {
 
 async fn another_node_takes_over_from_a_delivery_that_panics(node: Node) {
     if !node.is_postgres() {
-        return; // One process has the file.
+        return; // Only one process can use a SQLite file.
     }
     let other = node.second().await;
     let consumers = node.consumers(&recorders());

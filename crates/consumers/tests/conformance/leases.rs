@@ -16,7 +16,7 @@ contract! {
 
 async fn one_node_delivers_at_a_time(node: Node) {
     if !node.is_postgres() {
-        return; // One process has the file.
+        return; // Only one process can use a SQLite file.
     }
     let consumer = recorder("first", StartAt::Beginning, Poison::default());
     node.declare(std::slice::from_ref(&consumer)).await;

@@ -1,4 +1,4 @@
-//! Leased jobs of external programs: lease, heartbeat and fencing.
+//! Tests of leased jobs, which external programs run: lease, heartbeat and fencing.
 
 use std::time::Duration;
 
@@ -102,7 +102,8 @@ async fn claim(engine: &Engine, lease: Duration) -> ClaimedJob {
     claim.into_claim().jobs.remove(0)
 }
 
-/// Regression test for celery#2481: a delay longer than the visibility timeout duplicates the job.
+/// Regression test for celery#2481: a job with a delay longer than the visibility timeout runs more than
+/// once.
 async fn delay_longer_than_lease_runs_once(engine: Engine) {
     let due = engine.ctx().now + seconds(36_000);
     engine.enqueue(work(1).at(due)).await;

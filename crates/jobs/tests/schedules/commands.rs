@@ -1,4 +1,4 @@
-//! Commands on schedules.
+//! Tests of the commands on schedules.
 
 use kith_jobs::JobState;
 use kith_jobs::schedules::{self, Missed, Overlap, Plan, ScheduleError};

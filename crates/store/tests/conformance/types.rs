@@ -1,4 +1,5 @@
-//! Values are the same on both engines: types, order, NULL, placeholders, and values that are rejected.
+//! Tests that both engines treat values in the same way: types, order, NULL, placeholders, and values that
+//! are rejected.
 
 use kith_kernel::uuid::Uuid;
 use kith_kernel::{Timestamp, UserId};

@@ -7,8 +7,8 @@ use super::host::send;
 use super::{PostgresServer, PostgresServerError, READY_WITHIN, SUPERUSER, because};
 
 impl PostgresServer {
-    /// Starts an asynchronous streaming replica of this server. It is read-only until
-    /// [`PostgresServer::promote`].
+    /// Starts an asynchronous streaming replica of this server. The replica is read-only until
+    /// [`PostgresServer::promote`] is called.
     ///
     /// # Errors
     /// Returns [`PostgresServerError`] if the copy fails or the replica does not start.

@@ -121,7 +121,7 @@ mod tests {
     use super::kind_matches;
 
     #[test]
-    fn pattern_covers_kind_prefix_or_everything() {
+    fn pattern_matches_kind_prefix_or_all() {
         assert!(kind_matches("bond.created", "bond.created"));
         assert!(!kind_matches("bond.created", "bond.created_twice"));
         assert!(kind_matches("bond.*", "bond.created"));

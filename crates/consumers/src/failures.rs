@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_that_a_clock_ahead_has_planned_is_due() {
+    fn retry_scheduled_by_clock_ahead_is_due() {
         let pending = Pending(vec![row(1, "a", 86_400_000)]);
         assert!(pending.due(Timestamp::EPOCH).is_some());
     }
@@ -147,13 +147,13 @@ mod tests {
     }
 
     #[test]
-    fn delays_double_up_to_a_minute() {
+    fn retry_delay_doubles_up_to_one_minute() {
         let delays: Vec<u64> = (1..=8).map(|attempts| backoff(attempts).as_secs()).collect();
         assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60]);
     }
 
     #[test]
-    fn stored_error_is_short_and_whole() {
+    fn stored_error_is_truncated_without_nul() {
         let error = stored_error(&"é\0".repeat(1_000));
         assert!(error.len() <= MAX_ERROR_BYTES && !error.contains('\0'), "{}", error.len());
     }

@@ -10,7 +10,7 @@ use crate::support::{Node, Poison, recorder};
 contract! {
     lease_from_clock_ahead_is_ignored
     one_node_delivers_at_a_time
-    resumed_former_owner_changes_nothing
+    former_lease_owner_cannot_deliver_after_resume
     restarted_process_delivers_immediately
 }
 
@@ -48,7 +48,7 @@ async fn lease_from_clock_ahead_is_ignored(node: Node) {
 }
 
 /// Two nodes assume that they hold the lease, because one of them was stopped for a while.
-async fn resumed_former_owner_changes_nothing(node: Node) {
+async fn former_lease_owner_cannot_deliver_after_resume(node: Node) {
     let consumer = recorder("first", StartAt::Beginning, Poison::at([2]));
     let mut frozen = node.delivery(&consumer).await;
     node.emit("thing.done", &[1, 2]).await;

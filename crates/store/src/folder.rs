@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn second_process_is_refused_with_holder() {
+    fn locked_folder_error_names_holder() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("data");
         let first = DataFolder::claim(&folder).unwrap();
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn command_reaches_holder_through_private_socket() {
+    async fn control_command_is_answered_over_private_socket() {
         let root = tempfile::tempdir().unwrap();
         let deep = root.path().join("d".repeat(150));
         for folder in [root.path(), &deep] {

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_and_ip_addresses_are_servers() {
+    fn url_can_name_sockets_and_ip_addresses() {
         let found = servers("postgres:///db?host=/run/postgresql&host=other.example&port=5433").unwrap();
         assert_eq!(found[0].get_hosts(), [Host::Unix("/run/postgresql".into())]);
         assert_eq!(found[1].get_ports(), [5433]);

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::support::Db;
 
 contract! {
-    resealed_middle_breaks_the_chain
+    link_recomputed_without_key_breaks_chain
     chain_resealed_without_key_differs_from_stored_head
     truncated_chain_is_shorter_than_stored_head
     emptied_log_is_shorter_than_stored_head
@@ -21,7 +21,7 @@ contract! {
     unkeyed_link_after_first_key_breaks_chain
     retired_key_is_followed_by_a_new_one
     moved_key_cannot_be_decrypted
-    key_under_other_secret_is_reported_and_seals_nothing
+    key_with_other_secret_is_reported_and_not_used
     decrypted_keys_stay_usable_while_process_runs
     chain_is_valid_after_archiving
     removed_beginning_without_archive_is_reported
@@ -117,7 +117,7 @@ async fn reseal_without_key(db: &Db, first: i64) {
     }
 }
 
-async fn resealed_middle_breaks_the_chain(db: Db) {
+async fn link_recomputed_without_key_breaks_chain(db: Db) {
     write_entries(&db, 6).await;
     let change = "UPDATE audit_entries SET actor = 'user:else' WHERE id = (SELECT entry_id FROM audit_seals WHERE n = 3)";
     assert_eq!(exec(&db, change).await, 1);
@@ -263,7 +263,7 @@ async fn moved_key_cannot_be_decrypted(db: Db) {
     assert!(verify_error(&db).await.contains("key 1 of the audit chain was sealed under another secret"));
 }
 
-async fn key_under_other_secret_is_reported_and_seals_nothing(db: Db) {
+async fn key_with_other_secret_is_reported_and_not_used(db: Db) {
     write_entries(&db, 2).await;
     db.store.check_audit_keys().await.unwrap();
     let db = db.reopened(|options| options.audit_vault = TestVault::with_secret(2)).await;

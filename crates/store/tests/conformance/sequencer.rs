@@ -12,13 +12,13 @@ use kith_store::{EngineKind, Error, NewEvent, SequencedEvent, Store, Tx, contrac
 use crate::support::{Db, ctx, event};
 
 contract! {
-    positions_are_dense_and_ordered_per_subject
+    positions_have_no_gaps_and_keep_subject_order
     rolled_back_events_get_no_position
-    user_logs_are_dense
+    user_log_offsets_have_no_gaps
     audit_chain_detects_tampering
     pending_events_of_consumer_are_not_removed
-    long_transaction_delays_no_other_and_is_sequenced
-    heads_persist_across_restart
+    long_transaction_does_not_delay_positions_of_other_events
+    positions_and_links_continue_after_restart
     watermark_is_saved_with_positions
     long_backlog_is_sequenced_completely
     removed_events_do_not_reset_numbering
@@ -63,7 +63,7 @@ pub fn assert_sequence(events: &[SequencedEvent], expected: usize) {
     }
 }
 
-async fn positions_are_dense_and_ordered_per_subject(db: Db) {
+async fn positions_have_no_gaps_and_keep_subject_order(db: Db) {
     let mut callers = tokio::task::JoinSet::new();
     for caller in 0..8_u128 {
         let (store, sources) = (db.store.clone(), db.sources.clone());
@@ -137,7 +137,7 @@ async fn emit(db: &Db, recipients: &[UserId]) {
     emitted.unwrap();
 }
 
-async fn user_logs_are_dense(db: Db) {
+async fn user_log_offsets_have_no_gaps(db: Db) {
     let users: Vec<UserId> = (1..=3).map(|n| UserId(Uuid::from_u128(n))).collect();
     for round in 0..12 {
         emit(&db, &users[..=round % 3]).await;
@@ -268,7 +268,7 @@ async fn pass(db: &Db, position: i64) {
 
 /// A transaction starts early and commits late. Other events get their positions before its commit, and its
 /// event gets a position afterwards.
-async fn long_transaction_delays_no_other_and_is_sequenced(db: Db) {
+async fn long_transaction_does_not_delay_positions_of_other_events(db: Db) {
     if db.store.kind() == EngineKind::Sqlite {
         return; // On SQLite transactions run one at a time and cannot overlap.
     }
@@ -302,7 +302,7 @@ async fn long_transaction_delays_no_other_and_is_sequenced(db: Db) {
     assert_eq!(events[28].event.subject, Uuid::from_u128(1).to_string());
 }
 
-async fn heads_persist_across_restart(db: Db) {
+async fn positions_and_links_continue_after_restart(db: Db) {
     for round in 1..=3 {
         let ctx = db.ctx();
         db.store.write(move |tx| change(tx, &ctx, Uuid::from_u128(1))).await.unwrap();

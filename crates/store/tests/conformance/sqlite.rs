@@ -7,7 +7,7 @@ use kith_store::{Error, OpenError, Store, params};
 use crate::support::{Db, add};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn folder_allows_one_store() {
+async fn data_folder_allows_only_one_store() {
     let db = Db::sqlite().await;
     let second =
         Store::open(db.options.clone()).await.err().expect("a second store in the same folder is rejected");
@@ -58,7 +58,7 @@ async fn wal_is_truncated_during_writes() {
 
 /// Only the writer itself can restart the log, because only it knows when nothing is being written.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn log_stays_bounded_while_the_writer_is_saturated() {
+async fn wal_size_is_bounded_while_writer_is_saturated() {
     const CALLERS: i64 = 1_000;
     let db = Db::sqlite().await;
     let log = db.database.folder().unwrap().join("kith.db-wal");

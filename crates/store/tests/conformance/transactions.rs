@@ -10,11 +10,11 @@ use crate::support::{Db, add};
 
 contract! {
     committed_value_is_returned_and_stored
-    commit_refusal_keeps_changes
+    commit_refusal_commits_changes_and_returns_error
     rollback_discards_changes
     swallowed_statement_error_fails_transaction
     panic_rolls_back
-    dry_run_does_not_count
+    dry_run_changes_are_rolled_back
     constraint_error_differs_from_fault
     dropped_caller_does_not_cancel_commit
     long_trace_is_written_completely
@@ -34,7 +34,7 @@ async fn committed_value_is_returned_and_stored(db: Db) {
     assert_eq!(db.names().await, ["kept"]);
 }
 
-async fn commit_refusal_keeps_changes(db: Db) {
+async fn commit_refusal_commits_changes_and_returns_error(db: Db) {
     let ctx = db.ctx();
     let refused: Result<(), Refused> = db
         .store
@@ -108,7 +108,7 @@ async fn panic_rolls_back(db: Db) {
     assert_eq!(db.names().await, ["afterwards"]);
 }
 
-async fn dry_run_does_not_count(db: Db) {
+async fn dry_run_changes_are_rolled_back(db: Db) {
     let db = db.reopened(|options| options.runs_twice = true).await;
     let runs = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&runs);

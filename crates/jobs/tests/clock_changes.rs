@@ -184,7 +184,7 @@ impl Checks {
 }
 
 #[test]
-fn every_clock_change_of_every_zone_runs_exactly_once() {
+fn patterns_run_exactly_once_at_every_clock_change() {
     let rounds = std::env::var("KITH_TEST_PATTERNS").map_or(1, |rounds| rounds.parse().unwrap());
     let names: Vec<_> = jiff::tz::db().available().map(|name| name.to_string()).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

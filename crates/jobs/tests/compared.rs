@@ -68,7 +68,7 @@ fn lines(heading: &str) -> Vec<Vec<&'static str>> {
 }
 
 #[test]
-fn each_own_cell_names_existing_test() {
+fn each_kith_cell_names_existing_test() {
     let tests = all_tests();
     let headings: Vec<_> = PAGE.lines().filter_map(|line| line.strip_prefix("## ")).collect();
     assert_eq!(headings.last(), Some(&"Twenty complaints"));

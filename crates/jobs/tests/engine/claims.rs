@@ -12,12 +12,12 @@ use crate::support::{Engine, numbers, work};
 contract! {
     jobs_of_one_priority_are_claimed_in_order
     job_is_claimed_by_one_worker_only
-    late_commit_is_claimed_after_later_jobs
+    job_committed_late_is_claimed_after_later_jobs
     paused_queue_starts_no_job
-    lost_claims_are_repeated
-    clock_going_back_loses_no_job
-    large_payloads_shorten_a_claim_and_keep_their_order
-    large_payloads_shorten_a_claim_by_keys_and_keep_their_order
+    jobs_of_failed_claim_can_be_claimed_again
+    clock_set_back_does_not_lose_jobs
+    large_payloads_limit_claim_size_and_keep_order
+    large_payloads_limit_claim_by_keys_and_keep_order
 }
 
 async fn jobs_of_one_priority_are_claimed_in_order(engine: Engine) {
@@ -61,7 +61,7 @@ async fn job_is_claimed_by_one_worker_only(engine: Engine) {
     assert_eq!(seen.lock().unwrap().len() as i64, ALL);
 }
 
-async fn late_commit_is_claimed_after_later_jobs(engine: Engine) {
+async fn job_committed_late_is_claimed_after_later_jobs(engine: Engine) {
     // This transaction stays open while other transactions commit and their jobs are claimed.
     let (held, is_held) = tokio::sync::oneshot::channel();
     let (release, released) = std::sync::mpsc::channel::<()>();
@@ -116,7 +116,7 @@ async fn paused_queue_starts_no_job(engine: Engine) {
     assert_eq!(engine.numbers(10).await, [1, 2]);
 }
 
-async fn lost_claims_are_repeated(engine: Engine) {
+async fn jobs_of_failed_claim_can_be_claimed_again(engine: Engine) {
     engine.jobs.enqueue_all((0..10).map(work).collect()).await.unwrap();
     let worker = engine.worker().await;
     engine.db().inject(kith_store::testing::Fault::CommitFails);
@@ -127,7 +127,7 @@ async fn lost_claims_are_repeated(engine: Engine) {
 
 /// Covers row DRV-09 of the readiness catalogue for jobs: when the clock is set back, jobs scheduled
 /// afterwards are neither lost nor run early.
-async fn clock_going_back_loses_no_job(engine: Engine) {
+async fn clock_set_back_does_not_lose_jobs(engine: Engine) {
     let worker = engine.worker().await;
     engine.advance(seconds(86_400));
     assert!(engine.claim(worker, 10).await.jobs.is_empty());
@@ -173,7 +173,7 @@ fn check_claims(claims: &[Vec<usize>], sizes: &[usize]) {
     }
 }
 
-async fn large_payloads_shorten_a_claim_and_keep_their_order(engine: Engine) {
+async fn large_payloads_limit_claim_size_and_keep_order(engine: Engine) {
     for bytes in payload_sizes() {
         engine.enqueue(sized(bytes)).await;
         engine.enqueue(sized(bytes).priority(9)).await;
@@ -181,7 +181,7 @@ async fn large_payloads_shorten_a_claim_and_keep_their_order(engine: Engine) {
     check_claims(&claim_all(&engine).await, &[payload_sizes(), payload_sizes()].concat());
 }
 
-async fn large_payloads_shorten_a_claim_by_keys_and_keep_their_order(engine: Engine) {
+async fn large_payloads_limit_claim_by_keys_and_keep_order(engine: Engine) {
     let ctx = engine.ctx();
     let limited = engine.db().write(move |tx| {
         kith_jobs::set_queue(tx, &ctx, "default", None, |limits| limits.key_concurrency = Some(1_000))

@@ -17,8 +17,8 @@ contract! {
     payload_uniqueness_is_per_kind
     replace_updates_waiting_job_only
     debounce_runs_once_after_last_request
-    debounce_during_a_run_leaves_a_successor
-    debounce_reaches_a_job_that_waits_for_others
+    debounce_during_run_enqueues_successor
+    debounce_replaces_job_that_waits_for_others
     throttle_allows_one_job_per_period
     racing_enqueues_with_one_key_create_one_job
     delayed_job_starts_when_due
@@ -140,7 +140,7 @@ async fn debounce_runs_once_after_last_request(engine: Engine) {
     assert_eq!(engine.numbers(10).await, [5]);
 }
 
-async fn debounce_during_a_run_leaves_a_successor(engine: Engine) {
+async fn debounce_during_run_enqueues_successor(engine: Engine) {
     let debounced = |n: i64| work(n).unique(Unique::key("k").on_conflict(OnConflict::Debounce));
     let first = engine.enqueue(debounced(1)).await;
     let worker = engine.worker().await;
@@ -156,7 +156,7 @@ async fn debounce_during_a_run_leaves_a_successor(engine: Engine) {
     assert_eq!(engine.numbers(5).await, [3], "the job has the payload of the last enqueue");
 }
 
-async fn debounce_reaches_a_job_that_waits_for_others(engine: Engine) {
+async fn debounce_replaces_job_that_waits_for_others(engine: Engine) {
     let debounced = |n: i64| work(n).unique(Unique::key("k").on_conflict(OnConflict::Debounce));
     let before = engine.add(0).await;
     let first = engine.enqueue(debounced(1).after([before])).await;

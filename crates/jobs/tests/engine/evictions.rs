@@ -12,10 +12,10 @@ contract! {
     frozen_worker_is_fenced_after_resume
     evicted_worker_claims_nothing
     job_that_crashes_worker_three_times_is_dead
-    other_jobs_survive_poison_job
+    other_jobs_complete_despite_poison_job
     suspects_run_in_busy_queue
     suspect_counts_against_the_limit_of_its_key
-    saturated_suspects_do_not_hide_later_suspects
+    suspects_of_saturated_key_do_not_block_other_suspects
     eviction_does_not_count_as_job_failure
     concurrent_nodes_evict_worker_once
     outage_longer_than_lease_evicts_no_worker
@@ -101,7 +101,7 @@ async fn job_that_crashes_worker_three_times_is_dead(engine: Engine) {
     assert!(die_with(&engine, 5).await.is_empty());
 }
 
-async fn other_jobs_survive_poison_job(engine: Engine) {
+async fn other_jobs_complete_despite_poison_job(engine: Engine) {
     let poison = engine.add(0).await;
     engine.jobs.enqueue_all((1..20).map(work).collect()).await.unwrap();
     // After two crashes all of them are suspects.
@@ -169,7 +169,7 @@ async fn suspect_all(engine: &Engine) {
 }
 
 /// There are more suspects with a saturated key than one claim examines.
-async fn saturated_suspects_do_not_hide_later_suspects(engine: Engine) {
+async fn suspects_of_saturated_key_do_not_block_other_suspects(engine: Engine) {
     limit_keys_to_one(&engine).await;
     let (first, second) = (engine.worker().await, engine.worker().await);
     engine.enqueue(work(0).with_limit_key("crowd")).await;

@@ -14,8 +14,8 @@ contract! {
     deep_flows_run_in_order
     job_after_ended_jobs_does_not_wait
     cancelled_parent_does_not_run
-    long_failing_chain_settles_over_several_transactions
-    many_waiting_jobs_settle_over_several_transactions
+    failure_of_long_chain_propagates_in_bounded_transactions
+    many_dependents_are_updated_in_bounded_transactions
 }
 
 /// Inserts jobs 1 to `count`, of which only the first is ready, and runs the statement `waits`, which inserts
@@ -40,7 +40,7 @@ async fn maintain(engine: &Engine) {
     engine.jobs.run_maintenance(&mut MaintenanceState::default(), Retention::DEFAULT).await.unwrap();
 }
 
-async fn long_failing_chain_settles_over_several_transactions(engine: Engine) {
+async fn failure_of_long_chain_propagates_in_bounded_transactions(engine: Engine) {
     const LINKS: i64 = 8_000;
     let waits = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1 - 1)
          INSERT INTO job_dependencies (depends_on, job, on_failure) SELECT i, i + 1, 0 FROM n";
@@ -54,7 +54,7 @@ async fn long_failing_chain_settles_over_several_transactions(engine: Engine) {
     assert_eq!(engine.count("SELECT COUNT(*) FROM job_settlements").await, 0);
 }
 
-async fn many_waiting_jobs_settle_over_several_transactions(engine: Engine) {
+async fn many_dependents_are_updated_in_bounded_transactions(engine: Engine) {
     let waits = "WITH RECURSIVE n (i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
          INSERT INTO job_dependencies (depends_on, job, on_failure) SELECT 1, i, 0 FROM n";
     insert(&engine, 2_001, waits).await;

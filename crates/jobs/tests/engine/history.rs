@@ -108,7 +108,7 @@ const CURRENT_SEGMENT: &str = "SELECT current_segment FROM job_history_ring";
 
 /// A dump locks the segment that is to be truncated next for as long as the dump runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn segment_advance_yields_to_reader() {
+async fn history_segment_is_not_truncated_while_it_is_read() {
     let Some(engine) = Engine::postgres().await else { return };
     let mut last = MaintenanceState::default();
     run_maintenance(&engine, &mut last, Retention::DEFAULT).await;

@@ -14,8 +14,8 @@ contract! {
     key_concurrency_is_independent_per_key
     key_rate_is_independent_per_key
     limits_are_exact_across_nodes
-    saturated_key_does_not_hide_later_keys
-    many_saturated_keys_do_not_hide_later_keys
+    jobs_of_saturated_key_do_not_block_other_keys
+    many_saturated_keys_do_not_block_other_keys
     examined_keys_are_not_examined_again_immediately
     keyed_and_keyless_jobs_share_claims_equally
     single_claims_alternate_between_keyed_and_keyless
@@ -128,7 +128,7 @@ async fn limits_are_exact_across_nodes(engine: Engine) {
     }
 }
 
-async fn saturated_key_does_not_hide_later_keys(engine: Engine) {
+async fn jobs_of_saturated_key_do_not_block_other_keys(engine: Engine) {
     set(&engine, |queue| queue.key_concurrency = Some(1)).await;
     let crowd = (0..2_000).map(|n| work(n).with_limit_key("crowd"));
     let others = (5_000..5_003).map(|n| work(n).with_limit_key(format!("other-{n}")));
@@ -142,7 +142,7 @@ async fn saturated_key_does_not_hide_later_keys(engine: Engine) {
     assert_eq!(found, [0, 5_000, 5_001, 5_002]);
 }
 
-async fn many_saturated_keys_do_not_hide_later_keys(engine: Engine) {
+async fn many_saturated_keys_do_not_block_other_keys(engine: Engine) {
     const KEYS: i64 = 600;
     set(&engine, |queue| queue.key_concurrency = Some(1)).await;
     let jobs = |n: i64| work(n).with_limit_key(format!("key-{n:04}"));

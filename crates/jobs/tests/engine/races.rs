@@ -11,16 +11,16 @@ use kith_store::{EngineKind, Tx, contract, params};
 use crate::support::{Engine, Held, done, hold, until, work};
 
 contract! {
-    claim_that_loses_a_cancelled_job_hides_no_other
-    claim_that_loses_a_debounced_job_hides_no_other
-    claim_that_loses_its_whole_page_takes_the_next
+    claim_finds_remaining_jobs_after_one_is_cancelled
+    claim_finds_remaining_jobs_after_one_is_debounced
+    claim_continues_if_all_its_candidates_were_cancelled
     promotion_retries_skipped_locked_job
     claim_with_unknown_outcome_is_returned
     leased_claim_with_unknown_outcome_is_returned
-    leased_claim_without_caller_is_returned
+    leased_claim_of_disconnected_caller_is_returned
     dropped_leased_claim_is_returned
     job_below_watermark_is_found_within_minutes
-    undone_claim_cannot_complete_next_claim
+    report_of_undone_claim_cannot_complete_next_claim
     maintenance_keeps_the_unique_key_of_a_new_job
 }
 
@@ -63,7 +63,7 @@ async fn claim_rest(engine: &Engine, worker: i64) -> usize {
     }
 }
 
-async fn claim_that_loses_a_cancelled_job_hides_no_other(engine: Engine) {
+async fn claim_finds_remaining_jobs_after_one_is_cancelled(engine: Engine) {
     open_connections(&engine).await;
     let worker = engine.worker().await;
     engine.jobs.enqueue_all((0..JOBS).map(work).collect()).await.unwrap();
@@ -73,7 +73,7 @@ async fn claim_that_loses_a_cancelled_job_hides_no_other(engine: Engine) {
     assert_eq!(claimed + claim_rest(&engine, worker).await, JOBS as usize - 1);
 }
 
-async fn claim_that_loses_a_debounced_job_hides_no_other(engine: Engine) {
+async fn claim_finds_remaining_jobs_after_one_is_debounced(engine: Engine) {
     open_connections(&engine).await;
     let worker = engine.worker().await;
     let debounced = || -> NewJob { work(0).unique(Unique::key("k").on_conflict(OnConflict::Debounce)) };
@@ -90,7 +90,7 @@ async fn claim_that_loses_a_debounced_job_hides_no_other(engine: Engine) {
     assert_eq!(claimed + claim_rest(&engine, worker).await, JOBS as usize);
 }
 
-async fn claim_that_loses_its_whole_page_takes_the_next(engine: Engine) {
+async fn claim_continues_if_all_its_candidates_were_cancelled(engine: Engine) {
     open_connections(&engine).await;
     let worker = engine.worker().await;
     engine.jobs.enqueue_all((0..JOBS).map(work).collect()).await.unwrap();
@@ -151,7 +151,7 @@ async fn leased_claim_with_unknown_outcome_is_returned(engine: Engine) {
 }
 
 /// A request is dropped during its claim, because its time limit has passed or the client has disconnected.
-async fn leased_claim_without_caller_is_returned(engine: Engine) {
+async fn leased_claim_of_disconnected_caller_is_returned(engine: Engine) {
     engine.add(1).await;
     let lock = |tx: &Tx<'_>| {
         tx.lock("job queue", ["default"])?;
@@ -218,7 +218,7 @@ async fn job_below_watermark_is_found_within_minutes(engine: Engine) {
 
 /// A crash of the database undoes a claim, including its attempt number, and the next claim gets the same
 /// number.
-async fn undone_claim_cannot_complete_next_claim(engine: Engine) {
+async fn report_of_undone_claim_cannot_complete_next_claim(engine: Engine) {
     let id = engine.add(1).await;
     let worker = engine.worker().await;
     let lost = engine.claim(worker, 1).await.jobs.remove(0);

@@ -185,8 +185,8 @@ pub(crate) fn update_failure(
     Ok(updated == 1)
 }
 
-/// Raises the attempt count of the pending events of a subject to `attempts`. After the first event of a
-/// subject was dead-lettered, each later event then has only one attempt.
+/// Raises the attempt count of a subject's pending events to at least `attempts`. It is called after an event
+/// of the subject was dead-lettered, so that each later event has only one attempt left.
 pub(crate) fn limit_attempts(tx: &Tx<'_>, name: &str, subject: &str, attempts: i64) -> Result<(), Error> {
     tx.exec(
         "UPDATE consumer_failures SET attempts = $3

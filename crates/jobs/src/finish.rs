@@ -22,7 +22,7 @@ use crate::{queue_channel, rows};
 const MAX_STORED_FAILURES: usize = 10;
 /// Maximum length of a stored error, in characters.
 const MAX_ERROR_CHARS: usize = 2_000;
-/// Channel that is notified when somebody requests the cancellation of a running job.
+/// Channel that is notified when the cancellation of a running job is requested.
 pub const CANCEL_CHANNEL: &str = "jobs/cancel";
 
 /// Report that an attempt has ended, sent by the owner of the attempt.

@@ -96,7 +96,7 @@ pub struct NewJob {
     pub timeout: Duration,
     /// Key to which the limits per key of the queue apply.
     pub limit_key: Option<String>,
-    /// Unique key of the job; `None` if other jobs do not matter.
+    /// Options of the job's unique key; `None` if the job has none.
     pub unique: Option<Unique>,
     /// Jobs that must end before this one runs.
     pub after: Vec<JobId>,

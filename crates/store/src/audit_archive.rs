@@ -1,6 +1,6 @@
 //! Archiving of the oldest links of the audit chain outside the database. The chain in the database then
-//! begins after them. An entry of the chain records the last archived link, so that nobody without the key
-//! can remove links from the beginning of the chain unnoticed.
+//! begins after them. An entry of the chain records the last archived link. Removing further links from the
+//! beginning of the chain is therefore detected, unless the key is known.
 
 use kith_kernel::Timestamp;
 use kith_kernel::uuid::Uuid;

@@ -67,7 +67,7 @@ pub(super) async fn fetch(shared: Arc<Shared>, share: QueueConcurrency) {
             }
         }
     }
-    // The tasks of jobs that have not started end, and return their jobs to the queue.
+    // Tasks that wait for a permit fail to get one, and return their jobs to the queue.
     lane.may_run.close();
 }
 

@@ -105,7 +105,8 @@ pub fn report<R: Borrow<AttemptReport>>(
     Ok(outcome)
 }
 
-/// Returns the outcome of an earlier report about the same attempt, or [`ReportOutcome::Stale`] if none was applied.
+/// Returns the outcome of an earlier report about the same attempt, or [`ReportOutcome::Stale`] if none was
+/// applied.
 pub(crate) fn find_report_outcome(q: &Query<'_>, of: Attempt, is_done: bool) -> Result<ReportOutcome, Error> {
     let is_it = |ended: &JobRecord| ended.attempt == of.attempt;
     if let Some(ended) = rows::ended::find_in_history(q, of.job)?.filter(is_it) {

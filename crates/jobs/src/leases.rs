@@ -172,8 +172,8 @@ pub fn append_log(
     Ok(true)
 }
 
-/// Applies the report of an external program. Returns [`ReportOutcome::Stale`] if the job is no longer claimed under
-/// `token`.
+/// Applies the report of an external program. Returns [`ReportOutcome::Stale`] if the job is no longer claimed
+/// under `token`.
 ///
 /// # Errors
 /// Returns the error of the failed statement, such as [`Error::Unavailable`]. The transaction cannot be used

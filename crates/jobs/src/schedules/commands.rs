@@ -221,8 +221,8 @@ pub struct BackfillResult {
 /// the schedule must not overlap, each run waits for the previous one.
 ///
 /// # Errors
-/// Returns [`ScheduleError::TooWide`] if there are more than [`MAX_BACKFILL_RUNS`] or if `to` is in the future,
-/// and [`ScheduleError::Unknown`] if the schedule does not exist.
+/// Returns [`ScheduleError::TooWide`] if there are more than [`MAX_BACKFILL_RUNS`] or if `to` is in the
+/// future, and [`ScheduleError::Unknown`] if the schedule does not exist.
 pub fn backfill(
     tx: &Tx<'_>,
     ctx: &Ctx,
